@@ -1,0 +1,1 @@
+"""The product without its command line: queues, jobs, and the work they do."""

@@ -1,0 +1,224 @@
+"""What a job is: its record, its states, the declaration of a kind, and the discovery of all kinds.
+
+A job kind is one file in `tasks/kinds/` with a frozen dataclass of parameters, a `KIND` and a `run(params, context)`.
+Parameters declared with `option` become command-line flags, help texts, REST fields and the saved manifest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from tasks.problem import Problem
+from tasks.queues import DEFAULT_PRIORITY, Limits, queue_named
+
+#: What a job can make; each is a folder of the store.
+FAMILIES = ("datasets", "tokens", "models", "saes", "features")
+
+
+class State(StrEnum):
+    """Where a job is in its life. The arrows are drawn in docs/architecture.md and made in ledger.lua only."""
+
+    WAITING = "waiting"
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether no arrow leads on."""
+        return self in ENDED
+
+
+ENDED = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a running job is: `done` of `total` (None: unknown) `unit`s of `phase`, at `rate` units a second."""
+
+    phase: str
+    done: int
+    total: int | None
+    unit: str
+    rate: float | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job's record. Times are seconds since the epoch by the Redis server's clock."""
+
+    id: str
+    kind: str
+    name: str
+    queue: str
+    params: dict[str, Any]
+    priority: int = DEFAULT_PRIORITY
+    state: State = State.QUEUED
+    reason: str = ""
+    attempt: int = 0
+    max_attempts: int = 3
+    parents: tuple[str, ...] = ()
+    artifact: str | None = None
+    progress: Progress | None = None
+    result: dict[str, Any] | None = None
+    error: dict[str, str] | None = None
+    worker: str | None = None
+    device: str | None = None
+    cancel_requested: bool = False
+    created_at: float | None = None
+    queued_at: float | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """A job to submit before another one, unless what it makes is there or under way."""
+
+    kind: str
+    name: str
+    params: dict[str, Any]
+
+
+class Known(Protocol):
+    """What `prepare` may ask at submit time about artifacts, made or on their way."""
+
+    def manifest(self, family: str, name: str) -> dict[str, Any] | None:
+        """The manifest of a finished artifact, or None."""
+
+    def coming(self, family: str, name: str) -> bool:
+        """Whether an unfinished job will make that artifact."""
+
+    def path(self, family: str, name: str) -> Path:
+        """Where the artifact is or would be; Problem for a name that could leave the store."""
+
+
+class Context(Protocol):
+    """What `run` gets beside its parameters."""
+
+    job_id: str
+    name: str
+    attempt: int
+    device: str  # a torch device: "cpu" or "cuda"
+    workdir: Path  # private to the job and kept between its attempts: checkpoints go here
+    output: Path  # an empty folder at each attempt: what is in it when `run` returns becomes the artifact
+    home: Path  # MISTUDIO_HOME
+    store: Any  # tasks.store.Store
+
+    def progress(self, phase: str, done: int, total: int | None = None, unit: str = "") -> None:
+        """Say how far the work is. Cheap: call it every step. Raises Stopped once the job was told to stop."""
+
+    def stopping(self) -> bool:
+        """Whether the job was told to stop: write a checkpoint, then call `progress` or raise Stopped."""
+
+
+class Stopped(BaseException):
+    """Raised inside `run` when the job was told to stop (cancel, shutdown, time limit)."""
+
+
+def option(
+    default: Any = dataclasses.MISSING,
+    *,
+    help: str,  # noqa: A002 - reads as what it is at each declaration
+    choices: Iterable[str] | None = None,
+    minimum: float | None = None,
+    artifact: str | None = None,
+    positional: bool = False,
+) -> Any:
+    """A parameter of a job kind: a dataclass field with its help text and its bounds.
+
+    `choices` lists the allowed words, `minimum` is the least allowed number, `artifact` names the family that the
+    value refers to, `positional` makes it an argument instead of a flag.
+    """
+    told = {
+        "help": help,
+        "choices": tuple(choices) if choices else None,
+        "minimum": minimum,
+        "artifact": artifact,
+        "positional": positional,
+    }
+    return field(default=default, metadata=told)
+
+
+@dataclass(frozen=True)
+class JobKind:
+    """The declaration of a job kind.
+
+    `prepare(params, known)` checks the parameters at submit time, may fill in what follows from them, and returns them
+    with the jobs that must come first. `default_name(params)` names the artifact when the user does not.
+    A kind `in_slot` is quick and imports little: it runs inside the worker instead of in a process of its own.
+    """
+
+    name: str
+    queue: str
+    params: type
+    summary: str
+    module: str
+    produces: str | None = None
+    in_slot: bool = False
+    max_attempts: int = 3
+    limits: Limits | None = None
+    default_name: Callable[[Any], str] | None = None
+    prepare: Callable[[Any, Known], tuple[Any, list[Request]]] | None = None
+
+    @property
+    def wire_name(self) -> str:
+        """The Celery task's name; never a module path."""
+        return f"mistudio.{self.name}"
+
+    @property
+    def effective_limits(self) -> Limits:
+        """The kind's own time limits, else its queue's."""
+        return self.limits or queue_named(self.queue).limits
+
+    def run(self, params: Any, context: Context) -> dict[str, Any] | None:
+        """Do the work; the returned dict is recorded as the job's result."""
+        return importlib.import_module(self.module).run(params, context)
+
+    def read_params(self, values: dict[str, Any]) -> Any:
+        """Parameters from plain values; Problem for an unknown, missing or out-of-bounds one."""
+        fields = {f.name: f for f in dataclasses.fields(self.params)}
+        if unknown := set(values) - set(fields):
+            raise Problem(f"{self.name} has no parameter {sorted(unknown)[0]!r}.", f"See: mistudio submit {self.name} --help")
+        for name, spec in fields.items():
+            if name in values:
+                _check(self.name, name, values[name], spec.metadata)
+            elif spec.default is dataclasses.MISSING:
+                raise Problem(f"{self.name} needs --{name.replace('_', '-')}.", f"See: mistudio submit {self.name} --help")
+        return self.params(**values)
+
+
+def _check(kind: str, name: str, value: Any, told: Any) -> None:
+    flag = "--" + name.replace("_", "-")
+    choices, minimum = told.get("choices"), told.get("minimum")
+    if choices and value is not None and value not in choices:
+        raise Problem(f"{flag} {value!r} is not one of: {', '.join(choices)}.", f"See: mistudio submit {kind} --help")
+    if minimum is not None and value is not None and not value >= minimum:
+        raise Problem(f"{flag} must be at least {minimum:g}, not {value}.", f"See: mistudio submit {kind} --help")
+
+
+@cache
+def kinds() -> dict[str, JobKind]:
+    """Every job kind, by name: one per file in `tasks/kinds/`."""
+    import tasks.kinds
+
+    found = (importlib.import_module(f"tasks.kinds.{m.name}").KIND for m in pkgutil.iter_modules(tasks.kinds.__path__))
+    return {kind.name: kind for kind in sorted(found, key=lambda kind: kind.name)}
+
+
+def kind_named(name: str) -> JobKind:
+    """The kind of that name; Problem for any other."""
+    try:
+        return kinds()[name]
+    except KeyError:
+        raise Problem(f"There is no job kind {name!r}.", f"Kinds: {', '.join(kinds())}") from None

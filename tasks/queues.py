@@ -1,0 +1,95 @@
+"""The six queues: the only place a queue is declared.
+
+Routes, priorities, worker command lines, table rows, REST fields and generated deployment files all derive from
+`QUEUES`. Its order is the rank in which a worker that serves several queues empties them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+HOUR = 3600
+
+#: What a person may give as a priority; 10 is the most urgent.
+LOWEST_PRIORITY, DEFAULT_PRIORITY, HIGHEST_PRIORITY = 0, 5, 10
+
+#: The steps of the Redis transport, shared by producer and consumer: kombu serves step 0 first.
+PRIORITY_STEPS = tuple(range(10))
+
+
+class Resource(StrEnum):
+    """What a queue's work is limited by."""
+
+    LIGHT = "light"
+    NETWORK = "network"
+    CPU = "cpu"
+    GPU = "gpu"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one worker of a queue should find on its machine."""
+
+    cpus: int
+    memory_gb: int
+    gpus: int = 0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Time limits of one job in seconds; None is no limit."""
+
+    soft_s: int | None = HOUR
+    hard_s: int | None = 2 * HOUR
+
+
+@dataclass(frozen=True)
+class Queue:
+    """One row of the table."""
+
+    name: str
+    purpose: str
+    concurrency: int
+    priority: int
+    resource: Resource
+    needs: Needs
+    limits: Limits = Limits()
+
+    @property
+    def worker(self) -> str:
+        """The name of this queue's own worker, without the host."""
+        return "worker-" + self.name.replace("_", "-")
+
+
+QUEUES: tuple[Queue, ...] = (
+    Queue("high_priority", "Quick metadata operations, user-facing updates", 8, 10, Resource.LIGHT, Needs(2, 2)),
+    Queue("datasets", "Downloads, ingestion from the Hugging Face Hub", 4, 7, Resource.NETWORK, Needs(2, 4)),
+    Queue("processing", "Tokenization, preprocessing", 4, 7, Resource.CPU, Needs(4, 8)),
+    Queue("training", "SAE training, long-running", 1, 5, Resource.GPU, Needs(2, 16, 1), Limits(None, None)),
+    Queue("extraction", "Activation collection, feature extraction", 2, 5, Resource.GPU, Needs(2, 8, 1), Limits(None, None)),
+    Queue("low_priority", "Cleanup, archival, maintenance", 2, 3, Resource.LIGHT, Needs(1, 2)),
+)
+
+QUEUE_NAMES: tuple[str, ...] = tuple(queue.name for queue in QUEUES)
+_BY_NAME = {queue.name: queue for queue in QUEUES}
+
+
+def queue_named(name: str) -> Queue:
+    """The queue of that name; KeyError for any other."""
+    return _BY_NAME[name]
+
+
+def wire_priority(priority: int) -> int:
+    """The Redis step (0 is served first) of a priority a person gave (10 is the most urgent).
+
+    Eleven priorities share ten steps: 10 and 9 are both step 0.
+    """
+    if not LOWEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
+        raise ValueError(f"priority {priority} is not between {LOWEST_PRIORITY} and {HIGHEST_PRIORITY}")
+    return max(0, PRIORITY_STEPS[-1] - priority)
+
+
+def redis_lists(queue: str) -> tuple[str, ...]:
+    """The Redis lists that hold a queue's messages, most urgent first (kombu's naming)."""
+    return (queue, *(f"{queue}\x06\x16{step}" for step in PRIORITY_STEPS[1:]))
