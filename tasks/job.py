@@ -189,12 +189,16 @@ class JobKind:
         """Parameters from plain values; Problem for an unknown, missing or out-of-bounds one."""
         fields = {f.name: f for f in dataclasses.fields(self.params)}
         if unknown := set(values) - set(fields):
-            raise Problem(f"{self.name} has no parameter {sorted(unknown)[0]!r}.", f"See: mistudio submit {self.name} --help")
+            raise Problem(
+                f"{self.name} has no parameter {sorted(unknown)[0]!r}.", f"See: mistudio submit {self.name} --help"
+            )
         for name, spec in fields.items():
             if name in values:
                 _check(self.name, name, values[name], spec.metadata)
             elif spec.default is dataclasses.MISSING:
-                raise Problem(f"{self.name} needs --{name.replace('_', '-')}.", f"See: mistudio submit {self.name} --help")
+                raise Problem(
+                    f"{self.name} needs --{name.replace('_', '-')}.", f"See: mistudio submit {self.name} --help"
+                )
         return self.params(**values)
 
 

@@ -67,7 +67,15 @@ QUEUES: tuple[Queue, ...] = (
     Queue("datasets", "Downloads, ingestion from the Hugging Face Hub", 4, 7, Resource.NETWORK, Needs(2, 4)),
     Queue("processing", "Tokenization, preprocessing", 4, 7, Resource.CPU, Needs(4, 8)),
     Queue("training", "SAE training, long-running", 1, 5, Resource.GPU, Needs(2, 16, 1), Limits(None, None)),
-    Queue("extraction", "Activation collection, feature extraction", 2, 5, Resource.GPU, Needs(2, 8, 1), Limits(None, None)),
+    Queue(
+        "extraction",
+        "Activation collection, feature extraction",
+        2,
+        5,
+        Resource.GPU,
+        Needs(2, 8, 1),
+        Limits(None, None),
+    ),
     Queue("low_priority", "Cleanup, archival, maintenance", 2, 3, Resource.LIGHT, Needs(1, 2)),
 )
 

@@ -1,0 +1,1 @@
+"""The command line of mistudio, and what keeps its workers alive."""

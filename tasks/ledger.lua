@@ -1,0 +1,208 @@
+-- The only code that changes a job's state. Each call is one atomic compare-and-set inside Redis.
+--
+-- ARGV[1] is the operation, ARGV[2] the job's id, the rest its arguments; times come from the server's own clock.
+-- Every operation answers {status, id, id, ...}: the ids are jobs that have become queued and want their bell rung.
+
+local PREFIX = 'mistudio:'
+local ENDED = {succeeded = true, failed = true, cancelled = true}
+
+local clock = redis.call('TIME')
+local now = tonumber(clock[1]) + tonumber(clock[2]) / 1e6
+local now_text = string.format('%.3f', now)
+local to_ring = {}
+
+local function job_key(id) return PREFIX .. 'job:' .. id end
+local function get(id, field) return redis.call('HGET', job_key(id), field) or '' end
+local function set(id, field, value) redis.call('HSET', job_key(id), field, value) end
+
+local function index(id, state)
+  local queue = get(id, 'queue')
+  redis.call('ZADD', PREFIX .. 'by:state:' .. state, get(id, 'created_at'), id)
+  if not ENDED[state] then redis.call('ZADD', PREFIX .. 'queue:' .. queue .. ':' .. state, now_text, id) end
+end
+
+local function unindex(id, state)
+  redis.call('ZREM', PREFIX .. 'by:state:' .. state, id)
+  redis.call('ZREM', PREFIX .. 'queue:' .. get(id, 'queue') .. ':' .. state, id)
+end
+
+local function tell(id, state, reason)
+  redis.call('RPUSH', PREFIX .. 'events:' .. id, cjson.encode({
+    at = now_text, state = state, reason = reason, attempt = tonumber(get(id, 'attempt')) or 0, worker = get(id, 'worker'),
+  }))
+end
+
+-- Give back what a running job holds: its lease and its device.
+local function release(id)
+  redis.call('ZREM', PREFIX .. 'leases', id)
+  local host = get(id, 'host')
+  if host ~= '' then redis.call('HDEL', PREFIX .. 'devices:' .. host, id) end
+end
+
+-- One arrow of the state diagram.
+local function move(id, state, reason)
+  unindex(id, get(id, 'state'))
+  set(id, 'state', state)
+  set(id, 'reason', reason)
+  if state == 'queued' then set(id, 'queued_at', now_text); set(id, 'rung_at', '0'); to_ring[#to_ring + 1] = id end
+  if state == 'running' then set(id, 'started_at', now_text) else release(id) end
+  if ENDED[state] then
+    set(id, 'finished_at', now_text)
+    local artifact = get(id, 'artifact')
+    if artifact ~= '' and redis.call('HGET', PREFIX .. 'coming', artifact) == id then
+      redis.call('HDEL', PREFIX .. 'coming', artifact)
+    end
+  end
+  index(id, state)
+  tell(id, state, reason)
+end
+
+-- What an end means for the jobs that wait for it, and for those that wait for them.
+local function end_job(id, state, reason)
+  local ending = {{id, state, reason}}
+  while #ending > 0 do
+    local parent, how, why = unpack(table.remove(ending))
+    move(parent, how, why)
+    for _, child in ipairs(redis.call('SMEMBERS', PREFIX .. 'children:' .. parent)) do
+      redis.call('SREM', PREFIX .. 'waits:' .. child, parent)
+      if get(child, 'state') == 'waiting' then
+        if how ~= 'succeeded' then
+          ending[#ending + 1] = {child, how, 'its parent ' .. parent .. ' (' .. get(parent, 'kind') .. ') ' .. how}
+        elseif redis.call('SCARD', PREFIX .. 'waits:' .. child) == 0 then
+          move(child, 'queued', 'its parents are done')
+        end
+      end
+    end
+    redis.call('DEL', PREFIX .. 'children:' .. parent)
+  end
+end
+
+-- A running job goes back to its queue, or ends when it was cancelled or has been lost too often.
+local function put_back(id, reason, is_loss)
+  local losses = tonumber(get(id, 'losses')) or 0
+  if is_loss then losses = losses + 1; set(id, 'losses', losses) end
+  if get(id, 'cancel_requested') == '1' then
+    end_job(id, 'cancelled', reason)
+  elseif losses >= tonumber(get(id, 'max_attempts')) then
+    set(id, 'error', cjson.encode({type = 'WorkerLost', message = reason .. ' (' .. losses .. ' times; given up)'}))
+    end_job(id, 'failed', reason)
+  else
+    move(id, 'queued', reason)
+  end
+end
+
+local function holds(id, token) return get(id, 'state') == 'running' and get(id, 'token') == token end
+
+local operations = {}
+
+-- fields: JSON object of the record; parents: JSON list of ids
+function operations.submit(id, fields, parents)
+  local record, waits = cjson.decode(fields), {}
+  if redis.call('EXISTS', job_key(id)) == 1 then return 'exists' end
+  local artifact = record.artifact or ''
+  local maker = artifact ~= '' and redis.call('HGET', PREFIX .. 'coming', artifact)
+  if maker then return 'taken by ' .. maker end
+  for _, parent in ipairs(cjson.decode(parents)) do
+    local state = get(parent, 'state')
+    if state == '' then return 'no parent ' .. parent end
+    if state == 'failed' or state == 'cancelled' then return 'parent ' .. parent .. ' ' .. state end
+    if state ~= 'succeeded' then waits[#waits + 1] = parent end
+  end
+  for field, value in pairs(record) do set(id, field, value) end
+  set(id, 'created_at', now_text)
+  for _, name in ipairs({'all', 'kind:' .. record.kind, 'queue:' .. record.queue}) do
+    redis.call('ZADD', PREFIX .. 'by:' .. name, now_text, id)
+  end
+  if artifact ~= '' then redis.call('HSET', PREFIX .. 'coming', artifact, id) end
+  for _, parent in ipairs(waits) do
+    redis.call('SADD', PREFIX .. 'children:' .. parent, id)
+    redis.call('SADD', PREFIX .. 'waits:' .. id, parent)
+  end
+  if #waits > 0 then move(id, 'waiting', 'waits for its parents') else move(id, 'queued', 'submitted') end
+  return 'ok'
+end
+
+function operations.claim(id, token, worker, host, ttl)
+  if get(id, 'state') ~= 'queued' then return 'not queued' end
+  set(id, 'attempt', (tonumber(get(id, 'attempt')) or 0) + 1)
+  set(id, 'token', token); set(id, 'worker', worker); set(id, 'host', host); set(id, 'device', ''); set(id, 'progress', '')
+  move(id, 'running', 'claimed')
+  redis.call('ZADD', PREFIX .. 'leases', now + tonumber(ttl), id)
+  return 'ok'
+end
+
+function operations.renew(id, token, ttl)
+  if not holds(id, token) then return 'lost' end
+  redis.call('ZADD', PREFIX .. 'leases', now + tonumber(ttl), id)
+  if get(id, 'cancel_requested') == '1' then return 'cancel' end
+  return 'ok'
+end
+
+function operations.progress(id, token, progress)
+  if not holds(id, token) then return 'lost' end
+  set(id, 'progress', progress)
+  return 'ok'
+end
+
+-- slots: how many jobs may share a device; order: device indices, most free memory first
+function operations.lease_device(id, token, slots, ...)
+  if not holds(id, token) then return 'lost' end
+  local host, jobs, best = get(id, 'host'), {}, nil
+  for _, device in ipairs(redis.call('HVALS', PREFIX .. 'devices:' .. host)) do jobs[device] = (jobs[device] or 0) + 1 end
+  for _, device in ipairs({...}) do
+    local load = jobs[device] or 0
+    if load < tonumber(slots) and (not best or load < (jobs[best] or 0)) then best = device end
+  end
+  if not best then return 'none free' end
+  redis.call('HSET', PREFIX .. 'devices:' .. host, id, best)
+  set(id, 'device', 'cuda:' .. best)
+  return 'device ' .. best
+end
+
+function operations.use_device(id, token, device)
+  if not holds(id, token) then return 'lost' end
+  set(id, 'device', device)
+  return 'ok'
+end
+
+-- Asking twice is harmless: the reply to the first may have been lost with the connection.
+function operations.finish(id, token, state, reason, result, failure)
+  if get(id, 'token') == token and get(id, 'state') == state then return 'ok' end
+  if not holds(id, token) then return 'lost' end
+  if result ~= '' then set(id, 'result', result) end
+  if failure ~= '' then set(id, 'error', failure) end
+  end_job(id, state, reason)
+  return 'ok'
+end
+
+function operations.put_back(id, token, reason, is_loss)
+  if not holds(id, token) then return 'lost' end
+  put_back(id, reason, is_loss == '1')
+  return 'ok'
+end
+
+function operations.cancel(id, reason)
+  local state = get(id, 'state')
+  if state == '' then return 'unknown' end
+  if ENDED[state] then return state end
+  set(id, 'cancel_requested', '1')
+  if state == 'running' then tell(id, state, reason); return state end
+  end_job(id, 'cancelled', reason)
+  return 'cancelled'
+end
+
+-- Every running job whose lease has run out goes back to its queue. id is unused.
+function operations.reap()
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', PREFIX .. 'leases', '-inf', now)) do
+    if get(id, 'state') == 'running' then
+      put_back(id, 'the worker ' .. get(id, 'worker') .. ' stopped renewing its lease', true)
+    else
+      redis.call('ZREM', PREFIX .. 'leases', id)
+    end
+  end
+  return 'ok'
+end
+
+local operation = operations[ARGV[1]]
+local status = operation(unpack(ARGV, 2))
+return {status, unpack(to_ring)}

@@ -1,0 +1,146 @@
+"""Artifacts on disk: the only place that publishes, reads or discards one.
+
+A job writes into a work folder of its own and its output becomes an artifact by one rename, so nothing half-written is
+ever visible. Each artifact is a folder `FAMILY/NAME` with a `manifest.json` that says what it is and where it is from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tasks.job import FAMILIES
+from tasks.problem import Problem
+
+MANIFEST = "manifest.json"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_CHUNK = 1 << 20
+
+
+def check_name(name: str) -> str:
+    """The name itself; Problem for one that could leave the store or trip up a shell."""
+    if not _NAME.fullmatch(name):
+        raise Problem(
+            f"{name!r} cannot be the name of an artifact.",
+            "Use up to 100 letters, digits, dots, dashes and underscores, starting with a letter or digit",
+        )
+    return name
+
+
+class Store:
+    """The artifacts below one folder. Nothing is created by asking."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, family: str, name: str) -> Path:
+        """Where that artifact is or would be; Problem for a bad family or name."""
+        if family not in FAMILIES:
+            raise Problem(f"There are no {family!r} in the store.", f"Families: {', '.join(FAMILIES)}")
+        return self.root / family / check_name(name)
+
+    def exists(self, family: str, name: str) -> bool:
+        """Whether that artifact has been published."""
+        return (self.path(family, name) / MANIFEST).is_file()
+
+    def find_manifest(self, family: str, name: str) -> dict[str, Any] | None:
+        """What that artifact is, or None when there is none."""
+        try:
+            return json.loads((self.path(family, name) / MANIFEST).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+
+    def manifest(self, family: str, name: str) -> dict[str, Any]:
+        """What that artifact is; Problem when there is none."""
+        found = self.find_manifest(family, name)
+        if found is None:
+            there = ", ".join(self.names(family)) or "none"
+            raise Problem(f"The store has no {family}/{name}.", f"There are: {there}")
+        return found
+
+    def names(self, family: str) -> list[str]:
+        """The published artifacts of a family, by name."""
+        folder = self.root / family
+        if not folder.is_dir():
+            return []
+        return sorted(entry.name for entry in folder.iterdir() if (entry / MANIFEST).is_file())
+
+    def workdir(self, job_id: str) -> Path:
+        """The job's own folder, kept between its attempts until it ends."""
+        folder = self.root / ".tmp" / check_name(job_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def fresh_output(self, job_id: str) -> Path:
+        """An empty folder whose content will become the job's artifact."""
+        output = self.workdir(job_id) / "output"
+        shutil.rmtree(output, ignore_errors=True)
+        output.mkdir()
+        return output
+
+    def publish(self, job_id: str, family: str, name: str, manifest: dict[str, Any]) -> Path:
+        """Make the job's output the artifact `family/name`, at once and whole.
+
+        Publishing twice for the same job is one artifact. Problem when another job's artifact has that name.
+        """
+        target = self.path(family, name)
+        there = self.find_manifest(family, name)
+        if there is not None:
+            if there.get("job") == job_id:
+                return target
+            raise Problem(
+                f"{family}/{name} is there already, made by job {there.get('job')}.", "Submit again with --name"
+            )
+        output = self.workdir(job_id) / "output"
+        write_json(output / MANIFEST, {**manifest, "files": describe_files(output)})
+        target.parent.mkdir(parents=True, exist_ok=True)
+        output.rename(target)
+        sync_folder(target.parent)
+        return target
+
+    def discard(self, job_id: str) -> None:
+        """Remove the job's own folder, and nothing else."""
+        shutil.rmtree(self.root / ".tmp" / check_name(job_id), ignore_errors=True)
+
+
+def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size in bytes and SHA-256 of each file below `folder`, by its relative path; each is flushed to the disk."""
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _digest_and_sync(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file whole: readers see the old text or the new, never a part."""
+    draft = path.with_name(path.name + ".part")
+    with draft.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _digest_and_sync(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+        os.fsync(file.fileno())
+    return digest.hexdigest()

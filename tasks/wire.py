@@ -1,0 +1,167 @@
+"""A small blocking Redis client: the only place the product opens a socket to Redis itself.
+
+Importing redis-py costs a quarter of a second, ten times what a command that reads a few keys needs, so the ledger
+speaks through this: one socket, hiredis for the protocol, commands and pipelines, nothing else. Celery keeps its own.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import hiredis
+
+from tasks.problem import Problem
+
+Command = tuple[Any, ...]
+
+_CHUNK = 65536
+
+
+class Unreachable(ConnectionError):
+    """Redis could not be reached, or went away in the middle of a call."""
+
+
+class Refused(Exception):
+    """Redis answered a command with an error."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """What a broker URL says."""
+
+    path: str | None = None
+    host: str = "localhost"
+    port: int = 6379
+    db: int = 0
+    username: str | None = None
+    password: str | None = None
+    tls: bool = False
+
+    @property
+    def shown(self) -> str:
+        """The address without its secrets."""
+        return self.path or f"{'rediss' if self.tls else 'redis'}://{self.host}:{self.port}/{self.db}"
+
+
+def parse_url(url: str) -> Address:
+    """The address in a redis://, rediss:// or redis+socket:// URL; Problem for any other."""
+    parts = urlsplit(url)
+    query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+    login = {
+        "username": unquote(parts.username) if parts.username else None,
+        "password": unquote(parts.password) if parts.password else query.get("password"),
+    }
+    if parts.scheme in ("redis+socket", "unix"):
+        return Address(path=unquote(parts.path), db=int(query.get("virtual_host", query.get("db", 0))), **login)
+    if parts.scheme in ("redis", "rediss"):
+        db = int(parts.path.strip("/") or query.get("virtual_host", 0))
+        tls = parts.scheme == "rediss"
+        return Address(host=parts.hostname or "localhost", port=parts.port or 6379, db=db, tls=tls, **login)
+    raise Problem(
+        f"The broker URL's scheme {parts.scheme!r} is not one mistudio speaks.",
+        "Set CELERY_BROKER_URL to redis://, rediss:// or redis+socket://",
+    )
+
+
+class Client:
+    """One connection to Redis. It reconnects for the next call after a failure; it never repeats a call by itself."""
+
+    def __init__(self, address: Address, timeout_s: float = 5.0) -> None:
+        self.address = address
+        self._timeout_s = timeout_s
+        self._socket: socket.socket | None = None
+        self._reader: hiredis.Reader | None = None
+        self._pid = os.getpid()
+
+    def call(self, *command: Any) -> Any:
+        """The reply to one command; Unreachable, or Refused with the server's words."""
+        reply = self.batch([command])[0]
+        if isinstance(reply, Refused):
+            raise reply
+        return reply
+
+    def batch(self, commands: Iterable[Command]) -> list[Any]:
+        """The replies to several commands sent in one round trip; a refused one is a Refused in its place."""
+        packed = [hiredis.pack_command(tuple(map(_plain, command))) for command in commands]
+        try:
+            self._connect()
+            return self._exchange(b"".join(packed), len(packed))
+        except OSError as error:
+            self.close()
+            raise Unreachable(f"{self.address.shown}: {error}") from error
+
+    def close(self) -> None:
+        """Close the socket; the next call opens another."""
+        if self._socket is not None:
+            self._socket.close()
+        self._socket = self._reader = None
+
+    def _connect(self) -> None:
+        if self._socket is not None and self._pid == os.getpid():
+            return
+        self.close()  # a forked child must not share its parent's connection
+        self._pid = os.getpid()
+        self._socket = _open(self.address, self._timeout_s)
+        self._reader = hiredis.Reader(encoding="utf-8", errors="replace", replyError=Refused)
+        for command in _greeting(self.address):
+            reply = self._exchange(hiredis.pack_command(command), 1)[0]
+            if isinstance(reply, Refused):
+                raise ConnectionError(f"Redis refused the login: {reply}")
+
+    def _exchange(self, request: bytes, count: int) -> list[Any]:
+        assert self._socket is not None
+        assert self._reader is not None
+        self._socket.sendall(request)
+        replies: list[Any] = []
+        while len(replies) < count:
+            reply = self._reader.gets()
+            if reply is not False:
+                replies.append(reply)
+                continue
+            received = self._socket.recv(_CHUNK)
+            if not received:
+                raise ConnectionError("the server closed the connection")
+            self._reader.feed(received)
+        return replies
+
+
+def connect(url: str, timeout_s: float = 5.0) -> Client:
+    """A client for that URL. The socket opens with the first call."""
+    return Client(parse_url(url), timeout_s)
+
+
+def _plain(word: Any) -> str | bytes | int | float:
+    return word if isinstance(word, (str, bytes, int, float)) else str(word)
+
+
+def _greeting(address: Address) -> list[Command]:
+    commands: list[Command] = []
+    if address.password is not None:
+        commands.append(("AUTH", *filter(None, [address.username]), address.password))
+    if address.db:
+        commands.append(("SELECT", address.db))
+    return commands
+
+
+def _open(address: Address, timeout_s: float) -> socket.socket:
+    if address.path is not None:
+        link = socket.socket(socket.AF_UNIX)
+        link.settimeout(timeout_s)
+        try:
+            link.connect(address.path)
+        except OSError:
+            link.close()
+            raise
+        return link
+    link = socket.create_connection((address.host, address.port), timeout_s)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if not address.tls:
+        return link
+    import ssl
+
+    return ssl.create_default_context().wrap_socket(link, server_hostname=address.host)
