@@ -1,0 +1,1 @@
+"""Features of a trained SAE: top examples, statistics, one HTML page."""

@@ -1,0 +1,1 @@
+"""Corpora: load, tokenize, pack."""
