@@ -118,6 +118,9 @@ class Context(Protocol):
     def progress(self, phase: str, done: int, total: int | None = None, unit: str = "") -> None:
         """Say how far the work is. Cheap: call it every step. Raises Stopped once the job was told to stop."""
 
+    def live_jobs(self) -> set[str]:
+        """Ids of all jobs that have not ended."""
+
     def stopping(self) -> bool:
         """Whether the job was told to stop: write a checkpoint, then call `progress` or raise Stopped."""
 

@@ -83,23 +83,24 @@ class Store:
         output.mkdir()
         return output
 
-    def publish(self, job_id: str, family: str, name: str, manifest: dict[str, Any]) -> Path:
-        """Make the job's output the artifact `family/name`, at once and whole.
+    def seal(self, job_id: str, manifest: dict[str, Any]) -> None:
+        """Complete the job's output with its manifest, and flush it all to the disk."""
+        output = self.workdir(job_id) / "output"
+        write_json(output / MANIFEST, {**manifest, "files": describe_files(output)})
 
-        Publishing twice for the same job is one artifact. Problem when another job's artifact has that name.
+    def publish(self, job_id: str, family: str, name: str) -> Path:
+        """Make the job's sealed output the artifact `family/name`, at once and whole, by one rename.
+
+        Problem when another job's artifact has that name.
         """
         target = self.path(family, name)
         there = self.find_manifest(family, name)
         if there is not None:
-            if there.get("job") == job_id:
-                return target
             raise Problem(
                 f"{family}/{name} is there already, made by job {there.get('job')}.", "Submit again with --name"
             )
-        output = self.workdir(job_id) / "output"
-        write_json(output / MANIFEST, {**manifest, "files": describe_files(output)})
         target.parent.mkdir(parents=True, exist_ok=True)
-        output.rename(target)
+        (self.workdir(job_id) / "output").rename(target)
         sync_folder(target.parent)
         return target
 

@@ -1,0 +1,106 @@
+"""The Celery app, derived from the queue table and the job kinds: routes, priorities, names on the wire.
+
+A message says "look at job N" and nothing else. The task of each kind is `mistudio.<kind>`, its id is the job's id, and
+there is no default queue: a name that is not a kind's has nowhere to go.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import Ignore
+from kombu import Queue as KombuQueue
+
+from tasks import wire
+from tasks.job import Job, JobKind, kinds
+from tasks.ledger import Ledger
+from tasks.problem import Problem
+from tasks.queues import DEFAULT_PRIORITY, PRIORITY_STEPS, QUEUE_NAMES, wire_priority
+
+#: Celery insists on a default queue; nobody consumes this one and no route leads to it.
+NO_QUEUE = "mistudio-no-such-queue"
+
+
+class JobFailed(Exception):
+    """What Celery and Flower see of a failed job; the ledger has the whole story."""
+
+
+def make_app(broker_url: str, result_backend: str | None = None) -> Celery:
+    """The app as producers and workers share it. Nothing is connected yet."""
+    app = Celery("mistudio", broker=broker_url, backend=result_backend or broker_url, set_as_current=False)
+    app.conf.update(
+        task_queues=[KombuQueue(name) for name in QUEUE_NAMES],
+        task_default_queue=NO_QUEUE,
+        task_create_missing_queues=False,
+        task_default_priority=wire_priority(DEFAULT_PRIORITY),
+        task_routes={kind.wire_name: {"queue": kind.queue} for kind in kinds().values()},
+        broker_transport_options={"priority_steps": list(PRIORITY_STEPS), "queue_order_strategy": "priority"},
+        broker_connection_retry_on_startup=True,
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_hijack_root_logger=False,
+        worker_send_task_events=True,
+        task_track_started=True,
+        task_serializer="json",
+        result_serializer="json",
+        accept_content=["json"],
+        result_expires=24 * 3600,
+        enable_utc=True,
+    )
+    for kind in kinds().values():
+        _register(app, kind)
+    return app
+
+
+def app_from_environment() -> Celery:
+    """The app by CELERY_BROKER_URL and CELERY_RESULT_BACKEND. Problem when no broker is named."""
+    broker_url = os.environ.get("CELERY_BROKER_URL")
+    if not broker_url:
+        raise Problem(
+            "This worker was not told which Redis to use.", "Set CELERY_BROKER_URL, or use: mistudio workers start"
+        )
+    return make_app(broker_url, os.environ.get("CELERY_RESULT_BACKEND"))
+
+
+class Bell:
+    """Rings for queued jobs: sends the message that makes a worker look."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    def __call__(self, jobs: Iterable[Job]) -> None:
+        """Send one message for each job and note in the ledger that it was sent."""
+        jobs = list(jobs)
+        with self._app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=2)
+            for job in jobs:
+                self._app.send_task(
+                    f"mistudio.{job.kind}",
+                    args=[job.id],
+                    task_id=job.id,
+                    queue=job.queue,
+                    priority=wire_priority(job.priority),
+                    connection=connection,
+                )
+        open_ledger(self._app).rung(jobs)
+
+
+def open_ledger(app: Celery, *, rings: bool = False) -> Ledger:
+    """The ledger in the app's broker, on a connection of its own; with `rings` it rings for jobs that become queued."""
+    return Ledger(wire.connect(app.conf.broker_url), Bell(app) if rings else None)
+
+
+def _register(app: Celery, kind: JobKind) -> None:
+    @app.task(name=kind.wire_name, bind=True, throws=(JobFailed,), shared=False)
+    def answer_bell(task: Any, job_id: str) -> dict[str, Any] | None:
+        from tasks import slot
+
+        job = slot.work(app, str(job_id), task.request.hostname or "")
+        if job is None or not job.state.ended or job.state == "cancelled":
+            raise Ignore
+        if job.state == "failed":
+            raise JobFailed(job.reason)
+        return job.result

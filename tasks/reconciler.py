@@ -1,0 +1,65 @@
+"""Mends what got lost between the ledger and the queues: dead leases and bells nobody heard.
+
+Every worker has one; a lock in Redis lets one of them at a time do a round.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from tasks.job import Job
+from tasks.ledger import LEASE_TTL_S, PREFIX, Ledger
+from tasks.queues import QUEUE_NAMES
+
+log = logging.getLogger("mistudio.reconciler")
+
+ROUND_EVERY_S = 3.0
+
+#: A bell younger than this may still be on its way.
+BELL_PATIENCE_S = 5.0
+
+_LOCK = f"{PREFIX}reconciler"
+_MOST_BELLS = 500
+
+
+class Reconciler:
+    """One worker's share in keeping the ledger true."""
+
+    def __init__(self, ledger: Ledger, ring: Callable[[list[Job]], None]) -> None:
+        self._ledger = ledger
+        self._ring = ring
+        self._next_round = 0.0
+
+    def round(self) -> None:
+        """Do a round if it is time and no other worker does it. Raises Unreachable when Redis is away."""
+        if time.monotonic() < self._next_round:
+            return
+        self._next_round = time.monotonic() + ROUND_EVERY_S
+        if self._ledger.client.call("SET", _LOCK, "1", "NX", "PX", int(ROUND_EVERY_S * 900)) is None:
+            return
+        if self._server_uptime_s() > LEASE_TTL_S:  # holders of a lease had time to renew it since Redis came up
+            self._ledger.reap()
+        for queue in QUEUE_NAMES:
+            self._ring_again(queue)
+
+    def _ring_again(self, queue: str) -> None:
+        """Ring for the oldest of a queue's jobs when it has more jobs than bells. A bell too many is harmless."""
+        missing = self._ledger.queue_counts()[queue].pending - self._ledger.messages(queue)
+        if missing <= 0:
+            return
+        oldest = self._ledger.queued(queue, min(missing, _MOST_BELLS))
+        now = self._ledger.now()
+        silent = [
+            job
+            for job, rung_at in zip(oldest, self._ledger.rung_at(oldest), strict=True)
+            if now - max(rung_at, job.queued_at or 0) > BELL_PATIENCE_S
+        ]
+        if silent:
+            log.info("ringing again for %d jobs of %s", len(silent), queue)
+            self._ring(silent)
+
+    def _server_uptime_s(self) -> float:
+        told = self._ledger.client.call("INFO", "server")
+        return next(float(line.split(":")[1]) for line in told.splitlines() if line.startswith("uptime_in_seconds:"))

@@ -1,0 +1,178 @@
+"""Doing a claimed job's work and telling the ledger how it ended: the same in a runner and in a worker's slot."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import logging
+import platform
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tasks.job import Job, JobKind, Progress, State, Stopped, kind_named
+from tasks.ledger import Claim, Ledger
+from tasks.places import Places
+from tasks.problem import Problem
+from tasks.store import Store
+from tasks.wire import Unreachable
+
+log = logging.getLogger("mistudio.job")
+
+#: How often a job's progress is written to the ledger, whatever its pace.
+REPORT_EVERY_S = 1.0
+
+#: How often the ledger is tried again when a job has ended and Redis is away.
+RETRY_EVERY_S = 0.5
+
+_VERSIONED = ("mistudio", "torch", "transformers", "tokenizers", "datasets", "safetensors")
+_TRACEBACK_CHARS = 4000
+
+
+@dataclass
+class RunContext:
+    """What a kind's `run` sees of the world; see `tasks.job.Context`."""
+
+    claim: Claim
+    ledger: Ledger
+    store: Store
+    home: Path
+    device: str
+    told_to_stop: Callable[[], bool]
+    on_lost: Callable[[], None]
+    _phase: tuple[str, float, int] = field(default=("", 0.0, 0))
+    _reported_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        job = self.claim.job
+        self.job_id, self.name, self.attempt = job.id, job.name, job.attempt
+        self.workdir = self.store.workdir(job.id)
+        self.output = self.store.fresh_output(job.id)
+
+    def stopping(self) -> bool:
+        """Whether the job was told to stop."""
+        return self.told_to_stop()
+
+    def live_jobs(self) -> set[str]:
+        """Ids of all jobs that have not ended."""
+        return self.ledger.live_jobs()
+
+    def progress(self, phase: str, done: int, total: int | None = None, unit: str = "") -> None:
+        """Say how far the work is; raises Stopped once the job was told to stop."""
+        if self.told_to_stop():
+            raise Stopped
+        now = time.monotonic()
+        if phase != self._phase[0]:
+            self._phase, self._reported_at = (phase, now, done), 0.0
+        if now - self._reported_at < REPORT_EVERY_S and done != total:
+            return
+        self._reported_at = now
+        _, began, first = self._phase
+        rate = (done - first) / (now - began) if now > began else None
+        try:
+            if self.ledger.report(self.claim, Progress(phase, done, total, unit, rate)) == "lost":
+                self.on_lost()
+        except Unreachable:
+            log.warning("Redis is away; the work goes on")
+
+
+def perform(context: RunContext) -> None:
+    """Run the job's kind, publish what it made and tell the ledger; raises Stopped when told to stop."""
+    job = context.claim.job
+    try:
+        result = _result_of(context, kind_named(job.kind))
+    except Stopped:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a kind raises is the job's failure, told in its record
+        log.error("%s", traceback.format_exc())
+        context.store.discard(job.id)
+        failure = describe_failure(error)
+        tell(lambda: context.ledger.finish(context.claim, State.FAILED, failure["message"], error=failure))
+        return
+    tell(lambda: context.ledger.finish(context.claim, State.SUCCEEDED, "done", result=result))
+
+
+def tell(change: Callable[[], str]) -> str:
+    """Make a change in the ledger, trying again for as long as Redis is away."""
+    while True:
+        try:
+            return change()
+        except Unreachable as error:
+            log.warning("Redis is away (%s); trying again", error)
+            time.sleep(RETRY_EVERY_S)
+
+
+def open_context(
+    claim: Claim, ledger: Ledger, device: str, told_to_stop: Callable[[], bool], on_lost: Callable[[], None]
+) -> RunContext:
+    """The context of a claimed job by this process's environment."""
+    places = Places.from_environment()
+    return RunContext(claim, ledger, Store(places.store), places.home, device, told_to_stop, on_lost)
+
+
+def describe_failure(error: BaseException) -> dict[str, str]:
+    """What the record says of an exception: type, message in the user's words where there are any, traceback."""
+    text = "".join(traceback.format_exception(error))[-_TRACEBACK_CHARS:]
+    return {"type": type(error).__name__, "message": _sentence(error), "traceback": text}
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, Problem):
+        return str(error)
+    if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
+        return "The disk is full. Make room (mistudio submit cleanup), then submit the job again."
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return f"Memory ran out: {error}. Use a smaller --batch or a smaller model."
+    return f"{type(error).__name__}: {error}"
+
+
+def _result_of(context: RunContext, kind: JobKind) -> dict[str, Any]:
+    job = context.claim.job
+    family, _, name = (job.artifact or "").partition("/")
+    made = context.store.find_manifest(family, name) if job.artifact else None
+    if made is not None and made.get("job") == job.id:  # an earlier attempt died between publishing and telling
+        return made["result"]
+    params = kind.read_params(job.params)
+    result = kind.run(params, context) or {}
+    if job.artifact:
+        context.progress("publishing", 0, 1, "artifacts")
+        context.store.seal(job.id, _manifest(job, family, params, result))
+        if tell(lambda: context.ledger.renew(context.claim)) == "lost":
+            raise Stopped
+        context.store.publish(job.id, family, name)
+    return result
+
+
+def _manifest(job: Job, family: str, params: Any, result: dict[str, Any]) -> dict[str, Any]:
+    used = {
+        spec.name: f"{spec.metadata['artifact']}/{getattr(params, spec.name)}"
+        for spec in dataclasses.fields(params)
+        if spec.metadata.get("artifact") and getattr(params, spec.name)
+    }
+    return {
+        "family": family,
+        "name": job.name,
+        "kind": job.kind,
+        "job": job.id,
+        "attempt": job.attempt,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "params": dataclasses.asdict(params),
+        "made_from": used,
+        "result": result,
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    told = {"python": platform.python_version()}
+    for name in _VERSIONED:
+        try:
+            told[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return told
