@@ -13,6 +13,7 @@ from tasks.problem import Problem
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 COLUMN = "text"
 #: A new file begins after this many bytes of text, and a row group about this often: readers hold one group.
@@ -25,7 +26,8 @@ class CorpusWriter:
 
     def __init__(self, folder: Path, file_bytes: int = _FILE_BYTES) -> None:
         self._folder, self._file_bytes = folder, file_bytes
-        self._writer, self._files, self._in_file = None, 0, 0
+        self._writer: pq.ParquetWriter | None = None
+        self._files = self._in_file = 0
         self.rows = self.bytes = 0
 
     def write(self, documents: pa.Array) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from tasks.job import Known, Request
 from tasks.problem import Problem
+from tasks.text.sources import TABLES, TEXTS
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _STORE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -21,8 +22,8 @@ _SLUG_LENGTH = 80
 
 
 def is_hub_id(value: str) -> bool:
-    """Whether the value has the shape `owner/name`."""
-    return _HUB_ID.fullmatch(value) is not None
+    """Whether the value has the shape `owner/name`, and not that of a path to a text file."""
+    return _HUB_ID.fullmatch(value) is not None and Path(value).suffix.lower() not in (*TABLES, *TEXTS)
 
 
 def local_path(value: str) -> Path | None:
@@ -60,7 +61,7 @@ def resolve_dataset(value: str, known: Known) -> tuple[str, list[Request]]:
     if path is None and not is_hub_id(value):
         raise Problem(
             f"{value!r} is no dataset in the store, no file or folder here, and no Hub id like owner/name.",
-            "See what there is: mistudio datasets ls",
+            "Make one with: mistudio submit download SOURCE",
         )
     name = dataset_name(value)
     return name, [Request("download", name, {"source": str(path) if path else value})]

@@ -76,7 +76,7 @@ def choose_column(wanted: str, is_text: Mapping[str, bool]) -> str:
 
 
 def check_source(path: Path, column: str, pattern: str | None, skip: tuple[str, ...]) -> None:
-    """What can be known cheaply before the job runs: Problem for a wrong extension, an empty source or a wrong column."""
+    """What can be known before the job runs: Problem for a wrong extension, an empty source or a wrong column."""
     if path.is_file():
         if path.suffix.lower() not in (*TABLES, *TEXTS):
             raise Problem(

@@ -1,0 +1,126 @@
+"""`download`: a corpus from a local file or folder, or from the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.job import Context, JobKind, Known, Request, option
+from tasks.problem import Problem
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from tasks.text.reading import Tally
+
+#: Folders that hold copies of others' code, or tests: little to learn from, or a split of their own.
+_SKIP = "site-packages,dist-packages,node_modules,__pycache__,test,tests,idle_test"
+
+
+@dataclass(frozen=True)
+class Params:
+    """What to download, and which part of it."""
+
+    source: str = option(help="A file or folder (txt, md, py, json, jsonl, csv, parquet) or a Hub id", positional=True)
+    column: str = option("text", help="The column that holds the text; the only text column is found by itself")
+    split: str = option("train", help="The split of a Hub dataset")
+    config: str | None = option(None, help="The configuration of a Hub dataset")
+    pattern: str | None = option(None, help="Glob on file names in a folder, like '*.py'; default: known extensions")
+    skip: str = option(_SKIP, help="Names of folders to leave out, with commas; hidden ones always are")
+    limit: int | None = option(None, help="At most this many documents", minimum=1)
+    limit_bytes: int | None = option(None, help="At most about this many bytes of text", minimum=1)
+
+
+def default_name(params: Params) -> str:
+    """A name from the source, and from what else differs from the defaults."""
+    from tasks.text.naming import dataset_name
+
+    changed = {
+        spec.name: getattr(params, spec.name)
+        for spec in dataclasses.fields(Params)
+        if spec.name != "source" and getattr(params, spec.name) != spec.default
+    }
+    return dataset_name(params.source, **changed)
+
+
+def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
+    """Fix the path to where the user stood, and refuse now what can be known to fail."""
+    from tasks.text.naming import is_hub_id, local_path
+    from tasks.text.sources import check_source
+
+    path = local_path(params.source)
+    if path is not None:
+        check_source(path, params.column, params.pattern, _skipped(params))
+        return dataclasses.replace(params, source=str(path)), []
+    if not is_hub_id(params.source):
+        raise Problem(
+            f"There is no file or folder {params.source!r}, and it is no Hub id like owner/name.", "Check the path"
+        )
+    return params, []
+
+
+KIND = JobKind(
+    "download",
+    queue="datasets",
+    params=Params,
+    summary="Fetch a text corpus from files or from the Hugging Face Hub",
+    module=__name__,
+    produces="datasets",
+    default_name=default_name,
+    prepare=prepare,
+)
+
+
+def run(params: Params, context: Context) -> dict[str, Any]:
+    """Write the corpus as parquet files; the result tells what was left out."""
+    from tasks.text.corpus import CorpusWriter
+    from tasks.text.reading import Tally
+
+    tally, writer = Tally(), CorpusWriter(context.output)
+    context.progress("reading", 0, params.limit, "rows")
+    for documents in _documents(params, tally):
+        kept = _within(documents, params, writer)
+        writer.write(kept)
+        context.progress("reading", writer.rows, params.limit, "rows")
+        if len(kept) < len(documents):
+            break
+    writer.close()
+    if writer.rows == 0:
+        left_out = f"{tally.empty_rows} empty, {tally.unreadable_files} files not UTF-8"
+        raise Problem(f"No document was found in {params.source} ({left_out}).", "Give another source or column")
+    return {"rows": writer.rows, "bytes": writer.bytes, **dataclasses.asdict(tally)}
+
+
+def _documents(params: Params, tally: Tally) -> Iterator[pa.Array]:
+    from tasks.text.hub import read_hub
+    from tasks.text.naming import local_path
+    from tasks.text.reading import read_local
+
+    path = local_path(params.source)
+    if path is not None:
+        return read_local(path, params.column, params.pattern, _skipped(params), tally)
+    if Path(params.source).is_absolute():
+        raise Problem(f"{params.source} is gone, or not on this machine.", "Submit the download where the files are")
+    return read_hub(params.source, params.config, params.split, params.column, tally)
+
+
+def _within(documents: pa.Array, params: Params, writer: Any) -> pa.Array:
+    """As many of the documents as the limits still allow; at least one is written in all."""
+    import pyarrow.compute as pc
+
+    count = len(documents)
+    if params.limit is not None:
+        count = min(count, params.limit - writer.rows)
+    if params.limit_bytes is not None:
+        ends = pc.cumulative_sum(pc.cast(pc.binary_length(documents), "int64"))
+        room = params.limit_bytes - writer.bytes
+        fitting = pc.sum(pc.cast(pc.less_equal(ends, room), "int64")).as_py() or 0
+        count = min(count, max(fitting, int(writer.rows == 0)))
+    return documents[:count]
+
+
+def _skipped(params: Params) -> tuple[str, ...]:
+    return tuple(name.strip() for name in params.skip.split(",") if name.strip())
