@@ -44,7 +44,11 @@ def dataset_name(value: str, **options: Any) -> str:
     that differ from the default (pass only those) are hashed in as well.
     """
     path = local_path(value)
-    base, told = (slug(path.stem), [str(path)]) if path else (slug(value.replace("/", "--")), [])
+    base, told = (
+        (slug(path.stem if path.is_file() else path.name), [str(path)])
+        if path
+        else (slug(value.replace("/", "--")), [])
+    )
     if options:
         told.append(json.dumps(options, sort_keys=True))
     return f"{base}-{hashlib.sha256('|'.join(told).encode()).hexdigest()[:6]}" if told else base

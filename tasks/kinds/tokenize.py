@@ -1,0 +1,113 @@
+"""`tokenize`: a corpus to packed rows of a model's tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.job import Context, JobKind, Known, Request, option
+from tasks.problem import Problem
+
+
+@dataclass(frozen=True)
+class Params:
+    """Which corpus, whose tokenizer, how long a row."""
+
+    dataset: str = option(help="A dataset in the store, a file or folder, or a Hub id", artifact="datasets")
+    model: str = option(
+        help="The model whose tokenizer is used: in the store, a folder, or a Hub id", artifact="models"
+    )
+    context: int = option(128, help="Tokens in a row", minimum=2)
+
+
+def default_name(params: Params) -> str:
+    """The dataset, the model and the context."""
+    from tasks.models import model_slug
+    from tasks.text.naming import slug
+
+    return f"{slug(params.dataset)[:50]}-{model_slug(params.model)[:40]}-{params.context}"
+
+
+def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
+    """Find the dataset (or ask for its download) and the model; refuse a context the model cannot read."""
+    from tasks.text.naming import resolve_dataset
+
+    dataset, requests = resolve_dataset(params.dataset, known)
+    return dataclasses.replace(params, dataset=dataset, model=_find_model(params, known)), requests
+
+
+def _find_model(params: Params, known: Known) -> str:
+    """The name of a store model, made or coming, as it is; a folder as an absolute path."""
+    from tasks.models import describe_config, is_hub_id, resolve
+
+    if "/" not in params.model and known.coming("models", params.model):
+        return params.model
+    resolved = resolve(params.model, known)
+    longest = (describe_config(params.model, known) or {}).get("context")
+    if longest and params.context > longest:
+        raise Problem(
+            f"--context {params.context} is more than {params.model} can read: {longest} tokens.",
+            f"Give --context {longest} or less",
+        )
+    in_store = not is_hub_id(resolved) and resolved != str(Path(params.model).expanduser().absolute())
+    return params.model if in_store else resolved
+
+
+KIND = JobKind(
+    "tokenize",
+    queue="processing",
+    params=Params,
+    summary="Pack a corpus into rows of a model's tokens",
+    module=__name__,
+    produces="tokens",
+    default_name=default_name,
+    prepare=prepare,
+)
+
+
+def run(params: Params, context: Context) -> dict[str, Any]:
+    """Write the packed rows and a copy of the tokenizer; documents are joined by the end-of-text token."""
+    from tasks.models import load_tokenizer
+    from tasks.text.bpe import end_of_text, rust_tokenizer, save_tokenizer
+    from tasks.text.packing import Packer, encode
+    from tasks.text.tokens import TokenWriter
+
+    context.progress("tokenizing", 0, None, "documents")
+    tokenizer = load_tokenizer(params.model, context.store)
+    fast, eos_id = rust_tokenizer(tokenizer), end_of_text(tokenizer)
+    packer, documents, began = Packer(params.context), 0, time.monotonic()
+    with TokenWriter(context.output, params.context, len(tokenizer), eos_id) as writer:
+        for batch, total in _batches(context.store.path("datasets", params.dataset)):
+            writer.append(packer.push(encode(fast, batch, eos_id)))
+            documents += len(batch)
+            context.progress("tokenizing", documents, total, "documents")
+    dropped, tokens = len(packer.tail), writer.rows * params.context
+    if not tokens:
+        raise Problem(
+            f"The dataset has only {dropped} tokens, less than one row of {params.context}.",
+            "Give a smaller --context or a larger dataset",
+        )
+    save_tokenizer(tokenizer, context.output / "tokenizer")
+    seconds = time.monotonic() - began
+    return {
+        "tokens": tokens,
+        "rows": writer.rows,
+        "documents": documents,
+        "dropped_tokens": dropped,
+        "tokens_per_s": round((tokens + dropped) / seconds),
+    }
+
+
+def _batches(corpus: Path) -> Iterator[tuple[list[str], int]]:
+    """Documents in batches of bounded size, each with the number of documents in all."""
+    from tasks.text.corpus import count_rows, read_corpus
+    from tasks.text.packing import by_size
+
+    total = count_rows(corpus)
+    for group in read_corpus(corpus):
+        for batch in by_size(group):
+            yield batch, total

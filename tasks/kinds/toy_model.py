@@ -1,0 +1,156 @@
+"""`toy-model`: a tiny language model and its tokenizer, trained from scratch on a corpus; for demos and tests."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.job import Context, JobKind, Known, Request, option
+from tasks.problem import Problem
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerFast
+
+    from tasks.text.toy_lm import Training
+
+#: More text than this teaches a toy nothing more.
+_CORPUS_BYTES = 32 << 20
+_SAVE_EVERY_S = 10.0
+
+
+@dataclass(frozen=True)
+class Params:
+    """The corpus, the shape, the length. The defaults: 1.6 million parameters, trained for about 75 s on 2 cores."""
+
+    dataset: str = option(help="A dataset in the store, a file or folder, or a Hub id", artifact="datasets")
+    layers: int = option(4, help="Transformer blocks", minimum=1)
+    width: int = option(128, help="Width of the residual stream; a multiple of 32", minimum=32)
+    vocab: int = option(3072, help="Tokens of the byte-level BPE", minimum=257)
+    context: int = option(128, help="Tokens in a row", minimum=8)
+    steps: int = option(600, help="Training steps of 16 rows each", minimum=1)
+    seed: int = option(0, help="Seed of the weights and of the order of the data", minimum=0)
+
+
+def default_name(params: Params) -> str:
+    """The dataset's name and what it is."""
+    from tasks.text.naming import slug
+
+    return f"toy-{slug(params.dataset)}"
+
+
+def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
+    """Find the dataset, or ask for its download first."""
+    from tasks.text.naming import resolve_dataset
+
+    if params.width % 32:
+        raise Problem(f"--width must be a multiple of 32, not {params.width}.")
+    dataset, requests = resolve_dataset(params.dataset, known)
+    return dataclasses.replace(params, dataset=dataset), requests
+
+
+KIND = JobKind(
+    "toy-model",
+    queue="training",
+    params=Params,
+    summary="Train a tiny language model and its tokenizer from scratch",
+    module=__name__,
+    produces="models",
+    default_name=default_name,
+    prepare=prepare,
+)
+
+
+def run(params: Params, context: Context) -> dict[str, Any]:
+    """Train, resuming from the newest checkpoint, and save as `save_pretrained` does."""
+    from tasks.text.bpe import end_of_text, save_tokenizer
+    from tasks.text.toy_lm import Recipe, Training, make_model
+
+    corpus = context.store.path("datasets", params.dataset)
+    tokenizer = _tokenizer(params, context, corpus)
+    stream = _stream(params, context, corpus, tokenizer)
+    recipe = Recipe(params.layers, params.width, len(tokenizer), params.context, params.steps, seed=params.seed)
+    training = Training(make_model(recipe, end_of_text(tokenizer)), recipe, context.device)
+    training.resume(context.workdir)
+    first, began = training.step, time.monotonic()
+    _train(training, stream, context)
+    seconds = time.monotonic() - began
+    training.model.save_pretrained(context.output)
+    save_tokenizer(tokenizer, context.output)
+    trained = (training.step - first) * recipe.batch * recipe.context
+    return {
+        "loss": round(sum(training.losses) / len(training.losses), 4),
+        "steps": training.step,
+        "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
+        "vocab": len(tokenizer),
+        "tokens_per_s": round(trained / seconds),
+    }
+
+
+def _train(training: Training, stream: torch.Tensor, context: Context) -> None:
+    """Run to the last step, saving on the way and when told to stop."""
+    saved_at = time.monotonic()
+
+    def after_step() -> None:
+        nonlocal saved_at
+        if context.stopping() or time.monotonic() - saved_at > _SAVE_EVERY_S:
+            training.save(context.workdir)
+            saved_at = time.monotonic()
+        context.progress("training", training.step, training.recipe.steps, "steps")
+
+    context.progress("training", training.step, training.recipe.steps, "steps")
+    training.run(stream, after_step)
+    training.save(context.workdir)
+
+
+def _tokenizer(params: Params, context: Context, corpus: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of an earlier attempt, else a new one kept for the next."""
+    from transformers import PreTrainedTokenizerFast
+
+    from tasks.text.bpe import save_tokenizer, train_bpe
+
+    kept = context.workdir / "tokenizer"
+    if not kept.exists():
+        context.progress("learning the vocabulary", 0, None, "documents")
+        draft = context.workdir / "tokenizer.part"
+        draft.mkdir(exist_ok=True)
+        save_tokenizer(train_bpe(_text(corpus), params.vocab), draft)
+        draft.rename(kept)
+    return PreTrainedTokenizerFast.from_pretrained(kept)
+
+
+def _stream(params: Params, context: Context, corpus: Path, tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
+    """The corpus as one stream of int32 token ids: (tokens,)."""
+    import numpy as np
+    import torch
+
+    from tasks.text.bpe import end_of_text, rust_tokenizer
+    from tasks.text.packing import by_size, encode
+
+    fast, eos_id, parts = rust_tokenizer(tokenizer), end_of_text(tokenizer), []
+    for group in _text(corpus):
+        parts += [encode(fast, batch, eos_id).astype(np.int32) for batch in by_size(group)]
+        context.progress("tokenizing", sum(map(len, parts)), None, "tokens")
+    stream = np.concatenate(parts)
+    if len(stream) <= params.context:
+        raise Problem(
+            f"The dataset has only {len(stream)} tokens, less than one row of {params.context}.",
+            "Give a larger dataset or a smaller --context",
+        )
+    return torch.from_numpy(stream)
+
+
+def _text(corpus: Path) -> Iterator[list[str]]:
+    """Documents up to a bounded amount of text."""
+    from tasks.text.corpus import read_corpus
+
+    size = 0
+    for group in read_corpus(corpus):
+        yield group
+        size += sum(map(len, group))
+        if size > _CORPUS_BYTES:
+            return

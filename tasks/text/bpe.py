@@ -1,0 +1,66 @@
+"""Tokenizers: train a byte-level BPE, find the end-of-text token, save in a form every transformers version loads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.problem import Problem
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+END_OF_TEXT = "<|endoftext|>"
+#: The 256 bytes and the end-of-text token come before any merge.
+MINIMUM_VOCAB = 257
+
+
+def train_bpe(batches: Iterable[list[str]], vocab: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of at most `vocab` tokens, end-of-text among them, learnt from documents."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(batches, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, clean_up_tokenization_spaces=False
+    )
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Save a tokenizer so that transformers 4 loads it too: version 5 writes the name of a class that 4 lacks."""
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("tokenizer_class") in (None, "TokenizersBackend"):
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def rust_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """The tokenizer proper, told to cut and pad nothing; Problem when it is one of the few written in Python only."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise Problem("The model's tokenizer has no fast version.", "Use a model with a tokenizer.json")
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id put after each document; Problem when the tokenizer has no such token."""
+    for token in (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.bos_token_id):
+        if token is not None:
+            return int(token)
+    raise Problem("The model's tokenizer has no end-of-text token.", "Use a model whose tokenizer names an eos_token")

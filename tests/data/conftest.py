@@ -1,0 +1,78 @@
+"""A home for running job kinds without Redis: the real store, the real `run`, a context that keeps what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.job import Stopped, kind_named
+from tasks.store import Store
+
+
+@dataclass
+class Home:
+    """Runs kinds one after another as a worker would, and answers `prepare`'s questions."""
+
+    root: Path
+    store: Store
+    live: set[str] = field(default_factory=set)
+    said: list[tuple[str, int, int | None, str]] = field(default_factory=list)
+
+    def manifest(self, family: str, name: str) -> dict[str, Any] | None:
+        return self.store.find_manifest(family, name)
+
+    def coming(self, family: str, name: str) -> bool:
+        return False
+
+    def path(self, family: str, name: str) -> Path:
+        return self.store.path(family, name)
+
+    def run(
+        self, kind: str, name: str, *, stop_when: Callable[[int], bool] = lambda done: False, attempt: int = 1, **values
+    ) -> dict[str, Any]:
+        """Prepare, run what must come first, run, publish; the result."""
+        declared = kind_named(kind)
+        params, requests = declared.read_params(values), []
+        if declared.prepare:
+            params, requests = declared.prepare(params, self)
+        for request in requests:
+            if self.manifest(kind_named(request.kind).produces, request.name) is None:
+                self.run(request.kind, request.name, **request.params)
+        context = JobContext(self, name, attempt, stop_when)
+        result = declared.run(params, context) or {}
+        if declared.produces:
+            manifest = {"job": context.job_id, "name": name, "kind": kind, "params": vars(params), "result": result}
+            self.store.seal(context.job_id, manifest)
+            self.store.publish(context.job_id, declared.produces, name)
+        return result
+
+
+class JobContext:
+    """A `tasks.job.Context` for one attempt; `stop_when` sees each `done` and may tell the job to stop."""
+
+    def __init__(self, home: Home, name: str, attempt: int, stop_when: Callable[[int], bool]) -> None:
+        self.job_id, self.name, self.attempt, self.device = f"job-{name}", name, attempt, "cpu"
+        self.store, self.home = home.store, home.root
+        self.workdir, self.output = home.store.workdir(self.job_id), home.store.fresh_output(self.job_id)
+        self._home, self._stop_when, self._stopped = home, stop_when, False
+
+    def progress(self, phase: str, done: int, total: int | None = None, unit: str = "") -> None:
+        self._home.said.append((phase, done, total, unit))
+        if self.stopping():
+            raise Stopped
+        self._stopped = self._stop_when(done)
+
+    def stopping(self) -> bool:
+        return self._stopped
+
+    def live_jobs(self) -> set[str]:
+        return self._home.live
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home", Store(tmp_path / "store"))
