@@ -12,6 +12,7 @@ from typing import Any
 
 from celery import Celery
 from celery.exceptions import Ignore
+from kombu import Exchange
 from kombu import Queue as KombuQueue
 
 from tasks import wire
@@ -32,13 +33,14 @@ def make_app(broker_url: str, result_backend: str | None = None) -> Celery:
     """The app as producers and workers share it. Nothing is connected yet."""
     app = Celery("mistudio", broker=broker_url, backend=result_backend or broker_url, set_as_current=False)
     app.conf.update(
-        task_queues=[KombuQueue(name) for name in QUEUE_NAMES],
+        task_queues=[KombuQueue(name, Exchange("mistudio"), routing_key=name) for name in QUEUE_NAMES],
         task_default_queue=NO_QUEUE,
         task_create_missing_queues=False,
         task_default_priority=wire_priority(DEFAULT_PRIORITY),
         task_routes={kind.wire_name: {"queue": kind.queue} for kind in kinds().values()},
         broker_transport_options={"priority_steps": list(PRIORITY_STEPS), "queue_order_strategy": "priority"},
         broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
         worker_hijack_root_logger=False,

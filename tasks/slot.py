@@ -48,8 +48,14 @@ def work(app: Any, job_id: str, worker: str) -> Job | None:
     if claim is not None:
         keeper = Keeper(open_ledger(app), claim)
         with keeper, _shutdown_heard(keeper):
-            _run(ledger, claim, keeper)
-    job = ledger.get(job_id)
+            try:
+                _run(ledger, claim, keeper)
+            except Exception as error:
+                # A fault of ours, not the job's: another attempt may fare better, and the record says why this did not.
+                reason = f"its worker failed: {type(error).__name__}: {error}"
+                tell(lambda: ledger.put_back(claim, reason, loss=True))
+                raise
+    job = tell(lambda: ledger.get(job_id))
     if job is not None and job.state.ended:
         store.discard(job_id)
     return job

@@ -7,6 +7,7 @@ speaks through this: one socket, hiredis for the protocol, commands and pipeline
 from __future__ import annotations
 
 import os
+import select
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ class Client:
         self._socket = self._reader = None
 
     def _connect(self) -> None:
-        if self._socket is not None and self._pid == os.getpid():
+        if self._socket is not None and self._pid == os.getpid() and not _has_ended(self._socket):
             return
         self.close()  # a forked child must not share its parent's connection
         self._pid = os.getpid()
@@ -133,6 +134,11 @@ class Client:
 def connect(url: str, timeout_s: float = 5.0) -> Client:
     """A client for that URL. The socket opens with the first call."""
     return Client(parse_url(url), timeout_s)
+
+
+def _has_ended(link: socket.socket) -> bool:
+    """Whether the server closed an idle connection: nobody sends unasked, so anything to read is the end."""
+    return bool(select.select([link], [], [], 0)[0])
 
 
 def _plain(word: Any) -> str | bytes | int | float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tasks.job import Job, JobKind, Progress, State, Stopped, kind_named
 from tasks.ledger import Claim, Ledger
@@ -29,6 +29,8 @@ REPORT_EVERY_S = 1.0
 
 #: How often the ledger is tried again when a job has ended and Redis is away.
 RETRY_EVERY_S = 0.5
+
+T = TypeVar("T")
 
 _VERSIONED = ("mistudio", "torch", "transformers", "tokenizers", "datasets", "safetensors")
 _TRACEBACK_CHARS = 4000
@@ -97,8 +99,8 @@ def perform(context: RunContext) -> None:
     tell(lambda: context.ledger.finish(context.claim, State.SUCCEEDED, "done", result=result))
 
 
-def tell(change: Callable[[], str]) -> str:
-    """Make a change in the ledger, trying again for as long as Redis is away."""
+def tell(change: Callable[[], T]) -> T:
+    """Ask or change the ledger, trying again for as long as Redis is away."""
     while True:
         try:
             return change()
