@@ -8,7 +8,7 @@ local ENDED = {succeeded = true, failed = true, cancelled = true}
 
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) + tonumber(clock[2]) / 1e6
-local now_text = string.format('%.3f', now)
+local now_text = string.format('%.6f', now)
 local to_ring = {}
 
 local function job_key(id) return PREFIX .. 'job:' .. id end

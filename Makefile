@@ -1,0 +1,42 @@
+# Everything a newcomer needs: `make quickstart`, then `make test`.
+VENV ?= .venv
+PYTHON ?= python3.11
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test check style generate bench clean
+
+help: ## Show what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
+
+install: $(VENV)/.installed ## Install mistudio and its tools into .venv
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+quickstart: install ## From nothing to the features of a sparse autoencoder, in a few minutes
+	$(BIN)/mistudio quickstart
+
+test: install ## Run the tests, with a real Redis, real workers and real training
+	$(BIN)/python -m pytest
+
+check: install ## Style, types and the floors of the architecture
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+style: install ## Put the code into the house style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+generate: install ## Write what derives from the tables: reference tables in docs
+	$(BIN)/python -m docs.generate
+
+bench: install ## Measure against peers and floors; writes benchmarks/results/
+	$(BIN)/python -m benchmarks
+
+clean: ## Remove what was built
+	rm -rf build dist *.egg-info $(VENV)

