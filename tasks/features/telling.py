@@ -1,0 +1,92 @@
+"""Which features mean something at a glance: the rule for a pattern, and the order from most to least telling.
+
+A feature is patterned when at least seven of ten of its strongest contexts share the same peak token, or the same token
+right before the peak. The rule is crude and cheap, and the same for every SAE, so shares can be compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.features.records import Example, Feature
+
+PATTERN_SHARE = 0.7
+#: Features that fire on one token in some hundreds are neither punctuation counters nor accidents.
+_BEST_LOG_DENSITY, _LOG_DENSITY_SPREAD = -2.5, 1.0
+_SHOWN_CONTEXTS = 3
+_SHOWN_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """What contexts share: the token at the peak (`where` is "at") or right before it ("before"), in which share."""
+
+    where: str
+    token: str
+    share: float
+
+
+def pattern_of(feature: Feature) -> Pattern | None:
+    """The pattern of a feature, or None; a shared peak token comes before a shared token before the peak."""
+    if not feature.examples:
+        return None
+    for where, tokens in (
+        ("at", [example.peak_token for example in feature.examples]),
+        ("before", [example.before_peak for example in feature.examples]),
+    ):
+        token, count = Counter(tokens).most_common(1)[0]
+        if token is not None and count >= PATTERN_SHARE * len(tokens):
+            return Pattern(where, token, count / len(tokens))
+    return None
+
+
+def patterned_share(features: Iterable[Feature], where: tuple[str, ...] = ("at", "before")) -> float:
+    """The share of live features that have a pattern at one of these places; 0.0 when none is live."""
+    patterns = [pattern_of(feature) for feature in features if feature.live]
+    return sum(found is not None and found.where in where for found in patterns) / max(1, len(patterns))
+
+
+def score(feature: Feature) -> float:
+    """How telling a feature is, from 0 to 1: patterned, on a word, in varied contexts, neither rare nor everywhere."""
+    pattern = pattern_of(feature)
+    if pattern is None or not feature.live or feature.density <= 0:
+        return 0.0
+    far = (math.log10(feature.density) - _BEST_LOG_DENSITY) / _LOG_DENSITY_SPREAD
+    varied = len({tuple(example.tokens) for example in feature.examples}) / len(feature.examples)
+    letters = sum(char.isalpha() for char in pattern.token)
+    word = min(1.0, 0.4 + 0.2 * letters) * (1.0 if pattern.where == "at" else 0.7)
+    return pattern.share * word * varied * math.exp(-far * far)
+
+
+def most_telling(features: Iterable[Feature], count: int = 5) -> list[Feature]:
+    """The features of the highest score, no two with the same word."""
+    chosen: dict[str, Feature] = {}
+    for feature in sorted(features, key=lambda feature: (-score(feature), feature.id)):
+        pattern = pattern_of(feature)
+        if len(chosen) == count or pattern is None:
+            break
+        chosen.setdefault(pattern.token.strip().casefold(), feature)
+    return list(chosen.values())
+
+
+def summarise(feature: Feature) -> dict[str, Any]:
+    """A feature small enough for a job's result: each context is a list of [token, activation]."""
+    pattern = pattern_of(feature)
+    return {
+        "feature": feature.id,
+        "token": pattern.token if pattern else None,
+        "where": pattern.where if pattern else None,
+        "density": feature.density,
+        "max_activation": feature.max_activation,
+        "contexts": [_shorten(example) for example in feature.examples[:_SHOWN_CONTEXTS]],
+    }
+
+
+def _shorten(example: Example) -> list[list[Any]]:
+    first = max(0, example.peak - _SHOWN_TOKENS)
+    pairs = list(zip(example.tokens, example.activations, strict=True))[first : example.peak + _SHOWN_TOKENS + 1]
+    return [[token, round(value, 2)] for token, value in pairs]

@@ -1,0 +1,112 @@
+"""`describe`: a quick look at an artifact: where it is from, how large it is, its first lines."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.job import Context, JobKind, Known, Request, option
+from tasks.problem import Problem
+
+_FIRST_LINES = 3
+_LINE_CHARS = 200
+_TOLD = ("kind", "created_at", "params", "made_from", "result")
+
+
+@dataclass(frozen=True)
+class Params:
+    """Which artifact."""
+
+    artifact: str = option(help="The artifact as FAMILY/NAME, such as datasets/stdlib", positional=True)
+
+
+def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
+    """Refuse what is not there and not coming."""
+    family, name = _split(params.artifact)
+    known.path(family, name)
+    if known.manifest(family, name) is None and not known.coming(family, name):
+        raise Problem(f"There is no {params.artifact} in the store.", "See what was made: mistudio jobs ls")
+    return params, []
+
+
+KIND = JobKind(
+    "describe",
+    queue="high_priority",
+    params=Params,
+    summary="Look at an artifact: its origin, its size, its first lines",
+    module=__name__,
+    in_slot=True,
+    prepare=prepare,
+)
+
+
+def run(params: Params, context: Context) -> dict[str, Any]:
+    """What the manifest says, sizes on disk in bytes, and a look inside by family. Needs no torch."""
+    family, name = _split(params.artifact)
+    manifest = context.store.manifest(family, name)
+    folder = context.store.path(family, name)
+    sizes = {file: told["bytes"] for file, told in manifest.get("files", {}).items()}
+    return {
+        "artifact": params.artifact,
+        "path": str(folder),
+        **{key: manifest.get(key) for key in _TOLD},
+        "bytes": sum(sizes.values()),
+        "files": len(sizes),
+        **_LOOKS.get(family, _look_at_nothing)(folder),
+    }
+
+
+def _split(artifact: str) -> tuple[str, str]:
+    family, slash, name = artifact.partition("/")
+    if not (family and slash and name):
+        raise Problem(f"{artifact!r} names no artifact.", "Write FAMILY/NAME, such as datasets/stdlib")
+    return family, name
+
+
+def _look_at_dataset(folder: Path) -> dict[str, Any]:
+    from tasks.text.corpus import count_rows, read_corpus
+
+    first = next(read_corpus(folder))[:_FIRST_LINES]
+    return {"rows": count_rows(folder), "first": [document.strip()[:_LINE_CHARS] for document in first]}
+
+
+def _look_at_tokens(folder: Path) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from tokenizers import Tokenizer
+
+    from tasks.text.tokens import open_tokens, read_info
+
+    told = asdict(read_info(folder))
+    tokenizer = folder / "tokenizer" / "tokenizer.json"
+    if tokenizer.is_file():
+        ids = open_tokens(folder)[0].tolist()
+        told["first"] = [Tokenizer.from_file(str(tokenizer)).decode(ids, skip_special_tokens=False)[:_LINE_CHARS]]
+    return told
+
+
+def _look_at_config(folder: Path) -> dict[str, Any]:
+    for name in ("cfg.json", "config.json"):
+        if (folder / name).is_file():
+            return {"config": json.loads((folder / name).read_text(encoding="utf-8"))}
+    return {}
+
+
+def _look_at_features(folder: Path) -> dict[str, Any]:
+    page = folder / "index.html"
+    return {"page": str(page)} if page.is_file() else {}
+
+
+def _look_at_nothing(_folder: Path) -> dict[str, Any]:
+    return {}
+
+
+_LOOKS = {
+    "datasets": _look_at_dataset,
+    "tokens": _look_at_tokens,
+    "models": _look_at_config,
+    "saes": _look_at_config,
+    "features": _look_at_features,
+}
