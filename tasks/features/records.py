@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -55,12 +55,18 @@ class Feature:
 
 
 def read_features(
-    top: TopExamples, rows: np.ndarray, tokens_seen: int, token_text: Callable[[int], str]
+    top: TopExamples,
+    rows: np.ndarray,
+    tokens_seen: int,
+    token_text: Callable[[int], str],
+    only: Collection[int] | None = None,
 ) -> Iterator[Feature]:
-    """The features that fired, by id; `rows` is the (rows, context) token array that `top` was fed from the start."""
+    """The features that fired (of `only` these), by id; `rows` is the (rows, context) array `top` was fed from."""
     values, positions, around = top.values.cpu().numpy(), top.positions.cpu().numpy(), top.around.cpu().numpy()
     fired, contexts, window = top.fired.cpu().numpy(), top.contexts.cpu().numpy(), len(top.offsets) // 2
     for feature in np.flatnonzero(positions[:, 0] >= 0):
+        if only is not None and int(feature) not in only:
+            continue
         found = positions[feature] >= 0
         examples = [
             _example(int(position), acts, rows, window, token_text)

@@ -44,10 +44,37 @@ def pattern_of(feature: Feature) -> Pattern | None:
     return None
 
 
-def patterned_share(features: Iterable[Feature], where: tuple[str, ...] = ("at", "before")) -> float:
-    """The share of live features that have a pattern at one of these places; 0.0 when none is live."""
-    patterns = [pattern_of(feature) for feature in features if feature.live]
-    return sum(found is not None and found.where in where for found in patterns) / max(1, len(patterns))
+class Census:
+    """Counts over the features that fired: how many are live, and how many of those are patterned."""
+
+    def __init__(self) -> None:
+        self.fired = self.live = self.same_token = self.patterned = 0
+
+    def add(self, feature: Feature) -> None:
+        """Count one feature."""
+        pattern = pattern_of(feature)
+        self.fired += 1
+        self.live += feature.live
+        self.patterned += feature.live and pattern is not None
+        self.same_token += feature.live and pattern is not None and pattern.where == "at"
+
+    @property
+    def patterned_share(self) -> float:
+        """The share of live features with a pattern; 0.0 when none is live."""
+        return self.patterned / max(1, self.live)
+
+    @property
+    def same_token_share(self) -> float:
+        """The share of live features whose contexts share the peak token, the stricter half of the rule."""
+        return self.same_token / max(1, self.live)
+
+
+def patterned_share(features: Iterable[Feature]) -> float:
+    """The share of live features with a pattern; 0.0 when none is live."""
+    census = Census()
+    for feature in features:
+        census.add(feature)
+    return census.patterned_share
 
 
 def score(feature: Feature) -> float:

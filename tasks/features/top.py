@@ -10,7 +10,13 @@ tests is `torch.topk` over all rows at once.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+_STATE = ("values", "positions", "around", "fired", "contexts")
 
 
 class TopExamples:
@@ -33,8 +39,11 @@ class TopExamples:
         self.not_finite = 0
 
     @torch.no_grad()
-    def update(self, acts: torch.Tensor, first_row: int) -> None:
-        """Add the rows `first_row`, `first_row + 1`, …: acts is (rows, context, features) float32."""
+    def update(self, acts: torch.Tensor, numbers: torch.Tensor) -> None:
+        """Add rows: acts is (rows, context, features) float32, `numbers` (rows,) int64 are the rows' ascending numbers.
+
+        A number must be larger than all before it.
+        """
         peaks, columns = acts.max(dim=1)  # (rows, features); the first column among equals
         self.fired += (acts > 0).flatten(0, 1).sum(0)
         self.contexts += (peaks > 0).sum(0)
@@ -48,8 +57,26 @@ class TopExamples:
         order, rank = order[rank < self.k], rank[rank < self.k]
         rows, features, values = rows[order], features[order], values[order]
         columns = columns[rows, features]
-        positions = (first_row + rows) * acts.shape[1] + columns
+        positions = numbers.to(rows.device)[rows] * acts.shape[1] + columns
         self._merge(features, rank, values, positions, self._look_around(acts, rows, columns, features))
+
+    def save(self, path: Path, next_row: int) -> None:
+        """Replace the file whole with the state before the `next_row`-th row."""
+        draft = path.with_name(path.name + ".part")
+        told = {"next_row": str(next_row), "not_finite": str(self.not_finite)}
+        save_file({name: getattr(self, name).cpu() for name in _STATE}, draft, told)
+        draft.replace(path)
+
+    def resume(self, path: Path) -> int:
+        """Take up the state in the file and return which row comes next; 0 when there is no file."""
+        if not path.exists():
+            return 0
+        with safe_open(path, "pt") as file:
+            for name in _STATE:
+                getattr(self, name).copy_(file.get_tensor(name))
+            told = file.metadata()
+        self.not_finite = int(told["not_finite"])
+        return int(told["next_row"])
 
     def _look_around(
         self, acts: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, features: torch.Tensor

@@ -1,0 +1,55 @@
+"""One pass of a model and an SAE over tokens, feeding the strongest examples of every feature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from tasks.activations import FORWARD_TOKENS, as_ids, read_residual
+from tasks.features.top import TopExamples
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from tasks.sae.coder import Coder
+
+#: The codes of one batch, (tokens, d_sae), hold at most this many numbers.
+_CODES = 1 << 26
+
+
+def choose_rows(rows: int, context: int, max_tokens: int | None) -> np.ndarray:
+    """Numbers of the rows to read, evenly spread over all of them: int64, ascending."""
+    wanted = rows if max_tokens is None else min(rows, max(1, max_tokens // context))
+    return np.arange(wanted, dtype=np.int64) * rows // wanted
+
+
+def rows_per_batch(context: int, d_sae: int) -> int:
+    """How many rows go through the model at once."""
+    return max(1, min(FORWARD_TOKENS, _CODES // d_sae) // context)
+
+
+@torch.no_grad()
+def collect(
+    model: PreTrainedModel,
+    coder: Coder,
+    layer: int,
+    rows: np.ndarray,
+    numbers: np.ndarray,
+    top: TopExamples,
+    first: int,
+    after_batch: Callable[[int], None],
+) -> None:
+    """Feed `top` the codes of `rows[numbers[first:]]`; `rows` is (n, context) token ids.
+
+    `after_batch` is called with how many of the chosen rows are done.
+    """
+    step = rows_per_batch(rows.shape[1], coder.config.d_sae)
+    for start in range(first, len(numbers), step):
+        chosen = numbers[start : start + step]
+        residual = read_residual(model, as_ids(rows[chosen]), layer)  # (batch, context, d_model)
+        codes = coder.encode(residual.flatten(0, 1))  # (batch * context, d_sae)
+        top.update(codes.unflatten(0, residual.shape[:2]), torch.from_numpy(chosen))
+        after_batch(start + len(chosen))
