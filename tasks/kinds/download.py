@@ -89,8 +89,8 @@ def run(params: Params, context: Context) -> dict[str, Any]:
             break
     writer.close()
     if writer.rows == 0:
-        left_out = f"{tally.empty_rows} empty, {tally.unreadable_files} files not UTF-8"
-        raise Problem(f"No document was found in {params.source} ({left_out}).", "Give another source or column")
+        left_out = f"; {tally.unreadable_files} of {tally.files} files are not UTF-8" if tally.unreadable_files else ""
+        raise Problem(f"No document was found in {params.source}{left_out}.", "Give another source or column")
     return {"rows": writer.rows, "bytes": writer.bytes, **dataclasses.asdict(tally)}
 
 

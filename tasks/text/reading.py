@@ -63,7 +63,7 @@ def _read_texts(paths: list[Path], tally: Tally) -> Iterator[pa.Array]:
 
 
 def _pieces(path: Path, tally: Tally) -> Iterator[str]:
-    """A text file's document, or its pieces when it is long. A file that is not UTF-8 is counted and passed over."""
+    """A text file's document, or its pieces when it is long. What is not UTF-8 is counted and left out."""
     tally.files += 1
     rest, pieces = "", 0
     try:
@@ -79,6 +79,7 @@ def _pieces(path: Path, tally: Tally) -> Iterator[str]:
                     yield chunk
     except (UnicodeDecodeError, OSError):
         tally.unreadable_files += 1
+        return
     if rest.strip():
         pieces += 1
         yield rest

@@ -1,0 +1,95 @@
+"""The artifact of an extraction agrees with the model and the SAE asked directly, and a stopped one goes on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tasks.activations import as_ids, read_residual
+from tasks.features import collect
+from tasks.job import Stopped
+from tasks.models import load_model
+from tasks.problem import Problem
+from tasks.sae.architectures import build
+from tasks.sae.coder import CoderConfig
+from tasks.sae.formats import load_sae, save_sae
+from tasks.text.tokens import open_tokens
+
+LAYER, FEATURES = 1, 48
+TEXTS = [f"The {i}th of the documents says that {i} is not {i + 1}.\n" for i in range(150)]
+
+
+@pytest.fixture
+def chain(home, tmp_path):
+    """A home with a corpus, a barely trained model, its tokens and a fresh SAE of 48 features on layer 1."""
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    home.run("download", "c", source=str(tmp_path / "c.jsonl"))
+    home.run("toy-model", "m", dataset="c", layers=2, width=32, vocab=400, context=16, steps=2)
+    home.run("tokenize", "t", dataset="c", model="m", context=16)
+    add_sae(home, "s", d_in=32)
+    return home
+
+
+def add_sae(home, name: str, d_in: int) -> None:
+    save_sae(home.store.fresh_output(name), build(CoderConfig("topk", d_in, FEATURES, k=4)), 1.0, {})
+    made_from = {"model": "models/m", "tokens": "tokens/t"}
+    home.store.seal(name, {"job": name, "params": {"model": "m", "layer": LAYER}, "result": {}, "made_from": made_from})
+    home.store.publish(name, "saes", name)
+
+
+def test_the_artifact_holds_what_the_model_and_the_sae_say(chain):
+    result = chain.run("extract", "f", sae="s", top=3, window=4)
+    rows = open_tokens(chain.path("tokens", "t"))
+    coder, model = load_sae(chain.path("saes", "s")), load_model("m", chain.store)
+    codes = coder.encode(read_residual(model, as_ids(rows), LAYER).flatten(0, 1)).unflatten(0, rows.shape)
+    folder = chain.path("features", "f")
+    found = load_file(folder / "features.safetensors")
+    expected = codes.max(1).values.topk(3, dim=0).values.T
+    assert torch.allclose(found["top_activations"].clamp(min=0), expected, atol=1e-4)
+    assert torch.allclose(found["firing_counts"].float(), (codes > 0).sum((0, 1)).float(), atol=2)
+    lines = [json.loads(line) for line in (folder / "features.jsonl").read_text().splitlines()]
+    assert len(lines) == result["fired"] == int((found["top_positions"][:, 0] >= 0).sum())
+    for line in lines:
+        strongest = line["examples"][0]
+        row, column = divmod(strongest["position"], rows.shape[1])
+        assert codes[row, column, line["id"]].item() == pytest.approx(line["max_activation"], abs=1e-4)
+        assert strongest["activations"][strongest["peak"]] == pytest.approx(line["max_activation"], abs=1e-3)
+        assert "".join(strongest["tokens"]) in "<|endoftext|>".join(TEXTS) + "<|endoftext|>"
+    assert (result["tokens"], result["page"]) == (rows.size, "index.html")
+    assert len(json.dumps(result)) < 20_000
+
+
+def test_a_stopped_extraction_goes_on_where_it_was(chain, monkeypatch):
+    monkeypatch.setattr(collect, "FORWARD_TOKENS", 160)
+    chain.run("extract", "whole", sae="s")
+    with pytest.raises(Stopped):
+        chain.run("extract", "cut", sae="s", stop_when=lambda done: done >= 800)
+    chain.said.clear()
+    chain.run("extract", "cut", sae="s", attempt=2)
+    read = [done for phase, done, _, _ in chain.said if phase == "extracting"]
+    assert read[0] > 960
+    whole, cut = (load_file(chain.path("features", name) / "features.safetensors") for name in ("whole", "cut"))
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, cut[name]), name
+
+
+def test_fewer_tokens_are_spread_over_the_whole_corpus(chain):
+    assert collect.choose_rows(100, 16, 160).tolist() == list(range(0, 100, 10))
+    assert collect.choose_rows(7, 16, None).tolist() == list(range(7))
+    assert chain.run("extract", "f", sae="s", max_tokens=160)["tokens"] == 160
+
+
+def test_what_cannot_work_is_one_sentence(chain):
+    with pytest.raises(Problem, match="no saes/nobody"):
+        chain.run("extract", "f", sae="nobody")
+    with pytest.raises(Problem, match="no tokens/nothing"):
+        chain.run("extract", "f", sae="s", tokens="nothing")
+    with pytest.raises(Problem, match="'nobody' is no model"):
+        chain.run("extract", "f", sae="s", model="nobody")
+    add_sae(chain, "wide", d_in=64)
+    with pytest.raises(Problem, match="reads 64 numbers a token, the model's residual stream has 32"):
+        chain.run("extract", "f", sae="wide")
+    assert not chain.store.names("features")

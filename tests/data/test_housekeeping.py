@@ -1,0 +1,87 @@
+"""A look at an artifact tells where it is from; cleaning up takes leftovers and nothing else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tasks.places import Places
+from tasks.problem import Problem
+
+
+@pytest.fixture
+def with_corpus(home, tmp_path):
+    (tmp_path / "a.txt").write_text("A first document.\n")
+    home.run("download", "corpus", source=str(tmp_path / "a.txt"))
+    return home
+
+
+def test_a_look_at_a_dataset_tells_its_origin_size_and_first_lines(with_corpus):
+    told = with_corpus.run("describe", "look", artifact="datasets/corpus")
+    assert told["first"] == ["A first document."]
+    assert (told["rows"], told["kind"], told["files"]) == (1, "download", 1)
+    assert told["bytes"] == (with_corpus.path("datasets", "corpus") / "data-00000.parquet").stat().st_size
+
+
+@pytest.mark.parametrize("artifact", ["datasets/nothing", "corpus", "datasets/", "things/corpus", "datasets/../x"])
+def test_an_artifact_that_cannot_be_is_refused_at_submit_time(with_corpus, artifact):
+    with pytest.raises(Problem):
+        with_corpus.run("describe", "look", artifact=artifact)
+
+
+def test_kinds_that_run_in_a_worker_import_no_torch(with_corpus):
+    code = (
+        "import sys; from pathlib import Path; from tasks.store import Store; from tasks.kinds import describe\n"
+        "class Context: store = Store(Path(sys.argv[1]))\n"
+        "describe.run(describe.Params('datasets/corpus'), Context)\n"
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(with_corpus.store.root)], check=True, timeout=60)
+
+
+def leave_behind(home, job: str, hours_ago: float) -> None:
+    """A work folder and a log as a job that died long ago leaves them."""
+    folder = home.store.workdir(job)
+    (folder / "checkpoint").write_bytes(b"x" * 1000)
+    log = Places(home.root, home.store.root).job_log(job)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_bytes(b"y" * 10)
+    for path in (folder / "checkpoint", folder, log):
+        os.utime(path, (time.time() - hours_ago * 3600,) * 2)
+
+
+def left(home) -> tuple[set[str], set[str]]:
+    return (
+        {path.name for path in (home.store.root / ".tmp").iterdir()} - {"job-corpus", "job-clean"},
+        {path.stem for path in Places(home.root, home.store.root).job_log("any").parent.iterdir()},
+    )
+
+
+def test_cleanup_takes_old_leftovers_of_jobs_that_are_over_and_nothing_else(with_corpus):
+    home = with_corpus
+    leave_behind(home, "long-over", hours_ago=1000)
+    leave_behind(home, "running", hours_ago=1000)
+    leave_behind(home, "just-over", hours_ago=1)
+    home.live = {"running"}
+    told = home.run("cleanup", "clean", dry_run=True)
+    assert told == {"work_folders": 1, "logs": 1, "bytes": 1010, "dry_run": True}
+    assert left(home) == ({"long-over", "running", "just-over"},) * 2
+    home.run("cleanup", "clean")
+    assert left(home) == ({"running", "just-over"},) * 2
+    assert home.store.names("datasets") == ["corpus"]
+
+
+def test_cleanup_follows_no_link_out_of_the_store(with_corpus, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("mine")
+    folder = with_corpus.store.workdir("over")
+    (folder / "link").symlink_to(outside)
+    (with_corpus.store.root / ".tmp" / "direct").symlink_to(outside)
+    with_corpus.run("cleanup", "clean", hours=0.0)
+    assert (outside / "precious").read_text() == "mine"
+    assert not folder.exists()
