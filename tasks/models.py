@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tasks.job import Known
 from tasks.problem import Problem
 
 if TYPE_CHECKING:
@@ -36,6 +37,21 @@ class Shelf(Protocol):
 
     def path(self, family: str, name: str) -> Path:
         """Where that artifact is or would be."""
+
+
+def look_up(reference: str, known: Known) -> tuple[str, dict[str, Any] | None]:
+    """What to write into a job's record for a reference given at submit time, and `describe_config` of it.
+
+    A store model stays a name, a folder becomes an absolute path, a Hub id stays. The description is None also for a
+    model that a job has yet to make. Raises Problem as `resolve` does.
+    """
+    if _STORE_NAME.fullmatch(reference):
+        if known.manifest("models", reference) is not None:
+            return reference, describe_config(reference, known)
+        if known.coming("models", reference):
+            return reference, None
+    resolved = resolve(reference, known)
+    return resolved, describe_config(resolved, known)
 
 
 def resolve(reference: str, store: Shelf) -> str:

@@ -1,0 +1,1 @@
+"""Sparse autoencoders: the coder, its architectures, the training loop, the measures and the saved form."""

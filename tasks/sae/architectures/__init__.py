@@ -1,0 +1,33 @@
+"""The architectures: one file here is one architecture, and nothing else lists them.
+
+A file defines a subclass of `tasks.sae.coder.Coder` and names it `CODER`; the file's name is the architecture's, as
+SAELens spells it. Listing the names imports none of the files, so it costs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING
+
+from tasks.problem import Problem
+
+if TYPE_CHECKING:
+    from tasks.sae.coder import Coder, CoderConfig
+
+
+def names() -> tuple[str, ...]:
+    """Every architecture's name, sorted."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+def coder_class(name: str) -> type[Coder]:
+    """The architecture of that name; Problem for any other."""
+    if name not in names():
+        raise Problem(f"There is no SAE architecture {name!r}.", f"Architectures: {', '.join(names())}")
+    return importlib.import_module(f"{__name__}.{name}").CODER
+
+
+def build(config: CoderConfig, seed: int = 0) -> Coder:
+    """A fresh coder of the configured architecture, drawn from `seed`."""
+    return coder_class(config.architecture)(config, seed)

@@ -1,0 +1,67 @@
+"""What an SAE has to beat: PCA with as many components, and a random dictionary with as many active directions.
+
+Both are fitted on training activations and measured on the same held-out ones as the SAE, by the same definition of
+explained variance.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from tasks.sae.coder import Coder
+from tasks.sae.metrics import measure, total_variance
+
+#: Numbers in the largest intermediate tensor.
+_BUDGET = 1 << 24
+
+
+def compare(coder: Coder, train: torch.Tensor, held_out: torch.Tensor) -> dict[str, Any]:
+    """The SAE's measures on `held_out` and, beside them, what the baselines explain with its own L0."""
+    found = measure(coder, held_out)
+    active = max(1, round(found.l0))
+    return {
+        "loss": found.loss,
+        "l0": found.l0,
+        "fvu": found.fvu,
+        "explained_variance": found.explained_variance,
+        "dead_share": found.dead_share,
+        "pca_explained_variance": pca_explained_variance(train, held_out, active),
+        "random_explained_variance": random_explained_variance(train, held_out, coder.config.d_sae, active),
+        "held_out_tokens": len(held_out),
+    }
+
+
+@torch.no_grad()
+def pca_explained_variance(train: torch.Tensor, held_out: torch.Tensor, components: int) -> float:
+    """Explained variance of the best linear code of that size: both tensors are (n, d_in)."""
+    mean = train.mean(0)
+    centred = (train - mean).double()
+    _, directions = torch.linalg.eigh(centred.T @ centred)  # ascending
+    basis = directions[:, max(0, directions.shape[1] - components) :].to(train.dtype)
+    away = held_out - mean
+    return 1 - float((away - (away @ basis) @ basis.T).square().sum()) / total_variance(held_out)
+
+
+@torch.no_grad()
+def random_explained_variance(
+    train: torch.Tensor, held_out: torch.Tensor, d_sae: int, active: int, seed: int = 1
+) -> float:
+    """Explained variance of `d_sae` random unit directions, of which each vector uses `active`.
+
+    A vector, less the training mean, uses the directions with the largest inner products, and its coefficients are
+    those of least squares: no other decoding of the chosen directions explains more.
+    """
+    d_in = train.shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(d_sae, d_in, generator=generator).to(train.device)
+    directions /= directions.norm(dim=1, keepdim=True)
+    active = max(1, min(active, d_sae, d_in))
+    error = 0.0
+    for away in (held_out - train.mean(0)).split(max(1, _BUDGET // max(d_sae, active * d_in))):
+        chosen = directions[(away @ directions.T).topk(active, dim=1).indices]  # (n, active, d_in)
+        basis = torch.linalg.qr(chosen.mT).Q  # (n, d_in, active)
+        inside = basis @ (basis.mT @ away[:, :, None])
+        error += float((away - inside[:, :, 0]).square().sum())
+    return 1 - error / total_variance(held_out)
