@@ -1,0 +1,179 @@
+"""Reads the accelerators of this machine: the only place that talks to NVML or to a Jetson's files.
+
+Every field of a device is read by itself and is None when it could not be read: a MIG parent has no utilisation, WSL2
+no memory per process, and a lost GPU must not hide the others.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+NO_DRIVER = "no NVIDIA driver"
+NO_GPU = "no NVIDIA GPU"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class GpuProcess:
+    """A process that holds memory on a device. In a container the pid is the host's."""
+
+    pid: int
+    memory: int | None  # bytes
+
+
+@dataclass(frozen=True)
+class Device:
+    """One accelerator, as it said of itself just now; None is "could not be read"."""
+
+    index: int
+    name: str | None = None
+    uuid: str | None = None
+    memory_total: int | None = None  # bytes
+    memory_used: int | None = None  # bytes
+    utilisation: float | None = None  # percent of the last moment in which a kernel ran
+    temperature: float | None = None  # degrees Celsius
+    power: float | None = None  # watts
+    processes: tuple[GpuProcess, ...] | None = None
+    problem: str | None = None  # why nothing of it could be read
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The accelerators of this machine, or the reason why there are none to read."""
+
+    devices: tuple[Device, ...] = ()
+    reason: str | None = None
+
+
+def read_devices(proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> Devices:
+    """All accelerators, in the order of NVML (by PCI bus). Never raises: what fails is None or a reason."""
+    found = _NVML.read()
+    if found.reason in (NO_DRIVER, NO_GPU):
+        return _read_jetson(proc, sys) or found
+    return found
+
+
+class _Nvml:
+    """NVML, initialised once in a process; its handles are kept."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._handles: list[Any] | None = None
+
+    def read(self) -> Devices:
+        import pynvml
+
+        with self._lock:
+            try:
+                if self._handles is None:
+                    pynvml.nvmlInit()
+                    self._handles = [_handle(index) for index in range(pynvml.nvmlDeviceGetCount())]
+            except pynvml.NVMLError as error:
+                return Devices(reason=_why(error))
+            devices = tuple(_read_device(index, handle) for index, handle in enumerate(self._handles))
+            if any(device.problem for device in devices):
+                self._handles = None  # a lost or reset GPU may come back: ask for handles again next time
+        return Devices(devices, None if devices else NO_GPU)
+
+
+_NVML = _Nvml()
+
+
+def _why(error: Exception) -> str:
+    import pynvml
+
+    absent = (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+    return NO_DRIVER if getattr(error, "value", None) in absent else f"NVML cannot be read: {error}"
+
+
+def _handle(index: int) -> Any:
+    """NVML's handle of a device, or the error in its place."""
+    import pynvml
+
+    try:
+        return pynvml.nvmlDeviceGetHandleByIndex(index)
+    except pynvml.NVMLError as error:
+        return error
+
+
+def _read_device(index: int, handle: Any) -> Device:
+    import pynvml
+
+    if isinstance(handle, pynvml.NVMLError):
+        return Device(index, problem=str(handle))
+    lost: list[str] = []
+
+    def ask(*ways: Callable[[Any], T]) -> T | None:
+        """The first answer; each way is for older drivers than the one before."""
+        for way in ways:
+            try:
+                return way(handle)
+            except (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError) as error:
+                if getattr(error, "value", None) == pynvml.NVML_ERROR_GPU_IS_LOST:
+                    lost.append(str(error))
+        return None
+
+    # Version 2 does not count the driver's own reserve as used memory; version 1 did.
+    memory = ask(lambda h: pynvml.nvmlDeviceGetMemoryInfo(h, pynvml.nvmlMemory_v2), pynvml.nvmlDeviceGetMemoryInfo)
+    rates, power = ask(pynvml.nvmlDeviceGetUtilizationRates), ask(pynvml.nvmlDeviceGetPowerUsage)
+    return Device(
+        index,
+        name=_text(ask(pynvml.nvmlDeviceGetName)),
+        uuid=_text(ask(pynvml.nvmlDeviceGetUUID)),
+        memory_total=memory.total if memory else None,
+        memory_used=memory.used if memory else None,
+        utilisation=float(rates.gpu) if rates else None,
+        temperature=ask(lambda h: pynvml.nvmlDeviceGetTemperature(h, pynvml.NVML_TEMPERATURE_GPU)),
+        power=power / 1000 if power is not None else None,  # NVML tells milliwatts
+        processes=_processes(
+            ask(pynvml.nvmlDeviceGetComputeRunningProcesses, pynvml.nvmlDeviceGetComputeRunningProcesses_v2),
+            ask(pynvml.nvmlDeviceGetGraphicsRunningProcesses, pynvml.nvmlDeviceGetGraphicsRunningProcesses_v2),
+        ),
+        problem=lost[0] if lost else None,
+    )
+
+
+def _text(value: Any) -> str | None:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _processes(compute: list[Any] | None, graphics: list[Any] | None) -> tuple[GpuProcess, ...] | None:
+    """Processes of both sorts, each pid once; None when neither list could be read."""
+    if compute is None and graphics is None:
+        return None
+    by_pid = {told.pid: GpuProcess(told.pid, told.usedGpuMemory) for told in [*(graphics or []), *(compute or [])]}
+    return tuple(by_pid[pid] for pid in sorted(by_pid))
+
+
+def _read_jetson(proc: Path, sys: Path) -> Devices | None:
+    """The GPU of a Jetson without NVML: its load in thousandths from devfreq, its memory is the machine's own."""
+    for node in sorted(sys.glob("class/devfreq/*")):
+        of_name = _read(node / "device" / "of_node" / "name") or ""
+        load = _read(node / "device" / "load")
+        if load is None or "gpu" not in f"{node.name} {of_name}".lower():
+            continue
+        total, available = _meminfo(proc)
+        used = total - available if total is not None and available is not None else None
+        name = _read(proc / "device-tree" / "model")
+        share = float(load) / 10 if load.isdigit() else None
+        return Devices((Device(0, name=name, memory_total=total, memory_used=used, utilisation=share),))
+    return None
+
+
+def _meminfo(proc: Path) -> tuple[int | None, int | None]:
+    """Total and available memory in bytes."""
+    pairs = (line.split(":", 1) for line in (_read(proc / "meminfo") or "").splitlines() if ":" in line)
+    told = {name: int(rest.split()[0]) * 1024 for name, rest in pairs if rest.split()}
+    return told.get("MemTotal"), told.get("MemAvailable")
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
+    except OSError:
+        return None

@@ -1,0 +1,174 @@
+"""The device table is true field by field: on a fake driver that pynvml really loads, and on the files of a Jetson."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.devices import NO_DRIVER, read_devices
+
+SOURCE = Path(__file__).parent.parent / "fake_nvml" / "nvml.c"
+GIB = 1 << 30
+NOT_SUPPORTED, NO_PERMISSION, DRIVER_NOT_LOADED, UNKNOWN = "3", "4", "9", "999"
+
+ASK = """
+import dataclasses, json
+from tasks.devices import read_devices
+read_devices()
+print(json.dumps(dataclasses.asdict(read_devices())))
+"""
+
+
+def compile_driver(folder: Path, *flags: str) -> Path:
+    target = folder / "libnvidia-ml.so.1"
+    soname = "-Wl,-soname,libnvidia-ml.so.1"
+    subprocess.run(["gcc", "-shared", "-fPIC", soname, *flags, str(SOURCE), "-o", str(target)], check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_driver(tmp_path_factory.mktemp("driver"))
+
+
+@pytest.fixture(scope="session")
+def old_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_driver(tmp_path_factory.mktemp("old-driver"), "-DOLD_DRIVER")
+
+
+def output_of(command: list[str], folder: Path, **told: str) -> dict:
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(folder), **{f"FAKE_{k}": v for k, v in told.items()}}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout)
+
+
+def ask(folder: Path, **told: str) -> dict:
+    return output_of([sys.executable, "-P", "-c", ASK], folder, **told)
+
+
+def test_every_field_of_every_gpu_is_read(driver: Path) -> None:
+    told = ask(driver, PID="4242")
+    assert told["reason"] is None
+    assert [device["name"] for device in told["devices"]] == ["Fake GPU 0", "Fake GPU 1"]
+    assert told["devices"][1] == {
+        "index": 1,
+        "name": "Fake GPU 1",
+        "uuid": "GPU-fake-1",
+        "memory_total": 24 * GIB,
+        "memory_used": 5 * GIB,
+        "utilisation": 43.0,
+        "temperature": 61,
+        "power": 123.0,
+        "processes": [{"pid": 4242, "memory": 3 * GIB}],
+        "problem": None,
+    }
+
+
+@pytest.mark.parametrize("error", [NOT_SUPPORTED, NO_PERMISSION, UNKNOWN])
+@pytest.mark.parametrize(
+    ("call", "fields"),
+    [
+        ("Name", ["name"]),
+        ("UUID", ["uuid"]),
+        ("MemoryInfo", ["memory_total", "memory_used"]),
+        ("UtilizationRates", ["utilisation"]),
+        ("Temperature", ["temperature"]),
+        ("PowerUsage", ["power"]),
+    ],
+)
+def test_a_field_that_cannot_be_read_is_unknown_and_hides_no_other(
+    driver: Path, call: str, fields: list[str], error: str
+) -> None:
+    device = ask(driver, GPUS="1", **{call: error})["devices"][0]
+    assert [name for name, value in device.items() if value is None and name != "problem"] == fields
+
+
+def test_processes_are_unknown_only_when_neither_list_can_be_read(driver: Path) -> None:
+    one = ask(driver, GPUS="1", ComputeRunningProcesses=NOT_SUPPORTED)["devices"][0]
+    none = ask(driver, GPUS="1", ComputeRunningProcesses="3", GraphicsRunningProcesses="3")["devices"][0]
+    assert (one["processes"], none["processes"]) == ([], None)
+
+
+def test_wsl2_tells_processes_without_their_memory(driver: Path) -> None:
+    assert ask(driver, GPUS="1", NO_PROCESS_MEMORY="1", PID="7")["devices"][0]["processes"] == [
+        {"pid": 7, "memory": None}
+    ]
+
+
+@pytest.mark.parametrize("how", ["LOST", "ABSENT"])
+def test_a_lost_gpu_loses_only_its_own_row(driver: Path, how: str) -> None:
+    told = ask(driver, GPUS="3", **{how: "1"})
+    assert [device["problem"] for device in told["devices"]] == [None, "GPU is lost", None]
+    assert [device["utilisation"] for device in told["devices"]] == [42.0, None, 44.0]
+
+
+def test_a_driver_from_before_version_2_of_its_calls_still_answers(old_driver: Path) -> None:
+    device = ask(old_driver, GPUS="1", PID="9")["devices"][0]
+    assert device["memory_used"] == 6 * GIB
+    assert device["processes"] == [{"pid": 9, "memory": 3 * GIB}]
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ({"Init": DRIVER_NOT_LOADED}, "no NVIDIA driver"),
+        ({"Init": NO_PERMISSION}, "NVML cannot be read: Insufficient Permissions"),
+        ({"Count": UNKNOWN}, "NVML cannot be read: Unknown Error"),
+        ({"GPUS": "0"}, "no NVIDIA GPU"),
+    ],
+)
+def test_a_driver_that_tells_nothing_is_a_reason(driver: Path, told: dict[str, str], reason: str) -> None:
+    assert ask(driver, **told) == {"devices": [], "reason": reason}
+
+
+def test_without_a_driver_the_reason_says_so(tmp_path: Path) -> None:
+    told = ask(tmp_path)
+    assert told["reason"] in (NO_DRIVER, None), "a machine with a real driver tells its devices instead"
+
+
+def test_gpustat_reads_the_same(driver: Path) -> None:
+    mine = ask(driver, PID=str(os.getpid()))["devices"]
+    theirs = output_of([sys.executable, "-m", "gpustat", "--json"], driver, PID=str(os.getpid()))["gpus"]
+    mib = 1 << 20
+    assert [(d["index"], d["uuid"], d["name"], d["temperature"], d["utilisation"], d["power"]) for d in mine] == [
+        (g["index"], g["uuid"], g["name"], g["temperature.gpu"], g["utilization.gpu"], g["power.draw"]) for g in theirs
+    ]
+    assert [(d["memory_used"] // mib, d["memory_total"] // mib) for d in mine] == [
+        (g["memory.used"], g["memory.total"]) for g in theirs
+    ]
+    assert [[(p["pid"], p["memory"] // mib) for p in d["processes"]] for d in mine] == [
+        [(p["pid"], p["gpu_memory_usage"]) for p in g["processes"]] for g in theirs
+    ]
+
+
+def a_jetson(folder: Path, node: str, of_name: str) -> tuple[Path, Path]:
+    device = folder / "sys/class/devfreq" / node / "device"
+    (device / "of_node").mkdir(parents=True)
+    (device / "of_node" / "name").write_text(of_name + "\0")
+    (device / "load").write_text("437\n")
+    (folder / "proc/device-tree").mkdir(parents=True)
+    (folder / "proc/device-tree/model").write_text("NVIDIA Jetson Orin Nano\0")
+    (folder / "proc/meminfo").write_text("MemTotal:  8000000 kB\nMemFree: 1 kB\nMemAvailable:  5000000 kB\n")
+    return folder / "proc", folder / "sys"
+
+
+@pytest.mark.parametrize(("node", "of_name"), [("57000000.gpu", "gpu"), ("17000000.ga10b", "gpu")])
+def test_a_jetson_without_nvml_is_read_from_its_files(tmp_path: Path, node: str, of_name: str) -> None:
+    if read_devices().devices:
+        pytest.skip("this machine has a GPU of its own")
+    (device,) = read_devices(*a_jetson(tmp_path, node, of_name)).devices
+    assert (device.name, device.utilisation) == ("NVIDIA Jetson Orin Nano", 43.7)
+    assert (device.memory_total, device.memory_used) == (8_000_000 * 1024, 3_000_000 * 1024)
+    assert device.temperature is None
+
+
+def test_other_devfreq_nodes_are_no_gpu(tmp_path: Path) -> None:
+    if read_devices().devices:
+        pytest.skip("this machine has a GPU of its own")
+    assert read_devices(*a_jetson(tmp_path, "13e00000.host1x", "host1x")).reason == NO_DRIVER

@@ -1,0 +1,103 @@
+/* A stand-in for libnvidia-ml.so.1: as many GPUs as FAKE_GPUS says, each call failing with the NVML error in the
+ * environment variable of its name (FAKE_PowerUsage=3), and the device FAKE_LOST lost (or not even found).
+ *
+ *   gcc -shared -fPIC -Wl,-soname,libnvidia-ml.so.1 nvml.c -o libnvidia-ml.so.1
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct { int index; } *device_t;
+typedef struct { unsigned long long total, free, used; } memory_t;
+typedef struct { unsigned int version; unsigned long long total, reserved, free, used; } memory_v2_t;
+typedef struct { unsigned int gpu, memory; } rates_t;
+typedef struct { unsigned int pid; unsigned long long bytes; unsigned int gpu_instance, compute_instance; } process_t;
+
+enum { OK = 0, NOT_SUPPORTED = 3, INSUFFICIENT_SIZE = 7, GPU_IS_LOST = 15 };
+static struct { int index; } devices[16] = {{0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}};
+static const unsigned long long GIB = 1ULL << 30;
+
+static int number(const char *name, int otherwise) {
+    const char *told = getenv(name);
+    return told ? atoi(told) : otherwise;
+}
+#define FAIL_IF_TOLD(name) do { int code = number("FAKE_" name, OK); if (code) return code; } while (0)
+#define DEVICE_CALL(name) do { if (((device_t)device)->index == number("FAKE_LOST", -1)) return GPU_IS_LOST; \
+                               FAIL_IF_TOLD(name); } while (0)
+
+int nvmlInitWithFlags(unsigned int flags) { (void)flags; FAIL_IF_TOLD("Init"); return OK; }
+int nvmlShutdown(void) { return OK; }
+int nvmlSystemGetDriverVersion(char *text, unsigned int size) { snprintf(text, size, "575.00"); return OK; }
+const char *nvmlErrorString(int code) {
+    return code == NOT_SUPPORTED ? "Not Supported" : code == GPU_IS_LOST ? "GPU is lost" : "Some Error";
+}
+int nvmlDeviceGetCount_v2(unsigned int *count) { FAIL_IF_TOLD("Count"); *count = number("FAKE_GPUS", 2); return OK; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned int index, void **device) {
+    if ((int)index == number("FAKE_ABSENT", -1)) return GPU_IS_LOST;
+    *device = &devices[index];
+    return OK;
+}
+int nvmlDeviceGetIndex(void *device, unsigned int *index) { *index = ((device_t)device)->index; return OK; }
+int nvmlDeviceGetName(void *device, char *text, unsigned int size) {
+    DEVICE_CALL("Name");
+    snprintf(text, size, "Fake GPU %d", ((device_t)device)->index);
+    return OK;
+}
+int nvmlDeviceGetUUID(void *device, char *text, unsigned int size) {
+    DEVICE_CALL("UUID");
+    snprintf(text, size, "GPU-fake-%d", ((device_t)device)->index);
+    return OK;
+}
+int nvmlDeviceGetMemoryInfo(void *device, memory_t *memory) {
+    DEVICE_CALL("MemoryInfo");
+    *memory = (memory_t){24 * GIB, 18 * GIB, 6 * GIB};
+    return OK;
+}
+#ifndef OLD_DRIVER
+/* Newer drivers tell what they keep for themselves apart from what is used. */
+int nvmlDeviceGetMemoryInfo_v2(void *device, memory_v2_t *memory) {
+    DEVICE_CALL("MemoryInfo");
+    memory->total = 24 * GIB, memory->reserved = GIB, memory->free = 18 * GIB, memory->used = 5 * GIB;
+    return OK;
+}
+#define PROCESSES(kind) nvmlDeviceGet##kind##RunningProcesses_v3
+#else
+#define PROCESSES(kind) nvmlDeviceGet##kind##RunningProcesses_v2
+#endif
+int nvmlDeviceGetUtilizationRates(void *device, rates_t *rates) {
+    DEVICE_CALL("UtilizationRates");
+    *rates = (rates_t){42 + ((device_t)device)->index, 7};
+    return OK;
+}
+int nvmlDeviceGetTemperature(void *device, int sensor, unsigned int *degrees) {
+    (void)sensor;
+    DEVICE_CALL("Temperature");
+    *degrees = 61;
+    return OK;
+}
+int nvmlDeviceGetPowerUsage(void *device, unsigned int *milliwatts) {
+    DEVICE_CALL("PowerUsage");
+    *milliwatts = 123000;
+    return OK;
+}
+int nvmlDeviceGetEnforcedPowerLimit(void *device, unsigned int *milliwatts) {
+    DEVICE_CALL("PowerLimit");
+    *milliwatts = 300000;
+    return OK;
+}
+int PROCESSES(Compute)(void *device, unsigned int *count, process_t *processes) {
+    unsigned int room = *count;
+    DEVICE_CALL("ComputeRunningProcesses");
+    *count = 1;
+    if (room < 1 || !processes) return INSUFFICIENT_SIZE;
+    memset(processes, 0, sizeof *processes);
+    processes->pid = number("FAKE_PID", 1);
+    processes->bytes = getenv("FAKE_NO_PROCESS_MEMORY") ? ~0ULL : 3 * GIB;
+    return OK;
+}
+int PROCESSES(Graphics)(void *device, unsigned int *count, process_t *processes) {
+    (void)processes;
+    DEVICE_CALL("GraphicsRunningProcesses");
+    *count = 0;
+    return OK;
+}
