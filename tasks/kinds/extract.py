@@ -38,16 +38,14 @@ def default_name(params: Params) -> str:
 
 def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     """Refuse an SAE, tokens or a model that are neither there nor coming."""
-    from tasks.models import resolve
+    from tasks.models import look_up
 
     for family, name in (("saes", params.sae), ("tokens", params.tokens)):
         if name is not None and known.manifest(family, name) is None and not known.coming(family, name):
             raise Problem(f"There is no {family}/{name} in the store.", "See what was made: mistudio jobs ls")
-    if params.model is None or ("/" not in params.model and known.manifest("models", params.model)):
-        return params, []
-    if "/" not in params.model and known.coming("models", params.model):
-        return params, []
-    return dataclasses.replace(params, model=resolve(params.model, known)), []
+    if params.model is not None:
+        params = dataclasses.replace(params, model=look_up(params.model, known)[0])
+    return params, []
 
 
 KIND = JobKind(
@@ -112,13 +110,11 @@ def _origin(params: Params, context: Context) -> _Origin:
     """The model, tokens and layer, from the parameters or else from the SAE's manifest."""
     manifest = context.store.manifest("saes", params.sae)
     made_from = dict(value.split("/", 1) for value in manifest.get("made_from", {}).values())
-    told = {**manifest["params"], **manifest["result"]}
-    model = params.model or told.get("model") or made_from.get("models")
-    tokens = params.tokens or made_from.get("tokens") or told.get("tokens")
-    layer = told.get("layer")
-    for flag, value in (("model", model), ("tokens", tokens), ("layer", layer)):
+    model, tokens = params.model or made_from.get("models"), params.tokens or made_from.get("tokens")
+    layer = manifest["params"].get("layer")
+    for flag, value in (("--model", model), ("--tokens", tokens), ("a layer", layer)):
         if value is None:
-            raise Problem(f"saes/{params.sae} does not say which {flag} it was trained on.", f"Give --{flag}")
+            raise Problem(f"saes/{params.sae} does not say what it was trained on.", f"It needs {flag}")
     return _Origin(str(model), str(tokens), int(str(layer)))
 
 

@@ -34,27 +34,18 @@ def default_name(params: Params) -> str:
 
 def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     """Find the dataset (or ask for its download) and the model; refuse a context the model cannot read."""
+    from tasks.models import look_up
     from tasks.text.naming import resolve_dataset
 
     dataset, requests = resolve_dataset(params.dataset, known)
-    return dataclasses.replace(params, dataset=dataset, model=_find_model(params, known)), requests
-
-
-def _find_model(params: Params, known: Known) -> str:
-    """The name of a store model, made or coming, as it is; a folder as an absolute path."""
-    from tasks.models import describe_config, is_hub_id, resolve
-
-    if "/" not in params.model and known.coming("models", params.model):
-        return params.model
-    resolved = resolve(params.model, known)
-    longest = (describe_config(params.model, known) or {}).get("context")
+    model, told = look_up(params.model, known)
+    longest = (told or {}).get("context")
     if longest and params.context > longest:
         raise Problem(
             f"--context {params.context} is more than {params.model} can read: {longest} tokens.",
             f"Give --context {longest} or less",
         )
-    in_store = not is_hub_id(resolved) and resolved != str(Path(params.model).expanduser().absolute())
-    return params.model if in_store else resolved
+    return dataclasses.replace(params, dataset=dataset, model=model), requests
 
 
 KIND = JobKind(
