@@ -1,0 +1,171 @@
+"""The REST interface: the seed's four endpoints on top of the ledger. Arguments of tasks are never told.
+
+Each request reads the ledger on a connection of its own. When Redis cannot be reached the answer is 503 with a reason,
+never zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mistudio_cli import shapes
+from mistudio_cli.snapshot import QueueRow, read_queues
+from tasks.job import Job, State
+from tasks.ledger import Ledger
+from tasks.wire import Refused, Unreachable
+
+PREFIX = "/api/v1/workers"
+
+#: More pending jobs than this on one queue is a warning.
+BACKLOG = 100
+
+REDACTED = "…redacted…"
+
+#: Names under which a browser may ask a server on the loopback: another name is another site's page asking.
+LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
+
+_MOST_ACTIVE = 10_000
+
+
+def queues(ledger: Ledger) -> dict[str, int]:
+    """Pending jobs of each queue."""
+    return {name: count.pending for name, count in ledger.queue_counts().items()}
+
+
+def active(ledger: Ledger) -> dict[str, list[dict[str, Any]]]:
+    """The running jobs of each worker; a worker at rest has an empty list."""
+    told: dict[str, list[dict[str, Any]]] = {beat.name: [] for beat in ledger.workers()}
+    for job in ledger.page(states=(State.RUNNING,), limit=_MOST_ACTIVE).jobs:
+        told.setdefault(job.worker or "?", []).append(_task(job))
+    return told
+
+
+def stats(ledger: Ledger) -> dict[str, dict[str, Any]]:
+    """What each worker says of itself."""
+    now, running = ledger.now(), ledger.page(states=(State.RUNNING,), limit=_MOST_ACTIVE).jobs
+    busy = [job.worker for job in running]
+    return {
+        beat.name: {
+            "hostname": beat.host,
+            "pid": beat.pid,
+            "queues": list(beat.queues),
+            "concurrency": beat.slots,
+            "active": busy.count(beat.name),
+            "started_at": shapes.time(beat.started_at),
+            "seen_age_s": round(max(0.0, now - beat.seen_at), 1),
+        }
+        for beat in ledger.workers()
+    }
+
+
+def health(ledger: Ledger) -> dict[str, Any]:
+    """The seed's health report: "healthy", "warning", or "critical" when jobs wait and no worker is there at all."""
+    rows, connected = read_queues(ledger).queues or (), len(ledger.workers())
+    troubles = {row.name: trouble for row in rows if (trouble := _trouble(row))}
+    pending = sum(row.pending for row in rows)
+    status = "critical" if pending and not connected else "warning" if troubles else "healthy"
+    return {
+        "status": status,
+        "workers_connected": connected,
+        "total_queued": pending,
+        "total_active": sum(row.running for row in rows),
+        "queues": {
+            row.name: {"pending": row.pending, "status": "warning" if row.name in troubles else "ok"} for row in rows
+        },
+        "warnings": list(troubles.values()),
+    }
+
+
+def no_health(reason: str) -> dict[str, Any]:
+    """The health report when nothing can be read."""
+    unknown = ("workers_connected", "total_queued", "total_active", "queues")
+    return {"status": "critical", **dict.fromkeys(unknown), "warnings": [reason]}
+
+
+ENDPOINTS: dict[str, Callable[[Ledger], dict[str, Any]]] = {
+    "queues": queues,
+    "active": active,
+    "stats": stats,
+    "health": health,
+}
+
+
+def make_app(open_ledger: Callable[[], Ledger], token: str | None, allowed_hosts: Sequence[str] = ("*",)) -> Any:
+    """The ASGI application; with a token each request must carry it as a bearer."""
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse
+    from starlette.routing import Route
+
+    def route(name: str, read: Callable[[Ledger], dict[str, Any]]) -> Route:
+        def endpoint(request: Request) -> JSONResponse:
+            if token is not None and not _bears(request.headers.get("authorization", ""), token):
+                return JSONResponse({"error": "A token is needed: Authorization: Bearer TOKEN"}, 401, _CHALLENGE)
+            status, told = _answer(name, read, open_ledger)
+            return JSONResponse(told, status)
+
+        return Route(f"{PREFIX}/{name}", endpoint)
+
+    def refuse(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+    def fail(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": f"mistudio itself is at fault: {type(error).__name__}"}, 500)
+
+    return Starlette(
+        routes=[route(name, read) for name, read in ENDPOINTS.items()],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts))],
+        exception_handlers={HTTPException: refuse, Exception: fail},
+    )
+
+
+_CHALLENGE = {"WWW-Authenticate": "Bearer"}
+
+
+def _answer(
+    name: str, read: Callable[[Ledger], dict[str, Any]], open_ledger: Callable[[], Ledger]
+) -> tuple[int, dict[str, Any]]:
+    ledger = open_ledger()
+    try:
+        return 200, read(ledger)
+    except (Unreachable, Refused) as error:
+        reason = f"Redis cannot be read: {error}"
+        return 503, no_health(reason) if name == "health" else {"error": reason}
+    finally:
+        ledger.client.close()
+
+
+def _bears(header: str, token: str) -> bool:
+    import hmac
+
+    return hmac.compare_digest(header.encode(), f"Bearer {token}".encode())
+
+
+def _task(job: Job) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "name": f"mistudio.{job.kind}",
+        "args": REDACTED,
+        "kwargs": REDACTED,
+        "hostname": job.worker,
+        "time_start": job.started_at,
+        "queue": job.queue,
+        "priority": job.priority,
+        "artifact": job.artifact,
+        "attempt": job.attempt,
+        "progress": shapes.job(job)["progress"],
+        "device": job.device,
+    }
+
+
+def _trouble(row: QueueRow) -> str | None:
+    if row.pending and not row.consumers:
+        return f"Queue '{row.name}' has {row.pending} pending and no worker"
+    if row.pending > BACKLOG:
+        return f"Queue '{row.name}' has a backlog of {row.pending}"
+    return None

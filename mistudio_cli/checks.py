@@ -1,0 +1,191 @@
+"""What `doctor` looks at: each check is a function from what was found to a verdict and what mends it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Literal
+
+from mistudio_cli import tables
+from mistudio_cli.host import Host, nearest_folder, read_host
+from mistudio_cli.settings import Settings
+from mistudio_cli.snapshot import QueueRow, read_queues
+from tasks.devices import read_devices
+from tasks.ledger import Ledger
+from tasks.queues import QUEUES, Queue
+from tasks.wire import Refused, Unreachable, connect
+
+Verdict = Literal["ok", "warning", "failed"]
+
+GIB = 1 << 30
+_LEAST_DISK, _LITTLE_DISK = 1 * GIB, 10 * GIB
+
+_NEEDED = ("celery", "redis", "hiredis", "datasets", "tokenizers", "transformers", "safetensors", "torch")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    verdict: Verdict
+    detail: str
+    mend: str = ""
+
+
+def all_checks(settings: Settings) -> Iterator[Check]:
+    """Every check, the ground first. Nothing is started and nothing is changed."""
+    yield python()
+    yield installation()
+    yield home(settings)
+    ledger = _own_or_named(settings)
+    yield from redis(ledger, named=settings.broker_url is not None)
+    yield supervisor(settings)
+    if ledger is not None:
+        yield from _if_readable(lambda: workers(read_queues(ledger).queues or ()))
+    host = read_host(settings.places.store)
+    yield disk(host)
+    yield cores_and_memory(host)
+    yield gpu()
+
+
+def python() -> Check:
+    """Which interpreter this is."""
+    return Check("python", "ok", f"Python {platform.python_version()} at {sys.executable}")
+
+
+def installation() -> Check:
+    """The packages, by their metadata: importing them would take longer than all else."""
+    found: dict[str, str | None] = {name: _version(name) for name in ("mistudio", *_NEEDED)}
+    if missing := [name for name, version in found.items() if version is None]:
+        return Check("packages", "failed", f"not installed: {', '.join(missing)}", "pip install --upgrade mistudio")
+    told = ", ".join(f"{name} {version}" for name, version in found.items())
+    if not (found["celery"] or "").startswith("5.7."):
+        return Check("packages", "failed", told, 'pip install "celery[redis]>=5.7,<5.8"')
+    return Check("packages", "ok", told)
+
+
+def home(settings: Settings) -> Check:
+    """Whether this user can write where mistudio keeps its things."""
+    places = settings.places
+    for folder in (places.home, places.store):
+        if not os.access(nearest_folder(folder), os.W_OK | os.X_OK):
+            return Check("home", "failed", f"{folder} cannot be written", "Mend its permissions or set MISTUDIO_HOME")
+    return Check("home", "ok", f"{places.home}, artifacts in {places.store}")
+
+
+def redis(ledger: Ledger | None, *, named: bool) -> Iterator[Check]:
+    """Whether Redis answers, and whether it keeps what it is given."""
+    if ledger is None:
+        yield Check("redis", "warning", "the home's own Redis is not running", "It starts with: mistudio queue ls")
+        return
+    try:
+        info = _info(str(ledger.client.call("INFO")))
+    except (Unreachable, Refused) as error:
+        mend = "Start it, or mend CELERY_BROKER_URL" if named else "mistudio workers stop --all, then start again"
+        yield Check("redis", "failed", f"{error}", mend)
+        return
+    yield Check("redis", "ok", f"Redis {info.get('redis_version', '?')} at {ledger.client.address.shown}")
+    if info.get("aof_enabled") == "1":
+        yield Check("redis append-only file", "ok", "on: jobs survive a crash of Redis")
+    else:
+        mend = "redis-cli CONFIG SET appendonly yes, and in redis.conf"
+        yield Check("redis append-only file", "warning", "off: a crash of Redis loses the last jobs", mend)
+    policy = info.get("maxmemory_policy", "?")
+    if policy == "noeviction":
+        yield Check("redis eviction", "ok", "never: no job is dropped when memory is short")
+    else:
+        mend = "redis-cli CONFIG SET maxmemory-policy noeviction, and in redis.conf"
+        yield Check("redis eviction", "warning", f"{policy}: jobs may be dropped when memory is short", mend)
+
+
+def supervisor(settings: Settings) -> Check:
+    """Whether somebody keeps this home's workers alive."""
+    from mistudio_cli import control
+
+    try:
+        told = control.status(settings.places)
+    except (OSError, ValueError) as error:
+        return Check(
+            "supervisor", "failed", f"does not answer: {error}", "mistudio workers stop --all, then start again"
+        )
+    if told is None:
+        return Check("supervisor", "warning", "not running", "mistudio workers start full")
+    bad = [worker["name"] for worker in told["workers"] if worker["state"] in ("fatal", "backoff")]
+    if bad:
+        return Check("supervisor", "failed", f"cannot keep up: {', '.join(bad)}", f"mistudio workers logs {bad[0]}")
+    return Check("supervisor", "ok", f"pid {told['supervisor']['pid']}, {len(told['workers'])} workers")
+
+
+def workers(rows: tuple[QueueRow, ...]) -> Check:
+    """Whether every queue has a worker."""
+    deserted = [row for row in rows if not row.consumers]
+    if not deserted:
+        return Check("workers", "ok", "every queue has a worker")
+    waiting = [f"{row.name} ({row.pending} pending)" for row in deserted if row.pending]
+    told = f"no worker for: {', '.join(waiting or [row.name for row in deserted])}"
+    return Check("workers", "failed" if waiting else "warning", told, "mistudio workers start full")
+
+
+def disk(host: Host) -> Check:
+    """Whether the store has room."""
+    told = f"{tables.size(host.disk_free)} free of {tables.size(host.disk_total)}"
+    mend = "Make room: mistudio submit cleanup, or set MISTUDIO_STORE to a larger disk"
+    if host.disk_free < _LEAST_DISK:
+        return Check("disk", "failed", told, mend)
+    return Check("disk", "warning", told, mend) if host.disk_free < _LITTLE_DISK else Check("disk", "ok", told)
+
+
+def cores_and_memory(host: Host, table: tuple[Queue, ...] = QUEUES) -> Check:
+    """Whether each queue's worker would find what the table says it needs."""
+    told = f"{host.cpus} cores, {tables.size(host.memory_total)} memory"
+    # A machine sold as 16 GB shows a little less than 16 GiB.
+    short = [q.name for q in table if host.cpus < q.needs.cpus or host.memory_total < 0.9 * q.needs.memory_gb * 1e9]
+    if short:
+        mend = "They work, but slowly; use the profile minimal here"
+        return Check("cores and memory", "warning", f"{told}: little for {', '.join(short)}", mend)
+    return Check("cores and memory", "ok", told)
+
+
+def gpu() -> Check:
+    """Whether training finds a GPU."""
+    found = read_devices()
+    if not found.devices:
+        mend = "Jobs run on the CPU. With an NVIDIA card: install its driver"
+        return Check("gpu", "warning", found.reason or "none", mend)
+    lost = [f"GPU {card.index}: {card.problem}" for card in found.devices if card.problem]
+    if lost:
+        return Check("gpu", "failed", "; ".join(lost), "Reset or restart the machine")
+    return Check("gpu", "ok", ", ".join(f"{c.name or '?'} ({tables.size(c.memory_total)})" for c in found.devices))
+
+
+def _own_or_named(settings: Settings) -> Ledger | None:
+    """The ledger if its Redis is there, without starting one; None when the home's own is not running."""
+    if settings.broker_url:
+        return Ledger(connect(settings.broker_url))
+    from mistudio_cli import redis_server
+
+    places = settings.places
+    return Ledger(connect(redis_server.own_url(places))) if redis_server.answers(places) else None
+
+
+def _if_readable(check: Callable[[], Check]) -> Iterator[Check]:
+    try:
+        yield check()
+    except (Unreachable, Refused):
+        return  # told by the check of Redis
+
+
+def _info(text: str) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

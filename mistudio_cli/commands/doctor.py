@@ -1,0 +1,30 @@
+"""`mistudio doctor`: what is wrong here, and what mends it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from mistudio_cli import checks, output, session
+from mistudio_cli.errors import Code
+
+app = typer.Typer()
+
+
+@app.command(help="Find what is wrong here, and what mends it")
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = False) -> None:
+    """Check packages, home, Redis, workers and this machine; fails when a check does. Changes nothing."""
+    found = list(checks.all_checks(session.current_settings()))
+    sound = all(check.verdict != "failed" for check in found)
+    if as_json:
+        output.data_json({"ok": sound, "checks": [dataclasses.asdict(check) for check in found]})
+    else:
+        rows = [[check.name, check.verdict, check.detail] for check in found]
+        output.table(["CHECK", "VERDICT", "DETAIL"], rows)
+        for check in found:
+            if check.mend:
+                output.talk(f"{check.name}: {check.mend}")
+    if not sound:
+        raise typer.Exit(int(Code.FAILED))

@@ -1,0 +1,122 @@
+"""`mistudio jobs`: find, look at, wait for and cancel jobs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mistudio_cli import following, output, session, shapes, tables
+from mistudio_cli.errors import Code
+from mistudio_cli.finding import find_job, find_jobs, show_lines
+from tasks.job import Job, State, kinds
+from tasks.problem import Problem
+from tasks.queues import QUEUE_NAMES
+
+app = typer.Typer(help="Find, look at, wait for and cancel jobs", no_args_is_help=True)
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="A job's id, the start of one, or `last`")]
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of jobs, starts of ids, or `last`")]
+Json = Annotated[bool, typer.Option("--json", help="As JSON")]
+
+
+@app.command("ls")
+def ls(
+    state: Annotated[list[str] | None, typer.Option(help="Only jobs in this state; may be repeated")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only jobs of this kind")] = None,
+    queue: Annotated[str | None, typer.Option(help="Only jobs of this queue")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many")] = 20,
+    page: Annotated[str | None, typer.Option("--next", help="Go on where a list ended: its `next`")] = None,
+    as_json: Json = False,
+) -> None:
+    """List jobs, the newest first."""
+    states = [_one_of("--state", told, [str(known) for known in State]) for told in state or ()]
+    if kind is not None:
+        _one_of("--kind", kind, list(kinds()))
+    if queue is not None:
+        _one_of("--queue", queue, list(QUEUE_NAMES))
+    if page is not None and not page.isdigit():
+        raise Problem(f"--next {page!r} is not what a list ended with.", "Take `next` of: mistudio jobs ls --json")
+    ledger = session.connect_ledger(session.current_settings())
+    now, found = ledger.now(), ledger.page(states, kind, queue, limit, page)
+    if as_json:
+        output.data_json(shapes.jobs(now, found.jobs, found.next))
+        return
+    output.table(*tables.jobs(found.jobs, now))
+    if not found.jobs:
+        output.talk("No such jobs.")
+    if found.next is not None:
+        output.talk(f"There are more: --limit, or --next {found.next}")
+
+
+@app.command("show")
+def show(job_id: Id, as_json: Json = False) -> None:
+    """Show all that is known of a job."""
+    settings = session.current_settings()
+    ledger = session.connect_ledger(settings)
+    job = find_job(ledger, job_id)
+    events, now = ledger.events(job.id), ledger.now()
+    there = settings.places.store / job.artifact if job.artifact else None
+    path = str(there) if there is not None and job.state is State.SUCCEEDED else None
+    if as_json:
+        output.data_json(shapes.job_in_full(job, events, path))
+    else:
+        output.data("\n".join(show_lines(job, events, path, now)))
+
+
+@app.command("logs")
+def logs(
+    job_id: Id,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended")] = False,
+    lines: Annotated[int | None, typer.Option("-n", min=0, help="Only the last so many lines")] = None,
+) -> None:
+    """Print what a job's process wrote."""
+    settings = session.current_settings()
+    ledger = session.connect_ledger(settings)
+    following.print_log(ledger, settings.places, find_job(ledger, job_id), lines, follow=follow)
+
+
+@app.command("wait")
+def wait(
+    job_ids: Ids,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Give up after so many seconds")] = None,
+    as_json: Json = False,
+) -> None:
+    """Wait until jobs have ended; fails unless all succeeded."""
+    ledger = session.connect_ledger(session.current_settings())
+    ended = following.wait_for(ledger, [job.id for job in find_jobs(ledger, job_ids)], timeout)
+    _tell_ends(ended, ledger.now(), as_json=as_json)
+    if any(job.state is not State.SUCCEEDED for job in ended):
+        raise typer.Exit(int(Code.FAILED))
+
+
+@app.command("cancel")
+def cancel(
+    job_ids: Ids,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Only ask; do not wait for the end")] = False,
+    timeout: Annotated[float, typer.Option(min=0, help="Give up waiting after so many seconds")] = 60.0,
+    as_json: Json = False,
+) -> None:
+    """Cancel jobs, and wait until they have stopped."""
+    ledger = session.connect_ledger(session.current_settings())
+    asked = [following.ask_to_cancel(ledger, job) for job in find_jobs(ledger, job_ids)]
+    ended = asked if no_wait else following.wait_for_stop(ledger, asked, timeout)
+    if as_json:
+        _tell_ends(ended, ledger.now(), as_json=True)
+    if any(job.state.ended and job.state is not State.CANCELLED for job in ended):
+        raise typer.Exit(int(Code.FAILED))
+
+
+def _one_of(flag: str, told: str, known: list[str]) -> str:
+    if told not in known:
+        raise Problem(f"{flag} {told!r} is none of: {', '.join(known)}.", "See: mistudio jobs ls --help")
+    return told
+
+
+def _tell_ends(ended: list[Job], now: float, *, as_json: bool) -> None:
+    if as_json:
+        output.data_json(shapes.jobs(now, ended, None))
+        return
+    for job in ended:
+        reason = f": {tables.note(job)}" if job.state is not State.SUCCEEDED else ""
+        output.data(f"{job.id} {job.kind} {job.name} {job.state} after {tables.took(job, now)}{reason}")

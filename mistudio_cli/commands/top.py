@@ -1,0 +1,59 @@
+"""`mistudio top`: everything at a glance, live."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from mistudio_cli import live, output, session, shapes, tables
+from mistudio_cli.errors import Code
+from mistudio_cli.snapshot import Snapshot, read_all
+
+app = typer.Typer()
+
+#: A live view takes figures of memory, which are slow to read, up to this old.
+_MEMORY_AGE_S = 5.0
+
+
+@app.command(help="Watch queues, jobs, workers and devices; q quits")
+def top(
+    once: Annotated[bool, typer.Option("--once", help="Print it once and end")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, once")] = False,
+) -> None:
+    """Watch queues, jobs, workers, devices and this machine; without a terminal, print them once."""
+    settings = session.current_settings()
+    ledger = session.connect_ledger(settings, timeout_s=2.0)
+    if not (once or as_json) and sys.stdout.isatty():
+        live.show(lambda: read_all(ledger, settings.places, memory_age_s=_MEMORY_AGE_S))
+        return
+    seen = read_all(ledger, settings.places)
+    if as_json:
+        output.data_json(shapes.everything(seen))
+    else:
+        _print(seen)
+    if seen.read_at is None:
+        raise typer.Exit(int(Code.UNREACHABLE))
+
+
+def _print(seen: Snapshot) -> None:
+    if seen.host is not None:
+        output.data(tables.host(seen.host))
+    now = seen.read_at or 0.0
+    if seen.queues is not None:
+        output.data("")
+        output.table(*tables.queues(seen.queues))
+    if seen.workers:
+        output.data("")
+        output.table(*tables.workers(seen.workers, now))
+    if seen.devices is not None and seen.devices.devices:
+        output.data("")
+        output.table(*live.devices_table(seen))
+    elif seen.devices is not None:
+        output.data(f"\nGPU: {seen.devices.reason}")
+    if seen.jobs:
+        output.data("")
+        output.table(*tables.live_jobs(seen.jobs, now))
+    for trouble in seen.errors:
+        output.talk(f"{trouble.part} could not be read: {trouble.message}")

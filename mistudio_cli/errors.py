@@ -1,0 +1,78 @@
+"""From exception to exit code and sentence: the only table of what a command's end means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from tasks.problem import Problem
+from tasks.wire import Refused, Unreachable
+
+
+class Code(IntEnum):
+    """The exit codes. Documented in docs/exit-codes.md, and only ever added to."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    UNREACHABLE = 4
+    TIMED_OUT = 5
+    FAULT = 70
+    INTERRUPTED = 130
+    READER_GONE = 141
+
+
+MEANINGS: dict[Code, str] = {
+    Code.OK: "The command did what it was asked.",
+    Code.FAILED: "A job or worker it waited for did not end well, or a check of `doctor` failed.",
+    Code.USAGE: "It cannot be done as asked: a wrong flag, value, name or file; the message says which.",
+    Code.NOT_FOUND: "There is no such job, worker or log.",
+    Code.UNREACHABLE: "Redis cannot be reached or refuses to answer.",
+    Code.TIMED_OUT: "It took longer than `--timeout` allows; what was waited for goes on.",
+    Code.FAULT: "A fault in mistudio itself; `--debug` shows where.",
+    Code.INTERRUPTED: "Ended by Ctrl-C.",
+    Code.READER_GONE: "The reader of its output went away, as with `| head`.",
+}
+
+
+class NotFound(Problem):
+    """What was named is not there."""
+
+
+class TimedOut(Problem):
+    """Waiting was given up; what was waited for goes on."""
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What the user is told of an exception, and the exit code."""
+
+    sentence: str
+    mend: str
+    code: Code
+
+
+def explain(error: BaseException) -> Explained:
+    """The words and the exit code for an exception that ended a command."""
+    match error:
+        case NotFound():
+            return Explained(error.sentence, error.mend, Code.NOT_FOUND)
+        case TimedOut():
+            return Explained(error.sentence, error.mend, Code.TIMED_OUT)
+        case Problem():
+            return Explained(error.sentence, error.mend, Code.USAGE)
+        case Unreachable():
+            return Explained(f"Redis cannot be reached: {error}.", "See: mistudio doctor", Code.UNREACHABLE)
+        case Refused():
+            return Explained(f"Redis refuses: {error}.", "See: mistudio doctor", Code.UNREACHABLE)
+        case TimeoutError():
+            return Explained(f"No answer in time: {error}.", "See: mistudio doctor", Code.TIMED_OUT)
+        case KeyboardInterrupt():
+            return Explained("", "", Code.INTERRUPTED)
+        case OSError() if error.filename is not None:
+            return Explained(
+                f"{error.filename}: {error.strerror}.", "Mend its permissions or choose another place", Code.USAGE
+            )
+    what = f"{type(error).__name__}: {error}"
+    return Explained(f"mistudio itself is at fault: {what}", "See where with: mistudio --debug …", Code.FAULT)

@@ -1,0 +1,80 @@
+"""How a person names a job, and how a job is told in full."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mistudio_cli import shapes, tables
+from mistudio_cli.errors import NotFound
+from tasks.job import Job
+from tasks.ledger import Ledger
+from tasks.problem import Problem
+
+LAST = "last"
+_SHOWN = 5
+
+
+def find_job(ledger: Ledger, told: str) -> Job:
+    """The job of that id, of the only id that starts so, or the newest for `last`. NotFound, or Problem if several."""
+    if told == LAST:
+        newest = ledger.page(limit=1).jobs
+        if not newest:
+            raise NotFound("There are no jobs yet.", "Submit one: mistudio submit --help")
+        return newest[0]
+    job = ledger.get(told)
+    if job is not None:
+        return job
+    ids = ledger.find(told) if told else []
+    if len(ids) > 1:
+        raise Problem(f"{len(ids)} jobs start with {told}: {', '.join(ids[:_SHOWN])}.", "Type more of the id")
+    if not ids:
+        raise NotFound(f"There is no job {told!r}.", "See: mistudio jobs ls")
+    return ledger.need(ids[0])
+
+
+def find_jobs(ledger: Ledger, told: Sequence[str]) -> list[Job]:
+    """The jobs so named, each once."""
+    found = [find_job(ledger, name) for name in told]
+    return list({job.id: job for job in found}.values())
+
+
+def show_lines(job: Job, events: Sequence[dict[str, Any]], path: str | None, now: float) -> Iterator[str]:
+    """All that is known of a job, for the eye."""
+    facts = {
+        "id": job.id,
+        "kind": job.kind,
+        "name": job.name,
+        "queue": f"{job.queue}, priority {job.priority}",
+        "state": str(job.state),
+        "reason": tables.one_line(job.reason),
+        "progress": tables.progress(job) if job.progress else "",
+        "took": tables.took(job, now),
+        "attempt": f"{job.attempt} of at most {job.max_attempts}" if job.attempt else "",
+        "worker": job.worker or "",
+        "device": job.device or "",
+        "after": ", ".join(job.parents),
+        "artifact": path or job.artifact or "",
+    }
+    yield from (f"{name:<10}{value}" for name, value in facts.items() if value)
+    yield from _section("parameters", job.params)
+    yield from _section("result", job.result or {})
+    if job.error:
+        yield from ("", f"error     {job.error.get('type')}: {job.error.get('message')}")
+        yield from (f"  {line}" for line in job.error.get("traceback", "").splitlines())
+    yield from ("", "history")
+    for event in events:
+        who = f" by {event['worker']}" if event.get("worker") else ""
+        yield f"  {shapes.time(event['at'])}  {event['state']}{who}: {tables.one_line(str(event['reason']))}"
+
+
+def _section(title: str, told: dict[str, Any]) -> Iterator[str]:
+    if told:
+        yield from ("", title)
+        room = max(map(len, told)) + 2
+        yield from (f"  {name:<{room}}{_word(value)}" for name, value in told.items())
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

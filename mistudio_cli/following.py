@@ -1,0 +1,140 @@
+"""Following jobs to their end: waiting, cancelling, logs that grow. Ctrl-C leaves the jobs as they are."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from mistudio_cli import output, tables
+from mistudio_cli.errors import NotFound, TimedOut
+from tasks.job import Job, State
+from tasks.ledger import Ledger
+from tasks.places import Places
+from tasks.wire import Unreachable
+
+LOOK_EVERY_S = 0.2
+
+#: Redis may be restarted under a waiting command for so long.
+REDIS_PATIENCE_S = 30.0
+
+_CHUNK = 1 << 16
+
+
+def watch(ledger: Ledger, job_ids: Sequence[str], timeout_s: float | None = None) -> Iterator[list[Job]]:
+    """The jobs' records again and again, until all have ended. TimedOut when that takes longer than `timeout_s`."""
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    while True:
+        jobs = _read_patiently(ledger, job_ids)
+        yield jobs
+        if all(job.state.ended for job in jobs):
+            return
+        if deadline is not None and time.monotonic() >= deadline:
+            live = [f"{job.id} ({job.state})" for job in jobs if not job.state.ended]
+            raise TimedOut(f"Not over after {timeout_s:g} s: {', '.join(live)}.", "See: mistudio jobs ls")
+        time.sleep(LOOK_EVERY_S)
+
+
+def wait_for(ledger: Ledger, job_ids: Sequence[str], timeout_s: float | None = None) -> list[Job]:
+    """The records of these jobs once all have ended; a terminal sees how far they are."""
+    jobs: list[Job] = []
+    try:
+        for jobs in watch(ledger, job_ids, timeout_s):
+            output.talk_over(" | ".join(_at(job) for job in jobs if not job.state.ended))
+    finally:
+        output.talk_over("")
+    return jobs
+
+
+def ask_to_cancel(ledger: Ledger, job: Job) -> Job:
+    """Ask for the job's end and say what that does. Returns its record after asking."""
+    if job.state.ended:
+        output.talk(f"{job.id} has {job.state} already.")
+        return job
+    asked = ledger.request_cancel(job.id)
+    if asked.state is State.CANCELLED:
+        output.talk(f"{job.id} was {job.state}: cancelled before it started.")
+    elif not asked.state.ended:
+        output.talk(f"{job.id} is running: its worker was told to stop it, checkpoint first.")
+    return asked
+
+
+def wait_for_stop(ledger: Ledger, asked: Sequence[Job], timeout_s: float) -> list[Job]:
+    """The records of jobs that were asked to end, once they have, saying how each ended."""
+    began, ended = time.monotonic(), list(asked)
+    waited_for = {job.id for job in asked if not job.state.ended}
+    for ended in watch(ledger, [job.id for job in asked], timeout_s):
+        for job in ended:
+            if job.state.ended and job.id in waited_for:
+                waited_for.remove(job.id)
+                seconds = time.monotonic() - began
+                output.talk(f"{job.id} {job.state} after {seconds:.1f} s: {tables.one_line(job.reason)}.")
+    return ended
+
+
+def print_log(ledger: Ledger, places: Places, job: Job, last: int | None, *, follow: bool) -> None:
+    """Print a job's log, and with `follow` what is added until the job has ended. NotFound when there is none."""
+    path = places.job_log(job.id)
+    if not path.is_file() and (job.state.ended or not follow):
+        raise NotFound(f"Job {job.id} has no log on this machine{_why_none(job)}.", f"See: mistudio jobs show {job.id}")
+    position = 0
+    if path.is_file():
+        with path.open("rb") as log:
+            _put(b"".join(deque(log, last)) if last is not None else b"")
+            position = log.tell() if last is not None else 0
+            position += _copy(path, position)
+    for (latest,) in watch(ledger, [job.id]) if follow else ():
+        position += _copy(path, position)
+        if latest.state.ended:
+            output.talk(f"{job.id} {latest.state}{why(latest)}")
+
+
+def _at(job: Job) -> str:
+    return f"{job.kind} {job.name}: {tables.note(job) if job.state is State.RUNNING else job.state}"
+
+
+def _why_none(job: Job) -> str:
+    if job.state in (State.QUEUED, State.WAITING):
+        return ": it has not started"
+    return f": it ran on {job.worker.partition('@')[2]} or wrote nothing" if job.worker else ""
+
+
+def _read_patiently(ledger: Ledger, job_ids: Sequence[str]) -> list[Job]:
+    deadline = time.monotonic() + REDIS_PATIENCE_S
+    while True:
+        try:
+            jobs = ledger.many(job_ids)
+        except Unreachable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(LOOK_EVERY_S)
+            continue
+        if None in jobs:
+            raise NotFound(f"Job {job_ids[jobs.index(None)]} was removed meanwhile.", "See: mistudio jobs ls")
+        return [job for job in jobs if job]
+
+
+def _copy(path: Path, start: int) -> int:
+    """Print a file from `start` to its end; how many bytes that were."""
+    if not path.is_file():
+        return 0
+    with path.open("rb") as log:
+        log.seek(start)
+        return sum(_put(chunk) for chunk in _chunks(log))
+
+
+def _chunks(log: IO[bytes]) -> Iterator[bytes]:
+    while chunk := log.read(_CHUNK):
+        yield chunk
+
+
+def _put(chunk: bytes) -> int:
+    output.data_bytes(chunk)
+    return len(chunk)
+
+
+def why(job: Job) -> str:
+    """What to say after the state of an ended job."""
+    return "" if job.state is State.SUCCEEDED else f": {tables.note(job) or tables.one_line(job.reason)}"

@@ -1,0 +1,45 @@
+"""What a command works with: the only place where a command gets its settings and its ledger."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from mistudio_cli import settings as all_settings
+from mistudio_cli.settings import SETTINGS, Settings
+from tasks import wire
+from tasks.ledger import Ledger
+
+_flags: dict[str, str] = {}
+
+
+def remember_flags(flags: Mapping[str, str | None]) -> None:
+    """Keep what the command line set; processes started from here inherit it."""
+    _flags.clear()
+    _flags.update({name: value for name, value in flags.items() if value})
+    os.environ.update({setting.variable: _flags[setting.name] for setting in SETTINGS if setting.name in _flags})
+
+
+def current_settings() -> Settings:
+    """The settings of this command. Problem when `mistudio.toml` cannot be read."""
+    return all_settings.load(_flags)
+
+
+def connect_ledger(settings: Settings, *, rings: bool = False, timeout_s: float = 5.0) -> Ledger:
+    """The ledger in the Redis in force; the home's own is started if need be.
+
+    With `rings` (for commands that submit; it imports Celery) jobs that become queued are rung for at once, and a
+    supervisor looks after the home's own Redis from now on.
+    """
+    url = settings.broker_url or _own_broker_url(settings, supervise=rings)
+    if not rings:
+        return Ledger(wire.connect(url, timeout_s))
+    from tasks.app import Bell, make_app
+
+    return Ledger(wire.connect(url, timeout_s), Bell(make_app(url, settings.result_backend)))
+
+
+def _own_broker_url(settings: Settings, *, supervise: bool) -> str:
+    from mistudio_cli import control
+
+    return control.broker_url_for(settings, supervise=supervise)

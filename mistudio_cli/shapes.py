@@ -1,0 +1,188 @@
+"""From record to JSON: the only place that spells a key of the contract in docs/json.md.
+
+Times are ISO 8601 in UTC, ages are seconds, sizes are bytes, and what is unknown is None.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from mistudio_cli.host import Host
+from mistudio_cli.snapshot import QueueRow, Snapshot, Trouble, WorkerRow
+from tasks.devices import Device
+from tasks.job import Job, State
+
+
+def time(seconds: float | None) -> str | None:
+    """A time in seconds since the epoch as text, to the millisecond."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def queues(snapshot: Snapshot) -> dict[str, Any]:
+    """`queue ls`."""
+    return {
+        "read_at": time(snapshot.read_at),
+        "queues": _all(queue, snapshot.queues),
+        "errors": errors(snapshot.errors),
+    }
+
+
+def queue(row: QueueRow) -> dict[str, Any]:
+    """One queue."""
+    return {
+        "name": row.name,
+        "state": row.state,
+        "pending": row.pending,
+        "running": row.running,
+        "oldest_age_s": _rounded(row.oldest_age_s),
+        "consumers": row.consumers,
+        "slots": row.slots,
+    }
+
+
+def jobs(read_at: float | None, page: Sequence[Job] | None, following: str | None) -> dict[str, Any]:
+    """`jobs ls`."""
+    return {"read_at": time(read_at), "jobs": _all(job, page), "next": following}
+
+
+def job(record: Job) -> dict[str, Any]:
+    """One job in a list."""
+    progress, error = record.progress, record.error
+    return {
+        "id": record.id,
+        "kind": record.kind,
+        "name": record.name,
+        "queue": record.queue,
+        "state": str(record.state),
+        "attempt": record.attempt,
+        "progress": None
+        if progress is None
+        else {"phase": progress.phase, "done": progress.done, "total": progress.total, "unit": progress.unit},
+        "created_at": time(record.created_at),
+        "started_at": time(record.started_at),
+        "finished_at": time(record.finished_at),
+        "worker": record.worker or None,
+        "device": record.device or None,
+        "error": None if error is None else {"type": error.get("type"), "message": error.get("message")},
+    }
+
+
+def job_in_full(record: Job, events: Sequence[dict[str, Any]], path: str | None) -> dict[str, Any]:
+    """`jobs show`: the list's keys and the rest; `path` is where its artifact lies."""
+    return {
+        **job(record),
+        "error": record.error,
+        "reason": record.reason,
+        "priority": record.priority,
+        "max_attempts": record.max_attempts,
+        "parents": list(record.parents),
+        "params": record.params,
+        "artifact": record.artifact,
+        "path": path,
+        "result": record.result,
+        "rate": None if record.progress is None else record.progress.rate,
+        "cancel_requested": record.cancel_requested,
+        "queued_at": time(record.queued_at),
+        "events": [{**event, "at": time(event["at"])} for event in events],
+    }
+
+
+def submitted(record: Job, before: Sequence[Job]) -> dict[str, Any]:
+    """`submit`: the job, and those that were submitted because it needs them."""
+    return {**_receipt(record), "before": [_receipt(earlier) for earlier in before]}
+
+
+def _receipt(record: Job) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "kind": record.kind,
+        "queue": record.queue,
+        "state": str(record.state),
+        "name": record.name,
+    }
+
+
+def worker(row: WorkerRow) -> dict[str, Any]:
+    """One worker."""
+    told = dataclasses.asdict(row)
+    return {**told, "started_at": time(row.started_at), "seen_age_s": _rounded(row.seen_age_s)}
+
+
+def device(card: Device, holders: Sequence[Job]) -> dict[str, Any]:
+    """One accelerator; `holders` are the jobs that lease it."""
+    return {
+        "index": card.index,
+        "name": card.name,
+        "uuid": card.uuid,
+        "memory_total_bytes": card.memory_total,
+        "memory_used_bytes": card.memory_used,
+        "utilisation_percent": card.utilisation,
+        "temperature_c": card.temperature,
+        "power_w": card.power,
+        "processes": None
+        if card.processes is None
+        else [{"pid": process.pid, "memory_bytes": process.memory} for process in card.processes],
+        "jobs": [holder.id for holder in holders],
+        "error": card.problem,
+    }
+
+
+def host(told: Host) -> dict[str, Any]:
+    """This machine."""
+    return {
+        "name": told.name,
+        "cpus": told.cpus,
+        "cpu_percent": told.cpu_percent,
+        "load_1m": round(told.load_1m, 2),
+        "memory_total_bytes": told.memory_total,
+        "memory_available_bytes": told.memory_available,
+        "disk_total_bytes": told.disk_total,
+        "disk_free_bytes": told.disk_free,
+    }
+
+
+def everything(snapshot: Snapshot) -> dict[str, Any]:
+    """`top --once`."""
+    found = snapshot.devices
+    return {
+        **jobs(snapshot.read_at, snapshot.jobs, snapshot.next),
+        "queues": _all(queue, snapshot.queues),
+        "supervisor": snapshot.supervisor,
+        "workers": _all(worker, snapshot.workers),
+        "devices": [device(card, holders(snapshot, card)) for card in found.devices]
+        if found is not None and found.devices
+        else None,
+        "devices_reason": None if found is None else found.reason,
+        "host": None if snapshot.host is None else host(snapshot.host),
+        "errors": errors(snapshot.errors),
+    }
+
+
+def holders(snapshot: Snapshot, card: Device) -> list[Job]:
+    """The running jobs of this machine that lease that device."""
+    here = "@" + (snapshot.host.name if snapshot.host else "")
+    return [
+        record
+        for record in snapshot.jobs or ()
+        if record.state is State.RUNNING
+        and record.device == f"cuda:{card.index}"
+        and (record.worker or "").endswith(here)
+    ]
+
+
+def errors(troubles: Sequence[Trouble]) -> list[dict[str, str]]:
+    """What could not be read."""
+    return [{"part": trouble.part, "message": trouble.message} for trouble in troubles]
+
+
+def _all(shape: Any, records: Sequence[Any] | None) -> list[dict[str, Any]] | None:
+    return None if records is None else [shape(record) for record in records]
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)

@@ -1,0 +1,194 @@
+"""One read of everything: the only place that gathers queues, jobs, workers, devices and host for the eye.
+
+What could not be read is None with its reason in `errors`, never zero or an empty list; what was not asked for is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from mistudio_cli.host import Host, read_host, tree_memory
+from tasks.devices import Devices, read_devices
+from tasks.job import Job, State
+from tasks.ledger import BEAT_TTL_S, Ledger, QueueCount, WorkerBeat
+from tasks.places import Places
+from tasks.queues import QUEUE_NAMES
+from tasks.wire import Refused, Unreachable
+
+#: A worker that fell silent is shown, with its age, for this long.
+SILENT_SHOWN_S = 600.0
+
+RUNNING_SHOWN, RECENT_SHOWN = 200, 50
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A part that could not be read, and why."""
+
+    part: str
+    message: str
+
+
+@dataclass(frozen=True)
+class QueueRow:
+    """A queue as people see it; `state` is "ok" or "no worker"."""
+
+    name: str
+    state: str
+    pending: int
+    running: int
+    oldest_age_s: float | None
+    consumers: int
+    slots: int
+
+
+@dataclass(frozen=True)
+class WorkerRow:
+    """A worker as the supervisor and its own beats tell it; times are seconds since the epoch."""
+
+    name: str
+    state: str
+    pid: int | None
+    queues: tuple[str, ...]
+    slots: int
+    busy: int
+    pss_bytes: int | None
+    restarts: int | None
+    started_at: float | None
+    last_exit: str | None
+    seen_age_s: float | None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything, as it was at `read_at` by the ledger's clock (None: the ledger could not be read)."""
+
+    read_at: float | None = None
+    queues: tuple[QueueRow, ...] | None = None
+    jobs: tuple[Job, ...] | None = None
+    next: str | None = None
+    supervisor: dict[str, Any] | None = None
+    workers: tuple[WorkerRow, ...] | None = None
+    devices: Devices | None = None
+    host: Host | None = None
+    errors: tuple[Trouble, ...] = ()
+
+
+def read_queues(ledger: Ledger) -> Snapshot:
+    """The queues alone. Raises Unreachable or Refused."""
+    now, beats = ledger.now(), ledger.workers()
+    return Snapshot(read_at=now, queues=queue_rows(ledger.queue_counts(), beats, now))
+
+
+def read_all(ledger: Ledger, places: Places, *, memory_age_s: float = 0.0) -> Snapshot:
+    """Everything; each part that fails is told in `errors`. What workers hold in memory may be `memory_age_s` old."""
+    errors: list[Trouble] = []
+    told = _attempt("supervisor", lambda: _ask_supervisor(places), errors)
+    read = _attempt("ledger", lambda: _read_ledger(ledger), errors)
+    host = _attempt("host", lambda: read_host(places.store), errors)
+    devices = read_devices()
+    if devices.reason is not None and not devices.reason.startswith("no "):
+        errors.append(Trouble("devices", devices.reason))
+    seen: dict[str, Any] = {}
+    if read is not None:
+        now, counts, beats, jobs, following = read
+        live = [beat for beat in beats if now - beat.seen_at <= BEAT_TTL_S]
+        rows = worker_rows((told or {}).get("workers", ()), beats, jobs, now, memory_age_s)
+        seen = {"read_at": now, "queues": queue_rows(counts, live, now), "jobs": jobs, "next": following}
+        seen["workers"] = rows if told is not None else None
+    supervisor = (told or {}).get("supervisor")
+    return Snapshot(**seen, supervisor=supervisor, devices=devices, host=host, errors=tuple(errors))
+
+
+def queue_rows(counts: dict[str, QueueCount], live: Sequence[WorkerBeat], now: float) -> tuple[QueueRow, ...]:
+    """One row for each queue, in the order of the table."""
+    rows = []
+    for name in QUEUE_NAMES:
+        count, consumers = counts[name], [beat for beat in live if name in beat.queues]
+        oldest = None if count.oldest_queued_at is None else max(0.0, now - count.oldest_queued_at)
+        state, slots = "ok" if consumers else "no worker", sum(beat.slots for beat in consumers)
+        rows.append(QueueRow(name, state, count.pending, count.running, oldest, len(consumers), slots))
+    return tuple(rows)
+
+
+def worker_rows(
+    supervised: Sequence[dict[str, Any]],
+    beats: Sequence[WorkerBeat],
+    jobs: Sequence[Job],
+    now: float,
+    memory_age_s: float,
+) -> tuple[WorkerRow, ...]:
+    """The supervisor's workers first, then those of other homes and machines, known by their beats alone."""
+    by_name = {beat.name: beat for beat in beats}
+    busy = [job.worker for job in jobs if job.state is State.RUNNING]
+    pids = [told["pid"] for told in supervised if told["pid"]]
+    held = tree_memory(pids, memory_age_s) if pids else {}
+    rows = [_supervised_row(told, by_name.pop(told["name"], None), busy, held, now) for told in supervised]
+    return (*rows, *(_beat_row(beat, busy, now) for beat in by_name.values()))
+
+
+def _supervised_row(
+    told: dict[str, Any], beat: WorkerBeat | None, busy: list[str | None], held: dict[int, int | None], now: float
+) -> WorkerRow:
+    age = None if beat is None else max(0.0, now - beat.seen_at)
+    silent = told["state"] == "running" and (age is None or age > BEAT_TTL_S)
+    return WorkerRow(
+        name=told["name"],
+        state="silent" if silent else told["state"],
+        pid=told["pid"],
+        queues=tuple(told["queues"]),
+        slots=told["slots"],
+        busy=busy.count(told["name"]),
+        pss_bytes=held.get(told["pid"]),
+        restarts=told["restarts"],
+        started_at=told["started_at"],
+        last_exit=told["last_exit"],
+        seen_age_s=age,
+    )
+
+
+def _beat_row(beat: WorkerBeat, busy: list[str | None], now: float) -> WorkerRow:
+    age = max(0.0, now - beat.seen_at)
+    state = "running" if age <= BEAT_TTL_S else "silent"
+    held, restarts, last_exit = None, None, None  # only its own supervisor knows
+    return WorkerRow(
+        beat.name,
+        state,
+        beat.pid,
+        beat.queues,
+        beat.slots,
+        busy.count(beat.name),
+        held,
+        restarts,
+        beat.started_at,
+        last_exit,
+        age,
+    )
+
+
+def _read_ledger(
+    ledger: Ledger,
+) -> tuple[float, dict[str, QueueCount], list[WorkerBeat], tuple[Job, ...], str | None]:
+    now, beats, counts = ledger.now(), ledger.workers(SILENT_SHOWN_S), ledger.queue_counts()
+    running = ledger.page(states=(State.RUNNING,), limit=RUNNING_SHOWN).jobs
+    recent = ledger.page(limit=RECENT_SHOWN)
+    there = {job.id for job in running}
+    return now, counts, beats, (*running, *(job for job in recent.jobs if job.id not in there)), recent.next
+
+
+def _ask_supervisor(places: Places) -> dict[str, Any]:
+    from mistudio_cli import control
+
+    return control.status(places) or {"supervisor": {"pid": None, "state": "stopped"}, "workers": []}
+
+
+def _attempt(part: str, read: Callable[[], T], errors: list[Trouble]) -> T | None:
+    try:
+        return read()
+    except (Unreachable, Refused, OSError, ValueError, TypeError, KeyError) as error:
+        errors.append(Trouble(part, str(error) or type(error).__name__))
+        return None

@@ -1,0 +1,202 @@
+"""How records read in a table: the only place that words ages, sizes, progress and rows for the eye."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mistudio_cli.host import Host
+from mistudio_cli.snapshot import QueueRow, WorkerRow
+from tasks.devices import Device
+from tasks.job import Job, State
+
+Table = tuple[list[str], list[list[str]]]
+
+UNKNOWN = "?"
+NONE = "-"
+
+_BAR_CELLS = 10
+
+
+def queues(rows: Sequence[QueueRow]) -> Table:
+    """`queue ls`."""
+    headers = ["QUEUE", "STATE", "PENDING", "RUNNING", "OLDEST", "CONSUMERS", "SLOTS"]
+    return headers, [
+        [
+            row.name,
+            row.state,
+            str(row.pending),
+            str(row.running),
+            NONE if row.oldest_age_s is None else duration(row.oldest_age_s),
+            str(row.consumers),
+            str(row.slots),
+        ]
+        for row in rows
+    ]
+
+
+def jobs(records: Sequence[Job], now: float) -> Table:
+    """`jobs ls`; the last column says how far a job is, or why it ended."""
+    headers = ["ID", "KIND", "NAME", "QUEUE", "STATE", "TRY", "AGE", "TOOK", "DEVICE", "NOTE"]
+    return headers, [
+        [
+            record.id,
+            record.kind,
+            record.name,
+            record.queue,
+            str(record.state),
+            str(record.attempt),
+            NONE if record.created_at is None else duration(now - record.created_at),
+            took(record, now),
+            record.device or NONE,
+            note(record),
+        ]
+        for record in records
+    ]
+
+
+def live_jobs(records: Sequence[Job], now: float) -> Table:
+    """`top`: what runs first, then what waits, then what ended last."""
+    headers = ["JOB", "KIND", "NAME", "STATE", "DEVICE", "TOOK", "PROGRESS"]
+    order = {State.RUNNING: 0, State.QUEUED: 1, State.WAITING: 1}
+    return headers, [
+        [
+            record.id,
+            record.kind,
+            record.name,
+            str(record.state),
+            record.device or NONE,
+            took(record, now),
+            bar(record) + note(record),
+        ]
+        for record in sorted(records, key=lambda record: order.get(record.state, 2))
+    ]
+
+
+def workers(rows: Sequence[WorkerRow], now: float) -> Table:
+    """`workers status` and `top`."""
+    headers = ["WORKER", "STATE", "PID", "BUSY", "SLOTS", "MEMORY", "RESTARTS", "UP", "QUEUES"]
+    return headers, [
+        [
+            row.name,
+            row.state,
+            _or_unknown(row.pid),
+            str(row.busy),
+            str(row.slots),
+            size(row.pss_bytes),
+            _or_unknown(row.restarts),
+            NONE if row.started_at is None else duration(now - row.started_at),
+            _seen(row) + ",".join(row.queues),
+        ]
+        for row in rows
+    ]
+
+
+def devices(cards: Sequence[Device], jobs_of: dict[int, str]) -> Table:
+    """Accelerators; `jobs_of` names the jobs on each."""
+    headers = ["GPU", "NAME", "BUSY", "MEMORY", "TEMP", "POWER", "JOBS"]
+    return headers, [
+        [
+            str(card.index),
+            card.name or UNKNOWN,
+            UNKNOWN if card.utilisation is None else f"{card.utilisation:.0f} %",
+            f"{size(card.memory_used)} of {size(card.memory_total)}",
+            UNKNOWN if card.temperature is None else f"{card.temperature:.0f} C",
+            UNKNOWN if card.power is None else f"{card.power:.0f} W",
+            card.problem or jobs_of.get(card.index) or NONE,
+        ]
+        for card in cards
+    ]
+
+
+def host(told: Host) -> str:
+    """This machine in one line."""
+    return (
+        f"{told.name}: {told.cpu_percent:.0f} % of {told.cpus} cores, load {told.load_1m:.1f}, "
+        f"memory {size(told.memory_available)} free of {size(told.memory_total)}, "
+        f"disk {size(told.disk_free)} free of {size(told.disk_total)}"
+    )
+
+
+def note(record: Job) -> str:
+    """How far a job is, or why it ended."""
+    if record.error:
+        return one_line(record.error.get("message", ""))
+    if record.state is State.RUNNING:
+        return "stopping" if record.cancel_requested else progress(record)
+    return "" if record.state in (State.SUCCEEDED, State.QUEUED) and record.attempt <= 1 else one_line(record.reason)
+
+
+def progress(record: Job) -> str:
+    """How far a running job is."""
+    told = record.progress
+    if told is None:
+        return "starting"
+    rate = f", {told.rate:.3g}/s" if told.rate else ""
+    if not told.total:
+        count = f" {told.done} {told.unit}" if told.done else ""
+        return f"{told.phase}{count}{rate}"
+    return f"{told.phase} {percent(record):.0f} % ({told.done}/{told.total} {told.unit}{rate})"
+
+
+def percent(record: Job) -> float | None:
+    """The share that is done, 0 to 100; only an ended job is at 100. None when the total is unknown."""
+    if record.state is State.SUCCEEDED:
+        return 100.0
+    if record.progress is None or not record.progress.total:
+        return None
+    return min(99.0, 100.0 * record.progress.done // record.progress.total)
+
+
+def bar(record: Job) -> str:
+    """A running job's share that is done, as a bar."""
+    share = percent(record) if record.state is State.RUNNING else None
+    if share is None:
+        return ""
+    full = int(share * _BAR_CELLS / 100)
+    return "█" * full + "░" * (_BAR_CELLS - full) + " "
+
+
+def took(record: Job, now: float) -> str:
+    """How long the last attempt has run, or ran."""
+    if record.started_at is None:
+        return NONE
+    if record.state is not State.RUNNING and not record.state.ended:
+        return NONE
+    return duration((record.finished_at or now) - record.started_at)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 7 s, 2 min 5 s, 3 h 10 min, 4 d 2 h."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+    if not hours:
+        return f"{minutes} min {whole % 60} s"
+    if not days:
+        return f"{hours} h {minutes % 60} min"
+    return f"{days} d {hours % 24} h"
+
+
+def size(amount: float | None) -> str:
+    """Bytes in words."""
+    if amount is None:
+        return UNKNOWN
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if amount >= 10 or unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks."""
+    return " ".join(text.split())
+
+
+def _seen(row: WorkerRow) -> str:
+    return f"not heard of for {duration(row.seen_age_s)}: " if row.state == "silent" and row.seen_age_s else ""
+
+
+def _or_unknown(value: object) -> str:
+    return UNKNOWN if value is None else str(value)
