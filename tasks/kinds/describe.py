@@ -23,11 +23,11 @@ class Params:
 
 
 def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
-    """Refuse what is not there and not coming."""
+    """Refuse what is not there."""
     family, name = _split(params.artifact)
-    known.path(family, name)
-    if known.manifest(family, name) is None and not known.coming(family, name):
-        raise Problem(f"There is no {params.artifact} in the store.", "See what was made: mistudio jobs ls")
+    if known.manifest(family, name) is None:
+        state = "is still being made" if known.coming(family, name) else "is not in the store"
+        raise Problem(f"{params.artifact} {state}.", "See what is made: mistudio jobs ls")
     return params, []
 
 
