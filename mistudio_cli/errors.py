@@ -32,7 +32,7 @@ MEANINGS: dict[Code, str] = {
     Code.TIMED_OUT: "It took longer than `--timeout` allows; what was waited for goes on.",
     Code.FAULT: "A fault in mistudio itself; `--debug` shows where.",
     Code.INTERRUPTED: "Ended by Ctrl-C.",
-    Code.READER_GONE: "The reader of its output went away, as with `| head`.",
+    Code.READER_GONE: "The reader of its output went away, as with `head`.",
 }
 
 

@@ -1,84 +1,11 @@
-"""The console entry `mistudio`: assembles the commands and holds the one try/except of the command line."""
+"""The console entry `mistudio`. Imports nothing of ours before it is sure that `tasks` is ours."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
-from typer.core import TyperGroup
-
-from mistudio_cli import output, session
-from mistudio_cli.errors import Code, Explained, explain
-
-#: The nouns and verbs, in the order of the help; each is a file in `mistudio_cli/commands` with an `app`.
-COMMANDS = ("quickstart", "workers", "submit", "queue", "jobs", "top", "serve", "doctor", "config")
-
-#: The exception behind every wrong use of the command line, whichever Click this Typer carries.
-UsageError: type[Exception] = typer.BadParameter.__mro__[1]
-ClickException: type[Exception] = UsageError.__mro__[1]
-
-#: Typer gives these to each app; they belong to the root alone.
-_COMPLETION = ("install_completion", "show_completion")
-
-_debug = False
-
-
-class Commands(TyperGroup):
-    """Imports a command's file when it is named, so that none pays for another's imports."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Names of the commands, in the order of the help."""
-        return [name for name in COMMANDS if importlib.util.find_spec(f"mistudio_cli.commands.{name}")]
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of that name, or None."""
-        if cmd_name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"mistudio_cli.commands.{cmd_name}")
-        command = typer.main.get_command(module.app)
-        command.name = cmd_name
-        command.params = [param for param in command.params if param.name not in _COMPLETION]
-        return _plain(command)
-
-
-def _plain(command: Any) -> Any:
-    """The command with plain help: Rich would cost as much to import as all the rest, and cut lines in a pipe."""
-    command.rich_markup_mode = None
-    for below in getattr(command, "commands", {}).values():
-        _plain(below)
-    return command
-
-
-_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-
-app = typer.Typer(cls=Commands, rich_markup_mode=None, context_settings=_CONTEXT)
-
-
-@app.callback()
-def root(
-    home: Annotated[str | None, typer.Option(help="Folder for Redis data, logs and sockets", metavar="DIR")] = None,
-    store: Annotated[str | None, typer.Option(help="Folder for artifacts", metavar="DIR")] = None,
-    broker_url: Annotated[
-        str | None, typer.Option(help="Redis to use instead of the home's own", metavar="URL")
-    ] = None,
-    result_backend: Annotated[str | None, typer.Option(help="Where Celery keeps results", metavar="URL")] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from")] = False,
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", help="Show the version and exit", is_eager=True, callback=lambda yes: _tell_version(yes)
-        ),
-    ] = False,
-) -> None:
-    """Train sparse autoencoders on language models: queues, workers, jobs, features."""
-    global _debug
-    _debug = debug
-    session.remember_flags({"home": home, "store": store, "broker_url": broker_url, "result_backend": result_backend})
 
 
 def run() -> None:
@@ -88,49 +15,23 @@ def run() -> None:
 
 def main(argv: list[str]) -> int:
     """Run one command; returns its exit code."""
-    try:
-        refuse_a_stranger()
-        return typer.main.get_command(app)(args=argv or ["--help"], prog_name="mistudio", standalone_mode=False) or 0
-    except ClickException as error:
-        return _wrong_use(error)
-    except (Exception, KeyboardInterrupt) as error:  # the one place where every exception ends
-        if _debug:
-            raise
-        return _tell(explain(error))
-
-
-def refuse_a_stranger() -> None:
-    """Problem when `tasks` is somebody else's module of that name."""
-    import tasks
-    from tasks.problem import Problem
-
-    ours, theirs = Path(__file__).parent.parent, Path(str(tasks.__file__)).parent.parent
-    if not os.path.samefile(ours, theirs):
-        raise Problem(
-            f"The module `tasks` in {theirs} is not mistudio's, whose own is in {ours}.",
-            "Take it off PYTHONPATH, or install mistudio in an environment of its own",
+    if stranger := strangers_tasks():
+        sys.stderr.write(
+            f"The module `tasks` in {stranger} is not mistudio's.\n"
+            "  Take it off PYTHONPATH, or install mistudio in an environment of its own\n"
         )
+        return 2
+    from mistudio_cli.assembly import run_command
+
+    return run_command(argv)
 
 
-def _tell_version(yes: bool) -> None:
-    if yes:
-        from importlib.metadata import version
-
-        output.data(f"mistudio {version('mistudio')}")
-        raise typer.Exit
-
-
-def _wrong_use(error: Any) -> int:
-    if type(error).__name__ == "NoArgsIsHelpError":
-        output.talk(error.format_message())
-        return int(Code.USAGE)
-    where = error.ctx.command_path if getattr(error, "ctx", None) else "mistudio"
-    return _tell(Explained(error.format_message(), f"See: {where} --help", Code.USAGE))
-
-
-def _tell(told: Explained) -> int:
-    if told.sentence:
-        output.talk(told.sentence)
-    if told.mend:
-        output.talk(f"  {told.mend}")
-    return int(told.code)
+def strangers_tasks() -> Path | None:
+    """The folder of somebody else's `tasks`, when that is what an import would find; it is not run."""
+    found = find_spec("tasks")
+    if found is None or found.origin is None:
+        return Path("no folder at all")
+    origin, ours = Path(found.origin), Path(__file__).parent.parent
+    is_package = origin.name == "__init__.py"
+    theirs = origin.parent.parent if is_package else origin.parent
+    return None if is_package and os.path.samefile(theirs, ours) else theirs

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ COLOURS = {
     "critical": _RED,
 }
 
+_NUMBER = re.compile(r"\d[\d.]*( .+)?")
 _GAP = "  "
 _LEAST_SHRUNK = 8
 
@@ -103,7 +105,7 @@ def _line(cells: Sequence[str], wide: Sequence[int], right: Sequence[bool], styl
 
 
 def _is_number(cell: str) -> bool:
-    return cell in ("", "-", "?") or cell[0].isdigit()
+    return cell in ("", "-", "?") or _NUMBER.fullmatch(cell) is not None
 
 
 def _write(stream: TextIO, text: str) -> None:

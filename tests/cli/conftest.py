@@ -1,0 +1,101 @@
+"""What the tests of the command line share: the command itself, and a home with one real worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.ledger import Ledger
+from tasks.wire import connect
+from tests.conftest import RedisServer, until
+
+EXTRA = Path(__file__).parent.parent / "extra"
+MISTUDIO = str(Path(sys.executable).parent / "mistudio")
+NOT_INHERITED = ("MISTUDIO_", "CELERY_", "COLUMNS", "LINES", "NO_COLOR")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass(frozen=True)
+class Cli:
+    """The command line as a person of this home types it."""
+
+    home: Path
+    broker_url: str
+    ledger: Ledger
+
+    @property
+    def environment(self) -> dict[str, str]:
+        told = {name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)}
+        told |= {"MISTUDIO_HOME": str(self.home), "MISTUDIO_CONFIG_DIR": str(self.home / "config")}
+        told |= {"PYTHONPATH": str(EXTRA), "OMP_NUM_THREADS": "1"}
+        return told | {"CELERY_BROKER_URL": self.broker_url}
+
+    def start(self, *words: str, **changes: Any) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            [MISTUDIO, *words], env=self.environment, stdout=pipe, stderr=pipe, text=True, **changes
+        )
+
+    def __call__(self, *words: str, timeout_s: float = 60, **environment: str) -> Ended:
+        done = subprocess.run(
+            [MISTUDIO, *words],
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            cwd=self.home,
+            stdin=subprocess.DEVNULL,
+        )
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def cli(session_redis: RedisServer, tmp_path: Path) -> Iterator[Cli]:
+    """A home whose Redis is empty and has no workers."""
+    url = session_redis.url.replace("virtual_host=0", "virtual_host=2")
+    client = connect(url)
+    client.call("FLUSHDB")
+    yield Cli(tmp_path, url, Ledger(client))
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def world(session_redis: RedisServer) -> Iterator[Cli]:
+    """A home with one real worker that serves all queues with two slots."""
+    home = Path(tempfile.mkdtemp(prefix="ms-"))
+    url = session_redis.url.replace("virtual_host=0", "virtual_host=3")
+    client = connect(url)
+    cli = Cli(home, url, Ledger(client))
+    command = [sys.executable, "-P", "-m", "tasks.worker", "--name", "all-queues", "--slots", "2"]
+    with (home / "worker.log").open("ab") as log:
+        worker = subprocess.Popen(command, cwd=home, env=cli.environment, stdout=log, stderr=log)
+    try:
+        until(lambda: cli.ledger.workers(), 60, f"the worker to answer: {(home / 'worker.log').read_text()}")
+        yield cli
+    finally:
+        worker.terminate()
+        worker.wait(60)
+        client.close()
+        shutil.rmtree(home, ignore_errors=True)

@@ -1,0 +1,178 @@
+"""The command line as a whole: fast, honest about errors, quiet when it should be."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mistudio_cli import commands, output
+from mistudio_cli.assembly import COMMANDS
+from mistudio_cli.errors import MEANINGS, Code
+from tests.cli.conftest import MISTUDIO, Cli
+from tests.conftest import until
+from tests.core.test_ledger import a_job
+
+ROOT = Path(__file__).parent.parent.parent
+HEAVY = ("torch", "celery", "kombu", "redis", "datasets", "transformers", "numpy", "pyarrow", "uvicorn", "starlette")
+
+WHAT_WAS_IMPORTED = """
+import sys
+from mistudio_cli.main import main
+code = main(sys.argv[1:])
+assert code == 0, code
+sys.stderr.write("IMPORTED " + " ".join(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--help", "submit --help", "submit train --help", "queue ls", "queue ls --json", "jobs ls", "top --once"],
+)
+def test_commands_a_person_waits_for_import_nothing_heavy(cli: Cli, words: str) -> None:
+    command = [sys.executable, "-P", "-c", WHAT_WAS_IMPORTED, *words.split()]
+    done = subprocess.run(command, env=cli.environment, capture_output=True, text=True, timeout=60)
+    imported = done.stderr.partition("IMPORTED ")[2].split()
+    assert done.returncode == 0, done.stderr
+    assert "typer" in imported
+    assert not set(HEAVY) & set(imported)
+    if "top" not in words:
+        assert "rich" not in imported
+
+
+def test_the_help_names_every_command_in_its_order(cli: Cli) -> None:
+    told = cli("--help")
+    named = re.findall(r"^  ([a-z]+)  ", told.out.partition("Commands:")[2], re.M)
+    assert (told.code, tuple(named)) == (0, COMMANDS)
+    files = {path.stem for path in Path(commands.__path__[0]).glob("*.py")} - {"__init__"}
+    assert files == set(COMMANDS)
+
+
+def test_no_words_at_all_is_a_plea_for_help(cli: Cli) -> None:
+    told = cli()
+    assert told.code == 0
+    assert told.out.startswith("Usage: mistudio")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(cli: Cli, command: str) -> None:
+    told = cli(command, "--help")
+    assert told.code == 0
+    assert "install-completion" not in told.out
+
+
+def test_the_version_is_told(cli: Cli) -> None:
+    assert re.fullmatch(r"mistudio \d+\.\d+\.\d+\S*\n", cli("--version").out)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        ("nonsense", Code.USAGE, "No such command 'nonsense'."),
+        ("queue lss", Code.USAGE, "No such command 'lss'. Did you mean 'ls'?"),
+        ("queue ls --wrong", Code.USAGE, "No such option: --wrong"),
+        ("jobs show nothere", Code.NOT_FOUND, "There is no job 'nothere'."),
+        ("jobs show last", Code.NOT_FOUND, "There are no jobs yet."),
+        ("jobs ls --state odd", Code.USAGE, "--state 'odd' is none of: waiting, queued, running"),
+    ],
+)
+def test_an_error_is_one_sentence_and_what_mends_it(cli: Cli, words: str, code: Code, sentence: str) -> None:
+    told = cli(*words.split())
+    first, mend = told.err.splitlines()
+    assert (told.code, told.out) == (code, "")
+    assert first.startswith(sentence)
+    assert "mistudio" in mend
+
+
+@pytest.mark.parametrize("words", ["queue ls --json", "jobs ls", "jobs wait last", "submit cleanup"])
+def test_an_unreachable_broker_is_said_as_such(cli: Cli, words: str) -> None:
+    told = cli(*words.split(), CELERY_BROKER_URL="redis://someone:secret@127.0.0.1:1/0")
+    assert (told.code, told.out) == (Code.UNREACHABLE, "")
+    assert told.err.startswith("Redis cannot be reached: redis://127.0.0.1:1/0")
+    assert "secret" not in told.err
+    assert "Traceback" not in told.err
+
+
+def test_a_fault_of_ours_is_called_one_and_debug_shows_where(cli: Cli) -> None:
+    cli.ledger.client.call("SET", "mistudio:by:all", "not a sorted set's members")
+    cli.ledger.client.call("ZADD", "mistudio:by:state:running", 1, "x")
+    cli.ledger.client.call("HSET", "mistudio:job:x", "id", "x", "state", "odd")
+    plain, debug = cli("jobs", "ls", "--state", "running"), cli("--debug", "jobs", "ls", "--state", "running")
+    assert plain.code == Code.FAULT
+    assert plain.err.startswith("mistudio itself is at fault: ")
+    assert "Traceback" not in plain.err
+    assert "Traceback" in debug.err
+
+
+def test_flags_win_over_the_environment_over_the_file(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "mistudio.toml").write_text('store = "/from/file"\nbroker_url = "redis://from-file/0"\n')
+    told = cli("--home", "/from/flag", "--broker-url", "redis://me:secret@flag:1/0", "config", "show", "--json")
+    assert {s["name"]: (s["value"], s["origin"]) for s in told.json["settings"]} == {
+        "home": ("/from/flag", "flag"),
+        "store": ("/from/file", "file"),
+        "broker_url": ("redis://me:***@flag:1/0", "flag"),
+        "result_backend": (None, "default"),
+    }
+    assert "secret" not in cli("--broker-url", "redis://me:secret@flag:1/0", "config", "show").out
+
+
+def test_a_settings_file_that_cannot_be_read_is_named(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "mistudio.toml").write_text("stor = 1")
+    told = cli("queue", "ls")
+    assert told.code == Code.USAGE
+    assert "sets 'stor', which is no setting." in told.err
+
+
+def test_a_stranger_s_tasks_module_in_the_current_folder_changes_nothing(cli: Cli) -> None:
+    (cli.home / "tasks.py").write_text("raise SystemExit('a stranger')")
+    assert cli("queue", "ls").code == 0
+
+
+@pytest.mark.parametrize("name", ["tasks.py", "tasks/__init__.py"])
+def test_a_stranger_s_tasks_on_the_path_is_refused_and_not_run(cli: Cli, tmp_path: Path, name: str) -> None:
+    stranger = tmp_path / "theirs" / name
+    stranger.parent.mkdir(parents=True)
+    stranger.write_text("raise SystemExit('a stranger')")
+    told = cli("--help", PYTHONPATH=str(tmp_path / "theirs"))
+    assert (told.code, told.out) == (Code.USAGE, "")
+    sentence, mend = told.err.splitlines()
+    assert sentence == f"The module `tasks` in {tmp_path / 'theirs'} is not mistudio's."
+    assert "PYTHONPATH" in mend
+
+
+def test_a_reader_that_goes_away_is_no_error(cli: Cli) -> None:
+
+    for _ in range(300):
+        cli.ledger.submit(a_job())
+    command = f"{MISTUDIO} jobs ls --limit 300; echo code $? >&2"
+    shell = ["bash", "-c", f"({command}) | head -1"]
+    done = subprocess.run(shell, env=cli.environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("ID ")
+    assert done.stderr.splitlines()[-1] in ("code 141", "code 0")
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+
+
+def test_ctrl_c_ends_it_without_a_word_of_python(cli: Cli) -> None:
+
+    job = cli.ledger.submit(a_job())
+    waiting = cli.start("jobs", "logs", "-f", job.id)
+    client = cli.ledger.client
+    until(lambda: str(client.call("CLIENT", "LIST")).count("db=2") >= 2, what="the command to ask Redis")
+    waiting.send_signal(signal.SIGINT)
+    out, err = waiting.communicate(timeout=30)
+    assert (waiting.returncode, out) == (Code.INTERRUPTED, "")
+    assert "Traceback" not in err
+
+
+def test_the_documented_exit_codes_are_those_of_the_table() -> None:
+    documented = re.findall(r"^\| (\d+) \| (.+) \|$", (ROOT / "docs" / "exit-codes.md").read_text(), re.M)
+    assert documented == [(str(int(code)), meaning) for code, meaning in MEANINGS.items()]
+    assert set(MEANINGS) == set(Code)
+    assert output.READER_GONE == Code.READER_GONE

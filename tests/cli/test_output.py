@@ -1,0 +1,74 @@
+"""Tables: whole words in a pipe, the terminal's width on a terminal, and figures that say what they mean."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from mistudio_cli import tables
+from mistudio_cli.output import lay_out
+from tasks.job import Job, Progress, State
+
+HEADERS = ["NAME", "COUNT", "NOTE"]
+ROWS = [["one", "1", "x" * 60], ["seventeen", "17", "ok"]]
+
+
+def test_a_pipe_gets_whole_words_and_no_colour() -> None:
+    lines = lay_out(HEADERS, ROWS, width=None, colour=False).splitlines()
+    assert lines == ["NAME       COUNT  NOTE", f"one            1  {'x' * 60}", "seventeen     17  ok"]
+
+
+@pytest.mark.parametrize("width", [1, 20, 30, 60])
+def test_in_a_narrow_terminal_the_last_column_gives_way_first(width: int) -> None:
+    lines = lay_out(HEADERS, ROWS, width, colour=False).splitlines()
+    assert lines[1].startswith("one            1  ")
+    assert lines[1].endswith("…")
+    assert max(map(len, lines)) <= max(width, 26)
+
+
+def test_colour_does_not_shift_a_column() -> None:
+    lines = lay_out(["STATE", "N"], [["ok", "1"], ["no worker", "2"]], 80, colour=True).splitlines()
+    assert lines[1] == "\x1b[32mok       \x1b[0m  1"
+
+
+def test_a_table_without_rows_is_its_headers() -> None:
+    assert lay_out(HEADERS, [], None, colour=False) == "NAME  COUNT  NOTE"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(-1, "0 s"), (59.9, "59 s"), (60, "1 min 0 s"), (3725, "1 h 2 min"), (90_000, "1 d 1 h")],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert tables.duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("amount", "words"), [(None, "?"), (0, "0 B"), (1500, "1.5 KiB"), (24 << 30, "24 GiB"), (3 << 40, "3.0 TiB")]
+)
+def test_sizes(amount: int | None, words: str) -> None:
+    assert tables.size(amount) == words
+
+
+def a_running_job(done: int, total: int | None, rate: float | None = None) -> Job:
+    told = Progress("training", done, total, "steps", rate)
+    return Job("id", "train", "a", "training", {}, state=State.RUNNING, progress=told, started_at=1.0)
+
+
+def test_progress_is_a_hundred_percent_only_when_the_job_has_succeeded() -> None:
+    almost = a_running_job(1000, 1000)
+    assert tables.percent(almost) == 99
+    assert tables.percent(dataclasses.replace(almost, state=State.SUCCEEDED)) == 100
+
+
+def test_progress_reads_as_words() -> None:
+    assert tables.progress(a_running_job(450, 1000, 12.345)) == "training 45 % (450/1000 steps, 12.3/s)"
+    assert tables.progress(a_running_job(450, None)) == "training 450 steps"
+    assert tables.progress(a_running_job(0, None)) == "training"
+    assert tables.progress(a_running_job(0, 0)) == "training"
+
+
+def test_a_job_of_another_try_tells_why() -> None:
+    again = Job("id", "train", "a", "training", {}, state=State.QUEUED, attempt=2, reason="its worker\nwas lost")
+    assert tables.note(again) == "its worker was lost"
