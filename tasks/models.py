@@ -123,7 +123,9 @@ def load_model(reference: str, store: Shelf, device: str = "cpu") -> PreTrainedM
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # a job's log is no terminal
     folder = _fetch(reference, store, weights=True)
     dtype = torch.float32 if device == "cpu" else "auto"
     with _told(reference):

@@ -13,8 +13,8 @@ import torch
 from tasks.sae.coder import Coder
 from tasks.sae.metrics import measure, total_variance
 
-#: Numbers in the largest intermediate tensor.
-_BUDGET = 1 << 24
+#: Numbers in the largest intermediate tensor, and products in all that the random dictionary may cost.
+_NUMBERS, _PRODUCTS = 1 << 23, 1 << 35
 
 
 def compare(coder: Coder, train: torch.Tensor, held_out: torch.Tensor) -> dict[str, Any]:
@@ -51,17 +51,21 @@ def random_explained_variance(
     """Explained variance of `d_sae` random unit directions, of which each vector uses `active`.
 
     A vector, less the training mean, uses the directions with the largest inner products, and its coefficients are
-    those of least squares: no other decoding of the chosen directions explains more.
+    those of least squares: no other decoding of the chosen directions explains more. Where `active` is large, fewer
+    of the held-out vectors are looked at, never under 512.
     """
     d_in = train.shape[1]
+    active = max(1, min(active, d_sae, d_in - 1))
+    held_out = held_out[: max(512, _PRODUCTS // (active * active * d_in))]
     generator = torch.Generator().manual_seed(seed)
     directions = torch.randn(d_sae, d_in, generator=generator).to(train.device)
     directions /= directions.norm(dim=1, keepdim=True)
-    active = max(1, min(active, d_sae, d_in))
     error = 0.0
-    for away in (held_out - train.mean(0)).split(max(1, _BUDGET // max(d_sae, active * d_in))):
-        chosen = directions[(away @ directions.T).topk(active, dim=1).indices]  # (n, active, d_in)
-        basis = torch.linalg.qr(chosen.mT).Q  # (n, d_in, active)
-        inside = basis @ (basis.mT @ away[:, :, None])
-        error += float((away - inside[:, :, 0]).square().sum())
+    for away in (held_out - train.mean(0)).split(max(1, _NUMBERS // max(d_sae, active * d_in))):
+        inner, ids = (away @ directions.T).topk(active, dim=1)
+        chosen = directions[ids]  # (n, active, d_in)
+        products = (chosen @ chosen.mT).double()
+        products.diagonal(dim1=1, dim2=2).add_(1e-6)
+        weights = torch.cholesky_solve(inner.double()[:, :, None], torch.linalg.cholesky(products))
+        error += float((away - (chosen.mT @ weights.float())[:, :, 0]).square().sum())
     return 1 - error / total_variance(held_out)

@@ -83,6 +83,7 @@ class Trainer:
 
         `after_step` may call `save` and may raise to leave. Raises Problem when the loss is no longer a number.
         """
+        folder.mkdir(parents=True, exist_ok=True)
         if not self.scale:
             self._measure()
         checkpoint.cut_metrics(folder, self.step)
@@ -144,9 +145,10 @@ class Trainer:
             return
         self._write_metrics(folder)
         state: dict[str, Any] = {"fingerprint": self.config.fingerprint(), "scale": self.scale}
-        checkpoint.save(folder, self.step, self._tensors(), state)
+        checkpoint.save(folder, self.step, self.state_tensors(), state)
 
-    def _tensors(self) -> dict[str, torch.Tensor]:
+    def state_tensors(self) -> dict[str, torch.Tensor]:
+        """Everything that training changes, by name."""
         tensors = {"quiet": self.quiet, "dead": self.dead}
         for name, parameter in self.coder.named_parameters():
             tensors[name] = parameter

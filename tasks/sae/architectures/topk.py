@@ -18,9 +18,10 @@ from torch.nn import functional
 
 from tasks.sae.coder import Coder, Step
 
-#: Weight of the auxiliary loss (Gao et al., section 2.4) and the part of the batch on which it is estimated.
+#: Weight of the auxiliary loss (Gao et al., section 2.4), and the vectors on which it is estimated: the first
+#: eighth of the batch, not under so many.
 AUX_WEIGHT = 1 / 32
-AUX_SHARE = 8
+AUX_SHARE, AUX_LEAST = 8, 256
 
 
 class Codes(NamedTuple):
@@ -53,10 +54,11 @@ class TopK(Coder):
         if len(dead):
             part = aux_rows(len(x))
             spare = self._select_dead(pre[:part], dead)
-            aux_error, aux_upstream = self._error(spare, error[:part], AUX_WEIGHT)
+            weight = _aux_weight(x[:part], error[:part])
+            aux_error, aux_upstream = self._error(spare, error[:part], weight)
             for grad, more in zip((w_enc, b_enc, w_dec), self._gradient(x[:part], spare, aux_upstream), strict=True):
                 grad += more
-            penalty = AUX_WEIGHT * aux_error.square().sum() / part
+            penalty = weight * aux_error.square().sum() / part
         self.write_gradient(w_enc, b_enc, w_dec, upstream)
         active = codes.values > 0
         fired = torch.zeros_like(self.b_enc).scatter_add_(0, codes.ids.flatten(), active.flatten().float()) > 0
@@ -69,8 +71,9 @@ class TopK(Coder):
         loss = error.square().sum(1).mean()
         if len(dead):
             part = aux_rows(len(x))
+            left_over = -error[:part].detach()
             explained = self._dense(self._select_dead(pre[:part], dead), part) @ self.W_dec
-            loss = loss + AUX_WEIGHT * (explained + error[:part].detach()).square().sum(1).mean()
+            loss = loss + _aux_weight(x[:part], left_over) * (explained - left_over).square().sum(1).mean()
         return loss
 
     def _select(self, pre: torch.Tensor, k: int) -> Codes:
@@ -85,7 +88,9 @@ class TopK(Coder):
     def _dense(self, codes: Codes, rows: int) -> torch.Tensor:
         return codes.values.new_zeros(rows, self.config.d_sae).scatter(1, codes.ids, codes.values)
 
-    def _error(self, codes: Codes, offset: torch.Tensor, weight: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    def _error(
+        self, codes: Codes, offset: torch.Tensor, weight: torch.Tensor | float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Decoded codes plus `offset`, and the gradient of `weight` times its mean squared length."""
         error = functional.embedding_bag(codes.ids, self.W_dec, per_sample_weights=codes.values, mode="sum")
         error += offset
@@ -115,9 +120,17 @@ class TopK(Coder):
         return torch.autograd.grad(decoded, values, upstream)[0]
 
 
+def _aux_weight(x: torch.Tensor, left_over: torch.Tensor) -> torch.Tensor:
+    """AUX_WEIGHT relative to the variances of what is explained, as in the code published with the paper.
+
+    The paper's formula leaves the auxiliary loss in the units of the error: so small that dead features hardly move.
+    """
+    return AUX_WEIGHT * x.var(0, correction=0).sum() / left_over.var(0, correction=0).sum().clamp_min(1e-12)
+
+
 def aux_rows(batch: int) -> int:
     """How many vectors of a batch the auxiliary loss looks at."""
-    return max(1, batch // AUX_SHARE)
+    return min(batch, max(AUX_LEAST, batch // AUX_SHARE))
 
 
 def by_feature(ids: torch.Tensor, d_sae: int) -> tuple[torch.Tensor, torch.Tensor]:
