@@ -37,7 +37,7 @@ class Params:
     layer: int = option(help="Train on the residual stream after this layer; the first is 0", minimum=0)
     arch: str = option("topk", help="Architecture of the SAE", choices=_ARCHITECTURES)
     k: int = option(32, help="Active features a token (topk)", minimum=1)
-    l1: float = option(5.0, help="Weight of the L1 penalty (standard)", minimum=0)
+    l1: float = option(2.0, help="Weight of the L1 penalty (standard)", minimum=0)
     width: int | None = option(None, help="Number of features; default: --expansion times the model's width", minimum=1)
     expansion: int = option(8, help="Features for each dimension of the residual stream", minimum=1)
     tokens: int = option(10_000_000, help="How many tokens to train on; passes over the data are repeated", minimum=1)

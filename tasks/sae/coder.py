@@ -22,7 +22,7 @@ class CoderConfig:
     d_in: int
     d_sae: int
     k: int = 32
-    l1: float = 5.0
+    l1: float = 2.0
 
 
 class Step(NamedTuple):

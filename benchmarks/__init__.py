@@ -1,0 +1,1 @@
+"""Measurements: each module has `measure()` and runs by itself."""

@@ -1,0 +1,72 @@
+"""The numbers beside an SAE mean what they say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tasks.sae.architectures import build
+from tasks.sae.baselines import compare, pca_explained_variance, random_explained_variance
+from tasks.sae.coder import CoderConfig
+from tasks.sae.metrics import measure
+
+
+def test_measures_by_hand():
+    coder = build(CoderConfig("standard", d_in=2, d_sae=3, l1=0.5))
+    with torch.no_grad():
+        coder.W_dec.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))
+        coder.W_enc.copy_(coder.W_dec)
+        coder.b_enc.copy_(torch.tensor([0.0, -1.0, -100.0]))
+    # Codes (1, 0, 0), (0, 2, 0), (3, 0, 0); reconstructions (1, 0), (0, 2), (3, 0); the mean is (4/3, 4/3).
+    x = torch.tensor([[1.0, 0.0], [0.0, 3.0], [3.0, 1.0]])
+    found = measure(coder, x)
+    assert found.reconstruction == pytest.approx(2 / 3)
+    assert found.loss == pytest.approx(2 / 3 + 0.5 * 6 / 3)
+    assert found.l0 == pytest.approx(1.0)
+    assert found.density.tolist() == pytest.approx([2 / 3, 1 / 3, 0])
+    assert found.dead_share == pytest.approx(1 / 3)
+    variance = float((x - x.mean(0)).square().sum())
+    assert found.fvu == pytest.approx(2 / variance)
+    assert found.explained_variance == pytest.approx(1 - 2 / variance)
+
+
+def test_pca_explains_exactly_the_dimensions_there_are():
+    generator = torch.Generator().manual_seed(0)
+    flat = torch.randn(500, 3, generator=generator) @ torch.randn(3, 10, generator=generator) + 5
+    assert pca_explained_variance(flat, flat, 3) == pytest.approx(1.0, abs=1e-5)
+    assert 0.3 < pca_explained_variance(flat, flat, 1) < 0.99
+    assert pca_explained_variance(flat, flat, 99) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_random_dictionary_explains_more_with_more_directions_and_never_everything():
+    noise = torch.randn(2000, 16, generator=torch.Generator().manual_seed(1))
+    explained = [random_explained_variance(noise, noise, 64, active) for active in (1, 4, 12)]
+    assert explained == sorted(explained)
+    assert 0.1 < explained[0] < 0.4
+    assert explained[-1] < 1
+
+
+def test_least_squares_is_the_best_decoding_of_the_chosen_directions():
+    noise = torch.randn(600, 8, generator=torch.Generator().manual_seed(2))
+    noise -= noise.mean(0)
+    generator = torch.Generator().manual_seed(1)
+    directions = torch.randn(32, 8, generator=generator)
+    directions /= directions.norm(dim=1, keepdim=True)
+    error = 0.0
+    for vector in noise:
+        chosen = directions[(directions @ vector).topk(3).indices]
+        error += float(
+            (vector - chosen.T @ torch.linalg.lstsq(chosen.T, vector[:, None]).solution[:, 0]).square().sum()
+        )
+    expected = 1 - error / float(noise.square().sum())
+    assert random_explained_variance(noise, noise, 32, 3) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_baselines_get_the_l0_of_the_sae():
+    coder = build(CoderConfig("topk", d_in=16, d_sae=64, k=4))
+    x = torch.randn(600, 16, generator=torch.Generator().manual_seed(3))
+    told = compare(coder, x, x)
+    active = round(told["l0"])
+    assert told["pca_explained_variance"] == pca_explained_variance(x, x, active)
+    assert told["random_explained_variance"] == random_explained_variance(x, x, 64, active)
+    assert told["held_out_tokens"] == 600

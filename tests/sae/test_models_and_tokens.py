@@ -1,0 +1,102 @@
+"""References to models and files of tokens: what they mean, and a sentence when they mean nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.models import describe_config, load_model, look_up, model_slug, resolve
+from tasks.problem import Problem
+from tasks.text.tokens import TokenWriter, open_tokens, read_info
+from tests.sae.conftest import Bench, Known
+
+
+def test_a_reference_is_a_store_name_a_folder_or_a_hub_id(bench: Bench):
+    folder = bench.store.path("models", "tiny")
+    assert resolve("tiny", bench.store) == str(folder)
+    assert resolve(str(folder), bench.store) == str(folder)
+    assert resolve("EleutherAI/pythia-70m", bench.store) == "EleutherAI/pythia-70m"
+    for nothing in ("tinny", "", "a/b/c", "../tiny", "https://example.org/a"):
+        with pytest.raises(Problem, match="no model in the store"):
+            resolve(nothing, bench.store)
+    with pytest.raises(Problem, match=r"no config\.json"):
+        resolve(str(bench.root), bench.store)
+
+
+def test_a_configuration_is_described_without_torch(bench: Bench):
+    told = {"n_layers": 3, "d_model": 16, "vocab_size": 97, "context": 64, "model_type": "gpt_neox"}
+    assert describe_config("tiny", bench.store) == told
+    assert describe_config("EleutherAI/pythia-70m", bench.store) is None
+    assert look_up("tiny", bench.known) == ("tiny", told)
+    assert look_up("later", Known(bench.store, {"models/later"})) == ("later", None)
+    code = "import sys, tasks.models, tasks.kinds.train; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_gpt2_style_names_are_understood(bench: Bench):
+    folder = bench.store.path("models", "tiny")
+    (folder / "config.json").write_text(json.dumps({"n_layer": 12, "n_embd": 768, "n_positions": 1024}))
+    told = describe_config("tiny", bench.store)
+    assert (told["n_layers"], told["d_model"], told["context"], told["vocab_size"]) == (12, 768, 1024, None)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(Problem, match=r"config\.json of model 'tiny' cannot be read"):
+        describe_config("tiny", bench.store)
+
+
+def test_an_unreachable_hub_is_one_sentence(bench: Bench):
+    # The client library reads its settings once, when it is imported: so in a process of its own.
+    code = (
+        "from pathlib import Path; from tasks.models import load_model; from tasks.problem import Problem;"
+        f"from tasks.store import Store\n"
+        f"try: load_model('owner/model', Store(Path({str(bench.root)!r})))\n"
+        "except Problem as problem: print(problem)"
+    )
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(bench.root / "hf"), "PATH": ""}
+    told = subprocess.run([sys.executable, "-c", code], env=offline, capture_output=True, text=True, check=True)
+    assert "owner/model is not on this machine and the Hub cannot be reached" in told.stdout
+
+
+def test_a_broken_model_is_one_sentence(bench: Bench):
+    (bench.store.path("models", "tiny") / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(Problem, match="The model tiny cannot be loaded"):
+        load_model("tiny", bench.store)
+
+
+def test_slugs_tell_folders_of_the_same_name_apart(tmp_path: Path):
+    for place in ("a", "b"):
+        (tmp_path / place / "model").mkdir(parents=True)
+    slugs = {model_slug(str(tmp_path / place / "model")) for place in ("a", "b")}
+    assert len(slugs) == 2
+    assert all(slug.startswith("model-") for slug in slugs)
+    assert model_slug("owner/name") == "owner--name"
+
+
+@pytest.mark.parametrize(("vocabulary", "dtype"), [(65536, "uint16"), (65537, "uint32")])
+def test_tokens_are_written_row_by_row_and_read_from_disk(tmp_path: Path, vocabulary: int, dtype: str):
+    with TokenWriter(tmp_path, context=4, vocab_size=vocabulary, eos_id=2) as writer:
+        writer.append([[1, 2, 3, vocabulary - 1], [4, 5, 6, 7]])
+        writer.append([8, 9, 10, 11])
+        writer.append(np.zeros((0, 4), dtype=np.int64))
+    assert open_tokens(tmp_path).tolist() == [[1, 2, 3, vocabulary - 1], [4, 5, 6, 7], [8, 9, 10, 11]]
+    told = json.loads((tmp_path / "tokens.json").read_text())
+    assert told == {"dtype": dtype, "rows": 3, "context": 4, "vocab_size": vocabulary, "eos_id": 2}
+    assert read_info(tmp_path).rows == 3
+
+
+def test_wrong_rows_and_unfinished_files_are_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="rows of 3"), TokenWriter(tmp_path, 4, 100) as writer:
+        writer.append([1, 2, 3])
+    with pytest.raises(Problem, match="no finished tokens"):
+        open_tokens(tmp_path)
+    with pytest.raises(ValueError, match="vocabulary of 100"), TokenWriter(tmp_path, 4, 100) as writer:
+        writer.append([1, 2, 3, 100])
+    with TokenWriter(tmp_path, 4, 100) as writer:
+        writer.append([1, 2, 3, 4])
+    (tmp_path / "tokens.bin").write_bytes(b"\0\0")
+    with pytest.raises(Problem, match="incomplete: 2 bytes of 8"):
+        open_tokens(tmp_path)

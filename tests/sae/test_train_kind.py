@@ -1,0 +1,173 @@
+"""`train` from a model and tokens in a store to an SAE, and what it refuses before and while it runs."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from tasks.activations import read_residual
+from tasks.job import Request, Stopped, kind_named
+from tasks.kinds import train
+from tasks.models import load_model
+from tasks.problem import Problem
+from tasks.sae.formats import load_sae
+from tests.sae.conftest import CONTEXT, VOCABULARY, Bench, Known, some_tokens, tiny_model
+
+SHORT = {"model": "tiny", "dataset": "words", "layer": 1, "k": 4, "batch": 256, "steps": 30, "expansion": 4}
+
+
+def prepared(bench: Bench, **values) -> tuple[train.Params, list[Request]]:
+    known = values.pop("known", None) or bench.known
+    return train.prepare(train.KIND.read_params({**SHORT, **values}), known)
+
+
+@pytest.mark.parametrize("arch", ["topk", "standard"])
+def test_training_leaves_a_working_sae_and_says_how_good_it_is(bench: Bench, arch: str):
+    params, requests = prepared(bench, arch=arch, lr=0.01, l1=0.1)
+    context = bench.context()
+    result = train.run(params, context)
+    assert requests == []
+    assert (result["steps"], result["d_in"], result["d_sae"]) == (30, 16, 64)
+    assert result["hook"] == "gpt_neox.layers.1"
+    assert result["tokens_per_s"] > 0
+    assert result["explained_variance"] == pytest.approx(1 - result["fvu"])
+    assert result["explained_variance"] > result["random_explained_variance"]
+    assert all(math.isfinite(result[key]) for key in ("loss", "l0", "dead_share", "pca_explained_variance"))
+    assert json.dumps(result)
+    lines = [json.loads(line) for line in (context.output / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 31))
+    metadata = json.loads((context.output / "cfg.json").read_text())["metadata"]
+    assert metadata["hook_name"] == "blocks.1.hook_resid_post"
+    assert metadata["hook_module"] == "gpt_neox.layers.1"
+    assert metadata["context_size"] == CONTEXT
+    assert context.said[-1][0] == "measuring"
+    assert ("training", 30 * 256, 30 * 256, "tokens") in context.said
+
+    sae = load_sae(context.output)
+    activations = read_residual(tiny_model(), torch.from_numpy(some_tokens(40, seed=1)), 1).flatten(0, 1)
+    explained = 1 - (sae(activations) - activations).square().sum() / (activations - activations.mean(0)).square().sum()
+    assert explained.item() == pytest.approx(result["explained_variance"], abs=0.1)
+
+
+def test_a_stopped_training_goes_on_and_ends_as_if_it_had_not_been_stopped(bench: Bench):
+    params, _ = prepared(bench)
+    whole = bench.context("whole")
+    uninterrupted = train.run(params, whole)
+    with pytest.raises(Stopped):
+        train.run(params, bench.context("parts", stop=lambda done: done >= 11 * 256))
+    again = bench.context("parts", attempt=2)
+    resumed = train.run(params, again)
+    assert again.said[1][1] > 0, "it did not begin anew"
+    for changing in ("tokens_per_s",):
+        uninterrupted.pop(changing), resumed.pop(changing)
+    assert resumed == uninterrupted
+    for name in ("sae_weights.safetensors", "metrics.jsonl", "cfg.json"):
+        assert (again.output / name).read_bytes() == (whole.output / name).read_bytes(), name
+
+
+def test_an_attempt_after_the_last_step_only_measures(bench: Bench):
+    params, _ = prepared(bench)
+    first = train.run(params, bench.context())
+    second = train.run(params, bench.context(attempt=2))
+    assert second["tokens_per_s"] is None
+    assert second["explained_variance"] == first["explained_variance"]
+
+
+def test_the_name_tells_model_layer_and_sparsity(bench: Bench):
+    def name(**values) -> str:
+        return train.default_name(train.KIND.read_params({**SHORT, **values}))
+
+    assert name() == "tiny-l1-topk-k4"
+    assert name(arch="standard", l1=0.25) == "tiny-l1-standard-l1-0.25"
+    assert name(model="EleutherAI/pythia-70m", layer=3) == "EleutherAI--pythia-70m-l3-topk-k4"
+    folder = name(model=str(bench.store.path("models", "tiny")))
+    assert folder.startswith("tiny-")
+    assert folder.endswith("-l1-topk-k4")
+    assert folder != name()
+    assert name(arch="standard", l1=1e20) == "tiny-l1-standard-l1-1e-20"
+
+
+def test_the_four_flags_of_the_readme_are_enough():
+    params = train.KIND.read_params({"model": "m", "dataset": "d", "layer": 6, "arch": "topk", "k": 32})
+    assert (params.batch, params.expansion, params.width, params.steps) == (4096, 8, None, None)
+
+
+def test_tokens_are_used_as_they_are_and_datasets_are_tokenized_first(bench: Bench, tmp_path):
+    bench.add("datasets", "books")
+    params, requests = prepared(bench, dataset="books")
+    values = {"dataset": "books", "model": "tiny", "context": 64}
+    assert requests == [Request("tokenize", params.dataset, values)]
+    assert params.dataset == kind_named("tokenize").default_name(kind_named("tokenize").read_params(values))
+
+    text = tmp_path / "book.txt"
+    text.write_text("It was a dark night.")
+    params, requests = prepared(bench, dataset=str(text))
+    assert [request.kind for request in requests] == ["download", "tokenize"]
+    assert requests[0].params == {"source": str(text)}
+    assert requests[1].params["dataset"] == requests[0].name
+    assert requests[1].name == params.dataset
+
+    params, requests = prepared(bench, dataset="owner/corpus")
+    assert requests[0].params == {"source": "owner/corpus"}
+
+
+def test_what_is_on_its_way_need_not_be_there(bench: Bench):
+    known = Known(bench.store, {"models/new", "tokens/packed"})
+    params, requests = prepared(bench, known=known, model="new", dataset="packed", layer=50)
+    assert (params.model, params.dataset, params.width, requests) == ("new", "packed", None, [])
+
+
+def test_a_folder_is_remembered_by_its_whole_path(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(bench.store.root / "models")
+    params, _ = prepared(bench, model="./tiny")
+    assert params.model == str(bench.store.root / "models/tiny")
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"layer": 3}, "tiny has no layer 3: its layers are 0 to 2"),
+        ({"layer": -1}, "--layer must be at least 0"),
+        ({"arch": "gate"}, "--arch 'gate' is not one of: standard, topk"),
+        ({"k": 65}, "--k 65 is more than the 64 features"),
+        ({"width": 3}, "--k 4 is more than the 3 features"),
+        ({"model": "tinny"}, "'tinny' is no model in the store"),
+        ({"model": "/no/such/model"}, "no model in the store, no folder here"),
+        ({"dataset": "wards"}, "'wards' is no dataset in the store, no file or folder here"),
+        ({"dataset": "../words"}, "no dataset in the store"),
+        ({"steps": 0}, "--steps must be at least 1"),
+        ({"depth": 1}, "no parameter 'depth'"),
+    ],
+)
+def test_a_bad_request_is_refused_with_a_sentence(bench: Bench, values: dict, sentence: str):
+    with pytest.raises(Problem, match=sentence.replace("(", r"\(")):
+        prepared(bench, **values)
+
+
+def test_tokens_of_another_vocabulary_are_refused(bench: Bench):
+    bench.add_tokens("foreign", rows=4, vocabulary=VOCABULARY + 1)
+    with pytest.raises(Problem, match="vocabulary of 98, but tiny has 97"):
+        prepared(bench, dataset="foreign")
+    with pytest.raises(Problem, match="vocabulary of 98"):
+        train.run(train.KIND.read_params({**SHORT, "dataset": "foreign"}), bench.context())
+
+
+def test_what_only_the_run_can_know_ends_in_a_sentence_too(bench: Bench):
+    with pytest.raises(Problem, match="no layer 7"):
+        train.run(train.KIND.read_params({**SHORT, "layer": 7}), bench.context())
+    bench.add_tokens("single", rows=1)
+    with pytest.raises(Problem, match="only one row of tokens"):
+        train.run(train.KIND.read_params({**SHORT, "dataset": "single"}), bench.context())
+    with pytest.raises(Problem, match="--k 4 is more than the 2 features"):
+        train.run(train.KIND.read_params({**SHORT, "width": 2}), bench.context())
+
+
+def test_pickled_weights_are_not_read(bench: Bench):
+    folder = bench.store.path("models", "tiny")
+    torch.save(tiny_model().state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(Problem, match="cannot be loaded"):
+        load_model("tiny", bench.store)
