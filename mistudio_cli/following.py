@@ -51,7 +51,7 @@ def wait_for(ledger: Ledger, job_ids: Sequence[str], timeout_s: float | None = N
 def ask_to_cancel(ledger: Ledger, job: Job) -> Job:
     """Ask for the job's end and say what that does. Returns its record after asking."""
     if job.state.ended:
-        output.talk(f"{job.id} has {job.state} already.")
+        output.talk(f"{job.id} is over already: {job.state}.")
         return job
     asked = ledger.request_cancel(job.id)
     if asked.state is State.CANCELLED:

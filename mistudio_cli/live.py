@@ -92,10 +92,10 @@ def paint(seen: Snapshot, age_s: float, width: int, height: int, *, colour: bool
     if seen.devices is not None and seen.devices.reason:
         lines += ["", f"GPU: {seen.devices.reason}"]
     if seen.jobs:
-        headers, rows = tables.live_jobs(seen.jobs, now)
         room = max(1, height - len(lines) - 3)
-        lines += ["", *output.lay_out(headers, rows[:room], width, colour).splitlines()]
-        lines += [f"… {len(rows) - room} more: mistudio jobs ls"] if len(rows) > room else []
+        headers, rows = tables.live_jobs(tables.most_alive_first(seen.jobs)[:room], now)
+        lines += ["", *output.lay_out(headers, rows, width, colour).splitlines()]
+        lines += [f"… {len(seen.jobs) - room} more: mistudio jobs ls"] if len(seen.jobs) > room else []
     return lines[:height]
 
 

@@ -88,7 +88,17 @@ def job_in_full(record: Job, events: Sequence[dict[str, Any]], path: str | None)
         "rate": None if record.progress is None else record.progress.rate,
         "cancel_requested": record.cancel_requested,
         "queued_at": time(record.queued_at),
-        "events": [{**event, "at": time(event["at"])} for event in events],
+        "events": [_event(told) for told in events],
+    }
+
+
+def _event(told: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "at": time(told["at"]),
+        "state": told["state"],
+        "reason": told["reason"],
+        "attempt": told["attempt"],
+        "worker": told["worker"] or None,
     }
 
 

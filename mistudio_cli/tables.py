@@ -55,9 +55,8 @@ def jobs(records: Sequence[Job], now: float) -> Table:
 
 
 def live_jobs(records: Sequence[Job], now: float) -> Table:
-    """`top`: what runs first, then what waits, then what ended last."""
+    """`top`."""
     headers = ["JOB", "KIND", "NAME", "STATE", "DEVICE", "TOOK", "PROGRESS"]
-    order = {State.RUNNING: 0, State.QUEUED: 1, State.WAITING: 1}
     return headers, [
         [
             record.id,
@@ -68,8 +67,14 @@ def live_jobs(records: Sequence[Job], now: float) -> Table:
             took(record, now),
             bar(record) + note(record),
         ]
-        for record in sorted(records, key=lambda record: order.get(record.state, 2))
+        for record in records
     ]
+
+
+def most_alive_first(records: Sequence[Job]) -> list[Job]:
+    """What runs, then what waits, then what has ended; each as it was ordered."""
+    order = {State.RUNNING: 0, State.QUEUED: 1, State.WAITING: 1}
+    return sorted(records, key=lambda record: order.get(record.state, 2))
 
 
 def workers(rows: Sequence[WorkerRow], now: float) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Annotated
 import typer
 
 from mistudio_cli import api, output, session
+from mistudio_cli.errors import Code
 from mistudio_cli.settings import Settings
 from tasks import wire
 from tasks.ledger import Ledger
@@ -45,6 +47,7 @@ def serve(
     application = api.make_app(_opener(session.current_settings()), token, names)
     with _listen_on_path(uds) if uds is not None else _listen(host, port) as listener:
         where = f"unix socket {uds}" if uds is not None else f"http://{_shown(listener)}"
+        signal.signal(signal.SIGTERM, _end)  # uvicorn raises the signal again when it has closed its connections
         output.talk(f"Listening on {where}{api.PREFIX}/health (Ctrl-C ends it)")
         config = uvicorn.Config(application, log_level="warning", access_log=False, lifespan="off")
         try:
@@ -52,6 +55,10 @@ def serve(
         finally:
             if uds is not None:
                 uds.unlink(missing_ok=True)
+
+
+def _end(signum: int, frame: object) -> None:
+    raise SystemExit(int(Code.OK))
 
 
 def _opener(settings: Settings) -> Callable[[], Ledger]:
@@ -71,9 +78,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        raise Problem(
-            f"{host}:{port} cannot be listened on: {error.strerror or error}.", "Give another --port"
-        ) from error
+        why = os.strerror(error.errno) if error.errno else error
+        raise Problem(f"{host}:{port} cannot be listened on: {why}.", "Give another --port") from error
 
 
 def _listen_on_path(path: Path) -> socket.socket:

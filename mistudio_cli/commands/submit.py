@@ -98,7 +98,7 @@ def _flag(spec: dataclasses.Field[Any], annotation: Any) -> Any:
     if told.get("choices"):
         about["metavar"] = "|".join(told["choices"])
     if told.get("positional"):
-        return typer.Argument(default, **about)
+        return typer.Argument(default, **{"metavar": spec.name.upper(), **about})
     flag = "--" + spec.name.replace("_", "-")
     if annotation is bool:
         return typer.Option(default, f"{flag}/--no-{flag[2:]}", **about)

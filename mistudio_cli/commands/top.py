@@ -54,6 +54,6 @@ def _print(seen: Snapshot) -> None:
         output.data(f"\nGPU: {seen.devices.reason}")
     if seen.jobs:
         output.data("")
-        output.table(*tables.live_jobs(seen.jobs, now))
+        output.table(*tables.live_jobs(tables.most_alive_first(seen.jobs), now))
     for trouble in seen.errors:
         output.talk(f"{trouble.part} could not be read: {trouble.message}")

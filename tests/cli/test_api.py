@@ -1,0 +1,176 @@
+"""The REST interface, asked over HTTP by a client, from a real server process."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from mistudio_cli.api import health
+from mistudio_cli.errors import Code
+from tasks.job import Job
+from tasks.ledger import Ledger, WorkerBeat, new_job_id
+from tasks.queues import QUEUE_NAMES
+from tests.cli.conftest import Cli
+
+BEAT = WorkerBeat("all-queues@h", "h", 7, QUEUE_NAMES, 8, 1000.0)
+SECRET = "hf_secret_value"
+
+
+def submit(ledger: Ledger, queue: str = "datasets") -> Job:
+    return ledger.submit(Job(new_job_id(), "download", "a", queue, {"source": SECRET}))
+
+
+@contextmanager
+def serving(cli: Cli, *words: str) -> Iterator[httpx.Client]:
+    """A server of that home on a free port."""
+    server = cli.start("serve", "--port", "0", *words)
+    try:
+        line = server.stderr.readline()
+        where = re.search(r"http://[\d.]+:\d+/api/v1/workers", line)
+        assert where, line + server.stderr.read()
+        with httpx.Client(base_url=where[0], trust_env=False, timeout=30) as client:
+            yield client
+    finally:
+        server.terminate()
+        out, err = server.communicate(timeout=30)
+        assert (server.returncode, out, err) == (0, "", "")
+
+
+@pytest.fixture
+def client(cli: Cli) -> Iterator[httpx.Client]:
+    with serving(cli) as client:
+        yield client
+
+
+def test_queues_are_pending_jobs_by_name(cli: Cli, client: httpx.Client) -> None:
+    submit(cli.ledger)
+    submit(cli.ledger)
+    assert client.get("/queues").json() == {**dict.fromkeys(QUEUE_NAMES, 0), "datasets": 2}
+
+
+def test_active_tells_each_worker_s_jobs_and_never_their_arguments(cli: Cli, client: httpx.Client) -> None:
+    cli.ledger.beat(BEAT)
+    assert client.get("/active").json() == {"all-queues@h": []}
+    job = submit(cli.ledger)
+    cli.ledger.claim(job.id, BEAT.name, BEAT.host)
+    told = client.get("/active")
+    (task,) = told.json()["all-queues@h"]
+    assert (task["id"], task["name"]) == (job.id, "mistudio.download")
+    assert (task["args"], task["kwargs"]) == ("…redacted…", "…redacted…")
+    assert SECRET not in told.text
+
+
+def test_stats_are_told_for_each_worker(cli: Cli, client: httpx.Client) -> None:
+    cli.ledger.beat(BEAT)
+    told = client.get("/stats").json()["all-queues@h"]
+    assert 0 <= told.pop("seen_age_s") < 30
+    assert told == {
+        "hostname": "h",
+        "pid": 7,
+        "queues": list(QUEUE_NAMES),
+        "concurrency": 8,
+        "active": 0,
+        "started_at": "1970-01-01T00:16:40.000Z",
+    }
+
+
+def test_health_has_the_seed_s_shape(cli: Cli, client: httpx.Client) -> None:
+    cli.ledger.beat(BEAT)
+    submit(cli.ledger)
+    told = client.get("/health")
+    assert (told.status_code, told.headers["content-type"]) == (200, "application/json")
+    assert told.json() == {
+        "status": "healthy",
+        "workers_connected": 1,
+        "total_queued": 1,
+        "total_active": 0,
+        "queues": {name: {"pending": int(name == "datasets"), "status": "ok"} for name in QUEUE_NAMES},
+        "warnings": [],
+    }
+
+
+def test_pending_on_a_queue_nobody_consumes_warns(ledger: Ledger) -> None:
+    ledger.beat(WorkerBeat("w@h", "h", 7, ("training",), 1, 1000.0))
+    submit(ledger)
+    told = health(ledger)
+    assert (told["status"], told["queues"]["datasets"]["status"]) == ("warning", "warning")
+    assert told["warnings"] == ["Queue 'datasets' has 1 pending and no worker"]
+
+
+def test_a_backlog_over_a_hundred_warns(ledger: Ledger) -> None:
+    ledger.beat(BEAT)
+    for _ in range(100):
+        submit(ledger)
+    assert health(ledger)["status"] == "healthy"
+    submit(ledger)
+    assert health(ledger)["warnings"] == ["Queue 'datasets' has a backlog of 101"]
+
+
+def test_jobs_and_no_worker_at_all_is_critical(ledger: Ledger) -> None:
+    assert health(ledger)["status"] == "healthy"
+    submit(ledger)
+    assert (health(ledger)["status"], health(ledger)["workers_connected"]) == ("critical", 0)
+
+
+def test_a_broker_that_is_away_is_503_and_no_zeros(cli: Cli) -> None:
+    away = Cli(cli.home, "redis://someone:secret@127.0.0.1:1/0", cli.ledger)
+    with serving(away) as client:
+        for name in ("queues", "active", "stats"):
+            told = client.get(f"/{name}")
+            assert (told.status_code, list(told.json())) == (503, ["error"])
+            assert "secret" not in told.text
+        told = client.get("/health")
+        assert (told.status_code, told.json()["status"], told.json()["queues"]) == (503, "critical", None)
+
+
+def test_what_is_not_there_is_said_in_json(client: httpx.Client) -> None:
+    assert client.get("/nothing").json() == {"error": "Not Found"}
+    told = client.post("/queues")
+    assert (told.status_code, told.json()) == (405, {"error": "Method Not Allowed"})
+
+
+def test_another_site_s_page_cannot_ask_through_a_name_of_its_own(client: httpx.Client) -> None:
+    assert client.get("/queues", headers={"Host": "evil.example"}).status_code == 400
+
+
+def test_listening_beyond_the_loopback_demands_a_token(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = cli("serve", "--host", "0.0.0.0", "--port", "0")
+    assert told.code == Code.USAGE
+    assert told.err.startswith("Listening on 0.0.0.0 lets others in, so requests must bear a token.")
+
+
+def test_a_token_is_asked_of_every_request(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_TOKEN", "let-me-in")
+    with serving(cli, "--host", "0.0.0.0", "--token-env", "A_TOKEN") as client:
+        port = client.base_url.port
+        for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "let-me-in"}):
+            told = httpx.get(f"http://127.0.0.1:{port}/api/v1/workers/queues", headers=header, trust_env=False)
+            assert (told.status_code, told.headers["www-authenticate"]) == (401, "Bearer")
+        header = {"Authorization": "Bearer let-me-in"}
+        told = httpx.get(f"http://127.0.0.1:{port}/api/v1/workers/queues", headers=header, trust_env=False)
+        assert told.status_code == 200
+
+
+def test_a_unix_socket_is_its_owner_s_alone_and_gone_afterwards(cli: Cli, short_tmp: object) -> None:
+    path = short_tmp / "api.sock"
+    server = cli.start("serve", "--uds", str(path))
+    try:
+        assert f"unix socket {path}" in server.stderr.readline()
+        assert path.stat().st_mode & 0o777 == 0o600
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
+            assert client.get("http://any/api/v1/workers/queues").status_code == 200
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
+    assert not path.exists()
+
+
+def test_a_port_that_is_taken_is_one_sentence(cli: Cli, client: httpx.Client) -> None:
+    port = client.base_url.port
+    told = cli("serve", "--port", str(port))
+    assert told.code == Code.USAGE
+    assert told.err.startswith(f"127.0.0.1:{port} cannot be listened on: Address already in use.")

@@ -1,0 +1,95 @@
+"""docs/json.md is true: its examples have the keys and the types of what the commands really print."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mistudio_cli import api, shapes
+from mistudio_cli.snapshot import Snapshot
+from tasks.devices import Device, Devices, GpuProcess
+from tests.cli.conftest import Cli
+from tests.conftest import until
+
+DOCUMENT = (Path(__file__).parent.parent.parent / "docs" / "json.md").read_text(encoding="utf-8")
+EXAMPLES = {
+    title: json.loads(example)
+    for title, example in re.findall(r"^## `([^`\n]+)`$.*?^```json$(.+?)^```$", DOCUMENT, re.M | re.S)
+}
+
+#: Objects whose keys are the kind's own.
+FREE = ("params", "result")
+
+#: Objects whose keys are names of workers, so that any one is like any other.
+BY_WORKER = ("GET /api/v1/workers/active", "GET /api/v1/workers/stats")
+
+
+def differences(documented: Any, real: Any, where: str = "") -> Iterator[str]:
+    """Where what was printed has other keys or types than the document says. null is always possible."""
+    if documented is None or real is None:
+        return
+    if isinstance(documented, dict) and isinstance(real, dict):
+        if list(documented) != list(real):
+            yield f"{where}: {list(documented)} documented, {list(real)} printed"
+        for key in documented.keys() & real.keys() - set(FREE):
+            yield from differences(documented[key], real[key], f"{where}.{key}")
+    elif isinstance(documented, list) and isinstance(real, list):
+        for item in real if documented else ():
+            yield from differences(documented[0], item, f"{where}[]")
+    elif kind_of(documented) != kind_of(real):
+        yield f"{where}: {documented!r} documented, {real!r} printed"
+
+
+def kind_of(value: Any) -> str:
+    if isinstance(value, str):
+        return "time" if re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", value) else "text"
+    return "number" if isinstance(value, (int, float)) and not isinstance(value, bool) else type(value).__name__
+
+
+@pytest.fixture(scope="module")
+def busy(world: Cli) -> Iterator[Cli]:
+    """The home with a worker, a failed job, one that succeeded and one that runs."""
+    world("submit", "nap", "--name", "ended-well", "--ticks", "1", "--wait")
+    world("submit", "nap", "--name", "ended-badly", "--end", "raise", "--wait")
+    job_id = world("submit", "nap", "--name", "runs", "--ticks", "100000", "--json").json["id"]
+    until(lambda: world.ledger.need(job_id).progress, what="the job to run")
+    yield world
+    world("jobs", "cancel", job_id)
+
+
+@pytest.mark.parametrize("title", [title for title in EXAMPLES if title.startswith("mistudio ")])
+def test_commands_print_what_is_documented(busy: Cli, title: str) -> None:
+    words = title.replace("mistudio ", "").replace("KIND", "blink")
+    for job in busy("jobs", "ls", "--json").json["jobs"] if "ID" in words else [{"id": ""}]:
+        real = busy(*words.replace("ID", job["id"]).split()).json
+        assert not list(differences(EXAMPLES[title], real))
+
+
+@pytest.mark.parametrize("title", [title for title in EXAMPLES if title.startswith("GET ")])
+def test_the_rest_interface_answers_what_is_documented(busy: Cli, title: str) -> None:
+    documented, real = EXAMPLES[title], api.ENDPOINTS[title.rpartition("/")[2]](busy.ledger)
+    if title in BY_WORKER:
+        documented, real = list(documented.values()), list(real.values())
+    assert not list(differences(documented, real))
+
+
+def test_every_endpoint_is_documented() -> None:
+    assert {title.rpartition("/")[2] for title in EXAMPLES if title.startswith("GET ")} == set(api.ENDPOINTS)
+
+
+def test_a_device_is_told_as_documented() -> None:
+    card = Device(0, "a", "u", 2, 1, 50.0, 60.0, 70.0, (GpuProcess(1, 2),), "lost")
+    seen = Snapshot(devices=Devices((card,)))
+    assert not list(differences(EXAMPLES["mistudio top --once --json"], shapes.everything(seen)))
+
+
+def test_the_comparison_itself_sees_a_difference() -> None:
+    documented = {"a": [{"b": 1}], "at": "2026-01-31T12:00:00.000Z"}
+    assert list(differences(documented, {"a": [{"c": 1}], "at": "2026-01-31T12:00:00.000Z"}))
+    assert list(differences(documented, {"a": [{"b": 1}], "at": "yesterday"}))
+    assert not list(differences(documented, {"a": [{"b": None}], "at": "2027-01-31T12:00:00.000Z"}))

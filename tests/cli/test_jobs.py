@@ -1,0 +1,160 @@
+"""`jobs`: a person finds, watches, waits for and cancels real jobs of a real worker."""
+
+from __future__ import annotations
+
+import re
+import signal
+
+import pytest
+
+from mistudio_cli.errors import Code
+from tasks.job import Job, State
+from tasks.ledger import new_job_id
+from tests.cli.conftest import Cli
+from tests.conftest import until
+
+
+def nap(world: Cli, name: str, *words: str) -> str:
+    told = world("submit", "nap", "--name", name, "--json", *words)
+    assert told.code == Code.OK, told.err
+    return told.json["id"]
+
+
+def running(world: Cli, job_id: str) -> Job:
+    until(lambda: world.ledger.need(job_id).progress, what=f"job {job_id} to run")
+    return world.ledger.need(job_id)
+
+
+def test_waiting_tells_how_jobs_ended(world: Cli) -> None:
+    well, badly = nap(world, "well", "--ticks", "2"), nap(world, "badly", "--end", "raise")
+    told = world("jobs", "wait", well, badly)
+    first, second = told.out.splitlines()
+    assert told.code == Code.FAILED
+    assert re.fullmatch(rf"{well} nap well succeeded after \d+ s", first)
+    assert re.fullmatch(rf"{badly} nap badly failed after \d+ s: ValueError: told to raise", second)
+    assert world("jobs", "wait", well).code == Code.OK
+    assert [job["state"] for job in world("jobs", "wait", well, badly, "--json").json["jobs"]] == [
+        "succeeded",
+        "failed",
+    ]
+
+
+def test_submit_can_wait_and_fails_with_its_job(world: Cli) -> None:
+    assert world("submit", "blink", "--wait").code == Code.OK
+    told = world("submit", "nap", "--end", "raise", "--name", "bad", "--wait", "--json")
+    assert (told.code, told.json["state"]) == (Code.FAILED, "failed")
+
+
+def test_a_job_is_shown_in_full(world: Cli) -> None:
+    job_id = nap(world, "shown", "--ticks", "1")
+    world("jobs", "wait", job_id)
+    told = world("jobs", "show", job_id, "--json").json
+    assert [event["state"] for event in told["events"]] == ["queued", "running", "succeeded"]
+    assert (told["result"]["ticks"], told["params"]["ticks"]) == (1, 1)
+    assert told["path"] == str(world.home / "store" / "saes" / "shown")
+    told = world("jobs", "show", job_id[:13]).out
+    assert f"artifact  {world.home}/store/saes/shown" in told
+    assert "ran_in_last_attempt" in told
+
+
+def test_a_failed_job_shows_its_traceback_and_its_log(world: Cli) -> None:
+    job_id = nap(world, "traced", "--end", "raise")
+    world("jobs", "wait", job_id)
+    assert "ValueError: told to raise" in world("jobs", "show", job_id).out
+    log = world("jobs", "logs", job_id)
+    assert (log.code, "Traceback (most recent call last)" in log.out) == (Code.OK, True)
+    last = world("jobs", "logs", job_id, "-n", "1").out.splitlines()
+    assert len(last) == 1
+    assert log.out.splitlines()[-1] == last[0]
+
+
+def test_following_a_log_ends_with_the_job(world: Cli) -> None:
+    job_id = nap(world, "followed", "--ticks", "5", "--end", "raise")
+    told = world("jobs", "logs", "--follow", job_id)
+    assert told.code == Code.OK
+    assert told.err.splitlines()[-1] == f"{job_id} failed: ValueError: told to raise"
+
+
+def test_a_job_without_a_log_says_why(cli: Cli) -> None:
+    job = cli.ledger.submit(Job(new_job_id(), "train", "a", "training", {}))
+    told = cli("jobs", "logs", job.id)
+    assert told.code == Code.NOT_FOUND
+    assert told.err.startswith(f"Job {job.id} has no log on this machine: it has not started.")
+
+
+def test_lists_are_filtered_limited_and_say_that_there_is_more(cli: Cli) -> None:
+    ids = [
+        cli.ledger.submit(Job(new_job_id(), kind, f"n{i}", queue, {})).id
+        for i, (kind, queue) in enumerate([("train", "training"), ("extract", "extraction")] * 3)
+    ]
+    newest = ids[::-1]
+    assert [job["id"] for job in cli("jobs", "ls", "--json").json["jobs"]] == newest
+    assert [job["id"] for job in cli("jobs", "ls", "--kind", "train", "--json").json["jobs"]] == newest[1::2]
+    assert [job["id"] for job in cli("jobs", "ls", "--queue", "extraction", "--json").json["jobs"]] == newest[::2]
+    assert cli("jobs", "ls", "--state", "running", "--json").json["jobs"] == []
+    told = cli("jobs", "ls", "--limit", "4")
+    following = re.fullmatch(r"There are more: --limit, or --next (\w+)\n", told.err)[1]
+    assert len(told.out.splitlines()) == 1 + 4
+    rest = cli("jobs", "ls", "--next", following, "--json").json
+    assert ([job["id"] for job in rest["jobs"]], rest["next"]) == (newest[4:], None)
+
+
+def test_ids_may_be_shortened_while_they_are_unique(cli: Cli) -> None:
+    older, newer = (cli.ledger.submit(Job(job_id, "train", job_id, "training", {})) for job_id in ("abc1", "abc2"))
+    assert cli("jobs", "show", "abc1", "--json").json["id"] == older.id
+    assert cli("jobs", "show", "last", "--json").json["id"] == newer.id
+    told = cli("jobs", "show", "ab")
+    assert (told.code, told.err.splitlines()[0]) == (Code.USAGE, "2 jobs start with ab: abc2, abc1.")
+    assert cli("jobs", "cancel", "abc1", "--no-wait").code == Code.OK
+    assert cli.ledger.need("abc1").state is State.CANCELLED
+
+
+def test_waiting_is_given_up_when_told_and_the_job_goes_on(cli: Cli) -> None:
+    job = cli.ledger.submit(Job(new_job_id(), "train", "a", "training", {}))
+    told = cli("jobs", "wait", job.id, "--timeout", "0.1")
+    assert told.code == Code.TIMED_OUT
+    assert told.err.startswith(f"Not over after 0.1 s: {job.id} (queued).")
+    assert cli.ledger.need(job.id).state is State.QUEUED
+
+
+def test_cancelling_a_running_job_waits_until_it_has_stopped_and_says_so(world: Cli) -> None:
+    job_id = nap(world, "cancelled", "--ticks", "10000")
+    running(world, job_id)
+    told = world("jobs", "cancel", job_id)
+    assert told.code == Code.OK
+    assert f"{job_id} is running: its worker was told to stop it, checkpoint first." in told.err
+    assert re.search(rf"{job_id} cancelled after \d+\.\d s: cancelled by the user", told.err)
+    assert world.ledger.need(job_id).state is State.CANCELLED
+    assert not (world.home / "store" / "saes" / "cancelled").exists()
+
+
+def test_cancelling_what_has_not_started_or_is_over(cli: Cli) -> None:
+    parent = cli.ledger.submit(Job(new_job_id(), "train", "p", "training", {}))
+    child = cli.ledger.submit(Job(new_job_id(), "train", "c", "training", {}), [parent.id])
+    assert "cancelled before it started" in cli("jobs", "cancel", parent.id).err
+    assert cli.ledger.need(child.id).state is State.CANCELLED
+    told = cli("jobs", "cancel", child.id)
+    assert (told.code, told.err) == (Code.OK, f"{child.id} is over already: cancelled.\n")
+
+
+def test_cancelling_a_job_nobody_looks_after_is_given_up(cli: Cli) -> None:
+    job = cli.ledger.submit(Job(new_job_id(), "train", "p", "training", {}))
+    cli.ledger.claim(job.id, "gone@h", "h")
+    assert cli("jobs", "cancel", job.id, "--timeout", "0.1").code == Code.TIMED_OUT
+
+
+def test_ctrl_c_while_waiting_leaves_the_job_alone(world: Cli) -> None:
+    job_id = nap(world, "left-alone", "--ticks", "10000")
+    running(world, job_id)
+    waiting = world.start("jobs", "wait", job_id)
+    until(lambda: str(world.ledger.client.call("CLIENT", "LIST")).count("cmd=hgetall") >= 1)
+    waiting.send_signal(signal.SIGINT)
+    _, err = waiting.communicate(timeout=30)
+    assert (waiting.returncode, err) == (Code.INTERRUPTED, "")
+    assert world.ledger.need(job_id).state is State.RUNNING
+    world("jobs", "cancel", job_id)
+
+
+@pytest.mark.parametrize("words", ["jobs ls", "jobs show last", "queue ls", "top --once"])
+def test_a_pipe_gets_no_colour(world: Cli, words: str) -> None:
+    assert "\x1b" not in world(*words.split()).out

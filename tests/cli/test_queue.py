@@ -1,0 +1,100 @@
+"""`queue ls` and the snapshot tell what is there, with its age, and what could not be read."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from mistudio_cli import snapshot
+from mistudio_cli.snapshot import read_all, read_queues
+from tasks.job import Job
+from tasks.ledger import Ledger, WorkerBeat, new_job_id
+from tasks.places import Places
+from tasks.queues import QUEUE_NAMES
+from tasks.wire import Unreachable, connect
+from tests.cli.conftest import Cli
+
+BEAT = WorkerBeat("all-queues@elsewhere", "elsewhere", 7, ("datasets", "training"), 3, 1000.0)
+
+
+def submit(ledger: Ledger, queue: str = "training", **changes: object) -> Job:
+    return ledger.submit(Job(new_job_id(), "train", "a", queue, {}, **changes))
+
+
+def test_json_has_exactly_the_keys_of_the_contract(cli: Cli) -> None:
+    told = cli("queue", "ls", "--json").json
+    assert list(told) == ["read_at", "queues", "errors"]
+    assert told["read_at"].endswith("Z")
+    assert [queue["name"] for queue in told["queues"]] == list(QUEUE_NAMES)
+    keys = ["name", "state", "pending", "running", "oldest_age_s", "consumers", "slots"]
+    assert [list(queue) for queue in told["queues"]] == [keys] * len(QUEUE_NAMES)
+
+
+def test_every_priority_is_counted_and_the_oldest_tells_its_age(cli: Cli) -> None:
+    jobs = [submit(cli.ledger, priority=priority) for priority in (0, 5, 10)]
+    cli.ledger.beat(BEAT)
+    cli.ledger.claim(jobs[0].id, BEAT.name, BEAT.host)
+    row = {queue["name"]: queue for queue in cli("queue", "ls", "--json").json["queues"]}["training"]
+    assert 0 <= row.pop("oldest_age_s") < 60
+    assert row == {"name": "training", "state": "ok", "pending": 2, "running": 1, "consumers": 1, "slots": 3}
+
+
+def test_a_queue_nobody_consumes_says_so_and_what_helps(cli: Cli) -> None:
+    submit(cli.ledger)
+    told = cli("queue", "ls")
+    assert [line for line in told.out.splitlines() if line.startswith("training ") and "no worker" in line]
+    assert told.err == "Nobody works on training: mistudio workers start full\n"
+
+
+def test_a_worker_that_fell_silent_is_no_consumer_and_is_shown_with_its_age(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.beat(BEAT)
+    assert read_queues(ledger).queues[1].consumers == 1
+    monkeypatch.setattr(snapshot, "BEAT_TTL_S", -1.0)
+    seen = read_all(ledger, Places(tmp_path, tmp_path))
+    assert seen.queues[1].consumers == 0
+    (worker,) = seen.workers
+    assert (worker.name, worker.state, worker.restarts, worker.pss_bytes) == (BEAT.name, "silent", None, None)
+    assert worker.seen_age_s >= 0
+
+
+def test_what_cannot_be_read_is_an_error_and_never_an_empty_table(tmp_path: Path) -> None:
+    seen = read_all(Ledger(connect("redis://127.0.0.1:1/0")), Places(tmp_path, tmp_path))
+    assert (seen.read_at, seen.queues, seen.jobs, seen.workers) == (None, None, None, None)
+    assert [trouble.part for trouble in seen.errors] == ["ledger"]
+    assert "127.0.0.1:1" in seen.errors[0].message
+    assert seen.host is not None
+    assert seen.host.cpus >= 1
+    with pytest.raises(Unreachable):
+        read_queues(Ledger(connect("redis://127.0.0.1:1/0")))
+
+
+def test_a_beat_of_another_version_spoils_only_what_is_in_the_ledger(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.client.call("HSET", "mistudio:workers", "odd@h", '{"name": "odd@h"}')
+    seen = read_all(ledger, Places(tmp_path, tmp_path))
+    assert [trouble.part for trouble in seen.errors] == ["ledger"]
+
+
+def test_the_rows_of_supervised_workers_join_what_their_beats_say(ledger: Ledger) -> None:
+    told = {
+        "name": "worker-training@here",
+        "state": "running",
+        "pid": None,
+        "queues": ["training"],
+        "slots": 1,
+        "restarts": 2,
+        "started_at": 5.0,
+        "last_exit": "exit code 1",
+    }
+    job = submit(ledger)
+    ledger.claim(job.id, told["name"], "here")
+    beat = dataclasses.replace(BEAT, name=told["name"], seen_at=99.0)
+    other = dataclasses.replace(BEAT, seen_at=99.0)
+    rows = snapshot.worker_rows([told], [beat, other], [ledger.need(job.id)], 100.0, 0.0)
+    assert [(row.name, row.state, row.busy, row.restarts, row.seen_age_s) for row in rows] == [
+        ("worker-training@here", "running", 1, 2, 1.0),
+        ("all-queues@elsewhere", "running", 0, None, 1.0),
+    ]

@@ -1,0 +1,97 @@
+"""`submit KIND`: every parameter of every kind is a flag, and what cannot work is refused before it is queued."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from mistudio_cli.errors import Code
+from tasks.job import kinds
+from tests.cli.conftest import Cli
+
+
+@pytest.mark.parametrize("kind", list(kinds()))
+def test_every_parameter_of_a_kind_has_its_flag_and_its_help(cli: Cli, kind: str) -> None:
+    told = " ".join(cli("submit", kind, "--help", COLUMNS="200").out.split())
+    for spec in dataclasses.fields(kinds()[kind].params):
+        shown = spec.name.upper() if spec.metadata["positional"] else "--" + spec.name.replace("_", "-")
+        assert shown in told
+        assert spec.metadata["help"] in told
+        assert all(choice in told for choice in spec.metadata["choices"] or ())
+    assert all(flag in told for flag in ("--name", "--priority", "--after", "--wait", "--json"))
+
+
+def test_the_list_of_kinds_is_not_cut_off(cli: Cli) -> None:
+    told = " ".join(cli("submit", "--help").out.split())
+    assert all(kind.summary in told for kind in kinds().values())
+
+
+def test_json_is_the_receipt_of_the_contract(cli: Cli) -> None:
+    told = cli("submit", "nap", "--ticks", "3", "--json").json
+    assert list(told) == ["id", "kind", "queue", "state", "name", "before"]
+    assert {**told, "id": "x"} == {
+        "id": "x",
+        "kind": "nap",
+        "queue": "training",
+        "state": "queued",
+        "name": "nap-3",
+        "before": [],
+    }
+    assert cli.ledger.need(told["id"]).params == {"ticks": 3, "end": "well", "parent": None}
+
+
+def test_values_arrive_with_their_types_and_the_bell_is_rung(cli: Cli) -> None:
+    told = cli("submit", "cleanup", "--hours", "1.5", "--dry-run", "--priority", "9", "--json").json
+    job = cli.ledger.need(told["id"])
+    assert job.params["hours"] == 1.5
+    assert job.params["dry_run"] is True
+    assert job.priority == 9
+    assert cli.ledger.messages("low_priority") == 1
+    assert cli.ledger.rung_at([job])[0] > 0
+
+
+def test_jobs_after_others_wait_and_jobs_that_must_come_first_are_told(cli: Cli) -> None:
+    corpus = cli.home / "corpus.txt"
+    corpus.write_text("some text\n" * 50)
+    first = cli("submit", "nap", "--name", "first", "--json").json
+    after = cli("submit", "nap", "--name", "second", "--after", first["id"][:13], "--json").json
+    assert (after["state"], cli.ledger.need(after["id"]).parents) == ("waiting", (first["id"],))
+    told = cli("submit", "toy-model", "--dataset", str(corpus), "--json").json
+    assert [(job["kind"], job["state"]) for job in told["before"]] == [("download", "queued")]
+    assert told["state"] == "waiting"
+
+
+def test_a_person_reads_one_line_a_job_and_the_command_to_watch_it(cli: Cli) -> None:
+    told = cli("submit", "nap")
+    job_id = told.out.split()[0]
+    assert told.out == f"{job_id} nap nap-10 in training\n"
+    assert told.err == f"Watch it: mistudio jobs wait {job_id}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("nap --end badly", "--end 'badly' is not one of: well, raise, crash, ignore-term."),
+        ("nap --ticks many", "Invalid value for '--ticks': 'many' is not a valid int"),
+        ("nap --priority 11", "Invalid value for '--priority': 11 is not in the range 0<=x<=10."),
+        ("nap --name ../x", "'../x' cannot be the name of an artifact."),
+        ("tokenize --dataset d --model m --context 1", "--context must be at least 2, not 1."),
+        ("tokenize --dataset d", "Missing option '--model'."),
+        ("describe", "Missing argument '"),
+        ("describe datasets/none", "datasets/none"),
+        ("download /no/such/file", "/no/such/file"),
+        ("dream", "No such command 'dream'."),
+    ],
+)
+def test_what_cannot_work_is_one_sentence_and_nothing_is_queued(cli: Cli, words: str, sentence: str) -> None:
+    told = cli("submit", *words.split())
+    assert (told.code, told.out) == (Code.USAGE, "")
+    assert sentence in told.err.splitlines()[0]
+    assert "Traceback" not in told.err
+    assert cli.ledger.page().jobs == ()
+
+
+def test_a_parent_that_is_not_there_is_not_found(cli: Cli) -> None:
+    assert cli("submit", "nap", "--after", "none").code == Code.NOT_FOUND
+    assert cli.ledger.page().jobs == ()

@@ -1,0 +1,172 @@
+"""`top` as a person sees it: in a terminal that is started, read, resized and quit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pexpect
+import pyte
+import pytest
+
+from mistudio_cli.errors import Code
+from mistudio_cli.live import paint
+from mistudio_cli.snapshot import Snapshot
+from tasks.job import Job, Progress, State
+from tasks.queues import QUEUE_NAMES
+from tests.cli.conftest import MISTUDIO, Cli
+
+
+class Terminal:
+    """A terminal with a command in it, and what can be read on its screen."""
+
+    def __init__(self, cli: Cli, words: list[str], rows: int, columns: int) -> None:
+        environment = cli.environment | {"TERM": "xterm-256color"}
+        self.screen = pyte.Screen(columns, rows)
+        self.stream = pyte.ByteStream(self.screen)
+        self.bytes = b""
+        self.child = pexpect.spawn(MISTUDIO, words, env=environment, dimensions=(rows, columns), timeout=30)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.screen.display)
+
+    def until(self, what: str, seconds: float = 30) -> None:
+        """Read the screen until it shows that."""
+        deadline = time.monotonic() + seconds
+        while what not in self.text:
+            assert time.monotonic() < deadline, f"waited in vain for {what!r}:\n{self.text}"
+            self.read()
+
+    def read(self) -> None:
+        try:
+            chunk = self.child.read_nonblocking(65536, timeout=0.1)
+        except pexpect.TIMEOUT:
+            return
+        except pexpect.EOF:
+            pytest.fail(f"it ended:\n{self.text}")
+        self.bytes += chunk
+        self.stream.feed(chunk)
+
+    def resize(self, rows: int, columns: int) -> None:
+        self.child.setwinsize(rows, columns)
+        self.screen.resize(rows, columns)
+
+    def end(self) -> int | None:
+        """What comes until the command has ended; its exit code."""
+        self.bytes += self.child.read()
+        self.child.close()
+        return self.child.exitstatus
+
+
+@contextmanager
+def terminal(cli: Cli, *words: str, rows: int = 40, columns: int = 120) -> Iterator[Terminal]:
+    shown = Terminal(cli, list(words), rows, columns)
+    try:
+        yield shown
+    finally:
+        shown.child.close(force=True)
+
+
+def test_it_shows_the_queues_and_q_quits(world: Cli) -> None:
+    with terminal(world, "top") as shown:
+        for name in QUEUE_NAMES:
+            shown.until(name)
+        shown.until("all-queues@")
+        shown.child.send("q")
+        assert shown.end() == 0
+        assert b"\x1b[?1049h" in shown.bytes, "it paints beside the scrollback"
+        assert b"\x1b[?1049l" in shown.bytes, "and gives it back"
+        assert b"\x1b[?25h" in shown.bytes, "with the cursor"
+        assert b"Traceback" not in shown.bytes
+
+
+def test_ctrl_c_quits_too(world: Cli) -> None:
+    with terminal(world, "top") as shown:
+        shown.until("training")
+        shown.child.sendintr()
+        assert shown.end() == 0
+        assert b"Traceback" not in shown.bytes
+
+
+def test_a_running_job_is_seen_to_move(world: Cli) -> None:
+    job_id = world("submit", "nap", "--name", "seen", "--ticks", "10000", "--json").json["id"]
+    try:
+        with terminal(world, "top") as shown:
+            shown.until(job_id)
+            shown.until("sleeping")
+            shown.until("/10000 ticks")
+            shown.child.send("q")
+            assert shown.end() == 0
+    finally:
+        world("jobs", "cancel", job_id)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(5, 20), (1, 1), (24, 40)])
+def test_a_tiny_terminal_is_no_reason_to_crash(world: Cli, rows: int, columns: int) -> None:
+    with terminal(world, "top", rows=rows, columns=columns) as shown:
+        while b"\x1b[?1049h" not in shown.bytes:
+            shown.read()
+        shown.child.send("q")
+        assert shown.end() == 0
+        assert b"Traceback" not in shown.bytes
+
+
+def test_it_follows_a_change_of_size(world: Cli) -> None:
+    with terminal(world, "top") as shown:
+        shown.until("low_priority")
+        shown.resize(12, 60)
+        shown.screen.reset()
+        shown.until("high_priority")
+        shown.resize(40, 120)
+        shown.until("all-queues@")
+        shown.child.send("q")
+        assert shown.end() == 0
+
+
+def test_a_broker_that_is_away_is_shown_as_an_error_and_not_as_zeros(cli: Cli) -> None:
+    with terminal(cli, "--broker-url", "redis://127.0.0.1:1/0", "top") as shown:
+        shown.until("! ledger: redis://127.0.0.1:1/0")
+        assert "PENDING" not in shown.text
+        shown.child.send("q")
+        assert shown.end() == 0
+
+
+def test_without_a_terminal_it_prints_once(world: Cli) -> None:
+    told = world("top")
+    assert told.code == Code.OK
+    assert all(name in told.out for name in QUEUE_NAMES)
+    assert "cores, load" in told.out
+    assert "\x1b" not in told.out
+
+
+def test_once_as_json_is_everything_in_one_object(world: Cli) -> None:
+    told = world("top", "--once", "--json").json
+    assert {"read_at", "queues", "jobs", "next", "supervisor", "workers", "devices", "host", "errors"} <= set(told)
+    assert told["errors"] == []
+    assert [worker["name"].partition("@")[0] for worker in told["workers"]] == ["all-queues"]
+    assert told["devices"] is not None or told["devices_reason"].startswith("no NVIDIA ")
+    assert told["host"]["memory_total_bytes"] > 0
+
+
+def test_once_tells_what_it_can_when_the_broker_is_away(cli: Cli) -> None:
+    told = cli("--broker-url", "redis://127.0.0.1:1/0", "top", "--json")
+    assert told.code == Code.UNREACHABLE
+    assert (told.json["queues"], told.json["jobs"], told.json["workers"]) == (None, None, None)
+    assert [error["part"] for error in told.json["errors"]] == ["ledger"]
+    assert told.json["host"]["cpus"] >= 1
+
+
+def test_only_rows_that_are_seen_are_laid_out() -> None:
+    told = Progress("training", 1, 2, "steps")
+    jobs = tuple(Job(f"j{i}", "train", "a", "training", {}, state=State.RUNNING, progress=told) for i in range(500))
+    lines = paint(Snapshot(read_at=1.0, jobs=jobs), 0.0, 120, 30, colour=False)
+    assert len(lines) <= 30
+    assert lines[-1] == "… 474 more: mistudio jobs ls"
+    assert sum("j" in line and "training" in line for line in lines) == 26
+
+
+def test_old_figures_say_how_old_they_are() -> None:
+    assert "(read 7 s ago)" in paint(Snapshot(), 7.0, 120, 30, colour=False)[0]
+    assert "ago" not in paint(Snapshot(), 1.0, 120, 30, colour=False)[0]
