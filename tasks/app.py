@@ -6,6 +6,7 @@ there is no default queue: a name that is not a kind's has nowhere to go.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -14,12 +15,15 @@ from celery import Celery
 from celery.exceptions import Ignore
 from kombu import Exchange
 from kombu import Queue as KombuQueue
+from kombu.exceptions import OperationalError
 
 from tasks import wire
 from tasks.job import Job, JobKind, kinds
 from tasks.ledger import Ledger
 from tasks.problem import Problem
 from tasks.queues import DEFAULT_PRIORITY, PRIORITY_STEPS, QUEUE_NAMES, wire_priority
+
+log = logging.getLogger("mistudio.app")
 
 #: Celery insists on a default queue; nobody consumes this one and no route leads to it.
 NO_QUEUE = "mistudio-no-such-queue"
@@ -74,20 +78,24 @@ class Bell:
         self._app = app
 
     def __call__(self, jobs: Iterable[Job]) -> None:
-        """Send one message for each job and note in the ledger that it was sent."""
-        jobs = list(jobs)
-        with self._app.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, timeout=2)
-            for job in jobs:
-                self._app.send_task(
-                    f"mistudio.{job.kind}",
-                    args=[job.id],
-                    task_id=job.id,
-                    queue=job.queue,
-                    priority=wire_priority(job.priority),
-                    connection=connection,
-                )
-        open_ledger(self._app).rung(jobs)
+        """Send one message for each job. A bell that cannot be rung now is rung later by the reconciler."""
+        try:
+            with self._app.connection_for_write() as connection:
+                connection.ensure_connection(max_retries=1, timeout=2)
+                for job in jobs:
+                    self._ring(job, connection)
+        except (OperationalError, OSError) as error:
+            log.warning("Redis is away (%s); the reconciler will ring", error)
+
+    def _ring(self, job: Job, connection: Any) -> None:
+        self._app.send_task(
+            f"mistudio.{job.kind}",
+            args=[job.id],
+            task_id=job.id,
+            queue=job.queue,
+            priority=wire_priority(job.priority),
+            connection=connection,
+        )
 
 
 def open_ledger(app: Celery, *, rings: bool = False) -> Ledger:

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -147,10 +147,13 @@ class Ledger:
         """Put running jobs whose lease has run out back to their queues."""
         self._change("reap")
 
-    def rung(self, jobs: Iterable[Job]) -> None:
-        """Record that these jobs' bells were rung now."""
+    def ring(self, jobs: Sequence[Job]) -> None:
+        """Ring for queued jobs, if this ledger has a bell, and record when."""
+        if self._ring is None or not jobs:
+            return
+        self._ring(list(jobs))
         now = self.now()
-        self.client.batch(("HSET", f"{PREFIX}job:{job.id}", "rung_at", f"{now:.3f}") for job in jobs)
+        self._read([("HSET", f"{PREFIX}job:{job.id}", "rung_at", f"{now:.6f}") for job in jobs])
 
     def beat(self, worker: WorkerBeat) -> None:
         """Record that a worker lives."""
@@ -277,7 +280,7 @@ class Ledger:
     def _change(self, operation: str, *arguments: object) -> str:
         status, *queued = _evaluate(self.client, operation, *arguments)
         if queued and self._ring:
-            self._ring([job for job in self.many(queued) if job])
+            self.ring([job for job in self.many(queued) if job])
         return status
 
 

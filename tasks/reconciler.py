@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 
-from tasks.job import Job
 from tasks.ledger import LEASE_TTL_S, PREFIX, Ledger
 from tasks.queues import QUEUE_NAMES
 
@@ -27,9 +25,8 @@ _MOST_BELLS = 500
 class Reconciler:
     """One worker's share in keeping the ledger true."""
 
-    def __init__(self, ledger: Ledger, ring: Callable[[list[Job]], None]) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._ring = ring
         self._next_round = 0.0
 
     def round(self) -> None:
@@ -58,7 +55,7 @@ class Reconciler:
         ]
         if silent:
             log.info("ringing again for %d jobs of %s", len(silent), queue)
-            self._ring(silent)
+            self._ledger.ring(silent)
 
     def _server_uptime_s(self) -> float:
         told = self._ledger.client.call("INFO", "server")

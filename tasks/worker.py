@@ -19,7 +19,7 @@ from celery import bootsteps
 from celery.signals import worker_ready
 from celery.worker import state as celery_state
 
-from tasks.app import Bell, app_from_environment, open_ledger
+from tasks.app import app_from_environment, open_ledger
 from tasks.ledger import WorkerBeat
 from tasks.problem import Problem
 from tasks.queues import QUEUE_NAMES
@@ -74,7 +74,7 @@ class Pulse(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         """Begin; the first beat waits until the worker consumes."""
         self._ledger = open_ledger(parent.app)
-        self._reconciler = Reconciler(open_ledger(parent.app, rings=True), Bell(parent.app))
+        self._reconciler = Reconciler(open_ledger(parent.app, rings=True))
         worker_ready.connect(self._on_ready)
         self._timer = parent.timer.call_repeatedly(BEAT_EVERY_S, self._tick)
 

@@ -20,6 +20,9 @@ from tasks.store import write_json
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 
+#: The SAELens release whose form this is: without it, SAELens takes the file for an older one and drops the metadata.
+_FORM = "6.0.0"
+
 #: What a loaded SAE must say, because nothing else is understood here.
 _UNDERSTOOD = {
     "apply_b_dec_to_input": True,
@@ -54,7 +57,7 @@ def save_sae(folder: Path, coder: Coder, scale: float, metadata: dict[str, Any])
         "normalize_activations": "none",
         "reshape_activations": "none",
         **coder.saved_options(),
-        "metadata": metadata,
+        "metadata": {"sae_lens_version": _FORM, **metadata},
     }
     write_json(folder / CONFIG, told)
 

@@ -1,0 +1,66 @@
+"""The life of a supervised worker: its states, its arrows and its patience. Pure, so that life stories can be tested.
+
+A worker is RUNNING when it has answered, not when it has merely not died. Every death is followed by a longer pause;
+one that never answered in several lives is FATAL, and one that did is tried for ever.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """Where a worker is in its life."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    BACKOFF = "backoff"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FATAL = "fatal"
+
+
+class Event(StrEnum):
+    """What can happen to a worker."""
+
+    START = "start"  # somebody wants it to run
+    ANSWERED = "answered"  # it consumes its queues
+    DIED = "died"  # its process ended
+    RETRY = "retry"  # its pause is over
+    GIVE_UP = "give up"  # it never answered, too often
+    STOP = "stop"  # somebody wants it to end
+
+
+#: Every arrow there is.
+ARROWS: dict[tuple[Status, Event], Status] = {
+    (Status.STOPPED, Event.START): Status.STARTING,
+    (Status.FATAL, Event.START): Status.STARTING,
+    (Status.STARTING, Event.ANSWERED): Status.RUNNING,
+    (Status.STARTING, Event.DIED): Status.BACKOFF,
+    (Status.STARTING, Event.STOP): Status.STOPPING,
+    (Status.RUNNING, Event.DIED): Status.BACKOFF,
+    (Status.RUNNING, Event.STOP): Status.STOPPING,
+    (Status.BACKOFF, Event.RETRY): Status.STARTING,
+    (Status.BACKOFF, Event.GIVE_UP): Status.FATAL,
+    (Status.BACKOFF, Event.STOP): Status.STOPPED,
+    (Status.STOPPING, Event.DIED): Status.STOPPED,
+    (Status.FATAL, Event.STOP): Status.STOPPED,
+}
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+
+#: A worker that ran this long starts its count of deaths anew.
+SOUND_AGE_S = 60.0
+
+#: Lives without an answer, one after the other, until a worker is FATAL.
+MUTE_LIVES = 4
+
+
+def after(status: Status, event: Event) -> Status:
+    """Where the arrow leads; KeyError when there is none."""
+    return ARROWS[status, event]
+
+
+def pause_s(deaths: int) -> float:
+    """How long to wait before the next life after `deaths` (from 1) in a row."""
+    return min(FIRST_PAUSE_S * 2 ** (deaths - 1), LONGEST_PAUSE_S)

@@ -1,0 +1,1 @@
+"""The profiles that come with mistudio: rules from which workers follow, never lists of queues."""

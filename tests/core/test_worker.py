@@ -1,0 +1,270 @@
+"""Real workers on a real Redis: each way a job can go, and each death it must survive."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+import tasks.kinds
+from tasks import job as jobs
+from tasks.app import Bell, make_app
+from tasks.job import Job, State
+from tasks.ledger import Ledger
+from tasks.store import Store
+from tasks.submit import submit
+from tasks.wire import connect
+from tests.conftest import RedisServer, until
+
+EXTRA = Path(__file__).parent.parent / "extra"
+
+
+@pytest.fixture(autouse=True)
+def _kinds_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(tasks.kinds, "__path__", [*tasks.kinds.__path__, str(EXTRA / "kinds")])
+    jobs.kinds.cache_clear()
+    yield
+    jobs.kinds.cache_clear()
+
+
+class Lab:
+    """A home with a Redis and one worker, and the questions a test asks of them."""
+
+    def __init__(self, redis: RedisServer, folder: Path) -> None:
+        self.redis, self.folder = redis, folder
+        self.app = make_app(redis.url)
+        self.ledger = Ledger(connect(redis.url), Bell(self.app))
+        self.store = Store(folder / "home" / "store")
+        self.worker: subprocess.Popen[bytes] | None = None
+
+    def start_worker(self, slots: int = 2) -> subprocess.Popen[bytes]:
+        environment = {
+            **os.environ,
+            "MISTUDIO_HOME": str(self.folder / "home"),
+            "CELERY_BROKER_URL": self.redis.url,
+            "PYTHONPATH": str(EXTRA),
+        }
+        with (self.folder / "worker.log").open("ab") as log:
+            self.worker = subprocess.Popen(
+                [sys.executable, "-P", "-m", "tasks.worker", "--name", "all-queues", "--slots", str(slots)],
+                cwd=self.folder,
+                env=environment,
+                stdout=log,
+                stderr=log,
+            )
+        pid = self.worker.pid
+        until(lambda: any(beat.pid == pid for beat in self.ledger.workers()), 30, self.log())
+        return self.worker
+
+    def stop_worker(self, signum: signal.Signals = signal.SIGTERM) -> None:
+        if self.worker is not None and self.worker.poll() is None:
+            self.worker.send_signal(signum)
+            self.worker.wait(60)
+
+    def submit(self, kind: str, /, name: str | None = None, after: tuple[str, ...] = (), **values: object) -> Job:
+        return submit(self.ledger, self.store, kind, dict(values), name=name, after=after)[-1]
+
+    def ended(self, job: Job) -> Job:
+        until(lambda: self.ledger.need(job.id).state.ended, 60, f"{self.ledger.need(job.id)}\n{self.log()}")
+        return self.ledger.need(job.id)
+
+    def under_way(self, job: Job) -> psutil.Process:
+        """The job's runner, once it has done some of its work."""
+        until(lambda: (told := self.ledger.need(job.id).progress) and told.done > 0, 30, self.log())
+        return next(p for p in psutil.process_iter(["cmdline"]) if job.id in (p.info["cmdline"] or ()))
+
+    def reasons(self, job: Job) -> list[str]:
+        return [event["reason"] for event in self.ledger.events(job.id)]
+
+    def log(self) -> str:
+        path = self.folder / "worker.log"
+        return path.read_text()[-3000:] if path.exists() else ""
+
+    def left_in_tmp(self) -> list[str]:
+        folder = self.store.root / ".tmp"
+        return [path.name for path in folder.iterdir()] if folder.exists() else []
+
+
+@pytest.fixture
+def lab(own_redis: RedisServer, short_tmp: Path) -> Iterator[Lab]:
+    lab = Lab(own_redis, short_tmp)
+    yield lab
+    lab.ledger.client.close()
+    lab.app.close()
+    if lab.worker is not None and lab.worker.poll() is None:
+        lab.stop_worker(signal.SIGQUIT)
+
+
+def test_a_job_submitted_before_there_is_a_worker_waits_and_runs_then(lab: Lab) -> None:
+    heavy, quick = lab.submit("nap", ticks=3), lab.submit("blink", note="hello")
+    assert lab.ledger.queue_counts()["training"].pending == 1
+    lab.start_worker()
+    assert lab.ended(quick).result == {"note": "hello"}
+    done = lab.ended(heavy)
+    assert (done.state, done.attempt, done.device) == (State.SUCCEEDED, 1, "cpu")
+    manifest = lab.store.manifest("saes", "nap-3")
+    assert (manifest["job"], manifest["params"]["ticks"], manifest["result"]["ticks"]) == (heavy.id, 3, 3)
+    assert (lab.store.path("saes", "nap-3") / "dream.txt").read_text() == "zzz"
+    until(lambda: lab.left_in_tmp() == [], 10)
+
+
+def test_a_child_runs_after_its_parent_without_being_told_who_that_is(lab: Lab) -> None:
+    parent = lab.submit("nap", name="first", ticks=3)
+    child = lab.submit("nap", name="second", ticks=1, parent="first")
+    assert (child.state, child.parents) == (State.WAITING, (parent.id,))
+    lab.start_worker()
+    assert lab.ended(child).state == State.SUCCEEDED
+    assert lab.store.manifest("saes", "second")["made_from"] == {"parent": "saes/first"}
+
+
+def test_a_failed_job_says_why_and_leaves_nothing_in_the_store(lab: Lab) -> None:
+    lab.start_worker()
+    failed = lab.ended(lab.submit("nap", ticks=1, end="raise"))
+    assert failed.state == State.FAILED
+    assert failed.error is not None
+    assert (failed.error["type"], failed.error["message"]) == ("ValueError", "ValueError: told to raise")
+    assert failed.attempt == 1
+    assert lab.store.names("saes") == []
+    until(lambda: lab.left_in_tmp() == [], 10)
+
+
+def test_a_job_that_always_crashes_is_given_up(lab: Lab) -> None:
+    lab.start_worker()
+    failed = lab.ended(lab.submit("nap", ticks=1, end="crash"))
+    assert (failed.state, failed.attempt) == (State.FAILED, 3)
+    assert "SIGSEGV" in failed.reason
+
+
+def test_cancel_stops_a_running_job_and_all_its_processes(lab: Lab) -> None:
+    lab.start_worker()
+    job = lab.submit("nap", ticks=10_000)
+    runner = lab.under_way(job)
+    lab.ledger.request_cancel(job.id)
+    assert lab.ended(job).state == State.CANCELLED
+    until(lambda: not runner.is_running(), 10)
+    until(lambda: lab.left_in_tmp() == [], 10)
+    assert lab.store.names("saes") == []
+
+
+def test_a_bell_that_was_lost_is_rung_again(lab: Lab) -> None:
+    job = Ledger(lab.ledger.client).submit(Job("silent", "blink", "b", "high_priority", {}))
+    assert lab.ledger.messages("high_priority") == 0
+    lab.start_worker()
+    assert lab.ended(job).state == State.SUCCEEDED
+
+
+def test_a_bell_rung_twice_runs_the_job_once(lab: Lab) -> None:
+    job = lab.submit("nap", ticks=5)
+    Bell(lab.app)([job, job, job])
+    lab.start_worker(slots=4)
+    assert lab.ended(job).attempt == 1
+    assert lab.reasons(job) == ["submitted", "claimed", "done"]
+
+
+def test_a_killed_runner_is_resumed_from_where_it_was(lab: Lab) -> None:
+    lab.start_worker()
+    job = lab.submit("nap", ticks=60)
+    lab.under_way(job).kill()
+    done = lab.ended(job)
+    assert (done.state, done.attempt) == (State.SUCCEEDED, 2)
+    assert done.result is not None
+    assert done.result["ran_in_last_attempt"] < 60
+    assert "SIGKILL" in lab.reasons(job)[2]
+
+
+def test_a_killed_slot_takes_its_runner_along_and_the_job_is_resumed(lab: Lab) -> None:
+    lab.start_worker()
+    job = lab.submit("nap", ticks=80)
+    runner = lab.under_way(job)
+    slot = runner.parent()
+    assert slot is not None
+    slot.kill()
+    until(lambda: not runner.is_running(), 5)
+    done = lab.ended(job)
+    assert (done.state, done.attempt) == (State.SUCCEEDED, 2)
+    assert lab.store.names("saes") == ["nap-80"]
+
+
+def test_a_killed_worker_leaves_no_orphan_and_another_resumes_its_job(lab: Lab) -> None:
+    worker = lab.start_worker()
+    job = lab.submit("nap", ticks=80)
+    runner = lab.under_way(job)
+    slots = psutil.Process(worker.pid).children()
+    worker.kill()
+    worker.wait()
+    until(lambda: not runner.is_running() and not any(slot.is_running() for slot in slots), 15)
+    lab.start_worker()
+    done = lab.ended(job)
+    assert (done.state, done.attempt) == (State.SUCCEEDED, 2)
+    assert done.result is not None
+    assert done.result["ran_in_last_attempt"] < 80
+
+
+def test_a_job_runs_on_while_redis_is_dead_and_tells_it_when_it_is_back(lab: Lab) -> None:
+    lab.start_worker()
+    job = lab.submit("nap", ticks=40)
+    runner = lab.under_way(job)
+    lab.redis.kill()
+    until(lambda: (lab.store.path("saes", "nap-40").exists()) or not runner.is_running() or _ticks(lab, job) == 40, 30)
+    lab.redis.start()
+    done = lab.ended(job)
+    assert (done.state, done.attempt) == (State.SUCCEEDED, 1)
+    assert lab.ended(lab.submit("blink", note="after")).state == State.SUCCEEDED
+
+
+def _ticks(lab: Lab, job: Job) -> int:
+    path = lab.store.root / ".tmp" / job.id / "ticks"
+    return int(path.read_text()) if path.exists() else 0
+
+
+def test_quit_puts_a_running_job_back_and_term_lets_it_finish(lab: Lab) -> None:
+    lab.start_worker()
+    job = lab.submit("nap", ticks=100)
+    lab.under_way(job)
+    lab.stop_worker(signal.SIGQUIT)
+    assert lab.ledger.need(job.id).state == State.QUEUED
+    assert lab.reasons(job)[-1] == "its worker was shut down"
+    assert lab.ledger.workers() == []
+    lab.start_worker()
+    until(lambda: lab.ledger.need(job.id).state == State.RUNNING, 30)
+    lab.stop_worker(signal.SIGTERM)
+    assert lab.ledger.need(job.id).state == State.SUCCEEDED
+
+
+def test_a_worker_whose_parent_is_gone_finishes_its_job_and_ends(lab: Lab) -> None:
+    job = lab.submit("nap", ticks=60)
+    environment = {
+        **os.environ,
+        "MISTUDIO_HOME": str(lab.folder / "home"),
+        "CELERY_BROKER_URL": lab.redis.url,
+        "PYTHONPATH": str(EXTRA),
+    }
+    command = f"{sys.executable} -P -m tasks.worker --name all-queues --slots 1 & echo $!; read line"
+    with (lab.folder / "worker.log").open("ab") as log:
+        shell = subprocess.Popen(
+            ["bash", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment, cwd="/"
+        )
+    assert shell.stdout is not None
+    worker = psutil.Process(int(shell.stdout.readline()))
+    lab.under_way(job)
+    shell.kill()
+    shell.wait()
+    shell.stdout.close()
+    assert shell.stdin is not None
+    shell.stdin.close()
+    until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, 40, lab.log())
+    assert lab.ledger.need(job.id).state == State.SUCCEEDED
+    assert lab.ledger.need(job.id).attempt == 1
+
+
+def test_a_strangers_tasks_py_in_the_working_directory_changes_nothing(lab: Lab) -> None:
+    (lab.folder / "tasks.py").write_text("raise SystemExit('the stranger was imported')")
+    lab.start_worker()
+    assert lab.ended(lab.submit("nap", ticks=1)).state == State.SUCCEEDED
+    assert "stranger" not in lab.log()
