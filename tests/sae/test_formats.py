@@ -51,7 +51,7 @@ def test_the_files_are_those_of_saelens(tmp_path: Path):
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        "metadata": {"hook_name": "blocks.1.hook_resid_post"},
+        "metadata": {"sae_lens_version": "6.0.0", "hook_name": "blocks.1.hook_resid_post"},
     }
     weights = load_file(tmp_path / "sae_weights.safetensors")
     shapes = {"W_enc": (8, 24), "W_dec": (24, 8), "b_enc": (24,), "b_dec": (8,)}
