@@ -12,13 +12,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from celery import Celery
-from celery.exceptions import Ignore
 from kombu import Exchange
 from kombu import Queue as KombuQueue
 from kombu.exceptions import OperationalError
 
 from tasks import wire
-from tasks.job import Job, JobKind, kinds
+from tasks.job import Job, kinds
 from tasks.ledger import Ledger
 from tasks.problem import Problem
 from tasks.queues import DEFAULT_PRIORITY, PRIORITY_STEPS, QUEUE_NAMES, wire_priority
@@ -27,10 +26,6 @@ log = logging.getLogger("mistudio.app")
 
 #: Celery insists on a default queue; nobody consumes this one and no route leads to it.
 NO_QUEUE = "mistudio-no-such-queue"
-
-
-class JobFailed(Exception):
-    """What Celery and Flower see of a failed job; the ledger has the whole story."""
 
 
 def make_app(broker_url: str, result_backend: str | None = None) -> Celery:
@@ -56,8 +51,6 @@ def make_app(broker_url: str, result_backend: str | None = None) -> Celery:
         result_expires=24 * 3600,
         enable_utc=True,
     )
-    for kind in kinds().values():
-        _register(app, kind)
     return app
 
 
@@ -101,16 +94,3 @@ class Bell:
 def open_ledger(app: Celery, *, rings: bool = False) -> Ledger:
     """The ledger in the app's broker, on a connection of its own; with `rings` it rings for jobs that become queued."""
     return Ledger(wire.connect(app.conf.broker_url), Bell(app) if rings else None)
-
-
-def _register(app: Celery, kind: JobKind) -> None:
-    @app.task(name=kind.wire_name, bind=True, throws=(JobFailed,), shared=False)
-    def answer_bell(task: Any, job_id: str) -> dict[str, Any] | None:
-        from tasks import slot
-
-        job = slot.work(app, str(job_id), task.request.hostname or "")
-        if job is None or not job.state.ended or job.state == "cancelled":
-            raise Ignore
-        if job.state == "failed":
-            raise JobFailed(job.reason)
-        return job.result

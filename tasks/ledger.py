@@ -195,7 +195,8 @@ class Ledger:
         before: str | None = None,
     ) -> Page:
         """The newest jobs that match, at most `limit`; `before` is the `next` of the page that came earlier."""
-        wanted, found, offset = set(states), [], int(before or 0)
+        found: list[Job] = []
+        wanted, offset = set(states), int(before or 0)
         index = (
             f"state:{states[0]}"
             if len(states) == 1

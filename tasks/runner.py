@@ -12,15 +12,11 @@ import os
 import signal
 import sys
 import threading
-from types import FrameType
 
 from tasks import app as mistudio_app
 from tasks.job import Stopped
 from tasks.ledger import Claim
-from tasks.work import open_context, perform
-
-#: Exit codes the slot understands.
-TOLD_THE_LEDGER, STOPPED_WHEN_TOLD = 0, 75
+from tasks.work import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER, open_context, perform
 
 
 def main(argv: list[str]) -> int:
@@ -29,7 +25,7 @@ def main(argv: list[str]) -> int:
     order = json.loads(sys.stdin.readline())
     threading.Thread(target=_die_with_the_slot, name="slot-watch", daemon=True).start()
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, _set(stop))
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     app = mistudio_app.app_from_environment()
     ledger = mistudio_app.open_ledger(app, rings=True)
     claim = Claim(ledger.need(argv[0]), order["token"])
@@ -40,13 +36,6 @@ def main(argv: list[str]) -> int:
     except Stopped:
         return STOPPED_WHEN_TOLD
     return TOLD_THE_LEDGER
-
-
-def _set(stop: threading.Event) -> object:
-    def handler(signum: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    return handler
 
 
 def _die_with_the_slot() -> None:

@@ -19,15 +19,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
+from celery import Celery
+from celery.exceptions import Ignore
+
 from tasks import gpu
 from tasks.app import open_ledger
-from tasks.job import Job, JobKind, State, Stopped, kind_named
+from tasks.job import Job, JobKind, State, Stopped, kind_named, kinds
 from tasks.ledger import LEASE_RENEW_S, Claim, Ledger
 from tasks.places import Places
-from tasks.runner import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER
 from tasks.store import Store
 from tasks.wire import Unreachable
-from tasks.work import open_context, perform, tell
+from tasks.work import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER, open_context, perform, tell
 
 log = logging.getLogger("mistudio.slot")
 
@@ -40,7 +42,28 @@ _LOOK_EVERY_S = 0.2
 _ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_TOP_PAD_": "268435456"}
 
 
-def work(app: Any, job_id: str, worker: str) -> Job | None:
+class JobFailed(Exception):
+    """What Celery and Flower see of a failed job; the ledger has the whole story."""
+
+
+def register_tasks(app: Celery) -> None:
+    """Give the app a task for each kind of job. Only workers need them: producers send by name."""
+    for kind in kinds().values():
+        _register(app, kind)
+
+
+def _register(app: Celery, kind: JobKind) -> None:
+    @app.task(name=kind.wire_name, bind=True, throws=(JobFailed,), shared=False)
+    def answer_bell(task: Any, job_id: str) -> dict[str, Any] | None:
+        job = work(app, str(job_id), task.request.hostname or "")
+        if job is None or not job.state.ended or job.state is State.CANCELLED:
+            raise Ignore
+        if job.state is State.FAILED:
+            raise JobFailed(job.reason)
+        return job.result
+
+
+def work(app: Celery, job_id: str, worker: str) -> Job | None:
     """Answer one bell: run the job if it is there to be claimed. Returns its record afterwards, None if unknown."""
     ledger = open_ledger(app, rings=True)
     store = Store(Places.from_environment().store)

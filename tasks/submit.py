@@ -53,7 +53,8 @@ def submit(
     if not LOWEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
         raise Problem(f"--priority must be between {LOWEST_PRIORITY} and {HIGHEST_PRIORITY}, not {priority}.")
     known = KnownArtifacts(ledger, store)
-    params, requests = kind.read_params(values), []
+    params = kind.read_params(values)
+    requests: list[Request] = []
     if kind.prepare:
         params, requests = kind.prepare(params, known)
     name = _name_for(kind, params, name)

@@ -53,16 +53,20 @@ def parse_url(url: str) -> Address:
     """The address in a redis://, rediss:// or redis+socket:// URL; Problem for any other."""
     parts = urlsplit(url)
     query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
-    login = {
-        "username": unquote(parts.username) if parts.username else None,
-        "password": unquote(parts.password) if parts.password else query.get("password"),
-    }
+    username = unquote(parts.username) if parts.username else None
+    password = unquote(parts.password) if parts.password else query.get("password")
     if parts.scheme in ("redis+socket", "unix"):
-        return Address(path=unquote(parts.path), db=int(query.get("virtual_host", query.get("db", 0))), **login)
+        db = int(query.get("virtual_host") or query.get("db") or 0)
+        return Address(path=unquote(parts.path), db=db, username=username, password=password)
     if parts.scheme in ("redis", "rediss"):
-        db = int(parts.path.strip("/") or query.get("virtual_host", 0))
-        tls = parts.scheme == "rediss"
-        return Address(host=parts.hostname or "localhost", port=parts.port or 6379, db=db, tls=tls, **login)
+        return Address(
+            host=parts.hostname or "localhost",
+            port=parts.port or 6379,
+            db=int(parts.path.strip("/") or query.get("virtual_host") or 0),
+            username=username,
+            password=password,
+            tls=parts.scheme == "rediss",
+        )
     raise Problem(
         f"The broker URL's scheme {parts.scheme!r} is not one mistudio speaks.",
         "Set CELERY_BROKER_URL to redis://, rediss:// or redis+socket://",
@@ -88,7 +92,8 @@ class Client:
 
     def batch(self, commands: Iterable[Command]) -> list[Any]:
         """The replies to several commands sent in one round trip; a refused one is a Refused in its place."""
-        packed = [hiredis.pack_command(tuple(map(_plain, command))) for command in commands]
+        # hiredis's stub knows tuples of one word only
+        packed = [hiredis.pack_command(tuple(map(_plain, command))) for command in commands]  # type: ignore[arg-type]
         try:
             self._connect()
             return self._exchange(b"".join(packed), len(packed))

@@ -24,6 +24,9 @@ from tasks.wire import Unreachable
 
 log = logging.getLogger("mistudio.job")
 
+#: Exit codes of a runner that its slot understands.
+TOLD_THE_LEDGER, STOPPED_WHEN_TOLD = 0, 75
+
 #: How often a job's progress is written to the ledger, whatever its pace.
 REPORT_EVERY_S = 1.0
 

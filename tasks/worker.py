@@ -24,6 +24,7 @@ from tasks.ledger import WorkerBeat
 from tasks.problem import Problem
 from tasks.queues import QUEUE_NAMES
 from tasks.reconciler import Reconciler
+from tasks.slot import register_tasks
 from tasks.wire import Unreachable
 
 log = logging.getLogger("mistudio.worker")
@@ -40,6 +41,7 @@ def main(argv: list[str]) -> int:
     except Problem as problem:
         sys.stderr.write(f"{problem}\n")
         return 2
+    register_tasks(app)
     app.steps["worker"].add(Pulse)
     hostname = f"{options.name}@{socket.gethostname()}"
     worker = app.Worker(
@@ -86,6 +88,10 @@ class Pulse(bootsteps.StartStopStep):
             self._ledger.forget_worker(self._beat.name)
         except Unreachable:
             log.warning("Redis is away; this worker's last beat will fade by itself")
+
+    def terminate(self, parent: Any) -> None:
+        """End in a cold shutdown: the same."""
+        self.stop(parent)
 
     def _on_ready(self, **_: Any) -> None:
         self._ready = True
