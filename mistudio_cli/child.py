@@ -1,23 +1,39 @@
-"""One supervised worker: its process, its state, its counts. It obeys; the supervisor decides."""
+"""One supervised worker: where it is in its life, and what is due next. It obeys; the supervisor decides.
+
+It knows no clock and no operating system of its own: both are given to it, so that a test can tell it a life story.
+"""
 
 from __future__ import annotations
 
-import os
+import math
 import signal
-import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Protocol
 
 from mistudio_cli.profile import WorkerSpec
-from mistudio_cli.states import ARROWS, MUTE_LIVES, SOUND_AGE_S, Event, Status, after, pause_s
-
-#: After TERM a worker finishes its jobs; after QUIT they are checkpointed and put back; then it is killed.
-DEFAULT_TERM_GRACE_S = 10.0
-QUIT_GRACE_S = 30.0
+from mistudio_cli.states import ARROWS, MUTE_LIVES, QUIT_GRACE_S, SOUND_AGE_S, Event, Status, after, pause_s
 
 Clock = Callable[[], float]
-Spawn = Callable[[WorkerSpec], subprocess.Popen[bytes]]
+
+
+class Process(Protocol):
+    """What a child needs of an operating system's process."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """How it ended; None while it lives."""
+
+    def tell(self, signum: signal.Signals) -> None:
+        """Signal its main process alone."""
+
+    def kill_tree(self) -> None:
+        """Kill it and everything below it."""
+
+
+Spawn = Callable[[WorkerSpec], Process]
 
 
 @dataclass
@@ -28,13 +44,14 @@ class Child:
     spawn: Spawn
     clock: Clock
     status: Status = Status.STOPPED
-    process: subprocess.Popen[bytes] | None = None
-    born_at: float = 0.0
+    process: Process | None = None
+    started_at: float | None = None  # seconds since the epoch, for people; ages are measured by the clock
     restarts: int = 0
     last_exit: str | None = None
+    _born_at: float = 0.0
     _deaths: int = 0
     _mute_lives: int = 0
-    _due_at: float = 0.0
+    _retry_at: float = math.inf
     _ladder: list[tuple[float, signal.Signals]] = field(default_factory=list)
 
     @property
@@ -42,71 +59,81 @@ class Child:
         """The pid of its living process."""
         return self.process.pid if self.process is not None else None
 
+    @property
+    def due_at(self) -> float:
+        """When the clock alone will give it something to do."""
+        return min(self._retry_at, self._ladder[0][0] if self._ladder else math.inf)
+
     def start(self) -> None:
         """Bring it to life, unless it lives or is about to."""
-        if self.status in (Status.STOPPED, Status.FATAL):
-            self._deaths = self._mute_lives = 0
+        if (self.status, Event.START) in ARROWS:  # STOPPED or FATAL -> STARTING
+            self._deaths = self._mute_lives = self.restarts = 0
             self._live(Event.START)
 
     def stop(self, grace_s: float) -> None:
-        """Begin the ladder TERM, QUIT, KILL; a `grace_s` of 0 begins with QUIT."""
-        if (self.status, Event.STOP) not in ARROWS:
-            return
-        self.status = after(self.status, Event.STOP)
-        if self.process is None:
-            return
-        now = self.clock()
-        self._ladder = [(now + grace_s, signal.SIGQUIT), (now + grace_s + QUIT_GRACE_S, signal.SIGKILL)]
-        if grace_s > 0:
-            self._signal(signal.SIGTERM)
-
-    def hurry(self, grace_s: float) -> None:
-        """Shorten the wait of a ladder that has begun."""
-        now = self.clock()
-        if self.status is Status.STOPPING and self._ladder and self._ladder[0][0] > now + grace_s:
-            self._ladder = [(now + grace_s, signal.SIGQUIT), (now + grace_s + QUIT_GRACE_S, signal.SIGKILL)]
+        """Begin the ladder TERM, QUIT, KILL, or hurry one that was begun; a `grace_s` of 0 begins with QUIT."""
+        quit_at = self.clock() + grace_s
+        if self.status is Status.STOPPING and len(self._ladder) == 2:  # QUIT is still to come
+            self._plan(min(quit_at, self._ladder[0][0]))
+        elif (self.status, Event.STOP) in ARROWS:
+            self.status = after(self.status, Event.STOP)  # BACKOFF or FATAL -> STOPPED, else -> STOPPING
+            self._retry_at = math.inf
+            if self.process is not None:
+                self._plan(quit_at)
+                if grace_s > 0:
+                    self.process.tell(signal.SIGTERM)
+        self._climb()
 
     def answered(self) -> None:
         """It has said that it consumes."""
         if self.status is Status.STARTING:
-            self.status = after(self.status, Event.ANSWERED)
+            self.status = after(self.status, Event.ANSWERED)  # STARTING -> RUNNING
             self._mute_lives = 0
 
     def tick(self) -> None:
         """Look at the process and the clock, and take the arrow that is due."""
         if self.process is not None and (code := self.process.poll()) is not None:
-            self._died(code)
-        now = self.clock()
+            self._died(describe_exit(code))
         if self.status is Status.BACKOFF and self._mute_lives >= MUTE_LIVES:
-            self.status = after(self.status, Event.GIVE_UP)
-        if self.status is Status.BACKOFF and now >= self._due_at:
+            self.status = after(self.status, Event.GIVE_UP)  # BACKOFF -> FATAL
+            self._retry_at = math.inf
+        if self.status is Status.BACKOFF and self.clock() >= self._retry_at:
             self.restarts += 1
-            self._live(Event.RETRY)
-        while self._ladder and self.process is not None and now >= self._ladder[0][0]:
-            self._signal(self._ladder.pop(0)[1])
+            self._live(Event.RETRY)  # BACKOFF -> STARTING
+        self._climb()
+
+    def _plan(self, quit_at: float) -> None:
+        self._ladder = [(quit_at, signal.SIGQUIT), (quit_at + QUIT_GRACE_S, signal.SIGKILL)]
+
+    def _climb(self) -> None:
+        """Take the steps of the ladder that are due."""
+        while self.process is not None and self._ladder and self.clock() >= self._ladder[0][0]:
+            _, step = self._ladder.pop(0)
+            if step is signal.SIGKILL:
+                self.process.kill_tree()
+            else:
+                self.process.tell(step)
 
     def _live(self, event: Event) -> None:
         self.status = after(self.status, event)
-        self.born_at = self.clock()
-        self.process = self.spawn(self.spec)
+        self._born_at, self._retry_at = self.clock(), math.inf
+        self.started_at = time.time()
+        try:
+            self.process = self.spawn(self.spec)
+        except OSError as error:
+            self._died(f"could not be started: {error}")
 
-    def _died(self, code: int) -> None:
-        age = self.clock() - self.born_at
-        self.process, self._ladder = None, []
-        self.last_exit = describe_exit(code)
+    def _died(self, how: str) -> None:
+        """STARTING or RUNNING -> BACKOFF, STOPPING -> STOPPED."""
+        now = self.clock()
+        self.process, self.started_at, self._ladder = None, None, []
+        self.last_exit = how
         if self.status is Status.STARTING:
             self._mute_lives += 1
-        self._deaths = 1 if age > SOUND_AGE_S else self._deaths + 1
+        self._deaths = 1 if now - self._born_at > SOUND_AGE_S else self._deaths + 1
         self.status = after(self.status, Event.DIED)
-        self._due_at = self.clock() + pause_s(self._deaths)
-
-    def _signal(self, signum: signal.Signals) -> None:
-        # TERM and QUIT go to the worker's main process alone: its pool would take them for an order to die at once.
-        assert self.process is not None
-        if signum is signal.SIGKILL:
-            os.killpg(self.process.pid, signum)  # not reaped yet, so the number is still its own
-        else:
-            self.process.send_signal(signum)
+        if self.status is Status.BACKOFF:
+            self._retry_at = now + pause_s(self._deaths)
 
 
 def describe_exit(code: int) -> str:
@@ -114,13 +141,3 @@ def describe_exit(code: int) -> str:
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
     return f"exit code {code}"
-
-
-def tail(path: Path, lines: int) -> list[str]:
-    """The last lines of a text file; none when it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 200 * (lines + 1)))
-            return file.read().decode("utf-8", "replace").splitlines()[-lines:]
-    except OSError:
-        return []

@@ -9,16 +9,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mistudio_cli import redis_server
-from mistudio_cli.child import tail
-from mistudio_cli.profile import WorkerSpec
 from mistudio_cli.settings import Settings
+from mistudio_cli.states import TERM_GRACE_S
 from tasks.places import Places, make_private
 from tasks.problem import Problem
 
+if TYPE_CHECKING:
+    from mistudio_cli.profile import Profile, WorkerSpec
+
 START_PATIENCE_S = 30.0
+
+_ASK_TIMEOUT_S = 10.0
 _LOOK_EVERY_S = 0.02
 
 
@@ -26,16 +30,18 @@ class NotRunning(Exception):
     """No supervisor answers for this home."""
 
 
-def ask(places: Places, operation: str, timeout_s: float = 10.0, **arguments: Any) -> dict[str, Any]:
-    """The supervisor's reply; NotRunning when there is none, Problem when it refuses."""
+def ask(places: Places, operation: str, **arguments: Any) -> dict[str, Any]:
+    """The supervisor's reply. NotRunning when there is none, TimeoutError when it does not answer."""
     try:
         with socket.socket(socket.AF_UNIX) as link:
-            link.settimeout(timeout_s)
+            link.settimeout(_ASK_TIMEOUT_S)
             link.connect(str(places.supervisor_socket))
             with link.makefile("rwb") as stream:
                 stream.write(json.dumps({"op": operation, **arguments}).encode() + b"\n")
                 stream.flush()
                 reply = stream.readline()
+    except TimeoutError as error:
+        raise TimeoutError(f"the supervisor of {places.home} says nothing") from error
     except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError, BrokenPipeError) as error:
         raise NotRunning from error
     if not reply:
@@ -62,78 +68,125 @@ def broker_url_for(settings: Settings, *, supervise: bool = False) -> str:
 
 
 def ensure_supervisor(settings: Settings) -> None:
-    """Start the home's supervisor unless one answers, and wait until it and its Redis do."""
-    places = settings.places
-    if _is_up(places):
-        return
-    for folder in (places.run, places.logs):
-        _make(folder, places)
-    log_path = places.logs / "supervisor.log"
-    with log_path.open("ab") as log:
-        daemon = subprocess.Popen(
-            [sys.executable, "-P", "-m", "mistudio_cli.supervisor"],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=places.run,
-            env={**os.environ, **_environment(settings)},
-            start_new_session=True,
-        )
-    deadline = time.monotonic() + START_PATIENCE_S
-    while not _is_up(places):
-        if daemon.poll() is not None and not _another_holds(places):
-            raise Problem(f"The supervisor did not start: {_last_words(places)}", f"See {log_path}")
+    """Start the home's supervisor unless one answers, and wait until it and the Redis it keeps do.
+
+    Problem when it does not start, when its Redis does not, or when one that is ending takes too long.
+    """
+    places, deadline = settings.places, time.monotonic() + START_PATIENCE_S
+    while not _is_up(settings):
         if time.monotonic() > deadline:
-            raise Problem(f"The supervisor did not answer within {START_PATIENCE_S:g} s.", f"See {log_path}")
+            raise Problem(
+                f"The supervisor of {places.home} is not ready after {START_PATIENCE_S:g} s.",
+                f"See {places.logs / 'supervisor.log'}",
+            )
+        if not _is_there(places):
+            _launch(places)
         time.sleep(_LOOK_EVERY_S)
 
 
-def start(settings: Settings, profile: str, specs: Sequence[WorkerSpec]) -> dict[str, Any]:
-    """Ask for these workers. Problem when others run already."""
-    told = [{"name": spec.name, "queues": spec.queues, "slots": spec.slots} for spec in specs]
-    reply = ask(settings.places, "start", profile=profile, specs=told)
-    if "running" in reply:
-        running = ", ".join(reply["running"])
-        raise Problem(f"Other workers run already ({reply['profile']}: {running}).", "First: mistudio workers stop")
-    if "error" in reply:
-        raise Problem(f"The workers were not started: {reply['error']}.", "Try again in a moment")
-    return reply
+def start(settings: Settings, profile: Profile, specs: Sequence[WorkerSpec]) -> dict[str, Any]:
+    """Have the supervisor run these workers. Returns its status; Problem when others run already or are stopping."""
+    reply = ask(
+        settings.places,
+        "start",
+        profile=profile.name,
+        specs=[{"name": spec.name, "queues": spec.queues, "slots": spec.slots} for spec in specs],
+        broker_url=settings.broker_url or redis_server.own_url(settings.places),
+        environment=_environment(settings, profile),
+    )
+    return _accepted(reply)
 
 
-def _is_up(places: Places) -> bool:
+def stop(places: Places, names: Sequence[str] = (), grace_s: float = TERM_GRACE_S) -> dict[str, Any]:
+    """Have the supervisor begin to stop these workers, or all. NotRunning when there is none."""
+    return _accepted(ask(places, "stop", names=list(names), grace_s=grace_s))
+
+
+def shutdown(places: Places, grace_s: float = TERM_GRACE_S, *, redis: bool) -> dict[str, Any]:
+    """Have the supervisor stop its workers and end, with `redis` after the home's own Redis. NotRunning as above."""
+    return _accepted(ask(places, "shutdown", grace_s=grace_s, redis=redis))
+
+
+def _accepted(reply: dict[str, Any]) -> dict[str, Any]:
+    if "error" not in reply:
+        return reply
+    named = ", ".join(reply.get("workers", ()))
+    sentences = {
+        "others run": (f"Other workers run already: {named}.", "First: mistudio workers stop"),
+        "another broker": (f"Workers run already on another Redis: {named}.", "First: mistudio workers stop"),
+        "workers are stopping": (f"Workers are stopping: {named}.", "Wait until: mistudio workers stop"),
+        "unknown worker": (f"There is no worker {named}.", "See: mistudio workers status"),
+    }
+    sentence, mend = sentences.get(reply["error"], (f"The supervisor refuses: {reply['error']}.", "Try again"))
+    raise Problem(sentence, mend)
+
+
+def _is_up(settings: Settings) -> bool:
+    """Whether the supervisor answers, is not ending, and has its Redis if it needs one. Problem if that will not be."""
+    own = settings.broker_url is None
     try:
-        return bool(ask(places, "ping", timeout_s=5.0).get("redis"))
-    except (NotRunning, TimeoutError):
+        reply = ask(settings.places, "ping", redis=own)
+    except NotRunning:
         return False
+    if reply["state"] != "running":
+        return False
+    if own and not reply["redis"] and reply["trouble"]:
+        raise Problem(f"{reply['trouble']}.", f"See {settings.places.logs / 'redis.log'}")
+    return not own or reply["redis"]
 
 
-def _another_holds(places: Places) -> bool:
-    """Whether the daemon ended because another command's was faster."""
+def _is_there(places: Places) -> bool:
     try:
-        ask(places, "ping", timeout_s=5.0)
-    except (NotRunning, TimeoutError):
-        return any("Another supervisor" in line for line in tail(places.logs / "supervisor.log", 1))
+        ask(places, "ping")
+    except NotRunning:
+        return False
     return True
 
 
-def _environment(settings: Settings) -> dict[str, str]:
-    told = {
-        "MISTUDIO_HOME": str(settings.places.home),
-        "MISTUDIO_STORE": str(settings.places.store),
-        "CELERY_BROKER_URL": settings.broker_url,
-        "CELERY_RESULT_BACKEND": settings.result_backend,
-    }
-    return {name: value for name, value in told.items() if value}
+def _launch(places: Places) -> None:
+    """Start the daemon. It listens when this returns, or another one holds the home."""
+    from mistudio_cli.listening import HOME_IS_TAKEN
+    from mistudio_cli.log_files import last_lines
 
-
-def _make(folder: Any, places: Places) -> None:
+    log_path = places.logs / "supervisor.log"
     try:
-        make_private(folder)
+        for folder in (places.run, places.logs):
+            make_private(folder)
+        with log_path.open("ab") as log:
+            began_at = log.tell()
+            done = subprocess.run(
+                _argv(places),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=places.run,
+                start_new_session=True,
+                timeout=START_PATIENCE_S,
+                check=False,
+            )
     except OSError as error:
         raise Problem(
             f"The home {places.home} cannot be used: {error}.", "Choose another with MISTUDIO_HOME"
         ) from error
+    except subprocess.TimeoutExpired as error:
+        raise Problem(f"The supervisor did not start in {START_PATIENCE_S:g} s.", f"See {log_path}") from error
+    if done.returncode not in (0, HOME_IS_TAKEN):
+        last = last_lines(log_path, 1) if log_path.stat().st_size > began_at else ["it said nothing"]
+        raise Problem(f"The supervisor did not start: {last[0]}", f"See {log_path}")
 
 
-def _last_words(places: Places) -> str:
-    return " ".join(tail(places.logs / "supervisor.log", 1)) or "it said nothing"
+def _argv(places: Places) -> list[str]:
+    daemon = [sys.executable, "-P", "-m", "mistudio_cli.supervisor"]
+    return [*daemon, "--home", str(places.home), "--store", str(places.store), "--detach"]
+
+
+def _environment(settings: Settings, profile: Profile) -> dict[str, str]:
+    """What the workers inherit: the environment of whoever starts them, with the settings in force."""
+    told = {
+        "MISTUDIO_HOME": str(settings.places.home),
+        "MISTUDIO_STORE": str(settings.places.store),
+        "MISTUDIO_GPU_JOBS": str(profile.gpu_jobs),
+        "CELERY_BROKER_URL": settings.broker_url or redis_server.own_url(settings.places),
+        "CELERY_RESULT_BACKEND": settings.result_backend,
+    }
+    return {**os.environ, **{name: value for name, value in told.items() if value}}

