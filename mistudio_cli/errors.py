@@ -70,9 +70,8 @@ def explain(error: BaseException) -> Explained:
             return Explained(f"No answer in time: {error}.", "See: mistudio doctor", Code.TIMED_OUT)
         case KeyboardInterrupt():
             return Explained("", "", Code.INTERRUPTED)
-        case OSError() if error.filename is not None:
-            return Explained(
-                f"{error.filename}: {error.strerror}.", "Mend its permissions or choose another place", Code.USAGE
-            )
+        case OSError() if error.strerror:
+            where = f"{error.filename}: " if error.filename else ""
+            return Explained(f"{where}{error.strerror}.", "Mend it or choose another place", Code.USAGE)
     what = f"{type(error).__name__}: {error}"
     return Explained(f"mistudio itself is at fault: {what}", "See where with: mistudio --debug …", Code.FAULT)

@@ -8,7 +8,7 @@ from typing import Any
 
 from mistudio_cli import shapes, tables
 from mistudio_cli.errors import NotFound
-from tasks.job import Job
+from tasks.job import Job, State
 from tasks.ledger import Ledger
 from tasks.problem import Problem
 
@@ -49,7 +49,7 @@ def show_lines(job: Job, events: Sequence[dict[str, Any]], path: str | None, now
         "queue": f"{job.queue}, priority {job.priority}",
         "state": str(job.state),
         "reason": tables.one_line(job.reason),
-        "progress": tables.progress(job) if job.progress else "",
+        "progress": tables.progress(job) if job.state is State.RUNNING else "",
         "took": tables.took(job, now),
         "attempt": f"{job.attempt} of at most {job.max_attempts}" if job.attempt else "",
         "worker": job.worker or "",

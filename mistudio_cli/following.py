@@ -13,7 +13,7 @@ from mistudio_cli.errors import NotFound, TimedOut
 from tasks.job import Job, State
 from tasks.ledger import Ledger
 from tasks.places import Places
-from tasks.wire import Unreachable
+from tasks.wire import Refused, Unreachable
 
 LOOK_EVERY_S = 0.2
 
@@ -106,7 +106,7 @@ def _read_patiently(ledger: Ledger, job_ids: Sequence[str]) -> list[Job]:
     while True:
         try:
             jobs = ledger.many(job_ids)
-        except Unreachable:
+        except (Unreachable, Refused):  # it refuses while it loads its data
             if time.monotonic() > deadline:
                 raise
             time.sleep(LOOK_EVERY_S)

@@ -37,7 +37,7 @@ COLOURS = {
 
 _NUMBER = re.compile(r"\d[\d.]*( .+)?")
 _GAP = "  "
-_LEAST_SHRUNK = 8
+_LEAST_SHRUNK = 14
 
 
 def data(text: str) -> None:
@@ -68,7 +68,7 @@ def talk_over(text: str) -> None:
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Rows under headers; the last column gives way when a terminal is too narrow."""
+    """Rows under headers; the widest columns give way when a terminal is too narrow."""
     data(lay_out(headers, rows, terminal_width() if sys.stdout.isatty() else None, in_colour(sys.stdout)))
 
 
@@ -86,12 +86,17 @@ def lay_out(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int | 
     """The lines of a table; `width` None is without bound. Columns of numbers are aligned to the right."""
     wide = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
     if width is not None:
-        spare = width - sum(wide) - len(_GAP) * (len(wide) - 1)
-        wide[-1] = max(min(wide[-1], _LEAST_SHRUNK), wide[-1] + min(0, spare))
+        _narrow(wide, width - len(_GAP) * (len(wide) - 1))
     right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(headers))]
     lines = [_line(headers, wide, right, lambda cell: _BOLD if colour else None)]
     lines += [_line(row, wide, right, lambda cell: COLOURS.get(cell) if colour else None) for row in rows]
     return "\n".join(lines)
+
+
+def _narrow(wide: list[int], room: int) -> None:
+    """Take from the widest columns, evenly, until they fit; none gets so narrow that an id is cut."""
+    while sum(wide) > room and max(wide) > _LEAST_SHRUNK:
+        wide[wide.index(max(wide))] -= 1
 
 
 def _line(cells: Sequence[str], wide: Sequence[int], right: Sequence[bool], style: Any) -> str:

@@ -140,7 +140,7 @@ def progress(record: Job) -> str:
     if not told.total:
         count = f" {told.done} {told.unit}" if told.done else ""
         return f"{told.phase}{count}{rate}"
-    return f"{told.phase} {percent(record):.0f} % ({told.done}/{told.total} {told.unit}{rate})"
+    return f"{percent(record):.0f} % {told.phase} ({told.done}/{told.total} {told.unit}{rate})"
 
 
 def percent(record: Job) -> float | None:
