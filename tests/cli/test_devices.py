@@ -12,7 +12,6 @@ import pytest
 
 from tasks.devices import NO_DRIVER, read_devices
 
-SOURCE = Path(__file__).parent.parent / "fake_nvml" / "nvml.c"
 GIB = 1 << 30
 NOT_SUPPORTED, NO_PERMISSION, DRIVER_NOT_LOADED, UNKNOWN = "3", "4", "9", "999"
 
@@ -22,23 +21,6 @@ from tasks.devices import read_devices
 read_devices()
 print(json.dumps(dataclasses.asdict(read_devices())))
 """
-
-
-def compile_driver(folder: Path, *flags: str) -> Path:
-    target = folder / "libnvidia-ml.so.1"
-    soname = "-Wl,-soname,libnvidia-ml.so.1"
-    subprocess.run(["gcc", "-shared", "-fPIC", soname, *flags, str(SOURCE), "-o", str(target)], check=True)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_driver(tmp_path_factory.mktemp("driver"))
-
-
-@pytest.fixture(scope="session")
-def old_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_driver(tmp_path_factory.mktemp("old-driver"), "-DOLD_DRIVER")
 
 
 def output_of(command: list[str], folder: Path, **told: str) -> dict:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pexpect
 import pyte
@@ -21,8 +23,8 @@ from tests.cli.conftest import MISTUDIO, Cli
 class Terminal:
     """A terminal with a command in it, and what can be read on its screen."""
 
-    def __init__(self, cli: Cli, words: list[str], rows: int, columns: int) -> None:
-        environment = cli.environment | {"TERM": "xterm-256color"}
+    def __init__(self, cli: Cli, words: list[str], rows: int, columns: int, more: dict[str, str]) -> None:
+        environment = cli.environment | {"TERM": "xterm-256color"} | more
         self.screen = pyte.Screen(columns, rows)
         self.stream = pyte.ByteStream(self.screen)
         self.bytes = b""
@@ -61,8 +63,8 @@ class Terminal:
 
 
 @contextmanager
-def terminal(cli: Cli, *words: str, rows: int = 40, columns: int = 120) -> Iterator[Terminal]:
-    shown = Terminal(cli, list(words), rows, columns)
+def terminal(cli: Cli, *words: str, rows: int = 40, columns: int = 120, **environment: str) -> Iterator[Terminal]:
+    shown = Terminal(cli, list(words), rows, columns, environment)
     try:
         yield shown
     finally:
@@ -148,6 +150,28 @@ def test_once_as_json_is_everything_in_one_object(world: Cli) -> None:
     assert [worker["name"].partition("@")[0] for worker in told["workers"]] == ["all-queues"]
     assert told["devices"] is not None or told["devices_reason"].startswith("no NVIDIA ")
     assert told["host"]["memory_total_bytes"] > 0
+
+
+def test_devices_are_told_with_the_jobs_that_lease_them(cli: Cli, driver: Path) -> None:
+    here = socket.gethostname()
+    job = cli.ledger.submit(Job("a-job", "train", "a", "training", {}))
+    cli.ledger.lease_device(cli.ledger.claim(job.id, f"w@{here}", here), [1], 1)
+    told = cli("top", "--json", LD_LIBRARY_PATH=str(driver)).json
+    assert [(device["name"], device["jobs"]) for device in told["devices"]] == [
+        ("Fake GPU 0", []),
+        ("Fake GPU 1", ["a-job"]),
+    ]
+    assert "24 GiB" in cli("top", "--once", LD_LIBRARY_PATH=str(driver)).out
+    with terminal(cli, "top", LD_LIBRARY_PATH=str(driver)) as shown:
+        shown.until("Fake GPU 1")
+        shown.child.send("q")
+        assert shown.end() == 0
+
+
+def test_a_driver_that_cannot_be_read_is_an_error(cli: Cli, driver: Path) -> None:
+    told = cli("top", "--json", LD_LIBRARY_PATH=str(driver), FAKE_Init="999").json
+    assert told["devices"] is None
+    assert told["errors"] == [{"part": "devices", "message": "NVML cannot be read: Unknown Error"}]
 
 
 def test_once_tells_what_it_can_when_the_broker_is_away(cli: Cli) -> None:
