@@ -1,0 +1,55 @@
+"""`mistudio quickstart`: a trained sparse autoencoder and its features in a few minutes, with nothing given."""
+
+from __future__ import annotations
+
+import typer
+
+from mistudio_cli import output, session
+from mistudio_cli.errors import Code
+from tasks.job import Job, State
+
+app = typer.Typer(help="From nothing to the features of a sparse autoencoder")
+
+
+@app.command()
+def quickstart() -> None:
+    """Train a toy model and a sparse autoencoder on it, and show its features. Takes a few minutes on two cores.
+
+    The corpus is the source text of Python's standard library on this machine. Everything goes through the ordinary
+    queues and workers; what is in the store already is used again. Ctrl-C ends it and leaves no process behind.
+    """
+    from mistudio_cli import first_light, first_light_view
+    from tasks.store import Store
+
+    settings = session.current_settings()
+    store = Store(settings.places.store)
+    ledger = session.connect_ledger(settings, rings=True)
+    jobs = first_light.submit_missing(ledger, store)
+    under_way = [job for job in jobs.values() if job is not None]
+    with first_light.workers_for(settings, ledger, under_way):
+        ended = first_light_view.follow_steps(ledger, first_light.steps(), jobs)
+    if failed := [job for job in ended if job.state is not State.SUCCEEDED]:
+        _tell_failure(failed[0])
+        raise typer.Exit(int(Code.FAILED))
+    if not ended:
+        output.talk("Everything was there already. To start anew, give --home another folder.")
+    *_, train, extract = first_light.steps()
+    features = store.manifest(extract.family, extract.name)["result"]
+    first_light_view.tell_numbers(store.manifest(train.family, train.name)["result"], features)
+    first_light_view.tell_features(features)
+    output.data(f"\nAll features on one page:\n  {store.path(extract.family, extract.name) / features['page']}")
+    output.data(_NEXT)
+
+
+_NEXT = """
+With a model and data of your own:
+  mistudio workers start full
+  mistudio submit train --model MODEL --dataset DATASET --layer 6 --arch topk --k 32
+  mistudio queue ls
+  mistudio top"""
+
+
+def _tell_failure(job: Job) -> None:
+    told = job.error["message"] if job.error else job.reason
+    output.talk(f"The job {job.kind} {job.state}: {told}")
+    output.talk(f"  See: mistudio jobs show {job.id}, mistudio jobs logs {job.id}")

@@ -1,0 +1,101 @@
+"""The quickstart's pipeline: from the Python library's own source text to the features of a sparse autoencoder.
+
+Five ordinary jobs on the ordinary queues; each waits for the one that makes what it reads. What is in the store already
+is used again.
+"""
+
+from __future__ import annotations
+
+import sysconfig
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from mistudio_cli import control, output
+from mistudio_cli.profile import load_profile, workers_of
+from mistudio_cli.settings import Settings
+from tasks.job import Job, kind_named
+from tasks.ledger import Ledger
+from tasks.store import Store
+from tasks.submit import submit
+
+PROFILE = "minimal"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One job of the pipeline, and what a person calls it."""
+
+    title: str
+    kind: str
+    name: str
+    values: dict[str, Any]
+
+    @property
+    def family(self) -> str:
+        """The family of what it makes."""
+        return kind_named(self.kind).produces or ""
+
+
+def steps() -> tuple[Step, ...]:
+    """The pipeline. Its sizes are for two cores and a few minutes; they are no advice for a real model."""
+    corpus, model, tokens, sae = "python-stdlib", "toy", "python-stdlib-toy-128", "toy-l1-topk-k16"
+    train = {"model": model, "dataset": tokens, "layer": 1, "arch": "topk", "k": 16, "batch": 1024, "tokens": 2_000_000}
+    return (
+        Step("read a corpus", "download", corpus, {"source": sysconfig.get_path("stdlib"), "pattern": "*.py"}),
+        Step("train a language model", "toy-model", model, {"dataset": corpus}),
+        Step("tokenize the corpus", "tokenize", tokens, {"dataset": corpus, "model": model}),
+        Step("train a sparse autoencoder", "train", sae, train),
+        Step("extract its features", "extract", sae, {"sae": sae}),
+    )
+
+
+def submit_missing(ledger: Ledger, store: Store) -> dict[str, Job | None]:
+    """The job of each step by its title; None for a step whose artifact is in the store already."""
+    jobs: dict[str, Job | None] = {}
+    for step in steps():
+        maker = ledger.coming(f"{step.family}/{step.name}")
+        if store.exists(step.family, step.name):
+            jobs[step.title] = None
+        elif maker:
+            jobs[step.title] = ledger.need(maker)
+        else:
+            jobs[step.title] = submit(ledger, store, step.kind, step.values, name=step.name)[-1]
+    return jobs
+
+
+@contextmanager
+def workers_for(settings: Settings, ledger: Ledger, jobs: Sequence[Job]) -> Iterator[None]:
+    """Workers for these jobs while the block runs: those that are there, else the profile `minimal`.
+
+    Workers that were started here end with the block, and Redis with them. A block that ends early, by Ctrl-C or an
+    error, cancels the jobs first.
+    """
+    served = {queue for beat in ledger.workers() for queue in beat.queues}
+    starts = not {job.queue for job in jobs} <= served
+    try:
+        if starts:
+            output.talk(f"Starting a worker (profile {PROFILE}) …")
+            profile = load_profile(PROFILE)
+            control.start(settings, profile, workers_of(profile))
+        yield
+    except BaseException:
+        for job in reversed(jobs):
+            ledger.request_cancel(job.id, "the quickstart was interrupted")
+        raise
+    finally:
+        if starts:
+            _stop(settings)
+
+
+def _stop(settings: Settings) -> None:
+    """End what was started here, and wait until it has ended."""
+    output.talk("Stopping the worker …")
+    try:
+        control.shutdown(settings.places, redis=True)
+        while control.status(settings.places) is not None:
+            time.sleep(0.1)
+    except control.NotRunning:
+        return
