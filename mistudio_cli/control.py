@@ -27,7 +27,7 @@ _LOOK_EVERY_S = 0.02
 
 
 class NotRunning(Exception):
-    """No supervisor answers for this home."""
+    """No supervisor answers for this home, or it has nothing of what was asked for."""
 
 
 def ask(places: Places, operation: str, **arguments: Any) -> dict[str, Any]:
@@ -85,7 +85,11 @@ def ensure_supervisor(settings: Settings) -> None:
 
 
 def start(settings: Settings, profile: Profile, specs: Sequence[WorkerSpec]) -> dict[str, Any]:
-    """Have the supervisor run these workers. Returns its status; Problem when others run already or are stopping."""
+    """Have the supervisor run these workers; it is started if need be. Returns its status.
+
+    Problem when others run already, or are stopping.
+    """
+    ensure_supervisor(settings)
     reply = ask(
         settings.places,
         "start",

@@ -117,6 +117,16 @@ def _receipt(record: Job) -> dict[str, Any]:
     }
 
 
+def workers(snapshot: Snapshot) -> dict[str, Any]:
+    """`workers status`."""
+    return {
+        "read_at": time(snapshot.read_at),
+        "supervisor": snapshot.supervisor,
+        "workers": _all(worker, snapshot.workers),
+        "errors": errors(snapshot.errors),
+    }
+
+
 def worker(row: WorkerRow) -> dict[str, Any]:
     """One worker."""
     told = dataclasses.asdict(row)

@@ -5,8 +5,9 @@ What could not be read is None with its reason in `errors`, never zero or an emp
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from mistudio_cli.host import Host, read_host, tree_memory
@@ -55,7 +56,7 @@ class WorkerRow:
     pid: int | None
     queues: tuple[str, ...]
     slots: int
-    busy: int
+    busy: int | None
     pss_bytes: int | None
     restarts: int | None
     started_at: float | None
@@ -102,6 +103,24 @@ def read_all(ledger: Ledger, places: Places, *, memory_age_s: float = 0.0) -> Sn
         seen["workers"] = rows if told is not None else None
     supervisor = (told or {}).get("supervisor")
     return Snapshot(**seen, supervisor=supervisor, devices=devices, host=host, errors=tuple(errors))
+
+
+def read_workers(ledger: Ledger | None, places: Places) -> Snapshot:
+    """The supervisor and the workers alone; without a ledger no Redis runs, so there are no workers elsewhere."""
+    errors: list[Trouble] = []
+    told = _attempt("supervisor", lambda: _ask_supervisor(places), errors)
+    read = _attempt("ledger", lambda: _read_beats(ledger), errors) if ledger is not None else (time.time(), [], ())
+    if told is None and read is None:
+        return Snapshot(errors=tuple(errors))
+    supervised = (told or {}).get("workers", ())
+    if read is not None:
+        now, beats, running = read
+        rows = worker_rows(supervised, beats, running, now, 0.0)
+    else:
+        now, rows = time.time(), worker_rows(supervised, (), (), time.time(), 0.0)
+        states = {known["name"]: known["state"] for known in supervised}
+        rows = tuple(replace(row, state=states[row.name], busy=None) for row in rows)  # only the ledger knew more
+    return Snapshot(read_at=now, supervisor=(told or {}).get("supervisor"), workers=rows, errors=tuple(errors))
 
 
 def queue_rows(counts: dict[str, QueueCount], live: Sequence[WorkerBeat], now: float) -> tuple[QueueRow, ...]:
@@ -178,6 +197,11 @@ def _read_ledger(
     recent = ledger.page(limit=RECENT_SHOWN)
     there = {job.id for job in running}
     return now, counts, beats, (*running, *(job for job in recent.jobs if job.id not in there)), recent.next
+
+
+def _read_beats(ledger: Ledger) -> tuple[float, list[WorkerBeat], tuple[Job, ...]]:
+    running = ledger.page(states=(State.RUNNING,), limit=RUNNING_SHOWN).jobs
+    return ledger.now(), ledger.workers(SILENT_SHOWN_S), running
 
 
 def _ask_supervisor(places: Places) -> dict[str, Any]:

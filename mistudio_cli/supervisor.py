@@ -18,7 +18,6 @@ from typing import Any
 
 from mistudio_cli import listening, redis_server, worker_process
 from mistudio_cli.child import Child, Clock, Process
-from mistudio_cli.log_files import last_lines
 from mistudio_cli.profile import WorkerSpec
 from mistudio_cli.redis_keeper import RedisKeeper
 from mistudio_cli.states import IDLE, TERM_GRACE_S, Status
@@ -32,7 +31,6 @@ log = logging.getLogger("mistudio.supervisor")
 TICK_S = 0.5
 LISTEN_FOR_ANSWERS_EVERY_S = 0.05
 REDIS_AWAY_PAUSE_S = 1.0
-LOG_LINES_KEPT = 20
 
 Spawn = Callable[[WorkerSpec, dict[str, str]], Process]
 
@@ -191,7 +189,6 @@ class Supervisor:
         return worker_process.spawn(spec.argv(), environment, self.places.run, self.places.worker_log(spec.name))
 
     def _told(self, child: Child) -> dict[str, Any]:
-        in_trouble = child.status in (Status.FATAL, Status.BACKOFF)
         return {
             "name": full_name(child.spec.name),
             "state": str(child.status),
@@ -201,7 +198,6 @@ class Supervisor:
             "restarts": child.restarts,
             "started_at": child.started_at,
             "last_exit": child.last_exit,
-            "log_tail": last_lines(self.places.worker_log(child.spec.name), LOG_LINES_KEPT) if in_trouble else [],
         }
 
 

@@ -84,10 +84,10 @@ def workers(rows: Sequence[WorkerRow], now: float) -> Table:
         [
             row.name,
             row.state,
-            _or_unknown(row.pid),
-            str(row.busy),
+            NONE if row.pid is None else str(row.pid),
+            _or_unknown(row.busy),
             str(row.slots),
-            size(row.pss_bytes),
+            NONE if row.pid is None else size(row.pss_bytes),
             _or_unknown(row.restarts),
             NONE if row.started_at is None else duration(now - row.started_at),
             _seen(row) + ",".join(row.queues),
