@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,8 +13,8 @@ from tasks.ledger import Claim, Ledger
 from tasks.queues import Resource, queue_named
 from tasks.wire import Unreachable
 
-#: How many jobs may share one GPU.
-JOBS_PER_GPU = 1
+#: How many jobs may share one GPU: the profile's `gpu_jobs`.
+JOBS_PER_GPU = int(os.environ.get("MISTUDIO_GPU_JOBS", "1"))
 
 _ASK_EVERY_S = 0.5
 
