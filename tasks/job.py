@@ -22,6 +22,9 @@ from tasks.queues import DEFAULT_PRIORITY, Limits, queue_named
 #: What a job can make; each is a folder of the store.
 FAMILIES = ("datasets", "tokens", "models", "saes", "features")
 
+#: How often a kind may lose its process before it is given up: work that resumes loses little each time.
+DEFAULT_ATTEMPTS, RESUMABLE_ATTEMPTS = 3, 10
+
 
 class State(StrEnum):
     """Where a job is in its life. The arrows are drawn in docs/architecture.md and made in ledger.lua only."""
@@ -66,7 +69,7 @@ class Job:
     state: State = State.QUEUED
     reason: str = ""
     attempt: int = 0
-    max_attempts: int = 3
+    max_attempts: int = DEFAULT_ATTEMPTS
     parents: tuple[str, ...] = ()
     artifact: str | None = None
     progress: Progress | None = None
@@ -169,7 +172,7 @@ class JobKind:
     module: str
     produces: str | None = None
     in_slot: bool = False
-    max_attempts: int = 3
+    max_attempts: int = DEFAULT_ATTEMPTS
     limits: Limits | None = None
     default_name: Callable[[Any], str] | None = None
     prepare: Callable[[Any, Known], tuple[Any, list[Request]]] | None = None

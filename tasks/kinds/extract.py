@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.job import Context, JobKind, Known, Request, option
+from tasks.job import RESUMABLE_ATTEMPTS, Context, JobKind, Known, Request, option
 from tasks.problem import Problem
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ KIND = JobKind(
     produces="features",
     default_name=default_name,
     prepare=prepare,
+    max_attempts=RESUMABLE_ATTEMPTS,
 )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.job import Context, JobKind, Known, Request, option
+from tasks.job import RESUMABLE_ATTEMPTS, Context, JobKind, Known, Request, option
 from tasks.problem import Problem
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ KIND = JobKind(
     produces="models",
     default_name=default_name,
     prepare=prepare,
+    max_attempts=RESUMABLE_ATTEMPTS,
 )
 
 

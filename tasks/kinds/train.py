@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.job import Context, JobKind, Known, Request, kind_named, option
+from tasks.job import RESUMABLE_ATTEMPTS, Context, JobKind, Known, Request, kind_named, option
 from tasks.problem import Problem
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ KIND = JobKind(
     produces="saes",
     default_name=default_name,
     prepare=prepare,
+    max_attempts=RESUMABLE_ATTEMPTS,
 )
 
 
