@@ -94,12 +94,12 @@ class Child:
         """Look at the process and the clock, and take the arrow that is due."""
         if self.process is not None and (code := self.process.poll()) is not None:
             self._died(describe_exit(code))
-        if self.status is Status.BACKOFF and self._mute_lives >= MUTE_LIVES:
-            self.status = after(self.status, Event.GIVE_UP)  # BACKOFF -> FATAL
-            self._retry_at = math.inf
         if self.status is Status.BACKOFF and self.clock() >= self._retry_at:
             self.restarts += 1
             self._live(Event.RETRY)  # BACKOFF -> STARTING
+        if self.status is Status.BACKOFF and self._mute_lives >= MUTE_LIVES:
+            self.status = after(self.status, Event.GIVE_UP)  # BACKOFF -> FATAL
+            self._retry_at = math.inf
         self._climb()
 
     def _plan(self, quit_at: float) -> None:

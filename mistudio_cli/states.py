@@ -71,4 +71,5 @@ def after(status: Status, event: Event) -> Status:
 
 def pause_s(deaths: int) -> float:
     """How long to wait before the next life after `deaths` (from 1) in a row."""
-    return min(FIRST_PAUSE_S * 2 ** (deaths - 1), LONGEST_PAUSE_S)
+    doublings = min(deaths - 1, 16)  # past the bound anyway, and no number to overflow
+    return min(FIRST_PAUSE_S * 2**doublings, LONGEST_PAUSE_S)

@@ -1,0 +1,109 @@
+"""Homes of the tests' own, whose supervisor, Redis and workers are real, and gone when the test ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from mistudio_cli import control, redis_server, settings
+from mistudio_cli.settings import Settings
+from tasks import wire
+from tasks.ledger import Ledger
+from tasks.places import Places
+from tests.conftest import until
+
+EXTRA = Path(__file__).parent.parent / "extra"
+MISTUDIO = str(Path(sys.executable).parent / "mistudio")
+
+
+@dataclass(frozen=True)
+class Home:
+    """A home, and the questions a test asks of it."""
+
+    settings: Settings
+
+    @property
+    def places(self) -> Places:
+        return self.settings.places
+
+    @property
+    def supervisor(self) -> psutil.Process:
+        """The supervisor that answers."""
+        told = control.status(self.places)
+        assert told is not None
+        return psutil.Process(told["supervisor"]["pid"])
+
+    @property
+    def redis(self) -> psutil.Process:
+        """The home's own Redis."""
+        server = redis_server.running(self.places)
+        assert server is not None
+        return server
+
+    def redis_says(self, *command: object) -> Any:
+        client = wire.connect(redis_server.own_url(self.places))
+        try:
+            return client.call(*command)
+        finally:
+            client.close()
+
+    def ledger(self) -> Ledger:
+        return Ledger(wire.connect(redis_server.own_url(self.places)))
+
+    def worker(self, name: str = "all-queues") -> dict[str, Any]:
+        told = control.status(self.places)
+        assert told is not None
+        return next(worker for worker in told["workers"] if worker["name"].startswith(name + "@"))
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that belongs to this home and lives, this test apart."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                words = [*process.cmdline(), process.environ().get("MISTUDIO_HOME", ""), process.cwd()]
+            except psutil.Error:
+                continue
+            is_ours = any(word.startswith(str(self.places.home)) for word in words)
+            if is_ours and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        return found
+
+
+@pytest.fixture
+def home(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """A home that does not exist yet."""
+    monkeypatch.setenv("PYTHONPATH", str(EXTRA))
+    yield from ending(short_tmp / "home")
+
+
+@pytest.fixture(params=["deep", "odd"])
+def strange_home(request: pytest.FixtureRequest) -> Iterator[Home]:
+    """Homes whose path is longer than a unix socket's may be, or full of what has to be quoted."""
+    top = Path(tempfile.mkdtemp(prefix="ms-"))
+    yield from ending(top / ("d" * 60) / ("e" * 60) if request.param == "deep" else top / 'über 50% "new" #1')
+    shutil.rmtree(top, ignore_errors=True)
+
+
+def ending(folder: Path) -> Iterator[Home]:
+    home = Home(settings.load({"home": str(folder)}))
+    yield home
+    try:
+        control.shutdown(home.places, 0.0, redis=True)
+    except control.NotRunning:
+        redis_server.stop(home.places)
+    try:
+        until(lambda: not home.processes(), 45, "everything to end")
+    finally:
+        for process in home.processes():
+            process.kill()
+        if home.places.redis_socket.parent != home.places.run:
+            shutil.rmtree(home.places.redis_socket.parent, ignore_errors=True)
