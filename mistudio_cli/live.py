@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
+import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from mistudio_cli import output, shapes, tables
 from mistudio_cli.snapshot import Snapshot
 
 READ_EVERY_S = 0.5
 
-_QUIT_KEYS = frozenset(b"qQ\x03\x04")
+_END_OF_FILE = b"\x04"
+_QUIT_KEYS = frozenset(b"qQ\x03" + _END_OF_FILE)
 _STALE_S = 3.0
 _FIRST_READ_S = 1.0
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+#: What a narrow terminal does without, the most dispensable first: a column cut off at the right would be the one that
+#: says how far a job is.
+_DISPENSABLE = (
+    ("OLDEST", "CONSUMERS", "SLOTS", "STATE"),
+    ("UP", "RESTARTS", "MEMORY", "PID", "QUEUES", "SLOTS"),
+    ("POWER", "TEMP", "NAME"),
+    ("TOOK", "KIND", "STATE", "DEVICE", "NAME"),
+)
 
 
 class Watcher(threading.Thread):
@@ -52,30 +65,42 @@ class Watcher(threading.Thread):
 
 
 def show(read: Callable[[], Snapshot]) -> None:
-    """Paint what `read` tells until `q` or Ctrl-C. Needs a terminal."""
+    """Paint what `read` tells until `q` or Ctrl-C. Needs a terminal, and gives it back as it was.
+
+    Raises SystemExit when a signal ended it, and what `read` raised.
+    """
+    watcher = Watcher(read)
+    watcher.start()
+    watcher.first.wait(_FIRST_READ_S)
+    with _signals() as heard:
+        try:
+            _show(watcher, heard)
+        except KeyboardInterrupt:
+            return
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise  # that one: the terminal went away with its window, and there is nothing to give back
+        finally:
+            watcher.stop()
+        if heard:
+            raise SystemExit(128 + heard[0])
+
+
+def _show(watcher: Watcher, heard: list[int]) -> None:
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
-    watcher = Watcher(read)
-    watcher.start()
-    watcher.first.wait(_FIRST_READ_S)
     console = Console()
-    try:
-        with _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
-            while not _QUIT_KEYS.intersection(pressed):
-                if watcher.failure:
-                    raise watcher.failure
-                width, height = console.size
-                age = time.monotonic() - watcher.read_at
-                colour = output.in_colour(sys.stdout)
-                lines = paint(watcher.latest, age, width, height, colour=colour)
-                live.update(Text.from_ansi("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
-                pressed = _next_keys()
-    except KeyboardInterrupt:
-        return
-    finally:
-        watcher.stop()
+    with _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
+        while not heard and not _QUIT_KEYS.intersection(pressed):
+            if watcher.failure:
+                raise watcher.failure
+            width, height = console.size
+            age = time.monotonic() - watcher.read_at
+            lines = paint(watcher.latest, age, width, height, colour=output.in_colour(sys.stdout))
+            live.update(Text.from_ansi("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
+            pressed = _next_keys()
 
 
 def paint(seen: Snapshot, age_s: float, width: int, height: int, *, colour: bool) -> list[str]:
@@ -83,20 +108,31 @@ def paint(seen: Snapshot, age_s: float, width: int, height: int, *, colour: bool
     now = seen.read_at or time.time()
     lines = [_first_line(seen, age_s)]
     lines += [f"! {trouble.part}: {tables.one_line(trouble.message)}" for trouble in seen.errors]
-    blocks = [tables.queues(seen.queues)] if seen.queues is not None else []
-    blocks += [tables.workers(seen.workers, now)] if seen.workers else []
-    if seen.devices is not None and seen.devices.devices:
-        blocks.append(devices_table(seen))
-    for headers, rows in blocks:
-        lines += ["", *output.lay_out(headers, rows, width, colour).splitlines()]
+    blocks = [tables.queues(seen.queues) if seen.queues is not None else None]
+    blocks += [tables.workers(seen.workers, now) if seen.workers else None]
+    blocks += [devices_table(seen) if seen.devices is not None and seen.devices.devices else None]
+    for block, dispensable in zip(blocks, _DISPENSABLE, strict=False):
+        lines += ["", *_lay_out(block, dispensable, width, colour)] if block else []
     if seen.devices is not None and seen.devices.reason:
         lines += ["", f"GPU: {seen.devices.reason}"]
     if seen.jobs:
         room = max(1, height - len(lines) - 3)
-        headers, rows = tables.live_jobs(tables.most_alive_first(seen.jobs)[:room], now)
-        lines += ["", *output.lay_out(headers, rows, width, colour).splitlines()]
-        lines += [f"… {len(seen.jobs) - room} more: mistudio jobs ls"] if len(seen.jobs) > room else []
+        shown = tables.live_jobs(tables.most_alive_first(seen.jobs)[:room], now)
+        lines += ["", *_lay_out(shown, _DISPENSABLE[-1], width, colour)]
+        # Not how many: the view has only read the newest.
+        lines += ["… more: mistudio jobs ls"] if len(seen.jobs) > room or seen.next else []
     return lines[:height]
+
+
+def _lay_out(table: tables.Table, dispensable: Sequence[str], width: int, colour: bool) -> list[str]:
+    """The lines of a table, without as many of the dispensable columns as it takes to fit."""
+    headers, rows = table
+    for name in dispensable:
+        if output.least_width(headers, rows) <= width:
+            break
+        at = headers.index(name)
+        headers, rows = headers[:at] + headers[at + 1 :], [row[:at] + row[at + 1 :] for row in rows]
+    return output.lay_out(headers, rows, width, colour).splitlines()
 
 
 def devices_table(seen: Snapshot) -> tables.Table:
@@ -107,7 +143,7 @@ def devices_table(seen: Snapshot) -> tables.Table:
 
 def _first_line(seen: Snapshot, age_s: float) -> str:
     stale = f"  (read {age_s:.0f} s ago)" if age_s > _STALE_S else ""
-    return (tables.host(seen.host) if seen.host else "reading …") + stale + "  q: quit"
+    return f"q: quit{stale}  " + (tables.host(seen.host) if seen.host else "reading …")
 
 
 @contextmanager
@@ -124,7 +160,20 @@ def _keys() -> Iterator[bytes]:
         tty.setcbreak(sys.stdin)
         yield b""
     finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+        with suppress(termios.error):  # its window is closed
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Signals that want the command to end, as they come: the terminal must be given back before it does."""
+    heard: list[int] = []
+    before = {number: signal.signal(number, lambda told, frame: heard.append(told)) for number in _ENDING}
+    try:
+        yield heard
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _next_keys() -> bytes:
@@ -133,4 +182,4 @@ def _next_keys() -> bytes:
         time.sleep(READ_EVERY_S)
         return b""
     ready, _, _ = select.select([sys.stdin], [], [], READ_EVERY_S)
-    return os.read(sys.stdin.fileno(), 64) if ready else b""
+    return (os.read(sys.stdin.fileno(), 64) or _END_OF_FILE) if ready else b""

@@ -93,6 +93,12 @@ def lay_out(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int | 
     return "\n".join(lines)
 
 
+def least_width(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """The width under which `lay_out` cuts a table off at the right."""
+    wide = [min(max(map(len, column)), _LEAST_SHRUNK) for column in zip(headers, *rows, strict=True)]
+    return sum(wide) + len(_GAP) * (len(wide) - 1)
+
+
 def _narrow(wide: list[int], room: int) -> None:
     """Take from the widest columns, evenly, until they fit; none gets so narrow that an id is cut."""
     while sum(wide) > room and max(wide) > _LEAST_SHRUNK:

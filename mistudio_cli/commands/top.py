@@ -55,5 +55,7 @@ def _print(seen: Snapshot) -> None:
     if seen.jobs:
         output.data("")
         output.table(*tables.live_jobs(tables.most_alive_first(seen.jobs), now))
+    if seen.next:
+        output.talk("There are older jobs: mistudio jobs ls")
     for trouble in seen.errors:
         output.talk(f"{trouble.part} could not be read: {trouble.message}")

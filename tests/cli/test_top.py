@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pexpect
+import psutil
 import pyte
 import pytest
 
@@ -18,6 +21,7 @@ from mistudio_cli.snapshot import Snapshot
 from tasks.job import Job, Progress, State
 from tasks.queues import QUEUE_NAMES
 from tests.cli.conftest import MISTUDIO, Cli
+from tests.conftest import until
 
 
 class Terminal:
@@ -99,6 +103,41 @@ def test_a_running_job_is_seen_to_move(world: Cli) -> None:
             shown.until(job_id)
             shown.until("sleeping")
             shown.until("/10000 ticks")
+            shown.child.send("q")
+            assert shown.end() == 0
+    finally:
+        world("jobs", "cancel", job_id)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_with_the_terminal_as_it_was(world: Cli, number: int) -> None:
+    with terminal(world, "top") as shown:
+        before = termios.tcgetattr(shown.child.child_fd)
+        shown.until("training")
+        assert termios.tcgetattr(shown.child.child_fd) != before, "it hears single keys"
+        shown.child.kill(number)
+        shown.bytes += shown.child.read()
+        assert termios.tcgetattr(shown.child.child_fd) == before
+        assert shown.end() == 128 + number
+        for given_back in (b"\x1b[?1049l", b"\x1b[?25h"):
+            assert given_back in shown.bytes
+        assert b"Traceback" not in shown.bytes
+
+
+def test_it_ends_with_its_window(world: Cli) -> None:
+    with terminal(world, "top") as shown:
+        shown.until("training")
+        process = psutil.Process(shown.child.pid)
+        shown.child.ptyproc.fileobj.close()
+        until(lambda: process.status() == psutil.STATUS_ZOMBIE, 20, "it to end")
+
+
+def test_a_narrow_terminal_still_shows_how_far_jobs_are(world: Cli) -> None:
+    job_id = world("submit", "nap", "--name", "narrow", "--ticks", "10000", "--json").json["id"]
+    try:
+        with terminal(world, "top", rows=30, columns=40) as shown:
+            for what in ("q: quit", "training", "all-queues@", job_id, "PROGRESS", "░ ", " % "):
+                shown.until(what)
             shown.child.send("q")
             assert shown.end() == 0
     finally:
@@ -187,8 +226,14 @@ def test_only_rows_that_are_seen_are_laid_out() -> None:
     jobs = tuple(Job(f"j{i}", "train", "a", "training", {}, state=State.RUNNING, progress=told) for i in range(500))
     lines = paint(Snapshot(read_at=1.0, jobs=jobs), 0.0, 120, 30, colour=False)
     assert len(lines) <= 30
-    assert lines[-1] == "… 474 more: mistudio jobs ls"
+    assert lines[-1] == "… more: mistudio jobs ls"
     assert sum("j" in line and "training" in line for line in lines) == 26
+
+
+def test_jobs_that_were_not_read_are_not_passed_over_in_silence() -> None:
+    one = (Job("j", "train", "a", "training", {}),)
+    assert "more" in paint(Snapshot(read_at=1.0, jobs=one, next="50"), 0.0, 120, 30, colour=False)[-1]
+    assert "more" not in paint(Snapshot(read_at=1.0, jobs=one), 0.0, 120, 30, colour=False)[-1]
 
 
 def test_old_figures_say_how_old_they_are() -> None:
