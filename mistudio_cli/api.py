@@ -20,7 +20,7 @@ PREFIX = "/api/v1/workers"
 #: More pending jobs than this on one queue is a warning.
 BACKLOG = 100
 
-REDACTED = "…redacted…"
+REDACTED = "[redacted]"
 
 #: Names under which a browser may ask a server on the loopback: another name is another site's page asking.
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
@@ -43,17 +43,16 @@ def active(ledger: Ledger) -> dict[str, list[dict[str, Any]]]:
 
 def stats(ledger: Ledger) -> dict[str, dict[str, Any]]:
     """What each worker says of itself."""
-    now, running = ledger.now(), ledger.page(states=(State.RUNNING,), limit=_MOST_ACTIVE).jobs
-    busy = [job.worker for job in running]
+    busy = [job.worker for job in ledger.page(states=(State.RUNNING,), limit=_MOST_ACTIVE).jobs]
     return {
         beat.name: {
-            "hostname": beat.host,
-            "pid": beat.pid,
             "queues": list(beat.queues),
-            "concurrency": beat.slots,
-            "active": busy.count(beat.name),
+            "slots": beat.slots,
+            "busy": busy.count(beat.name),
+            "host": beat.host,
+            "pid": beat.pid,
             "started_at": shapes.time(beat.started_at),
-            "seen_age_s": round(max(0.0, now - beat.seen_at), 1),
+            "seen_at": shapes.time(beat.seen_at),
         }
         for beat in ledger.workers()
     }
@@ -150,15 +149,14 @@ def _task(job: Job) -> dict[str, Any]:
     return {
         "id": job.id,
         "name": f"mistudio.{job.kind}",
-        "args": REDACTED,
-        "kwargs": REDACTED,
-        "hostname": job.worker,
-        "time_start": job.started_at,
+        "kind": job.kind,
         "queue": job.queue,
-        "priority": job.priority,
-        "artifact": job.artifact,
-        "attempt": job.attempt,
+        "args": REDACTED,
+        "started_at": shapes.time(job.started_at),
         "progress": shapes.job(job)["progress"],
+        "priority": job.priority,
+        "attempt": job.attempt,
+        "artifact": job.artifact,
         "device": job.device,
     }
 
