@@ -1,0 +1,36 @@
+"""The four commands of the README, typed as they stand there."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.conftest import Home
+
+pytestmark = pytest.mark.timeout(1800)
+
+
+def test_the_four_commands_people_type_all_day(lit_home: tuple[Home, object]) -> None:
+    home, _ = lit_home
+    home.type("workers start full")
+    try:
+        train = "submit train --model toy --dataset python-stdlib --layer 3 --arch topk --k 32 --steps 20 --name typed"
+        told = home.read(train)
+        assert (told["kind"], told["queue"], told["name"]) == ("train", "training", "typed")
+        queues = {queue["name"]: queue for queue in home.read("queue ls")["queues"]}
+        assert [queue["consumers"] for queue in queues.values()] == [1] * 6
+        assert [queue["slots"] for queue in queues.values()] == [8, 4, 4, 1, 2, 2]
+        home.type(f"jobs wait {told['id']}")
+        everything = home.read("top --once")
+        assert {worker["name"].partition("@")[0] for worker in everything["workers"]} == {
+            "worker-high-priority",
+            "worker-datasets",
+            "worker-processing",
+            "worker-training",
+            "worker-extraction",
+            "worker-low-priority",
+        }
+        assert told["id"] in [job["id"] for job in everything["jobs"]]
+        home.type("submit train --model toy --dataset python-stdlib --layer 4 --arch topk --k 32", code=2)
+    finally:
+        home.type("workers stop --all")
+    assert home.processes() == []
