@@ -141,11 +141,13 @@ def _run(ledger: Ledger, claim: Claim, keeper: Keeper) -> None:
         return
     device = gpu.device_for(ledger, claim, kind, stop=lambda: bool(keeper.why))
     if device is None:
-        _put_down(ledger, claim, keeper.why)
+        _put_down(ledger, claim, keeper.why, "while it waited for a GPU")
         return
     ended = _run_apart(claim, kind, device, keeper)
-    if ended == STOPPED_WHEN_TOLD or keeper.why:
-        _put_down(ledger, claim, keeper.why or "shutdown")
+    if ended == STOPPED_WHEN_TOLD:
+        _put_down(ledger, claim, keeper.why or "shutdown", "stopped when told to")
+    elif keeper.why:
+        _put_down(ledger, claim, keeper.why, f"killed: it did not stop within {STOP_GRACE_S:g} s of being told to")
     elif ended != TOLD_THE_LEDGER:
         tell(lambda: ledger.put_back(claim, _explain_exit(ended), loss=True))
 
@@ -154,18 +156,18 @@ def _run_here(ledger: Ledger, claim: Claim, keeper: Keeper) -> None:
     try:
         perform(open_context(claim, ledger, "cpu", lambda: bool(keeper.why), on_lost=lambda: None))
     except Stopped:
-        _put_down(ledger, claim, keeper.why)
+        _put_down(ledger, claim, keeper.why, "stopped when told to")
 
 
-def _put_down(ledger: Ledger, claim: Claim, why: str) -> None:
+def _put_down(ledger: Ledger, claim: Claim, why: str, how: str) -> None:
     """Tell the ledger of a job that was stopped on purpose. For a job already ended or lost this changes nothing."""
     if why == "cancel":
-        tell(lambda: ledger.finish(claim, State.CANCELLED, "cancelled by the user"))
+        tell(lambda: ledger.finish(claim, State.CANCELLED, f"cancelled by the user; {how}"))
     elif why == "limit":
-        message = "It ran longer than its kind may."
+        message = f"It ran longer than its kind may; {how}."
         tell(lambda: ledger.finish(claim, State.FAILED, message, error={"type": "TimeLimit", "message": message}))
     elif why == "shutdown":
-        tell(lambda: ledger.put_back(claim, "its worker was shut down", loss=False))
+        tell(lambda: ledger.put_back(claim, f"its worker was shut down; {how}", loss=False))
 
 
 def _run_apart(claim: Claim, kind: JobKind, device: gpu.Device, keeper: Keeper) -> int:

@@ -96,10 +96,14 @@ class Client:
         packed = [hiredis.pack_command(tuple(map(_plain, command))) for command in commands]  # type: ignore[arg-type]
         try:
             self._connect()
-            return self._exchange(b"".join(packed), len(packed))
+            replies = self._exchange(b"".join(packed), len(packed))
         except OSError as error:
             self.close()
             raise Unreachable(f"{self.address.shown}: {error}") from error
+        for reply in replies:
+            if isinstance(reply, Refused) and str(reply).startswith("LOADING"):
+                raise Unreachable(f"{self.address.shown}: {reply}")  # it has restarted and reads its file
+        return replies
 
     def close(self) -> None:
         """Close the socket; the next call opens another."""

@@ -146,7 +146,8 @@ def test_cancel_stops_a_running_job_and_all_its_processes(lab: Lab) -> None:
     job = lab.submit("nap", ticks=10_000)
     runner = lab.under_way(job)
     lab.ledger.request_cancel(job.id)
-    assert lab.ended(job).state == State.CANCELLED
+    ended = lab.ended(job)
+    assert (ended.state, ended.reason) == (State.CANCELLED, "cancelled by the user; stopped when told to")
     until(lambda: not runner.is_running(), 10)
     until(lambda: lab.left_in_tmp() == [], 10)
     assert lab.store.names("saes") == []
@@ -229,7 +230,7 @@ def test_quit_puts_a_running_job_back_and_term_lets_it_finish(lab: Lab) -> None:
     lab.under_way(job)
     lab.stop_worker(signal.SIGQUIT)
     assert lab.ledger.need(job.id).state == State.QUEUED
-    assert lab.reasons(job)[-1] == "its worker was shut down"
+    assert lab.reasons(job)[-1] == "its worker was shut down; stopped when told to"
     assert lab.ledger.workers() == []
     lab.start_worker()
     until(lambda: lab.ledger.need(job.id).state == State.RUNNING, 30)
