@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from mistudio_cli.host import Host, read_host, tree_memory
@@ -94,13 +94,11 @@ def read_all(ledger: Ledger, places: Places, *, memory_age_s: float = 0.0) -> Sn
     devices = read_devices()
     if devices.reason is not None and not devices.reason.startswith("no "):
         errors.append(Trouble("devices", devices.reason))
-    seen: dict[str, Any] = {}
+    seen: dict[str, Any] = {"workers": _known_workers(told, read and (read[0], read[2], read[3]), memory_age_s)}
     if read is not None:
         now, counts, beats, jobs, following = read
         live = [beat for beat in beats if now - beat.seen_at <= BEAT_TTL_S]
-        rows = worker_rows((told or {}).get("workers", ()), beats, jobs, now, memory_age_s)
-        seen = {"read_at": now, "queues": queue_rows(counts, live, now), "jobs": jobs, "next": following}
-        seen["workers"] = rows if told is not None else None
+        seen |= {"read_at": now, "queues": queue_rows(counts, live, now), "jobs": jobs, "next": following}
     supervisor = (told or {}).get("supervisor")
     return Snapshot(**seen, supervisor=supervisor, devices=devices, host=host, errors=tuple(errors))
 
@@ -110,17 +108,21 @@ def read_workers(ledger: Ledger | None, places: Places) -> Snapshot:
     errors: list[Trouble] = []
     told = _attempt("supervisor", lambda: _ask_supervisor(places), errors)
     read = _attempt("ledger", lambda: _read_beats(ledger), errors) if ledger is not None else (time.time(), [], ())
-    if told is None and read is None:
-        return Snapshot(errors=tuple(errors))
+    read_at = read[0] if read else None if told is None else time.time()
+    rows, supervisor = _known_workers(told, read, 0.0), (told or {}).get("supervisor")
+    return Snapshot(read_at=read_at, supervisor=supervisor, workers=rows, errors=tuple(errors))
+
+
+def _known_workers(
+    told: dict[str, Any] | None,
+    read: tuple[float, Sequence[WorkerBeat], Sequence[Job]] | None,
+    memory_age_s: float,
+) -> tuple[WorkerRow, ...] | None:
+    """The workers of which the supervisor or the ledger could be asked; None when that leaves nothing to tell."""
     supervised = (told or {}).get("workers", ())
-    if read is not None:
-        now, beats, running = read
-        rows = worker_rows(supervised, beats, running, now, 0.0)
-    else:
-        now, rows = time.time(), worker_rows(supervised, (), (), time.time(), 0.0)
-        states = {known["name"]: known["state"] for known in supervised}
-        rows = tuple(replace(row, state=states[row.name], busy=None) for row in rows)  # only the ledger knew more
-    return Snapshot(read_at=now, supervisor=(told or {}).get("supervisor"), workers=rows, errors=tuple(errors))
+    now, beats, jobs = read or (time.time(), None, ())
+    rows = worker_rows(supervised, beats, jobs, now, memory_age_s)
+    return rows if rows or (told is not None and read is not None) else None
 
 
 def queue_rows(counts: dict[str, QueueCount], live: Sequence[WorkerBeat], now: float) -> tuple[QueueRow, ...]:
@@ -136,32 +138,39 @@ def queue_rows(counts: dict[str, QueueCount], live: Sequence[WorkerBeat], now: f
 
 def worker_rows(
     supervised: Sequence[dict[str, Any]],
-    beats: Sequence[WorkerBeat],
+    beats: Sequence[WorkerBeat] | None,
     jobs: Sequence[Job],
     now: float,
     memory_age_s: float,
 ) -> tuple[WorkerRow, ...]:
-    """The supervisor's workers first, then those of other homes and machines, known by their beats alone."""
-    by_name = {beat.name: beat for beat in beats}
-    busy = [job.worker for job in jobs if job.state is State.RUNNING]
+    """The supervisor's workers first, then those of other homes and machines, known by their beats alone.
+
+    `beats` None: the ledger could not be read, so who is silent and what they work on is not known.
+    """
+    by_name = {beat.name: beat for beat in beats or ()}
+    busy = None if beats is None else [job.worker for job in jobs if job.state is State.RUNNING]
     pids = [told["pid"] for told in supervised if told["pid"]]
     held = tree_memory(pids, memory_age_s) if pids else {}
     rows = [_supervised_row(told, by_name.pop(told["name"], None), busy, held, now) for told in supervised]
-    return (*rows, *(_beat_row(beat, busy, now) for beat in by_name.values()))
+    return (*rows, *(_beat_row(beat, busy or [], now) for beat in by_name.values()))
 
 
 def _supervised_row(
-    told: dict[str, Any], beat: WorkerBeat | None, busy: list[str | None], held: dict[int, int | None], now: float
+    told: dict[str, Any],
+    beat: WorkerBeat | None,
+    busy: list[str | None] | None,
+    held: dict[int, int | None],
+    now: float,
 ) -> WorkerRow:
     age = None if beat is None else max(0.0, now - beat.seen_at)
-    silent = told["state"] == "running" and (age is None or age > BEAT_TTL_S)
+    silent = busy is not None and told["state"] == "running" and (age is None or age > BEAT_TTL_S)
     return WorkerRow(
         name=told["name"],
         state="silent" if silent else told["state"],
         pid=told["pid"],
         queues=tuple(told["queues"]),
         slots=told["slots"],
-        busy=busy.count(told["name"]),
+        busy=None if busy is None else busy.count(told["name"]),
         pss_bytes=held.get(told["pid"]),
         restarts=told["restarts"],
         started_at=told["started_at"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Annotated
 
 import typer
@@ -40,7 +41,7 @@ def top(
 def _print(seen: Snapshot) -> None:
     if seen.host is not None:
         output.data(tables.host(seen.host))
-    now = seen.read_at or 0.0
+    now = seen.read_at or time.time()
     if seen.queues is not None:
         output.data("")
         output.table(*tables.queues(seen.queues))

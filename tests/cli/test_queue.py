@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from mistudio_cli import snapshot
-from mistudio_cli.snapshot import read_all, read_queues
+from mistudio_cli import control, snapshot
+from mistudio_cli.snapshot import read_all, read_queues, read_workers
 from tasks.job import Job
 from tasks.ledger import Ledger, WorkerBeat, new_job_id
 from tasks.places import Places
@@ -78,22 +82,77 @@ def test_a_beat_of_another_version_spoils_only_what_is_in_the_ledger(ledger: Led
     assert [trouble.part for trouble in seen.errors] == ["ledger"]
 
 
+SUPERVISED = {
+    "name": "worker-training@here",
+    "state": "running",
+    "pid": None,
+    "queues": ["training"],
+    "slots": 1,
+    "restarts": 2,
+    "started_at": 5.0,
+    "last_exit": "exit code 1",
+}
+
+
+@pytest.fixture
+def a_supervisor(short_tmp: Path) -> Iterator[Places]:
+    """A home where somebody answers as the supervisor does."""
+    places = Places(short_tmp, short_tmp)
+    places.run.mkdir()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(places.supervisor_socket))
+    listener.listen()
+    told = {"supervisor": {"pid": 1, "state": "running"}, "workers": [SUPERVISED]}
+
+    def answer() -> None:
+        while True:
+            link, _ = listener.accept()
+            with link, link.makefile("rwb") as stream:
+                if not stream.readline():
+                    return
+                stream.write(json.dumps(told).encode() + b"\n")
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    yield places
+    with socket.socket(socket.AF_UNIX) as last:
+        last.connect(str(places.supervisor_socket))
+    thread.join()
+    listener.close()
+
+
+@pytest.mark.parametrize("read", [read_all, read_workers])
+def test_without_the_ledger_workers_are_known_by_their_supervisor(a_supervisor: Places, read: Callable) -> None:
+    seen = read(Ledger(connect("redis://127.0.0.1:1/0")), a_supervisor)
+    assert [trouble.part for trouble in seen.errors] == ["ledger"]
+    assert [(row.name, row.state, row.busy, row.seen_age_s) for row in seen.workers] == [
+        ("worker-training@here", "running", None, None)
+    ]
+
+
+@pytest.mark.parametrize("read", [read_all, read_workers])
+def test_without_the_supervisor_workers_are_known_by_their_beats(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable
+) -> None:
+    places = Places(tmp_path, tmp_path)
+
+    def time_out(asked: Places) -> None:
+        raise TimeoutError(f"the supervisor of {asked.home} says nothing")
+
+    monkeypatch.setattr(control, "status", time_out)
+    assert read(ledger, places).workers is None, "there may be some"
+    ledger.beat(BEAT)
+    seen = read(ledger, places)
+    assert [trouble.part for trouble in seen.errors] == ["supervisor"]
+    assert [(row.name, row.state, row.restarts) for row in seen.workers] == [(BEAT.name, "running", None)]
+
+
 def test_the_rows_of_supervised_workers_join_what_their_beats_say(ledger: Ledger) -> None:
-    told = {
-        "name": "worker-training@here",
-        "state": "running",
-        "pid": None,
-        "queues": ["training"],
-        "slots": 1,
-        "restarts": 2,
-        "started_at": 5.0,
-        "last_exit": "exit code 1",
-    }
     job = submit(ledger)
-    ledger.claim(job.id, told["name"], "here")
-    beat = dataclasses.replace(BEAT, name=told["name"], seen_at=99.0)
+    ledger.claim(job.id, SUPERVISED["name"], "here")
+    beat = dataclasses.replace(BEAT, name=SUPERVISED["name"], seen_at=99.0)
     other = dataclasses.replace(BEAT, seen_at=99.0)
-    rows = snapshot.worker_rows([told], [beat, other], [ledger.need(job.id)], 100.0, 0.0)
+    rows = snapshot.worker_rows([SUPERVISED], [beat, other], [ledger.need(job.id)], 100.0, 0.0)
     assert [(row.name, row.state, row.busy, row.restarts, row.seen_age_s) for row in rows] == [
         ("worker-training@here", "running", 1, 2, 1.0),
         ("all-queues@elsewhere", "running", 0, None, 1.0),
