@@ -42,7 +42,7 @@ def ask(places: Places, operation: str, **arguments: Any) -> dict[str, Any]:
                 reply = stream.readline()
     except TimeoutError as error:
         raise TimeoutError(f"the supervisor of {places.home} says nothing") from error
-    except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError, BrokenPipeError) as error:
+    except (FileNotFoundError, NotADirectoryError, ConnectionError) as error:
         raise NotRunning from error
     if not reply:
         raise NotRunning

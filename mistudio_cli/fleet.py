@@ -69,8 +69,6 @@ def shutdown(places: Places, tell: Tell, grace_s: float = TERM_GRACE_S) -> None:
 
     Also ends a Redis that nobody looks after. NotRunning when there was nothing to end.
     """
-    import psutil
-
     redis = redis_server.running(places)
     try:
         reply = control.shutdown(places, grace_s, redis=True)
@@ -82,7 +80,7 @@ def shutdown(places: Places, tell: Tell, grace_s: float = TERM_GRACE_S) -> None:
     waited_for = _living(reply["workers"], ())
     _tell_wait(waited_for, tell, grace_s)
     supervisor = _process(reply["supervisor"]["pid"])
-    while supervisor is not None and supervisor.is_running() and supervisor.status() != psutil.STATUS_ZOMBIE:
+    while supervisor is not None and redis_server.is_alive(supervisor):
         waited_for = _tell_ended(waited_for, _workers(places), tell)
         time.sleep(_LOOK_EVERY_S)
     for name in sorted(waited_for):

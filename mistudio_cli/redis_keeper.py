@@ -57,10 +57,7 @@ class RedisKeeper:
         assert self._server is not None
         if self._started is not None and self._started.pid == self._server.pid:
             return self._started.poll() is None
-        try:
-            return self._server.is_running() and self._server.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
+        return redis_server.is_alive(self._server)
 
     def _died(self) -> None:
         code = self._started.returncode if self._started is not None else None

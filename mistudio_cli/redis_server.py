@@ -15,6 +15,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ OLDEST = (6, 2)
 STOP_PATIENCE_S = 20.0
 
 _PING_TIMEOUT_S = 1.0
+_LOOK_EVERY_S = 0.02
 
 
 def own_url(places: Places) -> str:
@@ -94,13 +96,8 @@ def start(places: Places) -> subprocess.Popen[bytes] | None:
 
 def running(places: Places) -> psutil.Process | None:
     """The home's own server, by pid and start time: a recycled pid is not it."""
-    import psutil
-
     server = _remembered(places) or _at_the_socket(places)
-    try:
-        return server if server and server.status() != psutil.STATUS_ZOMBIE else None
-    except psutil.Error:
-        return None
+    return server if server is not None and is_alive(server) else None
 
 
 def stop(places: Places, patience_s: float = STOP_PATIENCE_S) -> bool:
@@ -110,14 +107,26 @@ def stop(places: Places, patience_s: float = STOP_PATIENCE_S) -> bool:
     server = running(places)
     if server is None:
         return False
+    deadline = time.monotonic() + patience_s
     try:
         server.terminate()
-        server.wait(patience_s)
-    except psutil.TimeoutExpired:
-        server.kill()
+        while is_alive(server):
+            if time.monotonic() > deadline:
+                server.kill()
+            time.sleep(_LOOK_EVERY_S)
     except psutil.NoSuchProcess:
         return True
     return True
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it still runs: a zombie that nobody has reaped yet does not, and a recycled pid is another's."""
+    import psutil
+
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def remember(places: Places, pid: int) -> None:

@@ -70,10 +70,11 @@ class Home:
         for process in psutil.process_iter():
             try:
                 words = [*process.cmdline(), process.environ().get("MISTUDIO_HOME", ""), process.cwd()]
+                lives = redis_server.is_alive(process)
             except psutil.Error:
                 continue
             is_ours = any(word.startswith(str(self.places.home)) for word in words)
-            if is_ours and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+            if is_ours and lives and process.pid != os.getpid():
                 found.append(process)
         return found
 

@@ -1,0 +1,243 @@
+"""What the supervisor decides, with real processes that stand in for workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from mistudio_cli import worker_process
+from mistudio_cli.profile import WorkerSpec
+from mistudio_cli.supervisor import Supervisor, full_name
+from tasks.ledger import Ledger, WorkerBeat
+from tasks.places import Places
+from tests.conftest import RedisServer, until
+
+PAIR = (WorkerSpec("worker-training", ("training",), 1), WorkerSpec("worker-datasets", ("datasets",), 4))
+
+#: Sleeps until told to end; takes its slots along as a real worker does.
+OBEDIENT = "import signal; signal.sigwait([signal.SIGTERM, signal.SIGQUIT])"
+STUBBORN = """
+import signal, subprocess, sys
+for signum in (signal.SIGTERM, signal.SIGQUIT):
+    signal.signal(signum, lambda s, _: print('ignores', signal.Signals(s).name, flush=True))
+slot = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE, process_group=0)
+print('slot', slot.pid, flush=True)
+while True: signal.pause()
+"""
+BROKEN = "print('no such thing as torch'); raise SystemExit(3)"
+
+
+class World:
+    """A supervisor that this test ticks by hand, and a clock that can be moved on."""
+
+    def __init__(self, folder: Path, ledger: Ledger, url: str) -> None:
+        self.places = Places(folder, folder / "store")
+        for part in (self.places.run, self.places.logs):
+            part.mkdir(parents=True)
+        self.ledger, self.url, self.now = ledger, url, 0.0
+        self.script = OBEDIENT
+        self.environments: list[dict[str, str]] = []
+        self.supervisor = Supervisor(self.places, lambda: self.now, self._spawn)
+
+    def _spawn(self, spec: WorkerSpec, environment: dict[str, str]) -> worker_process.WorkerProcess:
+        self.environments.append(environment)
+        argv = [sys.executable, "-c", self.script]
+        return worker_process.spawn(argv, os.environ, self.places.run, self.places.worker_log(spec.name))
+
+    def start(self, *specs: WorkerSpec, **changes: Any) -> dict[str, Any]:
+        told = [{"name": spec.name, "queues": list(spec.queues), "slots": spec.slots} for spec in specs or PAIR]
+        request = {"op": "start", "profile": "p", "specs": told, "broker_url": self.url, "environment": {}, **changes}
+        return self.supervisor.answer(request)
+
+    def answer(self, name: str) -> None:
+        """What a worker does when it consumes."""
+        pid = self.supervisor.children[name].pid
+        assert pid is not None
+        self.ledger.beat(WorkerBeat(full_name(name), "h", pid, (), 1, 0.0))
+
+    def up(self, *specs: WorkerSpec) -> None:
+        self.start(*specs)
+        for spec in specs or PAIR:
+            self.answer(spec.name)
+        self.supervisor.tick()
+        assert set(self.states().values()) == {"running"}
+
+    def states(self) -> dict[str, str]:
+        return {worker["name"].partition("@")[0]: worker["state"] for worker in self.supervisor.status()["workers"]}
+
+    def ticks_until(self, name: str, state: str) -> None:
+        until(lambda: self.supervisor.tick() or self.states()[name] == state, 20, f"{name} to be {state}")
+
+    def log(self, name: str) -> str:
+        return self.places.worker_log(name).read_text()
+
+
+@pytest.fixture
+def world(short_tmp: Path, ledger: Ledger, session_redis: RedisServer) -> Iterator[World]:
+    world = World(short_tmp / "h", ledger, session_redis.url)
+    yield world
+    for child in world.supervisor.children.values():
+        if child.process is not None:
+            child.process.kill_tree()
+            until(lambda process=child.process: process.poll() is not None)
+    world.supervisor._ledger and world.supervisor._ledger.client.close()
+
+
+def test_a_worker_runs_when_it_has_answered_itself(world: World) -> None:
+    assert [worker["state"] for worker in world.start()["workers"]] == ["starting", "starting"]
+    beat = WorkerBeat(full_name("worker-training"), "h", 1, (), 1, 0.0)  # of an earlier life
+    world.ledger.beat(beat)
+    world.answer("worker-datasets")
+    world.supervisor.tick()
+    assert world.states() == {"worker-training": "starting", "worker-datasets": "running"}
+
+
+def test_a_dead_worker_is_replaced_and_the_death_is_told(world: World) -> None:
+    world.up()
+    first = world.supervisor.children["worker-training"].pid
+    os.kill(first, signal.SIGKILL)
+    world.ticks_until("worker-training", "backoff")
+    world.now += 0.5
+    world.ticks_until("worker-training", "starting")
+    world.answer("worker-training")
+    world.ticks_until("worker-training", "running")
+    told = world.supervisor.status()["workers"][0]
+    assert told["pid"] != first
+    assert (told["restarts"], told["last_exit"]) == (1, "killed by SIGKILL")
+    assert world.states()["worker-datasets"] == "running"
+
+
+def test_one_that_dies_again_and_again_is_given_up_and_the_rest_go_on(world: World) -> None:
+    world.up(PAIR[1])
+    world.supervisor.answer({"op": "stop", "grace_s": 10})
+    world.ticks_until("worker-datasets", "stopped")
+    world.script = BROKEN
+    world.start(PAIR[1])
+    until(
+        lambda: (
+            setattr(world, "now", world.now + 30)
+            or world.supervisor.tick()
+            or world.states() == {"worker-datasets": "fatal"}
+        )
+    )
+    assert world.supervisor.status()["workers"][0]["last_exit"] == "exit code 3"
+    assert world.log("worker-datasets").count("no such thing as torch") == 4
+
+
+def test_the_ladder_ends_even_one_that_ignores_it_with_all_below_it(world: World) -> None:
+    world.script = STUBBORN
+    world.start(PAIR[0])
+    until(lambda: "slot" in world.log("worker-training"))
+    slot = psutil.Process(int(world.log("worker-training").split()[1]))
+    world.supervisor.answer({"op": "stop", "grace_s": 10})
+    until(lambda: "ignores SIGTERM" in world.log("worker-training"))
+    assert "SIGQUIT" not in world.log("worker-training")
+    world.now += 10
+    world.supervisor.tick()
+    until(lambda: "ignores SIGQUIT" in world.log("worker-training"))
+    assert slot.is_running()
+    world.now += 30
+    world.ticks_until("worker-training", "stopped")
+    until(lambda: not slot.is_running() or slot.status() == psutil.STATUS_ZOMBIE)
+    assert world.supervisor.status()["workers"][0]["last_exit"] == "killed by SIGKILL"
+
+
+def test_term_goes_to_the_main_process_alone(world: World) -> None:
+    world.script = STUBBORN.replace(", process_group=0", "")
+    world.start(PAIR[0])
+    until(lambda: "slot" in world.log("worker-training"))
+    slot = psutil.Process(int(world.log("worker-training").split()[1]))
+    world.supervisor.answer({"op": "stop", "grace_s": 10})
+    until(lambda: "ignores SIGTERM" in world.log("worker-training"))
+    assert slot.status() != psutil.STATUS_ZOMBIE
+
+
+def test_starting_what_runs_changes_nothing(world: World) -> None:
+    world.up()
+    pids = [worker["pid"] for worker in world.supervisor.status()["workers"]]
+    assert [worker["pid"] for worker in world.start()["workers"]] == pids
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        ({"specs": [{"name": "all-queues", "queues": ["training"], "slots": 8}]}, "others run"),
+        ({"specs": [{"name": PAIR[0].name, "queues": ["training"], "slots": 1}]}, "others run"),
+        ({"broker_url": "redis://elsewhere:6379/0"}, "another broker"),
+    ],
+)
+def test_others_are_refused_while_workers_run(world: World, request_: dict[str, Any], error: str) -> None:
+    world.up()
+    reply = world.start(**request_)
+    assert (reply["error"], reply["workers"]) == (error, ["worker-datasets", "worker-training"])
+    assert set(world.states().values()) == {"running"}
+
+
+def test_when_all_have_ended_any_others_may_start(world: World) -> None:
+    world.up()
+    world.supervisor.answer({"op": "stop", "grace_s": 10})
+    assert world.start()["error"] == "workers are stopping"
+    for spec in PAIR:
+        world.ticks_until(spec.name, "stopped")
+    world.up(WorkerSpec("all-queues", ("training",), 8))
+    assert world.states() == {"all-queues": "running"}
+
+
+def test_one_worker_can_be_stopped_and_started_again_beside_the_others(world: World) -> None:
+    world.up()
+    beside = world.supervisor.children["worker-datasets"].pid
+    world.supervisor.answer({"op": "stop", "names": ["worker-training"], "grace_s": 10})
+    world.ticks_until("worker-training", "stopped")
+    world.start(environment={"TOKEN": "new"})
+    world.answer("worker-training")
+    world.ticks_until("worker-training", "running")
+    assert world.supervisor.children["worker-datasets"].pid == beside
+    assert world.environments[-1] == {"TOKEN": "new"}
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        ({"op": "dance"}, "there is no operation 'dance'"),
+        ({}, "there is no operation None"),
+        ({"op": "stop", "names": ["nobody"]}, "unknown worker"),
+    ],
+)
+def test_what_it_cannot_do_it_says(world: World, request_: dict[str, Any], error: str) -> None:
+    assert world.supervisor.answer(request_)["error"] == error
+
+
+def test_told_to_end_it_stops_its_workers_first(world: World) -> None:
+    world.up()
+    assert not world.supervisor.ended
+    world.supervisor.end()
+    until(lambda: world.supervisor.tick() or world.supervisor.ended, 20)
+    assert set(world.states().values()) == {"stopped"}
+    assert world.start()["error"] == "the supervisor is ending"
+
+
+def test_it_sleeps_long_when_nothing_is_due(world: World) -> None:
+    assert world.supervisor.patience_s == 0.5
+    world.start()
+    assert world.supervisor.patience_s == 0.05
+    for spec in PAIR:
+        world.answer(spec.name)
+    world.supervisor.tick()
+    assert world.supervisor.patience_s == 0.5
+    world.supervisor.answer({"op": "stop", "grace_s": 0.1})
+    assert world.supervisor.patience_s == pytest.approx(0.1)
+
+
+def test_a_redis_that_is_away_kills_nobody(world: World) -> None:
+    world.start(broker_url="redis+socket:///nowhere/r.sock?virtual_host=0")
+    for _ in range(5):
+        world.now += 1
+        world.supervisor.tick()
+    assert set(world.states().values()) == {"starting"}
