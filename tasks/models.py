@@ -70,7 +70,7 @@ def resolve(reference: str, store: Shelf) -> str:
         return reference
     raise Problem(
         f"{reference!r} is no model in the store, no folder here, and no Hub id like owner/name.",
-        "See what there is: mistudio models ls",
+        "Give a model folder or a Hub id, or make a model: mistudio submit toy-model --help",
     )
 
 
