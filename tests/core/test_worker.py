@@ -134,6 +134,16 @@ def test_a_failed_job_says_why_and_leaves_nothing_in_the_store(lab: Lab) -> None
     until(lambda: lab.left_in_tmp() == [], 10)
 
 
+def test_a_full_disk_is_told_in_a_sentence_and_nothing_is_left(lab: Lab) -> None:
+    lab.start_worker()
+    failed = lab.ended(lab.submit("nap", ticks=1, end="full-disk"))
+    assert failed.state == State.FAILED
+    assert failed.error is not None
+    assert failed.error["message"].startswith("The disk is full.")
+    until(lambda: lab.left_in_tmp() == [], 10)
+    assert lab.store.names("saes") == []
+
+
 def test_a_job_that_always_crashes_is_given_up(lab: Lab) -> None:
     lab.start_worker()
     failed = lab.ended(lab.submit("nap", ticks=1, end="crash"))

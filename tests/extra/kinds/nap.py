@@ -14,7 +14,7 @@ TICK_S = 0.05
 @dataclass(frozen=True)
 class Params:
     ticks: int = option(10, help="how many ticks to sleep")
-    end: str = option("well", help="how to end", choices=("well", "raise", "crash", "ignore-term"))
+    end: str = option("well", help="how to end", choices=("well", "raise", "crash", "full-disk"))
     parent: str | None = option(None, help="a sae to wait for", artifact="saes")
 
 
@@ -38,8 +38,10 @@ def run(params: Params, context: object) -> dict:
         raise ValueError("told to raise")
     if params.end == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
-    if params.end == "ignore-term":
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if params.end == "full-disk":
+        (context.output / "half").write_text("half")
+        with open("/dev/full", "w") as full:  # every write to it fails as on a full disk
+            full.write("z")
     checkpoint = context.workdir / "ticks"
     done = int(checkpoint.read_text() or 0) if checkpoint.exists() else 0
     ran = 0
