@@ -1,14 +1,14 @@
 """Reads the accelerators of this machine: the only place that talks to NVML or to a Jetson's files.
 
 Every field of a device is read by itself and is None when it could not be read: a MIG parent has no utilisation, WSL2
-no memory per process, and a lost GPU must not hide the others.
+no memory per process, Jetson Thor no memory at all (it is the machine's own), and a lost GPU must not hide the others.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,7 +55,7 @@ def read_devices(proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> Device
     found = _NVML.read()
     if found.reason in (NO_DRIVER, NO_GPU):
         return _read_jetson(proc, sys) or found
-    return found
+    return _with_unified_memory(found, proc)
 
 
 class _Nvml:
@@ -157,19 +157,31 @@ def _read_jetson(proc: Path, sys: Path) -> Devices | None:
         load = _read(node / "device" / "load")
         if load is None or "gpu" not in f"{node.name} {of_name}".lower():
             continue
-        total, available = _meminfo(proc)
-        used = total - available if total is not None and available is not None else None
-        name = _read(proc / "device-tree" / "model")
+        total, used = _machine_memory(proc)
         share = float(load) / 10 if load.isdigit() else None
-        return Devices((Device(0, name=name, memory_total=total, memory_used=used, utilisation=share),))
+        return Devices((Device(0, _machine_name(proc), memory_total=total, memory_used=used, utilisation=share),))
     return None
 
 
-def _meminfo(proc: Path) -> tuple[int | None, int | None]:
-    """Total and available memory in bytes."""
+def _with_unified_memory(found: Devices, proc: Path) -> Devices:
+    """On a Jetson with NVML the GPU's memory, which NVML does not tell there, is the machine's."""
+    if "jetson" not in (_machine_name(proc) or "").lower():
+        return found
+    total, used = _machine_memory(proc)
+    shared = (replace(d, memory_total=total, memory_used=used) if d.memory_total is None else d for d in found.devices)
+    return replace(found, devices=tuple(shared))
+
+
+def _machine_name(proc: Path) -> str | None:
+    return _read(proc / "device-tree" / "model")
+
+
+def _machine_memory(proc: Path) -> tuple[int | None, int | None]:
+    """Total and used memory in bytes."""
     pairs = (line.split(":", 1) for line in (_read(proc / "meminfo") or "").splitlines() if ":" in line)
     told = {name: int(rest.split()[0]) * 1024 for name, rest in pairs if rest.split()}
-    return told.get("MemTotal"), told.get("MemAvailable")
+    total, available = told.get("MemTotal"), told.get("MemAvailable")
+    return total, total - available if total is not None and available is not None else None
 
 
 def _read(path: Path) -> str | None:

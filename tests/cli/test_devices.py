@@ -16,10 +16,10 @@ GIB = 1 << 30
 NOT_SUPPORTED, NO_PERMISSION, DRIVER_NOT_LOADED, UNKNOWN = "3", "4", "9", "999"
 
 ASK = """
-import dataclasses, json
+import dataclasses, json, pathlib, sys
 from tasks.devices import read_devices
 read_devices()
-print(json.dumps(dataclasses.asdict(read_devices())))
+print(json.dumps(dataclasses.asdict(read_devices(*map(pathlib.Path, sys.argv[1:])))))
 """
 
 
@@ -30,8 +30,8 @@ def output_of(command: list[str], folder: Path, **told: str) -> dict:
     return json.loads(ended.stdout)
 
 
-def ask(folder: Path, **told: str) -> dict:
-    return output_of([sys.executable, "-P", "-c", ASK], folder, **told)
+def ask(folder: Path, *places: Path, **told: str) -> dict:
+    return output_of([sys.executable, "-P", "-c", ASK, *map(str, places)], folder, **told)
 
 
 def test_every_field_of_every_gpu_is_read(driver: Path) -> None:
@@ -148,6 +148,15 @@ def test_a_jetson_without_nvml_is_read_from_its_files(tmp_path: Path, node: str,
     assert (device.name, device.utilisation) == ("NVIDIA Jetson Orin Nano", 43.7)
     assert (device.memory_total, device.memory_used) == (8_000_000 * 1024, 3_000_000 * 1024)
     assert device.temperature is None
+
+
+def test_a_jetson_whose_nvml_tells_no_memory_has_the_machine_s(driver: Path, tmp_path: Path) -> None:
+    places = a_jetson(tmp_path, "gpu-gpc-0", "gpu")
+    thor = {"GPUS": "1", "MemoryInfo": NOT_SUPPORTED, "PowerUsage": NOT_SUPPORTED}
+    (device,) = ask(driver, *places, **thor)["devices"]
+    assert (device["memory_total"], device["memory_used"]) == (8_000_000 * 1024, 3_000_000 * 1024)
+    assert (device["name"], device["utilisation"], device["power"]) == ("Fake GPU 0", 42.0, None)
+    assert ask(driver, *places, GPUS="1")["devices"][0]["memory_total"] == 24 * GIB
 
 
 def test_other_devfreq_nodes_are_no_gpu(tmp_path: Path) -> None:
