@@ -8,13 +8,16 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Literal
 
+import mistudio_cli
+import tasks
 from mistudio_cli import tables
 from mistudio_cli.host import Host, nearest_folder, read_host
 from mistudio_cli.settings import Settings
 from mistudio_cli.snapshot import QueueRow, read_queues
-from tasks.devices import read_devices
+from tasks.devices import Devices, read_devices
 from tasks.ledger import Ledger
 from tasks.queues import QUEUES, Queue
 from tasks.wire import Refused, Unreachable, connect
@@ -40,7 +43,8 @@ class Check:
 def all_checks(settings: Settings) -> Iterator[Check]:
     """Every check, the ground first. Nothing is started and nothing is changed."""
     yield python()
-    yield installation()
+    yield packages()
+    yield installation(Path(tasks.__file__), Path(mistudio_cli.__file__))
     yield home(settings)
     ledger = _own_or_named(settings)
     yield from redis(ledger, named=settings.broker_url is not None)
@@ -50,7 +54,7 @@ def all_checks(settings: Settings) -> Iterator[Check]:
     host = read_host(settings.places.store)
     yield disk(host)
     yield cores_and_memory(host)
-    yield gpu()
+    yield gpu(read_devices())
 
 
 def python() -> Check:
@@ -58,7 +62,7 @@ def python() -> Check:
     return Check("python", "ok", f"Python {platform.python_version()} at {sys.executable}")
 
 
-def installation() -> Check:
+def packages() -> Check:
     """The packages, by their metadata: importing them would take longer than all else."""
     found: dict[str, str | None] = {name: _version(name) for name in ("mistudio", *_NEEDED)}
     if missing := [name for name, version in found.items() if version is None]:
@@ -67,6 +71,15 @@ def installation() -> Check:
     if not (found["celery"] or "").startswith("5.7."):
         return Check("packages", "failed", told, 'pip install "celery[redis]>=5.7,<5.8"')
     return Check("packages", "ok", told)
+
+
+def installation(*modules: Path) -> Check:
+    """Whether the packages of mistudio, given by their `__init__.py`, come from the same place."""
+    folders = sorted({str(module.resolve().parent.parent) for module in modules})
+    if len(folders) > 1:
+        mend = "Take the strange one off PYTHONPATH, or install mistudio in an environment of its own"
+        return Check("installation", "failed", f"tasks and mistudio_cli come from {' and '.join(folders)}", mend)
+    return Check("installation", "ok", f"tasks and mistudio_cli in {folders[0]}")
 
 
 def home(settings: Settings) -> Check:
@@ -89,7 +102,7 @@ def redis(ledger: Ledger | None, *, named: bool) -> Iterator[Check]:
         mend = "Start it, or mend CELERY_BROKER_URL" if named else "mistudio workers stop --all, then start again"
         yield Check("redis", "failed", f"{error}", mend)
         return
-    yield Check("redis", "ok", f"Redis {info.get('redis_version', '?')} at {ledger.client.address.shown}")
+    yield redis_version(info.get("redis_version", "?"), ledger.client.address.shown)
     if info.get("aof_enabled") == "1":
         yield Check("redis append-only file", "ok", "on: jobs survive a crash of Redis")
     else:
@@ -101,6 +114,17 @@ def redis(ledger: Ledger | None, *, named: bool) -> Iterator[Check]:
     else:
         mend = "redis-cli CONFIG SET maxmemory-policy noeviction, and in redis.conf"
         yield Check("redis eviction", "warning", f"{policy}: jobs may be dropped when memory is short", mend)
+
+
+def redis_version(version: str, shown: str) -> Check:
+    """Whether Redis is new enough."""
+    from mistudio_cli.redis_server import OLDEST
+
+    told, oldest = f"Redis {version} at {shown}", ".".join(map(str, OLDEST))
+    numbers = tuple(int(part) for part in version.split(".")[: len(OLDEST)] if part.isdigit())
+    if numbers and numbers < OLDEST:
+        return Check("redis", "failed", f"{told} is older than {oldest}", f"Use Redis {oldest} or newer")
+    return Check("redis", "ok", told)
 
 
 def supervisor(settings: Settings) -> Check:
@@ -151,16 +175,18 @@ def cores_and_memory(host: Host, table: tuple[Queue, ...] = QUEUES) -> Check:
     return Check("cores and memory", "ok", told)
 
 
-def gpu() -> Check:
-    """Whether training finds a GPU."""
-    found = read_devices()
+def gpu(found: Devices, table: tuple[Queue, ...] = QUEUES) -> Check:
+    """Whether the queues that need a GPU find one."""
+    wanting = [queue.name for queue in table if queue.needs.gpus]
     if not found.devices:
-        mend = "Jobs run on the CPU. With an NVIDIA card: install its driver"
-        return Check("gpu", "warning", found.reason or "none", mend)
+        told = f"{found.reason or 'no GPU'}: {' and '.join(wanting)} run on the CPU"
+        return Check("gpu", "warning", told, "With an NVIDIA card: install its driver")
     lost = [f"GPU {card.index}: {card.problem}" for card in found.devices if card.problem]
     if lost:
         return Check("gpu", "failed", "; ".join(lost), "Reset or restart the machine")
-    return Check("gpu", "ok", ", ".join(f"{c.name or '?'} ({tables.size(c.memory_total)})" for c in found.devices))
+    cards = ", ".join(f"{card.name or '?'} ({tables.size(card.memory_total)})" for card in found.devices)
+    enough = len(found.devices) >= sum(queue.needs.gpus for queue in table)
+    return Check("gpu", "ok", cards if enough else f"{cards}; {' and '.join(wanting)} take turns")
 
 
 def _own_or_named(settings: Settings) -> Ledger | None:

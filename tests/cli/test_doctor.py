@@ -74,6 +74,33 @@ def test_a_full_disk_fails_and_a_small_machine_is_a_warning(tmp_path: Path) -> N
     assert checks.cores_and_memory(dataclasses.replace(host, cpus=16, memory_total=64 * GIB)).verdict == "ok"
 
 
+def test_a_redis_that_is_too_old_fails() -> None:
+    verdicts = {version: checks.redis_version(version, "h:1").verdict for version in ("5.0.14", "6.0.16", "6.2.14")}
+    assert verdicts == {"5.0.14": "failed", "6.0.16": "failed", "6.2.14": "ok"}
+    assert checks.redis_version("255.255.255", "h:1").verdict == checks.redis_version("?", "h:1").verdict == "ok"
+
+
+def test_two_installations_in_one_process_fail(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "a" / "tasks" / "__init__.py", tmp_path / "b" / "mistudio_cli" / "__init__.py"
+    assert checks.installation(ours, ours.parent.parent / "mistudio_cli" / "__init__.py").verdict == "ok"
+    told = checks.installation(ours, theirs)
+    assert (told.verdict, told.detail) == (
+        "failed",
+        f"tasks and mistudio_cli come from {tmp_path / 'a'} and {tmp_path / 'b'}",
+    )
+
+
+def test_the_gpus_are_held_against_what_the_queues_need(cli: Cli, driver: Path) -> None:
+    def told(**fake: str) -> tuple[str, str]:
+        found = cli("doctor", "--json", LD_LIBRARY_PATH=str(driver), **fake).json["checks"]
+        return next((check["verdict"], check["detail"]) for check in found if check["name"] == "gpu")
+
+    assert told() == ("ok", "Fake GPU 0 (24 GiB), Fake GPU 1 (24 GiB)")
+    assert told(FAKE_GPUS="1") == ("ok", "Fake GPU 0 (24 GiB); training and extraction take turns")
+    assert told(FAKE_GPUS="0") == ("warning", "no NVIDIA GPU: training and extraction run on the CPU")
+    assert told(FAKE_LOST="1") == ("failed", "GPU 1: GPU is lost")
+
+
 def test_every_queue_with_a_worker_is_well() -> None:
     rows = tuple(QueueRow(name, "ok", 5, 0, 1.0, 1, 1) for name in QUEUE_NAMES)
     assert checks.workers(rows).verdict == "ok"
