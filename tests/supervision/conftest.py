@@ -17,6 +17,7 @@ import pytest
 from mistudio_cli import control, redis_server, settings
 from mistudio_cli.settings import Settings
 from tasks import wire
+from tasks.job import Job
 from tasks.ledger import Ledger
 from tasks.places import Places
 from tests.conftest import until
@@ -56,8 +57,12 @@ class Home:
         finally:
             client.close()
 
-    def ledger(self) -> Ledger:
-        return Ledger(wire.connect(redis_server.own_url(self.places)))
+    def job(self, job_id: str) -> Job:
+        client = wire.connect(redis_server.own_url(self.places))
+        try:
+            return Ledger(client).need(job_id)
+        finally:
+            client.close()
 
     def worker(self, name: str = "all-queues") -> dict[str, Any]:
         told = control.status(self.places)
