@@ -142,7 +142,8 @@ def supervisor(settings: Settings) -> Check:
     bad = [worker["name"] for worker in told["workers"] if worker["state"] in ("fatal", "backoff")]
     if bad:
         return Check("supervisor", "failed", f"cannot keep up: {', '.join(bad)}", f"mistudio workers logs {bad[0]}")
-    return Check("supervisor", "ok", f"pid {told['supervisor']['pid']}, {len(told['workers'])} workers")
+    names = ", ".join(worker["name"] for worker in told["workers"]) or "no workers"
+    return Check("supervisor", "ok", f"pid {told['supervisor']['pid']}: {names}")
 
 
 def workers(rows: tuple[QueueRow, ...]) -> Check:
