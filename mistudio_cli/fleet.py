@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from mistudio_cli import control, redis_server
@@ -42,12 +43,13 @@ def start(settings: Settings, profile: Profile, tell: Tell, patience_s: float = 
     """
     places, specs = settings.places, workers_of(profile)
     ran = [worker["name"] for worker in _workers(places) if worker["state"] == Status.RUNNING]
-    control.start(settings, profile, specs)
     try:
+        control.start(settings, profile, specs)
         _await_answers(places, ran, tell, time.monotonic() + patience_s)
     except KeyboardInterrupt:
-        names = [spec.name for spec in specs if not any(name.startswith(spec.name + "@") for name in ran)]
-        control.stop(places, names, grace_s=0.0)
+        began = [spec.name for spec in specs if spec.name not in map(short_name, ran)]
+        with suppress(control.NotRunning, Problem):  # when it came before the supervisor heard of them
+            control.stop(places, began, grace_s=0.0)
         raise
     return ran
 

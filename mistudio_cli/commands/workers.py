@@ -35,6 +35,7 @@ def start(
     """Start the workers of a profile; returns when each has answered."""
     settings, wanted = session.current_settings(), load_profile(profile)
     session.connect_ledger(settings).now()  # a Redis that cannot be reached is said at once
+    output.talk_over(f"Starting the profile {profile} …")
     try:
         ran = fleet.start(settings, wanted, _tell_step, timeout)
     except fleet.NeverAnswered as problem:

@@ -98,6 +98,12 @@ STORIES = {
         *("dies 1 -> backoff", "wait 2 -> starting", "dies 1 -> fatal", "wait 1000 -> fatal"),
         *("start -> starting", "dies 1 -> backoff", "wait 0.5 -> starting", "answers -> running"),
     ),
+    "silent lives count only in a row": (
+        *("start -> starting", "dies 1 -> backoff", "wait 30 -> starting", "dies 1 -> backoff", "wait 30 -> starting"),
+        *("answers -> running", "dies 1 -> backoff", "wait 30 -> starting"),
+        *("dies 1 -> backoff", "wait 30 -> starting", "dies 1 -> backoff", "wait 30 -> starting"),
+        *("dies 1 -> backoff", "wait 30 -> starting", "dies 1 -> fatal"),
+    ),
     "who cannot be started is given up too": (
         *("cannot be started -> stopped", "start -> backoff", "wait 0.5 -> backoff", "wait 1 -> backoff"),
         "wait 2 -> fatal",

@@ -27,7 +27,7 @@ STUBBORN = """
 import signal, subprocess, sys
 for signum in (signal.SIGTERM, signal.SIGQUIT):
     signal.signal(signum, lambda s, _: print('ignores', signal.Signals(s).name, flush=True))
-slot = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE, process_group=0)
+slot = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'], process_group=0)
 print('slot', slot.pid, flush=True)
 while True: signal.pause()
 """
