@@ -61,7 +61,7 @@ def test_at_least_half_of_the_live_features_mean_something(lit_home: Lit) -> Non
             tokens, peak = example["tokens"], example["peak"]
             at.append(tokens[peak])
             before.append(tokens[peak - 1] if peak > 0 else None)
-        most = [max(words.count(word) for word in set(words) if word is not None) for words in (at, before)]
+        most = [max((words.count(word) for word in words if word is not None), default=0) for words in (at, before)]
         return max(most) >= 7
 
     assert sum(map(shared, live)) / len(live) >= 0.5

@@ -7,7 +7,8 @@ import os
 import socket
 import subprocess
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psutil
@@ -60,12 +61,13 @@ class Training:
 
 
 def test_a_training_survives_the_death_of_each_process_around_it(full: Home) -> None:
-    training = Training(full)
-    job = training.id
-
-    training.goes_on(attempt=1)
-    seen_by_celery(full, job)
-    seen_by_flower(full, job)
+    with flower(full) as flower_says:
+        training = Training(full)
+        job = training.id
+        training.goes_on(attempt=1)
+        seen_by_celery(full, job)
+        task = until(lambda: flower_says("tasks").get(job), 30, "Flower to see the job")
+        assert (task["name"], task["state"]) == ("mistudio.train", "STARTED")
     full.runner_of(job).kill()
 
     training.goes_on(attempt=2)
@@ -110,33 +112,33 @@ def seen_by_celery(home: Home, job_id: str) -> None:
     assert "6 nodes online" in run_celery("-b", url, "status")
 
 
-def seen_by_flower(home: Home, job_id: str) -> None:
-    """Flower sees the six workers and the job."""
+@contextmanager
+def flower(home: Home) -> Iterator[Callable[[str], Any]]:
+    """Flower, watching this home's Redis: what its REST interface says."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flower = subprocess.Popen(
+    process = subprocess.Popen(
         [CELERY, "-b", broker_url(home), "flower", f"--port={port}", "--address=127.0.0.1"],
         env={**os.environ, "FLOWER_UNAUTHENTICATED_API": "true"},
         cwd=home.folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+
+    def says(path: str) -> Any:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/{path}", timeout=10) as reply:
+                return json.load(reply)
+        except OSError:
+            return {}
+
     try:
-
-        def active() -> list[str]:
-            address = f"http://127.0.0.1:{port}/api/workers?refresh=1"
-            try:
-                with urllib.request.urlopen(address, timeout=10) as reply:
-                    workers = json.load(reply)
-            except OSError:
-                return []
-            return [task["id"] for worker in workers.values() for task in worker.get("active") or ()]
-
-        until(lambda: active() == [job_id], 60, "Flower to see the job")
+        until(lambda: len(says("workers?refresh=1")) == 6, 60, "Flower to see six workers")
+        yield says
     finally:
-        flower.terminate()
-        flower.wait(30)
+        process.terminate()
+        process.wait(30)
 
 
 def broker_url(home: Home) -> str:
