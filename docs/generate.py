@@ -1,4 +1,4 @@
-"""`python -m docs.generate`: writes the reference tables in README.md and docs/ that derive from the tables of the code.
+"""`python -m docs.generate`: writes the tables in README.md and docs/ that derive from the tables of the code.
 
 `--check` writes nothing and fails when something is stale.
 """

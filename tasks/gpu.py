@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from tasks import devices
 from tasks.job import JobKind, Progress
 from tasks.ledger import Claim, Ledger
 from tasks.queues import Resource, queue_named
@@ -16,7 +17,7 @@ from tasks.wire import Unreachable
 #: How many jobs may share one GPU: the profile's `gpu_jobs`.
 JOBS_PER_GPU = int(os.environ.get("MISTUDIO_GPU_JOBS", "1"))
 
-_ASK_EVERY_S = 0.5
+_ASK_EVERY_S = 1.0
 
 T = TypeVar("T")
 
@@ -34,12 +35,11 @@ CPU = Device("cpu", {"CUDA_VISIBLE_DEVICES": ""})
 
 def device_for(ledger: Ledger, claim: Claim, kind: JobKind, stop: Callable[[], bool]) -> Device | None:
     """The device for that job, leased if it is a GPU; waits while all are taken. None when told to stop meanwhile."""
-    cards = _by_free_memory() if queue_named(kind.queue).resource is Resource.GPU else []
-    if not cards:
+    if queue_named(kind.queue).resource is not Resource.GPU or not _cards():
         _unless_away(lambda: ledger.use_device(claim, "cpu"))
         return CPU
     while not stop():
-        index = _unless_away(lambda: ledger.lease_device(claim, cards, JOBS_PER_GPU))
+        index = _unless_away(lambda: ledger.lease_device(claim, _by_free_memory(), JOBS_PER_GPU))
         if index is not None:
             return Device("cuda", {"CUDA_VISIBLE_DEVICES": str(index), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
         _unless_away(lambda: ledger.report(claim, Progress("waiting for a GPU", 0, None, "")))
@@ -48,12 +48,13 @@ def device_for(ledger: Ledger, claim: Claim, kind: JobKind, stop: Callable[[], b
 
 
 def _by_free_memory() -> list[int]:
-    """Indices of this machine's GPUs, most free memory first."""
-    from tasks.devices import read_devices
-
-    cards = read_devices().devices
-    free = {card.index: (card.memory_total or 0) - (card.memory_used or 0) for card in cards}
+    """Indices of this machine's GPUs that can be read, most free memory first: a lost one is offered to nobody."""
+    free = {card.index: (card.memory_total or 0) - (card.memory_used or 0) for card in _cards() if card.problem is None}
     return sorted(free, key=lambda index: -free[index])
+
+
+def _cards() -> tuple[devices.Device, ...]:
+    return devices.read_devices().devices
 
 
 def _unless_away(ask: Callable[[], T]) -> T | None:

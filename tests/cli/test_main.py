@@ -116,7 +116,7 @@ def test_flags_win_over_the_environment_over_the_file(cli: Cli, tmp_path: Path) 
         "home": ("/from/flag", "flag"),
         "store": ("/from/file", "file"),
         "broker_url": ("redis://me:***@flag:1/0", "flag"),
-        "result_backend": (None, "default"),
+        "result_backend": ("redis://me:***@flag:1/0", "default"),
     }
     assert "secret" not in cli("--broker-url", "redis://me:secret@flag:1/0", "config", "show").out
 
