@@ -7,14 +7,13 @@ is used again.
 from __future__ import annotations
 
 import sysconfig
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from mistudio_cli import control, output
-from mistudio_cli.profile import load_profile, workers_of
+from mistudio_cli import control, fleet, output, session
+from mistudio_cli.profile import load_profile
 from mistudio_cli.settings import Settings
 from tasks.job import Job, kind_named
 from tasks.ledger import Ledger
@@ -67,35 +66,36 @@ def submit_missing(ledger: Ledger, store: Store) -> dict[str, Job | None]:
 
 
 @contextmanager
+def ledger_for(settings: Settings) -> Iterator[Ledger]:
+    """The ledger while the block runs. A supervisor that was not there before is gone afterwards, with all it keeps."""
+    was_there = control.status(settings.places) is not None
+    try:
+        yield session.connect_ledger(settings, rings=True)
+    finally:
+        if not was_there:
+            with suppress(control.NotRunning):
+                fleet.shutdown(settings.places, output.talk)
+
+
+@contextmanager
 def workers_for(settings: Settings, ledger: Ledger, jobs: Sequence[Job]) -> Iterator[None]:
     """Workers for these jobs while the block runs: those that are there, else the profile `minimal`.
 
-    Workers that were started here end with the block, and Redis with them. A block that ends early, by Ctrl-C or an
-    error, cancels the jobs first.
+    Workers that were started here are stopped again. A block that ends early, by Ctrl-C or an error, cancels the jobs.
     """
     served = {queue for beat in ledger.workers() for queue in beat.queues}
-    starts = not {job.queue for job in jobs} <= served
+    started = False
     try:
-        if starts:
+        if not {job.queue for job in jobs} <= served:
             output.talk(f"Starting a worker (profile {PROFILE}) …")
-            profile = load_profile(PROFILE)
-            control.start(settings, profile, workers_of(profile))
+            fleet.start(settings, load_profile(PROFILE), output.talk)
+            started = True
         yield
     except BaseException:
         for job in reversed(jobs):
             ledger.request_cancel(job.id, "the quickstart was interrupted")
         raise
     finally:
-        if starts:
-            _stop(settings)
-
-
-def _stop(settings: Settings) -> None:
-    """End what was started here, and wait until it has ended."""
-    output.talk("Stopping the worker …")
-    try:
-        control.shutdown(settings.places, redis=True)
-        while control.status(settings.places) is not None:
-            time.sleep(0.1)
-    except control.NotRunning:
-        return
+        if started:
+            with suppress(control.NotRunning):
+                fleet.stop(settings.places, [], output.talk)

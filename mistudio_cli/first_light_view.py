@@ -23,8 +23,6 @@ _SHADES = (230, 223, 216, 209, 202)
 def follow_steps(ledger: Ledger, steps: Sequence[Step], jobs: Mapping[str, Job | None]) -> list[Job]:
     """Show the steps until all have ended; returns the records of those that ran."""
     running = [job for job in jobs.values() if job is not None]
-    if not running:
-        return []
     if output.in_colour(sys.stderr):
         return _follow_live(ledger, steps, jobs, running)
     return _follow_lines(ledger, steps, jobs, running)

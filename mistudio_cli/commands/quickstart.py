@@ -23,16 +23,17 @@ def quickstart() -> None:
 
     settings = session.current_settings()
     store = Store(settings.places.store)
-    ledger = session.connect_ledger(settings, rings=True)
-    jobs = first_light.submit_missing(ledger, store)
-    under_way = [job for job in jobs.values() if job is not None]
-    with first_light.workers_for(settings, ledger, under_way):
-        ended = first_light_view.follow_steps(ledger, first_light.steps(), jobs)
-    if failed := [job for job in ended if job.state is not State.SUCCEEDED]:
-        _tell_failure(failed[0])
-        raise typer.Exit(int(Code.FAILED))
-    if not ended:
+    if all(store.exists(step.family, step.name) for step in first_light.steps()):
         output.talk("Everything was there already. To start anew, give --home another folder.")
+    else:
+        with first_light.ledger_for(settings) as ledger:
+            jobs = first_light.submit_missing(ledger, store)
+            under_way = [job for job in jobs.values() if job is not None]
+            with first_light.workers_for(settings, ledger, under_way):
+                ended = first_light_view.follow_steps(ledger, first_light.steps(), jobs)
+        if failed := [job for job in ended if job.state is not State.SUCCEEDED]:
+            _tell_failure(failed[0])
+            raise typer.Exit(int(Code.FAILED))
     *_, train, extract = first_light.steps()
     features = store.manifest(extract.family, extract.name)["result"]
     first_light_view.tell_numbers(store.manifest(train.family, train.name)["result"], features)

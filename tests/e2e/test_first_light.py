@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 
@@ -72,7 +73,21 @@ def test_running_it_again_uses_what_is_there_and_says_so(lit_home: Lit) -> None:
     again = home.type("quickstart")
     assert "Everything was there already" in again.stderr
     assert again.stdout == first.stdout
-    home.type("workers stop --all")
+    assert home.processes() == []
+
+
+def test_a_half_done_quickstart_does_the_rest_with_the_workers_that_are_there(lit_home: Lit) -> None:
+    home, _ = lit_home
+    shutil.rmtree(home.folder / "store" / "tokens" / "python-stdlib-toy-128")
+    home.type("workers start datasets")
+    try:
+        said = home.type("quickstart").stderr
+        assert "there already: models/toy" in said
+        assert "tokenize the corpus         succeeded" in said
+        assert "Starting" not in said
+        assert [worker["state"] for worker in home.read("workers status")["workers"]] == ["running"] * 4
+    finally:
+        home.type("workers stop --all")
 
 
 def test_ctrl_c_leaves_no_process_and_no_half_made_artifact_behind(home: Home) -> None:
