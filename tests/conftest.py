@@ -15,7 +15,7 @@ import pytest
 from tasks import wire
 from tasks.ledger import Ledger
 
-BIN = Path(__file__).parent.parent / ".venv" / "bin"
+NVML = Path(__file__).parent / "fake_nvml" / "nvml.c"
 
 
 def until(condition: Callable[[], object], seconds: float = 60.0, what: str = "") -> object:
@@ -118,3 +118,23 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory:
     for name in [name for name in os.environ if name.startswith(("MISTUDIO_", "CELERY_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("MISTUDIO_CONFIG_DIR", str(tmp_path_factory.getbasetemp() / "no-config"))
+
+
+def compile_driver(folder: Path, *flags: str) -> Path:
+    """A folder with a driver library that tells of GPUs there are not; see nvml.c."""
+    target = folder / "libnvidia-ml.so.1"
+    soname = "-Wl,-soname,libnvidia-ml.so.1"
+    subprocess.run(["gcc", "-shared", "-fPIC", soname, *flags, str(NVML), "-o", str(target)], check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Put this on LD_LIBRARY_PATH."""
+    return compile_driver(tmp_path_factory.mktemp("driver"))
+
+
+@pytest.fixture(scope="session")
+def old_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same from before version 2 of some calls."""
+    return compile_driver(tmp_path_factory.mktemp("old-driver"), "-DOLD_DRIVER")

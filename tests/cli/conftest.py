@@ -21,7 +21,6 @@ from tests.conftest import RedisServer, until
 
 EXTRA = Path(__file__).parent.parent / "extra"
 MISTUDIO = str(Path(sys.executable).parent / "mistudio")
-NVML = Path(__file__).parent.parent / "fake_nvml" / "nvml.c"
 NOT_INHERITED = ("MISTUDIO_", "CELERY_", "COLUMNS", "LINES", "NO_COLOR")
 
 
@@ -100,23 +99,3 @@ def world(session_redis: RedisServer) -> Iterator[Cli]:
         worker.wait(60)
         client.close()
         shutil.rmtree(home, ignore_errors=True)
-
-
-def compile_driver(folder: Path, *flags: str) -> Path:
-    """A folder with a driver library that tells of GPUs there are not; see nvml.c."""
-    target = folder / "libnvidia-ml.so.1"
-    soname = "-Wl,-soname,libnvidia-ml.so.1"
-    subprocess.run(["gcc", "-shared", "-fPIC", soname, *flags, str(NVML), "-o", str(target)], check=True)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Put this on LD_LIBRARY_PATH."""
-    return compile_driver(tmp_path_factory.mktemp("driver"))
-
-
-@pytest.fixture(scope="session")
-def old_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same from before version 2 of some calls."""
-    return compile_driver(tmp_path_factory.mktemp("old-driver"), "-DOLD_DRIVER")

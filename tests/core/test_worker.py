@@ -43,9 +43,10 @@ class Lab:
         self.store = Store(folder / "home" / "store")
         self.worker: subprocess.Popen[bytes] | None = None
 
-    def start_worker(self, slots: int = 2) -> subprocess.Popen[bytes]:
+    def start_worker(self, slots: int = 2, **variables: str) -> subprocess.Popen[bytes]:
         environment = {
             **os.environ,
+            **variables,
             "MISTUDIO_HOME": str(self.folder / "home"),
             "CELERY_BROKER_URL": self.redis.url,
             "PYTHONPATH": str(EXTRA),
@@ -272,6 +273,26 @@ def test_a_worker_whose_parent_is_gone_finishes_its_job_and_ends(lab: Lab) -> No
     until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, 40, lab.log())
     assert lab.ledger.need(job.id).state == State.SUCCEEDED
     assert lab.ledger.need(job.id).attempt == 1
+
+
+def test_jobs_share_the_cards_of_a_machine_one_to_a_card(lab: Lab, driver: Path) -> None:
+    lab.start_worker(slots=4, LD_LIBRARY_PATH=str(driver), FAKE_GPUS="3", FAKE_LOST="1")
+    jobs = [lab.submit("nap", name=f"gpu-{number}", ticks=100) for number in range(3)]
+
+    def waits(job: Job) -> bool:
+        told = lab.ledger.need(job.id)
+        return told.progress is not None and told.progress.phase == "waiting for a GPU"
+
+    until(lambda: any(waits(job) for job in jobs), 30, lab.log())
+    (third,) = [job for job in jobs if waits(job)]
+    holders = [job for job in jobs if job != third]
+    cards = {lab.under_way(job).environ()["CUDA_VISIBLE_DEVICES"] for job in holders}
+    assert cards == {"0", "2"}
+    assert {lab.ledger.need(job.id).device for job in holders} == {"cuda:0", "cuda:2"}
+    assert lab.ledger.need(third.id).device is None
+    assert lab.ended(third).device in ("cuda:0", "cuda:2")
+    assert [lab.ended(job).state for job in jobs] == [State.SUCCEEDED] * 3
+    assert lab.ledger.client.call("EXISTS", f"mistudio:devices:{os.uname().nodename}") == 0
 
 
 def test_a_strangers_tasks_py_in_the_working_directory_changes_nothing(lab: Lab) -> None:
