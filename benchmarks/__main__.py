@@ -1,0 +1,52 @@
+"""`make bench`: every measurement in one run, printed and written to benchmarks/results/.
+
+Clocks of a shared machine are noisy: read the ratios, which compare what was measured side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from benchmarks import commands, fleet, sae_step
+
+RESULTS = Path(__file__).parent / "results"
+MODULES = {"commands": commands, "fleet": fleet, "sae_step": sae_step}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure what `argv` names, or everything."""
+    parts = ["# Measurements", "", *_machine()]
+    for name in argv or MODULES:
+        rows = MODULES[name].measure()
+        (RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        lines = [f"## {name}", "", *_table(rows)]
+        sys.stdout.write("\n".join(lines) + "\n\n")
+        sys.stdout.flush()
+        parts += ["", *lines]
+    if not argv:
+        (RESULTS / "latest.md").write_text("\n".join(parts) + "\n", encoding="utf-8")
+    return 0
+
+
+def _machine() -> list[str]:
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("celery", "redis", "typer", "torch"))
+    today = datetime.now(UTC).date().isoformat()
+    return [f"{today}, {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, {versions}."]
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    return lines + ["| " + " | ".join(str(row.get(column, "")) for column in columns) + " |" for row in rows]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,69 @@
+"""How long whole commands take, next to Celery's own on the same workers and to the least a Typer command can take."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.fleets import BIN, Fleet, own_fleet
+
+ROUNDS = 7
+
+BARE_TYPER = """
+import typer
+app = typer.Typer()
+@app.command()
+def one(): print("one")
+@app.command()
+def two(): print("two")
+app()
+"""
+
+OURS = ("--help", "queue ls", "queue ls --json", "jobs ls", "workers status", "top --once")
+
+
+def measure() -> list[dict[str, Any]]:
+    """Milliseconds of each command, medians of interleaved rounds."""
+    with own_fleet() as fleet, tempfile.TemporaryDirectory() as folder:
+        bare = Path(folder) / "bare.py"
+        bare.write_text(BARE_TYPER)
+        commands = _commands(fleet, bare)
+        times: dict[str, list[float]] = {name: [] for name in commands}
+        for _ in range(ROUNDS):
+            for name, command in commands.items():
+                times[name].append(_milliseconds(command, fleet.environment))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    inspect, typer = medians["celery inspect active"], medians["a bare Typer command"]
+    return [
+        {
+            "name": name,
+            "unit": "ms",
+            "ours" if name.startswith("mistudio") else "peer": round(took),
+            "of celery inspect active": round(took / inspect, 2),
+            "of a bare Typer command": round(took / typer, 2),
+        }
+        for name, took in medians.items()
+    ]
+
+
+def _commands(fleet: Fleet, bare: Path) -> dict[str, list[str]]:
+    celery = [str(BIN / "celery"), "-b", fleet.url]
+    return {
+        "python -c pass": [sys.executable, "-c", "pass"],
+        "a bare Typer command": [sys.executable, str(bare), "one"],
+        **{f"mistudio {words}": [str(BIN / "mistudio"), *words.split()] for words in OURS},
+        "celery status": [*celery, "status"],
+        "celery inspect active": [*celery, "inspect", "active"],
+    }
+
+
+def _milliseconds(command: list[str], environment: dict[str, str]) -> float:
+    began = time.perf_counter()
+    subprocess.run(command, env={**os.environ, **environment}, cwd="/", capture_output=True, check=True, timeout=60)
+    return (time.perf_counter() - began) * 1000
