@@ -86,6 +86,10 @@ class Ledger:
         self.client = client
         self._ring = ring
 
+    def close(self) -> None:
+        """Close the connection; the next call opens another."""
+        self.client.close()
+
     # -- changes ------------------------------------------------------------------------------------------------
 
     def submit(self, job: Job, parents: Sequence[str] = ()) -> Job:

@@ -9,7 +9,6 @@ import logging
 import time
 
 from tasks.ledger import LEASE_TTL_S, PREFIX, Ledger
-from tasks.queues import QUEUE_NAMES
 
 log = logging.getLogger("mistudio.reconciler")
 
@@ -38,12 +37,12 @@ class Reconciler:
             return
         if self._server_uptime_s() > LEASE_TTL_S:  # holders of a lease had time to renew it since Redis came up
             self._ledger.reap()
-        for queue in QUEUE_NAMES:
-            self._ring_again(queue)
+        for queue, count in self._ledger.queue_counts().items():
+            if count.pending > 0:
+                self._ring_again(queue, count.pending - self._ledger.messages(queue))
 
-    def _ring_again(self, queue: str) -> None:
+    def _ring_again(self, queue: str, missing: int) -> None:
         """Ring for the oldest of a queue's jobs when it has more jobs than bells. A bell too many is harmless."""
-        missing = self._ledger.queue_counts()[queue].pending - self._ledger.messages(queue)
         if missing <= 0:
             return
         oldest = self._ledger.queued(queue, min(missing, _MOST_BELLS))

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import IO, Any
 
 from celery import Celery
@@ -53,7 +53,10 @@ def register_tasks(app: Celery) -> None:
 
 
 def _register(app: Celery, kind: JobKind) -> None:
-    @app.task(name=kind.wire_name, bind=True, throws=(JobFailed,), shared=False)
+    # A runner can be killed by its slot; work in the slot itself only by Celery.
+    hard_s = kind.effective_limits.hard_s if kind.in_slot else None
+
+    @app.task(name=kind.wire_name, bind=True, throws=(JobFailed,), shared=False, time_limit=hard_s)
     def answer_bell(task: Any, job_id: str) -> dict[str, Any] | None:
         job = work(app, str(job_id), task.request.hostname or "")
         if job is None or not job.state.ended or job.state is State.CANCELLED:
@@ -65,7 +68,11 @@ def _register(app: Celery, kind: JobKind) -> None:
 
 def work(app: Celery, job_id: str, worker: str) -> Job | None:
     """Answer one bell: run the job if it is there to be claimed. Returns its record afterwards, None if unknown."""
-    ledger = open_ledger(app, rings=True)
+    with closing(open_ledger(app, rings=True)) as ledger:
+        return _answer(app, ledger, job_id, worker)
+
+
+def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str) -> Job | None:
     store = Store(Places.from_environment().store)
     claim = ledger.claim(job_id, worker, socket.gethostname())
     if claim is not None:
@@ -95,6 +102,7 @@ class Keeper(threading.Thread):
         self.why = ""
         self._ledger = ledger
         self._claim = claim
+        self._limit_s = kind_named(claim.job.kind).effective_limits.soft_s
         self._done = threading.Event()
 
     def __enter__(self) -> Keeper:
@@ -104,7 +112,7 @@ class Keeper(threading.Thread):
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self.join()
-        self._ledger.client.close()
+        self._ledger.close()
 
     def stop_because(self, why: str) -> None:
         """Give a reason to stop; the first one counts, but a lost lease overrides all."""
@@ -113,7 +121,10 @@ class Keeper(threading.Thread):
 
     def run(self) -> None:
         """Renew until the work is done."""
+        began = time.monotonic()
         while not self._done.wait(LEASE_RENEW_S):
+            if self._limit_s is not None and time.monotonic() - began > self._limit_s:
+                self.stop_because("limit")
             try:
                 status = self._ledger.renew(self._claim)
             except Unreachable:
@@ -204,16 +215,17 @@ def _spawn(claim: Claim, device: gpu.Device, log_file: IO[bytes]) -> subprocess.
 
 
 def _watch(runner: subprocess.Popen[bytes], kind: JobKind, keeper: Keeper) -> int:
-    limits, began, kill_at = kind.effective_limits, time.monotonic(), None
+    hard_s, began = kind.effective_limits.hard_s, time.monotonic()
+    kill_at: float | None = None
     while True:
         try:
             return runner.wait(_LOOK_EVERY_S)
         except subprocess.TimeoutExpired:
             now = time.monotonic()
-        if limits.soft_s is not None and now - began > limits.soft_s:
+        if hard_s is not None and now - began > hard_s:
             keeper.stop_because("limit")
-        overdue = limits.hard_s is not None and now - began > limits.hard_s
-        if keeper.why == "lost" or overdue or (kill_at is not None and now > kill_at):
+            kill_at = now
+        if keeper.why == "lost" or (kill_at is not None and now >= kill_at):
             _kill_group(runner)
         elif keeper.why and kill_at is None:
             kill_at = now + STOP_GRACE_S

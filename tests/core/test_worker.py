@@ -164,6 +164,16 @@ def test_cancel_stops_a_running_job_and_all_its_processes(lab: Lab) -> None:
     assert lab.store.names("saes") == []
 
 
+def test_a_job_over_its_time_limit_is_stopped_and_fails_with_that_reason(lab: Lab) -> None:
+    lab.start_worker(NAP_SOFT_LIMIT_S="1")
+    failed = lab.ended(lab.submit("nap", ticks=10_000))
+    assert failed.state == State.FAILED
+    assert failed.reason == "It ran longer than its kind may; stopped when told to."
+    assert failed.error is not None
+    assert failed.error["type"] == "TimeLimit"
+    until(lambda: lab.left_in_tmp() == [], 10)
+
+
 def test_a_bell_that_was_lost_is_rung_again(lab: Lab) -> None:
     job = Ledger(lab.ledger.client).submit(Job("silent", "blink", "b", "high_priority", {}))
     assert lab.ledger.messages("high_priority") == 0

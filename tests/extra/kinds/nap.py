@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 
@@ -25,13 +26,12 @@ KIND = JobKind(
     summary="Sleep",
     module=__name__,
     produces="saes",
-    limits=Limits(None, None),
+    limits=Limits(float(os.environ.get("NAP_SOFT_LIMIT_S") or 0) or None, None),
     default_name=lambda params: f"nap-{params.ticks}",
 )
 
 
 def run(params: Params, context: object) -> dict:
-    import os
     import signal
 
     if params.end == "raise":
