@@ -39,7 +39,16 @@ def main(argv: Sequence[str]) -> int:
 def _machine() -> list[str]:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("celery", "redis", "typer", "torch"))
     today = datetime.now(UTC).date().isoformat()
-    return [f"{today}, {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, {versions}."]
+    cpu = f"{os.cpu_count()} cores, {_cpu_model()}"
+    return [f"{today}, {cpu}, Python {platform.python_version()}, {versions}."]
+
+
+def _cpu_model() -> str:
+    """What the kernel calls the processor; its architecture where it does not say."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text(encoding="utf-8").splitlines() if told.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -25,7 +25,7 @@ def two(): print("two")
 app()
 """
 
-OURS = ("--help", "queue ls", "queue ls --json", "jobs ls", "workers status", "top --once")
+OURS = ("--help", "queue ls", "queue ls --json", "jobs ls", "jobs ls --json", "workers status", "top --once")
 
 
 def measure() -> list[dict[str, Any]]:
