@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import traceback
 from typing import Annotated, Any
 
 import typer
@@ -83,9 +84,9 @@ def run_command(argv: list[str]) -> int:
         return typer.main.get_command(app)(args=argv or ["--help"], prog_name="mistudio", standalone_mode=False) or 0
     except ClickException as error:
         return _wrong_use(error)
-    except (Exception, KeyboardInterrupt) as error:  # the one place where every exception ends
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the one place where every exception ends
         if _debug:
-            raise
+            output.talk("".join(traceback.format_exception(error)).rstrip())
         return _tell(explain(error))
 
 

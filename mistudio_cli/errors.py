@@ -65,7 +65,7 @@ def explain(error: BaseException) -> Explained:
         case Unreachable():
             return Explained(f"Redis cannot be reached: {error}.", "See: mistudio doctor", Code.UNREACHABLE)
         case Refused():
-            return Explained(f"Redis refuses: {error}.", "See: mistudio doctor", Code.UNREACHABLE)
+            return Explained(f"Redis refuses: {str(error).rstrip('.')}.", "See: mistudio doctor", Code.UNREACHABLE)
         case TimeoutError():
             return Explained(f"No answer in time: {error}.", "See: mistudio doctor", Code.TIMED_OUT)
         case KeyboardInterrupt():

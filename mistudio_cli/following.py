@@ -74,17 +74,23 @@ def wait_for_stop(ledger: Ledger, asked: Sequence[Job], timeout_s: float) -> lis
     return ended
 
 
-def print_log(ledger: Ledger, places: Places, job: Job, last: int | None, *, follow: bool) -> None:
-    """Print a job's log, and with `follow` what is added until the job has ended. NotFound when there is none."""
+def print_log(ledger: Ledger, places: Places, job: Job, last: int, *, follow: bool) -> None:
+    """Print the end of a job's log, and with `follow` what is added until the job has ended.
+
+    `last` is how many lines that end has; standard error says where the whole log is when there is more.
+    NotFound when there is no log.
+    """
     path = places.job_log(job.id)
     if not path.is_file() and (job.state.ended or not follow):
         raise NotFound(f"Job {job.id} has no log on this machine{_why_none(job)}.", f"See: mistudio jobs show {job.id}")
     position = 0
     if path.is_file():
         with path.open("rb") as log:
-            _put(b"".join(deque(log, last)) if last is not None else b"")
-            position = log.tell() if last is not None else 0
-            position += _copy(path, position)
+            kept = b"".join(deque(log, last))
+            position = log.tell()
+        if last and len(kept) < position:
+            output.talk(f"The last {last} lines of {path}")
+        _put(kept)
     for (latest,) in watch(ledger, [job.id]) if follow else ():
         position += _copy(path, position)
         if latest.state.ended:

@@ -6,6 +6,7 @@ A pipe gets whole words and no colour, however wide; a terminal gets both within
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -51,8 +52,8 @@ def data_bytes(chunk: bytes) -> None:
 
 
 def data_json(value: Any) -> None:
-    """What was asked for, as JSON."""
-    data(json.dumps(value, indent=2, ensure_ascii=False))
+    """What was asked for, as JSON; a number that JSON has no word for is null, as what is unknown."""
+    data(json.dumps(_speakable(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def talk(text: str) -> None:
@@ -99,6 +100,14 @@ def least_width(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
     return sum(wide) + len(_GAP) * (len(wide) - 1)
 
 
+def _speakable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _speakable(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_speakable(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _narrow(wide: list[int], room: int) -> None:
     """Take from the widest columns, evenly, until they fit; none gets so narrow that an id is cut."""
     while sum(wide) > room and max(wide) > _LEAST_SHRUNK:
@@ -116,7 +125,7 @@ def _line(cells: Sequence[str], wide: Sequence[int], right: Sequence[bool], styl
 
 
 def _is_number(cell: str) -> bool:
-    return cell in ("", "-", "?") or _NUMBER.fullmatch(cell) is not None
+    return cell in ("", "-", "n/a") or _NUMBER.fullmatch(cell) is not None
 
 
 def _write(stream: TextIO, text: str) -> None:

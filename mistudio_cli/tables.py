@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from mistudio_cli.host import Host
@@ -11,10 +12,11 @@ from tasks.job import Job, State
 
 Table = tuple[list[str], list[list[str]]]
 
-UNKNOWN = "?"
+UNKNOWN = "n/a"
 NONE = "-"
 
 _BAR_CELLS = 10
+_COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def queues(rows: Sequence[QueueRow]) -> Table:
@@ -195,8 +197,8 @@ def size(amount: float | None) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text without line breaks."""
-    return " ".join(text.split())
+    """The text without line breaks, colours and whatever else would steer a terminal."""
+    return "".join(letter for letter in " ".join(_COLOUR.sub("", text).split()) if letter.isprintable())
 
 
 def _seen(row: WorkerRow) -> str:

@@ -122,9 +122,12 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory:
 
 def compile_driver(folder: Path, *flags: str) -> Path:
     """A folder with a driver library that tells of GPUs there are not; see nvml.c."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None and not os.environ.get("CI"):
+        pytest.skip("no C compiler to build the driver that pretends")
     target = folder / "libnvidia-ml.so.1"
     soname = "-Wl,-soname,libnvidia-ml.so.1"
-    subprocess.run(["gcc", "-shared", "-fPIC", soname, *flags, str(NVML), "-o", str(target)], check=True)
+    subprocess.run([compiler or "cc", "-shared", "-fPIC", soname, *flags, str(NVML), "-o", str(target)], check=True)
     return folder
 
 

@@ -25,7 +25,7 @@ def ls(
     state: Annotated[list[str] | None, typer.Option(help="Only jobs in this state; may be repeated")] = None,
     kind: Annotated[str | None, typer.Option(help="Only jobs of this kind")] = None,
     queue: Annotated[str | None, typer.Option(help="Only jobs of this queue")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many")] = 50,
     page: Annotated[str | None, typer.Option("--next", help="Go on where a list ended: its `next`")] = None,
     as_json: Json = False,
 ) -> None:
@@ -68,7 +68,7 @@ def show(job_id: Id, as_json: Json = False) -> None:
 def logs(
     job_id: Id,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended")] = False,
-    lines: Annotated[int | None, typer.Option("-n", min=0, help="Only the last so many lines")] = None,
+    lines: Annotated[int, typer.Option("-n", min=0, help="The last so many lines")] = 100,
 ) -> None:
     """Print what a job's process wrote."""
     settings = session.current_settings()

@@ -68,6 +68,24 @@ def test_a_failed_job_shows_its_traceback_and_its_log(world: Cli) -> None:
     assert log.out.splitlines()[-1] == last[0]
 
 
+def test_the_end_of_a_long_log_is_printed_and_where_the_whole_lies(cli: Cli) -> None:
+    job = cli.ledger.submit(Job(new_job_id(), "train", "a", "training", {}))
+    log = cli.home / "logs" / "jobs" / f"{job.id}.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("".join(f"line {i}\n" for i in range(150)))
+    told = cli("jobs", "logs", job.id)
+    assert told.out.splitlines() == [f"line {i}" for i in range(50, 150)]
+    assert told.err == f"The last 100 lines of {log}\n"
+    assert cli("jobs", "logs", job.id, "-n", "150").err == ""
+
+
+def test_a_result_that_is_no_number_is_null_and_the_json_stays_json(cli: Cli) -> None:
+    job = cli.ledger.submit(Job(new_job_id(), "train", "a", "training", {}))
+    claim = cli.ledger.claim(job.id, "w@h", "h")
+    cli.ledger.finish(claim, State.SUCCEEDED, "done", {"loss": float("nan"), "all": [1.0, float("inf")]})
+    assert cli("jobs", "show", job.id, "--json").json["result"] == {"loss": None, "all": [1.0, None]}
+
+
 def test_following_a_log_ends_with_the_job(world: Cli) -> None:
     job_id = nap(world, "followed", "--ticks", "5", "--end", "raise")
     told = world("jobs", "logs", "--follow", job_id)

@@ -13,8 +13,9 @@ import pytest
 from mistudio_cli import commands, output
 from mistudio_cli.assembly import COMMANDS
 from mistudio_cli.errors import MEANINGS, Code
+from tasks.wire import connect
 from tests.cli.conftest import MISTUDIO, Cli
-from tests.conftest import until
+from tests.conftest import RedisServer, until
 from tests.core.test_ledger import a_job
 
 ROOT = Path(__file__).parent.parent.parent
@@ -108,6 +109,41 @@ def test_a_fault_of_ours_is_called_one_and_debug_shows_where(cli: Cli) -> None:
     assert "Traceback" in debug.err
 
 
+@pytest.mark.parametrize(
+    ("words", "code"), [("jobs show nothere", Code.NOT_FOUND), ("jobs ls --state odd", Code.USAGE)]
+)
+def test_debug_shows_where_and_changes_no_exit_code(cli: Cli, words: str, code: Code) -> None:
+    plain, debug = cli(*words.split()), cli("--debug", *words.split())
+    assert (plain.code, debug.code) == (code, code)
+    assert "Traceback" in debug.err
+    assert debug.err.endswith(plain.err)
+
+
+def test_as_a_module_it_is_the_same_command(cli: Cli) -> None:
+    command = [sys.executable, "-P", "-m", "mistudio_cli.main", "jobs", "show", "nothere"]
+    done = subprocess.run(command, env=cli.environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (Code.NOT_FOUND, cli("jobs", "show", "nothere").err)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [("queue ls >&-", Code.OK), ("queue ls --json 2>&-", Code.OK), ("jobs show nothere >&- 2>&-", Code.NOT_FOUND)],
+)
+def test_closed_streams_are_no_fault(cli: Cli, words: str, code: Code) -> None:
+    shell = ["bash", "-c", f"{MISTUDIO} {words}"]
+    done = subprocess.run(shell, env=cli.environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+def test_a_refusal_of_redis_is_said_in_its_words(own_redis: RedisServer, cli: Cli) -> None:
+    client = connect(own_redis.url)
+    client.call("CONFIG", "SET", "requirepass", "secret")
+    told = cli("queue", "ls", "--json", CELERY_BROKER_URL=own_redis.url)
+    client.close()
+    assert (told.code, told.out) == (Code.UNREACHABLE, "")
+    assert told.err.startswith("Redis refuses: NOAUTH Authentication required.\n")
+
+
 def test_flags_win_over_the_environment_over_the_file(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "mistudio.toml").write_text('store = "/from/file"\nbroker_url = "redis://from-file/0"\n')
@@ -144,6 +180,14 @@ def test_a_stranger_s_tasks_on_the_path_is_refused_and_not_run(cli: Cli, tmp_pat
     sentence, mend = told.err.splitlines()
     assert sentence == f"The module `tasks` in {tmp_path / 'theirs'} is not mistudio's."
     assert "PYTHONPATH" in mend
+
+
+def test_a_stranger_s_folder_without_init_is_harmless_or_named(cli: Cli, tmp_path: Path) -> None:
+    """It loses to an installed package, and wins over the finder of an editable installation."""
+    (tmp_path / "theirs" / "tasks").mkdir(parents=True)
+    told = cli("--help", PYTHONPATH=str(tmp_path / "theirs"))
+    refusal = f"The module `tasks` in {tmp_path / 'theirs'} is not mistudio's.\n"
+    assert told.code == Code.OK or told.err.startswith(refusal)
 
 
 def test_a_reader_that_goes_away_is_no_error(cli: Cli) -> None:

@@ -48,7 +48,7 @@ def test_durations(seconds: float, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("amount", "words"), [(None, "?"), (0, "0 B"), (1500, "1.5 KiB"), (24 << 30, "24 GiB"), (3 << 40, "3.0 TiB")]
+    ("amount", "words"), [(None, "n/a"), (0, "0 B"), (1500, "1.5 KiB"), (24 << 30, "24 GiB"), (3 << 40, "3.0 TiB")]
 )
 def test_sizes(amount: int | None, words: str) -> None:
     assert tables.size(amount) == words
@@ -75,3 +75,7 @@ def test_progress_reads_as_words() -> None:
 def test_a_job_of_another_try_tells_why() -> None:
     again = Job("id", "train", "a", "training", {}, state=State.QUEUED, attempt=2, reason="its worker\nwas lost")
     assert tables.note(again) == "its worker was lost"
+
+
+def test_what_a_job_said_steers_no_terminal() -> None:
+    assert tables.one_line("\x1b[31mRed\x1b[0m:\ta\r\nbell\x07 \x9b2J ünïcode") == "Red: a bell 2J ünïcode"
