@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,8 +57,14 @@ def own_fleet() -> Iterator[Fleet]:
         fleet.processes = _descendants_of(places)
         yield fleet
     finally:
-        run_quietly([str(BIN / "mistudio"), "workers", "stop", "--all", "--now"], environment)
-        shutil.rmtree(folder, ignore_errors=True)
+        stop = [str(BIN / "mistudio"), "workers", "stop", "--all", "--now"]
+        try:
+            run_quietly(stop, environment)
+        except KeyboardInterrupt:  # it may have come before the supervisor was told
+            run_quietly(stop, environment)
+            raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -84,19 +90,30 @@ def plain_fleet() -> Iterator[Fleet]:
         processes = [process for main in mains for process in (main, *main.children(recursive=True))]
         yield Fleet(url, ready_s, dict(os.environ), processes)
     finally:
-        for worker in workers:
-            worker.terminate()
-        for worker in workers:
-            worker.wait(30)
-        if server is not None:
-            server.terminate()
-            server.wait(20)
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            _end(workers)
+        finally:
+            _end([server] if server is not None else [])
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def run_quietly(command: list[str], environment: dict[str, str]) -> None:
     """Run a command to its end; raises when it fails."""
     subprocess.run(command, env=environment, cwd="/", capture_output=True, check=True, timeout=120)
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End these; whatever interrupts the waiting, Ctrl-C too, none is left."""
+    try:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(30)
+    except BaseException:
+        for process in processes:
+            process.kill()
+            process.wait()
+        raise
 
 
 def _await_pings(url: str, count: int) -> None:
