@@ -60,6 +60,7 @@ def _commands(fleet: Fleet, bare: Path) -> dict[str, list[str]]:
         **{f"mistudio {words}": [str(BIN / "mistudio"), *words.split()] for words in OURS},
         "celery status": [*celery, "status"],
         "celery inspect active": [*celery, "inspect", "active"],
+        "celery inspect active --timeout 0.1": [*celery, "inspect", "active", "--timeout", "0.1"],
     }
 
 

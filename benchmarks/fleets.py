@@ -21,6 +21,9 @@ from tasks.queues import QUEUES
 
 BIN = Path(sys.executable).parent
 
+#: The limits that the plain command lines of the GPU queues had.
+KIB_PER_CHILD = {"training": 4_000_000, "extraction": 2_000_000}
+
 #: One app with six queues and no settings beyond the broker, as the command lines below had it.
 PLAIN_APP = """
 from celery import Celery
@@ -44,13 +47,15 @@ class Fleet:
 
 @contextmanager
 def own_fleet() -> Iterator[Fleet]:
-    """`mistudio workers start full` in a home of its own; ready when the command returns."""
+    """`mistudio workers start full` in an empty home: its Redis and supervisor are in the time too.
+
+    Ready when the command returns, which is when each worker has answered.
+    """
     folder = Path(tempfile.mkdtemp(prefix="ms-"))
     environment = {**os.environ, "MISTUDIO_HOME": str(folder)}
     environment.pop("CELERY_BROKER_URL", None)
     places = Places(folder, folder / "store")
     try:
-        run_quietly([str(BIN / "mistudio"), "queue", "ls"], environment)  # Redis is up in both cases
         began = time.perf_counter()
         run_quietly([str(BIN / "mistudio"), "workers", "start", "full"], environment)
         fleet = Fleet(redis_server.own_url(places), time.perf_counter() - began, environment)
@@ -69,7 +74,7 @@ def own_fleet() -> Iterator[Fleet]:
 
 @contextmanager
 def plain_fleet() -> Iterator[Fleet]:
-    """Six `celery worker` command lines on a Redis of their own; ready when all six answer a ping."""
+    """Six `celery worker` command lines on a Redis that is up already; ready when all six answer a ping."""
     folder = Path(tempfile.mkdtemp(prefix="ms-"))
     places = Places(folder, folder / "store")
     url = redis_server.own_url(places)
@@ -82,6 +87,7 @@ def plain_fleet() -> Iterator[Fleet]:
         began = time.perf_counter()
         for queue in QUEUES:
             words = ["-Q", queue.name, "-c", str(queue.concurrency), f"--hostname={queue.worker}@%h"]
+            words += [f"--max-memory-per-child={KIB_PER_CHILD[queue.name]}"] if queue.name in KIB_PER_CHILD else []
             command = [str(BIN / "celery"), "-A", "plain", "worker", *words]
             workers.append(subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         _await_pings(url, len(workers))
@@ -120,7 +126,7 @@ def _await_pings(url: str, count: int) -> None:
     from celery import Celery
 
     app = Celery(broker=url)
-    while len(app.control.ping(timeout=0.2, limit=count)) < count:
+    while len(app.control.ping(timeout=0.1, limit=count)) < count:
         continue
     app.close()
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from tasks.places import Places, config_dir, default_home
 from tasks.problem import Problem
@@ -80,12 +80,12 @@ def load(flags: Mapping[str, str | None] | None = None) -> Settings:
 
 
 def redacted(url: str) -> str:
-    """A URL without its password."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    login = f"{parts.username or ''}:***@"
-    return urlunsplit(parts._replace(netloc=login + parts.netloc.rpartition("@")[2]))
+    """A URL without its password, even if it is so misspelled that no parser finds the password in it."""
+    scheme, mark, rest = url.partition("://")
+    login, at, place = rest.rpartition("@")
+    user, colon, _ = login.partition(":")
+    shown = f"{user}:***@{place}" if colon else login + at + place
+    return scheme + mark + re.sub(r"([?&]password=)[^&]*", r"\1***", shown)
 
 
 def _choose(setting: Setting, flags: Mapping[str, str | None], file: Mapping[str, Any]) -> Value:

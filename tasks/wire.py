@@ -51,6 +51,16 @@ class Address:
 
 def parse_url(url: str) -> Address:
     """The address in a redis://, rediss:// or redis+socket:// URL; Problem for any other."""
+    try:
+        return _parse(url)
+    except ValueError:  # its words may hold a piece of the password
+        raise Problem(
+            "The broker URL cannot be understood.",
+            "Set CELERY_BROKER_URL to redis://[:PASSWORD@]HOST:PORT/DB; in a password write / as %2F and # as %23",
+        ) from None
+
+
+def _parse(url: str) -> Address:
     parts = urlsplit(url)
     query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
     username = unquote(parts.username) if parts.username else None

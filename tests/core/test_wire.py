@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from mistudio_cli.settings import redacted
 from tasks import wire
 from tasks.problem import Problem
 from tests.conftest import RedisServer
@@ -22,6 +23,34 @@ def test_it_reads_every_form_of_url_celery_takes() -> None:
 def test_another_scheme_is_refused_in_a_sentence() -> None:
     with pytest.raises(Problem, match="amqp"):
         wire.parse_url("amqp://h")
+
+
+SECRET = "s3cret"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"redis://:{SECRET}@h:1/0",
+        f"redis://me:{SECRET}@h:1/0",
+        f"redis://me:a/b#{SECRET}@h:1/0",
+        f"redis://h:1/0?password={SECRET}",
+        f"redis+socket:///p?virtual_host=0&password={SECRET}",
+    ],
+)
+def test_no_password_is_shown_even_of_a_url_that_is_misspelled(url: str) -> None:
+    assert SECRET not in redacted(url)
+    assert redacted(url) != url
+    try:
+        assert SECRET not in wire.parse_url(url).shown
+    except Problem as problem:
+        assert SECRET not in str(problem)
+
+
+@pytest.mark.parametrize("url", ["redis://h:port/0", "redis://h/zero", "redis://h:99999999/0", "redis://[h/0"])
+def test_a_url_that_cannot_be_understood_is_said_so(url: str) -> None:
+    with pytest.raises(Problem, match="cannot be understood"):
+        wire.parse_url(url)
 
 
 def test_a_batch_is_answered_in_order_with_refusals_in_their_place(session_redis: RedisServer) -> None:
