@@ -41,10 +41,14 @@ SECRET = "s3cret"
 def test_no_password_is_shown_even_of_a_url_that_is_misspelled(url: str) -> None:
     assert SECRET not in redacted(url)
     assert redacted(url) != url
+    assert SECRET not in _said_of(url)
+
+
+def _said_of(url: str) -> str:
     try:
-        assert SECRET not in wire.parse_url(url).shown
+        return wire.parse_url(url).shown
     except Problem as problem:
-        assert SECRET not in str(problem)
+        return str(problem)
 
 
 @pytest.mark.parametrize("url", ["redis://h:port/0", "redis://h/zero", "redis://h:99999999/0", "redis://[h/0"])
