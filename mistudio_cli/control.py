@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mistudio_cli import redis_server
@@ -94,7 +95,7 @@ def start(settings: Settings, profile: Profile, specs: Sequence[WorkerSpec]) -> 
         settings.places,
         "start",
         profile=profile.name,
-        specs=[{"name": spec.name, "queues": spec.queues, "slots": spec.slots} for spec in specs],
+        specs=[asdict(spec) for spec in specs],
         broker_url=settings.broker_url or redis_server.own_url(settings.places),
         environment=_environment(settings, profile),
     )

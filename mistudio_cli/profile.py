@@ -29,16 +29,36 @@ _KEYS = ("summary", "workers", "resources", *_NUMBERS)
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """One worker to run: its name without the host, its queues in their rank, how many jobs at once."""
+    """One worker to run: its name without the host, its queues in their rank, how many jobs at once, and its bounds.
+
+    A slot is replaced after `max_tasks_per_child` jobs, and after a job that leaves it with more than
+    `max_memory_per_child` KiB (Celery's own options); a job's own processes may hold `job_memory_gb`. None is no bound.
+    """
 
     name: str
     queues: tuple[str, ...]
     slots: int
+    max_tasks_per_child: int | None = None
+    max_memory_per_child: int | None = None
+    job_memory_gb: float | None = None
+
+    @classmethod
+    def from_told(cls, told: dict[str, Any]) -> WorkerSpec:
+        """A spec from what JSON carried."""
+        return cls(**{**told, "queues": tuple(told["queues"])})
 
     def argv(self) -> list[str]:
         """The command line of the worker; `-P` keeps a stranger's `tasks.py` out."""
         worker = [sys.executable, "-P", "-m", "tasks.worker"]
-        return [*worker, "--name", self.name, "--queues", ",".join(self.queues), "--slots", str(self.slots)]
+        flags: dict[str, Any] = {
+            "--name": self.name,
+            "--queues": ",".join(self.queues),
+            "--slots": self.slots,
+            "--max-tasks-per-child": self.max_tasks_per_child,
+            "--max-memory-per-child": self.max_memory_per_child,
+            "--job-memory-gb": self.job_memory_gb,
+        }
+        return [*worker, *(str(word) for pair in flags.items() if pair[1] is not None for word in pair)]
 
 
 @dataclass(frozen=True)

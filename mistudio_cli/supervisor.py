@@ -88,7 +88,7 @@ class Supervisor:
         return {**reply, "redis": self.redis.answers(), "trouble": self.redis.trouble}
 
     def _start(self, request: dict[str, Any]) -> dict[str, Any]:
-        specs = [WorkerSpec(told["name"], tuple(told["queues"]), told["slots"]) for told in request["specs"]]
+        specs = [WorkerSpec.from_told(told) for told in request["specs"]]
         if self.ending:
             return {"error": "the supervisor is ending"}
         alive = sorted(child.spec.name for child in self.children.values() if child.status not in IDLE)

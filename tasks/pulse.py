@@ -1,0 +1,71 @@
+"""What a worker does once a second beside consuming: says that it lives, mends what others lost, watches its parent."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from typing import Any
+
+from celery import bootsteps
+from celery.signals import worker_ready
+from celery.worker import state as celery_state
+
+from tasks.app import open_ledger
+from tasks.ledger import WorkerBeat
+from tasks.reconciler import Reconciler
+from tasks.wire import Unreachable
+
+log = logging.getLogger("mistudio.worker")
+
+BEAT_EVERY_S = 1.0
+
+
+class Pulse(bootsteps.StartStopStep):
+    """Once a second, in the worker's own loop: say that it lives, mend what was lost, watch the parent."""
+
+    requires = frozenset({"celery.worker.components:Timer"})
+
+    def __init__(self, parent: Any, beat_of: WorkerBeat, **options: Any) -> None:
+        super().__init__(parent, **options)
+        self._beat = beat_of
+        self._ready = False
+        self._parent_pid = os.getppid()
+        self._timer: Any = None
+
+    def start(self, parent: Any) -> None:
+        """Begin; the first beat waits until the worker consumes."""
+        self._ledger = open_ledger(parent.app)
+        self._reconciler = Reconciler(open_ledger(parent.app, rings=True))
+        worker_ready.connect(self._on_ready)
+        self._timer = parent.timer.call_repeatedly(BEAT_EVERY_S, self._tick)
+
+    def stop(self, parent: Any) -> None:
+        """End; the worker is no consumer any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        try:
+            self._ledger.forget_worker(self._beat.name)
+        except Unreachable:
+            log.warning("Redis is away; this worker's last beat will fade by itself")
+
+    def terminate(self, parent: Any) -> None:
+        """End in a cold shutdown: the same."""
+        self.stop(parent)
+
+    def _on_ready(self, **_: Any) -> None:
+        self._ready = True
+        self._tick()
+
+    def _tick(self) -> None:
+        if os.getppid() != self._parent_pid:
+            log.warning("whoever started this worker is gone: draining")
+            self._parent_pid = os.getppid()
+            os.kill(os.getpid(), signal.SIGTERM)
+        if not self._ready or celery_state.should_stop is not None:
+            return
+        try:
+            self._ledger.beat(self._beat)
+            self._reconciler.round()
+        except Unreachable:
+            log.warning("Redis is away; trying again")
