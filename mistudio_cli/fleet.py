@@ -16,6 +16,7 @@ from mistudio_cli.log_files import last_lines
 from mistudio_cli.profile import Profile, workers_of
 from mistudio_cli.settings import Settings
 from mistudio_cli.states import IDLE, TERM_GRACE_S, Status
+from tasks import identity
 from tasks.places import Places
 from tasks.problem import Problem
 
@@ -82,7 +83,7 @@ def shutdown(places: Places, tell: Tell, grace_s: float = TERM_GRACE_S) -> None:
     waited_for = _living(reply["workers"], ())
     _tell_wait(waited_for, tell, grace_s)
     supervisor = _process(reply["supervisor"]["pid"])
-    while supervisor is not None and redis_server.is_alive(supervisor):
+    while supervisor is not None and identity.is_alive(supervisor):
         waited_for = _tell_ended(waited_for, _workers(places), tell)
         time.sleep(_LOOK_EVERY_S)
     for name in sorted(waited_for):

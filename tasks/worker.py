@@ -15,9 +15,11 @@ import time
 
 from tasks.app import app_from_environment
 from tasks.ledger import WorkerBeat
+from tasks.places import Places
 from tasks.problem import Problem
-from tasks.pulse import Pulse
+from tasks.pulse import ParentWatch, Pulse
 from tasks.queues import QUEUE_NAMES
+from tasks.seat import Seat
 from tasks.slot import register_tasks
 
 
@@ -32,7 +34,10 @@ def main(argv: list[str]) -> int:
         return 2
     if options.job_memory_gb is not None:
         os.environ["MISTUDIO_JOB_MEMORY_GB"] = str(options.job_memory_gb)  # for the slots
-    register_tasks(app)
+    parent = ParentWatch()
+    queues = tuple(options.queues.split(","))
+    seat = Seat(Places.from_environment(), options.name, queues, options.slots)
+    register_tasks(app, seat)
     app.steps["worker"].add(Pulse)
     hostname = f"{options.name}@{socket.gethostname()}"
     worker = app.Worker(
@@ -46,11 +51,15 @@ def main(argv: list[str]) -> int:
         loglevel=logging.INFO,
         without_gossip=True,
         without_mingle=True,
-        beat_of=WorkerBeat(
-            hostname, socket.gethostname(), os.getpid(), tuple(options.queues.split(",")), options.slots, time.time()
-        ),
+        beat_of=WorkerBeat(hostname, socket.gethostname(), os.getpid(), queues, options.slots, time.time()),
+        seat=seat,
+        parent_watch=parent,
     )
-    worker.start()
+    try:
+        if seat.take(patient=parent.lives):
+            worker.start()
+    finally:
+        seat.leave()
     return worker.exitcode or 0
 
 

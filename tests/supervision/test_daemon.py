@@ -16,13 +16,14 @@ import pytest
 
 from mistudio_cli import control, redis_server, settings
 from mistudio_cli.listening import HOME_IS_TAKEN, REQUEST_BYTES
+from tasks import identity
 from tasks.problem import Problem
 from tests.conftest import RedisServer, until
 from tests.supervision.conftest import Home
 
 
 def gone(process: psutil.Process) -> bool:
-    return not redis_server.is_alive(process)
+    return not identity.is_alive(process)
 
 
 def test_the_first_command_brings_up_redis_and_somebody_who_looks_after_it(home: Home) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from mistudio_cli import control, redis_server
 from mistudio_cli.errors import Code
+from tasks import identity
 from tasks.job import Job, State
 from tasks.queues import QUEUE_NAMES
 from tests.conftest import RedisServer, until
@@ -146,7 +147,7 @@ def test_killed_supervisor_its_workers_finish_and_end_and_the_next_one_goes_on(c
     cli.under_way(job_id)
     worker, server = psutil.Process(cli.home.worker()["pid"]), cli.home.redis
     cli.home.supervisor.kill()
-    until(lambda: not redis_server.is_alive(worker), 60, "the worker to drain")
+    until(lambda: not identity.is_alive(worker), 60, "the worker to drain")
     done = cli.job(job_id)
     assert (done.state, done.attempt) == (State.SUCCEEDED, 1)
     assert cli("workers start").returncode == 0
