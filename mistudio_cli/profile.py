@@ -6,10 +6,12 @@ in the table never touches a profile.
 
 from __future__ import annotations
 
+import itertools
+import re
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -17,11 +19,12 @@ from typing import Any
 
 from tasks.places import config_dir
 from tasks.problem import Problem
-from tasks.queues import QUEUES, Queue, Resource
+from tasks.queues import QUEUE_NAMES, QUEUES, Queue, Resource, queue_named
 
 #: The name of a worker that serves every queue of its profile.
 ALL_QUEUES = "all-queues"
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _ARRANGEMENTS = ("one", "per-queue")
 _NUMBERS = ("slots", "gpu_jobs")
 _KEYS = ("summary", "workers", "resources", *_NUMBERS)
@@ -33,6 +36,7 @@ class WorkerSpec:
 
     A slot is replaced after `max_tasks_per_child` jobs, and after a job that leaves it with more than
     `max_memory_per_child` KiB (Celery's own options); a job's own processes may hold `job_memory_gb`. None is no bound.
+    `gpu_jobs` jobs may share a GPU.
     """
 
     name: str
@@ -41,6 +45,7 @@ class WorkerSpec:
     max_tasks_per_child: int | None = None
     max_memory_per_child: int | None = None
     job_memory_gb: float | None = None
+    gpu_jobs: int = 1
 
     @classmethod
     def from_told(cls, told: dict[str, Any]) -> WorkerSpec:
@@ -57,8 +62,56 @@ class WorkerSpec:
             "--max-tasks-per-child": self.max_tasks_per_child,
             "--max-memory-per-child": self.max_memory_per_child,
             "--job-memory-gb": self.job_memory_gb,
+            "--gpu-jobs": self.gpu_jobs,
         }
         return [*worker, *(str(word) for pair in flags.items() if pair[1] is not None for word in pair)]
+
+
+def worker_for(queues: Sequence[str]) -> WorkerSpec:
+    """One worker for these queues, in the order of their rank. Problem for a name that is no queue's."""
+    if unknown := [name for name in queues if name not in QUEUE_NAMES]:
+        raise Problem(f"There is no queue {unknown[0]!r}.", f"Queues: {', '.join(QUEUE_NAMES)}")
+    rows = [queue for queue in QUEUES if queue.name in queues]
+    name = rows[0].worker if len(rows) == 1 else ALL_QUEUES
+    return WorkerSpec(name, tuple(queue.name for queue in rows), max(queue.concurrency for queue in rows))
+
+
+def named(spec: WorkerSpec, name: str) -> WorkerSpec:
+    """The same worker by another name. Problem for one that could not be a file's and a Celery node's."""
+    if not _NAME.fullmatch(name):
+        raise Problem(f"{name!r} cannot be a worker's name.", "Use letters, digits, - and _")
+    return replace(spec, name=name)
+
+
+def bounded(spec: WorkerSpec, bounds: Mapping[str, Any]) -> WorkerSpec:
+    """The same worker with those of these bounds that are not None."""
+    return replace(spec, **{name: value for name, value in bounds.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Workers to start, and names of those to let go."""
+
+    more: tuple[WorkerSpec, ...] = ()
+    fewer: tuple[str, ...] = ()
+
+
+def scaled(queue: str, count: int, running: Sequence[WorkerSpec], busy: Collection[str]) -> Scaling:
+    """How to have `count` workers for one queue alone, given those that run, oldest first, and the names of busy ones.
+
+    New ones are like the oldest there is. Idle ones go before busy ones, new ones before old ones.
+    """
+    own = [spec for spec in running if spec.queues == (queue,)]
+    if count < len(own):
+        newest_first = own[::-1]
+        by_use = sorted(newest_first, key=lambda spec: spec.name in busy)
+        return Scaling(fewer=tuple(spec.name for spec in by_use[: len(own) - count]))
+    row = queue_named(queue)
+    pattern = own[0] if own else WorkerSpec(row.worker, (queue,), row.concurrency)
+    taken = {spec.name for spec in running}
+    names = (row.worker if number == 1 else f"{row.worker}-{number}" for number in itertools.count(1))
+    free = (name for name in names if name not in taken)
+    return Scaling(more=tuple(replace(pattern, name=next(free)) for _ in range(count - len(own))))
 
 
 @dataclass(frozen=True)
@@ -80,9 +133,12 @@ def workers_of(profile: Profile, queues: Sequence[Queue] = QUEUES) -> tuple[Work
     """The workers that a profile means for these queues."""
     served = [queue for queue in queues if queue.resource in profile.resources]
     if profile.workers == "per-queue":
-        return tuple(WorkerSpec(queue.worker, (queue.name,), profile.slots or queue.concurrency) for queue in served)
+        return tuple(
+            WorkerSpec(queue.worker, (queue.name,), profile.slots or queue.concurrency, gpu_jobs=profile.gpu_jobs)
+            for queue in served
+        )
     slots = profile.slots or max(queue.concurrency for queue in served)
-    return (WorkerSpec(ALL_QUEUES, tuple(queue.name for queue in served), slots),)
+    return (WorkerSpec(ALL_QUEUES, tuple(queue.name for queue in served), slots, gpu_jobs=profile.gpu_jobs),)
 
 
 def profile_names() -> list[str]:

@@ -261,6 +261,11 @@ class Ledger:
         beats = [_beat(json.loads(told)) for told in _pairs(reply).values()]
         return sorted((b for b in beats if int(seconds) - b.seen_at <= within_s), key=lambda beat: beat.name)
 
+    def busy_workers(self) -> set[str]:
+        """Names, with their hosts, of the workers that run jobs."""
+        ids = self.client.call("ZRANGE", f"{PREFIX}by:state:{State.RUNNING}", 0, -1)
+        return set(self._read([("HGET", f"{PREFIX}job:{job_id}", "worker") for job_id in ids]))
+
     def events(self, job_id: str) -> list[dict[str, Any]]:
         """Every change of a job's state: at, state, reason, attempt, worker; oldest first."""
         told = [json.loads(line) for line in self.client.call("LRANGE", f"{PREFIX}events:{job_id}", 0, -1)]

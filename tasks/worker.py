@@ -32,8 +32,9 @@ def main(argv: list[str]) -> int:
     except Problem as problem:
         sys.stderr.write(f"{problem}\n")
         return 2
+    os.environ["MISTUDIO_GPU_JOBS"] = str(options.gpu_jobs)  # for the slots
     if options.job_memory_gb is not None:
-        os.environ["MISTUDIO_JOB_MEMORY_GB"] = str(options.job_memory_gb)  # for the slots
+        os.environ["MISTUDIO_JOB_MEMORY_GB"] = str(options.job_memory_gb)
     parent = ParentWatch()
     queues = tuple(options.queues.split(","))
     seat = Seat(Places.from_environment(), options.name, queues, options.slots)
@@ -71,6 +72,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--max-tasks-per-child", type=int, help="replace a slot after so many jobs")
     parser.add_argument("--max-memory-per-child", type=int, help="replace a slot that holds more KiB after a job")
     parser.add_argument("--job-memory-gb", type=float, help="stop a job whose processes hold more")
+    parser.add_argument("--gpu-jobs", type=int, default=1, help="how many jobs may share one GPU")
     options = parser.parse_args(argv)
     if unknown := set(options.queues.split(",")) - set(QUEUE_NAMES):
         parser.error(f"there is no queue {sorted(unknown)[0]!r}; queues: {', '.join(QUEUE_NAMES)}")

@@ -13,8 +13,9 @@ import psutil
 import pytest
 
 from mistudio_cli import worker_process
+from mistudio_cli.crew import full_name
 from mistudio_cli.profile import WorkerSpec
-from mistudio_cli.supervisor import Supervisor, full_name
+from mistudio_cli.supervisor import Supervisor
 from tasks.ledger import Ledger, WorkerBeat
 from tasks.places import Places
 from tests.conftest import RedisServer, until
@@ -58,7 +59,7 @@ class World:
 
     def answer(self, name: str) -> None:
         """What a worker does when it consumes."""
-        pid = self.supervisor.children[name].pid
+        pid = self.supervisor.crew.children[name].pid
         assert pid is not None
         self.ledger.beat(WorkerBeat(full_name(name), "h", pid, (), 1, 0.0))
 
@@ -83,11 +84,11 @@ class World:
 def world(short_tmp: Path, ledger: Ledger, session_redis: RedisServer) -> Iterator[World]:
     world = World(short_tmp / "h", ledger, session_redis.url)
     yield world
-    for child in world.supervisor.children.values():
+    for child in world.supervisor.crew.children.values():
         if child.process is not None:
             child.process.kill_tree()
             until(lambda process=child.process: process.poll() is not None)
-    world.supervisor._ledger and world.supervisor._ledger.client.close()
+    world.supervisor.hearing.close()
 
 
 def test_a_worker_runs_when_it_has_answered_itself(world: World) -> None:
@@ -101,7 +102,7 @@ def test_a_worker_runs_when_it_has_answered_itself(world: World) -> None:
 
 def test_a_dead_worker_is_replaced_and_the_death_is_told(world: World) -> None:
     world.up()
-    first = world.supervisor.children["worker-training"].pid
+    first = world.supervisor.crew.children["worker-training"].pid
     os.kill(first, signal.SIGKILL)
     world.ticks_until("worker-training", "backoff")
     world.now += 0.5
@@ -183,7 +184,6 @@ def test_others_are_refused_while_workers_run(world: World, request_: dict[str, 
 def test_when_all_have_ended_any_others_may_start(world: World) -> None:
     world.up()
     world.supervisor.answer({"op": "stop", "grace_s": 10})
-    assert world.start()["error"] == "workers are stopping"
     for spec in PAIR:
         world.ticks_until(spec.name, "stopped")
     world.up(WorkerSpec("all-queues", ("training",), 8))
@@ -192,14 +192,14 @@ def test_when_all_have_ended_any_others_may_start(world: World) -> None:
 
 def test_one_worker_can_be_stopped_and_started_again_beside_the_others(world: World) -> None:
     world.up()
-    beside = world.supervisor.children["worker-datasets"].pid
+    beside = world.supervisor.crew.children["worker-datasets"].pid
     world.supervisor.answer({"op": "stop", "names": ["worker-training"], "grace_s": 10})
     world.ticks_until("worker-training", "stopped")
     world.start(environment={"TOKEN": "new"})
     world.answer("worker-training")
     world.ticks_until("worker-training", "running")
-    assert world.supervisor.children["worker-datasets"].pid == beside
-    assert world.environments[-1] == {"TOKEN": "new"}
+    assert world.supervisor.crew.children["worker-datasets"].pid == beside
+    assert world.environments[-1] == {"TOKEN": "new", "MISTUDIO_SUPERVISOR": str(os.getpid())}
 
 
 @pytest.mark.parametrize(
