@@ -42,7 +42,8 @@ class ParentWatch:
 class Pulse(bootsteps.StartStopStep):
     """Once a second, in the worker's own loop: say that it lives, mend what was lost, watch the parent."""
 
-    requires = frozenset({"celery.worker.components:Timer"})
+    #: What is required is stopped afterwards: the seat is given up before the pool waits for its last jobs.
+    requires = frozenset({"celery.worker.components:Timer", "celery.worker.components:Pool"})
 
     def __init__(self, parent: Any, beat_of: WorkerBeat, seat: Seat, parent_watch: ParentWatch, **options: Any) -> None:
         super().__init__(parent, **options)

@@ -123,7 +123,7 @@ def restart(
     concurrency: Annotated[int | None, typer.Option(min=1, help="Jobs at once from then on")] = None,
     timeout: Annotated[float, typer.Option(min=0, help="Wait at most so many seconds")] = fleet.START_PATIENCE_S,
 ) -> None:
-    """Replace workers one by one: new ones take new jobs, running jobs finish in the old ones. For new code and tokens."""
+    """Replace workers one by one: new ones take new jobs, running jobs finish in the old ones."""
     settings = session.current_settings()
     try:
         with _answers_awaited("Restarting …"):
@@ -188,7 +188,7 @@ def _tell_step(step: str) -> None:
 
 
 def _specs(profile: str | None, queues: str | None, name: str | None) -> list[WorkerSpec]:
-    """The workers that were asked for. Problem when there is no such profile or queue, or one name is given for many."""
+    """The workers that were asked for. Problem when there is no such profile or queue."""
     specs = [worker_for(queues.split(","))] if queues else list(workers_of(load_profile(profile or "")))
     if name is None:
         return specs

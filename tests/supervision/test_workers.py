@@ -172,7 +172,7 @@ def test_workers_that_cannot_start_are_told_with_their_last_words(cli: Cli, tmp_
     assert failed.returncode == Code.FAILED
     assert first == f"{cli.home.worker()['name']} does not start (exit code 1)."
     assert lines == ["  | this celery is broken"] * 4
-    assert mend == "  mistudio workers logs all-queues"
+    assert mend == "  See: mistudio workers logs all-queues"
     (worker,) = cli.told("workers status --json")["workers"]
     assert worker["state"] == "fatal"
     assert cli("workers start").returncode == 0, "once mended, it starts"
