@@ -1,7 +1,7 @@
 """What lies under deploy/ and derives from the table of the queues: `make generate` writes it.
 
-A template is the file itself. Where the table speaks it says `@{name}`; what stands between `#@ each queue` (or `#@ each
-gpu queue`) and `#@ end` is there once per queue; a line that only holds a name whose value is empty is left out.
+A template is the file itself. Where the table speaks it says `@{name}`; what stands between `#@ each queue` (or
+`#@ each gpu queue`) and `#@ end` is there once per queue; a line that an empty value leaves blank is left out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m docs.generate`: writes what derives from the tables of the code: the tables in README.md and docs/, deploy/.
+"""`python -m docs.generate`: writes what derives from the tables of the code: tables in README.md and docs/; deploy/.
 
 `--check` writes nothing and fails when something is stale.
 """

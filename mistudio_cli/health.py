@@ -1,6 +1,7 @@
-"""`python -P -m mistudio_cli.health`: what a container's health check asks. Exit code 0 is well, 1 comes with a sentence.
+"""`python -P -m mistudio_cli.health`: what a container's health check asks.
 
-Without flags it asks this home's supervisor for its workers; with `--api PORT` it asks the REST interface.
+Exit code 0 is well, 1 comes with a sentence. Without flags it asks this home's supervisor for its workers; with
+`--api PORT` it asks the REST interface.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from mistudio_cli import api, control, settings
 from mistudio_cli.states import Status
 from tasks.places import Places
 
-#: A worker on its way up, or given up. One that ends is well: its jobs are.
-_NOT_YET = (Status.STARTING, Status.BACKOFF, Status.FATAL)
+#: A worker on its way up, gone silent or given up. One that ends is well: its jobs are.
+_NOT_WELL = (Status.STARTING, Status.BACKOFF, Status.HUNG, Status.FATAL)
 
 _TIMEOUT_S = 5.0
 
@@ -39,7 +40,7 @@ def trouble_of_workers(places: Places) -> str | None:
         return f"No answer: {error}."
     if told is None or not told["workers"]:
         return "No workers run." if told else "No supervisor answers."
-    silent = [f"{worker['name']} is {worker['state']}" for worker in told["workers"] if worker["state"] in _NOT_YET]
+    silent = [f"{worker['name']} is {worker['state']}" for worker in told["workers"] if worker["state"] in _NOT_WELL]
     return f"{', '.join(silent)}." if silent else None
 
 

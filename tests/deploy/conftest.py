@@ -55,9 +55,7 @@ def manifests(name: str, queues: tuple[Queue, ...] = QUEUES) -> list[dict[str, A
 def all_manifests(queues: tuple[Queue, ...] = QUEUES) -> list[dict[str, Any]]:
     """Every Kubernetes resource."""
     return [
-        document
-        for name in ("redis", "store", "api", "workers", "autoscaling")
-        for document in manifests(name, queues)
+        document for name in ("redis", "store", "api", "workers", "autoscaling") for document in manifests(name, queues)
     ]
 
 

@@ -23,7 +23,7 @@ from tasks import job as jobs
 from tasks import wire
 from tasks.app import Bell, make_app
 from tasks.job import State
-from tasks.ledger import Ledger
+from tasks.ledger import PREFIX, Ledger
 from tasks.places import Places
 from tasks.queues import QUEUES
 from tasks.store import Store
@@ -75,6 +75,15 @@ class Container:
         )
         return done.returncode, done.stdout + done.stderr
 
+    def well(self, check: list[str]) -> None:
+        """Wait until the health check passes."""
+        until(lambda: self.run(check)[0] == 0 or self.has_ended, 120, "the health check to pass")
+        assert not self.has_ended, self.log()
+
+    @property
+    def has_ended(self) -> bool:
+        return self.process is None or self.process.poll() is not None
+
     def stop(self) -> int:
         """As the container's engine does: TERM to the main process, and wait."""
         assert self.process is not None
@@ -82,7 +91,7 @@ class Container:
         return self.process.wait(90)
 
     def end(self) -> None:
-        if self.process is not None and self.process.poll() is None:
+        if not self.has_ended:
             self.stop()
 
     def log(self) -> str:
@@ -123,11 +132,10 @@ def test_a_worker_s_container_answers_works_and_ends_well(
     assert worker.run(WORKER_CHECK) == (1, "No supervisor answers.\n")
     with containers({"worker": worker}):
         worker.start(command)
-        until(lambda: ledger.workers() or worker.process.poll() is not None, 60, worker.log())
-        (beat,) = ledger.workers() or pytest.fail(worker.log())
+        worker.well(WORKER_CHECK)
+        (beat,) = ledger.workers()
         name = f"worker-high-priority@{socket.gethostname()}"
         assert (beat.name, beat.queues, beat.slots) == (name, ("high_priority",), 8)
-        until(lambda: worker.run(WORKER_CHECK)[0] == 0, 30, "the health check to pass")
         job = submit(ledger, Store(store), "blink", {"note": "hello"})[-1]
         until(lambda: ledger.need(job.id).state.ended, 30, worker.log())
         assert (ledger.need(job.id).state, ledger.need(job.id).result) == (State.SUCCEEDED, {"note": "hello"})
@@ -141,30 +149,56 @@ def test_all_six_come_up_side_by_side_and_end_well(own_redis: RedisServer, ledge
     with containers({name: Container(short_tmp / name, **environment) for name in services}) as made:
         for name, container in made.items():
             container.start(services[name]["command"])
+        for container in made.values():
+            container.well(WORKER_CHECK)
         host = socket.gethostname()
         wanted = {(f"{queue.worker}@{host}", (queue.name,), queue.concurrency) for queue in QUEUES}
-        logs = "".join(container.log() for container in made.values())
-        until(lambda: {(b.name, b.queues, b.slots) for b in ledger.workers()} == wanted, 120, logs)
+        assert {(beat.name, beat.queues, beat.slots) for beat in ledger.workers()} == wanted
         for container in made.values():
             container.process.send_signal(signal.SIGTERM)
         assert {name: container.process.wait(90) for name, container in made.items()} == dict.fromkeys(services, 0)
 
 
-def test_a_unit_s_fleet_comes_back_with_its_redis_and_goes_on(short_tmp: Path) -> None:
-    """Twice ExecStart and ExecStopPost, as at a reboot; what was submitted in between is done."""
+def test_a_unit_s_fleet_comes_back_and_does_what_was_submitted_meanwhile(short_tmp: Path) -> None:
+    """ExecStart, a stop, a submit that brings up a Redis and its keeper, and ExecStart again: its job runs."""
     unit = text("systemd/system/mistudio@.service")
-    start, stop = (re.search(rf"(?m)^{name}=-?(.*)$", unit)[1].split() for name in ("ExecStart", "ExecStopPost"))
+    before, start = (
+        re.findall(rf"(?m)^{name}=-?([^+\n]*)$", unit)[0].split() for name in ("ExecStartPre", "ExecStart")
+    )
     service = Container(short_tmp / "c")
-    places = Places(service.home, service.home / "store")
+    places, submitted = Places(service.home, service.home / "store"), ""
     with containers({"unit": service}):
         for _ in range(2):
+            assert service.run(before)[0] == 0
             service.start(start)
-            until(lambda: service.process.poll() is not None or service.run(WORKER_CHECK)[0] == 0, 120, service.log())
-            code, told = service.run(["mistudio", "submit", "blink", "--wait"])
-            assert code == 0, told + service.log()
+            service.well(WORKER_CHECK)
+            if submitted:
+                assert service.run(["mistudio", "jobs", "wait", submitted, "--timeout", "60"])[0] == 0
             assert service.stop() == 0, service.log()
-            assert service.run(stop)[0] == 0
             assert redis_server.running(places) is None
+            code, told = service.run(["mistudio", "submit", "blink"])
+            assert code == 0, told
+            submitted = told.split()[0]
+        assert service.run(before)[0] == 0
+        assert redis_server.running(places) is None
+
+
+def test_a_training_in_a_container_that_is_told_to_stop_is_put_back_with_its_checkpoint(
+    own_redis: RedisServer, ledger: Ledger, short_tmp: Path
+) -> None:
+    store = short_tmp / "store"
+    command = compose("workers")["services"]["worker-training"]["command"]
+    assert command[-2] == "--grace"
+    worker = Container(short_tmp / "c", CELERY_BROKER_URL=own_redis.url, MISTUDIO_STORE=str(store))
+    with containers({"worker": worker}):
+        worker.start([*command[:-1], "1"])  # seconds of grace: no test has thirty
+        worker.well(WORKER_CHECK)
+        job = submit(ledger, Store(store), "nap", {"ticks": 100_000})[-1]
+        until(lambda: (told := ledger.need(job.id).progress) and told.done > 3, 60, worker.log())
+        assert worker.stop() == 0, worker.log()
+    assert ledger.need(job.id).state == State.QUEUED
+    assert ledger.client.call("HGET", f"{PREFIX}job:{job.id}", "losses") in (None, "0"), "a stop is no loss"
+    assert any((store / ".tmp" / job.id).rglob("*")), "its work folder, with the checkpoint, is kept"
 
 
 def free_port() -> str:
@@ -178,7 +212,7 @@ def api(short_tmp: Path, broker: str, command: list[str], port: str, **environme
     container = Container(short_tmp / "c", CELERY_BROKER_URL=broker, **environment)
     with containers({"api": container}):
         container.start([port if word == "8000" else word for word in command])
-        until(lambda: "Listening on" in container.log() or container.process.poll() is not None, 60)
+        until(lambda: "Listening on" in container.log() or container.has_ended, 60, container.log())
         yield container
         assert container.stop() == 0, container.log()
 
@@ -274,6 +308,7 @@ def test_redis_of_kubernetes_does_so_too_and_asks_for_the_password(short_tmp: Pa
         client = wire.connect(f"redis+socket://{path}?virtual_host=0&password=0123abcd")
         assert settings_of(client) == SAFE
         client.close()
-        assert shutil.which("ps") is None or "0123abcd" not in subprocess.run(
-            ["ps", "-eo", "args"], capture_output=True, text=True
-        ).stdout
+        assert (
+            shutil.which("ps") is None
+            or "0123abcd" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+        )

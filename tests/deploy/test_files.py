@@ -8,7 +8,7 @@ import pytest
 
 from deploy import generate
 from tasks.queues import QUEUES, Queue
-from tests.deploy.conftest import DEPLOY, SEVEN, SEVENTH, TABLES
+from tests.deploy.conftest import DEPLOY, LADDER_S, ROOT, SEVEN, SEVENTH, TABLES
 
 #: These are the same for every table.
 WITHOUT_QUEUES = {
@@ -74,3 +74,9 @@ def test_no_secret_is_written_down() -> None:
     }
     assert {name: values for name, values in told.items() if values} == {}
     assert not any(re.search(r"hf_[A-Za-z0-9]{8,}", content) for content in made().values())
+
+
+def test_the_documentation_tells_the_times_of_a_shutdown() -> None:
+    told = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    seconds = [int(second) for second in re.findall(r"(?m)^\| (\d+) \|", told)]
+    assert seconds == [0, generate.GRACE_S, LADDER_S, generate.STOP_S]

@@ -12,6 +12,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+from tests.core.test_floors import HEAVY, QUEUES, TERMINAL, imported_by
 from tests.deploy.conftest import ROOT, compose, of_kind, pod, text
 
 
@@ -94,10 +95,11 @@ def test_signals_reach_the_supervisor() -> None:
     assert all("entrypoint" not in service for service in compose("workers")["services"].values())
 
 
-def test_its_health_check_is_a_module_of_ours() -> None:
+def test_its_health_check_is_a_small_module_of_ours() -> None:
     (check,) = words_of("HEALTHCHECK")
     command = json.loads(check[check.index("[") :])
     assert command[:3] == ["python", "-P", "-m"]
     assert callable(importlib.import_module(command[3]).main)
+    assert imported_by(f"import {command[3]}") & (HEAVY | QUEUES | TERMINAL | {"starlette"}) == set()
     (worker,) = pod(of_kind("Deployment")["worker-training"])["containers"]
     assert worker["readinessProbe"]["exec"]["command"] == worker["livenessProbe"]["exec"]["command"] == command

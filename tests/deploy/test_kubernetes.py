@@ -203,7 +203,9 @@ def test_what_is_named_is_there() -> None:
         for volume in volumes.values():
             assert volume.get("persistentVolumeClaim", {"claimName": "mistudio-data"})["claimName"] in claims
     for name, service in services.items():
-        selected = [w for w in workloads.values() if service["spec"]["selector"] == w["spec"]["selector"]["matchLabels"]]
+        selected = [
+            w for w in workloads.values() if service["spec"]["selector"] == w["spec"]["selector"]["matchLabels"]
+        ]
         assert [workload["metadata"]["name"] for workload in selected] == [name]
     assert {found["metadata"]["namespace"] for found in all_manifests()} == {"mistudio"}
 
