@@ -80,7 +80,7 @@ def work(app: Celery, seat: Seat, job_id: str, worker: str) -> Job | None:
 
 def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str) -> Job | None:
     store = Store(Places.from_environment().store)
-    claim = ledger.claim(job_id, worker, socket.gethostname())
+    claim = ledger.claim(job_id, worker, socket.gethostname(), os.getppid())
     if claim is not None:
         keeper = Keeper(open_ledger(app), claim)
         with keeper, _shutdown_heard(keeper):
