@@ -71,6 +71,8 @@ def start(
     names = ", ".join(spec.name for spec in specs)
     already = " already" if len(ran) == len(specs) else ""
     output.talk(f"The profile {wanted} runs{already}: {names}." if wanted else f"{names} runs{already}.")
+    if already and not wanted:
+        output.talk("For one more give it a --name, or: mistudio workers scale QUEUE=2")
 
 
 @app.command("status")
