@@ -45,6 +45,7 @@ class Supervisor:
         self.ending = False
         self.grace_s = TERM_GRACE_S  # of workers that end because a signal came
         self.in_foreground = False
+        self.exit_code = 0
         self._told_to_end = False
         self._ends_redis = False
         self._clock = clock
@@ -109,7 +110,8 @@ class Supervisor:
         self.redis.tick()
         self.crew.tick()
         if self.in_foreground and self.crew.is_lost:
-            self.ending = True
+            self.exit_code = WORKERS_GIVEN_UP
+            self._shutdown({"grace_s": 0, "redis": True})
 
     def end(self) -> None:
         """A signal came: stop the workers in good order and end. In the background Redis stays."""
@@ -163,7 +165,7 @@ def main(argv: list[str]) -> int:
         listening.serve(listener, supervisor)
         places.supervisor_socket.unlink(missing_ok=True)
         supervisor.last_will()
-    return WORKERS_GIVEN_UP if supervisor.crew.is_lost else 0
+    return supervisor.exit_code
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
