@@ -22,8 +22,11 @@ from mistudio_cli.states import IDLE, Status
 from mistudio_cli.worker_process import AdoptedWorker
 from tasks import identity, seat
 from tasks.places import Places
+from tasks.seat import Posture
 
 log = logging.getLogger("mistudio.supervisor")
+
+LOOK_AT_SEATS_EVERY_S = 5.0
 
 Spawn = Callable[[WorkerSpec, dict[str, str]], Process]
 
@@ -37,6 +40,7 @@ class Crew:
         self.leavers: list[Child] = []
         self._handover = Handover(self)
         self._of_profile: set[WorkerSpec] = set()
+        self._look_at_seats_at = -math.inf
         self._places, self._clock, self._spawn, self._hearing = places, clock, spawn, hearing
         self._environment: dict[str, str] = {}
         self._noted: dict[int, Status] = {}
@@ -118,6 +122,7 @@ class Crew:
         for child in self._everyone():
             child.tick()
         self.leavers = [child for child in self.leavers if child.process is not None]
+        self._fill_empty_seats()
         self._handover.tick()
         self._hearing.listen(list(self.children.values()))
         self._note_changes()
@@ -166,6 +171,17 @@ class Crew:
         return any(other.pid == child.pid for other in seat.occupants(self._places))
 
     # -- how it does it -------------------------------------------------------------------------------------------
+
+    def _fill_empty_seats(self) -> None:
+        """A worker that somebody else told to end gives up its seat while its last jobs run: start another one."""
+        if self._clock() < self._look_at_seats_at:
+            return
+        self._look_at_seats_at = self._clock() + LOOK_AT_SEATS_EVERY_S
+        leaving = {other.pid for other in seat.occupants(self._places) if other.posture is Posture.LEAVING}
+        for name, child in list(self.children.items()):
+            if child.status is Status.RUNNING and child.pid in leaving:
+                self.retire(name)
+                self._bring_up([child.spec])
 
     def _bring_up(self, specs: Sequence[WorkerSpec]) -> None:
         for spec in specs:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from mistudio_cli import worker_process
-from mistudio_cli.crew import full_name
+from mistudio_cli.crew import LOOK_AT_SEATS_EVERY_S, full_name
 from mistudio_cli.profile import WorkerSpec
 from mistudio_cli.states import QUIT_GRACE_S, SILENCE_S
 from mistudio_cli.supervisor import Supervisor
@@ -406,6 +406,23 @@ def test_a_worker_that_says_nothing_any_more_is_ended_and_replaced(world: World)
     world.now += 30
     world.ticks_until(PAIR[0].name, "starting")
     assert world.pid(PAIR[0].name) != first
+
+
+def test_one_that_somebody_else_told_to_end_is_replaced_while_its_last_jobs_run(world: World) -> None:
+    world.script = SITTING
+    work = world.places.home / "work"
+    work.touch()
+    world.start(PAIR[0])
+    world.seated(PAIR[0].name)
+    first = world.pid(PAIR[0].name)
+    os.kill(first, signal.SIGTERM)
+    until(lambda: [str(other.posture) for other in occupants(world.places)] == ["leaving"])
+    world.now += LOOK_AT_SEATS_EVERY_S
+    world.seated(PAIR[0].name)
+    assert world.pid(PAIR[0].name) != first
+    assert world.rows() == [(PAIR[0].name, "running"), (PAIR[0].name, "draining")]
+    work.unlink()
+    world.ticks_until_rows([(PAIR[0].name, "running")])
 
 
 def test_silence_while_redis_was_away_is_nobodys_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
