@@ -6,7 +6,6 @@ the work renews the lease and hears of cancellation.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -26,6 +25,7 @@ from tasks import gpu
 from tasks.app import open_ledger
 from tasks.job import Job, JobKind, State, Stopped, kind_named, kinds
 from tasks.ledger import LEASE_RENEW_S, Claim, Ledger
+from tasks.lifeline import Line
 from tasks.places import Places
 from tasks.store import Store
 from tasks.wire import Unreachable
@@ -187,8 +187,11 @@ def _run_apart(claim: Claim, kind: JobKind, device: gpu.Device, keeper: Keeper) 
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("ab") as log_file:
         runner = _spawn(claim, device, log_file)
+    assert runner.stdin is not None
+    line = Line(runner.stdin.fileno())
     try:
-        return _watch(runner, kind, keeper)
+        line.give_order({"token": claim.token, "device": device.torch_name})
+        return _watch(runner, line, kind, keeper)
     finally:
         _kill_group(runner)
         if runner.stdin:
@@ -197,7 +200,7 @@ def _run_apart(claim: Claim, kind: JobKind, device: gpu.Device, keeper: Keeper) 
 
 
 def _spawn(claim: Claim, device: gpu.Device, log_file: IO[bytes]) -> subprocess.Popen[bytes]:
-    runner = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-P", "-m", "tasks.runner", claim.job.id],
         stdin=subprocess.PIPE,
         stdout=log_file,
@@ -205,19 +208,14 @@ def _spawn(claim: Claim, device: gpu.Device, log_file: IO[bytes]) -> subprocess.
         process_group=0,
         env={**_ALLOCATOR, **os.environ, **device.environment},
     )
-    assert runner.stdin is not None
-    try:
-        runner.stdin.write(json.dumps({"token": claim.token, "device": device.torch_name}).encode() + b"\n")
-        runner.stdin.flush()
-    except BrokenPipeError:
-        log.warning("the runner of job %s ended before it began", claim.job.id)
-    return runner
 
 
-def _watch(runner: subprocess.Popen[bytes], kind: JobKind, keeper: Keeper) -> int:
+def _watch(runner: subprocess.Popen[bytes], line: Line, kind: JobKind, keeper: Keeper) -> int:
     hard_s, began = kind.effective_limits.hard_s, time.monotonic()
     kill_at: float | None = None
     while True:
+        if keeper.is_alive():  # a slot that renews no lease must keep no runner
+            line.sign()
         try:
             return runner.wait(_LOOK_EVERY_S)
         except subprocess.TimeoutExpired:
