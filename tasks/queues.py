@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-HOUR = 3600
+MINUTE, HOUR = 60, 3600
 
 #: What a person may give as a priority; 10 is the most urgent.
 LOWEST_PRIORITY, DEFAULT_PRIORITY, HIGHEST_PRIORITY = 0, 5, 10

@@ -83,7 +83,7 @@ def test_a_job_over_its_time_limit_is_stopped_and_fails_with_that_reason(lab: La
     lab.start_worker(NAP_SOFT_LIMIT_S="1")
     failed = lab.ended(lab.submit("nap", ticks=10_000))
     assert failed.state == State.FAILED
-    assert failed.reason == "It ran longer than its kind may; stopped when told to."
+    assert failed.reason == "It ran for more than 1 s, the most its kind may; stopped when told to."
     assert failed.error is not None
     assert failed.error["type"] == "TimeLimit"
     until(lambda: lab.left_in_tmp() == [], 10)
