@@ -17,6 +17,9 @@ from tasks.wire import Unreachable
 #: How many jobs may share one GPU: the profile's `gpu_jobs`.
 JOBS_PER_GPU = int(os.environ.get("MISTUDIO_GPU_JOBS", "1"))
 
+#: The phase of a job that has not begun to work.
+WAITING = "waiting for a GPU"
+
 _ASK_EVERY_S = 1.0
 
 T = TypeVar("T")
@@ -42,7 +45,7 @@ def device_for(ledger: Ledger, claim: Claim, kind: JobKind, stop: Callable[[], b
         index = _unless_away(lambda: ledger.lease_device(claim, _by_free_memory(), JOBS_PER_GPU))
         if index is not None:
             return Device("cuda", {"CUDA_VISIBLE_DEVICES": str(index), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
-        _unless_away(lambda: ledger.report(claim, Progress("waiting for a GPU", 0, None, "")))
+        _unless_away(lambda: ledger.report(claim, Progress(WAITING, 0, None, "")))
         time.sleep(_ASK_EVERY_S)
     return None
 

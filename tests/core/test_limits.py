@@ -3,24 +3,85 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import pytest
 
-from tasks.job import State, kinds, longest_stop_grace_s
-from tasks.queues import Resource, queue_named
-from tests.conftest import until
+from tasks.job import Job, Progress, State, kinds, longest_stop_grace_s
+from tasks.keeper import Keeper
+from tasks.ledger import Claim, Ledger
+from tasks.queues import Limits, Resource, queue_named
+from tasks.wire import Client, Unreachable, connect
+from tests.conftest import RedisServer, until
 from tests.core.lab import Lab
 
 HOUR = 3600
 
 
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Held:
+    """A claimed job in a real ledger, and the clock of who keeps it."""
+
+    def __init__(self, redis: RedisServer) -> None:
+        self.redis, self.clock = redis, Clock()
+        self.ledger = Ledger(connect(redis.url))
+        self.job = self.ledger.submit(Job("held", "train", "held", "training", {}))
+        self._told: list[str] = []
+
+    def keeper(self) -> Keeper:
+        claim = self.ledger.claim(self.job.id, "worker", "host")
+        assert claim is not None
+        self.claim = claim
+        return Keeper(_Overheard(connect(self.redis.url), self._told), claim, self.clock)
+
+    def report(self, phase: str, done: int) -> None:
+        assert self.ledger.report(self.claim, Progress(phase, done, None, "")) == "ok"
+
+    def renewed_twice(self) -> None:
+        """From now on: after the second time, what came before has been judged."""
+        before = len(self._told)
+        until(lambda: self._told[before:].count("ok") >= 2)
+
+    def asked_in_vain(self) -> bool:
+        return self._told[-1] == "away"
+
+
+class _Overheard(Ledger):
+    """A ledger that writes down what it answered."""
+
+    def __init__(self, client: Client, told: list[str]) -> None:
+        super().__init__(client)
+        self._told = told
+
+    def renew(self, claim: Claim) -> str:
+        try:
+            status = super().renew(claim)
+        except Unreachable:
+            status = "away"
+            raise
+        finally:
+            self._told.append(status)
+        return status
+
+
+@pytest.fixture
+def held(own_redis: RedisServer) -> Iterator[Held]:
+    held = Held(own_redis)
+    yield held
+    held.ledger.close()
+
+
 def test_every_kind_has_the_limits_of_the_table() -> None:
     for kind in kinds().values():
-        limits = kind.effective_limits
-        if queue_named(kind.queue).resource is Resource.GPU:
-            assert (limits.soft_s, limits.hard_s) == (None, None), kind.name
-        else:
-            assert (limits.soft_s, limits.hard_s) == (1 * HOUR, 2 * HOUR), kind.name
+        for_days = queue_named(kind.queue).resource is Resource.GPU
+        assert kind.effective_limits == (Limits(None, None, HOUR / 2) if for_days else Limits(HOUR, 2 * HOUR, None))
 
 
 @pytest.mark.usefixtures("kinds_of_the_tests")
@@ -72,3 +133,66 @@ def test_work_in_the_slot_is_cancelled_even_when_it_hears_nothing(lab: Lab) -> N
     lab.ledger.request_cancel(job.id)
     assert lab.ended(job).reason == "cancelled by the user; killed: it did not stop within 1 s of being told to"
     assert lab.ended(lab.submit("blink", note="next")).result == {"note": "next"}
+
+
+def test_a_job_without_progress_is_put_back_with_the_phase_and_resumed(lab: Lab) -> None:
+    lab.start_worker(NAP_STALL_LIMIT_S="8", NAP_STOP_GRACE_S="1")
+    job = lab.submit("nap", ticks=3, end="deaf")
+    done = lab.ended(job)
+    assert (done.state, done.result) == (State.SUCCEEDED, {"ticks": 3, "ran_in_last_attempt": 0})
+    stalled = "no progress for 8 s in sleeping; killed: it did not stop within 1 s of being told to"
+    assert lab.reasons(job) == ["submitted", "claimed", stalled, "claimed", "done"]
+
+
+def test_a_job_that_stalls_each_time_is_given_up(held: Held) -> None:
+    for _ in range(held.job.max_attempts):
+        with held.keeper() as keeper:
+            keeper.work_begins()
+            held.renewed_twice()
+            held.clock.now += HOUR
+            until(lambda keeper=keeper: keeper.why == "stall")
+            assert keeper.settle(held.ledger, "stopped when told to") == "ok"
+    job = held.ledger.need(held.job.id)
+    assert (job.state, job.reason) == (State.FAILED, "no progress for 30 min after it began; stopped when told to")
+
+
+def test_waiting_for_a_gpu_is_no_stall_and_no_work(held: Held) -> None:
+    with held.keeper() as keeper:
+        held.report("waiting for a GPU", 0)
+        held.renewed_twice()
+        held.clock.now += 10 * HOUR
+        held.renewed_twice()
+        assert keeper.why == ""
+        keeper.work_begins()
+        held.renewed_twice()
+        held.clock.now += HOUR / 2
+        held.renewed_twice()
+        assert keeper.why == ""
+        held.clock.now += 1
+        until(lambda: keeper.why == "stall")
+
+
+def test_progress_of_any_kind_is_no_stall(held: Held) -> None:
+    with held.keeper() as keeper:
+        keeper.work_begins()
+        for phase, done in (("loading", 0), ("training", 0), ("training", 1), ("measuring", 1)):
+            held.report(phase, done)
+            held.renewed_twice()
+            held.clock.now += HOUR / 2
+        held.renewed_twice()
+        assert keeper.why == ""
+
+
+def test_nothing_is_judged_while_redis_is_away(held: Held) -> None:
+    with held.keeper() as keeper:
+        keeper.work_begins()
+        held.report("training", 7)
+        held.renewed_twice()
+        held.redis.kill()
+        until(held.asked_in_vain)
+        held.clock.now += 10 * HOUR
+        held.redis.start()
+        held.renewed_twice()
+        assert keeper.why == ""
+        held.clock.now += HOUR
+        until(lambda: keeper.why == "stall")

@@ -30,7 +30,7 @@ KIND = JobKind(
     summary="Sleep",
     module=__name__,
     produces="saes",
-    limits=Limits(_number("NAP_SOFT_LIMIT_S"), _number("NAP_HARD_LIMIT_S")),
+    limits=Limits(_number("NAP_SOFT_LIMIT_S"), _number("NAP_HARD_LIMIT_S"), _number("NAP_STALL_LIMIT_S")),
     stop_grace_s=_number("NAP_STOP_GRACE_S") or STOP_GRACE_S,
     default_name=lambda params: f"nap-{params.ticks}",
 )
