@@ -1,0 +1,198 @@
+"""Limits that hold: time, progress, memory, and how long a job may take to stop."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import pytest
+
+from tasks.job import Job, Progress, State, kinds, longest_stop_grace_s
+from tasks.keeper import Keeper
+from tasks.ledger import Claim, Ledger
+from tasks.queues import Limits, Resource, queue_named
+from tasks.wire import Client, Unreachable, connect
+from tests.conftest import RedisServer, until
+from tests.core.lab import Lab
+
+HOUR = 3600
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Held:
+    """A claimed job in a real ledger, and the clock of who keeps it."""
+
+    def __init__(self, redis: RedisServer) -> None:
+        self.redis, self.clock = redis, Clock()
+        self.ledger = Ledger(connect(redis.url))
+        self.job = self.ledger.submit(Job("held", "train", "held", "training", {}))
+        self._told: list[str] = []
+
+    def keeper(self) -> Keeper:
+        claim = self.ledger.claim(self.job.id, "worker", "host")
+        assert claim is not None
+        self.claim = claim
+        return Keeper(_Overheard(connect(self.redis.url), self._told), claim, self.clock)
+
+    def report(self, phase: str, done: int) -> None:
+        assert self.ledger.report(self.claim, Progress(phase, done, None, "")) == "ok"
+
+    def renewed_twice(self) -> None:
+        """From now on: after the second time, what came before has been judged."""
+        before = len(self._told)
+        until(lambda: self._told[before:].count("ok") >= 2)
+
+    def asked_in_vain(self) -> bool:
+        return self._told[-1] == "away"
+
+
+class _Overheard(Ledger):
+    """A ledger that writes down what it answered."""
+
+    def __init__(self, client: Client, told: list[str]) -> None:
+        super().__init__(client)
+        self._told = told
+
+    def renew(self, claim: Claim) -> str:
+        try:
+            status = super().renew(claim)
+        except Unreachable:
+            status = "away"
+            raise
+        finally:
+            self._told.append(status)
+        return status
+
+
+@pytest.fixture
+def held(own_redis: RedisServer) -> Iterator[Held]:
+    held = Held(own_redis)
+    yield held
+    held.ledger.close()
+
+
+def test_every_kind_has_the_limits_of_the_table() -> None:
+    for kind in kinds().values():
+        for_days = queue_named(kind.queue).resource is Resource.GPU
+        assert kind.effective_limits == (Limits(None, None, HOUR / 2) if for_days else Limits(HOUR, 2 * HOUR, None))
+
+
+@pytest.mark.usefixtures("kinds_of_the_tests")
+def test_the_longest_grace_is_that_of_the_kind_that_needs_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert longest_stop_grace_s() == 20
+    patient = dataclasses.replace(kinds()["cleanup"], stop_grace_s=90)
+    monkeypatch.setattr("tasks.kinds.cleanup.KIND", patient)
+    kinds.cache_clear()
+    assert longest_stop_grace_s() == 90
+
+
+def test_a_job_that_does_not_stop_is_killed_after_the_grace_of_its_kind(lab: Lab) -> None:
+    lab.start_worker(NAP_STOP_GRACE_S="1")
+    job = lab.submit("nap", ticks=3, end="deaf")
+    runner = lab.under_way(job)
+    lab.ledger.request_cancel(job.id)
+    assert lab.ended(job).reason == "cancelled by the user; killed: it did not stop within 1 s of being told to"
+    until(lambda: not runner.is_running(), 10)
+    until(lambda: lab.left_in_tmp() == [], 10)
+
+
+def test_a_job_over_its_soft_limit_is_told_to_stop_and_then_killed(lab: Lab) -> None:
+    lab.start_worker(NAP_SOFT_LIMIT_S="2", NAP_STOP_GRACE_S="1")
+    failed = lab.ended(lab.submit("nap", ticks=3, end="deaf"))
+    story = "It ran for more than 2 s, the most its kind may; killed: it did not stop within 1 s of being told to."
+    assert (failed.state, failed.reason) == (State.FAILED, story)
+    assert failed.error == {"type": "TimeLimit", "message": story}
+
+
+def test_a_job_over_its_hard_limit_is_killed_whatever_its_grace(lab: Lab) -> None:
+    lab.start_worker(NAP_SOFT_LIMIT_S="2", NAP_HARD_LIMIT_S="3", NAP_STOP_GRACE_S="1000")
+    failed = lab.ended(lab.submit("nap", ticks=3, end="deaf"))
+    assert failed.reason == "It ran for more than 2 s, the most its kind may; killed."
+
+
+def test_work_in_the_slot_that_hears_nothing_ends_with_its_slot_and_does_not_run_again(lab: Lab) -> None:
+    lab.start_worker(BLINK_LIMITS_S="0 2")
+    failed = lab.ended(lab.submit("blink", stare_s=600))
+    assert (failed.state, failed.attempt) == (State.FAILED, 1)
+    assert failed.reason == "It ran for more than 2 s, the most its kind may; killed."
+    assert lab.ended(lab.submit("blink", note="next")).result == {"note": "next"}
+    until(lambda: lab.left_in_tmp() == [], 10)
+
+
+def test_work_in_the_slot_is_cancelled_even_when_it_hears_nothing(lab: Lab) -> None:
+    lab.start_worker(BLINK_STOP_GRACE_S="1")
+    job = lab.submit("blink", stare_s=600)
+    until(lambda: lab.ledger.need(job.id).state == State.RUNNING, 30)
+    lab.ledger.request_cancel(job.id)
+    assert lab.ended(job).reason == "cancelled by the user; killed: it did not stop within 1 s of being told to"
+    assert lab.ended(lab.submit("blink", note="next")).result == {"note": "next"}
+
+
+def test_a_job_without_progress_is_put_back_with_the_phase_and_resumed(lab: Lab) -> None:
+    lab.start_worker(NAP_STALL_LIMIT_S="8", NAP_STOP_GRACE_S="1")
+    job = lab.submit("nap", ticks=3, end="deaf")
+    done = lab.ended(job)
+    assert (done.state, done.result) == (State.SUCCEEDED, {"ticks": 3, "ran_in_last_attempt": 0})
+    stalled = "no progress for 8 s in sleeping; killed: it did not stop within 1 s of being told to"
+    assert lab.reasons(job) == ["submitted", "claimed", stalled, "claimed", "done"]
+
+
+def test_a_job_that_stalls_each_time_is_given_up(held: Held) -> None:
+    for _ in range(held.job.max_attempts):
+        with held.keeper() as keeper:
+            keeper.work_begins()
+            held.renewed_twice()
+            held.clock.now += HOUR
+            until(lambda keeper=keeper: keeper.why == "stall")
+            assert keeper.settle(held.ledger, "stopped when told to") == "ok"
+    job = held.ledger.need(held.job.id)
+    assert (job.state, job.reason) == (State.FAILED, "no progress for 30 min after it began; stopped when told to")
+
+
+def test_waiting_for_a_gpu_is_no_stall_and_no_work(held: Held) -> None:
+    with held.keeper() as keeper:
+        held.report("waiting for a GPU", 0)
+        held.renewed_twice()
+        held.clock.now += 10 * HOUR
+        held.renewed_twice()
+        assert keeper.why == ""
+        keeper.work_begins()
+        held.renewed_twice()
+        held.clock.now += HOUR / 2
+        held.renewed_twice()
+        assert keeper.why == ""
+        held.clock.now += 1
+        until(lambda: keeper.why == "stall")
+
+
+def test_progress_of_any_kind_is_no_stall(held: Held) -> None:
+    with held.keeper() as keeper:
+        keeper.work_begins()
+        for phase, done in (("loading", 0), ("training", 0), ("training", 1), ("measuring", 1)):
+            held.report(phase, done)
+            held.renewed_twice()
+            held.clock.now += HOUR / 2
+        held.renewed_twice()
+        assert keeper.why == ""
+
+
+def test_nothing_is_judged_while_redis_is_away(held: Held) -> None:
+    with held.keeper() as keeper:
+        keeper.work_begins()
+        held.report("training", 7)
+        held.renewed_twice()
+        held.redis.kill()
+        until(held.asked_in_vain)
+        held.clock.now += 10 * HOUR
+        held.redis.start()
+        held.renewed_twice()
+        assert keeper.why == ""
+        held.clock.now += HOUR
+        until(lambda: keeper.why == "stall")
