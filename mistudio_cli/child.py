@@ -16,13 +16,13 @@ from mistudio_cli.profile import WorkerSpec
 from mistudio_cli.states import (
     ARROWS,
     MUTE_LIVES,
-    QUIT_GRACE_S,
     SILENCE_S,
     SOUND_AGE_S,
     Event,
     Status,
     after,
     pause_s,
+    quit_grace_s,
 )
 
 Clock = Callable[[], float]
@@ -137,7 +137,7 @@ class Child:
         self._climb()
 
     def _plan(self, quit_at: float) -> None:
-        self._ladder = [(quit_at, signal.SIGQUIT), (quit_at + QUIT_GRACE_S, signal.SIGKILL)]
+        self._ladder = [(quit_at, signal.SIGQUIT), (quit_at + quit_grace_s(), signal.SIGKILL)]
 
     def _climb(self) -> None:
         """Take the steps of the ladder that are due."""
