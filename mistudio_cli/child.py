@@ -82,9 +82,9 @@ class Child:
         return min(self._retry_at, self._ladder[0][0] if self._ladder else math.inf)
 
     @classmethod
-    def adopted(cls, spec: WorkerSpec, process: Process, clock: Clock) -> Child:
+    def adopted(cls, spec: WorkerSpec, process: Process, clock: Clock, started_at: float) -> Child:
         """An old supervisor's worker that finishes its last jobs; it has no next life."""
-        return cls(spec, _no_next_life, clock, Status.STOPPING, process)
+        return cls(spec, _no_next_life, clock, Status.STOPPING, process, started_at)
 
     def start(self) -> None:
         """Bring it to life, unless it lives or is about to."""
