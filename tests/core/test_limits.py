@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from tasks.job import Job, Progress, State, kinds, longest_stop_grace_s
 from tasks.keeper import Keeper
 from tasks.ledger import Claim, Ledger
+from tasks.memory import held_bytes
 from tasks.queues import Limits, Resource, queue_named
 from tasks.wire import Client, Unreachable, connect
 from tests.conftest import RedisServer, until
@@ -196,3 +203,62 @@ def test_nothing_is_judged_while_redis_is_away(held: Held) -> None:
         assert keeper.why == ""
         held.clock.now += HOUR
         until(lambda: keeper.why == "stall")
+
+
+def test_a_job_whose_processes_hold_too_much_together_fails_with_the_numbers_and_what_mends_it(lab: Lab) -> None:
+    lab.start_worker("--job-memory-gb", "0.3")
+    fine = lab.submit("crew", helper_mb=100)
+    runner = lab.under_way(fine)
+    failed = lab.ended(lab.submit("crew", helper_mb=400))
+    assert failed.state == State.FAILED
+    told = r"It held 0\.4\d* GB, more than the 0\.3 GB a job may hold here; stopped when told to\. "
+    assert re.fullmatch(told + r"Use a smaller --batch, or raise --job-memory-gb\.", failed.reason), failed.reason
+    assert failed.error == {"type": "MemoryLimit", "message": failed.reason}
+    assert runner.is_running()
+    assert lab.ledger.need(fine.id).attempt == 1
+    until(lambda: lab.left_in_tmp() == [fine.id], 10)
+
+
+def test_without_a_limit_a_job_may_hold_what_it_likes(lab: Lab) -> None:
+    lab.start_worker()
+    job = lab.submit("crew", helper_mb=400)
+    runner = lab.under_way(job)
+    assert held_bytes(runner.pid) > 400e6
+    runner.kill()
+    assert lab.ended(job).state == State.SUCCEEDED
+
+
+def test_too_much_memory_leaves_a_job_little_time_to_stop(held: Held) -> None:
+    with held.keeper() as keeper:
+        keeper.work_begins()
+        keeper.stop_because("memory", "It held 17.2 GB, more than the 16 GB a job may hold here", "Use less.")
+        held.clock.now += 5
+        assert not keeper.time_is_up
+        held.clock.now += 1
+        assert keeper.time_is_up
+        keeper.settle(held.ledger, keeper.how_killed)
+    story = (
+        "It held 17.2 GB, more than the 16 GB a job may hold here; killed: it did not stop within 5 s of being told to."
+    )
+    assert held.ledger.need(held.job.id).reason == story + " Use less."
+
+
+SHARER = """
+import os, sys, time
+held = bytearray(b"x") * 200_000_000
+helper = os.fork()
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells shares of pages")
+def test_memory_that_processes_share_is_counted_once() -> None:
+    with subprocess.Popen([sys.executable, "-c", SHARER], stdout=subprocess.PIPE, process_group=0) as sharer:
+        assert sharer.stdout is not None
+        sharer.stdout.readline()
+        until(lambda: len(psutil.Process(sharer.pid).children()) == 1, 10)
+        assert 200e6 < held_bytes(sharer.pid) < 300e6
+        assert held_bytes(sharer.pid, enough=1e9) > 400e6
+        os.killpg(sharer.pid, signal.SIGKILL)
+    assert held_bytes(sharer.pid) == 0
