@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from tasks import worker
 from tasks.job import Job, Progress, State, kinds, longest_stop_grace_s
 from tasks.keeper import Keeper
 from tasks.ledger import Claim, Ledger
@@ -262,3 +263,63 @@ def test_memory_that_processes_share_is_counted_once() -> None:
         assert held_bytes(sharer.pid, enough=1e9) > 400e6
         os.killpg(sharer.pid, signal.SIGKILL)
     assert held_bytes(sharer.pid) == 0
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "sentence"),
+    [
+        ("--slots", "0", "'0' is no whole number from 1"),
+        ("--max-tasks-per-child", "0", "'0' is no whole number from 1"),
+        ("--max-tasks-per-child", "-3", "'-3' is no whole number from 1"),
+        ("--max-memory-per-child", "1.5", "'1.5' is no whole number from 1"),
+        ("--max-memory-per-child", "2G", "'2G' is no whole number from 1"),
+        ("--job-memory-gb", "0", "'0' is no number of gigabytes above 0"),
+        ("--job-memory-gb", "nan", "'nan' is no number of gigabytes above 0"),
+        ("--job-memory-gb", "lots", "'lots' is no number of gigabytes above 0"),
+        ("--pool", "solo", "its worker hears and says nothing while a job runs"),
+        ("--pool", "threads", "a thread can be neither ended nor replaced"),
+        ("--pool", "gevent", "one job's wait for its process would hold up all others"),
+        ("--pool", "eventlet", "one job's wait for its process would hold up all others"),
+        ("--pool", "processes", "mistudio knows no such pool"),
+    ],
+)
+def test_a_bound_that_would_not_hold_is_refused_with_the_reason(
+    flag: str, value: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        worker.main(["--name", "w", f"{flag}={value}"])
+    assert refused.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_the_memory_of_a_job_may_be_set_by_the_environment_and_is_checked_there_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MISTUDIO_JOB_MEMORY_GB", "plenty")
+    with pytest.raises(SystemExit):
+        worker.main(["--name", "w"])
+    assert "'plenty' is no number of gigabytes above 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [("--max-tasks-per-child", "1"), ("--max-memory-per-child", "1")])
+def test_slots_are_replaced_after_their_jobs_and_no_running_job_is_cut(lab: Lab, flags: tuple[str, str]) -> None:
+    lab.start_worker(*flags, slots=3)
+    long = lab.submit("nap", ticks=10_000)
+    runner = lab.under_way(long)
+    pids = [slot_of(lab) for _ in range(3)]
+    assert len(set(pids)) == 3
+    assert runner.is_running()
+    lab.ledger.request_cancel(long.id)
+    assert lab.ended(long).attempt == 1
+
+
+def test_without_these_bounds_a_slot_serves_one_job_after_another(lab: Lab) -> None:
+    lab.start_worker(slots=1)
+    assert len({slot_of(lab) for _ in range(3)}) == 1
+
+
+def slot_of(lab: Lab) -> str:
+    """The process that a quick job ran in."""
+    result = lab.ended(lab.submit("blink", note="pid")).result
+    assert result is not None
+    return str(result["note"])
