@@ -9,7 +9,7 @@ import pytest
 from tasks.job import Job, Progress, State
 from tasks.keeper import Keeper
 from tasks.ledger import Claim, Ledger
-from tasks.wire import Client, Unreachable, connect
+from tasks.wire import Client, Refused, Unreachable, connect
 from tests.conftest import RedisServer, until
 from tests.core.lab import Clock
 
@@ -53,7 +53,7 @@ class _Overheard(Ledger):
     def renew(self, claim: Claim) -> str:
         try:
             status = super().renew(claim)
-        except Unreachable:
+        except (Unreachable, Refused):
             status = "away"
             raise
         finally:
@@ -120,6 +120,17 @@ def test_nothing_is_judged_while_redis_is_away(held: Held) -> None:
         assert keeper.why == ""
         held.clock.now += HOUR
         until(lambda: keeper.why == "stall")
+
+
+def test_a_redis_that_refuses_for_a_while_costs_no_job_its_lease(held: Held) -> None:
+    with held.keeper() as keeper:
+        keeper.work_begins()
+        held.renewed_twice()
+        held.ledger.client.call("CONFIG", "SET", "maxmemory", "1")
+        until(held.asked_in_vain)
+        held.ledger.client.call("CONFIG", "SET", "maxmemory", "0")
+        held.renewed_twice()
+        assert keeper.why == ""
 
 
 def test_too_much_memory_leaves_a_job_little_time_to_stop(held: Held) -> None:
