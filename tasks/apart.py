@@ -9,9 +9,11 @@ import sys
 from typing import IO
 
 from tasks.gpu import Device
+from tasks.job import kind_named
 from tasks.keeper import Keeper
 from tasks.ledger import Claim
 from tasks.lifeline import Line
+from tasks.memory import MemoryWatch
 from tasks.places import Places
 
 _LOOK_EVERY_S = 0.2
@@ -31,7 +33,7 @@ def run_apart(claim: Claim, device: Device, keeper: Keeper) -> int:
     try:
         line.give_order({"token": claim.token, "device": device.torch_name})
         keeper.work_begins()
-        return _mind(runner, line, keeper)
+        return _mind(runner, line, MemoryWatch(runner.pid, kind_named(claim.job.kind)), keeper)
     finally:
         _signal_group(runner, signal.SIGKILL)
         runner.stdin.close()
@@ -58,7 +60,7 @@ def _spawn(claim: Claim, device: Device, log_file: IO[bytes]) -> subprocess.Pope
     )
 
 
-def _mind(runner: subprocess.Popen[bytes], line: Line, keeper: Keeper) -> int:
+def _mind(runner: subprocess.Popen[bytes], line: Line, memory: MemoryWatch, keeper: Keeper) -> int:
     """Until it ends: say that its slot lives; once there is a reason to stop it, TERM, and KILL when its time is up."""
     told = False
     while True:
@@ -68,6 +70,8 @@ def _mind(runner: subprocess.Popen[bytes], line: Line, keeper: Keeper) -> int:
             return runner.wait(_LOOK_EVERY_S)
         except subprocess.TimeoutExpired:
             pass
+        if too_much := memory.too_much():
+            keeper.stop_because("memory", *too_much)
         if keeper.why == "lost" or keeper.time_is_up:
             _signal_group(runner, signal.SIGKILL)
         elif keeper.why and not told:

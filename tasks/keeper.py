@@ -23,19 +23,22 @@ from tasks.wire import Refused, Unreachable
 log = logging.getLogger("mistudio.slot")
 
 #: Reasons that end a job as failed, and what the error is called.
-_FAILURES = {"limit": "TimeLimit"}
+_FAILURES = {"limit": "TimeLimit", "memory": "MemoryLimit"}
+
+#: A job that holds too much memory has no more than this long to stop: it may bring down the machine.
+_MEMORY_GRACE_S = 5.0
 
 
 class Keeper(threading.Thread):
     """Renews a lease beside the work and keeps the first reason to stop it.
 
-    `why` is "" while the work may go on, else "cancel", "lost", "shutdown", "limit" or "stall".
+    `why` is "" while the work may go on, else "cancel", "lost", "shutdown", "limit", "stall" or "memory".
     """
 
     def __init__(self, ledger: Ledger, claim: Claim, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(name=f"lease-{claim.job.id}", daemon=True)
         self.why = ""
-        self._sentence = ""
+        self._sentence = self._mend = ""
         self._ledger = ledger
         self._claim = claim
         self._clock = clock
@@ -60,32 +63,40 @@ class Keeper(threading.Thread):
         self._began_at = self._clock()
         self._progress.unknown()
 
-    def stop_because(self, why: str, sentence: str = "") -> None:
-        """Give a reason to stop; the first one counts, but a lost lease overrides all. `sentence` is for the record."""
+    def stop_because(self, why: str, sentence: str = "", mend: str = "") -> None:
+        """Give a reason to stop; the first one counts, but a lost lease overrides all.
+
+        `sentence` and what mends it are for the record.
+        """
         if not self.why or (why == "lost" and self.why != "lost"):
             self._told_at = self._told_at or self._clock()
-            self._sentence, self.why = sentence, why
+            self._sentence, self._mend, self.why = sentence, mend, why
 
     @property
     def time_is_up(self) -> bool:
         """Whether work that was told to stop has had its grace, or is past its hard limit, and is to be killed."""
         if self._overdue:
             return True
-        return self._told_at is not None and self._clock() - self._told_at > self._kind.stop_grace_s
+        return self._told_at is not None and self._clock() - self._told_at > self._grace_s
+
+    @property
+    def _grace_s(self) -> float:
+        grace_s = self._kind.stop_grace_s
+        return min(grace_s, _MEMORY_GRACE_S) if self.why == "memory" else grace_s
 
     @property
     def how_killed(self) -> str:
         """What the record says of work that was killed when its time was up."""
         if self._overdue:
             return "killed"
-        return f"killed: it did not stop within {self._kind.stop_grace_s:g} s of being told to"
+        return f"killed: it did not stop within {self._grace_s:g} s of being told to"
 
     def settle(self, ledger: Ledger, how: str) -> str:
         """Tell the ledger of work that was stopped, and `how` it ended; "lost" if the job has ended or is another's."""
         if self.why == "cancel":
             return ledger.finish(self._claim, State.CANCELLED, f"cancelled by the user; {how}")
         if self.why in _FAILURES:
-            message = f"{self._sentence}; {how}."
+            message = f"{self._sentence}; {how}. {self._mend}".rstrip()
             error = {"type": _FAILURES[self.why], "message": message}
             return ledger.finish(self._claim, State.FAILED, message, error=error)
         if self.why == "stall":

@@ -21,6 +21,16 @@ from tests.conftest import RedisServer, until
 EXTRA = Path(__file__).parent.parent / "extra"
 
 
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class Lab:
     """A home with a Redis and one worker, and the questions a test asks of them."""
 

@@ -3,79 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import os
+import re
+import signal
+import subprocess
+import sys
 
+import psutil
 import pytest
 
-from tasks.job import Job, Progress, State, kinds, longest_stop_grace_s
-from tasks.keeper import Keeper
-from tasks.ledger import Claim, Ledger
+from tasks import worker
+from tasks.job import State, kinds, longest_stop_grace_s
+from tasks.memory import held_bytes
 from tasks.queues import Limits, Resource, queue_named
-from tasks.wire import Client, Unreachable, connect
-from tests.conftest import RedisServer, until
+from tests.conftest import until
 from tests.core.lab import Lab
 
 HOUR = 3600
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Held:
-    """A claimed job in a real ledger, and the clock of who keeps it."""
-
-    def __init__(self, redis: RedisServer) -> None:
-        self.redis, self.clock = redis, Clock()
-        self.ledger = Ledger(connect(redis.url))
-        self.job = self.ledger.submit(Job("held", "train", "held", "training", {}))
-        self._told: list[str] = []
-
-    def keeper(self) -> Keeper:
-        claim = self.ledger.claim(self.job.id, "worker", "host")
-        assert claim is not None
-        self.claim = claim
-        return Keeper(_Overheard(connect(self.redis.url), self._told), claim, self.clock)
-
-    def report(self, phase: str, done: int) -> None:
-        assert self.ledger.report(self.claim, Progress(phase, done, None, "")) == "ok"
-
-    def renewed_twice(self) -> None:
-        """From now on: after the second time, what came before has been judged."""
-        before = len(self._told)
-        until(lambda: self._told[before:].count("ok") >= 2)
-
-    def asked_in_vain(self) -> bool:
-        return self._told[-1] == "away"
-
-
-class _Overheard(Ledger):
-    """A ledger that writes down what it answered."""
-
-    def __init__(self, client: Client, told: list[str]) -> None:
-        super().__init__(client)
-        self._told = told
-
-    def renew(self, claim: Claim) -> str:
-        try:
-            status = super().renew(claim)
-        except Unreachable:
-            status = "away"
-            raise
-        finally:
-            self._told.append(status)
-        return status
-
-
-@pytest.fixture
-def held(own_redis: RedisServer) -> Iterator[Held]:
-    held = Held(own_redis)
-    yield held
-    held.ledger.close()
 
 
 def test_every_kind_has_the_limits_of_the_table() -> None:
@@ -144,55 +88,105 @@ def test_a_job_without_progress_is_put_back_with_the_phase_and_resumed(lab: Lab)
     assert lab.reasons(job) == ["submitted", "claimed", stalled, "claimed", "done"]
 
 
-def test_a_job_that_stalls_each_time_is_given_up(held: Held) -> None:
-    for _ in range(held.job.max_attempts):
-        with held.keeper() as keeper:
-            keeper.work_begins()
-            held.renewed_twice()
-            held.clock.now += HOUR
-            until(lambda keeper=keeper: keeper.why == "stall")
-            assert keeper.settle(held.ledger, "stopped when told to") == "ok"
-    job = held.ledger.need(held.job.id)
-    assert (job.state, job.reason) == (State.FAILED, "no progress for 30 min after it began; stopped when told to")
+def test_a_job_whose_processes_hold_too_much_together_fails_with_the_numbers_and_what_mends_it(lab: Lab) -> None:
+    lab.start_worker("--job-memory-gb", "0.3")
+    fine = lab.submit("crew", helper_mb=100)
+    runner = lab.under_way(fine)
+    failed = lab.ended(lab.submit("crew", helper_mb=400))
+    assert failed.state == State.FAILED
+    told = r"It held 0\.4\d* GB, more than the 0\.3 GB a job may hold here; stopped when told to\. "
+    assert re.fullmatch(told + r"Use a smaller --batch, or raise --job-memory-gb\.", failed.reason), failed.reason
+    assert failed.error == {"type": "MemoryLimit", "message": failed.reason}
+    assert runner.is_running()
+    assert lab.ledger.need(fine.id).attempt == 1
+    until(lambda: lab.left_in_tmp() == [fine.id], 10)
 
 
-def test_waiting_for_a_gpu_is_no_stall_and_no_work(held: Held) -> None:
-    with held.keeper() as keeper:
-        held.report("waiting for a GPU", 0)
-        held.renewed_twice()
-        held.clock.now += 10 * HOUR
-        held.renewed_twice()
-        assert keeper.why == ""
-        keeper.work_begins()
-        held.renewed_twice()
-        held.clock.now += HOUR / 2
-        held.renewed_twice()
-        assert keeper.why == ""
-        held.clock.now += 1
-        until(lambda: keeper.why == "stall")
+def test_without_a_limit_a_job_may_hold_what_it_likes(lab: Lab) -> None:
+    lab.start_worker()
+    job = lab.submit("crew", helper_mb=400)
+    runner = lab.under_way(job)
+    assert held_bytes(runner.pid) > 400e6
+    runner.kill()
+    assert lab.ended(job).state == State.SUCCEEDED
 
 
-def test_progress_of_any_kind_is_no_stall(held: Held) -> None:
-    with held.keeper() as keeper:
-        keeper.work_begins()
-        for phase, done in (("loading", 0), ("training", 0), ("training", 1), ("measuring", 1)):
-            held.report(phase, done)
-            held.renewed_twice()
-            held.clock.now += HOUR / 2
-        held.renewed_twice()
-        assert keeper.why == ""
+SHARER = """
+import os, sys, time
+held = bytearray(b"x") * 200_000_000
+helper = os.fork()
+print("ready", flush=True)
+time.sleep(600)
+"""
 
 
-def test_nothing_is_judged_while_redis_is_away(held: Held) -> None:
-    with held.keeper() as keeper:
-        keeper.work_begins()
-        held.report("training", 7)
-        held.renewed_twice()
-        held.redis.kill()
-        until(held.asked_in_vain)
-        held.clock.now += 10 * HOUR
-        held.redis.start()
-        held.renewed_twice()
-        assert keeper.why == ""
-        held.clock.now += HOUR
-        until(lambda: keeper.why == "stall")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells shares of pages")
+def test_memory_that_processes_share_is_counted_once() -> None:
+    with subprocess.Popen([sys.executable, "-c", SHARER], stdout=subprocess.PIPE, process_group=0) as sharer:
+        assert sharer.stdout is not None
+        sharer.stdout.readline()
+        until(lambda: len(psutil.Process(sharer.pid).children()) == 1, 10)
+        assert 200e6 < held_bytes(sharer.pid) < 300e6
+        assert held_bytes(sharer.pid, enough=1e9) > 400e6
+        os.killpg(sharer.pid, signal.SIGKILL)
+    assert held_bytes(sharer.pid) == 0
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "sentence"),
+    [
+        ("--slots", "0", "'0' is no whole number from 1"),
+        ("--max-tasks-per-child", "0", "'0' is no whole number from 1"),
+        ("--max-tasks-per-child", "-3", "'-3' is no whole number from 1"),
+        ("--max-memory-per-child", "1.5", "'1.5' is no whole number from 1"),
+        ("--max-memory-per-child", "2G", "'2G' is no whole number from 1"),
+        ("--job-memory-gb", "0", "'0' is no number of gigabytes above 0"),
+        ("--job-memory-gb", "nan", "'nan' is no number of gigabytes above 0"),
+        ("--job-memory-gb", "lots", "'lots' is no number of gigabytes above 0"),
+        ("--pool", "solo", "its worker hears and says nothing while a job runs"),
+        ("--pool", "threads", "a thread can be neither ended nor replaced"),
+        ("--pool", "gevent", "one job's wait for its process would hold up all others"),
+        ("--pool", "eventlet", "one job's wait for its process would hold up all others"),
+        ("--pool", "processes", "mistudio knows no such pool"),
+    ],
+)
+def test_a_bound_that_would_not_hold_is_refused_with_the_reason(
+    flag: str, value: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        worker.main(["--name", "w", f"{flag}={value}"])
+    assert refused.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_the_memory_of_a_job_may_be_set_by_the_environment_and_is_checked_there_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MISTUDIO_JOB_MEMORY_GB", "plenty")
+    with pytest.raises(SystemExit):
+        worker.main(["--name", "w"])
+    assert "'plenty' is no number of gigabytes above 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [("--max-tasks-per-child", "1"), ("--max-memory-per-child", "1")])
+def test_slots_are_replaced_after_their_jobs_and_no_running_job_is_cut(lab: Lab, flags: tuple[str, str]) -> None:
+    lab.start_worker(*flags, slots=3)
+    long = lab.submit("nap", ticks=10_000)
+    runner = lab.under_way(long)
+    pids = [slot_of(lab) for _ in range(3)]
+    assert len(set(pids)) == 3
+    assert runner.is_running()
+    lab.ledger.request_cancel(long.id)
+    assert lab.ended(long).attempt == 1
+
+
+def test_without_these_bounds_a_slot_serves_one_job_after_another(lab: Lab) -> None:
+    lab.start_worker(slots=1)
+    assert len({slot_of(lab) for _ in range(3)}) == 1
+
+
+def slot_of(lab: Lab) -> str:
+    """The process that a quick job ran in."""
+    result = lab.ended(lab.submit("blink", note="pid")).result
+    assert result is not None
+    return str(result["note"])

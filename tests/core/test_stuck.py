@@ -11,16 +11,9 @@ import pytest
 
 from tasks.stuck import StoppedSlots
 from tests.conftest import until
+from tests.core.lab import Clock
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
