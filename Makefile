@@ -32,7 +32,7 @@ style: install ## Put the code into the house style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-generate: install ## Write what derives from the tables: reference tables in docs
+generate: install ## Write what derives from the tables: reference tables in docs, files in deploy/
 	$(BIN)/python -m docs.generate
 
 bench: install ## Measure against peers and floors; writes benchmarks/results/

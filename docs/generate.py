@@ -1,4 +1,4 @@
-"""`python -m docs.generate`: writes the tables in README.md and docs/ that derive from the tables of the code.
+"""`python -m docs.generate`: writes what derives from the tables of the code: tables in README.md and docs/; deploy/.
 
 `--check` writes nothing and fails when something is stale.
 """
@@ -9,6 +9,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from deploy import generate as deployment
 from tasks.job import kinds
 from tasks.queues import QUEUES
 
@@ -56,7 +57,8 @@ def wanted() -> dict[Path, str]:
     """What each generated file should hold."""
     readme = ROOT / "README.md"
     text = filled(readme.read_text(encoding="utf-8"), "queues", queue_rows())
-    return {readme: filled(text, "kinds", kind_rows()), ROOT / "docs" / "kinds.md": kind_reference()}
+    tables = {readme: filled(text, "kinds", kind_rows()), ROOT / "docs" / "kinds.md": kind_reference()}
+    return {**tables, **deployment.wanted()}
 
 
 def main(argv: list[str]) -> int:
@@ -64,6 +66,7 @@ def main(argv: list[str]) -> int:
     stale = [path for path, text in wanted().items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     for path in stale:
         if "--check" not in argv:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(wanted()[path], encoding="utf-8")
         sys.stderr.write(f"{path.relative_to(ROOT)}\n")
     return 1 if stale and "--check" in argv else 0

@@ -17,6 +17,9 @@ from tasks.wire import Refused, Unreachable
 
 PREFIX = "/api/v1/workers"
 
+#: Where the token lies that requests must bear, unless another variable is named.
+TOKEN_VARIABLE = "MISTUDIO_API_TOKEN"  # noqa: S105 - a variable's name
+
 #: More pending jobs than this on one queue is a warning.
 BACKLOG = 100
 

@@ -13,7 +13,17 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from mistudio_cli.profile import WorkerSpec
-from mistudio_cli.states import ARROWS, MUTE_LIVES, QUIT_GRACE_S, SOUND_AGE_S, Event, Status, after, pause_s
+from mistudio_cli.states import (
+    ARROWS,
+    MUTE_LIVES,
+    QUIT_GRACE_S,
+    SILENCE_S,
+    SOUND_AGE_S,
+    Event,
+    Status,
+    after,
+    pause_s,
+)
 
 Clock = Callable[[], float]
 
@@ -23,8 +33,8 @@ class Process(Protocol):
 
     pid: int
 
-    def poll(self) -> int | None:
-        """How it ended; None while it lives."""
+    def poll(self) -> str | None:
+        """How it ended, in words; None while it lives."""
 
     def tell(self, signum: signal.Signals) -> None:
         """Signal its main process alone."""
@@ -51,6 +61,8 @@ class Child:
     _born_at: float = 0.0
     _deaths: int = 0
     _mute_lives: int = 0
+    _last_beat: float | None = None
+    _heard_at: float = 0.0
     _retry_at: float = math.inf
     _ladder: list[tuple[float, signal.Signals]] = field(default_factory=list)
 
@@ -60,9 +72,19 @@ class Child:
         return self.process.pid if self.process is not None else None
 
     @property
+    def state(self) -> str:
+        """Its status in the word people see: one that may take as long as its jobs do is draining."""
+        return "draining" if self.status is Status.STOPPING and self.due_at == math.inf else str(self.status)
+
+    @property
     def due_at(self) -> float:
         """When the clock alone will give it something to do."""
         return min(self._retry_at, self._ladder[0][0] if self._ladder else math.inf)
+
+    @classmethod
+    def adopted(cls, spec: WorkerSpec, process: Process, clock: Clock) -> Child:
+        """An old supervisor's worker that finishes its last jobs; it has no next life."""
+        return cls(spec, _no_next_life, clock, Status.STOPPING, process)
 
     def start(self) -> None:
         """Bring it to life, unless it lives or is about to."""
@@ -71,10 +93,13 @@ class Child:
             self._live(Event.START)
 
     def stop(self, grace_s: float) -> None:
-        """Begin the ladder TERM, QUIT, KILL, or hurry one that was begun; a `grace_s` of 0 begins with QUIT."""
+        """Begin the ladder TERM, QUIT, KILL, or hurry one that was begun.
+
+        A `grace_s` of 0 begins with QUIT; with an infinite one it may finish its jobs however long they take.
+        """
         quit_at = self.clock() + grace_s
-        if self.status is Status.STOPPING and len(self._ladder) == 2:  # QUIT is still to come
-            self._plan(min(quit_at, self._ladder[0][0]))
+        if self.status is Status.STOPPING and len(self._ladder) != 1:  # QUIT is still to come
+            self._plan(min(quit_at, self._ladder[0][0] if self._ladder else math.inf))
         elif (self.status, Event.STOP) in ARROWS:
             self.status = after(self.status, Event.STOP)  # BACKOFF or FATAL -> STOPPED, else -> STOPPING
             self._retry_at = math.inf
@@ -84,16 +109,25 @@ class Child:
                     self.process.tell(signal.SIGTERM)
         self._climb()
 
-    def answered(self) -> None:
-        """It has said that it consumes."""
+    def heard(self, beat: float) -> None:
+        """Its newest beat, by the time it carries: it consumes, and it is not silent if this beat is another one."""
+        if beat != self._last_beat:
+            self._last_beat, self._heard_at = beat, self.clock()
         if self.status is Status.STARTING:
             self.status = after(self.status, Event.ANSWERED)  # STARTING -> RUNNING
             self._mute_lives = 0
+        elif self.status is Status.RUNNING and self.clock() - self._heard_at > SILENCE_S:
+            self.status = after(self.status, Event.SILENT)  # RUNNING -> HUNG
+            self._plan(self.clock())
+
+    def excuse(self) -> None:
+        """Nobody could have heard it until now: Redis was away."""
+        self._heard_at = self.clock()
 
     def tick(self) -> None:
         """Look at the process and the clock, and take the arrow that is due."""
-        if self.process is not None and (code := self.process.poll()) is not None:
-            self._died(describe_exit(code))
+        if self.process is not None and (how := self.process.poll()) is not None:
+            self._died(how)
         if self.status is Status.BACKOFF and self.clock() >= self._retry_at:
             self.restarts += 1
             self._live(Event.RETRY)  # BACKOFF -> STARTING
@@ -116,7 +150,7 @@ class Child:
 
     def _live(self, event: Event) -> None:
         self.status = after(self.status, event)
-        self._born_at, self._retry_at = self.clock(), math.inf
+        self._born_at, self._retry_at, self._last_beat = self.clock(), math.inf, None
         self.started_at = time.time()
         try:
             self.process = self.spawn(self.spec)
@@ -124,16 +158,20 @@ class Child:
             self._died(f"could not be started: {error}")
 
     def _died(self, how: str) -> None:
-        """STARTING or RUNNING -> BACKOFF, STOPPING -> STOPPED."""
+        """STARTING, RUNNING or HUNG -> BACKOFF, STOPPING -> STOPPED."""
         now = self.clock()
         self.process, self.started_at, self._ladder = None, None, []
-        self.last_exit = how
+        self.last_exit = how if self.status is not Status.HUNG else f"said nothing for {SILENCE_S:g} s; {how}"
         if self.status is Status.STARTING:
             self._mute_lives += 1
         self._deaths = 1 if now - self._born_at > SOUND_AGE_S else self._deaths + 1
         self.status = after(self.status, Event.DIED)
         if self.status is Status.BACKOFF:
             self._retry_at = now + pause_s(self._deaths)
+
+
+def _no_next_life(spec: WorkerSpec) -> Process:
+    raise OSError(f"{spec.name} is on its way out")
 
 
 def describe_exit(code: int) -> str:

@@ -7,10 +7,11 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mistudio_cli import redis_server
 from mistudio_cli.settings import Settings
@@ -19,7 +20,7 @@ from tasks.places import Places, make_private
 from tasks.problem import Problem
 
 if TYPE_CHECKING:
-    from mistudio_cli.profile import Profile, WorkerSpec
+    from mistudio_cli.profile import WorkerSpec
 
 START_PATIENCE_S = 30.0
 
@@ -85,29 +86,56 @@ def ensure_supervisor(settings: Settings) -> None:
         time.sleep(_LOOK_EVERY_S)
 
 
-def start(settings: Settings, profile: Profile, specs: Sequence[WorkerSpec]) -> dict[str, Any]:
-    """Have the supervisor run these workers; it is started if need be. Returns its status.
+def start(settings: Settings, profile: str | None, specs: Sequence[WorkerSpec]) -> dict[str, Any]:
+    """Have the supervisor run the workers of a profile, or some beside those that run; it is started if need be.
 
-    Problem when others run already, or are stopping.
+    Returns its status. Problem when others run already.
     """
     ensure_supervisor(settings)
-    reply = ask(
-        settings.places,
-        "start",
-        profile=profile.name,
-        specs=[asdict(spec) for spec in specs],
-        broker_url=settings.broker_url or redis_server.own_url(settings.places),
-        environment=_environment(settings, profile),
-    )
-    return _accepted(reply)
+    told = {"profile": profile, "specs": [asdict(spec) for spec in specs], **_circumstances(settings)}
+    return _accepted(ask(settings.places, "start", **told))
 
 
-def stop(places: Places, names: Sequence[str] = (), grace_s: float = TERM_GRACE_S) -> dict[str, Any]:
-    """Have the supervisor begin to stop these workers, or all. NotRunning when there is none."""
+def run_in_foreground(settings: Settings, profile: str | None, specs: Sequence[WorkerSpec], grace_s: float) -> NoReturn:
+    """Become the supervisor of these workers, here and now, until a signal ends it. Problem when the home is taken."""
+    places = settings.places
+    if _is_there(places):
+        raise Problem(f"Another supervisor keeps {places.home} already.", "First: mistudio workers stop --all")
+    make_private(places.run)
+    told = {"profile": profile, "specs": [asdict(spec) for spec in specs], "own_redis": settings.broker_url is None}
+    with tempfile.TemporaryFile() as order:
+        order.write(json.dumps(told).encode() + b"\n")
+        order.seek(0)
+        os.dup2(order.fileno(), 0)
+    os.chdir(places.run)
+    argv = _argv(places, "--foreground", "--grace", str(grace_s))
+    os.execve(argv[0], argv, _circumstances(settings)["environment"])  # noqa: S606 - there is nothing for a shell
+
+
+def stop(places: Places, names: Sequence[str] = (), grace_s: float | None = TERM_GRACE_S) -> dict[str, Any]:
+    """Have the supervisor begin to stop these workers, or all; their jobs may finish for `grace_s`, None for ever.
+
+    NotRunning when there is no supervisor, Problem for a name that is no worker's.
+    """
     return _accepted(ask(places, "stop", names=list(names), grace_s=grace_s))
 
 
-def shutdown(places: Places, grace_s: float = TERM_GRACE_S, *, redis: bool) -> dict[str, Any]:
+def restart(settings: Settings, names: Sequence[str], slots: int | None = None) -> dict[str, Any]:
+    """Have the supervisor begin to replace these workers, or all; with `slots` they run so many jobs from then on.
+
+    Errors as in `stop`.
+    """
+    told = {"names": list(names), "slots": slots, "environment": _circumstances(settings)["environment"]}
+    return _accepted(ask(settings.places, "restart", **told))
+
+
+def scale(settings: Settings, counts: Mapping[str, int]) -> dict[str, Any]:
+    """Have the supervisor run so many workers of each queue; it is started if need be. Problem when it refuses."""
+    ensure_supervisor(settings)
+    return _accepted(ask(settings.places, "scale", counts=dict(counts), **_circumstances(settings)))
+
+
+def shutdown(places: Places, grace_s: float | None = TERM_GRACE_S, *, redis: bool) -> dict[str, Any]:
     """Have the supervisor stop its workers and end, with `redis` after the home's own Redis. NotRunning as above."""
     return _accepted(ask(places, "shutdown", grace_s=grace_s, redis=redis))
 
@@ -119,7 +147,6 @@ def _accepted(reply: dict[str, Any]) -> dict[str, Any]:
     sentences = {
         "others run": (f"Other workers run already: {named}.", "First: mistudio workers stop"),
         "another broker": (f"Workers run already on another Redis: {named}.", "First: mistudio workers stop"),
-        "workers are stopping": (f"Workers are stopping: {named}.", "Wait until: mistudio workers stop"),
         "unknown worker": (f"There is no worker {named}.", "See: mistudio workers status"),
     }
     sentence, mend = sentences.get(reply["error"], (f"The supervisor refuses: {reply['error']}.", "Try again"))
@@ -160,7 +187,7 @@ def _launch(places: Places) -> None:
         with log_path.open("ab") as log:
             began_at = log.tell()
             done = subprocess.run(
-                _argv(places),
+                _argv(places, "--detach"),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -180,18 +207,21 @@ def _launch(places: Places) -> None:
         raise Problem(f"The supervisor did not start: {last[0]}", f"See {log_path}")
 
 
-def _argv(places: Places) -> list[str]:
+def _argv(places: Places, *flags: str) -> list[str]:
     daemon = [sys.executable, "-P", "-m", "mistudio_cli.supervisor"]
-    return [*daemon, "--home", str(places.home), "--store", str(places.store), "--detach"]
+    return [*daemon, "--home", str(places.home), "--store", str(places.store), *flags]
 
 
-def _environment(settings: Settings, profile: Profile) -> dict[str, str]:
-    """What the workers inherit: the environment of whoever starts them, with the settings in force."""
+def _circumstances(settings: Settings) -> dict[str, Any]:
+    """What workers inherit: the environment of whoever starts them, with the settings in force, and which Redis."""
+    broker_url = settings.broker_url or redis_server.own_url(settings.places)
     told = {
         "MISTUDIO_HOME": str(settings.places.home),
         "MISTUDIO_STORE": str(settings.places.store),
-        "MISTUDIO_GPU_JOBS": str(profile.gpu_jobs),
-        "CELERY_BROKER_URL": settings.broker_url or redis_server.own_url(settings.places),
+        "CELERY_BROKER_URL": broker_url,
         "CELERY_RESULT_BACKEND": settings.result_backend,
     }
-    return {**os.environ, **{name: value for name, value in told.items() if value}}
+    return {
+        "broker_url": broker_url,
+        "environment": {**os.environ, **{name: value for name, value in told.items() if value}},
+    }

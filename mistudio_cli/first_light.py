@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mistudio_cli import control, fleet, output, session
-from mistudio_cli.profile import load_profile
+from mistudio_cli.profile import load_profile, workers_of
 from mistudio_cli.settings import Settings
 from tasks.job import Job, kind_named
 from tasks.ledger import Ledger
@@ -88,7 +88,7 @@ def workers_for(settings: Settings, ledger: Ledger, jobs: Sequence[Job]) -> Iter
     try:
         if not {job.queue for job in jobs} <= served:
             output.talk(f"Starting a worker (profile {PROFILE}) …")
-            fleet.start(settings, load_profile(PROFILE), output.talk)
+            fleet.start(settings, PROFILE, workers_of(load_profile(PROFILE)), output.talk)
             started = True
         yield
     except BaseException:

@@ -6,23 +6,28 @@ Each function is handed `tell`, which hears of every worker's step as it happens
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import Any
 
 from mistudio_cli import control, redis_server
 from mistudio_cli.errors import TimedOut
 from mistudio_cli.log_files import last_lines
-from mistudio_cli.profile import Profile, workers_of
+from mistudio_cli.profile import WorkerSpec
 from mistudio_cli.settings import Settings
 from mistudio_cli.states import IDLE, TERM_GRACE_S, Status
+from tasks import identity, seat
 from tasks.places import Places
 from tasks.problem import Problem
+from tasks.seat import Posture
 
 START_PATIENCE_S = 120.0
 LOG_LINES_SHOWN = 12
 
 _LOOK_EVERY_S = 0.1
+
+#: States of a worker that takes no more jobs.
+_LEAVING = ("stopping", "draining")
 
 Tell = Callable[[str], None]
 
@@ -31,33 +36,83 @@ class NeverAnswered(Problem):
     """A worker died too often before it answered; `log_lines` are the last it wrote."""
 
     def __init__(self, name: str, last_exit: str | None, log_lines: Sequence[str]) -> None:
-        super().__init__(f"{name} does not start ({last_exit}).", f"mistudio workers logs {short_name(name)}")
+        super().__init__(f"{name} does not start ({last_exit}).", f"See: mistudio workers logs {short_name(name)}")
         self.log_lines = tuple(log_lines)
 
 
-def start(settings: Settings, profile: Profile, tell: Tell, patience_s: float = START_PATIENCE_S) -> list[str]:
-    """Start a profile's workers and wait until each has answered. Returns the names of those that ran already.
+def start(
+    settings: Settings,
+    profile: str | None,
+    specs: Sequence[WorkerSpec],
+    tell: Tell,
+    patience_s: float = START_PATIENCE_S,
+) -> list[str]:
+    """Start the workers of a profile, or some beside those that run, and wait until each has answered.
 
-    Raises Problem when others run, NeverAnswered when one dies again and again, TimedOut when it takes longer than
-    `patience_s`. Ctrl-C stops again what was started here.
+    Returns the names of those that ran already. Raises Problem when others run, NeverAnswered when one dies again and
+    again, TimedOut when it takes longer than `patience_s`. Ctrl-C stops again what was started here.
     """
-    places, specs = settings.places, workers_of(profile)
-    ran = [worker["name"] for worker in _workers(places) if worker["state"] == Status.RUNNING]
+    names = {spec.name for spec in specs}
+    ran = [name for name in names if (now := _seats(settings.places).get(name)) and now["state"] == Status.RUNNING]
     try:
         control.start(settings, profile, specs)
-        _await_answers(places, ran, tell, time.monotonic() + patience_s)
+        _await_answers(settings.places, names, set(ran), tell, patience_s)
     except KeyboardInterrupt:
-        began = [spec.name for spec in specs if spec.name not in map(short_name, ran)]
         with suppress(control.NotRunning, Problem):  # when it came before the supervisor heard of them
-            control.stop(places, began, grace_s=0.0)
+            control.stop(settings.places, sorted(names - set(ran)), grace_s=0.0)
         raise
     return ran
 
 
-def stop(places: Places, names: Sequence[str], tell: Tell, grace_s: float = TERM_GRACE_S) -> None:
-    """Stop these workers, or all, and wait until they have ended. NotRunning when none runs."""
-    waited_for = _living(_workers(places), names)
-    control.stop(places, names, grace_s)
+def restart(
+    settings: Settings, names: Sequence[str], slots: int | None, tell: Tell, patience_s: float = START_PATIENCE_S
+) -> list[str]:
+    """Replace workers one after the other, and wait until each new one has answered. Returns their names.
+
+    Raises NeverAnswered when a new one fails: the workers not yet replaced go on. NotRunning when none runs.
+    """
+    before = {name: told["pid"] for name, told in _seats(settings.places).items()}
+    reply = control.restart(settings, names, slots)
+    wanted = reply["restart"]["pending"]
+    if not wanted:
+        raise control.NotRunning
+    left, deadline = list(wanted), time.monotonic() + patience_s
+    while left:
+        reply = control.ask(settings.places, "status")
+        if failed := reply["restart"]["failed"]:
+            raise NeverAnswered(failed["name"], failed["why"], _log_lines(settings.places, failed["name"]))
+        now = {short_name(told["name"]): told["pid"] for told in reply["workers"] if told["state"] not in _LEAVING}
+        for name in [name for name in left if name not in reply["restart"]["pending"]]:
+            left.remove(name)
+            tell(f"{name} has been replaced ({before.get(name) or 'none'} -> {now.get(name)})")
+        if left and time.monotonic() > deadline:
+            raise TimedOut(f"Not every worker has been replaced in time: {', '.join(left)}.", "It goes on by itself.")
+        time.sleep(_LOOK_EVERY_S if left else 0)
+    return list(wanted)
+
+
+def scale(
+    settings: Settings, counts: Mapping[str, int], tell: Tell, patience_s: float = START_PATIENCE_S
+) -> tuple[list[str], list[str]]:
+    """Have so many workers of each queue, and wait until new ones have answered. Returns names of new and of leaving.
+
+    Raises as `start` does. Those that leave finish their jobs first; nobody waits for them.
+    """
+    before = _seats(settings.places)
+    after = control.scale(settings, counts)
+    there = {short_name(told["name"]) for told in after["workers"] if told["state"] not in (*_LEAVING, *IDLE)}
+    was_there = {name for name, told in before.items() if told["state"] not in (*_LEAVING, *IDLE)}
+    more = there - was_there
+    _await_answers(settings.places, more, set(), tell, patience_s)
+    return sorted(more), sorted(was_there - there)
+
+
+def stop(places: Places, names: Sequence[str], tell: Tell, grace_s: float | None = TERM_GRACE_S) -> None:
+    """Stop these workers, or all, and wait until they have ended; `grace_s` None: however long their jobs take.
+
+    NotRunning when none runs.
+    """
+    waited_for = _living(control.stop(places, names, grace_s)["workers"], names)
     if not waited_for:
         raise control.NotRunning
     _tell_wait(waited_for, tell, grace_s)
@@ -66,7 +121,7 @@ def stop(places: Places, names: Sequence[str], tell: Tell, grace_s: float = TERM
         time.sleep(_LOOK_EVERY_S if waited_for else 0)
 
 
-def shutdown(places: Places, tell: Tell, grace_s: float = TERM_GRACE_S) -> None:
+def shutdown(places: Places, tell: Tell, grace_s: float | None = TERM_GRACE_S) -> None:
     """Stop all workers, the supervisor and the home's own Redis, and wait until they are gone.
 
     Also ends a Redis that nobody looks after. NotRunning when there was nothing to end.
@@ -82,10 +137,10 @@ def shutdown(places: Places, tell: Tell, grace_s: float = TERM_GRACE_S) -> None:
     waited_for = _living(reply["workers"], ())
     _tell_wait(waited_for, tell, grace_s)
     supervisor = _process(reply["supervisor"]["pid"])
-    while supervisor is not None and redis_server.is_alive(supervisor):
+    while supervisor is not None and identity.is_alive(supervisor):
         waited_for = _tell_ended(waited_for, _workers(places), tell)
         time.sleep(_LOOK_EVERY_S)
-    for name in sorted(waited_for):
+    for name, _ in sorted(waited_for):
         tell(f"{name} has ended")
     tell("The supervisor has ended." if redis is None else "The supervisor and Redis have ended.")
 
@@ -95,42 +150,67 @@ def short_name(worker: str) -> str:
     return worker.partition("@")[0]
 
 
-def _await_answers(places: Places, ran: Sequence[str], tell: Tell, deadline: float) -> None:
-    answered = set(ran)
-    while True:
-        workers = _workers(places)
-        for worker in workers:
-            if worker["state"] == Status.FATAL:
-                lines = last_lines(places.worker_log(short_name(worker["name"])), LOG_LINES_SHOWN)
-                raise NeverAnswered(worker["name"], worker["last_exit"], lines)
-            if worker["state"] == Status.RUNNING and worker["name"] not in answered:
-                answered.add(worker["name"])
-                tell(f"{worker['name']} has answered ({len(answered)} of {len(workers)})")
-        silent = [worker["name"] for worker in workers if worker["name"] not in answered]
-        if not silent:
-            return
-        if time.monotonic() > deadline:
-            mend = f"They go on starting. See: mistudio workers logs {short_name(silent[0])}"
+def _await_answers(places: Places, names: Set[str], answered: set[str], tell: Tell, patience_s: float) -> None:
+    """Wait until all of `names` have answered; `answered` are those that have."""
+    deadline = time.monotonic() + patience_s
+    told_of: set[tuple[str, int]] = set()
+    while silent := sorted(names - answered):
+        seats = _seats(places)
+        for name in silent:
+            state = seats[name]["state"]
+            if state == Status.FATAL:
+                raise NeverAnswered(seats[name]["name"], seats[name]["last_exit"], _log_lines(places, name))
+            if state == Status.RUNNING:
+                answered.add(name)
+                tell(f"{seats[name]['name']} has answered ({len(answered)} of {len(names)})")
+        for name, pid in _held_up(places, silent).items() - told_of:
+            told_of.add((name, pid))
+            tell(f"{name} waits until the worker with pid {pid} gives up its seat")
+        if silent and time.monotonic() > deadline:
+            mend = f"They go on starting. See: mistudio workers logs {silent[0]}"
             raise TimedOut(f"Not every worker has answered in time: {', '.join(silent)}.", mend)
         time.sleep(_LOOK_EVERY_S)
 
 
-def _living(workers: Sequence[dict[str, Any]], names: Sequence[str]) -> set[str]:
+def _held_up(places: Places, names: Sequence[str]) -> dict[str, int]:
+    """Of these workers, those that wait for another one to give up their seat, and its pid."""
+    there = [other for other in seat.occupants(places) if other.name in names]
+    sitting = {other.name: other.pid for other in there if other.posture is Posture.SITTING}
+    return {
+        other.name: sitting[other.name] for other in there if other.posture is Posture.WAITING and other.name in sitting
+    }
+
+
+def _living(workers: Sequence[dict[str, Any]], names: Sequence[str]) -> set[tuple[str, int]]:
     wanted = [worker for worker in workers if not names or short_name(worker["name"]) in names]
-    return {worker["name"] for worker in wanted if worker["state"] not in IDLE}
+    return {(worker["name"], worker["pid"]) for worker in wanted if worker["pid"] is not None}
 
 
-def _tell_wait(waited_for: set[str], tell: Tell, grace_s: float) -> None:
-    if waited_for and grace_s > 0:
+def _tell_wait(waited_for: Set[tuple[str, int]], tell: Tell, grace_s: float | None) -> None:
+    if waited_for and grace_s is None:
+        tell("Running jobs may finish, however long that takes.")
+    elif waited_for and grace_s:
         tell(f"Running jobs may finish for {grace_s:g} s, then they are put back with what they have done.")
 
 
-def _tell_ended(waited_for: set[str], workers: Sequence[dict[str, Any]], tell: Tell) -> set[str]:
+def _tell_ended(
+    waited_for: set[tuple[str, int]], workers: Sequence[dict[str, Any]], tell: Tell
+) -> set[tuple[str, int]]:
     """Tell of those that have ended meanwhile; returns those that have not."""
-    ended = {worker["name"]: worker["last_exit"] for worker in workers if worker["state"] in IDLE}
-    for name in sorted(waited_for & ended.keys()):
-        tell(f"{name} has ended ({ended[name]})")
-    return waited_for - ended.keys()
+    living = _living(workers, ())
+    how = {worker["name"]: worker["last_exit"] for worker in workers if worker["pid"] is None}
+    for name, _ in sorted(waited_for - living):
+        tell(f"{name} has ended{f' ({how[name]})' if how.get(name) else ''}")
+    return waited_for & living
+
+
+def _seats(places: Places) -> dict[str, dict[str, Any]]:
+    """The worker of each seat, by its name without the host; those that only finish their last jobs apart."""
+    return {short_name(worker["name"]): worker for worker in _workers(places) if worker["state"] not in _LEAVING}
+
+
+def _log_lines(places: Places, name: str) -> list[str]:
+    return last_lines(places.worker_log(name), LOG_LINES_SHOWN)
 
 
 def _workers(places: Places) -> list[dict[str, Any]]:

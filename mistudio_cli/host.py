@@ -1,12 +1,10 @@
-"""What this machine says of itself: cores, memory, disk, and the memory of process trees."""
+"""What this machine says of itself: cores, memory, disk."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import socket
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +27,6 @@ class Host:
 
 
 _looked = False
-_held: dict[int, tuple[float, int | None]] = {}
 
 
 def read_host(store: Path) -> Host:
@@ -55,33 +52,3 @@ def read_host(store: Path) -> Host:
 def nearest_folder(path: Path) -> Path:
     """The folder itself, or the nearest one above it that is there."""
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
-
-
-def tree_memory(pids: Sequence[int], max_age_s: float = 0.0) -> dict[int, int | None]:
-    """Memory in bytes of each process with all below it, shared pages divided among those who share (Linux PSS).
-
-    None where it cannot be read: the process is gone or another user's, or the system has no such figure. Reading it
-    is slow; a live view takes figures up to `max_age_s` old.
-    """
-    now = time.monotonic()
-    for pid in pids:
-        if pid not in _held or now - _held[pid][0] > max_age_s:
-            _held[pid] = (now, _tree_memory(pid))
-    return {pid: _held[pid][1] for pid in pids}
-
-
-def _tree_memory(pid: int) -> int | None:
-    import psutil
-
-    try:
-        top = psutil.Process(pid)
-        return sum(_pss(process.pid) for process in (top, *top.children(recursive=True)))
-    except (psutil.Error, OSError, ValueError):
-        return None
-
-
-def _pss(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    raise ValueError("no Pss")

@@ -27,7 +27,7 @@ _ENDING = (signal.SIGTERM, signal.SIGHUP)
 #: says how far a job is.
 _DISPENSABLE = (
     ("OLDEST", "CONSUMERS", "SLOTS", "STATE"),
-    ("UP", "RESTARTS", "MEMORY", "PID", "QUEUES", "SLOTS"),
+    ("LAST EXIT", "UP", "RESTARTS", "CPU", "JOBS", "MEMORY", "PID", "QUEUES"),
     ("POWER", "TEMP", "NAME"),
     ("TOOK", "KIND", "STATE", "DEVICE", "NAME"),
 )

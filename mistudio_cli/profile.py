@@ -6,10 +6,12 @@ in the table never touches a profile. It names a queue only where that one's wor
 
 from __future__ import annotations
 
+import itertools
+import re
 import sys
 import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Any
 from mistudio_cli.profile_keys import QUEUES_KEY, Fault, faults_of, near
 from tasks.places import config_dir
 from tasks.problem import Problem
-from tasks.queues import QUEUES, Queue, Resource
+from tasks.queues import QUEUE_NAMES, QUEUES, Queue, Resource, queue_named
 
 #: The name of a worker that serves every queue of its profile.
 ALL_QUEUES = "all-queues"
@@ -26,6 +28,9 @@ ALL_QUEUES = "all-queues"
 #: What runs when nothing else is said.
 DEFAULT_PROFILE = "minimal"
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+#: What a worker has from its profile as it stands there.
 _BOUNDS = ("max_tasks_per_child", "max_memory_per_child", "job_memory_gb")
 
 
@@ -35,6 +40,7 @@ class WorkerSpec:
 
     A slot is replaced after `max_tasks_per_child` jobs, and after a job that leaves it with more than
     `max_memory_per_child` KiB (Celery's own options); a job's own processes may hold `job_memory_gb`. None is no bound.
+    `gpu_jobs` jobs may share a GPU.
     """
 
     name: str
@@ -43,6 +49,7 @@ class WorkerSpec:
     max_tasks_per_child: int | None = None
     max_memory_per_child: int | None = None
     job_memory_gb: float | None = None
+    gpu_jobs: int = 1
 
     @classmethod
     def from_told(cls, told: dict[str, Any]) -> WorkerSpec:
@@ -59,8 +66,56 @@ class WorkerSpec:
             "--max-tasks-per-child": self.max_tasks_per_child,
             "--max-memory-per-child": self.max_memory_per_child,
             "--job-memory-gb": self.job_memory_gb,
+            "--gpu-jobs": self.gpu_jobs,
         }
         return [*worker, *(str(word) for pair in flags.items() if pair[1] is not None for word in pair)]
+
+
+def worker_for(queues: Sequence[str]) -> WorkerSpec:
+    """One worker for these queues, in the order of their rank. Problem for a name that is no queue's."""
+    if unknown := [name for name in queues if name not in QUEUE_NAMES]:
+        raise Problem(f"There is no queue {unknown[0]!r}.", f"Queues: {', '.join(QUEUE_NAMES)}")
+    rows = [queue for queue in QUEUES if queue.name in queues]
+    name = rows[0].worker if len(rows) == 1 else ALL_QUEUES
+    return WorkerSpec(name, tuple(queue.name for queue in rows), max(queue.concurrency for queue in rows))
+
+
+def named(spec: WorkerSpec, name: str) -> WorkerSpec:
+    """The same worker by another name. Problem for one that could not be a file's and a Celery node's."""
+    if not _NAME.fullmatch(name):
+        raise Problem(f"{name!r} cannot be a worker's name.", "Use letters, digits, - and _")
+    return replace(spec, name=name)
+
+
+def bounded(spec: WorkerSpec, bounds: Mapping[str, Any]) -> WorkerSpec:
+    """The same worker with those of these bounds that are not None."""
+    return replace(spec, **{name: value for name, value in bounds.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Workers to start, and names of those to let go."""
+
+    more: tuple[WorkerSpec, ...] = ()
+    fewer: tuple[str, ...] = ()
+
+
+def scaled(queue: str, count: int, running: Sequence[WorkerSpec], busy: Collection[str]) -> Scaling:
+    """How to have `count` workers for one queue alone, given those that run, oldest first, and the names of busy ones.
+
+    New ones are like the oldest there is. Idle ones go before busy ones, new ones before old ones.
+    """
+    own = [spec for spec in running if spec.queues == (queue,)]
+    if count < len(own):
+        newest_first = own[::-1]
+        by_use = sorted(newest_first, key=lambda spec: spec.name in busy)
+        return Scaling(fewer=tuple(spec.name for spec in by_use[: len(own) - count]))
+    row = queue_named(queue)
+    pattern = own[0] if own else WorkerSpec(row.worker, (queue,), row.concurrency)
+    taken = {spec.name for spec in running}
+    names = (row.worker if number == 1 else f"{row.worker}-{number}" for number in itertools.count(1))
+    free = (name for name in names if name not in taken)
+    return Scaling(more=tuple(replace(pattern, name=next(free)) for _ in range(count - len(own))))
 
 
 @dataclass(frozen=True)
@@ -124,13 +179,14 @@ def workers_of(profile: Profile, queues: Sequence[Queue] = QUEUES) -> tuple[Work
         return tuple(_own_worker(profile, queue) for queue in served)
     slots = profile.slots or max(queue.concurrency for queue in served)
     bounds = {name: getattr(profile, name) for name in _BOUNDS}
-    return (WorkerSpec(ALL_QUEUES, tuple(queue.name for queue in served), slots, **bounds),)
+    return (WorkerSpec(ALL_QUEUES, tuple(queue.name for queue in served), slots, gpu_jobs=profile.gpu_jobs, **bounds),)
 
 
 def _own_worker(profile: Profile, queue: Queue) -> WorkerSpec:
     own = next((override for override in profile.queues if override.queue == queue.name), Override(queue.name))
     bounds = {name: getattr(own, name) or getattr(profile, name) for name in _BOUNDS}
-    return WorkerSpec(queue.worker, (queue.name,), own.slots or profile.slots or queue.concurrency, **bounds)
+    slots = own.slots or profile.slots or queue.concurrency
+    return WorkerSpec(queue.worker, (queue.name,), slots, gpu_jobs=profile.gpu_jobs, **bounds)
 
 
 def profile_files() -> list[ProfileFile]:

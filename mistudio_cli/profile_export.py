@@ -37,7 +37,7 @@ def as_commands(profile: Profile, settings: Settings) -> str:
         f"# The workers of the profile {profile.name} as command lines, for a supervisor that is not mistudio's.",
         "# Send TERM to a worker's main process alone: its jobs finish, then it ends. QUIT puts them back at once.",
         "# They need a Redis that somebody keeps: the home's own runs only beside mistudio's supervisor.",
-        *(f"export {name}={value}" for name, value in _environment(profile, settings).items()),
+        *(f"export {name}={value}" for name, value in _environment(settings).items()),
         "",
         *(shlex.join(spec.argv()) for spec in workers_of(profile)),
     ]
@@ -53,13 +53,12 @@ def _table_lines(overrides: tuple[Override, ...]) -> Iterator[str]:
         yield from (f"{name} = {in_toml(value)}" for name, value in told.items() if value is not None)
 
 
-def _environment(profile: Profile, settings: Settings) -> dict[str, str]:
+def _environment(settings: Settings) -> dict[str, str]:
     """What the workers need, in the words of a shell. A URL with a password in it is asked for, not told."""
     url, results = settings.broker_url, settings.result_backend
     told = {
         "MISTUDIO_HOME": shlex.quote(str(settings.places.home)),
         "MISTUDIO_STORE": shlex.quote(str(settings.places.store)),
-        "MISTUDIO_GPU_JOBS": str(profile.gpu_jobs),
         "CELERY_BROKER_URL": _url(url, "CELERY_BROKER_URL"),
     }
     return told | ({"CELERY_RESULT_BACKEND": _url(results, "CELERY_RESULT_BACKEND")} if results else {})

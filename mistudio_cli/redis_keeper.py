@@ -11,6 +11,7 @@ from mistudio_cli import redis_server
 from mistudio_cli.child import Clock, describe_exit
 from mistudio_cli.log_files import last_lines
 from mistudio_cli.states import SOUND_AGE_S, pause_s
+from tasks import identity
 from tasks.places import Places
 from tasks.problem import Problem
 
@@ -57,7 +58,7 @@ class RedisKeeper:
         assert self._server is not None
         if self._started is not None and self._started.pid == self._server.pid:
             return self._started.poll() is None
-        return redis_server.is_alive(self._server)
+        return identity.is_alive(self._server)
 
     def _died(self) -> None:
         code = self._started.returncode if self._started is not None else None

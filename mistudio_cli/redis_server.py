@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from tasks import identity
 from tasks.places import Places, make_private
 from tasks.problem import Problem
 
@@ -97,7 +98,7 @@ def start(places: Places) -> subprocess.Popen[bytes] | None:
 def running(places: Places) -> psutil.Process | None:
     """The home's own server, by pid and start time: a recycled pid is not it."""
     server = _remembered(places) or _at_the_socket(places)
-    return server if server is not None and is_alive(server) else None
+    return server if server is not None and identity.is_alive(server) else None
 
 
 def stop(places: Places, patience_s: float = STOP_PATIENCE_S) -> bool:
@@ -110,7 +111,7 @@ def stop(places: Places, patience_s: float = STOP_PATIENCE_S) -> bool:
     deadline = time.monotonic() + patience_s
     try:
         server.terminate()
-        while is_alive(server):
+        while identity.is_alive(server):
             if time.monotonic() > deadline:
                 server.kill()
             time.sleep(_LOOK_EVERY_S)
@@ -119,22 +120,9 @@ def stop(places: Places, patience_s: float = STOP_PATIENCE_S) -> bool:
     return True
 
 
-def is_alive(process: psutil.Process) -> bool:
-    """Whether it still runs: a zombie that nobody has reaped yet does not, and a recycled pid is another's."""
-    import psutil
-
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def remember(places: Places, pid: int) -> None:
     """Write down which process the server is, so that it can be recognised later."""
-    import psutil
-
-    told = {"pid": pid, "create_time": psutil.Process(pid).create_time()}
-    _identity_path(places).write_text(json.dumps(told), encoding="utf-8")
+    _identity_path(places).write_text(json.dumps(identity.tell(pid)), encoding="utf-8")
 
 
 def _options(places: Places) -> list[str]:
@@ -154,13 +142,9 @@ def _options(places: Places) -> list[str]:
 
 
 def _remembered(places: Places) -> psutil.Process | None:
-    import psutil
-
     try:
-        told = json.loads(_identity_path(places).read_text(encoding="utf-8"))
-        server = psutil.Process(told["pid"])
-        return server if server.create_time() == told["create_time"] else None
-    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        return identity.recognise(json.loads(_identity_path(places).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
         return None
 
 

@@ -3,7 +3,8 @@
 The rule. A worker of one queue needs what the table says of that queue, in proportion to its slots. A worker of several
 queues is the arrangement of small machines: its jobs take turns in its slots, so it needs half a core and 1 GB a slot
 (4 cores and 8 GB for the 8 slots of `minimal`), never more than one worker for each of its queues would, and no GPU.
-Workers on one machine add up. Where a GPU has no memory of its own, there is one memory, and it is counted once.
+Workers on one machine add up; where jobs may share a GPU, fewer will do. A GPU without memory of its own adds none: the
+machine's one memory is counted once.
 """
 
 from __future__ import annotations
@@ -55,19 +56,19 @@ class Shortfall:
     sentence: str
 
 
-def needs_of(specs: Sequence[WorkerSpec], gpu_jobs: int = 1) -> Needs:
-    """What these workers need together, by the rule above; `gpu_jobs` of them may share a GPU."""
+def needs_of(specs: Sequence[WorkerSpec]) -> Needs:
+    """What these workers need together, by the rule above."""
     each = [_needs_of_worker(spec) for spec in specs]
-    gpus = sum(needs.gpus for needs in each)
-    return Needs(sum(needs.cpus for needs in each), sum(needs.memory_gb for needs in each), _up(gpus, gpu_jobs))
+    gpus = _up(sum(needs.gpus for needs in each), max((spec.gpu_jobs for spec in specs), default=1))
+    return Needs(sum(needs.cpus for needs in each), sum(needs.memory_gb for needs in each), gpus)
 
 
-def shortfalls(who: str, specs: Sequence[WorkerSpec], machine: Machine, gpu_jobs: int = 1) -> list[Shortfall]:
+def shortfalls(who: str, specs: Sequence[WorkerSpec], machine: Machine) -> list[Shortfall]:
     """What this machine has too little of for these workers; empty when it has enough.
 
     `who` begins each sentence, such as "The profile full".
     """
-    needs, found = needs_of(specs, gpu_jobs), []
+    needs, found = needs_of(specs), []
     if machine.cpus < needs.cpus:
         have = _have(f"{machine.cpus:g}", f"{machine.cpus_in_all}", machine.cpus < machine.cpus_in_all)
         sentence = f"{who} needs {counted(needs.cpus, 'core')}; {have}."

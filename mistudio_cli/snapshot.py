@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from mistudio_cli.host import Host, read_host, tree_memory
+from mistudio_cli.host import Host, read_host
+from mistudio_cli.trees import Use, read_uses
 from tasks.devices import Devices, read_devices
 from tasks.job import Job, State
 from tasks.ledger import BEAT_TTL_S, Ledger, QueueCount, WorkerBeat
@@ -58,6 +59,8 @@ class WorkerRow:
     slots: int
     busy: int | None
     pss_bytes: int | None
+    jobs_pss_bytes: int | None
+    cpu_percent: float | None
     restarts: int | None
     started_at: float | None
     last_exit: str | None
@@ -147,31 +150,39 @@ def worker_rows(
 
     `beats` None: the ledger could not be read, so who is silent and what they work on is not known.
     """
-    by_name = {beat.name: beat for beat in beats or ()}
-    busy = None if beats is None else [job.worker for job in jobs if job.state is State.RUNNING]
+    unknown = {(beat.name, beat.pid): beat for beat in beats or ()}
+    busy = None if beats is None else [(job.worker, job.worker_pid) for job in jobs if job.state is State.RUNNING]
     pids = [told["pid"] for told in supervised if told["pid"]]
-    held = tree_memory(pids, memory_age_s) if pids else {}
-    rows = [_supervised_row(told, by_name.pop(told["name"], None), busy, held, now) for told in supervised]
-    return (*rows, *(_beat_row(beat, busy or [], now) for beat in by_name.values()))
+    uses = read_uses(pids, memory_age_s) if pids else {}
+    rows = [_supervised_row(told, unknown.pop(_whose(told), None), busy, uses, now) for told in supervised]
+    names = {told["name"] for told in supervised}  # an earlier life of one of ours is of no interest
+    return (*rows, *(_beat_row(beat, busy or [], now) for beat in unknown.values() if beat.name not in names))
+
+
+def _whose(told: dict[str, Any]) -> tuple[str, int]:
+    return told["name"], told["pid"] or 0
 
 
 def _supervised_row(
     told: dict[str, Any],
     beat: WorkerBeat | None,
-    busy: list[str | None] | None,
-    held: dict[int, int | None],
+    busy: Sequence[tuple[str | None, int | None]] | None,
+    uses: dict[int, Use],
     now: float,
 ) -> WorkerRow:
     age = None if beat is None else max(0.0, now - beat.seen_at)
     silent = busy is not None and told["state"] == "running" and (age is None or age > BEAT_TTL_S)
+    use = uses.get(told["pid"], Use())
     return WorkerRow(
         name=told["name"],
         state="silent" if silent else told["state"],
         pid=told["pid"],
         queues=tuple(told["queues"]),
         slots=told["slots"],
-        busy=None if busy is None else busy.count(told["name"]),
-        pss_bytes=held.get(told["pid"]),
+        busy=None if busy is None else busy.count(_whose(told)),
+        pss_bytes=use.pss_bytes,
+        jobs_pss_bytes=use.jobs_pss_bytes,
+        cpu_percent=use.cpu_percent,
         restarts=told["restarts"],
         started_at=told["started_at"],
         last_exit=told["last_exit"],
@@ -179,22 +190,22 @@ def _supervised_row(
     )
 
 
-def _beat_row(beat: WorkerBeat, busy: list[str | None], now: float) -> WorkerRow:
+def _beat_row(beat: WorkerBeat, busy: Sequence[tuple[str | None, int | None]], now: float) -> WorkerRow:
     age = max(0.0, now - beat.seen_at)
-    state = "running" if age <= BEAT_TTL_S else "silent"
-    held, restarts, last_exit = None, None, None  # only its own supervisor knows
     return WorkerRow(
-        beat.name,
-        state,
-        beat.pid,
-        beat.queues,
-        beat.slots,
-        busy.count(beat.name),
-        held,
-        restarts,
-        beat.started_at,
-        last_exit,
-        age,
+        name=beat.name,
+        state="running" if age <= BEAT_TTL_S else "silent",
+        pid=beat.pid,
+        queues=beat.queues,
+        slots=beat.slots,
+        busy=busy.count((beat.name, beat.pid)),
+        pss_bytes=None,  # only its own machine and its own supervisor know
+        jobs_pss_bytes=None,
+        cpu_percent=None,
+        restarts=None,
+        started_at=beat.started_at,
+        last_exit=None,
+        seen_age_s=age,
     )
 
 

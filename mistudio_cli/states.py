@@ -1,7 +1,8 @@
 """The life of a supervised worker: its states, its arrows and its patience. Pure, so that life stories can be tested.
 
 A worker is RUNNING when it has answered, not when it has merely not died. Every death is followed by a longer pause;
-one that never answered in several lives is FATAL, and one that did is tried for ever.
+one that never answered in several lives is FATAL, and one that did is tried for ever. One that lives but has said
+nothing for long while Redis was there is HUNG: it is ended and replaced.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ class Status(StrEnum):
 
     STARTING = "starting"
     RUNNING = "running"
+    HUNG = "hung"
     BACKOFF = "backoff"
     STOPPING = "stopping"
     STOPPED = "stopped"
@@ -29,6 +31,7 @@ class Event(StrEnum):
 
     START = "start"  # somebody wants it to run
     ANSWERED = "answered"  # it consumes its queues
+    SILENT = "silent"  # it lives, but says nothing any more
     DIED = "died"  # its process ended
     RETRY = "retry"  # its pause is over
     GIVE_UP = "give up"  # it never answered, too often
@@ -44,6 +47,9 @@ ARROWS: dict[tuple[Status, Event], Status] = {
     (Status.STARTING, Event.STOP): Status.STOPPING,
     (Status.RUNNING, Event.DIED): Status.BACKOFF,
     (Status.RUNNING, Event.STOP): Status.STOPPING,
+    (Status.RUNNING, Event.SILENT): Status.HUNG,
+    (Status.HUNG, Event.DIED): Status.BACKOFF,
+    (Status.HUNG, Event.STOP): Status.STOPPING,
     (Status.BACKOFF, Event.RETRY): Status.STARTING,
     (Status.BACKOFF, Event.GIVE_UP): Status.FATAL,
     (Status.BACKOFF, Event.STOP): Status.STOPPED,
@@ -56,6 +62,10 @@ ARROWS: dict[tuple[Status, Event], Status] = {
 TERM_GRACE_S, QUIT_GRACE_S = 10.0, 30.0
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+
+#: A worker that has not been heard of for so long, by its supervisor's clock and while Redis answered, is HUNG. After
+#: an outage of Redis Celery may sleep half a minute before it tries again.
+SILENCE_S = 120.0
 
 #: A worker that ran this long starts its count of deaths anew.
 SOUND_AGE_S = 60.0

@@ -80,18 +80,20 @@ def most_alive_first(records: Sequence[Job]) -> list[Job]:
 
 
 def workers(rows: Sequence[WorkerRow], now: float) -> Table:
-    """`workers status` and `top`."""
-    headers = ["WORKER", "STATE", "PID", "BUSY", "SLOTS", "MEMORY", "RESTARTS", "UP", "QUEUES"]
+    """`workers status` and `top`. MEMORY is the worker's own, JOBS that of its jobs' processes."""
+    headers = ["WORKER", "STATE", "PID", "BUSY", "MEMORY", "JOBS", "CPU", "RESTARTS", "UP", "LAST EXIT", "QUEUES"]
     return headers, [
         [
             row.name,
             row.state,
             NONE if row.pid is None else str(row.pid),
-            _or_unknown(row.busy),
-            str(row.slots),
-            NONE if row.pid is None else size(row.pss_bytes),
+            f"{_or_unknown(row.busy)}/{row.slots}",
+            NONE if row.pid is None else size(_without_jobs(row)),
+            NONE if row.pid is None else size(row.jobs_pss_bytes),
+            NONE if row.pid is None else UNKNOWN if row.cpu_percent is None else f"{row.cpu_percent:.0f} %",
             _or_unknown(row.restarts),
             NONE if row.started_at is None else duration(now - row.started_at),
+            row.last_exit or NONE,
             _seen(row) + ",".join(row.queues),
         ]
         for row in rows
@@ -199,6 +201,12 @@ def size(amount: float | None) -> str:
 def one_line(text: str) -> str:
     """The text without line breaks, colours and whatever else would steer a terminal."""
     return "".join(letter for letter in " ".join(_COLOUR.sub("", text).split()) if letter.isprintable())
+
+
+def _without_jobs(row: WorkerRow) -> int | None:
+    if row.pss_bytes is None or row.jobs_pss_bytes is None:
+        return None
+    return row.pss_bytes - row.jobs_pss_bytes
 
 
 def _seen(row: WorkerRow) -> str:

@@ -14,9 +14,6 @@ from tasks.ledger import Claim, Ledger
 from tasks.queues import Resource, queue_named
 from tasks.wire import Unreachable
 
-#: How many jobs may share one GPU: the profile's `gpu_jobs`.
-JOBS_PER_GPU = int(os.environ.get("MISTUDIO_GPU_JOBS", "1"))
-
 _ASK_EVERY_S = 1.0
 
 T = TypeVar("T")
@@ -39,12 +36,17 @@ def device_for(ledger: Ledger, claim: Claim, kind: JobKind, stop: Callable[[], b
         _unless_away(lambda: ledger.use_device(claim, "cpu"))
         return CPU
     while not stop():
-        index = _unless_away(lambda: ledger.lease_device(claim, _by_free_memory(), JOBS_PER_GPU))
+        index = _unless_away(lambda: ledger.lease_device(claim, _by_free_memory(), _jobs_per_gpu()))
         if index is not None:
             return Device("cuda", {"CUDA_VISIBLE_DEVICES": str(index), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
         _unless_away(lambda: ledger.report(claim, Progress("waiting for a GPU", 0, None, "")))
         time.sleep(_ASK_EVERY_S)
     return None
+
+
+def _jobs_per_gpu() -> int:
+    """How many jobs may share one GPU, as this slot's worker was told."""
+    return int(os.environ.get("MISTUDIO_GPU_JOBS", "1"))
 
 
 def _by_free_memory() -> list[int]:

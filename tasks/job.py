@@ -76,6 +76,7 @@ class Job:
     result: dict[str, Any] | None = None
     error: dict[str, str] | None = None
     worker: str | None = None
+    worker_pid: int | None = None
     device: str | None = None
     cancel_requested: bool = False
     created_at: float | None = None

@@ -122,10 +122,10 @@ function operations.submit(id, fields, parents)
   return 'ok'
 end
 
-function operations.claim(id, token, worker, host, ttl)
+function operations.claim(id, token, worker, host, pid, ttl)
   if get(id, 'state') ~= 'queued' then return 'not queued' end
   set(id, 'attempt', (tonumber(get(id, 'attempt')) or 0) + 1)
-  set(id, 'token', token); set(id, 'worker', worker); set(id, 'host', host); set(id, 'device', ''); set(id, 'progress', '')
+  set(id, 'token', token); set(id, 'worker', worker); set(id, 'worker_pid', pid); set(id, 'host', host); set(id, 'device', ''); set(id, 'progress', '')
   move(id, 'running', 'claimed')
   redis.call('ZADD', PREFIX .. 'leases', now + tonumber(ttl), id)
   return 'ok'

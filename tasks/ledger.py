@@ -33,6 +33,7 @@ BEAT_TTL_S = 10.0
 
 _PAGE_SCAN = 200
 _JSON_FIELDS = ("params", "parents", "progress", "result", "error")
+_NUMBERS = ("priority", "attempt", "max_attempts", "worker_pid")
 _TIMES = ("created_at", "queued_at", "started_at", "finished_at")
 
 
@@ -107,10 +108,10 @@ class Ledger:
             raise Problem(f"The job was not accepted: {status}.", "See: mistudio jobs ls")
         return self.need(job.id)
 
-    def claim(self, job_id: str, worker: str, host: str) -> Claim | None:
-        """Take a queued job, or None when it is not there to be taken: a bell may ring twice."""
+    def claim(self, job_id: str, worker: str, host: str, pid: int = 0) -> Claim | None:
+        """Take a queued job for the worker with that name and pid, or None when it is not there to be taken."""
         token = secrets.token_hex(8)
-        if self._change("claim", job_id, token, worker, host, LEASE_TTL_S) != "ok":
+        if self._change("claim", job_id, token, worker, host, pid, LEASE_TTL_S) != "ok":
             return None
         return Claim(self.need(job_id), token)
 
@@ -261,6 +262,11 @@ class Ledger:
         beats = [_beat(json.loads(told)) for told in _pairs(reply).values()]
         return sorted((b for b in beats if int(seconds) - b.seen_at <= within_s), key=lambda beat: beat.name)
 
+    def busy_workers(self) -> set[str]:
+        """Names, with their hosts, of the workers that run jobs."""
+        ids = self.client.call("ZRANGE", f"{PREFIX}by:state:{State.RUNNING}", 0, -1)
+        return set(self._read([("HGET", f"{PREFIX}job:{job_id}", "worker") for job_id in ids]))
+
     def events(self, job_id: str) -> list[dict[str, Any]]:
         """Every change of a job's state: at, state, reason, attempt, worker; oldest first."""
         told = [json.loads(line) for line in self.client.call("LRANGE", f"{PREFIX}events:{job_id}", 0, -1)]
@@ -360,7 +366,7 @@ def _decode(told: dict[str, str]) -> Job | None:
     values: dict[str, Any] = {f.name: told[f.name] for f in dataclasses.fields(Job) if told.get(f.name)}
     values.update({name: json.loads(values[name]) for name in _JSON_FIELDS if name in values})
     values.update({name: float(values[name]) for name in _TIMES if name in values})
-    values.update({name: int(values[name]) for name in ("priority", "attempt", "max_attempts") if name in values})
+    values.update({name: int(values[name]) for name in _NUMBERS if name in values})
     if "progress" in values:
         values["progress"] = Progress(**values["progress"])
     values["parents"] = tuple(values.get("parents", ()))

@@ -51,6 +51,15 @@ class Places:
         return self.home / "run"
 
     @property
+    def seats(self) -> Path:
+        """The workers' places: locks, and notes of who sits there."""
+        return self.run / "seats"
+
+    def seat(self, worker: str) -> Path:
+        """One worker's place, by its name without the host."""
+        return self.seats / worker
+
+    @property
     def logs(self) -> Path:
         """Logs of the supervisor, Redis and the workers."""
         return self.home / "logs"

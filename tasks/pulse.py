@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
+import sys
 from typing import Any
 
 from celery import bootsteps
@@ -14,23 +16,39 @@ from celery.worker import state as celery_state
 from tasks.app import open_ledger
 from tasks.ledger import WorkerBeat
 from tasks.reconciler import Reconciler
+from tasks.seat import Seat
 from tasks.wire import Unreachable
 
 log = logging.getLogger("mistudio.worker")
 
 BEAT_EVERY_S = 1.0
 
+_PR_SET_PDEATHSIG = 1
+
+
+class ParentWatch:
+    """Whoever started this process. On Linux a process that was stopped wakes when they die, to see that they did."""
+
+    def __init__(self) -> None:
+        self._pid = os.getppid()
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
+
+    def lives(self) -> bool:
+        """Whether they are still there."""
+        return os.getppid() == self._pid
+
 
 class Pulse(bootsteps.StartStopStep):
     """Once a second, in the worker's own loop: say that it lives, mend what was lost, watch the parent."""
 
-    requires = frozenset({"celery.worker.components:Timer"})
+    #: What is required is stopped afterwards: the seat is given up before the pool waits for its last jobs.
+    requires = frozenset({"celery.worker.components:Timer", "celery.worker.components:Pool"})
 
-    def __init__(self, parent: Any, beat_of: WorkerBeat, **options: Any) -> None:
+    def __init__(self, parent: Any, beat_of: WorkerBeat, seat: Seat, parent_watch: ParentWatch, **options: Any) -> None:
         super().__init__(parent, **options)
-        self._beat = beat_of
-        self._ready = False
-        self._parent_pid = os.getppid()
+        self._beat, self._seat, self._parent_watch = beat_of, seat, parent_watch
+        self._ready = self._draining = False
         self._timer: Any = None
 
     def start(self, parent: Any) -> None:
@@ -41,7 +59,8 @@ class Pulse(bootsteps.StartStopStep):
         self._timer = parent.timer.call_repeatedly(BEAT_EVERY_S, self._tick)
 
     def stop(self, parent: Any) -> None:
-        """End; the worker is no consumer any more."""
+        """End; the worker is no consumer any more, though jobs may still run."""
+        self._seat.rise()
         if self._timer is not None:
             self._timer.cancel()
         try:
@@ -58,9 +77,9 @@ class Pulse(bootsteps.StartStopStep):
         self._tick()
 
     def _tick(self) -> None:
-        if os.getppid() != self._parent_pid:
+        if not self._draining and not self._parent_watch.lives():
             log.warning("whoever started this worker is gone: draining")
-            self._parent_pid = os.getppid()
+            self._draining = True
             os.kill(os.getpid(), signal.SIGTERM)
         if not self._ready or celery_state.should_stop is not None:
             return

@@ -27,6 +27,7 @@ from tasks.app import open_ledger
 from tasks.job import Job, JobKind, State, Stopped, kind_named, kinds
 from tasks.ledger import LEASE_RENEW_S, Claim, Ledger
 from tasks.places import Places
+from tasks.seat import Seat
 from tasks.store import Store
 from tasks.wire import Unreachable
 from tasks.work import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER, open_context, perform, tell
@@ -46,19 +47,19 @@ class JobFailed(Exception):
     """What Celery and Flower see of a failed job; the ledger has the whole story."""
 
 
-def register_tasks(app: Celery) -> None:
+def register_tasks(app: Celery, seat: Seat) -> None:
     """Give the app a task for each kind of job. Only workers need them: producers send by name."""
     for kind in kinds().values():
-        _register(app, kind)
+        _register(app, kind, seat)
 
 
-def _register(app: Celery, kind: JobKind) -> None:
+def _register(app: Celery, kind: JobKind, seat: Seat) -> None:
     # A runner can be killed by its slot; work in the slot itself only by Celery.
     hard_s = kind.effective_limits.hard_s if kind.in_slot else None
 
     @app.task(name=kind.wire_name, bind=True, throws=(JobFailed,), shared=False, time_limit=hard_s)
     def answer_bell(task: Any, job_id: str) -> dict[str, Any] | None:
-        job = work(app, str(job_id), task.request.hostname or "")
+        job = work(app, seat, str(job_id), task.request.hostname or "")
         if job is None or not job.state.ended or job.state is State.CANCELLED:
             raise Ignore
         if job.state is State.FAILED:
@@ -66,15 +67,20 @@ def _register(app: Celery, kind: JobKind) -> None:
         return job.result
 
 
-def work(app: Celery, job_id: str, worker: str) -> Job | None:
+def work(app: Celery, seat: Seat, job_id: str, worker: str) -> Job | None:
     """Answer one bell: run the job if it is there to be claimed. Returns its record afterwards, None if unknown."""
-    with closing(open_ledger(app, rings=True)) as ledger:
-        return _answer(app, ledger, job_id, worker)
+    with closing(open_ledger(app, rings=True)) as ledger, seat.slot() as is_mine:
+        if is_mine:
+            return _answer(app, ledger, job_id, worker)
+        job = tell(lambda: ledger.get(job_id))
+        if job is not None and job.state is State.QUEUED:  # the worker that comes next shall hear it
+            tell(lambda: ledger.ring([job]))
+        return job
 
 
 def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str) -> Job | None:
     store = Store(Places.from_environment().store)
-    claim = ledger.claim(job_id, worker, socket.gethostname())
+    claim = ledger.claim(job_id, worker, socket.gethostname(), os.getppid())
     if claim is not None:
         keeper = Keeper(open_ledger(app), claim)
         with keeper, _shutdown_heard(keeper):

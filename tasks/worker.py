@@ -15,9 +15,11 @@ import time
 
 from tasks.app import app_from_environment
 from tasks.ledger import WorkerBeat
+from tasks.places import Places
 from tasks.problem import Problem
-from tasks.pulse import Pulse
+from tasks.pulse import ParentWatch, Pulse
 from tasks.queues import QUEUE_NAMES
+from tasks.seat import Seat
 from tasks.slot import register_tasks
 
 
@@ -30,9 +32,13 @@ def main(argv: list[str]) -> int:
     except Problem as problem:
         sys.stderr.write(f"{problem}\n")
         return 2
+    os.environ["MISTUDIO_GPU_JOBS"] = str(options.gpu_jobs)  # for the slots
     if options.job_memory_gb is not None:
-        os.environ["MISTUDIO_JOB_MEMORY_GB"] = str(options.job_memory_gb)  # for the slots
-    register_tasks(app)
+        os.environ["MISTUDIO_JOB_MEMORY_GB"] = str(options.job_memory_gb)
+    parent = ParentWatch()
+    queues = tuple(options.queues.split(","))
+    seat = Seat(Places.from_environment(), options.name, queues, options.slots)
+    register_tasks(app, seat)
     app.steps["worker"].add(Pulse)
     hostname = f"{options.name}@{socket.gethostname()}"
     worker = app.Worker(
@@ -46,11 +52,15 @@ def main(argv: list[str]) -> int:
         loglevel=logging.INFO,
         without_gossip=True,
         without_mingle=True,
-        beat_of=WorkerBeat(
-            hostname, socket.gethostname(), os.getpid(), tuple(options.queues.split(",")), options.slots, time.time()
-        ),
+        beat_of=WorkerBeat(hostname, socket.gethostname(), os.getpid(), queues, options.slots, time.time()),
+        seat=seat,
+        parent_watch=parent,
     )
-    worker.start()
+    try:
+        if seat.take(patient=parent.lives):
+            worker.start()
+    finally:
+        seat.leave()
     return worker.exitcode or 0
 
 
@@ -62,6 +72,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--max-tasks-per-child", type=int, help="replace a slot after so many jobs")
     parser.add_argument("--max-memory-per-child", type=int, help="replace a slot that holds more KiB after a job")
     parser.add_argument("--job-memory-gb", type=float, help="stop a job whose processes hold more")
+    parser.add_argument("--gpu-jobs", type=int, default=1, help="how many jobs may share one GPU")
     options = parser.parse_args(argv)
     if unknown := set(options.queues.split(",")) - set(QUEUE_NAMES):
         parser.error(f"there is no queue {sorted(unknown)[0]!r}; queues: {', '.join(QUEUE_NAMES)}")

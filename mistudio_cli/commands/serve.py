@@ -21,8 +21,6 @@ from tasks.problem import Problem
 
 app = typer.Typer()
 
-TOKEN_VARIABLE = "MISTUDIO_API_TOKEN"  # noqa: S105 - a variable's name
-
 
 @app.command(help="Answer REST requests on queues and workers")
 def serve(
@@ -31,13 +29,20 @@ def serve(
     uds: Annotated[Path | None, typer.Option(help="Listen on this unix socket instead", metavar="PATH")] = None,
     token_env: Annotated[
         str, typer.Option(help="Variable with the token that requests must bear", metavar="VARIABLE")
-    ] = TOKEN_VARIABLE,
+    ] = api.TOKEN_VARIABLE,
+    published_locally: Annotated[
+        bool,
+        typer.Option(
+            "--published-locally",
+            help="Only this machine reaches the port, as one that a container publishes on 127.0.0.1: demand no token",
+        ),
+    ] = False,
 ) -> None:
     """Answer on /api/v1/workers/queues, active, stats and health until Ctrl-C."""
     import uvicorn
 
     token = os.environ.get(token_env) or None
-    local = uds is not None or _is_loopback(host)
+    local = uds is not None or published_locally or _is_loopback(host)
     if not local and token is None:
         raise Problem(
             f"Listening on {host} lets others in, so requests must bear a token.",

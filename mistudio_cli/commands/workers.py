@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -11,15 +13,18 @@ import typer
 from mistudio_cli import control, fleet, output, redis_server, session, shapes, tables
 from mistudio_cli.errors import Code, NotFound
 from mistudio_cli.log_files import follow
-from mistudio_cli.profile import load_profile, workers_of
+from mistudio_cli.profile import WorkerSpec, bounded, load_profile, named, worker_for, workers_of
 from mistudio_cli.settings import Settings
 from mistudio_cli.snapshot import read_workers
 from mistudio_cli.states import TERM_GRACE_S
 from tasks.ledger import Ledger
 from tasks.places import Places
+from tasks.queues import QUEUE_NAMES
 from tasks.wire import connect
 
 app = typer.Typer(help="Start, watch and stop the processes that do the work", no_args_is_help=True)
+
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="Only these workers")]
 
 #: Logs that are no worker's, and can be read by name.
 _OTHER_LOGS = ("supervisor", "redis")
@@ -28,26 +33,46 @@ _OTHER_LOGS = ("supervisor", "redis")
 @app.command("start")
 def start(
     profile: Annotated[
-        str, typer.Argument(help="Which workers: minimal, full, datasets, jetson, or your own")
-    ] = "minimal",
+        str | None, typer.Argument(help="Which workers: minimal (the default), full, datasets, jetson, or your own")
+    ] = None,
+    queues: Annotated[str | None, typer.Option(help="Instead of a profile: one more worker for these queues")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Jobs at once of each worker")] = None,
+    name: Annotated[str | None, typer.Option(help="The name of the one worker")] = None,
+    max_tasks_per_child: Annotated[
+        int | None, typer.Option(min=1, help="Replace a slot's process after so many jobs")
+    ] = None,
+    max_memory_per_child: Annotated[
+        int | None, typer.Option(min=1, help="Replace a slot's process that holds more KiB after a job")
+    ] = None,
+    job_memory_gb: Annotated[
+        float | None, typer.Option(min=0.001, help="Stop a job whose processes hold more memory")
+    ] = None,
+    foreground: Annotated[bool, typer.Option("--foreground", help="Stay here until a signal: for containers")] = False,
+    grace: Annotated[float, typer.Option(min=0, help="With --foreground: seconds for jobs after TERM")] = TERM_GRACE_S,
     timeout: Annotated[float, typer.Option(min=0, help="Wait at most so many seconds")] = fleet.START_PATIENCE_S,
 ) -> None:
-    """Start the workers of a profile; returns when each has answered."""
-    settings, wanted = session.current_settings(), load_profile(profile)
+    """Start the workers of a profile, or one more worker; returns when each has answered."""
+    settings = session.current_settings()
+    wanted = None if queues else profile or "minimal"
+    if queues and profile:
+        raise typer.BadParameter("give a profile or --queues, not both")
+    bounds = {
+        "slots": concurrency,
+        "max_tasks_per_child": max_tasks_per_child,
+        "max_memory_per_child": max_memory_per_child,
+        "job_memory_gb": job_memory_gb,
+    }
+    specs = [bounded(spec, bounds) for spec in _specs(wanted, queues, name)]
+    if foreground:
+        control.run_in_foreground(settings, wanted, specs, grace)
     session.connect_ledger(settings).now()  # a Redis that cannot be reached is said at once
-    output.talk_over(f"Starting the profile {profile} …")
-    try:
-        ran = fleet.start(settings, wanted, _tell_step, timeout)
-    except fleet.NeverAnswered as problem:
-        output.talk_over("")
-        for line in (problem.sentence, *(f"  | {line}" for line in problem.log_lines), f"  {problem.mend}"):
-            output.talk(line)
-        raise typer.Exit(int(Code.FAILED)) from problem
-    finally:
-        output.talk_over("")
-    names = ", ".join(spec.name for spec in workers_of(wanted))
-    already = " already" if len(ran) == len(workers_of(wanted)) else ""
-    output.talk(f"The profile {profile} runs{already}: {names}.")
+    with _answers_awaited(f"Starting {wanted or specs[0].name} …"):
+        ran = fleet.start(settings, wanted, specs, _tell_step, timeout)
+    names = ", ".join(spec.name for spec in specs)
+    already = " already" if len(ran) == len(specs) else ""
+    output.talk(f"The profile {wanted} runs{already}: {names}." if wanted else f"{names} runs{already}.")
+    if already and not wanted:
+        output.talk("For one more give it a --name, or: mistudio workers scale QUEUE=2")
 
 
 @app.command("status")
@@ -72,8 +97,9 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = Fa
 
 @app.command("stop")
 def stop(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="Only these workers")] = None,
+    names: Names = None,
     now: Annotated[bool, typer.Option("--now", help="Do not wait for running jobs: put them back at once")] = False,
+    drain: Annotated[bool, typer.Option("--drain", help="Let running jobs finish, however long they take")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Also end the supervisor and the home's own Redis")] = False,
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds for running jobs to finish before they are put back")
@@ -82,19 +108,48 @@ def stop(
     """Stop workers. A job that does not finish in time is checkpointed and put back: the next worker resumes it."""
     if everything and names:
         raise typer.BadParameter("--all stops every worker; leave out the names")
-    places, grace_s = session.current_settings().places, 0.0 if now else grace
+    if now and drain:
+        raise typer.BadParameter("--now and --drain are opposites")
+    _stop(names or [], None if drain else 0.0 if now else grace, everything)
+
+
+@app.command("drain")
+def drain(names: Names = None) -> None:
+    """Stop workers as soon as their running jobs have finished, however long that takes. As `stop --drain`."""
+    _stop(names or [], None, everything=False)
+
+
+@app.command("restart")
+def restart(
+    names: Names = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Jobs at once from then on")] = None,
+    timeout: Annotated[float, typer.Option(min=0, help="Wait at most so many seconds")] = fleet.START_PATIENCE_S,
+) -> None:
+    """Replace workers one by one: new ones take new jobs, running jobs finish in the old ones."""
+    settings = session.current_settings()
     try:
-        if everything:
-            fleet.shutdown(places, _tell_step, grace_s)
-        else:
-            fleet.stop(places, [fleet.short_name(name) for name in names or ()], _tell_step, grace_s)
+        with _answers_awaited("Restarting …"):
+            done = fleet.restart(settings, _short(names), concurrency, _tell_step, timeout)
     except control.NotRunning:
-        output.talk_over("")
-        output.talk("No workers run.")
+        output.talk("No workers run. Start some: mistudio workers start")
         return
-    finally:
-        output.talk_over("")
-    output.talk("All is stopped." if everything else "The workers have stopped. What waits in the queues stays.")
+    output.talk(f"Restarted: {', '.join(done)}.")
+
+
+@app.command("scale")
+def scale(
+    counts: Annotated[list[str], typer.Argument(metavar="QUEUE=N...", help="How many workers of each queue")],
+    timeout: Annotated[float, typer.Option(min=0, help="Wait at most so many seconds")] = fleet.START_PATIENCE_S,
+) -> None:
+    """Run so many workers of a queue. Idle ones go first, and none is cut short: it finishes what it runs."""
+    wanted = dict(_count(word) for word in counts)
+    with _answers_awaited("Scaling …"):
+        more, fewer = fleet.scale(session.current_settings(), wanted, _tell_step, timeout)
+    for said, names in (("New", more), ("Leaving, after their last jobs", fewer)):
+        if names:
+            output.talk(f"{said}: {', '.join(names)}.")
+    if not more and not fewer:
+        output.talk("Nothing to change.")
 
 
 @app.command("logs")
@@ -132,3 +187,57 @@ def _tell_step(step: str) -> None:
         output.talk_over(step)
     else:
         output.talk(step)
+
+
+def _specs(profile: str | None, queues: str | None, name: str | None) -> list[WorkerSpec]:
+    """The workers that were asked for. Problem when there is no such profile or queue."""
+    specs = [worker_for(queues.split(","))] if queues else list(workers_of(load_profile(profile or "")))
+    if name is None:
+        return specs
+    if len(specs) > 1:
+        raise typer.BadParameter(f"--name is for one worker; {profile} has {len(specs)}")
+    return [named(specs[0], name)]
+
+
+def _count(word: str) -> tuple[str, int]:
+    queue, mark, count = word.partition("=")
+    if queue not in QUEUE_NAMES:
+        raise typer.BadParameter(f"there is no queue {queue!r}; queues: {', '.join(QUEUE_NAMES)}")
+    if not mark or not count.isdecimal():
+        raise typer.BadParameter(f"{word!r} is not like {queue}=2")
+    return queue, int(count)
+
+
+def _short(names: list[str] | None) -> list[str]:
+    return [fleet.short_name(name) for name in names or ()]
+
+
+def _stop(names: list[str], grace_s: float | None, everything: bool) -> None:
+    places = session.current_settings().places
+    try:
+        if everything:
+            fleet.shutdown(places, _tell_step, grace_s)
+        else:
+            fleet.stop(places, _short(names), _tell_step, grace_s)
+    except control.NotRunning:
+        output.talk_over("")
+        output.talk("No workers run.")
+        return
+    finally:
+        output.talk_over("")
+    output.talk("All is stopped." if everything else "The workers have stopped. What waits in the queues stays.")
+
+
+@contextmanager
+def _answers_awaited(what: str) -> Iterator[None]:
+    """Say what goes on until workers have answered, and show the last words of one that does not."""
+    output.talk_over(what)
+    try:
+        yield
+    except fleet.NeverAnswered as problem:
+        output.talk_over("")
+        for line in (problem.sentence, *(f"  | {line}" for line in problem.log_lines), f"  {problem.mend}"):
+            output.talk(line)
+        raise typer.Exit(int(Code.FAILED)) from problem
+    finally:
+        output.talk_over("")

@@ -85,7 +85,7 @@ def test_a_beat_of_another_version_spoils_only_what_is_in_the_ledger(ledger: Led
 SUPERVISED = {
     "name": "worker-training@here",
     "state": "running",
-    "pid": None,
+    "pid": 4_000_000,
     "queues": ["training"],
     "slots": 1,
     "restarts": 2,
@@ -149,11 +149,13 @@ def test_without_the_supervisor_workers_are_known_by_their_beats(
 
 def test_the_rows_of_supervised_workers_join_what_their_beats_say(ledger: Ledger) -> None:
     job = submit(ledger)
-    ledger.claim(job.id, SUPERVISED["name"], "here")
-    beat = dataclasses.replace(BEAT, name=SUPERVISED["name"], seen_at=99.0)
+    ledger.claim(job.id, SUPERVISED["name"], "here", SUPERVISED["pid"])
+    beat = dataclasses.replace(BEAT, name=SUPERVISED["name"], pid=SUPERVISED["pid"], seen_at=99.0)
     other = dataclasses.replace(BEAT, seen_at=99.0)
-    rows = snapshot.worker_rows([SUPERVISED], [beat, other], [ledger.need(job.id)], 100.0, 0.0)
+    old = {**SUPERVISED, "pid": SUPERVISED["pid"] + 1, "state": "draining"}
+    rows = snapshot.worker_rows([SUPERVISED, old], [beat, other], [ledger.need(job.id)], 100.0, 0.0)
     assert [(row.name, row.state, row.busy, row.restarts, row.seen_age_s) for row in rows] == [
         ("worker-training@here", "running", 1, 2, 1.0),
+        ("worker-training@here", "draining", 0, 2, None),
         ("all-queues@elsewhere", "running", 0, None, 1.0),
     ]

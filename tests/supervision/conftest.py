@@ -16,7 +16,7 @@ import pytest
 
 from mistudio_cli import control, redis_server, settings
 from mistudio_cli.settings import Settings
-from tasks import wire
+from tasks import identity, wire
 from tasks.job import Job
 from tasks.ledger import Ledger
 from tasks.places import Places
@@ -75,7 +75,7 @@ class Home:
         for process in psutil.process_iter():
             try:
                 words = [*process.cmdline(), process.environ().get("MISTUDIO_HOME", ""), process.cwd()]
-                lives = redis_server.is_alive(process)
+                lives = identity.is_alive(process)
             except psutil.Error:
                 continue
             is_ours = any(word.startswith(str(self.places.home)) for word in words)

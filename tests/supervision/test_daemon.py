@@ -16,13 +16,14 @@ import pytest
 
 from mistudio_cli import control, redis_server, settings
 from mistudio_cli.listening import HOME_IS_TAKEN, REQUEST_BYTES
+from tasks import identity
 from tasks.problem import Problem
 from tests.conftest import RedisServer, until
 from tests.supervision.conftest import Home
 
 
 def gone(process: psutil.Process) -> bool:
-    return not redis_server.is_alive(process)
+    return not identity.is_alive(process)
 
 
 def test_the_first_command_brings_up_redis_and_somebody_who_looks_after_it(home: Home) -> None:
@@ -34,6 +35,7 @@ def test_the_first_command_brings_up_redis_and_somebody_who_looks_after_it(home:
         "supervisor": {"pid": home.supervisor.pid, "state": "running"},
         "profile": None,
         "workers": [],
+        "restart": {"pending": [], "failed": None},
     }
     assert stat.S_IMODE(home.places.supervisor_socket.stat().st_mode) == 0o600
     assert home.supervisor.terminal() is None
@@ -152,7 +154,7 @@ def test_a_home_that_cannot_be_used_is_said_at_once(home: Home) -> None:
 
 
 def test_a_supervisor_that_does_not_start_says_its_last_words(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "_argv", lambda _: [sys.executable, "-c", "raise SystemExit('out of luck')"])
+    monkeypatch.setattr(control, "_argv", lambda *_: [sys.executable, "-c", "raise SystemExit('out of luck')"])
     with pytest.raises(Problem) as told:
         control.broker_url_for(home.settings)
     assert told.value.sentence == "The supervisor did not start: out of luck"

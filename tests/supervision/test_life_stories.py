@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from mistudio_cli.child import Child
+from mistudio_cli.child import Child, describe_exit
 from mistudio_cli.profile import WorkerSpec
 from mistudio_cli.states import ARROWS, IDLE, Event, Status, pause_s
 
@@ -22,8 +22,8 @@ class FakeProcess:
     code: int | None = None
     told: list[str] = field(default_factory=list)
 
-    def poll(self) -> int | None:
-        return self.code
+    def poll(self) -> str | None:
+        return None if self.code is None else describe_exit(self.code)
 
     def tell(self, signum: signal.Signals) -> None:
         self.told.append(signum.name)
@@ -53,7 +53,7 @@ class Life:
             case "start", _:
                 self.child.start()
             case "answers", _:
-                self.child.answered()
+                self.child.heard(self.now)
             case "stop", float() as grace_s:
                 self.child.stop(grace_s)
             case "dies", float() as code:

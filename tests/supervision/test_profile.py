@@ -87,7 +87,7 @@ def test_a_users_own_profile_wins_over_the_products(own_profiles: Path) -> None:
     (own_profiles / "minimal.toml").write_text('workers = "one"\nslots = 2\nresources = ["gpu"]\ngpu_jobs = 3')
     profile = load_profile("minimal")
     assert profile == Profile("minimal", "", "one", 2, ("gpu",), 3)
-    assert workers_of(profile) == (WorkerSpec("all-queues", ("training", "extraction"), 2),)
+    assert workers_of(profile) == (WorkerSpec("all-queues", ("training", "extraction"), 2, gpu_jobs=3),)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import pytest
 
 from mistudio_cli import control, redis_server
 from mistudio_cli.redis_keeper import RedisKeeper
-from tasks import wire
+from tasks import identity, wire
 from tasks.places import SOCKET_PATH_MAX
 from tasks.problem import Problem
 from tests.conftest import until
@@ -105,7 +105,7 @@ def test_one_whose_pid_was_never_written_down_is_found_at_its_socket_and_never_d
 def test_a_recycled_pid_is_never_taken_for_it_nor_signalled(home: Home, keep: Keep) -> None:
     stranger = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     home.places.run.mkdir(parents=True)
-    told = {"pid": stranger.pid, "create_time": psutil.Process(stranger.pid).create_time() - 1}
+    told = {**identity.tell(os.getpid()), "pid": stranger.pid}
     (home.places.run / "redis.json").write_text(json.dumps(told))
     assert redis_server.running(home.places) is None
     assert redis_server.stop(home.places) is False

@@ -13,8 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
-from mistudio_cli import control, redis_server
+from mistudio_cli import control, redis_server, settings
 from mistudio_cli.errors import Code
+from tasks import identity
 from tasks.job import Job, State
 from tasks.queues import QUEUE_NAMES
 from tests.conftest import RedisServer, until
@@ -146,7 +147,7 @@ def test_killed_supervisor_its_workers_finish_and_end_and_the_next_one_goes_on(c
     cli.under_way(job_id)
     worker, server = psutil.Process(cli.home.worker()["pid"]), cli.home.redis
     cli.home.supervisor.kill()
-    until(lambda: not redis_server.is_alive(worker), 60, "the worker to drain")
+    until(lambda: not identity.is_alive(worker), 60, "the worker to drain")
     done = cli.job(job_id)
     assert (done.state, done.attempt) == (State.SUCCEEDED, 1)
     assert cli("workers start").returncode == 0
@@ -171,7 +172,7 @@ def test_workers_that_cannot_start_are_told_with_their_last_words(cli: Cli, tmp_
     assert failed.returncode == Code.FAILED
     assert first == f"{cli.home.worker()['name']} does not start (exit code 1)."
     assert lines == ["  | this celery is broken"] * 4
-    assert mend == "  mistudio workers logs all-queues"
+    assert mend == "  See: mistudio workers logs all-queues"
     (worker,) = cli.told("workers status --json")["workers"]
     assert worker["state"] == "fatal"
     assert cli("workers start").returncode == 0, "once mended, it starts"
@@ -255,3 +256,78 @@ def test_a_worker_runs_in_a_strange_home(strange_home: Home) -> None:
     assert cli.told("workers status --json")["workers"][0]["slots"] == 4
     assert cli("workers stop --all").returncode == 0
     assert strange_home.processes() == []
+
+
+def test_one_more_worker_a_scaled_queue_and_a_restart_with_more_slots(cli: Cli) -> None:
+    assert cli("workers start --queues datasets,high_priority --concurrency 2 --name mine").stderr.splitlines()[-1] == (
+        "mine runs."
+    )
+    again = cli("workers start --queues datasets,high_priority --concurrency 2 --name mine")
+    assert again.stderr.splitlines()[0] == "mine runs already."
+    scaled = cli("workers scale training=2")
+    assert scaled.stderr.splitlines()[-1] == "New: worker-training, worker-training-2."
+    assert cli("workers scale training=2").stderr == "Nothing to change.\n"
+    rows = {row["name"].partition("@")[0]: row for row in cli.told("workers status --json")["workers"]}
+    assert {name: (row["slots"], row["queues"]) for name, row in rows.items()} == {
+        "mine": (2, ["high_priority", "datasets"]),
+        "worker-training": (1, ["training"]),
+        "worker-training-2": (1, ["training"]),
+    }
+    restarted = cli("workers restart mine --concurrency 3")
+    assert (restarted.returncode, restarted.stderr.splitlines()[-1]) == (0, "Restarted: mine.")
+    now = cli.home.worker("mine")
+    assert (now["slots"], now["state"]) == (3, "running")
+    assert now["pid"] != rows["mine"]["pid"]
+    assert cli("workers scale training=0").stderr.splitlines()[-1] == (
+        "Leaving, after their last jobs: worker-training, worker-training-2."
+    )
+    until(lambda: [row["name"].partition("@")[0] for row in cli.told("workers status --json")["workers"]] == ["mine"])
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("workers scale nonsense=1", Code.USAGE, "there is no queue 'nonsense'"),
+        ("workers scale training", Code.USAGE, "'training' is not like training=2"),
+        ("workers scale training=-1", Code.USAGE, "'training=-1' is not like training=2"),
+        ("workers start full --queues training", Code.USAGE, "give a profile or --queues, not both"),
+        ("workers start full --name one", Code.USAGE, "--name is for one worker; full has 6"),
+        ("workers start --queues nonsense", Code.USAGE, "There is no queue 'nonsense'."),
+        ("workers start --queues training --name ../x", Code.USAGE, "'../x' cannot be a worker's name."),
+        ("workers stop --now --drain", Code.USAGE, "--now and --drain are opposites"),
+        ("workers restart", 0, "No workers run. Start some: mistudio workers start"),
+        ("workers drain", 0, "No workers run."),
+    ],
+)
+def test_what_makes_no_sense_is_refused_and_starts_nothing(cli: Cli, words: str, code: int, said: str) -> None:
+    refused = cli(words)
+    assert refused.returncode == code, refused.stderr
+    assert said in refused.stderr.replace("\n", " ").replace("│", "").replace("  ", " ")
+    assert "Traceback" not in refused.stderr
+    assert control.status(cli.home.places) is None
+
+
+def test_in_the_foreground_a_signal_lets_jobs_finish_and_ends_everything(cli: Cli) -> None:
+    running = cli.begin("workers", "start", "--foreground", "--queues", "training", "--grace", "30")
+    until(lambda: (told := control.status(cli.home.places)) and told["workers"][0]["state"] == "running")
+    assert control.status(cli.home.places)["supervisor"]["pid"] == running.pid
+    refused = cli("workers start --foreground")
+    assert (refused.returncode, "Another supervisor keeps" in refused.stderr) == (Code.USAGE, True)
+    job_id = cli.nap(30)
+    cli.under_way(job_id)
+    running.send_signal(signal.SIGTERM)
+    _, told = running.communicate(timeout=60)
+    assert running.returncode == 0
+    assert "ready." in told, "the workers' words come out here"
+    assert cli.home.processes() == []
+    home = settings.load({"home": str(cli.home.places.home)})
+    control.broker_url_for(home)
+    assert (cli.job(job_id).state, cli.job(job_id).attempt) == (State.SUCCEEDED, 1)
+
+
+def test_in_the_foreground_workers_that_never_start_end_it_with_an_error(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "celery.py").write_text("raise SystemExit('this celery is broken')")
+    ended = cli("workers start --foreground", PYTHONPATH=str(tmp_path))
+    assert ended.returncode == Code.FAILED
+    assert ended.stderr.count("this celery is broken") == 4
+    assert cli.home.processes() == []

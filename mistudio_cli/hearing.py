@@ -1,0 +1,80 @@
+"""How a supervisor hears of its workers: the beats they leave in the ledger. The only place where it asks Redis."""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Sequence
+
+from mistudio_cli.child import Child, Clock
+from mistudio_cli.states import Status
+from tasks import wire
+from tasks.ledger import Ledger
+
+REDIS_AWAY_PAUSE_S = 1.0
+
+#: How often workers that run are listened for; one that starts is at every tick.
+ROLL_CALL_EVERY_S = 5.0
+
+
+class Hearing:
+    """The beats in one Redis."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._url: str | None = None
+        self._ledger: Ledger | None = None
+        self._roll_call_at = self._ask_at = -math.inf
+        self._was_deaf = False
+
+    def listen_at(self, broker_url: str) -> None:
+        """Listen at this Redis from now on."""
+        if broker_url != self._url:
+            self.close()
+            self._url, self._ledger = broker_url, Ledger(wire.connect(broker_url, timeout_s=1.0))
+
+    def is_at(self, broker_url: str) -> bool:
+        """Whether this is the Redis it listens at."""
+        return broker_url == self._url
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._ledger is not None:
+            self._ledger.close()
+
+    def listen(self, children: Sequence[Child]) -> None:
+        """Tell each child its newest beat: one carries its name and the pid of its process."""
+        now = self._clock()
+        is_roll_call = now >= self._roll_call_at
+        waited_for = [child for child in children if is_roll_call or child.status is Status.STARTING]
+        if self._ledger is None or not waited_for or now < self._ask_at:
+            return
+        try:
+            beats = {(beat.name, beat.pid): beat.seen_at for beat in self._ledger.workers(math.inf)}
+        except (wire.Unreachable, wire.Refused):
+            self._ask_at, self._was_deaf = now + REDIS_AWAY_PAUSE_S, True
+            return
+        if is_roll_call:
+            self._roll_call_at = now + ROLL_CALL_EVERY_S
+        if self._was_deaf:
+            self._was_deaf = False
+            for child in children:
+                child.excuse()
+        self._tell(waited_for, beats)
+
+    def busy(self) -> frozenset[str]:
+        """Names of the workers of this machine that run jobs, without the host; none when Redis is away."""
+        host = socket.gethostname()
+        try:
+            names = [] if self._ledger is None else self._ledger.busy_workers()
+        except (wire.Unreachable, wire.Refused):
+            return frozenset()
+        return frozenset(name.removesuffix(f"@{host}") for name in names)
+
+    def _tell(self, children: Sequence[Child], beats: dict[tuple[str, int], float]) -> None:
+        host = socket.gethostname()
+        for child in children:
+            name = f"{child.spec.name}@{host}"
+            beat = beats.get((name, child.pid or 0))
+            if beat is not None:
+                child.heard(beat)

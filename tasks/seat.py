@@ -1,0 +1,138 @@
+"""A worker's place on this machine: the only place where seats and their slots are locked.
+
+A seat is the folder `run/seats/NAME/`. Its lock belongs to the one worker that takes jobs there; a worker that only
+finishes its last ones has given it back, so that the next may take it. Its numbered slot files are locked by the slots
+while they work: an old worker and a new one together never run more jobs than the seat has slots. Locks belong to
+processes and vanish with them; the notes beside them say who they are.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, Any
+
+from tasks import identity
+from tasks.places import Places, make_private
+
+_LOOK_EVERY_S = 0.02
+_LOOK_FOR_A_SLOT_EVERY_S = 0.1
+
+
+class Posture(StrEnum):
+    """What a worker does at its seat."""
+
+    WAITING = "waiting"  # ready, but another one sits there
+    SITTING = "sitting"  # takes jobs
+    LEAVING = "leaving"  # finishes its last jobs
+
+
+@dataclass(frozen=True)
+class Occupant:
+    """A living worker as its own note tells of it; `supervisor` is the pid of whoever started it, if one did."""
+
+    name: str
+    queues: tuple[str, ...]
+    slots: int
+    posture: Posture
+    pid: int
+    birth: str
+    supervisor: int | None
+
+
+class Seat:
+    """One worker's hold on its seat, made in its main process and shared by its slots."""
+
+    def __init__(self, places: Places, name: str, queues: tuple[str, ...], slots: int) -> None:
+        self._folder = make_private(places.seat(name))
+        self._lock = (self._folder / "lock").open("ab")
+        self._note = self._folder / f"{os.getpid()}.json"
+        self._told = {"name": name, "queues": queues, "slots": slots, **identity.tell(os.getpid())}
+        self._told["supervisor"] = int(os.environ.get("MISTUDIO_SUPERVISOR") or 0) or None
+        self._slots = slots
+
+    def take(self, patient: Callable[[], bool]) -> bool:
+        """Sit down, waiting as long as another one sits there. False when no longer `patient`."""
+        self._say(Posture.WAITING)
+        while not _try_lock(self._lock):
+            if not patient():
+                return False
+            time.sleep(_LOOK_EVERY_S)
+        self._say(Posture.SITTING)
+        return True
+
+    def rise(self) -> None:
+        """Give the seat to whoever waits for it; jobs that run keep their slots."""
+        self._say(Posture.LEAVING)
+        fcntl.flock(self._lock, fcntl.LOCK_UN)  # for the slots too, which inherited this lock
+
+    def leave(self) -> None:
+        """Be gone."""
+        self._note.unlink(missing_ok=True)
+
+    @contextmanager
+    def slot(self) -> Iterator[bool]:
+        """Hold a slot for one job, waiting while an older worker's jobs hold them all; False when the worker leaves."""
+        slot = self._free_slot()
+        while slot is None and self._sits():
+            time.sleep(_LOOK_FOR_A_SLOT_EVERY_S)
+            slot = self._free_slot()
+        try:
+            yield slot is not None
+        finally:
+            if slot is not None:
+                slot.close()
+
+    def _free_slot(self) -> IO[bytes] | None:
+        for number in range(1, self._slots + 1):
+            slot = (self._folder / f"slot-{number}").open("ab")
+            if _try_lock(slot):
+                return slot
+            slot.close()
+        return None
+
+    def _sits(self) -> bool:
+        told = _read(self._note)
+        return told is not None and told["posture"] == Posture.SITTING
+
+    def _say(self, posture: Posture) -> None:
+        part = self._note.with_suffix(".part")
+        with suppress(OSError):  # a full disk: the locks hold without the note
+            part.write_text(json.dumps({**self._told, "posture": posture}), encoding="utf-8")
+            part.replace(self._note)
+
+
+def occupants(places: Places) -> list[Occupant]:
+    """The living workers of this home, by seat; notes of the dead are removed."""
+    found = []
+    for note in sorted(places.seats.glob("*/*.json")):
+        told = _read(note)
+        if told is None:
+            continue
+        if identity.recognise(told) is None:
+            note.unlink(missing_ok=True)
+            continue
+        found.append(Occupant(**{**told, "queues": tuple(told["queues"]), "posture": Posture(told["posture"])}))
+    return found
+
+
+def _read(note: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _try_lock(file: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
