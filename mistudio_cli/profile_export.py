@@ -12,9 +12,6 @@ from mistudio_cli.profile_keys import KEYS, QUEUES_KEY, in_toml
 from mistudio_cli.settings import Settings, redacted
 from tasks.queues import Resource
 
-#: What a key that is not set comes to, where the record has no None for that.
-_UNSET = {"gpu_jobs": 1, "resources": tuple(Resource)}
-
 
 def as_toml(profile: Profile) -> str:
     """The profile's file with every key; those that are not set are comments. Reading it gives the same profile."""
@@ -25,7 +22,7 @@ def as_toml(profile: Profile) -> str:
     ]
     for key in KEYS:
         value = getattr(profile, key.name)
-        unset = value is None or value == _UNSET.get(key.name)
+        unset = value is None or value == tuple(Resource)  # all resources: those that are yet to come too
         lines += [f"# {key.meaning}.", f"# {key.name} = {key.example}" if unset else f"{key.name} = {in_toml(value)}"]
     lines += ["", '# One queue\'s worker may differ from the rest; needs workers = "per-queue".']
     return "\n".join([*lines, *(_table_lines(profile.queues))]) + "\n"
@@ -39,9 +36,14 @@ def as_commands(profile: Profile, settings: Settings) -> str:
         "# They need a Redis that somebody keeps: the home's own runs only beside mistudio's supervisor.",
         *(f"export {name}={value}" for name, value in _environment(settings).items()),
         "",
-        *(shlex.join(spec.argv()) for spec in workers_of(profile)),
+        command_lines(profile),
     ]
     return "\n".join(lines) + "\n"
+
+
+def command_lines(profile: Profile) -> str:
+    """The command line of each worker."""
+    return "\n".join(shlex.join(spec.argv()) for spec in workers_of(profile))
 
 
 def _table_lines(overrides: tuple[Override, ...]) -> Iterator[str]:

@@ -74,7 +74,9 @@ def shortfalls(who: str, specs: Sequence[WorkerSpec], machine: Machine) -> list[
         sentence = f"{who} needs {counted(needs.cpus, 'core')}; {have}."
         found.append(Shortfall("cores", needs.cpus, machine.cpus, sentence))
     if machine.memory < _NEARLY * needs.memory_gb * GB:
-        have = _have(_gb(machine.memory), _gb(machine.memory_in_all), machine.memory < machine.memory_in_all)
+        have = _have(
+            gigabytes(machine.memory), gigabytes(machine.memory_in_all), machine.memory < machine.memory_in_all
+        )
         shared = ", which it shares with its GPU" if machine.unified else ""
         sentence = f"{who} needs {needs.memory_gb} GB of memory; {have}{shared}."
         found.append(Shortfall("memory", needs.memory_gb, round(machine.memory / GB, 1), sentence))
@@ -133,7 +135,8 @@ def _have(usable: str, in_all: str, limited: bool) -> str:
     return f"it may use {usable} of this machine's {in_all}" if limited else f"this machine has {usable}"
 
 
-def _gb(amount: int) -> str:
+def gigabytes(amount: int) -> str:
+    """Bytes in GB, as profiles count them: 7.9 GB."""
     return f"{round(amount / GB, 1):g} GB"
 
 
