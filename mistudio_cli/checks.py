@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import mistudio_cli
 import tasks
 from mistudio_cli import tables
 from mistudio_cli.host import Host, nearest_folder, read_host
+from mistudio_cli.profile import DEFAULT_PROFILE, ReadProfile, WorkerSpec, profile_files, read_profile, workers_of
+from mistudio_cli.resources import Machine, counted, gigabytes, read_machine, shortfalls
 from mistudio_cli.settings import Settings
 from mistudio_cli.snapshot import QueueRow, read_queues
+from mistudio_cli.states import IDLE
 from tasks.devices import Devices, read_devices
 from tasks.ledger import Ledger
 from tasks.queues import QUEUES, Queue
@@ -26,6 +29,9 @@ Verdict = Literal["ok", "warning", "failed"]
 
 GIB = 1 << 30
 _LEAST_DISK, _LITTLE_DISK = 1 * GIB, 10 * GIB
+
+#: States of workers that take no more jobs.
+_LEAVING = (*IDLE, "stopping", "draining")
 
 _NEEDED = ("celery", "redis", "hiredis", "datasets", "tokenizers", "transformers", "safetensors", "torch")
 
@@ -48,13 +54,16 @@ def all_checks(settings: Settings) -> Iterator[Check]:
     yield home(settings)
     ledger = _own_or_named(settings)
     yield from redis(ledger, named=settings.broker_url is not None)
-    yield supervisor(settings)
+    told = _ask_supervisor(settings)
+    yield supervisor(told)
     if ledger is not None:
         yield from _if_readable(lambda: workers(read_queues(ledger).queues or ()))
-    host = read_host(settings.places.store)
-    yield disk(host)
-    yield cores_and_memory(host)
-    yield gpu(read_devices())
+    yield disk(read_host(settings.places.store))
+    cards = read_devices()
+    yield gpu(cards)
+    found = [read_profile(file) for file in profile_files()]
+    yield profiles(found)
+    yield from (resources(who, specs, read_machine(cards)) for who, specs in _running_or_default(told, found))
 
 
 def python() -> Check:
@@ -127,16 +136,11 @@ def redis_version(version: str, shown: str) -> Check:
     return Check("redis", "ok", told)
 
 
-def supervisor(settings: Settings) -> Check:
-    """Whether somebody keeps this home's workers alive."""
-    from mistudio_cli import control
-
-    try:
-        told = control.status(settings.places)
-    except (OSError, ValueError) as error:
-        return Check(
-            "supervisor", "failed", f"does not answer: {error}", "mistudio workers stop --all, then start again"
-        )
+def supervisor(told: dict[str, Any] | Exception | None) -> Check:
+    """Whether somebody keeps this home's workers alive, given what it told or why it did not; None is nobody."""
+    if isinstance(told, Exception):
+        mend = "mistudio workers stop --all, then start again"
+        return Check("supervisor", "failed", f"does not answer: {told}", mend)
     if told is None:
         return Check("supervisor", "warning", "not running", "mistudio workers start full")
     bad = [worker["name"] for worker in told["workers"] if worker["state"] in ("fatal", "backoff")]
@@ -165,15 +169,21 @@ def disk(host: Host) -> Check:
     return Check("disk", "warning", told, mend) if host.disk_free < _LITTLE_DISK else Check("disk", "ok", told)
 
 
-def cores_and_memory(host: Host, table: tuple[Queue, ...] = QUEUES) -> Check:
-    """Whether each queue's worker would find what the table says it needs."""
-    told = f"{host.cpus} cores, {tables.size(host.memory_total)} memory"
-    # A machine sold as 16 GB shows a little less than 16 GiB.
-    short = [q.name for q in table if host.cpus < q.needs.cpus or host.memory_total < 0.9 * q.needs.memory_gb * 1e9]
-    if short:
-        mend = "They work, but slowly; use the profile minimal here"
-        return Check("cores and memory", "warning", f"{told}: little for {', '.join(short)}", mend)
-    return Check("cores and memory", "ok", told)
+def profiles(found: Sequence[ReadProfile]) -> Check:
+    """Whether every profile can be started."""
+    if bad := [f"{read.file.path}: {read.faults[0].what}" for read in found if read.faults]:
+        return Check("profiles", "warning", "; ".join(bad), "mistudio profiles validate")
+    return Check("profiles", "ok", ", ".join(read.file.name for read in found))
+
+
+def resources(who: str, specs: Sequence[WorkerSpec], machine: Machine) -> Check:
+    """Whether the workers find what the table of queues says they need."""
+    if short := shortfalls(who, specs, machine):
+        mend = "It works, but slowly. Compare what profiles need: mistudio profiles ls"
+        return Check("resources", "warning", " ".join(missing.sentence for missing in short), mend)
+    shared = " shared with the GPU" if machine.unified else ""
+    there = f"{counted(machine.cpus, 'core')}, {gigabytes(machine.memory)} of memory{shared}"
+    return Check("resources", "ok", f"{there}: enough for {who[0].lower()}{who[1:]}")
 
 
 def gpu(found: Devices, table: tuple[Queue, ...] = QUEUES) -> Check:
@@ -188,6 +198,34 @@ def gpu(found: Devices, table: tuple[Queue, ...] = QUEUES) -> Check:
     cards = ", ".join(f"{card.name or '?'} ({tables.size(card.memory_total)})" for card in found.devices)
     enough = len(found.devices) >= sum(queue.needs.gpus for queue in table)
     return Check("gpu", "ok", cards if enough else f"{cards}; {' and '.join(wanting)} take turns")
+
+
+def _ask_supervisor(settings: Settings) -> dict[str, Any] | Exception | None:
+    from mistudio_cli import control
+
+    try:
+        return control.status(settings.places)
+    except (OSError, ValueError) as error:
+        return error
+
+
+def _running_or_default(
+    told: dict[str, Any] | Exception | None, found: Sequence[ReadProfile]
+) -> Iterator[tuple[str, Sequence[WorkerSpec]]]:
+    """What to call the workers that run here, and they; else those of the default profile, if that is sound."""
+    sound = {read.file.name: read.profile for read in found if read.profile is not None}
+    running, gpu_jobs = [], 1
+    if isinstance(told, dict):
+        running = [worker for worker in told["workers"] if worker["state"] not in _LEAVING]
+        gpu_jobs = sound[told["profile"]].gpu_jobs if told["profile"] in sound else 1
+    if running:
+        yield "What runs here", [_spec(worker, gpu_jobs) for worker in running]
+    elif DEFAULT_PROFILE in sound:
+        yield f"The profile {DEFAULT_PROFILE}", workers_of(sound[DEFAULT_PROFILE])
+
+
+def _spec(worker: dict[str, Any], gpu_jobs: int) -> WorkerSpec:
+    return WorkerSpec(worker["name"], tuple(worker["queues"]), worker["slots"], gpu_jobs=gpu_jobs)
 
 
 def _own_or_named(settings: Settings) -> Ledger | None:

@@ -1,7 +1,7 @@
-"""Profiles: from a TOML rule and the queue table to the workers it means. Pure but for reading the file.
+"""Profiles: from a TOML rule and the queue table to the workers it means. Pure but for finding and reading the files.
 
 A profile says "one" worker for all queues or one "per-queue", and may keep to queues of some resources; so a new queue
-in the table never touches a profile.
+in the table never touches a profile. It names a queue only where that one's worker differs from the rest.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import itertools
 import re
 import sys
 import tomllib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+from mistudio_cli.profile_keys import QUEUES_KEY, Fault, faults_of, near
 from tasks.places import config_dir
 from tasks.problem import Problem
 from tasks.queues import QUEUE_NAMES, QUEUES, Queue, Resource, queue_named
@@ -24,10 +25,13 @@ from tasks.queues import QUEUE_NAMES, QUEUES, Queue, Resource, queue_named
 #: The name of a worker that serves every queue of its profile.
 ALL_QUEUES = "all-queues"
 
+#: What runs when nothing else is said.
+DEFAULT_PROFILE = "minimal"
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_ARRANGEMENTS = ("one", "per-queue")
-_NUMBERS = ("slots", "gpu_jobs")
-_KEYS = ("summary", "workers", "resources", *_NUMBERS)
+
+#: What a worker has from its profile as it stands there.
+_BOUNDS = ("max_tasks_per_child", "max_memory_per_child", "job_memory_gb")
 
 
 @dataclass(frozen=True)
@@ -115,10 +119,22 @@ def scaled(queue: str, count: int, running: Sequence[WorkerSpec], busy: Collecti
 
 
 @dataclass(frozen=True)
+class Override:
+    """Where the worker of one queue differs from the rest of its profile; None is as the rest."""
+
+    queue: str
+    slots: int | None = None
+    max_tasks_per_child: int | None = None
+    max_memory_per_child: int | None = None
+    job_memory_gb: float | None = None
+
+
+@dataclass(frozen=True)
 class Profile:
     """A rule for which workers to run.
 
-    `workers` is "one" or "per-queue"; `slots` None is what the table says; `gpu_jobs` is how many jobs may share a GPU.
+    `workers` is "one" or "per-queue"; `slots` None is what the table says; `gpu_jobs` is how many jobs may share a GPU;
+    the bounds are those of WorkerSpec.
     """
 
     name: str
@@ -127,68 +143,111 @@ class Profile:
     slots: int | None = None
     resources: tuple[str, ...] = tuple(Resource)
     gpu_jobs: int = 1
+    max_tasks_per_child: int | None = None
+    max_memory_per_child: int | None = None
+    job_memory_gb: float | None = None
+    queues: tuple[Override, ...] = ()
+
+
+@dataclass(frozen=True)
+class ProfileFile:
+    """Where a profile is written.
+
+    `origin` is "built-in", "own" (in the configuration folder) or "file" (anywhere); one that `shadows` is the user's
+    own in the place of a built-in one.
+    """
+
+    name: str
+    path: Path | Traversable
+    origin: str
+    shadows: bool = False
+
+
+@dataclass(frozen=True)
+class ReadProfile:
+    """A profile's file as it was read: the profile, or all that keeps it from being one."""
+
+    file: ProfileFile
+    profile: Profile | None
+    faults: tuple[Fault, ...] = ()
 
 
 def workers_of(profile: Profile, queues: Sequence[Queue] = QUEUES) -> tuple[WorkerSpec, ...]:
     """The workers that a profile means for these queues."""
     served = [queue for queue in queues if queue.resource in profile.resources]
     if profile.workers == "per-queue":
-        return tuple(
-            WorkerSpec(queue.worker, (queue.name,), profile.slots or queue.concurrency, gpu_jobs=profile.gpu_jobs)
-            for queue in served
-        )
+        return tuple(_own_worker(profile, queue) for queue in served)
     slots = profile.slots or max(queue.concurrency for queue in served)
-    return (WorkerSpec(ALL_QUEUES, tuple(queue.name for queue in served), slots, gpu_jobs=profile.gpu_jobs),)
+    bounds = {name: getattr(profile, name) for name in _BOUNDS}
+    return (WorkerSpec(ALL_QUEUES, tuple(queue.name for queue in served), slots, gpu_jobs=profile.gpu_jobs, **bounds),)
+
+
+def _own_worker(profile: Profile, queue: Queue) -> WorkerSpec:
+    own = next((override for override in profile.queues if override.queue == queue.name), Override(queue.name))
+    bounds = {name: getattr(own, name) or getattr(profile, name) for name in _BOUNDS}
+    slots = own.slots or profile.slots or queue.concurrency
+    return WorkerSpec(queue.worker, (queue.name,), slots, gpu_jobs=profile.gpu_jobs, **bounds)
+
+
+def profile_files() -> list[ProfileFile]:
+    """The files of all profiles there are: the product's, then the user's own; an own one wins over the product's."""
+    own, built_in = _profiles_in(user_folder()), _profiles_in(files("mistudio_cli.profiles"))
+    return [
+        ProfileFile(name, own[name], "own", shadows=name in built_in)
+        if name in own
+        else ProfileFile(name, built_in[name], "built-in")
+        for name in dict.fromkeys([*built_in, *own])
+    ]
 
 
 def profile_names() -> list[str]:
     """All profiles there are: the product's, then the user's own."""
-    own = sorted(path.stem for path in _user_folder().glob("*.toml"))
-    built_in = sorted(path.name.removesuffix(".toml") for path in _built_in().iterdir() if path.name.endswith(".toml"))
-    return list(dict.fromkeys([*built_in, *own]))
+    return [file.name for file in profile_files()]
+
+
+def file_of(name: str) -> ProfileFile:
+    """The file of the profile of that name. Problem when there is none; a path is no name."""
+    found = profile_files()
+    if name in (names := [file.name for file in found]):
+        return found[names.index(name)]
+    if "/" in name or name.endswith(".toml"):
+        raise Problem(f"A profile has a name, and {name!r} is a path.", f"Put the file into {user_folder()}")
+    raise Problem(f"There is no profile {name!r}.", f"{near(name, names)}Profiles: {', '.join(names)}")
+
+
+def read_profile(file: ProfileFile) -> ReadProfile:
+    """What a file says; never raises for what is wrong in it."""
+    try:
+        told = tomllib.loads(file.path.read_text(encoding="utf-8"))
+    except OSError as error:
+        return ReadProfile(file, None, (Fault(f"it cannot be read: {error.strerror}", "Mend or remove it"),))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        mend = "See what a profile looks like: mistudio profiles export minimal"
+        return ReadProfile(file, None, (Fault(f"it is no TOML: {error}", mend),))
+    if faults := tuple(faults_of(told)):
+        return ReadProfile(file, None, faults)
+    overrides = tuple(Override(queue, **own) for queue, own in told.pop(QUEUES_KEY, {}).items())
+    resources = tuple(told.pop("resources", Resource))
+    return ReadProfile(file, Profile(file.name, **{"summary": "", **told}, resources=resources, queues=overrides))
 
 
 def load_profile(name: str) -> Profile:
     """The profile of that name, the user's own before the product's; Problem when there is none or it is not sound."""
-    if name not in profile_names():
-        raise Problem(f"There is no profile {name!r}.", f"Profiles: {', '.join(profile_names())}")
-    path: Path | Traversable = _user_folder() / f"{name}.toml"
-    if not path.is_file():
-        path = _built_in() / f"{name}.toml"
-    try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise Problem(f"The profile {name} cannot be read: {error}.", f"Mend {path}") from error
-    if fault := next(_faults(told), None):
-        raise Problem(f"The profile {name} is not sound: {fault}.", f"Mend {path}")
-    return Profile(name, **{**told, "summary": told.get("summary", ""), "resources": _resources(told)})
+    read = read_profile(file_of(name))
+    if read.profile is None:
+        first, *others = read.faults
+        more = f"; see all {len(read.faults)} faults with: mistudio profiles validate {name}" if others else ""
+        raise Problem(f"{read.file.path}: {first.what}.", f"{first.mend}{more}")
+    return read.profile
 
 
-def _faults(told: dict[str, Any]) -> Iterator[str]:
-    for key in told:
-        if key not in _KEYS:
-            yield f"{key!r} is none of {', '.join(_KEYS)}"
-    if told.get("workers") not in _ARRANGEMENTS:
-        yield f"workers must be one of {', '.join(_ARRANGEMENTS)}"
-    for key in _NUMBERS:
-        if key in told and (type(told[key]) is not int or told[key] < 1):
-            yield f"{key} must be a whole number from 1"
-    if not isinstance(told.get("summary", ""), str):
-        yield "summary must be text"
-    wanted = told.get("resources", [*Resource])
-    if not isinstance(wanted, list) or not wanted or not all(word in [*Resource] for word in wanted):
-        yield f"resources must be a list of some of {', '.join(Resource)}"
-    elif not any(queue.resource in wanted for queue in QUEUES):
-        yield f"no queue needs {' or '.join(wanted)}"
-
-
-def _resources(told: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(told.get("resources", Resource))
-
-
-def _built_in() -> Traversable:
-    return files("mistudio_cli.profiles")
-
-
-def _user_folder() -> Path:
+def user_folder() -> Path:
+    """Where the user's own profiles lie; it need not exist."""
     return config_dir() / "profiles"
+
+
+def _profiles_in(folder: Path | Traversable) -> dict[str, Path | Traversable]:
+    """The profiles of a folder by name; what an editor hides there is none."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    named = {path.name.removesuffix(".toml"): path for path in found if path.name.endswith(".toml")}
+    return {name: named[name] for name in sorted(named) if not name.startswith(".") and name}

@@ -40,6 +40,7 @@ class Device:
     power: float | None = None  # watts
     processes: tuple[GpuProcess, ...] | None = None
     problem: str | None = None  # why nothing of it could be read
+    unified: bool = False  # its memory is the machine's own
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,9 @@ def _read_jetson(proc: Path, sys: Path) -> Devices | None:
             continue
         total, used = _machine_memory(proc)
         share = float(load) / 10 if load.isdigit() else None
-        return Devices((Device(0, _machine_name(proc), memory_total=total, memory_used=used, utilisation=share),))
+        name = _machine_name(proc)
+        card = Device(0, name, memory_total=total, memory_used=used, utilisation=share, unified=True)
+        return Devices((card,))
     return None
 
 
@@ -168,8 +171,11 @@ def _with_unified_memory(found: Devices, proc: Path) -> Devices:
     if "jetson" not in (_machine_name(proc) or "").lower():
         return found
     total, used = _machine_memory(proc)
-    shared = (replace(d, memory_total=total, memory_used=used) if d.memory_total is None else d for d in found.devices)
-    return replace(found, devices=tuple(shared))
+
+    def shared(card: Device) -> Device:
+        return replace(card, memory_total=total, memory_used=used, unified=True)
+
+    return replace(found, devices=tuple(shared(card) if card.memory_total is None else card for card in found.devices))
 
 
 def _machine_name(proc: Path) -> str | None:

@@ -49,6 +49,7 @@ def test_every_field_of_every_gpu_is_read(driver: Path) -> None:
         "power": 123.0,
         "processes": [{"pid": 4242, "memory": 3 * GIB}],
         "problem": None,
+        "unified": False,
     }
 
 
@@ -148,6 +149,7 @@ def test_a_jetson_without_nvml_is_read_from_its_files(tmp_path: Path, node: str,
     assert (device.name, device.utilisation) == ("NVIDIA Jetson Orin Nano", 43.7)
     assert (device.memory_total, device.memory_used) == (8_000_000 * 1024, 3_000_000 * 1024)
     assert device.temperature is None
+    assert device.unified
 
 
 def test_a_jetson_whose_nvml_tells_no_memory_has_the_machine_s(driver: Path, tmp_path: Path) -> None:
@@ -156,7 +158,9 @@ def test_a_jetson_whose_nvml_tells_no_memory_has_the_machine_s(driver: Path, tmp
     (device,) = ask(driver, *places, **thor)["devices"]
     assert (device["memory_total"], device["memory_used"]) == (8_000_000 * 1024, 3_000_000 * 1024)
     assert (device["name"], device["utilisation"], device["power"]) == ("Fake GPU 0", 42.0, None)
-    assert ask(driver, *places, GPUS="1")["devices"][0]["memory_total"] == 24 * GIB
+    assert device["unified"]
+    beside = ask(driver, *places, GPUS="1")["devices"][0]
+    assert (beside["memory_total"], beside["unified"]) == (24 * GIB, False)
 
 
 def test_other_devfreq_nodes_are_no_gpu(tmp_path: Path) -> None:

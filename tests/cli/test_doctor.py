@@ -8,6 +8,17 @@ from pathlib import Path
 from mistudio_cli import checks
 from mistudio_cli.errors import Code
 from mistudio_cli.host import read_host
+from mistudio_cli.profile import (
+    Profile,
+    ProfileFile,
+    ReadProfile,
+    WorkerSpec,
+    load_profile,
+    profile_files,
+    read_profile,
+    workers_of,
+)
+from mistudio_cli.resources import Machine
 from mistudio_cli.snapshot import QueueRow
 from tasks.job import Job
 from tasks.ledger import Ledger, WorkerBeat, new_job_id
@@ -64,14 +75,51 @@ def test_a_redis_that_forgets_is_a_warning(ledger: Ledger) -> None:
     assert "noeviction" in found["redis eviction"].mend
 
 
-def test_a_full_disk_fails_and_a_small_machine_is_a_warning(tmp_path: Path) -> None:
+def test_a_full_disk_fails(tmp_path: Path) -> None:
     host = read_host(tmp_path)
     room = {0.5: "failed", 5: "warning", 500: "ok"}
     for free, verdict in room.items():
         assert checks.disk(dataclasses.replace(host, disk_free=int(free * GIB))).verdict == verdict
-    small = checks.cores_and_memory(dataclasses.replace(host, cpus=2, memory_total=8 * GIB))
-    assert (small.verdict, small.detail) == ("warning", "2 cores, 8.0 GiB memory: little for processing, training")
-    assert checks.cores_and_memory(dataclasses.replace(host, cpus=16, memory_total=64 * GIB)).verdict == "ok"
+
+
+def test_a_machine_too_small_for_its_workers_is_a_warning_with_the_numbers() -> None:
+    full, small, large = workers_of(load_profile("full")), Machine(2, 8 * 10**9, 2, 8 * 10**9), 64 * 10**9
+    told = checks.resources("What runs here", full, small)
+    assert told.verdict == "warning"
+    assert told.detail.startswith("What runs here needs 13 cores; this machine has 2. What runs here needs 40 GB")
+    assert checks.resources("What runs here", full, Machine(16, large, 16, large, 2)) == checks.Check(
+        "resources", "ok", "16 cores, 64 GB of memory: enough for what runs here"
+    )
+    jetson = Machine(6, 8 * 10**9, 6, 8 * 10**9, 1, unified=True)
+    assert checks.resources("The profile jetson", workers_of(load_profile("jetson")), jetson).detail == (
+        "6 cores, 8 GB of memory shared with the GPU: enough for the profile jetson"
+    )
+
+
+def test_what_runs_is_held_against_the_machine_and_else_the_default_profile(cli: Cli) -> None:
+    found = [read_profile(file) for file in profile_files()]
+    row = {"name": "w@h", "queues": ["training"], "slots": 2, "state": "running"}
+    leaving = {**row, "state": "draining"}
+    mine = ReadProfile(ProfileFile("mine", Path("mine.toml"), "own"), Profile("mine", "", "one", gpu_jobs=3))
+    told = {"profile": "mine", "workers": [row, leaving]}
+    ((who, specs),) = checks._running_or_default(told, [*found, mine])
+    assert (who, specs) == ("What runs here", [WorkerSpec("w@h", ("training",), 2, gpu_jobs=3)])
+    for nothing in (None, OSError("hangs"), {"profile": "mine", "workers": [leaving]}):
+        ((who, specs),) = checks._running_or_default(nothing, found)
+        assert (who, specs) == ("The profile minimal", workers_of(load_profile("minimal")))
+    (check,) = [check for check in cli("doctor", "--json").json["checks"] if check["name"] == "resources"]
+    assert "he profile minimal" in check["detail"]
+
+
+def test_a_profile_that_is_not_sound_is_a_warning_and_hides_no_other_check(cli: Cli) -> None:
+    folder = cli.home / "config" / "profiles"
+    folder.mkdir(parents=True)
+    (folder / "minimal.toml").write_text('workers = "one"\nslots = 0')
+    found = {check["name"]: check for check in cli("doctor", "--json").json["checks"]}
+    assert found["profiles"]["verdict"] == "warning"
+    assert found["profiles"]["detail"] == f"{folder / 'minimal.toml'}: slots must be a whole number from 1, not 0"
+    assert "gpu" in found
+    assert "resources" not in found, "nobody can tell what an unsound default profile needs"
 
 
 def test_a_redis_that_is_too_old_fails() -> None:

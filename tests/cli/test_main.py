@@ -32,7 +32,18 @@ sys.stderr.write("IMPORTED " + " ".join(sorted({name.partition(".")[0] for name 
 
 @pytest.mark.parametrize(
     "words",
-    ["--help", "submit --help", "submit train --help", "queue ls", "queue ls --json", "jobs ls", "top --once"],
+    [
+        "--help",
+        "submit --help",
+        "submit train --help",
+        "queue ls",
+        "queue ls --json",
+        "jobs ls",
+        "top --once",
+        "profiles ls",
+        "profiles show full",
+        "profiles export full",
+    ],
 )
 def test_commands_a_person_waits_for_import_nothing_heavy(cli: Cli, words: str) -> None:
     command = [sys.executable, "-P", "-c", WHAT_WAS_IMPORTED, *words.split()]

@@ -1,0 +1,48 @@
+"""What a container or a slice allows: the only place that reads the limits of cgroup v2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What this process may use at most: cores, of which a container may have a fraction, and bytes. None: no limit."""
+
+    cpus: float | None
+    memory: int | None
+
+
+def read_allowed(proc: Path = PROC, cgroups: Path = CGROUPS) -> Allowed:
+    """The tightest limit of this process's group and of those it lies in. Never raises: nothing there, no limit."""
+    folders = list(_folders(proc, cgroups))
+    cpus = [limit for folder in folders if (limit := _cpus(folder / "cpu.max")) is not None]
+    memory = [int(word) for folder in folders if (word := _read(folder / "memory.max")).isdigit()]
+    return Allowed(min(cpus, default=None), min(memory, default=None))
+
+
+def _folders(proc: Path, cgroups: Path) -> Iterator[Path]:
+    """The group's folder and those above it. In a container the group's path may be the host's, of which only the
+    root can be seen.
+    """
+    lines = _read(proc / "self" / "cgroup").splitlines()
+    path = next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "/")
+    parts = [part for part in path.split("/") if part not in ("", "..")]
+    yield from (cgroups.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1))
+
+
+def _cpus(path: Path) -> float | None:
+    """`cpu.max` says how many microseconds of each period may be used, or "max"."""
+    quota, _, period = _read(path).partition(" ")
+    return round(int(quota) / int(period), 2) if quota.isdigit() and period.isdigit() and int(period) else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return ""

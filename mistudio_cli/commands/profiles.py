@@ -1,0 +1,122 @@
+"""`mistudio profiles`: which workers a profile means, what they need, and how to write one's own."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mistudio_cli import output, profile_export, session, shapes, tables
+from mistudio_cli.errors import Code
+from mistudio_cli.profile import (
+    ProfileFile,
+    file_of,
+    load_profile,
+    profile_files,
+    read_profile,
+    user_folder,
+    workers_of,
+)
+from mistudio_cli.resources import read_machine, shortfalls
+from tasks.problem import Problem
+
+app = typer.Typer(help="See which workers a profile means, and write your own", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A profile's name")]
+Json = Annotated[bool, typer.Option("--json", help="As JSON")]
+
+
+class Form(StrEnum):
+    """How a profile can be written down."""
+
+    TOML = "toml"
+    CELERY = "celery"
+
+
+@app.command("ls")
+def ls(as_json: Json = False) -> None:
+    """List the profiles there are, with the workers they mean and what those need."""
+    found = [read_profile(file) for file in profile_files()]
+    if as_json:
+        output.data_json(shapes.profiles(found))
+        return
+    output.table(*tables.profiles(found))
+    for read in found:
+        if read.faults:
+            output.talk(f"{read.file.name} is not sound: mistudio profiles validate {read.file.name}")
+    output.talk(f"Your own are TOML files in {user_folder()}: mistudio profiles export --help")
+
+
+@app.command("show")
+def show(name: Name, as_json: Json = False) -> None:
+    """Show a profile's rule, its workers with their command lines, and whether this machine has what they need."""
+    file, profile = file_of(name), load_profile(name)
+    short = shortfalls(f"The profile {name}", workers_of(profile), read_machine())
+    if as_json:
+        output.data_json(shapes.profile_in_full(file, profile, short))
+        return
+    output.data("\n".join(tables.profile_facts(file, profile)) + "\n")
+    output.table(*tables.profile_workers(profile))
+    output.data("\n" + profile_export.command_lines(profile))
+    for missing in short:
+        output.talk(missing.sentence)
+
+
+@app.command("validate")
+def validate(
+    which: Annotated[
+        list[str] | None, typer.Argument(metavar="[FILE|NAME...]", help="Files or names; else all profiles there are")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Find every fault of profiles, with what mends it; fails when there is one."""
+    files = [_file(word) for word in which] if which else profile_files()
+    found = [read_profile(file) for file in files]
+    if as_json:
+        output.data_json(shapes.validated(found))
+    else:
+        output.table(*tables.validated(found))
+        for read in found:
+            for fault in read.faults:
+                output.talk(f"{read.file.name}: {fault.what}: {fault.mend}")
+    if any(read.faults for read in found):
+        raise typer.Exit(int(Code.USAGE))
+
+
+@app.command("export")
+def export(
+    name: Name,
+    form: Annotated[Form, typer.Option("--as", help="A profile's file, or command lines for another supervisor")] = (
+        Form.TOML
+    ),
+    to: Annotated[Path | None, typer.Option(help="Write it to this new file instead", metavar="FILE")] = None,
+) -> None:
+    """Write a profile down with every key, to begin your own from, or as plain command lines."""
+    profile = load_profile(name)
+    if form is Form.TOML:
+        text = profile_export.as_toml(profile)
+    else:
+        text = profile_export.as_commands(profile, session.current_settings())
+    if to is None:
+        output.data(text.rstrip("\n"))
+        return
+    _write_new(to, text)
+    own = form is Form.TOML and to.absolute().parent == user_folder().absolute()
+    output.talk(f"Written to {to}." + (f" Start it with: mistudio workers start {to.stem}" if own else ""))
+
+
+def _file(word: str) -> ProfileFile:
+    """What is to be validated: a path has a slash or the ending of a profile's file."""
+    is_path = "/" in word or word.endswith(".toml")
+    return ProfileFile(Path(word).stem, Path(word), "file") if is_path else file_of(word)
+
+
+def _write_new(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise Problem(f"{path} is there already.", "Choose another name, or remove it first") from error
