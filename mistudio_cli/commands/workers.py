@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -14,11 +14,13 @@ from mistudio_cli import control, fleet, output, redis_server, session, shapes, 
 from mistudio_cli.errors import Code, NotFound
 from mistudio_cli.log_files import follow
 from mistudio_cli.profile import WorkerSpec, bounded, load_profile, named, worker_for, workers_of
+from mistudio_cli.resources import read_machine, shortfalls
 from mistudio_cli.settings import Settings
 from mistudio_cli.snapshot import read_workers
 from mistudio_cli.states import TERM_GRACE_S
 from tasks.ledger import Ledger
 from tasks.places import Places
+from tasks.problem import Problem
 from tasks.queues import QUEUE_NAMES
 from tasks.wire import connect
 
@@ -47,6 +49,7 @@ def start(
     job_memory_gb: Annotated[
         float | None, typer.Option(min=0.001, help="Stop a job whose processes hold more memory")
     ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse when this machine has too little for them")] = False,
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay here until a signal: for containers")] = False,
     grace: Annotated[float, typer.Option(min=0, help="With --foreground: seconds for jobs after TERM")] = TERM_GRACE_S,
     timeout: Annotated[float, typer.Option(min=0, help="Wait at most so many seconds")] = fleet.START_PATIENCE_S,
@@ -63,9 +66,11 @@ def start(
         "job_memory_gb": job_memory_gb,
     }
     specs = [bounded(spec, bounds) for spec in _specs(wanted, queues, name)]
+    if not foreground:
+        session.connect_ledger(settings).now()  # a Redis that cannot be reached is said at once
+    _hold_against_machine(f"The profile {wanted}" if wanted else specs[0].name, specs, strict)
     if foreground:
         control.run_in_foreground(settings, wanted, specs, grace)
-    session.connect_ledger(settings).now()  # a Redis that cannot be reached is said at once
     with _answers_awaited(f"Starting {wanted or specs[0].name} …"):
         ran = fleet.start(settings, wanted, specs, _tell_step, timeout)
     names = ", ".join(spec.name for spec in specs)
@@ -197,6 +202,15 @@ def _specs(profile: str | None, queues: str | None, name: str | None) -> list[Wo
     if len(specs) > 1:
         raise typer.BadParameter(f"--name is for one worker; {profile} has {len(specs)}")
     return [named(specs[0], name)]
+
+
+def _hold_against_machine(who: str, specs: Sequence[WorkerSpec], strict: bool) -> None:
+    """Say what this machine has too little of; `strict` makes it a Problem."""
+    short = [missing.sentence for missing in shortfalls(who, specs, read_machine())]
+    if short and strict:
+        raise Problem(" ".join(short), "Start fewer (mistudio profiles ls), or leave out --strict")
+    for sentence in short:
+        output.talk(sentence)
 
 
 def _count(word: str) -> tuple[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -21,6 +22,9 @@ from tasks.queues import QUEUE_NAMES
 from tests.conftest import RedisServer, until
 from tests.supervision.conftest import MISTUDIO, Home
 
+#: What is said where a machine is smaller than the workers want, as this one may be.
+TOO_SMALL = re.compile(r"^.* needs [0-9]+ (core|GB|GPU).*\n", re.MULTILINE)
+
 
 class Cli:
     """The command line of one home."""
@@ -34,7 +38,7 @@ class Cli:
         return subprocess.Popen([MISTUDIO, *words], env=self.environment, stdout=pipe, stderr=pipe, text=True)
 
     def __call__(self, words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        done = subprocess.run(
             [MISTUDIO, *words.split()],
             env={**self.environment, **environment},
             capture_output=True,
@@ -42,6 +46,8 @@ class Cli:
             timeout=100,
             stdin=subprocess.DEVNULL,
         )
+        done.stderr = TOO_SMALL.sub("", done.stderr)
+        return done
 
     def told(self, words: str) -> Any:
         done = self(words)
@@ -305,6 +311,21 @@ def test_what_makes_no_sense_is_refused_and_starts_nothing(cli: Cli, words: str,
     assert said in refused.stderr.replace("\n", " ").replace("│", "").replace("  ", " ")
     assert "Traceback" not in refused.stderr
     assert control.status(cli.home.places) is None
+
+
+def test_more_than_the_machine_has_is_said_and_refused_when_strict(cli: Cli) -> None:
+    cores = os.cpu_count() or 1
+    words = ["workers", "start", "--queues", "processing", "--concurrency", str(cores + 1)]
+    refused = cli.begin(*words, "--strict")
+    _, told = refused.communicate(timeout=60)
+    assert refused.returncode == Code.USAGE
+    assert f"worker-processing needs {cores + 1} core" in told
+    assert "leave out --strict" in told
+    assert control.status(cli.home.places)["workers"] == []
+    warned = cli.begin(*words)
+    _, told = warned.communicate(timeout=60)
+    assert warned.returncode == 0
+    assert re.match(rf"worker-processing needs {cores + 1} cores; (this machine has|it may use) [0-9.]+", told)
 
 
 def test_in_the_foreground_a_signal_lets_jobs_finish_and_ends_everything(cli: Cli) -> None:
