@@ -69,7 +69,7 @@ KEYS: tuple[Key, ...] = (
     Key(
         "resources",
         f"a list of some of {', '.join(Resource)}",
-        '["network", "cpu"]',
+        '["cpu", "gpu"]',
         "Only queues whose work is limited by these; unset: all queues",
         _are_resources,
     ),
