@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from mistudio_cli.states import QUIT_GRACE_S
+from mistudio_cli.states import quit_grace_s
 from tasks.job import State
 from tasks.ledger import PREFIX
 from tasks.queues import QUEUES, Queue
@@ -20,10 +20,10 @@ from tasks.queues import QUEUES, Queue
 DEPLOY = Path(__file__).parent
 TEMPLATES = DEPLOY / "templates"
 
-#: How long running jobs may go on after TERM. Then they have QUIT_GRACE_S to write a checkpoint, and what is left of
+#: How long running jobs may go on after TERM. Then they have some time to write a checkpoint, and what is left of
 #: the worker is killed; whoever runs the supervisor waits longer than both, or it would kill in their stead.
 GRACE_S = 30
-STOP_S = GRACE_S + round(QUIT_GRACE_S) + 20
+STOP_S = GRACE_S + round(quit_grace_s()) + 20
 
 #: How far a queue is scaled out. Nobody waits for a GPU queue's first answer: its last worker gives the card back.
 MOST_REPLICAS = 10

@@ -16,13 +16,13 @@ from mistudio_cli.profile import WorkerSpec
 from mistudio_cli.states import (
     ARROWS,
     MUTE_LIVES,
-    QUIT_GRACE_S,
     SILENCE_S,
     SOUND_AGE_S,
     Event,
     Status,
     after,
     pause_s,
+    quit_grace_s,
 )
 
 Clock = Callable[[], float]
@@ -82,9 +82,9 @@ class Child:
         return min(self._retry_at, self._ladder[0][0] if self._ladder else math.inf)
 
     @classmethod
-    def adopted(cls, spec: WorkerSpec, process: Process, clock: Clock) -> Child:
+    def adopted(cls, spec: WorkerSpec, process: Process, clock: Clock, started_at: float) -> Child:
         """An old supervisor's worker that finishes its last jobs; it has no next life."""
-        return cls(spec, _no_next_life, clock, Status.STOPPING, process)
+        return cls(spec, _no_next_life, clock, Status.STOPPING, process, started_at)
 
     def start(self) -> None:
         """Bring it to life, unless it lives or is about to."""
@@ -137,7 +137,7 @@ class Child:
         self._climb()
 
     def _plan(self, quit_at: float) -> None:
-        self._ladder = [(quit_at, signal.SIGQUIT), (quit_at + QUIT_GRACE_S, signal.SIGKILL)]
+        self._ladder = [(quit_at, signal.SIGQUIT), (quit_at + quit_grace_s(), signal.SIGKILL)]
 
     def _climb(self) -> None:
         """Take the steps of the ladder that are due."""

@@ -202,7 +202,8 @@ class Crew:
             process = identity.recognise({"pid": other.pid, "birth": other.birth})
             if process is not None:
                 spec = WorkerSpec(other.name, other.queues, other.slots)
-                self.leavers.append(Child.adopted(spec, AdoptedWorker(process), self._clock))
+                began = process.create_time()
+                self.leavers.append(Child.adopted(spec, AdoptedWorker(process), self._clock, began))
 
     def _refusal(self, broker_url: str) -> dict[str, Any] | None:
         alive = self._alive()

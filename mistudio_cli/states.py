@@ -8,6 +8,9 @@ nothing for long while Redis was there is HUNG: it is ended and replaced.
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import cache
+
+from tasks.job import longest_stop_grace_s
 
 
 class Status(StrEnum):
@@ -59,7 +62,10 @@ ARROWS: dict[tuple[Status, Event], Status] = {
 
 #: After TERM a worker finishes its jobs; after QUIT they are checkpointed and put back; after KILL nothing is left.
 #: An idle worker takes up to four seconds to end after TERM.
-TERM_GRACE_S, QUIT_GRACE_S = 10.0, 30.0
+TERM_GRACE_S = 10.0
+
+#: What a worker needs beyond the time that its jobs may take for their checkpoints.
+_AFTER_CHECKPOINTS_S = 10.0
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 
@@ -72,6 +78,12 @@ SOUND_AGE_S = 60.0
 
 #: Lives without an answer, one after the other, until a worker is FATAL.
 MUTE_LIVES = 4
+
+
+@cache
+def quit_grace_s() -> float:
+    """Seconds from QUIT to KILL: as long as the slowest kind of job may take for its checkpoint, and then some."""
+    return longest_stop_grace_s() + _AFTER_CHECKPOINTS_S
 
 
 def after(status: Status, event: Event) -> Status:

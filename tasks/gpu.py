@@ -14,6 +14,9 @@ from tasks.ledger import Claim, Ledger
 from tasks.queues import Resource, queue_named
 from tasks.wire import Unreachable
 
+#: The phase of a job that has not begun to work.
+WAITING = "waiting for a GPU"
+
 _ASK_EVERY_S = 1.0
 
 T = TypeVar("T")
@@ -39,7 +42,7 @@ def device_for(ledger: Ledger, claim: Claim, kind: JobKind, stop: Callable[[], b
         index = _unless_away(lambda: ledger.lease_device(claim, _by_free_memory(), _jobs_per_gpu()))
         if index is not None:
             return Device("cuda", {"CUDA_VISIBLE_DEVICES": str(index), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
-        _unless_away(lambda: ledger.report(claim, Progress("waiting for a GPU", 0, None, "")))
+        _unless_away(lambda: ledger.report(claim, Progress(WAITING, 0, None, "")))
         time.sleep(_ASK_EVERY_S)
     return None
 

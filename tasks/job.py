@@ -25,6 +25,9 @@ FAMILIES = ("datasets", "tokens", "models", "saes", "features")
 #: How often a kind may lose its process before it is given up: work that resumes loses little each time.
 DEFAULT_ATTEMPTS, RESUMABLE_ATTEMPTS = 3, 10
 
+#: How long a job that was told to stop may take for its checkpoint, if its kind does not say.
+STOP_GRACE_S = 20.0
+
 
 class State(StrEnum):
     """Where a job is in its life. The arrows are drawn in docs/architecture.md and made in ledger.lua only."""
@@ -164,6 +167,7 @@ class JobKind:
     `prepare(params, known)` checks the parameters at submit time, may fill in what follows from them, and returns them
     with the jobs that must come first. `default_name(params)` names the artifact when the user does not.
     A kind `in_slot` is quick and imports little: it runs inside the worker instead of in a process of its own.
+    A job that was told to stop is killed when it has not ended after `stop_grace_s` seconds.
     """
 
     name: str
@@ -175,6 +179,7 @@ class JobKind:
     in_slot: bool = False
     max_attempts: int = DEFAULT_ATTEMPTS
     limits: Limits | None = None
+    stop_grace_s: float = STOP_GRACE_S
     default_name: Callable[[Any], str] | None = None
     prepare: Callable[[Any, Known], tuple[Any, list[Request]]] | None = None
 
@@ -185,7 +190,7 @@ class JobKind:
 
     @property
     def effective_limits(self) -> Limits:
-        """The kind's own time limits, else its queue's."""
+        """The kind's own limits, else its queue's."""
         return self.limits or queue_named(self.queue).limits
 
     def run(self, params: Any, context: Context) -> dict[str, Any] | None:
@@ -233,3 +238,8 @@ def kind_named(name: str) -> JobKind:
         return kinds()[name]
     except KeyError:
         raise Problem(f"There is no job kind {name!r}.", f"Kinds: {', '.join(kinds())}") from None
+
+
+def longest_stop_grace_s() -> float:
+    """The time in seconds after which every job that was told to stop has ended or been killed."""
+    return max(kind.stop_grace_s for kind in kinds().values())

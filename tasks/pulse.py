@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from typing import Any
 
 from celery import bootsteps
@@ -17,11 +18,12 @@ from tasks.app import open_ledger
 from tasks.ledger import WorkerBeat
 from tasks.reconciler import Reconciler
 from tasks.seat import Seat
+from tasks.stuck import StoppedSlots
 from tasks.wire import Unreachable
 
 log = logging.getLogger("mistudio.worker")
 
-BEAT_EVERY_S = 1.0
+BEAT_EVERY_S, LOOK_AT_SLOTS_EVERY_S = 1.0, 5.0
 
 _PR_SET_PDEATHSIG = 1
 
@@ -49,6 +51,7 @@ class Pulse(bootsteps.StartStopStep):
         super().__init__(parent, **options)
         self._beat, self._seat, self._parent_watch = beat_of, seat, parent_watch
         self._ready = self._draining = False
+        self._stopped_slots, self._look_at_slots_at = StoppedSlots(), 0.0
         self._timer: Any = None
 
     def start(self, parent: Any) -> None:
@@ -57,6 +60,12 @@ class Pulse(bootsteps.StartStopStep):
         self._reconciler = Reconciler(open_ledger(parent.app, rings=True))
         worker_ready.connect(self._on_ready)
         self._timer = parent.timer.call_repeatedly(BEAT_EVERY_S, self._tick)
+
+    def _give_up_stopped_slots(self) -> None:
+        if time.monotonic() >= self._look_at_slots_at:
+            self._look_at_slots_at = time.monotonic() + LOOK_AT_SLOTS_EVERY_S
+            for told in self._stopped_slots.kill():
+                log.warning(told)
 
     def stop(self, parent: Any) -> None:
         """End; the worker is no consumer any more, though jobs may still run."""
@@ -86,5 +95,6 @@ class Pulse(bootsteps.StartStopStep):
         try:
             self._ledger.beat(self._beat)
             self._reconciler.round()
+            self._give_up_stopped_slots()
         except Unreachable:
             log.warning("Redis is away; trying again")

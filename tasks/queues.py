@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-HOUR = 3600
+MINUTE, HOUR = 60, 3600
 
 #: What a person may give as a priority; 10 is the most urgent.
 LOWEST_PRIORITY, DEFAULT_PRIORITY, HIGHEST_PRIORITY = 0, 5, 10
@@ -38,10 +38,19 @@ class Needs:
 
 @dataclass(frozen=True)
 class Limits:
-    """Time limits of one job in seconds; None is no limit."""
+    """Limits of one job in seconds of work; None is no limit.
 
-    soft_s: int | None = HOUR
-    hard_s: int | None = 2 * HOUR
+    After `soft_s` it is told to stop, and killed when its kind's grace is over; after `hard_s` it is killed at once.
+    Either way it has failed. One that makes no progress for `stall_s` is stopped the same way and put back.
+    """
+
+    soft_s: float | None = HOUR
+    hard_s: float | None = 2 * HOUR
+    stall_s: float | None = None
+
+
+#: What may take days is bounded by its progress alone. The first thing it does, loading a model, may take minutes.
+_FOR_DAYS = Limits(soft_s=None, hard_s=None, stall_s=30 * MINUTE)
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ QUEUES: tuple[Queue, ...] = (
     Queue("high_priority", "Quick metadata operations, user-facing updates", 8, 10, Resource.LIGHT, Needs(2, 2)),
     Queue("datasets", "Downloads, ingestion from the Hugging Face Hub", 4, 7, Resource.NETWORK, Needs(2, 4)),
     Queue("processing", "Tokenization, preprocessing", 4, 7, Resource.CPU, Needs(4, 8)),
-    Queue("training", "SAE training, long-running", 1, 5, Resource.GPU, Needs(2, 16, 1), Limits(None, None)),
+    Queue("training", "SAE training, long-running", 1, 5, Resource.GPU, Needs(2, 16, 1), _FOR_DAYS),
     Queue(
         "extraction",
         "Activation collection, feature extraction",
@@ -74,7 +83,7 @@ QUEUES: tuple[Queue, ...] = (
         5,
         Resource.GPU,
         Needs(2, 8, 1),
-        Limits(None, None),
+        _FOR_DAYS,
     ),
     Queue("low_priority", "Cleanup, archival, maintenance", 2, 3, Resource.LIGHT, Needs(1, 2)),
 )

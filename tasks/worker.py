@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import socket
 import sys
@@ -21,6 +22,14 @@ from tasks.pulse import ParentWatch, Pulse
 from tasks.queues import QUEUE_NAMES
 from tasks.seat import Seat
 from tasks.slot import register_tasks
+
+#: What goes wrong in each of Celery's other pools, most of it without a word.
+_OTHER_POOLS = {
+    "solo": "its worker hears and says nothing while a job runs, so time limits and shutdowns would silently not hold",
+    "threads": "a thread can be neither ended nor replaced, so time limits and shutdowns would silently not hold",
+    "gevent": "one job's wait for its process would hold up all others, and no slot could be replaced",
+    "eventlet": "one job's wait for its process would hold up all others, and no slot could be replaced",
+}
 
 
 def main(argv: list[str]) -> int:
@@ -46,7 +55,7 @@ def main(argv: list[str]) -> int:
         queues=options.queues,
         concurrency=options.slots,
         autoscale=(options.slots, 1) if options.slots > 1 else None,
-        pool="prefork",
+        pool=options.pool,
         max_tasks_per_child=options.max_tasks_per_child,
         max_memory_per_child=options.max_memory_per_child,
         loglevel=logging.INFO,
@@ -68,17 +77,40 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tasks.worker", description="One mistudio worker.")
     parser.add_argument("--name", required=True, help="its name, without @host")
     parser.add_argument("--queues", default=",".join(QUEUE_NAMES), help="queues it serves, most urgent first")
-    parser.add_argument("--slots", type=int, default=1, help="how many jobs it runs at once")
-    parser.add_argument("--max-tasks-per-child", type=int, help="replace a slot after so many jobs")
-    parser.add_argument("--max-memory-per-child", type=int, help="replace a slot that holds more KiB after a job")
-    parser.add_argument("--job-memory-gb", type=float, help="stop a job whose processes hold more")
-    parser.add_argument("--gpu-jobs", type=int, default=1, help="how many jobs may share one GPU")
+    parser.add_argument("--slots", type=_count, default=1, help="how many jobs it runs at once")
+    parser.add_argument("--pool", default="prefork", help="what its slots are: prefork, and nothing else")
+    parser.add_argument("--max-tasks-per-child", type=_count, help="replace a slot after so many jobs")
+    parser.add_argument("--max-memory-per-child", type=_count, help="replace a slot that holds more KiB after a job")
+    parser.add_argument(
+        "--job-memory-gb",
+        type=_gigabytes,
+        default=os.environ.get("MISTUDIO_JOB_MEMORY_GB") or None,
+        help="stop a job whose processes hold more",
+    )
+    parser.add_argument("--gpu-jobs", type=_count, default=1, help="how many jobs may share one GPU")
     options = parser.parse_args(argv)
     if unknown := set(options.queues.split(",")) - set(QUEUE_NAMES):
         parser.error(f"there is no queue {sorted(unknown)[0]!r}; queues: {', '.join(QUEUE_NAMES)}")
-    if options.slots < 1:
-        parser.error("a worker needs at least one slot")
+    if options.pool != "prefork":
+        why = _OTHER_POOLS.get(options.pool, "mistudio knows no such pool")
+        parser.error(f"--pool {options.pool} is refused: {why}; leave it out, or use --pool prefork")
     return options
+
+
+def _count(text: str) -> int:
+    if text.isdecimal() and int(text) >= 1:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+
+
+def _gigabytes(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if 0 < number < math.inf:
+        return number
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of gigabytes above 0")
 
 
 if __name__ == "__main__":

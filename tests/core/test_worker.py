@@ -6,100 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-import pytest
 
-import tasks.kinds
-from tasks import job as jobs
-from tasks.app import Bell, make_app
+from tasks.app import Bell
 from tasks.job import Job, State
 from tasks.ledger import Ledger
-from tasks.store import Store
-from tasks.submit import submit
-from tasks.wire import connect
-from tests.conftest import RedisServer, until
-
-EXTRA = Path(__file__).parent.parent / "extra"
-
-
-@pytest.fixture(autouse=True)
-def _kinds_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(tasks.kinds, "__path__", [*tasks.kinds.__path__, str(EXTRA / "kinds")])
-    jobs.kinds.cache_clear()
-    yield
-    jobs.kinds.cache_clear()
-
-
-class Lab:
-    """A home with a Redis and one worker, and the questions a test asks of them."""
-
-    def __init__(self, redis: RedisServer, folder: Path) -> None:
-        self.redis, self.folder = redis, folder
-        self.app = make_app(redis.url)
-        self.ledger = Ledger(connect(redis.url), Bell(self.app))
-        self.store = Store(folder / "home" / "store")
-        self.worker: subprocess.Popen[bytes] | None = None
-
-    def start_worker(self, slots: int = 2, **variables: str) -> subprocess.Popen[bytes]:
-        environment = {
-            **os.environ,
-            **variables,
-            "MISTUDIO_HOME": str(self.folder / "home"),
-            "CELERY_BROKER_URL": self.redis.url,
-            "PYTHONPATH": str(EXTRA),
-        }
-        with (self.folder / "worker.log").open("ab") as log:
-            self.worker = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tasks.worker", "--name", "all-queues", "--slots", str(slots)],
-                cwd=self.folder,
-                env=environment,
-                stdout=log,
-                stderr=log,
-            )
-        pid = self.worker.pid
-        until(lambda: any(beat.pid == pid for beat in self.ledger.workers()), 30, self.log())
-        return self.worker
-
-    def stop_worker(self, signum: signal.Signals = signal.SIGTERM) -> None:
-        if self.worker is not None and self.worker.poll() is None:
-            self.worker.send_signal(signum)
-            self.worker.wait(60)
-
-    def submit(self, kind: str, /, name: str | None = None, after: tuple[str, ...] = (), **values: object) -> Job:
-        return submit(self.ledger, self.store, kind, dict(values), name=name, after=after)[-1]
-
-    def ended(self, job: Job) -> Job:
-        until(lambda: self.ledger.need(job.id).state.ended, 60, f"{self.ledger.need(job.id)}\n{self.log()}")
-        return self.ledger.need(job.id)
-
-    def under_way(self, job: Job) -> psutil.Process:
-        """The job's runner, once it has done some of its work."""
-        until(lambda: (told := self.ledger.need(job.id).progress) and told.done > 0, 30, self.log())
-        return next(p for p in psutil.process_iter(["cmdline"]) if job.id in (p.info["cmdline"] or ()))
-
-    def reasons(self, job: Job) -> list[str]:
-        return [event["reason"] for event in self.ledger.events(job.id)]
-
-    def log(self) -> str:
-        path = self.folder / "worker.log"
-        return path.read_text()[-3000:] if path.exists() else ""
-
-    def left_in_tmp(self) -> list[str]:
-        folder = self.store.root / ".tmp"
-        return [path.name for path in folder.iterdir()] if folder.exists() else []
-
-
-@pytest.fixture
-def lab(own_redis: RedisServer, short_tmp: Path) -> Iterator[Lab]:
-    lab = Lab(own_redis, short_tmp)
-    yield lab
-    lab.ledger.client.close()
-    lab.app.close()
-    if lab.worker is not None and lab.worker.poll() is None:
-        lab.stop_worker(signal.SIGQUIT)
+from tests.conftest import until
+from tests.core.lab import EXTRA, Lab
 
 
 def test_a_job_submitted_before_there_is_a_worker_waits_and_runs_then(lab: Lab) -> None:
@@ -168,7 +83,7 @@ def test_a_job_over_its_time_limit_is_stopped_and_fails_with_that_reason(lab: La
     lab.start_worker(NAP_SOFT_LIMIT_S="1")
     failed = lab.ended(lab.submit("nap", ticks=10_000))
     assert failed.state == State.FAILED
-    assert failed.reason == "It ran longer than its kind may; stopped when told to."
+    assert failed.reason == "It ran for more than 1 s, the most its kind may; stopped when told to."
     assert failed.error is not None
     assert failed.error["type"] == "TimeLimit"
     until(lambda: lab.left_in_tmp() == [], 10)

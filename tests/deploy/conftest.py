@@ -11,7 +11,7 @@ import jsonschema
 import yaml
 
 from deploy import generate
-from mistudio_cli.states import QUIT_GRACE_S
+from mistudio_cli.states import quit_grace_s
 from tasks.queues import QUEUES, Needs, Queue, Resource
 
 ROOT = Path(__file__).parent.parent.parent
@@ -19,7 +19,7 @@ DEPLOY = ROOT / "deploy"
 SCHEMAS = Path(__file__).parent / "schemas"
 
 #: What a worker needs after TERM, before the kill that is its supervisor's own.
-LADDER_S = generate.GRACE_S + QUIT_GRACE_S
+LADDER_S = generate.GRACE_S + quit_grace_s()
 
 SEVENTH = Queue("red_teaming", "Attacks on what was trained", 3, 4, Resource.GPU, Needs(3, 12, 2))
 SEVEN = (*QUEUES, SEVENTH)

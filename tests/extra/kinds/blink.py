@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass
 
-from tasks.job import JobKind, option
+from tasks.job import STOP_GRACE_S, JobKind, option
+from tasks.queues import Limits
 
 
 @dataclass(frozen=True)
 class Params:
-    note: str = option("", help="comes back as the result")
+    note: str = option("", help="comes back as the result; `pid` for the process it ran in")
+    stare_s: float = option(0.0, help="first sleep so long, hearing nothing", minimum=0)
 
 
-KIND = JobKind("blink", queue="high_priority", params=Params, summary="Blink", module=__name__, in_slot=True)
+def _limits() -> Limits | None:
+    told = os.environ.get("BLINK_LIMITS_S")
+    return Limits(*(float(word) or None for word in told.split())) if told else None
+
+
+KIND = JobKind(
+    "blink",
+    queue="high_priority",
+    params=Params,
+    summary="Blink",
+    module=__name__,
+    in_slot=True,
+    limits=_limits(),
+    stop_grace_s=float(os.environ.get("BLINK_STOP_GRACE_S") or STOP_GRACE_S),
+)
 
 
 def run(params: Params, context: object) -> dict:
-    return {"note": params.note}
+    time.sleep(params.stare_s)
+    return {"note": str(os.getpid()) if params.note == "pid" else params.note}

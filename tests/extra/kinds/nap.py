@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import dataclass
 
-from tasks.job import JobKind, option
+from tasks.job import STOP_GRACE_S, JobKind, option
 from tasks.queues import Limits
 
 TICK_S = 0.05
@@ -15,8 +15,12 @@ TICK_S = 0.05
 @dataclass(frozen=True)
 class Params:
     ticks: int = option(10, help="how many ticks to sleep")
-    end: str = option("well", help="how to end", choices=("well", "raise", "crash", "full-disk"))
+    end: str = option("well", help="how to end", choices=("well", "raise", "crash", "full-disk", "deaf"))
     parent: str | None = option(None, help="a sae to wait for", artifact="saes")
+
+
+def _number(variable: str) -> float | None:
+    return float(os.environ.get(variable) or 0) or None
 
 
 KIND = JobKind(
@@ -26,7 +30,8 @@ KIND = JobKind(
     summary="Sleep",
     module=__name__,
     produces="saes",
-    limits=Limits(float(os.environ.get("NAP_SOFT_LIMIT_S") or 0) or None, None),
+    limits=Limits(_number("NAP_SOFT_LIMIT_S"), _number("NAP_HARD_LIMIT_S"), _number("NAP_STALL_LIMIT_S")),
+    stop_grace_s=_number("NAP_STOP_GRACE_S") or STOP_GRACE_S,
     default_name=lambda params: f"nap-{params.ticks}",
 )
 
@@ -51,5 +56,7 @@ def run(params: Params, context: object) -> dict:
         os.replace(context.workdir / "part", checkpoint)
         ran += 1
         context.progress("sleeping", tick + 1, params.ticks, "ticks")
+    while params.end == "deaf" and context.attempt == 1:  # works on for ever, tells nothing and hears nothing
+        time.sleep(TICK_S)
     (context.output / "dream.txt").write_text("z" * params.ticks)
     return {"ticks": params.ticks, "ran_in_last_attempt": ran}

@@ -1,0 +1,87 @@
+"""A runner as its slot sees it: the only place that starts one, minds it, and ends its process group."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from typing import IO
+
+from tasks.gpu import Device
+from tasks.job import kind_named
+from tasks.keeper import Keeper
+from tasks.ledger import Claim
+from tasks.lifeline import Line
+from tasks.memory import MemoryWatch
+from tasks.places import Places
+
+_LOOK_EVERY_S = 0.2
+
+#: glibc gives freed memory back to the system at once; a trainer asks for the same again at the next step.
+_ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_TOP_PAD_": "268435456"}
+
+
+def run_apart(claim: Claim, device: Device, keeper: Keeper) -> int:
+    """Run the job in a process group of its own; the exit code of its runner, negative is the signal that killed it."""
+    log_path = Places.from_environment().job_log(claim.job.id)
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("ab") as log_file:
+        runner = _spawn(claim, device, log_file)
+    assert runner.stdin is not None
+    line = Line(runner.stdin.fileno())
+    try:
+        line.give_order({"token": claim.token, "device": device.torch_name})
+        keeper.work_begins()
+        return _mind(runner, line, MemoryWatch(runner.pid, kind_named(claim.job.kind)), keeper)
+    finally:
+        _signal_group(runner, signal.SIGKILL)
+        runner.stdin.close()
+        runner.wait()
+
+
+def explain_exit(code: int) -> str:
+    """What the record says of a runner that ended without a word of its own."""
+    if code == -signal.SIGKILL:
+        return "its process was killed (SIGKILL), perhaps because memory ran out"
+    if code < 0:
+        return f"its process died of {signal.Signals(-code).name}"
+    return f"its process ended with exit code {code} without a word"
+
+
+def _spawn(claim: Claim, device: Device, log_file: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "tasks.runner", claim.job.id],
+        stdin=subprocess.PIPE,
+        stdout=log_file,
+        stderr=log_file,
+        process_group=0,
+        env={**_ALLOCATOR, **os.environ, **device.environment},
+    )
+
+
+def _mind(runner: subprocess.Popen[bytes], line: Line, memory: MemoryWatch, keeper: Keeper) -> int:
+    """Until it ends: say that its slot lives; once there is a reason to stop it, TERM, and KILL when its time is up."""
+    told = False
+    while True:
+        if keeper.is_alive():  # a slot that renews no lease must keep no runner
+            line.sign()
+        try:
+            return runner.wait(_LOOK_EVERY_S)
+        except subprocess.TimeoutExpired:
+            pass
+        if too_much := memory.too_much():
+            keeper.stop_because("memory", *too_much)
+        if keeper.why == "lost" or keeper.time_is_up:
+            _signal_group(runner, signal.SIGKILL)
+        elif keeper.why and not told:
+            told = True
+            _signal_group(runner, signal.SIGTERM)
+
+
+def _signal_group(runner: subprocess.Popen[bytes], signum: signal.Signals) -> None:
+    # The group outlives its leader while a helper of the job is left in it; nobody else can have taken its number.
+    try:
+        os.killpg(runner.pid, signum)
+    except (ProcessLookupError, PermissionError):
+        return

@@ -1,0 +1,90 @@
+"""A home with a real Redis and a real worker, for the tests of what becomes of jobs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from tasks.app import Bell, make_app
+from tasks.job import Job
+from tasks.ledger import Ledger
+from tasks.store import Store
+from tasks.submit import submit
+from tasks.wire import connect
+from tests.conftest import RedisServer, until
+
+EXTRA = Path(__file__).parent.parent / "extra"
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Lab:
+    """A home with a Redis and one worker, and the questions a test asks of them."""
+
+    def __init__(self, redis: RedisServer, folder: Path) -> None:
+        self.redis, self.folder = redis, folder
+        self.app = make_app(redis.url)
+        self.ledger = Ledger(connect(redis.url), Bell(self.app))
+        self.store = Store(folder / "home" / "store")
+        self.worker: subprocess.Popen[bytes] | None = None
+
+    def start_worker(self, *flags: str, slots: int = 2, **variables: str) -> subprocess.Popen[bytes]:
+        environment = {
+            **os.environ,
+            **variables,
+            "MISTUDIO_HOME": str(self.folder / "home"),
+            "CELERY_BROKER_URL": self.redis.url,
+            "PYTHONPATH": str(EXTRA),
+        }
+        with (self.folder / "worker.log").open("ab") as log:
+            self.worker = subprocess.Popen(
+                [sys.executable, "-P", "-m", "tasks.worker", "--name", "all-queues", "--slots", str(slots), *flags],
+                cwd=self.folder,
+                env=environment,
+                stdout=log,
+                stderr=log,
+            )
+        pid = self.worker.pid
+        until(lambda: any(beat.pid == pid for beat in self.ledger.workers()), 30, self.log())
+        return self.worker
+
+    def stop_worker(self, signum: signal.Signals = signal.SIGTERM) -> None:
+        if self.worker is not None and self.worker.poll() is None:
+            self.worker.send_signal(signum)
+            self.worker.wait(60)
+
+    def submit(self, kind: str, /, name: str | None = None, after: tuple[str, ...] = (), **values: object) -> Job:
+        return submit(self.ledger, self.store, kind, dict(values), name=name, after=after)[-1]
+
+    def ended(self, job: Job) -> Job:
+        until(lambda: self.ledger.need(job.id).state.ended, 60, f"{self.ledger.need(job.id)}\n{self.log()}")
+        return self.ledger.need(job.id)
+
+    def under_way(self, job: Job) -> psutil.Process:
+        """The job's runner, once it has done some of its work."""
+        until(lambda: (told := self.ledger.need(job.id).progress) and told.done > 0, 30, self.log())
+        return next(p for p in psutil.process_iter(["cmdline"]) if job.id in (p.info["cmdline"] or ()))
+
+    def reasons(self, job: Job) -> list[str]:
+        return [event["reason"] for event in self.ledger.events(job.id)]
+
+    def log(self) -> str:
+        path = self.folder / "worker.log"
+        return path.read_text()[-3000:] if path.exists() else ""
+
+    def left_in_tmp(self) -> list[str]:
+        folder = self.store.root / ".tmp"
+        return [path.name for path in folder.iterdir()] if folder.exists() else []
