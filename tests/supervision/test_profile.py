@@ -112,6 +112,7 @@ def test_workers_understand_their_command_lines(own_profiles: Path) -> None:
         argv = spec.argv()
         assert argv[1:4] == ["-P", "-m", "tasks.worker"]
         told = vars(_parse(argv[4:]))
+        assert told.pop("pool") == "prefork"
         assert WorkerSpec(**{**told, "queues": tuple(told["queues"].split(","))}) == spec
 
 
