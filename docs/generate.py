@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from deploy import generate as deployment
+from mistudio_cli.profile_keys import KEYS
 from tasks.job import kinds
 from tasks.queues import QUEUES
 
@@ -20,6 +21,15 @@ def queue_rows() -> str:
     """The queues as rows of a Markdown table."""
     rows = [f"| `{q.name}` | {q.purpose} | {q.concurrency} | {q.priority} | {q.resource} |" for q in QUEUES]
     return "\n".join(["| queue | purpose | slots | priority | resource |", "|---|---|---|---|---|", *rows])
+
+
+def need_rows() -> str:
+    """What one worker of each queue should find, as rows of a Markdown table."""
+    rows = [
+        f"| `{q.name}` | {q.concurrency} | {q.needs.cpus} | {q.needs.memory_gb} GB | {q.needs.gpus or '–'} |"
+        for q in QUEUES
+    ]
+    return "\n".join(["| queue | slots | cores | memory | GPUs |", "|---|---|---|---|---|", *rows])
 
 
 def kind_rows() -> str:
@@ -45,6 +55,15 @@ def kind_reference() -> str:
     return "\n".join(parts) + "\n"
 
 
+def profile_key_rows() -> str:
+    """The keys of a profile as rows of a Markdown table."""
+    rows = [
+        f"| `{key.name}` | {key.wanted} | {'yes' if key.of_queue else '–'} | `{key.example}` | {key.meaning} |"
+        for key in KEYS
+    ]
+    return "\n".join(["| key | value | in `[queues.NAME]` | example | meaning |", "|---|---|---|---|---|", *rows])
+
+
 def filled(text: str, marker: str, content: str) -> str:
     """`text` with what stands between the marker's two comments replaced."""
     begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
@@ -57,7 +76,13 @@ def wanted() -> dict[Path, str]:
     """What each generated file should hold."""
     readme = ROOT / "README.md"
     text = filled(readme.read_text(encoding="utf-8"), "queues", queue_rows())
-    tables = {readme: filled(text, "kinds", kind_rows()), ROOT / "docs" / "kinds.md": kind_reference()}
+    profiles = ROOT / "docs" / "profiles.md"
+    told = profiles.read_text(encoding="utf-8")
+    tables = {
+        readme: filled(text, "kinds", kind_rows()),
+        ROOT / "docs" / "kinds.md": kind_reference(),
+        profiles: filled(filled(told, "profile-keys", profile_key_rows()), "queue-needs", need_rows()),
+    }
     return {**tables, **deployment.wanted()}
 
 

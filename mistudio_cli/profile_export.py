@@ -48,7 +48,7 @@ def command_lines(profile: Profile) -> str:
 
 def _table_lines(overrides: tuple[Override, ...]) -> Iterator[str]:
     if not overrides:
-        yield from (f"# [{QUEUES_KEY}.training]", "# max_memory_per_child = 4000000")
+        yield from (f"# [{QUEUES_KEY}.training]", "# job_memory_gb = 24")
     for own in overrides:
         told: dict[str, Any] = asdict(own)
         yield f"[{QUEUES_KEY}.{told.pop('queue')}]"

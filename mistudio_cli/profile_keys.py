@@ -69,7 +69,7 @@ KEYS: tuple[Key, ...] = (
     Key(
         "resources",
         f"a list of some of {', '.join(Resource)}",
-        '["network", "cpu"]',
+        '["cpu", "gpu"]',
         "Only queues whose work is limited by these; unset: all queues",
         _are_resources,
     ),
@@ -94,7 +94,7 @@ KEYS: tuple[Key, ...] = (
         "max_memory_per_child",
         f"a whole number of KiB from {LEAST_MEMORY_PER_CHILD}",
         "2000000",
-        "Replace a slot that holds more than so many KiB after a job; unset: never",
+        "Replace a slot after a job if it ever held more than so many KiB; unset: never",
         _is_memory_per_child,
         of_queue=True,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,16 @@ def test_the_example_of_every_key_is_sound(own_profiles: Path) -> None:
     tables = "\n".join(f"{key.name} = {key.example}" for key in KEYS if key.of_queue)
     (own_profiles / "all.toml").write_text(f"{keys}\n[queues.processing]\n{tables}")
     assert load_profile("all").queues == (Override("processing", 4, 100, 2_000_000, 16),)
+
+
+def test_the_examples_of_the_documentation_and_of_an_export_are_sound(own_profiles: Path) -> None:
+    document = (Path(__file__).parent.parent.parent / "docs" / "profiles.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```toml$(.+?)^```$", document, re.M | re.S)
+    (own_profiles / "documented.toml").write_text(example)
+    assert [(spec.slots, spec.job_memory_gb) for spec in workers_of(load_profile("documented"))] == [(2, 48), (2, 16)]
+    every_line = re.sub(r"^# (?=\w+ = |\[)", "", as_toml(load_profile("full")), flags=re.M)
+    (own_profiles / "uncommented.toml").write_text(every_line)
+    assert load_profile("uncommented").queues == (Override("training", job_memory_gb=24),)
 
 
 @pytest.mark.parametrize(
