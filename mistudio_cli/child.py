@@ -46,7 +46,7 @@ class Process(Protocol):
 Spawn = Callable[[WorkerSpec], Process]
 
 
-@dataclass
+@dataclass(eq=False)
 class Child:
     """A worker the supervisor keeps."""
 

@@ -180,7 +180,7 @@ def _launch(places: Places) -> None:
     from mistudio_cli.listening import HOME_IS_TAKEN
     from mistudio_cli.log_files import last_lines
 
-    log_path = places.logs / "supervisor.log"
+    log_path = places.supervisor_log
     try:
         for folder in (places.run, places.logs):
             make_private(folder)

@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from mistudio_cli import history
 from mistudio_cli.child import Child, Clock, Process
 from mistudio_cli.handover import Handover
 from mistudio_cli.hearing import Hearing
@@ -43,7 +44,7 @@ class Crew:
         self._look_at_seats_at = -math.inf
         self._places, self._clock, self._spawn, self._hearing = places, clock, spawn, hearing
         self._environment: dict[str, str] = {}
-        self._noted: dict[int, Status] = {}
+        self._noted: dict[Child, Status] = {}
 
     # -- what can be asked of it ----------------------------------------------------------------------------------
 
@@ -227,10 +228,12 @@ class Crew:
         yield from [*self.children.values(), *self.leavers, *([heir] if heir is not None and is_apart else [])]
 
     def _note_changes(self) -> None:
-        before, self._noted = self._noted, {id(child): child.status for child in self._everyone()}
-        for child in self._everyone():
-            if child.status is not before.get(id(child), Status.STOPPED):
-                log.info("%s: %s, pid %s %s", child.spec.name, child.status, child.pid, child.last_exit or "")
+        noted, self._noted = self._noted, {child: child.status for child in self._everyone()}
+        for child, status in self._noted.items():
+            before = noted.get(child, Status.STOPPED)
+            if status is not before:
+                log.info("%s: %s -> %s, pid %s %s", child.spec.name, before, status, child.pid, child.last_exit or "")
+                history.record(self._places, full_name(child.spec.name), before, status, child.pid, child.last_exit)
 
 
 def full_name(worker: str) -> str:

@@ -1,66 +1,140 @@
-"""Reading log files from their end: the last lines, and what is added afterwards."""
+"""Log files: their last lines, what is added afterwards, and their rotation by size.
+
+A log is rotated by renaming: NAME.log becomes NAME.log.1, that NAME.log.2 and so on. Those who write follow by
+themselves (`tasks.log_lines`), so no line is lost; those who read here follow too.
+"""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
+from typing import IO
+
+from tasks.places import Places
+
+#: A log is rotated when it holds more bytes, and so many earlier ones are kept.
+LARGEST_BYTES, KEPT = 10_000_000, 3
 
 _BLOCK = 1 << 14
 _LOOK_EVERY_S = 0.2
 
 
+def rotate_all(places: Places) -> None:
+    """Rotate the logs of a home that have become too large; those of jobs belong to their jobs and stay."""
+    for path in (*places.logs.glob("*.log"), places.history):
+        with suppress(OSError):  # it will be tried again, and a full disk is said elsewhere
+            rotate(path)
+
+
+def rotate(path: Path, larger_than: int = LARGEST_BYTES, kept: int = KEPT) -> None:
+    """Make room for a new file at `path` if this one has more bytes. What was the oldest is gone. Raises OSError."""
+    if not path.is_file() or path.stat().st_size <= larger_than:
+        return
+    files = [path, *(earlier(path, number) for number in range(1, kept + 1))]
+    for old, new in reversed([*pairwise(files)]):
+        with suppress(FileNotFoundError):
+            old.replace(new)
+
+
+def earlier(path: Path, number: int) -> Path:
+    """Where a log went when it had been rotated `number` times."""
+    return path.with_name(f"{path.name}.{number}")
+
+
 def last_lines(path: Path, count: int) -> list[str]:
-    """The last lines of a text file, without their ends; none when it cannot be read."""
+    """The last lines of a log, without their ends, from the file before it too if need be; none if unreadable."""
     try:
-        return _tail(path, count)[0]
+        with path.open("rb") as file:
+            lines = _tail(file, count)
     except OSError:
         return []
+    missing = count - len(lines)
+    with suppress(OSError), earlier(path, 1).open("rb") as file:
+        lines = [*_tail(file, missing), *lines] if missing > 0 else lines
+    return lines
 
 
 def follow(paths: Mapping[str, Path], count: int, *, forever: bool) -> Iterator[tuple[str, str]]:
-    """Pairs of name and line: the last `count` lines of each file, then, `forever`, what is added to any of them.
+    """Pairs of name and line: the last `count` lines of each log, then, `forever`, what is added to any of them.
 
-    A file that is not there yet is waited for; one that became shorter is read from its start.
+    A file that is not there yet is waited for; one that was rotated is read to its end, and then the new one.
     """
-    read_to: dict[str, int] = {}
-    for name, path in paths.items():
-        try:
-            lines, read_to[name] = _tail(path, count)
-        except FileNotFoundError:
-            lines, read_to[name] = [], 0
-        yield from ((name, line) for line in lines)
-    while forever:
-        time.sleep(_LOOK_EVERY_S)
-        for name, path in paths.items():
-            lines, read_to[name] = _added(path, read_to[name])
-            yield from ((name, line) for line in lines)
-
-
-def _tail(path: Path, count: int) -> tuple[list[str], int]:
-    """The last lines, and up to where the file has been read."""
-    with path.open("rb") as file:
-        start = end = file.seek(0, 2)
-        tail = b""
-        while start > 0 and tail.count(b"\n") <= count:
-            start = max(0, start - _BLOCK)
-            file.seek(start)
-            tail = file.read(end - start)
-    lines = _lines(tail)
-    return lines[-count:] if count else [], end
-
-
-def _added(path: Path, start: int) -> tuple[list[str], int]:
-    """Whole lines after `start`, and where the next one begins."""
+    readers = {name: _Reader(path) for name, path in paths.items()}
     try:
-        with path.open("rb") as file:
-            if file.seek(0, 2) < start:
-                start = 0
-            file.seek(start)
-            whole, end, _ = file.read().rpartition(b"\n")
-    except FileNotFoundError:
-        return [], 0
-    return _lines(whole), start + len(whole) + len(end)
+        for name, path in paths.items():
+            readers[name].skip()
+            yield from ((name, line) for line in last_lines(path, count))
+        while forever:
+            time.sleep(_LOOK_EVERY_S)
+            for name, reader in readers.items():
+                yield from ((name, line) for line in reader.added())
+    finally:
+        for reader in readers.values():
+            reader.close()
+
+
+class _Reader:
+    """Reads what is added to a log, through rotations."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[bytes] | None = None
+        self._half = b""
+
+    def skip(self) -> None:
+        """Begin with what comes from now on."""
+        if self._open():
+            assert self._file is not None
+            self._file.seek(0, os.SEEK_END)
+
+    def added(self) -> list[str]:
+        """Whole lines that were added since."""
+        lines: list[str] = []
+        while self._file is not None or self._open():
+            assert self._file is not None
+            is_old = self._is_old(self._file)  # before the last look: what is written until then is read
+            text = self._half + self._file.read()
+            whole, end, self._half = text.rpartition(b"\n")
+            lines += _lines(whole + end)
+            if not is_old:
+                return lines
+            lines += _lines(self._half)
+            self.close()
+        return lines
+
+    def close(self) -> None:
+        """Forget the file."""
+        if self._file is not None:
+            self._file.close()
+        self._file, self._half = None, b""
+
+    def _open(self) -> bool:
+        with suppress(FileNotFoundError):
+            self._file = self._path.open("rb")
+        return self._file is not None
+
+    def _is_old(self, file: IO[bytes]) -> bool:
+        """Whether another file lies at the path now, or this one was cut short."""
+        try:
+            there = self._path.stat()
+        except FileNotFoundError:
+            return False  # renamed just now: the new one is not there yet
+        return not os.path.samestat(there, os.fstat(file.fileno())) or there.st_size < file.tell()
+
+
+def _tail(file: IO[bytes], count: int) -> list[str]:
+    start = end = file.seek(0, os.SEEK_END)
+    tail = b""
+    while start > 0 and tail.count(b"\n") <= count:
+        start = max(0, start - _BLOCK)
+        file.seek(start)
+        tail = file.read(end - start)
+    lines = _lines(tail)
+    return lines[-count:] if count else []
 
 
 def _lines(text: bytes) -> list[str]:

@@ -19,15 +19,18 @@ from mistudio_cli import listening, redis_server, worker_process
 from mistudio_cli.child import Clock, Process
 from mistudio_cli.crew import Crew, Spawn
 from mistudio_cli.hearing import Hearing
+from mistudio_cli.log_files import rotate_all
 from mistudio_cli.profile import WorkerSpec
 from mistudio_cli.redis_keeper import RedisKeeper
 from mistudio_cli.states import TERM_GRACE_S
+from tasks.log_lines import log_to_stderr
 from tasks.places import Places, make_private
 from tasks.problem import Problem
 
 log = logging.getLogger("mistudio.supervisor")
 
 TICK_S = 0.5
+ROTATE_EVERY_S = 10.0
 LISTEN_FOR_ANSWERS_EVERY_S = 0.05
 
 #: The exit code of a supervisor in the foreground when every worker has been given up.
@@ -48,6 +51,7 @@ class Supervisor:
         self.exit_code = 0
         self._told_to_end = False
         self._ends_redis = False
+        self._rotate_at = 0.0
         self._clock = clock
 
     # -- what can be asked of it ----------------------------------------------------------------------------------
@@ -109,6 +113,7 @@ class Supervisor:
             self._shutdown({"grace_s": self.grace_s, "redis": self.in_foreground})
         self.redis.tick()
         self.crew.tick()
+        self._rotate_logs()
         if self.in_foreground and self.crew.is_lost:
             self.exit_code = WORKERS_GIVEN_UP
             self._shutdown({"grace_s": 0, "redis": True})
@@ -116,6 +121,11 @@ class Supervisor:
     def end(self) -> None:
         """A signal came: stop the workers in good order and end. In the background Redis stays."""
         self._told_to_end = True
+
+    def _rotate_logs(self) -> None:
+        if self._clock() >= self._rotate_at:
+            self._rotate_at = self._clock() + ROTATE_EVERY_S
+            rotate_all(self.places)
 
     @property
     def patience_s(self) -> float:
@@ -147,8 +157,8 @@ class Supervisor:
 def main(argv: list[str]) -> int:
     """Keep a home until told to end. Returns when it has ended, or at once, listening already, with `--detach`."""
     options = _parse(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     places = Places(options.home, options.store)
+    log_to_stderr(None if options.foreground else places.supervisor_log)
     for folder in (places.run, places.logs, places.supervisor_socket.parent):
         make_private(folder)
     lock = listening.lock_home(places)

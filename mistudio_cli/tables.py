@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from mistudio_cli import resources
+from mistudio_cli.history import Change
 from mistudio_cli.host import Host
 from mistudio_cli.profile import Profile, ProfileFile, ReadProfile, workers_of
 from mistudio_cli.profile_keys import KEYS, in_toml
@@ -155,6 +156,21 @@ def validated(found: Sequence[ReadProfile]) -> Table:
 
 def _needs(needs: Needs) -> list[str]:
     return [str(needs.cpus), f"{needs.memory_gb} GB", str(needs.gpus or NONE)]
+
+
+def events(changes: Sequence[Change]) -> Table:
+    """`workers events`."""
+    return ["WHEN", "WORKER", "FROM", "TO", "PID", "WHY"], [
+        [
+            change.at[:19].replace("T", " ") + "Z",
+            change.worker,
+            change.before,
+            change.after,
+            NONE if change.pid is None else str(change.pid),
+            change.why or NONE,
+        ]
+        for change in changes
+    ]
 
 
 def devices(cards: Sequence[Device], jobs_of: dict[int, str]) -> Table:

@@ -12,6 +12,7 @@ import psutil
 
 from mistudio_cli.child import describe_exit
 from tasks import identity
+from tasks.log_lines import VARIABLE
 
 
 class WorkerProcess:
@@ -75,9 +76,12 @@ def spawn(argv: list[str], environment: Mapping[str, str], folder: Path, log_pat
 
     Without a log they go where this process's own go. Raises OSError when it cannot be started.
     """
+    told = {name: value for name, value in environment.items() if name != VARIABLE}
+    if log_path is not None:
+        told[VARIABLE] = str(log_path)
     with log_path.open("ab") if log_path is not None else nullcontext() as log:
         return WorkerProcess(
             subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, env=environment, process_group=0
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, env=told, process_group=0
             )
         )

@@ -73,6 +73,16 @@ class Places:
         return self.logs / f"{worker}.log"
 
     @property
+    def supervisor_log(self) -> Path:
+        """The log of the supervisor in the background."""
+        return self.worker_log("supervisor")
+
+    @property
+    def history(self) -> Path:
+        """What happened to the workers, as lines of JSON."""
+        return self.logs / "events.jsonl"
+
+    @property
     def redis_socket(self) -> Path:
         """The socket of the home's own Redis server."""
         return self._socket("redis.sock")

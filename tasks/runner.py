@@ -12,6 +12,7 @@ import threading
 from typing import Any
 
 from tasks import lifeline
+from tasks.log_lines import log_to_stderr
 
 
 def main(argv: list[str]) -> int:
@@ -19,7 +20,7 @@ def main(argv: list[str]) -> int:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     order = lifeline.take_order()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    log_to_stderr()
     return _work(argv[0], order, stop)
 
 

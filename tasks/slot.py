@@ -23,6 +23,7 @@ from tasks.app import open_ledger
 from tasks.job import Job, JobKind, State, Stopped, kind_named, kinds
 from tasks.keeper import Keeper
 from tasks.ledger import Claim, Ledger
+from tasks.log_lines import about
 from tasks.places import Places
 from tasks.seat import Seat
 from tasks.store import Store
@@ -63,7 +64,8 @@ def work(app: Celery, seat: Seat, job_id: str, worker: str) -> Job | None:
     """Answer one bell: run the job if it is there to be claimed. Returns its record afterwards, None if unknown."""
     with closing(open_ledger(app, rings=True)) as ledger, seat.slot() as is_mine:
         if is_mine:
-            return _answer(app, ledger, job_id, worker)
+            with about(job_id):
+                return _answer(app, ledger, job_id, worker)
         job = tell(lambda: ledger.get(job_id))
         if job is not None and job.state is State.QUEUED:  # the worker that comes next shall hear it
             tell(lambda: ledger.ring([job]))

@@ -16,6 +16,7 @@ import time
 
 from tasks.app import app_from_environment
 from tasks.ledger import WorkerBeat
+from tasks.log_lines import log_to_stderr, path_from_environment
 from tasks.places import Places
 from tasks.problem import Problem
 from tasks.pulse import ParentWatch, Pulse
@@ -35,7 +36,7 @@ _OTHER_POOLS = {
 def main(argv: list[str]) -> int:
     """Run one worker until it is told to end. Returns its exit code."""
     options = _parse(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    log_to_stderr(path_from_environment())
     try:
         app = app_from_environment()
     except Problem as problem:

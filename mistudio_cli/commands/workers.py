@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mistudio_cli import control, fleet, output, redis_server, session, shapes, tables
+from mistudio_cli import control, fleet, history, output, redis_server, session, shapes, tables
 from mistudio_cli.errors import Code, NotFound
 from mistudio_cli.log_files import follow
 from mistudio_cli.profile import WorkerSpec, bounded, load_profile, named, worker_for, workers_of
@@ -155,6 +156,21 @@ def scale(
             output.talk(f"{said}: {', '.join(names)}.")
     if not more and not fewer:
         output.talk("Nothing to change.")
+
+
+@app.command("events")
+def events(
+    count: Annotated[int, typer.Option("-n", min=1, help="The last so many")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = False,
+) -> None:
+    """Show what happened to the workers of this home: starts, deaths, restarts, and why."""
+    changes = history.read(session.current_settings().places, count)
+    if as_json:
+        output.data_json({"events": [asdict(change) for change in changes]})
+    elif changes:
+        output.table(*tables.events(changes))
+    else:
+        output.talk("Nothing has happened to workers here yet.")
 
 
 @app.command("logs")

@@ -1,0 +1,81 @@
+"""The lines a process writes to its log: the only place where logging is set up.
+
+Each line is one write to the process's own standard error, so lines of several processes never mix. A log is rotated by
+renaming its file; each process that finds its file renamed opens the path anew, in place of its standard output and
+error, so that whatever it writes follows. A full disk loses lines and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+#: Names the file behind a worker's standard error, for those whose supervisor opened one.
+VARIABLE = "MISTUDIO_LOG"
+
+_FORMAT = "%(asctime)s %(levelname)s %(name)s%(job)s %(message)s"
+_STDOUT, _STDERR = 1, 2
+
+_job = ""
+
+
+def log_to_stderr(path: Path | None = None) -> None:
+    """Log to standard error from now on; with a `path`, to whatever file is at it."""
+    handler = Lines(path)
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+
+
+def path_from_environment() -> Path | None:
+    """The file behind this process's standard error, if somebody said so."""
+    path = os.environ.get(VARIABLE)
+    return Path(path) if path else None
+
+
+@contextmanager
+def about(job_id: str) -> Iterator[None]:
+    """Every line of this process names the job meanwhile: a slot works at one at a time."""
+    global _job
+    _job = f" job={job_id}"
+    try:
+        yield
+    finally:
+        _job = ""
+
+
+class Lines(logging.Handler):
+    """Writes records as lines; see above."""
+
+    def __init__(self, path: Path | None) -> None:
+        super().__init__()
+        self._path = path
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line. Never disturbs the work: what cannot be written is lost."""
+        try:
+            record.job = _job
+            line = self.format(record) + "\n"
+            if self._path is not None:
+                _follow(self._path)
+            os.write(_STDERR, line.encode("utf-8", "backslashreplace"))
+        except OSError:
+            return
+        except Exception:  # noqa: BLE001 - a record that cannot be worded is reported as logging does
+            self.handleError(record)
+
+
+def _follow(path: Path) -> None:
+    try:
+        if os.path.samestat(path.stat(), os.fstat(_STDERR)):
+            return
+    except FileNotFoundError:
+        pass  # renamed, and nobody has opened it anew
+    anew = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    for standard in (_STDOUT, _STDERR):
+        os.dup2(anew, standard)
+    os.close(anew)
