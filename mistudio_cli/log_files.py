@@ -34,10 +34,10 @@ def rotate(path: Path, larger_than: int = LARGEST_BYTES, kept: int = KEPT) -> No
     """Make room for a new file at `path` if this one has more bytes. What was the oldest is gone. Raises OSError."""
     if not path.is_file() or path.stat().st_size <= larger_than:
         return
-    files = [path, *(earlier(path, number) for number in range(1, kept + 1))]
+    free = next((number for number in range(1, kept) if not earlier(path, number).exists()), kept)
+    files = [path, *(earlier(path, number) for number in range(1, free + 1))]
     for old, new in reversed([*pairwise(files)]):
-        with suppress(FileNotFoundError):
-            old.replace(new)
+        old.replace(new)
 
 
 def earlier(path: Path, number: int) -> Path:

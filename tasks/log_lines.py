@@ -7,10 +7,12 @@ error, so that whatever it writes follows. A full disk loses lines and nothing e
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 #: Names the file behind a worker's standard error, for those whose supervisor opened one.
@@ -23,7 +25,13 @@ _job = ""
 
 
 def log_to_stderr(path: Path | None = None) -> None:
-    """Log to standard error from now on; with a `path`, to whatever file is at it."""
+    """Log to standard error from now on; with a `path`, to whatever file is at it.
+
+    What is printed past logging then may meet a full disk too.
+    """
+    if path is not None:
+        sys.stdout = sys.__stdout__ = Forgiving(_STDOUT)  # type: ignore[misc, assignment]
+        sys.stderr = sys.__stderr__ = Forgiving(_STDERR)  # type: ignore[misc, assignment]
     handler = Lines(path)
     handler.setFormatter(logging.Formatter(_FORMAT))
     root = logging.getLogger()
@@ -48,6 +56,36 @@ def about(job_id: str) -> Iterator[None]:
         _job = ""
 
 
+class Forgiving(io.TextIOBase):
+    """Standard output or error whose writes never fail: each goes out at once, or is lost."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def write(self, text: str) -> int:
+        """Write it, if it can be written. Returns the number of characters."""
+        with suppress(OSError):
+            os.write(self._number, text.encode("utf-8", "backslashreplace"))
+        return len(text)
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def fileno(self) -> int:
+        """The number of the file behind it."""
+        return self._number
+
+    def isatty(self) -> bool:
+        """Whether a person reads along."""
+        return os.isatty(self._number)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """How text becomes bytes."""
+        return "utf-8"
+
+
 class Lines(logging.Handler):
     """Writes records as lines; see above."""
 
@@ -57,16 +95,16 @@ class Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line. Never disturbs the work: what cannot be written is lost."""
+        record.job = _job
         try:
-            record.job = _job
             line = self.format(record) + "\n"
+        except Exception:  # noqa: BLE001 - a record that cannot be worded is reported as logging does
+            self.handleError(record)
+            return
+        with suppress(OSError):
             if self._path is not None:
                 _follow(self._path)
             os.write(_STDERR, line.encode("utf-8", "backslashreplace"))
-        except OSError:
-            return
-        except Exception:  # noqa: BLE001 - a record that cannot be worded is reported as logging does
-            self.handleError(record)
 
 
 def _follow(path: Path) -> None:
