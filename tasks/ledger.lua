@@ -44,7 +44,10 @@ local function move(id, state, reason)
   unindex(id, get(id, 'state'))
   set(id, 'state', state)
   set(id, 'reason', reason)
-  if state == 'queued' then set(id, 'queued_at', now_text); set(id, 'rung_at', '0'); to_ring[#to_ring + 1] = id end
+  if state == 'queued' then
+    set(id, 'queued_at', now_text); set(id, 'rung_at', '0'); set(id, 'started_at', '')
+    to_ring[#to_ring + 1] = id
+  end
   if state == 'running' then set(id, 'started_at', now_text) else release(id) end
   if ENDED[state] then
     set(id, 'finished_at', now_text)
@@ -62,7 +65,7 @@ local function end_job(id, state, reason)
   local ending = {{id, state, reason}}
   while #ending > 0 do
     local parent, how, why = unpack(table.remove(ending))
-    move(parent, how, why)
+    if not ENDED[get(parent, 'state')] then move(parent, how, why) end  -- a child of two that ended is here twice
     for _, child in ipairs(redis.call('SMEMBERS', PREFIX .. 'children:' .. parent)) do
       redis.call('SREM', PREFIX .. 'waits:' .. child, parent)
       if get(child, 'state') == 'waiting' then
@@ -123,6 +126,7 @@ function operations.submit(id, fields, parents)
 end
 
 function operations.claim(id, token, worker, host, pid, ttl)
+  if holds(id, token) then return 'ok' end  -- asked again
   if get(id, 'state') ~= 'queued' then return 'not queued' end
   set(id, 'attempt', (tonumber(get(id, 'attempt')) or 0) + 1)
   set(id, 'token', token); set(id, 'worker', worker); set(id, 'worker_pid', pid); set(id, 'host', host); set(id, 'device', ''); set(id, 'progress', '')
@@ -148,6 +152,7 @@ end
 function operations.lease_device(id, token, slots, ...)
   if not holds(id, token) then return 'lost' end
   local host, jobs, best = get(id, 'host'), {}, nil
+  redis.call('HDEL', PREFIX .. 'devices:' .. host, id)  -- asked again: the reply to the first may have been lost
   for _, device in ipairs(redis.call('HVALS', PREFIX .. 'devices:' .. host)) do jobs[device] = (jobs[device] or 0) + 1 end
   for _, device in ipairs({...}) do
     local load = jobs[device] or 0
@@ -186,13 +191,24 @@ function operations.cancel(id, reason)
   if state == '' then return 'unknown' end
   if ENDED[state] then return state end
   set(id, 'cancel_requested', '1')
-  if state == 'running' then tell(id, state, reason); return state end
+  local lease = tonumber(redis.call('ZSCORE', PREFIX .. 'leases', id) or nil)
+  if state == 'running' and lease and lease > now then tell(id, state, reason); return state end
   end_job(id, 'cancelled', reason)
   return 'cancelled'
 end
 
 -- Every running job whose lease has run out goes back to its queue. id is unused.
-function operations.reap()
+-- When nobody has looked for a while, or the clock was set back, the holders slept too or the clock is to blame: each
+-- gets a whole lease from now on.
+function operations.reap(_, ttl)
+  local last = tonumber(redis.call('GET', PREFIX .. 'reaped_at') or nil) or 0
+  redis.call('SET', PREFIX .. 'reaped_at', now_text)
+  if now < last or now - last > tonumber(ttl) / 2 then
+    for _, id in ipairs(redis.call('ZRANGE', PREFIX .. 'leases', 0, -1)) do
+      redis.call('ZADD', PREFIX .. 'leases', now + tonumber(ttl), id)
+    end
+    return 'ok'
+  end
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', PREFIX .. 'leases', '-inf', now)) do
     if get(id, 'state') == 'running' then
       put_back(id, 'the worker ' .. get(id, 'worker') .. ' stopped renewing its lease', true)
@@ -204,5 +220,6 @@ function operations.reap()
 end
 
 local operation = operations[ARGV[1]]
-local status = operation(unpack(ARGV, 2))
-return {status, unpack(to_ring)}
+local answer = {operation(unpack(ARGV, 2))}
+for _, id in ipairs(to_ring) do answer[#answer + 1] = id end
+return answer

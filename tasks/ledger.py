@@ -150,7 +150,7 @@ class Ledger:
 
     def reap(self) -> None:
         """Put running jobs whose lease has run out back to their queues."""
-        self._change("reap")
+        self._change("reap", "", LEASE_TTL_S)
 
     def ring(self, jobs: Sequence[Job]) -> None:
         """Ring for queued jobs, if this ledger has a bell, and record when."""
@@ -260,7 +260,7 @@ class Ledger:
         """Workers heard of in the last `within_s` seconds, by name."""
         reply, (seconds, _) = self._read([("HGETALL", f"{PREFIX}workers"), ("TIME",)])
         beats = [_beat(json.loads(told)) for told in _pairs(reply).values()]
-        return sorted((b for b in beats if int(seconds) - b.seen_at <= within_s), key=lambda beat: beat.name)
+        return sorted((b for b in beats if abs(int(seconds) - b.seen_at) <= within_s), key=lambda beat: beat.name)
 
     def busy_workers(self) -> set[str]:
         """Names, with their hosts, of the workers that run jobs."""
@@ -336,7 +336,8 @@ def _count(queued: int, running: int, waiting: int, oldest: list[str]) -> QueueC
 
 
 def _beat(told: dict[str, Any]) -> WorkerBeat:
-    return WorkerBeat(**{**told, "queues": tuple(told["queues"])})
+    known = {field.name: told[field.name] for field in dataclasses.fields(WorkerBeat) if field.name in told}
+    return WorkerBeat(**{**known, "queues": tuple(told["queues"])})  # a newer worker may tell more
 
 
 def _pairs(flat: list[str]) -> dict[str, str]:

@@ -76,19 +76,19 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def fresh_output(self, job_id: str) -> Path:
-        """An empty folder whose content will become the job's artifact."""
-        output = self.workdir(job_id) / "output"
-        shutil.rmtree(output, ignore_errors=True)
+    def fresh_output(self, job_id: str, attempt: int) -> Path:
+        """An empty folder of that attempt alone whose content will become the job's artifact; earlier ones are gone."""
+        for earlier in self.workdir(job_id).glob("output-*"):
+            shutil.rmtree(earlier, ignore_errors=True)
+        output = self.workdir(job_id) / f"output-{attempt}"
         output.mkdir()
         return output
 
-    def seal(self, job_id: str, manifest: dict[str, Any]) -> None:
+    def seal(self, output: Path, manifest: dict[str, Any]) -> None:
         """Complete the job's output with its manifest, and flush it all to the disk."""
-        output = self.workdir(job_id) / "output"
         write_json(output / MANIFEST, {**manifest, "files": describe_files(output)})
 
-    def publish(self, job_id: str, family: str, name: str) -> Path:
+    def publish(self, output: Path, family: str, name: str) -> Path:
         """Make the job's sealed output the artifact `family/name`, at once and whole, by one rename.
 
         Problem when another job's artifact has that name.
@@ -100,7 +100,7 @@ class Store:
                 f"{family}/{name} is there already, made by job {there.get('job')}.", "Submit again with --name"
             )
         target.parent.mkdir(parents=True, exist_ok=True)
-        (self.workdir(job_id) / "output").rename(target)
+        output.rename(target)
         sync_folder(target.parent)
         return target
 

@@ -7,6 +7,7 @@ speaks through this: one socket, hiredis for the protocol, commands and pipeline
 from __future__ import annotations
 
 import os
+import re
 import select
 import socket
 from collections.abc import Iterable
@@ -21,6 +22,9 @@ from tasks.problem import Problem
 Command = tuple[Any, ...]
 
 _CHUNK = 65536
+
+#: What a server says that is there but cannot serve now (full, failing over, restarting): it is as good as away.
+_AWAY = re.compile(r"\b(LOADING|MISCONF|OOM|READONLY|NOREPLICAS|BUSY|MASTERDOWN|CLUSTERDOWN|max number of clients)\b")
 
 
 class Unreachable(ConnectionError):
@@ -110,9 +114,12 @@ class Client:
         except OSError as error:
             self.close()
             raise Unreachable(f"{self.address.shown}: {error}") from error
+        except BaseException:  # an answer that nobody read must not become the next call's
+            self.close()
+            raise
         for reply in replies:
-            if isinstance(reply, Refused) and str(reply).startswith("LOADING"):
-                raise Unreachable(f"{self.address.shown}: {reply}")  # it has restarted and reads its file
+            if isinstance(reply, Refused) and _AWAY.search(str(reply)):
+                raise Unreachable(f"{self.address.shown}: {reply}")
         return replies
 
     def close(self) -> None:
@@ -157,11 +164,15 @@ def connect(url: str, timeout_s: float = 5.0) -> Client:
 
 def _has_ended(link: socket.socket) -> bool:
     """Whether the server closed an idle connection: nobody sends unasked, so anything to read is the end."""
-    return bool(select.select([link], [], [], 0)[0])
+    look = select.poll()  # select() cannot see files beyond the first 1024
+    look.register(link, select.POLLIN)
+    return bool(look.poll(0))
 
 
-def _plain(word: Any) -> str | bytes | int | float:
-    return word if isinstance(word, (str, bytes, int, float)) else str(word)
+def _plain(word: Any) -> bytes | int | float:
+    if isinstance(word, (bytes, int, float)):
+        return word
+    return str(word).encode("utf-8", "backslashreplace")  # the name of a file need not be UTF-8
 
 
 def _greeting(address: Address) -> list[Command]:

@@ -57,7 +57,7 @@ class RunContext:
         job = self.claim.job
         self.job_id, self.name, self.attempt = job.id, job.name, job.attempt
         self.workdir = self.store.workdir(job.id)
-        self.output = self.store.fresh_output(job.id)
+        self.output = self.store.fresh_output(job.id, job.attempt)
 
     def stopping(self) -> bool:
         """Whether the job was told to stop."""
@@ -95,7 +95,6 @@ def perform(context: RunContext) -> None:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a kind raises is the job's failure, told in its record
         log.error("%s", traceback.format_exc())
-        context.store.discard(job.id)
         failure = describe_failure(error)
         tell(lambda: context.ledger.finish(context.claim, State.FAILED, failure["message"], error=failure))
         return
@@ -146,10 +145,10 @@ def _result_of(context: RunContext, kind: JobKind) -> dict[str, Any]:
     result = kind.run(params, context) or {}
     if job.artifact:
         context.progress("publishing", 0, 1, "artifacts")
-        context.store.seal(job.id, _manifest(job, family, params, result))
+        context.store.seal(context.output, _manifest(job, family, params, result))
         if tell(lambda: context.ledger.renew(context.claim)) == "lost":
             raise Stopped
-        context.store.publish(job.id, family, name)
+        context.store.publish(context.output, family, name)
     return result
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 
 import pytest
 
 from tasks import wire
 from tasks.job import Job, Progress, State
-from tasks.ledger import Claim, Ledger, WorkerBeat, new_job_id
+from tasks.ledger import PREFIX, Claim, Ledger, WorkerBeat, new_job_id
 from tasks.problem import Problem
 
 
@@ -17,6 +19,7 @@ def a_job(kind: str = "train", queue: str = "training", **changes: object) -> Jo
 
 
 def expire_lease(ledger: Ledger, job_id: str) -> None:
+    ledger.reap()  # somebody looks all the time
     ledger.client.call("ZADD", "mistudio:leases", 1, job_id)
 
 
@@ -209,3 +212,74 @@ def test_a_worker_is_known_until_it_is_silent(ledger: Ledger) -> None:
 def test_work_survives_a_script_cache_that_was_emptied(ledger: Ledger) -> None:
     ledger.client.call("SCRIPT", "FLUSH")
     assert ledger.submit(a_job()).state == State.QUEUED
+
+
+# -- what was found by looking for it ---------------------------------------------------------------------------------
+
+
+def test_whoever_waits_for_two_that_fail_together_ends_once(ledger: Ledger) -> None:
+    for _ in range(10):  # the order in which Redis tells of children follows their ids
+        first = ledger.submit(a_job())
+        second = ledger.submit(a_job(), [first.id])
+        third = ledger.submit(a_job(), [first.id, second.id])
+        ledger.finish(claimed(ledger, first), State.FAILED, "broke")
+        assert [event["state"] for event in ledger.events(third.id)] == ["waiting", "failed"]
+
+
+def test_more_children_than_a_script_can_unpack_all_start(ledger: Ledger) -> None:
+    parent = ledger.submit(a_job())
+    record = json.dumps({"kind": "x", "queue": "datasets", "max_attempts": "3"})
+    for _ in range(8100):
+        ledger._change("submit", new_job_id(), record, json.dumps([parent.id]))
+    assert ledger.finish(claimed(ledger, parent), State.SUCCEEDED, "done") == "ok"
+    assert ledger.queue_counts()["datasets"].pending == 8100
+
+
+def test_asking_again_because_the_answer_was_lost_changes_nothing(ledger: Ledger) -> None:
+    claim = claimed(ledger, ledger.submit(a_job()))
+    assert ledger._change("claim", claim.job.id, claim.token, "w@h", "h", 1, 15) == "ok"
+    assert ledger.need(claim.job.id).attempt == 1
+    assert ledger.lease_device(claim, [0], 1) == 0
+    assert ledger.lease_device(claim, [0], 1) == 0
+
+
+@pytest.mark.parametrize("standstill_s", [60.0, -60.0], ids=["nobody looked", "the clock was set back"])
+def test_after_a_standstill_every_holder_gets_a_whole_lease_first(ledger: Ledger, standstill_s: float) -> None:
+    job = claimed(ledger, ledger.submit(a_job())).job
+    ledger.reap()
+    ledger.client.call("ZADD", f"{PREFIX}leases", 1, job.id)
+    ledger.client.call("SET", f"{PREFIX}reaped_at", ledger.now() - standstill_s)
+    ledger.reap()
+    assert ledger.need(job.id).state is State.RUNNING
+    ledger.client.call("ZADD", f"{PREFIX}leases", 1, job.id)
+    ledger.reap()
+    assert ledger.need(job.id).state is State.QUEUED
+
+
+def test_a_reason_may_name_a_file_whose_name_is_no_text(ledger: Ledger) -> None:
+    claim = claimed(ledger, ledger.submit(a_job()))
+    name = os.fsdecode(b"caf\xe9.txt")
+    assert ledger.finish(claim, State.FAILED, f"No such file: {name}", error={"message": name}) == "ok"
+    assert ledger.need(claim.job.id).reason == "No such file: caf\\udce9.txt"
+
+
+def test_a_job_that_went_back_to_its_queue_is_not_running_all_the_while(ledger: Ledger) -> None:
+    job = ledger.submit(a_job())
+    ledger.put_back(claimed(ledger, job), "shutdown", loss=False)
+    assert ledger.need(job.id).started_at is None
+
+
+def test_a_job_whose_worker_is_long_dead_is_cancelled_with_no_worker_up(ledger: Ledger) -> None:
+    job = claimed(ledger, ledger.submit(a_job())).job
+    assert ledger.request_cancel(job.id).state is State.RUNNING
+    ledger.client.call("ZADD", f"{PREFIX}leases", 1, job.id)
+    assert ledger.request_cancel(job.id).state is State.CANCELLED
+
+
+def test_workers_of_a_newer_version_and_of_a_wrong_clock_are_read_rightly(ledger: Ledger) -> None:
+    beat = WorkerBeat("w@h", "h", 1, ("datasets",), 1, 0.0)
+    ledger.beat(beat)
+    told = json.loads(ledger.client.call("HGET", f"{PREFIX}workers", "w@h"))
+    for name, changes in {"newer@h": {"mood": "fine"}, "ahead@h": {"seen_at": ledger.now() + 3600}}.items():
+        ledger.client.call("HSET", f"{PREFIX}workers", name, json.dumps({**told, "name": name, **changes}))
+    assert [worker.name for worker in ledger.workers()] == ["newer@h", "w@h"]

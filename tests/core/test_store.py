@@ -24,13 +24,13 @@ def test_an_unknown_family_is_refused(tmp_path: Path) -> None:
 
 def test_an_artifact_appears_whole_with_the_digest_of_each_file(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    output = store.fresh_output("j1")
+    output = store.fresh_output("j1", 1)
     (output / "sub").mkdir()
     (output / "sub" / "weights").write_bytes(b"abc")
-    store.seal("j1", {"job": "j1"})
+    store.seal(output, {"job": "j1"})
     assert not store.exists("saes", "a")
     assert store.names("saes") == []
-    store.publish("j1", "saes", "a")
+    store.publish(output, "saes", "a")
     digest = hashlib.sha256(b"abc").hexdigest()
     assert store.manifest("saes", "a") == {"job": "j1", "files": {"sub/weights": {"bytes": 3, "sha256": digest}}}
     assert store.names("saes") == ["a"]
@@ -38,13 +38,25 @@ def test_an_artifact_appears_whole_with_the_digest_of_each_file(tmp_path: Path) 
 
 def test_an_artifact_is_never_overwritten(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    for job in ("j1", "j2"):
-        (store.fresh_output(job) / "x").write_text(job)
-        store.seal(job, {"job": job})
-    store.publish("j1", "saes", "a")
+    first, second = (store.fresh_output(job, 1) for job in ("j1", "j2"))
+    for output in (first, second):
+        (output / "x").write_text(output.parent.name)
+        store.seal(output, {"job": output.parent.name})
+    store.publish(first, "saes", "a")
     with pytest.raises(Problem, match="made by job j1"):
-        store.publish("j2", "saes", "a")
+        store.publish(second, "saes", "a")
     assert (store.path("saes", "a") / "x").read_text() == "j1"
+
+
+def test_an_attempt_that_comes_late_finds_nothing_to_write_to(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    late, now = store.fresh_output("j1", 1), store.fresh_output("j1", 2)
+    (now / "x").write_text("now")
+    with pytest.raises(FileNotFoundError):
+        (late / "x").write_text("late")
+    with pytest.raises(FileNotFoundError):
+        store.publish(late, "saes", "a")
+    assert [path.name for path in store.workdir("j1").iterdir()] == ["output-2"]
 
 
 def test_discarding_a_job_removes_its_own_folder_and_nothing_else(tmp_path: Path) -> None:

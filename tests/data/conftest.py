@@ -47,8 +47,8 @@ class Home:
         result = declared.run(params, context) or {}
         if declared.produces:
             manifest = {"job": context.job_id, "name": name, "kind": kind, "params": vars(params), "result": result}
-            self.store.seal(context.job_id, manifest)
-            self.store.publish(context.job_id, declared.produces, name)
+            self.store.seal(context.output, manifest)
+            self.store.publish(context.output, declared.produces, name)
         return result
 
 
@@ -58,7 +58,7 @@ class JobContext:
     def __init__(self, home: Home, name: str, attempt: int, stop_when: Callable[[int], bool]) -> None:
         self.job_id, self.name, self.attempt, self.device = f"job-{name}", name, attempt, "cpu"
         self.store, self.home = home.store, home.root
-        self.workdir, self.output = home.store.workdir(self.job_id), home.store.fresh_output(self.job_id)
+        self.workdir, self.output = home.store.workdir(self.job_id), home.store.fresh_output(self.job_id, 1)
         self._home, self._stop_when, self._stopped = home, stop_when, False
 
     def progress(self, phase: str, done: int, total: int | None = None, unit: str = "") -> None:

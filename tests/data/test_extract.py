@@ -34,10 +34,13 @@ def chain(home, tmp_path):
 
 
 def add_sae(home, name: str, d_in: int) -> None:
-    save_sae(home.store.fresh_output(name), build(CoderConfig("topk", d_in, FEATURES, k=4)), 1.0, {})
+    output = home.store.fresh_output(name, 1)
+    save_sae(output, build(CoderConfig("topk", d_in, FEATURES, k=4)), 1.0, {})
     made_from = {"model": "models/m", "tokens": "tokens/t"}
-    home.store.seal(name, {"job": name, "params": {"model": "m", "layer": LAYER}, "result": {}, "made_from": made_from})
-    home.store.publish(name, "saes", name)
+    home.store.seal(
+        output, {"job": name, "params": {"model": "m", "layer": LAYER}, "result": {}, "made_from": made_from}
+    )
+    home.store.publish(output, "saes", name)
 
 
 def test_the_artifact_holds_what_the_model_and_the_sae_say(chain):

@@ -122,7 +122,7 @@ class Bench:
 
     def context(self, name: str = "sae", **changes: Any) -> Context:
         """A context of the job `name`: the same work folder at each attempt, a fresh output."""
-        return Context(self.store, self.store.workdir(name), self.store.fresh_output(name), name, name, **changes)
+        return Context(self.store, self.store.workdir(name), self.store.fresh_output(name, 1), name, name, **changes)
 
     def add_tokens(self, name: str, rows: int, vocabulary: int = VOCABULARY) -> None:
         folder = self._folder("tokens", name)
