@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -94,12 +95,18 @@ def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str) -> Job | None
 @contextmanager
 def _shutdown_heard(keeper: Keeper) -> Iterator[None]:
     """The pool ends its slots with TERM: then the job is stopped in good order and put back."""
-    before = signal.signal(signal.SIGTERM, lambda *_: keeper.stop_because("shutdown"))
+    is_told = threading.Event()
+
+    def hear(*_: object) -> None:
+        is_told.set()
+        keeper.stop_because("shutdown")
+
+    before = signal.signal(signal.SIGTERM, hear)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-        if keeper.why == "shutdown":
+        if is_told.is_set():  # whatever the job was stopped for
             os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -12,7 +12,7 @@ import psutil
 
 from tasks.app import Bell
 from tasks.job import Job, State
-from tasks.ledger import Ledger
+from tasks.ledger import PREFIX, Ledger
 from tests.conftest import until
 from tests.core.lab import EXTRA, Lab
 
@@ -225,3 +225,19 @@ def test_a_strangers_tasks_py_in_the_working_directory_changes_nothing(lab: Lab)
     lab.start_worker()
     assert lab.ended(lab.submit("nap", ticks=1)).state == State.SUCCEEDED
     assert "stranger" not in lab.log()
+
+
+def test_quit_ends_a_worker_whose_job_is_being_cancelled(lab: Lab) -> None:
+    worker = lab.start_worker(slots=1, NAP_STOP_GRACE_S="3")
+    job = lab.submit("nap", ticks=1, end="deaf")
+    lab.under_way(job)
+    lab.ledger.request_cancel(job.id)
+    asked = lease_end(lab, job)
+    until(lambda: lease_end(lab, job) > asked, 10, "the slot to hear of it")
+    worker.send_signal(signal.SIGQUIT)
+    worker.wait(30)
+    assert lab.ledger.need(job.id).state is State.CANCELLED
+
+
+def lease_end(lab: Lab, job: Job) -> float:
+    return float(lab.ledger.client.call("ZSCORE", f"{PREFIX}leases", job.id))
