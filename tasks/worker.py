@@ -10,9 +10,14 @@ import argparse
 import logging
 import math
 import os
+import signal
 import socket
 import sys
 import time
+from typing import Any
+
+from celery import Celery
+from celery.signals import worker_process_init
 
 from tasks.app import app_from_environment
 from tasks.ledger import WorkerBeat
@@ -51,7 +56,7 @@ def main(argv: list[str]) -> int:
     register_tasks(app, seat)
     app.steps["worker"].add(Pulse)
     hostname = f"{options.name}@{socket.gethostname()}"
-    worker = app.Worker(
+    worker = _worker_of(app)(
         hostname=hostname,
         queues=options.queues,
         concurrency=options.slots,
@@ -72,6 +77,25 @@ def main(argv: list[str]) -> int:
     finally:
         seat.leave()
     return worker.exitcode or 0
+
+
+def _worker_of(app: Celery) -> Any:
+    """Celery's worker, but deaf to HUP. Celery's own answer to it is to start anew by itself, with no parent to watch.
+
+    The system sends HUP to a worker and its slots when their supervisor dies while one of them is stopped.
+    """
+
+    class Worker(app.Worker):
+        def install_platform_tweaks(self, worker: Any) -> None:
+            super().install_platform_tweaks(worker)
+            _hear_no_hangup()
+
+    worker_process_init.connect(_hear_no_hangup)
+    return Worker
+
+
+def _hear_no_hangup(**_: Any) -> None:
+    signal.signal(signal.SIGHUP, lambda *_: None)  # a runner shall start with the system's own answer
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
