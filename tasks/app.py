@@ -77,7 +77,7 @@ class Bell:
                 connection.ensure_connection(max_retries=1, timeout=2)
                 for job in jobs:
                     self._ring(job, connection)
-        except (OperationalError, OSError) as error:
+        except (OperationalError, OSError, AttributeError) as error:  # the last: kombu's, of a connection just lost
             log.warning("Redis is away (%s); the reconciler will ring", error)
 
     def _ring(self, job: Job, connection: Any) -> None:
