@@ -60,7 +60,7 @@ def take_order() -> dict[str, Any]:
 
     Standard input is empty afterwards, so that no helper of the job can take the signs of life for its own.
     """
-    _wake_when_parent_dies()
+    wake_when_parent_dies()
     pipe, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
@@ -77,13 +77,13 @@ def kill_own_group() -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def _wake_when_parent_dies() -> None:
+def wake_when_parent_dies() -> None:
     """Have the kernel send SIGCONT then: a stopped process cannot see that its pipe closed.
 
     Not SIGKILL: it would reach this process alone, and the helpers in its group would live on.
     """
     if sys.platform == "linux" and ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT, 0, 0, 0) != 0:
-        logging.warning("the kernel will not say when the slot dies; a stopped runner would not notice")
+        logging.warning("the kernel will not say when the parent dies; a stopped process would not notice")
 
 
 def _listen(pipe: int) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
-import sys
 import time
 from typing import Any
 
@@ -16,6 +14,7 @@ from celery.worker import state as celery_state
 
 from tasks.app import open_ledger
 from tasks.ledger import WorkerBeat
+from tasks.lifeline import wake_when_parent_dies
 from tasks.reconciler import Reconciler
 from tasks.seat import Seat
 from tasks.stuck import StoppedSlots
@@ -25,16 +24,13 @@ log = logging.getLogger("mistudio.worker")
 
 BEAT_EVERY_S, LOOK_AT_SLOTS_EVERY_S = 1.0, 5.0
 
-_PR_SET_PDEATHSIG = 1
-
 
 class ParentWatch:
-    """Whoever started this process. On Linux a process that was stopped wakes when they die, to see that they did."""
+    """Whoever started this process; if it is stopped it wakes when they die, to see that they did."""
 
     def __init__(self) -> None:
         self._pid = os.getppid()
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
+        wake_when_parent_dies()
 
     def lives(self) -> bool:
         """Whether they are still there."""
