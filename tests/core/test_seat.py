@@ -87,6 +87,14 @@ class Room:
         self.sitters.append(Sitter(self.places.home, slots))
         return self.sitters[-1]
 
+    def one_waits_for_the_slot_of_the_other(self) -> tuple[Sitter, Sitter]:
+        first, second = self.sitter(), self.sitter()
+        for word in ("take", "slot", "rise"):
+            first(word)
+        second("take")
+        second.begin("slot")
+        return first, second
+
     def kill_children(self, sitter: Sitter) -> None:
         for child in psutil.Process(sitter.process.pid).children():
             child.kill()
@@ -162,23 +170,13 @@ def test_old_and_new_together_never_hold_more_slots_than_the_seat_has(room: Room
 
 
 def test_a_slot_outlives_no_death(room: Room) -> None:
-    first, second = room.sitter(), room.sitter()
-    first("take")
-    first("slot")
-    first("rise")
-    second("take")
-    second.begin("slot")
+    first, second = room.one_waits_for_the_slot_of_the_other()
     first.end()
     assert second.done() == "slot True"
 
 
 def test_a_slot_that_waits_gives_up_when_its_worker_leaves(room: Room) -> None:
-    first, second = room.sitter(), room.sitter()
-    first("take")
-    first("slot")
-    first("rise")
-    second("take")
-    second.begin("slot")
+    first, second = room.one_waits_for_the_slot_of_the_other()
     note = room.places.seat("worker-training") / f"{second.process.pid}.json"
     note.write_text(json.dumps({**json.loads(note.read_text()), "posture": Posture.LEAVING}))
     assert second.done() == "slot False"

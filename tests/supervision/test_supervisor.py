@@ -298,12 +298,18 @@ def test_a_redis_that_is_away_kills_nobody(world: World) -> None:
 # -- taking over from one another -------------------------------------------------------------------------------------
 
 
-def test_a_restarted_worker_finishes_its_jobs_while_the_new_one_takes_new_ones(world: World) -> None:
+def busy(world: World) -> Path:
+    """Have one worker sit, and not end before the file is gone that is returned."""
     world.script = SITTING
     work = world.places.home / "work"
     work.touch()
     world.start(PAIR[0])
     world.seated(PAIR[0].name)
+    return work
+
+
+def test_a_restarted_worker_finishes_its_jobs_while_the_new_one_takes_new_ones(world: World) -> None:
+    work = busy(world)
     old = world.pid(PAIR[0].name)
     assert world.ask("restart")["restart"] == {"pending": [PAIR[0].name], "failed": None}
     until(lambda: world.supervisor.tick() or world.pid(PAIR[0].name) != old, 20)
@@ -357,11 +363,7 @@ def test_what_is_stopped_is_not_restarted_any_more(world: World) -> None:
 
 
 def test_a_new_worker_may_sit_where_one_is_being_stopped(world: World) -> None:
-    world.script = SITTING
-    work = world.places.home / "work"
-    work.touch()
-    world.start(PAIR[0])
-    world.seated(PAIR[0].name)
+    work = busy(world)
     world.ask("stop", grace_s=None)
     assert world.rows() == [(PAIR[0].name, "draining")]
     world.start(PAIR[0])
@@ -372,10 +374,7 @@ def test_a_new_worker_may_sit_where_one_is_being_stopped(world: World) -> None:
 
 
 def test_workers_of_an_earlier_supervisor_are_known_and_can_be_told_to_end(world: World) -> None:
-    world.script = SITTING
-    (world.places.home / "work").touch()
-    world.start(PAIR[0])
-    world.seated(PAIR[0].name)
+    busy(world)
     old = world.supervisor.crew.children[PAIR[0].name].process
     assert isinstance(old, worker_process.WorkerProcess)
     note = world.places.seat(PAIR[0].name) / f"{old.pid}.json"
@@ -409,11 +408,7 @@ def test_a_worker_that_says_nothing_any_more_is_ended_and_replaced(world: World)
 
 
 def test_one_that_somebody_else_told_to_end_is_replaced_while_its_last_jobs_run(world: World) -> None:
-    world.script = SITTING
-    work = world.places.home / "work"
-    work.touch()
-    world.start(PAIR[0])
-    world.seated(PAIR[0].name)
+    work = busy(world)
     first = world.pid(PAIR[0].name)
     os.kill(first, signal.SIGTERM)
     until(lambda: [str(other.posture) for other in occupants(world.places)] == ["leaving"])
