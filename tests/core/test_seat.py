@@ -176,7 +176,7 @@ def test_a_slot_outlives_no_death(room: Room) -> None:
 
 
 def test_a_slot_that_waits_gives_up_when_its_worker_leaves(room: Room) -> None:
-    first, second = room.one_waits_for_the_slot_of_the_other()
+    _, second = room.one_waits_for_the_slot_of_the_other()
     note = room.places.seat("worker-training") / f"{second.process.pid}.json"
     note.write_text(json.dumps({**json.loads(note.read_text()), "posture": Posture.LEAVING}))
     assert second.done() == "slot False"
