@@ -5,6 +5,7 @@ What could not be read is None with its reason in `errors`, never zero or an emp
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from tasks.job import Job, State
 from tasks.ledger import BEAT_TTL_S, Ledger, QueueCount, WorkerBeat
 from tasks.places import Places
 from tasks.queues import QUEUE_NAMES
+from tasks.seat import Posture, occupants
 from tasks.wire import Refused, Unreachable
 
 #: A worker that fell silent is shown, with its age, for this long.
@@ -227,7 +229,24 @@ def _read_beats(ledger: Ledger) -> tuple[float, list[WorkerBeat], tuple[Job, ...
 def _ask_supervisor(places: Places) -> dict[str, Any]:
     from mistudio_cli import control
 
-    return control.status(places) or {"supervisor": {"pid": None, "state": "stopped"}, "workers": []}
+    return control.status(places) or {"supervisor": {"pid": None, "state": "stopped"}, "workers": _left_behind(places)}
+
+
+def _left_behind(places: Places) -> list[dict[str, Any]]:
+    """Workers that outlived their supervisor, by their own notes: they finish their jobs."""
+    return [
+        {
+            "name": f"{worker.name}@{socket.gethostname()}",
+            "state": "draining" if worker.posture is Posture.LEAVING else "running",
+            "pid": worker.pid,
+            "queues": worker.queues,
+            "slots": worker.slots,
+            "restarts": None,
+            "started_at": None,
+            "last_exit": None,
+        }
+        for worker in occupants(places)
+    ]
 
 
 def _attempt(part: str, read: Callable[[], T], errors: list[Trouble]) -> T | None:

@@ -23,6 +23,7 @@ from tasks.ledger import Ledger
 from tasks.places import Places
 from tasks.problem import Problem
 from tasks.queues import QUEUE_NAMES
+from tasks.seat import occupants
 from tasks.wire import connect
 
 app = typer.Typer(help="Start, watch and stop the processes that do the work", no_args_is_help=True)
@@ -243,7 +244,10 @@ def _short(names: list[str] | None) -> list[str]:
 
 
 def _stop(names: list[str], grace_s: float | None, everything: bool) -> None:
-    places = session.current_settings().places
+    settings = session.current_settings()
+    places = settings.places
+    if control.status(places) is None and occupants(places):  # workers that outlived their supervisor
+        control.ensure_supervisor(settings)
     try:
         if everything:
             fleet.shutdown(places, _tell_step, grace_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -68,6 +69,9 @@ class Home:
         told = control.status(self.places)
         assert told is not None
         return next(worker for worker in told["workers"] if worker["name"].startswith(name + "@"))
+
+    def full_name(self, worker: str) -> str:
+        return f"{worker}@{socket.gethostname()}"
 
     def processes(self) -> list[psutil.Process]:
         """Everything that belongs to this home and lives, this test apart."""

@@ -147,18 +147,37 @@ def test_a_job_too_long_for_the_grace_is_put_back_and_resumed(cli: Cli) -> None:
     assert done.result["ran_in_last_attempt"] < 100
 
 
+def statuses(cli: Cli) -> list[tuple[int | None, str, int | None]]:
+    rows = cli.told("workers status --json")["workers"]
+    return [(row["pid"], row["state"], row["busy"]) for row in rows]
+
+
 def test_killed_supervisor_its_workers_finish_and_end_and_the_next_one_goes_on(cli: Cli) -> None:
     assert cli("workers start").returncode == 0
     job_id = cli.nap(40)
     cli.under_way(job_id)
     worker, server = psutil.Process(cli.home.worker()["pid"]), cli.home.redis
     cli.home.supervisor.kill()
+    until(lambda: statuses(cli) == [(worker.pid, "draining", 1)], 20, "the worker to know")
     until(lambda: not identity.is_alive(worker), 60, "the worker to drain")
+    assert statuses(cli) == []
     done = cli.job(job_id)
     assert (done.state, done.attempt) == (State.SUCCEEDED, 1)
     assert cli("workers start").returncode == 0
     assert cli.home.redis == server
     assert cli.ended(cli.nap(1)).state is State.SUCCEEDED
+
+
+def test_workers_that_outlived_their_supervisor_can_be_stopped(cli: Cli) -> None:
+    assert cli("workers start").returncode == 0
+    job_id = cli.nap(600)
+    cli.under_way(job_id)
+    worker = psutil.Process(cli.home.worker()["pid"])
+    cli.home.supervisor.kill()
+    stopped = cli("workers stop --now")
+    assert (stopped.returncode, stopped.stderr.splitlines()[0]) == (0, f"{cli.home.full_name('all-queues')} has ended")
+    assert not identity.is_alive(worker)
+    assert cli.job(job_id).state is State.QUEUED
 
 
 def test_redis_killed_under_a_job_the_job_ends_well(cli: Cli) -> None:
