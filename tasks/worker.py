@@ -95,7 +95,7 @@ def _worker_of(app: Celery) -> Any:
 
 
 def _hear_no_hangup(**_: Any) -> None:
-    signal.signal(signal.SIGHUP, lambda *_: None)  # a runner shall start with the system's own answer
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # no handler: that would interrupt slots that wait for jobs
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
