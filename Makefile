@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check style generate bench clean
+.PHONY: help install quickstart test soak check style generate bench clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
@@ -21,6 +21,10 @@ quickstart: install ## From nothing to the features of a sparse autoencoder, in 
 
 test: install ## Run the tests, with a real Redis, real workers and real training
 	$(BIN)/python -m pytest
+
+soak: install ## Kill every process again and again under load: ROUNDS=200, SEED=... repeats a run
+	MISTUDIO_TEST_ROUNDS=$(or $(ROUNDS),200) MISTUDIO_TEST_SEED=$(or $(SEED),$(shell date +%s)) \
+		$(BIN)/python -m pytest -s tests/supervision/test_kills.py
 
 check: install ## Style, types and the floors of the architecture
 	$(BIN)/ruff format --check .

@@ -16,6 +16,7 @@ TICK_S = 0.05
 class Params:
     ticks: int = option(10, help="how many ticks to sleep")
     end: str = option("well", help="how to end", choices=("well", "raise", "crash", "full-disk", "deaf"))
+    until: str = option("", help="a file: once it is there the rest is left out")
     parent: str | None = option(None, help="a sae to wait for", artifact="saes")
 
 
@@ -51,6 +52,8 @@ def run(params: Params, context: object) -> dict:
     done = int(checkpoint.read_text() or 0) if checkpoint.exists() else 0
     ran = 0
     for tick in range(done, params.ticks):
+        if params.until and os.path.exists(params.until):
+            break
         time.sleep(TICK_S)
         (context.workdir / "part").write_text(str(tick + 1))
         os.replace(context.workdir / "part", checkpoint)

@@ -1,0 +1,139 @@
+"""A home with two real workers, and the questions that tests of killing and replacing ask of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import job as jobs
+from tasks import kinds
+from tasks.job import Job
+from tasks.ledger import Ledger
+from tasks.store import Store
+from tasks.submit import submit
+from tasks.work import tell
+from tests.conftest import until
+from tests.soak.census import Being, Role
+from tests.soak.load import ledger_of
+from tests.soak.strikes import Siege
+from tests.supervision.conftest import EXTRA, MISTUDIO, Home, ending
+
+QUEUES = ("training", "high_priority")
+
+
+@dataclass
+class Fleet:
+    """One worker for trainings, with one slot, and one for quick jobs."""
+
+    home: Home
+    ledger: Ledger
+    siege: Siege
+    environment: dict[str, str]
+    _count: int = 0
+
+    def __call__(self, words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """A command as typed in this home."""
+        return subprocess.run(
+            [MISTUDIO, *words.split()],
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def begin(self, words: str) -> subprocess.Popen[str]:
+        """The same, without waiting for its end."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen([MISTUDIO, *words.split()], env=self.environment, stdout=pipe, stderr=pipe, text=True)
+
+    def start(self) -> None:
+        """Have both workers run."""
+        for queue in QUEUES:
+            started = self(f"workers start --queues {queue}")
+            assert started.returncode == 0, started.stderr
+
+    def rows(self, name: str = "worker-training") -> list[dict[str, Any]]:
+        """What `workers status --json` says of the workers of that name."""
+        told = json.loads(self("workers status --json").stdout)
+        return [row for row in told["workers"] if row["name"].startswith(f"{name}@")]
+
+    def submit(self, kind: str, **values: object) -> Job:
+        """Submit a job, as Python code would."""
+        self._count += 1
+        name = f"{kind}-{self._count}-{os.urandom(3).hex()}" if kind == "nap" else None
+        return submit(self.ledger, Store(self.home.places.store), kind, dict(values), name=name)[-1]
+
+    def under_way(self, job: Job) -> Being:
+        """The job's runner, once it has done some of its work."""
+        until(lambda: (told := self.ledger.need(job.id).progress) and told.done > 0, 30, f"{job.id} to be under way")
+        return next(being for being in self.siege.everybody() if being.job == job.id)
+
+    def nap(self, ticks: int = 30) -> tuple[Job, Being]:
+        """A job under way, and its runner; a tick is 0.05 s."""
+        job = self.submit("nap", ticks=ticks)
+        return job, self.under_way(job)
+
+    def long_nap(self) -> tuple[Job, Being]:
+        """One that ends only when `wake` is called."""
+        bell = self.home.places.home / f"wake-{self._count}"
+        job = self.submit("nap", ticks=2400, until=str(bell))
+        return job, self.under_way(job)
+
+    def wake(self, job: Job) -> None:
+        """Let that nap end."""
+        Path(job.params["until"]).touch()
+
+    def ended(self, job: Job) -> Job:
+        """Its record when it has ended."""
+        until(lambda: tell(lambda: self.ledger.need(job.id)).state.ended, 60, f"{job.id} to end")
+        return self.ledger.need(job.id)
+
+    def reasons(self, job: Job) -> list[str]:
+        """Why it went from state to state."""
+        return [event["reason"] for event in self.ledger.events(job.id)]
+
+    def around(self, runner: Being) -> dict[Role, Being]:
+        """The processes around a runner, by what they are."""
+        everybody = {being.pid: being for being in self.siege.everybody()}
+        slot = everybody[runner.parent]
+        found = {Role.RUNNER: runner, Role.SLOT: slot, Role.WORKER: everybody[slot.parent]}
+        others = [being for being in everybody.values() if being.role in (Role.SUPERVISOR, Role.REDIS)]
+        return {**found, **{being.role: being for being in others}}
+
+
+@contextmanager
+def kinds_of_the_tests() -> Iterator[pytest.MonkeyPatch]:
+    """Submit the tests' own kinds of job from this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kinds, "__path__", [*kinds.__path__, str(EXTRA / "kinds")])
+        jobs.kinds.cache_clear()
+        yield patch
+    jobs.kinds.cache_clear()
+
+
+@contextmanager
+def fleet_up() -> Iterator[Fleet]:
+    """A fleet that runs, and is gone afterwards."""
+    with kinds_of_the_tests(), tempfile.TemporaryDirectory(prefix="ms-") as folder:
+        for home in ending(Path(folder) / "home"):
+            environment = {
+                **{name: value for name, value in os.environ.items() if not name.startswith(("MISTUDIO_", "CELERY_"))},
+                "MISTUDIO_HOME": str(home.places.home),
+                "PYTHONPATH": str(EXTRA),
+                "NO_COLOR": "1",
+            }
+            siege = Siege(home.places, [MISTUDIO, "workers", "start", "--queues", QUEUES[0]], environment)
+            with ledger_of(home.places) as ledger:
+                fleet = Fleet(home, ledger, siege, environment)
+                fleet.start()
+                yield fleet

@@ -1,0 +1,149 @@
+"""The strikes of a siege: planned from a seed alone, so that a run can be repeated, and carried out at a home."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.places import Places
+from tests.conftest import until
+from tests.soak.census import Being, Census, Role
+
+#: How often each is a target, and of what.
+_TARGETS = {
+    Role.RUNNER: (4, ("KILL", "TERM", "QUIT", "STOP", "STOP for good")),
+    Role.SLOT: (5, ("KILL", "TERM", "QUIT", "STOP", "STOP for good")),
+    Role.WORKER: (5, ("KILL", "TERM", "QUIT", "STOP", "STOP for good")),
+    Role.SUPERVISOR: (4, ("KILL", "TERM", "QUIT", "STOP")),
+    Role.REDIS: (3, ("KILL", "TERM", "STOP")),
+}
+
+#: Workers that have something to do are hit more often than the others.
+_BUSY_SEATS = ("worker-training", "worker-high-priority")
+
+TARGET_PATIENCE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Strike:
+    """What is done in a round: after `wait_s` a signal to one of the target's kind; `pick` in [0, 1) says which."""
+
+    wait_s: float
+    signal: str
+    target: Role
+    pick: float
+    busy: bool
+    stopped_s: float
+
+    def __str__(self) -> str:
+        return f"{self.signal} at a {self.target} after {self.wait_s:.2f} s"
+
+
+def planned(seed: int, rounds: int) -> list[Strike]:
+    """The strikes of a siege: for a seed always the same, and the first ones of a longer siege."""
+    chance = random.Random(seed)
+    roles, weights = list(_TARGETS), [weight for weight, _ in _TARGETS.values()]
+    plan = []
+    for _ in range(rounds):
+        (target,) = chance.choices(roles, weights)
+        wait_s, how = chance.uniform(0.0, 2.0), chance.choice(_TARGETS[target][1])
+        plan.append(Strike(wait_s, how, target, chance.random(), chance.random() < 0.7, chance.uniform(0.2, 2.0)))
+    return plan
+
+
+class Siege:
+    """Strikes at one home, told in `story`. `command` starts its workers, as a service manager would."""
+
+    def __init__(self, places: Places, command: Sequence[str], environment: dict[str, str]) -> None:
+        self.story: list[str] = []
+        self.hits = 0
+        self._places, self._census = places, Census(places.home)
+        self._command, self._environment = command, environment
+        self._began = time.monotonic()
+
+    def tell(self, what: str) -> None:
+        """Add to the story, with the seconds since it began."""
+        self.story.append(f"{time.monotonic() - self._began:7.2f} s  {what}")
+
+    def start(self) -> None:
+        """Start the workers; fails when they do not come up."""
+        done = subprocess.run(
+            [*self._command], env=self._environment, capture_output=True, text=True, timeout=200, cwd="/"
+        )
+        self.tell(f"start: {done.returncode} {done.stderr.strip().splitlines()[-1:]}")
+        assert done.returncode == 0, done.stderr
+
+    def keep_evidence(self, broken: Sequence[str]) -> None:
+        """Copy the logs to where they outlive the home, with the stacks of the workers that are there."""
+        for being in self.everybody():
+            if being.role is Role.WORKER:
+                self.send(being, signal.SIGUSR1)  # Celery's workers then write down where each thread is
+        time.sleep(1.0)
+        folder = Path(tempfile.mkdtemp(prefix="mistudio-kills-"))
+        shutil.copytree(self._places.logs, folder, dirs_exist_ok=True)
+        for what in (*broken, *map(str, self.everybody()), f"logs: {folder}"):
+            self.tell(what)
+
+    def everybody(self) -> list[Being]:
+        """All processes of the home."""
+        return list(self._census().values())
+
+    def carry_out(self, strike: Strike) -> None:
+        """Strike, and see to it that there is a supervisor again."""
+        time.sleep(strike.wait_s)
+        target = self._target(strike)
+        if target is None:
+            self.tell(f"{strike}: nobody there")
+            return
+        self.hits += 1
+        self.tell(f"{strike.signal}: {target}")
+        if strike.signal.startswith("STOP"):
+            self.send(target, signal.SIGSTOP)
+            time.sleep(strike.stopped_s)
+            if strike.signal == "STOP":
+                self.send(target, signal.SIGCONT)
+            else:
+                self._kill_the_supervisor()
+        else:
+            self.send(target, signal.Signals[f"SIG{strike.signal}"])
+        if not self._is_kept() or (target.role is Role.SUPERVISOR and strike.signal != "STOP"):
+            self.start()
+        if target.role is Role.RUNNER:  # nothing but a stall limit ends a job that somebody stopped on purpose
+            self.send(target, signal.SIGCONT)
+
+    def send(self, target: Being, signum: signal.Signals) -> None:
+        """Signal one that lives; whoever has its pid by now is spared."""
+        if target.lives:
+            os.kill(target.pid, signum)
+
+    def _kill_the_supervisor(self) -> None:
+        for being in self.everybody():
+            if being.role is Role.SUPERVISOR:
+                self.tell(f"KILL: {being}")
+                self.send(being, signal.SIGKILL)
+                until(lambda being=being: not being.lives, 10, "the supervisor to die")
+
+    def _is_kept(self) -> bool:
+        return any(being.role is Role.SUPERVISOR for being in self.everybody())
+
+    def _target(self, strike: Strike) -> Being | None:
+        deadline = time.monotonic() + TARGET_PATIENCE_S
+        while time.monotonic() < deadline:
+            found = sorted(self._candidates(strike), key=lambda being: (being.seat, being.birth, being.pid))
+            if found:
+                return found[int(strike.pick * len(found))]
+            time.sleep(0.02)
+        return None
+
+    def _candidates(self, strike: Strike) -> list[Being]:
+        found = [being for being in self.everybody() if being.role is strike.target and being.state not in "Tt"]
+        busy = [being for being in found if being.seat in _BUSY_SEATS]
+        return busy if strike.busy and busy else found

@@ -1,0 +1,43 @@
+"""Workers that die at any age: each is tried again, after a pause that says how often it has died young."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from tests.supervision.test_supervisor import World, world  # noqa: F401 - the fixture
+
+NAME = "worker-training"
+
+
+def dies(world: World) -> None:  # noqa: F811
+    pid = world.supervisor.crew.children[NAME].pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    world.ticks_until(NAME, "backoff")
+
+
+@pytest.mark.parametrize(
+    ("age_s", "pauses_s"),
+    [(1, (0.5, 1, 2, 4, 8, 16, 30, 30)), (20, (0.5, 1, 2, 4, 8, 16, 30, 30)), (61, (0.5,) * 8)],
+    ids=["after 1 s", "after 20 s", "after a long life"],
+)
+def test_one_that_answered_and_dies_is_tried_for_ever(
+    world: World,  # noqa: F811
+    age_s: float,
+    pauses_s: tuple[float, ...],
+) -> None:
+    world.up()
+    for pause_s in pauses_s:
+        world.now += age_s
+        dies(world)
+        world.now += pause_s - 0.01
+        world.supervisor.tick()
+        assert world.states()[NAME] == "backoff"
+        world.now += 0.01
+        world.ticks_until(NAME, "starting")
+        world.answer(NAME)
+        world.ticks_until(NAME, "running")
+    assert world.supervisor.status()["workers"][0]["last_exit"] == "killed by SIGKILL"
