@@ -80,6 +80,7 @@ class Crew:
         for child in self._everyone():
             if child.spec.name in names:
                 child.stop(math.inf if grace_s is None else float(grace_s))
+        self._note_changes()
         return self.told()
 
     def restart(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -122,6 +123,7 @@ class Crew:
         """Take every step that is due."""
         for child in self._everyone():
             child.tick()
+        self._note_changes()
         self.leavers = [child for child in self.leavers if child.process is not None]
         self._fill_empty_seats()
         self._handover.tick()

@@ -38,6 +38,7 @@ def rotate(path: Path, larger_than: int = LARGEST_BYTES, kept: int = KEPT) -> No
     files = [path, *(earlier(path, number) for number in range(1, free + 1))]
     for old, new in reversed([*pairwise(files)]):
         old.replace(new)
+    path.touch(mode=0o600)  # a log that says nothing for a while is still a log
 
 
 def earlier(path: Path, number: int) -> Path:

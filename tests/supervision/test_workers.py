@@ -127,7 +127,7 @@ def test_a_killed_worker_is_replaced(cli: Cli) -> None:
     assert cli("workers start").returncode == 0
     first = cli.home.worker()["pid"]
     os.kill(first, signal.SIGKILL)
-    until(lambda: cli.home.worker()["state"] == "running" and cli.home.worker()["pid"] != first, 30)
+    until(lambda: (told := cli.home.worker())["state"] == "running" and told["pid"] != first, 30)
     assert (cli.home.worker()["restarts"], cli.home.worker()["last_exit"]) == (1, "killed by SIGKILL")
     assert cli.ended(cli.nap(1)).state is State.SUCCEEDED
 
