@@ -18,6 +18,7 @@ from mistudio_cli.states import (
     MUTE_LIVES,
     SILENCE_S,
     SOUND_AGE_S,
+    YOUNG_DEATHS,
     Event,
     Status,
     after,
@@ -131,7 +132,7 @@ class Child:
         if self.status is Status.BACKOFF and self.clock() >= self._retry_at:
             self.restarts += 1
             self._live(Event.RETRY)  # BACKOFF -> STARTING
-        if self.status is Status.BACKOFF and self._mute_lives >= MUTE_LIVES:
+        if self.status is Status.BACKOFF and (self._mute_lives >= MUTE_LIVES or self._deaths >= YOUNG_DEATHS):
             self.status = after(self.status, Event.GIVE_UP)  # BACKOFF -> FATAL
             self._retry_at = math.inf
         self._climb()

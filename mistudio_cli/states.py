@@ -1,7 +1,7 @@
 """The life of a supervised worker: its states, its arrows and its patience. Pure, so that life stories can be tested.
 
 A worker is RUNNING when it has answered, not when it has merely not died. Every death is followed by a longer pause;
-one that never answered in several lives is FATAL, and one that did is tried for ever. One that lives but has said
+one that never answered in several lives, or did but died young again and again, is FATAL. One that lives but has said
 nothing for long while Redis was there is HUNG: it is ended and replaced.
 """
 
@@ -37,7 +37,7 @@ class Event(StrEnum):
     SILENT = "silent"  # it lives, but says nothing any more
     DIED = "died"  # its process ended
     RETRY = "retry"  # its pause is over
-    GIVE_UP = "give up"  # it never answered, too often
+    GIVE_UP = "give up"  # it died too often, without an answer or young
     STOP = "stop"  # somebody wants it to end
 
 
@@ -78,6 +78,9 @@ SOUND_AGE_S = 60.0
 
 #: Lives without an answer, one after the other, until a worker is FATAL.
 MUTE_LIVES = 4
+
+#: Deaths of a worker that was never sound in between until it is FATAL: three minutes at least of trying in vain.
+YOUNG_DEATHS = 11
 
 
 @cache

@@ -13,7 +13,7 @@ import typer
 
 from mistudio_cli import control, fleet, history, output, redis_server, session, shapes, tables
 from mistudio_cli.errors import Code, NotFound
-from mistudio_cli.log_files import follow
+from mistudio_cli.log_files import follow, last_lines
 from mistudio_cli.profile import WorkerSpec, bounded, load_profile, named, worker_for, workers_of
 from mistudio_cli.resources import read_machine, shortfalls
 from mistudio_cli.settings import Settings
@@ -94,6 +94,8 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = Fa
     for row in () if as_json else seen.workers or ():
         if row.state in ("fatal", "backoff"):
             output.talk(f"{row.name}: {row.last_exit}. See: mistudio workers logs {fleet.short_name(row.name)}")
+            for line in last_lines(settings.places.worker_log(fleet.short_name(row.name)), 3):
+                output.talk(f"  | {line}")
     if not as_json and seen.workers == ():
         output.talk("No workers run. Start some: mistudio workers start")
     for trouble in () if as_json else seen.errors:

@@ -7,16 +7,17 @@ import signal
 
 import pytest
 
+from mistudio_cli.states import SOUND_AGE_S, YOUNG_DEATHS
 from tests.supervision.test_supervisor import World, world  # noqa: F401 - the fixture
 
 NAME = "worker-training"
 
 
-def dies(world: World) -> None:  # noqa: F811
+def dies(world: World, becomes: str = "backoff") -> None:  # noqa: F811
     pid = world.supervisor.crew.children[NAME].pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    world.ticks_until(NAME, "backoff")
+    world.ticks_until(NAME, becomes)
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,7 @@ def dies(world: World) -> None:  # noqa: F811
     [(1, (0.5, 1, 2, 4, 8, 16, 30, 30)), (20, (0.5, 1, 2, 4, 8, 16, 30, 30)), (61, (0.5,) * 8)],
     ids=["after 1 s", "after 20 s", "after a long life"],
 )
-def test_one_that_answered_and_dies_is_tried_for_ever(
+def test_one_that_answered_and_dies_is_tried_again(
     world: World,  # noqa: F811
     age_s: float,
     pauses_s: tuple[float, ...],
@@ -41,3 +42,22 @@ def test_one_that_answered_and_dies_is_tried_for_ever(
         world.answer(NAME)
         world.ticks_until(NAME, "running")
     assert world.supervisor.status()["workers"][0]["last_exit"] == "killed by SIGKILL"
+
+
+def test_a_crash_loop_ends_and_a_minute_of_life_is_none(world: World) -> None:  # noqa: F811
+    world.up()
+    for _ in range(YOUNG_DEATHS + 1):
+        world.now += SOUND_AGE_S + 1
+        revives(world)
+    for _ in range(YOUNG_DEATHS - 2):
+        revives(world)
+    dies(world, "fatal")
+    assert world.supervisor.status()["workers"][0]["last_exit"] == "killed by SIGKILL"
+
+
+def revives(world: World) -> None:  # noqa: F811
+    dies(world)
+    world.now += 30
+    world.ticks_until(NAME, "starting")
+    world.answer(NAME)
+    world.ticks_until(NAME, "running")

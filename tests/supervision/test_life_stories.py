@@ -78,7 +78,7 @@ STORIES = {
         *("start -> starting", "answers -> running", "dies -9 -> backoff"),
         *("wait 0.4 -> backoff", "wait 0.2 -> starting", "answers -> running"),
     ),
-    "whoever answered is tried for ever, with longer and longer pauses": (
+    "whoever answered is tried again, with longer and longer pauses": (
         *("start -> starting", "answers -> running"),
         *("dies 1 -> backoff", "wait 0.5 -> starting", "answers -> running"),
         *("dies 1 -> backoff", "wait 0.9 -> backoff", "wait 0.1 -> starting", "answers -> running"),
@@ -92,6 +92,11 @@ STORIES = {
     "a long life makes up for deaths before it": (
         *("start -> starting", "answers -> running", "dies 1 -> backoff", "wait 0.5 -> starting", "answers -> running"),
         *("wait 61 -> running", "dies 1 -> backoff", "wait 0.5 -> starting"),
+    ),
+    "who dies young again and again is given up, though it answers": (
+        *("start -> starting", "answers -> running"),
+        *(("dies 1 -> backoff", "wait 30 -> starting", "answers -> running") * 10),
+        *("dies 1 -> fatal", "wait 1000 -> fatal", "start -> starting", "answers -> running", "dies 1 -> backoff"),
     ),
     "who never answers is given up, and may be started anew": (
         *("start -> starting", "dies 1 -> backoff", "wait 0.5 -> starting", "dies 1 -> backoff", "wait 1 -> starting"),

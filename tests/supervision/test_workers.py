@@ -200,6 +200,7 @@ def test_workers_that_cannot_start_are_told_with_their_last_words(cli: Cli, tmp_
     assert mend == "  See: mistudio workers logs all-queues"
     (worker,) = cli.told("workers status --json")["workers"]
     assert worker["state"] == "fatal"
+    assert cli("workers status").stderr.splitlines()[-1] == "  | this celery is broken"
     assert cli("workers start").returncode == 0, "once mended, it starts"
 
 
