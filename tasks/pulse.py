@@ -26,10 +26,13 @@ BEAT_EVERY_S, LOOK_AT_SLOTS_EVERY_S = 1.0, 5.0
 
 
 class ParentWatch:
-    """Whoever started this process; if it is stopped it wakes when they die, to see that they did."""
+    """Whoever started this process; if it is stopped it wakes when they die, to see that they did.
+
+    A supervisor says who it is: it may have died before this process could look.
+    """
 
     def __init__(self) -> None:
-        self._pid = os.getppid()
+        self._pid = int(os.environ.get("MISTUDIO_SUPERVISOR") or os.getppid())
         wake_when_parent_dies()
 
     def lives(self) -> bool:

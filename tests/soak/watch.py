@@ -100,7 +100,11 @@ class Watch(threading.Thread):
             if len(who) > 1 and all(being.lives for being in who):
                 yield f"one job in two processes: {_names(who)}, job {job}"
 
+    def _sits(self, being: Being) -> bool:
+        return _sits(self._places.seat(being.seat) / f"{being.pid}.json", being)
+
     def _orphans(self, everybody: dict[int, Being], passed_s: float) -> Iterator[str]:
+        """Whoever has no supervisor, unless it belongs to a worker that takes no jobs any more and still runs one."""
         at_work = {
             boss.pid for being in everybody.values() if being.role is Role.RUNNER for boss in above(being, everybody)
         }
@@ -108,7 +112,7 @@ class Watch(threading.Thread):
         for being in everybody.values():
             bosses = [being, *above(being, everybody)]
             is_supervised = any(boss.role is Role.SUPERVISOR for boss in bosses)
-            drains = any(boss.role is Role.WORKER and boss.pid in at_work for boss in bosses)
+            drains = any(boss.role is Role.WORKER and boss.pid in at_work and not self._sits(boss) for boss in bosses)
             if being.role in _LOOKED_AFTER and not is_supervised and not drains:
                 who = (being.pid, being.birth)
                 alone[who] = self._alone[who] + passed_s

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from mistudio_cli import redis_server
 from tasks.job import Job, State
 from tests.conftest import until
 from tests.soak.census import Being, Role
@@ -124,3 +127,14 @@ def test_a_hangup_changes_nothing(fleet: Fleet) -> None:
     undisturbed(fleet, job, around)
     assert around[Role.WORKER].lives
     assert around[Role.SLOT].lives
+
+
+def test_a_worker_whose_supervisor_died_before_it_could_look_ends(fleet: Fleet) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    broker = redis_server.own_url(fleet.home.places)
+    told = {**fleet.environment, "CELERY_BROKER_URL": broker, "MISTUDIO_SUPERVISOR": str(dead.pid)}
+    command = [sys.executable, "-P", "-m", "tasks.worker", "--name", "late", "--queues", "low_priority"]
+    late = subprocess.run(command, env=told, capture_output=True, text=True, timeout=60, cwd="/")
+    assert late.returncode == 0
+    assert "whoever started this worker is gone: draining" in late.stderr
