@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from tasks.places import Places
 from tests.conftest import until
 from tests.soak.census import Being, Census, Role
@@ -30,6 +32,9 @@ _TARGETS = {
 _BUSY_SEATS = ("worker-training", "worker-high-priority")
 
 TARGET_PATIENCE_S = 5.0
+
+#: As a unit with Restart=always does. A Redis that has just died several times in a row is not started at once.
+TRIES, PAUSE_S = 5, 2.0
 
 
 @dataclass(frozen=True)
@@ -74,12 +79,16 @@ class Siege:
         self.story.append(f"{time.monotonic() - self._began:7.2f} s  {what}")
 
     def start(self) -> None:
-        """Start the workers; fails when they do not come up."""
-        done = subprocess.run(
-            [*self._command], env=self._environment, capture_output=True, text=True, timeout=200, cwd="/"
-        )
-        self.tell(f"start: {done.returncode} {done.stderr.strip().splitlines()[-1:]}")
-        assert done.returncode == 0, done.stderr
+        """Start the workers, as often as a service manager would; fails when they do not come up."""
+        for _ in range(TRIES):
+            done = subprocess.run(
+                [*self._command], env=self._environment, capture_output=True, text=True, timeout=200, cwd="/"
+            )
+            self.tell(f"start: {done.returncode} {done.stderr.strip().splitlines()[-1:]}")
+            if done.returncode == 0:
+                return
+            time.sleep(PAUSE_S)
+        pytest.fail(f"the workers do not come up: {done.stderr}")
 
     def keep_evidence(self, broken: Sequence[str]) -> None:
         """Copy the logs to where they outlive the home, with the stacks of the workers that are there."""
