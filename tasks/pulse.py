@@ -5,24 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import time
 from typing import Any
 
 from celery import bootsteps
 from celery.signals import worker_ready
-from celery.worker import state as celery_state
 
 from tasks.app import open_ledger
 from tasks.ledger import WorkerBeat
 from tasks.lifeline import wake_when_parent_dies
 from tasks.reconciler import Reconciler
 from tasks.seat import Seat
-from tasks.stuck import StoppedSlots
+from tasks.stuck import told_to_end
 from tasks.wire import Unreachable
 
 log = logging.getLogger("mistudio.worker")
 
-BEAT_EVERY_S, LOOK_AT_SLOTS_EVERY_S = 1.0, 5.0
+BEAT_EVERY_S = 1.0
 
 
 class ParentWatch:
@@ -50,7 +48,6 @@ class Pulse(bootsteps.StartStopStep):
         super().__init__(parent, **options)
         self._beat, self._seat, self._parent_watch = beat_of, seat, parent_watch
         self._ready = self._draining = False
-        self._stopped_slots, self._look_at_slots_at = StoppedSlots(), 0.0
         self._timer: Any = None
 
     def start(self, parent: Any) -> None:
@@ -59,12 +56,6 @@ class Pulse(bootsteps.StartStopStep):
         self._reconciler = Reconciler(open_ledger(parent.app, rings=True))
         worker_ready.connect(self._on_ready)
         self._timer = parent.timer.call_repeatedly(BEAT_EVERY_S, self._tick)
-
-    def _give_up_stopped_slots(self) -> None:
-        if time.monotonic() >= self._look_at_slots_at:
-            self._look_at_slots_at = time.monotonic() + LOOK_AT_SLOTS_EVERY_S
-            for told in self._stopped_slots.kill():
-                log.warning(told)
 
     def stop(self, parent: Any) -> None:
         """End; the worker is no consumer any more, though jobs may still run."""
@@ -89,11 +80,10 @@ class Pulse(bootsteps.StartStopStep):
             log.warning("whoever started this worker is gone: draining")
             self._draining = True
             os.kill(os.getpid(), signal.SIGTERM)
-        if not self._ready or celery_state.should_stop is not None:
+        if not self._ready or told_to_end():
             return
         try:
             self._ledger.beat(self._beat)
             self._reconciler.round()
-            self._give_up_stopped_slots()
         except Unreachable:
             log.warning("Redis is away; trying again")

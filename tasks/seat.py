@@ -2,8 +2,9 @@
 
 A seat is the folder `run/seats/NAME/`. Its lock belongs to the one worker that takes jobs there; a worker that only
 finishes its last ones has given it back, so that the next may take it. Its numbered slot files are locked by the slots
-while they work: an old worker and a new one together never run more jobs than the seat has slots. Locks belong to
-processes and vanish with them; the notes beside them say who they are.
+while they work: an old worker and a new one together never run more jobs than the seat has slots. A worker's slots
+share the lock of its busy file, by which it knows whether any of them works. Locks belong to processes and vanish with
+them; the notes beside them say who they are.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class Seat:
         self._folder = make_private(places.seat(name))
         self._lock = (self._folder / "lock").open("ab")
         self._note = self._folder / f"{os.getpid()}.json"
+        self._busy = self._note.with_suffix(".busy")
+        self._busy.touch()  # now, while there is room for it: later the disk may be full
         self._told = {"name": name, "queues": queues, "slots": slots, **identity.tell(os.getpid())}
         self._told["supervisor"] = int(os.environ.get("MISTUDIO_SUPERVISOR") or 0) or None
         self._slots = slots
@@ -75,20 +78,29 @@ class Seat:
 
     def leave(self) -> None:
         """Be gone."""
-        self._note.unlink(missing_ok=True)
+        _remove(self._note)
+
+    def is_busy(self) -> bool:
+        """Whether a slot of this worker holds a job, or waits for room to."""
+        with self._busy.open("rb") as busy:
+            free = _try_lock(busy)
+            fcntl.flock(busy, fcntl.LOCK_UN)  # a slot that is forked just now inherits the file, and must not keep it
+            return not free
 
     @contextmanager
     def slot(self) -> Iterator[bool]:
         """Hold a slot for one job, waiting while an older worker's jobs hold them all; False when the worker leaves."""
-        slot = self._free_slot()
-        while slot is None and self._sits():
-            time.sleep(_LOOK_FOR_A_SLOT_EVERY_S)
+        with self._busy.open("rb") as busy:
+            fcntl.flock(busy, fcntl.LOCK_SH)
             slot = self._free_slot()
-        try:
-            yield slot is not None
-        finally:
-            if slot is not None:
-                slot.close()
+            while slot is None and self._sits():
+                time.sleep(_LOOK_FOR_A_SLOT_EVERY_S)
+                slot = self._free_slot()
+            try:
+                yield slot is not None
+            finally:
+                if slot is not None:
+                    slot.close()
 
     def _free_slot(self) -> IO[bytes] | None:
         for number in range(1, self._slots + 1):
@@ -117,10 +129,15 @@ def occupants(places: Places) -> list[Occupant]:
         if told is None:
             continue
         if identity.recognise(told) is None:
-            note.unlink(missing_ok=True)
+            _remove(note)
             continue
         found.append(Occupant(**{**told, "queues": tuple(told["queues"]), "posture": Posture(told["posture"])}))
     return found
+
+
+def _remove(note: Path) -> None:
+    for file in (note, note.with_suffix(".busy")):
+        file.unlink(missing_ok=True)
 
 
 def _read(note: Path) -> dict[str, Any] | None:

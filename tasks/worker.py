@@ -29,6 +29,7 @@ from tasks.pulse import ParentWatch, Pulse
 from tasks.queues import QUEUE_NAMES
 from tasks.seat import Seat
 from tasks.slot import register_tasks
+from tasks.stuck import StuckWatch
 
 #: What goes wrong in each of Celery's other pools, most of it without a word.
 _OTHER_POOLS = {
@@ -78,6 +79,7 @@ def main(argv: list[str]) -> int:
     )
     try:
         if seat.take(patient=parent.lives):
+            StuckWatch(seat).start()
             worker.start()
     finally:
         seat.leave()

@@ -39,6 +39,8 @@ for word in map(str.strip, sys.stdin):
         word += f" {holding.__enter__()}"
     elif word == "end slot":
         held.pop().__exit__(None, None, None)
+    elif word == "busy?":
+        word += f" {seat.is_busy()}"
     elif word == "fork" and os.fork() == 0:
         os.setpgid(0, 0)
         while True:
@@ -205,3 +207,15 @@ def test_a_process_is_recognised_by_its_birth() -> None:
     sleeper.communicate(b"\n")
     assert identity.recognise(told) is None
     assert identity.recognise({"pid": "x"}) is None
+
+
+def test_a_worker_is_busy_while_a_slot_of_its_own_holds_a_job_or_waits_for_room(room: Room) -> None:
+    first, second = room.one_waits_for_the_slot_of_the_other()
+    third = room.sitter()
+    assert [first("busy?"), third("busy?")] == ["busy? True", "busy? False"]
+    first("end slot")
+    assert first("busy?") == "busy? False"
+    assert second.done() == "slot True"
+    assert second("busy?") == "busy? True"
+    second("end slot")
+    assert second("busy?") == "busy? False"
