@@ -1,21 +1,18 @@
-"""What a worker does once a second beside consuming: says that it lives, mends what others lost, watches its parent."""
+"""What a worker does once a second beside consuming: says that it lives, and mends what others lost."""
 
 from __future__ import annotations
 
 import logging
-import os
-import signal
 from typing import Any
 
 from celery import bootsteps
 from celery.signals import worker_ready
 
 from tasks.app import open_ledger
+from tasks.guard import told_to_end
 from tasks.ledger import WorkerBeat
-from tasks.lifeline import wake_when_parent_dies
 from tasks.reconciler import Reconciler
 from tasks.seat import Seat
-from tasks.stuck import told_to_end
 from tasks.wire import Unreachable
 
 log = logging.getLogger("mistudio.worker")
@@ -23,31 +20,16 @@ log = logging.getLogger("mistudio.worker")
 BEAT_EVERY_S = 1.0
 
 
-class ParentWatch:
-    """Whoever started this process; if it is stopped it wakes when they die, to see that they did.
-
-    A supervisor says who it is: it may have died before this process could look.
-    """
-
-    def __init__(self) -> None:
-        self._pid = int(os.environ.get("MISTUDIO_SUPERVISOR") or os.getppid())
-        wake_when_parent_dies()
-
-    def lives(self) -> bool:
-        """Whether they are still there."""
-        return os.getppid() == self._pid
-
-
 class Pulse(bootsteps.StartStopStep):
-    """Once a second, in the worker's own loop: say that it lives, mend what was lost, watch the parent."""
+    """Once a second, in the worker's own loop: say that it lives, mend what was lost."""
 
     #: What is required is stopped afterwards: the seat is given up before the pool waits for its last jobs.
     requires = frozenset({"celery.worker.components:Timer", "celery.worker.components:Pool"})
 
-    def __init__(self, parent: Any, beat_of: WorkerBeat, seat: Seat, parent_watch: ParentWatch, **options: Any) -> None:
+    def __init__(self, parent: Any, beat_of: WorkerBeat, seat: Seat, **options: Any) -> None:
         super().__init__(parent, **options)
-        self._beat, self._seat, self._parent_watch = beat_of, seat, parent_watch
-        self._ready = self._draining = False
+        self._beat, self._seat = beat_of, seat
+        self._ready = False
         self._timer: Any = None
 
     def start(self, parent: Any) -> None:
@@ -76,10 +58,6 @@ class Pulse(bootsteps.StartStopStep):
         self._tick()
 
     def _tick(self) -> None:
-        if not self._draining and not self._parent_watch.lives():
-            log.warning("whoever started this worker is gone: draining")
-            self._draining = True
-            os.kill(os.getpid(), signal.SIGTERM)
         if not self._ready or told_to_end():
             return
         try:

@@ -21,15 +21,15 @@ from celery import Celery
 from celery.signals import worker_process_init
 
 from tasks.app import app_from_environment
+from tasks.guard import Guard, ParentWatch
 from tasks.ledger import WorkerBeat
 from tasks.log_lines import log_to_stderr, path_from_environment
 from tasks.places import Places
 from tasks.problem import Problem
-from tasks.pulse import ParentWatch, Pulse
+from tasks.pulse import Pulse
 from tasks.queues import QUEUE_NAMES
 from tasks.seat import Seat
 from tasks.slot import register_tasks
-from tasks.stuck import StuckWatch
 
 #: What goes wrong in each of Celery's other pools, most of it without a word.
 _OTHER_POOLS = {
@@ -75,11 +75,10 @@ def main(argv: list[str]) -> int:
         without_mingle=True,
         beat_of=WorkerBeat(hostname, socket.gethostname(), os.getpid(), queues, options.slots, time.time()),
         seat=seat,
-        parent_watch=parent,
     )
     try:
         if seat.take(patient=parent.lives):
-            StuckWatch(seat).start()
+            Guard(seat, parent).start()
             worker.start()
     finally:
         seat.leave()

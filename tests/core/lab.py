@@ -42,24 +42,27 @@ class Lab:
         self.worker: subprocess.Popen[bytes] | None = None
 
     def start_worker(self, *flags: str, slots: int = 2, **variables: str) -> subprocess.Popen[bytes]:
-        environment = {
-            **os.environ,
-            **variables,
-            "MISTUDIO_HOME": str(self.folder / "home"),
-            "CELERY_BROKER_URL": self.redis.url,
-            "PYTHONPATH": str(EXTRA),
-        }
         with (self.folder / "worker.log").open("ab") as log:
             self.worker = subprocess.Popen(
                 [sys.executable, "-P", "-m", "tasks.worker", "--name", "all-queues", "--slots", str(slots), *flags],
                 cwd=self.folder,
-                env=environment,
+                env=self.environment(**variables),
                 stdout=log,
                 stderr=log,
             )
         pid = self.worker.pid
         until(lambda: any(beat.pid == pid for beat in self.ledger.workers()), 30, self.log())
         return self.worker
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        """What a worker of this home is started with."""
+        return {
+            **os.environ,
+            **variables,
+            "MISTUDIO_HOME": str(self.folder / "home"),
+            "CELERY_BROKER_URL": self.redis.url,
+            "PYTHONPATH": str(EXTRA),
+        }
 
     def stop_worker(self, signum: signal.Signals = signal.SIGTERM) -> None:
         if self.worker is not None and self.worker.poll() is None:

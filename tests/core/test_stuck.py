@@ -1,44 +1,19 @@
-"""A slot that was stopped for good does not keep its place, and a pool that waits for nothing keeps no worker."""
+"""A slot that was stopped for good does not keep its place."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import psutil
 import pytest
 
-from tasks import stuck
 from tasks.stuck import StoppedSlots
 from tests.conftest import until
 from tests.core.lab import Clock
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
-
-#: A worker whose pool waits for ever, as it leaves: its slot works until it is told to end, and then sends no result.
-WAITS_FOR_NOTHING = """
-import os, sys, time
-from pathlib import Path
-from celery.worker import state
-from tasks.places import Places
-from tasks.seat import Seat
-from tasks.stuck import StuckWatch
-home = Path(sys.argv[1])
-seat = Seat(Places(home, home), "worker-training", ("training",), 1)
-seat.take(lambda: True)
-slot = os.fork()
-if slot == 0:
-    with seat.slot():
-        print("works", os.getpid(), flush=True)
-        sys.stdin.readline()
-    time.sleep(600)
-StuckWatch(seat).start()
-if sys.argv[2] == "told":
-    state.should_stop = 0
-time.sleep(600)
-"""
 
 
 @pytest.fixture
@@ -109,46 +84,3 @@ def test_a_slot_in_a_debuggers_hands_is_let_alone(slots: StoppedSlots, clock: Cl
         assert slots.kill() == []
         assert child.status() == psutil.STATUS_TRACING_STOP
         process.kill()
-
-
-@pytest.fixture
-def leaver(short_tmp: Path) -> Iterator[Callable[[str], tuple[subprocess.Popen[str], psutil.Process]]]:
-    """Starts a worker whose slot works; returns both."""
-    started: list[psutil.Process] = []
-    workers: list[subprocess.Popen[str]] = []
-
-    def start(told: str) -> tuple[subprocess.Popen[str], psutil.Process]:
-        argv = [sys.executable, "-c", WAITS_FOR_NOTHING, str(short_tmp), told]
-        worker = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert worker.stdout is not None
-        slot = psutil.Process(int(worker.stdout.readline().split()[1]))
-        workers.append(worker)
-        started.extend((psutil.Process(worker.pid), slot))
-        return worker, slot
-
-    yield start
-    for process in started:
-        if process.is_running():
-            process.kill()
-    for worker in workers:
-        worker.communicate()
-
-
-def test_a_worker_that_leaves_ends_with_its_slots_once_none_has_a_job(
-    leaver: Callable[[str], tuple[subprocess.Popen[str], psutil.Process]], short_tmp: Path
-) -> None:
-    worker, slot = leaver("told")
-    with pytest.raises(subprocess.TimeoutExpired):
-        worker.wait(stuck.MAY_TIDY_S + 3)
-    worker.communicate("end\n", timeout=30)
-    assert worker.returncode == 0
-    until(lambda: not slot.is_running(), 10)
-    assert list((short_tmp / "run" / "seats" / "worker-training").glob(f"{worker.pid}.*")) == []
-
-
-def test_a_worker_that_was_not_told_to_end_may_be_idle(
-    leaver: Callable[[str], tuple[subprocess.Popen[str], psutil.Process]],
-) -> None:
-    worker, _ = leaver("not told")
-    with pytest.raises(subprocess.TimeoutExpired):
-        worker.communicate("end\n", timeout=stuck.MAY_TIDY_S + 3)

@@ -1,0 +1,105 @@
+"""A worker ends when it should, whatever Celery waits for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tasks.guard import MAY_TIDY_S
+from tests.conftest import until
+from tests.core.lab import Lab
+
+#: A worker whose pool waits for ever, as it leaves: its slot works until it is told to end, and then sends no result.
+WAITS_FOR_NOTHING = """
+import os, sys, time
+from pathlib import Path
+from celery.worker import state
+from tasks.places import Places
+from tasks.seat import Seat
+from tasks.guard import Guard, ParentWatch
+home = Path(sys.argv[1])
+seat = Seat(Places(home, home), "worker-training", ("training",), 1)
+seat.take(lambda: True)
+slot = os.fork()
+if slot == 0:
+    with seat.slot():
+        print("works", os.getpid(), flush=True)
+        sys.stdin.readline()
+    time.sleep(600)
+Guard(seat, ParentWatch()).start()
+if sys.argv[2] == "told":
+    state.should_stop = 0
+time.sleep(600)
+"""
+
+#: Starts a worker that writes to worker.log here, says its pid, and waits.
+STARTS_A_WORKER = """
+import subprocess, sys, time
+argv = [sys.executable, "-P", "-m", "tasks.worker", "--name", "all-queues"]
+with open("worker.log", "ab") as log:
+    print(subprocess.Popen(argv, stdout=log, stderr=log).pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def leaver(short_tmp: Path) -> Iterator[Callable[[str], tuple[subprocess.Popen[str], psutil.Process]]]:
+    """Starts a worker whose slot works; returns both."""
+    started: list[psutil.Process] = []
+    workers: list[subprocess.Popen[str]] = []
+
+    def start(told: str) -> tuple[subprocess.Popen[str], psutil.Process]:
+        argv = [sys.executable, "-c", WAITS_FOR_NOTHING, str(short_tmp), told]
+        worker = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert worker.stdout is not None
+        slot = psutil.Process(int(worker.stdout.readline().split()[1]))
+        workers.append(worker)
+        started.extend((psutil.Process(worker.pid), slot))
+        return worker, slot
+
+    yield start
+    for process in started:
+        if process.is_running():
+            process.kill()
+    for worker in workers:
+        worker.communicate()
+
+
+def test_a_worker_that_leaves_ends_with_its_slots_once_none_has_a_job(
+    leaver: Callable[[str], tuple[subprocess.Popen[str], psutil.Process]], short_tmp: Path
+) -> None:
+    worker, slot = leaver("told")
+    with pytest.raises(subprocess.TimeoutExpired):
+        worker.wait(MAY_TIDY_S + 3)
+    worker.communicate("end\n", timeout=30)
+    assert worker.returncode == 0
+    until(lambda: not slot.is_running(), 10)
+    assert list((short_tmp / "run" / "seats" / "worker-training").glob(f"{worker.pid}.*")) == []
+
+
+def test_a_worker_that_was_not_told_to_end_may_be_idle(
+    leaver: Callable[[str], tuple[subprocess.Popen[str], psutil.Process]],
+) -> None:
+    worker, _ = leaver("not told")
+    with pytest.raises(subprocess.TimeoutExpired):
+        worker.communicate("end\n", timeout=MAY_TIDY_S + 3)
+
+
+def test_a_worker_whose_starter_died_while_redis_was_away_ends_all_the_same(lab: Lab) -> None:
+    """Celery tries to connect for ever then, and looks at nothing else."""
+    starter = subprocess.Popen(
+        [sys.executable, "-c", STARTS_A_WORKER], cwd=lab.folder, env=lab.environment(), stdout=subprocess.PIPE
+    )
+    assert starter.stdout is not None
+    worker = psutil.Process(int(starter.stdout.readline()))
+    until(lambda: any(beat.pid == worker.pid for beat in lab.ledger.workers()), 30)
+    lab.redis.kill()
+    until(lambda: "Cannot connect" in lab.log(), 30)
+    starter.kill()
+    starter.communicate()
+    until(lambda: not worker.is_running(), 30, lab.log())
