@@ -1,7 +1,7 @@
 """A worker's guard: its parent, its stopped slots and its own end are seen to in a thread, whatever Celery waits for.
 
-Celery's main thread may wait for Redis, or in a pool that ends for the result of every bell, also of one whose slot will
-never send it.
+Celery's main thread may wait for Redis, or in a pool that ends for the result of every bell, also of one whose slot
+will never send it.
 """
 
 from __future__ import annotations
