@@ -13,6 +13,7 @@ from mistudio_cli import shapes
 from mistudio_cli.snapshot import QueueRow, read_queues
 from tasks.job import Job, State
 from tasks.ledger import Ledger
+from tasks.listing import Filter
 from tasks.wire import Refused, Unreachable
 
 PREFIX = "/api/v1/workers"
@@ -33,20 +34,20 @@ _MOST_ACTIVE = 10_000
 
 def queues(ledger: Ledger) -> dict[str, int]:
     """Pending jobs of each queue."""
-    return {name: count.pending for name, count in ledger.queue_counts().items()}
+    return {name: count.pending for name, count in ledger.queues.counts().items()}
 
 
 def active(ledger: Ledger) -> dict[str, list[dict[str, Any]]]:
     """The running jobs of each worker; a worker at rest has an empty list."""
     told: dict[str, list[dict[str, Any]]] = {beat.name: [] for beat in ledger.workers()}
-    for job in ledger.page(states=(State.RUNNING,), limit=_MOST_ACTIVE).jobs:
+    for job in ledger.page(Filter(states=(State.RUNNING,)), _MOST_ACTIVE).jobs:
         told.setdefault(job.worker or "?", []).append(_task(job))
     return told
 
 
 def stats(ledger: Ledger) -> dict[str, dict[str, Any]]:
     """What each worker says of itself."""
-    busy = [job.worker for job in ledger.page(states=(State.RUNNING,), limit=_MOST_ACTIVE).jobs]
+    busy = [worker for worker, _ in ledger.holders()]
     return {
         beat.name: {
             "queues": list(beat.queues),

@@ -26,9 +26,10 @@ def find_job(ledger: Ledger, told: str) -> Job:
     job = ledger.get(told)
     if job is not None:
         return job
-    ids = ledger.find(told) if told else []
+    ids = ledger.find(told, _SHOWN + 1) if told else []
     if len(ids) > 1:
-        raise Problem(f"{len(ids)} jobs start with {told}: {', '.join(ids[:_SHOWN])}.", "Type more of the id")
+        shown = ", ".join(ids[:_SHOWN]) + (", …" if len(ids) > _SHOWN else "")
+        raise Problem(f"Several jobs start with {told}: {shown}.", "Type more of the id")
     if not ids:
         raise NotFound(f"There is no job {told!r}.", "See: mistudio jobs ls")
     return ledger.need(ids[0])

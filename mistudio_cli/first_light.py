@@ -70,7 +70,7 @@ def ledger_for(settings: Settings) -> Iterator[Ledger]:
     """The ledger while the block runs. A supervisor that was not there before is gone afterwards, with all it keeps."""
     was_there = control.status(settings.places) is not None
     try:
-        yield session.connect_ledger(settings, rings=True)
+        yield session.connect_ledger(settings, supervise=True)
     finally:
         if not was_there:
             with suppress(control.NotRunning):

@@ -66,7 +66,7 @@ class Hearing:
         """Names of the workers of this machine that run jobs, without the host; none when Redis is away."""
         host = socket.gethostname()
         try:
-            names = [] if self._ledger is None else self._ledger.busy_workers()
+            names = set() if self._ledger is None else {name for name, _ in self._ledger.holders()}
         except (wire.Unreachable, wire.Refused):
             return frozenset()
         return frozenset(name.removesuffix(f"@{host}") for name in names)

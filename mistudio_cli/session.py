@@ -25,18 +25,13 @@ def current_settings() -> Settings:
     return all_settings.load(_flags)
 
 
-def connect_ledger(settings: Settings, *, rings: bool = False, timeout_s: float = 5.0) -> Ledger:
+def connect_ledger(settings: Settings, *, supervise: bool = False, timeout_s: float = 5.0) -> Ledger:
     """The ledger in the Redis in force; the home's own is started if need be.
 
-    With `rings` (for commands that submit; it imports Celery) jobs that become queued are rung for at once, and a
-    supervisor looks after the home's own Redis from now on.
+    With `supervise` (for commands that submit) a supervisor looks after the home's own Redis from now on.
     """
-    url = settings.broker_url or _own_broker_url(settings, supervise=rings)
-    if not rings:
-        return Ledger(wire.connect(url, timeout_s))
-    from tasks.app import Bell, make_app
-
-    return Ledger(wire.connect(url, timeout_s), Bell(make_app(url, settings.result_backend)))
+    url = settings.broker_url or _own_broker_url(settings, supervise=supervise)
+    return Ledger(wire.connect(url, timeout_s))
 
 
 def _own_broker_url(settings: Settings, *, supervise: bool) -> str:

@@ -45,6 +45,8 @@ def queue(row: QueueRow) -> dict[str, Any]:
         "oldest_age_s": _rounded(row.oldest_age_s),
         "consumers": row.consumers,
         "slots": row.slots,
+        "per_minute": [round(rate, 3) for rate in row.per_minute],
+        "eta_s": _rounded(row.eta_s),
     }
 
 
@@ -84,6 +86,9 @@ def job_in_full(record: Job, events: Sequence[dict[str, Any]], path: str | None)
         "priority": record.priority,
         "max_attempts": record.max_attempts,
         "parents": list(record.parents),
+        "tags": list(record.tags),
+        "retry_of": record.retry_of,
+        "gpu": record.gpu,
         "params": record.params,
         "artifact": record.artifact,
         "path": path,

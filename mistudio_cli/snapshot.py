@@ -15,8 +15,10 @@ from mistudio_cli.host import Host, read_host
 from mistudio_cli.trees import Use, read_uses
 from tasks.devices import Devices, read_devices
 from tasks.job import Job, State
-from tasks.ledger import BEAT_TTL_S, Ledger, QueueCount, WorkerBeat
+from tasks.ledger import BEAT_TTL_S, Ledger, WorkerBeat
+from tasks.listing import Filter
 from tasks.places import Places
+from tasks.queue_desk import RATE_SPANS_S, QueueCount
 from tasks.queues import QUEUE_NAMES
 from tasks.seat import Posture, occupants
 from tasks.wire import Refused, Unreachable
@@ -39,7 +41,11 @@ class Trouble:
 
 @dataclass(frozen=True)
 class QueueRow:
-    """A queue as people see it; `state` is "ok" or "no worker"."""
+    """A queue as people see it; `state` is "ok", "no worker" or "paused".
+
+    `per_minute` is how many jobs ended in each minute of the last one, five and fifteen, on average; `eta_s` when the
+    last queued job will have been started, if that goes on; None when nothing has ended lately.
+    """
 
     name: str
     state: str
@@ -48,6 +54,8 @@ class QueueRow:
     oldest_age_s: float | None
     consumers: int
     slots: int
+    per_minute: tuple[float, ...]
+    eta_s: float | None
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ class Snapshot:
 def read_queues(ledger: Ledger) -> Snapshot:
     """The queues alone. Raises Unreachable or Refused."""
     now, beats = ledger.now(), ledger.workers()
-    return Snapshot(read_at=now, queues=queue_rows(ledger.queue_counts(), beats, now))
+    return Snapshot(read_at=now, queues=queue_rows(ledger.queues.counts(), beats, now))
 
 
 def read_all(ledger: Ledger, places: Places, *, memory_age_s: float = 0.0) -> Snapshot:
@@ -101,7 +109,7 @@ def read_all(ledger: Ledger, places: Places, *, memory_age_s: float = 0.0) -> Sn
         errors.append(Trouble("devices", devices.reason))
     seen: dict[str, Any] = {"workers": _known_workers(told, read and (read[0], read[2], read[3]), memory_age_s)}
     if read is not None:
-        now, counts, beats, jobs, following = read
+        now, counts, beats, _, jobs, following = read
         live = [beat for beat in beats if now - beat.seen_at <= BEAT_TTL_S]
         seen |= {"read_at": now, "queues": queue_rows(counts, live, now), "jobs": jobs, "next": following}
     supervisor = (told or {}).get("supervisor")
@@ -120,13 +128,13 @@ def read_workers(ledger: Ledger | None, places: Places) -> Snapshot:
 
 def _known_workers(
     told: dict[str, Any] | None,
-    read: tuple[float, Sequence[WorkerBeat], Sequence[Job]] | None,
+    read: tuple[float, Sequence[WorkerBeat], Sequence[tuple[str, int]]] | None,
     memory_age_s: float,
 ) -> tuple[WorkerRow, ...] | None:
     """The workers of which the supervisor or the ledger could be asked; None when that leaves nothing to tell."""
     supervised = (told or {}).get("workers", ())
-    now, beats, jobs = read or (time.time(), None, ())
-    rows = worker_rows(supervised, beats, jobs, now, memory_age_s)
+    now, beats, holders = read or (time.time(), None, ())
+    rows = worker_rows(supervised, beats, holders, now, memory_age_s)
     return rows if rows or (told is not None and read is not None) else None
 
 
@@ -136,24 +144,45 @@ def queue_rows(counts: dict[str, QueueCount], live: Sequence[WorkerBeat], now: f
     for name in QUEUE_NAMES:
         count, consumers = counts[name], [beat for beat in live if name in beat.queues]
         oldest = None if count.oldest_queued_at is None else max(0.0, now - count.oldest_queued_at)
-        state, slots = "ok" if consumers else "no worker", sum(beat.slots for beat in consumers)
-        rows.append(QueueRow(name, state, count.pending, count.running, oldest, len(consumers), slots))
+        rows.append(
+            QueueRow(
+                name=name,
+                state="paused" if count.paused_at is not None else "ok" if consumers else "no worker",
+                pending=count.pending,
+                running=count.running,
+                oldest_age_s=oldest,
+                consumers=len(consumers),
+                slots=sum(beat.slots for beat in consumers),
+                per_minute=tuple(60 * n / span_s for n, span_s in zip(count.ended, RATE_SPANS_S, strict=True)),
+                eta_s=_eta_s(count, served=bool(consumers)),
+            )
+        )
     return tuple(rows)
+
+
+def _eta_s(count: QueueCount, *, served: bool) -> float | None:
+    """From the shortest span in which something ended."""
+    if not count.pending:
+        return 0.0
+    if not served or count.paused_at is not None:
+        return None
+    return next((span_s * count.pending / n for n, span_s in zip(count.ended, RATE_SPANS_S, strict=True) if n), None)
 
 
 def worker_rows(
     supervised: Sequence[dict[str, Any]],
     beats: Sequence[WorkerBeat] | None,
-    jobs: Sequence[Job],
+    holders: Sequence[tuple[str, int]],
     now: float,
     memory_age_s: float,
 ) -> tuple[WorkerRow, ...]:
     """The supervisor's workers first, then those of other homes and machines, known by their beats alone.
 
-    `beats` None: the ledger could not be read, so who is silent and what they work on is not known.
+    `holders` are the names and pids of the workers of all running jobs. `beats` None: the ledger could not be read, so
+    who is silent and what they work on is not known.
     """
     unknown = {(beat.name, beat.pid): beat for beat in beats or ()}
-    busy = None if beats is None else [(job.worker, job.worker_pid) for job in jobs if job.state is State.RUNNING]
+    busy = None if beats is None else holders
     pids = [told["pid"] for told in supervised if told["pid"]]
     uses = read_uses(pids, memory_age_s) if pids else {}
     rows = [_supervised_row(told, unknown.pop(_whose(told), None), busy, uses, now) for told in supervised]
@@ -168,7 +197,7 @@ def _whose(told: dict[str, Any]) -> tuple[str, int]:
 def _supervised_row(
     told: dict[str, Any],
     beat: WorkerBeat | None,
-    busy: Sequence[tuple[str | None, int | None]] | None,
+    busy: Sequence[tuple[str, int]] | None,
     uses: dict[int, Use],
     now: float,
 ) -> WorkerRow:
@@ -192,7 +221,7 @@ def _supervised_row(
     )
 
 
-def _beat_row(beat: WorkerBeat, busy: Sequence[tuple[str | None, int | None]], now: float) -> WorkerRow:
+def _beat_row(beat: WorkerBeat, busy: Sequence[tuple[str, int]], now: float) -> WorkerRow:
     age = max(0.0, now - beat.seen_at)
     return WorkerRow(
         name=beat.name,
@@ -213,17 +242,16 @@ def _beat_row(beat: WorkerBeat, busy: Sequence[tuple[str | None, int | None]], n
 
 def _read_ledger(
     ledger: Ledger,
-) -> tuple[float, dict[str, QueueCount], list[WorkerBeat], tuple[Job, ...], str | None]:
-    now, beats, counts = ledger.now(), ledger.workers(SILENT_SHOWN_S), ledger.queue_counts()
-    running = ledger.page(states=(State.RUNNING,), limit=RUNNING_SHOWN).jobs
+) -> tuple[float, dict[str, QueueCount], list[WorkerBeat], list[tuple[str, int]], tuple[Job, ...], str | None]:
+    now, beats, counts, holders = ledger.now(), ledger.workers(SILENT_SHOWN_S), ledger.queues.counts(), ledger.holders()
+    running = ledger.page(Filter(states=(State.RUNNING,)), RUNNING_SHOWN).jobs
     recent = ledger.page(limit=RECENT_SHOWN)
     there = {job.id for job in running}
-    return now, counts, beats, (*running, *(job for job in recent.jobs if job.id not in there)), recent.next
+    return now, counts, beats, holders, (*running, *(job for job in recent.jobs if job.id not in there)), recent.next
 
 
-def _read_beats(ledger: Ledger) -> tuple[float, list[WorkerBeat], tuple[Job, ...]]:
-    running = ledger.page(states=(State.RUNNING,), limit=RUNNING_SHOWN).jobs
-    return ledger.now(), ledger.workers(SILENT_SHOWN_S), running
+def _read_beats(ledger: Ledger) -> tuple[float, list[WorkerBeat], list[tuple[str, int]]]:
+    return ledger.now(), ledger.workers(SILENT_SHOWN_S), ledger.holders()
 
 
 def _ask_supervisor(places: Places) -> dict[str, Any]:

@@ -26,7 +26,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 def queues(rows: Sequence[QueueRow]) -> Table:
     """`queue ls`."""
-    headers = ["QUEUE", "STATE", "PENDING", "RUNNING", "OLDEST", "CONSUMERS", "SLOTS"]
+    headers = ["QUEUE", "STATE", "PENDING", "RUNNING", "OLDEST", "CONSUMERS", "SLOTS", "ENDED/MIN", "LEFT"]
     return headers, [
         [
             row.name,
@@ -36,6 +36,8 @@ def queues(rows: Sequence[QueueRow]) -> Table:
             NONE if row.oldest_age_s is None else duration(row.oldest_age_s),
             str(row.consumers),
             str(row.slots),
+            " ".join(f"{rate:.3g}" for rate in row.per_minute),
+            NONE if not row.pending else UNKNOWN if row.eta_s is None else duration(row.eta_s),
         ]
         for row in rows
     ]

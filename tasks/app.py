@@ -6,23 +6,17 @@ there is no default queue: a name that is not a kind's has nowhere to go.
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterable
-from typing import Any
 
 from celery import Celery
 from kombu import Exchange
 from kombu import Queue as KombuQueue
-from kombu.exceptions import OperationalError
 
 from tasks import wire
-from tasks.job import Job, kinds
+from tasks.job import kinds
 from tasks.ledger import Ledger
 from tasks.problem import Problem
 from tasks.queues import DEFAULT_PRIORITY, PRIORITY_STEPS, QUEUE_NAMES, wire_priority
-
-log = logging.getLogger("mistudio.app")
 
 #: Celery insists on a default queue; nobody consumes this one and no route leads to it.
 NO_QUEUE = "mistudio-no-such-queue"
@@ -64,33 +58,6 @@ def app_from_environment() -> Celery:
     return make_app(broker_url, os.environ.get("CELERY_RESULT_BACKEND"))
 
 
-class Bell:
-    """Rings for queued jobs: sends the message that makes a worker look."""
-
-    def __init__(self, app: Celery) -> None:
-        self._app = app
-
-    def __call__(self, jobs: Iterable[Job]) -> None:
-        """Send one message for each job. A bell that cannot be rung now is rung later by the reconciler."""
-        try:
-            with self._app.connection_for_write() as connection:
-                connection.ensure_connection(max_retries=1, timeout=2)
-                for job in jobs:
-                    self._ring(job, connection)
-        except (OperationalError, OSError, AttributeError) as error:  # the last: kombu's, of a connection just lost
-            log.warning("Redis is away (%s); the reconciler will ring", error)
-
-    def _ring(self, job: Job, connection: Any) -> None:
-        self._app.send_task(
-            f"mistudio.{job.kind}",
-            args=[job.id],
-            task_id=job.id,
-            queue=job.queue,
-            priority=wire_priority(job.priority),
-            connection=connection,
-        )
-
-
-def open_ledger(app: Celery, *, rings: bool = False) -> Ledger:
-    """The ledger in the app's broker, on a connection of its own; with `rings` it rings for jobs that become queued."""
-    return Ledger(wire.connect(app.conf.broker_url), Bell(app) if rings else None)
+def open_ledger(app: Celery) -> Ledger:
+    """The ledger in the app's broker, on a connection of its own."""
+    return Ledger(wire.connect(app.conf.broker_url))

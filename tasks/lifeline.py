@@ -18,7 +18,7 @@ import threading
 import time
 from typing import Any
 
-from tasks.ledger import LEASE_TTL_S
+from tasks.upkeep import LEASE_TTL_S
 
 #: How often a slot says that it lives.
 SIGN_EVERY_S = 1.0

@@ -11,9 +11,9 @@ from celery.signals import worker_ready
 from tasks.app import open_ledger
 from tasks.guard import told_to_end
 from tasks.ledger import WorkerBeat
-from tasks.reconciler import Reconciler
 from tasks.seat import Seat
-from tasks.wire import Unreachable
+from tasks.upkeep import upkeep_from_environment
+from tasks.wire import Refused, Unreachable
 
 log = logging.getLogger("mistudio.worker")
 
@@ -29,13 +29,13 @@ class Pulse(bootsteps.StartStopStep):
     def __init__(self, parent: Any, beat_of: WorkerBeat, seat: Seat, **options: Any) -> None:
         super().__init__(parent, **options)
         self._beat, self._seat = beat_of, seat
+        self._upkeep = upkeep_from_environment()
         self._ready = False
         self._timer: Any = None
 
     def start(self, parent: Any) -> None:
         """Begin; the first beat waits until the worker consumes."""
         self._ledger = open_ledger(parent.app)
-        self._reconciler = Reconciler(open_ledger(parent.app, rings=True))
         worker_ready.connect(self._on_ready)
         self._timer = parent.timer.call_repeatedly(BEAT_EVERY_S, self._tick)
 
@@ -46,7 +46,7 @@ class Pulse(bootsteps.StartStopStep):
             self._timer.cancel()
         try:
             self._ledger.forget_worker(self._beat.name)
-        except Unreachable:
+        except (Unreachable, Refused):
             log.warning("Redis is away; this worker's last beat will fade by itself")
 
     def terminate(self, parent: Any) -> None:
@@ -62,6 +62,8 @@ class Pulse(bootsteps.StartStopStep):
             return
         try:
             self._ledger.beat(self._beat)
-            self._reconciler.round()
+            self._ledger.upkeep(self._upkeep)
         except Unreachable:
             log.warning("Redis is away; trying again")
+        except Refused as error:
+            log.warning("Redis refused what is done each second; trying again: %s", error)

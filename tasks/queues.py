@@ -17,6 +17,9 @@ LOWEST_PRIORITY, DEFAULT_PRIORITY, HIGHEST_PRIORITY = 0, 5, 10
 #: The steps of the Redis transport, shared by producer and consumer: kombu serves step 0 first.
 PRIORITY_STEPS = tuple(range(10))
 
+#: Between the name of a queue and the step in the name of a Redis list (kombu's).
+SEPARATOR = "\x06\x16"
+
 
 class Resource(StrEnum):
     """What a queue's work is limited by."""
@@ -109,4 +112,4 @@ def wire_priority(priority: int) -> int:
 
 def redis_lists(queue: str) -> tuple[str, ...]:
     """The Redis lists that hold a queue's messages, most urgent first (kombu's naming)."""
-    return (queue, *(f"{queue}\x06\x16{step}" for step in PRIORITY_STEPS[1:]))
+    return (queue, *(f"{queue}{SEPARATOR}{step}" for step in PRIORITY_STEPS[1:]))

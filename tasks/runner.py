@@ -31,7 +31,7 @@ def _work(job_id: str, order: dict[str, Any], stop: threading.Event) -> int:
     from tasks.ledger import Claim
     from tasks.work import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER, open_context, perform
 
-    ledger = open_ledger(app_from_environment(), rings=True)
+    ledger = open_ledger(app_from_environment())
     claim = Claim(ledger.need(job_id), order["token"])
     if claim.job.attempt > 1:
         logging.info("attempt %d", claim.job.attempt)

@@ -53,7 +53,9 @@ def _register(app: Celery, kind: JobKind, seat: Seat) -> None:
 
     @app.task(name=kind.wire_name, bind=True, throws=(JobFailed,), shared=False, time_limit=backstop_s)
     def answer_bell(task: Any, job_id: str) -> dict[str, Any] | None:
-        job = work(app, seat, str(job_id), task.request.hostname or "")
+        told = task.request.delivery_info or {}
+        bell = {"queue": told.get("routing_key") or "", "step": told.get("priority")}
+        job = work(app, seat, str(job_id), task.request.hostname or "", bell)
         if job is None or not job.state.ended or job.state is State.CANCELLED:
             raise Ignore
         if job.state is State.FAILED:
@@ -61,21 +63,21 @@ def _register(app: Celery, kind: JobKind, seat: Seat) -> None:
         return job.result
 
 
-def work(app: Celery, seat: Seat, job_id: str, worker: str) -> Job | None:
+def work(app: Celery, seat: Seat, job_id: str, worker: str, bell: dict[str, Any]) -> Job | None:
     """Answer one bell: run the job if it is there to be claimed. Returns its record afterwards, None if unknown."""
-    with closing(open_ledger(app, rings=True)) as ledger, seat.slot() as is_mine:
+    with closing(open_ledger(app)) as ledger, seat.slot() as is_mine:
         if is_mine:
             with about(job_id):
-                return _answer(app, ledger, job_id, worker)
+                return _answer(app, ledger, job_id, worker, bell)
         job = tell(lambda: ledger.get(job_id))
         if job is not None and job.state is State.QUEUED:  # the worker that comes next shall hear it
-            tell(lambda: ledger.ring([job]))
+            tell(lambda: ledger.ring_again(job_id))
         return job
 
 
-def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str) -> Job | None:
+def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str, bell: dict[str, Any]) -> Job | None:
     store = Store(Places.from_environment().store)
-    claim = ledger.claim(job_id, worker, socket.gethostname(), os.getppid())
+    claim = ledger.claim(job_id, worker, socket.gethostname(), os.getppid(), **bell)
     if claim is not None:
         keeper = Keeper(open_ledger(app), claim)
         with keeper, _shutdown_heard(keeper):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import psutil
 
-from tasks.ledger import LEASE_TTL_S
+from tasks.upkeep import LEASE_TTL_S
 
 
 class StoppedSlots:

@@ -74,7 +74,7 @@ def submit(
         artifact=f"{kind.produces}/{name}" if kind.produces else None,
     )
     parents = [*after, *_makers(kind, params, ledger)]
-    return [*earlier, ledger.submit(job, list(dict.fromkeys(parents)))]
+    return [*earlier, ledger.submit(dataclasses.replace(job, parents=tuple(dict.fromkeys(parents))))]
 
 
 def _name_for(kind: JobKind, params: Any, name: str | None) -> str:

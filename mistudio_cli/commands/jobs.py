@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
@@ -10,8 +11,11 @@ from mistudio_cli import following, output, session, shapes, tables
 from mistudio_cli.errors import Code
 from mistudio_cli.finding import find_job, find_jobs, show_lines
 from tasks.job import Job, State, kinds
+from tasks.listing import Filter
 from tasks.problem import Problem
 from tasks.queues import QUEUE_NAMES
+
+_PAGE = re.compile(r"\d+\.\d+-[\w-]+")
 
 app = typer.Typer(help="Find, look at, wait for and cancel jobs", no_args_is_help=True)
 
@@ -35,10 +39,10 @@ def ls(
         _one_of("--kind", kind, list(kinds()))
     if queue is not None:
         _one_of("--queue", queue, list(QUEUE_NAMES))
-    if page is not None and not page.isdigit():
+    if page is not None and not _PAGE.fullmatch(page):
         raise Problem(f"--next {page!r} is not what a list ended with.", "Take `next` of: mistudio jobs ls --json")
     ledger = session.connect_ledger(session.current_settings())
-    now, found = ledger.now(), ledger.page(states, kind, queue, limit, page)
+    now, found = ledger.now(), ledger.page(Filter(tuple(states), kind, queue), limit, page)
     if as_json:
         output.data_json(shapes.jobs(now, found.jobs, found.next))
         return

@@ -45,7 +45,7 @@ def submit(kind: JobKind, values: dict[str, Any]) -> None:
 
     common = {name: values.pop(name) for name in _COMMON}
     settings = session.current_settings()
-    ledger = session.connect_ledger(settings, rings=True)
+    ledger = session.connect_ledger(settings, supervise=True)
     after = [job.id for job in find_jobs(ledger, common["after"] or ())]
     *before, job = submit_job(
         ledger,

@@ -148,7 +148,7 @@ def test_cancelling_a_running_job_waits_until_it_has_stopped_and_says_so(world: 
 
 def test_cancelling_what_has_not_started_or_is_over(cli: Cli) -> None:
     parent = cli.ledger.submit(Job(new_job_id(), "train", "p", "training", {}))
-    child = cli.ledger.submit(Job(new_job_id(), "train", "c", "training", {}), [parent.id])
+    child = cli.ledger.submit(Job(new_job_id(), "train", "c", "training", {}, parents=(parent.id,)))
     assert "cancelled before it started" in cli("jobs", "cancel", parent.id).err
     assert cli.ledger.need(child.id).state is State.CANCELLED
     told = cli("jobs", "cancel", child.id)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from tasks.app import Bell, make_app
+from tasks.app import make_app
 from tasks.job import Job
 from tasks.ledger import Ledger
 from tasks.store import Store
@@ -37,7 +37,7 @@ class Lab:
     def __init__(self, redis: RedisServer, folder: Path) -> None:
         self.redis, self.folder = redis, folder
         self.app = make_app(redis.url)
-        self.ledger = Ledger(connect(redis.url), Bell(self.app))
+        self.ledger = Ledger(connect(redis.url))
         self.store = Store(folder / "home" / "store")
         self.worker: subprocess.Popen[bytes] | None = None
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import threading
+from typing import Any
 
 import pytest
 
 from tasks import wire
 from tasks.job import Job, Progress, State
 from tasks.ledger import PREFIX, Claim, Ledger, WorkerBeat, new_job_id
+from tasks.listing import Filter
 from tasks.problem import Problem
+from tasks.queues import redis_lists
 
 
 def a_job(kind: str = "train", queue: str = "training", **changes: object) -> Job:
@@ -128,29 +132,28 @@ def test_a_cancelled_job_whose_worker_dies_is_cancelled_not_run_again(ledger: Le
 
 
 def test_a_child_waits_for_all_its_parents_and_then_rings(ledger: Ledger) -> None:
-    rung: list[str] = []
-    ledger = Ledger(ledger.client, ring=lambda jobs: rung.extend(job.id for job in jobs))
     one, two = ledger.submit(a_job()), ledger.submit(a_job())
-    child = ledger.submit(a_job("extract", "extraction"), [one.id, two.id])
+    child = ledger.submit(a_job("extract", "extraction", parents=(one.id, two.id)))
+    assert ledger.queues.messages("extraction") == 0
     assert child.state == State.WAITING
     assert ledger.claim(child.id, "w@h", "h") is None
     ledger.finish(claimed(ledger, one), State.SUCCEEDED, "done")
     assert ledger.need(child.id).state == State.WAITING
     ledger.finish(claimed(ledger, two), State.SUCCEEDED, "done")
     assert ledger.need(child.id).state == State.QUEUED
-    assert rung == [one.id, two.id, child.id]
+    assert ledger.queues.messages("extraction") == 1
 
 
 def test_the_end_of_a_parent_is_the_end_of_all_that_wait_for_it(ledger: Ledger) -> None:
     parent = ledger.submit(a_job())
-    child = ledger.submit(a_job("extract", "extraction", artifact="features/f"), [parent.id])
-    grandchild = ledger.submit(a_job("describe", "high_priority"), [child.id])
+    child = ledger.submit(a_job("extract", "extraction", artifact="features/f", parents=(parent.id,)))
+    grandchild = ledger.submit(a_job("describe", "high_priority", parents=(child.id,)))
     ledger.finish(claimed(ledger, parent), State.FAILED, "broke")
     assert (ledger.need(child.id).state, ledger.need(grandchild.id).state) == (State.FAILED, State.FAILED)
     assert ledger.need(grandchild.id).reason == f"its parent {child.id} (extract) failed"
     assert ledger.coming("features/f") is None
     with pytest.raises(Problem, match=f"parent {parent.id} failed"):
-        ledger.submit(a_job(), [parent.id])
+        ledger.submit(a_job(parents=(parent.id,)))
 
 
 def test_two_jobs_cannot_make_the_same_artifact(ledger: Ledger) -> None:
@@ -173,25 +176,100 @@ def test_two_jobs_never_hold_one_card_and_a_card_comes_back_with_its_job(ledger:
 def test_counts_and_ages_are_those_of_the_records(ledger: Ledger) -> None:
     jobs = [ledger.submit(a_job()) for _ in range(3)]
     claimed(ledger, jobs[0])
-    count = ledger.queue_counts()["training"]
+    count = ledger.queues.counts()["training"]
     assert (count.pending, count.running, count.waiting) == (2, 1, 0)
     assert count.oldest_queued_at == pytest.approx(jobs[1].queued_at)
-    assert ledger.queue_counts()["datasets"].oldest_queued_at is None
+    assert ledger.queues.counts()["datasets"].oldest_queued_at is None
 
 
 def test_pages_cover_every_job_once_newest_first(ledger: Ledger) -> None:
     ids = [ledger.submit(a_job()).id for _ in range(7)] + [ledger.submit(a_job("extract", "extraction")).id]
     seen, before = [], None
     while True:
-        page = ledger.page(limit=3, before=before)
+        page = ledger.page(limit=3, after=before)
         seen += [job.id for job in page.jobs]
         before = page.next
         if before is None:
             break
     assert seen == ids[::-1]
-    assert [job.id for job in ledger.page(kind="extract").jobs] == ids[-1:]
-    assert ledger.page(states=("running",)).jobs == ()
-    assert len(ledger.page(states=("queued",), queue="training").jobs) == 7
+    assert [job.id for job in ledger.page(Filter(kind="extract")).jobs] == ids[-1:]
+    assert ledger.page(Filter(states=("running",))).jobs == ()
+    assert len(ledger.page(Filter(states=("queued",), queue="training")).jobs) == 7
+
+
+def test_a_job_submitted_or_removed_between_two_pages_neither_repeats_nor_hides_another(ledger: Ledger) -> None:
+    ids = [ledger.submit(a_job()).id for _ in range(9)]
+    first = ledger.page(limit=3)
+    ledger.submit(a_job())
+    ledger.request_cancel(ids[7])
+    ledger.remove(ids[7])
+    second = ledger.page(limit=3, after=first.next)
+    assert [job.id for job in (*first.jobs, *second.jobs)] == ids[:2:-1]
+
+
+def test_jobs_are_found_by_name_tag_and_time_and_by_several_at_once(ledger: Ledger) -> None:
+    tagged = ledger.submit_all([a_job(tags=("sweep:1", "mine")), a_job("extract", "extraction", tags=("sweep:1",))])
+    other = ledger.submit(dataclasses.replace(a_job(), name="other"))
+
+    def found(**wanted: Any) -> list[str]:
+        return [job.id for job in ledger.page(Filter(**wanted)).jobs]
+
+    assert found(tag="sweep:1") == [tagged[1].id, tagged[0].id]
+    assert found(tag="sweep:1", kind="train") == [tagged[0].id]
+    assert found(name="other") == [other.id]
+    assert found(name="other", tag="mine") == []
+    assert found(since=other.created_at) == [other.id]
+    assert found(until=tagged[0].created_at) == [tagged[0].id]
+    assert found(states=("queued", "running"), queue="extraction") == [tagged[1].id]
+
+
+def test_jobs_submitted_together_are_accepted_together_or_not_at_all(ledger: Ledger) -> None:
+    first = a_job(artifact="saes/x")
+    with pytest.raises(Problem, match="saes/x is being made"):
+        ledger.submit_all([first, a_job(artifact="saes/y"), a_job(artifact="saes/x")])
+    with pytest.raises(Problem, match="no parent nobody"):
+        ledger.submit_all([first, a_job(parents=("nobody",))])
+    assert ledger.page().jobs == ()
+    assert ledger.coming("saes/x") is None
+    parent, child = ledger.submit_all([first, a_job("extract", "extraction", parents=(first.id,))])
+    assert (parent.state, child.state) == (State.QUEUED, State.WAITING)
+
+
+def test_a_removed_job_leaves_no_trace(ledger: Ledger) -> None:
+    before = set(ledger.client.call("KEYS", "*"))
+    job = ledger.submit(a_job(tags=("t",), artifact="saes/x"))
+    assert ledger.remove(job.id) == "queued"
+    ledger.request_cancel(job.id)
+    assert ledger.remove(job.id) == "ok"
+    assert ledger.get(job.id) is None
+    held = {key for key in set(ledger.client.call("KEYS", "*")) - before if job.id in key}
+    assert held == set()
+    for key in [*ledger.client.call("KEYS", "mistudio:by:*"), "mistudio:ids", "mistudio:ended"]:
+        assert ledger.client.call("ZSCORE", key, job.id) is None
+
+
+def test_records_of_an_older_form_are_brought_up_to_date_by_whoever_writes_first(ledger: Ledger) -> None:
+    jobs = [ledger.submit(a_job()) for _ in range(3)]
+    ledger.request_cancel(jobs[0].id)
+    call = ledger.client.call
+    for key in (*call("KEYS", "mistudio:by:name:*"), "mistudio:ids", "mistudio:ended", "mistudio:schema"):
+        call("DEL", key)
+    call("DEL", "mistudio:queue:training:order", "mistudio:last_turn", *redis_lists("training"))
+    for job in jobs:
+        call("HDEL", f"{PREFIX}job:{job.id}", "turn")
+    last = ledger.submit(a_job())
+    assert call("GET", "mistudio:schema") == "2"
+    assert ledger.queues.order("training", 9) == [jobs[1].id, jobs[2].id, last.id]
+    assert ledger.queues.messages("training") == 3
+    assert ledger.find(jobs[0].id[:13]) == [jobs[0].id]
+    assert ledger.remove(jobs[0].id) == "ok"
+
+
+def test_a_ledger_of_a_newer_version_is_let_alone(ledger: Ledger) -> None:
+    ledger.client.call("SET", "mistudio:schema", 99)
+    with pytest.raises(Problem, match="newer mistudio"):
+        ledger.submit(a_job())
+    assert ledger.page().jobs == ()
 
 
 def test_ids_sort_by_time_and_are_unique() -> None:
@@ -220,24 +298,23 @@ def test_work_survives_a_script_cache_that_was_emptied(ledger: Ledger) -> None:
 def test_whoever_waits_for_two_that_fail_together_ends_once(ledger: Ledger) -> None:
     for _ in range(10):  # the order in which Redis tells of children follows their ids
         first = ledger.submit(a_job())
-        second = ledger.submit(a_job(), [first.id])
-        third = ledger.submit(a_job(), [first.id, second.id])
+        second = ledger.submit(a_job(parents=(first.id,)))
+        third = ledger.submit(a_job(parents=(first.id, second.id)))
         ledger.finish(claimed(ledger, first), State.FAILED, "broke")
         assert [event["state"] for event in ledger.events(third.id)] == ["waiting", "failed"]
 
 
 def test_more_children_than_a_script_can_unpack_all_start(ledger: Ledger) -> None:
     parent = ledger.submit(a_job())
-    record = json.dumps({"kind": "x", "queue": "datasets", "max_attempts": "3"})
-    for _ in range(8100):
-        ledger._change("submit", new_job_id(), record, json.dumps([parent.id]))
+    for _ in range(9):
+        ledger.submit_all([a_job("x", "datasets", parents=(parent.id,)) for _ in range(900)])
     assert ledger.finish(claimed(ledger, parent), State.SUCCEEDED, "done") == "ok"
-    assert ledger.queue_counts()["datasets"].pending == 8100
+    assert ledger.queues.counts()["datasets"].pending == 8100
 
 
 def test_asking_again_because_the_answer_was_lost_changes_nothing(ledger: Ledger) -> None:
     claim = claimed(ledger, ledger.submit(a_job()))
-    assert ledger._change("claim", claim.job.id, claim.token, "w@h", "h", 1, 15) == "ok"
+    assert ledger._change("claim", claim.job.id, claim.token, "w@h", "h", 1, 15, "", "") == "ok"
     assert ledger.need(claim.job.id).attempt == 1
     assert ledger.lease_device(claim, [0], 1) == 0
     assert ledger.lease_device(claim, [0], 1) == 0

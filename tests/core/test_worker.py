@@ -10,16 +10,16 @@ from pathlib import Path
 
 import psutil
 
-from tasks.app import Bell
 from tasks.job import Job, State
-from tasks.ledger import PREFIX, Ledger
+from tasks.ledger import PREFIX
+from tasks.queues import redis_lists
 from tests.conftest import until
 from tests.core.lab import EXTRA, Lab
 
 
 def test_a_job_submitted_before_there_is_a_worker_waits_and_runs_then(lab: Lab) -> None:
     heavy, quick = lab.submit("nap", ticks=3), lab.submit("blink", note="hello")
-    assert lab.ledger.queue_counts()["training"].pending == 1
+    assert lab.ledger.queues.counts()["training"].pending == 1
     lab.start_worker()
     assert lab.ended(quick).result == {"note": "hello"}
     done = lab.ended(heavy)
@@ -90,15 +90,17 @@ def test_a_job_over_its_time_limit_is_stopped_and_fails_with_that_reason(lab: La
 
 
 def test_a_bell_that_was_lost_is_rung_again(lab: Lab) -> None:
-    job = Ledger(lab.ledger.client).submit(Job("silent", "blink", "b", "high_priority", {}))
-    assert lab.ledger.messages("high_priority") == 0
+    job = lab.ledger.submit(Job("silent", "blink", "b", "high_priority", {}))
+    lab.ledger.client.call("DEL", *redis_lists("high_priority"))
+    lab.ledger.client.call("HSET", f"{PREFIX}job:{job.id}", "rung_at", lab.ledger.now() - 60)
     lab.start_worker()
     assert lab.ended(job).state == State.SUCCEEDED
 
 
 def test_a_bell_rung_twice_runs_the_job_once(lab: Lab) -> None:
     job = lab.submit("nap", ticks=5)
-    Bell(lab.app)([job, job, job])
+    for _ in range(3):
+        lab.ledger.ring_again(job.id)
     lab.start_worker(slots=4)
     assert lab.ended(job).attempt == 1
     assert lab.reasons(job) == ["submitted", "claimed", "done"]

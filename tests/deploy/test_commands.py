@@ -21,7 +21,6 @@ import tasks.kinds
 from mistudio_cli import redis_server
 from tasks import job as jobs
 from tasks import wire
-from tasks.app import Bell, make_app
 from tasks.job import State
 from tasks.ledger import PREFIX, Ledger
 from tasks.places import Places
@@ -109,12 +108,10 @@ def containers(made: dict[str, Container]) -> Iterator[dict[str, Container]]:
 
 @pytest.fixture
 def ledger(own_redis: RedisServer) -> Iterator[Ledger]:
-    """The ledger as the containers see it, which rings."""
-    app = make_app(own_redis.url)
+    """The ledger as the containers see it."""
     client = wire.connect(own_redis.url)
-    yield Ledger(client, Bell(app))
+    yield Ledger(client)
     client.close()
-    app.close()
 
 
 def test_compose_and_kubernetes_run_the_same_commands() -> None:

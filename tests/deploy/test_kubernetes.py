@@ -6,7 +6,6 @@ import math
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from typing import Any
 
 import kubernetes_validate
@@ -15,11 +14,9 @@ import yaml
 
 from deploy import generate
 from mistudio_cli.api import TOKEN_VARIABLE
-from tasks.app import Bell, make_app
 from tasks.job import Job
 from tasks.ledger import Ledger, new_job_id
 from tasks.queues import HIGHEST_PRIORITY, QUEUES, Queue, queue_named
-from tests.conftest import RedisServer
 from tests.deploy.conftest import (
     DEPLOY,
     LADDER_S,
@@ -119,14 +116,6 @@ def test_keda_finds_redis_and_its_password() -> None:
     ]
 
 
-@pytest.fixture
-def rung(session_redis: RedisServer, ledger: Ledger) -> Iterator[Ledger]:
-    """A ledger that rings: its jobs are messages in Redis' lists too."""
-    app = make_app(session_redis.url)
-    yield Ledger(ledger.client, Bell(app))
-    app.close()
-
-
 def keda_counts(ledger: Ledger, trigger: dict[str, Any]) -> int:
     """What KEDA's redis scaler reads: it asks for the type of the key, and for its length by that."""
     key = trigger["metadata"]["listName"]
@@ -145,22 +134,22 @@ def keda_wants(ledger: Ledger, queue: str) -> int:
     return max(told["minReplicaCount"], min(wished, told["maxReplicaCount"]))
 
 
-def test_pods_follow_the_true_depth_whatever_the_priorities(rung: Ledger) -> None:
-    assert (keda_wants(rung, "datasets"), keda_wants(rung, "training")) == (1, 0)
+def test_pods_follow_the_true_depth_whatever_the_priorities(ledger: Ledger) -> None:
+    assert (keda_wants(ledger, "datasets"), keda_wants(ledger, "training")) == (1, 0)
     for priority in range(HIGHEST_PRIORITY + 1):
-        rung.submit(Job(new_job_id(), "download", "a", "datasets", {}, priority=priority))
-    assert rung.client.call("LLEN", "datasets") < 11, "the bare list would have told the truth"
-    assert keda_wants(rung, "datasets") == 3  # 11 jobs, 4 slots a pod
+        ledger.submit(Job(new_job_id(), "download", "a", "datasets", {}, priority=priority))
+    assert ledger.client.call("LLEN", "datasets") < 11, "the bare list would have told the truth"
+    assert keda_wants(ledger, "datasets") == 3  # 11 jobs, 4 slots a pod
 
 
-def test_pods_are_kept_for_what_runs_and_added_for_what_waits(rung: Ledger) -> None:
-    jobs = [rung.submit(Job(new_job_id(), "train", f"t{n}", "training", {})) for n in range(5)]
+def test_pods_are_kept_for_what_runs_and_added_for_what_waits(ledger: Ledger) -> None:
+    jobs = [ledger.submit(Job(new_job_id(), "train", f"t{n}", "training", {})) for n in range(5)]
     for job in jobs[:3]:
-        assert rung.claim(job.id, "worker-training@pod", "pod") is not None
-    assert keda_wants(rung, "training") == 5
+        assert ledger.claim(job.id, "worker-training@pod", "pod") is not None
+    assert keda_wants(ledger, "training") == 5
     for job in jobs[3:]:
-        rung.request_cancel(job.id)
-    assert keda_wants(rung, "training") == 3
+        ledger.request_cancel(job.id)
+    assert keda_wants(ledger, "training") == 3
 
 
 def secret_references(found: Any) -> list[tuple[str, str, bool]]:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from mistudio_cli import redis_server
-from tasks.app import Bell, make_app
 from tasks.job import Job, State
 from tasks.ledger import Ledger
 from tasks.places import Places
@@ -24,12 +23,10 @@ NAPS, BLINKS = 3, 6  # at most so many that have not ended
 
 @contextmanager
 def ledger_of(places: Places) -> Iterator[Ledger]:
-    """The home's own ledger, with its bell."""
-    app = make_app(redis_server.own_url(places))
-    ledger = Ledger(connect(redis_server.own_url(places)), Bell(app))
+    """The home's own ledger."""
+    ledger = Ledger(connect(redis_server.own_url(places)))
     yield ledger
     ledger.close()
-    app.close()
 
 
 class Load(threading.Thread):
@@ -68,7 +65,7 @@ class Load(threading.Thread):
                     self.trouble.append(str(problem))
 
     def _submit_some(self, ledger: Ledger, store: Store) -> None:
-        counts = ledger.queue_counts()
+        counts = ledger.queues.counts()
         if counts["training"].pending + counts["training"].running < NAPS:
             ticks = self._chance.randint(3, 24)
             self._submit(ledger, store, "nap", ticks=ticks)
@@ -84,7 +81,7 @@ class Load(threading.Thread):
 
 def faults(ledger: Ledger, store: Store, submitted: Sequence[str]) -> Iterator[str]:
     """What is wrong with the jobs of a home in which all is said and done."""
-    jobs = {job_id: ledger.get(job_id) for job_id in ledger.find("")}
+    jobs = {job_id: ledger.get(job_id) for job_id in ledger.find("", 1_000_000)}
     for job_id in submitted:
         if jobs.get(job_id) is None:
             yield f"job {job_id} was accepted, and there is no record of it"

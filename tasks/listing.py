@@ -1,0 +1,108 @@
+"""Lists of jobs: the only place that chooses an index and turns its pages.
+
+A page ends at a job, not at a number, so jobs that come or go between two pages neither repeat nor hide others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tasks.job import Job
+from tasks.records import decode
+from tasks.script import PREFIX
+from tasks.wire import Client
+
+_SCAN = 200
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which jobs are meant; what is not given lets all pass. Times are of submission, seconds since the epoch."""
+
+    states: tuple[str, ...] = ()
+    kind: str | None = None
+    queue: str | None = None
+    name: str | None = None
+    tag: str | None = None
+    since: float | None = None
+    until: float | None = None
+
+    def accepts(self, job: Job) -> bool:
+        """Whether that job is meant, as far as its record tells; the times are the index's affair."""
+        return (
+            (not self.states or job.state in self.states)
+            and self.kind in (None, job.kind)
+            and self.queue in (None, job.queue)
+            and self.name in (None, job.name)
+            and (self.tag is None or self.tag in job.tags)
+        )
+
+    @property
+    def indexes(self) -> list[str]:
+        """Every index that holds all the jobs meant."""
+        told = {"kind": self.kind, "queue": self.queue, "name": self.name, "tag": self.tag}
+        found = [f"{what}:{word}" for what, word in told.items() if word is not None]
+        if len(self.states) == 1:
+            found.append(f"state:{self.states[0]}")
+        return found or ["all"]
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some jobs, newest first, and where the next page starts."""
+
+    jobs: tuple[Job, ...]
+    next: str | None
+
+
+def page(client: Client, wanted: Filter, limit: int, after: str | None) -> Page:
+    """The newest jobs that are meant, at most `limit`; `after` is the `next` of the page that came earlier.
+
+    ValueError when `after` is no such word.
+    """
+    found: list[tuple[float, Job]] = []
+    for submitted_at, job in _newest_first(client, wanted, after):
+        if len(found) == limit:
+            last_at, last = found[-1]
+            return Page(tuple(job for _, job in found), f"{last_at:.6f}-{last.id}")
+        found.append((submitted_at, job))
+    return Page(tuple(job for _, job in found), None)
+
+
+def _newest_first(client: Client, wanted: Filter, after: str | None) -> Iterator[tuple[float, Job]]:
+    index = f"{PREFIX}by:{_smallest(client, wanted.indexes)}"
+    oldest = "-inf" if wanted.since is None else wanted.since
+    newest: float | str = "+inf" if wanted.until is None else wanted.until
+    seen = ""
+    if after is not None:
+        last_at, _, seen = after.partition("-")
+        newest = float(last_at)
+    while True:
+        told = client.call("ZREVRANGEBYSCORE", index, newest, oldest, "WITHSCORES", "LIMIT", 0, _SCAN)
+        ids, times = told[::2], [float(time) for time in told[1::2]]
+        for job_id, time, job in zip(ids, times, records(client, ids), strict=True):
+            if job_id != seen and job and wanted.accepts(job):
+                yield time, job
+        if len(ids) < _SCAN:
+            return
+        newest, seen = times[-1], ids[-1]  # no two jobs are submitted at the same microsecond
+
+
+def records(client: Client, job_ids: Sequence[str]) -> list[Job | None]:
+    """The records of these jobs, in one round trip; None for one that is not there."""
+    replies = client.batch([("HGETALL", f"{PREFIX}job:{job_id}") for job_id in job_ids]) if job_ids else []
+    return [decode(_sound(reply)) for reply in replies]
+
+
+def _sound(reply: list[str] | Exception) -> list[str]:
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
+
+
+def _smallest(client: Client, indexes: list[str]) -> str:
+    if len(indexes) == 1:
+        return indexes[0]
+    sizes = client.batch([("ZCARD", f"{PREFIX}by:{index}") for index in indexes])
+    return min(zip(sizes, indexes, strict=True))[1]

@@ -1,0 +1,46 @@
+-- What a record is made of, and the indexes that lead to it.
+--
+-- ARGV[1] is the operation, ARGV[2] the job's id, the rest its arguments; times come from the server's own clock.
+-- Before this text stand the constants that Python knows: PREFIX, SCHEMA, QUEUES, STEPS, SEPARATOR.
+
+local ENDED = {succeeded = true, failed = true, cancelled = true}
+
+local clock = redis.call('TIME')
+local now = tonumber(clock[1]) + tonumber(clock[2]) / 1e6
+local function as_text(time) return string.format('%.6f', time) end
+local now_text = as_text(now)
+
+local function job_key(id) return PREFIX .. 'job:' .. id end
+local function get(id, field) return redis.call('HGET', job_key(id), field) or '' end
+local function number(id, field) return tonumber(get(id, field)) or 0 end
+local function set(id, field, value) redis.call('HSET', job_key(id), field, value) end
+
+-- The sets of ids by time of submission in which a job stays for as long as its record.
+local function lasting_indexes(id)
+  local names = {'all', 'kind:' .. get(id, 'kind'), 'queue:' .. get(id, 'queue'), 'name:' .. get(id, 'name')}
+  local tags = get(id, 'tags')
+  if tags ~= '' then
+    for _, tag in ipairs(cjson.decode(tags)) do names[#names + 1] = 'tag:' .. tag end
+  end
+  return names
+end
+
+local function index(id)
+  local created_at = get(id, 'created_at')
+  for _, name in ipairs(lasting_indexes(id)) do redis.call('ZADD', PREFIX .. 'by:' .. name, created_at, id) end
+  redis.call('ZADD', PREFIX .. 'ids', 0, id)
+end
+
+local function unindex(id)
+  for _, name in ipairs(lasting_indexes(id)) do redis.call('ZREM', PREFIX .. 'by:' .. name, id) end
+  redis.call('ZREM', PREFIX .. 'ids', id)
+end
+
+local function live_key(id, state) return PREFIX .. 'queue:' .. get(id, 'queue') .. ':' .. state end
+local function order_key(queue) return PREFIX .. 'queue:' .. queue .. ':order' end
+
+local function tell(id, state, reason)
+  redis.call('RPUSH', PREFIX .. 'events:' .. id, cjson.encode({
+    at = now_text, state = state, reason = reason, attempt = number(id, 'attempt'), worker = get(id, 'worker'),
+  }))
+end

@@ -1,0 +1,86 @@
+-- The arrows of the state diagram. Nothing else writes a state.
+
+-- Give back what a running job holds: its lease and its device.
+local function release(id)
+  redis.call('ZREM', PREFIX .. 'leases', id)
+  local host = get(id, 'host')
+  if host ~= '' then redis.call('HDEL', PREFIX .. 'devices:' .. host, id) end
+end
+
+local function leave_state(id)
+  local state = get(id, 'state')
+  if state == '' then return end
+  redis.call('ZREM', PREFIX .. 'by:state:' .. state, id)
+  redis.call('ZREM', live_key(id, state), id)
+  if state == 'queued' then redis.call('ZREM', order_key(get(id, 'queue')), id) end
+end
+
+local function enter_queue(id)
+  local is_back = get(id, 'turn') ~= ''
+  set(id, 'queued_at', now_text); set(id, 'started_at', '')
+  enter_order(id)
+  ring(id, is_back)
+end
+
+local function enter_end(id, state)
+  set(id, 'finished_at', now_text)
+  redis.call('ZADD', PREFIX .. 'ended', now_text, id)
+  local recent = PREFIX .. 'queue:' .. get(id, 'queue') .. ':ended'
+  redis.call('ZADD', recent, now_text, id)
+  redis.call('ZREMRANGEBYSCORE', recent, '-inf', now - 900)
+  local artifact = get(id, 'artifact')
+  if artifact ~= '' and redis.call('HGET', PREFIX .. 'coming', artifact) == id then
+    redis.call('HDEL', PREFIX .. 'coming', artifact)
+  end
+end
+
+-- One arrow.
+local function move(id, state, reason)
+  leave_state(id)
+  if state ~= 'running' then release(id) end
+  set(id, 'state', state); set(id, 'reason', reason)
+  redis.call('ZADD', PREFIX .. 'by:state:' .. state, get(id, 'created_at'), id)
+  if not ENDED[state] then redis.call('ZADD', live_key(id, state), now_text, id) end
+  if state == 'queued' then enter_queue(id) end
+  if state == 'running' then set(id, 'started_at', now_text) end
+  if ENDED[state] then enter_end(id, state) end
+  tell(id, state, reason)
+end
+
+-- What an end means for the jobs that wait for it, and for those that wait for them.
+local function end_job(id, state, reason)
+  local ending = {{id, state, reason}}
+  while #ending > 0 do
+    local parent, how, why = unpack(table.remove(ending))
+    if not ENDED[get(parent, 'state')] then move(parent, how, why) end  -- a child of two that ended is here twice
+    local children = redis.call('SMEMBERS', PREFIX .. 'children:' .. parent)
+    table.sort(children)  -- those that were submitted first start first
+    for _, child in ipairs(children) do
+      redis.call('SREM', PREFIX .. 'waits:' .. child, parent)
+      if get(child, 'state') == 'waiting' then
+        if how ~= 'succeeded' then
+          ending[#ending + 1] = {child, how, 'its parent ' .. parent .. ' (' .. get(parent, 'kind') .. ') ' .. how}
+        elseif redis.call('SCARD', PREFIX .. 'waits:' .. child) == 0 then
+          move(child, 'queued', 'its parents are done')
+        end
+      end
+    end
+    redis.call('DEL', PREFIX .. 'children:' .. parent)
+  end
+end
+
+-- A running job goes back to its queue, or ends when it was cancelled or has been lost too often.
+local function put_back(id, reason, is_loss)
+  local losses = number(id, 'losses')
+  if is_loss then losses = losses + 1; set(id, 'losses', losses) end
+  if get(id, 'cancel_requested') == '1' then
+    end_job(id, 'cancelled', reason)
+  elseif losses >= number(id, 'max_attempts') then
+    set(id, 'error', cjson.encode({type = 'WorkerLost', message = reason .. ' (' .. losses .. ' times; given up)'}))
+    end_job(id, 'failed', reason)
+  else
+    move(id, 'queued', reason)
+  end
+end
+
+local function holds(id, token) return get(id, 'state') == 'running' and get(id, 'token') == token end

@@ -1,0 +1,137 @@
+-- What can be asked of one job. Every operation answers with a word.
+
+local operations = {}
+
+local function refuse_submit(records)
+  local made, artifacts = {}, {}
+  for _, record in ipairs(records) do
+    if made[record.id] or redis.call('EXISTS', job_key(record.id)) == 1 then return 'exists ' .. record.id end
+    local artifact = record.artifact
+    local maker = artifact and (artifacts[artifact] or redis.call('HGET', PREFIX .. 'coming', artifact))
+    if maker then return 'taken ' .. artifact .. ' ' .. maker end
+    if artifact then artifacts[artifact] = record.id end
+    for _, parent in ipairs(cjson.decode(record.parents or '[]')) do
+      local state = made[parent] and 'queued' or get(parent, 'state')
+      if state == '' then return 'no parent ' .. parent end
+      if state == 'failed' or state == 'cancelled' then return 'parent ' .. parent .. ' ' .. state end
+    end
+    made[record.id] = true
+  end
+end
+
+-- records: JSON list of the fields of new jobs, parents before their children. All are accepted, or none. id is unused.
+function operations.submit(_, records)
+  records = cjson.decode(records)
+  local refusal = refuse_submit(records)
+  if refusal then return refusal end
+  for place, record in ipairs(records) do
+    local id, waits = record.id, 0
+    for field, value in pairs(record) do set(id, field, value) end
+    set(id, 'created_at', as_text(now + place * 1e-6))  -- no two of them at once, so that lists have one order
+    index(id)
+    if record.artifact then redis.call('HSET', PREFIX .. 'coming', record.artifact, id) end
+    for _, parent in ipairs(cjson.decode(record.parents or '[]')) do
+      if get(parent, 'state') ~= 'succeeded' then
+        waits = waits + redis.call('SADD', PREFIX .. 'waits:' .. id, parent)
+        redis.call('SADD', PREFIX .. 'children:' .. parent, id)
+      end
+    end
+    if waits > 0 then move(id, 'waiting', 'waits for its parents') else move(id, 'queued', 'submitted') end
+  end
+  return 'ok'
+end
+
+-- queue, step: where the bell lay that made the worker ask ('' if none did); one that was moved since has another.
+function operations.claim(id, token, worker, host, pid, ttl, queue, step)
+  if holds(id, token) then return 'ok' end  -- asked again
+  if get(id, 'state') ~= 'queued' then return 'not queued' end
+  if queue ~= '' and (queue ~= get(id, 'queue') or tonumber(step) ~= step_of(id)) then return 'moved' end
+  if is_paused(get(id, 'queue')) then ring(id, true); return 'paused' end
+  set(id, 'attempt', number(id, 'attempt') + 1)
+  set(id, 'token', token); set(id, 'worker', worker); set(id, 'worker_pid', pid); set(id, 'host', host)
+  set(id, 'device', ''); set(id, 'progress', '')
+  redis.call('HSET', PREFIX .. 'served_at', get(id, 'queue'), now_text)
+  move(id, 'running', 'claimed')
+  redis.call('ZADD', PREFIX .. 'leases', now + tonumber(ttl), id)
+  return 'ok'
+end
+
+function operations.renew(id, token, ttl)
+  if not holds(id, token) then return 'lost' end
+  redis.call('ZADD', PREFIX .. 'leases', now + tonumber(ttl), id)
+  if get(id, 'cancel_requested') == '1' then return 'cancel' end
+  return 'ok'
+end
+
+function operations.progress(id, token, progress)
+  if not holds(id, token) then return 'lost' end
+  set(id, 'progress', progress)
+  return 'ok'
+end
+
+-- slots: how many jobs may share a device; order: device indices, most free memory first
+function operations.lease_device(id, token, slots, ...)
+  if not holds(id, token) then return 'lost' end
+  local host, jobs, best = get(id, 'host'), {}, nil
+  redis.call('HDEL', PREFIX .. 'devices:' .. host, id)  -- asked again: the reply to the first may have been lost
+  for _, device in ipairs(redis.call('HVALS', PREFIX .. 'devices:' .. host)) do jobs[device] = (jobs[device] or 0) + 1 end
+  for _, device in ipairs({...}) do
+    local load = jobs[device] or 0
+    if load < tonumber(slots) and (not best or load < (jobs[best] or 0)) then best = device end
+  end
+  if not best then return 'none free' end
+  redis.call('HSET', PREFIX .. 'devices:' .. host, id, best)
+  set(id, 'device', 'cuda:' .. best)
+  return 'device ' .. best
+end
+
+function operations.use_device(id, token, device)
+  if not holds(id, token) then return 'lost' end
+  set(id, 'device', device)
+  return 'ok'
+end
+
+-- Asking twice is harmless: the reply to the first may have been lost with the connection.
+function operations.finish(id, token, state, reason, result, failure)
+  if get(id, 'token') == token and get(id, 'state') == state then return 'ok' end
+  if not holds(id, token) then return 'lost' end
+  if result ~= '' then set(id, 'result', result) end
+  if failure ~= '' then set(id, 'error', failure) end
+  end_job(id, state, reason)
+  return 'ok'
+end
+
+function operations.put_back(id, token, reason, is_loss)
+  if not holds(id, token) then return 'lost' end
+  put_back(id, reason, is_loss == '1')
+  return 'ok'
+end
+
+function operations.cancel(id, reason)
+  local state = get(id, 'state')
+  if state == '' then return 'unknown' end
+  if ENDED[state] then return state end
+  set(id, 'cancel_requested', '1')
+  local lease = tonumber(redis.call('ZSCORE', PREFIX .. 'leases', id) or nil)
+  if state == 'running' and lease and lease > now then tell(id, state, reason); return state end
+  end_job(id, 'cancelled', reason)
+  return 'cancelled'
+end
+
+-- The record of a job that has ended, and every trace of it.
+function operations.remove(id)
+  local state = get(id, 'state')
+  if state == '' then return 'unknown' end
+  if not ENDED[state] then return state end
+  leave_state(id)
+  unindex(id)
+  redis.call('ZREM', PREFIX .. 'ended', id)
+  redis.call('UNLINK', job_key(id), PREFIX .. 'events:' .. id, PREFIX .. 'waits:' .. id, PREFIX .. 'children:' .. id)
+  return 'ok'
+end
+
+function operations.ring(id)
+  if get(id, 'state') ~= 'queued' then return 'not queued' end
+  ring(id, true)
+  return 'ok'
+end

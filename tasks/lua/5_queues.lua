@@ -1,0 +1,74 @@
+-- What can be asked of a queue, and of a job's place in one. ARGV[2] is the queue where no job is named.
+
+-- `held` bells come before those that a worker may have put back meanwhile.
+local function take_back(queue, step)
+  local held, read = held_list(queue, step), read_list(queue, step)
+  local bell = redis.call('RPOP', read)
+  while bell do
+    redis.call('RPUSH', held, bell)
+    bell = redis.call('RPOP', read)
+  end
+  if redis.call('EXISTS', held) == 1 then redis.call('RENAME', held, read) end
+end
+
+function operations.pause(queue)
+  if is_paused(queue) then return 'paused already' end
+  redis.call('HSET', PREFIX .. 'paused', queue, now_text)
+  for step = 0, STEPS - 1 do
+    local read = read_list(queue, step)
+    if redis.call('EXISTS', read) == 1 then redis.call('RENAME', read, held_list(queue, step)) end
+  end
+  return 'ok'
+end
+
+function operations.resume(queue)
+  if redis.call('HDEL', PREFIX .. 'paused', queue) == 0 then return 'not paused' end
+  for step = 0, STEPS - 1 do take_back(queue, step) end
+  return 'ok'
+end
+
+-- Cancels at most `most` of the queue's queued jobs; answers with how many.
+function operations.purge(queue, reason, most)
+  local ids = redis.call('ZRANGE', order_key(queue), 0, tonumber(most) - 1)
+  for _, id in ipairs(ids) do
+    set(id, 'cancel_requested', '1')
+    end_job(id, 'cancelled', reason)
+  end
+  return tostring(#ids)
+end
+
+-- Changes what decides a job's place, and gives a queued one a bell there; its bell elsewhere is stale then.
+local function replace(id, change, place, reason)
+  local state = get(id, 'state')
+  if state == '' then return 'unknown' end
+  if state ~= 'queued' and state ~= 'waiting' then return state end
+  redis.call('ZREM', live_key(id, state), id)
+  redis.call('ZREM', order_key(get(id, 'queue')), id)
+  change()
+  redis.call('ZADD', live_key(id, state), state == 'queued' and get(id, 'queued_at') or now_text, id)
+  if state == 'queued' then
+    enter_order(id, place)
+    ring(id, place == 'top')
+  end
+  tell(id, state, reason)
+  return 'ok'
+end
+
+-- queue '' leaves it where it is; place 'top' makes it the next of its queue.
+function operations.move(id, queue, place)
+  local reason = queue ~= '' and 'moved to ' .. queue or 'moved to the top'
+  return replace(id, function()
+    if queue ~= '' then
+      redis.call('ZREM', PREFIX .. 'by:queue:' .. get(id, 'queue'), id)
+      set(id, 'queue', queue)
+      redis.call('ZADD', PREFIX .. 'by:queue:' .. queue, get(id, 'created_at'), id)
+    end
+    if place == 'top' then set(id, 'raised', '1') end
+  end, place, reason)
+end
+
+function operations.set_priority(id, priority)
+  return replace(id, function()
+    set(id, 'priority', priority); set(id, 'raised', '')
+  end, '', 'priority ' .. priority)
+end

@@ -1,0 +1,85 @@
+-- What is mended from time to time, whoever asks first.
+
+-- Every running job whose lease has run out goes back to its queue. id is unused.
+-- When nobody has looked for a while, or the clock was set back, the holders slept too or the clock is to blame: each
+-- gets a whole lease from now on.
+function operations.reap(_, ttl)
+  local last = tonumber(redis.call('GET', PREFIX .. 'reaped_at') or nil) or 0
+  redis.call('SET', PREFIX .. 'reaped_at', now_text)
+  if now < last or now - last > tonumber(ttl) / 2 then
+    for _, id in ipairs(redis.call('ZRANGE', PREFIX .. 'leases', 0, -1)) do
+      redis.call('ZADD', PREFIX .. 'leases', now + tonumber(ttl), id)
+    end
+    return 'ok'
+  end
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', PREFIX .. 'leases', '-inf', now)) do
+    if get(id, 'state') == 'running' then
+      put_back(id, 'the worker ' .. get(id, 'worker') .. ' stopped renewing its lease', true)
+    else
+      redis.call('ZREM', PREFIX .. 'leases', id)
+    end
+  end
+  return 'ok'
+end
+
+-- Rings for the first of a queue's jobs when it has more jobs than bells. One bell too many is harmless; one that was
+-- rung less than `patience` seconds ago may still be on its way.
+local function ring_again(queue, patience, most)
+  local missing = redis.call('ZCARD', order_key(queue)) - bells(queue)
+  if missing <= 0 then return end
+  for _, id in ipairs(redis.call('ZRANGE', order_key(queue), 0, math.min(missing, most) - 1)) do
+    if math.abs(now - number(id, 'rung_at')) > patience then ring(id, true) end
+  end
+end
+
+-- A queue that has jobs and was not served for `interval` seconds has its first one served next of all.
+local function serve_the_starving(queue, interval)
+  local id = redis.call('ZRANGE', order_key(queue), 0, 0)[1]
+  if not id or get(id, 'raised') == '1' then return end
+  local served_at = tonumber(redis.call('HGET', PREFIX .. 'served_at', queue) or nil) or 0
+  if math.abs(now - math.max(served_at, number(id, 'queued_at'))) <= interval then return end
+  set(id, 'raised', '1')
+  enter_order(id)
+  ring(id)
+  tell(id, 'queued', 'its queue was not served for ' .. interval .. ' s: it is next')
+end
+
+-- A worker that dies between taking a bell and asking for its job leaves the bell with kombu, as not acknowledged. The
+-- job has another one by now; messages of others are let alone.
+local function forget_lost_bells(patience)
+  for _, tag in ipairs(redis.call('ZRANGEBYSCORE', 'unacked_index', '-inf', now - patience, 'LIMIT', 0, 100)) do
+    local is_read, told = pcall(cjson.decode, redis.call('HGET', 'unacked', tag) or '')
+    local headers = is_read and type(told) == 'table' and type(told[1]) == 'table' and told[1].headers
+    if type(headers) == 'table' and headers.origin == 'mistudio' then
+      redis.call('ZREM', 'unacked_index', tag)
+      redis.call('HDEL', 'unacked', tag)
+    end
+  end
+end
+
+-- Records of jobs that ended more than `age` seconds ago, and the oldest beyond `count`, are removed, some at a time.
+local function retire(age, count, most)
+  local ended = PREFIX .. 'ended'
+  local ids = redis.call('ZRANGEBYSCORE', ended, '-inf', now - age, 'LIMIT', 0, most)
+  local excess = math.min(most, redis.call('ZCARD', ended) - count)
+  if #ids < excess then ids = redis.call('ZRANGE', ended, 0, excess - 1) end
+  for _, id in ipairs(ids) do operations.remove(id) end
+end
+
+-- told: JSON of the settings in force. 'recent' when somebody has just done it.
+function operations.upkeep(_, told)
+  told = cjson.decode(told)
+  local last = tonumber(redis.call('GET', PREFIX .. 'upkeep_at') or nil) or 0
+  if now >= last and now - last < told.every_s then return 'recent' end
+  redis.call('SET', PREFIX .. 'upkeep_at', now_text)
+  operations.reap('', told.lease_s)
+  for _, queue in ipairs(QUEUES) do
+    if not is_paused(queue) then
+      serve_the_starving(queue, told.served_within_s)
+      ring_again(queue, told.bell_patience_s, told.most_bells)
+    end
+  end
+  forget_lost_bells(told.unacked_patience_s)
+  retire(told.keep_s, told.keep_jobs, told.most_retired)
+  return 'ok'
+end

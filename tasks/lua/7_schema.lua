@@ -1,0 +1,27 @@
+-- Which form the records have, and the one place where an operation is chosen.
+
+-- The records of an older form get what is new, some at a time: 'more' until all have it.
+-- 1 -> 2: the indexes by name and by id, the order of the queued jobs, the end of the others.
+function operations.migrate(cursor, most)
+  local ids = redis.call('ZRANGE', PREFIX .. 'by:all', tonumber(cursor), tonumber(cursor) + tonumber(most) - 1)
+  for _, id in ipairs(ids) do
+    local state = get(id, 'state')
+    index(id)
+    if state == 'queued' and get(id, 'turn') == '' then enter_order(id); ring(id) end
+    if ENDED[state] then redis.call('ZADD', PREFIX .. 'ended', get(id, 'finished_at'), id) end
+  end
+  if #ids == tonumber(most) then return 'more' end
+  redis.call('SET', PREFIX .. 'schema', SCHEMA)
+  return 'ok'
+end
+
+local function schema()
+  local told = tonumber(redis.call('GET', PREFIX .. 'schema') or nil)
+  if told then return told end
+  if redis.call('EXISTS', PREFIX .. 'by:all') == 1 then return 1 end
+  redis.call('SET', PREFIX .. 'schema', SCHEMA)
+  return SCHEMA
+end
+
+if ARGV[1] ~= 'migrate' and schema() ~= SCHEMA then return 'schema ' .. schema() end
+return operations[ARGV[1]](unpack(ARGV, 2))

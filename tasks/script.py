@@ -1,0 +1,76 @@
+"""The ledger's Lua, put together from `tasks/lua/`: the only place that asks Redis to run it.
+
+Before the files stand the constants of Python's tables, so that both sides cannot disagree. A ledger whose records have
+an older form is brought up to date by whoever writes to it first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+
+from tasks.problem import Problem
+from tasks.queues import PRIORITY_STEPS, QUEUE_NAMES, SEPARATOR
+from tasks.wire import Client, Refused
+
+PREFIX = "mistudio:"
+
+#: The form of the records; `7_schema.lua` knows the way from each older one.
+SCHEMA = 2
+
+_MIGRATED_AT_ONCE = 500
+
+
+def evaluate(client: Client, operation: str, *arguments: object) -> str:
+    """What the operation answers. Problem when the ledger is newer than this mistudio; Unreachable or Refused."""
+    return evaluate_all(client, [(operation, *arguments)])[0]
+
+
+def evaluate_all(client: Client, calls: Sequence[tuple[object, ...]]) -> list[str]:
+    """The answers to several operations, each atomic, in one round trip."""
+    answers = _ask(client, calls)
+    if not any(answer.startswith("schema ") for answer in answers):
+        return answers
+    _bring_up_to_date(client, int(answers[0].removeprefix("schema ")))
+    return _ask(client, calls)
+
+
+def _ask(client: Client, calls: Sequence[tuple[object, ...]]) -> list[str]:
+    replies = client.batch([("EVALSHA", _sha(), 0, *call) for call in calls])
+    if replies and isinstance(replies[0], Refused) and "NOSCRIPT" in str(replies[0]):
+        client.call("SCRIPT", "LOAD", _text())
+        replies = client.batch([("EVALSHA", _sha(), 0, *call) for call in calls])
+    for reply in replies:
+        if isinstance(reply, Refused):
+            raise reply
+    return replies
+
+
+def _bring_up_to_date(client: Client, schema: int) -> None:
+    if schema > SCHEMA:
+        raise Problem(
+            f"This Redis holds the jobs of a newer mistudio (form {schema}; this one knows {SCHEMA}).",
+            "Upgrade mistudio here, or use another Redis (--broker-url)",
+        )
+    cursor = 0
+    while _ask(client, [("migrate", cursor, _MIGRATED_AT_ONCE)])[0] == "more":
+        cursor += _MIGRATED_AT_ONCE
+
+
+@cache
+def _text() -> str:
+    queues = ", ".join(f"'{name}'" for name in QUEUE_NAMES)
+    separator = "".join(f"\\{byte}" for byte in SEPARATOR.encode())
+    constants = (
+        f"local PREFIX, SCHEMA, STEPS, SEPARATOR = '{PREFIX}', {SCHEMA}, {len(PRIORITY_STEPS)}, '{separator}'",
+        f"local QUEUES = {{{queues}}}",
+    )
+    parts = sorted(files("tasks").joinpath("lua").iterdir(), key=lambda part: part.name)
+    return "\n".join([*constants, *(part.read_text(encoding="utf-8") for part in parts if part.name.endswith(".lua"))])
+
+
+@cache
+def _sha() -> str:
+    return hashlib.sha1(_text().encode(), usedforsecurity=False).hexdigest()
