@@ -19,6 +19,7 @@ from mistudio_cli.errors import Code
 from mistudio_cli.live import paint
 from mistudio_cli.snapshot import Snapshot
 from tasks.job import Job, Progress, State
+from tasks.lease import Card
 from tasks.queues import QUEUE_NAMES
 from tests.cli.conftest import MISTUDIO, Cli
 from tests.conftest import until
@@ -194,7 +195,7 @@ def test_once_as_json_is_everything_in_one_object(world: Cli) -> None:
 def test_devices_are_told_with_the_jobs_that_lease_them(cli: Cli, driver: Path) -> None:
     here = socket.gethostname()
     job = cli.ledger.submit(Job("a-job", "train", "a", "training", {}))
-    cli.ledger.lease_device(cli.ledger.claim(job.id, f"w@{here}", here), [1], 1)
+    cli.ledger.lease_device(cli.ledger.claim(job.id, f"w@{here}", here), [Card("GPU-fake-1", "cuda:1")], 1)
     told = cli("top", "--json", LD_LIBRARY_PATH=str(driver)).json
     assert [(device["name"], device["jobs"]) for device in told["devices"]] == [
         ("Fake GPU 0", []),
