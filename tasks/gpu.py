@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-from tasks import devices
+from tasks import devices, threads
 from tasks.job import JobKind, Progress
 from tasks.lease import ANY, Card, explain, read_wish
 from tasks.ledger import Claim, Ledger
@@ -32,9 +32,6 @@ class Device:
 
     torch_name: str
     environment: dict[str, str] = field(default_factory=dict)
-
-
-CPU = Device("cpu", {"CUDA_VISIBLE_DEVICES": ""})
 
 
 def device_for(
@@ -59,7 +56,7 @@ def device_for(
         if wished:
             raise _no_such_gpu(wished[0], found.reason)
         _unless_away(lambda: ledger.use_device(claim, "cpu"))
-        return CPU
+        return Device("cpu", {"CUDA_VISIBLE_DEVICES": "", **threads.bounds(ledger)})
     needed = need()
     while not stop():
         leased, why = _lease(ledger, claim, _offered(found, wished), needed)

@@ -50,7 +50,7 @@ def why(lab: Lab, job: Job) -> str:
 
 
 def waits(lab: Lab, job: Job, because: str) -> None:
-    until(lambda: why(lab, job) == f"waiting for a GPU: {because}", 30, f"{lab.ledger.need(job.id)}\n{lab.log()}")
+    until(lambda: why(lab, job) == f"waiting for a GPU: {because}", 30, f"it waits because: {because}")
     assert lab.ledger.need(job.id).device is None
 
 
@@ -112,7 +112,7 @@ def test_a_job_waits_for_memory_that_others_hold_and_starts_when_they_give_it_ba
     ("trouble", "because"),
     [
         ({"Init": 999}, "the GPUs cannot be read: Unknown Error"),
-        ({"Count": 18}, "the GPUs cannot be read: Driver/library version mismatch"),
+        ({"Count": 18}, "the GPUs cannot be read: RM has detected an NVML/RM version mismatch."),
         ({"LOST": 0}, "the GPUs cannot be read: GPU 0: GPU is lost"),
         ({"Name": 999, "UUID": 999, "MemoryInfo": 999}, "the GPUs cannot be read: GPU 0: Unknown Error"),
     ],
@@ -131,7 +131,7 @@ def test_gpus_that_cannot_be_read_are_waited_for_and_never_replaced_by_the_cpu(
 def test_without_any_gpu_the_cpu_is_used(lab: Lab, cards: Driver) -> None:
     cards.says(GPUS=0)
     lab.start_worker(**cards.environment)
-    assert lab.ended(nap(lab, "on the cpu".replace(" ", "-"), 1)).device == "cpu"
+    assert lab.ended(nap(lab, "without", 1)).device == "cpu"
 
 
 def slot_of(runner: psutil.Process) -> psutil.Process:
