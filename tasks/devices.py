@@ -6,6 +6,7 @@ no memory per process, Jetson Thor no memory at all (it is the machine's own), a
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -46,6 +47,11 @@ class Device:
     problem: str | None = None  # why nothing of it could be read
     unified: bool = False  # its memory is the machine's own
     in_instances: bool = False  # a MIG parent: its memory is its instances', and CUDA takes the first of them
+
+    @property
+    def key(self) -> str:
+        """What leases call it: its UUID is the same in every container, a device without one is its host's."""
+        return self.uuid or f"{socket.gethostname()}:{self.index}"
 
 
 @dataclass(frozen=True)

@@ -69,12 +69,10 @@ def device_for(
     return None
 
 
-def card_of(device: devices.Device) -> Card:
-    """The card to lease: its UUID is the same in every container, a device without one is its host's."""
-    key = device.uuid or f"{socket.gethostname()}:{device.index}"
+def _card(device: devices.Device) -> Card:
     if device.in_instances or device.memory_total is None or device.memory_used is None:
-        return Card(key, f"cuda:{device.index}")
-    return Card(key, f"cuda:{device.index}", device.memory_total, device.memory_used)
+        return Card(device.key, f"cuda:{device.index}")
+    return Card(device.key, f"cuda:{device.index}", device.memory_total, device.memory_used)
 
 
 def _offered(found: devices.Devices, wished: tuple[int, ...] | None) -> list[devices.Device] | str:
@@ -102,7 +100,7 @@ def _lease(
     """The device, if one could be leased; else why not, as far as that is known."""
     if isinstance(offered, str):
         return None, f"the GPUs cannot be read: {offered}"
-    cards = [card_of(device) for device in offered]
+    cards = [_card(device) for device in offered]
     told = _unless_away(lambda: ledger.lease_device(claim, cards, _jobs_per_gpu(), need))
     if not isinstance(told, Card):
         return None, explain(told or (), need)
