@@ -6,14 +6,16 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tasks import gpu
+from tasks import gpu, slot
 from tasks.devices import ABSENT, Device, Devices
 from tasks.job import Job, State, kind_named
+from tasks.keeper import Keeper
 from tasks.ledger import Claim, Ledger, new_job_id
 from tasks.problem import Problem
 from tests.conftest import until
@@ -206,6 +208,20 @@ def test_a_card_that_is_not_there_is_not_waited_for(ledger: Ledger) -> None:
     for reason in ABSENT:
         with pytest.raises(Problem, match=f"has no GPU 0: {reason}"):
             device(ledger, "0", Devices(reason=reason))
+
+
+def test_a_job_whose_wish_cannot_come_true_fails_in_its_first_attempt_and_says_why(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = ledger.submit(Job(new_job_id(), "train", "a", "training", {}))
+    claim = ledger.claim(job.id, "w@h", "h")
+    assert claim is not None
+    asked = partial(gpu.device_for, wish="7", read=lambda: TWO)
+    monkeypatch.setattr(slot.gpu, "device_for", asked)
+    slot._run(ledger, claim, Keeper(ledger, claim))
+    failed = ledger.need(job.id)
+    assert (failed.state, failed.attempt, (failed.error or {})["type"]) == (State.FAILED, 1, "Problem")
+    assert "has no GPU 7: its GPUs are 0, 1. Submit the job again with another --gpu" in failed.reason
 
 
 def test_a_card_cut_in_instances_is_named_by_its_index_and_leased_by_slots(ledger: Ledger) -> None:
