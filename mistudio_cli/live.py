@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from mistudio_cli import output, shapes, tables
+from mistudio_cli import output, tables
+from mistudio_cli.holders import holders_of
 from mistudio_cli.snapshot import Snapshot
 
 READ_EVERY_S = 0.5
@@ -138,7 +139,7 @@ def _lay_out(table: tables.Table, dispensable: Sequence[str], width: int, colour
 def devices_table(seen: Snapshot) -> tables.Table:
     """The accelerators with the jobs on them."""
     cards = seen.devices.devices if seen.devices else ()
-    return tables.devices(cards, {c.index: ", ".join(job.id for job in shapes.holders(seen, c)) for c in cards})
+    return tables.devices(cards, {card.index: holders_of(card, seen.leases) for card in cards})
 
 
 def _first_line(seen: Snapshot, age_s: float) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mistudio_cli.cgroups import CGROUPS, PROC, read_allowed
+from tasks.cgroups import CGROUPS, PROC, read_allowed, usable_cpus
 from tasks.devices import Device, Devices, read_devices
 from tasks.queues import Needs, queue_named
 
@@ -103,12 +103,10 @@ def read_machine(found: Devices | None = None, proc: Path = PROC, cgroups: Path 
 
     allowed, cards, in_all = read_allowed(proc, cgroups), found or read_devices(), psutil.virtual_memory().total
     usable = [card for card in cards.devices if card.problem is None]
-    cores = os.cpu_count() or 1
-    may_use = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
     return Machine(
-        cpus=may_use if allowed.cpus is None else min(may_use, allowed.cpus),
+        cpus=usable_cpus(proc, cgroups),
         memory=in_all if allowed.memory is None else min(in_all, allowed.memory),
-        cpus_in_all=cores,
+        cpus_in_all=os.cpu_count() or 1,
         memory_in_all=in_all,
         gpus=len(usable),
         gpus_held=sum(_is_held(card) for card in usable),

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from mistudio_cli.holders import Holder, holders_of
 from mistudio_cli.host import Host
 from mistudio_cli.profile import Profile, ProfileFile, ReadProfile, WorkerSpec, workers_of
 from mistudio_cli.profile_keys import Fault
 from mistudio_cli.resources import Shortfall, needs_of
 from mistudio_cli.snapshot import QueueRow, Snapshot, Trouble, WorkerRow
 from tasks.devices import Device
-from tasks.job import Job, State
+from tasks.job import Job
 
 
 def time(seconds: float | None) -> str | None:
@@ -190,8 +191,8 @@ def _needs(specs: Sequence[WorkerSpec]) -> dict[str, int]:
     return {"cpus": needs.cpus, "memory_gb": needs.memory_gb, "gpus": needs.gpus}
 
 
-def device(card: Device, holders: Sequence[Job]) -> dict[str, Any]:
-    """One accelerator; `holders` are the jobs that lease it."""
+def device(card: Device, holders: Sequence[Holder] | None) -> dict[str, Any]:
+    """One accelerator; `holders` are the jobs that lease it, None when that is not known."""
     return {
         "index": card.index,
         "name": card.name,
@@ -204,9 +205,14 @@ def device(card: Device, holders: Sequence[Job]) -> dict[str, Any]:
         "processes": None
         if card.processes is None
         else [{"pid": process.pid, "memory_bytes": process.memory} for process in card.processes],
-        "jobs": [holder.id for holder in holders],
+        "jobs": None if holders is None else [holder.job for holder in holders],
+        "leases": _all(_lease, holders),
         "error": card.problem,
     }
+
+
+def _lease(holder: Holder) -> dict[str, Any]:
+    return {"job": holder.job, "memory_bytes": holder.memory, "expected_bytes": holder.expected}
 
 
 def host(told: Host) -> dict[str, Any]:
@@ -231,25 +237,13 @@ def everything(snapshot: Snapshot) -> dict[str, Any]:
         "queues": _all(queue, snapshot.queues),
         "supervisor": snapshot.supervisor,
         "workers": _all(worker, snapshot.workers),
-        "devices": [device(card, holders(snapshot, card)) for card in found.devices]
+        "devices": [device(card, holders_of(card, snapshot.leases)) for card in found.devices]
         if found is not None and found.devices
         else None,
         "devices_reason": None if found is None else found.reason,
         "host": None if snapshot.host is None else host(snapshot.host),
         "errors": errors(snapshot.errors),
     }
-
-
-def holders(snapshot: Snapshot, card: Device) -> list[Job]:
-    """The running jobs of this machine that lease that device."""
-    here = "@" + (snapshot.host.name if snapshot.host else "")
-    return [
-        record
-        for record in snapshot.jobs or ()
-        if record.state is State.RUNNING
-        and record.device == f"cuda:{card.index}"
-        and (record.worker or "").endswith(here)
-    ]
 
 
 def errors(troubles: Sequence[Trouble]) -> list[dict[str, str]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from mistudio_cli.host import Host, read_host
 from mistudio_cli.trees import Use, read_uses
 from tasks.devices import Devices, read_devices
 from tasks.job import Job, State
+from tasks.lease import Lease
 from tasks.ledger import BEAT_TTL_S, Ledger, WorkerBeat
 from tasks.listing import Filter
 from tasks.places import Places
@@ -88,6 +89,7 @@ class Snapshot:
     supervisor: dict[str, Any] | None = None
     workers: tuple[WorkerRow, ...] | None = None
     devices: Devices | None = None
+    leases: Mapping[str, Lease] | None = None
     host: Host | None = None
     errors: tuple[Trouble, ...] = ()
 
@@ -113,7 +115,8 @@ def read_all(ledger: Ledger, places: Places, *, memory_age_s: float = 0.0) -> Sn
         live = [beat for beat in beats if now - beat.seen_at <= BEAT_TTL_S]
         seen |= {"read_at": now, "queues": queue_rows(counts, live, now), "jobs": jobs, "next": following}
     supervisor = (told or {}).get("supervisor")
-    return Snapshot(**seen, supervisor=supervisor, devices=devices, host=host, errors=tuple(errors))
+    leases = _attempt("leases", ledger.leases, errors) if read is not None and devices.devices else None
+    return Snapshot(**seen, supervisor=supervisor, devices=devices, leases=leases, host=host, errors=tuple(errors))
 
 
 def read_workers(ledger: Ledger | None, places: Places) -> Snapshot:

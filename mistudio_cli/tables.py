@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from mistudio_cli import resources
 from mistudio_cli.history import Change
+from mistudio_cli.holders import Holder
 from mistudio_cli.host import Host
 from mistudio_cli.profile import Profile, ProfileFile, ReadProfile, workers_of
 from mistudio_cli.profile_keys import KEYS, in_toml
@@ -175,8 +176,8 @@ def events(changes: Sequence[Change]) -> Table:
     ]
 
 
-def devices(cards: Sequence[Device], jobs_of: dict[int, str]) -> Table:
-    """Accelerators; `jobs_of` names the jobs on each."""
+def devices(cards: Sequence[Device], holders: Mapping[int, Sequence[Holder] | None]) -> Table:
+    """Accelerators; `holders` are the jobs on each, by its index."""
     headers = ["GPU", "NAME", "BUSY", "MEMORY", "TEMP", "POWER", "JOBS"]
     return headers, [
         [
@@ -186,10 +187,21 @@ def devices(cards: Sequence[Device], jobs_of: dict[int, str]) -> Table:
             f"{size(card.memory_used)} of {size(card.memory_total)}",
             UNKNOWN if card.temperature is None else f"{card.temperature:.0f} C",
             UNKNOWN if card.power is None else f"{card.power:.0f} W",
-            card.problem or jobs_of.get(card.index) or NONE,
+            card.problem or _holders(holders.get(card.index)),
         ]
         for card in cards
     ]
+
+
+def _holders(told: Sequence[Holder] | None) -> str:
+    return UNKNOWN if told is None else ", ".join(map(_holder, told)) or NONE
+
+
+def _holder(told: Holder) -> str:
+    """A job and its memory; before it holds any, or where that cannot be seen, what it was expected to hold."""
+    if told.memory is not None:
+        return f"{told.job} ({size(told.memory)})"
+    return told.job if told.expected is None else f"{told.job} (about {size(told.expected)})"
 
 
 def host(told: Host) -> str:

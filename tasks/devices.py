@@ -6,6 +6,7 @@ no memory per process, Jetson Thor no memory at all (it is the machine's own), a
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,6 +15,10 @@ from typing import Any, TypeVar
 
 NO_DRIVER = "no NVIDIA driver"
 NO_GPU = "no NVIDIA GPU"
+
+#: The reasons that mean there is nothing to read; any other means that it could not be read.
+ABSENT = (NO_DRIVER, NO_GPU)
+UNREADABLE = "NVML cannot be read: "
 
 T = TypeVar("T")
 
@@ -41,6 +46,12 @@ class Device:
     processes: tuple[GpuProcess, ...] | None = None
     problem: str | None = None  # why nothing of it could be read
     unified: bool = False  # its memory is the machine's own
+    in_instances: bool = False  # a MIG parent: its memory is its instances', and CUDA takes the first of them
+
+    @property
+    def key(self) -> str:
+        """What leases call it: its UUID is the same in every container, a device without one is its host's."""
+        return self.uuid or f"{socket.gethostname()}:{self.index}"
 
 
 @dataclass(frozen=True)
@@ -54,7 +65,7 @@ class Devices:
 def read_devices(proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> Devices:
     """All accelerators, in the order of NVML (by PCI bus). Never raises: what fails is None or a reason."""
     found = _NVML.read()
-    if found.reason in (NO_DRIVER, NO_GPU):
+    if found.reason in ABSENT:
         return _read_jetson(proc, sys) or found
     return _with_unified_memory(found, proc)
 
@@ -89,7 +100,7 @@ def _why(error: Exception) -> str:
     import pynvml
 
     absent = (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
-    return NO_DRIVER if getattr(error, "value", None) in absent else f"NVML cannot be read: {error}"
+    return NO_DRIVER if getattr(error, "value", None) in absent else f"{UNREADABLE}{error}"
 
 
 def _handle(index: int) -> Any:
@@ -107,6 +118,7 @@ def _read_device(index: int, handle: Any) -> Device:
 
     if isinstance(handle, pynvml.NVMLError):
         return Device(index, problem=str(handle))
+    failed: list[str] = []
     lost: list[str] = []
 
     def ask(*ways: Callable[[Any], T]) -> T | None:
@@ -115,17 +127,25 @@ def _read_device(index: int, handle: Any) -> Device:
             try:
                 return way(handle)
             except (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError) as error:
+                failed.append(str(error))
                 if getattr(error, "value", None) == pynvml.NVML_ERROR_GPU_IS_LOST:
                     lost.append(str(error))
         return None
 
     # Version 2 does not count the driver's own reserve as used memory; version 1 did.
     memory = ask(lambda h: pynvml.nvmlDeviceGetMemoryInfo(h, pynvml.nvmlMemory_v2), pynvml.nvmlDeviceGetMemoryInfo)
-    rates, power = ask(pynvml.nvmlDeviceGetUtilizationRates), ask(pynvml.nvmlDeviceGetPowerUsage)
+    name, uuid = _text(ask(pynvml.nvmlDeviceGetName)), _text(ask(pynvml.nvmlDeviceGetUUID))
+    if memory is None and name is None and uuid is None:
+        return Device(index, problem=failed[-1])  # a driver that tells nothing of it, such as after an update
+    rates, power, mig = (
+        ask(pynvml.nvmlDeviceGetUtilizationRates),
+        ask(pynvml.nvmlDeviceGetPowerUsage),
+        ask(pynvml.nvmlDeviceGetMigMode),
+    )
     return Device(
         index,
-        name=_text(ask(pynvml.nvmlDeviceGetName)),
-        uuid=_text(ask(pynvml.nvmlDeviceGetUUID)),
+        name=name,
+        uuid=uuid,
         memory_total=memory.total if memory else None,
         memory_used=memory.used if memory else None,
         utilisation=float(rates.gpu) if rates else None,
@@ -136,6 +156,7 @@ def _read_device(index: int, handle: Any) -> Device:
             ask(pynvml.nvmlDeviceGetGraphicsRunningProcesses, pynvml.nvmlDeviceGetGraphicsRunningProcesses_v2),
         ),
         problem=lost[0] if lost else None,
+        in_instances=bool(mig and mig[0]),
     )
 
 

@@ -1,20 +1,24 @@
-"""Which device a job runs on, and the leases that keep two jobs off one card."""
+"""Which device a job runs on, and the leases that keep jobs that would not fit together off one card."""
 
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
-from tasks import devices
+from tasks import devices, threads
 from tasks.job import JobKind, Progress
+from tasks.lease import ANY, Card, explain, read_wish
 from tasks.ledger import Claim, Ledger
+from tasks.problem import Problem
 from tasks.queues import Resource, queue_named
 from tasks.wire import Unreachable
 
-#: The phase of a job that has not begun to work.
+#: How the phase of a job begins that has not begun to work; why it waits follows.
 WAITING = "waiting for a GPU"
 
 _ASK_EVERY_S = 1.0
@@ -30,36 +34,85 @@ class Device:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-CPU = Device("cpu", {"CUDA_VISIBLE_DEVICES": ""})
+def device_for(
+    ledger: Ledger,
+    claim: Claim,
+    kind: JobKind,
+    stop: Callable[[], bool],
+    *,
+    wish: str = ANY,
+    need: Callable[[], int | None] = lambda: None,
+    read: Callable[[], devices.Devices] = devices.read_devices,
+) -> Device | None:
+    """The device for that job, leased if it is a GPU; waits while none can be had. None when told to stop meanwhile.
 
-
-def device_for(ledger: Ledger, claim: Claim, kind: JobKind, stop: Callable[[], bool]) -> Device | None:
-    """The device for that job, leased if it is a GPU; waits while all are taken. None when told to stop meanwhile."""
-    if queue_named(kind.queue).resource is not Resource.GPU or not _cards():
+    `need` estimates the bytes of GPU memory that the job will hold; it is asked only where there is a GPU. The CPU is
+    for kinds that want no GPU, for the wish "none", and for machines without any: never for one whose GPUs cannot be
+    read. Problem for a wish that cannot come true here.
+    """
+    wished = read_wish(wish) if queue_named(kind.queue).resource is Resource.GPU else ()
+    found = devices.Devices(reason=devices.NO_GPU) if wished == () else read()
+    if found.reason in devices.ABSENT:
+        if wished:
+            raise _no_such_gpu(wished[0], found.reason)
         _unless_away(lambda: ledger.use_device(claim, "cpu"))
-        return CPU
+        return Device("cpu", {"CUDA_VISIBLE_DEVICES": "", **threads.bounds(ledger)})
+    needed = need()
     while not stop():
-        index = _unless_away(lambda: ledger.lease_device(claim, _by_free_memory(), _jobs_per_gpu()))
-        if index is not None:
-            return Device("cuda", {"CUDA_VISIBLE_DEVICES": str(index), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
-        _unless_away(lambda: ledger.report(claim, Progress(WAITING, 0, None, "")))
+        leased, why = _lease(ledger, claim, _offered(found, wished), needed)
+        if leased is not None:
+            return leased
+        waits = Progress(f"{WAITING}: {why}" if why else WAITING, 0, None, "")
+        _unless_away(partial(ledger.report, claim, waits))
         time.sleep(_ASK_EVERY_S)
+        found = read()
     return None
+
+
+def _card(device: devices.Device) -> Card:
+    if device.in_instances or device.memory_total is None or device.memory_used is None:
+        return Card(device.key, f"cuda:{device.index}")
+    return Card(device.key, f"cuda:{device.index}", device.memory_total, device.memory_used)
+
+
+def _offered(found: devices.Devices, wished: tuple[int, ...] | None) -> list[devices.Device] | str:
+    """The devices that may be leased, most free memory first, or why they cannot be read. A lost one is not offered."""
+    if found.reason is not None:
+        return found.reason.removeprefix(devices.UNREADABLE)
+    there = {device.index: device for device in found.devices}
+    for index in wished or ():
+        if index not in there:
+            raise _no_such_gpu(index, f"its GPUs are {', '.join(map(str, there))}")
+    chosen = [there[index] for index in wished or there]
+    readable = [device for device in chosen if device.problem is None]
+    if not readable:
+        return "; ".join(f"GPU {device.index}: {device.problem}" for device in chosen)
+    return sorted(readable, key=lambda device: (device.memory_used or 0) - (device.memory_total or 0))
+
+
+def _no_such_gpu(index: int, why: str) -> Problem:
+    return Problem(f"{socket.gethostname()} has no GPU {index}: {why}.", "Submit the job again with another --gpu")
+
+
+def _lease(
+    ledger: Ledger, claim: Claim, offered: list[devices.Device] | str, need: int | None
+) -> tuple[Device | None, str]:
+    """The device, if one could be leased; else why not, as far as that is known."""
+    if isinstance(offered, str):
+        return None, f"the GPUs cannot be read: {offered}"
+    cards = [_card(device) for device in offered]
+    told = _unless_away(lambda: ledger.lease_device(claim, cards, _jobs_per_gpu(), need))
+    if not isinstance(told, Card):
+        return None, explain(told or (), need)
+    device = offered[cards.index(told)]
+    # The UUID is this card in whatever order CUDA counts; of a card cut in instances it names none.
+    visible = device.uuid if device.uuid and not device.in_instances else str(device.index)
+    return Device("cuda", {"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}), ""
 
 
 def _jobs_per_gpu() -> int:
     """How many jobs may share one GPU, as this slot's worker was told."""
     return int(os.environ.get("MISTUDIO_GPU_JOBS", "1"))
-
-
-def _by_free_memory() -> list[int]:
-    """Indices of this machine's GPUs that can be read, most free memory first: a lost one is offered to nobody."""
-    free = {card.index: (card.memory_total or 0) - (card.memory_used or 0) for card in _cards() if card.problem is None}
-    return sorted(free, key=lambda index: -free[index])
-
-
-def _cards() -> tuple[devices.Device, ...]:
-    return devices.read_devices().devices
 
 
 def _unless_away(ask: Callable[[], T]) -> T | None:

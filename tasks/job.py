@@ -175,6 +175,7 @@ class JobKind:
     with the jobs that must come first. `default_name(params)` names the artifact when the user does not.
     A kind `in_slot` is quick and imports little: it runs inside the worker instead of in a process of its own.
     A job that was told to stop is killed when it has not ended after `stop_grace_s` seconds.
+    `gpu_memory(params, known)` estimates the bytes of GPU memory that a job will hold, None when that is not known.
     """
 
     name: str
@@ -189,6 +190,7 @@ class JobKind:
     stop_grace_s: float = STOP_GRACE_S
     default_name: Callable[[Any], str] | None = None
     prepare: Callable[[Any, Known], tuple[Any, list[Request]]] | None = None
+    gpu_memory: Callable[[Any, Known], int | None] | None = None
 
     @property
     def wire_name(self) -> str:

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable
 
-from tasks.gpu import WAITING
 from tasks.job import Progress, State, kind_named
 from tasks.ledger import LEASE_RENEW_S, Claim, Ledger
 from tasks.places import Places
@@ -137,7 +136,7 @@ class Keeper(threading.Thread):
             return
         job = self._ledger.get(self._claim.job.id)
         if job is not None and self._progress.lasts_s(job.progress, self._clock()) > stall_s:
-            where = f"in {job.progress.phase}" if job.progress and job.progress.phase != WAITING else "after it began"
+            where = f"in {job.progress.phase}" if job.progress else "after it began"
             self.stop_because("stall", f"no progress for {_span(stall_s)} {where}")
 
     def _end_slot(self) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from tasks import script
 from tasks.job import Job, Progress, State
+from tasks.lease import Card, Lease, Refusal
 from tasks.listing import Filter, Page, page, records
 from tasks.problem import Problem
 from tasks.queue_desk import QueueDesk
@@ -110,10 +111,25 @@ class Ledger:
         """Write how far the work is: "ok" or "lost"."""
         return self._change("progress", claim.job.id, claim.token, json.dumps(dataclasses.asdict(progress)))
 
-    def lease_device(self, claim: Claim, devices: Sequence[int], slots: int) -> int | None:
-        """One of `devices` (most free memory first) with fewer than `slots` jobs on it; None when all are taken."""
-        status = self._change("lease_device", claim.job.id, claim.token, slots, *devices)
-        return int(status.removeprefix("device ")) if status.startswith("device ") else None
+    def lease_device(
+        self, claim: Claim, cards: Sequence[Card], slots: int, need: int | None = None
+    ) -> Card | list[Refusal]:
+        """Lease the card (most free memory first) with the fewest jobs, fewer than `slots`, and with `need` bytes free.
+
+        When there is none: why, for each card. No reason is given when the job is another's by now.
+        """
+        told = json.dumps([{k: v for k, v in dataclasses.asdict(card).items() if v is not None} for card in cards])
+        status, _, rest = self._change("lease_device", claim.job.id, claim.token, slots, need or 0, told).partition(" ")
+        if status == "leased":
+            return next(card for card in cards if card.key == rest)
+        refusals = json.loads(rest) if rest else []
+        return [Refusal(r["name"], tuple(sorted(r.get("jobs", ()))), int(r.get("room", 0))) for r in refusals]
+
+    def leases(self) -> dict[str, Lease]:
+        """The devices that jobs hold, by the jobs' ids."""
+        told = pairs(self.client.call("HGETALL", f"{PREFIX}devices"))
+        parts = {job_id: lease.split(" ", 2) for job_id, lease in told.items()}
+        return {job_id: Lease(key, int(expected) or None) for job_id, (expected, _, key) in parts.items()}
 
     def use_device(self, claim: Claim, device: str) -> None:
         """Record a device that needs no lease."""

@@ -26,9 +26,11 @@ from tasks.keeper import Keeper
 from tasks.ledger import Claim, Ledger
 from tasks.log_lines import about
 from tasks.places import Places
+from tasks.problem import Problem
 from tasks.seat import Seat
 from tasks.store import Store
-from tasks.work import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER, open_context, perform, tell
+from tasks.submit import KnownArtifacts
+from tasks.work import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER, describe_failure, open_context, perform, tell
 
 log = logging.getLogger("mistudio.slot")
 
@@ -117,7 +119,19 @@ def _run(ledger: Ledger, claim: Claim, keeper: Keeper) -> None:
     if kind.in_slot:
         _run_here(ledger, claim, keeper)
         return
-    device = gpu.device_for(ledger, claim, kind, stop=lambda: bool(keeper.why))
+    try:
+        device = gpu.device_for(
+            ledger,
+            claim,
+            kind,
+            wish=claim.job.gpu,
+            stop=lambda: bool(keeper.why),
+            need=lambda: _gpu_memory(ledger, kind, claim.job),
+        )
+    except Problem as problem:
+        failure = describe_failure(problem)
+        tell(lambda: ledger.finish(claim, State.FAILED, failure["message"], error=failure))
+        return
     if device is None:
         tell(lambda: keeper.settle(ledger, "while it waited for a GPU"))
         return
@@ -131,6 +145,18 @@ def _run(ledger: Ledger, claim: Claim, keeper: Keeper) -> None:
         tell(lambda: keeper.settle(ledger, how))
     else:
         tell(lambda: ledger.put_back(claim, explain_exit(ended), loss=True))
+
+
+def _gpu_memory(ledger: Ledger, kind: JobKind, job: Job) -> int | None:
+    """The kind's estimate, in bytes. Whatever is wrong with it, the job itself will tell better."""
+    if kind.gpu_memory is None:
+        return None
+    known = KnownArtifacts(ledger, Store(Places.from_environment().store))
+    try:
+        return kind.gpu_memory(kind.read_params(job.params), known)
+    except Exception as error:  # noqa: BLE001 - a guess must not end a job
+        log.warning("the GPU memory of job %s is not known: %s", job.id, error)
+        return None
 
 
 def _run_here(ledger: Ledger, claim: Claim, keeper: Keeper) -> None:

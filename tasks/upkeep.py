@@ -1,6 +1,6 @@
 """What a round of mending in the ledger goes by: how patient it is, and how long it keeps what has ended.
 
-Every worker asks for a round each second; Redis does one when the last is old enough (`lua/6_upkeep.lua`).
+Every worker asks for a round each second; Redis does one when the last is old enough (`lua/7_upkeep.lua`).
 """
 
 from __future__ import annotations

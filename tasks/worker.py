@@ -53,7 +53,8 @@ def main(argv: list[str]) -> int:
     except Problem as problem:
         sys.stderr.write(f"{problem}\n")
         return 2
-    os.environ["MISTUDIO_GPU_JOBS"] = str(options.gpu_jobs)  # for the slots
+    os.environ["MISTUDIO_GPU_JOBS"] = str(options.gpu_jobs)  # for the slots, like the next
+    os.environ["MISTUDIO_SLOTS"] = str(options.slots)
     if options.job_memory_gb is not None:
         os.environ["MISTUDIO_JOB_MEMORY_GB"] = str(options.job_memory_gb)
     parent = ParentWatch()

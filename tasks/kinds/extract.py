@@ -48,6 +48,15 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     return params, []
 
 
+def gpu_memory(params: Params, known: Known) -> int | None:
+    """About how many bytes of GPU memory it will hold."""
+    from tasks.gpu_memory import of_extraction
+
+    made_from = dict(v.split("/", 1) for v in (known.manifest("saes", params.sae) or {}).get("made_from", {}).values())
+    model = params.model or made_from.get("models")
+    return model and of_extraction(model, known, known.path("saes", params.sae), params.top, params.window)
+
+
 KIND = JobKind(
     "extract",
     queue="extraction",
@@ -58,6 +67,7 @@ KIND = JobKind(
     default_name=default_name,
     prepare=prepare,
     max_attempts=RESUMABLE_ATTEMPTS,
+    gpu_memory=gpu_memory,
 )
 
 

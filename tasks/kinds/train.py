@@ -108,6 +108,13 @@ def _check_vocabulary(tokens: Path, model: str, vocab_size: int | None) -> None:
         )
 
 
+def gpu_memory(params: Params, known: Known) -> int | None:
+    """About how many bytes of GPU memory it will hold."""
+    from tasks.gpu_memory import of_training
+
+    return of_training(params.model, known, params.width, params.expansion, params.batch)
+
+
 KIND = JobKind(
     "train",
     queue="training",
@@ -118,6 +125,7 @@ KIND = JobKind(
     default_name=default_name,
     prepare=prepare,
     max_attempts=RESUMABLE_ATTEMPTS,
+    gpu_memory=gpu_memory,
 )
 
 

@@ -3,8 +3,7 @@
 -- Give back what a running job holds: its lease and its device.
 local function release(id)
   redis.call('ZREM', PREFIX .. 'leases', id)
-  local host = get(id, 'host')
-  if host ~= '' then redis.call('HDEL', PREFIX .. 'devices:' .. host, id) end
+  redis.call('HDEL', PREFIX .. 'devices', id)
 end
 
 local function leave_state(id)

@@ -69,28 +69,6 @@ function operations.progress(id, token, progress)
   return 'ok'
 end
 
--- slots: how many jobs may share a device; order: device indices, most free memory first
-function operations.lease_device(id, token, slots, ...)
-  if not holds(id, token) then return 'lost' end
-  local host, jobs, best = get(id, 'host'), {}, nil
-  redis.call('HDEL', PREFIX .. 'devices:' .. host, id)  -- asked again: the reply to the first may have been lost
-  for _, device in ipairs(redis.call('HVALS', PREFIX .. 'devices:' .. host)) do jobs[device] = (jobs[device] or 0) + 1 end
-  for _, device in ipairs({...}) do
-    local load = jobs[device] or 0
-    if load < tonumber(slots) and (not best or load < (jobs[best] or 0)) then best = device end
-  end
-  if not best then return 'none free' end
-  redis.call('HSET', PREFIX .. 'devices:' .. host, id, best)
-  set(id, 'device', 'cuda:' .. best)
-  return 'device ' .. best
-end
-
-function operations.use_device(id, token, device)
-  if not holds(id, token) then return 'lost' end
-  set(id, 'device', device)
-  return 'ok'
-end
-
 -- Asking twice is harmless: the reply to the first may have been lost with the connection.
 function operations.finish(id, token, state, reason, result, failure)
   if get(id, 'token') == token and get(id, 'state') == state then return 'ok' end

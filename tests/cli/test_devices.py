@@ -50,6 +50,7 @@ def test_every_field_of_every_gpu_is_read(driver: Path) -> None:
         "processes": [{"pid": 4242, "memory": 3 * GIB}],
         "problem": None,
         "unified": False,
+        "in_instances": False,
     }
 
 

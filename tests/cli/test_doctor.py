@@ -150,5 +150,5 @@ def test_the_gpus_are_held_against_what_the_queues_need(cli: Cli, driver: Path) 
 
 
 def test_every_queue_with_a_worker_is_well() -> None:
-    rows = tuple(QueueRow(name, "ok", 5, 0, 1.0, 1, 1) for name in QUEUE_NAMES)
+    rows = tuple(QueueRow(name, "ok", 5, 0, 1.0, 1, 1, (0, 0, 0), None) for name in QUEUE_NAMES)
     assert checks.workers(rows).verdict == "ok"

@@ -13,6 +13,7 @@ import pytest
 from mistudio_cli import api, shapes
 from mistudio_cli.snapshot import Snapshot
 from tasks.devices import Device, Devices, GpuProcess
+from tasks.lease import Lease
 from tests.cli.conftest import Cli
 from tests.conftest import until
 
@@ -84,7 +85,7 @@ def test_every_endpoint_is_documented() -> None:
 
 def test_a_device_is_told_as_documented() -> None:
     card = Device(0, "a", "u", 2, 1, 50.0, 60.0, 70.0, (GpuProcess(1, 2),), "lost")
-    seen = Snapshot(devices=Devices((card,)))
+    seen = Snapshot(devices=Devices((card,)), leases={"a-job": Lease("u", 8)})
     assert not list(differences(EXAMPLES["mistudio top --once --json"], shapes.everything(seen)))
 
 

@@ -32,7 +32,7 @@ def test_json_has_exactly_the_keys_of_the_contract(cli: Cli) -> None:
     assert list(told) == ["read_at", "queues", "errors"]
     assert told["read_at"].endswith("Z")
     assert [queue["name"] for queue in told["queues"]] == list(QUEUE_NAMES)
-    keys = ["name", "state", "pending", "running", "oldest_age_s", "consumers", "slots"]
+    keys = ["name", "state", "pending", "running", "oldest_age_s", "consumers", "slots", "per_minute", "eta_s"]
     assert [list(queue) for queue in told["queues"]] == [keys] * len(QUEUE_NAMES)
 
 
@@ -42,7 +42,23 @@ def test_every_priority_is_counted_and_the_oldest_tells_its_age(cli: Cli) -> Non
     cli.ledger.claim(jobs[0].id, BEAT.name, BEAT.host)
     row = {queue["name"]: queue for queue in cli("queue", "ls", "--json").json["queues"]}["training"]
     assert 0 <= row.pop("oldest_age_s") < 60
+    assert row.pop("per_minute") == [0, 0, 0]
+    assert row.pop("eta_s") is None, "nothing has ended, so nobody knows"
     assert row == {"name": "training", "state": "ok", "pending": 2, "running": 1, "consumers": 1, "slots": 3}
+
+
+def test_how_long_a_queue_lasts_is_told_from_what_ended_lately(cli: Cli) -> None:
+    cli.ledger.beat(BEAT)
+    for age_s in (1, 2, 120, 600):
+        job = submit(cli.ledger)
+        cli.ledger.request_cancel(job.id)
+        cli.ledger.client.call("ZADD", "mistudio:queue:training:ended", cli.ledger.now() - age_s, job.id)
+    submit(cli.ledger), submit(cli.ledger), submit(cli.ledger)
+    row = {queue["name"]: queue for queue in cli("queue", "ls", "--json").json["queues"]}["training"]
+    assert (row["per_minute"], row["eta_s"]) == ([2, 0.6, 0.267], 90)
+    cli.ledger.queues.pause("training")
+    row = {queue["name"]: queue for queue in cli("queue", "ls", "--json").json["queues"]}["training"]
+    assert (row["state"], row["eta_s"]) == ("paused", None)
 
 
 def test_a_queue_nobody_consumes_says_so_and_what_helps(cli: Cli) -> None:
@@ -153,7 +169,7 @@ def test_the_rows_of_supervised_workers_join_what_their_beats_say(ledger: Ledger
     beat = dataclasses.replace(BEAT, name=SUPERVISED["name"], pid=SUPERVISED["pid"], seen_at=99.0)
     other = dataclasses.replace(BEAT, seen_at=99.0)
     old = {**SUPERVISED, "pid": SUPERVISED["pid"] + 1, "state": "draining"}
-    rows = snapshot.worker_rows([SUPERVISED, old], [beat, other], [ledger.need(job.id)], 100.0, 0.0)
+    rows = snapshot.worker_rows([SUPERVISED, old], [beat, other], ledger.holders(), 100.0, 0.0)
     assert [(row.name, row.state, row.busy, row.restarts, row.seen_age_s) for row in rows] == [
         ("worker-training@here", "running", 1, 2, 1.0),
         ("worker-training@here", "draining", 0, 2, None),

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mistudio_cli.cgroups import Allowed, read_allowed
 from mistudio_cli.profile import WorkerSpec, load_profile, worker_for, workers_of
 from mistudio_cli.resources import Machine, needs_of, read_machine, shortfalls, told
+from tasks.cgroups import Allowed, read_allowed
 from tasks.devices import Device, Devices, GpuProcess, read_devices
 from tasks.queues import Needs
 from tests.cli.test_devices import a_jetson

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
+import sys
 import termios
 import time
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from mistudio_cli.errors import Code
 from mistudio_cli.live import paint
 from mistudio_cli.snapshot import Snapshot
 from tasks.job import Job, Progress, State
+from tasks.lease import Card
 from tasks.queues import QUEUE_NAMES
 from tests.cli.conftest import MISTUDIO, Cli
 from tests.conftest import until
@@ -194,7 +197,7 @@ def test_once_as_json_is_everything_in_one_object(world: Cli) -> None:
 def test_devices_are_told_with_the_jobs_that_lease_them(cli: Cli, driver: Path) -> None:
     here = socket.gethostname()
     job = cli.ledger.submit(Job("a-job", "train", "a", "training", {}))
-    cli.ledger.lease_device(cli.ledger.claim(job.id, f"w@{here}", here), [1], 1)
+    cli.ledger.lease_device(cli.ledger.claim(job.id, f"w@{here}", here), [Card("GPU-fake-1", "cuda:1")], 1)
     told = cli("top", "--json", LD_LIBRARY_PATH=str(driver)).json
     assert [(device["name"], device["jobs"]) for device in told["devices"]] == [
         ("Fake GPU 0", []),
@@ -205,6 +208,29 @@ def test_devices_are_told_with_the_jobs_that_lease_them(cli: Cli, driver: Path) 
         shown.until("Fake GPU 1")
         shown.child.send("q")
         assert shown.end() == 0
+
+
+def test_a_device_names_the_memory_of_its_jobs_as_held_where_it_can_be_seen_else_as_expected(
+    cli: Cli, driver: Path
+) -> None:
+    code = "import time; print(flush=True); time.sleep(600)"
+    for name in ("one", "two"):  # two containers of one machine
+        cli.ledger.submit(Job(name, "train", "a", "training", {}))
+        cli.ledger.lease_device(cli.ledger.claim(name, "w@c", f"c-{name}"), [Card("GPU-fake-0", "cuda:0")], 2, 8 << 30)
+    runner = [sys.executable, "-c", code, "-m", "tasks.runner", "one"]
+    with subprocess.Popen(runner, stdout=subprocess.PIPE, process_group=0) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        fake = {"LD_LIBRARY_PATH": str(driver), "FAKE_GPUS": "1", "FAKE_PID": str(process.pid)}
+        (device,) = cli("top", "--json", **fake).json["devices"]
+        shown = cli("top", "--once", **fake).out
+        process.kill()
+    assert device["jobs"] == ["one", "two"]
+    assert device["leases"] == [
+        {"job": "one", "memory_bytes": 3 << 30, "expected_bytes": 8 << 30},
+        {"job": "two", "memory_bytes": None, "expected_bytes": 8 << 30},
+    ]
+    assert "one (3.0 GiB), two (about 8.0 GiB)" in shown
 
 
 def test_a_driver_that_cannot_be_read_is_an_error(cli: Cli, driver: Path) -> None:

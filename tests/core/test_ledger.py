@@ -12,6 +12,7 @@ import pytest
 
 from tasks import wire
 from tasks.job import Job, Progress, State
+from tasks.lease import Card
 from tasks.ledger import PREFIX, Claim, Ledger, WorkerBeat, new_job_id
 from tasks.listing import Filter
 from tasks.problem import Problem
@@ -164,15 +165,6 @@ def test_two_jobs_cannot_make_the_same_artifact(ledger: Ledger) -> None:
     assert ledger.submit(a_job(artifact="saes/x")).state == State.QUEUED
 
 
-def test_two_jobs_never_hold_one_card_and_a_card_comes_back_with_its_job(ledger: Ledger) -> None:
-    jobs = [ledger.submit(a_job()) for _ in range(3)]
-    claims = [claimed(ledger, job) for job in jobs]
-    assert [ledger.lease_device(claim, [1, 0], 1) for claim in claims] == [1, 0, None]
-    ledger.put_back(claims[0], "shutdown", loss=False)
-    assert ledger.lease_device(claims[2], [1, 0], 1) == 1
-    assert ledger.need(jobs[2].id).device == "cuda:1"
-
-
 def test_counts_and_ages_are_those_of_the_records(ledger: Ledger) -> None:
     jobs = [ledger.submit(a_job()) for _ in range(3)]
     claimed(ledger, jobs[0])
@@ -316,8 +308,9 @@ def test_asking_again_because_the_answer_was_lost_changes_nothing(ledger: Ledger
     claim = claimed(ledger, ledger.submit(a_job()))
     assert ledger._change("claim", claim.job.id, claim.token, "w@h", "h", 1, 15, "", "") == "ok"
     assert ledger.need(claim.job.id).attempt == 1
-    assert ledger.lease_device(claim, [0], 1) == 0
-    assert ledger.lease_device(claim, [0], 1) == 0
+    card = Card("GPU-0", "cuda:0")
+    assert ledger.lease_device(claim, [card], 1) == card
+    assert ledger.lease_device(claim, [card], 1) == card
 
 
 @pytest.mark.parametrize("standstill_s", [60.0, -60.0], ids=["nobody looked", "the clock was set back"])

@@ -1,5 +1,7 @@
 /* A stand-in for libnvidia-ml.so.1: as many GPUs as FAKE_GPUS says, each call failing with the NVML error in the
- * environment variable of its name (FAKE_PowerUsage=3), and the device FAKE_LOST lost (or not even found).
+ * environment variable of its name (FAKE_PowerUsage=3), and the device FAKE_LOST lost (or not even found). Device 1 has
+ * FAKE_USED_GIB_1 of its FAKE_TOTAL_GIB_1 in use. What the file FAKE_FILE says, one NAME=number a line, goes first: it
+ * may change while the driver is in use.
  *
  *   gcc -shared -fPIC -Wl,-soname,libnvidia-ml.so.1 nvml.c -o libnvidia-ml.so.1
  */
@@ -18,8 +20,20 @@ static struct { int index; } devices[16] = {{0}, {1}, {2}, {3}, {4}, {5}, {6}, {
 static const unsigned long long GIB = 1ULL << 30;
 
 static int number(const char *name, int otherwise) {
-    const char *told = getenv(name);
-    return told ? atoi(told) : otherwise;
+    const char *told = getenv(name), *path = getenv("FAKE_FILE");
+    FILE *file = path ? fopen(path, "r") : NULL;
+    char line[100];
+    size_t length = strlen(name);
+    int found = told ? atoi(told) : otherwise;
+    while (file && fgets(line, sizeof line, file))
+        if (!strncmp(line, name, length) && line[length] == '=') found = atoi(line + length + 1);
+    if (file) fclose(file);
+    return found;
+}
+static unsigned long long gib(const char *name, int index, int otherwise) {
+    char own[100];
+    snprintf(own, sizeof own, "FAKE_%s_GIB_%d", name, index);
+    return number(own, otherwise) * GIB;
 }
 #define FAIL_IF_TOLD(name) do { int code = number("FAKE_" name, OK); if (code) return code; } while (0)
 #define DEVICE_CALL(name) do { if (((device_t)device)->index == number("FAKE_LOST", -1)) return GPU_IS_LOST; \
@@ -50,14 +64,16 @@ int nvmlDeviceGetUUID(void *device, char *text, unsigned int size) {
 }
 int nvmlDeviceGetMemoryInfo(void *device, memory_t *memory) {
     DEVICE_CALL("MemoryInfo");
-    *memory = (memory_t){24 * GIB, 18 * GIB, 6 * GIB};
+    unsigned long long total = gib("TOTAL", ((device_t)device)->index, 24), used = gib("USED", ((device_t)device)->index, 6);
+    *memory = (memory_t){total, total - used, used};
     return OK;
 }
 #ifndef OLD_DRIVER
 /* Newer drivers tell what they keep for themselves apart from what is used. */
 int nvmlDeviceGetMemoryInfo_v2(void *device, memory_v2_t *memory) {
     DEVICE_CALL("MemoryInfo");
-    memory->total = 24 * GIB, memory->reserved = GIB, memory->free = 18 * GIB, memory->used = 5 * GIB;
+    memory->total = gib("TOTAL", ((device_t)device)->index, 24), memory->reserved = GIB;
+    memory->used = gib("USED", ((device_t)device)->index, 5), memory->free = memory->total - GIB - memory->used;
     return OK;
 }
 #define PROCESSES(kind) nvmlDeviceGet##kind##RunningProcesses_v3
@@ -67,6 +83,11 @@ int nvmlDeviceGetMemoryInfo_v2(void *device, memory_v2_t *memory) {
 int nvmlDeviceGetUtilizationRates(void *device, rates_t *rates) {
     DEVICE_CALL("UtilizationRates");
     *rates = (rates_t){42 + ((device_t)device)->index, 7};
+    return OK;
+}
+int nvmlDeviceGetMigMode(void *device, unsigned int *current, unsigned int *pending) {
+    DEVICE_CALL("MigMode");
+    *current = *pending = ((device_t)device)->index == number("FAKE_MIG", -1);
     return OK;
 }
 int nvmlDeviceGetTemperature(void *device, int sensor, unsigned int *degrees) {

@@ -30,7 +30,9 @@ def test_one_worker_runs_one_gpu_job_at_a_time_and_others_beside_it(cli: Cli) ->
 
     def waiting() -> set[str]:
         told = {job_id: cli.job(job_id).progress for job_id in naps}
-        return {job_id for job_id, progress in told.items() if progress and progress.phase == "waiting for a GPU"}
+        return {
+            job_id for job_id, progress in told.items() if progress and progress.phase.startswith("waiting for a GPU")
+        }
 
     until(lambda: len(waiting()) == 2, 60, "two jobs to wait for the one that has the GPU")
     (holder,) = naps - waiting()

@@ -34,6 +34,7 @@ KIND = JobKind(
     limits=Limits(_number("NAP_SOFT_LIMIT_S"), _number("NAP_HARD_LIMIT_S"), _number("NAP_STALL_LIMIT_S")),
     stop_grace_s=_number("NAP_STOP_GRACE_S") or STOP_GRACE_S,
     default_name=lambda params: f"nap-{params.ticks}",
+    gpu_memory=lambda params, known: int((_number("NAP_GPU_GB") or 0) * 1e9) or None,
 )
 
 

@@ -1,7 +1,8 @@
-"""What a container or a slice allows: the only place that reads the limits of cgroup v2."""
+"""What a container, a slice or an affinity allows: the only place that reads the limits of cgroup v2."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,17 @@ def read_allowed(proc: Path = PROC, cgroups: Path = CGROUPS) -> Allowed:
     cpus = [limit for folder in folders if (limit := _cpus(folder / "cpu.max")) is not None]
     memory = [int(word) for folder in folders if (word := _read(folder / "memory.max")).isdigit()]
     return Allowed(min(cpus, default=None), min(memory, default=None))
+
+
+def usable_cpus(proc: Path = PROC, cgroups: Path = CGROUPS) -> float:
+    """How many cores this process may use, by its affinity and its groups' limits."""
+    limit = read_allowed(proc, cgroups).cpus
+    return visible_cpus() if limit is None else min(visible_cpus(), limit)
+
+
+def visible_cpus() -> int:
+    """How many cores a library that knows nothing of groups starts threads for."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _folders(proc: Path, cgroups: Path) -> Iterator[Path]:

@@ -1,0 +1,49 @@
+"""Who holds a device: the only place that joins leases to the processes that the driver tells of."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tasks.devices import Device
+from tasks.lease import Lease
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A job that leases a device: bytes it holds there (None: not to be seen) and was expected to (None: unknown)."""
+
+    job: str
+    memory: int | None
+    expected: int | None
+
+
+def holders_of(card: Device, leases: Mapping[str, Lease] | None) -> list[Holder] | None:
+    """The jobs that lease that device, those of other containers included, oldest first. None: no leases were read."""
+    if leases is None:
+        return None
+    here = sorted(job for job, lease in leases.items() if lease.key == card.key)
+    held = _held(card) if here else {}
+    return [Holder(job, held.get(job), leases[job].expected) for job in here]
+
+
+def _held(card: Device) -> dict[str, int]:
+    """Bytes by job. In a container the driver tells the host's pids, so that no job is found by them."""
+    held: dict[str, int] = {}
+    for process in card.processes or ():
+        job = _job_of(process.pid)
+        if job is not None and process.memory is not None:
+            held[job] = held.get(job, 0) + process.memory
+    return held
+
+
+def _job_of(pid: int) -> str | None:
+    """The job in whose process group that process is: the group's leader is the runner."""
+    import psutil
+
+    try:
+        words = psutil.Process(os.getpgid(pid)).cmdline()
+    except (psutil.Error, OSError):
+        return None
+    return words[-1] if "tasks.runner" in words else None

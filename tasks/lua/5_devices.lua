@@ -1,0 +1,52 @@
+-- The leases on devices: one atomic step decides which card a job gets.
+
+-- What a job is expected to hold is a guess: one that is larger than any card must not keep it waiting for ever.
+local MOST_OF_A_CARD = 0.8
+
+-- What is leased of each card, by its key. A lease is told as 'bytes the job is expected to hold, or 0; bytes that were
+-- in use by others when it came; key'.
+local function read_leases()
+  local cards, told = {}, redis.call('HGETALL', PREFIX .. 'devices')
+  for at = 1, #told, 2 do
+    local expected, others, key = told[at + 1]:match('^(%d+) (%d+) (.+)$')
+    local card = cards[key] or {jobs = {}, expected = 0, others = math.huge}
+    card.jobs[#card.jobs + 1] = told[at]
+    card.expected = card.expected + tonumber(expected)
+    card.others = math.min(card.others, tonumber(others))
+    cards[key] = card
+  end
+  return cards
+end
+
+-- slots: how many jobs may share a card; need: bytes the job is expected to hold, or 0; cards: JSON list of {key, name,
+-- total, used}, most free memory first. A card of unknown memory has neither of the last two.
+function operations.lease_device(id, token, slots, need, cards)
+  if not holds(id, token) then return 'lost' end
+  redis.call('HDEL', PREFIX .. 'devices', id)  -- asked again: the reply to the first may have been lost
+  local leased, best, refusals = read_leases(), nil, {}
+  for _, card in ipairs(cjson.decode(cards)) do
+    local there = leased[card.key] or {jobs = {}, expected = 0, others = math.huge}
+    local others, room = math.min(there.others, card.used or 0), math.huge
+    if card.total then
+      -- What is in use may be others' or leased jobs' memory; what those will hold may not be in use yet.
+      room = math.max(0, card.total - math.max(card.used, others + there.expected))
+    end
+    if #there.jobs >= tonumber(slots) then
+      refusals[#refusals + 1] = {name = card.name, jobs = there.jobs}
+    elseif room <= 0 or room < math.min(tonumber(need), MOST_OF_A_CARD * (card.total or 0)) then
+      refusals[#refusals + 1] = {name = card.name, room = room}
+    elseif not best or #there.jobs < best.load then
+      best = {key = card.key, name = card.name, load = #there.jobs, others = others}
+    end
+  end
+  if not best then return 'none ' .. cjson.encode(refusals) end
+  redis.call('HSET', PREFIX .. 'devices', id, string.format('%.0f %.0f %s', tonumber(need), best.others, best.key))
+  set(id, 'device', best.name); set(id, 'progress', '')
+  return 'leased ' .. best.key
+end
+
+function operations.use_device(id, token, device)
+  if not holds(id, token) then return 'lost' end
+  set(id, 'device', device); set(id, 'progress', '')
+  return 'ok'
+end

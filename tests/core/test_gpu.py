@@ -1,0 +1,230 @@
+"""Jobs on the GPUs of a machine that a fake driver tells of: who waits, why, and what comes free when somebody dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tasks import gpu, slot
+from tasks.devices import ABSENT, Device, Devices
+from tasks.job import Job, State, kind_named
+from tasks.keeper import Keeper
+from tasks.ledger import Claim, Ledger, new_job_id
+from tasks.problem import Problem
+from tests.conftest import until
+from tests.core.lab import Lab
+
+FOR_EVER = 100_000
+
+
+class Driver:
+    """A fake driver whose cards may change while workers read them."""
+
+    def __init__(self, library: Path, folder: Path) -> None:
+        self._file = folder / "cards"
+        self.environment = {"LD_LIBRARY_PATH": str(library), "FAKE_FILE": str(self._file)}
+
+    def says(self, **numbers: int) -> None:
+        part = self._file.with_suffix(".part")
+        part.write_text("".join(f"FAKE_{name}={number}\n" for name, number in numbers.items()))
+        os.replace(part, self._file)
+
+
+@pytest.fixture
+def cards(driver: Path, short_tmp: Path) -> Driver:
+    return Driver(driver, short_tmp)
+
+
+def nap(lab: Lab, name: str, ticks: int = FOR_EVER) -> Job:
+    return lab.submit("nap", name=name, ticks=ticks)
+
+
+def why(lab: Lab, job: Job) -> str:
+    told = lab.ledger.need(job.id).progress
+    return told.phase if told else ""
+
+
+def waits(lab: Lab, job: Job, because: str) -> None:
+    until(lambda: why(lab, job) == f"waiting for a GPU: {because}", 30, f"it waits because: {because}")
+    assert lab.ledger.need(job.id).device is None
+
+
+def test_who_waits_says_who_has_the_card_and_gets_it_next(lab: Lab, cards: Driver) -> None:
+    cards.says(GPUS=1)
+    lab.start_worker(**cards.environment)
+    first = nap(lab, "first")
+    runner = lab.under_way(first)
+    assert runner.environ()["CUDA_VISIBLE_DEVICES"] == "GPU-fake-0"
+    second = nap(lab, "second", 3)
+    waits(lab, second, f"cuda:0 is held by job {first.id}")
+    lab.ledger.request_cancel(first.id)
+    assert (lab.ended(second).state, lab.ended(second).device) == (State.SUCCEEDED, "cuda:0")
+    assert lab.ledger.leases() == {}
+
+
+def test_workers_of_different_queues_share_one_card_by_turns(lab: Lab, cards: Driver) -> None:
+    cards.says(GPUS=1)
+    trainer = lab.start_worker("--name", "a", "--queues", "training", **cards.environment)
+    first = nap(lab, "first")
+    lab.under_way(first)
+    try:
+        lab.start_worker("--name", "b", "--queues", "training,extraction", **cards.environment)
+        second, third = nap(lab, "second", 3), nap(lab, "third", 3)
+        for job in (second, third):
+            waits(lab, job, f"cuda:0 is held by job {first.id}")
+        lab.ledger.request_cancel(first.id)
+        assert {lab.ended(job).state for job in (second, third)} == {State.SUCCEEDED}
+    finally:
+        trainer.send_signal(signal.SIGQUIT)
+        trainer.wait(60)
+
+
+def test_jobs_share_a_card_only_when_their_memory_fits(lab: Lab, cards: Driver) -> None:
+    cards.says(GPUS=1, USED_GIB_0=0)
+    lab.start_worker("--gpu-jobs", "3", slots=3, NAP_GPU_GB="10", **cards.environment)
+    jobs = [nap(lab, f"nap-{number}") for number in range(3)]
+    until(lambda: len(lab.ledger.leases()) == 2, 30, lab.log())
+    (third,) = [job for job in jobs if job.id not in lab.ledger.leases()]
+    waits(lab, third, "needs 10 GB, 5.8 are free on cuda:0")  # 24 GiB are 25.8 GB
+    lab.ledger.request_cancel(next(job.id for job in jobs if job != third))
+    until(lambda: lab.ledger.need(third.id).device == "cuda:0", 30, lab.log())
+    for job in jobs:
+        lab.ledger.request_cancel(job.id)
+        lab.ended(job)
+    assert lab.ledger.leases() == {}
+
+
+def test_a_job_waits_for_memory_that_others_hold_and_starts_when_they_give_it_back(lab: Lab, cards: Driver) -> None:
+    cards.says(GPUS=2, USED_GIB_0=20, USED_GIB_1=16, TOTAL_GIB_1=16)
+    lab.start_worker(NAP_GPU_GB="10", **cards.environment)
+    job = nap(lab, "patient", 3)
+    waits(lab, job, "needs 10 GB, 4.3 are free on cuda:0, 0 are free on cuda:1")
+    cards.says(GPUS=2, USED_GIB_0=20, USED_GIB_1=1, TOTAL_GIB_1=16)
+    assert lab.ended(job).device == "cuda:1"
+
+
+@pytest.mark.parametrize(
+    ("trouble", "because"),
+    [
+        ({"Init": 999}, "the GPUs cannot be read: Unknown Error"),
+        ({"Count": 18}, "the GPUs cannot be read: RM has detected an NVML/RM version mismatch."),
+        ({"LOST": 0}, "the GPUs cannot be read: GPU 0: GPU is lost"),
+        ({"Name": 999, "UUID": 999, "MemoryInfo": 999}, "the GPUs cannot be read: GPU 0: Unknown Error"),
+    ],
+)
+def test_gpus_that_cannot_be_read_are_waited_for_and_never_replaced_by_the_cpu(
+    lab: Lab, cards: Driver, trouble: dict[str, int], because: str
+) -> None:
+    cards.says(GPUS=1, **trouble)
+    lab.start_worker(**cards.environment)
+    job = nap(lab, "patient", 3)
+    waits(lab, job, because)
+    cards.says(GPUS=1)
+    assert (lab.ended(job).state, lab.ended(job).device) == (State.SUCCEEDED, "cuda:0")
+
+
+def test_without_any_gpu_the_cpu_is_used(lab: Lab, cards: Driver) -> None:
+    cards.says(GPUS=0)
+    lab.start_worker(**cards.environment)
+    assert lab.ended(nap(lab, "without", 1)).device == "cpu"
+
+
+def slot_of(runner: psutil.Process) -> psutil.Process:
+    slot = runner.parent()
+    assert slot is not None
+    return slot
+
+
+@pytest.mark.parametrize(
+    "victim",
+    [lambda runner: runner, slot_of, lambda runner: slot_of(slot_of(runner))],
+    ids=["runner", "slot", "worker"],
+)
+def test_the_card_of_a_job_whose_processes_are_killed_comes_back(
+    lab: Lab, cards: Driver, victim: Callable[[psutil.Process], psutil.Process]
+) -> None:
+    cards.says(GPUS=1)
+    worker = lab.start_worker(**cards.environment)
+    job = lab.submit("nap", name="struck", ticks=FOR_EVER, until=str(lab.folder / "enough"))
+    runner = lab.under_way(job)
+    assert set(lab.ledger.leases()) == {job.id}
+    struck = victim(runner)
+    struck.kill()
+    if struck.pid == worker.pid:
+        worker.wait()
+        lab.start_worker(**cards.environment)
+    until(lambda: lab.ledger.need(job.id).attempt == 2, 60, lab.log())
+    until(lambda: lab.ledger.need(job.id).device == "cuda:0", 30, lab.log())
+    (lab.folder / "enough").touch()
+    assert lab.ended(job).state is State.SUCCEEDED
+    assert not runner.is_running() or runner.status() == psutil.STATUS_ZOMBIE
+    assert lab.ledger.leases() == {}
+
+
+# -- the wish ---------------------------------------------------------------------------------------------------------
+
+TWO = Devices((Device(0, "a", "GPU-a", 24, 20), Device(1, "b", "GPU-b", 24, 0)))
+
+
+def device(ledger: Ledger, wish: str, found: Devices, kind: str = "train") -> tuple[gpu.Device | None, Job]:
+    job = ledger.submit(Job(new_job_id(), kind, "a", kind_named(kind).queue, {}))
+    claim = ledger.claim(job.id, "w@h", "h")
+    assert isinstance(claim, Claim)
+    took = gpu.device_for(ledger, claim, kind_named(kind), stop=lambda: False, wish=wish, read=lambda: found)
+    return took, ledger.need(job.id)
+
+
+def test_any_takes_the_card_with_most_free_memory_and_indices_take_those(ledger: Ledger) -> None:
+    took, job = device(ledger, "any", TWO)
+    assert took is not None
+    assert (took.torch_name, took.environment["CUDA_VISIBLE_DEVICES"], job.device) == ("cuda", "GPU-b", "cuda:1")
+    _, job = device(ledger, "0,1", TWO)
+    assert job.device == "cuda:0", "the other is taken"
+    ledger.request_cancel(job.id)
+    took, job = device(ledger, "0", Devices((Device(0), Device(1))))
+    assert took is not None
+    assert (took.environment["CUDA_VISIBLE_DEVICES"], job.device) == ("0", "cuda:0")
+    assert ledger.leases()[job.id].key == f"{socket.gethostname()}:0", "a card without a UUID is its host's"
+
+
+def test_none_and_work_that_wants_no_gpu_run_on_the_cpu_and_read_no_card(ledger: Ledger) -> None:
+    unreadable = Devices(reason="NVML cannot be read: Unknown Error")
+    for wish, kind in (("none", "train"), ("any", "tokenize"), ("7", "tokenize")):
+        took, job = device(ledger, wish, unreadable, kind)
+        assert took is not None
+        assert (took.torch_name, took.environment["CUDA_VISIBLE_DEVICES"], job.device) == ("cpu", "", "cpu")
+
+
+def test_a_card_that_is_not_there_is_not_waited_for(ledger: Ledger) -> None:
+    with pytest.raises(Problem, match="has no GPU 2: its GPUs are 0, 1"):
+        device(ledger, "1,2", TWO)
+    for reason in ABSENT:
+        with pytest.raises(Problem, match=f"has no GPU 0: {reason}"):
+            device(ledger, "0", Devices(reason=reason))
+
+
+def test_a_job_whose_wish_cannot_come_true_fails_in_its_first_attempt_and_says_why(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = ledger.submit(Job(new_job_id(), "train", "a", "training", {}, gpu="7"))
+    claim = ledger.claim(job.id, "w@h", "h")
+    assert claim is not None
+    asked = partial(gpu.device_for, read=lambda: TWO)
+    monkeypatch.setattr(slot.gpu, "device_for", asked)
+    slot._run(ledger, claim, Keeper(ledger, claim))
+    failed = ledger.need(job.id)
+    assert (failed.state, failed.attempt, (failed.error or {})["type"]) == (State.FAILED, 1, "Problem")
+    assert "has no GPU 7: its GPUs are 0, 1. Submit the job again with another --gpu" in failed.reason
+
+
+def test_a_card_cut_in_instances_is_named_by_its_index_and_leased_by_slots(ledger: Ledger) -> None:
+    took, job = device(ledger, "any", Devices((Device(0, "a", "GPU-a", 24, 24, in_instances=True),)))
+    assert took is not None
+    assert (took.environment["CUDA_VISIBLE_DEVICES"], ledger.leases()[job.id].key) == ("0", "GPU-a")

@@ -1,0 +1,67 @@
+"""Jobs side by side on the CPU divide its cores instead of each starting a thread for every one of them."""
+
+from __future__ import annotations
+
+import psutil
+import pytest
+
+from tasks import cgroups, threads
+from tasks.job import Job
+from tasks.ledger import Ledger, new_job_id
+from tests.core.lab import Lab
+
+CORES = cgroups.visible_cpus()
+
+
+def told_to(runner: psutil.Process) -> tuple[str | None, str | None]:
+    environment = runner.environ()
+    return environment.get("OMP_NUM_THREADS"), environment.get("RAYON_NUM_THREADS")
+
+
+def test_runners_side_by_side_divide_the_cores_and_one_alone_has_them_all(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    jobs = [lab.submit("nap", name=f"nap-{number}", ticks=100_000) for number in range(2)]
+    lab.start_worker(slots=2)
+    share = str(max(1, int(cgroups.usable_cpus() // 2)))
+    assert [told_to(lab.under_way(job)) for job in jobs] == [(share, share)] * 2
+    for job in jobs:
+        lab.ledger.request_cancel(job.id)
+        lab.ended(job)
+    alone = lab.under_way(lab.submit("nap", name="alone", ticks=100_000))
+    assert told_to(alone) == (
+        (None, None) if cgroups.usable_cpus() == CORES else (str(int(cgroups.usable_cpus())),) * 2
+    )
+
+
+def test_what_the_user_says_of_threads_counts(lab: Lab) -> None:
+    jobs = [lab.submit("nap", name=f"nap-{number}", ticks=100_000) for number in range(2)]
+    lab.start_worker(slots=2, OMP_NUM_THREADS="7")
+    assert {told_to(lab.under_way(job))[0] for job in jobs} == {"7"}
+
+
+@pytest.mark.parametrize(
+    ("slots", "heavy", "light", "threads_of_each"),
+    [(8, 1, 9, None), (8, 2, 0, "8"), (8, 5, 3, "3"), (2, 5, 0, "8"), (1, 5, 0, None), (64, 40, 0, "1")],
+)
+def test_the_cores_are_divided_by_the_heavy_jobs_that_may_run_at_once(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, slots: int, heavy: int, light: int, threads_of_each: str | None
+) -> None:
+    monkeypatch.setattr(threads, "usable_cpus", lambda: 16.0)
+    monkeypatch.setattr(threads, "visible_cpus", lambda: 16)
+    monkeypatch.setenv("MISTUDIO_SLOTS", str(slots))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for kind, queue, count in (("train", "training", heavy), ("download", "datasets", light)):
+        for _ in range(count):
+            ledger.submit(Job(new_job_id(), kind, "a", queue, {}))
+    assert threads.bounds(ledger).get("OMP_NUM_THREADS") == threads_of_each
+
+
+def test_a_job_alone_in_a_container_starts_no_thread_for_cores_it_may_not_use(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "usable_cpus", lambda: 2.5)
+    monkeypatch.setattr(threads, "visible_cpus", lambda: 64)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert threads.bounds(ledger) == {"OMP_NUM_THREADS": "2", "RAYON_NUM_THREADS": "2"}

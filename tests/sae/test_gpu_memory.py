@@ -1,0 +1,68 @@
+"""The GPU memory that a job is expected to hold is that of its tensors and a fixed part, or it is unknown."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tasks import activations, gpu_memory
+from tasks.kinds import extract, train
+from tasks.sae.coder import CoderConfig
+from tasks.sae.trainer import TrainConfig, Trainer
+from tests.sae.conftest import Bench
+
+PARAMS = train.Params("tiny", "words", 1, k=4, batch=256, width=20_000)
+
+
+def expected(bench: Bench, **changes: object) -> int:
+    """What a training is expected to hold beside CUDA itself, in bytes."""
+    found = train.gpu_memory(dataclasses.replace(PARAMS, **changes), bench.known)
+    assert found is not None
+    return found - gpu_memory.CONTEXT
+
+
+@pytest.mark.parametrize("arch", ["topk", "standard"])
+def test_a_training_holds_about_what_is_expected(bench: Bench, tmp_path: Path, arch: str) -> None:
+    config = TrainConfig(CoderConfig(arch, 16, 20_000, 4), steps=2, batch=256)
+    trainer = Trainer(config, lambda step: torch.randn(256, 16))
+    trainer.run(tmp_path / "training")
+    tensors = [*trainer.state_tensors().values(), *trainer.coder._scratch.values()]
+    tensors += [parameter.grad for parameter in trainer.coder.parameters() if parameter.grad is not None]
+    held = sum(tensor.nbytes for tensor in tensors)
+    rest = expected(bench, width=1)  # what does not follow from the SAE's width: the model, the buffer, the measuring
+    assert held <= expected(bench, arch=arch) - rest <= 2 * held
+
+
+def test_a_wider_sae_and_a_larger_batch_are_expected_to_hold_more(bench: Bench) -> None:
+    assert expected(bench, width=40_000) > expected(bench)
+    assert expected(bench, batch=512) > expected(bench)
+    assert expected(bench, width=None, expansion=1250) == expected(bench)
+
+
+def test_what_is_not_on_this_machine_yet_is_unknown(bench: Bench) -> None:
+    assert train.gpu_memory(dataclasses.replace(PARAMS, model="someone/large"), bench.known) is None
+    assert extract.gpu_memory(extract.Params("nowhere"), bench.known) is None
+    assert extract.gpu_memory(extract.Params("nowhere", model="tiny"), bench.known) is None
+
+
+def test_an_extraction_holds_the_model_the_sae_and_its_examples(bench: Bench) -> None:
+    bench.add("saes", "mine")
+    folder = bench.store.path("saes", "mine")
+    (folder / "manifest.json").write_text(
+        json.dumps({"made_from": {"model": "models/tiny", "dataset": "tokens/words"}})
+    )
+    (folder / "sae_weights.safetensors").write_bytes(bytes(2 * 16 * 4 * 1000))
+    few, many = (extract.gpu_memory(extract.Params("mine", top=top), bench.known) for top in (10, 20))
+    assert few is not None
+    assert many is not None
+    assert few > gpu_memory.CONTEXT + 2 * 16 * 4 * 1000
+    assert many - few == 1000 * 10 * 4 * (2 * 12 + 4)
+
+
+def test_the_sizes_are_those_of_the_work_itself() -> None:
+    mine = (gpu_memory.FORWARD_TOKENS, gpu_memory.BUFFER_BATCHES, gpu_memory.BUFFER_BYTES)
+    assert mine == (activations.FORWARD_TOKENS, activations.BUFFER_BATCHES, activations.BUFFER_BYTES)
