@@ -21,6 +21,7 @@ from tasks.job import Job, kinds
 from tasks.ledger import Ledger
 from tasks.problem import Problem
 from tasks.queues import DEFAULT_PRIORITY, PRIORITY_STEPS, QUEUE_NAMES, wire_priority
+from tasks.transport import Wiring
 
 log = logging.getLogger("mistudio.app")
 
@@ -30,7 +31,8 @@ NO_QUEUE = "mistudio-no-such-queue"
 
 def make_app(broker_url: str, result_backend: str | None = None) -> Celery:
     """The app as producers and workers share it. Nothing is connected yet."""
-    app = Celery("mistudio", broker=broker_url, backend=result_backend or broker_url, set_as_current=False)
+    backend = result_backend or broker_url
+    app = Celery("mistudio", broker=broker_url, backend=backend, amqp=Wiring, set_as_current=False)
     app.conf.update(
         task_queues=[KombuQueue(name, Exchange("mistudio"), routing_key=name) for name in QUEUE_NAMES],
         task_default_queue=NO_QUEUE,
@@ -40,6 +42,7 @@ def make_app(broker_url: str, result_backend: str | None = None) -> Celery:
         broker_transport_options={"priority_steps": list(PRIORITY_STEPS), "queue_order_strategy": "priority"},
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        broker_channel_error_retry=True,
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
         worker_hijack_root_logger=False,

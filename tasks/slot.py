@@ -28,6 +28,7 @@ from tasks.log_lines import about
 from tasks.places import Places
 from tasks.seat import Seat
 from tasks.store import Store
+from tasks.strangers import NotTaken, job_rung_for
 from tasks.work import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER, open_context, perform, tell
 
 log = logging.getLogger("mistudio.slot")
@@ -51,14 +52,24 @@ def _register(app: Celery, kind: JobKind, seat: Seat) -> None:
     hard_s = kind.effective_limits.hard_s if kind.in_slot else None
     backstop_s = None if hard_s is None else hard_s + _BACKSTOP_S
 
-    @app.task(name=kind.wire_name, bind=True, throws=(JobFailed,), shared=False, time_limit=backstop_s)
-    def answer_bell(task: Any, job_id: str) -> dict[str, Any] | None:
-        job = work(app, seat, str(job_id), task.request.hostname or "")
-        if job is None or not job.state.ended or job.state is State.CANCELLED:
+    @app.task(name=kind.wire_name, bind=True, throws=(JobFailed, NotTaken), shared=False, time_limit=backstop_s)
+    def answer_bell(task: Any, *args: Any, **values: Any) -> dict[str, Any] | None:
+        job_id = _job_rung_for(app, kind, task.request.id, args, values)
+        job = job_id and work(app, seat, job_id, task.request.hostname or "")
+        if not job or not job.state.ended:
+            raise Ignore
+        if job.state is State.CANCELLED:
+            app.backend.mark_as_revoked(job.id, job.reason, request=task.request)
             raise Ignore
         if job.state is State.FAILED:
             raise JobFailed(job.reason)
         return job.result
+
+
+def _job_rung_for(app: Celery, kind: JobKind, task_id: str, args: Any, values: dict[str, Any]) -> str | None:
+    store = Store(Places.from_environment().store)
+    with closing(open_ledger(app, rings=True)) as ledger:
+        return tell(lambda: job_rung_for(ledger, store, kind, task_id, args, values))
 
 
 def work(app: Celery, seat: Seat, job_id: str, worker: str) -> Job | None:

@@ -21,6 +21,7 @@ from celery import Celery
 from celery.signals import worker_process_init
 
 from tasks.app import app_from_environment
+from tasks.consumer import Consumer
 from tasks.ledger import WorkerBeat
 from tasks.log_lines import log_to_stderr, path_from_environment
 from tasks.places import Places
@@ -73,6 +74,7 @@ def main(argv: list[str]) -> int:
         loglevel=logging.INFO,
         without_gossip=True,
         without_mingle=True,
+        consumer_cls=Consumer,
         beat_of=WorkerBeat(hostname, socket.gethostname(), os.getpid(), queues, options.slots, time.time()),
         seat=seat,
         parent_watch=parent,

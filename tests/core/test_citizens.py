@@ -1,0 +1,175 @@
+"""Among strangers: what others put into Redis neither ends a worker nor vanishes, and a bad day of Redis passes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+from celery import Celery
+
+from tasks import refused
+from tasks.job import Job, State
+from tasks.ledger import Ledger
+from tasks.queues import redis_lists
+from tests.conftest import until
+from tests.core.lab import Lab
+
+BELL = {
+    "body": "W10=",
+    "content-encoding": "utf-8",
+    "content-type": "application/json",
+    "headers": {"task": "mistudio.blink", "id": "x", "lang": "py", "argsrepr": "()", "kwargsrepr": "{}"},
+    "properties": {
+        "delivery_tag": "t",
+        "body_encoding": "base64",
+        "delivery_info": {"exchange": "", "routing_key": "datasets"},
+    },
+}
+
+
+def without(*path: str) -> str:
+    """A message that lacks one part."""
+    message = json.loads(json.dumps(BELL))
+    part = message
+    for name in path[:-1]:
+        part = part[name]
+    del part[path[-1]]
+    return json.dumps(message)
+
+
+GARBAGE = {
+    "text": "rm -rf /",
+    "bytes": b"\xff\xfe\x00",
+    "null": "null",
+    "number": "7",
+    "list": '["a", {}]',
+    "object": "{}",
+    "no date": '{"__type__": "datetime", "__value__": 5}',
+    "deep": "[" * 100_000,
+    "no tag": without("properties", "delivery_tag"),
+    "no id": without("headers", "id"),
+    "no headers": without("headers"),
+    "no delivery": without("properties", "delivery_info"),
+    "tag is null": json.dumps({**BELL, "properties": {**BELL["properties"], "delivery_tag": None}}),
+    "tag is a list": json.dumps({**BELL, "properties": {**BELL["properties"], "delivery_tag": []}}),
+    "bad body": json.dumps({**BELL, "body": "!"}),
+    "bad encoding": json.dumps({**BELL, "properties": {**BELL["properties"], "body_encoding": "rot13"}}),
+    "pickle": json.dumps({**BELL, "content-type": "application/x-python-serialize"}),
+}
+
+
+def put_aside(lab: Lab) -> list[refused.Refusal]:
+    return refused.read(lab.ledger.client, 100)
+
+
+def whole_log(lab: Lab) -> str:
+    return (lab.folder / "worker.log").read_text()
+
+
+def wait_for(condition: Callable[[], object], lab: Lab, seconds: float = 40.0) -> None:
+    """Wait; tell the worker's log if it is in vain."""
+    try:
+        until(condition, seconds)
+    except pytest.fail.Exception:
+        pytest.fail(whole_log(lab)[-20_000:])
+
+
+def test_what_is_no_message_is_put_aside_and_the_worker_goes_on(lab: Lab) -> None:
+    worker = lab.start_worker()
+    lists = [name for queue in ("datasets", "training", "low_priority") for name in redis_lists(queue)[::4]]
+    for number, entry in enumerate(GARBAGE.values()):
+        lab.ledger.client.call("RPUSH", lists[number % len(lists)], entry)
+    wait_for(lambda: len(put_aside(lab)) == len(GARBAGE), lab)
+    assert worker.poll() is None
+    assert lab.ended(lab.submit("blink", note="after")).result == {"note": "after"}
+    told = {refusal.what: refusal for refusal in put_aside(lab)}
+    assert told["rm -rf /"].why.startswith("not JSON")
+    assert {refusal.queue for refusal in told.values()} == {"datasets", "training", "low_priority"}
+    assert whole_log(lab).count("put aside from") == len(GARBAGE)
+    assert lab.ledger.client.call("HLEN", "unacked") == lab.ledger.client.call("ZCARD", "unacked_index") == 0
+
+
+@pytest.fixture
+def stranger(lab: Lab) -> Iterator[Celery]:
+    """The app of somebody who has heard of mistudio's queues and of nothing else."""
+    with Celery("elsewhere", broker=lab.redis.url, backend=lab.redis.url, set_as_current=False) as app:
+        yield app
+
+
+def memory_limit(lab: Lab, size: str) -> None:
+    lab.ledger.client.call("CONFIG", "SET", "maxmemory", size)
+
+
+def test_a_redis_that_is_full_for_a_while_ends_no_worker_and_loses_no_job(lab: Lab) -> None:
+    worker = lab.start_worker()
+    before = [lab.submit("blink", note=str(number)) for number in range(6)]
+    memory_limit(lab, "1")
+    wait_for(lambda: "OOM" in whole_log(lab), lab)
+    wait_for(lambda: lab.ledger.messages("high_priority") == 0, lab)
+    memory_limit(lab, "0")
+    assert [lab.ended(job).state for job in before] == [State.SUCCEEDED] * 6
+    assert [lab.ended(job).attempt for job in before] == [1] * 6
+    assert worker.poll() is None
+
+
+def test_a_redis_that_takes_no_writes_for_a_while_counts_as_away(lab: Lab) -> None:
+    worker = lab.start_worker()
+    lab.ledger.client.call("CONFIG", "SET", "min-replicas-to-write", "1")
+    wait_for(lambda: "NOREPLICAS" in whole_log(lab), lab)
+    lab.ledger.client.call("CONFIG", "SET", "min-replicas-to-write", "0")
+    assert lab.ended(lab.submit("blink", note="after")).state == State.SUCCEEDED
+    assert worker.poll() is None
+
+
+def test_a_plain_send_task_becomes_a_job_with_its_own_id(lab: Lab, stranger: Celery) -> None:
+    lab.start_worker()
+    sent = stranger.send_task("mistudio.nap", kwargs={"ticks": 3, "name": "theirs"}, queue="training")
+    assert sent.get(timeout=60) == {"ticks": 3, "ran_in_last_attempt": 3}
+    job = lab.ledger.need(sent.id)
+    assert (job.state, job.name, job.attempt, job.priority) == (State.SUCCEEDED, "theirs", 1, 5)
+    assert lab.store.manifest("saes", "theirs")["job"] == sent.id
+    assert put_aside(lab) == []
+
+
+def test_a_bell_by_plain_send_task_rings_for_the_job(lab: Lab, stranger: Celery) -> None:
+    job = Ledger(lab.ledger.client).submit(Job("silent", "blink", "b", "high_priority", {"note": "heard"}))
+    lab.start_worker()
+    assert stranger.send_task("mistudio.blink", args=[job.id], queue="high_priority").get(timeout=60) == {
+        "note": "heard"
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ({"kwargs": {"tick": 3}}, "nap has no parameter 'tick'. See: mistudio submit nap --help"),
+        ({"kwargs": {"ticks": "3"}}, "ticks of nap must be int, not '3'."),
+        ({"args": [3]}, "mistudio.nap takes a job's id, or no arguments without a name and the rest with one."),
+        ({"kwargs": {"name": "../etc"}}, "'../etc' cannot be the name of an artifact."),
+        ({"task_id": "a/b"}, "The task's id cannot be a job's."),
+    ],
+)
+def test_what_cannot_become_a_job_is_refused_to_its_sender(
+    lab: Lab, stranger: Celery, arguments: dict, why: str
+) -> None:
+    lab.start_worker()
+    sent = stranger.send_task("mistudio.nap", queue="training", **arguments)
+    with pytest.raises(Exception, match=re.escape(why)) as raised:
+        sent.get(timeout=60)
+    assert type(raised.value).__name__ == "NotTaken"
+    (refusal,) = put_aside(lab)
+    assert (refusal.queue, refusal.why) == ("training", str(raised.value))
+    assert lab.ledger.page().jobs == ()
+
+
+def test_an_unknown_task_is_kept_and_its_sender_told(lab: Lab, stranger: Celery) -> None:
+    lab.start_worker()
+    sent = stranger.send_task("mistudio.nonsense", args=["x"], queue="datasets")
+    with pytest.raises(Exception, match=r"There is no task 'mistudio\.nonsense' here\. Tasks: mistudio\.blink"):
+        sent.get(timeout=60)
+    (refusal,) = put_aside(lab)
+    assert refusal.queue == "datasets"
+    assert "mistudio.nonsense" in refusal.what
+    assert "Traceback" not in lab.log()
