@@ -42,7 +42,6 @@ def make_app(broker_url: str, result_backend: str | None = None) -> Celery:
         broker_transport_options={"priority_steps": list(PRIORITY_STEPS), "queue_order_strategy": "priority"},
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_channel_error_retry=True,
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
         worker_hijack_root_logger=False,

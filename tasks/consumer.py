@@ -1,11 +1,16 @@
-"""A worker's ear for messages that mean nothing here: the only place where they are put aside and their sender told."""
+"""A worker's ear: the only place where Celery's consumer is changed.
+
+Messages that mean nothing here are put aside and their senders told; a Redis that refuses is asked again at a calm pace.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import time
 from typing import Any
 
+import redis
 from celery import states
 from celery.worker.consumer import Consumer as CeleryConsumer
 
@@ -14,6 +19,10 @@ from tasks.refused import put_aside
 from tasks.strangers import NotTaken
 
 log = logging.getLogger("mistudio.consumer")
+
+
+#: Between two tries to work with a Redis that answers and refuses: Celery's own pace fills logs.
+_CALM_S = 1.0
 
 
 class Consumer(CeleryConsumer):
@@ -38,6 +47,16 @@ class Consumer(CeleryConsumer):
         """A body that cannot be read."""
         self._refuse(message, f"Its body cannot be read: {exc}")
 
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """Celery tries again at once."""
+        super().on_connection_error_before_connected(exc)
+        _keep_calm(exc)
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """The same."""
+        super().on_connection_error_after_connected(exc)
+        _keep_calm(exc)
+
     def _refuse(self, message: Any, why: str) -> None:
         queue = str((message.delivery_info or {}).get("routing_key"))
         with message.channel.conn_or_acquire() as client:
@@ -50,6 +69,11 @@ class Consumer(CeleryConsumer):
             self.app.backend.store_result(task_id, NotTaken(refusal.why), states.FAILURE)
         except Exception as error:  # noqa: BLE001 - the results may lie anywhere; their absence must end no worker
             log.warning("the sender of %s could not be told: %s", task_id, error)
+
+
+def _keep_calm(error: Exception) -> None:
+    if isinstance(error, redis.ResponseError):
+        time.sleep(_CALM_S)
 
 
 def _task_id(message: Any) -> str | None:

@@ -20,7 +20,7 @@ from tasks.submit import submit
 _FIT_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 #: What may come beside a kind's parameters.
-_BESIDE = {"name": None, "priority": DEFAULT_PRIORITY}
+_BESIDE: dict[str, Any] = {"name": None, "priority": DEFAULT_PRIORITY}
 
 
 class NotTaken(Exception):

@@ -104,20 +104,31 @@ def memory_limit(lab: Lab, size: str) -> None:
 
 def test_a_redis_that_is_full_for_a_while_ends_no_worker_and_loses_no_job(lab: Lab) -> None:
     worker = lab.start_worker()
-    before = [lab.submit("blink", note=str(number)) for number in range(6)]
+    before = [lab.submit("blink", note=str(number)) for number in range(12)]
     memory_limit(lab, "1")
-    wait_for(lambda: "OOM" in whole_log(lab), lab)
+    wait_for(lambda: "Redis refuses to forget" in whole_log(lab), lab)
     wait_for(lambda: lab.ledger.messages("high_priority") == 0, lab)
     memory_limit(lab, "0")
-    assert [lab.ended(job).state for job in before] == [State.SUCCEEDED] * 6
-    assert [lab.ended(job).attempt for job in before] == [1] * 6
+    assert [lab.ended(job).state for job in before] == [State.SUCCEEDED] * 12
+    assert [lab.ended(job).attempt for job in before] == [1] * 12
     assert worker.poll() is None
+
+
+def test_a_worker_that_must_connect_to_a_full_redis_goes_on_trying(lab: Lab) -> None:
+    worker = lab.start_worker()
+    memory_limit(lab, "1")
+    lab.ledger.client.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    wait_for(lambda: whole_log(lab).count("Cannot connect") >= 3, lab)
+    memory_limit(lab, "0")
+    assert lab.ended(lab.submit("blink", note="after")).state == State.SUCCEEDED
+    assert worker.poll() is None
+    assert "Frequent restarts" not in whole_log(lab)
 
 
 def test_a_redis_that_takes_no_writes_for_a_while_counts_as_away(lab: Lab) -> None:
     worker = lab.start_worker()
     lab.ledger.client.call("CONFIG", "SET", "min-replicas-to-write", "1")
-    wait_for(lambda: "NOREPLICAS" in whole_log(lab), lab)
+    wait_for(lambda: "Cannot connect" in whole_log(lab) and "NOREPLICAS" in whole_log(lab), lab)
     lab.ledger.client.call("CONFIG", "SET", "min-replicas-to-write", "0")
     assert lab.ended(lab.submit("blink", note="after")).state == State.SUCCEEDED
     assert worker.poll() is None
@@ -173,3 +184,28 @@ def test_an_unknown_task_is_kept_and_its_sender_told(lab: Lab, stranger: Celery)
     assert refusal.queue == "datasets"
     assert "mistudio.nonsense" in refusal.what
     assert "Traceback" not in lab.log()
+
+
+def test_a_visibility_timeout_shorter_than_the_jobs_runs_nothing_twice(lab: Lab) -> None:
+    """Two workers look each second for messages that have been in hand for two, and deliver them again."""
+    jobs = [lab.submit("nap", name=f"long-{number}", ticks=200) for number in range(3)]
+    bells = [json.loads(bell) for bell in lab.ledger.client.call("LRANGE", redis_lists("training")[4], 0, -1)]
+    assert len(bells) == 3
+    sweep = {"visibility_timeout": 2, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+    workers = [
+        lab.start_worker("--name", name, slots=1, TRANSPORT_OPTIONS=json.dumps(sweep)) for name in ("one", "two")
+    ]
+    for job in jobs[:2]:
+        lab.under_way(job)
+    for bell in bells:  # as if no worker had ever acknowledged them
+        where = bell["properties"]["delivery_info"]
+        left = json.dumps([bell, where["exchange"], where["routing_key"]])
+        lab.ledger.client.call("HSET", "unacked", bell["properties"]["delivery_tag"], left)
+        lab.ledger.client.call("ZADD", "unacked_index", 1, bell["properties"]["delivery_tag"])
+    wait_for(lambda: lab.ledger.client.call("ZCARD", "unacked_index") == 0, lab)
+    assert [lab.ended(job).attempt for job in jobs] == [1, 1, 1]
+    assert [lab.reasons(job) for job in jobs] == [["submitted", "claimed", "done"]] * 3
+    wait_for(lambda: all(whole_log(lab).count(f"[{job.id}] received") >= 2 for job in jobs), lab)
+    assert [lab.reasons(job) for job in jobs] == [["submitted", "claimed", "done"]] * 3
+    workers[0].terminate()
+    workers[0].wait(60)
