@@ -1,6 +1,6 @@
 """A worker's ear: the only place where Celery's consumer is changed.
 
-Messages that mean nothing here are put aside and their senders told; a Redis that refuses is asked again at a calm pace.
+Messages that mean nothing here are put aside and their senders told; a Redis that refuses is asked again, but calmly.
 """
 
 from __future__ import annotations

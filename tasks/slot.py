@@ -26,6 +26,7 @@ from tasks.keeper import Keeper
 from tasks.ledger import Claim, Ledger
 from tasks.log_lines import about
 from tasks.places import Places
+from tasks.redact import redact
 from tasks.seat import Seat
 from tasks.store import Store
 from tasks.strangers import NotTaken, job_rung_for
@@ -94,7 +95,7 @@ def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str) -> Job | None
                 _run(ledger, claim, keeper)
             except Exception as error:
                 # A fault of ours, not the job's: another attempt may fare better, and the record says why this did not.
-                reason = f"its worker failed: {type(error).__name__}: {error}"
+                reason = redact(f"its worker failed: {type(error).__name__}: {error}")
                 tell(lambda: ledger.put_back(claim, reason, loss=True))
                 raise
     job = tell(lambda: ledger.get(job_id))
