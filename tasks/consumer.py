@@ -5,7 +5,6 @@ Messages that mean nothing here are put aside and their senders told; a Redis th
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from typing import Any
@@ -17,6 +16,7 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 from tasks.job import kinds
 from tasks.refused import put_aside
 from tasks.strangers import NotTaken
+from tasks.transport import shown
 
 log = logging.getLogger("mistudio.consumer")
 
@@ -60,7 +60,7 @@ class Consumer(CeleryConsumer):
     def _refuse(self, message: Any, why: str) -> None:
         queue = str((message.delivery_info or {}).get("routing_key"))
         with message.channel.conn_or_acquire() as client:
-            refusal = put_aside(client.execute_command, queue, json.dumps(message._raw, default=repr), why)
+            refusal = put_aside(client.execute_command, queue, shown(message._raw), why)
         message.reject_log_error(log, self.connection_errors)
         task_id = _task_id(message)
         if task_id is None:

@@ -6,10 +6,12 @@ while counts as one that is away: Celery connects again until it is back.
 
 from __future__ import annotations
 
+import base64
 import functools
 import json
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -40,7 +42,7 @@ class _Client(redis.Redis):
             loads(bytes_to_str(reply[1]))
         except Exception as error:  # noqa: BLE001 - whatever reading it raises, kombu would die of
             other = redis.Redis(connection_pool=self.connection_pool)  # this one's only connection is for messages
-            put_aside(other.execute_command, _queue_of(reply[0]), _text(reply[1]), f"not JSON: {error}")
+            put_aside(other.execute_command, _queue_of(reply[0]), shown(reply[1]), f"not JSON: {error}")
             return None
         return reply
 
@@ -75,7 +77,7 @@ class _QoS(kombu_redis.QoS):
             except _REDIS_IS_AWAY:
                 raise
             except Exception as error:  # noqa: BLE001 - one entry must not hold up the others for ever
-                what = _text(connection.hget(self.unacked_key, tag))
+                what = shown(connection.hget(self.unacked_key, tag))
                 put_aside(connection.execute_command, self.unacked_key, what, f"cannot be delivered again: {error!r}")
                 self._remove_from_indices(tag).execute()
 
@@ -98,7 +100,7 @@ class _Channel(kombu_redis.Channel):
         except Exception as error:
             log.debug("refused", exc_info=True)
             with self.conn_or_acquire() as client:
-                put_aside(client.execute_command, queue, _text(raw), f"no message of Celery's: {error!r}")
+                put_aside(client.execute_command, queue, shown(raw), f"no message of Celery's: {error!r}")
             self._forget(raw)
 
     def _forget(self, raw: Any) -> None:
@@ -137,7 +139,14 @@ def _queue_of(redis_list: bytes | str) -> str:
     return bytes_to_str(redis_list).rsplit(kombu_redis.Channel.sep, 1)[0]
 
 
-def _text(raw: Any) -> str:
+def shown(raw: Any) -> str:
+    """An entry of a list as text, read or not; the body of a message in the clear, so that its secrets can be seen."""
     if isinstance(raw, bytes):
         return raw.decode("utf-8", "backslashreplace")
+    if isinstance(raw, dict):
+        with suppress(TypeError, ValueError):
+            raw = {
+                **raw,
+                "body": base64.b64decode(str(raw.get("body")), validate=True).decode("utf-8", "backslashreplace"),
+            }
     return raw if isinstance(raw, str) else json.dumps(raw, default=repr)

@@ -117,7 +117,12 @@ def test_a_redis_that_is_full_for_a_while_ends_no_worker_and_loses_no_job(lab: L
 def test_a_worker_that_must_connect_to_a_full_redis_goes_on_trying(lab: Lab) -> None:
     worker = lab.start_worker()
     memory_limit(lab, "1")
-    lab.ledger.client.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    def cut_off() -> bool:
+        lab.ledger.client.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        return "Cannot connect" in whole_log(lab)
+
+    wait_for(cut_off, lab)  # an idle connection is opened anew without Celery's notice
     wait_for(lambda: whole_log(lab).count("Cannot connect") >= 3, lab)
     memory_limit(lab, "0")
     assert lab.ended(lab.submit("blink", note="after")).state == State.SUCCEEDED
