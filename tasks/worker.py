@@ -28,6 +28,7 @@ from tasks.places import Places
 from tasks.problem import Problem
 from tasks.pulse import ParentWatch, Pulse
 from tasks.queues import QUEUE_NAMES
+from tasks.revoking import make_revoke_cancel
 from tasks.seat import Seat
 from tasks.slot import register_tasks
 from tasks.stuck import StuckWatch
@@ -61,6 +62,7 @@ def main(argv: list[str]) -> int:
     queues = tuple(options.queues.split(","))
     seat = Seat(Places.from_environment(), options.name, queues, options.slots)
     register_tasks(app, seat)
+    make_revoke_cancel()
     app.steps["worker"].add(Pulse)
     hostname = f"{options.name}@{socket.gethostname()}"
     worker = _worker_of(app)(

@@ -8,11 +8,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from celery import Celery
+from celery.exceptions import TaskRevokedError
+from kombu import Connection
 
 from tasks import refused
+from tasks.app import make_app
 from tasks.job import Job, State
 from tasks.ledger import Ledger
 from tasks.queues import redis_lists
+from tasks.transport import Transport
 from tests.conftest import until
 from tests.core.lab import Lab
 
@@ -74,6 +78,14 @@ def wait_for(condition: Callable[[], object], lab: Lab, seconds: float = 40.0) -
         until(condition, seconds)
     except pytest.fail.Exception:
         pytest.fail(whole_log(lab)[-20_000:])
+
+
+@pytest.mark.parametrize("url", ["redis://h:1/0", "rediss://h:1/0", "redis+socket:///tmp/s?virtual_host=0"])
+def test_every_url_leads_through_our_transport(url: str) -> None:
+    connection, plain = make_app(url).connection_for_write(), Connection(url)
+    for ours, theirs in ((connection, plain), (connection.clone(), plain.clone())):
+        assert isinstance(ours.transport, Transport)
+        assert (ours.ssl, ours.port, ours.as_uri()) == (theirs.ssl, theirs.port, theirs.as_uri())
 
 
 def test_what_is_no_message_is_put_aside_and_the_worker_goes_on(lab: Lab) -> None:
@@ -214,3 +226,39 @@ def test_a_visibility_timeout_shorter_than_the_jobs_runs_nothing_twice(lab: Lab)
     assert [lab.reasons(job) for job in jobs] == [["submitted", "claimed", "done"]] * 3
     workers[0].terminate()
     workers[0].wait(60)
+
+
+@pytest.mark.parametrize("terminate", [False, True])
+def test_a_revoke_by_celerys_own_tools_cancels_the_job(lab: Lab, stranger: Celery, terminate: bool) -> None:
+    lab.start_worker(slots=1)
+    running, queued = lab.submit("nap", ticks=10_000), lab.submit("nap", name="next", ticks=1)
+    runner = lab.under_way(running)
+    stranger.control.revoke([running.id, queued.id, "not-a-job"], terminate=terminate)
+    assert lab.ended(queued).state is State.CANCELLED
+    assert lab.reasons(queued)[-1] == "revoked through Celery"
+    assert lab.ended(running).state is State.CANCELLED
+    assert lab.ended(running).attempt == 1
+    until(lambda: not runner.is_running(), 10)
+    for job in (running, queued):
+        wait_for(lambda job=job: stranger.AsyncResult(job.id).state == "REVOKED", lab)
+    assert lab.ended(lab.submit("nap", name="last", ticks=1)).state is State.SUCCEEDED
+
+
+def test_a_revoke_of_what_has_ended_changes_nothing(lab: Lab, stranger: Celery) -> None:
+    lab.start_worker()
+    done = lab.ended(lab.submit("blink", note="done"))
+    wait_for(lambda: stranger.AsyncResult(done.id).state == "SUCCESS", lab)
+    (reply,) = stranger.control.terminate(done.id, reply=True, timeout=10, limit=1)
+    assert list(reply.values()) == [{"ok": "cancel requested: of none, all have ended"}]
+    assert (lab.ledger.need(done.id).state, stranger.AsyncResult(done.id).state) == (State.SUCCEEDED, "SUCCESS")
+
+
+def test_celerys_own_tools_see_the_jobs_that_run(lab: Lab, stranger: Celery) -> None:
+    lab.start_worker()
+    job = lab.submit("nap", ticks=100)
+    lab.under_way(job)
+    (active,) = stranger.control.inspect(timeout=5, limit=1).active().values()
+    assert [(task["id"], task["name"]) for task in active] == [(job.id, "mistudio.nap")]
+    lab.ledger.request_cancel(job.id)
+    with pytest.raises(TaskRevokedError, match="cancelled by the user"):
+        stranger.AsyncResult(job.id).get(timeout=60)
