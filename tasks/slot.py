@@ -60,11 +60,20 @@ def _register(app: Celery, kind: JobKind, seat: Seat) -> None:
         if not job or not job.state.ended:
             raise Ignore
         if job.state is State.CANCELLED:
-            app.backend.mark_as_revoked(job.id, job.reason, request=task.request)
+            _show_as_revoked(task, job)
             raise Ignore
         if job.state is State.FAILED:
             raise JobFailed(job.reason)
         return job.result
+
+
+def _show_as_revoked(task: Any, job: Job) -> None:
+    """What Celery and Flower see of a cancelled job; without it, it would seem to run for ever."""
+    try:
+        task.backend.mark_as_revoked(job.id, job.reason, request=task.request)
+        task.send_event("task-revoked", terminated=True, signum=None, expired=False)
+    except Exception as error:  # noqa: BLE001 - results may lie anywhere; the ledger has the truth
+        log.warning("Celery could not be told that %s was cancelled: %s", job.id, error)
 
 
 def _job_rung_for(app: Celery, kind: JobKind, task_id: str, args: Any, values: dict[str, Any]) -> str | None:
