@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -20,6 +21,7 @@ from mistudio_cli.resources import Machine, counted, gigabytes, read_machine, sh
 from mistudio_cli.settings import Settings
 from mistudio_cli.snapshot import QueueRow, read_queues
 from mistudio_cli.states import IDLE
+from tasks import refused
 from tasks.devices import Devices, read_devices
 from tasks.ledger import Ledger
 from tasks.queues import QUEUES, Queue
@@ -28,6 +30,7 @@ from tasks.wire import Refused, Unreachable, connect
 Verdict = Literal["ok", "warning", "failed"]
 
 GIB = 1 << 30
+_LATELY_S = 24 * 3600
 _LEAST_DISK, _LITTLE_DISK = 1 * GIB, 10 * GIB
 
 #: States of workers that take no more jobs.
@@ -58,6 +61,7 @@ def all_checks(settings: Settings) -> Iterator[Check]:
     yield supervisor(told)
     if ledger is not None:
         yield from _if_readable(lambda: workers(read_queues(ledger).queues or ()))
+        yield from _if_readable(lambda: messages(refused.read(ledger.client, refused.MOST_KEPT), time.time()))
     yield disk(read_host(settings.places.store))
     cards = read_devices()
     yield gpu(cards)
@@ -158,6 +162,16 @@ def workers(rows: tuple[QueueRow, ...]) -> Check:
     waiting = [f"{row.name} ({row.pending} pending)" for row in deserted if row.pending]
     told = f"no worker for: {', '.join(waiting or [row.name for row in deserted])}"
     return Check("workers", "failed" if waiting else "warning", told, "mistudio workers start full")
+
+
+def messages(put_aside: Sequence[refused.Refusal], now: float) -> Check:
+    """Whether workers got messages lately that they could take for no job; newest first, `now` as their times."""
+    lately = [refusal for refusal in put_aside if now - refusal.at < _LATELY_S]
+    if not lately:
+        return Check("messages", "ok", "none was refused in the last 24 h")
+    last = lately[0]
+    told = f"{len(lately)} refused in the last 24 h; the last one, from {last.queue}: {last.why}"
+    return Check("messages", "warning", told, f"Mend who sends them. See what they were: LRANGE {refused.KEY} 0 9")
 
 
 def disk(host: Host) -> Check:

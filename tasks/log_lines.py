@@ -2,7 +2,7 @@
 
 Each line is one write to the process's own standard error, so lines of several processes never mix. A log is rotated by
 renaming its file; each process that finds its file renamed opens the path anew, in place of its standard output and
-error, so that whatever it writes follows. A full disk loses lines and nothing else.
+error, so that whatever it writes follows. A full disk loses lines and nothing else. Secrets are masked.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from tasks.redact import redact
 
 #: Names the file behind a worker's standard error, for those whose supervisor opened one.
 VARIABLE = "MISTUDIO_LOG"
@@ -97,7 +99,7 @@ class Lines(logging.Handler):
         """Write one line. Never disturbs the work: what cannot be written is lost."""
         record.job = _job
         try:
-            line = self.format(record) + "\n"
+            line = redact(self.format(record)) + "\n"
         except Exception:  # noqa: BLE001 - a record that cannot be worded is reported as logging does
             self.handleError(record)
             return

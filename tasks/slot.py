@@ -27,8 +27,10 @@ from tasks.ledger import Claim, Ledger
 from tasks.log_lines import about
 from tasks.places import Places
 from tasks.problem import Problem
+from tasks.redact import redact
 from tasks.seat import Seat
 from tasks.store import Store
+from tasks.strangers import NotTaken, job_rung_for
 from tasks.submit import KnownArtifacts
 from tasks.work import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER, describe_failure, open_context, perform, tell
 
@@ -53,16 +55,35 @@ def _register(app: Celery, kind: JobKind, seat: Seat) -> None:
     hard_s = kind.effective_limits.hard_s if kind.in_slot else None
     backstop_s = None if hard_s is None else hard_s + _BACKSTOP_S
 
-    @app.task(name=kind.wire_name, bind=True, throws=(JobFailed,), shared=False, time_limit=backstop_s)
-    def answer_bell(task: Any, job_id: str) -> dict[str, Any] | None:
+    @app.task(name=kind.wire_name, bind=True, throws=(JobFailed, NotTaken), shared=False, time_limit=backstop_s)
+    def answer_bell(task: Any, *args: Any, **values: Any) -> dict[str, Any] | None:
         told = task.request.delivery_info or {}
         bell = {"queue": told.get("routing_key") or "", "step": told.get("priority")}
-        job = work(app, seat, str(job_id), task.request.hostname or "", bell)
-        if job is None or not job.state.ended or job.state is State.CANCELLED:
+        job_id = _job_rung_for(app, kind, task.request.id, args, values)
+        job = job_id and work(app, seat, job_id, task.request.hostname or "", bell)
+        if not job or not job.state.ended:
+            raise Ignore
+        if job.state is State.CANCELLED:
+            _show_as_revoked(task, job)
             raise Ignore
         if job.state is State.FAILED:
             raise JobFailed(job.reason)
         return job.result
+
+
+def _show_as_revoked(task: Any, job: Job) -> None:
+    """What Celery and Flower see of a cancelled job; without it, it would seem to run for ever."""
+    try:
+        task.backend.mark_as_revoked(job.id, job.reason, request=task.request)
+        task.send_event("task-revoked", terminated=True, signum=None, expired=False)
+    except Exception as error:  # noqa: BLE001 - results may lie anywhere; the ledger has the truth
+        log.warning("Celery could not be told that %s was cancelled: %s", job.id, error)
+
+
+def _job_rung_for(app: Celery, kind: JobKind, task_id: str, args: Any, values: dict[str, Any]) -> str | None:
+    store = Store(Places.from_environment().store)
+    with closing(open_ledger(app)) as ledger:
+        return tell(lambda: job_rung_for(ledger, store, kind, task_id, args, values))
 
 
 def work(app: Celery, seat: Seat, job_id: str, worker: str, bell: dict[str, Any]) -> Job | None:
@@ -87,7 +108,7 @@ def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str, bell: dict[st
                 _run(ledger, claim, keeper)
             except Exception as error:
                 # A fault of ours, not the job's: another attempt may fare better, and the record says why this did not.
-                reason = f"its worker failed: {type(error).__name__}: {error}"
+                reason = redact(f"its worker failed: {type(error).__name__}: {error}")
                 tell(lambda: ledger.put_back(claim, reason, loss=True))
                 raise
     job = tell(lambda: ledger.get(job_id))

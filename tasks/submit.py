@@ -11,6 +11,7 @@ from tasks.job import Job, JobKind, Request, kind_named
 from tasks.ledger import Ledger, new_job_id
 from tasks.problem import Problem
 from tasks.queues import DEFAULT_PRIORITY, HIGHEST_PRIORITY, LOWEST_PRIORITY
+from tasks.redact import holds_token
 from tasks.store import Store, check_name
 
 
@@ -43,15 +44,17 @@ def submit(
     name: str | None = None,
     priority: int = DEFAULT_PRIORITY,
     after: Sequence[str] = (),
+    job_id: str | None = None,
 ) -> list[Job]:
     """Submit a job and those that must come first; the last one is the job asked for.
 
     Problem, with nothing submitted, when the request cannot work. Jobs that make what this one reads are its parents
-    without being named.
+    without being named. Without a `job_id` of its own it gets a fresh one.
     """
     kind = kind_named(kind_name)
     if not LOWEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
         raise Problem(f"--priority must be between {LOWEST_PRIORITY} and {HIGHEST_PRIORITY}, not {priority}.")
+    _refuse_token(name, values)
     known = KnownArtifacts(ledger, store)
     params = kind.read_params(values)
     requests: list[Request] = []
@@ -64,7 +67,7 @@ def submit(
         if not _there_or_coming(request, known):
             earlier += submit(ledger, store, request.kind, request.params, name=request.name, priority=priority)
     job = Job(
-        id=new_job_id(),
+        id=job_id or new_job_id(),
         kind=kind.name,
         name=name,
         queue=kind.queue,
@@ -75,6 +78,14 @@ def submit(
     )
     parents = [*after, *_makers(kind, params, ledger)]
     return [*earlier, ledger.submit(dataclasses.replace(job, parents=tuple(dict.fromkeys(parents))))]
+
+
+def _refuse_token(name: str | None, values: dict[str, Any]) -> None:
+    if holds_token([name, values]):
+        raise Problem(
+            "A parameter holds a token of the Hub; jobs are kept and shown, so it would leak.",
+            "Set HF_TOKEN where the workers start, and leave it out here",
+        )
 
 
 def _name_for(kind: JobKind, params: Any, name: str | None) -> str:

@@ -19,6 +19,7 @@ from tasks.job import Job, JobKind, Progress, State, Stopped, kind_named
 from tasks.ledger import Claim, Ledger
 from tasks.places import Places
 from tasks.problem import Problem
+from tasks.redact import redact
 from tasks.store import Store
 from tasks.wire import Unreachable
 
@@ -120,9 +121,12 @@ def open_context(
 
 
 def describe_failure(error: BaseException) -> dict[str, str]:
-    """What the record says of an exception: type, message in the user's words where there are any, traceback."""
-    text = "".join(traceback.format_exception(error))[-_TRACEBACK_CHARS:]
-    return {"type": type(error).__name__, "message": _sentence(error), "traceback": text}
+    """What the record says of an exception: type, message in the user's words where there are any, traceback.
+
+    Its secrets are masked.
+    """
+    text = redact("".join(traceback.format_exception(error)))[-_TRACEBACK_CHARS:]
+    return {"type": type(error).__name__, "message": redact(_sentence(error)), "traceback": text}
 
 
 def _sentence(error: BaseException) -> str:

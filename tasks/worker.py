@@ -21,6 +21,7 @@ from celery import Celery
 from celery.signals import worker_process_init
 
 from tasks.app import app_from_environment
+from tasks.consumer import Consumer
 from tasks.guard import Guard, ParentWatch
 from tasks.ledger import WorkerBeat
 from tasks.log_lines import log_to_stderr, path_from_environment
@@ -28,6 +29,7 @@ from tasks.places import Places
 from tasks.problem import Problem
 from tasks.pulse import Pulse
 from tasks.queues import QUEUE_NAMES
+from tasks.revoking import make_revoke_cancel
 from tasks.seat import Seat
 from tasks.slot import register_tasks
 
@@ -61,6 +63,7 @@ def main(argv: list[str]) -> int:
     queues = tuple(options.queues.split(","))
     seat = Seat(Places.from_environment(), options.name, queues, options.slots)
     register_tasks(app, seat)
+    make_revoke_cancel()
     app.steps["worker"].add(Pulse)
     hostname = f"{options.name}@{socket.gethostname()}"
     worker = _worker_of(app)(
@@ -74,6 +77,7 @@ def main(argv: list[str]) -> int:
         loglevel=logging.INFO,
         without_gossip=True,
         without_mingle=True,
+        consumer_cls=Consumer,
         beat_of=WorkerBeat(hostname, socket.gethostname(), os.getpid(), queues, options.slots, time.time()),
         seat=seat,
     )

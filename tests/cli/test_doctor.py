@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 
 from mistudio_cli import checks
@@ -23,6 +24,7 @@ from mistudio_cli.snapshot import QueueRow
 from tasks.job import Job
 from tasks.ledger import Ledger, WorkerBeat, new_job_id
 from tasks.queues import QUEUE_NAMES
+from tasks.refused import put_aside, read
 from tests.cli.conftest import Cli
 
 GIB = 1 << 30
@@ -49,6 +51,17 @@ def test_jobs_on_a_queue_without_a_worker_fail_it(cli: Cli) -> None:
     assert "workers: mistudio workers start full" in told.err
     cli.ledger.beat(WorkerBeat("w@h", "h", 1, QUEUE_NAMES, 1, 1.0))
     assert cli("doctor").code == Code.OK
+
+
+def test_refused_messages_are_counted_and_the_last_one_told(cli: Cli) -> None:
+    assert verdicts(cli("doctor", "--json").json)["messages"] == "ok"
+    for why in ("an early one", "It names no task."):
+        put_aside(cli.ledger.client.call, "datasets", "{}", why)
+    told = cli("doctor")
+    assert told.code == Code.OK
+    assert "2 refused in the last 24 h; the last one, from datasets: It names no task." in told.out
+    day_old = [dataclasses.replace(refusal, at=refusal.at - 90_000) for refusal in read(cli.ledger.client)]
+    assert checks.messages(day_old, time.time()).verdict == "ok"
 
 
 def test_an_unreachable_redis_fails_it(cli: Cli) -> None:

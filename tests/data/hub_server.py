@@ -14,6 +14,10 @@ _GATED = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to dataset is 
 _MISSING = {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}
 
 
+#: What has been sent as `Authorization` to any of these servers.
+asked_with: set[str] = set()
+
+
 class _Hub(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -31,6 +35,7 @@ class _Hub(BaseHTTPRequestHandler):
         self._serve()
 
     def _serve(self) -> None:
+        asked_with.add(self.headers.get("Authorization", ""))
         path = self.path.split("?")[0]
         if "/gated/" in path + "/":
             return self._answer(403, b"{}", _GATED)

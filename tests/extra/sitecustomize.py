@@ -1,7 +1,24 @@
-"""Adds the tests' own job kinds to a worker's: put this folder on PYTHONPATH."""
+"""Adds the tests' own job kinds to a worker's: put this folder on PYTHONPATH.
 
+TRANSPORT_OPTIONS, a JSON object, changes what a worker tells kombu's transport.
+"""
+
+import json
+import os
 from pathlib import Path
 
 import tasks.kinds
 
 tasks.kinds.__path__.append(str(Path(__file__).parent / "kinds"))
+
+if told := os.environ.get("TRANSPORT_OPTIONS"):
+    import tasks.app
+
+    make_app = tasks.app.make_app
+
+    def make_changed_app(*words: str | None) -> object:
+        app = make_app(*words)
+        app.conf.broker_transport_options.update(json.loads(told))
+        return app
+
+    tasks.app.make_app = make_changed_app

@@ -1,0 +1,83 @@
+"""A worker's ear: the only place where Celery's consumer is changed.
+
+Messages that mean nothing here are put aside and their senders told; a Redis that refuses is asked again, but calmly.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import redis
+from celery import states
+from celery.worker.consumer import Consumer as CeleryConsumer
+
+from tasks.job import kinds
+from tasks.refused import put_aside
+from tasks.strangers import NotTaken
+from tasks.transport import shown
+
+log = logging.getLogger("mistudio.consumer")
+
+
+#: Between two tries to work with a Redis that answers and refuses: Celery's own pace fills logs.
+_CALM_S = 1.0
+
+
+class Consumer(CeleryConsumer):
+    """Celery's consumer; where that one drops a message with a log line, this one keeps it and answers."""
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """A name that is no kind's."""
+        name = message.headers.get("task") or message.payload["task"]
+        self._refuse(
+            message, f"There is no task {name!r} here. Tasks: {', '.join(k.wire_name for k in kinds().values())}"
+        )
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:
+        """No task at all."""
+        self._refuse(message, "It names no task.")
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """A task whose message Celery cannot take."""
+        self._refuse(message, f"It is no valid task message: {exc}")
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """A body that cannot be read."""
+        self._refuse(message, f"Its body cannot be read: {exc}")
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """Celery tries again at once."""
+        super().on_connection_error_before_connected(exc)
+        _keep_calm(exc)
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """The same."""
+        super().on_connection_error_after_connected(exc)
+        _keep_calm(exc)
+
+    def _refuse(self, message: Any, why: str) -> None:
+        queue = str((message.delivery_info or {}).get("routing_key"))
+        with message.channel.conn_or_acquire() as client:
+            refusal = put_aside(client.execute_command, queue, shown(message._raw), why)
+        message.reject_log_error(log, self.connection_errors)
+        task_id = _task_id(message)
+        if task_id is None:
+            return
+        try:
+            self.app.backend.store_result(task_id, NotTaken(refusal.why), states.FAILURE)
+        except Exception as error:  # noqa: BLE001 - the results may lie anywhere; their absence must end no worker
+            log.warning("the sender of %s could not be told: %s", task_id, error)
+
+
+def _keep_calm(error: Exception) -> None:
+    if isinstance(error, redis.ResponseError):
+        time.sleep(_CALM_S)
+
+
+def _task_id(message: Any) -> str | None:
+    for told in (message.headers, message._decoded_cache):  # the second: protocol 1 has it in the body
+        if isinstance(told, dict) and isinstance(told.get("id"), str):
+            return told["id"]
+    return None

@@ -1,0 +1,152 @@
+"""Celery's way to Redis, made safe from what lies in Redis: the only place kombu's transport is changed.
+
+What is no message is put aside (`tasks.refused`) instead of ending the worker, and a Redis that refuses writes for a
+while counts as one that is away: Celery connects again until it is back.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import redis
+from celery.app.amqp import AMQP
+from kombu import Connection
+from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import loads
+
+from tasks.refused import put_aside
+
+log = logging.getLogger("mistudio.transport")
+
+#: These tell of Redis, never of one message. KeyError, which kombu counts as a lost connection, is not among them:
+#: raised for a message, it is the message's fault.
+_REDIS_IS_AWAY = (OSError, redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse, redis.ResponseError)
+
+
+class _Client(redis.Redis):
+    """Hands over only what kombu can read; the rest it puts aside, as if nothing had come."""
+
+    def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
+        reply = super().parse_response(connection, command_name, **options)
+        if command_name != "BRPOP" or not reply:
+            return reply
+        try:
+            loads(bytes_to_str(reply[1]))
+        except Exception as error:  # noqa: BLE001 - whatever reading it raises, kombu would die of
+            other = redis.Redis(connection_pool=self.connection_pool)  # this one's only connection is for messages
+            put_aside(other.execute_command, _queue_of(reply[0]), shown(reply[1]), f"not JSON: {error}")
+            return None
+        return reply
+
+
+class _QoS(kombu_redis.QoS):
+    """Notes what is in hand; a Redis that takes no note hinders no delivery."""
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Note a message as delivered and not yet acknowledged."""
+        try:
+            super().append(message, delivery_tag)
+        except redis.ResponseError as error:
+            # Its entry is out of its list already: dropping the message now would lose it.
+            log.warning("Redis refuses a note of what was delivered: %s", error)
+            virtual.QoS.append(self, message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        """Forget a message that is in good hands."""
+        try:
+            super().ack(delivery_tag)
+        except redis.ResponseError as error:
+            # Otherwise it would count as in hand for ever, and this worker would take no more. Its note stays: one day
+            # it is delivered again, and finds its job claimed.
+            log.warning("Redis refuses to forget what was delivered: %s", error)
+            virtual.QoS.ack(self, delivery_tag)
+
+    def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
+        """Put a message that was never acknowledged back into its list; what is no message is put aside."""
+        with self.channel.conn_or_acquire(client) as connection:
+            try:
+                super().restore_by_tag(tag, connection, leftmost)
+            except _REDIS_IS_AWAY:
+                raise
+            except Exception as error:  # noqa: BLE001 - one entry must not hold up the others for ever
+                what = shown(connection.hget(self.unacked_key, tag))
+                put_aside(connection.execute_command, self.unacked_key, what, f"cannot be delivered again: {error!r}")
+                self._remove_from_indices(tag).execute()
+
+
+class _Channel(kombu_redis.Channel):
+    QoS = _QoS
+
+    def basic_consume(self, queue: str, *args: Any, **kwargs: Any) -> Any:
+        """Consume from a queue; a fault of one message ends with that message."""
+        tag = super().basic_consume(queue, *args, **kwargs)
+        callbacks = self.connection._callbacks
+        callbacks[queue] = functools.partial(self._deliver, queue, callbacks[queue])
+        return tag
+
+    def _deliver(self, queue: str, deliver: Callable[[Any], Any], raw: Any) -> Any:
+        try:
+            return deliver(raw)
+        except _REDIS_IS_AWAY:
+            raise
+        except Exception as error:
+            log.debug("refused", exc_info=True)
+            with self.conn_or_acquire() as client:
+                put_aside(client.execute_command, queue, shown(raw), f"no message of Celery's: {error!r}")
+            self._forget(raw)
+
+    def _forget(self, raw: Any) -> None:
+        try:
+            self.qos.reject(raw["properties"]["delivery_tag"])
+        except _REDIS_IS_AWAY:
+            raise
+        except Exception:  # noqa: BLE001 - it has no tag, so there is no note of it
+            return
+
+    def _get_client(self) -> Any:
+        return super()._get_client() if self.global_keyprefix else _Client
+
+
+class Transport(kombu_redis.Transport):
+    """Redis, for strangers' messages and for bad days."""
+
+    Channel = _Channel
+    connection_errors = (*kombu_redis.Transport.connection_errors, redis.ResponseError)
+
+
+class _Connection(Connection):
+    """The same URLs as ever; behind each the transport above."""
+
+    def get_transport_cls(self) -> type:
+        return Transport
+
+
+class Wiring(AMQP):
+    """What a Celery app takes its connections from: `Celery(amqp=Wiring)`."""
+
+    Connection = _Connection
+
+
+def _queue_of(redis_list: bytes | str) -> str:
+    return bytes_to_str(redis_list).rsplit(kombu_redis.Channel.sep, 1)[0]
+
+
+def shown(raw: Any) -> str:
+    """An entry of a list as text, read or not; the body of a message in the clear, so that its secrets can be seen."""
+    if isinstance(raw, bytes):
+        return raw.decode("utf-8", "backslashreplace")
+    if isinstance(raw, dict):
+        with suppress(TypeError, ValueError):
+            raw = {
+                **raw,
+                "body": base64.b64decode(str(raw.get("body")), validate=True).decode("utf-8", "backslashreplace"),
+            }
+    return raw if isinstance(raw, str) else json.dumps(raw, default=repr)

@@ -1,0 +1,178 @@
+"""Tokens and passwords are planted where users have them, and then looked for everywhere else."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+import psutil
+import pytest
+from celery import Celery
+
+from tasks import refused
+from tasks.job import State
+from tasks.problem import Problem
+from tasks.redact import redact
+from tests.conftest import RedisServer, until
+from tests.core.lab import Lab
+from tests.data.hub_server import asked_with, serve
+
+TOKEN = "hf_" + "Plant3d" * 5
+PASSWORD = "s3cret/plant#d"
+MISTUDIO = str(Path(sys.executable).parent / "mistudio")
+
+
+@pytest.fixture
+def lab(own_redis: RedisServer, short_tmp: Path, kinds_of_the_tests: None) -> Iterator[Lab]:
+    """A lab behind a password."""
+    open_lab = Lab(own_redis, short_tmp)
+    open_lab.ledger.client.call("CONFIG", "SET", "requirepass", PASSWORD)
+    open_lab.ledger.client.close()
+    open_lab.app.close()
+    own_redis.url = f"redis+socket://:{quote(PASSWORD, safe='')}@{own_redis.socket}?virtual_host=0"
+    lab = Lab(own_redis, short_tmp)
+    yield lab
+    lab.ledger.client.close()
+    lab.app.close()
+    lab.stop_worker()
+
+
+def everything_in_redis(lab: Lab) -> str:
+    """Every key with all it holds."""
+    read = {
+        "string": lambda key: ("GET", key),
+        "list": lambda key: ("LRANGE", key, 0, -1),
+        "hash": lambda key: ("HGETALL", key),
+        "set": lambda key: ("SMEMBERS", key),
+        "zset": lambda key: ("ZRANGE", key, 0, -1),
+    }
+    cursor, told = "0", []
+    while True:
+        cursor, keys = lab.ledger.client.call("SCAN", cursor, "COUNT", 1000)
+        for key in keys:
+            kind = lab.ledger.client.call("TYPE", key)
+            told.append(f"{key}: {lab.ledger.client.call(*read[kind](key)) if kind in read else ''}")
+        if cursor == "0":
+            return "\n".join(told)
+
+
+def everything_on_disk(lab: Lab, *, and_held_in_redis: bool = True) -> str:
+    """Logs, notes, artifacts, and the append-only file of Redis: whatever any key ever held."""
+    files = [path for path in lab.folder.rglob("*") if path.is_file()]
+    if not and_held_in_redis:
+        files = [path for path in files if "appendonly" not in str(path)]
+    return "\n".join(f"{path}: {path.read_text(errors='replace')}" for path in files)
+
+
+def command_lines() -> str:
+    told = []
+    for process in psutil.process_iter(["cmdline"]):
+        told.append(" ".join(process.info["cmdline"] or ()))
+    return "\n".join(told)
+
+
+def leaks(text: str) -> list[str]:
+    """Lines in which a secret stands, whole or as a URL writes it."""
+    secrets = (TOKEN, PASSWORD, quote(PASSWORD, safe=""))
+    return [line for line in text.splitlines() if any(secret in line for secret in secrets)]
+
+
+def rest_answers(environment: dict[str, str]) -> str:
+    pipe = subprocess.PIPE
+    server = subprocess.Popen([MISTUDIO, "serve", "--port", "0"], env=environment, stdout=pipe, stderr=pipe, text=True)
+    try:
+        line = server.stderr.readline() if server.stderr else ""
+        where = re.search(r"http://[\d.]+:\d+/api/v1/workers", line)
+        assert where, line
+        with httpx.Client(base_url=where[0], trust_env=False, timeout=30) as client:
+            return "\n".join(client.get(f"/{name}").text for name in ("queues", "active", "stats", "health"))
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
+
+
+def test_planted_secrets_are_found_nowhere(lab: Lab) -> None:
+    lab.start_worker(HF_TOKEN=TOKEN)
+    failed, running = lab.submit("leak"), lab.submit("nap", ticks=100)
+    lab.under_way(running)
+    assert leaks(command_lines()) == []
+    environment = {**os.environ, "HF_TOKEN": TOKEN, "CELERY_BROKER_URL": lab.redis.url}
+    environment["MISTUDIO_HOME"] = str(lab.folder / "home")
+    told = rest_answers(environment)
+    for words in (
+        ["jobs", "show", failed.id],
+        ["jobs", "logs", failed.id],
+        ["jobs", "ls", "--json"],
+        ["config", "show"],
+    ):
+        done = subprocess.run([MISTUDIO, *words], env=environment, capture_output=True, text=True, timeout=60)
+        told += done.stdout + done.stderr
+    ended = lab.ended(failed)
+    assert ended.state is State.FAILED
+    assert ended.error is not None
+    assert ended.error["message"] == "ValueError: the end: 401 for *** from " + redact(lab.redis.url)
+    assert "PermissionError: the cause: 401 for ***" in ended.error["traceback"]
+    assert "about to fail: 401 for ***" in everything_on_disk(lab)  # it was told, and masked
+    lab.ended(running)
+    assert leaks(told) == []
+    assert leaks(everything_in_redis(lab)) == []
+    assert leaks(everything_on_disk(lab)) == []
+
+
+def test_a_token_as_a_parameter_is_refused_by_name_of_where_it_belongs(lab: Lab) -> None:
+    with pytest.raises(Problem, match="Set HF_TOKEN where the workers start") as refusal:
+        lab.submit("nap", until=f"/tmp/{TOKEN}")
+    assert TOKEN not in str(refusal.value)
+    assert lab.ledger.page().jobs == ()
+
+
+def test_a_strangers_token_is_refused_and_not_kept(lab: Lab) -> None:
+    lab.start_worker()
+    with Celery("elsewhere", broker=lab.redis.url, backend=lab.redis.url, set_as_current=False) as stranger:
+        sent = stranger.send_task("mistudio.nap", kwargs={"until": TOKEN}, queue="training")
+        with pytest.raises(Exception, match="Set HF_TOKEN where the workers start"):
+            sent.get(timeout=60)
+        stranger.send_task("mistudio.nonsense", kwargs={"mine": TOKEN}, queue="datasets")
+        lab.ledger.client.call("RPUSH", "datasets", f"not JSON, but {TOKEN}")
+        until(lambda: len(refused.read(lab.ledger.client)) == 3, 30)
+    assert all("***" in refusal.what and 'body": "W' not in refusal.what for refusal in refused.read(lab.ledger.client))
+    assert leaks(everything_in_redis(lab)) == []
+    assert leaks(everything_on_disk(lab, and_held_in_redis=False)) == []
+
+
+@pytest.mark.parametrize("by", ["HF_TOKEN", "HF_TOKEN_PATH"])
+def test_the_workers_token_reaches_the_hub_and_nothing_else(lab: Lab, tmp_path: Path, by: str) -> None:
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    with serve() as address:
+        hub = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
+        hub |= {"HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1", "HF_HUB_OFFLINE": "0"}
+        lab.start_worker(**hub, **{by: TOKEN if by == "HF_TOKEN" else str(file)})
+        done = lab.ended(lab.submit("download", source="owner/name", name="theirs"))
+    assert (done.state, f"Bearer {TOKEN}" in asked_with) == (State.SUCCEEDED, True), done.error
+    assert leaks(everything_in_redis(lab)) == []
+    assert leaks(everything_on_disk(lab)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        (f"a {TOKEN}, b", "a ***, b"),
+        ("redis://me:hunter@host:1/0 and rediss://:hunter@host", "redis://me:***@host:1/0 and rediss://:***@host"),
+        ("redis+socket:///tmp/s?password=hunter&virtual_host=0", "redis+socket:///tmp/s?password=***&virtual_host=0"),
+        ("Authorization: Bearer abcdefgh.ijkl", "Authorization: Bearer ***"),
+        ("the value of a variable: dr4gonfly!", "the value of a variable: ***"),
+        ("AUTH failed for p%40ssword", "AUTH failed for ***"),
+        ("AUTH failed for p@ssword", "AUTH failed for ***"),
+        ("3 tokens of hf_cache at http://host:80/a@b", "3 tokens of hf_cache at http://host:80/a@b"),
+    ],
+)
+def test_what_is_masked_and_what_is_not(text: str, masked: str) -> None:
+    environment = {"MY_API_KEY": "dr4gonfly!", "CELERY_BROKER_URL": "redis://:p%40ssword@h", "X_TOKEN": "short"}
+    assert redact(text, environment) == masked

@@ -1,0 +1,26 @@
+"""`leak`: a job that tells the secrets of its process wherever a job can tell something."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+
+from tasks.job import JobKind, option
+
+
+@dataclass(frozen=True)
+class Params:
+    where: str = option("runner", help="only told")
+
+
+KIND = JobKind("leak", queue="datasets", params=Params, summary="Leak", module=__name__)
+
+
+def run(params: Params, context: object) -> dict:
+    secrets = f"401 for {os.environ['HF_TOKEN']} from {os.environ['CELERY_BROKER_URL']}"
+    logging.warning("about to fail: %s", secrets)
+    try:
+        raise PermissionError(f"the cause: {secrets}")
+    except PermissionError as error:
+        raise ValueError(f"the end: {secrets}") from error
