@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import math
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -205,8 +206,9 @@ class Crew:
             process = identity.recognise({"pid": other.pid, "birth": other.birth})
             if process is not None:
                 spec = WorkerSpec(other.name, other.queues, other.slots)
-                began = process.create_time()
-                self.leavers.append(Child.adopted(spec, AdoptedWorker(process), self._clock, began))
+                worker = AdoptedWorker(process)
+                worker.tell(signal.SIGTERM)  # it drains already, unless it was stopped before it saw that it should
+                self.leavers.append(Child.adopted(spec, worker, self._clock, process.create_time()))
 
     def _refusal(self, broker_url: str) -> dict[str, Any] | None:
         alive = self._alive()

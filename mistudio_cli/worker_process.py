@@ -28,8 +28,12 @@ class WorkerProcess:
         return None if code is None else describe_exit(code)
 
     def tell(self, signum: signal.Signals) -> None:
-        """Signal the main process alone: its pool would take TERM or QUIT for an order to die at once."""
+        """Signal the main process alone: its pool would take TERM or QUIT for an order to die at once.
+
+        One that was stopped goes on: it could not hear otherwise.
+        """
         self._process.send_signal(signum)
+        self._process.send_signal(signal.SIGCONT)
 
     def kill_tree(self) -> None:
         """End it with all its slots and their runners."""
@@ -51,9 +55,10 @@ class AdoptedWorker:
         return None if identity.is_alive(self._process) else "ended; an earlier supervisor started it"
 
     def tell(self, signum: signal.Signals) -> None:
-        """Signal the main process alone."""
+        """Signal the main process alone. One that was stopped goes on: it could not hear otherwise."""
         with suppress(psutil.NoSuchProcess):
             self._process.send_signal(signum)
+            self._process.send_signal(signal.SIGCONT)
 
     def kill_tree(self) -> None:
         """End it with all its slots and their runners."""

@@ -15,15 +15,16 @@ import time
 import psutil
 from celery.worker import state as celery_state
 
+from tasks.ledger import LEASE_TTL_S
 from tasks.lifeline import wake_when_parent_dies
 from tasks.seat import Seat
 from tasks.stuck import StoppedSlots
 
 log = logging.getLogger("mistudio.worker")
 
-_LOOK_EVERY_S, _LOOK_AT_SLOTS_EVERY_S = 1.0, 5.0
+_LOOK_EVERY_S, _LOOK_AT_SLOTS_EVERY_S = 1.0, 3.0
 
-#: How long a worker that was told to end may go on after its last job has ended.
+#: How long a worker that was told to end may go on after its last job has ended, or have a slot that is stopped.
 MAY_TIDY_S = 5.0
 
 
@@ -67,7 +68,7 @@ class Guard(threading.Thread):
     def _give_up_stopped_slots(self) -> None:
         if time.monotonic() >= self._look_at_slots_at:
             self._look_at_slots_at = time.monotonic() + _LOOK_AT_SLOTS_EVERY_S
-            for told in self._stopped_slots.kill():
+            for told in self._stopped_slots.kill(MAY_TIDY_S if told_to_end() else LEASE_TTL_S):
                 log.warning(told)
 
     def _end(self) -> None:

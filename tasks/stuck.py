@@ -16,13 +16,12 @@ from tasks.upkeep import LEASE_TTL_S
 class StoppedSlots:
     """The children of this process that were found stopped, and since when."""
 
-    def __init__(self, patience_s: float = LEASE_TTL_S, clock: Callable[[], float] = time.monotonic) -> None:
-        self._patience_s = patience_s
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._stopped_at: dict[psutil.Process, float] = {}
 
-    def kill(self) -> list[str]:
-        """Kill those that have been stopped for longer than a lease lives; returns a sentence for each.
+    def kill(self, patience_s: float = LEASE_TTL_S) -> list[str]:
+        """Kill those that have been stopped for longer than that; returns a sentence for each.
 
         One that a debugger holds is let alone. Call it every few seconds.
         """
@@ -31,7 +30,7 @@ class StoppedSlots:
         self._stopped_at = {child: self._stopped_at.get(child, now) for child in stopped}
         told = []
         for child, since in self._stopped_at.items():
-            if now - since > self._patience_s:
+            if now - since > patience_s:
                 child.kill()
                 told.append(
                     f"slot {child.pid} had been stopped (SIGSTOP) for {now - since:.0f} s: killed, for a new one"

@@ -23,7 +23,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def slots(clock: Clock) -> StoppedSlots:
-    return StoppedSlots(patience_s=15, clock=clock)
+    return StoppedSlots(clock)
 
 
 @pytest.fixture

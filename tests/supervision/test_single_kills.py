@@ -118,6 +118,17 @@ def test_who_was_stopped_for_good_wakes_and_drains_when_the_supervisor_dies(flee
     supervised_anew(fleet, job, around)
 
 
+def test_a_worker_stopped_for_good_while_it_drains_is_woken_by_the_next_supervisor(fleet: Fleet) -> None:
+    """Nobody's death wakes it: whoever started it is dead already."""
+    job, runner = fleet.nap()
+    around = fleet.around(runner)
+    fleet.siege.send(around[Role.SUPERVISOR], signal.SIGKILL)
+    until(lambda: not around[Role.SUPERVISOR].lives, 5)
+    fleet.siege.send(around[Role.WORKER], signal.SIGSTOP)
+    until(lambda: next(b.state for b in fleet.siege.everybody() if b.pid == around[Role.WORKER].pid) == "T", 5)
+    supervised_anew(fleet, job, around)
+
+
 def test_a_hangup_changes_nothing(fleet: Fleet) -> None:
     """Celery's own workers start themselves anew then, and nobody would watch over such a one."""
     job, runner = fleet.nap(10)

@@ -15,7 +15,7 @@ import pytest
 from mistudio_cli import worker_process
 from mistudio_cli.crew import LOOK_AT_SEATS_EVERY_S, full_name
 from mistudio_cli.profile import WorkerSpec
-from mistudio_cli.states import SILENCE_S, quit_grace_s
+from mistudio_cli.states import SILENCE_S
 from mistudio_cli.supervisor import Supervisor
 from tasks import wire
 from tasks.job import Job
@@ -397,10 +397,9 @@ def test_a_worker_that_says_nothing_any_more_is_ended_and_replaced(world: World)
     world.now += 7
     world.supervisor.tick()
     assert world.states() == {PAIR[0].name: "hung"}
-    world.now += quit_grace_s()
     world.ticks_until(PAIR[0].name, "backoff")
     assert (
-        world.supervisor.status()["workers"][0]["last_exit"] == f"said nothing for {SILENCE_S:g} s; killed by SIGKILL"
+        world.supervisor.status()["workers"][0]["last_exit"] == f"said nothing for {SILENCE_S:g} s; killed by SIGQUIT"
     )
     world.now += 30
     world.ticks_until(PAIR[0].name, "starting")
