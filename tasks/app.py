@@ -17,16 +17,18 @@ from tasks.job import kinds
 from tasks.ledger import Ledger
 from tasks.problem import Problem
 from tasks.queues import DEFAULT_PRIORITY, PRIORITY_STEPS, QUEUE_NAMES, wire_priority
-from tasks.transport import Wiring
 
 #: Celery insists on a default queue; nobody consumes this one and no route leads to it.
 NO_QUEUE = "mistudio-no-such-queue"
+
+#: Our way to Redis, by name: nobody imports redis-py who only makes an app.
+WIRING = "tasks.transport:Wiring"
 
 
 def make_app(broker_url: str, result_backend: str | None = None) -> Celery:
     """The app as producers and workers share it. Nothing is connected yet."""
     backend = result_backend or broker_url
-    app = Celery("mistudio", broker=broker_url, backend=backend, amqp=Wiring, set_as_current=False)
+    app = Celery("mistudio", broker=broker_url, backend=backend, amqp=WIRING, set_as_current=False)
     app.conf.update(
         task_queues=[KombuQueue(name, Exchange("mistudio"), routing_key=name) for name in QUEUE_NAMES],
         task_default_queue=NO_QUEUE,
