@@ -9,17 +9,18 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from mistudio_cli.host import Host, read_host
-from mistudio_cli.trees import Use, read_uses
-from tasks.devices import Devices, read_devices
 from tasks.job import Job, State
 from tasks.ledger import BEAT_TTL_S, Ledger, QueueCount, WorkerBeat
-from tasks.places import Places
 from tasks.queues import QUEUE_NAMES
-from tasks.seat import Posture, occupants
 from tasks.wire import Refused, Unreachable
+
+if TYPE_CHECKING:  # what reads this machine is imported where it is asked: the queues alone need none of it
+    from mistudio_cli.host import Host
+    from mistudio_cli.trees import Use
+    from tasks.devices import Devices
+    from tasks.places import Places
 
 #: A worker that fell silent is shown, with its age, for this long.
 SILENT_SHOWN_S = 600.0
@@ -92,6 +93,9 @@ def read_queues(ledger: Ledger) -> Snapshot:
 
 def read_all(ledger: Ledger, places: Places, *, memory_age_s: float = 0.0) -> Snapshot:
     """Everything; each part that fails is told in `errors`. What workers hold in memory may be `memory_age_s` old."""
+    from mistudio_cli.host import read_host
+    from tasks.devices import read_devices
+
     errors: list[Trouble] = []
     told = _attempt("supervisor", lambda: _ask_supervisor(places), errors)
     read = _attempt("ledger", lambda: _read_ledger(ledger), errors)
@@ -152,11 +156,16 @@ def worker_rows(
 
     `beats` None: the ledger could not be read, so who is silent and what they work on is not known.
     """
+    from mistudio_cli.trees import Use, read_uses
+
     unknown = {(beat.name, beat.pid): beat for beat in beats or ()}
     busy = None if beats is None else [(job.worker, job.worker_pid) for job in jobs if job.state is State.RUNNING]
     pids = [told["pid"] for told in supervised if told["pid"]]
     uses = read_uses(pids, memory_age_s) if pids else {}
-    rows = [_supervised_row(told, unknown.pop(_whose(told), None), busy, uses, now) for told in supervised]
+    rows = [
+        _supervised_row(told, unknown.pop(_whose(told), None), busy, uses.get(told["pid"], Use()), now)
+        for told in supervised
+    ]
     names = {told["name"] for told in supervised}  # an earlier life of one of ours is of no interest
     return (*rows, *(_beat_row(beat, busy or [], now) for beat in unknown.values() if beat.name not in names))
 
@@ -169,12 +178,11 @@ def _supervised_row(
     told: dict[str, Any],
     beat: WorkerBeat | None,
     busy: Sequence[tuple[str | None, int | None]] | None,
-    uses: dict[int, Use],
+    use: Use,
     now: float,
 ) -> WorkerRow:
     age = None if beat is None else max(0.0, now - beat.seen_at)
     silent = busy is not None and told["state"] == "running" and (age is None or age > BEAT_TTL_S)
-    use = uses.get(told["pid"], Use())
     return WorkerRow(
         name=told["name"],
         state="silent" if silent else told["state"],
@@ -234,6 +242,8 @@ def _ask_supervisor(places: Places) -> dict[str, Any]:
 
 def _left_behind(places: Places) -> list[dict[str, Any]]:
     """Workers that outlived their supervisor, by their own notes: they finish their jobs."""
+    from tasks.seat import Posture, occupants
+
     return [
         {
             "name": f"{worker.name}@{socket.gethostname()}",
