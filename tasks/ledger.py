@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import secrets
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from tasks.job import Job, Progress, State
@@ -110,7 +110,7 @@ class Ledger:
 
     def claim(self, job_id: str, worker: str, host: str, pid: int = 0) -> Claim | None:
         """Take a queued job for the worker with that name and pid, or None when it is not there to be taken."""
-        token = secrets.token_hex(8)
+        token = os.urandom(8).hex()
         if self._change("claim", job_id, token, worker, host, pid, LEASE_TTL_S) != "ok":
             return None
         return Claim(self.need(job_id), token)
@@ -298,13 +298,14 @@ class Ledger:
 def new_job_id() -> str:
     """A fresh id that sorts by time: 9 digits of milliseconds in base 32, then 5 random ones."""
     digits = "0123456789abcdefghjkmnpqrstvwxyz"
-    number = (int(time.time() * 1000) << 25) | secrets.randbits(25)
+    chance = int.from_bytes(os.urandom(4), "big") >> 7
+    number = (int(time.time() * 1000) << 25) | chance
     return "".join(digits[(number >> shift) & 31] for shift in range(65, -1, -5))
 
 
 @cache
 def _script() -> str:
-    return files("tasks").joinpath("ledger.lua").read_text(encoding="utf-8")
+    return Path(__file__).with_name("ledger.lua").read_text(encoding="utf-8")
 
 
 @cache
