@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import importlib
 import traceback
 from typing import Annotated, Any
@@ -46,6 +47,8 @@ class Commands(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"mistudio_cli.commands.{cmd_name}")
+        gc.freeze()  # what is loaded by now stays to the end
+        gc.enable()
         command = _built(module.app, ctx.meta.get(_VERB))
         command.name = cmd_name
         command.params = [param for param in command.params if param.name not in _COMPLETION]
