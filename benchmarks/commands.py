@@ -14,9 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fleets import BIN, Fleet, own_fleet
+from mistudio_cli.following import wait_for
+from tasks.ledger import Ledger
+from tasks.store import Store
+from tasks.submit import submit
+from tasks.wire import connect
 
 #: Celery's commands take a second or more each, so they are measured in fewer of the rounds.
 ROUNDS, ROUNDS_OF_CELERY = 21, 7
+
+#: A whole page of `jobs ls`.
+JOBS_SHOWN = 50
 
 BARE_TYPER = """
 import typer
@@ -34,6 +42,7 @@ OURS = ("--help", "queue ls", "queue ls --json", "jobs ls", "jobs ls --json", "w
 def measure() -> list[dict[str, Any]]:
     """Milliseconds of each command, medians of interleaved rounds after one that only warms up."""
     with own_fleet() as fleet, tempfile.TemporaryDirectory() as folder:
+        _do_jobs(fleet, Path(folder))
         bare = Path(folder) / "bare.py"
         bare.write_text(BARE_TYPER)
         commands = _commands(fleet, bare)
@@ -56,6 +65,13 @@ def measure() -> list[dict[str, Any]]:
         }
         for name, took in medians.items()
     ]
+
+
+def _do_jobs(fleet: Fleet, store: Path) -> None:
+    """Have the fleet do as many jobs as `jobs ls` shows."""
+    ledger = Ledger(connect(fleet.url))
+    jobs = [submit(ledger, Store(store), "cleanup", {"dry_run": True})[-1] for _ in range(JOBS_SHOWN)]
+    wait_for(ledger, [job.id for job in jobs], timeout_s=120)
 
 
 def _commands(fleet: Fleet, bare: Path) -> dict[str, list[str]]:
