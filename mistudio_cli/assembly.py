@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import importlib
 import traceback
 from typing import Annotated, Any
@@ -22,25 +24,45 @@ ClickException: type[Exception] = UsageError.__mro__[1]
 #: Typer gives these to each app; they belong to the root alone.
 _COMPLETION = ("install_completion", "show_completion")
 
+#: Under this name a context keeps the word after the noun.
+_VERB = "mistudio.verb"
+
 _debug = False
 
 
 class Commands(TyperGroup):
-    """Imports a command's file when it is named, so that none pays for another's imports."""
+    """Imports a noun's file when it is named and builds the verb that is named, so that none pays for another."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of the commands, in the order of the help."""
         return list(COMMANDS)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the first word names, and the words after it."""
+        ctx.meta[_VERB] = args[1] if len(args) > 1 else None
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command of that name, or None."""
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"mistudio_cli.commands.{cmd_name}")
-        command = typer.main.get_command(module.app)
+        gc.freeze()  # what is loaded by now stays to the end
+        gc.enable()
+        command = _built(module.app, ctx.meta.get(_VERB))
         command.name = cmd_name
         command.params = [param for param in command.params if param.name not in _COMPLETION]
         return _plain(command)
+
+
+def _built(app: typer.Typer, verb: str | None) -> Any:
+    """The command of an app; with its other verbs left out when `verb` is one of them."""
+    named = [command for command in app.registered_commands if verb and command.name == verb]
+    if not named:
+        return typer.main.get_command(app)
+    app = copy.copy(app)
+    app.registered_commands = named
+    return typer.main.get_group(app)
 
 
 def _plain(command: Any) -> Any:

@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -98,6 +97,8 @@ def start(settings: Settings, profile: str | None, specs: Sequence[WorkerSpec]) 
 
 def run_in_foreground(settings: Settings, profile: str | None, specs: Sequence[WorkerSpec], grace_s: float) -> NoReturn:
     """Become the supervisor of these workers, here and now, until a signal ends it. Problem when the home is taken."""
+    import tempfile  # slow to import, and every command comes by this file
+
     places = settings.places
     if _is_there(places):
         raise Problem(f"Another supervisor keeps {places.home} already.", "First: mistudio workers stop --all")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,20 +92,20 @@ def _choose(setting: Setting, flags: Mapping[str, str | None], file: Mapping[str
         (flags.get(setting.name), "flag"),
         (os.environ.get(setting.variable), "environment"),
         (file.get(setting.name), "file"),
-        (str(default_home()) if setting.name == "home" else None, "default"),
     )
-    return next(
-        (Value(setting.name, str(value), origin) for value, origin in sources if value),
-        Value(setting.name, None, "default"),
-    )
+    told = next((Value(setting.name, str(value), origin) for value, origin in sources if value), None)
+    return told or Value(setting.name, str(default_home()) if setting.name == "home" else None, "default")
 
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        import tomllib  # slow to import, and most people have no such file
+
+        told = tomllib.loads(text)
     except FileNotFoundError:
         return {}
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # it is not to be read, no text, or no TOML
         raise Problem(f"{path} cannot be read: {error}.", "Mend or remove it") from error
     if unknown := set(told) - {setting.name for setting in SETTINGS}:
         names = ", ".join(setting.name for setting in SETTINGS)

@@ -1,4 +1,4 @@
-"""From record to JSON: the only place that spells a key of the contract in docs/json.md.
+"""From record to JSON: the only place, with `profile_shapes`, that spells a key of the contract in docs/json.md.
 
 Times are ISO 8601 in UTC, ages are seconds, sizes are bytes, and what is unknown is None.
 """
@@ -8,16 +8,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mistudio_cli.holders import Holder, holders_of
-from mistudio_cli.host import Host
-from mistudio_cli.profile import Profile, ProfileFile, ReadProfile, WorkerSpec, workers_of
-from mistudio_cli.profile_keys import Fault
-from mistudio_cli.resources import Shortfall, needs_of
-from mistudio_cli.snapshot import QueueRow, Snapshot, Trouble, WorkerRow
-from tasks.devices import Device
 from tasks.job import Job
+
+if TYPE_CHECKING:
+    from mistudio_cli.holders import Holder
+    from mistudio_cli.host import Host
+    from mistudio_cli.snapshot import QueueRow, Snapshot, Trouble, WorkerRow
+    from tasks.devices import Device
 
 
 def time(seconds: float | None) -> str | None:
@@ -142,55 +141,6 @@ def worker(row: WorkerRow) -> dict[str, Any]:
     return {**told, "started_at": time(row.started_at), "seen_age_s": _rounded(row.seen_age_s)}
 
 
-def profiles(found: Sequence[ReadProfile]) -> dict[str, Any]:
-    """`profiles ls`."""
-    return {"profiles": [_profile(read) for read in found]}
-
-
-def _profile(read: ReadProfile) -> dict[str, Any]:
-    """One profile in a list; of one that is not sound only its file and its faults are known."""
-    specs = None if read.profile is None else workers_of(read.profile)
-    return {
-        **_profile_file(read.file),
-        "summary": None if read.profile is None else read.profile.summary,
-        "workers": None if specs is None else len(specs),
-        "slots": None if specs is None else sum(spec.slots for spec in specs),
-        "needs": None if specs is None else _needs(specs),
-        "faults": [_fault(fault) for fault in read.faults],
-    }
-
-
-def profile_in_full(file: ProfileFile, profile: Profile, short: Sequence[Shortfall]) -> dict[str, Any]:
-    """`profiles show`: the rule, the workers it means, and what this machine has too little of for them."""
-    specs = workers_of(profile)
-    return {
-        **_profile_file(file),
-        "rule": {key: value for key, value in dataclasses.asdict(profile).items() if key != "name"},
-        "workers": [{**dataclasses.asdict(spec), "needs": _needs([spec]), "argv": spec.argv()} for spec in specs],
-        "needs": _needs(specs),
-        "shortfalls": [dataclasses.asdict(missing) for missing in short],
-    }
-
-
-def validated(found: Sequence[ReadProfile]) -> dict[str, Any]:
-    """`profiles validate`."""
-    told = [{**_profile_file(read.file), "faults": [_fault(fault) for fault in read.faults]} for read in found]
-    return {"ok": not any(read.faults for read in found), "profiles": told}
-
-
-def _profile_file(file: ProfileFile) -> dict[str, Any]:
-    return {"name": file.name, "origin": file.origin, "path": str(file.path), "shadows": file.shadows}
-
-
-def _fault(fault: Fault) -> dict[str, str]:
-    return {"what": fault.what, "mend": fault.mend}
-
-
-def _needs(specs: Sequence[WorkerSpec]) -> dict[str, int]:
-    needs = needs_of(specs)
-    return {"cpus": needs.cpus, "memory_gb": needs.memory_gb, "gpus": needs.gpus}
-
-
 def device(card: Device, holders: Sequence[Holder] | None) -> dict[str, Any]:
     """One accelerator; `holders` are the jobs that lease it, None when that is not known."""
     return {
@@ -231,6 +181,8 @@ def host(told: Host) -> dict[str, Any]:
 
 def everything(snapshot: Snapshot) -> dict[str, Any]:
     """`top --once`."""
+    from mistudio_cli.holders import holders_of
+
     found = snapshot.devices
     return {
         **jobs(snapshot.read_at, snapshot.jobs, snapshot.next),

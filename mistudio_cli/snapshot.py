@@ -9,20 +9,21 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from mistudio_cli.host import Host, read_host
-from mistudio_cli.trees import Use, read_uses
-from tasks.devices import Devices, read_devices
 from tasks.job import Job, State
-from tasks.lease import Lease
 from tasks.ledger import BEAT_TTL_S, Ledger, WorkerBeat
 from tasks.listing import Filter
-from tasks.places import Places
 from tasks.queue_desk import RATE_SPANS_S, QueueCount
 from tasks.queues import QUEUE_NAMES
-from tasks.seat import Posture, occupants
 from tasks.wire import Refused, Unreachable
+
+if TYPE_CHECKING:  # what reads this machine is imported where it is asked: the queues alone need none of it
+    from mistudio_cli.host import Host
+    from mistudio_cli.trees import Use
+    from tasks.devices import Devices
+    from tasks.lease import Lease
+    from tasks.places import Places
 
 #: A worker that fell silent is shown, with its age, for this long.
 SILENT_SHOWN_S = 600.0
@@ -97,11 +98,14 @@ class Snapshot:
 def read_queues(ledger: Ledger) -> Snapshot:
     """The queues alone. Raises Unreachable or Refused."""
     now, beats = ledger.now(), ledger.workers()
-    return Snapshot(read_at=now, queues=queue_rows(ledger.queues.counts(), beats, now))
+    return Snapshot(read_at=now, queues=queue_rows(ledger.queues.counts(now), beats, now))
 
 
 def read_all(ledger: Ledger, places: Places, *, memory_age_s: float = 0.0) -> Snapshot:
     """Everything; each part that fails is told in `errors`. What workers hold in memory may be `memory_age_s` old."""
+    from mistudio_cli.host import read_host
+    from tasks.devices import read_devices
+
     errors: list[Trouble] = []
     told = _attempt("supervisor", lambda: _ask_supervisor(places), errors)
     read = _attempt("ledger", lambda: _read_ledger(ledger), errors)
@@ -184,11 +188,16 @@ def worker_rows(
     `holders` are the names and pids of the workers of all running jobs. `beats` None: the ledger could not be read, so
     who is silent and what they work on is not known.
     """
+    from mistudio_cli.trees import Use, read_uses
+
     unknown = {(beat.name, beat.pid): beat for beat in beats or ()}
     busy = None if beats is None else holders
     pids = [told["pid"] for told in supervised if told["pid"]]
     uses = read_uses(pids, memory_age_s) if pids else {}
-    rows = [_supervised_row(told, unknown.pop(_whose(told), None), busy, uses, now) for told in supervised]
+    rows = [
+        _supervised_row(told, unknown.pop(_whose(told), None), busy, uses.get(told["pid"], Use()), now)
+        for told in supervised
+    ]
     names = {told["name"] for told in supervised}  # an earlier life of one of ours is of no interest
     return (*rows, *(_beat_row(beat, busy or [], now) for beat in unknown.values() if beat.name not in names))
 
@@ -201,12 +210,11 @@ def _supervised_row(
     told: dict[str, Any],
     beat: WorkerBeat | None,
     busy: Sequence[tuple[str, int]] | None,
-    uses: dict[int, Use],
+    use: Use,
     now: float,
 ) -> WorkerRow:
     age = None if beat is None else max(0.0, now - beat.seen_at)
     silent = busy is not None and told["state"] == "running" and (age is None or age > BEAT_TTL_S)
-    use = uses.get(told["pid"], Use())
     return WorkerRow(
         name=told["name"],
         state="silent" if silent else told["state"],
@@ -246,7 +254,8 @@ def _beat_row(beat: WorkerBeat, busy: Sequence[tuple[str, int]], now: float) -> 
 def _read_ledger(
     ledger: Ledger,
 ) -> tuple[float, dict[str, QueueCount], list[WorkerBeat], list[tuple[str, int]], tuple[Job, ...], str | None]:
-    now, beats, counts, holders = ledger.now(), ledger.workers(SILENT_SHOWN_S), ledger.queues.counts(), ledger.holders()
+    now, beats, holders = ledger.now(), ledger.workers(SILENT_SHOWN_S), ledger.holders()
+    counts = ledger.queues.counts(now)
     running = ledger.page(Filter(states=(State.RUNNING,)), RUNNING_SHOWN).jobs
     recent = ledger.page(limit=RECENT_SHOWN)
     there = {job.id for job in running}
@@ -265,6 +274,8 @@ def _ask_supervisor(places: Places) -> dict[str, Any]:
 
 def _left_behind(places: Places) -> list[dict[str, Any]]:
     """Workers that outlived their supervisor, by their own notes: they finish their jobs."""
+    from tasks.seat import Posture, occupants
+
     return [
         {
             "name": f"{worker.name}@{socket.gethostname()}",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -235,6 +234,8 @@ def _check(kind: str, name: str, value: Any, told: Any) -> None:
 @cache
 def kinds() -> dict[str, JobKind]:
     """Every job kind, by name: one per file in `tasks/kinds/`."""
+    import pkgutil
+
     import tasks.kinds
 
     found = (importlib.import_module(f"tasks.kinds.{m.name}").KIND for m in pkgutil.iter_modules(tasks.kinds.__path__))

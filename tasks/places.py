@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +99,9 @@ class Places:
 
 def short_run_dir(home: Path) -> Path:
     """A short private folder for the sockets of a home whose own path is too long for one."""
+    import hashlib  # brings OpenSSL, which takes longer to load than all else that a command needs to find its home
+    import tempfile
+
     tag = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
     base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
     return Path(base) / f"mistudio-{os.getuid()}-{tag}"

@@ -39,9 +39,9 @@ class QueueDesk:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def counts(self) -> dict[str, QueueCount]:
-        """What each queue holds, in one round trip after the clock's."""
-        now = int(self._client.call("TIME")[0])
+    def counts(self, now: float | None = None) -> dict[str, QueueCount]:
+        """What each queue holds, in one round trip; `now` is the server's clock, if the caller has just read it."""
+        now = float(self._client.call("TIME")[0]) if now is None else now
         commands: list[tuple[object, ...]] = []
         for name in QUEUE_NAMES:
             commands += [("ZCARD", _key(name, state)) for state in (State.QUEUED, State.RUNNING, State.WAITING)]

@@ -6,10 +6,9 @@ an older form is brought up to date by whoever writes to it first.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
 from tasks.problem import Problem
 from tasks.queues import PRIORITY_STEPS, QUEUE_NAMES, SEPARATOR
@@ -67,10 +66,12 @@ def _text() -> str:
         f"local PREFIX, SCHEMA, STEPS, SEPARATOR = '{PREFIX}', {SCHEMA}, {len(PRIORITY_STEPS)}, '{separator}'",
         f"local QUEUES = {{{queues}}}",
     )
-    parts = sorted(files("tasks").joinpath("lua").iterdir(), key=lambda part: part.name)
-    return "\n".join([*constants, *(part.read_text(encoding="utf-8") for part in parts if part.name.endswith(".lua"))])
+    parts = sorted(Path(__file__).with_name("lua").glob("*.lua"))
+    return "\n".join([*constants, *(part.read_text(encoding="utf-8") for part in parts)])
 
 
 @cache
 def _sha() -> str:
+    import hashlib  # loads OpenSSL, which commands that only read have no use for
+
     return hashlib.sha1(_text().encode(), usedforsecurity=False).hexdigest()

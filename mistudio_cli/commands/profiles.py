@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mistudio_cli import output, profile_export, session, shapes, tables
+from mistudio_cli import output, profile_export, profile_shapes, profile_tables, session
 from mistudio_cli.errors import Code
 from mistudio_cli.profile import (
     ProfileFile,
@@ -40,9 +40,9 @@ def ls(as_json: Json = False) -> None:
     """List the profiles there are, with the workers they mean and what those need."""
     found = [read_profile(file) for file in profile_files()]
     if as_json:
-        output.data_json(shapes.profiles(found))
+        output.data_json(profile_shapes.profiles(found))
         return
-    output.table(*tables.profiles(found))
+    output.table(*profile_tables.profiles(found))
     for read in found:
         if read.faults:
             output.talk(f"{read.file.name} is not sound: mistudio profiles validate {read.file.name}")
@@ -55,10 +55,10 @@ def show(name: Name, as_json: Json = False) -> None:
     file, profile = file_of(name), load_profile(name)
     short = shortfalls(f"The profile {name}", workers_of(profile), read_machine())
     if as_json:
-        output.data_json(shapes.profile_in_full(file, profile, short))
+        output.data_json(profile_shapes.profile_in_full(file, profile, short))
         return
-    output.data("\n".join(tables.profile_facts(file, profile)) + "\n")
-    output.table(*tables.profile_workers(profile))
+    output.data("\n".join(profile_tables.profile_facts(file, profile)) + "\n")
+    output.table(*profile_tables.profile_workers(profile))
     output.data("\n" + profile_export.command_lines(profile))
     for missing in short:
         output.talk(missing.sentence)
@@ -75,9 +75,9 @@ def validate(
     files = [_file(word) for word in which] if which else profile_files()
     found = [read_profile(file) for file in files]
     if as_json:
-        output.data_json(shapes.validated(found))
+        output.data_json(profile_shapes.validated(found))
     else:
-        output.table(*tables.validated(found))
+        output.table(*profile_tables.validated(found))
         for read in found:
             for fault in read.faults:
                 output.talk(f"{read.file.name}: {fault.what}: {fault.mend}")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mistudio_cli import shapes
+from mistudio_cli import profile_shapes
 from mistudio_cli.errors import Code
 from mistudio_cli.profile import Override, Profile, ProfileFile, ReadProfile, load_profile, workers_of
 from mistudio_cli.profile_keys import Fault
@@ -210,9 +210,13 @@ def test_the_json_is_as_documented_where_a_profile_sets_everything() -> None:
     rule = {**vars(full), "slots": 4, "max_tasks_per_child": 1, "max_memory_per_child": 100_000, "job_memory_gb": 1.5}
     profile = Profile(**{**rule, "queues": (Override("training", 1, 1, 100_000, 1.0),)})
     real = {
-        "mistudio profiles ls --json": shapes.profiles([ReadProfile(file, profile, (Fault("what", "mend"),))]),
-        "mistudio profiles show full --json": shapes.profile_in_full(file, profile, [Shortfall("gpus", 2, 0, "It.")]),
-        "mistudio profiles validate --json": shapes.validated([ReadProfile(file, None, (Fault("what", "mend"),))]),
+        "mistudio profiles ls --json": profile_shapes.profiles([ReadProfile(file, profile, (Fault("what", "mend"),))]),
+        "mistudio profiles show full --json": profile_shapes.profile_in_full(
+            file, profile, [Shortfall("gpus", 2, 0, "It.")]
+        ),
+        "mistudio profiles validate --json": profile_shapes.validated(
+            [ReadProfile(file, None, (Fault("what", "mend"),))]
+        ),
     }
     for title, told in real.items():
         assert not list(differences(EXAMPLES[title], json.loads(json.dumps(told))))

@@ -1,0 +1,98 @@
+"""What the commands that people type most may cost before they answer: counts; clocks are the matter of benchmarks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+from mistudio_cli.assembly import COMMANDS
+from tests.cli.conftest import Cli, Ended
+from tests.core.test_ledger import a_job
+
+LISTS = ("queue ls", "queue ls --json", "jobs ls", "jobs ls --json")
+
+#: Each of these costs a short command more than it is worth: what only jobs, workers, profiles or this machine need,
+#: OpenSSL, and readers of files that most people do not have.
+TOO_DEAR = {
+    *("tasks.kinds.train", "tasks.store", "tasks.submit", "tasks.seat", "tasks.devices"),
+    *("mistudio_cli.profile", "mistudio_cli.resources", "mistudio_cli.trees", "mistudio_cli.host", "psutil"),
+    *("hashlib", "_hashlib", "ssl", "secrets", "hmac", "asyncio", "logging"),
+    *("tomllib", "importlib.metadata", "importlib.resources", "rich", "pygments"),
+}
+
+BARE = """
+import sys, typer
+app = typer.Typer()
+@app.command()
+def one(): pass
+@app.command()
+def two(): pass
+app(["one"], standalone_mode=False)
+sys.stdout.write(" ".join(sys.modules))
+"""
+
+COUNTED = """
+import gc, json, sys
+from mistudio_cli.main import main
+from tasks.wire import Client
+real, trips = Client.batch, []
+def counted(self, commands):
+    trips.append(1)
+    return real(self, commands)
+Client.batch = counted
+code = main(sys.argv[1:])
+told = {"code": code, "trips": len(trips), "modules": sorted(sys.modules), "collects": gc.isenabled()}
+sys.stderr.write("COUNTED " + json.dumps(told))
+"""
+
+
+def run_python(cli: Cli, code: str, *words: str) -> Ended:
+    command = [sys.executable, "-P", "-c", code, *words]
+    done = subprocess.run(command, env=cli.environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def counts_of(cli: Cli, command: str) -> dict:
+    told = json.loads(run_python(cli, COUNTED, *command.split()).err.partition("COUNTED ")[2])
+    assert told["code"] == 0
+    return told
+
+
+@pytest.mark.parametrize("command", LISTS)
+def test_a_list_imports_little_more_than_a_bare_typer_program(cli: Cli, command: str) -> None:
+    bare = set(run_python(cli, BARE).out.split())
+    ours = set(counts_of(cli, command)["modules"])
+    assert "typer" in bare
+    assert ours & TOO_DEAR == set()
+    assert len(ours - bare) <= 56, sorted(ours - bare)
+
+
+@pytest.mark.parametrize("command", LISTS)
+def test_a_list_asks_redis_as_often_for_many_jobs_as_for_few(cli: Cli, command: str) -> None:
+    for _ in range(60):
+        cli.ledger.submit(a_job())
+    assert counts_of(cli, command)["trips"] <= 3
+
+
+@pytest.mark.parametrize("command", ["queue ls", "top --once"])
+def test_garbage_is_collected_once_a_command_is_loaded(cli: Cli, command: str) -> None:
+    assert counts_of(cli, command)["collects"]
+
+
+@pytest.mark.parametrize("noun", COMMANDS)
+def test_help_and_completion_know_every_verb_though_a_command_builds_only_its_own(cli: Cli, noun: str) -> None:
+    app = import_module(f"mistudio_cli.commands.{noun}").app
+    verbs = [command.name for command in app.registered_commands if command.name]
+    about = cli(noun, "--help").out
+    asked = {"_MISTUDIO_COMPLETE": "complete_bash", "COMP_WORDS": f"mistudio {noun} ", "COMP_CWORD": "2"}
+    offered = cli(**asked).out.split()
+    assert [verb for verb in verbs if verb not in offered] == []
+    assert all(f"\n  {verb} " in about for verb in verbs)
+    for verb in verbs[:2]:
+        flags = cli(**{**asked, "COMP_WORDS": f"mistudio {noun} {verb} --", "COMP_CWORD": "3"}).out.split()
+        assert "--help" in flags
