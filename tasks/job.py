@@ -61,7 +61,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Job:
-    """One job's record. Times are seconds since the epoch by the Redis server's clock."""
+    """One job's record. Times are seconds since the epoch by the Redis server's clock.
+
+    `gpu` is the wish for a device: "any", "none", or the indices of those it may have, such as "0,1".
+    """
 
     id: str
     kind: str
@@ -74,6 +77,8 @@ class Job:
     attempt: int = 0
     max_attempts: int = DEFAULT_ATTEMPTS
     parents: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    gpu: str = "any"
     artifact: str | None = None
     progress: Progress | None = None
     result: dict[str, Any] | None = None

@@ -32,7 +32,7 @@ LEASE_RENEW_S = 1.0
 BEAT_TTL_S = 10.0
 
 _PAGE_SCAN = 200
-_JSON_FIELDS = ("params", "parents", "progress", "result", "error")
+_JSON_FIELDS = ("params", "parents", "tags", "progress", "result", "error")
 _NUMBERS = ("priority", "attempt", "max_attempts", "worker_pid")
 _TIMES = ("created_at", "queued_at", "started_at", "finished_at")
 
@@ -371,6 +371,7 @@ def _decode(told: dict[str, str]) -> Job | None:
     if "progress" in values:
         values["progress"] = Progress(**values["progress"])
     values["parents"] = tuple(values.get("parents", ()))
+    values["tags"] = tuple(values.get("tags", ()))
     values["state"] = State(values["state"])
     values["cancel_requested"] = told.get("cancel_requested") == "1"
     return Job(**values)
