@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
+import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -203,7 +204,7 @@ class JobKind:
         return importlib.import_module(self.module).run(params, context)
 
     def read_params(self, values: dict[str, Any]) -> Any:
-        """Parameters from plain values; Problem for an unknown, missing or out-of-bounds one."""
+        """Parameters from plain values; Problem for one that is unknown, missing, of another type or out of bounds."""
         fields = {f.name: f for f in dataclasses.fields(self.params)}
         if unknown := set(values) - set(fields):
             raise Problem(
@@ -211,12 +212,31 @@ class JobKind:
             )
         for name, spec in fields.items():
             if name in values:
+                _check_type(self.name, name, values[name], types_of(self.params)[name])
                 _check(self.name, name, values[name], spec.metadata)
             elif spec.default is dataclasses.MISSING:
                 raise Problem(
                     f"{self.name} needs --{name.replace('_', '-')}.", f"See: mistudio submit {self.name} --help"
                 )
         return self.params(**values)
+
+
+@cache
+def types_of(params: type) -> dict[str, tuple[type, ...]]:
+    """The types that the value of each parameter may have."""
+    hints = typing.get_type_hints(params)
+    return {name: typing.get_args(hint) or (hint,) for name, hint in hints.items()}
+
+
+_WORDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _check_type(kind: str, name: str, value: Any, types: tuple[type, ...]) -> None:
+    if type(value) in types or (type(value) is int and float in types):
+        return
+    wanted = " or ".join(_WORDS[known] for known in types if known in _WORDS)
+    flag = "--" + name.replace("_", "-")
+    raise Problem(f"{flag} must be {wanted}, not {value!r}.", f"See: mistudio submit {kind} --help")
 
 
 def _check(kind: str, name: str, value: Any, told: Any) -> None:
