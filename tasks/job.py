@@ -103,6 +103,18 @@ class Request:
     params: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """What a job will take, None where that is not known.
+
+    `memory_bytes` is the most its processes hold, `disk_bytes` what its artifact and its checkpoints take.
+    """
+
+    seconds: float | None = None
+    memory_bytes: int | None = None
+    disk_bytes: int | None = None
+
+
 class Known(Protocol):
     """What `prepare` may ask at submit time about artifacts, made or on their way."""
 
@@ -172,6 +184,7 @@ class JobKind:
 
     `prepare(params, known)` checks the parameters at submit time, may fill in what follows from them, and returns them
     with the jobs that must come first. `default_name(params)` names the artifact when the user does not.
+    `estimate(params, known)` tells what a job will take.
     A kind `in_slot` is quick and imports little: it runs inside the worker instead of in a process of its own.
     A job that was told to stop is killed when it has not ended after `stop_grace_s` seconds.
     """
@@ -188,6 +201,7 @@ class JobKind:
     stop_grace_s: float = STOP_GRACE_S
     default_name: Callable[[Any], str] | None = None
     prepare: Callable[[Any, Known], tuple[Any, list[Request]]] | None = None
+    estimate: Callable[[Any, Known], Estimate] | None = None
 
     @property
     def wire_name(self) -> str:
