@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,12 @@ from mistudio_cli import following, output, session, shapes, tables
 from mistudio_cli.errors import Code
 from mistudio_cli.finding import find_jobs
 from tasks.job import Estimate, Job, State, kind_named
+from tasks.problem import Problem
 from tasks.queues import DEFAULT_PRIORITY, HIGHEST_PRIORITY, LOWEST_PRIORITY
 from tasks.submit import KnownArtifacts, Wishes, submit_planned
+
+#: So many faults of a file are told at once.
+MOST_FAULTS_TOLD = 50
 
 #: The flags of every way of submitting, as `Manner` takes them.
 FLAGS: dict[str, tuple[Any, Any]] = {
@@ -33,6 +38,37 @@ FLAGS: dict[str, tuple[Any, Any]] = {
     "wait": (bool, typer.Option(False, "--wait", help="Wait until it has ended; fails unless it succeeded")),
     "json": (bool, typer.Option(False, "--json", help="As JSON")),
 }
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong in a file of requests: where, what, and what mends it."""
+
+    where: str
+    problem: Problem
+
+
+def give_flags(command: Callable[..., None], flags: Mapping[str, tuple[Any, Any]]) -> None:
+    """Make these, each with its type, the flags of a command that takes them by name."""
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+            for name, (annotation, default) in flags.items()
+        ]
+    )
+    command.__annotations__ = {name: annotation for name, (annotation, _) in flags.items()}
+
+
+def refuse(faults: Sequence[Fault]) -> None:
+    """Tell all faults, if there are any, and end the command."""
+    for fault in faults[:MOST_FAULTS_TOLD]:
+        output.talk(f"{fault.where}: {fault.problem.sentence}")
+        if fault.problem.mend:
+            output.talk(f"  {fault.problem.mend}")
+    if more := len(faults[MOST_FAULTS_TOLD:]):
+        output.talk(f"… and {more} more faults")
+    if faults:
+        raise typer.Exit(int(Code.USAGE))
 
 
 @dataclass(frozen=True)
@@ -61,6 +97,11 @@ class Manner:
         return Wishes(self.priority, after, (*more_tags, *(self.tag or ())), self.gpu)
 
 
+def take_manner(told: dict[str, Any]) -> Manner:
+    """Take the values of FLAGS out of those of all flags of a command."""
+    return Manner(**{flag: told.pop(flag) for flag in FLAGS})
+
+
 def carry_out(known: KnownArtifacts, jobs: Sequence[Job], manner: Manner, tag: str | None = None) -> None:
     """Submit what was planned, or with `dry_run` say what it is. Jobs that belong together share a `tag`."""
     if manner.dry_run:
@@ -76,8 +117,7 @@ def carry_out(known: KnownArtifacts, jobs: Sequence[Job], manner: Manner, tag: s
         for job in ended.values():
             output.talk(f"{job.id} {job.state}{following.why(job)}")
     if manner.json:
-        *before, last = jobs
-        output.data_json(shapes.submitted_together(jobs, tag) if tag else shapes.submitted(last, before))
+        output.data_json(shapes.submitted_together(jobs, tag) if tag else shapes.submitted(jobs[-1], jobs[:-1]))
     if any(job.state.ended and job.state is not State.SUCCEEDED for job in jobs):
         raise typer.Exit(int(Code.FAILED))
 

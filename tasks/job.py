@@ -10,7 +10,7 @@ import dataclasses
 import importlib
 import pkgutil
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
@@ -219,20 +219,27 @@ class JobKind:
 
     def read_params(self, values: dict[str, Any]) -> Any:
         """Parameters from plain values; Problem for one that is unknown, missing, of another type or out of bounds."""
-        fields = {f.name: f for f in dataclasses.fields(self.params)}
-        if unknown := set(values) - set(fields):
-            raise Problem(
-                f"{self.name} has no parameter {sorted(unknown)[0]!r}.", f"See: mistudio submit {self.name} --help"
-            )
-        for name, spec in fields.items():
-            if name in values:
-                _check_type(self.name, name, values[name], types_of(self.params)[name])
-                _check(self.name, name, values[name], spec.metadata)
-            elif spec.default is dataclasses.MISSING:
-                raise Problem(
-                    f"{self.name} needs --{name.replace('_', '-')}.", f"See: mistudio submit {self.name} --help"
-                )
+        for _, problem in self.faults_of(values):
+            raise problem
         return self.params(**values)
+
+    def faults_of(self, values: dict[str, Any]) -> Iterator[tuple[str, Problem]]:
+        """All that is wrong with these values, each with the name of its parameter."""
+        see, fields = f"See: mistudio submit {self.name} --help", {f.name: f for f in dataclasses.fields(self.params)}
+        for name in sorted(set(values) - set(fields)):
+            yield name, Problem(f"{self.name} has no parameter {name!r}.", see)
+        for name, spec in fields.items():
+            if name not in values:
+                if spec.default is dataclasses.MISSING:
+                    yield name, Problem(f"{self.name} needs {_flag(name)}.", see)
+            elif wrong := _wrong_type(values[name], types_of(self.params)[name]) or _out_of_bounds(
+                values[name], spec.metadata
+            ):
+                yield name, Problem(f"{_flag(name)} {wrong}.", see)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 @cache
@@ -245,21 +252,20 @@ def types_of(params: type) -> dict[str, tuple[type, ...]]:
 _WORDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
-def _check_type(kind: str, name: str, value: Any, types: tuple[type, ...]) -> None:
+def _wrong_type(value: Any, types: tuple[type, ...]) -> str:
     if type(value) in types or (type(value) is int and float in types):
-        return
+        return ""
     wanted = " or ".join(_WORDS[known] for known in types if known in _WORDS)
-    flag = "--" + name.replace("_", "-")
-    raise Problem(f"{flag} must be {wanted}, not {value!r}.", f"See: mistudio submit {kind} --help")
+    return f"must be {wanted}, not {value!r}"
 
 
-def _check(kind: str, name: str, value: Any, told: Any) -> None:
-    flag = "--" + name.replace("_", "-")
+def _out_of_bounds(value: Any, told: Any) -> str:
     choices, minimum = told.get("choices"), told.get("minimum")
     if choices and value is not None and value not in choices:
-        raise Problem(f"{flag} {value!r} is not one of: {', '.join(choices)}.", f"See: mistudio submit {kind} --help")
+        return f"{value!r} is not one of: {', '.join(choices)}"
     if minimum is not None and value is not None and not value >= minimum:
-        raise Problem(f"{flag} must be at least {minimum:g}, not {value}.", f"See: mistudio submit {kind} --help")
+        return f"must be at least {minimum:g}, not {value}"
+    return ""
 
 
 @cache

@@ -72,6 +72,14 @@ class Wishes:
                 )
 
 
+class Taken(Problem):
+    """What a job with these parameters would make is there, or made by the unfinished job `maker`."""
+
+    def __init__(self, artifact: str, params: dict[str, Any], maker: str | None, state: str) -> None:
+        super().__init__(f"{artifact} {state}.", "Give this one another --name")
+        self.artifact, self.params, self.maker = artifact, params, maker
+
+
 def submit(
     ledger: Ledger,
     store: Store,
@@ -122,7 +130,7 @@ def plan(
     if kind.prepare:
         params, requests = kind.prepare(params, known)
     name = _name_for(kind, params, name, marks)
-    _refuse_if_there(kind, name, known)
+    _refuse_if_there(kind, params, name, known)
     earlier: list[Job] = []
     for request in requests:
         if not _there_or_coming(request, known):
@@ -160,16 +168,16 @@ def _name_for(kind: JobKind, params: Any, name: str | None, marks: Sequence[str]
     return check_name(name)
 
 
-def _refuse_if_there(kind: JobKind, name: str, known: KnownArtifacts) -> None:
-    artifact = f"{kind.produces}/{name}"
+def _refuse_if_there(kind: JobKind, params: Any, name: str, known: KnownArtifacts) -> None:
+    artifact, told = f"{kind.produces}/{name}", dataclasses.asdict(params)
     if kind.produces is None:
         return
     if known.manifest(kind.produces, name) is not None:
-        raise Problem(f"{artifact} is there already.", "Give this one another --name")
+        raise Taken(artifact, told, None, "is there already")
     if artifact in known.planned:
         raise Problem(f"{artifact} would be made twice.", "Give each one a --name of its own")
     if maker := known.maker(artifact):
-        raise Problem(f"{artifact} is being made by job {maker}.", "Give this one another --name")
+        raise Taken(artifact, told, maker, f"is being made by job {maker}")
 
 
 def _there_or_coming(request: Request, known: KnownArtifacts) -> bool:

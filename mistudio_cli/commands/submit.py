@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import typer
 
-from mistudio_cli import submitting
+from mistudio_cli import output, submitting
 from mistudio_cli.submitting import FLAGS, Manner
 from tasks.job import JobKind, kinds, types_of
+from tasks.problem import Problem
 from tasks.sweep import Swept, can_be_swept
 
 app = typer.Typer(help="Submit a job", no_args_is_help=True)
@@ -39,7 +40,7 @@ def submit(kind: JobKind, values: dict[str, Any]) -> None:
     from tasks.sweep import plan_sweep, swept_options
 
     name = values.pop("name")
-    manner = Manner(**{flag: values.pop(flag) for flag in FLAGS})
+    manner = submitting.take_manner(values)
     known = manner.open()
     if not swept_options(values):
         jobs = plan(known, kind.name, values, name=name, wishes=manner.wishes(known))
@@ -50,18 +51,48 @@ def submit(kind: JobKind, values: dict[str, Any]) -> None:
     submitting.carry_out(known, jobs, manner, tag)
 
 
+def submit_pipeline(recipe: Path | None, settings: list[str] | None, example: bool, manner: Manner) -> None:
+    """Submit the jobs of a recipe, or tell all that is wrong with it."""
+    from mistudio_cli.recipe import plan_recipe
+    from mistudio_cli.recipe_example import example as text_of_example
+    from mistudio_cli.recipe_file import read_recipe
+
+    if example:
+        output.data(text_of_example().rstrip("\n"))
+        return
+    if recipe is None:
+        raise Problem("A pipeline needs a recipe.", "See one: mistudio submit pipeline --example")
+    read = read_recipe(recipe, settings or ())
+    known, tag = manner.open(), f"pipeline:{read.name}"
+    planned = plan_recipe(known, read, manner.wishes(known, tag))
+    submitting.refuse(planned.faults)
+    for artifact in planned.reused:
+        output.talk(f"{artifact} is there, or on its way, as asked for.")
+    submitting.carry_out(known, planned.jobs, manner, tag)
+
+
+def _register_pipeline() -> None:
+    def command(**values: Any) -> None:
+        recipe, settings, example = values.pop("recipe"), values.pop("set"), values.pop("example")
+        submit_pipeline(recipe, settings, example, submitting.take_manner(values))
+
+    own = {
+        "recipe": (Path | None, typer.Argument(None, metavar="RECIPE", help="The recipe, a TOML file")),
+        "set": (list[str] | None, typer.Option(None, metavar="KEY=VALUE", help="Change a variable; may be repeated")),
+        "example": (bool, typer.Option(False, "--example", help="Print a recipe to begin from")),
+    }
+    submitting.give_flags(command, {**own, **FLAGS})
+    about = "Submit the steps of a recipe, each of which waits for what it needs"
+    app.command("pipeline", help=about, short_help=about)(command)
+
+
 def _register(kind: JobKind) -> None:
     def command(**values: Any) -> None:
         submit(kind, values)
 
     types = typing.get_type_hints(kind.params)
     derived = {spec.name: _parameter(spec, kind.params, types[spec.name]) for spec in dataclasses.fields(kind.params)}
-    parameters = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
-        for name, (annotation, default) in {**derived, **_COMMON}.items()
-    ]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    submitting.give_flags(command, {**derived, **_COMMON})
     app.command(kind.name, help=kind.summary, short_help=kind.summary)(command)
 
 
@@ -108,5 +139,6 @@ def _help(told: typing.Mapping[str, Any]) -> str:
     return told["help"] + least
 
 
+_register_pipeline()
 for _kind in kinds().values():
     _register(_kind)
