@@ -115,6 +115,12 @@ def submitted_together(records: Sequence[Job], tag: str | None) -> dict[str, Any
     return {"tag": tag, "jobs": [{**_receipt(record), "parents": list(record.parents)} for record in records]}
 
 
+def submitted_line(number: int, record: Job, before: Sequence[Job]) -> dict[str, Any]:
+    """One line of `submit many --json`: the line of its file, its job, and the ids of those submitted before it."""
+    told = {"id": record.id, "kind": record.kind, "queue": record.queue, "name": record.name}
+    return {"line": number, **told, "before": [earlier.id for earlier in before]}
+
+
 def planned(jobs: Sequence[Job], estimates: Sequence[Estimate], tag: str | None) -> dict[str, Any]:
     """`submit --dry-run`: a parent is the `id` of a job that is there, or the `index` of one in this list."""
     places = {job.id: place for place, job in enumerate(jobs)}

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mistudio_cli import output, submitting
+from mistudio_cli import output, shapes, submitting
 from mistudio_cli.submitting import FLAGS, Manner
 from tasks.job import JobKind, kinds, types_of
 from tasks.problem import Problem
 from tasks.sweep import Swept, can_be_swept
+
+if TYPE_CHECKING:
+    from mistudio_cli.bulk import Line
 
 app = typer.Typer(help="Submit a job", no_args_is_help=True)
 
@@ -69,6 +73,45 @@ def submit_pipeline(recipe: Path | None, settings: list[str] | None, example: bo
     for artifact in planned.reused:
         output.talk(f"{artifact} is there, or on its way, as asked for.")
     submitting.carry_out(known, planned.jobs, manner, tag)
+
+
+def submit_many(file: str, manner: Manner) -> None:
+    """Submit the jobs that the lines of a file ask for, or tell all that is wrong with them."""
+    from mistudio_cli.bulk import plan_lines, read_lines, submit_lines
+
+    told, known, done = read_lines(file), manner.open(), 0
+    lines, faults = plan_lines(known, told, file, manner.wishes(known))
+    submitting.refuse(faults)
+    if manner.dry_run:
+        submitting.carry_out(known, [job for line in lines for job in line.jobs], manner)
+        return
+    try:
+        for batch in submit_lines(known, lines):
+            done += len(batch)
+            output.data("\n".join(_receipt(line, as_json=manner.json) for line in batch))
+    finally:
+        output.talk(f"{done} of {len(lines)} lines were submitted.")
+
+
+def _receipt(line: Line, *, as_json: bool) -> str:
+    *before, job = line.jobs
+    if as_json:
+        return json.dumps(shapes.submitted_line(line.number, job, before), ensure_ascii=False)
+    return f"{job.id} {job.kind} {job.name} in {job.queue}"
+
+
+def _register_many() -> None:
+    def command(**values: Any) -> None:
+        file = values.pop("file")
+        submit_many(file, submitting.take_manner({**values, "wait": False}))
+
+    own = {"file": (str, typer.Argument(metavar="FILE", help="One JSON object a line; - for standard input"))}
+    flags = {name: flag for name, flag in FLAGS.items() if name != "wait"}
+    submitting.give_flags(
+        command, {**own, **flags, "json": (bool, typer.Option(False, "--json", help="A JSON object a line"))}
+    )
+    about = "Submit a job for each line of a file"
+    app.command("many", help=about, short_help=about)(command)
 
 
 def _register_pipeline() -> None:
@@ -140,5 +183,6 @@ def _help(told: typing.Mapping[str, Any]) -> str:
 
 
 _register_pipeline()
+_register_many()
 for _kind in kinds().values():
     _register(_kind)
