@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mistudio_cli.host import Host
     from mistudio_cli.snapshot import QueueRow, Snapshot, Trouble, WorkerRow
     from tasks.devices import Device
+    from tasks.job import Estimate
 
 
 def time(seconds: float | None) -> str | None:
@@ -113,6 +114,43 @@ def _event(told: dict[str, Any]) -> dict[str, Any]:
 def submitted(record: Job, before: Sequence[Job]) -> dict[str, Any]:
     """`submit`: the job, and those that were submitted because it needs them."""
     return {**_receipt(record), "before": [_receipt(earlier) for earlier in before]}
+
+
+def submitted_together(records: Sequence[Job], tag: str | None) -> dict[str, Any]:
+    """`submit` of several jobs: all of them, parents before their children, and the tag they share."""
+    return {"tag": tag, "jobs": [{**_receipt(record), "parents": list(record.parents)} for record in records]}
+
+
+def submitted_line(number: int, record: Job, before: Sequence[Job]) -> dict[str, Any]:
+    """One line of `submit many --json`: the line of its file, its job, and the ids of those submitted before it."""
+    told = {"id": record.id, "kind": record.kind, "queue": record.queue, "name": record.name}
+    return {"line": number, **told, "before": [earlier.id for earlier in before]}
+
+
+def planned(jobs: Sequence[Job], estimates: Sequence[Estimate], tag: str | None) -> dict[str, Any]:
+    """`submit --dry-run`: a parent is the `id` of a job that is there, or the `index` of one in this list."""
+    places = {job.id: place for place, job in enumerate(jobs)}
+    return {
+        "dry_run": True,
+        "tag": tag,
+        "jobs": [
+            {
+                "kind": job.kind,
+                "name": job.name,
+                "queue": job.queue,
+                "priority": job.priority,
+                "tags": list(job.tags),
+                "gpu": job.gpu,
+                "artifact": job.artifact,
+                "params": job.params,
+                "parents": [
+                    {"id": None if parent in places else parent, "index": places.get(parent)} for parent in job.parents
+                ],
+                "estimate": dataclasses.asdict(estimate),
+            }
+            for job, estimate in zip(jobs, estimates, strict=True)
+        ],
+    }
 
 
 def _receipt(record: Job) -> dict[str, Any]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mistudio_cli.host import Host
     from mistudio_cli.snapshot import QueueRow, WorkerRow
     from tasks.devices import Device
+    from tasks.job import Estimate
 
 Table = tuple[list[str], list[list[str]]]
 
@@ -60,6 +61,25 @@ def jobs(records: Sequence[Job], now: float) -> Table:
             note(record),
         ]
         for record in records
+    ]
+
+
+def planned(records: Sequence[Job], estimates: Sequence[Estimate]) -> Table:
+    """`submit --dry-run`; AFTER are numbers of this table, or ids of jobs that are there."""
+    headers = ["#", "KIND", "NAME", "QUEUE", "AFTER", "TIME", "MEMORY", "DISK"]
+    numbers = {record.id: f"#{number}" for number, record in enumerate(records, 1)}
+    return headers, [
+        [
+            numbers[record.id],
+            record.kind,
+            record.name,
+            record.queue,
+            ", ".join(numbers.get(parent, parent) for parent in record.parents) or NONE,
+            UNKNOWN if told.seconds is None else duration(told.seconds),
+            size(told.memory_bytes),
+            size(told.disk_bytes),
+        ]
+        for record, told in zip(records, estimates, strict=True)
     ]
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Iterable
+import typing
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
@@ -103,6 +104,18 @@ class Request:
     params: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """What a job will take, None where that is not known.
+
+    `memory_bytes` is the most its processes hold, `disk_bytes` what its artifact and its checkpoints take.
+    """
+
+    seconds: float | None = None
+    memory_bytes: int | None = None
+    disk_bytes: int | None = None
+
+
 class Known(Protocol):
     """What `prepare` may ask at submit time about artifacts, made or on their way."""
 
@@ -172,6 +185,7 @@ class JobKind:
 
     `prepare(params, known)` checks the parameters at submit time, may fill in what follows from them, and returns them
     with the jobs that must come first. `default_name(params)` names the artifact when the user does not.
+    `estimate(params, known)` tells what a job will take.
     A kind `in_slot` is quick and imports little: it runs inside the worker instead of in a process of its own.
     A job that was told to stop is killed when it has not ended after `stop_grace_s` seconds.
     `gpu_memory(params, known)` estimates the bytes of GPU memory that a job will hold, None when that is not known.
@@ -190,6 +204,7 @@ class JobKind:
     default_name: Callable[[Any], str] | None = None
     prepare: Callable[[Any, Known], tuple[Any, list[Request]]] | None = None
     gpu_memory: Callable[[Any, Known], int | None] | None = None
+    estimate: Callable[[Any, Known], Estimate] | None = None
 
     @property
     def wire_name(self) -> str:
@@ -206,29 +221,54 @@ class JobKind:
         return importlib.import_module(self.module).run(params, context)
 
     def read_params(self, values: dict[str, Any]) -> Any:
-        """Parameters from plain values; Problem for an unknown, missing or out-of-bounds one."""
-        fields = {f.name: f for f in dataclasses.fields(self.params)}
-        if unknown := set(values) - set(fields):
-            raise Problem(
-                f"{self.name} has no parameter {sorted(unknown)[0]!r}.", f"See: mistudio submit {self.name} --help"
-            )
-        for name, spec in fields.items():
-            if name in values:
-                _check(self.name, name, values[name], spec.metadata)
-            elif spec.default is dataclasses.MISSING:
-                raise Problem(
-                    f"{self.name} needs --{name.replace('_', '-')}.", f"See: mistudio submit {self.name} --help"
-                )
+        """Parameters from plain values; Problem for one that is unknown, missing, of another type or out of bounds."""
+        for _, problem in self.faults_of(values):
+            raise problem
         return self.params(**values)
 
+    def faults_of(self, values: dict[str, Any]) -> Iterator[tuple[str, Problem]]:
+        """All that is wrong with these values, each with the name of its parameter."""
+        see, fields = f"See: mistudio submit {self.name} --help", {f.name: f for f in dataclasses.fields(self.params)}
+        for name in sorted(set(values) - set(fields)):
+            yield name, Problem(f"{self.name} has no parameter {name!r}.", see)
+        for name, spec in fields.items():
+            if name not in values:
+                if spec.default is dataclasses.MISSING:
+                    yield name, Problem(f"{self.name} needs {_flag(name)}.", see)
+            elif wrong := _wrong_type(values[name], types_of(self.params)[name]) or _out_of_bounds(
+                values[name], spec.metadata
+            ):
+                yield name, Problem(f"{_flag(name)} {wrong}.", see)
 
-def _check(kind: str, name: str, value: Any, told: Any) -> None:
-    flag = "--" + name.replace("_", "-")
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+@cache
+def types_of(params: type) -> dict[str, tuple[type, ...]]:
+    """The types that the value of each parameter may have."""
+    hints = typing.get_type_hints(params)
+    return {name: typing.get_args(hint) or (hint,) for name, hint in hints.items()}
+
+
+_WORDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _wrong_type(value: Any, types: tuple[type, ...]) -> str:
+    if type(value) in types or (type(value) is int and float in types):
+        return ""
+    wanted = " or ".join(_WORDS[known] for known in types if known in _WORDS)
+    return f"must be {wanted}, not {value!r}"
+
+
+def _out_of_bounds(value: Any, told: Any) -> str:
     choices, minimum = told.get("choices"), told.get("minimum")
     if choices and value is not None and value not in choices:
-        raise Problem(f"{flag} {value!r} is not one of: {', '.join(choices)}.", f"See: mistudio submit {kind} --help")
+        return f"{value!r} is not one of: {', '.join(choices)}"
     if minimum is not None and value is not None and not value >= minimum:
-        raise Problem(f"{flag} must be at least {minimum:g}, not {value}.", f"See: mistudio submit {kind} --help")
+        return f"must be at least {minimum:g}, not {value}"
+    return ""
 
 
 @cache

@@ -1,8 +1,12 @@
-"""Submitting a job: the only place that checks a request, resolves what it needs, writes its record and rings."""
+"""Submitting jobs: the only place that checks a request and resolves what it needs.
+
+`plan` does that and writes nothing; what it planned is submitted at once, all or none.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,25 +18,67 @@ from tasks.queues import DEFAULT_PRIORITY, HIGHEST_PRIORITY, LOWEST_PRIORITY
 from tasks.redact import holds_token
 from tasks.store import Store, check_name
 
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/=@+-]{0,99}")
+_GPU = re.compile(r"any|none|[0-9]+(,[0-9]+)*")
+
 
 @dataclasses.dataclass(frozen=True)
 class KnownArtifacts:
-    """What a kind's `prepare` may ask: artifacts in the store, and those that jobs will make."""
+    """What a kind's `prepare` may ask: artifacts in the store, and those that jobs will make.
+
+    `planned` holds by "family/name" what jobs that have been planned, but not submitted, will make.
+    """
 
     ledger: Ledger
     store: Store
+    planned: dict[str, Job] = dataclasses.field(default_factory=dict)
 
     def manifest(self, family: str, name: str) -> dict[str, Any] | None:
         """The manifest of a finished artifact, or None."""
         return self.store.find_manifest(family, name)
 
     def coming(self, family: str, name: str) -> bool:
-        """Whether an unfinished job will make that artifact."""
-        return self.ledger.coming(f"{family}/{check_name(name)}") is not None
+        """Whether an unfinished or a planned job will make that artifact."""
+        return self.maker(f"{family}/{check_name(name)}") is not None
+
+    def maker(self, artifact: str) -> str | None:
+        """The id of the unfinished or planned job that will make "family/name"."""
+        planned = self.planned.get(artifact)
+        return planned.id if planned else self.ledger.coming(artifact)
 
     def path(self, family: str, name: str) -> Path:
         """Where the artifact is or would be."""
         return self.store.path(family, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wishes:
+    """How jobs are to be run, whatever their kind. `after` are ids of jobs to wait for."""
+
+    priority: int = DEFAULT_PRIORITY
+    after: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    gpu: str = "any"
+
+    def check(self) -> None:
+        """Problem for a wish that cannot be granted."""
+        if not LOWEST_PRIORITY <= self.priority <= HIGHEST_PRIORITY:
+            raise Problem(f"--priority must be between {LOWEST_PRIORITY} and {HIGHEST_PRIORITY}, not {self.priority}.")
+        if not _GPU.fullmatch(self.gpu):
+            raise Problem(f"--gpu {self.gpu!r} is neither any nor none nor indices such as 0,1.", "See: mistudio top")
+        for tag in self.tags:
+            if not _TAG.fullmatch(tag):
+                raise Problem(
+                    f"{tag!r} cannot be a tag.", "Use up to 100 letters, digits and . _ : / = @ + -, a letter first"
+                )
+
+
+class Taken(Problem):
+    """What a job with these parameters would make is there, or made by the unfinished job `maker`."""
+
+    def __init__(self, artifact: str, params: dict[str, Any], maker: str | None, state: str) -> None:
+        super().__init__(f"{artifact} {state}.", "Give this one another --name")
+        self.artifact, self.params, self.maker = artifact, params, maker
 
 
 def submit(
@@ -45,39 +91,63 @@ def submit(
     priority: int = DEFAULT_PRIORITY,
     after: Sequence[str] = (),
     job_id: str | None = None,
+    tags: Sequence[str] = (),
+    gpu: str = "any",
 ) -> list[Job]:
-    """Submit a job and those that must come first; the last one is the job asked for.
+    """Submit a job and those that must come first; the last one is the job asked for. Problem as `plan` raises it.
 
-    Problem, with nothing submitted, when the request cannot work. Jobs that make what this one reads are its parents
-    without being named. Without a `job_id` of its own it gets a fresh one.
+    Without a `job_id` of its own it gets a fresh one.
     """
-    kind = kind_named(kind_name)
-    if not LOWEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
-        raise Problem(f"--priority must be between {LOWEST_PRIORITY} and {HIGHEST_PRIORITY}, not {priority}.")
+    wishes = Wishes(priority, tuple(after), tuple(tags), gpu)
+    *before, job = plan(KnownArtifacts(ledger, store), kind_name, values, name=name, wishes=wishes)
+    return ledger.submit_all([*before, dataclasses.replace(job, id=job_id or job.id)])
+
+
+def plan(
+    known: KnownArtifacts,
+    kind_name: str,
+    values: dict[str, Any],
+    *,
+    name: str | None = None,
+    marks: Sequence[str] = (),
+    wishes: Wishes | None = None,
+) -> list[Job]:
+    """The job and those that must come first, the job asked for last; nothing is submitted.
+
+    Jobs that make what this one reads are its parents without being named. Its name ends in those of the `marks` that
+    are not in it already. What the jobs make is noted in `known`, so that one planned later may read it. Problem when
+    the request cannot work.
+    """
+    kind, wishes = kind_named(kind_name), wishes or Wishes()
+    wishes.check()
     _refuse_token(name, values)
-    known = KnownArtifacts(ledger, store)
     params = kind.read_params(values)
     requests: list[Request] = []
     if kind.prepare:
         params, requests = kind.prepare(params, known)
-    name = _name_for(kind, params, name)
-    _refuse_if_there(kind, name, known)
+    name = _name_for(kind, params, name, marks)
+    _refuse_if_there(kind, params, name, known)
     earlier: list[Job] = []
     for request in requests:
         if not _there_or_coming(request, known):
-            earlier += submit(ledger, store, request.kind, request.params, name=request.name, priority=priority)
+            earlier += plan(known, request.kind, request.params, name=request.name, wishes=_for_forerunners(wishes))
+    parents = [*wishes.after, *_makers(kind, params, known)]
     job = Job(
-        id=job_id or new_job_id(),
+        id=new_job_id(),
         kind=kind.name,
         name=name,
         queue=kind.queue,
         params=dataclasses.asdict(params),
-        priority=priority,
+        priority=wishes.priority,
         max_attempts=kind.max_attempts,
+        parents=tuple(dict.fromkeys(parents)),
+        tags=tuple(dict.fromkeys(wishes.tags)),
+        gpu=wishes.gpu,
         artifact=f"{kind.produces}/{name}" if kind.produces else None,
     )
-    parents = [*after, *_makers(kind, params, ledger)]
-    return [*earlier, ledger.submit(dataclasses.replace(job, parents=tuple(dict.fromkeys(parents))))]
+    if job.artifact:
+        known.planned[job.artifact] = job
+    return [*earlier, job]
 
 
 def _refuse_token(name: str | None, values: dict[str, Any]) -> None:
@@ -88,20 +158,30 @@ def _refuse_token(name: str | None, values: dict[str, Any]) -> None:
         )
 
 
-def _name_for(kind: JobKind, params: Any, name: str | None) -> str:
-    if name is not None:
-        return check_name(name)
-    return check_name(kind.default_name(params)) if kind.default_name else kind.name
+def _for_forerunners(wishes: Wishes) -> Wishes:
+    """What is wished of a job holds for those it needs, but for what it waits for and the GPU it gets."""
+    return Wishes(wishes.priority, tags=wishes.tags)
 
 
-def _refuse_if_there(kind: JobKind, name: str, known: KnownArtifacts) -> None:
+def _name_for(kind: JobKind, params: Any, name: str | None, marks: Sequence[str]) -> str:
+    if name is None:
+        name = kind.default_name(params) if kind.default_name else kind.name
+    for mark in marks:
+        if f"-{mark}-" not in f"-{name}-":
+            name += f"-{mark}"
+    return check_name(name)
+
+
+def _refuse_if_there(kind: JobKind, params: Any, name: str, known: KnownArtifacts) -> None:
+    artifact, told = f"{kind.produces}/{name}", dataclasses.asdict(params)
     if kind.produces is None:
         return
     if known.manifest(kind.produces, name) is not None:
-        raise Problem(f"{kind.produces}/{name} is there already.", "Give this one another --name")
-    if known.coming(kind.produces, name):
-        maker = known.ledger.coming(f"{kind.produces}/{name}")
-        raise Problem(f"{kind.produces}/{name} is being made by job {maker}.", "Give this one another --name")
+        raise Taken(artifact, told, None, "is there already")
+    if artifact in known.planned:
+        raise Problem(f"{artifact} would be made twice.", "Give each one a --name of its own")
+    if maker := known.maker(artifact):
+        raise Taken(artifact, told, maker, f"is being made by job {maker}")
 
 
 def _there_or_coming(request: Request, known: KnownArtifacts) -> bool:
@@ -109,12 +189,12 @@ def _there_or_coming(request: Request, known: KnownArtifacts) -> bool:
     return known.manifest(family, request.name) is not None or known.coming(family, request.name)
 
 
-def _makers(kind: JobKind, params: Any, ledger: Ledger) -> list[str]:
-    """Ids of unfinished jobs that make what the parameters name."""
+def _makers(kind: JobKind, params: Any, known: KnownArtifacts) -> list[str]:
+    """Ids of unfinished and planned jobs that make what the parameters name."""
     makers = []
     for spec in dataclasses.fields(kind.params):
         family, value = spec.metadata.get("artifact"), getattr(params, spec.name)
-        maker = ledger.coming(f"{family}/{value}") if family and value else None
+        maker = known.maker(f"{family}/{value}") if family and value else None
         if maker:
             makers.append(maker)
     return makers

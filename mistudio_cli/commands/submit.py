@@ -3,75 +3,130 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
+import json
 import typing
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mistudio_cli import following, output, session, shapes
-from mistudio_cli.errors import Code
-from mistudio_cli.finding import find_jobs
-from tasks.job import Job, JobKind, State, kinds
-from tasks.queues import DEFAULT_PRIORITY, HIGHEST_PRIORITY, LOWEST_PRIORITY
+from mistudio_cli import output, shapes, submitting
+from mistudio_cli.submitting import FLAGS, Manner
+from tasks.job import JobKind, kinds, types_of
+from tasks.problem import Problem
+from tasks.sweep import Swept, can_be_swept
+
+if TYPE_CHECKING:
+    from mistudio_cli.bulk import Line
 
 app = typer.Typer(help="Submit a job", no_args_is_help=True)
+
+#: The flags of every kind.
+_COMMON: dict[str, tuple[Any, Any]] = {
+    "name": (str | None, typer.Option(None, help="Name of the artifact; by default it follows from the parameters")),
+    **FLAGS,
+}
 
 
 @app.callback()
 def noun() -> None:
-    """Submit a job; each kind has its own flags (mistudio submit KIND --help)."""
+    """Submit a job; each kind has its own flags (mistudio submit KIND --help).
 
-
-#: The flags every kind has.
-_COMMON: dict[str, tuple[Any, Any]] = {
-    "name": (str | None, typer.Option(None, help="Name of the artifact; by default it follows from the parameters")),
-    "priority": (
-        int,
-        typer.Option(
-            DEFAULT_PRIORITY, min=LOWEST_PRIORITY, max=HIGHEST_PRIORITY, help="The highest is served first in its queue"
-        ),
-    ),
-    "after": (list[str] | None, typer.Option(None, metavar="ID", help="Start after this job; may be repeated")),
-    "wait": (bool, typer.Option(False, "--wait", help="Wait until it has ended; fails unless it succeeded")),
-    "json": (bool, typer.Option(False, "--json", help="As JSON")),
-}
+    Numbers and choices may be several, with commas (--k 16,32,64): one job for each combination.
+    """
 
 
 def submit(kind: JobKind, values: dict[str, Any]) -> None:
-    """Submit one job of that kind, with the flags as they were given, and say what was submitted."""
-    from tasks.store import Store
-    from tasks.submit import submit as submit_job
+    """Submit one job of that kind, or those of a sweep, with the flags as they were given."""
+    from tasks.ledger import new_job_id
+    from tasks.submit import plan
+    from tasks.sweep import plan_sweep, swept_options
 
-    common = {name: values.pop(name) for name in _COMMON}
-    settings = session.current_settings()
-    ledger = session.connect_ledger(settings, supervise=True)
-    after = [job.id for job in find_jobs(ledger, common["after"] or ())]
-    *before, job = submit_job(
-        ledger,
-        Store(settings.places.store),
-        kind.name,
-        values,
-        name=common["name"],
-        priority=common["priority"],
-        after=after,
+    name = values.pop("name")
+    manner = submitting.take_manner(values)
+    known = manner.open()
+    if not swept_options(values):
+        jobs = plan(known, kind.name, values, name=name, wishes=manner.wishes(known))
+        submitting.carry_out(known, jobs, manner)
+        return
+    tag = f"sweep:{new_job_id()}"
+    jobs = plan_sweep(known, kind, values, name=name, wishes=manner.wishes(known, tag))
+    submitting.carry_out(known, jobs, manner, tag)
+
+
+def submit_pipeline(recipe: Path | None, settings: list[str] | None, example: bool, manner: Manner) -> None:
+    """Submit the jobs of a recipe, or tell all that is wrong with it."""
+    from mistudio_cli.recipe import plan_recipe
+    from mistudio_cli.recipe_example import example as text_of_example
+    from mistudio_cli.recipe_file import read_recipe
+
+    if example:
+        output.data(text_of_example().rstrip("\n"))
+        return
+    if recipe is None:
+        raise Problem("A pipeline needs a recipe.", "See one: mistudio submit pipeline --example")
+    read = read_recipe(recipe, settings or ())
+    known, tag = manner.open(), f"pipeline:{read.name}"
+    planned = plan_recipe(known, read, manner.wishes(known, tag))
+    submitting.refuse(planned.faults)
+    for artifact in planned.reused:
+        output.talk(f"{artifact} is there, or on its way, as asked for.")
+    submitting.carry_out(known, planned.jobs, manner, tag)
+
+
+def submit_many(file: str, manner: Manner) -> None:
+    """Submit the jobs that the lines of a file ask for, or tell all that is wrong with them."""
+    from mistudio_cli.bulk import plan_lines, read_lines, submit_lines
+
+    told, known, done = read_lines(file), manner.open(), 0
+    lines, faults = plan_lines(known, told, file, manner.wishes(known))
+    submitting.refuse(faults)
+    if manner.dry_run:
+        submitting.carry_out(known, [job for line in lines for job in line.jobs], manner)
+        return
+    try:
+        for batch in submit_lines(known, lines):
+            done += len(batch)
+            output.data("\n".join(_receipt(line, as_json=manner.json) for line in batch))
+    finally:
+        output.talk(f"{done} of {len(lines)} lines were submitted.")
+
+
+def _receipt(line: Line, *, as_json: bool) -> str:
+    *before, job = line.jobs
+    if as_json:
+        return json.dumps(shapes.submitted_line(line.number, job, before), ensure_ascii=False)
+    return f"{job.id} {job.kind} {job.name} in {job.queue}"
+
+
+def _register_many() -> None:
+    def command(**values: Any) -> None:
+        file = values.pop("file")
+        submit_many(file, submitting.take_manner({**values, "wait": False}))
+
+    own = {"file": (str, typer.Argument(metavar="FILE", help="One JSON object a line; - for standard input"))}
+    flags = {name: flag for name, flag in FLAGS.items() if name != "wait"}
+    submitting.give_flags(
+        command, {**own, **flags, "json": (bool, typer.Option(False, "--json", help="A JSON object a line"))}
     )
-    if not common["json"]:
-        _tell(job, before)
-    if common["wait"]:
-        (job,) = following.wait_for(ledger, [job.id])
-        output.talk(f"{job.id} {job.state}{following.why(job)}")
-    if common["json"]:
-        output.data_json(shapes.submitted(job, before))
-    if job.state.ended and job.state is not State.SUCCEEDED:
-        raise typer.Exit(int(Code.FAILED))
+    about = "Submit a job for each line of a file"
+    app.command("many", help=about, short_help=about)(command)
 
 
-def _tell(job: Job, before: list[Job]) -> None:
-    for earlier in before:
-        output.data(f"{earlier.id} {earlier.kind} {earlier.name} in {earlier.queue}, needed first")
-    output.data(f"{job.id} {job.kind} {job.name} in {job.queue}")
-    output.talk(f"Watch it: mistudio jobs wait {job.id}")
+def _register_pipeline() -> None:
+    def command(**values: Any) -> None:
+        recipe, settings, example = values.pop("recipe"), values.pop("set"), values.pop("example")
+        submit_pipeline(recipe, settings, example, submitting.take_manner(values))
+
+    own = {
+        "recipe": (Path | None, typer.Argument(None, metavar="RECIPE", help="The recipe, a TOML file")),
+        "set": (list[str] | None, typer.Option(None, metavar="KEY=VALUE", help="Change a variable; may be repeated")),
+        "example": (bool, typer.Option(False, "--example", help="Print a recipe to begin from")),
+    }
+    submitting.give_flags(command, {**own, **FLAGS})
+    about = "Submit the steps of a recipe, each of which waits for what it needs"
+    app.command("pipeline", help=about, short_help=about)(command)
 
 
 def _register(kind: JobKind) -> None:
@@ -79,30 +134,47 @@ def _register(kind: JobKind) -> None:
         submit(kind, values)
 
     types = typing.get_type_hints(kind.params)
-    derived = {spec.name: (types[spec.name], _flag(spec, types[spec.name])) for spec in dataclasses.fields(kind.params)}
-    parameters = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
-        for name, (annotation, default) in {**derived, **_COMMON}.items()
-    ]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    derived = {spec.name: _parameter(spec, kind.params, types[spec.name]) for spec in dataclasses.fields(kind.params)}
+    submitting.give_flags(command, {**derived, **_COMMON})
     app.command(kind.name, help=kind.summary, short_help=kind.summary)(command)
 
 
-def _flag(spec: dataclasses.Field[Any], annotation: Any) -> Any:
-    """The flag or argument of one parameter; its bounds are checked where all requests are, at submit."""
+def _parameter(spec: dataclasses.Field[Any], params: type, annotation: Any) -> tuple[Any, Any]:
+    """Type and flag or argument of one parameter; its bounds are checked where all requests are, at submit."""
     told = spec.metadata
-    required = spec.default is dataclasses.MISSING
-    default = ... if required else spec.default
+    default = ... if spec.default is dataclasses.MISSING else spec.default
     about: dict[str, Any] = {"help": _help(told)}
-    if told.get("choices"):
-        about["metavar"] = "|".join(told["choices"])
     if told.get("positional"):
-        return typer.Argument(default, **{"metavar": spec.name.upper(), **about})
+        return annotation, typer.Argument(default, **{"metavar": spec.name.upper(), **about})
     flag = "--" + spec.name.replace("_", "-")
     if annotation is bool:
-        return typer.Option(default, f"{flag}/--no-{flag[2:]}", **about)
-    return typer.Option(default, flag, **about)
+        return annotation, typer.Option(default, f"{flag}/--no-{flag[2:]}", **about)
+    if can_be_swept(spec, params):
+        of = next(of for of in (float, int, str) if of in types_of(params)[spec.name])
+        about |= {"metavar": f"{'|'.join(told.get('choices') or [f'<{of.__name__}>'])},...", "parser": _several(of)}
+        return Any, typer.Option(default, flag, **about)
+    return annotation, typer.Option(default, flag, **about)
+
+
+def _several(of: type) -> Callable[[Any], Any]:
+    """What reads one value of that type, or several with commas."""
+
+    def read(told: Any) -> Any:
+        if not isinstance(told, str):  # the default
+            return told
+        values = [_read(word.strip(), of) for word in told.split(",")]
+        if len(set(values)) < len(values):
+            raise typer.BadParameter(f"{told!r} names a value twice.")
+        return Swept(values) if len(values) > 1 else values[0]
+
+    return read
+
+
+def _read(word: str, of: type) -> Any:
+    try:
+        return of(word)
+    except ValueError:
+        raise typer.BadParameter(f"{word!r} is not a valid {of.__name__}.") from None
 
 
 def _help(told: typing.Mapping[str, Any]) -> str:
@@ -110,5 +182,7 @@ def _help(told: typing.Mapping[str, Any]) -> str:
     return told["help"] + least
 
 
+_register_pipeline()
+_register_many()
 for _kind in kinds().values():
     _register(_kind)

@@ -20,7 +20,7 @@ class Params:
 
     hours: float = option(24.0, help="Remove work folders of jobs that are over, untouched for this long", minimum=0)
     log_days: float = option(30.0, help="Remove job logs older than this", minimum=0)
-    dry_run: bool = option(False, help="Only say what would be removed")
+    count_only: bool = option(False, help="Only count what would be removed")
 
 
 KIND = JobKind(
@@ -34,7 +34,7 @@ KIND = JobKind(
 
 
 def run(params: Params, context: Context) -> dict[str, Any]:
-    """Remove, or with `dry_run` count: work folders and logs of jobs that are over, and the bytes they hold."""
+    """Remove, or with `count_only` count: work folders and logs of jobs that are over, and the bytes they hold."""
     from tasks.places import Places
 
     now, live = time.time(), context.live_jobs()
@@ -46,10 +46,10 @@ def run(params: Params, context: Context) -> dict[str, Any]:
         for path in paths:
             counts["bytes"] += _size(path)
             counts[what] += 1
-            if not params.dry_run:
+            if not params.count_only:
                 _remove(path)
             context.progress("removing", counts["work_folders"] + counts["logs"], None, "entries")
-    return {**counts, "dry_run": params.dry_run}
+    return {**counts, "count_only": params.count_only}
 
 
 def _over(folder: Path, live: set[str], before: float, suffix: str = "") -> Iterator[Path]:

@@ -55,6 +55,7 @@ def kind_of(value: Any) -> str:
 @pytest.fixture(scope="module")
 def busy(world: Cli) -> Iterator[Cli]:
     """The home with a worker, a failed job, one that succeeded and one that runs."""
+    (world.home / "jobs.jsonl").write_text('{"kind": "blink"}')
     world("submit", "nap", "--name", "ended-well", "--ticks", "1", "--wait")
     world("submit", "nap", "--name", "ended-badly", "--end", "raise", "--wait")
     job_id = world("submit", "nap", "--name", "runs", "--ticks", "100000", "--json").json["id"]
@@ -65,7 +66,7 @@ def busy(world: Cli) -> Iterator[Cli]:
 
 @pytest.mark.parametrize("title", [title for title in EXAMPLES if title.startswith("mistudio ")])
 def test_commands_print_what_is_documented(busy: Cli, title: str) -> None:
-    words = title.replace("mistudio ", "").replace("KIND", "blink")
+    words = title.replace("mistudio ", "").replace("KIND", "blink").replace("FILE", "jobs.jsonl")
     for job in busy("jobs", "ls", "--json").json["jobs"] if "ID" in words else [{"id": ""}]:
         real = busy(*words.replace("ID", job["id"]).split()).json
         assert not list(differences(EXAMPLES[title], real))

@@ -42,10 +42,10 @@ def test_json_is_the_receipt_of_the_contract(cli: Cli) -> None:
 
 
 def test_values_arrive_with_their_types_and_the_bell_is_rung(cli: Cli) -> None:
-    told = cli("submit", "cleanup", "--hours", "1.5", "--dry-run", "--priority", "9", "--json").json
+    told = cli("submit", "cleanup", "--hours", "1.5", "--count-only", "--priority", "9", "--json").json
     job = cli.ledger.need(told["id"])
     assert job.params["hours"] == 1.5
-    assert job.params["dry_run"] is True
+    assert job.params["count_only"] is True
     assert job.priority == 9
     assert cli.ledger.queues.messages("low_priority") == 1
 

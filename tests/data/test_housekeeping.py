@@ -67,8 +67,8 @@ def test_cleanup_takes_old_leftovers_of_jobs_that_are_over_and_nothing_else(with
     leave_behind(home, "running", hours_ago=1000)
     leave_behind(home, "just-over", hours_ago=1)
     home.live = {"running"}
-    told = home.run("cleanup", "clean", dry_run=True)
-    assert told == {"work_folders": 1, "logs": 1, "bytes": 1010, "dry_run": True}
+    told = home.run("cleanup", "clean", count_only=True)
+    assert told == {"work_folders": 1, "logs": 1, "bytes": 1010, "count_only": True}
     assert left(home) == ({"long-over", "running", "just-over"},) * 2
     home.run("cleanup", "clean")
     assert left(home) == ({"running", "just-over"},) * 2

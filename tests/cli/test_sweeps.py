@@ -1,0 +1,141 @@
+"""Sweeps: options with several values become one job for each combination; `--dry-run` says which, and submits none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mistudio_cli.errors import Code
+from tasks.job import kinds
+from tests.cli.conftest import Cli
+
+
+@pytest.fixture
+def corpus(cli: Cli) -> str:
+    path = cli.home / "corpus.txt"
+    path.write_text("some text\n" * 50)
+    return str(path)
+
+
+@pytest.fixture
+def trainable(cli: Cli) -> Cli:
+    """A home whose store has a model and tokens."""
+    told = {
+        "models/tiny": {"config.json": {"num_hidden_layers": 2, "hidden_size": 16, "vocab_size": 97}},
+        "tokens/words": {"tokens.json": {"vocab_size": 97}},
+    }
+    for artifact, files in told.items():
+        folder: Path = cli.home / "store" / artifact
+        folder.mkdir(parents=True)
+        for name, content in {"manifest.json": {}, **files}.items():
+            (folder / name).write_text(json.dumps(content))
+    return cli
+
+
+TRAIN = ["train", "--model", "tiny", "--dataset", "words", "--layer", "1"]
+
+
+def test_the_product_is_submitted_under_one_tag_and_names_that_tell_the_values(trainable: Cli) -> None:
+    told = trainable("submit", *TRAIN, "--k", "16,32,64", "--lr", "1e-4,3e-4", "--json").json
+    assert [job["name"] for job in told["jobs"]] == [
+        f"tiny-l1-topk-k{k}-lr{lr}" for k in (16, 32, 64) for lr in ("0.0001", "0.0003")
+    ]
+    jobs = [trainable.ledger.need(job["id"]) for job in told["jobs"]]
+    assert [(job.params["k"], job.params["lr"]) for job in jobs] == [
+        (k, lr) for k in (16, 32, 64) for lr in (1e-4, 3e-4)
+    ]
+    assert told["tag"].startswith("sweep:")
+    assert {job.tags for job in jobs} == {(told["tag"],)}
+
+
+def test_choices_are_swept_and_what_a_name_does_not_tell_is_added(trainable: Cli) -> None:
+    told = trainable("submit", *TRAIN, "--arch", "standard,topk", "--k", "4,8", "--json").json
+    assert [job["name"] for job in told["jobs"]] == [
+        "tiny-l1-standard-l1-2-k4",
+        "tiny-l1-standard-l1-2-k8",
+        "tiny-l1-topk-k4",
+        "tiny-l1-topk-k8",
+    ]
+    named = trainable("submit", *TRAIN, "--arch", "standard,topk", "--name", "mine", "--dry-run", "--json").json
+    assert [job["name"] for job in named["jobs"]] == ["mine-standard", "mine-topk"]
+
+
+def test_what_all_of_a_sweep_need_is_made_once(cli: Cli, corpus: str) -> None:
+    told = cli("submit", "toy-model", "--dataset", corpus, "--layers", "1,2", "--seed", "0,1", "--json").json
+    assert [job["kind"] for job in told["jobs"]] == ["download"] + ["toy-model"] * 4
+    download, *models = told["jobs"]
+    assert {tuple(job["parents"]) for job in models} == {(download["id"],)}
+    assert len({job["name"] for job in models}) == 4
+    assert cli.ledger.need(download["id"]).tags == (told["tag"],)
+
+
+def test_text_is_never_taken_for_several_values(cli: Cli) -> None:
+    told = cli("submit", "nap", "--until", "a,b", "--json").json
+    assert cli.ledger.need(told["id"]).params["until"] == "a,b"
+
+
+def test_several_values_are_shown_with_their_type_in_the_help(cli: Cli) -> None:
+    told = cli("submit", "train", "--help", COLUMNS="200").out
+    assert "--k <int>,..." in told
+    assert "--lr <float>,..." in told
+    assert "--arch standard|topk,..." in told
+    assert "--model <str> " in told
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--ticks 1,many", "Invalid value for '--ticks': 'many' is not a valid int."),
+        ("--ticks 1,", "Invalid value for '--ticks': '' is not a valid int."),
+        ("--ticks 1,2,1", "Invalid value for '--ticks': '1,2,1' names a value twice."),
+        ("--end well,badly", "--end 'badly' is not one of: well, raise, crash, full-disk, deaf."),
+        (f"--ticks {','.join(map(str, range(1001)))}", "The sweep (1001 ticks) has 1001 jobs, more than 1000."),
+        (f"--ticks 1,2 --name {'x' * 95}", "cannot be the name of an artifact."),
+        ("--ticks 1,2 --tag !", "'!' cannot be a tag."),
+    ],
+)
+def test_a_sweep_that_cannot_work_is_refused_whole(cli: Cli, words: str, sentence: str) -> None:
+    told = cli("submit", "nap", *words.split())
+    assert (told.code, told.out) == (Code.USAGE, "")
+    assert sentence in told.err.splitlines()[0]
+    assert cli.ledger.page().jobs == ()
+
+
+def test_a_dry_run_tells_the_jobs_in_order_with_their_parents_and_submits_nothing(cli: Cli, corpus: str) -> None:
+    words = ("submit", "toy-model", "--dataset", corpus, "--layers", "1,2", "--dry-run", "--tag", "mine")
+    told = cli(*words, "--json").json
+    assert [job["kind"] for job in told["jobs"]] == ["download", "toy-model", "toy-model"]
+    assert [job["parents"] for job in told["jobs"]] == [[], *[[{"id": None, "index": 0}]] * 2]
+    assert all(job["tags"] == [told["tag"], "mine"] for job in told["jobs"])
+    shown = cli(*words)
+    header, *rows = shown.out.splitlines()
+    assert header.split() == ["#", "KIND", "NAME", "QUEUE", "AFTER", "TIME", "MEMORY", "DISK"]
+    assert [row.split()[4] for row in rows] == ["-", "#1", "#1"]
+    assert shown.err == "Nothing was submitted.\n"
+    assert cli.ledger.page().jobs == ()
+    assert not (cli.home / "store").exists()
+
+
+def test_a_dry_run_is_refused_as_the_submission_would_be(cli: Cli) -> None:
+    told = cli("submit", "nap", "--dry-run", "--end", "badly")
+    assert (told.code, told.out) == (Code.USAGE, "")
+
+
+def test_tags_and_the_wish_for_a_gpu_are_in_the_record(cli: Cli) -> None:
+    told = cli("submit", "nap", "--tag", "a", "--tag", "b=1", "--gpu", "0,1", "--json").json
+    job = cli.ledger.need(told["id"])
+    assert (job.tags, job.gpu) == (("a", "b=1"), "0,1")
+    refused = cli("submit", "nap", "--gpu", "first")
+    assert (refused.code, refused.err.splitlines()[0]) == (
+        Code.USAGE,
+        "--gpu 'first' is neither any nor none nor indices such as 0,1.",
+    )
+
+
+def test_no_kind_has_a_parameter_that_is_a_flag_of_every_submission() -> None:
+    from mistudio_cli.submitting import FLAGS
+
+    for kind in kinds().values():
+        assert not set(FLAGS) & set(kind.params.__dataclass_fields__), kind.name
