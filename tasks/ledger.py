@@ -91,13 +91,22 @@ class Ledger:
                 raise _refusal(status)
 
     def claim(
-        self, job_id: str, worker: str, host: str, pid: int = 0, *, queue: str = "", step: int | None = None
+        self,
+        job_id: str,
+        worker: str,
+        host: str,
+        pid: int = 0,
+        *,
+        token: str | None = None,
+        queue: str = "",
+        step: int | None = None,
     ) -> Claim | None:
         """Take a queued job for the worker with that name and pid, or None when it is not there to be taken.
 
+        Who may ask again, because an answer was lost, gives a `token` of `new_token`: the second answer is the first's.
         `queue` and `step` say where the bell lay: one that was moved since has another bell.
         """
-        token = os.urandom(8).hex()
+        token = token or new_token()
         bell = (queue, "" if step is None else step) if queue and step is not None else ("", "")
         if self._change("claim", job_id, token, worker, host, pid, LEASE_TTL_S, *bell) != "ok":
             return None
@@ -241,6 +250,11 @@ class Ledger:
 
     def _change(self, operation: str, *arguments: object) -> str:
         return script.evaluate(self.client, operation, *arguments)
+
+
+def new_token() -> str:
+    """What fences the writes of one who holds a job."""
+    return os.urandom(8).hex()
 
 
 def new_job_id() -> str:

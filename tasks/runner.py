@@ -6,6 +6,7 @@ The slot tells it through `tasks.lifeline` which claim and which device are its 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -26,13 +27,13 @@ def main(argv: list[str]) -> int:
 
 def _work(job_id: str, order: dict[str, Any], stop: threading.Event) -> int:
     # Imported only now: until the line is held, a runner that is stopped would outlive its slot.
-    from tasks.app import app_from_environment, open_ledger
     from tasks.job import Stopped
-    from tasks.ledger import Claim
-    from tasks.work import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER, open_context, perform
+    from tasks.ledger import Claim, Ledger
+    from tasks.wire import connect
+    from tasks.work import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER, open_context, perform, tell
 
-    ledger = open_ledger(app_from_environment())
-    claim = Claim(ledger.need(job_id), order["token"])
+    ledger = Ledger(connect(os.environ["CELERY_BROKER_URL"]))
+    claim = Claim(tell(lambda: ledger.need(job_id)), order["token"])
     if claim.job.attempt > 1:
         logging.info("attempt %d", claim.job.attempt)
     try:

@@ -23,7 +23,7 @@ from tasks.apart import explain_exit, run_apart
 from tasks.app import open_ledger
 from tasks.job import Job, JobKind, State, Stopped, kind_named, kinds
 from tasks.keeper import Keeper
-from tasks.ledger import Claim, Ledger
+from tasks.ledger import Claim, Ledger, new_token
 from tasks.log_lines import about
 from tasks.places import Places
 from tasks.problem import Problem
@@ -100,7 +100,8 @@ def work(app: Celery, seat: Seat, job_id: str, worker: str, bell: dict[str, Any]
 
 def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str, bell: dict[str, Any]) -> Job | None:
     store = Store(Places.from_environment().store)
-    claim = ledger.claim(job_id, worker, socket.gethostname(), os.getppid(), **bell)
+    token = new_token()
+    claim = tell(lambda: ledger.claim(job_id, worker, socket.gethostname(), os.getppid(), token=token, **bell))
     if claim is not None:
         keeper = Keeper(open_ledger(app), claim)
         with keeper, _shutdown_heard(keeper):

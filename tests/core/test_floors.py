@@ -29,6 +29,7 @@ def imported_by(statement: str) -> set[str]:
         ("import tasks.sae.trainer, tasks.activations, tasks.features.top", QUEUES | TERMINAL),
         ("import tasks.ledger, tasks.submit", HEAVY | QUEUES | TERMINAL),
         ("import tasks.worker", HEAVY | TERMINAL),
+        ("import tasks.runner, tasks.work, tasks.ledger", HEAVY | QUEUES | TERMINAL),
         ("import mistudio_cli.supervisor", HEAVY | QUEUES | TERMINAL | {"asyncio"}),
         ("import mistudio_cli.snapshot, mistudio_cli.profile, mistudio_cli.control", HEAVY | QUEUES | TERMINAL),
         ("import mistudio_cli.assembly", HEAVY | QUEUES),

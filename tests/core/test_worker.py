@@ -7,12 +7,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
+import pytest
 
+from tasks import slot
 from tasks.job import Job, State
-from tasks.ledger import PREFIX
+from tasks.ledger import PREFIX, Ledger
 from tasks.queues import redis_lists
+from tasks.wire import Unreachable
 from tests.conftest import until
 from tests.core.lab import EXTRA, Lab
 
@@ -243,3 +247,20 @@ def test_quit_ends_a_worker_whose_job_is_being_cancelled(lab: Lab) -> None:
 
 def lease_end(lab: Lab, job: Job) -> float:
     return float(lab.ledger.client.call("ZSCORE", f"{PREFIX}leases", job.id))
+
+
+def test_a_claim_whose_answer_was_lost_costs_no_attempt(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MISTUDIO_HOME", str(lab.folder / "home"))
+    job, asked = lab.submit("blink", note="once"), []
+    claim = Ledger.claim
+
+    def claim_and_lose_the_answer(self: Ledger, *words: Any, **told: Any) -> Any:
+        asked.append(claim(self, *words, **told))
+        if len(asked) == 1:
+            raise Unreachable("the connection broke")
+        return asked[-1]
+
+    monkeypatch.setattr(Ledger, "claim", claim_and_lose_the_answer)
+    done = slot._answer(lab.app, lab.ledger, job.id, "w@h", {})
+    assert done is not None
+    assert (done.state, done.attempt, len(asked)) == (State.SUCCEEDED, 1, 2)
