@@ -45,6 +45,12 @@ class KnownArtifacts:
         planned = self.planned.get(artifact)
         return planned.id if planned else self.ledger.coming(artifact)
 
+    def coming_from(self, family: str, name: str) -> tuple[str, dict[str, Any]]:
+        """Kind and parameters of the job that will make an artifact that is coming."""
+        planned = self.planned.get(f"{family}/{name}")
+        job = planned or self.ledger.need(self.ledger.coming(f"{family}/{name}") or "")
+        return job.kind, job.params
+
     def path(self, family: str, name: str) -> Path:
         """Where the artifact is or would be."""
         return self.store.path(family, name)

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.job import RESUMABLE_ATTEMPTS, Context, JobKind, Known, Request, option
+from tasks.job import RESUMABLE_ATTEMPTS, Context, Estimate, JobKind, Known, Request, option
 from tasks.problem import Problem
 
 if TYPE_CHECKING:
@@ -48,6 +48,17 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     return params, []
 
 
+def estimate(params: Params, known: Known) -> Estimate:
+    """Time by an earlier extraction from the same SAE; memory and disk depend on what is found."""
+    from tasks.estimate import seconds_like_earlier
+
+    if params.max_tokens is None:
+        return Estimate()
+    return Estimate(
+        seconds_like_earlier(known, "features", params.max_tokens, lambda told: told.get("sae") == params.sae)
+    )
+
+
 KIND = JobKind(
     "extract",
     queue="extraction",
@@ -57,6 +68,7 @@ KIND = JobKind(
     produces="features",
     default_name=default_name,
     prepare=prepare,
+    estimate=estimate,
     max_attempts=RESUMABLE_ATTEMPTS,
 )
 
