@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,13 @@ def seconds_like_earlier(
 def _newest_first(known: Known, family: str) -> Iterator[dict[str, Any]]:
     paths = known.path(family, "any").parent.glob("*/manifest.json")
     for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)[:_NEWEST]:
-        yield json.loads(path.read_text(encoding="utf-8"))
+        yield _read_manifest(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(2 * _NEWEST)
+def _read_manifest(path: Path, _changed_at: int) -> dict[str, Any]:
+    """A manifest as it was at that time; the jobs of a sweep all look at the same ones."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _held_out(tokens: int | None, d_in: int) -> int:
