@@ -51,12 +51,11 @@ def plan_lines(known: KnownArtifacts, told: Sequence[str], file: str, wishes: Wi
     return lines, faults
 
 
-def submit_lines(known: KnownArtifacts, lines: Sequence[Line]) -> Iterator[Sequence[Line]]:
-    """Submit in batches and hand out each batch when it has been accepted; a line's jobs are accepted together."""
+def submit_lines(known: KnownArtifacts, lines: Sequence[Line]) -> Iterator[Sequence[tuple[Line, Problem | None]]]:
+    """Submit in batches, and hand out each with why a line was refused after all; a line's jobs are one whole."""
     for start in range(0, len(lines), BATCH):
         batch = lines[start : start + BATCH]
-        known.ledger.submit_many([line.jobs for line in batch])
-        yield batch
+        yield list(zip(batch, known.ledger.submit_many([line.jobs for line in batch]), strict=True))
 
 
 def _plan_line(known: KnownArtifacts, text: str, wishes: Wishes) -> tuple[list[Problem], list[Job]]:

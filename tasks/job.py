@@ -125,6 +125,9 @@ class Known(Protocol):
     def coming(self, family: str, name: str) -> bool:
         """Whether an unfinished job will make that artifact."""
 
+    def coming_from(self, family: str, name: str) -> tuple[str, dict[str, Any]]:
+        """Kind and parameters of the job that will make an artifact that is coming."""
+
     def path(self, family: str, name: str) -> Path:
         """Where the artifact is or would be; Problem for a name that could leave the store."""
 

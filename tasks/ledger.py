@@ -80,15 +80,15 @@ class Ledger:
 
         Refused are jobs whose artifact is being made already, and those whose parents can never succeed.
         """
-        self.submit_many([jobs])
+        (refusal,) = self.submit_many([jobs])
+        if refusal is not None:
+            raise refusal
         return [job for job in self.many([job.id for job in jobs]) if job]
 
-    def submit_many(self, groups: Iterable[Sequence[Job]]) -> None:
-        """Accept groups of new jobs in one round trip, each as a whole; the first that is refused is the Problem."""
+    def submit_many(self, groups: Iterable[Sequence[Job]]) -> list[Problem | None]:
+        """Accept groups of new jobs in one round trip, each as a whole; for each, None or why it was refused."""
         calls = [("submit", "", json.dumps([encode_new(job) for job in group])) for group in groups]
-        for status in script.evaluate_all(self.client, calls):
-            if status != "ok":
-                raise _refusal(status)
+        return [None if status == "ok" else _refusal(status) for status in script.evaluate_all(self.client, calls)]
 
     def claim(
         self,

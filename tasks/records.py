@@ -22,7 +22,8 @@ def encode_new(job: Job) -> dict[str, str]:
     told = {}
     for field in dataclasses.fields(job):
         value = getattr(job, field.name)
-        if value not in (None, "", False, ()) and field.name not in _WRITTEN_BY_THE_LEDGER:
+        says_nothing = value is None or value is False or value in ("", ())
+        if not says_nothing and field.name not in _WRITTEN_BY_THE_LEDGER:
             told[field.name] = json.dumps(value) if field.name in _JSON_FIELDS else str(value)
     return told
 

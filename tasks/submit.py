@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.job import Job, JobKind, Request, kind_named
+from tasks.lease import read_wish
 from tasks.ledger import Ledger, new_job_id
 from tasks.problem import Problem
 from tasks.queues import DEFAULT_PRIORITY, HIGHEST_PRIORITY, LOWEST_PRIORITY
@@ -19,7 +20,6 @@ from tasks.redact import holds_token
 from tasks.store import Store, check_name
 
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/=@+-]{0,99}")
-_GPU = re.compile(r"any|none|[0-9]+(,[0-9]+)*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +46,12 @@ class KnownArtifacts:
         planned = self.planned.get(artifact)
         return planned.id if planned else self.ledger.coming(artifact)
 
+    def coming_from(self, family: str, name: str) -> tuple[str, dict[str, Any]]:
+        """Kind and parameters of the job that will make an artifact that is coming."""
+        planned = self.planned.get(f"{family}/{name}")
+        job = planned or self.ledger.need(self.ledger.coming(f"{family}/{name}") or "")
+        return job.kind, job.params
+
     def path(self, family: str, name: str) -> Path:
         """Where the artifact is or would be."""
         return self.store.path(family, name)
@@ -64,8 +70,7 @@ class Wishes:
         """Problem for a wish that cannot be granted."""
         if not LOWEST_PRIORITY <= self.priority <= HIGHEST_PRIORITY:
             raise Problem(f"--priority must be between {LOWEST_PRIORITY} and {HIGHEST_PRIORITY}, not {self.priority}.")
-        if not _GPU.fullmatch(self.gpu):
-            raise Problem(f"--gpu {self.gpu!r} is neither any nor none nor indices such as 0,1.", "See: mistudio top")
+        read_wish(self.gpu)
         for tag in self.tags:
             if not _TAG.fullmatch(tag):
                 raise Problem(

@@ -54,11 +54,12 @@ def _combinations(swept: dict[str, Swept]) -> Iterator[dict[str, Any]]:
 
 
 def _mark(kind: JobKind, option: str, value: Any) -> str:
-    """What tells the value in a name: lr0.0003 for a number, the word itself where it is one of few."""
+    """What tells the value in a name: lr0.0003 or l1-2 for a number, the word itself where it is one of few."""
     spec = next(spec for spec in dataclasses.fields(kind.params) if spec.name == option)
     if spec.metadata.get("choices"):
         return str(value)
-    return option.replace("_", "-") + _number(value)
+    between = "-" if option[-1].isdigit() else ""
+    return option.replace("_", "-") + between + _number(value)
 
 
 def _number(value: float) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mistudio_cli import output, shapes, submitting
-from mistudio_cli.submitting import FLAGS, Manner
+from mistudio_cli.submitting import FLAGS, Fault, Manner
 from tasks.job import JobKind, kinds, types_of
 from tasks.problem import Problem
 from tasks.sweep import Swept, can_be_swept
@@ -85,12 +85,16 @@ def submit_many(file: str, manner: Manner) -> None:
     if manner.dry_run:
         submitting.carry_out(known, [job for line in lines for job in line.jobs], manner)
         return
+    late: list[Fault] = []
     try:
         for batch in submit_lines(known, lines):
-            done += len(batch)
-            output.data("\n".join(_receipt(line, as_json=manner.json) for line in batch))
+            accepted = [line for line, refusal in batch if refusal is None]
+            late += [Fault(f"{file}:{line.number}", refusal) for line, refusal in batch if refusal is not None]
+            done += len(accepted)
+            output.data("\n".join(_receipt(line, as_json=manner.json) for line in accepted))
     finally:
         output.talk(f"{done} of {len(lines)} lines were submitted.")
+    submitting.refuse(late)
 
 
 def _receipt(line: Line, *, as_json: bool) -> str:

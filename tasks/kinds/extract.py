@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.job import RESUMABLE_ATTEMPTS, Context, JobKind, Known, Request, option
+from tasks.job import RESUMABLE_ATTEMPTS, Context, Estimate, JobKind, Known, Request, option
 from tasks.problem import Problem
 
 if TYPE_CHECKING:
@@ -57,6 +57,17 @@ def gpu_memory(params: Params, known: Known) -> int | None:
     return model and of_extraction(model, known, known.path("saes", params.sae), params.top, params.window)
 
 
+def estimate(params: Params, known: Known) -> Estimate:
+    """Time by an earlier extraction from the same SAE; memory and disk depend on what is found."""
+    from tasks.estimate import seconds_like_earlier
+
+    if params.max_tokens is None:
+        return Estimate()
+    return Estimate(
+        seconds_like_earlier(known, "features", params.max_tokens, lambda told: told.get("sae") == params.sae)
+    )
+
+
 KIND = JobKind(
     "extract",
     queue="extraction",
@@ -66,6 +77,7 @@ KIND = JobKind(
     produces="features",
     default_name=default_name,
     prepare=prepare,
+    estimate=estimate,
     max_attempts=RESUMABLE_ATTEMPTS,
     gpu_memory=gpu_memory,
 )

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.job import Context, JobKind, Known, Request, option
+from tasks.job import Context, Estimate, JobKind, Known, Request, option
 from tasks.problem import Problem
+
+#: About so many bytes of text make a token.
+_BYTES_A_TOKEN = 4
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,19 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     return dataclasses.replace(params, dataset=dataset, model=model), requests
 
 
+def estimate(params: Params, known: Known) -> Estimate:
+    """Disk by the size of the corpus; time by a tokenization with the same tokenizer in the store."""
+    from tasks.estimate import seconds_like_earlier, shape_of_model
+
+    written = ((known.manifest("datasets", params.dataset) or {}).get("result") or {}).get("bytes")
+    if written is None:
+        return Estimate()
+    shape, tokens = shape_of_model(known, params.model), written // _BYTES_A_TOKEN
+    seconds = seconds_like_earlier(known, "tokens", tokens, lambda told: told.get("model") == params.model)
+    width = None if shape is None or shape.vocab is None else 2 if shape.vocab <= 1 << 16 else 4
+    return Estimate(seconds, None, None if width is None else tokens * width)
+
+
 KIND = JobKind(
     "tokenize",
     queue="processing",
@@ -57,6 +73,7 @@ KIND = JobKind(
     produces="tokens",
     default_name=default_name,
     prepare=prepare,
+    estimate=estimate,
 )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.job import RESUMABLE_ATTEMPTS, Context, JobKind, Known, Request, option
+from tasks.job import RESUMABLE_ATTEMPTS, Context, Estimate, JobKind, Known, Request, option
 from tasks.problem import Problem
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 #: More text than this teaches a toy nothing more.
 _CORPUS_BYTES = 32 << 20
 _SAVE_EVERY_S = 10.0
+#: Rows of a step, as in tasks.text.toy_lm.
+_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,18 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     return dataclasses.replace(params, dataset=dataset), requests
 
 
+def estimate(params: Params, known: Known) -> Estimate:
+    """Disk by the shape: the model and its checkpoints; time by a like one in the store."""
+    from tasks.estimate import CHECKPOINTS, FLOAT, seconds_like_earlier, shape_of_toy
+
+    alike, tokens = ("layers", "width", "vocab", "context"), params.steps * _ROWS * params.context
+    seconds = seconds_like_earlier(
+        known, "models", tokens, lambda told: all(told.get(key) == getattr(params, key) for key in alike)
+    )
+    shape = shape_of_toy(params.width, params.layers, params.vocab)
+    return Estimate(seconds, None, (1 + CHECKPOINTS) * shape.parameters * FLOAT)
+
+
 KIND = JobKind(
     "toy-model",
     queue="training",
@@ -62,6 +76,7 @@ KIND = JobKind(
     produces="models",
     default_name=default_name,
     prepare=prepare,
+    estimate=estimate,
     max_attempts=RESUMABLE_ATTEMPTS,
 )
 

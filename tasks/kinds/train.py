@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.job import RESUMABLE_ATTEMPTS, Context, JobKind, Known, Request, kind_named, option
+from tasks.job import RESUMABLE_ATTEMPTS, Context, Estimate, JobKind, Known, Request, kind_named, option
 from tasks.problem import Problem
 
 if TYPE_CHECKING:
@@ -115,6 +115,19 @@ def gpu_memory(params: Params, known: Known) -> int | None:
     return of_training(params.model, known, params.width, params.expansion, params.batch)
 
 
+def estimate(params: Params, known: Known) -> Estimate:
+    """Memory and disk by the shapes; time by a training of like shape in the store."""
+    from tasks.estimate import of_training, seconds_like_earlier
+
+    alike = ("model", "arch", "width", "expansion", "batch")
+    tokens = params.steps * params.batch if params.steps else params.tokens
+    seconds = seconds_like_earlier(
+        known, "saes", tokens, lambda told: all(told.get(key) == getattr(params, key) for key in alike)
+    )
+    shaped = {key: getattr(params, key) for key in ("arch", "k", "width", "expansion", "batch")}
+    return dataclasses.replace(of_training(known, params.model, params.dataset, **shaped), seconds=seconds)
+
+
 KIND = JobKind(
     "train",
     queue="training",
@@ -124,6 +137,7 @@ KIND = JobKind(
     produces="saes",
     default_name=default_name,
     prepare=prepare,
+    estimate=estimate,
     max_attempts=RESUMABLE_ATTEMPTS,
     gpu_memory=gpu_memory,
 )

@@ -58,6 +58,12 @@ def test_choices_are_swept_and_what_a_name_does_not_tell_is_added(trainable: Cli
         "tiny-l1-topk-k4",
         "tiny-l1-topk-k8",
     ]
+    penalties = trainable("submit", *TRAIN, "--arch", "standard", "--l1", "2,0.5,1e20", "--dry-run", "--json").json
+    assert [job["name"] for job in penalties["jobs"]] == [
+        "tiny-l1-standard-l1-2",
+        "tiny-l1-standard-l1-0.5",
+        "tiny-l1-standard-l1-1e-20-l1-1e20",
+    ]
     named = trainable("submit", *TRAIN, "--arch", "standard,topk", "--name", "mine", "--dry-run", "--json").json
     assert [job["name"] for job in named["jobs"]] == ["mine-standard", "mine-topk"]
 

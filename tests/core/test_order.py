@@ -36,6 +36,7 @@ def claim(ledger: Ledger, job_id: str, queue: str = "training", priority: int = 
 def test_priority_comes_before_age_and_the_bells_lie_in_that_order(ledger: Ledger) -> None:
     low, first, second, high = (queued(ledger, priority) for priority in (0, 5, 5, 9))
     highest = queued(ledger, 10)  # shares the first step with 9
+    assert ledger.need(low).priority == 0
     assert ledger.queues.order("training", 9) == [high, highest, first, second, low] == bells(ledger)
     assert [ledger.queues.place("training", job) for job in (high, low)] == [0, 4]
 

@@ -1,0 +1,119 @@
+"""What is estimated of a job beforehand, held against what a real worker's runner then holds and writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tasks.job import Estimate, Job, State, kind_named
+from tasks.submit import KnownArtifacts, plan
+from tasks.text.tokens import TokenWriter
+from tests.conftest import until
+from tests.core.lab import Lab
+
+CONTEXT = 64
+
+
+def add_model(lab: Lab, name: str, width: int, vocabulary: int = 997) -> None:
+    sizes = {"hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 4 * width}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("gpt_neox", **sizes, vocab_size=vocabulary, bos_token_id=0, eos_token_id=0)
+    folder = published(lab, "models", name)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+
+
+def add_tokens(lab: Lab, name: str, rows: int) -> None:
+    with TokenWriter(published(lab, "tokens", name), CONTEXT, 997) as writer:
+        writer.append(np.random.default_rng(0).integers(997, size=(rows, CONTEXT)))
+
+
+def published(lab: Lab, family: str, name: str, **told: Any) -> Path:
+    folder = lab.store.path(family, name)
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps({"name": name, **told}))
+    return folder
+
+
+def estimated(lab: Lab, job: Job) -> Estimate:
+    kind = kind_named(job.kind)
+    assert kind.estimate is not None
+    return kind.estimate(kind.read_params(job.params), KnownArtifacts(lab.ledger, lab.store))
+
+
+def runner_of(job: Job) -> psutil.Process | None:
+    return next((p for p in psutil.process_iter(["cmdline"]) if job.id in (p.info["cmdline"] or ())), None)
+
+
+def most_held(lab: Lab, job: Job) -> int:
+    """The most the job's runner ever held: its PSS if no other process maps the same libraries, as here others may."""
+    runner, most = until(lambda: runner_of(job), 60, lab.log()), 0
+
+    def look() -> bool:
+        nonlocal most
+        try:
+            told = Path(f"/proc/{runner.pid}/status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        most = max([most, *(int(line.split()[1]) << 10 for line in told.splitlines() if line.startswith("VmHWM"))])
+        return not runner.is_running() or runner.status() == psutil.STATUS_ZOMBIE
+
+    until(look, 120, "the runner to end")
+    return most
+
+
+@pytest.mark.parametrize(
+    ("width", "rows", "flags"),
+    [
+        (16, 200, {"batch": 256, "k": 4, "expansion": 4}),
+        (128, 8000, {"batch": 1024, "k": 16}),
+        (128, 8000, {"batch": 1024, "k": 16, "expansion": 64}),
+    ],
+)
+def test_the_memory_of_a_training_is_known_within_a_fifth_before_it_starts(
+    lab: Lab, width: int, rows: int, flags: dict[str, Any]
+) -> None:
+    add_model(lab, "model", width)
+    add_tokens(lab, "words", rows)
+    lab.start_worker(OMP_NUM_THREADS="1")
+    job = lab.submit("train", model="model", dataset="words", layer=0, steps=40, checkpoint_s=0.1, **flags)
+    before = estimated(lab, job)
+    assert before.memory_bytes == pytest.approx(most_held(lab, job), rel=0.2)
+    assert lab.ended(job).state is State.SUCCEEDED
+    weights = (lab.store.path("saes", job.name) / "sae_weights.safetensors").stat().st_size
+    assert before.disk_bytes == pytest.approx(7 * weights, rel=0.2)
+
+
+def test_the_model_that_a_planned_job_will_make_counts_as_if_it_were_there(lab: Lab) -> None:
+    known = KnownArtifacts(lab.ledger, lab.store)
+    published(lab, "datasets", "text")
+    plan(known, "toy-model", {"dataset": "text", "width": 64, "layers": 3, "vocab": 500}, name="toy")
+    *_, job = plan(known, "train", {"model": "toy", "dataset": "text", "layer": 1, "batch": 256})
+    kind = kind_named("train")
+    small = kind.estimate(kind.read_params(job.params), known)
+    large = kind.estimate(kind.read_params({**job.params, "expansion": 64}), known)
+    assert small.memory_bytes < large.memory_bytes
+    assert small.disk_bytes == 7 * 4 * (2 * 64 * 512 + 512 + 64)
+
+
+def test_what_cannot_be_known_is_none(lab: Lab) -> None:
+    job = Job("x", "train", "x", "training", {"model": "owner/model", "dataset": "words", "layer": 0})
+    assert estimated(lab, job) == Estimate()
+    assert estimated(lab, dataclasses.replace(job, kind="extract", params={"sae": "none"})) == Estimate()
+
+
+def test_time_is_that_of_a_like_job_in_the_store(lab: Lab) -> None:
+    add_model(lab, "model", 16)
+    add_tokens(lab, "words", 10)
+    job = lab.submit("train", model="model", dataset="words", layer=0, tokens=1000, k=4)
+    assert estimated(lab, job).seconds is None
+    published(lab, "saes", "like", params=job.params | {"k": 5, "seed": 3}, result={"tokens_per_s": 50})
+    published(lab, "saes", "unlike", params=job.params | {"batch": 1}, result={"tokens_per_s": 500})
+    assert estimated(lab, job).seconds == 20
