@@ -32,7 +32,7 @@ from tasks.seat import Seat
 from tasks.store import Store
 from tasks.strangers import NotTaken, job_rung_for
 from tasks.submit import KnownArtifacts
-from tasks.work import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER, describe_failure, open_context, perform, tell
+from tasks.work import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER, describe_failure, open_context, perform, result_made_by, tell
 
 log = logging.getLogger("mistudio.slot")
 
@@ -158,9 +158,16 @@ def _run(ledger: Ledger, claim: Claim, keeper: Keeper) -> None:
         tell(lambda: keeper.settle(ledger, "while it waited for a GPU"))
         return
     ended = run_apart(claim, device, keeper)
-    if ended == TOLD_THE_LEDGER:
-        return
-    if ended == STOPPED_WHEN_TOLD or (keeper.why and ended == -signal.SIGTERM):  # the latter before it could listen
+    if ended != TOLD_THE_LEDGER:
+        _tell_for_the_runner(ledger, claim, keeper, ended)
+
+
+def _tell_for_the_runner(ledger: Ledger, claim: Claim, keeper: Keeper, ended: int) -> None:
+    """The end of a runner that did not tell it itself, by its exit code."""
+    result = result_made_by(claim.job, Store(Places.from_environment().store))
+    if result is not None:  # it was ended after its last deed
+        tell(lambda: ledger.finish(claim, State.SUCCEEDED, "done", result=result))
+    elif ended == STOPPED_WHEN_TOLD or (keeper.why and ended == -signal.SIGTERM):  # the latter before it could listen
         tell(lambda: keeper.settle(ledger, "stopped when told to"))
     elif keeper.why:
         how = keeper.how_killed if ended == -signal.SIGKILL else explain_exit(ended)

@@ -112,6 +112,13 @@ def tell(change: Callable[[], T]) -> T:
             time.sleep(RETRY_EVERY_S)
 
 
+def result_made_by(job: Job, store: Store) -> dict[str, Any] | None:
+    """The result of the job if it has published its artifact, whether it could still tell so or not."""
+    family, _, name = (job.artifact or "").partition("/")
+    made = store.find_manifest(family, name) if job.artifact else None
+    return made["result"] if made is not None and made.get("job") == job.id else None
+
+
 def open_context(
     claim: Claim, ledger: Ledger, device: str, told_to_stop: Callable[[], bool], on_lost: Callable[[], None]
 ) -> RunContext:
@@ -142,9 +149,9 @@ def _sentence(error: BaseException) -> str:
 def _result_of(context: RunContext, kind: JobKind) -> dict[str, Any]:
     job = context.claim.job
     family, _, name = (job.artifact or "").partition("/")
-    made = context.store.find_manifest(family, name) if job.artifact else None
-    if made is not None and made.get("job") == job.id:  # an earlier attempt died between publishing and telling
-        return made["result"]
+    made = result_made_by(job, context.store)  # by an earlier attempt, that died between publishing and telling
+    if made is not None:
+        return made
     params = kind.read_params(job.params)
     result = kind.run(params, context) or {}
     if job.artifact:

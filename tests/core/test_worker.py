@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from tasks import slot
 from tasks.job import Job, State
 from tasks.ledger import PREFIX, Ledger
 from tasks.queues import redis_lists
+from tasks.store import MANIFEST
 from tasks.wire import Unreachable
 from tests.conftest import until
 from tests.core.lab import EXTRA, Lab
@@ -264,3 +266,16 @@ def test_a_claim_whose_answer_was_lost_costs_no_attempt(lab: Lab, monkeypatch: p
     done = slot._answer(lab.app, lab.ledger, job.id, "w@h", {})
     assert done is not None
     assert (done.state, done.attempt, len(asked)) == (State.SUCCEEDED, 1, 2)
+
+
+def test_a_job_that_was_cancelled_after_its_last_deed_has_succeeded(lab: Lab) -> None:
+    """What it made is there, whole and under its name; to say that it was cancelled would be a lie."""
+    lab.start_worker()
+    job = lab.submit("nap", ticks=10_000, name="made")
+    lab.under_way(job)
+    made = lab.store.path("saes", "made")
+    made.mkdir(parents=True)
+    (made / MANIFEST).write_text(json.dumps({"job": job.id, "result": {"ticks": 7}}))
+    lab.ledger.request_cancel(job.id)
+    ended = lab.ended(job)
+    assert (ended.state, ended.reason, ended.result) == (State.SUCCEEDED, "done", {"ticks": 7})
