@@ -27,6 +27,7 @@ COLOURS = {
     "running": _CYAN,
     "starting": _CYAN,
     "no worker": _YELLOW,
+    "paused": _YELLOW,
     "cancelled": _YELLOW,
     "backoff": _YELLOW,
     "silent": _YELLOW,

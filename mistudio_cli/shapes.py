@@ -51,6 +51,24 @@ def queue(row: QueueRow) -> dict[str, Any]:
     }
 
 
+def peek(read_at: float, name: str, pending: int, found: Sequence[Job]) -> dict[str, Any]:
+    """`queue peek`."""
+    told = [{"place": place, **queued(record)} for place, record in enumerate(found)]
+    return {"read_at": time(read_at), "queue": name, "pending": pending, "jobs": told}
+
+
+def queued(record: Job) -> dict[str, Any]:
+    """One job that waits its turn."""
+    return {
+        "id": record.id,
+        "kind": record.kind,
+        "name": record.name,
+        "priority": record.priority,
+        "queued_at": time(record.queued_at),
+        "tags": list(record.tags),
+    }
+
+
 def jobs(read_at: float | None, page: Sequence[Job] | None, following: str | None) -> dict[str, Any]:
     """`jobs ls`."""
     return {"read_at": time(read_at), "jobs": _all(job, page), "next": following}

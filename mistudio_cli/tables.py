@@ -44,6 +44,22 @@ def queues(rows: Sequence[QueueRow]) -> Table:
     ]
 
 
+def peek(records: Sequence[Job], now: float) -> Table:
+    """`queue peek`, in the order in which jobs are started."""
+    headers = ["ID", "PRIORITY", "KIND", "NAME", "QUEUED", "TAGS"]
+    return headers, [
+        [
+            record.id,
+            str(record.priority),
+            record.kind,
+            record.name,
+            NONE if record.queued_at is None else duration(now - record.queued_at),
+            " ".join(record.tags) or NONE,
+        ]
+        for record in records
+    ]
+
+
 def jobs(records: Sequence[Job], now: float) -> Table:
     """`jobs ls`; the last column says how far a job is, or why it ended."""
     headers = ["ID", "KIND", "NAME", "QUEUE", "STATE", "TRY", "AGE", "TOOK", "DEVICE", "NOTE"]

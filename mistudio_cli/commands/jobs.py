@@ -13,7 +13,7 @@ from mistudio_cli.finding import find_job, find_jobs, show_lines
 from tasks.job import Job, State, kinds
 from tasks.listing import Filter
 from tasks.problem import Problem
-from tasks.queues import QUEUE_NAMES
+from tasks.queues import HIGHEST_PRIORITY, LOWEST_PRIORITY, QUEUE_NAMES
 
 _PAGE = re.compile(r"\d+\.\d+-[\w-]+")
 
@@ -29,6 +29,8 @@ def ls(
     state: Annotated[list[str] | None, typer.Option(help="Only jobs in this state; may be repeated")] = None,
     kind: Annotated[str | None, typer.Option(help="Only jobs of this kind")] = None,
     queue: Annotated[str | None, typer.Option(help="Only jobs of this queue")] = None,
+    name: Annotated[str | None, typer.Option(help="Only jobs of this name")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only jobs with this tag")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many")] = 50,
     page: Annotated[str | None, typer.Option("--next", help="Go on where a list ended: its `next`")] = None,
     as_json: Json = False,
@@ -42,7 +44,7 @@ def ls(
     if page is not None and not _PAGE.fullmatch(page):
         raise Problem(f"--next {page!r} is not what a list ended with.", "Take `next` of: mistudio jobs ls --json")
     ledger = session.connect_ledger(session.current_settings())
-    now, found = ledger.now(), ledger.page(Filter(tuple(states), kind, queue), limit, page)
+    now, found = ledger.now(), ledger.page(Filter(tuple(states), kind, queue, name, tag), limit, page)
     if as_json:
         output.data_json(shapes.jobs(now, found.jobs, found.next))
         return
@@ -51,6 +53,32 @@ def ls(
         output.talk("No such jobs.")
     if found.next is not None:
         output.talk(f"There are more: --limit, or --next {found.next}")
+
+
+@app.command("set-priority")
+def set_priority(
+    job_id: Id,
+    priority: Annotated[int, typer.Argument(min=LOWEST_PRIORITY, max=HIGHEST_PRIORITY, help="The highest first")],
+) -> None:
+    """Give a job that has not started another priority."""
+    ledger = session.connect_ledger(session.current_settings())
+    job = find_job(ledger, job_id)
+    ledger.queues.set_priority(job.id, priority)
+    output.talk(f"{job.id} has priority {priority} now; it had {job.priority}.")
+
+
+@app.command("rm")
+def rm(job_ids: Ids) -> None:
+    """Remove the records and logs of jobs that have ended. What they made stays."""
+    settings = session.current_settings()
+    ledger = session.connect_ledger(settings)
+    jobs = find_jobs(ledger, job_ids)
+    if live := [job.id for job in jobs if not job.state.ended]:
+        raise Problem(f"{live[0]} has not ended.", f"Cancel it first: mistudio jobs cancel {live[0]}")
+    for job in jobs:
+        settings.places.job_log(job.id).unlink(missing_ok=True)
+        if ledger.remove(job.id) == "ok":
+            output.talk(f"{job.id} is removed.")
 
 
 @app.command("show")

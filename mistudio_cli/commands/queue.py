@@ -1,30 +1,142 @@
-"""`mistudio queue`: what waits and runs in each queue."""
+"""`mistudio queue`: what waits and runs in each queue, and what becomes of it."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from mistudio_cli import output, session, shapes, tables
+from mistudio_cli.finding import find_job
 from mistudio_cli.snapshot import read_queues
+from tasks.ledger import Ledger
+from tasks.problem import Problem
+from tasks.queues import QUEUE_NAMES
 
-app = typer.Typer(help="See what waits and runs in each queue", no_args_is_help=True)
+app = typer.Typer(help="See what waits in each queue; pause, empty and order it", no_args_is_help=True)
 
-
-@app.callback()
-def noun() -> None:
-    """Keep `ls` a subcommand though it is the only one."""
+Json = Annotated[bool, typer.Option("--json", help="As JSON")]
+Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="A queue's name")]
+Queues = Annotated[list[str] | None, typer.Argument(metavar="QUEUE...", help="Queues' names")]
+All = Annotated[bool, typer.Option("--all", help="All queues")]
 
 
 @app.command("ls")
-def ls(as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = False) -> None:
+def ls(as_json: Json = False) -> None:
     """List the queues, the most urgent first."""
-    read = read_queues(session.connect_ledger(session.current_settings()))
+    read = read_queues(_ledger())
     if as_json:
         output.data_json(shapes.queues(read))
         return
     output.table(*tables.queues(read.queues or ()))
-    deserted = [row.name for row in read.queues or () if row.pending and not row.consumers]
-    if deserted:
+    rows = read.queues or ()
+    if paused := [row.name for row in rows if row.state == "paused"]:
+        output.talk(f"Nothing of {', '.join(paused)} is started: mistudio queue resume {' '.join(paused)}")
+    if deserted := [row.name for row in rows if row.pending and not row.consumers]:
         output.talk(f"Nobody works on {', '.join(deserted)}: mistudio workers start full")
+
+
+@app.command("peek")
+def peek(
+    queue: Queue,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many")] = 20,
+    as_json: Json = False,
+) -> None:
+    """List what is queued, in the order in which it will be started."""
+    (name,), ledger = _checked([queue]), _ledger()
+    jobs = [job for job in ledger.many(ledger.queues.order(name, limit)) if job]
+    now, pending = ledger.now(), ledger.queues.counts()[name].pending
+    if as_json:
+        output.data_json(shapes.peek(now, name, pending, jobs))
+        return
+    output.table(*tables.peek(jobs, now))
+    if pending > len(jobs):
+        output.talk(f"{pending - len(jobs)} more: --limit")
+    if not jobs:
+        output.talk(f"Nothing is queued in {name}.")
+
+
+@app.command("pause")
+def pause(queues: Queues = None, every: All = False) -> None:
+    """Start none of a queue's jobs until it is resumed, whatever is restarted. What runs goes on."""
+    ledger = _ledger()
+    for name in _named(queues, every=every):
+        told = "is paused" if ledger.queues.pause(name) else "was paused already"
+        output.talk(f"{name} {told}; {_waiting(ledger, name)}. Go on: mistudio queue resume {name}")
+
+
+@app.command("resume")
+def resume(queues: Queues = None, every: All = False) -> None:
+    """Go on with a queue that was paused."""
+    ledger = _ledger()
+    for name in _named(queues, every=every):
+        told = "goes on" if ledger.queues.resume(name) else "was not paused"
+        output.talk(f"{name} {told}; {_waiting(ledger, name)}.")
+
+
+@app.command("purge")
+def purge(
+    queue: Queue, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False, as_json: Json = False
+) -> None:
+    """Cancel all that is queued in a queue, and what waits for it. What runs goes on."""
+    (name,), ledger = _checked([queue]), _ledger()
+    pending = ledger.queues.counts()[name].pending
+    if pending and not yes:
+        _ask(f"Cancel {_jobs(pending)} queued in {name}?", f"mistudio queue purge {name} --yes")
+    purged = ledger.queues.purge(name)
+    if as_json:
+        output.data_json({"queue": name, "cancelled": purged})
+    else:
+        output.talk(f"{_jobs(purged)} of {name} {'was' if purged == 1 else 'were'} cancelled.")
+
+
+@app.command("move")
+def move(
+    job_id: Annotated[str, typer.Argument(metavar="ID", help="A job's id, the start of one, or `last`")],
+    to: Annotated[str | None, typer.Option(metavar="QUEUE", help="Put it into this queue")] = None,
+    top: Annotated[bool, typer.Option("--top", help="Start it before all others of its queue")] = False,
+) -> None:
+    """Put a job that has not started into another queue, or before all others."""
+    if to is None and not top:
+        raise Problem("Where to?", "Say --to QUEUE, --top, or both")
+    ledger = _ledger()
+    job = find_job(ledger, job_id)
+    ledger.queues.move(job.id, _checked([to])[0] if to else None, top=top)
+    moved = ledger.need(job.id)
+    place = ledger.queues.place(moved.queue, moved.id)
+    where = "when its parents are done" if place is None else "next" if place == 0 else f"after {_jobs(place)}"
+    output.talk(f"{job.id} is in {moved.queue}, and starts {where}.")
+
+
+def _ledger() -> Ledger:
+    return session.connect_ledger(session.current_settings())
+
+
+def _checked(names: Sequence[str]) -> list[str]:
+    if unknown := [name for name in names if name not in QUEUE_NAMES]:
+        raise Problem(f"There is no queue {unknown[0]!r}.", f"Queues: {', '.join(QUEUE_NAMES)}")
+    return list(dict.fromkeys(names))
+
+
+def _named(names: Sequence[str] | None, *, every: bool) -> list[str]:
+    if every == bool(names):
+        raise Problem("Which queues?", f"Name some of {', '.join(QUEUE_NAMES)}, or say --all")
+    return list(QUEUE_NAMES) if every else _checked(names or ())
+
+
+def _waiting(ledger: Ledger, name: str) -> str:
+    return f"{_jobs(ledger.queues.counts()[name].pending)} queued"
+
+
+def _jobs(count: int) -> str:
+    return "1 job" if count == 1 else f"{count} jobs"
+
+
+def _ask(question: str, unasked: str) -> None:
+    """Go on only if the person at the terminal says so."""
+    if not sys.stdin.isatty():
+        raise Problem("Nobody is there to be asked.", f"To do it all the same: {unasked}")
+    if not typer.confirm(question, err=True):
+        raise typer.Exit(0)

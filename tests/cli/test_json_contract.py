@@ -66,7 +66,12 @@ def busy(world: Cli) -> Iterator[Cli]:
 
 @pytest.mark.parametrize("title", [title for title in EXAMPLES if title.startswith("mistudio ")])
 def test_commands_print_what_is_documented(busy: Cli, title: str) -> None:
-    words = title.replace("mistudio ", "").replace("KIND", "blink").replace("FILE", "jobs.jsonl")
+    words = (
+        title.replace("mistudio ", "")
+        .replace("KIND", "blink")
+        .replace("QUEUE", "training")
+        .replace("FILE", "jobs.jsonl")
+    )
     for job in busy("jobs", "ls", "--json").json["jobs"] if "ID" in words else [{"id": ""}]:
         real = busy(*words.replace("ID", job["id"]).split()).json
         assert not list(differences(EXAMPLES[title], real))
