@@ -1,0 +1,59 @@
+"""The order in which a worker of all queues runs jobs: priority, then the queue's rank, then age. Exactly."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from tasks.job import Job
+from tasks.ledger import new_job_id
+from tasks.queues import QUEUE_NAMES, wire_priority
+from tests.conftest import until
+from tests.core.lab import Lab
+
+
+def submit(lab: Lab, queue: str, priority: int) -> Job:
+    return lab.ledger.submit(Job(new_job_id(), "blink", "b", queue, {"note": ""}, priority=priority))
+
+
+def ran(lab: Lab, jobs: Sequence[Job]) -> list[str]:
+    """Ids in the order in which they were started, once all have ended."""
+    until(lambda: not lab.ledger.live_jobs(), 60, lab.log())
+    ended = [lab.ledger.need(job.id) for job in jobs]
+    assert {job.attempt for job in ended} == {1}
+    return [job.id for job in sorted(ended, key=lambda job: job.started_at or 0)]
+
+
+def test_sixty_jobs_of_all_queues_and_priorities_run_in_the_order_that_is_promised(lab: Lab) -> None:
+    chance = random.Random(60)
+    jobs = [submit(lab, chance.choice(QUEUE_NAMES), chance.randint(0, 10)) for _ in range(60)]
+    lab.start_worker(slots=1)
+    promised = sorted(
+        jobs, key=lambda job: (wire_priority(job.priority), QUEUE_NAMES.index(job.queue), jobs.index(job))
+    )
+    assert ran(lab, jobs) == [job.id for job in promised]
+
+
+def test_jobs_that_were_moved_raised_and_lowered_run_in_their_new_places(lab: Lab) -> None:
+    jobs = [submit(lab, "processing", 5) for _ in range(8)]
+    lab.ledger.queues.set_priority(jobs[6].id, 9)
+    lab.ledger.queues.set_priority(jobs[0].id, 1)
+    lab.ledger.queues.move(jobs[5].id, "high_priority")
+    lab.ledger.queues.move(jobs[2].id, "low_priority")
+    lab.ledger.queues.move(jobs[7].id, top=True)
+    lab.start_worker(slots=1)
+    assert ran(lab, jobs) == [jobs[place].id for place in (7, 6, 5, 1, 3, 4, 2, 0)]
+
+
+def test_under_a_steady_stream_of_urgent_jobs_the_others_are_served_too(lab: Lab) -> None:
+    humble = [submit(lab, "low_priority", 0) for _ in range(2)]
+    urgent = [submit(lab, "high_priority", 8) for _ in range(3)]
+    lab.start_worker(slots=1, MISTUDIO_SERVED_WITHIN_S="1")
+    while not lab.ledger.need(humble[1].id).state.ended:
+        urgent += [
+            submit(lab, "high_priority", 8) for _ in range(20 - lab.ledger.queues.counts()["high_priority"].pending)
+        ]
+        assert len(urgent) < 20_000, "the humble would starve"
+    reasons = [event["reason"] for event in lab.ledger.events(humble[0].id)]
+    assert reasons == ["submitted", "its queue was not served for 1 s: it is next", "claimed", "done"]
+    assert any(not lab.ledger.need(job.id).state.ended for job in urgent), "there was always an urgent one waiting"
