@@ -15,10 +15,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks import commands, fleet, restart, sae_step
+from benchmarks import commands, fleet, queues, restart, sae_step
 
 RESULTS = Path(__file__).parent / "results"
-MODULES = {"commands": commands, "fleet": fleet, "restart": restart, "sae_step": sae_step}
+MODULES = {"commands": commands, "queues": queues, "fleet": fleet, "restart": restart, "sae_step": sae_step}
 
 
 def main(argv: Sequence[str]) -> int:

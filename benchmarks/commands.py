@@ -70,7 +70,7 @@ def measure() -> list[dict[str, Any]]:
 def _do_jobs(fleet: Fleet, store: Path) -> None:
     """Have the fleet do as many jobs as `jobs ls` shows."""
     ledger = Ledger(connect(fleet.url))
-    jobs = [submit(ledger, Store(store), "cleanup", {"dry_run": True})[-1] for _ in range(JOBS_SHOWN)]
+    jobs = [submit(ledger, Store(store), "cleanup", {"count_only": True})[-1] for _ in range(JOBS_SHOWN)]
     wait_for(ledger, [job.id for job in jobs], timeout_s=120)
 
 

@@ -135,6 +135,7 @@ def _options(places: Places) -> list[str]:
         "appendfsync": "everysec",
         "maxmemory-policy": "noeviction",
         "save": "",
+        "hash-max-ziplist-value": "2048",  # a record in one piece takes less than half the memory
         "daemonize": "no",
         "logfile": str(places.logs / "redis.log"),
     }
