@@ -1,0 +1,275 @@
+"""Every state that two jobs can reach is visited, with the real script in a real Redis.
+
+None has two owners, none is a dead end, and what has ended stays so.
+
+A state is what matters of it: two that look the same are visited once. From each, every step is tried; each state is
+reached again by the shortest way to it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tasks.job import ENDED, Job, State
+from tasks.ledger import Claim, Ledger
+from tasks.problem import Problem
+from tasks.queues import SEPARATOR, redis_lists, wire_priority
+from tasks.upkeep import Upkeep
+
+FIRST, SECOND = JOBS = ("first", "second")
+NOW = Upkeep(every_s=0, bell_patience_s=-1, served_within_s=1e9)
+
+#: How many steps further than in every run; each makes it several times as long.
+DEEPER = int(os.environ.get("MISTUDIO_TEST_DEEPER", "0"))
+
+Step = tuple[str, str]
+
+
+class World:
+    """Two jobs in a ledger, those who hold them or held them, and all that can happen to them."""
+
+    def __init__(self, ledger: Ledger, *, related: bool) -> None:
+        self.ledger = ledger
+        self.holders: dict[str, list[Claim]] = {job: [] for job in JOBS}
+        ledger.client.call("FLUSHDB")
+        parents = (FIRST,) if related else ()
+        first = Job(FIRST, "train", "a", "training", {}, max_attempts=2, artifact="saes/a")
+        ledger.submit_all([first, Job(SECOND, "train", "b", "training", {}, max_attempts=2, parents=parents)])
+
+    def take(self, step: Step) -> None:
+        """One step; what cannot be done now is refused, and changes nothing."""
+        what, job = step
+        try:
+            getattr(self, what)(job)
+        except Problem:
+            return
+
+    # -- what holders do; the last of them holds the job, if anybody does
+
+    def claim(self, job: str) -> None:
+        record = self.ledger.get(job)
+        queue, priority = (record.queue, record.priority) if record else ("training", 5)
+        raised = self.ledger.client.call("HGET", f"mistudio:job:{job}", "raised") == "1"
+        step = 0 if raised else wire_priority(priority)
+        claim = self.ledger.claim(job, "w@h", "h", 1, queue=queue, step=step)
+        if claim is not None:
+            assert not self.ledger.client.call("HEXISTS", "mistudio:paused", queue), "nothing of it may start"
+            self.holders[job] = [*self.holders[job], claim][-2:]
+
+    def succeed(self, job: str) -> None:
+        self._by_holder(job, lambda claim: self.ledger.finish(claim, State.SUCCEEDED, "done"))
+
+    def fail(self, job: str) -> None:
+        self._by_holder(job, lambda claim: self.ledger.finish(claim, State.FAILED, "broke"))
+
+    def lose(self, job: str) -> None:
+        self._by_holder(job, lambda claim: self.ledger.put_back(claim, "its runner died", loss=True))
+
+    def yield_(self, job: str) -> None:
+        self._by_holder(job, lambda claim: self.ledger.put_back(claim, "shutdown", loss=False))
+
+    def renew(self, job: str) -> None:
+        self._by_holder(job, self.ledger.renew)
+
+    def haunt(self, job: str) -> None:
+        """One who held the job before writes all he can: nothing may change."""
+        for claim in self.holders[job][:-1]:
+            before = self.picture(), self.ledger.get(job)
+            for write in (
+                self.ledger.renew,
+                lambda claim: self.ledger.finish(claim, State.SUCCEEDED, "late"),
+                lambda claim: self.ledger.finish(claim, State.FAILED, "late"),
+                lambda claim: self.ledger.put_back(claim, "late", loss=True),
+                lambda claim: self.ledger.use_device(claim, "cpu"),
+            ):
+                write(claim)
+            if self.ledger.need(job).state not in ENDED:  # the same end told twice is no change
+                assert (self.picture(), self.ledger.get(job)) == before
+
+    def _by_holder(self, job: str, act: Callable[[Claim], object]) -> None:
+        if self.holders[job]:
+            act(self.holders[job][-1])
+
+    # -- what happens to jobs, queues and bells
+
+    def cancel(self, job: str) -> None:
+        self.ledger.request_cancel(job)
+
+    def forget(self, job: str) -> None:
+        self.ledger.remove(job)
+
+    def die(self, job: str) -> None:
+        """Its holder stops renewing, and somebody looks."""
+        if self.ledger.client.call("ZSCORE", "mistudio:leases", job) is not None:
+            self.ledger.client.call("ZADD", "mistudio:leases", 1, job)
+        self.ledger.client.call("SET", "mistudio:reaped_at", self.ledger.now())
+        self.ledger.upkeep(NOW)
+
+    def jump(self, _: str) -> None:
+        """The clock was set back: whoever holds a job gets time, nobody loses one."""
+        held = {job for job in JOBS if (record := self.ledger.get(job)) and record.state is State.RUNNING}
+        self.ledger.client.call("SET", "mistudio:reaped_at", self.ledger.now() + 3600)
+        self.ledger.client.call("SET", "mistudio:upkeep_at", self.ledger.now() + 3600)
+        for job in held:
+            self.ledger.client.call("ZADD", "mistudio:leases", 1, job)
+        self.ledger.upkeep(NOW)
+        assert all(self.ledger.need(job).state is State.RUNNING for job in held)
+
+    def lose_bells(self, _: str) -> None:
+        for queue in ("training", "extraction"):
+            self.ledger.client.call(
+                "DEL", *redis_lists(queue), *(f"mistudio:held:{name}" for name in redis_lists(queue))
+            )
+
+    def mend(self, _: str) -> None:
+        self.ledger.upkeep(NOW)
+
+    def pause(self, _: str) -> None:
+        self.ledger.queues.pause("training")
+
+    def resume(self, _: str) -> None:
+        self.ledger.queues.resume("training")
+
+    def raise_(self, job: str) -> None:
+        self.ledger.queues.set_priority(job, 9)
+
+    def lower(self, job: str) -> None:
+        self.ledger.queues.set_priority(job, 5)
+
+    def top(self, job: str) -> None:
+        self.ledger.queues.move(job, top=True)
+
+    def move(self, job: str) -> None:
+        self.ledger.queues.move(job, "extraction")
+
+    def purge(self, _: str) -> None:
+        self.ledger.queues.purge("training")
+
+    # -- what there is
+
+    def picture(self) -> tuple[Any, ...]:
+        """What matters of the present state."""
+        told: list[Any] = []
+        for job in JOBS:
+            fields = ("state", "losses", "cancel_requested", "priority", "queue", "raised")
+            told.append(tuple(self.ledger.client.call("HMGET", f"mistudio:job:{job}", *fields)))
+            record = self.ledger.get(job)
+            told.append(bool(self.holders[job]) and bool(record) and self._holds(job))
+            told.append(len(self.holders[job]))
+        told.append(tuple(self.ledger.client.call("HKEYS", "mistudio:paused")))
+        told.append(tuple(tuple(self.ledger.queues.order(queue, 9)) for queue in ("training", "extraction")))
+        told.append(tuple(sorted(set(self.bells()))))
+        return tuple(told)
+
+    def _holds(self, job: str) -> bool:
+        token = self.ledger.client.call("HGET", f"mistudio:job:{job}", "token")
+        return self.holders[job][-1].token == token
+
+    def bells(self, *, held: bool = True) -> Iterator[tuple[str, str]]:
+        """Which job's bells lie in which lists."""
+        for queue in ("training", "extraction"):
+            for name in (*redis_lists(queue), *(f"mistudio:held:{name}" for name in redis_lists(queue) if held)):
+                for bell in self.ledger.client.call("LRANGE", name, 0, -1):
+                    yield name, json.loads(bell)["headers"]["id"]
+
+    def _taken_bells(self) -> Iterator[tuple[str, str]]:
+        """As a worker takes them: the list, and the job."""
+        for queue in ("training", "extraction"):
+            for name in redis_lists(queue):
+                while bell := self.ledger.client.call("RPOP", name):
+                    yield name, json.loads(bell)["headers"]["id"]
+
+    def check(self) -> None:
+        """What must be true of every state."""
+        call, leases = self.ledger.client.call, set(self.ledger.client.call("ZRANGE", "mistudio:leases", 0, -1))
+        for job in JOBS:
+            record = self.ledger.get(job)
+            state = record.state if record else None
+            indexed = {told for told in State if call("ZSCORE", f"mistudio:by:state:{told}", job) is not None}
+            assert indexed == ({state} if state else set())
+            for queue in ("training", "extraction"):
+                for told in (State.WAITING, State.QUEUED, State.RUNNING):
+                    is_there = call("ZSCORE", f"mistudio:queue:{queue}:{told}", job) is not None
+                    assert is_there == (record is not None and told is state and queue == record.queue)
+                is_ordered = self.ledger.queues.place(queue, job) is not None
+                assert is_ordered == (record is not None and state is State.QUEUED and queue == record.queue)
+            assert (job in leases) == (state is State.RUNNING)
+            if record is None:
+                continue
+            path = [event["state"] for event in self.ledger.events(job)]
+            assert path[-1] == state
+            assert not any(before in ENDED for before in path[:-1]), path
+            if state is State.WAITING:
+                parent = self.ledger.get(FIRST)
+                assert parent is not None
+                assert parent.state not in ENDED, "nobody would ever start it"
+            if record.artifact:
+                assert (self.ledger.coming(record.artifact) == job) == (state not in ENDED)
+        if call("HEXISTS", "mistudio:paused", "training"):
+            read = redis_lists("training")
+            assert not [name for name, _ in self.bells(held=False) if name in read]
+
+    def drive_to_the_end(self) -> None:
+        """Nobody does anything wrong any more: then every job ends, started by bells alone."""
+        self.ledger.queues.resume("training")
+        for _ in range(6):
+            for job in JOBS:
+                self.die(job)
+            for name, job in self._taken_bells():
+                queue, _, step = name.partition(SEPARATOR)
+                claim = self.ledger.claim(job, "w@h", "h", 1, queue=queue, step=int(step or 0))
+                if claim is not None:
+                    self.ledger.finish(claim, State.SUCCEEDED, "done")
+        records = [self.ledger.get(job) for job in JOBS]
+        assert all(record is None or record.state in ENDED for record in records), records
+
+
+LIFE = ("claim", "succeed", "fail", "lose", "yield_", "renew", "haunt", "cancel", "forget", "die", "jump")
+PLACE = ("claim", "succeed", "yield_", "cancel", "raise_", "lower", "top", "move")
+OF_ALL = ("lose_bells", "mend", "pause", "resume", "purge")
+
+
+def steps(of_each: tuple[str, ...], of_all: tuple[str, ...] = ()) -> list[Step]:
+    return [*((what, job) for what in of_each for job in JOBS), *((what, "") for what in of_all)]
+
+
+def explore(ledger: Ledger, alphabet: list[Step], *, related: bool, depth: int) -> int:
+    """Visit every state that so many steps reach; the number of different ones."""
+
+    def reached_by(way: tuple[Step, ...]) -> World:
+        world = World(ledger, related=related)
+        for step in way:
+            world.take(step)
+        return world
+
+    seen, found = {World(ledger, related=related).picture()}, [()]
+    for _ in range(depth):
+        ways, found = found, []
+        for way in ways:
+            for step in alphabet:
+                world = reached_by((*way, step))
+                picture = world.picture()
+                if picture in seen:
+                    continue
+                seen.add(picture)
+                found.append((*way, step))
+                try:
+                    world.check()
+                    world.drive_to_the_end()
+                    world.check()
+                except AssertionError as error:
+                    pytest.fail(f"after {(*way, step)}: {error}")
+    return len(seen)
+
+
+def test_no_way_of_a_parent_and_its_child_leads_to_two_owners_or_a_dead_end(ledger: Ledger) -> None:
+    assert explore(ledger, steps(LIFE), related=True, depth=7 + DEEPER) > 100
+
+
+def test_no_way_of_two_jobs_through_their_queues_loses_one_or_starts_one_of_a_paused_queue(ledger: Ledger) -> None:
+    assert explore(ledger, steps(PLACE, OF_ALL), related=False, depth=3 + DEEPER) > 100
