@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.job import Job
 
 if TYPE_CHECKING:
+    from mistudio_cli.explain import Cause
     from mistudio_cli.holders import Holder
     from mistudio_cli.host import Host
     from mistudio_cli.snapshot import QueueRow, Snapshot, Trouble, WorkerRow
@@ -137,6 +138,17 @@ def submitted(record: Job, before: Sequence[Job]) -> dict[str, Any]:
 def submitted_together(records: Sequence[Job], tag: str | None) -> dict[str, Any]:
     """`submit` of several jobs: all of them, parents before their children, and the tag they share."""
     return {"tag": tag, "jobs": [{**_receipt(record), "parents": list(record.parents)} for record in records]}
+
+
+def retried(records: Sequence[Job]) -> dict[str, Any]:
+    """`jobs retry`: all that was submitted; `retry_of` is null for those that others need first."""
+    return {"jobs": [{**_receipt(record), "retry_of": record.retry_of} for record in records]}
+
+
+def explained(record: Job, causes: Sequence[Cause]) -> dict[str, Any]:
+    """`jobs explain`."""
+    told = [{"sentence": cause.sentence, "command": cause.command} for cause in causes]
+    return {"id": record.id, "state": str(record.state), "causes": told}
 
 
 def submitted_line(number: int, record: Job, before: Sequence[Job]) -> dict[str, Any]:

@@ -96,6 +96,43 @@ def show(job_id: Id, as_json: Json = False) -> None:
         output.data("\n".join(show_lines(job, events, path, now)))
 
 
+@app.command("explain")
+def explain(job_id: Id, as_json: Json = False) -> None:
+    """Say why a job does not run, what it is doing, or what became of it."""
+    from mistudio_cli.explain import explain as causes_of
+    from mistudio_cli.explain import look_around
+
+    ledger = session.connect_ledger(session.current_settings())
+    job = find_job(ledger, job_id)
+    causes = causes_of(job, look_around(ledger, job))
+    if as_json:
+        output.data_json(shapes.explained(job, causes))
+        return
+    output.data(f"{job.id} ({job.kind} {job.name}) is {job.state}.")
+    for cause in causes:
+        output.data(f"- {cause.sentence}" + (f"  ({cause.command})" if cause.command else ""))
+
+
+@app.command("retry")
+def retry(job_ids: Ids, as_json: Json = False) -> None:
+    """Submit jobs that have ended once more, with the same parameters."""
+    from tasks.retry import plan_retry
+    from tasks.store import Store
+    from tasks.submit import KnownArtifacts
+
+    settings = session.current_settings()
+    ledger = session.connect_ledger(settings, supervise=True)
+    known = KnownArtifacts(ledger, Store(settings.places.store))
+    planned = [(job, plan_retry(known, job)) for job in find_jobs(ledger, job_ids)]
+    submitted = ledger.submit_all([job for _, jobs in planned for job in jobs])
+    if as_json:
+        output.data_json(shapes.retried(submitted))
+        return
+    for job in submitted:
+        why = f"another try of {job.retry_of}" if job.retry_of else "needed first"
+        output.data(f"{job.id} {job.kind} {job.name} in {job.queue}, {why}")
+
+
 @app.command("logs")
 def logs(
     job_id: Id,

@@ -1,0 +1,142 @@
+"""Why a job is where it is: the only place that words causes, the most important first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from mistudio_cli.tables import duration
+from tasks.job import Job, State
+from tasks.ledger import Ledger, WorkerBeat
+from tasks.listing import Filter
+from tasks.queue_desk import QueueCount
+
+#: How many others are named.
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A sentence, and the command that helps or shows more, if there is one."""
+
+    sentence: str
+    command: str | None = None
+
+
+@dataclass(frozen=True)
+class Around:
+    """What is read of a job's surroundings, at `now` by the ledger's clock."""
+
+    now: float
+    count: QueueCount
+    workers: Sequence[WorkerBeat]
+    place: int | None
+    running: Sequence[Job]
+    parents: Sequence[Job]
+    put_back: Sequence[str]
+
+
+def look_around(ledger: Ledger, job: Job) -> Around:
+    """Read what `explain` needs."""
+    now = ledger.now()
+    return Around(
+        now=now,
+        count=ledger.queues.counts(now)[job.queue],
+        workers=[worker for worker in ledger.workers() if job.queue in worker.queues],
+        place=ledger.queues.place(job.queue, job.id),
+        running=ledger.page(Filter(states=(State.RUNNING,)), 200).jobs,
+        parents=[parent for parent in ledger.many(job.parents) if parent],
+        put_back=_reasons_it_was_put_back_for(ledger, job),
+    )
+
+
+def explain(job: Job, around: Around) -> list[Cause]:
+    """What keeps the job, or what became of it; at least one cause."""
+    return [*_of_state(job, around), *_of_the_past(job, around)]
+
+
+def _of_state(job: Job, around: Around) -> Iterator[Cause]:
+    if job.state is State.WAITING:
+        yield from _waiting(around)
+    elif job.state is State.QUEUED:
+        yield from _queued(job, around)
+    elif job.state is State.RUNNING:
+        yield from _running(job, around)
+    else:
+        when = "" if job.finished_at is None else f" {duration(around.now - job.finished_at)} ago"
+        again = None if job.state is State.SUCCEEDED else f"mistudio jobs retry {job.id}"
+        yield Cause(f"It {_ended(job.state)}{when}: {job.reason}", again)
+
+
+def _ended(state: State) -> str:
+    return "was cancelled" if state is State.CANCELLED else str(state)
+
+
+def _waiting(around: Around) -> Iterator[Cause]:
+    for parent in around.parents:
+        if not parent.state.ended:
+            told = f"It waits for {parent.id} ({parent.kind} {parent.name}), which is {parent.state}."
+            yield Cause(told, f"mistudio jobs explain {parent.id}")
+
+
+def _queued(job: Job, around: Around) -> Iterator[Cause]:
+    if around.count.paused_at is not None:
+        since = duration(around.now - around.count.paused_at)
+        yield Cause(f"Its queue {job.queue} has been paused for {since}.", f"mistudio queue resume {job.queue}")
+    if not around.workers:
+        yield Cause(f"Nobody works on its queue {job.queue}.", "mistudio workers start full")
+    else:
+        yield from _busy(around)
+    if around.place:
+        before = "1 job comes" if around.place == 1 else f"{around.place} jobs come"
+        yield Cause(f"{before} before it in its queue.", f"mistudio queue peek {job.queue}")
+    elif around.workers and around.count.paused_at is None:
+        yield Cause("It is the next of its queue.", f"mistudio queue peek {job.queue}")
+
+
+def _busy(around: Around) -> Iterator[Cause]:
+    names = {worker.name for worker in around.workers}
+    slots, holders = sum(worker.slots for worker in around.workers), [j for j in around.running if j.worker in names]
+    if len(holders) >= slots:
+        yield Cause(f"Its workers' slots ({slots}) are all busy: {_some(holders)}.", "mistudio workers status")
+    else:
+        yield Cause(f"Its workers have {slots - len(holders)} of {slots} slots free: it starts in a moment.")
+
+
+def _running(job: Job, around: Around) -> Iterator[Cause]:
+    since = "" if job.started_at is None else f" for {duration(around.now - job.started_at)}"
+    where = f" on {job.device}" if job.device else ""
+    told = job.progress
+    if told is None:
+        doing = "it has not told yet how far it is"
+    elif told.total is None:
+        doing = told.phase
+    else:
+        doing = f"{told.phase}: {told.done} of {told.total} {told.unit}".rstrip()
+    yield Cause(f"{job.worker} has been running it{since}{where}; {doing}.", f"mistudio jobs logs {job.id} -f")
+    if job.cancel_requested:
+        yield Cause("It was told to stop, and is given its time for that.", f"mistudio jobs wait {job.id}")
+
+
+def _of_the_past(job: Job, around: Around) -> Iterator[Cause]:
+    if around.put_back:
+        times = "once" if len(around.put_back) == 1 else f"{len(around.put_back)} times"
+        yield Cause(f"It went back to its queue {times}, the last time because {around.put_back[-1]}.")
+    if job.retry_of:
+        yield Cause(f"It is another try of {job.retry_of}.", f"mistudio jobs explain {job.retry_of}")
+
+
+def _reasons_it_was_put_back_for(ledger: Ledger, job: Job) -> list[str]:
+    """Of each change from running to queued."""
+    events = ledger.events(job.id)
+    return [
+        after["reason"]
+        for before, after in pairwise(events)
+        if (before["state"], after["state"]) == ("running", "queued")
+    ]
+
+
+def _some(jobs: Sequence[Job]) -> str:
+    named = ", ".join(f"{job.id} ({job.kind} {job.name})" for job in jobs[:_NAMED])
+    return named if len(jobs) <= _NAMED else f"{named} and {len(jobs) - _NAMED} more"

@@ -1,0 +1,91 @@
+"""`mistudio jobs explain` and `jobs retry`: what keeps a job, in sentences; and once more what has ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mistudio_cli.errors import Code
+from tasks.job import Job, Progress, State
+from tasks.ledger import WorkerBeat, new_job_id
+from tests.cli.conftest import Cli
+
+WORKER = WorkerBeat("worker-training@here", "here", 7, ("training",), 1, 0.0)
+
+
+def submit(cli: Cli, **changes: Any) -> Job:
+    return cli.ledger.submit(Job(new_job_id(), "nap", changes.pop("name", "a"), "training", {"ticks": 1}, **changes))
+
+
+def causes(cli: Cli, job: Job) -> list[str]:
+    return [cause["sentence"] for cause in cli("jobs", "explain", job.id, "--json").json["causes"]]
+
+
+def test_nobody_works_on_its_queue(cli: Cli) -> None:
+    job = submit(cli)
+    told = cli("jobs", "explain", job.id)
+    assert told.out == (
+        f"{job.id} (nap a) is queued.\n- Nobody works on its queue training.  (mistudio workers start full)\n"
+    )
+
+
+def test_its_queue_is_paused_and_all_slots_are_busy_and_others_come_first(cli: Cli) -> None:
+    cli.ledger.beat(WORKER)
+    running, before, job = submit(cli, name="r"), submit(cli), submit(cli)
+    assert cli.ledger.claim(running.id, WORKER.name, "here", 7)
+    cli.ledger.queues.pause("training")
+    paused, busy, place = causes(cli, job)
+    assert paused.startswith("Its queue training has been paused for ")
+    assert busy == f"Its workers' slots (1) are all busy: {running.id} (nap r)."
+    assert place == "1 job comes before it in its queue."
+    assert causes(cli, before)[-1] == busy
+
+
+def test_what_is_next_says_so(cli: Cli) -> None:
+    cli.ledger.beat(WORKER)
+    assert causes(cli, submit(cli)) == [
+        "Its workers have 1 of 1 slots free: it starts in a moment.",
+        "It is the next of its queue.",
+    ]
+
+
+def test_it_waits_for_a_parent(cli: Cli) -> None:
+    parent = submit(cli, name="p")
+    assert causes(cli, submit(cli, parents=(parent.id,))) == [f"It waits for {parent.id} (nap p), which is queued."]
+
+
+def test_what_runs_says_how_far_it_is_and_why_it_was_put_back(cli: Cli) -> None:
+    job = submit(cli)
+    claim = cli.ledger.claim(job.id, WORKER.name, "here", 7)
+    assert claim is not None
+    cli.ledger.put_back(claim, "its process was killed (SIGKILL)", loss=True)
+    claim = cli.ledger.claim(job.id, WORKER.name, "here", 7)
+    assert claim is not None
+    cli.ledger.report(claim, Progress("waiting for a GPU: cuda:0 is held by job x", 0, None, ""))
+    doing, past = causes(cli, job)
+    assert doing.endswith("; waiting for a GPU: cuda:0 is held by job x.")
+    assert past == "It went back to its queue once, the last time because its process was killed (SIGKILL)."
+    cli.ledger.request_cancel(job.id)
+    assert causes(cli, job)[1] == "It was told to stop, and is given its time for that."
+
+
+def test_a_job_that_ended_is_submitted_once_more_and_both_say_so(cli: Cli) -> None:
+    first = cli.ledger.submit(
+        Job(new_job_id(), "nap", "n", "training", {"ticks": 1}, priority=8, tags=("t",), gpu="none", artifact="saes/n")
+    )
+    assert cli("jobs", "retry", first.id).code == Code.USAGE
+    cli.ledger.request_cancel(first.id)
+    assert causes(cli, first)[0].startswith("It was cancelled")
+    (told,) = cli("jobs", "retry", first.id, "--json").json["jobs"]
+    again = cli.ledger.need(told["id"])
+    assert (told["retry_of"], again.retry_of) == (first.id, first.id)
+    assert (again.params["ticks"], again.name, again.priority, again.tags, again.gpu) == (1, "n", 8, ("t",), "none")
+    assert again.state is State.QUEUED
+    assert causes(cli, again)[-1] == f"It is another try of {first.id}."
+    assert f"saes/n is being made by job {again.id}" in cli("jobs", "retry", first.id).err
+
+
+def test_nothing_is_submitted_when_one_of_several_cannot_be(cli: Cli) -> None:
+    ended, live = submit(cli), submit(cli)
+    cli.ledger.request_cancel(ended.id)
+    assert f"Job {live.id} is queued" in cli("jobs", "retry", ended.id, live.id).err
+    assert len(cli.ledger.page().jobs) == 2
