@@ -15,6 +15,12 @@ import pytest
 from tasks import wire
 from tasks.ledger import Ledger
 
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # several trainings at once, each with all cores, would only wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 NVML = Path(__file__).parent / "fake_nvml" / "nvml.c"
 
 
