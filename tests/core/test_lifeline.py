@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -44,7 +45,8 @@ def test_a_stopped_slot_loses_its_whole_job_before_that_is_started_elsewhere(lab
     until(lambda: all(map(gone, crew)), SILENCE_S + 10)
     gone_at = lab.ledger.now()
     done = lab.ended(job)
-    slot.kill()
+    with suppress(psutil.NoSuchProcess):  # its worker gives it up by itself, sooner or later than this
+        slot.kill()
     assert (done.state, done.result) == (State.SUCCEEDED, {"attempt": 2})
     lost = "the worker " + str(done.worker) + " stopped renewing its lease"
     assert lab.reasons(job) == ["submitted", "claimed", lost, "claimed", "done"]
