@@ -108,12 +108,14 @@ class Request:
 class Estimate:
     """What a job will take, None where that is not known.
 
-    `memory_bytes` is the most its processes hold, `disk_bytes` what its artifact and its checkpoints take.
+    `memory_bytes` is the most its processes hold, `disk_bytes` what its artifact and its checkpoints take,
+    `gpu_memory_bytes` what it holds of a GPU when it gets one.
     """
 
     seconds: float | None = None
     memory_bytes: int | None = None
     disk_bytes: int | None = None
+    gpu_memory_bytes: int | None = None
 
 
 class Known(Protocol):
@@ -191,7 +193,6 @@ class JobKind:
     `estimate(params, known)` tells what a job will take.
     A kind `in_slot` is quick and imports little: it runs inside the worker instead of in a process of its own.
     A job that was told to stop is killed when it has not ended after `stop_grace_s` seconds.
-    `gpu_memory(params, known)` estimates the bytes of GPU memory that a job will hold, None when that is not known.
     """
 
     name: str
@@ -206,7 +207,6 @@ class JobKind:
     stop_grace_s: float = STOP_GRACE_S
     default_name: Callable[[Any], str] | None = None
     prepare: Callable[[Any, Known], tuple[Any, list[Request]]] | None = None
-    gpu_memory: Callable[[Any, Known], int | None] | None = None
     estimate: Callable[[Any, Known], Estimate] | None = None
 
     @property

@@ -178,11 +178,11 @@ def _tell_for_the_runner(ledger: Ledger, claim: Claim, keeper: Keeper, ended: in
 
 def _gpu_memory(ledger: Ledger, kind: JobKind, job: Job) -> int | None:
     """The kind's estimate, in bytes. Whatever is wrong with it, the job itself will tell better."""
-    if kind.gpu_memory is None:
+    if kind.estimate is None:
         return None
     known = KnownArtifacts(ledger, Store(Places.from_environment().store))
     try:
-        return kind.gpu_memory(kind.read_params(job.params), known)
+        return kind.estimate(kind.read_params(job.params), known).gpu_memory_bytes
     except Exception as error:  # noqa: BLE001 - a guess must not end a job
         log.warning("the GPU memory of job %s is not known: %s", job.id, error)
         return None

@@ -48,24 +48,18 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     return params, []
 
 
-def gpu_memory(params: Params, known: Known) -> int | None:
-    """About how many bytes of GPU memory it will hold."""
-    from tasks.gpu_memory import of_extraction
+def estimate(params: Params, known: Known) -> Estimate:
+    """Time by an earlier extraction from the same SAE, GPU memory by shapes; the rest depends on what is found."""
+    from tasks.estimate import seconds_like_earlier
+    from tasks.sae.footprint import of_extraction
 
     made_from = dict(v.split("/", 1) for v in (known.manifest("saes", params.sae) or {}).get("made_from", {}).values())
     model = params.model or made_from.get("models")
-    return model and of_extraction(model, known, known.path("saes", params.sae), params.top, params.window)
-
-
-def estimate(params: Params, known: Known) -> Estimate:
-    """Time by an earlier extraction from the same SAE; memory and disk depend on what is found."""
-    from tasks.estimate import seconds_like_earlier
-
+    held = of_extraction(known, model, known.path("saes", params.sae), params.top, params.window) if model else None
     if params.max_tokens is None:
-        return Estimate()
-    return Estimate(
-        seconds_like_earlier(known, "features", params.max_tokens, lambda told: told.get("sae") == params.sae)
-    )
+        return Estimate(gpu_memory_bytes=held)
+    seconds = seconds_like_earlier(known, "features", params.max_tokens, lambda told: told.get("sae") == params.sae)
+    return Estimate(seconds, gpu_memory_bytes=held)
 
 
 KIND = JobKind(
@@ -79,7 +73,6 @@ KIND = JobKind(
     prepare=prepare,
     estimate=estimate,
     max_attempts=RESUMABLE_ATTEMPTS,
-    gpu_memory=gpu_memory,
 )
 
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 _ARCHITECTURES = sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parents[1] / "sae/architectures")]))
 
 _CONTEXT = 128
-#: How much is kept from training to measure on, in rows (at most that share) and in vectors (at most so many).
-_HELD_OUT_SHARE, _HELD_OUT_VECTORS, _HELD_OUT_NUMBERS = 0.1, 32768, 1 << 25
 #: A checkpoint may take up to this share of the time.
 _CHECKPOINT_SHARE = 0.05
 
@@ -108,24 +106,18 @@ def _check_vocabulary(tokens: Path, model: str, vocab_size: int | None) -> None:
         )
 
 
-def gpu_memory(params: Params, known: Known) -> int | None:
-    """About how many bytes of GPU memory it will hold."""
-    from tasks.gpu_memory import of_training
-
-    return of_training(params.model, known, params.width, params.expansion, params.batch)
-
-
 def estimate(params: Params, known: Known) -> Estimate:
     """Memory and disk by the shapes; time by a training of like shape in the store."""
-    from tasks.estimate import of_training, seconds_like_earlier
+    from tasks.estimate import seconds_like_earlier
+    from tasks.sae.footprint import TrainingShape, of_training
 
     alike = ("model", "arch", "width", "expansion", "batch")
     tokens = params.steps * params.batch if params.steps else params.tokens
     seconds = seconds_like_earlier(
         known, "saes", tokens, lambda told: all(told.get(key) == getattr(params, key) for key in alike)
     )
-    shaped = {key: getattr(params, key) for key in ("arch", "k", "width", "expansion", "batch")}
-    return dataclasses.replace(of_training(known, params.model, params.dataset, **shaped), seconds=seconds)
+    shape = TrainingShape(params.arch, params.k, params.width, params.expansion, params.batch)
+    return dataclasses.replace(of_training(known, params.model, params.dataset, shape), seconds=seconds)
 
 
 KIND = JobKind(
@@ -139,7 +131,6 @@ KIND = JobKind(
     prepare=prepare,
     estimate=estimate,
     max_attempts=RESUMABLE_ATTEMPTS,
-    gpu_memory=gpu_memory,
 )
 
 
@@ -180,11 +171,13 @@ def run(params: Params, context: Context) -> dict[str, Any]:
 
 def _held_out(shape: tuple[int, ...], d_in: int) -> int:
     """How many rows are kept from training."""
+    from tasks.sae.footprint import HELD_OUT_NUMBERS, HELD_OUT_SHARE, HELD_OUT_VECTORS
+
     rows, context = shape
     if rows < 2:
         raise Problem("There is only one row of tokens: too little to train and to measure on.", "Use more text")
-    vectors = min(_HELD_OUT_VECTORS, _HELD_OUT_NUMBERS // d_in)
-    return max(1, min(int(rows * _HELD_OUT_SHARE), vectors // context))
+    vectors = min(HELD_OUT_VECTORS, HELD_OUT_NUMBERS // d_in)
+    return max(1, min(int(rows * HELD_OUT_SHARE), vectors // context))
 
 
 def _config(params: Params, d_in: int) -> TrainConfig:

@@ -27,7 +27,10 @@ def imported_by(statement: str) -> set[str]:
         ("import tasks.job; tasks.job.kinds()", HEAVY | QUEUES | TERMINAL | {"hiredis"}),
         ("import tasks.store, tasks.text", QUEUES | TERMINAL),
         ("import tasks.sae.trainer, tasks.activations, tasks.features.top", QUEUES | TERMINAL),
-        ("import tasks.ledger, tasks.submit, tasks.sweep, tasks.estimate", HEAVY | QUEUES | TERMINAL),
+        (
+            "import tasks.ledger, tasks.submit, tasks.sweep, tasks.estimate, tasks.sae.footprint",
+            HEAVY | QUEUES | TERMINAL,
+        ),
         ("import tasks.worker", HEAVY | TERMINAL),
         ("import tasks.runner, tasks.work, tasks.ledger", HEAVY | QUEUES | TERMINAL),
         ("import mistudio_cli.supervisor", HEAVY | QUEUES | TERMINAL | {"asyncio"}),

@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import dataclass
 
-from tasks.job import STOP_GRACE_S, JobKind, option
+from tasks.job import STOP_GRACE_S, Estimate, JobKind, option
 from tasks.queues import Limits
 
 TICK_S = 0.05
@@ -34,7 +34,7 @@ KIND = JobKind(
     limits=Limits(_number("NAP_SOFT_LIMIT_S"), _number("NAP_HARD_LIMIT_S"), _number("NAP_STALL_LIMIT_S")),
     stop_grace_s=_number("NAP_STOP_GRACE_S") or STOP_GRACE_S,
     default_name=lambda params: f"nap-{params.ticks}",
-    gpu_memory=lambda params, known: int((_number("NAP_GPU_GB") or 0) * 1e9) or None,
+    estimate=lambda params, known: Estimate(gpu_memory_bytes=int((_number("NAP_GPU_GB") or 0) * 1e9) or None),
 )
 
 

@@ -1,0 +1,102 @@
+"""What the training of an SAE and an extraction with one will hold, by shapes alone: the only place that adds it up.
+
+What tensors weigh follows from their shapes. What Python with torch holds, how many copies are about at the worst
+moment, and what the allocator keeps was measured (CPU build of torch); tests/core/test_estimate.py holds the sum to
+within a fifth of real runs. What CUDA itself takes is a rule of thumb. No torch in here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.estimate import CHECKPOINTS, FLOAT, shape_of_model, tokens_in, weights_in
+from tasks.job import Estimate, Known
+
+#: Python, torch, transformers and Celery, before anything of the job is loaded.
+RUNNER = 365 << 20
+#: CUDA's context with the libraries' kernels and workspaces.
+CUDA = 700_000_000
+
+#: What a training keeps to measure on: at most that share of the rows, so many vectors, so many numbers in them.
+HELD_OUT_SHARE, HELD_OUT_VECTORS, HELD_OUT_NUMBERS = 0.1, 32768, 1 << 25
+
+#: As in tasks.activations: tokens of one forward pass, and the buffer of vectors. As in tasks.sae.metrics: a slice. As
+#: in tasks.sae.baselines: numbers in its largest tensor. As in tasks.features.collect: numbers in a batch's codes.
+FORWARD_TOKENS, BUFFER_BATCHES, BUFFER_BYTES = 4096, 16, 512 << 20
+SLICE, BASELINE_NUMBERS, CODES = 2048, 1 << 23, 1 << 26
+
+#: Vectors as long as the residual stream that a token has at the worst moment of a forward pass.
+_VECTORS_A_TOKEN = 12
+#: An SAE in training: its weights, their gradient, the gradient to come, and Adam's two moments.
+_COPIES_IN_TRAINING = 5
+#: Held-out vectors at the worst moment of the comparison with PCA: three sets of them, and what is made of those.
+_COPIES_IN_PCA, _COPIES_HELD = 12, 3
+#: Matrices of float64 at the worst moment of the comparison with random directions.
+_MATRICES = 4
+
+
+@dataclass(frozen=True)
+class TrainingShape:
+    """What the size of a training depends on, besides its model and its tokens."""
+
+    arch: str
+    k: int
+    width: int | None
+    expansion: int
+    batch: int
+
+
+def of_training(known: Known, model: str, dataset: str, shape: TrainingShape) -> Estimate:
+    """Memory and disk of the training of an SAE; nothing is known while its model's shape is not."""
+    told = shape_of_model(known, model)
+    if told is None:
+        return Estimate()
+    d_in, d_sae = told.d_model, shape.width or shape.expansion * told.d_model
+    parameters = 2 * d_in * d_sae + d_sae + d_in
+    active = min(shape.k if shape.arch == "topk" else d_in, d_in - 1)
+    held_out = _held_out(tokens_in(known, dataset), d_in)
+    codes = _codes(shape.arch, shape.batch, d_sae)
+    lasting = told.parameters + _COPIES_IN_TRAINING * parameters + _buffer(d_in, shape.batch) + codes
+    training = FORWARD_TOKENS * _VECTORS_A_TOKEN * d_in
+    pca = _COPIES_IN_PCA * held_out * d_in
+    random = _COPIES_HELD * held_out * d_in + _random_directions(active, d_in, d_sae, held_out)
+    held = FLOAT * (lasting + max(training, max(pca, random) + 3 * min(SLICE, held_out) * d_sae))
+    return Estimate(
+        memory_bytes=RUNNER + held,
+        disk_bytes=FLOAT * (1 + CHECKPOINTS) * parameters,
+        gpu_memory_bytes=CUDA + held,
+    )
+
+
+def of_extraction(known: Known, model: str, sae: Path, top: int, window: int) -> int | None:
+    """Bytes of GPU memory of an extraction with the SAE in that folder; None when they cannot be known yet."""
+    told, weights = shape_of_model(known, model), weights_in(sae)
+    if told is None or not weights:
+        return None
+    d_sae = weights // (2 * told.d_model * FLOAT)
+    forward = FORWARD_TOKENS * _VECTORS_A_TOKEN * told.d_model
+    codes = 2 * min(FORWARD_TOKENS * d_sae, CODES)
+    return CUDA + weights + FLOAT * (told.parameters + forward + codes + d_sae * top * (2 * window + 4))
+
+
+def _held_out(tokens: int | None, d_in: int) -> int:
+    """Vectors that are kept to measure on; as many as there can be when the tokens are not there yet."""
+    most = min(HELD_OUT_VECTORS, HELD_OUT_NUMBERS // d_in)
+    return most if tokens is None else min(most, int(tokens * HELD_OUT_SHARE))
+
+
+def _buffer(d_in: int, batch: int) -> int:
+    batches = max(1, min(BUFFER_BATCHES, BUFFER_BYTES // (FLOAT * d_in * batch)))
+    return batches * batch * d_in
+
+
+def _codes(arch: str, batch: int, d_sae: int) -> int:
+    """The buffers that a step's codes are written to: one of a whole batch, or two of a part of it."""
+    return 2 * min(batch, 1024) * d_sae if arch == "standard" else batch * d_sae
+
+
+def _random_directions(active: int, d_in: int, d_sae: int, held_out: int) -> int:
+    """Numbers at the worst moment of the comparison with random directions that have so many of them active."""
+    vectors = min(held_out, max(1, BASELINE_NUMBERS // max(d_sae, active * d_in)))
+    return d_sae * d_in + vectors * (2 * active * d_in + 2 * _MATRICES * active * active)
