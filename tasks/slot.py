@@ -32,6 +32,7 @@ from tasks.seat import Seat
 from tasks.store import Store
 from tasks.strangers import NotTaken, job_rung_for
 from tasks.submit import KnownArtifacts
+from tasks.wire import Unreachable
 from tasks.work import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER, describe_failure, open_context, perform, result_made_by, tell
 
 log = logging.getLogger("mistudio.slot")
@@ -107,6 +108,8 @@ def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str, bell: dict[st
         with keeper, _shutdown_heard(keeper):
             try:
                 _run(ledger, claim, keeper)
+            except Unreachable:  # for so long that nothing can be told: the lease has run out
+                raise
             except Exception as error:
                 # A fault of ours, not the job's: another attempt may fare better, and the record says why this did not.
                 reason = redact(f"its worker failed: {type(error).__name__}: {error}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import logging
+import os
 import platform
 import time
 import traceback
@@ -31,8 +32,9 @@ TOLD_THE_LEDGER, STOPPED_WHEN_TOLD = 0, 75
 #: How often a job's progress is written to the ledger, whatever its pace.
 REPORT_EVERY_S = 1.0
 
-#: How often the ledger is tried again when a job has ended and Redis is away.
-RETRY_EVERY_S = 0.5
+#: How often the ledger is tried again when a job has ended and Redis is away, and for how long in all. Giving up loses
+#: nothing: the job's lease runs out, and its next attempt finds what this one has published or goes on from there.
+RETRY_EVERY_S, TELL_FOR_S = 0.5, float(os.environ.get("MISTUDIO_TELL_FOR_S") or 6 * 3600)
 
 T = TypeVar("T")
 
@@ -92,7 +94,7 @@ def perform(context: RunContext) -> None:
     job = context.claim.job
     try:
         result = _result_of(context, kind_named(job.kind))
-    except Stopped:
+    except (Stopped, Unreachable):
         raise
     except Exception as error:  # noqa: BLE001 - whatever a kind raises is the job's failure, told in its record
         log.error("%s", traceback.format_exc())
@@ -103,11 +105,14 @@ def perform(context: RunContext) -> None:
 
 
 def tell(change: Callable[[], T]) -> T:
-    """Ask or change the ledger, trying again for as long as Redis is away."""
+    """Ask or change the ledger, trying again while Redis is away; raises Unreachable when that takes too long."""
+    give_up_at = time.monotonic() + TELL_FOR_S
     while True:
         try:
             return change()
         except Unreachable as error:
+            if time.monotonic() > give_up_at:
+                raise
             log.warning("Redis is away (%s); trying again", error)
             time.sleep(RETRY_EVERY_S)
 

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from tasks.guard import MAY_TIDY_S
+from tasks.job import State
 from tests.conftest import until
 from tests.core.lab import Lab
 
@@ -103,3 +104,27 @@ def test_a_worker_whose_starter_died_while_redis_was_away_ends_all_the_same(lab:
     starter.kill()
     starter.communicate()
     until(lambda: not worker.is_running(), 30, lab.log())
+
+
+def test_a_job_that_ends_while_redis_never_returns_lets_its_worker_go_and_is_taken_up_where_it_was(
+    lab: Lab, short_tmp: Path
+) -> None:
+    environment = lab.environment(MISTUDIO_TELL_FOR_S="3")
+    starter = subprocess.Popen(
+        [sys.executable, "-c", STARTS_A_WORKER], cwd=lab.folder, env=environment, stdout=subprocess.PIPE
+    )
+    assert starter.stdout is not None
+    worker = psutil.Process(int(starter.stdout.readline()))
+    enough = short_tmp / "enough"
+    job = lab.submit("nap", ticks=100_000, until=str(enough))
+    runner = lab.under_way(job)
+    lab.redis.kill()
+    starter.kill()
+    starter.communicate()
+    enough.touch()
+    until(lambda: not runner.is_running() and not worker.is_running(), 60, lab.log())
+    lab.redis.start()
+    lab.start_worker()
+    ended = lab.ended(job)
+    assert (ended.state, ended.attempt) == (State.SUCCEEDED, 2)
+    assert ended.result == {"ticks": 100_000, "ran_in_last_attempt": 0}
