@@ -54,7 +54,7 @@ def data_bytes(chunk: bytes) -> None:
 
 def data_json(value: Any) -> None:
     """What was asked for, as JSON; a number that JSON has no word for is null, as what is unknown."""
-    data(json.dumps(_speakable(value), indent=2, ensure_ascii=False, allow_nan=False))
+    data(json.dumps(speakable(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def talk(text: str) -> None:
@@ -101,11 +101,12 @@ def least_width(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
     return sum(wide) + len(_GAP) * (len(wide) - 1)
 
 
-def _speakable(value: Any) -> Any:
+def speakable(value: Any) -> Any:
+    """The same with null for each number that JSON has no word for."""
     if isinstance(value, dict):
-        return {key: _speakable(inner) for key, inner in value.items()}
+        return {key: speakable(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_speakable(inner) for inner in value]
+        return [speakable(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

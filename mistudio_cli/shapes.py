@@ -8,9 +8,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.job import Job
+from tasks.job import Job, State
 
 if TYPE_CHECKING:
     from mistudio_cli.explain import Cause
@@ -118,6 +119,11 @@ def job_in_full(record: Job, events: Sequence[dict[str, Any]], path: str | None)
         "queued_at": time(record.queued_at),
         "events": [_event(told) for told in events],
     }
+
+
+def made_at(record: Job, store: Path) -> str | None:
+    """Where the artifact of that job lies; None when it made none."""
+    return str(store / record.artifact) if record.artifact and record.state is State.SUCCEEDED else None
 
 
 def _event(told: dict[str, Any]) -> dict[str, Any]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mistudio_cli import following, output, session, shapes, tables
+from mistudio_cli.choosing import KindFlag, NameFlag, QueueFlag, SinceFlag, StateFlag, TagFlag, UntilFlag, which
 from mistudio_cli.errors import Code
 from mistudio_cli.finding import find_job, find_jobs, show_lines
-from tasks.job import Job, State, kinds
-from tasks.listing import Filter
+from tasks.job import Job, State
 from tasks.problem import Problem
-from tasks.queues import HIGHEST_PRIORITY, LOWEST_PRIORITY, QUEUE_NAMES
+from tasks.queues import HIGHEST_PRIORITY, LOWEST_PRIORITY
 
 _PAGE = re.compile(r"\d+\.\d+-[\w-]+")
 
@@ -26,25 +27,23 @@ Json = Annotated[bool, typer.Option("--json", help="As JSON")]
 
 @app.command("ls")
 def ls(
-    state: Annotated[list[str] | None, typer.Option(help="Only jobs in this state; may be repeated")] = None,
-    kind: Annotated[str | None, typer.Option(help="Only jobs of this kind")] = None,
-    queue: Annotated[str | None, typer.Option(help="Only jobs of this queue")] = None,
-    name: Annotated[str | None, typer.Option(help="Only jobs of this name")] = None,
-    tag: Annotated[str | None, typer.Option(help="Only jobs with this tag")] = None,
+    state: StateFlag = None,
+    kind: KindFlag = None,
+    queue: QueueFlag = None,
+    name: NameFlag = None,
+    tag: TagFlag = None,
+    since: SinceFlag = None,
+    until: UntilFlag = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many")] = 50,
     page: Annotated[str | None, typer.Option("--next", help="Go on where a list ended: its `next`")] = None,
     as_json: Json = False,
 ) -> None:
     """List jobs, the newest first."""
-    states = [_one_of("--state", told, [str(known) for known in State]) for told in state or ()]
-    if kind is not None:
-        _one_of("--kind", kind, list(kinds()))
-    if queue is not None:
-        _one_of("--queue", queue, list(QUEUE_NAMES))
+    wanted = which(state, kind, queue, name, tag, since, until)
     if page is not None and not _PAGE.fullmatch(page):
         raise Problem(f"--next {page!r} is not what a list ended with.", "Take `next` of: mistudio jobs ls --json")
     ledger = session.connect_ledger(session.current_settings())
-    now, found = ledger.now(), ledger.page(Filter(tuple(states), kind, queue, name, tag), limit, page)
+    now, found = ledger.now(), ledger.page(wanted, limit, page)
     if as_json:
         output.data_json(shapes.jobs(now, found.jobs, found.next))
         return
@@ -53,6 +52,30 @@ def ls(
         output.talk("No such jobs.")
     if found.next is not None:
         output.talk(f"There are more: --limit, or --next {found.next}")
+
+
+@app.command("export")
+def export(
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Where to; default: the terminal")] = None,
+    state: StateFlag = None,
+    kind: KindFlag = None,
+    queue: QueueFlag = None,
+    name: NameFlag = None,
+    tag: TagFlag = None,
+    since: SinceFlag = None,
+    until: UntilFlag = None,
+) -> None:
+    """Write all that is known of jobs as JSON lines, the newest first."""
+    from mistudio_cli import exporting
+
+    wanted = which(state, kind, queue, name, tag, since, until)
+    settings = session.current_settings()
+    ledger, store = session.connect_ledger(settings), settings.places.store
+    if file is None or str(file) == "-":
+        for line in exporting.lines(ledger, store, wanted):
+            output.data(line)
+    else:
+        output.talk(f"{exporting.write(ledger, store, wanted, file)} jobs are in {file}.")
 
 
 @app.command("set-priority")
@@ -88,8 +111,7 @@ def show(job_id: Id, as_json: Json = False) -> None:
     ledger = session.connect_ledger(settings)
     job = find_job(ledger, job_id)
     events, now = ledger.events(job.id), ledger.now()
-    there = settings.places.store / job.artifact if job.artifact else None
-    path = str(there) if there is not None and job.state is State.SUCCEEDED else None
+    path = shapes.made_at(job, settings.places.store)
     if as_json:
         output.data_json(shapes.job_in_full(job, events, path))
     else:
@@ -174,12 +196,6 @@ def cancel(
         _tell_ends(ended, ledger.now(), as_json=True)
     if any(job.state.ended and job.state is not State.CANCELLED for job in ended):
         raise typer.Exit(int(Code.FAILED))
-
-
-def _one_of(flag: str, told: str, known: list[str]) -> str:
-    if told not in known:
-        raise Problem(f"{flag} {told!r} is none of: {', '.join(known)}.", "See: mistudio jobs ls --help")
-    return told
 
 
 def _tell_ends(ended: list[Job], now: float, *, as_json: bool) -> None:
