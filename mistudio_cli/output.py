@@ -14,6 +14,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
+from tasks.problem import Problem
+
 #: The exit code when nobody reads what was written; in the table of `errors` too.
 READER_GONE = 141
 
@@ -60,6 +62,16 @@ def data_json(value: Any) -> None:
 def talk(text: str) -> None:
     """A line to the person at the terminal."""
     _write(sys.stderr, text)
+
+
+def ask(question: str, unasked: str) -> None:
+    """Go on only if the person at the terminal says so; `unasked` is the command that does not ask."""
+    import typer
+
+    if not sys.stdin.isatty():
+        raise Problem("Nobody is there to be asked.", f"To do it all the same: {unasked}")
+    if not typer.confirm(question, err=True):
+        raise typer.Exit(0)
 
 
 def talk_over(text: str) -> None:

@@ -136,17 +136,33 @@ def explain(job_id: Id, as_json: Json = False) -> None:
 
 
 @app.command("retry")
-def retry(job_ids: Ids, as_json: Json = False) -> None:
-    """Submit jobs that have ended once more, with the same parameters."""
-    from tasks.retry import plan_retry
-    from tasks.store import Store
-    from tasks.submit import KnownArtifacts
+def retry(
+    job_ids: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Ids of jobs that have ended")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All that have failed and were not tried again")] = False,
+    kind: KindFlag = None,
+    queue: QueueFlag = None,
+    name: NameFlag = None,
+    tag: TagFlag = None,
+    since: SinceFlag = None,
+    until: UntilFlag = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False,
+    as_json: Json = False,
+) -> None:
+    """Submit jobs that have ended once more, with the same parameters; --failed with those they failed because of."""
+    from mistudio_cli import retrying
 
+    choice = (kind, queue, name, tag, since, until)
+    if failed == bool(job_ids) or (job_ids and any(choice)):
+        raise Problem(
+            "Which jobs?", "Name some, or say --failed, with --kind, --queue, --name, --tag, --since or --until"
+        )
     settings = session.current_settings()
     ledger = session.connect_ledger(settings, supervise=True)
-    known = KnownArtifacts(ledger, Store(settings.places.store))
-    planned = [(job, plan_retry(known, job)) for job in find_jobs(ledger, job_ids)]
-    submitted = ledger.submit_all([job for _, jobs in planned for job in jobs])
+    if failed:
+        wanted = which([str(State.FAILED)], *choice)
+        submitted = retrying.try_failed(ledger, settings.places.store, wanted, asked=not yes)
+    else:
+        submitted = retrying.try_again(ledger, settings.places.store, find_jobs(ledger, job_ids or []))
     if as_json:
         output.data_json(shapes.retried(submitted))
         return

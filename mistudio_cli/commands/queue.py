@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -84,7 +83,7 @@ def purge(
     (name,), ledger = _checked([queue]), _ledger()
     pending = ledger.queues.counts()[name].pending
     if pending and not yes:
-        _ask(f"Cancel {_jobs(pending)} queued in {name}?", f"mistudio queue purge {name} --yes")
+        output.ask(f"Cancel {_jobs(pending)} queued in {name}?", f"mistudio queue purge {name} --yes")
     purged = ledger.queues.purge(name)
     if as_json:
         output.data_json({"queue": name, "cancelled": purged})
@@ -132,11 +131,3 @@ def _waiting(ledger: Ledger, name: str) -> str:
 
 def _jobs(count: int) -> str:
     return "1 job" if count == 1 else f"{count} jobs"
-
-
-def _ask(question: str, unasked: str) -> None:
-    """Go on only if the person at the terminal says so."""
-    if not sys.stdin.isatty():
-        raise Problem("Nobody is there to be asked.", f"To do it all the same: {unasked}")
-    if not typer.confirm(question, err=True):
-        raise typer.Exit(0)

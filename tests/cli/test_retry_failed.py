@@ -1,0 +1,77 @@
+"""`mistudio jobs retry --failed`: all that failed comes back, parents before children, and nothing twice."""
+
+from __future__ import annotations
+
+import pytest
+
+from mistudio_cli.errors import Code
+from tasks.job import Job, State
+from tasks.ledger import new_job_id
+from tests.cli.conftest import Cli
+
+
+def failed(cli: Cli, name: str, **changes: object) -> Job:
+    job = Job(new_job_id(), "nap", name, "training", {"ticks": 1}, artifact=f"saes/{name}", **changes)
+    cli.ledger.submit(job)
+    fail(cli, job)
+    return cli.ledger.need(job.id)
+
+
+def fail(cli: Cli, job: Job) -> None:
+    claim = cli.ledger.claim(job.id, "w", "here", 7)
+    assert claim is not None
+    cli.ledger.finish(claim, State.FAILED, "the disk was full", error={"type": "OSError", "message": "full"})
+
+
+def retry(cli: Cli, *flags: str) -> list[dict]:
+    return cli("jobs", "retry", "--failed", "--yes", "--json", *flags).json["jobs"]
+
+
+def test_a_pipeline_of_which_a_step_failed_comes_back_whole(cli: Cli) -> None:
+    first = Job(new_job_id(), "nap", "first", "training", {"ticks": 1}, artifact="saes/first")
+    reads = Job(new_job_id(), "nap", "reads", "training", {"parent": "first"}, parents=(first.id,))
+    waits = Job(new_job_id(), "nap", "waits", "training", {}, parents=(reads.id,))
+    cli.ledger.submit_all([first, reads, waits])
+    fail(cli, first)
+    assert cli.ledger.need(waits.id).state is State.FAILED
+    told = retry(cli)
+    assert [job["retry_of"] for job in told] == [first.id, reads.id, waits.id]
+    again = [cli.ledger.need(job["id"]) for job in told]
+    assert [job.state for job in again] == [State.QUEUED, State.WAITING, State.WAITING]
+    assert [job.parents for job in again] == [(), (again[0].id,), (again[1].id,)]
+
+
+def test_what_was_tried_again_or_is_made_by_another_is_left_out_with_the_reason(cli: Cli) -> None:
+    once, older, newer = failed(cli, "once"), failed(cli, "same"), failed(cli, "same")
+    cli.ledger.request_cancel(failed_not(cli, "cancelled").id)
+    assert [job["retry_of"] for job in retry(cli, "--name", "once")] == [once.id]
+    told = cli("jobs", "retry", "--failed", "--yes")
+    (line,) = told.out.splitlines()
+    assert line.endswith(f"another try of {newer.id}")
+    assert f"{older.id} nap same is left out: job {newer.id} makes the same, and is newer" in told.err
+    assert f"{once.id} nap once is left out: job " in told.err
+    assert retry(cli) == []
+    assert cli("jobs", "retry", "--failed").err.endswith("Nothing to try again.\n")
+
+
+def failed_not(cli: Cli, name: str) -> Job:
+    return cli.ledger.submit(Job(new_job_id(), "nap", name, "training", {"ticks": 1}))
+
+
+def test_the_flags_choose_among_the_failed(cli: Cli) -> None:
+    tagged, _ = failed(cli, "tagged", tags=("night",)), failed(cli, "other")
+    assert [job["retry_of"] for job in retry(cli, "--tag", "night", "--kind", "nap", "--since", "1h")] == [tagged.id]
+    assert retry(cli, "--kind", "train") == []
+
+
+def test_it_asks_first_and_submits_nothing_unasked(cli: Cli) -> None:
+    failed(cli, "a")
+    told = cli("jobs", "retry", "--failed")
+    assert told.code == Code.USAGE
+    assert told.err.startswith("Nobody is there to be asked.")
+    assert len(cli.ledger.page().jobs) == 1
+
+
+@pytest.mark.parametrize("words", [(), ("--failed", "last"), ("last", "--tag", "x")])
+def test_names_and_flags_do_not_mix(cli: Cli, words: tuple[str, ...]) -> None:
+    assert cli("jobs", "retry", *words).err.startswith("Which jobs?")
