@@ -55,7 +55,10 @@ def show_lines(job: Job, events: Sequence[dict[str, Any]], path: str | None, now
         "attempt": f"{job.attempt} of at most {job.max_attempts}" if job.attempt else "",
         "worker": job.worker or "",
         "device": job.device or "",
+        "gpu": "" if job.gpu == "any" else job.gpu,
+        "tags": ", ".join(job.tags),
         "after": ", ".join(job.parents),
+        "retry of": job.retry_of or "",
         "artifact": path or job.artifact or "",
     }
     yield from (f"{name:<10}{value}" for name, value in facts.items() if value)

@@ -61,8 +61,9 @@ def peek(records: Sequence[Job], now: float) -> Table:
 
 
 def jobs(records: Sequence[Job], now: float) -> Table:
-    """`jobs ls`; the last column says how far a job is, or why it ended."""
-    headers = ["ID", "KIND", "NAME", "QUEUE", "STATE", "TRY", "AGE", "TOOK", "DEVICE", "NOTE"]
+    """`jobs ls`; the last column says how far a job is, or why it ended. Tags are shown when a job has any."""
+    tagged = any(record.tags for record in records)
+    headers = ["ID", "KIND", "NAME", "QUEUE", "STATE", "TRY", "AGE", "TOOK", "DEVICE", *["TAGS"] * tagged, "NOTE"]
     return headers, [
         [
             record.id,
@@ -74,6 +75,7 @@ def jobs(records: Sequence[Job], now: float) -> Table:
             NONE if record.created_at is None else duration(now - record.created_at),
             took(record, now),
             record.device or NONE,
+            *[", ".join(record.tags) or NONE] * tagged,
             note(record),
         ]
         for record in records

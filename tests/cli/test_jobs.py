@@ -176,3 +176,20 @@ def test_ctrl_c_while_waiting_leaves_the_job_alone(world: Cli) -> None:
 @pytest.mark.parametrize("words", ["jobs ls", "jobs show last", "queue ls", "top --once"])
 def test_a_pipe_gets_no_colour(world: Cli, words: str) -> None:
     assert "\x1b" not in world(*words.split()).out
+
+
+def test_tags_and_what_a_job_tries_again_are_shown_where_there_are_any(cli: Cli) -> None:
+    first = cli.ledger.submit(Job(new_job_id(), "train", "a", "training", {}))
+    assert "TAGS" not in cli("jobs", "ls").out
+    again = Job(new_job_id(), "train", "b", "training", {}, tags=("night", "sweep:1"), retry_of=first.id, gpu="none")
+    cli.ledger.submit(again)
+    header, newest, older = cli("jobs", "ls").out.splitlines()
+    assert "TAGS" in header
+    assert "night, sweep:1" in newest
+    assert older.split()[0] == first.id
+    shown = cli("jobs", "show", again.id).out
+    assert [line.split(maxsplit=1)[1] for line in shown.splitlines() if line.startswith(("tags", "gpu"))] == [
+        "none",
+        "night, sweep:1",
+    ]
+    assert f"retry of  {first.id}" in shown
