@@ -93,7 +93,7 @@ class Keeper(threading.Thread):
     def settle(self, ledger: Ledger, how: str) -> str:
         """Tell the ledger of work that was stopped, and `how` it ended; "lost" if the job has ended or is another's."""
         if self.why == "cancel":
-            return ledger.finish(self._claim, State.CANCELLED, f"cancelled by the user; {how}")
+            return ledger.finish(self._claim, State.CANCELLED, how)
         if self.why in _FAILURES:
             message = f"{self._sentence}; {how}. {self._mend}".rstrip()
             error = {"type": _FAILURES[self.why], "message": message}

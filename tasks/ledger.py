@@ -147,7 +147,10 @@ class Ledger:
     def finish(
         self, claim: Claim, state: State, reason: str, result: dict | None = None, error: dict | None = None
     ) -> str:
-        """End the job: "ok", or "lost" when it is another's now."""
+        """End the job: "ok", or "lost" when it is another's now.
+
+        Of a cancelled one `reason` tells how it ended; who asked for it is put before that.
+        """
         return self._change("finish", claim.job.id, claim.token, state, reason, _json(result), _json(error))
 
     def put_back(self, claim: Claim, reason: str, *, loss: bool) -> str:

@@ -68,12 +68,18 @@ local function end_job(id, state, reason)
   end
 end
 
+-- Who asked for a job's end, and how it ended.
+local function cancelled_because(id, how)
+  local asked = get(id, 'cancel_reason')
+  return (asked ~= '' and asked or 'cancelled by the user') .. '; ' .. how
+end
+
 -- A running job goes back to its queue, or ends when it was cancelled or has been lost too often.
 local function put_back(id, reason, is_loss)
   local losses = number(id, 'losses')
   if is_loss then losses = losses + 1; set(id, 'losses', losses) end
   if get(id, 'cancel_requested') == '1' then
-    end_job(id, 'cancelled', reason)
+    end_job(id, 'cancelled', cancelled_because(id, reason))
   elseif losses >= number(id, 'max_attempts') then
     set(id, 'error', cjson.encode({type = 'WorkerLost', message = reason .. ' (' .. losses .. ' times; given up)'}))
     end_job(id, 'failed', reason)

@@ -75,6 +75,7 @@ function operations.finish(id, token, state, reason, result, failure)
   if not holds(id, token) then return 'lost' end
   if result ~= '' then set(id, 'result', result) end
   if failure ~= '' then set(id, 'error', failure) end
+  if state == 'cancelled' then reason = cancelled_because(id, reason) end
   end_job(id, state, reason)
   return 'ok'
 end
@@ -89,6 +90,7 @@ function operations.cancel(id, reason)
   local state = get(id, 'state')
   if state == '' then return 'unknown' end
   if ENDED[state] then return state end
+  if get(id, 'cancel_requested') ~= '1' then set(id, 'cancel_reason', reason) end
   set(id, 'cancel_requested', '1')
   local lease = tonumber(redis.call('ZSCORE', PREFIX .. 'leases', id) or nil)
   if state == 'running' and lease and lease > now then tell(id, state, reason); return state end
