@@ -37,11 +37,11 @@ def which(
 ) -> Filter:
     """The jobs that these flags mean. Raises Problem for a state, kind, queue or time that there is not."""
     for told in state or ():
-        _one_of("--state", told, [str(known) for known in State])
+        _check("--state", told, [str(known) for known in State])
     if kind is not None:
-        _one_of("--kind", kind, list(kinds()))
+        _check("--kind", kind, list(kinds()))
     if queue is not None:
-        _one_of("--queue", queue, list(QUEUE_NAMES))
+        _check("--queue", queue, list(QUEUE_NAMES))
     now = datetime.now(UTC)
     first, last = _moment("--since", since, now), _moment("--until", until, now)
     if first is not None and last is not None and first > last:
@@ -63,7 +63,6 @@ def _moment(flag: str, told: str | None, now: datetime) -> float | None:
         ) from None
 
 
-def _one_of(flag: str, told: str, known: list[str]) -> str:
+def _check(flag: str, told: str, known: list[str]) -> None:
     if told not in known:
         raise Problem(f"{flag} {told!r} is none of: {', '.join(known)}.", "See: mistudio jobs ls --help")
-    return told

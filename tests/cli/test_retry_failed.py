@@ -43,7 +43,7 @@ def test_a_pipeline_of_which_a_step_failed_comes_back_whole(cli: Cli) -> None:
 
 def test_what_was_tried_again_or_is_made_by_another_is_left_out_with_the_reason(cli: Cli) -> None:
     once, older, newer = failed(cli, "once"), failed(cli, "same"), failed(cli, "same")
-    cli.ledger.request_cancel(failed_not(cli, "cancelled").id)
+    cli.ledger.request_cancel(queued(cli, "cancelled").id)
     assert [job["retry_of"] for job in retry(cli, "--name", "once")] == [once.id]
     told = cli("jobs", "retry", "--failed", "--yes")
     (line,) = told.out.splitlines()
@@ -54,7 +54,7 @@ def test_what_was_tried_again_or_is_made_by_another_is_left_out_with_the_reason(
     assert cli("jobs", "retry", "--failed").err.endswith("Nothing to try again.\n")
 
 
-def failed_not(cli: Cli, name: str) -> Job:
+def queued(cli: Cli, name: str) -> Job:
     return cli.ledger.submit(Job(new_job_id(), "nap", name, "training", {"ticks": 1}))
 
 
