@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pkgutil
 import re
 import shutil
 import time
@@ -14,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.job import RESUMABLE_ATTEMPTS, Context, Estimate, JobKind, Known, Request, kind_named, option
 from tasks.problem import Problem
+from tasks.sae import choices
+from tasks.sae.architectures import names
 
 if TYPE_CHECKING:
     from tasks.sae.trainer import TrainConfig, Trainer
-
-#: Each file there is an architecture; listing them by name spares this declaration the import of torch.
-_ARCHITECTURES = sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parents[1] / "sae/architectures")]))
 
 _CONTEXT = 128
 #: A checkpoint may take up to this share of the time.
@@ -27,57 +25,60 @@ _CHECKPOINT_SHARE = 0.05
 
 
 @dataclass(frozen=True)
-class Params:
-    """What to train on, what to train, how long."""
+class Common:
+    """What to train on, what to train, how long: what all architectures share."""
 
     model: str = option(help="A model in the store, a model folder, or a Hub id", artifact="models")
     dataset: str = option(help="Tokens or a dataset in the store, a file or folder, or a Hub id", artifact="tokens")
     layer: int = option(help="Train on the residual stream after this layer; the first is 0", minimum=0)
-    arch: str = option("topk", help="Architecture of the SAE", choices=_ARCHITECTURES)
-    k: int = option(32, help="Active features a token (topk)", minimum=1)
-    l1: float = option(2.0, help="Weight of the L1 penalty (standard)", minimum=0)
+    arch: str = option("topk", help="Architecture of the SAE", choices=names())
     width: int | None = option(None, help="Number of features; default: --expansion times the model's width", minimum=1)
     expansion: int = option(8, help="Features for each dimension of the residual stream", minimum=1)
     tokens: int = option(10_000_000, help="How many tokens to train on; passes over the data are repeated", minimum=1)
     steps: int | None = option(None, help="How many batches to train on, instead of --tokens", minimum=1)
     batch: int = option(4096, help="Tokens in a batch", minimum=1)
     lr: float | None = option(None, help="Learning rate of Adam; default: by width", minimum=0)
+    warmup: float = option(0.05, help="Share of the training in which the learning rate rises", minimum=0)
+    decay: float = option(0.2, help="Share of the training, at its end, in which the learning rate falls", minimum=0)
+    sparsity_warmup: float = option(0.05, help="Share of the training in which the sparsity penalty rises", minimum=0)
+    clip: float = option(0.0, help="Longest gradient; 0: any", minimum=0)
+    accumulate: int = option(1, help="Parts in which a batch goes through the SAE, to hold less memory", minimum=1)
     seed: int = option(0, help="Seed of the weights and of the order of the data", minimum=0)
     checkpoint_s: float = option(30.0, help="Seconds between checkpoints", minimum=0)
 
 
-def default_name(params: Params) -> str:
+#: With the options of every architecture, from their files.
+Params = dataclasses.make_dataclass("Params", choices.fields(), bases=(Common,), frozen=True)
+
+
+def default_name(params: Common) -> str:
     """Model, layer, architecture and sparsity."""
     from tasks.models import model_slug
 
-    sparsity = f"l1-{params.l1:g}" if params.arch == "standard" else f"k{params.k}"
+    sparsity = choices.chosen(params.arch, params).label()
     name = f"{model_slug(params.model)}-l{params.layer}-{params.arch}-{sparsity}"
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
 
 
-def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
+def prepare(params: Common, known: Known) -> tuple[Common, list[Request]]:
     """Find the model and the tokens, or ask for the jobs that make them; refuse what cannot work."""
     from tasks.models import look_up
 
     model, told = look_up(params.model, known)
-    params = dataclasses.replace(params, model=model)
+    params = dataclasses.replace(params, model=model, **choices.filled(params.arch, params))
     told = told or {}
     layers, d_model = told.get("n_layers"), told.get("d_model")
     if layers is not None and params.layer >= layers:
         raise Problem(f"{model} has no layer {params.layer}: its layers are 0 to {layers - 1}.")
     if params.width is None and d_model is not None:
         params = dataclasses.replace(params, width=params.expansion * d_model)
-    _check_sparsity(params.arch, params.k, params.width)
+    if params.width is not None:
+        choices.chosen(params.arch, params).check(params.width)
     tokens, requests = _find_tokens(params, known, told)
     return dataclasses.replace(params, dataset=tokens), requests
 
 
-def _check_sparsity(arch: str, k: int, width: int | None) -> None:
-    if width is not None and arch != "standard" and k > width:
-        raise Problem(f"--k {k} is more than the {width} features of the SAE.", "Give a smaller --k or more features")
-
-
-def _find_tokens(params: Params, known: Known, told: dict[str, Any]) -> tuple[str, list[Request]]:
+def _find_tokens(params: Common, known: Known, told: dict[str, Any]) -> tuple[str, list[Request]]:
     """The name of the tokens to train on, and the jobs that make them where they are not there."""
     from tasks.text.naming import resolve_dataset
 
@@ -106,7 +107,7 @@ def _check_vocabulary(tokens: Path, model: str, vocab_size: int | None) -> None:
         )
 
 
-def estimate(params: Params, known: Known) -> Estimate:
+def estimate(params: Common, known: Known) -> Estimate:
     """Memory and disk by the shapes; time by a training of like shape in the store."""
     from tasks.estimate import seconds_like_earlier
     from tasks.sae.footprint import TrainingShape, of_training
@@ -116,7 +117,9 @@ def estimate(params: Params, known: Known) -> Estimate:
     seconds = seconds_like_earlier(
         known, "saes", tokens, lambda told: all(told.get(key) == getattr(params, key) for key in alike)
     )
-    shape = TrainingShape(params.arch, params.k, params.width, params.expansion, params.batch)
+    options = choices.chosen(params.arch, params)
+    batch = -(-params.batch // params.accumulate)
+    shape = TrainingShape(getattr(options, "k", None), params.width, params.expansion, params.batch, batch)
     return dataclasses.replace(of_training(known, params.model, params.dataset, shape), seconds=seconds)
 
 
@@ -134,7 +137,7 @@ KIND = JobKind(
 )
 
 
-def run(params: Params, context: Context) -> dict[str, Any]:
+def run(params: Common, context: Context) -> dict[str, Any]:
     """Train, resuming from the newest checkpoint; save the SAE; measure it and its baselines on held-out rows."""
     from tasks.activations import ActivationStream, block_path, split_rows
     from tasks.models import load_model
@@ -157,7 +160,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     _save(params, context, trainer, module, int(tokens.shape[1]))
 
     def read(rows: Any) -> Any:
-        return _read(model, tokens, rows, params.layer, context) * trainer.scale
+        return _read(model, tokens, rows, params.layer, context) * trainer.scales.read
 
     return {
         **compare(trainer.coder, read(train_rows[: 2 * len(held_rows)]), read(held_rows)),
@@ -180,18 +183,24 @@ def _held_out(shape: tuple[int, ...], d_in: int) -> int:
     return max(1, min(int(rows * HELD_OUT_SHARE), vectors // context))
 
 
-def _config(params: Params, d_in: int) -> TrainConfig:
-    from tasks.sae.coder import CoderConfig
-    from tasks.sae.trainer import TrainConfig, default_lr
+def _config(params: Common, d_in: int) -> TrainConfig:
+    from tasks.sae.coder import CoderConfig, default_rate
+    from tasks.sae.trainer import TrainConfig
 
     width = params.width or params.expansion * d_in
-    _check_sparsity(params.arch, params.k, width)
+    options = choices.chosen(params.arch, params)
+    options.check(width)
     steps = params.steps or -(-params.tokens // params.batch)
     return TrainConfig(
-        coder=CoderConfig(params.arch, d_in, width, params.k, params.l1),
+        coder=CoderConfig(params.arch, d_in, width, options),
         steps=steps,
         batch=params.batch,
-        lr=params.lr or default_lr(width),
+        lr=params.lr or default_rate(width),
+        warmup=params.warmup,
+        decay=params.decay,
+        sparsity_warmup=params.sparsity_warmup,
+        clip=params.clip,
+        accumulate=params.accumulate,
         dead_after=min(TrainConfig.dead_after, steps * params.batch // 8),
         seed=params.seed,
     )
@@ -202,7 +211,7 @@ class _Pulse:
 
     trainer: Trainer
 
-    def __init__(self, params: Params, context: Context) -> None:
+    def __init__(self, params: Common, context: Context) -> None:
         self.params, self.context = params, context
         self.next_save = time.monotonic() + params.checkpoint_s
 
@@ -225,7 +234,7 @@ class _Pulse:
         return round(done * trainer.config.batch / seconds) if done else None
 
 
-def _save(params: Params, context: Context, trainer: Trainer, module: str, row: int) -> None:
+def _save(params: Common, context: Context, trainer: Trainer, module: str, row: int) -> None:
     from tasks.activations import hook_name
     from tasks.sae.formats import save_sae
 
@@ -239,9 +248,9 @@ def _save(params: Params, context: Context, trainer: Trainer, module: str, row: 
         "prepend_bos": False,
         "dataset_path": params.dataset,
         "training_tokens": trainer.config.steps * trainer.config.batch,
-        "activation_scale": trainer.scale,
+        "activation_scale": trainer.scales.read,
     }
-    save_sae(context.output, trainer.coder, trainer.scale, about)
+    save_sae(context.output, trainer.coder, trainer.scales, about)
 
 
 def _read(model: Any, tokens: Any, rows: Any, layer: int, context: Context) -> Any:
