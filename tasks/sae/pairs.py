@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: Vectors that are worked on together where all pairs are.
 SLICE = 512
 #: A share of active pairs under which working on them alone is faster; measured on two cores with AVX-512.
-SPARSE_SHARE = 1 / 24
+SPARSE_SHARE = 1 / 8
 
 
 class Pairs(Protocol):
