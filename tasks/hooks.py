@@ -104,6 +104,26 @@ def find(model: PreTrainedModel, hook: Hook) -> Point:
     return Point(name, f"{block}.{module}", hook.site == "mlp-in")
 
 
+def find_again(model: PreTrainedModel, told: dict[str, Any]) -> Point:
+    """Where in `model` the hook is that an SAE's metadata tell of: `hook_name`, and `hook_module` if there is one.
+
+    Raises Problem as `find` does, for a name that is not understood here, and for a model in which the hook is called
+    otherwise or belongs to another module.
+    """
+    _, layer, site = (*str(told["hook_name"]).split(".", 2), "", "")[:3]
+    sites = {name: site for names in (_NAMES, _NAMES_NORMED) for site, name in names.items()}
+    if site not in sites or not layer.isdigit():
+        raise Problem(f"The SAE was trained on {told['hook_name']}, which is not known here.")
+    point = find(model, Hook(sites[site], int(layer)))
+    wanted = Point(told["hook_name"], told.get("hook_module") or point.module, point.input)
+    if point != wanted:
+        raise Problem(
+            f"The SAE was trained on {wanted.name} ({wanted.module}); this model has {point.name} ({point.module}).",
+            "Give --model, the model that it was trained on",
+        )
+    return point
+
+
 class _Reached(Exception):
     """All points have answered; nothing after the last one is needed."""
 

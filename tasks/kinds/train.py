@@ -1,4 +1,4 @@
-"""`train`: a sparse autoencoder on the residual stream of a language model."""
+"""`train`: a sparse autoencoder on what passes one hook of a language model."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from tasks.job import RESUMABLE_ATTEMPTS, Context, Estimate, JobKind, Known, Req
 from tasks.problem import Problem
 
 if TYPE_CHECKING:
+    from tasks.activations import Vectors
+    from tasks.hooks import Point
+    from tasks.masks import Mask
     from tasks.sae.trainer import TrainConfig, Trainer
 
 #: Each file there is an architecture; listing them by name spares this declaration the import of torch.
@@ -33,6 +36,12 @@ class Params:
     model: str = option(help="A model in the store, a model folder, or a Hub id", artifact="models")
     dataset: str = option(help="Tokens or a dataset in the store, a file or folder, or a Hub id", artifact="tokens")
     layer: int = option(help="Train on the residual stream after this layer; the first is 0", minimum=0)
+    hook: str = option(
+        "resid", help="The residual stream, or what MLP or attention add to it", choices=("resid", "mlp", "attn")
+    )
+    skip_bos: bool = option(
+        True, help="Leave out BOS and the first token of each row, whose activations are many times as long as others"
+    )
     arch: str = option("topk", help="Architecture of the SAE", choices=_ARCHITECTURES)
     k: int = option(32, help="Active features a token (topk)", minimum=1)
     l1: float = option(2.0, help="Weight of the L1 penalty (standard)", minimum=0)
@@ -51,7 +60,8 @@ def default_name(params: Params) -> str:
     from tasks.models import model_slug
 
     sparsity = f"l1-{params.l1:g}" if params.arch == "standard" else f"k{params.k}"
-    name = f"{model_slug(params.model)}-l{params.layer}-{params.arch}-{sparsity}"
+    place = f"l{params.layer}" if params.hook == "resid" else f"l{params.layer}-{params.hook}"
+    name = f"{model_slug(params.model)}-{place}-{params.arch}-{sparsity}"
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
 
 
@@ -111,7 +121,7 @@ def estimate(params: Params, known: Known) -> Estimate:
     from tasks.estimate import seconds_like_earlier
     from tasks.sae.footprint import TrainingShape, of_training
 
-    alike = ("model", "arch", "width", "expansion", "batch")
+    alike = ("model", "hook", "arch", "width", "expansion", "batch")
     tokens = params.steps * params.batch if params.steps else params.tokens
     seconds = seconds_like_earlier(
         known, "saes", tokens, lambda told: all(told.get(key) == getattr(params, key) for key in alike)
@@ -136,28 +146,23 @@ KIND = JobKind(
 
 def run(params: Params, context: Context) -> dict[str, Any]:
     """Train, resuming from the newest checkpoint; save the SAE; measure it and its baselines on held-out rows."""
-    from tasks.activations import ActivationStream, block_path, split_rows
-    from tasks.models import load_model
+    from tasks.activations import ActivationStream, split_rows
     from tasks.sae.baselines import compare
     from tasks.sae.trainer import Trainer
-    from tasks.text.tokens import open_tokens
 
     context.progress("loading", 0, None, "tokens")
-    folder = context.store.path("tokens", params.dataset)
-    tokens = open_tokens(folder)
-    model: Any = load_model(params.model, context.store, context.device)
-    _check_vocabulary(folder, params.model, model.get_input_embeddings().num_embeddings)
-    module, d_in = block_path(model, params.layer), int(model.config.get_text_config().hidden_size)
-    train_rows, held_rows = split_rows(len(tokens), _held_out(tokens.shape, d_in), params.seed)
+    given = _open(params, context)
+    vectors, d_in = given.vectors, given.vectors.d_in
+    train_rows, held_rows = split_rows(len(vectors.counts), _held_out(given.shape, d_in), params.seed)
 
     pulse = _Pulse(params, context)
-    stream = ActivationStream(model, tokens, train_rows, params.layer, params.batch, params.seed, pulse.beat)
+    stream = ActivationStream(vectors, train_rows, params.batch, params.seed, pulse.beat)
     pulse.trainer = trainer = Trainer(_config(params, d_in), stream, context.device)
     tokens_per_s = pulse.train()
-    _save(params, context, trainer, module, int(tokens.shape[1]))
+    _save(params, context, trainer, given)
 
     def read(rows: Any) -> Any:
-        return _read(model, tokens, rows, params.layer, context) * trainer.scale
+        return _read(vectors, rows, context) * trainer.scale
 
     return {
         **compare(trainer.coder, read(train_rows[: 2 * len(held_rows)]), read(held_rows)),
@@ -165,11 +170,38 @@ def run(params: Params, context: Context) -> dict[str, Any]:
         "steps": trainer.step,
         "d_in": d_in,
         "d_sae": trainer.config.coder.d_sae,
-        "hook": module,
+        "hook": given.point.module,
     }
 
 
-def _held_out(shape: tuple[int, ...], d_in: int) -> int:
+@dataclass(frozen=True)
+class _Given:
+    """What is trained on: the vectors of (rows, context) tokens, the point they come from, what was left out."""
+
+    vectors: Vectors
+    shape: tuple[int, int]
+    point: Point
+    mask: Mask
+
+
+def _open(params: Params, context: Context) -> _Given:
+    """The model at its hook, over the tokens."""
+    from tasks.activations import ModelVectors
+    from tasks.hooks import Hook, find
+    from tasks.masks import mask_for
+    from tasks.models import load_model
+    from tasks.text.tokens import open_tokens, read_info
+
+    folder = context.store.path("tokens", params.dataset)
+    tokens = open_tokens(folder)
+    model: Any = load_model(params.model, context.store, context.device)
+    _check_vocabulary(folder, params.model, model.get_input_embeddings().num_embeddings)
+    point = find(model, Hook(params.hook, params.layer))
+    mask = mask_for(read_info(folder), params.skip_bos)
+    return _Given(ModelVectors(model, tokens, point, mask), tokens.shape, point, mask)
+
+
+def _held_out(shape: tuple[int, int], d_in: int) -> int:
     """How many rows are kept from training."""
     from tasks.sae.footprint import HELD_OUT_NUMBERS, HELD_OUT_SHARE, HELD_OUT_VECTORS
 
@@ -225,18 +257,18 @@ class _Pulse:
         return round(done * trainer.config.batch / seconds) if done else None
 
 
-def _save(params: Params, context: Context, trainer: Trainer, module: str, row: int) -> None:
-    from tasks.activations import hook_name
+def _save(params: Params, context: Context, trainer: Trainer, given: _Given) -> None:
     from tasks.sae.formats import save_sae
 
     shutil.copyfile(context.workdir / "metrics.jsonl", context.output / "metrics.jsonl")
     about = {
         "model_name": params.model,
-        "hook_name": hook_name(params.layer),
-        "hook_module": module,
+        "hook_name": given.point.name,
+        "hook_module": given.point.module,
         "hook_layer": params.layer,
-        "context_size": row,
+        "context_size": given.shape[1],
         "prepend_bos": False,
+        **given.mask.told(),
         "dataset_path": params.dataset,
         "training_tokens": trainer.config.steps * trainer.config.batch,
         "activation_scale": trainer.scale,
@@ -244,14 +276,12 @@ def _save(params: Params, context: Context, trainer: Trainer, module: str, row: 
     save_sae(context.output, trainer.coder, trainer.scale, about)
 
 
-def _read(model: Any, tokens: Any, rows: Any, layer: int, context: Context) -> Any:
-    """The residual stream of those rows, (vectors, d_in)."""
+def _read(vectors: Vectors, rows: Any, context: Context) -> Any:
+    """The vectors of those rows, (vectors, d_in)."""
     import torch
 
-    from tasks.activations import read_rows
-
     pieces: list[Any] = []
-    for piece in read_rows(model, tokens, rows, layer):
+    for piece in vectors.read(rows):
         pieces.append(piece)
-        context.progress("measuring", sum(map(len, pieces)), rows.size * tokens.shape[1], "tokens")
+        context.progress("measuring", sum(map(len, pieces)), int(vectors.counts[rows].sum()), "tokens")
     return torch.cat(pieces)

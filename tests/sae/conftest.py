@@ -124,9 +124,9 @@ class Bench:
         """A context of the job `name`: the same work folder at each attempt, a fresh output."""
         return Context(self.store, self.store.workdir(name), self.store.fresh_output(name, 1), name, name, **changes)
 
-    def add_tokens(self, name: str, rows: int, vocabulary: int = VOCABULARY) -> None:
+    def add_tokens(self, name: str, rows: int, vocabulary: int = VOCABULARY, **special: int) -> None:
         folder = self._folder("tokens", name)
-        with TokenWriter(folder, CONTEXT, vocabulary) as writer:
+        with TokenWriter(folder, CONTEXT, vocabulary, **special) as writer:
             writer.append(some_tokens(rows))
 
     def add_model(self, name: str) -> None:
