@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pkgutil
 import re
 import shutil
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.job import RESUMABLE_ATTEMPTS, Context, Estimate, JobKind, Known, Request, kind_named, option
+from tasks.job import RESUMABLE_ATTEMPTS, Context, Estimate, JobKind, Known, Request, option
 from tasks.problem import Problem
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 #: Each file there is an architecture; listing them by name spares this declaration the import of torch.
 _ARCHITECTURES = sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parents[1] / "sae/architectures")]))
 
-_CONTEXT = 128
 #: A checkpoint may take up to this share of the time.
 _CHECKPOINT_SHARE = 0.05
 
@@ -68,6 +66,7 @@ def default_name(params: Params) -> str:
 def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     """Find the model and the tokens, or ask for the jobs that make them; refuse what cannot work."""
     from tasks.models import look_up
+    from tasks.text.wanted import find_tokens
 
     model, told = look_up(params.model, known)
     params = dataclasses.replace(params, model=model)
@@ -78,42 +77,13 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     if params.width is None and d_model is not None:
         params = dataclasses.replace(params, width=params.expansion * d_model)
     _check_sparsity(params.arch, params.k, params.width)
-    tokens, requests = _find_tokens(params, known, told)
+    tokens, requests = find_tokens(params.dataset, params.model, told, known)
     return dataclasses.replace(params, dataset=tokens), requests
 
 
 def _check_sparsity(arch: str, k: int, width: int | None) -> None:
     if width is not None and arch != "standard" and k > width:
         raise Problem(f"--k {k} is more than the {width} features of the SAE.", "Give a smaller --k or more features")
-
-
-def _find_tokens(params: Params, known: Known, told: dict[str, Any]) -> tuple[str, list[Request]]:
-    """The name of the tokens to train on, and the jobs that make them where they are not there."""
-    from tasks.text.naming import resolve_dataset
-
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", params.dataset):
-        if known.manifest("tokens", params.dataset) is not None:
-            _check_vocabulary(known.path("tokens", params.dataset), params.model, told.get("vocab_size"))
-            return params.dataset, []
-        if known.coming("tokens", params.dataset):
-            return params.dataset, []
-    dataset, requests = resolve_dataset(params.dataset, known)
-    kind = kind_named("tokenize")
-    values = {"dataset": dataset, "model": params.model, "context": min(_CONTEXT, told.get("context") or _CONTEXT)}
-    name = kind.default_name(kind.read_params(values)) if kind.default_name else dataset
-    if known.manifest("tokens", name) is not None or known.coming("tokens", name):
-        return name, []
-    return name, [*requests, Request("tokenize", name, values)]
-
-
-def _check_vocabulary(tokens: Path, model: str, vocab_size: int | None) -> None:
-    """Refuse tokens with ids that the model does not have."""
-    used = json.loads((tokens / "tokens.json").read_text(encoding="utf-8"))["vocab_size"]
-    if vocab_size is not None and used > vocab_size:
-        raise Problem(
-            f"The tokens {tokens.name} come from a vocabulary of {used}, but {model} has {vocab_size} tokens.",
-            f"Tokenize the dataset for this model: mistudio submit tokenize --model {model}",
-        )
 
 
 def estimate(params: Params, known: Known) -> Estimate:
@@ -191,11 +161,12 @@ def _open(params: Params, context: Context) -> _Given:
     from tasks.masks import mask_for
     from tasks.models import load_model
     from tasks.text.tokens import open_tokens, read_info
+    from tasks.text.wanted import check_vocabulary
 
     folder = context.store.path("tokens", params.dataset)
     tokens = open_tokens(folder)
     model: Any = load_model(params.model, context.store, context.device)
-    _check_vocabulary(folder, params.model, model.get_input_embeddings().num_embeddings)
+    check_vocabulary(folder, params.model, model.get_input_embeddings().num_embeddings)
     point = find(model, Hook(params.hook, params.layer))
     mask = mask_for(read_info(folder), params.skip_bos)
     return _Given(ModelVectors(model, tokens, point, mask), tokens.shape, point, mask)
