@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
-from tasks.hooks import Point, catch
-from tasks.masks import Mask
+from tasks.hooks import Hook, Point, catch, find
+from tasks.masks import Mask, mask_for
+from tasks.models import load_model
 from tasks.problem import Problem
+from tasks.store import Store
+from tasks.text.tokens import open_tokens, read_info
+from tasks.text.wanted import check_vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,8 +44,11 @@ def read(
 
 
 class Vectors(Protocol):
-    """The vectors of numbered rows: read from a model, or from files."""
+    """The vectors of numbered rows of tokens: read from a model, or from files."""
 
+    point: Point  # the hook that they passed
+    mask: Mask  # what was left out
+    shape: tuple[int, int]  # how many rows of how many tokens
     d_in: int
     device: torch.device | str  # where the vectors lie
 
@@ -59,6 +66,7 @@ class ModelVectors:
     def __init__(self, model: PreTrainedModel, tokens: np.ndarray, point: Point, mask: Mask) -> None:
         """`tokens` is (rows, context) of any integer type, a memory map for instance."""
         self.model, self.tokens, self.point, self.mask = model, tokens, point, mask
+        self.shape: tuple[int, int] = tokens.shape
         self.d_in = int(model.config.get_text_config().hidden_size)
         self.device: torch.device | str = model.device
 
@@ -74,6 +82,18 @@ class ModelVectors:
             rows = self.tokens[numbers[start : start + stride]]
             vectors = read(self.model, rows, [self.point], self.mask.pad)[0]  # (some rows, context, d_in)
             yield vectors[torch.from_numpy(self.mask.kept(rows)).to(vectors.device)]
+
+
+def open_model(store: Store, model: str, tokens: str, hook: Hook, skip_bos: bool, device: str) -> ModelVectors:
+    """The vectors of the store's `tokens` at a hook of a model, which is loaded; `model` is any reference to one.
+
+    Raises Problem for a model, tokens or a hook that are not there, and for tokens of another vocabulary.
+    """
+    folder = store.path("tokens", tokens)
+    rows = open_tokens(folder)
+    loaded: Any = load_model(model, store, device)
+    check_vocabulary(folder, model, loaded.get_input_embeddings().num_embeddings)
+    return ModelVectors(loaded, rows, find(loaded, hook), mask_for(read_info(folder), skip_bos))
 
 
 class ActivationStream:

@@ -16,8 +16,6 @@ from tasks.problem import Problem
 
 if TYPE_CHECKING:
     from tasks.activations import Vectors
-    from tasks.hooks import Point
-    from tasks.masks import Mask
     from tasks.sae.trainer import TrainConfig, Trainer
 
 #: Each file there is an architecture; listing them by name spares this declaration the import of torch.
@@ -121,15 +119,15 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     from tasks.sae.trainer import Trainer
 
     context.progress("loading", 0, None, "tokens")
-    given = _open(params, context)
-    vectors, d_in = given.vectors, given.vectors.d_in
-    train_rows, held_rows = split_rows(len(vectors.counts), _held_out(given.shape, d_in), params.seed)
+    vectors = _open(params, context)
+    d_in = vectors.d_in
+    train_rows, held_rows = split_rows(vectors.shape[0], _held_out(vectors.shape, d_in), params.seed)
 
     pulse = _Pulse(params, context)
     stream = ActivationStream(vectors, train_rows, params.batch, params.seed, pulse.beat)
     pulse.trainer = trainer = Trainer(_config(params, d_in), stream, context.device)
     tokens_per_s = pulse.train()
-    _save(params, context, trainer, given)
+    _save(params, context, trainer, vectors)
 
     def read(rows: Any) -> Any:
         return _read(vectors, rows, context) * trainer.scale
@@ -140,36 +138,17 @@ def run(params: Params, context: Context) -> dict[str, Any]:
         "steps": trainer.step,
         "d_in": d_in,
         "d_sae": trainer.config.coder.d_sae,
-        "hook": given.point.module,
+        "hook": vectors.point.module,
     }
 
 
-@dataclass(frozen=True)
-class _Given:
-    """What is trained on: the vectors of (rows, context) tokens, the point they come from, what was left out."""
+def _open(params: Params, context: Context) -> Vectors:
+    """What is trained on: what passes the model's hook, over the tokens."""
+    from tasks.activations import open_model
+    from tasks.hooks import Hook
 
-    vectors: Vectors
-    shape: tuple[int, int]
-    point: Point
-    mask: Mask
-
-
-def _open(params: Params, context: Context) -> _Given:
-    """The model at its hook, over the tokens."""
-    from tasks.activations import ModelVectors
-    from tasks.hooks import Hook, find
-    from tasks.masks import mask_for
-    from tasks.models import load_model
-    from tasks.text.tokens import open_tokens, read_info
-    from tasks.text.wanted import check_vocabulary
-
-    folder = context.store.path("tokens", params.dataset)
-    tokens = open_tokens(folder)
-    model: Any = load_model(params.model, context.store, context.device)
-    check_vocabulary(folder, params.model, model.get_input_embeddings().num_embeddings)
-    point = find(model, Hook(params.hook, params.layer))
-    mask = mask_for(read_info(folder), params.skip_bos)
-    return _Given(ModelVectors(model, tokens, point, mask), tokens.shape, point, mask)
+    hook = Hook(params.hook, params.layer)
+    return open_model(context.store, params.model, params.dataset, hook, params.skip_bos, context.device)
 
 
 def _held_out(shape: tuple[int, int], d_in: int) -> int:
@@ -228,18 +207,18 @@ class _Pulse:
         return round(done * trainer.config.batch / seconds) if done else None
 
 
-def _save(params: Params, context: Context, trainer: Trainer, given: _Given) -> None:
+def _save(params: Params, context: Context, trainer: Trainer, vectors: Vectors) -> None:
     from tasks.sae.formats import save_sae
 
     shutil.copyfile(context.workdir / "metrics.jsonl", context.output / "metrics.jsonl")
     about = {
         "model_name": params.model,
-        "hook_name": given.point.name,
-        "hook_module": given.point.module,
+        "hook_name": vectors.point.name,
+        "hook_module": vectors.point.module,
         "hook_layer": params.layer,
-        "context_size": given.shape[1],
+        "context_size": vectors.shape[1],
         "prepend_bos": False,
-        **given.mask.told(),
+        **vectors.mask.told(),
         "dataset_path": params.dataset,
         "training_tokens": trainer.config.steps * trainer.config.batch,
         "activation_scale": trainer.scale,

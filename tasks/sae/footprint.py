@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.estimate import CHECKPOINTS, FLOAT, shape_of_model, tokens_in, weights_in
+from tasks.estimate import CHECKPOINTS, FLOAT, ModelShape, shape_of_model, tokens_in, weights_in
 from tasks.job import Estimate, Known
 
 #: Python, torch, transformers and Celery, before anything of the job is loaded.
@@ -78,6 +78,12 @@ def of_extraction(known: Known, model: str, sae: Path, top: int, window: int) ->
     forward = FORWARD_TOKENS * _VECTORS_A_TOKEN * told.d_model
     codes = 2 * min(FORWARD_TOKENS * d_sae, CODES)
     return CUDA + weights + FLOAT * (told.parameters + forward + codes + d_sae * top * (2 * window + 4))
+
+
+def of_reading(model: ModelShape) -> Estimate:
+    """Memory of a reading of a model's activations, or of GPU memory if it gets a GPU: the model and a forward pass."""
+    held = FLOAT * (model.parameters + FORWARD_TOKENS * _VECTORS_A_TOKEN * model.d_model)
+    return Estimate(memory_bytes=RUNNER + held, gpu_memory_bytes=CUDA + held)
 
 
 def _held_out(tokens: int | None, d_in: int) -> int:

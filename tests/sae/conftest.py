@@ -77,6 +77,7 @@ class Context:
     attempt: int = 1
     device: str = "cpu"
     stop: Callable[[int], bool] = lambda done: False
+    stops_in: str = "training"
     said: list[tuple[str, int, int | None, str]] = field(default_factory=list)
 
     @property
@@ -84,7 +85,7 @@ class Context:
         return self.store.root
 
     def stopping(self) -> bool:
-        return bool(self.said) and self.said[-1][0] == "training" and self.stop(self.said[-1][1])
+        return bool(self.said) and self.said[-1][0] == self.stops_in and self.stop(self.said[-1][1])
 
     def progress(self, phase: str, done: int, total: int | None = None, unit: str = "") -> None:
         if self.stopping():
