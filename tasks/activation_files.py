@@ -131,7 +131,8 @@ class StoredVectors:
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         """Raises Problem when the artifact is not there whole."""
-        self.folder, self.device, self.info = folder, device, read_info(folder)
+        self.folder, self.info = folder, read_info(folder)
+        self.device: torch.device | str = device
         self.point = Point(self.info.hook_name, self.info.hook_module)
         left_out = self.info.left_out
         self.mask = Mask(left_out["first"], tuple(left_out["ids"]), left_out["pad"])

@@ -111,6 +111,13 @@ def describe_config(reference: str, store: Shelf) -> dict[str, Any] | None:
     }
 
 
+def check_layer(model: str, told: dict[str, Any], layer: int) -> None:
+    """Raise Problem for a layer that the model does not have; `told` is `describe_config` of it, empty if not known."""
+    layers = told.get("n_layers")
+    if layers is not None and layer >= layers:
+        raise Problem(f"{model} has no layer {layer}: its layers are 0 to {layers - 1}.")
+
+
 def _first(config: dict[str, Any], *keys: str) -> Any:
     return next((config[key] for key in keys if config.get(key) is not None), None)
 

@@ -49,13 +49,11 @@ def default_name(params: Params) -> str:
 
 def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     """Find the model and the tokens, or ask for the jobs that make them; refuse what cannot work."""
-    from tasks.models import look_up
+    from tasks.models import check_layer, look_up
     from tasks.text.wanted import find_tokens
 
     model, told = look_up(params.model, known)
-    layers = (told or {}).get("n_layers")
-    if layers is not None and params.layer >= layers:
-        raise Problem(f"{model} has no layer {params.layer}: its layers are 0 to {layers - 1}.")
+    check_layer(model, told or {}, params.layer)
     tokens, requests = find_tokens(params.dataset, model, told or {}, known)
     return dataclasses.replace(params, model=model, dataset=tokens), requests
 

@@ -29,11 +29,18 @@ _CHECKPOINT_SHARE = 0.05
 class Params:
     """What to train on, what to train, how long."""
 
-    model: str = option(help="A model in the store, a model folder, or a Hub id", artifact="models")
-    dataset: str = option(help="Tokens or a dataset in the store, a file or folder, or a Hub id", artifact="tokens")
-    layer: int = option(help="Train on the residual stream after this layer; the first is 0", minimum=0)
+    model: str | None = option(None, help="A model in the store, a model folder, or a Hub id", artifact="models")
+    dataset: str | None = option(
+        None, help="Tokens or a dataset in the store, a file or folder, or a Hub id", artifact="tokens"
+    )
+    layer: int | None = option(None, help="Which layer; the first is 0", minimum=0)
+    activations: str | None = option(
+        None, help="Stored activations, in place of a model, a dataset, a layer and a hook", artifact="activations"
+    )
     hook: str = option(
-        "resid", help="The residual stream, or what MLP or attention add to it", choices=("resid", "mlp", "attn")
+        "resid",
+        help="The residual stream, what MLP or attention add to it, or what the MLP reads",
+        choices=("resid", "mlp", "attn", "mlp-in"),
     )
     skip_bos: bool = option(
         True, help="Leave out BOS and the first token of each row, whose activations are many times as long as others"
@@ -56,27 +63,64 @@ def default_name(params: Params) -> str:
     from tasks.models import model_slug
 
     sparsity = f"l1-{params.l1:g}" if params.arch == "standard" else f"k{params.k}"
-    place = f"l{params.layer}" if params.hook == "resid" else f"l{params.layer}-{params.hook}"
-    name = f"{model_slug(params.model)}-{place}-{params.arch}-{sparsity}"
+    place = _place(params)
+    hook = f"l{place.layer}" if params.hook == "resid" else f"l{place.layer}-{params.hook}"
+    name = f"{model_slug(place.model)}-{hook}-{params.arch}-{sparsity}"
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
 
 
 def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
-    """Find the model and the tokens, or ask for the jobs that make them; refuse what cannot work."""
-    from tasks.models import look_up
-    from tasks.text.wanted import find_tokens
-
-    model, told = look_up(params.model, known)
-    params = dataclasses.replace(params, model=model)
-    told = told or {}
-    layers, d_model = told.get("n_layers"), told.get("d_model")
-    if layers is not None and params.layer >= layers:
-        raise Problem(f"{model} has no layer {params.layer}: its layers are 0 to {layers - 1}.")
+    """Find what to train on, or ask for the jobs that make it; refuse what cannot work."""
+    params, d_model, requests = (_from_model if params.activations is None else _from_activations)(params, known)
     if params.width is None and d_model is not None:
         params = dataclasses.replace(params, width=params.expansion * d_model)
     _check_sparsity(params.arch, params.k, params.width)
-    tokens, requests = find_tokens(params.dataset, params.model, told, known)
-    return dataclasses.replace(params, dataset=tokens), requests
+    return params, requests
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the activations come from."""
+
+    model: str
+    dataset: str
+    layer: int
+
+
+def _place(params: Params) -> _Place:
+    if params.model is None or params.dataset is None or params.layer is None:
+        missing = next(name for name in ("model", "dataset", "layer") if getattr(params, name) is None)
+        raise Problem(f"train needs --{missing}.", "Or give --activations, which were read from a model before")
+    return _Place(params.model, params.dataset, params.layer)
+
+
+def _from_model(params: Params, known: Known) -> tuple[Params, int | None, list[Request]]:
+    """The parameters with what their model and tokens are called, the width of the model, the jobs to come first."""
+    from tasks.models import check_layer, look_up
+    from tasks.text.wanted import find_tokens
+
+    place = _place(params)
+    model, found = look_up(place.model, known)
+    told = found or {}
+    check_layer(model, told, place.layer)
+    tokens, requests = find_tokens(place.dataset, model, told, known)
+    return dataclasses.replace(params, model=model, dataset=tokens), told.get("d_model"), requests
+
+
+def _from_activations(params: Params, known: Known) -> tuple[Params, int | None, list[Request]]:
+    """The same from stored activations: what those were read from, and with."""
+    name = str(params.activations)
+    manifest = known.manifest("activations", name)
+    if manifest is None and not known.coming("activations", name):
+        raise Problem(f"The store has no activations/{name}.", "Make them: mistudio submit activations --help")
+    told = known.coming_from("activations", name)[1] if manifest is None else manifest["params"]
+    for spec in dataclasses.fields(params):
+        if spec.name in ("model", "dataset", "layer", "hook", "skip_bos"):
+            given, value, flag = getattr(params, spec.name), told[spec.name], "--" + spec.name.replace("_", "-")
+            if given not in (spec.default, value):
+                raise Problem(f"activations/{name} were read with {flag} {value}, not {given}.", f"Leave {flag} out")
+            params = dataclasses.replace(params, **{spec.name: value})
+    return params, (manifest or {}).get("result", {}).get("d_in"), []
 
 
 def _check_sparsity(arch: str, k: int, width: int | None) -> None:
@@ -86,16 +130,19 @@ def _check_sparsity(arch: str, k: int, width: int | None) -> None:
 
 def estimate(params: Params, known: Known) -> Estimate:
     """Memory and disk by the shapes; time by a training of like shape in the store."""
-    from tasks.estimate import seconds_like_earlier
+    from tasks.estimate import ModelShape, seconds_like_earlier
     from tasks.sae.footprint import TrainingShape, of_training
 
-    alike = ("model", "hook", "arch", "width", "expansion", "batch")
+    alike = ("model", "activations", "hook", "arch", "width", "expansion", "batch")
     tokens = params.steps * params.batch if params.steps else params.tokens
     seconds = seconds_like_earlier(
         known, "saes", tokens, lambda told: all(told.get(key) == getattr(params, key) for key in alike)
     )
     shape = TrainingShape(params.arch, params.k, params.width, params.expansion, params.batch)
-    return dataclasses.replace(of_training(known, params.model, params.dataset, shape), seconds=seconds)
+    place = _place(params)
+    stored = None if params.activations is None else known.manifest("activations", params.activations)
+    read = ModelShape(stored["result"]["d_in"], parameters=0) if stored else None
+    return dataclasses.replace(of_training(known, place.model, place.dataset, shape, read), seconds=seconds)
 
 
 KIND = JobKind(
@@ -143,12 +190,16 @@ def run(params: Params, context: Context) -> dict[str, Any]:
 
 
 def _open(params: Params, context: Context) -> Vectors:
-    """What is trained on: what passes the model's hook, over the tokens."""
+    """What is trained on: what passes the model's hook, over the tokens; or what did, and was stored."""
+    from tasks.activation_files import StoredVectors
     from tasks.activations import open_model
     from tasks.hooks import Hook
 
-    hook = Hook(params.hook, params.layer)
-    return open_model(context.store, params.model, params.dataset, hook, params.skip_bos, context.device)
+    if params.activations is not None:
+        return StoredVectors(context.store.path("activations", params.activations), context.device)
+    place = _place(params)
+    hook = Hook(params.hook, place.layer)
+    return open_model(context.store, place.model, place.dataset, hook, params.skip_bos, context.device)
 
 
 def _held_out(shape: tuple[int, int], d_in: int) -> int:

@@ -47,9 +47,14 @@ class TrainingShape:
     batch: int
 
 
-def of_training(known: Known, model: str, dataset: str, shape: TrainingShape) -> Estimate:
-    """Memory and disk of the training of an SAE; nothing is known while its model's shape is not."""
-    told = shape_of_model(known, model)
+def of_training(
+    known: Known, model: str, dataset: str, shape: TrainingShape, told: ModelShape | None = None
+) -> Estimate:
+    """Memory and disk of the training of an SAE; nothing is known while its model's shape is not.
+
+    `told` is that shape where it is known better: a model of no parameters, for a training from stored activations.
+    """
+    told = told or shape_of_model(known, model)
     if told is None:
         return Estimate()
     d_in, d_sae = told.d_model, shape.width or shape.expansion * told.d_model
