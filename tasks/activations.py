@@ -6,12 +6,15 @@ The forward pass ends at the last hook that is read, so later layers and the log
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
+from tasks import buffers
+from tasks.buffers import FileBuffer, MemoryBuffer
 from tasks.hooks import Hook, Point, catch, find
 from tasks.masks import Mask, mask_for
 from tasks.models import load_model
@@ -23,10 +26,8 @@ from tasks.text.wanted import check_vocabulary
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-#: Tokens in one forward pass, and what the shuffled buffer may hold.
+#: Tokens in one forward pass.
 FORWARD_TOKENS = 4096
-BUFFER_BATCHES = 16
-BUFFER_BYTES = 512 << 20
 
 
 def read(
@@ -105,20 +106,29 @@ class ActivationStream:
     """
 
     def __init__(
-        self, vectors: Vectors, rows: np.ndarray, batch: int, seed: int, on_read: Callable[[], None] = lambda: None
+        self,
+        vectors: Vectors,
+        rows: np.ndarray,
+        batch: int,
+        seed: int,
+        on_read: Callable[[], None] = lambda: None,
+        spill: Path | None = None,
     ) -> None:
         """`rows` are the numbers of the rows to use; each of their vectors is served once an epoch.
 
-        `on_read` is called after each piece that is read, of which a refill takes many; it may raise to leave. Raises
-        Problem when no vector is left to serve.
+        `on_read` is called after each piece that is read, of which a refill takes many; it may raise to leave. In the
+        folder `spill` vectors may wait when they are too large for memory. Raises Problem when no vector is left to
+        serve.
         """
         self.vectors, self.rows, self.batch, self.seed, self.on_read = vectors, rows, batch, seed, on_read
         self.total = int(vectors.counts[rows].sum(dtype=np.int64))  # vectors in an epoch
         if not self.total:
             raise Problem("Every token is padding or left out: nothing can be learned from them.", "Use other tokens")
-        self.chunk = _chunk_batches(batch, vectors.d_in, self.total)
-        self._epoch = lru_cache(1)(self._draw)
-        self._buffer: torch.Tensor | None = None
+        batches, on_disk = buffers.size_for(batch, vectors.d_in, spill is not None)
+        self.chunk = max(1, min(batches, self.total // batch))  # not more than one pass over the data
+        self.spill = spill if on_disk else None
+        self._drawn: tuple[int, np.ndarray, np.ndarray] | None = None
+        self._buffer: buffers.Buffer | None = None
         self._shuffle = torch.empty(0, dtype=torch.int64)
         self._held = -1
 
@@ -128,23 +138,24 @@ class ActivationStream:
         if chunk != self._held:
             self._fill(chunk)
         assert self._buffer is not None
-        return self._buffer[self._shuffle[place * self.batch : (place + 1) * self.batch]]
+        return self._buffer.take(self._shuffle[place * self.batch : (place + 1) * self.batch])
 
     def _fill(self, chunk: int) -> None:
         """Read the chunk's vectors into the buffer and draw the order in which they are served."""
-        size = self.chunk * self.batch
+        size, d_in, device = self.chunk * self.batch, self.vectors.d_in, self.vectors.device
         if self._buffer is None:
-            self._buffer = torch.empty(size, self.vectors.d_in, device=self.vectors.device)
+            spill = self.spill
+            self._buffer = FileBuffer(spill, d_in, device) if spill else MemoryBuffer(size, d_in, device)
         self._held = -1
         numbers, before = self._visits(chunk * size, size)
         start = -before  # where the piece that is read begins in the buffer: a row may have begun in the chunk before
         for piece in self.vectors.read(numbers):
             wanted = piece[max(0, -start) : size - start]
-            self._buffer[max(0, start) : max(0, start) + len(wanted)] = wanted
+            self._buffer.put(max(0, start), wanted)
             start += len(piece)
             self.on_read()
         generator = torch.Generator().manual_seed(_mix(self.seed, 1, chunk))
-        self._shuffle = torch.randperm(size, generator=generator).to(self._buffer.device)
+        self._shuffle = torch.randperm(size, generator=generator)
         self._held = chunk
 
     def _visits(self, first: int, size: int) -> tuple[np.ndarray, int]:
@@ -155,7 +166,7 @@ class ActivationStream:
         epoch, place = divmod(first, self.total)
         numbers, before = [], -1
         while size:
-            order, ends = self._epoch(epoch)
+            order, ends = self._draw(epoch)
             taken = min(size, self.total - place)
             begin = int(np.searchsorted(ends, place, "right"))
             end = int(np.searchsorted(ends, place + taken, "left")) + 1
@@ -166,9 +177,11 @@ class ActivationStream:
         return np.concatenate(numbers), before
 
     def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The rows in the epoch's order, and where the vectors of each end: (rows,) int64 both."""
-        order = self.rows[np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.rows))]
-        return order, self.vectors.counts[order].cumsum(dtype=np.int64)
+        """The rows in the epoch's order, and where the vectors of each end: (rows,) int64 both. The last is kept."""
+        if self._drawn is None or self._drawn[0] != epoch:
+            order = self.rows[np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.rows))]
+            self._drawn = (epoch, order, self.vectors.counts[order].cumsum(dtype=np.int64))
+        return self._drawn[1:]
 
 
 def split_rows(count: int, held_out: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -180,11 +193,6 @@ def split_rows(count: int, held_out: int, seed: int) -> tuple[np.ndarray, np.nda
 def as_ids(rows: np.ndarray) -> torch.Tensor:
     """(n, context) token ids of any integer type as an int64 tensor."""
     return torch.from_numpy(np.asarray(rows).astype(np.int64))
-
-
-def _chunk_batches(batch: int, d_in: int, vectors: int) -> int:
-    """How many batches the buffer holds: bounded in number, in bytes, and by one pass over the data."""
-    return max(1, min(BUFFER_BATCHES, BUFFER_BYTES // (4 * d_in * batch), vectors // batch))
 
 
 def _mix(*parts: int) -> int:

@@ -171,7 +171,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     train_rows, held_rows = split_rows(vectors.shape[0], _held_out(vectors.shape, d_in), params.seed)
 
     pulse = _Pulse(params, context)
-    stream = ActivationStream(vectors, train_rows, params.batch, params.seed, pulse.beat)
+    stream = ActivationStream(vectors, train_rows, params.batch, params.seed, pulse.beat, context.workdir)
     pulse.trainer = trainer = Trainer(_config(params, d_in), stream, context.device)
     tokens_per_s = pulse.train()
     _save(params, context, trainer, vectors)

@@ -21,9 +21,11 @@ CUDA = 700_000_000
 #: What a training keeps to measure on: at most that share of the rows, so many vectors, so many numbers in them.
 HELD_OUT_SHARE, HELD_OUT_VECTORS, HELD_OUT_NUMBERS = 0.1, 32768, 1 << 25
 
-#: As in tasks.activations: tokens of one forward pass, and the buffer of vectors. As in tasks.sae.metrics: a slice. As
-#: in tasks.sae.baselines: numbers in its largest tensor. As in tasks.features.collect: numbers in a batch's codes.
-FORWARD_TOKENS, BUFFER_BATCHES, BUFFER_BYTES = 4096, 16, 512 << 20
+#: As in tasks.activations: tokens of one forward pass. As in tasks.buffers: the vectors that wait to be shuffled. As in
+#: tasks.sae.metrics: a slice. As in tasks.sae.baselines: numbers in its largest tensor. As in tasks.features.collect:
+#: numbers in a batch's codes.
+FORWARD_TOKENS = 4096
+BUFFER_BATCHES, BUFFER_BYTES, BUFFER_FILE_BYTES, FEWEST_BATCHES = 16, 512 << 20, 16 << 30, 4
 SLICE, BASELINE_NUMBERS, CODES = 2048, 1 << 23, 1 << 26
 
 #: Vectors as long as the residual stream that a token has at the worst moment of a forward pass.
@@ -62,14 +64,15 @@ def of_training(
     active = min(shape.k if shape.arch == "topk" else d_in, d_in - 1)
     held_out = _held_out(tokens_in(known, dataset), d_in)
     codes = _codes(shape.arch, shape.batch, d_sae)
-    lasting = told.parameters + _COPIES_IN_TRAINING * parameters + _buffer(d_in, shape.batch) + codes
+    in_memory, in_file = _buffer(d_in, shape.batch)
+    lasting = told.parameters + _COPIES_IN_TRAINING * parameters + in_memory + codes
     training = FORWARD_TOKENS * _VECTORS_A_TOKEN * d_in
     pca = _COPIES_IN_PCA * held_out * d_in
     random = _COPIES_HELD * held_out * d_in + _random_directions(active, d_in, d_sae, held_out)
     held = FLOAT * (lasting + max(training, max(pca, random) + 3 * min(SLICE, held_out) * d_sae))
     return Estimate(
         memory_bytes=RUNNER + held,
-        disk_bytes=FLOAT * (1 + CHECKPOINTS) * parameters,
+        disk_bytes=FLOAT * ((1 + CHECKPOINTS) * parameters + in_file),
         gpu_memory_bytes=CUDA + held,
     )
 
@@ -97,9 +100,13 @@ def _held_out(tokens: int | None, d_in: int) -> int:
     return most if tokens is None else min(most, int(tokens * HELD_OUT_SHARE))
 
 
-def _buffer(d_in: int, batch: int) -> int:
-    batches = max(1, min(BUFFER_BATCHES, BUFFER_BYTES // (FLOAT * d_in * batch)))
-    return batches * batch * d_in
+def _buffer(d_in: int, batch: int) -> tuple[int, int]:
+    """Numbers in the buffer in memory, or else in the file."""
+    one = batch * d_in
+    batches = max(1, min(BUFFER_BATCHES, BUFFER_BYTES // (FLOAT * one)))
+    if batches >= FEWEST_BATCHES:
+        return batches * one, 0
+    return 0, max(batches, min(BUFFER_BATCHES, BUFFER_FILE_BYTES // (FLOAT * one))) * one
 
 
 def _codes(arch: str, batch: int, d_sae: int) -> int:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from tasks import activations
+from tasks import activations, buffers
 from tasks.activations import ActivationStream, ModelVectors, as_ids, read, split_rows
+from tasks.buffers import FileBuffer
 from tasks.hooks import Hook, Point, find
 from tasks.masks import Mask
 from tasks.problem import Problem
@@ -56,7 +60,7 @@ def by_content(vectors: torch.Tensor) -> torch.Tensor:
 
 def test_an_epoch_serves_every_vector_once_in_another_order(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(activations, "FORWARD_TOKENS", 3 * CONTEXT)
-    monkeypatch.setattr(activations, "BUFFER_BATCHES", 5)  # 120 vectors: buffers begin and end inside rows
+    monkeypatch.setattr(buffers, "BATCHES", 5)  # 120 vectors: buffers begin and end inside rows
     source = stream()
     assert (source.chunk, 30 * CONTEXT) == (5, 20 * 24)
     whole = read(tiny_model(), some_tokens(30), [RESID])[0].flatten(0, 1)
@@ -68,7 +72,7 @@ def test_an_epoch_serves_every_vector_once_in_another_order(monkeypatch: pytest.
 
 
 def test_what_does_not_count_is_never_served_and_all_else_once_an_epoch(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(activations, "BUFFER_BATCHES", 3)  # three vectors: buffers go on from one epoch into the next
+    monkeypatch.setattr(buffers, "BATCHES", 3)  # three vectors: buffers go on from one epoch into the next
     tokens, mask = some_tokens(30), Mask(first=True, ids=(5, 6, 7))
     tokens[4] = 5  # a row of which nothing is left
     kept = mask.kept(tokens)
@@ -94,10 +98,33 @@ def test_a_batch_follows_from_the_seed_and_the_step_alone():
 
 def test_a_batch_mixes_many_rows_and_the_buffer_is_bounded(monkeypatch: pytest.MonkeyPatch):
     source = stream(batch=24, rows=300)
-    assert source.chunk == activations.BUFFER_BATCHES
-    monkeypatch.setattr(activations, "BUFFER_BYTES", 2 * 24 * 16 * 4)
+    assert source.chunk == buffers.BATCHES
+    monkeypatch.setattr(buffers, "MEMORY_BYTES", 2 * 24 * 16 * 4)
     assert stream(batch=24, rows=300).chunk == 2
     assert stream(batch=2000, rows=30)(0).shape == (2000, 16)
+
+
+def test_vectors_too_large_for_memory_wait_in_a_file_and_come_out_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    vectors, rows = ModelVectors(tiny_model(), some_tokens(40), RESID, NOTHING), np.arange(40)
+    in_memory = ActivationStream(vectors, rows, 24, seed=5)
+    monkeypatch.setattr(buffers, "MEMORY_BYTES", 3 * 24 * 16 * 4)
+    assert ActivationStream(vectors, rows, 24, seed=5).chunk == 3, "without a folder there is no file"
+    in_file = ActivationStream(vectors, rows, 24, seed=5, spill=tmp_path)
+    assert in_file.chunk == in_memory.chunk == 16
+    for step in (0, 7, 15, 16, 40, 3):
+        assert torch.equal(in_file(step), in_memory(step))
+    held = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    files = [path for path in held if path.startswith(str(tmp_path))]
+    assert len(files) == 1
+    assert list(tmp_path.iterdir()) == [], "the file has no name, so no crash leaves it behind"
+    assert isinstance(in_file._buffer, FileBuffer)
+    assert os.fstat(in_file._buffer._file).st_size == 16 * 24 * 16 * 4
+    del in_file
+    assert not [link for link in Path("/proc/self/fd").iterdir() if str(tmp_path) in os.path.realpath(link)]
+    monkeypatch.setattr(buffers, "FILE_BYTES", 5 * 24 * 16 * 4)
+    assert ActivationStream(vectors, rows, 24, seed=5, spill=tmp_path).chunk == 5
 
 
 def test_a_refill_can_be_left():

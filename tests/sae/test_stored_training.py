@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks import activation_files, activations
+from tasks import activation_files, buffers
 from tasks.activation_files import StoredVectors
 from tasks.activations import ActivationStream
 from tasks.kinds import activations as reading
@@ -69,7 +69,7 @@ def test_half_the_precision_costs_no_quality(stored: Bench):
 
 
 def test_each_stored_vector_is_served_once_an_epoch(stored: Bench, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(activations, "BUFFER_BATCHES", 3)
+    monkeypatch.setattr(buffers, "BATCHES", 3)
     vectors = StoredVectors(stored.store.path("activations", "whole"))
     rows = torch.arange(20, 60).numpy()
     source = ActivationStream(vectors, rows, 1, seed=4)
