@@ -59,13 +59,13 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
 
 
 def estimate(params: Params, known: Known) -> Estimate:
-    """Disk by the tokens that can count, memory by shapes; time by an earlier reading of the same model."""
+    """Disk by the tokens that are read at most, memory by shapes; time by an earlier reading of the same model."""
     from tasks.estimate import seconds_like_earlier, shape_of_model, tokens_in
     from tasks.sae.footprint import of_reading
 
-    shape, tokens = shape_of_model(known, params.model), tokens_in(known, params.dataset)
-    if tokens is not None and params.max_tokens is not None:
-        tokens = min(tokens, params.max_tokens)
+    shape = shape_of_model(known, params.model)
+    limits = [tokens for tokens in (tokens_in(known, params.dataset), params.max_tokens) if tokens is not None]
+    tokens = min(limits, default=None)
     estimated = Estimate() if shape is None else of_reading(shape)
     if tokens is None:
         return estimated

@@ -141,6 +141,9 @@ def test_the_jobs_that_must_come_first_are_asked_for(bench: Bench):
     params, requests = kind.prepare(kind.KIND.read_params({**ASKED, "dataset": "books"}), bench.known)
     assert requests == [Request("tokenize", params.dataset, {"dataset": "books", "model": "tiny", "context": 64})]
     assert kind.default_name(params) == f"tiny-l1-resid-{params.dataset}"
+    assert kind.estimate(params, bench.known).disk_bytes is None, "how many tokens there will be is not known"
+    few = kind.KIND.read_params({**vars(params), "max_tokens": 100})
+    assert kind.estimate(few, bench.known).disk_bytes == 100 * 16 * 4
 
 
 def test_what_is_not_whole_or_cannot_be_is_one_sentence(marked: Bench):
