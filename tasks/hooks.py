@@ -22,16 +22,12 @@ from tasks.problem import Problem
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-#: Each site's name in TransformerLens, within `blocks.L.`. Of RMSNorm's output theirs leaves out the learnt weight,
-#: unless it was folded into the MLP; `mlp-in` is what the MLP really reads.
-_NAMES = {
-    "resid": "hook_resid_post",
-    "mlp": "hook_mlp_out",
-    "attn": "hook_attn_out",
-    "mlp-in": "ln2.hook_normalized",
-}
-#: The same where a block norms the sum, as BERT does: its output is normed, and so is what its MLP reads.
-_NAMES_NORMED = {**_NAMES, "resid": "hook_normalized_resid_post", "mlp-in": "ln1.hook_normalized"}
+#: Each site's name in TransformerLens, within `blocks.L.`. Its `ln2.hook_normalized` is not what the MLP reads: the
+#: norm's weights come after it.
+_NAMES = {"resid": "hook_resid_post", "mlp": "hook_mlp_out", "attn": "hook_attn_out", "mlp-in": "mlp.hook_in"}
+#: What it calls otherwise: the normed output of a block that norms the sums, as BERT's; the input of an MLP that is no
+#: module of its own.
+_NORMED, _SPLIT = {"resid": "hook_normalized_resid_post"}, {"mlp-in": "mlp.in.hook_in"}
 
 
 class _Form(NamedTuple):
@@ -46,6 +42,8 @@ class _Form(NamedTuple):
     norms: tuple[str, str] | None = None
 
 
+#: The first part of an MLP whose parts lie in the block itself.
+_INNER = {"fc1", "intermediate"}
 _OPT_NORMS = ("self_attn_layer_norm", "final_layer_norm")
 #: The first one whose modules a block has is its form: the special ones come before the plain ones.
 _FORMS = [
@@ -91,7 +89,7 @@ def find(model: PreTrainedModel, hook: Hook) -> Point:
     if not 0 <= hook.layer < len(blocks):
         raise Problem(f"There is no layer {hook.layer}: the model's layers are 0 to {len(blocks) - 1}.")
     form = _form_of(blocks[hook.layer])
-    names = _NAMES_NORMED if form and form.norms else _NAMES
+    names = _NAMES | (_NORMED if form and form.norms else {}) | (_SPLIT if form and form.mlp_in in _INNER else {})
     name, block = f"blocks.{hook.layer}.{names[hook.site]}", f"{path}.{hook.layer}"
     if hook.site == "resid":
         return Point(name, block)
@@ -111,7 +109,7 @@ def find_again(model: PreTrainedModel, told: dict[str, Any]) -> Point:
     otherwise or belongs to another module.
     """
     _, layer, site = (*str(told["hook_name"]).split(".", 2), "", "")[:3]
-    sites = {name: site for names in (_NAMES, _NAMES_NORMED) for site, name in names.items()}
+    sites = {name: site for names in (_NAMES, _NORMED, _SPLIT) for site, name in names.items()}
     if site not in sites or not layer.isdigit():
         raise Problem(f"The SAE was trained on {told['hook_name']}, which is not known here.")
     point = find(model, Hook(sites[site], int(layer)))

@@ -80,9 +80,8 @@ def test_where_the_sums_are_normed_what_is_added_is_caught_before_the_norm(famil
 @pytest.mark.parametrize(("family", "paths"), [*MODULES.items(), *NORMED.items()])
 def test_a_hook_has_exact_names(family: str, paths: tuple[str, str, str, str]):
     block, attn, mlp, mlp_in = paths
-    resid, read = ("hook_resid_post", "ln2.hook_normalized")
-    if family in NORMED:
-        resid, read = ("hook_normalized_resid_post", "ln1.hook_normalized")
+    resid = "hook_normalized_resid_post" if family in NORMED else "hook_resid_post"
+    read = "mlp.in.hook_in" if mlp_in in ("fc1", "intermediate") else "mlp.hook_in"
     model = model_of(family)
     assert [find(model, Hook(site, 1)) for site in ("resid", "attn", "mlp", "mlp-in")] == [
         Point(f"blocks.1.{resid}", block),
