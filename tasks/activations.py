@@ -1,71 +1,104 @@
-"""Residual streams: the only place a hook is put on a model, and where activations become training batches.
+"""Activations as batches: the only place where tokens become what a model answers, and that a shuffled stream.
 
-The residual stream after layer L is the output of block L, counted from 0: TransformerLens' `blocks.L.hook_resid_post`.
-The forward pass ends at the hook, so later layers and the logits are never computed.
+The forward pass ends at the last hook that is read, so later layers and the logits are never computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
-from tasks.models import find_blocks
+from tasks import buffers
+from tasks.buffers import FileBuffer, MemoryBuffer
+from tasks.hooks import Hook, Point, catch, find
+from tasks.masks import Mask, mask_for
+from tasks.models import load_model
 from tasks.problem import Problem
+from tasks.store import Store
+from tasks.text.tokens import open_tokens, read_info
+from tasks.text.wanted import check_vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-#: Tokens in one forward pass, and what the shuffled buffer may hold.
+#: Tokens in one forward pass.
 FORWARD_TOKENS = 4096
-BUFFER_BATCHES = 16
-BUFFER_BYTES = 512 << 20
 
 
-class _Reached(Exception):
-    """The hooked block has answered; nothing after it is needed."""
+def read(
+    model: PreTrainedModel, tokens: np.ndarray, points: Sequence[Point], pad: int | None = None
+) -> list[torch.Tensor]:
+    """What passes the points for (batch, context) token ids of any integer type: each (batch, context, d) float32.
 
-
-def hook_name(layer: int) -> str:
-    """TransformerLens' name of the residual stream after `layer`."""
-    return f"blocks.{layer}.hook_resid_post"
-
-
-def block_path(model: PreTrainedModel, layer: int) -> str:
-    """The module path of block `layer`, such as `gpt_neox.layers.3`. Problem when the model has no such layer."""
-    path, blocks = find_blocks(model)
-    if not 0 <= layer < len(blocks):
-        raise Problem(f"There is no layer {layer}: the model's layers are 0 to {len(blocks) - 1}.")
-    return f"{path}.{layer}"
-
-
-@torch.no_grad()
-def read_residual(model: PreTrainedModel, tokens: torch.Tensor, layer: int) -> torch.Tensor:
-    """The residual stream after block `layer`: (batch, context) int64 ids -> (batch, context, d_model) float32.
-
-    Rows must be full: no padding, no mask. The tensor lies on the model's device. Raises Problem for a layer that
-    the model does not have. The hook is gone when this returns or raises.
+    One forward pass, on the model's device, which ends with the last point. Attention does not see the places of the
+    token `pad`. The hooks are gone when this returns or raises.
     """
-    caught: list[torch.Tensor] = []
+    inputs = {"input_ids": as_ids(tokens)}
+    if pad is not None and bool((seen := inputs["input_ids"] != pad).logical_not().any()):
+        inputs["attention_mask"] = seen.long()
+    return catch(model, points, inputs)
 
-    def keep(_block: Any, _inputs: Any, output: Any) -> None:
-        caught.append(output[0] if isinstance(output, tuple) else output)
-        raise _Reached
 
-    hook = model.get_submodule(block_path(model, layer)).register_forward_hook(keep)
-    try:
-        model.base_model(input_ids=tokens.to(model.device), use_cache=False)
-    except _Reached:
-        pass
-    finally:
-        hook.remove()
-    return caught[0].float()
+class Vectors(Protocol):
+    """The vectors of numbered rows of tokens: read from a model, or from files."""
+
+    point: Point  # the hook that they passed
+    mask: Mask  # what was left out
+    shape: tuple[int, int]  # how many rows of how many tokens
+    d_in: int
+    device: torch.device | str  # where the vectors lie
+
+    @property
+    def counts(self) -> np.ndarray:
+        """How many vectors each row has: (rows,) int32."""
+
+    def read(self, numbers: np.ndarray) -> Iterator[torch.Tensor]:
+        """The vectors of those rows, in order: pieces of (some, d_in) float32."""
+
+
+class ModelVectors:
+    """What passes one point of a model, for the positions of token rows that count."""
+
+    def __init__(self, model: PreTrainedModel, tokens: np.ndarray, point: Point, mask: Mask) -> None:
+        """`tokens` is (rows, context) of any integer type, a memory map for instance."""
+        self.model, self.tokens, self.point, self.mask = model, tokens, point, mask
+        self.shape: tuple[int, int] = tokens.shape
+        self.d_in = int(model.config.get_text_config().hidden_size)
+        self.device: torch.device | str = model.device
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """How many positions of each row count: (rows,) int32; all tokens are looked at once for that."""
+        return self.mask.counts(self.tokens)
+
+    def read(self, numbers: np.ndarray) -> Iterator[torch.Tensor]:
+        """The vectors of those rows, in order: pieces of (some, d_in) float32, one for each forward pass."""
+        stride = max(1, FORWARD_TOKENS // self.tokens.shape[1])
+        for start in range(0, len(numbers), stride):
+            rows = self.tokens[numbers[start : start + stride]]
+            vectors = read(self.model, rows, [self.point], self.mask.pad)[0]  # (some rows, context, d_in)
+            yield vectors[torch.from_numpy(self.mask.kept(rows)).to(vectors.device)]
+
+
+def open_model(store: Store, model: str, tokens: str, hook: Hook, skip_bos: bool, device: str) -> ModelVectors:
+    """The vectors of the store's `tokens` at a hook of a model, which is loaded; `model` is any reference to one.
+
+    Raises Problem for a model, tokens or a hook that are not there, and for tokens of another vocabulary.
+    """
+    folder = store.path("tokens", tokens)
+    rows = open_tokens(folder)
+    loaded: Any = load_model(model, store, device)
+    check_vocabulary(folder, model, loaded.get_input_embeddings().num_embeddings)
+    return ModelVectors(loaded, rows, find(loaded, hook), mask_for(read_info(folder), skip_bos))
 
 
 class ActivationStream:
-    """Shuffled batches of a model's residual stream, as a pure function of the step.
+    """Shuffled batches of vectors, as a pure function of the step.
 
     Rows are visited in a random order that is drawn anew each epoch. Their vectors fill a buffer of `chunk` batches,
     which is shuffled before it is served, so the vectors of a batch come from as many rows as the buffer holds. Since
@@ -74,65 +107,81 @@ class ActivationStream:
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        tokens: np.ndarray,
+        vectors: Vectors,
         rows: np.ndarray,
-        layer: int,
         batch: int,
         seed: int,
         on_read: Callable[[], None] = lambda: None,
+        spill: Path | None = None,
     ) -> None:
-        """`tokens` is (n, context) of any integer type, a memory map for instance; `rows` are the numbers to use.
+        """`rows` are the numbers of the rows to use; each of their vectors is served once an epoch.
 
-        `on_read` is called after each forward pass, of which a refill makes many; it may raise to leave.
+        `on_read` is called after each piece that is read, of which a refill takes many; it may raise to leave. In the
+        folder `spill` vectors may wait when they are too large for memory. Raises Problem when no vector is left to
+        serve.
         """
-        self.model, self.tokens, self.rows, self.layer, self.batch, self.seed = model, tokens, rows, layer, batch, seed
-        self.on_read = on_read
-        self.context = int(tokens.shape[1])
-        self.d_in = int(model.config.get_text_config().hidden_size)
-        self.chunk = _chunk_batches(batch, self.d_in, len(rows) * self.context)
-        self._buffer: torch.Tensor | None = None
+        self.vectors, self.rows, self.batch, self.seed, self.on_read = vectors, rows, batch, seed, on_read
+        self.total = int(vectors.counts[rows].sum(dtype=np.int64))  # vectors in an epoch
+        if not self.total:
+            raise Problem("Every token is padding or left out: nothing can be learned from them.", "Use other tokens")
+        batches, on_disk = buffers.size_for(batch, vectors.d_in, spill is not None)
+        self.chunk = max(1, min(batches, self.total // batch))  # not more than one pass over the data
+        self.spill = spill if on_disk else None
+        self._drawn: tuple[int, np.ndarray, np.ndarray] | None = None
+        self._buffer: buffers.Buffer | None = None
         self._shuffle = torch.empty(0, dtype=torch.int64)
         self._held = -1
 
     def __call__(self, step: int) -> torch.Tensor:
-        """Batch number `step`, from 0: a fresh (batch, d_in) float32 tensor on the model's device."""
+        """Batch number `step`, from 0: a fresh (batch, d_in) float32 tensor on the vectors' device."""
         chunk, place = divmod(step, self.chunk)
         if chunk != self._held:
             self._fill(chunk)
         assert self._buffer is not None
-        return self._buffer[self._shuffle[place * self.batch : (place + 1) * self.batch]]
+        return self._buffer.take(self._shuffle[place * self.batch : (place + 1) * self.batch])
 
     def _fill(self, chunk: int) -> None:
         """Read the chunk's vectors into the buffer and draw the order in which they are served."""
-        size = self.chunk * self.batch
+        size, d_in, device = self.chunk * self.batch, self.vectors.d_in, self.vectors.device
         if self._buffer is None:
-            self._buffer = torch.empty(size, self.d_in, device=self.model.device)
+            spill = self.spill
+            self._buffer = FileBuffer(spill, d_in, device) if spill else MemoryBuffer(size, d_in, device)
         self._held = -1
-        first = chunk * size  # the vector, of the endless stream of rows, with which the buffer begins
-        visits = range(first // self.context, -(-(first + size) // self.context))
-        start = visits[0] * self.context - first  # not above 0: a row may have begun in the chunk before
-        for piece in read_rows(self.model, self.tokens, self._rows_of(visits), self.layer):
+        numbers, before = self._visits(chunk * size, size)
+        start = -before  # where the piece that is read begins in the buffer: a row may have begun in the chunk before
+        for piece in self.vectors.read(numbers):
             wanted = piece[max(0, -start) : size - start]
-            self._buffer[max(0, start) : max(0, start) + len(wanted)] = wanted
+            self._buffer.put(max(0, start), wanted)
             start += len(piece)
             self.on_read()
         generator = torch.Generator().manual_seed(_mix(self.seed, 1, chunk))
-        self._shuffle = torch.randperm(size, generator=generator).to(self._buffer.device)
+        self._shuffle = torch.randperm(size, generator=generator)
         self._held = chunk
 
-    def _rows_of(self, visits: range) -> np.ndarray:
-        """Which rows the n-th visits of the stream see; each epoch has its own order."""
-        count = len(self.rows)
-        orders = {epoch: _order(self.seed, epoch, count) for epoch in {visit // count for visit in visits}}
-        return self.rows[[orders[visit // count][visit % count] for visit in visits]]
+    def _visits(self, first: int, size: int) -> tuple[np.ndarray, int]:
+        """The rows that hold vectors `first` to `first + size` of the endless stream, and how many come before those.
 
+        The stream is one epoch after another; the vectors before belong to the first row, and were served already.
+        """
+        epoch, place = divmod(first, self.total)
+        numbers, before = [], -1
+        while size:
+            order, ends = self._draw(epoch)
+            taken = min(size, self.total - place)
+            begin = int(np.searchsorted(ends, place, "right"))
+            end = int(np.searchsorted(ends, place + taken, "left")) + 1
+            if before < 0:
+                before = place - int(ends[begin] - self.vectors.counts[order[begin]])
+            numbers.append(order[begin:end])
+            epoch, place, size = epoch + 1, 0, size - taken
+        return np.concatenate(numbers), before
 
-def read_rows(model: PreTrainedModel, tokens: np.ndarray, rows: np.ndarray, layer: int) -> Iterator[torch.Tensor]:
-    """The residual stream of those rows of `tokens`, in order: pieces of (some vectors, d_model) float32."""
-    stride = max(1, FORWARD_TOKENS // tokens.shape[1])
-    for start in range(0, len(rows), stride):
-        yield read_residual(model, as_ids(tokens[rows[start : start + stride]]), layer).flatten(0, 1)
+    def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows in the epoch's order, and where the vectors of each end: (rows,) int64 both. The last is kept."""
+        if self._drawn is None or self._drawn[0] != epoch:
+            order = self.rows[np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.rows))]
+            self._drawn = (epoch, order, self.vectors.counts[order].cumsum(dtype=np.int64))
+        return self._drawn[1:]
 
 
 def split_rows(count: int, held_out: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -143,16 +192,7 @@ def split_rows(count: int, held_out: int, seed: int) -> tuple[np.ndarray, np.nda
 
 def as_ids(rows: np.ndarray) -> torch.Tensor:
     """(n, context) token ids of any integer type as an int64 tensor."""
-    return torch.from_numpy(rows.astype(np.int64))
-
-
-def _chunk_batches(batch: int, d_in: int, vectors: int) -> int:
-    """How many batches the buffer holds: bounded in number, in bytes, and by one pass over the data."""
-    return max(1, min(BUFFER_BATCHES, BUFFER_BYTES // (4 * d_in * batch), vectors // batch))
-
-
-def _order(seed: int, epoch: int, rows: int) -> np.ndarray:
-    return np.random.default_rng([seed, 0, epoch]).permutation(rows)
+    return torch.from_numpy(np.asarray(rows).astype(np.int64))
 
 
 def _mix(*parts: int) -> int:

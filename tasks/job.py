@@ -20,7 +20,7 @@ from tasks.problem import Problem
 from tasks.queues import DEFAULT_PRIORITY, Limits, queue_named
 
 #: What a job can make; each is a folder of the store.
-FAMILIES = ("datasets", "tokens", "models", "saes", "features")
+FAMILIES = ("datasets", "tokens", "models", "activations", "saes", "features")
 
 #: How often a kind may lose its process before it is given up: work that resumes loses little each time.
 DEFAULT_ATTEMPTS, RESUMABLE_ATTEMPTS = 3, 10

@@ -104,11 +104,18 @@ def describe_config(reference: str, store: Shelf) -> dict[str, Any] | None:
     config = {**config, **config.get("text_config", {})}
     return {
         "n_layers": _first(config, "num_hidden_layers", "n_layer", "num_layers", "n_layers"),
-        "d_model": _first(config, "hidden_size", "n_embd", "d_model"),
+        "d_model": _first(config, "hidden_size", "n_embd", "d_model", "dim"),
         "vocab_size": _first(config, "vocab_size"),
         "context": _first(config, "max_position_embeddings", "n_positions", "max_seq_len"),
         "model_type": _first(config, "model_type"),
     }
+
+
+def check_layer(model: str, told: dict[str, Any], layer: int) -> None:
+    """Raise Problem for a layer that the model does not have; `told` is `describe_config` of it, empty if not known."""
+    layers = told.get("n_layers")
+    if layers is not None and layer >= layers:
+        raise Problem(f"{model} has no layer {layer}: its layers are 0 to {layers - 1}.")
 
 
 def _first(config: dict[str, Any], *keys: str) -> Any:
@@ -116,22 +123,26 @@ def _first(config: dict[str, Any], *keys: str) -> Any:
 
 
 def load_model(reference: str, store: Shelf, device: str = "cpu") -> PreTrainedModel:
-    """The causal language model in evaluation mode, without gradients, on `device`.
+    """The language model in evaluation mode, without gradients, on `device`.
 
-    float32 on the CPU, where half precision is many times slower; the checkpoint's own precision elsewhere.
-    Raises Problem when the model cannot be had.
+    A causal language model where its family has one, else the encoder alone, as of DistilBERT. float32 on the CPU,
+    where half precision is many times slower; the checkpoint's own precision elsewhere. Raises Problem when the model
+    cannot be had, and for one with a decoder beside its encoder, which reads two texts.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # a job's log is no terminal
     folder = _fetch(reference, store, weights=True)
     dtype = torch.float32 if device == "cpu" else "auto"
+    local = {"trust_remote_code": False, "local_files_only": True}
     with _told(reference):
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
-        )
+        config = AutoConfig.from_pretrained(folder, **local)
+        if config.is_encoder_decoder:
+            raise Problem(f"{reference} has an encoder and a decoder; only models with one of them are read.")
+        made_by: Any = AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModel
+        model: Any = made_by.from_pretrained(folder, dtype=dtype, use_safetensors=True, **local)
     return model.to(device).eval().requires_grad_(False)
 
 

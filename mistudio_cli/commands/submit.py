@@ -151,7 +151,7 @@ def _parameter(spec: dataclasses.Field[Any], params: type, annotation: Any) -> t
     if told.get("positional"):
         return annotation, typer.Argument(default, **{"metavar": spec.name.upper(), **about})
     flag = "--" + spec.name.replace("_", "-")
-    if annotation is bool:
+    if bool in types_of(params)[spec.name]:
         return annotation, typer.Option(default, f"{flag}/--no-{flag[2:]}", **about)
     if can_be_swept(spec, params):
         of = next(of for of in (float, int, str) if of in types_of(params)[spec.name])

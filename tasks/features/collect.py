@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from tasks.activations import FORWARD_TOKENS, as_ids, read_residual
+from tasks.activations import FORWARD_TOKENS, ModelVectors, read
 from tasks.features.top import TopExamples
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from tasks.sae.coder import Coder
 
 #: The codes of one batch, (tokens, d_sae), hold at most this many numbers.
@@ -33,23 +31,23 @@ def rows_per_batch(context: int, d_sae: int) -> int:
 
 @torch.no_grad()
 def collect(
-    model: PreTrainedModel,
+    source: ModelVectors,
     coder: Coder,
-    layer: int,
-    rows: np.ndarray,
     numbers: np.ndarray,
     top: TopExamples,
     first: int,
     after_batch: Callable[[int], None],
 ) -> None:
-    """Feed `top` the codes of `rows[numbers[first:]]`; `rows` is (n, context) token ids.
+    """Feed `top` the codes of the source's rows `numbers[first:]`; where a position does not count, nothing fires.
 
     `after_batch` is called with how many of the chosen rows are done.
     """
-    step = rows_per_batch(rows.shape[1], coder.config.d_sae)
+    step = rows_per_batch(source.tokens.shape[1], coder.config.d_sae)
     for start in range(first, len(numbers), step):
         chosen = numbers[start : start + step]
-        residual = read_residual(model, as_ids(rows[chosen]), layer)  # (batch, context, d_model)
-        codes = coder.encode(residual.flatten(0, 1))  # (batch * context, d_sae)
-        top.update(codes.unflatten(0, residual.shape[:2]), torch.from_numpy(chosen))
+        rows = source.tokens[chosen]
+        vectors = read(source.model, rows, [source.point], source.mask.pad)[0]  # (batch, context, d_in)
+        codes = coder.encode(vectors.flatten(0, 1)).unflatten(0, rows.shape)  # (batch, context, d_sae)
+        left_out = torch.from_numpy(~source.mask.kept(rows)).to(codes.device)
+        top.update(codes.masked_fill_(left_out[:, :, None], 0), torch.from_numpy(chosen))
         after_batch(start + len(chosen))

@@ -88,7 +88,7 @@ def _look_at_tokens(folder: Path) -> dict[str, Any]:
 
 
 def _look_at_config(folder: Path) -> dict[str, Any]:
-    for name in ("cfg.json", "config.json"):
+    for name in ("cfg.json", "config.json", "activations.json"):
         if (folder / name).is_file():
             return {"config": json.loads((folder / name).read_text(encoding="utf-8"))}
     return {}
@@ -107,6 +107,7 @@ _LOOKS = {
     "datasets": _look_at_dataset,
     "tokens": _look_at_tokens,
     "models": _look_at_config,
+    "activations": _look_at_config,
     "saes": _look_at_config,
     "features": _look_at_features,
 }

@@ -13,7 +13,9 @@ from tasks.problem import Problem
 if TYPE_CHECKING:
     import numpy as np
 
+    from tasks.activations import ModelVectors
     from tasks.features.top import TopExamples
+    from tasks.sae.coder import Coder
 
 _SAVE_EVERY_S = 10.0
 _STATE = "top.safetensors"
@@ -29,6 +31,9 @@ class Params:
     max_tokens: int | None = option(1_000_000, help="Read about this many, evenly spread", minimum=1)
     top: int = option(10, help="Examples of each feature", minimum=1)
     window: int = option(12, help="Tokens shown on each side of a peak", minimum=0)
+    skip_bos: bool | None = option(
+        None, help="Leave out BOS and the first token of each row; default: as the SAE was trained"
+    )
 
 
 def default_name(params: Params) -> str:
@@ -78,11 +83,11 @@ KIND = JobKind(
 
 @dataclass(frozen=True)
 class _Origin:
-    """What the SAE was trained on."""
+    """What the SAE was trained on; `told` are its metadata."""
 
     model: str
     tokens: str
-    layer: int
+    told: dict[str, Any]
 
 
 def run(params: Params, context: Context) -> dict[str, Any]:
@@ -92,63 +97,82 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     from tasks.features.collect import choose_rows
     from tasks.features.records import token_reader
     from tasks.features.report import Report
-    from tasks.text.tokens import open_tokens
+    from tasks.sae.formats import load_sae
 
+    context.progress("loading", 0, 1, "models")
     origin = _origin(params, context)
-    rows = open_tokens(context.store.path("tokens", origin.tokens))
-    numbers = choose_rows(len(rows), rows.shape[1], params.max_tokens)
-    seen, began = numbers.size * rows.shape[1], time.monotonic()
-    top, fresh = _collect(params, context, origin, rows, numbers)
+    coder = load_sae(context.store.path("saes", params.sae), context.device)
+    source = _source(params, context, origin, coder.config.d_in)
+    numbers = choose_rows(len(source.tokens), source.tokens.shape[1], params.max_tokens)
+    seen, began = int(source.counts[numbers].sum()), time.monotonic()
+    top, fresh = _collect(params, context, source, coder, numbers)
     seconds = time.monotonic() - began
     tensors = {"top_activations": top.values, "top_positions": top.positions, "firing_counts": top.fired}
     save_file({name: tensor.cpu() for name, tensor in tensors.items()}, context.output / "features.safetensors")
     text = token_reader(context.store.path("tokens", origin.tokens) / "tokenizer")
-    made_of = [("model", origin.model), ("layer", str(origin.layer))]
-    report = Report(top, rows, text, lambda done: context.progress("writing", done, len(top.fired), "features"))
-    census, telling = report.write(context.output, context.name, made_of, int(seen))
+    made_of = [("model", origin.model), ("hook", source.point.name)]
+    report = Report(
+        top, source.tokens, text, lambda done: context.progress("writing", done, len(top.fired), "features")
+    )
+    census, telling = report.write(context.output, context.name, made_of, seen)
     return {
         "features": len(top.fired),
         "fired": census.fired,
         "live": census.live,
         "patterned_share": round(census.patterned_share, 4),
         "same_token_share": round(census.same_token_share, 4),
-        "tokens": int(seen),
+        "tokens": seen,
         "tokens_per_s": round(fresh / seconds),
         "model": origin.model,
         "tokens_from": origin.tokens,
-        "layer": origin.layer,
+        "layer": int(source.point.name.split(".")[1]),
+        "hook": source.point.module,
         "page": "index.html",
         "telling": telling,
     }
 
 
 def _origin(params: Params, context: Context) -> _Origin:
-    """The model, tokens and layer, from the parameters or else from the SAE's manifest."""
+    """The model, tokens and hook, from the parameters or else from the SAE's manifest and metadata."""
+    from tasks.sae.formats import read_config
+
     manifest = context.store.manifest("saes", params.sae)
     made_from = dict(value.split("/", 1) for value in manifest.get("made_from", {}).values())
     model, tokens = params.model or made_from.get("models"), params.tokens or made_from.get("tokens")
+    told = read_config(context.store.path("saes", params.sae)).get("metadata", {})
     layer = manifest["params"].get("layer")
-    for flag, value in (("--model", model), ("--tokens", tokens), ("a layer", layer)):
+    hook = told.get("hook_name") or (None if layer is None else f"blocks.{layer}.hook_resid_post")
+    for flag, value in (("--model", model), ("--tokens", tokens), ("a layer", hook)):
         if value is None:
             raise Problem(f"saes/{params.sae} does not say what it was trained on.", f"It needs {flag}")
-    return _Origin(str(model), str(tokens), int(str(layer)))
+    return _Origin(str(model), str(tokens), {**told, "hook_name": hook})
+
+
+def _source(params: Params, context: Context, origin: _Origin, d_in: int) -> ModelVectors:
+    """The model at the SAE's hook, over the tokens, less what the SAE was never trained on."""
+    from tasks.activations import ModelVectors
+    from tasks.hooks import find_again
+    from tasks.masks import mask_again, mask_for
+    from tasks.models import load_model
+    from tasks.text.tokens import open_tokens, read_info
+
+    folder = context.store.path("tokens", origin.tokens)
+    rows, info = open_tokens(folder), read_info(folder)
+    model = load_model(origin.model, context.store, context.device)
+    _check_fit(d_in, info.vocab_size, model.config.get_text_config(), origin)
+    mask = mask_again(origin.told, info) if params.skip_bos is None else mask_for(info, params.skip_bos)
+    return ModelVectors(model, rows, find_again(model, origin.told), mask)
 
 
 def _collect(
-    params: Params, context: Context, origin: _Origin, rows: np.ndarray, numbers: np.ndarray
+    params: Params, context: Context, source: ModelVectors, coder: Coder, numbers: np.ndarray
 ) -> tuple[TopExamples, int]:
     """The strongest examples, taken up from an earlier attempt's state; and how many tokens were read by this one."""
     from tasks.features.collect import collect
     from tasks.features.top import TopExamples
-    from tasks.models import load_model
-    from tasks.sae.formats import load_sae
 
-    context.progress("loading", 0, 1, "models")
-    coder = load_sae(context.store.path("saes", params.sae), context.device)
-    model = load_model(origin.model, context.store, context.device)
-    _check_fit(coder.config.d_in, model.config.get_text_config(), context, origin)
     top = TopExamples(coder.config.d_sae, params.top, params.window, context.device)
-    state = context.workdir / _STATE
+    state, width = context.workdir / _STATE, source.tokens.shape[1]
     first = top.resume(state)
     saved_at = time.monotonic()
 
@@ -157,20 +181,18 @@ def _collect(
         if context.stopping() or time.monotonic() - saved_at > _SAVE_EVERY_S:
             top.save(state, done)
             saved_at = time.monotonic()
-        context.progress("extracting", done * rows.shape[1], len(numbers) * rows.shape[1], "tokens")
+        context.progress("extracting", done * width, len(numbers) * width, "tokens")
 
-    collect(model, coder, origin.layer, rows, numbers, top, first, after_batch)
+    collect(source, coder, numbers, top, first, after_batch)
     if top.not_finite:
         raise Problem(f"{top.not_finite} activations are not finite numbers: the model or the SAE is broken.")
-    return top, (len(numbers) - first) * rows.shape[1]
+    return top, (len(numbers) - first) * width
 
 
-def _check_fit(d_in: int, config: Any, context: Context, origin: _Origin) -> None:
-    from tasks.text.tokens import read_info
-
+def _check_fit(d_in: int, vocabulary: int, config: Any, origin: _Origin) -> None:
     if d_in != config.hidden_size:
         raise Problem(f"The SAE reads {d_in} numbers a token, the model's residual stream has {config.hidden_size}.")
-    if read_info(context.store.path("tokens", origin.tokens)).vocab_size > config.vocab_size:
+    if vocabulary > config.vocab_size:
         raise Problem(
             f"tokens/{origin.tokens} were made for a larger vocabulary than {origin.model}'s.",
             "Make tokens with this model's tokenizer and give --tokens",

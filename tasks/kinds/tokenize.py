@@ -80,7 +80,7 @@ KIND = JobKind(
 def run(params: Params, context: Context) -> dict[str, Any]:
     """Write the packed rows and a copy of the tokenizer; documents are joined by the end-of-text token."""
     from tasks.models import load_tokenizer
-    from tasks.text.bpe import end_of_text, rust_tokenizer, save_tokenizer
+    from tasks.text.bpe import begin_and_pad, end_of_text, rust_tokenizer, save_tokenizer
     from tasks.text.packing import Packer, encode
     from tasks.text.tokens import TokenWriter
 
@@ -88,7 +88,8 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     tokenizer = load_tokenizer(params.model, context.store)
     fast, eos_id = rust_tokenizer(tokenizer), end_of_text(tokenizer)
     packer, documents, began = Packer(params.context), 0, time.monotonic()
-    with TokenWriter(context.output, params.context, len(tokenizer), eos_id) as writer:
+    special = (eos_id, *begin_and_pad(tokenizer))
+    with TokenWriter(context.output, params.context, len(tokenizer), *special) as writer:
         for batch, total in _batches(context.store.path("datasets", params.dataset)):
             writer.append(packer.push(encode(fast, batch, eos_id)))
             documents += len(batch)

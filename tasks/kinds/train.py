@@ -1,25 +1,23 @@
-"""`train`: a sparse autoencoder on the residual stream of a language model."""
+"""`train`: a sparse autoencoder on what passes one hook of a language model."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import shutil
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.job import RESUMABLE_ATTEMPTS, Context, Estimate, JobKind, Known, Request, kind_named, option
+from tasks.job import RESUMABLE_ATTEMPTS, Context, Estimate, JobKind, Known, Request, option
 from tasks.problem import Problem
 from tasks.sae import choices
 from tasks.sae.architectures import names
 
 if TYPE_CHECKING:
+    from tasks.activations import Vectors
     from tasks.sae.trainer import TrainConfig, Trainer
 
-_CONTEXT = 128
 #: A checkpoint may take up to this share of the time.
 _CHECKPOINT_SHARE = 0.05
 
@@ -28,9 +26,22 @@ _CHECKPOINT_SHARE = 0.05
 class Common:
     """What to train on, what to train, how long: what all architectures share."""
 
-    model: str = option(help="A model in the store, a model folder, or a Hub id", artifact="models")
-    dataset: str = option(help="Tokens or a dataset in the store, a file or folder, or a Hub id", artifact="tokens")
-    layer: int = option(help="Train on the residual stream after this layer; the first is 0", minimum=0)
+    model: str | None = option(None, help="A model in the store, a model folder, or a Hub id", artifact="models")
+    dataset: str | None = option(
+        None, help="Tokens or a dataset in the store, a file or folder, or a Hub id", artifact="tokens"
+    )
+    layer: int | None = option(None, help="Which layer; the first is 0", minimum=0)
+    activations: str | None = option(
+        None, help="Stored activations, in place of a model, a dataset, a layer and a hook", artifact="activations"
+    )
+    hook: str = option(
+        "resid",
+        help="The residual stream, what MLP or attention add to it, or what the MLP reads",
+        choices=("resid", "mlp", "attn", "mlp-in"),
+    )
+    skip_bos: bool = option(
+        True, help="Leave out BOS and the first token of each row, whose activations are many times as long as others"
+    )
     arch: str = option("topk", help="Architecture of the SAE", choices=names())
     width: int | None = option(None, help="Number of features; default: --expansion times the model's width", minimum=1)
     expansion: int = option(8, help="Features for each dimension of the residual stream", minimum=1)
@@ -56,71 +67,84 @@ def default_name(params: Common) -> str:
     from tasks.models import model_slug
 
     sparsity = choices.chosen(params.arch, params).label()
-    name = f"{model_slug(params.model)}-l{params.layer}-{params.arch}-{sparsity}"
+    place = _place(params)
+    hook = f"l{place.layer}" if params.hook == "resid" else f"l{place.layer}-{params.hook}"
+    name = f"{model_slug(place.model)}-{hook}-{params.arch}-{sparsity}"
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
 
 
 def prepare(params: Common, known: Known) -> tuple[Common, list[Request]]:
-    """Find the model and the tokens, or ask for the jobs that make them; refuse what cannot work."""
-    from tasks.models import look_up
-
-    model, told = look_up(params.model, known)
-    params = dataclasses.replace(params, model=model, **choices.filled(params.arch, params))
-    told = told or {}
-    layers, d_model = told.get("n_layers"), told.get("d_model")
-    if layers is not None and params.layer >= layers:
-        raise Problem(f"{model} has no layer {params.layer}: its layers are 0 to {layers - 1}.")
+    """Find what to train on, or ask for the jobs that make it; refuse what cannot work."""
+    params, d_model, requests = (_from_model if params.activations is None else _from_activations)(params, known)
     if params.width is None and d_model is not None:
         params = dataclasses.replace(params, width=params.expansion * d_model)
     if params.width is not None:
         choices.chosen(params.arch, params).check(params.width)
-    tokens, requests = _find_tokens(params, known, told)
-    return dataclasses.replace(params, dataset=tokens), requests
+    return dataclasses.replace(params, **choices.filled(params.arch, params)), requests
 
 
-def _find_tokens(params: Common, known: Known, told: dict[str, Any]) -> tuple[str, list[Request]]:
-    """The name of the tokens to train on, and the jobs that make them where they are not there."""
-    from tasks.text.naming import resolve_dataset
+@dataclass(frozen=True)
+class _Place:
+    """Where the activations come from."""
 
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", params.dataset):
-        if known.manifest("tokens", params.dataset) is not None:
-            _check_vocabulary(known.path("tokens", params.dataset), params.model, told.get("vocab_size"))
-            return params.dataset, []
-        if known.coming("tokens", params.dataset):
-            return params.dataset, []
-    dataset, requests = resolve_dataset(params.dataset, known)
-    kind = kind_named("tokenize")
-    values = {"dataset": dataset, "model": params.model, "context": min(_CONTEXT, told.get("context") or _CONTEXT)}
-    name = kind.default_name(kind.read_params(values)) if kind.default_name else dataset
-    if known.manifest("tokens", name) is not None or known.coming("tokens", name):
-        return name, []
-    return name, [*requests, Request("tokenize", name, values)]
+    model: str
+    dataset: str
+    layer: int
 
 
-def _check_vocabulary(tokens: Path, model: str, vocab_size: int | None) -> None:
-    """Refuse tokens with ids that the model does not have."""
-    used = json.loads((tokens / "tokens.json").read_text(encoding="utf-8"))["vocab_size"]
-    if vocab_size is not None and used > vocab_size:
-        raise Problem(
-            f"The tokens {tokens.name} come from a vocabulary of {used}, but {model} has {vocab_size} tokens.",
-            f"Tokenize the dataset for this model: mistudio submit tokenize --model {model}",
-        )
+def _place(params: Common) -> _Place:
+    if params.model is None or params.dataset is None or params.layer is None:
+        missing = next(name for name in ("model", "dataset", "layer") if getattr(params, name) is None)
+        raise Problem(f"train needs --{missing}.", "Or give --activations, which were read from a model before")
+    return _Place(params.model, params.dataset, params.layer)
+
+
+def _from_model(params: Common, known: Known) -> tuple[Common, int | None, list[Request]]:
+    """The parameters with what their model and tokens are called, the width of the model, the jobs to come first."""
+    from tasks.models import check_layer, look_up
+    from tasks.text.wanted import find_tokens
+
+    place = _place(params)
+    model, found = look_up(place.model, known)
+    told = found or {}
+    check_layer(model, told, place.layer)
+    tokens, requests = find_tokens(place.dataset, model, told, known)
+    return dataclasses.replace(params, model=model, dataset=tokens), told.get("d_model"), requests
+
+
+def _from_activations(params: Common, known: Known) -> tuple[Common, int | None, list[Request]]:
+    """The same from stored activations: what those were read from, and with."""
+    name = str(params.activations)
+    manifest = known.manifest("activations", name)
+    if manifest is None and not known.coming("activations", name):
+        raise Problem(f"The store has no activations/{name}.", "Make them: mistudio submit activations --help")
+    told = known.coming_from("activations", name)[1] if manifest is None else manifest["params"]
+    for spec in dataclasses.fields(params):
+        if spec.name in ("model", "dataset", "layer", "hook", "skip_bos"):
+            given, value, flag = getattr(params, spec.name), told[spec.name], "--" + spec.name.replace("_", "-")
+            if given not in (spec.default, value):
+                raise Problem(f"activations/{name} were read with {flag} {value}, not {given}.", f"Leave {flag} out")
+            params = dataclasses.replace(params, **{spec.name: value})
+    return params, (manifest or {}).get("result", {}).get("d_in"), []
 
 
 def estimate(params: Common, known: Known) -> Estimate:
     """Memory and disk by the shapes; time by a training of like shape in the store."""
-    from tasks.estimate import seconds_like_earlier
+    from tasks.estimate import ModelShape, seconds_like_earlier
     from tasks.sae.footprint import TrainingShape, of_training
 
-    alike = ("model", "arch", "width", "expansion", "batch")
+    alike = ("model", "activations", "hook", "arch", "width", "expansion", "batch")
     tokens = params.steps * params.batch if params.steps else params.tokens
     seconds = seconds_like_earlier(
         known, "saes", tokens, lambda told: all(told.get(key) == getattr(params, key) for key in alike)
     )
     options = choices.chosen(params.arch, params)
-    batch = -(-params.batch // params.accumulate)
-    shape = TrainingShape(getattr(options, "k", None), params.width, params.expansion, params.batch, batch)
-    return dataclasses.replace(of_training(known, params.model, params.dataset, shape), seconds=seconds)
+    part = -(-params.batch // params.accumulate)
+    shape = TrainingShape(getattr(options, "k", None), params.width, params.expansion, params.batch, part)
+    place = _place(params)
+    stored = None if params.activations is None else known.manifest("activations", params.activations)
+    read = ModelShape(stored["result"]["d_in"], parameters=0) if stored else None
+    return dataclasses.replace(of_training(known, place.model, place.dataset, shape, read), seconds=seconds)
 
 
 KIND = JobKind(
@@ -139,28 +163,23 @@ KIND = JobKind(
 
 def run(params: Common, context: Context) -> dict[str, Any]:
     """Train, resuming from the newest checkpoint; save the SAE; measure it and its baselines on held-out rows."""
-    from tasks.activations import ActivationStream, block_path, split_rows
-    from tasks.models import load_model
+    from tasks.activations import ActivationStream, split_rows
     from tasks.sae.baselines import compare
     from tasks.sae.trainer import Trainer
-    from tasks.text.tokens import open_tokens
 
     context.progress("loading", 0, None, "tokens")
-    folder = context.store.path("tokens", params.dataset)
-    tokens = open_tokens(folder)
-    model: Any = load_model(params.model, context.store, context.device)
-    _check_vocabulary(folder, params.model, model.get_input_embeddings().num_embeddings)
-    module, d_in = block_path(model, params.layer), int(model.config.get_text_config().hidden_size)
-    train_rows, held_rows = split_rows(len(tokens), _held_out(tokens.shape, d_in), params.seed)
+    vectors = _open(params, context)
+    d_in = vectors.d_in
+    train_rows, held_rows = split_rows(vectors.shape[0], _held_out(vectors.shape, d_in), params.seed)
 
     pulse = _Pulse(params, context)
-    stream = ActivationStream(model, tokens, train_rows, params.layer, params.batch, params.seed, pulse.beat)
+    stream = ActivationStream(vectors, train_rows, params.batch, params.seed, pulse.beat, context.workdir)
     pulse.trainer = trainer = Trainer(_config(params, d_in), stream, context.device)
     tokens_per_s = pulse.train()
-    _save(params, context, trainer, module, int(tokens.shape[1]))
+    _save(params, context, trainer, vectors)
 
     def read(rows: Any) -> Any:
-        return _read(model, tokens, rows, params.layer, context) * trainer.scales.read
+        return _read(vectors, rows, context) * trainer.scales.read
 
     return {
         **compare(trainer.coder, read(train_rows[: 2 * len(held_rows)]), read(held_rows)),
@@ -168,11 +187,24 @@ def run(params: Common, context: Context) -> dict[str, Any]:
         "steps": trainer.step,
         "d_in": d_in,
         "d_sae": trainer.config.coder.d_sae,
-        "hook": module,
+        "hook": vectors.point.module,
     }
 
 
-def _held_out(shape: tuple[int, ...], d_in: int) -> int:
+def _open(params: Common, context: Context) -> Vectors:
+    """What is trained on: what passes the model's hook, over the tokens; or what did, and was stored."""
+    from tasks.activation_files import StoredVectors
+    from tasks.activations import open_model
+    from tasks.hooks import Hook
+
+    if params.activations is not None:
+        return StoredVectors(context.store.path("activations", params.activations), context.device)
+    place = _place(params)
+    hook = Hook(params.hook, place.layer)
+    return open_model(context.store, place.model, place.dataset, hook, params.skip_bos, context.device)
+
+
+def _held_out(shape: tuple[int, int], d_in: int) -> int:
     """How many rows are kept from training."""
     from tasks.sae.footprint import HELD_OUT_NUMBERS, HELD_OUT_SHARE, HELD_OUT_VECTORS
 
@@ -234,18 +266,18 @@ class _Pulse:
         return round(done * trainer.config.batch / seconds) if done else None
 
 
-def _save(params: Common, context: Context, trainer: Trainer, module: str, row: int) -> None:
-    from tasks.activations import hook_name
+def _save(params: Common, context: Context, trainer: Trainer, vectors: Vectors) -> None:
     from tasks.sae.formats import save_sae
 
     shutil.copyfile(context.workdir / "metrics.jsonl", context.output / "metrics.jsonl")
     about = {
         "model_name": params.model,
-        "hook_name": hook_name(params.layer),
-        "hook_module": module,
+        "hook_name": vectors.point.name,
+        "hook_module": vectors.point.module,
         "hook_layer": params.layer,
-        "context_size": row,
+        "context_size": vectors.shape[1],
         "prepend_bos": False,
+        **vectors.mask.told(),
         "dataset_path": params.dataset,
         "training_tokens": trainer.config.steps * trainer.config.batch,
         "activation_scale": trainer.scales.read,
@@ -253,14 +285,12 @@ def _save(params: Common, context: Context, trainer: Trainer, module: str, row: 
     save_sae(context.output, trainer.coder, trainer.scales, about)
 
 
-def _read(model: Any, tokens: Any, rows: Any, layer: int, context: Context) -> Any:
-    """The residual stream of those rows, (vectors, d_in)."""
+def _read(vectors: Vectors, rows: Any, context: Context) -> Any:
+    """The vectors of those rows, (vectors, d_in)."""
     import torch
 
-    from tasks.activations import read_rows
-
     pieces: list[Any] = []
-    for piece in read_rows(model, tokens, rows, layer):
+    for piece in vectors.read(rows):
         pieces.append(piece)
-        context.progress("measuring", sum(map(len, pieces)), rows.size * tokens.shape[1], "tokens")
+        context.progress("measuring", sum(map(len, pieces)), int(vectors.counts[rows].sum()), "tokens")
     return torch.cat(pieces)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.estimate import CHECKPOINTS, FLOAT, shape_of_model, tokens_in, weights_in
+from tasks.estimate import CHECKPOINTS, FLOAT, ModelShape, shape_of_model, tokens_in, weights_in
 from tasks.job import Estimate, Known
 
 #: Python, torch, transformers and Celery, before anything of the job is loaded.
@@ -21,9 +21,11 @@ CUDA = 700_000_000
 #: What a training keeps to measure on: at most that share of the rows, so many vectors, so many numbers in them.
 HELD_OUT_SHARE, HELD_OUT_VECTORS, HELD_OUT_NUMBERS = 0.1, 32768, 1 << 25
 
-#: As in tasks.activations: tokens of one forward pass, and the buffer of vectors. As in tasks.sae.metrics: a slice. As
-#: in tasks.sae.baselines: numbers in its largest tensor. As in tasks.features.collect: numbers in a batch's codes.
-FORWARD_TOKENS, BUFFER_BATCHES, BUFFER_BYTES = 4096, 16, 512 << 20
+#: As in tasks.activations: tokens of one forward pass. As in tasks.buffers: the vectors that wait to be shuffled. As in
+#: tasks.sae.metrics: a slice. As in tasks.sae.baselines: numbers in its largest tensor. As in tasks.features.collect:
+#: numbers in a batch's codes.
+FORWARD_TOKENS = 4096
+BUFFER_BATCHES, BUFFER_BYTES, BUFFER_FILE_BYTES, FEWEST_BATCHES = 16, 512 << 20, 16 << 30, 4
 SLICE, BASELINE_NUMBERS, CODES = 2048, 1 << 23, 1 << 26
 
 #: Vectors as long as the residual stream that a token has at the worst moment of a forward pass.
@@ -49,9 +51,14 @@ class TrainingShape:
     part: int  # how much of a batch goes through the coder at once
 
 
-def of_training(known: Known, model: str, dataset: str, shape: TrainingShape) -> Estimate:
-    """Memory and disk of the training of an SAE; nothing is known while its model's shape is not."""
-    told = shape_of_model(known, model)
+def of_training(
+    known: Known, model: str, dataset: str, shape: TrainingShape, told: ModelShape | None = None
+) -> Estimate:
+    """Memory and disk of the training of an SAE; nothing is known while its model's shape is not.
+
+    `told` is that shape where it is known better: a model of no parameters, for a training from stored activations.
+    """
+    told = told or shape_of_model(known, model)
     if told is None:
         return Estimate()
     d_in, d_sae = told.d_model, shape.width or shape.expansion * told.d_model
@@ -59,14 +66,15 @@ def of_training(known: Known, model: str, dataset: str, shape: TrainingShape) ->
     active = min(shape.k or d_in, d_in - 1)
     held_out = _held_out(tokens_in(known, dataset), d_in)
     codes = _codes(shape, d_sae)
-    lasting = told.parameters + _COPIES_IN_TRAINING * parameters + _buffer(d_in, shape.batch) + codes
+    in_memory, in_file = _buffer(d_in, shape.batch)
+    lasting = told.parameters + _COPIES_IN_TRAINING * parameters + in_memory + codes
     training = FORWARD_TOKENS * _VECTORS_A_TOKEN * d_in
     pca = _COPIES_IN_PCA * held_out * d_in
     random = _COPIES_HELD * held_out * d_in + _random_directions(active, d_in, d_sae, held_out)
     held = FLOAT * (lasting + max(training, max(pca, random) + 3 * min(SLICE, held_out) * d_sae))
     return Estimate(
         memory_bytes=RUNNER + held,
-        disk_bytes=FLOAT * (1 + CHECKPOINTS) * parameters,
+        disk_bytes=FLOAT * ((1 + CHECKPOINTS) * parameters + in_file),
         gpu_memory_bytes=CUDA + held,
     )
 
@@ -82,15 +90,25 @@ def of_extraction(known: Known, model: str, sae: Path, top: int, window: int) ->
     return CUDA + weights + FLOAT * (told.parameters + forward + codes + d_sae * top * (2 * window + 4))
 
 
+def of_reading(model: ModelShape) -> Estimate:
+    """Memory of a reading of a model's activations, or of GPU memory if it gets a GPU: the model and a forward pass."""
+    held = FLOAT * (model.parameters + FORWARD_TOKENS * _VECTORS_A_TOKEN * model.d_model)
+    return Estimate(memory_bytes=RUNNER + held, gpu_memory_bytes=CUDA + held)
+
+
 def _held_out(tokens: int | None, d_in: int) -> int:
     """Vectors that are kept to measure on; as many as there can be when the tokens are not there yet."""
     most = min(HELD_OUT_VECTORS, HELD_OUT_NUMBERS // d_in)
     return most if tokens is None else min(most, int(tokens * HELD_OUT_SHARE))
 
 
-def _buffer(d_in: int, batch: int) -> int:
-    batches = max(1, min(BUFFER_BATCHES, BUFFER_BYTES // (FLOAT * d_in * batch)))
-    return batches * batch * d_in
+def _buffer(d_in: int, batch: int) -> tuple[int, int]:
+    """Numbers in the buffer in memory, or else in the file."""
+    one = batch * d_in
+    batches = max(1, min(BUFFER_BATCHES, BUFFER_BYTES // (FLOAT * one)))
+    if batches >= FEWEST_BATCHES:
+        return batches * one, 0
+    return 0, max(batches, min(BUFFER_BATCHES, BUFFER_FILE_BYTES // (FLOAT * one))) * one
 
 
 def _codes(shape: TrainingShape, d_sae: int) -> int:

@@ -64,3 +64,14 @@ def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
         if token is not None:
             return int(token)
     raise Problem("The model's tokenizer has no end-of-text token.", "Use a model whose tokenizer names an eos_token")
+
+
+def begin_and_pad(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, int | None]:
+    """The ids of the token that begins a text, and of padding; None for one that the tokenizer does not have.
+
+    A padding token that is another special token as well is none: packed rows have no padding, and its places are text.
+    """
+    bos, cls, pad = tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.pad_token_id
+    begin = bos if bos is not None else cls
+    is_own = pad is not None and pad not in (begin, tokenizer.eos_token_id, tokenizer.unk_token_id)
+    return (None if begin is None else int(begin)), (int(pad) if is_own else None)

@@ -1,7 +1,8 @@
 """Packed tokens on disk: the only place the files of a tokens artifact are written and read.
 
 `tokens.bin` holds rows of `context` token ids, little-endian uint16 when the vocabulary fits and uint32 otherwise, one
-after another; `tokens.json` says what they are. Rows are packed, so there is no padding and no mask.
+after another; `tokens.json` says what they are, and which ids are no text: documents end with `eos_id`, `bos_id` begins
+a text where the tokenizer has such a token, and rows that are not full would be filled up with `pad_id`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class TokensInfo:
     context: int
     vocab_size: int
     eos_id: int | None = None
+    bos_id: int | None = None
+    pad_id: int | None = None
 
 
 class TokenWriter:
@@ -37,10 +40,18 @@ class TokenWriter:
     A context manager that closes only when its block ended well.
     """
 
-    def __init__(self, folder: Path, context: int, vocab_size: int, eos_id: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        context: int,
+        vocab_size: int,
+        eos_id: int | None = None,
+        bos_id: int | None = None,
+        pad_id: int | None = None,
+    ) -> None:
         self.folder = folder
         self.rows = 0
-        self._context, self._vocab_size, self._eos_id = context, vocab_size, eos_id
+        self._context, self._vocab_size, self._special = context, vocab_size, (eos_id, bos_id, pad_id)
         self._dtype = "uint16" if vocab_size <= 1 << 16 else "uint32"
         self._file = (folder / TOKENS).open("wb")
 
@@ -57,7 +68,7 @@ class TokenWriter:
     def close(self) -> TokensInfo:
         """Finish the file and describe it."""
         self._file.close()
-        info = TokensInfo(self._dtype, self.rows, self._context, self._vocab_size, self._eos_id)
+        info = TokensInfo(self._dtype, self.rows, self._context, self._vocab_size, *self._special)
         write_json(self.folder / DESCRIPTION, asdict(info))
         return info
 

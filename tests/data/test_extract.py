@@ -8,16 +8,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks.activations import as_ids, read_residual
+from tasks.activations import read
 from tasks.features import collect
+from tasks.hooks import Hook, find
 from tasks.job import Stopped
+from tasks.masks import mask_for
 from tasks.models import load_model
 from tasks.problem import Problem
 from tasks.sae.architectures import build
 from tasks.sae.architectures.topk import TopK
 from tasks.sae.coder import CoderConfig
 from tasks.sae.formats import Scales, load_sae, save_sae
-from tasks.text.tokens import open_tokens
+from tasks.text.tokens import open_tokens, read_info
 
 LAYER, FEATURES = 1, 48
 TEXTS = [f"The {i}th of the documents says that {i} is not {i + 1}.\n" for i in range(150)]
@@ -34,9 +36,9 @@ def chain(home, tmp_path):
     return home
 
 
-def add_sae(home, name: str, d_in: int) -> None:
+def add_sae(home, name: str, d_in: int, **told) -> None:
     output = home.store.fresh_output(name, 1)
-    save_sae(output, build(CoderConfig("topk", d_in, FEATURES, TopK.Options(k=4))), Scales(1, 1), {})
+    save_sae(output, build(CoderConfig("topk", d_in, FEATURES, TopK.Options(k=4))), Scales(1, 1), told)
     made_from = {"model": "models/m", "tokens": "tokens/t"}
     home.store.seal(
         output, {"job": name, "params": {"model": "m", "layer": LAYER}, "result": {}, "made_from": made_from}
@@ -44,11 +46,16 @@ def add_sae(home, name: str, d_in: int) -> None:
     home.store.publish(output, "saes", name)
 
 
+def codes_of(coder, model, rows, site: str = "resid") -> torch.Tensor:
+    (vectors,) = read(model, rows, [find(model, Hook(site, LAYER))])
+    return coder.encode(vectors.flatten(0, 1)).unflatten(0, rows.shape)
+
+
 def test_the_artifact_holds_what_the_model_and_the_sae_say(chain):
     result = chain.run("extract", "f", sae="s", top=3, window=4)
     rows = open_tokens(chain.path("tokens", "t"))
     coder, model = load_sae(chain.path("saes", "s")), load_model("m", chain.store)
-    codes = coder.encode(read_residual(model, as_ids(rows), LAYER).flatten(0, 1)).unflatten(0, rows.shape)
+    codes = codes_of(coder, model, rows)
     folder = chain.path("features", "f")
     found = load_file(folder / "features.safetensors")
     expected = codes.max(1).values.topk(3, dim=0).values.T
@@ -64,6 +71,38 @@ def test_the_artifact_holds_what_the_model_and_the_sae_say(chain):
         assert "".join(strongest["tokens"]) in "<|endoftext|>".join(TEXTS) + "<|endoftext|>"
     assert (result["tokens"], result["page"]) == (rows.size, "index.html")
     assert len(json.dumps(result)) < 20_000
+
+
+def test_what_the_sae_was_not_trained_on_is_left_out_again_and_its_hook_is_read(chain):
+    rows, info = open_tokens(chain.path("tokens", "t")), read_info(chain.path("tokens", "t"))
+    mask, module = mask_for(info, skip_bos=True), f"gpt_neox.layers.{LAYER}.mlp"
+    add_sae(chain, "mlp", d_in=32, hook_name=f"blocks.{LAYER}.hook_mlp_out", hook_module=module, **mask.told())
+    result = chain.run("extract", "f", sae="mlp")
+    coder, model = load_sae(chain.path("saes", "mlp")), load_model("m", chain.store)
+    codes, kept = codes_of(coder, model, rows, "mlp"), torch.from_numpy(mask.kept(rows))
+    fired = load_file(chain.path("features", "f") / "features.safetensors")["firing_counts"]
+    assert torch.allclose(fired.float(), (codes[kept] > 0).sum(0).float(), atol=2)
+    assert (result["hook"], result["tokens"]) == (module, int(kept.sum()))
+    assert chain.run("extract", "all", sae="mlp", skip_bos=False)["tokens"] == rows.size
+    everything = load_file(chain.path("features", "all") / "features.safetensors")["firing_counts"]
+    assert torch.allclose(everything.float(), (codes > 0).sum((0, 1)).float(), atol=2)
+    assert everything.sum() > fired.sum() + 4 * len(rows) - 2 * FEATURES
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        ({"hook_name": "blocks.1.hook_resid_post", "hook_module": "model.layers.1"}, "this model has .*gpt_neox"),
+        ({"hook_name": "blocks.7.hook_mlp_out"}, "no layer 7"),
+        ({"hook_name": "blocks.1.attn.hook_z"}, "blocks.1.attn.hook_z, which is not known here"),
+        ({"hook_name": "hook_embed"}, "hook_embed, which is not known here"),
+        ({"hook_name": "blocks.1.hook_normalized_resid_post"}, "this model has blocks.1.hook_resid_post"),
+    ],
+)
+def test_a_model_without_the_saes_own_hook_is_refused(chain, told: dict, sentence: str):
+    add_sae(chain, "other", d_in=32, **told)
+    with pytest.raises(Problem, match=sentence):
+        chain.run("extract", "f", sae="other")
 
 
 def test_a_stopped_extraction_goes_on_where_it_was(chain, monkeypatch):

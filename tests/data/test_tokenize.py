@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from tasks.problem import Problem
 from tasks.store import Store, write_json
-from tasks.text.bpe import end_of_text, rust_tokenizer, save_tokenizer, train_bpe
+from tasks.text.bpe import begin_and_pad, end_of_text, rust_tokenizer, save_tokenizer, train_bpe
 from tasks.text.packing import Packer, by_size, encode
 from tasks.text.tokens import open_tokens, read_info
 
@@ -47,7 +47,8 @@ def test_rows_are_the_documents_joined_by_end_of_text_and_only_the_counted_tail_
     assert result["dropped_tokens"] == len(naive) % 64
     assert result["tokens"] == result["rows"] * 64 == len(naive) - result["dropped_tokens"]
     assert result["documents"] == len(DOCUMENTS)
-    assert read_info(home.path("tokens", "tokens")).eos_id == end
+    told = read_info(home.path("tokens", "tokens"))
+    assert (told.eos_id, told.bos_id, told.pad_id) == (end, end, None)
 
 
 def test_a_path_is_downloaded_first_and_reused_afterwards(home, corpus):
@@ -88,6 +89,19 @@ def test_a_tokenizer_that_would_cut_or_pad_is_told_not_to():
     long, short = "many things " * 50, "a"
     assert len(encode(rust_tokenizer(tokenizer), [long], end_of_text(tokenizer))) > 9
     assert len(encode(rust_tokenizer(tokenizer), [short], end_of_text(tokenizer))) == 2
+
+
+def test_padding_is_a_token_that_is_nothing_else():
+    tokenizer = train_bpe([DOCUMENTS], 300)
+    end = end_of_text(tokenizer)
+    assert begin_and_pad(tokenizer) == (end, None)
+    tokenizer.pad_token = tokenizer.eos_token
+    assert begin_and_pad(tokenizer) == (end, None)
+    tokenizer.add_special_tokens({"pad_token": "<pad>", "bos_token": "<s>"})
+    assert begin_and_pad(tokenizer) == tuple(tokenizer.convert_tokens_to_ids(["<s>", "<pad>"]))
+    tokenizer.bos_token = None
+    tokenizer.add_special_tokens({"cls_token": "[CLS]"})
+    assert begin_and_pad(tokenizer)[0] == tokenizer.convert_tokens_to_ids("[CLS]")
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,7 @@ class Context:
     attempt: int = 1
     device: str = "cpu"
     stop: Callable[[int], bool] = lambda done: False
+    stops_in: str = "training"
     said: list[tuple[str, int, int | None, str]] = field(default_factory=list)
 
     @property
@@ -94,7 +95,7 @@ class Context:
         return self.store.root
 
     def stopping(self) -> bool:
-        return bool(self.said) and self.said[-1][0] == "training" and self.stop(self.said[-1][1])
+        return bool(self.said) and self.said[-1][0] == self.stops_in and self.stop(self.said[-1][1])
 
     def progress(self, phase: str, done: int, total: int | None = None, unit: str = "") -> None:
         if self.stopping():
@@ -134,9 +135,9 @@ class Bench:
         """A context of the job `name`: the same work folder at each attempt, a fresh output."""
         return Context(self.store, self.store.workdir(name), self.store.fresh_output(name, 1), name, name, **changes)
 
-    def add_tokens(self, name: str, rows: int, vocabulary: int = VOCABULARY) -> None:
+    def add_tokens(self, name: str, rows: int, vocabulary: int = VOCABULARY, **special: int) -> None:
         folder = self._folder("tokens", name)
-        with TokenWriter(folder, CONTEXT, vocabulary) as writer:
+        with TokenWriter(folder, CONTEXT, vocabulary, **special) as writer:
             writer.append(some_tokens(rows))
 
     def add_model(self, name: str) -> None:

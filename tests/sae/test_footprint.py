@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks import activations
+from tasks import activations, buffers
 from tasks.features import collect
 from tasks.job import Estimate
 from tasks.kinds import extract, train
@@ -68,7 +68,11 @@ def test_an_extraction_holds_the_model_the_sae_and_its_examples(bench: Bench) ->
 
 
 def test_the_sizes_are_those_of_the_work_itself() -> None:
-    mine = (footprint.FORWARD_TOKENS, footprint.BUFFER_BATCHES, footprint.BUFFER_BYTES)
-    assert mine == (activations.FORWARD_TOKENS, activations.BUFFER_BATCHES, activations.BUFFER_BYTES)
+    assert activations.FORWARD_TOKENS == footprint.FORWARD_TOKENS
+    mine = (footprint.BUFFER_BATCHES, footprint.BUFFER_BYTES, footprint.BUFFER_FILE_BYTES, footprint.FEWEST_BATCHES)
+    assert mine == (buffers.BATCHES, buffers.MEMORY_BYTES, buffers.FILE_BYTES, buffers.FEWEST_BATCHES)
+    for d_in, batch in ((16, 256), (4096, 4096), (8192, 4096), (16384, 1 << 20)):
+        size = buffers.size_for(batch, d_in, may_use_disk=True)
+        assert footprint._buffer(d_in, batch)[size.on_disk] == size.batches * batch * d_in
     assert (footprint.SLICE, footprint.BASELINE_NUMBERS) == (metrics.SLICE, baselines._NUMBERS)
     assert (footprint.CODES, footprint.PAIRS_SLICE) == (collect._CODES, pairs.SLICE)

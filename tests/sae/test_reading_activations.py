@@ -1,77 +1,57 @@
-"""Activations are the model's own residual stream, and their order follows from the seed."""
+"""What is read is what passes the hook where tokens count, and its order follows from the seed."""
 
 from __future__ import annotations
+
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tasks import activations
-from tasks.activations import ActivationStream, as_ids, block_path, hook_name, read_residual, split_rows
-from tasks.models import find_blocks
+from tasks import activations, buffers
+from tasks.activations import ActivationStream, ModelVectors, as_ids, read, split_rows
+from tasks.buffers import FileBuffer
+from tasks.hooks import Hook, Point, find
+from tasks.masks import Mask
 from tasks.problem import Problem
 from tests.sae.conftest import CONTEXT, some_tokens, tiny_model
+from tests.sae.families import model_of
 
-FAMILIES = {
-    "gpt_neox": "gpt_neox.layers",
-    "gpt2": "transformer.h",
-    "llama": "model.layers",
-    "mistral": "model.layers",
-    "qwen2": "model.layers",
-    "gemma2": "model.layers",
-    "opt": "model.decoder.layers",
-}
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_residual_stream_is_the_models_own_hidden_state(family: str):
-    model = tiny_model(family)
-    ids = as_ids(some_tokens(5))
-    assert find_blocks(model)[0] == FAMILIES[family]
-    with torch.no_grad():
-        states = model(ids, output_hidden_states=True, use_cache=False).hidden_states
-    for layer in (0, 1):  # the last hidden state is normed, so the last layer has a test of its own
-        torch.testing.assert_close(read_residual(model, ids, layer), states[layer + 1])
+RESID = Point("blocks.1.hook_resid_post", "gpt_neox.layers.1")
+NOTHING = Mask()
 
 
 def test_the_last_layer_is_read_before_the_final_norm():
     model = tiny_model("gpt_neox")
-    ids = as_ids(some_tokens(5))
+    tokens = some_tokens(5)
     with torch.no_grad():
-        normed = model(ids, output_hidden_states=True, use_cache=False).hidden_states[-1]
-    read = read_residual(model, ids, 2)
-    torch.testing.assert_close(model.gpt_neox.final_layer_norm(read), normed)
-    assert read.shape == (5, CONTEXT, 16)
-    assert read.dtype == torch.float32
+        normed = model(as_ids(tokens), output_hidden_states=True, use_cache=False).hidden_states[-1]
+    (resid,) = read(model, tokens, [find(model, Hook("resid", 2))])
+    torch.testing.assert_close(model.gpt_neox.final_layer_norm(resid), normed)
+    assert resid.shape == (5, CONTEXT, 16)
+    assert resid.dtype == torch.float32
 
 
-def test_nothing_after_the_layer_is_computed_and_no_hook_stays():
-    model = tiny_model()
-    ran: list[str] = []
-    for block in ("0", "1", "2"):
-        model.gpt_neox.layers.get_submodule(block).register_forward_pre_hook(lambda *_, n=block: ran.append(n))
-    model.get_output_embeddings().register_forward_pre_hook(lambda *_: ran.append("logits"))
-    read_residual(model, as_ids(some_tokens(2)), 1)
-    assert ran == ["0", "1"]
-    assert not any(module._forward_hooks for module in model.modules())
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_padding_is_not_seen_and_not_read(family: str):
+    model, pad = model_of(family), 96
+    short = some_tokens(2)[:, :10] % 96
+    padded = np.concatenate([short, np.full((2, 6), pad)], axis=1)
+    point = find(model, Hook("resid", 1))
+    (alone,) = read(model, short, [point])
+    (beside,) = read(model, padded, [point], pad)
+    torch.testing.assert_close(beside[:, :10], alone)
+    if family == "bert":  # which looks ahead, so a pad that is seen would change what is before it
+        assert not torch.allclose(read(model, padded, [point])[0][:, :10], alone, atol=1e-3)
+    vectors = ModelVectors(model, padded, point, Mask(first=True, ids=(pad,), pad=pad))
+    assert vectors.counts.tolist() == [9, 9]
+    torch.testing.assert_close(torch.cat([*vectors.read(np.arange(2))]), alone[:, 1:].flatten(0, 1))
 
 
-def test_the_hook_is_gone_when_the_model_fails():
-    model = tiny_model()
-    with pytest.raises(IndexError):
-        read_residual(model, torch.tensor([[10_000]]), 1)
-    assert not any(module._forward_hooks for module in model.modules())
-
-
-def test_a_layer_has_a_name_and_a_path_or_a_sentence():
-    model = tiny_model()
-    assert (hook_name(2), block_path(model, 2)) == ("blocks.2.hook_resid_post", "gpt_neox.layers.2")
-    with pytest.raises(Problem, match="no layer 3: the model's layers are 0 to 2"):
-        block_path(model, 3)
-
-
-def stream(seed: int = 0, batch: int = 24, rows: int = 30) -> ActivationStream:
-    return ActivationStream(tiny_model(), some_tokens(rows), np.arange(rows), 1, batch, seed)
+def stream(seed: int = 0, batch: int = 24, rows: int = 30, mask: Mask = NOTHING) -> ActivationStream:
+    vectors = ModelVectors(tiny_model(), some_tokens(rows), RESID, mask)
+    return ActivationStream(vectors, np.arange(rows), batch, seed)
 
 
 def by_content(vectors: torch.Tensor) -> torch.Tensor:
@@ -80,15 +60,32 @@ def by_content(vectors: torch.Tensor) -> torch.Tensor:
 
 def test_an_epoch_serves_every_vector_once_in_another_order(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(activations, "FORWARD_TOKENS", 3 * CONTEXT)
-    monkeypatch.setattr(activations, "BUFFER_BATCHES", 5)  # 120 vectors: buffers begin and end inside rows
+    monkeypatch.setattr(buffers, "BATCHES", 5)  # 120 vectors: buffers begin and end inside rows
     source = stream()
     assert (source.chunk, 30 * CONTEXT) == (5, 20 * 24)
-    whole = read_residual(tiny_model(), as_ids(some_tokens(30)), 1).flatten(0, 1)
+    whole = read(tiny_model(), some_tokens(30), [RESID])[0].flatten(0, 1)
     for epoch in (0, 1):
         served = torch.cat([source(step) for step in range(epoch * 20, epoch * 20 + 20)])
         torch.testing.assert_close(by_content(served), by_content(whole), rtol=1e-4, atol=1e-4)
         assert not torch.allclose(served, whole, atol=1e-2)
     assert not torch.allclose(source(0), source(20), atol=1e-2), "the next epoch has another order"
+
+
+def test_what_does_not_count_is_never_served_and_all_else_once_an_epoch(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(buffers, "BATCHES", 3)  # three vectors: buffers go on from one epoch into the next
+    tokens, mask = some_tokens(30), Mask(first=True, ids=(5, 6, 7))
+    tokens[4] = 5  # a row of which nothing is left
+    kept = mask.kept(tokens)
+    source = ActivationStream(ModelVectors(tiny_model(), tokens, RESID, mask), np.arange(30), 1, seed=2)
+    assert source.total == kept.sum() < 29 * (CONTEXT - 1)
+    whole = read(tiny_model(), tokens, [RESID])[0][torch.from_numpy(kept)]
+    served = torch.cat([source(step) for step in range(3 * source.total)])
+    torch.testing.assert_close(by_content(served), by_content(whole).repeat_interleave(3, 0), rtol=1e-4, atol=1e-4)
+
+
+def test_tokens_of_which_nothing_counts_are_refused():
+    with pytest.raises(Problem, match="Every token is padding or left out"):
+        stream(mask=Mask(ids=tuple(range(97))))
 
 
 def test_a_batch_follows_from_the_seed_and_the_step_alone():
@@ -101,10 +98,33 @@ def test_a_batch_follows_from_the_seed_and_the_step_alone():
 
 def test_a_batch_mixes_many_rows_and_the_buffer_is_bounded(monkeypatch: pytest.MonkeyPatch):
     source = stream(batch=24, rows=300)
-    assert source.chunk == activations.BUFFER_BATCHES
-    monkeypatch.setattr(activations, "BUFFER_BYTES", 2 * 24 * 16 * 4)
+    assert source.chunk == buffers.BATCHES
+    monkeypatch.setattr(buffers, "MEMORY_BYTES", 2 * 24 * 16 * 4)
     assert stream(batch=24, rows=300).chunk == 2
     assert stream(batch=2000, rows=30)(0).shape == (2000, 16)
+
+
+def test_vectors_too_large_for_memory_wait_in_a_file_and_come_out_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    vectors, rows = ModelVectors(tiny_model(), some_tokens(40), RESID, NOTHING), np.arange(40)
+    in_memory = ActivationStream(vectors, rows, 24, seed=5)
+    monkeypatch.setattr(buffers, "MEMORY_BYTES", 3 * 24 * 16 * 4)
+    assert ActivationStream(vectors, rows, 24, seed=5).chunk == 3, "without a folder there is no file"
+    in_file = ActivationStream(vectors, rows, 24, seed=5, spill=tmp_path)
+    assert in_file.chunk == in_memory.chunk == 16
+    for step in (0, 7, 15, 16, 40, 3):
+        assert torch.equal(in_file(step), in_memory(step))
+    held = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    files = [path for path in held if path.startswith(str(tmp_path))]
+    assert len(files) == 1
+    assert list(tmp_path.iterdir()) == [], "the file has no name, so no crash leaves it behind"
+    assert isinstance(in_file._buffer, FileBuffer)
+    assert os.fstat(in_file._buffer._file).st_size == 16 * 24 * 16 * 4
+    del in_file
+    assert not [link for link in Path("/proc/self/fd").iterdir() if str(tmp_path) in os.path.realpath(link)]
+    monkeypatch.setattr(buffers, "FILE_BYTES", 5 * 24 * 16 * 4)
+    assert ActivationStream(vectors, rows, 24, seed=5, spill=tmp_path).chunk == 5
 
 
 def test_a_refill_can_be_left():

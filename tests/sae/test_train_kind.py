@@ -7,14 +7,17 @@ import math
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
-from tasks.activations import read_residual
+from tasks.activations import read
+from tasks.hooks import Hook, find
 from tasks.job import Request, Stopped, kind_named
 from tasks.kinds import train
 from tasks.models import load_model
 from tasks.problem import Problem
 from tasks.sae.formats import load_sae
 from tests.sae.conftest import CONTEXT, VOCABULARY, Bench, Known, some_tokens, tiny_model
+from tests.sae.families import model_of
 
 SHORT = {"model": "tiny", "dataset": "words", "layer": 1, "k": 4, "batch": 256, "steps": 30, "expansion": 4}
 
@@ -60,9 +63,59 @@ def test_training_leaves_a_working_sae_and_says_how_good_it_is(bench: Bench, cho
     assert ("training", 30 * 256, 30 * 256, "tokens") in context.said
 
     sae = load_sae(context.output)
-    activations = read_residual(tiny_model(), torch.from_numpy(some_tokens(40, seed=1)), 1).flatten(0, 1)
+    model = tiny_model()
+    activations = read(model, some_tokens(40, seed=1), [find(model, Hook("resid", 1))])[0][:, 1:].flatten(0, 1)
     explained = 1 - (sae(activations) - activations).square().sum() / (activations - activations.mean(0)).square().sum()
     assert explained.item() == pytest.approx(result["explained_variance"], abs=0.1)
+
+
+@pytest.mark.parametrize(("hook", "name"), [("mlp", "hook_mlp_out"), ("attn", "hook_attn_out")])
+def test_what_mlp_and_attention_add_is_trained_on_and_named_exactly(bench: Bench, hook: str, name: str):
+    params, _ = prepared(bench, hook=hook, lr=0.01)
+    context = bench.context()
+    result = train.run(params, context)
+    module = {"mlp": "gpt_neox.layers.1.mlp", "attn": "gpt_neox.layers.1.attention"}[hook]
+    metadata = json.loads((context.output / "cfg.json").read_text())["metadata"]
+    assert (metadata["hook_name"], metadata["hook_module"]) == (f"blocks.1.{name}", module)
+    assert result["hook"] == module
+    model = tiny_model()
+    vectors = read(model, some_tokens(40, seed=1), [find(model, Hook(hook, 1))])[0][:, 1:].flatten(0, 1)
+    reconstructed = load_sae(context.output)(vectors)
+    explained = 1 - (reconstructed - vectors).square().sum() / (vectors - vectors.mean(0)).square().sum()
+    assert explained.item() == pytest.approx(result["explained_variance"], abs=0.1)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+@pytest.mark.parametrize("hook", ["resid", "mlp"])
+def test_encoders_are_read_as_causal_models_are(bench: Bench, family: str, hook: str):
+    model_of(family).save_pretrained(bench.store.path("models", family))
+    (bench.store.path("models", family) / "manifest.json").write_text("{}")
+    params, _ = prepared(bench, model=family, hook=hook, lr=0.01)
+    assert params.width == 4 * 16
+    context = bench.context()
+    result = train.run(params, context)
+    assert result["explained_variance"] > result["random_explained_variance"]
+    name = {"resid": "hook_normalized_resid_post", "mlp": "hook_mlp_out"}[hook]
+    assert json.loads((context.output / "cfg.json").read_text())["metadata"]["hook_name"] == f"blocks.1.{name}"
+
+
+def test_a_model_that_reads_two_texts_is_refused(bench: Bench):
+    folder = bench.store.path("models", "tiny")
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "vocab_size": VOCABULARY}
+    AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model("t5", **sizes)).save_pretrained(folder)
+    with pytest.raises(Problem, match="tiny has an encoder and a decoder"):
+        load_model("tiny", bench.store)
+
+
+@pytest.mark.parametrize("skip_bos", [True, False])
+def test_the_sae_says_which_tokens_it_was_not_trained_on(bench: Bench, skip_bos: bool):
+    bench.add_tokens("marked", rows=200, bos_id=3)
+    params, _ = prepared(bench, dataset="marked", skip_bos=skip_bos)
+    context = bench.context()
+    train.run(params, context)
+    metadata = json.loads((context.output / "cfg.json").read_text())["metadata"]
+    told = (metadata["exclude_special_tokens"], metadata["seqpos_slice"])
+    assert told == (([3], [1, None]) if skip_bos else (False, [None]))
 
 
 def test_a_stopped_training_goes_on_and_ends_as_if_it_had_not_been_stopped(bench: Bench):
@@ -95,6 +148,7 @@ def test_the_name_tells_model_layer_and_sparsity(bench: Bench):
         return train.default_name(train.KIND.read_params(values))
 
     assert name() == "tiny-l1-topk-k4"
+    assert name(hook="attn") == "tiny-l1-attn-topk-k4"
     assert name(arch="standard", k=None, l1=0.25) == "tiny-l1-standard-l1-0.25"
     assert name(model="EleutherAI/pythia-70m", layer=3) == "EleutherAI--pythia-70m-l3-topk-k4"
     folder = name(model=str(bench.store.path("models", "tiny")))
@@ -160,6 +214,7 @@ def test_a_folder_is_remembered_by_its_whole_path(bench: Bench, monkeypatch: pyt
         ({"dataset": "wards"}, "'wards' is no dataset in the store, no file or folder here"),
         ({"dataset": "../words"}, "no dataset in the store"),
         ({"steps": 0}, "--steps must be at least 1"),
+        ({"hook": "norm"}, "--hook 'norm' is not one of: resid, mlp, attn"),
         ({"depth": 1}, "no parameter 'depth'"),
     ],
 )

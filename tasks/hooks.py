@@ -1,0 +1,203 @@
+"""Hook points: the only place that knows where in a model a site is, what it is called, and that it is the right one.
+
+The sites of a block: `resid`, the residual stream after it (its output); `attn` and `mlp`, what attention and MLP add
+to that stream; `mlp-in`, what the MLP reads. Modules are found by the names that families of models give them, never by
+their order, and believed only when a block's input, `attn` and `mlp` add up to its output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+
+from tasks.models import find_blocks
+from tasks.problem import Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+#: Each site's name in TransformerLens, within `blocks.L.`. Its `ln2.hook_normalized` is not what the MLP reads: the
+#: norm's weights come after it.
+_NAMES = {"resid": "hook_resid_post", "mlp": "hook_mlp_out", "attn": "hook_attn_out", "mlp-in": "mlp.hook_in"}
+#: What it calls otherwise: the normed output of a block that norms the sums, as BERT's; the input of an MLP that is no
+#: module of its own.
+_NORMED, _SPLIT = {"resid": "hook_normalized_resid_post"}, {"mlp-in": "mlp.in.hook_in"}
+
+
+class _Form(NamedTuple):
+    """The modules of a kind of block, by their paths within it.
+
+    `norms` are those of a block that norms the sums: after attention was added, and after the MLP was.
+    """
+
+    attn: str
+    mlp: str
+    mlp_in: str
+    norms: tuple[str, str] | None = None
+
+
+#: The first part of an MLP whose parts lie in the block itself.
+_INNER = {"fc1", "intermediate"}
+_OPT_NORMS = ("self_attn_layer_norm", "final_layer_norm")
+#: The first one whose modules a block has is its form: the special ones come before the plain ones.
+_FORMS = [
+    _Form("attention.output.dense", "output.dense", "intermediate", ("attention.output.LayerNorm", "output.LayerNorm")),
+    _Form("attention", "ffn", "ffn", ("sa_layer_norm", "output_layer_norm")),  # DistilBERT
+    _Form("post_attention_layernorm", "post_feedforward_layernorm", "mlp"),  # Gemma 2 and 3, OLMo 2: normed, then added
+    _Form("post_self_attn_layernorm", "post_mlp_layernorm", "mlp"),  # GLM 4
+    _Form("self_attn", "fc2", "fc1", _OPT_NORMS),  # OPT: which of the two, the block's own flag says
+    _Form("self_attention.dense", "mlp.dense_4h_to_h", "mlp"),  # BLOOM adds inside its modules; Falcon
+    _Form("attn", "ffn.down_proj", "ffn"),  # MPT
+    *(
+        _Form(attn, mlp, mlp)
+        for attn, mlp in product(
+            ("self_attn", "attn", "attention", "self_attention"), ("mlp", "block_sparse_moe", "feed_forward", "ffn")
+        )
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A place in a model: one of the sites `resid`, `mlp`, `attn`, `mlp-in` of block `layer`, counted from 0."""
+
+    site: str
+    layer: int
+
+
+class Point(NamedTuple):
+    """A hook found in a model: TransformerLens' name of it, the module, and whether what that one reads is caught."""
+
+    name: str
+    module: str
+    input: bool = False
+
+
+def find(model: PreTrainedModel, hook: Hook) -> Point:
+    """Where in `model` the hook is.
+
+    Raises Problem for a layer or a site that the model does not have, and for a block that does not add up. All sites
+    but `resid` cost a forward pass of a few tokens, to see that.
+    """
+    path, blocks = find_blocks(model)
+    if not 0 <= hook.layer < len(blocks):
+        raise Problem(f"There is no layer {hook.layer}: the model's layers are 0 to {len(blocks) - 1}.")
+    form = _form_of(blocks[hook.layer])
+    names = _NAMES | (_NORMED if form and form.norms else {}) | (_SPLIT if form and form.mlp_in in _INNER else {})
+    name, block = f"blocks.{hook.layer}.{names[hook.site]}", f"{path}.{hook.layer}"
+    if hook.site == "resid":
+        return Point(name, block)
+    if form is None or not _adds_up(model, block, form):
+        raise Problem(
+            f"What attention and MLP add to the residual stream of a {type(model).__name__} could not be found.",
+            "Use --hook resid, the output of the block",
+        )
+    module = {"attn": form.attn, "mlp": form.mlp, "mlp-in": form.mlp_in}[hook.site]
+    return Point(name, f"{block}.{module}", hook.site == "mlp-in")
+
+
+def find_again(model: PreTrainedModel, told: dict[str, Any]) -> Point:
+    """Where in `model` the hook is that an SAE's metadata tell of: `hook_name`, and `hook_module` if there is one.
+
+    Raises Problem as `find` does, for a name that is not understood here, and for a model in which the hook is called
+    otherwise or belongs to another module.
+    """
+    _, layer, site = (*str(told["hook_name"]).split(".", 2), "", "")[:3]
+    sites = {name: site for names in (_NAMES, _NORMED, _SPLIT) for site, name in names.items()}
+    if site not in sites or not layer.isdigit():
+        raise Problem(f"The SAE was trained on {told['hook_name']}, which is not known here.")
+    point = find(model, Hook(sites[site], int(layer)))
+    wanted = Point(told["hook_name"], told.get("hook_module") or point.module, point.input)
+    if point != wanted:
+        raise Problem(
+            f"The SAE was trained on {wanted.name} ({wanted.module}); this model has {point.name} ({point.module}).",
+            "Give --model, the model that it was trained on",
+        )
+    return point
+
+
+class _Reached(Exception):
+    """All points have answered; nothing after the last one is needed."""
+
+
+@torch.no_grad()
+def catch(model: PreTrainedModel, points: Sequence[Point], inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """What passes the points in one forward pass, which ends with the last of them: each (batch, context, d) float32.
+
+    `inputs` go to the model without its head, so logits are never computed; `input_ids` (batch, context) is one of
+    them. The tensors lie on the model's device. The hooks are gone when this returns or raises.
+    """
+    found: dict[Point, torch.Tensor] = {}
+    shape = inputs["input_ids"].shape
+
+    def keep(point: Point, tensor: torch.Tensor) -> None:
+        found.setdefault(point, tensor.to(torch.float32, copy=True).reshape(*shape, -1))  # some modules get (tokens, d)
+        if len(found) == len(set(points)):
+            raise _Reached
+
+    with _hooked(model, set(points), keep), suppress(_Reached):
+        model.base_model(**{name: value.to(model.device) for name, value in inputs.items()}, use_cache=False)
+    return [found[point] for point in points]
+
+
+@contextmanager
+def _hooked(model: PreTrainedModel, points: set[Point], keep: Callable[[Point, torch.Tensor], None]) -> Iterator[None]:
+    """While this lasts, `keep` gets what passes each point."""
+
+    def register(point: Point) -> Any:
+        module = model.get_submodule(point.module)
+        if point.input:
+            return module.register_forward_pre_hook(
+                lambda _module, args, kwargs: keep(point, args[0] if args else next(iter(kwargs.values()))),
+                with_kwargs=True,
+            )
+        return module.register_forward_hook(
+            lambda _module, _args, output: keep(point, output[0] if isinstance(output, tuple) else output)
+        )
+
+    handles: list[Any] = []
+    try:
+        for point in points:
+            handles.append(register(point))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _form_of(block: nn.Module) -> _Form | None:
+    """The form whose modules the block has, or None."""
+    there = {path for path, _ in block.named_modules()}
+    for form in _FORMS:
+        if {form.attn, form.mlp, form.mlp_in, *(form.norms or ())} <= there:
+            return form._replace(norms=None) if getattr(block, "do_layer_norm_before", False) else form
+    return None
+
+
+def _adds_up(model: PreTrainedModel, block: str, form: _Form) -> bool:
+    """Whether what the block is given, what attention adds and what the MLP adds is what it hands on."""
+    begin, end = Point("", block, input=True), Point("", block)
+    attn, mlp = Point("", f"{block}.{form.attn}"), Point("", f"{block}.{form.mlp}")
+    tokens = {"input_ids": torch.arange(8)[None] % int(model.config.get_text_config().vocab_size)}
+    if form.norms is None:
+        first, added, more, last = catch(model, [begin, attn, mlp, end], tokens)
+        return _equal(first + added + more, last, first, model)
+    middle, after = (f"{block}.{norm}" for norm in form.norms)
+    points = [begin, attn, Point("", middle, input=True), Point("", middle), mlp, Point("", after, input=True)]
+    first, added, half, normed, more, whole = catch(model, points, tokens)
+    return _equal(first + added, half, first, model) and _equal(normed + more, whole, normed, model)
+
+
+def _equal(sum_: torch.Tensor, told: torch.Tensor, before: torch.Tensor, model: PreTrainedModel) -> bool:
+    """Whether they agree to a hundredth of what was added, and to a few roundings of the model's own precision."""
+    if sum_.shape != told.shape:
+        return False
+    added = (told - before).norm(dim=-1)
+    allowed = 0.01 * added + 4 * torch.finfo(model.dtype).eps * told.norm(dim=-1)
+    return bool(((sum_ - told).norm(dim=-1) <= allowed).all())

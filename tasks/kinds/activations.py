@@ -1,0 +1,147 @@
+"""`activations`: what passes one hook of a model, over a corpus, as files to train many SAEs from."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tasks.job import RESUMABLE_ATTEMPTS, Context, Estimate, JobKind, Known, Request, option
+from tasks.problem import Problem
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tasks.activation_files import ShardWriter
+    from tasks.activations import ModelVectors
+
+#: Bytes of a number in each type.
+_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Params:
+    """Which model, where in it, on which tokens, how precisely."""
+
+    model: str = option(help="A model in the store, a model folder, or a Hub id", artifact="models")
+    dataset: str = option(help="Tokens or a dataset in the store, a file or folder, or a Hub id", artifact="tokens")
+    layer: int = option(help="Which layer; the first is 0", minimum=0)
+    hook: str = option(
+        "resid",
+        help="The residual stream, what MLP or attention add to it, or what the MLP reads",
+        choices=("resid", "mlp", "attn", "mlp-in"),
+    )
+    dtype: str = option("bfloat16", help="bfloat16 takes half the disk of float32", choices=sorted(_BYTES))
+    max_tokens: int | None = option(None, help="Read about this many, evenly spread; default: all", minimum=1)
+    skip_bos: bool = option(
+        True, help="Leave out BOS and the first token of each row, whose activations are many times as long as others"
+    )
+
+
+def default_name(params: Params) -> str:
+    """Model, layer, hook and tokens."""
+    from tasks.models import model_slug
+    from tasks.text.naming import slug
+
+    return f"{model_slug(params.model)[:45]}-l{params.layer}-{params.hook}-{slug(params.dataset)[:40]}"
+
+
+def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
+    """Find the model and the tokens, or ask for the jobs that make them; refuse what cannot work."""
+    from tasks.models import check_layer, look_up
+    from tasks.text.wanted import find_tokens
+
+    model, told = look_up(params.model, known)
+    check_layer(model, told or {}, params.layer)
+    tokens, requests = find_tokens(params.dataset, model, told or {}, known)
+    return dataclasses.replace(params, model=model, dataset=tokens), requests
+
+
+def estimate(params: Params, known: Known) -> Estimate:
+    """Disk by the tokens that are read at most, memory by shapes; time by an earlier reading of the same model."""
+    from tasks.estimate import seconds_like_earlier, shape_of_model, tokens_in
+    from tasks.sae.footprint import of_reading
+
+    shape = shape_of_model(known, params.model)
+    limits = [tokens for tokens in (tokens_in(known, params.dataset), params.max_tokens) if tokens is not None]
+    tokens = min(limits, default=None)
+    estimated = Estimate() if shape is None else of_reading(shape)
+    if tokens is None:
+        return estimated
+    alike = ("model", "layer", "hook")
+    seconds = seconds_like_earlier(
+        known, "activations", tokens, lambda told: all(told.get(key) == getattr(params, key) for key in alike)
+    )
+    disk = None if shape is None else tokens * shape.d_model * _BYTES[params.dtype]
+    return dataclasses.replace(estimated, seconds=seconds, disk_bytes=disk)
+
+
+KIND = JobKind(
+    "activations",
+    queue="extraction",
+    params=Params,
+    summary="Read a model's activations into files, to train many SAEs from",
+    module=__name__,
+    produces="activations",
+    default_name=default_name,
+    prepare=prepare,
+    estimate=estimate,
+    max_attempts=RESUMABLE_ATTEMPTS,
+)
+
+
+def run(params: Params, context: Context) -> dict[str, Any]:
+    """Read shard after shard, going on after those of an earlier attempt; then describe them."""
+    from tasks.activation_files import ShardWriter
+    from tasks.activations import open_model
+    from tasks.features.collect import choose_rows
+    from tasks.hooks import Hook
+
+    context.progress("loading", 0, None, "tokens")
+    hook = Hook(params.hook, params.layer)
+    source = open_model(context.store, params.model, params.dataset, hook, params.skip_bos, context.device)
+    numbers = choose_rows(*source.shape, params.max_tokens)
+    counts, began = source.counts[numbers], time.monotonic()
+    writer = ShardWriter(context.workdir / "shards", counts, source.shape[1], source.d_in, params.dtype)
+    fresh = _write(writer, source, numbers, context)
+    seconds = time.monotonic() - began
+    info = writer.finish(
+        context.output,
+        model=params.model,
+        tokens=params.dataset,
+        hook_name=source.point.name,
+        hook_module=source.point.module,
+        left_out=dataclasses.asdict(source.mask),
+        dtype=params.dtype,
+        context=source.shape[1],
+    )
+    if not info.vectors:
+        raise Problem("Every token is padding or left out: there is nothing to read.", "Use other tokens")
+    return {
+        "vectors": info.vectors,
+        "rows": info.rows,
+        "d_in": info.d_in,
+        "mean_norm": info.mean_norm,
+        "shards": writer.shards,
+        "bytes": info.vectors * info.d_in * _BYTES[params.dtype],
+        "tokens_per_s": round(fresh / seconds) if fresh else None,
+        "hook": info.hook_module,
+    }
+
+
+def _write(writer: ShardWriter, source: ModelVectors, numbers: np.ndarray, context: Context) -> int:
+    """Write the shards that are not there yet; how many vectors those have."""
+    total, done, fresh = int(writer.counts.sum()), 0, 0
+    for shard in range(writer.shards):
+        rows = writer.rows_of(shard)
+        size = int(writer.counts[rows.start : rows.stop].sum())
+        if not writer.has(shard):
+
+            def after_piece(written: int, before: int = done) -> None:
+                context.progress("reading", before + written, total, "vectors")
+
+            writer.write(shard, source.read(numbers[rows.start : rows.stop]), after_piece)
+            fresh += size
+        done += size
+    return fresh

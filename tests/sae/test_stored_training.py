@@ -1,0 +1,130 @@
+"""A training from stored activations is the training on the model itself, without the model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tasks import activation_files, buffers
+from tasks.activation_files import StoredVectors
+from tasks.activations import ActivationStream
+from tasks.kinds import activations as reading
+from tasks.kinds import train
+from tasks.problem import Problem
+from tests.sae.conftest import CONTEXT, Bench, Known
+
+FROM = {"model": "tiny", "dataset": "marked", "layer": 1}
+SHORT = {"k": 4, "batch": 256, "steps": 30, "expansion": 4, "lr": 0.01}
+
+
+@pytest.fixture
+def stored(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """A store with tokens that have BOS in the middle of rows, and activations of several shards from them."""
+    monkeypatch.setattr(activation_files, "SHARD_BYTES", 30 * CONTEXT * 16 * 4)
+    bench.add_tokens("marked", rows=200, bos_id=5)
+    for name, values in (("whole", {"dtype": "float32"}), ("half", {}), ("mlp", {"hook": "mlp", "skip_bos": False})):
+        params, _ = reading.prepare(reading.KIND.read_params({**FROM, **values}), bench.known)
+        context = bench.context(name)
+        result = reading.run(params, context)
+        bench.store.seal(context.output, {"job": name, "params": vars(params), "result": result})
+        bench.store.publish(context.output, "activations", name)
+    return bench
+
+
+def trained(bench: Bench, name: str, **values: Any) -> tuple[dict[str, Any], Path]:
+    params, requests = train.prepare(train.KIND.read_params({**SHORT, **values}), bench.known)
+    assert requests == []
+    context = bench.context(name)
+    return train.run(params, context), context.output
+
+
+def test_the_sae_is_the_same_and_no_model_is_needed(stored: Bench):
+    measured, live = trained(stored, "live", **FROM)
+    shutil.rmtree(stored.store.path("models", "tiny"))
+    shutil.rmtree(stored.store.path("tokens", "marked"))
+    again, from_files = trained(stored, "files", activations="whole")
+    # The same vectors in the same batches; only how many went through the model at once may differ in the last bits.
+    weights = [load_file(folder / "sae_weights.safetensors") for folder in (live, from_files)]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-4)
+    told = [json.loads((folder / "cfg.json").read_text()) for folder in (live, from_files)]
+    scales = [cfg["metadata"].pop("activation_scale") for cfg in told]
+    assert told[0] == told[1]
+    assert scales[0] == pytest.approx(scales[1])
+    for name in ("explained_variance", "loss", "l0", "dead_share"):
+        assert again[name] == pytest.approx(measured[name], rel=1e-3)
+    assert measured["explained_variance"] > 0.5
+
+
+def test_half_the_precision_costs_no_quality(stored: Bench):
+    measured = {name: trained(stored, name, activations=name)[0] for name in ("whole", "half")}
+    assert measured["half"]["explained_variance"] == pytest.approx(measured["whole"]["explained_variance"], abs=0.01)
+    assert measured["half"] != measured["whole"]
+
+
+def test_each_stored_vector_is_served_once_an_epoch(stored: Bench, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(buffers, "BATCHES", 3)
+    vectors = StoredVectors(stored.store.path("activations", "whole"))
+    rows = torch.arange(20, 60).numpy()
+    source = ActivationStream(vectors, rows, 1, seed=4)
+    whole, total = torch.cat([*vectors.read(rows)]), source.total
+    served = torch.cat([source(step) for step in range(3 * total)])
+    assert len(whole) == total
+    assert sorted(map(tuple, served.tolist())) == sorted(3 * list(map(tuple, whole.tolist())))
+    for epoch in (0, 1):
+        assert not torch.equal(served[epoch * total :][:total], whole), "in an order of its own"
+    assert not torch.equal(served[:total], served[total : 2 * total])
+    assert torch.equal(ActivationStream(vectors, rows, 1, seed=4)(7), served[7:8])
+
+
+def test_what_they_were_read_from_is_taken_over(stored: Bench):
+    params, _ = train.prepare(train.KIND.read_params({**SHORT, "activations": "mlp"}), stored.known)
+    assert (params.model, params.dataset, params.layer) == ("tiny", "marked", 1)
+    assert (params.hook, params.skip_bos, params.width) == ("mlp", False, 64)
+    assert train.default_name(params) == "tiny-l1-mlp-topk-k4"
+    assert train.prepare(params, stored.known) == (params, [])  # as when the job is tried again
+    metadata = json.loads((trained(stored, "sae", activations="mlp")[1] / "cfg.json").read_text())["metadata"]
+    assert (metadata["hook_name"], metadata["hook_module"]) == ("blocks.1.hook_mlp_out", "gpt_neox.layers.1.mlp")
+    assert (metadata["model_name"], metadata["seqpos_slice"]) == ("tiny", [None])
+
+
+def test_what_is_still_being_read_can_be_waited_for(stored: Bench):
+    class Coming(Known):
+        def coming_from(self, family: str, name: str) -> tuple[str, dict[str, Any]]:
+            return "activations", {**vars(reading.Params(**FROM)), "hook": "attn"}
+
+    known = Coming(stored.store, {"activations/later"})
+    params, _ = train.prepare(train.KIND.read_params({**SHORT, "activations": "later"}), known)
+    assert (params.model, params.layer, params.hook, params.width) == ("tiny", 1, "attn", None)
+
+
+def test_without_the_model_a_training_holds_less(stored: Bench):
+    told = [
+        train.estimate(train.prepare(train.KIND.read_params({**SHORT, **where}), stored.known)[0], stored.known)
+        for where in (FROM, {"activations": "whole"})
+    ]
+    weights = stored.store.path("models", "tiny") / "model.safetensors"
+    assert told[0].memory_bytes - told[1].memory_bytes == pytest.approx(weights.stat().st_size, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"activations": "none"}, "The store has no activations/none"),
+        ({"activations": "whole", "layer": 2}, "activations/whole were read with --layer 1, not 2"),
+        ({"activations": "whole", "hook": "mlp"}, "activations/whole were read with --hook resid, not mlp"),
+        ({"activations": "whole", "skip_bos": False}, "activations/whole were read with --skip-bos True, not False"),
+        ({"model": "tiny", "layer": 1}, "train needs --dataset"),
+        ({"dataset": "marked", "layer": 1}, "train needs --model"),
+        ({"model": "tiny", "dataset": "marked"}, "train needs --layer"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(stored: Bench, values: dict[str, Any], sentence: str):
+    with pytest.raises(Problem, match=sentence):
+        trained(stored, "sae", **values)
