@@ -57,6 +57,7 @@ class Common:
     sparsity_warmup: float = option(0.05, help="Share of the training in which the sparsity penalty rises", minimum=0)
     clip: float = option(0.0, help="Longest gradient; 0: any", minimum=0)
     accumulate: int = option(1, help="Parts in which a batch goes through the SAE, to hold less memory", minimum=1)
+    evaluate: int = option(4, help="How often to measure on held-out tokens, the end included; 0: not", minimum=0)
     seed: int = option(0, help="Seed of the weights and of the order of the data", minimum=0)
     checkpoint_s: float = option(30.0, help="Seconds between checkpoints", minimum=0)
 
@@ -134,6 +135,7 @@ def run(params: Common, context: Context) -> dict[str, Any]:
     from tasks.activations import ActivationStream, split_rows
     from tasks.sae.baselines import compare
     from tasks.sae.trainer import Trainer
+    from tasks.training.evaluation import Evaluation
     from tasks.training.place import open_vectors, wiring
     from tasks.training.pulse import Pulse
     from tasks.training.saving import save
@@ -146,6 +148,7 @@ def run(params: Common, context: Context) -> dict[str, Any]:
     pulse = Pulse(params.checkpoint_s, context)
     stream = ActivationStream(vectors, train_rows, params.batch, params.seed, pulse.beat, context.workdir)
     pulse.trainer = trainer = Trainer(_config(params, wired, width), wired.source(stream, width), context.device)
+    pulse.evaluation = Evaluation(trainer, vectors, wired, held_rows, params.evaluate)
     tokens_per_s = pulse.train()
     save(params, context, trainer, vectors)
 
@@ -154,6 +157,7 @@ def run(params: Common, context: Context) -> dict[str, Any]:
 
     return {
         **compare(trainer.coder, read(train_rows[: 2 * len(held_rows)]), read(held_rows)),
+        **pulse.evaluation.last(context.workdir),
         "tokens_per_s": tokens_per_s,
         "steps": trainer.step,
         "d_in": trainer.config.coder.d_in,

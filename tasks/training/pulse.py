@@ -9,15 +9,17 @@ from tasks.job import Context
 
 if TYPE_CHECKING:
     from tasks.sae.trainer import Trainer
+    from tasks.training.evaluation import Evaluation
 
 #: A checkpoint may take up to this share of the time.
 _CHECKPOINT_SHARE = 0.05
 
 
 class Pulse:
-    """Looked at after each step and each forward pass; `trainer` is set before the first."""
+    """Looked at after each step and each forward pass; `trainer` and `evaluation` are set before the first."""
 
     trainer: Trainer
+    evaluation: Evaluation
 
     def __init__(self, checkpoint_s: float, context: Context) -> None:
         self.checkpoint_s, self.context = checkpoint_s, context
@@ -33,11 +35,17 @@ class Pulse:
         batch, steps = self.trainer.config.batch, self.trainer.config.steps
         self.context.progress("training", self.trainer.step * batch, steps * batch, "tokens")
 
+    def after_step(self) -> None:
+        """Measure on held-out rows when that is due, and keep a checkpoint of it with its score; then `beat`."""
+        if self.evaluation.is_due():
+            self.trainer.save(self.context.workdir, self.evaluation.write(self.context.workdir))
+        self.beat()
+
     def train(self) -> int | None:
         """Train to the end and keep it; the tokens a second, None when an earlier attempt had done it all."""
         trainer, began = self.trainer, time.monotonic()
         first = trainer.resume(self.context.workdir)
-        trainer.run(self.context.workdir, self.beat)
+        trainer.run(self.context.workdir, self.after_step)
         trainer.save(self.context.workdir)
         seconds, done = time.monotonic() - began, trainer.step - first
         return round(done * trainer.config.batch / seconds) if done else None

@@ -6,7 +6,6 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from tasks.job import Context
-from tasks.sae.checkpoint import METRICS
 from tasks.sae.formats import save_sae
 from tasks.training.place import wiring
 
@@ -17,8 +16,9 @@ if TYPE_CHECKING:
 
 
 def save(params: Common, context: Context, trainer: Trainer, vectors: Vectors) -> None:
-    """Write the trained SAE and its metrics into the job's output."""
-    shutil.copyfile(context.workdir / METRICS, context.output / METRICS)
+    """Write the trained SAE and its files of lines into the job's output."""
+    for lines in context.workdir.glob("*.jsonl"):
+        shutil.copyfile(lines, context.output / lines.name)
     about = {
         "model_name": params.model,
         **_hooks(params, vectors),
