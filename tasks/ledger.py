@@ -18,7 +18,7 @@ from typing import Any
 from tasks import script
 from tasks.job import Job, Progress, State
 from tasks.lease import Card, Lease, Refusal
-from tasks.listing import Filter, Page, page, records
+from tasks.listing import Filter, Page, children, other_tries, page, records
 from tasks.problem import Problem
 from tasks.queue_desk import QueueDesk
 from tasks.records import encode_new, pairs
@@ -213,6 +213,14 @@ class Ledger:
     def page(self, wanted: Filter | None = None, limit: int = 50, after: str | None = None) -> Page:
         """The newest jobs that are meant, at most `limit`; `after` is the `next` of the page that came earlier."""
         return page(self.client, wanted or Filter(), limit, after)
+
+    def children(self, job_id: str) -> list[Job]:
+        """The jobs that wait or waited for that one, in the order of submission."""
+        return children(self.client, job_id)
+
+    def other_tries(self, job_ids: Sequence[str]) -> list[Job | None]:
+        """For each of these jobs the newest that tries it again, whatever became of it; in two round trips."""
+        return other_tries(self.client, job_ids)
 
     def find(self, prefix: str, limit: int = 10) -> list[str]:
         """Ids of jobs that start with `prefix`, at most `limit`."""

@@ -95,6 +95,20 @@ def records(client: Client, job_ids: Sequence[str]) -> list[Job | None]:
     return [decode(_sound(reply)) for reply in replies]
 
 
+def children(client: Client, job_id: str) -> list[Job]:
+    """The jobs that wait or waited for that one, in the order of submission."""
+    ids = client.call("ZRANGE", f"{PREFIX}by:parent:{job_id}", 0, -1)
+    return [job for job in records(client, ids) if job]
+
+
+def other_tries(client: Client, job_ids: Sequence[str]) -> list[Job | None]:
+    """For each of these jobs the newest that tries it again, whatever became of it; in two round trips."""
+    asked = [("ZREVRANGE", f"{PREFIX}by:retry_of:{job_id}", 0, 0) for job_id in job_ids]
+    newest = [next(iter(_sound(reply)), None) for reply in client.batch(asked)] if asked else []
+    found = iter(records(client, [job_id for job_id in newest if job_id]))
+    return [next(found) if job_id else None for job_id in newest]
+
+
 def _sound(reply: list[str] | Exception) -> list[str]:
     if isinstance(reply, Exception):
         raise reply

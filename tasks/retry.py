@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from tasks.job import Job, State
 from tasks.ledger import Ledger
-from tasks.listing import Filter
 from tasks.problem import Problem
 from tasks.submit import KnownArtifacts, Wishes, plan
 
-#: How many jobs of the same name are looked through for one that tries a job again.
-_NAMESAKES = 1000
+
+@dataclass
+class Retries:
+    """What is to be submitted; the jobs that are left out, each as a sentence; how many are for another time."""
+
+    planned: list[Job] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    remaining: int = 0
+
+    def leave_out(self, job: Job, why: str) -> None:
+        """Tell why that job is not tried again."""
+        self.left_out.append(f"{job.id} {job.kind} {job.name} is left out: {why}")
 
 
 def plan_retry(known: KnownArtifacts, job: Job, tried_again: Mapping[str, str] | None = None) -> list[Job]:
@@ -29,42 +39,52 @@ def plan_retry(known: KnownArtifacts, job: Job, tried_again: Mapping[str, str] |
     return [*before, dataclasses.replace(again, queue=job.queue, retry_of=job.id)]
 
 
-def plan_retries(known: KnownArtifacts, ledger: Ledger, jobs: Sequence[Job]) -> tuple[list[Job], list[tuple[Job, str]]]:
-    """All that is to be submitted to try these jobs again, and those that are left out, each with the reason.
+def plan_retries(known: KnownArtifacts, ledger: Ledger, pages: Iterable[Sequence[Job]], most: int) -> Retries:
+    """All that is to be submitted to try these jobs again, about `most` jobs, the oldest first.
 
     Parents come before their children, so a pipeline of which a step failed comes back whole.
     """
-    planned: list[Job] = []
-    left_out: list[tuple[Job, str]] = []
-    tried_again: dict[str, str] = {}
-    newest = {job.artifact: job.id for job in sorted(jobs, key=_age) if job.artifact}
-    for job in sorted(jobs, key=_age):
-        if other := _other_try(ledger, job):
-            left_out.append((job, f"job {other.id} tried it again"))
-            if other.state not in (State.FAILED, State.CANCELLED):
-                tried_again[job.id] = other.id
-            continue
+    retries, tried_again, left = Retries(), dict[str, str](), list[Job]()
+    for jobs in pages:
+        left += _not_tried_again(ledger, jobs, retries, tried_again)
+    left.sort(key=_age)
+    newest = {job.artifact: job.id for job in left if job.artifact}
+    for place, job in enumerate(left):
+        if len(retries.planned) >= most:
+            retries.remaining = len(left) - place
+            break
         if job.artifact and newest[job.artifact] != job.id:
-            left_out.append((job, f"job {newest[job.artifact]} makes the same, and is newer"))
+            retries.leave_out(job, f"job {newest[job.artifact]} makes the same, and is newer")
+        else:
+            _plan_if_possible(known, job, retries, tried_again)
+    return retries
+
+
+def _not_tried_again(
+    ledger: Ledger, jobs: Sequence[Job], retries: Retries, tried_again: dict[str, str]
+) -> Iterable[Job]:
+    """Those of the jobs that no other tries again; who waited for one of the rest shall wait for its other try."""
+    for job, other in zip(jobs, ledger.other_tries([job.id for job in jobs]), strict=True):
+        if other is None:
+            yield job
             continue
-        before = dict(known.planned)
-        try:
-            again = plan_retry(known, job, tried_again)
-        except Problem as problem:
-            known.planned.clear()
-            known.planned.update(before)
-            left_out.append((job, str(problem)))
-            continue
-        planned += again
-        tried_again[job.id] = again[-1].id
-    return planned, left_out
+        retries.leave_out(job, f"job {other.id} tried it again")
+        if other.state not in (State.FAILED, State.CANCELLED):
+            tried_again[job.id] = other.id
+
+
+def _plan_if_possible(known: KnownArtifacts, job: Job, retries: Retries, tried_again: dict[str, str]) -> None:
+    before = dict(known.planned)
+    try:
+        again = plan_retry(known, job, tried_again)
+    except Problem as problem:
+        known.planned.clear()
+        known.planned.update(before)
+        retries.leave_out(job, str(problem))
+        return
+    retries.planned += again
+    tried_again[job.id] = again[-1].id
 
 
 def _age(job: Job) -> tuple[float, str]:
     return job.created_at or 0.0, job.id
-
-
-def _other_try(ledger: Ledger, job: Job) -> Job | None:
-    """The newest job that tries this one again, whatever became of it."""
-    namesakes = ledger.page(Filter(name=job.name, since=job.created_at), _NAMESAKES).jobs
-    return next((other for other in namesakes if other.retry_of == job.id), None)
