@@ -144,6 +144,10 @@ class Ledger:
         """Record a device that needs no lease."""
         self._change("use_device", claim.job.id, claim.token, device)
 
+    def note(self, claim: Claim, sentence: str) -> str:
+        """Add a sentence to the history of a running job: "ok" or "lost"."""
+        return self._change("note", claim.job.id, claim.token, sentence)
+
     def finish(
         self, claim: Claim, state: State, reason: str, result: dict | None = None, error: dict | None = None
     ) -> str:
@@ -253,9 +257,14 @@ class Ledger:
         return self.client.call("HGET", f"{PREFIX}coming", artifact)
 
     def live_jobs(self) -> set[str]:
-        """Ids of all jobs that have not ended."""
+        """Ids of all jobs that have not ended, and of those whose checkpoint one of them will take over."""
         states = (State.WAITING, State.QUEUED, State.RUNNING)
-        return {i for ids in self._read([("ZRANGE", f"{PREFIX}by:state:{s}", 0, -1) for s in states]) for i in ids}
+        asked = [("ZRANGE", f"{PREFIX}by:state:{state}", 0, -1) for state in states]
+        return {i for ids in self._read([*asked, ("HKEYS", f"{PREFIX}heirs")]) for i in ids}
+
+    def awaited_checkpoints(self) -> set[str]:
+        """Ids of jobs whose checkpoint one that has not ended will take over."""
+        return set(self.client.call("HKEYS", f"{PREFIX}heirs"))
 
     def _read(self, commands: list[tuple]) -> list[Any]:
         replies = self.client.batch(commands) if commands else []

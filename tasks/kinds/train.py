@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.job import RESUMABLE_ATTEMPTS, Context, Estimate, JobKind, Known, Request, kind_named, option
+from tasks.job import Context, Estimate, JobKind, Known, Request, kind_named, option
 from tasks.problem import Problem
 
 if TYPE_CHECKING:
@@ -120,6 +120,12 @@ def estimate(params: Params, known: Known) -> Estimate:
     return dataclasses.replace(of_training(known, params.model, params.dataset, shape), seconds=seconds)
 
 
+def goes_on_at(workdir: Path) -> str | None:
+    """The step of the newest checkpoint, by the name that `tasks.sae.checkpoint` gives its folder."""
+    steps = [int(state.parent.name.rpartition("-")[2]) for state in workdir.glob("checkpoint-*/state.json")]
+    return f"step {max(steps)}" if steps else None
+
+
 KIND = JobKind(
     "train",
     queue="training",
@@ -130,7 +136,7 @@ KIND = JobKind(
     default_name=default_name,
     prepare=prepare,
     estimate=estimate,
-    max_attempts=RESUMABLE_ATTEMPTS,
+    goes_on_at=goes_on_at,
 )
 
 
@@ -163,6 +169,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
         **compare(trainer.coder, read(train_rows[: 2 * len(held_rows)]), read(held_rows)),
         "tokens_per_s": tokens_per_s,
         "steps": trainer.step,
+        "steps_in_last_attempt": trainer.step - pulse.first,
         "d_in": d_in,
         "d_sae": trainer.config.coder.d_sae,
         "hook": module,
@@ -201,6 +208,7 @@ class _Pulse:
     """Progress, checkpoints and the wish to stop, looked at after each step and each forward pass."""
 
     trainer: Trainer
+    first = 0  # the step from which this attempt went on
 
     def __init__(self, params: Params, context: Context) -> None:
         self.params, self.context = params, context
@@ -218,7 +226,9 @@ class _Pulse:
     def train(self) -> int | None:
         """Train to the end and keep it; the tokens a second, None when an earlier attempt had done it all."""
         trainer, began = self.trainer, time.monotonic()
-        first = trainer.resume(self.context.workdir)
+        self.first = first = trainer.resume(self.context.workdir)
+        if not first and (left := goes_on_at(self.context.workdir)):
+            self.context.note(f"starts from scratch: the checkpoint at {left} was made with other settings")
         trainer.run(self.context.workdir, self.beat)
         trainer.save(self.context.workdir)
         seconds, done = time.monotonic() - began, trainer.step - first

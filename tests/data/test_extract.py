@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from tasks.activations import as_ids, read_residual
 from tasks.features import collect
-from tasks.job import Stopped
+from tasks.job import Stopped, kind_named
 from tasks.models import load_model
 from tasks.problem import Problem
 from tasks.sae.architectures import build
@@ -70,6 +70,7 @@ def test_a_stopped_extraction_goes_on_where_it_was(chain, monkeypatch):
     chain.run("extract", "whole", sae="s")
     with pytest.raises(Stopped):
         chain.run("extract", "cut", sae="s", stop_when=lambda done: done >= 800)
+    assert kind_named("extract").goes_on_at(chain.store.work_folder("job-cut")) == "row 60"
     chain.said.clear()
     chain.run("extract", "cut", sae="s", attempt=2)
     read = [done for phase, done, _, _ in chain.said if phase == "extracting"]
