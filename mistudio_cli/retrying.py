@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mistudio_cli import output
+from tasks.checkpoints import goes_on_at
 from tasks.job import Job
 from tasks.ledger import Ledger
 from tasks.listing import Filter
-from tasks.retry import Retries, plan_retries, plan_retry
+from tasks.retry import Retries, plan_retries, plan_retry, why_from_scratch
 from tasks.store import Store
 from tasks.submit import KnownArtifacts
 
@@ -21,23 +23,50 @@ MOST = 10_000
 _PAGE, _TOLD = 1000, 20
 
 
-def try_again(ledger: Ledger, store: Path, jobs: Sequence[Job]) -> list[Job]:
+@dataclass(frozen=True)
+class Begun:
+    """What was submitted, and by id where each goes on that takes over a checkpoint, or why each other does not."""
+
+    jobs: Sequence[Job] = ()
+    goes_on_at: Mapping[str, str] = field(default_factory=dict)
+    from_scratch: Mapping[str, str] = field(default_factory=dict)
+
+    def how(self, job: Job) -> str:
+        """How that job begins, for the eye."""
+        if at := self.goes_on_at.get(job.id):
+            return f"continues from {at} (--from-scratch begins anew)"
+        return ": ".join(filter(None, ("starts from scratch", self.from_scratch.get(job.id))))
+
+
+def try_again(ledger: Ledger, store: Path, jobs: Sequence[Job], *, from_checkpoint: bool | None) -> Begun:
     """Submit these jobs once more: all, or none and a Problem."""
     known = KnownArtifacts(ledger, Store(store))
-    return ledger.submit_all([new for job in jobs for new in plan_retry(known, job)])
+    planned = [new for job in jobs for new in plan_retry(known, job, from_checkpoint=from_checkpoint)]
+    return _begin(known, planned, from_checkpoint)
 
 
-def try_failed(ledger: Ledger, store: Path, wanted: Filter, *, asked: bool) -> list[Job]:
+def try_failed(
+    ledger: Ledger, store: Path, wanted: Filter, *, from_checkpoint: bool | None = None, asked: bool
+) -> Begun:
     """Submit the jobs that failed once more, after a question when `asked`; says which are left out, and why."""
-    retries = plan_retries(KnownArtifacts(ledger, Store(store)), ledger, _pages(ledger, wanted), MOST)
+    known = KnownArtifacts(ledger, Store(store))
+    retries = plan_retries(known, _pages(ledger, wanted), MOST, from_checkpoint=from_checkpoint)
     _tell(retries)
     if not retries.planned:
         output.talk("Nothing to try again.")
-        return []
+        return Begun()
     if asked:
         count = "1 job" if len(retries.planned) == 1 else f"{len(retries.planned)} jobs"
         output.ask(f"Submit {count}?", shlex.join(["mistudio", *sys.argv[1:], "--yes"]))
-    return ledger.submit_all(retries.planned)
+    return _begin(known, retries.planned, from_checkpoint)
+
+
+def _begin(known: KnownArtifacts, planned: Sequence[Job], from_checkpoint: bool | None) -> Begun:
+    """Submit what was planned; where a checkpoint stands must be read before, for it is taken as soon as it may be."""
+    goes_on = {job.id: goes_on_at(known.store, job, job.from_checkpoint) for job in planned if job.from_checkpoint}
+    scratch = {} if from_checkpoint is False else {job.id: why_from_scratch(job) for job in planned if job.retry_of}
+    there = {job_id: at for job_id, at in goes_on.items() if at}
+    return Begun(known.ledger.submit_all(planned), there, scratch)
 
 
 def _tell(retries: Retries) -> None:

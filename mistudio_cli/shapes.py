@@ -6,7 +6,7 @@ Times are ISO 8601 in UTC, ages are seconds, sizes are bytes, and what is unknow
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,9 +146,14 @@ def submitted_together(records: Sequence[Job], tag: str | None) -> dict[str, Any
     return {"tag": tag, "jobs": [{**_receipt(record), "parents": list(record.parents)} for record in records]}
 
 
-def retried(records: Sequence[Job]) -> dict[str, Any]:
+def retried(records: Sequence[Job], goes_on_at: Mapping[str, str]) -> dict[str, Any]:
     """`jobs retry`: all that was submitted; `retry_of` is null for those that others need first."""
-    return {"jobs": [{**_receipt(record), "retry_of": record.retry_of} for record in records]}
+    return {"jobs": [_retried(record, goes_on_at.get(record.id)) for record in records]}
+
+
+def _retried(record: Job, goes_on_at: str | None) -> dict[str, Any]:
+    told = {"retry_of": record.retry_of, "from_checkpoint": record.from_checkpoint, "continues_from": goes_on_at}
+    return {**_receipt(record), **told}
 
 
 def explained(record: Job, causes: Sequence[Cause]) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tasks.job import Job, State
+from tasks.checkpoints import checkpoint_for
+from tasks.job import Job, State, kind_named
 from tasks.ledger import Ledger
 from tasks.problem import Problem
 from tasks.submit import KnownArtifacts, Wishes, plan
@@ -25,28 +26,53 @@ class Retries:
         self.left_out.append(f"{job.id} {job.kind} {job.name} is left out: {why}")
 
 
-def plan_retry(known: KnownArtifacts, job: Job, tried_again: Mapping[str, str] | None = None) -> list[Job]:
+def plan_retry(
+    known: KnownArtifacts,
+    job: Job,
+    tried_again: Mapping[str, str] | None = None,
+    *,
+    from_checkpoint: bool | None = None,
+) -> list[Job]:
     """The new job, last, after those that must come first because what they made is gone; nothing is submitted.
 
-    `tried_again` tells of parents, by id, the new job that tries them again: this one waits for that. Problem when the
-    job has not ended, or its artifact is there or being made.
+    `tried_again` tells of parents, by id, the new job that tries them again: this one waits for that. It goes on from
+    what the job had done, if that is left, unless `from_checkpoint` is False. Problem when the job has not ended, when
+    its artifact is there or being made, and when `from_checkpoint` is True and nothing is left.
     """
     if not job.state.ended:
         raise Problem(f"Job {job.id} is {job.state}: it has not ended yet.", f"See: mistudio jobs explain {job.id}")
     after = tuple(tried_again[parent] for parent in job.parents if parent in tried_again) if tried_again else ()
     wishes = Wishes(job.priority, after, tags=job.tags, gpu=job.gpu)
     *before, again = plan(known, job.kind, job.params, name=job.name, wishes=wishes)
-    return [*before, dataclasses.replace(again, queue=job.queue, retry_of=job.id)]
+    source = None if from_checkpoint is False else _checkpoint_for(known, job, again)
+    if from_checkpoint and source is None:
+        scratch = f"To begin anew: mistudio jobs retry {job.id} --from-scratch"
+        raise Problem(f"Job {job.id} cannot be continued: {why_from_scratch(again)}.", scratch)
+    return [*before, dataclasses.replace(again, queue=job.queue, retry_of=job.id, from_checkpoint=source)]
 
 
-def plan_retries(known: KnownArtifacts, ledger: Ledger, pages: Iterable[Sequence[Job]], most: int) -> Retries:
+def why_from_scratch(again: Job) -> str:
+    """Why a job that tries another one again has no checkpoint to go on from."""
+    if not kind_named(again.kind).resumes:
+        return f"{again.kind} jobs keep no checkpoint"
+    return "what it reads is made anew" if again.parents else "no checkpoint is left"
+
+
+def _checkpoint_for(known: KnownArtifacts, job: Job, again: Job) -> str | None:
+    """What was learned from other data is worth nothing: a job that waits for what it reads begins anew."""
+    return None if again.parents else checkpoint_for(known.ledger, known.store, job)
+
+
+def plan_retries(
+    known: KnownArtifacts, pages: Iterable[Sequence[Job]], most: int, *, from_checkpoint: bool | None = None
+) -> Retries:
     """All that is to be submitted to try these jobs again, about `most` jobs, the oldest first.
 
     Parents come before their children, so a pipeline of which a step failed comes back whole.
     """
     retries, tried_again, left = Retries(), dict[str, str](), list[Job]()
     for jobs in pages:
-        left += _not_tried_again(ledger, jobs, retries, tried_again)
+        left += _not_tried_again(known.ledger, jobs, retries, tried_again)
     left.sort(key=_age)
     newest = {job.artifact: job.id for job in left if job.artifact}
     for place, job in enumerate(left):
@@ -56,7 +82,7 @@ def plan_retries(known: KnownArtifacts, ledger: Ledger, pages: Iterable[Sequence
         if job.artifact and newest[job.artifact] != job.id:
             retries.leave_out(job, f"job {newest[job.artifact]} makes the same, and is newer")
         else:
-            _plan_if_possible(known, job, retries, tried_again)
+            _plan_if_possible(known, job, retries, tried_again, from_checkpoint)
     return retries
 
 
@@ -73,10 +99,12 @@ def _not_tried_again(
             tried_again[job.id] = other.id
 
 
-def _plan_if_possible(known: KnownArtifacts, job: Job, retries: Retries, tried_again: dict[str, str]) -> None:
+def _plan_if_possible(
+    known: KnownArtifacts, job: Job, retries: Retries, tried_again: dict[str, str], from_checkpoint: bool | None
+) -> None:
     before = dict(known.planned)
     try:
-        again = plan_retry(known, job, tried_again)
+        again = plan_retry(known, job, tried_again, from_checkpoint=from_checkpoint)
     except Problem as problem:
         known.planned.clear()
         known.planned.update(before)

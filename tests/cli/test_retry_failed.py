@@ -54,7 +54,7 @@ def test_what_was_tried_again_or_is_made_by_another_is_left_out_with_the_reason(
     assert [job["retry_of"] for job in retry(cli, "--name", "once")] == [once.id]
     told = cli("jobs", "retry", "--failed", "--yes")
     (line,) = told.out.splitlines()
-    assert line.endswith(f"another try of {newer.id}")
+    assert line.endswith(f"another try of {newer.id}; starts from scratch: nap jobs keep no checkpoint")
     assert f"{older.id} nap same is left out: job {newer.id} makes the same, and is newer" in told.err
     assert f"{once.id} nap once is left out: job " in told.err
     assert retry(cli) == []
@@ -97,7 +97,7 @@ def test_more_than_are_submitted_at_once_are_all_reached_the_oldest_first(
     ids, tried, told = fail_many(cli, 7), list[str | None](), list[str]()
     for _ in range(4):
         again = retrying.try_failed(cli.ledger, cli.home, Filter(("failed",)), asked=False)
-        tried += [job.retry_of for job in again]
+        tried += [job.retry_of for job in again.jobs]
         told.append(capsys.readouterr().err)
     assert tried == ids
     sentence = "more that failed are left for the next time: mistudio jobs retry --failed --kind cleanup"
