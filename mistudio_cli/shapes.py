@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mistudio_cli.holders import Holder
     from mistudio_cli.host import Host
     from mistudio_cli.snapshot import QueueRow, Snapshot, Trouble, WorkerRow
+    from mistudio_cli.surroundings import Surroundings
     from tasks.devices import Device
     from tasks.job import Estimate
 
@@ -98,7 +99,9 @@ def job(record: Job) -> dict[str, Any]:
     }
 
 
-def job_in_full(record: Job, events: Sequence[dict[str, Any]], path: str | None) -> dict[str, Any]:
+def job_in_full(
+    record: Job, events: Sequence[dict[str, Any]], path: str | None, around: Surroundings
+) -> dict[str, Any]:
     """`jobs show`: the list's keys and the rest; `path` is where its artifact lies."""
     return {
         **job(record),
@@ -118,7 +121,18 @@ def job_in_full(record: Job, events: Sequence[dict[str, Any]], path: str | None)
         "cancel_requested": record.cancel_requested,
         "queued_at": time(record.queued_at),
         "events": [_event(told) for told in events],
+        "from_checkpoint": record.from_checkpoint,
+        "parent_jobs": [relative(parent, there) for parent, there in around.parents.items()],
+        "children": [relative(child.id, child) for child in around.children],
+        "lease": None if around.holder is None else _lease(around.holder),
     }
+
+
+def relative(job_id: str, record: Job | None) -> dict[str, Any]:
+    """A parent or child; of one whose record is removed nothing but the id is known."""
+    if record is None:
+        return {"id": job_id, "kind": None, "name": None, "state": None}
+    return {"id": job_id, "kind": record.kind, "name": record.name, "state": str(record.state)}
 
 
 def made_at(record: Job, store: Path) -> str | None:

@@ -218,9 +218,9 @@ class Ledger:
         """The newest jobs that are meant, at most `limit`; `after` is the `next` of the page that came earlier."""
         return page(self.client, wanted or Filter(), limit, after)
 
-    def children(self, job_id: str) -> list[Job]:
-        """The jobs that wait or waited for that one, in the order of submission."""
-        return children(self.client, job_id)
+    def children(self, job_ids: Sequence[str]) -> list[list[Job]]:
+        """For each of these jobs those that wait or waited for it, in the order of submission; in two round trips."""
+        return children(self.client, job_ids)
 
     def other_tries(self, job_ids: Sequence[str]) -> list[Job | None]:
         """For each of these jobs the newest that tries it again, whatever became of it; in two round trips."""

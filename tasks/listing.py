@@ -5,6 +5,7 @@ A page ends at a job, not at a number, so jobs that come or go between two pages
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -95,10 +96,12 @@ def records(client: Client, job_ids: Sequence[str]) -> list[Job | None]:
     return [decode(_sound(reply)) for reply in replies]
 
 
-def children(client: Client, job_id: str) -> list[Job]:
-    """The jobs that wait or waited for that one, in the order of submission."""
-    ids = client.call("ZRANGE", f"{PREFIX}by:parent:{job_id}", 0, -1)
-    return [job for job in records(client, ids) if job]
+def children(client: Client, job_ids: Sequence[str]) -> list[list[Job]]:
+    """For each of these jobs those that wait or waited for it, in the order of submission; in two round trips."""
+    asked = [("ZRANGE", f"{PREFIX}by:parent:{job_id}", 0, -1) for job_id in job_ids]
+    ids = [_sound(reply) for reply in client.batch(asked)] if asked else []
+    found = iter(records(client, [child for of_one in ids for child in of_one]))
+    return [[job for job in itertools.islice(found, len(of_one)) if job] for of_one in ids]
 
 
 def other_tries(client: Client, job_ids: Sequence[str]) -> list[Job | None]:

@@ -112,15 +112,18 @@ def rm(job_ids: Ids) -> None:
 @app.command("show")
 def show(job_id: Id, as_json: Json = False) -> None:
     """Show all that is known of a job."""
+    from mistudio_cli.surroundings import surroundings_of
+
     settings = session.current_settings()
     ledger = session.connect_ledger(settings)
     job = find_job(ledger, job_id)
     events, now = ledger.events(job.id), ledger.now()
+    (around,) = surroundings_of(ledger, [job])
     path = shapes.made_at(job, settings.places.store)
     if as_json:
-        output.data_json(shapes.job_in_full(job, events, path))
+        output.data_json(shapes.job_in_full(job, events, path, around))
     else:
-        output.data("\n".join(show_lines(job, events, path, now)))
+        output.data("\n".join(show_lines(job, events, path, around, now)))
 
 
 @app.command("explain")

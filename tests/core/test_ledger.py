@@ -259,7 +259,7 @@ def test_records_of_an_older_form_are_brought_up_to_date_by_whoever_writes_first
     assert ledger.queues.order("training", 9) == [jobs[1].id, jobs[2].id, last.id]
     assert ledger.queues.messages("training") == 3
     assert ledger.find(jobs[0].id[:13]) == [jobs[0].id]
-    assert [job.id for job in ledger.children(jobs[0].id)] == [jobs[1].id, jobs[2].id]
+    assert [[job.id for job in found] for found in ledger.children([jobs[0].id])] == [[jobs[1].id, jobs[2].id]]
     assert ledger.other_tries([jobs[0].id]) == [jobs[2]]
     assert ledger.remove(jobs[0].id) == "ok"
 
@@ -268,7 +268,9 @@ def test_children_and_other_tries_are_known_for_as_long_as_they_are_there(ledger
     parent = ledger.submit(a_job())
     children = [ledger.submit(a_job(parents=(parent.id,))).id for _ in range(3)]
     ledger.request_cancel(parent.id)
-    assert [job.id for job in ledger.children(parent.id)] == children
+    found = ledger.children([children[0], parent.id, children[1]])
+    assert [[job.id for job in of_one] for of_one in found] == [[], children, []]
+    assert ledger.children([]) == []
     tries = [ledger.submit(a_job(retry_of=children[0])) for _ in range(2)]
     assert ledger.other_tries([*children, parent.id]) == [tries[1], None, None, None]
     ledger.request_cancel(tries[1].id)
