@@ -90,9 +90,8 @@ def _device(job: Job, holder: Holder | None) -> str:
 def _retry_of(job: Job) -> str:
     if not job.from_checkpoint:
         return job.retry_of or ""
-    return (
-        f"{job.retry_of}, from the checkpoint of {'it' if job.from_checkpoint == job.retry_of else job.from_checkpoint}"
-    )
+    whose = "its checkpoint" if job.from_checkpoint == job.retry_of else f"the checkpoint of {job.from_checkpoint}"
+    return f"{job.retry_of}, from {whose}"
 
 
 def _relatives(title: str, found: Sequence[tuple[str, Job | None]]) -> Iterator[str]:

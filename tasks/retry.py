@@ -10,7 +10,7 @@ from tasks.checkpoints import checkpoint_for
 from tasks.job import Job, State, kind_named
 from tasks.ledger import Ledger
 from tasks.problem import Problem
-from tasks.submit import KnownArtifacts, Wishes, plan
+from tasks.submit import KnownArtifacts, Taken, Wishes, plan
 
 
 @dataclass
@@ -43,12 +43,21 @@ def plan_retry(
         raise Problem(f"Job {job.id} is {job.state}: it has not ended yet.", f"See: mistudio jobs explain {job.id}")
     after = tuple(tried_again[parent] for parent in job.parents if parent in tried_again) if tried_again else ()
     wishes = Wishes(job.priority, after, tags=job.tags, gpu=job.gpu)
-    *before, again = plan(known, job.kind, job.params, name=job.name, wishes=wishes)
+    try:
+        *before, again = plan(known, job.kind, job.params, name=job.name, wishes=wishes)
+    except Taken as taken:
+        raise Problem(taken.sentence, _instead(taken)) from None
     source = None if from_checkpoint is False else _checkpoint_for(known, job, again)
     if from_checkpoint and source is None:
         scratch = f"To begin anew: mistudio jobs retry {job.id} --from-scratch"
         raise Problem(f"Job {job.id} cannot be continued: {why_from_scratch(again)}.", scratch)
     return [*before, dataclasses.replace(again, queue=job.queue, retry_of=job.id, from_checkpoint=source)]
+
+
+def _instead(taken: Taken) -> str:
+    if taken.maker:
+        return f"Wait for that: mistudio jobs wait {taken.maker}"
+    return "It needs no other try; to make another one, submit it with a --name of its own"
 
 
 def why_from_scratch(again: Job) -> str:

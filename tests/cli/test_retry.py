@@ -35,7 +35,10 @@ def test_it_continues_and_says_from_where(world: Cli, cancelled: tuple[str, int]
     )
     assert world("jobs", "wait", again).code == Code.OK
     assert world.ledger.need(again).result == {"ticks": 30, "ran_in_last_attempt": 30 - ticks}
-    assert f"took over the checkpoint of job {job_id}, at tick {ticks}" in world("jobs", "show", again).out
+    shown = world("jobs", "show", again).out
+    assert f"took over the checkpoint of job {job_id}, at tick {ticks}" in shown
+    assert f"retry of  {job_id}, from its checkpoint\n" in shown
+    assert "It needs no other try" in world("jobs", "retry", job_id).err
     assert f"took over the checkpoint of job {job_id}" in world("jobs", "logs", again).out
 
 
