@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 from tasks.job import Job, State, kind_named, kinds
 from tasks.ledger import Ledger
@@ -29,21 +29,32 @@ def goes_on_at(store: Store, job: Job, owner: str | None = None) -> str | None:
 
 
 def checkpoint_for(ledger: Ledger, store: Store, job: Job) -> str | None:
-    """The job from whose checkpoint another try of that one can go on: itself, or one of the same lineage."""
+    """The job from whose checkpoint another try of that one can go on: itself, or one of its lineage; None for none.
+
+    All of a lineage have the same parameters. A try that never began has left another's checkpoint where it was, one
+    that began anew has not touched it, and one that took it over has it now.
+    """
     if not kind_named(job.kind).resumes:
         return None
-    for owner in (job.id, job.from_checkpoint):  # one that never began has left the other's where it was
-        if owner and goes_on_at(store, job, owner):
-            return owner
-    later = reversed(list(_later_tries(ledger, job)))
-    return next((other.id for other in later if goes_on_at(store, job, other.id)), None)
+    return next((owner for owner in _lineage(ledger, job) if goes_on_at(store, job, owner)), None)
 
 
-def _later_tries(ledger: Ledger, job: Job) -> Iterable[Job]:
-    """Another try took its checkpoint over, and may have left one itself."""
-    (other,) = ledger.other_tries([job.id])
+def _lineage(ledger: Ledger, job: Job) -> Iterator[str]:
+    """The job, those of which it is another try, the latest first, and those that try it again, the latest first."""
+    yield job.id
+    if job.from_checkpoint:
+        yield job.from_checkpoint
+    earlier: Job | None = job
+    while earlier is not None and earlier.retry_of:
+        yield earlier.retry_of
+        earlier = ledger.get(earlier.retry_of)
+    yield from reversed(list(_later_tries(ledger, job.id)))
+
+
+def _later_tries(ledger: Ledger, job_id: str) -> Iterator[str]:
+    (other,) = ledger.other_tries([job_id])
     while other is not None:
-        yield other
+        yield other.id
         (other,) = ledger.other_tries([other.id])
 
 

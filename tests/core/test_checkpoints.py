@@ -166,6 +166,13 @@ def test_the_first_job_can_be_tried_again_though_another_try_took_its_checkpoint
     assert (again.retry_of, again.from_checkpoint) == (first.id, second.id)
 
 
+def test_a_try_that_began_anew_and_left_nothing_is_followed_by_one_that_goes_on(hut: Hut) -> None:
+    first = hut.failed()
+    anew = hut.over(hut.retry(first, from_checkpoint=False))
+    third = hut.over(hut.retry(anew, from_checkpoint=False))
+    assert hut.retry(third).from_checkpoint == first.id
+
+
 def test_without_a_checkpoint_it_cannot_be_asked_for(hut: Hut) -> None:
     early = hut.over(hut.submitted())
     with pytest.raises(Problem, match=rf"{early.id} cannot be continued: no checkpoint is left\.") as refused:
