@@ -25,7 +25,10 @@ _SHARE = 0.1
 def goes_on_at(store: Store, job: Job, owner: str | None = None) -> str | None:
     """Where a job of this kind goes on, such as "step 1200", if it finds the work folder of `owner`, else its own."""
     kind, folder = kind_named(job.kind), store.work_folder(owner or job.id)
-    return kind.goes_on_at(folder) if kind.goes_on_at and folder.is_dir() else None
+    try:
+        return kind.goes_on_at(folder) if kind.goes_on_at and folder.is_dir() else None
+    except OSError:  # it was taken over or removed meanwhile
+        return None
 
 
 def checkpoint_for(ledger: Ledger, store: Store, job: Job) -> str | None:

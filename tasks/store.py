@@ -21,6 +21,7 @@ from tasks.problem import Problem
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _CHUNK = 1 << 20
+_GONE = ".gone-"  # how the name of what is being removed begins
 
 
 def check_name(name: str) -> str:
@@ -132,13 +133,13 @@ class Store:
     def discard_output(self, job_id: str) -> None:
         """Remove what the job made that became no artifact, and drafts: what was being written when it ended."""
         folder = self.work_folder(job_id)
-        for half in (*folder.glob("output-*"), *folder.glob("*.part")):
+        for half in (*folder.glob("output-*"), *folder.glob("*.part"), *folder.glob(f"{_GONE}*")):
             remove(half)
 
 
 def remove(path: Path) -> None:
     """Remove a file, a link or a folder. It is out of the way at once, whole, even if its removal is cut short."""
-    gone = path.with_name(f".gone-{path.name}-{os.getpid()}")
+    gone = path.with_name(f"{_GONE}{path.name}-{os.getpid()}")
     try:
         path.rename(gone)
     except OSError:  # somebody else was faster

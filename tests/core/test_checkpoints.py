@@ -102,6 +102,7 @@ class Hut:
         folder = self.store.workdir(job.id)
         self.store.fresh_output(job.id, 1).joinpath("half").write_text("half")
         (folder / "draft.part").write_text("half")
+        (folder / ".gone-output-0-7").mkdir()
         (folder / "ticks").write_text(str(ticks))
         (folder / "weights").write_bytes(b"x" * size)
 
