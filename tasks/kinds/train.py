@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.job import RESUMABLE_ATTEMPTS, Context, Estimate, JobKind, Known, Request, option
+from tasks.job import Context, Estimate, JobKind, Known, Request, option
 from tasks.problem import Problem
 from tasks.sae import choices
 from tasks.sae.architectures import names
@@ -116,6 +116,12 @@ def estimate(params: Common, known: Known) -> Estimate:
     return dataclasses.replace(of_training(known, place.model, place.dataset, shape, read), seconds=seconds)
 
 
+def goes_on_at(workdir: Path) -> str | None:
+    """The step of the newest checkpoint, by the name that `tasks.sae.checkpoint` gives its folder."""
+    steps = [int(state.parent.name.rpartition("-")[2]) for state in workdir.glob("checkpoint-*/state.json")]
+    return f"step {max(steps)}" if steps else None
+
+
 KIND = JobKind(
     "train",
     queue="training",
@@ -126,7 +132,7 @@ KIND = JobKind(
     default_name=default_name,
     prepare=prepare,
     estimate=estimate,
-    max_attempts=RESUMABLE_ATTEMPTS,
+    goes_on_at=goes_on_at,
 )
 
 
@@ -160,6 +166,7 @@ def run(params: Common, context: Context) -> dict[str, Any]:
         **pulse.evaluation.last(context.workdir),
         "tokens_per_s": tokens_per_s,
         "steps": trainer.step,
+        "steps_in_last_attempt": trainer.step - pulse.first,
         "d_in": trainer.config.coder.d_in,
         "d_sae": trainer.config.coder.d_sae,
         "hook": vectors.points[0].module,

@@ -21,16 +21,20 @@ local function enter_queue(id)
   ring(id, is_back)
 end
 
+-- Nobody waits any more for what only that job would have made or taken.
+local function let_go(what, field, id)
+  local key = get(id, field)
+  if key ~= '' and redis.call('HGET', PREFIX .. what, key) == id then redis.call('HDEL', PREFIX .. what, key) end
+end
+
 local function enter_end(id, state)
   set(id, 'finished_at', now_text)
   redis.call('ZADD', PREFIX .. 'ended', now_text, id)
   local recent = PREFIX .. 'queue:' .. get(id, 'queue') .. ':ended'
   redis.call('ZADD', recent, now_text, id)
   redis.call('ZREMRANGEBYSCORE', recent, '-inf', now - 900)
-  local artifact = get(id, 'artifact')
-  if artifact ~= '' and redis.call('HGET', PREFIX .. 'coming', artifact) == id then
-    redis.call('HDEL', PREFIX .. 'coming', artifact)
-  end
+  let_go('coming', 'artifact', id)
+  let_go('heirs', 'from_checkpoint', id)
 end
 
 -- One arrow.

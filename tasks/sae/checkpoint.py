@@ -38,7 +38,7 @@ def save(
     write_json(draft / "state.json", {**state, "step": step, "score": score})
     draft.rename(target)
     sync_folder(folder)
-    keep = {target, best(folder)}
+    keep = {target, best(folder, state["fingerprint"])}
     for other in _there(folder):
         if other not in keep:
             shutil.rmtree(other, ignore_errors=True)
@@ -54,9 +54,10 @@ def newest(folder: Path, fingerprint: str) -> tuple[dict[str, torch.Tensor], dic
     return None
 
 
-def best(folder: Path) -> Path | None:
-    """The checkpoint with the least score; the earliest of equals; None when none has one."""
-    scores = {path: _state(path)["score"] for path in _there(folder)}
+def best(folder: Path, fingerprint: str) -> Path | None:
+    """The checkpoint of that `fingerprint` with the least score, the earliest of equals; None when none has one."""
+    states = {path: _state(path) for path in _there(folder)}
+    scores = {path: told.get("score") for path, told in states.items() if told.get("fingerprint") == fingerprint}
     return min((path for path in scores if scores[path] is not None), key=lambda path: scores[path], default=None)
 
 

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tasks.job import Context
+from tasks.kinds.train import goes_on_at
 
 if TYPE_CHECKING:
     from tasks.sae.trainer import Trainer
@@ -20,6 +21,7 @@ class Pulse:
 
     trainer: Trainer
     evaluation: Evaluation
+    first = 0  # the step from which this attempt goes on
 
     def __init__(self, checkpoint_s: float, context: Context) -> None:
         self.checkpoint_s, self.context = checkpoint_s, context
@@ -44,8 +46,10 @@ class Pulse:
     def train(self) -> int | None:
         """Train to the end and keep it; the tokens a second, None when an earlier attempt had done it all."""
         trainer, began = self.trainer, time.monotonic()
-        first = trainer.resume(self.context.workdir)
+        self.first = trainer.resume(self.context.workdir)
+        if not self.first and (left := goes_on_at(self.context.workdir)):
+            self.context.note(f"starts from scratch: the checkpoint at {left} was made with other settings")
         trainer.run(self.context.workdir, self.after_step)
         trainer.save(self.context.workdir)
-        seconds, done = time.monotonic() - began, trainer.step - first
+        seconds, done = time.monotonic() - began, trainer.step - self.first
         return round(done * trainer.config.batch / seconds) if done else None

@@ -89,6 +89,7 @@ class Context:
     stop: Callable[[int], bool] = lambda done: False
     stops_in: str = "training"
     said: list[tuple[str, int, int | None, str]] = field(default_factory=list)
+    noted: list[str] = field(default_factory=list)
 
     @property
     def home(self) -> Path:
@@ -96,6 +97,9 @@ class Context:
 
     def stopping(self) -> bool:
         return bool(self.said) and self.said[-1][0] == self.stops_in and self.stop(self.said[-1][1])
+
+    def note(self, sentence: str) -> None:
+        self.noted.append(sentence)
 
     def progress(self, phase: str, done: int, total: int | None = None, unit: str = "") -> None:
         if self.stopping():
