@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from tasks.sae.architectures import build
-from tasks.sae.coder import Coder, CoderConfig
+from tasks.sae.coder import Coder, CoderConfig, Moment
 
 D_IN, D_SAE, K, BATCH = 512, 4096, 32, 4096
 ROUNDS, WARM_UP = 7, 2
@@ -29,7 +29,7 @@ def measure() -> list[dict[str, Any]]:
 
 
 def _compare(architecture: str, x: torch.Tensor) -> dict[str, Any]:
-    config = CoderConfig(architecture, D_IN, D_SAE, K)
+    config = CoderConfig(architecture, D_IN, D_SAE)
     sides = {"ours": _ours(build(config), x), "naive": _naive(build(config), x)}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(WARM_UP + ROUNDS):
@@ -49,11 +49,11 @@ def _compare(architecture: str, x: torch.Tensor) -> dict[str, Any]:
 
 
 def _ours(coder: Coder, x: torch.Tensor) -> Callable[[], None]:
-    optimizer = torch.optim.Adam(coder.parameters(), lr=1e-3, fused=True)
-    nobody = torch.zeros(0, dtype=torch.int64)
+    optimizer = torch.optim.Adam(coder.parameters.values(), lr=1e-3, fused=True)
+    moment = Moment(torch.zeros(0, dtype=torch.int64))
 
     def step() -> None:
-        coder.step(x, nobody)
+        coder.step(x, x, moment)
         coder.constrain_gradient()
         optimizer.step()
         coder.constrain()
@@ -62,7 +62,7 @@ def _ours(coder: Coder, x: torch.Tensor) -> Callable[[], None]:
 
 
 def _naive(coder: Coder, x: torch.Tensor) -> Callable[[], None]:
-    optimizer = torch.optim.Adam(coder.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam([tensor.requires_grad_() for tensor in coder.parameters.values()], lr=1e-3)
     topk = coder.config.architecture == "topk"
 
     def step() -> None:
@@ -74,11 +74,12 @@ def _naive(coder: Coder, x: torch.Tensor) -> Callable[[], None]:
         error = codes @ coder.W_dec + coder.b_dec - x
         loss = error.square().sum(1).mean()
         if not topk:
-            loss = loss + coder.config.l1 * codes.sum(1).mean()
+            loss = loss + coder.options.l1 * codes.sum(1).mean()
         loss.backward()
-        coder.constrain_gradient()
-        optimizer.step()
-        coder.constrain()
+        with torch.no_grad():
+            coder.constrain_gradient()
+            optimizer.step()
+            coder.constrain()
 
     return step
 

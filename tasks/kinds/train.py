@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import pkgutil
 import re
 import shutil
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.job import RESUMABLE_ATTEMPTS, Context, Estimate, JobKind, Known, Request, option
 from tasks.problem import Problem
+from tasks.sae import choices
+from tasks.sae.architectures import names
 
 if TYPE_CHECKING:
     from tasks.activations import Vectors
     from tasks.sae.trainer import TrainConfig, Trainer
-
-#: Each file there is an architecture; listing them by name spares this declaration the import of torch.
-_ARCHITECTURES = sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parents[1] / "sae/architectures")]))
 
 #: A checkpoint may take up to this share of the time.
 _CHECKPOINT_SHARE = 0.05
 
 
 @dataclass(frozen=True)
-class Params:
-    """What to train on, what to train, how long."""
+class Common:
+    """What to train on, what to train, how long: what all architectures share."""
 
     model: str | None = option(None, help="A model in the store, a model folder, or a Hub id", artifact="models")
     dataset: str | None = option(
@@ -45,36 +42,45 @@ class Params:
     skip_bos: bool = option(
         True, help="Leave out BOS and the first token of each row, whose activations are many times as long as others"
     )
-    arch: str = option("topk", help="Architecture of the SAE", choices=_ARCHITECTURES)
-    k: int = option(32, help="Active features a token (topk)", minimum=1)
-    l1: float = option(2.0, help="Weight of the L1 penalty (standard)", minimum=0)
+    arch: str = option("topk", help="Architecture of the SAE", choices=names())
     width: int | None = option(None, help="Number of features; default: --expansion times the model's width", minimum=1)
     expansion: int = option(8, help="Features for each dimension of the residual stream", minimum=1)
     tokens: int = option(10_000_000, help="How many tokens to train on; passes over the data are repeated", minimum=1)
     steps: int | None = option(None, help="How many batches to train on, instead of --tokens", minimum=1)
     batch: int = option(4096, help="Tokens in a batch", minimum=1)
     lr: float | None = option(None, help="Learning rate of Adam; default: by width", minimum=0)
+    warmup: float = option(0.05, help="Share of the training in which the learning rate rises", minimum=0)
+    decay: float = option(0.2, help="Share of the training, at its end, in which the learning rate falls", minimum=0)
+    sparsity_warmup: float = option(0.05, help="Share of the training in which the sparsity penalty rises", minimum=0)
+    clip: float = option(0.0, help="Longest gradient; 0: any", minimum=0)
+    accumulate: int = option(1, help="Parts in which a batch goes through the SAE, to hold less memory", minimum=1)
     seed: int = option(0, help="Seed of the weights and of the order of the data", minimum=0)
     checkpoint_s: float = option(30.0, help="Seconds between checkpoints", minimum=0)
 
 
-def default_name(params: Params) -> str:
+#: With the options of every architecture, from their files.
+Params = dataclasses.make_dataclass("Params", choices.fields(), bases=(Common,), frozen=True)
+
+
+def default_name(params: Common) -> str:
     """Model, layer, architecture and sparsity."""
     from tasks.models import model_slug
 
-    sparsity = f"l1-{params.l1:g}" if params.arch == "standard" else f"k{params.k}"
+    sparsity = choices.chosen(params.arch, params).label()
     place = _place(params)
     hook = f"l{place.layer}" if params.hook == "resid" else f"l{place.layer}-{params.hook}"
     name = f"{model_slug(place.model)}-{hook}-{params.arch}-{sparsity}"
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
 
 
-def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
+def prepare(params: Common, known: Known) -> tuple[Common, list[Request]]:
     """Find what to train on, or ask for the jobs that make it; refuse what cannot work."""
     params, d_model, requests = (_from_model if params.activations is None else _from_activations)(params, known)
     if params.width is None and d_model is not None:
         params = dataclasses.replace(params, width=params.expansion * d_model)
-    _check_sparsity(params.arch, params.k, params.width)
+    params = dataclasses.replace(params, **choices.filled(params.arch, params))
+    if params.width is not None:
+        choices.chosen(params.arch, params).check(params.width)
     return params, requests
 
 
@@ -87,14 +93,14 @@ class _Place:
     layer: int
 
 
-def _place(params: Params) -> _Place:
+def _place(params: Common) -> _Place:
     if params.model is None or params.dataset is None or params.layer is None:
         missing = next(name for name in ("model", "dataset", "layer") if getattr(params, name) is None)
         raise Problem(f"train needs --{missing}.", "Or give --activations, which were read from a model before")
     return _Place(params.model, params.dataset, params.layer)
 
 
-def _from_model(params: Params, known: Known) -> tuple[Params, int | None, list[Request]]:
+def _from_model(params: Common, known: Known) -> tuple[Common, int | None, list[Request]]:
     """The parameters with what their model and tokens are called, the width of the model, the jobs to come first."""
     from tasks.models import check_layer, look_up
     from tasks.text.wanted import find_tokens
@@ -107,7 +113,7 @@ def _from_model(params: Params, known: Known) -> tuple[Params, int | None, list[
     return dataclasses.replace(params, model=model, dataset=tokens), told.get("d_model"), requests
 
 
-def _from_activations(params: Params, known: Known) -> tuple[Params, int | None, list[Request]]:
+def _from_activations(params: Common, known: Known) -> tuple[Common, int | None, list[Request]]:
     """The same from stored activations: what those were read from, and with."""
     name = str(params.activations)
     manifest = known.manifest("activations", name)
@@ -123,12 +129,7 @@ def _from_activations(params: Params, known: Known) -> tuple[Params, int | None,
     return params, (manifest or {}).get("result", {}).get("d_in"), []
 
 
-def _check_sparsity(arch: str, k: int, width: int | None) -> None:
-    if width is not None and arch != "standard" and k > width:
-        raise Problem(f"--k {k} is more than the {width} features of the SAE.", "Give a smaller --k or more features")
-
-
-def estimate(params: Params, known: Known) -> Estimate:
+def estimate(params: Common, known: Known) -> Estimate:
     """Memory and disk by the shapes; time by a training of like shape in the store."""
     from tasks.estimate import ModelShape, seconds_like_earlier
     from tasks.sae.footprint import TrainingShape, of_training
@@ -138,7 +139,9 @@ def estimate(params: Params, known: Known) -> Estimate:
     seconds = seconds_like_earlier(
         known, "saes", tokens, lambda told: all(told.get(key) == getattr(params, key) for key in alike)
     )
-    shape = TrainingShape(params.arch, params.k, params.width, params.expansion, params.batch)
+    options = choices.chosen(params.arch, params)
+    batch = -(-params.batch // params.accumulate)
+    shape = TrainingShape(getattr(options, "k", None), params.width, params.expansion, params.batch, batch)
     place = _place(params)
     stored = None if params.activations is None else known.manifest("activations", params.activations)
     read = ModelShape(stored["result"]["d_in"], parameters=0) if stored else None
@@ -159,7 +162,7 @@ KIND = JobKind(
 )
 
 
-def run(params: Params, context: Context) -> dict[str, Any]:
+def run(params: Common, context: Context) -> dict[str, Any]:
     """Train, resuming from the newest checkpoint; save the SAE; measure it and its baselines on held-out rows."""
     from tasks.activations import ActivationStream, split_rows
     from tasks.sae.baselines import compare
@@ -177,7 +180,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     _save(params, context, trainer, vectors)
 
     def read(rows: Any) -> Any:
-        return _read(vectors, rows, context) * trainer.scale
+        return _read(vectors, rows, context) * trainer.scales.read
 
     return {
         **compare(trainer.coder, read(train_rows[: 2 * len(held_rows)]), read(held_rows)),
@@ -189,7 +192,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     }
 
 
-def _open(params: Params, context: Context) -> Vectors:
+def _open(params: Common, context: Context) -> Vectors:
     """What is trained on: what passes the model's hook, over the tokens; or what did, and was stored."""
     from tasks.activation_files import StoredVectors
     from tasks.activations import open_model
@@ -213,18 +216,24 @@ def _held_out(shape: tuple[int, int], d_in: int) -> int:
     return max(1, min(int(rows * HELD_OUT_SHARE), vectors // context))
 
 
-def _config(params: Params, d_in: int) -> TrainConfig:
-    from tasks.sae.coder import CoderConfig
-    from tasks.sae.trainer import TrainConfig, default_lr
+def _config(params: Common, d_in: int) -> TrainConfig:
+    from tasks.sae.coder import CoderConfig, default_rate
+    from tasks.sae.trainer import TrainConfig
 
     width = params.width or params.expansion * d_in
-    _check_sparsity(params.arch, params.k, width)
+    options = choices.chosen(params.arch, params)
+    options.check(width)
     steps = params.steps or -(-params.tokens // params.batch)
     return TrainConfig(
-        coder=CoderConfig(params.arch, d_in, width, params.k, params.l1),
+        coder=CoderConfig(params.arch, d_in, width, options),
         steps=steps,
         batch=params.batch,
-        lr=params.lr or default_lr(width),
+        lr=params.lr or default_rate(width),
+        warmup=params.warmup,
+        decay=params.decay,
+        sparsity_warmup=params.sparsity_warmup,
+        clip=params.clip,
+        accumulate=params.accumulate,
         dead_after=min(TrainConfig.dead_after, steps * params.batch // 8),
         seed=params.seed,
     )
@@ -235,7 +244,7 @@ class _Pulse:
 
     trainer: Trainer
 
-    def __init__(self, params: Params, context: Context) -> None:
+    def __init__(self, params: Common, context: Context) -> None:
         self.params, self.context = params, context
         self.next_save = time.monotonic() + params.checkpoint_s
 
@@ -258,7 +267,7 @@ class _Pulse:
         return round(done * trainer.config.batch / seconds) if done else None
 
 
-def _save(params: Params, context: Context, trainer: Trainer, vectors: Vectors) -> None:
+def _save(params: Common, context: Context, trainer: Trainer, vectors: Vectors) -> None:
     from tasks.sae.formats import save_sae
 
     shutil.copyfile(context.workdir / "metrics.jsonl", context.output / "metrics.jsonl")
@@ -272,9 +281,9 @@ def _save(params: Params, context: Context, trainer: Trainer, vectors: Vectors) 
         **vectors.mask.told(),
         "dataset_path": params.dataset,
         "training_tokens": trainer.config.steps * trainer.config.batch,
-        "activation_scale": trainer.scale,
+        "activation_scale": trainer.scales.read,
     }
-    save_sae(context.output, trainer.coder, trainer.scale, about)
+    save_sae(context.output, trainer.coder, trainer.scales, about)
 
 
 def _read(vectors: Vectors, rows: Any, context: Context) -> Any:

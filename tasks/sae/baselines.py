@@ -41,7 +41,7 @@ def pca_explained_variance(train: torch.Tensor, held_out: torch.Tensor, componen
     _, directions = torch.linalg.eigh(centred.T @ centred)  # ascending
     basis = directions[:, max(0, directions.shape[1] - components) :].to(train.dtype)
     away = held_out - mean
-    return 1 - float((away - (away @ basis) @ basis.T).square().sum()) / total_variance(held_out)
+    return 1 - float((away - (away @ basis) @ basis.T).square().sum() / total_variance(held_out))
 
 
 @torch.no_grad()
@@ -68,4 +68,4 @@ def random_explained_variance(
         products.diagonal(dim1=1, dim2=2).add_(1e-6)
         weights = torch.cholesky_solve(inner.double()[:, :, None], torch.linalg.cholesky(products))
         error += float((away - (chosen.mT @ weights.float())[:, :, 0]).square().sum())
-    return 1 - error / total_variance(held_out)
+    return 1 - error / float(total_variance(held_out))

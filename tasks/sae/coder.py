@@ -3,121 +3,223 @@
 An architecture adds how pre-activations become codes, its loss, and a hand-written gradient of that loss. The gradient
 is written out because it can be several times faster than autograd on a CPU; `slow_loss` is the same loss in plain
 autograd, and the tests hold the two together.
+
+A coder is a plain class with plain tensors, not an `nn.Module`: a command that lists an architecture's options must not
+wait for torch to be imported.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-import torch
-from torch import nn
+from tasks.late import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
 class CoderConfig:
-    """The shape of a coder. `k` is read by TopK only, `l1` by the standard SAE only."""
+    """What a coder is before it has learned anything. `options` are the architecture's own; None: its defaults.
+
+    A transcoder writes vectors of another place than it reads: `d_out` is their length, None where it is none. `skip`
+    gives a transcoder a linear way past the features.
+    """
 
     architecture: str
     d_in: int
     d_sae: int
-    k: int = 32
-    l1: float = 2.0
+    options: Any = None
+    d_out: int | None = None
+    skip: bool = False
+
+
+@dataclass(frozen=True)
+class CoderOptions:
+    """What one may choose of an architecture: a field with `tasks.job.option` for each choice."""
+
+    def label(self) -> str:
+        """What tells two choices apart in a name."""
+        return ""
+
+    def check(self, d_sae: int) -> None:
+        """Problem for a choice that cannot work with so many features."""
+
+
+class Moment(NamedTuple):
+    """What of a training's course a step depends on."""
+
+    dead: Tensor  # int64 indices of the features that have not fired for long
+    pressure: float = 1.0  # 0…1, scales the sparsity penalty while it warms up
+    progress: float = 0.0  # 0…1, the share of the training that is done
 
 
 class Step(NamedTuple):
     """What one training step saw; 0-dimensional tensors, so that reading them can wait."""
 
-    loss: torch.Tensor
-    reconstruction: torch.Tensor  # mean over the batch of the squared L2 error
-    penalty: torch.Tensor  # what the architecture adds to it, weighted
-    l0: torch.Tensor  # mean number of active features
-    fired: torch.Tensor  # (d_sae,) bool: features active anywhere in the batch
+    loss: Tensor  # the sum of the next three
+    reconstruction: Tensor  # mean over the batch of the squared L2 error
+    sparsity: Tensor  # the penalty on codes, weighted
+    auxiliary: Tensor  # what else the architecture adds, weighted
+    l0: Tensor  # mean number of active features
+    fired: Tensor  # (d_sae,) bool: features active anywhere in the batch
 
 
-class Coder(nn.Module):
-    """A dictionary of `d_sae` unit directions in R^d_in, and an encoder to it.
+class Coder:
+    """A dictionary of `d_sae` directions in R^d_out, and an encoder to it.
 
-    `W_enc` and `W_dec` are both kept as (d_sae, d_in), one row a feature: the layout that the sparse passes read
-    row by row. Encoder input is x - b_dec (Bricken et al. 2023, "Towards Monosemanticity", appendix; Gao et al. 2024,
-    "Scaling and evaluating sparse autoencoders", section 2).
+    `W_enc` (d_sae, d_in) and `W_dec` (d_sae, d_out) both have one row a feature: the layout that the sparse passes read
+    row by row. An autoencoder's encoder reads x - b_dec (Bricken et al. 2023, "Towards Monosemanticity", appendix; Gao
+    et al. 2024, "Scaling and evaluating sparse autoencoders", section 2), a transcoder's reads x (Dunefsky et al. 2024,
+    arXiv:2406.11944, section 3).
     """
 
+    Options: ClassVar[type[CoderOptions]] = CoderOptions
+    #: What is trained, and what else a checkpoint must hold; names of attributes that are tensors.
+    parameter_names: ClassVar[tuple[str, ...]] = ("W_enc", "b_enc", "W_dec", "b_dec")
+    buffer_names: ClassVar[tuple[str, ...]] = ()
     #: Length of the encoder's rows at the start, relative to the decoder's.
-    encoder_init = 1.0
+    encoder_init: ClassVar[float] = 1.0
+    #: The architecture, as SAELens names it, whose codes a trained one has.
+    saved_as: ClassVar[str]
+
+    W_enc: Tensor
+    b_enc: Tensor
+    W_dec: Tensor
+    b_dec: Tensor
+    W_skip: Tensor
 
     def __init__(self, config: CoderConfig, seed: int = 0) -> None:
-        super().__init__()
         self.config = config
+        self.options: Any = self.Options() if config.options is None else config.options
+        self.is_transcoder = config.d_out is not None
+        d_out = config.d_out or config.d_in
         generator = torch.Generator().manual_seed(seed)
-        directions = torch.randn(config.d_sae, config.d_in, generator=generator)
-        directions /= directions.norm(dim=1, keepdim=True)
-        self.W_dec = nn.Parameter(directions)
-        self.W_enc = nn.Parameter(directions * self.encoder_init)
-        self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
-        self.b_dec = nn.Parameter(torch.zeros(config.d_in))
-        self._scratch: dict[str, torch.Tensor] = {}
+        self.W_dec = _directions(config.d_sae, d_out, generator)
+        read = self.W_dec if not self.is_transcoder else _directions(config.d_sae, config.d_in, generator)
+        self.W_enc = read * self.encoder_init
+        self.b_enc = torch.zeros(config.d_sae)
+        self.b_dec = torch.zeros(d_out)
+        self._names = self.parameter_names
+        if config.skip:
+            self.W_skip = torch.zeros(d_out, config.d_in)
+            self._names = (*self._names, "W_skip")
+        self._scratch: dict[str, Tensor] = {}
+        self.begin()
 
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """Codes of (n, d_in) activations: (n, d_sae), non-negative, mostly zero."""
+    def begin(self) -> None:
+        """Make the parameters and buffers that the architecture adds."""
+
+    # -- what an architecture is ----------------------------------------------------------------------------------
+
+    def activate(self, pre: Tensor) -> Tensor:
+        """Codes of (n, d_sae) pre-activations: (n, d_sae), not negative, mostly zero."""
         raise NotImplementedError
 
-    def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """(n, d_sae) codes -> (n, d_in) reconstructions."""
-        return codes @ self.W_dec + self.b_dec
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, d_in) -> its reconstruction."""
-        return self.decode(self.encode(x))
-
-    def step(self, x: torch.Tensor, dead: torch.Tensor, pressure: float = 1.0) -> Step:
+    def step(self, x: Tensor, target: Tensor, moment: Moment) -> Step:
         """Write the loss's gradient into `.grad` of every parameter.
 
-        `x` is (batch, d_in); `dead` holds the int64 indices of features that have not fired for long; `pressure`
-        in 0…1 scales the sparsity penalty while it warms up.
+        `x` is (batch, d_in); `target` is (batch, d_out), for an autoencoder `x` itself.
         """
         raise NotImplementedError
 
-    def slow_loss(self, x: torch.Tensor, dead: torch.Tensor, pressure: float = 1.0) -> torch.Tensor:
+    def slow_loss(self, x: Tensor, target: Tensor, moment: Moment) -> Tensor:
         """The loss whose gradient `step` writes, for autograd: the oracle of the tests."""
         raise NotImplementedError
 
-    def saved_options(self) -> dict[str, Any]:
-        """What this architecture adds to the saved `cfg.json`."""
-        return {}
+    def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The tensors that make up the saved form, by SAELens' names, rows as here; and what its `cfg.json` adds."""
+        return dict(self.parameters), {}
 
-    def preactivations(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    @classmethod
+    def options_of(cls, told: dict[str, Any]) -> Any:
+        """Options by which a coder has the codes of a saved SAE whose `cfg.json` says this."""
+        return cls.Options()
+
+    # -- what all share ---------------------------------------------------------------------------------------------
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Codes of (n, d_in) activations: (n, d_sae)."""
+        return self.activate(self.preactivations(x))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """(n, d_sae) codes -> (n, d_out) reconstructions; a skip transcoder's lack what goes past the features."""
+        return codes @ self.W_dec + self.b_dec
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, d_in) -> the reconstruction of its target, (n, d_out)."""
+        made = self.decode(self.encode(x))
+        return made + x @ self.W_skip.T if self.config.skip else made
+
+    __call__ = forward
+
+    def preactivations(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """(n, d_in) -> W_enc (x - b_dec) + b_enc, (n, d_sae): b_dec is folded into the bias, so x is read once."""
-        return torch.addmm(self.b_enc - self.W_enc @ self.b_dec, x, self.W_enc.T, out=out)
+        return torch.addmm(self.bias(), x, self.W_enc.T, out=out)
 
-    def scratch(self, name: str, rows: int) -> torch.Tensor:
+    def bias(self) -> Tensor:
+        """What the encoder adds to W_enc x: (d_sae,)."""
+        return self.b_enc if self.is_transcoder else self.b_enc - self.W_enc @ self.b_dec
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """What is trained, by name."""
+        return {name: getattr(self, name) for name in self._names}
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The parameters, and what else changes in training."""
+        return {**self.parameters, **{name: getattr(self, name) for name in self.buffer_names}}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take up the tensors of a state with the same names."""
+        for name, tensor in self.state.items():
+            tensor.copy_(state[name])
+
+    def to(self, device: str) -> Coder:
+        """The same coder, on that device from now on."""
+        for name, tensor in self.state.items():
+            setattr(self, name, tensor.to(device))
+        self._scratch.clear()
+        return self
+
+    def scratch(self, name: str, rows: int) -> Tensor:
         """A (rows, d_sae) buffer that is used again at each step: fresh memory costs more than filling it."""
         held = self._scratch.get(name)
-        if held is None or len(held) < rows or held.device != self.W_enc.device:
-            held = self._scratch[name] = self.W_enc.detach().new_empty(rows, self.config.d_sae)
+        if held is None or len(held) < rows:
+            held = self._scratch[name] = self.W_enc.new_empty(rows, self.config.d_sae)
         return held[:rows]
 
-    def write_gradient(
-        self, w_enc: torch.Tensor, b_enc: torch.Tensor, w_dec: torch.Tensor, error: torch.Tensor
-    ) -> None:
-        """Set `.grad` from the parts of the gradient.
+    @property
+    def has_unit_decoder(self) -> bool:
+        """Whether the decoder's rows are kept at length 1."""
+        return True
 
-        `w_enc` (d_sae, d_in) as if the encoder read x rather than x - b_dec: mended here by one outer product.
-        `error` is the gradient to the reconstruction, (batch, d_in).
-        """
-        self.W_enc.grad = w_enc.addr_(b_enc, self.b_dec.detach(), alpha=-1)
-        self.b_enc.grad = b_enc
-        self.W_dec.grad = w_dec
-        self.b_dec.grad = error.sum(0) - b_enc @ self.W_enc
-
-    @torch.no_grad()
     def constrain_gradient(self) -> None:
         """Remove what would only change the length of decoder rows (Bricken et al. 2023; Gao et al. 2024, A.1)."""
+        if not self.has_unit_decoder:
+            return
         assert self.W_dec.grad is not None
         along = torch.linalg.vecdot(self.W_dec.grad, self.W_dec)
         self.W_dec.grad.addcmul_(self.W_dec, along[:, None], value=-1)
 
-    @torch.no_grad()
     def constrain(self) -> None:
-        """Bring the decoder's rows back to length 1."""
-        self.W_dec.div_(torch.linalg.vector_norm(self.W_dec, dim=1, keepdim=True).clamp_min_(1e-8))
+        """Bring parameters back to where they may be, after the optimizer's step: the decoder's rows to length 1."""
+        if self.has_unit_decoder:
+            self.W_dec.div_(torch.linalg.vector_norm(self.W_dec, dim=1, keepdim=True).clamp_min_(1e-8))
+
+
+def default_rate(d_sae: int) -> float:
+    """Adam's rate by width: it falls with the square root of the number of features (Gao et al. 2024, figure 3).
+
+    Four times theirs, which is tuned for hundreds of thousands of steps: a training of a thousand steps at theirs
+    leaves twice the error.
+    """
+    return 8e-4 / math.sqrt(d_sae / 2**14)
+
+
+def _directions(rows: int, length: int, generator: torch.Generator) -> Tensor:
+    drawn = torch.randn(rows, length, generator=generator)
+    return drawn / drawn.norm(dim=1, keepdim=True)

@@ -32,6 +32,8 @@ SLICE, BASELINE_NUMBERS, CODES = 2048, 1 << 23, 1 << 26
 _VECTORS_A_TOKEN = 12
 #: An SAE in training: its weights, their gradient, the gradient to come, and Adam's two moments.
 _COPIES_IN_TRAINING = 5
+#: Slices of codes at the worst moment of a step over all pairs; as in tasks.sae.pairs: vectors in one.
+_SLICES, PAIRS_SLICE = 4, 512
 #: Held-out vectors at the worst moment of the comparison with PCA: three sets of them, and what is made of those.
 _COPIES_IN_PCA, _COPIES_HELD = 12, 3
 #: Matrices of float64 at the worst moment of the comparison with random directions.
@@ -42,11 +44,11 @@ _MATRICES = 4
 class TrainingShape:
     """What the size of a training depends on, besides its model and its tokens."""
 
-    arch: str
-    k: int
+    k: int | None  # active features, where that is set
     width: int | None
     expansion: int
     batch: int
+    part: int  # how much of a batch goes through the coder at once
 
 
 def of_training(
@@ -61,9 +63,9 @@ def of_training(
         return Estimate()
     d_in, d_sae = told.d_model, shape.width or shape.expansion * told.d_model
     parameters = 2 * d_in * d_sae + d_sae + d_in
-    active = min(shape.k if shape.arch == "topk" else d_in, d_in - 1)
+    active = min(shape.k or d_in, d_in - 1)
     held_out = _held_out(tokens_in(known, dataset), d_in)
-    codes = _codes(shape.arch, shape.batch, d_sae)
+    codes = _codes(shape, d_sae)
     in_memory, in_file = _buffer(d_in, shape.batch)
     lasting = told.parameters + _COPIES_IN_TRAINING * parameters + in_memory + codes
     training = FORWARD_TOKENS * _VECTORS_A_TOKEN * d_in
@@ -109,9 +111,10 @@ def _buffer(d_in: int, batch: int) -> tuple[int, int]:
     return 0, max(batches, min(BUFFER_BATCHES, BUFFER_FILE_BYTES // (FLOAT * one))) * one
 
 
-def _codes(arch: str, batch: int, d_sae: int) -> int:
-    """The buffers that a step's codes are written to: one of a whole batch, or two of a part of it."""
-    return 2 * min(batch, 1024) * d_sae if arch == "standard" else batch * d_sae
+def _codes(shape: TrainingShape, d_sae: int) -> int:
+    """Pre-activations of the part of a batch that is worked on, which of them count, and some slices of codes."""
+    dense = 0 if shape.k else _SLICES * min(PAIRS_SLICE, shape.part)
+    return (shape.part + shape.part // FLOAT + dense) * d_sae
 
 
 def _random_directions(active: int, d_in: int, d_sae: int, held_out: int) -> int:

@@ -1,11 +1,14 @@
 """The saved form of an SAE: SAELens' `cfg.json` and `sae_weights.safetensors`, the only place it is written or read.
 
-Weights are float32: W_enc (d_in, d_sae), b_enc, W_dec (d_sae, d_in), b_dec. The scale of the training is folded in, so
-a saved SAE takes the model's activations as they are, here and in `sae_lens.SAE.load_from_disk` alike.
+Weights are float32: W_enc (d_in, d_sae), W_dec (d_sae, d_out) and the rest by the names of SAELens. The scale of the
+training is folded in, so a saved SAE takes the model's activations as they are, here and in
+`sae_lens.SAE.load_from_disk` alike. An architecture that is only a way of training is saved as what it is in use: a
+BatchTopK SAE as JumpReLU. How it was trained stands in the metadata.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tasks.problem import Problem
-from tasks.sae.architectures import build
+from tasks.sae.architectures import coder_class
 from tasks.sae.coder import Coder, CoderConfig
 from tasks.store import write_json
 
@@ -25,60 +28,83 @@ _FORM = "6.0.0"
 
 #: What a loaded SAE must say, because nothing else is understood here.
 _UNDERSTOOD = {
-    "apply_b_dec_to_input": True,
     "normalize_activations": "none",
     "reshape_activations": "none",
     "rescale_acts_by_decoder_norm": False,
 }
+#: How SAELens names a coder that writes vectors of another place than it reads.
+_TRANSCODER, _SKIP = "transcoder", "skip_transcoder"
 
 
-@torch.no_grad()
-def save_sae(folder: Path, coder: Coder, scale: float, metadata: dict[str, Any]) -> None:
-    """Write `coder`, trained on activations times `scale`, so that it takes the activations themselves.
+@dataclasses.dataclass(frozen=True)
+class Scales:
+    """What the vectors read and written were multiplied with in training."""
 
-    Codes stay what they were: W_enc * scale, W_dec / scale, b_dec / scale.
-    """
+    read: float
+    written: float
+
+    def of(self, name: str) -> float:
+        """What a weight of that name is multiplied with to be for activations as they are; codes stay the same."""
+        return {
+            "W_enc": self.read,
+            "W_dec": 1 / self.written,
+            "b_dec": 1 / self.written,
+            "W_skip": self.read / self.written,
+        }.get(name, 1.0)
+
+
+def save_sae(folder: Path, coder: Coder, scales: Scales, metadata: dict[str, Any]) -> None:
+    """Write `coder`, trained on scaled activations, so that it takes the activations themselves."""
     config = coder.config
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {
-        "W_enc": coder.W_enc.T * scale,
-        "b_enc": coder.b_enc,
-        "W_dec": coder.W_dec / scale,
-        "b_dec": coder.b_dec / scale,
-    }
+    tensors, own = coder.saved()
+    weights = {name: _turned(name, tensor) * scales.of(name) for name, tensor in tensors.items()}
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
     told = {
-        "architecture": config.architecture,
+        "architecture": architecture_name(coder.saved_as, config),
         "d_in": config.d_in,
         "d_sae": config.d_sae,
+        **({"d_out": config.d_out} if coder.is_transcoder else {}),
         "dtype": "float32",
         "device": "cpu",
-        "apply_b_dec_to_input": True,
+        "apply_b_dec_to_input": not coder.is_transcoder,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        **coder.saved_options(),
-        "metadata": {"sae_lens_version": _FORM, **metadata},
+        **own,
+        "metadata": {
+            "sae_lens_version": _FORM,
+            "trained_as": config.architecture,
+            "trained_with": dataclasses.asdict(coder.options),
+            **metadata,
+        },
     }
     write_json(folder / CONFIG, told)
 
 
-@torch.no_grad()
+def architecture_name(saved_as: str, config: CoderConfig) -> str:
+    """SAELens' name of an architecture: its own for an autoencoder; transcoders are those of standard and JumpReLU."""
+    if config.d_out is None:
+        return saved_as
+    return ("" if saved_as == "standard" else f"{saved_as}_") + (_SKIP if config.skip else _TRANSCODER)
+
+
 def load_sae(folder: Path, device: str = "cpu") -> Coder:
     """The SAE in `folder`: `encode` (n, d_in) -> (n, d_sae) and `decode` back, float32, without gradients.
 
     Raises Problem when there is none, or one that means something not understood here.
     """
     told = read_config(folder)
-    config = CoderConfig(told["architecture"], told["d_in"], told["d_sae"], k=told.get("k", CoderConfig.k))
+    saved_as, d_out, skip = _read_architecture(told)
+    kind = coder_class(saved_as)
+    coder = kind(CoderConfig(saved_as, told["d_in"], told["d_sae"], kind.options_of(told), d_out, skip))
     try:
         weights = load_file(folder / WEIGHTS)
     except FileNotFoundError as error:
         raise Problem(f"{folder} has no {WEIGHTS}.") from error
-    coder = build(config)
-    for name, parameter in coder.named_parameters():
-        value = weights[name].float()
-        parameter.copy_(value.T if name == "W_enc" else value)
-    return coder.to(device).requires_grad_(False).eval()
+    if missing := set(coder.parameters) - set(weights):
+        raise Problem(f"The SAE in {folder} has no {', '.join(sorted(missing))} among its weights.")
+    coder.load({name: _turned(name, tensor.float()) for name, tensor in weights.items()})
+    return coder.to(device)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -87,7 +113,22 @@ def read_config(folder: Path) -> dict[str, Any]:
         told = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError) as error:
         raise Problem(f"There is no SAE in {folder}: its {CONFIG} cannot be read.") from error
-    for key, understood in _UNDERSTOOD.items():
-        if told.get(key, understood) != understood:
+    understood = {**_UNDERSTOOD, "apply_b_dec_to_input": _read_architecture(told)[1] is None}
+    for key, value in understood.items():
+        if told.get(key, value) != value:
             raise Problem(f"The SAE in {folder} has {key} = {told[key]!r}, which is not supported.")
     return told
+
+
+def _read_architecture(told: dict[str, Any]) -> tuple[str, int | None, bool]:
+    """The architecture whose codes it has, the length of what a transcoder writes, and whether it has a way past."""
+    name = str(told.get("architecture"))
+    for ending in (_SKIP, _TRANSCODER):
+        if name.endswith(ending):
+            return name.removesuffix(ending).rstrip("_") or "standard", told["d_out"], ending == _SKIP
+    return name, None, False
+
+
+def _turned(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """W_enc has a feature's weights in a row here, in a column there."""
+    return tensor.T if name == "W_enc" else tensor

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tasks.sae.coder import Coder
+from tasks.sae.coder import Coder, Moment
 
 SLICE = 2048
 
@@ -34,15 +34,15 @@ class Measures:
 @torch.no_grad()
 def measure(coder: Coder, x: torch.Tensor) -> Measures:
     """The measures of `coder` on (n, d_in) activations, n >= 2."""
-    nobody = torch.zeros(0, dtype=torch.int64, device=x.device)
+    moment = Moment(torch.zeros(0, dtype=torch.int64, device=x.device))
     loss = error = 0.0
     active = torch.zeros(coder.config.d_sae, device=x.device)
     for part in x.split(SLICE):
         codes = coder.encode(part)
         active += (codes > 0).sum(0)
         error += float((coder.decode(codes) - part).square().sum())
-        loss += float(coder.slow_loss(part, nobody)) * len(part)
-    fvu = error / total_variance(x)
+        loss += float(coder.slow_loss(part, part, moment)) * len(part)
+    fvu = error / float(total_variance(x))
     density = active / len(x)
     return Measures(
         loss=loss / len(x),
@@ -55,6 +55,6 @@ def measure(coder: Coder, x: torch.Tensor) -> Measures:
     )
 
 
-def total_variance(x: torch.Tensor) -> float:
-    """Squared distance of (n, d) vectors to their mean, summed."""
-    return float((x - x.mean(0)).square().sum())
+def total_variance(x: torch.Tensor) -> torch.Tensor:
+    """Squared distance of (n, d) vectors to their mean, summed; 0-dimensional."""
+    return (x - x.mean(0)).square().sum()

@@ -40,23 +40,20 @@ TRAIN = ["train", "--model", "tiny", "--dataset", "words", "--layer", "1"]
 def test_the_product_is_submitted_under_one_tag_and_names_that_tell_the_values(trainable: Cli) -> None:
     told = trainable("submit", *TRAIN, "--k", "16,32,64", "--lr", "1e-4,3e-4", "--json").json
     assert [job["name"] for job in told["jobs"]] == [
-        f"tiny-l1-topk-k{k}-lr{lr}" for k in (16, 32, 64) for lr in ("0.0001", "0.0003")
+        f"tiny-l1-topk-k{k}-lr{lr}" for lr in ("0.0001", "0.0003") for k in (16, 32, 64)
     ]
     jobs = [trainable.ledger.need(job["id"]) for job in told["jobs"]]
     assert [(job.params["k"], job.params["lr"]) for job in jobs] == [
-        (k, lr) for k in (16, 32, 64) for lr in (1e-4, 3e-4)
+        (k, lr) for lr in (1e-4, 3e-4) for k in (16, 32, 64)
     ]
     assert told["tag"].startswith("sweep:")
     assert {job.tags for job in jobs} == {(told["tag"],)}
 
 
 def test_choices_are_swept_and_what_a_name_does_not_tell_is_added(trainable: Cli) -> None:
-    told = trainable("submit", *TRAIN, "--arch", "standard,topk", "--k", "4,8", "--json").json
+    told = trainable("submit", *TRAIN, "--arch", "topk,batchtopk", "--k", "4,8", "--batch", "64,128", "--json").json
     assert [job["name"] for job in told["jobs"]] == [
-        "tiny-l1-standard-l1-2-k4",
-        "tiny-l1-standard-l1-2-k8",
-        "tiny-l1-topk-k4",
-        "tiny-l1-topk-k8",
+        f"tiny-l1-{arch}-k{k}-batch{batch}" for arch in ("topk", "batchtopk") for batch in (64, 128) for k in (4, 8)
     ]
     penalties = trainable("submit", *TRAIN, "--arch", "standard", "--l1", "2,0.5,1e20", "--dry-run", "--json").json
     assert [job["name"] for job in penalties["jobs"]] == [
@@ -86,7 +83,7 @@ def test_several_values_are_shown_with_their_type_in_the_help(cli: Cli) -> None:
     told = cli("submit", "train", "--help", COLUMNS="200").out
     assert "--k <int>,..." in told
     assert "--lr <float>,..." in told
-    assert "--arch standard|topk,..." in told
+    assert "--arch batchtopk|gated|jumprelu|matryoshka|p_anneal|standard|topk,..." in told
     assert "--model <str> " in told
 
 

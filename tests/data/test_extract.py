@@ -16,8 +16,9 @@ from tasks.masks import mask_for
 from tasks.models import load_model
 from tasks.problem import Problem
 from tasks.sae.architectures import build
+from tasks.sae.architectures.topk import TopK
 from tasks.sae.coder import CoderConfig
-from tasks.sae.formats import load_sae, save_sae
+from tasks.sae.formats import Scales, load_sae, save_sae
 from tasks.text.tokens import open_tokens, read_info
 
 LAYER, FEATURES = 1, 48
@@ -37,7 +38,7 @@ def chain(home, tmp_path):
 
 def add_sae(home, name: str, d_in: int, **told) -> None:
     output = home.store.fresh_output(name, 1)
-    save_sae(output, build(CoderConfig("topk", d_in, FEATURES, k=4)), 1.0, told)
+    save_sae(output, build(CoderConfig("topk", d_in, FEATURES, TopK.Options(k=4))), Scales(1, 1), told)
     made_from = {"model": "models/m", "tokens": "tokens/t"}
     home.store.seal(
         output, {"job": name, "params": {"model": "m", "layer": LAYER}, "result": {}, "made_from": made_from}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,10 +15,19 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tasks.job import Stopped
+from tasks.sae.architectures import coder_class
+from tasks.sae.coder import CoderConfig
 from tasks.store import Store
 from tasks.text.tokens import TokenWriter
 
 CONTEXT, VOCABULARY = 16, 97
+
+
+def shaped(architecture: str, d_in: int, d_sae: int, **values: Any) -> CoderConfig:
+    """A coder's configuration with those of the values that are options of the architecture."""
+    kind = coder_class(architecture).Options
+    own = {spec.name for spec in dataclasses.fields(kind)}
+    return CoderConfig(architecture, d_in, d_sae, kind(**{k: v for k, v in values.items() if k in own}))
 
 
 class Planted:

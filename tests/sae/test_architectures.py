@@ -1,79 +1,178 @@
-"""Each architecture's hand-written step does what its formula says."""
+"""Each architecture's hand-written step does what its formula says, over all pairs and over the active ones alike."""
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 
 from tasks.problem import Problem
+from tasks.sae import pairs
 from tasks.sae.architectures import build, coder_class, names
-from tasks.sae.coder import Coder, CoderConfig
+from tasks.sae.coder import Coder, CoderConfig, Moment
 
 NOBODY = torch.zeros(0, dtype=torch.int64)
+DEAD = torch.tensor([3, 7, 11, 30, 31])
+
+#: Every architecture, and every choice that changes a formula.
+CHOICES: dict[str, dict[str, Any]] = {
+    "standard": {"l1": 0.3},
+    "standard free": {"l1": 0.3, "decoder": "free"},
+    "gated": {"l1": 0.3},
+    "p_anneal": {"l1": 0.3},
+    "jumprelu": {"l0": 0.3, "threshold": 0.4, "bandwidth": 0.5},
+    "jumprelu tanh": {"l0": 0.3, "threshold": 0.4, "bandwidth": 0.5, "penalty": "tanh", "pre_act": 0.2},
+    "jumprelu target": {"l0": 0.3, "threshold": 0.4, "bandwidth": 0.5, "penalty": "target-l0", "target_l0": 5.0},
+    "topk": {"k": 4},
+    "batchtopk": {"k": 4},
+    "matryoshka": {"k": 4, "groups": 3},
+}
+SHAPES = {"autoencoder": {}, "transcoder": {"d_out": 10}, "skip transcoder": {"d_out": 10, "skip": True}}
 
 
-def small(architecture: str, d_in: int = 16, d_sae: int = 64, k: int = 4) -> Coder:
-    """A coder away from its symmetric start."""
-    coder = build(CoderConfig(architecture, d_in, d_sae, k=k, l1=0.3), seed=1)
+def config(choice: str, d_in: int = 16, d_sae: int = 64, **changes: Any) -> CoderConfig:
+    architecture = choice.split()[0]
+    return CoderConfig(architecture, d_in, d_sae, coder_class(architecture).Options(**CHOICES[choice]), **changes)
+
+
+def small(choice: str, bias: float = 0.0, **shape: Any) -> Coder:
+    """A coder away from its symmetric start; with a low `bias` few of its features are active."""
+    coder = build(config(choice, **shape), seed=1)
     generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        coder.W_enc += 0.3 * torch.randn(d_sae, d_in, generator=generator)
-        coder.b_dec += torch.randn(d_in, generator=generator)
-        coder.b_enc += 0.5 * torch.randn(d_sae, generator=generator)
+    for name, tensor in coder.parameters.items():
+        tensor.add_(0.3 * torch.randn(tensor.shape, generator=generator))
+        if name in ("b_enc", "b_gate"):
+            tensor.add_(bias)
+    coder.constrain()
+    if "free" in choice:
+        coder.W_dec *= torch.linspace(0.5, 2, len(coder.W_dec))[:, None]
     return coder
 
 
-def test_the_files_are_the_list_and_listing_them_needs_no_torch():
-    assert {"standard", "topk"} <= set(names())
-    code = "import sys; from tasks.sae.architectures import names; names(); sys.exit('torch' in sys.modules)"
+def random(rows: int, width: int, seed: int = 3) -> torch.Tensor:
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
+
+
+def slow_gradient(coder: Coder, x: torch.Tensor, target: torch.Tensor, moment: Moment) -> tuple[torch.Tensor, dict]:
+    """The loss and its gradients by autograd."""
+    for parameter in coder.parameters.values():
+        parameter.grad = None
+        parameter.requires_grad_()
+    loss = coder.slow_loss(x, target, moment)
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in coder.parameters.items()}
+    for parameter in coder.parameters.values():
+        parameter.requires_grad_(False)
+    return loss.detach(), gradients
+
+
+def check_step(coder: Coder, batch: int, dead: torch.Tensor) -> None:
+    """The fast step's loss and gradients are those of autograd."""
+    x = random(batch, coder.config.d_in)
+    target = random(batch, coder.config.d_out, seed=4) if coder.is_transcoder else x
+    moment = Moment(dead, pressure=0.7)
+    told = coder.step(x, target, moment)
+    fast = {name: parameter.grad.clone() for name, parameter in coder.parameters.items()}
+    loss, slow = slow_gradient(coder, x, target, moment)
+    torch.testing.assert_close(told.loss, loss, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(told.loss, told.reconstruction + told.sparsity + told.auxiliary)
+    for name, gradient in slow.items():
+        torch.testing.assert_close(fast[name], gradient, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_the_files_are_the_list_and_reading_them_needs_no_torch():
+    assert set(names()) == {choice.split()[0] for choice in CHOICES}
+    code = (
+        "import sys; from tasks.sae.architectures import coder_class, names;"
+        "[coder_class(name).Options() for name in names()];"
+        "sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     with pytest.raises(Problem, match="no SAE architecture 'gate'"):
         coder_class("gate")
 
 
-@pytest.mark.parametrize("architecture", names())
-@pytest.mark.parametrize("dead", [NOBODY, torch.tensor([3, 7, 11, 30, 31])], ids=["all alive", "five dead"])
-@pytest.mark.parametrize("batch", [50, 1, 2100])
-def test_the_fast_gradient_is_the_slow_ones(architecture: str, dead: torch.Tensor, batch: int):
-    coder = small(architecture)
-    x = torch.randn(batch, 16, generator=torch.Generator().manual_seed(3))
-    told = coder.step(x, dead, pressure=0.7)
-    fast = {name: parameter.grad for name, parameter in coder.named_parameters()}
-    coder.zero_grad(set_to_none=True)
-    loss = coder.slow_loss(x, dead, pressure=0.7)
-    loss.backward()
-    torch.testing.assert_close(told.loss, loss.detach(), rtol=1e-5, atol=1e-5)
-    for name, parameter in coder.named_parameters():
-        torch.testing.assert_close(fast[name], parameter.grad, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("dead", [NOBODY, DEAD], ids=["all alive", "five dead"])
+@pytest.mark.parametrize("batch", [50, 1, 1100])
+def test_the_fast_gradient_is_the_slow_ones(choice: str, dead: torch.Tensor, batch: int):
+    check_step(small(choice), batch, dead)
 
 
-@pytest.mark.parametrize("architecture", names())
-def test_a_step_counts_what_encode_shows(architecture: str):
-    coder = small(architecture)
-    x = torch.randn(40, 16, generator=torch.Generator().manual_seed(4))
-    told, codes = coder.step(x, NOBODY), coder.encode(x)
-    assert torch.equal(told.fired, (codes > 0).any(0))
-    assert told.l0.item() == pytest.approx((codes > 0).sum(1).float().mean().item())
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("shape", ["transcoder", "skip transcoder"])
+def test_a_transcoder_learns_from_what_it_is_to_write(choice: str, shape: str):
+    check_step(small(choice, **SHAPES[shape]), 50, DEAD)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("share", [0.0, 1.0], ids=["all pairs", "active pairs"])
+def test_the_pairs_that_are_worked_on_change_no_gradient(monkeypatch: pytest.MonkeyPatch, choice: str, share: float):
+    monkeypatch.setattr(pairs, "SPARSE_SHARE", share)
+    monkeypatch.setattr(pairs, "SLICE", 7)
+    check_step(small(choice), 50, DEAD)
+    check_step(small(choice, bias=-1.5), 50, NOBODY)
+    check_step(small(choice, bias=-1e3), 5, NOBODY)  # nothing is active
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_step_counts_what_is_active(choice: str):
+    coder = small(choice)
+    x = random(40, 16, seed=4)
+    told = coder.step(x, x, Moment(NOBODY))
+    codes = coder.activate(coder.preactivations(x))
+    if choice in ("batchtopk", "matryoshka"):  # in use, a threshold that follows the batches
+        assert told.l0.item() == 4
+        assert (codes > 0).sum() == 40 * 4 - 1, "the first batch's smallest code is the threshold itself"
+    else:
+        assert torch.equal(told.fired, (codes > 0).any(0))
+        assert told.l0.item() == pytest.approx((codes > 0).sum(1).float().mean().item())
     assert (codes >= 0).all()
 
 
-def by_hand(architecture: str) -> Coder:
+@pytest.mark.parametrize("choice", CHOICES)
+def test_the_loss_does_not_depend_on_the_number_of_vectors(choice: str):
+    coder = small(choice)
+    x = random(6, 16)
+    one, many = coder.step(x, x, Moment(NOBODY)), coder.step(x.repeat(9, 1), x.repeat(9, 1), Moment(NOBODY))
+    torch.testing.assert_close(one.loss, many.loss, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_state_is_all_there_is_to_a_coder(choice: str):
+    coder, other = small(choice), build(config(choice), seed=9)
+    coder.step(random(40, 16), random(40, 16), Moment(NOBODY, progress=0.9))
+    other.load(coder.state)
+    x = random(20, 16, seed=8)
+    assert torch.equal(coder(x), other(x))
+    assert torch.equal(
+        coder.step(x, x, Moment(NOBODY, progress=0.95)).loss, other.step(x, x, Moment(NOBODY, progress=0.95)).loss
+    )
+
+
+def by_hand(choice: str, **options: Any) -> Coder:
     """Two features along the two axes of the plane; the encoder reads them as they are."""
-    coder = build(CoderConfig(architecture, d_in=2, d_sae=2, k=1, l1=0.5))
-    with torch.no_grad():
-        coder.W_dec.copy_(torch.eye(2))
-        coder.W_enc.copy_(torch.eye(2))
-        coder.b_dec.copy_(torch.tensor([1.0, 0.0]))
-        coder.b_enc.copy_(torch.tensor([0.0, -1.0]))
+    architecture = choice.split()[0]
+    coder = build(CoderConfig(architecture, 2, 2, coder_class(architecture).Options(**options)))
+    coder.W_dec.copy_(torch.eye(2))
+    coder.W_enc.copy_(torch.eye(2))
+    coder.b_dec.copy_(torch.tensor([1.0, 0.0]))
+    coder.b_enc.copy_(torch.tensor([0.0, -1.0]))
     return coder
+
+
+def told_of(coder: Coder, vectors: list[list[float]], dead: torch.Tensor = NOBODY, **moment: float) -> Any:
+    x = torch.tensor(vectors)
+    return coder.step(x, x, Moment(dead, **moment))
 
 
 def test_topk_loss_by_hand():
     # x - b_dec = (3, 2); pre-activations (3, 1); the larger one is kept: (3, 0); x_hat = (4, 0); error (0, -2).
-    told = by_hand("topk").step(torch.tensor([[4.0, 2.0]]), NOBODY)
+    told = told_of(by_hand("topk", k=1), [[4.0, 2.0]])
     assert told.reconstruction.item() == pytest.approx(4.0)
     assert told.loss.item() == pytest.approx(4.0)
     assert told.l0.item() == 1
@@ -82,39 +181,124 @@ def test_topk_loss_by_hand():
 def test_topk_auxiliary_loss_by_hand():
     # Left over are (0, 2) and (-1, 0), of variance 1.25; the inputs' is 5. So the weight is (1/32) * 5 / 1.25 = 1/8.
     # The dead second feature, with codes 1 and 0, explains (0, 1) and nothing: squared errors 1 and 1.
-    told = by_hand("topk").step(torch.tensor([[4.0, 2.0], [0.0, 0.0]]), torch.tensor([1]))
+    told = told_of(by_hand("topk", k=1), [[4.0, 2.0], [0.0, 0.0]], torch.tensor([1]))
     assert told.reconstruction.item() == pytest.approx(2.5)
-    assert told.penalty.item() == pytest.approx(1 / 8)
+    assert told.auxiliary.item() == pytest.approx(1 / 8)
     assert told.loss.item() == pytest.approx(2.5 + 1 / 8)
 
 
 def test_standard_loss_by_hand():
     # Codes (3, 1); x_hat = (4, 1); error (0, -1); penalty 0.5 * (3 + 1), half of it at half pressure.
-    told = by_hand("standard").step(torch.tensor([[4.0, 2.0]]), NOBODY)
+    told = told_of(by_hand("standard", l1=0.5), [[4.0, 2.0]])
     assert told.reconstruction.item() == pytest.approx(1.0)
-    assert told.penalty.item() == pytest.approx(2.0)
+    assert told.sparsity.item() == pytest.approx(2.0)
     assert told.l0.item() == 2
-    assert by_hand("standard").step(torch.tensor([[4.0, 2.0]]), NOBODY, 0.5).penalty.item() == pytest.approx(1.0)
+    assert told_of(by_hand("standard", l1=0.5), [[4.0, 2.0]], pressure=0.5).sparsity.item() == pytest.approx(1.0)
 
 
-def test_the_loss_does_not_depend_on_the_number_of_vectors():
-    x = torch.tensor([[4.0, 2.0]])
-    for architecture in names():
-        one, many = by_hand(architecture).step(x, NOBODY), by_hand(architecture).step(x.repeat(9, 1), NOBODY)
-        torch.testing.assert_close(one.loss, many.loss)
+def test_a_free_decoders_penalty_by_hand():
+    # Rows of length 2 and 1: x_hat = (1 + 6, 1), error (3, -1); penalty 0.5 * (3 * 2 + 1 * 1).
+    coder = by_hand("standard", l1=0.5, decoder="free")
+    coder.W_dec[0] *= 2
+    told = told_of(coder, [[4.0, 2.0]])
+    assert (told.reconstruction.item(), told.sparsity.item()) == (pytest.approx(10.0), pytest.approx(3.5))
+    assert not coder.has_unit_decoder
+
+
+def test_gated_loss_by_hand():
+    # z = (3, 2); gates z + (0, -1) = (3, 1), both open; magnitudes exp(0) z + (0, 0) = (3, 2): x_hat = x, no error.
+    # The gate's own values give (4, 1): error (0, -1). Penalty 0.5 * (3 + 1).
+    coder = by_hand("gated", l1=0.5)
+    coder.b_gate.copy_(torch.tensor([0.0, -1.0]))
+    told = told_of(coder, [[4.0, 2.0]])
+    assert told.reconstruction.item() == pytest.approx(0.0)
+    assert (told.auxiliary.item(), told.sparsity.item()) == (pytest.approx(1.0), pytest.approx(2.0))
+
+
+def test_p_annealed_loss_by_hand():
+    # Codes (3, 1). At p = 1 the penalty is 0.5 * 4, as the standard one. At p = 0.5 the weight makes up for the change:
+    # 4 / (sqrt(3) + 1) times as much, so that the penalty of the same vector stays 2.
+    coder = by_hand("p_anneal", l1=0.5, p_end=0.5, anneal_from=0.0)
+    assert told_of(coder, [[4.0, 2.0]]).sparsity.item() == pytest.approx(2.0)
+    assert told_of(coder, [[4.0, 2.0]], progress=0.999).sparsity.item() == pytest.approx(2.0)
+    assert coder.power.item() == pytest.approx(0.5)
+    assert coder.weight.item() == pytest.approx(4 / (3**0.5 + 1))
+    assert told_of(coder, [[10.0, 2.0]], progress=0.999).sparsity.item() == pytest.approx(
+        0.5 * (9**0.5 + 1) * 4 / (3**0.5 + 1)
+    )
+
+
+def test_jumprelu_loss_by_hand():
+    # Pre-activations (3, 1) with thresholds 2: codes (3, 0); x_hat = (4, 0); error (0, -2). One active feature.
+    told = told_of(by_hand("jumprelu", l0=0.5, threshold=2.0), [[4.0, 2.0]])
+    assert (told.reconstruction.item(), told.sparsity.item()) == (pytest.approx(4.0), pytest.approx(0.5))
+    target = by_hand("jumprelu", l0=0.5, threshold=2.0, penalty="target-l0", target_l0=4.0)
+    assert told_of(target, [[4.0, 2.0]]).sparsity.item() == pytest.approx(0.5 * 2 / 4 * (1 - 4) ** 2)
+    tanh = by_hand("jumprelu", l0=0.5, threshold=2.0, penalty="tanh", tanh_scale=0.1)
+    assert told_of(tanh, [[4.0, 2.0]]).sparsity.item() == pytest.approx(0.5 * torch.tensor(0.3).tanh().item())
+
+
+def test_a_threshold_learns_from_what_is_near_and_from_nothing_else():
+    # Error (0, -2), so the gradient to the second code is -4. Its pre-activation 1 is 0.1 below its threshold 1.1:
+    # threshold gradient -(1.1 / 0.4) * -4 - 0.5 / 0.4. The first is 1.9 above.
+    coder = by_hand("jumprelu", l0=0.5, threshold=1.1, bandwidth=0.4)
+    told_of(coder, [[4.0, 2.0]])
+    assert coder.threshold.grad.tolist() == [0.0, pytest.approx((1.1 * 4 - 0.5) / 0.4)]
+
+
+def test_batchtopk_shares_its_features_among_the_vectors_of_a_batch():
+    # Pre-activations (3, 1) and (-1, -1): the two largest are both the first vector's.
+    coder = by_hand("batchtopk", k=1)
+    told = told_of(coder, [[4.0, 2.0], [0.0, 0.0]])
+    assert told.l0.item() == 1
+    assert told.reconstruction.item() == pytest.approx((1 + 1) / 2)
+    assert coder.threshold.item() == 1, "the smallest that was kept"
+    told_of(coder, [[6.0, 3.0], [0.0, 0.0]])
+    assert coder.threshold.item() == pytest.approx((1 + 2) / 2), "the mean over the first batches"
+
+
+def test_batchtopk_keeps_the_largest_whatever_it_expected():
+    coder = small("batchtopk")
+    for seed in range(4):
+        pre = random(30, 64, seed=seed) * (seed + 1) ** 2
+        chosen, codes = coder.choose(pre)
+        assert sorted(codes.tolist()) == sorted(pre.flatten().topk(30 * 4).values.tolist())
+        assert torch.equal(chosen.of(pre), codes)
+    few = torch.full((30, 64), -1.0)
+    few[3, 5] = 2.0
+    assert coder.choose(few)[1].tolist() == [2.0]
+    assert coder.choose(torch.ones(30, 64))[0].features.tolist() == [*range(64), *range(56)], "of equals, the first"
+
+
+def test_matryoshka_loss_by_hand():
+    # Two dictionaries, of one feature and of two. Codes (3, 1): reconstructions (4, 0) and (4, 1) of (4, 2).
+    coder = by_hand("matryoshka", k=2, groups=2)
+    assert coder.ends() == [1, 2]
+    told = told_of(coder, [[4.0, 2.0]])
+    assert told.reconstruction.item() == pytest.approx((4 + 1) / 2)
 
 
 def test_topk_uses_k_features_and_fewer_where_pre_activations_are_negative():
-    coder = by_hand("topk")
+    coder = by_hand("topk", k=1)
     assert coder.encode(torch.tensor([[4.0, 9.0], [0.0, 0.0]])).tolist() == [[0.0, 8.0], [0.0, 0.0]]
 
 
-def test_decoder_rows_stay_unit_vectors_and_the_gradient_turns_them_only():
-    coder = small("topk")
-    coder.step(torch.randn(30, 16, generator=torch.Generator().manual_seed(5)), NOBODY)
+@pytest.mark.parametrize("choice", [choice for choice in CHOICES if "free" not in choice])
+def test_decoder_rows_stay_unit_vectors_and_the_gradient_turns_them_only(choice: str):
+    coder = small(choice)
+    x = random(30, 16, seed=5)
+    coder.step(x, x, Moment(NOBODY))
     coder.constrain_gradient()
     assert (coder.W_dec.grad * coder.W_dec).sum(1).abs().max() < 1e-5
-    with torch.no_grad():
-        coder.W_dec *= 3
+    coder.W_dec *= 3
     coder.constrain()
     torch.testing.assert_close(coder.W_dec.norm(dim=1), torch.ones(64))
+
+
+def test_an_option_means_the_same_in_each_architecture_that_has_it():
+    said: dict[str, set] = {}
+    for name in names():
+        for spec in dataclasses.fields(coder_class(name).Options):
+            told = spec.metadata
+            said.setdefault(spec.name, set()).add((spec.type, told["help"], told["choices"], told["minimum"]))
+    assert {name: told for name, told in said.items() if len(told) > 1} == {}

@@ -7,12 +7,12 @@ import torch
 
 from tasks.sae.architectures import build
 from tasks.sae.baselines import compare, pca_explained_variance, random_explained_variance
-from tasks.sae.coder import CoderConfig
 from tasks.sae.metrics import measure
+from tests.sae.conftest import shaped
 
 
 def test_measures_by_hand():
-    coder = build(CoderConfig("standard", d_in=2, d_sae=3, l1=0.5))
+    coder = build(shaped("standard", 2, 3, l1=0.5))
     with torch.no_grad():
         coder.W_dec.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))
         coder.W_enc.copy_(coder.W_dec)
@@ -63,7 +63,7 @@ def test_least_squares_is_the_best_decoding_of_the_chosen_directions():
 
 
 def test_the_baselines_get_the_l0_of_the_sae():
-    coder = build(CoderConfig("topk", d_in=16, d_sae=64, k=4))
+    coder = build(shaped("topk", 16, 64, k=4))
     x = torch.randn(600, 16, generator=torch.Generator().manual_seed(3))
     told = compare(coder, x, x)
     active = round(told["l0"])

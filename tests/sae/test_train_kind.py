@@ -24,12 +24,25 @@ SHORT = {"model": "tiny", "dataset": "words", "layer": 1, "k": 4, "batch": 256, 
 
 def prepared(bench: Bench, **values) -> tuple[train.Params, list[Request]]:
     known = values.pop("known", None) or bench.known
-    return train.prepare(train.KIND.read_params({**SHORT, **values}), known)
+    values = {name: value for name, value in {**SHORT, **values}.items() if value is not None}
+    return train.prepare(train.KIND.read_params(values), known)
 
 
-@pytest.mark.parametrize("arch", ["topk", "standard"])
-def test_training_leaves_a_working_sae_and_says_how_good_it_is(bench: Bench, arch: str):
-    params, requests = prepared(bench, arch=arch, lr=0.01, l1=0.1)
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"arch": "topk"},
+        {"arch": "batchtopk"},
+        {"arch": "matryoshka", "groups": 2},
+        {"arch": "standard", "l1": 0.1, "k": None},
+        {"arch": "gated", "l1": 0.1, "k": None},
+        {"arch": "p_anneal", "l1": 0.1, "k": None},
+        {"arch": "jumprelu", "l0": 0.01, "k": None},
+    ],
+    ids=lambda choice: choice["arch"],
+)
+def test_training_leaves_a_working_sae_and_says_how_good_it_is(bench: Bench, choice: dict):
+    params, requests = prepared(bench, lr=0.01, **choice)
     context = bench.context()
     result = train.run(params, context)
     assert requests == []
@@ -131,17 +144,18 @@ def test_an_attempt_after_the_last_step_only_measures(bench: Bench):
 
 def test_the_name_tells_model_layer_and_sparsity(bench: Bench):
     def name(**values) -> str:
-        return train.default_name(train.KIND.read_params({**SHORT, **values}))
+        values = {name: value for name, value in {**SHORT, **values}.items() if value is not None}
+        return train.default_name(train.KIND.read_params(values))
 
     assert name() == "tiny-l1-topk-k4"
     assert name(hook="attn") == "tiny-l1-attn-topk-k4"
-    assert name(arch="standard", l1=0.25) == "tiny-l1-standard-l1-0.25"
+    assert name(arch="standard", k=None, l1=0.25) == "tiny-l1-standard-l1-0.25"
     assert name(model="EleutherAI/pythia-70m", layer=3) == "EleutherAI--pythia-70m-l3-topk-k4"
     folder = name(model=str(bench.store.path("models", "tiny")))
     assert folder.startswith("tiny-")
     assert folder.endswith("-l1-topk-k4")
     assert folder != name()
-    assert name(arch="standard", l1=1e20) == "tiny-l1-standard-l1-1e-20"
+    assert name(arch="standard", k=None, l1=1e20) == "tiny-l1-standard-l1-1e-20"
 
 
 def test_the_four_flags_of_the_readme_are_enough():
@@ -174,6 +188,11 @@ def test_what_is_on_its_way_need_not_be_there(bench: Bench):
     assert (params.model, params.dataset, params.width, requests) == ("new", "packed", None, [])
 
 
+def test_a_job_says_what_was_trained_with_every_default(bench: Bench):
+    params, _ = prepared(bench, arch="jumprelu", k=None, penalty="tanh")
+    assert (params.penalty, params.l0, params.bandwidth, params.k) == ("tanh", 1.0, 0.1, None)
+
+
 def test_a_folder_is_remembered_by_its_whole_path(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(bench.store.root / "models")
     params, _ = prepared(bench, model="./tiny")
@@ -185,7 +204,9 @@ def test_a_folder_is_remembered_by_its_whole_path(bench: Bench, monkeypatch: pyt
     [
         ({"layer": 3}, "tiny has no layer 3: its layers are 0 to 2"),
         ({"layer": -1}, "--layer must be at least 0"),
-        ({"arch": "gate"}, "--arch 'gate' is not one of: standard, topk"),
+        ({"arch": "gate"}, "--arch 'gate' is not one of: batchtopk, gated"),
+        ({"l1": 2.0}, "--l1 is no option of a topk SAE. It has: --aux, --k"),
+        ({"arch": "batchtopk", "k": 65}, "--k 65 is more than the 64 features"),
         ({"k": 65}, "--k 65 is more than the 64 features"),
         ({"width": 3}, "--k 4 is more than the 3 features"),
         ({"model": "tinny"}, "'tinny' is no model in the store"),

@@ -1,13 +1,14 @@
 """The architectures: one file here is one architecture, and nothing else lists them.
 
-A file defines a subclass of `tasks.sae.coder.Coder` and names it `CODER`; the file's name is the architecture's, as
-SAELens spells it. Listing the names imports none of the files, so it costs no torch.
+A file defines a subclass of `tasks.sae.coder.Coder` and names it `CODER`; the file's name is the architecture's. Its
+`Options` become flags of `mistudio submit train`. Reading a file costs no torch.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from functools import cache
 from typing import TYPE_CHECKING
 
 from tasks.problem import Problem
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from tasks.sae.coder import Coder, CoderConfig
 
 
+@cache
 def names() -> tuple[str, ...]:
     """Every architecture's name, sorted."""
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))

@@ -1,63 +1,85 @@
-"""Standard SAE: ReLU codes under an L1 penalty, unit decoder rows (Bricken et al. 2023, "Towards Monosemanticity").
+"""Standard SAE: ReLU codes under an L1 penalty (Bricken et al. 2023, "Towards Monosemanticity").
 
-The penalty's scale is that of Anthropic's April 2024 update: inputs scaled to a mean length of sqrt(d_in), squared
-error summed over the dimensions. With unit rows its decoder-norm weighting falls away. They advise l1 = 5; the default
-here is 2, because short trainings lose more to shrinkage than they gain in sparsity.
-
-The step costs five dense products, one slice of the batch after another, in two buffers that are used again.
+Inputs are scaled to a mean length of sqrt(d_in) and the squared error is summed over the dimensions, as in Anthropic's
+April 2024 update (Conerly et al., "Update on how we train SAEs"), so the penalty's weight means the same here as there.
+They advise 5; the default here is 2, because short trainings lose more to shrinkage than they gain in sparsity. With
+`--decoder free` the decoder's rows have any length and the penalty counts each code times its row's length, as that
+update has it; with `unit` the rows are kept at length 1, where both penalties are the same.
 """
 
 from __future__ import annotations
 
-import torch
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from tasks.sae.coder import Coder, Step
+from tasks.job import option
+from tasks.late import torch
+from tasks.sae.coder import Coder, CoderOptions, Moment, Step
+from tasks.sae.pairs import split
+from tasks.sae.sums import Sums
 
-#: Vectors that are worked on together: two buffers of (SLICE, d_sae) instead of two of (batch, d_sae).
-SLICE = 1024
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Options(CoderOptions):
+    """What can be chosen."""
+
+    l1: float = option(2.0, help="Weight of the L1 penalty", minimum=0)
+    decoder: str = option(
+        "unit", help="Rows of length 1, or free ones with a penalty by length", choices=("unit", "free")
+    )
+
+    def label(self) -> str:
+        """Tells the sparsity in a name."""
+        return f"l1-{self.l1:g}"
 
 
 class Standard(Coder):
     """max(0, pre-activation) as the code."""
 
+    Options = Options
+    saved_as = "standard"
     #: Features start quiet, or d_sae / d_in of them add up to far too much.
     encoder_init = 0.1
 
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """Codes of (n, d_in) activations: (n, d_sae), not negative."""
-        return self.preactivations(x).relu()
+    @property
+    def has_unit_decoder(self) -> bool:
+        """Unless the penalty sees to the lengths."""
+        return self.options.decoder == "unit"
 
-    @torch.no_grad()
-    def step(self, x: torch.Tensor, dead: torch.Tensor, pressure: float = 1.0) -> Step:
+    def activate(self, pre: Tensor) -> Tensor:
+        """See `Coder.activate`."""
+        return pre.relu()
+
+    def step(self, x: Tensor, target: Tensor, moment: Moment) -> Step:
         """See `Coder.step`; dead features get no help beyond the penalty's warm-up."""
-        upstream = torch.empty_like(x)
-        w_enc, w_dec = torch.zeros_like(self.W_enc), torch.zeros_like(self.W_dec)
-        b_enc, active = torch.zeros_like(self.b_enc), torch.zeros_like(self.b_enc)
-        error_sum, code_sum = x.new_zeros(()), x.new_zeros(())
-        weight = pressure * self.config.l1
-        to_code = torch.full_like(self.b_enc, weight / len(x))
-        for start in range(0, len(x), SLICE):
-            part = x[start : start + SLICE]
-            codes = self.preactivations(part, out=self.scratch("codes", len(part))).relu_()
-            code_sum += codes.sum()
-            error = torch.addmm(self.b_dec, codes, self.W_dec).sub_(part)
-            error_sum += error.square().sum()
-            up = upstream[start : start + SLICE]
-            torch.mul(error, 2 / len(x), out=up)
-            w_dec.addmm_(codes.T, up)
-            to_pre = torch.addmm(to_code, up, self.W_dec.T, out=self.scratch("gradient", len(part)))
-            to_pre.mul_(codes.sign_())
-            active += codes.sum(0)
-            w_enc.addmm_(to_pre.T, part)
-            b_enc += to_pre.sum(0)
-        self.write_gradient(w_enc, b_enc, w_dec, upstream)
-        reconstruction, penalty = error_sum / len(x), weight * code_sum / len(x)
-        return Step(reconstruction + penalty, reconstruction, penalty, active.sum() / len(x), active > 0)
+        lengths = self.W_dec.norm(dim=1)
+        weight = lengths * (moment.pressure * self.options.l1 / len(x))
+        pre = self.preactivations(x, out=self.scratch("pre", len(x)))
+        sums, mass = Sums(self, x, target), torch.zeros_like(self.b_enc)
+        for pairs in split(pre > 0):
+            codes = pairs.of(pre).relu()
+            active = codes > 0
+            upstream = sums.reconstruct(pairs, codes)
+            to_codes = pairs.pull(upstream, self.W_dec).add_(pairs.of_features(weight))
+            sums.through_decoder(pairs, codes, upstream)
+            sums.through_encoder(pairs, to_codes.mul_(active))
+            sums.count(pairs, active)
+            mass += pairs.per_feature(codes)
+        sums.sparsity = weight @ mass
+        if not self.has_unit_decoder:
+            assert sums.w_dec is not None
+            sums.w_dec.addcmul_(self.W_dec, (weight * mass / lengths.square())[:, None])
+        return sums.write()
 
-    def slow_loss(self, x: torch.Tensor, dead: torch.Tensor, pressure: float = 1.0) -> torch.Tensor:
+    def slow_loss(self, x: Tensor, target: Tensor, moment: Moment) -> Tensor:
         """The same loss, all at once."""
-        codes = ((x - self.b_dec) @ self.W_enc.T + self.b_enc).relu()
-        return (self.decode(codes) - x).square().sum(1).mean() + pressure * self.config.l1 * codes.sum(1).mean()
+        lengths = self.W_dec.norm(dim=1)
+        penalty = (self.encode(x) * (lengths.detach() if self.has_unit_decoder else lengths)).sum(1).mean()
+        error = (self.forward(x) - target).square().sum(1).mean()
+        return error + moment.pressure * self.options.l1 * penalty
 
 
 CODER = Standard

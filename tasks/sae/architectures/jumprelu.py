@@ -1,0 +1,143 @@
+"""JumpReLU SAE: a code is its pre-activation where that exceeds the feature's own threshold (Rajamanoharan et al. 2024,
+arXiv:2407.14435).
+
+The thresholds learn through straight-through estimators: where a pre-activation lies within half a bandwidth of its
+threshold, the jump counts as a slope of 1 / bandwidth (section 3, equations 11 and 12). The penalty is one of
+
+- `step`: the number of active features (section 3, equation 9);
+- `target-l0`: its squared distance to a wanted number, relative to that (appendix F, with the weight of Gemma Scope 2);
+- `tanh`: sum tanh(c f), which also reaches the encoder (Conerly et al., Anthropic, January 2025).
+
+Thresholds are trained as they are, not as logarithms: Adam would hardly move a small one's logarithm in a short
+training. With `--pre-act` a term sum max(0, threshold - pre) over dead features brings them back (the same update).
+The decoder's rows have length 1, so the lengths that update multiplies with fall away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tasks.job import option
+from tasks.late import torch
+from tasks.sae.coder import Coder, CoderOptions, Moment, Step
+from tasks.sae.pairs import Pairs, split
+from tasks.sae.sums import Sums
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Options(CoderOptions):
+    """What can be chosen."""
+
+    l0: float = option(1.0, help="Weight of the penalty on active features", minimum=0)
+    penalty: str = option("step", help="What is penalised", choices=("step", "target-l0", "tanh"))
+    target_l0: float = option(32.0, help="Active features wanted, with --penalty target-l0", minimum=0.01)
+    threshold: float = option(0.1, help="Thresholds at the start", minimum=0)
+    bandwidth: float = option(0.1, help="How near a pre-activation must be to move its threshold", minimum=1e-6)
+    tanh_scale: float = option(4.0, help="How soon a code counts as one whole, with --penalty tanh", minimum=0)
+    pre_act: float = option(0.0, help="Weight of what brings dead features back", minimum=0)
+
+    def label(self) -> str:
+        """Tells the sparsity in a name."""
+        return f"target{self.target_l0:g}" if self.penalty == "target-l0" else f"l0-{self.l0:g}"
+
+
+class JumpReLU(Coder):
+    """pre [pre > threshold] as the code."""
+
+    Options = Options
+    saved_as = "jumprelu"
+    parameter_names = ("W_enc", "b_enc", "threshold", "W_dec", "b_dec")
+    encoder_init = 0.1
+
+    threshold: Tensor
+
+    def begin(self) -> None:
+        """A threshold for each feature."""
+        self.threshold = torch.full((self.config.d_sae,), float(self.options.threshold))
+
+    def activate(self, pre: Tensor) -> Tensor:
+        """See `Coder.activate`."""
+        return pre * (pre > self.threshold)
+
+    def constrain(self) -> None:
+        """Keep thresholds from falling below zero, where negative pre-activations would become codes."""
+        super().constrain()
+        self.threshold.clamp_(min=0)
+
+    def step(self, x: Tensor, target: Tensor, moment: Moment) -> Step:
+        """See `Coder.step`."""
+        width = self.options.bandwidth
+        pre = self.preactivations(x, out=self.scratch("pre", len(x)))
+        sums, to_threshold = Sums(self, x, target), torch.zeros_like(self.threshold)
+        for pairs in split(pre > self.threshold - width / 2):
+            here, threshold = pairs.of(pre), pairs.of_features(self.threshold)
+            active = here > threshold
+            codes = here * active
+            upstream = sums.reconstruct(pairs, codes)
+            to_codes = pairs.pull(upstream, self.W_dec)
+            jump = self._penalise(sums, pairs, codes, active, to_codes, moment.pressure)
+            is_near = (here - threshold).abs_() < width / 2
+            to_threshold -= pairs.per_feature((threshold * to_codes + jump).mul_(is_near)) / width
+            sums.through_decoder(pairs, codes, upstream)
+            sums.through_encoder(pairs, to_codes.mul_(active))
+            sums.count(pairs, active)
+        if self.options.pre_act and len(moment.dead):
+            to_threshold += self._wake(sums, pre, moment.dead)
+        return sums.write(threshold=to_threshold)
+
+    def _penalise(
+        self, sums: Sums, pairs: Pairs, codes: Tensor, active: Tensor, to_codes: Tensor, pressure: float
+    ) -> Tensor | float:
+        """Count the penalty and add its slope to `to_codes`; what one more active feature costs, for each pair."""
+        weight = pressure * self.options.l0 / len(sums.x)
+        if self.options.penalty == "tanh":
+            counted = (codes * self.options.tanh_scale).tanh_()
+            sums.sparsity = sums.sparsity + weight * counted.sum()
+            to_codes.add_(1 - counted.square(), alpha=weight * self.options.tanh_scale)
+            return 0.0
+        if self.options.penalty == "step":
+            sums.sparsity = sums.sparsity + weight * active.sum()
+            return weight
+        wanted = self.options.target_l0
+        away = pairs.per_vector(active.to(codes.dtype)) - wanted
+        sums.sparsity = sums.sparsity + weight * (2 / wanted) * away.square().sum()
+        return pairs.of_vectors(away * (weight * 4 / wanted))
+
+    def _wake(self, sums: Sums, pre: Tensor, dead: Tensor) -> Tensor:
+        """Count what dead features lack to their thresholds; that term's gradient to the thresholds."""
+        weight = self.options.pre_act / len(sums.x)
+        lack = (self.threshold[dead] - pre[:, dead]).relu_()
+        sums.auxiliary = weight * lack.sum()
+        pull = (lack > 0).to(lack.dtype).mul_(weight)
+        assert sums.w_enc is not None
+        sums.w_enc[dead] -= pull.T @ sums.x
+        sums.to_pre[dead] -= pull.sum(0)
+        return torch.zeros_like(self.threshold).index_copy_(0, dead, pull.sum(0))
+
+    def slow_loss(self, x: Tensor, target: Tensor, moment: Moment) -> Tensor:
+        """The same loss, all at once, with the estimators of the paper's appendix J as functions of autograd."""
+        from tasks.sae.straight_through import jump, step
+
+        pre = self.preactivations(x)
+        width = self.options.bandwidth
+        codes = jump(pre, self.threshold, width)
+        made = self.decode(codes) + (x @ self.W_skip.T if self.config.skip else 0)
+        loss = (made - target).square().sum(1).mean()
+        count = step(pre, self.threshold, width).sum(1)
+        wanted = self.options.target_l0
+        if self.options.penalty == "tanh":
+            penalty = (codes * self.options.tanh_scale).tanh().sum(1)
+        else:
+            penalty = count if self.options.penalty == "step" else (count - wanted).square() * (2 / wanted)
+        loss = loss + moment.pressure * self.options.l0 * penalty.mean()
+        if self.options.pre_act and len(moment.dead):
+            lack = (self.threshold - pre).relu()[:, moment.dead]
+            loss = loss + self.options.pre_act * lack.sum(1).mean()
+        return loss
+
+
+CODER = JumpReLU

@@ -1,0 +1,81 @@
+"""Matryoshka BatchTopK SAE: nested dictionaries, each of which must explain the input alone (Bussmann et al. 2025,
+arXiv:2503.17547).
+
+The first features form the smallest dictionary, some more the next, all the largest; codes are those of BatchTopK. The
+loss is the mean of the squared errors of the nested reconstructions (section 3, equation 3, whose sum differs by a
+factor), so that early features stay general. A code of a group counts in every dictionary from there on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from tasks.job import option
+from tasks.late import torch
+from tasks.sae.architectures import batchtopk
+from tasks.sae.coder import Moment, Step
+from tasks.sae.dead import slow_aux, wake
+from tasks.sae.sums import Sums
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Options(batchtopk.Options):
+    """What can be chosen."""
+
+    groups: int = option(5, help="Nested dictionaries, each half as large as the next", minimum=1)
+
+    def label(self) -> str:
+        """Tells the sparsity in a name."""
+        return f"k{self.k}-g{self.groups}"
+
+
+class Matryoshka(batchtopk.BatchTopK):
+    """BatchTopK whose first features must do well without the others."""
+
+    Options = Options
+
+    def ends(self) -> list[int]:
+        """Where each nested dictionary ends, ascending; the last is d_sae."""
+        whole = self.config.d_sae
+        return sorted({max(1, whole >> n) for n in range(self.options.groups)})
+
+    def step(self, x: Tensor, target: Tensor, moment: Moment) -> Step:
+        """See `Coder.step`."""
+        pre = self.preactivations(x, out=self.scratch("pre", len(x)))
+        pairs, codes = self.choose(pre)
+        active, ends = codes > 0, self.ends()
+        sums = Sums(self, x, target)
+        groups = [pairs.among(begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
+        decoded = accumulate(part.decode(codes[chosen], self.W_dec) for part, chosen in groups)
+        upstreams = [sums.measure(pairs.rows, made, share=1 / len(ends)) for made in decoded]
+        to_pre = torch.zeros_like(codes)
+        # A group's codes are part of every reconstruction from its own on: the last group's of the last only.
+        behind = list(accumulate(reversed(upstreams)))[::-1]
+        for (part, chosen), upstream in zip(groups, behind, strict=True):
+            sums.through_decoder(part, codes[chosen], upstream)
+            to_pre[chosen] = part.pull(upstream, self.W_dec)
+        sums.through_encoder(pairs, to_pre.mul_(active))
+        sums.count(pairs, active)
+        wake(sums, pre, moment.dead, upstreams[-1] * len(ends), self.options.aux)
+        self.follow_threshold()
+        return sums.write()
+
+    def slow_loss(self, x: Tensor, target: Tensor, moment: Moment) -> Tensor:
+        """The same loss from dense codes."""
+        pre = self.preactivations(x)
+        pairs, _ = self.choose(pre.detach())
+        codes = torch.zeros_like(pre).index_put((pairs.vectors, pairs.features), pairs.of(pre).relu())
+        past = x @ self.W_skip.T if self.config.skip else 0
+        errors = [codes[:, :end] @ self.W_dec[:end] + self.b_dec + past - target for end in self.ends()]
+        loss = torch.stack([error.square().sum(1).mean() for error in errors]).mean()
+        if len(moment.dead):
+            loss = loss + slow_aux(pre, moment.dead, errors[-1], target, self.W_dec, self.options.aux)
+        return loss
+
+
+CODER = Matryoshka
