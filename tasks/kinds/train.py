@@ -78,10 +78,9 @@ def prepare(params: Common, known: Known) -> tuple[Common, list[Request]]:
     params, d_model, requests = (_from_model if params.activations is None else _from_activations)(params, known)
     if params.width is None and d_model is not None:
         params = dataclasses.replace(params, width=params.expansion * d_model)
-    params = dataclasses.replace(params, **choices.filled(params.arch, params))
     if params.width is not None:
         choices.chosen(params.arch, params).check(params.width)
-    return params, requests
+    return dataclasses.replace(params, **choices.filled(params.arch, params)), requests
 
 
 @dataclass(frozen=True)
@@ -140,8 +139,8 @@ def estimate(params: Common, known: Known) -> Estimate:
         known, "saes", tokens, lambda told: all(told.get(key) == getattr(params, key) for key in alike)
     )
     options = choices.chosen(params.arch, params)
-    batch = -(-params.batch // params.accumulate)
-    shape = TrainingShape(getattr(options, "k", None), params.width, params.expansion, params.batch, batch)
+    part = -(-params.batch // params.accumulate)
+    shape = TrainingShape(getattr(options, "k", None), params.width, params.expansion, params.batch, part)
     place = _place(params)
     stored = None if params.activations is None else known.manifest("activations", params.activations)
     read = ModelShape(stored["result"]["d_in"], parameters=0) if stored else None
