@@ -111,13 +111,13 @@ def test_a_model_that_reads_two_texts_is_refused(bench: Bench):
 
 @pytest.mark.parametrize("skip_bos", [True, False])
 def test_the_sae_says_which_tokens_it_was_not_trained_on(bench: Bench, skip_bos: bool):
-    bench.add_tokens("marked", rows=200, bos_id=3)
+    bench.add_tokens("marked", rows=200, bos_id=3, pad_id=4)
     params, _ = prepared(bench, dataset="marked", skip_bos=skip_bos)
     context = bench.context()
     train.run(params, context)
     metadata = json.loads((context.output / "cfg.json").read_text())["metadata"]
     told = (metadata["exclude_special_tokens"], metadata["seqpos_slice"])
-    assert told == (([3], [1, None]) if skip_bos else (False, [None]))
+    assert told == (([3, 4], [1, None]) if skip_bos else ([4], [None])), "padding is left out always"
 
 
 TRANSCODER = {"hook": "mlp-in", "target": "mlp"}
