@@ -23,8 +23,9 @@ class Pulse:
     evaluation: Evaluation
     first = 0  # the step from which this attempt goes on
 
-    def __init__(self, checkpoint_s: float, context: Context) -> None:
-        self.checkpoint_s, self.context = checkpoint_s, context
+    def __init__(self, checkpoint_s: float, patience: int, context: Context) -> None:
+        """`patience` is after how many measurements without a better one the training ends; 0: it does not."""
+        self.checkpoint_s, self.patience, self.context = checkpoint_s, patience, context
         self.next_save = time.monotonic() + checkpoint_s
 
     def beat(self) -> None:
@@ -41,7 +42,12 @@ class Pulse:
         """Measure on held-out rows when that is due, and keep a checkpoint of it with its score; then `beat`."""
         if self.evaluation.is_due():
             self.trainer.save(self.context.workdir, self.evaluation.write(self.context.workdir))
+            self._look_whether_it_is_over()
         self.beat()
+
+    def _look_whether_it_is_over(self) -> None:
+        if self.patience and self.evaluation.since_best(self.context.workdir) >= self.patience:
+            self.trainer.is_over = True
 
     def train(self) -> int | None:
         """Train to the end and keep it; the tokens a second, None when an earlier attempt had done it all."""
@@ -49,6 +55,7 @@ class Pulse:
         self.first = trainer.resume(self.context.workdir)
         if not self.first and (left := goes_on_at(self.context.workdir)):
             self.context.note(f"starts from scratch: the checkpoint at {left} was made with other settings")
+        self._look_whether_it_is_over()
         trainer.run(self.context.workdir, self.after_step)
         trainer.save(self.context.workdir)
         seconds, done = time.monotonic() - began, trainer.step - self.first
