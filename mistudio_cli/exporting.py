@@ -23,9 +23,9 @@ def lines(ledger: Ledger, store: Path, wanted: Filter) -> Iterator[str]:
     following: str | None = None
     while True:
         page = ledger.page(wanted, PAGE, following)
-        histories = ledger.histories([job.id for job in page.jobs])
-        for job, events in zip(page.jobs, histories, strict=True):
-            told = shapes.job_in_full(job, events, shapes.made_at(job, store))
+        ids = [job.id for job in page.jobs]
+        for job, events, measured in zip(page.jobs, ledger.histories(ids), ledger.series(ids), strict=True):
+            told = shapes.job_in_full(job, events, shapes.made_at(job, store), measured)
             yield json.dumps(speakable({"schema": SCHEMA, **told}), ensure_ascii=False, allow_nan=False)
         if (following := page.next) is None:
             return

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mistudio_cli import shapes, tables
+from mistudio_cli import shapes, sparks, tables
 from mistudio_cli.errors import NotFound
-from tasks.job import Job, State
+from tasks.job import Job, Point, State
 from tasks.ledger import Ledger
 from tasks.problem import Problem
 
@@ -41,7 +41,9 @@ def find_jobs(ledger: Ledger, told: Sequence[str]) -> list[Job]:
     return list({job.id: job for job in found}.values())
 
 
-def show_lines(job: Job, events: Sequence[dict[str, Any]], path: str | None, now: float) -> Iterator[str]:
+def show_lines(
+    job: Job, events: Sequence[dict[str, Any]], path: str | None, measured: Sequence[Point], now: float
+) -> Iterator[str]:
     """All that is known of a job, for the eye."""
     facts = {
         "id": job.id,
@@ -62,6 +64,7 @@ def show_lines(job: Job, events: Sequence[dict[str, Any]], path: str | None, now
         "artifact": path or job.artifact or "",
     }
     yield from (f"{name:<10}{value}" for name, value in facts.items() if value)
+    yield from _section("metrics", sparks.drawn(measured) or tables.values(job.metrics or {}))
     yield from _section("parameters", job.params)
     yield from _section("result", job.result or {})
     if job.error:

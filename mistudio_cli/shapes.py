@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.job import Job, State
+from tasks.job import Job, Point, State
 
 if TYPE_CHECKING:
     from mistudio_cli.explain import Cause
@@ -95,10 +95,23 @@ def job(record: Job) -> dict[str, Any]:
         "worker": record.worker or None,
         "device": record.device or None,
         "error": None if error is None else {"type": error.get("type"), "message": error.get("message")},
+        "metrics": record.metrics,
+        "eta_s": _rounded(record.left_s),
     }
 
 
-def job_in_full(record: Job, events: Sequence[dict[str, Any]], path: str | None) -> dict[str, Any]:
+def series(points: Sequence[Point]) -> dict[str, list[float | None]] | None:
+    """What a job measured in its course: a list for each metric, and where it was, `at`; None when nothing is known."""
+    if not points:
+        return None
+    told: dict[str, list[float | None]] = {"at": [point.at for point in points]}
+    names = dict.fromkeys(name for point in points for name in point.values)
+    return told | {name: [point.values.get(name) for point in points] for name in names}
+
+
+def job_in_full(
+    record: Job, events: Sequence[dict[str, Any]], path: str | None, measured: Sequence[Point]
+) -> dict[str, Any]:
     """`jobs show`: the list's keys and the rest; `path` is where its artifact lies."""
     return {
         **job(record),
@@ -118,6 +131,7 @@ def job_in_full(record: Job, events: Sequence[dict[str, Any]], path: str | None)
         "cancel_requested": record.cancel_requested,
         "queued_at": time(record.queued_at),
         "events": [_event(told) for told in events],
+        "series": series(measured),
     }
 
 

@@ -9,14 +9,15 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tasks.job import Job, JobKind, Progress, State, Stopped, kind_named
+from tasks.job import METRICS_TOLD, Job, JobKind, Point, Progress, State, Stopped, kind_named
 from tasks.ledger import Claim, Ledger
 from tasks.places import Places
 from tasks.problem import Problem
@@ -55,6 +56,7 @@ class RunContext:
     on_lost: Callable[[], None]
     _phase: tuple[str, float, int] = field(default=("", 0.0, 0))
     _reported_at: float = 0.0
+    _measured: Point | None = None
 
     def __post_init__(self) -> None:
         job = self.claim.job
@@ -70,6 +72,12 @@ class RunContext:
         """Ids of all jobs that have not ended."""
         return self.ledger.live_jobs()
 
+    def metrics(self, at: int, values: Mapping[str, float]) -> None:
+        """What was measured, for the next report; ValueError for too many."""
+        if len(values) > METRICS_TOLD:
+            raise ValueError(f"{len(values)} metrics are more than {METRICS_TOLD}")
+        self._measured = Point(at, {name: float(f"{v:.6g}") if isfinite(v) else None for name, v in values.items()})
+
     def progress(self, phase: str, done: int, total: int | None = None, unit: str = "") -> None:
         """Say how far the work is; raises Stopped once the job was told to stop."""
         if self.told_to_stop():
@@ -83,8 +91,9 @@ class RunContext:
         _, began, first = self._phase
         rate = (done - first) / (now - began) if now > began else None
         try:
-            if self.ledger.report(self.claim, Progress(phase, done, total, unit, rate)) == "lost":
+            if self.ledger.report(self.claim, Progress(phase, done, total, unit, rate), self._measured) == "lost":
                 self.on_lost()
+            self._measured = None
         except Unreachable:
             log.warning("Redis is away; the work goes on")
 

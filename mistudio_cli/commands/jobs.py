@@ -111,11 +111,12 @@ def show(job_id: Id, as_json: Json = False) -> None:
     ledger = session.connect_ledger(settings)
     job = find_job(ledger, job_id)
     events, now = ledger.events(job.id), ledger.now()
+    (measured,) = ledger.series([job.id])
     path = shapes.made_at(job, settings.places.store)
     if as_json:
-        output.data_json(shapes.job_in_full(job, events, path))
+        output.data_json(shapes.job_in_full(job, events, path, measured))
     else:
-        output.data("\n".join(show_lines(job, events, path, now)))
+        output.data("\n".join(show_lines(job, events, path, measured, now)))
 
 
 @app.command("explain")

@@ -27,6 +27,7 @@ local function enter_end(id, state)
   local recent = PREFIX .. 'queue:' .. get(id, 'queue') .. ':ended'
   redis.call('ZADD', recent, now_text, id)
   redis.call('ZREMRANGEBYSCORE', recent, '-inf', now - 900)
+  redis.call('EXPIRE', series_key(id), SERIES_KEPT_S)
   local artifact = get(id, 'artifact')
   if artifact ~= '' and redis.call('HGET', PREFIX .. 'coming', artifact) == id then
     redis.call('HDEL', PREFIX .. 'coming', artifact)
