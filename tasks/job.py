@@ -169,7 +169,7 @@ class Context(Protocol):
     def progress(self, phase: str, done: int, total: int | None = None, unit: str = "") -> None:
         """Say how far the work is. Cheap: call it every step. Raises Stopped once the job was told to stop."""
 
-    def metrics(self, at: int, values: Mapping[str, float]) -> None:
+    def metrics(self, at: int, values: Mapping[str, float | None]) -> None:
         """Measured at `at` (steps, tokens, …, which only grow in an attempt): seen with the next progress. Cheap.
 
         At most METRICS_TOLD, always the same; those that matter most come first.

@@ -72,11 +72,11 @@ class RunContext:
         """Ids of all jobs that have not ended."""
         return self.ledger.live_jobs()
 
-    def metrics(self, at: int, values: Mapping[str, float]) -> None:
+    def metrics(self, at: int, values: Mapping[str, float | None]) -> None:
         """What was measured, for the next report; ValueError for too many."""
         if len(values) > METRICS_TOLD:
             raise ValueError(f"{len(values)} metrics are more than {METRICS_TOLD}")
-        self._measured = Point(at, {name: float(f"{v:.6g}") if isfinite(v) else None for name, v in values.items()})
+        self._measured = Point(at, {name: _short(value) for name, value in values.items()})
 
     def progress(self, phase: str, done: int, total: int | None = None, unit: str = "") -> None:
         """Say how far the work is; raises Stopped once the job was told to stop."""
@@ -158,6 +158,10 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return f"Memory ran out: {error}. Use a smaller --batch or a smaller model."
     return f"{type(error).__name__}: {error}"
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None or not isfinite(value) else float(f"{value:.6g}")
 
 
 def _result_of(context: RunContext, kind: JobKind) -> dict[str, Any]:

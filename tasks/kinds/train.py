@@ -175,7 +175,7 @@ def run(params: Common, context: Context) -> dict[str, Any]:
     pulse = _Pulse(params, context)
     stream = ActivationStream(vectors, train_rows, params.batch, params.seed, pulse.beat, context.workdir)
     pulse.trainer = trainer = Trainer(_config(params, d_in), stream, context.device)
-    tokens_per_s = pulse.train()
+    speed = pulse.train()
     _save(params, context, trainer, vectors)
 
     def read(rows: Any) -> Any:
@@ -183,7 +183,7 @@ def run(params: Common, context: Context) -> dict[str, Any]:
 
     return {
         **compare(trainer.coder, read(train_rows[: 2 * len(held_rows)]), read(held_rows)),
-        "tokens_per_s": tokens_per_s,
+        **speed,
         "steps": trainer.step,
         "d_in": d_in,
         "d_sae": trainer.config.coder.d_sae,
@@ -256,20 +256,23 @@ class _Pulse:
         batch, steps = self.trainer.config.batch, self.trainer.config.steps
         self.context.progress("training", self.trainer.step * batch, steps * batch, "tokens")
 
-    def train(self) -> int | None:
-        """Train to the end and keep it; the tokens a second, None when an earlier attempt had done it all."""
-        trainer, began = self.trainer, time.monotonic()
-        first = trainer.resume(self.context.workdir)
+    def train(self) -> dict[str, Any]:
+        """Train to the end and keep it; how fast it was."""
+        from tasks.sae.watch import Watch
+
+        trainer, watch = self.trainer, Watch(self.context, self.trainer)
+        trainer.resume(self.context.workdir)
+        watch.begin()
         trainer.run(self.context.workdir, self.beat)
         trainer.save(self.context.workdir)
-        seconds, done = time.monotonic() - began, trainer.step - first
-        return round(done * trainer.config.batch / seconds) if done else None
+        return watch.result()
 
 
 def _save(params: Common, context: Context, trainer: Trainer, vectors: Vectors) -> None:
     from tasks.sae.formats import save_sae
 
-    shutil.copyfile(context.workdir / "metrics.jsonl", context.output / "metrics.jsonl")
+    for name in ("metrics.jsonl", "pace.jsonl"):
+        shutil.copyfile(context.workdir / name, context.output / name)
     about = {
         "model_name": params.model,
         "hook_name": vectors.point.name,

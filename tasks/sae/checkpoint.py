@@ -51,8 +51,12 @@ def newest(folder: Path, fingerprint: str) -> tuple[dict[str, torch.Tensor], dic
 
 
 def cut_metrics(folder: Path, step: int) -> None:
+    """Drop the lines of steps after `step` from the metrics file; see `cut_lines`."""
+    cut_lines(folder / METRICS, step)
+
+
+def cut_lines(path: Path, step: int) -> None:
     """Drop the lines of steps after `step`, and a last line that was not finished."""
-    path = folder / METRICS
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -63,8 +67,13 @@ def cut_metrics(folder: Path, step: int) -> None:
 
 
 def append_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Add one line a row to the metrics file."""
+    append_lines(folder / METRICS, rows)
+
+
+def append_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     """Add one line a row."""
-    with (folder / METRICS).open("a", encoding="utf-8") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 

@@ -62,7 +62,7 @@ class JobContext:
         self._home, self._stop_when, self._stopped = home, stop_when, False
         self.measured: list[tuple[int, dict[str, float]]] = []
 
-    def metrics(self, at: int, values: Mapping[str, float]) -> None:
+    def metrics(self, at: int, values: Mapping[str, float | None]) -> None:
         self.measured.append((at, dict(values)))
 
     def progress(self, phase: str, done: int, total: int | None = None, unit: str = "") -> None:

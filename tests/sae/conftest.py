@@ -98,7 +98,7 @@ class Context:
     def stopping(self) -> bool:
         return bool(self.said) and self.said[-1][0] == self.stops_in and self.stop(self.said[-1][1])
 
-    def metrics(self, at: int, values: Mapping[str, float]) -> None:
+    def metrics(self, at: int, values: Mapping[str, float | None]) -> None:
         self.measured.append((at, dict(values)))
 
     def progress(self, phase: str, done: int, total: int | None = None, unit: str = "") -> None:
