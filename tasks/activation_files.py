@@ -133,7 +133,7 @@ class StoredVectors:
         """Raises Problem when the artifact is not there whole."""
         self.folder, self.info = folder, read_info(folder)
         self.device: torch.device | str = device
-        self.point = Point(self.info.hook_name, self.info.hook_module)
+        self.points: tuple[Point, ...] = (Point(self.info.hook_name, self.info.hook_module),)
         left_out = self.info.left_out
         self.mask = Mask(left_out["first"], tuple(left_out["ids"]), left_out["pad"])
         self.shape, self.d_in = (self.info.rows, self.info.context), self.info.d_in

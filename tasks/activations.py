@@ -47,10 +47,10 @@ def read(
 class Vectors(Protocol):
     """The vectors of numbered rows of tokens: read from a model, or from files."""
 
-    point: Point  # the hook that they passed
+    points: tuple[Point, ...]  # the hooks that they passed; what passed them lies side by side in a vector
     mask: Mask  # what was left out
     shape: tuple[int, int]  # how many rows of how many tokens
-    d_in: int
+    d_in: int  # numbers in a vector
     device: torch.device | str  # where the vectors lie
 
     @property
@@ -62,13 +62,13 @@ class Vectors(Protocol):
 
 
 class ModelVectors:
-    """What passes one point of a model, for the positions of token rows that count."""
+    """What passes points of a model, for the positions of token rows that count."""
 
-    def __init__(self, model: PreTrainedModel, tokens: np.ndarray, point: Point, mask: Mask) -> None:
+    def __init__(self, model: PreTrainedModel, tokens: np.ndarray, points: Sequence[Point], mask: Mask) -> None:
         """`tokens` is (rows, context) of any integer type, a memory map for instance."""
-        self.model, self.tokens, self.point, self.mask = model, tokens, point, mask
+        self.model, self.tokens, self.points, self.mask = model, tokens, tuple(points), mask
         self.shape: tuple[int, int] = tokens.shape
-        self.d_in = int(model.config.get_text_config().hidden_size)
+        self.d_in = int(model.config.get_text_config().hidden_size) * len(self.points)
         self.device: torch.device | str = model.device
 
     @cached_property
@@ -81,12 +81,19 @@ class ModelVectors:
         stride = max(1, FORWARD_TOKENS // self.tokens.shape[1])
         for start in range(0, len(numbers), stride):
             rows = self.tokens[numbers[start : start + stride]]
-            vectors = read(self.model, rows, [self.point], self.mask.pad)[0]  # (some rows, context, d_in)
+            vectors = self.read_all(rows)
             yield vectors[torch.from_numpy(self.mask.kept(rows)).to(vectors.device)]
 
+    def read_all(self, rows: np.ndarray) -> torch.Tensor:
+        """The vectors of all positions of (some, context) token ids: (some, context, d_in) float32."""
+        found = read(self.model, rows, self.points, self.mask.pad)
+        return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
 
-def open_model(store: Store, model: str, tokens: str, hook: Hook, skip_bos: bool, device: str) -> ModelVectors:
-    """The vectors of the store's `tokens` at a hook of a model, which is loaded; `model` is any reference to one.
+
+def open_model(
+    store: Store, model: str, tokens: str, hooks: Sequence[Hook], skip_bos: bool, device: str
+) -> ModelVectors:
+    """The vectors of the store's `tokens` at hooks of a model, which is loaded; `model` is any reference to one.
 
     Raises Problem for a model, tokens or a hook that are not there, and for tokens of another vocabulary.
     """
@@ -94,7 +101,8 @@ def open_model(store: Store, model: str, tokens: str, hook: Hook, skip_bos: bool
     rows = open_tokens(folder)
     loaded: Any = load_model(model, store, device)
     check_vocabulary(folder, model, loaded.get_input_embeddings().num_embeddings)
-    return ModelVectors(loaded, rows, find(loaded, hook), mask_for(read_info(folder), skip_bos))
+    points = [find(loaded, hook) for hook in hooks]
+    return ModelVectors(loaded, rows, points, mask_for(read_info(folder), skip_bos))
 
 
 class ActivationStream:

@@ -122,6 +122,14 @@ def find_again(model: PreTrainedModel, told: dict[str, Any]) -> Point:
     return point
 
 
+def find_all_again(model: PreTrainedModel, told: dict[str, Any]) -> list[Point]:
+    """The same for all that a coder reads: several hooks for a crosscoder, `hook_names` and `hook_modules`."""
+    names = told.get("hook_names") or [told["hook_name"]]
+    modules = told.get("hook_modules") or [told.get("hook_module")]
+    pairs = zip(names, modules, strict=True)
+    return [find_again(model, {"hook_name": name, "hook_module": module}) for name, module in pairs]
+
+
 class _Reached(Exception):
     """All points have answered; nothing after the last one is needed."""
 

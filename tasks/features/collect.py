@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from tasks.activations import FORWARD_TOKENS, ModelVectors, read
+from tasks.activations import FORWARD_TOKENS, ModelVectors
 from tasks.features.top import TopExamples
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def collect(
     for start in range(first, len(numbers), step):
         chosen = numbers[start : start + step]
         rows = source.tokens[chosen]
-        vectors = read(source.model, rows, [source.point], source.mask.pad)[0]  # (batch, context, d_in)
+        vectors = source.read_all(rows)  # (batch, context, d_in)
         codes = coder.encode(vectors.flatten(0, 1)).unflatten(0, rows.shape)  # (batch, context, d_sae)
         left_out = torch.from_numpy(~source.mask.kept(rows)).to(codes.device)
         top.update(codes.masked_fill_(left_out[:, :, None], 0), torch.from_numpy(chosen))

@@ -99,8 +99,8 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     from tasks.hooks import Hook
 
     context.progress("loading", 0, None, "tokens")
-    hook = Hook(params.hook, params.layer)
-    source = open_model(context.store, params.model, params.dataset, hook, params.skip_bos, context.device)
+    hooks = [Hook(params.hook, params.layer)]
+    source = open_model(context.store, params.model, params.dataset, hooks, params.skip_bos, context.device)
     numbers = choose_rows(*source.shape, params.max_tokens)
     counts, began = source.counts[numbers], time.monotonic()
     writer = ShardWriter(context.workdir / "shards", counts, source.shape[1], source.d_in, params.dtype)
@@ -110,8 +110,8 @@ def run(params: Params, context: Context) -> dict[str, Any]:
         context.output,
         model=params.model,
         tokens=params.dataset,
-        hook_name=source.point.name,
-        hook_module=source.point.module,
+        hook_name=source.points[0].name,
+        hook_module=source.points[0].module,
         left_out=dataclasses.asdict(source.mask),
         dtype=params.dtype,
         context=source.shape[1],

@@ -110,7 +110,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     tensors = {"top_activations": top.values, "top_positions": top.positions, "firing_counts": top.fired}
     save_file({name: tensor.cpu() for name, tensor in tensors.items()}, context.output / "features.safetensors")
     text = token_reader(context.store.path("tokens", origin.tokens) / "tokenizer")
-    made_of = [("model", origin.model), ("hook", source.point.name)]
+    made_of = [("model", origin.model), ("hook", source.points[0].name)]
     report = Report(
         top, source.tokens, text, lambda done: context.progress("writing", done, len(top.fired), "features")
     )
@@ -125,8 +125,8 @@ def run(params: Params, context: Context) -> dict[str, Any]:
         "tokens_per_s": round(fresh / seconds),
         "model": origin.model,
         "tokens_from": origin.tokens,
-        "layer": int(source.point.name.split(".")[1]),
-        "hook": source.point.module,
+        "layer": int(source.points[0].name.split(".")[1]),
+        "hook": source.points[0].module,
         "page": "index.html",
         "telling": telling,
     }
@@ -151,7 +151,7 @@ def _origin(params: Params, context: Context) -> _Origin:
 def _source(params: Params, context: Context, origin: _Origin, d_in: int) -> ModelVectors:
     """The model at the SAE's hook, over the tokens, less what the SAE was never trained on."""
     from tasks.activations import ModelVectors
-    from tasks.hooks import find_again
+    from tasks.hooks import find_all_again
     from tasks.masks import mask_again, mask_for
     from tasks.models import load_model
     from tasks.text.tokens import open_tokens, read_info
@@ -161,7 +161,7 @@ def _source(params: Params, context: Context, origin: _Origin, d_in: int) -> Mod
     model = load_model(origin.model, context.store, context.device)
     _check_fit(d_in, info.vocab_size, model.config.get_text_config(), origin)
     mask = mask_again(origin.told, info) if params.skip_bos is None else mask_for(info, params.skip_bos)
-    return ModelVectors(model, rows, find_again(model, origin.told), mask)
+    return ModelVectors(model, rows, find_all_again(model, origin.told), mask)
 
 
 def _collect(
@@ -190,7 +190,8 @@ def _collect(
 
 
 def _check_fit(d_in: int, vocabulary: int, config: Any, origin: _Origin) -> None:
-    if d_in != config.hidden_size:
+    layers = len(origin.told.get("hook_names") or [origin.told["hook_name"]])
+    if d_in != config.hidden_size * layers:
         raise Problem(f"The SAE reads {d_in} numbers a token, the model's residual stream has {config.hidden_size}.")
     if vocabulary > config.vocab_size:
         raise Problem(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import shutil
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +14,11 @@ from tasks.sae.architectures import names
 
 if TYPE_CHECKING:
     from tasks.activations import Vectors
-    from tasks.sae.trainer import TrainConfig, Trainer
+    from tasks.sae.trainer import TrainConfig
+    from tasks.wiring import Wiring
 
-#: A checkpoint may take up to this share of the time.
-_CHECKPOINT_SHARE = 0.05
+#: The sites of a model that can be read and written; see tasks.hooks.
+SITES = ("resid", "mlp", "attn", "mlp-in")
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,12 @@ class Common:
     hook: str = option(
         "resid",
         help="The residual stream, what MLP or attention add to it, or what the MLP reads",
-        choices=("resid", "mlp", "attn", "mlp-in"),
+        choices=SITES,
     )
+    target: str | None = option(None, help="Make it a transcoder, which writes what passes this", choices=SITES)
+    target_layer: int | None = option(None, help="The layer of --target; default: --layer", minimum=0)
+    skip: bool = option(False, help="Give a transcoder a linear way past the features")
+    crosscode: str | None = option(None, help="Layers of a crosscoder, as 2,4,6, in place of --layer")
     skip_bos: bool = option(
         True, help="Leave out BOS and the first token of each row, whose activations are many times as long as others"
     )
@@ -64,84 +67,49 @@ Params = dataclasses.make_dataclass("Params", choices.fields(), bases=(Common,),
 
 def default_name(params: Common) -> str:
     """Model, layer, architecture and sparsity."""
-    from tasks.models import model_slug
+    from tasks.training.place import label
 
     sparsity = choices.chosen(params.arch, params).label()
-    place = _place(params)
-    hook = f"l{place.layer}" if params.hook == "resid" else f"l{place.layer}-{params.hook}"
-    name = f"{model_slug(place.model)}-{hook}-{params.arch}-{sparsity}"
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{label(params)}-{params.arch}-{sparsity}")
 
 
 def prepare(params: Common, known: Known) -> tuple[Common, list[Request]]:
     """Find what to train on, or ask for the jobs that make it; refuse what cannot work."""
-    params, d_model, requests = (_from_model if params.activations is None else _from_activations)(params, known)
+    from tasks.training.place import resolve
+
+    params, d_model, requests = resolve(params, known)
     if params.width is None and d_model is not None:
         params = dataclasses.replace(params, width=params.expansion * d_model)
+    options = choices.chosen(params.arch, params)
     if params.width is not None:
-        choices.chosen(params.arch, params).check(params.width)
-    return dataclasses.replace(params, **choices.filled(params.arch, params)), requests
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where the activations come from."""
-
-    model: str
-    dataset: str
-    layer: int
-
-
-def _place(params: Common) -> _Place:
-    if params.model is None or params.dataset is None or params.layer is None:
-        missing = next(name for name in ("model", "dataset", "layer") if getattr(params, name) is None)
-        raise Problem(f"train needs --{missing}.", "Or give --activations, which were read from a model before")
-    return _Place(params.model, params.dataset, params.layer)
-
-
-def _from_model(params: Common, known: Known) -> tuple[Common, int | None, list[Request]]:
-    """The parameters with what their model and tokens are called, the width of the model, the jobs to come first."""
-    from tasks.models import check_layer, look_up
-    from tasks.text.wanted import find_tokens
-
-    place = _place(params)
-    model, found = look_up(place.model, known)
-    told = found or {}
-    check_layer(model, told, place.layer)
-    tokens, requests = find_tokens(place.dataset, model, told, known)
-    return dataclasses.replace(params, model=model, dataset=tokens), told.get("d_model"), requests
-
-
-def _from_activations(params: Common, known: Known) -> tuple[Common, int | None, list[Request]]:
-    """The same from stored activations: what those were read from, and with."""
-    name = str(params.activations)
-    manifest = known.manifest("activations", name)
-    if manifest is None and not known.coming("activations", name):
-        raise Problem(f"The store has no activations/{name}.", "Make them: mistudio submit activations --help")
-    told = known.coming_from("activations", name)[1] if manifest is None else manifest["params"]
-    for spec in dataclasses.fields(params):
-        if spec.name in ("model", "dataset", "layer", "hook", "skip_bos"):
-            given, value, flag = getattr(params, spec.name), told[spec.name], "--" + spec.name.replace("_", "-")
-            if given not in (spec.default, value):
-                raise Problem(f"activations/{name} were read with {flag} {value}, not {given}.", f"Leave {flag} out")
-            params = dataclasses.replace(params, **{spec.name: value})
-    return params, (manifest or {}).get("result", {}).get("d_in"), []
+        options.check(params.width)
+    return dataclasses.replace(params, **dataclasses.asdict(options)), requests
 
 
 def estimate(params: Common, known: Known) -> Estimate:
     """Memory and disk by the shapes; time by a training of like shape in the store."""
     from tasks.estimate import ModelShape, seconds_like_earlier
     from tasks.sae.footprint import TrainingShape, of_training
+    from tasks.training.place import place_of, wiring
 
-    alike = ("model", "activations", "hook", "arch", "width", "expansion", "batch")
+    alike = ("model", "activations", "hook", "target", "crosscode", "arch", "width", "expansion", "batch")
     tokens = params.steps * params.batch if params.steps else params.tokens
     seconds = seconds_like_earlier(
         known, "saes", tokens, lambda told: all(told.get(key) == getattr(params, key) for key in alike)
     )
     options = choices.chosen(params.arch, params)
+    wired = wiring(params)
     part = -(-params.batch // params.accumulate)
-    shape = TrainingShape(getattr(options, "k", None), params.width, params.expansion, params.batch, part)
-    place = _place(params)
+    shape = TrainingShape(
+        getattr(options, "k", None),
+        params.width,
+        params.expansion,
+        params.batch,
+        part,
+        len(wired.reads),
+        len(wired.writes),
+    )
+    place = place_of(params)
     stored = None if params.activations is None else known.manifest("activations", params.activations)
     read = ModelShape(stored["result"]["d_in"], parameters=0) if stored else None
     return dataclasses.replace(of_training(known, place.model, place.dataset, shape, read), seconds=seconds)
@@ -166,42 +134,32 @@ def run(params: Common, context: Context) -> dict[str, Any]:
     from tasks.activations import ActivationStream, split_rows
     from tasks.sae.baselines import compare
     from tasks.sae.trainer import Trainer
+    from tasks.training.place import open_vectors, wiring
+    from tasks.training.pulse import Pulse
+    from tasks.training.saving import save
 
     context.progress("loading", 0, None, "tokens")
-    vectors = _open(params, context)
-    d_in = vectors.d_in
-    train_rows, held_rows = split_rows(vectors.shape[0], _held_out(vectors.shape, d_in), params.seed)
+    wired, vectors = wiring(params), open_vectors(params, context.store, context.device)
+    width = vectors.d_in // len(vectors.points)
+    train_rows, held_rows = split_rows(vectors.shape[0], _held_out(vectors.shape, vectors.d_in), params.seed)
 
-    pulse = _Pulse(params, context)
+    pulse = Pulse(params.checkpoint_s, context)
     stream = ActivationStream(vectors, train_rows, params.batch, params.seed, pulse.beat, context.workdir)
-    pulse.trainer = trainer = Trainer(_config(params, d_in), stream, context.device)
+    pulse.trainer = trainer = Trainer(_config(params, wired, width), wired.source(stream, width), context.device)
     speed = pulse.train()
-    _save(params, context, trainer, vectors)
+    save(params, context, trainer, vectors)
 
-    def read(rows: Any) -> Any:
-        return _read(vectors, rows, context) * trainer.scales.read
+    def read(rows: Any) -> tuple[Any, Any]:
+        return trainer.scaled(wired.split(_read(vectors, rows, context), width))
 
     return {
         **compare(trainer.coder, read(train_rows[: 2 * len(held_rows)]), read(held_rows)),
         **speed,
         "steps": trainer.step,
-        "d_in": d_in,
+        "d_in": trainer.config.coder.d_in,
         "d_sae": trainer.config.coder.d_sae,
-        "hook": vectors.point.module,
+        "hook": vectors.points[0].module,
     }
-
-
-def _open(params: Common, context: Context) -> Vectors:
-    """What is trained on: what passes the model's hook, over the tokens; or what did, and was stored."""
-    from tasks.activation_files import StoredVectors
-    from tasks.activations import open_model
-    from tasks.hooks import Hook
-
-    if params.activations is not None:
-        return StoredVectors(context.store.path("activations", params.activations), context.device)
-    place = _place(params)
-    hook = Hook(params.hook, place.layer)
-    return open_model(context.store, place.model, place.dataset, hook, params.skip_bos, context.device)
 
 
 def _held_out(shape: tuple[int, int], d_in: int) -> int:
@@ -215,16 +173,18 @@ def _held_out(shape: tuple[int, int], d_in: int) -> int:
     return max(1, min(int(rows * HELD_OUT_SHARE), vectors // context))
 
 
-def _config(params: Common, d_in: int) -> TrainConfig:
+def _config(params: Common, wired: Wiring, d: int) -> TrainConfig:
+    """What is trained on vectors of `d` numbers at each hook."""
     from tasks.sae.coder import CoderConfig, default_rate
     from tasks.sae.trainer import TrainConfig
 
-    width = params.width or params.expansion * d_in
+    blocks = len(wired.reads)
+    width = params.width or params.expansion * d
     options = choices.chosen(params.arch, params)
     options.check(width)
     steps = params.steps or -(-params.tokens // params.batch)
     return TrainConfig(
-        coder=CoderConfig(params.arch, d_in, width, options),
+        coder=CoderConfig(params.arch, blocks * d, width, options, d if wired.writes else None, params.skip, blocks),
         steps=steps,
         batch=params.batch,
         lr=params.lr or default_rate(width),
@@ -236,56 +196,6 @@ def _config(params: Common, d_in: int) -> TrainConfig:
         dead_after=min(TrainConfig.dead_after, steps * params.batch // 8),
         seed=params.seed,
     )
-
-
-class _Pulse:
-    """Progress, checkpoints and the wish to stop, looked at after each step and each forward pass."""
-
-    trainer: Trainer
-
-    def __init__(self, params: Common, context: Context) -> None:
-        self.params, self.context = params, context
-        self.next_save = time.monotonic() + params.checkpoint_s
-
-    def beat(self) -> None:
-        began = time.monotonic()
-        if self.context.stopping() or began >= self.next_save:
-            self.trainer.save(self.context.workdir)
-            now = time.monotonic()
-            self.next_save = now + max(self.params.checkpoint_s, (now - began) / _CHECKPOINT_SHARE)
-        batch, steps = self.trainer.config.batch, self.trainer.config.steps
-        self.context.progress("training", self.trainer.step * batch, steps * batch, "tokens")
-
-    def train(self) -> dict[str, Any]:
-        """Train to the end and keep it; how fast it was."""
-        from tasks.sae.watch import Watch
-
-        trainer, watch = self.trainer, Watch(self.context, self.trainer)
-        trainer.resume(self.context.workdir)
-        watch.begin()
-        trainer.run(self.context.workdir, self.beat)
-        trainer.save(self.context.workdir)
-        return watch.result()
-
-
-def _save(params: Common, context: Context, trainer: Trainer, vectors: Vectors) -> None:
-    from tasks.sae.formats import save_sae
-
-    for name in ("metrics.jsonl", "pace.jsonl"):
-        shutil.copyfile(context.workdir / name, context.output / name)
-    about = {
-        "model_name": params.model,
-        "hook_name": vectors.point.name,
-        "hook_module": vectors.point.module,
-        "hook_layer": params.layer,
-        "context_size": vectors.shape[1],
-        "prepend_bos": False,
-        **vectors.mask.told(),
-        "dataset_path": params.dataset,
-        "training_tokens": trainer.config.steps * trainer.config.batch,
-        "activation_scale": trainer.scales.read,
-    }
-    save_sae(context.output, trainer.coder, trainer.scales, about)
 
 
 def _read(vectors: Vectors, rows: Any, context: Context) -> Any:

@@ -13,13 +13,18 @@ import torch
 from tasks.sae.coder import Coder
 from tasks.sae.metrics import measure, total_variance
 
+Batch = tuple[torch.Tensor, torch.Tensor]
+
 #: Numbers in the largest intermediate tensor, and products in all that the random dictionary may cost.
 _NUMBERS, _PRODUCTS = 1 << 23, 1 << 35
 
 
-def compare(coder: Coder, train: torch.Tensor, held_out: torch.Tensor) -> dict[str, Any]:
-    """The SAE's measures on `held_out` and, beside them, what the baselines explain with its own L0."""
-    found = measure(coder, held_out)
+def compare(coder: Coder, train: Batch, held_out: Batch) -> dict[str, Any]:
+    """The SAE's measures on `held_out` and, beside them, what the baselines explain with its own L0.
+
+    Both are what is read and what is to be written, (n, d_in) and (n, d_out). The baselines code what is to be written.
+    """
+    found = measure(coder, *held_out)
     active = max(1, round(found.l0))
     return {
         "loss": found.loss,
@@ -27,9 +32,9 @@ def compare(coder: Coder, train: torch.Tensor, held_out: torch.Tensor) -> dict[s
         "fvu": found.fvu,
         "explained_variance": found.explained_variance,
         "dead_share": found.dead_share,
-        "pca_explained_variance": pca_explained_variance(train, held_out, active),
-        "random_explained_variance": random_explained_variance(train, held_out, coder.config.d_sae, active),
-        "held_out_tokens": len(held_out),
+        "pca_explained_variance": pca_explained_variance(train[1], held_out[1], active),
+        "random_explained_variance": random_explained_variance(train[1], held_out[1], coder.config.d_sae, active),
+        "held_out_tokens": len(held_out[1]),
     }
 
 

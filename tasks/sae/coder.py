@@ -25,7 +25,8 @@ class CoderConfig:
     """What a coder is before it has learned anything. `options` are the architecture's own; None: its defaults.
 
     A transcoder writes vectors of another place than it reads: `d_out` is their length, None where it is none. `skip`
-    gives a transcoder a linear way past the features.
+    gives a transcoder a linear way past the features. A crosscoder's vectors are those of `blocks` layers,
+    side by side.
     """
 
     architecture: str
@@ -34,6 +35,7 @@ class CoderConfig:
     options: Any = None
     d_out: int | None = None
     skip: bool = False
+    blocks: int = 1
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,11 @@ class Coder:
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, d_in) -> the reconstruction of its target, (n, d_out)."""
-        made = self.decode(self.encode(x))
+        return self.complete(self.encode(x), x)
+
+    def complete(self, codes: Tensor, x: Tensor) -> Tensor:
+        """What these codes of `x` decode to, with what goes past the features: (n, d_out)."""
+        made = self.decode(codes)
         return made + x @ self.W_skip.T if self.config.skip else made
 
     __call__ = forward
@@ -191,6 +197,10 @@ class Coder:
         if held is None or len(held) < rows:
             held = self._scratch[name] = self.W_enc.new_empty(rows, self.config.d_sae)
         return held[:rows]
+
+    def lengths(self) -> Tensor:
+        """The lengths of the decoder's rows, for each layer that a crosscoder writes: (d_sae, blocks)."""
+        return self.W_dec.unflatten(1, (self.config.blocks, -1)).norm(dim=2)
 
     @property
     def has_unit_decoder(self) -> bool:

@@ -49,6 +49,8 @@ class TrainingShape:
     expansion: int
     batch: int
     part: int  # how much of a batch goes through the coder at once
+    reads: int = 1  # hooks that it reads
+    writes: int = 0  # hooks that it writes, where it does not write what it reads
 
 
 def of_training(
@@ -61,12 +63,13 @@ def of_training(
     told = told or shape_of_model(known, model)
     if told is None:
         return Estimate()
-    d_in, d_sae = told.d_model, shape.width or shape.expansion * told.d_model
-    parameters = 2 * d_in * d_sae + d_sae + d_in
+    d_in, d_sae = told.d_model * shape.reads, shape.width or shape.expansion * told.d_model
+    d_out = told.d_model * shape.writes or d_in
+    parameters = (d_in + d_out) * d_sae + d_sae + d_out
     active = min(shape.k or d_in, d_in - 1)
     held_out = _held_out(tokens_in(known, dataset), d_in)
     codes = _codes(shape, d_sae)
-    in_memory, in_file = _buffer(d_in, shape.batch)
+    in_memory, in_file = _buffer(told.d_model * (shape.reads + shape.writes), shape.batch)
     lasting = told.parameters + _COPIES_IN_TRAINING * parameters + in_memory + codes
     training = FORWARD_TOKENS * _VECTORS_A_TOKEN * d_in
     pca = _COPIES_IN_PCA * held_out * d_in

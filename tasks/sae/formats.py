@@ -33,38 +33,39 @@ _UNDERSTOOD = {
     "rescale_acts_by_decoder_norm": False,
 }
 #: How SAELens names a coder that writes vectors of another place than it reads.
-_TRANSCODER, _SKIP = "transcoder", "skip_transcoder"
+_TRANSCODER, _SKIP, _CROSSCODER = "transcoder", "skip_transcoder", "crosscoder"
 
 
 @dataclasses.dataclass(frozen=True)
 class Scales:
-    """What the vectors read and written were multiplied with in training."""
+    """What the vectors read and written were multiplied with in training: a number for each layer of a crosscoder."""
 
-    read: float
-    written: float
+    read: tuple[float, ...]
+    written: tuple[float, ...]
 
-    def of(self, name: str) -> float:
-        """What a weight of that name is multiplied with to be for activations as they are; codes stay the same."""
-        return {
-            "W_enc": self.read,
-            "W_dec": 1 / self.written,
-            "b_dec": 1 / self.written,
-            "W_skip": self.read / self.written,
-        }.get(name, 1.0)
+    def fold(self, coder: Coder) -> dict[str, torch.Tensor]:
+        """The coder's saved tensors for activations as they are, as SAELens lays them out; codes stay the same."""
+        tensors, _ = coder.saved()
+        read, written = spread(self.read, coder.W_enc[0]), spread(self.written, coder.b_dec)
+        folded = {"W_enc": (tensors["W_enc"] * read).T, "W_dec": tensors["W_dec"] / written}
+        folded["b_dec"] = tensors["b_dec"] / written
+        if "W_skip" in tensors:
+            folded["W_skip"] = tensors["W_skip"] * read / written[:, None]
+        return {**tensors, **folded}
 
 
 def save_sae(folder: Path, coder: Coder, scales: Scales, metadata: dict[str, Any]) -> None:
     """Write `coder`, trained on scaled activations, so that it takes the activations themselves."""
     config = coder.config
     folder.mkdir(parents=True, exist_ok=True)
-    tensors, own = coder.saved()
-    weights = {name: _turned(name, tensor) * scales.of(name) for name, tensor in tensors.items()}
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
+    weights, own = scales.fold(coder), coder.saved()[1]
+    save_file({name: tensor.cpu().contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
     told = {
         "architecture": architecture_name(coder.saved_as, config),
         "d_in": config.d_in,
         "d_sae": config.d_sae,
         **({"d_out": config.d_out} if coder.is_transcoder else {}),
+        **({"blocks": config.blocks} if config.blocks > 1 else {}),
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": not coder.is_transcoder,
@@ -82,7 +83,12 @@ def save_sae(folder: Path, coder: Coder, scales: Scales, metadata: dict[str, Any
 
 
 def architecture_name(saved_as: str, config: CoderConfig) -> str:
-    """SAELens' name of an architecture: its own for an autoencoder; transcoders are those of standard and JumpReLU."""
+    """SAELens' name of an architecture: its own for an autoencoder; transcoders are those of standard and JumpReLU.
+
+    SAELens has no crosscoders, and refuses what is called one.
+    """
+    if config.blocks > 1:
+        return f"{saved_as}_{_CROSSCODER}"
     if config.d_out is None:
         return saved_as
     return ("" if saved_as == "standard" else f"{saved_as}_") + (_SKIP if config.skip else _TRANSCODER)
@@ -96,7 +102,8 @@ def load_sae(folder: Path, device: str = "cpu") -> Coder:
     told = read_config(folder)
     saved_as, d_out, skip = _read_architecture(told)
     kind = coder_class(saved_as)
-    coder = kind(CoderConfig(saved_as, told["d_in"], told["d_sae"], kind.options_of(told), d_out, skip))
+    blocks = told.get("blocks", 1)
+    coder = kind(CoderConfig(saved_as, told["d_in"], told["d_sae"], kind.options_of(told), d_out, skip, blocks))
     try:
         weights = load_file(folder / WEIGHTS)
     except FileNotFoundError as error:
@@ -122,11 +129,16 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _read_architecture(told: dict[str, Any]) -> tuple[str, int | None, bool]:
     """The architecture whose codes it has, the length of what a transcoder writes, and whether it has a way past."""
-    name = str(told.get("architecture"))
+    name = str(told.get("architecture")).removesuffix(f"_{_CROSSCODER}")
     for ending in (_SKIP, _TRANSCODER):
         if name.endswith(ending):
             return name.removesuffix(ending).rstrip("_") or "standard", told["d_out"], ending == _SKIP
     return name, None, False
+
+
+def spread(numbers: tuple[float, ...], like: torch.Tensor) -> torch.Tensor:
+    """A number for each equal part of a vector, as one for each entry: a tensor like `like`."""
+    return like.new_tensor(numbers).repeat_interleave(len(like) // len(numbers))
 
 
 def _turned(name: str, tensor: torch.Tensor) -> torch.Tensor:

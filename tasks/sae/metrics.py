@@ -32,17 +32,18 @@ class Measures:
 
 
 @torch.no_grad()
-def measure(coder: Coder, x: torch.Tensor) -> Measures:
-    """The measures of `coder` on (n, d_in) activations, n >= 2."""
+def measure(coder: Coder, x: torch.Tensor, target: torch.Tensor | None = None) -> Measures:
+    """The measures of `coder` on (n, d_in) activations, n >= 2; a transcoder's against its (n, d_out) target."""
+    target = x if target is None else target
     moment = Moment(torch.zeros(0, dtype=torch.int64, device=x.device))
     loss = error = 0.0
     active = torch.zeros(coder.config.d_sae, device=x.device)
-    for part in x.split(SLICE):
+    for part, wanted in zip(x.split(SLICE), target.split(SLICE), strict=True):
         codes = coder.encode(part)
         active += (codes > 0).sum(0)
-        error += float((coder.decode(codes) - part).square().sum())
-        loss += float(coder.slow_loss(part, part, moment)) * len(part)
-    fvu = error / float(total_variance(x))
+        error += float((coder.complete(codes, part) - wanted).square().sum())
+        loss += float(coder.slow_loss(part, wanted, moment)) * len(part)
+    fvu = error / float(total_variance(target))
     density = active / len(x)
     return Measures(
         loss=loss / len(x),

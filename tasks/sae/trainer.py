@@ -22,11 +22,12 @@ from tasks.problem import Problem
 from tasks.sae import checkpoint
 from tasks.sae.architectures import build
 from tasks.sae.coder import CoderConfig, Moment, Step
-from tasks.sae.formats import Scales
+from tasks.sae.formats import Scales, spread
 from tasks.sae.metrics import total_variance
 from tasks.sae.pace import Pace, gemm_peak
 
-#: Batch number `step` (from 0): fresh (batch, d_in) float32, for a transcoder with what it is to write, (batch, d_out).
+#: Batch number `step` (from 0): what is read, fresh (batch, d_in) float32, and what is to be written, (batch, d_out),
+#: unless that is the same.
 Source = Callable[[int], torch.Tensor | tuple[torch.Tensor, torch.Tensor]]
 
 #: Batches from which the scale and the first decoder bias are measured.
@@ -118,29 +119,35 @@ class Trainer:
         assert self._scales is not None
         return self._scales
 
+    def scaled(self, batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is read and what is to be written, scaled in place; the same tensor for an autoencoder."""
+        x, target = batch
+        x.mul_(spread(self.scales.read, x[0]))
+        if target is not x:
+            target.mul_(spread(self.scales.written, target[0]))
+        return x, target
+
     def _batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """What is read and what is to be written, as the source gives them; the same tensor for an autoencoder."""
         given = self.source(step)
-        x, target = given if isinstance(given, tuple) else (given, given)
-        x = x.to(self.device)
-        return x, x if target is given else target.to(self.device)
+        read, written = given if isinstance(given, tuple) else (given, given)
+        x = read.to(self.device)
+        return x, x if written is read else written.to(self.device)
 
     def _measure(self) -> None:
         """Scale to a mean length of sqrt(d) (Anthropic, April 2024); start the decoder bias at the mean."""
         pairs = [self._batch(step) for step in range(min(MEASURED_BATCHES, self.config.steps))]
         read, written = (torch.cat(vectors) for vectors in zip(*pairs, strict=True))
-        self._scales = Scales(_scale(read), _scale(written))
-        self.coder.b_dec.copy_(written.mean(0) * self.scales.written)
+        blocks = self.config.coder.blocks
+        self._scales = Scales(_scale(read, blocks), _scale(written, blocks))
+        self.coder.b_dec.copy_(written.mean(0) * spread(self.scales.written, self.coder.b_dec))
 
     def _train(self) -> None:
         config = self.config
         if self.step % DEAD_EVERY == 0:
             self.dead = (self.quiet >= config.dead_after).nonzero().flatten()
         with self.pace.reading():
-            x, target = self._batch(self.step)
-        x.mul_(self.scales.read)
-        if target is not x:
-            target.mul_(self.scales.written)
+            batch = self._batch(self.step)
+        x, target = self.scaled(batch)
         moment = Moment(self.dead, config.pressure(self.step), self.step / config.steps)
         with self.pace.step(self.step, len(x)):
             told = self._gradient(x, target, moment)
@@ -217,7 +224,7 @@ class Trainer:
         if found is None:
             return 0
         tensors, state = found
-        self.step, self._scales = state["step"], Scales(**state["scales"])
+        self.step, self._scales = state["step"], Scales(*(tuple(state["scales"][side]) for side in ("read", "written")))
         self.quiet, self.dead = tensors["quiet"].to(self.device), tensors["dead"].to(self.device)
         self.coder.load(tensors)
         for name, parameter in self.coder.parameters.items():
@@ -227,12 +234,14 @@ class Trainer:
         return self.step
 
 
-def _scale(vectors: torch.Tensor) -> float:
-    """What brings (n, d) vectors to a mean length of sqrt(d)."""
-    mean_length = float(vectors.norm(dim=1).mean())
-    if not 0 < mean_length < math.inf:
-        raise Problem(f"The activations have a mean length of {mean_length}: nothing can be learned from them.")
-    return math.sqrt(vectors.shape[1]) / mean_length
+def _scale(vectors: torch.Tensor, blocks: int) -> tuple[float, ...]:
+    """What brings each of the blocks of (n, blocks * d) vectors to a mean length of sqrt(d)."""
+    parts = vectors.unflatten(1, (blocks, -1))
+    lengths = parts.norm(dim=2).mean(0).tolist()
+    for length in lengths:
+        if not 0 < length < math.inf:
+            raise Problem(f"The activations have a mean length of {length}: nothing can be learned from them.")
+    return tuple(math.sqrt(parts.shape[2]) / length for length in lengths)
 
 
 def _is_adam_of(key: str, name: str) -> bool:

@@ -38,7 +38,7 @@ def chain(home, tmp_path):
 
 def add_sae(home, name: str, d_in: int, **told) -> None:
     output = home.store.fresh_output(name, 1)
-    save_sae(output, build(CoderConfig("topk", d_in, FEATURES, TopK.Options(k=4))), Scales(1, 1), told)
+    save_sae(output, build(CoderConfig("topk", d_in, FEATURES, TopK.Options(k=4))), Scales((1,), (1,)), told)
     made_from = {"model": "models/m", "tokens": "tokens/t"}
     home.store.seal(
         output, {"job": name, "params": {"model": "m", "layer": LAYER}, "result": {}, "made_from": made_from}

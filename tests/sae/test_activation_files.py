@@ -46,7 +46,7 @@ def made(bench: Bench, name: str = "acts", attempt: int = 1, stop: Any = lambda 
 
 
 def live(bench: Bench, hook: str = "resid", skip_bos: bool = True) -> ModelVectors:
-    return open_model(bench.store, "tiny", "marked", Hook(hook, 1), skip_bos, "cpu")
+    return open_model(bench.store, "tiny", "marked", [Hook(hook, 1)], skip_bos, "cpu")
 
 
 @pytest.mark.parametrize("hook", ["resid", "mlp", "mlp-in"])
@@ -54,7 +54,7 @@ def live(bench: Bench, hook: str = "resid", skip_bos: bool = True) -> ModelVecto
 def test_what_is_stored_is_what_passes_the_hook(marked: Bench, hook: str, skip_bos: bool):
     stored, source = StoredVectors(made(marked, hook=hook, skip_bos=skip_bos)), live(marked, hook, skip_bos)
     assert (stored.shape, stored.d_in, stored.mask) == (source.shape, source.d_in, source.mask)
-    assert (stored.point.name, stored.point.module) == (source.point.name, source.point.module)
+    assert [point[:2] for point in stored.points] == [point[:2] for point in source.points]
     assert stored.counts.tolist() == source.counts.tolist()
     assert (len(set(source.counts.tolist())) > 1) == skip_bos, "rows differ in what is left out of them"
     numbers = np.random.default_rng(0).permutation(50)[:40]

@@ -110,6 +110,11 @@ def test_a_transcoder_learns_from_what_it_is_to_write(choice: str, shape: str):
 
 
 @pytest.mark.parametrize("choice", CHOICES)
+def test_a_crosscoder_counts_the_length_in_each_layer(choice: str):
+    check_step(small(choice, blocks=2), 50, DEAD)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("share", [0.0, 1.0], ids=["all pairs", "active pairs"])
 def test_the_pairs_that_are_worked_on_change_no_gradient(monkeypatch: pytest.MonkeyPatch, choice: str, share: float):
     monkeypatch.setattr(pairs, "SPARSE_SHARE", share)
@@ -203,6 +208,14 @@ def test_a_free_decoders_penalty_by_hand():
     told = told_of(coder, [[4.0, 2.0]])
     assert (told.reconstruction.item(), told.sparsity.item()) == (pytest.approx(10.0), pytest.approx(3.5))
     assert not coder.has_unit_decoder
+
+
+def test_a_crosscoders_penalty_by_hand():
+    # Rows (3, 0, 0, 4) and (0, 1, 0, 0) have lengths 3 + 4 and 1 + 0 in their two layers; codes are (1, 2).
+    coder = build(CoderConfig("standard", 4, 2, coder_class("standard").Options(l1=0.5), blocks=2))
+    coder.W_dec.copy_(torch.tensor([[3.0, 0.0, 0.0, 4.0], [0.0, 1.0, 0.0, 1e-9]]))
+    coder.W_enc.copy_(torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]))
+    assert told_of(coder, [[1.0, 2.0, 0.0, 0.0]]).sparsity.item() == pytest.approx(0.5 * (7 * 1 + 1 * 2))
 
 
 def test_gated_loss_by_hand():

@@ -17,7 +17,7 @@ from tasks.sae.coder import Coder, Moment
 from tasks.sae.formats import Scales, load_sae, save_sae
 from tests.sae.conftest import shaped
 
-SCALE = Scales(0.25, 0.25)
+SCALE = Scales((0.25,), (0.25,))
 
 
 def trained(architecture: str, **shape: Any) -> Coder:
@@ -37,21 +37,21 @@ def test_a_saved_sae_takes_raw_activations_and_gives_the_same_codes(tmp_path: Pa
     coder = trained(architecture)
     save_sae(tmp_path, coder, SCALE, {"model_name": "tiny"})
     loaded = load_sae(tmp_path)
-    raw = torch.randn(50, 8, generator=torch.Generator().manual_seed(7)) / SCALE.read
-    torch.testing.assert_close(loaded.encode(raw), coder.encode(raw * SCALE.read), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(loaded(raw), coder(raw * SCALE.read) / SCALE.read, rtol=1e-4, atol=1e-3)
+    raw = torch.randn(50, 8, generator=torch.Generator().manual_seed(7)) / SCALE.read[0]
+    torch.testing.assert_close(loaded.encode(raw), coder.encode(raw * SCALE.read[0]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(loaded(raw), coder(raw * SCALE.read[0]) / SCALE.read[0], rtol=1e-4, atol=1e-3)
     assert (loaded.encode(raw) > 0).any()
 
 
 @pytest.mark.parametrize("architecture", names())
 @pytest.mark.parametrize("skip", [False, True], ids=["plain", "skip"])
 def test_a_transcoder_has_a_scale_on_each_side(tmp_path: Path, architecture: str, skip: bool):
-    coder, scales = trained(architecture, d_out=5, skip=skip), Scales(0.25, 3.0)
+    coder, scales = trained(architecture, d_out=5, skip=skip), Scales((0.25,), (3.0,))
     save_sae(tmp_path, coder, scales, {})
     loaded = load_sae(tmp_path)
     assert (loaded.is_transcoder, loaded.config.d_out, loaded.config.skip) == (True, 5, skip)
-    raw = torch.randn(50, 8, generator=torch.Generator().manual_seed(7)) / scales.read
-    torch.testing.assert_close(loaded(raw), coder(raw * scales.read) / scales.written, rtol=1e-4, atol=1e-4)
+    raw = torch.randn(50, 8, generator=torch.Generator().manual_seed(7)) / scales.read[0]
+    torch.testing.assert_close(loaded(raw), coder(raw * scales.read[0]) / scales.written[0], rtol=1e-4, atol=1e-4)
 
 
 def test_the_files_are_those_of_saelens(tmp_path: Path):
@@ -84,7 +84,7 @@ def test_the_files_are_those_of_saelens(tmp_path: Path):
 def test_the_saved_weights_follow_the_published_formula(tmp_path: Path):
     save_sae(tmp_path, trained("topk"), SCALE, {})
     weights = load_file(tmp_path / "sae_weights.safetensors")
-    raw = torch.randn(50, 8, generator=torch.Generator().manual_seed(8)) / SCALE.read
+    raw = torch.randn(50, 8, generator=torch.Generator().manual_seed(8)) / SCALE.read[0]
     values, ids = ((raw - weights["b_dec"]) @ weights["W_enc"] + weights["b_enc"]).topk(3)
     codes = torch.zeros(50, 24).scatter(1, ids, values.relu())
     torch.testing.assert_close(load_sae(tmp_path).encode(raw), codes, rtol=1e-4, atol=1e-4)

@@ -44,13 +44,13 @@ def test_padding_is_not_seen_and_not_read(family: str):
     torch.testing.assert_close(beside[:, :10], alone)
     if family == "bert":  # which looks ahead, so a pad that is seen would change what is before it
         assert not torch.allclose(read(model, padded, [point])[0][:, :10], alone, atol=1e-3)
-    vectors = ModelVectors(model, padded, point, Mask(first=True, ids=(pad,), pad=pad))
+    vectors = ModelVectors(model, padded, [point], Mask(first=True, ids=(pad,), pad=pad))
     assert vectors.counts.tolist() == [9, 9]
     torch.testing.assert_close(torch.cat([*vectors.read(np.arange(2))]), alone[:, 1:].flatten(0, 1))
 
 
 def stream(seed: int = 0, batch: int = 24, rows: int = 30, mask: Mask = NOTHING) -> ActivationStream:
-    vectors = ModelVectors(tiny_model(), some_tokens(rows), RESID, mask)
+    vectors = ModelVectors(tiny_model(), some_tokens(rows), [RESID], mask)
     return ActivationStream(vectors, np.arange(rows), batch, seed)
 
 
@@ -76,7 +76,7 @@ def test_what_does_not_count_is_never_served_and_all_else_once_an_epoch(monkeypa
     tokens, mask = some_tokens(30), Mask(first=True, ids=(5, 6, 7))
     tokens[4] = 5  # a row of which nothing is left
     kept = mask.kept(tokens)
-    source = ActivationStream(ModelVectors(tiny_model(), tokens, RESID, mask), np.arange(30), 1, seed=2)
+    source = ActivationStream(ModelVectors(tiny_model(), tokens, [RESID], mask), np.arange(30), 1, seed=2)
     assert source.total == kept.sum() < 29 * (CONTEXT - 1)
     whole = read(tiny_model(), tokens, [RESID])[0][torch.from_numpy(kept)]
     served = torch.cat([source(step) for step in range(3 * source.total)])
@@ -107,7 +107,7 @@ def test_a_batch_mixes_many_rows_and_the_buffer_is_bounded(monkeypatch: pytest.M
 def test_vectors_too_large_for_memory_wait_in_a_file_and_come_out_the_same(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    vectors, rows = ModelVectors(tiny_model(), some_tokens(40), RESID, NOTHING), np.arange(40)
+    vectors, rows = ModelVectors(tiny_model(), some_tokens(40), [RESID], NOTHING), np.arange(40)
     in_memory = ActivationStream(vectors, rows, 24, seed=5)
     monkeypatch.setattr(buffers, "MEMORY_BYTES", 3 * 24 * 16 * 4)
     assert ActivationStream(vectors, rows, 24, seed=5).chunk == 3, "without a folder there is no file"

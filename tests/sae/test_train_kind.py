@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -15,6 +16,7 @@ from tasks.job import Request, Stopped, kind_named
 from tasks.kinds import train
 from tasks.models import load_model
 from tasks.problem import Problem
+from tasks.sae.architectures import coder_class, names
 from tasks.sae.formats import load_sae
 from tests.sae.conftest import CONTEXT, VOCABULARY, Bench, Known, some_tokens, tiny_model
 from tests.sae.families import model_of
@@ -118,6 +120,48 @@ def test_the_sae_says_which_tokens_it_was_not_trained_on(bench: Bench, skip_bos:
     assert told == (([3], [1, None]) if skip_bos else (False, [None]))
 
 
+TRANSCODER = {"hook": "mlp-in", "target": "mlp"}
+
+
+@pytest.mark.parametrize("arch", names())
+@pytest.mark.parametrize("skip", [False, True], ids=["plain", "skip"])
+def test_a_transcoder_learns_what_the_mlp_writes(bench: Bench, arch: str, skip: bool):
+    k = 4 if "k" in {spec.name for spec in dataclasses.fields(coder_class(arch).Options)} else None
+    params, _ = prepared(bench, arch=arch, k=k, lr=0.01, skip=skip, steps=60, **TRANSCODER)
+    context = bench.context()
+    result = train.run(params, context)
+    told = json.loads((context.output / "cfg.json").read_text())["metadata"]
+    assert (told["hook_name"], told["hook_name_out"]) == ("blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out")
+    assert (told["hook_module"], told["hook_module_out"]) == ("gpt_neox.layers.1.mlp", "gpt_neox.layers.1.mlp")
+    sae, model = load_sae(context.output), tiny_model()
+    wired = [find(model, Hook(site, 1)) for site in ("mlp-in", "mlp")]
+    x, target = (found.flatten(0, 1) for found in read(model, some_tokens(40, seed=1), wired))
+    left = float((sae(x) - target).square().sum() / (target - target.mean(0)).square().sum())
+    assert 1 - left == pytest.approx(result["explained_variance"], abs=0.15)
+    assert left < 0.9
+
+
+@pytest.mark.parametrize("choice", [{"arch": "standard", "l1": 0.1, "k": None}, {"arch": "batchtopk"}])
+def test_a_crosscoder_reads_and_writes_several_layers(bench: Bench, choice: dict):
+    params, _ = prepared(bench, lr=0.01, layer=None, crosscode="0,2", **choice)
+    assert train.default_name(params).startswith("tiny-l0.2-")
+    context = bench.context()
+    result = train.run(params, context)
+    told = json.loads((context.output / "cfg.json").read_text())
+    assert (result["d_in"], result["d_sae"], told["blocks"]) == (32, 64, 2)
+    assert told["metadata"]["hook_names"] == ["blocks.0.hook_resid_post", "blocks.2.hook_resid_post"]
+    model = tiny_model()
+    points = [find(model, Hook("resid", layer)) for layer in (0, 2)]
+    x = torch.cat(read(model, some_tokens(40, seed=1), points), -1).flatten(0, 1)
+    lengths = [part.norm(dim=1).mean().item() for part in x.split(16, dim=1)]
+    assert lengths[1] != pytest.approx(lengths[0], rel=0.05), "layers have lengths of their own"
+    assert [scale * length for scale, length in zip(told["metadata"]["activation_scale"], lengths, strict=True)] == [
+        pytest.approx(4, rel=0.1)
+    ] * 2
+    left = (load_sae(context.output)(x) - x).square().sum() / (x - x.mean(0)).square().sum()
+    assert left < 0.9
+
+
 def test_a_stopped_training_goes_on_and_ends_as_if_it_had_not_been_stopped(bench: Bench):
     params, _ = prepared(bench)
     whole = bench.context("whole")
@@ -213,6 +257,14 @@ def test_a_folder_is_remembered_by_its_whole_path(bench: Bench, monkeypatch: pyt
         ({"model": "/no/such/model"}, "no model in the store, no folder here"),
         ({"dataset": "wards"}, "'wards' is no dataset in the store, no file or folder here"),
         ({"dataset": "../words"}, "no dataset in the store"),
+        ({"skip": True}, "Only a transcoder has something to skip past"),
+        ({"target": "resid"}, "writes something else than it reads"),
+        ({"target_layer": 2}, "Only a transcoder has another layer"),
+        ({"target": "mlp", "target_layer": 9}, "has no layer 9"),
+        ({"crosscode": "0,2"}, "A crosscoder's layers are those of --crosscode"),
+        ({"layer": None, "crosscode": "2"}, "'2' are no layers of a crosscoder"),
+        ({"layer": None, "crosscode": "0,9"}, "has no layer 9"),
+        ({"layer": None, "crosscode": "0,2", "target": "mlp"}, "writes the layers that it reads"),
         ({"steps": 0}, "--steps must be at least 1"),
         ({"hook": "norm"}, "--hook 'norm' is not one of: resid, mlp, attn"),
         ({"depth": 1}, "no parameter 'depth'"),

@@ -44,7 +44,7 @@ def test_planted_features_are_recovered(tmp_path: Path, architecture: str):
     assert begun < 0.6
     assert best_cosines(source, trainer).mean() > RECOVERED.get(architecture, 0.95)
     held_out, train = (torch.cat([source(step) for step in steps]) for steps in (range(9000, 9004), range(8)))
-    found = measure(trainer.coder, held_out * trainer.scales.read)
+    found = measure(trainer.coder, held_out * trainer.scales.read[0])
     active = round(found.l0)
     assert found.explained_variance > 0.8
     assert found.explained_variance > random_explained_variance(train, held_out, 128, active) + 0.2
@@ -153,7 +153,7 @@ def test_the_scale_brings_vectors_to_a_mean_length_of_sqrt_d_in(tmp_path: Path):
     source = Planted(32, 16, 3, 64)
     trainer = Trainer(config("topk", steps=8), lambda step: source(step) * 1000)
     trainer.run(tmp_path)
-    lengths = torch.cat([source(step) * 1000 for step in range(8)]).norm(dim=1) * trainer.scales.read
+    lengths = torch.cat([source(step) * 1000 for step in range(8)]).norm(dim=1) * trainer.scales.read[0]
     assert lengths.mean().item() == pytest.approx(4.0, rel=1e-4)
 
 
@@ -184,6 +184,6 @@ def test_a_transcoder_is_trained_on_pairs_and_scaled_on_both_sides(tmp_path: Pat
     trainer = Trainer(plan, lambda step: (source(step), source(step) @ turn * 100))
     trainer.run(tmp_path)
     x = source(5000)
-    target = x @ turn * 100 * trainer.scales.written
-    left = (trainer.coder(x * trainer.scales.read) - target).square().sum() / total_variance(target)
+    target = x @ turn * 100 * trainer.scales.written[0]
+    left = (trainer.coder(x * trainer.scales.read[0]) - target).square().sum() / total_variance(target)
     assert left < 0.3

@@ -4,7 +4,8 @@ Inputs are scaled to a mean length of sqrt(d_in) and the squared error is summed
 April 2024 update (Conerly et al., "Update on how we train SAEs"), so the penalty's weight means the same here as there.
 They advise 5; the default here is 2, because short trainings lose more to shrinkage than they gain in sparsity. With
 `--decoder free` the decoder's rows have any length and the penalty counts each code times its row's length, as that
-update has it; with `unit` the rows are kept at length 1, where both penalties are the same.
+update has it; with `unit` the rows are kept at length 1, where both penalties are the same. A crosscoder's are always
+free, and the penalty adds up their lengths in each layer (Lindsey et al. 2024, "Sparse Crosscoders").
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Standard(Coder):
     @property
     def has_unit_decoder(self) -> bool:
         """Unless the penalty sees to the lengths."""
-        return self.options.decoder == "unit"
+        return self.options.decoder == "unit" and self.config.blocks == 1
 
     def activate(self, pre: Tensor) -> Tensor:
         """See `Coder.activate`."""
@@ -55,8 +56,9 @@ class Standard(Coder):
 
     def step(self, x: Tensor, target: Tensor, moment: Moment) -> Step:
         """See `Coder.step`; dead features get no help beyond the penalty's warm-up."""
-        lengths = self.W_dec.norm(dim=1)
-        weight = lengths * (moment.pressure * self.options.l1 / len(x))
+        lengths = self.lengths()
+        scale = moment.pressure * self.options.l1 / len(x)
+        weight = lengths.sum(1) * scale
         pre = self.preactivations(x, out=self.scratch("pre", len(x)))
         sums, mass = Sums(self, x, target), torch.zeros_like(self.b_enc)
         for pairs in split(pre > 0):
@@ -71,12 +73,13 @@ class Standard(Coder):
         sums.sparsity = weight @ mass
         if not self.has_unit_decoder:
             assert sums.w_dec is not None
-            sums.w_dec.addcmul_(self.W_dec, (weight * mass / lengths.square())[:, None])
+            directions = self.W_dec.unflatten(1, (self.config.blocks, -1)) / lengths[:, :, None]
+            sums.w_dec.addcmul_(directions.flatten(1), mass[:, None], value=scale)
         return sums.write()
 
     def slow_loss(self, x: Tensor, target: Tensor, moment: Moment) -> Tensor:
         """The same loss, all at once."""
-        lengths = self.W_dec.norm(dim=1)
+        lengths = self.lengths().sum(1)
         penalty = (self.encode(x) * (lengths.detach() if self.has_unit_decoder else lengths)).sum(1).mean()
         error = (self.forward(x) - target).square().sum(1).mean()
         return error + moment.pressure * self.options.l1 * penalty
