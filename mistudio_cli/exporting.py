@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mistudio_cli import shapes
 from mistudio_cli.output import speakable
+from mistudio_cli.surroundings import surroundings_of
 from tasks.ledger import Ledger
 from tasks.listing import Filter
 from tasks.problem import Problem
@@ -23,9 +24,9 @@ def lines(ledger: Ledger, store: Path, wanted: Filter) -> Iterator[str]:
     following: str | None = None
     while True:
         page = ledger.page(wanted, PAGE, following)
-        ids = [job.id for job in page.jobs]
-        for job, events, measured in zip(page.jobs, ledger.histories(ids), ledger.series(ids), strict=True):
-            told = shapes.job_in_full(job, events, shapes.made_at(job, store), measured)
+        histories = ledger.histories([job.id for job in page.jobs])
+        for job, events, around in zip(page.jobs, histories, surroundings_of(ledger, page.jobs), strict=True):
+            told = shapes.job_in_full(job, events, shapes.made_at(job, store), around)
             yield json.dumps(speakable({"schema": SCHEMA, **told}), ensure_ascii=False, allow_nan=False)
         if (following := page.next) is None:
             return

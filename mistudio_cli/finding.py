@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mistudio_cli import shapes, sparks, tables
 from mistudio_cli.errors import NotFound
-from tasks.job import Job, Point, State
+from tasks.job import Job, State
 from tasks.ledger import Ledger
 from tasks.problem import Problem
 
+if TYPE_CHECKING:  # what reads devices is imported where it is asked
+    from mistudio_cli.holders import Holder
+    from mistudio_cli.surroundings import Surroundings
+
 LAST = "last"
-_SHOWN = 5
+_SHOWN, _RELATIVES = 5, 20
 
 
 def find_job(ledger: Ledger, told: str) -> Job:
@@ -42,7 +46,7 @@ def find_jobs(ledger: Ledger, told: Sequence[str]) -> list[Job]:
 
 
 def show_lines(
-    job: Job, events: Sequence[dict[str, Any]], path: str | None, measured: Sequence[Point], now: float
+    job: Job, events: Sequence[dict[str, Any]], path: str | None, around: Surroundings, now: float
 ) -> Iterator[str]:
     """All that is known of a job, for the eye."""
     facts = {
@@ -56,15 +60,16 @@ def show_lines(
         "took": tables.took(job, now),
         "attempt": f"{job.attempt} of at most {job.max_attempts}" if job.attempt else "",
         "worker": job.worker or "",
-        "device": job.device or "",
+        "device": _device(job, around.holder),
         "gpu": "" if job.gpu == "any" else job.gpu,
         "tags": ", ".join(job.tags),
-        "after": ", ".join(job.parents),
-        "retry of": job.retry_of or "",
+        "retry of": _retry_of(job),
         "artifact": path or job.artifact or "",
     }
     yield from (f"{name:<10}{value}" for name, value in facts.items() if value)
-    yield from _section("metrics", sparks.drawn(measured) or tables.values(job.metrics or {}))
+    yield from _relatives("parents", list(around.parents.items()))
+    yield from _relatives("children", [(child.id, child) for child in around.children])
+    yield from _section("metrics", sparks.drawn(around.measured) or tables.values(job.metrics or {}))
     yield from _section("parameters", job.params)
     yield from _section("result", job.result or {})
     if job.error:
@@ -74,6 +79,36 @@ def show_lines(
     for event in events:
         who = f" by {event['worker']}" if event.get("worker") else ""
         yield f"  {shapes.time(event['at'])}  {event['state']}{who}: {tables.one_line(str(event['reason']))}"
+
+
+def _device(job: Job, holder: Holder | None) -> str:
+    """The device, and what the job holds there and was expected to, as `top` tells it."""
+    if holder is None:
+        return job.device or ""
+    return f"{job.device}, holds {tables.size(holder.memory)}, expected {tables.size(holder.expected)}"
+
+
+def _retry_of(job: Job) -> str:
+    if not job.from_checkpoint:
+        return job.retry_of or ""
+    whose = "its checkpoint" if job.from_checkpoint == job.retry_of else f"the checkpoint of {job.from_checkpoint}"
+    return f"{job.retry_of}, from {whose}"
+
+
+def _relatives(title: str, found: Sequence[tuple[str, Job | None]]) -> Iterator[str]:
+    """Other jobs, one a line; a long list is cut and says so."""
+    if found:
+        yield from ("", title)
+        shown = [(job_id, *_told(job)) for job_id, job in found[:_RELATIVES]]
+        wide = [max(map(len, column)) for column in zip(*shown, strict=True)]
+        for row in shown:
+            yield "  " + "  ".join(cell.ljust(room) for cell, room in zip(row, wide, strict=True)).rstrip()
+        if (more := len(found) - _RELATIVES) > 0:
+            yield f"  … and {more} more: --json has them all"
+
+
+def _told(job: Job | None) -> tuple[str, str, str]:
+    return (job.kind, job.name, str(job.state)) if job else (tables.UNKNOWN, tables.UNKNOWN, "its record is removed")
 
 
 def _section(title: str, told: dict[str, Any]) -> Iterator[str]:

@@ -6,7 +6,7 @@ Times are ISO 8601 in UTC, ages are seconds, sizes are bytes, and what is unknow
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mistudio_cli.holders import Holder
     from mistudio_cli.host import Host
     from mistudio_cli.snapshot import QueueRow, Snapshot, Trouble, WorkerRow
+    from mistudio_cli.surroundings import Surroundings
     from tasks.devices import Device
     from tasks.job import Estimate
 
@@ -110,7 +111,7 @@ def series(points: Sequence[Point]) -> dict[str, list[float | None]] | None:
 
 
 def job_in_full(
-    record: Job, events: Sequence[dict[str, Any]], path: str | None, measured: Sequence[Point]
+    record: Job, events: Sequence[dict[str, Any]], path: str | None, around: Surroundings
 ) -> dict[str, Any]:
     """`jobs show`: the list's keys and the rest; `path` is where its artifact lies."""
     return {
@@ -131,8 +132,19 @@ def job_in_full(
         "cancel_requested": record.cancel_requested,
         "queued_at": time(record.queued_at),
         "events": [_event(told) for told in events],
-        "series": series(measured),
+        "from_checkpoint": record.from_checkpoint,
+        "parent_jobs": [relative(parent, there) for parent, there in around.parents.items()],
+        "children": [relative(child.id, child) for child in around.children],
+        "lease": None if around.holder is None else _lease(around.holder),
+        "series": series(around.measured),
     }
+
+
+def relative(job_id: str, record: Job | None) -> dict[str, Any]:
+    """A parent or child; of one whose record is removed nothing but the id is known."""
+    if record is None:
+        return {"id": job_id, "kind": None, "name": None, "state": None}
+    return {"id": job_id, "kind": record.kind, "name": record.name, "state": str(record.state)}
 
 
 def made_at(record: Job, store: Path) -> str | None:
@@ -160,9 +172,14 @@ def submitted_together(records: Sequence[Job], tag: str | None) -> dict[str, Any
     return {"tag": tag, "jobs": [{**_receipt(record), "parents": list(record.parents)} for record in records]}
 
 
-def retried(records: Sequence[Job]) -> dict[str, Any]:
+def retried(records: Sequence[Job], goes_on_at: Mapping[str, str]) -> dict[str, Any]:
     """`jobs retry`: all that was submitted; `retry_of` is null for those that others need first."""
-    return {"jobs": [{**_receipt(record), "retry_of": record.retry_of} for record in records]}
+    return {"jobs": [_retried(record, goes_on_at.get(record.id)) for record in records]}
+
+
+def _retried(record: Job, goes_on_at: str | None) -> dict[str, Any]:
+    told = {"retry_of": record.retry_of, "from_checkpoint": record.from_checkpoint, "continues_from": goes_on_at}
+    return {**_receipt(record), **told}
 
 
 def explained(record: Job, causes: Sequence[Cause]) -> dict[str, Any]:

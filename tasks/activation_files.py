@@ -66,9 +66,16 @@ class ShardWriter:
 
     def has(self, shard: int) -> bool:
         """Whether that shard is there, whole."""
-        path, rows = _shard(self.folder, shard), self.rows_of(shard)
-        size = int(self.counts[rows.start : rows.stop].sum(dtype=np.int64)) * self.d_in * self.dtype.itemsize
-        return path.is_file() and path.stat().st_size == size
+        path = _shard(self.folder, shard)
+        return path.is_file() and path.stat().st_size == self._bytes_of(shard)
+
+    def missing_bytes(self) -> int:
+        """How many bytes are still to be written."""
+        return sum(self._bytes_of(shard) for shard in range(self.shards) if not self.has(shard))
+
+    def _bytes_of(self, shard: int) -> int:
+        rows = self.rows_of(shard)
+        return int(self.counts[rows.start : rows.stop].sum(dtype=np.int64)) * self.d_in * self.dtype.itemsize
 
     def write(self, shard: int, pieces: Iterable[torch.Tensor], after_piece: Callable[[int], None]) -> None:
         """Write the vectors of the shard's rows, pieces of (some, d_in) float32, and what they add up to.

@@ -149,13 +149,13 @@ def catch(model: PreTrainedModel, points: Sequence[Point], inputs: dict[str, tor
         if len(found) == len(set(points)):
             raise _Reached
 
-    with _hooked(model, set(points), keep), suppress(_Reached):
+    with watched(model, set(points), keep), suppress(_Reached):
         model.base_model(**{name: value.to(model.device) for name, value in inputs.items()}, use_cache=False)
     return [found[point] for point in points]
 
 
 @contextmanager
-def _hooked(model: PreTrainedModel, points: set[Point], keep: Callable[[Point, torch.Tensor], None]) -> Iterator[None]:
+def watched(model: PreTrainedModel, points: set[Point], keep: Callable[[Point, torch.Tensor], None]) -> Iterator[None]:
     """While this lasts, `keep` gets what passes each point."""
 
     def register(point: Point) -> Any:

@@ -75,7 +75,8 @@ class Job:
     """One job's record. Times are seconds since the epoch by the Redis server's clock.
 
     `gpu` is the wish for a device: "any", "none", or the indices of those it may have, such as "0,1". `retry_of` is the
-    job of which this one is another try. `metrics` are the newest values of what the job measures of its work.
+    job of which this one is another try, `from_checkpoint` the one whose checkpoint it takes over when it begins.
+    `metrics` are the newest values of what the job measures of its work.
     """
 
     id: str
@@ -91,6 +92,7 @@ class Job:
     parents: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     retry_of: str | None = None
+    from_checkpoint: str | None = None
     gpu: str = "any"
     artifact: str | None = None
     progress: Progress | None = None
@@ -175,8 +177,11 @@ class Context(Protocol):
         At most METRICS_TOLD, always the same; those that matter most come first.
         """
 
+    def note(self, sentence: str) -> None:
+        """Tell in the job's log and its history what a person should know of how it goes on."""
+
     def live_jobs(self) -> set[str]:
-        """Ids of all jobs that have not ended."""
+        """Ids of all jobs that have not ended, and of those whose checkpoint one of them will take over."""
 
     def stopping(self) -> bool:
         """Whether the job was told to stop: write a checkpoint, then call `progress` or raise Stopped."""
@@ -219,6 +224,8 @@ class JobKind:
     `estimate(params, known)` tells what a job will take.
     A kind `in_slot` is quick and imports little: it runs inside the worker instead of in a process of its own.
     A job that was told to stop is killed when it has not ended after `stop_grace_s` seconds.
+    `goes_on_at(workdir)` tells where an attempt that finds this work folder goes on, such as "step 1200"; None where it
+    starts from scratch. A kind that has it resumes: what its failed and cancelled jobs did is kept for another try.
     """
 
     name: str
@@ -228,12 +235,23 @@ class JobKind:
     module: str
     produces: str | None = None
     in_slot: bool = False
-    max_attempts: int = DEFAULT_ATTEMPTS
+    max_attempts: int | None = None
     limits: Limits | None = None
     stop_grace_s: float = STOP_GRACE_S
     default_name: Callable[[Any], str] | None = None
     prepare: Callable[[Any, Known], tuple[Any, list[Request]]] | None = None
     estimate: Callable[[Any, Known], Estimate] | None = None
+    goes_on_at: Callable[[Path], str | None] | None = None
+
+    @property
+    def resumes(self) -> bool:
+        """Whether an attempt goes on where an earlier one was, instead of from scratch."""
+        return self.goes_on_at is not None
+
+    @property
+    def attempts(self) -> int:
+        """How often a job may lose its process: the kind's own number, else by whether it resumes."""
+        return self.max_attempts or (RESUMABLE_ATTEMPTS if self.resumes else DEFAULT_ATTEMPTS)
 
     @property
     def wire_name(self) -> str:

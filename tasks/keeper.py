@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from tasks.checkpoints import leave_behind
 from tasks.job import Progress, State, kind_named
 from tasks.ledger import LEASE_RENEW_S, Claim, Ledger
 from tasks.places import Places
@@ -146,7 +147,7 @@ class Keeper(threading.Thread):
         self.settle(self._ledger, self.how_killed)
         job = self._ledger.get(self._claim.job.id)
         if job is not None and job.state.ended:
-            Store(Places.from_environment().store).discard(self._claim.job.id)
+            leave_behind(self._ledger, Store(Places.from_environment().store), job)
         log.error("job %s did not stop when told to; its slot ends with it", self._claim.job.id)
         os.kill(os.getpid(), signal.SIGKILL)
 

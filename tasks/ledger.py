@@ -18,7 +18,7 @@ from typing import Any
 from tasks import script
 from tasks.job import Job, Point, Progress, State
 from tasks.lease import Card, Lease, Refusal
-from tasks.listing import Filter, Page, page, records
+from tasks.listing import Filter, Page, children, other_tries, page, records
 from tasks.problem import Problem
 from tasks.queue_desk import QueueDesk
 from tasks.records import encode_new, pairs
@@ -146,6 +146,10 @@ class Ledger:
         """Record a device that needs no lease."""
         self._change("use_device", claim.job.id, claim.token, device)
 
+    def note(self, claim: Claim, sentence: str) -> str:
+        """Add a sentence to the history of a running job: "ok" or "lost"."""
+        return self._change("note", claim.job.id, claim.token, sentence)
+
     def finish(
         self, claim: Claim, state: State, reason: str, result: dict | None = None, error: dict | None = None
     ) -> str:
@@ -216,6 +220,14 @@ class Ledger:
         """The newest jobs that are meant, at most `limit`; `after` is the `next` of the page that came earlier."""
         return page(self.client, wanted or Filter(), limit, after)
 
+    def children(self, job_ids: Sequence[str]) -> list[list[Job]]:
+        """For each of these jobs those that wait or waited for it, in the order of submission; in two round trips."""
+        return children(self.client, job_ids)
+
+    def other_tries(self, job_ids: Sequence[str]) -> list[Job | None]:
+        """For each of these jobs the newest that tries it again, whatever became of it; in two round trips."""
+        return other_tries(self.client, job_ids)
+
     def find(self, prefix: str, limit: int = 10) -> list[str]:
         """Ids of jobs that start with `prefix`, at most `limit`."""
         return self.client.call("ZRANGEBYLEX", f"{PREFIX}ids", f"[{prefix}", f"[{prefix}\xff", "LIMIT", 0, limit)
@@ -255,9 +267,14 @@ class Ledger:
         return self.client.call("HGET", f"{PREFIX}coming", artifact)
 
     def live_jobs(self) -> set[str]:
-        """Ids of all jobs that have not ended."""
+        """Ids of all jobs that have not ended, and of those whose checkpoint one of them will take over."""
         states = (State.WAITING, State.QUEUED, State.RUNNING)
-        return {i for ids in self._read([("ZRANGE", f"{PREFIX}by:state:{s}", 0, -1) for s in states]) for i in ids}
+        asked = [("ZRANGE", f"{PREFIX}by:state:{state}", 0, -1) for state in states]
+        return {i for ids in self._read([*asked, ("HKEYS", f"{PREFIX}heirs")]) for i in ids}
+
+    def awaited_checkpoints(self) -> set[str]:
+        """Ids of jobs whose checkpoint one that has not ended will take over."""
+        return set(self.client.call("HKEYS", f"{PREFIX}heirs"))
 
     def _read(self, commands: list[tuple]) -> list[Any]:
         replies = self.client.batch(commands) if commands else []

@@ -5,6 +5,7 @@ A page ends at a job, not at a number, so jobs that come or go between two pages
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -93,6 +94,22 @@ def records(client: Client, job_ids: Sequence[str]) -> list[Job | None]:
     """The records of these jobs, in one round trip; None for one that is not there."""
     replies = client.batch([("HGETALL", f"{PREFIX}job:{job_id}") for job_id in job_ids]) if job_ids else []
     return [decode(_sound(reply)) for reply in replies]
+
+
+def children(client: Client, job_ids: Sequence[str]) -> list[list[Job]]:
+    """For each of these jobs those that wait or waited for it, in the order of submission; in two round trips."""
+    asked = [("ZRANGE", f"{PREFIX}by:parent:{job_id}", 0, -1) for job_id in job_ids]
+    ids = [_sound(reply) for reply in client.batch(asked)] if asked else []
+    found = iter(records(client, [child for of_one in ids for child in of_one]))
+    return [[job for job in itertools.islice(found, len(of_one)) if job] for of_one in ids]
+
+
+def other_tries(client: Client, job_ids: Sequence[str]) -> list[Job | None]:
+    """For each of these jobs the newest that tries it again, whatever became of it; in two round trips."""
+    asked = [("ZREVRANGE", f"{PREFIX}by:retry_of:{job_id}", 0, 0) for job_id in job_ids]
+    newest = [next(iter(_sound(reply)), None) for reply in client.batch(asked)] if asked else []
+    found = iter(records(client, [job_id for job_id in newest if job_id]))
+    return [next(found) if job_id else None for job_id in newest]
 
 
 def _sound(reply: list[str] | Exception) -> list[str]:

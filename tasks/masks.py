@@ -65,7 +65,12 @@ def mask_for(info: TokensInfo, skip_bos: bool) -> Mask:
 
 
 def mask_again(told: dict[str, Any], info: TokensInfo) -> Mask:
-    """The mask that an SAE's metadata tell of, for these tokens: what it was never trained on is left out again."""
-    excluded = {int(token) for token in told.get("exclude_special_tokens") or ()}
-    pad = {info.pad_id} if info.pad_id is not None else set()
-    return Mask(told.get("seqpos_slice") == [1, None], tuple(sorted(excluded | pad)), info.pad_id)
+    """The mask that an SAE's metadata tell of, for these tokens: what it was never trained on is left out again.
+
+    SAELens' `exclude_special_tokens` may also be true, for all of them.
+    """
+    excluded = told.get("exclude_special_tokens") or []
+    if excluded is True:
+        excluded = [info.eos_id, info.bos_id]
+    ids = {int(token) for token in (*excluded, info.pad_id) if token is not None}
+    return Mask(told.get("seqpos_slice") == [1, None], tuple(sorted(ids)), info.pad_id)

@@ -17,7 +17,7 @@ from tasks.wire import Client, Refused
 PREFIX = "mistudio:"
 
 #: The form of the records; `8_schema.lua` knows the way from each older one.
-SCHEMA = 2
+SCHEMA = 3
 
 _MIGRATED_AT_ONCE = 500
 

@@ -21,6 +21,7 @@ from celery.exceptions import Ignore
 from tasks import gpu
 from tasks.apart import explain_exit, run_apart
 from tasks.app import open_ledger
+from tasks.checkpoints import leave_behind
 from tasks.job import Job, JobKind, State, Stopped, kind_named, kinds
 from tasks.keeper import Keeper
 from tasks.ledger import Claim, Ledger, new_token
@@ -117,7 +118,7 @@ def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str, bell: dict[st
                 raise
     job = tell(lambda: ledger.get(job_id))
     if job is not None and job.state.ended:
-        store.discard(job_id)
+        leave_behind(ledger, store, job)
     return job
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tasks.problem import Problem
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _CHUNK = 1 << 20
+_GONE = ".gone-"  # how the name of what is being removed begins
 
 
 def check_name(name: str) -> str:
@@ -70,16 +72,36 @@ class Store:
             return []
         return sorted(entry.name for entry in folder.iterdir() if (entry / MANIFEST).is_file())
 
+    def work_folder(self, job_id: str) -> Path:
+        """Where the job's own folder is or would be."""
+        return self.root / ".tmp" / check_name(job_id)
+
+    def work_folders(self) -> list[str]:
+        """The ids of the jobs that have one."""
+        folder = self.root / ".tmp"
+        return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+
     def workdir(self, job_id: str) -> Path:
-        """The job's own folder, kept between its attempts until it ends."""
-        folder = self.root / ".tmp" / check_name(job_id)
+        """The job's own folder, kept between its attempts."""
+        folder = self.work_folder(job_id)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def hand_over(self, job_id: str, to: str) -> bool:
+        """Make the folder of a job that has ended another's, whole, by one rename; False if it is gone or that has one.
+
+        Of several who ask at once one gets it.
+        """
+        try:
+            self.work_folder(job_id).rename(self.work_folder(to))
+        except OSError:
+            return False
+        return True
 
     def fresh_output(self, job_id: str, attempt: int) -> Path:
         """An empty folder of that attempt alone whose content will become the job's artifact; earlier ones are gone."""
         for earlier in self.workdir(job_id).glob("output-*"):
-            shutil.rmtree(earlier, ignore_errors=True)
+            remove(earlier)
         output = self.workdir(job_id) / f"output-{attempt}"
         output.mkdir()
         return output
@@ -105,8 +127,50 @@ class Store:
         return target
 
     def discard(self, job_id: str) -> None:
-        """Remove the job's own folder, and nothing else."""
-        shutil.rmtree(self.root / ".tmp" / check_name(job_id), ignore_errors=True)
+        """Remove the job's own folder, and nothing else; nobody can be handed a part of it."""
+        remove(self.work_folder(job_id))
+
+    def discard_output(self, job_id: str) -> None:
+        """Remove what the job made that became no artifact, and drafts: what was being written when it ended."""
+        folder = self.work_folder(job_id)
+        for half in (*folder.glob("output-*"), *folder.glob("*.part"), *folder.glob(f"{_GONE}*")):
+            remove(half)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder. It is out of the way at once, whole, even if its removal is cut short."""
+    gone = path.with_name(f"{_GONE}{path.name}-{os.getpid()}")
+    try:
+        path.rename(gone)
+    except OSError:  # somebody else was faster
+        return
+    if gone.is_dir() and not gone.is_symlink():
+        shutil.rmtree(gone, ignore_errors=True)
+    else:
+        gone.unlink(missing_ok=True)
+
+
+def tree(path: Path) -> Iterator[Path]:
+    """The path and all below it, through no link."""
+    yield path
+    if path.is_dir() and not path.is_symlink():
+        for below in path.iterdir():
+            yield from tree(below)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of the files there and below."""
+    return sum(entry.lstat().st_size for entry in tree(path) if entry.is_symlink() or entry.is_file())
+
+
+def read_notes(path: Path) -> dict[str, str] | None:
+    """The texts that a file of safetensors tells beside its tensors, without reading these; None for no such file."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            return json.loads(file.read(length)).get("__metadata__")
+    except (OSError, ValueError):
+        return None
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:

@@ -144,7 +144,7 @@ def plan(
         queue=kind.queue,
         params=dataclasses.asdict(params),
         priority=wishes.priority,
-        max_attempts=kind.max_attempts,
+        max_attempts=kind.attempts,
         parents=tuple(dict.fromkeys(parents)),
         tags=tuple(dict.fromkeys(wishes.tags)),
         gpu=wishes.gpu,

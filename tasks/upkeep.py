@@ -22,12 +22,14 @@ class Upkeep:
     """Times in seconds. What is done at once is bounded, because nobody else is served meanwhile.
 
     A queue with jobs that was not served for `served_within_s` has its first job served next of all. Records of ended
-    jobs are kept for `keep_s`, and at most `keep_jobs` of them.
+    jobs are kept for `keep_s`, and at most `keep_jobs` of them; `keep_checkpoint_bytes` is what the checkpoints of
+    failed and cancelled jobs may take together, None for a share of their disk.
     """
 
     served_within_s: float = 600.0
     keep_s: float = 90 * DAY
     keep_jobs: int = 100_000
+    keep_checkpoint_bytes: float | None = None
     every_s: float = 2.7
     lease_s: float = LEASE_TTL_S
     bell_patience_s: float = 5.0  # a bell younger than this may still be on its way
@@ -37,11 +39,13 @@ class Upkeep:
 
 
 def upkeep_from_environment() -> Upkeep:
-    """By MISTUDIO_SERVED_WITHIN_S, MISTUDIO_KEEP_JOBS_DAYS and MISTUDIO_KEEP_JOBS. Problem for what is no number."""
+    """By MISTUDIO_SERVED_WITHIN_S and MISTUDIO_KEEP_{JOBS_DAYS,JOBS,CHECKPOINTS_GB}. Problem for what is no number."""
+    checkpoints_gb = os.environ.get("MISTUDIO_KEEP_CHECKPOINTS_GB")
     return Upkeep(
         served_within_s=_number("MISTUDIO_SERVED_WITHIN_S", Upkeep.served_within_s),
         keep_s=_number("MISTUDIO_KEEP_JOBS_DAYS", Upkeep.keep_s / DAY) * DAY,
         keep_jobs=int(_number("MISTUDIO_KEEP_JOBS", Upkeep.keep_jobs)),
+        keep_checkpoint_bytes=_number("MISTUDIO_KEEP_CHECKPOINTS_GB", 10) * 1e9 if checkpoints_gb else None,
     )
 
 

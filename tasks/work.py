@@ -17,6 +17,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tasks.checkpoints import goes_on_at
 from tasks.job import METRICS_TOLD, Job, JobKind, Point, Progress, State, Stopped, kind_named
 from tasks.ledger import Claim, Ledger
 from tasks.places import Places
@@ -61,6 +62,9 @@ class RunContext:
     def __post_init__(self) -> None:
         job = self.claim.job
         self.job_id, self.name, self.attempt = job.id, job.name, job.attempt
+        self.begins = not self.store.work_folder(job.id).exists()
+        if job.from_checkpoint:
+            self.store.hand_over(job.from_checkpoint, job.id)
         self.workdir = self.store.workdir(job.id)
         self.output = self.store.fresh_output(job.id, job.attempt)
 
@@ -69,7 +73,7 @@ class RunContext:
         return self.told_to_stop()
 
     def live_jobs(self) -> set[str]:
-        """Ids of all jobs that have not ended."""
+        """Ids of all jobs that have not ended, and of those whose checkpoint one of them will take over."""
         return self.ledger.live_jobs()
 
     def metrics(self, at: int, values: Mapping[str, float | None]) -> None:
@@ -77,6 +81,15 @@ class RunContext:
         if len(values) > METRICS_TOLD:
             raise ValueError(f"{len(values)} metrics are more than {METRICS_TOLD}")
         self._measured = Point(at, {name: _short(value) for name, value in values.items()})
+
+    def note(self, sentence: str) -> None:
+        """Tell in the job's log and its history what a person should know of how it goes on."""
+        log.info("%s", sentence)
+        try:
+            if self.ledger.note(self.claim, sentence) == "lost":
+                self.on_lost()
+        except Unreachable:
+            log.warning("Redis is away; only this log has that")
 
     def progress(self, phase: str, done: int, total: int | None = None, unit: str = "") -> None:
         """Say how far the work is; raises Stopped once the job was told to stop."""
@@ -102,6 +115,7 @@ def perform(context: RunContext) -> None:
     """Run the job's kind, publish what it made and tell the ledger; raises Stopped when told to stop."""
     job = context.claim.job
     try:
+        _tell_the_beginning(context)
         result = _result_of(context, kind_named(job.kind))
     except (Stopped, Unreachable):
         raise
@@ -111,6 +125,17 @@ def perform(context: RunContext) -> None:
         tell(lambda: context.ledger.finish(context.claim, State.FAILED, failure["message"], error=failure))
         return
     tell(lambda: context.ledger.finish(context.claim, State.SUCCEEDED, "done", result=result))
+
+
+def _tell_the_beginning(context: RunContext) -> None:
+    """Say where a job goes on that was to take over a checkpoint, when it begins for the first time."""
+    job = context.claim.job
+    if not job.from_checkpoint or not context.begins:
+        return
+    if at := goes_on_at(context.store, job):
+        context.note(f"took over the checkpoint of job {job.from_checkpoint}, at {at}")
+    else:
+        context.note(f"starts from scratch: the checkpoint of job {job.from_checkpoint} is no longer there")
 
 
 def tell(change: Callable[[], T]) -> T:
@@ -154,7 +179,7 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, Problem):
         return str(error)
     if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
-        return "The disk is full. Make room (mistudio submit cleanup), then submit the job again."
+        return "The disk is full. Make room (mistudio submit cleanup), then: mistudio jobs retry"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return f"Memory ran out: {error}. Use a smaller --batch or a smaller model."
     return f"{type(error).__name__}: {error}"

@@ -92,31 +92,38 @@ def set_priority(
 
 @app.command("rm")
 def rm(job_ids: Ids) -> None:
-    """Remove the records and logs of jobs that have ended. What they made stays."""
+    """Remove the records, logs and checkpoints of jobs that have ended. What they made stays."""
+    from tasks.store import Store
+
     settings = session.current_settings()
-    ledger = session.connect_ledger(settings)
+    ledger, store = session.connect_ledger(settings), Store(settings.places.store)
     jobs = find_jobs(ledger, job_ids)
     if live := [job.id for job in jobs if not job.state.ended]:
         raise Problem(f"{live[0]} has not ended.", f"Cancel it first: mistudio jobs cancel {live[0]}")
+    awaited = ledger.awaited_checkpoints()
     for job in jobs:
         settings.places.job_log(job.id).unlink(missing_ok=True)
         if ledger.remove(job.id) == "ok":
             output.talk(f"{job.id} is removed.")
+            if job.id not in awaited:
+                store.discard(job.id)
 
 
 @app.command("show")
 def show(job_id: Id, as_json: Json = False) -> None:
     """Show all that is known of a job."""
+    from mistudio_cli.surroundings import surroundings_of
+
     settings = session.current_settings()
     ledger = session.connect_ledger(settings)
     job = find_job(ledger, job_id)
     events, now = ledger.events(job.id), ledger.now()
-    (measured,) = ledger.series([job.id])
+    (around,) = surroundings_of(ledger, [job])
     path = shapes.made_at(job, settings.places.store)
     if as_json:
-        output.data_json(shapes.job_in_full(job, events, path, measured))
+        output.data_json(shapes.job_in_full(job, events, path, around))
     else:
-        output.data("\n".join(show_lines(job, events, path, measured, now)))
+        output.data("\n".join(show_lines(job, events, path, around, now)))
 
 
 @app.command("explain")
@@ -146,6 +153,13 @@ def retry(
     tag: TagFlag = None,
     since: SinceFlag = None,
     until: UntilFlag = None,
+    from_checkpoint: Annotated[
+        bool | None,
+        typer.Option(
+            "--from-checkpoint/--from-scratch",
+            help="Go on from what the job had done, or begin anew; default: go on if a checkpoint is left",
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False,
     as_json: Json = False,
 ) -> None:
@@ -161,14 +175,17 @@ def retry(
     ledger = session.connect_ledger(settings, supervise=True)
     if failed:
         wanted = which([str(State.FAILED)], *choice)
-        submitted = retrying.try_failed(ledger, settings.places.store, wanted, asked=not yes)
+        begun = retrying.try_failed(
+            ledger, settings.places.store, wanted, from_checkpoint=from_checkpoint, asked=not yes
+        )
     else:
-        submitted = retrying.try_again(ledger, settings.places.store, find_jobs(ledger, job_ids or []))
+        jobs = find_jobs(ledger, job_ids or [])
+        begun = retrying.try_again(ledger, settings.places.store, jobs, from_checkpoint=from_checkpoint)
     if as_json:
-        output.data_json(shapes.retried(submitted))
+        output.data_json(shapes.retried(begun.jobs, begun.goes_on_at))
         return
-    for job in submitted:
-        why = f"another try of {job.retry_of}" if job.retry_of else "needed first"
+    for job in begun.jobs:
+        why = f"another try of {job.retry_of}; {begun.how(job)}" if job.retry_of else "needed first"
         output.data(f"{job.id} {job.kind} {job.name} in {job.queue}, {why}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -104,6 +105,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     numbers = choose_rows(*source.shape, params.max_tokens)
     counts, began = source.counts[numbers], time.monotonic()
     writer = ShardWriter(context.workdir / "shards", counts, source.shape[1], source.d_in, params.dtype)
+    _check_space(writer)
     fresh = _write(writer, source, numbers, context)
     seconds = time.monotonic() - began
     info = writer.finish(
@@ -128,6 +130,16 @@ def run(params: Params, context: Context) -> dict[str, Any]:
         "tokens_per_s": round(fresh / seconds) if fresh else None,
         "hook": info.hook_module,
     }
+
+
+def _check_space(writer: ShardWriter) -> None:
+    """Raise Problem when the disk cannot hold what is still to be written, before hours have gone into it."""
+    wanted, free = writer.missing_bytes(), shutil.disk_usage(writer.folder).free
+    if wanted > free:
+        raise Problem(
+            f"The activations take {wanted / 1e9:.1f} GB more, and the store's disk has {free / 1e9:.1f} GB free.",
+            "Give --max-tokens or --dtype bfloat16, or make room",
+        )
 
 
 def _write(writer: ShardWriter, source: ModelVectors, numbers: np.ndarray, context: Context) -> int:

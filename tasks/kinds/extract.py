@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.job import RESUMABLE_ATTEMPTS, Context, Estimate, JobKind, Known, Request, option
+from tasks.job import Context, Estimate, JobKind, Known, Request, option
 from tasks.problem import Problem
 
 if TYPE_CHECKING:
@@ -67,6 +68,14 @@ def estimate(params: Params, known: Known) -> Estimate:
     return Estimate(seconds, gpu_memory_bytes=held)
 
 
+def goes_on_at(workdir: Path) -> str | None:
+    """The row told in the state of `tasks.features.top`."""
+    from tasks.store import read_notes
+
+    told = read_notes(workdir / _STATE)
+    return f"row {told['next_row']}" if told else None
+
+
 KIND = JobKind(
     "extract",
     queue="extraction",
@@ -77,7 +86,7 @@ KIND = JobKind(
     default_name=default_name,
     prepare=prepare,
     estimate=estimate,
-    max_attempts=RESUMABLE_ATTEMPTS,
+    goes_on_at=goes_on_at,
 )
 
 

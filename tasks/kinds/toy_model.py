@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.job import RESUMABLE_ATTEMPTS, Context, Estimate, JobKind, Known, Request, option
+from tasks.job import Context, Estimate, JobKind, Known, Request, option
 from tasks.problem import Problem
 
 if TYPE_CHECKING:
@@ -67,6 +67,14 @@ def estimate(params: Params, known: Known) -> Estimate:
     return Estimate(seconds, None, (1 + CHECKPOINTS) * shape.parameters * FLOAT)
 
 
+def goes_on_at(workdir: Path) -> str | None:
+    """The step told in the checkpoint of `tasks.text.toy_lm`."""
+    from tasks.store import read_notes
+
+    told = read_notes(workdir / "checkpoint.safetensors")
+    return f"step {told['step']}" if told else None
+
+
 KIND = JobKind(
     "toy-model",
     queue="training",
@@ -77,7 +85,7 @@ KIND = JobKind(
     default_name=default_name,
     prepare=prepare,
     estimate=estimate,
-    max_attempts=RESUMABLE_ATTEMPTS,
+    goes_on_at=goes_on_at,
 )
 
 

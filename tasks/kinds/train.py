@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.job import RESUMABLE_ATTEMPTS, Context, Estimate, JobKind, Known, Request, option
+from tasks.job import Context, Estimate, JobKind, Known, Request, option
 from tasks.problem import Problem
 from tasks.sae import choices
 from tasks.sae.architectures import names
@@ -57,6 +57,7 @@ class Common:
     sparsity_warmup: float = option(0.05, help="Share of the training in which the sparsity penalty rises", minimum=0)
     clip: float = option(0.0, help="Longest gradient; 0: any", minimum=0)
     accumulate: int = option(1, help="Parts in which a batch goes through the SAE, to hold less memory", minimum=1)
+    evaluate: int = option(4, help="How often to measure on held-out tokens, the end included; 0: not", minimum=0)
     seed: int = option(0, help="Seed of the weights and of the order of the data", minimum=0)
     checkpoint_s: float = option(30.0, help="Seconds between checkpoints", minimum=0)
 
@@ -115,6 +116,12 @@ def estimate(params: Common, known: Known) -> Estimate:
     return dataclasses.replace(of_training(known, place.model, place.dataset, shape, read), seconds=seconds)
 
 
+def goes_on_at(workdir: Path) -> str | None:
+    """The step of the newest checkpoint, by the name that `tasks.sae.checkpoint` gives its folder."""
+    steps = [int(state.parent.name.rpartition("-")[2]) for state in workdir.glob("checkpoint-*/state.json")]
+    return f"step {max(steps)}" if steps else None
+
+
 KIND = JobKind(
     "train",
     queue="training",
@@ -125,7 +132,7 @@ KIND = JobKind(
     default_name=default_name,
     prepare=prepare,
     estimate=estimate,
-    max_attempts=RESUMABLE_ATTEMPTS,
+    goes_on_at=goes_on_at,
 )
 
 
@@ -134,6 +141,7 @@ def run(params: Common, context: Context) -> dict[str, Any]:
     from tasks.activations import ActivationStream, split_rows
     from tasks.sae.baselines import compare
     from tasks.sae.trainer import Trainer
+    from tasks.training.evaluation import Evaluation
     from tasks.training.place import open_vectors, wiring
     from tasks.training.pulse import Pulse
     from tasks.training.saving import save
@@ -146,6 +154,7 @@ def run(params: Common, context: Context) -> dict[str, Any]:
     pulse = Pulse(params.checkpoint_s, context)
     stream = ActivationStream(vectors, train_rows, params.batch, params.seed, pulse.beat, context.workdir)
     pulse.trainer = trainer = Trainer(_config(params, wired, width), wired.source(stream, width), context.device)
+    pulse.evaluation = Evaluation(trainer, vectors, wired, held_rows, params.evaluate)
     speed = pulse.train()
     save(params, context, trainer, vectors)
 
@@ -154,8 +163,10 @@ def run(params: Common, context: Context) -> dict[str, Any]:
 
     return {
         **compare(trainer.coder, read(train_rows[: 2 * len(held_rows)]), read(held_rows)),
+        **pulse.evaluation.last(context.workdir),
         **speed,
         "steps": trainer.step,
+        "steps_in_last_attempt": trainer.step - pulse.first,
         "d_in": trainer.config.coder.d_in,
         "d_sae": trainer.config.coder.d_sae,
         "hook": vectors.points[0].module,

@@ -22,6 +22,11 @@ local function lasting_indexes(id)
   if tags ~= '' then
     for _, tag in ipairs(cjson.decode(tags)) do names[#names + 1] = 'tag:' .. tag end
   end
+  local parents, retry_of = get(id, 'parents'), get(id, 'retry_of')
+  if parents ~= '' then
+    for _, parent in ipairs(cjson.decode(parents)) do names[#names + 1] = 'parent:' .. parent end
+  end
+  if retry_of ~= '' then names[#names + 1] = 'retry_of:' .. retry_of end
   return names
 end
 

@@ -21,6 +21,12 @@ local function enter_queue(id)
   ring(id, is_back)
 end
 
+-- Nobody waits any more for what only that job would have made or taken.
+local function let_go(what, field, id)
+  local key = get(id, field)
+  if key ~= '' and redis.call('HGET', PREFIX .. what, key) == id then redis.call('HDEL', PREFIX .. what, key) end
+end
+
 local function enter_end(id, state)
   set(id, 'finished_at', now_text)
   redis.call('ZADD', PREFIX .. 'ended', now_text, id)
@@ -28,10 +34,8 @@ local function enter_end(id, state)
   redis.call('ZADD', recent, now_text, id)
   redis.call('ZREMRANGEBYSCORE', recent, '-inf', now - 900)
   redis.call('EXPIRE', series_key(id), SERIES_KEPT_S)
-  local artifact = get(id, 'artifact')
-  if artifact ~= '' and redis.call('HGET', PREFIX .. 'coming', artifact) == id then
-    redis.call('HDEL', PREFIX .. 'coming', artifact)
-  end
+  let_go('coming', 'artifact', id)
+  let_go('heirs', 'from_checkpoint', id)
 end
 
 -- One arrow.

@@ -30,6 +30,7 @@ function operations.submit(_, records)
     set(id, 'created_at', as_text(now + place * 1e-6))  -- no two of them at once, so that lists have one order
     index(id)
     if record.artifact then redis.call('HSET', PREFIX .. 'coming', record.artifact, id) end
+    if record.from_checkpoint then redis.call('HSET', PREFIX .. 'heirs', record.from_checkpoint, id) end
     for _, parent in ipairs(cjson.decode(record.parents or '[]')) do
       if get(parent, 'state') ~= 'succeeded' then
         waits = waits + redis.call('SADD', PREFIX .. 'waits:' .. id, parent)
@@ -71,6 +72,12 @@ function operations.progress(id, token, progress, at, metrics)
     set(id, 'metrics', metrics)
     add_point(id, at, metrics)
   end
+  return 'ok'
+end
+
+function operations.note(id, token, sentence)
+  if not holds(id, token) then return 'lost' end
+  tell(id, 'running', sentence)
   return 'ok'
 end
 

@@ -2,6 +2,7 @@
 
 -- The records of an older form get what is new, some at a time: 'more' until all have it.
 -- 1 -> 2: the indexes by name and by id, the order of the queued jobs, the end of the others.
+-- 2 -> 3: the indexes by parent and by the job that is tried again.
 function operations.migrate(cursor, most)
   local ids = redis.call('ZRANGE', PREFIX .. 'by:all', tonumber(cursor), tonumber(cursor) + tonumber(most) - 1)
   for _, id in ipairs(ids) do

@@ -97,7 +97,7 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         if self._scales is None:
             self._measure()
-        checkpoint.cut_metrics(folder, self.step)
+        checkpoint.cut(folder, self.step)
         self.pace.begin(gemm_peak(self._part, self.config.coder.d_in, self.config.coder.d_sae, self.device))
         while self.step < self.config.steps:
             with self.pace.working():
@@ -126,6 +126,11 @@ class Trainer:
         if target is not x:
             target.mul_(spread(self.scales.written, target[0]))
         return x, target
+
+    def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
+        """What the coder makes of (n, d_in) activations as they are: (n, d_out), in the units of its target."""
+        made = self.coder(x * spread(self.scales.read, x[0]))
+        return made / spread(self.scales.written, made[0])
 
     def _batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         given = self.source(step)
@@ -197,18 +202,21 @@ class Trainer:
         lines = [
             {"step": step, **dict(zip(METRICS, row, strict=True))} for step, row in zip(steps, values, strict=True)
         ]
-        checkpoint.append_metrics(folder, lines)
+        checkpoint.append(folder, checkpoint.METRICS, lines)
         self.on_metrics(lines)
         if not all(math.isfinite(row[0]) for row in values):
             raise Problem(f"The loss was no longer a number by step {steps[-1]}.", "Submit again with a lower --lr")
 
-    def save(self, folder: Path) -> None:
-        """Write a checkpoint of the state after the last step; nothing before there is any."""
+    def save(self, folder: Path, score: float | None = None) -> None:
+        """Write a checkpoint of the state after the last step; nothing before there is any.
+
+        `score` is how well it did on held-out vectors, less is better: see tasks.sae.checkpoint.
+        """
         if self._scales is None:
             return
         self._write_metrics(folder)
         state: dict[str, Any] = {"fingerprint": self.config.fingerprint(), "scales": asdict(self.scales)}
-        checkpoint.save(folder, self.step, self.state_tensors(), state)
+        checkpoint.save(folder, self.step, self.state_tensors(), state, score)
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
         """Everything that training changes, by name."""

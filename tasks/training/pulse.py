@@ -6,19 +6,23 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tasks.job import Context
+from tasks.kinds.train import goes_on_at
 from tasks.training.watch import Watch
 
 if TYPE_CHECKING:
     from tasks.sae.trainer import Trainer
+    from tasks.training.evaluation import Evaluation
 
 #: A checkpoint may take up to this share of the time.
 _CHECKPOINT_SHARE = 0.05
 
 
 class Pulse:
-    """Looked at after each step and each forward pass; `trainer` is set before the first."""
+    """Looked at after each step and each forward pass; `trainer` and `evaluation` are set before the first."""
 
     trainer: Trainer
+    evaluation: Evaluation
+    first = 0  # the step from which this attempt goes on
 
     def __init__(self, checkpoint_s: float, context: Context) -> None:
         self.checkpoint_s, self.context = checkpoint_s, context
@@ -34,11 +38,18 @@ class Pulse:
         batch, steps = self.trainer.config.batch, self.trainer.config.steps
         self.context.progress("training", self.trainer.step * batch, steps * batch, "tokens")
 
+    def after_step(self) -> None:
+        """Measure on held-out rows when that is due, and keep a checkpoint of it with its score; then `beat`."""
+        if self.evaluation.is_due():
+            self.trainer.save(self.context.workdir, self.evaluation.write(self.context.workdir))
+        self.beat()
+
     def train(self) -> dict[str, Any]:
         """Train to the end and keep it; how fast it was."""
         trainer, watch = self.trainer, Watch(self.context, self.trainer)
-        trainer.resume(self.context.workdir)
-        watch.begin()
-        trainer.run(self.context.workdir, self.beat)
+        self.first = trainer.resume(self.context.workdir)
+        if not self.first and (left := goes_on_at(self.context.workdir)):
+            self.context.note(f"starts from scratch: the checkpoint at {left} was made with other settings")
+        trainer.run(self.context.workdir, self.after_step)
         trainer.save(self.context.workdir)
         return watch.result()

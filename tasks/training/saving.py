@@ -6,10 +6,8 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from tasks.job import Context
-from tasks.sae.checkpoint import METRICS
 from tasks.sae.formats import save_sae
 from tasks.training.place import wiring
-from tasks.training.watch import PACE
 
 if TYPE_CHECKING:
     from tasks.activations import Vectors
@@ -18,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def save(params: Common, context: Context, trainer: Trainer, vectors: Vectors) -> None:
-    """Write the trained SAE and its metrics into the job's output."""
-    for name in (METRICS, PACE):
-        shutil.copyfile(context.workdir / name, context.output / name)
+    """Write the trained SAE and its files of lines into the job's output."""
+    for lines in context.workdir.glob("*.jsonl"):
+        shutil.copyfile(lines, context.output / lines.name)
     about = {
         "model_name": params.model,
         **_hooks(params, vectors),

@@ -25,14 +25,10 @@ class Watch:
         self.context, self.trainer = context, trainer
         trainer.on_metrics = self.hear
 
-    def begin(self) -> None:
-        """The training goes on after the step that the trainer has reached."""
-        checkpoint.cut_lines(self.context.workdir / PACE, self.trainer.step)
-
     def hear(self, lines: list[dict[str, Any]]) -> None:
         """Tell of new lines of the metrics."""
         speed = asdict(self.trainer.pace.lap())
-        checkpoint.append_lines(self.context.workdir / PACE, [{"step": lines[-1]["step"], **speed}])
+        checkpoint.append(self.context.workdir, PACE, [{"step": lines[-1]["step"], **speed}])
         self.context.metrics(lines[-1]["step"], {**live(lines[-1], self.trainer.config.coder.d_sae), **speed})
 
     def result(self) -> dict[str, Any]:

@@ -81,7 +81,9 @@ def test_a_job_that_ended_is_submitted_once_more_and_both_say_so(cli: Cli) -> No
     assert (again.params["ticks"], again.name, again.priority, again.tags, again.gpu) == (1, "n", 8, ("t",), "none")
     assert again.state is State.QUEUED
     assert causes(cli, again)[-1] == f"It is another try of {first.id}."
-    assert f"saes/n is being made by job {again.id}" in cli("jobs", "retry", first.id).err
+    assert cli("jobs", "retry", first.id).err == (
+        f"saes/n is being made by job {again.id}.\n  Wait for that: mistudio jobs wait {again.id}\n"
+    )
 
 
 def test_nothing_is_submitted_when_one_of_several_cannot_be(cli: Cli) -> None:

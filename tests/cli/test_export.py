@@ -31,7 +31,7 @@ def test_an_export_tells_of_each_job_what_jobs_show_tells(cli: Cli, tmp_path: Pa
     assert (told.code, told.out, told.err) == (Code.OK, "", f"3 jobs are in {tmp_path / 'jobs.jsonl'}.\n")
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["jobs.jsonl"]
     jobs = parsed((tmp_path / "jobs.jsonl").read_text(encoding="utf-8"))
-    assert jobs == [{"schema": 2, **cli("jobs", "show", job_id, "--json").json} for job_id in ids[::-1]]
+    assert jobs == [{"schema": 3, **cli("jobs", "show", job_id, "--json").json} for job_id in ids[::-1]]
     assert [event["state"] for event in jobs[1]["events"]] == ["queued", "cancelled"]
     assert parsed(cli("jobs", "export").out) == jobs
     assert [job["id"] for job in parsed(cli("jobs", "export", "-", "--state", "cancelled").out)] == [ids[1]]

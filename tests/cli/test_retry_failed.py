@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
+from typing import Any
+
 import pytest
 
+from mistudio_cli import retrying
 from mistudio_cli.errors import Code
 from tasks.job import Job, State
 from tasks.ledger import new_job_id
+from tasks.listing import Filter
+from tasks.wire import Client, Command
 from tests.cli.conftest import Cli
 
 
@@ -47,7 +54,7 @@ def test_what_was_tried_again_or_is_made_by_another_is_left_out_with_the_reason(
     assert [job["retry_of"] for job in retry(cli, "--name", "once")] == [once.id]
     told = cli("jobs", "retry", "--failed", "--yes")
     (line,) = told.out.splitlines()
-    assert line.endswith(f"another try of {newer.id}")
+    assert line.endswith(f"another try of {newer.id}; starts from scratch: nap jobs keep no checkpoint")
     assert f"{older.id} nap same is left out: job {newer.id} makes the same, and is newer" in told.err
     assert f"{once.id} nap once is left out: job " in told.err
     assert retry(cli) == []
@@ -69,7 +76,59 @@ def test_it_asks_first_and_submits_nothing_unasked(cli: Cli) -> None:
     told = cli("jobs", "retry", "--failed")
     assert told.code == Code.USAGE
     assert told.err.startswith("Nobody is there to be asked.")
+    assert "mistudio jobs retry --failed --yes" in told.err
+    assert "mistudio jobs retry --failed --name a --yes" in cli("jobs", "retry", "--failed", "--name", "a").err
     assert len(cli.ledger.page().jobs) == 1
+
+
+def fail_many(cli: Cli, count: int) -> list[str]:
+    jobs = [Job(new_job_id(), "cleanup", "cleanup", "low_priority", {}) for _ in range(count)]
+    for job in cli.ledger.submit_all(jobs):
+        fail(cli, job)
+    return [job.id for job in jobs]
+
+
+def test_more_than_are_submitted_at_once_are_all_reached_the_oldest_first(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(retrying, "MOST", 3)
+    monkeypatch.setattr(retrying, "_PAGE", 2)
+    monkeypatch.setattr(sys, "argv", ["mistudio", "jobs", "retry", "--failed", "--kind", "cleanup"])
+    ids, tried, told = fail_many(cli, 7), list[str | None](), list[str]()
+    for _ in range(4):
+        again = retrying.try_failed(cli.ledger, cli.home, Filter(("failed",)), asked=False)
+        tried += [job.retry_of for job in again.jobs]
+        told.append(capsys.readouterr().err)
+    assert tried == ids
+    sentence = "more that failed are left for the next time: mistudio jobs retry --failed --kind cleanup"
+    assert [f"4 {sentence}" in told[0], f"1 {sentence}" in told[1], sentence in told[2]] == [True, True, False]
+    assert told[3].endswith("Nothing to try again.\n")
+
+
+def test_it_asks_redis_as_often_for_many_as_for_few_and_tells_a_long_list_in_short(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def trips() -> int:
+        asked, real = [0], Client.batch
+
+        def counted(client: Client, commands: Iterable[Command]) -> list[Any]:
+            asked[0] += 1
+            return real(client, commands)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Client, "batch", counted)
+            retrying.try_failed(cli.ledger, cli.home, Filter(("failed",), name="cleanup"), asked=False)
+        return asked[0]
+
+    fail_many(cli, 2)
+    trips()
+    fail_many(cli, 2)
+    few = trips()
+    fail_many(cli, 50)
+    assert trips() == few
+    capsys.readouterr()
+    trips()
+    assert len(capsys.readouterr().err.splitlines()) == 20 + 2
 
 
 @pytest.mark.parametrize("words", [(), ("--failed", "last"), ("last", "--tag", "x")])

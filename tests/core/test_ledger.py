@@ -244,20 +244,42 @@ def test_a_removed_job_leaves_no_trace(ledger: Ledger) -> None:
 
 
 def test_records_of_an_older_form_are_brought_up_to_date_by_whoever_writes_first(ledger: Ledger) -> None:
-    jobs = [ledger.submit(a_job()) for _ in range(3)]
-    ledger.request_cancel(jobs[0].id)
+    first = a_job()
+    jobs = ledger.submit_all([first, a_job(parents=(first.id,)), a_job(parents=(first.id,), retry_of=first.id)])
+    ledger.finish(claimed(ledger, jobs[0]), State.SUCCEEDED, "done")
+    jobs = [ledger.need(job.id) for job in jobs]
     call = ledger.client.call
-    for key in (*call("KEYS", "mistudio:by:name:*"), "mistudio:ids", "mistudio:ended", "mistudio:schema"):
+    for index in ("name", "parent", "retry_of"):
+        for key in call("KEYS", f"mistudio:by:{index}:*"):
+            call("DEL", key)
+    for key in ("mistudio:ids", "mistudio:ended", "mistudio:schema"):
         call("DEL", key)
     call("DEL", "mistudio:queue:training:order", "mistudio:last_turn", *redis_lists("training"))
     for job in jobs:
         call("HDEL", f"{PREFIX}job:{job.id}", "turn")
     last = ledger.submit(a_job())
-    assert call("GET", "mistudio:schema") == "2"
+    assert call("GET", "mistudio:schema") == "3"
     assert ledger.queues.order("training", 9) == [jobs[1].id, jobs[2].id, last.id]
     assert ledger.queues.messages("training") == 3
     assert ledger.find(jobs[0].id[:13]) == [jobs[0].id]
+    assert [[job.id for job in found] for found in ledger.children([jobs[0].id])] == [[jobs[1].id, jobs[2].id]]
+    assert ledger.other_tries([jobs[0].id]) == [jobs[2]]
     assert ledger.remove(jobs[0].id) == "ok"
+
+
+def test_children_and_other_tries_are_known_for_as_long_as_they_are_there(ledger: Ledger) -> None:
+    parent = ledger.submit(a_job())
+    children = [ledger.submit(a_job(parents=(parent.id,))).id for _ in range(3)]
+    ledger.request_cancel(parent.id)
+    found = ledger.children([children[0], parent.id, children[1]])
+    assert [[job.id for job in of_one] for of_one in found] == [[], children, []]
+    assert ledger.children([]) == []
+    tries = [ledger.submit(a_job(retry_of=children[0])) for _ in range(2)]
+    assert ledger.other_tries([*children, parent.id]) == [tries[1], None, None, None]
+    ledger.request_cancel(tries[1].id)
+    ledger.remove(tries[1].id)
+    assert ledger.other_tries(children[:1]) == [tries[0]]
+    assert ledger.other_tries([]) == []
 
 
 def test_a_ledger_of_a_newer_version_is_let_alone(ledger: Ledger) -> None:

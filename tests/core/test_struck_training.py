@@ -17,7 +17,7 @@ from tests.core.test_estimate import add_model, add_tokens
 
 SEED = os.environ.get("MISTUDIO_TEST_SEED", "1")
 BLOWS = 5 if os.environ.get("MISTUDIO_TEST_DEEPER") else 2
-STEPS, BATCH = 6000, 64
+STEPS, BATCH = 2000, 64
 
 
 def strike(lab: Lab, job: Job, at: int, attempt: int, chance: random.Random) -> str:
@@ -47,14 +47,15 @@ def test_a_struck_job_leaves_the_bytes_of_one_that_was_let_alone(lab: Lab) -> No
     lab.start_worker(OMP_NUM_THREADS="1")
     flags = {"model": "model", "dataset": "words", "layer": 1, "arch": architecture, "batch": BATCH, "steps": STEPS}
     whole = lab.submit("train", name="whole", checkpoint_s=0.2, **flags)
-    assert lab.ended(whole).state is State.SUCCEEDED
+    until(lambda: lab.ledger.need(whole.id).state.ended, 300, lab.log())
     struck = lab.submit("train", name="struck", checkpoint_s=0.2, **flags)
     at = 0
     for attempt in range(1, BLOWS + 1):
         reason = strike(lab, struck, at, attempt, chance)
         until(lambda reason=reason: reason in " ".join(lab.reasons(struck)), 60, lab.log())
         at += chance.randrange(BATCH, BATCH * STEPS // (2 * BLOWS))
-    ended = lab.ended(struck)
+    until(lambda: lab.ledger.need(struck.id).state.ended, 300, lab.log())
+    ended = lab.ledger.need(struck.id)
     assert (ended.state, ended.attempt) == (State.SUCCEEDED, BLOWS + 1)
     for file in ("sae_weights.safetensors", "metrics.jsonl"):
         one, other = (lab.store.path("saes", job.name) / file for job in (whole, struck))

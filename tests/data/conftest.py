@@ -21,6 +21,7 @@ class Home:
     root: Path
     store: Store
     live: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
     said: list[tuple[str, int, int | None, str]] = field(default_factory=list)
 
     def manifest(self, family: str, name: str) -> dict[str, Any] | None:
@@ -73,6 +74,9 @@ class JobContext:
 
     def stopping(self) -> bool:
         return self._stopped
+
+    def note(self, sentence: str) -> None:
+        self._home.notes.append(sentence)
 
     def live_jobs(self) -> set[str]:
         return self._home.live

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tasks.activations import read
 from tasks.features import collect
 from tasks.hooks import Hook, find
-from tasks.job import Stopped
+from tasks.job import Stopped, kind_named
 from tasks.masks import mask_for
 from tasks.models import load_model
 from tasks.problem import Problem
@@ -110,6 +110,7 @@ def test_a_stopped_extraction_goes_on_where_it_was(chain, monkeypatch):
     chain.run("extract", "whole", sae="s")
     with pytest.raises(Stopped):
         chain.run("extract", "cut", sae="s", stop_when=lambda done: done >= 800)
+    assert kind_named("extract").goes_on_at(chain.store.work_folder("job-cut")) == "row 60"
     chain.said.clear()
     chain.run("extract", "cut", sae="s", attempt=2)
     read = [done for phase, done, _, _ in chain.said if phase == "extracting"]

@@ -43,6 +43,9 @@ def test_kinds_that_run_in_a_worker_import_no_torch(with_corpus):
     subprocess.run([sys.executable, "-c", code, str(with_corpus.store.root)], check=True, timeout=60)
 
 
+NOTHING_KEPT = {"checkpoints_kept": 0, "checkpoint_bytes_kept": 0}
+
+
 def leave_behind(home, job: str, hours_ago: float) -> None:
     """A work folder and a log as a job that died long ago leaves them."""
     folder = home.store.workdir(job)
@@ -68,11 +71,28 @@ def test_cleanup_takes_old_leftovers_of_jobs_that_are_over_and_nothing_else(with
     leave_behind(home, "just-over", hours_ago=1)
     home.live = {"running"}
     told = home.run("cleanup", "clean", count_only=True)
-    assert told == {"work_folders": 1, "logs": 1, "bytes": 1010, "count_only": True}
+    assert told == {"work_folders": 1, "logs": 1, "bytes": 1010, "count_only": True} | NOTHING_KEPT
     assert left(home) == ({"long-over", "running", "just-over"},) * 2
     home.run("cleanup", "clean")
     assert left(home) == ({"running", "just-over"},) * 2
     assert home.store.names("datasets") == ["corpus"]
+
+
+def test_cleanup_tells_of_the_checkpoints_it_leaves_and_takes_the_old_ones(with_corpus):
+    home = with_corpus
+    for job, hours_ago in (("old", 1000), ("new", 1), ("awaited", 1000)):
+        leave_behind(home, job, hours_ago=hours_ago)
+        folder = home.store.work_folder(job) / "checkpoint-000000120"
+        folder.mkdir()
+        (folder / "state.json").write_bytes(b"{}" * 50)
+        for path in (folder / "state.json", folder, folder.parent):
+            os.utime(path, (time.time() - hours_ago * 3600,) * 2)
+    home.live = {"awaited"}
+    told = home.run("cleanup", "clean", count_only=True)
+    assert (told["work_folders"], told["checkpoints_kept"], told["checkpoint_bytes_kept"]) == (1, 1, 1100)
+    told = home.run("cleanup", "clean", hours=0.5, log_days=0.0)
+    assert (told["work_folders"], told["checkpoints_kept"], told["checkpoint_bytes_kept"]) == (2, 0, 0)
+    assert left(home)[0] == {"awaited"}
 
 
 def test_cleanup_follows_no_link_out_of_the_store(with_corpus, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tasks.job import Stopped
+from tasks.job import Stopped, kind_named
 from tasks.problem import Problem
 from tasks.text.bpe import rust_tokenizer
 from tasks.text.corpus import read_corpus
@@ -47,6 +47,7 @@ def test_a_stopped_training_goes_on_where_it_was_and_ends_the_same(home, corpus)
     home.run("toy-model", "whole", dataset=corpus, steps=24, **SMALL)
     with pytest.raises(Stopped):
         home.run("toy-model", "cut", dataset=corpus, steps=24, stop_when=lambda done: done == 9, **SMALL)
+    assert kind_named("toy-model").goes_on_at(home.store.work_folder("job-cut")) == "step 10"
     home.said.clear()
     result = home.run("toy-model", "cut", dataset=corpus, steps=24, attempt=2, **SMALL)
     steps = [done for phase, done, _, _ in home.said if phase == "training"]

@@ -90,6 +90,7 @@ class Context:
     stops_in: str = "training"
     said: list[tuple[str, int, int | None, str]] = field(default_factory=list)
     measured: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    noted: list[str] = field(default_factory=list)
 
     @property
     def home(self) -> Path:
@@ -100,6 +101,9 @@ class Context:
 
     def metrics(self, at: int, values: Mapping[str, float | None]) -> None:
         self.measured.append((at, dict(values)))
+
+    def note(self, sentence: str) -> None:
+        self.noted.append(sentence)
 
     def progress(self, phase: str, done: int, total: int | None = None, unit: str = "") -> None:
         if self.stopping():

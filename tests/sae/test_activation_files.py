@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -158,6 +158,19 @@ def test_what_is_not_whole_or_cannot_be_is_one_sentence(marked: Bench):
         made(marked, "deep", layer=3)
     with pytest.raises(Problem, match="--dtype 'float16' is not one of: bfloat16, float32"):
         made(marked, "odd", dtype="float16")
+
+
+def test_a_disk_that_cannot_hold_them_is_said_before_anything_is_read(marked: Bench, monkeypatch: pytest.MonkeyPatch):
+    class Nearly(NamedTuple):
+        free: int
+
+    needed = int(live(marked).counts.sum()) * 16 * 4
+    monkeypatch.setattr(kind.shutil, "disk_usage", lambda folder: Nearly(needed - 1))
+    with pytest.raises(Problem, match=r"GB more, and the store's disk has 0\.0 GB free"):
+        made(marked, "large")
+    assert not list((marked.store.workdir("large") / "shards").iterdir())
+    monkeypatch.setattr(kind.shutil, "disk_usage", lambda folder: Nearly(needed))
+    assert made(marked, "fits").exists()
 
 
 def test_a_model_that_answers_no_numbers_is_said(marked: Bench):

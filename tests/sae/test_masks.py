@@ -38,6 +38,11 @@ def test_what_an_sae_tells_makes_the_same_mask_again(skip_bos: bool):
     assert set(mask.ids) <= set(mask_again(mask.told(), plain).ids), "the tokens it never saw stay left out"
 
 
+def test_saelens_may_have_left_out_all_special_tokens():
+    assert mask_again({"exclude_special_tokens": True}, INFO).ids == (0, 1, 2)
+    assert mask_again({"exclude_special_tokens": False, "seqpos_slice": [None]}, INFO) == Mask(ids=(0,), pad=0)
+
+
 def test_an_sae_that_tells_nothing_was_trained_on_everything():
     plain = dataclasses.replace(INFO, pad_id=None)
     assert mask_again({}, plain) == Mask()

@@ -111,13 +111,13 @@ def test_a_model_that_reads_two_texts_is_refused(bench: Bench):
 
 @pytest.mark.parametrize("skip_bos", [True, False])
 def test_the_sae_says_which_tokens_it_was_not_trained_on(bench: Bench, skip_bos: bool):
-    bench.add_tokens("marked", rows=200, bos_id=3)
+    bench.add_tokens("marked", rows=200, bos_id=3, pad_id=4)
     params, _ = prepared(bench, dataset="marked", skip_bos=skip_bos)
     context = bench.context()
     train.run(params, context)
     metadata = json.loads((context.output / "cfg.json").read_text())["metadata"]
     told = (metadata["exclude_special_tokens"], metadata["seqpos_slice"])
-    assert told == (([3], [1, None]) if skip_bos else (False, [None]))
+    assert told == (([3, 4], [1, None]) if skip_bos else ([4], [None])), "padding is left out always"
 
 
 TRANSCODER = {"hook": "mlp-in", "target": "mlp"}
@@ -171,11 +171,27 @@ def test_a_stopped_training_goes_on_and_ends_as_if_it_had_not_been_stopped(bench
     again = bench.context("parts", attempt=2)
     resumed = train.run(params, again)
     assert again.said[1][1] > 0, "it did not begin anew"
-    for changing in ("tokens_per_s", "gemm_share", "gemm_peak_gflops"):
+    assert (uninterrupted["steps_in_last_attempt"], resumed["steps_in_last_attempt"]) == (30, 19)
+    for changing in ("tokens_per_s", "gemm_share", "gemm_peak_gflops", "steps_in_last_attempt"):
         uninterrupted.pop(changing), resumed.pop(changing)
     assert resumed == uninterrupted
     for name in ("sae_weights.safetensors", "metrics.jsonl", "cfg.json"):
         assert (again.output / name).read_bytes() == (whole.output / name).read_bytes(), name
+
+
+def test_a_checkpoint_of_other_settings_is_told_and_not_taken_up(bench: Bench):
+    params, _ = prepared(bench)
+    train.run(params, bench.context("whole"))
+    with pytest.raises(Stopped):
+        train.run(dataclasses.replace(params, lr=0.5), bench.context("parts", stop=lambda done: done >= 11 * 256))
+    again = bench.context("parts", attempt=2)
+    assert train.goes_on_at(again.workdir) == "step 11"
+    result = train.run(params, again)
+    assert again.noted == ["starts from scratch: the checkpoint at step 11 was made with other settings"]
+    assert (result["steps"], result["steps_in_last_attempt"]) == (30, 30)
+    for name in ("sae_weights.safetensors", "metrics.jsonl"):
+        whole = bench.store.workdir("whole") / "output-1" / name
+        assert (again.output / name).read_bytes() == whole.read_bytes(), name
 
 
 def test_an_attempt_after_the_last_step_only_measures(bench: Bench):

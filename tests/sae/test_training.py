@@ -113,6 +113,15 @@ def test_a_half_written_checkpoint_is_not_seen_and_only_the_newest_is_kept(tmp_p
     assert checkpoint.newest(tmp_path, "another configuration") is None
 
 
+def test_the_newest_checkpoint_is_kept_and_the_one_with_the_least_score(tmp_path: Path):
+    for step, score in ((1, 0.5), (2, 0.3), (3, None), (4, 0.4), (5, None)):
+        checkpoint.save(tmp_path, step, {"a": torch.ones(2)}, {"fingerprint": "x"}, score)
+        newest = checkpoint.newest(tmp_path, "x")
+        assert newest is not None
+        assert newest[1]["step"] == step
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-000000002", "checkpoint-000000005"]
+
+
 @pytest.mark.parametrize("architecture", ["topk", "batchtopk", "matryoshka"])
 def test_the_auxiliary_loss_brings_features_back_to_life(tmp_path: Path, architecture: str):
     source = Planted(features=32, d_in=16, active=3, batch=64)

@@ -1,0 +1,75 @@
+"""How a coder in training does on rows it never sees: measured a few times, at steps that are known beforehand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from tasks.sae import checkpoint
+from tasks.sae.metrics import measure
+from tasks.splice import can_splice, splice
+
+if TYPE_CHECKING:
+    from tasks.activations import Vectors
+    from tasks.sae.trainer import Trainer
+    from tasks.wiring import Wiring
+
+EVALUATIONS = "evaluations.jsonl"
+#: What is told of the model's predictions: its cross-entropy as it is, with the coder, with zeros; see tasks.splice.
+LOSSES = ("ce_loss", "ce_loss_with_sae", "ce_loss_with_zeros", "ce_loss_recovered", "kl")
+#: Vectors that are measured on each time, and tokens that the model predicts with the coder in its place.
+VECTORS, PREDICTED = 8192, 2048
+
+
+class Evaluation:
+    """Measures a trainer's coder on held-out rows: FVU, L0, share of dead features, and what the model loses by it."""
+
+    def __init__(self, trainer: Trainer, vectors: Vectors, wired: Wiring, rows: np.ndarray, times: int) -> None:
+        """`rows` are the held-out ones; `times` is how often, the end included, over the whole training."""
+        self.trainer, self.vectors, self.wired = trainer, vectors, wired
+        context = vectors.shape[1]
+        self.rows = rows[: max(1, VECTORS // context)]
+        self.predicted = rows[: max(1, PREDICTED // context)]
+        steps = trainer.config.steps
+        self.steps = {steps * (n + 1) // times for n in range(times)} if times else set()
+        self._held: torch.Tensor | None = None
+
+    def is_due(self) -> bool:
+        """Whether this is a step after which it measures."""
+        return self.trainer.step in self.steps
+
+    def write(self, folder: Path) -> float:
+        """Measure, and add a line to the file in `folder`; the FVU."""
+        told = self()
+        checkpoint.append(folder, EVALUATIONS, [{"step": self.trainer.step, **told}])
+        return told["fvu"]
+
+    @torch.no_grad()
+    def __call__(self) -> dict[str, Any]:
+        """What is measured, by name; None for what a model must predict when there is none that does."""
+        if self._held is None:
+            self._held = torch.cat(list(self.vectors.read(self.rows)))
+        width = self.vectors.d_in // len(self.vectors.points)
+        read, written = self.trainer.scaled(self.wired.split(self._held.clone(), width))
+        found = measure(self.trainer.coder, read, written)
+        return {"fvu": found.fvu, "l0": found.l0, "dead_share": found.dead_share, **self._in_the_model()}
+
+    def last(self, folder: Path) -> dict[str, Any]:
+        """The model's losses at the end, and where the FVU was best; nothing where none was measured."""
+        lines = checkpoint.read(folder, EVALUATIONS)
+        if not lines:
+            return {}
+        best = min(lines, key=lambda line: line["fvu"])
+        told = {name: lines[-1][name] for name in LOSSES}
+        return {**told, "best_step": best["step"], "best_fvu": best["fvu"]}
+
+    def _in_the_model(self) -> dict[str, float | None]:
+        if not can_splice(self.vectors):
+            return dict.fromkeys(LOSSES)
+        source: Any = self.vectors
+        found = splice(source, self.predicted, len(self.wired.reads), self.trainer.reconstruct)
+        told = (found.clean, found.spliced, found.ablated, found.recovered, found.kl)
+        return dict(zip(LOSSES, told, strict=True))

@@ -1,0 +1,19 @@
+"""`hike`: a `nap` that says where it goes on, so that what it had done is kept when it fails or is cancelled."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from tasks.kinds import nap
+
+
+def goes_on_at(workdir: Path) -> str | None:
+    done = workdir / "ticks"
+    return f"tick {done.read_text()}" if done.exists() else None
+
+
+KIND = dataclasses.replace(
+    nap.KIND, name="hike", summary="Hike", module=__name__, max_attempts=2, goes_on_at=goes_on_at
+)
+run = nap.run
