@@ -56,9 +56,9 @@ def newest(folder: Path, fingerprint: str) -> tuple[dict[str, torch.Tensor], dic
 
 def best(folder: Path, fingerprint: str) -> Path | None:
     """The checkpoint of that `fingerprint` with the least score, the earliest of equals; None when none has one."""
-    states = {path: _state(path) for path in _there(folder)}
-    scores = {path: told.get("score") for path, told in states.items() if told.get("fingerprint") == fingerprint}
-    return min((path for path in scores if scores[path] is not None), key=lambda path: scores[path], default=None)
+    states = [(_state(path), path) for path in _there(folder)]
+    scored = [(told["score"], path) for told, path in states if told["fingerprint"] == fingerprint]
+    return min((found for found in scored if found[0] is not None), default=(None, None))[1]
 
 
 def cut(folder: Path, step: int) -> None:
