@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mistudio_cli import shapes, tables
+from mistudio_cli import shapes, sparks, tables
 from mistudio_cli.errors import NotFound
 from tasks.job import Job, State
 from tasks.ledger import Ledger
@@ -69,6 +69,7 @@ def show_lines(
     yield from (f"{name:<10}{value}" for name, value in facts.items() if value)
     yield from _relatives("parents", list(around.parents.items()))
     yield from _relatives("children", [(child.id, child) for child in around.children])
+    yield from _section("metrics", sparks.drawn(around.measured) or tables.values(job.metrics or {}))
     yield from _section("parameters", job.params)
     yield from _section("result", job.result or {})
     if job.error:

@@ -30,7 +30,7 @@ _DISPENSABLE = (
     ("OLDEST", "CONSUMERS", "SLOTS", "STATE"),
     ("LAST EXIT", "UP", "RESTARTS", "CPU", "JOBS", "MEMORY", "PID", "QUEUES"),
     ("POWER", "TEMP", "NAME"),
-    ("TOOK", "KIND", "STATE", "DEVICE", "NAME"),
+    ("METRICS", "TOOK", "KIND", "STATE", "DEVICE", "NAME"),
 )
 
 
@@ -128,7 +128,7 @@ def paint(seen: Snapshot, age_s: float, width: int, height: int, *, colour: bool
 def _lay_out(table: tables.Table, dispensable: Sequence[str], width: int, colour: bool) -> list[str]:
     """The lines of a table, without as many of the dispensable columns as it takes to fit."""
     headers, rows = table
-    for name in dispensable:
+    for name in filter(headers.__contains__, dispensable):
         if output.least_width(headers, rows) <= width:
             break
         at = headers.index(name)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.job import Job, State
+from tasks.job import Job, Point, State
 
 if TYPE_CHECKING:
     from mistudio_cli.explain import Cause
@@ -96,7 +96,18 @@ def job(record: Job) -> dict[str, Any]:
         "worker": record.worker or None,
         "device": record.device or None,
         "error": None if error is None else {"type": error.get("type"), "message": error.get("message")},
+        "metrics": record.metrics,
+        "eta_s": _rounded(record.left_s),
     }
+
+
+def series(points: Sequence[Point]) -> dict[str, list[float | None]] | None:
+    """What a job measured in its course: a list for each metric, and where it was, `at`; None when nothing is known."""
+    if not points:
+        return None
+    told: dict[str, list[float | None]] = {"at": [point.at for point in points]}
+    names = dict.fromkeys(name for point in points for name in point.values)
+    return told | {name: [point.values.get(name) for point in points] for name in names}
 
 
 def job_in_full(
@@ -125,6 +136,7 @@ def job_in_full(
         "parent_jobs": [relative(parent, there) for parent, there in around.parents.items()],
         "children": [relative(child.id, child) for child in around.children],
         "lease": None if around.holder is None else _lease(around.holder),
+        "series": series(around.measured),
     }
 
 

@@ -1,4 +1,4 @@
-"""What stands around a job: the only place that gathers its parents, its children and what it holds of a device."""
+"""What stands around a job: the only place that gathers its relatives, what it holds of a device and its metrics."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mistudio_cli.holders import Holder, holders_of
-from tasks.job import Job, State
+from tasks.job import Job, Point, State
 from tasks.ledger import Ledger
 
 
@@ -14,12 +14,13 @@ from tasks.ledger import Ledger
 class Surroundings:
     """Parents by id, None for one whose record is removed; children in the order of submission.
 
-    `holder` is None for a job that leases no device.
+    `holder` is None for a job that leases no device, `measured` the course of its metrics.
     """
 
     parents: dict[str, Job | None]
     children: Sequence[Job]
     holder: Holder | None
+    measured: Sequence[Point] = ()
 
 
 def surroundings_of(ledger: Ledger, jobs: Sequence[Job]) -> list[Surroundings]:
@@ -27,9 +28,10 @@ def surroundings_of(ledger: Ledger, jobs: Sequence[Job]) -> list[Surroundings]:
     ids = list(dict.fromkeys(parent for job in jobs for parent in job.parents))
     parents = dict(zip(ids, ledger.many(ids), strict=True))
     children, holders = ledger.children([job.id for job in jobs]), _holders(ledger, jobs)
+    series = ledger.series([job.id for job in jobs])
     return [
-        Surroundings({parent: parents[parent] for parent in job.parents}, below, holders.get(job.id))
-        for job, below in zip(jobs, children, strict=True)
+        Surroundings({parent: parents[parent] for parent in job.parents}, below, holders.get(job.id), measured)
+        for job, below, measured in zip(jobs, children, series, strict=True)
     ]
 
 

@@ -21,7 +21,7 @@ Table = tuple[list[str], list[list[str]]]
 UNKNOWN = "n/a"
 NONE = "-"
 
-_BAR_CELLS = 10
+_BAR_CELLS, _MEASURES_SHOWN = 10, 3
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -102,8 +102,9 @@ def planned(records: Sequence[Job], estimates: Sequence[Estimate]) -> Table:
 
 
 def live_jobs(records: Sequence[Job], now: float) -> Table:
-    """`top`."""
-    headers = ["JOB", "KIND", "NAME", "STATE", "DEVICE", "TOOK", "PROGRESS"]
+    """`top`; METRICS when a running job has any."""
+    measured = any(_measures(record) for record in records)
+    headers = ["JOB", "KIND", "NAME", "STATE", "DEVICE", "TOOK", *["METRICS"] * measured, "PROGRESS"]
     return headers, [
         [
             record.id,
@@ -112,6 +113,7 @@ def live_jobs(records: Sequence[Job], now: float) -> Table:
             str(record.state),
             record.device or NONE,
             took(record, now),
+            *[_measures(record) or NONE] * measured,
             bar(record) + note(record),
         ]
         for record in records
@@ -212,10 +214,11 @@ def progress(record: Job) -> str:
     if told is None:
         return "starting"
     rate = f", {told.rate:.3g}/s" if told.rate else ""
+    left = "" if record.left_s is None else f", {duration(record.left_s)} left"
     if not told.total:
         count = f" {told.done} {told.unit}" if told.done else ""
         return f"{told.phase}{count}{rate}"
-    return f"{percent(record):.0f} % {told.phase} ({told.done}/{told.total} {told.unit}{rate})"
+    return f"{percent(record):.0f} % {told.phase} ({told.done}/{told.total} {told.unit}{rate}{left})"
 
 
 def percent(record: Job) -> float | None:
@@ -234,6 +237,11 @@ def bar(record: Job) -> str:
         return ""
     full = int(share * _BAR_CELLS / 100)
     return "█" * full + "░" * (_BAR_CELLS - full) + " "
+
+
+def values(metrics: Mapping[str, float | None]) -> dict[str, str]:
+    """Numbers that a job measured, as words."""
+    return {name: UNKNOWN if value is None else f"{value:.4g}" for name, value in metrics.items()}
 
 
 def took(record: Job, now: float) -> str:
@@ -272,6 +280,14 @@ def size(amount: float | None) -> str:
 def one_line(text: str) -> str:
     """The text without line breaks, colours and whatever else would steer a terminal."""
     return "".join(letter for letter in " ".join(_COLOUR.sub("", text).split()) if letter.isprintable())
+
+
+def _measures(record: Job) -> str:
+    """The metrics of a running job that matter most."""
+    if record.state is not State.RUNNING or not record.metrics:
+        return ""
+    told = [f"{name} {'?' if value is None else f'{value:.3g}'}" for name, value in record.metrics.items()]
+    return " ".join(told[:_MEASURES_SHOWN])
 
 
 def _without_jobs(row: WorkerRow) -> int | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
@@ -24,6 +24,9 @@ FAMILIES = ("datasets", "tokens", "models", "activations", "saes", "features")
 
 #: How often a kind may lose its process before it is given up: work that resumes loses little each time.
 DEFAULT_ATTEMPTS, RESUMABLE_ATTEMPTS = 3, 10
+
+#: How many metrics a job may have: each costs its record some bytes.
+METRICS_TOLD = 12
 
 #: How long a job that was told to stop may take for its checkpoint, if its kind does not say.
 STOP_GRACE_S = 20.0
@@ -60,11 +63,20 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Point:
+    """What a job measured of its work when it was at `at`, by name; None is a value that is no number."""
+
+    at: int
+    values: dict[str, float | None]
+
+
+@dataclass(frozen=True)
 class Job:
     """One job's record. Times are seconds since the epoch by the Redis server's clock.
 
     `gpu` is the wish for a device: "any", "none", or the indices of those it may have, such as "0,1". `retry_of` is the
     job of which this one is another try, `from_checkpoint` the one whose checkpoint it takes over when it begins.
+    `metrics` are the newest values of what the job measures of its work.
     """
 
     id: str
@@ -84,6 +96,7 @@ class Job:
     gpu: str = "any"
     artifact: str | None = None
     progress: Progress | None = None
+    metrics: dict[str, float | None] | None = None
     result: dict[str, Any] | None = None
     error: dict[str, str] | None = None
     worker: str | None = None
@@ -94,6 +107,14 @@ class Job:
     queued_at: float | None = None
     started_at: float | None = None
     finished_at: float | None = None
+
+    @property
+    def left_s(self) -> float | None:
+        """How long a running job's phase will take at its rate until now; None where that is not known."""
+        told = self.progress
+        if self.state is not State.RUNNING or told is None or not told.total or not told.rate:
+            return None
+        return max(0, told.total - told.done) / told.rate
 
 
 @dataclass(frozen=True)
@@ -149,6 +170,12 @@ class Context(Protocol):
 
     def progress(self, phase: str, done: int, total: int | None = None, unit: str = "") -> None:
         """Say how far the work is. Cheap: call it every step. Raises Stopped once the job was told to stop."""
+
+    def metrics(self, at: int, values: Mapping[str, float | None]) -> None:
+        """Measured at `at` (steps, tokens, …, which only grow in an attempt): seen with the next progress. Cheap.
+
+        At most METRICS_TOLD, always the same; those that matter most come first.
+        """
 
     def note(self, sentence: str) -> None:
         """Tell in the job's log and its history what a person should know of how it goes on."""

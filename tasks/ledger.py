@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks import script
-from tasks.job import Job, Progress, State
+from tasks.job import Job, Point, Progress, State
 from tasks.lease import Card, Lease, Refusal
 from tasks.listing import Filter, Page, children, other_tries, page, records
 from tasks.problem import Problem
@@ -116,9 +116,11 @@ class Ledger:
         """Keep the lease: "ok", "cancel" when the job is to be cancelled, "lost" when it is another's now."""
         return self._change("renew", claim.job.id, claim.token, LEASE_TTL_S)
 
-    def report(self, claim: Claim, progress: Progress) -> str:
-        """Write how far the work is: "ok" or "lost"."""
-        return self._change("progress", claim.job.id, claim.token, json.dumps(dataclasses.asdict(progress)))
+    def report(self, claim: Claim, progress: Progress, point: Point | None = None) -> str:
+        """Write how far the work is, and what was measured of it: "ok" or "lost"."""
+        told = json.dumps(dataclasses.asdict(progress))
+        measured = (point.at, json.dumps(point.values)) if point else ("", "")
+        return self._change("progress", claim.job.id, claim.token, told, *measured)
 
     def lease_device(
         self, claim: Claim, cards: Sequence[Card], slots: int, need: int | None = None
@@ -252,6 +254,14 @@ class Ledger:
         parsed = [[json.loads(line) for line in history] for history in told]
         return [[{**event, "at": float(event["at"])} for event in history] for history in parsed]
 
+    def series(self, job_ids: Sequence[str]) -> list[list[Point]]:
+        """What each of these jobs has measured in its course, thinned, in one round trip.
+
+        Of a job that has ended it is known for a week.
+        """
+        told = self._read([("LRANGE", f"{PREFIX}series:{job_id}", 0, -1) for job_id in job_ids])
+        return [[_point(line) for line in series] for series in told]
+
     def coming(self, artifact: str) -> str | None:
         """The id of the unfinished job that will make "family/name"."""
         return self.client.call("HGET", f"{PREFIX}coming", artifact)
@@ -306,6 +316,11 @@ def _no_such_job(job_id: str) -> Problem:
 def _beat(told: dict[str, Any]) -> WorkerBeat:
     known = {field.name: told[field.name] for field in dataclasses.fields(WorkerBeat) if field.name in told}
     return WorkerBeat(**{**known, "queues": tuple(told["queues"])})  # a newer worker may tell more
+
+
+def _point(line: str) -> Point:
+    at, _, values = line.partition(" ")
+    return Point(int(at), json.loads(values))
 
 
 def _json(value: Any) -> str:

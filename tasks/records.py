@@ -9,7 +9,7 @@ from typing import Any
 
 from tasks.job import Job, Progress, State
 
-_JSON_FIELDS = ("params", "parents", "tags", "progress", "result", "error")
+_JSON_FIELDS = ("params", "parents", "tags", "progress", "metrics", "result", "error")
 _NUMBERS = ("priority", "attempt", "max_attempts", "worker_pid")
 _TIMES = ("created_at", "queued_at", "started_at", "finished_at")
 

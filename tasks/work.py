@@ -9,15 +9,16 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tasks.checkpoints import goes_on_at
-from tasks.job import Job, JobKind, Progress, State, Stopped, kind_named
+from tasks.job import METRICS_TOLD, Job, JobKind, Point, Progress, State, Stopped, kind_named
 from tasks.ledger import Claim, Ledger
 from tasks.places import Places
 from tasks.problem import Problem
@@ -56,6 +57,7 @@ class RunContext:
     on_lost: Callable[[], None]
     _phase: tuple[str, float, int] = field(default=("", 0.0, 0))
     _reported_at: float = 0.0
+    _measured: Point | None = None
 
     def __post_init__(self) -> None:
         job = self.claim.job
@@ -73,6 +75,12 @@ class RunContext:
     def live_jobs(self) -> set[str]:
         """Ids of all jobs that have not ended, and of those whose checkpoint one of them will take over."""
         return self.ledger.live_jobs()
+
+    def metrics(self, at: int, values: Mapping[str, float | None]) -> None:
+        """What was measured, for the next report; ValueError for too many."""
+        if len(values) > METRICS_TOLD:
+            raise ValueError(f"{len(values)} metrics are more than {METRICS_TOLD}")
+        self._measured = Point(at, {name: _short(value) for name, value in values.items()})
 
     def note(self, sentence: str) -> None:
         """Tell in the job's log and its history what a person should know of how it goes on."""
@@ -96,8 +104,9 @@ class RunContext:
         _, began, first = self._phase
         rate = (done - first) / (now - began) if now > began else None
         try:
-            if self.ledger.report(self.claim, Progress(phase, done, total, unit, rate)) == "lost":
+            if self.ledger.report(self.claim, Progress(phase, done, total, unit, rate), self._measured) == "lost":
                 self.on_lost()
+            self._measured = None
         except Unreachable:
             log.warning("Redis is away; the work goes on")
 
@@ -174,6 +183,10 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return f"Memory ran out: {error}. Use a smaller --batch or a smaller model."
     return f"{type(error).__name__}: {error}"
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None or not isfinite(value) else float(f"{value:.6g}")
 
 
 def _result_of(context: RunContext, kind: JobKind) -> dict[str, Any]:

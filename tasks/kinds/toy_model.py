@@ -124,6 +124,7 @@ def _train(training: Training, stream: torch.Tensor, context: Context) -> None:
         if context.stopping() or time.monotonic() - saved_at > _SAVE_EVERY_S:
             training.save(context.workdir)
             saved_at = time.monotonic()
+        context.metrics(training.step, {"loss": training.losses[-1]})
         context.progress("training", training.step, training.recipe.steps, "steps")
 
     context.progress("training", training.step, training.recipe.steps, "steps")

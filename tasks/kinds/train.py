@@ -162,7 +162,7 @@ def run(params: Common, context: Context) -> dict[str, Any]:
     stream = ActivationStream(vectors, train_rows, params.batch, params.seed, pulse.beat, context.workdir)
     pulse.trainer = trainer = Trainer(_config(params, wired, width), wired.source(stream, width), context.device)
     pulse.evaluation = Evaluation(trainer, vectors, wired, held_rows, params.evaluate)
-    tokens_per_s = pulse.train()
+    speed = pulse.train()
     save(params, context, trainer, vectors)
 
     def read(rows: Any) -> tuple[Any, Any]:
@@ -171,7 +171,7 @@ def run(params: Common, context: Context) -> dict[str, Any]:
     return {
         **compare(trainer.coder, read(train_rows[: 2 * len(held_rows)]), read(held_rows)),
         **pulse.evaluation.last(context.workdir),
-        "tokens_per_s": tokens_per_s,
+        **speed,
         "steps": trainer.step,
         "steps_in_last_attempt": trainer.step - pulse.first,
         "d_in": trainer.config.coder.d_in,

@@ -33,6 +33,7 @@ local function enter_end(id, state)
   local recent = PREFIX .. 'queue:' .. get(id, 'queue') .. ':ended'
   redis.call('ZADD', recent, now_text, id)
   redis.call('ZREMRANGEBYSCORE', recent, '-inf', now - 900)
+  redis.call('EXPIRE', series_key(id), SERIES_KEPT_S)
   let_go('coming', 'artifact', id)
   let_go('heirs', 'from_checkpoint', id)
 end

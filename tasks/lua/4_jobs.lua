@@ -64,9 +64,14 @@ function operations.renew(id, token, ttl)
   return 'ok'
 end
 
-function operations.progress(id, token, progress)
+-- at, metrics: what was measured of the work since the last report, and where; '' when nothing was.
+function operations.progress(id, token, progress, at, metrics)
   if not holds(id, token) then return 'lost' end
   set(id, 'progress', progress)
+  if metrics ~= '' then
+    set(id, 'metrics', metrics)
+    add_point(id, at, metrics)
+  end
   return 'ok'
 end
 
@@ -113,7 +118,8 @@ function operations.remove(id)
   leave_state(id)
   unindex(id)
   redis.call('ZREM', PREFIX .. 'ended', id)
-  redis.call('UNLINK', job_key(id), PREFIX .. 'events:' .. id, PREFIX .. 'waits:' .. id, PREFIX .. 'children:' .. id)
+  redis.call('UNLINK', job_key(id), series_key(id))
+  redis.call('UNLINK', PREFIX .. 'events:' .. id, PREFIX .. 'waits:' .. id, PREFIX .. 'children:' .. id)
   return 'ok'
 end
 

@@ -8,6 +8,7 @@ bit for bit on a CPU with the same number of threads.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,7 @@ from tasks.sae.architectures import build
 from tasks.sae.coder import Moment, Step
 from tasks.sae.formats import Scales, spread
 from tasks.sae.metrics import total_variance
+from tasks.sae.pace import Pace, gemm_peak
 from tasks.sae.resample import resample
 from tasks.sae.schedule import TrainConfig
 
@@ -32,8 +34,8 @@ Source = Callable[[int], torch.Tensor | tuple[torch.Tensor, torch.Tensor]]
 MEASURED_BATCHES = 8
 #: Steps between two looks for dead features: finding them waits for the device.
 DEAD_EVERY = 16
-#: Steps between two writes of the metrics, and the most lines they may have.
-FLUSH_EVERY, METRIC_LINES = 100, 10_000
+#: Steps, and seconds, between two writes of the metrics, and the most lines they may have.
+FLUSH_EVERY, FLUSH_AFTER_S, METRIC_LINES = 100, 1.0, 10_000
 #: A line of the metrics, besides its step: see `Step`; `fvu` as in tasks.sae.metrics, on the batch; `dead` features.
 METRICS = ("loss", "reconstruction", "sparsity", "auxiliary", "l0", "fvu", "dead")
 
@@ -52,6 +54,10 @@ class Trainer:
         self._scales: Scales | None = None
         self._log_every = -(-config.steps // METRIC_LINES)
         self._unwritten: list[tuple[int, torch.Tensor]] = []
+        self._written_at = time.monotonic()
+        self.pace = Pace()
+        #: Called with the lines that were added to the metrics.
+        self.on_metrics: Callable[[list[dict[str, Any]]], None] = lambda lines: None
 
     @torch.no_grad()
     def run(self, folder: Path, after_step: Callable[[], None] | None = None) -> None:
@@ -63,13 +69,20 @@ class Trainer:
         if self._scales is None:
             self._measure()
         checkpoint.cut(folder, self.step)
+        self.pace.begin(gemm_peak(self._part, self.config.coder.d_in, self.config.coder.d_sae, self.device))
         while self.step < self.config.steps and not self.is_over:
-            self._train()
-            if len(self._unwritten) >= FLUSH_EVERY:
+            with self.pace.working():
+                self._train()
+            if len(self._unwritten) >= FLUSH_EVERY or time.monotonic() - self._written_at >= FLUSH_AFTER_S:
                 self._write_metrics(folder)
             if after_step:
                 after_step()
         self._write_metrics(folder)
+
+    @property
+    def _part(self) -> int:
+        """How many vectors go through the coder at once."""
+        return -(-self.config.batch // self.config.accumulate)
 
     @property
     def scales(self) -> Scales:
@@ -108,14 +121,17 @@ class Trainer:
         config = self.config
         if self.step % DEAD_EVERY == 0:
             self.dead = (self.quiet >= config.dead_after).nonzero().flatten()
-        x, target = self.scaled(self._batch(self.step))
+        with self.pace.reading():
+            batch = self._batch(self.step)
+        x, target = self.scaled(batch)
         if config.resamples_at(self.step):
             self.dead = (self.quiet >= config.dead_after).nonzero().flatten()
             resample(self.coder, self.optimizer, self.dead, x, target, config.seed + self.step)
             self.quiet[self.dead] = 0
             self.dead = self.dead[:0]
         moment = Moment(self.dead, config.pressure(self.step), self.step / config.steps)
-        told = self._gradient(x, target, moment)
+        with self.pace.step(self.step, len(x)):
+            told = self._gradient(x, target, moment)
         self.coder.constrain_gradient()
         if config.clip:
             torch.nn.utils.clip_grad_norm_(self.coder.parameters.values(), config.clip)
@@ -152,15 +168,18 @@ class Trainer:
 
     def _write_metrics(self, folder: Path) -> None:
         """Read the waiting rows off the device, at once, and append them."""
+        self._written_at = time.monotonic()
         if not self._unwritten:
             return
         steps, rows = zip(*self._unwritten, strict=True)
         self._unwritten = []
-        values = torch.stack(rows).tolist()
+        with self.pace.working():
+            values = torch.stack(rows).tolist()
         lines = [
             {"step": step, **dict(zip(METRICS, row, strict=True))} for step, row in zip(steps, values, strict=True)
         ]
         checkpoint.append(folder, checkpoint.METRICS, lines)
+        self.on_metrics(lines)
         if not all(math.isfinite(row[0]) for row in values):
             raise Problem(f"The loss was no longer a number by step {steps[-1]}.", "Submit again with a lower --lr")
 

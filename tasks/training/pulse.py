@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.job import Context
 from tasks.kinds.train import goes_on_at
+from tasks.training.watch import Watch
 
 if TYPE_CHECKING:
     from tasks.sae.trainer import Trainer
@@ -49,14 +50,13 @@ class Pulse:
         if self.patience and self.evaluation.since_best(self.context.workdir) >= self.patience:
             self.trainer.is_over = True
 
-    def train(self) -> int | None:
-        """Train to the end and keep it; the tokens a second, None when an earlier attempt had done it all."""
-        trainer, began = self.trainer, time.monotonic()
+    def train(self) -> dict[str, Any]:
+        """Train to the end and keep it; how fast it was."""
+        trainer, watch = self.trainer, Watch(self.context, self.trainer)
         self.first = trainer.resume(self.context.workdir)
         if not self.first and (left := goes_on_at(self.context.workdir)):
             self.context.note(f"starts from scratch: the checkpoint at {left} was made with other settings")
         self._look_whether_it_is_over()
         trainer.run(self.context.workdir, self.after_step)
         trainer.save(self.context.workdir)
-        seconds, done = time.monotonic() - began, trainer.step - self.first
-        return round(done * trainer.config.batch / seconds) if done else None
+        return watch.result()

@@ -24,7 +24,7 @@ EXAMPLES = {
 }
 
 #: Objects whose keys are the kind's own.
-FREE = ("params", "result")
+FREE = ("params", "result", "metrics", "series")
 
 #: Objects whose keys are names of workers, so that any one is like any other.
 BY_WORKER = ("GET /api/v1/workers/active", "GET /api/v1/workers/stats")

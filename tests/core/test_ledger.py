@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tasks import wire
-from tasks.job import Job, Progress, State
+from tasks.job import Job, Point, Progress, State
 from tasks.lease import Card
 from tasks.ledger import PREFIX, Claim, Ledger, WorkerBeat, new_job_id
 from tasks.listing import Filter
@@ -231,6 +231,9 @@ def test_a_removed_job_leaves_no_trace(ledger: Ledger) -> None:
     before = set(ledger.client.call("KEYS", "*"))
     job = ledger.submit(a_job(tags=("t",), artifact="saes/x"))
     assert ledger.remove(job.id) == "queued"
+    ledger.report(claimed(ledger, job), Progress("x", 1, 2, "y"), Point(1, {"loss": 0.5}))
+    expire_lease(ledger, job.id)
+    ledger.reap()
     ledger.request_cancel(job.id)
     assert ledger.remove(job.id) == "ok"
     assert ledger.get(job.id) is None

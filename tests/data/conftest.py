@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,10 @@ class JobContext:
         self.store, self.home = home.store, home.root
         self.workdir, self.output = home.store.workdir(self.job_id), home.store.fresh_output(self.job_id, 1)
         self._home, self._stop_when, self._stopped = home, stop_when, False
+        self.measured: list[tuple[int, dict[str, float]]] = []
+
+    def metrics(self, at: int, values: Mapping[str, float | None]) -> None:
+        self.measured.append((at, dict(values)))
 
     def progress(self, phase: str, done: int, total: int | None = None, unit: str = "") -> None:
         self._home.said.append((phase, done, total, unit))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,7 @@ class Context:
     stop: Callable[[int], bool] = lambda done: False
     stops_in: str = "training"
     said: list[tuple[str, int, int | None, str]] = field(default_factory=list)
+    measured: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     noted: list[str] = field(default_factory=list)
 
     @property
@@ -97,6 +98,9 @@ class Context:
 
     def stopping(self) -> bool:
         return bool(self.said) and self.said[-1][0] == self.stops_in and self.stop(self.said[-1][1])
+
+    def metrics(self, at: int, values: Mapping[str, float | None]) -> None:
+        self.measured.append((at, dict(values)))
 
     def note(self, sentence: str) -> None:
         self.noted.append(sentence)

@@ -59,6 +59,7 @@ def run(params: Params, context: object) -> dict:
         (context.workdir / "part").write_text(str(tick + 1))
         os.replace(context.workdir / "part", checkpoint)
         ran += 1
+        context.metrics(tick + 1, {"depth": 1 - 1 / (tick + 1), "snores": tick % 3})
         context.progress("sleeping", tick + 1, params.ticks, "ticks")
     while params.end == "deaf" and context.attempt == 1:  # works on for ever, tells nothing and hears nothing
         time.sleep(TICK_S)

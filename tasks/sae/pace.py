@@ -1,0 +1,147 @@
+"""How fast a training works: the only place where its speed, and its share of what the machine could do, are measured.
+
+The share of the GEMM peak is: floating point operations of the dense products that the steps do, over the time the
+steps took, over what one product of the encoder's shape reaches here when nothing else is done. So a dense architecture
+near 1 does nothing but multiply, and one that works on active pairs alone has a small share because it hardly needs
+to. Sparse passes count as time and not as operations; reading activations and writing checkpoints count as neither.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+#: Steps between two counts of a step's operations, which change with how many features are active.
+COUNT_EVERY = 64
+
+#: The product that is measured has at most so many numbers in its result; it is repeated, and the fastest one counts.
+_GEMM_NUMBERS, _GEMM_LEAST, _GEMM_REPEATS, _GEMM_S = 1 << 22, 3, 50, 0.2
+
+_MATRIX_PRODUCTS = {getattr(torch.ops.aten, name) for name in ("mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_")}
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast it went over some time; None where nothing was done, or the peak is not known."""
+
+    tokens_per_s: float | None
+    gemm_share: float | None
+
+
+@dataclass
+class _Work:
+    """What has been done until a moment; `worked_s` is the time of the steps alone."""
+
+    at: float
+    tokens: int = 0
+    operations: int = 0
+    worked_s: float = 0.0
+
+
+class Pace:
+    """The speed of one attempt at a training. Never waits for the device but in `measure_peak`."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.peak: float | None = None
+        self._clock, self._a_step = clock, 0
+        self._now = _Work(clock())
+        self._lap = self._first = self._now
+
+    def begin(self, peak: float) -> None:
+        """The steps begin now; `peak` is what `gemm_peak` measured."""
+        self.peak, self._now = peak, _Work(self._clock())
+        self._lap = self._first = _Work(self._now.at)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """What is done inside is the work of steps, or waits for it."""
+        began = self._clock()
+        yield
+        self._now.worked_s += self._clock() - began
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """What is done inside of work is not: it waits for activations."""
+        began = self._clock()
+        yield
+        self._now.worked_s -= self._clock() - began
+
+    @contextmanager
+    def step(self, number: int, tokens: int) -> Iterator[None]:
+        """The products of step `number` are made inside."""
+        if number % COUNT_EVERY == 0 or not self._a_step:
+            with _Products() as made:
+                yield
+            self._a_step = made.operations
+        else:
+            yield
+        self._now.tokens += tokens
+        self._now.operations += self._a_step
+
+    def lap(self) -> Speed:
+        """The speed since the last lap."""
+        told = self._since(self._lap)
+        self._lap = dataclasses.replace(self._now)
+        return told
+
+    def whole(self) -> Speed:
+        """The speed since the first step of this attempt."""
+        return self._since(self._first)
+
+    def _since(self, then: _Work) -> Speed:
+        now = self._now
+        now.at = self._clock()
+        tokens, passed, worked = now.tokens - then.tokens, now.at - then.at, now.worked_s - then.worked_s
+        if not tokens or passed <= 0:
+            return Speed(None, None)
+        rate = (now.operations - then.operations) / worked if worked > 0 else 0.0
+        return Speed(tokens / passed, rate / self.peak if self.peak and rate else None)
+
+
+def gemm_peak(vectors: int, d_in: int, d_sae: int, device: str) -> float:
+    """Floating point operations a second of one product of the encoder's shape: (vectors, d_in) by (d_in, d_sae).
+
+    In float32, as the steps are, by the same library and as many threads: the fastest of a few in a fifth of a second,
+    and never less than three. Waits for the device.
+    """
+    rows = max(1, min(vectors, _GEMM_NUMBERS // d_sae))
+    a, b = torch.ones(rows, d_in, device=device), torch.ones(d_in, d_sae, device=device)
+    out = torch.empty(rows, d_sae, device=device)
+    best, began = math.inf, time.perf_counter()
+    for repeat in range(_GEMM_REPEATS):
+        _wait_for(device)
+        before = time.perf_counter()
+        torch.mm(a, b, out=out)
+        _wait_for(device)
+        best = min(best, time.perf_counter() - before)
+        if repeat >= _GEMM_LEAST and time.perf_counter() - began > _GEMM_S:
+            break
+    return 2.0 * rows * d_in * d_sae / max(best, 1e-9)
+
+
+class _Products(TorchDispatchMode):
+    """Counts the floating point operations of matrix products, and changes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Let the operation be done; of a product, count a multiplication and an addition for each pair of numbers."""
+        if func.overloadpacket in _MATRIX_PRODUCTS:
+            left, right = args[-2:]
+            self.operations += 2 * left.numel() * right.shape[-1]
+        return func(*args, **(kwargs or {}))
+
+
+def _wait_for(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,64 @@
+"""A training of a real worker, whose runner is killed and whose worker is told to quit at random steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+
+import pytest
+
+from tasks.job import Job, State
+from tasks.sae.architectures import names
+from tests.conftest import until
+from tests.core.lab import Lab
+from tests.core.test_estimate import add_model, add_tokens
+
+SEED = os.environ.get("MISTUDIO_TEST_SEED", "1")
+BLOWS = 5 if os.environ.get("MISTUDIO_TEST_DEEPER") else 2
+STEPS, BATCH = 2000, 64
+
+
+def strike(lab: Lab, job: Job, at: int, attempt: int, chance: random.Random) -> str:
+    """Strike the job once it has done `at` tokens in that attempt; the reason that its history must have then."""
+
+    def is_there() -> bool:
+        told = lab.ledger.need(job.id)
+        assert not told.state.ended, f"it ended before it could be struck, with seed {SEED}: {told}"
+        there = told.progress and told.progress.phase == "training" and told.progress.done > at
+        return bool(told.attempt == attempt and there)
+
+    until(is_there, 120, lab.log())
+    if chance.random() < 0.5:
+        lab.under_way(job).kill()
+        return "SIGKILL"
+    lab.stop_worker(signal.SIGQUIT)
+    lab.start_worker(OMP_NUM_THREADS="1")
+    return "shut"
+
+
+@pytest.mark.timeout(900)
+def test_a_struck_job_leaves_the_bytes_of_one_that_was_let_alone(lab: Lab) -> None:
+    chance = random.Random(SEED)
+    architecture = chance.choice(names())
+    add_model(lab, "model", 16)
+    add_tokens(lab, "words", 400)
+    lab.start_worker(OMP_NUM_THREADS="1")
+    flags = {"model": "model", "dataset": "words", "layer": 1, "arch": architecture, "batch": BATCH, "steps": STEPS}
+    whole = lab.submit("train", name="whole", checkpoint_s=0.2, **flags)
+    until(lambda: lab.ledger.need(whole.id).state.ended, 300, lab.log())
+    struck = lab.submit("train", name="struck", checkpoint_s=0.2, **flags)
+    at = 0
+    for attempt in range(1, BLOWS + 1):
+        reason = strike(lab, struck, at, attempt, chance)
+        until(lambda reason=reason: reason in " ".join(lab.reasons(struck)), 60, lab.log())
+        at += chance.randrange(BATCH, BATCH * STEPS // (2 * BLOWS))
+    until(lambda: lab.ledger.need(struck.id).state.ended, 300, lab.log())
+    ended = lab.ledger.need(struck.id)
+    assert (ended.state, ended.attempt) == (State.SUCCEEDED, BLOWS + 1)
+    for file in ("sae_weights.safetensors", "metrics.jsonl"):
+        one, other = (lab.store.path("saes", job.name) / file for job in (whole, struck))
+        assert one.read_bytes() == other.read_bytes(), (file, architecture, SEED, lab.reasons(struck))
+    lines = (lab.store.path("saes", "struck") / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, STEPS + 1))

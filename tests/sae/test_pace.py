@@ -1,0 +1,108 @@
+"""How fast a training is, and its share of what the machine could do: counted from its products, clock by clock."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tasks.kinds import train
+from tasks.sae.architectures import build, names
+from tasks.sae.coder import Moment
+from tasks.sae.pace import COUNT_EVERY, Pace, gemm_peak
+from tests.core.lab import Clock
+from tests.sae.conftest import Bench, shaped
+from tests.sae.test_train_kind import prepared
+
+#: Products of the encoder's shape in a step with dense codes, beside the outer product that mends W_enc's gradient.
+DENSE = {"gated": 7}
+
+
+def operations(clock: Clock, pace: Pace, number: int, seconds: float, rows: int) -> None:
+    with pace.working():
+        with pace.reading():
+            clock.now += 10
+        with pace.step(number, rows):
+            torch.mm(torch.ones(rows, 3), torch.ones(3, 5))
+            torch.ones(rows) + 1
+            clock.now += seconds
+
+
+def test_the_share_is_operations_over_the_time_of_the_steps_over_the_peak() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    pace.begin(peak=2 * 4 * 3 * 5)  # one step of four vectors a second
+    operations(clock, pace, 0, 2.0, rows=4)
+    clock.now += 8  # a checkpoint
+    speed = pace.lap()
+    assert (speed.gemm_share, speed.tokens_per_s) == (0.5, 4 / 20)
+    operations(clock, pace, 1, 4.0, rows=4)
+    assert pace.lap().gemm_share == 0.25
+    assert pace.whole().gemm_share == pytest.approx(2 / 6)
+    assert pace.lap().gemm_share is None, "nothing was done since"
+
+
+def test_operations_are_counted_anew_from_time_to_time() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    pace.begin(peak=1.0)
+    shares = []
+    for number, rows in ((1, 4), (2, 8), (COUNT_EVERY, 8)):
+        operations(clock, pace, number, 1.0, rows)
+        shares.append(pace.lap().gemm_share)
+    assert shares == [120, 120, 240]
+
+
+@pytest.mark.parametrize("architecture", names())
+def test_the_products_of_a_step_are_those_of_its_formulas(architecture: str) -> None:
+    batch, d_in, d_sae = 64, 16, 96
+    coder = build(shaped(architecture, d_in, d_sae, k=2, l1=1.0))
+    pace, clock = Pace(), Clock()
+    pace.begin(1.0)
+    x = torch.randn(batch, d_in, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), pace.step(0, batch):
+        coder.step(x, x, Moment(torch.zeros(0, dtype=torch.int64)))
+    products = pace._a_step / (2 * batch * d_in * d_sae)
+    expected = 1 if hasattr(coder.options, "k") else DENSE.get(architecture, 5)
+    assert products == pytest.approx(expected, abs=0.1)
+    assert clock.now == 1000
+
+
+def test_the_peak_is_that_of_this_machine() -> None:
+    small, large = gemm_peak(8, 2, 2, "cpu"), gemm_peak(4096, 256, 1024, "cpu")
+    assert 1e6 < small < large < 1e14
+
+
+def test_a_training_tells_its_pace_in_its_result_in_a_file_and_while_it_runs(bench: Bench) -> None:
+    context = bench.context()
+    result = train.run(prepared(bench, arch="standard", k=None, l1=0.1)[0], context)
+    assert result["tokens_per_s"] > 0
+    assert result["gemm_share"] > 0
+    assert result["gemm_peak_gflops"] > 0
+    lines = [json.loads(line) for line in (context.output / "pace.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 30
+    assert all(line["tokens_per_s"] > 0 and line["gemm_share"] > 0 for line in lines)
+    at, told = context.measured[-1]
+    assert at == 30
+    assert list(told)[:4] == ["loss", "fvu", "l0", "dead_share"]
+    assert {"reconstruction", "sparsity", "auxiliary", "tokens_per_s", "gemm_share"} < set(told)
+
+
+def test_metrics_are_told_at_least_each_second_however_slow_the_steps_are(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.sae.trainer.FLUSH_AFTER_S", 0.0)
+    context = bench.context()
+    train.run(prepared(bench, steps=5)[0], context)
+    assert [at for at, _ in context.measured] == [1, 2, 3, 4, 5]
+
+
+def test_a_resumed_training_tells_the_pace_of_each_step_once(tmp_path: Path, bench: Bench) -> None:
+    context = bench.context()
+    (context.workdir / "pace.jsonl").write_text('{"step": 2}\n{"step": 999}\n{"st')
+    train.run(prepared(bench, steps=5)[0], context)
+    steps = [json.loads(line)["step"] for line in (context.output / "pace.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 5
