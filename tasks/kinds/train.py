@@ -165,6 +165,8 @@ def run(params: Common, context: Context) -> dict[str, Any]:
     """Train, resuming from the newest checkpoint; save the SAE; measure it and its baselines on held-out rows."""
     from tasks.activations import ActivationStream, split_rows
     from tasks.sae.baselines import compare
+    from tasks.sae.formats import save_density
+    from tasks.sae.metrics import measure
     from tasks.sae.trainer import Trainer
 
     context.progress("loading", 0, None, "tokens")
@@ -181,8 +183,11 @@ def run(params: Common, context: Context) -> dict[str, Any]:
     def read(rows: Any) -> Any:
         return _read(vectors, rows, context) * trainer.scales.read
 
+    held_out = read(held_rows)
+    found = measure(trainer.coder, held_out)
+    save_density(context.output, found.density)
     return {
-        **compare(trainer.coder, read(train_rows[: 2 * len(held_rows)]), read(held_rows)),
+        **compare(found, read(train_rows[: 2 * len(held_rows)]), held_out),
         "tokens_per_s": tokens_per_s,
         "steps": trainer.step,
         "d_in": d_in,

@@ -10,16 +10,14 @@ from typing import Any
 
 import torch
 
-from tasks.sae.coder import Coder
-from tasks.sae.metrics import measure, total_variance
+from tasks.sae.metrics import Measures, total_variance
 
 #: Numbers in the largest intermediate tensor, and products in all that the random dictionary may cost.
 _NUMBERS, _PRODUCTS = 1 << 23, 1 << 35
 
 
-def compare(coder: Coder, train: torch.Tensor, held_out: torch.Tensor) -> dict[str, Any]:
-    """The SAE's measures on `held_out` and, beside them, what the baselines explain with its own L0."""
-    found = measure(coder, held_out)
+def compare(found: Measures, train: torch.Tensor, held_out: torch.Tensor) -> dict[str, Any]:
+    """What was found of an SAE on `held_out` and, beside it, what the baselines explain with its own L0."""
     active = max(1, round(found.l0))
     return {
         "loss": found.loss,
@@ -28,7 +26,7 @@ def compare(coder: Coder, train: torch.Tensor, held_out: torch.Tensor) -> dict[s
         "explained_variance": found.explained_variance,
         "dead_share": found.dead_share,
         "pca_explained_variance": pca_explained_variance(train, held_out, active),
-        "random_explained_variance": random_explained_variance(train, held_out, coder.config.d_sae, active),
+        "random_explained_variance": random_explained_variance(train, held_out, len(found.density), active),
         "held_out_tokens": len(held_out),
     }
 

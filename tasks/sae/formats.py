@@ -1,4 +1,5 @@
-"""The saved form of an SAE: SAELens' `cfg.json` and `sae_weights.safetensors`, the only place it is written or read.
+"""The saved form of an SAE: SAELens' `cfg.json`, `sae_weights.safetensors` and `sparsity.safetensors`, the only place
+it is written or read.
 
 Weights are float32: W_enc (d_in, d_sae), W_dec (d_sae, d_out) and the rest by the names of SAELens. The scale of the
 training is folded in, so a saved SAE takes the model's activations as they are, here and in
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,10 @@ from tasks.sae.architectures import coder_class
 from tasks.sae.coder import Coder, CoderConfig
 from tasks.store import write_json
 
-CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+CONFIG, WEIGHTS, DENSITY = "cfg.json", "sae_weights.safetensors", "sparsity.safetensors"
+
+#: SAELens adds this to a density before it takes the logarithm.
+_SILENT = 1e-10
 
 #: The SAELens release whose form this is: without it, SAELens takes the file for an older one and drops the metadata.
 _FORM = "6.0.0"
@@ -79,6 +84,19 @@ def save_sae(folder: Path, coder: Coder, scales: Scales, metadata: dict[str, Any
         },
     }
     write_json(folder / CONFIG, told)
+
+
+def save_density(folder: Path, density: torch.Tensor) -> None:
+    """Write on which share of the vectors each feature was active: (d_sae,), as SAELens does, by its logarithm."""
+    save_file({"sparsity": (density.float().cpu() + _SILENT).log10()}, folder / DENSITY)
+
+
+def load_density(folder: Path) -> torch.Tensor | None:
+    """The share of vectors on which each feature was active: (d_sae,) float32; None where that was not saved."""
+    if not (folder / DENSITY).is_file():
+        return None
+    told = load_file(folder / DENSITY)["sparsity"].float()
+    return 10**told * (told > math.log10(2 * _SILENT))
 
 
 def architecture_name(saved_as: str, config: CoderConfig) -> str:

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from sae_lens import SAE
+from sae_lens.constants import SPARSITY_FILENAME
+from sae_lens.training.sae_trainer import _log_feature_sparsity
+from safetensors.torch import load_file
 
-from tasks.sae.formats import save_sae
+from tasks.sae.formats import load_density, save_density, save_sae
 from tests.interop.conftest import Compare
 from tests.interop.trained import OPTIONS, activations, told_by, trained
 
@@ -53,3 +56,10 @@ def test_saelens_has_no_class_for_some_transcoders(tmp_path: Path, choice: str, 
     save_sae(tmp_path, trainer.coder, trainer.scales, {})
     with pytest.raises(KeyError, match=f"{choice}_{shape.replace(' ', '_')}"):
         SAE.load_from_disk(tmp_path)
+
+
+def test_densities(compare: Compare, tmp_path: Path) -> None:
+    density = torch.tensor([0.0, 0.5, 1.0, 2.5e-4, 1e-6])
+    save_density(tmp_path, density)
+    compare(PEER, "density file", load_file(tmp_path / SPARSITY_FILENAME)["sparsity"], _log_feature_sparsity(density))
+    torch.testing.assert_close(load_density(tmp_path), density, rtol=1e-4, atol=0)

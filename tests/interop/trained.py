@@ -1,4 +1,4 @@
-"""SAEs that were really trained, on vectors shaped like a residual stream: a large mean, one massive dimension, any scale."""
+"""SAEs that were really trained, on vectors like a residual stream: a large mean, one massive dimension, any scale."""
 
 from __future__ import annotations
 
