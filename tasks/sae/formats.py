@@ -61,29 +61,40 @@ class Scales:
 def save_sae(folder: Path, coder: Coder, scales: Scales, metadata: dict[str, Any]) -> None:
     """Write `coder`, trained on scaled activations, so that it takes the activations themselves."""
     config = coder.config
-    folder.mkdir(parents=True, exist_ok=True)
     tensors, own = coder.saved()
     weights = {name: _turned(name, tensor) * scales.of(name) for name, tensor in tensors.items()}
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
     told = {
         "architecture": architecture_name(coder.saved_as, config),
         "d_in": config.d_in,
         "d_sae": config.d_sae,
         **({"d_out": config.d_out} if coder.is_transcoder else {}),
-        "dtype": "float32",
-        "device": "cpu",
         "apply_b_dec_to_input": not coder.is_transcoder,
-        "normalize_activations": "none",
-        "reshape_activations": "none",
         **own,
         "metadata": {
-            "sae_lens_version": _FORM,
             "trained_as": config.architecture,
             "trained_with": dataclasses.asdict(coder.options),
             **metadata,
         },
     }
-    write_json(folder / CONFIG, told)
+    write_sae(folder, told, weights)
+
+
+def write_sae(folder: Path, told: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
+    """Write the files of an SAE that takes activations as they are; both arguments by SAELens' names.
+
+    `told` says the architecture, its shape and options, whether the encoder reads x - b_dec, and its metadata.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
+    form = {
+        "dtype": "float32",
+        "device": "cpu",
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        **({"rescale_acts_by_decoder_norm": False} if "k" in told else {}),
+    }
+    metadata = {**told["metadata"], "sae_lens_version": _FORM}
+    write_json(folder / CONFIG, {**told, **form, "metadata": metadata})
 
 
 def save_density(folder: Path, density: torch.Tensor) -> None:
