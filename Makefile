@@ -1,10 +1,11 @@
 # Everything a newcomer needs: `make quickstart`, then `make test`.
 VENV ?= .venv
+PEERS ?= .peers
 PYTHON ?= python3.11
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test soak check style generate bench clean
+.PHONY: help install quickstart test interop peers soak check style generate bench clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
@@ -21,6 +22,20 @@ quickstart: install ## From nothing to the features of a sparse autoencoder, in 
 
 test: install ## Run the tests, with a real Redis, real workers and real training
 	$(BIN)/python -m pytest -n 3 --dist loadfile
+
+peers: $(PEERS)/.installed ## Install SAELens, dictionary_learning and sparsify into .peers: some gigabytes
+
+# torchvision is asked for by nnsight, which does not import it, and breaks transformers beside a torch built otherwise.
+$(PEERS)/.installed: constraints-peers.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet -c constraints-peers.txt \
+		torch sae-lens dictionary-learning eai-sparsify pytest pytest-timeout
+	$(PEERS)/bin/python -m pip uninstall --quiet --yes torchvision
+	touch $@
+
+interop: peers ## Hold formulas and files to those of the peers; writes benchmarks/results/interop.md
+	$(PEERS)/bin/python -m pytest -c tests/interop/pytest.ini tests/interop \
+		--result benchmarks/results/interop.md
 
 soak: install ## Kill every process again and again under load: ROUNDS=200, SEED=... repeats a run; visit more states
 	MISTUDIO_TEST_DEEPER=1 $(BIN)/python -m pytest tests/core/test_state_machine.py
@@ -44,4 +59,4 @@ bench: install ## Measure against peers and floors; writes benchmarks/results/
 	$(BIN)/python -m benchmarks
 
 clean: ## Remove what was built
-	rm -rf build dist *.egg-info $(VENV)
+	rm -rf build dist *.egg-info $(VENV) $(PEERS)

@@ -147,6 +147,8 @@ def run(params: Common, context: Context) -> dict[str, Any]:
     """Train, resuming from the newest checkpoint; save the SAE; measure it and its baselines on held-out rows."""
     from tasks.activations import ActivationStream, split_rows
     from tasks.sae.baselines import compare
+    from tasks.sae.formats import save_density
+    from tasks.sae.metrics import measure
     from tasks.sae.trainer import Trainer
     from tasks.training.evaluation import Evaluation
     from tasks.training.place import open_vectors, wiring
@@ -168,8 +170,11 @@ def run(params: Common, context: Context) -> dict[str, Any]:
     def read(rows: Any) -> tuple[Any, Any]:
         return trainer.scaled(wired.split(_read(vectors, rows, context), width))
 
+    held_out = read(held_rows)
+    found = measure(trainer.coder, *held_out)
+    save_density(context.output, found.density)
     return {
-        **compare(trainer.coder, read(train_rows[: 2 * len(held_rows)]), read(held_rows)),
+        **compare(found, read(train_rows[: 2 * len(held_rows)])[1], held_out[1]),
         **pulse.evaluation.last(context.workdir),
         **speed,
         "steps": trainer.step,
