@@ -32,6 +32,8 @@ def test_a_job_submitted_before_there_is_a_worker_waits_and_runs_then(lab: Lab) 
     assert (done.state, done.attempt, done.device) == (State.SUCCEEDED, 1, "cpu")
     manifest = lab.store.manifest("saes", "nap-3")
     assert (manifest["job"], manifest["params"]["ticks"], manifest["result"]["ticks"]) == (heavy.id, 3, 3)
+    (claim,) = [event for event in lab.ledger.events(heavy.id) if event["reason"] == "claimed"]
+    assert (manifest["attempt"], manifest["token"]) == (claim["attempt"], claim["token"])
     assert (lab.store.path("saes", "nap-3") / "dream.txt").read_text() == "zzz"
     until(lambda: lab.left_in_tmp() == [], 10)
 
