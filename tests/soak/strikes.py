@@ -8,8 +8,9 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +18,12 @@ import pytest
 
 from tasks.places import Places
 from tests.conftest import until
-from tests.soak.census import Being, Census, Role
+from tests.soak.census import Being, Census, Role, above
 
 #: How often each is a target, and of what.
-_TARGETS = {
+Targets = Mapping[Role, tuple[int, tuple[str, ...]]]
+
+_TARGETS: Targets = {
     Role.RUNNER: (4, ("KILL", "TERM", "QUIT", "STOP", "STOP for good")),
     Role.SLOT: (5, ("KILL", "TERM", "QUIT", "STOP", "STOP for good")),
     Role.WORKER: (5, ("KILL", "TERM", "QUIT", "STOP", "STOP for good")),
@@ -52,14 +55,24 @@ class Strike:
         return f"{self.signal} at a {self.target} after {self.wait_s:.2f} s"
 
 
-def planned(seed: int, rounds: int) -> list[Strike]:
+@dataclass(frozen=True)
+class Hit:
+    """A strike that was carried out, at a time of the epoch; `jobs` are those that ran in or below the target."""
+
+    at: float
+    signal: str
+    target: Being
+    jobs: tuple[str, ...]
+
+
+def planned(seed: int, rounds: int, targets: Targets = _TARGETS) -> list[Strike]:
     """The strikes of a siege: for a seed always the same, and the first ones of a longer siege."""
     chance = random.Random(seed)
-    roles, weights = list(_TARGETS), [weight for weight, _ in _TARGETS.values()]
+    roles, weights = list(targets), [weight for weight, _ in targets.values()]
     plan = []
     for _ in range(rounds):
         (target,) = chance.choices(roles, weights)
-        wait_s, how = chance.uniform(0.0, 2.0), chance.choice(_TARGETS[target][1])
+        wait_s, how = chance.uniform(0.0, 2.0), chance.choice(targets[target][1])
         plan.append(Strike(wait_s, how, target, chance.random(), chance.random() < 0.7, chance.uniform(0.2, 2.0)))
     return plan
 
@@ -69,10 +82,11 @@ class Siege:
 
     def __init__(self, places: Places, command: Sequence[str], environment: dict[str, str]) -> None:
         self.story: list[str] = []
-        self.hits = 0
+        self.hits: list[Hit] = []
         self._places, self._census = places, Census(places.home)
         self._command, self._environment = command, environment
         self._began = time.monotonic()
+        self._starting = threading.Lock()
 
     def tell(self, what: str) -> None:
         """Add to the story, with the seconds since it began."""
@@ -80,6 +94,10 @@ class Siege:
 
     def start(self) -> None:
         """Start the workers, as often as a service manager would; fails when they do not come up."""
+        with self._starting:
+            self._start()
+
+    def _start(self) -> None:
         for _ in range(TRIES):
             done = subprocess.run(
                 [*self._command], env=self._environment, capture_output=True, text=True, timeout=200, cwd="/"
@@ -108,21 +126,30 @@ class Siege:
     def carry_out(self, strike: Strike) -> None:
         """Strike, and see to it that there is a supervisor again."""
         time.sleep(strike.wait_s)
-        target = self._target(strike)
+        target = self.hit(strike)
+        if target is not None:
+            self.mend(strike, target)
+
+    def hit(self, strike: Strike, patience_s: float = TARGET_PATIENCE_S) -> Being | None:
+        """Strike whom the plan says, and go on at once; None when there is nobody."""
+        target = self._target(strike, patience_s)
         if target is None:
             self.tell(f"{strike}: nobody there")
-            return
-        self.hits += 1
+            return None
         self.tell(f"{strike.signal}: {target}")
+        self.hits.append(Hit(time.time(), strike.signal, target, self._jobs_of(target)))
+        first = strike.signal.split()[0]
+        self.send(target, signal.Signals[f"SIG{first}"])
+        return target
+
+    def mend(self, strike: Strike, target: Being) -> None:
+        """Continue one that was stopped, and see to it that there is a supervisor again."""
         if strike.signal.startswith("STOP"):
-            self.send(target, signal.SIGSTOP)
             time.sleep(strike.stopped_s)
             if strike.signal == "STOP":
                 self.send(target, signal.SIGCONT)
             else:
                 self._kill_the_supervisor()
-        else:
-            self.send(target, signal.Signals[f"SIG{strike.signal}"])
         if not self._is_kept() or (target.role is Role.SUPERVISOR and strike.signal != "STOP"):
             self.start()
         if target.role is Role.RUNNER:  # nothing but a stall limit ends a job that somebody stopped on purpose
@@ -143,8 +170,15 @@ class Siege:
     def _is_kept(self) -> bool:
         return any(being.role is Role.SUPERVISOR for being in self.everybody())
 
-    def _target(self, strike: Strike) -> Being | None:
-        deadline = time.monotonic() + TARGET_PATIENCE_S
+    def _jobs_of(self, target: Being) -> tuple[str, ...]:
+        everybody = self._census()
+        runners = [being for being in everybody.values() if being.job]
+        return tuple(
+            being.job for being in runners if target.pid in {boss.pid for boss in (being, *above(being, everybody))}
+        )
+
+    def _target(self, strike: Strike, patience_s: float) -> Being | None:
+        deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline:
             found = sorted(self._candidates(strike), key=lambda being: (being.seat, being.birth, being.pid))
             if found:

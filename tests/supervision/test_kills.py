@@ -17,8 +17,9 @@ from tasks.queues import QUEUES
 from tasks.store import Store
 from tests.conftest import until
 from tests.soak.fleet import kinds_of_the_tests
-from tests.soak.load import Load, faults, ledger_of
+from tests.soak.load import Load, faults
 from tests.soak.strikes import Siege, planned
+from tests.soak.visitor import ledger_of
 from tests.soak.watch import Watch
 from tests.supervision.conftest import MISTUDIO, Home
 
@@ -55,7 +56,7 @@ def test_whatever_is_killed_no_job_is_lost_and_none_runs_twice(home: Home, siege
             siege.keep_evidence(watch.broken)
             raise
         finally:
-            siege.tell(f"{len(load.submitted)} jobs, {siege.hits} hits, {watch.looks} looks")
+            siege.tell(f"{len(load.submitted)} jobs, {len(siege.hits)} hits, {watch.looks} looks")
             print("", *siege.story, f"MISTUDIO_TEST_SEED={SEED} MISTUDIO_TEST_ROUNDS={ROUNDS}", sep="\n")
 
 
