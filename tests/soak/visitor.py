@@ -18,8 +18,10 @@ from tasks.wire import Refused, Unreachable, connect
 def ledger_of(places: Places) -> Iterator[Ledger]:
     """The home's own ledger."""
     ledger = Ledger(connect(redis_server.own_url(places)))
-    yield ledger
-    ledger.close()
+    try:
+        yield ledger
+    finally:
+        ledger.close()
 
 
 class Visitor(threading.Thread):

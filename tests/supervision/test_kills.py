@@ -13,7 +13,6 @@ from collections.abc import Iterator
 import pytest
 
 from tasks.job import kinds
-from tasks.queues import QUEUES
 from tasks.store import Store
 from tests.conftest import until
 from tests.soak.fleet import kinds_of_the_tests
@@ -21,15 +20,13 @@ from tests.soak.load import Load, faults
 from tests.soak.strikes import Siege, planned
 from tests.soak.visitor import ledger_of
 from tests.soak.watch import Watch
-from tests.supervision.conftest import MISTUDIO, Home
+from tests.supervision.conftest import FULL, MISTUDIO, Home
 
 ROUNDS = int(os.environ.get("MISTUDIO_TEST_ROUNDS") or 20)
 SEED = int(os.environ.get("MISTUDIO_TEST_SEED") or 3)
 
 #: A job under siege may lose its process more often than a job in peace ever does; see `Job.max_attempts`.
 LOSSES = 50
-
-FULL = {queue.worker: queue.concurrency for queue in QUEUES}
 
 
 @pytest.fixture(autouse=True)
