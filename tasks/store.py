@@ -76,6 +76,11 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def in_work(self) -> list[str]:
+        """Ids of the jobs that have a folder of their own, oldest first."""
+        folder = self.root / ".tmp"
+        return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+
     def fresh_output(self, job_id: str, attempt: int) -> Path:
         """An empty folder of that attempt alone whose content will become the job's artifact; earlier ones are gone."""
         for earlier in self.workdir(job_id).glob("output-*"):

@@ -15,7 +15,7 @@ from tasks.store import Store
 from tasks.submit import KnownArtifacts, Wishes, plan
 from tests.soak.visitor import Visitor
 
-EVERY_S = 0.4
+EVERY_S = 0.5
 
 #: So many that have not ended are enough to keep all slots busy, and few enough that a purge leaves some over.
 AT_ONCE = 40
@@ -64,7 +64,7 @@ class Mixture(Visitor):
         if what == "describe" and made:
             return [self._plan(known, "describe", artifact=f"saes/{self._chance.choice(made)}")]
         if what == "cleanup":
-            return [self._plan(known, "cleanup", hours=self._chance.choice((0.0, 24.0)))]
+            return [self._plan(known, "cleanup", hours=24.0)]
         if what in ("nap", "failing", "poison"):
             return [self._nap(known, {"nap": "well", "failing": "raise", "poison": CRASH}[what])]
         return [self._plan(known, "blink", note=f"note-{self._number}")]
@@ -80,7 +80,7 @@ class Mixture(Visitor):
 
     def _nap(self, known: KnownArtifacts, end: str = "well", **values: Any) -> Job:
         name = f"nap-{self._number}"
-        ticks = self._chance.randint(2, 30)
+        ticks = self._chance.randint(2, 50)
         job = self._plan(known, "nap", name, ticks=ticks, end=end, marks=str(self._marks / name), **values)
         return dataclasses.replace(job, queue=self._chance.choice(NAP_QUEUES))
 

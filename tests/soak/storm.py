@@ -17,7 +17,7 @@ PATIENCE_S = 0.5
 #: What costs a whole home its processes comes less often than in a siege with pauses: jobs shall end meanwhile.
 GALE: Targets = {
     Role.RUNNER: (7, ("KILL", "KILL", "KILL", "TERM", "QUIT", "STOP")),
-    Role.SLOT: (6, ("KILL", "KILL", "KILL", "KILL", "TERM", "QUIT", "STOP", "STOP for good")),
+    Role.SLOT: (6, ("KILL", "KILL", "KILL", "TERM", "QUIT", "STOP", "STOP past the lease", "STOP for good")),
     Role.WORKER: (4, ("KILL", "KILL", "KILL", "KILL", "TERM", "QUIT", "STOP", "STOP for good")),
     Role.SUPERVISOR: (1, ("KILL", "KILL", "TERM", "QUIT", "STOP")),
     Role.REDIS: (2, ("KILL", "KILL", "KILL", "TERM", "STOP")),
@@ -26,7 +26,7 @@ GALE: Targets = {
 
 def rage(siege: Siege, plan: Iterable[Strike], is_over: Callable[[], bool]) -> None:
     """Strike until it is over, then wait until all is mended; raises what mending raised."""
-    with ThreadPoolExecutor() as menders:
+    with ThreadPoolExecutor(32) as menders:
         mending = []
         for strike in plan:
             if is_over():

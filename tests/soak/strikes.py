@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tasks.places import Places
+from tasks.upkeep import LEASE_TTL_S
 from tests.conftest import until
 from tests.soak.census import Being, Census, Role, above
 
@@ -102,7 +103,7 @@ class Siege:
             done = subprocess.run(
                 [*self._command], env=self._environment, capture_output=True, text=True, timeout=200, cwd="/"
             )
-            self.tell(f"start: {done.returncode} {done.stderr.strip().splitlines()[-1:]}")
+            self.tell(f"start: {done.returncode} {done.stderr.strip().splitlines()[-2:]}")
             if done.returncode == 0:
                 return
             time.sleep(PAUSE_S)
@@ -145,12 +146,12 @@ class Siege:
     def mend(self, strike: Strike, target: Being) -> None:
         """Continue one that was stopped, and see to it that there is a supervisor again."""
         if strike.signal.startswith("STOP"):
-            time.sleep(strike.stopped_s)
-            if strike.signal == "STOP":
-                self.send(target, signal.SIGCONT)
-            else:
+            time.sleep(strike.stopped_s + (LEASE_TTL_S if strike.signal == "STOP past the lease" else 0.0))
+            if strike.signal == "STOP for good":
                 self._kill_the_supervisor()
-        if not self._is_kept() or (target.role is Role.SUPERVISOR and strike.signal != "STOP"):
+            else:
+                self.send(target, signal.SIGCONT)
+        if not self._is_kept() or (target.role is Role.SUPERVISOR and not strike.signal.startswith("STOP")):
             self.start()
         if target.role is Role.RUNNER:  # nothing but a stall limit ends a job that somebody stopped on purpose
             self.send(target, signal.SIGCONT)

@@ -49,9 +49,15 @@ def _kind(life: Life) -> str:
 
 def _crossed(title: str, counts: Counter[tuple[str, str]], columns: Sequence[str]) -> Iterator[str]:
     rows = sorted({row for row, _ in counts})
-    yield f"{title:<28}" + "".join(f"{column:>15}" for column in (*columns, "all"))
+    cells = {(row, column): counts[row, column] for row in rows for column in columns}
+    yield _line(title, columns, (*columns, "all"))
     for row in rows:
-        numbers = [counts[row, column] for column in columns]
-        yield f"  {row:<26}" + "".join(f"{number:>15}" for number in (*numbers, sum(numbers)))
-    sums = [sum(counts[row, column] for row in rows) for column in columns]
-    yield f"  {'all':<26}" + "".join(f"{number:>15}" for number in (*sums, sum(sums)))
+        numbers = [cells[row, column] for column in columns]
+        yield _line(f"  {row}", columns, (*numbers, sum(numbers)))
+    sums = [sum(cells[row, column] for row in rows) for column in columns]
+    yield _line("  all", columns, (*sums, sum(sums)))
+
+
+def _line(first: str, columns: Sequence[str], cells: Iterable[object]) -> str:
+    widths = [len(column) + 2 for column in (*columns, "some")]
+    return f"{first:<30}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
