@@ -26,9 +26,8 @@ def left_in_redis(ledger: Ledger) -> list[str]:
 
 def left_on_disk(ledger: Ledger, store: Store) -> list[str]:
     """Work folders of jobs that have ended."""
-    folder = store.root / ".tmp"
     live = ledger.live_jobs()
-    return sorted(path.name for path in folder.iterdir() if path.name not in live) if folder.is_dir() else []
+    return [job_id for job_id in store.in_work() if job_id not in live]
 
 
 def counts_askew(ledger: Ledger, lives: Mapping[str, Life]) -> Iterator[str]:

@@ -32,7 +32,7 @@ _TARGETS: Targets = {
     Role.REDIS: (3, ("KILL", "TERM", "STOP")),
 }
 
-#: Workers that have something to do are hit more often than the others.
+#: Workers that have most to do.
 _BUSY_SEATS = ("worker-training", "worker-high-priority")
 
 TARGET_PATIENCE_S = 5.0
@@ -79,13 +79,18 @@ def planned(seed: int, rounds: int, targets: Targets = _TARGETS) -> list[Strike]
 
 
 class Siege:
-    """Strikes at one home, told in `story`. `command` starts its workers, as a service manager would."""
+    """Strikes at one home, told in `story`. `command` starts its workers, as a service manager would.
 
-    def __init__(self, places: Places, command: Sequence[str], environment: dict[str, str]) -> None:
+    Those in or below which a runner is `at_work` are hit more often than others, else the workers that have most to do.
+    """
+
+    def __init__(
+        self, places: Places, command: Sequence[str], environment: dict[str, str], *, at_work: bool = False
+    ) -> None:
         self.story: list[str] = []
         self.hits: list[Hit] = []
         self._places, self._census = places, Census(places.home)
-        self._command, self._environment = command, environment
+        self._command, self._environment, self._at_work = command, environment, at_work
         self._began = time.monotonic()
         self._starting = threading.Lock()
 
@@ -138,7 +143,7 @@ class Siege:
             self.tell(f"{strike}: nobody there")
             return None
         self.tell(f"{strike.signal}: {target}")
-        self.hits.append(Hit(time.time(), strike.signal, target, self._jobs_of(target)))
+        self.hits.append(Hit(time.time(), strike.signal, target, _jobs_of(target, self._census())))
         first = strike.signal.split()[0]
         self.send(target, signal.Signals[f"SIG{first}"])
         return target
@@ -171,13 +176,6 @@ class Siege:
     def _is_kept(self) -> bool:
         return any(being.role is Role.SUPERVISOR for being in self.everybody())
 
-    def _jobs_of(self, target: Being) -> tuple[str, ...]:
-        everybody = self._census()
-        runners = [being for being in everybody.values() if being.job]
-        return tuple(
-            being.job for being in runners if target.pid in {boss.pid for boss in (being, *above(being, everybody))}
-        )
-
     def _target(self, strike: Strike, patience_s: float) -> Being | None:
         deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline:
@@ -188,6 +186,17 @@ class Siege:
         return None
 
     def _candidates(self, strike: Strike) -> list[Being]:
-        found = [being for being in self.everybody() if being.role is strike.target and being.state not in "Tt"]
-        busy = [being for being in found if being.seat in _BUSY_SEATS]
+        everybody = self._census()
+        found = [being for being in everybody.values() if being.role is strike.target and being.state not in "Tt"]
+        busy = [
+            being for being in found if (_jobs_of(being, everybody) if self._at_work else being.seat in _BUSY_SEATS)
+        ]
         return busy if strike.busy and busy else found
+
+
+def _jobs_of(being: Being, everybody: dict[int, Being]) -> tuple[str, ...]:
+    """Those that run in it or below it."""
+    runners = [other for other in everybody.values() if other.job]
+    return tuple(
+        runner.job for runner in runners if being.pid in {boss.pid for boss in (runner, *above(runner, everybody))}
+    )

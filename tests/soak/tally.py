@@ -8,6 +8,7 @@ from statistics import median
 
 from tasks.job import State
 from tests.soak.acts import Acts
+from tests.soak.census import Role
 from tests.soak.reckoning import Life
 from tests.soak.strikes import Hit
 
@@ -31,11 +32,12 @@ def table(hits: Sequence[Hit], acts: Acts, lives: Mapping[str, Life]) -> Iterato
 def recoveries(hits: Iterable[Hit], lives: Mapping[str, Life]) -> dict[str, list[float]]:
     """Seconds, by Redis's clock, from the death of a role to the next claim of each job that died with it.
 
-    Pauses, the strikes that came meanwhile, and jobs that were before it in the queue are all in it.
+    Pauses, the strikes that came meanwhile, and jobs that were before it in the queue are all in it. A
+    supervisor's death is no such death: its workers finish their jobs.
     """
     found: dict[str, list[float]] = defaultdict(list)
     for hit in hits:
-        for job in hit.jobs if hit.signal == "KILL" else ():
+        for job in hit.jobs if hit.signal == "KILL" and hit.target.role is not Role.SUPERVISOR else ():
             later = [claim["at"] for claim in lives[job].claims if claim["at"] > hit.at] if job in lives else []
             if later:
                 found[hit.target.role].append(later[0] - hit.at)
