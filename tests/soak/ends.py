@@ -24,6 +24,9 @@ def ends_askew(lives: Mapping[str, Life]) -> Iterator[str]:
 
 def _of_end(life: Life) -> Iterator[str]:
     job, end = life.job, life.job.params.get("end", "well")
+    asked_at = [event["at"] for event in life.events if event["reason"] == ASKED]
+    if asked_at and life.claims and life.claims[-1]["at"] > asked_at[0]:
+        yield "it was begun again after its end had been asked for"
     if job.state is State.CANCELLED:
         if not job.reason.startswith((ASKED, PURGED, "its parent ")):
             yield f"it was cancelled, and nobody is named: {job.reason}"

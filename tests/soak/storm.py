@@ -16,11 +16,11 @@ PATIENCE_S = 0.5
 
 #: What costs a whole home its processes comes less often than in a siege with pauses: jobs shall end meanwhile.
 GALE: Targets = {
-    Role.RUNNER: (7, ("KILL", "KILL", "KILL", "TERM", "QUIT", "STOP")),
-    Role.SLOT: (6, ("KILL", "KILL", "KILL", "TERM", "QUIT", "STOP", "STOP past the lease", "STOP for good")),
-    Role.WORKER: (4, ("KILL", "KILL", "KILL", "KILL", "TERM", "QUIT", "STOP", "STOP for good")),
+    Role.RUNNER: (14, ("KILL", "KILL", "KILL", "TERM", "QUIT", "STOP")),
+    Role.SLOT: (11, ("KILL", "KILL", "KILL", "TERM", "QUIT", "STOP", "STOP past the lease")),
+    Role.WORKER: (6, ("KILL", "KILL", "KILL", "KILL", "TERM", "QUIT", "STOP", "STOP for good")),
     Role.SUPERVISOR: (1, ("KILL", "KILL", "TERM", "QUIT", "STOP")),
-    Role.REDIS: (2, ("KILL", "KILL", "KILL", "TERM", "STOP")),
+    Role.REDIS: (3, ("KILL", "KILL", "KILL", "TERM", "STOP")),
 }
 
 

@@ -65,6 +65,7 @@ def calm_down(home: Home, siege: Siege, acts: Acts) -> None:
         siege.tell("-- the storm is over")
         until(lambda: not ledger.live_jobs(), CALM_S, "all jobs to end")
         siege.tell("-- all jobs have ended")
+        until(lambda: not [being for being in siege.everybody() if being.job], 20, "all runners to be gone")
         store = Store(home.places.store)
         until(lambda: not left_in_redis(ledger) and not left_on_disk(ledger, store), CALM_S, "nothing to be left")
 
