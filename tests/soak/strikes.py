@@ -186,6 +186,9 @@ class Siege:
         return None
 
     def _candidates(self, strike: Strike) -> list[Being]:
+        costs_the_supervisor = strike.target is Role.SUPERVISOR or strike.signal == "STOP for good"
+        if costs_the_supervisor and strike.busy and self._starting.locked():
+            return []  # it is seldom killed while it starts its workers, or a slow machine would never get to work
         everybody = self._census()
         found = [being for being in everybody.values() if being.role is strike.target and being.state not in "Tt"]
         busy = [
