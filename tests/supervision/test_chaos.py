@@ -44,7 +44,8 @@ def test_in_a_storm_of_kills_and_changes_of_mind_every_job_ends_once_and_all_add
     with kinds_of_the_tests(), Watch(home.places, FULL, shelf) as watch:
         try:
             with mixture, acts:
-                rage(siege, planned(SEED, 10 * JOBS, GALE), lambda: mixture.through.is_set() or watch.broken)
+                plan, jobs = planned(SEED, 10 * JOBS, GALE), lambda: len(mixture.accepted)
+                rage(siege, plan, jobs, lambda: mixture.through.is_set() or watch.broken != [])
             calm_down(home, siege, acts)
             siege.tell(f"{watch.looks} looks at what must hold at every moment")
             it_adds_up(home, siege, mixture, acts, shelf)
