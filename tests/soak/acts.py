@@ -36,13 +36,16 @@ _ENDED = (State.FAILED, State.CANCELLED, State.SUCCEEDED)
 
 
 class Acts(Visitor):
-    """One act each time, drawn by chance; `done` counts those whose answer was heard."""
+    """One act each time, drawn by chance; `done` counts those whose answer was heard.
 
-    def __init__(self, places: Places, seed: int, environment: dict[str, str]) -> None:
+    There are no more of them than `jobs` were taken on: most shall be let alone, on a slow machine too.
+    """
+
+    def __init__(self, places: Places, seed: int, environment: dict[str, str], jobs: Callable[[], int]) -> None:
         super().__init__("acts", places, EVERY_S)
         self.done: Counter[str] = Counter()
         self.tried_again: dict[str, str] = {}  # a job to the one that tries it again
-        self._chance, self._environment = random.Random(seed), environment
+        self._chance, self._environment, self._jobs = random.Random(seed), environment, jobs
         self._resume_at: dict[str, float] = {}
         self._acts: dict[Callable[[Ledger, Store], None], int] = {
             self._cancel: 8,
@@ -58,6 +61,8 @@ class Acts(Visitor):
         for queue in [queue for queue, at in self._resume_at.items() if at < time.monotonic()]:
             if self._command("resume", queue):
                 del self._resume_at[queue]
+        if self.done.total() > self._jobs():
+            return
         (act,) = self._chance.choices(list(self._acts), list(self._acts.values()))
         act(ledger, store)
 

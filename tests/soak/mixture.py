@@ -47,12 +47,16 @@ class Mixture(Visitor):
         self._marks.mkdir()
         self._number = 0
 
+    def count(self) -> int:
+        """How many were accepted so far."""
+        return len(self.accepted)
+
     def visit(self, ledger: Ledger, store: Store) -> None:
         """Submit some, if there is room."""
-        if len(self.accepted) < self._wanted and len(ledger.live_jobs()) < AT_ONCE:
+        if self.count() < self._wanted and len(ledger.live_jobs()) < AT_ONCE:
             group = self._group(KnownArtifacts(ledger, store))
             self.accepted.update(job.id for job in ledger.submit_all(group))
-        if len(self.accepted) >= self._wanted:
+        if self.count() >= self._wanted:
             self.through.set()
 
     def _group(self, known: KnownArtifacts) -> list[Job]:

@@ -40,12 +40,13 @@ def test_in_a_storm_of_kills_and_changes_of_mind_every_job_ends_once_and_all_add
     siege = Siege(home.places, [MISTUDIO, "workers", "start", "full"], environment, at_work=True)
     siege.start()
     shelf = Shelf(Store(home.places.store), "saes")
-    mixture, acts = Mixture(home.places, SEED, JOBS), Acts(home.places, SEED, environment)
+    mixture = Mixture(home.places, SEED, JOBS)
+    acts = Acts(home.places, SEED, environment, mixture.count)
     with kinds_of_the_tests(), Watch(home.places, FULL, shelf) as watch:
         try:
             with mixture, acts:
-                plan, jobs = planned(SEED, 10 * JOBS, GALE), lambda: len(mixture.accepted)
-                rage(siege, plan, jobs, lambda: mixture.through.is_set() or watch.broken != [])
+                plan = planned(SEED, 10 * JOBS, GALE)
+                rage(siege, plan, mixture.count, lambda: mixture.through.is_set() or watch.broken != [])
             calm_down(home, siege, acts)
             siege.tell(f"{watch.looks} looks at what must hold at every moment")
             it_adds_up(home, siege, mixture, acts, shelf)
