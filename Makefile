@@ -37,10 +37,11 @@ interop: peers ## Hold formulas and files to those of the peers; writes benchmar
 	$(PEERS)/bin/python -m pytest -c tests/interop/pytest.ini tests/interop \
 		--result benchmarks/results/interop.md
 
-soak: install ## Kill every process again and again under load: ROUNDS=200, SEED=... repeats a run; visit more states
+soak: install ## Kill every process again and again under load: ROUNDS=200 JOBS=1000, SEED=... repeats a run; visit more states
 	MISTUDIO_TEST_DEEPER=1 $(BIN)/python -m pytest tests/core/test_state_machine.py
 	MISTUDIO_TEST_ROUNDS=$(or $(ROUNDS),200) MISTUDIO_TEST_SEED=$(or $(SEED),$(shell date +%s)) \
-		$(BIN)/python -m pytest -s tests/supervision/test_kills.py
+		MISTUDIO_TEST_CHAOS_JOBS=$(or $(JOBS),1000) \
+		$(BIN)/python -m pytest -s tests/supervision/test_kills.py tests/supervision/test_chaos.py
 
 check: install ## Style, types and the floors of the architecture
 	$(BIN)/ruff format --check .

@@ -70,5 +70,5 @@ def trained(choice: str, shape: str = "autoencoder") -> Trainer:
 
 def told_by(trainer: Trainer, raw: Tensor) -> tuple[Tensor, Tensor]:
     """Codes (n, D_SAE) and reconstructions (n, d_out) of activations as they are, by the coder as it was trained."""
-    x = raw * trainer.scales.read
-    return trainer.coder.encode(x), trainer.coder(x) / trainer.scales.written
+    x = raw * trainer.scales.read[0]
+    return trainer.coder.encode(x), trainer.reconstruct(raw)
