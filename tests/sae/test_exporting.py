@@ -17,7 +17,7 @@ from tasks.sae.formats import Scales, load_sae, save_density, save_sae
 from tests.sae.conftest import Bench
 from tests.sae.test_formats import SCALE, trained
 
-RAW = torch.randn(50, 8, generator=torch.Generator().manual_seed(7)) / SCALE.read
+RAW = torch.randn(50, 8, generator=torch.Generator().manual_seed(7)) / SCALE.read[0]
 
 
 def saved(folder: Path, architecture: str, **shape: Any) -> Path:

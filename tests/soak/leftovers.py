@@ -13,7 +13,7 @@ from tests.soak.reckoning import Life
 
 #: All that is in Redis when no job is live. Anything else is left over: a lease, a bell, a promise of an artifact.
 _LASTING = re.compile(
-    rf"{PREFIX}((job|events):\w+|by:(all|(state|kind|queue|name):[\w.-]+)|queue:\w+:ended"
+    rf"{PREFIX}((job|events|series):\w+|by:(all|(state|kind|queue|name|parent|retry_of):[\w.-]+)|queue:\w+:ended"
     r"|ids|ended|schema|served_at|first_turn|last_turn|reaped_at|upkeep_at|workers)"
     r"|celery-task-meta-\w+|_kombu\.binding.+"
 )
@@ -36,6 +36,8 @@ def counts_askew(ledger: Ledger, lives: Mapping[str, Life]) -> Iterator[str]:
     for job in (life.job for life in lives.values()):
         names = f"by:state:{job.state}", f"by:queue:{job.queue}", f"by:kind:{job.kind}", f"by:name:{job.name}"
         expected.update((*names, "by:all", "ids", "ended"))
+        expected.update(f"by:parent:{parent}" for parent in job.parents)
+        expected.update([f"by:retry_of:{job.retry_of}"] if job.retry_of else [])
     keys = [*ledger.client.call("KEYS", f"{PREFIX}by:*"), f"{PREFIX}ids", f"{PREFIX}ended"]
     sizes = dict(zip(keys, ledger.client.batch([("ZCARD", key) for key in keys]), strict=True))
     found = Counter({key.removeprefix(PREFIX): size for key, size in sizes.items()})
