@@ -60,6 +60,9 @@ class Common:
     accumulate: int = option(1, help="Parts in which a batch goes through the SAE, to hold less memory", minimum=1)
     evaluate: int = option(4, help="How often to measure on held-out tokens, the end included; 0: not", minimum=0)
     seed: int = option(0, help="Seed of the weights and of the order of the data", minimum=0)
+    log: str | None = option(
+        None, help="Metrics also to tensorboard or wandb (W&B), or to both with a comma between them"
+    )
     checkpoint_s: float = option(30.0, help="Seconds between checkpoints", minimum=0)
 
 
@@ -77,8 +80,10 @@ def default_name(params: Common) -> str:
 
 def prepare(params: Common, known: Known) -> tuple[Common, list[Request]]:
     """Find what to train on, or ask for the jobs that make it; refuse what cannot work."""
+    from tasks.training.logs import asked_for
     from tasks.training.place import resolve
 
+    asked_for(params.log)
     params, d_model, requests = resolve(params, known)
     if params.width is None and d_model is not None:
         params = dataclasses.replace(params, width=params.expansion * d_model)
@@ -156,7 +161,7 @@ def run(params: Common, context: Context) -> dict[str, Any]:
     stream = ActivationStream(vectors, train_rows, params.batch, params.seed, pulse.beat, context.workdir)
     pulse.trainer = trainer = Trainer(_config(params, wired, width), wired.source(stream, width), context.device)
     pulse.evaluation = Evaluation(trainer, vectors, wired, held_rows, params.evaluate)
-    speed = pulse.train()
+    speed = pulse.train(params.log, dataclasses.asdict(params))
     save(params, context, trainer, vectors)
 
     def read(rows: Any) -> tuple[Any, Any]:
