@@ -22,10 +22,12 @@ quickstart: install ## From nothing to the features of a sparse autoencoder, in 
 test: install ## Run the tests, with a real Redis, real workers and real training
 	$(BIN)/python -m pytest -n 3 --dist loadfile
 
-soak: install ## Kill every process again and again under load: ROUNDS=200, SEED=... repeats a run; visit more states
+soak: install ## Kill every process again and again under load: ROUNDS=200, SEED=... repeats a run; train on 50 M tokens
 	MISTUDIO_TEST_DEEPER=1 $(BIN)/python -m pytest tests/core/test_state_machine.py
 	MISTUDIO_TEST_ROUNDS=$(or $(ROUNDS),200) MISTUDIO_TEST_SEED=$(or $(SEED),$(shell date +%s)) \
 		$(BIN)/python -m pytest -s tests/supervision/test_kills.py
+	MISTUDIO_TEST_DEEPER=1 MISTUDIO_TEST_SEED=$(or $(SEED),$(shell date +%s)) \
+		$(BIN)/python -m pytest tests/sae/test_resume_proof.py tests/core/test_struck_training.py tests/core/test_memory.py
 
 check: install ## Style, types and the floors of the architecture
 	$(BIN)/ruff format --check .

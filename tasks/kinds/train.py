@@ -95,7 +95,7 @@ def prepare(params: Common, known: Known) -> tuple[Common, list[Request]]:
 
 def estimate(params: Common, known: Known) -> Estimate:
     """Memory and disk by the shapes; time by a training of like shape in the store."""
-    from tasks.estimate import ModelShape, seconds_like_earlier
+    from tasks.estimate import seconds_like_earlier
     from tasks.sae.footprint import TrainingShape, of_training
     from tasks.training.place import place_of, wiring
 
@@ -118,7 +118,7 @@ def estimate(params: Common, known: Known) -> Estimate:
     )
     place = place_of(params)
     stored = None if params.activations is None else known.manifest("activations", params.activations)
-    read = ModelShape(stored["result"]["d_in"], parameters=0) if stored else None
+    read = (stored or {}).get("result")
     return dataclasses.replace(of_training(known, place.model, place.dataset, shape, read), seconds=seconds)
 
 
