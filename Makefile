@@ -1,10 +1,11 @@
 # Everything a newcomer needs: `make quickstart`, then `make test`.
 VENV ?= .venv
+PEERS ?= .peers
 PYTHON ?= python3.11
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test soak check style generate bench clean
+.PHONY: help install quickstart test interop peers soak check style generate bench clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
@@ -22,10 +23,25 @@ quickstart: install ## From nothing to the features of a sparse autoencoder, in 
 test: install ## Run the tests, with a real Redis, real workers and real training
 	$(BIN)/python -m pytest -n 3 --dist loadfile
 
-soak: install ## Kill every process again and again under load: ROUNDS=200, SEED=... repeats a run; train on 50 M tokens
+peers: $(PEERS)/.installed ## Install SAELens, dictionary_learning and sparsify into .peers: some gigabytes
+
+# torchvision is asked for by nnsight, which does not import it, and breaks transformers beside a torch built otherwise.
+$(PEERS)/.installed: constraints-peers.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet -c constraints-peers.txt \
+		torch sae-lens dictionary-learning eai-sparsify pytest pytest-timeout
+	$(PEERS)/bin/python -m pip uninstall --quiet --yes torchvision
+	touch $@
+
+interop: peers ## Hold formulas and files to those of the peers; writes benchmarks/results/interop.md
+	$(PEERS)/bin/python -m pytest -c tests/interop/pytest.ini tests/interop \
+		--result benchmarks/results/interop.md
+
+soak: install ## Kill every process again and again under load: ROUNDS=200 JOBS=1000, SEED=... repeats a run; visit more states
 	MISTUDIO_TEST_DEEPER=1 $(BIN)/python -m pytest tests/core/test_state_machine.py
 	MISTUDIO_TEST_ROUNDS=$(or $(ROUNDS),200) MISTUDIO_TEST_SEED=$(or $(SEED),$(shell date +%s)) \
-		$(BIN)/python -m pytest -s tests/supervision/test_kills.py
+		MISTUDIO_TEST_CHAOS_JOBS=$(or $(JOBS),1000) \
+		$(BIN)/python -m pytest -s tests/supervision/test_kills.py tests/supervision/test_chaos.py
 	MISTUDIO_TEST_DEEPER=1 MISTUDIO_TEST_SEED=$(or $(SEED),$(shell date +%s)) \
 		$(BIN)/python -m pytest tests/sae/test_resume_proof.py tests/core/test_struck_training.py tests/core/test_memory.py
 
@@ -46,4 +62,4 @@ bench: install ## Measure against peers and floors; writes benchmarks/results/
 	$(BIN)/python -m benchmarks
 
 clean: ## Remove what was built
-	rm -rf build dist *.egg-info $(VENV)
+	rm -rf build dist *.egg-info $(VENV) $(PEERS)

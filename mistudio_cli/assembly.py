@@ -15,7 +15,7 @@ from mistudio_cli import output, session
 from mistudio_cli.errors import Code, Explained, explain
 
 #: The nouns and verbs, in the order of the help; each is a file in `mistudio_cli/commands` with an `app`.
-COMMANDS = ("quickstart", "workers", "profiles", "submit", "queue", "jobs", "top", "serve", "doctor", "config")
+COMMANDS = ("quickstart", "workers", "profiles", "submit", "queue", "jobs", "saes", "top", "serve", "doctor", "config")
 
 #: The exception behind every wrong use of the command line, whichever Click this Typer carries.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mistudio_cli import redis_server
+from mistudio_cli.errors import NoRedis
 from mistudio_cli.settings import Settings
 from mistudio_cli.states import TERM_GRACE_S
 from tasks.places import Places, make_private
@@ -71,7 +72,7 @@ def broker_url_for(settings: Settings, *, supervise: bool = False) -> str:
 def ensure_supervisor(settings: Settings) -> None:
     """Start the home's supervisor unless one answers, and wait until it and the Redis it keeps do.
 
-    Problem when it does not start, when its Redis does not, or when one that is ending takes too long.
+    NoRedis when its Redis does not come up; Problem when it does not start, or one that is ending takes too long.
     """
     places, deadline = settings.places, time.monotonic() + START_PATIENCE_S
     while not _is_up(settings):
@@ -155,7 +156,7 @@ def _accepted(reply: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_up(settings: Settings) -> bool:
-    """Whether the supervisor answers, is not ending, and has its Redis if it needs one. Problem if that will not be."""
+    """Whether the supervisor answers, is not ending, and has its Redis if it needs one. NoRedis if that will not be."""
     own = settings.broker_url is None
     try:
         reply = ask(settings.places, "ping", redis=own)
@@ -164,7 +165,7 @@ def _is_up(settings: Settings) -> bool:
     if reply["state"] != "running":
         return False
     if own and not reply["redis"] and reply["trouble"]:
-        raise Problem(f"{reply['trouble']}.", f"See {settings.places.logs / 'redis.log'}")
+        raise NoRedis(f"{reply['trouble']}.", f"See {settings.places.logs / 'redis.log'}")
     return not own or reply["redis"]
 
 

@@ -40,8 +40,25 @@ class NotFound(Problem):
     """What was named is not there."""
 
 
+class Failed(Problem):
+    """What was waited for did not end well."""
+
+
+class NoRedis(Problem):
+    """The home's own Redis does not come up, or does not stay up."""
+
+
 class TimedOut(Problem):
     """Waiting was given up; what was waited for goes on."""
+
+
+#: What cannot be done as asked is a fault of the request, but for these.
+_PROBLEMS: dict[type, Code] = {
+    NotFound: Code.NOT_FOUND,
+    Failed: Code.FAILED,
+    NoRedis: Code.UNREACHABLE,
+    TimedOut: Code.TIMED_OUT,
+}
 
 
 @dataclass(frozen=True)
@@ -56,12 +73,8 @@ class Explained:
 def explain(error: BaseException) -> Explained:
     """The words and the exit code for an exception that ended a command."""
     match error:
-        case NotFound():
-            return Explained(error.sentence, error.mend, Code.NOT_FOUND)
-        case TimedOut():
-            return Explained(error.sentence, error.mend, Code.TIMED_OUT)
         case Problem():
-            return Explained(error.sentence, error.mend, Code.USAGE)
+            return Explained(error.sentence, error.mend, _PROBLEMS.get(type(error), Code.USAGE))
         case Unreachable():
             return Explained(f"Redis cannot be reached: {error}.", "See: mistudio doctor", Code.UNREACHABLE)
         case Refused():

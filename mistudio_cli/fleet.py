@@ -6,12 +6,12 @@ Each function is handed `tell`, which hears of every worker's step as it happens
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import Any
 
 from mistudio_cli import control, redis_server
-from mistudio_cli.errors import TimedOut
+from mistudio_cli.errors import Failed, TimedOut
 from mistudio_cli.log_files import last_lines
 from mistudio_cli.profile import WorkerSpec
 from mistudio_cli.settings import Settings
@@ -50,7 +50,8 @@ def start(
     """Start the workers of a profile, or some beside those that run, and wait until each has answered.
 
     Returns the names of those that ran already. Raises Problem when others run, NeverAnswered when one dies again and
-    again, TimedOut when it takes longer than `patience_s`. Ctrl-C stops again what was started here.
+    again, Failed when the supervisor is gone, TimedOut when it takes longer than `patience_s`. Ctrl-C stops again what
+    was started here.
     """
     names = {spec.name for spec in specs}
     ran = [name for name in names if (now := _seats(settings.places).get(name)) and now["state"] == Status.RUNNING]
@@ -61,6 +62,8 @@ def start(
         with suppress(control.NotRunning, Problem):  # when it came before the supervisor heard of them
             control.stop(settings.places, sorted(names - set(ran)), grace_s=0.0)
         raise
+    except control.NotRunning as error:
+        raise _deserted(names) from error
     return ran
 
 
@@ -99,7 +102,10 @@ def scale(
     Raises as `start` does. Those that leave finish their jobs first; nobody waits for them.
     """
     before = _seats(settings.places)
-    after = control.scale(settings, counts)
+    try:
+        after = control.scale(settings, counts)
+    except control.NotRunning as error:
+        raise _deserted(f"worker-{queue}" for queue in counts) from error
     there = {short_name(told["name"]) for told in after["workers"] if told["state"] not in (*_LEAVING, *IDLE)}
     was_there = {name for name, told in before.items() if told["state"] not in (*_LEAVING, *IDLE)}
     more = there - was_there
@@ -156,6 +162,8 @@ def _await_answers(places: Places, names: Set[str], answered: set[str], tell: Te
     told_of: set[tuple[str, int]] = set()
     while silent := sorted(names - answered):
         seats = _seats(places)
+        if deserted := set(silent) - seats.keys():
+            raise _deserted(deserted)
         for name in silent:
             state = seats[name]["state"]
             if state == Status.FATAL:
@@ -170,6 +178,11 @@ def _await_answers(places: Places, names: Set[str], answered: set[str], tell: Te
             mend = f"They go on starting. See: mistudio workers logs {silent[0]}"
             raise TimedOut(f"Not every worker has answered in time: {', '.join(silent)}.", mend)
         time.sleep(_LOOK_EVERY_S)
+
+
+def _deserted(names: Iterable[str]) -> Failed:
+    listed = ", ".join(sorted(names))
+    return Failed(f"The supervisor ended, or was told to stop them, while it started {listed}.", "Start them again")
 
 
 def _held_up(places: Places, names: Sequence[str]) -> dict[str, int]:

@@ -63,7 +63,7 @@ def _later_tries(ledger: Ledger, job_id: str) -> Iterator[str]:
 
 def leave_behind(ledger: Ledger, store: Store, job: Job) -> None:
     """Of the work folder of a job that has ended keep what another try can go on from, and see to the bound on that."""
-    _tidy(store, job)
+    tidy(store, job)
     if kind_named(job.kind).resumes:
         try:
             _bound(ledger, store)
@@ -71,7 +71,7 @@ def leave_behind(ledger: Ledger, store: Store, job: Job) -> None:
             log.warning("what ended jobs left was not looked through: %s", error)
 
 
-def _tidy(store: Store, job: Job) -> bool:
+def tidy(store: Store, job: Job) -> bool:
     """Whether anything is left of the work folder of a job that has ended: its checkpoint, but never its output."""
     if job.state is State.SUCCEEDED or goes_on_at(store, job) is None:
         store.discard(job.id)
@@ -81,13 +81,10 @@ def _tidy(store: Store, job: Job) -> bool:
 
 
 def _bound(ledger: Ledger, store: Store) -> None:
-    """Keep what the newest jobs left, as much as there is room for, but always that of the newest and what is awaited.
-
-    Jobs that ended when no slot was there to tidy up are seen to as well.
-    """
+    """Keep what the newest jobs left, as much as there is room for, always that of the newest and what is awaited."""
     awaited, known = ledger.awaited_checkpoints(), ledger.many(store.work_folders())
     ended = [job for job in known if job and job.state.ended and job.kind in kinds()]
-    kept = [job for job in ended if _tidy(store, job)]
+    kept = [job for job in ended if tidy(store, job)]
     room = _room(store)
     for place, job in enumerate(sorted(kept, key=lambda job: job.finished_at or 0.0, reverse=True)):
         room -= size_of(store.work_folder(job.id))

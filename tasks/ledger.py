@@ -245,7 +245,7 @@ class Ledger:
         return [(worker, int(pid or 0)) for worker, pid in told if worker]
 
     def events(self, job_id: str) -> list[dict[str, Any]]:
-        """Every change of a job's state: at, state, reason, attempt, worker; oldest first."""
+        """Every change of a job's state: at, state, reason, attempt, worker, of a claim its token; oldest first."""
         return self.histories([job_id])[0]
 
     def histories(self, job_ids: Sequence[str]) -> list[list[dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""What a worker does once a second beside consuming: says that it lives, and mends what others lost."""
+"""What a worker does once a second beside consuming: says that it lives, mends what others lost, clears up."""
 
 from __future__ import annotations
 
@@ -10,14 +10,20 @@ from celery.signals import worker_ready
 
 from tasks.app import open_ledger
 from tasks.guard import told_to_end
+from tasks.leavings import clear_away_one
 from tasks.ledger import WorkerBeat
+from tasks.places import Places
 from tasks.seat import Seat
+from tasks.store import Store
 from tasks.upkeep import upkeep_from_environment
 from tasks.wire import Refused, Unreachable
 
 log = logging.getLogger("mistudio.worker")
 
 BEAT_EVERY_S = 1.0
+
+#: At every so many beats one thing is cleared away.
+_BEATS_PER_CLEARING = 10
 
 
 class Pulse(bootsteps.StartStopStep):
@@ -30,6 +36,8 @@ class Pulse(bootsteps.StartStopStep):
         super().__init__(parent, **options)
         self._beat, self._seat = beat_of, seat
         self._upkeep = upkeep_from_environment()
+        self._store = Store(Places.from_environment().store)
+        self._beats = 0
         self._ready = False
         self._timer: Any = None
 
@@ -63,7 +71,17 @@ class Pulse(bootsteps.StartStopStep):
         try:
             self._ledger.beat(self._beat)
             self._ledger.upkeep(self._upkeep)
+            if self._beats % _BEATS_PER_CLEARING == 0:
+                self._clear_up()
+            self._beats += 1
         except Unreachable:
             log.warning("Redis is away; trying again")
         except Refused as error:
             log.warning("Redis refused what is done each second; trying again: %s", error)
+
+    def _clear_up(self) -> None:
+        try:
+            if cleared := clear_away_one(self._ledger, self._store):
+                log.info("cleared away the work folder of job %s, which has ended", cleared)
+        except OSError as error:
+            log.warning("the work folders in %s cannot be looked at: %s", self._store.root, error)

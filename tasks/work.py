@@ -199,14 +199,15 @@ def _result_of(context: RunContext, kind: JobKind) -> dict[str, Any]:
     result = kind.run(params, context) or {}
     if job.artifact:
         context.progress("publishing", 0, 1, "artifacts")
-        context.store.seal(context.output, _manifest(job, family, params, result))
+        context.store.seal(context.output, _manifest(context.claim, family, params, result))
         if tell(lambda: context.ledger.renew(context.claim)) == "lost":
             raise Stopped
         context.store.publish(context.output, family, name)
     return result
 
 
-def _manifest(job: Job, family: str, params: Any, result: dict[str, Any]) -> dict[str, Any]:
+def _manifest(claim: Claim, family: str, params: Any, result: dict[str, Any]) -> dict[str, Any]:
+    job = claim.job
     used = {
         spec.name: f"{spec.metadata['artifact']}/{getattr(params, spec.name)}"
         for spec in dataclasses.fields(params)
@@ -218,6 +219,7 @@ def _manifest(job: Job, family: str, params: Any, result: dict[str, Any]) -> dic
         "kind": job.kind,
         "job": job.id,
         "attempt": job.attempt,
+        "token": claim.token,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "params": dataclasses.asdict(params),
         "made_from": used,

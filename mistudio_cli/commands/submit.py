@@ -133,14 +133,16 @@ def _register_pipeline() -> None:
     app.command("pipeline", help=about, short_help=about)(command)
 
 
-def _register(kind: JobKind) -> None:
+def register(target: typer.Typer, kind: JobKind) -> None:
+    """Make the kind a command of `target`, under its name, with a flag for each of its parameters."""
+
     def command(**values: Any) -> None:
         submit(kind, values)
 
     types = typing.get_type_hints(kind.params)
     derived = {spec.name: _parameter(spec, kind.params, types[spec.name]) for spec in dataclasses.fields(kind.params)}
     submitting.give_flags(command, {**derived, **_COMMON})
-    app.command(kind.name, help=kind.summary, short_help=kind.summary)(command)
+    target.command(kind.name, help=kind.summary, short_help=kind.summary)(command)
 
 
 def _parameter(spec: dataclasses.Field[Any], params: type, annotation: Any) -> tuple[Any, Any]:
@@ -189,4 +191,4 @@ def _help(told: typing.Mapping[str, Any]) -> str:
 _register_pipeline()
 _register_many()
 for _kind in kinds().values():
-    _register(_kind)
+    register(app, _kind)

@@ -147,8 +147,9 @@ def _origin(params: Params, context: Context) -> _Origin:
 
     manifest = context.store.manifest("saes", params.sae)
     made_from = dict(value.split("/", 1) for value in manifest.get("made_from", {}).values())
-    model, tokens = params.model or made_from.get("models"), params.tokens or made_from.get("tokens")
     told = read_config(context.store.path("saes", params.sae)).get("metadata", {})
+    model, tokens = params.model or made_from.get("models"), params.tokens or made_from.get("tokens")
+    model = model or told.get("model_name")  # of an imported one
     layer = manifest["params"].get("layer")
     hook = told.get("hook_name") or (None if layer is None else f"blocks.{layer}.hook_resid_post")
     for flag, value in (("--model", model), ("--tokens", tokens), ("a layer", hook)):

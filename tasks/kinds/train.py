@@ -15,7 +15,7 @@ from tasks.sae.architectures import names
 
 if TYPE_CHECKING:
     from tasks.activations import Vectors
-    from tasks.sae.trainer import TrainConfig
+    from tasks.sae.schedule import TrainConfig
     from tasks.wiring import Wiring
 
 #: The sites of a model that can be read and written; see tasks.hooks.
@@ -59,6 +59,12 @@ class Common:
     clip: float = option(0.0, help="Longest gradient; 0: any", minimum=0)
     accumulate: int = option(1, help="Parts in which a batch goes through the SAE, to hold less memory", minimum=1)
     evaluate: int = option(4, help="How often to measure on held-out tokens, the end included; 0: not", minimum=0)
+    patience: int = option(
+        0, help="End when the FVU on held-out tokens was not better for so many measurements; 0: never", minimum=0
+    )
+    resample: int = option(
+        0, help="How often dead features are drawn anew, in the first half of the training", minimum=0
+    )
     seed: int = option(0, help="Seed of the weights and of the order of the data", minimum=0)
     log: str | None = option(
         None, help="Metrics also to tensorboard or wandb (W&B), or to both with a comma between them"
@@ -146,6 +152,8 @@ def run(params: Common, context: Context) -> dict[str, Any]:
     """Train, resuming from the newest checkpoint; save the SAE; measure it and its baselines on held-out rows."""
     from tasks.activations import ActivationStream, split_rows
     from tasks.sae.baselines import compare
+    from tasks.sae.formats import save_density
+    from tasks.sae.metrics import measure
     from tasks.sae.trainer import Trainer
     from tasks.training.evaluation import Evaluation
     from tasks.training.place import open_vectors, wiring
@@ -157,7 +165,7 @@ def run(params: Common, context: Context) -> dict[str, Any]:
     width = vectors.d_in // len(vectors.points)
     train_rows, held_rows = split_rows(vectors.shape[0], _held_out(vectors.shape, vectors.d_in), params.seed)
 
-    pulse = Pulse(params.checkpoint_s, context)
+    pulse = Pulse(params.checkpoint_s, params.patience, context)
     stream = ActivationStream(vectors, train_rows, params.batch, params.seed, pulse.beat, context.workdir)
     pulse.trainer = trainer = Trainer(_config(params, wired, width), wired.source(stream, width), context.device)
     pulse.evaluation = Evaluation(trainer, vectors, wired, held_rows, params.evaluate)
@@ -167,8 +175,11 @@ def run(params: Common, context: Context) -> dict[str, Any]:
     def read(rows: Any) -> tuple[Any, Any]:
         return trainer.scaled(wired.split(_read(vectors, rows, context), width))
 
+    held_out = read(held_rows)
+    found = measure(trainer.coder, *held_out)
+    save_density(context.output, found.density)
     return {
-        **compare(trainer.coder, read(train_rows[: 2 * len(held_rows)]), read(held_rows)),
+        **compare(found, read(train_rows[: 2 * len(held_rows)])[1], held_out[1]),
         **pulse.evaluation.last(context.workdir),
         **speed,
         "steps": trainer.step,
@@ -193,7 +204,7 @@ def _held_out(shape: tuple[int, int], d_in: int) -> int:
 def _config(params: Common, wired: Wiring, d: int) -> TrainConfig:
     """What is trained on vectors of `d` numbers at each hook."""
     from tasks.sae.coder import CoderConfig, default_rate
-    from tasks.sae.trainer import TrainConfig
+    from tasks.sae.schedule import TrainConfig
 
     blocks = len(wired.reads)
     width = params.width or params.expansion * d
@@ -210,6 +221,7 @@ def _config(params: Common, wired: Wiring, d: int) -> TrainConfig:
         sparsity_warmup=params.sparsity_warmup,
         clip=params.clip,
         accumulate=params.accumulate,
+        resample=params.resample,
         dead_after=min(TrainConfig.dead_after, steps * params.batch // 8),
         seed=params.seed,
     )

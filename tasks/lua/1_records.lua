@@ -44,8 +44,10 @@ end
 local function live_key(id, state) return PREFIX .. 'queue:' .. get(id, 'queue') .. ':' .. state end
 local function order_key(queue) return PREFIX .. 'queue:' .. queue .. ':order' end
 
-local function tell(id, state, reason)
+-- What happened, for the job's history. A claim tells its token, so that what a job left behind can be held against it.
+local function tell(id, state, reason, token)
   redis.call('RPUSH', PREFIX .. 'events:' .. id, cjson.encode({
     at = now_text, state = state, reason = reason, attempt = number(id, 'attempt'), worker = get(id, 'worker'),
+    token = token,
   }))
 end

@@ -39,7 +39,7 @@ local function enter_end(id, state)
 end
 
 -- One arrow.
-local function move(id, state, reason)
+local function move(id, state, reason, token)
   leave_state(id)
   if state ~= 'running' then release(id) end
   set(id, 'state', state); set(id, 'reason', reason)
@@ -48,7 +48,7 @@ local function move(id, state, reason)
   if state == 'queued' then enter_queue(id) end
   if state == 'running' then set(id, 'started_at', now_text) end
   if ENDED[state] then enter_end(id, state) end
-  tell(id, state, reason)
+  tell(id, state, reason, token)
 end
 
 -- What an end means for the jobs that wait for it, and for those that wait for them.

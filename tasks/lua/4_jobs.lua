@@ -52,7 +52,7 @@ function operations.claim(id, token, worker, host, pid, ttl, queue, step)
   set(id, 'token', token); set(id, 'worker', worker); set(id, 'worker_pid', pid); set(id, 'host', host)
   set(id, 'device', ''); set(id, 'progress', '')
   redis.call('HSET', PREFIX .. 'served_at', get(id, 'queue'), now_text)
-  move(id, 'running', 'claimed')
+  move(id, 'running', 'claimed', token)
   redis.call('ZADD', PREFIX .. 'leases', now + tonumber(ttl), id)
   return 'ok'
 end

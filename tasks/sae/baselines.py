@@ -10,21 +10,17 @@ from typing import Any
 
 import torch
 
-from tasks.sae.coder import Coder
-from tasks.sae.metrics import measure, total_variance
-
-Batch = tuple[torch.Tensor, torch.Tensor]
+from tasks.sae.metrics import Measures, total_variance
 
 #: Numbers in the largest intermediate tensor, and products in all that the random dictionary may cost.
 _NUMBERS, _PRODUCTS = 1 << 23, 1 << 35
 
 
-def compare(coder: Coder, train: Batch, held_out: Batch) -> dict[str, Any]:
-    """The SAE's measures on `held_out` and, beside them, what the baselines explain with its own L0.
+def compare(found: Measures, train: torch.Tensor, held_out: torch.Tensor) -> dict[str, Any]:
+    """What was found of an SAE on `held_out` and, beside it, what the baselines explain with its own L0.
 
-    Both are what is read and what is to be written, (n, d_in) and (n, d_out). The baselines code what is to be written.
+    Both tensors are (n, d): of a transcoder what it is to write, which the baselines code.
     """
-    found = measure(coder, *held_out)
     active = max(1, round(found.l0))
     return {
         "loss": found.loss,
@@ -32,9 +28,9 @@ def compare(coder: Coder, train: Batch, held_out: Batch) -> dict[str, Any]:
         "fvu": found.fvu,
         "explained_variance": found.explained_variance,
         "dead_share": found.dead_share,
-        "pca_explained_variance": pca_explained_variance(train[1], held_out[1], active),
-        "random_explained_variance": random_explained_variance(train[1], held_out[1], coder.config.d_sae, active),
-        "held_out_tokens": len(held_out[1]),
+        "pca_explained_variance": pca_explained_variance(train, held_out, active),
+        "random_explained_variance": random_explained_variance(train, held_out, len(found.density), active),
+        "held_out_tokens": len(held_out),
     }
 
 

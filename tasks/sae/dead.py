@@ -32,7 +32,7 @@ def wake(sums: Sums, pre: Tensor, dead: Tensor, upstream: Tensor, weight: float 
         return
     part = aux_rows(len(sums.x))
     left_over = upstream[:part] * (-len(sums.x) / 2)  # target - reconstruction
-    pairs, codes = _strongest(pre[:part], dead, max(1, sums.coder.config.d_in // 2))
+    pairs, codes = _strongest(pre[:part], dead, _most(sums.target))
     error = pairs.decode(codes, sums.coder.W_dec).sub_(left_over)
     counts = aux_weight(sums.target[:part], left_over, weight)
     sums.auxiliary = counts * error.square().sum() / part
@@ -47,7 +47,7 @@ def slow_aux(pre: Tensor, dead: Tensor, error: Tensor, target: Tensor, w_dec: Te
     """The same loss for autograd; `error` is reconstruction - target on the whole batch."""
     part = aux_rows(len(pre))
     left_over = -error[:part].detach()
-    pairs, _ = _strongest(pre[:part], dead, max(1, target.shape[1] // 2))
+    pairs, _ = _strongest(pre[:part], dead, _most(target))
     codes = pairs.of(pre[:part]).relu()
     dense = pre.new_zeros(part, pre.shape[1]).index_put((pairs.vectors, pairs.features), codes)
     return aux_weight(target[:part], left_over, weight) * (dense @ w_dec - left_over).square().sum(1).mean()
@@ -64,6 +64,11 @@ def aux_weight(target: Tensor, left_over: Tensor, weight: float) -> Tensor:
 def aux_rows(batch: int) -> int:
     """How many vectors of a batch the auxiliary loss looks at."""
     return min(batch, max(AUX_LEAST, batch // AUX_SHARE))
+
+
+def _most(target: Tensor) -> int:
+    """How many dead features a vector may use: half the dimensions of what they explain (Gao et al., appendix B.1)."""
+    return max(1, target.shape[1] // 2)
 
 
 def _strongest(pre: Tensor, dead: Tensor, most: int) -> tuple[SomePairs, Tensor]:

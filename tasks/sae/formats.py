@@ -1,4 +1,5 @@
-"""The saved form of an SAE: SAELens' `cfg.json` and `sae_weights.safetensors`, the only place it is written or read.
+"""The saved form of an SAE: SAELens' `cfg.json`, `sae_weights.safetensors` and `sparsity.safetensors`, the only place
+it is written or read.
 
 Weights are float32: W_enc (d_in, d_sae), W_dec (d_sae, d_out) and the rest by the names of SAELens. The scale of the
 training is folded in, so a saved SAE takes the model's activations as they are, here and in
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,10 @@ from tasks.sae.architectures import coder_class
 from tasks.sae.coder import Coder, CoderConfig
 from tasks.store import write_json
 
-CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+CONFIG, WEIGHTS, DENSITY = "cfg.json", "sae_weights.safetensors", "sparsity.safetensors"
+
+#: SAELens adds this to a density before it takes the logarithm.
+_SILENT = 1e-10
 
 #: The SAELens release whose form this is: without it, SAELens takes the file for an older one and drops the metadata.
 _FORM = "6.0.0"
@@ -57,29 +62,53 @@ class Scales:
 def save_sae(folder: Path, coder: Coder, scales: Scales, metadata: dict[str, Any]) -> None:
     """Write `coder`, trained on scaled activations, so that it takes the activations themselves."""
     config = coder.config
-    folder.mkdir(parents=True, exist_ok=True)
     weights, own = scales.fold(coder), coder.saved()[1]
-    save_file({name: tensor.cpu().contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
     told = {
         "architecture": architecture_name(coder.saved_as, config),
         "d_in": config.d_in,
         "d_sae": config.d_sae,
         **({"d_out": config.d_out} if coder.is_transcoder else {}),
         **({"blocks": config.blocks} if config.blocks > 1 else {}),
-        "dtype": "float32",
-        "device": "cpu",
         "apply_b_dec_to_input": not coder.is_transcoder,
-        "normalize_activations": "none",
-        "reshape_activations": "none",
         **own,
         "metadata": {
-            "sae_lens_version": _FORM,
             "trained_as": config.architecture,
             "trained_with": dataclasses.asdict(coder.options),
             **metadata,
         },
     }
-    write_json(folder / CONFIG, told)
+    write_sae(folder, told, weights)
+
+
+def write_sae(folder: Path, told: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
+    """Write the files of an SAE that takes activations as they are; both arguments by SAELens' names.
+
+    `told` says the architecture, its shape and options, whether the encoder reads x - b_dec, and its metadata.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
+    form = {
+        "dtype": "float32",
+        "device": "cpu",
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        **({"rescale_acts_by_decoder_norm": False} if "k" in told else {}),
+    }
+    metadata = {**told["metadata"], "sae_lens_version": _FORM}
+    write_json(folder / CONFIG, {**told, **form, "metadata": metadata})
+
+
+def save_density(folder: Path, density: torch.Tensor) -> None:
+    """Write on which share of the vectors each feature was active: (d_sae,), as SAELens does, by its logarithm."""
+    save_file({"sparsity": (density.float().cpu() + _SILENT).log10()}, folder / DENSITY)
+
+
+def load_density(folder: Path) -> torch.Tensor | None:
+    """The share of vectors on which each feature was active: (d_sae,) float32; None where that was not saved."""
+    if not (folder / DENSITY).is_file():
+        return None
+    told = load_file(folder / DENSITY)["sparsity"].float()
+    return 10**told * (told > math.log10(2 * _SILENT))
 
 
 def architecture_name(saved_as: str, config: CoderConfig) -> str:

@@ -7,12 +7,10 @@ bit for bit on a CPU with the same number of threads.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +19,12 @@ import torch
 from tasks.problem import Problem
 from tasks.sae import checkpoint
 from tasks.sae.architectures import build
-from tasks.sae.coder import CoderConfig, Moment, Step
+from tasks.sae.coder import Moment, Step
 from tasks.sae.formats import Scales, spread
 from tasks.sae.metrics import total_variance
 from tasks.sae.pace import Pace, gemm_peak
+from tasks.sae.resample import resample
+from tasks.sae.schedule import TrainConfig
 
 #: Batch number `step` (from 0): what is read, fresh (batch, d_in) float32, and what is to be written, (batch, d_out),
 #: unless that is the same.
@@ -40,36 +40,6 @@ FLUSH_EVERY, FLUSH_AFTER_S, METRIC_LINES = 100, 1.0, 10_000
 METRICS = ("loss", "reconstruction", "sparsity", "auxiliary", "l0", "fvu", "dead")
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything a training depends on besides its batches."""
-
-    coder: CoderConfig
-    steps: int
-    batch: int = 4096
-    lr: float = 1e-3
-    warmup: float = 0.05  # share of the steps in which the rate rises
-    decay: float = 0.2  # share of the steps at the end in which the rate falls to 0
-    sparsity_warmup: float = 0.05  # share of the steps in which the sparsity penalty rises
-    clip: float = 0.0  # longest gradient, over all parameters; 0: any
-    accumulate: int = 1  # parts in which a batch goes through the coder, whose gradients are added up
-    dead_after: int = 10_000_000  # vectors without firing that make a feature dead (Gao et al. 2024, A.2)
-    seed: int = 0
-
-    def fingerprint(self) -> str:
-        """Equal for equal configurations, so that no checkpoint of another one is taken up."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
-
-    def pressure(self, step: int) -> float:
-        """0…1: how much of the sparsity penalty is in force."""
-        return min(1.0, (step + 1) / max(1.0, self.sparsity_warmup * self.steps))
-
-    def rate(self, step: int) -> float:
-        """The learning rate of a step: linear rise, plateau, linear fall."""
-        rise = min(1.0, (step + 1) / max(1.0, self.warmup * self.steps))
-        return self.lr * rise * min(1.0, (self.steps - step) / max(1.0, self.decay * self.steps))
-
-
 class Trainer:
     """One training, from its first or a later step."""
 
@@ -80,6 +50,7 @@ class Trainer:
         self.quiet = torch.zeros(config.coder.d_sae, dtype=torch.int64, device=device)  # vectors since it fired
         self.dead = torch.zeros(0, dtype=torch.int64, device=device)
         self.step = 0
+        self.is_over = False  # set to end before the last step
         self._scales: Scales | None = None
         self._log_every = -(-config.steps // METRIC_LINES)
         self._unwritten: list[tuple[int, torch.Tensor]] = []
@@ -99,7 +70,7 @@ class Trainer:
             self._measure()
         checkpoint.cut(folder, self.step)
         self.pace.begin(gemm_peak(self._part, self.config.coder.d_in, self.config.coder.d_sae, self.device))
-        while self.step < self.config.steps:
+        while self.step < self.config.steps and not self.is_over:
             with self.pace.working():
                 self._train()
             if len(self._unwritten) >= FLUSH_EVERY or time.monotonic() - self._written_at >= FLUSH_AFTER_S:
@@ -153,6 +124,11 @@ class Trainer:
         with self.pace.reading():
             batch = self._batch(self.step)
         x, target = self.scaled(batch)
+        if config.resamples_at(self.step):
+            self.dead = (self.quiet >= config.dead_after).nonzero().flatten()
+            resample(self.coder, self.optimizer, self.dead, x, target, config.seed + self.step)
+            self.quiet[self.dead] = 0
+            self.dead = self.dead[:0]
         moment = Moment(self.dead, config.pressure(self.step), self.step / config.steps)
         with self.pace.step(self.step, len(x)):
             told = self._gradient(x, target, moment)

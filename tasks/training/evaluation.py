@@ -66,6 +66,11 @@ class Evaluation:
         told = {name: lines[-1][name] for name in LOSSES}
         return {**told, "best_step": best["step"], "best_fvu": best["fvu"]}
 
+    def since_best(self, folder: Path) -> int:
+        """How many measurements came after the one with the least FVU."""
+        found = [line["fvu"] for line in checkpoint.read(folder, EVALUATIONS) if line["step"] <= self.trainer.step]
+        return len(found) - 1 - found.index(min(found)) if found else 0
+
     def _in_the_model(self) -> dict[str, float | None]:
         if not can_splice(self.vectors):
             return dict.fromkeys(LOSSES)

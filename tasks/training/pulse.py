@@ -24,8 +24,9 @@ class Pulse:
     evaluation: Evaluation
     first = 0  # the step from which this attempt goes on
 
-    def __init__(self, checkpoint_s: float, context: Context) -> None:
-        self.checkpoint_s, self.context = checkpoint_s, context
+    def __init__(self, checkpoint_s: float, patience: int, context: Context) -> None:
+        """`patience` is after how many measurements without a better one the training ends; 0: it does not."""
+        self.checkpoint_s, self.patience, self.context = checkpoint_s, patience, context
         self.next_save = time.monotonic() + checkpoint_s
 
     def beat(self) -> None:
@@ -42,7 +43,12 @@ class Pulse:
         """Measure on held-out rows when that is due, and keep a checkpoint of it with its score; then `beat`."""
         if self.evaluation.is_due():
             self.trainer.save(self.context.workdir, self.evaluation.write(self.context.workdir))
+            self._look_whether_it_is_over()
         self.beat()
+
+    def _look_whether_it_is_over(self) -> None:
+        if self.patience and self.evaluation.since_best(self.context.workdir) >= self.patience:
+            self.trainer.is_over = True
 
     def train(self, log: str | None, about: dict[str, Any]) -> dict[str, Any]:
         """Train to the end and keep it, logging as asked with these parameters; how fast it was."""
@@ -50,6 +56,7 @@ class Pulse:
         self.first = trainer.resume(self.context.workdir)
         if not self.first and (left := goes_on_at(self.context.workdir)):
             self.context.note(f"starts from scratch: the checkpoint at {left} was made with other settings")
+        self._look_whether_it_is_over()
         with watch.logging(log, about):
             trainer.run(self.context.workdir, self.after_step)
             trainer.save(self.context.workdir)

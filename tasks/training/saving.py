@@ -28,7 +28,7 @@ def save(params: Common, context: Context, trainer: Trainer, vectors: Vectors) -
         "prepend_bos": False,
         **vectors.mask.told(),
         "dataset_path": params.dataset,
-        "training_tokens": trainer.config.steps * trainer.config.batch,
+        "training_tokens": trainer.step * trainer.config.batch,
         "activation_scale": list(trainer.scales.read),
     }
     save_sae(context.output, trainer.coder, trainer.scales, about)

@@ -89,5 +89,4 @@ class Lab:
         return path.read_text()[-3000:] if path.exists() else ""
 
     def left_in_tmp(self) -> list[str]:
-        folder = self.store.root / ".tmp"
-        return [path.name for path in folder.iterdir()] if folder.exists() else []
+        return self.store.work_folders()

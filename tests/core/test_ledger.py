@@ -72,6 +72,7 @@ def test_a_dead_lease_puts_the_job_back_and_the_old_owner_can_change_nothing_mor
     assert ledger.finish(new, State.SUCCEEDED, "done", result={"a": 1}) == "ok"
     assert ledger.need(job.id).result == {"a": 1}
     assert [event["attempt"] for event in ledger.events(job.id)] == [0, 1, 1, 2, 2]
+    assert [event.get("token") for event in ledger.events(job.id)] == [None, old.token, None, new.token, None]
 
 
 def test_a_renewed_lease_is_not_reaped(ledger: Ledger) -> None:

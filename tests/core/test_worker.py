@@ -15,6 +15,7 @@ import pytest
 
 from tasks import slot
 from tasks.job import Job, State
+from tasks.leavings import clear_away_one
 from tasks.ledger import PREFIX, Ledger
 from tasks.queues import redis_lists
 from tasks.store import MANIFEST
@@ -32,8 +33,26 @@ def test_a_job_submitted_before_there_is_a_worker_waits_and_runs_then(lab: Lab) 
     assert (done.state, done.attempt, done.device) == (State.SUCCEEDED, 1, "cpu")
     manifest = lab.store.manifest("saes", "nap-3")
     assert (manifest["job"], manifest["params"]["ticks"], manifest["result"]["ticks"]) == (heavy.id, 3, 3)
+    (claim,) = [event for event in lab.ledger.events(heavy.id) if event["reason"] == "claimed"]
+    assert (manifest["attempt"], manifest["token"]) == (claim["attempt"], claim["token"])
     assert (lab.store.path("saes", "nap-3") / "dream.txt").read_text() == "zzz"
     until(lambda: lab.left_in_tmp() == [], 10)
+
+
+def test_what_a_job_left_that_ended_without_a_slot_is_cleared_away_and_nothing_else(lab: Lab) -> None:
+    """As one that was put back with its checkpoints, and cancelled before it was begun again."""
+    over, just_over, waits = (lab.submit("nap", name=name, ticks=1) for name in ("over", "just-over", "waits"))
+    lab.ledger.queues.pause("training")
+    for job in (over, just_over, waits):
+        (lab.store.workdir(job.id) / "checkpoint").write_text("1")
+    lab.store.workdir("of-another-ledger")
+    lab.ledger.request_cancel(over.id)
+    lab.ledger.client.call("HSET", f"{PREFIX}job:{over.id}", "finished_at", lab.ledger.now() - 16)
+    lab.start_worker()
+    until(lambda: over.id not in lab.left_in_tmp(), 20)
+    lab.ledger.request_cancel(just_over.id)
+    assert clear_away_one(lab.ledger, lab.store) is None
+    assert lab.left_in_tmp() == sorted([just_over.id, waits.id, "of-another-ledger"])
 
 
 def test_a_child_runs_after_its_parent_without_being_told_who_that_is(lab: Lab) -> None:

@@ -18,7 +18,9 @@ _MISSING = {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not f
 asked_with: set[str] = set()
 
 
-class _Hub(BaseHTTPRequestHandler):
+class Hub(BaseHTTPRequestHandler):
+    """One request to a Hub with the dataset owner/name."""
+
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
@@ -81,9 +83,9 @@ def _entry(name: str) -> dict[str, object]:
 
 
 @contextmanager
-def serve() -> Iterator[str]:
+def serve(handler: type[Hub] = Hub) -> Iterator[str]:
     """The address of a running server."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     Thread(target=server.serve_forever, daemon=True).start()
     try:

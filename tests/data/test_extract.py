@@ -105,6 +105,20 @@ def test_a_model_without_the_saes_own_hook_is_refused(chain, told: dict, sentenc
         chain.run("extract", "f", sae="other")
 
 
+def test_an_imported_sae_is_read_at_its_hook_on_the_model_that_was_named(chain, tmp_path):
+    theirs = build(CoderConfig("topk", 32, FEATURES, TopK.Options(k=4)), seed=3)
+    save_sae(tmp_path / "theirs", theirs, Scales((1,), (1,)), {"hook_name": f"blocks.{LAYER}.hook_mlp_out"})
+    chain.run("import", "got", source=str(tmp_path / "theirs"), model="m")
+    with pytest.raises(Problem, match=r"does not say what it was trained on\. It needs --tokens"):
+        chain.run("extract", "f", sae="got")
+    result = chain.run("extract", "f", sae="got", tokens="t")
+    assert (result["model"], result["hook"]) == ("m", f"gpt_neox.layers.{LAYER}.mlp")
+    rows, model = open_tokens(chain.path("tokens", "t")), load_model("m", chain.store)
+    codes = codes_of(theirs, model, rows, "mlp")
+    fired = load_file(chain.path("features", "f") / "features.safetensors")["firing_counts"]
+    assert torch.allclose(fired.float(), (codes > 0).sum((0, 1)).float(), atol=2)
+
+
 def test_a_stopped_extraction_goes_on_where_it_was(chain, monkeypatch):
     monkeypatch.setattr(collect, "FORWARD_TOKENS", 160)
     chain.run("extract", "whole", sae="s")

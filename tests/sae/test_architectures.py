@@ -17,6 +17,8 @@ from tasks.sae.coder import Coder, CoderConfig, Moment
 
 NOBODY = torch.zeros(0, dtype=torch.int64)
 DEAD = torch.tensor([3, 7, 11, 30, 31])
+#: More than half of the dimensions that a transcoder here reads or writes.
+MANY_DEAD = torch.arange(0, 64, 4)
 
 #: Every architecture, and every choice that changes a formula.
 CHOICES: dict[str, dict[str, Any]] = {
@@ -107,6 +109,7 @@ def test_the_fast_gradient_is_the_slow_ones(choice: str, dead: torch.Tensor, bat
 @pytest.mark.parametrize("shape", ["transcoder", "skip transcoder"])
 def test_a_transcoder_learns_from_what_it_is_to_write(choice: str, shape: str):
     check_step(small(choice, **SHAPES[shape]), 50, DEAD)
+    check_step(small(choice, **SHAPES[shape]), 50, MANY_DEAD)
 
 
 @pytest.mark.parametrize("choice", CHOICES)

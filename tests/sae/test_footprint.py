@@ -14,7 +14,8 @@ from tasks.features import collect
 from tasks.job import Estimate
 from tasks.kinds import extract, train
 from tasks.sae import baselines, footprint, metrics, pairs
-from tasks.sae.trainer import TrainConfig, Trainer
+from tasks.sae.schedule import TrainConfig
+from tasks.sae.trainer import Trainer
 from tests.sae.conftest import Bench, shaped
 
 PARAMS = train.Params("tiny", "words", 1, batch=256, width=20_000)

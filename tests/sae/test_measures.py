@@ -65,7 +65,7 @@ def test_least_squares_is_the_best_decoding_of_the_chosen_directions():
 def test_the_baselines_get_the_l0_of_the_sae():
     coder = build(shaped("topk", 16, 64, k=4))
     x = torch.randn(600, 16, generator=torch.Generator().manual_seed(3))
-    told = compare(coder, (x, x), (x, x))
+    told = compare(measure(coder, x), x, x)
     active = round(told["l0"])
     assert told["pca_explained_variance"] == pca_explained_variance(x, x, active)
     assert told["random_explained_variance"] == random_explained_variance(x, x, 64, active)

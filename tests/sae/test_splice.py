@@ -106,3 +106,17 @@ def test_a_training_that_is_not_to_be_measured_is_not(bench: Bench):
     context = bench.context()
     assert "best_fvu" not in train.run(params, context)
     assert not (context.output / "evaluations.jsonl").exists()
+
+
+def test_a_training_ends_when_its_patience_does(bench: Bench):
+    params, _ = prepared(bench, steps=60, lr=0.5, evaluate=60, patience=2)
+    context = bench.context()
+    result = train.run(params, context)
+    lines = [json.loads(line) for line in (context.output / "evaluations.jsonl").read_text().splitlines()]
+    losses = [line["fvu"] for line in lines]
+    assert result["steps"] == len(lines) < 60
+    assert min(losses[:-2]) == min(losses) < min(losses[-2:])
+    metadata = json.loads((context.output / "cfg.json").read_text())["metadata"]
+    assert metadata["training_tokens"] == result["steps"] * 256
+    again = train.run(params, bench.context(attempt=2))
+    assert again["steps"] == result["steps"], "another attempt finds it over"

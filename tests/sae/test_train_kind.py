@@ -17,7 +17,7 @@ from tasks.kinds import train
 from tasks.models import load_model
 from tasks.problem import Problem
 from tasks.sae.architectures import coder_class, names
-from tasks.sae.formats import load_sae
+from tasks.sae.formats import load_density, load_sae
 from tests.sae.conftest import CONTEXT, VOCABULARY, Bench, Known, some_tokens, tiny_model
 from tests.sae.families import model_of
 
@@ -63,6 +63,10 @@ def test_training_leaves_a_working_sae_and_says_how_good_it_is(bench: Bench, cho
     assert metadata["context_size"] == CONTEXT
     assert context.said[-1][0] == "measuring"
     assert ("training", 30 * 256, 30 * 256, "tokens") in context.said
+
+    density = load_density(context.output)
+    assert density.sum().item() == pytest.approx(result["l0"], rel=1e-4)
+    assert (density == 0).float().mean().item() == pytest.approx(result["dead_share"])
 
     sae = load_sae(context.output)
     model = tiny_model()
@@ -175,7 +179,7 @@ def test_a_stopped_training_goes_on_and_ends_as_if_it_had_not_been_stopped(bench
     for changing in ("tokens_per_s", "gemm_share", "gemm_peak_gflops", "steps_in_last_attempt"):
         uninterrupted.pop(changing), resumed.pop(changing)
     assert resumed == uninterrupted
-    for name in ("sae_weights.safetensors", "metrics.jsonl", "cfg.json"):
+    for name in ("sae_weights.safetensors", "sparsity.safetensors", "metrics.jsonl", "cfg.json"):
         assert (again.output / name).read_bytes() == (whole.output / name).read_bytes(), name
 
 

@@ -15,7 +15,9 @@ from tasks.sae.architectures import names
 from tasks.sae.baselines import pca_explained_variance, random_explained_variance
 from tasks.sae.coder import Moment
 from tasks.sae.metrics import measure, total_variance
-from tasks.sae.trainer import METRICS, TrainConfig, Trainer
+from tasks.sae.resample import resample
+from tasks.sae.schedule import TrainConfig
+from tasks.sae.trainer import METRICS, Trainer
 from tests.sae.conftest import Planted, shaped
 
 
@@ -196,3 +198,39 @@ def test_a_transcoder_is_trained_on_pairs_and_scaled_on_both_sides(tmp_path: Pat
     target = x @ turn * 100 * trainer.scales.written[0]
     left = (trainer.coder(x * trainer.scales.read[0]) - target).square().sum() / total_variance(target)
     assert left < 0.3
+
+
+@pytest.mark.parametrize("architecture", ["standard", "gated", "jumprelu", "p_anneal"])
+def test_dead_features_are_drawn_anew_and_live_again(tmp_path: Path, architecture: str):
+    source = Planted(features=32, d_in=16, active=3, batch=256)
+
+    def dead_at_the_end(folder: Path, times: int) -> float:
+        plan = config(architecture, steps=400, batch=256, resample=times, dead_after=256 * 20)
+        trainer = Trainer(plan, source)
+        bias = trainer.coder.parameters["b_gate" if architecture == "gated" else "b_enc"]
+        bias[:16] = -100  # these never fire by themselves
+        trainer.run(folder)
+        return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["dead"]
+
+    assert dead_at_the_end(tmp_path / "alone", 0) >= 16
+    assert dead_at_the_end(tmp_path / "helped", 2) < 12
+
+
+def test_what_is_drawn_anew_is_a_direction_that_was_missing_and_adam_forgets_it():
+    trainer = Trainer(config("standard"), Planted(32, 16, 3, 64))
+    x = Planted(32, 16, 3, 64)(0)
+    trainer.coder.step(x, x, Moment(torch.zeros(0, dtype=torch.int64)))
+    trainer.optimizer.step()
+    before = {name: parameter.clone() for name, parameter in trainer.coder.parameters.items()}
+    dead = torch.tensor([3, 7])
+    resample(trainer.coder, trainer.optimizer, dead, x, x, seed=5)
+    alive = [place for place in range(48) if place not in (3, 7)]
+    away = x - trainer.coder.b_dec
+    nearest = (trainer.coder.W_dec[dead] @ (away / away.norm(dim=1, keepdim=True)).T).max(1).values
+    torch.testing.assert_close(nearest, torch.ones(2))
+    assert trainer.coder.b_enc[dead].tolist() == [0, 0]
+    for name in ("W_enc", "W_dec", "b_enc"):
+        assert torch.equal(trainer.coder.parameters[name][alive], before[name][alive])
+        state = trainer.optimizer.state[trainer.coder.parameters[name]]
+        assert state["exp_avg"][dead].abs().max() == 0
+        assert state["exp_avg"][alive].abs().max() > 0

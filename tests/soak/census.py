@@ -105,11 +105,10 @@ def above(being: Being, everybody: dict[int, Being]) -> Iterator[Being]:
 
 
 def _everybody() -> Iterator[tuple[int, int, str, int]]:
-    """pid, parent, state and birth of all that live, parents first as a rule."""
-    for name in sorted((name for name in os.listdir(_PROC) if name.isdecimal()), key=int):
-        told = _stat(int(name))
-        if told is not None and told[1] not in "ZX":
-            yield int(name), *told
+    """pid, parent, state and birth of all that live, the oldest first: pids begin anew, and parents are older."""
+    told = [(int(name), _stat(int(name))) for name in os.listdir(_PROC) if name.isdecimal()]
+    alive = [(pid, *stat) for pid, stat in told if stat is not None and stat[1] not in "ZX"]
+    yield from sorted(alive, key=lambda found: (found[3], found[0]))
 
 
 def _stat(pid: int) -> tuple[int, str, int] | None:

@@ -23,8 +23,8 @@ from tasks.submit import submit
 from tasks.work import tell
 from tests.conftest import until
 from tests.soak.census import Being, Role
-from tests.soak.load import ledger_of
 from tests.soak.strikes import Siege
+from tests.soak.visitor import ledger_of
 from tests.supervision.conftest import EXTRA, MISTUDIO, Home, ending
 
 QUEUES = ("training", "high_priority")

@@ -7,7 +7,7 @@ import threading
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,13 +27,16 @@ _LOOKED_AFTER = (Role.WORKER, Role.SLOT, Role.RUNNER, Role.HELPER)
 
 
 class Watch(threading.Thread):
-    """Looks at a home until it is told to end; `broken` are the promises it saw broken."""
+    """Looks at a home until it is told to end; `broken` are the promises it saw broken.
 
-    def __init__(self, places: Places, slots: dict[str, int]) -> None:
+    `also` tell of other broken promises, each time they are asked.
+    """
+
+    def __init__(self, places: Places, slots: dict[str, int], *also: Callable[[], Iterator[str]]) -> None:
         super().__init__(name="watch", daemon=True)
         self.broken: list[str] = []
         self.looks = 0
-        self._places, self._slots = places, slots
+        self._places, self._slots, self._also = places, slots, also
         self._census = Census(places.home)
         self._alone: dict[tuple[int, int], float] = defaultdict(float)
         self._ending = threading.Event()
@@ -65,6 +68,7 @@ class Watch(threading.Thread):
             *self._too_many_at_a_seat(everybody),
             *self._one_job_twice(everybody),
             *self._orphans(everybody, passed_s),
+            *(broken for look in self._also for broken in look()),
         ):
             if broken not in self.broken:
                 self.broken.append(broken)

@@ -21,9 +21,14 @@ from tasks import identity, wire
 from tasks.job import Job
 from tasks.ledger import Ledger
 from tasks.places import Places
+from tasks.queues import QUEUES
 from tests.conftest import until
 
 EXTRA = Path(__file__).parent.parent / "extra"
+
+#: The workers of the profile `full`, and their slots.
+FULL = {queue.worker: queue.concurrency for queue in QUEUES}
+
 MISTUDIO = str(Path(sys.executable).parent / "mistudio")
 
 

@@ -13,22 +13,20 @@ from collections.abc import Iterator
 import pytest
 
 from tasks.job import kinds
-from tasks.queues import QUEUES
 from tasks.store import Store
 from tests.conftest import until
 from tests.soak.fleet import kinds_of_the_tests
-from tests.soak.load import Load, faults, ledger_of
+from tests.soak.load import Load, faults
 from tests.soak.strikes import Siege, planned
+from tests.soak.visitor import ledger_of
 from tests.soak.watch import Watch
-from tests.supervision.conftest import MISTUDIO, Home
+from tests.supervision.conftest import FULL, MISTUDIO, Home
 
 ROUNDS = int(os.environ.get("MISTUDIO_TEST_ROUNDS") or 20)
 SEED = int(os.environ.get("MISTUDIO_TEST_SEED") or 3)
 
 #: A job under siege may lose its process more often than a job in peace ever does; see `Job.max_attempts`.
 LOSSES = 50
-
-FULL = {queue.worker: queue.concurrency for queue in QUEUES}
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +53,7 @@ def test_whatever_is_killed_no_job_is_lost_and_none_runs_twice(home: Home, siege
             siege.keep_evidence(watch.broken)
             raise
         finally:
-            siege.tell(f"{len(load.submitted)} jobs, {siege.hits} hits, {watch.looks} looks")
+            siege.tell(f"{len(load.submitted)} jobs, {len(siege.hits)} hits, {watch.looks} looks")
             print("", *siege.story, f"MISTUDIO_TEST_SEED={SEED} MISTUDIO_TEST_ROUNDS={ROUNDS}", sep="\n")
 
 

@@ -16,10 +16,10 @@ import psutil
 import pytest
 
 from mistudio_cli import control, redis_server
+from mistudio_cli.errors import Code, NoRedis, explain
 from mistudio_cli.redis_keeper import RedisKeeper
 from tasks import identity, wire
 from tasks.places import SOCKET_PATH_MAX
-from tasks.problem import Problem
 from tests.conftest import until
 from tests.supervision.conftest import Home
 
@@ -130,8 +130,9 @@ def test_a_strange_home_is_a_home_like_any_other(strange_home: Home) -> None:
 def test_one_that_cannot_read_its_file_says_so_in_its_own_words(home: Home) -> None:
     home.places.redis.mkdir(parents=True)
     (home.places.redis / "appendonly.aof").write_text("this is no append-only file\n" * 10)
-    with pytest.raises(Problem) as told:
+    with pytest.raises(NoRedis) as told:
         control.broker_url_for(home.settings)
+    assert explain(told.value).code is Code.UNREACHABLE
     assert told.value.sentence.startswith("Redis does not stay up (exit code 1): ")
     assert "append only file" in told.value.sentence
     assert told.value.mend == f"See {home.places.logs / 'redis.log'}"

@@ -96,6 +96,18 @@ CASES = {
 
 STOPPED_S = 0.5
 
+#: From the death of a whole worker to the next claim of its job: its lease has run out, and somebody has looked for it.
+RECOVERY_S = 30.0
+
+
+def test_the_job_of_a_worker_that_is_killed_is_in_hand_again_within_half_a_minute(fleet: Fleet) -> None:
+    job, runner = fleet.nap()
+    killed_at = fleet.ledger.now()
+    fleet.siege.send(fleet.around(runner)[Role.WORKER], signal.SIGKILL)
+    assert fleet.ended(job).state is State.SUCCEEDED
+    _, again_at = [event["at"] for event in fleet.ledger.events(job.id) if event["reason"] == "claimed"]
+    assert 0 < again_at - killed_at < RECOVERY_S
+
 
 @pytest.mark.parametrize(("signal_name", "target"), CASES, ids=lambda value: str(value))
 def test_one_signal(fleet: Fleet, signal_name: str, target: Role) -> None:

@@ -204,6 +204,20 @@ def test_workers_that_cannot_start_are_told_with_their_last_words(cli: Cli, tmp_
     assert cli("workers start").returncode == 0, "once mended, it starts"
 
 
+@pytest.mark.parametrize("how", ["its supervisor is killed", "its workers are stopped"])
+def test_a_start_that_is_cut_short_by_others_says_so(cli: Cli, how: str) -> None:
+    starting = cli.begin("workers", "start", "full")
+    until(lambda: (told := control.status(cli.home.places)) and told["workers"])
+    if how == "its supervisor is killed":
+        cli.home.supervisor.kill()
+    else:
+        control.stop(cli.home.places)
+    _, told = starting.communicate(timeout=60)
+    assert "The supervisor ended, or was told to stop them, while it started worker-" in told
+    assert starting.returncode == Code.FAILED
+    assert cli("workers start full").returncode == 0
+
+
 def test_ctrl_c_takes_back_what_was_started(cli: Cli) -> None:
     starting = cli.begin("workers", "start", "full")
     until(lambda: (told := control.status(cli.home.places)) and told["workers"])

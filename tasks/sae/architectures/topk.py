@@ -53,7 +53,7 @@ class TopK(Coder):
 
     def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """See `Coder.saved`."""
-        return dict(self.parameters), {"k": self.options.k, "rescale_acts_by_decoder_norm": False}
+        return dict(self.parameters), {"k": self.options.k}
 
     @classmethod
     def options_of(cls, told: dict[str, Any]) -> Any:

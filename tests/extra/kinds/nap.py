@@ -17,6 +17,7 @@ class Params:
     ticks: int = option(10, help="how many ticks to sleep")
     end: str = option("well", help="how to end", choices=("well", "raise", "crash", "full-disk", "deaf"))
     until: str = option("", help="a file: once it is there the rest is left out")
+    marks: str = option("", help="a file to which each tick adds a line: the attempt, its token, the tick")
     parent: str | None = option(None, help="a sae to wait for", artifact="saes")
 
 
@@ -55,6 +56,9 @@ def run(params: Params, context: object) -> dict:
     for tick in range(done, params.ticks):
         if params.until and os.path.exists(params.until):
             break
+        if params.marks:
+            with open(params.marks, "a") as marks:
+                marks.write(f"{context.attempt} {context.claim.token} {tick}\n")
         time.sleep(TICK_S)
         (context.workdir / "part").write_text(str(tick + 1))
         os.replace(context.workdir / "part", checkpoint)

@@ -1,0 +1,51 @@
+"""`mistudio saes`: the SAEs of the store; short forms of the jobs that bring them in and send them out."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mistudio_cli import output, saes, session
+from mistudio_cli.commands import submit
+from tasks.job import kind_named
+from tasks.store import Store
+
+app = typer.Typer(help="See the SAEs of the store; import, export, push and pull them", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="As JSON")]
+
+#: Kinds of job that are verbs here as well, with the same flags.
+SHORT_FORMS = ("import", "export", "push", "pull")
+
+
+@app.command("ls")
+def ls(as_json: Json = False) -> None:
+    """List the SAEs of the store."""
+    found = saes.listed(_store())
+    if as_json:
+        output.data_json({"saes": found})
+        return
+    output.table(*saes.table(found))
+    if not found:
+        output.talk(
+            "There are none. Train one: mistudio submit train --help; or take one in: mistudio saes import --help"
+        )
+
+
+@app.command("show")
+def show(name: Annotated[str, typer.Argument(metavar="NAME", help="An SAE's name")], as_json: Json = False) -> None:
+    """Show all that is known of an SAE: what it is, what it was made from and with, how good it is, its files."""
+    told = saes.shown(_store(), name)
+    if as_json:
+        output.data_json(told)
+        return
+    output.table(*saes.facts(told))
+
+
+def _store() -> Store:
+    return Store(session.current_settings().places.store)
+
+
+for _kind in SHORT_FORMS:
+    submit.register(app, kind_named(_kind))

@@ -1,0 +1,57 @@
+"""`export`: an SAE of the store in a folder, in the form of another library."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.job import Context, JobKind, Known, Request, option
+from tasks.problem import Problem
+from tasks.sae.exporting import FORMS
+
+
+@dataclass(frozen=True)
+class Params:
+    """Which SAE, as what, where to."""
+
+    sae: str = option(help="The SAE, in the store", artifact="saes", positional=True)
+    folder: str = option(help="A folder that is not there yet", positional=True)
+    to: str = option("sae-lens", help="The library that is to read it", choices=FORMS)
+
+
+def default_name(params: Params) -> str:
+    """The SAE's name."""
+    return params.sae
+
+
+def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
+    """Fix the path to where the user stood; refuse an SAE that is neither there nor coming, and a folder that is."""
+    if known.manifest("saes", params.sae) is None and not known.coming("saes", params.sae):
+        raise Problem(f"There is no saes/{params.sae} in the store.", "See what there is: mistudio saes ls")
+    folder = Path(params.folder).expanduser().absolute()
+    if folder.exists():
+        raise Problem(f"{folder} is there already.", "Give a folder that is not there yet")
+    return dataclasses.replace(params, folder=str(folder)), []
+
+
+KIND = JobKind(
+    "export",
+    queue="processing",
+    params=Params,
+    summary="Write an SAE into a folder for SAELens, dictionary_learning or sparsify",
+    module=__name__,
+    default_name=default_name,
+    prepare=prepare,
+)
+
+
+def run(params: Params, context: Context) -> dict[str, Any]:
+    """Write the folder, whole or not at all."""
+    from tasks.sae.exporting import write_as
+
+    context.store.manifest("saes", params.sae)
+    folder = Path(params.folder)
+    write_as(params.to, context.store.path("saes", params.sae), folder)
+    return {"folder": str(folder), "form": params.to, "files": sorted(path.name for path in folder.iterdir())}

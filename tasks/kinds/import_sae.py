@@ -1,0 +1,101 @@
+"""`import`: an SAE that others trained, as an artifact of the store."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.job import Context, JobKind, Known, Request, option
+from tasks.problem import Problem
+
+
+@dataclass(frozen=True)
+class Params:
+    """Where it is, and what its files do not say."""
+
+    source: str = option(
+        help="A folder or a Hub id: an SAE of SAELens, Gemma Scope (params.npz) or sparsify", positional=True
+    )
+    path: str | None = option(None, help="The SAE's folder within the source; needed where there are several")
+    revision: str | None = option(None, help="A branch, tag or commit on the Hub")
+    model: str | None = option(
+        None, help="The model it was trained on, where its files do not say or say otherwise", artifact="models"
+    )
+    layer: int | None = option(
+        None, help="The layer after which it reads the residual stream, where its files do not say", minimum=0
+    )
+
+
+def default_name(params: Params) -> str:
+    """A name from the source and the folder in it."""
+    from tasks.text.naming import local_path, slug
+
+    folder = local_path(params.source)
+    base = folder.name if folder else params.source.replace("/", "--")
+    return slug(f"{base}-{params.path}" if params.path else base)
+
+
+def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
+    """Fix the path to where the user stood; refuse now what can be known to fail."""
+    from tasks.models import look_up
+    from tasks.sae.importing import form_of
+    from tasks.text.naming import is_hub_id, local_path
+
+    folder = local_path(params.source)
+    if folder is not None:
+        form_of(folder / (params.path or "."))
+        params = dataclasses.replace(params, source=str(folder))
+    elif not is_hub_id(params.source):
+        raise Problem(f"There is no folder {params.source!r}, and it is no Hub id like owner/name.", "Check the path")
+    if params.model is not None:
+        params = dataclasses.replace(params, model=look_up(params.model, known)[0])
+    return params, []
+
+
+KIND = JobKind(
+    "import",
+    queue="datasets",
+    params=Params,
+    summary="Take in an SAE of SAELens, Gemma Scope or sparsify, from a folder or the Hub",
+    module=__name__,
+    produces="saes",
+    default_name=default_name,
+    prepare=prepare,
+)
+
+
+def run(params: Params, context: Context) -> dict[str, Any]:
+    """Fetch it if need be, and write it in the store's form."""
+    from tasks.sae.importing import take
+    from tasks.text.naming import local_path
+
+    hook = None if params.layer is None else f"blocks.{params.layer}.hook_resid_post"
+    about = {"model_name": params.model, "hook_name": hook, "hook_layer": params.layer}
+    folder = local_path(params.source)
+    if folder is None and Path(params.source).is_absolute():
+        raise Problem(f"{params.source} is gone, or not on this machine.", "Submit the import where the files are")
+    if folder is None:
+        return take_from_hub(params.source, params.path, params.revision, context, about)
+    context.progress("converting", 0, 1, "SAEs")
+    return take(folder / (params.path or "."), context.output, str(folder / (params.path or "")), about)
+
+
+def take_from_hub(
+    repo: str, path: str | None, revision: str | None, context: Context, about: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Fetch an SAE into the job's work folder, and write it in the store's form; what `take` tells of it."""
+    from tasks.sae.hub import fetch
+    from tasks.sae.importing import take
+
+    context.progress("fetching", 0, None, "files")
+    folder, path = fetch(
+        repo,
+        path,
+        revision,
+        context.workdir / "fetched",
+        lambda done, of: context.progress("fetching", done, of, "files"),
+    )
+    context.progress("converting", 0, 1, "SAEs")
+    return take(folder / path, context.output, f"{repo}/{path}".rstrip("/"), about or {})

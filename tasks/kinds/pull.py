@@ -1,0 +1,57 @@
+"""`pull`: an SAE from the Hugging Face Hub into the store; what was pushed comes back with its record."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.job import Context, JobKind, Known, Request, option
+from tasks.kinds import import_sae
+from tasks.problem import Problem
+
+
+@dataclass(frozen=True)
+class Params:
+    """Which repository, which SAE in it."""
+
+    repo: str = option(help="The repository, as owner/name", positional=True)
+    path: str | None = option(None, help="The SAE's folder in it; needed where there are several")
+    revision: str | None = option(None, help="A branch, tag or commit")
+
+
+def default_name(params: Params) -> str:
+    """The folder's name, else the repository's."""
+    from tasks.text.naming import slug
+
+    return slug(params.path.strip("/") if params.path else params.repo.replace("/", "--"))
+
+
+def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
+    """Refuse what cannot be a repository."""
+    from tasks.models import is_hub_id
+
+    if not is_hub_id(params.repo):
+        raise Problem(
+            f"{params.repo!r} cannot be a repository of the Hub.",
+            "Write it as owner/name; for a folder: mistudio saes import FOLDER",
+        )
+    return params, []
+
+
+KIND = JobKind(
+    "pull",
+    queue="datasets",
+    params=Params,
+    summary="Fetch an SAE from the Hugging Face Hub",
+    module=__name__,
+    produces="saes",
+    default_name=default_name,
+    prepare=prepare,
+)
+
+
+def run(params: Params, context: Context) -> dict[str, Any]:
+    """As the import of the same Hub id."""
+    told = dataclasses.asdict(params)
+    return import_sae.take_from_hub(told.pop("repo"), context=context, **told)

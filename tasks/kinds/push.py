@@ -1,0 +1,69 @@
+"""`push`: an SAE of the store to the Hugging Face Hub, with a model card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.job import Context, JobKind, Known, Request, option
+from tasks.problem import Problem
+
+
+@dataclass(frozen=True)
+class Params:
+    """Which SAE, and where to."""
+
+    sae: str = option(help="The SAE, in the store", artifact="saes", positional=True)
+    repo: str = option(help="The repository, as owner/name; it is made if need be", positional=True)
+    path: str | None = option(None, help="The folder in the repository; default: the SAE's name")
+    private: bool = option(False, help="Make a new repository private")
+
+
+def default_name(params: Params) -> str:
+    """The SAE's name."""
+    return params.sae
+
+
+def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
+    """Refuse an SAE that is neither there nor coming, and what cannot be a repository."""
+    from tasks.models import is_hub_id
+
+    if known.manifest("saes", params.sae) is None and not known.coming("saes", params.sae):
+        raise Problem(f"There is no saes/{params.sae} in the store.", "See what there is: mistudio saes ls")
+    if not is_hub_id(params.repo):
+        raise Problem(f"{params.repo!r} cannot be a repository of the Hub.", "Write it as owner/name")
+    return params, []
+
+
+KIND = JobKind(
+    "push",
+    queue="datasets",
+    params=Params,
+    summary="Put an SAE on the Hugging Face Hub, with a model card",
+    module=__name__,
+    default_name=default_name,
+    prepare=prepare,
+)
+
+
+def run(params: Params, context: Context) -> dict[str, Any]:
+    """One commit with the SAE's folder, its record and the cards; the result tells where it is."""
+    import json
+    from pathlib import Path
+
+    from tasks.sae import hub
+    from tasks.sae.card import RECORD, card, record, without_paths
+    from tasks.sae.formats import CONFIG, DENSITY, WEIGHTS, read_config
+
+    context.progress("pushing", 0, None, "files")
+    told, folder = record(context.store, params.sae), context.store.path("saes", params.sae)
+    path = (params.path or params.sae).strip("/")
+    config = without_paths(read_config(folder))
+    text = card(told, config, params.repo, path, hub.others_in(params.repo, path))
+    files: dict[str, Path | bytes] = {
+        f"{path}/{name}": folder / name for name in (WEIGHTS, DENSITY, "metrics.jsonl") if (folder / name).is_file()
+    }
+    files |= {f"{path}/{name}": json.dumps(v, indent=2).encode() for name, v in ((CONFIG, config), (RECORD, told))}
+    files |= {place: text.encode() for place in (f"{path}/README.md", "README.md")}
+    where = hub.push(params.repo, files, params.private, f"Add {path}")
+    return {"repo": params.repo, "path": path, "commit": where, "files": sorted(files)}

@@ -1,0 +1,170 @@
+"""SAEs in the forms of other libraries: the only place where one is written for them.
+
+Each form takes activations as they are. Its codes are those of the SAE, but for one: dictionary_learning stretches the
+decoder rows of a standard SAE to length 1 when it loads them, so they are written so, and a code there counts unit
+rows.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.late import torch
+from tasks.problem import Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tasks.sae.coder import Coder
+
+SAE_LENS, DICTIONARY_LEARNING, SPARSIFY = "sae-lens", "dictionary-learning", "sparsify"
+
+
+def write_as(form: str, sae: Path, folder: Path) -> None:
+    """Write the saved SAE of the folder `sae` into the new `folder` in one of FORMS.
+
+    Raises Problem for an SAE that the form has no words for, and when `folder` is there already.
+    """
+    draft = folder.with_name(folder.name + ".part")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        _WRITERS[form](sae, draft)
+        if folder.exists():
+            raise Problem(f"{folder} is there already.", "Give a folder that is not there yet")
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _as_sae_lens(sae: Path, folder: Path) -> None:
+    """As it is in the store: `cfg.json`, `sae_weights.safetensors`, `sparsity.safetensors`."""
+    from tasks.sae.formats import CONFIG, DENSITY, WEIGHTS, load_sae
+
+    load_sae(sae)  # or it says what is wrong with it
+    for name in (CONFIG, WEIGHTS, DENSITY):
+        if (sae / name).is_file():
+            shutil.copyfile(sae / name, folder / name)
+
+
+def _as_sparsify(sae: Path, folder: Path) -> None:
+    """`cfg.json` and `sae.safetensors`, as `SparseCoder.load_from_disk` reads them."""
+    from safetensors.torch import save_file
+
+    from tasks.sae.formats import load_sae
+    from tasks.store import write_json
+
+    coder = load_sae(sae)
+    config = coder.config
+    if config.architecture != "topk":
+        raise Problem(f"sparsify has TopK SAEs only, and this one's codes are {config.architecture}.", _ELSE)
+    if config.d_out not in (None, config.d_in):
+        raise Problem(
+            f"sparsify's transcoders write as many numbers as they read, this one {config.d_out} for {config.d_in}.",
+            _ELSE,
+        )
+    tensors = {"encoder.weight": coder.W_enc, "encoder.bias": coder.b_enc, "W_dec": coder.W_dec, "b_dec": coder.b_dec}
+    if config.skip:
+        tensors["W_skip"] = coder.W_skip
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "sae.safetensors")
+    told = {
+        "activation": "topk",
+        "expansion_factor": max(1, config.d_sae // config.d_in),
+        "normalize_decoder": False,  # rows are as long as the activations' scale wants them
+        "num_latents": config.d_sae,
+        "k": coder.options.k,
+        "multi_topk": False,
+        "skip_connection": config.skip,
+        "transcode": coder.is_transcoder,
+        "d_in": config.d_in,
+    }
+    write_json(folder / "cfg.json", told)
+
+
+def _as_dictionary_learning(sae: Path, folder: Path) -> None:
+    """`ae.pt`, which is a pickle of tensors, and `config.json`, as `load_dictionary` reads them."""
+    from tasks.sae.formats import load_sae, read_config
+    from tasks.store import write_json
+
+    coder, about = load_sae(sae), read_config(sae).get("metadata", {})
+    if coder.is_transcoder:
+        raise Problem("dictionary_learning has no transcoders.", _ELSE)
+    kind, turn = _DICTIONARIES[coder.config.architecture]
+    torch.save({name: tensor.clone().contiguous() for name, tensor in turn(coder).items()}, folder / "ae.pt")
+    trainer = {
+        "dict_class": kind,
+        "trainer_class": about.get("trained_as"),
+        "activation_dim": coder.config.d_in,
+        "dict_size": coder.config.d_sae,
+        "k": getattr(coder.options, "k", None),
+        "layer": about.get("hook_layer"),
+        "lm_name": about.get("model_name"),
+        "submodule_name": about.get("hook_name"),
+    }
+    buffer = {"ctx_len": about.get("context_size"), "d_submodule": coder.config.d_in}
+    write_json(folder / "config.json", {"trainer": trainer, "buffer": buffer})
+
+
+def _standard(coder: Coder) -> dict[str, Tensor]:
+    lengths = coder.W_dec.norm(dim=1).clamp_min(1e-30)
+    return {
+        "bias": coder.b_dec,
+        "encoder.weight": coder.W_enc * lengths[:, None],
+        "encoder.bias": coder.b_enc * lengths,
+        "decoder.weight": (coder.W_dec / lengths[:, None]).T,
+    }
+
+
+def _gated(coder: Any) -> dict[str, Tensor]:
+    return {
+        "decoder_bias": coder.b_dec,
+        "r_mag": coder.r_mag,
+        "gate_bias": coder.b_gate,
+        "mag_bias": coder.b_mag,
+        "encoder.weight": coder.W_enc,
+        "decoder.weight": coder.W_dec.T,
+    }
+
+
+def _topk(coder: Coder) -> dict[str, Tensor]:
+    return {
+        "b_dec": coder.b_dec,
+        "k": torch.tensor(coder.options.k, dtype=torch.int),
+        "threshold": torch.tensor(-1.0),  # no threshold was measured
+        "encoder.weight": coder.W_enc,
+        "encoder.bias": coder.b_enc,
+        "decoder.weight": coder.W_dec.T,
+    }
+
+
+def _jumprelu(coder: Any) -> dict[str, Tensor]:
+    """Its encoder reads x, not x - b_dec: the bias takes that up."""
+    bias = coder.b_enc.double() - coder.W_enc.double() @ coder.b_dec.double()
+    return {
+        "W_enc": coder.W_enc.T,
+        "b_enc": bias.float(),
+        "W_dec": coder.W_dec,
+        "b_dec": coder.b_dec,
+        "threshold": coder.threshold,
+    }
+
+
+_ELSE = f"Export it with --to {SAE_LENS}"
+
+#: The class of dictionary_learning that has an architecture's codes, and its tensors.
+_DICTIONARIES: dict[str, tuple[str, Callable[[Any], dict[str, Tensor]]]] = {
+    "standard": ("AutoEncoder", _standard),
+    "gated": ("GatedAutoEncoder", _gated),
+    "topk": ("AutoEncoderTopK", _topk),
+    "jumprelu": ("JumpReluAutoEncoder", _jumprelu),
+}
+
+_WRITERS: dict[str, Callable[[Path, Path], None]] = {
+    SAE_LENS: _as_sae_lens,
+    DICTIONARY_LEARNING: _as_dictionary_learning,
+    SPARSIFY: _as_sparsify,
+}
+FORMS = tuple(_WRITERS)

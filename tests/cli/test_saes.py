@@ -1,0 +1,89 @@
+"""`mistudio saes`: what the store holds, out as files of another library and in again, by a real worker."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from tasks.job import kind_named
+from tasks.sae.architectures import build
+from tasks.sae.architectures.topk import TopK
+from tasks.sae.coder import CoderConfig
+from tasks.sae.formats import Scales, load_sae, save_sae
+from tasks.store import Store
+from tests.cli.conftest import Cli
+from tests.cli.test_json_contract import DOCUMENT, EXAMPLES, differences
+
+ABOUT = {"model_name": "tiny", "hook_name": "blocks.1.hook_resid_post", "hook_layer": 1}
+RESULT = {"l0": 4.0, "explained_variance": 0.8125, "dead_share": 0.25, "telling": ["a", "b"]}
+
+
+def add_sae(home: Path, name: str) -> Path:
+    """A trained SAE's artifact, as a worker would have published it."""
+    store = Store(home / "store")
+    output = store.fresh_output(f"job-{name}", 1)
+    save_sae(output, build(CoderConfig("topk", 16, 48, TopK.Options(k=4)), seed=2), Scales(0.5, 0.5), ABOUT)
+    told = {
+        "job": "0123456789ab",
+        "name": name,
+        "kind": "train",
+        "created_at": "2026-01-31T12:00:00+00:00",
+        "params": {"layer": 1, "k": 4, "l1": None},
+        "made_from": {"model": "models/tiny", "dataset": "tokens/words"},
+        "result": RESULT,
+    }
+    store.seal(output, told)
+    return store.publish(output, "saes", name)
+
+
+def test_the_saes_of_the_store_are_listed_and_shown_as_documented(cli: Cli) -> None:
+    assert cli("saes", "ls", "--json").json == {"saes": []}
+    assert "mistudio submit train --help" in cli("saes", "ls").err
+    folder = add_sae(cli.home, "mine")
+    listed = cli("saes", "ls", "--json").json
+    assert not list(differences(EXAMPLES["mistudio saes ls --json"], listed))
+    line = listed["saes"][0]
+    assert (line["name"], line["d_sae"], line["hook"], line["l0"]) == ("mine", 48, "blocks.1.hook_resid_post", 4.0)
+    assert line["created_at"] == "2026-01-31T12:00:00.000Z"
+    assert re.search(
+        r"^mine +topk +tiny +blocks\.1\.hook_resid_post +48 +4 +0\.812 +0\.250$", cli("saes", "ls").out, re.M
+    )
+
+    shown = cli("saes", "show", "mine", "--json").json
+    documented = json.loads(re.search(r"^## What `saes show --json`.*?```json\n(.*?)```", DOCUMENT, re.M | re.S)[1])
+    assert not list(differences({**documented, "files": {}, "made_from": {}}, {**shown, "files": {}, "made_from": {}}))
+    assert (shown["path"], shown["made_from"]["dataset"]) == (str(folder), "tokens/words")
+    text = cli("saes", "show", "mine").out
+    assert re.search(r"^made from dataset +tokens/words$", text, re.M)
+    assert re.search(r"^--k +4$", text, re.M)
+    gone = cli("saes", "show", "yours")
+    assert (gone.code != 0, gone.err.splitlines()) == (
+        True,
+        ["The store has no saes/yours.", "  There are: mine"],
+    )
+
+
+def test_an_sae_goes_out_and_comes_in_again(world: Cli) -> None:
+    folder = add_sae(world.home, "out-and-in")
+    out = world("saes", "export", "out-and-in", "layers.1", "--to", "sparsify", "--wait", timeout_s=120)
+    assert out.code == 0, out.err
+    assert sorted(path.name for path in (world.home / "layers.1").iterdir()) == ["cfg.json", "sae.safetensors"]
+    back = world("saes", "import", "layers.1", "--name", "back", "--model", "gpt2/tiny", "--wait", timeout_s=120)
+    assert back.code == 0, back.err
+    x = torch.randn(20, 16)
+    assert torch.equal(load_sae(world.home / "store/saes/back").encode(x), load_sae(folder).encode(x))
+    told = world("saes", "show", "back", "--json").json
+    assert (told["kind"], told["hook"], told["model"]) == ("import", "blocks.1.hook_resid_post", "gpt2/tiny")
+    again = world("saes", "export", "out-and-in", "layers.1")
+    assert "layers.1 is there already." in again.err
+
+
+@pytest.mark.parametrize("verb", ["import", "export", "push", "pull"])
+def test_a_short_form_has_the_flags_of_its_kind(cli: Cli, verb: str) -> None:
+    short, long = cli("saes", verb, "--help").out, cli("submit", verb, "--help").out
+    assert short.replace("mistudio saes", "mistudio submit") == long
+    assert kind_named(verb).summary in short

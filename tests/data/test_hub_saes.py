@@ -1,0 +1,182 @@
+"""The real Hub client against a loopback server: an SAE is pushed with its card, and comes back as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tasks.problem import Problem
+from tasks.sae.architectures import build
+from tasks.sae.architectures.topk import TopK
+from tasks.sae.coder import CoderConfig
+from tasks.sae.formats import Scales, load_sae, save_density, save_sae
+from tests.data.conftest import Home
+from tests.data.hub_repos import READER, WRITER, Repos, serve_repos
+from tests.data.hub_server import asked_with
+
+_RUN = """
+import json, sys
+from pathlib import Path
+from tests.data.conftest import Home
+from tasks.problem import Problem
+from tasks.store import Store
+kind, name, root, values = sys.argv[1:]
+home = Home(Path(root) / "home", Store(Path(root) / "store"))
+try:
+    print(json.dumps(home.run(kind, name, **json.loads(values))))
+except Problem as problem:
+    print(problem)
+"""
+RESULT = {
+    "explained_variance": 0.81234,
+    "l0": 31.6,
+    "dead_share": 0.0625,
+    "pca_explained_variance": 0.5,
+    "random_explained_variance": 0.25,
+    "held_out_tokens": 4096,
+}
+ABOUT = {
+    "model_name": "EleutherAI/pythia-70m",
+    "hook_name": "blocks.3.hook_resid_post",
+    "hook_layer": 3,
+    "training_tokens": 10_000_000,
+    "seqpos_slice": [1, None],
+}
+
+
+@pytest.fixture
+def hub():
+    with serve_repos() as served:
+        yield served
+
+
+def run(home: Home, address: str, kind: str, name: str, token: str | None = WRITER, **values: Any) -> Any:
+    """What a job says in a process of its own: the client reads its settings when it is imported."""
+    environment = {
+        **{key: value for key, value in os.environ.items() if key not in ("HF_TOKEN", "HF_HUB_OFFLINE")},
+        "HF_ENDPOINT": address,
+        "HF_HOME": str(home.root / "cache"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "NO_PROXY": "127.0.0.1",
+        **({"HF_TOKEN": token} if token else {}),
+    }
+    command = [sys.executable, "-c", _RUN, kind, name, str(home.root.parent), json.dumps(values)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()[-1]
+    return json.loads(said) if said.startswith("{") else said
+
+
+def add(home: Home, family: str, name: str, kind: str, params: dict[str, Any], made_from: dict[str, str]) -> Path:
+    output = home.store.fresh_output(name, 1)
+    if family == "saes":
+        save_sae(output, build(CoderConfig("topk", 16, 48, TopK.Options(k=4)), seed=2), Scales((0.5,), (0.5,)), ABOUT)
+        save_density(output, torch.linspace(0, 1, 48))
+    told = {"job": name, "name": name, "kind": kind, "params": params, "made_from": made_from, "result": RESULT}
+    home.store.seal(output, told)
+    return home.store.publish(output, family, name)
+
+
+@pytest.fixture
+def mine(home: Home) -> Home:
+    """A home with an SAE, the tokens and the dataset it is from."""
+    add(home, "datasets", "books", "download", {"source": "owner/books", "limit": None}, {})
+    add(home, "tokens", "packed", "tokenize", {"context": 128}, {"dataset": "datasets/books"})
+    params = {"model": "/home/me/models/pythia-70m", "layer": 3, "k": 4}
+    made_from = {"model": "models//home/me/models/pythia-70m", "dataset": "tokens/packed"}
+    add(home, "saes", "mine", "train", params, made_from)
+    return home
+
+
+def test_an_sae_is_pushed_and_comes_back_as_it_was(mine: Home, hub: tuple[str, type[Repos]]):
+    address, repos = hub
+    told = run(mine, address, "push", "mine", sae="mine", repo="owner/saes", private=True)
+    assert told["commit"].startswith(f"{address}/owner/saes/commit/")
+    names = ["README.md", "cfg.json", "mistudio.json", "sae_weights.safetensors", "sparsity.safetensors"]
+    assert sorted(repos.held["owner/saes"]) == ["README.md", *(f"mine/{name}" for name in names)]
+    assert (repos.private, repos.commits) == ({"owner/saes"}, ["Add mine"])
+
+    told = run(mine, address, "pull", "again", token=None, repo="owner/saes")
+    assert (told["hook"], told["model"]) == ("blocks.3.hook_resid_post", "EleutherAI/pythia-70m")
+    first, again = mine.store.path("saes", "mine"), mine.store.path("saes", "again")
+    for file in ("sae_weights.safetensors", "sparsity.safetensors"):
+        assert (again / file).read_bytes() == (first / file).read_bytes()
+    x = torch.randn(20, 16)
+    assert torch.equal(load_sae(again).encode(x), load_sae(first).encode(x))
+    assert json.loads((again / "mistudio.json").read_text())["result"] == RESULT
+
+
+def test_the_card_tells_data_model_metrics_lineage_and_how_to_load(mine: Home, hub: tuple[str, type[Repos]]):
+    address, repos = hub
+    run(mine, address, "push", "mine", sae="mine", repo="owner/saes")
+    card = repos.held["owner/saes"]["README.md"].decode()
+    front = card.split("---")[1]
+    assert "library_name: saelens" in front
+    assert "base_model: EleutherAI/pythia-70m" in front
+    assert "datasets:\n- owner/books" in front
+    for line in (
+        "| hook | `blocks.3.hook_resid_post` |",
+        "| this SAE | 0.8123 | 31.6 |",
+        "| PCA | 0.5000 | 32 |",
+        "6.25% of the features were never active on 4096 held-out tokens.",
+        'sae = SAE.from_pretrained("owner/saes", "mine")',
+        "mistudio saes pull owner/saes --path mine",
+        "| `k` | `4` |",
+        "| `datasets/books` | download | source `owner/books` |",
+        "| `tokens/packed` | tokenize | context `128` |",
+    ):
+        assert line in card
+    everything = b"".join(repos.held["owner/saes"].values()).decode(errors="replace")
+    assert "/home/me" not in everything
+
+
+def test_a_second_sae_joins_the_first_and_one_of_two_must_be_chosen(mine: Home, hub: tuple[str, type[Repos]]):
+    address, repos = hub
+    add(mine, "saes", "other", "train", {"layer": 4}, {})
+    run(mine, address, "push", "mine", sae="mine", repo="owner/saes")
+    run(mine, address, "push", "other", sae="other", repo="owner/saes", path="layers/4")
+    assert "- [`mine`](./mine)" in repos.held["owner/saes"]["README.md"].decode()
+    assert run(mine, address, "pull", "again", repo="owner/saes") == (
+        "owner/saes holds 2 SAEs. Choose one with --path: layers/4, mine"
+    )
+    assert run(mine, address, "import", "again", source="owner/saes", path="layers/4")["form"] == "SAELens"
+    assert run(mine, address, "pull", "third", repo="owner/saes", path="layers/5").startswith(
+        "owner/saes has no SAE at layers/5. There are: layers/4, mine"
+    )
+
+
+@pytest.mark.parametrize(
+    ("token", "sentence"),
+    [(None, "Nothing can be pushed to the Hub without a token."), (READER, "The Hub does not let this token write to")],
+)
+def test_without_the_right_to_write_it_says_so(mine: Home, hub: tuple[str, type[Repos]], token: str, sentence: str):
+    assert run(mine, hub[0], "push", "mine", token=token, sae="mine", repo="owner/saes").startswith(sentence)
+    assert not hub[1].held
+
+
+def test_what_is_not_there_is_one_sentence(mine: Home, hub: tuple[str, type[Repos]]):
+    assert run(mine, hub[0], "pull", "x", repo="owner/nothing").startswith("The Hub has no SAE owner/nothing")
+    hub[1].held["owner/pickled"] = {"ae.pt": b"", "config.json": b"{}"}
+    assert run(mine, hub[0], "pull", "x", repo="owner/pickled").startswith(
+        "owner/pickled holds no SAE that can be read"
+    )
+    with pytest.raises(Problem, match="no saes/yours"):
+        mine.run("push", "yours", sae="yours", repo="owner/saes")
+    with pytest.raises(Problem, match="cannot be a repository of the Hub"):
+        mine.run("pull", "x", repo="./folder")
+
+
+def test_the_token_goes_in_the_header_and_nowhere_else(mine: Home, hub: tuple[str, type[Repos]]):
+    run(mine, hub[0], "push", "mine", sae="mine", repo="owner/saes")
+    assert f"Bearer {WRITER}" in asked_with
+    kept = [path for path in mine.root.parent.rglob("*") if path.is_file() and "cache" not in path.parts]
+    assert kept
+    assert not [path for path in kept if WRITER.encode() in path.read_bytes()]

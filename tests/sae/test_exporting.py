@@ -1,0 +1,94 @@
+"""What other libraries are given: the files of their forms, by their published formulas; tests/interop asks them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tasks.job import kind_named
+from tasks.problem import Problem
+from tasks.sae.exporting import DICTIONARY_LEARNING, FORMS, SAE_LENS, SPARSIFY, write_as
+from tasks.sae.formats import Scales, load_sae, save_density, save_sae
+from tests.sae.conftest import Bench
+from tests.sae.test_formats import SCALE, trained
+
+RAW = torch.randn(50, 8, generator=torch.Generator().manual_seed(7)) / SCALE.read
+
+
+def saved(folder: Path, architecture: str, **shape: Any) -> Path:
+    save_sae(folder, trained(architecture, **shape), SCALE, {"model_name": "tiny", "hook_layer": 1, "context_size": 16})
+    return folder
+
+
+def test_sparsify_by_its_formula(tmp_path: Path):
+    write_as(SPARSIFY, saved(tmp_path / "sae", "topk"), tmp_path / "out")
+    told = json.loads((tmp_path / "out/cfg.json").read_text())
+    assert (told["d_in"], told["num_latents"], told["k"], told["transcode"]) == (8, 24, 3, False)
+    weights = load_file(tmp_path / "out/sae.safetensors")
+    pre = ((RAW - weights["b_dec"]) @ weights["encoder.weight"].T + weights["encoder.bias"]).relu()
+    values, ids = pre.topk(3)
+    codes = torch.zeros(50, 24).scatter(1, ids, values)
+    sae = load_sae(tmp_path / "sae")
+    torch.testing.assert_close(codes, sae.encode(RAW), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(codes @ weights["W_dec"] + weights["b_dec"], sae(RAW), rtol=1e-5, atol=1e-4)
+
+
+def test_dictionary_learning_by_its_formula(tmp_path: Path):
+    write_as(DICTIONARY_LEARNING, saved(tmp_path / "sae", "standard"), tmp_path / "out")
+    told = json.loads((tmp_path / "out/config.json").read_text())["trainer"]
+    assert (told["dict_class"], told["activation_dim"], told["dict_size"], told["layer"]) == ("AutoEncoder", 8, 24, 1)
+    weights = torch.load(tmp_path / "out/ae.pt", weights_only=True)
+    codes = ((RAW - weights["bias"]) @ weights["encoder.weight"].T + weights["encoder.bias"]).relu()
+    sae = load_sae(tmp_path / "sae")
+    torch.testing.assert_close(weights["decoder.weight"].norm(dim=0), torch.ones(24))
+    torch.testing.assert_close(codes, sae.encode(RAW) * sae.W_dec.norm(dim=1), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(codes @ weights["decoder.weight"].T + weights["bias"], sae(RAW), rtol=1e-5, atol=1e-4)
+
+
+def test_jumprelu_of_dictionary_learning_reads_the_vectors_themselves(tmp_path: Path):
+    write_as(DICTIONARY_LEARNING, saved(tmp_path / "sae", "batchtopk"), tmp_path / "out")
+    weights = torch.load(tmp_path / "out/ae.pt", weights_only=True)
+    pre = RAW @ weights["W_enc"] + weights["b_enc"]
+    codes = pre * (pre > weights["threshold"])
+    torch.testing.assert_close(codes, load_sae(tmp_path / "sae").encode(RAW), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("form", "architecture", "shape", "sentence"),
+    [
+        (SPARSIFY, "standard", {}, "TopK SAEs only, and this one's codes are standard"),
+        (SPARSIFY, "topk", {"d_out": 5}, "this one 5 for 8"),
+        (DICTIONARY_LEARNING, "topk", {"d_out": 8}, "has no transcoders"),
+    ],
+)
+def test_what_a_form_has_no_words_for_is_refused_and_leaves_nothing(tmp_path, form, architecture, shape, sentence):
+    sae = tmp_path / "sae"
+    save_sae(sae, trained(architecture, **shape), Scales((1,), (1,)), {})
+    with pytest.raises(Problem, match=sentence):
+        write_as(form, sae, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["sae"]
+
+
+def test_an_export_is_a_job_that_writes_where_the_user_stood(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    kind, folder = kind_named("export"), bench.store.path("saes", "mine")
+    bench.add("saes", "mine")
+    save_sae(folder, trained("topk"), SCALE, {})
+    save_density(folder, torch.rand(24))
+    monkeypatch.chdir(bench.root)
+    for form in FORMS:
+        values = {"sae": "mine", "folder": f"out-{form}", "to": form}
+        params, _ = kind.prepare(kind.read_params(values), bench.known)
+        told = kind.run(params, bench.context())
+        assert told["folder"] == str(bench.root / f"out-{form}")
+        assert told["files"] == sorted(path.name for path in (bench.root / f"out-{form}").iterdir())
+    assert told["files"] == ["cfg.json", "sae.safetensors"]
+    assert "sparsity.safetensors" in {path.name for path in (bench.root / f"out-{SAE_LENS}").iterdir()}
+    with pytest.raises(Problem, match="is there already"):
+        kind.prepare(kind.read_params(values), bench.known)
+    with pytest.raises(Problem, match="no saes/yours"):
+        kind.prepare(kind.read_params({**values, "sae": "yours"}), bench.known)

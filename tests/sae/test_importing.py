@@ -1,0 +1,216 @@
+"""SAEs of others become ours by exact turns, and what cannot be taken is one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tasks.job import kind_named
+from tasks.problem import Problem
+from tasks.sae.exporting import SPARSIFY, write_as
+from tasks.sae.formats import load_density, load_sae, read_config, save_density, save_sae
+from tasks.sae.importing import folders_in, form_of, take
+from tests.sae.conftest import Bench
+from tests.sae.test_formats import SCALE, trained
+
+D_IN, D_SAE = 8, 24
+X = 20 * torch.randn(60, D_IN, generator=torch.Generator().manual_seed(7)) + 5
+
+
+def drawn(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def weights(**more: Tensor) -> dict[str, Tensor]:
+    """Weights by SAELens' names, whose decoder rows have many lengths."""
+    made = {"W_enc": drawn(D_IN, D_SAE, seed=1), "b_enc": drawn(D_SAE, seed=2), "b_dec": drawn(D_IN, seed=4)}
+    made["W_dec"] = drawn(D_SAE, D_IN, seed=3) * torch.linspace(0.2, 3, D_SAE)[:, None]
+    return {**made, **more}
+
+
+def write(folder: Path, told: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "cfg.json").write_text(json.dumps({"d_in": D_IN, "d_sae": D_SAE, "dtype": "float32", **told}))
+    save_file(tensors, folder / "sae_weights.safetensors")
+    return folder
+
+
+def taken(folder: Path, output: Path, source: str = "somewhere", **about: Any) -> Any:
+    take(folder, output, source, about)
+    return load_sae(output)
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    assert (expected != 0).any()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-3)
+
+
+def test_an_encoder_that_reads_the_vector_itself(tmp_path: Path):
+    own = weights(threshold=drawn(D_SAE, seed=5))
+    told = {"architecture": "jumprelu", "apply_b_dec_to_input": False, "metadata": {"model_name": "gpt2"}}
+    sae = taken(write(tmp_path / "theirs", told, own), tmp_path / "ours")
+    pre = X @ own["W_enc"] + own["b_enc"]
+    codes = pre.relu() * (pre > own["threshold"])  # half of the thresholds are negative: codes still are not
+    close(sae.encode(X), codes)
+    close(sae(X), codes @ own["W_dec"] + own["b_dec"])
+    assert read_config(tmp_path / "ours")["apply_b_dec_to_input"] is True
+
+
+def test_a_gated_one_that_reads_the_vector_itself(tmp_path: Path):
+    own = weights(b_gate=drawn(D_SAE, seed=5), b_mag=drawn(D_SAE, seed=6), r_mag=0.3 * drawn(D_SAE, seed=8))
+    del own["b_enc"]
+    told = {"architecture": "gated", "apply_b_dec_to_input": False, "metadata": {}}
+    sae = taken(write(tmp_path / "theirs", told, own), tmp_path / "ours")
+    z = X @ own["W_enc"]
+    close(sae.encode(X), (z * own["r_mag"].exp() + own["b_mag"]).relu() * (z + own["b_gate"] > 0))
+
+
+def test_topk_by_the_lengths_of_decoder_rows(tmp_path: Path):
+    own = weights()
+    told = {"architecture": "topk", "k": 3, "rescale_acts_by_decoder_norm": True, "metadata": {}}
+    sae = taken(write(tmp_path / "theirs", told, own), tmp_path / "ours")
+    lengths = own["W_dec"].norm(dim=1)
+    pre = ((X - own["b_dec"]) @ own["W_enc"] + own["b_enc"]) * lengths
+    values, ids = pre.topk(3)
+    codes = torch.zeros_like(pre).scatter(1, ids, values.relu())
+    close(sae.encode(X), codes)
+    close(sae(X), (codes / lengths) @ own["W_dec"] + own["b_dec"])
+
+
+def test_saelens_before_its_version_6(tmp_path: Path):
+    own = {**weights(), "scaling_factor": torch.ones(D_SAE)}
+    told = {
+        "model_name": "gpt2-small",
+        "hook_point": "blocks.3.hook_resid_post",
+        "hook_point_layer": 3,
+        "activation_fn_str": "topk",
+        "activation_fn_kwargs": {"k": 5},
+        "normalize_activations": None,
+    }
+    sae = taken(write(tmp_path / "theirs", told, own), tmp_path / "ours")
+    assert (sae.config.architecture, sae.options.k) == ("topk", 5)
+    found = read_config(tmp_path / "ours")["metadata"]
+    assert (found["model_name"], found["hook_name"], found["hook_layer"]) == (
+        "gpt2-small",
+        "blocks.3.hook_resid_post",
+        3,
+    )
+
+
+def test_half_precision_becomes_single(tmp_path: Path):
+    own = {name: tensor.bfloat16() for name, tensor in weights().items()}
+    sae = taken(write(tmp_path / "theirs", {"architecture": "standard", "metadata": {}}, own), tmp_path / "ours")
+    assert sae.W_enc.dtype == torch.float32
+    assert torch.equal(sae.W_dec, own["W_dec"].float())
+
+
+def gemma_scope(folder: Path, **changes: Any) -> dict[str, Tensor]:
+    own = weights(threshold=drawn(D_SAE, seed=5).abs())
+    folder.mkdir(parents=True)
+    np.savez(folder / "params.npz", **{name: tensor.numpy() for name, tensor in own.items()} | changes)
+    return own
+
+
+def test_gemma_scope_by_its_formula_and_its_names(tmp_path: Path):
+    own = gemma_scope(tmp_path / "theirs")
+    source = "google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71"
+    sae = taken(tmp_path / "theirs", tmp_path / "ours", source)
+    pre = X @ own["W_enc"] + own["b_enc"]
+    codes = pre * (pre > own["threshold"])
+    close(sae.encode(X), codes)
+    close(sae(X), codes @ own["W_dec"] + own["b_dec"])
+    found = read_config(tmp_path / "ours")["metadata"]
+    assert (found["model_name"], found["hook_name"]) == ("google/gemma-2-2b", "blocks.20.hook_resid_post")
+    assert (found["seqpos_slice"], found["imported_from"]) == ([1, None], source)
+    take(tmp_path / "theirs", tmp_path / "mlp", "google/gemma-scope-9b-it-mlp/layer_3/width_16k/average_l0_9", {})
+    found = read_config(tmp_path / "mlp")["metadata"]
+    assert (found["model_name"], found["hook_name"]) == ("google/gemma-2-9b-it", "blocks.3.hook_mlp_out")
+
+
+def test_no_object_in_an_npz_is_unpickled(tmp_path: Path):
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "sprung",))
+
+    gemma_scope(tmp_path / "theirs", W_enc=np.array([Trap()], dtype=object))
+    with pytest.raises(Problem, match="holds objects, which are not read"):
+        take(tmp_path / "theirs", tmp_path / "ours", "", {})
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("shape", [{}, {"d_out": 8}, {"d_out": 8, "skip": True}])
+def test_sparsify_there_and_back(tmp_path: Path, shape: dict[str, Any]):
+    save_sae(tmp_path / "sae", trained("topk", **shape), SCALE, {})
+    write_as(SPARSIFY, tmp_path / "sae", tmp_path / "run/layers.6.mlp")
+    (tmp_path / "run/config.json").write_text(json.dumps({"model": "EleutherAI/pythia-160m", "ctx_len": 2048}))
+    sae, first = taken(tmp_path / "run/layers.6.mlp", tmp_path / "ours", "run/layers.6.mlp"), load_sae(tmp_path / "sae")
+    for name, tensor in first.parameters.items():
+        assert torch.equal(tensor, sae.parameters[name]), name
+    found = read_config(tmp_path / "ours")["metadata"]
+    assert (found["model_name"], found["hook_name"]) == ("EleutherAI/pythia-160m", "blocks.6.hook_mlp_out")
+
+
+def test_our_own_come_back_with_their_densities(tmp_path: Path):
+    save_sae(tmp_path / "sae", trained("gated"), SCALE, {"model_name": "tiny", "exclude_special_tokens": True})
+    save_density(tmp_path / "sae", torch.linspace(0, 1, D_SAE))
+    (tmp_path / "ours").mkdir()
+    sae = taken(tmp_path / "sae", tmp_path / "ours", model_name="other")
+    assert torch.equal(sae.encode(X), load_sae(tmp_path / "sae").encode(X))
+    torch.testing.assert_close(load_density(tmp_path / "ours"), torch.linspace(0, 1, D_SAE), rtol=1e-4, atol=1e-8)
+    found = read_config(tmp_path / "ours")["metadata"]
+    assert (found["model_name"], found["trained_as"]) == ("other", "gated")
+    assert "exclude_special_tokens" not in found, "which ones, nobody said"
+
+
+STANDARD = {"architecture": "standard", "metadata": {}}
+
+
+@pytest.mark.parametrize(
+    ("told", "change", "sentence"),
+    [
+        ({**STANDARD, "normalize_activations": "layer_norm"}, {}, "normalize_activations = 'layer_norm'"),
+        ({**STANDARD, "reshape_activations": "hook_z"}, {}, "reshape_activations = 'hook_z'"),
+        ({"architecture": "temporal", "metadata": {}}, {}, "no SAE architecture 'temporal'"),
+        (STANDARD, {"scaling_factor": torch.full((D_SAE,), 2.0)}, "a factor of their own"),
+        ({"architecture": "jumprelu", "metadata": {}}, {}, "has no threshold among its weights"),
+    ],
+)
+def test_what_is_not_understood_is_refused(tmp_path: Path, told: dict, change: dict, sentence: str):
+    with pytest.raises(Problem, match=sentence):
+        take(write(tmp_path / "theirs", told, weights(**change)), tmp_path / "ours", "", {})
+
+
+def test_where_there_is_no_sae_it_says_what_there_is(tmp_path: Path):
+    with pytest.raises(Problem, match=r"no SAE in .*Known are cfg.json and sae_weights.safetensors \(SAELens\)"):
+        form_of(tmp_path)
+    write(tmp_path / "run/layer_3", STANDARD, weights())
+    with pytest.raises(Problem, match=r"in folders below it\. For one: .*run/layer_3"):
+        form_of(tmp_path)
+    (tmp_path / "ae.pt").write_bytes(b"")
+    with pytest.raises(Problem, match=r"ae\.pt, a pickle: loading one can run any code"):
+        form_of(tmp_path)
+    files = ["a/cfg.json", "a/sae_weights.safetensors", "b/cfg.json", "c/d/params.npz", "README.md"]
+    assert folders_in(files) == ["a", "c/d"]
+
+
+def test_an_import_is_a_job_whose_artifact_tells_the_model(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    write(bench.root / "theirs", {**STANDARD, "metadata": {"model_name": "gpt2"}}, weights())
+    monkeypatch.chdir(bench.root)
+    kind = kind_named("import")
+    params, requests = kind.prepare(kind.read_params({"source": "theirs", "model": "tiny", "layer": 1}), bench.known)
+    assert (params.source, requests, kind.default_name(params)) == (str(bench.root / "theirs"), [], "theirs")
+    context = bench.context()
+    told = kind.run(params, context)
+    assert (told["form"], told["model"], told["hook"]) == ("SAELens", "tiny", "blocks.1.hook_resid_post")
+    assert json.dumps(told)
+    assert load_sae(context.output).config.d_sae == D_SAE
+    for source, sentence in (("nowhere", "no folder 'nowhere'"), (str(bench.root), "in folders below it")):
+        with pytest.raises(Problem, match=sentence):
+            kind.prepare(kind.read_params({"source": source}), bench.known)

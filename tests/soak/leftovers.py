@@ -1,0 +1,46 @@
+"""What jobs that have ended may leave behind: the only place that counts it, in Redis and on the disk."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from tasks.job import State
+from tasks.ledger import PREFIX, Ledger
+from tasks.store import Store
+from tests.soak.reckoning import Life
+
+#: All that is in Redis when no job is live. Anything else is left over: a lease, a bell, a promise of an artifact.
+_LASTING = re.compile(
+    rf"{PREFIX}((job|events):\w+|by:(all|(state|kind|queue|name):[\w.-]+)|queue:\w+:ended"
+    r"|ids|ended|schema|served_at|first_turn|last_turn|reaped_at|upkeep_at|workers)"
+    r"|celery-task-meta-\w+|_kombu\.binding.+"
+)
+
+
+def left_in_redis(ledger: Ledger) -> list[str]:
+    """Keys that say that something is still to be done."""
+    return sorted(key for key in ledger.client.call("KEYS", "*") if not _LASTING.fullmatch(key))
+
+
+def left_on_disk(ledger: Ledger, store: Store) -> list[str]:
+    """Work folders of jobs that have ended."""
+    live = ledger.live_jobs()
+    return [job_id for job_id in store.work_folders() if job_id not in live]
+
+
+def counts_askew(ledger: Ledger, lives: Mapping[str, Life]) -> Iterator[str]:
+    """Indexes that do not hold exactly the jobs whose records say so."""
+    expected: Counter[str] = Counter()
+    for job in (life.job for life in lives.values()):
+        names = f"by:state:{job.state}", f"by:queue:{job.queue}", f"by:kind:{job.kind}", f"by:name:{job.name}"
+        expected.update((*names, "by:all", "ids", "ended"))
+    keys = [*ledger.client.call("KEYS", f"{PREFIX}by:*"), f"{PREFIX}ids", f"{PREFIX}ended"]
+    sizes = dict(zip(keys, ledger.client.batch([("ZCARD", key) for key in keys]), strict=True))
+    found = Counter({key.removeprefix(PREFIX): size for key, size in sizes.items()})
+    if found != expected:
+        yield f"more in the indexes than in the records: {found - expected}, and less: {expected - found}"
+    ended = sum(expected[f"by:state:{state}"] for state in (State.SUCCEEDED, State.FAILED, State.CANCELLED))
+    if ended != len(lives):
+        yield f"{len(lives)} jobs, but {ended} of them have ended"

@@ -1,0 +1,62 @@
+"""Those who use a home's ledger all the time while it is struck at: the only place that waits while Redis is away."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mistudio_cli import redis_server
+from tasks.ledger import Ledger
+from tasks.places import Places
+from tasks.problem import Problem
+from tasks.store import Store
+from tasks.wire import Refused, Unreachable, connect
+
+
+@contextmanager
+def ledger_of(places: Places) -> Iterator[Ledger]:
+    """The home's own ledger."""
+    ledger = Ledger(connect(redis_server.own_url(places)))
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+class Visitor(threading.Thread):
+    """Comes again and again until it is told to end; `trouble` is what it was refused though nothing was wrong."""
+
+    def __init__(self, name: str, places: Places, every_s: float) -> None:
+        super().__init__(name=name, daemon=True)
+        self.trouble: list[str] = []
+        self._places, self._every_s = places, every_s
+        self._ending = threading.Event()
+
+    def __enter__(self) -> Visitor:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Come no more."""
+        self._ending.set()
+        self.join()
+
+    def run(self) -> None:
+        """Come again and again; while Redis is away, for nothing."""
+        store = Store(self._places.store)
+        with ledger_of(self._places) as ledger:
+            while not self._ending.wait(self._every_s):
+                try:
+                    self.visit(ledger, store)
+                except (Unreachable, Refused):  # whether what was asked for is done, is not known
+                    continue
+                except Problem as problem:
+                    self.trouble.append(str(problem))
+
+    def visit(self, ledger: Ledger, store: Store) -> None:
+        """What is done each time."""
+        raise NotImplementedError
