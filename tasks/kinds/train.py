@@ -66,6 +66,9 @@ class Common:
         0, help="How often dead features are drawn anew, in the first half of the training", minimum=0
     )
     seed: int = option(0, help="Seed of the weights and of the order of the data", minimum=0)
+    log: str | None = option(
+        None, help="Metrics also to tensorboard or wandb (W&B), or to both with a comma between them"
+    )
     checkpoint_s: float = option(30.0, help="Seconds between checkpoints", minimum=0)
 
 
@@ -83,8 +86,10 @@ def default_name(params: Common) -> str:
 
 def prepare(params: Common, known: Known) -> tuple[Common, list[Request]]:
     """Find what to train on, or ask for the jobs that make it; refuse what cannot work."""
+    from tasks.training.logs import asked_for
     from tasks.training.place import resolve
 
+    asked_for(params.log)
     params, d_model, requests = resolve(params, known)
     if params.width is None and d_model is not None:
         params = dataclasses.replace(params, width=params.expansion * d_model)
@@ -96,7 +101,7 @@ def prepare(params: Common, known: Known) -> tuple[Common, list[Request]]:
 
 def estimate(params: Common, known: Known) -> Estimate:
     """Memory and disk by the shapes; time by a training of like shape in the store."""
-    from tasks.estimate import ModelShape, seconds_like_earlier
+    from tasks.estimate import seconds_like_earlier
     from tasks.sae.footprint import TrainingShape, of_training
     from tasks.training.place import place_of, wiring
 
@@ -119,7 +124,7 @@ def estimate(params: Common, known: Known) -> Estimate:
     )
     place = place_of(params)
     stored = None if params.activations is None else known.manifest("activations", params.activations)
-    read = ModelShape(stored["result"]["d_in"], parameters=0) if stored else None
+    read = (stored or {}).get("result")
     return dataclasses.replace(of_training(known, place.model, place.dataset, shape, read), seconds=seconds)
 
 
@@ -164,7 +169,7 @@ def run(params: Common, context: Context) -> dict[str, Any]:
     stream = ActivationStream(vectors, train_rows, params.batch, params.seed, pulse.beat, context.workdir)
     pulse.trainer = trainer = Trainer(_config(params, wired, width), wired.source(stream, width), context.device)
     pulse.evaluation = Evaluation(trainer, vectors, wired, held_rows, params.evaluate)
-    speed = pulse.train()
+    speed = pulse.train(params.log, dataclasses.asdict(params))
     save(params, context, trainer, vectors)
 
     def read(rows: Any) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tasks.estimate import CHECKPOINTS, FLOAT, ModelShape, shape_of_model, tokens_in, weights_in
 from tasks.job import Estimate, Known
@@ -54,20 +55,20 @@ class TrainingShape:
 
 
 def of_training(
-    known: Known, model: str, dataset: str, shape: TrainingShape, told: ModelShape | None = None
+    known: Known, model: str, dataset: str, shape: TrainingShape, stored: dict[str, Any] | None = None
 ) -> Estimate:
     """Memory and disk of the training of an SAE; nothing is known while its model's shape is not.
 
-    `told` is that shape where it is known better: a model of no parameters, for a training from stored activations.
+    `stored` is the result of the reading that stored what is trained on: no model is loaded then.
     """
-    told = told or shape_of_model(known, model)
+    told = ModelShape(stored["d_in"], parameters=0) if stored else shape_of_model(known, model)
     if told is None:
         return Estimate()
     d_in, d_sae = told.d_model * shape.reads, shape.width or shape.expansion * told.d_model
     d_out = told.d_model * shape.writes or d_in
     parameters = (d_in + d_out) * d_sae + d_sae + d_out
     active = min(shape.k or d_in, d_in - 1)
-    held_out = _held_out(tokens_in(known, dataset), d_in)
+    held_out = _held_out(stored["vectors"] if stored else tokens_in(known, dataset), d_in)
     codes = _codes(shape, d_sae)
     in_memory, in_file = _buffer(told.d_model * (shape.reads + shape.writes), shape.batch)
     lasting = told.parameters + _COPIES_IN_TRAINING * parameters + in_memory + codes

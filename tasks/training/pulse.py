@@ -50,13 +50,14 @@ class Pulse:
         if self.patience and self.evaluation.since_best(self.context.workdir) >= self.patience:
             self.trainer.is_over = True
 
-    def train(self) -> dict[str, Any]:
-        """Train to the end and keep it; how fast it was."""
+    def train(self, log: str | None, about: dict[str, Any]) -> dict[str, Any]:
+        """Train to the end and keep it, logging as asked with these parameters; how fast it was."""
         trainer, watch = self.trainer, Watch(self.context, self.trainer)
         self.first = trainer.resume(self.context.workdir)
         if not self.first and (left := goes_on_at(self.context.workdir)):
             self.context.note(f"starts from scratch: the checkpoint at {left} was made with other settings")
         self._look_whether_it_is_over()
-        trainer.run(self.context.workdir, self.after_step)
-        trainer.save(self.context.workdir)
+        with watch.logging(log, about):
+            trainer.run(self.context.workdir, self.after_step)
+            trainer.save(self.context.workdir)
         return watch.result()

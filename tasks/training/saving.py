@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.job import Context
 from tasks.sae.formats import save_sae
+from tasks.training import logs
 from tasks.training.place import wiring
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ def save(params: Common, context: Context, trainer: Trainer, vectors: Vectors) -
     """Write the trained SAE and its files of lines into the job's output."""
     for lines in context.workdir.glob("*.jsonl"):
         shutil.copyfile(lines, context.output / lines.name)
+    logs.take_over(context.workdir, context.output)
     about = {
         "model_name": params.model,
         **_hooks(params, vectors),

@@ -6,10 +6,13 @@ is in `pace.jsonl` beside it, a line whenever metrics were written.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from tasks.sae import checkpoint
+from tasks.training import logs
 
 if TYPE_CHECKING:
     from tasks.job import Context
@@ -23,13 +26,30 @@ class Watch:
 
     def __init__(self, context: Context, trainer: Trainer) -> None:
         self.context, self.trainer = context, trainer
+        self._logs: list[logs.Log] = []
         trainer.on_metrics = self.hear
+
+    @contextmanager
+    def logging(self, wanted: str | None, about: dict[str, Any]) -> Iterator[None]:
+        """Inside, what is heard goes to these logs too, after what was measured until the step that was reached."""
+        folder = self.context.workdir
+        checkpoint.cut(folder, self.trainer.step)
+        self._logs = logs.open_logs(wanted, self.context, about)
+        try:
+            if self._logs:
+                self._tell(checkpoint.read(folder, checkpoint.METRICS), checkpoint.read(folder, PACE))
+            yield
+        finally:
+            for log in self._logs:
+                log.close()
 
     def hear(self, lines: list[dict[str, Any]]) -> None:
         """Tell of new lines of the metrics."""
-        speed = asdict(self.trainer.pace.lap())
-        checkpoint.append(self.context.workdir, PACE, [{"step": lines[-1]["step"], **speed}])
-        self.context.metrics(lines[-1]["step"], {**live(lines[-1], self.trainer.config.coder.d_sae), **speed})
+        step, speed = lines[-1]["step"], asdict(self.trainer.pace.lap())
+        pace = {"step": step, **speed}
+        checkpoint.append(self.context.workdir, PACE, [pace])
+        self.context.metrics(step, {**logs.shown(lines[-1], self._width), **speed})
+        self._tell(lines, [pace])
 
     def result(self) -> dict[str, Any]:
         """How fast this attempt was; None where an earlier one had done it all."""
@@ -40,9 +60,10 @@ class Watch:
             "gemm_peak_gflops": None if peak is None else round(peak / 1e9, 1),
         }
 
+    @property
+    def _width(self) -> int:
+        return self.trainer.config.coder.d_sae
 
-def live(line: dict[str, Any], d_sae: int) -> dict[str, Any]:
-    """A line of the metrics as one looks at it, what matters most first: dead features as their share."""
-    first = {name: line[name] for name in ("loss", "fvu", "l0")}
-    rest = {name: value for name, value in line.items() if name not in (*first, "step", "dead")}
-    return {**first, "dead_share": line["dead"] / d_sae, **rest}
+    def _tell(self, lines: list[dict[str, Any]], paces: list[dict[str, Any]]) -> None:
+        for log in self._logs:
+            log.write(list(logs.rows_of(lines, paces, self._width)))

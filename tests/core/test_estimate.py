@@ -52,7 +52,7 @@ def runner_of(job: Job) -> psutil.Process | None:
     return next((p for p in psutil.process_iter(["cmdline"]) if job.id in (p.info["cmdline"] or ())), None)
 
 
-def most_held(lab: Lab, job: Job) -> int:
+def most_held(lab: Lab, job: Job, seconds: float = 120) -> int:
     """The most the job's runner ever held: its PSS if no other process maps the same libraries, as here others may."""
     runner, most = until(lambda: runner_of(job), 60, lab.log()), 0
 
@@ -65,7 +65,7 @@ def most_held(lab: Lab, job: Job) -> int:
         most = max([most, *(int(line.split()[1]) << 10 for line in told.splitlines() if line.startswith("VmHWM"))])
         return not runner.is_running() or runner.status() == psutil.STATUS_ZOMBIE
 
-    until(look, 120, "the runner to end")
+    until(look, seconds, "the runner to end")
     return most
 
 

@@ -1,0 +1,71 @@
+"""A training holds what was told beforehand, however many stored activations it reads; `make soak` reads 50 M."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tasks.activation_files import ShardWriter
+from tasks.job import Job
+from tests.core.lab import Lab
+from tests.core.test_estimate import add_model, add_tokens, estimated, most_held, published
+
+CONTEXT = 128
+DEEPER = bool(os.environ.get("MISTUDIO_TEST_DEEPER"))
+#: Rows of a small and of a large artifact, both with more than is ever held out, and the length of a vector.
+ROWS, D_IN = ((2_600, 390_625), 8) if DEEPER else ((2_600, 8_000), 32)
+#: What a dense architecture's flags are.
+STANDARD = {"arch": "standard", "l1": 0.1}
+
+
+def add_activations(lab: Lab, name: str, rows: int, d_in: int) -> int:
+    """Stored activations as a reading would leave them, and how many bytes they are."""
+    params = {"model": "model", "dataset": "words", "layer": 0, "hook": "resid", "skip_bos": False}
+    folder = published(lab, "activations", name, params=params, result={"d_in": d_in, "vectors": rows * CONTEXT})
+    writer = ShardWriter(lab.folder / f"draft-{name}", np.full(rows, CONTEXT, np.int32), CONTEXT, d_in, "float32")
+    for shard in range(writer.shards):
+        writer.write(shard, vectors(len(writer.rows_of(shard)), d_in, shard), lambda written: None)
+    about = {"model": "model", "tokens": "words", "hook_name": "blocks.0.hook_resid_post", "hook_module": "layers.0"}
+    left_out = {"first": False, "ids": [], "pad": None}
+    writer.finish(folder, **about, left_out=left_out, dtype="float32", context=CONTEXT)
+    return rows * CONTEXT * d_in * 4
+
+
+def vectors(rows: int, d_in: int, seed: int) -> Iterator[torch.Tensor]:
+    drawn = torch.randn(64 * CONTEXT, d_in, generator=torch.Generator().manual_seed(seed))
+    for start in range(0, rows, 64):
+        yield drawn[: min(64, rows - start) * CONTEXT]
+
+
+def peak(lab: Lab, job: Job) -> int:
+    return most_held(lab, job, 3000.0 if DEEPER else 120.0)
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("flags", [{"arch": "topk", "k": 8}, STANDARD][: 1 + DEEPER], ids=lambda flags: flags["arch"])
+def test_the_memory_of_a_training_does_not_grow_with_what_it_reads(lab: Lab, flags: dict[str, Any]) -> None:
+    sizes = [add_activations(lab, name, rows, D_IN) for name, rows in zip(("small", "large"), ROWS, strict=True)]
+    lab.start_worker(OMP_NUM_THREADS="1")
+    held = []
+    for name, rows in zip(("small", "large"), ROWS, strict=True):
+        job = lab.submit("train", name=name, activations=name, tokens=rows * CONTEXT, batch=2048, expansion=4, **flags)
+        before = estimated(lab, job)
+        held.append(peak(lab, job))
+        ended = lab.ended(job)
+        assert ended.result is not None, ended
+        assert ended.result["steps"] * 2048 >= rows * CONTEXT
+        assert before.memory_bytes == pytest.approx(held[-1], rel=0.2)
+    assert held[1] - held[0] < (sizes[1] - sizes[0]) / 4
+
+
+def test_the_memory_of_a_dense_training_is_known_within_a_fifth_too(lab: Lab) -> None:
+    add_model(lab, "model", 128)
+    add_tokens(lab, "words", 8000)
+    lab.start_worker(OMP_NUM_THREADS="1")
+    job = lab.submit("train", model="model", dataset="words", layer=0, steps=40, batch=1024, expansion=16, **STANDARD)
+    assert estimated(lab, job).memory_bytes == pytest.approx(most_held(lab, job), rel=0.2)

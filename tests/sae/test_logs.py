@@ -1,0 +1,111 @@
+"""`train --log`: TensorBoard and W&B get each step once, whatever struck the training; what is missing is refused."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.kinds import train
+from tasks.problem import Problem
+from tasks.training import logs
+from tests.sae.conftest import Bench
+from tests.sae.doomed import attempt
+from tests.sae.test_resume_proof import STEPS, made_by, values_of
+from tests.sae.test_train_kind import prepared
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard's own reader finds in event files."""
+    from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+
+    read = EventAccumulator(str(folder), size_guidance={SCALARS: 0}).Reload()
+    return {name: [(event.step, event.value) for event in read.Scalars(name)] for name in read.Tags()["scalars"]}
+
+
+def metrics_in(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def records_in(log: bytes) -> Iterator[bytes]:
+    """The records of a W&B file, which has the form of LevelDB's logs: blocks of 32 KiB, records in parts."""
+    place, record = 7, b""
+    while place + 7 <= len(log):
+        if 32768 - place % 32768 < 7:  # too little is left of the block for another part
+            place += 32768 - place % 32768
+        length, kind = int.from_bytes(log[place + 4 : place + 6], "little"), log[place + 6]
+        record += log[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # the whole record, or its last part
+            yield record
+            record = b""
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGTERM])
+def test_tensorboard_has_each_step_of_a_struck_training_once(bench: Bench, blow: signal.Signals) -> None:
+    values = {**values_of("topk"), "log": "tensorboard"}
+    assert attempt(bench.root, "logged", values, 1, (20, blow)) == -blow
+    assert attempt(bench.root, "logged", values, 2, (40, blow)) == -blow
+    assert attempt(bench.root, "logged", values, 3, None) == 0
+    output = made_by(bench.root, "logged", 3)
+    found, lines = scalars(output / "tensorboard"), metrics_in(output)
+    assert [step for step, _ in found["loss"]] == list(range(1, STEPS + 1))
+    for name in ("loss", "fvu", "l0", "sparsity"):
+        assert [value for _, value in found[name]] == pytest.approx([line[name] for line in lines], rel=1e-5)
+    assert found["dead_share"][-1][1] == pytest.approx(lines[-1]["dead"] / 64)
+    paces = [json.loads(line) for line in (output / "pace.jsonl").read_text().splitlines()]
+    assert [step for step, _ in found["tokens_per_s"]] == [line["step"] for line in paces]
+
+
+def test_a_training_that_is_not_asked_to_log_does_not(bench: Bench) -> None:
+    context = bench.context()
+    train.run(prepared(bench, steps=3)[0], context)
+    assert not (context.output / "tensorboard").exists()
+    assert not (context.output / "wandb").exists()
+
+
+@pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed: pip install 'mistudio[logging]'")
+def test_an_offline_run_of_wandb_has_each_step_of_a_struck_training_once(bench: Bench) -> None:
+    from wandb.proto import wandb_internal_pb2
+
+    values = {**values_of("topk"), "log": "wandb, tensorboard"}
+    assert attempt(bench.root, "logged", values, 1, (20, signal.SIGKILL)) == -signal.SIGKILL
+    assert attempt(bench.root, "logged", values, 2, None) == 0
+    output = made_by(bench.root, "logged", 2)
+    (run,) = (output / "wandb").iterdir()
+    losses: dict[int, float] = {}
+    for data in records_in((run / "run-logged.wandb").read_bytes()):
+        record = wandb_internal_pb2.Record.FromString(data)
+        told = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
+        if told:
+            assert record.history.step.num not in losses
+            losses[record.history.step.num] = json.loads(told["loss"])
+        assert not record.run.run_id or record.run.run_id == "logged"
+    assert list(losses.items()) == [(line["step"], pytest.approx(line["loss"])) for line in metrics_in(output)]
+    assert len(scalars(output / "tensorboard")["loss"]) == STEPS
+
+
+def test_a_word_that_is_not_known_is_refused_at_submit(bench: Bench) -> None:
+    with pytest.raises(Problem, match=r"--log 'tensorbored' is not one of: tensorboard, wandb\."):
+        prepared(bench, log="tensorbored")
+    assert prepared(bench, log="tensorboard,")[0].log == "tensorboard,"
+    assert logs.asked_for(None) == logs.asked_for("") == []
+    assert logs.asked_for("tensorboard, tensorboard") == ["tensorboard"]
+
+
+def test_a_package_that_is_not_installed_is_refused_at_submit(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(logs, "find_spec", lambda package: None)
+    with pytest.raises(Problem, match="--log wandb needs the package wandb") as refused:
+        prepared(bench, log="wandb")
+    assert "pip install 'mistudio[logging]'" in str(refused.value)
+    monkeypatch.undo()
+    (tmp_path / "left_behind").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not logs._is_installed("left_behind"), "a folder is no package"
