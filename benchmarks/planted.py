@@ -1,0 +1,99 @@
+"""Planted features: does each architecture find what is there, ours and the peers' at equal steps and equal sparsity?
+
+The activations are sparse sums of known unit directions in fewer dimensions, so a perfect answer exists. For every
+planted direction the cosine of the nearest decoder row counts; their mean is MMCS.
+
+Where sparsity is the outcome of a penalty's weight, all sides' weights follow one rule while they train: every ten
+steps the weight is multiplied by (L0 / k) to the power 1/20, so that all end at the same L0.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.contest import PENALISED, SIDES, Side, Task, enter
+from tasks.sae.architectures import names
+
+SEEDS = (0, 1, 2)
+RATES = (None, 1e-3)
+#: How often the penalties are set anew, and how far at once.
+SET_EVERY, POWER = 10, 1 / 20
+#: Vectors that are looked at for it, and that are measured on in the end.
+LOOK, HELD_OUT = 256, 16
+
+
+@dataclass(frozen=True)
+class Planting:
+    """What is planted: `features` unit directions that fire by Zipf's law, `active` of them on the average."""
+
+    features: int = 512
+    d_in: int = 256
+    active: float = 16.0
+    batch: int = 1024
+    steps: int = 1500
+
+
+class Field:
+    """Batches of planted activations, as a pure function of the step."""
+
+    def __init__(self, planting: Planting, seed: int) -> None:
+        generator = torch.Generator().manual_seed(1000 + seed)
+        drawn = torch.randn(planting.features, planting.d_in, generator=generator)
+        self.directions = drawn / drawn.norm(dim=1, keepdim=True)
+        self.chance, self.batch, self.seed = zipf(planting.features, planting.active), planting.batch, seed
+
+    def __call__(self, step: int) -> Tensor:
+        """(batch, d_in): each planted direction that fires counts 0.5 to 1.5 times."""
+        generator = torch.Generator().manual_seed((self.seed << 32) + step)
+        shape = (self.batch, len(self.directions))
+        on = torch.rand(shape, generator=generator) < self.chance
+        return (on * (0.5 + torch.rand(shape, generator=generator))) @ self.directions
+
+
+def zipf(features: int, active: float) -> Tensor:
+    """Chances that fall as 1 / rank, none above a half, and add up to `active`: (features,)."""
+    ranks = torch.arange(1, features + 1, dtype=torch.float64)
+    low, high = 0.0, float(features)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if (middle / ranks).clamp(max=0.5).sum() < active else (low, middle)
+    return (low / ranks).clamp(max=0.5).float()
+
+
+def train(name: str, task: Task, planting: Planting) -> dict[str, Any] | None:
+    """What one side found: its measures on vectors it has not seen. None where it has no such architecture."""
+    field = Field(planting, task.seed)
+    side = enter(name, task, torch.cat([field(step) for step in range(8)])[:: 8])
+    if side is None:
+        return None
+    for step in range(task.steps):
+        x = field(step)
+        side.step(x)
+        if task.architecture in PENALISED and step % SET_EVERY == 0:
+            active = float((side.codes(x[:LOOK]) > 0).sum()) / len(x[:LOOK])
+            side.penalty *= min(2.0, max(0.5, active / task.k)) ** POWER
+    return _measure(side, field, task)
+
+
+def _measure(side: Side, field: Field, task: Task) -> dict[str, Any]:
+    x = torch.cat([field(step) for step in range(task.steps, task.steps + HELD_OUT)])
+    codes = side.codes(x)
+    rows = side.directions()
+    nearest = (field.directions @ (rows / rows.norm(dim=1, keepdim=True)).T).max(1).values
+    error = (side.reconstruct(x) - x).square().sum() / (x - x.mean(0)).square().sum()
+    return {
+        "mmcs": float(nearest.mean()),
+        "fvu": float(error),
+        "dead": float(((codes > 0).sum(0) == 0).float().mean()),
+        "l0": float((codes > 0).sum(1).float().mean()),
+        "penalty": side.penalty,
+    }
