@@ -1,7 +1,8 @@
-"""dictionary_learning's side: its trainers, with activations of mean squared length 1, as its training loop has them."""
+"""dictionary_learning's side: its trainers, with activations of mean squared length 1, as its loop can have them."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ def _options(task: Task) -> dict[str, Any]:
     options: dict[str, Any] = {"k": task.k, "threshold_start_step": task.steps // 2}
     if task.architecture == "matryoshka":
         ends = [0, *task.widths]
-        sizes = [end - begin for begin, end in zip(ends, ends[1:], strict=False)]
+        sizes = [end - begin for begin, end in pairwise(ends)]
         options["group_fractions"] = [size / task.d_sae for size in sizes]
     return options
 

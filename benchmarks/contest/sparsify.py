@@ -13,6 +13,7 @@ from torch import Tensor
 
 from benchmarks.contest import Task
 
+
 def enter(task: Task, sample: Tensor) -> Sparsify | None:
     """A training with its defaults."""
     return Sparsify(task, sample) if task.architecture == "topk" else None
