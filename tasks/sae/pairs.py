@@ -175,17 +175,18 @@ class SomePairs:
         return order, counts.cumsum(0) - counts
 
 
-def split(wanted: Tensor) -> Iterator[Pairs]:
-    """The pairs at which the (batch, d_sae) bool tensor is true, at once; or all pairs, slice by slice.
+def split(pre: Tensor, floor: Tensor | float) -> Iterator[Pairs]:
+    """The pairs at which (batch, d_sae) pre-activations exceed a floor, at once; or all pairs, slice by slice.
 
-    All of them where so many are wanted, or on a device that would have to be waited for to know. What is not wanted
-    must come out as zero by the formulas.
+    All of them where many exceed it, of which the first slice is the sample, or on a device that would have to be
+    waited for to know. What does not exceed it must come out as zero by the formulas.
     """
-    if wanted.device.type == "cpu" and int(wanted.count_nonzero()) <= SPARSE_SHARE * wanted.numel():
-        yield pairs_at(wanted)
+    first = pre[:SLICE]
+    if pre.device.type == "cpu" and int((first > floor).count_nonzero()) <= SPARSE_SHARE * first.numel():
+        yield pairs_at(pre > floor)
         return
-    for start in range(0, len(wanted), SLICE):
-        yield AllPairs(slice(start, min(start + SLICE, len(wanted))))
+    for start in range(0, len(pre), SLICE):
+        yield AllPairs(slice(start, min(start + SLICE, len(pre))))
 
 
 def pairs_at(wanted: Tensor) -> SomePairs:

@@ -73,9 +73,9 @@ class JumpReLU(Coder):
         width = self.options.bandwidth
         pre = self.preactivations(x, out=self.scratch("pre", len(x)))
         sums, to_threshold = Sums(self, x, target), torch.zeros_like(self.threshold)
-        for pairs in split(pre > self.threshold - width / 2):
+        for pairs in split(pre, self.threshold - width / 2):
             here, threshold = pairs.of(pre), pairs.of_features(self.threshold)
-            active = here > threshold
+            active = (here > threshold).to(here.dtype)
             codes = here * active
             upstream = sums.reconstruct(pairs, codes)
             to_codes = pairs.pull(upstream, self.W_dec)
@@ -103,7 +103,7 @@ class JumpReLU(Coder):
             sums.sparsity = sums.sparsity + weight * active.sum()
             return weight
         wanted = self.options.target_l0
-        away = pairs.per_vector(active.to(codes.dtype)) - wanted
+        away = pairs.per_vector(active) - wanted
         sums.sparsity = sums.sparsity + weight * (2 / wanted) * away.square().sum()
         return pairs.of_vectors(away * (weight * 4 / wanted))
 

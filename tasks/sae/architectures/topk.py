@@ -69,7 +69,7 @@ class TopK(Coder):
         """See `Coder.step`; there is no penalty to warm up."""
         pre = self.preactivations(x, out=self.scratch("pre", len(x)))
         pairs, codes = self.choose(pre)
-        active = codes > 0
+        active = codes.sign()
         sums = Sums(self, x, target)
         upstream = sums.reconstruct(pairs, codes)
         sums.through_decoder(pairs, codes, upstream)
