@@ -40,18 +40,13 @@ class Job:
     d_sae: int = 4096
     k: int = 32
     batch: int = 2048
-    begin: int = 32  # steps after which the clock starts
-    end: int = 96
-
-    @property
-    def steps(self) -> int:
-        """Steps in all."""
-        return self.end
+    begin: int = 20  # steps after which the clock starts, and all steps: between them lie whole refills of both
+    end: int = 100  # sides' buffers, of 16 batches here and of 20 there
 
     @property
     def rows(self) -> int:
         """Rows of tokens, enough for the steps and twice as much for buffers."""
-        return 3 * self.steps * self.batch // self.context
+        return 3 * self.end * self.batch // self.context
 
 
 def measure() -> list[dict[str, Any]]:
@@ -87,7 +82,7 @@ def rows(job: Job = Job(), peers: bool = True) -> list[dict[str, Any]]:
 
 def _config(job: Job) -> TrainConfig:
     options = coder_class("topk").Options(k=job.k)
-    return TrainConfig(CoderConfig("topk", job.d_model, job.d_sae, options), steps=job.steps, batch=job.batch)
+    return TrainConfig(CoderConfig("topk", job.d_model, job.d_sae, options), steps=job.end, batch=job.batch)
 
 
 def _ours(job: Job, tokens: np.ndarray) -> float:
@@ -149,7 +144,7 @@ def _saelens(job: Job, tokens: np.ndarray) -> float:
         streaming=False,
         context_size=job.context,
         prepend_bos=False,
-        training_tokens=job.steps * job.batch,
+        training_tokens=job.end * job.batch,
         train_batch_size_tokens=job.batch,
         n_batches_for_norm_estimate=8,
         checkpoint_path=None,
