@@ -3,8 +3,9 @@
 The activations are sparse sums of known unit directions in fewer dimensions, so a perfect answer exists. For every
 planted direction the cosine of the nearest decoder row counts; their mean is MMCS.
 
-Where sparsity is the outcome of a penalty's weight, all sides' weights follow one rule while they train: every ten
-steps the weight is multiplied by (L0 / k) to the power 1/20, so that all end at the same L0.
+All sides are to end at the same L0. JumpReLU SAEs are trained with the penalty of each library that names a number.
+Where nothing but a penalty's weight makes codes sparse, all sides' weights follow one rule while they train: every ten
+steps the weight is multiplied by (L0 / k) to the power 1/20.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.contest import PENALISED, SIDES, Side, Task, enter
+from benchmarks.contest import SIDES, Side, Task, enter
 from benchmarks.there import answer, run_there
 from tasks.sae.architectures import names
 
 SEEDS = (0, 1, 2)
 RATES = (None, 1e-3)
+STEERED = ("standard", "gated", "p_anneal")
 #: How often the penalties are set anew, and how far at once.
 SET_EVERY, POWER = 10, 1 / 20
 #: Vectors that are looked at for it, and that are measured on in the end.
@@ -81,7 +83,7 @@ def rows(
 ) -> list[dict[str, Any]]:
     """The same, in as many processes of one thread."""
     trainings = [
-        (side, Task(name, planting.d_in, planting.d_sae, planting.k, planting.steps, rate, seed), planting)
+        (side, Task(name, planting.d_in, planting.d_sae, planting.k, planting.steps, rate, seed, aims=True), planting)
         for name in names()
         for side in sides
         for rate in RATES
@@ -122,7 +124,7 @@ def train(name: str, task: Task, planting: Planting) -> dict[str, Any] | None:
     for step in range(task.steps):
         x = field(step)
         side.step(x)
-        if task.architecture in PENALISED and step % SET_EVERY == 0:
+        if task.architecture in STEERED and step % SET_EVERY == 0:
             active = float((side.codes(x[:LOOK]) > 0).sum()) / len(x[:LOOK])
             side.penalty *= min(2.0, max(0.5, active / task.k)) ** POWER
     return _measure(side, field, task)

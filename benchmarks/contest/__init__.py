@@ -30,6 +30,7 @@ class Task:
     steps: int
     lr: float | None = None  # None: the library's own
     seed: int = 0
+    aims: bool = False  # k features are to be active also where a penalty decides: JumpReLU's kind that names a number
 
     @property
     def warmup(self) -> int:

@@ -17,9 +17,11 @@ from tasks.sae.trainer import TrainConfig, Trainer
 def enter(task: Task, sample: Tensor) -> Ours:
     """A training with our defaults."""
     kind = coder_class(task.architecture).Options
-    options = kind(k=task.k) if "k" in {spec.name for spec in dataclasses.fields(kind)} else kind()
+    values: dict[str, Any] = {"k": task.k} if "k" in {spec.name for spec in dataclasses.fields(kind)} else {}
+    if task.aims and task.architecture == "jumprelu":
+        values = {"penalty": "target-l0", "target_l0": float(task.k)}
     config = TrainConfig(
-        CoderConfig(task.architecture, task.d_in, task.d_sae, options),
+        CoderConfig(task.architecture, task.d_in, task.d_sae, kind(**values)),
         steps=task.steps,
         batch=len(sample),
         lr=task.lr or default_rate(task.d_sae),

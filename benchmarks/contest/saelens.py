@@ -27,7 +27,9 @@ def enter(task: Task, sample: Tensor) -> SAELens | None:
 
 def _options(task: Task) -> dict[str, Any]:
     if task.architecture in WEIGHTS:
-        return {f"{WEIGHTS[task.architecture]}_warm_up_steps": task.warmup}
+        aim = {"jumprelu_sparsity_loss_mode": "quadratic", "target_l0": float(task.k)}
+        aims = task.aims and task.architecture == "jumprelu"
+        return {f"{WEIGHTS[task.architecture]}_warm_up_steps": task.warmup, **(aim if aims else {})}
     nested = {"matryoshka_widths": task.widths} if task.architecture == "matryoshka" else {}
     return {"k": task.k, **nested}
 
