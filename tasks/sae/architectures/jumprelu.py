@@ -35,7 +35,7 @@ class Options(CoderOptions):
     l0: float = option(1.0, help="Weight of the penalty on active features", minimum=0)
     penalty: str = option("step", help="What is penalised", choices=("step", "target-l0", "tanh"))
     target_l0: float = option(32.0, help="Active features wanted, with --penalty target-l0", minimum=0.01)
-    threshold: float = option(0.1, help="Thresholds at the start", minimum=0)
+    threshold: float = option(0.2, help="Thresholds at the start", minimum=0)
     bandwidth: float = option(0.1, help="How near a pre-activation must be to move its threshold", minimum=1e-6)
     tanh_scale: float = option(4.0, help="How soon a code counts as one whole, with --penalty tanh", minimum=0)
     pre_act: float = option(0.0, help="Weight of what brings dead features back", minimum=0)
