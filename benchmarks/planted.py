@@ -3,9 +3,10 @@
 The activations are sparse sums of known unit directions in fewer dimensions, so a perfect answer exists. For every
 planted direction the cosine of the nearest decoder row counts; their mean is MMCS.
 
-All sides are to end at the same L0. JumpReLU SAEs are trained with the penalty of each library that names a number.
-Where nothing but a penalty's weight makes codes sparse, all sides' weights follow one rule while they train: every ten
-steps the weight is multiplied by (L0 / k) to the power 1/20.
+All sides are to end at the same L0: at k = 32 where that is an option; at the number of directions that are active
+where a penalty decides, since some do not keep more active than there are. JumpReLU SAEs are trained with the penalty
+of each library that names a number. Where nothing but a penalty's weight makes codes sparse, all sides' weights follow
+one rule while they train: every ten steps the weight is multiplied by (L0 / wanted) to the power 1/20.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.contest import SIDES, Side, Task, enter
+from benchmarks.contest import PENALISED, SIDES, Side, Task, enter
 from benchmarks.there import answer, run_there
 from tasks.sae.architectures import names
 
@@ -44,6 +45,11 @@ class Planting:
     k: int = 32
     batch: int = 1024
     steps: int = 1500
+
+    def task(self, architecture: str, rate: float | None, seed: int) -> Task:
+        """To find what is planted."""
+        wanted = round(self.active) if architecture in PENALISED else self.k
+        return Task(architecture, self.d_in, self.d_sae, wanted, self.steps, rate, seed, aims=True)
 
 
 class Field:
@@ -83,7 +89,7 @@ def rows(
 ) -> list[dict[str, Any]]:
     """The same, in as many processes of one thread."""
     trainings = [
-        (side, Task(name, planting.d_in, planting.d_sae, planting.k, planting.steps, rate, seed, aims=True), planting)
+        (side, planting.task(name, rate, seed), planting)
         for name in names()
         for side in sides
         for rate in RATES
