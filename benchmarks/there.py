@@ -39,7 +39,8 @@ def run_there(module: str) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         told = Path(folder) / "rows.json"
         environment = {**os.environ, **ALLOCATOR, "PYTHONPATH": str(ROOT)}
-        subprocess.run([python(), "-m", module, str(told)], env=environment, cwd=folder, check=True)
+        command = [python(), "-m", module, str(told)]
+        subprocess.run(command, env=environment, cwd=folder, stdout=sys.stderr, check=True)  # peers talk
         return json.loads(told.read_text(encoding="utf-8"))
 
 

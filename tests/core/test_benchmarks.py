@@ -14,6 +14,7 @@ import torch
 
 from benchmarks import peers, planted, there, whole_job
 from benchmarks.contest import PENALISED, Task, enter
+from tasks import apart
 from tasks.job import Job
 from tasks.ledger import Ledger, new_job_id
 from tasks.sae.architectures import names
@@ -145,3 +146,4 @@ def test_what_is_measured_among_the_peers_comes_back(monkeypatch: pytest.MonkeyP
     )
     monkeypatch.setattr(there, "ROOT", f"{there.ROOT}:{tmp_path}")
     assert there.run_there("asked") == [{"mmap": "0"}]
+    assert there.ALLOCATOR == apart._ALLOCATOR, "what our jobs run with"
