@@ -15,25 +15,46 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks import commands, fleet, queues, restart, sae_step
+from benchmarks import commands, fleet, peers, planted, queues, restart, sae_step, whole_job
+from benchmarks.there import NoPeersError
 
 RESULTS = Path(__file__).parent / "results"
-MODULES = {"commands": commands, "queues": queues, "fleet": fleet, "restart": restart, "sae_step": sae_step}
+MODULES = {
+    "commands": commands,
+    "queues": queues,
+    "fleet": fleet,
+    "restart": restart,
+    "sae_step": sae_step,
+    "peers": peers,
+    "whole_job": whole_job,
+}
+#: An hour and more: measured when they are named, and only then.
+LONG = {"planted": planted}
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure what `argv` names, or everything."""
+    """Measure what `argv` names, or everything that does not take an hour."""
     parts = ["# Measurements", "", *_machine()]
     for name in argv or MODULES:
-        rows = MODULES[name].measure()
-        (RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-        lines = [f"## {name}", "", *_table(rows)]
+        try:
+            lines = _measure(name)
+        except NoPeersError as missing:
+            lines = [f"## {name}", "", str(missing)]
         sys.stdout.write("\n".join(lines) + "\n\n")
         sys.stdout.flush()
         parts += ["", *lines]
     if not argv:
         (RESULTS / "latest.md").write_text("\n".join(parts) + "\n", encoding="utf-8")
     return 0
+
+
+def _measure(name: str) -> list[str]:
+    """Measure, and write the rows and their table."""
+    rows = {**MODULES, **LONG}[name].measure()
+    (RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    lines = [f"## {name}", "", *_table(rows)]
+    (RESULTS / f"{name}.md").write_text("\n".join([*_machine(), "", *lines]) + "\n", encoding="utf-8")
+    return lines
 
 
 def _machine() -> list[str]:

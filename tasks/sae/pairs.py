@@ -8,6 +8,7 @@ same whatever it multiplies, a sparse pass costs by the pair, so the first wins 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 SLICE = 512
 #: A share of active pairs under which working on them alone is faster; measured on two cores with AVX-512.
 SPARSE_SHARE = 1 / 8
+#: Features in one of the parts of a row whose maxima are compared first.
+PART = 32
 
 
 class Pairs(Protocol):
@@ -172,17 +175,18 @@ class SomePairs:
         return order, counts.cumsum(0) - counts
 
 
-def split(wanted: Tensor) -> Iterator[Pairs]:
-    """The pairs at which the (batch, d_sae) bool tensor is true, at once; or all pairs, slice by slice.
+def split(pre: Tensor, floor: Tensor | float) -> Iterator[Pairs]:
+    """The pairs at which (batch, d_sae) pre-activations exceed a floor, at once; or all pairs, slice by slice.
 
-    All of them where so many are wanted, or on a device that would have to be waited for to know. What is not wanted
-    must come out as zero by the formulas.
+    All of them where many exceed it, of which the first slice is the sample, or on a device that would have to be
+    waited for to know. What does not exceed it must come out as zero by the formulas.
     """
-    if wanted.device.type == "cpu" and int(wanted.count_nonzero()) <= SPARSE_SHARE * wanted.numel():
-        yield pairs_at(wanted)
+    first = pre[:SLICE]
+    if pre.device.type == "cpu" and int((first > floor).count_nonzero()) <= SPARSE_SHARE * first.numel():
+        yield pairs_at(pre > floor)
         return
-    for start in range(0, len(wanted), SLICE):
-        yield AllPairs(slice(start, min(start + SLICE, len(wanted))))
+    for start in range(0, len(pre), SLICE):
+        yield AllPairs(slice(start, min(start + SLICE, len(pre))))
 
 
 def pairs_at(wanted: Tensor) -> SomePairs:
@@ -209,6 +213,25 @@ def from_rows(features: Tensor, d_sae: int) -> SomePairs:
     starts = torch.arange(0, batch * k, k, device=features.device) if k else torch.zeros_like(features[:, 0])
     vectors = torch.arange(batch, device=features.device).repeat_interleave(k)
     return SomePairs(features.flatten(), vectors, starts, d_sae)
+
+
+def strongest(dense: Tensor, k: int) -> tuple[SomePairs, Tensor]:
+    """The pairs of each vector with the `k` largest values of its row of (batch, d_sae), and those values: (pairs,).
+
+    None of them is less than the k-th largest of the maxima of a row's parts, which rules out nearly all others; the
+    few that are left are looked through row by row. What is no number counts as largest. A device other than a CPU
+    would have to be waited for.
+    """
+    batch, d_sae = dense.shape
+    if dense.device.type != "cpu" or d_sae % PART or k * PART > d_sae:
+        kept = dense.topk(k, dim=1, sorted=False)
+        return from_rows(kept.indices, d_sae), kept.values.flatten()
+    least = dense.unflatten(1, (-1, PART)).amax(2).topk(k, dim=1).values[:, -1:]
+    left = pairs_at((dense < least).logical_not_())
+    place = torch.arange(len(left.vectors)) - left.starts[left.vectors]
+    rows = dense.new_full((batch, int(place.max()) + 1), -math.inf)
+    kept = rows.index_put_((left.vectors, place), left.of(dense)).topk(k, dim=1, sorted=False)
+    return from_rows(left.features[left.starts[:, None] + kept.indices], d_sae), kept.values.flatten()
 
 
 def _starts(owners: Tensor, count: int) -> Tensor:

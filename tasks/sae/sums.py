@@ -52,8 +52,8 @@ class Sums:
         return upstream
 
     def count(self, pairs: Pairs, active: Tensor) -> None:
-        """`active`, as values at the pairs, says which features fired."""
-        self.active += pairs.per_feature(active.to(self.active.dtype))
+        """`active`, as values at the pairs, is 1 where a feature fired and 0 elsewhere."""
+        self.active += pairs.per_feature(active)
 
     def through_decoder(self, pairs: Pairs, codes: Tensor, upstream: Tensor) -> None:
         """Add the gradient to W_dec of decoding these codes."""

@@ -1,4 +1,4 @@
-"""What makes the quick commands quick, as counts: a clock on a busy machine would prove nothing."""
+"""What makes the quick commands quick, as counts; and that the benches run. A busy machine's clock proves nothing."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from benchmarks import peers, planted, there, whole_job
+from benchmarks.contest import PENALISED, Task, enter
+from tasks import apart
 from tasks.job import Job
 from tasks.ledger import Ledger, new_job_id
+from tasks.sae.architectures import names
 from tests.conftest import RedisServer
 
 #: What a command that only reads the ledger has no use for; each costs more than the answer itself.
@@ -76,3 +81,69 @@ def test_a_reading_command_imports_nothing_slow(words: list[str], session_redis:
     seen = probe(session_redis.url, tmp_path, *words)
     assert seen["code"] == 0
     assert {name.split(".")[0] for name in seen["modules"]} & SLOW_TO_IMPORT == set()
+
+
+def test_every_step_is_measured_at_the_state_it_is_named_for():
+    rows = peers.rows(peers.Size(16, 64, k=4, few=3, batch=40), sides=("ours",), rounds=1)
+    states = [f"{name}, {state}" for name in names() for state in (["start", "L0 3"] if name in PENALISED else ["k 4"])]
+    assert [row["name"] for row in rows] == states
+    assert all(row["ours"] > 0 and row["ours, of GEMM peak"] >= 0 for row in rows)
+
+
+@pytest.mark.parametrize("architecture", PENALISED)
+def test_a_side_is_made_as_quiet_as_was_asked(architecture: str):
+    x = torch.randn(100, 16, generator=torch.Generator().manual_seed(0))
+    side = enter("ours", Task(architecture, 16, 64, 4, 100), x)
+    peers.quieten(side, x, 5)
+    assert 0 < int((side.codes(x) > 0).sum()) <= 5 * 100
+
+
+SMALL = planted.Planting(features=40, d_in=24, active=3, d_sae=40, k=5, batch=128, steps=500)
+
+
+def test_zipfs_law_has_as_many_active_as_were_asked():
+    chances = planted.zipf(512, 16.0)
+    assert chances.sum().item() == pytest.approx(16, rel=1e-4)
+    assert chances.max() <= 0.5
+    assert (chances[10] / chances[21]).item() == pytest.approx(2, rel=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["topk", "standard", "jumprelu"])
+def test_planted_features_are_looked_for_at_the_sparsity_that_was_asked(architecture: str):
+    task = SMALL.task(architecture, 1e-2, 0)
+    found = planted.train("ours", task, SMALL)
+    assert task.k == (SMALL.k if architecture == "topk" else SMALL.active)
+    assert found["l0"] == pytest.approx(task.k, rel=0.25)
+    assert found["mmcs"] > 0.6
+    assert found["fvu"] < 0.7
+
+
+def test_of_two_rates_the_table_tells_the_one_with_the_lower_error():
+    told = {0: (0.1, None), 1: (0.3, None), 2: (0.05, 1e-3), 3: (0.2, 1e-3)}
+    trainings = [("ours", Task("topk", 1, 1, 1, 1, rate, seed), SMALL) for seed, (_, rate) in told.items()]
+    rows = planted.table(trainings, [{"fvu": fvu} for fvu, _ in told.values()])
+    assert rows == [{"name": "topk", "side": "ours", "rate": 1e-3, "fvu": 0.125}]
+
+
+def test_whole_jobs_are_measured_over_the_steps_that_were_asked():
+    job = whole_job.Job(16, 2, 2, 0, 50, 8, 32, 4, batch=16, begin=1, end=4)
+    rows = whole_job.rows(job, peers=False)
+    assert [row["name"] for row in rows] == ["with the model", "from a file"]
+    assert all(row["ours"] > 0 for row in rows)
+    assert whole_job._rate(job, [10.0, 11.0, 12.0, 13.0]) == 3 * 16 / 3
+
+
+def test_without_peers_a_sentence_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("MISTUDIO_PEERS_PYTHON", str(tmp_path / "none"))
+    with pytest.raises(there.NoPeersError, match="`make peers` installs"):
+        peers.measure()
+
+
+def test_what_is_measured_among_the_peers_comes_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("MISTUDIO_PEERS_PYTHON", sys.executable)
+    (tmp_path / "asked.py").write_text(
+        "import os\nfrom benchmarks.there import answer\nanswer(lambda: [{'mmap': os.environ['MALLOC_MMAP_MAX_']}])\n"
+    )
+    monkeypatch.setattr(there, "ROOT", f"{there.ROOT}:{tmp_path}")
+    assert there.run_there("asked") == [{"mmap": "0"}]
+    assert there.ALLOCATOR == apart._ALLOCATOR, "what our jobs run with"

@@ -294,6 +294,20 @@ def test_matryoshka_loss_by_hand():
     assert told.reconstruction.item() == pytest.approx((4 + 1) / 2)
 
 
+@pytest.mark.parametrize("rows", [random(40, 128), random(40, 128).round(), torch.ones(3, 128), random(9, 100)])
+def test_the_strongest_pairs_of_a_vector_are_those_of_its_sorted_row(rows: torch.Tensor):
+    chosen, values = pairs.strongest(rows, 3)
+    assert torch.equal(values, chosen.of(rows))
+    assert torch.equal(values.view(-1, 3).sort(1, descending=True).values, rows.topk(3, dim=1).values)
+    assert all(len(set(row)) == 3 for row in chosen.features.view(-1, 3).tolist())
+
+
+def test_what_is_no_number_is_seen_among_the_strongest():
+    rows = random(5, 128)
+    rows[2, 77] = torch.nan
+    assert pairs.strongest(rows, 3)[1].isnan().nonzero().flatten().tolist()[0] // 3 == 2
+
+
 def test_topk_uses_k_features_and_fewer_where_pre_activations_are_negative():
     coder = by_hand("topk", k=1)
     assert coder.encode(torch.tensor([[4.0, 9.0], [0.0, 0.0]])).tolist() == [[0.0, 8.0], [0.0, 0.0]]

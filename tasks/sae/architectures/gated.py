@@ -62,12 +62,12 @@ class Gated(Coder):
         scale = self.r_mag.exp()
         pre = self.preactivations(x, out=self.scratch("pre", len(x)))
         sums, to_gate, to_scale, to_mag = Sums(self, x, target), *(torch.zeros_like(self.b_gate) for _ in range(3))
-        for pairs in split(pre > -self.b_gate):
+        for pairs in split(pre, -self.b_gate):
             z, lengths = pairs.of(pre), pairs.of_features(scale)
             gate = (z + pairs.of_features(self.b_gate)).relu()
-            is_open = gate > 0
+            is_open = gate.sign()
             codes = (z * lengths).add_(pairs.of_features(self.b_mag)).relu().mul_(is_open)
-            active = codes > 0
+            active = codes.sign()
             upstream = sums.reconstruct(pairs, codes)
             from_output = pairs.pull(upstream, self.W_dec).mul_(active)
             left = self._explain_by_gate(sums, pairs.rows, pairs.decode(gate, self.W_dec))

@@ -35,7 +35,7 @@ class Options(CoderOptions):
     l0: float = option(1.0, help="Weight of the penalty on active features", minimum=0)
     penalty: str = option("step", help="What is penalised", choices=("step", "target-l0", "tanh"))
     target_l0: float = option(32.0, help="Active features wanted, with --penalty target-l0", minimum=0.01)
-    threshold: float = option(0.1, help="Thresholds at the start", minimum=0)
+    threshold: float = option(0.2, help="Thresholds at the start", minimum=0)
     bandwidth: float = option(0.1, help="How near a pre-activation must be to move its threshold", minimum=1e-6)
     tanh_scale: float = option(4.0, help="How soon a code counts as one whole, with --penalty tanh", minimum=0)
     pre_act: float = option(0.0, help="Weight of what brings dead features back", minimum=0)
@@ -73,9 +73,9 @@ class JumpReLU(Coder):
         width = self.options.bandwidth
         pre = self.preactivations(x, out=self.scratch("pre", len(x)))
         sums, to_threshold = Sums(self, x, target), torch.zeros_like(self.threshold)
-        for pairs in split(pre > self.threshold - width / 2):
+        for pairs in split(pre, self.threshold - width / 2):
             here, threshold = pairs.of(pre), pairs.of_features(self.threshold)
-            active = here > threshold
+            active = (here > threshold).to(here.dtype)
             codes = here * active
             upstream = sums.reconstruct(pairs, codes)
             to_codes = pairs.pull(upstream, self.W_dec)
@@ -103,7 +103,7 @@ class JumpReLU(Coder):
             sums.sparsity = sums.sparsity + weight * active.sum()
             return weight
         wanted = self.options.target_l0
-        away = pairs.per_vector(active.to(codes.dtype)) - wanted
+        away = pairs.per_vector(active) - wanted
         sums.sparsity = sums.sparsity + weight * (2 / wanted) * away.square().sum()
         return pairs.of_vectors(away * (weight * 4 / wanted))
 

@@ -48,7 +48,7 @@ class Matryoshka(batchtopk.BatchTopK):
         """See `Coder.step`."""
         pre = self.preactivations(x, out=self.scratch("pre", len(x)))
         pairs, codes = self.choose(pre)
-        active, ends = codes > 0, self.ends()
+        active, ends = codes.sign(), self.ends()
         sums = Sums(self, x, target)
         groups = [pairs.among(begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
         decoded = accumulate(part.decode(codes[chosen], self.W_dec) for part, chosen in groups)

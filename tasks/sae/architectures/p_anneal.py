@@ -69,9 +69,9 @@ class PAnneal(Coder):
         p = self._anneal(pre, moment.progress)
         weight = self.weight * (moment.pressure * self.options.l1 / len(x))
         sums = Sums(self, x, target)
-        for pairs in split(pre > 0):
+        for pairs in split(pre, 0):
             codes = pairs.of(pre).relu()
-            active = codes > 0
+            active = codes.sign()
             upstream = sums.reconstruct(pairs, codes)
             grown = codes.clamp(min=LEAST).pow_(p - 1)
             sums.sparsity = sums.sparsity + weight * (codes * grown).sum()

@@ -61,9 +61,9 @@ class Standard(Coder):
         weight = lengths.sum(1) * scale
         pre = self.preactivations(x, out=self.scratch("pre", len(x)))
         sums, mass = Sums(self, x, target), torch.zeros_like(self.b_enc)
-        for pairs in split(pre > 0):
+        for pairs in split(pre, 0):
             codes = pairs.of(pre).relu()
-            active = codes > 0
+            active = codes.sign()
             upstream = sums.reconstruct(pairs, codes)
             to_codes = pairs.pull(upstream, self.W_dec).add_(pairs.of_features(weight))
             sums.through_decoder(pairs, codes, upstream)

@@ -14,7 +14,7 @@ from tasks.late import torch
 from tasks.problem import Problem
 from tasks.sae.coder import Coder, CoderOptions, Moment, Step
 from tasks.sae.dead import AUX_WEIGHT, slow_aux, wake
-from tasks.sae.pairs import SomePairs, from_rows
+from tasks.sae.pairs import SomePairs, strongest
 from tasks.sae.sums import Sums
 
 if TYPE_CHECKING:
@@ -62,14 +62,14 @@ class TopK(Coder):
 
     def choose(self, pre: Tensor) -> tuple[SomePairs, Tensor]:
         """The active pairs of (batch, d_sae) pre-activations, and their codes, some of which may be zero."""
-        kept = pre.topk(self.options.k, dim=1, sorted=False)
-        return from_rows(kept.indices, self.config.d_sae), kept.values.flatten().relu_()
+        pairs, values = strongest(pre, self.options.k)
+        return pairs, values.relu_()
 
     def step(self, x: Tensor, target: Tensor, moment: Moment) -> Step:
         """See `Coder.step`; there is no penalty to warm up."""
         pre = self.preactivations(x, out=self.scratch("pre", len(x)))
         pairs, codes = self.choose(pre)
-        active = codes > 0
+        active = codes.sign()
         sums = Sums(self, x, target)
         upstream = sums.reconstruct(pairs, codes)
         sums.through_decoder(pairs, codes, upstream)

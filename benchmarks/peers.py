@@ -1,0 +1,132 @@
+"""One training step of every architecture: ours next to the peers', each with its own optimizer and bookkeeping.
+
+All sides get the same batch and take turns, so that a noisy machine hurts them alike; the figures are medians. Rates
+of change are all but zero, so each step is that of the state it is named for: `start`, or `L0 64`, where the encoder's
+biases were lowered until 64 features are active. A share of the GEMM peak is the time that the products which the
+formulas need would take at the speed of one large one, measured in the same rounds, over the time of the step.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.contest import PENALISED, SIDES, Side, Task, enter
+from benchmarks.there import answer, run_there
+from tasks.sae.architectures import names
+from tasks.sae.pairs import SPARSE_SHARE
+
+ROUNDS, WARM_UP = 7, 2
+#: What a side's rate is called next to ours.
+BEST = "best peer"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the SAE and the batches are; what is penalised gets half of a batch."""
+
+    d_in: int = 512
+    d_sae: int = 4096
+    k: int = 32
+    few: int = 64
+    batch: int = 4096
+
+
+def measure() -> list[dict[str, Any]]:
+    """Vectors a second of each step, our rate over the best peer's, and the shares of the GEMM peak."""
+    return run_there(__name__)
+
+
+def rows(
+    size: Size = Size(),
+    sides: tuple[str, ...] = SIDES,
+    rounds: int = ROUNDS,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[dict[str, Any]]:
+    """The same, in this process."""
+    made = []
+    for name in names():
+        for few in (None, size.few) if name in PENALISED else (None,):
+            made.append(_compare(name, few, size, sides, rounds, clock))
+    return made
+
+
+def _compare(
+    name: str, few: int | None, size: Size, sides: tuple[str, ...], rounds: int, clock: Callable[[], float]
+) -> dict[str, Any]:
+    batch = size.batch // 2 if name in PENALISED else size.batch
+    x = torch.randn(batch, size.d_in, generator=torch.Generator().manual_seed(0))
+    there = _enter(Task(name, size.d_in, size.d_sae, size.k, 10_000, lr=1e-9), few, x, sides)
+    products = {side: _products(name, _share(name, size, made, x)) for side, made in there.items()}
+    steps: dict[str, Callable[[], None]] = {side: partial(made.step, x) for side, made in there.items()}
+    seconds = _take_turns({**steps, "gemm": _gemm(x, size.d_sae)}, rounds, clock)
+    gemm = seconds.pop("gemm")
+    peers = [took for side, took in seconds.items() if side != "ours"]
+    return {
+        "name": f"{name}, L0 {few}" if few else f"{name}, start" if name in PENALISED else f"{name}, k {size.k}",
+        "unit": "vectors/s",
+        **{side: round(batch / took) for side, took in seconds.items()},
+        f"ours / {BEST}": round(min(peers) / seconds["ours"], 2) if peers else None,
+        **{f"{side}, of GEMM peak": round(gemm * products[side] / took, 2) for side, took in seconds.items()},
+    }
+
+
+def _enter(task: Task, few: int | None, x: Tensor, sides: tuple[str, ...]) -> dict[str, Side]:
+    entered = {name: enter(name, task, x) for name in sides}
+    there = {name: side for name, side in entered.items() if side is not None}
+    for side in there.values():
+        if few:
+            quieten(side, x, few)
+    return there
+
+
+def quieten(side: Side, x: Tensor, few: int) -> None:
+    """Lower the biases by so much that not more than `few` features are active on the average."""
+    codes = side.codes(x)
+    most = few * len(x)
+    if int(codes.count_nonzero()) > most:
+        side.bias.sub_(codes.flatten().topk(most + 1).values[-1])
+
+
+def _gemm(x: Tensor, d_sae: int) -> Callable[[], None]:
+    """One product of a batch with a matrix of the encoder's size, at the speed of the machine."""
+    matrix, out = torch.randn(x.shape[1], d_sae), x.new_empty(len(x), d_sae)
+    return lambda: torch.mm(x, matrix, out=out)
+
+
+def _share(name: str, size: Size, side: Side, x: Tensor) -> float:
+    """Which share of the features is active."""
+    return float((side.codes(x) > 0).float().mean()) if name in PENALISED else size.k / size.d_sae
+
+
+def _products(name: str, share: float) -> float:
+    """How many products of full size a step needs: the pre-activations, and others at what is active alone.
+
+    Those are: decode, the gradients of both matrices, and of the codes; a gate decodes for itself, and has a gradient.
+    Where many are active, nothing is faster than products of full size.
+    """
+    return 1 + (6 if name == "gated" else 4) * (share if share <= SPARSE_SHARE else 1)
+
+
+def _take_turns(steps: dict[str, Callable[[], None]], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(WARM_UP + rounds):
+        for name, step in steps.items():
+            began = clock()
+            step()
+            if turn >= WARM_UP:
+                seconds[name].append(clock() - began)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(min(os.cpu_count() or 1, 8))
+    answer(rows)
