@@ -13,6 +13,7 @@ from deploy import generate as deployment
 from mistudio_cli.profile_keys import KEYS
 from tasks.job import kinds
 from tasks.queues import QUEUES
+from tasks.sae.architectures import coder_class, names
 
 ROOT = Path(__file__).parent.parent
 
@@ -38,6 +39,17 @@ def kind_rows() -> str:
     ordered = sorted(kinds().values(), key=lambda kind: (order[kind.queue], kind.name))
     rows = [f"| `{k.name}` | `{k.queue}` | {k.produces or '–'} | {k.summary} |" for k in ordered]
     return "\n".join(["| kind | queue | makes | what it does |", "|---|---|---|---|", *rows])
+
+
+def architecture_rows() -> str:
+    """The architectures of SAEs as rows of a Markdown table: what each file says of itself in its first sentence."""
+    rows = []
+    for name in names():
+        coder = coder_class(name)
+        told = " ".join((sys.modules[coder.__module__].__doc__ or "").split("\n\n")[0].split()).rstrip(".")
+        flags = ", ".join(f"`--{spec.name.replace('_', '-')}`" for spec in dataclasses.fields(coder.Options))
+        rows.append(f"| `{name}` | {told} | {flags} |")
+    return "\n".join(["| `--arch` | what it is | its options |", "|---|---|---|", *rows])
 
 
 def kind_reference() -> str:
@@ -77,10 +89,12 @@ def wanted() -> dict[Path, str]:
     readme = ROOT / "README.md"
     text = filled(readme.read_text(encoding="utf-8"), "queues", queue_rows())
     profiles = ROOT / "docs" / "profiles.md"
+    training = ROOT / "docs" / "training.md"
     told = profiles.read_text(encoding="utf-8")
     tables = {
         readme: filled(text, "kinds", kind_rows()),
         ROOT / "docs" / "kinds.md": kind_reference(),
+        training: filled(training.read_text(encoding="utf-8"), "architectures", architecture_rows()),
         profiles: filled(filled(told, "profile-keys", profile_key_rows()), "queue-needs", need_rows()),
     }
     return {**tables, **deployment.wanted()}
