@@ -117,7 +117,10 @@ class WeightsAndBiases:
 
     def close(self) -> None:
         """See `Log`."""
+        import wandb
+
         self._run.finish()
+        wandb.teardown()  # only the end of its own process has the last rows on disk
 
 
 def rows_of(lines: list[dict[str, Any]], paces: list[dict[str, Any]], d_sae: int) -> Iterator[Row]:
