@@ -16,8 +16,8 @@ RECORD = "mistudio.json"
 
 _KEPT = ("name", "kind", "created_at", "params", "made_from", "result", "versions")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
-#: Transcoders that SAELens has no class for.
-_NOT_IN_SAELENS = re.compile(r"(gated|topk)_(skip_)?transcoder")
+#: Architectures that SAELens has no class for.
+_NOT_IN_SAELENS = re.compile(r"(gated|topk)_(skip_)?transcoder|\w+_crosscoder")
 _DEEPEST = 8
 
 

@@ -59,6 +59,7 @@ def _as_sparsify(sae: Path, folder: Path) -> None:
 
     coder = load_sae(sae)
     config = coder.config
+    _refuse_crosscoder(coder, "sparsify")
     if config.architecture != "topk":
         raise Problem(f"sparsify has TopK SAEs only, and this one's codes are {config.architecture}.", _ELSE)
     if config.d_out not in (None, config.d_in):
@@ -90,6 +91,7 @@ def _as_dictionary_learning(sae: Path, folder: Path) -> None:
     from tasks.store import write_json
 
     coder, about = load_sae(sae), read_config(sae).get("metadata", {})
+    _refuse_crosscoder(coder, "dictionary_learning")
     if coder.is_transcoder:
         raise Problem("dictionary_learning has no transcoders.", _ELSE)
     kind, turn = _DICTIONARIES[coder.config.architecture]
@@ -106,6 +108,11 @@ def _as_dictionary_learning(sae: Path, folder: Path) -> None:
     }
     buffer = {"ctx_len": about.get("context_size"), "d_submodule": coder.config.d_in}
     write_json(folder / "config.json", {"trainer": trainer, "buffer": buffer})
+
+
+def _refuse_crosscoder(coder: Coder, library: str) -> None:
+    if coder.config.blocks > 1:
+        raise Problem(f"{library} has no crosscoders.", _ELSE)
 
 
 def _standard(coder: Coder) -> dict[str, Tensor]:

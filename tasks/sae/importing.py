@@ -225,7 +225,7 @@ def _turned(taken: Taken) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if "threshold" in tensors:  # codes are cut at zero there, whatever the threshold
         tensors["threshold"] = tensors["threshold"].clamp_min(0)
     d_in, d_sae = tensors["W_enc"].shape
-    own = {key: told[key] for key in ("k",) if key in told}
+    own: dict[str, Any] = {key: told[key] for key in ("k", "blocks") if key in told}
     return (
         {
             "architecture": told.get("architecture"),

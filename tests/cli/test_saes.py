@@ -26,7 +26,7 @@ def add_sae(home: Path, name: str) -> Path:
     """A trained SAE's artifact, as a worker would have published it."""
     store = Store(home / "store")
     output = store.fresh_output(f"job-{name}", 1)
-    save_sae(output, build(CoderConfig("topk", 16, 48, TopK.Options(k=4)), seed=2), Scales(0.5, 0.5), ABOUT)
+    save_sae(output, build(CoderConfig("topk", 16, 48, TopK.Options(k=4)), seed=2), Scales((0.5,), (0.5,)), ABOUT)
     told = {
         "job": "0123456789ab",
         "name": name,

@@ -15,6 +15,7 @@ import torch
 from tasks.problem import Problem
 from tasks.sae.architectures import build
 from tasks.sae.architectures.topk import TopK
+from tasks.sae.card import card
 from tasks.sae.coder import CoderConfig
 from tasks.sae.formats import Scales, load_sae, save_density, save_sae
 from tests.data.conftest import Home
@@ -136,6 +137,14 @@ def test_the_card_tells_data_model_metrics_lineage_and_how_to_load(mine: Home, h
         assert line in card
     everything = b"".join(repos.held["owner/saes"].values()).decode(errors="replace")
     assert "/home/me" not in everything
+
+
+@pytest.mark.parametrize("architecture", ["topk_skip_transcoder", "standard_crosscoder"])
+def test_a_card_promises_nothing_that_saelens_cannot_do(architecture: str):
+    text = card({"name": "mine"}, {"architecture": architecture, "d_in": 4, "d_sae": 8}, "owner/saes", "mine")
+    assert f"SAELens has no class for a {architecture}." in text
+    assert "sae_lens" not in text
+    assert "mistudio saes pull owner/saes --path mine" in text
 
 
 def test_a_second_sae_joins_the_first_and_one_of_two_must_be_chosen(mine: Home, hub: tuple[str, type[Repos]]):

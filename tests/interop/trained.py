@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tasks.sae.architectures import coder_class
 from tasks.sae.coder import CoderConfig
-from tasks.sae.trainer import TrainConfig, Trainer
+from tasks.sae.schedule import TrainConfig
+from tasks.sae.trainer import Trainer
 from tests.interop.coders import random
 
 D_IN, D_SAE, BATCH = 48, 192, 256
@@ -70,5 +71,4 @@ def trained(choice: str, shape: str = "autoencoder") -> Trainer:
 
 def told_by(trainer: Trainer, raw: Tensor) -> tuple[Tensor, Tensor]:
     """Codes (n, D_SAE) and reconstructions (n, d_out) of activations as they are, by the coder as it was trained."""
-    x = raw * trainer.scales.read[0]
-    return trainer.coder.encode(x), trainer.reconstruct(raw)
+    return trainer.coder.encode(raw * trainer.scales.read[0]), trainer.reconstruct(raw)

@@ -64,11 +64,13 @@ def test_jumprelu_of_dictionary_learning_reads_the_vectors_themselves(tmp_path: 
         (SPARSIFY, "standard", {}, "TopK SAEs only, and this one's codes are standard"),
         (SPARSIFY, "topk", {"d_out": 5}, "this one 5 for 8"),
         (DICTIONARY_LEARNING, "topk", {"d_out": 8}, "has no transcoders"),
+        (DICTIONARY_LEARNING, "standard", {"blocks": 2}, "dictionary_learning has no crosscoders"),
+        (SPARSIFY, "topk", {"blocks": 2}, "sparsify has no crosscoders"),
     ],
 )
 def test_what_a_form_has_no_words_for_is_refused_and_leaves_nothing(tmp_path, form, architecture, shape, sentence):
     sae = tmp_path / "sae"
-    save_sae(sae, trained(architecture, **shape), Scales((1,), (1,)), {})
+    save_sae(sae, trained(architecture, **shape), Scales((1.0,), (1.0,)), {})
     with pytest.raises(Problem, match=sentence):
         write_as(form, sae, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["sae"]

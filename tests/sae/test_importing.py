@@ -169,6 +169,14 @@ def test_our_own_come_back_with_their_densities(tmp_path: Path):
     assert "exclude_special_tokens" not in found, "which ones, nobody said"
 
 
+@pytest.mark.parametrize("shape", [{"blocks": 2}, {"d_out": 5, "skip": True}])
+def test_what_saelens_has_no_class_for_comes_back_too(tmp_path: Path, shape: dict[str, Any]):
+    save_sae(tmp_path / "sae", trained("topk", **shape), SCALE, {})
+    sae, first = taken(tmp_path / "sae", tmp_path / "ours"), load_sae(tmp_path / "sae")
+    assert sae.config == first.config
+    assert torch.equal(sae(X), first(X))
+
+
 STANDARD = {"architecture": "standard", "metadata": {}}
 
 
