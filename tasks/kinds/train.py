@@ -47,6 +47,9 @@ class Common:
         True, help="Leave out BOS and the first token of each row, whose activations are many times as long as others"
     )
     arch: str = option("topk", help="Architecture of the SAE", choices=names())
+    init_from: str | None = option(
+        None, help="Begin with this SAE of the store instead of at random: fine-tune it", artifact="saes"
+    )
     width: int | None = option(None, help="Number of features; default: --expansion times the model's width", minimum=1)
     expansion: int = option(8, help="Features for each dimension of the residual stream", minimum=1)
     tokens: int = option(10_000_000, help="How many tokens to train on; passes over the data are repeated", minimum=1)
@@ -91,6 +94,10 @@ def prepare(params: Common, known: Known) -> tuple[Common, list[Request]]:
 
     asked_for(params.log)
     params, d_model, requests = resolve(params, known)
+    if params.init_from is not None:
+        from tasks.training.start import resolve_start
+
+        params = resolve_start(params, known)
     if params.width is None and d_model is not None:
         params = dataclasses.replace(params, width=params.expansion * d_model)
     options = choices.chosen(params.arch, params)
@@ -159,6 +166,7 @@ def run(params: Common, context: Context) -> dict[str, Any]:
     from tasks.training.place import open_vectors, wiring
     from tasks.training.pulse import Pulse
     from tasks.training.saving import save
+    from tasks.training.start import begin_from
 
     context.progress("loading", 0, None, "tokens")
     wired, vectors = wiring(params), open_vectors(params, context.store, context.device)
@@ -168,6 +176,8 @@ def run(params: Common, context: Context) -> dict[str, Any]:
     pulse = Pulse(params.checkpoint_s, params.patience, context)
     stream = ActivationStream(vectors, train_rows, params.batch, params.seed, pulse.beat, context.workdir)
     pulse.trainer = trainer = Trainer(_config(params, wired, width), wired.source(stream, width), context.device)
+    if params.init_from is not None:
+        begin_from(trainer, context.store.path("saes", params.init_from), params.init_from)
     pulse.evaluation = Evaluation(trainer, vectors, wired, held_rows, params.evaluate)
     speed = pulse.train(params.log, dataclasses.asdict(params))
     save(params, context, trainer, vectors)

@@ -58,6 +58,15 @@ class Scales:
             folded["W_skip"] = tensors["W_skip"] * read / written[:, None]
         return {**tensors, **folded}
 
+    def unfold(self, loaded: Coder) -> dict[str, torch.Tensor]:
+        """The other way round: the parameters, for scaled activations, of a coder that takes them as they are."""
+        tensors = dict(loaded.parameters)
+        read, written = spread(self.read, loaded.W_enc[0]), spread(self.written, loaded.b_dec)
+        tensors |= {"W_enc": loaded.W_enc / read, "W_dec": loaded.W_dec * written, "b_dec": loaded.b_dec * written}
+        if "W_skip" in tensors:
+            tensors["W_skip"] = loaded.W_skip / read * written[:, None]
+        return tensors
+
 
 def save_sae(folder: Path, coder: Coder, scales: Scales, metadata: dict[str, Any]) -> None:
     """Write `coder`, trained on scaled activations, so that it takes the activations themselves."""

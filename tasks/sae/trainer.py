@@ -51,6 +51,7 @@ class Trainer:
         self.dead = torch.zeros(0, dtype=torch.int64, device=device)
         self.step = 0
         self.is_over = False  # set to end before the last step
+        self.start: Callable[[Trainer], None] = lambda trainer: None  # may change the coder before the first step
         self._scales: Scales | None = None
         self._log_every = -(-config.steps // METRIC_LINES)
         self._unwritten: list[tuple[int, torch.Tensor]] = []
@@ -116,6 +117,7 @@ class Trainer:
         blocks = self.config.coder.blocks
         self._scales = Scales(_scale(read, blocks), _scale(written, blocks))
         self.coder.b_dec.copy_(written.mean(0) * spread(self.scales.written, self.coder.b_dec))
+        self.start(self)
 
     def _train(self) -> None:
         config = self.config
