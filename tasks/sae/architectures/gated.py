@@ -95,9 +95,8 @@ class Gated(Coder):
     def slow_loss(self, x: Tensor, target: Tensor, moment: Moment) -> Tensor:
         """The same loss, all at once."""
         pre = self.preactivations(x)
-        past = x @ self.W_skip.T if self.config.skip else 0
         gate = (pre + self.b_gate).relu()
-        loss = (self.decode(self.activate(pre)) + past - target).square().sum(1).mean()
+        loss = (self.complete(self.activate(pre), x) - target).square().sum(1).mean()
         frozen = self.W_skip.detach() if self.config.skip else None
         by_gate = gate @ self.W_dec.detach() + self.b_dec.detach() + (0 if frozen is None else x @ frozen.T)
         auxiliary = (by_gate - target).square().sum(1).mean()

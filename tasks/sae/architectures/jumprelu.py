@@ -125,8 +125,7 @@ class JumpReLU(Coder):
         pre = self.preactivations(x)
         width = self.options.bandwidth
         codes = jump(pre, self.threshold, width)
-        made = self.decode(codes) + (x @ self.W_skip.T if self.config.skip else 0)
-        loss = (made - target).square().sum(1).mean()
+        loss = (self.complete(codes, x) - target).square().sum(1).mean()
         count = step(pre, self.threshold, width).sum(1)
         wanted = self.options.target_l0
         if self.options.penalty == "tanh":

@@ -68,8 +68,7 @@ class Matryoshka(batchtopk.BatchTopK):
     def slow_loss(self, x: Tensor, target: Tensor, moment: Moment) -> Tensor:
         """The same loss from dense codes."""
         pre = self.preactivations(x)
-        pairs, _ = self.choose(pre.detach())
-        codes = torch.zeros_like(pre).index_put((pairs.vectors, pairs.features), pairs.of(pre).relu())
+        codes = self.dense_codes(pre)
         past = x @ self.W_skip.T if self.config.skip else 0
         errors = [codes[:, :end] @ self.W_dec[:end] + self.b_dec + past - target for end in self.ends()]
         loss = torch.stack([error.square().sum(1).mean() for error in errors]).mean()

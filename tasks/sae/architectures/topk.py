@@ -81,14 +81,16 @@ class TopK(Coder):
     def slow_loss(self, x: Tensor, target: Tensor, moment: Moment) -> Tensor:
         """The same loss from dense codes."""
         pre = self.preactivations(x)
-        pairs, _ = self.choose(pre.detach())
-        codes = torch.zeros_like(pre).index_put((pairs.vectors, pairs.features), pairs.of(pre).relu())
-        past = x @ self.W_skip.T if self.config.skip else 0
-        error = self.decode(codes) + past - target
+        error = self.complete(self.dense_codes(pre), x) - target
         loss = error.square().sum(1).mean()
         if len(moment.dead):
             loss = loss + slow_aux(pre, moment.dead, error, target, self.W_dec, self.options.aux)
         return loss
+
+    def dense_codes(self, pre: Tensor) -> Tensor:
+        """The codes of a batch as (batch, d_sae), for autograd: what is chosen is not part of the gradient."""
+        pairs, _ = self.choose(pre.detach())
+        return torch.zeros_like(pre).index_put((pairs.vectors, pairs.features), pairs.of(pre).relu())
 
 
 CODER = TopK
