@@ -108,9 +108,18 @@ class Watch(threading.Thread):
         return _sits(self._places.seat(being.seat) / f"{being.pid}.json", being)
 
     def _orphans(self, everybody: dict[int, Being], passed_s: float) -> Iterator[str]:
-        """Whoever has no supervisor, unless it belongs to a worker that takes no jobs any more and still runs one."""
+        """Whoever has no supervisor, unless it belongs to a worker that takes no jobs any more and still runs one.
+
+        The time in which a slot is stopped does not count: its worker gives it up, but not at once.
+        """
         at_work = {
             boss.pid for being in everybody.values() if being.role is Role.RUNNER for boss in above(being, everybody)
+        }
+        halted = {
+            boss.pid
+            for being in everybody.values()
+            if being.role is Role.SLOT and being.state in "Tt"
+            for boss in (being, *above(being, everybody))
         }
         alone = {}
         for being in everybody.values():
@@ -119,7 +128,7 @@ class Watch(threading.Thread):
             drains = any(boss.role is Role.WORKER and boss.pid in at_work and not self._sits(boss) for boss in bosses)
             if being.role in _LOOKED_AFTER and not is_supervised and not drains:
                 who = (being.pid, being.birth)
-                alone[who] = self._alone[who] + passed_s
+                alone[who] = self._alone[who] + (0.0 if being.pid in halted else passed_s)
                 if alone[who] > ORPHAN_S:
                     yield f"an orphan after {ORPHAN_S:g} s: {being}, its parent was {being.parent}"
         self._alone = defaultdict(float, alone)
