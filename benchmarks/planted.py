@@ -5,8 +5,9 @@ planted direction the cosine of the nearest decoder row counts; their mean is MM
 
 All sides are to end at an L0 of k = 32. JumpReLU SAEs are trained with the penalty of each library that names a number.
 Where nothing but a penalty's weight makes codes sparse, all sides' weights follow one rule while they train: every ten
-steps the weight is multiplied by (L0 / k) to the power 1/20. Some end with fewer, as only 16 directions are active:
-that is to the disadvantage of their error.
+steps the weight is multiplied by (L0 / k) to the power 1/20, from a quarter of the library's own on, for what a penalty
+has silenced does not come back. Some end with fewer, as only 16 directions are active: that is to the disadvantage of
+their error.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from tasks.sae.architectures import names
 SEEDS = (0, 1, 2)
 RATES = (None, 1e-3)
 STEERED = ("standard", "gated", "p_anneal")
-#: How often the penalties are set anew, and how far at once.
-SET_EVERY, POWER = 10, 1 / 20
+#: How often the penalties are set anew, how far at once, and where they begin.
+SET_EVERY, POWER, BEGIN = 10, 1 / 20, 1 / 4
 #: Vectors that are looked at for it, and that are measured on in the end.
 LOOK, HELD_OUT = 256, 16
 
@@ -126,10 +127,13 @@ def train(name: str, task: Task, planting: Planting) -> dict[str, Any] | None:
     side = enter(name, task, torch.cat([field(step) for step in range(8)])[::8])
     if side is None:
         return None
+    steered = task.architecture in STEERED
+    if steered:
+        side.penalty *= BEGIN
     for step in range(task.steps):
         x = field(step)
         side.step(x)
-        if task.architecture in STEERED and step % SET_EVERY == 0:
+        if steered and step % SET_EVERY == 0:
             active = float((side.codes(x[:LOOK]) > 0).sum()) / len(x[:LOOK])
             side.penalty *= min(2.0, max(0.5, active / task.k)) ** POWER
     return _measure(side, field, task)
