@@ -21,10 +21,13 @@ import numpy as np
 import torch
 
 from benchmarks.there import answer, run_there
-from tasks.activations import ActivationStream
+from tasks.activations import ActivationStream, ModelVectors
+from tasks.hooks import Hook, find
+from tasks.masks import Mask
 from tasks.sae.architectures import coder_class
 from tasks.sae.coder import CoderConfig, Moment
-from tasks.sae.trainer import TrainConfig, Trainer
+from tasks.sae.schedule import TrainConfig
+from tasks.sae.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ def _ours(job: Job, tokens: np.ndarray) -> float:
         max_position_embeddings=job.context,
     )
     model = AutoModelForCausalLM.from_config(shape).eval()
-    stream = ActivationStream(model, tokens, np.arange(len(tokens)), job.layer, job.batch, 0)
+    vectors = ModelVectors(model, tokens, [find(model, Hook("resid", job.layer))], Mask())
+    stream = ActivationStream(vectors, np.arange(len(tokens)), job.batch, 0)
     trainer = Trainer(_config(job), stream)
     ticks: list[float] = []
     with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,8 @@ from torch import Tensor
 from benchmarks.contest import Task
 from tasks.sae.architectures import coder_class
 from tasks.sae.coder import CoderConfig, default_rate
-from tasks.sae.trainer import TrainConfig, Trainer
+from tasks.sae.schedule import TrainConfig
+from tasks.sae.trainer import Trainer
 
 
 def enter(task: Task, sample: Tensor) -> Ours:
@@ -65,12 +66,12 @@ class Ours:
     @torch.no_grad()
     def codes(self, x: Tensor) -> Tensor:
         """See `Side`."""
-        return self.coder.encode(x * self.trainer.scales.read)
+        return self.coder.encode(x * self.trainer.scales.read[0])
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """See `Side`."""
-        return self.coder(x * self.trainer.scales.read) / self.trainer.scales.read
+        return self.trainer.reconstruct(x)
 
     def directions(self) -> Tensor:
         """See `Side`."""

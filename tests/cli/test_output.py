@@ -66,7 +66,7 @@ def test_progress_is_a_hundred_percent_only_when_the_job_has_succeeded() -> None
 
 
 def test_progress_reads_as_words() -> None:
-    assert tables.progress(a_running_job(450, 1000, 12.345)) == "45 % training (450/1000 steps, 12.3/s)"
+    assert tables.progress(a_running_job(450, 1000, 12.345)) == "45 % training (450/1000 steps, 12.3/s, 44 s left)"
     assert tables.progress(a_running_job(450, None)) == "training 450 steps"
     assert tables.progress(a_running_job(0, None)) == "training"
     assert tables.progress(a_running_job(0, 0)) == "training"

@@ -38,7 +38,7 @@ def test_json_is_the_receipt_of_the_contract(cli: Cli) -> None:
         "name": "nap-3",
         "before": [],
     }
-    assert cli.ledger.need(told["id"]).params == {"ticks": 3, "end": "well", "parent": None, "until": ""}
+    assert cli.ledger.need(told["id"]).params == {"ticks": 3, "end": "well", "parent": None, "until": "", "marks": ""}
 
 
 def test_values_arrive_with_their_types_and_the_bell_is_rung(cli: Cli) -> None:

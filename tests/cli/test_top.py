@@ -105,7 +105,7 @@ def test_a_running_job_is_seen_to_move(world: Cli) -> None:
         with terminal(world, "top") as shown:
             shown.until(job_id)
             shown.until("sleeping")
-            shown.until("/10000 ticks")
+            shown.until("1 % sleeping")
             shown.child.send("q")
             assert shown.end() == 0
     finally:

@@ -195,7 +195,9 @@ def test_what_cannot_become_a_job_is_refused_to_its_sender(
 def test_an_unknown_task_is_kept_and_its_sender_told(lab: Lab, stranger: Celery) -> None:
     lab.start_worker()
     sent = stranger.send_task("mistudio.nonsense", args=["x"], queue="datasets")
-    with pytest.raises(Exception, match=r"There is no task 'mistudio\.nonsense' here\. Tasks: mistudio\.blink"):
+    with pytest.raises(
+        Exception, match=r"There is no task 'mistudio\.nonsense' here\. Tasks: mistudio\.activations, mistudio\.blink"
+    ):
         sent.get(timeout=60)
     (refusal,) = put_aside(lab)
     assert refusal.queue == "datasets"

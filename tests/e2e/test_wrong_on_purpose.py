@@ -16,7 +16,7 @@ AT_SUBMIT = {
     "submit train --model nope --dataset python-stdlib --layer 1": "'nope' is no model",
     "submit train --model toy --dataset python-stdlib --layer 9": "toy has no layer 9: its layers are 0 to 3",
     "submit train --model toy --dataset nope --layer 1": "'nope' is no dataset",
-    "submit train --model toy --dataset python-stdlib --layer 1 --arch foo": "'foo' is not one of: standard, topk",
+    "submit train --model toy --dataset python-stdlib --layer 1 --arch foo": "'foo' is not one of: batchtopk, gated",
     "submit train --model toy --dataset python-stdlib --layer 1 --k 5000": "more than the 1024 features",
     "submit train --model toy --dataset python-stdlib --layer 1 --name ../x": "cannot be the name of an artifact",
     "submit train --model toy --dataset python-stdlib --layer 1 --name toy-l1-topk-k16": "is there already",
