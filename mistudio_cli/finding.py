@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mistudio_cli import shapes, sparks, tables
+from mistudio_cli import shapes, tables
 from mistudio_cli.errors import NotFound
 from tasks.job import Job, State
 from tasks.ledger import Ledger
@@ -66,6 +66,8 @@ def show_lines(
         "retry of": _retry_of(job),
         "artifact": path or job.artifact or "",
     }
+    from mistudio_cli import sparks
+
     yield from (f"{name:<10}{value}" for name, value in facts.items() if value)
     yield from _relatives("parents", list(around.parents.items()))
     yield from _relatives("children", [(child.id, child) for child in around.children])

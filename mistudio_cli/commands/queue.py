@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from mistudio_cli import output, session, shapes, tables
-from mistudio_cli.finding import find_job
 from mistudio_cli.snapshot import read_queues
 from tasks.ledger import Ledger
 from tasks.problem import Problem
@@ -101,6 +100,8 @@ def move(
     if to is None and not top:
         raise Problem("Where to?", "Say --to QUEUE, --top, or both")
     ledger = _ledger()
+    from mistudio_cli.finding import find_job
+
     job = find_job(ledger, job_id)
     ledger.queues.move(job.id, _checked([to])[0] if to else None, top=top)
     moved = ledger.need(job.id)
