@@ -65,6 +65,7 @@ def show_lines(
         "tags": ", ".join(job.tags),
         "retry of": _retry_of(job),
         "artifact": path or job.artifact or "",
+        "others": ", ".join(job.more_artifacts),
     }
     from mistudio_cli import sparks
 

@@ -22,9 +22,9 @@ _REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 
 @dataclass(frozen=True)
 class _Done:
-    """What became of a step: the name of what it makes (None: nothing), and the id of its job if it has one."""
+    """What became of a step: the names of what it makes, and the id of its job if it has one."""
 
-    made: str | None
+    made: tuple[str, ...]
     job_id: str | None
 
 
@@ -84,9 +84,12 @@ class Plan:
             raise Problem(f"There is no step or variable {name!r}.", _those_there_are(name, steps, variables))
         if name not in self._done:
             raise Problem(f"The step {name} does not come before this one.", f"Move the step {name} up")
-        if self._done[name].made is None:
+        made = self._done[name].made
+        if not made:
             raise Problem(f"The step {name} makes no artifact.", f'To wait for it write: after = ["{name}"]')
-        return self._done[name].made
+        if len(made) > 1:
+            raise Problem(f"The step {name} makes several artifacts.", f"Write the name of one: {', '.join(made)}")
+        return made[0]
 
     def _plan(self, asked: Asked, awaited: Iterable[str], known: KnownArtifacts) -> _Done:
         wishes = replace(asked.wishes, after=(*asked.wishes.after, *awaited))
@@ -95,10 +98,10 @@ class Plan:
         except Taken as taken:
             if not _makes_the_same(asked.kind, taken, known):
                 raise
-            self.reused.append(taken.artifact)
-            return _Done(taken.artifact.partition("/")[2], taken.maker)
+            self.reused += taken.makes
+            return _Done(_names(taken.makes), taken.maker)
         self.jobs += jobs
-        return _Done(jobs[-1].name if jobs[-1].artifact else None, jobs[-1].id)
+        return _Done(_names(jobs[-1].artifacts), jobs[-1].id)
 
     def _awaited(self, words: Iterable[str], known: KnownArtifacts) -> list[str]:
         """The jobs that these words mean: each that of an earlier step, else one that is there."""
@@ -133,16 +136,19 @@ def _those_there_are(name: str, steps: list[str], variables: Mapping[str, Any]) 
 
 
 def _makes_the_same(kind: JobKind, taken: Taken, known: KnownArtifacts) -> bool:
-    """Whether what is there was asked for alike. A value that is not known before its model is there fits any."""
-    if taken.maker:
-        maker = known.ledger.need(taken.maker)
-        kind_name, params = maker.kind, maker.params
+    """Whether all that is there was asked for alike. A value that is not known before its model is there fits any."""
+    return all(_is_there(kind, artifact, wanted, known) for artifact, wanted in taken.makes.items())
+
+
+def _is_there(kind: JobKind, artifact: str, wanted: dict[str, Any], known: KnownArtifacts) -> bool:
+    family, _, name = artifact.partition("/")
+    if known.coming(family, name):
+        kind_name, params = known.coming_from(family, name)
     else:
-        told = known.manifest(*taken.artifact.split("/", 1)) or {}
+        told = known.manifest(family, name) or {}
         kind_name, params = told.get("kind", ""), told.get("params", {})
-    wanted = taken.params.items()
     return kind_name == kind.name and all(
-        None in (value, params.get(key)) or params[key] == value for key, value in wanted
+        None in (value, params.get(key)) or params[key] == value for key, value in wanted.items()
     )
 
 
@@ -152,4 +158,8 @@ def _pretend(step: Step, known: KnownArtifacts) -> _Done:
     name = slug(name if isinstance(name, str) else step.id)
     for family in FAMILIES:
         known.planned.setdefault(f"{family}/{name}", Job("", str(step.told.get("kind")), name, "", {}))
-    return _Done(name, None)
+    return _Done((name,), None)
+
+
+def _names(artifacts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(artifact.partition("/")[2] for artifact in artifacts)

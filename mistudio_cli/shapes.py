@@ -137,6 +137,7 @@ def job_in_full(
         "children": [relative(child.id, child) for child in around.children],
         "lease": None if around.holder is None else _lease(around.holder),
         "series": series(around.measured),
+        "artifacts": list(record.artifacts),
     }
 
 
@@ -214,6 +215,7 @@ def planned(jobs: Sequence[Job], estimates: Sequence[Estimate], tag: str | None)
                     {"id": None if parent in places else parent, "index": places.get(parent)} for parent in job.parents
                 ],
                 "estimate": dataclasses.asdict(estimate),
+                "artifacts": list(job.artifacts),
             }
             for job, estimate in zip(jobs, estimates, strict=True)
         ],

@@ -84,6 +84,10 @@ class ModelVectors:
             vectors = self.read_all(rows)
             yield vectors[torch.from_numpy(self.mask.kept(rows)).to(vectors.device)]
 
+    def at(self, places: Sequence[int]) -> ModelVectors:
+        """Those of some of the points, by their places among these."""
+        return ModelVectors(self.model, self.tokens, [self.points[place] for place in places], self.mask)
+
     def read_all(self, rows: np.ndarray) -> torch.Tensor:
         """The vectors of all positions of (some, context) token ids: (some, context, d_in) float32."""
         found = read(self.model, rows, self.points, self.mask.pad)

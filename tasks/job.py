@@ -76,7 +76,8 @@ class Job:
 
     `gpu` is the wish for a device: "any", "none", or the indices of those it may have, such as "0,1". `retry_of` is the
     job of which this one is another try, `from_checkpoint` the one whose checkpoint it takes over when it begins.
-    `metrics` are the newest values of what the job measures of its work.
+    `artifact` is what it makes, as "family/name", and `more_artifacts` what it makes besides. `metrics` are the newest
+    values of what the job measures of its work.
     """
 
     id: str
@@ -95,6 +96,7 @@ class Job:
     from_checkpoint: str | None = None
     gpu: str = "any"
     artifact: str | None = None
+    more_artifacts: tuple[str, ...] = ()
     progress: Progress | None = None
     metrics: dict[str, float | None] | None = None
     result: dict[str, Any] | None = None
@@ -107,6 +109,11 @@ class Job:
     queued_at: float | None = None
     started_at: float | None = None
     finished_at: float | None = None
+
+    @property
+    def artifacts(self) -> tuple[str, ...]:
+        """All that it makes."""
+        return (self.artifact, *self.more_artifacts) if self.artifact else ()
 
     @property
     def left_s(self) -> float | None:
@@ -124,6 +131,17 @@ class Request:
     kind: str
     name: str
     params: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What `run` returns of a job that makes several artifacts: the result of each by its name, and why others failed.
+
+    The content of each is in the folder of its name in the job's output.
+    """
+
+    made: dict[str, dict[str, Any]]
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -199,11 +217,12 @@ def option(
     minimum: float | None = None,
     artifact: str | None = None,
     positional: bool = False,
+    mark: str | None = None,
 ) -> Any:
     """A parameter of a job kind: a dataclass field with its help text and its bounds.
 
     `choices` lists the allowed words, `minimum` is the least allowed number, `artifact` names the family that the
-    value refers to, `positional` makes it an argument instead of a flag.
+    value refers to, `positional` makes it an argument instead of a flag, `mark` is what it is called in names.
     """
     told = {
         "help": help,
@@ -211,6 +230,7 @@ def option(
         "minimum": minimum,
         "artifact": artifact,
         "positional": positional,
+        "mark": mark,
     }
     return field(default=default, metadata=told)
 
@@ -221,6 +241,8 @@ class JobKind:
 
     `prepare(params, known)` checks the parameters at submit time, may fill in what follows from them, and returns them
     with the jobs that must come first. `default_name(params)` names the artifact when the user does not.
+    `makes(params, name)` tells all that a job of that name makes: for the name of each artifact the parameters with
+    which a job would make it alone. Without it, that is one artifact with the job's name.
     `estimate(params, known)` tells what a job will take.
     A kind `in_slot` is quick and imports little: it runs inside the worker instead of in a process of its own.
     A job that was told to stop is killed when it has not ended after `stop_grace_s` seconds.
@@ -239,6 +261,7 @@ class JobKind:
     limits: Limits | None = None
     stop_grace_s: float = STOP_GRACE_S
     default_name: Callable[[Any], str] | None = None
+    makes: Callable[[Any, str], dict[str, Any]] | None = None
     prepare: Callable[[Any, Known], tuple[Any, list[Request]]] | None = None
     estimate: Callable[[Any, Known], Estimate] | None = None
     goes_on_at: Callable[[Path], str | None] | None = None
@@ -263,7 +286,13 @@ class JobKind:
         """The kind's own limits, else its queue's."""
         return self.limits or queue_named(self.queue).limits
 
-    def run(self, params: Any, context: Context) -> dict[str, Any] | None:
+    def made_by(self, params: Any, name: str) -> dict[str, Any]:
+        """The parameters of each artifact that a job of that name makes, by the artifact's name; none of most."""
+        if self.produces is None:
+            return {}
+        return self.makes(params, name) if self.makes else {name: params}
+
+    def run(self, params: Any, context: Context) -> dict[str, Any] | Parts | None:
         """Do the work; the returned dict is recorded as the job's result."""
         return importlib.import_module(self.module).run(params, context)
 
@@ -296,10 +325,17 @@ def _flag(name: str) -> str:
 def types_of(params: type) -> dict[str, tuple[type, ...]]:
     """The types that the value of each parameter may have."""
     hints = typing.get_type_hints(params)
-    return {name: typing.get_args(hint) or (hint,) for name, hint in hints.items()}
+    alternatives = {name: typing.get_args(hint) or (hint,) for name, hint in hints.items()}
+    return {name: tuple(typing.get_origin(one) or one for one in found) for name, found in alternatives.items()}
 
 
-_WORDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_WORDS: dict[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    dict: "a table",
+}
 
 
 def _wrong_type(value: Any, types: tuple[type, ...]) -> str:

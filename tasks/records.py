@@ -9,7 +9,7 @@ from typing import Any
 
 from tasks.job import Job, Progress, State
 
-_JSON_FIELDS = ("params", "parents", "tags", "progress", "metrics", "result", "error")
+_JSON_FIELDS = ("params", "parents", "tags", "more_artifacts", "progress", "metrics", "result", "error")
 _NUMBERS = ("priority", "attempt", "max_attempts", "worker_pid")
 _TIMES = ("created_at", "queued_at", "started_at", "finished_at")
 
@@ -38,7 +38,7 @@ def decode(flat: Sequence[str]) -> Job | None:
         values.update({name: read(values[name]) for name in names if name in values})
     if "progress" in values:
         values["progress"] = Progress(**values["progress"])
-    for name in ("parents", "tags"):
+    for name in ("parents", "tags", "more_artifacts"):
         values[name] = tuple(values.get(name, ()))
     values["state"] = State(values["state"])
     values["cancel_requested"] = told.get("cancel_requested") == "1"

@@ -83,13 +83,14 @@ def plan_retries(
     for jobs in pages:
         left += _not_tried_again(known.ledger, jobs, retries, tried_again)
     left.sort(key=_age)
-    newest = {job.artifact: job.id for job in left if job.artifact}
+    newest = {artifact: job.id for job in left for artifact in job.artifacts}
     for place, job in enumerate(left):
         if len(retries.planned) >= most:
             retries.remaining = len(left) - place
             break
-        if job.artifact and newest[job.artifact] != job.id:
-            retries.leave_out(job, f"job {newest[job.artifact]} makes the same, and is newer")
+        newer = next((newest[artifact] for artifact in job.artifacts if newest[artifact] != job.id), None)
+        if newer:
+            retries.leave_out(job, f"job {newer} makes the same, and is newer")
         else:
             _plan_if_possible(known, job, retries, tried_again, from_checkpoint)
     return retries

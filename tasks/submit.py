@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks.combinations import marked
 from tasks.job import Job, JobKind, Request, kind_named
 from tasks.lease import read_wish
 from tasks.ledger import Ledger, new_job_id
@@ -47,10 +48,13 @@ class KnownArtifacts:
         return planned.id if planned else self.ledger.coming(artifact)
 
     def coming_from(self, family: str, name: str) -> tuple[str, dict[str, Any]]:
-        """Kind and parameters of the job that will make an artifact that is coming."""
+        """Kind and parameters of the job that will make an artifact that is coming, as if it made nothing else."""
         planned = self.planned.get(f"{family}/{name}")
         job = planned or self.ledger.need(self.ledger.coming(f"{family}/{name}") or "")
-        return job.kind, job.params
+        if not job.more_artifacts:
+            return job.kind, job.params
+        kind = kind_named(job.kind)
+        return job.kind, dataclasses.asdict(kind.made_by(kind.read_params(job.params), job.name)[name])
 
     def path(self, family: str, name: str) -> Path:
         """Where the artifact is or would be."""
@@ -84,6 +88,7 @@ class Taken(Problem):
     def __init__(self, artifact: str, params: dict[str, Any], maker: str | None, state: str) -> None:
         super().__init__(f"{artifact} {state}.", "Give this one another --name")
         self.artifact, self.params, self.maker = artifact, params, maker
+        self.makes = {artifact: params}  # all that the job would make, each with the parameters of it alone
 
 
 def submit(
@@ -131,7 +136,11 @@ def plan(
     if kind.prepare:
         params, requests = kind.prepare(params, known)
     name = _name_for(kind, params, name, marks)
-    _refuse_if_there(kind, params, name, known)
+    makes = {
+        f"{kind.produces}/{check_name(made)}": dataclasses.asdict(own)
+        for made, own in kind.made_by(params, name).items()
+    }
+    _refuse_if_there(makes, known)
     earlier: list[Job] = []
     for request in requests:
         if not _there_or_coming(request, known):
@@ -148,10 +157,10 @@ def plan(
         parents=tuple(dict.fromkeys(parents)),
         tags=tuple(dict.fromkeys(wishes.tags)),
         gpu=wishes.gpu,
-        artifact=f"{kind.produces}/{name}" if kind.produces else None,
+        artifact=next(iter(makes), None),
+        more_artifacts=tuple(makes)[1:],
     )
-    if job.artifact:
-        known.planned[job.artifact] = job
+    known.planned.update(dict.fromkeys(makes, job))
     return [*earlier, job]
 
 
@@ -171,22 +180,22 @@ def _for_forerunners(wishes: Wishes) -> Wishes:
 def _name_for(kind: JobKind, params: Any, name: str | None, marks: Sequence[str]) -> str:
     if name is None:
         name = kind.default_name(params) if kind.default_name else kind.name
-    for mark in marks:
-        if f"-{mark}-" not in f"-{name}-":
-            name += f"-{mark}"
-    return check_name(name)
+    return check_name(marked(name, marks))
 
 
-def _refuse_if_there(kind: JobKind, params: Any, name: str, known: KnownArtifacts) -> None:
-    artifact, told = f"{kind.produces}/{name}", dataclasses.asdict(params)
-    if kind.produces is None:
-        return
-    if known.manifest(kind.produces, name) is not None:
-        raise Taken(artifact, told, None, "is there already")
-    if artifact in known.planned:
-        raise Problem(f"{artifact} would be made twice.", "Give each one a --name of its own")
-    if maker := known.maker(artifact):
-        raise Taken(artifact, told, maker, f"is being made by job {maker}")
+def _refuse_if_there(makes: dict[str, dict[str, Any]], known: KnownArtifacts) -> None:
+    for artifact, params in makes.items():
+        family, _, name = artifact.partition("/")
+        if artifact in known.planned:
+            raise Problem(f"{artifact} would be made twice.", "Give each one a --name of its own")
+        if known.manifest(family, name) is not None:
+            taken = Taken(artifact, params, None, "is there already")
+        elif maker := known.maker(artifact):
+            taken = Taken(artifact, params, maker, f"is being made by job {maker}")
+        else:
+            continue
+        taken.makes = makes
+        raise taken
 
 
 def _there_or_coming(request: Request, known: KnownArtifacts) -> bool:

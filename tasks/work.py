@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tasks.checkpoints import goes_on_at
-from tasks.job import METRICS_TOLD, Job, JobKind, Point, Progress, State, Stopped, kind_named
+from tasks.job import METRICS_TOLD, Job, JobKind, Parts, Point, Progress, State, Stopped, kind_named
 from tasks.ledger import Claim, Ledger
 from tasks.places import Places
 from tasks.problem import Problem
@@ -152,10 +152,22 @@ def tell(change: Callable[[], T]) -> T:
 
 
 def result_made_by(job: Job, store: Store) -> dict[str, Any] | None:
-    """The result of the job if it has published its artifact, whether it could still tell so or not."""
-    family, _, name = (job.artifact or "").partition("/")
-    made = store.find_manifest(family, name) if job.artifact else None
-    return made["result"] if made is not None and made.get("job") == job.id else None
+    """The result of the job if it has published all that it makes, whether it could still tell so or not.
+
+    Of several artifacts it is that of each, by name.
+    """
+    made = {artifact: _made_by(job, artifact, store) for artifact in job.artifacts}
+    if not made or None in made.values():
+        return None
+    results = {artifact.partition("/")[2]: told["result"] for artifact, told in made.items() if told}
+    return results if job.more_artifacts else next(iter(results.values()))
+
+
+def _made_by(job: Job, artifact: str, store: Store) -> dict[str, Any] | None:
+    """The manifest of the artifact, if that job has published it."""
+    family, _, name = artifact.partition("/")
+    found = store.find_manifest(family, name)
+    return found if found is not None and found.get("job") == job.id else None
 
 
 def open_context(
@@ -191,22 +203,38 @@ def _short(value: float | None) -> float | None:
 
 def _result_of(context: RunContext, kind: JobKind) -> dict[str, Any]:
     job = context.claim.job
-    family, _, name = (job.artifact or "").partition("/")
     made = result_made_by(job, context.store)  # by an earlier attempt, that died between publishing and telling
     if made is not None:
         return made
     params = kind.read_params(job.params)
     result = kind.run(params, context) or {}
-    if job.artifact:
-        context.progress("publishing", 0, 1, "artifacts")
-        context.store.seal(context.output, _manifest(context.claim, family, params, result))
-        if tell(lambda: context.ledger.renew(context.claim)) == "lost":
-            raise Stopped
-        context.store.publish(context.output, family, name)
-    return result
+    parts = result if isinstance(result, Parts) else Parts({job.name: result})
+    makers = kind.made_by(params, job.name)
+    _publish(context, kind.produces or "", {name: makers[name] for name in parts.made if name in makers}, parts)
+    if parts.failed:
+        told = "; ".join(f"{name}: {why}" for name, why in parts.failed.items())
+        rest = "the others are in the store" if parts.made else "there are no others"
+        raise Problem(f"{len(parts.failed)} of {len(makers)} could not be made ({told}); {rest}.")
+    return parts.made if isinstance(result, Parts) else result
 
 
-def _manifest(claim: Claim, family: str, params: Any, result: dict[str, Any]) -> dict[str, Any]:
+def _publish(context: RunContext, family: str, makers: dict[str, Any], parts: Parts) -> None:
+    """Make artifacts of what is in the job's output; those that an earlier attempt has published stay as they are."""
+    outputs = {
+        name: context.output / name if len(context.claim.job.artifacts) > 1 else context.output
+        for name in makers
+        if _made_by(context.claim.job, f"{family}/{name}", context.store) is None
+    }
+    for place, (name, output) in enumerate(outputs.items()):
+        context.progress("publishing", place, len(outputs), "artifacts")
+        context.store.seal(output, _manifest(context.claim, family, name, makers[name], parts.made[name]))
+    if outputs and tell(lambda: context.ledger.renew(context.claim)) == "lost":
+        raise Stopped
+    for name, output in outputs.items():
+        context.store.publish(output, family, name)
+
+
+def _manifest(claim: Claim, family: str, name: str, params: Any, result: dict[str, Any]) -> dict[str, Any]:
     job = claim.job
     used = {
         spec.name: f"{spec.metadata['artifact']}/{getattr(params, spec.name)}"
@@ -215,7 +243,7 @@ def _manifest(claim: Claim, family: str, params: Any, result: dict[str, Any]) ->
     }
     return {
         "family": family,
-        "name": job.name,
+        "name": name,
         "kind": job.kind,
         "job": job.id,
         "attempt": job.attempt,

@@ -13,9 +13,9 @@ import typer
 
 from mistudio_cli import output, shapes, submitting
 from mistudio_cli.submitting import FLAGS, Fault, Manner
+from tasks.combinations import Swept, can_be_swept
 from tasks.job import JobKind, kinds, types_of
 from tasks.problem import Problem
-from tasks.sweep import Swept, can_be_swept
 
 if TYPE_CHECKING:
     from mistudio_cli.bulk import Line
@@ -41,9 +41,11 @@ def submit(kind: JobKind, values: dict[str, Any]) -> None:
     """Submit one job of that kind, or those of a sweep, with the flags as they were given."""
     from tasks.ledger import new_job_id
     from tasks.submit import plan
-    from tasks.sweep import plan_sweep, swept_options
+    from tasks.sweep import plan_sweep, put_together, swept_options
 
     name = values.pop("name")
+    for option in _gathering(kind):
+        values = put_together(values, option) if values.pop(option) else values
     manner = submitting.take_manner(values)
     known = manner.open()
     if not swept_options(values):
@@ -145,6 +147,11 @@ def register(target: typer.Typer, kind: JobKind) -> None:
     target.command(kind.name, help=kind.summary, short_help=kind.summary)(command)
 
 
+def _gathering(kind: JobKind) -> list[str]:
+    """The options, one or none, that take those with several values."""
+    return [name for name, types in types_of(kind.params).items() if dict in types]
+
+
 def _parameter(spec: dataclasses.Field[Any], params: type, annotation: Any) -> tuple[Any, Any]:
     """Type and flag or argument of one parameter; its bounds are checked where all requests are, at submit."""
     told = spec.metadata
@@ -153,6 +160,8 @@ def _parameter(spec: dataclasses.Field[Any], params: type, annotation: Any) -> t
     if told.get("positional"):
         return annotation, typer.Argument(default, **{"metavar": spec.name.upper(), **about})
     flag = "--" + spec.name.replace("_", "-")
+    if dict in types_of(params)[spec.name]:
+        return bool, typer.Option(False, flag, **about)
     if bool in types_of(params)[spec.name]:
         return annotation, typer.Option(default, f"{flag}/--no-{flag[2:]}", **about)
     if can_be_swept(spec, params):

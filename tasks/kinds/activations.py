@@ -27,7 +27,7 @@ class Params:
 
     model: str = option(help="A model in the store, a model folder, or a Hub id", artifact="models")
     dataset: str = option(help="Tokens or a dataset in the store, a file or folder, or a Hub id", artifact="tokens")
-    layer: int = option(help="Which layer; the first is 0", minimum=0)
+    layer: int = option(help="Which layer; the first is 0", minimum=0, mark="l")
     hook: str = option(
         "resid",
         help="The residual stream, what MLP or attention add to it, or what the MLP reads",

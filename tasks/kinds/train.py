@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from tasks.job import Context, Estimate, JobKind, Known, Request, option
-from tasks.problem import Problem
+from tasks.job import Context, Estimate, JobKind, Known, Parts, Request, option
 from tasks.sae import choices
 from tasks.sae.architectures import names
 
 if TYPE_CHECKING:
-    from tasks.activations import Vectors
-    from tasks.sae.schedule import TrainConfig
-    from tasks.wiring import Wiring
+    from tasks.hooks import Hook
+    from tasks.sae.footprint import TrainingShape
 
 #: The sites of a model that can be read and written; see tasks.hooks.
 SITES = ("resid", "mlp", "attn", "mlp-in")
@@ -30,7 +29,7 @@ class Common:
     dataset: str | None = option(
         None, help="Tokens or a dataset in the store, a file or folder, or a Hub id", artifact="tokens"
     )
-    layer: int | None = option(None, help="Which layer; the first is 0", minimum=0)
+    layer: int | None = option(None, help="Which layer; the first is 0", minimum=0, mark="l")
     activations: str | None = option(
         None, help="Stored activations, in place of a model, a dataset, a layer and a hook", artifact="activations"
     )
@@ -73,6 +72,12 @@ class Common:
         None, help="Metrics also to tensorboard or wandb (W&B), or to both with a comma between them"
     )
     checkpoint_s: float = option(30.0, help="Seconds between checkpoints", minimum=0)
+    together: dict[str, list[Any]] | None = option(
+        None, help="Train all combinations of options with several values in one job, on one forward pass of the model"
+    )
+
+
+P = TypeVar("P", bound=Common)
 
 
 #: With the options of every architecture, from their files.
@@ -80,18 +85,44 @@ Params = dataclasses.make_dataclass("Params", choices.fields(), bases=(Common,),
 
 
 def default_name(params: Common) -> str:
-    """Model, layer, architecture and sparsity."""
-    from tasks.training.place import label
+    """Model, layer, architecture and sparsity; of several SAEs the model and what differs."""
+    from tasks.training import place, together
 
+    if params.together is not None:
+        from tasks.models import model_slug
+
+        return together.label(params, model_slug(params.model or params.activations or ""))
     sparsity = choices.chosen(params.arch, params).label()
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{label(params)}-{params.arch}-{sparsity}")
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{place.label(params)}-{params.arch}-{sparsity}")
 
 
-def prepare(params: Common, known: Known) -> tuple[Common, list[Request]]:
+def makes(params: P, name: str) -> dict[str, P]:
+    """The parameters of each SAE, by its name."""
+    from tasks.training.together import members
+
+    return {member.name: member.params for member in members(params, name)}
+
+
+def prepare(params: P, known: Known) -> tuple[P, list[Request]]:
     """Find what to train on, or ask for the jobs that make it; refuse what cannot work."""
+    from tasks.training.place import SETTLED
+    from tasks.training.together import each
+
+    prepared = [_prepare_one(one, known) for one in each(params)]
+    requests = [request for _, wanted in prepared for request in wanted]
+    first = prepared[0][0]
+    if params.together is None:
+        return first, requests
+    alike = {name: getattr(first, name) for name in SETTLED if name not in params.together}
+    once = [request for place, request in enumerate(requests) if request not in requests[:place]]
+    return dataclasses.replace(params, **alike), once
+
+
+def _prepare_one(params: P, known: Known) -> tuple[P, list[Request]]:
     from tasks.training.logs import asked_for
     from tasks.training.place import resolve
 
+    params = KIND.read_params(dataclasses.asdict(params))
     asked_for(params.log)
     params, d_model, requests = resolve(params, known)
     if params.init_from is not None:
@@ -100,45 +131,69 @@ def prepare(params: Common, known: Known) -> tuple[Common, list[Request]]:
         params = resolve_start(params, known)
     if params.width is None and d_model is not None:
         params = dataclasses.replace(params, width=params.expansion * d_model)
-    options = choices.chosen(params.arch, params)
     if params.width is not None:
-        options.check(params.width)
-    return dataclasses.replace(params, **dataclasses.asdict(options)), requests
+        choices.chosen(params.arch, params).check(params.width)
+    return settled(params), requests
+
+
+def settled(params: P) -> P:
+    """The parameters with what the architecture's options are by default."""
+    return dataclasses.replace(params, **dataclasses.asdict(choices.chosen(params.arch, params)))
 
 
 def estimate(params: Common, known: Known) -> Estimate:
     """Memory and disk by the shapes; time by a training of like shape in the store."""
     from tasks.estimate import seconds_like_earlier
-    from tasks.sae.footprint import TrainingShape, of_training
-    from tasks.training.place import place_of, wiring
+    from tasks.sae.footprint import of_training
+    from tasks.training.place import place_of
+    from tasks.training.together import each
 
     alike = ("model", "activations", "hook", "target", "crosscode", "arch", "width", "expansion", "batch")
     tokens = params.steps * params.batch if params.steps else params.tokens
-    seconds = seconds_like_earlier(
-        known, "saes", tokens, lambda told: all(told.get(key) == getattr(params, key) for key in alike)
-    )
-    options = choices.chosen(params.arch, params)
-    wired = wiring(params)
-    part = -(-params.batch // params.accumulate)
-    shape = TrainingShape(
+    seconds = None
+    if params.together is None:
+        seconds = seconds_like_earlier(
+            known, "saes", tokens, lambda told: all(told.get(key) == getattr(params, key) for key in alike)
+        )
+    trained = each(params)
+    stored = None if params.activations is None else known.manifest("activations", params.activations)
+    read = (stored or {}).get("result")
+    place = place_of(trained[0])
+    shapes, hooks = [_shape(one) for one in trained], len(_hooks(trained))
+    return dataclasses.replace(of_training(known, place.model, place.dataset, shapes, hooks, read), seconds=seconds)
+
+
+def _shape(params: Common) -> TrainingShape:
+    from tasks.sae.footprint import TrainingShape
+    from tasks.training.place import wiring
+
+    options, wired = choices.chosen(params.arch, params), wiring(params)
+    return TrainingShape(
         getattr(options, "k", None),
         params.width,
         params.expansion,
         params.batch,
-        part,
+        -(-params.batch // params.accumulate),
         len(wired.reads),
         len(wired.writes),
     )
-    place = place_of(params)
-    stored = None if params.activations is None else known.manifest("activations", params.activations)
-    read = (stored or {}).get("result")
-    return dataclasses.replace(of_training(known, place.model, place.dataset, shape, read), seconds=seconds)
+
+
+def _hooks(trained: Iterable[Common]) -> list[Hook]:
+    """All hooks that are read or written, each once."""
+    from tasks.training.place import wiring
+
+    return list(dict.fromkeys(hook for params in trained for hook in wiring(params).hooks))
 
 
 def goes_on_at(workdir: Path) -> str | None:
-    """The step of the newest checkpoint, by the name that `tasks.sae.checkpoint` gives its folder."""
-    steps = [int(state.parent.name.rpartition("-")[2]) for state in workdir.glob("checkpoint-*/state.json")]
-    return f"step {max(steps)}" if steps else None
+    """The step that all have reached, by the names that `tasks.sae.checkpoint` gives its folders."""
+    newest: dict[Path, int] = {}
+    for pattern in ("checkpoint-*/state.json", "*/checkpoint-*/state.json"):
+        for state in workdir.glob(pattern):
+            step, folder = int(state.parent.name.rpartition("-")[2]), state.parent.parent
+            newest[folder] = max(step, newest.get(folder, 0))
+    return f"step {min(newest.values())}" if newest else None
 
 
 KIND = JobKind(
@@ -149,100 +204,34 @@ KIND = JobKind(
     module=__name__,
     produces="saes",
     default_name=default_name,
+    makes=makes,
     prepare=prepare,
     estimate=estimate,
     goes_on_at=goes_on_at,
 )
 
 
-def run(params: Common, context: Context) -> dict[str, Any]:
-    """Train, resuming from the newest checkpoint; save the SAE; measure it and its baselines on held-out rows."""
-    from tasks.activations import ActivationStream, split_rows
-    from tasks.sae.baselines import compare
-    from tasks.sae.formats import save_density
-    from tasks.sae.metrics import measure
-    from tasks.sae.trainer import Trainer
-    from tasks.training.evaluation import Evaluation
+def run(params: Common, context: Context) -> dict[str, Any] | Parts:
+    """Train, resuming from the newest checkpoints; save each SAE; measure it and its baselines on held-out rows."""
+    from tasks.training.one import Training
+    from tasks.training.part import parts_of
     from tasks.training.place import open_vectors, wiring
     from tasks.training.pulse import Pulse
-    from tasks.training.saving import save
-    from tasks.training.start import begin_from
+    from tasks.training.reading import Reading
+    from tasks.training.together import members
 
     context.progress("loading", 0, None, "tokens")
-    wired, vectors = wiring(params), open_vectors(params, context.store, context.device)
-    width = vectors.d_in // len(vectors.points)
-    train_rows, held_rows = split_rows(vectors.shape[0], _held_out(vectors.shape, vectors.d_in), params.seed)
-
-    pulse = Pulse(params.checkpoint_s, params.patience, context)
-    stream = ActivationStream(vectors, train_rows, params.batch, params.seed, pulse.beat, context.workdir)
-    pulse.trainer = trainer = Trainer(_config(params, wired, width), wired.source(stream, width), context.device)
-    if params.init_from is not None:
-        begin_from(trainer, context.store.path("saes", params.init_from), params.init_from)
-    pulse.evaluation = Evaluation(trainer, vectors, wired, held_rows, params.evaluate)
-    speed = pulse.train(params.log, dataclasses.asdict(params))
-    save(params, context, trainer, vectors)
-
-    def read(rows: Any) -> tuple[Any, Any]:
-        return trainer.scaled(wired.split(_read(vectors, rows, context), width))
-
-    held_out = read(held_rows)
-    found = measure(trainer.coder, *held_out)
-    save_density(context.output, found.density)
-    return {
-        **compare(found, read(train_rows[: 2 * len(held_rows)])[1], held_out[1]),
-        **pulse.evaluation.last(context.workdir),
-        **speed,
-        "steps": trainer.step,
-        "steps_in_last_attempt": trainer.step - pulse.first,
-        "d_in": trainer.config.coder.d_in,
-        "d_sae": trainer.config.coder.d_sae,
-        "hook": vectors.points[0].module,
-    }
-
-
-def _held_out(shape: tuple[int, int], d_in: int) -> int:
-    """How many rows are kept from training."""
-    from tasks.sae.footprint import HELD_OUT_NUMBERS, HELD_OUT_SHARE, HELD_OUT_VECTORS
-
-    rows, context = shape
-    if rows < 2:
-        raise Problem("There is only one row of tokens: too little to train and to measure on.", "Use more text")
-    vectors = min(HELD_OUT_VECTORS, HELD_OUT_NUMBERS // d_in)
-    return max(1, min(int(rows * HELD_OUT_SHARE), vectors // context))
-
-
-def _config(params: Common, wired: Wiring, d: int) -> TrainConfig:
-    """What is trained on vectors of `d` numbers at each hook."""
-    from tasks.sae.coder import CoderConfig, default_rate
-    from tasks.sae.schedule import TrainConfig
-
-    blocks = len(wired.reads)
-    width = params.width or params.expansion * d
-    options = choices.chosen(params.arch, params)
-    options.check(width)
-    steps = params.steps or -(-params.tokens // params.batch)
-    return TrainConfig(
-        coder=CoderConfig(params.arch, blocks * d, width, options, d if wired.writes else None, params.skip, blocks),
-        steps=steps,
-        batch=params.batch,
-        lr=params.lr or default_rate(width),
-        warmup=params.warmup,
-        decay=params.decay,
-        sparsity_warmup=params.sparsity_warmup,
-        clip=params.clip,
-        accumulate=params.accumulate,
-        resample=params.resample,
-        dead_after=min(TrainConfig.dead_after, steps * params.batch // 8),
-        seed=params.seed,
-    )
-
-
-def _read(vectors: Vectors, rows: Any, context: Context) -> Any:
-    """The vectors of those rows, (vectors, d_in)."""
-    import torch
-
-    pieces: list[Any] = []
-    for piece in vectors.read(rows):
-        pieces.append(piece)
-        context.progress("measuring", sum(map(len, pieces)), int(vectors.counts[rows].sum()), "tokens")
-    return torch.cat(pieces)
+    trained, pulse = members(params, context.name), Pulse(params.checkpoint_s, context)
+    hooks = _hooks(member.params for member in trained)
+    vectors = open_vectors(trained[0].params, hooks, context.store, context.device)
+    reading = Reading(vectors, hooks, params.batch, params.seed, pulse.beat, context.workdir)
+    contexts: Sequence[Context] = [context] if params.together is None else parts_of(context, trained)
+    pulse.trainings = [
+        Training(member.params, own, reading.see(wiring(member.params)))
+        for member, own in zip(trained, contexts, strict=True)
+    ]
+    pulse.train()
+    ended = dict(zip([member.name for member in trained], pulse.trainings, strict=True))
+    made = {name: training.finish() for name, training in ended.items() if training.failed is None}
+    failed = {name: training.failed for name, training in ended.items() if training.failed is not None}
+    return made[context.name] if params.together is None else Parts(made, failed)

@@ -21,9 +21,18 @@ local function enter_queue(id)
   ring(id, is_back)
 end
 
+-- All that a job makes, by the two fields of its record.
+local function made_by(artifact, more)
+  local made = {}
+  if artifact and artifact ~= '' then made[1] = artifact end
+  if more and more ~= '' then
+    for _, other in ipairs(cjson.decode(more)) do made[#made + 1] = other end
+  end
+  return made
+end
+
 -- Nobody waits any more for what only that job would have made or taken.
-local function let_go(what, field, id)
-  local key = get(id, field)
+local function let_go(what, key, id)
   if key ~= '' and redis.call('HGET', PREFIX .. what, key) == id then redis.call('HDEL', PREFIX .. what, key) end
 end
 
@@ -34,8 +43,10 @@ local function enter_end(id, state)
   redis.call('ZADD', recent, now_text, id)
   redis.call('ZREMRANGEBYSCORE', recent, '-inf', now - 900)
   redis.call('EXPIRE', series_key(id), SERIES_KEPT_S)
-  let_go('coming', 'artifact', id)
-  let_go('heirs', 'from_checkpoint', id)
+  for _, artifact in ipairs(made_by(get(id, 'artifact'), get(id, 'more_artifacts'))) do
+    let_go('coming', artifact, id)
+  end
+  let_go('heirs', get(id, 'from_checkpoint'), id)
 end
 
 -- One arrow.

@@ -6,10 +6,11 @@ local function refuse_submit(records)
   local made, artifacts = {}, {}
   for _, record in ipairs(records) do
     if made[record.id] or redis.call('EXISTS', job_key(record.id)) == 1 then return 'exists ' .. record.id end
-    local artifact = record.artifact
-    local maker = artifact and (artifacts[artifact] or redis.call('HGET', PREFIX .. 'coming', artifact))
-    if maker then return 'taken ' .. artifact .. ' ' .. maker end
-    if artifact then artifacts[artifact] = record.id end
+    for _, artifact in ipairs(made_by(record.artifact, record.more_artifacts)) do
+      local maker = artifacts[artifact] or redis.call('HGET', PREFIX .. 'coming', artifact)
+      if maker then return 'taken ' .. artifact .. ' ' .. maker end
+      artifacts[artifact] = record.id
+    end
     for _, parent in ipairs(cjson.decode(record.parents or '[]')) do
       local state = made[parent] and 'queued' or get(parent, 'state')
       if state == '' then return 'no parent ' .. parent end
@@ -29,7 +30,9 @@ function operations.submit(_, records)
     for field, value in pairs(record) do set(id, field, value) end
     set(id, 'created_at', as_text(now + place * 1e-6))  -- no two of them at once, so that lists have one order
     index(id)
-    if record.artifact then redis.call('HSET', PREFIX .. 'coming', record.artifact, id) end
+    for _, artifact in ipairs(made_by(record.artifact, record.more_artifacts)) do
+      redis.call('HSET', PREFIX .. 'coming', artifact, id)
+    end
     if record.from_checkpoint then redis.call('HSET', PREFIX .. 'heirs', record.from_checkpoint, id) end
     for _, parent in ipairs(cjson.decode(record.parents or '[]')) do
       if get(parent, 'state') ~= 'succeeded' then

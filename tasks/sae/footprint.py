@@ -7,6 +7,7 @@ within a fifth of real runs. What CUDA itself takes is a rule of thumb. No torch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,32 +56,55 @@ class TrainingShape:
 
 
 def of_training(
-    known: Known, model: str, dataset: str, shape: TrainingShape, stored: dict[str, Any] | None = None
+    known: Known,
+    model: str,
+    dataset: str,
+    shapes: Sequence[TrainingShape],
+    hooks: int,
+    stored: dict[str, Any] | None = None,
 ) -> Estimate:
-    """Memory and disk of the training of an SAE; nothing is known while its model's shape is not.
+    """Memory and disk of the training of SAEs in one job; nothing is known while their model's shape is not.
 
-    `stored` is the result of the reading that stored what is trained on: no model is loaded then.
+    `hooks` is how many are read or written by any of them. `stored` is the result of the reading that stored what is
+    trained on: no model is loaded then.
     """
     told = ModelShape(stored["d_in"], parameters=0) if stored else shape_of_model(known, model)
     if told is None:
         return Estimate()
-    d_in, d_sae = told.d_model * shape.reads, shape.width or shape.expansion * told.d_model
-    d_out = told.d_model * shape.writes or d_in
-    parameters = (d_in + d_out) * d_sae + d_sae + d_out
-    active = min(shape.k or d_in, d_in - 1)
-    held_out = _held_out(stored["vectors"] if stored else tokens_in(known, dataset), d_in)
-    codes = _codes(shape, d_sae)
-    in_memory, in_file = _buffer(told.d_model * (shape.reads + shape.writes), shape.batch)
-    lasting = told.parameters + _COPIES_IN_TRAINING * parameters + in_memory + codes
-    training = FORWARD_TOKENS * _VECTORS_A_TOKEN * d_in
-    pca = _COPIES_IN_PCA * held_out * d_in
-    random = _COPIES_HELD * held_out * d_in + _random_directions(active, d_in, d_sae, held_out)
-    held = FLOAT * (lasting + max(training, max(pca, random) + 3 * min(SLICE, held_out) * d_sae))
+    seen = told.d_model * hooks
+    held_out = _held_out(stored["vectors"] if stored else tokens_in(known, dataset), seen)
+    parameters = sum(_parameters(shape, told.d_model) for shape in shapes)
+    in_memory, in_file = _buffer(seen, shapes[0].batch)
+    kept = _COPIES_HELD * held_out * seen if len(shapes) > 1 else 0
+    lasting = told.parameters + _COPIES_IN_TRAINING * parameters + in_memory + kept
+    lasting += sum(_codes(shape, _d_sae(shape, told.d_model)) for shape in shapes)
+    reading = FORWARD_TOKENS * _VECTORS_A_TOKEN * told.d_model * max(shape.reads for shape in shapes)
+    measuring = max(_measuring(shape, told.d_model, held_out) for shape in shapes)
+    held = FLOAT * (lasting + max(reading, measuring))
     return Estimate(
         memory_bytes=RUNNER + held,
         disk_bytes=FLOAT * ((1 + CHECKPOINTS) * parameters + in_file),
         gpu_memory_bytes=CUDA + held,
     )
+
+
+def _d_sae(shape: TrainingShape, d_model: int) -> int:
+    return shape.width or shape.expansion * d_model
+
+
+def _parameters(shape: TrainingShape, d_model: int) -> int:
+    d_sae, d_in = _d_sae(shape, d_model), d_model * shape.reads
+    d_out = d_model * shape.writes or d_in
+    return (d_in + d_out) * d_sae + d_sae + d_out
+
+
+def _measuring(shape: TrainingShape, d_model: int, held_out: int) -> int:
+    """Numbers at the worst moment of the comparison with other codes of the same size."""
+    d_in, d_sae = d_model * shape.reads, _d_sae(shape, d_model)
+    pca = _COPIES_IN_PCA * held_out * d_in
+    active = min(shape.k or d_in, d_in - 1)
+    random = _COPIES_HELD * held_out * d_in + _random_directions(active, d_in, d_sae, held_out)
+    return max(pca, random) + 3 * min(SLICE, held_out) * d_sae
 
 
 def of_extraction(known: Known, model: str, sae: Path, top: int, window: int) -> int | None:

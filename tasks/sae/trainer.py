@@ -66,19 +66,34 @@ class Trainer:
 
         `after_step` may call `save` and may raise to leave. Raises Problem when the loss is no longer a number.
         """
+        self.begin(folder)
+        while self.goes_on:
+            self.advance(folder)
+            if after_step:
+                after_step()
+        self._write_metrics(folder)
+
+    @torch.no_grad()
+    def begin(self, folder: Path) -> None:
+        """Make ready to go on from where it is, with metrics in `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         if self._scales is None:
             self._measure()
         checkpoint.cut(folder, self.step)
         self.pace.begin(gemm_peak(self._part, self.config.coder.d_in, self.config.coder.d_sae, self.device))
-        while self.step < self.config.steps and not self.is_over:
-            with self.pace.working():
-                self._train()
-            if len(self._unwritten) >= FLUSH_EVERY or time.monotonic() - self._written_at >= FLUSH_AFTER_S:
-                self._write_metrics(folder)
-            if after_step:
-                after_step()
-        self._write_metrics(folder)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is another step to make."""
+        return self.step < self.config.steps and not self.is_over
+
+    @torch.no_grad()
+    def advance(self, folder: Path) -> None:
+        """Make one step; now and then write metrics into `folder`. Raises Problem as `run` does."""
+        with self.pace.working():
+            self._train()
+        if len(self._unwritten) >= FLUSH_EVERY or time.monotonic() - self._written_at >= FLUSH_AFTER_S:
+            self._write_metrics(folder)
 
     @property
     def _part(self) -> int:

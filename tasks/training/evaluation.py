@@ -13,9 +13,8 @@ from tasks.sae.metrics import measure
 from tasks.splice import can_splice, splice
 
 if TYPE_CHECKING:
-    from tasks.activations import Vectors
     from tasks.sae.trainer import Trainer
-    from tasks.wiring import Wiring
+    from tasks.training.reading import Seen
 
 EVALUATIONS = "evaluations.jsonl"
 #: What is told of the model's predictions: its cross-entropy as it is, with the coder, with zeros; see tasks.splice.
@@ -27,15 +26,14 @@ VECTORS, PREDICTED = 8192, 2048
 class Evaluation:
     """Measures a trainer's coder on held-out rows: FVU, L0, share of dead features, and what the model loses by it."""
 
-    def __init__(self, trainer: Trainer, vectors: Vectors, wired: Wiring, rows: np.ndarray, times: int) -> None:
-        """`rows` are the held-out ones; `times` is how often, the end included, over the whole training."""
-        self.trainer, self.vectors, self.wired = trainer, vectors, wired
-        context = vectors.shape[1]
-        self.rows = rows[: max(1, VECTORS // context)]
+    def __init__(self, trainer: Trainer, seen: Seen, times: int) -> None:
+        """`times` is how often, the end included, over the whole training."""
+        self.trainer, self.seen = trainer, seen
+        rows, context = seen.reading.held_rows, seen.shape[1]
+        self.rows: np.ndarray = rows[: max(1, VECTORS // context)]
         self.predicted = rows[: max(1, PREDICTED // context)]
         steps = trainer.config.steps
         self.steps = {steps * (n + 1) // times for n in range(times)} if times else set()
-        self._held: torch.Tensor | None = None
 
     def is_due(self) -> bool:
         """Whether this is a step after which it measures."""
@@ -50,10 +48,7 @@ class Evaluation:
     @torch.no_grad()
     def __call__(self) -> dict[str, Any]:
         """What is measured, by name; None for what a model must predict when there is none that does."""
-        if self._held is None:
-            self._held = torch.cat(list(self.vectors.read(self.rows)))
-        width = self.vectors.d_in // len(self.vectors.points)
-        read, written = self.trainer.scaled(self.wired.split(self._held.clone(), width))
+        read, written = self.trainer.scaled(self.seen.rows_again(self.rows))
         found = measure(self.trainer.coder, read, written)
         return {"fvu": found.fvu, "l0": found.l0, "dead_share": found.dead_share, **self._in_the_model()}
 
@@ -72,9 +67,9 @@ class Evaluation:
         return len(found) - 1 - found.index(min(found)) if found else 0
 
     def _in_the_model(self) -> dict[str, float | None]:
-        if not can_splice(self.vectors):
+        source = self.seen.source
+        if not can_splice(source):
             return dict.fromkeys(LOSSES)
-        source: Any = self.vectors
-        found = splice(source, self.predicted, len(self.wired.reads), self.trainer.reconstruct)
+        found = splice(source, self.predicted, len(self.seen.wired.reads), self.trainer.reconstruct)
         told = (found.clean, found.spliced, found.ablated, found.recovered, found.kl)
         return dict(zip(LOSSES, told, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,12 +13,13 @@ from tasks.problem import Problem
 
 if TYPE_CHECKING:
     from tasks.activations import Vectors
+    from tasks.hooks import Hook
     from tasks.kinds.train import Common
     from tasks.store import Store
     from tasks.wiring import Wiring
 
 #: What stored activations have settled.
-_SETTLED = ("model", "dataset", "layer", "hook", "skip_bos")
+SETTLED = ("model", "dataset", "layer", "hook", "skip_bos")
 
 
 P = TypeVar("P", bound="Common")
@@ -69,15 +71,15 @@ def resolve(params: P, known: Known) -> tuple[P, int | None, list[Request]]:
     return (_from_model if params.activations is None else _from_activations)(params, known)
 
 
-def open_vectors(params: Common, store: Store, device: str) -> Vectors:
-    """What is trained on: what passes the model's hooks, over the tokens; or what did, and was stored."""
+def open_vectors(params: Common, hooks: Sequence[Hook], store: Store, device: str) -> Vectors:
+    """What is trained on: what passes these hooks of the model, over the tokens; or what did, and was stored."""
     from tasks.activation_files import StoredVectors
     from tasks.activations import open_model
 
     if params.activations is not None:
         return StoredVectors(store.path("activations", params.activations), device)
     place = place_of(params)
-    return open_model(store, place.model, place.dataset, wiring(params).hooks, params.skip_bos, device)
+    return open_model(store, place.model, place.dataset, hooks, params.skip_bos, device)
 
 
 def _layers(params: Common) -> tuple[int, ...]:
@@ -128,7 +130,7 @@ def _from_activations(params: P, known: Known) -> tuple[P, int | None, list[Requ
         raise Problem(f"The store has no activations/{name}.", "Make them: mistudio submit activations --help")
     told = known.coming_from("activations", name)[1] if manifest is None else manifest["params"]
     for spec in dataclasses.fields(params):
-        if spec.name in _SETTLED:
+        if spec.name in SETTLED:
             given, value, flag = getattr(params, spec.name), told[spec.name], "--" + spec.name.replace("_", "-")
             if given not in (spec.default, value):
                 raise Problem(f"activations/{name} were read with {flag} {value}, not {given}.", f"Leave {flag} out")

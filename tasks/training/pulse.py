@@ -1,63 +1,58 @@
-"""What happens around a training's steps: progress, checkpoints and the wish to stop."""
+"""What happens around the steps of a job's trainings: progress, checkpoints and the wish to stop."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from tasks.job import Context
-from tasks.kinds.train import goes_on_at
-from tasks.training.watch import Watch
 
 if TYPE_CHECKING:
-    from tasks.sae.trainer import Trainer
-    from tasks.training.evaluation import Evaluation
+    from tasks.training.one import Training
 
-#: A checkpoint may take up to this share of the time.
+#: Checkpoints may take up to this share of the time.
 _CHECKPOINT_SHARE = 0.05
 
 
 class Pulse:
-    """Looked at after each step and each forward pass; `trainer` and `evaluation` are set before the first."""
+    """Looked at after each step and each forward pass; `trainings` are set before the first."""
 
-    trainer: Trainer
-    evaluation: Evaluation
-    first = 0  # the step from which this attempt goes on
+    trainings: Sequence[Training] = ()
 
-    def __init__(self, checkpoint_s: float, patience: int, context: Context) -> None:
-        """`patience` is after how many measurements without a better one the training ends; 0: it does not."""
-        self.checkpoint_s, self.patience, self.context = checkpoint_s, patience, context
+    def __init__(self, checkpoint_s: float, context: Context) -> None:
+        self.checkpoint_s, self.context = checkpoint_s, context
         self.next_save = time.monotonic() + checkpoint_s
 
     def beat(self) -> None:
-        """Write a checkpoint if it is time or the job was told to stop; tell the progress. Raises Stopped then."""
+        """Write checkpoints if it is time or the job was told to stop; tell the progress. Raises Stopped then."""
         began = time.monotonic()
         if self.context.stopping() or began >= self.next_save:
-            self.trainer.save(self.context.workdir)
+            self._save()
             now = time.monotonic()
             self.next_save = now + max(self.checkpoint_s, (now - began) / _CHECKPOINT_SHARE)
-        batch, steps = self.trainer.config.batch, self.trainer.config.steps
-        self.context.progress("training", self.trainer.step * batch, steps * batch, "tokens")
+        config = self.trainings[0].trainer.config
+        self.context.progress("training", self._reached() * config.batch, config.steps * config.batch, "tokens")
 
-    def after_step(self) -> None:
-        """Measure on held-out rows when that is due, and keep a checkpoint of it with its score; then `beat`."""
-        if self.evaluation.is_due():
-            self.trainer.save(self.context.workdir, self.evaluation.write(self.context.workdir))
-            self._look_whether_it_is_over()
-        self.beat()
+    def train(self) -> None:
+        """Train all to the end and keep that; a batch is read once for all."""
+        with ExitStack() as stack:
+            for training in self.trainings:
+                stack.enter_context(training.going_on())
+            while going := [training for training in self.trainings if training.goes_on]:
+                step = self._reached()
+                for training in going:
+                    if training.trainer.step == step:
+                        training.advance()
+                self.beat()
+            self._save()
 
-    def _look_whether_it_is_over(self) -> None:
-        if self.patience and self.evaluation.since_best(self.context.workdir) >= self.patience:
-            self.trainer.is_over = True
+    def _reached(self) -> int:
+        """The step up to which all have come that go on: a kill while they are saved leaves some behind."""
+        steps = [training.trainer.step for training in self.trainings if training.goes_on]
+        return min(steps) if steps else max(training.trainer.step for training in self.trainings)
 
-    def train(self, log: str | None, about: dict[str, Any]) -> dict[str, Any]:
-        """Train to the end and keep it, logging as asked with these parameters; how fast it was."""
-        trainer, watch = self.trainer, Watch(self.context, self.trainer)
-        self.first = trainer.resume(self.context.workdir)
-        if not self.first and (left := goes_on_at(self.context.workdir)):
-            self.context.note(f"starts from scratch: the checkpoint at {left} was made with other settings")
-        self._look_whether_it_is_over()
-        with watch.logging(log, about):
-            trainer.run(self.context.workdir, self.after_step)
-            trainer.save(self.context.workdir)
-        return watch.result()
+    def _save(self) -> None:
+        for training in self.trainings:
+            training.save()

@@ -8,25 +8,24 @@ from typing import TYPE_CHECKING, Any
 from tasks.job import Context
 from tasks.sae.formats import save_sae
 from tasks.training import logs
-from tasks.training.place import wiring
 
 if TYPE_CHECKING:
-    from tasks.activations import Vectors
     from tasks.kinds.train import Common
     from tasks.sae.trainer import Trainer
+    from tasks.training.reading import Seen
 
 
-def save(params: Common, context: Context, trainer: Trainer, vectors: Vectors) -> None:
+def save(params: Common, context: Context, trainer: Trainer, seen: Seen) -> None:
     """Write the trained SAE and its files of lines into the job's output."""
     for lines in context.workdir.glob("*.jsonl"):
         shutil.copyfile(lines, context.output / lines.name)
     logs.take_over(context.workdir, context.output)
     about = {
         "model_name": params.model,
-        **_hooks(params, vectors),
-        "context_size": vectors.shape[1],
+        **_hooks(seen),
+        "context_size": seen.shape[1],
         "prepend_bos": False,
-        **vectors.mask.told(),
+        **seen.mask.told(),
         "dataset_path": params.dataset,
         "training_tokens": trainer.step * trainer.config.batch,
         "activation_scale": list(trainer.scales.read),
@@ -34,10 +33,10 @@ def save(params: Common, context: Context, trainer: Trainer, vectors: Vectors) -
     save_sae(context.output, trainer.coder, trainer.scales, about)
 
 
-def _hooks(params: Common, vectors: Vectors) -> dict[str, Any]:
+def _hooks(seen: Seen) -> dict[str, Any]:
     """What was read and, of a transcoder, written: by TransformerLens' names, and the modules."""
-    wired = wiring(params)
-    reads, writes = vectors.points[: len(wired.reads)], vectors.points[len(wired.reads) :]
+    wired = seen.wired
+    reads, writes = seen.points[: len(wired.reads)], seen.points[len(wired.reads) :]
     told: dict[str, Any] = {
         "hook_name": reads[0].name,
         "hook_module": reads[0].module,

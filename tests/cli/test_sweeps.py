@@ -142,3 +142,40 @@ def test_no_kind_has_a_parameter_that_is_a_flag_of_every_submission() -> None:
 
     for kind in kinds().values():
         assert not set(FLAGS) & set(kind.params.__dataclass_fields__), kind.name
+
+
+def test_together_makes_one_job_of_all_combinations(trainable: Cli) -> None:
+    told = trainable("submit", *TRAIN[:-2], "--layer", "0,1", "--k", "16,32", "--together", "--json").json
+    (job,) = trainable.ledger.page().jobs
+    assert (told["id"], told["name"]) == (job.id, "tiny-l0.l1-k16.k32")
+    assert job.params["together"] == {"layer": [0, 1], "k": [16, 32]}
+    names = [f"tiny-l{layer}-topk-k{k}" for layer in (0, 1) for k in (16, 32)]
+    assert [artifact.removeprefix("saes/") for artifact in job.artifacts] == names
+    shown = trainable("jobs", "show", job.id, "--json").json
+    assert shown["artifacts"] == list(job.artifacts)
+    assert ", ".join(job.more_artifacts) in trainable("jobs", "show", job.id).out
+    child = trainable("submit", "extract", "--sae", names[3], "--dry-run", "--json").json
+    assert child["jobs"][-1]["parents"] == [{"id": job.id, "index": None}]
+
+
+def test_together_is_refused_where_there_is_nothing_to_put_together(trainable: Cli) -> None:
+    told = trainable("submit", *TRAIN, "--together")
+    assert (told.code, told.err.splitlines()[0]) == (
+        Code.USAGE,
+        "--together needs an option with several values.",
+    )
+    told = trainable("submit", *TRAIN, "--batch", "64,128", "--together")
+    assert (told.code, told.err.splitlines()[0]) == (
+        Code.USAGE,
+        "SAEs that are trained together share --batch.",
+    )
+    told = trainable("submit", *TRAIN, "--k", "8,16", "--arch", "standard", "--together")
+    assert (told.code, told.out) == (Code.USAGE, "")
+    assert trainable.ledger.page().jobs == ()
+
+
+def test_a_dry_run_tells_all_that_one_job_would_make(trainable: Cli) -> None:
+    told = trainable("submit", *TRAIN, "--k", "8,16,32", "--together", "--dry-run", "--json").json
+    (job,) = told["jobs"]
+    assert job["artifacts"] == [f"saes/tiny-l1-topk-k{k}" for k in (8, 16, 32)]
+    assert job["artifact"] == "saes/tiny-l1-topk-k8"

@@ -1,0 +1,144 @@
+"""One SAE in training: the only place that knows all that belongs to it, from its first step to its artifact."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from tasks.job import Context
+from tasks.kinds.train import goes_on_at
+from tasks.problem import Problem
+from tasks.sae import choices
+from tasks.sae.baselines import compare
+from tasks.sae.coder import CoderConfig, default_rate
+from tasks.sae.formats import save_density
+from tasks.sae.metrics import measure
+from tasks.sae.schedule import TrainConfig
+from tasks.sae.trainer import Trainer
+from tasks.training.evaluation import Evaluation
+from tasks.training.saving import save
+from tasks.training.start import begin_from
+from tasks.training.watch import Watch
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tasks.kinds.train import Common
+    from tasks.training.reading import Seen
+
+
+class Training:
+    """What is trained, on what it sees, with folders of its own."""
+
+    def __init__(self, params: Common, context: Context, seen: Seen) -> None:
+        self.params, self.context, self.seen = params, context, seen
+        self.trainer = Trainer(_config(params, seen), seen.batch, context.device)
+        if params.init_from is not None:
+            begin_from(self.trainer, context.store.path("saes", params.init_from), params.init_from)
+        self.evaluation = Evaluation(self.trainer, seen, params.evaluate)
+        self.watch = Watch(context, self.trainer)
+        self.first = 0  # the step from which this attempt goes on
+        self.failed: str | None = None  # why it did not get to its end
+
+    @contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Inside, it goes on from the newest checkpoint, and its logs are open."""
+        folder = self.context.workdir
+        self.first = self.trainer.resume(folder)
+        if not self.first and (left := goes_on_at(folder)):
+            self.context.note(f"starts from scratch: the checkpoint at {left} was made with other settings")
+        self._look_whether_it_is_over()
+        with self.watch.logging(self.params.log, dataclasses.asdict(self.params)):
+            self.trainer.begin(folder)
+            yield
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is another step to make."""
+        return self.failed is None and self.trainer.goes_on
+
+    def advance(self) -> None:
+        """Make a step, and measure on held-out rows when that is due; a checkpoint is kept of it with its score."""
+        folder = self.context.workdir
+        with self._failing_alone():
+            self.trainer.advance(folder)
+            if self.evaluation.is_due():
+                self.trainer.save(folder, self.evaluation.write(folder))
+                self._look_whether_it_is_over()
+
+    def save(self) -> None:
+        """Write a checkpoint, unless it has failed."""
+        if self.failed is None:
+            with self._failing_alone():
+                self.trainer.save(self.context.workdir)
+
+    @contextmanager
+    def _failing_alone(self) -> Iterator[None]:
+        """What fails one SAE, such as a loss that is no number, does not end the training of others in its job."""
+        try:
+            yield
+        except Problem as problem:
+            if self.seen.is_alone:
+                raise
+            self.failed = str(problem)
+            self.context.note(f"is given up: {problem.sentence}")
+
+    def finish(self) -> dict[str, Any]:
+        """Save the SAE; measure it and its baselines on held-out rows."""
+        trainer, seen = self.trainer, self.seen
+        save(self.params, self.context, trainer, seen)
+        held_rows, train_rows = seen.reading.held_rows, seen.reading.train_rows
+        held_out = self._read(held_rows)
+        found = measure(trainer.coder, *held_out)
+        save_density(self.context.output, found.density)
+        return {
+            **compare(found, self._read(train_rows[: 2 * len(held_rows)])[1], held_out[1]),
+            **self.evaluation.last(self.context.workdir),
+            **self._speed(),
+            "steps": trainer.step,
+            "steps_in_last_attempt": trainer.step - self.first,
+            "d_in": trainer.config.coder.d_in,
+            "d_sae": trainer.config.coder.d_sae,
+            "hook": seen.points[0].module,
+        }
+
+    def _speed(self) -> dict[str, Any]:
+        told = self.watch.result()
+        return told if self.seen.is_alone else {**told, "tokens_per_s_together": told.pop("tokens_per_s")}
+
+    def _read(self, rows: np.ndarray) -> Any:
+        def tell(done: int, total: int) -> None:
+            self.context.progress("measuring", done, total, "tokens")
+
+        return self.trainer.scaled(self.seen.rows(rows, tell))
+
+    def _look_whether_it_is_over(self) -> None:
+        patience = self.params.patience
+        if patience and self.evaluation.since_best(self.context.workdir) >= patience:
+            self.trainer.is_over = True
+
+
+def _config(params: Common, seen: Seen) -> TrainConfig:
+    """What is trained on what is seen."""
+    d, blocks = seen.d_model, len(seen.wired.reads)
+    width = params.width or params.expansion * d
+    options = choices.chosen(params.arch, params)
+    options.check(width)
+    steps = params.steps or -(-params.tokens // params.batch)
+    written = d * len(seen.wired.writes) or None
+    return TrainConfig(
+        coder=CoderConfig(params.arch, blocks * d, width, options, written, params.skip, blocks),
+        steps=steps,
+        batch=params.batch,
+        lr=params.lr or default_rate(width),
+        warmup=params.warmup,
+        decay=params.decay,
+        sparsity_warmup=params.sparsity_warmup,
+        clip=params.clip,
+        accumulate=params.accumulate,
+        resample=params.resample,
+        dead_after=min(TrainConfig.dead_after, steps * params.batch // 8),
+        seed=params.seed,
+    )

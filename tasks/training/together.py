@@ -1,0 +1,85 @@
+"""Several SAEs in one job, on one forward pass: the only place that says what they share and how each is called.
+
+`together` of the parameters has the options that differ, each with its values; there is an SAE for each combination.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from tasks.combinations import can_be_swept, combinations, marked, marks
+from tasks.problem import Problem
+
+if TYPE_CHECKING:
+    from tasks.kinds.train import Common
+
+#: What those that share their batches cannot have each for itself.
+SHARED = ("model", "dataset", "activations", "skip_bos", "tokens", "steps", "batch", "seed", "checkpoint_s")
+#: As long as the name of an artifact may be.
+_LONGEST = 100
+
+P = TypeVar("P", bound="Common")
+
+
+@dataclass(frozen=True)
+class Member(Generic[P]):
+    """One of the SAEs: its name, what tells it from the others, and the parameters as if it were trained alone."""
+
+    name: str
+    words: str
+    params: P
+
+
+def each(params: P) -> list[P]:
+    """The parameters of each SAE as if it were trained alone.
+
+    Problem for an option that they must share, and for one that cannot have several values.
+    """
+    return [dataclasses.replace(params, together=None, **chosen) for chosen in _chosen(params)]
+
+
+def members(params: P, name: str) -> list[Member[P]]:
+    """The SAEs of a job of that name: each has its own by default, else the job's with what tells it from others."""
+    from tasks.kinds.train import default_name, settled
+
+    if params.together is None:
+        return [Member(name, "", params)]
+    is_default, found = name == default_name(params), list[Member[P]]()
+    for one, chosen in zip(each(params), _chosen(params), strict=True):
+        words = marks(type(params), chosen.items())
+        found.append(Member(marked(default_name(one) if is_default else name, words), "-".join(words), settled(one)))
+    if len({member.name for member in found}) < len(found):
+        raise Problem("Two of the SAEs would have the same name.", "Give a --name that tells none of the values")
+    return found
+
+
+def _chosen(params: Common) -> list[dict[str, Any]]:
+    if params.together is None:
+        return [{}]
+    for option, values in params.together.items():
+        _check(type(params), option, values)
+    chosen = list(combinations(params.together))
+    if len(chosen) < 2:
+        raise Problem("--together is for several SAEs.", "Give an option several values, for instance --k 16,32")
+    return chosen
+
+
+def label(params: Common, model: str) -> str:
+    """What a job is called: the model, and the values that differ."""
+    told = (params.together or {}).items()
+    words = [".".join(marks(type(params), [(option, value) for value in values])) for option, values in told]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([model, *words]))[:_LONGEST].rstrip("-.")
+
+
+def _check(kind: type[Any], option: str, values: Any) -> None:
+    specs = {spec.name: spec for spec in dataclasses.fields(kind)}
+    flag = "--" + option.replace("_", "-")
+    if option not in specs or not can_be_swept(specs[option], kind) or option == "together":
+        raise Problem(f"{flag} cannot have several values.", "See: mistudio submit train --help")
+    if option in SHARED:
+        raise Problem(f"SAEs that are trained together share {flag}.", "Leave --together out: each gets its own job")
+    if not isinstance(values, list) or not values or len(set(map(str, values))) < len(values):
+        raise Problem(f"{flag} needs a list of different values, not {values!r}.", "For instance: k = [16, 32]")
