@@ -91,6 +91,21 @@ def test_the_memory_of_a_training_is_known_within_a_fifth_before_it_starts(
     assert before.disk_bytes == pytest.approx(7 * weights, rel=0.2)
 
 
+def test_the_memory_of_several_trained_together_is_known_too(lab: Lab) -> None:
+    add_model(lab, "model", 128)
+    add_tokens(lab, "words", 8000)
+    lab.start_worker(OMP_NUM_THREADS="1")
+    several = {"layer": [0, 1], "k": [8, 16]}
+    job = lab.submit("train", model="model", dataset="words", steps=40, batch=1024, expansion=32, together=several)
+    before = estimated(lab, job)
+    assert before.memory_bytes == pytest.approx(most_held(lab, job), rel=0.2)
+    ended = lab.ended(job)
+    assert ended.state is State.SUCCEEDED, ended
+    folders = [lab.store.root / artifact for artifact in job.artifacts]
+    weights = sum((folder / "sae_weights.safetensors").stat().st_size for folder in folders)
+    assert before.disk_bytes == pytest.approx(7 * weights, rel=0.2)
+
+
 def test_the_model_that_a_planned_job_will_make_counts_as_if_it_were_there(lab: Lab) -> None:
     known = KnownArtifacts(lab.ledger, lab.store)
     published(lab, "datasets", "text")
