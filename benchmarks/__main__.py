@@ -34,27 +34,26 @@ LONG = {"planted": planted}
 
 def main(argv: Sequence[str]) -> int:
     """Measure what `argv` names, or everything that does not take an hour."""
-    parts = ["# Measurements", "", *_machine()]
     for name in argv or MODULES:
         try:
-            lines = _measure(name)
+            text = _measure(name)
         except NoPeersError as missing:
-            lines = [f"## {name}", "", str(missing)]
-        sys.stdout.write("\n".join(lines) + "\n\n")
+            text = f"## {name}\n\n{missing}\n"
+        sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
-        parts += ["", *lines]
-    if not argv:
-        (RESULTS / "latest.md").write_text("\n".join(parts) + "\n", encoding="utf-8")
+    last = [RESULTS / f"{name}.md" for name in {**MODULES, **LONG}]
+    told = [path.read_text(encoding="utf-8") for path in last if path.exists()]
+    (RESULTS / "latest.md").write_text("\n".join(["# Measurements\n", *told]), encoding="utf-8")
     return 0
 
 
-def _measure(name: str) -> list[str]:
+def _measure(name: str) -> str:
     """Measure, and write the rows and their table."""
     rows = {**MODULES, **LONG}[name].measure()
     (RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    lines = [f"## {name}", "", *_table(rows)]
-    (RESULTS / f"{name}.md").write_text("\n".join([*_machine(), "", *lines]) + "\n", encoding="utf-8")
-    return lines
+    text = "\n".join([f"## {name}", "", *_machine(), "", *_table(rows)]) + "\n"
+    (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+    return text
 
 
 def _machine() -> list[str]:

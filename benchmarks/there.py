@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,11 @@ def python() -> Path:
     return found
 
 
-def run_there(module: str) -> list[dict[str, Any]]:
-    """The rows of a module that is run among the peers."""
+def run_there(module: str, allocator: Mapping[str, str] = ALLOCATOR) -> list[dict[str, Any]]:
+    """The rows of a module that is run among the peers, with these settings of the allocator."""
     with tempfile.TemporaryDirectory() as folder:
         told = Path(folder) / "rows.json"
-        environment = {**os.environ, **ALLOCATOR, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, **allocator, "PYTHONPATH": str(ROOT)}
         command = [python(), "-m", module, str(told)]
         subprocess.run(command, env=environment, cwd=folder, stdout=sys.stderr, check=True)  # peers talk
         return json.loads(told.read_text(encoding="utf-8"))
