@@ -2,8 +2,9 @@
 
 The model is a random GPT-NeoX of pythia-70m's shape with a vocabulary of 32 000, 51.7 million parameters, read after
 layer 3 of 6; both sides train a TopK SAE with the same batches, in the same dtype, and stop the model at the hook.
-Their clocks start when their buffers have been filled once. A second row has no model: our trainer on activations from
-a file, with progress, metrics and a checkpoint, next to the bare steps.
+Their clocks start when their buffers have been filled once. A second row is of four SAEs in one job, next to four jobs
+one after the other. A third has no model: our trainer on activations from a file, with progress, metrics and a
+checkpoint, next to the bare steps.
 """
 
 from __future__ import annotations
@@ -21,13 +22,19 @@ import numpy as np
 import torch
 
 from benchmarks.there import answer, run_there
-from tasks.activations import ActivationStream, ModelVectors
-from tasks.hooks import Hook, find
+from tasks.activations import ModelVectors
+from tasks.hooks import find
 from tasks.masks import Mask
 from tasks.sae.architectures import coder_class
 from tasks.sae.coder import CoderConfig, Moment
 from tasks.sae.schedule import TrainConfig
 from tasks.sae.trainer import Trainer
+from tasks.training.reading import Reading
+from tasks.wiring import wiring_of
+
+
+#: SAEs in one job.
+SEVERAL = 4
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ def rows(job: Job = Job(), peers: bool = True) -> list[dict[str, Any]]:
     """The same, in this process."""
     tokens = np.random.default_rng(0).integers(job.vocabulary, size=(job.rows, job.context), dtype=np.uint16)
     ours = _ours(job, tokens)
+    four = _ours(job, tokens, SEVERAL)
     peer = _saelens(job, tokens) if peers else None
     stored, bare = _stored(job)
     return [
@@ -71,6 +79,14 @@ def rows(job: Job = Job(), peers: bool = True) -> list[dict[str, Any]]:
             "next to": "SAELens' runner",
             "peer": peer and round(peer),
             "ratio": peer and round(ours / peer, 2),
+        },
+        {
+            "name": f"{SEVERAL} SAEs in one job",
+            "unit": "tokens/s",
+            "ours": round(four),
+            "next to": "a job for each",
+            "peer": round(ours / SEVERAL),
+            "ratio": round(four * SEVERAL / ours, 2),
         },
         {
             "name": "from a file",
@@ -88,7 +104,7 @@ def _config(job: Job) -> TrainConfig:
     return TrainConfig(CoderConfig("topk", job.d_model, job.d_sae, options), steps=job.end, batch=job.batch)
 
 
-def _ours(job: Job, tokens: np.ndarray) -> float:
+def _ours(job: Job, tokens: np.ndarray, count: int = 1) -> float:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     shape = AutoConfig.for_model(
@@ -101,12 +117,18 @@ def _ours(job: Job, tokens: np.ndarray) -> float:
         max_position_embeddings=job.context,
     )
     model = AutoModelForCausalLM.from_config(shape).eval()
-    vectors = ModelVectors(model, tokens, [find(model, Hook("resid", job.layer))], Mask())
-    stream = ActivationStream(vectors, np.arange(len(tokens)), job.batch, 0)
-    trainer = Trainer(_config(job), stream)
-    ticks: list[float] = []
+    wired, ticks = wiring_of("resid", (job.layer,)), list[float]()
+    vectors = ModelVectors(model, tokens, [find(model, hook) for hook in wired.hooks], Mask())
     with tempfile.TemporaryDirectory() as folder:
-        trainer.run(Path(folder), lambda: ticks.append(time.perf_counter()))
+        reading = Reading(vectors, wired.hooks, job.batch, 0, lambda: None, Path(folder))
+        folders = [Path(folder) / str(number) for number in range(count)]
+        trainers = [Trainer(_config(job), reading.see(wired).batch) for _ in folders]
+        for trainer, own in zip(trainers, folders, strict=True):
+            trainer.begin(own)
+        while trainers[0].goes_on:
+            for trainer, own in zip(trainers, folders, strict=True):
+                trainer.advance(own)
+            ticks.append(time.perf_counter())
     return _rate(job, ticks)
 
 

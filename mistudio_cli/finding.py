@@ -64,12 +64,13 @@ def show_lines(
         "gpu": "" if job.gpu == "any" else job.gpu,
         "tags": ", ".join(job.tags),
         "retry of": _retry_of(job),
-        "artifact": path or job.artifact or "",
-        "others": ", ".join(job.more_artifacts),
+        "artifact": "" if job.more_artifacts else path or job.artifact or "",
     }
     from mistudio_cli import sparks
 
     yield from (f"{name:<10}{value}" for name, value in facts.items() if value)
+    if job.more_artifacts:
+        yield from ("", "artifacts", *(f"  {artifact}" for artifact in job.artifacts))
     yield from _relatives("parents", list(around.parents.items()))
     yield from _relatives("children", [(child.id, child) for child in around.children])
     yield from _section("metrics", sparks.drawn(around.measured) or tables.values(job.metrics or {}))

@@ -135,7 +135,7 @@ def test_of_two_rates_the_table_tells_the_one_with_the_lower_error():
 def test_whole_jobs_are_measured_over_the_steps_that_were_asked():
     job = whole_job.Job(16, 2, 2, 0, 50, 8, 32, 4, batch=16, begin=1, end=4)
     rows = whole_job.rows(job, peers=False)
-    assert [row["name"] for row in rows] == ["with the model", "from a file"]
+    assert [row["name"] for row in rows] == ["with the model", "4 SAEs in one job", "from a file"]
     assert all(row["ours"] > 0 for row in rows)
     assert whole_job._rate(job, [10.0, 11.0, 12.0, 13.0]) == 3 * 16 / 3
 
