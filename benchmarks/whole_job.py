@@ -32,7 +32,6 @@ from tasks.sae.trainer import Trainer
 from tasks.training.reading import Reading
 from tasks.wiring import wiring_of
 
-
 #: SAEs in one job.
 SEVERAL = 4
 

@@ -57,6 +57,8 @@ def plan_retry(
 def _instead(taken: Taken) -> str:
     if taken.maker:
         return f"Wait for that: mistudio jobs wait {taken.maker}"
+    if len(taken.makes) > 1:
+        return "Submit on its own what is not there yet"
     return "It needs no other try; to make another one, submit it with a --name of its own"
 
 
