@@ -25,6 +25,7 @@ from torch import Tensor
 
 from benchmarks.contest import PENALISED, SIDES, Side, Task, enter
 from benchmarks.there import answer, run_there
+from tasks.products import chosen
 from tasks.sae.architectures import names
 from tasks.sae.pairs import SPARSE_SHARE
 
@@ -116,7 +117,12 @@ def quieten(side: Side, x: Tensor, few: int) -> None:
 def _gemm(x: Tensor, d_sae: int) -> Callable[[], None]:
     """One product of a batch with a matrix of the encoder's size, at the speed of the machine."""
     matrix, out = torch.randn(x.shape[1], d_sae), x.new_empty(len(x), d_sae)
-    return lambda: torch.mm(x, matrix, out=out)
+
+    def multiply() -> None:
+        with chosen():
+            torch.mm(x, matrix, out=out)
+
+    return multiply
 
 
 def _share(name: str, size: Size, side: Side, x: Tensor) -> float:

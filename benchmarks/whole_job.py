@@ -25,6 +25,7 @@ from benchmarks.there import answer, run_there
 from tasks.activations import ModelVectors
 from tasks.hooks import find
 from tasks.masks import Mask
+from tasks.products import chosen
 from tasks.sae.architectures import coder_class
 from tasks.sae.coder import CoderConfig, Moment
 from tasks.sae.schedule import TrainConfig
@@ -66,10 +67,10 @@ def measure() -> list[dict[str, Any]]:
 def rows(job: Job = Job(), peers: bool = True) -> list[dict[str, Any]]:
     """The same, in this process."""
     tokens = np.random.default_rng(0).integers(job.vocabulary, size=(job.rows, job.context), dtype=np.uint16)
-    ours = _ours(job, tokens)
-    four = _ours(job, tokens, SEVERAL)
+    with chosen():
+        ours, four = _ours(job, tokens), _ours(job, tokens, SEVERAL)
+        stored, bare = _stored(job)
     peer = _saelens(job, tokens) if peers else None
-    stored, bare = _stored(job)
     return [
         {
             "name": "with the model",

@@ -98,7 +98,9 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     from tasks.activations import open_model
     from tasks.features.collect import choose_rows
     from tasks.hooks import Hook
+    from tasks.products import choose
 
+    choose(context.device)
     context.progress("loading", 0, None, "tokens")
     hooks = [Hook(params.hook, params.layer)]
     source = open_model(context.store, params.model, params.dataset, hooks, params.skip_bos, context.device)

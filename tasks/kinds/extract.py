@@ -106,8 +106,10 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     from tasks.features.collect import choose_rows
     from tasks.features.records import token_reader
     from tasks.features.report import Report
+    from tasks.products import choose
     from tasks.sae.formats import load_sae
 
+    choose(context.device)
     context.progress("loading", 0, 1, "models")
     origin = _origin(params, context)
     coder = load_sae(context.store.path("saes", params.sae), context.device)

@@ -91,9 +91,11 @@ KIND = JobKind(
 
 def run(params: Params, context: Context) -> dict[str, Any]:
     """Train, resuming from the newest checkpoint, and save as `save_pretrained` does."""
+    from tasks.products import choose
     from tasks.text.bpe import end_of_text, save_tokenizer
     from tasks.text.toy_lm import Recipe, Training, make_model
 
+    choose(context.device)
     corpus = context.store.path("datasets", params.dataset)
     tokenizer = _tokenizer(params, context, corpus)
     stream = _stream(params, context, corpus, tokenizer)

@@ -213,6 +213,7 @@ KIND = JobKind(
 
 def run(params: Common, context: Context) -> dict[str, Any] | Parts:
     """Train, resuming from the newest checkpoints; save each SAE; measure it and its baselines on held-out rows."""
+    from tasks.products import choose
     from tasks.training.one import Training
     from tasks.training.part import parts_of
     from tasks.training.place import open_vectors, wiring
@@ -220,6 +221,7 @@ def run(params: Common, context: Context) -> dict[str, Any] | Parts:
     from tasks.training.reading import Reading
     from tasks.training.together import members
 
+    choose(context.device)
     context.progress("loading", 0, None, "tokens")
     trained, pulse = members(params, context.name), Pulse(params.checkpoint_s, context)
     hooks = _hooks(member.params for member in trained)

@@ -1,0 +1,64 @@
+"""Which library multiplies float32 matrices on a CPU: the only place that chooses.
+
+Torch asks MKL, which is not at its best on AMD's processors: oneDNN, which torch has too, takes a tenth less time there
+(measured on Zen 4). Torch asks that one when products may be rounded to bfloat16; but oneDNN rounds only where a
+processor has units for it (AMX), and is as exact as MKL everywhere else. So it is allowed to on AMD, and forbidden
+again if a product comes out rounded.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+#: What torch calls products that may be rounded to bfloat16, and those that may not.
+_ONEDNN, _MKL = "medium", "highest"
+#: A product of float32 numbers is as exact as this; one of numbers rounded to bfloat16 is a thousand times less.
+_EXACT = 1e-5
+
+
+@contextmanager
+def chosen(device: str = "cpu") -> Iterator[str]:
+    """Inside, products on a CPU are done by the faster library; what that is and why, in words."""
+    before = torch.get_float32_matmul_precision()
+    try:
+        yield choose(device)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def choose(device: str = "cpu", vendor: str | None = None) -> str:
+    """Have products on a CPU done by the faster library in this process, and say which that is and why.
+
+    It follows from the processor alone, so a training that is resumed on the same machine gets the same bits.
+    """
+    if device != "cpu":
+        return "the device's own"
+    torch.set_float32_matmul_precision(_MKL)
+    if (vendor or _vendor()) != "AuthenticAMD":
+        return "MKL: the processor is not AMD's"
+    torch.set_float32_matmul_precision(_ONEDNN)
+    if is_exact():
+        return "oneDNN: the processor is AMD's"
+    torch.set_float32_matmul_precision(_MKL)
+    return "MKL: oneDNN would round to bfloat16 on this processor"
+
+
+def is_exact() -> bool:
+    """Whether a product of float32 matrices is now as exact as float32 can be."""
+    drawn = torch.Generator().manual_seed(0)
+    a, b = torch.rand(256, 256, generator=drawn), torch.rand(256, 256, generator=drawn)
+    wanted = a.double() @ b.double()
+    return float((a @ b - wanted).abs().max() / wanted.abs().max()) < _EXACT
+
+
+def _vendor() -> str:
+    """What the processor calls its maker; the architecture where it says nothing."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text(encoding="utf-8").splitlines() if told.exists() else []
+    found = (line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id"))
+    return next(found, platform.machine())
