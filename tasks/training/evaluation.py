@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from tasks.sae import checkpoint
+from tasks.sae.densities import histogram
 from tasks.sae.metrics import measure
 from tasks.splice import can_splice, splice
 
@@ -25,7 +26,7 @@ VECTORS, PREDICTED = 8192, 2048
 
 
 class Evaluation:
-    """Measures a trainer's coder on held-out rows: FVU, L0, share of dead features, and what the model loses by it."""
+    """Measures a trainer's coder on held-out rows: FVU, L0, how often features fire, what the model loses by it."""
 
     def __init__(self, trainer: Trainer, vectors: Vectors, wired: Wiring, rows: np.ndarray, times: int) -> None:
         """`rows` are the held-out ones; `times` is how often, the end included, over the whole training."""
@@ -55,7 +56,13 @@ class Evaluation:
         width = self.vectors.d_in // len(self.vectors.points)
         read, written = self.trainer.scaled(self.wired.split(self._held.clone(), width))
         found = measure(self.trainer.coder, read, written)
-        return {"fvu": found.fvu, "l0": found.l0, "dead_share": found.dead_share, **self._in_the_model()}
+        return {
+            "fvu": found.fvu,
+            "l0": found.l0,
+            "dead_share": found.dead_share,
+            "density_histogram": histogram(found.density).told(),
+            **self._in_the_model(),
+        }
 
     def last(self, folder: Path) -> dict[str, Any]:
         """The model's losses at the end, and where the FVU was best; nothing where none was measured."""

@@ -22,6 +22,7 @@ class Pulse:
 
     trainer: Trainer
     evaluation: Evaluation
+    watch: Watch | None = None  # while it trains
     first = 0  # the step from which this attempt goes on
 
     def __init__(self, checkpoint_s: float, patience: int, context: Context) -> None:
@@ -43,6 +44,8 @@ class Pulse:
         """Measure on held-out rows when that is due, and keep a checkpoint of it with its score; then `beat`."""
         if self.evaluation.is_due():
             self.trainer.save(self.context.workdir, self.evaluation.write(self.context.workdir))
+            if self.watch is not None:
+                self.watch.hear_evaluation()
             self._look_whether_it_is_over()
         self.beat()
 
@@ -52,7 +55,8 @@ class Pulse:
 
     def train(self, log: str | None, about: dict[str, Any]) -> dict[str, Any]:
         """Train to the end and keep it, logging as asked with these parameters; how fast it was."""
-        trainer, watch = self.trainer, Watch(self.context, self.trainer)
+        trainer = self.trainer
+        watch = self.watch = Watch(self.context, trainer)
         self.first = trainer.resume(self.context.workdir)
         if not self.first and (left := goes_on_at(self.context.workdir)):
             self.context.note(f"starts from scratch: the checkpoint at {left} was made with other settings")
