@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.job import Context
 from tasks.kinds.train import goes_on_at
+from tasks.sae import kernels
 from tasks.training.watch import Watch
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Pulse:
         self.first = trainer.resume(self.context.workdir)
         if not self.first and (left := goes_on_at(self.context.workdir)):
             self.context.note(f"starts from scratch: the checkpoint at {left} was made with other settings")
+        if (chosen := kernels.to_tell(self.context.device)) is not None:
+            self.context.note(chosen)
         self._look_whether_it_is_over()
         with watch.logging(log, about):
             trainer.run(self.context.workdir, self.after_step)
