@@ -50,14 +50,15 @@ def take(folder: Path, output: Path, source: str, about: Mapping[str, Any]) -> d
     `model_name`, `hook_name` and `hook_layer`. Raises Problem for what is not understood.
     """
     from tasks.sae.card import RECORD
-    from tasks.sae.formats import DENSITY, load_density, load_sae, save_density, write_sae
+    from tasks.sae.densities import histogram
+    from tasks.sae.formats import load_density, load_sae, save_density, write_sae
 
     taken = READERS[form_of(folder)][1](folder, source)
     told, tensors = _turned(taken)
     given = {key: value for key, value in about.items() if value is not None}
     origin = {"imported_from": source, "imported_form": taken.form}
     told["metadata"] = {**_metadata(told["metadata"]), **given, **origin}
-    if (folder / DENSITY).is_file() and (density := load_density(folder)) is not None:
+    if (density := load_density(folder)) is not None:
         save_density(output, density)
     write_sae(output, told, tensors)
     coder = load_sae(output)  # or it says what is missing
@@ -72,6 +73,7 @@ def take(folder: Path, output: Path, source: str, about: Mapping[str, Any]) -> d
         "model": told["metadata"].get("model_name"),
         "hook": told["metadata"].get("hook_name"),
         "trained_as": told["metadata"].get("trained_as"),
+        **({} if density is None else {"density_histogram": histogram(density).told()}),
     }
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from tasks.hooks import find_again
 from tasks.job import kind_named
 from tasks.problem import Problem
+from tasks.sae.densities import histogram
 from tasks.sae.exporting import SPARSIFY, write_as
 from tasks.sae.formats import load_density, load_sae, read_config, save_density, save_sae
 from tasks.sae.importing import folders_in, form_of, take
@@ -270,7 +271,9 @@ def test_our_own_come_back_with_their_densities(tmp_path: Path):
     save_sae(tmp_path / "sae", trained("gated"), SCALE, {"model_name": "tiny", "exclude_special_tokens": True})
     save_density(tmp_path / "sae", torch.linspace(0, 1, D_SAE))
     (tmp_path / "ours").mkdir()
-    sae = taken(tmp_path / "sae", tmp_path / "ours", model_name="other")
+    told = take(tmp_path / "sae", tmp_path / "ours", "somewhere", {"model_name": "other"})
+    sae = load_sae(tmp_path / "ours")
+    assert told["density_histogram"] == histogram(torch.linspace(0, 1, D_SAE)).told()
     assert torch.equal(sae.encode(X), load_sae(tmp_path / "sae").encode(X))
     torch.testing.assert_close(load_density(tmp_path / "ours"), torch.linspace(0, 1, D_SAE), rtol=1e-4, atol=1e-8)
     found = read_config(tmp_path / "ours")["metadata"]
