@@ -45,6 +45,7 @@ def facts(told: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     rows += [[f"made from {key}", str(value)] for key, value in told["made_from"].items()]
     rows += [[f"--{key.replace('_', '-')}", _text(v)] for key, v in told["params"].items() if v is not None]
     rows += [[key, _text(v)] for key, v in told["result"].items() if v is not None and not isinstance(v, (dict, list))]
+    rows += _densities(told["result"].get("density_histogram"))
     return ["what", "value"], rows + [[file, f"{size} bytes"] for file, size in told["files"].items()]
 
 
@@ -68,6 +69,21 @@ def _line(store: Store, name: str) -> dict[str, Any]:
         "dead_share": result.get("dead_share"),
         "created_at": _time(manifest.get("created_at")),
     }
+
+
+def _densities(told: dict[str, Any] | None) -> list[list[str]]:
+    """How often features fire, one bar for each half decade, between the first and the last in which there are any."""
+    if told is None:
+        return []
+    from mistudio_cli.sparks import bars
+
+    counts, edges = told["counts"], told["log10_edges"]
+    held = [place for place, count in enumerate(counts) if count]
+    if not held:
+        return [["feature density", f"none of {told['never']} ever fired"]]
+    low, high = held[0], held[-1] + 1
+    drawn = f"1e{edges[low]:g} {bars(counts[low:high])} 1e{edges[high]:g}"
+    return [["feature density", f"{drawn}, {told['never']} of {told['never'] + sum(counts)} never fired"]]
 
 
 def _config(store: Store, name: str) -> dict[str, Any]:

@@ -29,6 +29,12 @@ def spark(values: Sequence[float | None]) -> str:
     return "".join(" " if value is None else _BLOCKS[_height(value - least, span)] for value in values)
 
 
+def bars(counts: Sequence[int]) -> str:
+    """One block a count, its height from zero; a space where there is none."""
+    most = max(counts, default=0)
+    return "".join(_BLOCKS[-(-count * len(_BLOCKS) // most) - 1] if count else " " for count in counts)
+
+
 def _course(points: Sequence[Point], name: str) -> str:
     told = [(point.at, value) for point in points if (value := point.values.get(name)) is not None]
     if len(told) < 2:

@@ -16,7 +16,7 @@ class Params:
     """Where it is, and what its files do not say."""
 
     source: str = option(
-        help="A folder or a Hub id: an SAE of SAELens, Gemma Scope (params.npz) or sparsify", positional=True
+        help="A folder or a Hub id: an SAE of SAELens, Gemma Scope (1, 2) or sparsify", positional=True
     )
     path: str | None = option(None, help="The SAE's folder within the source; needed where there are several")
     revision: str | None = option(None, help="A branch, tag or commit on the Hub")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from tasks.sae.densities import histogram
 from tasks.sae.metrics import Measures, total_variance
 
 #: Numbers in the largest intermediate tensor, and products in all that the random dictionary may cost.
@@ -28,6 +29,7 @@ def compare(found: Measures, train: torch.Tensor, held_out: torch.Tensor) -> dic
         "fvu": found.fvu,
         "explained_variance": found.explained_variance,
         "dead_share": found.dead_share,
+        "density_histogram": histogram(found.density).told(),
         "pca_explained_variance": pca_explained_variance(train, held_out, active),
         "random_explained_variance": random_explained_variance(train, held_out, len(found.density), active),
         "held_out_tokens": len(held_out),

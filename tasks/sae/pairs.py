@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
-from tasks.late import functional, np, torch
+from tasks.late import np, torch
+from tasks.sae.kernels import Passes, choice
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -125,21 +126,16 @@ class SomePairs:
 
     def decode(self, values: Tensor, matrix: Tensor) -> Tensor:
         """See `Pairs`."""
-        return _bags(self.features, self.starts, values, matrix)
+        return self._passes.bags(self.features, self.starts, values, matrix, None)
 
     def pull(self, vectors: Tensor, matrix: Tensor) -> Tensor:
-        """See `Pairs`: what autograd runs for the weights of an `embedding_bag`, without the forward pass."""
-        if vectors.device.type != "cpu":
-            return (vectors[self.vectors] * matrix[self.features]).sum(1)
-        return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            vectors, matrix, self.features, self.starts, self.vectors, 0
-        )
+        """See `Pairs`."""
+        return self._passes.dots(self.vectors, self.starts, self.features, vectors, matrix)
 
     def spread(self, values: Tensor, vectors: Tensor, onto: Tensor | None) -> Tensor:
         """See `Pairs`."""
         order, starts = self._by_feature
-        made = _bags(self.vectors[order], starts, values[order], vectors)
-        return made if onto is None else onto.add_(made)
+        return self._passes.bags(self.vectors[order], starts, values[order], vectors, onto)
 
     def per_feature(self, values: Tensor) -> Tensor:
         """See `Pairs`."""
@@ -158,6 +154,10 @@ class SomePairs:
         chosen = ((self.features >= begin) & (self.features < end)).nonzero().flatten()
         vectors = self.vectors[chosen]
         return SomePairs(self.features[chosen], vectors, _starts(vectors, len(self.starts)), self.d_sae), chosen
+
+    @property
+    def _passes(self) -> Passes:
+        return choice(self.features.device.type).passes
 
     @cached_property
     def _by_feature(self) -> tuple[Tensor, Tensor]:
@@ -238,7 +238,3 @@ def _starts(owners: Tensor, count: int) -> Tensor:
     """Where each of `count` owners' entries begin among those of sorted `owners`."""
     counts = torch.bincount(owners, minlength=count)
     return counts.cumsum(0) - counts
-
-
-def _bags(ids: Tensor, starts: Tensor, weights: Tensor, matrix: Tensor) -> Tensor:
-    return functional.embedding_bag(ids, matrix, starts, per_sample_weights=weights, mode="sum")

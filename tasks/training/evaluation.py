@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from tasks.sae import checkpoint
+from tasks.sae.densities import histogram
 from tasks.sae.metrics import measure
 from tasks.splice import can_splice, splice
 
@@ -24,7 +25,7 @@ VECTORS, PREDICTED = 8192, 2048
 
 
 class Evaluation:
-    """Measures a trainer's coder on held-out rows: FVU, L0, share of dead features, and what the model loses by it."""
+    """Measures a trainer's coder on held-out rows: FVU, L0, how often features fire, what the model loses by it."""
 
     def __init__(self, trainer: Trainer, seen: Seen, times: int) -> None:
         """`times` is how often, the end included, over the whole training."""
@@ -50,7 +51,13 @@ class Evaluation:
         """What is measured, by name; None for what a model must predict when there is none that does."""
         read, written = self.trainer.scaled(self.seen.rows_again(self.rows))
         found = measure(self.trainer.coder, read, written)
-        return {"fvu": found.fvu, "l0": found.l0, "dead_share": found.dead_share, **self._in_the_model()}
+        return {
+            "fvu": found.fvu,
+            "l0": found.l0,
+            "dead_share": found.dead_share,
+            "density_histogram": histogram(found.density).told(),
+            **self._in_the_model(),
+        }
 
     def last(self, folder: Path) -> dict[str, Any]:
         """The model's losses at the end, and where the FVU was best; nothing where none was measured."""

@@ -6,6 +6,7 @@ of a training that was interrupted, too, each step is in it once. Only a W&B run
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tasks.late import np
 from tasks.problem import Problem
+from tasks.sae.densities import LOG10_EDGES, Histogram
 
 if TYPE_CHECKING:
     from tasks.job import Context
@@ -21,7 +24,9 @@ if TYPE_CHECKING:
 #: The word for `--log`, which is also the package's name and that of its folder.
 TENSORBOARD, WANDB = KNOWN = ("tensorboard", "wandb")
 
-#: A step, and its metrics by name.
+#: How an evaluation names its histogram.
+_DENSITIES = "density_histogram"
+#: A step, and its metrics by name: numbers, and a histogram.
 Row = tuple[int, dict[str, Any]]
 
 
@@ -75,13 +80,23 @@ class TensorBoard:
         """See `Log`."""
         for step, values in rows:
             for name, value in values.items():
-                if value is not None:
+                if isinstance(value, Histogram):
+                    self._write_histogram(name, value, step)
+                elif value is not None:
                     self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def close(self) -> None:
         """See `Log`."""
         self._writer.close()
+
+    def _write_histogram(self, name: str, told: Histogram, step: int) -> None:
+        """With its own bins; TensorBoard's sums are of their middles."""
+        middles = [(low + high) / 2 for low, high in itertools.pairwise(LOG10_EDGES)]
+        sums = [sum(c * m**power for c, m in zip(told.counts, middles, strict=True)) for power in (0, 1, 2)]
+        self._writer.add_histogram_raw(
+            name, LOG10_EDGES[0], LOG10_EDGES[-1], *sums, LOG10_EDGES[1:], told.counts, global_step=step
+        )
 
 
 class WeightsAndBiases:
@@ -111,9 +126,16 @@ class WeightsAndBiases:
 
     def write(self, rows: list[Row]) -> None:
         """See `Log`."""
+        import wandb
+
         for step, values in rows:
             if step >= self._next:
-                self._run.log(values, step=step)
+                drawn = {
+                    name: wandb.Histogram(np_histogram=(np.array(value.counts), np.array(LOG10_EDGES)))
+                    for name, value in values.items()
+                    if isinstance(value, Histogram)
+                }
+                self._run.log({**values, **drawn}, step=step)
 
     def close(self) -> None:
         """See `Log`."""
@@ -128,6 +150,14 @@ def rows_of(lines: list[dict[str, Any]], paces: list[dict[str, Any]], d_sae: int
     pace = {told["step"]: {name: value for name, value in told.items() if name != "step"} for told in paces}
     for line in lines:
         yield line["step"], {**shown(line, d_sae), **pace.get(line["step"], {})}
+
+
+def held_out(lines: list[dict[str, Any]]) -> Iterator[Row]:
+    """Lines of what was measured on held-out rows, under names that tell it from what was of the batch."""
+    for line in lines:
+        values = {f"held_out/{name}": value for name, value in line.items() if name not in ("step", _DENSITIES)}
+        found = Histogram.of(line[_DENSITIES])
+        yield line["step"], {**values, "held_out/never_fired": found.never, "held_out/log10_density": found}
 
 
 def shown(line: dict[str, Any], d_sae: int) -> dict[str, Any]:

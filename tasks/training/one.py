@@ -66,6 +66,7 @@ class Training:
             self.trainer.advance(folder)
             if self.evaluation.is_due():
                 self.trainer.save(folder, self.evaluation.write(folder))
+                self.watch.hear_evaluation()
                 self._look_whether_it_is_over()
 
     def save(self) -> None:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from tasks.job import Context
+from tasks.sae import kernels
 
 if TYPE_CHECKING:
     from tasks.training.one import Training
@@ -37,6 +38,8 @@ class Pulse:
 
     def train(self) -> None:
         """Train all to the end and keep that; a batch is read once for all."""
+        if (told := kernels.to_tell(self.context.device)) is not None:
+            self.context.note(told)
         with ExitStack() as stack:
             for training in self.trainings:
                 stack.enter_context(training.going_on())

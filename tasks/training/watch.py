@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from tasks.sae import checkpoint
 from tasks.training import logs
+from tasks.training.evaluation import EVALUATIONS
 
 if TYPE_CHECKING:
     from tasks.job import Context
     from tasks.sae.trainer import Trainer
 
 PACE = "pace.jsonl"
+_Lines = list[dict[str, Any]]
 
 
 class Watch:
@@ -37,7 +40,11 @@ class Watch:
         self._logs = logs.open_logs(wanted, self.context, about)
         try:
             if self._logs:
-                self._tell(checkpoint.read(folder, checkpoint.METRICS), checkpoint.read(folder, PACE))
+                self._tell(
+                    checkpoint.read(folder, checkpoint.METRICS),
+                    checkpoint.read(folder, PACE),
+                    checkpoint.read(folder, EVALUATIONS),
+                )
             yield
         finally:
             for log in self._logs:
@@ -49,7 +56,12 @@ class Watch:
         pace = {"step": step, **speed}
         checkpoint.append(self.context.workdir, PACE, [pace])
         self.context.metrics(step, {**logs.shown(lines[-1], self._width), **speed})
-        self._tell(lines, [pace])
+        self._tell(lines, [pace], [])
+
+    def hear_evaluation(self) -> None:
+        """Tell of the newest measurement on held-out rows, after the metrics up to its step."""
+        if self._logs:
+            self._tell([], [], checkpoint.read(self.context.workdir, EVALUATIONS)[-1:])
 
     def result(self) -> dict[str, Any]:
         """How fast this attempt was; None where an earlier one had done it all."""
@@ -64,6 +76,7 @@ class Watch:
     def _width(self) -> int:
         return self.trainer.config.coder.d_sae
 
-    def _tell(self, lines: list[dict[str, Any]], paces: list[dict[str, Any]]) -> None:
+    def _tell(self, lines: _Lines, paces: _Lines, evaluations: _Lines) -> None:
+        rows = [*logs.rows_of(lines, paces, self._width), *logs.held_out(evaluations)]
         for log in self._logs:
-            log.write(list(logs.rows_of(lines, paces, self._width)))
+            log.write(sorted(rows, key=itemgetter(0)))

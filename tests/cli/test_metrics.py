@@ -71,6 +71,9 @@ def test_a_course_is_drawn_to_scale() -> None:
     assert sparks.spark([0.0, 1.0, None, 7.0, 8.0]) == "▁▂ ██"
     assert sparks.spark([3.0, 3.0]) == "▁▁"
     assert sparks.spark([None]) == ""
+    assert sparks.bars([1, 0, 8, 3]) == "▁ █▃"
+    assert sparks.bars([0, 1, 1000]) == " ▁█"
+    assert sparks.bars([]) == ""
     points = [Point(at, {"falls": 100.0 - at, "late": None if at < 99 else 1.0}) for at in (0, 1, 2, 3, 99)]
     drawn = sparks.drawn(points)
     assert drawn == {"falls": "1  ████▁  1 to 100", "late": "1"}

@@ -19,7 +19,14 @@ from tests.cli.conftest import Cli
 from tests.cli.test_json_contract import DOCUMENT, EXAMPLES, differences
 
 ABOUT = {"model_name": "tiny", "hook_name": "blocks.1.hook_resid_post", "hook_layer": 1}
-RESULT = {"l0": 4.0, "explained_variance": 0.8125, "dead_share": 0.25, "telling": ["a", "b"]}
+DENSITIES = {"never": 12, "log10_edges": [-7 + n / 2 for n in range(15)], "counts": [0] * 8 + [4, 0, 24, 8, 0, 0]}
+RESULT = {
+    "l0": 4.0,
+    "explained_variance": 0.8125,
+    "dead_share": 0.25,
+    "density_histogram": DENSITIES,
+    "telling": ["a", "b"],
+}
 
 
 def add_sae(home: Path, name: str) -> Path:
@@ -60,6 +67,7 @@ def test_the_saes_of_the_store_are_listed_and_shown_as_documented(cli: Cli) -> N
     text = cli("saes", "show", "mine").out
     assert re.search(r"^made from dataset +tokens/words$", text, re.M)
     assert re.search(r"^--k +4$", text, re.M)
+    assert re.search(r"^feature density +1e-3 ▂ █▃ 1e-1, 12 of 48 never fired$", text, re.M)
     gone = cli("saes", "show", "yours")
     assert (gone.code != 0, gone.err.splitlines()) == (
         True,

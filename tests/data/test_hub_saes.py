@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from tasks.problem import Problem
 from tasks.sae.architectures import build
@@ -159,6 +160,38 @@ def test_a_second_sae_joins_the_first_and_one_of_two_must_be_chosen(mine: Home, 
     assert run(mine, address, "import", "again", source="owner/saes", path="layers/4")["form"] == "SAELens"
     assert run(mine, address, "pull", "third", repo="owner/saes", path="layers/5").startswith(
         "owner/saes has no SAE at layers/5. There are: layers/4, mine"
+    )
+
+
+def test_one_sae_of_gemma_scope_2_comes_without_the_files_beside_it(
+    home: Home, hub: tuple[str, type[Repos]], monkeypatch: pytest.MonkeyPatch
+):
+    (address, repos), given = hub, set()
+
+    def give(self: Repos, held: dict[str, bytes], name: str) -> None:
+        given.add(name)
+        Repos._give(self, held, name)
+
+    monkeypatch.setattr(repos, "_give", give)
+    shapes = {"w_enc": (8, 24), "w_dec": (24, 8), "b_enc": (24,), "b_dec": (8,), "threshold": (24,)}
+    params = save({name: torch.rand(shape) for name, shape in shapes.items()})
+    point = "model.layers.9.output"
+    told = {"hf_hook_point_in": point, "hf_hook_point_out": point, "model_name": "google/gemma-3-4b-it"}
+    config = json.dumps({**told, "width": 24, "architecture": "jump_relu", "l0": 60, "type": "sae"}).encode()
+    repo, path = "google/gemma-scope-2-4b-it", "resid_post/layer_9_width_16k_l0_medium"
+    beside = {"examples.safetensors": params, "config.json": config, "params.safetensors": params}
+    others = {f"clt/width_262k_l0_big/params_layer_{layer}.safetensors": params for layer in range(2)}
+    repos.held[repo] = {**{f"{path}/{name}": held for name, held in beside.items()}, **others, "README.md": b""}
+    found = run(home, address, "import", "g", source=repo, path=path)
+    assert (found["form"], found["hook"], found["model"]) == (
+        "Gemma Scope 2",
+        "blocks.9.hook_resid_post",
+        "google/gemma-3-4b-it",
+    )
+    assert given == {f"{path}/config.json", f"{path}/params.safetensors"}
+    assert load_sae(home.store.path("saes", "g")).config.d_sae == 24
+    assert run(home, address, "import", "h", source=repo, path="clt/width_262k_l0_big").startswith(
+        f"{repo} has no SAE at clt/width_262k_l0_big. There are: {path}"
     )
 
 

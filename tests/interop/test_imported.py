@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from sae_lens import SAE
+from sae_lens.loading import pretrained_sae_loaders as loaders
 from sae_lens.registry import get_sae_class, get_sae_training_class
+from safetensors.torch import save_file
 from sparsify import SparseCoder, SparseCoderConfig
 
-from tasks.sae.formats import load_sae
+from tasks.sae.formats import load_sae, read_config
 from tasks.sae.importing import take
 from tests.interop.coders import random
 from tests.interop.conftest import Compare
@@ -87,6 +90,67 @@ def test_sparsify(compare: Compare, tmp_path: Path, options: dict[str, Any]) -> 
     codes = torch.zeros(len(X), D_SAE).scatter(1, ids, values)
     what = " ".join(["topk", *options]) + " saved there: imported, encode, forward"
     check(compare, tmp_path, "sparsify", what, lambda x: theirs(x).sae_out, codes)
+
+
+_AROUND_THE_MLP = "pre_feedforward_layernorm.output", "post_feedforward_layernorm.output"
+
+
+@pytest.mark.parametrize(
+    ("folder", "points"),
+    [
+        ("resid_post/layer_9_width_16k_l0_medium", ("output", "output")),
+        ("mlp_out_all/layer_5_width_16k_l0_small", ("post_feedforward_layernorm.output",) * 2),
+        ("transcoder/layer_7_width_16k_l0_big", _AROUND_THE_MLP),
+        ("transcoder_all/layer_7_width_16k_l0_big_affine", _AROUND_THE_MLP),
+    ],
+    ids=lambda value: value.partition("/")[0] if isinstance(value, str) else "",
+)
+@torch.no_grad()
+def test_gemma_scope_2(
+    compare: Compare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, points: tuple[str, str]
+) -> None:
+    """Files in the form that google/gemma-scope-2-… has on the Hub, which SAELens' own loader takes from a folder."""
+    repo, layer, affine = "google/gemma-scope-2-1b-it", folder.split("_width")[0].rpartition("_")[2], "affine" in folder
+    root = tmp_path / "hub"
+    (root / folder).mkdir(parents=True)
+    shapes = {"w_enc": (D_IN, D_SAE), "w_dec": (D_SAE, D_IN)}
+    shapes |= {"b_enc": (D_SAE,), "b_dec": (D_IN,), "threshold": (D_SAE,)}
+    shapes |= {"affine_skip_connection": (D_IN, D_IN)} if affine else {}
+    save_file(
+        {name: random(*shape, seed=seed) for seed, (name, shape) in enumerate(shapes.items())},
+        root / folder / "params.safetensors",
+    )
+    told = {
+        "hf_hook_point_in": f"model.layers.{layer}.{points[0]}",
+        "hf_hook_point_out": f"model.layers.{layer}.{points[1]}",
+        "width": D_SAE,
+        "model_name": "google/gemma-3-1b-it",
+        "architecture": "jump_relu",
+        "l0": 60,
+        "affine_connection": affine,
+        "type": "transcoder" if "transcoder" in folder else "sae",
+    }
+    (root / folder / "config.json").write_text(json.dumps(told))
+    monkeypatch.setattr(
+        loaders, "hf_hub_download", lambda repo_id, filename, subfolder="", **_: str(root / subfolder / filename)
+    )
+    monkeypatch.setattr(loaders, "get_safetensors_tensor_shapes", lambda repo_id, filename: shapes)
+    theirs, _, _ = SAE.from_pretrained_with_cfg_and_sparsity(
+        repo, folder, converter=loaders.gemma_3_sae_huggingface_loader
+    )
+    what = folder.partition("/")[0].removesuffix("_all") + " with a skip" * affine
+    take(root / folder, tmp_path / "ours", f"{repo}/{folder}", {})
+    ours = load_sae(tmp_path / "ours")
+    codes = theirs.encode(X)
+    assert torch.equal(ours.encode(X) > 0, codes > 0)
+    compare("SAELens", f"Gemma Scope 2 {what}: imported, encode, forward", ours.encode(X), codes)
+    compare("SAELens", f"Gemma Scope 2 {what}: imported, encode, forward", ours(X), theirs(X))
+    about = read_config(tmp_path / "ours")["metadata"]
+    assert about["model_name"] == theirs.cfg.metadata.model_name
+    same = {"blocks.7.hook_mlp_in": "blocks.7.mlp.hook_in"}  # what is read is after the norm's weights: see tasks.hooks
+    hook = theirs.cfg.metadata.hook_name
+    assert about["hook_name"] == same.get(hook, hook)
+    assert about.get("hook_name_out") == theirs.cfg.metadata.hook_name_out
 
 
 def check(compare: Compare, folder: Path, peer: str, what: str, theirs: Any, codes: torch.Tensor) -> None:

@@ -27,6 +27,7 @@ _OWN: dict[str, dict[str, Any]] = {
     "distilbert": {"hidden_dim": 32},
     "falcon": {},
     "gemma2": _GROUPED,
+    "gemma3_text": _GROUPED,
     "glm4": _GROUPED,
     "gpt2": {},
     "gpt_neox": {},

@@ -12,12 +12,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tasks.hooks import find_again
 from tasks.job import kind_named
 from tasks.problem import Problem
+from tasks.sae.densities import histogram
 from tasks.sae.exporting import SPARSIFY, write_as
 from tasks.sae.formats import load_density, load_sae, read_config, save_density, save_sae
 from tasks.sae.importing import folders_in, form_of, take
 from tests.sae.conftest import Bench
+from tests.sae.families import model_of
 from tests.sae.test_formats import SCALE, trained
 
 D_IN, D_SAE = 8, 24
@@ -134,6 +137,113 @@ def test_gemma_scope_by_its_formula_and_its_names(tmp_path: Path):
     assert (found["model_name"], found["hook_name"]) == ("google/gemma-2-9b-it", "blocks.3.hook_mlp_out")
 
 
+def gemma_scope_2(
+    folder: Path, told: dict[str, Any] | None, skip: bool = False, **changes: Tensor
+) -> dict[str, Tensor]:
+    """A folder of google/gemma-scope-2-…, with the files and names that it has there; half of the features below 0."""
+    own = {name.lower(): tensor for name, tensor in weights(threshold=drawn(D_SAE, seed=5)).items()}
+    own |= {"affine_skip_connection": drawn(D_IN, D_IN, seed=6)} if skip else {}
+    folder.mkdir(parents=True)
+    save_file({**own, **changes}, folder / "params.safetensors")
+    if told is not None:
+        base = {"width": D_SAE, "architecture": "jump_relu", "l0": 60, "affine_connection": skip, "type": "sae"}
+        (folder / "config.json").write_text(json.dumps({**base, **told}))
+    return own
+
+
+def read_by(own: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Codes and reconstructions by the formulas of Gemma Scope 2."""
+    pre = X @ own["w_enc"] + own["b_enc"]
+    codes = pre.relu() * (pre > own["threshold"])
+    made = codes @ own["w_dec"] + own["b_dec"]
+    return codes, made + X @ own["affine_skip_connection"] if "affine_skip_connection" in own else made
+
+
+NORMED = "model.layers.5.pre_feedforward_layernorm.output", "model.layers.5.post_feedforward_layernorm.output"
+
+
+@pytest.mark.parametrize(
+    ("points", "hook", "folder"),
+    [
+        (("model.layers.9.output",) * 2, "blocks.9.hook_resid_post", "resid_post/layer_9_width_16k_l0_medium"),
+        ((NORMED[1],) * 2, "blocks.5.hook_mlp_out", "mlp_out_all/layer_5_width_16k_l0_small"),
+        (("model.layers.0.self_attn.o_proj.input",) * 2, "blocks.0.attn.hook_z", "attn_out/layer_0_width_1m_l0_big"),
+    ],
+    ids=["resid", "mlp", "attn"],
+)
+def test_gemma_scope_2_by_its_formula_its_file_and_its_names(tmp_path: Path, points: tuple, hook: str, folder: str):
+    told = {"hf_hook_point_in": points[0], "hf_hook_point_out": points[1], "model_name": "google/gemma-3-4b-it"}
+    own = gemma_scope_2(tmp_path / "theirs", told)
+    sae = taken(tmp_path / "theirs", tmp_path / "ours")
+    codes, made = read_by(own)
+    close(sae.encode(X), codes)
+    close(sae(X), made)
+    about = read_config(tmp_path / "ours")["metadata"]
+    assert (about["model_name"], about["hook_name"]) == ("google/gemma-3-4b-it", hook)
+    assert about["hook_layer"] == int(hook.split(".")[1])
+    (tmp_path / "theirs/config.json").unlink()
+    source = f"google/gemma-scope-2-4b-it/{folder}"
+    assert torch.equal(taken(tmp_path / "theirs", tmp_path / "again", source).encode(X), sae.encode(X))
+    again = read_config(tmp_path / "again")["metadata"]
+    assert (again["model_name"], again["hook_name"]) == ("google/gemma-3-4b-it", hook), "its path tells the same"
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_transcoder_of_gemma_scope_2_reads_before_the_mlp_and_writes_after(tmp_path: Path, skip: bool):
+    points = {"hf_hook_point_in": NORMED[0], "hf_hook_point_out": NORMED[1], "type": "transcoder"}
+    own = gemma_scope_2(tmp_path / "theirs", {**points, "model_name": "gemma-v3-270m-pt"}, skip)
+    sae = taken(tmp_path / "theirs", tmp_path / "ours")
+    codes, made = read_by(own)
+    close(sae.encode(X), codes)
+    close(sae(X), made)
+    assert (sae.is_transcoder, sae.config.skip) == (True, skip)
+    about = read_config(tmp_path / "ours")["metadata"]
+    assert about["model_name"] == "google/gemma-3-270m"
+    assert (about["hook_name"], about["hook_name_out"]) == ("blocks.5.mlp.hook_in", "blocks.5.hook_mlp_out")
+    assert (about["hook_layer"], about["hook_layer_out"]) == (5, 5)
+    source = "google/gemma-scope-2-270m-pt/transcoder_all/layer_5_width_16k_l0_big" + "_affine" * skip
+    (tmp_path / "theirs/config.json").unlink()
+    assert taken(tmp_path / "theirs", tmp_path / "again", source).config == sae.config
+    assert read_config(tmp_path / "again")["metadata"] == {**about, "imported_from": source}
+
+
+def test_the_hooks_of_gemma_scope_2_are_found_in_a_gemma_3():
+    model = model_of("gemma3_text")
+    for name, module in {
+        "hook_resid_post": "model.layers.1",
+        "hook_mlp_out": "model.layers.1.post_feedforward_layernorm",
+        "mlp.hook_in": "model.layers.1.mlp",
+    }.items():
+        assert find_again(model, {"hook_name": f"blocks.1.{name}"}).module == module
+
+
+@pytest.mark.parametrize(
+    ("told", "changes", "sentence"),
+    [
+        (None, {}, "What the SAE in .* reads and writes is not said"),
+        ({"hf_hook_point_in": "model.layers.1.output", "architecture": "topk"}, {}, "'topk', and only jump_relu"),
+        ({"hf_hook_point_in": "model.layers.1.output", "type": "crosscoder"}, {}, "a coder of several layers"),
+        (
+            {"hf_hook_point_in": NORMED[0], "hf_hook_point_out": NORMED[1]},
+            {"w_dec": drawn(D_SAE, 3, D_IN, seed=1)},
+            "a coder of several layers",
+        ),
+    ],
+)
+def test_what_of_gemma_scope_2_cannot_be_taken_is_one_sentence(
+    tmp_path: Path, told: dict | None, changes: dict, sentence: str
+):
+    gemma_scope_2(tmp_path / "theirs", told, **changes)
+    with pytest.raises(Problem, match=sentence):
+        take(tmp_path / "theirs", tmp_path / "ours", "", {})
+
+
+def test_the_files_of_a_cross_layer_transcoder_say_so(tmp_path: Path):
+    save_file(weights(), tmp_path / "params_layer_0.safetensors")
+    with pytest.raises(Problem, match="a coder of several layers"):
+        form_of(tmp_path)
+
+
 def test_no_object_in_an_npz_is_unpickled(tmp_path: Path):
     class Trap:
         def __reduce__(self):
@@ -161,7 +271,9 @@ def test_our_own_come_back_with_their_densities(tmp_path: Path):
     save_sae(tmp_path / "sae", trained("gated"), SCALE, {"model_name": "tiny", "exclude_special_tokens": True})
     save_density(tmp_path / "sae", torch.linspace(0, 1, D_SAE))
     (tmp_path / "ours").mkdir()
-    sae = taken(tmp_path / "sae", tmp_path / "ours", model_name="other")
+    told = take(tmp_path / "sae", tmp_path / "ours", "somewhere", {"model_name": "other"})
+    sae = load_sae(tmp_path / "ours")
+    assert told["density_histogram"] == histogram(torch.linspace(0, 1, D_SAE)).told()
     assert torch.equal(sae.encode(X), load_sae(tmp_path / "sae").encode(X))
     torch.testing.assert_close(load_density(tmp_path / "ours"), torch.linspace(0, 1, D_SAE), rtol=1e-4, atol=1e-8)
     found = read_config(tmp_path / "ours")["metadata"]

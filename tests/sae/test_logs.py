@@ -28,6 +28,20 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {name: [(event.step, event.value) for event in read.Scalars(name)] for name in read.Tags()["scalars"]}
 
 
+def histograms(folder: Path) -> dict[str, list[tuple[int, list[float], list[float]]]]:
+    """The step, upper edges and counts of each histogram, by TensorBoard's own reader."""
+    from tensorboard.backend.event_processing.event_accumulator import HISTOGRAMS, EventAccumulator
+
+    read = EventAccumulator(str(folder), size_guidance={HISTOGRAMS: 0}).Reload()
+    return {
+        name: [
+            (event.step, event.histogram_value.bucket_limit, event.histogram_value.bucket)
+            for event in read.Histograms(name)
+        ]
+        for name in read.Tags()["histograms"]
+    }
+
+
 def metrics_in(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
 
@@ -58,6 +72,12 @@ def test_tensorboard_has_each_step_of_a_struck_training_once(bench: Bench, blow:
     for name in ("loss", "fvu", "l0", "sparsity"):
         assert [value for _, value in found[name]] == pytest.approx([line[name] for line in lines], rel=1e-5)
     assert found["dead_share"][-1][1] == pytest.approx(lines[-1]["dead"] / 64)
+    evaluations = [json.loads(line) for line in (output / "evaluations.jsonl").read_text().splitlines()]
+    assert [step for step, _ in found["held_out/fvu"]] == [line["step"] for line in evaluations] == [15, 30, 45, 60]
+    drawn = histograms(output / "tensorboard")["held_out/log10_density"]
+    for (step, limits, counts), line in zip(drawn, evaluations, strict=True):
+        told = line["density_histogram"]
+        assert (step, limits, counts) == (line["step"], told["log10_edges"][1:], told["counts"])
     paces = [json.loads(line) for line in (output / "pace.jsonl").read_text().splitlines()]
     assert [step for step, _ in found["tokens_per_s"]] == [line["step"] for line in paces]
 
@@ -79,14 +99,19 @@ def test_an_offline_run_of_wandb_has_each_step_of_a_struck_training_once(bench: 
     output = made_by(bench.root, "logged", 2)
     (run,) = (output / "wandb").iterdir()
     losses: dict[int, float] = {}
+    densities: dict[int, list[int]] = {}
     for data in records_in((run / "run-logged.wandb").read_bytes()):
         record = wandb_internal_pb2.Record.FromString(data)
         told = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
+        if "held_out/log10_density.values" in told:
+            densities[record.history.step.num] = json.loads(told["held_out/log10_density.values"])
         if told:
             assert record.history.step.num not in losses
             losses[record.history.step.num] = json.loads(told["loss"])
         assert not record.run.run_id or record.run.run_id == "logged"
     assert list(losses.items()) == [(line["step"], pytest.approx(line["loss"])) for line in metrics_in(output)]
+    evaluations = [json.loads(line) for line in (output / "evaluations.jsonl").read_text().splitlines()]
+    assert densities == {line["step"]: line["density_histogram"]["counts"] for line in evaluations}
     assert len(scalars(output / "tensorboard")["loss"]) == STEPS
 
 

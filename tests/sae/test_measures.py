@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
-from tasks.sae.architectures import build
+from tasks.sae.architectures import build, names
 from tasks.sae.baselines import compare, pca_explained_variance, random_explained_variance
+from tasks.sae.densities import LOG10_EDGES, histogram
 from tasks.sae.metrics import measure
 from tests.sae.conftest import shaped
 
@@ -28,6 +31,40 @@ def test_measures_by_hand():
     variance = float((x - x.mean(0)).square().sum())
     assert found.fvu == pytest.approx(2 / variance)
     assert found.explained_variance == pytest.approx(1 - 2 / variance)
+
+
+def test_densities_are_counted_into_half_decades_by_hand():
+    assert LOG10_EDGES == (-7, -6.5, -6, -5.5, -5, -4.5, -4, -3.5, -3, -2.5, -2, -1.5, -1, -0.5, 0)
+    counts = torch.tensor([0, 1, 9, 10, 31, 32, 99, 100, 316, 317, 1000, 0])  # of 1000 vectors, as `measure` divides
+    told = histogram(counts.float() / 1000).told()
+    # Up to 10^0.5 thousandths: 1. Up to a hundredth: 9. To 0.0316: 10 and 31. To a tenth: 32, 99. To 0.316: 100, 316.
+    assert told["counts"] == [0] * 8 + [1, 1, 2, 2, 2, 2]
+    assert told["never"] == 2
+    assert told["log10_edges"] == list(LOG10_EDGES)
+    assert json.dumps(told)
+
+
+@pytest.mark.parametrize("decade", range(8))
+def test_a_density_at_an_edge_belongs_to_the_bin_above(decade: int):
+    found = histogram(torch.ones(1) / 10**decade).counts
+    assert found.index(1) == min(13, 14 - 2 * decade), "but one that always fires to the last"
+
+
+def test_what_fires_less_than_any_bin_is_in_the_first():
+    assert histogram(torch.tensor([1e-9, 5e-8, 0.0])).told()["counts"] == [2] + [0] * 13
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_feature_is_in_one_bin(name: str):
+    coder = build(shaped(name, 12, 96, k=4))
+    x = torch.randn(700, 12, generator=torch.Generator().manual_seed(5))
+    found = measure(coder, x)
+    told = histogram(found.density)
+    assert told.never + sum(told.counts) == 96
+    assert told.never / 96 == pytest.approx(found.dead_share)
+    below = sum(count for count, edge in zip(told.counts, LOG10_EDGES[1:], strict=True) if edge <= -1)
+    fired = coder.encode(x).gt(0).sum(0)
+    assert below == int(((fired > 0) & (fired < 70)).sum())
 
 
 def test_pca_explains_exactly_the_dimensions_there_are():

@@ -54,7 +54,13 @@ def test_a_training_that_is_struck_at_five_random_steps_ends_as_if_it_had_not_be
     last = len(BLOWS) + 1
     assert attempt(bench.root, "struck", values, last, None) == 0
     whole, struck = made_by(bench.root, "whole", 1), made_by(bench.root, "struck", last)
-    for file in ("sae_weights.safetensors", "metrics.jsonl", "cfg.json"):
+    for file in ("sae_weights.safetensors", "metrics.jsonl", "evaluations.jsonl", "cfg.json"):
         assert (struck / file).read_bytes() == (whole / file).read_bytes(), (file, SEED, steps)
-    lines = [json.loads(line) for line in (struck / "metrics.jsonl").read_text().splitlines()]
+    lines, evaluations = (
+        [json.loads(line) for line in (struck / file).read_text().splitlines()]
+        for file in ("metrics.jsonl", "evaluations.jsonl")
+    )
+    for line in evaluations:
+        told = line["density_histogram"]
+        assert told["never"] + sum(told["counts"]) == 64
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))

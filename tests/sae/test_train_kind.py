@@ -65,6 +65,9 @@ def test_training_leaves_a_working_sae_and_says_how_good_it_is(bench: Bench, cho
     assert ("training", 30 * 256, 30 * 256, "tokens") in context.said
 
     density = load_density(context.output)
+    told = result["density_histogram"]
+    assert told["never"] + sum(told["counts"]) == 64
+    assert told["never"] == int((density == 0).sum())
     assert density.sum().item() == pytest.approx(result["l0"], rel=1e-4)
     assert (density == 0).float().mean().item() == pytest.approx(result["dead_share"])
 

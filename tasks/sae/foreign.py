@@ -1,0 +1,219 @@
+"""The files of other libraries, read as they are: the only place that knows their names and what they leave unsaid.
+
+Each reader makes of a folder what `Taken` says; `tasks.sae.importing` turns that into the one form of here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tasks.late import np, torch
+from tasks.problem import Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: SAELens' names, before its version 6, of what it calls otherwise now; and what was no metadata then.
+_RENAMED = {"hook_point": "hook_name", "hook_point_layer": "hook_layer", "activation_fn_str": "activation_fn"}
+_METADATA = ("model_name", "hook_name", "hook_layer", "context_size", "prepend_bos", "dataset_path", "seqpos_slice")
+
+
+class Taken(NamedTuple):
+    """An SAE as it was found: the form it had, and in SAELens' words what it is, and its tensors."""
+
+    form: str
+    told: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def _from_sae_lens(folder: Path, _source: str) -> Taken:
+    from safetensors.torch import load_file
+
+    told = _json(folder / "cfg.json")
+    told = {_RENAMED.get(key, key): value for key, value in told.items()}
+    if "metadata" not in told:  # before version 6
+        told["metadata"] = {key: told[key] for key in _METADATA if told.get(key) is not None}
+        told.setdefault("architecture", "standard")
+        if told.get("activation_fn") == "topk":
+            told |= {"architecture": "topk", "k": told.get("activation_fn_kwargs", {}).get("k")}
+    tensors = load_file(folder / "sae_weights.safetensors")
+    factor = tensors.pop("scaling_factor", tensors.pop("finetuning_scaling_factor", None))
+    if factor is not None and not torch.equal(factor, torch.ones_like(factor)):
+        raise Problem(f"The SAE in {folder} multiplies codes with a factor of their own, which is not supported.")
+    return Taken("SAELens", told, tensors)
+
+
+def _from_sparsify(folder: Path, source: str) -> Taken:
+    from safetensors.torch import load_file
+
+    told, tensors = _json(folder / "cfg.json"), load_file(folder / "sae.safetensors")
+    if told.get("activation", "topk") != "topk" or told.get("signed"):
+        kind = "signed" if told.get("signed") else told["activation"]
+        raise Problem(f"The SAE in {folder} has {kind} codes, and only those of TopK are known here.")
+    weights = {
+        "W_enc": tensors["encoder.weight"].T,
+        "b_enc": tensors["encoder.bias"],
+        "W_dec": tensors["W_dec"],
+        "b_dec": tensors["b_dec"],
+    }
+    name = "topk"
+    if told.get("transcode"):
+        name = "topk_skip_transcoder" if "W_skip" in tensors else "topk_transcoder"
+        weights |= {"W_skip": tensors["W_skip"]} if "W_skip" in tensors else {}
+    elif "W_skip" in tensors:
+        raise Problem(f"The SAE in {folder} is no transcoder, but has a way past its features: that is not known here.")
+    run = _json(folder.parent / "config.json") if (folder.parent / "config.json").is_file() else {}
+    config = {"architecture": name, "k": told["k"], "apply_b_dec_to_input": not told.get("transcode")}
+    about = {"model_name": run.get("model"), "dataset_path": run.get("dataset"), "context_size": run.get("ctx_len")}
+    return Taken("sparsify", {**config, "metadata": {**about, **_hook_in(source)}}, weights)
+
+
+def _from_gemma_scope(folder: Path, source: str) -> Taken:
+    try:
+        with np.load(folder / "params.npz", allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except ValueError as error:
+        raise Problem(f"{folder / 'params.npz'} holds objects, which are not read: unpickling can run code.") from error
+    names = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
+    if missing := [name for name in names if name not in arrays]:
+        raise Problem(f"{folder / 'params.npz'} has no {', '.join(missing)}.")
+    weights = {name: torch.from_numpy(np.asarray(arrays[name], dtype=np.float32)) for name in names}
+    # BOS was left out of its training; it is the first token of each row (Lieberum et al. 2024, arXiv:2408.05147).
+    about = {**_gemma_in(source), **_hook_in(source), "seqpos_slice": [1, None]}
+    return Taken("Gemma Scope", {"architecture": "jumprelu", "apply_b_dec_to_input": False, "metadata": about}, weights)
+
+
+def _from_gemma_scope_2(folder: Path, source: str) -> Taken:
+    """Its encoder reads x. In `params.safetensors`, w_enc is (d_in, d_sae), w_dec (d_sae, d_out), and what a transcoder
+    adds to its reconstruction is x @ affine_skip_connection, (d_in, d_out)."""
+    from safetensors.torch import load_file
+
+    path = folder / "config.json"
+    told = {**_gemma_3_in(source), **(_json(path) if path.is_file() else {})}
+    if told.get("architecture", "jump_relu") != "jump_relu":
+        raise Problem(f"The SAE in {folder} is called {told['architecture']!r}, and only jump_relu is known here.")
+    if "hf_hook_point_in" not in told:
+        raise Problem(
+            f"What the SAE in {folder} reads and writes is not said: there is no config.json that does.",
+            "Put it beside params.safetensors, or import the SAE by its Hub id",
+        )
+    found = load_file(folder / "params.safetensors")
+    weights = {ours: found[theirs] for theirs, ours in _GEMMA_3_NAMES.items() if theirs in found}
+    if missing := [theirs for theirs, ours in _GEMMA_3_NAMES.items() if ours not in weights and ours != "W_skip"]:
+        raise Problem(f"{folder / 'params.safetensors'} has no {', '.join(missing)}.")
+    several = str(told.get("type")).startswith(("cross", "clt"))
+    if several or weights["W_enc"].ndim != 2 or weights["W_dec"].ndim != 2:
+        raise Problem(SEVERAL_LAYERS.format(folder=folder))
+    read, written = told["hf_hook_point_in"], told.get("hf_hook_point_out")
+    about = {"model_name": _gemma_3(told["model_name"]) if "model_name" in told else None, **_gemma_3_hook(read)}
+    name = "jumprelu"
+    if written not in (read, None):
+        name = "jumprelu_skip_transcoder" if "W_skip" in weights else "jumprelu_transcoder"
+        about |= _gemma_3_hook(written, "_out")
+    if "W_skip" in weights:
+        weights["W_skip"] = weights["W_skip"].T
+    return Taken("Gemma Scope 2", {"architecture": name, "apply_b_dec_to_input": False, "metadata": about}, weights)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Problem(f"{path} is no JSON: {error}.") from error
+    if not isinstance(told, dict):
+        raise Problem(f"{path} holds no JSON object.")
+    return told
+
+
+#: Names that tell a site; the residual stream where there is none of them.
+_SITES = {"mlp": "hook_mlp_out", "att": "attn.hook_z"}
+
+
+def _hook_in(source: str) -> dict[str, Any]:
+    """The hook that names in a path tell: `layers.6`, `layers.6.mlp`, `gemma-scope-2b-pt-mlp/layer_20/…`."""
+    layer = re.search(r"layers?[._](\d+)(?:\.(\w+))?", source)
+    if layer is None:
+        return {}
+    scope = re.search(r"gemma-scope-\w+-\w+-(\w+)", source)
+    word = layer[2] or (scope[1] if scope else "")
+    site = next((site for start, site in _SITES.items() if word.startswith(start)), "hook_resid_post")
+    return {"hook_name": f"blocks.{layer[1]}.{site}", "hook_layer": int(layer[1])}
+
+
+def _gemma_in(source: str) -> dict[str, Any]:
+    """The model that the name of one of Gemma Scope's repositories tells."""
+    named = re.search(r"gemma-scope-(\d+b)-(pt|it)", source)
+    return {"model_name": f"google/gemma-2-{named[1]}{'-it' if named[2] == 'it' else ''}"} if named else {}
+
+
+#: What is read and what is written in Gemma 3's layers, by the folder's name, as `config.json` has it. The MLP reads
+#: what its norm gives, and what it adds is normed once more.
+_GEMMA_3_POINTS = {
+    "resid_post": ("output", "output"),
+    "attn_out": ("self_attn.o_proj.input", "self_attn.o_proj.input"),
+    "mlp_out": ("post_feedforward_layernorm.output", "post_feedforward_layernorm.output"),
+    "transcoder": ("pre_feedforward_layernorm.output", "post_feedforward_layernorm.output"),
+}
+#: The same by the names of hooks here.
+_GEMMA_3_HOOKS = {
+    "output": "hook_resid_post",
+    "self_attn.o_proj.input": "attn.hook_z",
+    "post_feedforward_layernorm.output": "hook_mlp_out",
+    "pre_feedforward_layernorm.output": "mlp.hook_in",
+}
+_GEMMA_3_NAMES = {
+    "w_enc": "W_enc",
+    "w_dec": "W_dec",
+    "b_enc": "b_enc",
+    "b_dec": "b_dec",
+    "threshold": "threshold",
+    "affine_skip_connection": "W_skip",
+}
+#: What is told of Gemma Scope 2's crosscoders and cross-layer transcoders.
+SEVERAL_LAYERS = (
+    "{folder} holds a coder of several layers, whose features write differently to each from where they are read: "
+    "that cannot be taken in; of Gemma Scope 2 the SAEs and transcoders of one layer can."
+)
+
+
+def _gemma_3_in(source: str) -> dict[str, Any]:
+    """What names in a path tell, as `config.json` would: `google/gemma-scope-2-4b-it/resid_post/layer_9_width_16k…`."""
+    told: dict[str, Any] = {}
+    if named := re.search(r"gemma-scope-2-(\w+-(?:pt|it))", source):
+        told["model_name"] = f"gemma-3-{named[1]}"
+    if place := re.search(rf"({'|'.join(_GEMMA_3_POINTS)})(?:_all)?/layer_(\d+)_", source):
+        read, written = _GEMMA_3_POINTS[place[1]]
+        layer = f"model.layers.{place[2]}"
+        told |= {"hf_hook_point_in": f"{layer}.{read}", "hf_hook_point_out": f"{layer}.{written}"}
+    return told
+
+
+def _gemma_3(model: str) -> str:
+    """The model's Hub id: the smallest has no `-pt` there, and some files say `v3`."""
+    name = model.removeprefix("google/").replace("-v3", "-3")
+    return f"google/{name.removesuffix('-pt') if '270m' in name else name}"
+
+
+def _gemma_3_hook(point: str, way: str = "") -> dict[str, Any]:
+    """The name of a hook here, and its layer, from `model.layers.9.output`; nothing where it is not known."""
+    found = re.fullmatch(r"model(?:\.\w+)?\.layers\.(\d+)\.(.+)", point)
+    if found is None or found[2] not in _GEMMA_3_HOOKS:
+        return {}
+    return {f"hook_name{way}": f"blocks.{found[1]}.{_GEMMA_3_HOOKS[found[2]]}", f"hook_layer{way}": int(found[1])}
+
+
+READERS: dict[str, tuple[tuple[str, ...], Callable[[Path, str], Taken]]] = {
+    "SAELens": (("cfg.json", "sae_weights.safetensors"), _from_sae_lens),
+    "sparsify": (("cfg.json", "sae.safetensors"), _from_sparsify),
+    "Gemma Scope": (("params.npz",), _from_gemma_scope),
+    "Gemma Scope 2": (("params.safetensors",), _from_gemma_scope_2),
+}
+#: Every file that may be needed of a folder.
+FILES = {
+    *(name for files, _ in READERS.values() for name in files),
+    *("config.json", "sparsity.safetensors", "metrics.jsonl", "mistudio.json"),
+}
