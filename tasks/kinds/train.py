@@ -12,14 +12,12 @@ from tasks.job import Context, Estimate, JobKind, Known, Request, option
 from tasks.problem import Problem
 from tasks.sae import choices
 from tasks.sae.architectures import names
+from tasks.sites import SITES
 
 if TYPE_CHECKING:
     from tasks.activations import Vectors
     from tasks.sae.schedule import TrainConfig
     from tasks.wiring import Wiring
-
-#: The sites of a model that can be read and written; see tasks.hooks.
-SITES = ("resid", "mlp", "attn", "mlp-in")
 
 
 @dataclass(frozen=True)
