@@ -13,17 +13,20 @@ import pytest
 
 #: What takes longest, the longest first. Files of one chain are run by one process.
 CHAINS = (
-    ("e2e/test_first_light.py", "e2e/test_survival.py", "e2e/test_four_commands.py", "e2e/test_wrong_on_purpose.py"),
-    ("core/test_struck_training.py",),
-    ("supervision/test_single_kills.py",),
-    ("sae/test_resume_proof.py",),
+    ("e2e/test_first_light.py", "e2e/test_four_commands.py", "e2e/test_wrong_on_purpose.py"),
+    ("e2e/test_survival.py",),
     ("supervision/test_workers.py",),
-    ("supervision/test_kills.py",),
-    ("supervision/test_replacing.py",),
-    ("supervision/test_chaos.py",),
     ("sae/test_retried_training.py",),
+    ("core/test_worker.py",),
+    ("supervision/test_single_kills.py",),
+    ("supervision/test_kills.py",),
     ("core/test_estimate.py",),
+    ("supervision/test_replacing.py",),
     ("core/test_gpu.py",),
+    ("core/test_memory.py",),
+    ("core/test_struck_training.py",),
+    ("supervision/test_chaos.py",),
+    ("sae/test_resume_proof.py",),
 )
 
 _HERE = Path(__file__).parent
