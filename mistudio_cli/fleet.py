@@ -162,7 +162,8 @@ def _await_answers(places: Places, names: Set[str], answered: set[str], tell: Te
     told_of: set[tuple[str, int]] = set()
     while silent := sorted(names - answered):
         seats = _seats(places)
-        if deserted := set(silent) - seats.keys():
+        there = {name for name, told in seats.items() if told["state"] != Status.STOPPED}
+        if deserted := set(silent) - there:
             raise _deserted(deserted)
         for name in silent:
             state = seats[name]["state"]

@@ -1,8 +1,7 @@
 """Hook points: the only place that knows where in a model a site is, what it is called, and that it is the right one.
 
-The sites of a block: `resid`, the residual stream after it (its output); `attn` and `mlp`, what attention and MLP add
-to that stream; `mlp-in`, what the MLP reads. Modules are found by the names that families of models give them, never by
-their order, and believed only when a block's input, `attn` and `mlp` add up to its output.
+The sites are those of tasks.sites. Modules are found by the names that families of models give them, never by their
+order, and believed only when a block's input, `attn` and `mlp` add up to its output.
 """
 
 from __future__ import annotations
@@ -18,15 +17,13 @@ from torch import nn
 
 from tasks.models import find_blocks
 from tasks.problem import Problem
+from tasks.sites import SITES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-#: Each site's name in TransformerLens, within `blocks.L.`. Its `ln2.hook_normalized` is not what the MLP reads: the
-#: norm's weights come after it.
-_NAMES = {"resid": "hook_resid_post", "mlp": "hook_mlp_out", "attn": "hook_attn_out", "mlp-in": "mlp.hook_in"}
-#: What it calls otherwise: the normed output of a block that norms the sums, as BERT's; the input of an MLP that is no
-#: module of its own.
+#: What TransformerLens calls otherwise: the normed output of a block that norms the sums, as BERT's; the input of an
+#: MLP that is no module of its own.
 _NORMED, _SPLIT = {"resid": "hook_normalized_resid_post"}, {"mlp-in": "mlp.in.hook_in"}
 
 
@@ -65,7 +62,7 @@ _FORMS = [
 
 @dataclass(frozen=True)
 class Hook:
-    """A place in a model: one of the sites `resid`, `mlp`, `attn`, `mlp-in` of block `layer`, counted from 0."""
+    """A place in a model: one of the SITES of block `layer`, counted from 0."""
 
     site: str
     layer: int
@@ -89,7 +86,7 @@ def find(model: PreTrainedModel, hook: Hook) -> Point:
     if not 0 <= hook.layer < len(blocks):
         raise Problem(f"There is no layer {hook.layer}: the model's layers are 0 to {len(blocks) - 1}.")
     form = _form_of(blocks[hook.layer])
-    names = _NAMES | (_NORMED if form and form.norms else {}) | (_SPLIT if form and form.mlp_in in _INNER else {})
+    names = SITES | (_NORMED if form and form.norms else {}) | (_SPLIT if form and form.mlp_in in _INNER else {})
     name, block = f"blocks.{hook.layer}.{names[hook.site]}", f"{path}.{hook.layer}"
     if hook.site == "resid":
         return Point(name, block)
@@ -109,7 +106,7 @@ def find_again(model: PreTrainedModel, told: dict[str, Any]) -> Point:
     otherwise or belongs to another module.
     """
     _, layer, site = (*str(told["hook_name"]).split(".", 2), "", "")[:3]
-    sites = {name: site for names in (_NAMES, _NORMED, _SPLIT) for site, name in names.items()}
+    sites = {name: site for names in (SITES, _NORMED, _SPLIT) for site, name in names.items()}
     if site not in sites or not layer.isdigit():
         raise Problem(f"The SAE was trained on {told['hook_name']}, which is not known here.")
     point = find(model, Hook(sites[site], int(layer)))

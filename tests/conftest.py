@@ -14,6 +14,7 @@ import pytest
 
 from tasks import wire
 from tasks.ledger import Ledger
+from tests.order import pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: F401 - hooks of pytest's
 
 if (
     "PYTEST_XDIST_WORKER" in os.environ

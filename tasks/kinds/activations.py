@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.job import RESUMABLE_ATTEMPTS, Context, Estimate, JobKind, Known, Request, option
 from tasks.problem import Problem
+from tasks.sites import SITES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +32,7 @@ class Params:
     hook: str = option(
         "resid",
         help="The residual stream, what MLP or attention add to it, or what the MLP reads",
-        choices=("resid", "mlp", "attn", "mlp-in"),
+        choices=SITES,
     )
     dtype: str = option("bfloat16", help="bfloat16 takes half the disk of float32", choices=sorted(_BYTES))
     max_tokens: int | None = option(None, help="Read about this many, evenly spread; default: all", minimum=1)

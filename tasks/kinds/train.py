@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tasks.job import Context, Estimate, JobKind, Known, Parts, Request, option
 from tasks.sae import choices
 from tasks.sae.architectures import names
+from tasks.sites import SITES
 
 if TYPE_CHECKING:
     from tasks.hooks import Hook
     from tasks.sae.footprint import TrainingShape
-
-#: The sites of a model that can be read and written; see tasks.hooks.
-SITES = ("resid", "mlp", "attn", "mlp-in")
 
 
 @dataclass(frozen=True)

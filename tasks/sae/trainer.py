@@ -136,13 +136,13 @@ class Trainer:
 
     def _train(self) -> None:
         config = self.config
-        if self.step % DEAD_EVERY == 0:
+        resamples = config.resamples_at(self.step)
+        if resamples or self.step % DEAD_EVERY == 0:
             self.dead = (self.quiet >= config.dead_after).nonzero().flatten()
         with self.pace.reading():
             batch = self._batch(self.step)
         x, target = self.scaled(batch)
-        if config.resamples_at(self.step):
-            self.dead = (self.quiet >= config.dead_after).nonzero().flatten()
+        if resamples:
             resample(self.coder, self.optimizer, self.dead, x, target, config.seed + self.step)
             self.quiet[self.dead] = 0
             self.dead = self.dead[:0]

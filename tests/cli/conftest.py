@@ -58,7 +58,7 @@ class Cli:
             [MISTUDIO, *words], env=self.environment, stdout=pipe, stderr=pipe, text=True, **changes
         )
 
-    def __call__(self, *words: str, timeout_s: float = 60, **environment: str) -> Ended:
+    def __call__(self, *words: str, timeout_s: float = 180, **environment: str) -> Ended:
         done = subprocess.run(
             [MISTUDIO, *words],
             env=self.environment | environment,

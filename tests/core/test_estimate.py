@@ -73,7 +73,6 @@ def most_held(lab: Lab, job: Job, seconds: float = 120) -> int:
     ("width", "rows", "flags"),
     [
         (16, 200, {"batch": 256, "k": 4, "expansion": 4}),
-        (128, 8000, {"batch": 1024, "k": 16}),
         (128, 8000, {"batch": 1024, "k": 16, "expansion": 64}),
     ],
 )

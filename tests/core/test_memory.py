@@ -52,10 +52,12 @@ def test_the_memory_of_a_training_does_not_grow_with_what_it_reads(lab: Lab, fla
     sizes = [add_activations(lab, name, rows, D_IN) for name, rows in zip(("small", "large"), ROWS, strict=True)]
     lab.start_worker(OMP_NUM_THREADS="1")
     held = []
-    for name, rows in zip(("small", "large"), ROWS, strict=True):
+    for name, rows, size in zip(("small", "large"), ROWS, sizes, strict=True):
         job = lab.submit("train", name=name, activations=name, tokens=rows * CONTEXT, batch=2048, expansion=4, **flags)
         before = estimated(lab, job)
         held.append(peak(lab, job))
+        told = f"{rows * CONTEXT:,} vectors in {size:,} bytes; held at most {held[-1]:,}"
+        print(f"{flags['arch']}: {told}, estimated {before.memory_bytes:,}")
         ended = lab.ended(job)
         assert ended.result is not None, ended
         assert ended.result["steps"] * 2048 >= rows * CONTEXT

@@ -22,7 +22,8 @@ from tasks.job import Job
 from tasks.ledger import Ledger
 from tasks.places import Places
 from tasks.queues import QUEUES
-from tests.conftest import until
+from tests.conftest import RedisServer, until
+from tests.supervision.world import World
 
 EXTRA = Path(__file__).parent.parent / "extra"
 
@@ -122,3 +123,14 @@ def ending(folder: Path) -> Iterator[Home]:
             process.kill()
         if home.places.redis_socket.parent != home.places.run:
             shutil.rmtree(home.places.redis_socket.parent, ignore_errors=True)
+
+
+@pytest.fixture
+def world(short_tmp: Path, ledger: Ledger, session_redis: RedisServer) -> Iterator[World]:
+    world = World(short_tmp / "h", ledger, session_redis.url)
+    yield world
+    for child in list(world.supervisor.crew._everyone()):
+        if child.process is not None:
+            child.process.kill_tree()
+            until(lambda process=child.process: process.poll() is not None)
+    world.supervisor.hearing.close()

@@ -8,12 +8,12 @@ import signal
 import pytest
 
 from mistudio_cli.states import SOUND_AGE_S, YOUNG_DEATHS
-from tests.supervision.test_supervisor import World, world  # noqa: F401 - the fixture
+from tests.supervision.world import World
 
 NAME = "worker-training"
 
 
-def dies(world: World, becomes: str = "backoff") -> None:  # noqa: F811
+def dies(world: World, becomes: str = "backoff") -> None:
     pid = world.supervisor.crew.children[NAME].pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
@@ -26,7 +26,7 @@ def dies(world: World, becomes: str = "backoff") -> None:  # noqa: F811
     ids=["after 1 s", "after 20 s", "after a long life"],
 )
 def test_one_that_answered_and_dies_is_tried_again(
-    world: World,  # noqa: F811
+    world: World,
     age_s: float,
     pauses_s: tuple[float, ...],
 ) -> None:
@@ -44,7 +44,7 @@ def test_one_that_answered_and_dies_is_tried_again(
     assert world.supervisor.status()["workers"][0]["last_exit"] == "killed by SIGKILL"
 
 
-def test_a_crash_loop_ends_and_a_minute_of_life_is_none(world: World) -> None:  # noqa: F811
+def test_a_crash_loop_ends_and_a_minute_of_life_is_none(world: World) -> None:
     world.up()
     for _ in range(YOUNG_DEATHS + 1):
         world.now += SOUND_AGE_S + 1
@@ -55,7 +55,7 @@ def test_a_crash_loop_ends_and_a_minute_of_life_is_none(world: World) -> None:  
     assert world.supervisor.status()["workers"][0]["last_exit"] == "killed by SIGKILL"
 
 
-def revives(world: World) -> None:  # noqa: F811
+def revives(world: World) -> None:
     dies(world)
     world.now += 30
     world.ticks_until(NAME, "starting")

@@ -4,143 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from mistudio_cli import worker_process
-from mistudio_cli.crew import LOOK_AT_SEATS_EVERY_S, full_name
+from mistudio_cli.crew import full_name
 from mistudio_cli.profile import WorkerSpec
 from mistudio_cli.states import SILENCE_S
-from mistudio_cli.supervisor import Supervisor
 from tasks import wire
-from tasks.job import Job
-from tasks.ledger import Ledger, WorkerBeat
-from tasks.places import Places
-from tasks.seat import Posture, occupants
-from tests.conftest import RedisServer, until
-
-PAIR = (WorkerSpec("worker-training", ("training",), 1), WorkerSpec("worker-datasets", ("datasets",), 4))
-
-#: Sleeps until told to end; takes its slots along as a real worker does.
-OBEDIENT = "import signal; signal.sigwait([signal.SIGTERM, signal.SIGQUIT])"
-STUBBORN = """
-import signal, subprocess, sys
-for signum in (signal.SIGTERM, signal.SIGQUIT):
-    signal.signal(signum, lambda s, _: print('ignores', signal.Signals(s).name, flush=True))
-slot = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'], process_group=0)
-print('slot', slot.pid, flush=True)
-while True: signal.pause()
-"""
-#: Sits down as a real worker does; told to end it gives up its seat at once, and goes when nothing is left to do.
-SITTING = """
-import signal, sys, time
-from pathlib import Path
-from tasks.places import Places
-from tasks.seat import Seat
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-home, name = Path(sys.argv[1]), sys.argv[2]
-seat = Seat(Places(home, home / 'store'), name, ('training',), 1)
-seat.take(lambda: True)
-signal.sigwait([signal.SIGTERM])
-seat.rise()
-while (home / 'work').exists():
-    time.sleep(0.02)
-seat.leave()
-"""
-BROKEN = "print('no such thing as torch'); raise SystemExit(3)"
-
-
-class World:
-    """A supervisor that this test ticks by hand, and a clock that can be moved on."""
-
-    def __init__(self, folder: Path, ledger: Ledger, url: str) -> None:
-        self.places = Places(folder, folder / "store")
-        for part in (self.places.run, self.places.logs):
-            part.mkdir(parents=True)
-        self.ledger, self.url, self.now = ledger, url, 0.0
-        self.script = OBEDIENT
-        self.environments: list[dict[str, str]] = []
-        self.supervisor = Supervisor(self.places, lambda: self.now, self._spawn)
-
-    def _spawn(self, spec: WorkerSpec, environment: dict[str, str]) -> worker_process.WorkerProcess:
-        self.environments.append(environment)
-        argv = [sys.executable, "-c", self.script, str(self.places.home), spec.name]
-        told = {**os.environ, "MISTUDIO_SUPERVISOR": environment["MISTUDIO_SUPERVISOR"]}
-        return worker_process.spawn(argv, told, self.places.run, self.places.worker_log(spec.name))
-
-    def start(self, *specs: WorkerSpec, **changes: Any) -> dict[str, Any]:
-        told = [{"name": spec.name, "queues": list(spec.queues), "slots": spec.slots} for spec in specs or PAIR]
-        request = {"op": "start", "profile": "p", "specs": told, "broker_url": self.url, "environment": {}, **changes}
-        return self.supervisor.answer(request)
-
-    def ask(self, op: str, **told: Any) -> dict[str, Any]:
-        reply = self.supervisor.answer({"op": op, "broker_url": self.url, "environment": {}, **told})
-        assert "error" not in reply, reply
-        return reply
-
-    def rows(self) -> list[tuple[str, str]]:
-        """Every worker there is, in the order of the table."""
-        return [(row["name"].partition("@")[0], row["state"]) for row in self.supervisor.status()["workers"]]
-
-    def pid(self, name: str) -> int:
-        pid = self.supervisor.crew.children[name].pid
-        assert pid is not None
-        return pid
-
-    def seated(self, *names: str) -> None:
-        """Until these workers sit at their seats, and have answered."""
-        for name in names:
-            until(lambda name=name: self.sits(name), 20, f"{name} to sit")
-            self.answer(name)
-            self.ticks_until(name, "running")
-
-    def sits(self, name: str) -> bool:
-        self.supervisor.tick()
-        there = [other.pid for other in occupants(self.places) if other.posture is Posture.SITTING]
-        child = self.supervisor.crew.children.get(name)
-        return child is not None and child.pid in there
-
-    def ticks_until_rows(self, rows: list[tuple[str, str]]) -> None:
-        until(lambda: self.supervisor.tick() or self.rows() == rows, 20, f"{rows}, not {self.rows()}")
-
-    def answer(self, name: str) -> None:
-        """What a worker does when it consumes."""
-        pid = self.supervisor.crew.children[name].pid
-        assert pid is not None
-        self.ledger.beat(WorkerBeat(full_name(name), "h", pid, (), 1, 0.0))
-
-    def up(self, *specs: WorkerSpec) -> None:
-        self.start(*specs)
-        for spec in specs or PAIR:
-            self.answer(spec.name)
-        self.supervisor.tick()
-        assert set(self.states().values()) == {"running"}
-
-    def states(self) -> dict[str, str]:
-        """The worker of each seat; those on the way out apart."""
-        return {name: child.state for name, child in self.supervisor.crew.children.items()}
-
-    def ticks_until(self, name: str, state: str) -> None:
-        until(lambda: self.supervisor.tick() or self.states()[name] == state, 20, f"{name} to be {state}")
-
-    def log(self, name: str) -> str:
-        return self.places.worker_log(name).read_text()
-
-
-@pytest.fixture
-def world(short_tmp: Path, ledger: Ledger, session_redis: RedisServer) -> Iterator[World]:
-    world = World(short_tmp / "h", ledger, session_redis.url)
-    yield world
-    for child in list(world.supervisor.crew._everyone()):
-        if child.process is not None:
-            child.process.kill_tree()
-            until(lambda process=child.process: process.poll() is not None)
-    world.supervisor.hearing.close()
+from tasks.ledger import WorkerBeat
+from tests.conftest import until
+from tests.supervision.world import BROKEN, PAIR, STUBBORN, World
 
 
 def test_a_worker_runs_when_it_has_answered_itself(world: World) -> None:
@@ -295,98 +170,6 @@ def test_a_redis_that_is_away_kills_nobody(world: World) -> None:
     assert set(world.states().values()) == {"starting"}
 
 
-# -- taking over from one another -------------------------------------------------------------------------------------
-
-
-def busy(world: World) -> Path:
-    """Have one worker sit, and not end before the file is gone that is returned."""
-    world.script = SITTING
-    work = world.places.home / "work"
-    work.touch()
-    world.start(PAIR[0])
-    world.seated(PAIR[0].name)
-    return work
-
-
-def test_a_restarted_worker_finishes_its_jobs_while_the_new_one_takes_new_ones(world: World) -> None:
-    work = busy(world)
-    old = world.pid(PAIR[0].name)
-    assert world.ask("restart")["restart"] == {"pending": [PAIR[0].name], "failed": None}
-    until(lambda: world.supervisor.tick() or world.pid(PAIR[0].name) != old, 20)
-    world.seated(PAIR[0].name)
-    assert world.rows() == [(PAIR[0].name, "running"), (PAIR[0].name, "draining")]
-    world.supervisor.tick()
-    assert world.supervisor.status()["restart"] == {"pending": [], "failed": None}
-    work.unlink()
-    world.ticks_until_rows([(PAIR[0].name, "running")])
-
-
-def test_one_after_the_other_is_restarted_and_all_with_the_slots_that_were_asked_for(world: World) -> None:
-    world.script = SITTING
-    world.start()
-    world.seated(*(spec.name for spec in PAIR))
-    old = {spec.name: world.pid(spec.name) for spec in PAIR}
-    world.ask("restart", slots=6)
-    for first, left in ((PAIR[0].name, [PAIR[1].name]), (PAIR[1].name, [])):
-        until(lambda name=first: world.supervisor.tick() or world.pid(name) != old[name], 20)
-        assert world.supervisor.status()["restart"]["pending"] == [first, *left]
-        assert all(world.pid(name) == old[name] for name in left)
-        world.seated(first)
-    world.ticks_until_rows([(spec.name, "running") for spec in PAIR])
-    assert [row["slots"] for row in world.supervisor.status()["workers"]] == [6, 6]
-
-
-def test_new_code_that_does_not_load_replaces_nothing(world: World) -> None:
-    world.script = SITTING
-    world.start()
-    world.seated(*(spec.name for spec in PAIR))
-    old = [world.pid(spec.name) for spec in PAIR]
-    world.script = BROKEN
-    world.ask("restart")
-    until(lambda: world.supervisor.tick() or world.supervisor.status()["restart"]["failed"], 20)
-    assert world.supervisor.status()["restart"] == {
-        "pending": [],
-        "failed": {"name": PAIR[0].name, "why": "exit code 3; the old one goes on"},
-    }
-    assert [world.pid(spec.name) for spec in PAIR] == old
-    assert world.rows() == [(spec.name, "running") for spec in PAIR]
-
-
-def test_what_is_stopped_is_not_restarted_any_more(world: World) -> None:
-    world.script = SITTING
-    world.start()
-    world.seated(*(spec.name for spec in PAIR))
-    world.ask("restart")
-    world.ask("stop", grace_s=10)
-    until(lambda: world.supervisor.tick() or world.supervisor.crew.is_gone, 20)
-    assert world.rows() == [(spec.name, "stopped") for spec in PAIR]
-
-
-def test_a_new_worker_may_sit_where_one_is_being_stopped(world: World) -> None:
-    work = busy(world)
-    world.ask("stop", grace_s=None)
-    assert world.rows() == [(PAIR[0].name, "draining")]
-    world.start(PAIR[0])
-    world.seated(PAIR[0].name)
-    assert world.rows() == [(PAIR[0].name, "running"), (PAIR[0].name, "draining")]
-    work.unlink()
-    world.ticks_until_rows([(PAIR[0].name, "running")])
-
-
-def test_workers_of_an_earlier_supervisor_are_known_and_can_be_told_to_end(world: World) -> None:
-    busy(world)
-    old = world.supervisor.crew.children[PAIR[0].name].process
-    assert isinstance(old, worker_process.WorkerProcess)
-    note = world.places.seat(PAIR[0].name) / f"{old.pid}.json"
-    note.write_text(note.read_text().replace(f'"supervisor": {os.getpid()}', '"supervisor": 1'))
-    world.supervisor.crew.children.clear()  # what a new supervisor knows
-    assert world.rows() == [(PAIR[0].name, "draining")]
-    world.ask("stop", grace_s=0)
-    assert world.rows() == [(PAIR[0].name, "stopping")]
-    until(lambda: old.poll() is not None)
-    world.ticks_until_rows([])
-
-
 def test_a_worker_that_says_nothing_any_more_is_ended_and_replaced(world: World) -> None:
     world.up(PAIR[0])
     first = world.pid(PAIR[0].name)
@@ -406,19 +189,6 @@ def test_a_worker_that_says_nothing_any_more_is_ended_and_replaced(world: World)
     assert world.pid(PAIR[0].name) != first
 
 
-def test_one_that_somebody_else_told_to_end_is_replaced_while_its_last_jobs_run(world: World) -> None:
-    work = busy(world)
-    first = world.pid(PAIR[0].name)
-    os.kill(first, signal.SIGTERM)
-    until(lambda: [str(other.posture) for other in occupants(world.places)] == ["leaving"])
-    world.now += LOOK_AT_SEATS_EVERY_S
-    world.seated(PAIR[0].name)
-    assert world.pid(PAIR[0].name) != first
-    assert world.rows() == [(PAIR[0].name, "running"), (PAIR[0].name, "draining")]
-    work.unlink()
-    world.ticks_until_rows([(PAIR[0].name, "running")])
-
-
 def test_silence_while_redis_was_away_is_nobodys_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.up(PAIR[0])
     ledger = world.supervisor.hearing._ledger
@@ -435,26 +205,6 @@ def test_silence_while_redis_was_away_is_nobodys_fault(world: World, monkeypatch
 
 def _redis_is_away(_: float) -> list[WorkerBeat]:
     raise wire.Unreachable("pretended")
-
-
-def test_more_workers_of_a_queue_are_numbered_and_idle_new_ones_go_first(world: World) -> None:
-    world.script = SITTING
-    world.start(PAIR[1])
-    world.seated("worker-datasets")
-    world.ask("scale", counts={"datasets": 3, "training": 1})
-    names = ["worker-datasets", "worker-datasets-2", "worker-datasets-3", "worker-training"]
-    world.seated(*names)
-    assert [row["slots"] for row in world.supervisor.status()["workers"]] == [4, 4, 4, 1]
-    job = Job("j1", "download", "d", "datasets", {})
-    world.ledger.submit(job)
-    assert world.ledger.claim("j1", full_name("worker-datasets-3"), "h") is not None
-    world.ask("scale", counts={"datasets": 2})
-    world.ticks_until_rows([(name, "running") for name in names if name != "worker-datasets-2"])
-    world.ask("scale", counts={"datasets": 3, "training": 0})
-    world.seated("worker-datasets-2")
-    world.ticks_until_rows(
-        [("worker-datasets", "running"), ("worker-datasets-3", "running"), ("worker-datasets-2", "running")]
-    )
 
 
 def test_one_more_worker_beside_a_profile(world: World) -> None:

@@ -204,15 +204,20 @@ def test_workers_that_cannot_start_are_told_with_their_last_words(cli: Cli, tmp_
     assert cli("workers start").returncode == 0, "once mended, it starts"
 
 
-@pytest.mark.parametrize("how", ["its supervisor is killed", "its workers are stopped"])
+@pytest.mark.parametrize("how", ["its supervisor is killed", "its workers are stopped", "they stop unseen"])
 def test_a_start_that_is_cut_short_by_others_says_so(cli: Cli, how: str) -> None:
     starting = cli.begin("workers", "start", "full")
     until(lambda: (told := control.status(cli.home.places)) and told["workers"])
     if how == "its supervisor is killed":
         cli.home.supervisor.kill()
-    else:
+    elif how == "its workers are stopped":
         control.stop(cli.home.places)
-    _, told = starting.communicate(timeout=60)
+    else:
+        starting.send_signal(signal.SIGSTOP)
+        control.stop(cli.home.places, grace_s=0.0)
+        until(lambda: {row["state"] for row in control.status(cli.home.places)["workers"]} == {"stopped"})
+        starting.send_signal(signal.SIGCONT)
+    _, told = starting.communicate(timeout=180)
     assert "The supervisor ended, or was told to stop them, while it started worker-" in told
     assert starting.returncode == Code.FAILED
     assert cli("workers start full").returncode == 0
@@ -222,7 +227,7 @@ def test_ctrl_c_takes_back_what_was_started(cli: Cli) -> None:
     starting = cli.begin("workers", "start", "full")
     until(lambda: (told := control.status(cli.home.places)) and told["workers"])
     starting.send_signal(signal.SIGINT)
-    _, told = starting.communicate(timeout=60)
+    _, told = starting.communicate(timeout=180)
     assert starting.returncode == Code.INTERRUPTED, told
     until(lambda: not [p for p in cli.home.processes() if "tasks.worker" in p.cmdline()], 60, "the workers to end")
 
@@ -351,13 +356,13 @@ def test_more_than_the_machine_has_is_said_and_refused_when_strict(cli: Cli) -> 
     cores = os.cpu_count() or 1
     words = ["workers", "start", "--queues", "processing", "--concurrency", str(cores + 1)]
     refused = cli.begin(*words, "--strict")
-    _, told = refused.communicate(timeout=60)
+    _, told = refused.communicate(timeout=180)
     assert refused.returncode == Code.USAGE
     assert f"worker-processing needs {cores + 1} core" in told
     assert "leave out --strict" in told
     assert control.status(cli.home.places)["workers"] == []
     warned = cli.begin(*words)
-    _, told = warned.communicate(timeout=60)
+    _, told = warned.communicate(timeout=180)
     assert warned.returncode == 0
     assert re.match(rf"worker-processing needs {cores + 1} cores; (this machine has|it may use) [0-9.]+", told)
 
@@ -371,7 +376,7 @@ def test_in_the_foreground_a_signal_lets_jobs_finish_and_ends_everything(cli: Cl
     job_id = cli.nap(30)
     cli.under_way(job_id)
     running.send_signal(signal.SIGTERM)
-    _, told = running.communicate(timeout=60)
+    _, told = running.communicate(timeout=180)
     assert running.returncode == 0
     assert "ready." in told, "the workers' words come out here"
     assert cli.home.processes() == []
