@@ -11,7 +11,11 @@ from tasks.sae.coder import CoderConfig
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything a training depends on besides its batches."""
+    """Everything a training depends on besides its batches.
+
+    Gradients are cut to a length of 1 (Conerly et al., Anthropic, April 2024): those of the first steps are the longest
+    by far, and would keep Adam's second moments large, and so its steps short, for the thousand steps it remembers.
+    """
 
     coder: CoderConfig
     steps: int
@@ -20,7 +24,7 @@ class TrainConfig:
     warmup: float = 0.05  # share of the steps in which the rate rises
     decay: float = 0.2  # share of the steps at the end in which the rate falls to 0
     sparsity_warmup: float = 0.05  # share of the steps in which the sparsity penalty rises
-    clip: float = 0.0  # longest gradient, over all parameters; 0: any
+    clip: float = 1.0  # longest gradient, over all parameters; 0: any
     accumulate: int = 1  # parts in which a batch goes through the coder, whose gradients are added up
     dead_after: int = 10_000_000  # vectors without firing that make a feature dead (Gao et al. 2024, A.2)
     resample: int = 0  # how often, in the first half, dead features are drawn anew

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import peers, planted, there, whole_job
+from benchmarks import cells, peers, planted, planting, there, whole_job
 from benchmarks.contest import PENALISED, Task, enter
 from tasks import apart
 from tasks.job import Job
@@ -106,11 +107,11 @@ def test_a_side_is_made_as_quiet_as_was_asked(architecture: str):
     assert 0 < int((side.codes(x) > 0).sum()) <= 5 * 100
 
 
-SMALL = planted.Planting(features=40, d_in=24, active=3, d_sae=40, k=5, batch=128, steps=500)
+SMALL = planting.Planting(features=40, d_in=24, active=3, d_sae=40, k=5, batch=128, steps=500)
 
 
 def test_zipfs_law_has_as_many_active_as_were_asked():
-    chances = planted.zipf(512, 16.0)
+    chances = planting.zipf(512, 16.0)
     assert chances.sum().item() == pytest.approx(16, rel=1e-4)
     assert chances.max() <= 0.5
     assert (chances[10] / chances[21]).item() == pytest.approx(2, rel=1e-4)
@@ -119,17 +120,56 @@ def test_zipfs_law_has_as_many_active_as_were_asked():
 @pytest.mark.parametrize("architecture", ["topk", "standard", "jumprelu"])
 def test_planted_features_are_looked_for_at_the_sparsity_that_was_asked(architecture: str):
     task = SMALL.task(architecture, 1e-2, 0)
-    found = planted.train("ours", task, SMALL)
+    found = planting.train("ours", task, SMALL)
     assert found["l0"] == pytest.approx(SMALL.k, rel=0.25)
     assert found["mmcs"] > 0.6
     assert found["fvu"] < 0.7
 
 
+def cell(side: str, rate: float | None, seed: int = 0) -> cells.Cell:
+    return cells.Cell(side, Task("topk", 1, 1, 32, 1, rate, seed), SMALL)
+
+
+def told(fvu: float, mmcs: float = 0.9) -> dict[str, float]:
+    return {"fvu": fvu, "mmcs": mmcs, "l0": 16.0}
+
+
 def test_of_two_rates_the_table_tells_the_one_with_the_lower_error():
-    told = {0: (0.1, None), 1: (0.3, None), 2: (0.05, 1e-3), 3: (0.2, 1e-3)}
-    trainings = [("ours", Task("topk", 1, 1, 1, 1, rate, seed), SMALL) for seed, (_, rate) in told.items()]
-    rows = planted.table(trainings, [{"fvu": fvu} for fvu, _ in told.values()])
-    assert rows == [{"name": "topk", "side": "ours", "rate": 1e-3, "fvu": 0.125}]
+    tried = [cell("ours", rate, seed) for rate in (None, 1e-3) for seed in (0, 1)]
+    (row,) = planted.table(tried, [told(0.1), told(0.3), told(0.05), told(0.2)])
+    assert (row["rate"], row["fvu"], row["seeds"], row["l0 / k"]) == (1e-3, 0.125, 2, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("ours", "line"), [((0.1045, 0.885), "yes"), ((0.106, 0.95), "no"), ((0.05, 0.87), "no"), ((0.05, 0.95), "yes")]
+)
+def test_ours_is_held_against_the_best_peer_in_each_respect(ours: tuple[float, float], line: str):
+    sides = [cell(side, None) for side in ("saelens", "ours", "sparsify")]
+    rows = planted.table(sides, [told(0.1, 0.8), told(*ours), told(0.2, 0.9)])
+    assert [row["side"] for row in rows] == ["ours", "saelens", "sparsify"]
+    assert rows[0]["within the line"] == line
+    assert rows[0]["fvu / best peer"] == pytest.approx(ours[0] / 0.1, abs=5e-4)
+    assert rows[0]["mmcs - best peer"] == pytest.approx(ours[1] - 0.9, abs=5e-4)
+
+
+def test_a_training_that_is_kept_is_not_done_again_unless_its_side_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    short = dataclasses.replace(SMALL, steps=20, held_out=1)
+    tried = [cells.Cell("ours", short.task("topk", 1e-2, seed), short) for seed in (0, 1)]
+    kept = tmp_path / "kept.jsonl"
+    (first,) = cells.found(tried[:1], 1, kept)
+    assert first
+
+    lines = [json.loads(line) for line in kept.read_text().splitlines()]
+    lines[0]["found"]["fvu"] = 7.0  # nothing but the file can tell this
+    kept.write_text("\n".join(json.dumps(line) for line in lines))
+    again, other = cells.found(tried, 1, kept)
+    assert again == {**first, "fvu": 7.0}
+    assert other != again
+
+    monkeypatch.setattr(cells, "identity", lambda side: "changed")
+    assert cells.found(tried[:1], 1, kept) == [first]
 
 
 def test_whole_jobs_are_measured_over_the_steps_that_were_asked():

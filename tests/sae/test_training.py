@@ -187,6 +187,18 @@ def test_a_gradient_is_no_longer_than_it_may_be(tmp_path: Path):
     assert torch.cat([gradient.flatten() for gradient in gradients]).norm().item() == pytest.approx(0.01, rel=1e-3)
 
 
+@pytest.mark.parametrize("architecture", ["standard", "topk"])
+def test_a_short_training_leaves_less_error_for_its_first_gradients_being_cut(tmp_path: Path, architecture: str):
+    source = Planted(features=64, d_in=32, active=3, batch=256)
+    plan = TrainConfig(shaped(architecture, 32, 64, k=4), steps=400, batch=256, dead_after=50_000)
+    cut, whole = (Trainer(dataclasses.replace(plan, clip=clip), source) for clip in (plan.clip, 0.0))
+    for trainer in (cut, whole):
+        trainer.run(tmp_path / str(trainer.config.clip))
+    held_out = torch.cat([source(step) for step in range(9000, 9004)]) * cut.scales.read[0]
+    errors = [1 - measure(trainer.coder, held_out).explained_variance for trainer in (cut, whole)]
+    assert errors[0] < 0.95 * errors[1]
+
+
 def test_a_transcoder_is_trained_on_pairs_and_scaled_on_both_sides(tmp_path: Path):
     source = Planted(32, 16, 3, 256)
     turn = torch.randn(16, 10, generator=torch.Generator().manual_seed(1))
