@@ -3,6 +3,8 @@
 Each side trains at its library's own rate and at 1e-3, from as many seeds; its row is of whichever rate leaves the
 lower error. Our rows tell how far we are from the best peer, and whether that is within the line: an error of at most
 1.05 times the best one, and an MMCS at most 0.02 below the best one. `l0 / k` tells who ended with fewer than asked.
+Who ends with more than 1.1 times as many does not compare: that rate is told only if the other is no better in this, no
+peer is the best by it, and ours would not be within the line.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ RATES = (None, 1e-3)
 PLANTING = Planting()
 #: How far ours may be from the best peer's.
 FVU_RATIO, MMCS_BELOW = 1.05, 0.02
+#: More active features than this, relative to k, are not the sparsity that was asked.
+MOST = 1.1
 
 Row = dict[str, Any]
 
@@ -59,7 +63,8 @@ def table(cells: Sequence[Cell], told: Sequence[Row | None]) -> list[Row]:
             by_side.setdefault((cell.task.architecture, cell.side), {}).setdefault(cell.task.lr, []).append(values)
     made = [_row(*whose, by_rate, cells[0].task.k) for whose, by_rate in sorted(by_side.items(), key=_place)]
     for row in made:
-        peers = [other for other in made if other["name"] == row["name"] and other["side"] != "ours"]
+        others = [other for other in made if other["name"] == row["name"] and other["side"] != "ours"]
+        peers = [other for other in others if other["l0 / k"] <= MOST]
         if row["side"] == "ours" and peers:
             row |= _next_to(row, peers)
     return [{key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()} for row in made]
@@ -71,16 +76,19 @@ def _place(item: tuple[tuple[str, str], Any]) -> tuple[str, int]:
 
 
 def _row(architecture: str, side: str, by_rate: dict[float | None, list[Row]], k: int) -> Row:
-    rate, told = min(by_rate.items(), key=lambda pair: statistics.mean(values["fvu"] for values in pair[1]))
-    means = {key: statistics.mean(values[key] for values in told) for key in told[0]}
-    who = {"name": architecture, "side": side, "rate": "own" if rate is None else rate, "seeds": len(told)}
+    every = {
+        rate: {key: statistics.mean(values[key] for values in told) for key in told[0]}
+        for rate, told in by_rate.items()
+    }
+    rate, means = min(every.items(), key=lambda pair: (max(pair[1]["l0"], MOST * k), pair[1]["fvu"]))
+    who = {"name": architecture, "side": side, "rate": "own" if rate is None else rate, "seeds": len(by_rate[rate])}
     return {**who, **means, "l0 / k": means["l0"] / k}
 
 
 def _next_to(ours: Row, peers: Sequence[Row]) -> Row:
     ratio = ours["fvu"] / min(peer["fvu"] for peer in peers)
     above = ours["mmcs"] - max(peer["mmcs"] for peer in peers)
-    holds = ratio <= FVU_RATIO and above >= -MMCS_BELOW
+    holds = ours["l0 / k"] <= MOST and ratio <= FVU_RATIO and above >= -MMCS_BELOW
     return {"fvu / best peer": ratio, "mmcs - best peer": above, "within the line": "yes" if holds else "no"}
 
 

@@ -152,6 +152,15 @@ def test_ours_is_held_against_the_best_peer_in_each_respect(ours: tuple[float, f
     assert rows[0]["mmcs - best peer"] == pytest.approx(ours[1] - 0.9, abs=5e-4)
 
 
+def test_who_has_more_active_features_than_asked_does_not_compare():
+    tried = [cell("saelens", None), cell("saelens", 1e-3), cell("ours", None), cell("sparsify", None)]
+    loud, quiet = {**told(0.01), "l0": 36.0}, {**told(0.3), "l0": 35.0}
+    ours, peer, _ = planted.table(tried, [loud, quiet, told(0.2), told(0.25)])
+    assert (peer["rate"], ours["fvu / best peer"], ours["within the line"]) == (1e-3, 0.8, "yes")
+    ours, _, _ = planted.table(tried, [loud, loud, loud, told(0.25)])
+    assert (ours["fvu / best peer"], ours["within the line"]) == (0.04, "no")
+
+
 def test_a_training_that_is_kept_is_not_done_again_unless_its_side_has_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
