@@ -161,6 +161,7 @@ def _task(job: Job) -> dict[str, Any]:
         "priority": job.priority,
         "attempt": job.attempt,
         "artifact": job.artifact,
+        "artifacts": list(job.artifacts),
         "device": job.device,
     }
 

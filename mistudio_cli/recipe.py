@@ -99,7 +99,8 @@ class Plan:
             if not _makes_the_same(asked.kind, taken, known):
                 raise
             self.reused += taken.makes
-            return _Done(_names(taken.makes), taken.maker)
+            makers = (known.maker(artifact) for artifact in taken.makes)
+            return _Done(_names(taken.makes), next((maker for maker in makers if maker), None))
         self.jobs += jobs
         return _Done(_names(jobs[-1].artifacts), jobs[-1].id)
 

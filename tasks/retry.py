@@ -90,9 +90,10 @@ def plan_retries(
         if len(retries.planned) >= most:
             retries.remaining = len(left) - place
             break
-        newer = next((newest[artifact] for artifact in job.artifacts if newest[artifact] != job.id), None)
-        if newer:
-            retries.leave_out(job, f"job {newer} makes the same, and is newer")
+        taken = next((artifact for artifact in job.artifacts if newest[artifact] != job.id), None)
+        if taken:
+            what = taken if job.more_artifacts else "the same"
+            retries.leave_out(job, f"job {newest[taken]} makes {what}, and is newer")
         else:
             _plan_if_possible(known, job, retries, tried_again, from_checkpoint)
     return retries

@@ -114,15 +114,20 @@ class RunContext:
 def perform(context: RunContext) -> None:
     """Run the job's kind, publish what it made and tell the ledger; raises Stopped when told to stop."""
     job = context.claim.job
+    result, lacking = None, ""
     try:
         _tell_the_beginning(context)
-        result = _result_of(context, kind_named(job.kind))
+        result, lacking = _result_of(context, kind_named(job.kind))
+        if lacking:
+            raise Problem(lacking)
     except (Stopped, Unreachable):
         raise
     except Exception as error:  # noqa: BLE001 - whatever a kind raises is the job's failure, told in its record
         log.error("%s", traceback.format_exc())
         failure = describe_failure(error)
-        tell(lambda: context.ledger.finish(context.claim, State.FAILED, failure["message"], error=failure))
+        tell(lambda: context.ledger.finish(context.claim, State.FAILED, failure["message"], result, error=failure))
+        if lacking:  # what could be made is published, and the rest would fail again
+            context.store.discard(job.id)
         return
     tell(lambda: context.ledger.finish(context.claim, State.SUCCEEDED, "done", result=result))
 
@@ -201,21 +206,27 @@ def _short(value: float | None) -> float | None:
     return None if value is None or not isfinite(value) else float(f"{value:.6g}")
 
 
-def _result_of(context: RunContext, kind: JobKind) -> dict[str, Any]:
+def _result_of(context: RunContext, kind: JobKind) -> tuple[dict[str, Any], str]:
+    """The result of the job, whose artifacts are published then; and which of them could not be made, if any."""
     job = context.claim.job
     made = result_made_by(job, context.store)  # by an earlier attempt, that died between publishing and telling
     if made is not None:
-        return made
+        return made, ""
     params = kind.read_params(job.params)
     result = kind.run(params, context) or {}
     parts = result if isinstance(result, Parts) else Parts({job.name: result})
     makers = kind.made_by(params, job.name)
     _publish(context, kind.produces or "", {name: makers[name] for name in parts.made if name in makers}, parts)
-    if parts.failed:
-        told = "; ".join(f"{name}: {why}" for name, why in parts.failed.items())
-        rest = "the others are in the store" if parts.made else "there are no others"
-        raise Problem(f"{len(parts.failed)} of {len(makers)} could not be made ({told}); {rest}.")
-    return parts.made if isinstance(result, Parts) else result
+    return parts.made if isinstance(result, Parts) else result, _lacking(parts)
+
+
+def _lacking(parts: Parts) -> str:
+    """What could not be made, and why; nothing when all was."""
+    if not parts.failed:
+        return ""
+    told = "; ".join(f"{name}: {why}" for name, why in parts.failed.items())
+    rest = "the others are in the store" if parts.made else "there are no others"
+    return f"{len(parts.failed)} of {len(parts.failed) + len(parts.made)} could not be made ({told}); {rest}."
 
 
 def _publish(context: RunContext, family: str, makers: dict[str, Any], parts: Parts) -> None:

@@ -111,7 +111,8 @@ def prepare(params: P, known: Known) -> tuple[P, list[Request]]:
     first = prepared[0][0]
     if params.together is None:
         return first, requests
-    alike = {name: getattr(first, name) for name in SETTLED if name not in params.together}
+    settled_alike = (*SETTLED, *(() if "expansion" in params.together else ("width",)))
+    alike = {name: getattr(first, name) for name in settled_alike if name not in params.together}
     once = [request for place, request in enumerate(requests) if request not in requests[:place]]
     return dataclasses.replace(params, **alike), once
 
@@ -184,13 +185,18 @@ def _hooks(trained: Iterable[Common]) -> list[Hook]:
     return list(dict.fromkeys(hook for params in trained for hook in wiring(params).hooks))
 
 
+#: Where in a job's work folder those of its SAEs are, if there are several; and what says of one that it is given up.
+PARTS, GIVEN_UP = "parts", "given-up.json"
+
+
 def goes_on_at(workdir: Path) -> str | None:
     """The step that all have reached, by the names that `tasks.sae.checkpoint` gives its folders."""
     newest: dict[Path, int] = {}
-    for pattern in ("checkpoint-*/state.json", "*/checkpoint-*/state.json"):
+    for pattern in ("checkpoint-*/state.json", f"{PARTS}/*/checkpoint-*/state.json"):
         for state in workdir.glob(pattern):
             step, folder = int(state.parent.name.rpartition("-")[2]), state.parent.parent
-            newest[folder] = max(step, newest.get(folder, 0))
+            if not (folder / GIVEN_UP).exists():
+                newest[folder] = max(step, newest.get(folder, 0))
     return f"step {min(newest.values())}" if newest else None
 
 
@@ -232,6 +238,11 @@ def run(params: Common, context: Context) -> dict[str, Any] | Parts:
     ]
     pulse.train()
     ended = dict(zip([member.name for member in trained], pulse.trainings, strict=True))
-    made = {name: training.finish() for name, training in ended.items() if training.failed is None}
+    told = {}
+    for place, (name, training) in enumerate(ended.items()):
+        if params.together is not None:
+            context.progress("finishing", place, len(ended), "SAEs")
+        told[name] = training.finish()
+    made = {name: result for name, result in told.items() if result is not None}
     failed = {name: training.failed for name, training in ended.items() if training.failed is not None}
     return made[context.name] if params.together is None else Parts(made, failed)

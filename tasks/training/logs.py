@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -57,6 +58,12 @@ def open_logs(told: str | None, context: Context, about: dict[str, Any]) -> list
         TensorBoard(context.workdir) if word == TENSORBOARD else WeightsAndBiases(context, about)
         for word in asked_for(told)
     ]
+
+
+def let_go() -> None:
+    """All logs are closed: end the process of W&B, if there is one, for only that has the last rows on disk."""
+    if (wandb := sys.modules.get("wandb")) is not None:
+        wandb.teardown()
 
 
 def take_over(workdir: Path, output: Path) -> None:
@@ -119,6 +126,7 @@ class WeightsAndBiases:
             dir=context.workdir,
             mode=mode,
             resume="allow" if mode == "online" else None,
+            reinit="create_new",  # or a second SAE of the job would write into the run of the first
             config=about,
             settings=wandb.Settings(console="off", silent=True, disable_git=True, x_disable_stats=True),
         )
@@ -139,10 +147,7 @@ class WeightsAndBiases:
 
     def close(self) -> None:
         """See `Log`."""
-        import wandb
-
         self._run.finish()
-        wandb.teardown()  # only the end of its own process has the last rows on disk
 
 
 def rows_of(lines: list[dict[str, Any]], paces: list[dict[str, Any]], d_sae: int) -> Iterator[Row]:

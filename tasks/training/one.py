@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tasks.job import Context
-from tasks.kinds.train import goes_on_at
+from tasks.kinds.train import GIVEN_UP, goes_on_at
 from tasks.problem import Problem
 from tasks.sae import choices
 from tasks.sae.baselines import compare
@@ -17,6 +18,7 @@ from tasks.sae.formats import save_density
 from tasks.sae.metrics import measure
 from tasks.sae.schedule import TrainConfig
 from tasks.sae.trainer import Trainer
+from tasks.store import write_json
 from tasks.training.evaluation import Evaluation
 from tasks.training.saving import save
 from tasks.training.start import begin_from
@@ -40,18 +42,23 @@ class Training:
         self.evaluation = Evaluation(self.trainer, seen, params.evaluate)
         self.watch = Watch(context, self.trainer)
         self.first = 0  # the step from which this attempt goes on
-        self.failed: str | None = None  # why it did not get to its end
+        self.failed = self._given_up_before()  # why it does not get to its end
+        self._speed: dict[str, Any] | None = None  # of its steps, once they are over
 
     @contextmanager
     def going_on(self) -> Iterator[None]:
         """Inside, it goes on from the newest checkpoint, and its logs are open."""
+        if self.failed is not None:
+            yield
+            return
         folder = self.context.workdir
         self.first = self.trainer.resume(folder)
         if not self.first and (left := goes_on_at(folder)):
             self.context.note(f"starts from scratch: the checkpoint at {left} was made with other settings")
         self._look_whether_it_is_over()
         with self.watch.logging(self.params.log, dataclasses.asdict(self.params)):
-            self.trainer.begin(folder)
+            with self._failing_alone():
+                self.trainer.begin(folder)
             yield
 
     @property
@@ -68,10 +75,12 @@ class Training:
                 self.trainer.save(folder, self.evaluation.write(folder))
                 self.watch.hear_evaluation()
                 self._look_whether_it_is_over()
+        if not self.goes_on:
+            self._speed = self.watch.result()
 
     def save(self) -> None:
-        """Write a checkpoint, unless it has failed."""
-        if self.failed is None:
+        """Write a checkpoint of what it has learned, unless it has failed."""
+        if self.failed is None and self.trainer.step:
             with self._failing_alone():
                 self.trainer.save(self.context.workdir)
 
@@ -84,10 +93,24 @@ class Training:
             if self.seen.is_alone:
                 raise
             self.failed = str(problem)
+            told = {"fingerprint": self.trainer.config.fingerprint(), "why": self.failed}
+            write_json(self.context.workdir / GIVEN_UP, told)
             self.context.note(f"is given up: {problem.sentence}")
 
-    def finish(self) -> dict[str, Any]:
-        """Save the SAE; measure it and its baselines on held-out rows."""
+    def _given_up_before(self) -> str | None:
+        """Why an earlier attempt has given it up, or None: it would fail again."""
+        path = self.context.workdir / GIVEN_UP
+        told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return told["why"] if told.get("fingerprint") == self.trainer.config.fingerprint() else None
+
+    def finish(self) -> dict[str, Any] | None:
+        """Save the SAE; measure it and its baselines on held-out rows. None where it has failed."""
+        if self.failed is None:
+            with self._failing_alone():
+                return self._finish()
+        return None
+
+    def _finish(self) -> dict[str, Any]:
         trainer, seen = self.trainer, self.seen
         save(self.params, self.context, trainer, seen)
         held_rows, train_rows = seen.reading.held_rows, seen.reading.train_rows
@@ -97,7 +120,7 @@ class Training:
         return {
             **compare(found, self._read(train_rows[: 2 * len(held_rows)])[1], held_out[1]),
             **self.evaluation.last(self.context.workdir),
-            **self._speed(),
+            **self._pace(),
             "steps": trainer.step,
             "steps_in_last_attempt": trainer.step - self.first,
             "d_in": trainer.config.coder.d_in,
@@ -105,8 +128,8 @@ class Training:
             "hook": seen.points[0].module,
         }
 
-    def _speed(self) -> dict[str, Any]:
-        told = self.watch.result()
+    def _pace(self) -> dict[str, Any]:
+        told = dict(self._speed or self.watch.result())
         return told if self.seen.is_alone else {**told, "tokens_per_s_together": told.pop("tokens_per_s")}
 
     def _read(self, rows: np.ndarray) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.job import METRICS_TOLD, Context
+from tasks.kinds.train import PARTS
 
 if TYPE_CHECKING:
     from tasks.training.together import Member
@@ -37,7 +38,7 @@ class Part:
         self.job, self.words, self.board = job, member.words, board
         self.name, self.attempt, self.device = member.name, job.attempt, job.device
         self.job_id = f"{job.job_id}-{member.words}"  # for logs that others keep
-        self.workdir, self.output = _made(job.workdir / member.name), _made(job.output / member.name)
+        self.workdir, self.output = _made(job.workdir / PARTS / member.name), _made(job.output / member.name)
         self.home, self.store = job.home, job.store
 
     def progress(self, phase: str, done: int, total: int | None = None, unit: str = "") -> None:
@@ -68,5 +69,5 @@ def parts_of(context: Context, members: Sequence[Member[Any]]) -> list[Part]:
 
 
 def _made(folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tasks.job import Context
 from tasks.sae import kernels
+from tasks.training import logs
 
 if TYPE_CHECKING:
     from tasks.training.one import Training
@@ -41,6 +42,7 @@ class Pulse:
         if (told := kernels.to_tell(self.context.device)) is not None:
             self.context.note(told)
         with ExitStack() as stack:
+            stack.callback(logs.let_go)
             for training in self.trainings:
                 stack.enter_context(training.going_on())
             while going := [training for training in self.trainings if training.goes_on]:
@@ -48,7 +50,7 @@ class Pulse:
                 for training in going:
                     if training.trainer.step == step:
                         training.advance()
-                self.beat()
+                        self.beat()
             self._save()
 
     def _reached(self) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tasks.combinations import can_be_swept, combinations, marked, marks
 from tasks.problem import Problem
+from tasks.training.place import SETTLED
 
 if TYPE_CHECKING:
     from tasks.kinds.train import Common
@@ -60,7 +61,7 @@ def _chosen(params: Common) -> list[dict[str, Any]]:
     if params.together is None:
         return [{}]
     for option, values in params.together.items():
-        _check(type(params), option, values)
+        _check(params, option, values)
     chosen = list(combinations(params.together))
     if len(chosen) < 2:
         raise Problem("--together is for several SAEs.", "Give an option several values, for instance --k 16,32")
@@ -74,12 +75,16 @@ def label(params: Common, model: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([model, *words]))[:_LONGEST].rstrip("-.")
 
 
-def _check(kind: type[Any], option: str, values: Any) -> None:
-    specs = {spec.name: spec for spec in dataclasses.fields(kind)}
+def _check(params: Common, option: str, values: Any) -> None:
+    kind, specs = type(params), {spec.name: spec for spec in dataclasses.fields(params)}
     flag = "--" + option.replace("_", "-")
     if option not in specs or not can_be_swept(specs[option], kind) or option == "together":
         raise Problem(f"{flag} cannot have several values.", "See: mistudio submit train --help")
     if option in SHARED:
         raise Problem(f"SAEs that are trained together share {flag}.", "Leave --together out: each gets its own job")
-    if not isinstance(values, list) or not values or len(set(map(str, values))) < len(values):
+    if params.activations is not None and option in SETTLED:
+        raise Problem(f"activations/{params.activations} are of one {option}.", f"Leave {flag} out")
+    if getattr(params, option) != specs[option].default:
+        raise Problem(f"{flag} is given a value beside those in --together.", "Leave one of them out")
+    if not isinstance(values, list) or None in values or len(set(map(str, values))) < len(values):
         raise Problem(f"{flag} needs a list of different values, not {values!r}.", "For instance: k = [16, 32]")

@@ -115,6 +115,28 @@ def test_an_offline_run_of_wandb_has_each_step_of_a_struck_training_once(bench: 
     assert len(scalars(output / "tensorboard")["loss"]) == STEPS
 
 
+@pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed: pip install 'mistudio[logging]'")
+def test_each_of_several_saes_has_a_run_of_wandb_of_its_own(bench: Bench) -> None:
+    from wandb.proto import wandb_internal_pb2
+
+    values = {**values_of("topk"), "log": "wandb", "together": {"lr": [0.01, 0.001]}}
+    del values["lr"]
+    assert attempt(bench.root, "logged", values, 1, None) == 0
+    for output in (made_by(bench.root, "logged", 1) / f"logged-lr{rate}" for rate in ("0.01", "0.001")):
+        (run,) = (output / "wandb").iterdir()
+        records = [
+            wandb_internal_pb2.Record.FromString(data)
+            for file in run.glob("*.wandb")
+            for data in records_in(file.read_bytes())
+        ]
+        told = [
+            {".".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
+            for record in records
+        ]
+        losses = [json.loads(row["loss"]) for row in told if "loss" in row]
+        assert losses == [pytest.approx(line["loss"]) for line in metrics_in(output)]
+
+
 def test_a_word_that_is_not_known_is_refused_at_submit(bench: Bench) -> None:
     with pytest.raises(Problem, match=r"--log 'tensorbored' is not one of: tensorboard, wandb\."):
         prepared(bench, log="tensorbored")

@@ -14,6 +14,9 @@ from tasks import activations as reading
 from tasks.job import Parts, Stopped, kind_named
 from tasks.kinds import train
 from tasks.problem import Problem
+from tasks.sae import pace
+from tasks.sae.trainer import Trainer
+from tasks.training import one
 from tasks.training.together import members
 from tests.sae.conftest import Bench
 
@@ -83,6 +86,19 @@ def test_sites_architectures_and_rates_may_differ(bench: Bench):
     assert len({told["fvu"] for told in rates.made.values()}) == 2
 
 
+def test_a_layer_that_the_model_does_not_have_is_refused(bench: Bench):
+    with pytest.raises(Problem, match="tiny has no layer 7"):
+        prepared(bench, together={"layer": [0, 7]})
+
+
+def test_a_name_may_begin_as_an_output_does(bench: Bench):
+    params = prepared(bench, layer=1, together={"k": [4, 8]})
+    with pytest.raises(Stopped):
+        train.run(params, bench.context("output", stop=lambda done: done >= 17 * 256))
+    made = train.run(params, bench.context("output")).made
+    assert all(told["steps_in_last_attempt"] < 14 for told in made.values())
+
+
 @pytest.mark.parametrize("after", [3, 17, 29])
 def test_a_job_that_is_stopped_resumes_to_the_same_bytes(bench: Bench, after: int):
     params = prepared(bench, together=TWO_BY_TWO)
@@ -91,12 +107,11 @@ def test_a_job_that_is_stopped_resumes_to_the_same_bytes(bench: Bench, after: in
     stopped = bench.context("stopped", stop=lambda done: done >= after * 256)
     with pytest.raises(Stopped):
         train.run(params, stopped)
-    reached = after + 1  # it hears of the wish after the next step
-    assert train.goes_on_at(stopped.workdir) == f"step {reached}"
+    assert train.goes_on_at(stopped.workdir) == f"step {after}", "the first SAE is one step further"
     resumed = bench.context("stopped")
     result = train.run(params, resumed)
     for (name, told), folder in zip(result.made.items(), sorted(path for path in whole.output.iterdir()), strict=True):
-        assert told["steps_in_last_attempt"] == 30 - reached
+        assert told["steps_in_last_attempt"] == 30 - after - (name == "stopped-l0-k4")
         assert weights(resumed.output / name) == weights(folder)
         assert (resumed.output / name / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
 
@@ -109,19 +124,21 @@ def test_one_that_a_kill_left_behind_catches_up(bench: Bench):
         with pytest.raises(Stopped):
             train.run(params, bench.context("killed", stop=lambda done, steps=steps: done >= steps * 256))
         if steps == 11:  # as if the kill had come after three of four new checkpoints were written
-            shutil.copytree(bench.store.workdir("killed") / "killed-l0-k8", bench.root / "behind")
-    shutil.rmtree(bench.store.workdir("killed") / "killed-l0-k8")
-    (bench.root / "behind").rename(bench.store.workdir("killed") / "killed-l0-k8")
-    assert train.goes_on_at(bench.store.workdir("killed")) == "step 12"
+            shutil.copytree(bench.store.workdir("killed") / train.PARTS / "killed-l0-k8", bench.root / "behind")
+    shutil.rmtree(bench.store.workdir("killed") / train.PARTS / "killed-l0-k8")
+    (bench.root / "behind").rename(bench.store.workdir("killed") / train.PARTS / "killed-l0-k8")
+    assert train.goes_on_at(bench.store.workdir("killed")) == "step 11"
     resumed = bench.context("killed")
     made = train.run(params, resumed).made
-    assert [told["steps_in_last_attempt"] for told in made.values()] == [10, 18, 10, 10]
+    last = [told["steps_in_last_attempt"] for told in made.values()]
+    assert last[1] == 19
+    assert max(last[0], *last[2:]) <= 10
     for name in made:
         assert weights(resumed.output / name) == weights(whole.output / name.replace("killed", "whole"))
 
 
 def test_one_that_fails_does_not_take_the_others_with_it(bench: Bench):
-    params = prepared(bench, layer=1, k=4, together={"lr": [0.01, 1e36]})
+    params = prepared(bench, layer=1, k=4, lr=None, together={"lr": [0.01, 1e36]})
     context = bench.context("all")
     result = train.run(params, context)
     alone = bench.context("alone")
@@ -131,6 +148,78 @@ def test_one_that_fails_does_not_take_the_others_with_it(bench: Bench):
     assert list(result.failed) == ["all-lr1e36"]
     assert "no longer a number" in result.failed["all-lr1e36"]
     assert [note for note in context.noted if "all-lr1e36 is given up" in note]
+
+
+def test_one_that_was_given_up_stays_so_when_the_job_is_resumed(bench: Bench):
+    params = prepared(bench, layer=1, k=4, lr=None, together={"lr": [0.01, 1e36]}, steps=60)
+    whole = bench.context("whole")
+    train.run(params, whole)
+    stopped = bench.context("all", stop=lambda done: done >= 40 * 256)
+    with pytest.raises(Stopped):
+        train.run(params, stopped)
+    assert train.goes_on_at(stopped.workdir) in ("step 40", "step 41"), "of the one that goes on"
+    resumed = bench.context("all")
+    result = train.run(params, resumed)
+    assert weights(resumed.output / "all-lr0.01") == weights(whole.output / "whole-lr0.01")
+    assert list(result.failed) == ["all-lr1e36"]
+    assert resumed.noted == []
+    assert next(done for phase, done, _, _ in resumed.said if phase == "training") >= 40 * 256
+    other = prepared(bench, layer=1, k=4, lr=None, together={"lr": [0.01, 0.02]}, steps=60)
+    assert train.run(other, bench.context("all")).failed == {}
+
+
+def test_one_that_cannot_even_begin_or_end_does_not_take_the_others_with_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    for where in ("begin", "state_tensors"):
+        plain = getattr(Trainer, where)
+
+        def failing(self: Trainer, *args: Any, plain: Any = plain) -> Any:
+            if self.config.lr == 0.02:
+                raise Problem("It was dropped.")
+            return plain(self, *args)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Trainer, where, failing)
+            params = prepared(bench, layer=1, k=4, lr=None, together={"lr": [0.01, 0.02]})
+            result = train.run(params, bench.context(where.replace("_", "-")))
+        assert [name.rpartition("-")[2] for name in result.made] == ["lr0.01"]
+        assert list(result.failed.values()) == ["It was dropped."]
+
+
+def test_all_of_them_may_fail(bench: Bench):
+    result = train.run(prepared(bench, layer=1, k=4, lr=None, together={"lr": [1e36, 2e36]}), bench.context("all"))
+    assert (result.made, len(result.failed)) == ({}, 2)
+
+
+def test_each_tells_the_speed_of_its_own_steps_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    clock = [0.0]
+    monkeypatch.setattr(pace.Pace.__init__, "__defaults__", (lambda: clock[0],))
+
+    def slow(*args: Any) -> dict[str, Any]:
+        clock[0] += 1000.0
+        return {"fvu": 0.5}
+
+    def step(self: Trainer, folder: Path, plain: Any = Trainer.advance) -> None:
+        plain(self, folder)
+        clock[0] += 1.0
+
+    monkeypatch.setattr(one, "compare", slow)
+    monkeypatch.setattr(Trainer, "advance", step)
+    told = train.run(prepared(bench, layer=1, k=4), bench.context("alone"))
+    assert told["tokens_per_s"] == 256
+    made = train.run(prepared(bench, together=TWO_BY_TWO), bench.context("all")).made
+    assert [told["tokens_per_s_together"] for told in made.values()] == pytest.approx([64] * 4, abs=2)
+
+
+def test_those_that_begin_with_an_sae_get_its_width(bench: Bench):
+    first = bench.context("first")
+    bench.store.seal(first.output, {"result": train.run(prepared(bench, layer=1, k=4, width=24), first)})
+    bench.store.publish(first.output, "saes", "first")
+    params = prepared(bench, layer=1, k=4, lr=None, init_from="first", together={"lr": [0.01, 0.001]})
+    made = train.run(params, bench.context("all")).made
+    assert [told["d_sae"] for told in made.values()] == [24, 24]
+    assert {one.width for one in train.makes(params, "all").values()} == {24}
 
 
 def test_the_metrics_of_the_job_are_the_error_of_each(bench: Bench):
@@ -169,13 +258,14 @@ def test_names_are_those_of_jobs_of_their_own_unless_one_is_given(bench: Bench):
         ({"k": 4}, "--k needs a list of different values, not 4."),
         ({"k": [4, "many"]}, "--k must be a whole number, not 'many'."),
         ({"k": [4, 0]}, "--k must be at least 1, not 0."),
-        ({"layer": [0, 7]}, "tiny has no layer 7"),
-        ({"arch": ["topk", "standard"]}, "--k is no option of a standard SAE."),
+        ({"k": [4, None]}, "--k needs a list of different values, not [4, None]."),
+        ({"hook": ["resid", "mlp"], "layer": [0, 1]}, "--layer is given a value beside those in --together."),
+        ({"arch": ["topk", "standard"], "k": [4, 8]}, "--k is no option of a standard SAE."),
     ],
 )
 def test_what_cannot_be_trained_together_is_refused(bench: Bench, together: dict, sentence: str):
     with pytest.raises(Problem) as refused:
-        prepared(bench, layer=1, k=4, together=together)
+        prepared(bench, layer=1, together=together)
     assert sentence in refused.value.sentence
 
 
@@ -197,5 +287,6 @@ def test_stored_activations_serve_several(bench: Bench):
     together = bench.store.workdir("all") / "output-1" / "all-k8"
     assert load_file(together / "sae_weights.safetensors").keys()
     assert weights(together) == weights(alone.output)
-    with pytest.raises(Problem, match="were read with --layer 1, not 0"):
-        prepared(bench, **values, together={"layer": [0, 1]})
+    for option, several in {"layer": [0, 1], "hook": ["resid", "mlp"]}.items():
+        with pytest.raises(Problem, match=f"activations/acts are of one {option}."):
+            prepared(bench, **values, together={option: several})

@@ -49,7 +49,7 @@ def lives(ledger: Ledger) -> dict[str, Life]:
 
 def faults_of(life: Life, store: Store) -> Iterator[str]:
     """What is wrong with one job."""
-    for fault in (*_faults_of_history(life), *_faults_of_artifact(life, store)):
+    for fault in (*_faults_of_history(life), *_faults_of_artifacts(life, store)):
         yield f"{life.job.kind} {life.job.id}: {fault}"
 
 
@@ -71,14 +71,17 @@ def _faults_of_history(life: Life) -> Iterator[str]:
         yield "it was claimed when it was not queued"
 
 
-def _faults_of_artifact(life: Life, store: Store) -> Iterator[str]:
-    """It is there if, and only if, the job succeeded, and tells the attempt and the token that made it."""
-    job = life.job
-    family, _, name = (job.artifact or "").partition("/")
-    manifest = store.find_manifest(family, name) if name else None
+def _faults_of_artifacts(life: Life, store: Store) -> Iterator[str]:
+    """All are there if, and only if, the job succeeded, and tell the attempt and the token that made them."""
+    for artifact in life.job.artifacts:
+        yield from _faults_of_one(life, store, *artifact.split("/"))
+
+
+def _faults_of_one(life: Life, store: Store, family: str, name: str) -> Iterator[str]:
+    job, manifest = life.job, store.find_manifest(family, name)
     is_mine = manifest is not None and manifest["job"] == job.id
-    if is_mine != (name != "" and job.state is State.SUCCEEDED):
-        yield f"{job.state}, its artifact is {manifest and manifest['job']}'s"
+    if is_mine != (job.state is State.SUCCEEDED):
+        yield f"{job.state}, its {family}/{name} is {manifest and manifest['job']}'s"
     if manifest is None or not is_mine:
         return
     if (manifest["attempt"], manifest["token"]) not in [(claim["attempt"], claim["token"]) for claim in life.claims]:
