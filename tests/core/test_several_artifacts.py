@@ -86,7 +86,7 @@ def test_those_that_could_be_made_are_there_and_the_job_says_which_could_not(lab
     assert lab.store.names("saes") == ["pups-a", "pups-c"]
     assert ended.result == {f"pups-{one}": {"legs": 4, "who": one} for one in "ac"}
     until(lambda: lab.left_in_tmp() == [], 10, "its work folder to go")
-    with pytest.raises(Problem, match="saes/pups-a is there already. Submit on its own what is not there yet"):
+    with pytest.raises(Problem, match=r"saes/pups-a is there already\. Submit on its own what is not there yet"):
         plan_retry(KnownArtifacts(lab.ledger, lab.store), ended)
     none = lab.ended(lab.submit("litter", name="none", bad="a,b,c"))
     assert none.reason.startswith("3 of 3 could not be made (none-a: it is lame.; none-b: ")
