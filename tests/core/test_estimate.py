@@ -82,7 +82,7 @@ def test_the_memory_of_a_training_is_known_within_a_fifth_before_it_starts(
     add_model(lab, "model", width)
     add_tokens(lab, "words", rows)
     lab.start_worker(OMP_NUM_THREADS="1")
-    job = lab.submit("train", model="model", dataset="words", layer=0, steps=40, checkpoint_s=0.1, **flags)
+    job = lab.submit("train", model="model", dataset="words", layer=0, steps=40, **flags)
     before = estimated(lab, job)
     assert before.memory_bytes == pytest.approx(most_held(lab, job), rel=0.2)
     assert lab.ended(job).state is State.SUCCEEDED
