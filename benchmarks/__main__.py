@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks import commands, fleet, peers, planted, queues, restart, sae_step, whole_job
 from benchmarks.there import NoPeersError
+from tasks.products import processor
 
 RESULTS = Path(__file__).parent / "results"
 MODULES = {
@@ -59,16 +60,8 @@ def _measure(name: str) -> str:
 def _machine() -> list[str]:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("celery", "redis", "typer", "torch"))
     today = datetime.now(UTC).date().isoformat()
-    cpu = f"{os.cpu_count()} cores, {_cpu_model()}"
+    cpu = f"{os.cpu_count()} cores, {processor('model name')}"
     return [f"{today}, {cpu}, Python {platform.python_version()}, {versions}."]
-
-
-def _cpu_model() -> str:
-    """What the kernel calls the processor; its architecture where it does not say."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text(encoding="utf-8").splitlines() if told.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> list[str]:

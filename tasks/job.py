@@ -14,10 +14,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tasks.problem import Problem
 from tasks.queues import DEFAULT_PRIORITY, Limits, queue_named
+
+if TYPE_CHECKING:
+    from tasks.parts import Parts
 
 #: What a job can make; each is a folder of the store.
 FAMILIES = ("datasets", "tokens", "models", "activations", "saes", "features")
@@ -131,17 +134,6 @@ class Request:
     kind: str
     name: str
     params: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What `run` returns of a job that makes several artifacts: the result of each by its name, and why others failed.
-
-    The content of each is in the folder of its name in the job's output.
-    """
-
-    made: dict[str, dict[str, Any]]
-    failed: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

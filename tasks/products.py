@@ -39,7 +39,7 @@ def choose(device: str = "cpu", vendor: str | None = None) -> str:
     if device != "cpu":
         return "the device's own"
     torch.set_float32_matmul_precision(_MKL)
-    if (vendor or _vendor()) != "AuthenticAMD":
+    if (vendor or processor("vendor_id")) != "AuthenticAMD":
         return "MKL: the processor is not AMD's"
     torch.set_float32_matmul_precision(_ONEDNN)
     if is_exact():
@@ -56,9 +56,9 @@ def is_exact() -> bool:
     return float((a @ b - wanted).abs().max() / wanted.abs().max()) < _EXACT
 
 
-def _vendor() -> str:
-    """What the processor calls its maker; the architecture where it says nothing."""
+def processor(field: str) -> str:
+    """What the kernel says of the processor in that field of /proc/cpuinfo; its architecture where it says nothing."""
     told = Path("/proc/cpuinfo")
     lines = told.read_text(encoding="utf-8").splitlines() if told.exists() else []
-    found = (line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id"))
+    found = (line.partition(":")[2].strip() for line in lines if line.startswith(field))
     return next(found, platform.machine())

@@ -83,12 +83,15 @@ class Wishes:
 
 
 class Taken(Problem):
-    """What a job with these parameters would make is there, or made by the unfinished job `maker`."""
+    """Something that a job would make is there, or made by the unfinished job `maker`.
 
-    def __init__(self, artifact: str, params: dict[str, Any], maker: str | None, state: str) -> None:
+    `makes` is all that it would make, each with the parameters of it alone.
+    """
+
+    def __init__(self, artifact: str, makes: dict[str, dict[str, Any]], maker: str | None) -> None:
+        state = f"is being made by job {maker}" if maker else "is there already"
         super().__init__(f"{artifact} {state}.", "Give this one another --name")
-        self.artifact, self.params, self.maker = artifact, params, maker
-        self.makes = {artifact: params}  # all that the job would make, each with the parameters of it alone
+        self.makes, self.maker = makes, maker
 
 
 def submit(
@@ -184,18 +187,14 @@ def _name_for(kind: JobKind, params: Any, name: str | None, marks: Sequence[str]
 
 
 def _refuse_if_there(makes: dict[str, dict[str, Any]], known: KnownArtifacts) -> None:
-    for artifact, params in makes.items():
+    for artifact in makes:
         family, _, name = artifact.partition("/")
+        if known.manifest(family, name) is not None:
+            raise Taken(artifact, makes, None)
         if artifact in known.planned:
             raise Problem(f"{artifact} would be made twice.", "Give each one a --name of its own")
-        if known.manifest(family, name) is not None:
-            taken = Taken(artifact, params, None, "is there already")
-        elif maker := known.maker(artifact):
-            taken = Taken(artifact, params, maker, f"is being made by job {maker}")
-        else:
-            continue
-        taken.makes = makes
-        raise taken
+        if maker := known.maker(artifact):
+            raise Taken(artifact, makes, maker)
 
 
 def _there_or_coming(request: Request, known: KnownArtifacts) -> bool:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tasks.checkpoints import goes_on_at
-from tasks.job import METRICS_TOLD, Job, JobKind, Parts, Point, Progress, State, Stopped, kind_named
+from tasks.job import METRICS_TOLD, Job, JobKind, Point, Progress, State, Stopped, kind_named
 from tasks.ledger import Claim, Ledger
+from tasks.parts import Parts
 from tasks.places import Places
 from tasks.problem import Problem
 from tasks.redact import redact

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tasks.job import Context, Estimate, JobKind, Known, Parts, Request, option
+from tasks.job import Context, Estimate, JobKind, Known, Request, option
 from tasks.sae import choices
 from tasks.sae.architectures import names
 from tasks.sites import SITES
 
 if TYPE_CHECKING:
     from tasks.hooks import Hook
+    from tasks.parts import Parts
     from tasks.sae.footprint import TrainingShape
 
 
@@ -217,6 +218,7 @@ KIND = JobKind(
 
 def run(params: Common, context: Context) -> dict[str, Any] | Parts:
     """Train, resuming from the newest checkpoints; save each SAE; measure it and its baselines on held-out rows."""
+    from tasks.parts import Parts
     from tasks.products import choose
     from tasks.training.one import Training
     from tasks.training.part import parts_of

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tasks.kinds.train import Common
 
 #: What those that share their batches cannot have each for itself.
-SHARED = ("model", "dataset", "activations", "skip_bos", "tokens", "steps", "batch", "seed", "checkpoint_s")
+SHARED = ("tokens", "steps", "batch", "seed", "checkpoint_s")
 #: As long as the name of an artifact may be.
 _LONGEST = 100
 
@@ -39,7 +39,7 @@ def each(params: P) -> list[P]:
 
     Problem for an option that they must share, and for one that cannot have several values.
     """
-    return [dataclasses.replace(params, together=None, **chosen) for chosen in _chosen(params)]
+    return [one for _, one in _chosen(params)]
 
 
 def members(params: P, name: str) -> list[Member[P]]:
@@ -49,7 +49,7 @@ def members(params: P, name: str) -> list[Member[P]]:
     if params.together is None:
         return [Member(name, "", params)]
     is_default, found = name == default_name(params), list[Member[P]]()
-    for one, chosen in zip(each(params), _chosen(params), strict=True):
+    for chosen, one in _chosen(params):
         words = marks(type(params), chosen.items())
         found.append(Member(marked(default_name(one) if is_default else name, words), "-".join(words), settled(one)))
     if len({member.name for member in found}) < len(found):
@@ -57,15 +57,16 @@ def members(params: P, name: str) -> list[Member[P]]:
     return found
 
 
-def _chosen(params: Common) -> list[dict[str, Any]]:
+def _chosen(params: P) -> list[tuple[dict[str, Any], P]]:
+    """For each SAE the values that it has for itself, and all its parameters."""
     if params.together is None:
-        return [{}]
+        return [({}, params)]
     for option, values in params.together.items():
         _check(params, option, values)
     chosen = list(combinations(params.together))
     if len(chosen) < 2:
         raise Problem("--together is for several SAEs.", "Give an option several values, for instance --k 16,32")
-    return chosen
+    return [(own, dataclasses.replace(params, together=None, **own)) for own in chosen]
 
 
 def label(params: Common, model: str) -> str:
@@ -78,7 +79,7 @@ def label(params: Common, model: str) -> str:
 def _check(params: Common, option: str, values: Any) -> None:
     kind, specs = type(params), {spec.name: spec for spec in dataclasses.fields(params)}
     flag = "--" + option.replace("_", "-")
-    if option not in specs or not can_be_swept(specs[option], kind) or option == "together":
+    if option not in specs or not can_be_swept(specs[option], kind):
         raise Problem(f"{flag} cannot have several values.", "See: mistudio submit train --help")
     if option in SHARED:
         raise Problem(f"SAEs that are trained together share {flag}.", "Leave --together out: each gets its own job")

@@ -11,8 +11,9 @@ import pytest
 from safetensors.torch import load_file
 
 from tasks import activations as reading
-from tasks.job import Parts, Stopped, kind_named
+from tasks.job import Stopped, kind_named
 from tasks.kinds import train
+from tasks.parts import Parts
 from tasks.problem import Problem
 from tasks.sae import pace
 from tasks.sae.trainer import Trainer

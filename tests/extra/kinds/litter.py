@@ -7,7 +7,8 @@ import os
 import signal
 from dataclasses import dataclass
 
-from tasks.job import JobKind, Parts, option
+from tasks.job import JobKind, option
+from tasks.parts import Parts
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,17 @@
+"""What `run` of a job returns that makes several artifacts; apart, for no command that only reads needs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The result of each artifact by its name, and why others failed.
+
+    The content of each is in the folder of its name in the job's output.
+    """
+
+    made: dict[str, dict[str, Any]]
+    failed: dict[str, str] = field(default_factory=dict)
