@@ -13,8 +13,8 @@ import torch
 from tasks.sae.densities import histogram
 from tasks.sae.metrics import Measures, total_variance
 
-#: Numbers in the largest intermediate tensor, and products in all that the random dictionary may cost.
-_NUMBERS, _PRODUCTS = 1 << 23, 1 << 35
+#: Numbers held of the vectors that the random dictionary codes together, and products in all that it may cost.
+NUMBERS, _PRODUCTS = 1 << 24, 1 << 35
 
 
 def compare(found: Measures, train: torch.Tensor, held_out: torch.Tensor) -> dict[str, Any]:
@@ -64,7 +64,8 @@ def random_explained_variance(
     directions = torch.randn(d_sae, d_in, generator=generator).to(train.device)
     directions /= directions.norm(dim=1, keepdim=True)
     error = 0.0
-    for away in (held_out - train.mean(0)).split(max(1, _NUMBERS // max(d_sae, active * d_in))):
+    each = d_sae + 2 * active * d_in + 8 * active * active  # inner products, directions twice, float64 matrices
+    for away in (held_out - train.mean(0)).split(max(1, NUMBERS // each)):
         inner, ids = (away @ directions.T).topk(active, dim=1)
         chosen = directions[ids]  # (n, active, d_in)
         products = (chosen @ chosen.mT).double()

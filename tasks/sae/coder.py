@@ -19,6 +19,9 @@ from tasks.late import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
+#: Numbers in the codes of a slice, where those of many vectors are made one slice after another.
+SLICE_NUMBERS = 1 << 22
+
 
 @dataclass(frozen=True)
 class CoderConfig:
@@ -151,8 +154,8 @@ class Coder:
         return codes @ self.W_dec + self.b_dec
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, d_in) -> the reconstruction of its target, (n, d_out)."""
-        return self.complete(self.encode(x), x)
+        """(n, d_in) -> the reconstruction of its target, (n, d_out); no (n, d_sae) tensor is made of many."""
+        return torch.cat([self.complete(self.encode(part), part) for part in x.split(self.slice_rows)])
 
     def complete(self, codes: Tensor, x: Tensor) -> Tensor:
         """What these codes of `x` decode to, with what goes past the features: (n, d_out)."""
@@ -168,6 +171,11 @@ class Coder:
     def bias(self) -> Tensor:
         """What the encoder adds to W_enc x: (d_sae,)."""
         return self.b_enc if self.is_transcoder else self.b_enc - self.W_enc @ self.b_dec
+
+    @property
+    def slice_rows(self) -> int:
+        """How many vectors' codes are made at once where those of many are: what they hold is bounded."""
+        return max(1, SLICE_NUMBERS // self.config.d_sae)
 
     @property
     def parameters(self) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from tasks.estimate import CHECKPOINTS, FLOAT, ModelShape, shape_of_model, token
 from tasks.job import Estimate, Known
 
 #: Python, torch, transformers and Celery, before anything of the job is loaded.
-RUNNER = 365 << 20
+RUNNER = 420 << 20
 #: CUDA's context with the libraries' kernels and workspaces.
 CUDA = 700_000_000
 
@@ -24,11 +24,11 @@ CUDA = 700_000_000
 HELD_OUT_SHARE, HELD_OUT_VECTORS, HELD_OUT_NUMBERS = 0.1, 32768, 1 << 25
 
 #: As in tasks.activations: tokens of one forward pass. As in tasks.buffers: the vectors that wait to be shuffled. As in
-#: tasks.sae.metrics: a slice. As in tasks.sae.baselines: numbers in its largest tensor. As in tasks.features.collect:
-#: numbers in a batch's codes.
+#: tasks.sae.coder: numbers in a slice of codes. As in tasks.sae.baselines: numbers held of some vectors. As in
+#: tasks.features.collect: numbers in a batch's codes.
 FORWARD_TOKENS = 4096
 BUFFER_BATCHES, BUFFER_BYTES, BUFFER_FILE_BYTES, FEWEST_BATCHES = 16, 512 << 20, 16 << 30, 4
-SLICE, BASELINE_NUMBERS, CODES = 2048, 1 << 23, 1 << 26
+SLICE_NUMBERS, BASELINE_NUMBERS, CODES = 1 << 22, 1 << 24, 1 << 26
 
 #: Vectors as long as the residual stream that a token has at the worst moment of a forward pass.
 _VECTORS_A_TOKEN = 12
@@ -36,10 +36,10 @@ _VECTORS_A_TOKEN = 12
 _COPIES_IN_TRAINING = 5
 #: Slices of codes at the worst moment of a step over all pairs; as in tasks.sae.pairs: vectors in one.
 _SLICES, PAIRS_SLICE = 4, 512
+#: Slices of codes at the worst moment of a measurement on held-out vectors.
+_CODES_MEASURED = 4
 #: Held-out vectors at the worst moment of the comparison with PCA: three sets of them, and what is made of those.
-_COPIES_IN_PCA, _COPIES_HELD = 12, 3
-#: Matrices of float64 at the worst moment of the comparison with random directions.
-_MATRICES = 4
+_COPIES_IN_PCA, _COPIES_HELD = 8, 3
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,9 @@ def _measuring(shape: TrainingShape, d_model: int, held_out: int) -> int:
     d_in, d_sae = d_model * shape.reads, _d_sae(shape, d_model)
     pca = _COPIES_IN_PCA * held_out * d_in
     active = min(shape.k or d_in, d_in - 1)
-    random = _COPIES_HELD * held_out * d_in + _random_directions(active, d_in, d_sae, held_out)
-    return max(pca, random) + 3 * min(SLICE, held_out) * d_sae
+    directions = d_sae + 2 * active * d_in + 8 * active * active  # as in tasks.sae.baselines: what each vector takes
+    random = (_COPIES_HELD * held_out + d_sae) * d_in + min(BASELINE_NUMBERS, held_out * directions)
+    return max(pca, random) + _CODES_MEASURED * min(SLICE_NUMBERS, held_out * d_sae)
 
 
 def of_extraction(known: Known, model: str, sae: Path, top: int, window: int) -> int | None:
@@ -143,9 +144,3 @@ def _codes(shape: TrainingShape, d_sae: int) -> int:
     """Pre-activations of the part of a batch that is worked on, which of them count, and some slices of codes."""
     dense = 0 if shape.k else _SLICES * min(PAIRS_SLICE, shape.part)
     return (shape.part + shape.part // FLOAT + dense) * d_sae
-
-
-def _random_directions(active: int, d_in: int, d_sae: int, held_out: int) -> int:
-    """Numbers at the worst moment of the comparison with random directions that have so many of them active."""
-    vectors = min(held_out, max(1, BASELINE_NUMBERS // max(d_sae, active * d_in)))
-    return d_sae * d_in + vectors * (2 * active * d_in + 2 * _MATRICES * active * active)

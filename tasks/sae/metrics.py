@@ -11,8 +11,6 @@ import torch
 
 from tasks.sae.coder import Coder, Moment
 
-SLICE = 2048
-
 
 @dataclass(frozen=True)
 class Measures:
@@ -38,11 +36,11 @@ def measure(coder: Coder, x: torch.Tensor, target: torch.Tensor | None = None) -
     moment = Moment(torch.zeros(0, dtype=torch.int64, device=x.device))
     loss = error = 0.0
     active = torch.zeros(coder.config.d_sae, device=x.device)
-    for part, wanted in zip(x.split(SLICE), target.split(SLICE), strict=True):
+    for part, wanted in zip(x.split(coder.slice_rows), target.split(coder.slice_rows), strict=True):
+        loss += float(coder.slow_loss(part, wanted, moment)) * len(part)
         codes = coder.encode(part)
         active += (codes > 0).sum(0)
         error += float((coder.complete(codes, part) - wanted).square().sum())
-        loss += float(coder.slow_loss(part, wanted, moment)) * len(part)
     fvu = error / float(total_variance(target))
     density = active / len(x)
     return Measures(

@@ -13,7 +13,7 @@ from tasks import activations, buffers
 from tasks.features import collect
 from tasks.job import Estimate
 from tasks.kinds import extract, train
-from tasks.sae import baselines, footprint, metrics, pairs
+from tasks.sae import baselines, coder, footprint, pairs
 from tasks.sae.schedule import TrainConfig
 from tasks.sae.trainer import Trainer
 from tests.sae.conftest import Bench, shaped
@@ -75,5 +75,5 @@ def test_the_sizes_are_those_of_the_work_itself() -> None:
     for d_in, batch in ((16, 256), (4096, 4096), (8192, 4096), (16384, 1 << 20)):
         size = buffers.size_for(batch, d_in, may_use_disk=True)
         assert footprint._buffer(d_in, batch)[size.on_disk] == size.batches * batch * d_in
-    assert (footprint.SLICE, footprint.BASELINE_NUMBERS) == (metrics.SLICE, baselines._NUMBERS)
+    assert (footprint.SLICE_NUMBERS, footprint.BASELINE_NUMBERS) == (coder.SLICE_NUMBERS, baselines.NUMBERS)
     assert (footprint.CODES, footprint.PAIRS_SLICE) == (collect._CODES, pairs.SLICE)

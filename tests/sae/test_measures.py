@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from tasks.sae import coder as coders
 from tasks.sae.architectures import build, names
 from tasks.sae.baselines import compare, pca_explained_variance, random_explained_variance
 from tasks.sae.densities import LOG10_EDGES, histogram
@@ -107,3 +110,27 @@ def test_the_baselines_get_the_l0_of_the_sae():
     assert told["pca_explained_variance"] == pca_explained_variance(x, x, active)
     assert told["random_explained_variance"] == random_explained_variance(x, x, 64, active)
     assert told["held_out_tokens"] == 600
+
+
+class Largest(TorchDispatchMode):
+    """Looks how many numbers the largest tensor has that is made while this lasts."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        tensors = [each for each in (made if isinstance(made, (tuple, list)) else [made]) if torch.is_tensor(each)]
+        self.numbers = max([self.numbers, *(each.numel() for each in tensors)])
+        return made
+
+
+@pytest.mark.parametrize("arch", names())
+def test_codes_of_many_vectors_are_never_all_there_at_once(arch: str, monkeypatch: pytest.MonkeyPatch):
+    coder, x = build(shaped(arch, 8, 64)), torch.randn(2000, 8)
+    whole, made = measure(coder, x), coder(x)
+    monkeypatch.setattr(coders, "SLICE_NUMBERS", 1 << 13)
+    with Largest() as seen:
+        sliced, made_again = measure(coder, x), coder(x)
+    assert seen.numbers == max(x.numel(), 1 << 13) < 2000 * 64
+    torch.testing.assert_close(made_again, made)
+    assert (sliced.fvu, sliced.l0) == (pytest.approx(whole.fvu), pytest.approx(whole.l0))

@@ -49,7 +49,7 @@ class TopK(Coder):
     def activate(self, pre: Tensor) -> Tensor:
         """See `Coder.activate`: at most k positive entries a row."""
         kept = pre.topk(self.options.k, dim=1, sorted=False)
-        return torch.zeros_like(pre).scatter(1, kept.indices, kept.values.relu())
+        return torch.zeros_like(pre).scatter_(1, kept.indices, kept.values.relu())
 
     def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """See `Coder.saved`."""
@@ -90,7 +90,7 @@ class TopK(Coder):
     def dense_codes(self, pre: Tensor) -> Tensor:
         """The codes of a batch as (batch, d_sae), for autograd: what is chosen is not part of the gradient."""
         pairs, _ = self.choose(pre.detach())
-        return torch.zeros_like(pre).index_put((pairs.vectors, pairs.features), pairs.of(pre).relu())
+        return torch.zeros_like(pre).index_put_((pairs.vectors, pairs.features), pairs.of(pre).relu())
 
 
 CODER = TopK
