@@ -19,6 +19,7 @@ from tasks.hooks import Hook, Point, catch, find
 from tasks.masks import Mask, mask_for
 from tasks.models import load_model
 from tasks.problem import Problem
+from tasks.products import attending
 from tasks.store import Store
 from tasks.text.tokens import open_tokens, read_info
 from tasks.text.wanted import check_vocabulary
@@ -41,7 +42,8 @@ def read(
     inputs = {"input_ids": as_ids(tokens)}
     if pad is not None and bool((seen := inputs["input_ids"] != pad).logical_not().any()):
         inputs["attention_mask"] = seen.long()
-    return catch(model, points, inputs)
+    with attending(model.device, tokens.shape[1]):
+        return catch(model, points, inputs)
 
 
 class Vectors(Protocol):

@@ -20,8 +20,8 @@ from tasks.sae.kernels import Passes, choice
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Vectors that are worked on together where all pairs are.
-SLICE = 512
+#: Vectors that are worked on together where all pairs are, and vectors that tell whether many are active.
+SLICE, SAMPLE = 512, 64
 #: A share of active pairs under which working on them alone is faster; measured on two cores with AVX-512.
 SPARSE_SHARE = 1 / 8
 #: Features in one of the parts of a row whose maxima are compared first.
@@ -178,10 +178,10 @@ class SomePairs:
 def split(pre: Tensor, floor: Tensor | float) -> Iterator[Pairs]:
     """The pairs at which (batch, d_sae) pre-activations exceed a floor, at once; or all pairs, slice by slice.
 
-    All of them where many exceed it, of which the first slice is the sample, or on a device that would have to be
-    waited for to know. What does not exceed it must come out as zero by the formulas.
+    All of them where many of the first vectors exceed it, or on a device that would have to be waited for to know. What
+    does not exceed it must come out as zero by the formulas.
     """
-    first = pre[:SLICE]
+    first = pre[:SAMPLE]
     if pre.device.type == "cpu" and int((first > floor).count_nonzero()) <= SPARSE_SHARE * first.numel():
         yield pairs_at(pre > floor)
         return

@@ -19,6 +19,8 @@ from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
+from tasks.products import attending
+
 CHECKPOINT = "checkpoint.safetensors"
 _WARMUP = 50
 _HEAD_WIDTH = 32
@@ -85,7 +87,8 @@ class Training:
         while self.step < self.recipe.steps:
             self.optimizer.param_groups[0]["lr"] = rate(self.recipe, self.step)
             windows = draw(stream, self.recipe, self.step).to(self.device)
-            logits = self.model(windows[:, :-1]).logits  # (batch, context, vocab)
+            with attending(self.device, windows.shape[1] - 1):
+                logits = self.model(windows[:, :-1]).logits  # (batch, context, vocab)
             loss = cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()

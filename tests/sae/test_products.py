@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from tasks import products
+from tasks.activations import read
+from tasks.hooks import Hook, catch, find
 
 
 @pytest.fixture(autouse=True)
@@ -56,3 +61,34 @@ def test_a_choice_for_a_while_is_taken_back() -> None:
     with products.chosen() as told:
         assert told.startswith(("MKL", "oneDNN"))
     assert torch.get_float32_matmul_precision() == "high"
+
+
+class Fused(TorchDispatchMode):
+    """Counts how often attention is computed in one fused kernel while this lasts."""
+
+    times = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.times += "flash_attention" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("positions", "times"), [(2, 0), (191, 0), (192, 2)])
+def test_a_model_attends_in_the_way_that_is_faster_for_so_many_positions(positions: int, times: int) -> None:
+    config = AutoConfig.for_model("gpt_neox", hidden_size=16, num_hidden_layers=3, num_attention_heads=2, vocab_size=50)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    ids, points = np.random.default_rng(0).integers(50, size=(3, positions)), [find(model, Hook("resid", 1))]
+    with Fused() as fused:
+        found = read(model, ids, points, pad=7)
+    assert fused.times == times
+    (as_told,) = catch(
+        model, points, {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(ids != 7)}
+    )
+    torch.testing.assert_close(found[0][ids != 7], as_told[ids != 7])
+
+
+def test_other_devices_attend_as_torch_has_them() -> None:
+    with products.attending("meta", 2):
+        assert torch.backends.cuda.flash_sdp_enabled()
+    with products.attending("cpu", 2):
+        assert not torch.backends.cuda.flash_sdp_enabled()

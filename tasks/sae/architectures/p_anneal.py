@@ -70,7 +70,7 @@ class PAnneal(Coder):
         weight = self.weight * (moment.pressure * self.options.l1 / len(x))
         sums = Sums(self, x, target)
         for pairs in split(pre, 0):
-            codes = pairs.of(pre).relu()
+            codes = pairs.of(pre).relu_()
             active = codes.sign()
             upstream = sums.reconstruct(pairs, codes)
             grown = codes.clamp(min=LEAST).pow_(p - 1)

@@ -62,7 +62,7 @@ class Standard(Coder):
         pre = self.preactivations(x, out=self.scratch("pre", len(x)))
         sums, mass = Sums(self, x, target), torch.zeros_like(self.b_enc)
         for pairs in split(pre, 0):
-            codes = pairs.of(pre).relu()
+            codes = pairs.of(pre).relu_()
             active = codes.sign()
             upstream = sums.reconstruct(pairs, codes)
             to_codes = pairs.pull(upstream, self.W_dec).add_(pairs.of_features(weight))
