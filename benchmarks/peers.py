@@ -2,12 +2,13 @@
 
 All sides get the same batch and take turns, so that a noisy machine hurts them alike; the figures are medians. Rates
 of change are all but zero, so each step is that of the state it is named for: `start`, or `L0 64`, where the encoder's
-biases were lowered until 64 features are active. A share of the GEMM peak is the time that the products which the
-formulas need would take at the speed of one large one, measured in the same rounds, over the time of the step.
+biases were lowered until 64 features are active. Each library starts where it starts, which the column of L0 tells. A
+share of the GEMM peak is the time that the products which the formulas need would take at the speed of one large one,
+measured in the same rounds, over the time of the step.
 
 All sides run with the settings of the allocator that our jobs run with, which are good for each of them. The peers do
 not set them, so what a user of theirs gets is measured in a second run without them; it is held against our rate in the
-first by the shares of the GEMM peak, which both runs measure.
+first by the speed of the large product, which both runs measure.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from tasks.sae.pairs import SPARSE_SHARE
 ROUNDS, WARM_UP = 7, 2
 #: What a side's rate is called next to ours.
 BEST = "best peer"
+#: What the rate is called at which vectors go through one product of full size.
+GEMM = "one GEMM"
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,9 @@ def measure() -> list[dict[str, Any]]:
 def beside(rows: list[dict[str, Any]], as_they_come: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows, each with our rate over the best peer's as it was without our allocator settings."""
     for row, plain in zip(rows, as_they_come, strict=True):
-        shares = [plain[of_peak(side)] for side in SIDES if side != "ours" and of_peak(side) in plain]
-        row[f"ours / {BEST} as it comes"] = round(row[of_peak("ours")] / max(shares), 2) if shares else None
+        peers = [plain[side] for side in SIDES if side != "ours" and side in plain]
+        ratio = row["ours"] / row[GEMM] / (max(peers) / plain[GEMM]) if peers else None
+        row[f"ours / {BEST} as it comes"] = ratio and round(ratio, 2)
     return rows
 
 
@@ -83,7 +87,8 @@ def _compare(
     batch = size.batch // 2 if name in PENALISED else size.batch
     x = torch.randn(batch, size.d_in, generator=torch.Generator().manual_seed(0))
     there = _enter(Task(name, size.d_in, size.d_sae, size.k, 10_000, lr=1e-9), few, x, sides)
-    products = {side: _products(name, _share(name, size, made, x)) for side, made in there.items()}
+    active = {side: _active(name, size, made, x) for side, made in there.items()}
+    products = {side: _products(name, l0 / size.d_sae) for side, l0 in active.items()}
     steps: dict[str, Callable[[], None]] = {side: partial(made.step, x) for side, made in there.items()}
     seconds = _take_turns({**steps, "gemm": _gemm(x, size.d_sae)}, rounds, clock)
     gemm = seconds.pop("gemm")
@@ -93,7 +98,9 @@ def _compare(
         "unit": "vectors/s",
         **{side: round(batch / took) for side, took in seconds.items()},
         f"ours / {BEST}": round(min(peers) / seconds["ours"], 2) if peers else None,
+        GEMM: round(batch / gemm),
         **{of_peak(side): round(gemm * products[side] / took, 3) for side, took in seconds.items()},
+        "L0 of each": ", ".join(f"{l0:.0f}" for l0 in active.values()),
     }
 
 
@@ -125,9 +132,9 @@ def _gemm(x: Tensor, d_sae: int) -> Callable[[], None]:
     return multiply
 
 
-def _share(name: str, size: Size, side: Side, x: Tensor) -> float:
-    """Which share of the features is active."""
-    return float((side.codes(x) > 0).float().mean()) if name in PENALISED else size.k / size.d_sae
+def _active(name: str, size: Size, side: Side, x: Tensor) -> float:
+    """How many features are active on a vector."""
+    return float((side.codes(x) > 0).sum(1).float().mean()) if name in PENALISED else float(size.k)
 
 
 def _products(name: str, share: float) -> float:
