@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tasks.job import Context, Estimate, JobKind, Known, Request, option
+from tasks.problem import Problem
 from tasks.sae import choices
 from tasks.sae.architectures import names
 from tasks.sites import SITES
@@ -53,7 +54,7 @@ class Common:
     tokens: int = option(10_000_000, help="How many tokens to train on; passes over the data are repeated", minimum=1)
     steps: int | None = option(None, help="How many batches to train on, instead of --tokens", minimum=1)
     batch: int = option(4096, help="Tokens in a batch", minimum=1)
-    lr: float | None = option(None, help="Learning rate of Adam; default: by width", minimum=0)
+    lr: float | None = option(None, help="Learning rate of Adam; default: by width", minimum=1e-12)
     warmup: float = option(0.05, help="Share of the training in which the learning rate rises", minimum=0)
     decay: float = option(0.2, help="Share of the training, at its end, in which the learning rate falls", minimum=0)
     sparsity_warmup: float = option(0.05, help="Share of the training in which the sparsity penalty rises", minimum=0)
@@ -131,6 +132,11 @@ def _prepare_one(params: P, known: Known) -> tuple[P, list[Request]]:
         params = resolve_start(params, known)
     if params.width is None and d_model is not None:
         params = dataclasses.replace(params, width=params.expansion * d_model)
+    if d_model is not None and params.expansion != Common.expansion and params.width != params.expansion * d_model:
+        raise Problem(f"The SAE has {params.width} features: --expansion does nothing.", "Leave --expansion out")
+    if params.patience and params.evaluate <= params.patience:
+        told = f"--patience {params.patience} ends nothing that is measured {params.evaluate} times."
+        raise Problem(told, f"Measure more often, for instance --evaluate {4 * params.patience}")
     if params.width is not None:
         choices.chosen(params.arch, params).check(params.width)
     return settled(params), requests

@@ -41,10 +41,20 @@ def pca_explained_variance(train: torch.Tensor, held_out: torch.Tensor, componen
     """Explained variance of the best linear code of that size: both tensors are (n, d_in)."""
     mean = train.mean(0)
     centred = (train - mean).double()
-    _, directions = torch.linalg.eigh(centred.T @ centred)  # ascending
-    basis = directions[:, max(0, directions.shape[1] - components) :].to(train.dtype)
+    basis = _principal(centred, components).to(train.dtype)
     away = held_out - mean
     return 1 - float((away - (away @ basis) @ basis.T).square().sum() / total_variance(held_out))
+
+
+def _principal(centred: torch.Tensor, components: int) -> torch.Tensor:
+    """The first principal directions of (n, d) float64 vectors: (d, components) or as many as there are, orthonormal.
+
+    By the products of dimensions or of vectors, whichever are fewer: the wide vectors of a crosscoder are few.
+    """
+    n, d = centred.shape
+    _, found = torch.linalg.eigh(centred.T @ centred if d <= n else centred @ centred.T)  # ascending
+    last = found[:, max(0, found.shape[1] - components) :]
+    return last if d <= n else torch.linalg.qr(centred.T @ last).Q
 
 
 @torch.no_grad()

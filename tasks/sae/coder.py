@@ -65,10 +65,11 @@ class Step(NamedTuple):
     """What one training step saw; 0-dimensional tensors, so that reading them can wait."""
 
     loss: Tensor  # the sum of the next three
-    reconstruction: Tensor  # mean over the batch of the squared L2 error
+    reconstruction: Tensor  # mean over the batch of the squared L2 error, of nested dictionaries their mean
     sparsity: Tensor  # the penalty on codes, weighted
     auxiliary: Tensor  # what else the architecture adds, weighted
     l0: Tensor  # mean number of active features
+    error: Tensor  # mean over the batch of the squared L2 error of the whole dictionary
     fired: Tensor  # (d_sae,) bool: features active anywhere in the batch
 
 

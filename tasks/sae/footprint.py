@@ -40,6 +40,8 @@ _SLICES, PAIRS_SLICE = 4, 512
 _CODES_MEASURED = 4
 #: Held-out vectors at the worst moment of the comparison with PCA: three sets of them, and what is made of those.
 _COPIES_IN_PCA, _COPIES_HELD = 8, 3
+#: Its float64 matrix of all pairs of dimensions, or of vectors if those are fewer, and what finding directions takes.
+_IN_EIGH = 8
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def _parameters(shape: TrainingShape, d_model: int) -> int:
 def _measuring(shape: TrainingShape, d_model: int, held_out: int) -> int:
     """Numbers at the worst moment of the comparison with other codes of the same size."""
     d_in, d_sae = d_model * shape.reads, _d_sae(shape, d_model)
-    pca = _COPIES_IN_PCA * held_out * d_in
+    pca = _COPIES_IN_PCA * held_out * d_in + _IN_EIGH * min(d_in, 2 * held_out) ** 2
     active = min(shape.k or d_in, d_in - 1)
     directions = d_sae + 2 * active * d_in + 8 * active * active  # as in tasks.sae.baselines: what each vector takes
     random = (_COPIES_HELD * held_out + d_sae) * d_in + min(BASELINE_NUMBERS, held_out * directions)

@@ -117,10 +117,10 @@ def gemm_peak(vectors: int, d_in: int, d_sae: int, device: str) -> float:
     out = torch.empty(rows, d_sae, device=device)
     best, began = math.inf, time.perf_counter()
     for repeat in range(_GEMM_REPEATS):
-        _wait_for(device)
+        wait_for(device)
         before = time.perf_counter()
         torch.mm(a, b, out=out)
-        _wait_for(device)
+        wait_for(device)
         best = min(best, time.perf_counter() - before)
         if repeat >= _GEMM_LEAST and time.perf_counter() - began > _GEMM_S:
             break
@@ -142,6 +142,6 @@ class _Products(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _wait_for(device: str) -> None:
+def wait_for(device: str) -> None:
     if device != "cpu":
         torch.cuda.synchronize(device)

@@ -170,8 +170,8 @@ class SomePairs:
             order = torch.from_numpy(np.argsort(keys, kind="stable"))
             counts = torch.from_numpy(np.bincount(keys, minlength=self.d_sae))
         else:
-            order = self.features.sort(stable=True).indices
-            counts = torch.bincount(self.features, minlength=self.d_sae)
+            features, order = self.features.sort(stable=True)
+            return order, _starts(features, self.d_sae)
         return order, counts.cumsum(0) - counts
 
 
@@ -236,5 +236,4 @@ def strongest(dense: Tensor, k: int) -> tuple[SomePairs, Tensor]:
 
 def _starts(owners: Tensor, count: int) -> Tensor:
     """Where each of `count` owners' entries begin among those of sorted `owners`."""
-    counts = torch.bincount(owners, minlength=count)
-    return counts.cumsum(0) - counts
+    return torch.searchsorted(owners, torch.arange(count, device=owners.device))

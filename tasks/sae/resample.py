@@ -22,9 +22,8 @@ def resample(
 ) -> None:
     """Give the `dead` features, int64 indices, new directions from a scaled batch; nothing where there are none.
 
-    `x` is (batch, d_in), `target` (batch, d_out). The draw follows from `seed`.
+    There are no more of them than vectors. `x` is (batch, d_in), `target` (batch, d_out). The draw follows from `seed`.
     """
-    dead = dead[: len(x)]
     if not len(dead):
         return
     loss = (coder(x) - target).square().sum(1)
@@ -36,7 +35,7 @@ def resample(
     read = x[chosen] if coder.is_transcoder else x[chosen] - coder.b_dec
     new = {"W_enc": _unit(read) * length, "W_dec": _unit(target[chosen] - coder.b_dec)}
     for name, parameter in coder.parameters.items():
-        if len(parameter) != coder.config.d_sae or name == "b_dec":
+        if name in ("b_dec", "W_skip"):
             continue
         parameter[dead] = new.get(name, fresh[name][dead])
         for moment in ("exp_avg", "exp_avg_sq"):

@@ -24,12 +24,13 @@ class Sums:
         self.coder, self.x, self.target = coder, x, target
         zero = coder.b_dec.new_zeros(())
         self.reconstruction, self.sparsity, self.auxiliary = zero, zero.clone(), zero.clone()
-        self.active = torch.zeros_like(coder.b_enc)  # (d_sae,): on how many vectors each feature is active
-        self.to_pre = torch.zeros_like(coder.b_enc)  # (d_sae,): gradient to the pre-activations, over the vectors
+        self.active = coder.W_enc.new_zeros(coder.config.d_sae)  # on how many vectors each feature is active
+        self.to_pre = torch.zeros_like(self.active)  # (d_sae,): gradient to the pre-activations, over the vectors
         self._to_output = torch.zeros_like(coder.b_dec)
         self._to_skip = torch.zeros_like(coder.W_skip) if coder.config.skip else None
         self.w_enc: Tensor | None = None
         self.w_dec: Tensor | None = None
+        self.error: Tensor | None = None  # of the whole reconstruction, where the loss counts others beside it
 
     def reconstruct(self, pairs: Pairs, codes: Tensor) -> Tensor:
         """Count the error of what these codes decode to, and return its gradient to the output: (rows, d_out)."""
@@ -83,4 +84,5 @@ class Sums:
             parameter.grad = gradients[name]
         loss = self.reconstruction + self.sparsity + self.auxiliary
         l0 = self.active.sum() / len(self.x)
-        return Step(loss, self.reconstruction, self.sparsity, self.auxiliary, l0, self.active > 0)
+        error = self.reconstruction if self.error is None else self.error
+        return Step(loss, self.reconstruction, self.sparsity, self.auxiliary, l0, error, self.active > 0)

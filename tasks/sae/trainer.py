@@ -22,7 +22,7 @@ from tasks.sae.architectures import build
 from tasks.sae.coder import Moment, Step
 from tasks.sae.formats import Scales, spread
 from tasks.sae.metrics import total_variance
-from tasks.sae.pace import Pace, gemm_peak
+from tasks.sae.pace import Pace, gemm_peak, wait_for
 from tasks.sae.resample import resample
 from tasks.sae.schedule import TrainConfig
 
@@ -139,13 +139,14 @@ class Trainer:
         resamples = config.resamples_at(self.step)
         if resamples or self.step % DEAD_EVERY == 0:
             self.dead = (self.quiet >= config.dead_after).nonzero().flatten()
+        wait_for(self.device)  # for the last step, which reading would wait for else, and be told to have taken so long
         with self.pace.reading():
             batch = self._batch(self.step)
         x, target = self.scaled(batch)
         if resamples:
-            resample(self.coder, self.optimizer, self.dead, x, target, config.seed + self.step)
-            self.quiet[self.dead] = 0
-            self.dead = self.dead[:0]
+            drawn, self.dead = self.dead[: len(x)], self.dead[len(x) :]
+            resample(self.coder, self.optimizer, drawn, x, target, config.seed + self.step)
+            self.quiet[drawn] = 0
         moment = Moment(self.dead, config.pressure(self.step), self.step / config.steps)
         with self.pace.step(self.step, len(x)):
             told = self._gradient(x, target, moment)
@@ -180,7 +181,7 @@ class Trainer:
 
     def _row(self, told: Step, target: torch.Tensor) -> torch.Tensor:
         dead = (self.quiet >= self.config.dead_after).sum()
-        fvu = told.reconstruction * len(target) / total_variance(target)
+        fvu = told.error * len(target) / total_variance(target)
         return torch.stack([*told[:5], fvu, dead])
 
     def _write_metrics(self, folder: Path) -> None:
@@ -233,6 +234,13 @@ class Trainer:
                 key.split(".")[1]: value.to(self.device) for key, value in tensors.items() if _is_adam_of(key, name)
             }
         return self.step
+
+    def take_best(self, folder: Path) -> None:
+        """Have the coder that did best on held-out vectors, and be at its step; as it is where none was measured."""
+        path = checkpoint.best(folder, self.config.fingerprint())
+        if path is not None:
+            self.step = checkpoint.step_of(path)
+            self.coder.load(checkpoint.tensors_of(path))
 
 
 def _scale(vectors: torch.Tensor, blocks: int) -> tuple[float, ...]:

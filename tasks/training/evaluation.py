@@ -59,13 +59,14 @@ class Evaluation:
             **self._in_the_model(),
         }
 
-    def last(self, folder: Path) -> dict[str, Any]:
-        """The model's losses at the end, and where the FVU was best; nothing where none was measured."""
+    def of(self, step: int, folder: Path) -> dict[str, Any]:
+        """The model's losses at that step, and where the FVU was best; nothing where none was measured."""
         lines = checkpoint.read(folder, EVALUATIONS)
         if not lines:
             return {}
         best = min(lines, key=lambda line: line["fvu"])
-        told = {name: lines[-1][name] for name in LOSSES}
+        then = next((line for line in lines if line["step"] == step), lines[-1])
+        told = {name: then[name] for name in LOSSES}
         return {**told, "best_step": best["step"], "best_fvu": best["fvu"]}
 
     def since_best(self, folder: Path) -> int:

@@ -111,7 +111,9 @@ class Training:
         return None
 
     def _finish(self) -> dict[str, Any]:
-        trainer, seen = self.trainer, self.seen
+        trainer, seen, steps = self.trainer, self.seen, self.trainer.step
+        if trainer.is_over:
+            trainer.take_best(self.context.workdir)
         save(self.params, self.context, trainer, seen)
         held_rows, train_rows = seen.reading.held_rows, seen.reading.train_rows
         held_out = self._read(held_rows)
@@ -119,10 +121,10 @@ class Training:
         save_density(self.context.output, found.density)
         return {
             **compare(found, self._read(train_rows[: 2 * len(held_rows)])[1], held_out[1]),
-            **self.evaluation.last(self.context.workdir),
+            **self.evaluation.of(trainer.step, self.context.workdir),
             **self._pace(),
-            "steps": trainer.step,
-            "steps_in_last_attempt": trainer.step - self.first,
+            "steps": steps,
+            "steps_in_last_attempt": steps - self.first,
             "d_in": trainer.config.coder.d_in,
             "d_sae": trainer.config.coder.d_sae,
             "hook": seen.points[0].module,

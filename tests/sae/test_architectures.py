@@ -12,8 +12,9 @@ import torch
 
 from tasks.problem import Problem
 from tasks.sae import pairs
-from tasks.sae.architectures import build, coder_class, names
+from tasks.sae.architectures import build, coder_class, names, p_anneal
 from tasks.sae.coder import Coder, CoderConfig, Moment
+from tasks.sae.sums import Sums
 
 NOBODY = torch.zeros(0, dtype=torch.int64)
 DEAD = torch.tensor([3, 7, 11, 30, 31])
@@ -140,6 +141,31 @@ def test_a_step_counts_what_is_active(choice: str):
         assert torch.equal(told.fired, (codes > 0).any(0))
         assert told.l0.item() == pytest.approx((codes > 0).sum(1).float().mean().item())
     assert (codes >= 0).all()
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_the_error_of_a_step_is_that_of_the_whole_dictionary(choice: str):
+    coder, x = small(choice), random(40, 16, seed=4)
+    told, pre = coder.step(x, x, Moment(NOBODY)), coder.preactivations(x)
+    codes = coder.dense_codes(pre) if hasattr(coder, "dense_codes") else coder.activate(pre)
+    torch.testing.assert_close(told.error, (coder.complete(codes, x) - x).square().sum(1).mean())
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("d_out", [None, 5])
+def test_nothing_that_a_step_needs_stays_behind_when_a_coder_is_moved(choice: str, d_out: int | None):
+    coder, x = build(config(choice, d_out=d_out)).to("meta"), torch.empty(6, 16, device="meta")
+    sums = Sums(coder, x, torch.empty(6, d_out or 16, device="meta"))
+    assert {each.device.type for each in (coder.bias(), sums.active, sums.to_pre)} == {"meta"}
+
+
+def test_what_made_up_for_a_fall_of_the_power_is_found_once(monkeypatch: pytest.MonkeyPatch):
+    times = []
+    monkeypatch.setattr(p_anneal, "pairs_at", lambda wanted: times.append(1) or pairs.pairs_at(wanted))
+    coder, x = small("p_anneal"), random(40, 16)
+    for _ in range(3):
+        coder.step(x, x, Moment(NOBODY, progress=0.5))
+    assert times == [1]
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -292,6 +318,7 @@ def test_matryoshka_loss_by_hand():
     assert coder.ends() == [1, 2]
     told = told_of(coder, [[4.0, 2.0]])
     assert told.reconstruction.item() == pytest.approx((4 + 1) / 2)
+    assert told.error.item() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("rows", [random(40, 128), random(40, 128).round(), torch.ones(3, 128), random(9, 100)])

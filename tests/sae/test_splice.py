@@ -116,7 +116,11 @@ def test_a_training_ends_when_its_patience_does(bench: Bench):
     losses = [line["fvu"] for line in lines]
     assert result["steps"] == len(lines) < 60
     assert min(losses[:-2]) == min(losses) < min(losses[-2:])
+    assert result["best_step"] == len(lines) - 2
+    best = lines[result["best_step"] - 1]
+    assert result["fvu"] == pytest.approx(best["fvu"]), "the SAE that is kept is that of the best measurement"
+    assert result["kl"] == best["kl"]
     metadata = json.loads((context.output / "cfg.json").read_text())["metadata"]
-    assert metadata["training_tokens"] == result["steps"] * 256
+    assert metadata["training_tokens"] == result["best_step"] * 256
     again = train.run(params, bench.context(attempt=2))
     assert again["steps"] == result["steps"], "another attempt finds it over"

@@ -228,6 +228,17 @@ def test_dead_features_are_drawn_anew_and_live_again(tmp_path: Path, architectur
     assert dead_at_the_end(tmp_path / "helped", 2) < 12
 
 
+def test_those_of_the_dead_that_were_not_drawn_anew_still_count_as_dead(tmp_path: Path):
+    plan = config("standard", steps=40, batch=16, resample=1, dead_after=100)
+    trainer = Trainer(plan, Planted(32, 16, 3, 16))
+    trainer.begin(tmp_path)
+    trainer.step = next(step for step in range(40) if plan.resamples_at(step))
+    trainer.coder.b_enc.fill_(-100)  # none fires
+    trainer.quiet.fill_(10**6)
+    trainer.advance(tmp_path)
+    assert int((trainer.quiet >= 10**6).sum()) == 48 - 16
+
+
 def test_what_is_drawn_anew_is_a_direction_that_was_missing_and_adam_forgets_it():
     trainer = Trainer(config("standard"), Planted(32, 16, 3, 64))
     x = Planted(32, 16, 3, 64)(0)

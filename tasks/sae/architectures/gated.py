@@ -50,7 +50,7 @@ class Gated(Coder):
 
     def bias(self) -> Tensor:
         """Pre-activations are z: each path adds its own bias."""
-        return torch.zeros_like(self.b_enc) if self.is_transcoder else -(self.W_enc @ self.b_dec)
+        return torch.zeros_like(self.b_gate) if self.is_transcoder else -(self.W_enc @ self.b_dec)
 
     def activate(self, pre: Tensor) -> Tensor:
         """See `Coder.activate`."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from tasks.job import option
 from tasks.late import torch
+from tasks.problem import Problem
 from tasks.sae.coder import Coder, CoderOptions, Moment, Step
 from tasks.sae.pairs import Pairs, split
 from tasks.sae.sums import Sums
@@ -39,6 +40,13 @@ class Options(CoderOptions):
     bandwidth: float = option(0.1, help="How near a pre-activation must be to move its threshold", minimum=1e-6)
     tanh_scale: float = option(4.0, help="How soon a code counts as one whole, with --penalty tanh", minimum=0)
     pre_act: float = option(0.0, help="Weight of what brings dead features back", minimum=0)
+
+    def __post_init__(self) -> None:
+        """Problem for a choice that only another penalty looks at."""
+        for name, penalty in (("target_l0", "target-l0"), ("tanh_scale", "tanh")):
+            if self.penalty != penalty and getattr(self, name) != getattr(Options, name):
+                flag = "--" + name.replace("_", "-")
+                raise Problem(f"{flag} does nothing with --penalty {self.penalty}.", f"Give --penalty {penalty} too")
 
     def label(self) -> str:
         """Tells the sparsity in a name."""
@@ -80,8 +88,8 @@ class JumpReLU(Coder):
             upstream = sums.reconstruct(pairs, codes)
             to_codes = pairs.pull(upstream, self.W_dec)
             jump = self._penalise(sums, pairs, codes, active, to_codes, moment.pressure)
-            is_near = (here - threshold).abs_() < width / 2
-            to_threshold -= pairs.per_feature((threshold * to_codes + jump).mul_(is_near)) / width
+            is_near = (here - threshold).abs_().lt_(width / 2)
+            to_threshold -= pairs.per_feature((threshold * to_codes).add_(jump).mul_(is_near)) / width
             sums.through_decoder(pairs, codes, upstream)
             sums.through_encoder(pairs, to_codes.mul_(active))
             sums.count(pairs, active)

@@ -51,8 +51,11 @@ class Matryoshka(batchtopk.BatchTopK):
         active, ends = codes.sign(), self.ends()
         sums = Sums(self, x, target)
         groups = [pairs.among(begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
-        decoded = accumulate(part.decode(codes[chosen], self.W_dec) for part, chosen in groups)
-        upstreams = [sums.measure(pairs.rows, made, share=1 / len(ends)) for made in decoded]
+        *inner, whole = accumulate(part.decode(codes[chosen], self.W_dec) for part, chosen in groups)
+        upstreams = [sums.measure(pairs.rows, made, share=1 / len(ends)) for made in inner]
+        nested = sums.reconstruction
+        upstreams.append(sums.measure(pairs.rows, whole, share=1 / len(ends)))
+        sums.error = (sums.reconstruction - nested) * len(ends)
         to_pre = torch.zeros_like(codes)
         # A group's codes are part of every reconstruction from its own on: the last group's of the last only.
         behind = list(accumulate(reversed(upstreams)))[::-1]

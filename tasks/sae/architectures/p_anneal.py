@@ -7,6 +7,7 @@ features. At each step the penalty's weight is changed so that the penalty stays
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -84,7 +85,7 @@ class PAnneal(Coder):
     def _anneal(self, pre: Tensor, progress: float) -> float:
         """The power now; when it has just fallen, the weight makes up for it on these pre-activations."""
         p, before = self.power_at(progress), float(self.power)
-        if p != before:
+        if not math.isclose(p, before, rel_tol=1e-6):  # what is in force is kept in float32
             codes = pairs_at(pre > 0).of(pre)
             old, new = (_penalty(codes, power).sum() for power in (before, p))
             self.weight.mul_(old / new.clamp_min(1e-12))
