@@ -55,8 +55,8 @@ def test_fine_tuning_goes_on_from_a_trained_sae_and_says_so(bench: Bench):
     before = train.run(params, first)
     bench.store.seal(first.output, {"job": "first", "name": "first"})
     bench.store.publish(first.output, "saes", "first")
-    params, _ = prepared(bench, steps=20, lr=0.003, expansion=9, init_from="first")
-    assert params.width == 64, "its own, whatever the expansion"
+    params, _ = prepared(bench, steps=20, lr=0.003, init_from="first")
+    assert params.width == 64, "its own"
     again = bench.context("again")
     after = train.run(params, again)
     lines = [json.loads(line) for line in (again.output / "metrics.jsonl").read_text().splitlines()]
@@ -70,6 +70,7 @@ def test_fine_tuning_goes_on_from_a_trained_sae_and_says_so(bench: Bench):
         ({"init_from": "nothing"}, "no saes/nothing"),
         ({"init_from": "first", "arch": "gated", "k": None}, "saes/first is a topk SAE: a gated one cannot begin"),
         ({"init_from": "first", "width": 63}, "has 24 features, not 63"),
+        ({"init_from": "first", "expansion": 9}, "The SAE has 24 features: --expansion does nothing"),
     ],
 )
 def test_what_cannot_begin_with_it_is_refused(bench: Bench, values: dict, sentence: str):
@@ -82,7 +83,7 @@ def test_what_cannot_begin_with_it_is_refused(bench: Bench, values: dict, senten
 def test_an_sae_of_another_model_is_refused_when_it_is_loaded(bench: Bench):
     bench.add("saes", "first")
     save_sae(bench.store.path("saes", "first"), trained("topk"), Scales((1.0,), (1.0,)), {})
-    params, _ = prepared(bench, init_from="first")
+    params, _ = prepared(bench, init_from="first", expansion=8)
     with pytest.raises(Problem, match="a topk one of 24 features that reads 16 cannot begin with it"):
         train.run(params, bench.context())
 

@@ -215,9 +215,9 @@ def test_each_tells_the_speed_of_its_own_steps_alone(bench: Bench, monkeypatch: 
 
 def test_those_that_begin_with_an_sae_get_its_width(bench: Bench):
     first = bench.context("first")
-    bench.store.seal(first.output, {"result": train.run(prepared(bench, layer=1, k=4, width=24), first)})
+    bench.store.seal(first.output, {"result": train.run(prepared(bench, layer=1, k=4, width=24, expansion=8), first)})
     bench.store.publish(first.output, "saes", "first")
-    params = prepared(bench, layer=1, k=4, lr=None, init_from="first", together={"lr": [0.01, 0.001]})
+    params = prepared(bench, layer=1, k=4, lr=None, expansion=8, init_from="first", together={"lr": [0.01, 0.001]})
     made = train.run(params, bench.context("all")).made
     assert [told["d_sae"] for told in made.values()] == [24, 24]
     assert {one.width for one in train.makes(params, "all").values()} == {24}
