@@ -31,6 +31,8 @@ from tasks.sae.architectures import names
 from tasks.sae.pairs import SPARSE_SHARE
 
 ROUNDS, WARM_UP = 7, 2
+#: How often the range is halved in which a bias is looked for.
+HALVINGS = 16
 #: What a side's rate is called next to ours.
 BEST = "best peer"
 #: What the rate is called at which vectors go through one product of full size.
@@ -114,11 +116,17 @@ def _enter(task: Task, few: int | None, x: Tensor, sides: tuple[str, ...]) -> di
 
 
 def quieten(side: Side, x: Tensor, few: int) -> None:
-    """Lower the biases by so much that not more than `few` features are active on the average."""
-    codes = side.codes(x)
-    most = few * len(x)
-    if int(codes.count_nonzero()) > most:
-        side.bias.sub_(codes.flatten().topk(most + 1).values[-1])
+    """Lower the biases by as little as it takes to have not more than `few` features active on the average."""
+    start = side.bias.clone()
+    enough, less = float(side.codes(x).max()), 0.0
+    for _ in range(HALVINGS):
+        tried = (enough + less) / 2
+        side.bias.copy_(start - tried)
+        if int(side.codes(x).count_nonzero()) > few * len(x):
+            less = tried
+        else:
+            enough = tried
+    side.bias.copy_(start - enough)
 
 
 def _gemm(x: Tensor, d_sae: int) -> Callable[[], None]:

@@ -104,8 +104,8 @@ def test_peers_without_our_allocator_are_held_against_us_by_the_speed_of_a_produ
 def test_a_side_is_made_as_quiet_as_was_asked(architecture: str):
     x = torch.randn(100, 16, generator=torch.Generator().manual_seed(0))
     side = enter("ours", Task(architecture, 16, 64, 4, 100), x)
-    peers.quieten(side, x, 5)
-    assert 0 < int((side.codes(x) > 0).sum()) <= 5 * 100
+    peers.quieten(side, x, 1)
+    assert 95 <= int((side.codes(x) > 0).sum()) <= 100
 
 
 SMALL = planting.Planting(features=40, d_in=24, active=3, d_sae=40, k=5, batch=128, steps=500)
