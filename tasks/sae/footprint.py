@@ -15,8 +15,10 @@ from typing import Any
 from tasks.estimate import CHECKPOINTS, FLOAT, ModelShape, shape_of_model, tokens_in, weights_in
 from tasks.job import Estimate, Known
 
-#: Python, torch, transformers and Celery, before anything of the job is loaded.
-RUNNER = 420 << 20
+#: Python, torch and Celery, before anything of the job is loaded.
+RUNNER = 350 << 20
+#: What comes on top with a model: the classes of its family, and what attention and tokenizers load.
+MODEL = 75 << 20
 #: CUDA's context with the libraries' kernels and workspaces.
 CUDA = 700_000_000
 
@@ -37,7 +39,7 @@ _COPIES_IN_TRAINING = 5
 #: Slices of codes at the worst moment of a step over all pairs; as in tasks.sae.pairs: vectors in one.
 _SLICES, PAIRS_SLICE = 4, 512
 #: Slices of codes at the worst moment of a measurement on held-out vectors.
-_CODES_MEASURED = 4
+_CODES_MEASURED = 2
 #: Held-out vectors at the worst moment of the comparison with PCA: three sets of them, and what is made of those.
 _COPIES_IN_PCA, _COPIES_HELD = 8, 3
 #: Its float64 matrix of all pairs of dimensions, or of vectors if those are fewer, and what finding directions takes.
@@ -84,7 +86,7 @@ def of_training(
     measuring = max(_measuring(shape, told.d_model, held_out) for shape in shapes)
     held = FLOAT * (lasting + max(reading, measuring))
     return Estimate(
-        memory_bytes=RUNNER + held,
+        memory_bytes=RUNNER + (0 if stored else MODEL) + held,
         disk_bytes=FLOAT * ((1 + CHECKPOINTS) * parameters + in_file),
         gpu_memory_bytes=CUDA + held,
     )
@@ -124,7 +126,7 @@ def of_extraction(known: Known, model: str, sae: Path, top: int, window: int) ->
 def of_reading(model: ModelShape) -> Estimate:
     """Memory of a reading of a model's activations, or of GPU memory if it gets a GPU: the model and a forward pass."""
     held = FLOAT * (model.parameters + FORWARD_TOKENS * _VECTORS_A_TOKEN * model.d_model)
-    return Estimate(memory_bytes=RUNNER + held, gpu_memory_bytes=CUDA + held)
+    return Estimate(memory_bytes=RUNNER + MODEL + held, gpu_memory_bytes=CUDA + held)
 
 
 def _held_out(tokens: int | None, d_in: int) -> int:
