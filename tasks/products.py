@@ -14,6 +14,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -44,14 +45,20 @@ def choose(device: str = "cpu", vendor: str | None = None) -> str:
     """
     if device != "cpu":
         return "the device's own"
-    torch.set_float32_matmul_precision(_MKL)
-    if (vendor or processor("vendor_id")) != "AuthenticAMD":
-        return "MKL: the processor is not AMD's"
+    precision, why = _faster(vendor or processor("vendor_id"))
+    torch.set_float32_matmul_precision(precision)
+    return why
+
+
+@cache
+def _faster(vendor: str) -> tuple[str, str]:
+    """What torch calls the faster library on a processor of that vendor, and why in words; tried once a process."""
+    if vendor != "AuthenticAMD":
+        return _MKL, "MKL: the processor is not AMD's"
     torch.set_float32_matmul_precision(_ONEDNN)
     if is_exact():
-        return "oneDNN: the processor is AMD's"
-    torch.set_float32_matmul_precision(_MKL)
-    return "MKL: oneDNN would round to bfloat16 on this processor"
+        return _ONEDNN, "oneDNN: the processor is AMD's"
+    return _MKL, "MKL: oneDNN would round to bfloat16 on this processor"
 
 
 def attending(device: torch.device | str, positions: int) -> AbstractContextManager[None]:
@@ -68,6 +75,7 @@ def is_exact() -> bool:
     return float((a @ b - wanted).abs().max() / wanted.abs().max()) < _EXACT
 
 
+@cache
 def processor(field: str) -> str:
     """What the kernel says of the processor in that field of /proc/cpuinfo; its architecture where it says nothing."""
     told = Path("/proc/cpuinfo")

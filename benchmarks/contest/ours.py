@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import torch
@@ -34,23 +31,6 @@ def enter(task: Task, sample: Tensor) -> Ours:
         seed=task.seed,
     )
     return Ours(config, sample)
-
-
-@contextmanager
-def products_of_ours() -> Iterator[None]:
-    """Inside, products are done as in a job of ours, which chooses once; outside, as torch does by itself."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(_precision())
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-@cache
-def _precision() -> str:
-    with chosen():
-        return torch.get_float32_matmul_precision()
 
 
 class Ours:
@@ -82,7 +62,7 @@ class Ours:
     def step(self, x: Tensor) -> None:
         """See `Side`."""
         self.batch = x
-        with products_of_ours():
+        with chosen():  # as in a job of ours; the peers leave it at what torch does by itself
             self.trainer._train()
 
     @torch.no_grad()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tasks.sae.densities import histogram
+from tasks.sae.footprint import numbers_coded
 from tasks.sae.metrics import Measures, total_variance
 
 #: Numbers held of the vectors that the random dictionary codes together, and products in all that it may cost.
@@ -74,8 +75,7 @@ def random_explained_variance(
     directions = torch.randn(d_sae, d_in, generator=generator).to(train.device)
     directions /= directions.norm(dim=1, keepdim=True)
     error = 0.0
-    each = d_sae + 2 * active * d_in + 8 * active * active  # inner products, directions twice, float64 matrices
-    for away in (held_out - train.mean(0)).split(max(1, NUMBERS // each)):
+    for away in (held_out - train.mean(0)).split(max(1, NUMBERS // numbers_coded(d_in, d_sae, active))):
         inner, ids = (away @ directions.T).topk(active, dim=1)
         chosen = directions[ids]  # (n, active, d_in)
         products = (chosen @ chosen.mT).double()

@@ -48,15 +48,14 @@ def save(
 def newest(folder: Path, fingerprint: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
     """Tensors and state of the newest checkpoint whose state has that `fingerprint`, or None."""
     for path in reversed(_there(folder)):
-        state = _state(path)
-        if state.get("fingerprint") == fingerprint:
-            return tensors_of(path), state
+        if _state(path).get("fingerprint") == fingerprint:
+            return load(path)
     return None
 
 
-def tensors_of(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of the checkpoint in that folder."""
-    return load_file(path / "tensors.safetensors")
+def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and state of the checkpoint in that folder."""
+    return load_file(path / "tensors.safetensors"), _state(path)
 
 
 def best(folder: Path, fingerprint: str) -> Path | None:
@@ -64,11 +63,6 @@ def best(folder: Path, fingerprint: str) -> Path | None:
     states = [(_state(path), path) for path in _there(folder)]
     scored = [(told["score"], path) for told, path in states if told["fingerprint"] == fingerprint]
     return min((found for found in scored if found[0] is not None), default=(None, None))[1]
-
-
-def step_of(path: Path) -> int:
-    """The step after which the checkpoint in that folder was written."""
-    return int(_state(path)["step"])
 
 
 def cut(folder: Path, step: int) -> None:

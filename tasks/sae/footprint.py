@@ -107,9 +107,14 @@ def _measuring(shape: TrainingShape, d_model: int, held_out: int) -> int:
     d_in, d_sae = d_model * shape.reads, _d_sae(shape, d_model)
     pca = _COPIES_IN_PCA * held_out * d_in + _IN_EIGH * min(d_in, 2 * held_out) ** 2
     active = min(shape.k or d_in, d_in - 1)
-    directions = d_sae + 2 * active * d_in + 8 * active * active  # as in tasks.sae.baselines: what each vector takes
-    random = (_COPIES_HELD * held_out + d_sae) * d_in + min(BASELINE_NUMBERS, held_out * directions)
+    coded = min(BASELINE_NUMBERS, held_out * numbers_coded(d_in, d_sae, active))
+    random = (_COPIES_HELD * held_out + d_sae) * d_in + coded
     return max(pca, random) + _CODES_MEASURED * min(SLICE_NUMBERS, held_out * d_sae)
+
+
+def numbers_coded(d_in: int, d_sae: int, active: int) -> int:
+    """What each vector takes that random directions code: inner products, its directions twice, float64 matrices."""
+    return d_sae + 2 * active * d_in + 8 * active * active
 
 
 def of_extraction(known: Known, model: str, sae: Path, top: int, window: int) -> int | None:

@@ -143,5 +143,6 @@ class _Products(TorchDispatchMode):
 
 
 def wait_for(device: str) -> None:
+    """Until all that the device was told to do is done; nothing on a CPU, which does it at once."""
     if device != "cpu":
         torch.cuda.synchronize(device)

@@ -168,11 +168,9 @@ class SomePairs:
         if self.features.device.type == "cpu":
             keys = self.features.numpy().astype(np.uint16 if self.d_sae <= 1 << 16 else np.uint32)
             order = torch.from_numpy(np.argsort(keys, kind="stable"))
-            counts = torch.from_numpy(np.bincount(keys, minlength=self.d_sae))
         else:
-            features, order = self.features.sort(stable=True)
-            return order, _starts(features, self.d_sae)
-        return order, counts.cumsum(0) - counts
+            order = self.features.sort(stable=True).indices
+        return order, _starts(self.features[order], self.d_sae)
 
 
 def split(pre: Tensor, floor: Tensor | float) -> Iterator[Pairs]:

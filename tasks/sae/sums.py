@@ -24,28 +24,32 @@ class Sums:
         self.coder, self.x, self.target = coder, x, target
         zero = coder.b_dec.new_zeros(())
         self.reconstruction, self.sparsity, self.auxiliary = zero, zero.clone(), zero.clone()
+        self.error = zero.clone()  # of the whole dictionary
         self.active = coder.W_enc.new_zeros(coder.config.d_sae)  # on how many vectors each feature is active
         self.to_pre = torch.zeros_like(self.active)  # (d_sae,): gradient to the pre-activations, over the vectors
         self._to_output = torch.zeros_like(coder.b_dec)
         self._to_skip = torch.zeros_like(coder.W_skip) if coder.config.skip else None
         self.w_enc: Tensor | None = None
         self.w_dec: Tensor | None = None
-        self.error: Tensor | None = None  # of the whole reconstruction, where the loss counts others beside it
 
     def reconstruct(self, pairs: Pairs, codes: Tensor) -> Tensor:
         """Count the error of what these codes decode to, and return its gradient to the output: (rows, d_out)."""
         return self.measure(pairs.rows, pairs.decode(codes, self.coder.W_dec))
 
-    def measure(self, rows: slice, decoded: Tensor, share: float = 1.0) -> Tensor:
+    def measure(self, rows: slice, decoded: Tensor, share: float = 1.0, is_whole: bool = True) -> Tensor:
         """The same for codes that are decoded already, without bias; `share` is what it counts in the loss.
 
+        `is_whole` says whether they are all that the dictionary has, or those of a nested one.
         `decoded` (rows, d_out) is not changed.
         """
         coder, x = self.coder, self.x[rows]
         error = (decoded + coder.b_dec).sub_(self.target[rows])
         if self._to_skip is not None:
             error.addmm_(x, coder.W_skip.T)
-        self.reconstruction = self.reconstruction + error.square().sum() * (share / len(self.x))
+        squared = error.square().sum()
+        self.reconstruction = self.reconstruction + squared * (share / len(self.x))
+        if is_whole:
+            self.error = self.error + squared / len(self.x)
         upstream = error.mul_(2 * share / len(self.x))
         self._to_output += upstream.sum(0)
         if self._to_skip is not None:
@@ -84,5 +88,4 @@ class Sums:
             parameter.grad = gradients[name]
         loss = self.reconstruction + self.sparsity + self.auxiliary
         l0 = self.active.sum() / len(self.x)
-        error = self.reconstruction if self.error is None else self.error
-        return Step(loss, self.reconstruction, self.sparsity, self.auxiliary, l0, error, self.active > 0)
+        return Step(loss, self.reconstruction, self.sparsity, self.auxiliary, l0, self.error, self.active > 0)

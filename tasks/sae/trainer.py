@@ -239,8 +239,9 @@ class Trainer:
         """Have the coder that did best on held-out vectors, and be at its step; as it is where none was measured."""
         path = checkpoint.best(folder, self.config.fingerprint())
         if path is not None:
-            self.step = checkpoint.step_of(path)
-            self.coder.load(checkpoint.tensors_of(path))
+            tensors, state = checkpoint.load(path)
+            self.step = state["step"]
+            self.coder.load(tensors)
 
 
 def _scale(vectors: torch.Tensor, blocks: int) -> tuple[float, ...]:

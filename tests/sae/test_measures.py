@@ -81,9 +81,9 @@ def test_pca_explains_exactly_the_dimensions_there_are():
 def test_the_principal_directions_of_few_wide_vectors_are_those_of_as_many_as_one_likes():
     generator = torch.Generator().manual_seed(0)
     few, held_out = torch.randn(20, 50, generator=generator), torch.randn(300, 50, generator=generator)
-    for components in (1, 5, 19, 60):
+    for components in (1, 5, 19):
         found = [pca_explained_variance(vectors, held_out, components) for vectors in (few, few.repeat(5, 1))]
-        assert found[0] == pytest.approx(found[1], abs=1e-5) or components == 60
+        assert found[0] == pytest.approx(found[1], abs=1e-5)
     flat = torch.randn(9, 3, generator=generator) @ torch.randn(3, 50, generator=generator) + 5
     assert pca_explained_variance(flat, flat, 7) == pytest.approx(1.0, abs=1e-5), "more than there are"
 

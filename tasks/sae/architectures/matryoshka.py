@@ -51,11 +51,11 @@ class Matryoshka(batchtopk.BatchTopK):
         active, ends = codes.sign(), self.ends()
         sums = Sums(self, x, target)
         groups = [pairs.among(begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
-        *inner, whole = accumulate(part.decode(codes[chosen], self.W_dec) for part, chosen in groups)
-        upstreams = [sums.measure(pairs.rows, made, share=1 / len(ends)) for made in inner]
-        nested = sums.reconstruction
-        upstreams.append(sums.measure(pairs.rows, whole, share=1 / len(ends)))
-        sums.error = (sums.reconstruction - nested) * len(ends)
+        decoded = accumulate(part.decode(codes[chosen], self.W_dec) for part, chosen in groups)
+        upstreams = [
+            sums.measure(pairs.rows, made, share=1 / len(ends), is_whole=end == self.config.d_sae)
+            for made, end in zip(decoded, ends, strict=True)
+        ]
         to_pre = torch.zeros_like(codes)
         # A group's codes are part of every reconstruction from its own on: the last group's of the last only.
         behind = list(accumulate(reversed(upstreams)))[::-1]
