@@ -302,14 +302,15 @@ class JobKind:
         for name, spec in fields.items():
             if name not in values:
                 if spec.default is dataclasses.MISSING:
-                    yield name, Problem(f"{self.name} needs {_flag(name)}.", see)
+                    yield name, Problem(f"{self.name} needs {flag_of(name)}.", see)
             elif wrong := _wrong_type(values[name], types_of(self.params)[name]) or _out_of_bounds(
                 values[name], spec.metadata
             ):
-                yield name, Problem(f"{_flag(name)} {wrong}.", see)
+                yield name, Problem(f"{flag_of(name)} {wrong}.", see)
 
 
-def _flag(name: str) -> str:
+def flag_of(name: str) -> str:
+    """How a parameter of that name is given on the command line."""
     return "--" + name.replace("_", "-")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.combinations import Swept, combinations, marks
-from tasks.job import Job, JobKind
+from tasks.job import Job, JobKind, flag_of
 from tasks.problem import Problem
 from tasks.submit import KnownArtifacts, Wishes, plan
 
@@ -22,7 +22,7 @@ def put_together(values: dict[str, Any], option: str) -> dict[str, Any]:
     """
     swept = swept_options(values)
     if not swept:
-        flag = "--" + option.replace("_", "-")
+        flag = flag_of(option)
         raise Problem(f"{flag} needs an option with several values.", "For instance: --layer 2,4,6")
     rest = {name: value for name, value in values.items() if name not in swept}
     return {**rest, option: {name: list(several) for name, several in swept.items()}}

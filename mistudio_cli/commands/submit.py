@@ -14,7 +14,7 @@ import typer
 from mistudio_cli import output, shapes, submitting
 from mistudio_cli.submitting import FLAGS, Fault, Manner
 from tasks.combinations import Swept, can_be_swept
-from tasks.job import JobKind, kinds, types_of
+from tasks.job import JobKind, flag_of, kinds, types_of
 from tasks.problem import Problem
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _parameter(spec: dataclasses.Field[Any], params: type, annotation: Any) -> t
     about: dict[str, Any] = {"help": _help(told)}
     if told.get("positional"):
         return annotation, typer.Argument(default, **{"metavar": spec.name.upper(), **about})
-    flag = "--" + spec.name.replace("_", "-")
+    flag = flag_of(spec.name)
     if dict in types_of(params)[spec.name]:
         return bool, typer.Option(False, flag, **about)
     if bool in types_of(params)[spec.name]:

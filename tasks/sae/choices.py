@@ -10,7 +10,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.job import option
+from tasks.job import flag_of, option
 from tasks.problem import Problem
 from tasks.sae.architectures import coder_class, names
 from tasks.sae.coder import CoderOptions
@@ -35,8 +35,8 @@ def chosen(architecture: str, params: Any) -> CoderOptions:
     given = {name: getattr(params, name) for name, _, _ in fields() if getattr(params, name) is not None}
     for name in given:
         if name not in own:
-            flags = ", ".join(_flag(name) for name in sorted(own))
-            raise Problem(f"{_flag(name)} is no option of a {architecture} SAE.", f"It has: {flags}")
+            flags = ", ".join(flag_of(name) for name in sorted(own))
+            raise Problem(f"{flag_of(name)} is no option of a {architecture} SAE.", f"It has: {flags}")
     return options(**given)
 
 
@@ -56,7 +56,3 @@ def _field(specs: list[tuple[str, dataclasses.Field[Any]]]) -> Any:
 
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")

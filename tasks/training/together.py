@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tasks.combinations import can_be_swept, combinations, marked, marks
+from tasks.job import flag_of
 from tasks.problem import Problem
 from tasks.training.place import SETTLED
 
@@ -78,7 +79,7 @@ def label(params: Common, model: str) -> str:
 
 def _check(params: Common, option: str, values: Any) -> None:
     kind, specs = type(params), {spec.name: spec for spec in dataclasses.fields(params)}
-    flag = "--" + option.replace("_", "-")
+    flag = flag_of(option)
     if option not in specs or not can_be_swept(specs[option], kind):
         raise Problem(f"{flag} cannot have several values.", "See: mistudio submit train --help")
     if option in SHARED:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.job import option
+from tasks.job import flag_of, option
 from tasks.late import torch
 from tasks.problem import Problem
 from tasks.sae.coder import Coder, CoderOptions, Moment, Step
@@ -45,8 +45,9 @@ class Options(CoderOptions):
         """Problem for a choice that only another penalty looks at."""
         for name, penalty in (("target_l0", "target-l0"), ("tanh_scale", "tanh")):
             if self.penalty != penalty and getattr(self, name) != getattr(Options, name):
-                flag = "--" + name.replace("_", "-")
-                raise Problem(f"{flag} does nothing with --penalty {self.penalty}.", f"Give --penalty {penalty} too")
+                raise Problem(
+                    f"{flag_of(name)} does nothing with --penalty {self.penalty}.", f"Give --penalty {penalty} too"
+                )
 
     def label(self) -> str:
         """Tells the sparsity in a name."""
