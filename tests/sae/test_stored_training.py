@@ -17,6 +17,7 @@ from tasks.activations import ActivationStream
 from tasks.kinds import activations as reading
 from tasks.kinds import train
 from tasks.problem import Problem
+from tasks.sae import footprint
 from tests.sae.conftest import CONTEXT, Bench, Known
 
 FROM = {"model": "tiny", "dataset": "marked", "layer": 1}
@@ -109,8 +110,10 @@ def test_without_the_model_a_training_holds_less(stored: Bench):
         train.estimate(train.prepare(train.KIND.read_params({**SHORT, **where}), stored.known)[0], stored.known)
         for where in (FROM, {"activations": "whole"})
     ]
-    weights = stored.store.path("models", "tiny") / "model.safetensors"
-    assert told[0].memory_bytes - told[1].memory_bytes == pytest.approx(weights.stat().st_size, rel=0.05)
+    weights = (stored.store.path("models", "tiny") / "model.safetensors").stat().st_size
+    less = told[0].memory_bytes - told[1].memory_bytes
+    assert less - footprint.MODEL == pytest.approx(weights, rel=0.05), "weights, and what its classes hold"
+    assert told[0].gpu_memory_bytes - told[1].gpu_memory_bytes == pytest.approx(weights, rel=0.05)
 
 
 @pytest.mark.parametrize(
