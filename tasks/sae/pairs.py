@@ -59,6 +59,12 @@ class Pairs(Protocol):
     def of_vectors(self, values: Tensor) -> Tensor:
         """A (rows,) tensor as values at the pairs, or what broadcasts with them."""
 
+    def among(self, wanted: Tensor) -> tuple[Pairs, Tensor | slice]:
+        """The pairs at which `wanted`, bool at the pairs, is true, and the places that they have among all.
+
+        All of them where products would not become cheaper: values elsewhere must be zero.
+        """
+
 
 @dataclass(frozen=True)
 class AllPairs:
@@ -97,6 +103,10 @@ class AllPairs:
     def of_vectors(self, values: Tensor) -> Tensor:
         """See `Pairs`."""
         return values[:, None]
+
+    def among(self, wanted: Tensor) -> tuple[AllPairs, slice]:
+        """See `Pairs`."""
+        return self, slice(None)
 
 
 @dataclass(frozen=True)
@@ -149,9 +159,9 @@ class SomePairs:
         """See `Pairs`."""
         return values[self.vectors]
 
-    def among(self, begin: int, end: int) -> tuple[SomePairs, Tensor]:
-        """The pairs of the features from `begin` up to `end`, and the places they have among all: (pairs,) int64."""
-        chosen = ((self.features >= begin) & (self.features < end)).nonzero().flatten()
+    def among(self, wanted: Tensor) -> tuple[SomePairs, Tensor]:
+        """See `Pairs`."""
+        chosen = places_of(wanted)
         vectors = self.vectors[chosen]
         return SomePairs(self.features[chosen], vectors, _starts(vectors, len(self.starts)), self.d_sae), chosen
 

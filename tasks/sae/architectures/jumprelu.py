@@ -84,16 +84,19 @@ class JumpReLU(Coder):
         sums, to_threshold = Sums(self, x, target), torch.zeros_like(self.threshold)
         for pairs in split(pre, self.threshold - width / 2):
             here, threshold = pairs.of(pre), pairs.of_features(self.threshold)
-            active = (here > threshold).to(here.dtype)
+            is_active = here > threshold
+            active = is_active.to(here.dtype)
             codes = here * active
-            upstream = sums.reconstruct(pairs, codes)
+            firing, chosen = pairs.among(is_active)  # a third of those that are near their threshold or above it
+            written = codes[chosen]
+            upstream = sums.reconstruct(firing, written)
             to_codes = pairs.pull(upstream, self.W_dec)
             jump = self._penalise(sums, pairs, codes, active, to_codes, moment.pressure)
             is_near = (here - threshold).abs_().lt_(width / 2)
             to_threshold -= pairs.per_feature((threshold * to_codes).add_(jump).mul_(is_near)) / width
-            sums.through_decoder(pairs, codes, upstream)
-            sums.through_encoder(pairs, to_codes.mul_(active))
-            sums.count(pairs, active)
+            sums.through_decoder(firing, written, upstream)
+            sums.through_encoder(firing, to_codes.mul_(active)[chosen])
+            sums.count(firing, active[chosen])
         if self.options.pre_act and len(moment.dead):
             to_threshold += self._wake(sums, pre, moment.dead)
         return sums.write(threshold=to_threshold)

@@ -50,7 +50,8 @@ class Matryoshka(batchtopk.BatchTopK):
         pairs, codes = self.choose(pre)
         active, ends = codes.sign(), self.ends()
         sums = Sums(self, x, target)
-        groups = [pairs.among(begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
+        bounds = zip([0, *ends], ends, strict=False)
+        groups = [pairs.among((pairs.features >= begin) & (pairs.features < end)) for begin, end in bounds]
         decoded = accumulate(part.decode(codes[chosen], self.W_dec) for part, chosen in groups)
         upstreams = [
             sums.measure(pairs.rows, made, share=1 / len(ends), is_whole=end == self.config.d_sae)
