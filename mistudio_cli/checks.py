@@ -116,17 +116,27 @@ def redis(ledger: Ledger | None, *, named: bool) -> Iterator[Check]:
         yield Check("redis", "failed", f"{error}", mend)
         return
     yield redis_version(info.get("redis_version", "?"), ledger.client.address.shown)
-    if info.get("aof_enabled") == "1":
-        yield Check("redis append-only file", "ok", "on: jobs survive a crash of Redis")
-    else:
-        mend = "redis-cli CONFIG SET appendonly yes, and in redis.conf"
-        yield Check("redis append-only file", "warning", "off: a crash of Redis loses the last jobs", mend)
+    yield _append_only_file(ledger, is_on=info.get("aof_enabled") == "1")
     policy = info.get("maxmemory_policy", "?")
     if policy == "noeviction":
         yield Check("redis eviction", "ok", "never: no job is dropped when memory is short")
     else:
         mend = "redis-cli CONFIG SET maxmemory-policy noeviction, and in redis.conf"
         yield Check("redis eviction", "warning", f"{policy}: jobs may be dropped when memory is short", mend)
+
+
+def _append_only_file(ledger: Ledger, *, is_on: bool) -> Check:
+    name, mend = "redis append-only file", "redis-cli CONFIG SET {} {}, and in redis.conf"
+    if not is_on:
+        return Check(name, "warning", "off: a crash of Redis loses the last jobs", mend.format("appendonly", "yes"))
+    try:
+        _, when = ledger.client.call("CONFIG", "GET", "appendfsync")
+    except (Refused, ValueError):  # a Redis that others run may keep its settings to itself
+        return Check(name, "ok", "on; when it is synced cannot be read")
+    if when == "always":
+        return Check(name, "ok", "on, synced before each answer: jobs survive a crash of Redis")
+    lost = f"synced {when}: a crash of Redis may lose the last jobs it accepted"
+    return Check(name, "warning", lost, mend.format("appendfsync", "always"))
 
 
 def redis_version(version: str, shown: str) -> Check:

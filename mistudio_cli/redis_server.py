@@ -1,8 +1,8 @@
 """The home's own Redis server: found, started, recognised again and stopped here only.
 
-It listens on a unix socket that only its owner can open, never on TCP; it appends every write to a file and evicts
-nothing; it outlives the supervisor that started it, and the next one adopts it. A lock that the server itself holds
-for as long as it lives keeps a second one away from the same files.
+It listens on a unix socket that only its owner can open, never on TCP; what it has answered lies on the disk, and it
+evicts nothing; it outlives the supervisor that started it, and the next one adopts it. A lock that the server itself
+holds for as long as it lives keeps a second one away from the same files.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _options(places: Places) -> list[str]:
         "unixsocketperm": "600",
         "dir": str(places.redis),
         "appendonly": "yes",
-        "appendfsync": "everysec",
+        "appendfsync": "always",  # with everysec it answers before it has written, while the disk is slow
         "maxmemory-policy": "noeviction",
         "save": "",
         "hash-max-ziplist-value": "2048",  # a record in one piece takes less than half the memory

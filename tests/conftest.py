@@ -56,9 +56,9 @@ class RedisServer:
 
     def start(self) -> None:
         self.socket.unlink(missing_ok=True)
-        options = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder), "--appendonly", "yes"]
-        log = ["--logfile", str(self.folder / "redis.log")]
-        self.process = subprocess.Popen([find_redis_server(), *options, *log], stdout=subprocess.DEVNULL)
+        options = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder)]
+        durable = ["--appendonly", "yes", "--appendfsync", "always", "--logfile", str(self.folder / "redis.log")]
+        self.process = subprocess.Popen([find_redis_server(), *options, *durable], stdout=subprocess.DEVNULL)
         client = wire.connect(self.url)
         until(lambda: _answers(client), 20, "redis-server to answer")
         client.close()
@@ -127,14 +127,18 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory:
     monkeypatch.setenv("MISTUDIO_CONFIG_DIR", str(tmp_path_factory.getbasetemp() / "no-config"))
 
 
-def compile_driver(folder: Path, *flags: str) -> Path:
-    """A folder with a driver library that tells of GPUs there are not; see nvml.c."""
+def compile_library(source: Path, target: Path, *flags: str) -> Path:
+    """A shared library of a C source, for what no test can have for real."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None and not os.environ.get("CI"):
-        pytest.skip("no C compiler to build the driver that pretends")
-    target = folder / "libnvidia-ml.so.1"
-    soname = "-Wl,-soname,libnvidia-ml.so.1"
-    subprocess.run([compiler or "cc", "-shared", "-fPIC", soname, *flags, str(NVML), "-o", str(target)], check=True)
+        pytest.skip(f"no C compiler to build {source.name}")
+    subprocess.run([compiler or "cc", "-shared", "-fPIC", *flags, str(source), "-o", str(target)], check=True)
+    return target
+
+
+def compile_driver(folder: Path, *flags: str) -> Path:
+    """A folder with a driver library that tells of GPUs there are not; see nvml.c."""
+    compile_library(NVML, folder / "libnvidia-ml.so.1", "-Wl,-soname,libnvidia-ml.so.1", *flags)
     return folder
 
 

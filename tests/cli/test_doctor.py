@@ -88,6 +88,21 @@ def test_a_redis_that_forgets_is_a_warning(ledger: Ledger) -> None:
     assert "noeviction" in found["redis eviction"].mend
 
 
+def test_a_redis_that_answers_before_it_has_written_is_a_warning(ledger: Ledger) -> None:
+    def found() -> checks.Check:
+        return next(check for check in checks.redis(ledger, named=True) if check.name == "redis append-only file")
+
+    assert (found().verdict, found().detail) == ("ok", "on, synced before each answer: jobs survive a crash of Redis")
+    ledger.client.call("CONFIG", "SET", "appendfsync", "everysec")
+    try:
+        assert (found().verdict, found().mend) == (
+            "warning",
+            "redis-cli CONFIG SET appendfsync always, and in redis.conf",
+        )
+    finally:
+        ledger.client.call("CONFIG", "SET", "appendfsync", "always")
+
+
 def test_a_full_disk_fails(tmp_path: Path) -> None:
     host = read_host(tmp_path)
     room = {0.5: "failed", 5: "warning", 500: "ok"}

@@ -284,7 +284,7 @@ def settings_of(client: wire.Client) -> dict[str, str]:
     return {name: client.call("CONFIG", "GET", name)[1] for name in wanted}
 
 
-SAFE = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction", "save": ""}
+SAFE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
 
 
 def test_redis_of_compose_keeps_every_write(short_tmp: Path) -> None:

@@ -20,8 +20,10 @@ from mistudio_cli.errors import Code, NoRedis, explain
 from mistudio_cli.redis_keeper import RedisKeeper
 from tasks import identity, wire
 from tasks.places import SOCKET_PATH_MAX
-from tests.conftest import until
+from tests.conftest import compile_library, until
 from tests.supervision.conftest import Home
+
+SLOW_DISK = Path(__file__).parent / "slow_disk.c"
 
 Keep = Callable[[], RedisKeeper]
 
@@ -57,7 +59,7 @@ def test_it_is_private_and_durable_and_nothing_listens_on_tcp(home: Home, keep: 
     }
     assert settings == {
         "appendonly": "yes",
-        "appendfsync": "everysec",
+        "appendfsync": "always",
         "maxmemory-policy": "noeviction",
         "save": "",
         "port": "0",
@@ -77,6 +79,22 @@ def test_a_killed_one_comes_back_at_once_with_all_it_had(home: Home, keep: Keep)
     until(lambda: keeper.tick() or (keeper.answers() and keeper.restarts == 1), 20)
     assert home.redis_says("GET", "kept") == "yes"
     assert home.redis != before
+
+
+def test_what_it_has_answered_outlives_a_kill_however_slow_the_disk_is(
+    home: Home, keep: Keep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncing = tmp_path / "syncing"
+    monkeypatch.setenv("LD_PRELOAD", str(compile_library(SLOW_DISK, tmp_path / "slow_disk.so")))
+    monkeypatch.setenv("SLOW_DISK_TELLS", str(syncing))
+    keeper = keep()
+    monkeypatch.delenv("LD_PRELOAD")
+    syncing.unlink(missing_ok=True)
+    until(lambda: home.redis_says("INCR", "answered") and syncing.exists(), 20, "the disk to be busy")
+    answered = home.redis_says("INCR", "answered")
+    home.redis.kill()
+    until(lambda: keeper.tick() or (keeper.answers() and keeper.restarts == 1), 20)
+    assert int(home.redis_says("GET", "answered")) == answered
 
 
 def test_the_next_keeper_adopts_it_and_restarts_it_too(home: Home, keep: Keep) -> None:
