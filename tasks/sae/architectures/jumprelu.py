@@ -87,7 +87,7 @@ class JumpReLU(Coder):
             is_active = here > threshold
             active = is_active.to(here.dtype)
             codes = here * active
-            firing, chosen = pairs.among(is_active)  # a third of those that are near their threshold or above it
+            firing, chosen = pairs.among(is_active)  # the others only move their threshold
             written = codes[chosen]
             upstream = sums.reconstruct(firing, written)
             to_codes = pairs.pull(upstream, self.W_dec)
