@@ -55,12 +55,12 @@ def shape_of_toy(width: int, layers: int, vocab: int) -> ModelShape:
     return ModelShape(width, 12 * width * width * layers + 2 * vocab * width, vocab)
 
 
-def tokens_in(known: Known, name: str) -> int | None:
-    """How many tokens that artifact holds; None for one that is not there yet."""
+def shape_of_tokens(known: Known, name: str) -> tuple[int, int] | None:
+    """How many rows of how many tokens that artifact holds; None for one that is not there yet."""
     if known.manifest("tokens", name) is None:
         return None
     told = json.loads((known.path("tokens", name) / "tokens.json").read_text(encoding="utf-8"))
-    return told["rows"] * told["context"]
+    return told["rows"], told["context"]
 
 
 def seconds_like_earlier(

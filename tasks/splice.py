@@ -17,14 +17,15 @@ import torch
 from torch.nn import functional
 
 from tasks.hooks import Point, watched
+from tasks.products import attending
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from tasks.activations import ModelVectors
 
-#: Numbers in the logits of one pass.
-_LOGITS = 1 << 24
+#: Numbers in the logits of one pass, if that has more than a row, and in a slice of what is made of them.
+LOGITS, LOGITS_SLICE = 1 << 24, 1 << 22
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def splice(
     replaced by (n, d_out). Positions that do not count keep what they have.
     """
     totals, count = torch.zeros(4, dtype=torch.float64), 0
-    stride = max(1, _LOGITS // (source.shape[1] * int(source.model.config.get_text_config().vocab_size)))
+    stride = max(1, LOGITS // (source.shape[1] * int(source.model.config.get_text_config().vocab_size)))
     for start in range(0, len(numbers), stride):
         rows = source.tokens[numbers[start : start + stride]]
         told, positions = _losses(source, rows, reads, reconstruct)
@@ -74,14 +75,17 @@ def can_splice(source: Any) -> bool:
 def _is_causal(model: PreTrainedModel) -> bool:
     """Whether another last token changes no prediction before it."""
     same = torch.tensor([[0, 1, 0, 1], [0, 1, 0, 0]], device=model.device)
-    one, other = _predictions(model, {"input_ids": same})[:, :-1]
+    one, other = _logits(model, {"input_ids": same})[:, :-1].float().log_softmax(-1)
     return torch.allclose(one, other, atol=1e-3)
 
 
 def _losses(
     source: ModelVectors, rows: np.ndarray, reads: int, reconstruct: Callable[[torch.Tensor], torch.Tensor]
 ) -> tuple[torch.Tensor, int]:
-    """Sums over the positions that count of what `Spliced` has, and how many there are."""
+    """Sums over the positions that count of what `Spliced` has, and how many there are.
+
+    The logits of two passes are held at once, and only slices of what is made of them.
+    """
     model, device = source.model, source.model.device
     ids = torch.from_numpy(np.asarray(rows).astype(np.int64)).to(device)
     kept = torch.from_numpy(source.mask.kept(rows)).to(device)
@@ -94,20 +98,52 @@ def _losses(
         found[point] = tensor.detach().clone().reshape(*ids.shape, -1)
 
     with watched(model, set(source.points), keep):
-        clean = _predictions(model, inputs)
+        clean = _logits(model, inputs)
     written = source.points[reads:] or source.points
     x = torch.cat([found[point].float()[kept] for point in source.points[:reads]], dim=-1)
-    made = reconstruct(x).chunk(len(written), dim=-1)
-    counted = kept[:, :-1] & kept[:, 1:]
-    sums = [_cross_entropy(clean, ids, counted)]
-    for values in (made, [torch.zeros_like(part) for part in made]):
-        whole = [_put(found[point], kept, part) for point, part in zip(written, values, strict=True)]
+
+    def changed(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        whole = [_put(found[point], kept, part) for point, part in zip(written, parts, strict=True)]
         with replaced(model, written, whole):
-            changed = _predictions(model, inputs)
-        sums.append(_cross_entropy(changed, ids, counted))
-        if values is made:
-            kl = functional.kl_div(changed, clean, reduction="none", log_target=True).sum(-1)[:, :-1][counted].sum()
-    return torch.stack([*sums, kl]).double().cpu(), int(counted.sum())
+            return _logits(model, inputs)
+
+    scored = Scored(ids, kept)
+    made = reconstruct(x).chunk(len(written), dim=-1)
+    ablated = scored.cross_entropy(changed([torch.zeros_like(part) for part in made]))
+    spliced = changed(made)
+    sums = [scored.cross_entropy(clean), scored.cross_entropy(spliced), ablated, scored.divergence(clean, spliced)]
+    return torch.stack(sums).double().cpu(), len(scored.places)
+
+
+class Scored:
+    """The positions of (batch, context) token ids whose prediction counts: those that are kept, as is the next one."""
+
+    def __init__(self, ids: torch.Tensor, kept: torch.Tensor) -> None:
+        counted = functional.pad(kept[:, :-1] & kept[:, 1:], (0, 1))
+        self.places = counted.flatten().nonzero().flatten()
+        self.following = ids.roll(-1, 1).flatten()
+
+    def cross_entropy(self, logits: torch.Tensor) -> torch.Tensor:
+        """What comes next, to these (batch, context, vocabulary) logits: nats, summed over the positions."""
+        rows = logits.flatten(0, 1)
+        return self._sum(
+            lambda some: functional.cross_entropy(rows[some].float(), self.following[some], reduction="sum"), rows
+        )
+
+    def divergence(self, logits: torch.Tensor, changed: torch.Tensor) -> torch.Tensor:
+        """KL of what the changed logits predict from what the others do: nats, summed over the positions."""
+        rows, others = logits.flatten(0, 1), changed.flatten(0, 1)
+        return self._sum(
+            lambda some: functional.kl_div(
+                others[some].float().log_softmax(1), rows[some].float().log_softmax(1), reduction="sum", log_target=True
+            ),
+            rows,
+        )
+
+    def _sum(self, of: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+        """The sum of what holds of slices of the positions, each of a bounded part of the (n, vocabulary) rows."""
+        slices = self.places.split(max(1, LOGITS_SLICE // rows.shape[1]))
+        return torch.stack([of(some) for some in slices]).sum()
 
 
 @contextmanager
@@ -138,14 +174,10 @@ def _instead_of_output(value: torch.Tensor) -> Callable[[Any, Any, Any], Any]:
     return hook
 
 
-def _predictions(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Log-probabilities of the next token: (batch, context, vocabulary) float32."""
-    return model(**inputs, use_cache=False).logits.float().log_softmax(-1)
-
-
-def _cross_entropy(predicted: torch.Tensor, ids: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-    """Summed over the positions (batch, context - 1) whose next token counts."""
-    return -predicted[:, :-1].gather(2, ids[:, 1:, None])[:, :, 0][counted].sum()
+def _logits(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """What the model says of each next token: (batch, context, vocabulary), in its own precision."""
+    with attending(model.device, inputs["input_ids"].shape[1]):
+        return model(**inputs, use_cache=False).logits
 
 
 def _put(there: torch.Tensor, kept: torch.Tensor, part: torch.Tensor) -> torch.Tensor:

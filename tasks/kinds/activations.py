@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 import time
 from dataclasses import dataclass
@@ -62,11 +63,12 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
 
 def estimate(params: Params, known: Known) -> Estimate:
     """Disk by the tokens that are read at most, memory by shapes; time by an earlier reading of the same model."""
-    from tasks.estimate import seconds_like_earlier, shape_of_model, tokens_in
+    from tasks.estimate import seconds_like_earlier, shape_of_model, shape_of_tokens
     from tasks.sae.footprint import of_reading
 
     shape = shape_of_model(known, params.model)
-    limits = [tokens for tokens in (tokens_in(known, params.dataset), params.max_tokens) if tokens is not None]
+    rows = shape_of_tokens(known, params.dataset)
+    limits = [tokens for tokens in (rows and math.prod(rows), params.max_tokens) if tokens is not None]
     tokens = min(limits, default=None)
     estimated = Estimate() if shape is None else of_reading(shape)
     if tokens is None:

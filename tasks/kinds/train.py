@@ -182,6 +182,7 @@ def _shape(params: Common) -> TrainingShape:
         -(-params.batch // params.accumulate),
         len(wired.reads),
         len(wired.writes),
+        params.evaluate,
     )
 
 

@@ -7,12 +7,13 @@ within a fifth of real runs. What CUDA itself takes is a rule of thumb. No torch
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.estimate import CHECKPOINTS, FLOAT, ModelShape, shape_of_model, tokens_in, weights_in
+from tasks.estimate import CHECKPOINTS, FLOAT, ModelShape, shape_of_model, shape_of_tokens, weights_in
 from tasks.job import Estimate, Known
 
 #: Python, torch and Celery, before anything of the job is loaded.
@@ -27,10 +28,12 @@ HELD_OUT_SHARE, HELD_OUT_VECTORS, HELD_OUT_NUMBERS = 0.1, 32768, 1 << 25
 
 #: As in tasks.activations: tokens of one forward pass. As in tasks.buffers: the vectors that wait to be shuffled. As in
 #: tasks.sae.coder: numbers in a slice of codes. As in tasks.sae.baselines: numbers held of some vectors. As in
-#: tasks.features.collect: numbers in a batch's codes.
+#: tasks.features.collect: numbers in a batch's codes. As in tasks.splice and tasks.training.evaluation: numbers in the
+#: logits of a pass and in a slice of what is made of them, and tokens that the model predicts.
 FORWARD_TOKENS = 4096
 BUFFER_BATCHES, BUFFER_BYTES, BUFFER_FILE_BYTES, FEWEST_BATCHES = 16, 512 << 20, 16 << 30, 4
 SLICE_NUMBERS, BASELINE_NUMBERS, CODES = 1 << 22, 1 << 24, 1 << 26
+LOGITS, LOGITS_SLICE, PREDICTED = 1 << 24, 1 << 22, 2048
 
 #: Vectors as long as the residual stream that a token has at the worst moment of a forward pass.
 _VECTORS_A_TOKEN = 12
@@ -38,6 +41,9 @@ _VECTORS_A_TOKEN = 12
 _COPIES_IN_TRAINING = 5
 #: Slices of codes at the worst moment of a step over all pairs; as in tasks.sae.pairs: vectors in one.
 _SLICES, PAIRS_SLICE = 4, 512
+#: Logits at the worst moment of a prediction with a coder in its place, and slices of what is made of them: two passes'
+#: and, as the allocator has it, what one before them left.
+_COPIES_PREDICTED, _SLICES_PREDICTED = 3, 6
 #: Slices of codes at the worst moment of a measurement on held-out vectors.
 _CODES_MEASURED = 2
 #: Held-out vectors at the worst moment of the comparison with PCA: three sets of them, and what is made of those.
@@ -57,6 +63,7 @@ class TrainingShape:
     part: int  # how much of a batch goes through the coder at once
     reads: int = 1  # hooks that it reads
     writes: int = 0  # hooks that it writes, where it does not write what it reads
+    evaluate: int = 0  # how often the model predicts with it in its place
 
 
 def of_training(
@@ -76,7 +83,8 @@ def of_training(
     if told is None:
         return Estimate()
     seen = told.d_model * hooks
-    held_out = _held_out(stored["vectors"] if stored else tokens_in(known, dataset), seen)
+    rows = shape_of_tokens(known, dataset)
+    held_out = _held_out(stored["vectors"] if stored else rows and math.prod(rows), seen)
     parameters = sum(_parameters(shape, told.d_model) for shape in shapes)
     in_memory, in_file = _buffer(seen, shapes[0].batch)
     kept = _COPIES_HELD * held_out * seen if len(shapes) > 1 else 0
@@ -84,7 +92,8 @@ def of_training(
     lasting += sum(_codes(shape, _d_sae(shape, told.d_model)) for shape in shapes)
     reading = FORWARD_TOKENS * _VECTORS_A_TOKEN * told.d_model * max(shape.reads for shape in shapes)
     measuring = max(_measuring(shape, told.d_model, held_out) for shape in shapes)
-    held = FLOAT * (lasting + max(reading, measuring))
+    predicting = _predicting(told.vocab or 0, rows[1] if rows else None) if any(s.evaluate for s in shapes) else 0
+    held = FLOAT * (lasting + max(reading, measuring, predicting))
     return Estimate(
         memory_bytes=RUNNER + (0 if stored else MODEL) + held,
         disk_bytes=FLOAT * ((1 + CHECKPOINTS) * parameters + in_file),
@@ -110,6 +119,13 @@ def _measuring(shape: TrainingShape, d_model: int, held_out: int) -> int:
     coded = min(BASELINE_NUMBERS, held_out * numbers_coded(d_in, d_sae, active))
     random = (_COPIES_HELD * held_out + d_sae) * d_in + coded
     return max(pca, random) + _CODES_MEASURED * min(SLICE_NUMBERS, held_out * d_sae)
+
+
+def _predicting(vocab: int, context: int | None) -> int:
+    """Numbers in what a model predicts, as it is and with a coder in its place, and in slices of what is made of it."""
+    most = min(LOGITS, PREDICTED * vocab)
+    logits = most if context is None else max(most // max(1, context * vocab), 1) * context * vocab
+    return _COPIES_PREDICTED * logits + _SLICES_PREDICTED * min(LOGITS_SLICE, logits)
 
 
 def numbers_coded(d_in: int, d_sae: int, active: int) -> int:

@@ -30,9 +30,9 @@ def add_model(lab: Lab, name: str, width: int, vocabulary: int = 997) -> None:
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
 
 
-def add_tokens(lab: Lab, name: str, rows: int) -> None:
-    with TokenWriter(published(lab, "tokens", name), CONTEXT, 997) as writer:
-        writer.append(np.random.default_rng(0).integers(997, size=(rows, CONTEXT)))
+def add_tokens(lab: Lab, name: str, rows: int, context: int = CONTEXT) -> None:
+    with TokenWriter(published(lab, "tokens", name), context, 997) as writer:
+        writer.append(np.random.default_rng(0).integers(997, size=(rows, context)))
 
 
 def published(lab: Lab, family: str, name: str, **told: Any) -> Path:
@@ -103,6 +103,18 @@ def test_the_memory_of_several_trained_together_is_known_too(lab: Lab) -> None:
     folders = [lab.store.root / artifact for artifact in job.artifacts]
     weights = sum((folder / "sae_weights.safetensors").stat().st_size for folder in folders)
     assert before.disk_bytes == pytest.approx(7 * weights, rel=0.2)
+
+
+def test_what_a_model_with_a_large_vocabulary_predicts_is_known_too(lab: Lab) -> None:
+    add_model(lab, "model", 16, vocabulary=200_000)
+    add_tokens(lab, "words", 40, context=512)
+    lab.start_worker(OMP_NUM_THREADS="1")
+    sizes = {"batch": 256, "k": 4, "expansion": 4, "steps": 10}
+    job = lab.submit("train", model="model", dataset="words", layer=0, evaluate=1, **sizes)
+    before, unmeasured = (estimated(lab, dataclasses.replace(job, params=job.params | {"evaluate": n})) for n in (1, 0))
+    assert before.memory_bytes - unmeasured.memory_bytes > 2 * 512 * 200_000 * 4
+    assert before.memory_bytes == pytest.approx(most_held(lab, job), rel=0.2)
+    assert lab.ended(job).state is State.SUCCEEDED
 
 
 def test_the_model_that_a_planned_job_will_make_counts_as_if_it_were_there(lab: Lab) -> None:

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks import activations, buffers
+from tasks import activations, buffers, splice
 from tasks.features import collect
 from tasks.job import Estimate
 from tasks.kinds import extract, train
 from tasks.sae import baselines, coder, footprint, pairs
 from tasks.sae.schedule import TrainConfig
 from tasks.sae.trainer import Trainer
+from tasks.training import evaluation
 from tests.sae.conftest import Bench, shaped
 
 PARAMS = train.Params("tiny", "words", 1, batch=256, width=20_000)
@@ -77,3 +78,5 @@ def test_the_sizes_are_those_of_the_work_itself() -> None:
         assert footprint._buffer(d_in, batch)[size.on_disk] == size.batches * batch * d_in
     assert (footprint.SLICE_NUMBERS, footprint.BASELINE_NUMBERS) == (coder.SLICE_NUMBERS, baselines.NUMBERS)
     assert (footprint.CODES, footprint.PAIRS_SLICE) == (collect._CODES, pairs.SLICE)
+    assert (footprint.LOGITS, footprint.LOGITS_SLICE) == (splice.LOGITS, splice.LOGITS_SLICE)
+    assert footprint.PREDICTED == evaluation.PREDICTED
