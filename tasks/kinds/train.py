@@ -137,8 +137,12 @@ def _prepare_one(params: P, known: Known) -> tuple[P, list[Request]]:
     if params.patience and params.evaluate <= params.patience:
         told = f"--patience {params.patience} ends nothing that is measured {params.evaluate} times."
         raise Problem(told, f"Measure more often, for instance --evaluate {4 * params.patience}")
+    options = choices.chosen(params.arch, params)
+    if params.sparsity_warmup != Common.sparsity_warmup and hasattr(options, "k"):
+        told = f"The number of features, not a penalty, makes {params.arch} sparse: --sparsity-warmup does nothing."
+        raise Problem(told, "Leave --sparsity-warmup out")
     if params.width is not None:
-        choices.chosen(params.arch, params).check(params.width)
+        options.check(params.width)
     return settled(params), requests
 
 

@@ -282,6 +282,7 @@ def test_a_folder_is_remembered_by_its_whole_path(bench: Bench, monkeypatch: pyt
         ({"dataset": "../words"}, "no dataset in the store"),
         ({"arch": "jumprelu", "k": None, "target_l0": 16.0}, "--target-l0 does nothing with --penalty step"),
         ({"arch": "jumprelu", "k": None, "tanh_scale": 2.0}, "--tanh-scale does nothing with --penalty step"),
+        ({"sparsity_warmup": 0.5}, "makes topk sparse: --sparsity-warmup does nothing"),
         ({"width": 40, "expansion": 3}, "The SAE has 40 features: --expansion does nothing"),
         ({"patience": 4, "evaluate": 4}, "--patience 4 ends nothing that is measured 4 times"),
         ({"patience": 1, "evaluate": 0}, "--patience 1 ends nothing that is measured 0 times"),
