@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping
 from typing import Any
 
 from tasks.job import flag_of, option
@@ -38,11 +37,6 @@ def chosen(architecture: str, params: Any) -> CoderOptions:
             flags = ", ".join(flag_of(name) for name in sorted(own))
             raise Problem(f"{flag_of(name)} is no option of a {architecture} SAE.", f"It has: {flags}")
     return options(**given)
-
-
-def filled(architecture: str, params: Any) -> Mapping[str, Any]:
-    """The same as values of parameters, defaults included: a record that says what was trained."""
-    return dataclasses.asdict(chosen(architecture, params))
 
 
 def _field(specs: list[tuple[str, dataclasses.Field[Any]]]) -> Any:
