@@ -41,19 +41,21 @@ class Spliced:
     kl: float  # of the predictions with the reconstruction from the model's own
 
     @property
-    def recovered(self) -> float:
-        """The share of the loss between zeros and the model itself."""
-        return (self.ablated - self.spliced) / (self.ablated - self.clean)
+    def recovered(self) -> float | None:
+        """The share of the loss between zeros and the model itself; None where there is none between them."""
+        between = self.ablated - self.clean
+        return (self.ablated - self.spliced) / between if between else None
 
 
 @torch.no_grad()
 def splice(
     source: ModelVectors, numbers: np.ndarray, reads: int, reconstruct: Callable[[torch.Tensor], torch.Tensor]
-) -> Spliced:
+) -> Spliced | None:
     """Run the source's model on those rows as it is, with what `reconstruct` makes, and with zeros.
 
-    The first `reads` of the source's points are read, (n, d_in); what the rest would have had, or else the same, is
-    replaced by (n, d_out). Positions that do not count keep what they have.
+    None where no prediction counts, as in rows of two tokens whose first is left out. The first `reads` of the source's
+    points are read, (n, d_in); what the rest would have had, or else the same, is replaced by (n, d_out). Positions
+    that do not count keep what they have.
     """
     totals, count = torch.zeros(4, dtype=torch.float64), 0
     stride = max(1, LOGITS // (source.shape[1] * int(source.model.config.get_text_config().vocab_size)))
@@ -62,7 +64,7 @@ def splice(
         told, positions = _losses(source, rows, reads, reconstruct)
         totals += told
         count += positions
-    return Spliced(*(totals / max(1, count)).tolist())
+    return Spliced(*(totals / count).tolist()) if count else None
 
 
 def can_splice(source: Any) -> bool:

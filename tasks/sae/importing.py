@@ -132,7 +132,7 @@ def _turned(taken: Taken) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _fold_lengths(tensors: dict[str, Tensor]) -> None:
     """Codes that were chosen and counted times their decoder row's length are so by themselves."""
-    lengths = tensors["W_dec"].norm(dim=1)
+    lengths = tensors["W_dec"].norm(dim=1).clamp_min(1e-30)
     tensors["W_enc"] = tensors["W_enc"] * lengths
     tensors["b_enc"] = tensors["b_enc"] * lengths
     tensors["W_dec"] = tensors["W_dec"] / lengths[:, None]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tasks.problem import Problem
 from tasks.sae.coder import Coder, Moment
 
 
@@ -31,7 +32,10 @@ class Measures:
 
 @torch.no_grad()
 def measure(coder: Coder, x: torch.Tensor, target: torch.Tensor | None = None) -> Measures:
-    """The measures of `coder` on (n, d_in) activations, n >= 2; a transcoder's against its (n, d_out) target."""
+    """The measures of `coder` on (n, d_in) activations; a transcoder's against its (n, d_out) target.
+
+    Problem for vectors that are all the same, as a single one is.
+    """
     target = x if target is None else target
     moment = Moment(torch.zeros(0, dtype=torch.int64, device=x.device))
     loss = error = 0.0
@@ -41,7 +45,12 @@ def measure(coder: Coder, x: torch.Tensor, target: torch.Tensor | None = None) -
         codes = coder.encode(part)
         active += (codes > 0).sum(0)
         error += float((coder.complete(codes, part) - wanted).square().sum())
-    fvu = error / float(total_variance(target))
+    variance = float(total_variance(target))
+    if not variance:
+        raise Problem(
+            "All activations that are held out are the same: nothing can be measured on them.", "Use more text"
+        )
+    fvu = error / variance
     density = active / len(x)
     return Measures(
         loss=loss / len(x),

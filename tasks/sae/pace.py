@@ -22,8 +22,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 #: Steps between two counts of a step's operations, which change with how many features are active.
 COUNT_EVERY = 64
 
-#: The product that is measured has at most so many numbers in its result; it is repeated, and the fastest one counts.
-_GEMM_NUMBERS, _GEMM_LEAST, _GEMM_REPEATS, _GEMM_S = 1 << 22, 3, 50, 0.2
+#: The result of the product that is measured has at most so many numbers, and each side is cut only beyond so many of
+#: them: a narrow one would wait for memory. It is repeated, and the fastest one counts.
+_GEMM_NUMBERS, _GEMM_SIDE = 1 << 22, 1 << 11
+_GEMM_LEAST, _GEMM_REPEATS, _GEMM_S = 3, 50, 0.2
 
 _MATRIX_PRODUCTS = {getattr(torch.ops.aten, name) for name in ("mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_")}
 
@@ -109,12 +111,13 @@ class Pace:
 def gemm_peak(vectors: int, d_in: int, d_sae: int, device: str) -> float:
     """Floating point operations a second of one product of the encoder's shape: (vectors, d_in) by (d_in, d_sae).
 
-    In float32, as the steps are, by the same library and as many threads: the fastest of a few in a fifth of a second,
-    and never less than three. Waits for the device.
+    Of as much of it as is enough to be as fast as all of it. In float32, as the steps are, by the same library and as
+    many threads: the fastest of a few in a fifth of a second, and never less than three. Waits for the device.
     """
-    rows = max(1, min(vectors, _GEMM_NUMBERS // d_sae))
-    a, b = torch.ones(rows, d_in, device=device), torch.ones(d_in, d_sae, device=device)
-    out = torch.empty(rows, d_sae, device=device)
+    rows = min(vectors, max(_GEMM_SIDE, _GEMM_NUMBERS // d_sae))
+    columns = min(d_sae, max(_GEMM_SIDE, _GEMM_NUMBERS // rows))
+    a, b = torch.ones(rows, d_in, device=device), torch.ones(d_in, columns, device=device)
+    out = torch.empty(rows, columns, device=device)
     best, began = math.inf, time.perf_counter()
     for repeat in range(_GEMM_REPEATS):
         wait_for(device)
@@ -124,7 +127,7 @@ def gemm_peak(vectors: int, d_in: int, d_sae: int, device: str) -> float:
         best = min(best, time.perf_counter() - before)
         if repeat >= _GEMM_LEAST and time.perf_counter() - began > _GEMM_S:
             break
-    return 2.0 * rows * d_in * d_sae / max(best, 1e-9)
+    return 2.0 * rows * d_in * columns / max(best, 1e-9)
 
 
 class _Products(TorchDispatchMode):

@@ -77,10 +77,10 @@ class Trainer:
     def begin(self, folder: Path) -> None:
         """Make ready to go on from where it is, with metrics in `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
-        if self._scales is None:
-            self._measure()
         checkpoint.cut(folder, self.step)
         self.pace.begin(gemm_peak(self._part, self.config.coder.d_in, self.config.coder.d_sae, self.device))
+        if self._scales is None:
+            self._measure()
 
     @property
     def goes_on(self) -> bool:
@@ -139,7 +139,6 @@ class Trainer:
         resamples = config.resamples_at(self.step)
         if resamples or self.step % DEAD_EVERY == 0:
             self.dead = (self.quiet >= config.dead_after).nonzero().flatten()
-        wait_for(self.device)  # for the last step, which reading would wait for else, and be told to have taken so long
         with self.pace.reading():
             batch = self._batch(self.step)
         x, target = self.scaled(batch)
@@ -160,6 +159,7 @@ class Trainer:
         self.step += 1
         if self.step % self._log_every == 0 or self.step == config.steps:
             self._unwritten.append((self.step, self._row(told, target)))
+        wait_for(self.device)  # or reading, or another SAE's step, would wait for it and be told to have taken so long
 
     def _gradient(self, x: torch.Tensor, target: torch.Tensor, moment: Moment) -> Step:
         """Write the gradient of the batch, in as many parts as it is to have; what is told of the parts is averaged."""
@@ -199,7 +199,15 @@ class Trainer:
         checkpoint.append(folder, checkpoint.METRICS, lines)
         self.on_metrics(lines)
         if not all(math.isfinite(row[0]) for row in values):
-            raise Problem(f"The loss was no longer a number by step {steps[-1]}.", "Submit again with a lower --lr")
+            raise self._diverged()
+
+    def check(self) -> None:
+        """Problem if what it has learned is no longer numbers: between two lines of the metrics it may have come to."""
+        if not all(math.isfinite(float(parameter.sum())) for parameter in self.coder.parameters.values()):
+            raise self._diverged()
+
+    def _diverged(self) -> Problem:
+        return Problem(f"The loss was no longer a number by step {self.step}.", "Submit again with a lower --lr")
 
     def save(self, folder: Path, score: float | None = None) -> None:
         """Write a checkpoint of the state after the last step; nothing before there is any.
@@ -209,6 +217,7 @@ class Trainer:
         if self._scales is None:
             return
         self._write_metrics(folder)
+        self.check()
         state: dict[str, Any] = {"fingerprint": self.config.fingerprint(), "scales": asdict(self.scales)}
         checkpoint.save(folder, self.step, self.state_tensors(), state, score)
 

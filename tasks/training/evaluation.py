@@ -79,5 +79,7 @@ class Evaluation:
         if not can_splice(source):
             return dict.fromkeys(LOSSES)
         found = splice(source, self.predicted, len(self.seen.wired.reads), self.trainer.reconstruct)
+        if found is None:
+            return dict.fromkeys(LOSSES)
         told = (found.clean, found.spliced, found.ablated, found.recovered, found.kl)
         return dict(zip(LOSSES, told, strict=True))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.job import Context
 from tasks.kinds.train import GIVEN_UP, goes_on_at
 from tasks.problem import Problem
-from tasks.sae import choices
+from tasks.sae import checkpoint, choices
 from tasks.sae.baselines import compare
 from tasks.sae.coder import CoderConfig, default_rate
 from tasks.sae.formats import save_density
@@ -55,6 +55,7 @@ class Training:
         self.first = self.trainer.resume(folder)
         if not self.first and (left := goes_on_at(folder)):
             self.context.note(f"starts from scratch: the checkpoint at {left} was made with other settings")
+        checkpoint.cut(folder, self.first)
         self._look_whether_it_is_over()
         with self.watch.logging(self.params.log, dataclasses.asdict(self.params)):
             with self._failing_alone():
@@ -72,6 +73,7 @@ class Training:
         with self._failing_alone():
             self.trainer.advance(folder)
             if self.evaluation.is_due():
+                self.trainer.check()
                 self.trainer.save(folder, self.evaluation.write(folder))
                 self.watch.hear_evaluation()
                 self._look_whether_it_is_over()
@@ -165,6 +167,12 @@ def _config(params: Common, seen: Seen) -> TrainConfig:
         clip=params.clip,
         accumulate=params.accumulate,
         resample=params.resample,
-        dead_after=min(TrainConfig.dead_after, steps * params.batch // 8),
+        dead_after=dead_after(steps, params),
         seed=params.seed,
     )
+
+
+def dead_after(steps: int, params: Common) -> int:
+    """Vectors without firing that make a feature dead: no more than pass from one resampling to the next."""
+    between = [steps // (2 * params.resample) * params.batch] if params.resample else []
+    return max(1, min(TrainConfig.dead_after, steps * params.batch // 8, *between))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from tasks.wiring import Wiring
 
+#: Vectors to measure on, at least: of a single one there is no variance.
+_FEWEST = 2
 #: Hears how many of all vectors have been read.
 Tell = Callable[[int, int], None]
 
@@ -39,6 +41,8 @@ class Reading:
         self.vectors, self.hooks = vectors, tuple(hooks)
         self.width = vectors.d_in // len(self.hooks)
         self.train_rows, self.held_rows = split_rows(vectors.shape[0], _held_out(vectors), seed)
+        if int(vectors.counts[self.held_rows].sum()) < _FEWEST:
+            raise Problem("There are too few tokens to hold some out and measure on them.", "Use more text")
         self._stream = ActivationStream(vectors, self.train_rows, batch, seed, on_read, spill)
         self._batch: tuple[int, Tensor] | None = None
         self._kept: dict[bytes, Tensor] = {}

@@ -36,7 +36,6 @@ class Watch:
     def logging(self, wanted: str | None, about: dict[str, Any]) -> Iterator[None]:
         """Inside, what is heard goes to these logs too, after what was measured until the step that was reached."""
         folder = self.context.workdir
-        checkpoint.cut(folder, self.trainer.step)
         self._logs = logs.open_logs(wanted, self.context, about)
         try:
             if self._logs:

@@ -87,6 +87,14 @@ def check_step(coder: Coder, batch: int, dead: torch.Tensor) -> None:
         torch.testing.assert_close(fast[name], gradient, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.parametrize("shape", [{}, {"blocks": 2}], ids=["free decoder", "crosscoder"])
+def test_a_feature_that_writes_nothing_has_a_gradient_like_any_other(shape: dict[str, int]):
+    coder = small("standard" if shape else "standard free", **shape)
+    coder.W_dec[7] = 0
+    coder.W_dec[9, : 16 // 2] = 0
+    check_step(coder, 50, NOBODY)
+
+
 def test_the_files_are_the_list_and_reading_them_needs_no_torch():
     assert set(names()) == {choice.split()[0] for choice in CHOICES}
     code = (

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tasks.kinds import train
+from tasks.sae import trainer as trainers
 from tasks.sae.architectures import build, names
-from tasks.sae.coder import Moment
+from tasks.sae.coder import Moment, Step
 from tasks.sae.pace import COUNT_EVERY, Pace, gemm_peak
+from tasks.sae.schedule import TrainConfig
+from tasks.sae.trainer import Trainer
 from tests.core.lab import Clock
-from tests.sae.conftest import Bench, shaped
+from tests.sae.conftest import Bench, Planted, shaped
 from tests.sae.test_train_kind import prepared
 
 #: Products of the encoder's shape in a step with dense codes, beside the outer product that mends W_enc's gradient.
@@ -73,6 +77,58 @@ def test_the_products_of_a_step_are_those_of_its_formulas(architecture: str) -> 
 def test_the_peak_is_that_of_this_machine() -> None:
     small, large = gemm_peak(8, 2, 2, "cpu"), gemm_peak(4096, 256, 1024, "cpu")
     assert 1e6 < small < large < 1e14
+
+
+@pytest.mark.parametrize(
+    ("vectors", "d_sae", "side", "columns"),
+    [(4096, 4096, 2048, 2048), (4096, 1 << 17, 2048, 2048), (32, 1 << 15, 32, 1 << 15), (1 << 17, 512, 8192, 512)],
+)
+def test_the_peak_is_that_of_a_product_which_is_neither_large_nor_narrow(
+    vectors: int, d_sae: int, side: int, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = []
+    monkeypatch.setattr(torch, "mm", lambda a, b, out: shapes.append((len(a), b.shape[1], out.shape)))
+    gemm_peak(vectors, 8, d_sae, "cpu")
+    assert set(shapes) == {(side, columns, (side, columns))}
+
+
+def test_the_time_in_which_the_first_activations_are_read_counts(tmp_path: Path) -> None:
+    clock, source = Clock(), Planted(32, 16, 3, 64)
+
+    def read(step: int) -> torch.Tensor:
+        clock.now += 5
+        return source(step)
+
+    trainer = Trainer(TrainConfig(shaped("topk", 16, 48, k=4), steps=4, batch=64), read)
+    trainer.pace = Pace(clock)
+    trainer.run(tmp_path)
+    assert trainer.pace.whole().tokens_per_s == 4 * 64 / (4 * 5 + 4 * 5), "four batches to measure, four to learn from"
+
+
+def test_what_a_device_still_does_for_one_sae_is_not_told_of_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    busy_until = [0.0]
+    monkeypatch.setattr(trainers, "wait_for", lambda device: setattr(clock, "now", max(clock.now, busy_until[0])))
+
+    def asynchronous(name: str, seconds: float) -> Trainer:
+        trainer = Trainer(TrainConfig(shaped("topk", 16, 48, k=4), steps=10, batch=64), Planted(32, 16, 3, 64))
+        trainer.pace, gradient = Pace(clock), trainer._gradient
+
+        def begun(*args: Any) -> Step:
+            busy_until[0] = max(busy_until[0], clock.now) + seconds
+            return gradient(*args)
+
+        trainer._gradient = begun
+        trainer.begin(tmp_path / name)
+        return trainer
+
+    long, short = asynchronous("long", 4.0), asynchronous("short", 1.0)
+    for _ in range(10):
+        for trainer in (long, short):
+            trainer.advance(tmp_path)
+    assert [trainer.pace._now.worked_s for trainer in (long, short)] == [40, 10]
 
 
 def test_a_training_tells_its_pace_in_its_result_in_a_file_and_while_it_runs(bench: Bench) -> None:

@@ -13,7 +13,7 @@ from tasks.activations import ModelVectors
 from tasks.hooks import Hook, find
 from tasks.kinds import train
 from tasks.masks import Mask
-from tasks.splice import can_splice, splice
+from tasks.splice import Spliced, can_splice, splice
 from tests.sae.conftest import Bench, some_tokens, tiny_model
 from tests.sae.families import model_of
 from tests.sae.test_train_kind import prepared
@@ -46,6 +46,13 @@ def test_the_clean_loss_is_the_models_own():
     ids = torch.from_numpy(some_tokens(12))
     own = source.model(input_ids=ids, labels=ids).loss.item()
     assert splice(source, ROWS, 1, lambda x: x).clean == pytest.approx(own, rel=1e-5)
+
+
+def test_what_is_not_predicted_is_not_told():
+    model = tiny_model()
+    source = ModelVectors(model, some_tokens(12)[:, :2], [find(model, Hook("resid", 1))], Mask(first=True))
+    assert splice(source, ROWS, 1, lambda x: x) is None, "of two tokens the first is left out and the last has no next"
+    assert Spliced(clean=2.0, spliced=3.0, ablated=2.0, kl=0.5).recovered is None
 
 
 def test_a_worse_reconstruction_costs_more():
@@ -122,5 +129,7 @@ def test_a_training_ends_when_its_patience_does(bench: Bench):
     assert result["kl"] == best["kl"]
     metadata = json.loads((context.output / "cfg.json").read_text())["metadata"]
     assert metadata["training_tokens"] == result["best_step"] * 256
+    with (context.workdir / "evaluations.jsonl").open("a") as file:
+        file.write('{"ste')  # the plug was pulled, or the disk was full
     again = train.run(params, bench.context(attempt=2))
     assert again["steps"] == result["steps"], "another attempt finds it over"

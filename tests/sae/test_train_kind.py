@@ -5,20 +5,27 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
-from tasks.activations import read
+from tasks.activations import ModelVectors, read
 from tasks.hooks import Hook, find
 from tasks.job import Request, Stopped, kind_named
 from tasks.kinds import train
+from tasks.masks import Mask
 from tasks.models import load_model
 from tasks.problem import Problem
-from tasks.sae.architectures import coder_class, names
+from tasks.sae.architectures import build, coder_class, names
 from tasks.sae.formats import load_density, load_sae
-from tests.sae.conftest import CONTEXT, VOCABULARY, Bench, Known, some_tokens, tiny_model
+from tasks.sae.metrics import measure
+from tasks.sae.schedule import TrainConfig
+from tasks.training.one import dead_after
+from tasks.training.reading import Reading
+from tests.sae.conftest import CONTEXT, VOCABULARY, Bench, Known, shaped, some_tokens, tiny_model
 from tests.sae.families import model_of
 
 SHORT = {"model": "tiny", "dataset": "words", "layer": 1, "k": 4, "batch": 256, "steps": 30, "expansion": 4}
@@ -302,6 +309,27 @@ def test_a_folder_is_remembered_by_its_whole_path(bench: Bench, monkeypatch: pyt
 def test_a_bad_request_is_refused_with_a_sentence(bench: Bench, values: dict, sentence: str):
     with pytest.raises(Problem, match=sentence.replace("(", r"\(")):
         prepared(bench, **values)
+
+
+def test_too_little_to_measure_on_is_refused(tmp_path: Path):
+    model, hook = tiny_model(), Hook("resid", 0)
+    vectors = ModelVectors(model, some_tokens(12)[:, :2], [find(model, hook)], Mask(first=True))
+    with pytest.raises(Problem, match="too few tokens to hold some out"):
+        Reading(vectors, [hook], batch=4, seed=0, on_read=lambda: None, spill=tmp_path)
+    same = torch.ones(5, 16)
+    with pytest.raises(Problem, match="are the same: nothing can be measured on them"):
+        measure(build(shaped("topk", 16, 24, k=3)), same)
+
+
+@pytest.mark.parametrize("steps", [100, 97, 7])
+@pytest.mark.parametrize("resample", [1, 3, 4, 8, 20])
+def test_a_feature_that_never_fires_is_drawn_anew_each_time(steps: int, resample: int):
+    params = train.Params(batch=64, resample=resample)
+    plan = TrainConfig(shaped("standard", 16, 24), steps, resample=resample, dead_after=dead_after(steps, params))
+    draws = [step for step in range(steps) if plan.resamples_at(step)]
+    quiet = [64 * (after - before) for before, after in pairwise([0, *draws])]
+    assert all(since >= plan.dead_after for since in quiet if since)
+    assert plan.dead_after <= 64 * steps // 8
 
 
 def test_tokens_of_another_vocabulary_are_refused(bench: Bench):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -210,6 +211,19 @@ def test_a_transcoder_is_trained_on_pairs_and_scaled_on_both_sides(tmp_path: Pat
     target = x @ turn * 100 * trainer.scales.written[0]
     left = (trainer.coder(x * trainer.scales.read[0]) - target).square().sum() / total_variance(target)
     assert left < 0.3
+
+
+def test_what_is_no_number_any_more_is_never_kept(tmp_path: Path):
+    trainer = Trainer(config("topk", steps=100_000), Planted(32, 16, 3, 64))
+    trainer.begin(tmp_path)
+    trainer.advance(tmp_path)
+    trainer.save(tmp_path)
+    trainer.coder.W_enc[3, 4] = math.nan
+    trainer.advance(tmp_path)
+    with pytest.raises(Problem, match="no longer a number by step 2"):
+        trainer.save(tmp_path)
+    assert [path.name for path in tmp_path.glob("checkpoint*")] == ["checkpoint-000000001"]
+    assert not (tmp_path / "metrics.jsonl").exists(), "of so many steps few are told"
 
 
 @pytest.mark.parametrize("architecture", ["standard", "gated", "jumprelu", "p_anneal"])

@@ -73,7 +73,7 @@ class Standard(Coder):
         sums.sparsity = weight @ mass
         if not self.has_unit_decoder:
             assert sums.w_dec is not None
-            directions = self.W_dec.unflatten(1, (self.config.blocks, -1)) / lengths[:, :, None]
+            directions = self.W_dec.unflatten(1, (self.config.blocks, -1)) / lengths[:, :, None].clamp_min(1e-30)
             sums.w_dec.addcmul_(directions.flatten(1), mass[:, None], value=scale)
         return sums.write()
 
