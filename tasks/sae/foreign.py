@@ -34,17 +34,26 @@ def _from_sae_lens(folder: Path, _source: str) -> Taken:
     from safetensors.torch import load_file
 
     told = _json(folder / "cfg.json")
-    told = {_RENAMED.get(key, key): value for key, value in told.items()}
-    if "metadata" not in told:  # before version 6
-        told["metadata"] = {key: told[key] for key in _METADATA if told.get(key) is not None}
-        told.setdefault("architecture", "standard")
-        if told.get("activation_fn") == "topk":
-            told |= {"architecture": "topk", "k": told.get("activation_fn_kwargs", {}).get("k")}
+    if "metadata" not in told:
+        told = _as_version_6(folder, told)
     tensors = load_file(folder / "sae_weights.safetensors")
     factor = tensors.pop("scaling_factor", tensors.pop("finetuning_scaling_factor", None))
     if factor is not None and not torch.equal(factor, torch.ones_like(factor)):
         raise Problem(f"The SAE in {folder} multiplies codes with a factor of their own, which is not supported.")
     return Taken("SAELens", told, tensors)
+
+
+def _as_version_6(folder: Path, old: dict[str, Any]) -> dict[str, Any]:
+    """What SAELens said before its version 6, in the words that it has since."""
+    told = {_RENAMED.get(key, key): value for key, value in old.items()}
+    told["metadata"] = {key: told[key] for key in _METADATA if told.get(key) is not None}
+    told.setdefault("architecture", "standard")
+    kind = told.get("activation_fn") or "relu"
+    if kind not in ("relu", "topk"):
+        raise Problem(f"The SAE in {folder} has {kind} codes, and only those of ReLU and TopK are known here.")
+    if kind == "topk":
+        told |= {"architecture": "topk", "k": (told.get("activation_fn_kwargs") or {}).get("k")}
+    return told
 
 
 def _from_sparsify(folder: Path, source: str) -> Taken:
@@ -67,7 +76,7 @@ def _from_sparsify(folder: Path, source: str) -> Taken:
     elif "W_skip" in tensors:
         raise Problem(f"The SAE in {folder} is no transcoder, but has a way past its features: that is not known here.")
     run = _json(folder.parent / "config.json") if (folder.parent / "config.json").is_file() else {}
-    config = {"architecture": name, "k": told["k"], "apply_b_dec_to_input": not told.get("transcode")}
+    config = {"architecture": name, "k": told.get("k"), "apply_b_dec_to_input": not told.get("transcode")}
     about = {"model_name": run.get("model"), "dataset_path": run.get("dataset"), "context_size": run.get("ctx_len")}
     return Taken("sparsify", {**config, "metadata": {**about, **_hook_in(source)}}, weights)
 

@@ -107,6 +107,32 @@ def test_saelens_before_its_version_6(tmp_path: Path):
     )
 
 
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        ({"activation_fn": "tanh-relu"}, "has tanh-relu codes, and only those of ReLU and TopK are known"),
+        ({"activation_fn_str": "tanh-relu"}, "has tanh-relu codes, and only those of ReLU and TopK are known"),
+        ({"activation_fn_str": "topk"}, "TopK without a whole number of active features: k = None"),
+        ({"activation_fn": "topk", "activation_fn_kwargs": None}, "TopK without .* k = None"),
+        ({"activation_fn": "topk", "activation_fn_kwargs": {"k": "64"}}, "TopK without .* k = '64'"),
+        ({"activation_fn": "topk", "activation_fn_kwargs": {"k": 0}}, "TopK without .* k = 0"),
+    ],
+)
+def test_codes_that_saelens_before_its_version_6_had_and_are_not_known_are_refused(
+    tmp_path: Path, told: dict[str, Any], sentence: str
+):
+    with pytest.raises(Problem, match=sentence):
+        take(write(tmp_path / "theirs", told, weights()), tmp_path / "ours", "", {})
+
+
+@pytest.mark.parametrize("told", [{}, {"activation_fn": None}, {"activation_fn_str": "relu"}])
+def test_saelens_before_its_version_6_has_relu_where_it_says_no_other(tmp_path: Path, told: dict[str, Any]):
+    own = weights()
+    sae = taken(write(tmp_path / "theirs", told, own), tmp_path / "ours")
+    assert sae.config.architecture == "standard"
+    close(sae.encode(X), ((X - own["b_dec"]) @ own["W_enc"] + own["b_enc"]).relu())
+
+
 def test_half_precision_becomes_single(tmp_path: Path):
     own = {name: tensor.bfloat16() for name, tensor in weights().items()}
     sae = taken(write(tmp_path / "theirs", {"architecture": "standard", "metadata": {}}, own), tmp_path / "ours")
@@ -300,6 +326,7 @@ STANDARD = {"architecture": "standard", "metadata": {}}
         ({"architecture": "temporal", "metadata": {}}, {}, "no SAE architecture 'temporal'"),
         (STANDARD, {"scaling_factor": torch.full((D_SAE,), 2.0)}, "a factor of their own"),
         ({"architecture": "jumprelu", "metadata": {}}, {}, "has no threshold among its weights"),
+        ({"architecture": "topk", "metadata": {}}, {}, "TopK without a whole number of active features: k = None"),
     ],
 )
 def test_what_is_not_understood_is_refused(tmp_path: Path, told: dict, change: dict, sentence: str):
