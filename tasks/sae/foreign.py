@@ -78,7 +78,8 @@ def _from_sparsify(folder: Path, source: str) -> Taken:
     run = _json(folder.parent / "config.json") if (folder.parent / "config.json").is_file() else {}
     config = {"architecture": name, "k": told.get("k"), "apply_b_dec_to_input": not told.get("transcode")}
     about = {"model_name": run.get("model"), "dataset_path": run.get("dataset"), "context_size": run.get("ctx_len")}
-    return Taken("sparsify", {**config, "metadata": {**about, **_hook_in(source)}}, weights)
+    hooks = _sparsify_hooks(source, transcoder=bool(told.get("transcode")))
+    return Taken("sparsify", {**config, "metadata": {**about, **hooks}}, weights)
 
 
 def _from_gemma_scope(folder: Path, source: str) -> Taken:
@@ -136,6 +137,35 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(told, dict):
         raise Problem(f"{path} holds no JSON object.")
     return told
+
+
+def _hook(layer: str, site: str, way: str = "") -> dict[str, Any]:
+    """A hook in SAELens' words: of what is read, or by the way `_out` of what a transcoder writes."""
+    return {f"hook_name{way}": f"blocks.{layer}.{site}", f"hook_layer{way}": int(layer)}
+
+
+#: What a layer and its parts read and write, by the names of hooks.
+_SPARSIFY_SITES = {
+    "": ("hook_resid_pre", "hook_resid_post"),
+    "mlp": ("mlp.hook_in", "hook_mlp_out"),
+    **dict.fromkeys(("attn", "attention", "self_attn", "self_attention"), ("attn.hook_in", "hook_attn_out")),
+}
+
+
+def _sparsify_hooks(source: str, transcoder: bool) -> dict[str, Any]:
+    """What the folder's name tells, which is a module's path: `layers.6`, `h.6.mlp`, `layers.6.self_attn/seed1`.
+
+    An SAE reads what comes out of the module; a transcoder reads what goes into it, and writes what comes out. Of a
+    module that is not known here nothing is told.
+    """
+    named = re.search(r"(?:^|/)(?:\w+\.)*((?:layers?|h|blocks)\.(\d+)(?:\.([\w.]+))?)(?:/seed\d+)?$", source)
+    if named is None or (part := named[3] or "") not in _SPARSIFY_SITES:
+        return {}
+    module, layer, (read, written) = named[1], named[2], _SPARSIFY_SITES[part]
+    if not transcoder:
+        return {**_hook(layer, written), "hook_module": module}
+    hooks = {**_hook(layer, read), **_hook(layer, written, "_out")}
+    return {**hooks, "hook_module": module, "hook_module_out": module}
 
 
 #: Names that tell a site; the residual stream where there is none of them.
@@ -212,7 +242,7 @@ def _gemma_3_hook(point: str, way: str = "") -> dict[str, Any]:
     found = re.fullmatch(r"model(?:\.\w+)?\.layers\.(\d+)\.(.+)", point)
     if found is None or found[2] not in _GEMMA_3_HOOKS:
         return {}
-    return {f"hook_name{way}": f"blocks.{found[1]}.{_GEMMA_3_HOOKS[found[2]]}", f"hook_layer{way}": int(found[1])}
+    return _hook(found[1], _GEMMA_3_HOOKS[found[2]], way)
 
 
 READERS: dict[str, tuple[tuple[str, ...], Callable[[Path, str], Taken]]] = {
