@@ -93,8 +93,9 @@ def _from_gemma_scope(folder: Path, source: str) -> Taken:
         raise Problem(f"{folder / 'params.npz'} has no {', '.join(missing)}.")
     weights = {name: torch.from_numpy(np.asarray(arrays[name], dtype=np.float32)) for name in names}
     # BOS was left out of its training; it is the first token of each row (Lieberum et al. 2024, arXiv:2408.05147).
-    about = {**_gemma_in(source), **_hook_in(source), "seqpos_slice": [1, None]}
-    return Taken("Gemma Scope", {"architecture": "jumprelu", "apply_b_dec_to_input": False, "metadata": about}, weights)
+    about = {**_gemma_2_in(source), "seqpos_slice": [1, None]}
+    name = "jumprelu_transcoder" if "hook_name_out" in about else "jumprelu"
+    return Taken("Gemma Scope", {"architecture": name, "apply_b_dec_to_input": False, "metadata": about}, weights)
 
 
 def _from_gemma_scope_2(folder: Path, source: str) -> Taken:
@@ -168,25 +169,26 @@ def _sparsify_hooks(source: str, transcoder: bool) -> dict[str, Any]:
     return {**hooks, "hook_module": module, "hook_module_out": module}
 
 
-#: Names that tell a site; the residual stream where there is none of them.
-_SITES = {"mlp": "hook_mlp_out", "att": "attn.hook_z"}
+#: What Gemma Scope's coders read, by the last word of their repository's name. Its transcoders do not read what the MLP
+#: reads, but that before the norm's weights, which were folded into the MLP (arXiv:2408.05147v2, page 18).
+_GEMMA_2_SITES = {
+    "res": "hook_resid_post",
+    "mlp": "hook_mlp_out",
+    "att": "attn.hook_z",
+    "transcoders": "ln2.hook_normalized",
+}
 
 
-def _hook_in(source: str) -> dict[str, Any]:
-    """The hook that names in a path tell: `layers.6`, `layers.6.mlp`, `gemma-scope-2b-pt-mlp/layer_20/…`."""
-    layer = re.search(r"layers?[._](\d+)(?:\.(\w+))?", source)
-    if layer is None:
-        return {}
-    scope = re.search(r"gemma-scope-\w+-\w+-(\w+)", source)
-    word = layer[2] or (scope[1] if scope else "")
-    site = next((site for start, site in _SITES.items() if word.startswith(start)), "hook_resid_post")
-    return {"hook_name": f"blocks.{layer[1]}.{site}", "hook_layer": int(layer[1])}
-
-
-def _gemma_in(source: str) -> dict[str, Any]:
-    """The model that the name of one of Gemma Scope's repositories tells."""
-    named = re.search(r"gemma-scope-(\d+b)-(pt|it)", source)
-    return {"model_name": f"google/gemma-2-{named[1]}{'-it' if named[2] == 'it' else ''}"} if named else {}
+def _gemma_2_in(source: str) -> dict[str, Any]:
+    """The model and hooks that names in a path tell: `google/gemma-scope-2b-pt-mlp/layer_20/…`."""
+    told: dict[str, Any] = {}
+    if named := re.search(r"gemma-scope-(\d+b)-(pt|it)", source):
+        told["model_name"] = f"google/gemma-2-{named[1]}{'-it' if named[2] == 'it' else ''}"
+    if place := re.search(rf"gemma-scope-\w+-\w+-({'|'.join(_GEMMA_2_SITES)})\b.*/layer_(\d+)(?:/|$)", source):
+        told |= _hook(place[2], _GEMMA_2_SITES[place[1]])
+        if place[1] == "transcoders":
+            told |= _hook(place[2], "hook_mlp_out", "_out")
+    return told
 
 
 #: What is read and what is written in Gemma 3's layers, by the folder's name, as `config.json` has it. The MLP reads

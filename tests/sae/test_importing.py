@@ -161,6 +161,44 @@ def test_gemma_scope_by_its_formula_and_its_names(tmp_path: Path):
     take(tmp_path / "theirs", tmp_path / "mlp", "google/gemma-scope-9b-it-mlp/layer_3/width_16k/average_l0_9", {})
     found = read_config(tmp_path / "mlp")["metadata"]
     assert (found["model_name"], found["hook_name"]) == ("google/gemma-2-9b-it", "blocks.3.hook_mlp_out")
+    take(
+        tmp_path / "theirs", tmp_path / "att", "/data/layer_7/gemma-scope-2b-pt-att/snapshots/5f/layer_12/width_16k", {}
+    )
+    found = read_config(tmp_path / "att")["metadata"]
+    assert (found["model_name"], found["hook_name"]) == ("google/gemma-2-2b", "blocks.12.attn.hook_z")
+
+
+def test_a_transcoder_of_gemma_scope_reads_the_norm_before_the_mlp_without_its_weights_and_writes_after(tmp_path: Path):
+    own = gemma_scope(tmp_path / "theirs")
+    source = "google/gemma-scope-2b-pt-transcoders/layer_5/width_16k/average_l0_41"
+    sae = taken(tmp_path / "theirs", tmp_path / "ours", source)
+    pre = X @ own["W_enc"] + own["b_enc"]
+    codes = pre * (pre > own["threshold"])
+    close(sae.encode(X), codes)
+    close(sae(X), codes @ own["W_dec"] + own["b_dec"])
+    assert sae.is_transcoder
+    about = read_config(tmp_path / "ours")["metadata"]
+    assert about["model_name"] == "google/gemma-2-2b"
+    assert (about["hook_name"], about["hook_name_out"]) == ("blocks.5.ln2.hook_normalized", "blocks.5.hook_mlp_out")
+    assert (about["hook_layer"], about["hook_layer_out"]) == (5, 5)
+    with pytest.raises(Problem, match=r"trained on blocks\.5\.ln2\.hook_normalized, which is not known here"):
+        find_again(model_of("gemma2"), about)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "google/gemma-scope-2b-pt-crosscoders/layer_5/width_16k/average_l0_41",
+        "google/gemma-scope-2b-pt-residual/layer_5/width_16k/average_l0_41",
+        "google/gemma-scope-2b-pt-res/embedding/width_4k/average_l0_6",
+        "/data/layer_5/width_16k/average_l0_41",
+        "/data/layer_5/gemma-scope-2b-pt-res/average_l0_41",
+    ],
+)
+def test_names_of_gemma_scope_that_do_not_tell_a_hook_leave_it_open(tmp_path: Path, source: str):
+    gemma_scope(tmp_path / "theirs")
+    assert not taken(tmp_path / "theirs", tmp_path / "ours", source).is_transcoder
+    assert not [name for name in read_config(tmp_path / "ours")["metadata"] if name.startswith("hook_")]
 
 
 def gemma_scope_2(
