@@ -102,6 +102,7 @@ def find(model: PreTrainedModel, hook: Hook) -> Point:
 def find_again(model: PreTrainedModel, told: dict[str, Any]) -> Point:
     """Where in `model` the hook is that an SAE's metadata tell of: `hook_name`, and `hook_module` if there is one.
 
+    The module's path may begin at the list of layers: sparsify's does, and is taken over as it is.
     Raises Problem as `find` does, for a name that is not understood here, and for a model in which the hook is called
     otherwise or belongs to another module.
     """
@@ -110,10 +111,10 @@ def find_again(model: PreTrainedModel, told: dict[str, Any]) -> Point:
     if site not in sites or not layer.isdigit():
         raise Problem(f"The SAE was trained on {told['hook_name']}, which is not known here.")
     point = find(model, Hook(sites[site], int(layer)))
-    wanted = Point(told["hook_name"], told.get("hook_module") or point.module, point.input)
-    if point != wanted:
+    name, module = told["hook_name"], told.get("hook_module") or point.module
+    if point.name != name or not f".{point.module}".endswith(f".{module}"):
         raise Problem(
-            f"The SAE was trained on {wanted.name} ({wanted.module}); this model has {point.name} ({point.module}).",
+            f"The SAE was trained on {name} ({module}); this model has {point.name} ({point.module}).",
             "Give --model, the model that it was trained on",
         )
     return point

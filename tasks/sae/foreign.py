@@ -34,17 +34,26 @@ def _from_sae_lens(folder: Path, _source: str) -> Taken:
     from safetensors.torch import load_file
 
     told = _json(folder / "cfg.json")
-    told = {_RENAMED.get(key, key): value for key, value in told.items()}
-    if "metadata" not in told:  # before version 6
-        told["metadata"] = {key: told[key] for key in _METADATA if told.get(key) is not None}
-        told.setdefault("architecture", "standard")
-        if told.get("activation_fn") == "topk":
-            told |= {"architecture": "topk", "k": told.get("activation_fn_kwargs", {}).get("k")}
+    if "metadata" not in told:
+        told = _as_version_6(folder, told)
     tensors = load_file(folder / "sae_weights.safetensors")
     factor = tensors.pop("scaling_factor", tensors.pop("finetuning_scaling_factor", None))
     if factor is not None and not torch.equal(factor, torch.ones_like(factor)):
         raise Problem(f"The SAE in {folder} multiplies codes with a factor of their own, which is not supported.")
     return Taken("SAELens", told, tensors)
+
+
+def _as_version_6(folder: Path, old: dict[str, Any]) -> dict[str, Any]:
+    """What SAELens said before its version 6, in the words that it has since."""
+    told = {_RENAMED.get(key, key): value for key, value in old.items()}
+    told["metadata"] = {key: told[key] for key in _METADATA if told.get(key) is not None}
+    told.setdefault("architecture", "standard")
+    kind = told.get("activation_fn") or "relu"
+    if kind not in ("relu", "topk"):
+        raise Problem(f"The SAE in {folder} has {kind} codes, and only those of ReLU and TopK are known here.")
+    if kind == "topk":
+        told |= {"architecture": "topk", "k": (told.get("activation_fn_kwargs") or {}).get("k")}
+    return told
 
 
 def _from_sparsify(folder: Path, source: str) -> Taken:
@@ -67,9 +76,10 @@ def _from_sparsify(folder: Path, source: str) -> Taken:
     elif "W_skip" in tensors:
         raise Problem(f"The SAE in {folder} is no transcoder, but has a way past its features: that is not known here.")
     run = _json(folder.parent / "config.json") if (folder.parent / "config.json").is_file() else {}
-    config = {"architecture": name, "k": told["k"], "apply_b_dec_to_input": not told.get("transcode")}
+    config = {"architecture": name, "k": told.get("k"), "apply_b_dec_to_input": not told.get("transcode")}
     about = {"model_name": run.get("model"), "dataset_path": run.get("dataset"), "context_size": run.get("ctx_len")}
-    return Taken("sparsify", {**config, "metadata": {**about, **_hook_in(source)}}, weights)
+    hooks = _sparsify_hooks(source, transcoder=bool(told.get("transcode")))
+    return Taken("sparsify", {**config, "metadata": {**about, **hooks}}, weights)
 
 
 def _from_gemma_scope(folder: Path, source: str) -> Taken:
@@ -83,8 +93,9 @@ def _from_gemma_scope(folder: Path, source: str) -> Taken:
         raise Problem(f"{folder / 'params.npz'} has no {', '.join(missing)}.")
     weights = {name: torch.from_numpy(np.asarray(arrays[name], dtype=np.float32)) for name in names}
     # BOS was left out of its training; it is the first token of each row (Lieberum et al. 2024, arXiv:2408.05147).
-    about = {**_gemma_in(source), **_hook_in(source), "seqpos_slice": [1, None]}
-    return Taken("Gemma Scope", {"architecture": "jumprelu", "apply_b_dec_to_input": False, "metadata": about}, weights)
+    about = {**_gemma_2_in(source), "seqpos_slice": [1, None]}
+    name = "jumprelu_transcoder" if "hook_name_out" in about else "jumprelu"
+    return Taken("Gemma Scope", {"architecture": name, "apply_b_dec_to_input": False, "metadata": about}, weights)
 
 
 def _from_gemma_scope_2(folder: Path, source: str) -> Taken:
@@ -129,25 +140,55 @@ def _json(path: Path) -> dict[str, Any]:
     return told
 
 
-#: Names that tell a site; the residual stream where there is none of them.
-_SITES = {"mlp": "hook_mlp_out", "att": "attn.hook_z"}
+def _hook(layer: str, site: str, way: str = "") -> dict[str, Any]:
+    """A hook in SAELens' words: of what is read, or by the way `_out` of what a transcoder writes."""
+    return {f"hook_name{way}": f"blocks.{layer}.{site}", f"hook_layer{way}": int(layer)}
 
 
-def _hook_in(source: str) -> dict[str, Any]:
-    """The hook that names in a path tell: `layers.6`, `layers.6.mlp`, `gemma-scope-2b-pt-mlp/layer_20/…`."""
-    layer = re.search(r"layers?[._](\d+)(?:\.(\w+))?", source)
-    if layer is None:
+#: What a layer and its parts read and write, by the names of hooks.
+_SPARSIFY_SITES = {
+    "": ("hook_resid_pre", "hook_resid_post"),
+    "mlp": ("mlp.hook_in", "hook_mlp_out"),
+    **dict.fromkeys(("attn", "attention", "self_attn", "self_attention"), ("attn.hook_in", "hook_attn_out")),
+}
+
+
+def _sparsify_hooks(source: str, transcoder: bool) -> dict[str, Any]:
+    """What the folder's name tells, which is a module's path: `layers.6`, `h.6.mlp`, `layers.6.self_attn/seed1`.
+
+    An SAE reads what comes out of the module; a transcoder reads what goes into it, and writes what comes out. Of a
+    module that is not known here nothing is told.
+    """
+    named = re.search(r"(?:^|/)(?:\w+\.)*((?:layers?|h|blocks)\.(\d+)(?:\.([\w.]+))?)(?:/seed\d+)?$", source)
+    if named is None or (part := named[3] or "") not in _SPARSIFY_SITES:
         return {}
-    scope = re.search(r"gemma-scope-\w+-\w+-(\w+)", source)
-    word = layer[2] or (scope[1] if scope else "")
-    site = next((site for start, site in _SITES.items() if word.startswith(start)), "hook_resid_post")
-    return {"hook_name": f"blocks.{layer[1]}.{site}", "hook_layer": int(layer[1])}
+    module, layer, (read, written) = named[1], named[2], _SPARSIFY_SITES[part]
+    if not transcoder:
+        return {**_hook(layer, written), "hook_module": module}
+    hooks = {**_hook(layer, read), **_hook(layer, written, "_out")}
+    return {**hooks, "hook_module": module, "hook_module_out": module}
 
 
-def _gemma_in(source: str) -> dict[str, Any]:
-    """The model that the name of one of Gemma Scope's repositories tells."""
-    named = re.search(r"gemma-scope-(\d+b)-(pt|it)", source)
-    return {"model_name": f"google/gemma-2-{named[1]}{'-it' if named[2] == 'it' else ''}"} if named else {}
+#: What Gemma Scope's coders read, by the last word of their repository's name. Its transcoders do not read what the MLP
+#: reads, but that before the norm's weights, which were folded into the MLP (arXiv:2408.05147v2, page 18).
+_GEMMA_2_SITES = {
+    "res": "hook_resid_post",
+    "mlp": "hook_mlp_out",
+    "att": "attn.hook_z",
+    "transcoders": "ln2.hook_normalized",
+}
+
+
+def _gemma_2_in(source: str) -> dict[str, Any]:
+    """The model and hooks that names in a path tell: `google/gemma-scope-2b-pt-mlp/layer_20/…`."""
+    told: dict[str, Any] = {}
+    if named := re.search(r"gemma-scope-(\d+b)-(pt|it)", source):
+        told["model_name"] = f"google/gemma-2-{named[1]}{'-it' if named[2] == 'it' else ''}"
+    if place := re.search(rf"gemma-scope-\w+-\w+-({'|'.join(_GEMMA_2_SITES)})\b.*/layer_(\d+)(?:/|$)", source):
+        told |= _hook(place[2], _GEMMA_2_SITES[place[1]])
+        if place[1] == "transcoders":
+            told |= _hook(place[2], "hook_mlp_out", "_out")
+    return told
 
 
 #: What is read and what is written in Gemma 3's layers, by the folder's name, as `config.json` has it. The MLP reads
@@ -203,7 +244,7 @@ def _gemma_3_hook(point: str, way: str = "") -> dict[str, Any]:
     found = re.fullmatch(r"model(?:\.\w+)?\.layers\.(\d+)\.(.+)", point)
     if found is None or found[2] not in _GEMMA_3_HOOKS:
         return {}
-    return {f"hook_name{way}": f"blocks.{found[1]}.{_GEMMA_3_HOOKS[found[2]]}", f"hook_layer{way}": int(found[1])}
+    return _hook(found[1], _GEMMA_3_HOOKS[found[2]], way)
 
 
 READERS: dict[str, tuple[tuple[str, ...], Callable[[Path, str], Taken]]] = {

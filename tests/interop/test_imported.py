@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sae_lens import SAE
@@ -90,6 +91,45 @@ def test_sparsify(compare: Compare, tmp_path: Path, options: dict[str, Any]) -> 
     codes = torch.zeros(len(X), D_SAE).scatter(1, ids, values)
     what = " ".join(["topk", *options]) + " saved there: imported, encode, forward"
     check(compare, tmp_path, "sparsify", what, lambda x: theirs(x).sae_out, codes)
+
+
+@pytest.mark.parametrize("scope", ["res", "mlp", "transcoders"])
+@torch.no_grad()
+def test_gemma_scope(compare: Compare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scope: str) -> None:
+    """Files in the form that google/gemma-scope-2b-pt-… has on the Hub, but smaller, by SAELens' own loaders."""
+    repo, folder = f"google/gemma-scope-2b-pt-{scope}", "layer_5/width_16k/average_l0_41"
+    (tmp_path / folder).mkdir(parents=True)
+    shapes = {
+        "W_enc": (D_IN, D_SAE),
+        "W_dec": (D_SAE, D_IN),
+        "b_enc": (D_SAE,),
+        "b_dec": (D_IN,),
+        "threshold": (D_SAE,),
+    }
+    arrays = {name: random(*shape, seed=seed).abs().numpy() for seed, (name, shape) in enumerate(shapes.items())}
+    arrays["W_enc"] = random(D_IN, D_SAE, seed=9).numpy()
+    np.savez(tmp_path / folder / "params.npz", **arrays)
+    monkeypatch.setattr(
+        loaders, "hf_hub_download", lambda repo_id, filename, subfolder="", **_: str(tmp_path / subfolder / filename)
+    )
+    load = loaders.gemma_2_sae_huggingface_loader
+    small = {"d_in": D_IN, "d_sae": D_SAE}
+    if scope == "transcoders":
+        load = loaders.gemma_2_transcoder_huggingface_loader
+        small["d_out"] = D_IN
+    theirs, _, _ = SAE.from_pretrained_with_cfg_and_sparsity(
+        repo, folder, converter=lambda cfg_overrides, **asked: load(cfg_overrides=cfg_overrides | small, **asked)
+    )
+    take(tmp_path / folder, tmp_path / "ours", f"{repo}/{folder}", {})
+    ours, codes = load_sae(tmp_path / "ours"), theirs.encode(X)
+    assert 0 < (codes > 0).float().mean() < 1
+    assert torch.equal(ours.encode(X) > 0, codes > 0)
+    compare("SAELens", f"Gemma Scope {scope}: imported, encode, forward", ours.encode(X), codes)
+    compare("SAELens", f"Gemma Scope {scope}: imported, encode, forward", ours(X), theirs(X))
+    told, about = theirs.cfg, read_config(tmp_path / "ours")
+    assert about["architecture"] == told.architecture()
+    assert about["metadata"]["hook_name"] == told.metadata.hook_name
+    assert about["metadata"].get("hook_name_out") == told.metadata.hook_name_out
 
 
 _AROUND_THE_MLP = "pre_feedforward_layernorm.output", "post_feedforward_layernorm.output"

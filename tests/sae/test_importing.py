@@ -16,7 +16,6 @@ from tasks.hooks import find_again
 from tasks.job import kind_named
 from tasks.problem import Problem
 from tasks.sae.densities import histogram
-from tasks.sae.exporting import SPARSIFY, write_as
 from tasks.sae.formats import load_density, load_sae, read_config, save_density, save_sae
 from tasks.sae.importing import folders_in, form_of, take
 from tests.sae.conftest import Bench
@@ -107,6 +106,32 @@ def test_saelens_before_its_version_6(tmp_path: Path):
     )
 
 
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        ({"activation_fn": "tanh-relu"}, "has tanh-relu codes, and only those of ReLU and TopK are known"),
+        ({"activation_fn_str": "tanh-relu"}, "has tanh-relu codes, and only those of ReLU and TopK are known"),
+        ({"activation_fn_str": "topk"}, "TopK without a whole number of active features: k = None"),
+        ({"activation_fn": "topk", "activation_fn_kwargs": None}, "TopK without .* k = None"),
+        ({"activation_fn": "topk", "activation_fn_kwargs": {"k": "64"}}, "TopK without .* k = '64'"),
+        ({"activation_fn": "topk", "activation_fn_kwargs": {"k": 0}}, "TopK without .* k = 0"),
+    ],
+)
+def test_codes_that_saelens_before_its_version_6_had_and_are_not_known_are_refused(
+    tmp_path: Path, told: dict[str, Any], sentence: str
+):
+    with pytest.raises(Problem, match=sentence):
+        take(write(tmp_path / "theirs", told, weights()), tmp_path / "ours", "", {})
+
+
+@pytest.mark.parametrize("told", [{}, {"activation_fn": None}, {"activation_fn_str": "relu"}])
+def test_saelens_before_its_version_6_has_relu_where_it_says_no_other(tmp_path: Path, told: dict[str, Any]):
+    own = weights()
+    sae = taken(write(tmp_path / "theirs", told, own), tmp_path / "ours")
+    assert sae.config.architecture == "standard"
+    close(sae.encode(X), ((X - own["b_dec"]) @ own["W_enc"] + own["b_enc"]).relu())
+
+
 def test_half_precision_becomes_single(tmp_path: Path):
     own = {name: tensor.bfloat16() for name, tensor in weights().items()}
     sae = taken(write(tmp_path / "theirs", {"architecture": "standard", "metadata": {}}, own), tmp_path / "ours")
@@ -135,6 +160,44 @@ def test_gemma_scope_by_its_formula_and_its_names(tmp_path: Path):
     take(tmp_path / "theirs", tmp_path / "mlp", "google/gemma-scope-9b-it-mlp/layer_3/width_16k/average_l0_9", {})
     found = read_config(tmp_path / "mlp")["metadata"]
     assert (found["model_name"], found["hook_name"]) == ("google/gemma-2-9b-it", "blocks.3.hook_mlp_out")
+    take(
+        tmp_path / "theirs", tmp_path / "att", "/data/layer_7/gemma-scope-2b-pt-att/snapshots/5f/layer_12/width_16k", {}
+    )
+    found = read_config(tmp_path / "att")["metadata"]
+    assert (found["model_name"], found["hook_name"]) == ("google/gemma-2-2b", "blocks.12.attn.hook_z")
+
+
+def test_a_transcoder_of_gemma_scope_reads_the_norm_before_the_mlp_without_its_weights_and_writes_after(tmp_path: Path):
+    own = gemma_scope(tmp_path / "theirs")
+    source = "google/gemma-scope-2b-pt-transcoders/layer_5/width_16k/average_l0_41"
+    sae = taken(tmp_path / "theirs", tmp_path / "ours", source)
+    pre = X @ own["W_enc"] + own["b_enc"]
+    codes = pre * (pre > own["threshold"])
+    close(sae.encode(X), codes)
+    close(sae(X), codes @ own["W_dec"] + own["b_dec"])
+    assert sae.is_transcoder
+    about = read_config(tmp_path / "ours")["metadata"]
+    assert about["model_name"] == "google/gemma-2-2b"
+    assert (about["hook_name"], about["hook_name_out"]) == ("blocks.5.ln2.hook_normalized", "blocks.5.hook_mlp_out")
+    assert (about["hook_layer"], about["hook_layer_out"]) == (5, 5)
+    with pytest.raises(Problem, match=r"trained on blocks\.5\.ln2\.hook_normalized, which is not known here"):
+        find_again(model_of("gemma2"), about)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "google/gemma-scope-2b-pt-crosscoders/layer_5/width_16k/average_l0_41",
+        "google/gemma-scope-2b-pt-residual/layer_5/width_16k/average_l0_41",
+        "google/gemma-scope-2b-pt-res/embedding/width_4k/average_l0_6",
+        "/data/layer_5/width_16k/average_l0_41",
+        "/data/layer_5/gemma-scope-2b-pt-res/average_l0_41",
+    ],
+)
+def test_names_of_gemma_scope_that_do_not_tell_a_hook_leave_it_open(tmp_path: Path, source: str):
+    gemma_scope(tmp_path / "theirs")
+    assert not taken(tmp_path / "theirs", tmp_path / "ours", source).is_transcoder
+    assert not [name for name in read_config(tmp_path / "ours")["metadata"] if name.startswith("hook_")]
 
 
 def gemma_scope_2(
@@ -255,18 +318,6 @@ def test_no_object_in_an_npz_is_unpickled(tmp_path: Path):
     assert not (tmp_path / "sprung").exists()
 
 
-@pytest.mark.parametrize("shape", [{}, {"d_out": 8}, {"d_out": 8, "skip": True}])
-def test_sparsify_there_and_back(tmp_path: Path, shape: dict[str, Any]):
-    save_sae(tmp_path / "sae", trained("topk", **shape), SCALE, {})
-    write_as(SPARSIFY, tmp_path / "sae", tmp_path / "run/layers.6.mlp")
-    (tmp_path / "run/config.json").write_text(json.dumps({"model": "EleutherAI/pythia-160m", "ctx_len": 2048}))
-    sae, first = taken(tmp_path / "run/layers.6.mlp", tmp_path / "ours", "run/layers.6.mlp"), load_sae(tmp_path / "sae")
-    for name, tensor in first.parameters.items():
-        assert torch.equal(tensor, sae.parameters[name]), name
-    found = read_config(tmp_path / "ours")["metadata"]
-    assert (found["model_name"], found["hook_name"]) == ("EleutherAI/pythia-160m", "blocks.6.hook_mlp_out")
-
-
 def test_our_own_come_back_with_their_densities(tmp_path: Path):
     save_sae(tmp_path / "sae", trained("gated"), SCALE, {"model_name": "tiny", "exclude_special_tokens": True})
     save_density(tmp_path / "sae", torch.linspace(0, 1, D_SAE))
@@ -300,6 +351,7 @@ STANDARD = {"architecture": "standard", "metadata": {}}
         ({"architecture": "temporal", "metadata": {}}, {}, "no SAE architecture 'temporal'"),
         (STANDARD, {"scaling_factor": torch.full((D_SAE,), 2.0)}, "a factor of their own"),
         ({"architecture": "jumprelu", "metadata": {}}, {}, "has no threshold among its weights"),
+        ({"architecture": "topk", "metadata": {}}, {}, "TopK without a whole number of active features: k = None"),
     ],
 )
 def test_what_is_not_understood_is_refused(tmp_path: Path, told: dict, change: dict, sentence: str):

@@ -57,8 +57,11 @@ class TopK(Coder):
 
     @classmethod
     def options_of(cls, told: dict[str, Any]) -> Any:
-        """See `Coder.options_of`."""
-        return cls.Options(k=told["k"])
+        """See `Coder.options_of`. Raises Problem where that is not said."""
+        k = told.get("k")
+        if not isinstance(k, int) or k < 1:
+            raise Problem(f"The SAE is said to be TopK without a whole number of active features: k = {k!r}.")
+        return cls.Options(k=k)
 
     def choose(self, pre: Tensor) -> tuple[SomePairs, Tensor]:
         """The active pairs of (batch, d_sae) pre-activations, and their codes, some of which may be zero."""
