@@ -90,6 +90,20 @@ def test_the_memory_of_a_training_is_known_within_a_fifth_before_it_starts(
     assert before.disk_bytes == pytest.approx(7 * weights, rel=0.2)
 
 
+def test_the_memory_of_a_transcoder_with_a_way_past_its_features_is_known_too(lab: Lab) -> None:
+    add_model(lab, "model", 256)
+    add_tokens(lab, "words", 1000)
+    lab.start_worker(OMP_NUM_THREADS="1")
+    wired = {"hook": "mlp-in", "target": "mlp", "skip": True, "layer": 1}
+    sizes = {"batch": 16384, "accumulate": 16, "k": 8, "expansion": 4, "steps": 3}
+    job = lab.submit("train", model="model", dataset="words", **wired, **sizes)
+    before = estimated(lab, job)
+    assert before.memory_bytes == pytest.approx(most_held(lab, job), rel=0.2)
+    assert lab.ended(job).state is State.SUCCEEDED
+    weights = (lab.store.path("saes", job.name) / "sae_weights.safetensors").stat().st_size
+    assert before.disk_bytes == pytest.approx(7 * weights, rel=0.01)
+
+
 def test_the_memory_of_several_trained_together_is_known_too(lab: Lab) -> None:
     add_model(lab, "model", 128)
     add_tokens(lab, "words", 8000)

@@ -54,6 +54,21 @@ def test_what_is_not_on_this_machine_yet_is_unknown(bench: Bench) -> None:
     assert extract.estimate(extract.Params("nowhere", model="tiny"), bench.known) == Estimate()
 
 
+def test_a_batch_in_parts_is_expected_to_hold_less(bench: Bench) -> None:
+    assert expected(bench, batch=4096, accumulate=16) < expected(bench, batch=4096)
+
+
+def test_a_way_past_the_features_is_expected_to_have_a_gradient_and_moments_too(bench: Bench) -> None:
+    way = 4 * 16 * 16
+    plain, with_it = (expected(bench, hook="mlp-in", target="mlp", skip=skip) for skip in (False, True))
+    assert 4 * way <= with_it - plain <= 5 * way
+
+
+def test_no_more_vectors_are_expected_to_wait_than_there_are(bench: Bench) -> None:
+    bench.add_tokens("many", rows=4000)
+    assert expected(bench, width=64, batch=2048, dataset="many") > expected(bench, width=64, batch=2048)
+
+
 def test_an_extraction_holds_the_model_the_sae_and_its_examples(bench: Bench) -> None:
     bench.add("saes", "mine")
     folder = bench.store.path("saes", "mine")
@@ -79,4 +94,4 @@ def test_the_sizes_are_those_of_the_work_itself() -> None:
     assert (footprint.SLICE_NUMBERS, footprint.BASELINE_NUMBERS) == (coder.SLICE_NUMBERS, baselines.NUMBERS)
     assert (footprint.CODES, footprint.PAIRS_SLICE) == (collect._CODES, pairs.SLICE)
     assert (footprint.LOGITS, footprint.LOGITS_SLICE) == (splice.LOGITS, splice.LOGITS_SLICE)
-    assert footprint.PREDICTED == evaluation.PREDICTED
+    assert (footprint.EVALUATED, footprint.PREDICTED) == (evaluation.VECTORS, evaluation.PREDICTED)
