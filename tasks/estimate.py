@@ -17,8 +17,8 @@ from tasks.models import describe_config, is_hub_id, resolve
 
 #: Bytes of a number.
 FLOAT = 4
-#: A checkpoint has weights and two moments; the new one is written before the old one goes.
-CHECKPOINTS = 2 * 3
+#: Copies of the weights in a checkpoint: they and Adam's two moments. A new one is written before an old one goes.
+CHECKPOINT = 3
 
 _NEWEST = 50
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.estimate import CHECKPOINTS, FLOAT, ModelShape, shape_of_model, shape_of_tokens, weights_in
+from tasks.estimate import CHECKPOINT, FLOAT, ModelShape, shape_of_model, shape_of_tokens, weights_in
 from tasks.job import Estimate, Known
 
 #: Python, torch and Celery, before anything of the job is loaded.
@@ -139,7 +139,7 @@ def of_training(
     held = FLOAT * (lasting + max(moments))
     return Estimate(
         memory_bytes=RUNNER + (0 if stored else MODEL) + FLOAT * told.parameters + held,
-        disk_bytes=FLOAT * ((1 + CHECKPOINTS) * sum(one.parameters for one in trained) + in_file),
+        disk_bytes=FLOAT * (_on_disk(trained) + in_file),
         gpu_memory_bytes=CUDA + FLOAT * told.parameters + held,
     )
 
@@ -181,6 +181,16 @@ def _measuring(trained: _Trained, held_out: int) -> int:
     coded = min(BASELINE_NUMBERS, held_out * numbers_coded(d, d_sae, active))
     random = (_COPIES_HELD * held_out + d_sae) * d + coded
     return max(pca, random) + _CODES_MEASURED * min(SLICE_NUMBERS, held_out * d_sae)
+
+
+def _on_disk(trained: Sequence[_Trained]) -> int:
+    """Numbers on disk at the worst moment: while one more checkpoint is written, or all SAEs are saved beside theirs.
+
+    The newest checkpoint is kept, and the best one where more than the last is measured.
+    """
+    kept = sum(CHECKPOINT * (2 if one.shape.evaluate > 1 else 1) * one.parameters for one in trained)
+    sizes = [one.parameters for one in trained]
+    return kept + max(CHECKPOINT * max(sizes), sum(sizes))
 
 
 def _forward(d_model: int, hooks: int = 1) -> int:

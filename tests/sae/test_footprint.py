@@ -13,7 +13,7 @@ from tasks import activations, buffers, splice
 from tasks.features import collect
 from tasks.job import Estimate
 from tasks.kinds import extract, train
-from tasks.sae import baselines, coder, footprint, pairs
+from tasks.sae import baselines, checkpoint, coder, footprint, pairs
 from tasks.sae.schedule import TrainConfig
 from tasks.sae.trainer import Trainer
 from tasks.training import evaluation
@@ -67,6 +67,23 @@ def test_a_way_past_the_features_is_expected_to_have_a_gradient_and_moments_too(
 def test_no_more_vectors_are_expected_to_wait_than_there_are(bench: Bench) -> None:
     bench.add_tokens("many", rows=4000)
     assert expected(bench, width=64, batch=2048, dataset="many") > expected(bench, width=64, batch=2048)
+
+
+@pytest.mark.parametrize("evaluate", [0, 2])
+def test_a_training_takes_the_disk_that_is_expected_while_one_more_checkpoint_is_written(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluate: int
+) -> None:
+    folder, seen = tmp_path / "training", []
+    trainer = Trainer(TrainConfig(shaped("topk", 16, 2000, k=4), steps=4, batch=256), lambda step: torch.randn(256, 16))
+    monkeypatch.setattr(
+        checkpoint, "sync_folder", lambda _: seen.append(sum(file.stat().st_size for file in folder.rglob("*.*s")))
+    )
+    trainer.begin(folder)
+    while trainer.goes_on:
+        trainer.advance(folder)
+        trainer.save(folder, score=1.0 if evaluate and trainer.step == 1 else None)
+    told = train.estimate(dataclasses.replace(PARAMS, width=2000, evaluate=evaluate), bench.known).disk_bytes
+    assert max(seen) == pytest.approx(told, rel=0.05)
 
 
 def test_an_extraction_holds_the_model_the_sae_and_its_examples(bench: Bench) -> None:
