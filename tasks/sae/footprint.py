@@ -138,9 +138,9 @@ def of_training(
         moments.append(_predicting(told.vocab or 0, rows[1] if rows else None))
     held = FLOAT * (lasting + max(moments))
     return Estimate(
-        memory_bytes=RUNNER + (0 if stored else MODEL) + FLOAT * told.parameters + held,
+        memory_bytes=RUNNER + (0 if stored else MODEL) + told.bytes_on_cpu + held,
         disk_bytes=FLOAT * (_on_disk(trained) + in_file),
-        gpu_memory_bytes=CUDA + FLOAT * told.parameters + held,
+        gpu_memory_bytes=CUDA + told.bytes_on_gpu + held,
     )
 
 
@@ -218,13 +218,15 @@ def of_extraction(known: Known, model: str, sae: Path, top: int, window: int) ->
     d_sae = weights // (2 * told.d_model * FLOAT)
     codes = 2 * min(FORWARD_TOKENS * d_sae, CODES)
     held = FLOAT * (_forward(told.d_model) + codes + d_sae * top * (2 * window + 4))
-    return CUDA + weights + FLOAT * told.parameters + held
+    return CUDA + weights + told.bytes_on_gpu + held
 
 
 def of_reading(model: ModelShape) -> Estimate:
     """Memory of a reading of a model's activations, or of GPU memory if it gets a GPU: the model and a forward pass."""
-    held = FLOAT * (model.parameters + _forward(model.d_model))
-    return Estimate(memory_bytes=RUNNER + MODEL + held, gpu_memory_bytes=CUDA + held)
+    held = FLOAT * _forward(model.d_model)
+    return Estimate(
+        memory_bytes=RUNNER + MODEL + model.bytes_on_cpu + held, gpu_memory_bytes=CUDA + model.bytes_on_gpu + held
+    )
 
 
 def _held_out(tokens: int | None, d_in: int) -> int:

@@ -17,7 +17,7 @@ from tasks.sae import baselines, checkpoint, coder, footprint, pairs
 from tasks.sae.schedule import TrainConfig
 from tasks.sae.trainer import Trainer
 from tasks.training import evaluation
-from tests.sae.conftest import Bench, shaped
+from tests.sae.conftest import Bench, shaped, tiny_model
 
 PARAMS = train.Params("tiny", "words", 1, batch=256, width=20_000)
 
@@ -67,6 +67,16 @@ def test_a_way_past_the_features_is_expected_to_have_a_gradient_and_moments_too(
 def test_no_more_vectors_are_expected_to_wait_than_there_are(bench: Bench) -> None:
     bench.add_tokens("many", rows=4000)
     assert expected(bench, width=64, batch=2048, dataset="many") > expected(bench, width=64, batch=2048)
+
+
+def test_a_model_in_half_precision_takes_half_of_a_gpu_and_the_same_of_a_cpu(bench: Bench) -> None:
+    model = tiny_model()
+    bench.add("models", "half")
+    model.to(torch.bfloat16).save_pretrained(bench.store.path("models", "half"))
+    whole, half = (train.estimate(dataclasses.replace(PARAMS, model=name), bench.known) for name in ("tiny", "half"))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert half.memory_bytes == pytest.approx(whole.memory_bytes, rel=1e-3)
+    assert whole.gpu_memory_bytes - half.gpu_memory_bytes == pytest.approx(2 * parameters, rel=0.1)
 
 
 @pytest.mark.parametrize("evaluate", [0, 2])
