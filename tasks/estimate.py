@@ -17,8 +17,8 @@ from tasks.models import describe_config, is_hub_id, resolve
 
 #: Bytes of a number.
 FLOAT = 4
-#: A checkpoint has weights and two moments; the new one is written before the old one goes.
-CHECKPOINTS = 2 * 3
+#: Copies of the weights in a checkpoint: they and Adam's two moments. A new one is written before an old one goes.
+CHECKPOINT = 3
 
 _NEWEST = 50
 
@@ -30,6 +30,17 @@ class ModelShape:
     d_model: int
     parameters: int
     vocab: int | None = None
+    bytes_a_parameter: int = FLOAT  # in its files
+
+    @property
+    def bytes_on_cpu(self) -> int:
+        """What its parameters hold there, where each becomes a float32: see `tasks.models.load_model`."""
+        return FLOAT * self.parameters
+
+    @property
+    def bytes_on_gpu(self) -> int:
+        """What they hold there, where the model keeps its precision."""
+        return self.bytes_a_parameter * self.parameters
 
 
 def shape_of_model(known: Known, model: str) -> ModelShape | None:
@@ -42,7 +53,8 @@ def shape_of_model(known: Known, model: str) -> ModelShape | None:
     weights = 0 if told is None else weights_in(Path(folder))
     if not told or not told["d_model"] or not weights:
         return None
-    return ModelShape(told["d_model"], weights // _bytes_a_parameter(Path(folder)), told["vocab_size"])
+    bytes_a_parameter = _bytes_a_parameter(Path(folder))
+    return ModelShape(told["d_model"], weights // bytes_a_parameter, told["vocab_size"], bytes_a_parameter)
 
 
 def weights_in(folder: Path) -> int:
@@ -87,7 +99,7 @@ def _read_manifest(path: Path, _changed_at: int) -> dict[str, Any]:
 
 
 def _bytes_a_parameter(folder: Path) -> int:
-    """By what its configuration says of the weights' precision; on a CPU each becomes a float32."""
+    """By what its configuration says of the weights' precision."""
     told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     words = str(told.get("dtype") or told.get("torch_dtype") or "float32")
     return 2 if words in ("float16", "bfloat16") else FLOAT

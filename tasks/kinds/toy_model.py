@@ -56,15 +56,15 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
 
 
 def estimate(params: Params, known: Known) -> Estimate:
-    """Disk by the shape: the model and its checkpoints; time by a like one in the store."""
-    from tasks.estimate import CHECKPOINTS, FLOAT, seconds_like_earlier, shape_of_toy
+    """Disk by the shape, for the moment when a checkpoint replaces another; time by a like one in the store."""
+    from tasks.estimate import CHECKPOINT, FLOAT, seconds_like_earlier, shape_of_toy
 
     alike, tokens = ("layers", "width", "vocab", "context"), params.steps * _ROWS * params.context
     seconds = seconds_like_earlier(
         known, "models", tokens, lambda told: all(told.get(key) == getattr(params, key) for key in alike)
     )
     shape = shape_of_toy(params.width, params.layers, params.vocab)
-    return Estimate(seconds, None, (1 + CHECKPOINTS) * shape.parameters * FLOAT)
+    return Estimate(seconds, None, 2 * CHECKPOINT * shape.parameters * FLOAT)
 
 
 def goes_on_at(workdir: Path) -> str | None:

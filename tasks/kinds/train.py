@@ -186,6 +186,7 @@ def _shape(params: Common) -> TrainingShape:
         -(-params.batch // params.accumulate),
         len(wired.reads),
         len(wired.writes),
+        params.skip,
         params.evaluate,
     )
 

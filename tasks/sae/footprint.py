@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.estimate import CHECKPOINTS, FLOAT, ModelShape, shape_of_model, shape_of_tokens, weights_in
+from tasks.estimate import CHECKPOINT, FLOAT, ModelShape, shape_of_model, shape_of_tokens, weights_in
 from tasks.job import Estimate, Known
 
 #: Python, torch and Celery, before anything of the job is loaded.
@@ -28,17 +28,23 @@ HELD_OUT_SHARE, HELD_OUT_VECTORS, HELD_OUT_NUMBERS = 0.1, 32768, 1 << 25
 
 #: As in tasks.activations: tokens of one forward pass. As in tasks.buffers: the vectors that wait to be shuffled. As in
 #: tasks.sae.coder: numbers in a slice of codes. As in tasks.sae.baselines: numbers held of some vectors. As in
-#: tasks.features.collect: numbers in a batch's codes. As in tasks.splice and tasks.training.evaluation: numbers in the
-#: logits of a pass and in a slice of what is made of them, and tokens that the model predicts.
+#: tasks.features.collect: numbers in a batch's codes. As in tasks.splice: numbers in the logits of a pass and in a
+#: slice of what is made of them. As in tasks.training.evaluation: vectors measured on, tokens that the model predicts.
 FORWARD_TOKENS = 4096
 BUFFER_BATCHES, BUFFER_BYTES, BUFFER_FILE_BYTES, FEWEST_BATCHES = 16, 512 << 20, 16 << 30, 4
 SLICE_NUMBERS, BASELINE_NUMBERS, CODES = 1 << 22, 1 << 24, 1 << 26
-LOGITS, LOGITS_SLICE, PREDICTED = 1 << 24, 1 << 22, 2048
+LOGITS, LOGITS_SLICE, EVALUATED, PREDICTED = 1 << 24, 1 << 22, 8192, 2048
 
-#: Vectors as long as the residual stream that a token has at the worst moment of a forward pass.
-_VECTORS_A_TOKEN = 12
-#: An SAE in training: its weights, their gradient, the gradient to come, and Adam's two moments.
-_COPIES_IN_TRAINING = 5
+#: Vectors as long as the residual stream that a token has at the worst moment of a forward pass: the model's own, and
+#: for each hook what is caught, and what is left of the pass before.
+_VECTORS_A_TOKEN, _VECTORS_A_HOOK = 9, 3
+#: An SAE in training: its weights, their gradient, and Adam's two moments. A step has one more, what earlier parts of
+#: the batch added up to or products of weights and gradient; saving has what is written, half of it twice.
+_COPIES_IN_TRAINING, _COPIES_IN_SAVING = 4, 1.5
+#: What is to be written, at the worst moment of a step on a part of a batch, and of the figures told of a whole one.
+_COPIES_IN_PART, _COPIES_IN_FIGURES = 3, 2
+#: Numbers that an active feature of a vector takes where only those are worked on.
+_NUMBERS_A_PAIR = 9
 #: Slices of codes at the worst moment of a step over all pairs; as in tasks.sae.pairs: vectors in one.
 _SLICES, PAIRS_SLICE = 4, 512
 #: Logits at the worst moment of a prediction with a coder in its place, and slices of what is made of them: two passes'
@@ -46,8 +52,9 @@ _SLICES, PAIRS_SLICE = 4, 512
 _COPIES_PREDICTED, _SLICES_PREDICTED = 3, 6
 #: Slices of codes at the worst moment of a measurement on held-out vectors.
 _CODES_MEASURED = 2
-#: Held-out vectors at the worst moment of the comparison with PCA: three sets of them, and what is made of those.
-_COPIES_IN_PCA, _COPIES_HELD = 8, 3
+#: Held-out vectors at the worst moment of the comparison with PCA: three sets of them, and what is made of those. While
+#: they are read, two sets are there twice.
+_COPIES_IN_PCA, _COPIES_HELD, _COPIES_READ = 8, 3, 5
 #: Its float64 matrix of all pairs of dimensions, or of vectors if those are fewer, and what finding directions takes.
 _IN_EIGH = 8
 
@@ -63,7 +70,38 @@ class TrainingShape:
     part: int  # how much of a batch goes through the coder at once
     reads: int = 1  # hooks that it reads
     writes: int = 0  # hooks that it writes, where it does not write what it reads
-    evaluate: int = 0  # how often the model predicts with it in its place
+    skip: bool = False  # whether it has a way past the features
+    evaluate: int = 0  # how often it is measured, and the model predicts with it in its place
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """An SAE in training on vectors of `d_model` numbers, and what of it is how large."""
+
+    shape: TrainingShape
+    d_model: int
+
+    @property
+    def d_in(self) -> int:
+        return self.d_model * self.shape.reads
+
+    @property
+    def d_out(self) -> int:
+        return self.d_model * (self.shape.writes or self.shape.reads)
+
+    @property
+    def d_sae(self) -> int:
+        return self.shape.width or self.shape.expansion * self.d_model
+
+    @property
+    def parameters(self) -> int:
+        past = self.d_in * self.d_out if self.shape.skip else 0
+        return (self.d_in + self.d_out) * self.d_sae + self.d_sae + self.d_out + past
+
+    @property
+    def batch(self) -> int:
+        """Numbers in what is read, and in what is to be written if that is something else."""
+        return self.shape.batch * self.d_model * (self.shape.reads + self.shape.writes)
 
 
 def of_training(
@@ -82,43 +120,82 @@ def of_training(
     told = ModelShape(stored["d_in"], parameters=0) if stored else shape_of_model(known, model)
     if told is None:
         return Estimate()
-    seen = told.d_model * hooks
+    trained = [_Trained(shape, told.d_model) for shape in shapes]
     rows = shape_of_tokens(known, dataset)
-    held_out = _held_out(stored["vectors"] if stored else rows and math.prod(rows), seen)
-    parameters = sum(_parameters(shape, told.d_model) for shape in shapes)
-    in_memory, in_file = _buffer(seen, shapes[0].batch)
-    kept = _COPIES_HELD * held_out * seen if len(shapes) > 1 else 0
-    lasting = told.parameters + _COPIES_IN_TRAINING * parameters + in_memory + kept
-    lasting += sum(_codes(shape, _d_sae(shape, told.d_model)) for shape in shapes)
-    reading = FORWARD_TOKENS * _VECTORS_A_TOKEN * told.d_model * max(shape.reads for shape in shapes)
-    measuring = max(_measuring(shape, told.d_model, held_out) for shape in shapes)
-    predicting = _predicting(told.vocab or 0, rows[1] if rows else None) if any(s.evaluate for s in shapes) else 0
-    held = FLOAT * (lasting + max(reading, measuring, predicting))
+    seen = told.d_model * hooks
+    vectors = stored["vectors"] if stored else rows and math.prod(rows)
+    held_out = _held_out(vectors, seen)
+    in_memory, in_file = _buffer(seen, shapes[0].batch, None if vectors is None else vectors - held_out)
+    kept = _kept(shapes, held_out) * seen
+    lasting = sum(_lasting(one) for one in trained) + in_memory + kept
+    moments = [
+        _forward(told.d_model, hooks),
+        _COPIES_READ * held_out * seen - kept,
+        *(moment(one) for one in trained for moment in (_stepping, _saving)),
+        *(_measuring(one, held_out) for one in trained),
+    ]
+    if any(shape.evaluate for shape in shapes):
+        moments.append(_predicting(told.vocab or 0, rows[1] if rows else None))
+    held = FLOAT * (lasting + max(moments))
     return Estimate(
-        memory_bytes=RUNNER + (0 if stored else MODEL) + held,
-        disk_bytes=FLOAT * ((1 + CHECKPOINTS) * parameters + in_file),
-        gpu_memory_bytes=CUDA + held,
+        memory_bytes=RUNNER + (0 if stored else MODEL) + told.bytes_on_cpu + held,
+        disk_bytes=FLOAT * (_on_disk(trained) + in_file),
+        gpu_memory_bytes=CUDA + told.bytes_on_gpu + held,
     )
 
 
-def _d_sae(shape: TrainingShape, d_model: int) -> int:
-    return shape.width or shape.expansion * d_model
+def _kept(shapes: Sequence[TrainingShape], held_out: int) -> int:
+    """Vectors of all hooks that stay: those measured on now and then; of several SAEs all held out, and a batch."""
+    evaluated = min(EVALUATED, held_out) if any(shape.evaluate for shape in shapes) else 0
+    return evaluated if len(shapes) == 1 else _COPIES_HELD * held_out + shapes[0].batch
 
 
-def _parameters(shape: TrainingShape, d_model: int) -> int:
-    d_sae, d_in = _d_sae(shape, d_model), d_model * shape.reads
-    d_out = d_model * shape.writes or d_in
-    return (d_in + d_out) * d_sae + d_sae + d_out
+def _lasting(trained: _Trained) -> int:
+    """Numbers that an SAE in training holds from its first step to its last: the last are its pre-activations."""
+    return _COPIES_IN_TRAINING * trained.parameters + trained.shape.part * trained.d_sae
 
 
-def _measuring(shape: TrainingShape, d_model: int, held_out: int) -> int:
+def _stepping(trained: _Trained) -> int:
+    """Numbers at the worst moment of a step: in a copy of the parameters, in the batch, in what is made of both.
+
+    Of pre-activations it is told which count. Codes are those of active features, or else of all in some slices.
+    """
+    shape = trained.shape
+    made = max(_COPIES_IN_PART * shape.part, _COPIES_IN_FIGURES * shape.batch) * trained.d_out
+    pairs = (
+        shape.part * shape.k * _NUMBERS_A_PAIR if shape.k else _SLICES * min(PAIRS_SLICE, shape.part) * trained.d_sae
+    )
+    return trained.parameters + trained.batch + made + pairs + shape.part * trained.d_sae // FLOAT
+
+
+def _saving(trained: _Trained) -> int:
+    """Numbers in what is written of an SAE at the end."""
+    return int(_COPIES_IN_SAVING * trained.parameters)
+
+
+def _measuring(trained: _Trained, held_out: int) -> int:
     """Numbers at the worst moment of the comparison with other codes of the same size."""
-    d_in, d_sae = d_model * shape.reads, _d_sae(shape, d_model)
-    pca = _COPIES_IN_PCA * held_out * d_in + _IN_EIGH * min(d_in, 2 * held_out) ** 2
-    active = min(shape.k or d_in, d_in - 1)
-    coded = min(BASELINE_NUMBERS, held_out * numbers_coded(d_in, d_sae, active))
-    random = (_COPIES_HELD * held_out + d_sae) * d_in + coded
+    d, d_sae = trained.d_out, trained.d_sae
+    pca = _COPIES_IN_PCA * held_out * d + _IN_EIGH * min(d, 2 * held_out) ** 2
+    active = min(trained.shape.k or d, d - 1)
+    coded = min(BASELINE_NUMBERS, held_out * numbers_coded(d, d_sae, active))
+    random = (_COPIES_HELD * held_out + d_sae) * d + coded
     return max(pca, random) + _CODES_MEASURED * min(SLICE_NUMBERS, held_out * d_sae)
+
+
+def _on_disk(trained: Sequence[_Trained]) -> int:
+    """Numbers on disk at the worst moment: while one more checkpoint is written, or all SAEs are saved beside theirs.
+
+    The newest checkpoint is kept, and the best one where more than the last is measured.
+    """
+    kept = sum(CHECKPOINT * (2 if one.shape.evaluate > 1 else 1) * one.parameters for one in trained)
+    sizes = [one.parameters for one in trained]
+    return kept + max(CHECKPOINT * max(sizes), sum(sizes))
+
+
+def _forward(d_model: int, hooks: int = 1) -> int:
+    """Numbers at the worst moment of a forward pass."""
+    return FORWARD_TOKENS * (_VECTORS_A_TOKEN + _VECTORS_A_HOOK * hooks) * d_model
 
 
 def _predicting(vocab: int, context: int | None) -> int:
@@ -139,15 +216,17 @@ def of_extraction(known: Known, model: str, sae: Path, top: int, window: int) ->
     if told is None or not weights:
         return None
     d_sae = weights // (2 * told.d_model * FLOAT)
-    forward = FORWARD_TOKENS * _VECTORS_A_TOKEN * told.d_model
     codes = 2 * min(FORWARD_TOKENS * d_sae, CODES)
-    return CUDA + weights + FLOAT * (told.parameters + forward + codes + d_sae * top * (2 * window + 4))
+    held = FLOAT * (_forward(told.d_model) + codes + d_sae * top * (2 * window + 4))
+    return CUDA + weights + told.bytes_on_gpu + held
 
 
 def of_reading(model: ModelShape) -> Estimate:
     """Memory of a reading of a model's activations, or of GPU memory if it gets a GPU: the model and a forward pass."""
-    held = FLOAT * (model.parameters + FORWARD_TOKENS * _VECTORS_A_TOKEN * model.d_model)
-    return Estimate(memory_bytes=RUNNER + MODEL + held, gpu_memory_bytes=CUDA + held)
+    held = FLOAT * _forward(model.d_model)
+    return Estimate(
+        memory_bytes=RUNNER + MODEL + model.bytes_on_cpu + held, gpu_memory_bytes=CUDA + model.bytes_on_gpu + held
+    )
 
 
 def _held_out(tokens: int | None, d_in: int) -> int:
@@ -156,16 +235,10 @@ def _held_out(tokens: int | None, d_in: int) -> int:
     return most if tokens is None else min(most, int(tokens * HELD_OUT_SHARE))
 
 
-def _buffer(d_in: int, batch: int) -> tuple[int, int]:
-    """Numbers in the buffer in memory, or else in the file."""
-    one = batch * d_in
+def _buffer(d_in: int, batch: int, vectors: int | None = None) -> tuple[int, int]:
+    """Numbers in the buffer in memory, or else in the file; no more than those of all vectors, where that is known."""
+    one, there = batch * d_in, BUFFER_BATCHES if vectors is None else max(1, vectors // batch)
     batches = max(1, min(BUFFER_BATCHES, BUFFER_BYTES // (FLOAT * one)))
     if batches >= FEWEST_BATCHES:
-        return batches * one, 0
-    return 0, max(batches, min(BUFFER_BATCHES, BUFFER_FILE_BYTES // (FLOAT * one))) * one
-
-
-def _codes(shape: TrainingShape, d_sae: int) -> int:
-    """Pre-activations of the part of a batch that is worked on, which of them count, and some slices of codes."""
-    dense = 0 if shape.k else _SLICES * min(PAIRS_SLICE, shape.part)
-    return (shape.part + shape.part // FLOAT + dense) * d_sae
+        return min(batches, there) * one, 0
+    return 0, min(max(batches, min(BUFFER_BATCHES, BUFFER_FILE_BYTES // (FLOAT * one))), there) * one

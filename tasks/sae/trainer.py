@@ -126,12 +126,16 @@ class Trainer:
         return x, x if written is read else written.to(self.device)
 
     def _measure(self) -> None:
-        """Scale to a mean length of sqrt(d) (Anthropic, April 2024); start the decoder bias at the mean."""
-        pairs = [self._batch(step) for step in range(min(MEASURED_BATCHES, self.config.steps))]
-        read, written = (torch.cat(vectors) for vectors in zip(*pairs, strict=True))
-        blocks = self.config.coder.blocks
-        self._scales = Scales(_scale(read, blocks), _scale(written, blocks))
-        self.coder.b_dec.copy_(written.mean(0) * spread(self.scales.written, self.coder.b_dec))
+        """Scale to a mean length of sqrt(d) (Anthropic, April 2024); start the decoder bias at the mean.
+
+        Means are taken of each batch before the next is read: several large ones would be more than a step holds.
+        """
+        coder = self.config.coder
+        steps = range(min(MEASURED_BATCHES, self.config.steps))
+        means = [_means(*self._batch(step), coder.blocks) for step in steps]
+        read, written, mean = (torch.stack(of_batches).mean(0) for of_batches in zip(*means, strict=True))
+        self._scales = Scales(_scale(read, coder.d_in), _scale(written, coder.d_out or coder.d_in))
+        self.coder.b_dec.copy_(mean * spread(self.scales.written, mean))
         self.start(self)
 
     def _train(self) -> None:
@@ -167,13 +171,15 @@ class Trainer:
         told: list[Step] = []
         sums: dict[str, torch.Tensor] = {}
         for part, wanted in zip(x.chunk(parts), target.chunk(parts), strict=True):
+            self.optimizer.zero_grad()  # or the gradient before this one would be held beside it
             told.append(self.coder.step(part, part if target is x else wanted, moment))
             if parts == 1:
                 return told[0]
             share = len(part) / len(x)
             for name, parameter in self.coder.parameters.items():
                 assert parameter.grad is not None
-                sums[name] = parameter.grad * share + sums.get(name, 0.0)
+                gradient = parameter.grad.mul_(share)
+                sums[name] = sums[name].add_(gradient) if name in sums else gradient
         for name, parameter in self.coder.parameters.items():
             parameter.grad = sums[name]
         *means, fired = (torch.stack(values) for values in zip(*told, strict=True))
@@ -253,14 +259,22 @@ class Trainer:
             self.coder.load(tensors)
 
 
-def _scale(vectors: torch.Tensor, blocks: int) -> tuple[float, ...]:
-    """What brings each of the blocks of (n, blocks * d) vectors to a mean length of sqrt(d)."""
-    parts = vectors.unflatten(1, (blocks, -1))
-    lengths = parts.norm(dim=2).mean(0).tolist()
-    for length in lengths:
+def _means(read: torch.Tensor, written: torch.Tensor, blocks: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of (n, blocks * d) vectors, in float64: the mean lengths of what is read and written, and the mean of the latter.
+
+    Lengths are those of each block: (blocks,).
+    """
+    lengths = [vectors.unflatten(1, (blocks, -1)).norm(dim=2).mean(0).double() for vectors in (read, written)]
+    return lengths[0], lengths[1], written.mean(0).double()
+
+
+def _scale(lengths: torch.Tensor, d: int) -> tuple[float, ...]:
+    """What brings blocks of these mean lengths, of vectors of `d` numbers in all, to a mean length of sqrt(d_block)."""
+    told = lengths.tolist()
+    for length in told:
         if not 0 < length < math.inf:
             raise Problem(f"The activations have a mean length of {length}: nothing can be learned from them.")
-    return tuple(math.sqrt(parts.shape[2]) / length for length in lengths)
+    return tuple(math.sqrt(d / len(told)) / length for length in told)
 
 
 def _is_adam_of(key: str, name: str) -> bool:

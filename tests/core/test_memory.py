@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from tasks.activation_files import ShardWriter
-from tasks.job import Job
+from tasks.job import Job, State
 from tests.core.lab import Lab
 from tests.core.test_estimate import add_model, add_tokens, estimated, most_held, published
 
@@ -71,3 +72,17 @@ def test_the_memory_of_a_dense_training_is_known_within_a_fifth_too(lab: Lab) ->
     lab.start_worker(OMP_NUM_THREADS="1")
     job = lab.submit("train", model="model", dataset="words", layer=0, steps=40, batch=1024, expansion=16, **STANDARD)
     assert estimated(lab, job).memory_bytes == pytest.approx(most_held(lab, job), rel=0.2)
+
+
+def test_the_memory_of_a_training_on_large_batches_in_parts_is_known_within_a_fifth_too(lab: Lab) -> None:
+    batch, d_in = 65_536, 256
+    add_activations(lab, "stored", 1_200, d_in)
+    lab.start_worker(OMP_NUM_THREADS="1")
+    sizes = {"batch": batch, "accumulate": 64, "k": 8, "expansion": 2}
+    job = lab.submit("train", activations="stored", steps=4, **sizes)
+    told = estimated(lab, job).memory_bytes
+    assert told is not None
+    assert told == pytest.approx(peak(lab, job), rel=0.2)
+    assert lab.ended(job).state is State.SUCCEEDED
+    one = 4 * batch * d_in
+    assert told - estimated(lab, dataclasses.replace(job, params=job.params | {"batch": 1024})).memory_bytes > 2 * one

@@ -13,11 +13,11 @@ from tasks import activations, buffers, splice
 from tasks.features import collect
 from tasks.job import Estimate
 from tasks.kinds import extract, train
-from tasks.sae import baselines, coder, footprint, pairs
+from tasks.sae import baselines, checkpoint, coder, footprint, pairs
 from tasks.sae.schedule import TrainConfig
 from tasks.sae.trainer import Trainer
 from tasks.training import evaluation
-from tests.sae.conftest import Bench, shaped
+from tests.sae.conftest import Bench, shaped, tiny_model
 
 PARAMS = train.Params("tiny", "words", 1, batch=256, width=20_000)
 
@@ -54,6 +54,48 @@ def test_what_is_not_on_this_machine_yet_is_unknown(bench: Bench) -> None:
     assert extract.estimate(extract.Params("nowhere", model="tiny"), bench.known) == Estimate()
 
 
+def test_a_batch_in_parts_is_expected_to_hold_less(bench: Bench) -> None:
+    assert expected(bench, batch=4096, accumulate=16) < expected(bench, batch=4096)
+
+
+def test_a_way_past_the_features_is_expected_to_have_a_gradient_and_moments_too(bench: Bench) -> None:
+    way = 4 * 16 * 16
+    plain, with_it = (expected(bench, hook="mlp-in", target="mlp", skip=skip) for skip in (False, True))
+    assert 4 * way <= with_it - plain <= 5 * way
+
+
+def test_no_more_vectors_are_expected_to_wait_than_there_are(bench: Bench) -> None:
+    bench.add_tokens("many", rows=4000)
+    assert expected(bench, width=64, batch=2048, dataset="many") > expected(bench, width=64, batch=2048)
+
+
+def test_a_model_in_half_precision_takes_half_of_a_gpu_and_the_same_of_a_cpu(bench: Bench) -> None:
+    model = tiny_model()
+    bench.add("models", "half")
+    model.to(torch.bfloat16).save_pretrained(bench.store.path("models", "half"))
+    whole, half = (train.estimate(dataclasses.replace(PARAMS, model=name), bench.known) for name in ("tiny", "half"))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert half.memory_bytes == pytest.approx(whole.memory_bytes, rel=1e-3)
+    assert whole.gpu_memory_bytes - half.gpu_memory_bytes == pytest.approx(2 * parameters, rel=0.1)
+
+
+@pytest.mark.parametrize("evaluate", [0, 2])
+def test_a_training_takes_the_disk_that_is_expected_while_one_more_checkpoint_is_written(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluate: int
+) -> None:
+    folder, seen = tmp_path / "training", []
+    trainer = Trainer(TrainConfig(shaped("topk", 16, 2000, k=4), steps=4, batch=256), lambda step: torch.randn(256, 16))
+    monkeypatch.setattr(
+        checkpoint, "sync_folder", lambda _: seen.append(sum(file.stat().st_size for file in folder.rglob("*.*s")))
+    )
+    trainer.begin(folder)
+    while trainer.goes_on:
+        trainer.advance(folder)
+        trainer.save(folder, score=1.0 if evaluate and trainer.step == 1 else None)
+    told = train.estimate(dataclasses.replace(PARAMS, width=2000, evaluate=evaluate), bench.known).disk_bytes
+    assert max(seen) == pytest.approx(told, rel=0.05)
+
+
 def test_an_extraction_holds_the_model_the_sae_and_its_examples(bench: Bench) -> None:
     bench.add("saes", "mine")
     folder = bench.store.path("saes", "mine")
@@ -79,4 +121,4 @@ def test_the_sizes_are_those_of_the_work_itself() -> None:
     assert (footprint.SLICE_NUMBERS, footprint.BASELINE_NUMBERS) == (coder.SLICE_NUMBERS, baselines.NUMBERS)
     assert (footprint.CODES, footprint.PAIRS_SLICE) == (collect._CODES, pairs.SLICE)
     assert (footprint.LOGITS, footprint.LOGITS_SLICE) == (splice.LOGITS, splice.LOGITS_SLICE)
-    assert footprint.PREDICTED == evaluation.PREDICTED
+    assert (footprint.EVALUATED, footprint.PREDICTED) == (evaluation.VECTORS, evaluation.PREDICTED)

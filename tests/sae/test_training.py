@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import weakref
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tasks.problem import Problem
 from tasks.sae import checkpoint
 from tasks.sae.architectures import names
 from tasks.sae.baselines import pca_explained_variance, random_explained_variance
-from tasks.sae.coder import Moment
+from tasks.sae.coder import Moment, Step
 from tasks.sae.metrics import measure, total_variance
 from tasks.sae.resample import resample
 from tasks.sae.schedule import TrainConfig
@@ -178,6 +179,35 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole():
     for name, parameter in whole.coder.parameters.items():
         torch.testing.assert_close(parameter.grad, parts.coder.parameters[name].grad, rtol=1e-4, atol=1e-5)
     assert torch.equal(one.fired, three.fired)
+
+
+def test_a_batch_in_parts_holds_no_other_gradient_while_the_next_is_made(monkeypatch: pytest.MonkeyPatch):
+    trainer = Trainer(config("topk", accumulate=4), Planted(32, 16, 3, 64))
+    coder, held = trainer.coder, []
+    step = coder.step
+
+    def look(x: torch.Tensor, target: torch.Tensor, moment: Moment) -> Step:
+        held.extend(parameter.grad for parameter in coder.parameters.values() if parameter.grad is not None)
+        return step(x, target, moment)
+
+    monkeypatch.setattr(coder, "step", look)
+    x, moment = trainer.source(0), Moment(torch.zeros(0, dtype=torch.int64))
+    for _ in range(2):
+        trainer._gradient(x, x, moment)
+    assert held == []
+
+
+def test_of_several_batches_that_are_measured_one_is_held_at_a_time(tmp_path: Path):
+    source, given = Planted(32, 16, 3, 64), []
+
+    def watched(step: int) -> torch.Tensor:
+        assert all(batch() is None for batch in given)
+        batch = source(step)
+        given.append(weakref.ref(batch))
+        return batch
+
+    Trainer(config("topk", steps=9), watched).begin(tmp_path)
+    assert len(given) == 8
 
 
 def test_a_gradient_is_no_longer_than_it_may_be(tmp_path: Path):
