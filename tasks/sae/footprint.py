@@ -45,8 +45,9 @@ _COPIES_IN_TRAINING, _COPIES_IN_SAVING = 4, 1.5
 _COPIES_IN_PART, _COPIES_IN_FIGURES = 3, 2
 #: Numbers that an active feature of a vector takes where only those are worked on.
 _NUMBERS_A_PAIR = 9
-#: Slices of codes at the worst moment of a step over all pairs; as in tasks.sae.pairs: vectors in one.
-_SLICES, PAIRS_SLICE = 4, 512
+#: Slices of codes that steps over all pairs take of the heap; as in tasks.sae.pairs: vectors in one. What steps over
+#: many active pairs take is less.
+_SLICES, PAIRS_SLICE = 12, 512
 #: Logits at the worst moment of a prediction with a coder in its place, and slices of what is made of them: two passes'
 #: and, as the allocator has it, what one before them left.
 _COPIES_PREDICTED, _SLICES_PREDICTED = 3, 6
@@ -151,21 +152,21 @@ def _kept(shapes: Sequence[TrainingShape], held_out: int) -> int:
 
 
 def _lasting(trained: _Trained) -> int:
-    """Numbers that an SAE in training holds from its first step to its last: the last are its pre-activations."""
-    return _COPIES_IN_TRAINING * trained.parameters + trained.shape.part * trained.d_sae
+    """Numbers that an SAE in training holds from its first step to its last.
+
+    Besides itself its pre-activations and which of them count, and what the codes of active features take, or else of
+    all in some slices: steps give that back, but not in one piece.
+    """
+    shape, d_sae = trained.shape, trained.d_sae
+    pairs = shape.part * shape.k * _NUMBERS_A_PAIR if shape.k else _SLICES * min(PAIRS_SLICE, shape.part) * d_sae
+    return _COPIES_IN_TRAINING * trained.parameters + shape.part * d_sae + shape.part * d_sae // FLOAT + pairs
 
 
 def _stepping(trained: _Trained) -> int:
-    """Numbers at the worst moment of a step: in a copy of the parameters, in the batch, in what is made of both.
-
-    Of pre-activations it is told which count. Codes are those of active features, or else of all in some slices.
-    """
+    """Numbers at the worst moment of a step besides: a copy of the parameters, the batch, and what is made of it."""
     shape = trained.shape
     made = max(_COPIES_IN_PART * shape.part, _COPIES_IN_FIGURES * shape.batch) * trained.d_out
-    pairs = (
-        shape.part * shape.k * _NUMBERS_A_PAIR if shape.k else _SLICES * min(PAIRS_SLICE, shape.part) * trained.d_sae
-    )
-    return trained.parameters + trained.batch + made + pairs + shape.part * trained.d_sae // FLOAT
+    return trained.parameters + trained.batch + made
 
 
 def _saving(trained: _Trained) -> int:

@@ -2,8 +2,9 @@
 
 An architecture's formulas are about codes: one number for each vector and feature, most of them zero once it has
 learned something. They are written once, over pairs, and `split` decides what the pairs are: every pair of one slice of
-the batch after another, where many are active, or only the active ones of the whole batch. A dense product costs the
-same whatever it multiplies, a sparse pass costs by the pair, so the first wins while many are active.
+the batch after another, where many are active, or only the active ones, of the whole batch if they are not too many to
+hold. A dense product costs the same whatever it multiplies, a sparse pass costs by the pair, so the first wins while
+many are active.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 SLICE, SAMPLE = 512, 64
 #: A share of active pairs under which working on them alone is faster; measured on two cores with AVX-512.
 SPARSE_SHARE = 1 / 8
+#: Active pairs that are worked on together, or few more: what is held of each is dozens of bytes.
+MOST = 1 << 20
 #: Features in one of the parts of a row whose maxima are compared first.
 PART = 32
 
@@ -114,21 +117,23 @@ class SomePairs:
     """Chosen pairs of `count` vectors, one vector after the other: values are (pairs,).
 
     `features` and `vectors`, both (pairs,) int64, say what each pair is; `starts` (count,) where each vector's begin.
+    Vectors are counted from number `first` of the batch.
     """
 
     features: Tensor
     vectors: Tensor
     starts: Tensor
     d_sae: int
+    first: int = 0
 
     @property
     def rows(self) -> slice:
-        """The whole batch, or as much of it as the pairs were chosen from."""
-        return slice(0, len(self.starts))
+        """As much of the batch as the pairs were chosen from."""
+        return slice(self.first, self.first + len(self.starts))
 
     def of(self, dense: Tensor) -> Tensor:
         """See `Pairs`."""
-        return dense.flatten()[self.vectors * self.d_sae + self.features]
+        return dense[self.rows].flatten()[self.vectors * self.d_sae + self.features]
 
     def of_features(self, values: Tensor) -> Tensor:
         """See `Pairs`."""
@@ -163,7 +168,8 @@ class SomePairs:
         """See `Pairs`."""
         chosen = places_of(wanted)
         vectors = self.vectors[chosen]
-        return SomePairs(self.features[chosen], vectors, _starts(vectors, len(self.starts)), self.d_sae), chosen
+        starts = _starts(vectors, len(self.starts))
+        return SomePairs(self.features[chosen], vectors, starts, self.d_sae, self.first), chosen
 
     @property
     def _passes(self) -> Passes:
@@ -184,22 +190,26 @@ class SomePairs:
 
 
 def split(pre: Tensor, floor: Tensor | float) -> Iterator[Pairs]:
-    """The pairs at which (batch, d_sae) pre-activations exceed a floor, at once; or all pairs, slice by slice.
+    """The pairs at which (batch, d_sae) pre-activations exceed a floor, or all pairs, slice by slice of the batch.
 
     All of them where many of the first vectors exceed it, or on a device that would have to be waited for to know. What
     does not exceed it must come out as zero by the formulas.
     """
-    first = pre[:SAMPLE]
-    if pre.device.type == "cpu" and int((first > floor).count_nonzero()) <= SPARSE_SHARE * first.numel():
-        yield pairs_at(pre > floor)
+    sample = pre[:SAMPLE]
+    active = int((sample > floor).count_nonzero()) if pre.device.type == "cpu" else sample.numel()
+    if active <= SPARSE_SHARE * sample.numel():
+        at_once = max(1, MOST * len(sample) // max(1, active))
+        for start, part in zip(range(0, len(pre), at_once), pre.split(at_once), strict=True):
+            yield pairs_at(part > floor, start)
         return
     for start in range(0, len(pre), SLICE):
         yield AllPairs(slice(start, min(start + SLICE, len(pre))))
 
 
-def pairs_at(wanted: Tensor) -> SomePairs:
-    """The pairs at which the (batch, d_sae) bool tensor is true."""
-    return from_places(places_of(wanted.flatten()), *wanted.shape)
+def pairs_at(wanted: Tensor, first: int = 0) -> SomePairs:
+    """The pairs at which the (count, d_sae) bool tensor, whose vectors are those from `first` on, is true."""
+    count, d_sae = wanted.shape
+    return from_places(places_of(wanted.flatten()), count, d_sae, first)
 
 
 def places_of(wanted: Tensor) -> Tensor:
@@ -209,10 +219,10 @@ def places_of(wanted: Tensor) -> Tensor:
     return wanted.nonzero().flatten()
 
 
-def from_places(places: Tensor, batch: int, d_sae: int) -> SomePairs:
-    """The pairs of ascending places in a flattened (batch, d_sae) tensor."""
+def from_places(places: Tensor, count: int, d_sae: int, first: int = 0) -> SomePairs:
+    """The pairs of ascending places in a flattened (count, d_sae) tensor, whose vectors are those from `first` on."""
     vectors = places // d_sae
-    return SomePairs(places - vectors * d_sae, vectors, _starts(vectors, batch), d_sae)
+    return SomePairs(places - vectors * d_sae, vectors, _starts(vectors, count), d_sae, first)
 
 
 def from_rows(features: Tensor, d_sae: int) -> SomePairs:

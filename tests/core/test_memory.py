@@ -19,7 +19,7 @@ from tests.core.test_estimate import add_model, add_tokens, estimated, most_held
 CONTEXT = 128
 DEEPER = bool(os.environ.get("MISTUDIO_TEST_DEEPER"))
 #: Rows of a small and of a large artifact, both with more than is ever held out, and the length of a vector.
-ROWS, D_IN = ((2_600, 390_625), 8) if DEEPER else ((2_600, 8_000), 32)
+ROWS, D_IN = ((2_600, 390_625), 8) if DEEPER else ((2_600, 16_000), 32)
 #: What a dense architecture's flags are.
 STANDARD = {"arch": "standard", "l1": 0.1}
 

@@ -367,3 +367,32 @@ def test_an_option_means_the_same_in_each_architecture_that_has_it():
             told = spec.metadata
             said.setdefault(spec.name, set()).add((spec.type, told["help"], told["choices"], told["minimum"]))
     assert {name: told for name, told in said.items() if len(told) > 1} == {}
+
+
+@pytest.mark.parametrize(
+    "choice", [choice for choice in CHOICES if choice.split()[0] not in ("topk", "batchtopk", "matryoshka")]
+)
+def test_active_pairs_that_are_too_many_to_hold_at_once_are_worked_on_part_by_part(
+    choice: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(pairs, "SPARSE_SHARE", 1.0)
+    monkeypatch.setattr(pairs, "MOST", 200)
+    coder = small(choice)
+    parts = list(pairs.split(random(50, 64), 0.0))
+    assert [part.rows.start for part in parts] == sorted({part.rows.start for part in parts})
+    assert (len(parts) > 3, parts[-1].rows.stop) == (True, 50)
+    check_step(coder, 50, NOBODY)
+
+
+def test_a_batch_is_coded_alike_whatever_was_guessed():
+    coder = small("batchtopk")
+    pre = random(50, 64)
+    found = []
+    for guess in (0.0, 1e-3, 100.0):
+        coder._least = guess
+        chosen, codes = coder.choose(pre)
+        found.append((chosen.vectors.tolist(), chosen.features.tolist(), codes.tolist()))
+    assert found[0] == found[1] == found[2]
+    assert len(found[0][0]) == 50 * 4
+    coder._least = 0.0
+    assert len(coder.choose(-pre.abs())[0].vectors) == 0

@@ -39,7 +39,7 @@ def test_a_training_holds_about_what_is_expected(bench: Bench, tmp_path: Path, a
     held = sum(tensor.nbytes for tensor in tensors)
     rest = expected(bench, width=1)  # what does not follow from the SAE's width: the model, the buffer
     # A step over all pairs has some slices of codes more, and the end is measured on codes as large as a batch's.
-    assert held <= expected(bench, arch=arch) - rest <= 7 * held
+    assert held <= expected(bench, arch=arch) - rest <= 12 * held
 
 
 def test_a_wider_sae_and_a_larger_batch_are_expected_to_hold_more(bench: Bench) -> None:

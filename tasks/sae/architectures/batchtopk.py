@@ -7,13 +7,14 @@ active where its pre-activation exceeds a threshold, the mean over recent batche
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.late import torch
 from tasks.sae.architectures import topk
 from tasks.sae.coder import Moment, Step
-from tasks.sae.pairs import SomePairs, from_places, places_of
+from tasks.sae.pairs import SAMPLE, SomePairs, from_places, places_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,9 +68,10 @@ class BatchTopK(topk.TopK):
     def choose(self, pre: Tensor) -> tuple[SomePairs, Tensor]:
         """See `TopK.choose`; of equal pre-activations at the edge the first ones are kept."""
         flat, wanted = pre.flatten(), self.options.k * len(pre)
-        places = places_of(flat > GUESS * self._least)
-        if len(places) < wanted:
-            places = places_of(flat > 0)
+        for floor in self._floors(pre):
+            places = places_of(flat > floor)
+            if len(places) >= wanted:
+                break
         values = flat[places]
         if len(places) > wanted:
             least = values.kthvalue(len(values) - wanted + 1).values
@@ -79,6 +81,16 @@ class BatchTopK(topk.TopK):
             places, values = places[keep], values[keep]
         self._least = float(values.min()) if len(values) else 0.0
         return from_places(places, len(pre), self.config.d_sae), values
+
+    def _floors(self, pre: Tensor) -> Iterator[float]:
+        """What few more than the wanted may exceed: by the batch before, by the first vectors; at last what all do."""
+        if self._least:
+            yield GUESS * self._least
+        sample = pre[:SAMPLE].flatten()
+        many = sample.topk(min(len(sample), 2 * self.options.k * len(pre[:SAMPLE])), sorted=False).values
+        if (floor := float(many.min())) > 0:
+            yield floor
+        yield 0.0
 
 
 CODER = BatchTopK
