@@ -42,9 +42,9 @@ class Spliced:
 
     @property
     def recovered(self) -> float | None:
-        """The share of the loss between zeros and the model itself; None where there is none between them."""
+        """The share of the loss between zeros and the model itself; None where zeros do no worse than that."""
         between = self.ablated - self.clean
-        return (self.ablated - self.spliced) / between if between else None
+        return (self.ablated - self.spliced) / between if between > 0 else None
 
 
 @torch.no_grad()

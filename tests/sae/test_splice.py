@@ -52,7 +52,11 @@ def test_what_is_not_predicted_is_not_told():
     model = tiny_model()
     source = ModelVectors(model, some_tokens(12)[:, :2], [find(model, Hook("resid", 1))], Mask(first=True))
     assert splice(source, ROWS, 1, lambda x: x) is None, "of two tokens the first is left out and the last has no next"
-    assert Spliced(clean=2.0, spliced=3.0, ablated=2.0, kl=0.5).recovered is None
+
+
+@pytest.mark.parametrize("ablated", [2.0, 1.5])
+def test_where_zeros_do_no_worse_than_the_model_there_is_no_share_to_tell(ablated: float):
+    assert Spliced(clean=2.0, spliced=3.0, ablated=ablated, kl=0.5).recovered is None
 
 
 def test_a_worse_reconstruction_costs_more():
