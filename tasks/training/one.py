@@ -134,7 +134,9 @@ class Training:
 
     def _pace(self) -> dict[str, Any]:
         told = dict(self._speed or self.watch.result())
-        return told if self.seen.is_alone else {**told, "tokens_per_s_together": told.pop("tokens_per_s")}
+        if not self.seen.is_alone:
+            told["tokens_per_s_together"] = told.pop("tokens_per_s")
+        return told
 
     def _read(self, rows: np.ndarray) -> Any:
         def tell(done: int, total: int) -> None:

@@ -211,6 +211,9 @@ def test_each_tells_the_speed_of_its_own_steps_alone(bench: Bench, monkeypatch: 
     assert told["tokens_per_s"] == 256
     made = train.run(prepared(bench, together=TWO_BY_TWO), bench.context("all")).made
     assert [told["tokens_per_s_together"] for told in made.values()] == pytest.approx([64] * 4, abs=2)
+    assert not [told for told in made.values() if "tokens_per_s" in told], (
+        "one trained alone would be believed to be so slow"
+    )
 
 
 def test_those_that_begin_with_an_sae_get_its_width(bench: Bench):
