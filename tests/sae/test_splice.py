@@ -126,6 +126,7 @@ def test_a_training_ends_when_its_patience_does(bench: Bench):
     lines = [json.loads(line) for line in (context.output / "evaluations.jsonl").read_text().splitlines()]
     losses = [line["fvu"] for line in lines]
     assert result["steps"] == len(lines) < 60
+    assert context.noted == [f"ends at step {len(lines)} of 60: the FVU was not better for 2 measurements"]
     assert min(losses[:-2]) == min(losses) < min(losses[-2:])
     assert result["best_step"] == len(lines) - 2
     best = lines[result["best_step"] - 1]
