@@ -79,7 +79,7 @@ def _row(ledger: Ledger, step: Step, job: Job | None, now: float | None = None) 
 def tell_numbers(sae: dict[str, Any], features: dict[str, Any]) -> None:
     """The numbers of the SAE, each beside what it has to be compared with."""
     rows = [
-        ["loss", f"{sae['loss']:.4f}", "mean squared error and AuxK on the last batch, normalised activations"],
+        ["loss", f"{sae['loss']:.4f}", "mean squared error on held-out tokens, normalised activations"],
         ["L0", f"{sae['l0']:.1f}", "features active on a token"],
         ["explained variance", f"{sae['explained_variance']:.3f}", "on held-out tokens, as the two below"],
         ["  PCA", f"{sae['pca_explained_variance']:.3f}", "with as many components as the L0"],

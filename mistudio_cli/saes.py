@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -36,21 +37,25 @@ def shown(store: Store, name: str) -> dict[str, Any]:
 def table(lines: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Headers and rows of a list."""
     headers = ["name", "trained as", "model", "hook", "features", "active", "explained", "dead"]
-    return headers, [[_cell(line, key) for key in _COLUMNS] for line in lines]
+    told = [{**line, "trained_as": _kind(line), "hook": _hooks(line)} for line in lines]
+    return headers, [[_cell(line, key) for key in _COLUMNS] for line in told]
 
 
 def facts(told: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Headers and rows of what is known of one; its options and measures by their own names."""
-    rows = [[key, _text(told[key])] for key in _FACTS if told[key] is not None]
+    known = {**told, "hook": _hooks(told)}
+    rows = [[key, _text(known[key])] for key in _FACTS if known[key] is not None]
     rows += [[f"made from {key}", str(value)] for key, value in told["made_from"].items()]
     rows += [[f"--{key.replace('_', '-')}", _text(v)] for key, v in told["params"].items() if v is not None]
-    rows += [[key, _text(v)] for key, v in told["result"].items() if v is not None and not isinstance(v, (dict, list))]
+    measured = {key: value for key, value in told["result"].items() if key not in _SHAPE}
+    rows += [[key, _text(v)] for key, v in measured.items() if v is not None and not isinstance(v, (dict, list))]
     rows += _densities(told["result"].get("density_histogram"))
     return ["what", "value"], rows + [[file, f"{size} bytes"] for file, size in told["files"].items()]
 
 
 _COLUMNS = ("name", "trained_as", "model", "hook", "d_sae", "l0", "explained_variance", "dead_share")
-_FACTS = ("name", "path", "architecture", "trained_as", "model", "hook", "d_in", "d_sae", "kind", "job", "created_at")
+_SHAPE = ("architecture", "trained_as", "model", "hook", "d_in", "d_out", "d_sae")
+_FACTS = ("name", "path", *_SHAPE, "kind", "job", "created_at")
 
 
 def _line(store: Store, name: str) -> dict[str, Any]:
@@ -68,7 +73,30 @@ def _line(store: Store, name: str) -> dict[str, Any]:
         "explained_variance": result.get("explained_variance"),
         "dead_share": result.get("dead_share"),
         "created_at": _time(manifest.get("created_at")),
+        "hooks": about.get("hook_names") or _alone(about.get("hook_name")),
+        "hook_out": about.get("hook_name_out"),
+        "d_out": config.get("d_out", config.get("d_in")),
     }
+
+
+def _alone(hook: str | None) -> list[str] | None:
+    return None if hook is None else [hook]
+
+
+def _kind(line: dict[str, Any]) -> str | None:
+    """What it was trained as, and that it is a transcoder or a crosscoder if it is one."""
+    ending = re.search(r"(skip_)?transcoder$|crosscoder$", line["architecture"] or "")
+    words = [line["trained_as"], ending and ending[0].replace("_", " ")]
+    return " ".join(filter(None, words)) or None
+
+
+def _hooks(line: dict[str, Any]) -> str | None:
+    """What it reads and, of a transcoder, what it writes; the layers of a crosscoder in one word."""
+    if line["hooks"] is None:
+        return None
+    words = [list(dict.fromkeys(words)) for words in zip(*(hook.split(".") for hook in line["hooks"]), strict=False)]
+    read = ".".join(map(",".join, words))
+    return read if line["hook_out"] is None else f"{read} -> {line['hook_out']}"
 
 
 def _densities(told: dict[str, Any] | None) -> list[list[str]]:

@@ -80,10 +80,20 @@ def seconds_like_earlier(
 ) -> float | None:
     """The time for that many tokens at the pace of the newest artifact whose parameters are alike; else None."""
     for manifest in _newest_first(known, family):
-        pace = manifest.get("result", {}).get("tokens_per_s")
-        if pace and is_like(manifest.get("params", {})):
+        result = manifest.get("result", {})
+        pace = result.get("tokens_per_s")
+        if pace and _is_of_most_steps(result) and is_like(manifest.get("params", {})):
             return amount / pace
     return None
+
+
+def _is_of_most_steps(result: dict[str, Any]) -> bool:
+    """Whether a pace, which is that of the last attempt, is that of half of the steps or more.
+
+    An attempt that goes on reads much before its first step: over a few steps that is most of its time.
+    """
+    steps = result.get("steps", 0)
+    return 2 * result.get("steps_in_last_attempt", steps) >= steps
 
 
 def _newest_first(known: Known, family: str) -> Iterator[dict[str, Any]]:

@@ -30,7 +30,7 @@ LOGITS, LOGITS_SLICE = 1 << 24, 1 << 22
 
 @dataclass(frozen=True)
 class Spliced:
-    """Means over the positions that count; nats a token.
+    """Means over the positions whose prediction counts; nats a token.
 
     `recovered` is 1 where the reconstruction changes nothing and 0 where it does as badly as zeros.
     """
@@ -39,12 +39,13 @@ class Spliced:
     spliced: float  # with the reconstruction
     ablated: float  # with zeros
     kl: float  # of the predictions with the reconstruction from the model's own
+    tokens: int  # how many positions that is
 
     @property
     def recovered(self) -> float | None:
-        """The share of the loss between zeros and the model itself; None where there is none between them."""
+        """The share of the loss between zeros and the model itself; None where zeros do no worse than that."""
         between = self.ablated - self.clean
-        return (self.ablated - self.spliced) / between if between else None
+        return (self.ablated - self.spliced) / between if between > 0 else None
 
 
 @torch.no_grad()
@@ -64,7 +65,10 @@ def splice(
         told, positions = _losses(source, rows, reads, reconstruct)
         totals += told
         count += positions
-    return Spliced(*(totals / count).tolist()) if count else None
+    if not count:
+        return None
+    clean, spliced, ablated, kl = (totals / count).tolist()
+    return Spliced(clean, spliced, ablated, kl, count)
 
 
 def can_splice(source: Any) -> bool:

@@ -32,7 +32,10 @@ _MATRIX_PRODUCTS = {getattr(torch.ops.aten, name) for name in ("mm", "addmm", "a
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast it went over some time; None where nothing was done, or the peak is not known."""
+    """How fast it went over some time; None where nothing was done, or the peak is not known.
+
+    Nor is it where the share would be over 1: the machine was busy with something else while the peak was measured.
+    """
 
     tokens_per_s: float | None
     gemm_share: float | None
@@ -105,7 +108,8 @@ class Pace:
         if not tokens or passed <= 0:
             return Speed(None, None)
         rate = (now.operations - then.operations) / worked if worked > 0 else 0.0
-        return Speed(tokens / passed, rate / self.peak if self.peak and rate else None)
+        share = rate / self.peak if self.peak else 0.0
+        return Speed(tokens / passed, share if 0 < share <= 1 else None)
 
 
 def gemm_peak(vectors: int, d_in: int, d_sae: int, device: str) -> float:

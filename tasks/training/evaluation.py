@@ -12,6 +12,7 @@ from tasks.sae import checkpoint
 from tasks.sae.densities import histogram
 from tasks.sae.metrics import measure
 from tasks.splice import can_splice, splice
+from tasks.training.logs import COUNTS, DENSITIES, EVALUATED_TOKENS, PREDICTED_TOKENS
 
 if TYPE_CHECKING:
     from tasks.sae.trainer import Trainer
@@ -55,18 +56,19 @@ class Evaluation:
             "fvu": found.fvu,
             "l0": found.l0,
             "dead_share": found.dead_share,
-            "density_histogram": histogram(found.density).told(),
+            DENSITIES: histogram(found.density).told(),
+            EVALUATED_TOKENS: len(read),
             **self._in_the_model(),
         }
 
     def of(self, step: int, folder: Path) -> dict[str, Any]:
-        """The model's losses at that step, and where the FVU was best; nothing where none was measured."""
+        """The model's losses at that step, where the FVU was best, on how many tokens; nothing if none was measured."""
         lines = checkpoint.read(folder, EVALUATIONS)
         if not lines:
             return {}
         best = min(lines, key=lambda line: line["fvu"])
         then = next((line for line in lines if line["step"] == step), lines[-1])
-        told = {name: then[name] for name in LOSSES}
+        told = {name: then.get(name) for name in (*LOSSES, *COUNTS)}
         return {**told, "best_step": best["step"], "best_fvu": best["fvu"]}
 
     def since_best(self, folder: Path) -> int:
@@ -75,11 +77,11 @@ class Evaluation:
         return len(found) - 1 - found.index(min(found)) if found else 0
 
     def _in_the_model(self) -> dict[str, float | None]:
-        source = self.seen.source
+        names, source = (*LOSSES, PREDICTED_TOKENS), self.seen.source
         if not can_splice(source):
-            return dict.fromkeys(LOSSES)
+            return dict.fromkeys(names)
         found = splice(source, self.predicted, len(self.seen.wired.reads), self.trainer.reconstruct)
         if found is None:
-            return dict.fromkeys(LOSSES)
-        told = (found.clean, found.spliced, found.ablated, found.recovered, found.kl)
-        return dict(zip(LOSSES, told, strict=True))
+            return dict.fromkeys(names)
+        told = (found.clean, found.spliced, found.ablated, found.recovered, found.kl, found.tokens)
+        return dict(zip(names, told, strict=True))

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 #: The word for `--log`, which is also the package's name and that of its folder.
 TENSORBOARD, WANDB = KNOWN = ("tensorboard", "wandb")
 
-#: How an evaluation names its histogram.
-_DENSITIES = "density_histogram"
+#: How an evaluation names its histogram, and on how many tokens the FVU and its like, and the model's losses, were
+#: measured: that is the same each time, so nobody is to be shown its course.
+DENSITIES = "density_histogram"
+COUNTS = EVALUATED_TOKENS, PREDICTED_TOKENS = ("evaluated_tokens", "predicted_tokens")
 #: A step, and its metrics by name: numbers, and a histogram.
 Row = tuple[int, dict[str, Any]]
 
@@ -159,9 +161,10 @@ def rows_of(lines: list[dict[str, Any]], paces: list[dict[str, Any]], d_sae: int
 
 def held_out(lines: list[dict[str, Any]]) -> Iterator[Row]:
     """Lines of what was measured on held-out rows, under names that tell it from what was of the batch."""
+    left_out = ("step", DENSITIES, *COUNTS)
     for line in lines:
-        values = {f"held_out/{name}": value for name, value in line.items() if name not in ("step", _DENSITIES)}
-        found = Histogram.of(line[_DENSITIES])
+        values = {f"held_out/{name}": value for name, value in line.items() if name not in left_out}
+        found = Histogram.of(line[DENSITIES])
         yield line["step"], {**values, "held_out/never_fired": found.never, "held_out/log10_density": found}
 
 

@@ -55,6 +55,8 @@ class Training:
         self.first = self.trainer.resume(folder)
         if not self.first and (left := goes_on_at(folder)):
             self.context.note(f"starts from scratch: the checkpoint at {left} was made with other settings")
+        if self.first:
+            self.context.note(f"goes on from step {self.first}")
         checkpoint.cut(folder, self.first)
         self._look_whether_it_is_over()
         with self.watch.logging(self.params.log, dataclasses.asdict(self.params)):
@@ -134,7 +136,9 @@ class Training:
 
     def _pace(self) -> dict[str, Any]:
         told = dict(self._speed or self.watch.result())
-        return told if self.seen.is_alone else {**told, "tokens_per_s_together": told.pop("tokens_per_s")}
+        if not self.seen.is_alone:
+            told["tokens_per_s_together"] = told.pop("tokens_per_s")
+        return told
 
     def _read(self, rows: np.ndarray) -> Any:
         def tell(done: int, total: int) -> None:
@@ -143,9 +147,15 @@ class Training:
         return self.trainer.scaled(self.seen.rows(rows, tell))
 
     def _look_whether_it_is_over(self) -> None:
-        patience = self.params.patience
-        if patience and self.evaluation.since_best(self.context.workdir) >= patience:
-            self.trainer.is_over = True
+        patience, trainer = self.params.patience, self.trainer
+        if not patience or self.evaluation.since_best(self.context.workdir) < patience:
+            return
+        trainer.is_over = True
+        if trainer.step < trainer.config.steps:
+            times = f"{patience} measurement{'s' if patience > 1 else ''}"
+            self.context.note(
+                f"ends at step {trainer.step} of {trainer.config.steps}: the FVU was not better for {times}"
+            )
 
 
 def _config(params: Common, seen: Seen) -> TrainConfig:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,11 +31,15 @@ RESULT = {
 }
 
 
-def add_sae(home: Path, name: str) -> Path:
+PLAIN = CoderConfig("topk", 16, 48, TopK.Options(k=4))
+
+
+def add_sae(home: Path, name: str, config: CoderConfig = PLAIN, about: dict[str, Any] = ABOUT) -> Path:
     """A trained SAE's artifact, as a worker would have published it."""
     store = Store(home / "store")
     output = store.fresh_output(f"job-{name}", 1)
-    save_sae(output, build(CoderConfig("topk", 16, 48, TopK.Options(k=4)), seed=2), Scales((0.5,), (0.5,)), ABOUT)
+    halves = (0.5,) * config.blocks
+    save_sae(output, build(config, seed=2), Scales(halves, halves), about)
     told = {
         "job": "0123456789ab",
         "name": name,
@@ -41,7 +47,7 @@ def add_sae(home: Path, name: str) -> Path:
         "created_at": "2026-01-31T12:00:00+00:00",
         "params": {"layer": 1, "k": 4, "l1": None},
         "made_from": {"model": "models/tiny", "dataset": "tokens/words"},
-        "result": RESULT,
+        "result": {**RESULT, "d_in": config.d_in, "d_sae": config.d_sae, "hook": "gpt_neox.layers.1"},
     }
     store.seal(output, told)
     return store.publish(output, "saes", name)
@@ -73,6 +79,28 @@ def test_the_saes_of_the_store_are_listed_and_shown_as_documented(cli: Cli) -> N
         True,
         ["The store has no saes/yours.", "  There are: mine"],
     )
+
+
+def test_a_transcoder_and_a_crosscoder_tell_what_they_read_and_write(cli: Cli) -> None:
+    past = {"hook_name": "blocks.1.mlp.hook_in", "hook_name_out": "blocks.1.hook_mlp_out"}
+    add_sae(cli.home, "past", replace(PLAIN, d_out=12, skip=True), ABOUT | past)
+    layers = [f"blocks.{layer}.hook_resid_post" for layer in (0, 1)]
+    add_sae(cli.home, "across", replace(PLAIN, d_in=32, blocks=2), ABOUT | {"hook_names": layers})
+    told = {line["name"]: line for line in cli("saes", "ls", "--json").json["saes"]}
+    assert (told["past"]["hook_out"], told["past"]["d_out"]) == ("blocks.1.hook_mlp_out", 12)
+    assert (told["across"]["hooks"], told["across"]["hook_out"], told["across"]["d_out"]) == (layers, None, 32)
+    read_and_written = r"blocks\.1\.mlp\.hook_in -> blocks\.1\.hook_mlp_out"
+    listed = cli("saes", "ls").out
+    assert re.search(rf"^past +topk skip transcoder +tiny +{read_and_written} +48 ", listed, re.M)
+    assert re.search(r"^across +topk crosscoder +tiny +blocks\.0,1\.hook_resid_post +48 ", listed, re.M)
+    shown = cli("saes", "show", "past").out
+    assert re.findall(r"^(hook|d_in|d_sae|d_out) +(.*)", shown, re.M) == [
+        ("hook", "blocks.1.mlp.hook_in -> blocks.1.hook_mlp_out"),
+        ("d_in", "16"),
+        ("d_out", "12"),
+        ("d_sae", "48"),
+    ], "each is told once"
+    assert re.search(r"^hook +blocks\.0,1\.hook_resid_post$", cli("saes", "show", "across").out, re.M)
 
 
 def test_an_sae_goes_out_and_comes_in_again(world: Cli) -> None:

@@ -157,3 +157,14 @@ def test_time_is_that_of_a_like_job_in_the_store(lab: Lab) -> None:
     published(lab, "saes", "like", params=job.params | {"k": 5, "seed": 3}, result={"tokens_per_s": 50})
     published(lab, "saes", "unlike", params=job.params | {"batch": 1}, result={"tokens_per_s": 500})
     assert estimated(lab, job).seconds == 20
+
+
+def test_the_pace_of_an_attempt_that_made_only_the_last_of_the_steps_is_not_believed(lab: Lab) -> None:
+    add_model(lab, "model", 16)
+    add_tokens(lab, "words", 10)
+    job = lab.submit("train", model="model", dataset="words", layer=0, tokens=1000, k=4)
+    resumed = {"tokens_per_s": 50, "steps": 100, "steps_in_last_attempt": 49}
+    published(lab, "saes", "resumed", params=job.params, result=resumed)
+    assert estimated(lab, job).seconds is None
+    published(lab, "saes", "early", params=job.params, result=resumed | {"steps_in_last_attempt": 50})
+    assert estimated(lab, job).seconds == 20

@@ -74,6 +74,7 @@ def test_tensorboard_has_each_step_of_a_struck_training_once(bench: Bench, blow:
     assert found["dead_share"][-1][1] == pytest.approx(lines[-1]["dead"] / 64)
     evaluations = [json.loads(line) for line in (output / "evaluations.jsonl").read_text().splitlines()]
     assert [step for step, _ in found["held_out/fvu"]] == [line["step"] for line in evaluations] == [15, 30, 45, 60]
+    assert not [name for name in found if name.endswith("_tokens")], "that it is the same each time is no news"
     drawn = histograms(output / "tensorboard")["held_out/log10_density"]
     for (step, limits, counts), line in zip(drawn, evaluations, strict=True):
         told = line["density_histogram"]

@@ -48,15 +48,26 @@ def test_the_share_is_operations_over_the_time_of_the_steps_over_the_peak() -> N
     assert pace.lap().gemm_share is None, "nothing was done since"
 
 
+def test_no_share_is_told_of_a_peak_that_was_measured_while_the_machine_was_busy() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    pace.begin(peak=2 * 4 * 3 * 5)
+    operations(clock, pace, 0, 1.0, rows=4)
+    assert pace.lap().gemm_share == 1
+    operations(clock, pace, 1, 0.5, rows=4)
+    speed = pace.lap()
+    assert (speed.gemm_share, speed.tokens_per_s) == (None, 4 / 10.5)
+
+
 def test_operations_are_counted_anew_from_time_to_time() -> None:
     clock = Clock()
     pace = Pace(clock)
-    pace.begin(peak=1.0)
+    pace.begin(peak=1000.0)
     shares = []
     for number, rows in ((1, 4), (2, 8), (COUNT_EVERY, 8)):
         operations(clock, pace, number, 1.0, rows)
         shares.append(pace.lap().gemm_share)
-    assert shares == [120, 120, 240]
+    assert shares == [0.12, 0.12, 0.24]
 
 
 @pytest.mark.parametrize("architecture", names())
@@ -131,12 +142,15 @@ def test_what_a_device_still_does_for_one_sae_is_not_told_of_the_next(
     assert [trainer.pace._now.worked_s for trainer in (long, short)] == [40, 10]
 
 
-def test_a_training_tells_its_pace_in_its_result_in_a_file_and_while_it_runs(bench: Bench) -> None:
+def test_a_training_tells_its_pace_in_its_result_in_a_file_and_while_it_runs(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainers, "gemm_peak", lambda *shape: 1e11)
     context = bench.context()
     result = train.run(prepared(bench, arch="standard", k=None, l1=0.1)[0], context)
     assert result["tokens_per_s"] > 0
     assert result["gemm_share"] > 0
-    assert result["gemm_peak_gflops"] > 0
+    assert result["gemm_peak_gflops"] == 100
     lines = [json.loads(line) for line in (context.output / "pace.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 30
     assert all(line["tokens_per_s"] > 0 and line["gemm_share"] > 0 for line in lines)

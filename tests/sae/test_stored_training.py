@@ -61,6 +61,8 @@ def test_the_sae_is_the_same_and_no_model_is_needed(stored: Bench):
     for name in ("explained_variance", "loss", "l0", "dead_share"):
         assert again[name] == pytest.approx(measured[name], rel=1e-3)
     assert measured["explained_variance"] > 0.5
+    assert measured["predicted_tokens"] > 0
+    assert (again["ce_loss_recovered"], again["predicted_tokens"]) == (None, None), "nobody was there to predict"
 
 
 def test_half_the_precision_costs_no_quality(stored: Bench):
