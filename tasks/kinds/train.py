@@ -55,9 +55,13 @@ class Common:
     steps: int | None = option(None, help="How many batches to train on, instead of --tokens", minimum=1)
     batch: int = option(4096, help="Tokens in a batch", minimum=1)
     lr: float | None = option(None, help="Learning rate of Adam; default: by width", minimum=1e-12)
-    warmup: float = option(0.05, help="Share of the training in which the learning rate rises", minimum=0)
-    decay: float = option(0.2, help="Share of the training, at its end, in which the learning rate falls", minimum=0)
-    sparsity_warmup: float = option(0.05, help="Share of the training in which the sparsity penalty rises", minimum=0)
+    warmup: float = option(0.05, help="Share of the training in which the learning rate rises", minimum=0, maximum=1)
+    decay: float = option(
+        0.2, help="Share of the training, at its end, in which the learning rate falls", minimum=0, maximum=1
+    )
+    sparsity_warmup: float = option(
+        0.05, help="Share of the training in which the sparsity penalty rises", minimum=0, maximum=1
+    )
     clip: float = option(1.0, help="Longest gradient; 0: any", minimum=0)
     accumulate: int = option(1, help="Parts in which a batch goes through the SAE, to hold less memory", minimum=1)
     evaluate: int = option(4, help="How often to measure on held-out tokens, the end included; 0: not", minimum=0)
