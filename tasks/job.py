@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +34,9 @@ METRICS_TOLD = 12
 
 #: How long a job that was told to stop may take for its checkpoint, if its kind does not say.
 STOP_GRACE_S = 20.0
+
+#: The largest whole number that a parameter may be: what counts and draws has 64 bits.
+LARGEST = 2**63 - 1
 
 
 class State(StrEnum):
@@ -207,19 +211,22 @@ def option(
     help: str,  # noqa: A002 - reads as what it is at each declaration
     choices: Iterable[str] | None = None,
     minimum: float | None = None,
+    maximum: float | None = None,
     artifact: str | None = None,
     positional: bool = False,
     mark: str | None = None,
 ) -> Any:
     """A parameter of a job kind: a dataclass field with its help text and its bounds.
 
-    `choices` lists the allowed words, `minimum` is the least allowed number, `artifact` names the family that the
-    value refers to, `positional` makes it an argument instead of a flag, `mark` is what it is called in names.
+    `choices` lists the allowed words, `minimum` and `maximum` are the least and the largest allowed number,
+    `artifact` names the family that the value refers to, `positional` makes it an argument instead of a flag, `mark` is
+    what it is called in names.
     """
     told = {
         "help": help,
         "choices": tuple(choices) if choices else None,
         "minimum": minimum,
+        "maximum": maximum,
         "artifact": artifact,
         "positional": positional,
         "mark": mark,
@@ -339,11 +346,21 @@ def _wrong_type(value: Any, types: tuple[type, ...]) -> str:
 
 
 def _out_of_bounds(value: Any, told: Any) -> str:
-    choices, minimum = told.get("choices"), told.get("minimum")
+    choices = told.get("choices")
     if choices and value is not None and value not in choices:
         return f"{value!r} is not one of: {', '.join(choices)}"
-    if minimum is not None and value is not None and not value >= minimum:
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"must be a finite number, not {value}"
+    return _out_of_range(value, told.get("minimum"), told.get("maximum")) if isinstance(value, int | float) else ""
+
+
+def _out_of_range(value: float, minimum: float | None, maximum: float | None) -> str:
+    if minimum is not None and value < minimum:
         return f"must be at least {minimum:g}, not {value}"
+    if maximum is not None and value > maximum:
+        return f"must be at most {maximum:g}, not {value}"
+    if isinstance(value, int) and value > LARGEST:
+        return f"must be at most {LARGEST}, not {value}"
     return ""
 
 

@@ -1,14 +1,20 @@
-"""How much memory a job's processes hold and how much they may: the only place that reads either."""
+"""How much memory a job's processes hold and how much they may: the only place that reads either.
+
+And the only one that knows what is raised where there is too little.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psutil
 
-from tasks.job import JobKind
+from tasks.job import JobKind, flag_of
+from tasks.problem import Problem
 
 GB = 1e9
 
@@ -16,8 +22,12 @@ GB = 1e9
 LOOK_EVERY_S = 2.0
 _LOOK_SHARE = 0.05
 
-#: Parameters of which less means less memory.
-_LESS = ("batch", "width", "expansion", "top")
+#: Parameters of which less means less memory, and of which more does.
+_LESS, _MORE = ("batch", "width", "expansion", "top"), ("accumulate",)
+
+#: What is said where there is too little memory, of a GPU or of the machine: by CUDA; by the system, torch and numpy.
+_OF_A_GPU = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_OF_THE_MACHINE = ("Cannot allocate memory", "can't allocate memory", "Storage size calculation", "array is too big")
 
 
 class MemoryWatch:
@@ -72,7 +82,31 @@ def _proportional(process: psutil.Process) -> int:
     return getattr(told, "pss", 0) or told.uss
 
 
+@contextmanager
+def enough_for(kind: JobKind) -> Iterator[None]:
+    """Inside, Problem in place of what is raised where there is not enough memory."""
+    try:
+        yield
+    except (MemoryError, OSError, RuntimeError, ValueError) as error:
+        on_a_gpu, here = (any(words in str(error) for words in known) for known in (_OF_A_GPU, _OF_THE_MACHINE))
+        if not (on_a_gpu or here or isinstance(error, MemoryError)):
+            raise
+        what = "GPU memory" if on_a_gpu else "memory"
+        mend = f"{_ways(kind) or 'Run it where there is more'}."
+        raise Problem(f"There is not enough {what} for this {kind.name} job.", mend) from error
+
+
 def _mend(kind: JobKind) -> str:
+    ways = _ways(kind)
+    return f"{ways}, or raise --job-memory-gb." if ways else "Raise --job-memory-gb."
+
+
+def _ways(kind: JobKind) -> str:
+    """How a job of that kind would hold less; nothing where none is known."""
     has = {spec.name for spec in dataclasses.fields(kind.params)}
-    less = [f"--{name}" for name in _LESS if name in has]
-    return f"Use a smaller {' or '.join(less)}, or raise --job-memory-gb." if less else "Raise --job-memory-gb."
+    found = {
+        how: " or ".join(flag_of(name) for name in names if name in has)
+        for how, names in (("a smaller", _LESS), ("a larger", _MORE))
+    }
+    ways = " or ".join(f"{how} {flags}" for how, flags in found.items() if flags)
+    return f"Use {ways}" if ways else ""

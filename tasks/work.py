@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from tasks.checkpoints import goes_on_at
 from tasks.job import METRICS_TOLD, Job, JobKind, Point, Progress, State, Stopped, kind_named
 from tasks.ledger import Claim, Ledger
+from tasks.memory import enough_for
 from tasks.parts import Parts
 from tasks.places import Places
 from tasks.problem import Problem
@@ -198,8 +199,6 @@ def _sentence(error: BaseException) -> str:
         return str(error)
     if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
         return "The disk is full. Make room (mistudio submit cleanup), then: mistudio jobs retry"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return f"Memory ran out: {error}. Use a smaller --batch or a smaller model."
     return f"{type(error).__name__}: {error}"
 
 
@@ -214,7 +213,8 @@ def _result_of(context: RunContext, kind: JobKind) -> tuple[dict[str, Any], str]
     if made is not None:
         return made, ""
     params = kind.read_params(job.params)
-    result = kind.run(params, context) or {}
+    with enough_for(kind):
+        result = kind.run(params, context) or {}
     parts = result if isinstance(result, Parts) else Parts({job.name: result})
     makers = kind.made_by(params, job.name)
     _publish(context, kind.produces or "", {name: makers[name] for name in parts.made if name in makers}, parts)

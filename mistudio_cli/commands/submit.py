@@ -193,8 +193,10 @@ def _read(word: str, of: type) -> Any:
 
 
 def _help(told: typing.Mapping[str, Any]) -> str:
-    least = "" if told.get("minimum") is None else f" (at least {told['minimum']:g})"
-    return told["help"] + least
+    least, most = told.get("minimum"), told.get("maximum")
+    if least is None:
+        return told["help"]
+    return told["help"] + (f" (at least {least:g})" if most is None else f" ({least:g} to {most:g})")
 
 
 _register_pipeline()

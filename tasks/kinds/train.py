@@ -55,9 +55,13 @@ class Common:
     steps: int | None = option(None, help="How many batches to train on, instead of --tokens", minimum=1)
     batch: int = option(4096, help="Tokens in a batch", minimum=1)
     lr: float | None = option(None, help="Learning rate of Adam; default: by width", minimum=1e-12)
-    warmup: float = option(0.05, help="Share of the training in which the learning rate rises", minimum=0)
-    decay: float = option(0.2, help="Share of the training, at its end, in which the learning rate falls", minimum=0)
-    sparsity_warmup: float = option(0.05, help="Share of the training in which the sparsity penalty rises", minimum=0)
+    warmup: float = option(0.05, help="Share of the training in which the learning rate rises", minimum=0, maximum=1)
+    decay: float = option(
+        0.2, help="Share of the training, at its end, in which the learning rate falls", minimum=0, maximum=1
+    )
+    sparsity_warmup: float = option(
+        0.05, help="Share of the training in which the sparsity penalty rises", minimum=0, maximum=1
+    )
     clip: float = option(1.0, help="Longest gradient; 0: any", minimum=0)
     accumulate: int = option(1, help="Parts in which a batch goes through the SAE, to hold less memory", minimum=1)
     evaluate: int = option(4, help="How often to measure on held-out tokens, the end included; 0: not", minimum=0)
@@ -134,16 +138,42 @@ def _prepare_one(params: P, known: Known) -> tuple[P, list[Request]]:
         params = dataclasses.replace(params, width=params.expansion * d_model)
     if d_model is not None and params.expansion != Common.expansion and params.width != params.expansion * d_model:
         raise Problem(f"The SAE has {params.width} features: --expansion does nothing.", "Leave --expansion out")
-    if params.patience and params.evaluate <= params.patience:
-        told = f"--patience {params.patience} ends nothing that is measured {params.evaluate} times."
-        raise Problem(told, f"Measure more often, for instance --evaluate {4 * params.patience}")
+    _check_course(params)
     options = choices.chosen(params.arch, params)
     if params.sparsity_warmup != Common.sparsity_warmup and hasattr(options, "k"):
         told = f"The number of features, not a penalty, makes {params.arch} sparse: --sparsity-warmup does nothing."
         raise Problem(told, "Leave --sparsity-warmup out")
     if params.width is not None:
         options.check(params.width)
-    return settled(params), requests
+    return KIND.read_params(dataclasses.asdict(settled(params))), requests
+
+
+def steps_of(params: Common) -> int:
+    """How many batches it trains on."""
+    return params.steps or -(-params.tokens // params.batch)
+
+
+def _check_course(params: Common) -> None:
+    """Problem for numbers of which each may be, but not beside the others."""
+    steps = steps_of(params)
+    if params.steps is not None and params.tokens != Common.tokens:
+        raise Problem("--steps and --tokens both tell how long to train.", "Leave one of them out")
+    if params.warmup + params.decay > 1:
+        told = f"--warmup {params.warmup:g} and --decay {params.decay:g} are more than the whole training."
+        raise Problem(told, "Give shares that add up to 1 at most")
+    if params.accumulate > params.batch:
+        told = f"--accumulate {params.accumulate} is more parts than a batch has tokens: {params.batch}."
+        raise Problem(told, "Give a smaller --accumulate")
+    if 2 * params.resample > steps:
+        told = (
+            f"--resample {params.resample} is more often than the first half of the training has steps: {steps // 2}."
+        )
+        raise Problem(told, "Give a smaller --resample")
+    measured = min(params.evaluate, steps)
+    if params.patience and measured <= params.patience:
+        told = f"--patience {params.patience} ends nothing that is measured {measured} times."
+        often = f"Measure more often, for instance --evaluate {4 * params.patience}"
+        raise Problem(told, often if steps > params.patience else "Train longer: a step is measured once at most")
 
 
 def settled(params: P) -> P:

@@ -45,7 +45,8 @@ def _field(specs: list[tuple[str, dataclasses.Field[Any]]]) -> Any:
     for owner, spec in specs:
         defaults.setdefault(spec.default, []).append(owner)
     by_default = "; ".join(f"{', '.join(owners)}: {_short(default)}" for default, owners in defaults.items())
-    return option(None, help=f"{told['help']} ({by_default})", choices=told["choices"], minimum=told["minimum"])
+    bounds = {name: told[name] for name in ("choices", "minimum", "maximum")}
+    return option(None, help=f"{told['help']} ({by_default})", **bounds)
 
 
 def _short(value: Any) -> str:

@@ -44,8 +44,13 @@ class Log(Protocol):
 
 
 def asked_for(told: str | None) -> list[str]:
-    """The words in what `--log` was given. Problem for one that is not known, or whose package is not installed."""
+    """The words in what `--log` was given. Problem for one that is not known, or whose package is not installed.
+
+    And for commas alone.
+    """
     words = list(dict.fromkeys(word.strip() for word in (told or "").split(",") if word.strip()))
+    if told and not words:
+        raise Problem(f"--log {told!r} names nothing.", f"It may name: {', '.join(KNOWN)}")
     for word in words:
         if word not in KNOWN:
             raise Problem(f"--log {word!r} is not one of: {', '.join(KNOWN)}.", "Several go with a comma between them")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tasks.job import Context
-from tasks.kinds.train import GIVEN_UP, goes_on_at
+from tasks.kinds.train import GIVEN_UP, goes_on_at, steps_of
 from tasks.problem import Problem
 from tasks.sae import checkpoint, choices
 from tasks.sae.baselines import compare
@@ -164,7 +164,7 @@ def _config(params: Common, seen: Seen) -> TrainConfig:
     width = params.width or params.expansion * d
     options = choices.chosen(params.arch, params)
     options.check(width)
-    steps = params.steps or -(-params.tokens // params.batch)
+    steps = steps_of(params)
     written = d * len(seen.wired.writes) or None
     return TrainConfig(
         coder=CoderConfig(params.arch, blocks * d, width, options, written, params.skip, blocks),

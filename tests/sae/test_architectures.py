@@ -365,7 +365,8 @@ def test_an_option_means_the_same_in_each_architecture_that_has_it():
     for name in names():
         for spec in dataclasses.fields(coder_class(name).Options):
             told = spec.metadata
-            said.setdefault(spec.name, set()).add((spec.type, told["help"], told["choices"], told["minimum"]))
+            bounds = (told["choices"], told["minimum"], told["maximum"])
+            said.setdefault(spec.name, set()).add((spec.type, told["help"], *bounds))
     assert {name: told for name, told in said.items() if len(told) > 1} == {}
 
 

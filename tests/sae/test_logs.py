@@ -141,6 +141,8 @@ def test_each_of_several_saes_has_a_run_of_wandb_of_its_own(bench: Bench) -> Non
 def test_a_word_that_is_not_known_is_refused_at_submit(bench: Bench) -> None:
     with pytest.raises(Problem, match=r"--log 'tensorbored' is not one of: tensorboard, wandb\."):
         prepared(bench, log="tensorbored")
+    with pytest.raises(Problem, match=r"--log ', ' names nothing\. It may name: tensorboard, wandb"):
+        prepared(bench, log=", ")
     assert prepared(bench, log="tensorboard,")[0].log == "tensorboard,"
     assert logs.asked_for(None) == logs.asked_for("") == []
     assert logs.asked_for("tensorboard, tensorboard") == ["tensorboard"]

@@ -53,6 +53,14 @@ class Options(CoderOptions):
         """Tells the sparsity in a name."""
         return f"target{self.target_l0:g}" if self.penalty == "target-l0" else f"l0-{self.l0:g}"
 
+    def check(self, d_sae: int) -> None:
+        """No more active features wanted than there are."""
+        if self.penalty == "target-l0" and self.target_l0 > d_sae:
+            raise Problem(
+                f"--target-l0 {self.target_l0:g} is more than the {d_sae} features of the SAE.",
+                "Give a smaller --target-l0 or more features",
+            )
+
 
 class JumpReLU(Coder):
     """pre [pre > threshold] as the code."""

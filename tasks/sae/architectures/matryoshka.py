@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from tasks.job import option
 from tasks.late import torch
+from tasks.problem import Problem
 from tasks.sae.architectures import batchtopk
 from tasks.sae.coder import Moment, Step
 from tasks.sae.dead import slow_aux, wake
@@ -32,6 +33,15 @@ class Options(batchtopk.Options):
     def label(self) -> str:
         """Tells the sparsity in a name."""
         return f"k{self.k}-g{self.groups}"
+
+    def check(self, d_sae: int) -> None:
+        """No dictionary so small that the next one is no larger."""
+        super().check(d_sae)
+        if self.groups > d_sae.bit_length():
+            raise Problem(
+                f"{d_sae} features can be halved into {d_sae.bit_length()} dictionaries, not --groups {self.groups}.",
+                "Give a smaller --groups or more features",
+            )
 
 
 class Matryoshka(batchtopk.BatchTopK):
