@@ -23,21 +23,35 @@ if TYPE_CHECKING:
 SAE_LENS, DICTIONARY_LEARNING, SPARSIFY = "sae-lens", "dictionary-learning", "sparsify"
 
 
-def write_as(form: str, sae: Path, folder: Path) -> None:
-    """Write the saved SAE of the folder `sae` into the new `folder` in one of FORMS.
+def write_as(form: str, sae: Path, folder: Path, writer: str = "export") -> None:
+    """Write the saved SAE of the folder `sae` into the new `folder` in one of FORMS, whole or not at all.
 
-    Raises Problem for an SAE that the form has no words for, and when `folder` is there already.
+    Until it is whole it is in a draft beside it, named by the `writer`: several may write to one folder, the first gets
+    it. Raises Problem for an SAE that the form has no words for, and when `folder` is there already.
     """
-    draft = folder.with_name(folder.name + ".part")
+    draft = folder.with_name(f"{folder.name}.{writer}.part")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
         _WRITERS[form](sae, draft)
-        if folder.exists():
-            raise Problem(f"{folder} is there already.", "Give a folder that is not there yet")
-        draft.rename(folder)
+        refuse_taken(folder)
+        _publish(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def refuse_taken(folder: Path) -> None:
+    """Problem when there is anything at that path."""
+    if folder.exists():
+        raise Problem(f"{folder} is there already.", "Give a folder that is not there yet")
+
+
+def _publish(draft: Path, folder: Path) -> None:
+    try:
+        draft.rename(folder)
+    except OSError:
+        refuse_taken(folder)  # since it was looked at, another has written it
+        raise
 
 
 def _as_sae_lens(sae: Path, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,40 @@ def test_an_export_is_a_job_that_writes_where_the_user_stood(bench: Bench, monke
         kind.prepare(kind.read_params(values), bench.known)
     with pytest.raises(Problem, match="no saes/yours"):
         kind.prepare(kind.read_params({**values, "sae": "yours"}), bench.known)
+
+
+def test_of_two_exports_to_one_folder_one_gets_it_whole_and_the_other_says_so(bench: Bench, monkeypatch):
+    kind = kind_named("export")
+    for name, architecture in (("first", "topk"), ("second", "standard")):
+        bench.add("saes", name)
+        save_sae(bench.store.path("saes", name), trained(architecture), SCALE, {})
+    folder = bench.root / "out"
+    slow, quick = ({"sae": name, "folder": str(folder)} for name in ("first", "second"))
+    slow, quick = (kind.prepare(kind.read_params(values), bench.known)[0] for values in (slow, quick))
+    copied = shutil.copyfile
+
+    def overtaken(source: Path, target: Path) -> None:
+        """The other export begins and ends while this one writes its first file."""
+        monkeypatch.setattr(shutil, "copyfile", copied)
+        copied(source, target)
+        kind.run(quick, bench.context("second"))
+
+    monkeypatch.setattr(shutil, "copyfile", overtaken)
+    with pytest.raises(Problem, match="out is there already"):
+        kind.run(slow, bench.context("first"))
+    assert load_sae(folder).config.architecture == "standard"
+    assert [path.name for path in bench.root.iterdir() if path.name.startswith("out")] == ["out"]
+
+
+def test_a_folder_that_is_made_at_the_last_moment_is_left_as_it_is(tmp_path: Path, monkeypatch):
+    sae, folder, rename = saved(tmp_path / "sae", "topk"), tmp_path / "out", Path.rename
+
+    def too_late(draft: Path, target: Path) -> Path:
+        (target / "theirs").mkdir(parents=True)
+        return rename(draft, target)
+
+    monkeypatch.setattr(Path, "rename", too_late)
+    with pytest.raises(Problem, match="out is there already"):
+        write_as(SAE_LENS, sae, folder)
+    assert [path.name for path in folder.iterdir()] == ["theirs"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "sae"]
