@@ -210,11 +210,13 @@ def option(
     artifact: str | None = None,
     positional: bool = False,
     mark: str | None = None,
+    several: bool = True,
 ) -> Any:
     """A parameter of a job kind: a dataclass field with its help text and its bounds.
 
     `choices` lists the allowed words, `minimum` is the least allowed number, `artifact` names the family that the
-    value refers to, `positional` makes it an argument instead of a flag, `mark` is what it is called in names.
+    value refers to, `positional` makes it an argument instead of a flag, `mark` is what it is called in names. Without
+    `several` it has one value only: jobs that differ in nothing else would be in each other's way.
     """
     told = {
         "help": help,
@@ -223,6 +225,7 @@ def option(
         "artifact": artifact,
         "positional": positional,
         "mark": mark,
+        "several": several,
     }
     return field(default=default, metadata=told)
 

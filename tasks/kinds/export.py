@@ -18,7 +18,7 @@ class Params:
 
     sae: str = option(help="The SAE, in the store", artifact="saes", positional=True)
     folder: str = option(help="A folder that is not there yet", positional=True)
-    to: str = option("sae-lens", help="The library that is to read it", choices=FORMS)
+    to: str = option("sae-lens", help="The library that is to read it", choices=FORMS, several=False)
 
 
 def default_name(params: Params) -> str:
