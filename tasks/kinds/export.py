@@ -27,10 +27,14 @@ def default_name(params: Params) -> str:
 
 
 def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
-    """Fix the path to where the user stood; refuse an SAE that is neither there nor coming, and a folder that is."""
-    from tasks.sae.exporting import refuse_taken
+    """Fix the path to where the user stood; refuse an SAE that is neither there nor coming, or that the form has no
+    words for, and a folder that is there."""
+    from tasks.sae.exporting import refuse_taken, refuse_wordless
+    from tasks.sae.formats import read_shape
 
-    if known.manifest("saes", params.sae) is None and not known.coming("saes", params.sae):
+    if known.manifest("saes", params.sae) is not None:
+        refuse_wordless(params.to, read_shape(known.path("saes", params.sae)))
+    elif not known.coming("saes", params.sae):
         raise Problem(f"There is no saes/{params.sae} in the store.", "See what there is: mistudio saes ls")
     folder = Path(params.folder).expanduser().absolute()
     refuse_taken(folder)
