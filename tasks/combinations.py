@@ -21,7 +21,10 @@ class Swept(tuple[Any, ...]):
 
 def can_be_swept(spec: dataclasses.Field[Any], params: type) -> bool:
     """Whether a list with commas is several values: of numbers and chosen words; text may hold commas."""
-    return bool(spec.metadata.get("choices")) or not {int, float}.isdisjoint(types_of(params)[spec.name])
+    one_of_few = bool(spec.metadata.get("choices"))
+    return spec.metadata.get("several", True) and (
+        one_of_few or not {int, float}.isdisjoint(types_of(params)[spec.name])
+    )
 
 
 def combinations(swept: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:

@@ -215,12 +215,14 @@ def option(
     artifact: str | None = None,
     positional: bool = False,
     mark: str | None = None,
+    several: bool = True,
 ) -> Any:
     """A parameter of a job kind: a dataclass field with its help text and its bounds.
 
-    `choices` lists the allowed words, `minimum` and `maximum` are the least and the largest allowed number,
-    `artifact` names the family that the value refers to, `positional` makes it an argument instead of a flag, `mark` is
-    what it is called in names.
+    `choices` lists the allowed words, `minimum` and `maximum` are the least and the largest allowed number, `artifact`
+    names the family that the value refers to, `positional` makes it an argument instead of a flag, `mark` is what it is
+    called in names. Without `several` it has one value only: jobs that differ in nothing else would be in each other's
+    way.
     """
     told = {
         "help": help,
@@ -230,6 +232,7 @@ def option(
         "artifact": artifact,
         "positional": positional,
         "mark": mark,
+        "several": several,
     }
     return field(default=default, metadata=told)
 

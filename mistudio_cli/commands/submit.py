@@ -157,6 +157,7 @@ def _parameter(spec: dataclasses.Field[Any], params: type, annotation: Any) -> t
     told = spec.metadata
     default = ... if spec.default is dataclasses.MISSING else spec.default
     about: dict[str, Any] = {"help": _help(told)}
+    words = "|".join(told.get("choices") or ())
     if told.get("positional"):
         return annotation, typer.Argument(default, **{"metavar": spec.name.upper(), **about})
     flag = flag_of(spec.name)
@@ -166,9 +167,9 @@ def _parameter(spec: dataclasses.Field[Any], params: type, annotation: Any) -> t
         return annotation, typer.Option(default, f"{flag}/--no-{flag[2:]}", **about)
     if can_be_swept(spec, params):
         of = next(of for of in (float, int, str) if of in types_of(params)[spec.name])
-        about |= {"metavar": f"{'|'.join(told.get('choices') or [f'<{of.__name__}>'])},...", "parser": _several(of)}
+        about |= {"metavar": f"{words or f'<{of.__name__}>'},...", "parser": _several(of)}
         return Any, typer.Option(default, flag, **about)
-    return annotation, typer.Option(default, flag, **about)
+    return annotation, typer.Option(default, flag, metavar=words or None, **about)
 
 
 def _several(of: type) -> Callable[[Any], Any]:

@@ -18,7 +18,7 @@ class Params:
 
     sae: str = option(help="The SAE, in the store", artifact="saes", positional=True)
     folder: str = option(help="A folder that is not there yet", positional=True)
-    to: str = option("sae-lens", help="The library that is to read it", choices=FORMS)
+    to: str = option("sae-lens", help="The library that is to read it", choices=FORMS, several=False)
 
 
 def default_name(params: Params) -> str:
@@ -27,12 +27,17 @@ def default_name(params: Params) -> str:
 
 
 def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
-    """Fix the path to where the user stood; refuse an SAE that is neither there nor coming, and a folder that is."""
-    if known.manifest("saes", params.sae) is None and not known.coming("saes", params.sae):
+    """Fix the path to where the user stood; refuse an SAE that is neither there nor coming, or that the form has no
+    words for, and a folder that is there."""
+    from tasks.sae.exporting import refuse_taken, refuse_wordless
+    from tasks.sae.formats import read_shape
+
+    if known.manifest("saes", params.sae) is not None:
+        refuse_wordless(params.to, read_shape(known.path("saes", params.sae)))
+    elif not known.coming("saes", params.sae):
         raise Problem(f"There is no saes/{params.sae} in the store.", "See what there is: mistudio saes ls")
     folder = Path(params.folder).expanduser().absolute()
-    if folder.exists():
-        raise Problem(f"{folder} is there already.", "Give a folder that is not there yet")
+    refuse_taken(folder)
     return dataclasses.replace(params, folder=str(folder)), []
 
 
@@ -53,5 +58,5 @@ def run(params: Params, context: Context) -> dict[str, Any]:
 
     context.store.manifest("saes", params.sae)
     folder = Path(params.folder)
-    write_as(params.to, context.store.path("saes", params.sae), folder)
+    write_as(params.to, context.store.path("saes", params.sae), folder, context.job_id)
     return {"folder": str(folder), "form": params.to, "files": sorted(path.name for path in folder.iterdir())}

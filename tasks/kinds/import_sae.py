@@ -40,12 +40,13 @@ def default_name(params: Params) -> str:
 def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     """Fix the path to where the user stood; refuse now what can be known to fail."""
     from tasks.models import look_up
-    from tasks.sae.importing import form_of
+    from tasks.sae.importing import tell
     from tasks.text.naming import is_hub_id, local_path
 
     folder = local_path(params.source)
     if folder is not None:
-        form_of(folder / (params.path or "."))
+        place = folder / (params.path or "")
+        tell(place, str(place), _about(params))
         params = dataclasses.replace(params, source=str(folder))
     elif not is_hub_id(params.source):
         raise Problem(f"There is no folder {params.source!r}, and it is no Hub id like owner/name.", "Check the path")
@@ -66,20 +67,26 @@ KIND = JobKind(
 )
 
 
+def _about(params: Params) -> dict[str, Any]:
+    """What is given of the SAE, by the names of its metadata."""
+    hook = None if params.layer is None else f"blocks.{params.layer}.hook_resid_post"
+    return {"model_name": params.model, "hook_name": hook, "hook_layer": params.layer}
+
+
 def run(params: Params, context: Context) -> dict[str, Any]:
     """Fetch it if need be, and write it in the store's form."""
     from tasks.sae.importing import take
     from tasks.text.naming import local_path
 
-    hook = None if params.layer is None else f"blocks.{params.layer}.hook_resid_post"
-    about = {"model_name": params.model, "hook_name": hook, "hook_layer": params.layer}
+    about = _about(params)
     folder = local_path(params.source)
     if folder is None and Path(params.source).is_absolute():
         raise Problem(f"{params.source} is gone, or not on this machine.", "Submit the import where the files are")
     if folder is None:
         return take_from_hub(params.source, params.path, params.revision, context, about)
     context.progress("converting", 0, 1, "SAEs")
-    return take(folder / (params.path or "."), context.output, str(folder / (params.path or "")), about)
+    place = folder / (params.path or "")
+    return take(place, context.output, str(place), about)
 
 
 def take_from_hub(

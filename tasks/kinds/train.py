@@ -133,7 +133,7 @@ def _prepare_one(params: P, known: Known) -> tuple[P, list[Request]]:
     if params.init_from is not None:
         from tasks.training.start import resolve_start
 
-        params = resolve_start(params, known)
+        params = resolve_start(params, known, d_model)
     if params.width is None and d_model is not None:
         params = dataclasses.replace(params, width=params.expansion * d_model)
     if d_model is not None and params.expansion != Common.expansion and params.width != params.expansion * d_model:

@@ -18,26 +18,59 @@ from tasks.problem import Problem
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.sae.coder import Coder
+    from tasks.sae.coder import Coder, CoderConfig
 
 SAE_LENS, DICTIONARY_LEARNING, SPARSIFY = "sae-lens", "dictionary-learning", "sparsify"
 
 
-def write_as(form: str, sae: Path, folder: Path) -> None:
-    """Write the saved SAE of the folder `sae` into the new `folder` in one of FORMS.
+def write_as(form: str, sae: Path, folder: Path, writer: str = "export") -> None:
+    """Write the saved SAE of the folder `sae` into the new `folder` in one of FORMS, whole or not at all.
 
-    Raises Problem for an SAE that the form has no words for, and when `folder` is there already.
+    Until it is whole it is in a draft beside it, named by the `writer`: several may write to one folder, the first gets
+    it. Raises Problem for an SAE that the form has no words for, and when `folder` is there already.
     """
-    draft = folder.with_name(folder.name + ".part")
+    from tasks.sae.formats import read_shape
+
+    refuse_wordless(form, read_shape(sae))
+    draft = folder.with_name(f"{folder.name}.{writer}.part")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
         _WRITERS[form](sae, draft)
-        if folder.exists():
-            raise Problem(f"{folder} is there already.", "Give a folder that is not there yet")
-        draft.rename(folder)
+        refuse_taken(folder)
+        _publish(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def refuse_wordless(form: str, shape: CoderConfig) -> None:
+    """Problem for a shape of SAE that the form has no words for."""
+    library = form.replace("-", "_")
+    if form != SAE_LENS and shape.blocks > 1:
+        raise Problem(f"{library} has no crosscoders.", _ELSE)
+    if form == DICTIONARY_LEARNING and shape.d_out is not None:
+        raise Problem(f"{library} has no transcoders.", _ELSE)
+    if form == SPARSIFY and shape.architecture != "topk":
+        raise Problem(f"{library} has TopK SAEs only, and this one's codes are {shape.architecture}.", _ELSE)
+    if form == SPARSIFY and shape.d_out not in (None, shape.d_in):
+        raise Problem(
+            f"{library}'s transcoders write as many numbers as they read, this one {shape.d_out} for {shape.d_in}.",
+            _ELSE,
+        )
+
+
+def refuse_taken(folder: Path) -> None:
+    """Problem when there is anything at that path."""
+    if folder.exists():
+        raise Problem(f"{folder} is there already.", "Give a folder that is not there yet")
+
+
+def _publish(draft: Path, folder: Path) -> None:
+    try:
+        draft.rename(folder)
+    except OSError:
+        refuse_taken(folder)  # since it was looked at, another has written it
+        raise
 
 
 def _as_sae_lens(sae: Path, folder: Path) -> None:
@@ -59,14 +92,6 @@ def _as_sparsify(sae: Path, folder: Path) -> None:
 
     coder = load_sae(sae)
     config = coder.config
-    _refuse_crosscoder(coder, "sparsify")
-    if config.architecture != "topk":
-        raise Problem(f"sparsify has TopK SAEs only, and this one's codes are {config.architecture}.", _ELSE)
-    if config.d_out not in (None, config.d_in):
-        raise Problem(
-            f"sparsify's transcoders write as many numbers as they read, this one {config.d_out} for {config.d_in}.",
-            _ELSE,
-        )
     tensors = {"encoder.weight": coder.W_enc, "encoder.bias": coder.b_enc, "W_dec": coder.W_dec, "b_dec": coder.b_dec}
     if config.skip:
         tensors["W_skip"] = coder.W_skip
@@ -91,9 +116,6 @@ def _as_dictionary_learning(sae: Path, folder: Path) -> None:
     from tasks.store import write_json
 
     coder, about = load_sae(sae), read_config(sae).get("metadata", {})
-    _refuse_crosscoder(coder, "dictionary_learning")
-    if coder.is_transcoder:
-        raise Problem("dictionary_learning has no transcoders.", _ELSE)
     kind, turn = _DICTIONARIES[coder.config.architecture]
     torch.save({name: tensor.clone().contiguous() for name, tensor in turn(coder).items()}, folder / "ae.pt")
     trainer = {
@@ -108,11 +130,6 @@ def _as_dictionary_learning(sae: Path, folder: Path) -> None:
     }
     buffer = {"ctx_len": about.get("context_size"), "d_submodule": coder.config.d_in}
     write_json(folder / "config.json", {"trainer": trainer, "buffer": buffer})
-
-
-def _refuse_crosscoder(coder: Coder, library: str) -> None:
-    if coder.config.blocks > 1:
-        raise Problem(f"{library} has no crosscoders.", _ELSE)
 
 
 def _standard(coder: Coder) -> dict[str, Tensor]:

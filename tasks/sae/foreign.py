@@ -1,6 +1,7 @@
 """The files of other libraries, read as they are: the only place that knows their names and what they leave unsaid.
 
-Each reader makes of a folder what `Taken` says; `tasks.sae.importing` turns that into the one form of here.
+Each form tells what an SAE is before its weights are read, and then makes of a folder what `Taken` says;
+`tasks.sae.importing` turns that into the one form of here.
 """
 
 from __future__ import annotations
@@ -23,24 +24,37 @@ _METADATA = ("model_name", "hook_name", "hook_layer", "context_size", "prepend_b
 
 
 class Taken(NamedTuple):
-    """An SAE as it was found: the form it had, and in SAELens' words what it is, and its tensors."""
+    """An SAE as it was found: in SAELens' words what it is, and its tensors."""
 
-    form: str
     told: dict[str, Any]
     tensors: dict[str, Tensor]
 
 
-def _from_sae_lens(folder: Path, _source: str) -> Taken:
+class Form(NamedTuple):
+    """How a library saves an SAE: in which files, and how they are read.
+
+    `tell(folder, source)` says in SAELens' words what the SAE is, as far as that is known without its weights;
+    `take(folder, told)` reads those, and may know better.
+    """
+
+    files: tuple[str, ...]
+    tell: Callable[[Path, str], dict[str, Any]]
+    take: Callable[[Path, dict[str, Any]], Taken]
+
+
+def _tell_sae_lens(folder: Path, _source: str) -> dict[str, Any]:
+    told = _json(folder / "cfg.json")
+    return told if "metadata" in told else _as_version_6(folder, told)
+
+
+def _take_sae_lens(folder: Path, told: dict[str, Any]) -> Taken:
     from safetensors.torch import load_file
 
-    told = _json(folder / "cfg.json")
-    if "metadata" not in told:
-        told = _as_version_6(folder, told)
     tensors = load_file(folder / "sae_weights.safetensors")
     factor = tensors.pop("scaling_factor", tensors.pop("finetuning_scaling_factor", None))
     if factor is not None and not torch.equal(factor, torch.ones_like(factor)):
         raise Problem(f"The SAE in {folder} multiplies codes with a factor of their own, which is not supported.")
-    return Taken("SAELens", told, tensors)
+    return Taken(told, tensors)
 
 
 def _as_version_6(folder: Path, old: dict[str, Any]) -> dict[str, Any]:
@@ -56,33 +70,47 @@ def _as_version_6(folder: Path, old: dict[str, Any]) -> dict[str, Any]:
     return told
 
 
-def _from_sparsify(folder: Path, source: str) -> Taken:
-    from safetensors.torch import load_file
-
-    told, tensors = _json(folder / "cfg.json"), load_file(folder / "sae.safetensors")
+def _tell_sparsify(folder: Path, source: str) -> dict[str, Any]:
+    told = _json(folder / "cfg.json")
     if told.get("activation", "topk") != "topk" or told.get("signed"):
         kind = "signed" if told.get("signed") else told["activation"]
         raise Problem(f"The SAE in {folder} has {kind} codes, and only those of TopK are known here.")
+    is_transcoder = bool(told.get("transcode"))
+    run = _json(folder.parent / "config.json") if (folder.parent / "config.json").is_file() else {}
+    about = {"model_name": run.get("model"), "dataset_path": run.get("dataset"), "context_size": run.get("ctx_len")}
+    return {
+        "architecture": "topk_transcoder" if is_transcoder else "topk",
+        "k": told.get("k"),
+        "apply_b_dec_to_input": not is_transcoder,
+        "metadata": {**about, **_sparsify_hooks(source, is_transcoder)},
+    }
+
+
+def _take_sparsify(folder: Path, told: dict[str, Any]) -> Taken:
+    from safetensors.torch import load_file
+
+    tensors = load_file(folder / "sae.safetensors")
     weights = {
         "W_enc": tensors["encoder.weight"].T,
         "b_enc": tensors["encoder.bias"],
         "W_dec": tensors["W_dec"],
         "b_dec": tensors["b_dec"],
     }
-    name = "topk"
-    if told.get("transcode"):
-        name = "topk_skip_transcoder" if "W_skip" in tensors else "topk_transcoder"
-        weights |= {"W_skip": tensors["W_skip"]} if "W_skip" in tensors else {}
-    elif "W_skip" in tensors:
+    if "W_skip" not in tensors:
+        return Taken(told, weights)
+    if told["architecture"] != "topk_transcoder":
         raise Problem(f"The SAE in {folder} is no transcoder, but has a way past its features: that is not known here.")
-    run = _json(folder.parent / "config.json") if (folder.parent / "config.json").is_file() else {}
-    config = {"architecture": name, "k": told.get("k"), "apply_b_dec_to_input": not told.get("transcode")}
-    about = {"model_name": run.get("model"), "dataset_path": run.get("dataset"), "context_size": run.get("ctx_len")}
-    hooks = _sparsify_hooks(source, transcoder=bool(told.get("transcode")))
-    return Taken("sparsify", {**config, "metadata": {**about, **hooks}}, weights)
+    return Taken({**told, "architecture": "topk_skip_transcoder"}, {**weights, "W_skip": tensors["W_skip"]})
 
 
-def _from_gemma_scope(folder: Path, source: str) -> Taken:
+def _tell_gemma_scope(_folder: Path, source: str) -> dict[str, Any]:
+    # BOS was left out of its training; it is the first token of each row (Lieberum et al. 2024, arXiv:2408.05147).
+    about = {**_gemma_2_in(source), "seqpos_slice": [1, None]}
+    name = "jumprelu_transcoder" if "hook_name_out" in about else "jumprelu"
+    return {"architecture": name, "apply_b_dec_to_input": False, "metadata": about}
+
+
+def _take_gemma_scope(folder: Path, told: dict[str, Any]) -> Taken:
     try:
         with np.load(folder / "params.npz", allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -91,43 +119,45 @@ def _from_gemma_scope(folder: Path, source: str) -> Taken:
     names = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
     if missing := [name for name in names if name not in arrays]:
         raise Problem(f"{folder / 'params.npz'} has no {', '.join(missing)}.")
-    weights = {name: torch.from_numpy(np.asarray(arrays[name], dtype=np.float32)) for name in names}
-    # BOS was left out of its training; it is the first token of each row (Lieberum et al. 2024, arXiv:2408.05147).
-    about = {**_gemma_2_in(source), "seqpos_slice": [1, None]}
-    name = "jumprelu_transcoder" if "hook_name_out" in about else "jumprelu"
-    return Taken("Gemma Scope", {"architecture": name, "apply_b_dec_to_input": False, "metadata": about}, weights)
+    return Taken(told, {name: torch.from_numpy(np.asarray(arrays[name], dtype=np.float32)) for name in names})
 
 
-def _from_gemma_scope_2(folder: Path, source: str) -> Taken:
-    """Its encoder reads x. In `params.safetensors`, w_enc is (d_in, d_sae), w_dec (d_sae, d_out), and what a transcoder
-    adds to its reconstruction is x @ affine_skip_connection, (d_in, d_out)."""
-    from safetensors.torch import load_file
-
+def _tell_gemma_scope_2(folder: Path, source: str) -> dict[str, Any]:
     path = folder / "config.json"
     told = {**_gemma_3_in(source), **(_json(path) if path.is_file() else {})}
     if told.get("architecture", "jump_relu") != "jump_relu":
         raise Problem(f"The SAE in {folder} is called {told['architecture']!r}, and only jump_relu is known here.")
+    if str(told.get("type")).startswith(("cross", "clt")):
+        raise Problem(SEVERAL_LAYERS.format(folder=folder))
     if "hf_hook_point_in" not in told:
         raise Problem(
             f"What the SAE in {folder} reads and writes is not said: there is no config.json that does.",
             "Put it beside params.safetensors, or import the SAE by its Hub id",
         )
-    found = load_file(folder / "params.safetensors")
-    weights = {ours: found[theirs] for theirs, ours in _GEMMA_3_NAMES.items() if theirs in found}
-    if missing := [theirs for theirs, ours in _GEMMA_3_NAMES.items() if ours not in weights and ours != "W_skip"]:
-        raise Problem(f"{folder / 'params.safetensors'} has no {', '.join(missing)}.")
-    several = str(told.get("type")).startswith(("cross", "clt"))
-    if several or weights["W_enc"].ndim != 2 or weights["W_dec"].ndim != 2:
-        raise Problem(SEVERAL_LAYERS.format(folder=folder))
     read, written = told["hf_hook_point_in"], told.get("hf_hook_point_out")
     about = {"model_name": _gemma_3(told["model_name"]) if "model_name" in told else None, **_gemma_3_hook(read)}
     name = "jumprelu"
     if written not in (read, None):
-        name = "jumprelu_skip_transcoder" if "W_skip" in weights else "jumprelu_transcoder"
-        about |= _gemma_3_hook(written, "_out")
+        name, about = "jumprelu_transcoder", {**about, **_gemma_3_hook(written, "_out")}
+    return {"architecture": name, "apply_b_dec_to_input": False, "metadata": about}
+
+
+def _take_gemma_scope_2(folder: Path, told: dict[str, Any]) -> Taken:
+    """Its encoder reads x. In `params.safetensors`, w_enc is (d_in, d_sae), w_dec (d_sae, d_out), and what a transcoder
+    adds to its reconstruction is x @ affine_skip_connection, (d_in, d_out)."""
+    from safetensors.torch import load_file
+
+    found = load_file(folder / "params.safetensors")
+    weights = {ours: found[theirs] for theirs, ours in _GEMMA_3_NAMES.items() if theirs in found}
+    if missing := [theirs for theirs, ours in _GEMMA_3_NAMES.items() if ours not in weights and ours != "W_skip"]:
+        raise Problem(f"{folder / 'params.safetensors'} has no {', '.join(missing)}.")
+    if weights["W_enc"].ndim != 2 or weights["W_dec"].ndim != 2:
+        raise Problem(SEVERAL_LAYERS.format(folder=folder))
     if "W_skip" in weights:
         weights["W_skip"] = weights["W_skip"].T
-    return Taken("Gemma Scope 2", {"architecture": name, "apply_b_dec_to_input": False, "metadata": about}, weights)
+        if told["architecture"] == "jumprelu_transcoder":
+            told = {**told, "architecture": "jumprelu_skip_transcoder"}
+    return Taken(told, weights)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -247,14 +277,14 @@ def _gemma_3_hook(point: str, way: str = "") -> dict[str, Any]:
     return _hook(found[1], _GEMMA_3_HOOKS[found[2]], way)
 
 
-READERS: dict[str, tuple[tuple[str, ...], Callable[[Path, str], Taken]]] = {
-    "SAELens": (("cfg.json", "sae_weights.safetensors"), _from_sae_lens),
-    "sparsify": (("cfg.json", "sae.safetensors"), _from_sparsify),
-    "Gemma Scope": (("params.npz",), _from_gemma_scope),
-    "Gemma Scope 2": (("params.safetensors",), _from_gemma_scope_2),
+FORMS = {
+    "SAELens": Form(("cfg.json", "sae_weights.safetensors"), _tell_sae_lens, _take_sae_lens),
+    "sparsify": Form(("cfg.json", "sae.safetensors"), _tell_sparsify, _take_sparsify),
+    "Gemma Scope": Form(("params.npz",), _tell_gemma_scope, _take_gemma_scope),
+    "Gemma Scope 2": Form(("params.safetensors",), _tell_gemma_scope_2, _take_gemma_scope_2),
 }
 #: Every file that may be needed of a folder.
 FILES = {
-    *(name for files, _ in READERS.values() for name in files),
+    *(name for form in FORMS.values() for name in form.files),
     *("config.json", "sparsity.safetensors", "metrics.jsonl", "mistudio.json"),
 }

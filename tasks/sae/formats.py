@@ -13,15 +13,15 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors.torch import load_file, save_file
+from typing import TYPE_CHECKING, Any
 
 from tasks.problem import Problem
-from tasks.sae.architectures import coder_class
+from tasks.sae.architectures import build, coder_class
 from tasks.sae.coder import Coder, CoderConfig
 from tasks.store import write_json
+
+if TYPE_CHECKING:
+    import torch
 
 CONFIG, WEIGHTS, DENSITY = "cfg.json", "sae_weights.safetensors", "sparsity.safetensors"
 
@@ -94,6 +94,8 @@ def write_sae(folder: Path, told: dict[str, Any], weights: dict[str, torch.Tenso
 
     `told` says the architecture, its shape and options, whether the encoder reads x - b_dec, and its metadata.
     """
+    from safetensors.torch import save_file
+
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
     form = {
@@ -109,11 +111,15 @@ def write_sae(folder: Path, told: dict[str, Any], weights: dict[str, torch.Tenso
 
 def save_density(folder: Path, density: torch.Tensor) -> None:
     """Write on which share of the vectors each feature was active: (d_sae,), as SAELens does, by its logarithm."""
+    from safetensors.torch import save_file
+
     save_file({"sparsity": (density.float().cpu() + _SILENT).log10()}, folder / DENSITY)
 
 
 def load_density(folder: Path) -> torch.Tensor | None:
     """The share of vectors on which each feature was active: (d_sae,) float32; None where that was not saved."""
+    from safetensors.torch import load_file
+
     if not (folder / DENSITY).is_file():
         return None
     told = load_file(folder / DENSITY)["sparsity"].float()
@@ -137,11 +143,9 @@ def load_sae(folder: Path, device: str = "cpu") -> Coder:
 
     Raises Problem when there is none, or one that means something not understood here.
     """
-    told = read_config(folder)
-    saved_as, d_out, skip = _read_architecture(told)
-    kind = coder_class(saved_as)
-    blocks = told.get("blocks", 1)
-    coder = kind(CoderConfig(saved_as, told["d_in"], told["d_sae"], kind.options_of(told), d_out, skip, blocks))
+    from safetensors.torch import load_file
+
+    coder = build(read_shape(folder))
     try:
         weights = load_file(folder / WEIGHTS)
     except FileNotFoundError as error:
@@ -150,6 +154,14 @@ def load_sae(folder: Path, device: str = "cpu") -> Coder:
         raise Problem(f"The SAE in {folder} has no {', '.join(sorted(missing))} among its weights.")
     coder.load({name: _turned(name, tensor.float()) for name, tensor in weights.items()})
     return coder.to(device)
+
+
+def read_shape(folder: Path) -> CoderConfig:
+    """What the SAE in `folder` is, by its `cfg.json` alone: it costs no torch. Problem as `load_sae` raises it."""
+    told = read_config(folder)
+    saved_as, d_out, skip = _read_architecture(told)
+    options = coder_class(saved_as).options_of(told)
+    return CoderConfig(saved_as, told["d_in"], told["d_sae"], options, d_out, skip, told.get("blocks", 1))
 
 
 def read_config(folder: Path) -> dict[str, Any]:

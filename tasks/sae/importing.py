@@ -7,6 +7,7 @@ code.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.late import torch
 from tasks.problem import Problem
-from tasks.sae.foreign import READERS, SEVERAL_LAYERS, Taken
+from tasks.sae.foreign import FORMS, SEVERAL_LAYERS, Taken
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,9 +26,9 @@ _AS_THEY_ARE = {"normalize_activations": ("none", False, None), "reshape_activat
 
 def form_of(folder: Path) -> str:
     """Which form the SAE in `folder` has. Problem when there is none, or one that is not read."""
-    for form, (files, _) in READERS.items():
-        if all((folder / file).is_file() for file in files):
-            return form
+    for name, form in FORMS.items():
+        if all((folder / file).is_file() for file in form.files):
+            return name
     if (folder / "ae.pt").is_file():
         raise Problem(
             f"{folder} holds ae.pt, a pickle: loading one can run any code, so none is read here.",
@@ -39,8 +40,38 @@ def form_of(folder: Path) -> str:
     below = sorted(path.parent.relative_to(folder).as_posix() for name in names for path in folder.glob(f"*/**/{name}"))
     if below:
         raise Problem(f"There is no SAE in {folder}, but in folders below it.", f"For one: {folder / below[0]}")
-    wanted = "; ".join(f"{' and '.join(files)} ({form})" for form, (files, _) in READERS.items())
+    wanted = "; ".join(f"{' and '.join(form.files)} ({name})" for name, form in FORMS.items())
     raise Problem(f"There is no SAE in {folder}.", f"Known are {wanted}")
+
+
+def tell(folder: Path, source: str, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What the SAE in `folder` is, in SAELens' words, as far as it is known without its weights.
+
+    Raises Problem as `take` does, so far.
+    """
+    told = FORMS[form_of(folder)].tell(folder, source)
+    if about.get("hook_name") is not None:
+        _refuse_other_hook(folder, told, about["hook_name"])
+    return told
+
+
+def _refuse_other_hook(folder: Path, told: Mapping[str, Any], given: str) -> None:
+    """Problem where the SAE is known to read something else than the given hook, or writes another than it reads."""
+    found, kind = told["metadata"].get("hook_name"), str(told.get("architecture")).rpartition("_")[2]
+    of_several = kind in ("transcoder", "crosscoder")
+    if found is None and of_several:
+        raise Problem(
+            f"In {folder} is a {kind}, and one layer does not tell what it reads and writes.",
+            "Leave --layer out; how the names of folders tell hooks: docs/formats.md",
+        )
+    if found not in (None, given) and (of_several or _after(found) != given):
+        raise Problem(f"The SAE in {folder} reads {found}, not {given}.", "Leave --layer out")
+
+
+def _after(hook: str) -> str:
+    """What is read before a layer as what comes after the one before it; any other hook as it is."""
+    before = re.fullmatch(r"blocks\.([1-9]\d*)\.hook_resid_pre", hook)
+    return f"blocks.{int(before[1]) - 1}.hook_resid_post" if before else hook
 
 
 def take(folder: Path, output: Path, source: str, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,10 +84,11 @@ def take(folder: Path, output: Path, source: str, about: Mapping[str, Any]) -> d
     from tasks.sae.densities import histogram
     from tasks.sae.formats import load_density, load_sae, save_density, write_sae
 
-    taken = READERS[form_of(folder)][1](folder, source)
+    form = form_of(folder)
+    taken = FORMS[form].take(folder, tell(folder, source, about))
     told, tensors = _turned(taken)
     given = {key: value for key, value in about.items() if value is not None}
-    origin = {"imported_from": source, "imported_form": taken.form}
+    origin = {"imported_from": source, "imported_form": form}
     told["metadata"] = {**_metadata(told["metadata"]), **given, **origin}
     if (density := load_density(folder)) is not None:
         save_density(output, density)
@@ -66,7 +98,7 @@ def take(folder: Path, output: Path, source: str, about: Mapping[str, Any]) -> d
         if (folder / name).is_file():
             shutil.copyfile(folder / name, output / name)
     return {
-        "form": taken.form,
+        "form": form,
         "architecture": told["architecture"],
         "d_in": coder.config.d_in,
         "d_sae": coder.config.d_sae,
@@ -91,7 +123,7 @@ def folders_in(files: Iterable[str]) -> list[str]:
     for file in files:
         folder, _, name = file.rpartition("/")
         held.setdefault(folder, set()).add(name)
-    return sorted(f for f, names in held.items() if any(set(wanted) <= names for wanted, _ in READERS.values()))
+    return sorted(f for f, names in held.items() if any(set(form.files) <= names for form in FORMS.values()))
 
 
 # -- the conventions ---------------------------------------------------------------------------------------------------

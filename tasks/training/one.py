@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 from tasks.job import Context
 from tasks.kinds.train import GIVEN_UP, goes_on_at, steps_of
 from tasks.problem import Problem
-from tasks.sae import checkpoint, choices
+from tasks.sae import checkpoint
 from tasks.sae.baselines import compare
-from tasks.sae.coder import CoderConfig, default_rate
+from tasks.sae.coder import default_rate
 from tasks.sae.formats import save_density
 from tasks.sae.metrics import measure
 from tasks.sae.schedule import TrainConfig
 from tasks.sae.trainer import Trainer
 from tasks.store import write_json
 from tasks.training.evaluation import Evaluation
+from tasks.training.place import shape_of
 from tasks.training.saving import save
 from tasks.training.start import begin_from
 from tasks.training.watch import Watch
@@ -160,17 +161,12 @@ class Training:
 
 def _config(params: Common, seen: Seen) -> TrainConfig:
     """What is trained on what is seen."""
-    d, blocks = seen.d_model, len(seen.wired.reads)
-    width = params.width or params.expansion * d
-    options = choices.chosen(params.arch, params)
-    options.check(width)
-    steps = steps_of(params)
-    written = d * len(seen.wired.writes) or None
+    coder, steps = shape_of(params, seen.d_model), steps_of(params)
     return TrainConfig(
-        coder=CoderConfig(params.arch, blocks * d, width, options, written, params.skip, blocks),
+        coder=coder,
         steps=steps,
         batch=params.batch,
-        lr=params.lr or default_rate(width),
+        lr=params.lr or default_rate(coder.d_sae),
         warmup=params.warmup,
         decay=params.decay,
         sparsity_warmup=params.sparsity_warmup,

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tasks.job import Known, Request, flag_of
 from tasks.problem import Problem
+from tasks.sae import choices
+from tasks.sae.coder import CoderConfig
 
 if TYPE_CHECKING:
     from tasks.activations import Vectors
@@ -63,6 +65,14 @@ def wiring(params: Common) -> Wiring:
 
     _check_wiring(params)
     return wiring_of(params.hook, place_of(params).layers, params.target, params.target_layer)
+
+
+def shape_of(params: Common, d_model: int) -> CoderConfig:
+    """What is trained, on a model of that width. Problem for options that do not go together."""
+    blocks, written = len(place_of(params).layers), None if params.target is None else d_model
+    width, options = params.width or params.expansion * d_model, choices.chosen(params.arch, params)
+    options.check(width)
+    return CoderConfig(params.arch, blocks * d_model, width, options, written, params.skip, blocks)
 
 
 def resolve(params: P, known: Known) -> tuple[P, int | None, list[Request]]:

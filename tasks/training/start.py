@@ -7,17 +7,19 @@ and most architectures keep the rows at length 1; so what a row loses its featur
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from tasks.job import Known
 from tasks.problem import Problem
 from tasks.sae.architectures import coder_class
-from tasks.sae.formats import load_sae, read_config
+from tasks.sae.formats import load_sae, read_shape
+from tasks.training.place import shape_of
 
 if TYPE_CHECKING:
     from tasks.kinds.train import Common
-    from tasks.sae.coder import Coder
+    from tasks.sae.coder import Coder, CoderConfig
     from tasks.sae.formats import Scales
     from tasks.sae.trainer import Trainer
 
@@ -31,18 +33,11 @@ def take_up(coder: Coder, loaded: Coder, scales: Scales, name: str) -> None:
 
     Raises Problem where that one has another shape or codes of another kind, or could not choose the same features.
     """
-    mine, its = coder.config, loaded.config
-    shapes = [(config.d_in, config.d_sae, config.d_out, config.skip, config.blocks) for config in (mine, its)]
-    if coder.saved_as != loaded.saved_as or shapes[0] != shapes[1]:
-        raise Problem(
-            f"saes/{name} is a {its.architecture} SAE of {its.d_sae} features that reads {its.d_in} numbers: "
-            f"a {mine.architecture} one of {mine.d_sae} features that reads {mine.d_in} cannot begin with it.",
-            "Give the --arch, --width, --layer and --hook that it was trained with",
-        )
+    _refuse_difference(name, loaded.config, coder.config)
     tensors = scales.unfold(loaded)
     lengths = tensors["W_dec"].norm(dim=1).clamp_min(1e-8)
     if coder.has_unit_decoder:
-        if mine.architecture == "topk" and float(lengths.max() / lengths.min()) > 1 + _UNEVEN:
+        if coder.config.architecture == "topk" and float(lengths.max() / lengths.min()) > 1 + _UNEVEN:
             raise Problem(f"The decoder rows of saes/{name} have different lengths, which a TopK SAE cannot take over.")
         tensors = {
             **tensors,
@@ -62,19 +57,43 @@ def begin_from(trainer: Trainer, folder: Path, name: str) -> None:
 P = TypeVar("P", bound="Common")
 
 
-def resolve_start(params: P, known: Known) -> P:
-    """The parameters with the width of the SAE that they begin with. Problem when it is not there or another kind."""
+def resolve_start(params: P, known: Known, d_model: int | None) -> P:
+    """The parameters with the width of the SAE that they begin with. Problem when it is not there or has another shape.
+
+    Where the model's width `d_model` is not known yet, it is taken to be the one that the SAE has been trained on.
+    """
     name = params.init_from
     if name is None or (known.manifest("saes", name) is None and known.coming("saes", name)):
         return params
     if known.manifest("saes", name) is None:
         raise Problem(f"The store has no saes/{name}.", "See what there is: mistudio saes ls")
-    told: dict[str, Any] = read_config(known.path("saes", name))
-    if told["architecture"] != coder_class(params.arch).saved_as and params.target is None and params.crosscode is None:
+    its = read_shape(known.path("saes", name))
+    if params.width not in (None, its.d_sae):
+        raise Problem(f"saes/{name} has {its.d_sae} features, not {params.width}.", "Leave --width out")
+    params = dataclasses.replace(params, width=its.d_sae)
+    _refuse_difference(name, its, shape_of(params, d_model or its.d_in // its.blocks))
+    return params
+
+
+#: What must be the same of an SAE and of the one that begins with it: what is said of it, by the option that decides.
+_SAID: dict[str, Callable[[CoderConfig], str]] = {
+    "--arch": lambda shape: f"has {coder_class(shape.architecture).saved_as} codes",
+    "--width": lambda shape: f"has {shape.d_sae} features",
+    "--crosscode": lambda shape: f"reads {shape.blocks} layers" if shape.blocks > 1 else "reads one layer",
+    "--model": lambda shape: f"reads {shape.d_in // shape.blocks} numbers of a layer",
+    "--target": lambda shape: (
+        f"writes {shape.d_out} numbers of another place" if shape.d_out else "writes what it reads"
+    ),
+    "--skip": lambda shape: f"has {'a' if shape.skip else 'no'} way past its features",
+}
+
+
+def _refuse_difference(name: str, its: CoderConfig, mine: CoderConfig) -> None:
+    """Problem that tells in what `saes/NAME`, which has the shape `its`, and what is to begin with it differ."""
+    said = {option: (of(its), of(mine)) for option, of in _SAID.items() if of(its) != of(mine)}
+    if said:
+        there, here = (" and ".join(words) for words in zip(*said.values(), strict=True))
         raise Problem(
-            f"saes/{name} is a {told['architecture']} SAE: a {params.arch} one cannot begin with it.",
-            "Give an --arch that is saved as that: see docs/formats.md",
+            f"saes/{name} {there}: one that {here} cannot begin with it.",
+            f"Choose {' and '.join(said)} as for its own training; what is saved as what: docs/formats.md",
         )
-    if params.width not in (None, told["d_sae"]):
-        raise Problem(f"saes/{name} has {told['d_sae']} features, not {params.width}.", "Leave --width out")
-    return dataclasses.replace(params, width=told["d_sae"])

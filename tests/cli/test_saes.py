@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from mistudio_cli.errors import Code
 from tasks.job import kind_named
 from tasks.sae.architectures import build
 from tasks.sae.architectures.topk import TopK
@@ -116,6 +117,14 @@ def test_an_sae_goes_out_and_comes_in_again(world: Cli) -> None:
     assert (told["kind"], told["hook"], told["model"]) == ("import", "blocks.1.hook_resid_post", "gpt2/tiny")
     again = world("saes", "export", "out-and-in", "layers.1")
     assert "layers.1 is there already." in again.err
+
+
+def test_one_folder_is_not_asked_for_in_two_forms(cli: Cli) -> None:
+    add_sae(cli.home, "mine")
+    told = cli("saes", "export", "mine", "out", "--to", "sae-lens,sparsify")
+    assert told.err.startswith("--to 'sae-lens,sparsify' is not one of: sae-lens, dictionary-learning, sparsify.")
+    assert (told.code, cli.ledger.page().jobs) == (Code.USAGE, ())
+    assert re.search(r"--to +sae-lens\|dictionary-learning\|sparsify$", cli("saes", "export", "--help").out, re.M)
 
 
 @pytest.mark.parametrize("verb", ["import", "export", "push", "pull"])

@@ -31,6 +31,7 @@ def imported_by(statement: str) -> set[str]:
             "import tasks.ledger, tasks.submit, tasks.sweep, tasks.estimate, tasks.sae.footprint",
             HEAVY | QUEUES | TERMINAL,
         ),
+        ("import tasks.sae.exporting, tasks.sae.importing, tasks.training.start", HEAVY | QUEUES | TERMINAL),
         ("import tasks.worker", HEAVY | TERMINAL),
         ("import tasks.runner, tasks.work, tasks.ledger", HEAVY | QUEUES | TERMINAL),
         ("import mistudio_cli.supervisor", HEAVY | QUEUES | TERMINAL | {"asyncio"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tasks.job import kind_named
 from tasks.problem import Problem
 from tasks.sae.exporting import DICTIONARY_LEARNING, FORMS, SAE_LENS, SPARSIFY, write_as
 from tasks.sae.formats import Scales, load_sae, save_density, save_sae
-from tests.sae.conftest import Bench
+from tests.sae.conftest import Bench, Known
 from tests.sae.test_formats import SCALE, trained
 
 RAW = torch.randn(50, 8, generator=torch.Generator().manual_seed(7)) / SCALE.read[0]
@@ -62,18 +63,28 @@ def test_jumprelu_of_dictionary_learning_reads_the_vectors_themselves(tmp_path: 
     ("form", "architecture", "shape", "sentence"),
     [
         (SPARSIFY, "standard", {}, "TopK SAEs only, and this one's codes are standard"),
+        (SPARSIFY, "gated", {}, "TopK SAEs only, and this one's codes are gated"),
+        (SPARSIFY, "batchtopk", {}, "TopK SAEs only, and this one's codes are jumprelu"),
         (SPARSIFY, "topk", {"d_out": 5}, "this one 5 for 8"),
-        (DICTIONARY_LEARNING, "topk", {"d_out": 8}, "has no transcoders"),
+        (DICTIONARY_LEARNING, "topk", {"d_out": 8}, "dictionary_learning has no transcoders"),
         (DICTIONARY_LEARNING, "standard", {"blocks": 2}, "dictionary_learning has no crosscoders"),
         (SPARSIFY, "topk", {"blocks": 2}, "sparsify has no crosscoders"),
     ],
 )
-def test_what_a_form_has_no_words_for_is_refused_and_leaves_nothing(tmp_path, form, architecture, shape, sentence):
-    sae = tmp_path / "sae"
-    save_sae(sae, trained(architecture, **shape), Scales((1.0,), (1.0,)), {})
+def test_what_a_form_has_no_words_for_is_refused_at_submit_and_leaves_nothing(
+    bench: Bench, form, architecture, shape, sentence
+):
+    kind, before = kind_named("export"), sorted(bench.root.iterdir())
+    values = {"sae": "mine", "folder": str(bench.root / "out"), "to": form}
+    coming = Known(bench.store, {"saes/mine"})
+    params, _ = kind.prepare(kind.read_params(values), coming)  # what it will be is not known yet
+    bench.add("saes", "mine")
+    save_sae(bench.store.path("saes", "mine"), trained(architecture, **shape), Scales((1.0,), (1.0,)), {})
     with pytest.raises(Problem, match=sentence):
-        write_as(form, sae, tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["sae"]
+        kind.prepare(kind.read_params(values), bench.known)
+    with pytest.raises(Problem, match=sentence):
+        kind.run(params, bench.context())
+    assert sorted(bench.root.iterdir()) == before
 
 
 def test_an_export_is_a_job_that_writes_where_the_user_stood(bench: Bench, monkeypatch: pytest.MonkeyPatch):
@@ -94,3 +105,40 @@ def test_an_export_is_a_job_that_writes_where_the_user_stood(bench: Bench, monke
         kind.prepare(kind.read_params(values), bench.known)
     with pytest.raises(Problem, match="no saes/yours"):
         kind.prepare(kind.read_params({**values, "sae": "yours"}), bench.known)
+
+
+def test_of_two_exports_to_one_folder_one_gets_it_whole_and_the_other_says_so(bench: Bench, monkeypatch):
+    kind = kind_named("export")
+    for name, architecture in (("first", "topk"), ("second", "standard")):
+        bench.add("saes", name)
+        save_sae(bench.store.path("saes", name), trained(architecture), SCALE, {})
+    folder = bench.root / "out"
+    slow, quick = ({"sae": name, "folder": str(folder)} for name in ("first", "second"))
+    slow, quick = (kind.prepare(kind.read_params(values), bench.known)[0] for values in (slow, quick))
+    copied = shutil.copyfile
+
+    def overtaken(source: Path, target: Path) -> None:
+        """The other export begins and ends while this one writes its first file."""
+        monkeypatch.setattr(shutil, "copyfile", copied)
+        copied(source, target)
+        kind.run(quick, bench.context("second"))
+
+    monkeypatch.setattr(shutil, "copyfile", overtaken)
+    with pytest.raises(Problem, match="out is there already"):
+        kind.run(slow, bench.context("first"))
+    assert load_sae(folder).config.architecture == "standard"
+    assert [path.name for path in bench.root.iterdir() if path.name.startswith("out")] == ["out"]
+
+
+def test_a_folder_that_is_made_at_the_last_moment_is_left_as_it_is(tmp_path: Path, monkeypatch):
+    sae, folder, rename = saved(tmp_path / "sae", "topk"), tmp_path / "out", Path.rename
+
+    def too_late(draft: Path, target: Path) -> Path:
+        (target / "theirs").mkdir(parents=True)
+        return rename(draft, target)
+
+    monkeypatch.setattr(Path, "rename", too_late)
+    with pytest.raises(Problem, match="out is there already"):
+        write_as(SAE_LENS, sae, folder)
+    assert [path.name for path in folder.iterdir()] == ["theirs"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "sae"]

@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tasks.kinds import train
 from tasks.problem import Problem
-from tasks.sae.architectures import names
+from tasks.sae.architectures import build, names
 from tasks.sae.formats import Scales, load_sae, save_sae
 from tasks.sae.trainer import Trainer
 from tasks.training.start import begin_from
-from tests.sae.conftest import Bench, shaped
+from tests.sae.conftest import Bench, Known, shaped
 from tests.sae.test_formats import trained
 from tests.sae.test_train_kind import prepared
 from tests.sae.test_training import config
@@ -64,28 +65,70 @@ def test_fine_tuning_goes_on_from_a_trained_sae_and_says_so(bench: Bench):
     assert after["fvu"] < before["fvu"] + 0.02
 
 
+def add_first(bench: Bench, **shape: Any) -> None:
+    """An SAE of the bench's model in its store, or one of another shape."""
+    coder = build(dataclasses.replace(shaped("topk", 16, 24, k=3), **shape), seed=4)
+    bench.add("saes", "first")
+    scale = (1.0,) * coder.config.blocks
+    save_sae(bench.store.path("saes", "first"), coder, Scales(scale, scale), {})
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
         ({"init_from": "nothing"}, "no saes/nothing"),
-        ({"init_from": "first", "arch": "gated", "k": None}, "saes/first is a topk SAE: a gated one cannot begin"),
+        (
+            {"init_from": "first", "arch": "gated", "k": None},
+            "first has topk codes: one that has gated codes cannot",
+        ),
         ({"init_from": "first", "width": 63}, "has 24 features, not 63"),
         ({"init_from": "first", "expansion": 9}, "The SAE has 24 features: --expansion does nothing"),
     ],
 )
 def test_what_cannot_begin_with_it_is_refused(bench: Bench, values: dict, sentence: str):
-    bench.add("saes", "first")
-    save_sae(bench.store.path("saes", "first"), trained("topk"), Scales((1.0,), (1.0,)), {})
+    add_first(bench)
     with pytest.raises(Problem, match=sentence):
         prepared(bench, **values)
 
 
-def test_an_sae_of_another_model_is_refused_when_it_is_loaded(bench: Bench):
-    bench.add("saes", "first")
-    save_sae(bench.store.path("saes", "first"), trained("topk"), Scales((1.0,), (1.0,)), {})
-    params, _ = prepared(bench, init_from="first", expansion=8)
-    with pytest.raises(Problem, match="a topk one of 24 features that reads 16 cannot begin with it"):
+TRANSCODER = {"hook": "mlp-in", "target": "mlp"}
+CROSSCODER = {"layer": None, "crosscode": "0,2"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "values", "sentence"),
+    [
+        ({"d_in": 8}, {}, "first reads 8 numbers of a layer: one that reads 16 numbers of a layer cannot"),
+        ({}, TRANSCODER, "first writes what it reads: one that writes 16 numbers of another place cannot"),
+        ({"d_out": 16}, {}, "first writes 16 numbers of another place: one that writes what it reads cannot"),
+        ({"d_out": 5}, TRANSCODER, "first writes 5 numbers of another place: one that writes 16 numbers of another"),
+        ({"d_out": 16}, {**TRANSCODER, "skip": True}, "has no way past its features: one that has a way past its feat"),
+        ({"d_in": 32, "blocks": 2}, {}, "first reads 2 layers: one that reads one layer cannot begin with it"),
+        ({}, CROSSCODER, "first reads one layer: one that reads 2 layers cannot begin with it"),
+        ({"d_out": 16}, {"arch": "batchtopk"}, "topk codes and writes .*: one that has jumprelu codes and writes"),
+    ],
+)
+def test_an_sae_of_another_shape_is_refused_at_submit_by_what_differs(
+    bench: Bench, shape: dict, values: dict, sentence: str
+):
+    values = {"init_from": "first", "expansion": 8, **values}
+    params, _ = prepared(bench, width=24, known=Known(bench.store, {"saes/first"}), **values)
+    add_first(bench, **shape)
+    with pytest.raises(Problem, match=sentence):
+        prepared(bench, **values)
+    with pytest.raises(Problem, match=sentence):  # one that was still being made at submit
         train.run(params, bench.context())
+
+
+@pytest.mark.parametrize(("values", "fits"), [(TRANSCODER, True), ({}, False)])
+def test_a_model_that_is_not_there_yet_is_taken_to_be_the_one_that_the_sae_is_of(bench: Bench, values, fits):
+    add_first(bench, d_in=8, d_out=8)
+    asked = {"model": "large", "init_from": "first", "known": Known(bench.store, {"models/large"}), **values}
+    if fits:
+        assert prepared(bench, **asked)[0].width == 24
+    else:
+        with pytest.raises(Problem, match="first writes 8 numbers of another place: one that writes what it reads"):
+            prepared(bench, **asked)
 
 
 def test_uneven_rows_cannot_become_a_topk_sae(tmp_path: Path):
