@@ -148,7 +148,7 @@ def test_a_training_on_a_device_tells_what_runs_its_passes(bench: Bench, monkeyp
     monkeypatch.setattr(kernels, "to_tell", {"cpu": "as if it were another device"}.get)
     context = bench.context(attempt=2)
     train.run(params, context)
-    assert context.noted == ["as if it were another device"]
+    assert context.noted == ["as if it were another device", "goes on from step 3"]
     monkeypatch.undo()
     assert kernels.to_tell("cpu") is None
     assert "sparse passes" in (kernels.to_tell("cuda") or "")
