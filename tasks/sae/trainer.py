@@ -77,7 +77,6 @@ class Trainer:
     def begin(self, folder: Path) -> None:
         """Make ready to go on from where it is, with metrics in `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.cut(folder, self.step)
         self.pace.begin(gemm_peak(self._part, self.config.coder.d_in, self.config.coder.d_sae, self.device))
         if self._scales is None:
             self._measure()
@@ -236,11 +235,17 @@ class Trainer:
         return tensors
 
     def resume(self, folder: Path) -> int:
-        """Take up the newest checkpoint of this configuration in `folder`, if any; the step reached, 0 for none."""
+        """Take up the newest checkpoint of this configuration in `folder`, if any; the step reached, 0 for none.
+
+        The files of lines there are cut back to that step.
+        """
         found = checkpoint.newest(folder, self.config.fingerprint())
-        if found is None:
-            return 0
-        tensors, state = found
+        if found is not None:
+            self._take_up(*found)
+        checkpoint.cut(folder, self.step)
+        return self.step
+
+    def _take_up(self, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
         self.step, self._scales = state["step"], Scales(*(tuple(state["scales"][side]) for side in ("read", "written")))
         self.quiet, self.dead = tensors["quiet"].to(self.device), tensors["dead"].to(self.device)
         self.coder.load(tensors)
@@ -248,7 +253,6 @@ class Trainer:
             self.optimizer.state[parameter] = {
                 key.split(".")[1]: value.to(self.device) for key, value in tensors.items() if _is_adam_of(key, name)
             }
-        return self.step
 
     def take_best(self, folder: Path) -> None:
         """Have the coder that did best on held-out vectors, and be at its step; as it is where none was measured."""

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from tasks.job import Context
 from tasks.kinds.train import GIVEN_UP, goes_on_at, steps_of
 from tasks.problem import Problem
-from tasks.sae import checkpoint
 from tasks.sae.baselines import compare
 from tasks.sae.coder import default_rate
 from tasks.sae.formats import save_density
@@ -58,7 +57,6 @@ class Training:
             self.context.note(f"starts from scratch: the checkpoint at {left} was made with other settings")
         if self.first:
             self.context.note(f"goes on from step {self.first}")
-        checkpoint.cut(folder, self.first)
         self._look_whether_it_is_over()
         with self.watch.logging(self.params.log, dataclasses.asdict(self.params)):
             with self._failing_alone():
