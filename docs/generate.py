@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deploy import generate as deployment
 from mistudio_cli.profile_keys import KEYS
-from tasks.job import kinds
+from tasks.job import flag_of, kinds
 from tasks.queues import QUEUES
 from tasks.sae.architectures import coder_class, names
 
@@ -47,7 +47,7 @@ def architecture_rows() -> str:
     for name in names():
         coder = coder_class(name)
         told = " ".join((sys.modules[coder.__module__].__doc__ or "").split("\n\n")[0].split()).rstrip(".")
-        flags = ", ".join(f"`--{spec.name.replace('_', '-')}`" for spec in dataclasses.fields(coder.Options))
+        flags = ", ".join(f"`{flag_of(spec.name)}`" for spec in dataclasses.fields(coder.Options))
         rows.append(f"| `{name}` | {told} | {flags} |")
     return "\n".join(["| `--arch` | what it is | its options |", "|---|---|---|", *rows])
 
@@ -59,7 +59,7 @@ def kind_reference() -> str:
         parts += ["", f"## {kind.name}", "", f"{kind.summary}. Queue `{kind.queue}`.", ""]
         parts += ["| parameter | default | meaning |", "|---|---|---|"]
         for spec in dataclasses.fields(kind.params):
-            flag = spec.name if spec.metadata["positional"] else "--" + spec.name.replace("_", "-")
+            flag = spec.name if spec.metadata["positional"] else flag_of(spec.name)
             required = spec.default is dataclasses.MISSING
             default = "required" if required else "–" if spec.default is None else f"`{spec.default}`"
             choices = f" ({', '.join(spec.metadata['choices'])})" if spec.metadata["choices"] else ""

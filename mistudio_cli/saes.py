@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from tasks.job import flag_of
 from tasks.store import Store
 
 FAMILY = "saes"
@@ -46,7 +47,7 @@ def facts(told: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     known = {**told, "hook": _hooks(told)}
     rows = [[key, _text(known[key])] for key in _FACTS if known[key] is not None]
     rows += [[f"made from {key}", str(value)] for key, value in told["made_from"].items()]
-    rows += [[f"--{key.replace('_', '-')}", _text(v)] for key, v in told["params"].items() if v is not None]
+    rows += [[flag_of(key), _text(v)] for key, v in told["params"].items() if v is not None]
     measured = {key: value for key, value in told["result"].items() if key not in _SHAPE}
     rows += [[key, _text(v)] for key, v in measured.items() if v is not None and not isinstance(v, (dict, list))]
     rows += _densities(told["result"].get("density_histogram"))

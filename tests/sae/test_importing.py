@@ -15,6 +15,7 @@ from torch import Tensor
 from tasks.hooks import find_again
 from tasks.job import kind_named
 from tasks.problem import Problem
+from tasks.sae.coder import Coder
 from tasks.sae.densities import histogram
 from tasks.sae.formats import load_density, load_sae, read_config, save_density, save_sae
 from tasks.sae.importing import folders_in, form_of, take
@@ -146,14 +147,19 @@ def gemma_scope(folder: Path, **changes: Any) -> dict[str, Tensor]:
     return own
 
 
-def test_gemma_scope_by_its_formula_and_its_names(tmp_path: Path):
-    own = gemma_scope(tmp_path / "theirs")
-    source = "google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71"
-    sae = taken(tmp_path / "theirs", tmp_path / "ours", source)
+def close_to_jumprelu(sae: Coder, own: dict[str, Tensor]) -> None:
+    """Its codes and reconstructions are those of the formula with these weights, whose encoder reads x."""
     pre = X @ own["W_enc"] + own["b_enc"]
     codes = pre * (pre > own["threshold"])
     close(sae.encode(X), codes)
     close(sae(X), codes @ own["W_dec"] + own["b_dec"])
+
+
+def test_gemma_scope_by_its_formula_and_its_names(tmp_path: Path):
+    own = gemma_scope(tmp_path / "theirs")
+    source = "google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71"
+    sae = taken(tmp_path / "theirs", tmp_path / "ours", source)
+    close_to_jumprelu(sae, own)
     found = read_config(tmp_path / "ours")["metadata"]
     assert (found["model_name"], found["hook_name"]) == ("google/gemma-2-2b", "blocks.20.hook_resid_post")
     assert (found["seqpos_slice"], found["imported_from"]) == ([1, None], source)
@@ -171,10 +177,7 @@ def test_a_transcoder_of_gemma_scope_reads_the_norm_before_the_mlp_without_its_w
     own = gemma_scope(tmp_path / "theirs")
     source = "google/gemma-scope-2b-pt-transcoders/layer_5/width_16k/average_l0_41"
     sae = taken(tmp_path / "theirs", tmp_path / "ours", source)
-    pre = X @ own["W_enc"] + own["b_enc"]
-    codes = pre * (pre > own["threshold"])
-    close(sae.encode(X), codes)
-    close(sae(X), codes @ own["W_dec"] + own["b_dec"])
+    close_to_jumprelu(sae, own)
     assert sae.is_transcoder
     about = read_config(tmp_path / "ours")["metadata"]
     assert about["model_name"] == "google/gemma-2-2b"
