@@ -109,7 +109,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     save_tokenizer(tokenizer, context.output)
     trained = (training.step - first) * recipe.batch * recipe.context
     return {
-        "loss": round(sum(training.losses) / len(training.losses), 4),
+        "mean_loss": round(sum(training.losses) / len(training.losses), 4),
         "steps": training.step,
         "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
         "vocab": len(tokenizer),

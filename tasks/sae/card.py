@@ -121,9 +121,8 @@ def _metrics(result: Mapping[str, Any]) -> str:
     ):
         if result.get(key) is not None:
             rows.append((name, f"{result[key]:.4f}", active))
-    more = (
-        f"{result['dead_share']:.2%} of the features were never active on {result['held_out_tokens']} held-out tokens."
-    )
+    dead = result.get("dead_fraction", result.get("dead_share"))
+    more = f"{dead:.2%} of the features were never active on {result['held_out_tokens']} held-out tokens."
     return _table(("on held-out tokens", "explained variance", "active features"), rows) + "\n\n" + more
 
 
