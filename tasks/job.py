@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tasks.problem import Problem
 from tasks.queues import DEFAULT_PRIORITY, Limits, queue_named
+from tasks.stop_grace import LONGEST_S
 
 if TYPE_CHECKING:
     from tasks.parts import Parts
@@ -249,7 +250,8 @@ class JobKind:
     `in_force(params, result)` is the parameters with the defaults that the run could settle only when it knew more, for
     the artifact's manifest.
     A kind `in_slot` is quick and imports little: it runs inside the worker instead of in a process of its own.
-    A job that was told to stop is killed when it has not ended after `stop_grace_s` seconds.
+    A job that was told to stop is killed when it has not ended after `stop_grace_s` seconds, or later where it measured
+    that its checkpoints take longer: see `tasks.stop_grace`.
     `goes_on_at(workdir)` tells where an attempt that finds this work folder goes on, such as "step 1200"; None where it
     starts from scratch. A kind that has it resumes: what its failed and cancelled jobs did is kept for another try.
     """
@@ -395,4 +397,4 @@ def kind_named(name: str) -> JobKind:
 
 def longest_stop_grace_s() -> float:
     """The time in seconds after which every job that was told to stop has ended or been killed."""
-    return max(kind.stop_grace_s for kind in kinds().values())
+    return max(max(kind.stop_grace_s, LONGEST_S if kind.resumes else 0.0) for kind in kinds().values())
