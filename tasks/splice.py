@@ -174,10 +174,9 @@ class _Runs:
             return with_values([_put(found[p], where, part) for p, part in zip(written, made, strict=True)])
 
         told = {"counted": scored.counted.sum(1), "kept": kept.sum(1), "clean": scored.cross_entropy(clean)}
-        changed = with_coder(kept)
-        told |= {"spliced": scored.cross_entropy(changed), "kl": scored.divergence(clean, changed)}
-        changed = with_values([torch.zeros_like(found[point]) for point in written])
-        told |= {"ablated": scored.cross_entropy(changed), "kl_ablated": scored.divergence(clean, changed)}
+        told |= zip(("spliced", "kl"), scored.compare(clean, with_coder(kept)), strict=True)
+        zeros = [torch.zeros_like(found[point]) for point in written]
+        told |= zip(("ablated", "kl_ablated"), scored.compare(clean, with_values(zeros)), strict=True)
         if self.mean is not None:
             parts = self.mean.to(clean.device).chunk(len(written))
             means = [part.expand_as(found[point]) for point, part in zip(written, parts, strict=True)]
@@ -201,6 +200,10 @@ class Scored:
         has_next = torch.ones_like(kept[:, 1:]) if pad is None else ids[:, 1:] != pad
         self.kept, self.counted = kept, functional.pad(kept[:, :-1] & has_next, (0, 1))
         self.following = ids.roll(-1, 1).flatten()
+
+    def compare(self, clean: torch.Tensor, changed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The cross-entropy under the changed logits, and how far they diverge from the clean ones."""
+        return self.cross_entropy(changed), self.divergence(clean, changed)
 
     def cross_entropy(self, logits: torch.Tensor) -> torch.Tensor:
         """Of what comes next under these (batch, context, vocabulary) logits: nats, (batch,) sums over positions."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tasks.job import Context, Estimate, JobKind, Known, Request, option
 from tasks.problem import Problem
 from tasks.sae import choices
-from tasks.sae.architectures import names
+from tasks.sae.architectures import coder_class, names
 from tasks.sae.coder import default_rate
 from tasks.sae.schedule import EVAL_TOKENS
 from tasks.sites import SITES
@@ -244,6 +244,8 @@ def _shape(params: Common) -> TrainingShape:
         len(wired.writes),
         params.skip,
         params.evaluate,
+        calibrates="threshold" in coder_class(params.arch).buffer_names,
+        eval_tokens=params.eval_tokens,
     )
 
 

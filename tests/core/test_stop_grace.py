@@ -70,9 +70,9 @@ def test_a_cancel_waits_for_the_checkpoints_of_all_saes_of_a_job(lab: Lab, tmp_p
     assert time.monotonic() - asked_at > GRACE_S, "it would have been killed"
     steps = steps_of(lab, job)
     assert len(steps) == SAES
-    assert len(set(steps)) == 1
-    assert steps[0] >= before
-    assert goes_on_at(lab.store, ended) == f"step {steps[0]}"
+    assert max(steps) - min(steps) <= 1, "it was stopped between the steps of two of them"
+    assert min(steps) >= before
+    assert goes_on_at(lab.store, ended) == f"step {min(steps)}"
 
 
 def test_a_shutdown_waits_for_the_very_first_checkpoints_too(lab: Lab, tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_shutdown_waits_for_the_very_first_checkpoints_too(lab: Lab, tmp_path:
     assert lab.ledger.need(job.id).state is State.QUEUED
     steps = steps_of(lab, job)
     assert len(steps) == SAES
-    assert len(set(steps)) == 1
+    assert max(steps) - min(steps) <= 1
 
 
 def test_a_job_that_writes_nothing_is_still_killed_after_the_usual_grace(lab: Lab) -> None:
