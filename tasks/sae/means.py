@@ -2,7 +2,7 @@
 
 Tokens of one row are not independent, so a row is a cluster: the error of a mean comes from how the rows' sums differ
 (Miller 2024, "Adding Error Bars to Evals", arXiv:2411.00640, section 2.2; for ratios Cochran 1977, "Sampling
-Techniques", section 6.4).
+Techniques", chapter 6).
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import pytest
 
 from tasks.kinds import train
 from tasks.problem import Problem
+from tasks.sae.card import card
 from tasks.sae.coder import default_rate
 from tasks.training.together import members
 from tests.sae.conftest import Bench
@@ -89,3 +90,16 @@ def test_the_loss_of_the_batch_and_what_is_measured_in_the_end_have_different_na
         assert line["mse"] == pytest.approx(line["mse_loss"] / scale**2, rel=1e-5), "in the model's own units"
     assert {**lines[-1], **shown} == {"step": 30, **shown}, "the same number under each name"
     assert set(lines[-1]) - {"step"} < set(shown)
+
+
+def test_the_model_card_has_the_numbers_of_the_result_by_their_names(bench: Bench):
+    context = bench.context()
+    result = train.run(prepared(bench, lr=0.01)[0], context)
+    config = json.loads((context.output / "cfg.json").read_text())
+    text = card({"name": "mine", "result": result}, config, "owner/saes", "mine")
+    assert f"| this SAE | {result['explained_variance']:.4f} | {result['l0']:.1f} |" in text
+    assert f"{result['dead_fraction']:.2%} of the features" in text
+    for name in ("mse", "fvu", "l2_ratio", "ce_loss", "ce_loss_with_sae", "kl"):
+        assert f"| `{name}` | {result[name]:.4g} | {result['standard_errors'][name]:.2g} |" in text
+    old = {"explained_variance": 0.5, "l0": 4.0, "dead_share": 0.25, "held_out_tokens": 10, "loss": 1.0}
+    assert "25.00% of the features" in card({"name": "mine", "result": old}, config, "owner/saes", "mine")
