@@ -112,8 +112,8 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     from safetensors.torch import save_file
 
     from tasks.features.collect import choose_rows
-    from tasks.features.records import token_reader
     from tasks.features.report import Report
+    from tasks.features.token_texts import TokenTexts
     from tasks.products import choose
     from tasks.sae.formats import load_sae
 
@@ -128,10 +128,10 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     seconds = time.monotonic() - began
     tensors = {"top_activations": top.values, "top_positions": top.positions, "firing_counts": top.fired}
     save_file({name: tensor.cpu() for name, tensor in tensors.items()}, context.output / "features.safetensors")
-    text = token_reader(context.store.path("tokens", origin.tokens) / "tokenizer")
+    texts = TokenTexts(context.store.path("tokens", origin.tokens) / "tokenizer")
     made_of = [("model", origin.model), ("hook", source.points[0].name)]
     report = Report(
-        top, source.tokens, text, lambda done: context.progress("writing", done, len(top.fired), "features")
+        top, source.tokens, texts, lambda done: context.progress("writing", done, len(top.fired), "features")
     )
     census, telling = report.write(context.output, context.name, made_of, seen)
     return {
