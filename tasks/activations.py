@@ -17,6 +17,7 @@ from tasks import buffers
 from tasks.buffers import FileBuffer, MemoryBuffer
 from tasks.hooks import Hook, Point, catch, find
 from tasks.masks import Mask, mask_for
+from tasks.model_commit import commit_record
 from tasks.models import load_model
 from tasks.problem import Problem
 from tasks.products import attending
@@ -72,6 +73,11 @@ class ModelVectors:
         self.shape: tuple[int, int] = tokens.shape
         self.d_in = int(model.config.get_text_config().hidden_size) * len(self.points)
         self.device: torch.device | str = model.device
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """What a job's result says of where the model is from: its commit on the Hub, if it is from there."""
+        return commit_record(self.model)
 
     @cached_property
     def counts(self) -> np.ndarray:

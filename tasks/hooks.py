@@ -113,12 +113,17 @@ def find_again(model: PreTrainedModel, told: dict[str, Any]) -> Point:
         raise Problem(f"The SAE was trained on {told['hook_name']}, which is not known here.")
     point = find(model, Hook(sites[site], int(layer)))
     name, module = told["hook_name"], told.get("hook_module") or point.module
-    if point.name != name or not f".{point.module}".endswith(f".{module}"):
+    if point.name != name or not _is_same_module(point.module, module):
         raise Problem(
             f"The SAE was trained on {name} ({module}); this model has {point.name} ({point.module}).",
             "Give --model, the model that it was trained on",
         )
     return point
+
+
+def _is_same_module(one: str, other: str) -> bool:
+    """Whether one path is the end of the other: a model with a head has a word more before its blocks."""
+    return f".{one}".endswith(f".{other}") or f".{other}".endswith(f".{one}")
 
 
 def find_all_again(model: PreTrainedModel, told: dict[str, Any]) -> list[Point]:

@@ -112,7 +112,7 @@ def refuse_what_cannot_be_loaded(config: dict[str, Any], model: str) -> None:
                 raise _odd(model, key, told, f"one of {', '.join(_FLOATS[1:])}")
     if config.get("transformers_weights") is not None:
         raise Problem(
-            f"The config.json of {model} names a file of weights (transformers_weights); only model.safetensors is read.",
+            f"The config.json of {model} names a file of weights (transformers_weights), which is not followed.",
             "Save the model again with save_pretrained",
         )
 

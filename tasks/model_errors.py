@@ -27,7 +27,7 @@ def translated(what: str) -> Iterator[None]:
         raise Problem(f"{what}: {_first_sentence(error)}.", "Install it where the workers run") from error
     except RecursionError as error:
         raise Problem(f"{what}: it is nested too deep.") from error
-    except Exception as error:  # noqa: BLE001 - tokenizers raise bare Exceptions, and broken files lead to any other
+    except Exception as error:
         if _is_about_room(error):
             raise
         raise Problem(f"{what}: {_reason(error)}") from error

@@ -31,6 +31,12 @@ class Saved:
     file: str
     dtype: str
     shape: tuple[int, ...]
+    bytes: int
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers it holds."""
+        return prod(self.shape)
 
 
 def check_weights(folder: Path, model: str, layers: int | None = None) -> dict[str, Saved]:
@@ -101,8 +107,8 @@ def _header(path: Path, model: str) -> Iterator[tuple[str, Saved]]:
             header = json.loads(file.read(length))
             tensors = {name: told for name, told in header.items() if name != "__metadata__"}
             end = max((told["data_offsets"][1] for told in tensors.values()), default=0)
-            found = {name: Saved(path.name, told["dtype"], tuple(told["shape"])) for name, told in tensors.items()}
-            whole = all(_fits(told) for told in tensors.values())
+            found = {name: _saved(path.name, told) for name, told in tensors.items()}
+            whole = all(_fits(tensor) for tensor in found.values())
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise wrong from error
     if not whole or path.stat().st_size != 8 + length + end:
@@ -113,11 +119,15 @@ def _header(path: Path, model: str) -> Iterator[tuple[str, Saved]]:
     return iter(found.items())
 
 
-def _fits(told: dict[str, Any]) -> bool:
+def _saved(file: str, told: dict[str, Any]) -> Saved:
+    first, end = map(int, told["data_offsets"])
+    return Saved(file, str(told["dtype"]), tuple(map(int, told["shape"])), end - first)
+
+
+def _fits(tensor: Saved) -> bool:
     """Whether a tensor has as many bytes as its shape says; other types than floats are for the library to judge."""
-    first, end = told["data_offsets"]
-    bits = _BITS.get(told["dtype"])
-    return bits is None or 8 * (end - first) == bits * prod(told["shape"])
+    bits = _BITS.get(tensor.dtype)
+    return bits is None or 8 * tensor.bytes == bits * tensor.numbers
 
 
 def _is_quantized(name: str, tensor: Saved) -> bool:

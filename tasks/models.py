@@ -9,7 +9,6 @@ imported when a model is loaded, so asking what a reference is stays cheap.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import re
@@ -28,13 +27,15 @@ if TYPE_CHECKING:
 
 _WORD = r"[A-Za-z0-9][\w.-]{0,95}"
 _HUB_ID = re.compile(rf"(?P<repo>(?:{_WORD}/)?{_WORD})(?:@(?P<revision>(?!.*\.\.)[A-Za-z0-9][\w./-]{{0,199}}))?")
-#: Words of the Hub's own addresses: nobody has one of these names, so what begins with one is a mistyped path.
+#: The Hub's oldest models, which have no owner; no others came after them. With a revision any name may be meant.
+_OWNERLESS = re.compile(
+    r"(albert|bert|camembert|ctrl|distilbert|distilgpt2|distilroberta|gpt2|openai-gpt|roberta|t5|transfo-xl|xlm|xlnet)"
+    r"(-[\w-]+)?"
+)
+#: Words of the Hub's own addresses: no owner has one of these names, so what begins with one is a mistyped path.
 _NO_OWNERS = {"api", "datasets", "docs", "models", "spaces"}
-_FILE_TYPES = {".bin", ".gguf", ".json", ".pt", ".pth", ".safetensors"}
-_COMMIT = re.compile(r"/snapshots/([0-9a-f]{40})/?")
 _STORE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SLUG_LENGTH, _TIMEOUT_S = 60, "10"
-_NEAR = 0.85  # how alike a word and the name of a stored model are that are taken for a typing error
 
 #: What is fetched from the Hub. Folders below (onnx, original, …) and Mistral's second copy are left there.
 _SMALL_FILES = ["*.json", "*.txt", "*.model"]
@@ -56,12 +57,10 @@ def look_up(reference: str, known: Known, readable: bool = False) -> tuple[str, 
     model that a job has yet to make. Raises Problem as `resolve` does; with `readable` also for a local model whose
     weights cannot be loaded here.
     """
-    is_name = _STORE_NAME.fullmatch(reference) is not None
+    is_name = is_store_name(reference)
     is_stored = is_name and known.manifest("models", reference) is not None
-    if is_name and not is_stored:
-        if known.coming("models", reference):
-            return reference, None
-        _refuse_misspelled(reference, known)
+    if is_name and not is_stored and known.coming("models", reference):
+        return reference, None
     if readable:
         check_readable(reference, known)
     return reference if is_stored else resolve(reference, known), describe_config(reference, known)
@@ -72,14 +71,14 @@ def resolve(reference: str, store: Shelf) -> str:
 
     Raises Problem for a folder that holds no model and for a word that is none of the three.
     """
-    if _STORE_NAME.fullmatch(reference) and (store.path("models", reference) / "manifest.json").is_file():
+    if is_store_name(reference) and (store.path("models", reference) / "manifest.json").is_file():
         return str(store.path("models", reference))
     folder = Path(reference).expanduser()
     if reference and folder.is_dir():
         if not (folder / "config.json").is_file():
             raise Problem(f"{reference!r} holds no config.json, so it is not a model folder.")
         return str(folder.absolute())
-    if _HUB_ID.fullmatch(reference) and not _is_meant_as_path(reference):
+    if _HUB_ID.fullmatch(reference) and not _is_no_hub_id(reference):
         return reference
     raise Problem(
         f"{reference!r} is no model in the store, no folder here, and no Hub id like owner/name.",
@@ -87,24 +86,14 @@ def resolve(reference: str, store: Shelf) -> str:
     )
 
 
-def _is_meant_as_path(reference: str) -> bool:
-    """Whether a word that could be a Hub id is rather a path that leads nowhere, or to a file."""
-    repo, revision = split_revision(reference)
-    first, slash, _ = repo.partition("/")
-    if Path(repo).exists() or Path(repo).suffix in _FILE_TYPES or (slash and first in _NO_OWNERS):
-        return revision is None
-    return bool(slash) and revision is None and Path(first).is_dir()
-
-
-def _refuse_misspelled(reference: str, known: Shelf) -> None:
-    """Raise Problem for a word that is neither in the store nor a folder, but nearly the name of a stored model."""
-    folder = known.path("models", reference).parent
-    names = [path.parent.name for path in folder.glob("*/manifest.json")] if folder.is_dir() else []
-    if not Path(reference).is_dir() and (near := difflib.get_close_matches(reference, names, 1, _NEAR)):
-        raise Problem(
-            f"{reference!r} is no model in the store, and no folder here.",
-            f"Did you mean {near[0]}? For the Hub's {reference} write {reference}@main",
-        )
+def _is_no_hub_id(reference: str) -> bool:
+    """Whether a word of that form is rather a path that leads nowhere, or to a file; one with a revision is not."""
+    first, slash, _ = reference.partition("/")
+    if "@" in reference:
+        return False
+    if slash:
+        return first in _NO_OWNERS or Path(first).is_dir() or Path(reference).exists()
+    return _OWNERLESS.fullmatch(reference) is None or Path(reference).exists()
 
 
 def is_hub_id(resolved: str) -> bool:
@@ -112,16 +101,15 @@ def is_hub_id(resolved: str) -> bool:
     return _HUB_ID.fullmatch(resolved) is not None
 
 
+def is_store_name(reference: str) -> bool:
+    """Whether a reference can be the name of a model in the store."""
+    return _STORE_NAME.fullmatch(reference) is not None
+
+
 def split_revision(reference: str) -> tuple[str, str | None]:
     """A Hub id as repository and revision; None where none is given, which means the main branch."""
     found = _HUB_ID.fullmatch(reference)
     return (found["repo"], found["revision"]) if found else (reference, None)
-
-
-def commit_of(loaded: PreTrainedModel | PreTrainedTokenizerBase) -> str | None:
-    """The commit on the Hub that a model or a tokenizer was loaded from; None for one that is not from there."""
-    found = _COMMIT.search(str(loaded.name_or_path))
-    return found[1] if found else None
 
 
 def model_slug(reference: str) -> str:
@@ -178,7 +166,7 @@ def load_model(reference: str, store: Shelf, device: str = "cpu") -> PreTrainedM
     Problem when the model cannot be had, for one with a decoder beside its encoder, which reads two texts, and for
     weights that are missing, of another shape, quantized or no numbers.
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM
 
     folder = _fetch(reference, store, weights=True)
     saved = _check_files(Path(folder), reference)
@@ -187,6 +175,8 @@ def load_model(reference: str, store: Shelf, device: str = "cpu") -> PreTrainedM
     if config.is_encoder_decoder:
         raise Problem(f"{reference} has an encoder and a decoder; only models with one of them are read.")
     has_head = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    if not has_head and type(config) not in MODEL_MAPPING:
+        raise Problem(f"{reference} is of type {config.model_type!r}, which is no model by itself in transformers.")
     model, info = _read(AutoModelForCausalLM if has_head else AutoModel, folder, reference, device)
     if lacks_its_head_only(model, info):
         model, info = _read(AutoModel, folder, reference, device)

@@ -22,7 +22,7 @@ class Params:
 
     dataset: str = option(help="A dataset in the store, a file or folder, or a Hub id", artifact="datasets")
     model: str = option(
-        help="The model whose tokenizer is used: in the store, a folder, or a Hub id", artifact="models"
+        help="The model whose tokenizer is used: in the store, a folder, or a Hub id (ID@REVISION)", artifact="models"
     )
     context: int = option(128, help="Tokens in a row", minimum=2)
 
@@ -79,6 +79,7 @@ KIND = JobKind(
 
 def run(params: Params, context: Context) -> dict[str, Any]:
     """Write the packed rows and a copy of the tokenizer; documents are joined by the end-of-text token."""
+    from tasks.model_commit import commit_record
     from tasks.models import load_tokenizer
     from tasks.text.bpe import begin_and_pad, end_of_text, rust_tokenizer, save_tokenizer
     from tasks.text.packing import Packer, encode
@@ -108,6 +109,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
         "documents": documents,
         "dropped_tokens": dropped,
         "tokens_per_s": round((tokens + dropped) / seconds),
+        **commit_record(tokenizer),
     }
 
 

@@ -21,7 +21,7 @@ def test_a_reference_is_a_store_name_a_folder_or_a_hub_id(bench: Bench):
     assert resolve("tiny", bench.store) == str(folder)
     assert resolve(str(folder), bench.store) == str(folder)
     assert resolve("EleutherAI/pythia-70m", bench.store) == "EleutherAI/pythia-70m"
-    for nothing in ("", "a/b/c", "../tiny", "https://example.org/a"):
+    for nothing in ("tinny", "", "a/b/c", "../tiny", "https://example.org/a"):
         with pytest.raises(Problem, match="no model in the store"):
             resolve(nothing, bench.store)
     with pytest.raises(Problem, match=r"no config\.json"):
