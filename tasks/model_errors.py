@@ -10,6 +10,8 @@ from tasks.problem import Problem
 from tasks.text.hub import hub_errors
 
 _LONGEST = 300
+#: What is in the words of those who get no memory: CUDA, the system, torch.
+_NO_MEMORY = ("out of memory", "allocate memory", "Storage size calculation")
 
 
 @contextmanager
@@ -17,19 +19,21 @@ def translated(what: str) -> Iterator[None]:
     """Problem in place of whatever a library raises inside; `what` begins its sentence.
 
     Config files and weights of others lead transformers, tokenizers and safetensors to raise nearly any exception.
-    What is raised where memory or disk run out passes: a job has words of its own for that.
+    A full disk passes: a job has words of its own for that.
     """
     try:
         yield
-    except (Problem, MemoryError):
+    except Problem:
         raise
     except ImportError as error:
         raise Problem(f"{what}: {_first_sentence(error)}.", "Install it where the workers run") from error
     except RecursionError as error:
         raise Problem(f"{what}: it is nested too deep.") from error
     except Exception as error:
-        if _is_about_room(error):
+        if _is_full_disk(error):
             raise
+        if isinstance(error, MemoryError) or any(word in str(error) for word in _NO_MEMORY):
+            raise Problem(f"{what}: there is not enough memory for it.", "Run it where there is more") from error
         raise Problem(f"{what}: {_reason(error)}") from error
 
 
@@ -57,9 +61,8 @@ def _first_sentence(error: BaseException) -> str:
     return _one_line(error).partition(". ")[0].rstrip(".")
 
 
-def _is_about_room(error: Exception) -> bool:
-    words = ("out of memory", "allocate memory", "Storage size calculation", "No space left")
-    return getattr(error, "errno", None) == errno.ENOSPC or any(word in str(error) for word in words)
+def _is_full_disk(error: Exception) -> bool:
+    return getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
 
 
 def _reason(error: Exception) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_forward_module.", "module.")
 #: Buffers of older versions: transformers makes them itself.
 _BUFFERS = ("masked_bias", "inv_freq", "position_ids", "cos_cached", "sin_cached", "num_batches_tracked")
+_MASKS = 1 << 28  # numbers in masks and tables that a model makes for itself
 _MASK_DIMENSIONS = 4  # of a causal mask, which GPT-2 and its kin call `attn.bias`
 
 
@@ -23,6 +24,24 @@ def lacks_its_head_only(model: PreTrainedModel, info: Mapping[str, Any]) -> bool
     missing = _missing(info)
     inside = f"{model.base_model_prefix}."
     return bool(missing) and model.base_model is not model and not any(name.startswith(inside) for name in missing)
+
+
+def check_size(made_by: Any, config: Any, saved: Mapping[str, Saved], name: str) -> None:
+    """Raise Problem for a model that is far larger by its config.json than what is saved, before it gets any memory.
+
+    Up to twice as large is left to `check_loaded`: a head or a pooler may be missing.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            model = made_by.from_config(config)
+    except Exception:  # noqa: BLE001 - loading raises the same, unless a family cannot be built without memory
+        return
+    wanted = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    there = sum(tensor.numbers for tensor in saved.values())
+    if wanted > 2 * there + _MASKS:
+        raise Problem(f"{name} has {wanted:,} numbers by its config.json, but only {there:,} are saved.")
 
 
 def check_loaded(model: PreTrainedModel, info: Mapping[str, Any], saved: Mapping[str, Saved], name: str) -> None:

@@ -19,7 +19,7 @@ from tasks.job import Known
 from tasks.model_config import describe, is_encoder_decoder, read_config, refuse_what_cannot_be_loaded
 from tasks.model_errors import hub_translated, translated
 from tasks.model_files import Saved, check_weights
-from tasks.model_weights import check_loaded, lacks_its_head_only
+from tasks.model_weights import check_loaded, check_size, lacks_its_head_only
 from tasks.problem import Problem
 
 if TYPE_CHECKING:
@@ -177,7 +177,9 @@ def load_model(reference: str, store: Shelf, device: str = "cpu") -> PreTrainedM
     has_head = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
     if not has_head and type(config) not in MODEL_MAPPING:
         raise Problem(f"{reference} is of type {config.model_type!r}, which is no model by itself in transformers.")
-    model, info = _read(AutoModelForCausalLM if has_head else AutoModel, folder, reference, device)
+    made_by = AutoModelForCausalLM if has_head else AutoModel
+    check_size(made_by, config, saved, reference)
+    model, info = _read(made_by, folder, reference, device)
     if lacks_its_head_only(model, info):
         model, info = _read(AutoModel, folder, reference, device)
     check_loaded(model, info, saved, reference)

@@ -153,9 +153,9 @@ def _origin(params: Params, context: Context) -> _Origin:
     made_from = dict(value.split("/", 1) for value in manifest.get("made_from", {}).values())
     told = read_config(context.store.path("saes", params.sae)).get("metadata", {})
     model, tokens = params.model or made_from.get("models"), params.tokens or made_from.get("tokens")
-    if model is not None and params.model is None:
-        model = at_commit(model, manifest.get("result", {}).get("model_commit"))
     model = model or told.get("model_name")  # of an imported one
+    if model is not None and params.model is None:
+        model = at_commit(str(model), manifest.get("result", {}).get("model_commit"))
     layer = manifest["params"].get("layer")
     hook = told.get("hook_name") or (None if layer is None else f"blocks.{layer}.hook_resid_post")
     for flag, value in (("--model", model), ("--tokens", tokens), ("a layer", hook)):

@@ -226,9 +226,10 @@ def _applied(norm: Any, vectors: torch.Tensor) -> torch.Tensor:
         return torch.empty(0)
 
 
-def _equal(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+def _equal(ours: Any, theirs: Any) -> bool:
     return (
-        isinstance(theirs, torch.Tensor)
+        isinstance(ours, torch.Tensor)
+        and isinstance(theirs, torch.Tensor)
         and ours.shape == theirs.shape
         and torch.allclose(ours, theirs.float(), rtol=1e-4, atol=1e-4)
     )
