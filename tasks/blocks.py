@@ -1,8 +1,9 @@
 """The transformer blocks of a model, found by a forward pass over 2 rows of 8 tokens and not by their names.
 
 A list of modules holds the blocks when each one reads what the one before it put out, and everything they put out is
-(batch, position, d_model). A list that is never called (a vision tower), one whose outputs are (position, batch,
-d_model), and one between whose members something else changes the residual stream are refused with the reason.
+(batch, position, d_model), or for all of them (position, batch, d_model) as in XLNet. A list that is never called (a
+vision tower), one of more or fewer dimensions, and one between whose members something else changes the residual stream
+are refused with the reason.
 """
 
 from __future__ import annotations
@@ -27,11 +28,15 @@ ROWS, POSITIONS = 2, 8
 
 
 class Blocks(NamedTuple):
-    """The blocks in order, the path of their list in the model, and which of them end in a norm (post-norm)."""
+    """The blocks in order, the path of their list in the model, and which of them end in a norm (post-norm).
+
+    `position_first` is whether they put out (position, batch, d_model).
+    """
 
     path: str
     modules: nn.ModuleList
     normed: tuple[bool, ...]
+    position_first: bool
 
 
 _proven: WeakKeyDictionary[nn.Module, Blocks] = WeakKeyDictionary()
@@ -80,6 +85,7 @@ class _Chain:
     def __init__(self, path: str, modules: nn.ModuleList, width: int | None) -> None:
         self.path, self.modules, self.shape = path, modules, (ROWS, POSITIONS, width)
         self.normed: list[bool] = []
+        self.position_first = False
         self.fault = ""  # why these are not the blocks
         self._last: torch.Tensor | None = None
         self._norms: list[torch.Tensor] = []
@@ -108,9 +114,11 @@ class _Chain:
         handed_on = first_tensor(output)
         if not isinstance(handed_on, torch.Tensor):
             return self._refuse(f"put out no tensor but {type(handed_on).__name__}")
-        if tuple(handed_on.shape) != self.shape:
-            wanted = "(batch, position, d_model)"
-            self._refuse(f"put out {tuple(handed_on.shape)} where {wanted} is {self.shape}")
+        shape = tuple(handed_on.shape)
+        if not self.normed:
+            self.position_first = shape[:2] == (POSITIONS, ROWS)
+        if shape != ((POSITIONS, ROWS, self.shape[2]) if self.position_first else self.shape):
+            self._refuse(f"put out {shape} where (batch, position, d_model) is {self.shape}")
         self.normed.append(any(_same(value, handed_on) for value in self._norms))
         self._last = handed_on.clone()
         return None
@@ -142,7 +150,7 @@ def _prove(model: PreTrainedModel) -> Blocks:
         why = called[0].fault if called else "are not run on tokens"
         raise Problem(f"The {count} layers of a {name} cannot be read: they {why or 'are not all run'}.")
     best = min(right, key=lambda chain: chain.path.count("."))
-    return Blocks(best.path, best.modules, tuple(best.normed))
+    return Blocks(best.path, best.modules, tuple(best.normed), best.position_first)
 
 
 def _shape_of(model: PreTrainedModel) -> tuple[int, int]:

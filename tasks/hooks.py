@@ -70,11 +70,15 @@ class Hook:
 
 
 class Point(NamedTuple):
-    """A hook found in a model: TransformerLens' name of it, the module, and whether what that one reads is caught."""
+    """A hook found in a model: TransformerLens' name of it, the module, and whether what that one reads is caught.
+
+    `position_first` is whether it passes (position, batch, d) and not (batch, position, d).
+    """
 
     name: str
     module: str
     input: bool = False
+    position_first: bool = False
 
 
 def find(model: PreTrainedModel, hook: Hook) -> Point:
@@ -88,7 +92,8 @@ def find(model: PreTrainedModel, hook: Hook) -> Point:
         raise Problem(f"There is no layer {hook.layer}: the model's layers are 0 to {len(blocks.modules) - 1}.")
     block, name = f"{blocks.path}.{hook.layer}", f"blocks.{hook.layer}."
     if hook.site == "resid":
-        return Point(name + (_NORMED if blocks.normed[hook.layer] else SITES)["resid"], block)
+        name += (_NORMED if blocks.normed[hook.layer] else SITES)["resid"]
+        return Point(name, block, position_first=blocks.position_first)
     form = next((form for form in _forms_of(blocks.modules[hook.layer]) if _adds_up(model, block, form)), None)
     if form is None:
         raise Problem(
@@ -164,6 +169,8 @@ def catch(model: PreTrainedModel, points: Sequence[Point], inputs: dict[str, tor
 def _by_position(point: Point, tensor: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     """(batch, context, d) of what passes a point; some modules get (tokens, d). Problem for any other shape."""
     if isinstance(tensor, torch.Tensor):
+        if point.position_first and tensor.shape[:2] == shape[::-1]:
+            return tensor.transpose(0, 1).flatten(2)
         if tensor.ndim > 2 and tensor.shape[:2] == shape:
             return tensor.flatten(2)
         if tensor.ndim == 2 and len(tensor) == shape.numel():
