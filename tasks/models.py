@@ -210,7 +210,18 @@ def load_tokenizer(reference: str, store: Shelf) -> PreTrainedTokenizerBase:
 
     folder = _fetch(reference, store, weights=False)
     with translated(f"The tokenizer of {reference} cannot be loaded"):
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    names = {*tokenizer.vocab_files_names.values()} - {"tokenizer_config.json"}
+    if names and not any((Path(folder) / name).is_file() for name in names) and not _other_vocabularies(Path(folder)):
+        raise Problem(  # transformers makes one up then, of a few special tokens, for which all text is nothing
+            f"{reference} has no tokenizer: there is none of {', '.join(sorted(names))}.",
+            "Give the model that it was trained from, or copy its tokenizer there",
+        )
+    return tokenizer
+
+
+def _other_vocabularies(folder: Path) -> list[Path]:
+    return [path for pattern in ("*.model", "*.tiktoken", "tekken.json") for path in folder.glob(pattern)]
 
 
 def _fetch(reference: str, store: Shelf, weights: bool) -> str:
