@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.late import torch
 from tasks.problem import Problem
+from tasks.tensors import save_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,8 +86,6 @@ def _as_sae_lens(sae: Path, folder: Path) -> None:
 
 def _as_sparsify(sae: Path, folder: Path) -> None:
     """`cfg.json` and `sae.safetensors`, as `SparseCoder.load_from_disk` reads them."""
-    from safetensors.torch import save_file
-
     from tasks.sae.formats import load_sae
     from tasks.store import write_json
 
@@ -95,7 +94,7 @@ def _as_sparsify(sae: Path, folder: Path) -> None:
     tensors = {"encoder.weight": coder.W_enc, "encoder.bias": coder.b_enc, "W_dec": coder.W_dec, "b_dec": coder.b_dec}
     if config.skip:
         tensors["W_skip"] = coder.W_skip
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "sae.safetensors")
+    save_tensors(folder / "sae.safetensors", tensors)
     told = {
         "activation": "topk",
         "expansion_factor": max(1, config.d_sae // config.d_in),
