@@ -47,7 +47,7 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
 
     folder = local_path(params.source)
     if folder is not None:
-        place = folder / (params.path or "")
+        place = _place(folder, params.path)
         tell(place, str(place), _about(params))
         params = dataclasses.replace(params, source=str(folder))
     elif not is_hub_id(params.source):
@@ -87,8 +87,16 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     if folder is None:
         return take_from_hub(params.source, params.path, params.revision, context, about)
     context.progress("converting", 0, 1, "SAEs")
-    place = folder / (params.path or "")
+    place = _place(folder, params.path)
     return _noted(context, take(place, context.output, str(place), about, _family(params.model, context.store)))
+
+
+def _place(folder: Path, path: str | None) -> Path:
+    """The SAE's folder within the source. Problem for a path that leads out of that."""
+    place = folder / (path or "")
+    if not place.resolve().is_relative_to(folder.resolve()):
+        raise Problem(f"--path {path} leads out of {folder}.", "Give the folder itself as the source")
+    return place
 
 
 def _noted(context: Context, found: dict[str, Any]) -> dict[str, Any]:

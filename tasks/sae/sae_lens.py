@@ -10,7 +10,7 @@ from tasks.problem import Problem
 from tasks.sae import folding
 from tasks.sae.coder import CoderConfig
 from tasks.sae.files import read_object, regular
-from tasks.sae.taken import Taken, hook, module_at, unknown_fields
+from tasks.sae.taken import OWN_NAME, Taken, hook, module_at, unknown_fields
 from tasks.sae.validation import Shapes, check_config, check_shapes, expected_shapes, in_single, require
 from tasks.tensors import describe, load_tensors, shown
 
@@ -45,7 +45,7 @@ _KNOWN_METADATA = frozenset(
     {
         *(*_METADATA, "sae_lens_version", "hook_module", "hook_module_out", "hook_names", "hook_modules"),
         *("hf_hook_name", "hf_hook_name_out", "trained_as", "trained_with", "training_tokens", "activation_scale"),
-        *("imported_from", "imported_form", "folded", "model_source", "dataset_source"),
+        *("imported_from", "imported_form", "folded", "model_source", "dataset_source", OWN_NAME, f"{OWN_NAME}_out"),
     }
 )
 #: Ways of training whose SAEs are JumpReLU's in use, with one threshold that was followed in training.
@@ -74,6 +74,8 @@ def _as_version_6(path: Path, old: dict[str, Any]) -> dict[str, Any]:
     told.setdefault("architecture", "standard")
     kind = told.get("activation_fn") or "relu"
     if kind == "topk":
+        if told["architecture"] not in ("standard", "topk"):
+            raise Problem(f"{path}: a {shown(told['architecture'])} SAE with TopK codes is not known here.")
         options = told.get("activation_fn_kwargs")
         told |= {"architecture": "topk", "k": options.get("k") if isinstance(options, dict) else None}
     return told
@@ -111,7 +113,10 @@ def own_hooks(about: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The metadata with the hooks that are known here by other names under the names here, and a note on each."""
     made, notes = dict(about), []
     for way in ("", "_out"):
-        name = about.get(f"hook_name{way}")
+        name, own = about.get(f"hook_name{way}"), made.pop(f"{OWN_NAME}{way}", None)
+        if own is not None and name == about.get(f"hf_hook_name{way}"):
+            made[f"hook_name{way}"] = own
+            continue
         if name is None or f"hook_module{way}" in about:
             continue
         before = name.split(".") if name.startswith("blocks.") else []

@@ -8,6 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from torch import Tensor
 
+#: SAELens' names of what loads a model: by TransformerLens, or by transformers alone. For the latter hooks are named by
+#: their modules there; their names here stand beside those.
+HOOKED, TRANSFORMERS = "HookedTransformer", "AutoModelForCausalLM"
+OWN_NAME = "transformer_lens_hook_name"
+
 
 class Taken(NamedTuple):
     """An SAE as it was found: in SAELens' words what it is, its tensors, and what is to be reported of it.

@@ -14,6 +14,7 @@ from tasks.positions import positions_of
 from tasks.problem import Problem
 from tasks.sae.architectures import coder_class, names
 from tasks.sae.coder import CoderConfig
+from tasks.sae.taken import OWN_NAME
 from tasks.tensors import describe, load_tensors, shown
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ _CONFIG: dict[str, _Rule] = {
 _METADATA: dict[str, _Rule] = {
     **dict.fromkeys(("model_name", "hook_name", "hook_name_out", "hook_module", "hook_module_out"), _TEXT),
     **dict.fromkeys(("dataset_path", "model_class_name", "hf_hook_name", "hf_hook_name_out", "trained_as"), _TEXT),
+    **dict.fromkeys((OWN_NAME, f"{OWN_NAME}_out", "model_source"), _TEXT),
     **dict.fromkeys(("hook_layer", "hook_layer_out"), _PLACE),
     **dict.fromkeys(("context_size", "training_tokens"), _SIZE),
     **dict.fromkeys(("hook_names", "hook_modules"), (_is_texts, "a list of texts")),
