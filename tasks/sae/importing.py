@@ -31,6 +31,7 @@ _AS_THEY_ARE = {"normalize_activations": ("none", False, None), "reshape_activat
 
 def form_of(folder: Path) -> str:
     """Which form the SAE in `folder` has. Problem when there is none, or one that is not read."""
+    refuse_irregular(folder, FILES)
     for name, form in FORMS.items():
         if all((folder / file).is_file() for file in form.files):
             return name
@@ -54,7 +55,6 @@ def tell(folder: Path, source: str, about: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises Problem as `take` does, so far.
     """
-    refuse_irregular(folder, FILES)
     told = FORMS[form_of(folder)].tell(folder, source)
     if about.get("hook_name") is not None:
         _refuse_other_hook(folder, told, about["hook_name"])
