@@ -107,6 +107,7 @@ def take(
     check_shapes({name: tuple(tensor.shape) for name, tensor in weights.items()}, expected_shapes(shape), folder)
     density = load_density(folder, shape.d_sae)
     copies = _copies(folder)
+    output.mkdir(parents=True, exist_ok=True)
     if density is not None:
         save_density(output, density)
     write_sae(output, told, in_single(weights, folder))
