@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 from mistudio_cli import shapes
 from mistudio_cli.output import speakable
@@ -33,19 +34,28 @@ def lines(ledger: Ledger, store: Path, wanted: Filter) -> Iterator[str]:
 
 
 def write(ledger: Ledger, store: Path, wanted: Filter, path: Path) -> int:
-    """Write the lines to `path`, which appears whole or not at all, and tell how many there were.
+    """Write the lines to `path`, which appears whole or not at all, and return how many there were.
 
-    Raises Problem when it cannot be written.
+    A pipe or a device is written to as it is, and a link stays a link. Raises Problem when it cannot be written.
     """
-    draft, count = path.with_name(path.name + ".part"), 0
+    is_file = path.is_file() or not path.exists()
+    target = path.resolve() if is_file else path
+    draft = target.with_name(target.name + ".part") if is_file else path
     try:
         with draft.open("w", encoding="utf-8") as file:
-            for count, line in enumerate(lines(ledger, store, wanted), 1):  # noqa: B007 - told in the end
-                file.write(line + "\n")
-        draft.replace(path)
-    except OSError as error:
-        raise Problem(f"{path} cannot be written: {error.strerror}.", "Give another file") from error
+            count = sum(_written(file, line) for line in lines(ledger, store, wanted))
+        if is_file:
+            draft.replace(target)
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise Problem(f"{path} cannot be written: {reason}.", "Give another file") from error
     finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
+        if is_file:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
     return count
+
+
+def _written(file: TextIO, line: str) -> int:
+    file.write(line + "\n")
+    return 1

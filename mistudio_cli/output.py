@@ -69,7 +69,7 @@ def ask(question: str, unasked: str) -> None:
     import typer
 
     if not sys.stdin.isatty():
-        raise Problem("Nobody is there to be asked.", f"To do it all the same: {unasked}")
+        raise Problem("Cannot ask for confirmation: stdin is not a terminal.", f"To confirm: {unasked}")
     if not typer.confirm(question, err=True):
         raise typer.Exit(0)
 

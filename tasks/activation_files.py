@@ -47,6 +47,7 @@ class ActivationsInfo:
     d_in: int
     rows_per_shard: int
     mean_norm: float
+    bos: str = "none"  # what of the rows began with BOS: see tasks.text.tokens
 
 
 class ShardWriter:
@@ -127,8 +128,8 @@ def read_info(folder: Path) -> ActivationsInfo:
     """What the activations in `folder` are. Raises Problem when they are not there whole."""
     try:
         told = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        return ActivationsInfo(**{key: told[key] for key in ActivationsInfo.__dataclass_fields__})
-    except (FileNotFoundError, ValueError, KeyError) as error:
+        return ActivationsInfo(**{key: told[key] for key in ActivationsInfo.__dataclass_fields__ if key in told})
+    except (OSError, ValueError, TypeError) as error:
         mend = "Make them: mistudio submit activations"
         raise Problem(f"There are no finished activations in {folder}.", mend) from error
 
@@ -143,6 +144,7 @@ class StoredVectors:
         self.points: tuple[Point, ...] = (Point(self.info.hook_name, self.info.hook_module),)
         left_out = self.info.left_out
         self.mask = Mask(left_out["first"], tuple(left_out["ids"]), left_out["pad"])
+        self.bos = self.info.bos
         self.shape, self.d_in = (self.info.rows, self.info.context), self.info.d_in
         self.counts = np.fromfile(folder / COUNTS, dtype="<u4").astype(np.int32)
         self._starts = np.concatenate([[0], self.counts.cumsum(dtype=np.int64)])

@@ -17,12 +17,13 @@ from tasks import buffers
 from tasks.buffers import FileBuffer, MemoryBuffer
 from tasks.hooks import Hook, Point, catch, find
 from tasks.masks import Mask, mask_for
-from tasks.models import load_model
+from tasks.models import load_model, load_tokenizer
 from tasks.problem import Problem
 from tasks.products import attending
 from tasks.store import Store
+from tasks.text.bpe import rust_tokenizer
+from tasks.text.compatibility import check_bos, check_ids, check_tokenizer
 from tasks.text.tokens import open_tokens, read_info
-from tasks.text.wanted import check_vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,6 +53,7 @@ class Vectors(Protocol):
     points: tuple[Point, ...]  # the hooks that they passed; what passed them lies side by side in a vector
     mask: Mask  # what was left out
     shape: tuple[int, int]  # how many rows of how many tokens
+    bos: str  # what of the rows begins with BOS: see tasks.text.tokens
     d_in: int  # numbers in a vector
     device: torch.device | str  # where the vectors lie
 
@@ -66,9 +68,11 @@ class Vectors(Protocol):
 class ModelVectors:
     """What passes points of a model, for the positions of token rows that count."""
 
-    def __init__(self, model: PreTrainedModel, tokens: np.ndarray, points: Sequence[Point], mask: Mask) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokens: np.ndarray, points: Sequence[Point], mask: Mask, bos: str = "none"
+    ) -> None:
         """`tokens` is (rows, context) of any integer type, a memory map for instance."""
-        self.model, self.tokens, self.points, self.mask = model, tokens, tuple(points), mask
+        self.model, self.tokens, self.points, self.mask, self.bos = model, tokens, tuple(points), mask, bos
         self.shape: tuple[int, int] = tokens.shape
         self.d_in = int(model.config.get_text_config().hidden_size) * len(self.points)
         self.device: torch.device | str = model.device
@@ -88,7 +92,7 @@ class ModelVectors:
 
     def at(self, places: Sequence[int]) -> ModelVectors:
         """Those of some of the points, by their places among these."""
-        return ModelVectors(self.model, self.tokens, [self.points[place] for place in places], self.mask)
+        return ModelVectors(self.model, self.tokens, [self.points[place] for place in places], self.mask, self.bos)
 
     def read_all(self, rows: np.ndarray) -> torch.Tensor:
         """The vectors of all positions of (some, context) token ids: (some, context, d_in) float32."""
@@ -97,18 +101,35 @@ class ModelVectors:
 
 
 def open_model(
-    store: Store, model: str, tokens: str, hooks: Sequence[Hook], skip_bos: bool, device: str
+    store: Store,
+    model: str,
+    tokens: str,
+    hooks: Sequence[Hook],
+    skip_bos: bool,
+    device: str,
+    allow_no_bos: bool = False,
 ) -> ModelVectors:
     """The vectors of the store's `tokens` at hooks of a model, which is loaded; `model` is any reference to one.
 
-    Raises Problem for a model, tokens or a hook that are not there, and for tokens of another vocabulary.
+    Raises Problem for a model, tokens or a hook that are not there, and for tokens that do not fit the model.
     """
     folder = store.path("tokens", tokens)
-    rows = open_tokens(folder)
+    rows, info = open_tokens(folder), read_info(folder)
     loaded: Any = load_model(model, store, device)
-    check_vocabulary(folder, model, loaded.get_input_embeddings().num_embeddings)
+    check_tokens(folder, model, loaded, store, allow_no_bos)
     points = [find(loaded, hook) for hook in hooks]
-    return ModelVectors(loaded, rows, points, mask_for(read_info(folder), skip_bos))
+    return ModelVectors(loaded, rows, points, mask_for(info, skip_bos), info.bos)
+
+
+def check_tokens(tokens: Path, model: str, loaded: Any, store: Store, allow_no_bos: bool) -> None:
+    """Raise Problem for tokens, in that folder, that do not fit the model `model`, which is loaded."""
+    check_ids(tokens, model, loaded.get_input_embeddings().num_embeddings)
+    check_bos(tokens, model, loaded.config.get_text_config().model_type, allow_no_bos)
+    try:
+        tokenizer = rust_tokenizer(load_tokenizer(model, store))
+    except Problem:  # a model folder may hold no tokenizer: only ids can be compared
+        return
+    check_tokenizer(tokens, model, tokenizer)
 
 
 class ActivationStream:

@@ -70,7 +70,7 @@ class Mask:
 
 def mask_for(info: TokensInfo, skip_bos: bool) -> Mask:
     """The mask for these tokens: padding is left out always, BOS and the first position when asked for."""
-    bos = {info.bos_id} if skip_bos and info.bos_id is not None else set()
+    bos = {token for token in (info.bos_id, *(info.bos_ids or ())) if skip_bos and token is not None}
     pad = {info.pad_id} if info.pad_id is not None else set()
     return Mask(skip_bos, tuple(sorted(bos | pad)), info.pad_id)
 

@@ -64,9 +64,13 @@ def export(
     tag: TagFlag = None,
     since: SinceFlag = None,
     until: UntilFlag = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists")] = False,
 ) -> None:
     """Write all that is known of jobs as JSON lines, the newest first."""
     from mistudio_cli import exporting
+
+    if file is not None and str(file) != "-" and file.is_file() and not force:
+        output.ask(f"{file} exists. Replace it?", f"mistudio jobs export {file} --force")
 
     wanted = which(state, kind, queue, name, tag, since, until)
     settings = session.current_settings()

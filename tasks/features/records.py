@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from tasks.features.top import TopExamples
+
+#: The text of each of some token ids that follow one another: see tasks.features.token_texts.
+TokenTexts = Callable[[list[int]], list[str]]
 
 #: A feature that fired in fewer contexts has too few examples to be judged.
 LIVE_CONTEXTS = 10
@@ -58,7 +59,7 @@ def read_features(
     top: TopExamples,
     rows: np.ndarray,
     tokens_seen: int,
-    token_text: Callable[[int], str],
+    token_texts: TokenTexts,
     only: Collection[int] | None = None,
 ) -> Iterator[Feature]:
     """The features that fired (of `only` these), by id; `rows` is the (rows, context) array `top` was fed from."""
@@ -69,39 +70,19 @@ def read_features(
             continue
         found = positions[feature] >= 0
         examples = [
-            _example(int(position), acts, rows, window, token_text)
+            _example(int(position), acts, rows, window, token_texts)
             for position, acts in zip(positions[feature][found], around[feature][found], strict=True)
         ]
         density, strongest = int(fired[feature]) / tokens_seen, float(values[feature, 0])
         yield Feature(int(feature), density, int(contexts[feature]), strongest, examples)
 
 
-def _example(
-    position: int, acts: np.ndarray, rows: np.ndarray, window: int, token_text: Callable[[int], str]
-) -> Example:
+def _example(position: int, acts: np.ndarray, rows: np.ndarray, window: int, token_texts: TokenTexts) -> Example:
     """The tokens from `window` before the peak to `window` after it, as far as the row reaches."""
     context = rows.shape[1]
     row, column = divmod(position, context)
     first, end = max(0, column - window), min(context, column + window + 1)
-    tokens = [token_text(int(token)) for token in rows[row, first:end]]
+    tokens = token_texts(rows[row, max(0, first - 1) : end].tolist())[min(first, 1) :]  # one before says how it begins
     shift = first - (column - window)
     told = [round(float(value), 4) for value in acts[shift : shift + len(tokens)]]
     return Example(position, tokens, told, column - first, first == 0)
-
-
-def token_reader(folder: Path) -> Callable[[int], str]:
-    """The text of a token by its id, from the `tokenizer.json` in a folder; bytes that are no text show as U+FFFD."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-
-    @cache
-    def text(token: int) -> str:
-        raw = tokenizer.id_to_token(token)
-        if raw is None:
-            return f"[{token}]"
-        if raw.startswith("\u2581"):  # sentencepiece's sign for a space, which decoding one token alone would lose
-            return raw.replace("\u2581", " ")
-        return tokenizer.decode([token], skip_special_tokens=False)
-
-    return text

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.features.page import MOST_FEATURES, write_page
-from tasks.features.records import Feature, read_features
+from tasks.features.records import Feature, TokenTexts, read_features
 from tasks.features.telling import Census, most_telling, pattern_of, score, summarise
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Report:
 
     top: TopExamples
     rows: np.ndarray  # the (rows, context) token ids that `top` refers to
-    token_text: Callable[[int], str]
+    token_texts: TokenTexts
     after_feature: Callable[[int], None]  # called with how many features have been written
 
     def write(
@@ -58,7 +58,7 @@ class Report:
         return census, scores
 
     def _features(self, tokens_seen: int, only: Collection[int] | None = None) -> Iterator[Feature]:
-        return read_features(self.top, self.rows, tokens_seen, self.token_text, only)
+        return read_features(self.top, self.rows, tokens_seen, self.token_texts, only)
 
 
 def _best(scores: dict[int, float], count: int) -> set[int]:

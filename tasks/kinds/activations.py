@@ -38,8 +38,9 @@ class Params:
     dtype: str = option("bfloat16", help="bfloat16 takes half the disk of float32", choices=sorted(_BYTES))
     max_tokens: int | None = option(None, help="Read about this many, evenly spread; default: all", minimum=1)
     skip_bos: bool = option(
-        True, help="Leave out BOS and the first token of each row, whose activations are many times as long as others"
+        True, help="Leave out BOS and the first token of each row, whose activation norms are far larger"
     )
+    allow_no_bos: bool = option(False, help="Accept tokens without BOS for a model that expects it")
 
 
 def default_name(params: Params) -> str:
@@ -57,7 +58,7 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
 
     model, told = look_up(params.model, known)
     check_layer(model, told or {}, params.layer)
-    tokens, requests = find_tokens(params.dataset, model, told or {}, known)
+    tokens, requests = find_tokens(params.dataset, model, told or {}, known, params.allow_no_bos)
     return dataclasses.replace(params, model=model, dataset=tokens), requests
 
 
@@ -106,7 +107,9 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     choose(context.device)
     context.progress("loading", 0, None, "tokens")
     hooks = [Hook(params.hook, params.layer)]
-    source = open_model(context.store, params.model, params.dataset, hooks, params.skip_bos, context.device)
+    source = open_model(
+        context.store, params.model, params.dataset, hooks, params.skip_bos, context.device, params.allow_no_bos
+    )
     numbers = choose_rows(*source.shape, params.max_tokens)
     counts, began = source.counts[numbers], time.monotonic()
     writer = ShardWriter(context.workdir / "shards", counts, source.shape[1], source.d_in, params.dtype)
@@ -122,6 +125,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
         left_out=dataclasses.asdict(source.mask),
         dtype=params.dtype,
         context=source.shape[1],
+        bos=source.bos,
     )
     if not info.vectors:
         raise Problem("Every token is padding or left out: there is nothing to read.", "Use other tokens")

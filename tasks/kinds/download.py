@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.job import Context, JobKind, Known, Request, option
+from tasks.job import Context, JobKind, Known, Request, flag_of, option
 from tasks.problem import Problem
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from tasks.text.reading import Tally
+    from tasks.text.tally import Tally
 
 #: Folders that hold copies of others' code, or tests: little to learn from, or a split of their own.
 _SKIP = "site-packages,dist-packages,node_modules,__pycache__,test,tests,idle_test"
@@ -24,10 +24,13 @@ _SKIP = "site-packages,dist-packages,node_modules,__pycache__,test,tests,idle_te
 class Params:
     """What to download, and which part of it."""
 
-    source: str = option(help="A file or folder (txt, md, py, json, jsonl, csv, parquet) or a Hub id", positional=True)
-    column: str = option("text", help="The column that holds the text; the only text column is found by itself")
-    split: str = option("train", help="The split of a Hub dataset")
-    config: str | None = option(None, help="The configuration of a Hub dataset")
+    source: str = option(
+        help="A file or folder (txt, md, py, json, jsonl, csv, parquet, arrow) or a Hub id", positional=True
+    )
+    column: str = option("text", help="Column that holds the text; default: text, or the only column of text")
+    split: str | None = option(None, help="Split to read; default: train, or all of a folder that has no splits")
+    config: str | None = option(None, help="Configuration of a Hub dataset")
+    revision: str | None = option(None, help="Branch, tag or commit of a Hub dataset")
     pattern: str | None = option(None, help="Glob on file names in a folder, like '*.py'; default: known extensions")
     skip: str = option(_SKIP, help="Names of folders to leave out, with commas; hidden ones always are")
     limit: int | None = option(None, help="At most this many documents", minimum=1)
@@ -53,13 +56,24 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
 
     path = local_path(params.source)
     if path is not None:
-        check_source(path, params.column, params.pattern, _skipped(params))
+        _refuse_flags(params, () if path.is_dir() else ("split", "pattern", "skip"), "a single file")
+        _refuse_flags(params, ("config", "revision"), "local files")
+        check_source(path, params.column, params.pattern, _skipped(params), params.split)
         return dataclasses.replace(params, source=str(path)), []
     if not is_hub_id(params.source):
         raise Problem(
             f"There is no file or folder {params.source!r}, and it is no Hub id like owner/name.", "Check the path"
         )
+    _refuse_flags(params, ("pattern", "skip"), "a dataset of the Hub")
     return params, []
+
+
+def _refuse_flags(params: Params, names: tuple[str, ...], source: str) -> None:
+    """Raise Problem for options that mean nothing for such a source."""
+    for spec in dataclasses.fields(Params):
+        if spec.name in names and getattr(params, spec.name) != spec.default:
+            flag = flag_of(spec.name)
+            raise Problem(f"{flag} means nothing for {source}.", f"Leave {flag} out")
 
 
 KIND = JobKind(
@@ -77,7 +91,7 @@ KIND = JobKind(
 def run(params: Params, context: Context) -> dict[str, Any]:
     """Write the corpus as parquet files; the result tells what was left out."""
     from tasks.text.corpus import CorpusWriter
-    from tasks.text.reading import Tally
+    from tasks.text.tally import Tally
 
     tally, writer = Tally(), CorpusWriter(context.output)
     context.progress("reading", 0, params.limit, "rows")
@@ -89,22 +103,23 @@ def run(params: Params, context: Context) -> dict[str, Any]:
             break
     writer.close()
     if writer.rows == 0:
-        left_out = f"; {tally.unreadable_files} of {tally.files} files are not UTF-8" if tally.unreadable_files else ""
+        left_out = f" ({'; '.join(tally.left_out)})" if tally.left_out else ""
         raise Problem(f"No document was found in {params.source}{left_out}.", "Give another source or column")
     return {"rows": writer.rows, "bytes": writer.bytes, **dataclasses.asdict(tally)}
 
 
 def _documents(params: Params, tally: Tally) -> Iterator[pa.Array]:
-    from tasks.text.hub import read_hub
+    from tasks.text.hub import HubData, read_hub
     from tasks.text.naming import local_path
     from tasks.text.reading import read_local
 
     path = local_path(params.source)
     if path is not None:
-        return read_local(path, params.column, params.pattern, _skipped(params), tally)
+        return read_local(path, params.column, params.pattern, _skipped(params), tally, params.split)
     if Path(params.source).is_absolute():
         raise Problem(f"{params.source} is gone, or not on this machine.", "Submit the download where the files are")
-    return read_hub(params.source, params.config, params.split, params.column, tally)
+    wanted = HubData(params.source, params.config, params.split or "train", params.revision)
+    return read_hub(wanted, params.column, tally)
 
 
 def _within(documents: pa.Array, params: Params, writer: Any) -> pa.Array:

@@ -35,6 +35,7 @@ class Params:
     skip_bos: bool | None = option(
         None, help="Leave out BOS and the first token of each row; default: as the SAE was trained"
     )
+    allow_no_bos: bool = option(False, help="Accept tokens without BOS for a model or an SAE that expects it")
 
 
 def default_name(params: Params) -> str:
@@ -45,12 +46,19 @@ def default_name(params: Params) -> str:
 def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     """Refuse an SAE, tokens or a model that are neither there nor coming."""
     from tasks.models import look_up
+    from tasks.sae.formats import read_config
+    from tasks.text.compatibility import check_bos_of_sae
+    from tasks.text.tokens import read_info
 
     for family, name in (("saes", params.sae), ("tokens", params.tokens)):
         if name is not None and known.manifest(family, name) is None and not known.coming(family, name):
             raise Problem(f"There is no {family}/{name} in the store.", "See what was made: mistudio jobs ls")
     if params.model is not None:
         params = dataclasses.replace(params, model=look_up(params.model, known)[0])
+    if params.tokens is not None and known.manifest("tokens", params.tokens) and known.manifest("saes", params.sae):
+        metadata = read_config(known.path("saes", params.sae)).get("metadata", {})
+        bos = read_info(known.path("tokens", params.tokens)).bos
+        check_bos_of_sae(params.sae, metadata, f"tokens/{params.tokens}", bos, params.allow_no_bos)
     return params, []
 
 
@@ -102,8 +110,8 @@ class _Origin:
 def run(params: Params, context: Context) -> dict[str, Any]:
     """One pass over the tokens, then the files: tensors, one line a feature, the page."""
     from tasks.features.collect import choose_rows
-    from tasks.features.records import token_reader
     from tasks.features.report import Report
+    from tasks.features.token_texts import TokenTexts
     from tasks.products import choose
     from tasks.sae.formats import load_sae
     from tasks.tensors import save_tensors
@@ -119,10 +127,10 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     seconds = time.monotonic() - began
     tensors = {"top_activations": top.values, "top_positions": top.positions, "firing_counts": top.fired}
     save_tensors(context.output / "features.safetensors", tensors)
-    text = token_reader(context.store.path("tokens", origin.tokens) / "tokenizer")
+    texts = TokenTexts(context.store.path("tokens", origin.tokens) / "tokenizer")
     made_of = [("model", origin.model), ("hook", source.points[0].name)]
     report = Report(
-        top, source.tokens, text, lambda done: context.progress("writing", done, len(top.fired), "features")
+        top, source.tokens, texts, lambda done: context.progress("writing", done, len(top.fired), "features")
     )
     census, telling = report.write(context.output, context.name, made_of, seen)
     return {
@@ -161,18 +169,23 @@ def _origin(params: Params, context: Context) -> _Origin:
 
 def _source(params: Params, context: Context, origin: _Origin, d_in: int) -> ModelVectors:
     """The model at the SAE's hook, over the tokens, less what the SAE was never trained on."""
-    from tasks.activations import ModelVectors
+    from tasks.activations import ModelVectors, check_tokens
     from tasks.hooks import find_all_again
     from tasks.masks import mask_again, mask_for
     from tasks.models import load_model
+    from tasks.text.compatibility import check_bos_of_sae
     from tasks.text.tokens import open_tokens, read_info
 
     folder = context.store.path("tokens", origin.tokens)
     rows, info = open_tokens(folder), read_info(folder)
+    check_bos_of_sae(params.sae, origin.told, f"tokens/{origin.tokens}", info.bos, params.allow_no_bos)
     model = load_model(origin.model, context.store, context.device)
-    _check_fit(d_in, info.vocab_size, model.config.get_text_config(), origin)
+    _check_width(d_in, model.config.get_text_config(), origin)
+    check_tokens(
+        folder, origin.model, model, context.store, params.allow_no_bos or origin.told.get("prepend_bos") is False
+    )
     mask = mask_again(origin.told, info) if params.skip_bos is None else mask_for(info, params.skip_bos)
-    return ModelVectors(model, rows, find_all_again(model, origin.told), mask)
+    return ModelVectors(model, rows, find_all_again(model, origin.told), mask, info.bos)
 
 
 def _collect(
@@ -200,12 +213,7 @@ def _collect(
     return top, (len(numbers) - first) * width
 
 
-def _check_fit(d_in: int, vocabulary: int, config: Any, origin: _Origin) -> None:
+def _check_width(d_in: int, config: Any, origin: _Origin) -> None:
     layers = len(origin.told.get("hook_names") or [origin.told["hook_name"]])
     if d_in != config.hidden_size * layers:
         raise Problem(f"The SAE reads {d_in} numbers a token, the model's residual stream has {config.hidden_size}.")
-    if vocabulary > config.vocab_size:
-        raise Problem(
-            f"tokens/{origin.tokens} were made for a larger vocabulary than {origin.model}'s.",
-            "Make tokens with this model's tokenizer and give --tokens",
-        )

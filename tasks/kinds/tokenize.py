@@ -7,10 +7,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks.job import Context, Estimate, JobKind, Known, Request, option
 from tasks.problem import Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from tasks.text.tokens import TokenWriter
 
 #: About so many bytes of text make a token.
 _BYTES_A_TOKEN = 4
@@ -24,15 +29,21 @@ class Params:
     model: str = option(
         help="The model whose tokenizer is used: in the store, a folder, or a Hub id", artifact="models"
     )
-    context: int = option(128, help="Tokens in a row", minimum=2)
+    context: int = option(128, help="Context length (tokens per sequence), BOS included", minimum=2)
+    bos: str = option(
+        "auto",
+        help="What begins with BOS: each row, each document, or nothing; auto: rows if the tokenizer adds BOS to texts",
+        choices=("auto", "row", "document", "no"),
+    )
 
 
 def default_name(params: Params) -> str:
-    """The dataset, the model and the context."""
+    """The dataset, the model, the context, and where BOS goes if that was chosen."""
     from tasks.models import model_slug
     from tasks.text.naming import slug
 
-    return f"{slug(params.dataset)[:50]}-{model_slug(params.model)[:40]}-{params.context}"
+    bos = "" if params.bos == "auto" else f"-bos-{params.bos}"
+    return f"{slug(params.dataset)[:50]}-{model_slug(params.model)[:40]}-{params.context}{bos}"
 
 
 def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
@@ -68,7 +79,7 @@ KIND = JobKind(
     "tokenize",
     queue="processing",
     params=Params,
-    summary="Pack a corpus into rows of a model's tokens",
+    summary="Tokenize a corpus and pack it into fixed-length sequences",
     module=__name__,
     produces="tokens",
     default_name=default_name,
@@ -80,18 +91,18 @@ KIND = JobKind(
 def run(params: Params, context: Context) -> dict[str, Any]:
     """Write the packed rows and a copy of the tokenizer; documents are joined by the end-of-text token."""
     from tasks.models import load_tokenizer
-    from tasks.text.bpe import begin_and_pad, end_of_text, rust_tokenizer, save_tokenizer
-    from tasks.text.packing import Packer, encode
-    from tasks.text.tokens import TokenWriter
+    from tasks.text.bpe import bos_ids, save_tokenizer
+    from tasks.text.encoding import TextEncoder
+    from tasks.text.packing import Packer
 
     context.progress("tokenizing", 0, None, "documents")
     tokenizer = load_tokenizer(params.model, context.store)
-    fast, eos_id = rust_tokenizer(tokenizer), end_of_text(tokenizer)
-    packer, documents, began = Packer(params.context), 0, time.monotonic()
-    special = (eos_id, *begin_and_pad(tokenizer))
-    with TokenWriter(context.output, params.context, len(tokenizer), *special) as writer:
+    bos, ids = bos_ids(tokenizer, params.bos)
+    encoder = TextEncoder(tokenizer, ids if bos == "document" else ())
+    packer, documents, began = Packer(params.context, ids if bos == "row" else ()), 0, time.monotonic()
+    with _writer(context.output, params.context, tokenizer, bos, ids) as writer:
         for batch, total in _batches(context.store.path("datasets", params.dataset)):
-            writer.append(packer.push(encode(fast, batch, eos_id)))
+            writer.append(packer.push(encoder.encode(batch)))
             documents += len(batch)
             context.progress("tokenizing", documents, total, "documents")
     dropped, tokens = len(packer.tail), writer.rows * params.context
@@ -107,8 +118,32 @@ def run(params: Params, context: Context) -> dict[str, Any]:
         "rows": writer.rows,
         "documents": documents,
         "dropped_tokens": dropped,
+        "bos": bos,
+        "special_tokens_in_text": encoder.special_tokens_in_text,
         "tokens_per_s": round((tokens + dropped) / seconds),
     }
+
+
+def _writer(
+    folder: Path, context: int, tokenizer: PreTrainedTokenizerBase, bos: str, ids: tuple[int, ...]
+) -> TokenWriter:
+    """What writes the rows, and describes them by their tokenizer."""
+    from tasks.text.bpe import begin_and_pad, end_of_text, rust_tokenizer, vocabulary_sha256
+    from tasks.text.compatibility import file_sha256
+    from tasks.text.tokens import TokenWriter
+
+    fast, file = rust_tokenizer(tokenizer), Path(tokenizer.name_or_path) / "tokenizer.json"
+    return TokenWriter(
+        folder,
+        context,
+        len(tokenizer),
+        end_of_text(tokenizer),
+        *begin_and_pad(tokenizer),
+        bos=bos,
+        bos_ids=ids,
+        digest=lambda largest: vocabulary_sha256(fast, largest),
+        tokenizer_sha256=file_sha256(file) if file.is_file() else None,
+    )
 
 
 def _batches(corpus: Path) -> Iterator[tuple[list[str], int]]:

@@ -155,12 +155,12 @@ def _stream(params: Params, context: Context, corpus: Path, tokenizer: PreTraine
     import numpy as np
     import torch
 
-    from tasks.text.bpe import end_of_text, rust_tokenizer
-    from tasks.text.packing import by_size, encode
+    from tasks.text.encoding import TextEncoder
+    from tasks.text.packing import by_size
 
-    fast, eos_id, parts = rust_tokenizer(tokenizer), end_of_text(tokenizer), []
+    encoder, parts = TextEncoder(tokenizer), []
     for group in _text(corpus):
-        parts += [encode(fast, batch, eos_id).astype(np.int32) for batch in by_size(group)]
+        parts += [encoder.encode(batch).astype(np.int32) for batch in by_size(group)]
         context.progress("tokenizing", sum(map(len, parts)), None, "tokens")
     stream = np.concatenate(parts)
     if len(stream) <= params.context:

@@ -43,8 +43,9 @@ class Common:
     skip: bool = option(False, help="Give a transcoder a linear way past the features")
     crosscode: str | None = option(None, help="Layers of a crosscoder, as 2,4,6, in place of --layer")
     skip_bos: bool = option(
-        True, help="Leave out BOS and the first token of each row, whose activations are many times as long as others"
+        True, help="Leave out BOS and the first token of each row, whose activation norms are far larger"
     )
+    allow_no_bos: bool = option(False, help="Accept tokens without BOS for a model or an SAE that expects it")
     arch: str = option("topk", help="Architecture of the SAE", choices=names())
     init_from: str | None = option(
         None, help="Begin with this SAE of the store instead of at random: fine-tune it", artifact="saes"

@@ -45,7 +45,16 @@ _KNOWN_METADATA = frozenset(
     {
         *(*_METADATA, "sae_lens_version", "hook_module", "hook_module_out", "hook_names", "hook_modules"),
         *("hf_hook_name", "hf_hook_name_out", "trained_as", "trained_with", "training_tokens", "activation_scale"),
-        *("imported_from", "imported_form", "folded", "model_source", "dataset_source", OWN_NAME, f"{OWN_NAME}_out"),
+        *(
+            "imported_from",
+            "imported_form",
+            "folded",
+            "model_source",
+            "dataset_source",
+            "bos",
+            OWN_NAME,
+            f"{OWN_NAME}_out",
+        ),
     }
 )
 #: Ways of training whose SAEs are JumpReLU's in use, with one threshold that was followed in training.

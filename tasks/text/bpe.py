@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -64,6 +65,35 @@ def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
         if token is not None:
             return int(token)
     raise Problem("The model's tokenizer has no end-of-text token.", "Use a model whose tokenizer names an eos_token")
+
+
+def ids_before_text(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The ids that a tokenizer itself puts before a text: BOS of Gemma and Llama, [CLS] of BERT; of many nothing."""
+    for text in ("a", "1", "."):
+        encoding = tokenizer.encode(text)
+        if 0 in encoding.special_tokens_mask:
+            return tuple(encoding.ids[: encoding.special_tokens_mask.index(0)])
+    return tuple(tokenizer.encode("").ids[:1])  # none of these characters is in the vocabulary
+
+
+def bos_ids(tokenizer: PreTrainedTokenizerBase, bos: str) -> tuple[str, tuple[int, ...]]:
+    """What begins with BOS, and with which ids, as `TokensInfo` has it, for `bos` "auto", "row", "document" or "no".
+
+    "auto" is "row" for a tokenizer that begins texts so itself. Raises Problem where BOS is wanted and there is none.
+    """
+    own = ids_before_text(rust_tokenizer(tokenizer))
+    if bos in ("auto", "no"):
+        return "row" if own and bos == "auto" else "none", own
+    begin, _ = begin_and_pad(tokenizer)
+    if not own and begin is None:
+        raise Problem("The model's tokenizer has no BOS token.", "Give --bos no")
+    return bos, own or (int(begin or 0),)
+
+
+def vocabulary_sha256(tokenizer: Tokenizer, largest: int) -> str:
+    """Digest of which token each id up to `largest` stands for: tokenizers that agree on those have the same one."""
+    tokens = sorted((i, token) for token, i in tokenizer.get_vocab(with_added_tokens=True).items() if i <= largest)
+    return hashlib.sha256(json.dumps(tokens, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def begin_and_pad(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, int | None]:

@@ -1,15 +1,12 @@
-"""Documents to tokens to rows: nothing is padded, and only the last, incomplete row is dropped and counted."""
+"""Tokens to rows: nothing is padded, and only the last, incomplete row is dropped and counted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import chain
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+from tasks.problem import Problem
 
 #: The tokenizer gets about this many characters at a time: bounded by size, since rows differ a thousandfold.
 BATCH_CHARS = 1 << 20
@@ -29,22 +26,26 @@ def by_size(documents: Iterable[str], limit: int = BATCH_CHARS) -> Iterator[list
         yield batch
 
 
-def encode(tokenizer: Tokenizer, documents: list[str], eos_id: int) -> np.ndarray:
-    """The documents' token ids, each document followed by `eos_id`: int64 (tokens,)."""
-    parts = (encoding.ids for encoding in tokenizer.encode_batch_fast(documents, add_special_tokens=False))
-    return np.fromiter(chain.from_iterable(chain(ids, (eos_id,)) for ids in parts), dtype=np.int64)
-
-
 class Packer:
-    """Cuts a stream of tokens into rows of `context`; what does not fill a row waits for the next tokens."""
+    """Cuts a stream of tokens into rows of `context`; what does not fill a row waits for the next tokens.
 
-    def __init__(self, context: int) -> None:
-        self._context = context
-        self.tail = np.empty(0, np.int64)
+    Each row begins with the ids `begin`, for instance BOS, which are not of the stream.
+    """
+
+    def __init__(self, context: int, begin: Sequence[int] = ()) -> None:
+        """Raises Problem where `begin` leaves no room for a token of text."""
+        if len(begin) >= context:
+            raise Problem(
+                f"A row of {context} tokens has no room beside the {len(begin)} that begin it.",
+                "Give a larger --context, or --bos no",
+            )
+        self._begin, self._stride = np.asarray(begin, dtype=np.int32), context - len(begin)
+        self.tail = np.empty(0, np.int32)
 
     def push(self, ids: np.ndarray) -> np.ndarray:
         """The rows that are complete now: (rows, context)."""
         stream = np.concatenate([self.tail, ids])
-        whole = len(stream) // self._context * self._context
+        whole = len(stream) // self._stride * self._stride
         self.tail = stream[whole:]
-        return stream[:whole].reshape(-1, self._context)
+        rows = stream[:whole].reshape(-1, self._stride)
+        return np.hstack([np.broadcast_to(self._begin, (len(rows), len(self._begin))), rows])

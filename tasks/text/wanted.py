@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from tasks.job import Known, Request, kind_named
-from tasks.problem import Problem
+from tasks.models import resolve
+from tasks.text.compatibility import check_bos, check_ids, check_tokenizer_file
 from tasks.text.naming import resolve_dataset
 
 #: Tokens in a row of those that are made for a job, if the model can read so many.
 _CONTEXT = 128
 
 
-def find_tokens(dataset: str, model: str, told: dict[str, Any], known: Known) -> tuple[str, list[Request]]:
+def find_tokens(
+    dataset: str, model: str, told: dict[str, Any], known: Known, allow_no_bos: bool = False
+) -> tuple[str, list[Request]]:
     """The name of the tokens to read, and the jobs that make them where they are not there.
 
     `dataset` is tokens, or whatever a dataset can be; `told` is `describe_config` of the model, empty when it is not
-    known yet. Raises Problem for tokens that the model does not have and for a dataset that is nothing.
+    known yet. Raises Problem for tokens that do not fit the model and for a dataset that is nothing.
     """
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", dataset):
         if known.manifest("tokens", dataset) is not None:
-            check_vocabulary(known.path("tokens", dataset), model, told.get("vocab_size"))
+            check_known(known.path("tokens", dataset), model, told, known, allow_no_bos)
             return dataset, []
         if known.coming("tokens", dataset):
             return dataset, []
@@ -31,16 +33,17 @@ def find_tokens(dataset: str, model: str, told: dict[str, Any], known: Known) ->
     kind = kind_named("tokenize")
     values = {"dataset": dataset, "model": model, "context": min(_CONTEXT, told.get("context") or _CONTEXT)}
     name = kind.default_name(kind.read_params(values)) if kind.default_name else dataset
-    if known.manifest("tokens", name) is not None or known.coming("tokens", name):
+    if known.manifest("tokens", name) is not None:
+        check_known(known.path("tokens", name), model, told, known, allow_no_bos)
+        return name, []
+    if known.coming("tokens", name):
         return name, []
     return name, [*requests, Request("tokenize", name, values)]
 
 
-def check_vocabulary(tokens: Path, model: str, vocab_size: int | None) -> None:
-    """Raise Problem for tokens, in that folder, with ids that the model does not have."""
-    used = json.loads((tokens / "tokens.json").read_text(encoding="utf-8"))["vocab_size"]
-    if vocab_size is not None and used > vocab_size:
-        raise Problem(
-            f"The tokens {tokens.name} come from a vocabulary of {used}, but {model} has {vocab_size} tokens.",
-            f"Tokenize the dataset for this model: mistudio submit tokenize --model {model}",
-        )
+def check_known(tokens: Path, model: str, described: dict[str, Any], known: Known, allow_no_bos: bool) -> None:
+    """Raise Problem for tokens that do not fit a model, as far as that is known before the model is loaded."""
+    check_ids(tokens, model, described.get("vocab_size"))
+    if described:
+        check_tokenizer_file(tokens, model, Path(resolve(model, known)) / "tokenizer.json")
+    check_bos(tokens, model, described.get("model_type"), allow_no_bos)

@@ -13,11 +13,12 @@ from tasks.kinds.train import GIVEN_UP, goes_on_at, steps_of
 from tasks.problem import Problem
 from tasks.sae.baselines import compare
 from tasks.sae.coder import default_rate
-from tasks.sae.formats import save_density
+from tasks.sae.formats import read_config, save_density
 from tasks.sae.metrics import measure
 from tasks.sae.schedule import TrainConfig
 from tasks.sae.trainer import Trainer
 from tasks.store import write_json
+from tasks.text.compatibility import check_bos_of_sae
 from tasks.training.evaluation import Evaluation
 from tasks.training.place import shape_of
 from tasks.training.saving import save
@@ -38,7 +39,10 @@ class Training:
         self.params, self.context, self.seen = params, context, seen
         self.trainer = Trainer(_config(params, seen), seen.batch, context.device)
         if params.init_from is not None:
-            begin_from(self.trainer, context.store.path("saes", params.init_from), params.init_from)
+            folder = context.store.path("saes", params.init_from)
+            metadata = read_config(folder).get("metadata", {})
+            check_bos_of_sae(params.init_from, metadata, "this training", seen.bos, params.allow_no_bos)
+            begin_from(self.trainer, folder, params.init_from)
         self.evaluation = Evaluation(self.trainer, seen, params.evaluate)
         self.watch = Watch(context, self.trainer)
         self.first = 0  # the step from which this attempt goes on

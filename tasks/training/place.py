@@ -89,7 +89,7 @@ def open_vectors(params: Common, hooks: Sequence[Hook], store: Store, device: st
     if params.activations is not None:
         return StoredVectors(store.path("activations", params.activations), device)
     place = place_of(params)
-    return open_model(store, place.model, place.dataset, hooks, params.skip_bos, device)
+    return open_model(store, place.model, place.dataset, hooks, params.skip_bos, device, params.allow_no_bos)
 
 
 def _layers(params: Common) -> tuple[int, ...]:
@@ -128,7 +128,7 @@ def _from_model(params: P, known: Known) -> tuple[P, int | None, list[Request]]:
     told = found or {}
     for layer in (*place.layers, *([] if params.target_layer is None else [params.target_layer])):
         check_layer(model, told, layer)
-    tokens, requests = find_tokens(place.dataset, model, told, known)
+    tokens, requests = find_tokens(place.dataset, model, told, known, params.allow_no_bos)
     return dataclasses.replace(params, model=model, dataset=tokens), told.get("d_model"), requests
 
 

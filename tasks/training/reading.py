@@ -92,7 +92,7 @@ class Seen:
         self.d_model = reading.width
         whole = reading.vectors
         self.points = tuple(whole.points[place] for place in places)
-        self.mask, self.shape = whole.mask, whole.shape
+        self.mask, self.shape, self.bos = whole.mask, whole.shape, whole.bos
 
     @property
     def is_alone(self) -> bool:

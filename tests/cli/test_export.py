@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -92,3 +94,27 @@ def test_a_time_that_is_none_is_refused_in_a_sentence(cli: Cli, flags: tuple[str
     told = cli("jobs", "ls", *flags)
     assert told.code == Code.USAGE
     assert told.err.startswith(sentence)
+
+
+def test_a_file_that_exists_is_replaced_only_when_that_is_asked_for(cli: Cli, tmp_path: Path) -> None:
+    add(cli.ledger, "a")
+    kept = tmp_path / "kept.jsonl"
+    kept.write_text("before")
+    told = cli("jobs", "export", str(kept))
+    assert told.code == Code.USAGE
+    assert f"To confirm: mistudio jobs export {kept} --force" in told.err
+    assert kept.read_text() == "before"
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(kept)
+    assert cli("jobs", "export", str(link), "--force").code == Code.OK
+    assert link.is_symlink()
+    assert len(parsed(kept.read_text())) == 1
+
+
+def test_a_pipe_is_written_to_and_stays_a_pipe(cli: Cli, tmp_path: Path) -> None:
+    add(cli.ledger, "a", "b")
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["cat", str(tmp_path / "pipe")], stdout=subprocess.PIPE, text=True) as reader:
+        assert cli("jobs", "export", str(tmp_path / "pipe")).code == Code.OK
+        assert len(parsed(reader.communicate(timeout=30)[0])) == 2
+    assert (tmp_path / "pipe").is_fifo()

@@ -75,7 +75,7 @@ def test_it_asks_first_and_submits_nothing_unasked(cli: Cli) -> None:
     failed(cli, "a")
     told = cli("jobs", "retry", "--failed")
     assert told.code == Code.USAGE
-    assert told.err.startswith("Nobody is there to be asked.")
+    assert told.err.startswith("Cannot ask for confirmation: stdin is not a terminal.")
     assert "mistudio jobs retry --failed --yes" in told.err
     assert "mistudio jobs retry --failed --name a --yes" in cli("jobs", "retry", "--failed", "--name", "a").err
     assert len(cli.ledger.page().jobs) == 1

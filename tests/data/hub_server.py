@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +12,7 @@ from threading import Thread
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {"train.jsonl": "".join(json.dumps({"text": f"Document {i}."}) + "\n" for i in range(500)).encode()}
 _GATED = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to dataset is restricted."}
+_REVISION = re.compile(r"/(?:revision|resolve|tree|paths-info)/([^/]+)")
 _MISSING = {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}
 
 
@@ -38,9 +40,14 @@ class Hub(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         asked_with.add(self.headers.get("Authorization", ""))
-        path = self.path.split("?")[0]
+        path, gated = self.path.split("?")[0], False
         if "/gated/" in path + "/":
-            return self._answer(403, b"{}", _GATED)
+            if "/resolve/" in path or path.endswith("/auth-check"):  # what the repository is, the Hub says to everyone
+                return self._answer(403, b"{}", _GATED)
+            gated = "manual"
+            path = path.replace("/gated", "/name")
+        if (revision := _REVISION.search(path)) and revision[1] not in ("main", COMMIT):
+            return self._answer(404, b"{}", {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"})
         if "/broken" in path:
             return self._answer(503, b"{}")
         if path.startswith("/datasets/owner/name/resolve/"):
@@ -51,7 +58,13 @@ class Hub(BaseHTTPRequestHandler):
             return self._json([_entry(name) for name in FILES])
         if path.startswith("/api/datasets/owner/name"):
             return self._json(
-                {"id": "owner/name", "sha": COMMIT, "siblings": [{"rfilename": name} for name in FILES], "tags": []}
+                {
+                    "id": "owner/name",
+                    "sha": COMMIT,
+                    "gated": gated,
+                    "siblings": [{"rfilename": name} for name in FILES],
+                    "tags": [],
+                }
             )
         return self._answer(404, b"{}", _MISSING)
 

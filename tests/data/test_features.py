@@ -107,7 +107,7 @@ def test_saved_and_taken_up_again_it_ends_the_same(tmp_path):
 def test_records_show_the_tokens_around_the_peak():
     acts = streams()["random"]
     rows = np.arange(ROWS * CONTEXT).reshape(ROWS, CONTEXT)
-    for feature in read_features(streamed(acts, 7), rows, rows.size, str):
+    for feature in read_features(streamed(acts, 7), rows, rows.size, lambda ids: list(map(str, ids))):
         for example in feature.examples:
             row, column = divmod(example.position, CONTEXT)
             assert example.peak_token == str(example.position)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.hub_server import serve
+from tests.data.hub_server import COMMIT, serve
 
 _DOWNLOAD = """
 import sys, json
@@ -82,3 +82,8 @@ def test_without_a_network_the_answer_comes_at_once_and_in_words(tmp_path):
         unused.bind(("127.0.0.1", 0))
         answer = download(tmp_path, f"http://127.0.0.1:{unused.getsockname()[1]}", "owner/name")
     assert answer.startswith("The Hugging Face Hub cannot be reached for the dataset owner/name")
+
+
+def test_the_commit_that_was_read_is_in_the_result_and_an_unknown_revision_is_said(tmp_path, hub):
+    assert f'"commit": "{COMMIT}"' in download(tmp_path, hub, "owner/name", '{"revision": "main"}')
+    assert "owner/name has no such revision" in download(tmp_path, hub, "owner/name", '{"revision": "nothing"}')

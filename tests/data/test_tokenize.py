@@ -11,8 +11,9 @@ from tokenizers import Tokenizer
 
 from tasks.problem import Problem
 from tasks.store import Store, write_json
-from tasks.text.bpe import begin_and_pad, end_of_text, rust_tokenizer, save_tokenizer, train_bpe
-from tasks.text.packing import Packer, by_size, encode
+from tasks.text.bpe import begin_and_pad, end_of_text, save_tokenizer, train_bpe
+from tasks.text.encoding import TextEncoder
+from tasks.text.packing import Packer, by_size
 from tasks.text.tokens import open_tokens, read_info
 
 DOCUMENTS = [f"Document {i} speaks of {'many ' * (i % 7)}things.\n" for i in range(200)] + ["x" * 5000, "ünï ∑ 🦊"]
@@ -87,8 +88,8 @@ def test_a_tokenizer_that_would_cut_or_pad_is_told_not_to():
     tokenizer.backend_tokenizer.enable_truncation(8)
     tokenizer.backend_tokenizer.enable_padding(length=8)
     long, short = "many things " * 50, "a"
-    assert len(encode(rust_tokenizer(tokenizer), [long], end_of_text(tokenizer))) > 9
-    assert len(encode(rust_tokenizer(tokenizer), [short], end_of_text(tokenizer))) == 2
+    assert len(TextEncoder(tokenizer).encode([long])) > 9
+    assert len(TextEncoder(tokenizer).encode([short])) == 2
 
 
 def test_padding_is_a_token_that_is_nothing_else():

@@ -12,9 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tasks.job import Stopped, kind_named
 from tasks.problem import Problem
-from tasks.text.bpe import rust_tokenizer
 from tasks.text.corpus import read_corpus
-from tasks.text.packing import encode
+from tasks.text.encoding import TextEncoder
 
 SMALL = {"layers": 2, "width": 32, "vocab": 512, "context": 32}
 
@@ -32,12 +31,12 @@ def test_it_learns_more_than_how_often_tokens_occur(home, corpus):
     folder = home.path("models", "toy")
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     texts = [text for group in read_corpus(home.path("datasets", "corpus")) for text in group]
-    ids = encode(rust_tokenizer(tokenizer), texts, tokenizer.eos_token_id)
+    ids = TextEncoder(tokenizer).encode(texts)
     shares = np.bincount(ids)[np.bincount(ids) > 0] / len(ids)
     entropy = float(-(shares * np.log(shares)).sum())
     assert result["loss"] < entropy - 0.5
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
-    row = torch.from_numpy(ids[: 8 * 32].reshape(8, 32))
+    row = torch.from_numpy(ids[: 8 * 32].reshape(8, 32)).long()
     assert model(row, labels=row).loss.item() < entropy
     assert result["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     assert home.said[-1] == ("training", 150, 150, "steps")

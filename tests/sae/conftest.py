@@ -151,8 +151,8 @@ class Bench:
     def add_model(self, name: str) -> None:
         tiny_model().save_pretrained(self._folder("models", name))
 
-    def add(self, family: str, name: str) -> None:
-        self._folder(family, name)
+    def add(self, family: str, name: str) -> Path:
+        return self._folder(family, name)
 
     def _folder(self, family: str, name: str) -> Path:
         folder = self.store.path(family, name)

@@ -84,7 +84,8 @@ def test_tokens_are_written_row_by_row_and_read_from_disk(tmp_path: Path, vocabu
         writer.append(np.zeros((0, 4), dtype=np.int64))
     assert open_tokens(tmp_path).tolist() == [[1, 2, 3, vocabulary - 1], [4, 5, 6, 7], [8, 9, 10, 11]]
     told = json.loads((tmp_path / "tokens.json").read_text())
-    special = {"eos_id": 2, "bos_id": None, "pad_id": None}
+    special = {"eos_id": 2, "bos_id": None, "pad_id": None, "bos": "none", "bos_ids": None}
+    special |= {"max_id": vocabulary - 1, "vocabulary_sha256": None, "tokenizer_sha256": None}
     assert told == {"dtype": dtype, "rows": 3, "context": 4, "vocab_size": vocabulary, **special}
     assert read_info(tmp_path).rows == 3
 

@@ -23,6 +23,7 @@ from tasks.sae.architectures import build, coder_class, names
 from tasks.sae.formats import load_density, load_sae
 from tasks.sae.metrics import measure
 from tasks.sae.schedule import TrainConfig
+from tasks.text.tokens import TokenWriter
 from tasks.training.one import dead_after
 from tasks.training.reading import Reading
 from tests.sae.conftest import CONTEXT, VOCABULARY, Bench, Known, shaped, some_tokens, tiny_model
@@ -334,11 +335,18 @@ def test_a_feature_that_never_fires_is_drawn_anew_each_time(steps: int, resample
 
 
 def test_tokens_of_another_vocabulary_are_refused(bench: Bench):
-    bench.add_tokens("foreign", rows=4, vocabulary=VOCABULARY + 1)
-    with pytest.raises(Problem, match="vocabulary of 98, but tiny has 97"):
+    with TokenWriter(bench.add("tokens", "foreign"), CONTEXT, VOCABULARY + 1) as writer:
+        writer.append([[VOCABULARY] * CONTEXT] * 4)
+    with pytest.raises(Problem, match="tokens/foreign contain ids up to 97, but tiny has 97 tokens"):
         prepared(bench, dataset="foreign")
-    with pytest.raises(Problem, match="vocabulary of 98"):
+    with pytest.raises(Problem, match="ids up to 97"):
         train.run(train.KIND.read_params({**SHORT, "dataset": "foreign"}), bench.context())
+
+
+def test_a_vocabulary_with_an_added_token_that_no_text_contains_fits(bench: Bench):
+    bench.add_tokens("padded", rows=4, vocabulary=VOCABULARY + 1)
+    params, _ = prepared(bench, dataset="padded")
+    assert params.dataset == "padded"
 
 
 def test_what_only_the_run_can_know_ends_in_a_sentence_too(bench: Bench):
