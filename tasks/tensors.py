@@ -106,5 +106,5 @@ def shown(value: Any, length: int = 80) -> str:
 
 
 def _broken(path: Path, reason: object) -> Problem:
-    told = reason.strerror if isinstance(reason, OSError) and reason.strerror else reason
-    return Problem(f"{path} cannot be read as safetensors: {' '.join(str(told).split())[:200]}.")
+    text = reason.strerror if isinstance(reason, OSError) and reason.strerror else reason
+    return Problem(f"{path} cannot be read as safetensors: {' '.join(str(text).split())[:200]}.")

@@ -271,7 +271,7 @@ def _gemma_3_hook(point: str, way: str = "") -> dict[str, Any]:
 
 
 FORMS = {
-    "SAELens": Form(("cfg.json", "sae_weights.safetensors"), sae_lens.tell, sae_lens.take),
+    "SAELens": Form(("cfg.json", "sae_weights.safetensors"), sae_lens.read_description, sae_lens.take),
     "sparsify": Form(("cfg.json", "sae.safetensors"), _tell_sparsify, _take_sparsify),
     "Gemma Scope": Form(("params.npz",), _tell_gemma_scope, _take_gemma_scope),
     "Gemma Scope 2": Form(("params.safetensors",), _tell_gemma_scope_2, _take_gemma_scope_2),

@@ -69,7 +69,7 @@ class Processed(NamedTuple):
     given: bool
 
     def fold(
-        self, about: dict[str, Any], tensors: dict[str, Tensor], told: dict[str, Any]
+        self, about: dict[str, Any], tensors: dict[str, Tensor], config: dict[str, Any]
     ) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
         """Make it an SAE of the model as it is: its metadata then, what was ignored of them, and notes.
 
@@ -78,35 +78,35 @@ class Processed(NamedTuple):
         kwargs = dict(about.get(KWARGS) or {})
         if self.source.startswith(_CENTERED_SOURCES):
             kwargs.setdefault(_CENTERED, True)
-        said = {name: value for name, value in kwargs.items() if value is not None and value is not False}
-        if not said:
+        active = {name: value for name, value in kwargs.items() if value is not None and value is not False}
+        if not active:
             return about, (), ()
-        _refuse_unknown(said, self.given)
+        _refuse_unknown(active, self.given)
         _, _, site = (*str(about.get("hook_name")).split(".", 2), "", "")[:3]
-        _refuse_rewritten(said, site)
-        notes = _center(about, tensors, told, site, self.family) if said.get(_CENTERED) else ()
-        ignored = tuple(f"metadata.{KWARGS}.{name}" for name in sorted(said) if name in _HARMLESS | _OTHER_MODEL)
-        return {**about, KWARGS: {}, "folded": sorted(said)}, ignored, notes
+        _refuse_rewritten(active, site)
+        notes = _center(about, tensors, config, site, self.family) if active.get(_CENTERED) else ()
+        ignored = tuple(f"metadata.{KWARGS}.{name}" for name in sorted(active) if name in _HARMLESS | _OTHER_MODEL)
+        return {**about, KWARGS: {}, "folded": sorted(active)}, ignored, notes
 
 
-def _refuse_unknown(said: dict[str, Any], given: bool) -> None:
+def _refuse_unknown(active: dict[str, Any], given: bool) -> None:
     known = {_CENTERED, *_REWRITTEN, *_ELSEWHERE, *_HARMLESS, *_OTHER_MODEL}
-    if unknown := sorted(set(said) - known):
+    if unknown := sorted(set(active) - known):
         raise Problem(
             f"The SAE's model was loaded with {shown(', '.join(unknown))}, which is not known here ({KWARGS})."
         )
-    if odd := sorted(name for name in set(said) & {_CENTERED, *_REWRITTEN, *_ELSEWHERE} if said[name] is not True):
-        raise Problem(f"The SAE's {KWARGS} has {odd[0]} = {shown(said[odd[0]])}, expected true or false.")
-    if not given and (other := sorted(set(said) & _OTHER_MODEL)):
+    if odd := sorted(name for name in set(active) & {_CENTERED, *_REWRITTEN, *_ELSEWHERE} if active[name] is not True):
+        raise Problem(f"The SAE's {KWARGS} has {odd[0]} = {shown(active[odd[0]])}, expected true or false.")
+    if not given and (other := sorted(set(active) & _OTHER_MODEL)):
         raise Problem(
-            f"The SAE was trained on {other[0]} {shown(said[other[0]])} of its model ({KWARGS}).",
+            f"The SAE was trained on {other[0]} {shown(active[other[0]])} of its model ({KWARGS}).",
             "Name that model with --model",
         )
 
 
-def _refuse_rewritten(said: dict[str, Any], site: str) -> None:
+def _refuse_rewritten(active: dict[str, Any], site: str) -> None:
     """Weights that were folded into each other change what is between them, not what blocks write."""
-    rewritten = [name for name in _REWRITTEN if name in said]
+    rewritten = [name for name in _REWRITTEN if name in active]
     if rewritten and site not in _WRITTEN and not (site == "attn.hook_z" and rewritten == ["fold_ln"]):
         raise Problem(
             f"The SAE reads {shown(site)} of a model with {' and '.join(rewritten)} ({KWARGS}), which may differ from "
@@ -115,7 +115,7 @@ def _refuse_rewritten(said: dict[str, Any], site: str) -> None:
 
 
 def _center(
-    about: dict[str, Any], tensors: dict[str, Tensor], told: dict[str, Any], site: str, family: str | None
+    about: dict[str, Any], tensors: dict[str, Tensor], config: dict[str, Any], site: str, family: str | None
 ) -> tuple[str, ...]:
     """Fold the centering of a model with LayerNorm into the encoder; TransformerLens leaves others as they are."""
     if (norm := norm_of(str(about.get("model_name")), family)) is None:
@@ -128,12 +128,12 @@ def _center(
         return (f"{_CENTERED} changes nothing of a model with RMSNorm",)
     if site in _NORMED:
         return (f"{_CENTERED} changes nothing at {site}",)
-    if site not in _WRITTEN or told.get("blocks", 1) > 1:
+    if site not in _WRITTEN or config.get("blocks", 1) > 1:
         raise Problem(
             f"The SAE reads {shown(site)} of a model with {_CENTERED}, which cannot be folded into its weights."
         )
-    reads_all = str(told["architecture"]).endswith("transcoder")
-    fold_centering(tensors, bool(told.get("apply_b_dec_to_input", True)) and not reads_all)
+    reads_all = str(config["architecture"]).endswith("transcoder")
+    fold_centering(tensors, bool(config.get("apply_b_dec_to_input", True)) and not reads_all)
     return (
         f"{_CENTERED} was folded into its encoder: its codes are the same on the model as it is, "
         "its reconstructions are those of activations without their mean over dimensions",

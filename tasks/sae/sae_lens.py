@@ -63,43 +63,43 @@ _THRESHOLD, _RESCALED = "topk_threshold", "rescale_acts_by_decoder_norm"
 _SCALES = ("scaling_factor", "finetuning_scaling_factor")
 
 
-def tell(folder: Path, _source: str) -> dict[str, Any]:
+def read_description(folder: Path, _source: str) -> dict[str, Any]:
     """What the SAE is, as far as `cfg.json` says. Raises Problem for what is not understood."""
     path = folder / CONFIG
-    told = read_object(path)
-    is_old = "metadata" not in told
-    told = _as_version_6(path, told) if is_old else told
-    require(told, ("architecture", "d_in", "d_sae"), path)
-    check_config(told, path)
-    _check_codes(path, told)
-    _check_hooks(path, told["metadata"])
-    return told
+    config = read_object(path)
+    is_old = "metadata" not in config
+    config = _as_version_6(path, config) if is_old else config
+    require(config, ("architecture", "d_in", "d_sae"), path)
+    check_config(config, path)
+    _check_codes(path, config)
+    _check_hooks(path, config["metadata"])
+    return config
 
 
 def _as_version_6(path: Path, old: dict[str, Any]) -> dict[str, Any]:
     """What SAELens wrote before its version 6, in the words that it has since, with its defaults of then."""
-    told = {"apply_b_dec_to_input": True, **{_RENAMED.get(key, key): value for key, value in old.items()}}
-    told["metadata"] = {"prepend_bos": True, **{key: told[key] for key in _METADATA if told.get(key) is not None}}
-    told.setdefault("architecture", "standard")
-    kind = told.get("activation_fn") or "relu"
+    config = {"apply_b_dec_to_input": True, **{_RENAMED.get(key, key): value for key, value in old.items()}}
+    config["metadata"] = {"prepend_bos": True, **{key: config[key] for key in _METADATA if config.get(key) is not None}}
+    config.setdefault("architecture", "standard")
+    kind = config.get("activation_fn") or "relu"
     if kind == "topk":
-        if told["architecture"] not in ("standard", "topk"):
-            raise Problem(f"{path}: a {shown(told['architecture'])} SAE with TopK codes is not known here.")
-        options = told.get("activation_fn_kwargs")
-        told |= {"architecture": "topk", "k": options.get("k") if isinstance(options, dict) else None}
-    return told
+        if config["architecture"] not in ("standard", "topk"):
+            raise Problem(f"{path}: a {shown(config['architecture'])} SAE with TopK codes is not known here.")
+        options = config.get("activation_fn_kwargs")
+        config |= {"architecture": "topk", "k": options.get("k") if isinstance(options, dict) else None}
+    return config
 
 
-def _check_codes(path: Path, told: dict[str, Any]) -> None:
+def _check_codes(path: Path, config: dict[str, Any]) -> None:
     """Raise Problem for codes that are made otherwise than by the architectures here."""
-    kind, is_topk = told.get("activation_fn") or "relu", str(told["architecture"]).startswith("topk")
+    kind, is_topk = config.get("activation_fn") or "relu", str(config["architecture"]).startswith("topk")
     if kind not in ("relu", "topk") or (kind == "topk" and not is_topk):
         raise Problem(
             f"The SAE in {path.parent} has {shown(kind)} codes, and only those of ReLU and TopK are known here."
         )
-    if told.get("rescale_acts_by_decoder_norm") and not is_topk and told["architecture"] not in _BY_BATCH:
-        raise Problem(f"{path}: rescale_acts_by_decoder_norm is not known of a {shown(told['architecture'])} SAE.")
-    if told.get("apply_b_dec_to_input") and told["architecture"].endswith("transcoder"):
+    if config.get("rescale_acts_by_decoder_norm") and not is_topk and config["architecture"] not in _BY_BATCH:
+        raise Problem(f"{path}: rescale_acts_by_decoder_norm is not known of a {shown(config['architecture'])} SAE.")
+    if config.get("apply_b_dec_to_input") and config["architecture"].endswith("transcoder"):
         raise Problem(f"{path}: apply_b_dec_to_input is true, but a transcoder has no bias of what it reads.")
 
 
@@ -138,14 +138,14 @@ def own_hooks(about: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     return made, tuple(notes)
 
 
-def take(folder: Path, told: dict[str, Any]) -> Taken:
+def take(folder: Path, config: dict[str, Any]) -> Taken:
     """Its tensors, of exactly the names and shapes that `cfg.json` says, for activations that nothing is done to."""
     from tasks.sae.formats import shape_of
 
-    path, used = folder / WEIGHTS, dict(told)
-    is_batch = told["architecture"] in _BY_BATCH
+    path, used = folder / WEIGHTS, dict(config)
+    is_batch = config["architecture"] in _BY_BATCH
     if is_batch:
-        used |= {"architecture": "jumprelu", _RESCALED: told.get(_RESCALED, True)}
+        used |= {"architecture": "jumprelu", _RESCALED: config.get(_RESCALED, True)}
         used.pop("k", None)
     found = {name: stored.shape for name, stored in describe(path).items()}
     check_shapes(found, _expected(shape_of(used, folder / CONFIG), found, is_batch), path)
@@ -153,12 +153,12 @@ def take(folder: Path, told: dict[str, Any]) -> Taken:
     in_single(read, path)
     tensors = {name: tensor.double() for name, tensor in read.items()}
     _drop_factor(folder, tensors)
-    notes = [*_as_in_use(told, tensors), *_fold_activations(folder, used, tensors)]
+    notes = [*_as_in_use(config, tensors), *_fold_activations(folder, used, tensors)]
     if used.pop(_RESCALED, False):
         folding.fold_lengths(tensors)
-    if told.get("dtype", "float32").removeprefix("torch.") != "float32":
-        notes.append(f"its files say {told['dtype']}; it is used in float32 here")
-    ignored = unknown_fields(told, _KNOWN) + unknown_fields(told["metadata"], _KNOWN_METADATA, "metadata.")
+    if config.get("dtype", "float32").removeprefix("torch.") != "float32":
+        notes.append(f"its files say {config['dtype']}; it is used in float32 here")
+    ignored = unknown_fields(config, _KNOWN) + unknown_fields(config["metadata"], _KNOWN_METADATA, "metadata.")
     return Taken({**used, "normalize_activations": "none"}, tensors, ignored, tuple(notes))
 
 
@@ -181,7 +181,7 @@ def _drop_factor(folder: Path, tensors: dict[str, Tensor]) -> None:
             raise Problem(f"The SAE in {folder} multiplies codes with a factor of their own, which is not supported.")
 
 
-def _as_in_use(told: dict[str, Any], tensors: dict[str, Tensor]) -> list[str]:
+def _as_in_use(config: dict[str, Any], tensors: dict[str, Tensor]) -> list[str]:
     """Make the threshold that was followed in training that of the SAE in use, as SAELens does; a note on it."""
     if "log_threshold" in tensors:
         tensors["threshold"] = tensors.pop("log_threshold").exp()
@@ -190,26 +190,26 @@ def _as_in_use(told: dict[str, Any], tensors: dict[str, Tensor]) -> list[str]:
         return []
     threshold = tensors.pop(_THRESHOLD)
     tensors["threshold"] = threshold.expand_as(tensors["b_enc"]).clone()
-    return [f"a checkpoint of {told['architecture']}: in use its codes are those above {float(threshold):.6g}"]
+    return [f"a checkpoint of {config['architecture']}: in use its codes are those above {float(threshold):.6g}"]
 
 
-def _fold_activations(folder: Path, told: dict[str, Any], tensors: dict[str, Tensor]) -> list[str]:
+def _fold_activations(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> list[str]:
     """Fold what was done to activations in training into the weights, where it is known exactly; a note on it."""
-    kind = told.get("normalize_activations")
+    kind = config.get("normalize_activations")
     kind = {True: "expected_average_only_in", False: "none", None: "none"}.get(kind, kind) if _is_word(kind) else kind
     scale = _scale(folder)
     if kind == "none" and scale is None:
         return []
-    if kind == "expected_average_only_in" and scale is not None and not told["architecture"].endswith("transcoder"):
+    if kind == "expected_average_only_in" and scale is not None and not config["architecture"].endswith("transcoder"):
         folding.fold_scale(tensors, scale)
-        if "threshold" in tensors and told.get(_RESCALED):  # it is then in the unit of decoder norms too
+        if "threshold" in tensors and config.get(_RESCALED):  # it is then in the unit of decoder norms too
             tensors["threshold"] = tensors["threshold"] / scale
         return [f"activations were multiplied with {scale:.6g} in its training: folded into its weights"]
     if kind == "covariance_whitening" and (path := regular(folder, WHITENING)) is not None:
-        return _fold_whitening(path, told, tensors)
+        return _fold_whitening(path, config, tensors)
     if kind == "expected_average_only_in":
         raise Problem(
-            f"The SAE in {folder} has normalize_activations = {shown(kind)}, and the factor is not said: no {SCALER}.",
+            f"The SAE in {folder} has normalize_activations = {shown(kind)}, but its factor is unknown: no {SCALER}.",
             "Fold it into its weights first",
         )
     raise Problem(
@@ -223,19 +223,19 @@ def _is_word(kind: Any) -> bool:
     return kind is None or isinstance(kind, (str, bool))
 
 
-def _fold_whitening(path: Path, told: dict[str, Any], tensors: dict[str, Tensor]) -> list[str]:
+def _fold_whitening(path: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> list[str]:
     d_in = len(tensors["W_enc"])
     shapes: Shapes = {"mean": (d_in,), "matrix": (d_in, d_in), "inverse_matrix": (d_in, d_in)}
     check_shapes({name: stored.shape for name, stored in describe(path).items()}, shapes, path)
     whitening = {name: tensor.double() for name, tensor in in_single(load_tensors(path), path).items()}
-    if told.pop(_RESCALED, False):
+    if config.pop(_RESCALED, False):
         folding.fold_lengths(tensors)  # unwhitening changes the norms by which codes were chosen
-    folding.fold_whitening(tensors, whitening, told.get("apply_b_dec_to_input", True))
+    folding.fold_whitening(tensors, whitening, config.get("apply_b_dec_to_input", True))
     return ["activations were whitened in its training: folded into its weights"]
 
 
 def _scale(folder: Path) -> float | None:
-    """What a trainer multiplied activations with, where it is said."""
+    """What a trainer multiplied activations with; None where that is not recorded."""
     path = regular(folder, SCALER)
     if path is None:
         return None

@@ -34,6 +34,10 @@ def _is_place(value: Any) -> bool:
     return type(value) is int and 0 <= value < _MOST
 
 
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -78,7 +82,8 @@ _METADATA: dict[str, _Rule] = {
     **dict.fromkeys(("dataset_path", "model_class_name", "hf_hook_name", "hf_hook_name_out", "trained_as"), _TEXT),
     **dict.fromkeys((OWN_NAME, f"{OWN_NAME}_out", "model_source", "bos"), _TEXT),
     **dict.fromkeys(("hook_layer", "hook_layer_out"), _PLACE),
-    **dict.fromkeys(("context_size", "training_tokens"), _SIZE),
+    "context_size": _SIZE,
+    "training_tokens": (_is_count, "a whole number from 0"),
     **dict.fromkeys(("hook_names", "hook_modules"), (_is_texts, "a list of texts")),
     "prepend_bos": _FLAG,
     "exclude_special_tokens": (_is_exclusion, "true, false or a list of token ids"),
@@ -86,13 +91,13 @@ _METADATA: dict[str, _Rule] = {
 }
 
 
-def check_config(told: Mapping[str, Any], path: Path) -> None:
+def check_config(config: Mapping[str, Any], path: Path) -> None:
     """Raise Problem for a field of an SAE's description, or of its metadata, that is not what it must be.
 
     `path` is the file it was read from, or would be written to. Fields that are not there are not missed.
     """
-    _check_fields(told, _CONFIG, path, may_be_null=False)
-    about = told.get("metadata", {})
+    _check_fields(config, _CONFIG, path, may_be_null=False)
+    about = config.get("metadata", {})
     _check_fields(about, _METADATA, path, may_be_null=True)
     _check_slice(about.get("seqpos_slice"), path)
     if len(about.get("hook_names") or []) != len(about.get("hook_modules") or about.get("hook_names") or []):
@@ -112,9 +117,9 @@ def _check_slice(value: Any, path: Path) -> None:
         raise Problem(f"{path}: {problem.sentence}") from problem
 
 
-def require(told: Mapping[str, Any], fields: Iterable[str], path: Path) -> None:
+def require(config: Mapping[str, Any], fields: Iterable[str], path: Path) -> None:
     """Raise Problem where a field is not there."""
-    if missing := [name for name in fields if name not in told]:
+    if missing := [name for name in fields if name not in config]:
         raise Problem(f"{path} has no {', '.join(missing)}.")
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mistudio_cli.saes import listed, table
 from tasks.job import kind_named
 from tasks.problem import Problem
 from tasks.sae import checkpoint
@@ -194,6 +195,18 @@ def test_a_published_artifact_is_readable_as_the_umask_says_whoever_wrote_its_fi
     assert modes != {0o600}
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "null", "{}", "[" * 100_000, '{"metadata": []}', '{"architecture": 3, "metadata": {"hook_names": [1]}}'],
+)
+def test_a_list_of_saes_holds_one_whose_description_is_damaged(bench: Bench, text: str):
+    bench.add("saes", "damaged")
+    (bench.store.path("saes", "damaged") / "cfg.json").write_text(text)
+    (line,) = listed(bench.store)
+    assert (line["name"], line["architecture"], line["hooks"]) == ("damaged", None, None)
+    assert table([line])[1][0][0] == "damaged"
+
+
 # -- what the metadata say ---------------------------------------------------------------------------------------------
 
 
@@ -211,6 +224,7 @@ def test_each_field_is_acted_on_or_reported(tmp_path: Path):
         "hook_name": "blocks.3.hook_resid_post",
         "prepend_bos": True,
         "context_size": 64,
+        "training_tokens": 8_000_000_000,
         "seqpos_slice": [5, None],
         "exclude_special_tokens": True,
         "neuronpedia_id": "gpt2-small/3-res",
@@ -276,7 +290,7 @@ def test_hooks_by_other_names_are_those_here(tmp_path: Path, name: str, now: str
         ({}, {"exclude_special_tokens": ["a"]}, "exclude_special_tokens is .*, expected true, false or a list"),
         ({"normalize_activations": "layer_norm"}, {}, "normalize_activations = 'layer_norm', which is not supported"),
         ({"normalize_activations": "constant_norm_rescale"}, {}, "'constant_norm_rescale', which is not supported"),
-        ({"normalize_activations": True}, {}, "and the factor is not said: no activation_scaler.json"),
+        ({"normalize_activations": True}, {}, "but its factor is unknown: no activation_scaler.json"),
         ({"activation_fn": "tanh-relu"}, {}, "has 'tanh-relu' codes, and only those of ReLU and TopK"),
         ({"rescale_acts_by_decoder_norm": True}, {}, "rescale_acts_by_decoder_norm is not known of a 'standard' SAE"),
         ({"architecture": "batchtopk", "k": 3}, {}, "has no topk_threshold among its weights"),
