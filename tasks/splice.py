@@ -122,7 +122,9 @@ def _summary(sums: dict[str, torch.Tensor]) -> Spliced | None:
 def can_splice(source: Any) -> bool:
     """Whether what the vectors come from is a model that predicts the next token, without looking at it."""
     model = getattr(source, "model", None)
-    return model is not None and model.get_output_embeddings() is not None and _is_causal(model)
+    if model is None or model.get_output_embeddings() is None or any(p.position_first for p in source.points):
+        return False
+    return _is_causal(model)
 
 
 @torch.no_grad()
@@ -254,9 +256,10 @@ def _instead_of_input(value: torch.Tensor) -> Callable[[Any, tuple[Any, ...]], t
 
 def _instead_of_output(value: torch.Tensor) -> Callable[[Any, Any, Any], Any]:
     def hook(_module: Any, _args: Any, output: Any) -> Any:
-        first = output[0] if isinstance(output, tuple) else output
+        is_several = isinstance(output, tuple | list)  # GPT-1's blocks put out a list
+        first = output[0] if is_several else output
         new = value.to(first.dtype).reshape(first.shape)
-        return (new, *output[1:]) if isinstance(output, tuple) else new
+        return type(output)((new, *output[1:])) if is_several else new
 
     return hook
 

@@ -18,6 +18,7 @@ from tasks.sae.schedule import EVAL_TOKENS
 from tasks.sites import SITES
 
 if TYPE_CHECKING:
+    from tasks.activations import Vectors
     from tasks.hooks import Hook
     from tasks.parts import Parts
     from tasks.sae.footprint import TrainingShape
@@ -31,7 +32,9 @@ DEFAULT_TOKENS = 10_000_000
 class Common:
     """What to train on, what to train, how long: what all architectures share."""
 
-    model: str | None = option(None, help="A model in the store, a model folder, or a Hub id", artifact="models")
+    model: str | None = option(
+        None, help="A model in the store, a model folder, or a Hub id (ID@REVISION)", artifact="models"
+    )
     dataset: str | None = option(
         None, help="Tokens or a dataset in the store, a file or folder, or a Hub id", artifact="tokens"
     )
@@ -303,7 +306,8 @@ def run(params: Common, context: Context) -> dict[str, Any] | Parts:
     context.progress("loading", 0, None, "tokens")
     trained, pulse = members(params, context.name), Pulse(params.checkpoint_s, context)
     hooks = _hooks(member.params for member in trained)
-    vectors = open_vectors(trained[0].params, hooks, context.store, context.device)
+    vectors = open_vectors(_pinned(trained[0].params, context), hooks, context.store, context.device)
+    origin = _origin(trained[0].params, vectors, context)
     reading = Reading(vectors, hooks, params.batch, params.seed, pulse.beat, context.workdir, params.eval_tokens)
     contexts: Sequence[Context] = [context] if params.together is None else parts_of(context, trained)
     pulse.trainings = [
@@ -317,6 +321,25 @@ def run(params: Common, context: Context) -> dict[str, Any] | Parts:
         if params.together is not None:
             context.progress("finishing", place, len(ended), "SAEs")
         told[name] = training.finish()
-    made = {name: result for name, result in told.items() if result is not None}
+    made = {name: {**result, **origin} for name, result in told.items() if result is not None}
     failed = {name: training.failed for name, training in ended.items() if training.failed is not None}
     return made[context.name] if params.together is None else Parts(made, failed)
+
+
+def _pinned(params: Common, context: Context) -> Common:
+    """The parameters with the model at the commit that an earlier attempt has read."""
+    from tasks.model_commit import pinned
+
+    return params if params.model is None else dataclasses.replace(params, model=pinned(params.model, context.workdir))
+
+
+def _origin(params: Common, vectors: Vectors, context: Context) -> dict[str, str]:
+    """What the result says of the model's commit, which later attempts read too."""
+    from tasks.activations import ModelVectors
+    from tasks.model_commit import pin
+
+    if isinstance(vectors, ModelVectors):
+        pin(vectors.model, context.workdir)
+        return vectors.origin
+    made = context.store.manifest("activations", str(params.activations)).get("result", {})
+    return {name: made[name] for name in ("model_commit",) if name in made}
