@@ -129,7 +129,7 @@ def of_training(
     rows = shape_of_tokens(known, dataset)
     seen = told.d_model * hooks
     vectors = stored["vectors"] if stored else rows and math.prod(rows)
-    held_out = _held_out(vectors, seen)
+    held_out = min(_held_out(vectors, seen), shapes[0].eval_tokens)
     in_memory, in_file = _buffer(seen, shapes[0].batch, None if vectors is None else vectors - held_out)
     kept = _kept(shapes, held_out) * seen
     lasting = sum(_lasting(one) for one in trained) + in_memory + kept
