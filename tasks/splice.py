@@ -179,8 +179,9 @@ class _Runs:
         sums |= zip(("spliced", "kl"), scored.compare(clean, with_coder(kept)), strict=True)
         zeros = [torch.zeros_like(found[point]) for point in written]
         sums |= zip(("ablated", "kl_ablated"), scored.compare(clean, with_values(zeros)), strict=True)
+        del clean  # large, and what follows compares with nothing
         if self.mean is not None:
-            parts = self.mean.to(clean.device).chunk(len(written))
+            parts = self.mean.to(model.device).chunk(len(written))
             means = [part.expand_as(found[point]) for point, part in zip(written, parts, strict=True)]
             sums["averaged"] = scored.cross_entropy(with_values(means))
         if self.everywhere:

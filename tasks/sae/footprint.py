@@ -50,9 +50,9 @@ _NUMBERS_A_PAIR = 9
 #: Slices of codes that steps over all pairs take of the heap; as in tasks.sae.pairs: vectors in one. What steps over
 #: many active pairs take is less.
 _SLICES, PAIRS_SLICE = 12, 512
-#: Logits at the worst moment of a prediction with a coder in its place, and slices of what is made of them: two passes'
-#: and, as the allocator has it, what one before them left.
-_COPIES_PREDICTED, _SLICES_PREDICTED = 3, 6
+#: Logits at the worst moment of a prediction with a coder in its place, those of two passes, and slices of what is made
+#: of them.
+_COPIES_PREDICTED, _SLICES_PREDICTED = 2, 6
 #: Slices of codes at the worst moment of a measurement on held-out vectors.
 _CODES_MEASURED = 2
 #: Held-out vectors at the worst moment of the comparison with PCA: three sets of them, and what is made of those. While

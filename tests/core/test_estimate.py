@@ -109,7 +109,8 @@ def test_the_memory_of_several_trained_together_is_known_too(lab: Lab) -> None:
     add_tokens(lab, "words", 8000)
     lab.start_worker(OMP_NUM_THREADS="1")
     several = {"layer": [0, 1], "k": [8, 16]}
-    job = lab.submit("train", model="model", dataset="words", steps=40, batch=1024, expansion=32, together=several)
+    sizes = {"steps": 40, "batch": 1024, "expansion": 32, "eval_tokens": 8192}
+    job = lab.submit("train", model="model", dataset="words", together=several, **sizes)
     before = estimated(lab, job)
     assert before.memory_bytes == pytest.approx(most_held(lab, job), rel=0.2)
     ended = lab.ended(job)
