@@ -188,7 +188,7 @@ def test_positions_are_those_that_can_be_used(tmp_path: Path, values: dict[str, 
 
 def test_a_type_whose_package_is_not_installed_is_refused_at_submit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(model_config._PACKAGES, "llama", "no_such_package")
-    with pytest.raises(Problem, match="needs the package no_such_package.*pip install no_such_package"):
+    with pytest.raises(Problem, match=r"needs the package no_such_package.*pip install no_such_package"):
         described(tmp_path)
     monkeypatch.setitem(model_config._PACKAGES, "llama", "json")
     assert described(tmp_path)["n_layers"] == 3
