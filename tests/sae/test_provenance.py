@@ -36,6 +36,18 @@ def test_a_model_is_said_with_where_it_is_and_what_loads_it(model: str, source: 
     assert found["hf_hook_name"] == POINT.module
 
 
+def test_a_revision_is_said_beside_the_name_that_saelens_loads():
+    found = of_model("EleutherAI/pythia-70m@step3000", [POINT], [])
+    assert (found["model_name"], found["model_revision"]) == ("EleutherAI/pythia-70m", "step3000")
+    assert (found["model_source"], found["model_class_name"]) == ("hub", "HookedTransformer")
+
+
+def test_a_model_of_the_store_is_one_whatever_the_hub_calls_its_own(bench: Bench):
+    assert of_model("gpt2", [POINT], [])["model_source"] == "hub"
+    put(bench, "models", "gpt2", {}, {})
+    assert of_model("gpt2", [POINT], [], bench.store)["model_source"] == "store"
+
+
 def test_what_a_module_is_given_has_no_name_among_transformers_hooks():
     read = Point("blocks.1.mlp.hook_in", "model.layers.1.mlp", input=True)
     found = of_model("tiny", [read], [POINT])
@@ -104,6 +116,7 @@ def test_the_card_says_hook_positions_and_that_a_model_is_local():
         "transformer_lens_hook_name": "blocks.1.hook_mlp_out",
         "hf_hook_name": "model.layers.1.mlp",
         "seqpos_slice": [5, None],
+        "prepend_bos": True,
     }
     text = card({"name": "s"}, {"architecture": "topk", "d_in": 4, "d_sae": 8, "metadata": about}, "o/n", "s")
     for line in (
@@ -111,5 +124,6 @@ def test_the_card_says_hook_positions_and_that_a_model_is_local():
         "| where the model is | `a folder on the machine that trained it` |",
         "| hook in transformers | `model.layers.1.mlp` |",
         "| positions | `those of the slice [5, None]` |",
+        "| rows begin with | `BOS` |",
     ):
         assert line in text
