@@ -69,18 +69,20 @@ def _line(store: Store, name: str) -> dict[str, Any]:
     about, result = config.get("metadata") or {}, manifest.get("result") or {}
     return {
         "name": name,
-        "architecture": config.get("architecture"),
-        "trained_as": about.get("trained_as"),
-        "model": about.get("model_name"),
-        "hook": about.get("hook_name"),
+        "architecture": _word(config.get("architecture")),
+        "trained_as": _word(about.get("trained_as")),
+        "model": _word(about.get("model_name")),
+        "hook": _word(about.get("hook_name")),
         "d_in": config.get("d_in"),
         "d_sae": config.get("d_sae"),
         "l0": result.get("l0"),
         "explained_variance": result.get("explained_variance"),
         "dead_share": _dead_fraction(result),
         "created_at": _time(manifest.get("created_at")),
-        "hooks": about.get("hook_names") or _alone(about.get("hook_name")),
-        "hook_out": about.get("hook_name_out"),
+        "hooks": names
+        if _is_texts(names := about.get("hook_names")) and names
+        else _alone(_word(about.get("hook_name"))),
+        "hook_out": _word(about.get("hook_name_out")),
         "d_out": config.get("d_out", config.get("d_in")),
         "dead_fraction": _dead_fraction(result),
     }
@@ -89,6 +91,10 @@ def _line(store: Store, name: str) -> dict[str, Any]:
 def _dead_fraction(result: dict[str, Any]) -> float | None:
     """By its name of today or, of an older SAE, by that of before."""
     return result.get("dead_fraction", result.get("dead_share"))
+
+
+def _word(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _alone(hook: str | None) -> list[str] | None:
@@ -127,10 +133,24 @@ def _densities(told: dict[str, Any] | None) -> list[list[str]]:
 
 
 def _config(store: Store, name: str) -> dict[str, Any]:
+    """What `cfg.json` says in texts, numbers and lists of texts; nothing of one that is damaged."""
+    path = store.path(FAMILY, name) / "cfg.json"
     try:
-        return json.loads((store.path(FAMILY, name) / "cfg.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError, RecursionError):
         return {}
+    about = found.get("metadata") if isinstance(found, dict) else None
+    return {**_plain(found), "metadata": _plain(about)}
+
+
+def _plain(fields: Any) -> dict[str, Any]:
+    if not isinstance(fields, dict):
+        return {}
+    return {key: value for key, value in fields.items() if isinstance(value, (str, int, float)) or _is_texts(value)}
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _time(told: str | None) -> str | None:

@@ -107,8 +107,9 @@ class Store:
         return output
 
     def seal(self, output: Path, manifest: dict[str, Any]) -> None:
-        """Complete the job's output with its manifest, and flush it all to the disk."""
+        """Complete the job's output with its manifest, and flush all to the disk; the umask says who may read it."""
         write_json(output / MANIFEST, {**manifest, "files": describe_files(output)})
+        _open_as_umask_says(output)
 
     def publish(self, output: Path, family: str, name: str) -> Path:
         """Make the job's sealed output the artifact `family/name`, at once and whole, by one rename.
@@ -180,6 +181,14 @@ def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     }
+
+
+def _open_as_umask_says(output: Path) -> None:
+    """Give each file the permissions of a new one, as the manifest is: some libraries write for the owner alone."""
+    mode = (output / MANIFEST).stat().st_mode & 0o777
+    for path in output.rglob("*"):
+        if path.is_file() and not path.is_symlink() and path.stat().st_mode & 0o777 != mode:
+            path.chmod(mode)
 
 
 def sync_folder(folder: Path) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+
+from tasks.tensors import save_tensors
 
 _STATE = ("values", "positions", "around", "fired", "contexts")
 
@@ -64,7 +65,7 @@ class TopExamples:
         """Replace the file whole with the state before the `next_row`-th row."""
         draft = path.with_name(path.name + ".part")
         told = {"next_row": str(next_row), "not_finite": str(self.not_finite)}
-        save_file({name: getattr(self, name).cpu() for name in _STATE}, draft, told)
+        save_tensors(draft, {name: getattr(self, name) for name in _STATE}, told)
         draft.replace(path)
 
     def resume(self, path: Path) -> int:

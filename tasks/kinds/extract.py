@@ -109,13 +109,12 @@ class _Origin:
 
 def run(params: Params, context: Context) -> dict[str, Any]:
     """One pass over the tokens, then the files: tensors, one line a feature, the page."""
-    from safetensors.torch import save_file
-
     from tasks.features.collect import choose_rows
     from tasks.features.report import Report
     from tasks.features.token_texts import TokenTexts
     from tasks.products import choose
     from tasks.sae.formats import load_sae
+    from tasks.tensors import save_tensors
 
     choose(context.device)
     context.progress("loading", 0, 1, "models")
@@ -127,7 +126,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     top, fresh = _collect(params, context, source, coder, numbers)
     seconds = time.monotonic() - began
     tensors = {"top_activations": top.values, "top_positions": top.positions, "firing_counts": top.fired}
-    save_file({name: tensor.cpu() for name, tensor in tensors.items()}, context.output / "features.safetensors")
+    save_tensors(context.output / "features.safetensors", tensors)
     texts = TokenTexts(context.store.path("tokens", origin.tokens) / "tokenizer")
     made_of = [("model", origin.model), ("hook", source.points[0].name)]
     report = Report(
@@ -161,7 +160,8 @@ def _origin(params: Params, context: Context) -> _Origin:
     made_from = dict(value.split("/", 1) for value in manifest.get("made_from", {}).values())
     told = read_config(context.store.path("saes", params.sae)).get("metadata", {})
     model, tokens = params.model or made_from.get("models"), params.tokens or made_from.get("tokens")
-    model = model or told.get("model_name")  # of an imported one
+    if model is None and told.get("model_name"):  # of an imported one
+        model = "@".join(filter(None, (told["model_name"], told.get("model_revision"))))
     if model is not None and params.model is None:
         model = at_commit(str(model), manifest.get("result", {}).get("model_commit"))
     layer = manifest["params"].get("layer")

@@ -10,6 +10,8 @@ from typing import Any
 from tasks.job import Context, JobKind, Known, Request, option
 from tasks.problem import Problem
 
+_LONGEST_NOTE = 500
+
 
 @dataclass(frozen=True)
 class Params:
@@ -45,7 +47,7 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
 
     folder = local_path(params.source)
     if folder is not None:
-        place = folder / (params.path or "")
+        place = _place(folder, params.path)
         tell(place, str(place), _about(params))
         params = dataclasses.replace(params, source=str(folder))
     elif not is_hub_id(params.source):
@@ -85,8 +87,37 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     if folder is None:
         return take_from_hub(params.source, params.path, params.revision, context, about)
     context.progress("converting", 0, 1, "SAEs")
-    place = folder / (params.path or "")
-    return take(place, context.output, str(place), about)
+    place = _place(folder, params.path)
+    return _noted(context, take(place, context.output, str(place), about, _family(params.model, context.store)))
+
+
+def _place(folder: Path, path: str | None) -> Path:
+    """The SAE's folder within the source. Problem for a path that leads out of that."""
+    place = folder / (path or "")
+    if not place.resolve().is_relative_to(folder.resolve()):
+        raise Problem(f"--path {path} leads out of {folder}.", "Give the folder itself as the source")
+    return place
+
+
+def _noted(context: Context, found: dict[str, Any]) -> dict[str, Any]:
+    """What was converted and what was ignored, in the job's history too."""
+    for note in found["notes"]:
+        context.note(note)
+    if found["ignored"]:
+        context.note(f"nothing was done with: {', '.join(found['ignored'])}"[:_LONGEST_NOTE])
+    return found
+
+
+def _family(model: str | None, store: Any) -> str | None:
+    """The `model_type` of a model that is named and whose folder is here."""
+    from tasks.models import resolve
+    from tasks.sae.files import read_object, regular
+
+    if model is None:
+        return None
+    path = regular(Path(resolve(model, store)), "config.json")
+    found = read_object(path).get("model_type") if path is not None else None
+    return found if isinstance(found, str) else None
 
 
 def take_from_hub(
@@ -105,4 +136,6 @@ def take_from_hub(
         lambda done, of: context.progress("fetching", done, of, "files"),
     )
     context.progress("converting", 0, 1, "SAEs")
-    return take(folder / path, context.output, f"{repo}/{path}".rstrip("/"), about or {})
+    about = about or {}
+    family = _family(about.get("model_name"), context.store)
+    return _noted(context, take(folder / path, context.output, f"{repo}/{path}".rstrip("/"), about, family))

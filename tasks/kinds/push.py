@@ -53,12 +53,15 @@ def run(params: Params, context: Context) -> dict[str, Any]:
 
     from tasks.sae import hub
     from tasks.sae.card import RECORD, card, record, without_paths
-    from tasks.sae.formats import CONFIG, DENSITY, WEIGHTS, read_config
+    from tasks.sae.exporting import for_sae_lens
+    from tasks.sae.formats import CONFIG, DENSITY, WEIGHTS, load_sae, read_config
 
     context.progress("pushing", 0, None, "files")
     told, folder = record(context.store, params.sae), context.store.path("saes", params.sae)
+    load_sae(folder)  # or it says what is wrong with it
     path = (params.path or params.sae).strip("/")
-    config = without_paths(read_config(folder))
+    config = read_config(folder)
+    config = without_paths({**config, "metadata": for_sae_lens(config.get("metadata", {}))})
     text = card(told, config, params.repo, path, hub.others_in(params.repo, path))
     files: dict[str, Path | bytes] = {
         f"{path}/{name}": folder / name for name in (WEIGHTS, DENSITY, "metrics.jsonl") if (folder / name).is_file()

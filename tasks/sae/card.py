@@ -6,11 +6,13 @@ SAE that was itself fetched keeps the record it came with.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from tasks.sae.files import read_object, regular
+from tasks.sae.taken import OWN_NAME
 
 RECORD = "mistudio.json"
 
@@ -19,14 +21,14 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 #: Architectures that SAELens has no class for.
 _NOT_IN_SAELENS = re.compile(r"(gated|topk)_(skip_)?transcoder|\w+_crosscoder")
 _DEEPEST = 8
+_WHERE = {"local": "a folder on the machine that trained it", "store": "the store of the machine that trained it"}
 
 
 def record(store: Any, name: str) -> dict[str, Any]:
     """What is known of saes/`name` and of all that it was made from. Problem when it is not in the store."""
-    kept = store.path("saes", name) / RECORD
     manifest = store.manifest("saes", name)
-    if kept.is_file():
-        return json.loads(kept.read_text(encoding="utf-8"))
+    if (path := regular(store.path("saes", name), RECORD)) is not None:
+        return read_object(path)
     return without_paths({**_of(manifest), "lineage": _lineage(store, manifest, {})})
 
 
@@ -69,7 +71,7 @@ def card(told: Mapping[str, Any], config: Mapping[str, Any], repo: str, path: st
     parts = [
         _front_matter(told, about),
         f"# {told.get('name', path)}",
-        f"A sparse autoencoder on `{about.get('hook_name')}` of `{about.get('model_name')}`, made with mistudio.",
+        f"A sparse autoencoder on `{_hook(about)}` of `{about.get('model_name')}`, made with mistudio.",
         _table(("", ""), _facts(config, about)),
         "## How good it is",
         _metrics(told.get("result", {})),
@@ -97,17 +99,33 @@ def _front_matter(told: Mapping[str, Any], about: Mapping[str, Any]) -> str:
 def _facts(config: Mapping[str, Any], about: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = {
         "model": about.get("model_name"),
-        "hook": about.get("hook_name"),
+        "revision": about.get("model_revision"),
+        "where the model is": _WHERE.get(str(about.get("model_source"))),
+        "hook": _hook(about),
+        "hook in transformers": about.get("hf_hook_name"),
         "architecture": config.get("architecture"),
         "trained as": about.get("trained_as"),
         "reads, has, writes": f"{config['d_in']}, {config['d_sae']} features, {config.get('d_out', config['d_in'])}",
         "tokens trained on": about.get("training_tokens"),
         "context": about.get("context_size"),
-        "positions left out": "the first of each row" if about.get("seqpos_slice") == [1, None] else None,
+        "positions": _positions(about.get("seqpos_slice")),
+        "rows begin with": {True: "BOS", False: "text"}.get(about.get("prepend_bos", "")),
         "dataset": about.get("dataset_path"),
         "imported from": about.get("imported_from"),
     }
     return [(name, f"`{Path(v).name if str(v).startswith('/') else v}`") for name, v in facts.items() if v is not None]
+
+
+def _hook(about: Mapping[str, Any]) -> Any:
+    """TransformerLens' name of the hook, also where SAELens needs the module's."""
+    return about.get(OWN_NAME) or about.get("hook_name")
+
+
+def _positions(slice_: Any) -> str | None:
+    """Which positions of a row it was trained on; None for all."""
+    if slice_ in (None, [], [None]):
+        return None
+    return "all but the first of each row" if slice_ == [1, None] else f"those of the slice {slice_}"
 
 
 def _metrics(result: Mapping[str, Any]) -> str:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from tasks.store import sync_folder, write_json
+from tasks.tensors import save_tensors
 
 METRICS = "metrics.jsonl"
 _PREFIX, _DRAFT = "checkpoint-", "checkpoint.part"
@@ -32,7 +33,7 @@ def save(
         return target
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, draft / "tensors.safetensors")
+    save_tensors(draft / "tensors.safetensors", tensors)
     with (draft / "tensors.safetensors").open("rb+") as file:
         os.fsync(file.fileno())
     write_json(draft / "state.json", {**state, "step": step, "score": score})

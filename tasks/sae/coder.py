@@ -11,11 +11,12 @@ wait for torch to be imported.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from tasks.late import torch
+from tasks.problem import Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -200,9 +201,9 @@ class Coder:
         return {**self.parameters, **{name: getattr(self, name) for name in self.buffer_names}}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take up the tensors of a state with the same names."""
+        """Take up the tensors of a state with the same names; Problem for one that is missing or of another shape."""
         for name, tensor in self.state.items():
-            tensor.copy_(state[name])
+            fill(name, tensor, state)
 
     def to(self, device: str) -> Coder:
         """The same coder, on that device from now on."""
@@ -239,6 +240,16 @@ class Coder:
         """Bring parameters back to where they may be, after the optimizer's step: the decoder's rows to length 1."""
         if self.has_unit_decoder:
             self.W_dec.div_(torch.linalg.vector_norm(self.W_dec, dim=1, keepdim=True).clamp_min_(1e-8))
+
+
+def fill(name: str, tensor: Tensor, state: Mapping[str, Tensor]) -> None:
+    """Copy the tensor of that name into one of exactly the same shape, which `copy_` alone would broadcast to."""
+    if name not in state:
+        raise Problem(f"The SAE has no {name} among its weights.")
+    if state[name].shape != tensor.shape:
+        found, expected = tuple(state[name].shape), tuple(tensor.shape)
+        raise Problem(f"Tensor {name} has shape {found}, expected {expected}.")
+    tensor.copy_(state[name])
 
 
 def default_rate(d_sae: int) -> float:

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.late import torch
 from tasks.problem import Problem
+from tasks.sae.files import regular
+from tasks.sae.taken import OWN_NAME, TRANSFORMERS
+from tasks.tensors import save_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,19 +77,37 @@ def _publish(draft: Path, folder: Path) -> None:
 
 
 def _as_sae_lens(sae: Path, folder: Path) -> None:
-    """As it is in the store: `cfg.json`, `sae_weights.safetensors`, `sparsity.safetensors`."""
-    from tasks.sae.formats import CONFIG, DENSITY, WEIGHTS, load_sae
+    """As it is in the store: `cfg.json`, `sae_weights.safetensors`, `sparsity.safetensors`, with SAELens' hooks."""
+    from tasks.sae.formats import CONFIG, DENSITY, WEIGHTS, load_sae, read_config
+    from tasks.store import write_json
 
     load_sae(sae)  # or it says what is wrong with it
-    for name in (CONFIG, WEIGHTS, DENSITY):
-        if (sae / name).is_file():
-            shutil.copyfile(sae / name, folder / name)
+    for path in (regular(sae, name) for name in (WEIGHTS, DENSITY)):
+        if path is not None:
+            shutil.copyfile(path, folder / path.name)
+    config = read_config(sae)
+    about = config.get("metadata", {})
+    if about.get("model_source") == "store" and (model := sae.parent.parent / "models" / about["model_name"]).is_dir():
+        about = {**about, "model_name": str(model.absolute()), "model_source": "local"}
+    write_json(folder / CONFIG, {**config, "metadata": for_sae_lens(about)})
+
+
+def for_sae_lens(about: dict[str, Any]) -> dict[str, Any]:
+    """The metadata with hooks by the names that SAELens needs: those of modules where transformers loads the model.
+
+    TransformerLens' names are kept beside them, and are taken up again on import.
+    """
+    if about.get("model_class_name") != TRANSFORMERS:
+        return about
+    swapped: dict[str, Any] = {}
+    for way in ("", "_out"):
+        if (module := about.get(f"hf_hook_name{way}")) and (name := about.get(f"hook_name{way}")):
+            swapped |= {f"hook_name{way}": module, f"{OWN_NAME}{way}": name}
+    return {**about, **swapped}
 
 
 def _as_sparsify(sae: Path, folder: Path) -> None:
     """`cfg.json` and `sae.safetensors`, as `SparseCoder.load_from_disk` reads them."""
-    from safetensors.torch import save_file
-
     from tasks.sae.formats import load_sae
     from tasks.store import write_json
 
@@ -95,7 +116,7 @@ def _as_sparsify(sae: Path, folder: Path) -> None:
     tensors = {"encoder.weight": coder.W_enc, "encoder.bias": coder.b_enc, "W_dec": coder.W_dec, "b_dec": coder.b_dec}
     if config.skip:
         tensors["W_skip"] = coder.W_skip
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "sae.safetensors")
+    save_tensors(folder / "sae.safetensors", tensors)
     told = {
         "activation": "topk",
         "expansion_factor": max(1, config.d_sae // config.d_in),

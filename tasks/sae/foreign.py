@@ -6,28 +6,27 @@ Each form tells what an SAE is before its weights are read, and then makes of a 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tasks.late import np, torch
 from tasks.problem import Problem
+from tasks.sae import sae_lens
+from tasks.sae.architectures import topk
+from tasks.sae.files import read_object, regular
+from tasks.sae.formats import shape_of
+from tasks.sae.npz import load_npz
+from tasks.sae.taken import Taken, hook, module_at, unknown_fields
+from tasks.sae.validation import check_config, check_shapes, in_single, load_exactly, require
+from tasks.tensors import describe, load_tensors, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: SAELens' names, before its version 6, of what it calls otherwise now; and what was no metadata then.
-_RENAMED = {"hook_point": "hook_name", "hook_point_layer": "hook_layer", "activation_fn_str": "activation_fn"}
-_METADATA = ("model_name", "hook_name", "hook_layer", "context_size", "prepend_bos", "dataset_path", "seqpos_slice")
-
-
-class Taken(NamedTuple):
-    """An SAE as it was found: in SAELens' words what it is, and its tensors."""
-
-    told: dict[str, Any]
-    tensors: dict[str, Tensor]
+#: Where what a description says and nothing was done with waits for the weights to be read.
+_IGNORED = "ignored"
+_SKIP = "affine_skip_connection"
 
 
 class Form(NamedTuple):
@@ -42,91 +41,99 @@ class Form(NamedTuple):
     take: Callable[[Path, dict[str, Any]], Taken]
 
 
-def _tell_sae_lens(folder: Path, _source: str) -> dict[str, Any]:
-    told = _json(folder / "cfg.json")
-    return told if "metadata" in told else _as_version_6(folder, told)
-
-
-def _take_sae_lens(folder: Path, told: dict[str, Any]) -> Taken:
-    from safetensors.torch import load_file
-
-    tensors = load_file(folder / "sae_weights.safetensors")
-    factor = tensors.pop("scaling_factor", tensors.pop("finetuning_scaling_factor", None))
-    if factor is not None and not torch.equal(factor, torch.ones_like(factor)):
-        raise Problem(f"The SAE in {folder} multiplies codes with a factor of their own, which is not supported.")
-    return Taken(told, tensors)
-
-
-def _as_version_6(folder: Path, old: dict[str, Any]) -> dict[str, Any]:
-    """What SAELens said before its version 6, in the words that it has since."""
-    told = {_RENAMED.get(key, key): value for key, value in old.items()}
-    told["metadata"] = {key: told[key] for key in _METADATA if told.get(key) is not None}
-    told.setdefault("architecture", "standard")
-    kind = told.get("activation_fn") or "relu"
-    if kind not in ("relu", "topk"):
-        raise Problem(f"The SAE in {folder} has {kind} codes, and only those of ReLU and TopK are known here.")
-    if kind == "topk":
-        told |= {"architecture": "topk", "k": (told.get("activation_fn_kwargs") or {}).get("k")}
-    return told
+#: What a `cfg.json` of sparsify says; the last two only of its training.
+_SPARSIFY_FIELDS = frozenset(
+    {"activation", "signed", "transcode", "k", "d_in", "num_latents", "expansion_factor", "skip_connection"}
+    | {"normalize_decoder", "multi_topk"}
+)
 
 
 def _tell_sparsify(folder: Path, source: str) -> dict[str, Any]:
-    told = _json(folder / "cfg.json")
-    if told.get("activation", "topk") != "topk" or told.get("signed"):
-        kind = "signed" if told.get("signed") else told["activation"]
-        raise Problem(f"The SAE in {folder} has {kind} codes, and only those of TopK are known here.")
-    is_transcoder = bool(told.get("transcode"))
-    run = _json(folder.parent / "config.json") if (folder.parent / "config.json").is_file() else {}
+    path = folder / "cfg.json"
+    told = read_object(path)
+    if (kind := "signed" if told.get("signed") else told.get("activation", "topk")) != "topk":
+        raise Problem(f"The SAE in {folder} has {shown(kind)} codes, and only those of TopK are known here.")
+    is_transcoder, has_skip = (told.get(name, False) for name in ("transcode", "skip_connection"))
+    if not isinstance(is_transcoder, bool) or not isinstance(has_skip, bool):
+        raise Problem(f"{path}: transcode and skip_connection are not both true or false.")
+    above = regular(folder.parent, "config.json")
+    run = read_object(above) if above is not None else {}
     about = {"model_name": run.get("model"), "dataset_path": run.get("dataset"), "context_size": run.get("ctx_len")}
-    return {
-        "architecture": "topk_transcoder" if is_transcoder else "topk",
+    found = {
+        "architecture": f"topk{'_skip' * has_skip}_transcoder" if is_transcoder else "topk",
         "k": told.get("k"),
         "apply_b_dec_to_input": not is_transcoder,
         "metadata": {**about, **_sparsify_hooks(source, is_transcoder)},
     }
+    if "d_in" in told:
+        found |= {"d_in": told["d_in"], "d_sae": _sparsify_width(told)}
+        found |= {"d_out": told["d_in"]} if is_transcoder else {}
+    check_config(found, path)
+    return found
+
+
+def _sparsify_width(told: dict[str, Any]) -> Any:
+    """The number of features: said, or else so many times the width of what is read."""
+    if told.get("num_latents"):
+        return told["num_latents"]
+    factor, d_in = told.get("expansion_factor"), told["d_in"]
+    return d_in * factor if type(factor) is int and type(d_in) is int else factor
 
 
 def _take_sparsify(folder: Path, told: dict[str, Any]) -> Taken:
-    from safetensors.torch import load_file
-
-    tensors = load_file(folder / "sae.safetensors")
-    weights = {
-        "W_enc": tensors["encoder.weight"].T,
-        "b_enc": tensors["encoder.bias"],
-        "W_dec": tensors["W_dec"],
-        "b_dec": tensors["b_dec"],
-    }
-    if "W_skip" not in tensors:
-        return Taken(told, weights)
-    if told["architecture"] != "topk_transcoder":
-        raise Problem(f"The SAE in {folder} is no transcoder, but has a way past its features: that is not known here.")
-    return Taken({**told, "architecture": "topk_skip_transcoder"}, {**weights, "W_skip": tensors["W_skip"]})
+    path, config = folder / "sae.safetensors", folder / "cfg.json"
+    topk.TopK.options_of(told)  # or it says that there is no k
+    require(told, ("d_in",), config)
+    shape = shape_of(told, config)
+    d_in, d_sae = shape.d_in, shape.d_sae
+    expected = {"encoder.weight": (d_sae, d_in), "encoder.bias": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
+    tensors = load_exactly(path, expected | ({"W_skip": (d_in, d_in)} if shape.skip else {}))
+    tensors |= {"W_enc": tensors.pop("encoder.weight").T, "b_enc": tensors.pop("encoder.bias")}
+    return Taken(told, tensors, unknown_fields(read_object(config), _SPARSIFY_FIELDS))
 
 
 def _tell_gemma_scope(_folder: Path, source: str) -> dict[str, Any]:
     # BOS was left out of its training; it is the first token of each row (Lieberum et al. 2024, arXiv:2408.05147).
-    about = {**_gemma_2_in(source), "seqpos_slice": [1, None]}
+    about = {**_gemma_2_in(source), "prepend_bos": True, "seqpos_slice": [1, None]}
     name = "jumprelu_transcoder" if "hook_name_out" in about else "jumprelu"
     return {"architecture": name, "apply_b_dec_to_input": False, "metadata": about}
 
 
 def _take_gemma_scope(folder: Path, told: dict[str, Any]) -> Taken:
-    try:
-        with np.load(folder / "params.npz", allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except ValueError as error:
-        raise Problem(f"{folder / 'params.npz'} holds objects, which are not read: unpickling can run code.") from error
-    names = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
-    if missing := [name for name in names if name not in arrays]:
-        raise Problem(f"{folder / 'params.npz'} has no {', '.join(missing)}.")
-    return Taken(told, {name: torch.from_numpy(np.asarray(arrays[name], dtype=np.float32)) for name in names})
+    path = folder / "params.npz"
+    tensors = load_npz(path, ("W_enc", "W_dec", "b_enc", "b_dec", "threshold"))
+    _check_gemma(tensors, path, told)
+    return Taken(told, in_single(tensors, path))
+
+
+def _check_gemma(tensors: dict[str, Tensor], path: Path, told: dict[str, Any]) -> None:
+    """Raise Problem unless all tensors have the shapes that follow from W_enc's; nothing else says them."""
+    if tensors["W_enc"].ndim != 2 or not tensors["W_enc"].numel():
+        found = tuple(tensors["W_enc"].shape)
+        raise Problem(f"{path}: tensor W_enc has shape {shown(found)}, expected two dimensions.")
+    d_in, d_sae = tensors["W_enc"].shape
+    d_out = (
+        tensors["W_dec"].shape[-1] if told["architecture"].endswith("transcoder") and tensors["W_dec"].ndim else d_in
+    )
+    expected = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_out), "b_dec": (d_out,), "W_skip": (d_out, d_in)}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    check_shapes(shapes, {name: expected.get(name, (d_sae,)) for name in shapes}, path)
+    if told.get("width", d_sae) != d_sae:
+        raise Problem(f"{path}: it has {d_sae} features, and config.json says width = {shown(told['width'])}.")
+
+
+#: What a `config.json` of Gemma Scope 2 says.
+_GEMMA_3_FIELDS = frozenset(
+    {"architecture", "type", "hf_hook_point_in", "hf_hook_point_out", "model_name", "width", "affine_connection", "l0"}
+)
 
 
 def _tell_gemma_scope_2(folder: Path, source: str) -> dict[str, Any]:
-    path = folder / "config.json"
-    told = {**_gemma_3_in(source), **(_json(path) if path.is_file() else {})}
+    path = regular(folder, "config.json")
+    said = read_object(path) if path is not None else {}
+    told = {**_gemma_3_in(source), **said}
     if told.get("architecture", "jump_relu") != "jump_relu":
-        raise Problem(f"The SAE in {folder} is called {told['architecture']!r}, and only jump_relu is known here.")
+        raise Problem(f"The SAE in {folder} is called {shown(told['architecture'])}, and only jump_relu is known here.")
     if str(told.get("type")).startswith(("cross", "clt")):
         raise Problem(SEVERAL_LAYERS.format(folder=folder))
     if "hf_hook_point_in" not in told:
@@ -134,53 +141,39 @@ def _tell_gemma_scope_2(folder: Path, source: str) -> dict[str, Any]:
             f"What the SAE in {folder} reads and writes is not said: there is no config.json that does.",
             "Put it beside params.safetensors, or import the SAE by its Hub id",
         )
-    read, written = told["hf_hook_point_in"], told.get("hf_hook_point_out")
-    about = {"model_name": _gemma_3(told["model_name"]) if "model_name" in told else None, **_gemma_3_hook(read)}
+    read, written, model = (told.get(name) for name in ("hf_hook_point_in", "hf_hook_point_out", "model_name"))
+    if not isinstance(read, str) or not all(value is None or isinstance(value, str) for value in (written, model)):
+        raise Problem(f"{path}: hf_hook_point_in, hf_hook_point_out and model_name are not all texts.")
+    about = {"model_name": model and _gemma_3(model), "prepend_bos": True, **_gemma_3_hook(read)}
     name = "jumprelu"
     if written not in (read, None):
         name, about = "jumprelu_transcoder", {**about, **_gemma_3_hook(written, "_out")}
-    return {"architecture": name, "apply_b_dec_to_input": False, "metadata": about}
+    width = {"width": told["width"]} if "width" in told else {}
+    found = {"architecture": name, "apply_b_dec_to_input": False, "metadata": about, **width}
+    return {**found, _IGNORED: unknown_fields(said, _GEMMA_3_FIELDS)}
 
 
 def _take_gemma_scope_2(folder: Path, told: dict[str, Any]) -> Taken:
     """Its encoder reads x. In `params.safetensors`, w_enc is (d_in, d_sae), w_dec (d_sae, d_out), and what a transcoder
     adds to its reconstruction is x @ affine_skip_connection, (d_in, d_out)."""
-    from safetensors.torch import load_file
-
-    found = load_file(folder / "params.safetensors")
-    weights = {ours: found[theirs] for theirs, ours in _GEMMA_3_NAMES.items() if theirs in found}
-    if missing := [theirs for theirs, ours in _GEMMA_3_NAMES.items() if ours not in weights and ours != "W_skip"]:
-        raise Problem(f"{folder / 'params.safetensors'} has no {', '.join(missing)}.")
-    if weights["W_enc"].ndim != 2 or weights["W_dec"].ndim != 2:
+    path = folder / "params.safetensors"
+    shapes = {name: stored.shape for name, stored in describe(path).items()}
+    if missing := [name for name in _GEMMA_3_NAMES if name not in shapes and name != _SKIP]:
+        raise Problem(f"{path} has no {', '.join(missing)}.")
+    if extra := sorted(set(shapes) - set(_GEMMA_3_NAMES)):
+        raise Problem(f"{path} has {shown(', '.join(extra))} among its weights, which is not known of such an SAE.")
+    if len(shapes["w_enc"]) == 3 or len(shapes["w_dec"]) == 3:
         raise Problem(SEVERAL_LAYERS.format(folder=folder))
+    found = load_tensors(path)
+    weights = {ours: found[theirs] for theirs, ours in _GEMMA_3_NAMES.items() if theirs in found}
     if "W_skip" in weights:
+        if told["architecture"] != "jumprelu_transcoder" or weights["W_skip"].ndim != 2:
+            raise Problem(f"{path} has {_SKIP} among its weights, which is not known of such an SAE.")
         weights["W_skip"] = weights["W_skip"].T
-        if told["architecture"] == "jumprelu_transcoder":
-            told = {**told, "architecture": "jumprelu_skip_transcoder"}
-    return Taken(told, weights)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise Problem(f"{path} is no JSON: {error}.") from error
-    if not isinstance(told, dict):
-        raise Problem(f"{path} holds no JSON object.")
-    return told
-
-
-def _hook(layer: str, site: str, way: str = "") -> dict[str, Any]:
-    """A hook in SAELens' words: of what is read, or by the way `_out` of what a transcoder writes."""
-    return {f"hook_name{way}": f"blocks.{layer}.{site}", f"hook_layer{way}": int(layer)}
-
-
-#: What a layer and its parts read and write, by the names of hooks.
-_SPARSIFY_SITES = {
-    "": ("hook_resid_pre", "hook_resid_post"),
-    "mlp": ("mlp.hook_in", "hook_mlp_out"),
-    **dict.fromkeys(("attn", "attention", "self_attn", "self_attention"), ("attn.hook_in", "hook_attn_out")),
-}
+        told = {**told, "architecture": "jumprelu_skip_transcoder"}
+    _check_gemma(weights, path, told)
+    ignored = told.get(_IGNORED, ())
+    return Taken({key: value for key, value in told.items() if key != _IGNORED}, in_single(weights, path), ignored)
 
 
 def _sparsify_hooks(source: str, transcoder: bool) -> dict[str, Any]:
@@ -189,14 +182,14 @@ def _sparsify_hooks(source: str, transcoder: bool) -> dict[str, Any]:
     An SAE reads what comes out of the module; a transcoder reads what goes into it, and writes what comes out. Of a
     module that is not known here nothing is told.
     """
-    named = re.search(r"(?:^|/)(?:\w+\.)*((?:layers?|h|blocks)\.(\d+)(?:\.([\w.]+))?)(?:/seed\d+)?$", source)
-    if named is None or (part := named[3] or "") not in _SPARSIFY_SITES:
+    folder = re.search(r"(?:^|/)([\w.]+)(?:/seed\d+)?$", source)
+    module = module_at(folder[1]) if folder else None
+    if module is None:
         return {}
-    module, layer, (read, written) = named[1], named[2], _SPARSIFY_SITES[part]
     if not transcoder:
-        return {**_hook(layer, written), "hook_module": module}
-    hooks = {**_hook(layer, read), **_hook(layer, written, "_out")}
-    return {**hooks, "hook_module": module, "hook_module_out": module}
+        return {**hook(module.layer, module.written), "hook_module": module.path}
+    hooks = {**hook(module.layer, module.read), **hook(module.layer, module.written, "_out")}
+    return {**hooks, "hook_module": module.path, "hook_module_out": module.path}
 
 
 #: What Gemma Scope's coders read, by the last word of their repository's name. Its transcoders do not read what the MLP
@@ -215,9 +208,9 @@ def _gemma_2_in(source: str) -> dict[str, Any]:
     if named := re.search(r"gemma-scope-(\d+b)-(pt|it)", source):
         told["model_name"] = f"google/gemma-2-{named[1]}{'-it' if named[2] == 'it' else ''}"
     if place := re.search(rf"gemma-scope-\w+-\w+-({'|'.join(_GEMMA_2_SITES)})\b.*/layer_(\d+)(?:/|$)", source):
-        told |= _hook(place[2], _GEMMA_2_SITES[place[1]])
+        told |= hook(place[2], _GEMMA_2_SITES[place[1]])
         if place[1] == "transcoders":
-            told |= _hook(place[2], "hook_mlp_out", "_out")
+            told |= hook(place[2], "hook_mlp_out", "_out")
     return told
 
 
@@ -242,7 +235,7 @@ _GEMMA_3_NAMES = {
     "b_enc": "b_enc",
     "b_dec": "b_dec",
     "threshold": "threshold",
-    "affine_skip_connection": "W_skip",
+    _SKIP: "W_skip",
 }
 #: What is told of Gemma Scope 2's crosscoders and cross-layer transcoders.
 SEVERAL_LAYERS = (
@@ -274,11 +267,11 @@ def _gemma_3_hook(point: str, way: str = "") -> dict[str, Any]:
     found = re.fullmatch(r"model(?:\.\w+)?\.layers\.(\d+)\.(.+)", point)
     if found is None or found[2] not in _GEMMA_3_HOOKS:
         return {}
-    return _hook(found[1], _GEMMA_3_HOOKS[found[2]], way)
+    return hook(found[1], _GEMMA_3_HOOKS[found[2]], way)
 
 
 FORMS = {
-    "SAELens": Form(("cfg.json", "sae_weights.safetensors"), _tell_sae_lens, _take_sae_lens),
+    "SAELens": Form(("cfg.json", "sae_weights.safetensors"), sae_lens.read_description, sae_lens.take),
     "sparsify": Form(("cfg.json", "sae.safetensors"), _tell_sparsify, _take_sparsify),
     "Gemma Scope": Form(("params.npz",), _tell_gemma_scope, _take_gemma_scope),
     "Gemma Scope 2": Form(("params.safetensors",), _tell_gemma_scope_2, _take_gemma_scope_2),
@@ -286,5 +279,5 @@ FORMS = {
 #: Every file that may be needed of a folder.
 FILES = {
     *(name for form in FORMS.values() for name in form.files),
-    *("config.json", "sparsity.safetensors", "metrics.jsonl", "mistudio.json"),
+    *("config.json", "sparsity.safetensors", "metrics.jsonl", "mistudio.json", sae_lens.SCALER, sae_lens.WHITENING),
 }

@@ -10,23 +10,34 @@ BatchTopK SAE as JumpReLU. How it was trained stands in the metadata.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.problem import Problem
+from tasks.sae import files
 from tasks.sae.architectures import build, coder_class
 from tasks.sae.coder import Coder, CoderConfig
+from tasks.sae.validation import (
+    check_architecture,
+    check_config,
+    check_shape,
+    check_shapes,
+    expected_shapes,
+    load_exactly,
+    require,
+)
 from tasks.store import write_json
+from tasks.tensors import describe, load_tensors, save_tensors, shown
 
 if TYPE_CHECKING:
     import torch
 
 CONFIG, WEIGHTS, DENSITY = "cfg.json", "sae_weights.safetensors", "sparsity.safetensors"
 
-#: SAELens adds this to a density before it takes the logarithm.
+#: SAELens adds this to a density before it takes the logarithm; that of a share of 1 may be rounded up.
 _SILENT = 1e-10
+_MOST_LOG = 1e-3
 
 #: The SAELens release whose form this is: without it, SAELens takes the file for an older one and drops the metadata.
 _FORM = "6.0.0"
@@ -94,10 +105,8 @@ def write_sae(folder: Path, told: dict[str, Any], weights: dict[str, torch.Tenso
 
     `told` says the architecture, its shape and options, whether the encoder reads x - b_dec, and its metadata.
     """
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
+    save_tensors(folder / WEIGHTS, weights)
     form = {
         "dtype": "float32",
         "device": "cpu",
@@ -111,18 +120,22 @@ def write_sae(folder: Path, told: dict[str, Any], weights: dict[str, torch.Tenso
 
 def save_density(folder: Path, density: torch.Tensor) -> None:
     """Write on which share of the vectors each feature was active: (d_sae,), as SAELens does, by its logarithm."""
-    from safetensors.torch import save_file
-
-    save_file({"sparsity": (density.float().cpu() + _SILENT).log10()}, folder / DENSITY)
+    save_tensors(folder / DENSITY, {"sparsity": (density.float().cpu() + _SILENT).log10()})
 
 
-def load_density(folder: Path) -> torch.Tensor | None:
-    """The share of vectors on which each feature was active: (d_sae,) float32; None where that was not saved."""
-    from safetensors.torch import load_file
+def load_density(folder: Path, d_sae: int | None = None) -> torch.Tensor | None:
+    """The share of vectors on which each feature was active: (d_sae,) float32; None where that was not saved.
 
-    if not (folder / DENSITY).is_file():
+    Raises Problem for a file that does not hold that many logarithms of shares.
+    """
+    path = files.regular(folder, DENSITY)
+    if path is None:
         return None
-    told = load_file(folder / DENSITY)["sparsity"].float()
+    shapes = {name: stored.shape for name, stored in describe(path).items()}
+    check_shapes(shapes, {"sparsity": (d_sae,) if d_sae else shapes.get("sparsity", ())}, path)
+    told = load_tensors(path)["sparsity"].float()
+    if not bool((told <= _MOST_LOG).all()):  # of NaN that is not true either
+        raise Problem(f"{path}: sparsity holds what is no logarithm of a share of tokens.")
     return 10**told * (told > math.log10(2 * _SILENT))
 
 
@@ -141,48 +154,62 @@ def architecture_name(saved_as: str, config: CoderConfig) -> str:
 def load_sae(folder: Path, device: str = "cpu") -> Coder:
     """The SAE in `folder`: `encode` (n, d_in) -> (n, d_sae) and `decode` back, float32, without gradients.
 
-    Raises Problem when there is none, or one that means something not understood here.
+    Raises Problem when there is none, when a tensor has not exactly the shape that `cfg.json` says or holds a number
+    that is not finite, and when it means something not understood here.
     """
-    from safetensors.torch import load_file
-
-    coder = build(read_shape(folder))
-    try:
-        weights = load_file(folder / WEIGHTS)
-    except FileNotFoundError as error:
-        raise Problem(f"{folder} has no {WEIGHTS}.") from error
-    if missing := set(coder.parameters) - set(weights):
-        raise Problem(f"The SAE in {folder} has no {', '.join(sorted(missing))} among its weights.")
-    coder.load({name: _turned(name, tensor.float()) for name, tensor in weights.items()})
+    shape = read_shape(folder)
+    path = files.regular(folder, WEIGHTS)
+    if path is None:
+        raise Problem(f"{folder} has no {WEIGHTS}.")
+    weights = load_exactly(path, expected_shapes(shape))
+    if "threshold" in weights:  # a code is not negative, whatever its threshold
+        weights["threshold"] = weights["threshold"].clamp_min(0)
+    coder = build(shape)
+    coder.load({name: _turned(name, tensor) for name, tensor in weights.items()})
     return coder.to(device)
 
 
 def read_shape(folder: Path) -> CoderConfig:
     """What the SAE in `folder` is, by its `cfg.json` alone: it costs no torch. Problem as `load_sae` raises it."""
-    told = read_config(folder)
-    saved_as, d_out, skip = _read_architecture(told)
+    return shape_of(read_config(folder), folder / CONFIG)
+
+
+def shape_of(told: dict[str, Any], path: Path) -> CoderConfig:
+    """What an SAE is, by its description, which is in the file `path`. Raises Problem for what cannot be."""
+    require(told, ("architecture", "d_in", "d_sae"), path)
+    saved_as, d_out, skip = _read_architecture(told, path)
+    check_architecture(saved_as, path)
     options = coder_class(saved_as).options_of(told)
-    return CoderConfig(saved_as, told["d_in"], told["d_sae"], options, d_out, skip, told.get("blocks", 1))
+    shape = CoderConfig(saved_as, told["d_in"], told["d_sae"], options, d_out, skip, told.get("blocks", 1))
+    check_shape(shape, path)
+    if (shape.blocks > 1) != told["architecture"].endswith(f"_{_CROSSCODER}"):
+        raise Problem(f"{path}: a {told['architecture']} of {shape.blocks} layers is not known here.")
+    return shape
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """What `cfg.json` says. Raises Problem when it is missing, broken, or means something not understood here."""
-    try:
-        told = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError) as error:
-        raise Problem(f"There is no SAE in {folder}: its {CONFIG} cannot be read.") from error
-    understood = {**_UNDERSTOOD, "apply_b_dec_to_input": _read_architecture(told)[1] is None}
+    path = files.regular(folder, CONFIG)
+    if path is None:
+        raise Problem(f"There is no SAE in {folder}: it has no {CONFIG}.")
+    told = files.read_object(path)
+    check_config(told, path)
+    understood = {**_UNDERSTOOD, "apply_b_dec_to_input": _read_architecture(told, path)[1] is None}
     for key, value in understood.items():
         if told.get(key, value) != value:
-            raise Problem(f"The SAE in {folder} has {key} = {told[key]!r}, which is not supported.")
+            raise Problem(f"The SAE in {folder} has {key} = {shown(told[key])}, which is not supported.")
     return told
 
 
-def _read_architecture(told: dict[str, Any]) -> tuple[str, int | None, bool]:
+def _read_architecture(told: dict[str, Any], path: Path) -> tuple[str, int | None, bool]:
     """The architecture whose codes it has, the length of what a transcoder writes, and whether it has a way past."""
     name = str(told.get("architecture")).removesuffix(f"_{_CROSSCODER}")
     for ending in (_SKIP, _TRANSCODER):
         if name.endswith(ending):
+            require(told, ("d_out",), path)
             return name.removesuffix(ending).rstrip("_") or "standard", told["d_out"], ending == _SKIP
+    if told.get("d_out", told.get("d_in")) != told.get("d_in"):
+        raise Problem(f"{path}: d_out is {told['d_out']} and d_in {told.get('d_in')}, but it is no transcoder.")
     return name, None, False
 
 

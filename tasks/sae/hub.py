@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.problem import Problem
+from tasks.tensors import shown
 from tasks.text.hub import hub_errors
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def fetch(
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", _TIMEOUT_S)
     from huggingface_hub import HfApi, hf_hub_download
 
-    with hub_errors("SAE", repo):
+    with hub_errors("SAE", repo), _fetching(repo, revision):
         files = HfApi().list_repo_files(repo, revision=revision)
         where = _choose(files, path, repo)
         wanted = [file for file in files if _is_needed(file, where)]
@@ -41,6 +42,33 @@ def fetch(
             told(done, len(wanted))
             hf_hub_download(repo, file, revision=revision, local_dir=folder)
     return folder, where
+
+
+@contextmanager
+def _fetching(repo: str, revision: str | None) -> Iterator[None]:
+    """Say of a fetch what `hub_errors` cannot know: that it is about a revision, or about this machine's disk."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.RevisionNotFoundError as error:
+        raise Problem(
+            f"{repo} has no revision {shown(revision)}.", "Check --revision: a branch, tag or commit"
+        ) from error
+    except errors.HFValidationError as error:
+        raise Problem(f"The Hub takes {shown(repo)} for no repository.", "Write it as owner/name") from error
+    except errors.LocalEntryNotFoundError as error:
+        raise Problem(
+            f"A file of {repo} cannot be fetched from the Hub.", "Check the network, and try again"
+        ) from error
+    except errors.EntryNotFoundError as error:
+        raise Problem(f"A file of {repo} is gone: it has changed since it was looked at.", "Try again") from error
+    except OSError as error:
+        if error.errno is None or isinstance(error, (ConnectionError, TimeoutError)):
+            raise  # of the network, which is not about files here
+        raise Problem(
+            f"The files of {repo} cannot be written: {error.strerror}.", "See the disk: mistudio doctor"
+        ) from (error)
 
 
 def _choose(files: list[str], path: str | None, repo: str) -> str:

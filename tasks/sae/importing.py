@@ -13,9 +13,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.late import torch
 from tasks.problem import Problem
-from tasks.sae.foreign import FORMS, SEVERAL_LAYERS, Taken
+from tasks.sae.files import read_object, refuse_irregular, regular
+from tasks.sae.folding import fold_input_bias
+from tasks.sae.foreign import FILES, FORMS, SEVERAL_LAYERS
+from tasks.sae.processed import Processed
+from tasks.sae.sae_lens import own_hooks
+from tasks.sae.validation import check_config, check_shapes, expected_shapes, in_single
+from tasks.tensors import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +31,7 @@ _AS_THEY_ARE = {"normalize_activations": ("none", False, None), "reshape_activat
 
 def form_of(folder: Path) -> str:
     """Which form the SAE in `folder` has. Problem when there is none, or one that is not read."""
+    refuse_irregular(folder, FILES)
     for name, form in FORMS.items():
         if all((folder / file).is_file() for file in form.files):
             return name
@@ -74,47 +80,72 @@ def _after(hook: str) -> str:
     return f"blocks.{int(before[1]) - 1}.hook_resid_post" if before else hook
 
 
-def take(folder: Path, output: Path, source: str, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the SAE in `folder` into `output` in our form, and tell what it is.
+def take(
+    folder: Path, output: Path, source: str, about: Mapping[str, Any], family: str | None = None
+) -> dict[str, Any]:
+    """Write the SAE in `folder` into `output` in our form, and return what it is.
 
     `source` says where it is from: names in it tell what a file does not. `about` goes before what its files say of
-    `model_name`, `hook_name` and `hook_layer`. Raises Problem for what is not understood.
+    `model_name`, `hook_name` and `hook_layer`; `family` is the `model_type` of that model where it is known. Raises
+    Problem for what is not understood, before anything is written.
     """
-    from tasks.sae.card import RECORD
     from tasks.sae.densities import histogram
-    from tasks.sae.formats import load_density, load_sae, save_density, write_sae
+    from tasks.sae.formats import CONFIG, load_density, load_sae, save_density, shape_of, write_sae
 
     form = form_of(folder)
     taken = FORMS[form].take(folder, tell(folder, source, about))
-    told, tensors = _turned(taken)
     given = {key: value for key, value in about.items() if value is not None}
+    found, converted = own_hooks({**taken.told["metadata"], **given})
+    tensors = {name: tensor.double() for name, tensor in taken.tensors.items()}
+    processed = Processed(source, family, given="model_name" in given)
+    found, unused, folded = processed.fold(found, tensors, taken.told)
+    told, weights = _turned(taken.told, tensors)
     origin = {"imported_from": source, "imported_form": form}
-    told["metadata"] = {**_metadata(told["metadata"]), **given, **origin}
-    if (density := load_density(folder)) is not None:
+    told["metadata"] = {**_metadata(found), **origin}
+    check_config(told, folder / CONFIG)
+    shape = shape_of(told, folder / CONFIG)
+    check_shapes({name: tuple(tensor.shape) for name, tensor in weights.items()}, expected_shapes(shape), folder)
+    density = load_density(folder, shape.d_sae)
+    copies = _copies(folder)
+    output.mkdir(parents=True, exist_ok=True)
+    if density is not None:
         save_density(output, density)
-    write_sae(output, told, tensors)
-    coder = load_sae(output)  # or it says what is missing
-    for name in (RECORD, "metrics.jsonl"):
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, output / name)
+    write_sae(output, told, in_single(weights, folder))
+    load_sae(output)
+    for path in copies:
+        shutil.copyfile(path, output / path.name)
     return {
         "form": form,
         "architecture": told["architecture"],
-        "d_in": coder.config.d_in,
-        "d_sae": coder.config.d_sae,
+        "d_in": shape.d_in,
+        "d_sae": shape.d_sae,
         "model": told["metadata"].get("model_name"),
         "hook": told["metadata"].get("hook_name"),
         "trained_as": told["metadata"].get("trained_as"),
+        "ignored": [*taken.ignored, *unused, *_dropped(found)],
+        "notes": [*taken.notes, *converted, *folded],
         **({} if density is None else {"density_histogram": histogram(density).told()}),
     }
 
 
+def _copies(folder: Path) -> list[Path]:
+    """The files that come along as they are. Raises Problem for a record that is no JSON object."""
+    from tasks.sae.card import RECORD
+
+    record, lines = regular(folder, RECORD), regular(folder, "metrics.jsonl")
+    if record is not None:
+        read_object(record)
+    return [path for path in (record, lines) if path is not None]
+
+
 def _metadata(told: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata without what would be misread here: that special tokens were left out, known by the model."""
-    kept = {key: value for key, value in told.items() if value is not None}
-    if kept.get("exclude_special_tokens") is True:
-        del kept["exclude_special_tokens"]
-    return kept
+    dropped = _dropped(told)
+    return {key: value for key, value in told.items() if value is not None and f"metadata.{key}" not in dropped}
+
+
+def _dropped(told: Mapping[str, Any]) -> list[str]:
+    return ["metadata.exclude_special_tokens"] if told.get("exclude_special_tokens") is True else []
 
 
 def folders_in(files: Iterable[str]) -> list[str]:
@@ -129,21 +160,16 @@ def folders_in(files: Iterable[str]) -> list[str]:
 # -- the conventions ---------------------------------------------------------------------------------------------------
 
 
-def _turned(taken: Taken) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What it is and its tensors, float32, by the conventions of `formats`."""
-    told, tensors = taken.told, {name: tensor.double() for name, tensor in taken.tensors.items()}
+def _turned(told: Mapping[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What it is and its tensors, by the conventions of `formats`."""
     for key, allowed in _AS_THEY_ARE.items():
         if told.get(key) not in allowed:
             raise Problem(
-                f"The SAE has {key} = {told[key]!r}, which is not supported.", "Fold it into its weights first"
+                f"The SAE has {key} = {shown(told[key])}, which is not supported.", "Fold it into its weights first"
             )
     reads_all = str(told.get("architecture")).endswith("transcoder")
-    if missing := [name for name in ("W_enc", "W_dec", "b_dec") if name not in tensors]:
-        raise Problem(f"The SAE has no {', '.join(missing)} among its weights.")
-    if told.get("rescale_acts_by_decoder_norm"):
-        _fold_lengths(tensors)
     if not told.get("apply_b_dec_to_input", True) and not reads_all:
-        _read_without_bias(tensors)
+        fold_input_bias(tensors)
     if "threshold" in tensors:  # codes are cut at zero there, whatever the threshold
         tensors["threshold"] = tensors["threshold"].clamp_min(0)
     d_in, d_sae = tensors["W_enc"].shape
@@ -156,23 +182,6 @@ def _turned(taken: Taken) -> tuple[dict[str, Any], dict[str, Tensor]]:
             **({"d_out": tensors["W_dec"].shape[1]} if reads_all else {}),
             "apply_b_dec_to_input": not reads_all,
             **own,
-            "metadata": told["metadata"],
         },
-        {name: tensor.float() for name, tensor in tensors.items()},
+        tensors,
     )
-
-
-def _fold_lengths(tensors: dict[str, Tensor]) -> None:
-    """Codes that were chosen and counted times their decoder row's length are so by themselves."""
-    lengths = tensors["W_dec"].norm(dim=1).clamp_min(1e-30)
-    tensors["W_enc"] = tensors["W_enc"] * lengths
-    tensors["b_enc"] = tensors["b_enc"] * lengths
-    tensors["W_dec"] = tensors["W_dec"] / lengths[:, None]
-
-
-def _read_without_bias(tensors: dict[str, Tensor]) -> None:
-    """An encoder that reads x becomes one that reads x - b_dec: its biases take b_dec up."""
-    taken = tensors["b_dec"] @ tensors["W_enc"]
-    for name, share in (("b_enc", 1.0), ("b_gate", 1.0), ("b_mag", tensors.get("r_mag", torch.zeros(())).exp())):
-        if name in tensors:
-            tensors[name] = tensors[name] + taken * share

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from tasks.products import attending
+from tasks.tensors import save_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
 _WARMUP = 50
@@ -106,7 +106,7 @@ class Training:
             tensors |= {f"{moment}.{name}": state[moment] for moment in ("exp_avg", "exp_avg_sq") if moment in state}
         draft = folder / f"{CHECKPOINT}.part"
         told = {"step": str(self.step), "losses": json.dumps(self.losses)}
-        save_file({name: t.contiguous().cpu() for name, t in tensors.items()}, draft, told)
+        save_tensors(draft, tensors, told)
         os.replace(draft, folder / CHECKPOINT)
 
     def resume(self, folder: Path) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.job import Context
 from tasks.sae.formats import save_sae
-from tasks.training import logs
+from tasks.training import logs, provenance
 
 if TYPE_CHECKING:
     from tasks.kinds.train import Common
@@ -21,13 +21,13 @@ def save(params: Common, context: Context, trainer: Trainer, seen: Seen) -> None
         shutil.copyfile(lines, context.output / lines.name)
     logs.take_over(context.workdir, context.output)
     about = {
-        "model_name": params.model,
+        **_model(params, context, seen),
         **_hooks(seen),
         "context_size": seen.shape[1],
         "prepend_bos": seen.bos == "row",
         "bos": seen.bos,
         **seen.mask.told(),
-        "dataset_path": params.dataset,
+        **provenance.of_text(context.store, str(params.dataset)),
         "training_tokens": trainer.step * trainer.config.batch,
         "activation_scale": list(trainer.scales.read),
         "training": _in_force(trainer),
@@ -38,6 +38,11 @@ def save(params: Common, context: Context, trainer: Trainer, seen: Seen) -> None
 def _in_force(trainer: Trainer) -> dict[str, Any]:
     """All that the training depended on besides its batches; the coder's own options stand elsewhere."""
     return {name: value for name, value in vars(trainer.config).items() if name != "coder"}
+
+
+def _model(params: Common, context: Context, seen: Seen) -> dict[str, Any]:
+    reads, writes = seen.points[: len(seen.wired.reads)], seen.points[len(seen.wired.reads) :]
+    return provenance.of_model(str(params.model), reads, writes, context.store)
 
 
 def _hooks(seen: Seen) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from tasks.job import Known
 from tasks.problem import Problem
 from tasks.sae.architectures import coder_class
+from tasks.sae.coder import fill
 from tasks.sae.formats import load_sae, read_shape
 from tasks.training.place import shape_of
 
@@ -46,7 +47,7 @@ def take_up(coder: Coder, loaded: Coder, scales: Scales, name: str) -> None:
         }
         tensors |= {key: tensors[key] * lengths for key in _OF_CODES if key in tensors}
     for key, parameter in coder.parameters.items():
-        parameter.copy_(tensors[key])
+        fill(key, parameter, tensors)
 
 
 def begin_from(trainer: Trainer, folder: Path, name: str) -> None:

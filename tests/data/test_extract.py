@@ -89,6 +89,15 @@ def test_what_the_sae_was_not_trained_on_is_left_out_again_and_its_hook_is_read(
     assert everything.sum() > fired.sum() + 4 * len(rows) - 2 * FEATURES
 
 
+def test_an_sae_of_later_positions_is_read_there_alone(chain):
+    rows = open_tokens(chain.path("tokens", "t"))
+    add_sae(chain, "later", d_in=32, seqpos_slice=[5, -1])
+    assert chain.run("extract", "f", sae="later")["tokens"] == len(rows) * (rows.shape[1] - 6)
+    coder, model = load_sae(chain.path("saes", "later")), load_model("m", chain.store)
+    fired = load_file(chain.path("features", "f") / "features.safetensors")["firing_counts"]
+    assert torch.allclose(fired.float(), (codes_of(coder, model, rows)[:, 5:-1] > 0).sum((0, 1)).float(), atol=2)
+
+
 @pytest.mark.parametrize(
     ("told", "sentence"),
     [

@@ -52,6 +52,8 @@ ABOUT = {
     "seqpos_slice": [1, None],
 }
 
+_GONE = {"X-Error-Code": "EntryNotFound"}
+
 
 @pytest.fixture
 def hub():
@@ -222,3 +224,35 @@ def test_the_token_goes_in_the_header_and_nowhere_else(mine: Home, hub: tuple[st
     kept = [path for path in mine.root.parent.rglob("*") if path.is_file() and "cache" not in path.parts]
     assert kept
     assert not [path for path in kept if WRITER.encode() in path.read_bytes()]
+
+
+def test_a_broken_sae_on_the_hub_is_refused_and_nothing_of_it_kept(home: Home, hub: tuple[str, type[Repos]]):
+    weights = {"W_enc": torch.rand(4, 8), "W_dec": torch.tensor(1.0), "b_enc": torch.rand(8), "b_dec": torch.rand(4)}
+    told = {"architecture": "standard", "d_in": 4, "d_sae": 8, "metadata": {}}
+    files = {"cfg.json": json.dumps(told).encode(), "sae_weights.safetensors": save(weights)}
+    hub[1].held["owner/broken"] = files
+    said = run(home, hub[0], "pull", "x", repo="owner/broken")
+    assert said.endswith("sae_weights.safetensors: tensor W_dec has shape (), expected (8, 4).")
+    files["cfg.json"] = b'{"architecture": NaN}'
+    assert "cfg.json is no JSON: NaN is no JSON number." in run(home, hub[0], "pull", "y", repo="owner/broken")
+    assert home.store.names("saes") == []
+
+
+def test_a_revision_or_a_file_that_the_hub_does_not_have_is_one_sentence(
+    home: Home, hub: tuple[str, type[Repos]], monkeypatch: pytest.MonkeyPatch
+):
+    address, repos = hub
+    files = {"cfg.json": b"{}", "sae_weights.safetensors": b""}
+    repos.held["owner/sae"] = files
+    serve = repos._serve
+
+    def without(self: Repos) -> None:
+        if "/nosuch" in self.path:
+            return self._answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+        return serve(self)
+
+    monkeypatch.setattr(repos, "_serve", without)
+    said = run(home, address, "pull", "x", repo="owner/sae", revision="nosuch")
+    assert said == "owner/sae has no revision 'nosuch'. Check --revision: a branch, tag or commit"
+    monkeypatch.setattr(repos, "_give", lambda self, held, name: Repos._answer(self, 404, b"", _GONE))
+    assert run(home, address, "pull", "x", repo="owner/sae").startswith("A file of owner/sae is gone")

@@ -110,8 +110,8 @@ def test_saelens_before_its_version_6(tmp_path: Path):
 @pytest.mark.parametrize(
     ("told", "sentence"),
     [
-        ({"activation_fn": "tanh-relu"}, "has tanh-relu codes, and only those of ReLU and TopK are known"),
-        ({"activation_fn_str": "tanh-relu"}, "has tanh-relu codes, and only those of ReLU and TopK are known"),
+        ({"activation_fn": "tanh-relu"}, "has 'tanh-relu' codes, and only those of ReLU and TopK are known"),
+        ({"activation_fn_str": "tanh-relu"}, "has 'tanh-relu' codes, and only those of ReLU and TopK are known"),
         ({"activation_fn_str": "topk"}, "TopK without a whole number of active features: k = None"),
         ({"activation_fn": "topk", "activation_fn_kwargs": None}, "TopK without .* k = None"),
         ({"activation_fn": "topk", "activation_fn_kwargs": {"k": "64"}}, "TopK without .* k = '64'"),

@@ -16,6 +16,7 @@ from tasks.sae.coder import Coder, CoderOptions, Moment, Step
 from tasks.sae.dead import AUX_WEIGHT, slow_aux, wake
 from tasks.sae.pairs import SomePairs, strongest
 from tasks.sae.sums import Sums
+from tasks.tensors import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,8 +60,8 @@ class TopK(Coder):
     def options_of(cls, told: dict[str, Any]) -> Any:
         """See `Coder.options_of`. Raises Problem where that is not said."""
         k = told.get("k")
-        if not isinstance(k, int) or k < 1:
-            raise Problem(f"The SAE is said to be TopK without a whole number of active features: k = {k!r}.")
+        if type(k) is not int or k < 1:  # a bool is no number of features
+            raise Problem(f"The SAE is said to be TopK without a whole number of active features: k = {shown(k)}.")
         return cls.Options(k=k)
 
     def choose(self, pre: Tensor) -> tuple[SomePairs, Tensor]:
