@@ -6,6 +6,7 @@ Read at submit time, so without torch and transformers. What cannot be loaded he
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ _SECTIONS = ("text_config", "decoder", "generator", "text_encoder")
 
 #: Keys that say that the weights are quantized: transformers', compressed-tensors', MLX's.
 _QUANTIZED = ("quantization_config", "compression_config", "quantization")
+#: Packages that transformers imports only when it builds a model of that type.
+_PACKAGES = {"gemma3n": "timm", "timm_wrapper": "timm"}
 _FLOATS = ("auto", "float64", "float32", "float16", "bfloat16")
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
@@ -59,6 +62,7 @@ def read_config(folder: Path, model: str) -> dict[str, Any]:
     """
     path = folder / "config.json"
     config = read_object(path, f"The config.json of model {model!r}")
+    _refuse_without_package(config.get("model_type"), model)
     section = config.get("text_config")
     if section is not None and not isinstance(section, dict):
         raise _odd(model, "text_config", section, "an object")
@@ -114,6 +118,15 @@ def refuse_what_cannot_be_loaded(config: dict[str, Any], model: str) -> None:
         raise Problem(
             f"The config.json of {model} names a file of weights (transformers_weights), which is not followed.",
             "Save the model again with save_pretrained",
+        )
+
+
+def _refuse_without_package(kind: Any, model: str) -> None:
+    package = _PACKAGES.get(kind) if isinstance(kind, str) else None
+    if package is not None and find_spec(package) is None:
+        raise Problem(
+            f"{model} is of type {kind!r}, which needs the package {package}; it is not installed here.",
+            f"Install it where the workers run: pip install {package}",
         )
 
 
