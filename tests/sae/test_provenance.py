@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +10,12 @@ import pytest
 from tasks.hooks import Point
 from tasks.sae.card import card
 from tasks.sae.exporting import SAE_LENS, for_sae_lens, write_as
-from tasks.sae.formats import read_config
+from tasks.sae.formats import read_config, save_sae
 from tasks.sae.importing import take
 from tasks.sae.sae_lens import own_hooks
 from tasks.training.provenance import of_model, of_text
 from tests.sae.conftest import Bench
+from tests.sae.test_formats import SCALE, trained
 from tests.sae.test_train_kind import prepared, train
 
 POINT = Point("blocks.1.hook_mlp_out", "model.layers.1.post_feedforward_layernorm")
@@ -25,20 +25,22 @@ POINT = Point("blocks.1.hook_mlp_out", "model.layers.1.post_feedforward_layernor
     ("model", "source", "loader"),
     [
         ("EleutherAI/pythia-70m", "hub", "HookedTransformer"),
+        ("EleutherAI/pythia-70m@step3000", "hub", "HookedTransformer"),
+        ("gpt2", "hub", "HookedTransformer"),
         ("owner/a-new-model", "hub", "AutoModelForCausalLM"),
         ("/data/models/mine", "local", "AutoModelForCausalLM"),
         ("tiny", "store", "AutoModelForCausalLM"),
     ],
 )
-def test_a_model_is_said_with_where_it_is_and_what_loads_it(model: str, source: str, loader: str):
-    found = of_model(model, [POINT], [])
+def test_a_model_is_recorded_with_where_it_is_and_what_loads_it(bench: Bench, model: str, source: str, loader: str):
+    found = of_model(bench.store, model, [POINT], [])
     assert (found["model_name"], found["model_source"], found["model_class_name"]) == (model, source, loader)
     assert found["hf_hook_name"] == POINT.module
 
 
-def test_what_a_module_is_given_has_no_name_among_transformers_hooks():
+def test_what_a_module_is_given_has_no_name_among_transformers_hooks(bench: Bench):
     read = Point("blocks.1.mlp.hook_in", "model.layers.1.mlp", input=True)
-    found = of_model("tiny", [read], [POINT])
+    found = of_model(bench.store, "tiny", [read], [POINT])
     assert "hf_hook_name" not in found
     assert found["hf_hook_name_out"] == POINT.module
 
@@ -88,8 +90,8 @@ def test_hooks_that_transformer_lens_has_keep_its_names():
     assert for_sae_lens(about) == about
 
 
-def test_a_hook_of_no_module_that_is_known_by_its_path_comes_back_too(tmp_path: Path):
-    about = {**of_model("owner/gemma", [POINT], []), "hook_name": POINT.name, "hook_module": POINT.module}
+def test_a_hook_of_no_module_that_is_known_by_its_path_comes_back_too(bench: Bench):
+    about = {**of_model(bench.store, "owner/gemma", [POINT], []), "hook_name": POINT.name, "hook_module": POINT.module}
     told = for_sae_lens(about)
     assert told["hook_name"] == POINT.module
     back, _ = own_hooks(told)
@@ -113,3 +115,12 @@ def test_the_card_says_hook_positions_and_that_a_model_is_local():
         "| positions | `those of the slice [5, None]` |",
     ):
         assert line in text
+
+
+def test_a_models_revision_is_an_argument_for_saelens_and_part_of_its_name_here(bench: Bench):
+    about = {**of_model(bench.store, "owner/gemma@step3", [POINT], []), "hook_name": POINT.name}
+    told = for_sae_lens(about)
+    assert (told["model_name"], told["model_from_pretrained_kwargs"]) == ("owner/gemma", {"revision": "step3"})
+    save_sae(bench.root / "theirs", trained("topk"), SCALE, told)
+    take(bench.root / "theirs", bench.root / "ours", "somewhere", {})
+    assert read_config(bench.root / "ours")["metadata"]["model_name"] == "owner/gemma@step3"
