@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks import commands, fleet, peers, planted, queues, restart, sae_step, whole_job
+from benchmarks import commands, fleet, peers, planted, queues, real_model, restart, sae_step, whole_job
 from benchmarks.there import NoPeersError
 from tasks.products import processor
 
@@ -29,8 +29,8 @@ MODULES = {
     "peers": peers,
     "whole_job": whole_job,
 }
-#: An hour and more: measured when they are named, and only then.
-LONG = {"planted": planted}
+#: Long, or of a model that is not at hand: measured when they are named, and only then.
+LONG = {"planted": planted, "real_model": real_model}
 
 
 def main(argv: Sequence[str]) -> int:

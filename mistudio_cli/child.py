@@ -22,6 +22,7 @@ from mistudio_cli.states import (
     Event,
     Status,
     after,
+    hung_grace_s,
     pause_s,
     quit_grace_s,
 )
@@ -119,7 +120,7 @@ class Child:
             self._mute_lives = 0
         elif self.status is Status.RUNNING and self.clock() - self._heard_at > SILENCE_S:
             self.status = after(self.status, Event.SILENT)  # RUNNING -> HUNG
-            self._plan(self.clock())
+            self._plan(self.clock(), hung_grace_s())
 
     def excuse(self) -> None:
         """Nobody could have heard it until now: Redis was away."""
@@ -137,8 +138,9 @@ class Child:
             self._retry_at = math.inf
         self._climb()
 
-    def _plan(self, quit_at: float) -> None:
-        self._ladder = [(quit_at, signal.SIGQUIT), (quit_at + quit_grace_s(), signal.SIGKILL)]
+    def _plan(self, quit_at: float, grace_s: float | None = None) -> None:
+        kill_at = quit_at + (quit_grace_s() if grace_s is None else grace_s)
+        self._ladder = [(quit_at, signal.SIGQUIT), (kill_at, signal.SIGKILL)]
 
     def _climb(self) -> None:
         """Take the steps of the ladder that are due."""

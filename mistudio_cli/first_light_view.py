@@ -78,13 +78,15 @@ def _row(ledger: Ledger, step: Step, job: Job | None, now: float | None = None) 
 
 def tell_numbers(sae: dict[str, Any], features: dict[str, Any]) -> None:
     """The numbers of the SAE, each beside what it has to be compared with."""
+    dead = sae.get("dead_fraction", sae.get("dead_share"))  # an SAE made earlier has the latter, and no MSE
+    mse = f"{sae['mse']:.4g}" if "mse" in sae else "n/a"
     rows = [
-        ["loss", f"{sae['loss']:.4f}", "mean squared error on held-out tokens, normalised activations"],
+        ["MSE", mse, "squared error of a held-out token, over all dimensions"],
         ["L0", f"{sae['l0']:.1f}", "features active on a token"],
         ["explained variance", f"{sae['explained_variance']:.3f}", "on held-out tokens, as the two below"],
         ["  PCA", f"{sae['pca_explained_variance']:.3f}", "with as many components as the L0"],
         ["  random dictionary", f"{sae['random_explained_variance']:.3f}", "of the same size and L0"],
-        ["dead share", f"{sae['dead_share']:.3f}", f"of {sae['d_sae']} features"],
+        ["dead features", f"{dead:.1%}", f"of {sae['d_sae']}: active on no held-out token"],
         ["tokens/s", _number(sae["tokens_per_s"]), "while training, the model's forward pass included"],
         ["patterned share", f"{features['patterned_share']:.2f}", f"of {features['live']} live features: see below"],
     ]

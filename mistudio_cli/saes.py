@@ -49,12 +49,17 @@ def facts(told: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     rows += [[f"made from {key}", str(value)] for key, value in told["made_from"].items()]
     rows += [[flag_of(key), _text(v)] for key, v in told["params"].items() if v is not None]
     measured = {key: value for key, value in told["result"].items() if key not in _SHAPE}
-    rows += [[key, _text(v)] for key, v in measured.items() if v is not None and not isinstance(v, (dict, list))]
+    errors = told["result"].get("standard_errors") or {}
+    rows += [
+        [key, _with_error(value, errors.get(key))]
+        for key, value in measured.items()
+        if value is not None and not isinstance(value, (dict, list))
+    ]
     rows += _densities(told["result"].get("density_histogram"))
     return ["what", "value"], rows + [[file, f"{size} bytes"] for file, size in told["files"].items()]
 
 
-_COLUMNS = ("name", "trained_as", "model", "hook", "d_sae", "l0", "explained_variance", "dead_share")
+_COLUMNS = ("name", "trained_as", "model", "hook", "d_sae", "l0", "explained_variance", "dead_fraction")
 _SHAPE = ("architecture", "trained_as", "model", "hook", "d_in", "d_out", "d_sae")
 _FACTS = ("name", "path", *_SHAPE, "kind", "job", "created_at")
 
@@ -72,14 +77,20 @@ def _line(store: Store, name: str) -> dict[str, Any]:
         "d_sae": config.get("d_sae"),
         "l0": result.get("l0"),
         "explained_variance": result.get("explained_variance"),
-        "dead_share": result.get("dead_share"),
+        "dead_share": _dead_fraction(result),
         "created_at": _time(manifest.get("created_at")),
         "hooks": names
         if _is_texts(names := about.get("hook_names")) and names
         else _alone(_word(about.get("hook_name"))),
         "hook_out": _word(about.get("hook_name_out")),
         "d_out": config.get("d_out", config.get("d_in")),
+        "dead_fraction": _dead_fraction(result),
     }
+
+
+def _dead_fraction(result: dict[str, Any]) -> float | None:
+    """By its name of today or, of an older SAE, by that of before."""
+    return result.get("dead_fraction", result.get("dead_share"))
 
 
 def _word(value: Any) -> str | None:
@@ -150,7 +161,11 @@ def _cell(line: dict[str, Any], key: str) -> str:
     value = line[key]
     if value is None:
         return "-"
-    return f"{value:.3f}" if key in ("explained_variance", "dead_share") else _text(value)
+    return f"{value:.3f}" if key in ("explained_variance", "dead_fraction") else _text(value)
+
+
+def _with_error(value: Any, error: float | None) -> str:
+    return _text(value) if error is None else f"{_text(value)} ± {error:.2g}"
 
 
 def _text(value: Any) -> str:

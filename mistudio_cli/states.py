@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import StrEnum
 from functools import cache
 
-from tasks.job import longest_stop_grace_s
+from tasks.job import STOP_GRACE_S, longest_stop_grace_s
 
 
 class Status(StrEnum):
@@ -87,6 +87,11 @@ YOUNG_DEATHS = 11
 def quit_grace_s() -> float:
     """Seconds from QUIT to KILL: as long as the slowest kind of job may take for its checkpoint, and then some."""
     return longest_stop_grace_s() + _AFTER_CHECKPOINTS_S
+
+
+def hung_grace_s() -> float:
+    """The same for a worker that says nothing: it reads no measured times, so its jobs have the usual grace."""
+    return STOP_GRACE_S + _AFTER_CHECKPOINTS_S
 
 
 def after(status: Status, event: Event) -> Status:

@@ -17,6 +17,7 @@ from tasks import buffers
 from tasks.buffers import FileBuffer, MemoryBuffer
 from tasks.hooks import Hook, Point, catch, find
 from tasks.masks import Mask, mask_for
+from tasks.model_commit import commit_record
 from tasks.models import load_model, load_tokenizer
 from tasks.problem import Problem
 from tasks.products import attending
@@ -77,6 +78,11 @@ class ModelVectors:
         self.d_in = int(model.config.get_text_config().hidden_size) * len(self.points)
         self.device: torch.device | str = model.device
 
+    @property
+    def origin(self) -> dict[str, str]:
+        """What a job's result says of where the model is from: its commit on the Hub, if it is from there."""
+        return commit_record(self.model)
+
     @cached_property
     def counts(self) -> np.ndarray:
         """How many positions of each row count: (rows,) int32; all tokens are looked at once for that."""
@@ -116,14 +122,14 @@ def open_model(
     folder = store.path("tokens", tokens)
     rows, info = open_tokens(folder), read_info(folder)
     loaded: Any = load_model(model, store, device)
-    check_tokens(folder, model, loaded, store, allow_no_bos)
     points = [find(loaded, hook) for hook in hooks]
+    check_tokens(folder, model, loaded, store, allow_no_bos)
     return ModelVectors(loaded, rows, points, mask_for(info, skip_bos), info.bos)
 
 
 def check_tokens(tokens: Path, model: str, loaded: Any, store: Store, allow_no_bos: bool) -> None:
     """Raise Problem for tokens, in that folder, that do not fit the model `model`, which is loaded."""
-    check_ids(tokens, model, loaded.get_input_embeddings().num_embeddings)
+    check_ids(tokens, model, len(loaded.get_input_embeddings().weight))
     check_bos(tokens, model, loaded.config.get_text_config().model_type, allow_no_bos)
     try:
         tokenizer = rust_tokenizer(load_tokenizer(model, store))

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.job import Known
-from tasks.models import describe_config, is_hub_id, resolve
+from tasks.model_files import check_weights
+from tasks.models import describe_config, is_hub_id, is_store_name, resolve
 
 #: Bytes of a number.
 FLOAT = 4
@@ -45,16 +46,18 @@ class ModelShape:
 
 def shape_of_model(known: Known, model: str) -> ModelShape | None:
     """The shape of a model on this machine or of a toy that will be made; None for any other: a guess would mislead."""
-    if "/" not in model and known.coming("models", model):
+    if is_store_name(model) and known.coming("models", model):
         kind, params = known.coming_from("models", model)
         return shape_of_toy(params["width"], params["layers"], params["vocab"]) if kind == "toy-model" else None
     folder = resolve(model, known)
     told = None if is_hub_id(folder) else describe_config(model, known)
-    weights = 0 if told is None else weights_in(Path(folder))
-    if not told or not told["d_model"] or not weights:
+    if not told or not told["d_model"]:
         return None
-    bytes_a_parameter = _bytes_a_parameter(Path(folder))
-    return ModelShape(told["d_model"], weights // bytes_a_parameter, told["vocab_size"], bytes_a_parameter)
+    saved = check_weights(Path(folder), model).values()
+    parameters, bytes_ = sum(tensor.numbers for tensor in saved), sum(tensor.bytes for tensor in saved)
+    return (
+        ModelShape(told["d_model"], parameters, told["vocab_size"], round(bytes_ / parameters)) if parameters else None
+    )
 
 
 def weights_in(folder: Path) -> int:
@@ -106,10 +109,3 @@ def _newest_first(known: Known, family: str) -> Iterator[dict[str, Any]]:
 def _read_manifest(path: Path, _changed_at: int) -> dict[str, Any]:
     """A manifest as it was at that time; the jobs of a sweep all look at the same ones."""
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _bytes_a_parameter(folder: Path) -> int:
-    """By what its configuration says of the weights' precision."""
-    told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    words = str(told.get("dtype") or told.get("torch_dtype") or "float32")
-    return 2 if words in ("float16", "bfloat16") else FLOAT

@@ -1,4 +1,4 @@
-"""Hook points: the only place that knows where in a model a site is, what it is called, and that it is the right one.
+"""Hook points: where in a model a site is, what TransformerLens calls it, and the proof that it is the right module.
 
 The sites are those of tasks.sites. Modules are found by the names that families of models give them, never by their
 order, and believed only when a block's input, `attn` and `mlp` add up to its output.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from tasks.models import find_blocks
+from tasks.blocks import first_tensor, prove_blocks, run_base, some_tokens
 from tasks.problem import Problem
 from tasks.sites import SITES
 
@@ -42,13 +42,14 @@ class _Form(NamedTuple):
 #: The first part of an MLP whose parts lie in the block itself.
 _INNER = {"fc1", "intermediate"}
 _OPT_NORMS = ("self_attn_layer_norm", "final_layer_norm")
-#: The first one whose modules a block has is its form: the special ones come before the plain ones.
+#: The first one whose modules a block has and which adds up is its form: the special ones come before the plain ones.
 _FORMS = [
     _Form("attention.output.dense", "output.dense", "intermediate", ("attention.output.LayerNorm", "output.LayerNorm")),
     _Form("attention", "ffn", "ffn", ("sa_layer_norm", "output_layer_norm")),  # DistilBERT
     _Form("post_attention_layernorm", "post_feedforward_layernorm", "mlp"),  # Gemma 2 and 3, OLMo 2: normed, then added
     _Form("post_self_attn_layernorm", "post_mlp_layernorm", "mlp"),  # GLM 4
-    _Form("self_attn", "fc2", "fc1", _OPT_NORMS),  # OPT: which of the two, the block's own flag says
+    _Form("self_attn", "fc2", "fc1", _OPT_NORMS),  # OPT where it norms the sums
+    _Form("self_attn", "fc2", "fc1"),  # OPT else, XGLM, BioGPT
     _Form("self_attention.dense", "mlp.dense_4h_to_h", "mlp"),  # BLOOM adds inside its modules; Falcon
     _Form("attn", "ffn.down_proj", "ffn"),  # MPT
     *(
@@ -69,32 +70,37 @@ class Hook:
 
 
 class Point(NamedTuple):
-    """A hook found in a model: TransformerLens' name of it, the module, and whether what that one reads is caught."""
+    """A hook found in a model: TransformerLens' name of it, the module, and whether what that one reads is caught.
+
+    `position_first` is whether it passes (position, batch, d) and not (batch, position, d).
+    """
 
     name: str
     module: str
     input: bool = False
+    position_first: bool = False
 
 
 def find(model: PreTrainedModel, hook: Hook) -> Point:
     """Where in `model` the hook is.
 
-    Raises Problem for a layer or a site that the model does not have, and for a block that does not add up. All sites
-    but `resid` cost a forward pass of a few tokens, to see that.
+    Raises Problem for a layer or a site that the model does not have, for blocks that are not proven and for one that
+    does not add up. All sites but `resid` cost forward passes of a few tokens up to that layer, to see that.
     """
-    path, blocks = find_blocks(model)
-    if not 0 <= hook.layer < len(blocks):
-        raise Problem(f"There is no layer {hook.layer}: the model's layers are 0 to {len(blocks) - 1}.")
-    form = _form_of(blocks[hook.layer])
-    names = SITES | (_NORMED if form and form.norms else {}) | (_SPLIT if form and form.mlp_in in _INNER else {})
-    name, block = f"blocks.{hook.layer}.{names[hook.site]}", f"{path}.{hook.layer}"
+    blocks = prove_blocks(model)
+    if not 0 <= hook.layer < len(blocks.modules):
+        raise Problem(f"There is no layer {hook.layer}: the model's layers are 0 to {len(blocks.modules) - 1}.")
+    block, name = f"{blocks.path}.{hook.layer}", f"blocks.{hook.layer}."
     if hook.site == "resid":
-        return Point(name, block)
-    if form is None or not _adds_up(model, block, form):
+        name += (_NORMED if blocks.normed[hook.layer] else SITES)["resid"]
+        return Point(name, block, position_first=blocks.position_first)
+    form = next((form for form in _forms_of(blocks.modules[hook.layer]) if _adds_up(model, block, form)), None)
+    if form is None:
         raise Problem(
             f"What attention and MLP add to the residual stream of a {type(model).__name__} could not be found.",
             "Use --hook resid, the output of the block",
         )
+    name += (SITES | (_SPLIT if form.mlp_in in _INNER else {}))[hook.site]
     module = {"attn": form.attn, "mlp": form.mlp, "mlp-in": form.mlp_in}[hook.site]
     return Point(name, f"{block}.{module}", hook.site == "mlp-in")
 
@@ -112,12 +118,17 @@ def find_again(model: PreTrainedModel, told: dict[str, Any]) -> Point:
         raise Problem(f"The SAE was trained on {told['hook_name']}, which is not known here.")
     point = find(model, Hook(sites[site], int(layer)))
     name, module = told["hook_name"], told.get("hook_module") or point.module
-    if point.name != name or not f".{point.module}".endswith(f".{module}"):
+    if point.name != name or not _is_same_module(point.module, module):
         raise Problem(
             f"The SAE was trained on {name} ({module}); this model has {point.name} ({point.module}).",
             "Give --model, the model that it was trained on",
         )
     return point
+
+
+def _is_same_module(one: str, other: str) -> bool:
+    """Whether one path is the end of the other: a model with a head has a word more before its blocks."""
+    return f".{one}".endswith(f".{other}") or f".{other}".endswith(f".{one}")
 
 
 def find_all_again(model: PreTrainedModel, told: dict[str, Any]) -> list[Point]:
@@ -143,13 +154,29 @@ def catch(model: PreTrainedModel, points: Sequence[Point], inputs: dict[str, tor
     shape = inputs["input_ids"].shape
 
     def keep(point: Point, tensor: torch.Tensor) -> None:
-        found.setdefault(point, tensor.to(torch.float32, copy=True).reshape(*shape, -1))  # some modules get (tokens, d)
+        found.setdefault(point, _by_position(point, tensor, shape).to(torch.float32, copy=True))
         if len(found) == len(set(points)):
             raise _Reached
 
     with watched(model, set(points), keep), suppress(_Reached):
-        model.base_model(**{name: value.to(model.device) for name, value in inputs.items()}, use_cache=False)
+        run_base(model, inputs)
+    if len(found) < len(set(points)):
+        missing = ", ".join(point.module for point in set(points) - set(found))
+        raise Problem(f"A {type(model).__name__} does not run {missing}, so nothing can be read there.")
     return [found[point] for point in points]
+
+
+def _by_position(point: Point, tensor: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """(batch, context, d) of what passes a point; some modules get (tokens, d). Problem for any other shape."""
+    if isinstance(tensor, torch.Tensor):
+        if point.position_first and tensor.shape[:2] == shape[::-1]:
+            return tensor.transpose(0, 1).flatten(2)
+        if tensor.ndim > 2 and tensor.shape[:2] == shape:
+            return tensor.flatten(2)
+        if tensor.ndim == 2 and len(tensor) == shape.numel():
+            return tensor.unflatten(0, shape)
+    passes = tuple(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+    raise Problem(f"What passes {point.module} is {passes}, where (batch, position, d) is ({shape[0]}, {shape[1]}, d).")
 
 
 @contextmanager
@@ -163,9 +190,7 @@ def watched(model: PreTrainedModel, points: set[Point], keep: Callable[[Point, t
                 lambda _module, args, kwargs: keep(point, args[0] if args else next(iter(kwargs.values()))),
                 with_kwargs=True,
             )
-        return module.register_forward_hook(
-            lambda _module, _args, output: keep(point, output[0] if isinstance(output, tuple) else output)
-        )
+        return module.register_forward_hook(lambda _module, _args, output: keep(point, first_tensor(output)))
 
     handles: list[Any] = []
     try:
@@ -177,20 +202,24 @@ def watched(model: PreTrainedModel, points: set[Point], keep: Callable[[Point, t
             handle.remove()
 
 
-def _form_of(block: nn.Module) -> _Form | None:
-    """The form whose modules the block has, or None."""
+def _forms_of(block: nn.Module) -> Iterator[_Form]:
+    """The forms whose modules the block has."""
     there = {path for path, _ in block.named_modules()}
-    for form in _FORMS:
-        if {form.attn, form.mlp, form.mlp_in, *(form.norms or ())} <= there:
-            return form._replace(norms=None) if getattr(block, "do_layer_norm_before", False) else form
-    return None
+    return (form for form in _FORMS if {form.attn, form.mlp, form.mlp_in, *(form.norms or ())} <= there)
 
 
 def _adds_up(model: PreTrainedModel, block: str, form: _Form) -> bool:
     """Whether what the block is given, what attention adds and what the MLP adds is what it hands on."""
+    try:
+        return _sums_agree(model, block, form)
+    except Problem:  # a module that is not run, or passes something else than a vector for each token
+        return False
+
+
+def _sums_agree(model: PreTrainedModel, block: str, form: _Form) -> bool:
     begin, end = Point("", block, input=True), Point("", block)
     attn, mlp = Point("", f"{block}.{form.attn}"), Point("", f"{block}.{form.mlp}")
-    tokens = {"input_ids": torch.arange(8)[None] % int(model.config.get_text_config().vocab_size)}
+    tokens = some_tokens(model)
     if form.norms is None:
         first, added, more, last = catch(model, [begin, attn, mlp, end], tokens)
         return _equal(first + added + more, last, first, model)
@@ -201,9 +230,9 @@ def _adds_up(model: PreTrainedModel, block: str, form: _Form) -> bool:
 
 
 def _equal(sum_: torch.Tensor, told: torch.Tensor, before: torch.Tensor, model: PreTrainedModel) -> bool:
-    """Whether they agree to a hundredth of what was added, and to a few roundings of the model's own precision."""
+    """Whether they agree to a thousandth of what was added, and to a few roundings of the model's own precision."""
     if sum_.shape != told.shape:
         return False
     added = (told - before).norm(dim=-1)
-    allowed = 0.01 * added + 4 * torch.finfo(model.dtype).eps * told.norm(dim=-1)
+    allowed = 0.001 * added + 4 * torch.finfo(model.dtype).eps * told.norm(dim=-1)
     return bool(((sum_ - told).norm(dim=-1) <= allowed).all())

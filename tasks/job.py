@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tasks.problem import Problem
 from tasks.queues import DEFAULT_PRIORITY, Limits, queue_named
+from tasks.stop_grace import LONGEST_S
 
 if TYPE_CHECKING:
     from tasks.parts import Parts
@@ -246,8 +247,11 @@ class JobKind:
     `makes(params, name)` tells all that a job of that name makes: for the name of each artifact the parameters with
     which a job would make it alone. Without it, that is one artifact with the job's name.
     `estimate(params, known)` tells what a job will take.
+    `in_force(params, result)` is the parameters with the defaults that the run could settle only when it knew more, for
+    the artifact's manifest.
     A kind `in_slot` is quick and imports little: it runs inside the worker instead of in a process of its own.
-    A job that was told to stop is killed when it has not ended after `stop_grace_s` seconds.
+    A job that was told to stop is killed when it has not ended after `stop_grace_s` seconds, or later where it measured
+    that its checkpoints take longer: see `tasks.stop_grace`.
     `goes_on_at(workdir)` tells where an attempt that finds this work folder goes on, such as "step 1200"; None where it
     starts from scratch. A kind that has it resumes: what its failed and cancelled jobs did is kept for another try.
     """
@@ -266,6 +270,7 @@ class JobKind:
     makes: Callable[[Any, str], dict[str, Any]] | None = None
     prepare: Callable[[Any, Known], tuple[Any, list[Request]]] | None = None
     estimate: Callable[[Any, Known], Estimate] | None = None
+    in_force: Callable[[Any, dict[str, Any]], Any] | None = None
     goes_on_at: Callable[[Path], str | None] | None = None
 
     @property
@@ -293,6 +298,10 @@ class JobKind:
         if self.produces is None:
             return {}
         return self.makes(params, name) if self.makes else {name: params}
+
+    def params_in_force(self, params: Any, result: dict[str, Any]) -> Any:
+        """The parameters of an artifact with this result, with what the run has settled."""
+        return self.in_force(params, result) if self.in_force else params
 
     def run(self, params: Any, context: Context) -> dict[str, Any] | Parts | None:
         """Do the work; the returned dict is recorded as the job's result."""
@@ -388,4 +397,4 @@ def kind_named(name: str) -> JobKind:
 
 def longest_stop_grace_s() -> float:
     """The time in seconds after which every job that was told to stop has ended or been killed."""
-    return max(kind.stop_grace_s for kind in kinds().values())
+    return max(max(kind.stop_grace_s, LONGEST_S if kind.resumes else 0.0) for kind in kinds().values())

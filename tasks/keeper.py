@@ -17,6 +17,7 @@ from tasks.job import Progress, State, kind_named
 from tasks.ledger import LEASE_RENEW_S, Claim, Ledger
 from tasks.places import Places
 from tasks.queues import HOUR, MINUTE
+from tasks.stop_grace import recorded_stop_time, stop_grace_s
 from tasks.store import Store
 from tasks.wire import Refused, Unreachable
 
@@ -81,7 +82,8 @@ class Keeper(threading.Thread):
 
     @property
     def _grace_s(self) -> float:
-        grace_s = self._kind.stop_grace_s
+        workdir = Store(Places.from_environment().store).work_folder(self._claim.job.id)
+        grace_s = stop_grace_s(self._kind.stop_grace_s, recorded_stop_time(workdir))
         return min(grace_s, _MEMORY_GRACE_S) if self.why == "memory" else grace_s
 
     @property
@@ -89,7 +91,7 @@ class Keeper(threading.Thread):
         """What the record says of work that was killed when its time was up."""
         if self._overdue:
             return "killed"
-        return f"killed: it did not stop within {self._grace_s:g} s of being told to"
+        return f"killed: it did not stop within {self._grace_s:.3g} s of being told to"
 
     def settle(self, ledger: Ledger, how: str) -> str:
         """Tell the ledger of work that was stopped, and `how` it ended; "lost" if the job has ended or is another's."""

@@ -1,30 +1,41 @@
-"""Language models: the only place a model reference is resolved, described and loaded.
+"""Language models: model references resolved, described and loaded.
 
-A reference is the name of a model in the store, a local folder written by `save_pretrained`, or a Hugging Face Hub id
-`owner/name`. Weights are read from safetensors only and no code from a model's folder is ever run. torch and
-transformers are imported when a model is loaded, so asking what a reference is stays cheap.
+A reference is the name of a model in the store, a local folder written by `save_pretrained`, or a Hugging Face Hub id:
+`owner/name`, or `name` alone as of the oldest models, and `@revision` behind it for a branch, a tag or a commit.
+Weights are read from safetensors only and no code from a model's folder is ever run. What config.json and the weights
+hold is checked before it is used: see `model_config`, `model_files` and `model_weights`. torch and transformers are
+imported when a model is loaded, so asking what a reference is stays cheap.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tasks.job import Known
+from tasks.model_config import describe, is_encoder_decoder, read_config, refuse_what_cannot_be_loaded
+from tasks.model_errors import hub_translated, translated
+from tasks.model_files import Saved, check_weights
+from tasks.model_weights import check_loaded, check_size, lacks_its_head_only
 from tasks.problem import Problem
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_WORD = r"[A-Za-z0-9][\w.-]{0,95}"
+_HUB_ID = re.compile(rf"(?P<repo>(?:{_WORD}/)?{_WORD})(?:@(?P<revision>(?!.*\.\.)[A-Za-z0-9][\w./-]{{0,199}}))?")
+#: The Hub's oldest models, which have no owner; no others came after them. With a revision any name may be meant.
+_OWNERLESS = re.compile(
+    r"(albert|bert|camembert|ctrl|distilbert|distilgpt2|distilroberta|gpt2|openai-gpt|roberta|t5|transfo-xl|xlm|xlnet)"
+    r"(-[\w-]+)?"
+)
+#: Words of the Hub's own addresses: no owner has one of these names, so what begins with one is a mistyped path.
+_NO_OWNERS = {"api", "datasets", "docs", "models", "spaces"}
 _STORE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_SLUG_LENGTH = 60
+_SLUG_LENGTH, _TIMEOUT_S = 60, "10"
 
 #: What is fetched from the Hub. Folders below (onnx, original, …) and Mistral's second copy are left there.
 _SMALL_FILES = ["*.json", "*.txt", "*.model"]
@@ -39,34 +50,35 @@ class Shelf(Protocol):
         """Where that artifact is or would be."""
 
 
-def look_up(reference: str, known: Known) -> tuple[str, dict[str, Any] | None]:
+def look_up(reference: str, known: Known, readable: bool = False) -> tuple[str, dict[str, Any] | None]:
     """What to write into a job's record for a reference given at submit time, and `describe_config` of it.
 
     A store model stays a name, a folder becomes an absolute path, a Hub id stays. The description is None also for a
-    model that a job has yet to make. Raises Problem as `resolve` does.
+    model that a job has yet to make. Raises Problem as `resolve` does; with `readable` also for a local model whose
+    weights cannot be loaded here.
     """
-    if _STORE_NAME.fullmatch(reference):
-        if known.manifest("models", reference) is not None:
-            return reference, describe_config(reference, known)
-        if known.coming("models", reference):
-            return reference, None
-    resolved = resolve(reference, known)
-    return resolved, describe_config(resolved, known)
+    is_name = is_store_name(reference)
+    is_stored = is_name and known.manifest("models", reference) is not None
+    if is_name and not is_stored and known.coming("models", reference):
+        return reference, None
+    if readable:
+        check_readable(reference, known)
+    return reference if is_stored else resolve(reference, known), describe_config(reference, known)
 
 
 def resolve(reference: str, store: Shelf) -> str:
-    """The absolute folder of a store model or a local model, else the Hub id itself.
+    """The absolute folder of a store model or a local model, else the Hub id itself, with its revision.
 
     Raises Problem for a folder that holds no model and for a word that is none of the three.
     """
-    if _STORE_NAME.fullmatch(reference) and (store.path("models", reference) / "manifest.json").is_file():
+    if is_store_name(reference) and (store.path("models", reference) / "manifest.json").is_file():
         return str(store.path("models", reference))
     folder = Path(reference).expanduser()
     if reference and folder.is_dir():
         if not (folder / "config.json").is_file():
             raise Problem(f"{reference!r} holds no config.json, so it is not a model folder.")
         return str(folder.absolute())
-    if _HUB_ID.fullmatch(reference):
+    if _HUB_ID.fullmatch(reference) and not _is_no_hub_id(reference):
         return reference
     raise Problem(
         f"{reference!r} is no model in the store, no folder here, and no Hub id like owner/name.",
@@ -74,9 +86,30 @@ def resolve(reference: str, store: Shelf) -> str:
     )
 
 
+def _is_no_hub_id(reference: str) -> bool:
+    """Whether a word of that form is rather a path that leads nowhere, or to a file; one with a revision is not."""
+    first, slash, _ = reference.partition("/")
+    if "@" in reference:
+        return False
+    if slash:
+        return first in _NO_OWNERS or Path(first).is_dir() or Path(reference).exists()
+    return _OWNERLESS.fullmatch(reference) is None or Path(reference).exists()
+
+
 def is_hub_id(resolved: str) -> bool:
     """Whether what `resolve` answered is a Hub id rather than a folder."""
     return _HUB_ID.fullmatch(resolved) is not None
+
+
+def is_store_name(reference: str) -> bool:
+    """Whether a reference can be the name of a model in the store."""
+    return _STORE_NAME.fullmatch(reference) is not None
+
+
+def split_revision(reference: str) -> tuple[str, str | None]:
+    """A Hub id as repository and revision; None where none is given, which means the main branch."""
+    found = _HUB_ID.fullmatch(reference)
+    return (found["repo"], found["revision"]) if found else (reference, None)
 
 
 def model_slug(reference: str) -> str:
@@ -92,23 +125,16 @@ def describe_config(reference: str, store: Shelf) -> dict[str, Any] | None:
     """What a local model's config.json says, or None for a Hub id.
 
     Keys: `n_layers`, `d_model`, `vocab_size`, `context` (longest input in tokens) and `model_type`; None where the
-    file does not say. Raises Problem as `resolve` does, and for an unreadable file.
+    file does not say. Raises Problem as `resolve` does, for an unreadable file, and for one that says what cannot be.
     """
     resolved = resolve(reference, store)
-    if is_hub_id(resolved):
-        return None
-    try:
-        config = json.loads((Path(resolved) / "config.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError) as error:
-        raise Problem(f"The config.json of model {reference!r} cannot be read: {error}.") from error
-    config = {**config, **config.get("text_config", {})}
-    return {
-        "n_layers": _first(config, "num_hidden_layers", "n_layer", "num_layers", "n_layers"),
-        "d_model": _first(config, "hidden_size", "n_embd", "d_model", "dim"),
-        "vocab_size": _first(config, "vocab_size"),
-        "context": _first(config, "max_position_embeddings", "n_positions", "max_seq_len"),
-        "model_type": _first(config, "model_type"),
-    }
+    return None if is_hub_id(resolved) else _described(Path(resolved), reference)
+
+
+def _described(folder: Path, reference: str) -> dict[str, Any]:
+    config = read_config(folder, reference)
+    refuse_what_cannot_be_loaded(config, reference)
+    return describe(config, reference)
 
 
 def check_layer(model: str, told: dict[str, Any], layer: int) -> None:
@@ -118,32 +144,64 @@ def check_layer(model: str, told: dict[str, Any], layer: int) -> None:
         raise Problem(f"{model} has no layer {layer}: its layers are 0 to {layers - 1}.")
 
 
-def _first(config: dict[str, Any], *keys: str) -> Any:
-    return next((config[key] for key in keys if config.get(key) is not None), None)
+def check_readable(reference: str, store: Shelf) -> None:
+    """Raise Problem, at submit time, for a local model that `load_model` would refuse by its files."""
+    resolved = resolve(reference, store)
+    if not is_hub_id(resolved):
+        _check_files(Path(resolved), reference)
+
+
+def _check_files(folder: Path, reference: str) -> dict[str, Saved]:
+    layers = _described(folder, reference)["n_layers"]
+    if is_encoder_decoder(read_config(folder, reference)):
+        raise Problem(f"{reference} has an encoder and a decoder; only models with one of them are read.")
+    return check_weights(folder, reference, layers)
 
 
 def load_model(reference: str, store: Shelf, device: str = "cpu") -> PreTrainedModel:
     """The language model in evaluation mode, without gradients, on `device`.
 
-    A causal language model where its family has one, else the encoder alone, as of DistilBERT. float32 on the CPU,
-    where half precision is many times slower; the checkpoint's own precision elsewhere. Raises Problem when the model
-    cannot be had, and for one with a decoder beside its encoder, which reads two texts.
+    A causal language model where its family has one and the weights have its head, else the model without a head.
+    float32 on the CPU, where half precision is many times slower; the checkpoint's own precision elsewhere. Raises
+    Problem when the model cannot be had, for one with a decoder beside its encoder, which reads two texts, and for
+    weights that are missing, of another shape, quantized or no numbers.
     """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM
+
+    folder = _fetch(reference, store, weights=True)
+    saved = _check_files(Path(folder), reference)
+    with translated(f"The model {reference} cannot be loaded"):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    if config.is_encoder_decoder:
+        raise Problem(f"{reference} has an encoder and a decoder; only models with one of them are read.")
+    has_head = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    if not has_head and type(config) not in MODEL_MAPPING:
+        raise Problem(f"{reference} is of type {config.model_type!r}, which is no model by itself in transformers.")
+    made_by = AutoModelForCausalLM if has_head else AutoModel
+    check_size(made_by, config, saved, reference)
+    model, info = _read(made_by, folder, reference, device)
+    if lacks_its_head_only(model, info):
+        model, info = _read(AutoModel, folder, reference, device)
+    check_loaded(model, info, saved, reference)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _read(made_by: Any, folder: str, reference: str, device: str) -> tuple[Any, dict[str, Any]]:
+    """The model of that class on the CPU, and what transformers says was missing, mismatched and unexpected."""
     import torch
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # a job's log is no terminal
-    folder = _fetch(reference, store, weights=True)
-    dtype = torch.float32 if device == "cpu" else "auto"
-    local = {"trust_remote_code": False, "local_files_only": True}
-    with _told(reference):
-        config = AutoConfig.from_pretrained(folder, **local)
-        if config.is_encoder_decoder:
-            raise Problem(f"{reference} has an encoder and a decoder; only models with one of them are read.")
-        made_by: Any = AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModel
-        model: Any = made_by.from_pretrained(folder, dtype=dtype, use_safetensors=True, **local)
-    return model.to(device).eval().requires_grad_(False)
+    with translated(f"The model {reference} cannot be loaded"):
+        return made_by.from_pretrained(
+            folder,
+            dtype=torch.float32 if device == "cpu" else "auto",
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are named, and refused
+        )
 
 
 def load_tokenizer(reference: str, store: Shelf) -> PreTrainedTokenizerBase:
@@ -151,27 +209,19 @@ def load_tokenizer(reference: str, store: Shelf) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     folder = _fetch(reference, store, weights=False)
-    with _told(reference):
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    with translated(f"The tokenizer of {reference} cannot be loaded"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    names = {*tokenizer.vocab_files_names.values()} - {"tokenizer_config.json"}
+    if names and not any((Path(folder) / name).is_file() for name in names) and not _other_vocabularies(Path(folder)):
+        raise Problem(  # transformers makes one up then, of a few special tokens, for which all text is nothing
+            f"{reference} has no tokenizer: there is none of {', '.join(sorted(names))}.",
+            "Give the model that it was trained from, or copy its tokenizer there",
+        )
+    return tokenizer
 
 
-def find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The list of a causal LM's transformer blocks and its module path, such as `gpt_neox.layers`.
-
-    It is the outermost ModuleList with as many members as the configuration says there are hidden layers.
-    Raises Problem when there is none.
-    """
-    from torch import nn
-
-    count = model.config.get_text_config().num_hidden_layers
-    found = [
-        (path, module)
-        for path, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == count
-    ]
-    if not found:
-        raise Problem(f"The {count} layers of a {type(model).__name__} were not found.")
-    return min(found, key=lambda item: item[0].count("."))
+def _other_vocabularies(folder: Path) -> list[Path]:
+    return [path for pattern in ("*.model", "*.tiktoken", "tekken.json") for path in folder.glob(pattern)]
 
 
 def _fetch(reference: str, store: Shelf, weights: bool) -> str:
@@ -179,35 +229,11 @@ def _fetch(reference: str, store: Shelf, weights: bool) -> str:
     resolved = resolve(reference, store)
     if not is_hub_id(resolved):
         return resolved
+    repo, revision = split_revision(resolved)
+    patterns = _SMALL_FILES + (_WEIGHTS if weights else [])
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", _TIMEOUT_S)
+    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", _TIMEOUT_S)
     from huggingface_hub import snapshot_download
 
-    patterns = _SMALL_FILES + (_WEIGHTS if weights else [])
-    with _told(reference):
-        folder = snapshot_download(resolved, allow_patterns=patterns, ignore_patterns=_LEFT_THERE)
-    if weights and not any(Path(folder).glob("*.safetensors")):
-        raise Problem(f"{reference} has no weights as safetensors, the only format read here.")
-    return folder
-
-
-@contextmanager
-def _told(reference: str) -> Iterator[None]:
-    """Turn what the libraries raise about a model into one sentence."""
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except GatedRepoError as error:
-        raise Problem(f"{reference} is gated on the Hub.", "Accept its terms there and set HF_TOKEN") from error
-    except RepositoryNotFoundError as error:
-        raise Problem(
-            f"The Hub has no model {reference}, or it is private.", "Check the name; for a private one set HF_TOKEN"
-        ) from error
-    except (LocalEntryNotFoundError, ConnectionError) as error:
-        raise Problem(
-            f"{reference} is not on this machine and the Hub cannot be reached.",
-            "Check the network, or give the path of a local model folder",
-        ) from error
-    except (OSError, ValueError, SafetensorError) as error:
-        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise Problem(f"The model {reference} cannot be loaded: {first_line}") from error
+    with hub_translated(reference):
+        return snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=_LEFT_THERE)

@@ -237,9 +237,11 @@ def _publish(context: RunContext, family: str, makers: dict[str, Any], parts: Pa
         for name in makers
         if _made_by(context.claim.job, f"{family}/{name}", context.store) is None
     }
+    kind = kind_named(context.claim.job.kind)
     for place, (name, output) in enumerate(outputs.items()):
         context.progress("publishing", place, len(outputs), "artifacts")
-        context.store.seal(output, _manifest(context.claim, family, name, makers[name], parts.made[name]))
+        params = kind.params_in_force(makers[name], parts.made[name])
+        context.store.seal(output, _manifest(context.claim, family, name, params, parts.made[name]))
     if outputs and tell(lambda: context.ledger.renew(context.claim)) == "lost":
         raise Stopped
     for name, output in outputs.items():

@@ -27,7 +27,7 @@ _BYTES = {"float32": 4, "bfloat16": 2}
 class Params:
     """Which model, where in it, on which tokens, how precisely."""
 
-    model: str = option(help="A model in the store, a model folder, or a Hub id", artifact="models")
+    model: str = option(help="A model in the store, a model folder, or a Hub id (ID@REVISION)", artifact="models")
     dataset: str = option(help="Tokens or a dataset in the store, a file or folder, or a Hub id", artifact="tokens")
     layer: int = option(help="Which layer; the first is 0", minimum=0, mark="l")
     hook: str = option(
@@ -56,7 +56,7 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     from tasks.models import check_layer, look_up
     from tasks.text.wanted import find_tokens
 
-    model, told = look_up(params.model, known)
+    model, told = look_up(params.model, known, readable=True)
     check_layer(model, told or {}, params.layer)
     tokens, requests = find_tokens(params.dataset, model, told or {}, known, params.allow_no_bos)
     return dataclasses.replace(params, model=model, dataset=tokens), requests
@@ -102,14 +102,16 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     from tasks.activations import open_model
     from tasks.features.collect import choose_rows
     from tasks.hooks import Hook
+    from tasks.model_commit import pin, pinned
     from tasks.products import choose
 
     choose(context.device)
     context.progress("loading", 0, None, "tokens")
-    hooks = [Hook(params.hook, params.layer)]
+    hooks, model = [Hook(params.hook, params.layer)], pinned(params.model, context.workdir)
     source = open_model(
-        context.store, params.model, params.dataset, hooks, params.skip_bos, context.device, params.allow_no_bos
+        context.store, model, params.dataset, hooks, params.skip_bos, context.device, params.allow_no_bos
     )
+    pin(source.model, context.workdir)
     numbers = choose_rows(*source.shape, params.max_tokens)
     counts, began = source.counts[numbers], time.monotonic()
     writer = ShardWriter(context.workdir / "shards", counts, source.shape[1], source.d_in, params.dtype)
@@ -138,6 +140,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
         "bytes": info.vectors * info.d_in * _BYTES[params.dtype],
         "tokens_per_s": round(fresh / seconds) if fresh else None,
         "hook": info.hook_module,
+        **source.origin,
     }
 
 

@@ -54,7 +54,7 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
         if name is not None and known.manifest(family, name) is None and not known.coming(family, name):
             raise Problem(f"There is no {family}/{name} in the store.", "See what was made: mistudio jobs ls")
     if params.model is not None:
-        params = dataclasses.replace(params, model=look_up(params.model, known)[0])
+        params = dataclasses.replace(params, model=look_up(params.model, known, readable=True)[0])
     if params.tokens is not None and known.manifest("tokens", params.tokens) and known.manifest("saes", params.sae):
         metadata = read_config(known.path("saes", params.sae)).get("metadata", {})
         bos = read_info(known.path("tokens", params.tokens)).bos
@@ -147,11 +147,13 @@ def run(params: Params, context: Context) -> dict[str, Any]:
         "hook": source.points[0].module,
         "page": "index.html",
         "telling": telling,
+        **source.origin,
     }
 
 
 def _origin(params: Params, context: Context) -> _Origin:
     """The model, tokens and hook, from the parameters or else from the SAE's manifest and metadata."""
+    from tasks.model_commit import at_commit
     from tasks.sae.formats import read_config
 
     manifest = context.store.manifest("saes", params.sae)
@@ -159,6 +161,8 @@ def _origin(params: Params, context: Context) -> _Origin:
     told = read_config(context.store.path("saes", params.sae)).get("metadata", {})
     model, tokens = params.model or made_from.get("models"), params.tokens or made_from.get("tokens")
     model = model or told.get("model_name")  # of an imported one
+    if model is not None and params.model is None:
+        model = at_commit(str(model), manifest.get("result", {}).get("model_commit"))
     layer = manifest["params"].get("layer")
     hook = told.get("hook_name") or (None if layer is None else f"blocks.{layer}.hook_resid_post")
     for flag, value in (("--model", model), ("--tokens", tokens), ("a layer", hook)):

@@ -27,7 +27,7 @@ class Params:
 
     dataset: str = option(help="A dataset in the store, a file or folder, or a Hub id", artifact="datasets")
     model: str = option(
-        help="The model whose tokenizer is used: in the store, a folder, or a Hub id", artifact="models"
+        help="The model whose tokenizer is used: in the store, a folder, or a Hub id (ID@REVISION)", artifact="models"
     )
     context: int = option(128, help="Context length (tokens per sequence), BOS included", minimum=2)
     bos: str = option(
@@ -90,6 +90,7 @@ KIND = JobKind(
 
 def run(params: Params, context: Context) -> dict[str, Any]:
     """Write the packed rows and a copy of the tokenizer; documents are joined by the end-of-text token."""
+    from tasks.model_commit import commit_record
     from tasks.models import load_tokenizer
     from tasks.text.bpe import bos_ids, save_tokenizer
     from tasks.text.encoding import TextEncoder
@@ -121,6 +122,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
         "bos": bos,
         "special_tokens_in_text": encoder.special_tokens_in_text,
         "tokens_per_s": round((tokens + dropped) / seconds),
+        **commit_record(tokenizer),
     }
 
 

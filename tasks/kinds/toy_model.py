@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.job import Context, Estimate, JobKind, Known, Request, option
 from tasks.problem import Problem
+from tasks.stop_grace import record_stop_time
 
 if TYPE_CHECKING:
     import torch
@@ -109,7 +110,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     save_tokenizer(tokenizer, context.output)
     trained = (training.step - first) * recipe.batch * recipe.context
     return {
-        "loss": round(sum(training.losses) / len(training.losses), 4),
+        "mean_loss": round(sum(training.losses) / len(training.losses), 4),
         "steps": training.step,
         "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
         "vocab": len(tokenizer),
@@ -124,8 +125,10 @@ def _train(training: Training, stream: torch.Tensor, context: Context) -> None:
     def after_step() -> None:
         nonlocal saved_at
         if context.stopping() or time.monotonic() - saved_at > _SAVE_EVERY_S:
+            began = time.monotonic()
             training.save(context.workdir)
             saved_at = time.monotonic()
+            record_stop_time(context.workdir, saved_at - began)
         context.metrics(training.step, {"loss": training.losses[-1]})
         context.progress("training", training.step, training.recipe.steps, "steps")
 

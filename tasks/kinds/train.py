@@ -12,20 +12,29 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tasks.job import Context, Estimate, JobKind, Known, Request, option
 from tasks.problem import Problem
 from tasks.sae import choices
-from tasks.sae.architectures import names
+from tasks.sae.architectures import coder_class, names
+from tasks.sae.coder import default_rate
+from tasks.sae.schedule import EVAL_TOKENS
 from tasks.sites import SITES
 
 if TYPE_CHECKING:
+    from tasks.activations import Vectors
     from tasks.hooks import Hook
     from tasks.parts import Parts
     from tasks.sae.footprint import TrainingShape
+
+
+#: Tokens to train on where neither --tokens nor --steps is given.
+DEFAULT_TOKENS = 10_000_000
 
 
 @dataclass(frozen=True)
 class Common:
     """What to train on, what to train, how long: what all architectures share."""
 
-    model: str | None = option(None, help="A model in the store, a model folder, or a Hub id", artifact="models")
+    model: str | None = option(
+        None, help="A model in the store, a model folder, or a Hub id (ID@REVISION)", artifact="models"
+    )
     dataset: str | None = option(
         None, help="Tokens or a dataset in the store, a file or folder, or a Hub id", artifact="tokens"
     )
@@ -52,7 +61,11 @@ class Common:
     )
     width: int | None = option(None, help="Number of features; default: --expansion times the model's width", minimum=1)
     expansion: int = option(8, help="Features for each dimension of the residual stream", minimum=1)
-    tokens: int = option(10_000_000, help="How many tokens to train on; passes over the data are repeated", minimum=1)
+    tokens: int | None = option(
+        None,
+        help="How many tokens to train on, by default 10,000,000; passes over the data are repeated",
+        minimum=1,
+    )
     steps: int | None = option(None, help="How many batches to train on, instead of --tokens", minimum=1)
     batch: int = option(4096, help="Tokens in a batch", minimum=1)
     lr: float | None = option(None, help="Learning rate of Adam; default: by width", minimum=1e-12)
@@ -66,6 +79,9 @@ class Common:
     clip: float = option(1.0, help="Longest gradient; 0: any", minimum=0)
     accumulate: int = option(1, help="Parts in which a batch goes through the SAE, to hold less memory", minimum=1)
     evaluate: int = option(4, help="How often to measure on held-out tokens, the end included; 0: not", minimum=0)
+    eval_tokens: int = option(
+        EVAL_TOKENS, help="Held-out tokens for the final evaluation, at most a tenth of the data", minimum=2
+    )
     patience: int = option(
         0, help="End when the FVU on held-out tokens was not better for so many measurements; 0: never", minimum=0
     )
@@ -120,6 +136,8 @@ def prepare(params: P, known: Known) -> tuple[P, list[Request]]:
         return first, requests
     settled_alike = (*SETTLED, *(() if "expansion" in params.together else ("width",)))
     alike = {name: getattr(first, name) for name in settled_alike if name not in params.together}
+    if len({one.lr for one, _ in prepared}) == 1:
+        alike["lr"] = first.lr
     once = [request for place, request in enumerate(requests) if request not in requests[:place]]
     return dataclasses.replace(params, **alike), once
 
@@ -151,13 +169,13 @@ def _prepare_one(params: P, known: Known) -> tuple[P, list[Request]]:
 
 def steps_of(params: Common) -> int:
     """How many batches it trains on."""
-    return params.steps or -(-params.tokens // params.batch)
+    return params.steps or -(-(params.tokens or DEFAULT_TOKENS) // params.batch)
 
 
 def _check_course(params: Common) -> None:
     """Problem for numbers of which each may be, but not beside the others."""
     steps = steps_of(params)
-    if params.steps is not None and params.tokens != Common.tokens:
+    if params.steps is not None and params.tokens not in (None, DEFAULT_TOKENS):
         raise Problem("--steps and --tokens both tell how long to train.", "Leave one of them out")
     if params.warmup + params.decay > 1:
         told = f"--warmup {params.warmup:g} and --decay {params.decay:g} are more than the whole training."
@@ -178,8 +196,19 @@ def _check_course(params: Common) -> None:
 
 
 def settled(params: P) -> P:
-    """The parameters with what the architecture's options are by default."""
-    return dataclasses.replace(params, **dataclasses.asdict(choices.chosen(params.arch, params)))
+    """The parameters with what is in force where nothing was said: options, rate by width, how many tokens.
+
+    Where --steps rules there is no number of tokens; that of a record made before this was so is the default.
+    """
+    own = dataclasses.asdict(choices.chosen(params.arch, params))
+    tokens = None if params.steps else params.tokens or DEFAULT_TOKENS
+    lr = params.lr or (None if params.width is None else default_rate(params.width))
+    return dataclasses.replace(params, **own, tokens=tokens, lr=lr)
+
+
+def in_force(params: P, result: dict[str, Any]) -> P:
+    """The parameters with what could be settled only in the run, where the model's width is known at last."""
+    return dataclasses.replace(params, width=result["d_sae"], lr=result["lr"])
 
 
 def estimate(params: Common, known: Known) -> Estimate:
@@ -190,7 +219,7 @@ def estimate(params: Common, known: Known) -> Estimate:
     from tasks.training.together import each
 
     alike = ("model", "activations", "hook", "target", "crosscode", "arch", "width", "expansion", "batch")
-    tokens = params.steps * params.batch if params.steps else params.tokens
+    tokens = params.steps * params.batch if params.steps else params.tokens or DEFAULT_TOKENS
     seconds = None
     if params.together is None:
         seconds = seconds_like_earlier(
@@ -219,6 +248,8 @@ def _shape(params: Common) -> TrainingShape:
         len(wired.writes),
         params.skip,
         params.evaluate,
+        calibrates="threshold" in coder_class(params.arch).buffer_names,
+        eval_tokens=params.eval_tokens,
     )
 
 
@@ -255,6 +286,7 @@ KIND = JobKind(
     makes=makes,
     prepare=prepare,
     estimate=estimate,
+    in_force=in_force,
     goes_on_at=goes_on_at,
 )
 
@@ -274,8 +306,9 @@ def run(params: Common, context: Context) -> dict[str, Any] | Parts:
     context.progress("loading", 0, None, "tokens")
     trained, pulse = members(params, context.name), Pulse(params.checkpoint_s, context)
     hooks = _hooks(member.params for member in trained)
-    vectors = open_vectors(trained[0].params, hooks, context.store, context.device)
-    reading = Reading(vectors, hooks, params.batch, params.seed, pulse.beat, context.workdir)
+    vectors = open_vectors(_pinned(trained[0].params, context), hooks, context.store, context.device)
+    origin = _origin(trained[0].params, vectors, context)
+    reading = Reading(vectors, hooks, params.batch, params.seed, pulse.beat, context.workdir, params.eval_tokens)
     contexts: Sequence[Context] = [context] if params.together is None else parts_of(context, trained)
     pulse.trainings = [
         Training(member.params, own, reading.see(wiring(member.params)))
@@ -288,6 +321,25 @@ def run(params: Common, context: Context) -> dict[str, Any] | Parts:
         if params.together is not None:
             context.progress("finishing", place, len(ended), "SAEs")
         told[name] = training.finish()
-    made = {name: result for name, result in told.items() if result is not None}
+    made = {name: {**result, **origin} for name, result in told.items() if result is not None}
     failed = {name: training.failed for name, training in ended.items() if training.failed is not None}
     return made[context.name] if params.together is None else Parts(made, failed)
+
+
+def _pinned(params: Common, context: Context) -> Common:
+    """The parameters with the model at the commit that an earlier attempt has read."""
+    from tasks.model_commit import pinned
+
+    return params if params.model is None else dataclasses.replace(params, model=pinned(params.model, context.workdir))
+
+
+def _origin(params: Common, vectors: Vectors, context: Context) -> dict[str, str]:
+    """What the result says of the model's commit, which later attempts read too."""
+    from tasks.activations import ModelVectors
+    from tasks.model_commit import pin
+
+    if isinstance(vectors, ModelVectors):
+        pin(vectors.model, context.workdir)
+        return vectors.origin
+    made = context.store.manifest("activations", str(params.activations)).get("result", {})
+    return {name: made[name] for name in ("model_commit",) if name in made}

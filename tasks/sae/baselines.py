@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from tasks.sae.densities import histogram
 from tasks.sae.footprint import numbers_coded
 from tasks.sae.metrics import Measures, total_variance
 
@@ -19,21 +18,15 @@ NUMBERS, _PRODUCTS = 1 << 24, 1 << 35
 
 
 def compare(found: Measures, train: torch.Tensor, held_out: torch.Tensor) -> dict[str, Any]:
-    """What was found of an SAE on `held_out` and, beside it, what the baselines explain with its own L0.
+    """What the baselines explain of `held_out` with the L0 of the SAE of which that was found.
 
     Both tensors are (n, d): of a transcoder what it is to write, which the baselines code.
     """
     active = max(1, round(found.l0))
     return {
-        "loss": found.loss,
-        "l0": found.l0,
-        "fvu": found.fvu,
-        "explained_variance": found.explained_variance,
-        "dead_share": found.dead_share,
-        "density_histogram": histogram(found.density).told(),
         "pca_explained_variance": pca_explained_variance(train, held_out, active),
         "random_explained_variance": random_explained_variance(train, held_out, len(found.density), active),
-        "held_out_tokens": len(held_out),
+        "baseline_tokens": len(held_out),
     }
 
 

@@ -137,10 +137,30 @@ def _metrics(result: Mapping[str, Any]) -> str:
     ):
         if result.get(key) is not None:
             rows.append((name, f"{result[key]:.4f}", active))
-    more = (
-        f"{result['dead_share']:.2%} of the features were never active on {result['held_out_tokens']} held-out tokens."
-    )
-    return _table(("on held-out tokens", "explained variance", "active features"), rows) + "\n\n" + more
+    dead = result.get("dead_fraction", result.get("dead_share"))
+    more = f"{dead:.2%} of the features were never active on {result['held_out_tokens']} held-out tokens."
+    table = _table(("on held-out tokens", "explained variance", "active features"), rows)
+    return "\n\n".join(part for part in (table, more, _measured(result)) if part)
+
+
+#: What the card has of the other measures, by their names in docs/metrics.md.
+_MEASURES = (
+    *("mse", "fvu", "l1", "cosine_similarity", "l2_ratio", "ce_loss", "ce_loss_with_sae"),
+    *("ce_loss_with_zero_ablation", "ce_loss_recovered", "ce_loss_recovered_mean", "kl"),
+)
+
+
+def _measured(result: Mapping[str, Any]) -> str:
+    """The measures by name; nothing of an SAE that was trained before they had these names."""
+    errors = result.get("standard_errors")
+    if errors is None:
+        return ""
+    rows = [
+        (f"`{name}`", f"{result[name]:.4g}", "" if errors.get(name) is None else f"{errors[name]:.2g}")
+        for name in _MEASURES
+        if result.get(name) is not None
+    ]
+    return _table(("measure", "value", "standard error"), rows)
 
 
 def _loading(config: Mapping[str, Any], repo: str, path: str) -> str:

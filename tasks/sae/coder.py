@@ -11,7 +11,7 @@ wait for torch to be imported.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -140,6 +140,16 @@ class Coder:
     def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The tensors that make up the saved form, by SAELens' names, rows as here; and what its `cfg.json` adds."""
         return dict(self.parameters), {}
+
+    def calibrate(self, vectors: Iterable[Tensor], count: int) -> None:
+        """Fit what the saved form has besides the parameters, to `count` scaled vectors that come in pieces.
+
+        Most architectures have nothing of that kind and read none of them.
+        """
+
+    def calibration_size(self, wanted: int) -> int:
+        """How many of the wanted vectors `calibrate` takes: none of most architectures."""
+        return 0
 
     @classmethod
     def options_of(cls, told: dict[str, Any]) -> Any:

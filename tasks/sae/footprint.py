@@ -15,6 +15,7 @@ from typing import Any
 
 from tasks.estimate import CHECKPOINT, FLOAT, ModelShape, shape_of_model, shape_of_tokens, weights_in
 from tasks.job import Estimate, Known
+from tasks.sae.schedule import EVAL_TOKENS
 
 #: Python, torch and Celery, before anything of the job is loaded.
 RUNNER = 350 << 20
@@ -29,11 +30,12 @@ HELD_OUT_SHARE, HELD_OUT_VECTORS, HELD_OUT_NUMBERS = 0.1, 32768, 1 << 25
 #: As in tasks.activations: tokens of one forward pass. As in tasks.buffers: the vectors that wait to be shuffled. As in
 #: tasks.sae.coder: numbers in a slice of codes. As in tasks.sae.baselines: numbers held of some vectors. As in
 #: tasks.features.collect: numbers in a batch's codes. As in tasks.splice: numbers in the logits of a pass and in a
-#: slice of what is made of them. As in tasks.training.evaluation: vectors measured on, tokens that the model predicts.
+#: slice of what is made of them. As in tasks.training.evaluation: vectors measured on. As in tasks.sae.calibration:
+#: pre-activations that are kept.
 FORWARD_TOKENS = 4096
 BUFFER_BATCHES, BUFFER_BYTES, BUFFER_FILE_BYTES, FEWEST_BATCHES = 16, 512 << 20, 16 << 30, 4
 SLICE_NUMBERS, BASELINE_NUMBERS, CODES = 1 << 22, 1 << 24, 1 << 26
-LOGITS, LOGITS_SLICE, EVALUATED, PREDICTED = 1 << 24, 1 << 22, 8192, 2048
+LOGITS, LOGITS_SLICE, EVALUATED, MOST_KEPT = 1 << 24, 1 << 22, 8192, 1 << 22
 
 #: Vectors as long as the residual stream that a token has at the worst moment of a forward pass: the model's own, and
 #: for each hook what is caught, and what is left of the pass before.
@@ -73,6 +75,8 @@ class TrainingShape:
     writes: int = 0  # hooks that it writes, where it does not write what it reads
     skip: bool = False  # whether it has a way past the features
     evaluate: int = 0  # how often it is measured, and the model predicts with it in its place
+    calibrates: bool = False  # whether a threshold is fitted to a sample of training vectors
+    eval_tokens: int = EVAL_TOKENS  # held-out tokens of the final evaluation
 
 
 @dataclass(frozen=True)
@@ -134,9 +138,11 @@ def of_training(
         _COPIES_READ * held_out * seen - kept,
         *(moment(one) for one in trained for moment in (_stepping, _saving)),
         *(_measuring(one, held_out) for one in trained),
+        *(_calibrating(one) for one in trained if one.shape.calibrates),
     ]
     if any(shape.evaluate for shape in shapes):
-        moments.append(_predicting(told.vocab or 0, rows[1] if rows else None))
+        predicted = min(shapes[0].eval_tokens, _share(vectors))
+        moments.append(_predicting(told.vocab or 0, rows[1] if rows else None, predicted))
     held = FLOAT * (lasting + max(moments))
     return Estimate(
         memory_bytes=RUNNER + (0 if stored else MODEL) + told.bytes_on_cpu + held,
@@ -184,6 +190,12 @@ def _measuring(trained: _Trained, held_out: int) -> int:
     return max(pca, random) + _CODES_MEASURED * min(SLICE_NUMBERS, held_out * d_sae)
 
 
+def _calibrating(trained: _Trained) -> int:
+    """Numbers at the worst moment of the search for a threshold: the largest so far, with those of a slice, twice."""
+    kept = min(MOST_KEPT, trained.shape.eval_tokens * (trained.shape.k or 1))
+    return 2 * (2 * kept + SLICE_NUMBERS) + SLICE_NUMBERS
+
+
 def _on_disk(trained: Sequence[_Trained]) -> int:
     """Numbers on disk at the worst moment: while one more checkpoint is written, or all SAEs are saved beside theirs.
 
@@ -199,9 +211,14 @@ def _forward(d_model: int, hooks: int = 1) -> int:
     return FORWARD_TOKENS * (_VECTORS_A_TOKEN + _VECTORS_A_HOOK * hooks) * d_model
 
 
-def _predicting(vocab: int, context: int | None) -> int:
+def _share(tokens: int | None) -> int:
+    """Tokens that may be held out of so many; as many as one likes where that is not known."""
+    return HELD_OUT_NUMBERS if tokens is None else int(tokens * HELD_OUT_SHARE)
+
+
+def _predicting(vocab: int, context: int | None, tokens: int) -> int:
     """Numbers in what a model predicts, as it is and with a coder in its place, and in slices of what is made of it."""
-    most = min(LOGITS, PREDICTED * vocab)
+    most = min(LOGITS, max(1, tokens) * vocab)
     logits = most if context is None else max(most // max(1, context * vocab), 1) * context * vocab
     return _COPIES_PREDICTED * logits + _SLICES_PREDICTED * min(LOGITS_SLICE, logits)
 

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 
 from tasks.sae.coder import CoderConfig
 
+#: Held-out tokens of the final evaluation, if nothing else is said.
+EVAL_TOKENS = 1 << 16
+
 
 @dataclass(frozen=True)
 class TrainConfig:

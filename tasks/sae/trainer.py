@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,10 @@ MEASURED_BATCHES = 8
 DEAD_EVERY = 16
 #: Steps, and seconds, between two writes of the metrics, and the most lines they may have.
 FLUSH_EVERY, FLUSH_AFTER_S, METRIC_LINES = 100, 1.0, 10_000
-#: A line of the metrics, besides its step: see `Step`; `fvu` as in tasks.sae.metrics, on the batch; `dead` features.
-METRICS = ("loss", "reconstruction", "sparsity", "auxiliary", "l0", "fvu", "dead")
+#: A line of the metrics, besides its step, all of them of the training batch: see docs/metrics.md.
+METRICS = ("loss", "mse_loss", "sparsity_loss", "aux_loss", "l0", "mse", "fvu", "dead_features")
+#: Vectors that a sample for the calibration has, if nothing else is said.
+CALIBRATED = 16_384
 
 
 class Trainer:
@@ -57,6 +59,8 @@ class Trainer:
         self._unwritten: list[tuple[int, torch.Tensor]] = []
         self._written_at = time.monotonic()
         self.pace = Pace()
+        #: So many training vectors at most, as they are: how many there are, and pieces of them.
+        self.sample: Callable[[int], tuple[int, Iterable[torch.Tensor]]] = self._first_batches
         #: Called with the lines that were added to the metrics.
         self.on_metrics: Callable[[list[dict[str, Any]]], None] = lambda lines: None
 
@@ -64,7 +68,8 @@ class Trainer:
     def run(self, folder: Path, after_step: Callable[[], None] | None = None) -> None:
         """Train from where it is to the last step, writing metrics into `folder`.
 
-        `after_step` may call `save` and may raise to leave. Raises Problem when the loss is no longer a number.
+        `after_step` may call `save` and may raise to leave. The coder is calibrated at the end. Raises Problem when the
+        loss is no longer a number.
         """
         self.begin(folder)
         while self.goes_on:
@@ -72,6 +77,7 @@ class Trainer:
             if after_step:
                 after_step()
         self._write_metrics(folder)
+        self.calibrate()
 
     @torch.no_grad()
     def begin(self, folder: Path) -> None:
@@ -118,6 +124,26 @@ class Trainer:
         made = self.coder(x * spread(self.scales.read, x[0]))
         return made / spread(self.scales.written, made[0])
 
+    @torch.no_grad()
+    def calibrate(self, wanted: int = CALIBRATED) -> None:
+        """Fit what the saved form has besides the parameters to a sample of training vectors.
+
+        It follows from the weights and the sample alone, so a resumed training has the same.
+        """
+        if size := self.coder.calibration_size(wanted):
+            count, pieces = self.sample(size)
+            self.coder.calibrate((x * spread(self.scales.read, x[0]) for x in pieces if len(x)), count)
+
+    def _first_batches(self, wanted: int) -> tuple[int, Iterable[torch.Tensor]]:
+        """The sample of a trainer that knows nothing but its batches: the first ones."""
+        steps = range(max(1, min(self.config.steps, wanted // self.config.batch)))
+        return len(steps) * self.config.batch, (self._batch(step)[0] for step in steps)
+
+    @property
+    def unit(self) -> float:
+        """What scaled vectors are multiplied with for the model's own units; 1 for a crosscoder, which has several."""
+        return 1.0 if self.config.coder.blocks > 1 else 1 / self.scales.written[0]
+
     def _batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         given = self.source(step)
         read, written = given if isinstance(given, tuple) else (given, given)
@@ -147,6 +173,7 @@ class Trainer:
         x, target = self.scaled(batch)
         if resamples:
             drawn, self.dead = self.dead[: len(x)], self.dead[len(x) :]
+            self.coder.calibrate([x], len(x))  # what is reconstructed badly is seen with the codes of this batch
             resample(self.coder, self.optimizer, drawn, x, target, config.seed + self.step)
             self.quiet[drawn] = 0
         moment = Moment(self.dead, config.pressure(self.step), self.step / config.steps)
@@ -187,7 +214,7 @@ class Trainer:
     def _row(self, told: Step, target: torch.Tensor) -> torch.Tensor:
         dead = (self.quiet >= self.config.dead_after).sum()
         fvu = told.error * len(target) / total_variance(target)
-        return torch.stack([*told[:5], fvu, dead])
+        return torch.stack([*told[:5], told.error * self.unit**2, fvu, dead])
 
     def _write_metrics(self, folder: Path) -> None:
         """Read the waiting rows off the device, at once, and append them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,18 +10,29 @@ import numpy as np
 import torch
 
 from tasks.sae import checkpoint
-from tasks.sae.densities import histogram
-from tasks.sae.metrics import measure
+from tasks.sae.metrics import Measures, measure
 from tasks.splice import can_splice, splice
-from tasks.training.logs import COUNTS, DENSITIES, EVALUATED_TOKENS, PREDICTED_TOKENS
+from tasks.training.logs import ERRORS, EVALUATED_TOKENS, HELD_OUT_TOKENS, PREDICTED_TOKENS
 
 if TYPE_CHECKING:
     from tasks.sae.trainer import Trainer
     from tasks.training.reading import Seen
 
 EVALUATIONS = "evaluations.jsonl"
-#: What is told of the model's predictions: its cross-entropy as it is, with the coder, with zeros; see tasks.splice.
-LOSSES = ("ce_loss", "ce_loss_with_sae", "ce_loss_with_zeros", "ce_loss_recovered", "kl")
+#: What is measured of the model's predictions, by the names of docs/metrics.md and by those of `tasks.splice.Spliced`.
+PREDICTIONS = {
+    "ce_loss": "clean",
+    "ce_loss_with_sae": "spliced",
+    "ce_loss_with_zero_ablation": "ablated",
+    "ce_loss_with_mean_ablation": "averaged",
+    "ce_loss_recovered": "recovered",
+    "ce_loss_recovered_mean": "recovered_mean",
+    "kl": "kl",
+    "kl_with_zero_ablation": "kl_ablated",
+    "kl_recovered": "kl_recovered",
+}
+#: What the last evaluation has besides: the reconstruction at all positions, BOS and the first included.
+EVERYWHERE = {"ce_loss_with_sae_everywhere": "everywhere", "ce_loss_recovered_everywhere": "recovered_everywhere"}
 #: Vectors that are measured on each time, and tokens that the model predicts with the coder in its place.
 VECTORS, PREDICTED = 8192, 2048
 
@@ -31,6 +43,7 @@ class Evaluation:
     def __init__(self, trainer: Trainer, seen: Seen, times: int) -> None:
         """`times` is how often, the end included, over the whole training."""
         self.trainer, self.seen = trainer, seen
+        trainer.sample = seen.sample
         rows, context = seen.reading.held_rows, seen.shape[1]
         self.rows: np.ndarray = rows[: max(1, VECTORS // context)]
         self.predicted = rows[: max(1, PREDICTED // context)]
@@ -50,38 +63,44 @@ class Evaluation:
     @torch.no_grad()
     def __call__(self) -> dict[str, Any]:
         """What is measured, by name; None for what a model must predict when there is none that does."""
+        self.trainer.calibrate()
         read, written = self.trainer.scaled(self.seen.rows_again(self.rows))
-        found = measure(self.trainer.coder, read, written)
-        return {
-            "fvu": found.fvu,
-            "l0": found.l0,
-            "dead_share": found.dead_share,
-            DENSITIES: histogram(found.density).told(),
-            EVALUATED_TOKENS: len(read),
-            **self._in_the_model(),
-        }
+        found = measure(self.trainer.coder, read, written, self.trainer.unit, self.seen.counts(self.rows))
+        return _joined({**found.as_json(), EVALUATED_TOKENS: found.tokens}, self._predictions(self.predicted))
 
-    def of(self, step: int, folder: Path) -> dict[str, Any]:
-        """The model's losses at that step, where the FVU was best, on how many tokens; nothing if none was measured."""
+    def final(self, found: Measures, folder: Path, on_rows: Callable[[int, int], None]) -> dict[str, Any]:
+        """What was found on all held-out rows, with what the model predicts of them and which evaluation was best.
+
+        Nothing was predicted where nothing was to be evaluated during training.
+        """
+        told = {**found.as_json(), HELD_OUT_TOKENS: found.tokens}
         lines = checkpoint.read(folder, EVALUATIONS)
         if not lines:
-            return {}
+            return told
         best = min(lines, key=lambda line: line["fvu"])
-        then = next((line for line in lines if line["step"] == step), lines[-1])
-        told = {name: then.get(name) for name in (*LOSSES, *COUNTS)}
-        return {**told, "best_step": best["step"], "best_fvu": best["fvu"]}
+        told |= {"best_step": best["step"], "best_fvu": best["fvu"], EVALUATED_TOKENS: best.get(EVALUATED_TOKENS)}
+        return _joined(told, self._predictions(self.seen.reading.held_rows, is_last=True, on_rows=on_rows))
 
     def since_best(self, folder: Path) -> int:
         """How many measurements came after the one with the least FVU."""
         found = [line["fvu"] for line in checkpoint.read(folder, EVALUATIONS) if line["step"] <= self.trainer.step]
         return len(found) - 1 - found.index(min(found)) if found else 0
 
-    def _in_the_model(self) -> dict[str, float | None]:
-        names, source = (*LOSSES, PREDICTED_TOKENS), self.seen.source
-        if not can_splice(source):
-            return dict.fromkeys(names)
-        found = splice(source, self.predicted, len(self.seen.wired.reads), self.trainer.reconstruct)
+    def _predictions(
+        self, rows: np.ndarray, is_last: bool = False, on_rows: Callable[[int, int], None] = lambda done, total: None
+    ) -> dict[str, Any]:
+        names, source = PREDICTIONS | (EVERYWHERE if is_last else {}), self.seen.source
+        reads, found = len(self.seen.wired.reads), None
+        if can_splice(source):
+            mean = self.seen.mean_written()
+            found = splice(source, rows, reads, self.trainer.reconstruct, mean, is_last, on_rows)
         if found is None:
-            return dict.fromkeys(names)
-        told = (found.clean, found.spliced, found.ablated, found.recovered, found.kl, found.tokens)
-        return dict(zip(names, told, strict=True))
+            return dict.fromkeys((*names, PREDICTED_TOKENS))
+        errors = {name: found.errors[key] for name, key in names.items() if key in found.errors}
+        told = {name: getattr(found, key) for name, key in names.items()}
+        return {**told, PREDICTED_TOKENS: found.tokens, ERRORS: errors}
+
+
+def _joined(told: dict[str, Any], predictions: dict[str, Any]) -> dict[str, Any]:
+    """Both, with the standard errors of both."""
+    return {**told, **predictions, ERRORS: {**told[ERRORS], **predictions.get(ERRORS, {})}}

@@ -29,6 +29,8 @@ TENSORBOARD, WANDB = KNOWN = ("tensorboard", "wandb")
 #: measured: that is the same each time, so nobody is to be shown its course.
 DENSITIES = "density_histogram"
 COUNTS = EVALUATED_TOKENS, PREDICTED_TOKENS = ("evaluated_tokens", "predicted_tokens")
+#: On how many tokens a result was measured, and how it names the standard errors of its means.
+HELD_OUT_TOKENS, ERRORS = "held_out_tokens", "standard_errors"
 #: A step, and its metrics by name: numbers, and a histogram.
 Row = tuple[int, dict[str, Any]]
 
@@ -157,27 +159,26 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-def rows_of(lines: list[dict[str, Any]], paces: list[dict[str, Any]], d_sae: int) -> Iterator[Row]:
+def rows_of(lines: list[dict[str, Any]], paces: list[dict[str, Any]]) -> Iterator[Row]:
     """Lines of the metrics, each with the pace that was measured at its step, if any."""
     pace = {told["step"]: {name: value for name, value in told.items() if name != "step"} for told in paces}
     for line in lines:
-        yield line["step"], {**shown(line, d_sae), **pace.get(line["step"], {})}
+        yield line["step"], {**shown(line), **pace.get(line["step"], {})}
 
 
 def held_out(lines: list[dict[str, Any]]) -> Iterator[Row]:
     """Lines of what was measured on held-out rows, under names that tell it from what was of the batch."""
-    left_out = ("step", DENSITIES, *COUNTS)
+    left_out = ("step", DENSITIES, ERRORS, *COUNTS)
     for line in lines:
         values = {f"held_out/{name}": value for name, value in line.items() if name not in left_out}
         found = Histogram.of(line[DENSITIES])
         yield line["step"], {**values, "held_out/never_fired": found.never, "held_out/log10_density": found}
 
 
-def shown(line: dict[str, Any], d_sae: int) -> dict[str, Any]:
-    """A line of the metrics as one looks at it, what matters most first: dead features as their share."""
-    first = {name: line[name] for name in ("loss", "fvu", "l0")}
-    rest = {name: value for name, value in line.items() if name not in (*first, "step", "dead")}
-    return {**first, "dead_share": line["dead"] / d_sae, **rest}
+def shown(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of the metrics as one looks at it, what matters most first."""
+    first: dict[str, Any] = {name: line[name] for name in ("loss", "fvu", "l0", "dead_features") if name in line}
+    return {**first, **{name: value for name, value in line.items() if name not in (*first, "step")}}
 
 
 def _is_installed(package: str) -> bool:

@@ -14,7 +14,7 @@ from tasks.problem import Problem
 from tasks.sae.baselines import compare
 from tasks.sae.coder import default_rate
 from tasks.sae.formats import read_config, save_density
-from tasks.sae.metrics import measure
+from tasks.sae.metrics import Measurement, Measures
 from tasks.sae.schedule import TrainConfig
 from tasks.sae.trainer import Trainer
 from tasks.store import write_json
@@ -27,6 +27,7 @@ from tasks.training.watch import Watch
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from tasks.kinds.train import Common
     from tasks.training.reading import Seen
@@ -121,21 +122,37 @@ class Training:
         trainer, seen, steps = self.trainer, self.seen, self.trainer.step
         if trainer.is_over:
             trainer.take_best(self.context.workdir)
+        trainer.calibrate(self.params.eval_tokens)
         save(self.params, self.context, trainer, seen)
-        held_rows, train_rows = seen.reading.held_rows, seen.reading.train_rows
-        held_out = self._read(held_rows)
-        found = measure(trainer.coder, *held_out)
+        held_out = self._read(near := seen.reading.near_rows)
+        found = self._measure(near, held_out)
         save_density(self.context.output, found.density)
+        train_rows = seen.reading.train_rows[: 2 * len(near)]
         return {
-            **compare(found, self._read(train_rows[: 2 * len(held_rows)])[1], held_out[1]),
-            **self.evaluation.of(trainer.step, self.context.workdir),
+            **self.evaluation.final(found, self.context.workdir, self._tell_rows),
+            **compare(found, self._read(train_rows)[1], held_out[1]),
             **self._pace(),
             "steps": steps,
+            "training_tokens": trainer.step * trainer.config.batch,
+            "lr": trainer.config.lr,
             "steps_in_last_attempt": steps - self.first,
             "d_in": trainer.config.coder.d_in,
             "d_sae": trainer.config.coder.d_sae,
             "hook": seen.points[0].module,
         }
+
+    def _measure(self, near: np.ndarray, held_out: tuple[torch.Tensor, torch.Tensor]) -> Measures:
+        """What is found on all held-out rows; the vectors of the `near` ones, the first of them, are there already."""
+        rows, trainer = self.seen.reading.held_rows, self.trainer
+        measurement = Measurement(trainer.coder, trainer.unit)
+        measurement.add(*held_out, self.seen.counts(near))
+        for counts, vectors in self.seen.pieces(rows[len(near) :]):
+            measurement.add(*trainer.scaled(vectors), counts)
+            self.context.progress("measuring", measurement.tokens, int(self.seen.counts(rows).sum()), "tokens")
+        return measurement.result()
+
+    def _tell_rows(self, done: int, total: int) -> None:
+        self.context.progress("predicting", done, total, "rows")
 
     def _pace(self) -> dict[str, Any]:
         told = dict(self._speed or self.watch.result())

@@ -124,7 +124,7 @@ def _from_model(params: P, known: Known) -> tuple[P, int | None, list[Request]]:
     from tasks.text.wanted import find_tokens
 
     place = place_of(params)
-    model, found = look_up(place.model, known)
+    model, found = look_up(place.model, known, readable=True)
     told = found or {}
     for layer in (*place.layers, *([] if params.target_layer is None else [params.target_layer])):
         check_layer(model, told, layer)

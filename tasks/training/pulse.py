@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tasks.job import Context
 from tasks.sae import kernels
+from tasks.stop_grace import FACTOR, LONGEST_S, record_stop_time
 from tasks.training import logs
 
 if TYPE_CHECKING:
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 #: Checkpoints may take up to this share of the time.
 _CHECKPOINT_SHARE = 0.05
+
+
+#: Times to stop under this, and changes by less than this factor, make no difference to anybody.
+_LEAST_S, _CHANGE = 1.0, 1.1
 
 
 class Pulse:
@@ -26,10 +31,20 @@ class Pulse:
     def __init__(self, checkpoint_s: float, context: Context) -> None:
         self.checkpoint_s, self.context = checkpoint_s, context
         self.next_save = time.monotonic() + checkpoint_s
+        self._looked_at: float | None = None
+        self._longest_gap = self._stop_time = 0.0  # between two looks, such as an evaluation takes; of a whole stop
 
     def beat(self) -> None:
         """Write checkpoints if it is time or the job was told to stop; tell the progress. Raises Stopped then."""
         began = time.monotonic()
+        if self._looked_at is not None:
+            self._longest_gap = max(self._longest_gap, began - self._looked_at)
+        try:
+            self._beat(began)
+        finally:
+            self._looked_at = time.monotonic()
+
+    def _beat(self, began: float) -> None:
         if self.context.stopping() or began >= self.next_save:
             self._save()
             now = time.monotonic()
@@ -59,5 +74,21 @@ class Pulse:
         return min(steps) if steps else max(training.trainer.step for training in self.trainings)
 
     def _save(self) -> None:
-        for training in self.trainings:
+        """Write checkpoints of all, and how long that takes: of the rest as long as of those that are written.
+
+        The first time may be as long as any: nothing was measured yet.
+        """
+        began, all_of_them = time.monotonic(), len(self.trainings)
+        if not self._stop_time:
+            self._tell_stop_time(LONGEST_S / FACTOR)
+        for done, training in enumerate(self.trainings, 1):
             training.save()
+            seconds = (time.monotonic() - began) * all_of_them / done + self._longest_gap
+            if done == all_of_them or seconds > self._stop_time:
+                self._tell_stop_time(seconds)
+
+    def _tell_stop_time(self, seconds: float) -> None:
+        known = max(self._stop_time, _LEAST_S)
+        if not known / _CHANGE <= max(seconds, _LEAST_S) <= known * _CHANGE:
+            self._stop_time = seconds
+            record_stop_time(self.context.workdir, seconds)

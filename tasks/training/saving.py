@@ -30,8 +30,14 @@ def save(params: Common, context: Context, trainer: Trainer, seen: Seen) -> None
         **provenance.of_text(context.store, str(params.dataset)),
         "training_tokens": trainer.step * trainer.config.batch,
         "activation_scale": list(trainer.scales.read),
+        "training": _in_force(trainer),
     }
     save_sae(context.output, trainer.coder, trainer.scales, about)
+
+
+def _in_force(trainer: Trainer) -> dict[str, Any]:
+    """All that the training depended on besides its batches; the coder's own options stand elsewhere."""
+    return {name: value for name, value in vars(trainer.config).items() if name != "coder"}
 
 
 def _model(params: Common, context: Context, seen: Seen) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Watch:
         step, speed = lines[-1]["step"], asdict(self.trainer.pace.lap())
         pace = {"step": step, **speed}
         checkpoint.append(self.context.workdir, PACE, [pace])
-        self.context.metrics(step, {**logs.shown(lines[-1], self._width), **speed})
+        self.context.metrics(step, {**logs.shown(lines[-1]), **speed})
         self._tell(lines, [pace], [])
 
     def hear_evaluation(self) -> None:
@@ -71,11 +71,7 @@ class Watch:
             "gemm_peak_gflops": None if peak is None else round(peak / 1e9, 1),
         }
 
-    @property
-    def _width(self) -> int:
-        return self.trainer.config.coder.d_sae
-
     def _tell(self, lines: _Lines, paces: _Lines, evaluations: _Lines) -> None:
-        rows = [*logs.rows_of(lines, paces, self._width), *logs.held_out(evaluations)]
+        rows = [*logs.rows_of(lines, paces), *logs.held_out(evaluations)]
         for log in self._logs:
             log.write(sorted(rows, key=itemgetter(0)))

@@ -26,7 +26,7 @@ DENSITIES = {"never": 12, "log10_edges": [-7 + n / 2 for n in range(15)], "count
 RESULT = {
     "l0": 4.0,
     "explained_variance": 0.8125,
-    "dead_share": 0.25,
+    "dead_fraction": 0.25,
     "density_histogram": DENSITIES,
     "telling": ["a", "b"],
 }
@@ -80,6 +80,20 @@ def test_the_saes_of_the_store_are_listed_and_shown_as_documented(cli: Cli) -> N
         True,
         ["The store has no saes/yours.", "  There are: mine"],
     )
+
+
+def test_an_sae_that_was_trained_before_is_listed_by_its_names_and_a_mean_is_shown_with_its_error(cli: Cli) -> None:
+    folder = add_sae(cli.home, "old")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    old = {**manifest["result"], "dead_share": 0.125, "loss": 3.5, "standard_errors": {"l0": 0.0123}}
+    del old["dead_fraction"]
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "result": old}))
+    (line,) = cli("saes", "ls", "--json").json["saes"]
+    assert (line["dead_fraction"], line["dead_share"]) == (0.125, 0.125)
+    assert re.search(r"^old .* 0\.125$", cli("saes", "ls").out, re.M)
+    shown = cli("saes", "show", "old").out
+    assert re.search(r"^l0 +4 ± 0\.012$", shown, re.M)
+    assert re.search(r"^loss +3\.5$", shown, re.M)
 
 
 def test_a_transcoder_and_a_crosscoder_tell_what_they_read_and_write(cli: Cli) -> None:

@@ -16,6 +16,7 @@ from tasks import worker
 from tasks.job import State, kinds, longest_stop_grace_s
 from tasks.memory import held_bytes
 from tasks.queues import Limits, Resource, queue_named
+from tasks.stop_grace import LONGEST_S
 from tests.conftest import until
 from tests.core.lab import Lab
 
@@ -30,11 +31,11 @@ def test_every_kind_has_the_limits_of_the_table() -> None:
 
 @pytest.mark.usefixtures("kinds_of_the_tests")
 def test_the_longest_grace_is_that_of_the_kind_that_needs_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert longest_stop_grace_s() == 20
-    patient = dataclasses.replace(kinds()["cleanup"], stop_grace_s=90)
+    assert longest_stop_grace_s() == LONGEST_S == 120, "of kinds that write checkpoints"
+    patient = dataclasses.replace(kinds()["cleanup"], stop_grace_s=190)
     monkeypatch.setattr("tasks.kinds.cleanup.KIND", patient)
     kinds.cache_clear()
-    assert longest_stop_grace_s() == 90
+    assert longest_stop_grace_s() == 190
 
 
 def test_a_job_that_does_not_stop_is_killed_after_the_grace_of_its_kind(lab: Lab) -> None:

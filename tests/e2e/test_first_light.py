@@ -25,7 +25,7 @@ def features_of(home: Home) -> list[dict]:
 
 def test_the_quickstart_ends_with_numbers_features_and_a_page(lit_home: Lit) -> None:
     home, said = lit_home
-    for word in ("explained variance", "PCA", "random dictionary", "dead share", "tokens/s", "patterned share"):
+    for word in ("explained variance", "PCA", "random dictionary", "dead features", "tokens/s", "patterned share"):
         assert word in said.stdout
     assert said.stdout.count("\n  feature ") == 5
     assert "mistudio workers start full" in said.stdout

@@ -1,8 +1,10 @@
 """Adds the tests' own job kinds to a worker's: put this folder on PYTHONPATH.
 
-TRANSPORT_OPTIONS, a JSON object, changes what a worker tells kombu's transport.
+TRANSPORT_OPTIONS, a JSON object, changes what a worker tells kombu's transport. TRAIN_STOP_GRACE_S is the default grace
+of trainings in seconds.
 """
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -10,6 +12,11 @@ from pathlib import Path
 import tasks.kinds
 
 tasks.kinds.__path__.append(str(Path(__file__).parent / "kinds"))
+
+if told := os.environ.get("TRAIN_STOP_GRACE_S"):
+    import tasks.kinds.train
+
+    tasks.kinds.train.KIND = dataclasses.replace(tasks.kinds.train.KIND, stop_grace_s=float(told))
 
 if told := os.environ.get("TRANSPORT_OPTIONS"):
     import tasks.app

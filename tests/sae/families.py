@@ -23,6 +23,7 @@ _SMALL = {
 _GROUPED = {"num_key_value_heads": 2, "head_dim": 8}
 _OWN: dict[str, dict[str, Any]] = {
     "bert": {},
+    "biogpt": {},
     "bloom": {},
     "distilbert": {"hidden_dim": 32},
     "falcon": {},
@@ -35,15 +36,18 @@ _OWN: dict[str, dict[str, Any]] = {
     "granite": {"num_key_value_heads": 2, "residual_multiplier": 0.5},
     "llama": {"num_key_value_heads": 2},
     "mamba": {},
+    "minicpm3": {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 8},
     "mistral": {"num_key_value_heads": 2},
     "mixtral": {"num_key_value_heads": 2, "num_local_experts": 2},
     "mpt": {"d_model": 16, "n_heads": 2, "n_layers": 3},
+    "openai-gpt": {},
     "olmo2": {"num_key_value_heads": 2},
     "opt": {"ffn_dim": 32, "word_embed_proj_dim": 16},
     "opt normed": {"ffn_dim": 32, "word_embed_proj_dim": 16, "do_layer_norm_before": False},
     "phi": {"num_key_value_heads": 2},
     "qwen2": {"num_key_value_heads": 2},
     "roberta": {},
+    "xglm": {"d_model": 16, "num_layers": 3, "attention_heads": 2, "ffn_dim": 32},
 }
 
 

@@ -13,7 +13,7 @@ from tasks import activations, buffers, splice
 from tasks.features import collect
 from tasks.job import Estimate
 from tasks.kinds import extract, train
-from tasks.sae import baselines, checkpoint, coder, footprint, pairs
+from tasks.sae import baselines, calibration, checkpoint, coder, footprint, pairs
 from tasks.sae.schedule import TrainConfig
 from tasks.sae.trainer import Trainer
 from tasks.training import evaluation
@@ -121,4 +121,4 @@ def test_the_sizes_are_those_of_the_work_itself() -> None:
     assert (footprint.SLICE_NUMBERS, footprint.BASELINE_NUMBERS) == (coder.SLICE_NUMBERS, baselines.NUMBERS)
     assert (footprint.CODES, footprint.PAIRS_SLICE) == (collect._CODES, pairs.SLICE)
     assert (footprint.LOGITS, footprint.LOGITS_SLICE) == (splice.LOGITS, splice.LOGITS_SLICE)
-    assert (footprint.EVALUATED, footprint.PREDICTED) == (evaluation.VECTORS, evaluation.PREDICTED)
+    assert (footprint.EVALUATED, footprint.MOST_KEPT) == (evaluation.VECTORS, calibration.MOST_KEPT)

@@ -14,6 +14,7 @@ from tests.sae.families import VOCABULARY, model_of
 
 #: What attention and MLP add, and what the MLP reads, within a block.
 MODULES = {
+    "biogpt": ("biogpt.layers.1", "self_attn", "fc2", "fc1"),
     "bloom": ("transformer.h.1", "self_attention.dense", "mlp.dense_4h_to_h", "mlp"),
     "falcon": ("transformer.h.1", "self_attention.dense", "mlp.dense_4h_to_h", "mlp"),
     "gemma2": ("model.layers.1", "post_attention_layernorm", "post_feedforward_layernorm", "mlp"),
@@ -29,6 +30,7 @@ MODULES = {
     "opt": ("model.decoder.layers.1", "self_attn", "fc2", "fc1"),
     "phi": ("model.layers.1", "self_attn", "mlp", "mlp"),
     "qwen2": ("model.layers.1", "self_attn", "mlp", "mlp"),
+    "xglm": ("model.layers.1", "self_attn", "fc2", "fc1"),
 }
 #: The same where the sums are normed, with the two norms.
 NORMED = {
@@ -100,7 +102,7 @@ def test_what_the_mlp_reads_makes_what_the_mlp_adds(family: str):
     torch.testing.assert_close(block.post_feedforward_layernorm(made) if family == "gemma2" else made, added)
 
 
-@pytest.mark.parametrize("family", ["granite", "mamba"])
+@pytest.mark.parametrize("family", ["granite", "mamba", "minicpm3"])
 def test_a_block_that_does_not_add_up_has_no_such_hook(family: str):
     model = model_of(family)
     for site in ("attn", "mlp", "mlp-in"):
@@ -123,6 +125,15 @@ def test_half_precision_does_not_hide_the_right_module_nor_show_a_wrong_one(monk
     monkeypatch.setattr(hooks, "_FORMS", [hooks._Form("self_attn", "post_attention_layernorm", "mlp")])
     with pytest.raises(Problem, match="could not be found"):
         find(model, Hook("mlp", 2))
+
+
+@pytest.mark.parametrize("scale", [0.99, 1.01])
+def test_what_is_scaled_by_a_hundredth_before_it_is_added_is_not_the_site(scale: float):
+    model = model_of("granite")
+    for block in model.model.layers:
+        block.residual_multiplier = scale
+    with pytest.raises(Problem, match="could not be found"):
+        find(model, Hook("attn", 1))
 
 
 def test_one_pass_ends_with_the_last_hook_and_leaves_none_behind():

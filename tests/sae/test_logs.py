@@ -69,9 +69,8 @@ def test_tensorboard_has_each_step_of_a_struck_training_once(bench: Bench, blow:
     output = made_by(bench.root, "logged", 3)
     found, lines = scalars(output / "tensorboard"), metrics_in(output)
     assert [step for step, _ in found["loss"]] == list(range(1, STEPS + 1))
-    for name in ("loss", "fvu", "l0", "sparsity"):
+    for name in ("loss", "fvu", "l0", "sparsity_loss", "dead_features"):
         assert [value for _, value in found[name]] == pytest.approx([line[name] for line in lines], rel=1e-5)
-    assert found["dead_share"][-1][1] == pytest.approx(lines[-1]["dead"] / 64)
     evaluations = [json.loads(line) for line in (output / "evaluations.jsonl").read_text().splitlines()]
     assert [step for step, _ in found["held_out/fvu"]] == [line["step"] for line in evaluations] == [15, 30, 45, 60]
     assert not [name for name in found if name.endswith("_tokens")], "that it is the same each time is no news"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -13,7 +14,8 @@ from tasks.sae import coder as coders
 from tasks.sae.architectures import build, names
 from tasks.sae.baselines import compare, pca_explained_variance, random_explained_variance
 from tasks.sae.densities import LOG10_EDGES, histogram
-from tasks.sae.metrics import measure
+from tasks.sae.means import per_row, ratio
+from tasks.sae.metrics import Measurement, measure, total_variance
 from tests.sae.conftest import shaped
 
 
@@ -26,14 +28,68 @@ def test_measures_by_hand():
     # Codes (1, 0, 0), (0, 2, 0), (3, 0, 0); reconstructions (1, 0), (0, 2), (3, 0); the mean is (4/3, 4/3).
     x = torch.tensor([[1.0, 0.0], [0.0, 3.0], [3.0, 1.0]])
     found = measure(coder, x)
-    assert found.reconstruction == pytest.approx(2 / 3)
-    assert found.loss == pytest.approx(2 / 3 + 0.5 * 6 / 3)
-    assert found.l0 == pytest.approx(1.0)
+    assert found.mse == pytest.approx(2 / 3)
+    assert (found.l0, found.l1) == (pytest.approx(1.0), pytest.approx(2.0))
     assert found.density.tolist() == pytest.approx([2 / 3, 1 / 3, 0])
-    assert found.dead_share == pytest.approx(1 / 3)
+    assert found.dead_fraction == pytest.approx(1 / 3)
     variance = float((x - x.mean(0)).square().sum())
     assert found.fvu == pytest.approx(2 / variance)
     assert found.explained_variance == pytest.approx(1 - 2 / variance)
+    lengths = [1.0, 3.0, 10**0.5]
+    assert found.l2_norm_in == pytest.approx(sum(lengths) / 3)
+    assert found.l2_norm_out == pytest.approx((1 + 2 + 3) / 3)
+    assert found.l2_ratio == pytest.approx((1 + 2 / 3 + 3 / 10**0.5) / 3)
+    assert found.cosine_similarity == pytest.approx((1 + 1 + 3 / 10**0.5) / 3)
+    assert found.relative_reconstruction_bias == pytest.approx((1 + 4 + 9) / (1 + 6 + 9))
+    errors = [0.0, 1.0, 1.0]
+    spread = sum((error - 2 / 3) ** 2 for error in errors) / 2
+    assert found.standard_errors["mse"] == pytest.approx((spread / 3) ** 0.5)
+
+
+@pytest.mark.parametrize("arch", names())
+def test_measures_of_pieces_are_those_of_the_whole_and_have_the_units_of_the_activations(arch: str):
+    """Whatever the scale of the activations is, and however far their mean lies from zero."""
+    coder, scale = build(shaped(arch, 12, 96, k=4)), 0.02
+    raw = (torch.randn(700, 12, generator=torch.Generator().manual_seed(5)) + 40) / scale
+    counts = np.array([7] * 100)
+    coder.calibrate([raw * scale], 700)
+    whole, pieces = measure(coder, raw * scale, unit=1 / scale, counts=counts), Measurement(coder, 1 / scale)
+    for start in range(0, 700, 140):
+        pieces.add(raw[start : start + 140] * scale, counts=counts[:20])
+    found = pieces.result()
+    for name, value in whole.as_json().items():
+        if isinstance(value, float):
+            assert getattr(found, name) == pytest.approx(value, rel=1e-5), name
+    for name, error in whole.standard_errors.items():
+        assert found.standard_errors[name] == pytest.approx(error, rel=0.02), name
+    made = coder(raw * scale) / scale
+    assert whole.mse == pytest.approx(float((made - raw).square().sum(1).mean()), rel=1e-4)
+    assert whole.l2_norm_in == pytest.approx(float(raw.norm(dim=1).mean()), rel=1e-5)
+    assert whole.fvu == pytest.approx(float((made - raw).square().sum() / total_variance(raw)), rel=1e-4)
+
+
+def test_rows_whose_tokens_are_alike_make_a_mean_less_certain_than_as_many_tokens_each_by_itself():
+    drawn = torch.randn(50, 1, generator=torch.Generator().manual_seed(1)).double()
+    counts = torch.full((50,), 20)
+    alike = per_row(drawn.repeat_interleave(20, 0), counts)[:, 0]
+    value, error = ratio(alike, counts.double())
+    assert (value, error) == (pytest.approx(float(drawn.mean())), pytest.approx(float(drawn.std() / 50**0.5)))
+    _, alone = ratio(drawn.repeat_interleave(20, 0)[:, 0], torch.ones(1000).double())
+    assert error > 4 * alone
+    assert ratio(alike[:1], counts[:1].double())[1] is None, "one row says nothing of others"
+
+
+def test_a_standard_error_is_how_far_means_of_other_rows_lie_apart():
+    """The mean of rows of different lengths, drawn many times over: its spread is what one draw of rows says."""
+    generator = torch.Generator().manual_seed(3)
+    means, errors = [], []
+    for _ in range(300):
+        counts = torch.randint(1, 9, (80,), generator=generator).double()
+        of_rows, of_tokens = torch.randn(2, 80, generator=generator)
+        sums = counts * (5 + of_rows) + counts.sqrt() * of_tokens
+        value, error = ratio(sums, counts)
+        means.append(value), errors.append(error)
+    assert float(torch.tensor(means).std()) == pytest.approx(sum(errors) / 300, rel=0.15)
 
 
 def test_densities_are_counted_into_half_decades_by_hand():
@@ -64,7 +120,7 @@ def test_every_feature_is_in_one_bin(name: str):
     found = measure(coder, x)
     told = histogram(found.density)
     assert told.never + sum(told.counts) == 96
-    assert told.never / 96 == pytest.approx(found.dead_share)
+    assert told.never / 96 == pytest.approx(found.dead_fraction)
     below = sum(count for count, edge in zip(told.counts, LOG10_EDGES[1:], strict=True) if edge <= -1)
     fired = coder.encode(x).gt(0).sum(0)
     assert below == int(((fired > 0) & (fired < 70)).sum())
@@ -115,11 +171,11 @@ def test_least_squares_is_the_best_decoding_of_the_chosen_directions():
 def test_the_baselines_get_the_l0_of_the_sae():
     coder = build(shaped("topk", 16, 64, k=4))
     x = torch.randn(600, 16, generator=torch.Generator().manual_seed(3))
-    told = compare(measure(coder, x), x, x)
-    active = round(told["l0"])
+    found = measure(coder, x)
+    told, active = compare(found, x, x), round(found.l0)
     assert told["pca_explained_variance"] == pca_explained_variance(x, x, active)
     assert told["random_explained_variance"] == random_explained_variance(x, x, 64, active)
-    assert told["held_out_tokens"] == 600
+    assert told["baseline_tokens"] == found.tokens == 600
 
 
 class Largest(TorchDispatchMode):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.models import describe_config, load_model, look_up, model_slug, resolve
+from tasks.models import describe_config, is_hub_id, load_model, look_up, model_slug, resolve, split_revision
 from tasks.problem import Problem
 from tasks.text.tokens import TokenWriter, open_tokens, read_info
 from tests.sae.conftest import Bench, Known
@@ -26,6 +28,51 @@ def test_a_reference_is_a_store_name_a_folder_or_a_hub_id(bench: Bench):
             resolve(nothing, bench.store)
     with pytest.raises(Problem, match=r"no config\.json"):
         resolve(str(bench.root), bench.store)
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        *("owner/name", "owner/name@main", "owner/name@v1.0", "owner/name@refs/pr/3", f"owner/name@{'0a' * 20}"),
+        *("gpt2", "gpt2-medium", "bert-base-uncased", "openai-gpt", "xlm-roberta-base", "t5-small", "gpt2@main"),
+        *("anything@main", "models/nosuch@main"),
+    ],
+)
+def test_a_hub_id_may_have_a_revision_and_the_oldest_have_no_owner(bench: Bench, reference: str):
+    assert resolve(reference, bench.store) == reference
+    assert look_up(reference, bench.known) == (reference, None)
+    assert is_hub_id(reference)
+    repo, _, revision = reference.partition("@")
+    assert split_revision(reference) == (repo, revision or None)
+    assert re.fullmatch(r"[A-Za-z0-9][\w.-]*", model_slug(reference))
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        *("models/nosuch", "./nosuch", "~/nosuch", "/nosuch", "here/nosuch", "datasets/name", "tinny", "file.bin"),
+        *("owner/name@", "owner/name@../x", "owner/name@a..b", "@main", "owner/name@a b", "owner/na me", "a/b/c@main"),
+        *("here/file.bin", "owner/name@-x"),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_refused_at_submit(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: str
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "file.bin").touch()
+    with pytest.raises(Problem, match="is no model in the store, no folder here, and no Hub id"):
+        look_up(reference, bench.known)
+
+
+def test_a_store_model_and_a_folder_come_before_the_hub(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    bench.add_model("gpt2")
+    assert look_up("gpt2", bench.known)[0] == "gpt2"
+    assert resolve("gpt2", bench.store) == str(bench.store.path("models", "gpt2"))
+    folder = tmp_path / "owner" / "name@main"
+    shutil.copytree(bench.store.path("models", "tiny"), folder)
+    assert look_up("owner/name@main", bench.known)[0] == str(folder)
 
 
 def test_a_configuration_is_described_without_torch(bench: Bench):

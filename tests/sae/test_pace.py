@@ -156,8 +156,8 @@ def test_a_training_tells_its_pace_in_its_result_in_a_file_and_while_it_runs(
     assert all(line["tokens_per_s"] > 0 and line["gemm_share"] > 0 for line in lines)
     at, told = context.measured[-1]
     assert at == 30
-    assert list(told)[:4] == ["loss", "fvu", "l0", "dead_share"]
-    assert {"reconstruction", "sparsity", "auxiliary", "tokens_per_s", "gemm_share"} < set(told)
+    assert list(told)[:4] == ["loss", "fvu", "l0", "dead_features"]
+    assert {"mse", "mse_loss", "sparsity_loss", "aux_loss", "tokens_per_s", "gemm_share"} < set(told)
 
 
 def test_metrics_are_told_at_least_each_second_however_slow_the_steps_are(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tasks.hooks import Hook, find
 from tasks.kinds import train
 from tasks.masks import Mask
 from tasks.splice import Spliced, can_splice, splice
-from tasks.training import evaluation
+from tasks.training import evaluation, reading
 from tests.sae.conftest import CONTEXT, Bench, some_tokens, tiny_model
 from tests.sae.families import model_of
 from tests.sae.test_train_kind import prepared
@@ -72,12 +73,92 @@ def test_a_worse_reconstruction_costs_more():
     assert losses[0].kl < losses[1].kl < losses[2].kl
 
 
-def test_what_does_not_count_is_left_as_it_is():
-    source, every = vectors_at(["resid"], Mask(first=True)), vectors_at(["resid"])
-    seen = []
-    partly = splice(source, ROWS, 1, lambda x: seen.append(len(x)) or torch.zeros_like(x))
-    assert sum(seen) == 12 * 15
-    assert partly.ablated != pytest.approx(splice(every, ROWS, 1, torch.zeros_like).ablated)
+def test_the_sae_leaves_what_it_was_not_trained_on_and_ablations_leave_nothing():
+    """Which positions each run replaces, seen at the hook itself; what is scored is the same for all."""
+    source = vectors_at(["attn"], Mask(first=True, ids=(5,)))
+    point = source.points[0]
+    own = source.read_all(source.tokens)
+    kept = torch.from_numpy(source.mask.kept(source.tokens))
+    assert int((source.tokens[:, 1:] == 5).sum()) > 0
+    seen: list[torch.Tensor] = []
+    # What the block after the hook is given in each run; the hook that replaces comes first.
+    module = source.model.get_submodule(point.module)
+    register = module.register_forward_hook
+
+    def also_seen(hook):
+        handle, looking = register(hook), register(lambda _m, _i, output: seen.append(output[0].detach().clone()))
+        remove = handle.remove
+        handle.remove = lambda: (remove(), looking.remove())
+        return handle
+
+    module.register_forward_hook = also_seen
+    mean = own[kept].mean(0)
+    found = splice(source, ROWS, 1, lambda x: 2 * x, mean, everywhere=True)
+    clean, spliced, ablated, averaged, everywhere = (values.reshape(own.shape) for values in seen)
+    torch.testing.assert_close(clean, own)
+    torch.testing.assert_close(spliced, torch.where(kept[..., None], 2 * own, own))
+    assert not ablated.any()
+    torch.testing.assert_close(averaged, mean.expand_as(own))
+    torch.testing.assert_close(everywhere, 2 * own)
+    assert found.tokens == int(kept[:, :-1].sum())
+    assert len({found.clean, found.spliced, found.ablated, found.averaged, found.everywhere}) == 5
+
+
+@pytest.mark.parametrize("mask", [NOTHING, Mask(first=True), Mask(first=True, ids=(5, 9), pad=9)], ids=str)
+def test_each_loss_is_the_mean_over_the_same_positions_that_one_computes_by_hand(mask: Mask):
+    source = vectors_at(["mlp"], mask)
+    tokens = some_tokens(12)
+    tokens[::2, 10:] = 9 if mask.pad is not None else tokens[::2, 10:]
+    source = ModelVectors(source.model, tokens, source.points, mask)
+    kept, ids = torch.from_numpy(mask.kept(tokens)), torch.from_numpy(tokens)
+    inputs = {"input_ids": ids} | ({} if mask.pad is None else {"attention_mask": (ids != mask.pad).long()})
+    counted = kept[:, :-1] & (ids[:, 1:] != (-1 if mask.pad is None else mask.pad))
+    own, mean = source.read_all(tokens), torch.linspace(-1, 1, 16)
+    module = source.model.get_submodule(source.points[0].module)
+
+    def run(value: torch.Tensor) -> torch.Tensor:
+        handle = module.register_forward_hook(lambda *_: value)
+        logits = source.model(**inputs).logits.detach().log_softmax(-1)
+        handle.remove()
+        return logits
+
+    def loss(logits: torch.Tensor) -> float:
+        return float(-logits[:, :-1].gather(2, ids[:, 1:, None])[..., 0][counted].mean())
+
+    halved = torch.where(kept[..., None], own / 2, own)
+    logits = [run(value) for value in (own, halved, torch.zeros_like(own), mean.expand_as(own))]
+    clean, spliced, ablated, averaged = map(loss, logits)
+    found = splice(source, ROWS, 1, lambda x: x / 2, mean)
+    assert (found.clean, found.spliced) == (pytest.approx(clean, rel=1e-5), pytest.approx(spliced, rel=1e-5))
+    assert (found.ablated, found.averaged) == (pytest.approx(ablated, rel=1e-5), pytest.approx(averaged, rel=1e-5))
+    assert found.tokens == int(counted.sum())
+    divergence = [(logits[0].exp() * (logits[0] - other)).sum(-1)[kept].mean() for other in logits[1:3]]
+    assert (found.kl, found.kl_ablated) == (
+        pytest.approx(float(divergence[0]), rel=1e-3),
+        pytest.approx(float(divergence[1]), rel=1e-3),
+    )
+
+
+def taught_model() -> Any:
+    """A model that predicts better than one that guesses: most tokens follow from the one before."""
+    model, tokens = tiny_model(), torch.from_numpy(some_tokens(64, seed=7))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(80):
+        model(input_ids=tokens, labels=tokens).loss.backward()
+        optimizer.step(), optimizer.zero_grad()
+    return model
+
+
+def test_standard_errors_shrink_with_the_rows_and_are_told_of_what_is_recovered():
+    model = taught_model()
+    source = ModelVectors(model, some_tokens(400), [find(model, Hook("resid", 1))], Mask(first=True))
+    few, many = (splice(source, np.arange(n), 1, lambda x: 0.9 * x) for n in (25, 400))
+    for name in ("clean", "spliced", "ablated", "kl", "recovered"):
+        assert few.errors[name] == pytest.approx(4 * many.errors[name], rel=0.5), name
+    parts = [splice(source, rows, 1, lambda x: 0.9 * x) for rows in np.arange(400).reshape(16, 25)]
+    for name in ("spliced", "recovered"):
+        spread = float(np.std([getattr(part, name) for part in parts], ddof=1))
+        assert spread == pytest.approx(few.errors[name], rel=0.6), name
 
 
 def test_a_transcoder_is_put_where_it_writes():
@@ -134,9 +215,33 @@ def test_each_number_says_on_how_many_held_out_tokens_it_was_measured(bench: Ben
     of_a_row, rows = CONTEXT - 1, result["held_out_tokens"] // (CONTEXT - 1)
     assert rows > 4
     assert result["held_out_tokens"] == rows * of_a_row, "the first of each row is left out"
-    for told in (result, *lines):
-        assert told["evaluated_tokens"] == 4 * of_a_row
-        assert told["predicted_tokens"] == 2 * (of_a_row - 1), "the last of a row has nothing to predict"
+    assert {told["evaluated_tokens"] for told in (result, *lines)} == {4 * of_a_row}
+    assert {told["predicted_tokens"] for told in lines} == {2 * (of_a_row - 1)}, "the last of a row predicts nothing"
+    assert result["predicted_tokens"] == rows * (of_a_row - 1), "in the end all that is held out is predicted"
+
+
+def test_the_final_evaluation_is_on_as_many_tokens_as_are_asked_for(bench: Bench):
+    bench.add_tokens("many", rows=2000)
+    found = [train.run(prepared(bench, dataset="many", eval_tokens=n)[0], bench.context(f"{n}")) for n in (640, 10**6)]
+    rows = [result["held_out_tokens"] // (CONTEXT - 1) for result in found]
+    assert rows == [640 // CONTEXT, 200], "a tenth of all rows at most"
+    assert train.Common.eval_tokens == 65_536
+    for result, held in zip(found, rows, strict=True):
+        assert result["predicted_tokens"] == held * (CONTEXT - 2)
+        for name in ("mse", "l0", "fvu", "ce_loss", "ce_loss_with_sae", "kl"):
+            assert (result["standard_errors"][name] > 0) == (name != "l0"), "of a TopK SAE each token has k"
+
+
+def test_numbers_of_more_rows_than_are_held_in_memory_are_of_all_of_them(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    bench.add_tokens("many", rows=2000)
+    params = prepared(bench, dataset="many", arch="batchtopk")[0]
+    whole = train.run(params, bench.context("whole"))
+    monkeypatch.setattr(reading, "HELD_OUT_VECTORS", 20 * CONTEXT)
+    pieces = train.run(params, bench.context("pieces"))
+    assert (whole["baseline_tokens"], pieces["baseline_tokens"]) == (200 * (CONTEXT - 1), 20 * (CONTEXT - 1))
+    assert whole["held_out_tokens"] == pieces["held_out_tokens"] == 200 * (CONTEXT - 1)
+    for name in ("mse", "fvu", "l0", "l1", "dead_fraction", "cosine_similarity"):
+        assert pieces[name] == pytest.approx(whole[name], rel=1e-4), name
 
 
 def test_a_training_that_is_not_to_be_measured_is_not(bench: Bench):

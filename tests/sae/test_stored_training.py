@@ -58,7 +58,7 @@ def test_the_sae_is_the_same_and_no_model_is_needed(stored: Bench):
     scales = [cfg["metadata"].pop("activation_scale") for cfg in told]
     assert told[0] == told[1]
     assert scales[0] == pytest.approx(scales[1])
-    for name in ("explained_variance", "loss", "l0", "dead_share"):
+    for name in ("explained_variance", "mse", "l0", "dead_fraction"):
         assert again[name] == pytest.approx(measured[name], rel=1e-3)
     assert measured["explained_variance"] > 0.5
     assert measured["predicted_tokens"] > 0

@@ -51,7 +51,16 @@ def test_each_sae_is_to_the_bit_what_it_is_alone(bench: Bench):
         assert weights(together) == weights(alone.output)
         for name in ("metrics.jsonl", "evaluations.jsonl", "cfg.json"):
             assert (together / name).read_text() == (alone.output / name).read_text()
-        for name in ("loss", "fvu", "l0", "dead_share", "ce_loss_recovered", "pca_explained_variance", "hook", "d_sae"):
+        for name in (
+            "mse",
+            "fvu",
+            "l0",
+            "dead_fraction",
+            "ce_loss_recovered",
+            "pca_explained_variance",
+            "hook",
+            "d_sae",
+        ):
             assert result.made[member.name][name] == told[name]
 
 

@@ -61,7 +61,7 @@ def test_training_leaves_a_working_sae_and_says_how_good_it_is(bench: Bench, cho
     assert result["tokens_per_s"] > 0
     assert result["explained_variance"] == pytest.approx(1 - result["fvu"])
     assert result["explained_variance"] > result["random_explained_variance"]
-    assert all(math.isfinite(result[key]) for key in ("loss", "l0", "dead_share", "pca_explained_variance"))
+    assert all(math.isfinite(result[key]) for key in ("mse", "l0", "dead_fraction", "pca_explained_variance"))
     assert json.dumps(result)
     lines = [json.loads(line) for line in (context.output / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 31))
@@ -77,7 +77,7 @@ def test_training_leaves_a_working_sae_and_says_how_good_it_is(bench: Bench, cho
     assert told["never"] + sum(told["counts"]) == 64
     assert told["never"] == int((density == 0).sum())
     assert density.sum().item() == pytest.approx(result["l0"], rel=1e-4)
-    assert (density == 0).float().mean().item() == pytest.approx(result["dead_share"])
+    assert (density == 0).float().mean().item() == pytest.approx(result["dead_fraction"])
 
     sae = load_sae(context.output)
     model = tiny_model()

@@ -135,7 +135,7 @@ def test_the_auxiliary_loss_brings_features_back_to_life(tmp_path: Path, archite
         trainer = Trainer(TrainConfig(coder, steps=800, batch=64, lr=3e-3, dead_after=640), source)
         trainer.coder.b_enc[:16] = -2  # half of the features begin all but silent
         trainer.run(folder)
-        return [json.loads(line)["dead"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return [json.loads(line)["dead_features"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
     helped = dead_over_time(tmp_path / "helped", 1 / 32)
     alone = dead_over_time(tmp_path / "alone", 0.0)
@@ -266,7 +266,7 @@ def test_dead_features_are_drawn_anew_and_live_again(tmp_path: Path, architectur
         bias = trainer.coder.parameters["b_gate" if architecture == "gated" else "b_enc"]
         bias[:16] = -100  # these never fire by themselves
         trainer.run(folder)
-        return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["dead"]
+        return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["dead_features"]
 
     assert dead_at_the_end(tmp_path / "alone", 0) >= 16
     assert dead_at_the_end(tmp_path / "helped", 2) < 12

@@ -1,26 +1,25 @@
 """BatchTopK SAE: a batch is coded by its k * batch largest pre-activations (Bussmann et al. 2024, arXiv:2412.06410).
 
 So a vector may have more active features than another. When it is used, a single vector has no batch: a feature is
-active where its pre-activation exceeds a threshold, the mean over recent batches of the smallest one that was kept
-(section 3, equation 5). It is saved as the JumpReLU SAE that this makes of it.
+active where its pre-activation exceeds a threshold (section 3, equation 5). The threshold is fitted to training vectors
+whenever the SAE is evaluated or saved, so that k features are active on the average: see `tasks.sae.calibration`. It is
+saved as the JumpReLU SAE that this makes of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.late import torch
 from tasks.sae.architectures import topk
-from tasks.sae.coder import Moment, Step
+from tasks.sae.calibration import fit_threshold, sample_size
 from tasks.sae.pairs import SAMPLE, SomePairs, from_places, places_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: How much a batch counts in the threshold, once it has been averaged over as many.
-THRESHOLD_RATE = 0.01
 #: Pre-activations are looked through for what exceeds this share of the smallest one kept last time.
 GUESS = 0.9
 
@@ -35,14 +34,13 @@ class BatchTopK(topk.TopK):
 
     Options = Options
     saved_as = "jumprelu"
-    buffer_names = ("threshold", "batches")
+    buffer_names = ("threshold",)
 
     threshold: Tensor
-    batches: Tensor
 
     def begin(self) -> None:
-        """The mean of the smallest code kept of a batch, and over how many batches it was taken."""
-        self.threshold, self.batches = torch.zeros(()), torch.zeros(())
+        """The threshold of the saved form; 0 until it is calibrated."""
+        self.threshold = torch.zeros(())
         self._least = 0.0
 
     def activate(self, pre: Tensor) -> Tensor:
@@ -53,17 +51,13 @@ class BatchTopK(topk.TopK):
         """See `Coder.saved`: one threshold for all features."""
         return {**self.parameters, "threshold": self.threshold.expand(self.config.d_sae)}, {}
 
-    def step(self, x: Tensor, target: Tensor, moment: Moment) -> Step:
-        """See `Coder.step`."""
-        told = super().step(x, target, moment)
-        self.follow_threshold()
-        return told
+    def calibrate(self, vectors: Iterable[Tensor], count: int) -> None:
+        """See `Coder.calibrate`: the threshold at which k features are active on the average of these vectors."""
+        self.threshold.fill_(fit_threshold(self, vectors, count, self.options.k))
 
-    def follow_threshold(self) -> None:
-        """Take the smallest code kept of the batch just seen into the threshold."""
-        self.batches += 1
-        rate = (1 / self.batches).clamp_min(THRESHOLD_RATE)
-        self.threshold += (self._least - self.threshold) * rate
+    def calibration_size(self, wanted: int) -> int:
+        """See `Coder.calibration_size`."""
+        return sample_size(self.options.k, wanted)
 
     def choose(self, pre: Tensor) -> tuple[SomePairs, Tensor]:
         """See `TopK.choose`; of equal pre-activations at the edge the first ones are kept."""

@@ -76,7 +76,6 @@ class Matryoshka(batchtopk.BatchTopK):
         sums.through_encoder(pairs, to_pre.mul_(active))
         sums.count(pairs, active)
         wake(sums, pre, moment.dead, upstreams[-1] * len(ends), self.options.aux)
-        self.follow_threshold()
         return sums.write()
 
     def slow_loss(self, x: Tensor, target: Tensor, moment: Moment) -> Tensor:

@@ -1,0 +1,36 @@
+"""How long a job that was told to stop may take for its checkpoint, by what it measured of the last one.
+
+The job writes the measured time into its work folder; its slot reads it there when it stops the job. So it holds while
+Redis is away, and for the next attempt.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+_FILE = "stop-time.json"
+
+#: The grace is so many times what the job measured, for it is told to stop when the machine is busiest; and the longest
+#: that it may be, for a shutdown waits for it.
+FACTOR, LONGEST_S = 3.0, 120.0
+
+
+def record_stop_time(workdir: Path, seconds: float) -> None:
+    """Write that the job takes so long from a request to stop to a whole checkpoint of all that it makes."""
+    draft = workdir / f"{_FILE}.part"
+    draft.write_text(json.dumps({"seconds": round(seconds, 3)}), encoding="utf-8")
+    draft.replace(workdir / _FILE)
+
+
+def recorded_stop_time(workdir: Path) -> float | None:
+    """What the job wrote last; None where it wrote nothing that can be read."""
+    try:
+        return max(0.0, float(json.loads((workdir / _FILE).read_text(encoding="utf-8"))["seconds"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def stop_grace_s(default_s: float, measured_s: float | None) -> float:
+    """Seconds from the request to stop to the kill: the kind's own, or more where a checkpoint takes longer."""
+    return default_s if measured_s is None else max(default_s, min(LONGEST_S, FACTOR * measured_s))
