@@ -98,9 +98,8 @@ def for_sae_lens(about: dict[str, Any]) -> dict[str, Any]:
     TransformerLens' names of hooks are kept beside those of modules, and are taken up again on import.
     """
     swapped: dict[str, Any] = {}
-    repo, _, revision = str(about.get("model_name")).partition("@")
-    if about.get("model_source") == "hub" and revision:
-        swapped = {"model_name": repo, "model_from_pretrained_kwargs": {"revision": revision}}
+    if about.get("model_revision"):
+        swapped = {"model_from_pretrained_kwargs": {"revision": about["model_revision"]}}
     if about.get("model_class_name") != TRANSFORMERS:
         return {**about, **swapped}
     for way in ("", "_out"):

@@ -89,7 +89,7 @@ class Processed(NamedTuple):
         unused = _HARMLESS | _OTHER_MODEL | ({_REVISION} if self.given else set())
         ignored = tuple(f"metadata.{KWARGS}.{name}" for name in sorted(active) if name in unused)
         if _REVISION in active and not self.given:
-            about = {**about, "model_name": f"{about.get('model_name')}@{active[_REVISION]}"}
+            about = {**about, "model_revision": active[_REVISION]}
         folded = sorted(name for name in active if name not in unused and name != _REVISION)
         return {**about, KWARGS: {}, **({"folded": folded} if folded else {})}, ignored, notes
 
@@ -104,7 +104,7 @@ def _refuse_unknown(active: dict[str, Any], given: bool) -> None:
         raise Problem(f"The SAE's {KWARGS} has {odd[0]} = {shown(active[odd[0]])}, expected true or false.")
     revision = active.get(_REVISION, "")
     other = [name for name in sorted(_OTHER_MODEL) if name in active]
-    if not isinstance(revision, str) or "@" in revision:
+    if not isinstance(revision, str):
         other.append(_REVISION)
     if other and not given:
         raise Problem(
@@ -151,7 +151,7 @@ def _center(
 
 def norm_of(model: str, family: str | None) -> str | None:
     """Which norm a model has, `layer` or `rms`, by its family or else its name; None where that is not known."""
-    name = model.partition("@")[0].lower().rpartition("/")[2]
+    name = model.lower().partition("@")[0].rpartition("/")[2]
     if family is not None:
         return "layer" if family in _LAYER_NORM else "rms" if family in _RMS_NORM else None
     if _LAYER_NORM_NAMES.fullmatch(name):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.models import is_hub_id, is_store_name, names_hub, split_revision
 from tasks.sae.hooked_models import HOOKED_MODELS
 from tasks.sae.taken import HOOKED, TRANSFORMERS
 
@@ -18,27 +18,24 @@ _LONGEST_CHAIN = 8
 _PARTS = ("config", "split", "column")
 
 
-def of_model(store: Store, model: str, points: Sequence[Point], written: Sequence[Point]) -> dict[str, Any]:
-    """Which model, where it is, and what loads it.
-
-    `model` is a name in the store, a folder's path, or a Hub id, with a revision as `owner/name@revision`.
+def of_model(
+    model: str, points: Sequence[Point], written: Sequence[Point], store: Store | None = None
+) -> dict[str, Any]:
+    """Which model, where it is, and what loads it; `model` is a Hub id, a folder's path, or a name in the store.
 
     transformers' hooks catch what modules give: a hook on what one is given has no name there.
     """
-    is_stored = "/" not in model and "@" not in model and store.find_manifest("models", model) is not None
-    kind = "store" if is_stored else _kind(model)
-    is_hooked = kind == "hub" and model.partition("@")[0] in HOOKED_MODELS
-    found: dict[str, Any] = {"model_name": model, "model_source": kind}
-    found["model_class_name"] = HOOKED if is_hooked else TRANSFORMERS
+    is_stored = store is not None and is_store_name(model) and store.find_manifest("models", model) is not None
+    kind = "store" if is_stored else "local" if model.startswith("/") else "hub" if names_hub(model) else "store"
+    name, revision = split_revision(model) if kind == "hub" else (model, None)
+    found: dict[str, Any] = {"model_name": name, "model_source": kind}
+    if revision is not None:
+        found["model_revision"] = revision
+    found["model_class_name"] = HOOKED if name in HOOKED_MODELS else TRANSFORMERS
     for way, hooks in (("", points), ("_out", written)):
         if hooks and not hooks[0].input:
             found[f"hf_hook_name{way}"] = hooks[0].module
     return found
-
-
-def _kind(reference: str) -> str:
-    """Where what a job's record refers to is: on the Hub, or in a file or folder, whose paths are absolute there."""
-    return "local" if Path(reference).is_absolute() else "hub"
 
 
 def of_text(store: Store, tokens: str) -> dict[str, Any]:
@@ -50,7 +47,8 @@ def of_text(store: Store, tokens: str) -> dict[str, Any]:
         if family == "datasets" and params.get("source"):
             source = str(params["source"])
             read = {key: params[key] for key in _PARTS if params.get(key) is not None}
-            return {"dataset_path": source, "dataset_source": {"kind": _kind(source), "tokens": tokens, **read}}
+            kind = "hub" if is_hub_id(source) else "local"
+            return {"dataset_path": source, "dataset_source": {"kind": kind, "tokens": tokens, **read}}
         made_from = manifest.get("made_from", {}).get("dataset")
         if made_from is None:
             break

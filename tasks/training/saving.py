@@ -42,7 +42,7 @@ def _in_force(trainer: Trainer) -> dict[str, Any]:
 
 def _model(params: Common, context: Context, seen: Seen) -> dict[str, Any]:
     reads, writes = seen.points[: len(seen.wired.reads)], seen.points[len(seen.wired.reads) :]
-    return provenance.of_model(context.store, str(params.model), reads, writes)
+    return provenance.of_model(str(params.model), reads, writes, context.store)
 
 
 def _hooks(seen: Seen) -> dict[str, Any]:

@@ -27,7 +27,6 @@ from tasks.sae.exporting import SAE_LENS, write_as
 from tasks.sae.formats import load_sae, read_config, save_sae
 from tasks.sae.hooked_models import HOOKED_MODELS, OLDEST
 from tasks.sae.importing import take
-from tasks.store import Store
 from tasks.text.tokens import TokensInfo
 from tasks.training.provenance import of_model
 from tests.interop.conftest import Compare
@@ -204,9 +203,8 @@ def test_saelens_finds_model_and_hook_of_an_exported_sae(compare: Compare, tmp_p
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     point = find(model, Hook("mlp", 1))
-    store = Store(tmp_path / "store")
     about = {
-        **of_model(store, str(tmp_path / "model"), [point], []),
+        **of_model(str(tmp_path / "model"), [point], []),
         "hook_name": point.name,
         "hook_module": point.module,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,22 +26,34 @@ POINT = Point("blocks.1.hook_mlp_out", "model.layers.1.post_feedforward_layernor
     ("model", "source", "loader"),
     [
         ("EleutherAI/pythia-70m", "hub", "HookedTransformer"),
-        ("EleutherAI/pythia-70m@step3000", "hub", "HookedTransformer"),
-        ("gpt2", "hub", "HookedTransformer"),
         ("owner/a-new-model", "hub", "AutoModelForCausalLM"),
         ("/data/models/mine", "local", "AutoModelForCausalLM"),
         ("tiny", "store", "AutoModelForCausalLM"),
     ],
 )
-def test_a_model_is_recorded_with_where_it_is_and_what_loads_it(bench: Bench, model: str, source: str, loader: str):
-    found = of_model(bench.store, model, [POINT], [])
+def test_a_model_is_said_with_where_it_is_and_what_loads_it(model: str, source: str, loader: str):
+    found = of_model(model, [POINT], [])
     assert (found["model_name"], found["model_source"], found["model_class_name"]) == (model, source, loader)
     assert found["hf_hook_name"] == POINT.module
 
 
-def test_what_a_module_is_given_has_no_name_among_transformers_hooks(bench: Bench):
+def test_a_revision_is_said_beside_the_name_that_saelens_loads():
+    found = of_model("EleutherAI/pythia-70m@step3000", [POINT], [])
+    assert (found["model_name"], found["model_revision"]) == ("EleutherAI/pythia-70m", "step3000")
+    assert (found["model_source"], found["model_class_name"]) == ("hub", "HookedTransformer")
+
+
+def test_a_model_of_the_store_is_one_whatever_the_hub_calls_its_own(bench: Bench):
+    assert of_model("gpt2", [POINT], [])["model_source"] == "hub"
+    put(bench, "models", "gpt2", {}, {})
+    assert of_model("gpt2", [POINT], [], bench.store)["model_source"] == "store"
+    of_revision = of_model("gpt2@main", [POINT], [], bench.store)
+    assert (of_revision["model_source"], of_revision["model_class_name"]) == ("hub", "HookedTransformer")
+
+
+def test_what_a_module_is_given_has_no_name_among_transformers_hooks():
     read = Point("blocks.1.mlp.hook_in", "model.layers.1.mlp", input=True)
-    found = of_model(bench.store, "tiny", [read], [POINT])
+    found = of_model("tiny", [read], [POINT])
     assert "hf_hook_name" not in found
     assert found["hf_hook_name_out"] == POINT.module
 
@@ -90,8 +103,8 @@ def test_hooks_that_transformer_lens_has_keep_its_names():
     assert for_sae_lens(about) == about
 
 
-def test_a_hook_of_no_module_that_is_known_by_its_path_comes_back_too(bench: Bench):
-    about = {**of_model(bench.store, "owner/gemma", [POINT], []), "hook_name": POINT.name, "hook_module": POINT.module}
+def test_a_hook_of_no_module_that_is_known_by_its_path_comes_back_too(tmp_path: Path):
+    about = {**of_model("owner/gemma", [POINT], []), "hook_name": POINT.name, "hook_module": POINT.module}
     told = for_sae_lens(about)
     assert told["hook_name"] == POINT.module
     back, _ = own_hooks(told)
@@ -106,6 +119,7 @@ def test_the_card_says_hook_positions_and_that_a_model_is_local():
         "transformer_lens_hook_name": "blocks.1.hook_mlp_out",
         "hf_hook_name": "model.layers.1.mlp",
         "seqpos_slice": [5, None],
+        "prepend_bos": True,
     }
     text = card({"name": "s"}, {"architecture": "topk", "d_in": 4, "d_sae": 8, "metadata": about}, "o/n", "s")
     for line in (
@@ -113,14 +127,18 @@ def test_the_card_says_hook_positions_and_that_a_model_is_local():
         "| where the model is | `a folder on the machine that trained it` |",
         "| hook in transformers | `model.layers.1.mlp` |",
         "| positions | `those of the slice [5, None]` |",
+        "| rows begin with | `BOS` |",
     ):
         assert line in text
 
 
-def test_a_models_revision_is_an_argument_for_saelens_and_part_of_its_name_here(bench: Bench):
-    about = {**of_model(bench.store, "owner/gemma@step3", [POINT], []), "hook_name": POINT.name}
-    told = for_sae_lens(about)
-    assert (told["model_name"], told["model_from_pretrained_kwargs"]) == ("owner/gemma", {"revision": "step3"})
-    save_sae(bench.root / "theirs", trained("topk"), SCALE, told)
+def test_a_models_revision_is_an_argument_for_saelens_and_comes_back(bench: Bench):
+    about = {**of_model("owner/gemma@step3", [POINT], []), "hook_name": POINT.name}
+    exported = for_sae_lens(about)
+    assert (exported["model_name"], exported["model_from_pretrained_kwargs"]) == ("owner/gemma", {"revision": "step3"})
+    del exported["model_revision"]  # SAELens' own SAEs have the argument alone
+    save_sae(bench.root / "theirs", trained("topk"), SCALE, exported)
     take(bench.root / "theirs", bench.root / "ours", "somewhere", {})
-    assert read_config(bench.root / "ours")["metadata"]["model_name"] == "owner/gemma@step3"
+    back = read_config(bench.root / "ours")["metadata"]
+    assert (back["model_name"], back["model_revision"]) == ("owner/gemma", "step3")
+    assert back["model_from_pretrained_kwargs"] == {}
