@@ -250,7 +250,7 @@ class JobKind:
     `in_force(params, result)` is the parameters with the defaults that the run could settle only when it knew more, for
     the artifact's manifest.
     A kind `in_slot` is quick and imports little: it runs inside the worker instead of in a process of its own.
-    A job that was told to stop is killed when it has not ended after `stop_grace_s` seconds, or later where it measured
+    A job that has to stop is killed when it has not ended after `stop_grace_s` seconds, or later where it measured
     that its checkpoints take longer: see `tasks.stop_grace`.
     `goes_on_at(workdir)` tells where an attempt that finds this work folder goes on, such as "step 1200"; None where it
     starts from scratch. A kind that has it resumes: what its failed and cancelled jobs did is kept for another try.

@@ -99,7 +99,7 @@ def splice(
     for start in range(0, len(numbers), stride):
         on_rows(start, len(numbers))
         sums.append(runs.sums(source.tokens[numbers[start : start + stride]]))
-    return _summary({name: torch.cat([told[name] for told in sums]) for name in sums[0]}) if sums else None
+    return _summary({name: torch.cat([part[name] for part in sums]) for name in sums[0]}) if sums else None
 
 
 def _summary(sums: dict[str, torch.Tensor]) -> Spliced | None:
@@ -175,17 +175,17 @@ class _Runs:
             made = self.reconstruct(x).chunk(len(written), dim=-1)
             return with_values([_put(found[p], where, part) for p, part in zip(written, made, strict=True)])
 
-        told = {"counted": scored.counted.sum(1), "kept": kept.sum(1), "clean": scored.cross_entropy(clean)}
-        told |= zip(("spliced", "kl"), scored.compare(clean, with_coder(kept)), strict=True)
+        sums = {"counted": scored.counted.sum(1), "kept": kept.sum(1), "clean": scored.cross_entropy(clean)}
+        sums |= zip(("spliced", "kl"), scored.compare(clean, with_coder(kept)), strict=True)
         zeros = [torch.zeros_like(found[point]) for point in written]
-        told |= zip(("ablated", "kl_ablated"), scored.compare(clean, with_values(zeros)), strict=True)
+        sums |= zip(("ablated", "kl_ablated"), scored.compare(clean, with_values(zeros)), strict=True)
         if self.mean is not None:
             parts = self.mean.to(clean.device).chunk(len(written))
             means = [part.expand_as(found[point]) for point, part in zip(written, parts, strict=True)]
-            told["averaged"] = scored.cross_entropy(with_values(means))
+            sums["averaged"] = scored.cross_entropy(with_values(means))
         if self.everywhere:
-            told["everywhere"] = scored.cross_entropy(with_coder(self._attended(ids)))
-        return {name: values.double().cpu() for name, values in told.items()}
+            sums["everywhere"] = scored.cross_entropy(with_coder(self._attended(ids)))
+        return {name: values.double().cpu() for name, values in sums.items()}
 
     def _attended(self, ids: torch.Tensor) -> torch.Tensor:
         """All positions of (batch, context) token ids but padding."""

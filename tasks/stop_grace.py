@@ -1,4 +1,4 @@
-"""How long a job that was told to stop may take for its checkpoint, by what it measured of the last one.
+"""How long a job that has to stop may take for its checkpoint, by what it measured of the last one.
 
 The job writes the measured time into its work folder; its slot reads it there when it stops the job. So it holds while
 Redis is away, and for the next attempt.
@@ -11,8 +11,8 @@ from pathlib import Path
 
 _FILE = "stop-time.json"
 
-#: The grace is so many times what the job measured, for it is told to stop when the machine is busiest; and the longest
-#: that it may be, for a shutdown waits for it.
+#: The grace is this many times what the job measured, because a stop may come when the machine is busiest; and the
+#: longest that it may be, because a shutdown waits for it.
 FACTOR, LONGEST_S = 3.0, 120.0
 
 

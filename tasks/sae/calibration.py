@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tasks.sae.coder import Coder
 
-#: Pre-activations that are kept at once, besides a slice: so many vectors times k may be in a sample.
+#: Pre-activations that are kept at once, besides a slice: the most that k times the vectors of a sample may be.
 MOST_KEPT = 1 << 22
 
 
@@ -28,7 +28,7 @@ def sample_size(k: int, wanted: int) -> int:
 def fit_threshold(coder: Coder, vectors: Iterable[Tensor], count: int, k: int) -> float:
     """What k * count of the pre-activations of `count` vectors exceed; 0 where fewer are positive.
 
-    `vectors` are pieces of (n, d_in) scaled activations, `count` of them in all. It lies in the middle between the
+    `vectors` are pieces of (n, d_in) scaled activations, `count` of them in all. It is the middle between the
     smallest pre-activation that counts and the largest that does not, so rounding decides nothing.
     """
     wanted, floor = k * count + 1, 0.0

@@ -212,7 +212,7 @@ def _forward(d_model: int, hooks: int = 1) -> int:
 
 
 def _share(tokens: int | None) -> int:
-    """Tokens that may be held out of so many; as many as one likes where that is not known."""
+    """Tokens that may be held out of that many; any number where that is not known."""
     return HELD_OUT_NUMBERS if tokens is None else int(tokens * HELD_OUT_SHARE)
 
 

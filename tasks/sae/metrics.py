@@ -46,8 +46,8 @@ class Measures:
 
     def as_json(self) -> dict[str, Any]:
         """All of it by name, densities as their histogram, without the number of tokens."""
-        told = {name: value for name, value in vars(self).items() if name not in ("density", "tokens")}
-        return {**told, "density_histogram": histogram(self.density).told()}
+        values = {name: value for name, value in vars(self).items() if name not in ("density", "tokens")}
+        return {**values, "density_histogram": histogram(self.density).told()}
 
 
 @dataclass

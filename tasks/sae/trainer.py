@@ -59,7 +59,7 @@ class Trainer:
         self._unwritten: list[tuple[int, torch.Tensor]] = []
         self._written_at = time.monotonic()
         self.pace = Pace()
-        #: So many training vectors at most, as they are: how many there are, and pieces of them.
+        #: A sample of training vectors, unscaled, of about the wanted number: how many there are, and pieces of them.
         self.sample: Callable[[int], tuple[int, Iterable[torch.Tensor]]] = self._first_batches
         #: Called with the lines that were added to the metrics.
         self.on_metrics: Callable[[list[dict[str, Any]]], None] = lambda lines: None

@@ -73,13 +73,13 @@ class Evaluation:
 
         Nothing was predicted where nothing was to be evaluated during training.
         """
-        told = {**found.as_json(), HELD_OUT_TOKENS: found.tokens}
+        values = {**found.as_json(), HELD_OUT_TOKENS: found.tokens}
         lines = checkpoint.read(folder, EVALUATIONS)
         if not lines:
-            return told
+            return values
         best = min(lines, key=lambda line: line["fvu"])
-        told |= {"best_step": best["step"], "best_fvu": best["fvu"], EVALUATED_TOKENS: best.get(EVALUATED_TOKENS)}
-        return _joined(told, self._predictions(self.seen.reading.held_rows, is_last=True, on_rows=on_rows))
+        values |= {"best_step": best["step"], "best_fvu": best["fvu"], EVALUATED_TOKENS: best.get(EVALUATED_TOKENS)}
+        return _joined(values, self._predictions(self.seen.reading.held_rows, is_last=True, on_rows=on_rows))
 
     def since_best(self, folder: Path) -> int:
         """How many measurements came after the one with the least FVU."""
@@ -97,10 +97,10 @@ class Evaluation:
         if found is None:
             return dict.fromkeys((*names, PREDICTED_TOKENS))
         errors = {name: found.errors[key] for name, key in names.items() if key in found.errors}
-        told = {name: getattr(found, key) for name, key in names.items()}
-        return {**told, PREDICTED_TOKENS: found.tokens, ERRORS: errors}
+        values = {name: getattr(found, key) for name, key in names.items()}
+        return {**values, PREDICTED_TOKENS: found.tokens, ERRORS: errors}
 
 
-def _joined(told: dict[str, Any], predictions: dict[str, Any]) -> dict[str, Any]:
+def _joined(values: dict[str, Any], predictions: dict[str, Any]) -> dict[str, Any]:
     """Both, with the standard errors of both."""
-    return {**told, **predictions, ERRORS: {**told[ERRORS], **predictions.get(ERRORS, {})}}
+    return {**values, **predictions, ERRORS: {**values[ERRORS], **predictions.get(ERRORS, {})}}

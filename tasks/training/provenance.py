@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tasks.models import is_hub_id, names_hub, split_revision
+from tasks.models import is_hub_id, is_store_name, names_hub, split_revision
 from tasks.sae.hooked_models import HOOKED_MODELS
 from tasks.sae.taken import HOOKED, TRANSFORMERS
 
@@ -25,7 +25,7 @@ def of_model(
 
     transformers' hooks catch what modules give: a hook on what one is given has no name there.
     """
-    is_stored = store is not None and "/" not in model and store.find_manifest("models", model) is not None
+    is_stored = store is not None and is_store_name(model) and store.find_manifest("models", model) is not None
     kind = "store" if is_stored else "local" if model.startswith("/") else "hub" if names_hub(model) else "store"
     name, revision = split_revision(model) if kind == "hub" else (model, None)
     found: dict[str, Any] = {"model_name": name, "model_source": kind}

@@ -44,7 +44,7 @@ class Reading:
     ) -> None:
         """`vectors` are of these hooks, in this order; the rest is as in tasks.activations.ActivationStream.
 
-        `eval_tokens` is how many tokens are held out, if so many are a tenth of all.
+        `eval_tokens` is how many tokens are held out, a tenth of all at most.
         """
         self.vectors, self.hooks = vectors, tuple(hooks)
         self.width = vectors.d_in // len(self.hooks)
@@ -70,7 +70,7 @@ class Reading:
             yield self.vectors.counts[some], torch.cat(list(self.vectors.read(some)))
 
     def sample(self, wanted: int) -> np.ndarray:
-        """Training rows with about so many vectors, always the same and at least one that has any."""
+        """Training rows with about the wanted number of vectors, always the same and at least one that has any."""
         ends = self.vectors.counts[self.train_rows].cumsum(dtype=np.int64)
         last = int(np.searchsorted(ends, max(1, wanted), "left"))
         return self.train_rows[: last + 1]
@@ -159,7 +159,7 @@ class Seen:
             yield counts, self._own(vectors)
 
     def sample(self, wanted: int) -> tuple[int, Iterator[Tensor]]:
-        """About so many training vectors that it reads, always the same: how many, and pieces of (n, d_in)."""
+        """About the wanted number of training vectors, always the same: how many, and pieces of (n, d_in)."""
         numbers = self.reading.sample(wanted)
         return int(self.counts(numbers).sum()), (x for _, (x, _) in self.pieces(numbers))
 
@@ -179,7 +179,7 @@ class Seen:
 
 
 def _held_out(vectors: Vectors, tokens: int) -> int:
-    """How many rows are kept from training: as many as have so many tokens, a tenth of all at most."""
+    """How many rows are kept from training: as many as have that many tokens, a tenth of all at most."""
     rows, context = vectors.shape
     if rows < 2:
         raise Problem("There is only one row of tokens: too little to train and to measure on.", "Use more text")

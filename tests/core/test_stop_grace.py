@@ -48,7 +48,7 @@ def training(lab: Lab, tmp_path: Path, checkpoint_s: float) -> Job:
     flags = {"model": "model", "dataset": "words", "layer": 1, "batch": 64, "steps": 1_000_000, "evaluate": 0}
     ks = {"k": list(range(2, 2 + SAES))}
     job = lab.submit("train", name="six", checkpoint_s=checkpoint_s, together=ks, **flags)
-    until(lambda: (told := lab.ledger.need(job.id).progress) and told.done > 0, 120, "the training to begin")
+    until(lambda: (progress := lab.ledger.need(job.id).progress) and progress.done > 0, 120, "the training to begin")
     return job
 
 

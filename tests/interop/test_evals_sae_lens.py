@@ -69,9 +69,9 @@ def rows_of_tokens(count: int, seed: int) -> np.ndarray:
     """Rows that begin with BOS; each token follows from the one before, mostly."""
     draw = np.random.default_rng(seed)
     jumps = draw.integers(1, 4, size=(count, CONTEXT))
-    told = 1 + (draw.integers(VOCABULARY, size=(count, 1)) + jumps.cumsum(axis=1)) % (VOCABULARY - 1)
-    told[:, 0] = BOS
-    return told
+    values = 1 + (draw.integers(VOCABULARY, size=(count, 1)) + jumps.cumsum(axis=1)) % (VOCABULARY - 1)
+    values[:, 0] = BOS
+    return values
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +124,8 @@ def their_numbers(folder: Path, model: HookedTransformer, tokens: np.ndarray, ex
     )
     wanted = get_eval_everything_config(len(tokens), n_eval_reconstruction_batches=1)
     sae = SAE.load_from_disk(folder)
-    told, features = run_evals(sae, store, model, ActivationScaler(), wanted, exclude_special_tokens=excluded)
-    return {name: value for group in told.values() for name, value in group.items()}, features
+    values, features = run_evals(sae, store, model, ActivationScaler(), wanted, exclude_special_tokens=excluded)
+    return {name: value for group in values.values() for name, value in group.items()}, features
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -142,13 +142,13 @@ def test_run_evals(
     raw = torch.cat(list(source.read(np.arange(ROWS))))
     found = measure(trainer.coder, raw * trainer.scales.read[0], unit=trainer.unit, counts=source.counts)
     assert 1 < found.l0 < 60
-    told, features = their_numbers(tmp_path, theirs, source.tokens, excluded)
+    values, features = their_numbers(tmp_path, theirs, source.tokens, excluded)
 
     def hold(what: str, own: Any, other: Any) -> None:
         compare(PEER, f"run_evals: {what}", torch.as_tensor(own), torch.as_tensor(other), BOUND)
 
     for name, own in AT_THE_HOOK.items():
-        hold(name, getattr(found, own), told[name])
+        hold(name, getattr(found, own), values[name])
     hold("feature_density", found.density, features["feature_density"])
     alive = (torch.tensor(features["feature_density"]) > 0).float().mean()
     hold("frac_alive", 1 - found.dead_fraction, alive)
@@ -157,7 +157,7 @@ def test_run_evals(
     assert spliced is not None
     assert spliced.ablated > spliced.clean
     for name, own in OF_PREDICTIONS.items():
-        hold(name, getattr(spliced, names[own]), told[name])
+        hold(name, getattr(spliced, names[own]), values[name])
     assert spliced.tokens == (ROWS * (CONTEXT - 2) if excluded else ROWS * (CONTEXT - 1))
 
 
@@ -171,14 +171,14 @@ def test_rows_without_bos_are_compared_by_the_names_that_say_everywhere(
     tokens[:, 0] = tokens[:, 1]
     seen = ModelVectors(ours, rows_of_tokens(256, 2), [point], mask)
     trainer = saved(tmp_path, "topk", torch.cat(list(seen.read(np.arange(256)))))
-    told, _ = their_numbers(tmp_path, theirs, tokens, False)
+    values, _ = their_numbers(tmp_path, theirs, tokens, False)
     every = ModelVectors(ours, tokens, [point], Mask())
     own = splice(every, np.arange(ROWS), 1, trainer.reconstruct, None, everywhere=True)
     kept = splice(ModelVectors(ours, tokens, [point], mask), np.arange(ROWS), 1, trainer.reconstruct, everywhere=True)
     assert own is not None
     assert kept is not None
     assert own.everywhere == own.spliced, "where all positions count, all are replaced"
-    score = torch.tensor(told["ce_loss_score"])
+    score = torch.tensor(values["ce_loss_score"])
     what = "run_evals: ce_loss_score as ce_loss_recovered_everywhere, all positions"
     compare(PEER, what, torch.tensor(own.recovered_everywhere), score, BOUND)
     assert kept.recovered is not None
@@ -195,8 +195,8 @@ def test_the_legacy_explained_variance_is_another_number(
     source = ModelVectors(ours, tokens, [point], Mask(ids=(BOS,)))
     raw = torch.cat(list(source.read(np.arange(ROWS))))
     trainer = saved(tmp_path, "topk", raw)
-    told, _ = their_numbers(tmp_path, theirs, tokens, [BOS])
+    values, _ = their_numbers(tmp_path, theirs, tokens, [BOS])
     ratios = (trainer.reconstruct(raw) - raw).square().sum(1) / (raw - raw.mean(0)).square().sum(1)
-    legacy = torch.tensor(told["explained_variance_legacy"])
+    legacy = torch.tensor(values["explained_variance_legacy"])
     compare(PEER, "run_evals: explained_variance_legacy, by its formula", 1 - ratios.mean(), legacy, BOUND)
-    assert abs(told["explained_variance"] - told["explained_variance_legacy"]) > 1e-3
+    assert abs(values["explained_variance"] - values["explained_variance_legacy"]) > 1e-3

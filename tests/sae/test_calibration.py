@@ -117,8 +117,8 @@ def test_however_a_training_ends_its_saved_sae_has_k_active_features_on_what_it_
     bench: Bench, arch: str, course: dict[str, Any]
 ):
     halt = course.get("halt")
-    told = {name: value for name, value in {"lr": 0.01, **course}.items() if name != "halt"}
-    params, _ = prepared(bench, arch=arch, groups=2 if arch == "matryoshka" else None, **told)
+    values = {name: value for name, value in {"lr": 0.01, **course}.items() if name != "halt"}
+    params, _ = prepared(bench, arch=arch, groups=2 if arch == "matryoshka" else None, **values)
     context = halted_after(bench, params, halt) if halt else bench.context()
     result = train.run(params, context)
     if "patience" in course:

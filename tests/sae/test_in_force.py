@@ -33,7 +33,7 @@ def test_the_rate_of_a_model_that_is_not_there_yet_is_settled_in_the_run(bench: 
 
 
 @pytest.mark.parametrize(
-    ("told", "tokens", "steps"),
+    ("values", "tokens", "steps"),
     [
         ({"steps": 300}, None, 300),
         ({"steps": 300, "tokens": train.DEFAULT_TOKENS}, None, 300),  # as records of before say
@@ -42,8 +42,8 @@ def test_the_rate_of_a_model_that_is_not_there_yet_is_settled_in_the_run(bench: 
     ],
     ids=str,
 )
-def test_a_number_of_tokens_is_recorded_only_where_it_ruled(bench: Bench, told: dict[str, Any], tokens, steps):
-    params, _ = prepared(bench, **told)
+def test_a_number_of_tokens_is_recorded_only_where_it_ruled(bench: Bench, values: dict[str, Any], tokens, steps):
+    params, _ = prepared(bench, **values)
     assert (params.tokens, params.steps) == (tokens, steps)
     assert prepared(bench, **{**SHORT, **dataclasses.asdict(params)})[0] == params, "a retry submits it again"
 
@@ -67,11 +67,11 @@ def test_each_of_several_saes_records_the_rate_of_its_own_width(bench: Bench):
 def test_the_metadata_of_an_sae_say_what_it_was_trained_with(bench: Bench):
     context = bench.context()
     result = train.run(prepared(bench, warmup=0.1)[0], context)
-    told = json.loads((context.output / "cfg.json").read_text())["metadata"]
-    assert told["training"]["lr"] == result["lr"] == default_rate(64)
-    assert (told["training"]["steps"], told["training"]["batch"], told["training"]["warmup"]) == (30, 256, 0.1)
-    assert told["training"]["dead_after"] > 0
-    assert told["training_tokens"] == result["training_tokens"] == 30 * 256
+    values = json.loads((context.output / "cfg.json").read_text())["metadata"]
+    assert values["training"]["lr"] == result["lr"] == default_rate(64)
+    assert (values["training"]["steps"], values["training"]["batch"], values["training"]["warmup"]) == (30, 256, 0.1)
+    assert values["training"]["dead_after"] > 0
+    assert values["training_tokens"] == result["training_tokens"] == 30 * 256
 
 
 def test_the_loss_of_the_batch_and_what_is_measured_in_the_end_have_different_names(bench: Bench):

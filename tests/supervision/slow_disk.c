@@ -7,8 +7,8 @@
 #include <unistd.h>
 
 int fsync(int file) {
-    const char *told = getenv("SLOW_FSYNC_MS");
-    long ms = told ? atol(told) : 0;
+    const char *wanted = getenv("SLOW_FSYNC_MS");
+    long ms = wanted ? atol(wanted) : 0;
     struct timespec pause = {ms / 1000, ms % 1000 * 1000000};
     nanosleep(&pause, NULL);
     return (int)syscall(SYS_fsync, file);
