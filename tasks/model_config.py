@@ -103,17 +103,17 @@ def refuse_what_cannot_be_loaded(config: dict[str, Any], model: str) -> None:
     """Raise Problem for weights that are quantized, of no known type, or in a file of the configuration's choice."""
     for key in _QUANTIZED:
         if config.get(key) is not None:
-            told = config[key].get("quant_method") if isinstance(config[key], dict) else None
-            how = f" ({told})" if isinstance(told, str) else ""
+            method = config[key].get("quant_method") if isinstance(config[key], dict) else None
+            how = f" ({method})" if isinstance(method, str) else ""
             raise Problem(
                 f"{model} is quantized{how}, by {key!r} in its config.json; only full weights are read here.",
                 "Give the model that it was made from",
             )
     for key in ("dtype", "torch_dtype"):
-        told = config.get(key)
-        for name in told.values() if isinstance(told, dict) else [told]:
+        dtypes = config.get(key)
+        for name in dtypes.values() if isinstance(dtypes, dict) else [dtypes]:
             if name is not None and (not isinstance(name, str) or name.removeprefix("torch.") not in _FLOATS):
-                raise _odd(model, key, told, f"one of {', '.join(_FLOATS[1:])}")
+                raise _odd(model, key, dtypes, f"one of {', '.join(_FLOATS[1:])}")
     if config.get("transformers_weights") is not None:
         raise Problem(
             f"The config.json of {model} names a file of weights (transformers_weights), which is not followed.",
@@ -164,6 +164,6 @@ def _context(config: dict[str, Any], model: str, kind: str | None) -> int | None
 
 
 def _odd(model: str, key: str, value: Any, wanted: str) -> Problem:
-    told = json.dumps(value) if not isinstance(value, dict | list) else f"a JSON {type(value).__name__}"
-    told = told if len(told) <= 60 else f"{told[:60]} …"
-    return Problem(f"The config.json of model {model!r} has {key} = {told}; it must be {wanted}.")
+    shown = json.dumps(value) if not isinstance(value, dict | list) else f"a JSON {type(value).__name__}"
+    shown = shown if len(shown) <= 60 else f"{shown[:60]} …"
+    return Problem(f"The config.json of model {model!r} has {key} = {shown}; it must be {wanted}.")
