@@ -141,25 +141,25 @@ def _prove(model: PreTrainedModel) -> Blocks:
         if isinstance(module, nn.ModuleList) and len(module) == count
     ]
     if not chains:
-        raise Problem(f"The {count} layers of a {name} were not found: no list of modules is that long.")
-    with _watching(chains), translated(f"A {name} cannot be run on {ROWS} x {POSITIONS} tokens"):
+        raise Problem(f"The {count} layers of {name} were not found: no list of modules is that long.")
+    with _watching(chains), translated(f"{name} cannot be run on {ROWS} x {POSITIONS} tokens"):
         run_base(model, some_tokens(model))
     called = [chain for chain in chains if chain.normed or chain.fault]
     right = [chain for chain in called if not chain.fault and len(chain.normed) == count]
     if not right:
         why = called[0].fault if called else "are not run on tokens"
-        raise Problem(f"The {count} layers of a {name} cannot be read: they {why or 'are not all run'}.")
+        raise Problem(f"The {count} layers of {name} cannot be read: they {why or 'are not all run'}.")
     best = min(right, key=lambda chain: chain.path.count("."))
     return Blocks(best.path, best.modules, tuple(best.normed), best.position_first)
 
 
 def _shape_of(model: PreTrainedModel) -> tuple[int, int]:
     """How many blocks the configuration says there are, and how many numbers they pass on for each token."""
-    with translated(f"The configuration of a {type(model).__name__} cannot be read"):
+    with translated(f"The configuration of {type(model).__name__} cannot be read"):
         config = model.config.get_text_config()
     count, width = (getattr(config, name, None) for name in ("num_hidden_layers", "hidden_size"))
     if not isinstance(count, int) or not isinstance(width, int):
-        raise Problem(f"The configuration of a {type(model).__name__} has no num_hidden_layers and hidden_size.")
+        raise Problem(f"The configuration of {type(model).__name__} has no num_hidden_layers and hidden_size.")
     return count, width
 
 

@@ -6,6 +6,7 @@ Read at submit time, so without torch and transformers. What cannot be loaded he
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ _SECTIONS = ("text_config", "decoder", "generator", "text_encoder")
 
 #: Keys that say that the weights are quantized: transformers', compressed-tensors', MLX's.
 _QUANTIZED = ("quantization_config", "compression_config", "quantization")
+#: Packages that transformers imports only when it builds a model of that type.
+_PACKAGES = {"gemma3n": "timm", "timm_wrapper": "timm"}
 _FLOATS = ("auto", "float64", "float32", "float16", "bfloat16")
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
@@ -59,6 +62,7 @@ def read_config(folder: Path, model: str) -> dict[str, Any]:
     """
     path = folder / "config.json"
     config = read_object(path, f"The config.json of model {model!r}")
+    _refuse_without_package(config.get("model_type"), model)
     section = config.get("text_config")
     if section is not None and not isinstance(section, dict):
         raise _odd(model, "text_config", section, "an object")
@@ -99,21 +103,30 @@ def refuse_what_cannot_be_loaded(config: dict[str, Any], model: str) -> None:
     """Raise Problem for weights that are quantized, of no known type, or in a file of the configuration's choice."""
     for key in _QUANTIZED:
         if config.get(key) is not None:
-            told = config[key].get("quant_method") if isinstance(config[key], dict) else None
-            how = f" ({told})" if isinstance(told, str) else ""
+            method = config[key].get("quant_method") if isinstance(config[key], dict) else None
+            how = f" ({method})" if isinstance(method, str) else ""
             raise Problem(
                 f"{model} is quantized{how}, by {key!r} in its config.json; only full weights are read here.",
                 "Give the model that it was made from",
             )
     for key in ("dtype", "torch_dtype"):
-        told = config.get(key)
-        for name in told.values() if isinstance(told, dict) else [told]:
+        dtypes = config.get(key)
+        for name in dtypes.values() if isinstance(dtypes, dict) else [dtypes]:
             if name is not None and (not isinstance(name, str) or name.removeprefix("torch.") not in _FLOATS):
-                raise _odd(model, key, told, f"one of {', '.join(_FLOATS[1:])}")
+                raise _odd(model, key, dtypes, f"one of {', '.join(_FLOATS[1:])}")
     if config.get("transformers_weights") is not None:
         raise Problem(
             f"The config.json of {model} names a file of weights (transformers_weights), which is not followed.",
             "Save the model again with save_pretrained",
+        )
+
+
+def _refuse_without_package(kind: Any, model: str) -> None:
+    package = _PACKAGES.get(kind) if isinstance(kind, str) else None
+    if package is not None and find_spec(package) is None:
+        raise Problem(
+            f"{model} is of type {kind!r}, which needs the package {package}; it is not installed here.",
+            f"Install it where the workers run: pip install {package}",
         )
 
 
@@ -151,6 +164,6 @@ def _context(config: dict[str, Any], model: str, kind: str | None) -> int | None
 
 
 def _odd(model: str, key: str, value: Any, wanted: str) -> Problem:
-    told = json.dumps(value) if not isinstance(value, dict | list) else f"a JSON {type(value).__name__}"
-    told = told if len(told) <= 60 else f"{told[:60]} …"
-    return Problem(f"The config.json of model {model!r} has {key} = {told}; it must be {wanted}.")
+    shown = json.dumps(value) if not isinstance(value, dict | list) else f"a JSON {type(value).__name__}"
+    shown = shown if len(shown) <= 60 else f"{shown[:60]} …"
+    return Problem(f"The config.json of model {model!r} has {key} = {shown}; it must be {wanted}.")

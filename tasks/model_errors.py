@@ -69,8 +69,8 @@ def _reason(error: Exception) -> str:
     """The exception's own words on one line; its type where those alone say little, as a KeyError's."""
     words = _one_line(error)
     says_little = isinstance(error, LookupError | AttributeError | TypeError | ArithmeticError | AssertionError)
-    told = f"{type(error).__name__}: {words}" if says_little or not words else words
-    return told if len(told) <= _LONGEST else f"{told[:_LONGEST]} …"
+    reason = f"{type(error).__name__}: {words}" if says_little or not words else words
+    return reason if len(reason) <= _LONGEST else f"{reason[:_LONGEST]} …"
 
 
 def _one_line(error: BaseException) -> str:

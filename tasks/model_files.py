@@ -52,8 +52,8 @@ def check_weights(folder: Path, model: str, layers: int | None = None) -> dict[s
         saved.update(_header(folder / file, model))
     quantized = [name for name, tensor in saved.items() if _is_quantized(name, tensor)]
     if quantized:
-        told = f"{some(quantized)} ({saved[quantized[0]].dtype})"
-        raise Problem(f"The weights of {model} are quantized: {told}.", "Give the model that it was made from")
+        which = f"{some(quantized)} ({saved[quantized[0]].dtype})"
+        raise Problem(f"The weights of {model} are quantized: {which}.", "Give the model that it was made from")
     if layers is not None and layers > len(saved):
         raise Problem(f"{model} has {layers} layers by its config.json, but only {len(saved)} tensors are saved.")
     return saved
@@ -105,9 +105,9 @@ def _header(path: Path, model: str) -> Iterator[tuple[str, Saved]]:
             raise wrong
         try:
             header = json.loads(file.read(length))
-            tensors = {name: told for name, told in header.items() if name != "__metadata__"}
-            end = max((told["data_offsets"][1] for told in tensors.values()), default=0)
-            found = {name: _saved(path.name, told) for name, told in tensors.items()}
+            tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
+            end = max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
+            found = {name: _saved(path.name, tensor) for name, tensor in tensors.items()}
             whole = all(_fits(tensor) for tensor in found.values())
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise wrong from error
@@ -119,9 +119,9 @@ def _header(path: Path, model: str) -> Iterator[tuple[str, Saved]]:
     return iter(found.items())
 
 
-def _saved(file: str, told: dict[str, Any]) -> Saved:
-    first, end = map(int, told["data_offsets"])
-    return Saved(file, str(told["dtype"]), tuple(map(int, told["shape"])), end - first)
+def _saved(file: str, tensor: dict[str, Any]) -> Saved:
+    first, end = map(int, tensor["data_offsets"])
+    return Saved(file, str(tensor["dtype"]), tuple(map(int, tensor["shape"])), end - first)
 
 
 def _fits(tensor: Saved) -> bool:

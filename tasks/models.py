@@ -78,7 +78,7 @@ def resolve(reference: str, store: Shelf) -> str:
         if not (folder / "config.json").is_file():
             raise Problem(f"{reference!r} holds no config.json, so it is not a model folder.")
         return str(folder.absolute())
-    if _HUB_ID.fullmatch(reference) and not _is_no_hub_id(reference):
+    if names_hub(reference):
         return reference
     raise Problem(
         f"{reference!r} is no model in the store, no folder here, and no Hub id like owner/name.",
@@ -99,6 +99,11 @@ def _is_no_hub_id(reference: str) -> bool:
 def is_hub_id(resolved: str) -> bool:
     """Whether what `resolve` answered is a Hub id rather than a folder."""
     return _HUB_ID.fullmatch(resolved) is not None
+
+
+def names_hub(reference: str) -> bool:
+    """Whether a reference that is neither a path nor a name in the store is one of the Hub's."""
+    return is_hub_id(reference) and not _is_no_hub_id(reference)
 
 
 def is_store_name(reference: str) -> bool:

@@ -160,7 +160,8 @@ def _origin(params: Params, context: Context) -> _Origin:
     made_from = dict(value.split("/", 1) for value in manifest.get("made_from", {}).values())
     told = read_config(context.store.path("saes", params.sae)).get("metadata", {})
     model, tokens = params.model or made_from.get("models"), params.tokens or made_from.get("tokens")
-    model = model or told.get("model_name")  # of an imported one
+    if model is None and told.get("model_name"):  # of an imported one
+        model = "@".join(filter(None, (told["model_name"], told.get("model_revision"))))
     if model is not None and params.model is None:
         model = at_commit(str(model), manifest.get("result", {}).get("model_commit"))
     layer = manifest["params"].get("layer")

@@ -99,6 +99,7 @@ def _front_matter(told: Mapping[str, Any], about: Mapping[str, Any]) -> str:
 def _facts(config: Mapping[str, Any], about: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = {
         "model": about.get("model_name"),
+        "revision": about.get("model_revision"),
         "where the model is": _WHERE.get(str(about.get("model_source"))),
         "hook": _hook(about),
         "hook in transformers": about.get("hf_hook_name"),
@@ -108,6 +109,7 @@ def _facts(config: Mapping[str, Any], about: Mapping[str, Any]) -> list[tuple[st
         "tokens trained on": about.get("training_tokens"),
         "context": about.get("context_size"),
         "positions": _positions(about.get("seqpos_slice")),
+        "rows begin with": {True: "BOS", False: "text"}.get(about.get("prepend_bos", "")),
         "dataset": about.get("dataset_path"),
         "imported from": about.get("imported_from"),
     }

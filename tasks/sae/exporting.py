@@ -93,13 +93,15 @@ def _as_sae_lens(sae: Path, folder: Path) -> None:
 
 
 def for_sae_lens(about: dict[str, Any]) -> dict[str, Any]:
-    """The metadata with hooks by the names that SAELens needs: those of modules where transformers loads the model.
+    """The metadata as SAELens needs them: the model's revision as an argument, hooks by modules for transformers.
 
-    TransformerLens' names are kept beside them, and are taken up again on import.
+    TransformerLens' names of hooks are kept beside those of modules, and are taken up again on import.
     """
-    if about.get("model_class_name") != TRANSFORMERS:
-        return about
     swapped: dict[str, Any] = {}
+    if about.get("model_revision"):
+        swapped = {"model_from_pretrained_kwargs": {"revision": about["model_revision"]}}
+    if about.get("model_class_name") != TRANSFORMERS:
+        return {**about, **swapped}
     for way in ("", "_out"):
         if (module := about.get(f"hf_hook_name{way}")) and (name := about.get(f"hook_name{way}")):
             swapped |= {f"hook_name{way}": module, f"{OWN_NAME}{way}": name}

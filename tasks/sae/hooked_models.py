@@ -84,5 +84,7 @@ _NAMES = {
     ),
     "swiss-ai": "Apertus-8B-2509 Apertus-8B-Instruct-2509",
 }
-#: Each as `owner/name`.
-HOOKED_MODELS = frozenset(f"{owner}/{name}" for owner, names in _NAMES.items() for name in names.split())
+#: The oldest ones have no owner.
+OLDEST = frozenset(("distilgpt2", "gpt2", "gpt2-large", "gpt2-medium", "gpt2-xl"))
+#: The others as `owner/name`.
+HOOKED_MODELS = OLDEST | {f"{owner}/{name}" for owner, names in _NAMES.items() for name in names.split()}

@@ -35,7 +35,8 @@ _HARMLESS = {
     *("move_to_device", "trust_remote_code", "cache_dir", "local_files_only", "low_cpu_mem_usage", "n_ctx"),
     *("attn_implementation", "first_n_layers", "token"),
 }
-_OTHER_MODEL = {"revision", "checkpoint_index", "checkpoint_value"}
+_REVISION = "revision"
+_OTHER_MODEL = {"checkpoint_index", "checkpoint_value"}
 _WRITTEN = {"hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out"}
 #: What is behind a norm, which removes the mean anyway.
 _NORMED = {"attn.hook_z", "mlp.hook_pre", "mlp.hook_post", "ln1.hook_normalized", "ln2.hook_normalized"}
@@ -85,19 +86,27 @@ class Processed(NamedTuple):
         _, _, site = (*str(about.get("hook_name")).split(".", 2), "", "")[:3]
         _refuse_rewritten(active, site)
         notes = _center(about, tensors, config, site, self.family) if active.get(_CENTERED) else ()
-        ignored = tuple(f"metadata.{KWARGS}.{name}" for name in sorted(active) if name in _HARMLESS | _OTHER_MODEL)
-        return {**about, KWARGS: {}, "folded": sorted(active)}, ignored, notes
+        unused = _HARMLESS | _OTHER_MODEL | ({_REVISION} if self.given else set())
+        ignored = tuple(f"metadata.{KWARGS}.{name}" for name in sorted(active) if name in unused)
+        if _REVISION in active and not self.given:
+            about = {**about, "model_revision": active[_REVISION]}
+        folded = sorted(name for name in active if name not in unused and name != _REVISION)
+        return {**about, KWARGS: {}, **({"folded": folded} if folded else {})}, ignored, notes
 
 
 def _refuse_unknown(active: dict[str, Any], given: bool) -> None:
-    known = {_CENTERED, *_REWRITTEN, *_ELSEWHERE, *_HARMLESS, *_OTHER_MODEL}
+    known = {_CENTERED, *_REWRITTEN, *_ELSEWHERE, *_HARMLESS, *_OTHER_MODEL, _REVISION}
     if unknown := sorted(set(active) - known):
         raise Problem(
             f"The SAE's model was loaded with {shown(', '.join(unknown))}, which is not known here ({KWARGS})."
         )
     if odd := sorted(name for name in set(active) & {_CENTERED, *_REWRITTEN, *_ELSEWHERE} if active[name] is not True):
         raise Problem(f"The SAE's {KWARGS} has {odd[0]} = {shown(active[odd[0]])}, expected true or false.")
-    if not given and (other := sorted(set(active) & _OTHER_MODEL)):
+    revision = active.get(_REVISION, "")
+    other = [name for name in sorted(_OTHER_MODEL) if name in active]
+    if not isinstance(revision, str):
+        other.append(_REVISION)
+    if other and not given:
         raise Problem(
             f"The SAE was trained on {other[0]} {shown(active[other[0]])} of its model ({KWARGS}).",
             "Name that model with --model",
@@ -142,7 +151,7 @@ def _center(
 
 def norm_of(model: str, family: str | None) -> str | None:
     """Which norm a model has, `layer` or `rms`, by its family or else its name; None where that is not known."""
-    name = model.lower().rpartition("/")[2]
+    name = model.lower().partition("@")[0].rpartition("/")[2]
     if family is not None:
         return "layer" if family in _LAYER_NORM else "rms" if family in _RMS_NORM else None
     if _LAYER_NORM_NAMES.fullmatch(name):

@@ -38,7 +38,7 @@ _KNOWN = frozenset(
     {
         *("architecture", "d_in", "d_sae", "d_out", "k", "blocks", "dtype", "device", "apply_b_dec_to_input"),
         *("normalize_activations", "reshape_activations", "rescale_acts_by_decoder_norm", "activation_fn"),
-        *("activation_fn_kwargs", "finetuning_scaling_factor", "sae_lens_version", "metadata", *_METADATA),
+        *("activation_fn_kwargs", "sae_lens_version", "metadata", *_METADATA),
     }
 )
 _KNOWN_METADATA = frozenset(

@@ -80,7 +80,7 @@ _CONFIG: dict[str, _Rule] = {
 _METADATA: dict[str, _Rule] = {
     **dict.fromkeys(("model_name", "hook_name", "hook_name_out", "hook_module", "hook_module_out"), _TEXT),
     **dict.fromkeys(("dataset_path", "model_class_name", "hf_hook_name", "hf_hook_name_out", "trained_as"), _TEXT),
-    **dict.fromkeys((OWN_NAME, f"{OWN_NAME}_out", "model_source", "bos"), _TEXT),
+    **dict.fromkeys((OWN_NAME, f"{OWN_NAME}_out", "model_source", "model_revision", "bos"), _TEXT),
     **dict.fromkeys(("hook_layer", "hook_layer_out"), _PLACE),
     "context_size": _SIZE,
     "training_tokens": (_is_count, "a whole number from 0"),

@@ -43,6 +43,8 @@ class Evaluation:
     def __init__(self, trainer: Trainer, seen: Seen, times: int) -> None:
         """`times` is how often, the end included, over the whole training."""
         self.trainer, self.seen = trainer, seen
+        #: Called during training before each pass of the model over some of the rows, with how many are done.
+        self.on_rows: Callable[[int, int], None] = lambda done, total: None
         trainer.sample = seen.sample
         rows, context = seen.reading.held_rows, seen.shape[1]
         self.rows: np.ndarray = rows[: max(1, VECTORS // context)]
@@ -66,7 +68,9 @@ class Evaluation:
         self.trainer.calibrate()
         read, written = self.trainer.scaled(self.seen.rows_again(self.rows))
         found = measure(self.trainer.coder, read, written, self.trainer.unit, self.seen.counts(self.rows))
-        return _joined({**found.as_json(), EVALUATED_TOKENS: found.tokens}, self._predictions(self.predicted))
+        return _joined(
+            {**found.as_json(), EVALUATED_TOKENS: found.tokens}, self._predictions(self.predicted, on_rows=self.on_rows)
+        )
 
     def final(self, found: Measures, folder: Path, on_rows: Callable[[int, int], None]) -> dict[str, Any]:
         """What was found on all held-out rows, with what the model predicts of them and which evaluation was best.

@@ -45,6 +45,7 @@ class Training:
             check_bos_of_sae(params.init_from, metadata, "this training", seen.bos, params.allow_no_bos)
             begin_from(self.trainer, folder, params.init_from)
         self.evaluation = Evaluation(self.trainer, seen, params.evaluate)
+        self.evaluation.on_rows = self._tell_evaluation
         self.watch = Watch(context, self.trainer)
         self.first = 0  # the step from which this attempt goes on
         self.failed = self._given_up_before()  # why it does not get to its end
@@ -150,6 +151,11 @@ class Training:
             measurement.add(*trainer.scaled(vectors), counts)
             self.context.progress("measuring", measurement.tokens, int(self.seen.counts(rows).sum()), "tokens")
         return measurement.result()
+
+    def _tell_evaluation(self, done: int, total: int) -> None:
+        """Report an evaluation during training; to stop, it is finished first: it belongs to a checkpoint."""
+        if not self.context.stopping():
+            self.context.progress("evaluating", done, total, "rows")
 
     def _tell_rows(self, done: int, total: int) -> None:
         self.context.progress("predicting", done, total, "rows")

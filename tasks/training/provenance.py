@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tasks.models import is_hub_id
+from tasks.models import is_hub_id, is_store_name, names_hub, split_revision
 from tasks.sae.hooked_models import HOOKED_MODELS
 from tasks.sae.taken import HOOKED, TRANSFORMERS
 
@@ -18,14 +18,20 @@ _LONGEST_CHAIN = 8
 _PARTS = ("config", "split", "column")
 
 
-def of_model(model: str, points: Sequence[Point], written: Sequence[Point]) -> dict[str, Any]:
+def of_model(
+    model: str, points: Sequence[Point], written: Sequence[Point], store: Store | None = None
+) -> dict[str, Any]:
     """Which model, where it is, and what loads it; `model` is a Hub id, a folder's path, or a name in the store.
 
     transformers' hooks catch what modules give: a hook on what one is given has no name there.
     """
-    kind = "hub" if is_hub_id(model) else "local" if "/" in model else "store"
-    found: dict[str, Any] = {"model_name": model, "model_source": kind}
-    found["model_class_name"] = HOOKED if model in HOOKED_MODELS else TRANSFORMERS
+    is_stored = store is not None and is_store_name(model) and store.find_manifest("models", model) is not None
+    kind = "store" if is_stored else "local" if model.startswith("/") else "hub" if names_hub(model) else "store"
+    name, revision = split_revision(model) if kind == "hub" else (model, None)
+    found: dict[str, Any] = {"model_name": name, "model_source": kind}
+    if revision is not None:
+        found["model_revision"] = revision
+    found["model_class_name"] = HOOKED if name in HOOKED_MODELS else TRANSFORMERS
     for way, hooks in (("", points), ("_out", written)):
         if hooks and not hooks[0].input:
             found[f"hf_hook_name{way}"] = hooks[0].module

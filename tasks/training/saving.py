@@ -21,7 +21,7 @@ def save(params: Common, context: Context, trainer: Trainer, seen: Seen) -> None
         shutil.copyfile(lines, context.output / lines.name)
     logs.take_over(context.workdir, context.output)
     about = {
-        **_model(params, seen),
+        **_model(params, context, seen),
         **_hooks(seen),
         "context_size": seen.shape[1],
         "prepend_bos": seen.bos == "row",
@@ -40,9 +40,9 @@ def _in_force(trainer: Trainer) -> dict[str, Any]:
     return {name: value for name, value in vars(trainer.config).items() if name != "coder"}
 
 
-def _model(params: Common, seen: Seen) -> dict[str, Any]:
+def _model(params: Common, context: Context, seen: Seen) -> dict[str, Any]:
     reads, writes = seen.points[: len(seen.wired.reads)], seen.points[len(seen.wired.reads) :]
-    return provenance.of_model(str(params.model), reads, writes)
+    return provenance.of_model(str(params.model), reads, writes, context.store)
 
 
 def _hooks(seen: Seen) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import random
 import shutil
 import socket
 import struct
+import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -395,9 +396,13 @@ def odd_header(folder: Path, draw: Draw) -> None:
     path.write_bytes(struct.pack("<Q", len(text)) + text + body)
 
 
+#: What a pickle that was loaded would make.
+SPRUNG = Path(tempfile.gettempdir()) / f"sprung-{os.getpid()}"
+
+
 class _Trap:
     def __reduce__(self) -> Any:
-        return (os.mkdir, ("/tmp/this-must-not-be-there",))
+        return (os.mkdir, (str(SPRUNG),))
 
 
 Arrays = dict[str, Any]

@@ -16,7 +16,7 @@ from tasks.job import kind_named
 from tasks.problem import Problem
 from tasks.sae.formats import load_sae
 from tasks.sae.importing import take
-from tests.sae.broken_saes import SOUND, break_one
+from tests.sae.broken_saes import SOUND, SPRUNG, break_one
 from tests.sae.conftest import Bench
 from tests.sae.foreign_oracle import codes_of
 from tests.sae.test_importing import X
@@ -84,6 +84,7 @@ def test_broken_folders_are_refused_or_read_right(tmp_path: Path):
             except BaseException as error:
                 raise AssertionError(f"{what}: {type(error).__name__}: {error}") from error
     print(dict(counted))
+    assert not SPRUNG.exists(), "no pickle was loaded"
     assert counted["refused"] > FOLDERS * 0.6
     assert counted["taken"] > FOLDERS * 0.05, "some are broken where it does not matter"
 

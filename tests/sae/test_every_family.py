@@ -20,7 +20,7 @@ EQUAL = [
     *("llama", "mamba", "mistral", "mixtral", "mpt", "openai-gpt", "opt", "qwen3", "roberta", "xglm", "xlnet"),
 ]
 REFUSED = {
-    "albert": "4 layers of a AlbertModel were not found",
+    "albert": "4 layers of AlbertModel were not found",
     "gemma3n_text": r"put out \(4, 2, 8, 32\)",
     "longformer": r"put out \(2, 512, 32\)",
     "squeezebert": "are not run on tokens",

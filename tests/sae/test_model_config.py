@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from tasks import model_config
 from tasks.models import describe_config, load_model
 from tasks.problem import Problem
 from tests.sae.every_family import NoStore
@@ -183,6 +184,14 @@ def test_as_many_tokens_fit_as_the_model_can_use(tmp_path: Path, family: str):
 )
 def test_positions_are_those_that_can_be_used(tmp_path: Path, values: dict[str, Any], context: int | None):
     assert described(tmp_path, **values)["context"] == context
+
+
+def test_a_type_whose_package_is_not_installed_is_refused_at_submit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(model_config._PACKAGES, "llama", "no_such_package")
+    with pytest.raises(Problem, match=r"needs the package no_such_package.*pip install no_such_package"):
+        described(tmp_path)
+    monkeypatch.setitem(model_config._PACKAGES, "llama", "json")
+    assert described(tmp_path)["n_layers"] == 3
 
 
 def test_more_padding_than_positions_is_refused(tmp_path: Path):

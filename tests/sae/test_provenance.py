@@ -11,11 +11,12 @@ import pytest
 from tasks.hooks import Point
 from tasks.sae.card import card
 from tasks.sae.exporting import SAE_LENS, for_sae_lens, write_as
-from tasks.sae.formats import read_config
+from tasks.sae.formats import read_config, save_sae
 from tasks.sae.importing import take
 from tasks.sae.sae_lens import own_hooks
 from tasks.training.provenance import of_model, of_text
 from tests.sae.conftest import Bench
+from tests.sae.test_formats import SCALE, trained
 from tests.sae.test_train_kind import prepared, train
 
 POINT = Point("blocks.1.hook_mlp_out", "model.layers.1.post_feedforward_layernorm")
@@ -34,6 +35,20 @@ def test_a_model_is_said_with_where_it_is_and_what_loads_it(model: str, source: 
     found = of_model(model, [POINT], [])
     assert (found["model_name"], found["model_source"], found["model_class_name"]) == (model, source, loader)
     assert found["hf_hook_name"] == POINT.module
+
+
+def test_a_revision_is_said_beside_the_name_that_saelens_loads():
+    found = of_model("EleutherAI/pythia-70m@step3000", [POINT], [])
+    assert (found["model_name"], found["model_revision"]) == ("EleutherAI/pythia-70m", "step3000")
+    assert (found["model_source"], found["model_class_name"]) == ("hub", "HookedTransformer")
+
+
+def test_a_model_of_the_store_is_one_whatever_the_hub_calls_its_own(bench: Bench):
+    assert of_model("gpt2", [POINT], [])["model_source"] == "hub"
+    put(bench, "models", "gpt2", {}, {})
+    assert of_model("gpt2", [POINT], [], bench.store)["model_source"] == "store"
+    of_revision = of_model("gpt2@main", [POINT], [], bench.store)
+    assert (of_revision["model_source"], of_revision["model_class_name"]) == ("hub", "HookedTransformer")
 
 
 def test_what_a_module_is_given_has_no_name_among_transformers_hooks():
@@ -104,6 +119,7 @@ def test_the_card_says_hook_positions_and_that_a_model_is_local():
         "transformer_lens_hook_name": "blocks.1.hook_mlp_out",
         "hf_hook_name": "model.layers.1.mlp",
         "seqpos_slice": [5, None],
+        "prepend_bos": True,
     }
     text = card({"name": "s"}, {"architecture": "topk", "d_in": 4, "d_sae": 8, "metadata": about}, "o/n", "s")
     for line in (
@@ -111,5 +127,18 @@ def test_the_card_says_hook_positions_and_that_a_model_is_local():
         "| where the model is | `a folder on the machine that trained it` |",
         "| hook in transformers | `model.layers.1.mlp` |",
         "| positions | `those of the slice [5, None]` |",
+        "| rows begin with | `BOS` |",
     ):
         assert line in text
+
+
+def test_a_models_revision_is_an_argument_for_saelens_and_comes_back(bench: Bench):
+    about = {**of_model("owner/gemma@step3", [POINT], []), "hook_name": POINT.name}
+    exported = for_sae_lens(about)
+    assert (exported["model_name"], exported["model_from_pretrained_kwargs"]) == ("owner/gemma", {"revision": "step3"})
+    del exported["model_revision"]  # SAELens' own SAEs have the argument alone
+    save_sae(bench.root / "theirs", trained("topk"), SCALE, exported)
+    take(bench.root / "theirs", bench.root / "ours", "somewhere", {})
+    back = read_config(bench.root / "ours")["metadata"]
+    assert (back["model_name"], back["model_revision"]) == ("owner/gemma", "step3")
+    assert back["model_from_pretrained_kwargs"] == {}

@@ -17,6 +17,7 @@ from tasks.masks import Mask
 from tasks.splice import Spliced, can_splice, splice
 from tasks.training import evaluation, reading
 from tests.sae.conftest import CONTEXT, Bench, some_tokens, tiny_model
+from tests.sae.every_family import build
 from tests.sae.families import model_of
 from tests.sae.test_train_kind import prepared
 
@@ -42,6 +43,21 @@ def test_a_perfect_reconstruction_changes_nothing_and_zeros_lose_all(family: str
     assert none.ablated != pytest.approx(none.clean)
     assert none.kl > 1e-6
     assert none.clean == pytest.approx(same.clean)
+
+
+def test_a_block_that_puts_out_a_list_can_be_replaced():
+    model = model_of("openai-gpt")
+    source = ModelVectors(model, some_tokens(12), [find(model, Hook("resid", 1))], NOTHING)
+    assert can_splice(source)
+    same = splice(source, ROWS, 1, lambda x: x)
+    assert same.spliced == pytest.approx(same.clean)
+    assert splice(source, ROWS, 1, torch.zeros_like).spliced != pytest.approx(same.clean)
+
+
+def test_a_model_of_position_by_batch_is_not_replaced():
+    model = build("xlnet")
+    source = ModelVectors(model, some_tokens(12), [find(model, Hook("resid", 1))], NOTHING)
+    assert not can_splice(source)
 
 
 def test_the_clean_loss_is_the_models_own():

@@ -373,7 +373,7 @@ def test_only_a_model_with_layernorm_that_was_centered_changes_an_encoder(
         ({"model_name": "owner/new", **CENTERED}, "whether 'owner/new' has LayerNorm, .* is not known"),
         ({"model_name": "gpt2", **CENTERED, "hook_name": "blocks.2.hook_embed"}, "cannot be folded"),
         ({"model_from_pretrained_kwargs": {"fold_the_moon": 1}}, "loaded with 'fold_the_moon', which is not known"),
-        ({"model_from_pretrained_kwargs": {"revision": "step3"}}, "trained on revision 'step3' of its model"),
+        ({"model_from_pretrained_kwargs": {"revision": 3}}, "trained on revision 3 of its model"),
         ({"model_from_pretrained_kwargs": {"checkpoint_index": 0}}, "trained on checkpoint_index 0 of its model"),
         ({"model_from_pretrained_kwargs": {"fold_ln": "yes"}}, "fold_ln = 'yes', expected true or false"),
         (
