@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
 from mistudio_cli.errors import Code
 from tasks.job import kinds
+from tasks.text.tokens import TokenWriter
 from tests.cli.conftest import Cli
+from tests.sae.conftest import CONTEXT, VOCABULARY, some_tokens, tiny_model
 
 
 @pytest.fixture
@@ -22,15 +21,14 @@ def corpus(cli: Cli) -> str:
 @pytest.fixture
 def trainable(cli: Cli) -> Cli:
     """A home whose store has a model and tokens."""
-    told = {
-        "models/tiny": {"config.json": {"num_hidden_layers": 2, "hidden_size": 16, "vocab_size": 97}},
-        "tokens/words": {"tokens.json": {"vocab_size": 97}},
-    }
-    for artifact, files in told.items():
-        folder: Path = cli.home / "store" / artifact
+    store = cli.home / "store"
+    folders = [store / artifact for artifact in ("models/tiny", "tokens/words")]
+    for folder in folders:
         folder.mkdir(parents=True)
-        for name, content in {"manifest.json": {}, **files}.items():
-            (folder / name).write_text(json.dumps(content))
+        (folder / "manifest.json").write_text("{}")
+    tiny_model(layers=2).save_pretrained(folders[0])
+    with TokenWriter(folders[1], CONTEXT, VOCABULARY) as writer:
+        writer.append(some_tokens(4))
     return cli
 
 
