@@ -9,7 +9,7 @@ import pytest
 
 from mistudio_cli.child import Child, describe_exit
 from mistudio_cli.profile import WorkerSpec
-from mistudio_cli.states import ARROWS, IDLE, Event, Status, pause_s
+from mistudio_cli.states import ARROWS, IDLE, Event, Status, pause_s, quit_grace_s
 
 SPEC = WorkerSpec("all-queues", ("training",), 1)
 
@@ -151,18 +151,22 @@ def test_a_life(story: tuple[str, ...]) -> None:
         assert life.child.status is status, line
 
 
+#: From QUIT to KILL: time for the checkpoints of the jobs that take longest to stop.
+GRACE_S = quit_grace_s()
+
+
 @pytest.mark.parametrize(
     ("happenings", "told"),
     [
         ([("stop", 10.0)], ["SIGTERM"]),
         ([("stop", 10.0), ("wait", 9.9)], ["SIGTERM"]),
         ([("stop", 10.0), ("wait", 10.0)], ["SIGTERM", "SIGQUIT"]),
-        ([("stop", 10.0), ("wait", 10.0), ("wait", 29.9)], ["SIGTERM", "SIGQUIT"]),
-        ([("stop", 10.0), ("wait", 10.0), ("wait", 30.0)], ["SIGTERM", "SIGQUIT", "KILL TREE"]),
+        ([("stop", 10.0), ("wait", 10.0), ("wait", GRACE_S - 0.1)], ["SIGTERM", "SIGQUIT"]),
+        ([("stop", 10.0), ("wait", 10.0), ("wait", GRACE_S)], ["SIGTERM", "SIGQUIT", "KILL TREE"]),
         ([("stop", 0.0)], ["SIGQUIT"]),
-        ([("stop", 0.0), ("wait", 30.0)], ["SIGQUIT", "KILL TREE"]),
+        ([("stop", 0.0), ("wait", GRACE_S)], ["SIGQUIT", "KILL TREE"]),
         ([("stop", 3600.0), ("wait", 5.0), ("stop", 0.0)], ["SIGTERM", "SIGQUIT"]),
-        ([("stop", 3600.0), ("stop", 1.0), ("wait", 31.0)], ["SIGTERM", "SIGQUIT", "KILL TREE"]),
+        ([("stop", 3600.0), ("stop", 1.0), ("wait", 1.0 + GRACE_S)], ["SIGTERM", "SIGQUIT", "KILL TREE"]),
         ([("stop", 1.0), ("stop", 3600.0), ("wait", 1.0)], ["SIGTERM", "SIGQUIT"]),
         ([("stop", 0.0), ("wait", 5.0), ("stop", 0.0)], ["SIGQUIT"]),
     ],
