@@ -11,7 +11,7 @@ import pytest
 
 from mistudio_cli.crew import full_name
 from mistudio_cli.profile import WorkerSpec
-from mistudio_cli.states import SILENCE_S
+from mistudio_cli.states import SILENCE_S, quit_grace_s
 from tasks import wire
 from tasks.ledger import WorkerBeat
 from tests.conftest import until
@@ -71,7 +71,7 @@ def test_the_ladder_ends_even_one_that_ignores_it_with_all_below_it(world: World
     world.supervisor.tick()
     until(lambda: "ignores SIGQUIT" in world.log("worker-training"))
     assert slot.is_running()
-    world.now += 30
+    world.now += quit_grace_s()
     world.ticks_until("worker-training", "stopped")
     until(lambda: not slot.is_running() or slot.status() == psutil.STATUS_ZOMBIE)
     assert world.supervisor.status()["workers"][0]["last_exit"] == "killed by SIGKILL"
