@@ -50,3 +50,12 @@ def vectors_away_from_edges(coder: Coder, *edges: Tensor, margin: float = 1e-3) 
     chosen = drawn[~is_near][:BATCH]
     assert len(chosen) == BATCH
     return chosen
+
+
+def least_code(coder: Coder, x: Tensor) -> Tensor:
+    """The smallest code that a batch keeps, which the threshold fitted to that batch lets pass and no smaller one."""
+    pre = coder.preactivations(x)
+    codes = coder.choose(pre)[1]
+    coder.calibrate([x], len(x))
+    assert int((pre > coder.threshold).sum()) == len(codes) == coder.options.k * len(x)
+    return codes.min()
