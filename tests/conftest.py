@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,22 @@ def until(condition: Callable[[], object], seconds: float = 60.0, what: str = ""
             pytest.fail(f"waited {seconds:g} s in vain{': ' + what if what else ''}")
         time.sleep(0.02)
     return found
+
+
+@contextmanager
+def deadline(seconds: float, what: str) -> Iterator[None]:
+    """Fail where the block takes longer; no `except Exception` of the code under test can swallow that."""
+
+    def ring(*_: object) -> None:
+        pytest.fail(f"{what} hangs for {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def find_redis_server() -> str:

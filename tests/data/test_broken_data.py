@@ -7,10 +7,8 @@ import io
 import json
 import os
 import random
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import pytest
 
 from tasks.problem import Problem
 from tasks.text import corpus
+from tests.conftest import deadline
 
 SEED, CASES, DEADLINE_S = 20261129, 240, 20
 TEXTS = [f"Document {i} says “{'word ' * (i % 9)}”, and\nends, é🦊." for i in range(30)]
@@ -146,24 +145,10 @@ def _texts(rows: Any) -> list[str]:
     return [value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for value in values if value]
 
 
-@contextmanager
-def deadline(seconds: float) -> Iterator[None]:
-    def ring(*_: object) -> None:
-        pytest.fail(f"hangs for {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def read(home: Any, name: str, source: Path) -> list[str] | Problem:
     """The documents of the dataset that a download makes, or what it says; what fails leaves nothing."""
     try:
-        with deadline(DEADLINE_S):
+        with deadline(DEADLINE_S, source.name):
             home.run("download", name, source=str(source))
     except Problem as problem:
         said = problem

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,7 @@ from tasks.job import kind_named
 from tasks.problem import Problem
 from tasks.sae.formats import load_sae
 from tasks.sae.importing import take
+from tests.conftest import deadline
 from tests.sae.broken_saes import SOUND, SPRUNG, break_one
 from tests.sae.conftest import Bench
 from tests.sae.foreign_oracle import codes_of
@@ -25,20 +23,6 @@ SEED = int(os.environ.get("MISTUDIO_TEST_SEED", "14"))
 FOLDERS = 450 * (8 if os.environ.get("MISTUDIO_TEST_DEEPER") else 1)
 DEADLINE_S = 20.0
 LARGEST = 1e30
-
-
-@contextmanager
-def deadline(what: str) -> Iterator[None]:
-    def ring(*_: object) -> None:
-        raise TimeoutError(what)
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, DEADLINE_S)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def outcome(folder: Path, output: Path) -> str:
@@ -78,7 +62,7 @@ def test_broken_folders_are_refused_or_read_right(tmp_path: Path):
         theirs, ours = tmp_path / f"theirs{number}", tmp_path / f"ours{number}"
         ours.mkdir()
         what = f"number {number} of seed {SEED}: {break_one(theirs, number, SEED)}"
-        with deadline(what):
+        with deadline(DEADLINE_S, what):
             try:
                 counted[outcome(theirs, ours)] += 1
             except BaseException as error:
@@ -94,7 +78,7 @@ def test_a_broken_sae_in_the_store_is_refused_wherever_it_is_used(tmp_path: Path
     for number in range(ours, FOLDERS, len(SOUND)):
         folder = tmp_path / f"sae{number}"
         what = f"number {number} of seed {SEED}: {break_one(folder, number, SEED)}"
-        with deadline(what):
+        with deadline(DEADLINE_S, what):
             try:
                 check(load_sae(folder).encode(X), codes_of(folder, X))
             except Problem:
