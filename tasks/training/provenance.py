@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tasks.models import is_hub_id, is_store_name, names_hub, split_revision
+from tasks.models import is_store_name, names_hub, split_revision
 from tasks.sae.hooked_models import HOOKED_MODELS
 from tasks.sae.taken import HOOKED, TRANSFORMERS
+from tasks.text.naming import is_hub_id
 
 if TYPE_CHECKING:
     from tasks.hooks import Point
