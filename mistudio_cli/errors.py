@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from tasks.problem import Problem
-from tasks.wire import Refused, Unreachable
+from tasks.wire import NotRedis, Refused, Silent, Unable, Unreachable
 
 
 class Code(IntEnum):
@@ -75,6 +75,12 @@ def explain(error: BaseException) -> Explained:
     match error:
         case Problem():
             return Explained(error.sentence, error.mend, _PROBLEMS.get(type(error), Code.USAGE))
+        case NotRedis():
+            return Explained(f"{error}.", "Check CELERY_BROKER_URL. See: mistudio doctor", Code.UNREACHABLE)
+        case Silent():
+            return Explained(f"Redis at {error}.", "See: mistudio doctor", Code.UNREACHABLE)
+        case Unable():
+            return Explained(f"Redis cannot serve this now: {error}.", "See: mistudio doctor", Code.UNREACHABLE)
         case Unreachable():
             return Explained(f"Redis cannot be reached: {error}.", "See: mistudio doctor", Code.UNREACHABLE)
         case Refused():

@@ -82,8 +82,28 @@ class _QoS(kombu_redis.QoS):
                 self._remove_from_indices(tag).execute()
 
 
+class _SafeReads:
+    """A connection of redis-py; what comes and is no reply of a Redis counts as a lost connection."""
+
+    def read_response(self, *words: Any, **options: Any) -> Any:
+        """The next reply; redis-py's own errors, for anything else its ConnectionError."""
+        try:
+            return super().read_response(*words, **options)  # type: ignore[misc]
+        except redis.InvalidResponse as error:
+            raise redis.ConnectionError(f"something answers, but not as Redis does: {error}") from error
+        except (OSError, redis.RedisError):
+            raise
+        except Exception as error:
+            self.disconnect()  # type: ignore[attr-defined]
+            raise redis.ConnectionError(f"something answers, but not as Redis does: {error!r}") from error
+
+
 class _Channel(kombu_redis.Channel):
     QoS = _QoS
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        told = super()._connparams(asynchronous)
+        return {**told, "connection_class": type("Connection", (_SafeReads, told["connection_class"]), {})}
 
     def basic_consume(self, queue: str, *args: Any, **kwargs: Any) -> Any:
         """Consume from a queue; a fault of one message ends with that message."""
@@ -119,7 +139,7 @@ class Transport(kombu_redis.Transport):
     """Redis, for strangers' messages and for bad days."""
 
     Channel = _Channel
-    connection_errors = (*kombu_redis.Transport.connection_errors, redis.ResponseError)
+    connection_errors = (*kombu_redis.Transport.connection_errors, redis.RedisError)
 
 
 class _Connection(Connection):

@@ -9,14 +9,11 @@ from collections.abc import Callable, Iterator
 import pytest
 from celery import Celery
 from celery.exceptions import TaskRevokedError
-from kombu import Connection
 
 from tasks import refused
-from tasks.app import make_app
 from tasks.job import Job, State
 from tasks.ledger import Ledger
 from tasks.queues import redis_lists
-from tasks.transport import Transport
 from tests.conftest import until
 from tests.core.lab import Lab
 
@@ -78,14 +75,6 @@ def wait_for(condition: Callable[[], object], lab: Lab, seconds: float = 40.0) -
         until(condition, seconds)
     except pytest.fail.Exception:
         pytest.fail(whole_log(lab)[-20_000:])
-
-
-@pytest.mark.parametrize("url", ["redis://h:1/0", "rediss://h:1/0", "redis+socket:///tmp/s?virtual_host=0"])
-def test_every_url_leads_through_our_transport(url: str) -> None:
-    connection, plain = make_app(url).connection_for_write(), Connection(url)
-    for ours, theirs in ((connection, plain), (connection.clone(), plain.clone())):
-        assert isinstance(ours.transport, Transport)
-        assert (ours.ssl, ours.port, ours.as_uri()) == (theirs.ssl, theirs.port, theirs.as_uri())
 
 
 def test_what_is_no_message_is_put_aside_and_the_worker_goes_on(lab: Lab) -> None:
