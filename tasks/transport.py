@@ -105,6 +105,14 @@ class _Channel(kombu_redis.Channel):
         told = super()._connparams(asynchronous)
         return {**told, "connection_class": type("Connection", (_SafeReads, told["connection_class"]), {})}
 
+    def close(self) -> None:
+        """Close the channel and its sockets, also where Redis refuses the commands that belong to it."""
+        try:
+            super().close()
+        finally:
+            self._disconnect_pools()
+            self._close_clients()
+
     def basic_consume(self, queue: str, *args: Any, **kwargs: Any) -> Any:
         """Consume from a queue; a fault of one message ends with that message."""
         tag = super().basic_consume(queue, *args, **kwargs)
@@ -122,6 +130,20 @@ class _Channel(kombu_redis.Channel):
             with self.conn_or_acquire() as client:
                 put_aside(client.execute_command, queue, shown(raw), f"no message of Celery's: {error!r}")
             self._forget(raw)
+
+    def _handle_message(self, client: Any, reply: Any) -> dict[str, Any]:
+        """What came on a broadcast channel; what is no JSON is put aside, whatever reading it raises."""
+        told = super()._handle_message(client, reply)
+        if not bytes_to_str(told["type"]).endswith("message") or not told["data"]:
+            return told
+        try:
+            loads(bytes_to_str(told["data"]))
+        except Exception as error:  # noqa: BLE001 - kombu lets a RecursionError end the worker
+            with self.conn_or_acquire() as other:
+                channel = shown(told["channel"])
+                put_aside(other.execute_command, channel, shown(told["data"]), f"a broadcast, not JSON: {error}")
+            return {**told, "data": None}
+        return told
 
     def _forget(self, raw: Any) -> None:
         try:
