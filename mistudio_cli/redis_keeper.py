@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import logging
 import subprocess
+from contextlib import suppress
 
 import psutil
 
 from mistudio_cli import redis_server
 from mistudio_cli.child import Clock, describe_exit
 from mistudio_cli.log_files import last_lines
+from mistudio_cli.redis_watch import RedisWatch
 from mistudio_cli.states import SOUND_AGE_S, pause_s
 from tasks import identity
 from tasks.places import Places
 from tasks.problem import Problem
 
 log = logging.getLogger("mistudio.supervisor")
+
+#: A server of its own that has not answered for so long is killed and started again.
+SILENT_UNTIL_KILLED_S = 30.0
 
 #: After so many deaths in a row it is said that Redis does not stay up; it is tried for ever all the same.
 _DEATHS_UNTIL_TROUBLE = 3
@@ -32,6 +37,7 @@ class RedisKeeper:
         self._clock = clock
         self._server: psutil.Process | None = None
         self._started: subprocess.Popen[bytes] | None = None
+        self._watch = RedisWatch(places.redis_socket)
         self._since = 0.0
         self._deaths = 0
         self._due_at = float("-inf")
@@ -42,6 +48,8 @@ class RedisKeeper:
             return
         if self._server is not None and not self._lives():
             self._died()
+        elif self._server is not None:
+            self._kill_if_silent(self._server)
         if self._server is None and self._clock() >= self._due_at:
             self._adopt_or_start()
 
@@ -53,12 +61,22 @@ class RedisKeeper:
         """Look after it no more; it lives on."""
         self.wanted = False
         self._server = None
+        self._watch.forget()
 
     def _lives(self) -> bool:
         assert self._server is not None
         if self._started is not None and self._started.pid == self._server.pid:
             return self._started.poll() is None
         return identity.is_alive(self._server)
+
+    def _kill_if_silent(self, server: psutil.Process) -> None:
+        """Kill a server that hangs or whose socket is gone: what it has answered is on the disk."""
+        if self._watch.look(self._clock()) < SILENT_UNTIL_KILLED_S:
+            return
+        log.warning("Redis, pid %d, has not answered for %g s: killing it", server.pid, SILENT_UNTIL_KILLED_S)
+        self._watch.forget()
+        with suppress(psutil.Error):
+            server.kill()
 
     def _died(self) -> None:
         code = self._started.returncode if self._started is not None else None
@@ -67,6 +85,7 @@ class RedisKeeper:
         sound = self._clock() - self._since > SOUND_AGE_S
         self._deaths = 1 if sound else self._deaths + 1
         self._server, self._started = None, None
+        self._watch.forget()
         self.restarts += 1
         # The first death is mended at once: everybody waits for Redis.
         self._due_at = self._clock() + (pause_s(self._deaths - 1) if self._deaths > 1 else 0.0)

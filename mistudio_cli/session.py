@@ -6,9 +6,11 @@ import os
 from collections.abc import Mapping
 
 from mistudio_cli import settings as all_settings
+from mistudio_cli.probe import require_answer
 from mistudio_cli.settings import SETTINGS, Settings
 from tasks import wire
 from tasks.ledger import Ledger
+from tasks.redis_url import is_redis, parse_url
 
 _flags: dict[str, str] = {}
 
@@ -26,12 +28,16 @@ def current_settings() -> Settings:
 
 
 def connect_ledger(settings: Settings, *, supervise: bool = False, timeout_s: float = 5.0) -> Ledger:
-    """The ledger in the Redis in force; the home's own is started if need be.
+    """The ledger in the Redis in force, which has answered; the home's own is started if need be.
 
-    With `supervise` (for commands that submit) a supervisor looks after the home's own Redis from now on.
+    With `supervise` (for commands that submit) a supervisor looks after the home's own Redis from now on. Unreachable
+    when Redis is not there or does not answer, Problem for a URL that is not supported.
     """
-    url = settings.broker_url or _own_broker_url(settings, supervise=supervise)
-    return Ledger(wire.connect(url, timeout_s))
+    if settings.result_backend and is_redis(settings.result_backend):
+        parse_url(settings.result_backend, "CELERY_RESULT_BACKEND")
+    client = wire.connect(settings.broker_url or _own_broker_url(settings, supervise=supervise), timeout_s)
+    require_answer(client)
+    return Ledger(client)
 
 
 def _own_broker_url(settings: Settings, *, supervise: bool) -> str:

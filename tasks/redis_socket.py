@@ -52,6 +52,9 @@ def _connected(family: int, where: Any, timeout_s: float) -> socket.socket:
     link.settimeout(timeout_s)
     try:
         link.connect(where)
+    except BlockingIOError as error:  # a unix socket's backlog is full: its server takes no connection
+        link.close()
+        raise TimeoutError("timed out") from error
     except BaseException:
         link.close()
         raise

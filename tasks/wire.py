@@ -13,7 +13,8 @@ import re
 import select
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import hiredis
@@ -93,9 +94,28 @@ class Client:
         """As `batch`, but a command that Redis was unable to serve is an Unable in its place."""
         # hiredis's stub knows tuples of one word only
         packed = [hiredis.pack_command(tuple(map(_plain, command))) for command in commands]  # type: ignore[arg-type]
-        try:
+        with self._failures_named():
             self._connect()
             replies = self._exchange(b"".join(packed), len(packed))
+        return [self._judged(reply) for reply in replies]
+
+    def open(self) -> None:
+        """Connect, and return when Redis has answered. Unreachable when it does not."""
+        with self._failures_named():
+            self._connect()
+
+    def close(self) -> None:
+        """Close the socket; the next call opens another."""
+        if self._socket is not None:
+            self._socket.close()
+        self._socket = self._reader = None
+        self._errors = []
+
+    @contextmanager
+    def _failures_named(self) -> Iterator[None]:
+        """Whatever goes wrong with the connection ends it and is Unreachable."""
+        try:
+            yield
         except Unreachable:
             self.close()
             raise
@@ -108,14 +128,6 @@ class Client:
         except BaseException:  # an answer that nobody read must not become the next call's
             self.close()
             raise
-        return [self._judged(reply) for reply in replies]
-
-    def close(self) -> None:
-        """Close the socket; the next call opens another."""
-        if self._socket is not None:
-            self._socket.close()
-        self._socket = self._reader = None
-        self._errors = []
 
     def _judged(self, reply: Any) -> Any:
         is_unable = isinstance(reply, Refused) and _AWAY.search(str(reply))
@@ -131,7 +143,8 @@ class Client:
             encoding="utf-8", errors="replace", replyError=self._refused, notEnoughData=_UNFINISHED
         )
         greeting = [hiredis.pack_command(command) for command in _greeting(self.address)]
-        for reply in self._exchange(b"".join(greeting), len(greeting)) if greeting else ():
+        *logins, _ = self._exchange(b"".join(greeting), len(greeting))
+        for reply in logins:
             if isinstance(reply, Refused):
                 refused = Unreachable(f"{self.address.shown}: Redis refused the login: {reply}")
                 raise judged if isinstance(judged := self._judged(reply), Unable) else refused
@@ -219,4 +232,4 @@ def _greeting(address: Address) -> list[Command]:
         commands.append(("AUTH", *filter(None, [address.username]), address.password))
     if address.db:
         commands.append(("SELECT", address.db))
-    return commands
+    return [*commands, ("PING",)]  # whatever the answer: there is one

@@ -59,11 +59,15 @@ def at_random(seed: int, count: int) -> Iterator[bytes]:
 
 
 class Stranger(threading.Thread):
-    """Listens at a unix socket and answers each connection with `answer`, then hangs up or, if told, stays silent."""
+    """Listens at a unix socket, greets as Redis does and answers what comes next with `answer`.
+
+    Then it hangs up or, if it `stays`, says no more. With `greeting` None the answer comes at once.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(daemon=True)
         self.answer, self.stays = b"", False
+        self.greeting: bytes | None = b"+PONG\r\n"
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen(8)
@@ -77,6 +81,9 @@ class Stranger(threading.Thread):
     def _serve(self, link: socket.socket) -> None:
         with suppress(OSError):
             link.recv(1 << 16)
+            if self.greeting is not None:
+                link.sendall(self.greeting)
+                link.recv(1 << 16)
             link.sendall(self.answer)
         if self.stays:
             self._held.append(link)

@@ -35,9 +35,12 @@ def said_of(client: wire.Client) -> object:
         return type(error)
 
 
+@pytest.mark.parametrize("greeting", [None, b"+PONG\r\n"], ids=["at once", "later"])
 @pytest.mark.parametrize("name", BY_HAND)
-def test_no_answer_raises_anything_else_by_hand(short_tmp: Path, stranger: Stranger, name: str) -> None:
-    stranger.answer = BY_HAND[name]
+def test_no_answer_raises_anything_else_by_hand(
+    short_tmp: Path, stranger: Stranger, name: str, greeting: bytes | None
+) -> None:
+    stranger.answer, stranger.greeting = BY_HAND[name], greeting
     client = client_of(short_tmp)
     with deadline(5, name):
         told = said_of(client)
@@ -47,7 +50,8 @@ def test_no_answer_raises_anything_else_by_hand(short_tmp: Path, stranger: Stran
 
 def test_no_answer_raises_anything_else_at_random(short_tmp: Path, stranger: Stranger) -> None:
     client, kinds = client_of(short_tmp), set()
-    for stranger.answer in at_random(SEED, COUNT):
+    for number, stranger.answer in enumerate(at_random(SEED, COUNT)):
+        stranger.greeting = None if number % 3 == 0 else b"+PONG\r\n"
         with deadline(5, repr(stranger.answer)):
             told = said_of(client)
         kinds.add(told if isinstance(told, type) else type(told))

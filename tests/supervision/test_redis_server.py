@@ -47,6 +47,7 @@ def keeping(home: Home) -> Iterator[Keep]:
     yield keep
     redis_server.stop(home.places)
     for keeper in keepers:
+        keeper.let_go()
         if keeper._started is not None:
             keeper._started.wait(20)
 
