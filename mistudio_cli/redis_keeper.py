@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import psutil
 
-from mistudio_cli import redis_server
+from mistudio_cli import redis_aof, redis_server
 from mistudio_cli.child import Clock, describe_exit
 from mistudio_cli.log_files import last_lines
 from mistudio_cli.redis_watch import RedisWatch
@@ -21,6 +21,9 @@ log = logging.getLogger("mistudio.supervisor")
 
 #: A server of its own that has not answered for so long is killed and started again.
 SILENT_UNTIL_KILLED_S = 30.0
+
+#: How Redis says so, and in how many of its last lines.
+_CANNOT_READ, _LINES_OF_AN_END = "Bad file format reading the append only file", 5
 
 #: After so many deaths in a row it is said that Redis does not stay up; it is tried for ever all the same.
 _DEATHS_UNTIL_TROUBLE = 3
@@ -57,6 +60,10 @@ class RedisKeeper:
         """Whether the server answers now."""
         return redis_server.answers(self._places)
 
+    def told(self) -> dict[str, object]:
+        """What JSON can carry of it."""
+        return {"wanted": self.wanted, "restarts": self.restarts, "trouble": self.trouble}
+
     def let_go(self) -> None:
         """Look after it no more; it lives on."""
         self.wanted = False
@@ -87,10 +94,26 @@ class RedisKeeper:
         self._server, self._started = None, None
         self._watch.forget()
         self.restarts += 1
+        if code not in (0, None):
+            self._repair()
         # The first death is mended at once: everybody waits for Redis.
         self._due_at = self._clock() + (pause_s(self._deaths - 1) if self._deaths > 1 else 0.0)
         if self._deaths >= _DEATHS_UNTIL_TROUBLE:
             self.trouble = f"Redis does not stay up ({how}): {_last_words(self._places)}"
+
+    def _repair(self) -> None:
+        """Have a server that could not read its file read it up to where it can be read; a copy is kept."""
+        if not any(_CANNOT_READ in line for line in last_lines(self._places.logs / "redis.log", _LINES_OF_AN_END)):
+            return
+        try:
+            damage = redis_aof.find_damage(self._places)
+            if damage is None or not damage.good:  # with nothing to be read at all, it must not begin empty
+                return
+            copy = redis_aof.set_aside(self._places, damage)
+        except (Problem, OSError, ValueError, subprocess.SubprocessError) as error:
+            log.warning("the file of Redis could not be repaired: %s", error)
+            return
+        log.warning("%s: set aside as %s, Redis starts with what comes before", damage.sentence, copy)
 
     def _adopt_or_start(self) -> None:
         self._since = self._clock()

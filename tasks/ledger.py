@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -21,7 +22,7 @@ from tasks.lease import Card, Lease, Refusal
 from tasks.listing import Filter, Page, children, other_tries, page, records
 from tasks.problem import Problem
 from tasks.queue_desk import QueueDesk
-from tasks.records import encode_new, pairs
+from tasks.records import encode_new, pairs, readable
 from tasks.script import PREFIX
 from tasks.upkeep import LEASE_TTL_S, Upkeep
 from tasks.wire import Client, Refused
@@ -139,8 +140,7 @@ class Ledger:
     def leases(self) -> dict[str, Lease]:
         """The devices that jobs hold, by the jobs' ids."""
         told = pairs(self.client.call("HGETALL", f"{PREFIX}devices"))
-        parts = {job_id: lease.split(" ", 2) for job_id, lease in told.items()}
-        return {job_id: Lease(key, int(expected) or None) for job_id, (expected, _, key) in parts.items()}
+        return dict(readable(lambda held: (held[0], read_lease(held[1])), told.items()))
 
     def use_device(self, claim: Claim, device: str) -> None:
         """Record a device that needs no lease."""
@@ -185,6 +185,10 @@ class Ledger:
         """Put running jobs whose lease has run out back to their queues."""
         self._change("reap", "", LEASE_TTL_S)
 
+    def try_write(self) -> None:
+        """Write and remove a word as every change is written. Unreachable or Refused where no change is possible."""
+        self._change("try_write", "")
+
     def beat(self, worker: WorkerBeat) -> None:
         """Record that a worker lives."""
         told = dataclasses.asdict(dataclasses.replace(worker, seen_at=self.now()))
@@ -208,6 +212,8 @@ class Ledger:
     def need(self, job_id: str) -> Job:
         """The record of that job; Problem when there is none."""
         job = self.get(job_id)
+        if job is None and self.client.call("EXISTS", f"{PREFIX}job:{job_id}"):
+            raise Problem(f"The record of job {job_id} cannot be read.", "See: mistudio doctor")
         if job is None:
             raise _no_such_job(job_id)
         return job
@@ -235,14 +241,14 @@ class Ledger:
     def workers(self, within_s: float = BEAT_TTL_S) -> list[WorkerBeat]:
         """Workers heard of in the last `within_s` seconds, by name."""
         reply, (seconds, _) = self._read([("HGETALL", f"{PREFIX}workers"), ("TIME",)])
-        beats = [_beat(json.loads(told)) for told in pairs(reply).values()]
+        beats = readable(read_beat, pairs(reply).values())
         return sorted((b for b in beats if abs(int(seconds) - b.seen_at) <= within_s), key=lambda beat: beat.name)
 
     def holders(self) -> list[tuple[str, int]]:
         """Name with host, and pid, of the worker of each running job."""
         ids = self.client.call("ZRANGE", f"{PREFIX}by:state:{State.RUNNING}", 0, -1)
         told = self._read([("HMGET", f"{PREFIX}job:{job_id}", "worker", "worker_pid") for job_id in ids])
-        return [(worker, int(pid or 0)) for worker, pid in told if worker]
+        return readable(lambda held: (held[0], int(held[1] or 0)), [held for held in told if held[0]])
 
     def events(self, job_id: str) -> list[dict[str, Any]]:
         """Every change of a job's state: at, state, reason, attempt, worker, of a claim its token; oldest first."""
@@ -251,8 +257,7 @@ class Ledger:
     def histories(self, job_ids: Sequence[str]) -> list[list[dict[str, Any]]]:
         """The events of each of these jobs, in one round trip."""
         told = self._read([("LRANGE", f"{PREFIX}events:{job_id}", 0, -1) for job_id in job_ids])
-        parsed = [[json.loads(line) for line in history] for history in told]
-        return [[{**event, "at": float(event["at"])} for event in history] for history in parsed]
+        return [readable(read_event, history) for history in told]
 
     def series(self, job_ids: Sequence[str]) -> list[list[Point]]:
         """What each of these jobs has measured in its course, thinned, in one round trip.
@@ -260,7 +265,7 @@ class Ledger:
         Of a job that has ended it is known for a week.
         """
         told = self._read([("LRANGE", f"{PREFIX}series:{job_id}", 0, -1) for job_id in job_ids])
-        return [[_point(line) for line in series] for series in told]
+        return [readable(read_point, series) for series in told]
 
     def coming(self, artifact: str) -> str | None:
         """The id of the unfinished job that will make "family/name"."""
@@ -313,14 +318,35 @@ def _no_such_job(job_id: str) -> Problem:
     return Problem(f"There is no job {job_id}.", "See: mistudio jobs ls")
 
 
-def _beat(told: dict[str, Any]) -> WorkerBeat:
+def read_beat(line: str) -> WorkerBeat:
+    """A worker's heartbeat; a newer worker may tell more. One of `UNREADABLE` when that is none."""
+    told = json.loads(line)
     known = {field.name: told[field.name] for field in dataclasses.fields(WorkerBeat) if field.name in told}
-    return WorkerBeat(**{**known, "queues": tuple(told["queues"])})  # a newer worker may tell more
+    beat = WorkerBeat(**{**known, "queues": tuple(told["queues"])})
+    times, counts, names = (beat.started_at, beat.seen_at), (beat.pid, beat.slots), (beat.name, beat.host, *beat.queues)
+    if not all(map(math.isfinite, times)) or not all(isinstance(count, int) for count in counts):
+        raise ValueError("times and counts are no numbers")
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError("names are no texts")
+    return beat
 
 
-def _point(line: str) -> Point:
+def read_event(line: str) -> dict[str, Any]:
+    """An entry of a job's history. One of `UNREADABLE` when that is none."""
+    event = json.loads(line)
+    return {**event, "at": float(event["at"]), "state": str(event["state"]), "reason": str(event["reason"])}
+
+
+def read_point(line: str) -> Point:
+    """What a job measured. One of `UNREADABLE` when that is no measurement."""
     at, _, values = line.partition(" ")
-    return Point(int(at), json.loads(values))
+    return Point(int(at), dict(json.loads(values).items()))
+
+
+def read_lease(line: str) -> Lease:
+    """What a job holds of a device. One of `UNREADABLE` when that is no lease."""
+    expected, _, key = line.split(" ", 2)
+    return Lease(key, int(expected) or None)
 
 
 def _json(value: Any) -> str:

@@ -32,7 +32,7 @@ def evaluate_all(client: Client, calls: Sequence[tuple[object, ...]]) -> list[st
     answers = _ask(client, calls)
     if not any(answer.startswith("schema ") for answer in answers):
         return answers
-    _bring_up_to_date(client, int(answers[0].removeprefix("schema ")))
+    _bring_up_to_date(client, _form(answers[0].removeprefix("schema ")))
     return _ask(client, calls)
 
 
@@ -45,6 +45,13 @@ def _ask(client: Client, calls: Sequence[tuple[object, ...]]) -> list[str]:
         if isinstance(reply, Refused):
             raise reply
     return replies
+
+
+def _form(text: str) -> int:
+    try:
+        return int(float(text))
+    except (ValueError, OverflowError):
+        raise Refused(f"{PREFIX}schema is {text!r}, which is no number") from None
 
 
 def _bring_up_to_date(client: Client, schema: int) -> None:
