@@ -25,7 +25,7 @@ from tasks.queue_desk import QueueDesk
 from tasks.records import encode_new, pairs, readable
 from tasks.script import PREFIX
 from tasks.upkeep import LEASE_TTL_S, Upkeep
-from tasks.wire import Client, Refused
+from tasks.wire import Client, Refused, Unable
 
 #: How often a lease is renewed; it lives for LEASE_TTL_S without that.
 LEASE_RENEW_S = 1.0
@@ -90,6 +90,23 @@ class Ledger:
         """Accept groups of new jobs in one round trip, each as a whole; for each, None or why it was refused."""
         calls = [("submit", "", json.dumps([encode_new(job) for job in group])) for group in groups]
         return [None if status == "ok" else _refusal(status) for status in script.evaluate_all(self.client, calls)]
+
+    def try_submit_many(self, groups: Sequence[Sequence[Job]]) -> list[Problem | Unable | Refused | None]:
+        """As `submit_many`, but a group that Redis was unable to take has that error in its place.
+
+        A group whose last job is there already counts as accepted. Unreachable when it is not known which were.
+        """
+        calls = [("submit", "", json.dumps([encode_new(job) for job in group])) for group in groups]
+        answers = script.try_all(self.client, calls)
+        return [
+            _outcome(answer, group) if isinstance(answer, str) else answer
+            for answer, group in zip(answers, groups, strict=True)
+        ]
+
+    def which_exist(self, job_ids: Sequence[str]) -> set[str]:
+        """Those of these ids that have a record."""
+        found = self._read([("EXISTS", f"{PREFIX}job:{job_id}") for job_id in job_ids])
+        return {job_id for job_id, is_there in zip(job_ids, found, strict=True) if is_there}
 
     def claim(
         self,
@@ -297,12 +314,29 @@ def new_token() -> str:
     return os.urandom(8).hex()
 
 
+_DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
 def new_job_id() -> str:
     """A fresh id that sorts by time: 9 digits of milliseconds in base 32, then 5 random ones."""
-    digits = "0123456789abcdefghjkmnpqrstvwxyz"
     chance = int.from_bytes(os.urandom(4), "big") >> 7
-    number = (int(time.time() * 1000) << 25) | chance
-    return "".join(digits[(number >> shift) & 31] for shift in range(65, -1, -5))
+    return _written((int(time.time() * 1000) << 25) | chance)
+
+
+def later_id(job_id: str, places: int) -> str:
+    """The id so many places after another of `new_job_id`: for jobs whose ids must be known before they are planned."""
+    number = 0
+    for digit in job_id:
+        number = number * 32 + _DIGITS.index(digit)
+    return _written(number + places)
+
+
+def _written(number: int) -> str:
+    return "".join(_DIGITS[(number >> shift) & 31] for shift in range(65, -1, -5))
+
+
+def _outcome(status: str, group: Sequence[Job]) -> Problem | None:
+    return None if status in ("ok", f"exists {group[-1].id}") else _refusal(status)
 
 
 def _refusal(status: str) -> Problem:
