@@ -28,7 +28,7 @@ MEANINGS: dict[Code, str] = {
     Code.FAILED: "A job or worker it waited for did not end well, or a check of `doctor` failed.",
     Code.USAGE: "It cannot be done as asked: a wrong flag, value, name or file; the message says which.",
     Code.NOT_FOUND: "There is no such job, worker or log.",
-    Code.UNREACHABLE: "Redis cannot be reached or refuses to answer.",
+    Code.UNREACHABLE: "Redis cannot be reached, does not answer, or refuses to serve.",
     Code.TIMED_OUT: "It took longer than `--timeout` allows; what was waited for goes on.",
     Code.FAULT: "A fault in mistudio itself; `--debug` shows where.",
     Code.INTERRUPTED: "Ended by Ctrl-C.",
