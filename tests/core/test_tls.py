@@ -118,4 +118,6 @@ def test_a_job_runs_through_a_proxy_and_its_result_comes_back(
     finally:
         lab.stop_worker()
         lab.ledger.close()
+        lab.app.backend.result_consumer.stop()
+        lab.app.backend.client.connection_pool.disconnect()
         lab.app.close()
