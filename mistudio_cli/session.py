@@ -27,8 +27,10 @@ def current_settings() -> Settings:
     return all_settings.load(_flags)
 
 
-def connect_ledger(settings: Settings, *, supervise: bool = False, timeout_s: float = 5.0) -> Ledger:
-    """The ledger in the Redis in force, which has answered; the home's own is started if need be.
+def connect_ledger(
+    settings: Settings, *, supervise: bool = False, timeout_s: float = 5.0, must_answer: bool = True
+) -> Ledger:
+    """The ledger in the Redis in force, which has answered if it must; the home's own is started if need be.
 
     With `supervise` (for commands that submit) a supervisor looks after the home's own Redis from now on. Unreachable
     when Redis is not there or does not answer, Problem for a URL that is not supported.
@@ -36,7 +38,8 @@ def connect_ledger(settings: Settings, *, supervise: bool = False, timeout_s: fl
     if settings.result_backend and is_redis(settings.result_backend):
         parse_url(settings.result_backend, "CELERY_RESULT_BACKEND")
     client = wire.connect(settings.broker_url or _own_broker_url(settings, supervise=supervise), timeout_s)
-    require_answer(client)
+    if must_answer:
+        require_answer(client)
     return Ledger(client)
 
 
