@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from mistudio_cli import redis_server
 from mistudio_cli.errors import NoRedis
-from mistudio_cli.probe import PATIENCE_S, Answer
 from mistudio_cli.settings import Settings
 from mistudio_cli.states import TERM_GRACE_S
 from tasks.places import Places, make_private
 from tasks.problem import Problem
-from tasks.wire import Silent
 
 if TYPE_CHECKING:
     from mistudio_cli.profile import WorkerSpec
@@ -66,10 +64,7 @@ def broker_url_for(settings: Settings, *, supervise: bool = False) -> str:
     if settings.broker_url:
         return settings.broker_url
     places = settings.places
-    found = redis_server.probe(places)
-    if found is Answer.SILENT:  # waiting for it would take as long as it hangs
-        raise Silent(f"{places.redis_socket} does not answer (waited {PATIENCE_S:g} s)")
-    if supervise or found is not Answer.ANSWERS:
+    if supervise or not redis_server.answers(places):
         ensure_supervisor(settings)
     return redis_server.own_url(places)
 

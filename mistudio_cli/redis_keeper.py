@@ -64,11 +64,12 @@ class RedisKeeper:
         """What JSON can carry of it."""
         return {"wanted": self.wanted, "restarts": self.restarts, "trouble": self.trouble}
 
-    def let_go(self) -> None:
-        """Look after it no more; it lives on."""
+    def let_go(self) -> psutil.Process | None:
+        """Look after it no more; it lives on. Returns it."""
         self.wanted = False
-        self._server = None
+        server, self._server = self._server, None
         self._watch.forget()
+        return server
 
     def _lives(self) -> bool:
         assert self._server is not None

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 
 from mistudio_cli import settings as all_settings
-from mistudio_cli.probe import require_answer
+from mistudio_cli.probe import PATIENCE_S, Answer, require_answer
 from mistudio_cli.settings import SETTINGS, Settings
 from tasks import wire
 from tasks.ledger import Ledger
@@ -44,6 +44,9 @@ def connect_ledger(
 
 
 def _own_broker_url(settings: Settings, *, supervise: bool) -> str:
-    from mistudio_cli import control
+    from mistudio_cli import control, redis_server
 
+    path = settings.places.redis_socket
+    if redis_server.probe(settings.places) is Answer.SILENT:  # waiting for it would take as long as it hangs
+        raise wire.Silent(f"{path} does not answer (waited {PATIENCE_S:g} s)")
     return control.broker_url_for(settings, supervise=supervise)
