@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -22,7 +21,7 @@ from tasks.lease import Card, Lease, Refusal
 from tasks.listing import Filter, Page, children, other_tries, page, records
 from tasks.problem import Problem
 from tasks.queue_desk import QueueDesk
-from tasks.records import encode_new, pairs, readable
+from tasks.records import encode_new, finite, pairs, readable
 from tasks.script import PREFIX
 from tasks.upkeep import LEASE_TTL_S, Upkeep
 from tasks.wire import Client, Refused, Unable
@@ -358,8 +357,10 @@ def read_beat(line: str) -> WorkerBeat:
     known = {field.name: told[field.name] for field in dataclasses.fields(WorkerBeat) if field.name in told}
     beat = WorkerBeat(**{**known, "queues": tuple(told["queues"])})
     times, counts, names = (beat.started_at, beat.seen_at), (beat.pid, beat.slots), (beat.name, beat.host, *beat.queues)
-    if not all(map(math.isfinite, times)) or not all(isinstance(count, int) for count in counts):
-        raise ValueError("times and counts are no numbers")
+    for time_s in times:
+        finite(time_s if isinstance(time_s, int | float) else "a time")
+    if not all(isinstance(count, int) for count in counts):
+        raise TypeError("counts are no numbers")
     if not all(isinstance(name, str) for name in names):
         raise TypeError("names are no texts")
     return beat
@@ -368,7 +369,7 @@ def read_beat(line: str) -> WorkerBeat:
 def read_event(line: str) -> dict[str, Any]:
     """An entry of a job's history. One of `UNREADABLE` when that is none."""
     event = json.loads(line)
-    return {**event, "at": float(event["at"]), "state": str(event["state"]), "reason": str(event["reason"])}
+    return {**event, "at": finite(event["at"]), "state": str(event["state"]), "reason": str(event["reason"])}
 
 
 def read_point(line: str) -> Point:

@@ -9,6 +9,7 @@ from tasks import script
 from tasks.job import State
 from tasks.problem import Problem
 from tasks.queues import QUEUE_NAMES, redis_lists
+from tasks.records import finite
 from tasks.script import PREFIX
 from tasks.wire import Client, Refused
 
@@ -115,6 +116,6 @@ def _count(replies: Sequence) -> QueueCount:
 def _time(text: str | None) -> float | None:
     """When a queue was paused; one whose time others made unreadable is paused all the same."""
     try:
-        return float(text) if text is not None else None
+        return finite(text) if text is not None else None
     except ValueError:
         return 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -49,7 +50,7 @@ def decode_strictly(flat: Sequence[str]) -> Job:
     """The job in what HGETALL answered. One of `UNREADABLE` when that is no job's record."""
     told = pairs(flat)
     values: dict[str, Any] = {field.name: told[field.name] for field in dataclasses.fields(Job) if told.get(field.name)}
-    for names, read in ((_OBJECTS, _object), (_LISTS, _texts), (_TIMES, float), (_NUMBERS, int)):
+    for names, read in ((_OBJECTS, _object), (_LISTS, _texts), (_TIMES, finite), (_NUMBERS, int)):
         values.update({name: read(values[name]) for name in names if name in values})
     if "progress" in values:
         values["progress"] = _progress(values["progress"])
@@ -69,6 +70,14 @@ def readable(read: Callable[[T], R], entries: Iterable[T]) -> list[R]:
     return found
 
 
+def finite(text: object) -> float:
+    """A time or another number to calculate with. One of `UNREADABLE` for any other, infinities among them."""
+    number = float(text)  # type: ignore[arg-type]
+    if not math.isfinite(number):
+        raise ValueError(f"{text!r} is no finite number")
+    return number
+
+
 def _object(text: str) -> dict[str, Any]:
     told = json.loads(text)
     if not isinstance(told, dict):
@@ -85,9 +94,8 @@ def _texts(text: str) -> tuple[str, ...]:
 
 def _progress(told: dict[str, Any]) -> Progress:
     progress = Progress(**told)
-    numbers = (progress.done, progress.total or 0, progress.rate or 0)
-    if not all(isinstance(number, int | float) for number in numbers):
-        raise TypeError("progress without numbers")
+    for number in (progress.done, progress.total or 0, progress.rate or 0):
+        finite(number if isinstance(number, int | float) else "progress without a number")
     return progress
 
 

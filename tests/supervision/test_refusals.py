@@ -126,3 +126,5 @@ def test_no_refusal_costs_a_descriptor_a_daemon_or_a_job(
         fleet.assert_whole()
     until(lambda: fleet.waiting() == 0, 60, "all jobs to end")
     fleet.assert_each_ran_once()
+    files = [fleet.files(daemon) for daemon in fleet.daemons]
+    print(f"{number} refusals, {len(fleet.accepted)} jobs, each once; descriptors {fleet.begun} -> {files}")
