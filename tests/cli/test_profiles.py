@@ -164,10 +164,10 @@ def test_a_profile_of_ones_own_begins_as_an_export(cli: Cli, folder: Path) -> No
     assert told.err.strip() == f"Written to {path}. Start it with: mistudio workers start mine"
     shown = {name: cli("profiles", "show", name, "--json").json for name in ("full", "mine")}
     assert shown["mine"]["workers"] == shown["full"]["workers"]
-    path.write_text(path.read_text() + "\n[queues.training]\nslots = 2\n")
+    path.write_text(path.read_text() + "\n[queues.processing]\nslots = 2\n")
     assert cli("profiles", "validate", "mine").code == Code.OK
     edited = cli("profiles", "show", "mine", "--json").json["workers"]
-    assert [worker["slots"] for worker in edited if worker["name"] == "worker-training"] == [2]
+    assert [worker["slots"] for worker in edited if worker["name"] == "worker-processing"] == [2]
 
 
 def test_export_writes_to_standard_output_and_over_no_file(cli: Cli) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -180,6 +182,14 @@ def test_an_exported_profile_says_the_same_and_names_every_key(own_profiles: Pat
         assert [key.name for key in KEYS if f"\n{key.name} = " not in text and f"\n# {key.name} = " not in text] == []
 
 
+def test_full_replaces_a_process_of_the_gpu_queues_that_grew_as_the_seed_asks() -> None:
+    lines = {spec.queues: shlex.join(spec.argv()) for spec in workers_of(load_profile("full"))}
+    bounds = {queues: line.partition("--max-memory-per-child ")[2].split()[:1] for queues, line in lines.items()}
+    assert bounds.pop(("training",)) == ["4000000"]
+    assert bounds.pop(("extraction",)) == ["2000000"]
+    assert set(map(tuple, bounds.values())) == {()}
+
+
 def test_the_example_of_every_key_is_sound(own_profiles: Path) -> None:
     keys = "\n".join(f"{key.name} = {key.example}" for key in KEYS)
     tables = "\n".join(f"{key.name} = {key.example}" for key in KEYS if key.of_queue)
@@ -192,7 +202,7 @@ def test_the_examples_of_the_documentation_and_of_an_export_are_sound(own_profil
     (example,) = re.findall(r"^```toml$(.+?)^```$", document, re.M | re.S)
     (own_profiles / "documented.toml").write_text(example)
     assert [(spec.slots, spec.job_memory_gb) for spec in workers_of(load_profile("documented"))] == [(2, 48), (2, 16)]
-    every_line = re.sub(r"^# (?=\w+ = |\[)", "", as_toml(load_profile("full")), flags=re.M)
+    every_line = re.sub(r"^# (?=\w+ = |\[)", "", as_toml(replace(load_profile("full"), queues=())), flags=re.M)
     (own_profiles / "uncommented.toml").write_text(every_line)
     assert load_profile("uncommented").queues == (Override("training", job_memory_gb=24),)
 
