@@ -33,6 +33,9 @@ def need_rows() -> str:
         f"| `{q.name}` | {q.concurrency} | {q.needs.cpus} | {q.needs.memory_gb} GB | {q.needs.gpus or '–'} |"
         for q in QUEUES
     ]
+    slots, cpus = sum(q.concurrency for q in QUEUES), sum(q.needs.cpus for q in QUEUES)
+    memory_gb, gpus = sum(q.needs.memory_gb for q in QUEUES), sum(q.needs.gpus for q in QUEUES)
+    rows.append(f"| all, as `full` has them | {slots} | {cpus} | {memory_gb} GB | {gpus} |")
     return "\n".join(["| queue | slots | cores | memory | GPUs |", "|---|---|---|---|---|", *rows])
 
 

@@ -24,6 +24,7 @@ from mistudio_cli.profile_keys import KEYS
 from tasks.problem import Problem
 from tasks.queues import QUEUE_NAMES, QUEUES, Needs, Queue, Resource
 from tasks.worker import _parse
+from tests.queue_table import WITHOUT_GPU, workers_by_name
 
 
 @pytest.fixture
@@ -38,26 +39,8 @@ def own_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("minimal", {"all-queues": (QUEUE_NAMES, 8)}),
         ("jetson", {"all-queues": (QUEUE_NAMES, 4)}),
-        (
-            "full",
-            {
-                "worker-high-priority": (("high_priority",), 8),
-                "worker-datasets": (("datasets",), 4),
-                "worker-processing": (("processing",), 4),
-                "worker-training": (("training",), 1),
-                "worker-extraction": (("extraction",), 2),
-                "worker-low-priority": (("low_priority",), 2),
-            },
-        ),
-        (
-            "datasets",
-            {
-                "worker-high-priority": (("high_priority",), 8),
-                "worker-datasets": (("datasets",), 4),
-                "worker-processing": (("processing",), 4),
-                "worker-low-priority": (("low_priority",), 2),
-            },
-        ),
+        ("full", workers_by_name()),
+        ("datasets", workers_by_name(WITHOUT_GPU)),
     ],
 )
 def test_what_each_profile_means(name: str, workers: dict[str, tuple[tuple[str, ...], int]]) -> None:
@@ -79,7 +62,7 @@ def test_there_is_a_queue_for_every_resource_a_profile_can_name() -> None:
 BOUNDED = """
 summary = "Trainings that leave the machine alive"
 workers = "per-queue"
-resources = ["cpu", "gpu"]
+resources = ["gpu"]
 gpu_jobs = 2
 max_tasks_per_child = 100
 job_memory_gb = 8
@@ -96,8 +79,8 @@ max_memory_per_child = 2000000
 
 def test_bounds_reach_every_worker_and_a_queue_may_have_its_own(own_profiles: Path) -> None:
     (own_profiles / "lab.toml").write_text(BOUNDED)
-    assert workers_of(load_profile("lab")) == (
-        WorkerSpec("worker-processing", ("processing",), 4, 100, None, 8, gpu_jobs=2),
+    found = {spec.name: spec for spec in workers_of(load_profile("lab"))}
+    assert (found["worker-training"], found["worker-extraction"]) == (
         WorkerSpec("worker-training", ("training",), 2, 100, 4_000_000, 24.5, gpu_jobs=2),
         WorkerSpec("worker-extraction", ("extraction",), 2, 100, 2_000_000, 8, gpu_jobs=2),
     )
