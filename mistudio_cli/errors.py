@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from tasks.problem import Problem
-from tasks.wire import Refused, Unreachable
+from tasks.wire import NotRedis, Refused, Silent, Unable, Unreachable
 
 
 class Code(IntEnum):
@@ -28,7 +28,7 @@ MEANINGS: dict[Code, str] = {
     Code.FAILED: "A job or worker it waited for did not end well, or a check of `doctor` failed.",
     Code.USAGE: "It cannot be done as asked: a wrong flag, value, name or file; the message says which.",
     Code.NOT_FOUND: "There is no such job, worker or log.",
-    Code.UNREACHABLE: "Redis cannot be reached or refuses to answer.",
+    Code.UNREACHABLE: "Redis cannot be reached, does not answer, or refuses to serve.",
     Code.TIMED_OUT: "It took longer than `--timeout` allows; what was waited for goes on.",
     Code.FAULT: "A fault in mistudio itself; `--debug` shows where.",
     Code.INTERRUPTED: "Ended by Ctrl-C.",
@@ -75,6 +75,12 @@ def explain(error: BaseException) -> Explained:
     match error:
         case Problem():
             return Explained(error.sentence, error.mend, _PROBLEMS.get(type(error), Code.USAGE))
+        case NotRedis():
+            return Explained(f"{error}.", "Check CELERY_BROKER_URL. See: mistudio doctor", Code.UNREACHABLE)
+        case Silent():
+            return Explained(f"Redis at {error}.", "See: mistudio doctor", Code.UNREACHABLE)
+        case Unable():
+            return Explained(f"Redis cannot serve this now: {error}.", "See: mistudio doctor", Code.UNREACHABLE)
         case Unreachable():
             return Explained(f"Redis cannot be reached: {error}.", "See: mistudio doctor", Code.UNREACHABLE)
         case Refused():

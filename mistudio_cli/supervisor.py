@@ -77,7 +77,11 @@ class Supervisor:
 
     def status(self) -> dict[str, Any]:
         """Itself and its workers, as records that JSON can carry."""
-        return {"supervisor": {"pid": os.getpid(), "state": self._state}, **self.crew.told()}
+        return {
+            "supervisor": {"pid": os.getpid(), "state": self._state},
+            "redis": self.redis.told(),
+            **self.crew.told(),
+        }
 
     def _ping(self, request: dict[str, Any]) -> dict[str, Any]:
         """Whether it is there; with `redis` it keeps the home's own Redis from now on and tells how that is."""
