@@ -24,6 +24,9 @@ NO_QUEUE = "mistudio-no-such-queue"
 #: Our way to Redis, by name: nobody imports redis-py who only makes an app.
 WIRING = "tasks.transport:Wiring"
 
+#: The order in which a worker asks its queues for messages, by name too.
+ORDER = "tasks.shares:OpenQueues"
+
 
 def make_app(broker_url: str, result_backend: str | None = None) -> Celery:
     """The app as producers and workers share it. Nothing is connected yet."""
@@ -35,7 +38,7 @@ def make_app(broker_url: str, result_backend: str | None = None) -> Celery:
         task_create_missing_queues=False,
         task_default_priority=wire_priority(DEFAULT_PRIORITY),
         task_routes={kind.wire_name: {"queue": kind.queue} for kind in kinds().values()},
-        broker_transport_options={"priority_steps": list(PRIORITY_STEPS), "queue_order_strategy": "priority"},
+        broker_transport_options={"priority_steps": list(PRIORITY_STEPS), "queue_order_strategy": ORDER},
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         worker_prefetch_multiplier=1,

@@ -14,7 +14,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from tasks import identity
 from tasks.places import Places, make_private
+from tasks.queues import share
 
 _LOOK_EVERY_S = 0.02
 _LOOK_FOR_A_SLOT_EVERY_S = 0.1
@@ -88,26 +89,40 @@ class Seat:
             return not free
 
     @contextmanager
-    def slot(self) -> Iterator[bool]:
-        """Hold a slot for one job, waiting while an older worker's jobs hold them all; False when the worker leaves."""
-        with self._busy.open("rb") as busy:
-            fcntl.flock(busy, fcntl.LOCK_SH)
-            slot = self._free_slot()
-            while slot is None and self._sits():
-                time.sleep(_LOOK_FOR_A_SLOT_EVERY_S)
-                slot = self._free_slot()
-            try:
-                yield slot is not None
-            finally:
-                if slot is not None:
-                    slot.close()
+    def slot(self, queue: str = "") -> Iterator[bool]:
+        """Hold a slot for one job, waiting while an older worker's jobs hold them all; False when the worker leaves.
 
-    def _free_slot(self) -> IO[bytes] | None:
-        for number in range(1, self._slots + 1):
-            slot = (self._folder / f"slot-{number}").open("ab")
-            if _try_lock(slot):
-                return slot
-            slot.close()
+        Of the slots, jobs of that queue hold no more than its share.
+        """
+        with self._busy.open("rb") as busy, ExitStack() as held:
+            fcntl.flock(busy, fcntl.LOCK_SH)
+            for kind, count in self._needed(queue):
+                if not self._hold(held, kind, count):
+                    yield False
+                    return
+            yield True
+
+    def _needed(self, queue: str) -> Iterator[tuple[str, int]]:
+        """Which locks a job of that queue holds: one of so many files of each name."""
+        if own := share(queue, self._told["queues"], self._slots):
+            yield queue, own
+        yield "slot", self._slots
+
+    def _hold(self, held: ExitStack, kind: str, count: int) -> bool:
+        """Lock one of these files, waiting for one to come free; False when the worker leaves meanwhile."""
+        while (lock := self._free(kind, count)) is None:
+            if not self._sits():
+                return False
+            time.sleep(_LOOK_FOR_A_SLOT_EVERY_S)
+        held.enter_context(lock)
+        return True
+
+    def _free(self, kind: str, count: int) -> IO[bytes] | None:
+        for number in range(1, count + 1):
+            lock = (self._folder / f"{kind}-{number}").open("ab")
+            if _try_lock(lock):
+                return lock
+            lock.close()
         return None
 
     def _sits(self) -> bool:

@@ -90,7 +90,7 @@ def _job_rung_for(app: Celery, kind: JobKind, task_id: str, args: Any, values: d
 
 def work(app: Celery, seat: Seat, job_id: str, worker: str, bell: dict[str, Any]) -> Job | None:
     """Answer one bell: run the job if it is there to be claimed. Returns its record afterwards, None if unknown."""
-    with closing(open_ledger(app)) as ledger, seat.slot() as is_mine:
+    with closing(open_ledger(app)) as ledger, seat.slot(bell["queue"]) as is_mine:
         if is_mine:
             with about(job_id):
                 return _answer(app, ledger, job_id, worker, bell)
@@ -159,7 +159,7 @@ def _run(ledger: Ledger, claim: Claim, keeper: Keeper) -> None:
         tell(lambda: ledger.finish(claim, State.FAILED, failure["message"], error=failure))
         return
     if device is None:
-        tell(lambda: keeper.settle(ledger, "while it waited for a GPU"))
+        tell(lambda: keeper.settle(ledger, "while it waited for a device"))
         return
     ended = run_apart(claim, device, keeper)
     if ended != TOLD_THE_LEDGER:

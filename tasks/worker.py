@@ -20,6 +20,7 @@ import billiard.pool
 from celery import Celery
 from celery.signals import worker_process_init
 
+from tasks import shares
 from tasks.app import app_from_environment
 from tasks.consumer import Consumer
 from tasks.guard import Guard, ParentWatch
@@ -55,12 +56,10 @@ def main(argv: list[str]) -> int:
     except Problem as problem:
         sys.stderr.write(f"{problem}\n")
         return 2
-    os.environ["MISTUDIO_GPU_JOBS"] = str(options.gpu_jobs)  # for the slots, like the next
-    os.environ["MISTUDIO_SLOTS"] = str(options.slots)
-    if options.job_memory_gb is not None:
-        os.environ["MISTUDIO_JOB_MEMORY_GB"] = str(options.job_memory_gb)
-    parent = ParentWatch()
     queues = tuple(options.queues.split(","))
+    os.environ.update(_for_slots(options))
+    shares.divide(queues, options.slots)
+    parent = ParentWatch()
     seat = Seat(Places.from_environment(), options.name, queues, options.slots)
     register_tasks(app, seat)
     make_revoke_cancel()
@@ -88,6 +87,18 @@ def main(argv: list[str]) -> int:
     finally:
         seat.leave()
     return worker.exitcode or 0
+
+
+def _for_slots(options: argparse.Namespace) -> dict[str, str]:
+    """What slots know of their worker, by their environment."""
+    told = {
+        "MISTUDIO_QUEUES": options.queues,
+        "MISTUDIO_SLOTS": options.slots,
+        "MISTUDIO_GPU_JOBS": options.gpu_jobs,
+        "MISTUDIO_CPU_JOBS": options.cpu_jobs,
+        "MISTUDIO_JOB_MEMORY_GB": options.job_memory_gb,
+    }
+    return {name: str(value) for name, value in told.items() if value is not None}
 
 
 def _worker_of(app: Celery) -> Any:
@@ -125,6 +136,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="stop a job whose processes hold more",
     )
     parser.add_argument("--gpu-jobs", type=_count, default=1, help="how many jobs may share one GPU")
+    parser.add_argument(
+        "--cpu-jobs",
+        type=_count,
+        default=os.environ.get("MISTUDIO_CPU_JOBS") or None,
+        help="how many jobs that would take a GPU may share the processor",
+    )
     options = parser.parse_args(argv)
     if unknown := set(options.queues.split(",")) - set(QUEUE_NAMES):
         parser.error(f"there is no queue {sorted(unknown)[0]!r}; queues: {', '.join(QUEUE_NAMES)}")
