@@ -125,6 +125,9 @@ def _reply(link: socket.socket, line: bytes, desk: Desk) -> None:
         reply = desk.answer(json.loads(line))
     except (ValueError, KeyError, TypeError, AttributeError, Problem) as error:
         reply = {"error": f"the request cannot be answered: {error!r}"}
+    except Exception as error:  # no request may end the daemon that keeps a home
+        log.exception("a request could not be answered")
+        reply = {"error": f"the request cannot be answered: {error!r}"}
     try:
         link.settimeout(_REPLY_TIMEOUT_S)
         link.sendall(json.dumps(reply).encode() + b"\n")

@@ -26,6 +26,7 @@ from mistudio_cli.states import TERM_GRACE_S
 from tasks.log_lines import log_to_stderr
 from tasks.places import Places, make_private
 from tasks.problem import Problem
+from tasks.rounds import Rounds
 
 log = logging.getLogger("mistudio.supervisor")
 
@@ -53,6 +54,8 @@ class Supervisor:
         self._ends_redis = False
         self._rotate_at = 0.0
         self._clock = clock
+        steps = (self._obey, self.redis.tick, self.crew.tick, self._rotate_logs, self._give_up)
+        self._steps = [(step, Rounds(f"{step.__qualname__} of the supervisor", log)) for step in steps]
 
     # -- what can be asked of it ----------------------------------------------------------------------------------
 
@@ -109,11 +112,15 @@ class Supervisor:
 
     def tick(self) -> None:
         """Take every step that is due."""
+        for step, rounds in self._steps:
+            with rounds.guarded():
+                step()
+
+    def _obey(self) -> None:
         if self._told_to_end and not self.ending:
             self._shutdown({"grace_s": self.grace_s, "redis": self.in_foreground})
-        self.redis.tick()
-        self.crew.tick()
-        self._rotate_logs()
+
+    def _give_up(self) -> None:
         if self.in_foreground and self.crew.is_lost:
             self.exit_code = WORKERS_GIVEN_UP
             self._shutdown({"grace_s": 0, "redis": True})

@@ -14,7 +14,7 @@ from tasks.keeper import Keeper
 from tasks.ledger import Claim
 from tasks.lifeline import Line
 from tasks.memory import MemoryWatch
-from tasks.places import Places
+from tasks.places import Places, make_private
 
 _LOOK_EVERY_S = 0.2
 
@@ -55,6 +55,7 @@ def _spawn(claim: Claim, device: Device, log_file: IO[bytes]) -> subprocess.Pope
         stdin=subprocess.PIPE,
         stdout=log_file,
         stderr=log_file,
+        cwd=make_private(Places.from_environment().run),  # the worker's own may have been removed
         process_group=0,
         env={**_ALLOCATOR, **os.environ, **device.environment},
     )

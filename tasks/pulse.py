@@ -13,6 +13,7 @@ from tasks.guard import told_to_end
 from tasks.leavings import clear_away_one
 from tasks.ledger import WorkerBeat
 from tasks.places import Places
+from tasks.rounds import Rounds
 from tasks.seat import Seat
 from tasks.store import Store
 from tasks.upkeep import upkeep_from_environment
@@ -38,6 +39,7 @@ class Pulse(bootsteps.StartStopStep):
         self._upkeep = upkeep_from_environment()
         self._store = Store(Places.from_environment().store)
         self._beats = 0
+        self._rounds = Rounds("what is done each second", log)
         self._ready = False
         self._timer: Any = None
 
@@ -68,6 +70,10 @@ class Pulse(bootsteps.StartStopStep):
     def _tick(self) -> None:
         if not self._ready or told_to_end():
             return
+        with self._rounds.guarded():
+            self._beat_and_mend()
+
+    def _beat_and_mend(self) -> None:
         try:
             self._ledger.beat(self._beat)
             self._ledger.upkeep(self._upkeep)

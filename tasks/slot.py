@@ -61,8 +61,9 @@ def _register(app: Celery, kind: JobKind, seat: Seat) -> None:
     def answer_bell(task: Any, *args: Any, **values: Any) -> dict[str, Any] | None:
         told = task.request.delivery_info or {}
         bell = {"queue": told.get("routing_key") or "", "step": told.get("priority")}
-        job_id = _job_rung_for(app, kind, task.request.id, args, values)
-        job = job_id and work(app, seat, job_id, task.request.hostname or "", bell)
+        with _faults_counted(seat):
+            job_id = _job_rung_for(app, kind, task.request.id, args, values)
+            job = job_id and work(app, seat, job_id, task.request.hostname or "", bell)
         if not job or not job.state.ended:
             raise Ignore
         if job.state is State.CANCELLED:
@@ -71,6 +72,19 @@ def _register(app: Celery, kind: JobKind, seat: Seat) -> None:
         if job.state is State.FAILED:
             raise JobFailed(job.reason)
         return job.result
+
+
+@contextmanager
+def _faults_counted(seat: Seat) -> Iterator[None]:
+    """Count what is neither the job's fault nor Redis's: a worker that cannot begin jobs is replaced by its guard."""
+    try:
+        yield
+    except (NotTaken, Unreachable):
+        raise
+    except Exception as error:
+        seat.faults.add(redact(f"{type(error).__name__}: {error}"))
+        raise
+    seat.faults.clear()
 
 
 def _show_as_revoked(task: Any, job: Job) -> None:

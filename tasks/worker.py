@@ -60,7 +60,11 @@ def main(argv: list[str]) -> int:
     os.environ.update(_for_slots(options))
     shares.divide(queues, options.slots)
     parent = ParentWatch()
-    seat = Seat(Places.from_environment(), options.name, queues, options.slots)
+    try:
+        seat = Seat(Places.from_environment(), options.name, queues, options.slots)
+    except OSError as error:
+        sys.stderr.write(f"The worker's files in {Places.from_environment().run} cannot be used: {error}\n")
+        return os.EX_CANTCREAT
     register_tasks(app, seat)
     make_revoke_cancel()
     app.steps["worker"].add(Pulse)
