@@ -36,6 +36,11 @@ class Device:
     environment: dict[str, str] = field(default_factory=dict)
 
 
+def _read_devices() -> devices.Devices:
+    """The devices; a driver that does not answer keeps no job from being cancelled."""
+    return devices.read_devices(patience_s=_ASK_EVERY_S)
+
+
 def device_for(
     ledger: Ledger,
     claim: Claim,
@@ -44,7 +49,7 @@ def device_for(
     *,
     wish: str = ANY,
     need: Callable[[], int | None] = lambda: None,
-    read: Callable[[], devices.Devices] = devices.read_devices,
+    read: Callable[[], devices.Devices] = _read_devices,
 ) -> Device | None:
     """The device for that job, leased; waits while none can be had. None when told to stop meanwhile.
 
@@ -60,7 +65,7 @@ def device_for(
     found = devices.Devices(reason=devices.NO_GPU) if wished == () else read()
     if found.reason in devices.ABSENT:
         if wished:
-            raise _no_such_gpu(wished[0], found.reason)
+            raise _no_such_gpu(wished[0], found.limit or found.reason)
         return _until(stop, ledger, claim, WAITING_ON_CPU, lambda: _lease_cpu(ledger, claim))
     needed, first = need(), [found]
     return _until(
@@ -111,7 +116,8 @@ def _offered(found: devices.Devices, wished: tuple[int, ...] | None) -> list[dev
     there = {device.index: device for device in found.devices}
     for index in wished or ():
         if index not in there:
-            raise _no_such_gpu(index, f"its GPUs are {', '.join(map(str, there))}")
+            limit = f" ({found.limit})" if found.limit else ""
+            raise _no_such_gpu(index, f"its GPUs are {', '.join(map(str, there))}{limit}")
     chosen = [there[index] for index in wished or there]
     readable = [device for device in chosen if device.problem is None]
     if not readable:

@@ -18,7 +18,7 @@ from typing import Any
 from celery import Celery
 from celery.exceptions import Ignore
 
-from tasks import gpu
+from tasks import gpu, nvml_process
 from tasks.apart import explain_exit, run_apart
 from tasks.app import open_ledger
 from tasks.checkpoints import leave_behind
@@ -172,6 +172,8 @@ def _run(ledger: Ledger, claim: Claim, keeper: Keeper) -> None:
         failure = describe_failure(problem)
         tell(lambda: ledger.finish(claim, State.FAILED, failure["message"], error=failure))
         return
+    finally:
+        nvml_process.close()
     if device is None:
         tell(lambda: keeper.settle(ledger, "while it waited for a device"))
         return
