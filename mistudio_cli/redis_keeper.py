@@ -49,10 +49,11 @@ class RedisKeeper:
         """Whether the server answers now."""
         return redis_server.answers(self._places)
 
-    def let_go(self) -> None:
-        """Look after it no more; it lives on."""
+    def let_go(self) -> psutil.Process | None:
+        """Look after it no more; it lives on. Returns it."""
         self.wanted = False
-        self._server = None
+        server, self._server = self._server, None
+        return server
 
     def _lives(self) -> bool:
         assert self._server is not None

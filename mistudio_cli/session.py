@@ -26,9 +26,10 @@ def current_settings() -> Settings:
 
 
 def connect_ledger(settings: Settings, *, supervise: bool = False, timeout_s: float = 5.0) -> Ledger:
-    """The ledger in the Redis in force; the home's own is started if need be.
+    """The ledger in the Redis in force.
 
-    With `supervise` (for commands that submit) a supervisor looks after the home's own Redis from now on.
+    With `supervise` (for commands that change what lasts) the home's own Redis is started if need be, and a supervisor
+    looks after it from now on. Without, nothing is started: NoRedis when the home's own does not run.
     """
     url = settings.broker_url or _own_broker_url(settings, supervise=supervise)
     return Ledger(wire.connect(url, timeout_s))
@@ -37,4 +38,4 @@ def connect_ledger(settings: Settings, *, supervise: bool = False, timeout_s: fl
 def _own_broker_url(settings: Settings, *, supervise: bool) -> str:
     from mistudio_cli import control
 
-    return control.broker_url_for(settings, supervise=supervise)
+    return control.broker_url_for(settings, supervise=True) if supervise else control.running_broker_url(settings)

@@ -24,10 +24,11 @@ _ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "17179869184", 
 
 def run_apart(claim: Claim, device: Device, keeper: Keeper) -> int:
     """Run the job in a process group of its own; the exit code of its runner, negative is the signal that killed it."""
-    log_path = Places.from_environment().job_log(claim.job.id)
-    log_path.parent.mkdir(parents=True, exist_ok=True)
+    places = Places.from_environment()
+    log_path = places.job_log(claim.job.id)
+    make_private(log_path.parent, places.home)
     with log_path.open("ab") as log_file:
-        runner = _spawn(claim, device, log_file)
+        runner = _spawn(claim, device, log_file, places)
     assert runner.stdin is not None
     line = Line(runner.stdin.fileno())
     try:
@@ -49,13 +50,13 @@ def explain_exit(code: int) -> str:
     return f"its process ended with exit code {code} without a word"
 
 
-def _spawn(claim: Claim, device: Device, log_file: IO[bytes]) -> subprocess.Popen[bytes]:
+def _spawn(claim: Claim, device: Device, log_file: IO[bytes], places: Places) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "tasks.runner", claim.job.id],
         stdin=subprocess.PIPE,
         stdout=log_file,
         stderr=log_file,
-        cwd=make_private(Places.from_environment().run),  # the worker's own may have been removed
+        cwd=make_private(places.run, places.home),  # the worker's own may have been removed
         process_group=0,
         env={**_ALLOCATOR, **os.environ, **device.environment},
     )

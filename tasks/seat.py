@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from tasks import identity
 from tasks.faults import Faults
-from tasks.places import Places, make_private
+from tasks.places import Places, make_home, make_private
 from tasks.queues import share
 
 _LOOK_EVERY_S = 0.02
@@ -59,7 +59,8 @@ class Seat:
     """One worker's hold on its seat, made in its main process and shared by its slots."""
 
     def __init__(self, places: Places, name: str, queues: tuple[str, ...], slots: int) -> None:
-        self._folder = make_private(places.seat(name))
+        make_home(places.home)
+        self._folder, self._home = make_private(places.seat(name)), places.home
         self._lock = self._open("lock")
         self._note = self._folder / f"{os.getpid()}.json"
         # Opened once, while there is room for it, and shared with the slots: it may be removed, or the disk be full.
@@ -169,7 +170,7 @@ class Seat:
         try:
             return (self._folder / name).open("ab")
         except FileNotFoundError:
-            return (make_private(self._folder) / name).open("ab")
+            return (make_private(self._folder, self._home) / name).open("ab")
 
     def _busy_again(self) -> IO[bytes]:
         """The busy file once more, for a lock of its own: the same one even after somebody removed its name."""
@@ -184,7 +185,7 @@ class Seat:
         self._posture = posture
         part = self._note.with_suffix(".part")
         with suppress(OSError):  # a full disk: the locks hold without the note
-            make_private(self._folder)
+            make_private(self._folder, self._home)
             part.write_text(json.dumps({**self._told, "posture": posture}), encoding="utf-8")
             part.replace(self._note)
 

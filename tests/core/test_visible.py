@@ -182,12 +182,8 @@ def test_commands_answer_although_the_driver_hangs(lab: Lab, cards: Driver, word
 
 def test_ctrl_c_ends_a_command_that_waits_for_the_driver(lab: Lab, cards: Driver) -> None:
     cards.says(GPUS=1, Init=HANGS)
-    command = subprocess.Popen(
-        [MISTUDIO, "doctor"],
-        env=lab.environment(**cards.environment),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+    told, quiet = lab.environment(**cards.environment), subprocess.DEVNULL
+    command = subprocess.Popen([MISTUDIO, "doctor"], env=told, stdout=quiet, stderr=quiet)
     until(lambda: psutil.Process(command.pid).children(), 30, "it to ask the driver")
     command.send_signal(signal.SIGINT)
     with deadline(4, "the command"):
