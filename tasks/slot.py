@@ -34,7 +34,7 @@ from tasks.store import Store
 from tasks.strangers import NotTaken, job_rung_for
 from tasks.submit import KnownArtifacts
 from tasks.wire import Unreachable
-from tasks.work import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER, describe_failure, open_context, perform, result_made_by, tell
+from tasks.work import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER, describe_failure, result_made_by, tell, work_on
 
 log = logging.getLogger("mistudio.slot")
 
@@ -132,7 +132,10 @@ def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str, bell: dict[st
                 raise
     job = tell(lambda: ledger.get(job_id))
     if job is not None and job.state.ended:
-        leave_behind(ledger, store, job)
+        try:
+            leave_behind(ledger, store, job)
+        except OSError as error:
+            log.warning("what job %s leaves behind cannot be seen to: %s", job.id, error)
     return job
 
 
@@ -211,6 +214,6 @@ def _gpu_memory(ledger: Ledger, kind: JobKind, job: Job) -> int | None:
 def _run_here(ledger: Ledger, claim: Claim, keeper: Keeper) -> None:
     keeper.work_begins()
     try:
-        perform(open_context(claim, ledger, "cpu", lambda: bool(keeper.why), on_lost=lambda: None))
+        work_on(claim, ledger, gpu.CPU, lambda: bool(keeper.why), on_lost=lambda: None)
     except Stopped:
         tell(lambda: keeper.settle(ledger, "stopped when told to"))
