@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 from celery import bootsteps
 from celery.signals import worker_ready
 
 from tasks.app import open_ledger
+from tasks.astray import bring_home
 from tasks.guard import told_to_end
 from tasks.leavings import clear_away_one
 from tasks.ledger import WorkerBeat
 from tasks.places import Places
+from tasks.remote import consumed
 from tasks.rounds import Rounds
 from tasks.seat import Seat
 from tasks.store import Store
@@ -45,6 +48,7 @@ class Pulse(bootsteps.StartStopStep):
 
     def start(self, parent: Any) -> None:
         """Begin; the first beat waits until the worker consumes."""
+        self._worker = parent
         self._ledger = open_ledger(parent.app)
         worker_ready.connect(self._on_ready)
         self._timer = parent.timer.call_repeatedly(BEAT_EVERY_S, self._tick)
@@ -75,10 +79,11 @@ class Pulse(bootsteps.StartStopStep):
 
     def _beat_and_mend(self) -> None:
         try:
-            self._ledger.beat(self._beat)
+            self._ledger.beat(replace(self._beat, queues=consumed(self._worker.consumer, self._beat.queues)))
             self._ledger.upkeep(self._upkeep)
             if self._beats % _BEATS_PER_CLEARING == 0:
                 self._clear_up()
+                bring_home(self._ledger)
             self._beats += 1
         except Unreachable:
             log.warning("Redis is away; trying again")

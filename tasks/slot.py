@@ -62,7 +62,7 @@ def _register(app: Celery, kind: JobKind, seat: Seat) -> None:
         told = task.request.delivery_info or {}
         bell = {"queue": told.get("routing_key") or "", "step": told.get("priority")}
         with _faults_counted(seat):
-            job_id = _job_rung_for(app, kind, task.request.id, args, values)
+            job_id = _job_rung_for(app, kind, task.request, args, values)
             job = job_id and work(app, seat, job_id, task.request.hostname or "", bell)
         if not job or not job.state.ended:
             raise Ignore
@@ -96,10 +96,10 @@ def _show_as_revoked(task: Any, job: Job) -> None:
         log.warning("Celery could not be told that %s was cancelled: %s", job.id, error)
 
 
-def _job_rung_for(app: Celery, kind: JobKind, task_id: str, args: Any, values: dict[str, Any]) -> str | None:
+def _job_rung_for(app: Celery, kind: JobKind, request: Any, args: Any, values: dict[str, Any]) -> str | None:
     store = Store(Places.from_environment().store)
     with closing(open_ledger(app)) as ledger:
-        return tell(lambda: job_rung_for(ledger, store, kind, task_id, args, values))
+        return tell(lambda: job_rung_for(ledger, store, kind, request.id, args, values, request))
 
 
 def work(app: Celery, seat: Seat, job_id: str, worker: str, bell: dict[str, Any]) -> Job | None:

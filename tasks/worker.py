@@ -30,6 +30,7 @@ from tasks.places import Places
 from tasks.problem import Problem
 from tasks.pulse import Pulse
 from tasks.queues import QUEUE_NAMES
+from tasks.remote import follow_or_refuse
 from tasks.revoking import make_revoke_cancel
 from tasks.seat import Seat
 from tasks.slot import register_tasks
@@ -67,6 +68,7 @@ def main(argv: list[str]) -> int:
         return os.EX_CANTCREAT
     register_tasks(app, seat)
     make_revoke_cancel()
+    follow_or_refuse(queues)
     app.steps["worker"].add(Pulse)
     hostname = f"{options.name}@{socket.gethostname()}"
     worker = _worker_of(app)(
