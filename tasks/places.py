@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.problem import Problem
+
 #: The path of a unix socket may have 107 bytes on Linux and 103 on macOS.
 SOCKET_PATH_MAX = 103
 
@@ -31,6 +33,11 @@ class Places:
 
     home: Path
     store: Path
+
+    def __post_init__(self) -> None:
+        for what, variable in ((self.home, "MISTUDIO_HOME"), (self.store, "MISTUDIO_STORE")):
+            if any(0xD800 <= ord(sign) < 0xE000 for sign in str(what)):  # a byte that is no text
+                raise Problem(f"The path {str(what)!a} is not UTF-8, as {variable} must be.", "Choose another folder")
 
     @classmethod
     def from_environment(cls) -> Places:
@@ -146,6 +153,18 @@ def _new_folder() -> str:
     import tempfile
 
     return tempfile.mkdtemp(prefix="mistudio-")
+
+
+def narrow_umask() -> None:
+    """Let this process create nothing that users outside its group could change, unless MISTUDIO_UMASK says so.
+
+    Problem when that is no octal number.
+    """
+    told = os.environ.get("MISTUDIO_UMASK", "")
+    if told and (set(told) - set("01234567") or int(told, 8) > 0o777):
+        raise Problem(f"MISTUDIO_UMASK must be an octal number such as 002, not {told!r}.", "Correct or unset it")
+    inherited = os.umask(0o077)
+    os.umask(int(told, 8) if told else inherited | 0o002)
 
 
 def make_home(home: Path) -> None:

@@ -16,6 +16,7 @@ import sys
 import time
 from typing import Any
 
+import billiard
 import billiard.pool
 from celery import Celery
 from celery.signals import worker_process_init
@@ -26,7 +27,7 @@ from tasks.consumer import Consumer
 from tasks.guard import Guard, ParentWatch
 from tasks.ledger import WorkerBeat
 from tasks.log_lines import log_to_stderr, path_from_environment
-from tasks.places import Places
+from tasks.places import Places, narrow_umask
 from tasks.problem import Problem
 from tasks.pulse import Pulse
 from tasks.queues import QUEUE_NAMES
@@ -53,19 +54,20 @@ def main(argv: list[str]) -> int:
     options = _parse(argv)
     log_to_stderr(path_from_environment())
     try:
+        narrow_umask()
         app = app_from_environment()
+        _need_semaphores()
+        seat = Seat(Places.from_environment(), options.name, tuple(options.queues.split(",")), options.slots)
     except Problem as problem:
         sys.stderr.write(f"{problem}\n")
         return 2
+    except OSError as error:
+        sys.stderr.write(f"The worker's files cannot be created: {error}\n")
+        return os.EX_CANTCREAT
     queues = tuple(options.queues.split(","))
     os.environ.update(_for_slots(options))
     shares.divide(queues, options.slots)
     parent = ParentWatch()
-    try:
-        seat = Seat(Places.from_environment(), options.name, queues, options.slots)
-    except OSError as error:
-        sys.stderr.write(f"The worker's files in {Places.from_environment().run} cannot be used: {error}\n")
-        return os.EX_CANTCREAT
     register_tasks(app, seat)
     make_revoke_cancel()
     follow_or_refuse(queues)
@@ -93,6 +95,17 @@ def main(argv: list[str]) -> int:
     finally:
         seat.leave()
     return worker.exitcode or 0
+
+
+def _need_semaphores() -> None:
+    """Problem where the pool could not coordinate its slots."""
+    try:
+        billiard.Lock()
+    except OSError as error:
+        raise Problem(
+            f"A worker needs semaphores, and none can be created in /dev/shm: {error.strerror}.",
+            "Make it writable (chmod 1777 /dev/shm; in a container mount a tmpfs there)",
+        ) from error
 
 
 def _for_slots(options: argparse.Namespace) -> dict[str, str]:
