@@ -7,6 +7,7 @@ there is no default queue: a name that is not a kind's has nowhere to go.
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from celery import Celery
 from kombu import Exchange
@@ -15,6 +16,7 @@ from kombu import Queue as KombuQueue
 from tasks import wire
 from tasks.job import kinds
 from tasks.ledger import Ledger
+from tasks.not_celery import refuse
 from tasks.problem import Problem
 from tasks.queues import DEFAULT_PRIORITY, PRIORITY_STEPS, QUEUE_NAMES, wire_priority
 
@@ -26,6 +28,12 @@ WIRING = "tasks.transport:Wiring"
 
 #: The order in which a worker asks its queues for messages, by name too.
 ORDER = "tasks.shares:OpenQueues"
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name):
+        refuse(__name__, name)
 
 
 def make_app(broker_url: str, result_backend: str | None = None) -> Celery:

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import billiard
 import billiard.pool
@@ -27,6 +27,7 @@ from tasks.consumer import Consumer
 from tasks.guard import Guard, ParentWatch
 from tasks.ledger import WorkerBeat
 from tasks.log_lines import log_to_stderr, path_from_environment
+from tasks.not_celery import refuse
 from tasks.places import Places, narrow_umask
 from tasks.problem import Problem
 from tasks.pulse import Pulse
@@ -47,6 +48,12 @@ _OTHER_POOLS = {
 #: For how many tenths of a second a slot that ends waits until its worker has counted all its results. Celery's own 300
 #: would keep a worker that miscounted for half a minute; nothing is lost with less, because the ledger has them.
 _WAIT_FOR_COUNT = 20
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name):
+        refuse(__name__, name)
 
 
 def main(argv: list[str]) -> int:

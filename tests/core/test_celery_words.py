@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -151,3 +155,18 @@ def test_a_worker_consumes_no_queue_that_is_not_its_own(lab: Lab, stranger: Cele
     lab.ledger.client.call("RPUSH", "theirs", "somebody's")
     assert answer(stranger, "ping") == {"ok": "pong"}
     assert lab.ledger.client.call("LRANGE", "theirs", 0, -1) == ["somebody's"]
+
+
+@pytest.mark.parametrize("module", ["tasks", "tasks.app", "tasks.worker"])
+@pytest.mark.parametrize("words", [("worker", "-l", "info"), ("inspect", "active")])
+def test_celerys_own_worker_is_refused_with_the_command_that_does_it(module: str, words: tuple[str, ...]) -> None:
+    celery = str(Path(sys.executable).parent / "celery")
+    done = subprocess.run([celery, "-A", module, *words], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "not started by celery -a but with: mistudio workers start" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_other_attributes_are_missing_as_usual() -> None:
+    with pytest.raises(AttributeError, match="module 'tasks.app' has no attribute 'nosuch'"):
+        _ = importlib.import_module("tasks.app").nosuch
