@@ -89,8 +89,8 @@ def validate(
 def export(
     name: Name,
     form: Annotated[
-        Form, typer.Option("--as", help="toml: a profile's file; celery: a shell script of its workers' command lines")
-    ] = (Form.TOML),
+        Form, typer.Option("--as", help="toml: a profile's file; celery: its workers' command lines as a script")
+    ] = Form.TOML,
     to: Annotated[Path | None, typer.Option(help="Write it to this new file instead", metavar="FILE")] = None,
 ) -> None:
     """Write a profile down with every key, to begin your own from, or as plain command lines."""
