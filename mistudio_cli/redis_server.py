@@ -122,11 +122,14 @@ def running(places: Places) -> psutil.Process | None:
     return server if server is not None and identity.is_alive(server) else None
 
 
-def stop(places: Places, patience_s: float = STOP_PATIENCE_S) -> bool:
-    """End the server in good order, with all that was written on the disk. Returns whether there was one."""
+def stop(places: Places, patience_s: float = STOP_PATIENCE_S, server: psutil.Process | None = None) -> bool:
+    """End the server in good order, with all that was written on the disk. Returns whether there was one.
+
+    A `server` that is known is ended although its home, which says which it is, was removed.
+    """
     import psutil
 
-    server = running(places)
+    server = running(places) or (server if server is not None and identity.is_alive(server) else None)
     if server is None:
         return False
     deadline = time.monotonic() + patience_s

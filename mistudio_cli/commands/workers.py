@@ -70,7 +70,7 @@ def start(
     }
     specs = [bounded(spec, bounds) for spec in _specs(wanted, queues, name)]
     if not foreground:
-        session.connect_ledger(settings).now()  # a Redis that cannot be reached is said at once
+        session.connect_ledger(settings, supervise=True).now()  # a Redis that cannot be reached is said at once
     _hold_against_machine(f"The profile {wanted}" if wanted else specs[0].name, specs, strict)
     if foreground:
         control.run_in_foreground(settings, wanted, specs, grace)
