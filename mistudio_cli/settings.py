@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.documents import read_toml
 from tasks.places import Places, config_dir, default_home
 from tasks.problem import Problem
 
@@ -99,14 +100,11 @@ def _choose(setting: Setting, flags: Mapping[str, str | None], file: Mapping[str
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-        import tomllib  # slow to import, and most people have no such file
-
-        told = tomllib.loads(text)
+        told = read_toml(path, "Correct or remove it")
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:  # it is not to be read, no text, or no TOML
-        raise Problem(f"{path} cannot be read: {error}.", "Mend or remove it") from error
+    except OSError as error:
+        raise Problem(f"{path} cannot be read: {error.strerror}.", "Correct or remove it") from error
     if unknown := set(told) - {setting.name for setting in SETTINGS}:
         names = ", ".join(setting.name for setting in SETTINGS)
         raise Problem(f"{path} sets {sorted(unknown)[0]!r}, which is no setting.", f"Settings: {names}")

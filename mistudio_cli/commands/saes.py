@@ -22,12 +22,14 @@ SHORT_FORMS = ("import", "export", "push", "pull")
 @app.command("ls")
 def ls(as_json: Json = False) -> None:
     """List the SAEs of the store."""
-    found = saes.listed(_store())
+    found, damaged = saes.listed(_store())
     if as_json:
-        output.data_json({"saes": found})
+        output.data_json({"saes": found, "errors": [{"part": saes.FAMILY, "message": str(one)} for one in damaged]})
         return
     output.table(*saes.table(found))
-    if not found:
+    for malformed in damaged:
+        output.talk(str(malformed))
+    if not found and not damaged:
         output.talk(
             "There are none. Train one: mistudio submit train --help; or take one in: mistudio saes import --help"
         )

@@ -134,7 +134,7 @@ top = "many"
 @pytest.mark.parametrize(
     ("recipe", "sentence"),
     [
-        ("kind = [", "It is no TOML: Invalid value (at end of document)."),
+        ("kind = [", "Not valid TOML: Invalid value."),
         ("", "A recipe needs steps, each below a line [[step]]."),
         ("[step]\nkind = 'nap'", "A recipe needs steps, each below a line [[step]]."),
         ("steps = 1\n[[step]]\nkind = 'nap'", "A recipe has no 'steps' outside its steps."),
