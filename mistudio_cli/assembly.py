@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from mistudio_cli import output, session
 from mistudio_cli.errors import Code, Explained, explain
+from mistudio_cli.tables import one_line
 
 #: The nouns and verbs, in the order of the help; each is a file in `mistudio_cli/commands` with an `app`.
 COMMANDS = ("quickstart", "workers", "profiles", "submit", "queue", "jobs", "saes", "top", "serve", "doctor", "config")
@@ -130,7 +131,7 @@ def _wrong_use(error: Any) -> int:
 
 def _tell(told: Explained) -> int:
     if told.sentence:
-        output.talk(told.sentence)
+        output.talk(one_line(told.sentence))
     if told.mend:
-        output.talk(f"  {told.mend}")
+        output.talk(f"  {one_line(told.mend)}")
     return int(told.code)

@@ -11,6 +11,7 @@ from mistudio_cli.errors import NotFound
 from tasks.job import Job, State
 from tasks.ledger import Ledger
 from tasks.problem import Problem
+from tasks.visible import visible
 
 if TYPE_CHECKING:  # what reads devices is imported where it is asked
     from mistudio_cli.holders import Holder
@@ -68,7 +69,7 @@ def show_lines(
     }
     from mistudio_cli import sparks
 
-    yield from (f"{name:<10}{value}" for name, value in facts.items() if value)
+    yield from (f"{name:<10}{visible(value)}" for name, value in facts.items() if value)
     if job.more_artifacts:
         yield from ("", "artifacts", *(f"  {artifact}" for artifact in job.artifacts))
     yield from _relatives("parents", list(around.parents.items()))
@@ -77,7 +78,8 @@ def show_lines(
     yield from _section("parameters", job.params)
     yield from _section("result", job.result or {})
     if job.error:
-        yield from ("", f"error     {job.error.get('type')}: {job.error.get('message')}")
+        error = f"{job.error.get('type')}: {job.error.get('message')}"
+        yield from ("", f"error     {tables.one_line(error)}")
         yield from (f"  {line}" for line in job.error.get("traceback", "").splitlines())
     yield from ("", "history")
     for event in events:
@@ -119,8 +121,8 @@ def _section(title: str, told: dict[str, Any]) -> Iterator[str]:
     if told:
         yield from ("", title)
         room = max(map(len, told)) + 2
-        yield from (f"  {name:<{room}}{_word(value)}" for name, value in told.items())
+        yield from (f"  {visible(name):<{room}}{_word(value)}" for name, value in told.items())
 
 
 def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

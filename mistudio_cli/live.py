@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 
 from mistudio_cli import output, tables
 from mistudio_cli.holders import holders_of
+from mistudio_cli.layout import fitting, lay_out
 from mistudio_cli.snapshot import Snapshot
 
 READ_EVERY_S = 0.5
@@ -127,13 +128,7 @@ def paint(seen: Snapshot, age_s: float, width: int, height: int, *, colour: bool
 
 def _lay_out(table: tables.Table, dispensable: Sequence[str], width: int, colour: bool) -> list[str]:
     """The lines of a table, without as many of the dispensable columns as it takes to fit."""
-    headers, rows = table
-    for name in filter(headers.__contains__, dispensable):
-        if output.least_width(headers, rows) <= width:
-            break
-        at = headers.index(name)
-        headers, rows = headers[:at] + headers[at + 1 :], [row[:at] + row[at + 1 :] for row in rows]
-    return output.lay_out(headers, rows, width, colour).splitlines()
+    return lay_out(*fitting(*table, width, dispensable), width, colour).splitlines()
 
 
 def devices_table(seen: Snapshot) -> tables.Table:

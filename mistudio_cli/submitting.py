@@ -62,9 +62,9 @@ def give_flags(command: Callable[..., None], flags: Mapping[str, tuple[Any, Any]
 def refuse(faults: Sequence[Fault]) -> None:
     """Tell all faults, if there are any, and end the command."""
     for fault in faults[:MOST_FAULTS_TOLD]:
-        output.talk(f"{fault.where}: {fault.problem.sentence}")
+        output.talk(tables.one_line(f"{fault.where}: {fault.problem.sentence}"))
         if fault.problem.mend:
-            output.talk(f"  {fault.problem.mend}")
+            output.talk(f"  {tables.one_line(fault.problem.mend)}")
     if more := len(faults[MOST_FAULTS_TOLD:]):
         output.talk(f"… and {more} more faults")
     if faults:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tasks.job import Job, State
+from tasks.visible import visible
 
 if TYPE_CHECKING:
     from mistudio_cli.history import Change
@@ -22,7 +23,7 @@ UNKNOWN = "n/a"
 NONE = "-"
 
 _BAR_CELLS, _MEASURES_SHOWN = 10, 3
-_COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_STYLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def queues(rows: Sequence[QueueRow]) -> Table:
@@ -278,8 +279,8 @@ def size(amount: float | None) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text without line breaks, colours and whatever else would steer a terminal."""
-    return "".join(letter for letter in " ".join(_COLOUR.sub("", text).split()) if letter.isprintable())
+    """The text on one line and without colors; what else would steer a terminal is made visible."""
+    return visible(" ".join(_STYLE.sub("", text).split()))
 
 
 def _measures(record: Job) -> str:

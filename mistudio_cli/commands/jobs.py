@@ -77,7 +77,7 @@ def export(
     ledger, store = session.connect_ledger(settings), settings.places.store
     if file is None or str(file) == "-":
         for line in exporting.lines(ledger, store, wanted):
-            output.data(line)
+            output.styled(line)
     else:
         output.talk(f"{exporting.write(ledger, store, wanted, file)} jobs are in {file}.")
 
@@ -196,13 +196,16 @@ def retry(
 @app.command("logs")
 def logs(
     job_id: Id,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended")] = False,
-    lines: Annotated[int, typer.Option("-n", min=0, help="The last so many lines")] = 100,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow until the job has ended")] = False,
+    lines: Annotated[int, typer.Option("-n", min=0, help="Number of lines from the end")] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line")] = False,
 ) -> None:
-    """Print what a job's process wrote."""
+    """Print a job's log."""
+    from mistudio_cli.job_logs import print_log
+
     settings = session.current_settings()
     ledger = session.connect_ledger(settings)
-    following.print_log(ledger, settings.places, find_job(ledger, job_id), lines, follow=follow)
+    print_log(ledger, settings.places, find_job(ledger, job_id), lines, follow=follow, as_json=as_json)
 
 
 @app.command("wait")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -93,7 +92,7 @@ def submit_many(file: str, manner: Manner) -> None:
             accepted = [line for line, refusal in batch if refusal is None]
             late += [Fault(f"{file}:{line.number}", refusal) for line, refusal in batch if refusal is not None]
             done += len(accepted)
-            output.data("\n".join(_receipt(line, as_json=manner.json) for line in accepted))
+            output.styled("\n".join(_receipt(line, as_json=manner.json) for line in accepted))
     finally:
         output.talk(f"{done} of {len(lines)} lines were submitted.")
     submitting.refuse(late)
@@ -102,7 +101,7 @@ def submit_many(file: str, manner: Manner) -> None:
 def _receipt(line: Line, *, as_json: bool) -> str:
     *before, job = line.jobs
     if as_json:
-        return json.dumps(shapes.submitted_line(line.number, job, before), ensure_ascii=False)
+        return output.json_text(shapes.submitted_line(line.number, job, before))
     return f"{job.id} {job.kind} {job.name} in {job.queue}"
 
 
