@@ -19,13 +19,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tasks.redact import redact
+from tasks.settings import current
 from tasks.visible import visible_lines
 
 #: Names the file behind a worker's standard error, for those whose supervisor opened one.
 VARIABLE = "MISTUDIO_LOG"
-
-#: "json" for a JSON object a line; else the lines are text. The least level that is logged; INFO where it is none.
-FORMAT_VARIABLE, LEVEL_VARIABLE = "MISTUDIO_LOG_FORMAT", "MISTUDIO_LOG_LEVEL"
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s%(job)s %(message)s"
 _STDOUT, _STDERR = 1, 2
@@ -45,8 +43,7 @@ def log_to_stderr(path: Path | None = None) -> None:
         sys.stderr = sys.__stderr__ = Forgiving(_STDERR)  # type: ignore[misc, assignment]
     root = logging.getLogger()
     root.handlers[:] = [_formatted(Lines(path))]
-    level = logging.getLevelNamesMapping().get(os.environ.get(LEVEL_VARIABLE, "").upper(), logging.INFO)
-    root.setLevel(level)
+    root.setLevel(current("log_level").upper())
 
 
 def path_from_environment() -> Path | None:
@@ -95,8 +92,7 @@ class _TextFormatter(logging.Formatter):
 
 
 def _formatted(handler: logging.Handler) -> logging.Handler:
-    is_json = os.environ.get(FORMAT_VARIABLE, "").lower() == "json"
-    handler.setFormatter(JsonFormatter() if is_json else _TextFormatter(_FORMAT))
+    handler.setFormatter(JsonFormatter() if current("log_format") == "json" else _TextFormatter(_FORMAT))
     return handler
 
 

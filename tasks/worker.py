@@ -31,6 +31,7 @@ from tasks.pulse import Pulse
 from tasks.queues import QUEUE_NAMES
 from tasks.revoking import make_revoke_cancel
 from tasks.seat import Seat
+from tasks.settings import check_all
 from tasks.slot import register_tasks
 
 #: What goes wrong in each of Celery's other pools, most of it without a word.
@@ -49,8 +50,9 @@ _WAIT_FOR_COUNT = 20
 def main(argv: list[str]) -> int:
     """Run one worker until it is told to end. Returns its exit code."""
     options = _parse(argv)
-    log_to_stderr(path_from_environment())
     try:
+        check_all()
+        log_to_stderr(path_from_environment())
         app = app_from_environment()
     except Problem as problem:
         sys.stderr.write(f"{problem}\n")
@@ -74,7 +76,7 @@ def main(argv: list[str]) -> int:
         pool=options.pool,
         max_tasks_per_child=options.max_tasks_per_child,
         max_memory_per_child=options.max_memory_per_child,
-        loglevel=logging.INFO,
+        loglevel=logging.getLogger().level,
         without_gossip=True,
         without_mingle=True,
         consumer_cls=Consumer,
@@ -121,7 +123,6 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--job-memory-gb",
         type=_gigabytes,
-        default=os.environ.get("MISTUDIO_JOB_MEMORY_GB") or None,
         help="stop a job whose processes hold more",
     )
     parser.add_argument("--gpu-jobs", type=_count, default=1, help="how many jobs may share one GPU")
