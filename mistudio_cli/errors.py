@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import dataclass
 from enum import IntEnum
 
 from tasks.problem import Problem
+from tasks.redact import redact
+from tasks.visible import shown
 from tasks.wire import Refused, Unreachable
 
 
@@ -30,7 +34,7 @@ MEANINGS: dict[Code, str] = {
     Code.NOT_FOUND: "There is no such job, worker or log.",
     Code.UNREACHABLE: "Redis cannot be reached or refuses to answer.",
     Code.TIMED_OUT: "It took longer than `--timeout` allows; what was waited for goes on.",
-    Code.FAULT: "A fault in mistudio itself; `--debug` shows where.",
+    Code.FAULT: "An internal error of mistudio; `--debug` shows where.",
     Code.INTERRUPTED: "Ended by Ctrl-C.",
     Code.READER_GONE: "The reader of its output went away, as with `head`.",
 }
@@ -86,5 +90,20 @@ def explain(error: BaseException) -> Explained:
         case OSError() if error.strerror:
             where = f"{error.filename}: " if error.filename else ""
             return Explained(f"{where}{error.strerror}.", "Mend it or choose another place", Code.USAGE)
-    what = f"{type(error).__name__}: {error}"
-    return Explained(f"mistudio itself is at fault: {what}", "See where with: mistudio --debug …", Code.FAULT)
+        case MemoryError():
+            return Explained("The command ran out of memory.", "Free some, or ask for less", Code.FAILED)
+        case UnicodeEncodeError():
+            what = shown(error.object[error.start : error.end], 20)
+            return Explained(f"{what} cannot be written as {error.encoding}.", "Use text that is UTF-8", Code.USAGE)
+    return Explained(f"Internal error: {_described(error)}", f"For a traceback: {_again_with_debug()}", Code.FAULT)
+
+
+def _described(error: BaseException) -> str:
+    try:
+        return redact(f"{type(error).__name__}: {error}")
+    except Exception:  # noqa: BLE001 - an exception that cannot even be written
+        return type(error).__name__
+
+
+def _again_with_debug() -> str:
+    return redact(shlex.join(["mistudio", "--debug", *sys.argv[1:]]))

@@ -23,7 +23,7 @@ UNKNOWN = "n/a"
 NONE = "-"
 
 _BAR_CELLS, _MEASURES_SHOWN = 10, 3
-_STYLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def queues(rows: Sequence[QueueRow]) -> Table:

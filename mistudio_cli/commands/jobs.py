@@ -144,7 +144,7 @@ def explain(job_id: Id, as_json: Json = False) -> None:
         return
     output.data(f"{job.id} ({job.kind} {job.name}) is {job.state}.")
     for cause in causes:
-        output.data(f"- {cause.sentence}" + (f"  ({cause.command})" if cause.command else ""))
+        output.data(f"- {tables.one_line(cause.sentence)}" + (f"  ({cause.command})" if cause.command else ""))
 
 
 @app.command("retry")

@@ -115,7 +115,7 @@ def test_a_fault_of_ours_is_called_one_and_debug_shows_where(cli: Cli) -> None:
     cli.ledger.client.call("HSET", "mistudio:job:x", "id", "x", "state", "odd")
     plain, debug = cli("jobs", "ls", "--state", "running"), cli("--debug", "jobs", "ls", "--state", "running")
     assert plain.code == Code.FAULT
-    assert plain.err.startswith("mistudio itself is at fault: ")
+    assert plain.err.startswith("Internal error: ")
     assert "Traceback" not in plain.err
     assert "Traceback" in debug.err
 

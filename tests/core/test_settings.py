@@ -71,8 +71,8 @@ def test_every_default_is_a_value_of_its_setting_and_every_name_is_unique() -> N
         ("stor = 1", 1, "stor is not a setting"),
         ('"odd key" = 1', 1, "odd key is not a setting"),
         ('api_token = "hush"', 1, "api_token is a secret, which no file may hold"),
-        ("keep_jobs = " + "[" * 5, None, "cannot be read"),
-        ("a = " + "[" * 100_000, None, "cannot be read"),
+        ("keep_jobs = " + "[" * 5, 1, "not valid TOML"),
+        ("\na = " + "[" * 100_000, 2, "nested too deeply"),
         ("keep_jobs = [[[[1]]]]", 1, "keep_jobs is [[[[1]]]], not a whole number"),
     ],
 )
