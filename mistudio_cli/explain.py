@@ -67,6 +67,10 @@ def _of_state(job: Job, around: Around) -> Iterator[Cause]:
         when = "" if job.finished_at is None else f" {duration(around.now - job.finished_at)} ago"
         again = None if job.state is State.SUCCEEDED else f"mistudio jobs retry {job.id}"
         yield Cause(f"It {_ended(job.state)}{when}: {job.reason}", again)
+        for parent in around.parents:
+            if parent.state in (State.FAILED, State.CANCELLED) and job.state is not State.SUCCEEDED:
+                told = f"Its parent {parent.id} ({parent.kind} {parent.name}) {_ended(parent.state)}: {parent.reason}"
+                yield Cause(told, f"mistudio jobs retry {parent.id}")
 
 
 def _ended(state: State) -> str:

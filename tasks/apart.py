@@ -15,6 +15,7 @@ from tasks.ledger import Claim
 from tasks.lifeline import Line
 from tasks.memory import MemoryWatch
 from tasks.places import Places
+from tasks.redact import without_secrets
 
 _LOOK_EVERY_S = 0.2
 
@@ -56,7 +57,7 @@ def _spawn(claim: Claim, device: Device, log_file: IO[bytes]) -> subprocess.Pope
         stdout=log_file,
         stderr=log_file,
         process_group=0,
-        env={**_ALLOCATOR, **os.environ, **device.environment},
+        env={**_ALLOCATOR, **without_secrets(os.environ, kind_named(claim.job.kind).secrets), **device.environment},
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.job import Context, JobKind, Known, Request, flag_of, option
 from tasks.problem import Problem
+from tasks.redact import HUB_SECRETS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,6 +83,7 @@ KIND = JobKind(
     params=Params,
     summary="Fetch a text corpus from files or from the Hugging Face Hub",
     module=__name__,
+    secrets=HUB_SECRETS,
     produces="datasets",
     default_name=default_name,
     prepare=prepare,

@@ -9,6 +9,7 @@ from typing import Any
 
 from tasks.job import Context, JobKind, Known, Request, option
 from tasks.problem import Problem
+from tasks.redact import HUB_SECRETS
 
 _LONGEST_NOTE = 500
 
@@ -63,6 +64,7 @@ KIND = JobKind(
     params=Params,
     summary="Take in an SAE of SAELens, Gemma Scope or sparsify, from a folder or the Hub",
     module=__name__,
+    secrets=HUB_SECRETS,
     produces="saes",
     default_name=default_name,
     prepare=prepare,
