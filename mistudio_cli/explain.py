@@ -12,6 +12,9 @@ from tasks.ledger import Ledger, WorkerBeat
 from tasks.listing import Filter
 from tasks.queue_desk import QueueCount
 
+#: What is counted in a queue that this version does not have.
+_NOTHING = QueueCount(0, 0, 0, None, None, ())
+
 #: How many others are named.
 _NAMED = 3
 
@@ -42,7 +45,7 @@ def look_around(ledger: Ledger, job: Job) -> Around:
     now = ledger.now()
     return Around(
         now=now,
-        count=ledger.queues.counts(now)[job.queue],
+        count=ledger.queues.counts(now).get(job.queue, _NOTHING),
         workers=[worker for worker in ledger.workers() if job.queue in worker.queues],
         place=ledger.queues.place(job.queue, job.id),
         running=ledger.page(Filter(states=(State.RUNNING,)), 200).jobs,
@@ -78,6 +81,8 @@ def _ended(state: State) -> str:
 
 
 def _waiting(around: Around) -> Iterator[Cause]:
+    if all(parent.state.ended for parent in around.parents):
+        yield Cause("Its parents have ended: it will be queued in a moment.")
     for parent in around.parents:
         if not parent.state.ended:
             told = f"It waits for {parent.id} ({parent.kind} {parent.name}), which is {parent.state}."

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from mistudio_cli import output, tables
 from mistudio_cli.errors import NotFound, TimedOut
+from mistudio_cli.reasons import Reasons
 from tasks.job import Job, State
 from tasks.ledger import Ledger
 from tasks.wire import Refused, Unreachable
@@ -32,10 +33,12 @@ def watch(ledger: Ledger, job_ids: Sequence[str], timeout_s: float | None = None
 
 
 def wait_for(ledger: Ledger, job_ids: Sequence[str], timeout_s: float | None = None) -> list[Job]:
-    """The records of these jobs once all have ended; a terminal sees how far they are."""
+    """The records of these jobs once all have ended; a terminal sees how far they are, and anybody what keeps them."""
     jobs: list[Job] = []
+    reasons = Reasons(ledger)
     try:
         for jobs in watch(ledger, job_ids, timeout_s):
+            reasons.look(jobs)
             output.talk_over(" | ".join(_at(job) for job in jobs if not job.state.ended))
     finally:
         output.talk_over("")
@@ -73,13 +76,16 @@ def _at(job: Job) -> str:
 
 
 def _read_patiently(ledger: Ledger, job_ids: Sequence[str]) -> list[Job]:
-    deadline = time.monotonic() + REDIS_PATIENCE_S
+    deadline, is_said = time.monotonic() + REDIS_PATIENCE_S, False
     while True:
         try:
             jobs = ledger.many(job_ids)
-        except (Unreachable, Refused):  # it refuses while it loads its data
+        except (Unreachable, Refused) as error:  # it refuses while it loads its data
             if time.monotonic() > deadline:
                 raise
+            if not is_said:
+                output.talk(tables.one_line(f"Redis does not answer ({error}); trying for {REDIS_PATIENCE_S:g} s."))
+            is_said = True
             time.sleep(LOOK_EVERY_S)
             continue
         if None in jobs:

@@ -13,6 +13,7 @@ from typing import Any
 from mistudio_cli import output
 from mistudio_cli.errors import NotFound
 from mistudio_cli.following import watch, why
+from mistudio_cli.reasons import Reasons
 from tasks.documents import Malformed, parse_json_object
 from tasks.job import Job, State
 from tasks.ledger import Ledger
@@ -46,7 +47,9 @@ def print_log(
         if last and len(kept) < position:
             output.talk(f"The last {last} lines of {path}")
         printer.add(kept)
+    reasons = Reasons(ledger)
     for (latest,) in watch(ledger, [job.id]) if follow else ():
+        reasons.look([latest])
         for chunk in _chunks(path, position):
             position += len(chunk)
             printer.add(chunk)
