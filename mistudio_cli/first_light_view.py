@@ -92,7 +92,7 @@ def tell_numbers(sae: dict[str, Any], features: dict[str, Any]) -> None:
         ["patterned share", f"{features['patterned_share']:.2f}", f"of {features['live']} live features: see below"],
     ]
     output.data("")
-    output.table(["WHAT", "VALUE", "MEANING"], rows)
+    output.table(["WHAT", "VALUE", "MEANING"], rows, wrap=True)
 
 
 def tell_features(features: dict[str, Any]) -> None:

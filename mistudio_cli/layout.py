@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -29,14 +30,36 @@ COLOURS = {
     "critical": _RED,
 }
 
+#: What a narrow terminal does without, of each table by its first header, the most dispensable first: a column cut off
+#: at the right would be the one that says how far a job is.
+DISPENSABLE = {
+    "QUEUE": ("SLOTS", "CONSUMERS", "OLDEST", "DONE/MIN", "STATE"),
+    "ID": ("DEVICE", "ATTEMPT", "QUEUE", "AGE", "TAGS", "QUEUED", "DURATION", "KIND"),
+    "#": ("DISK", "MEMORY", "QUEUE", "TIME", "AFTER"),
+    "JOB": ("METRICS", "DURATION", "KIND", "STATE", "DEVICE", "NAME"),
+    "WORKER": ("LAST EXIT", "UP", "RESTARTS", "CPU", "JOB MEM", "MEMORY", "PID", "CORES", "GPUS", "QUEUES"),
+    "WHEN": ("PID", "FROM"),
+    "GPU": ("POWER", "TEMP", "NAME"),
+    "PROFILE": ("GPUS", "CORES", "MEMORY", "FROM", "FILE", "SLOTS"),
+    "NAME": ("ARCH", "MODEL", "DEAD FRAC.", "FEATURES"),
+}
+_LEAST_WRAPPED = 20
+
 _NUMBER = re.compile(r"\d[\d.]*( .+)?")
 _GAP = "  "
 _LEAST_SHRUNK, _LEAST = 14, 4
 
 
-def lay_out(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int | None, colour: bool) -> str:
-    """The lines of a table; `width` None is without bound. Columns of numbers are aligned to the right."""
+def lay_out(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], width: int | None, colour: bool, *, wrap: bool = False
+) -> str:
+    """The lines of a table; `width` None is without bound. Columns of numbers are aligned to the right.
+
+    With `wrap` the text of the last column goes on below itself instead of being shortened.
+    """
     rows = [[visible(cell) for cell in row] for row in rows]
+    if wrap and width is not None:
+        rows = _wrapped(headers, rows, width)
     wide = [max(map(columns, column)) for column in zip(headers, *rows, strict=True)]
     if width is not None:
         _narrow(wide, width - len(_GAP) * (len(wide) - 1))
@@ -47,11 +70,11 @@ def lay_out(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int | 
 
 
 def fitting(
-    headers: Sequence[str], rows: Sequence[Sequence[str]], width: int | None, dispensable: Sequence[str]
+    headers: Sequence[str], rows: Sequence[Sequence[str]], width: int | None
 ) -> tuple[list[str], list[list[str]]]:
-    """The table without as many of the dispensable columns, the first of them first, as it takes to fit."""
+    """The table without as many of its dispensable columns, the first of them first, as it takes to fit."""
     names, kept = list(headers), [list(row) for row in rows]
-    for name in filter(names.__contains__, dispensable):
+    for name in filter(names.__contains__, DISPENSABLE.get(names[0], ())):
         if width is None or least_width(names, kept) <= width:
             break
         at = names.index(name)
@@ -85,6 +108,17 @@ def _columns_of(letter: str) -> int:
     if unicodedata.combining(letter) or unicodedata.category(letter) in ("Mn", "Me", "Cf"):
         return 0
     return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+
+
+def _wrapped(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[list[str]]:
+    """The rows with as many more below each as its last cell needs lines."""
+    before = [max(map(columns, column)) + len(_GAP) for column in list(zip(headers, *rows, strict=True))[:-1]]
+    room = max(_LEAST_WRAPPED, width - sum(before))
+    found = []
+    for *cells, text in rows:
+        first, *more = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
+        found += [[*cells, first], *([*[""] * len(cells), line] for line in more)]
+    return found
 
 
 def _narrow(wide: list[int], room: int) -> None:

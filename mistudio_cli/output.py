@@ -67,10 +67,13 @@ def talk_over(text: str) -> None:
         sys.stderr.flush()
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]], dispensable: Sequence[str] = ()) -> None:
-    """Rows under headers. A narrow terminal goes without dispensable columns, then the widest are shortened."""
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, wrap: bool = False) -> None:
+    """Rows under headers. A narrow terminal goes without dispensable columns, then the widest are shortened.
+
+    With `wrap` the last column is none of these: its text goes on below itself.
+    """
     width = terminal_width() if sys.stdout.isatty() else None
-    styled(lay_out(*fitting(headers, rows, width, dispensable), width, in_colour(sys.stdout)))
+    styled(lay_out(*fitting(headers, rows, width), width, in_colour(sys.stdout), wrap=wrap))
 
 
 def terminal_width() -> int:

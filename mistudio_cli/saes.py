@@ -43,7 +43,7 @@ def shown(store: Store, name: str) -> dict[str, Any]:
 
 def table(lines: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Headers and rows of a list."""
-    headers = ["name", "trained as", "model", "hook", "features", "active", "explained", "dead"]
+    headers = ["NAME", "ARCH", "MODEL", "HOOK", "FEATURES", "L0", "EXPL.VAR.", "DEAD FRAC."]
     told = [{**line, "trained_as": _kind(line), "hook": _hooks(line)} for line in lines]
     return headers, [[_cell(line, key) for key in _COLUMNS] for line in told]
 
@@ -62,7 +62,7 @@ def facts(told: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         if value is not None and not isinstance(value, (dict, list))
     ]
     rows += _densities(told["result"].get("density_histogram"))
-    return ["what", "value"], rows + [[file, f"{size} bytes"] for file, size in told["files"].items()]
+    return ["WHAT", "VALUE"], rows + [[file, f"{size} bytes"] for file, size in told["files"].items()]
 
 
 _COLUMNS = ("name", "trained_as", "model", "hook", "d_sae", "l0", "explained_variance", "dead_fraction")

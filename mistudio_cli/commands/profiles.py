@@ -42,7 +42,7 @@ def ls(as_json: Json = False) -> None:
     if as_json:
         output.data_json(profile_shapes.profiles(found))
         return
-    output.table(*profile_tables.profiles(found))
+    output.table(*profile_tables.profiles(found), wrap=True)
     for read in found:
         if read.faults:
             output.talk(f"{read.file.name} is not sound: mistudio profiles validate {read.file.name}")
@@ -77,7 +77,7 @@ def validate(
     if as_json:
         output.data_json(profile_shapes.validated(found))
     else:
-        output.table(*profile_tables.validated(found))
+        output.table(*profile_tables.validated(found), wrap=True)
         for read in found:
             for fault in read.faults:
                 output.talk(f"{read.file.name}: {fault.what}: {fault.mend}")

@@ -42,7 +42,7 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME", help="An SAE's name
     if as_json:
         output.data_json(told)
         return
-    output.table(*saes.facts(told))
+    output.table(*saes.facts(told), wrap=True)
 
 
 def _store() -> Store:

@@ -171,7 +171,7 @@ def events(
     if as_json:
         output.data_json({"events": [asdict(change) for change in changes]})
     elif changes:
-        output.table(*tables.events(changes))
+        output.table(*tables.events(changes), wrap=True)
     else:
         output.talk("Nothing has happened to workers here yet.")
 
