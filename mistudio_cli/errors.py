@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from dataclasses import dataclass
 from enum import IntEnum
 
 from tasks.problem import Problem
-from tasks.redact import redact
 from tasks.visible import shown
 from tasks.wire import Refused, Unreachable
 
@@ -99,6 +97,8 @@ def explain(error: BaseException) -> Explained:
 
 
 def _described(error: BaseException) -> str:
+    from tasks.redact import redact
+
     try:
         return redact(f"{type(error).__name__}: {error}")
     except Exception:  # noqa: BLE001 - an exception that cannot even be written
@@ -106,4 +106,8 @@ def _described(error: BaseException) -> str:
 
 
 def _again_with_debug() -> str:
+    import shlex
+
+    from tasks.redact import redact
+
     return redact(shlex.join(["mistudio", "--debug", *sys.argv[1:]]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 
@@ -10,6 +11,7 @@ from mistudio_cli.errors import NotFound, TimedOut
 from mistudio_cli.reasons import Reasons
 from tasks.job import Job, State
 from tasks.ledger import Ledger
+from tasks.problem import Problem
 from tasks.wire import Refused, Unreachable
 
 LOOK_EVERY_S = 0.2
@@ -20,6 +22,8 @@ REDIS_PATIENCE_S = 30.0
 
 def watch(ledger: Ledger, job_ids: Sequence[str], timeout_s: float | None = None) -> Iterator[list[Job]]:
     """The jobs' records again and again, until all have ended. TimedOut when that takes longer than `timeout_s`."""
+    if timeout_s is not None and math.isnan(timeout_s):
+        raise Problem("--timeout must be a number of seconds, not nan.", "For instance: --timeout 60")
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     while True:
         jobs = _read_patiently(ledger, job_ids)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import textwrap
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -105,6 +103,8 @@ def cut(text: str, room: int) -> str:
 
 
 def _columns_of(letter: str) -> int:
+    import unicodedata
+
     if unicodedata.combining(letter) or unicodedata.category(letter) in ("Mn", "Me", "Cf"):
         return 0
     return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
@@ -112,6 +112,8 @@ def _columns_of(letter: str) -> int:
 
 def _wrapped(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[list[str]]:
     """The rows with as many more below each as its last cell needs lines."""
+    import textwrap
+
     before = [max(map(columns, column)) + len(_GAP) for column in list(zip(headers, *rows, strict=True))[:-1]]
     room = max(_LEAST_WRAPPED, width - sum(before))
     found = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from mistudio_cli.profile_keys import near
 from mistudio_cli.submitting import Fault
 from tasks.documents import Malformed, decode, parse_toml, read_bounded
+from tasks.parameters import read_number
 from tasks.problem import Problem
 from tasks.text.naming import slug
 
@@ -98,7 +100,7 @@ def _read_setting(setting: str, variables: Mapping[str, Any]) -> dict[str, Any]:
     try:
         value = parse_toml(f"value = {word}")["value"]
     except Malformed:
-        value = word
+        value = _number_or_text(word)
     if type(value) is not type(variables[key]) and (type(value), type(variables[key])) not in (
         (int, float),
         (float, int),
@@ -107,6 +109,13 @@ def _read_setting(setting: str, variables: Mapping[str, Any]) -> dict[str, Any]:
             f"{key} is {variables[key]!r} in the recipe, and {word!r} is nothing like it.", "Give a like value"
         )
     return {key: value}
+
+
+def _number_or_text(word: str) -> Any:
+    for of in (int, float):
+        with suppress(ValueError):
+            return read_number(word, of)
+    return word
 
 
 def _steps(told: Sequence[dict[str, Any]], text: str) -> tuple[Step, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import typing
-from decimal import Decimal
 from functools import cache
 from typing import Any
 
@@ -46,6 +45,8 @@ def read_number(word: str, of: type) -> Any:
     except ValueError:
         if not (found := _NUMBER.fullmatch(word.strip())):
             raise
+    from decimal import Decimal  # slow to import, and few numbers are written so
+
     value = Decimal(found[1]) * _FACTORS[found[2]]
     if of is int and value != value.to_integral_value():
         raise ValueError(f"{word} is not a whole number")

@@ -25,9 +25,14 @@ _CHUNK = 1 << 20
 _GONE = ".gone-"  # how the name of what is being removed begins
 
 
+def is_name(name: str) -> bool:
+    """Whether that can be the name of an artifact."""
+    return _NAME.fullmatch(name) is not None
+
+
 def check_name(name: str) -> str:
     """The name itself; Problem for one that could leave the store or trip up a shell."""
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise Problem(
             f"{name!r} cannot be the name of an artifact.",
             "Use up to 100 letters, digits, dots, dashes and underscores, starting with a letter or digit",

@@ -114,7 +114,8 @@ def _ledger() -> Ledger:
     return session.connect_ledger(session.current_settings())
 
 
-def _checked(names: Sequence[str]) -> list[str]:
+def _checked(words: Sequence[str]) -> list[str]:
+    names = [name.strip() for word in words for name in word.split(",")]
     if unknown := [name for name in names if name not in QUEUE_NAMES]:
         raise Problem(f"There is no queue {unknown[0]!r}.", f"Queues: {', '.join(QUEUE_NAMES)}")
     return list(dict.fromkeys(names))

@@ -14,6 +14,7 @@ from mistudio_cli import output, shapes, submitting
 from mistudio_cli.submitting import FLAGS, Fault, Manner
 from tasks.combinations import Swept, can_be_swept
 from tasks.job import JobKind, flag_of, kinds, types_of
+from tasks.parameters import read_number
 from tasks.problem import Problem
 
 if TYPE_CHECKING:
@@ -168,7 +169,16 @@ def _parameter(spec: dataclasses.Field[Any], params: type, annotation: Any) -> t
         of = next(of for of in (float, int, str) if of in types_of(params)[spec.name])
         about |= {"metavar": f"{words or f'<{of.__name__}>'},...", "parser": _several(of)}
         return Any, typer.Option(default, flag, **about)
+    of_number = next((of for of in (float, int) if of in types_of(params)[spec.name]), None)
+    if of_number is not None:
+        about |= {"metavar": f"<{of_number.__name__}>", "parser": _one(of_number)}
+        return Any, typer.Option(default, flag, **about)
     return annotation, typer.Option(default, flag, metavar=words or None, **about)
+
+
+def _one(of: type) -> Callable[[Any], Any]:
+    """What reads a number of that type; a default is one already."""
+    return lambda told: _read(told.strip(), of) if isinstance(told, str) else told
 
 
 def _several(of: type) -> Callable[[Any], Any]:
@@ -187,7 +197,7 @@ def _several(of: type) -> Callable[[Any], Any]:
 
 def _read(word: str, of: type) -> Any:
     try:
-        return of(word)
+        return word if of is str else read_number(word, of)
     except ValueError:
         raise typer.BadParameter(f"{word!r} is not a valid {of.__name__}.") from None
 
