@@ -41,8 +41,8 @@ FLAGS: dict[str, Any] = {
     "state": _words("--state", "Only jobs in these states: running,failed", lambda: [str(state) for state in State]),
     "kind": _words("--kind", "Only jobs of these kinds", lambda: list(kinds())),
     "queue": _words("--queue", "Only jobs of these queues", lambda: QUEUE_NAMES),
-    "name": _words("--name", "Only jobs of these names"),
-    "tag": _words("--tag", "Only jobs with any of these tags"),
+    "name": _words("--name", "Only jobs of these names", completion.names),
+    "tag": _words("--tag", "Only jobs with any of these tags", completion.tags),
     "since": Annotated[str | None, typer.Option(help="Only jobs submitted since: 2h, 3d, 2026-11-24T08:00")],
     "until": Annotated[str | None, typer.Option(help="Only jobs submitted until then")],
 }

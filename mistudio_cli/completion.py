@@ -62,11 +62,31 @@ def jobs() -> Sequence[tuple[str, str]]:
     ]
 
 
-def workers() -> Sequence[str]:
-    """Names of the workers whose logs are here."""
+def names() -> Sequence[str]:
+    """Names of the newest jobs."""
+    return list(dict.fromkeys(job.name for job in _newest_jobs()))
+
+
+def tags() -> Sequence[str]:
+    """Tags of the newest jobs."""
+    return list(dict.fromkeys(tag for job in _newest_jobs() for tag in job.tags))
+
+
+def scales() -> Sequence[str]:
+    """Queues with the sign after which a number of workers is typed."""
+    return [f"{queue}=" for queue in QUEUE_NAMES]
+
+
+def logs() -> Sequence[str]:
+    """Names of the workers and daemons whose logs are here."""
     from mistudio_cli import session
 
     return sorted(path.stem for path in session.current_settings().places.logs.glob("*.log"))
+
+
+def workers() -> Sequence[str]:
+    """Names of the workers that run here, or ran here."""
+    return [name for name in logs() if name not in ("supervisor", "redis")]
 
 
 def _newest_jobs() -> Sequence[Any]:

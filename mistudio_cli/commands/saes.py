@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mistudio_cli import output, saes, session
+from mistudio_cli import completion, output, saes, session
 from mistudio_cli.commands import submit
 from tasks.job import kind_named
 from tasks.store import Store
@@ -36,7 +36,15 @@ def ls(as_json: Json = False) -> None:
 
 
 @app.command("show")
-def show(name: Annotated[str, typer.Argument(metavar="NAME", help="An SAE's name")], as_json: Json = False) -> None:
+def show(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="An SAE's name", autocompletion=completion.of(completion.artifacts("saes"))
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
     """Show all that is known of an SAE: what it is, what it was made from and with, how good it is, its files."""
     told = saes.shown(_store(), name)
     if as_json:

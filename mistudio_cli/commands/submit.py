@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mistudio_cli import output, shapes, submitting
+from mistudio_cli import completion, output, shapes, submitting
 from mistudio_cli.submitting import FLAGS, Fault, Manner
 from tasks.combinations import Swept, can_be_swept
 from tasks.job import JobKind, flag_of, kinds, types_of
@@ -156,7 +156,7 @@ def _parameter(spec: dataclasses.Field[Any], params: type, annotation: Any) -> t
     """Type and flag or argument of one parameter; its bounds are checked where all requests are, at submit."""
     told = spec.metadata
     default = ... if spec.default is dataclasses.MISSING else spec.default
-    about: dict[str, Any] = {"help": _help(told)}
+    about: dict[str, Any] = {"help": _help(told), "autocompletion": _completion(told)}
     words = "|".join(told.get("choices") or ())
     if told.get("positional"):
         return annotation, typer.Argument(default, **{"metavar": spec.name.upper(), **about})
@@ -174,6 +174,13 @@ def _parameter(spec: dataclasses.Field[Any], params: type, annotation: Any) -> t
         about |= {"metavar": f"<{of_number.__name__}>", "parser": _one(of_number)}
         return Any, typer.Option(default, flag, **about)
     return annotation, typer.Option(default, flag, metavar=words or None, **about)
+
+
+def _completion(told: typing.Mapping[str, Any]) -> Callable[[str], list[Any]] | None:
+    """What TAB offers: the words that a parameter may be, or the artifacts of the family that it names."""
+    if told.get("choices"):
+        return completion.of(lambda: told["choices"])
+    return completion.of(completion.artifacts(told["artifact"])) if told.get("artifact") else None
 
 
 def _one(of: type) -> Callable[[Any], Any]:

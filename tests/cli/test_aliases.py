@@ -77,7 +77,17 @@ def test_flags_of_other_libraries_set_the_same_parameters(cli: Cli) -> None:
     made = cli("submit", "toy-model", "--dataset", str(cli.home / "corpus.txt"), "--name", "toy", "--json")
     assert made.code == Code.OK, made.err
     words = "--learning-rate 1e-3 --d-sae 64 --batch_size 512 --max-grad-norm 0.5 --training_tokens 10k --hook-layer 1"
-    told = cli("submit", "train", "--model", "toy", "--dataset", str(cli.home / "corpus.txt"), *words.split(), "--dry-run", "--json")
+    told = cli(
+        "submit",
+        "train",
+        "--model",
+        "toy",
+        "--dataset",
+        str(cli.home / "corpus.txt"),
+        *words.split(),
+        "--dry-run",
+        "--json",
+    )
     assert told.code == Code.OK, told.err
     params = told.json["jobs"][-1]["params"]
     wanted = {"lr": 1e-3, "width": 64, "batch": 512, "clip": 0.5, "tokens": 10_000, "layer": 1}
