@@ -25,6 +25,7 @@ from mistudio_cli.probe import PATIENCE_S, Answer
 from tasks import identity
 from tasks.places import Places, make_private
 from tasks.problem import Problem
+from tasks.redact import without_secrets
 
 if TYPE_CHECKING:
     import psutil  # slow to import, and not needed to find out whether Redis answers
@@ -109,6 +110,7 @@ def start(places: Places) -> subprocess.Popen[bytes] | None:
             stdout=log,
             stderr=log,
             cwd=places.redis,
+            env=without_secrets(os.environ),
             start_new_session=True,
             pass_fds=(lock.fileno(),),  # the lock is the server's from now on
         )

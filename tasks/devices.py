@@ -67,12 +67,12 @@ def read_devices(proc: Path = Path("/proc"), sys: Path = Path("/sys"), patience_
 
     Never raises, and returns in time whatever the driver does: what fails is None or a reason.
     """
-    from tasks import nvml_process, visible
+    from tasks import nvml_process, visible_devices
 
     found = nvml_process.read(patience_s)
     if found.reason in ABSENT:
         return _read_jetson(proc, sys) or found
-    return visible.narrow(_with_unified_memory(found, proc), os.environ)
+    return visible_devices.narrow(_with_unified_memory(found, proc), os.environ)
 
 
 def _read_jetson(proc: Path, sys: Path) -> Devices | None:

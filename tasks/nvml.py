@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from tasks.devices import NO_DRIVER, NO_GPU, UNREADABLE, Device, Devices, GpuProcess
-from tasks.visible import mig_instances
+from tasks.visible_devices import mig_instances
 
 T = TypeVar("T")
 

@@ -114,7 +114,7 @@ def test_a_fault_of_ours_is_called_one_and_debug_shows_where(cli: Cli) -> None:
     (cli.home / "sitecustomize.py").write_text(fault)
     plain, debug = (cli(*words, PYTHONPATH=str(cli.home)) for words in (("jobs", "ls"), ("--debug", "jobs", "ls")))
     assert plain.code == Code.FAULT
-    assert plain.err.startswith("mistudio itself is at fault: ")
+    assert plain.err.startswith("Internal error: ")
     assert "Traceback" not in plain.err
     assert "Traceback" in debug.err
 
