@@ -14,15 +14,14 @@ from mistudio_cli.snapshot import QueueRow, read_queues
 from tasks.job import Job, State
 from tasks.ledger import Ledger
 from tasks.listing import Filter
+from tasks.problem import Problem
+from tasks.settings import current
 from tasks.wire import Refused, Unreachable
 
 PREFIX = "/api/v1/workers"
 
 #: Where the token lies that requests must bear, unless another variable is named.
 TOKEN_VARIABLE = "MISTUDIO_API_TOKEN"  # noqa: S105 - a variable's name
-
-#: More pending jobs than this on one queue is a warning.
-BACKLOG = 100
 
 REDACTED = "[redacted]"
 
@@ -118,7 +117,7 @@ def make_app(open_ledger: Callable[[], Ledger], token: str | None, allowed_hosts
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
     def fail(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": f"mistudio itself is at fault: {type(error).__name__}"}, 500)
+        return JSONResponse({"error": f"Internal error: {type(error).__name__}"}, 500)
 
     return Starlette(
         routes=[route(name, read) for name, read in ENDPOINTS.items()],
@@ -139,6 +138,8 @@ def _answer(
     except (Unreachable, Refused) as error:
         reason = f"Redis cannot be read: {error}"
         return 503, no_health(reason) if name == "health" else {"error": reason}
+    except Problem as problem:  # records of a newer mistudio
+        return 503, no_health(str(problem)) if name == "health" else {"error": str(problem)}
     finally:
         ledger.client.close()
 
@@ -169,6 +170,6 @@ def _task(job: Job) -> dict[str, Any]:
 def _trouble(row: QueueRow) -> str | None:
     if row.pending and not row.consumers:
         return f"Queue '{row.name}' has {row.pending} pending and no worker"
-    if row.pending > BACKLOG:
+    if row.pending > current("backlog_threshold"):
         return f"Queue '{row.name}' has a backlog of {row.pending}"
     return None

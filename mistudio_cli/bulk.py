@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from mistudio_cli.asked import read_request
 from mistudio_cli.finding import find_job
 from mistudio_cli.submitting import Fault
+from tasks.documents import decode, parse_json_object, read_bounded
 from tasks.job import Job
 from tasks.ledger import later_id
 from tasks.problem import Problem
@@ -20,6 +19,9 @@ from tasks.wire import Refused, Unable, Unreachable
 
 #: So many lines are submitted between two reports.
 BATCH = 500
+
+#: A job takes some hundred bytes.
+_LARGEST = 256 << 20
 
 _EXAMPLE = 'A line is for instance: {"kind": "train", "model": "gpt2", "dataset": "words", "layer": 6}'
 
@@ -35,10 +37,8 @@ class Line:
 
 def read_lines(file: str) -> list[str]:
     """The lines of that file, or of standard input for `-`. OSError when it cannot be read, Problem for no text."""
-    try:
-        return (sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")).splitlines()
-    except UnicodeDecodeError as error:
-        raise Problem(f"{file} is not UTF-8: {error.reason} at byte {error.start}.", _EXAMPLE) from None
+    data = sys.stdin.buffer.read() if file == "-" else read_bounded(Path(file), _LARGEST)
+    return decode(data, file, _EXAMPLE).replace("\r\n", "\n").split("\n")  # JSON may hold what splitlines splits at
 
 
 def plan_lines(
@@ -100,7 +100,7 @@ def _submitted_before(known: KnownArtifacts, told: Sequence[str], first_id: str)
 def _plan_line(known: KnownArtifacts, text: str, wishes: Wishes, job_id: str | None) -> tuple[list[Problem], list[Job]]:
     """All that is wrong with a line, or its jobs."""
     try:
-        asked = read_request(_read_object(text), wishes)
+        asked = read_request(parse_json_object(text, fix=_EXAMPLE), wishes)
         if isinstance(asked, list):
             return [problem for _, problem in asked], []
         after = (*asked.wishes.after, *(find_job(known.ledger, word).id for word in asked.after))
@@ -108,13 +108,3 @@ def _plan_line(known: KnownArtifacts, text: str, wishes: Wishes, job_id: str | N
         return [], plan(known, asked.kind.name, asked.values, name=asked.name, wishes=wishes, job_id=job_id)
     except Problem as problem:
         return [problem], []
-
-
-def _read_object(text: str) -> dict[str, Any]:
-    try:
-        told = json.loads(text)
-    except ValueError as error:
-        raise Problem(f"This is no JSON: {error}.", _EXAMPLE) from None
-    if not isinstance(told, dict):
-        raise Problem("This is no JSON object.", _EXAMPLE)
-    return told

@@ -23,7 +23,7 @@ from mistudio_cli.settings import Settings
 from mistudio_cli.snapshot import QueueRow, read_queues
 from mistudio_cli.states import IDLE
 from tasks import refused
-from tasks.devices import Devices, read_devices
+from tasks.devices import ABSENT, Devices, read_devices
 from tasks.ledger import Ledger
 from tasks.places import Places
 from tasks.problem import Problem
@@ -240,13 +240,17 @@ def resources(who: str, specs: Sequence[WorkerSpec], machine: Machine) -> Check:
 def gpu(found: Devices, table: tuple[Queue, ...] = QUEUES) -> Check:
     """Whether the queues that need a GPU find one."""
     wanting = [queue.name for queue in table if queue.needs.gpus]
+    if not found.devices and found.reason not in (None, *ABSENT):
+        told = f"{found.reason}: jobs of {' and '.join(wanting)} wait until it can be"
+        return Check("gpu", "failed", told, "See whether nvidia-smi answers; reset the card or restart the machine")
     if not found.devices:
-        told = f"{found.reason or 'no GPU'}: {' and '.join(wanting)} run on the CPU"
+        told = f"{found.limit or found.reason or 'no GPU'}: {' and '.join(wanting)} run on the CPU"
         return Check("gpu", "warning", told, "With an NVIDIA card: install its driver")
     lost = [f"GPU {card.index}: {card.problem}" for card in found.devices if card.problem]
     if lost:
         return Check("gpu", "failed", "; ".join(lost), "Reset or restart the machine")
     cards = ", ".join(f"{card.name or '?'} ({tables.size(card.memory_total)})" for card in found.devices)
+    cards = f"{found.limit}: {cards}" if found.limit else cards
     enough = len(found.devices) >= sum(queue.needs.gpus for queue in table)
     return Check("gpu", "ok", cards if enough else f"{cards}; {' and '.join(wanting)} take turns")
 

@@ -11,6 +11,10 @@ from tasks.job import Job, State
 from tasks.ledger import Ledger, WorkerBeat
 from tasks.listing import Filter
 from tasks.queue_desk import QueueCount
+from tasks.queues import share
+
+#: What is counted in a queue that this version does not have.
+_NOTHING = QueueCount(0, 0, 0, None, None, ())
 
 #: What is counted in a queue that this version does not have.
 _NOTHING = QueueCount(0, 0, 0, None, None, ())
@@ -70,6 +74,10 @@ def _of_state(job: Job, around: Around) -> Iterator[Cause]:
         when = "" if job.finished_at is None else f" {duration(around.now - job.finished_at)} ago"
         again = None if job.state is State.SUCCEEDED else f"mistudio jobs retry {job.id}"
         yield Cause(f"It {_ended(job.state)}{when}: {job.reason}", again)
+        for parent in around.parents:
+            if parent.state in (State.FAILED, State.CANCELLED) and job.state is not State.SUCCEEDED:
+                told = f"Its parent {parent.id} ({parent.kind} {parent.name}) {_ended(parent.state)}: {parent.reason}"
+                yield Cause(told, f"mistudio jobs retry {parent.id}")
 
 
 def _ended(state: State) -> str:
@@ -77,6 +85,8 @@ def _ended(state: State) -> str:
 
 
 def _waiting(around: Around) -> Iterator[Cause]:
+    if all(parent.state.ended for parent in around.parents):
+        yield Cause("Its parents have ended: it will be queued in a moment.")
     for parent in around.parents:
         if not parent.state.ended:
             told = f"It waits for {parent.id} ({parent.kind} {parent.name}), which is {parent.state}."
@@ -90,7 +100,7 @@ def _queued(job: Job, around: Around) -> Iterator[Cause]:
     if not around.workers:
         yield Cause(f"Nobody works on its queue {job.queue}.", "mistudio workers start full")
     else:
-        yield from _busy(around)
+        yield from _busy(job.queue, around)
     if around.place:
         before = "1 job comes" if around.place == 1 else f"{around.place} jobs come"
         yield Cause(f"{before} before it in its queue.", f"mistudio queue peek {job.queue}")
@@ -98,13 +108,19 @@ def _queued(job: Job, around: Around) -> Iterator[Cause]:
         yield Cause("It is the next of its queue.", f"mistudio queue peek {job.queue}")
 
 
-def _busy(around: Around) -> Iterator[Cause]:
+def _busy(queue: str, around: Around) -> Iterator[Cause]:
     names = {worker.name for worker in around.workers}
     slots, holders = sum(worker.slots for worker in around.workers), [j for j in around.running if j.worker in names]
+    most = sum(share(queue, worker.queues, worker.slots) for worker in around.workers)
+    own = [holder for holder in holders if holder.queue == queue]
     if len(holders) >= slots:
         yield Cause(f"Its workers' slots ({slots}) are all busy: {_some(holders)}.", "mistudio workers status")
+    elif len(own) >= most:
+        at_a_time = "1 job" if most == 1 else f"{most} jobs"
+        yield Cause(f"Its workers run {at_a_time} of {queue} at a time: {_some(own)}.", "mistudio queue ls")
     else:
-        yield Cause(f"Its workers have {slots - len(holders)} of {slots} slots free: it starts in a moment.")
+        free = min(slots - len(holders), most - len(own))
+        yield Cause(f"Its workers have {free} of {slots} slots free: it starts in a moment.")
 
 
 def _running(job: Job, around: Around) -> Iterator[Cause]:

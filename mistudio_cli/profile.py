@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import re
 import sys
-import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mistudio_cli.profile_keys import QUEUES_KEY, Fault, faults_of, near
+from tasks.documents import Malformed, read_toml
 from tasks.places import config_dir
 from tasks.problem import Problem
 from tasks.queues import QUEUE_NAMES, QUEUES, Queue, Resource, queue_named
@@ -33,6 +33,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 #: What a worker has from its profile as it stands there.
 _BOUNDS = ("max_tasks_per_child", "max_memory_per_child", "job_memory_gb")
 
+#: The same, but never different for one queue alone.
+_SHARING = ("gpu_jobs", "cpu_jobs")
+
 
 @dataclass(frozen=True)
 class WorkerSpec:
@@ -40,7 +43,7 @@ class WorkerSpec:
 
     A slot is replaced after `max_tasks_per_child` jobs, and after a job that leaves it with more than
     `max_memory_per_child` KiB (Celery's own options); a job's own processes may hold `job_memory_gb`. None is no bound.
-    `gpu_jobs` jobs may share a GPU.
+    `gpu_jobs` jobs may share a GPU, `cpu_jobs` of the same queues the processor.
     """
 
     name: str
@@ -50,6 +53,7 @@ class WorkerSpec:
     max_memory_per_child: int | None = None
     job_memory_gb: float | None = None
     gpu_jobs: int = 1
+    cpu_jobs: int | None = None
 
     @classmethod
     def from_told(cls, told: dict[str, Any]) -> WorkerSpec:
@@ -67,6 +71,7 @@ class WorkerSpec:
             "--max-memory-per-child": self.max_memory_per_child,
             "--job-memory-gb": self.job_memory_gb,
             "--gpu-jobs": self.gpu_jobs,
+            "--cpu-jobs": self.cpu_jobs,
         }
         return [*worker, *(str(word) for pair in flags.items() if pair[1] is not None for word in pair)]
 
@@ -133,8 +138,7 @@ class Override:
 class Profile:
     """A rule for which workers to run.
 
-    `workers` is "one" or "per-queue"; `slots` None is what the table says; `gpu_jobs` is how many jobs may share a GPU;
-    the bounds are those of WorkerSpec.
+    `workers` is "one" or "per-queue"; `slots` None is what the table says; the rest is as in WorkerSpec.
     """
 
     name: str
@@ -143,6 +147,7 @@ class Profile:
     slots: int | None = None
     resources: tuple[str, ...] = tuple(Resource)
     gpu_jobs: int = 1
+    cpu_jobs: int | None = None
     max_tasks_per_child: int | None = None
     max_memory_per_child: int | None = None
     job_memory_gb: float | None = None
@@ -178,15 +183,16 @@ def workers_of(profile: Profile, queues: Sequence[Queue] = QUEUES) -> tuple[Work
     if profile.workers == "per-queue":
         return tuple(_own_worker(profile, queue) for queue in served)
     slots = profile.slots or max(queue.concurrency for queue in served)
-    bounds = {name: getattr(profile, name) for name in _BOUNDS}
-    return (WorkerSpec(ALL_QUEUES, tuple(queue.name for queue in served), slots, gpu_jobs=profile.gpu_jobs, **bounds),)
+    bounds = {name: getattr(profile, name) for name in (*_BOUNDS, *_SHARING)}
+    return (WorkerSpec(ALL_QUEUES, tuple(queue.name for queue in served), slots, **bounds),)
 
 
 def _own_worker(profile: Profile, queue: Queue) -> WorkerSpec:
     own = next((override for override in profile.queues if override.queue == queue.name), Override(queue.name))
     bounds = {name: getattr(own, name) or getattr(profile, name) for name in _BOUNDS}
+    sharing = {name: getattr(profile, name) for name in _SHARING}
     slots = own.slots or profile.slots or queue.concurrency
-    return WorkerSpec(queue.worker, (queue.name,), slots, gpu_jobs=profile.gpu_jobs, **bounds)
+    return WorkerSpec(queue.worker, (queue.name,), slots, **sharing, **bounds)
 
 
 def profile_files() -> list[ProfileFile]:
@@ -218,12 +224,13 @@ def file_of(name: str) -> ProfileFile:
 def read_profile(file: ProfileFile) -> ReadProfile:
     """What a file says; never raises for what is wrong in it."""
     try:
-        told = tomllib.loads(file.path.read_text(encoding="utf-8"))
+        told = read_toml(file.path)
     except OSError as error:
         return ReadProfile(file, None, (Fault(f"it cannot be read: {error.strerror}", "Mend or remove it"),))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except Malformed as malformed:
+        where = "" if malformed.line is None else f"line {malformed.line}: "
         mend = "See what a profile looks like: mistudio profiles export minimal"
-        return ReadProfile(file, None, (Fault(f"it is no TOML: {error}", mend),))
+        return ReadProfile(file, None, (Fault(f"{where}{malformed.reason}", mend),))
     if faults := tuple(faults_of(told)):
         return ReadProfile(file, None, faults)
     overrides = tuple(Override(queue, **own) for queue, own in told.pop(QUEUES_KEY, {}).items())

@@ -25,6 +25,7 @@ from mistudio_cli.probe import PATIENCE_S, Answer
 from tasks import identity
 from tasks.places import Places, make_private
 from tasks.problem import Problem
+from tasks.redact import without_secrets
 
 if TYPE_CHECKING:
     import psutil  # slow to import, and not needed to find out whether Redis answers
@@ -109,6 +110,7 @@ def start(places: Places) -> subprocess.Popen[bytes] | None:
             stdout=log,
             stderr=log,
             cwd=places.redis,
+            env=without_secrets(os.environ),
             start_new_session=True,
             pass_fds=(lock.fileno(),),  # the lock is the server's from now on
         )
@@ -122,11 +124,14 @@ def running(places: Places) -> psutil.Process | None:
     return server if server is not None and identity.is_alive(server) else None
 
 
-def stop(places: Places, patience_s: float = STOP_PATIENCE_S) -> bool:
-    """End the server in good order, with all that was written on the disk. Returns whether there was one."""
+def stop(places: Places, patience_s: float = STOP_PATIENCE_S, server: psutil.Process | None = None) -> bool:
+    """End the server in good order, with all that was written on the disk. Returns whether there was one.
+
+    A `server` that is known is ended although its home, which says which it is, was removed.
+    """
     import psutil
 
-    server = running(places)
+    server = running(places) or (server if server is not None and identity.is_alive(server) else None)
     if server is None:
         return False
     deadline = time.monotonic() + patience_s

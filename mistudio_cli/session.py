@@ -30,10 +30,11 @@ def current_settings() -> Settings:
 def connect_ledger(
     settings: Settings, *, supervise: bool = False, timeout_s: float = 5.0, must_answer: bool = True
 ) -> Ledger:
-    """The ledger in the Redis in force, which has answered if it must; the home's own is started if need be.
+    """The ledger in the Redis in force, which has answered if it must.
 
-    With `supervise` (for commands that submit) a supervisor looks after the home's own Redis from now on. Unreachable
-    when Redis is not there or does not answer, Problem for a URL that is not supported.
+    With `supervise` (for commands that change what lasts) the home's own Redis is started if need be, and a supervisor
+    looks after it from now on. Without, nothing is started: NoRedis when the home's own does not run. Unreachable when
+    Redis is not there or does not answer, Problem for a URL that is not supported.
     """
     if settings.result_backend and is_redis(settings.result_backend):
         parse_url(settings.result_backend, "CELERY_RESULT_BACKEND")
@@ -49,4 +50,4 @@ def _own_broker_url(settings: Settings, *, supervise: bool) -> str:
     path = settings.places.redis_socket
     if redis_server.probe(settings.places) is Answer.SILENT:  # waiting for it would take as long as it hangs
         raise wire.Silent(f"{path} does not answer (waited {PATIENCE_S:g} s)")
-    return control.broker_url_for(settings, supervise=supervise)
+    return control.broker_url_for(settings, supervise=True) if supervise else control.running_broker_url(settings)

@@ -16,7 +16,7 @@ from tasks.job import Job, State
 from tasks.ledger import BEAT_TTL_S, Ledger, WorkerBeat
 from tasks.listing import Filter
 from tasks.queue_desk import RATE_SPANS_S, QueueCount
-from tasks.queues import QUEUE_NAMES
+from tasks.queues import QUEUE_NAMES, share
 from tasks.wire import Refused, Unreachable
 
 if TYPE_CHECKING:  # what reads this machine is imported where it is asked: the queues alone need none of it
@@ -166,7 +166,7 @@ def queue_rows(counts: dict[str, QueueCount], live: Sequence[WorkerBeat], now: f
                 running=count.running,
                 oldest_age_s=oldest,
                 consumers=len(consumers),
-                slots=sum(beat.slots for beat in consumers),
+                slots=sum(share(name, beat.queues, beat.slots) for beat in consumers),
                 per_minute=tuple(60 * n / span_s for n, span_s in zip(count.ended, RATE_SPANS_S, strict=True)),
                 eta_s=_eta_s(count, served=bool(consumers)),
             )

@@ -7,7 +7,7 @@ there is no default queue: a name that is not a kind's has nowhere to go.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from kombu import Exchange
@@ -16,6 +16,7 @@ from kombu import Queue as KombuQueue
 from tasks import wire
 from tasks.job import kinds
 from tasks.ledger import Ledger
+from tasks.not_celery import refuse
 from tasks.problem import Problem
 from tasks.queues import DEFAULT_PRIORITY, PRIORITY_STEPS, QUEUE_NAMES, wire_priority
 from tasks.redis_url import is_redis, parse_url
@@ -28,6 +29,15 @@ SOCKET_TIMEOUT_S, CONNECT_TIMEOUT_S = 30.0, 10.0
 
 #: Our way to Redis, by name: nobody imports redis-py who only makes an app.
 WIRING = "tasks.transport:Wiring"
+
+#: The order in which a worker asks its queues for messages, by name too.
+ORDER = "tasks.shares:OpenQueues"
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name):
+        refuse(__name__, name)
 
 
 def make_app(broker_url: str, result_backend: str | None = None) -> Celery:
@@ -45,7 +55,7 @@ def make_app(broker_url: str, result_backend: str | None = None) -> Celery:
         task_routes={kind.wire_name: {"queue": kind.queue} for kind in kinds().values()},
         broker_transport_options={
             "priority_steps": list(PRIORITY_STEPS),
-            "queue_order_strategy": "priority",
+            "queue_order_strategy": ORDER,
             # Without these a worker waits for ever for a Redis that is reached but does not answer.
             "socket_timeout": SOCKET_TIMEOUT_S,
             "socket_connect_timeout": CONNECT_TIMEOUT_S,

@@ -17,6 +17,7 @@ from tasks.job import Progress, State, kind_named
 from tasks.ledger import LEASE_RENEW_S, Claim, Ledger
 from tasks.places import Places
 from tasks.queues import HOUR, MINUTE
+from tasks.rounds import Rounds
 from tasks.stop_grace import recorded_stop_time, stop_grace_s
 from tasks.store import Store
 from tasks.wire import Refused, Unreachable
@@ -44,6 +45,7 @@ class Keeper(threading.Thread):
         self._claim = claim
         self._clock = clock
         self._kind = kind_named(claim.job.kind)
+        self._limits = claim.job.limits_in_force
         self._began_at: float | None = None
         self._progress = StandStill()
         self._told_at: float | None = None
@@ -109,32 +111,37 @@ class Keeper(threading.Thread):
 
     def run(self) -> None:
         """Renew and judge until the work is done."""
+        rounds = Rounds(f"the care for job {self._claim.job.id}", log)
         while not self._done.wait(LEASE_RENEW_S):
-            self._judge_time()
-            try:
-                status = self._ledger.renew(self._claim)
-                if status != "ok":
-                    self.stop_because(status)
-                self._judge_progress()
-                if self._kind.in_slot and self.time_is_up:
-                    self._end_slot()
-            except Unreachable:
-                self._progress.unknown()  # the work goes on; lease and progress are judged when Redis is back
-            except Refused as error:
-                self._progress.unknown()
-                log.warning("the lease of job %s was not renewed: %s", self._claim.job.id, error)
+            with rounds.guarded():
+                self._judge_time()
+                self._renew_and_judge()
+
+    def _renew_and_judge(self) -> None:
+        try:
+            status = self._ledger.renew(self._claim)
+            if status != "ok":
+                self.stop_because(status)
+            self._judge_progress()
+            if self._kind.in_slot and self.time_is_up:
+                self._end_slot()
+        except Unreachable:
+            self._progress.unknown()  # the work goes on; lease and progress are judged when Redis is back
+        except Refused as error:
+            self._progress.unknown()
+            log.warning("the lease of job %s was not renewed: %s", self._claim.job.id, error)
 
     def _judge_time(self) -> None:
         if self._began_at is None:
             return
-        worked_s, limits = self._clock() - self._began_at, self._kind.effective_limits
+        worked_s, limits = self._clock() - self._began_at, self._limits
         for limit_s in (limits.soft_s, limits.hard_s):
             if limit_s is not None and worked_s > limit_s:
                 self.stop_because("limit", f"It ran for more than {_span(limit_s)}, the most its kind may")
         self._overdue = limits.hard_s is not None and worked_s > limits.hard_s
 
     def _judge_progress(self) -> None:
-        stall_s = self._kind.effective_limits.stall_s
+        stall_s = self._limits.stall_s
         if self._began_at is None or stall_s is None:
             return
         job = self._ledger.get(self._claim.job.id)

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from tasks.job import Job, Progress, State
+from tasks.queues import Limits
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_OBJECTS = ("params", "progress", "metrics", "result", "error")
+_OBJECTS = ("params", "progress", "metrics", "result", "error", "limits")
 _LISTS = ("parents", "tags", "more_artifacts")
 _JSON_FIELDS = (*_OBJECTS, *_LISTS)
 _NUMBERS = ("priority", "attempt", "max_attempts", "worker_pid")
@@ -30,12 +31,18 @@ def encode_new(job: Job) -> dict[str, str]:
         value = getattr(job, field.name)
         says_nothing = value is None or value is False or value in ("", ())
         if not says_nothing and field.name not in _WRITTEN_BY_THE_LEDGER:
-            told[field.name] = json.dumps(value) if field.name in _JSON_FIELDS else str(value)
+            told[field.name] = _encoded(field.name, value)
     return told
 
 
 #: What reading an entry raises that others have damaged.
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, OverflowError)
+
+
+def _encoded(name: str, value: Any) -> str:
+    if name == "limits":
+        return json.dumps(dataclasses.asdict(value))
+    return json.dumps(value) if name in _JSON_FIELDS else str(value)
 
 
 def decode(flat: Sequence[str]) -> Job | None:
@@ -54,6 +61,8 @@ def decode_strictly(flat: Sequence[str]) -> Job:
         values.update({name: read(values[name]) for name in names if name in values})
     if "progress" in values:
         values["progress"] = _progress(values["progress"])
+    if "limits" in values:
+        values["limits"] = _limits(values["limits"])
     values["state"] = State(values["state"])
     values["cancel_requested"] = told.get("cancel_requested") == "1"
     return Job(**values)
@@ -90,6 +99,13 @@ def _texts(text: str) -> tuple[str, ...]:
     if not isinstance(told, list) or not all(isinstance(entry, str) for entry in told):
         raise TypeError("not a JSON list of texts")
     return tuple(told)
+
+
+def _limits(told: dict[str, Any]) -> Limits:
+    limits = Limits(**told)
+    if not all(span is None or isinstance(span, int | float) for span in told.values()):
+        raise TypeError("limits without numbers")
+    return limits
 
 
 def _progress(told: dict[str, Any]) -> Progress:

@@ -13,11 +13,12 @@ from typing import Any
 
 from tasks.combinations import marked
 from tasks.job import Job, JobKind, Request, kind_named
+from tasks.kind_settings import default_priority, limits_set
 from tasks.lease import read_wish
 from tasks.ledger import Ledger, new_job_id
 from tasks.problem import Problem
-from tasks.queues import DEFAULT_PRIORITY, HIGHEST_PRIORITY, LOWEST_PRIORITY
-from tasks.redact import holds_token
+from tasks.queues import HIGHEST_PRIORITY, LOWEST_PRIORITY
+from tasks.redact import holds_secret
 from tasks.store import Store, check_name
 
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/=@+-]{0,99}")
@@ -63,16 +64,19 @@ class KnownArtifacts:
 
 @dataclasses.dataclass(frozen=True)
 class Wishes:
-    """How jobs are to be run, whatever their kind. `after` are ids of jobs to wait for."""
+    """How jobs are to be run, whatever their kind. `after` are ids of jobs to wait for.
 
-    priority: int = DEFAULT_PRIORITY
+    Without a `priority` each has its kind's default.
+    """
+
+    priority: int | None = None
     after: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     gpu: str = "any"
 
     def check(self) -> None:
         """Problem for a wish that cannot be granted."""
-        if not LOWEST_PRIORITY <= self.priority <= HIGHEST_PRIORITY:
+        if self.priority is not None and not LOWEST_PRIORITY <= self.priority <= HIGHEST_PRIORITY:
             raise Problem(f"--priority must be between {LOWEST_PRIORITY} and {HIGHEST_PRIORITY}, not {self.priority}.")
         read_wish(self.gpu)
         for tag in self.tags:
@@ -101,7 +105,7 @@ def submit(
     values: dict[str, Any],
     *,
     name: str | None = None,
-    priority: int = DEFAULT_PRIORITY,
+    priority: int | None = None,
     after: Sequence[str] = (),
     job_id: str | None = None,
     tags: Sequence[str] = (),
@@ -133,8 +137,8 @@ def plan(
     the request cannot work.
     """
     kind, wishes = kind_named(kind_name), wishes or Wishes()
+    _refuse_secrets(name, values, wishes)
     wishes.check()
-    _refuse_token(name, values)
     params = kind.read_params(values)
     requests: list[Request] = []
     if kind.prepare:
@@ -156,11 +160,12 @@ def plan(
         name=name,
         queue=kind.queue,
         params=dataclasses.asdict(params),
-        priority=wishes.priority,
+        priority=default_priority(kind) if wishes.priority is None else wishes.priority,
         max_attempts=kind.attempts,
         parents=tuple(dict.fromkeys(parents)),
         tags=tuple(dict.fromkeys(wishes.tags)),
         gpu=wishes.gpu,
+        limits=limits_set(kind),
         artifact=next(iter(makes), None),
         more_artifacts=tuple(makes)[1:],
     )
@@ -168,12 +173,13 @@ def plan(
     return [*earlier, job]
 
 
-def _refuse_token(name: str | None, values: dict[str, Any]) -> None:
-    if holds_token([name, values]):
-        raise Problem(
-            "A parameter holds a token of the Hub; jobs are kept and shown, so it would leak.",
-            "Set HF_TOKEN where the workers start, and leave it out here",
-        )
+def _refuse_secrets(name: str | None, values: dict[str, Any], wishes: Wishes) -> None:
+    for what, told in (("A tag", wishes.tags), ("The name", name), ("A parameter", values)):
+        if holds_secret(told):
+            raise Problem(
+                f"{what} holds a token or a password; jobs are kept and shown, so it would leak.",
+                "Set HF_TOKEN where the workers start, and leave it out here",
+            )
 
 
 def _for_forerunners(wishes: Wishes) -> Wishes:

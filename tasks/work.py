@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import errno
 import logging
-import os
 import platform
+import socket
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -25,6 +25,7 @@ from tasks.parts import Parts
 from tasks.places import Places
 from tasks.problem import Problem
 from tasks.redact import redact
+from tasks.settings import current
 from tasks.store import Store
 from tasks.wire import Unreachable
 
@@ -36,9 +37,9 @@ TOLD_THE_LEDGER, STOPPED_WHEN_TOLD = 0, 75
 #: How often a job's progress is written to the ledger, whatever its pace.
 REPORT_EVERY_S = 1.0
 
-#: How often the ledger is tried again when a job has ended and Redis is away, and for how long in all. Giving up loses
-#: nothing: the job's lease runs out, and its next attempt finds what this one has published or goes on from there.
-RETRY_EVERY_S, TELL_FOR_S = 0.5, float(os.environ.get("MISTUDIO_TELL_FOR_S") or 6 * 3600)
+#: How often the ledger is tried again when a job has ended and Redis is away, up to the setting redis_patience. Giving
+#: up loses nothing: the job's lease runs out, and its next attempt finds what this one has published or resumes there.
+RETRY_EVERY_S = 0.5
 
 T = TypeVar("T")
 
@@ -113,11 +114,37 @@ class RunContext:
             log.warning("Redis is away; the work goes on")
 
 
+def work_on(
+    claim: Claim, ledger: Ledger, device: str, told_to_stop: Callable[[], bool], on_lost: Callable[[], None]
+) -> None:
+    """Do the work of a claimed job, by this process's environment; raises Stopped when told to stop.
+
+    A store in which it cannot even begin fails it at once: another attempt would find the same store.
+    """
+    places = Places.from_environment()
+    try:
+        context = RunContext(claim, ledger, Store(places.store), places.home, device, told_to_stop, on_lost)
+    except OSError as error:
+        failure = describe_failure(error if _is_full(error) else _unusable(places.store, error))
+        tell(lambda: ledger.finish(claim, State.FAILED, failure["message"], error=failure))
+        return
+    perform(context)
+
+
+def _unusable(store: Path, error: OSError) -> Problem:
+    where = f" ({error.filename})" if error.filename and error.filename != str(store) else ""
+    return Problem(
+        f"The store {store} cannot be used on {socket.gethostname()}: {error.strerror or error}{where}.",
+        "Make it writable there or set MISTUDIO_STORE to another, then: mistudio jobs retry",
+    )
+
+
 def perform(context: RunContext) -> None:
     """Run the job's kind, publish what it made and tell the ledger; raises Stopped when told to stop."""
     job = context.claim.job
     result, lacking = None, ""
     try:
+        _log_the_beginning(context)
         _tell_the_beginning(context)
         result, lacking = _result_of(context, kind_named(job.kind))
         if lacking:
@@ -125,13 +152,22 @@ def perform(context: RunContext) -> None:
     except (Stopped, Unreachable):
         raise
     except Exception as error:  # noqa: BLE001 - whatever a kind raises is the job's failure, told in its record
-        log.error("%s", traceback.format_exc())
         failure = describe_failure(error)
+        log.error("%s", failure["message"] if isinstance(error, Problem) else traceback.format_exc())
         tell(lambda: context.ledger.finish(context.claim, State.FAILED, failure["message"], result, error=failure))
         if lacking:  # what could be made is published, and the rest would fail again
             context.store.discard(job.id)
         return
     tell(lambda: context.ledger.finish(context.claim, State.SUCCEEDED, "done", result=result))
+
+
+def _log_the_beginning(context: RunContext) -> None:
+    """Say in the job's log which attempt begins, where, and from which step."""
+    job = context.claim.job
+    log.info("%s %s: attempt %d of at most %d on %s", job.kind, job.name, job.attempt, job.max_attempts, context.device)
+    if kind_named(job.kind).resumes:
+        at = goes_on_at(context.store, job)
+        log.info("resumes at %s" if at else "starts from scratch", *[at] * bool(at))
 
 
 def _tell_the_beginning(context: RunContext) -> None:
@@ -147,7 +183,7 @@ def _tell_the_beginning(context: RunContext) -> None:
 
 def tell(change: Callable[[], T]) -> T:
     """Ask or change the ledger, trying again while Redis is away; raises Unreachable when that takes too long."""
-    give_up_at = time.monotonic() + TELL_FOR_S
+    give_up_at = time.monotonic() + current("redis_patience")
     while True:
         try:
             return change()
@@ -177,14 +213,6 @@ def _made_by(job: Job, artifact: str, store: Store) -> dict[str, Any] | None:
     return found if found is not None and found.get("job") == job.id else None
 
 
-def open_context(
-    claim: Claim, ledger: Ledger, device: str, told_to_stop: Callable[[], bool], on_lost: Callable[[], None]
-) -> RunContext:
-    """The context of a claimed job by this process's environment."""
-    places = Places.from_environment()
-    return RunContext(claim, ledger, Store(places.store), places.home, device, told_to_stop, on_lost)
-
-
 def describe_failure(error: BaseException) -> dict[str, str]:
     """What the record says of an exception: type, message in the user's words where there are any, traceback.
 
@@ -194,11 +222,24 @@ def describe_failure(error: BaseException) -> dict[str, str]:
     return {"type": type(error).__name__, "message": redact(_sentence(error)), "traceback": text}
 
 
+#: What only writing raises, and what that means to whoever waits for the job.
+_FULL = {
+    errno.ENOSPC: "The disk is full. Make room (mistudio submit cleanup), then: mistudio jobs retry",
+    errno.EDQUOT: "The quota of this disk is used up. Make room (mistudio submit cleanup), then: mistudio jobs retry",
+    errno.EROFS: "The disk is read-only. Make it writable or set MISTUDIO_STORE, then: mistudio jobs retry",
+}
+
+
+def _is_full(error: BaseException) -> bool:
+    return getattr(error, "errno", None) in _FULL
+
+
 def _sentence(error: BaseException) -> str:
     if isinstance(error, Problem):
         return str(error)
-    if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
-        return "The disk is full. Make room (mistudio submit cleanup), then: mistudio jobs retry"
+    number = errno.ENOSPC if "No space left on device" in str(error) else getattr(error, "errno", None)
+    if number in _FULL:
+        return _FULL[number]
     return f"{type(error).__name__}: {error}"
 
 
@@ -245,7 +286,7 @@ def _publish(context: RunContext, family: str, makers: dict[str, Any], parts: Pa
     if outputs and tell(lambda: context.ledger.renew(context.claim)) == "lost":
         raise Stopped
     for name, output in outputs.items():
-        context.store.publish(output, family, name)
+        log.info("published %s/%s in %s", family, name, context.store.publish(output, family, name))
 
 
 def _manifest(claim: Claim, family: str, name: str, params: Any, result: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mistudio_cli import output, shapes, submitting
+from mistudio_cli import completion, output, shapes, submitting
 from mistudio_cli.submitting import FLAGS, Fault, Manner
 from tasks.combinations import Swept, can_be_swept
 from tasks.job import JobKind, flag_of, kinds, types_of
+from tasks.parameters import read_number
 from tasks.problem import Problem
 from tasks.wire import Refused, Unable
 
@@ -100,7 +100,7 @@ def submit_many(file: str, manner: Manner, *, again: bool = False) -> None:
             late += [Fault(f"{file}:{line.number}", fault) for line, fault in batch if isinstance(fault, Problem)]
             failure = next((fault for _, fault in batch if isinstance(fault, Unable | Refused)), None)
             done += len(accepted)
-            output.data("\n".join(_receipt(line, as_json=manner.json) for line in accepted))
+            output.styled("\n".join(_receipt(line, as_json=manner.json) for line in accepted))
     finally:
         output.talk(f"{done} of {len(lines)} lines were submitted.{_repeat(before, len(lines) - done - len(late))}")
     submitting.refuse(late)
@@ -118,7 +118,7 @@ def _repeat(before: int, missing: int) -> str:
 def _receipt(line: Line, *, as_json: bool) -> str:
     *before, job = line.jobs
     if as_json:
-        return json.dumps(shapes.submitted_line(line.number, job, before), ensure_ascii=False)
+        return output.json_text(shapes.submitted_line(line.number, job, before))
     return f"{job.id} {job.kind} {job.name} in {job.queue}"
 
 
@@ -175,7 +175,7 @@ def _parameter(spec: dataclasses.Field[Any], params: type, annotation: Any) -> t
     """Type and flag or argument of one parameter; its bounds are checked where all requests are, at submit."""
     told = spec.metadata
     default = ... if spec.default is dataclasses.MISSING else spec.default
-    about: dict[str, Any] = {"help": _help(told)}
+    about: dict[str, Any] = {"help": _help(told), "autocompletion": _completion(told)}
     words = "|".join(told.get("choices") or ())
     if told.get("positional"):
         return annotation, typer.Argument(default, **{"metavar": spec.name.upper(), **about})
@@ -188,7 +188,23 @@ def _parameter(spec: dataclasses.Field[Any], params: type, annotation: Any) -> t
         of = next(of for of in (float, int, str) if of in types_of(params)[spec.name])
         about |= {"metavar": f"{words or f'<{of.__name__}>'},...", "parser": _several(of)}
         return Any, typer.Option(default, flag, **about)
+    of_number = next((of for of in (float, int) if of in types_of(params)[spec.name]), None)
+    if of_number is not None:
+        about |= {"metavar": f"<{of_number.__name__}>", "parser": _one(of_number)}
+        return Any, typer.Option(default, flag, **about)
     return annotation, typer.Option(default, flag, metavar=words or None, **about)
+
+
+def _completion(told: typing.Mapping[str, Any]) -> Callable[[str], list[Any]] | None:
+    """What TAB offers: the words that a parameter may be, or the artifacts of the family that it names."""
+    if told.get("choices"):
+        return completion.of(lambda: told["choices"])
+    return completion.of(completion.artifacts(told["artifact"])) if told.get("artifact") else None
+
+
+def _one(of: type) -> Callable[[Any], Any]:
+    """What reads a number of that type; a default is one already."""
+    return lambda told: _read(told.strip(), of) if isinstance(told, str) else told
 
 
 def _several(of: type) -> Callable[[Any], Any]:
@@ -207,7 +223,7 @@ def _several(of: type) -> Callable[[Any], Any]:
 
 def _read(word: str, of: type) -> Any:
     try:
-        return of(word)
+        return word if of is str else read_number(word, of)
     except ValueError:
         raise typer.BadParameter(f"{word!r} is not a valid {of.__name__}.") from None
 

@@ -52,8 +52,8 @@ def _print(seen: Snapshot) -> None:
     if seen.devices is not None and seen.devices.devices:
         output.data("")
         output.table(*live.devices_table(seen))
-    elif seen.devices is not None:
-        output.data(f"\nGPU: {seen.devices.reason}")
+    if seen.devices is not None and (told := seen.devices.limit or seen.devices.reason):
+        output.data(f"\nGPU: {told}")
     if seen.jobs:
         output.data("")
         output.table(*tables.live_jobs(tables.most_alive_first(seen.jobs), now))

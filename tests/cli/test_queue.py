@@ -44,7 +44,7 @@ def test_every_priority_is_counted_and_the_oldest_tells_its_age(cli: Cli) -> Non
     assert 0 <= row.pop("oldest_age_s") < 60
     assert row.pop("per_minute") == [0, 0, 0]
     assert row.pop("eta_s") is None, "nothing has ended, so nobody knows"
-    assert row == {"name": "training", "state": "ok", "pending": 2, "running": 1, "consumers": 1, "slots": 3}
+    assert row == {"name": "training", "state": "ok", "pending": 2, "running": 1, "consumers": 1, "slots": 1}
 
 
 def test_how_long_a_queue_lasts_is_told_from_what_ended_lately(cli: Cli) -> None:
