@@ -1,0 +1,77 @@
+"""Whether Redis answers is known within a second, whatever it is that hangs."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from mistudio_cli.probe import require_answer
+from tasks.redis_socket import open_socket
+from tasks.redis_tls import Tls
+from tasks.redis_url import Address
+from tasks.wire import Client, NotRedis, Silent, Unreachable
+from tests.conftest import RedisServer, until
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_one_that_answers_is_said_to(session_redis: RedisServer) -> None:
+    client = Client(Address(path=str(session_redis.socket)))
+    require_answer(client)
+    client.close()
+
+
+def test_a_name_lookup_that_hangs_costs_no_more_than_the_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    over, before = threading.Event(), threading.active_count()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(30) and [])
+    began = time.monotonic()
+    with pytest.raises(Silent, match=r"redis://no\.such\.host:6379/0 does not answer \(waited 0\.2 s\)"):
+        require_answer(Client(Address(host="no.such.host")), 0.2)
+    assert time.monotonic() - began < 5
+    over.set()
+    until(lambda: threading.active_count() == before, 10)
+
+
+def test_a_handshake_that_hangs_costs_no_more_than_the_patience(silent_port: int) -> None:
+    client, before = (
+        Client(Address(host="127.0.0.1", port=silent_port, tls=Tls()), timeout_s=0.5),
+        threading.active_count(),
+    )
+    with pytest.raises(Silent):
+        require_answer(client, 0.1)
+    until(lambda: threading.active_count() == before, 10, "the handshake to be given up")
+
+
+def test_an_address_that_is_silent_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch, silent_port: int) -> None:
+    """As a name with an IPv6 address that leads nowhere."""
+    full = socket.socket()
+    full.bind(("127.0.0.1", 0))
+    full.listen(0)
+    waiting = [socket.socket() for _ in range(4)]
+    for one in waiting:  # its backlog is full from here on
+        one.setblocking(False)
+        one.connect_ex(full.getsockname())
+    found = [
+        (socket.AF_INET, socket.SOCK_STREAM, 0, "", where) for where in (full.getsockname(), ("127.0.0.1", silent_port))
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    link = open_socket(Address(host="two.addresses"), 2.0)
+    assert link.getpeername()[1] == silent_port
+    for one in (link, full, *waiting):
+        one.close()
+
+
+@pytest.mark.parametrize("host", ["a" * 300, "a..b", "xn--\udcff"])
+def test_a_name_that_cannot_be_one_is_unreachable_and_no_traceback(host: str) -> None:
+    with pytest.raises(Unreachable) as told:
+        Client(Address(host=host)).open()
+    assert not isinstance(told.value, NotRedis)
