@@ -60,7 +60,7 @@ class RedisKeeper:
         """Whether the server answers now."""
         return redis_server.answers(self._places)
 
-    def told(self) -> dict[str, object]:
+    def status(self) -> dict[str, object]:
         """What JSON can carry of it."""
         return {"wanted": self.wanted, "restarts": self.restarts, "trouble": self.trouble}
 

@@ -94,7 +94,7 @@ class Supervisor:
         """Itself and its workers, as records that JSON can carry."""
         return {
             "supervisor": {"pid": os.getpid(), "state": self._state},
-            "redis": self.redis.told(),
+            "redis": self.redis.status(),
             **self.crew.told(),
         }
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mistudio_cli.check import Check, within
+from mistudio_cli.check import Check, Verdict, within
 from mistudio_cli.host import nearest_folder
 from tasks import damage
 from tasks.ledger import Ledger
@@ -23,7 +23,7 @@ from tasks.wire import Client, Refused, Unable
 _PATIENCE_S = 3.0
 
 #: By a word of Redis' own: what makes it take writes again.
-_MENDS = {
+_FIXES = {
     "OOM": "Its maxmemory is reached: raise it (redis-cli CONFIG SET maxmemory …), or free memory in it",
     "READONLY": "It is a replica: use the primary in CELERY_BROKER_URL, or redis-cli REPLICAOF NO ONE",
     "NOREPLICAS": "Its replicas are away: see to them, or redis-cli CONFIG SET min-replicas-to-write 0",
@@ -44,7 +44,7 @@ def redis_writes(ledger: Ledger) -> Iterator[Check]:
         ledger.try_write()
         _try_what_celery_needs(ledger.client)
     except (Unable, Refused) as error:
-        known = next((mend for word, mend in _MENDS.items() if word in str(error)), "See the log of Redis")
+        known = next((fix for word, fix in _FIXES.items() if word in str(error)), "See the log of Redis")
         yield Check("redis writes", "failed", f"no job can be submitted or run: {error}", known)
         return
     yield Check("redis writes", "ok", "the ledger's script writes, and Celery's commands are allowed")
@@ -59,9 +59,10 @@ def ledger_entries(found: list[damage.Damage]) -> Check:
     more = f"; and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
     where = found[0].where.split(" ", 1)
     remove = f"HDEL {where[0]} '{where[1]}'" if len(where) > 1 else f"DEL {where[0]}"
-    verdict, effect = ("failed", "blocks commands") if found[0].is_key else ("warning", "is skipped")
-    told = f"written by something else, {effect}: {shown}{more}"
-    return Check("redis entries", verdict, told, f"Find what writes there. To remove it: redis-cli {remove}")  # type: ignore[arg-type]
+    verdict: Verdict = "failed" if found[0].is_key else "warning"
+    effect = "blocks commands" if found[0].is_key else "is skipped"
+    detail = f"written by something else, {effect}: {shown}{more}"
+    return Check("redis entries", verdict, detail, f"Find what writes there. To remove it: redis-cli {remove}")
 
 
 def _try_what_celery_needs(client: Client) -> None:
@@ -93,7 +94,7 @@ def folders(places: Places) -> Iterator[Check]:
         yield _tried("shared memory", Path("/dev/shm"), _file, "Make /dev/shm writable: workers need semaphores there")  # noqa: S108
 
 
-def _tried(name: str, folder: Path, attempt: Callable[[Path], None], mend: str) -> Check:
+def _tried(name: str, folder: Path, attempt: Callable[[Path], None], fix: str) -> Check:
     try:
         there = within(_PATIENCE_S, lambda: nearest_folder(folder))
         if there == folder or name in ("locks", "sockets"):
@@ -101,7 +102,7 @@ def _tried(name: str, folder: Path, attempt: Callable[[Path], None], mend: str) 
         elif not os.access(there, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        return Check(name, "failed", f"{folder} cannot be used: {error.strerror or error}", mend)
+        return Check(name, "failed", f"{folder} cannot be used: {error.strerror or error}", fix)
     return Check(name, "ok", f"{folder}")
 
 

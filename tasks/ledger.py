@@ -352,10 +352,10 @@ def _no_such_job(job_id: str) -> Problem:
 
 
 def read_beat(line: str) -> WorkerBeat:
-    """A worker's heartbeat; a newer worker may tell more. One of `UNREADABLE` when that is none."""
-    told = json.loads(line)
-    known = {field.name: told[field.name] for field in dataclasses.fields(WorkerBeat) if field.name in told}
-    beat = WorkerBeat(**{**known, "queues": tuple(told["queues"])})
+    """A worker's heartbeat; one of a newer worker may have more fields. One of `UNREADABLE` when that is none."""
+    fields = json.loads(line)
+    known = {field.name: fields[field.name] for field in dataclasses.fields(WorkerBeat) if field.name in fields}
+    beat = WorkerBeat(**{**known, "queues": tuple(fields["queues"])})
     times, counts, names = (beat.started_at, beat.seen_at), (beat.pid, beat.slots), (beat.name, beat.host, *beat.queues)
     for time_s in times:
         finite(time_s if isinstance(time_s, int | float) else "a time")

@@ -19,7 +19,7 @@ def first_id(ledger: Ledger, lines: Sequence[str], wishes: object, *, again: boo
     """
     import hashlib  # loads OpenSSL, which other commands have no use for
 
-    told = json.dumps([list(lines), repr(wishes)])
-    key = f"{PREFIX}many:{hashlib.sha256(told.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
+    canonical = json.dumps([list(lines), repr(wishes)])
+    key = f"{PREFIX}many:{hashlib.sha256(canonical.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
     ledger.client.call("SET", key, new_job_id(), "EX", _KEPT_S, *([] if again else ["NX"]))
     return str(ledger.client.call("GET", key))

@@ -88,28 +88,28 @@ def finite(text: object) -> float:
 
 
 def _object(text: str) -> dict[str, Any]:
-    told = json.loads(text)
-    if not isinstance(told, dict):
+    found = json.loads(text)
+    if not isinstance(found, dict):
         raise TypeError("not a JSON object")
-    return told
+    return found
 
 
 def _texts(text: str) -> tuple[str, ...]:
-    told = json.loads(text)
-    if not isinstance(told, list) or not all(isinstance(entry, str) for entry in told):
+    found = json.loads(text)
+    if not isinstance(found, list) or not all(isinstance(entry, str) for entry in found):
         raise TypeError("not a JSON list of texts")
-    return tuple(told)
+    return tuple(found)
 
 
-def _limits(told: dict[str, Any]) -> Limits:
-    limits = Limits(**told)
-    if not all(span is None or isinstance(span, int | float) for span in told.values()):
+def _limits(found: dict[str, Any]) -> Limits:
+    limits = Limits(**found)
+    if not all(span is None or isinstance(span, int | float) for span in found.values()):
         raise TypeError("limits without numbers")
     return limits
 
 
-def _progress(told: dict[str, Any]) -> Progress:
-    progress = Progress(**told)
+def _progress(found: dict[str, Any]) -> Progress:
+    progress = Progress(**found)
     for number in (progress.done, progress.total or 0, progress.rate or 0):
         finite(number if isinstance(number, int | float) else "progress without a number")
     return progress

@@ -154,5 +154,5 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _refused(variable: str, what: str, mend: str = "") -> Problem:
-    return Problem(f"The Redis URL in {variable} {what}.", mend or f"Set {variable} to {_FORMS}")
+def _refused(variable: str, what: str, fix: str = "") -> Problem:
+    return Problem(f"The Redis URL in {variable} {what}.", fix or f"Set {variable} to {_FORMS}")

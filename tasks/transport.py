@@ -102,8 +102,8 @@ class _Channel(kombu_redis.Channel):
     QoS = _QoS
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
-        told = super()._connparams(asynchronous)
-        return {**told, "connection_class": type("Connection", (_SafeReads, told["connection_class"]), {})}
+        params = super()._connparams(asynchronous)
+        return {**params, "connection_class": type("Connection", (_SafeReads, params["connection_class"]), {})}
 
     def close(self) -> None:
         """Close the channel and its sockets, also where Redis refuses the commands that belong to it."""
@@ -133,17 +133,17 @@ class _Channel(kombu_redis.Channel):
 
     def _handle_message(self, client: Any, reply: Any) -> dict[str, Any]:
         """What came on a broadcast channel; what is no JSON is put aside, whatever reading it raises."""
-        told = super()._handle_message(client, reply)
-        if not bytes_to_str(told["type"]).endswith("message") or not told["data"]:
-            return told
+        message = super()._handle_message(client, reply)
+        if not bytes_to_str(message["type"]).endswith("message") or not message["data"]:
+            return message
         try:
-            loads(bytes_to_str(told["data"]))
+            loads(bytes_to_str(message["data"]))
         except Exception as error:  # noqa: BLE001 - kombu lets a RecursionError end the worker
             with self.conn_or_acquire() as other:
-                channel = shown(told["channel"])
-                put_aside(other.execute_command, channel, shown(told["data"]), f"a broadcast, not JSON: {error}")
-            return {**told, "data": None}
-        return told
+                channel = shown(message["channel"])
+                put_aside(other.execute_command, channel, shown(message["data"]), f"a broadcast, not JSON: {error}")
+            return {**message, "data": None}
+        return message
 
     def _forget(self, raw: Any) -> None:
         try:

@@ -188,7 +188,7 @@ class Client:
         return received
 
     def _next_reply(self) -> Any:
-        """The next reply that has come in full; a message that nobody asked for is passed over."""
+        """The next reply that has come in full; a message that was not asked for is passed over."""
         assert self._reader is not None
         while (reply := self._reader.gets()) is not _UNFINISHED:
             errors, self._errors = self._errors, []
