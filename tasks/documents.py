@@ -20,7 +20,7 @@ LARGEST = 64 << 20
 
 #: The time tomllib takes grows with the square of a dotted key's length.
 _LARGEST_TOML = 1 << 20
-_LONG_KEY = re.compile(r"(?:(?:[\w-]+|\"[^\"\n]*\"|'[^'\n]*')[ \t]*\.[ \t]*){64}")
+_LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}""")
 
 #: Of a parser's message.
 _REASON_CHARS = 200
