@@ -26,6 +26,7 @@ from mistudio_cli.states import (
     pause_s,
     quit_grace_s,
 )
+from tasks.seat import CANNOT_BEGIN
 
 Clock = Callable[[], float]
 
@@ -181,4 +182,6 @@ def describe_exit(code: int) -> str:
     """How a process ended, in words."""
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
+    if code == CANNOT_BEGIN:
+        return f"exit code {code}: it could not begin jobs, and its log says why"
     return f"exit code {code}"

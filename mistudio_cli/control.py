@@ -16,13 +16,16 @@ from mistudio_cli import redis_server
 from mistudio_cli.errors import NoRedis
 from mistudio_cli.settings import Settings
 from mistudio_cli.states import TERM_GRACE_S
-from tasks.places import Places, make_private
+from tasks.places import Places, make_home, make_private
 from tasks.problem import Problem
 
 if TYPE_CHECKING:
     from mistudio_cli.profile import WorkerSpec
 
 START_PATIENCE_S = 30.0
+
+#: A supervisor creates its socket again within a second when somebody removes it; then it can be reached or never will.
+DEAF_AFTER_S = 5.0
 
 _ASK_TIMEOUT_S = 10.0
 _LOOK_EVERY_S = 0.02
@@ -69,21 +72,58 @@ def broker_url_for(settings: Settings, *, supervise: bool = False) -> str:
     return redis_server.own_url(places)
 
 
+def running_broker_url(settings: Settings) -> str:
+    """The URL of the home's own Redis, which is waited for while a supervisor brings it up. Nothing else is started.
+
+    NoRedis when it does not run.
+    """
+    places = settings.places
+    if not redis_server.answers(places):
+        if not _is_there(places):
+            raise _not_running(places)
+        ensure_supervisor(settings)
+    return redis_server.own_url(places)
+
+
+def _not_running(places: Places) -> NoRedis:
+    if places.redis.exists():
+        return NoRedis(f"The Redis of {places.home}, which has its jobs, does not run.", "mistudio workers start")
+    return NoRedis(
+        f"Nothing has been started in {places.home} yet.", "mistudio workers start; or name another home with --home"
+    )
+
+
 def ensure_supervisor(settings: Settings) -> None:
     """Start the home's supervisor unless one answers, and wait until it and the Redis it keeps do.
 
     NoRedis when its Redis does not come up; Problem when it does not start, or one that is ending takes too long.
     """
-    places, deadline = settings.places, time.monotonic() + START_PATIENCE_S
+    places, began = settings.places, time.monotonic()
     while not _is_up(settings):
-        if time.monotonic() > deadline:
+        waited_s = time.monotonic() - began
+        if waited_s > START_PATIENCE_S:
             raise Problem(
                 f"The supervisor of {places.home} is not ready after {START_PATIENCE_S:g} s.",
                 f"See {places.logs / 'supervisor.log'}",
             )
         if not _is_there(places):
-            _launch(places)
+            _launch_or_wait(places, waited_s)
         time.sleep(_LOOK_EVERY_S)
+
+
+def _launch_or_wait(places: Places, waited_s: float) -> None:
+    """Start the daemon, unless one holds the home that was just started or is about to end. Problem for a deaf one."""
+    from mistudio_cli.door import holder
+
+    held_by = holder(places)
+    if held_by is None:
+        _launch(places)
+    elif held_by and waited_s > DEAF_AFTER_S:
+        raise Problem(
+            f"The supervisor of {places.home} runs with pid {held_by}, but cannot be reached at "
+            f"{places.supervisor_socket}.",
+            f"End it, which lets its workers finish their jobs: kill {held_by}",
+        )
 
 
 def start(settings: Settings, profile: str | None, specs: Sequence[WorkerSpec]) -> dict[str, Any]:
@@ -103,6 +143,7 @@ def run_in_foreground(settings: Settings, profile: str | None, specs: Sequence[W
     places = settings.places
     if _is_there(places):
         raise Problem(f"Another supervisor keeps {places.home} already.", "First: mistudio workers stop --all")
+    make_home(places.home)
     make_private(places.run)
     told = {"profile": profile, "specs": [asdict(spec) for spec in specs], "own_redis": settings.broker_url is None}
     with tempfile.TemporaryFile() as order:
@@ -184,6 +225,7 @@ def _launch(places: Places) -> None:
 
     log_path = places.supervisor_log
     try:
+        make_home(places.home)
         for folder in (places.run, places.logs):
             make_private(folder)
         with log_path.open("ab") as log:

@@ -118,6 +118,12 @@ class Crew:
             "restart": self._handover.told(),
         }
 
+    def kill(self) -> None:
+        """End all of them here and now."""
+        for child in self._everyone():
+            if child.process is not None:
+                child.process.kill_tree()
+
     # -- what it does by itself -----------------------------------------------------------------------------------
 
     def tick(self) -> None:

@@ -11,6 +11,7 @@ from tasks.job import Job, State
 from tasks.ledger import Ledger, WorkerBeat
 from tasks.listing import Filter
 from tasks.queue_desk import QueueCount
+from tasks.queues import share
 
 #: What is counted in a queue that this version does not have.
 _NOTHING = QueueCount(0, 0, 0, None, None, ())
@@ -96,7 +97,7 @@ def _queued(job: Job, around: Around) -> Iterator[Cause]:
     if not around.workers:
         yield Cause(f"Nobody works on its queue {job.queue}.", "mistudio workers start full")
     else:
-        yield from _busy(around)
+        yield from _busy(job.queue, around)
     if around.place:
         before = "1 job comes" if around.place == 1 else f"{around.place} jobs come"
         yield Cause(f"{before} before it in its queue.", f"mistudio queue peek {job.queue}")
@@ -104,13 +105,19 @@ def _queued(job: Job, around: Around) -> Iterator[Cause]:
         yield Cause("It is the next of its queue.", f"mistudio queue peek {job.queue}")
 
 
-def _busy(around: Around) -> Iterator[Cause]:
+def _busy(queue: str, around: Around) -> Iterator[Cause]:
     names = {worker.name for worker in around.workers}
     slots, holders = sum(worker.slots for worker in around.workers), [j for j in around.running if j.worker in names]
+    most = sum(share(queue, worker.queues, worker.slots) for worker in around.workers)
+    own = [holder for holder in holders if holder.queue == queue]
     if len(holders) >= slots:
         yield Cause(f"Its workers' slots ({slots}) are all busy: {_some(holders)}.", "mistudio workers status")
+    elif len(own) >= most:
+        at_a_time = "1 job" if most == 1 else f"{most} jobs"
+        yield Cause(f"Its workers run {at_a_time} of {queue} at a time: {_some(own)}.", "mistudio queue ls")
     else:
-        yield Cause(f"Its workers have {slots - len(holders)} of {slots} slots free: it starts in a moment.")
+        free = min(slots - len(holders), most - len(own))
+        yield Cause(f"Its workers have {free} of {slots} slots free: it starts in a moment.")
 
 
 def _running(job: Job, around: Around) -> Iterator[Cause]:

@@ -8,8 +8,13 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.within import within
+
 #: The first reading of the load has nothing to compare with; it watches this long.
 _FIRST_LOOK_S = 0.1
+
+#: A mount whose server is gone may never answer.
+_DISK_PATIENCE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,8 @@ def read_host(store: Path) -> Host:
     global _looked
     busy = psutil.cpu_percent(interval=None if _looked else _FIRST_LOOK_S)
     _looked = True
-    memory, disk = psutil.virtual_memory(), shutil.disk_usage(nearest_folder(store))
+    memory = psutil.virtual_memory()
+    disk = within(_DISK_PATIENCE_S, f"the disk of {store}", lambda: shutil.disk_usage(nearest_folder(store)))
     return Host(
         name=socket.gethostname(),
         cpus=os.cpu_count() or 1,

@@ -1,23 +1,22 @@
 """The loop of the supervisor's daemon: one thread that hears requests, deaths, signals and the clock.
 
-It holds the home's lock and the unix socket; what to do it leaves to the desk it was given.
+It hears at the home's door; what to do it leaves to the desk it was given.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import os
 import selectors
 import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
-from tasks.places import Places
+from mistudio_cli.door import Door
 from tasks.problem import Problem
+from tasks.rounds import Rounds
 
 log = logging.getLogger("mistudio.supervisor")
 
@@ -52,46 +51,33 @@ class Desk(Protocol):
         """A signal told it to end in good order."""
 
 
-def lock_home(places: Places) -> IO[bytes] | None:
-    """The lock of this home, held until it is closed; None when another supervisor holds it."""
-    lock = (places.run / "supervisor.lock").open("ab")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        return None
-    return lock
-
-
-def listen(places: Places) -> socket.socket:
-    """The socket at which this home's supervisor hears, for its owner alone. Needs the home's lock."""
-    places.supervisor_socket.unlink(missing_ok=True)  # of a supervisor that was killed
-    listener = socket.socket(socket.AF_UNIX)
-    mask = os.umask(0o177)
-    try:
-        listener.bind(str(places.supervisor_socket))
-    finally:
-        os.umask(mask)
-    listener.listen(64)
-    listener.setblocking(False)
-    return listener
-
-
-def serve(listener: socket.socket, desk: Desk) -> None:
+def serve(door: Door, desk: Desk) -> None:
     """Run the loop until the desk has ended."""
+    assert door.listener is not None
+    rounds = Rounds("a look at the supervisor's files", log)
     with selectors.DefaultSelector() as selector, _signals_heard(desk) as wake:
-        selector.register(listener, selectors.EVENT_READ)
+        selector.register(door.listener, selectors.EVENT_READ)
         selector.register(wake, selectors.EVENT_READ)
         desk.tick()
         while not desk.ended:
             for key, _ in selector.select(desk.patience_s):
-                if key.fileobj is listener:
-                    _accept(listener, selector)
+                if key.fileobj is door.listener:
+                    _accept(door.listener, selector)
                 elif key.fileobj is wake:
                     wake.recv(_CHUNK)
                 else:
                     _hear(key, selector, desk)
             desk.tick()
+            with rounds.guarded():
+                _repair(door, selector)
+
+
+def _repair(door: Door, selector: selectors.BaseSelector) -> None:
+    before = door.listener
+    if door.repair() and door.listener is not None:
+        if before is not None:
+            selector.unregister(before)
+        selector.register(door.listener, selectors.EVENT_READ)
 
 
 def _accept(listener: socket.socket, selector: selectors.BaseSelector) -> None:
@@ -124,6 +110,9 @@ def _reply(link: socket.socket, line: bytes, desk: Desk) -> None:
     try:
         reply = desk.answer(json.loads(line))
     except (ValueError, KeyError, TypeError, AttributeError, Problem) as error:
+        reply = {"error": f"the request cannot be answered: {error!r}"}
+    except Exception as error:  # no request may end the daemon that keeps a home
+        log.exception("a request could not be answered")
         reply = {"error": f"the request cannot be answered: {error!r}"}
     try:
         link.settimeout(_REPLY_TIMEOUT_S)

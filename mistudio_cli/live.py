@@ -106,8 +106,8 @@ def paint(seen: Snapshot, age_s: float, width: int, height: int, *, colour: bool
     blocks += [devices_table(seen) if seen.devices is not None and seen.devices.devices else None]
     for block in filter(None, blocks):
         lines += ["", *_lay_out(block, width, colour)]
-    if seen.devices is not None and seen.devices.reason:
-        lines += ["", f"GPU: {seen.devices.reason}"]
+    if seen.devices is not None and (told := seen.devices.limit or seen.devices.reason):
+        lines += ["", f"GPU: {told}"]
     if seen.jobs:
         room = max(1, height - len(lines) - 3)
         shown = tables.live_jobs(tables.most_alive_first(seen.jobs)[:room], now)

@@ -8,6 +8,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from mistudio_cli.ascii import write_ascii_where_needed
+
 
 def run() -> None:
     """The console entry."""
@@ -17,6 +19,7 @@ def run() -> None:
 def main(argv: list[str]) -> int:
     """Run one command; returns its exit code."""
     _open_what_is_closed()
+    write_ascii_where_needed()
     if stranger := strangers_tasks():
         sys.stderr.write(
             f"The module `tasks` in {stranger} is not mistudio's.\n"

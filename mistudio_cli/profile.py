@@ -33,6 +33,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 #: What a worker has from its profile as it stands there.
 _BOUNDS = ("max_tasks_per_child", "max_memory_per_child", "job_memory_gb")
 
+#: The same, but never different for one queue alone.
+_SHARING = ("gpu_jobs", "cpu_jobs")
+
 
 @dataclass(frozen=True)
 class WorkerSpec:
@@ -40,7 +43,7 @@ class WorkerSpec:
 
     A slot is replaced after `max_tasks_per_child` jobs, and after a job that leaves it with more than
     `max_memory_per_child` KiB (Celery's own options); a job's own processes may hold `job_memory_gb`. None is no bound.
-    `gpu_jobs` jobs may share a GPU.
+    `gpu_jobs` jobs may share a GPU, `cpu_jobs` of the same queues the processor.
     """
 
     name: str
@@ -50,6 +53,7 @@ class WorkerSpec:
     max_memory_per_child: int | None = None
     job_memory_gb: float | None = None
     gpu_jobs: int = 1
+    cpu_jobs: int | None = None
 
     @classmethod
     def from_told(cls, told: dict[str, Any]) -> WorkerSpec:
@@ -67,6 +71,7 @@ class WorkerSpec:
             "--max-memory-per-child": self.max_memory_per_child,
             "--job-memory-gb": self.job_memory_gb,
             "--gpu-jobs": self.gpu_jobs,
+            "--cpu-jobs": self.cpu_jobs,
         }
         return [*worker, *(str(word) for pair in flags.items() if pair[1] is not None for word in pair)]
 
@@ -133,8 +138,7 @@ class Override:
 class Profile:
     """A rule for which workers to run.
 
-    `workers` is "one" or "per-queue"; `slots` None is what the table says; `gpu_jobs` is how many jobs may share a GPU;
-    the bounds are those of WorkerSpec.
+    `workers` is "one" or "per-queue"; `slots` None is what the table says; the rest is as in WorkerSpec.
     """
 
     name: str
@@ -143,6 +147,7 @@ class Profile:
     slots: int | None = None
     resources: tuple[str, ...] = tuple(Resource)
     gpu_jobs: int = 1
+    cpu_jobs: int | None = None
     max_tasks_per_child: int | None = None
     max_memory_per_child: int | None = None
     job_memory_gb: float | None = None
@@ -178,15 +183,16 @@ def workers_of(profile: Profile, queues: Sequence[Queue] = QUEUES) -> tuple[Work
     if profile.workers == "per-queue":
         return tuple(_own_worker(profile, queue) for queue in served)
     slots = profile.slots or max(queue.concurrency for queue in served)
-    bounds = {name: getattr(profile, name) for name in _BOUNDS}
-    return (WorkerSpec(ALL_QUEUES, tuple(queue.name for queue in served), slots, gpu_jobs=profile.gpu_jobs, **bounds),)
+    bounds = {name: getattr(profile, name) for name in (*_BOUNDS, *_SHARING)}
+    return (WorkerSpec(ALL_QUEUES, tuple(queue.name for queue in served), slots, **bounds),)
 
 
 def _own_worker(profile: Profile, queue: Queue) -> WorkerSpec:
     own = next((override for override in profile.queues if override.queue == queue.name), Override(queue.name))
     bounds = {name: getattr(own, name) or getattr(profile, name) for name in _BOUNDS}
+    sharing = {name: getattr(profile, name) for name in _SHARING}
     slots = own.slots or profile.slots or queue.concurrency
-    return WorkerSpec(queue.worker, (queue.name,), slots, gpu_jobs=profile.gpu_jobs, **bounds)
+    return WorkerSpec(queue.worker, (queue.name,), slots, **sharing, **bounds)
 
 
 def profile_files() -> list[ProfileFile]:

@@ -32,6 +32,7 @@ def as_commands(profile: Profile, settings: Settings) -> str:
     """A shell script's worth of command lines, one a worker, after the environment that all of them need."""
     lines = [
         f"# The workers of the profile {profile.name} as command lines, for a supervisor that is not mistudio's.",
+        "# They are not `celery worker`, which would run jobs without slots, limits and resuming, and is refused.",
         "# Send TERM to a worker's main process alone: its jobs finish, then it ends. QUIT puts them back at once.",
         "# They need a Redis that somebody keeps: the home's own runs only beside mistudio's supervisor.",
         *(f"export {name}={value}" for name, value in _environment(settings).items()),

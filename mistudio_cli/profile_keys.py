@@ -83,6 +83,13 @@ KEYS: tuple[Key, ...] = (
     ),
     Key("gpu_jobs", "a whole number from 1", "1", "Jobs that may share one GPU; unset: 1", _is_count),
     Key(
+        "cpu_jobs",
+        "a whole number from 1",
+        "1",
+        "Jobs of GPU queues that may share the processor where there is no GPU; unset: 1",
+        _is_count,
+    ),
+    Key(
         "max_tasks_per_child",
         "a whole number from 1",
         "100",

@@ -110,7 +110,7 @@ def read_machine(found: Devices | None = None, proc: Path = PROC, cgroups: Path 
         memory_in_all=in_all,
         gpus=len(usable),
         gpus_held=sum(_is_held(card) for card in usable),
-        no_gpu=cards.reason,
+        no_gpu=cards.limit or cards.reason,
         unified=any(card.unified for card in usable),
     )
 

@@ -301,6 +301,7 @@ def everything(snapshot: Snapshot) -> dict[str, Any]:
         if found is not None and found.devices
         else None,
         "devices_reason": None if found is None else found.reason,
+        "devices_limit": None if found is None else found.limit,
         "host": None if snapshot.host is None else host(snapshot.host),
         "errors": errors(snapshot.errors),
     }

@@ -13,12 +13,14 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from mistudio_cli import listening, redis_server, worker_process
 from mistudio_cli.child import Clock, Process
 from mistudio_cli.crew import Crew, Spawn
+from mistudio_cli.door import Door
 from mistudio_cli.hearing import Hearing
 from mistudio_cli.log_files import rotate_all
 from mistudio_cli.profile import WorkerSpec
@@ -26,9 +28,10 @@ from mistudio_cli.redis_keeper import RedisKeeper
 from mistudio_cli.states import TERM_GRACE_S
 from tasks.job import kinds
 from tasks.log_lines import log_to_stderr
-from tasks.places import Places, make_private
+from tasks.places import Places, narrow_umask
 from tasks.problem import Problem
 from tasks.redact import without_secrets
+from tasks.rounds import Rounds
 
 log = logging.getLogger("mistudio.supervisor")
 
@@ -36,15 +39,22 @@ TICK_S = 0.5
 ROTATE_EVERY_S = 10.0
 LISTEN_FOR_ANSWERS_EVERY_S = 0.05
 
+#: A home that has been gone for so long was removed; then what runs for it has so long to end by itself.
+HOMELESS_S, HOMELESS_GRACE_S = 10.0, 20.0
+
 #: The exit code of a supervisor in the foreground when every worker has been given up.
 WORKERS_GIVEN_UP = 1
 
 
 class Supervisor:
-    """What a home runs. `clock` and `spawn` can be others in tests."""
+    """What a home runs. `clock` and `spawn` can be others in tests, which have no door."""
 
-    def __init__(self, places: Places, clock: Clock = time.monotonic, spawn: Spawn | None = None) -> None:
+    def __init__(
+        self, places: Places, clock: Clock = time.monotonic, spawn: Spawn | None = None, door: Door | None = None
+    ) -> None:
         self.places = places
+        self._door = door
+        self._homeless_since: float | None = None
         self.redis = RedisKeeper(places, clock)
         self.hearing = Hearing(clock)
         self.crew = Crew(places, clock, spawn or self._spawn_worker, self.hearing)
@@ -56,6 +66,8 @@ class Supervisor:
         self._ends_redis = False
         self._rotate_at = 0.0
         self._clock = clock
+        steps = (self._obey, self._look_for_home, self.redis.tick, self.crew.tick, self._rotate_logs, self._give_up)
+        self._steps = [(step, Rounds(f"{step.__qualname__} of the supervisor", log)) for step in steps]
 
     # -- what can be asked of it ----------------------------------------------------------------------------------
 
@@ -80,7 +92,11 @@ class Supervisor:
 
     def status(self) -> dict[str, Any]:
         """Itself and its workers, as records that JSON can carry."""
-        return {"supervisor": {"pid": os.getpid(), "state": self._state}, **self.crew.told()}
+        return {
+            "supervisor": {"pid": os.getpid(), "state": self._state},
+            "redis": self.redis.told(),
+            **self.crew.told(),
+        }
 
     def _ping(self, request: dict[str, Any]) -> dict[str, Any]:
         """Whether it is there; with `redis` it keeps the home's own Redis from now on and tells how that is."""
@@ -112,11 +128,33 @@ class Supervisor:
 
     def tick(self) -> None:
         """Take every step that is due."""
+        for step, rounds in self._steps:
+            with rounds.guarded():
+                step()
+
+    def _obey(self) -> None:
         if self._told_to_end and not self.ending:
             self._shutdown({"grace_s": self.grace_s, "redis": self.in_foreground})
-        self.redis.tick()
-        self.crew.tick()
-        self._rotate_logs()
+
+    def _look_for_home(self) -> None:
+        """Nothing of a home that was removed may stay behind, nor go on where another supervisor has taken over."""
+        if self._door is None:
+            return
+        if self._door.is_lost and not self.ending:
+            log.warning("another supervisor keeps %s: ending", self.places.home)
+            self._shutdown({"grace_s": self.grace_s})
+        if self._door.has_home():
+            self._homeless_since = None
+            return
+        self._homeless_since = self._homeless_since or self._clock()
+        homeless_s = self._clock() - self._homeless_since
+        if homeless_s > HOMELESS_S and not self._ends_redis:
+            log.warning("%s was removed: ending, with all that runs for it", self.places.home)
+            self._shutdown({"grace_s": 0, "redis": True})
+        if homeless_s > HOMELESS_S + HOMELESS_GRACE_S:
+            self.crew.kill()
+
+    def _give_up(self) -> None:
         if self.in_foreground and self.crew.is_lost:
             self.exit_code = WORKERS_GIVEN_UP
             self._shutdown({"grace_s": 0, "redis": True})
@@ -144,9 +182,9 @@ class Supervisor:
     def last_will(self) -> None:
         """What is left to do when all workers have ended."""
         self.hearing.close()
-        self.redis.let_go()
+        server = self.redis.let_go()
         if self._ends_redis:
-            redis_server.stop(self.places)
+            redis_server.stop(self.places, server=server)
 
     @property
     def _state(self) -> str:
@@ -161,22 +199,22 @@ def main(argv: list[str]) -> int:
     """Keep a home until told to end. Returns when it has ended, or at once, listening already, with `--detach`."""
     options = _parse(argv)
     places = Places(options.home, options.store)
+    narrow_umask()
     log_to_stderr(None if options.foreground else places.supervisor_log)
-    for folder in (places.run, places.logs, places.supervisor_socket.parent):
-        make_private(folder)
-    lock = listening.lock_home(places)
-    if lock is None:
-        sys.stderr.write(f"Another supervisor keeps {places.home} already.\n")
-        return listening.HOME_IS_TAKEN
-    with lock, listening.listen(places) as listener:
+    with closing(Door(places)) as door:
+        if not door.lock():
+            sys.stderr.write(f"Another supervisor keeps {places.home} already.\n")
+            return listening.HOME_IS_TAKEN
+        door.listen()
         if options.detach and os.fork():
             os._exit(0)  # the lock and the listening socket are the child's from now on
-        supervisor = Supervisor(places)
+        door.sign()
+        supervisor = Supervisor(places, door=door)
         log.info("supervisor of %s, pid %d", places.home, os.getpid())
         if options.foreground:
             supervisor.run_in_foreground(json.loads(sys.stdin.readline()), options.grace)
-        listening.serve(listener, supervisor)
-        places.supervisor_socket.unlink(missing_ok=True)
+        listening.serve(door, supervisor)
+        door.shut()
         supervisor.last_will()
     return supervisor.exit_code
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import IO
 
 from tasks.gpu import Device
@@ -14,8 +16,10 @@ from tasks.keeper import Keeper
 from tasks.ledger import Claim
 from tasks.lifeline import Line
 from tasks.memory import MemoryWatch
-from tasks.places import Places
+from tasks.places import Places, make_private
 from tasks.redact import without_secrets
+
+log = logging.getLogger("mistudio.slot")
 
 _LOOK_EVERY_S = 0.2
 
@@ -25,10 +29,9 @@ _ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "17179869184", 
 
 def run_apart(claim: Claim, device: Device, keeper: Keeper) -> int:
     """Run the job in a process group of its own; the exit code of its runner, negative is the signal that killed it."""
-    log_path = Places.from_environment().job_log(claim.job.id)
-    log_path.parent.mkdir(parents=True, exist_ok=True)
-    with log_path.open("ab") as log_file:
-        runner = _spawn(claim, device, log_file)
+    places = Places.from_environment()
+    with _open_log(places, claim.job.id) as log_file:
+        runner = _spawn(claim, device, log_file, places)
     assert runner.stdin is not None
     line = Line(runner.stdin.fileno())
     try:
@@ -41,6 +44,17 @@ def run_apart(claim: Claim, device: Device, keeper: Keeper) -> int:
         runner.wait()
 
 
+def _open_log(places: Places, job_id: str) -> IO[bytes]:
+    """The job's log. Where none can be written the job runs without, and its record has what matters."""
+    path = places.job_log(job_id)
+    try:
+        make_private(path.parent, places.home)
+        return path.open("ab")
+    except OSError as error:
+        log.warning("the log of job %s cannot be written: %s", job_id, error)
+        return open(os.devnull, "ab")
+
+
 def explain_exit(code: int) -> str:
     """What the record says of a runner that ended without a word of its own."""
     if code == -signal.SIGKILL:
@@ -50,15 +64,24 @@ def explain_exit(code: int) -> str:
     return f"its process ended with exit code {code} without a word"
 
 
-def _spawn(claim: Claim, device: Device, log_file: IO[bytes]) -> subprocess.Popen[bytes]:
+def _spawn(claim: Claim, device: Device, log_file: IO[bytes], places: Places) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "tasks.runner", claim.job.id],
         stdin=subprocess.PIPE,
         stdout=log_file,
         stderr=log_file,
+        cwd=_folder(places),
         process_group=0,
         env={**_ALLOCATOR, **without_secrets(os.environ, kind_named(claim.job.kind).secrets), **device.environment},
     )
+
+
+def _folder(places: Places) -> Path | None:
+    """Where a runner works: its worker's own folder may have been removed."""
+    try:
+        return make_private(places.run, places.home)
+    except OSError:
+        return None
 
 
 def _mind(runner: subprocess.Popen[bytes], line: Line, memory: MemoryWatch, keeper: Keeper) -> int:

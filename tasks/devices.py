@@ -1,4 +1,4 @@
-"""Reads the accelerators of this machine: the only place that talks to NVML or to a Jetson's files.
+"""Reads the accelerators of this machine, through NVML (`tasks.nvml`) or a Jetson's files.
 
 Every field of a device is read by itself and is None when it could not be read: a MIG parent has no utilisation, WSL2
 no memory per process, Jetson Thor no memory at all (it is the machine's own), and a lost GPU must not hide the others.
@@ -6,12 +6,10 @@ no memory per process, Jetson Thor no memory at all (it is the machine's own), a
 
 from __future__ import annotations
 
+import os
 import socket
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 NO_DRIVER = "no NVIDIA driver"
 NO_GPU = "no NVIDIA GPU"
@@ -20,7 +18,8 @@ NO_GPU = "no NVIDIA GPU"
 ABSENT = (NO_DRIVER, NO_GPU)
 UNREADABLE = "NVML cannot be read: "
 
-T = TypeVar("T")
+#: How long a command waits for NVML. Without a persistent driver its first answer takes seconds.
+PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -60,116 +59,20 @@ class Devices:
 
     devices: tuple[Device, ...] = ()
     reason: str | None = None
+    limit: str | None = None  # what keeps this process to fewer than there are, such as "1 of 2 GPUs, by …"
 
 
-def read_devices(proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> Devices:
-    """All accelerators, in the order of NVML (by PCI bus). Never raises: what fails is None or a reason."""
-    found = _NVML.read()
+def read_devices(proc: Path = Path("/proc"), sys: Path = Path("/sys"), patience_s: float = PATIENCE_S) -> Devices:
+    """The accelerators that this process may use, in the order of NVML (by PCI bus).
+
+    Never raises, and returns in time whatever the driver does: what fails is None or a reason.
+    """
+    from tasks import nvml_process, visible_devices
+
+    found = nvml_process.read(patience_s)
     if found.reason in ABSENT:
         return _read_jetson(proc, sys) or found
-    return _with_unified_memory(found, proc)
-
-
-class _Nvml:
-    """NVML, initialised once in a process; its handles are kept."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._handles: list[Any] | None = None
-
-    def read(self) -> Devices:
-        import pynvml
-
-        with self._lock:
-            try:
-                if self._handles is None:
-                    pynvml.nvmlInit()
-                    self._handles = [_handle(index) for index in range(pynvml.nvmlDeviceGetCount())]
-            except pynvml.NVMLError as error:
-                return Devices(reason=_why(error))
-            devices = tuple(_read_device(index, handle) for index, handle in enumerate(self._handles))
-            if any(device.problem for device in devices):
-                self._handles = None  # a lost or reset GPU may come back: ask for handles again next time
-        return Devices(devices, None if devices else NO_GPU)
-
-
-_NVML = _Nvml()
-
-
-def _why(error: Exception) -> str:
-    import pynvml
-
-    absent = (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
-    return NO_DRIVER if getattr(error, "value", None) in absent else f"{UNREADABLE}{error}"
-
-
-def _handle(index: int) -> Any:
-    """NVML's handle of a device, or the error in its place."""
-    import pynvml
-
-    try:
-        return pynvml.nvmlDeviceGetHandleByIndex(index)
-    except pynvml.NVMLError as error:
-        return error
-
-
-def _read_device(index: int, handle: Any) -> Device:
-    import pynvml
-
-    if isinstance(handle, pynvml.NVMLError):
-        return Device(index, problem=str(handle))
-    failed: list[str] = []
-    lost: list[str] = []
-
-    def ask(*ways: Callable[[Any], T]) -> T | None:
-        """The first answer; each way is for older drivers than the one before."""
-        for way in ways:
-            try:
-                return way(handle)
-            except (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError) as error:
-                failed.append(str(error))
-                if getattr(error, "value", None) == pynvml.NVML_ERROR_GPU_IS_LOST:
-                    lost.append(str(error))
-        return None
-
-    # Version 2 does not count the driver's own reserve as used memory; version 1 did.
-    memory = ask(lambda h: pynvml.nvmlDeviceGetMemoryInfo(h, pynvml.nvmlMemory_v2), pynvml.nvmlDeviceGetMemoryInfo)
-    name, uuid = _text(ask(pynvml.nvmlDeviceGetName)), _text(ask(pynvml.nvmlDeviceGetUUID))
-    if memory is None and name is None and uuid is None:
-        return Device(index, problem=failed[-1])  # a driver that tells nothing of it, such as after an update
-    rates, power, mig = (
-        ask(pynvml.nvmlDeviceGetUtilizationRates),
-        ask(pynvml.nvmlDeviceGetPowerUsage),
-        ask(pynvml.nvmlDeviceGetMigMode),
-    )
-    return Device(
-        index,
-        name=name,
-        uuid=uuid,
-        memory_total=memory.total if memory else None,
-        memory_used=memory.used if memory else None,
-        utilisation=float(rates.gpu) if rates else None,
-        temperature=ask(lambda h: pynvml.nvmlDeviceGetTemperature(h, pynvml.NVML_TEMPERATURE_GPU)),
-        power=power / 1000 if power is not None else None,  # NVML tells milliwatts
-        processes=_processes(
-            ask(pynvml.nvmlDeviceGetComputeRunningProcesses, pynvml.nvmlDeviceGetComputeRunningProcesses_v2),
-            ask(pynvml.nvmlDeviceGetGraphicsRunningProcesses, pynvml.nvmlDeviceGetGraphicsRunningProcesses_v2),
-        ),
-        problem=lost[0] if lost else None,
-        in_instances=bool(mig and mig[0]),
-    )
-
-
-def _text(value: Any) -> str | None:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
-
-
-def _processes(compute: list[Any] | None, graphics: list[Any] | None) -> tuple[GpuProcess, ...] | None:
-    """Processes of both sorts, each pid once; None when neither list could be read."""
-    if compute is None and graphics is None:
-        return None
-    by_pid = {told.pid: GpuProcess(told.pid, told.usedGpuMemory) for told in [*(graphics or []), *(compute or [])]}
-    return tuple(by_pid[pid] for pid in sorted(by_pid))
+    return visible_devices.narrow(_with_unified_memory(found, proc), os.environ)
 
 
 def _read_jetson(proc: Path, sys: Path) -> Devices | None:

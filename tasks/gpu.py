@@ -1,4 +1,4 @@
-"""Which device a job runs on, and the leases that keep jobs that would not fit together off one card."""
+"""Which device a job runs on, and the leases that keep jobs that would hinder each other off one card or processor."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from tasks.problem import Problem
 from tasks.queues import Resource, queue_named
 from tasks.wire import Unreachable
 
+CPU = "cpu"
+
 #: How the phase of a job begins that has not begun to work; why it waits follows.
-WAITING = "waiting for a GPU"
+WAITING, WAITING_ON_CPU = "waiting for a GPU", "waiting for the processor"
 
 _ASK_EVERY_S = 1.0
 
@@ -34,6 +36,11 @@ class Device:
     environment: dict[str, str] = field(default_factory=dict)
 
 
+def _read_devices() -> devices.Devices:
+    """The devices; a driver that does not answer keeps no job from being cancelled."""
+    return devices.read_devices(patience_s=_ASK_EVERY_S)
+
+
 def device_for(
     ledger: Ledger,
     claim: Claim,
@@ -42,31 +49,58 @@ def device_for(
     *,
     wish: str = ANY,
     need: Callable[[], int | None] = lambda: None,
-    read: Callable[[], devices.Devices] = devices.read_devices,
+    read: Callable[[], devices.Devices] = _read_devices,
 ) -> Device | None:
-    """The device for that job, leased if it is a GPU; waits while none can be had. None when told to stop meanwhile.
+    """The device for that job, leased; waits while none can be had. None when told to stop meanwhile.
 
     `need` estimates the bytes of GPU memory that the job will hold; it is asked only where there is a GPU. The CPU is
     for kinds that want no GPU, for the wish "none", and for machines without any: never for one whose GPUs cannot be
-    read. Problem for a wish that cannot come true here.
+    read. Only what could have had a GPU leases the CPU: it would use all cores. Problem for a wish that cannot come
+    true here.
     """
-    wished = read_wish(wish) if queue_named(kind.queue).resource is Resource.GPU else ()
+    if queue_named(kind.queue).resource is not Resource.GPU:
+        _unless_away(lambda: ledger.use_device(claim, CPU))
+        return _on_cpu(ledger)
+    wished = read_wish(wish)
     found = devices.Devices(reason=devices.NO_GPU) if wished == () else read()
     if found.reason in devices.ABSENT:
         if wished:
-            raise _no_such_gpu(wished[0], found.reason)
-        _unless_away(lambda: ledger.use_device(claim, "cpu"))
-        return Device("cpu", {"CUDA_VISIBLE_DEVICES": "", **threads.bounds(ledger)})
-    needed = need()
+            raise _no_such_gpu(wished[0], found.limit or found.reason)
+        return _until(stop, ledger, claim, WAITING_ON_CPU, lambda: _lease_cpu(ledger, claim))
+    needed, first = need(), [found]
+    return _until(
+        stop,
+        ledger,
+        claim,
+        WAITING,
+        lambda: _lease(ledger, claim, _offered(first.pop() if first else read(), wished), needed),
+    )
+
+
+def _until(
+    stop: Callable[[], bool], ledger: Ledger, claim: Claim, waits: str, lease: Callable[[], tuple[Device | None, str]]
+) -> Device | None:
+    """The device, as soon as one can be leased; the job's record says why it waits."""
     while not stop():
-        leased, why = _lease(ledger, claim, _offered(found, wished), needed)
+        leased, why = lease()
         if leased is not None:
             return leased
-        waits = Progress(f"{WAITING}: {why}" if why else WAITING, 0, None, "")
-        _unless_away(partial(ledger.report, claim, waits))
+        _unless_away(partial(ledger.report, claim, Progress(f"{waits}: {why}" if why else waits, 0, None, "")))
         time.sleep(_ASK_EVERY_S)
-        found = read()
     return None
+
+
+def _lease_cpu(ledger: Ledger, claim: Claim) -> tuple[Device | None, str]:
+    """This machine's processor, if so few jobs hold it that one more may; else who does."""
+    processor = Card(f"{socket.gethostname()}:{CPU}", CPU)
+    told = _unless_away(lambda: ledger.lease_device(claim, [processor], threads.cpu_jobs()))
+    if isinstance(told, Card):
+        return _on_cpu(ledger), ""
+    return None, explain(told or (), None)
+
+
+def _on_cpu(ledger: Ledger) -> Device:
+    return Device(CPU, {"CUDA_VISIBLE_DEVICES": "", **threads.bounds(ledger)})
 
 
 def _card(device: devices.Device) -> Card:
@@ -82,7 +116,8 @@ def _offered(found: devices.Devices, wished: tuple[int, ...] | None) -> list[dev
     there = {device.index: device for device in found.devices}
     for index in wished or ():
         if index not in there:
-            raise _no_such_gpu(index, f"its GPUs are {', '.join(map(str, there))}")
+            limit = f" ({found.limit})" if found.limit else ""
+            raise _no_such_gpu(index, f"its GPUs are {', '.join(map(str, there))}{limit}")
     chosen = [there[index] for index in wished or there]
     readable = [device for device in chosen if device.problem is None]
     if not readable:

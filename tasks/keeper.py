@@ -17,6 +17,7 @@ from tasks.job import Progress, State, kind_named
 from tasks.ledger import LEASE_RENEW_S, Claim, Ledger
 from tasks.places import Places
 from tasks.queues import HOUR, MINUTE
+from tasks.rounds import Rounds
 from tasks.stop_grace import recorded_stop_time, stop_grace_s
 from tasks.store import Store
 from tasks.wire import Refused, Unreachable
@@ -110,20 +111,25 @@ class Keeper(threading.Thread):
 
     def run(self) -> None:
         """Renew and judge until the work is done."""
+        rounds = Rounds(f"the care for job {self._claim.job.id}", log)
         while not self._done.wait(LEASE_RENEW_S):
-            self._judge_time()
-            try:
-                status = self._ledger.renew(self._claim)
-                if status != "ok":
-                    self.stop_because(status)
-                self._judge_progress()
-                if self._kind.in_slot and self.time_is_up:
-                    self._end_slot()
-            except Unreachable:
-                self._progress.unknown()  # the work goes on; lease and progress are judged when Redis is back
-            except Refused as error:
-                self._progress.unknown()
-                log.warning("the lease of job %s was not renewed: %s", self._claim.job.id, error)
+            with rounds.guarded():
+                self._judge_time()
+                self._renew_and_judge()
+
+    def _renew_and_judge(self) -> None:
+        try:
+            status = self._ledger.renew(self._claim)
+            if status != "ok":
+                self.stop_because(status)
+            self._judge_progress()
+            if self._kind.in_slot and self.time_is_up:
+                self._end_slot()
+        except Unreachable:
+            self._progress.unknown()  # the work goes on; lease and progress are judged when Redis is back
+        except Refused as error:
+            self._progress.unknown()
+            log.warning("the lease of job %s was not renewed: %s", self._claim.job.id, error)
 
     def _judge_time(self) -> None:
         if self._began_at is None:

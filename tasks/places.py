@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from tasks.problem import Problem
 
 #: The path of a unix socket may have 107 bytes on Linux and 103 on macOS.
 SOCKET_PATH_MAX = 103
@@ -30,6 +33,11 @@ class Places:
 
     home: Path
     store: Path
+
+    def __post_init__(self) -> None:
+        for what, variable in ((self.home, "MISTUDIO_HOME"), (self.store, "MISTUDIO_STORE")):
+            if any(0xD800 <= ord(sign) < 0xE000 for sign in str(what)):  # a byte that is no text
+                raise Problem(f"The path {str(what)!a} is not UTF-8, as {variable} must be.", "Choose another folder")
 
     @classmethod
     def from_environment(cls) -> Places:
@@ -92,24 +100,88 @@ class Places:
 
     def _socket(self, name: str) -> Path:
         path = self.run / name
-        if len(os.fsencode(path)) <= SOCKET_PATH_MAX:
-            return path
-        return short_run_dir(self.home) / name
+        return path if _fits(path) else self._noted_sockets() / name
+
+    def _noted_sockets(self) -> Path:
+        """Where the sockets of a home with a long path are: as the home says, whatever the caller's environment."""
+        try:
+            return Path(os.fsdecode((self.run / _NOTE).read_bytes()))
+        except OSError:
+            there = (folder for folder in _short_folders(self.home) if (folder / "supervisor.sock").exists())
+            return next(there, next(_short_folders(self.home)))
+
+    def make_sockets_folder(self) -> None:
+        """Create the folder of the sockets, and say in the home where it is. OSError when there is room nowhere."""
+        if _fits(self.supervisor_socket) and self.supervisor_socket.parent == self.run:
+            make_private(self.run)
+            return
+        for folder in (self._noted_sockets(), *_short_folders(self.home)):
+            try:
+                make_private(folder)
+                break
+            except OSError:
+                continue  # another user was there before, or what it lay in is gone
+        else:
+            folder = Path(_new_folder())
+        part = make_private(self.run) / f"{_NOTE}.{os.getpid()}"
+        part.write_bytes(os.fsencode(folder))
+        part.replace(self.run / _NOTE)
 
 
-def short_run_dir(home: Path) -> Path:
-    """A short private folder for the sockets of a home whose own path is too long for one."""
+#: The file in `run` that says where the sockets are, when they are not there.
+_NOTE = "sockets"
+
+
+def _fits(socket: Path) -> bool:
+    return len(os.fsencode(socket)) <= SOCKET_PATH_MAX
+
+
+def _short_folders(home: Path) -> Iterator[Path]:
+    """Where a home whose path is too long may have its sockets: where no logout and no end of a batch job clears up.
+
+    The last are where earlier versions had them.
+    """
     import hashlib  # brings OpenSSL, which takes longer to load than all else that a command needs to find its home
     import tempfile
 
-    tag = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
-    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
-    return Path(base) / f"mistudio-{os.getuid()}-{tag}"
+    name = f"mistudio-{os.getuid()}-{hashlib.sha256(os.fsencode(home)).hexdigest()[:12]}"
+    bases = ("/tmp", os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir())  # noqa: S108 - private, by its owner
+    yield from (Path(base) / name for base in bases if base and os.access(base, os.W_OK))
 
 
-def make_private(folder: Path) -> Path:
-    """Create a folder only its owner can enter; Problem-free to call again. PermissionError if it is another's."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+def _new_folder() -> str:
+    import tempfile
+
+    return tempfile.mkdtemp(prefix="mistudio-")
+
+
+def narrow_umask() -> None:
+    """Let this process create nothing that users outside its group could change, unless MISTUDIO_UMASK says so.
+
+    Problem when that is no octal number.
+    """
+    told = os.environ.get("MISTUDIO_UMASK", "")
+    if told and (set(told) - set("01234567") or int(told, 8) > 0o777):
+        raise Problem(f"MISTUDIO_UMASK must be an octal number such as 002, not {told!r}.", "Correct or unset it")
+    inherited = os.umask(0o077)
+    os.umask(int(told, 8) if told else inherited | 0o002)
+
+
+def make_home(home: Path) -> None:
+    """Create the home, for its owner alone whatever the umask; another user's, as in a container, stays as it is."""
+    if not home.exists() or home.stat().st_uid == os.getuid():
+        make_private(home)
+
+
+def make_private(folder: Path, home: Path | None = None) -> Path:
+    """Create a folder that only its owner can enter, and those above it that are missing; harmless when it is there.
+
+    PermissionError if it is another user's. FileNotFoundError when the `home` that it is to be in was removed.
+    """
+    if home is not None:
+        home.stat()
+    for missing in [above for above in (*reversed(folder.parents), folder) if not above.exists()]:
+        missing.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
         raise PermissionError(f"{folder} belongs to another user")
     folder.chmod(0o700)

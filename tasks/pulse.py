@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 from celery import bootsteps
 from celery.signals import worker_ready
 
 from tasks.app import open_ledger
+from tasks.astray import bring_home
 from tasks.guard import told_to_end
 from tasks.leavings import clear_away_one
 from tasks.ledger import WorkerBeat
 from tasks.places import Places
+from tasks.remote import consumed
+from tasks.rounds import Rounds
 from tasks.seat import Seat
 from tasks.store import Store
 from tasks.upkeep import upkeep_from_environment
@@ -38,11 +42,13 @@ class Pulse(bootsteps.StartStopStep):
         self._upkeep = upkeep_from_environment()
         self._store = Store(Places.from_environment().store)
         self._beats = 0
+        self._rounds = Rounds("what is done each second", log)
         self._ready = False
         self._timer: Any = None
 
     def start(self, parent: Any) -> None:
         """Begin; the first beat waits until the worker consumes."""
+        self._worker = parent
         self._ledger = open_ledger(parent.app)
         worker_ready.connect(self._on_ready)
         self._timer = parent.timer.call_repeatedly(BEAT_EVERY_S, self._tick)
@@ -68,11 +74,16 @@ class Pulse(bootsteps.StartStopStep):
     def _tick(self) -> None:
         if not self._ready or told_to_end():
             return
+        with self._rounds.guarded():
+            self._beat_and_mend()
+
+    def _beat_and_mend(self) -> None:
         try:
-            self._ledger.beat(self._beat)
+            self._ledger.beat(replace(self._beat, queues=consumed(self._worker.consumer, self._beat.queues)))
             self._ledger.upkeep(self._upkeep)
             if self._beats % _BEATS_PER_CLEARING == 0:
                 self._clear_up()
+                bring_home(self._ledger)
             self._beats += 1
         except Unreachable:
             log.warning("Redis is away; trying again")

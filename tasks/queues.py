@@ -6,6 +6,7 @@ Routes, priorities, worker command lines, table rows, REST fields and generated 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -98,6 +99,16 @@ _BY_NAME = {queue.name: queue for queue in QUEUES}
 def queue_named(name: str) -> Queue:
     """The queue of that name; KeyError for any other."""
     return _BY_NAME[name]
+
+
+def share(queue: str, queues: Sequence[str], slots: int) -> int:
+    """How many jobs of one queue a worker of these queues runs at once.
+
+    A worker of one queue has its slots for it; in one of several the queue's own concurrency holds.
+    """
+    if queue not in queues:
+        return 0
+    return slots if len(queues) == 1 else min(slots, queue_named(queue).concurrency)
 
 
 def wire_priority(priority: int) -> int:

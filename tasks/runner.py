@@ -29,13 +29,13 @@ def _work(job_id: str, order: dict[str, Any], stop: threading.Event) -> int:
     from tasks.job import Stopped
     from tasks.ledger import Claim, Ledger
     from tasks.wire import connect
-    from tasks.work import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER, open_context, perform, tell
+    from tasks.work import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER, tell, work_on
 
     ledger = Ledger(connect(os.environ["CELERY_BROKER_URL"]))
     claim = Claim(tell(lambda: ledger.need(job_id)), order["token"])
     with about(claim.job.id, claim.job.attempt):
         try:
-            perform(open_context(claim, ledger, order["device"], stop.is_set, lifeline.kill_own_group))
+            work_on(claim, ledger, order["device"], stop.is_set, lifeline.kill_own_group)
         except Stopped:
             return STOPPED_WHEN_TOLD
     return TOLD_THE_LEDGER

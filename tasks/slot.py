@@ -18,7 +18,7 @@ from typing import Any
 from celery import Celery
 from celery.exceptions import Ignore
 
-from tasks import gpu
+from tasks import gpu, nvml_process
 from tasks.apart import explain_exit, run_apart
 from tasks.app import open_ledger
 from tasks.checkpoints import leave_behind
@@ -34,7 +34,7 @@ from tasks.store import Store
 from tasks.strangers import NotTaken, job_rung_for
 from tasks.submit import KnownArtifacts
 from tasks.wire import Unreachable
-from tasks.work import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER, describe_failure, open_context, perform, result_made_by, tell
+from tasks.work import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER, describe_failure, result_made_by, tell, work_on
 
 log = logging.getLogger("mistudio.slot")
 
@@ -67,8 +67,9 @@ def _register(app: Celery, kind: JobKind, seat: Seat) -> None:
     def answer_bell(task: Any, *args: Any, **values: Any) -> dict[str, Any] | None:
         told = task.request.delivery_info or {}
         bell = {"queue": told.get("routing_key") or "", "step": told.get("priority")}
-        job_id = _job_rung_for(app, kind, task.request.id, args, values)
-        job = job_id and work(app, seat, job_id, task.request.hostname or "", bell)
+        with _faults_counted(seat):
+            job_id = _job_rung_for(app, kind, task.request, args, values)
+            job = job_id and work(app, seat, job_id, task.request.hostname or "", bell)
         if not job or not job.state.ended:
             raise Ignore
         if job.state is State.CANCELLED:
@@ -77,6 +78,19 @@ def _register(app: Celery, kind: JobKind, seat: Seat) -> None:
         if job.state is State.FAILED:
             raise JobFailed(job.reason)
         return job.result
+
+
+@contextmanager
+def _faults_counted(seat: Seat) -> Iterator[None]:
+    """Count what is neither the job's fault nor Redis's: a worker that cannot begin jobs is replaced by its guard."""
+    try:
+        yield
+    except (NotTaken, Unreachable):
+        raise
+    except Exception as error:
+        seat.faults.add(redact(f"{type(error).__name__}: {error}"))
+        raise
+    seat.faults.clear()
 
 
 def _show_as_revoked(task: Any, job: Job) -> None:
@@ -88,15 +102,15 @@ def _show_as_revoked(task: Any, job: Job) -> None:
         log.warning("Celery could not be told that %s was cancelled: %s", job.id, error)
 
 
-def _job_rung_for(app: Celery, kind: JobKind, task_id: str, args: Any, values: dict[str, Any]) -> str | None:
+def _job_rung_for(app: Celery, kind: JobKind, request: Any, args: Any, values: dict[str, Any]) -> str | None:
     store = Store(Places.from_environment().store)
     with closing(open_ledger(app)) as ledger:
-        return tell(lambda: job_rung_for(ledger, store, kind, task_id, args, values))
+        return tell(lambda: job_rung_for(ledger, store, kind, request.id, args, values, request))
 
 
 def work(app: Celery, seat: Seat, job_id: str, worker: str, bell: dict[str, Any]) -> Job | None:
     """Answer one bell: run the job if it is there to be claimed. Returns its record afterwards, None if unknown."""
-    with closing(open_ledger(app)) as ledger, seat.slot() as is_mine:
+    with closing(open_ledger(app)) as ledger, seat.slot(bell["queue"]) as is_mine:
         if is_mine:
             with about(job_id):
                 return _answer(app, ledger, job_id, worker, bell)
@@ -124,7 +138,10 @@ def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str, bell: dict[st
                 raise
     job = tell(lambda: ledger.get(job_id))
     if job is not None and job.state.ended:
-        leave_behind(ledger, store, job)
+        try:
+            leave_behind(ledger, store, job)
+        except OSError as error:
+            log.warning("what job %s leaves behind cannot be seen to: %s", job.id, error)
     if claim is None:
         log.info("nothing to run: the job is %s", "unknown" if job is None else job.state)
     elif job is not None and job.attempt == claim.job.attempt and job.state is not State.RUNNING:
@@ -177,8 +194,10 @@ def _run(ledger: Ledger, claim: Claim, keeper: Keeper) -> None:
         failure = describe_failure(problem)
         tell(lambda: ledger.finish(claim, State.FAILED, failure["message"], error=failure))
         return
+    finally:
+        nvml_process.close()
     if device is None:
-        tell(lambda: keeper.settle(ledger, "while it waited for a GPU"))
+        tell(lambda: keeper.settle(ledger, "while it waited for a device"))
         return
     ended = run_apart(claim, device, keeper)
     if ended != TOLD_THE_LEDGER:
@@ -219,6 +238,6 @@ def _run_here(ledger: Ledger, claim: Claim, keeper: Keeper) -> None:
 
 def _perform_here(ledger: Ledger, claim: Claim, keeper: Keeper) -> None:
     try:
-        perform(open_context(claim, ledger, "cpu", lambda: bool(keeper.why), on_lost=lambda: None))
+        work_on(claim, ledger, gpu.CPU, lambda: bool(keeper.why), on_lost=lambda: None)
     except Stopped:
         tell(lambda: keeper.settle(ledger, "stopped when told to"))

@@ -27,23 +27,52 @@ class NotTaken(Exception):
 
 
 def job_rung_for(
-    ledger: Ledger, store: Store, kind: JobKind, task_id: str, args: Sequence[Any], values: dict[str, Any]
+    ledger: Ledger,
+    store: Store,
+    kind: JobKind,
+    task_id: str,
+    args: Sequence[Any],
+    values: dict[str, Any],
+    request: Any = None,
 ) -> str | None:
     """The id of the job whose bell this message is; None when it has just become a job, whose bell comes by itself.
 
     A message that is no bell holds parameters of the kind; the job gets the task's id, so that the sender's result is
-    the job's. NotTaken, recorded, when it can be neither.
+    the job's. NotTaken, recorded, when it can be neither, or its `request` asks for more than a job can promise.
     """
     if list(args) == [task_id] or ledger.get(task_id) is not None:
         return task_id
-    if len(args) == 1 and not values and isinstance(args[0], str) and ledger.get(args[0]) is not None:
-        return args[0]
     try:
+        _refuse_more(request)
+        if len(args) == 1 and not values and isinstance(args[0], str) and ledger.get(args[0]) is not None:
+            return args[0]
         _submit(ledger, store, kind, task_id, args, values)
     except (Problem, TypeError, ValueError) as error:
         told = f"{kind.wire_name}[{task_id}] args={list(args)!r} kwargs={values!r}"
         raise NotTaken(put_aside(ledger.client.call, kind.queue, told, str(error)).why) from None
     return None
+
+
+#: What a Celery message may ask for beside its task, and no job can promise: whoever runs it may be another worker, at
+#: another attempt, days later.
+_MORE = {
+    "chain": (
+        "be followed by another task of a chain",
+        "Submit the next as a job: mistudio submit KIND --after ID",
+    ),
+    "chord": ("be a part of a chord", "Submit the last one as a job: mistudio submit KIND --after ID --after ID"),
+    "callbacks": ("call another task when it is done (link)", "Wait for its result, or submit a job with --after"),
+    "errbacks": ("call another task when it fails (link_error)", "Wait for its result, which raises then"),
+    "timelimit": ("have a time limit of its own", "Time limits belong to the kinds of job; leave out time_limit"),
+}
+
+
+def _refuse_more(request: Any) -> None:
+    """Problem for what would be followed in part only."""
+    for name, (asked, mend) in _MORE.items():
+        told = getattr(request, name, None)
+        if any(told) if name == "timelimit" and told else told:
+            raise Problem(f"A job cannot {asked}.", mend)
 
 
 def _submit(

@@ -128,6 +128,7 @@ def plan(
     name: str | None = None,
     marks: Sequence[str] = (),
     wishes: Wishes | None = None,
+    job_id: str | None = None,
 ) -> list[Job]:
     """The job and those that must come first, the job asked for last; nothing is submitted.
 
@@ -154,7 +155,7 @@ def plan(
             earlier += plan(known, request.kind, request.params, name=request.name, wishes=_for_forerunners(wishes))
     parents = [*wishes.after, *_makers(kind, params, known)]
     job = Job(
-        id=new_job_id(),
+        id=job_id or new_job_id(),
         kind=kind.name,
         name=name,
         queue=kind.queue,

@@ -1,4 +1,4 @@
-"""How many threads a job on the CPU may start: the only place that divides the cores among jobs.
+"""How many jobs may share the processor, and how many threads each of them may start.
 
 A job that is alone has all of them. Where several run side by side, libraries that each start a thread for every core
 make all of them slower than taking turns would.
@@ -10,13 +10,19 @@ import os
 
 from tasks.cgroups import usable_cpus, visible_cpus
 from tasks.ledger import Ledger
-from tasks.queues import QUEUES, Resource
+from tasks.queues import QUEUES, Resource, share
 from tasks.wire import Unreachable
 
 #: What torch with its BLAS, and what the tokenizers, go by.
 _VARIABLES = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")
 
-_HEAVY = [queue.name for queue in QUEUES if queue.resource in (Resource.GPU, Resource.CPU)]
+_LEASED = [queue.name for queue in QUEUES if queue.resource is Resource.GPU]
+_UNLEASED = [queue.name for queue in QUEUES if queue.resource is Resource.CPU]
+
+
+def cpu_jobs() -> int:
+    """How many jobs that would take a GPU elsewhere may share the processor, as this slot's worker was started."""
+    return int(os.environ.get("MISTUDIO_CPU_JOBS") or 1)
 
 
 def bounds(ledger: Ledger) -> dict[str, str]:
@@ -28,10 +34,15 @@ def bounds(ledger: Ledger) -> dict[str, str]:
 
 
 def _jobs_at_once(ledger: Ledger) -> int:
-    """Heavy jobs that run or are about to, but no more than this slot's worker runs at once; at least one."""
+    """Heavy jobs that run or are about to, but no more of each sort than this slot's worker runs; at least one."""
+    queues = os.environ.get("MISTUDIO_QUEUES", "").split(",")
     slots = int(os.environ.get("MISTUDIO_SLOTS", "1"))
+    most = {name: share(name, queues, slots) for name in (*_LEASED, *_UNLEASED)}
+    leased = min(cpu_jobs(), sum(most[name] for name in _LEASED))
     try:
         counts = ledger.queues.counts()
     except Unreachable:
-        return slots
-    return max(1, min(slots, sum(counts[name].running + counts[name].pending for name in _HEAVY)))
+        return max(1, min(slots, leased + sum(most[name] for name in _UNLEASED)))
+    there = {name: min(most[name], counts[name].running + counts[name].pending) for name in most}
+    jobs = min(leased, sum(there[name] for name in _LEASED)) + sum(there[name] for name in _UNLEASED)
+    return max(1, min(slots, jobs))

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import logging
 import platform
+import socket
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -113,6 +114,31 @@ class RunContext:
             log.warning("Redis is away; the work goes on")
 
 
+def work_on(
+    claim: Claim, ledger: Ledger, device: str, told_to_stop: Callable[[], bool], on_lost: Callable[[], None]
+) -> None:
+    """Do the work of a claimed job, by this process's environment; raises Stopped when told to stop.
+
+    A store in which it cannot even begin fails it at once: another attempt would find the same store.
+    """
+    places = Places.from_environment()
+    try:
+        context = RunContext(claim, ledger, Store(places.store), places.home, device, told_to_stop, on_lost)
+    except OSError as error:
+        failure = describe_failure(error if _is_full(error) else _unusable(places.store, error))
+        tell(lambda: ledger.finish(claim, State.FAILED, failure["message"], error=failure))
+        return
+    perform(context)
+
+
+def _unusable(store: Path, error: OSError) -> Problem:
+    where = f" ({error.filename})" if error.filename and error.filename != str(store) else ""
+    return Problem(
+        f"The store {store} cannot be used on {socket.gethostname()}: {error.strerror or error}{where}.",
+        "Make it writable there or set MISTUDIO_STORE to another, then: mistudio jobs retry",
+    )
+
+
 def perform(context: RunContext) -> None:
     """Run the job's kind, publish what it made and tell the ledger; raises Stopped when told to stop."""
     job = context.claim.job
@@ -187,14 +213,6 @@ def _made_by(job: Job, artifact: str, store: Store) -> dict[str, Any] | None:
     return found if found is not None and found.get("job") == job.id else None
 
 
-def open_context(
-    claim: Claim, ledger: Ledger, device: str, told_to_stop: Callable[[], bool], on_lost: Callable[[], None]
-) -> RunContext:
-    """The context of a claimed job by this process's environment."""
-    places = Places.from_environment()
-    return RunContext(claim, ledger, Store(places.store), places.home, device, told_to_stop, on_lost)
-
-
 def describe_failure(error: BaseException) -> dict[str, str]:
     """What the record says of an exception: type, message in the user's words where there are any, traceback.
 
@@ -204,11 +222,24 @@ def describe_failure(error: BaseException) -> dict[str, str]:
     return {"type": type(error).__name__, "message": redact(_sentence(error)), "traceback": text}
 
 
+#: What only writing raises, and what that means to whoever waits for the job.
+_FULL = {
+    errno.ENOSPC: "The disk is full. Make room (mistudio submit cleanup), then: mistudio jobs retry",
+    errno.EDQUOT: "The quota of this disk is used up. Make room (mistudio submit cleanup), then: mistudio jobs retry",
+    errno.EROFS: "The disk is read-only. Make it writable or set MISTUDIO_STORE, then: mistudio jobs retry",
+}
+
+
+def _is_full(error: BaseException) -> bool:
+    return getattr(error, "errno", None) in _FULL
+
+
 def _sentence(error: BaseException) -> str:
     if isinstance(error, Problem):
         return str(error)
-    if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
-        return "The disk is full. Make room (mistudio submit cleanup), then: mistudio jobs retry"
+    number = errno.ENOSPC if "No space left on device" in str(error) else getattr(error, "errno", None)
+    if number in _FULL:
+        return _FULL[number]
     return f"{type(error).__name__}: {error}"
 
 

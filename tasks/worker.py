@@ -14,21 +14,25 @@ import signal
 import socket
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import billiard
 import billiard.pool
 from celery import Celery
 from celery.signals import worker_process_init
 
+from tasks import shares
 from tasks.app import app_from_environment
 from tasks.consumer import Consumer
 from tasks.guard import Guard, ParentWatch
 from tasks.ledger import WorkerBeat
 from tasks.log_lines import log_to_stderr, path_from_environment
-from tasks.places import Places
+from tasks.not_celery import refuse
+from tasks.places import Places, narrow_umask
 from tasks.problem import Problem
 from tasks.pulse import Pulse
 from tasks.queues import QUEUE_NAMES
+from tasks.remote import follow_or_refuse
 from tasks.revoking import make_revoke_cancel
 from tasks.seat import Seat
 from tasks.settings import check_all
@@ -47,25 +51,35 @@ _OTHER_POOLS = {
 _WAIT_FOR_COUNT = 20
 
 
+if not TYPE_CHECKING:
+
+    def __getattr__(name):
+        refuse(__name__, name)
+
+
 def main(argv: list[str]) -> int:
     """Run one worker until it is told to end. Returns its exit code."""
     options = _parse(argv)
     try:
+        narrow_umask()
         check_all()
         log_to_stderr(path_from_environment())
         app = app_from_environment()
+        _need_semaphores()
+        seat = Seat(Places.from_environment(), options.name, tuple(options.queues.split(",")), options.slots)
     except Problem as problem:
         sys.stderr.write(f"{problem}\n")
         return 2
-    os.environ["MISTUDIO_GPU_JOBS"] = str(options.gpu_jobs)  # for the slots, like the next
-    os.environ["MISTUDIO_SLOTS"] = str(options.slots)
-    if options.job_memory_gb is not None:
-        os.environ["MISTUDIO_JOB_MEMORY_GB"] = str(options.job_memory_gb)
-    parent = ParentWatch()
+    except OSError as error:
+        sys.stderr.write(f"The worker's files cannot be created: {error}\n")
+        return os.EX_CANTCREAT
     queues = tuple(options.queues.split(","))
-    seat = Seat(Places.from_environment(), options.name, queues, options.slots)
+    os.environ.update(_for_slots(options))
+    shares.divide(queues, options.slots)
+    parent = ParentWatch()
     register_tasks(app, seat)
     make_revoke_cancel()
+    follow_or_refuse(queues)
     app.steps["worker"].add(Pulse)
     hostname = f"{options.name}@{socket.gethostname()}"
     worker = _worker_of(app)(
@@ -90,6 +104,29 @@ def main(argv: list[str]) -> int:
     finally:
         seat.leave()
     return worker.exitcode or 0
+
+
+def _need_semaphores() -> None:
+    """Problem where the pool could not coordinate its slots."""
+    try:
+        billiard.Lock()
+    except OSError as error:
+        raise Problem(
+            f"A worker needs semaphores, and none can be created in /dev/shm: {error.strerror}.",
+            "Make it writable (chmod 1777 /dev/shm; in a container mount a tmpfs there)",
+        ) from error
+
+
+def _for_slots(options: argparse.Namespace) -> dict[str, str]:
+    """What slots know of their worker, by their environment."""
+    told = {
+        "MISTUDIO_QUEUES": options.queues,
+        "MISTUDIO_SLOTS": options.slots,
+        "MISTUDIO_GPU_JOBS": options.gpu_jobs,
+        "MISTUDIO_CPU_JOBS": options.cpu_jobs,
+        "MISTUDIO_JOB_MEMORY_GB": options.job_memory_gb,
+    }
+    return {name: str(value) for name, value in told.items() if value is not None}
 
 
 def _worker_of(app: Celery) -> Any:
@@ -126,6 +163,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="stop a job whose processes hold more",
     )
     parser.add_argument("--gpu-jobs", type=_count, default=1, help="how many jobs may share one GPU")
+    parser.add_argument(
+        "--cpu-jobs",
+        type=_count,
+        default=os.environ.get("MISTUDIO_CPU_JOBS") or None,
+        help="how many jobs that would take a GPU may share the processor",
+    )
     options = parser.parse_args(argv)
     if unknown := set(options.queues.split(",")) - set(QUEUE_NAMES):
         parser.error(f"there is no queue {sorted(unknown)[0]!r}; queues: {', '.join(QUEUE_NAMES)}")

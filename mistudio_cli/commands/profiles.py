@@ -90,9 +90,9 @@ def validate(
 @app.command("export")
 def export(
     name: Name,
-    form: Annotated[Form, typer.Option("--as", help="A profile's file, or command lines for another supervisor")] = (
-        Form.TOML
-    ),
+    form: Annotated[
+        Form, typer.Option("--as", help="toml: a profile's file; celery: its workers' command lines as a script")
+    ] = Form.TOML,
     to: Annotated[Path | None, typer.Option(help="Write it to this new file instead", metavar="FILE")] = None,
 ) -> None:
     """Write a profile down with every key, to begin your own from, or as plain command lines."""

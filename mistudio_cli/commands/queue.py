@@ -63,7 +63,7 @@ def peek(
 @app.command("pause")
 def pause(queues: Queues = None, every: All = False) -> None:
     """Start none of a queue's jobs until it is resumed, whatever is restarted. What runs goes on."""
-    ledger = _ledger()
+    ledger = _ledger(start=True)
     for name in _named(queues, every=every):
         told = "is paused" if ledger.queues.pause(name) else "was paused already"
         output.talk(f"{name} {told}; {_waiting(ledger, name)}. Go on: mistudio queue resume {name}")
@@ -72,7 +72,7 @@ def pause(queues: Queues = None, every: All = False) -> None:
 @app.command("resume")
 def resume(queues: Queues = None, every: All = False) -> None:
     """Go on with a queue that was paused."""
-    ledger = _ledger()
+    ledger = _ledger(start=True)
     for name in _named(queues, every=every):
         told = "goes on" if ledger.queues.resume(name) else "was not paused"
         output.talk(f"{name} {told}; {_waiting(ledger, name)}.")
@@ -123,8 +123,8 @@ def move(
     output.talk(f"{job.id} is in {moved.queue}, and starts {where}.")
 
 
-def _ledger() -> Ledger:
-    return session.connect_ledger(session.current_settings())
+def _ledger(*, start: bool = False) -> Ledger:
+    return session.connect_ledger(session.current_settings(), supervise=start)
 
 
 def _checked(words: Sequence[str]) -> list[str]:

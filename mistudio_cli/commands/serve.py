@@ -67,7 +67,7 @@ def _end(signum: int, frame: object) -> None:
 
 
 def _opener(settings: Settings) -> Callable[[], Ledger]:
-    address = session.connect_ledger(settings).client.address
+    address = session.connect_ledger(settings, supervise=True, must_answer=False).client.address
     return lambda: Ledger(wire.Client(address))
 
 

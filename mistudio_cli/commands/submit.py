@@ -16,6 +16,7 @@ from tasks.combinations import Swept, can_be_swept
 from tasks.job import JobKind, flag_of, kinds, types_of
 from tasks.parameters import read_number
 from tasks.problem import Problem
+from tasks.wire import Refused, Unable
 
 if TYPE_CHECKING:
     from mistudio_cli.bulk import Line
@@ -77,26 +78,41 @@ def submit_pipeline(recipe: Path | None, settings: list[str] | None, example: bo
     submitting.carry_out(known, planned.jobs, manner, tag)
 
 
-def submit_many(file: str, manner: Manner) -> None:
+def submit_many(file: str, manner: Manner, *, again: bool = False) -> None:
     """Submit the jobs that the lines of a file ask for, or tell all that is wrong with them."""
     from mistudio_cli.bulk import plan_lines, read_lines, submit_lines
+    from tasks.once import first_id
 
     told, known, done = read_lines(file), manner.open(), 0
-    lines, faults = plan_lines(known, told, file, manner.wishes(known))
+    wishes = manner.wishes(known)
+    first = None if manner.dry_run else first_id(known.ledger, told, wishes, again=again)
+    lines, faults = plan_lines(known, told, file, wishes, first)
     submitting.refuse(faults)
     if manner.dry_run:
         submitting.carry_out(known, [job for line in lines for job in line.jobs], manner)
         return
     late: list[Fault] = []
+    failure: Exception | None = None
+    before = sum(line.is_there for line in lines)
     try:
         for batch in submit_lines(known, lines):
-            accepted = [line for line, refusal in batch if refusal is None]
-            late += [Fault(f"{file}:{line.number}", refusal) for line, refusal in batch if refusal is not None]
+            accepted = [line for line, outcome in batch if outcome is None]
+            late += [Fault(f"{file}:{line.number}", fault) for line, fault in batch if isinstance(fault, Problem)]
+            failure = next((fault for _, fault in batch if isinstance(fault, Unable | Refused)), None)
             done += len(accepted)
             output.styled("\n".join(_receipt(line, as_json=manner.json) for line in accepted))
     finally:
-        output.talk(f"{done} of {len(lines)} lines were submitted.")
+        output.talk(f"{done} of {len(lines)} lines were submitted.{_repeat(before, len(lines) - done - len(late))}")
     submitting.refuse(late)
+    if failure is not None:
+        raise failure
+
+
+def _repeat(before: int, missing: int) -> str:
+    """What to know of a file that was submitted before, or in part."""
+    if missing:
+        return " The same command submits the rest, and no line twice."
+    return f" {before} of them had been before; --again submits them once more." if before else ""
 
 
 def _receipt(line: Line, *, as_json: bool) -> str:
@@ -108,10 +124,13 @@ def _receipt(line: Line, *, as_json: bool) -> str:
 
 def _register_many() -> None:
     def command(**values: Any) -> None:
-        file = values.pop("file")
-        submit_many(file, submitting.take_manner({**values, "wait": False}))
+        file, again = values.pop("file"), values.pop("again")
+        submit_many(file, submitting.take_manner({**values, "wait": False}), again=again)
 
-    own = {"file": (str, typer.Argument(metavar="FILE", help="One JSON object a line; - for standard input"))}
+    own: dict[str, tuple[Any, Any]] = {
+        "file": (str, typer.Argument(metavar="FILE", help="One JSON object a line; - for standard input")),
+        "again": (bool, typer.Option(False, "--again", help="Also submit lines that were submitted before")),
+    }
     flags = {name: flag for name, flag in FLAGS.items() if name != "wait"}
     submitting.give_flags(
         command, {**own, **flags, "json": (bool, typer.Option(False, "--json", help="A JSON object a line"))}

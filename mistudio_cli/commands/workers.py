@@ -14,6 +14,7 @@ import typer
 from mistudio_cli import completion, control, fleet, history, output, redis_server, session, shapes, tables
 from mistudio_cli.errors import Code, NotFound
 from mistudio_cli.log_files import follow, last_lines
+from mistudio_cli.probe import PATIENCE_S
 from mistudio_cli.profile import WorkerSpec, bounded, load_profile, named, worker_for, workers_of
 from mistudio_cli.resources import read_machine, shortfalls
 from mistudio_cli.settings import Settings
@@ -82,7 +83,7 @@ def start(
     }
     specs = [bounded(spec, bounds) for spec in _specs(wanted, queues, name)]
     if not foreground:
-        session.connect_ledger(settings).now()  # a Redis that cannot be reached is said at once
+        session.connect_ledger(settings, supervise=True).now()  # a Redis that cannot be reached is said at once
     _hold_against_machine(f"The profile {wanted}" if wanted else specs[0].name, specs, strict)
     if foreground:
         control.run_in_foreground(settings, wanted, specs, grace)
@@ -224,9 +225,9 @@ def _logs_of(places: Places, name: str | None) -> dict[str, Path]:
 
 def _ledger_if_there(settings: Settings) -> Ledger | None:
     """The ledger, without starting anything; None when the home's own Redis does not run."""
-    if settings.broker_url is None and not redis_server.answers(settings.places):
+    if settings.broker_url is None and not redis_server.takes_connections(settings.places):
         return None
-    return Ledger(connect(settings.broker_url or redis_server.own_url(settings.places)))
+    return Ledger(connect(settings.broker_url or redis_server.own_url(settings.places), PATIENCE_S))
 
 
 def _tell_step(step: str) -> None:

@@ -27,9 +27,7 @@ end
 local function made_by(artifact, more)
   local made = {}
   if artifact and artifact ~= '' then made[1] = artifact end
-  if more and more ~= '' then
-    for _, other in ipairs(cjson.decode(more)) do made[#made + 1] = other end
-  end
+  for _, other in ipairs(texts_of(more or '')) do made[#made + 1] = other end
   return made
 end
 
@@ -58,7 +56,7 @@ local function move(id, state, reason, token)
   leave_state(id)
   if state ~= 'running' then release(id) end
   set(id, 'state', state); set(id, 'reason', reason)
-  redis.call('ZADD', PREFIX .. 'by:state:' .. state, get(id, 'created_at'), id)
+  redis.call('ZADD', PREFIX .. 'by:state:' .. state, as_text(number(id, 'created_at')), id)
   if not ENDED[state] then redis.call('ZADD', live_key(id, state), now_text, id) end
   if state == 'queued' then enter_queue(id) end
   if state == 'running' then set(id, 'started_at', now_text) end

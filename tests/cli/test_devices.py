@@ -108,7 +108,7 @@ def test_a_driver_from_before_version_2_of_its_calls_still_answers(old_driver: P
     ],
 )
 def test_a_driver_that_tells_nothing_is_a_reason(driver: Path, told: dict[str, str], reason: str) -> None:
-    assert ask(driver, **told) == {"devices": [], "reason": reason}
+    assert ask(driver, **told) == {"devices": [], "reason": reason, "limit": None}
 
 
 def test_without_a_driver_the_reason_says_so(tmp_path: Path) -> None:

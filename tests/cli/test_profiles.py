@@ -213,6 +213,7 @@ def test_the_json_is_as_documented_where_a_profile_sets_everything() -> None:
     file = ProfileFile("full", Path("full.toml"), "own", shadows=True)
     full = load_profile("full")
     rule = {**vars(full), "slots": 4, "max_tasks_per_child": 1, "max_memory_per_child": 100_000, "job_memory_gb": 1.5}
+    rule |= {"cpu_jobs": 2}
     profile = Profile(**{**rule, "queues": (Override("training", 1, 1, 100_000, 1.0),)})
     real = {
         "mistudio profiles ls --json": profile_shapes.profiles([ReadProfile(file, profile, (Fault("what", "mend"),))]),

@@ -58,6 +58,7 @@ class Lab:
         """What a worker of this home is started with."""
         return {
             **os.environ,
+            "MISTUDIO_CPU_JOBS": "8",  # naps need no processor, and may share it
             **variables,
             "MISTUDIO_HOME": str(self.folder / "home"),
             "CELERY_BROKER_URL": self.redis.url,

@@ -58,7 +58,7 @@ def waits(lab: Lab, job: Job, because: str) -> None:
 
 def test_who_waits_says_who_has_the_card_and_gets_it_next(lab: Lab, cards: Driver) -> None:
     cards.says(GPUS=1)
-    lab.start_worker(**cards.environment)
+    lab.start_worker("--queues", "training", **cards.environment)
     first = nap(lab, "first")
     runner = lab.under_way(first)
     assert runner.environ()["CUDA_VISIBLE_DEVICES"] == "GPU-fake-0"
@@ -75,7 +75,7 @@ def test_workers_of_different_queues_share_one_card_by_turns(lab: Lab, cards: Dr
     first = nap(lab, "first")
     lab.under_way(first)
     try:
-        lab.start_worker("--name", "b", "--queues", "training,extraction", **cards.environment)
+        lab.start_worker("--name", "b", "--queues", "training", **cards.environment)
         second, third = nap(lab, "second", 3), nap(lab, "third", 3)
         for job in (second, third):
             waits(lab, job, f"cuda:0 is held by job {first.id}")
@@ -88,7 +88,7 @@ def test_workers_of_different_queues_share_one_card_by_turns(lab: Lab, cards: Dr
 
 def test_jobs_share_a_card_only_when_their_memory_fits(lab: Lab, cards: Driver) -> None:
     cards.says(GPUS=1, USED_GIB_0=0)
-    lab.start_worker("--gpu-jobs", "3", slots=3, NAP_GPU_GB="10", **cards.environment)
+    lab.start_worker("--queues", "training", "--gpu-jobs", "3", slots=3, NAP_GPU_GB="10", **cards.environment)
     jobs = [nap(lab, f"nap-{number}") for number in range(3)]
     until(lambda: len(lab.ledger.leases()) == 2, 30, lab.log())
     (third,) = [job for job in jobs if job.id not in lab.ledger.leases()]

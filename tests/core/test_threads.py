@@ -8,6 +8,7 @@ import pytest
 from tasks import cgroups, threads
 from tasks.job import Job
 from tasks.ledger import Ledger, new_job_id
+from tasks.queues import QUEUE_NAMES
 from tests.core.lab import Lab
 
 CORES = cgroups.visible_cpus()
@@ -23,7 +24,7 @@ def test_runners_side_by_side_divide_the_cores_and_one_alone_has_them_all(
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     jobs = [lab.submit("nap", name=f"nap-{number}", ticks=100_000) for number in range(2)]
-    lab.start_worker(slots=2)
+    lab.start_worker("--queues", "training", slots=2)
     share = str(max(1, int(cgroups.usable_cpus() // 2)))
     assert [told_to(lab.under_way(job)) for job in jobs] == [(share, share)] * 2
     for job in jobs:
@@ -37,7 +38,7 @@ def test_runners_side_by_side_divide_the_cores_and_one_alone_has_them_all(
 
 def test_what_the_user_says_of_threads_counts(lab: Lab) -> None:
     jobs = [lab.submit("nap", name=f"nap-{number}", ticks=100_000) for number in range(2)]
-    lab.start_worker(slots=2, OMP_NUM_THREADS="7")
+    lab.start_worker("--queues", "training", slots=2, OMP_NUM_THREADS="7")
     assert {told_to(lab.under_way(job))[0] for job in jobs} == {"7"}
 
 
@@ -50,9 +51,27 @@ def test_the_cores_are_divided_by_the_heavy_jobs_that_may_run_at_once(
 ) -> None:
     monkeypatch.setattr(threads, "usable_cpus", lambda: 16.0)
     monkeypatch.setattr(threads, "visible_cpus", lambda: 16)
-    monkeypatch.setenv("MISTUDIO_SLOTS", str(slots))
+    for name, value in {"SLOTS": slots, "QUEUES": "training", "CPU_JOBS": 64}.items():
+        monkeypatch.setenv(f"MISTUDIO_{name}", str(value))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for kind, queue, count in (("train", "training", heavy), ("download", "datasets", light)):
+        for _ in range(count):
+            ledger.submit(Job(new_job_id(), kind, "a", queue, {}))
+    assert threads.bounds(ledger).get("OMP_NUM_THREADS") == threads_of_each
+
+
+@pytest.mark.parametrize(
+    ("trainings", "tokenizings", "threads_of_each"), [(8, 0, None), (8, 1, "8"), (1, 9, "3"), (0, 9, "4")]
+)
+def test_trainings_that_wait_their_turn_take_no_core_of_the_one_that_runs(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, trainings: int, tokenizings: int, threads_of_each: str | None
+) -> None:
+    monkeypatch.setattr(threads, "usable_cpus", lambda: 16.0)
+    monkeypatch.setattr(threads, "visible_cpus", lambda: 16)
+    monkeypatch.setenv("MISTUDIO_SLOTS", "8")
+    monkeypatch.setenv("MISTUDIO_QUEUES", ",".join(QUEUE_NAMES))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for kind, queue, count in (("train", "training", trainings), ("tokenize", "processing", tokenizings)):
         for _ in range(count):
             ledger.submit(Job(new_job_id(), kind, "a", queue, {}))
     assert threads.bounds(ledger).get("OMP_NUM_THREADS") == threads_of_each

@@ -228,7 +228,7 @@ def test_a_worker_whose_parent_is_gone_finishes_its_job_and_ends(lab: Lab) -> No
 
 
 def test_jobs_share_the_cards_of_a_machine_one_to_a_card(lab: Lab, driver: Path) -> None:
-    lab.start_worker(slots=4, LD_LIBRARY_PATH=str(driver), FAKE_GPUS="3", FAKE_LOST="1")
+    lab.start_worker("--queues", "training", slots=4, LD_LIBRARY_PATH=str(driver), FAKE_GPUS="3", FAKE_LOST="1")
     jobs = [lab.submit("nap", name=f"gpu-{number}", ticks=100) for number in range(3)]
 
     def waits(job: Job) -> bool:

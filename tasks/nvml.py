@@ -1,0 +1,147 @@
+"""`python -P -m tasks.nvml`: reads NVML in a process of its own, and answers each line of its input with one of JSON.
+
+A driver that hangs may not even let a process die: it must hang nobody but this one. `tasks.nvml_process` asks it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from tasks.devices import NO_DRIVER, NO_GPU, UNREADABLE, Device, Devices, GpuProcess
+from tasks.visible_devices import mig_instances
+
+T = TypeVar("T")
+
+_STDOUT = 1
+
+
+def main() -> int:
+    """Answer until whoever asks is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command that asks
+    answers = os.fdopen(os.dup(_STDOUT), "w", encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)  # what a driver prints is no answer
+    nvml = _Nvml()
+    for _ in sys.stdin:
+        answers.write(json.dumps(dataclasses.asdict(nvml.read())) + "\n")
+        answers.flush()
+    return 0
+
+
+class _Nvml:
+    """NVML, initialised once in a process; its handles are kept."""
+
+    def __init__(self) -> None:
+        self._handles: list[Any] | None = None
+
+    def read(self) -> Devices:
+        import pynvml
+
+        try:
+            if self._handles is None:
+                pynvml.nvmlInit()
+                self._handles = [_handle(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        except pynvml.NVMLError as error:
+            return Devices(reason=_why(error))
+        if instances := mig_instances(os.environ):
+            return Devices(tuple(_read_instance(place, uuid) for place, uuid in enumerate(instances)))
+        devices = tuple(_read_device(index, handle) for index, handle in enumerate(self._handles))
+        if any(device.problem for device in devices):
+            self._handles = None  # a lost or reset GPU may come back: ask for handles again next time
+        return Devices(devices, None if devices else NO_GPU)
+
+
+def _why(error: Exception) -> str:
+    import pynvml
+
+    absent = (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+    return NO_DRIVER if getattr(error, "value", None) in absent else f"{UNREADABLE}{error}"
+
+
+def _handle(index: int) -> Any:
+    """NVML's handle of a device, or the error in its place."""
+    import pynvml
+
+    try:
+        return pynvml.nvmlDeviceGetHandleByIndex(index)
+    except pynvml.NVMLError as error:
+        return error
+
+
+def _read_instance(place: int, uuid: str) -> Device:
+    """A MIG instance by its UUID. What the driver does not tell of it is unknown: CUDA finds it all the same."""
+    import pynvml
+
+    try:
+        found = _read_device(place, pynvml.nvmlDeviceGetHandleByUUID(uuid))
+    except (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError):
+        found = Device(place)
+    return dataclasses.replace(found, uuid=uuid, problem=None, in_instances=False)
+
+
+def _read_device(index: int, handle: Any) -> Device:
+    import pynvml
+
+    if isinstance(handle, pynvml.NVMLError):
+        return Device(index, problem=str(handle))
+    failed: list[str] = []
+    lost: list[str] = []
+
+    def ask(*ways: Callable[[Any], T]) -> T | None:
+        """The first answer; each way is for older drivers than the one before."""
+        for way in ways:
+            try:
+                return way(handle)
+            except (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError) as error:
+                failed.append(str(error))
+                if getattr(error, "value", None) == pynvml.NVML_ERROR_GPU_IS_LOST:
+                    lost.append(str(error))
+        return None
+
+    # Version 2 does not count the driver's own reserve as used memory; version 1 did.
+    memory = ask(lambda h: pynvml.nvmlDeviceGetMemoryInfo(h, pynvml.nvmlMemory_v2), pynvml.nvmlDeviceGetMemoryInfo)
+    name, uuid = _text(ask(pynvml.nvmlDeviceGetName)), _text(ask(pynvml.nvmlDeviceGetUUID))
+    if memory is None and name is None and uuid is None:
+        return Device(index, problem=failed[-1])  # a driver that tells nothing of it, such as after an update
+    rates, power, mig = (
+        ask(pynvml.nvmlDeviceGetUtilizationRates),
+        ask(pynvml.nvmlDeviceGetPowerUsage),
+        ask(pynvml.nvmlDeviceGetMigMode),
+    )
+    return Device(
+        index,
+        name=name,
+        uuid=uuid,
+        memory_total=memory.total if memory else None,
+        memory_used=memory.used if memory else None,
+        utilisation=float(rates.gpu) if rates else None,
+        temperature=ask(lambda h: pynvml.nvmlDeviceGetTemperature(h, pynvml.NVML_TEMPERATURE_GPU)),
+        power=power / 1000 if power is not None else None,  # NVML tells milliwatts
+        processes=_processes(
+            ask(pynvml.nvmlDeviceGetComputeRunningProcesses, pynvml.nvmlDeviceGetComputeRunningProcesses_v2),
+            ask(pynvml.nvmlDeviceGetGraphicsRunningProcesses, pynvml.nvmlDeviceGetGraphicsRunningProcesses_v2),
+        ),
+        problem=lost[0] if lost else None,
+        in_instances=bool(mig and mig[0]),
+    )
+
+
+def _text(value: Any) -> str | None:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _processes(compute: list[Any] | None, graphics: list[Any] | None) -> tuple[GpuProcess, ...] | None:
+    """Processes of both sorts, each pid once; None when neither list could be read."""
+    if compute is None and graphics is None:
+        return None
+    by_pid = {told.pid: GpuProcess(told.pid, told.usedGpuMemory) for told in [*(graphics or []), *(compute or [])]}
+    return tuple(by_pid[pid] for pid in sorted(by_pid))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

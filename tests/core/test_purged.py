@@ -1,0 +1,110 @@
+"""What somebody removes under a running worker is created again; a worker that cannot begin jobs is replaced."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from mistudio_cli.child import describe_exit
+from tasks.faults import Faults
+from tasks.job import State
+from tasks.ledger import PREFIX
+from tasks.places import Places
+from tasks.rounds import Rounds
+from tasks.seat import CANNOT_BEGIN, Posture, Seat, occupants
+from tests.conftest import until
+from tests.core.lab import Lab
+
+
+def seat_folder(lab: Lab) -> Path:
+    return Places(lab.folder / "home", lab.folder / "home" / "store").seat("all-queues")
+
+
+@pytest.mark.parametrize("pattern", ["*.busy", "*.json", "lock", "slot-*", "*"])
+def test_jobs_run_on_after_files_of_the_seat_were_removed(lab: Lab, pattern: str) -> None:
+    lab.start_worker()
+    job = lab.submit("nap", name="under-way", ticks=40)
+    lab.under_way(job)
+    for file in seat_folder(lab).glob(pattern):
+        file.unlink()
+    assert lab.ended(lab.submit("blink", note="after")).state is State.SUCCEEDED
+    assert (lab.ended(job).state, lab.ended(job).attempt) == (State.SUCCEEDED, 1)
+
+
+@pytest.mark.parametrize("what", ["run/seats", "run", "logs"])
+def test_jobs_run_on_after_whole_folders_were_removed(lab: Lab, what: str) -> None:
+    lab.start_worker()
+    lab.ended(lab.submit("nap", name="before", ticks=1))
+    shutil.rmtree(lab.folder / "home" / what)
+    assert lab.ended(lab.submit("nap", name="after", ticks=1)).state is State.SUCCEEDED
+    assert lab.ended(lab.submit("blink")).state is State.SUCCEEDED
+
+
+def test_a_worker_told_to_end_waits_for_its_job_although_its_busy_file_was_removed(lab: Lab) -> None:
+    worker = lab.start_worker(slots=1)
+    job = lab.submit("nap", name="long", ticks=160)
+    lab.under_way(job)
+    for file in seat_folder(lab).glob("*.busy"):
+        file.unlink()
+    worker.send_signal(signal.SIGTERM)
+    worker.wait(60)
+    assert (lab.ledger.need(job.id).state, lab.ledger.need(job.id).attempt) == (State.SUCCEEDED, 1)
+
+
+def test_a_worker_that_cannot_begin_jobs_ends_and_says_why_and_loses_none(lab: Lab) -> None:
+    worker = lab.start_worker(slots=1)
+    until(lambda: seat_folder(lab).exists(), 10)
+    (seat_folder(lab) / "slot-1").mkdir()
+    jobs = [lab.submit("blink", name=f"blink-{number}") for number in range(3)]
+    assert worker.wait(60) == CANNOT_BEGIN
+    assert "3 jobs in a row could not be begun (IsADirectoryError" in lab.log()
+    assert {lab.ledger.need(job.id).state for job in jobs} == {State.QUEUED}
+    (seat_folder(lab) / "slot-1").rmdir()
+    for job in jobs:
+        lab.ledger.client.call("HSET", f"{PREFIX}job:{job.id}", "rung_at", 0)
+    lab.start_worker(slots=1)
+    assert {(lab.ended(job).state, lab.ended(job).attempt) for job in jobs} == {(State.SUCCEEDED, 1)}
+
+
+def test_the_death_of_such_a_worker_has_a_name() -> None:
+    assert describe_exit(CANNOT_BEGIN) == "exit code 71: it could not begin jobs, and its log says why"
+
+
+def test_who_repairs_a_seat_keeps_it(short_tmp: Path) -> None:
+    seat = Seat(Places(short_tmp, short_tmp), "w", ("training",), 1)
+    assert seat.repair() is False, "it has not sat down yet"
+    seat.take(lambda: True)
+    assert seat.repair() is False
+    shutil.rmtree(short_tmp / "run")
+    assert seat.repair() is True
+    assert [other.posture for other in occupants(Places(short_tmp, short_tmp))] == [Posture.SITTING]
+    second = Seat(Places(short_tmp, short_tmp), "w", ("training",), 1)
+    assert second.take(lambda: False) is False
+    seat.leave()
+    for file in (seat._lock, seat._busy, second._lock, second._busy):
+        file.close()
+
+
+def test_faults_are_counted_in_a_row_with_the_last_reason() -> None:
+    faults = Faults()
+    for reason in ("x" * 1000, "ü: short"):
+        faults.add(reason)
+    assert (faults.in_a_row, faults.last) == (2, "ü: short")
+    faults.clear()
+    assert faults.in_a_row == 0
+
+
+def test_a_fault_in_a_round_is_logged_once_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    rounds = Rounds("the look", logging.getLogger("test"))
+    for wrong in (True, True, False, True):
+        with rounds.guarded():
+            assert not wrong
+    assert (rounds.faults, rounds.in_a_row) == (3, 1)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the look failed, and is tried again (1 faults so far)",
+        "the look failed, and is tried again (3 faults so far)",
+    ]

@@ -1,0 +1,76 @@
+"""A store or a home that cannot be written: one attempt, and the reason."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tasks.job import Job, State
+from tasks.ledger import Claim, Ledger, new_job_id
+from tasks.store import Store
+from tasks.work import describe_failure, work_on
+from tests.core.lab import Lab
+
+
+def a_file(lab: Lab) -> Path:
+    path = lab.folder / "a-file"
+    path.write_text("no folder")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["nap", "blink"])
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        (lambda lab: Path("/proc/nosuch/store"), "No such file or directory"),
+        (a_file, "Not a directory"),
+        (lambda lab: lab.folder / ("n" * 300), "File name too long"),
+    ],
+    ids=["no-disk", "a-file", "too-long"],
+)
+def test_a_job_whose_store_cannot_be_used_fails_once_and_says_why(lab: Lab, kind: str, place: object, why: str) -> None:
+    store = place(lab)  # type: ignore[operator]
+    lab.start_worker(MISTUDIO_STORE=str(store))
+    failed = lab.ended(
+        lab.ledger.submit(Job(new_job_id(), kind, "a", {"nap": "training"}.get(kind, "high_priority"), {}))
+    )
+    assert (failed.state, failed.attempt) == (State.FAILED, 1)
+    assert failed.reason.startswith(f"The store {store} cannot be used on ")
+    assert why in failed.reason
+    assert "set MISTUDIO_STORE to another, then: mistudio jobs retry" in failed.reason
+
+
+def test_a_job_without_room_for_its_log_runs_all_the_same(lab: Lab) -> None:
+    lab.start_worker()
+    shutil.rmtree(lab.folder / "home" / "logs", ignore_errors=True)
+    (lab.folder / "home" / "logs").write_text("no folder")
+    assert lab.ended(lab.submit("nap", ticks=1)).state is State.SUCCEEDED
+    assert "cannot be written" in lab.log()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_disk_that_takes_nothing_is_told_in_a_sentence_of_its_own(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kinds_of_the_tests: None, number: int
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), "/store/.tmp")
+
+    monkeypatch.setenv("MISTUDIO_HOME", str(tmp_path))
+    monkeypatch.setattr(Store, "workdir", refuse)
+    job = ledger.submit(Job(new_job_id(), "blink", "a", "high_priority", {"note": "", "stare_s": 0.0}))
+    claim = ledger.claim(job.id, "w@h", "h")
+    assert isinstance(claim, Claim)
+    work_on(claim, ledger, "cpu", lambda: False, lambda: None)
+    failed = ledger.need(job.id)
+    assert (failed.state, failed.attempt) == (State.FAILED, 1)
+    assert failed.reason.startswith("The ")
+    assert failed.reason.endswith("then: mistudio jobs retry")
+
+
+def test_the_reason_of_a_full_disk_is_found_in_the_words_of_libraries_too() -> None:
+    told = describe_failure(RuntimeError("write: No space left on device (os error 28)"))
+    assert told["message"].startswith("The disk is full.")
