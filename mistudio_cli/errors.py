@@ -117,9 +117,13 @@ def _described(error: BaseException) -> str:
         return type(error).__name__
 
 
+_LONGEST_COMMAND = 300
+
+
 def _again_with_debug() -> str:
     import shlex
 
     from tasks.redact import redact
 
-    return redact(shlex.join(["mistudio", "--debug", *sys.argv[1:]]))
+    words = redact(shlex.join(["mistudio", "--debug", *sys.argv[1:]]))
+    return words if len(words) <= _LONGEST_COMMAND else "the same command with --debug after mistudio"
