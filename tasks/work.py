@@ -165,9 +165,21 @@ def _log_the_beginning(context: RunContext) -> None:
     """Say in the job's log which attempt begins, where, and from which step."""
     job = context.claim.job
     log.info("%s %s: attempt %d of at most %d on %s", job.kind, job.name, job.attempt, job.max_attempts, context.device)
+    if chosen := ", ".join(f"{name} {value}" for name, value in _chosen(job).items()):
+        log.info("%s", chosen)
     if kind_named(job.kind).resumes:
         at = goes_on_at(context.store, job)
         log.info("resumes at %s" if at else "starts from scratch", *[at] * bool(at))
+
+
+def _chosen(job: Job) -> dict[str, Any]:
+    """What a person wants to know of the parameters: those that are not the default, and always the hook."""
+    specs = {spec.name: spec for spec in dataclasses.fields(kind_named(job.kind).params)}
+    return {
+        name: value
+        for name, value in job.params.items()
+        if name in specs and value is not None and (value != specs[name].default or name == "hook")
+    }
 
 
 def _tell_the_beginning(context: RunContext) -> None:

@@ -28,11 +28,8 @@ CASES = 5000 if DEEPER else 150
 
 #: What starts processes, listens, or waits for what never comes.
 NOT_PLAYED = {
-    ("workers", None),
-    ("serve", None),
-    ("quickstart", None),
-    ("top", None),
-    ("doctor", None),
+    *(("workers", verb) for verb in ("start", "stop", "restart", "scale", "drain")),
+    *((noun, None) for noun in ("serve", "quickstart", "top", "doctor")),
     ("jobs", "wait"),
 }
 NOT_SAID = {"--wait", "--follow", "-f", "--foreground", "--home", "--broker-url", "--result-backend", "--store"}
