@@ -86,6 +86,8 @@ def explain(error: BaseException) -> Explained:
         case OSError() if error.strerror:
             where = f"{error.filename}: " if error.filename else ""
             return Explained(f"{where}{error.strerror}.", "Mend it or choose another place", Code.USAGE)
+        case OSError() if str(error):
+            return Explained(f"{str(error).rstrip('.')}.", "Correct it or choose another place", Code.USAGE)
         case MemoryError():
             return Explained("The command ran out of memory.", "Free some, or ask for less", Code.FAILED)
         case UnicodeEncodeError():

@@ -141,7 +141,7 @@ def _unusable(store: Path, error: OSError) -> Problem:
 
 def perform(context: RunContext) -> None:
     """Run the job's kind, publish what it made and tell the ledger; raises Stopped when told to stop."""
-    job = context.claim.job
+    job, began = context.claim.job, time.monotonic()
     result, lacking = None, ""
     try:
         _log_the_beginning(context)
@@ -153,11 +153,15 @@ def perform(context: RunContext) -> None:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a kind raises is the job's failure, told in its record
         failure = describe_failure(error)
-        log.error("%s", failure["message"] if isinstance(error, Problem) else traceback.format_exc())
+        if not isinstance(error, Problem):
+            log.error("%s", traceback.format_exc())
+        log.error("%s %s failed after %.1f s: %s", job.kind, job.name, time.monotonic() - began, failure["message"])
         tell(lambda: context.ledger.finish(context.claim, State.FAILED, failure["message"], result, error=failure))
         if lacking:  # what could be made is published, and the rest would fail again
             context.store.discard(job.id)
         return
+    # Said before it is told: who waits for the end, and then reads the log, shall find it there.
+    log.info("%s %s succeeded after %.1f s", job.kind, job.name, time.monotonic() - began)
     tell(lambda: context.ledger.finish(context.claim, State.SUCCEEDED, "done", result=result))
 
 

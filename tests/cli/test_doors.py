@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,8 @@ def here(cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
         if name.startswith(("MISTUDIO_", "CELERY_")):
             monkeypatch.setenv(name, value)
     monkeypatch.chdir(cli.home)
+    nothing = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - till the end of the test
+    monkeypatch.setattr(sys, "stdin", nothing)
     here, connect = Here(cli.home, capsys), session.connect_ledger
 
     def remembered(*args: Any, **values: Any) -> Ledger:
@@ -90,6 +93,7 @@ def here(cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 
     monkeypatch.setattr(session, "connect_ledger", remembered)
     yield here
+    nothing.close()
     session.remember_flags({})
 
 
