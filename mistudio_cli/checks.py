@@ -54,7 +54,7 @@ def all_checks(settings: Settings) -> Iterator[Check]:
         yield from _if_readable(lambda: workers(read_queues(ledger).queues or ()))
         yield from _if_readable(lambda: messages(refused.read(ledger.client, refused.MOST_KEPT), time.time()))
     yield _within("disk", lambda: disk(read_host(settings.places.store)), "See to the disk of the store")
-    cards = _cards()
+    cards = read_devices()
     yield gpu(cards)
     found = [read_profile(file) for file in profile_files()]
     yield profiles(found)
@@ -288,13 +288,6 @@ def _within(name: str, check: Callable[[], Check], mend: str) -> Check:
         return within(_PATIENCE_S, check)
     except OSError as error:
         return Check(name, "failed", f"{error.strerror or error}", mend)
-
-
-def _cards() -> Devices:
-    try:
-        return within(_PATIENCE_S, read_devices)
-    except TimeoutError:
-        return Devices((), "the GPU driver does not answer")
 
 
 def _if_readable(check: Callable[[], Check]) -> Iterator[Check]:
