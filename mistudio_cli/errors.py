@@ -86,6 +86,8 @@ def explain(error: BaseException) -> Explained:
         case OSError() if error.strerror:
             where = f"{error.filename}: " if error.filename else ""
             return Explained(f"{where}{error.strerror}.", "Mend it or choose another place", Code.USAGE)
+        case OSError() if str(error):
+            return Explained(f"{str(error).rstrip('.')}.", "Correct it or choose another place", Code.USAGE)
         case MemoryError():
             return Explained("The command ran out of memory.", "Free some, or ask for less", Code.FAILED)
         case UnicodeEncodeError():
@@ -117,9 +119,13 @@ def _described(error: BaseException) -> str:
         return type(error).__name__
 
 
+_LONGEST_COMMAND = 300
+
+
 def _again_with_debug() -> str:
     import shlex
 
     from tasks.redact import redact
 
-    return redact(shlex.join(["mistudio", "--debug", *sys.argv[1:]]))
+    words = redact(shlex.join(["mistudio", "--debug", *sys.argv[1:]]))
+    return words if len(words) <= _LONGEST_COMMAND else "the same command with --debug after mistudio"

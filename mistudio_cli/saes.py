@@ -128,15 +128,14 @@ def _densities(told: Any) -> list[list[str]]:
     told = _table(told)
     from mistudio_cli.sparks import bars
 
-    counts, edges = told.get("counts"), told.get("log10_edges")
-    if not (_is_numbers(counts) and _is_numbers(edges) and len(edges) == len(counts) + 1):
-        return []
+    counts, edges, never = told.get("counts"), told.get("log10_edges"), told.get("never")
+    if not (_are_counts(counts) and _are_edges(edges) and len(edges) == len(counts) + 1 and _are_counts([never])):
+        return []  # of a damaged file
     held = [place for place, count in enumerate(counts) if count]
     if not held:
-        return [["feature density", f"none of {told.get('never')} ever fired"]]
+        return [["feature density", f"none of {never} ever fired"]]
     low, high = held[0], held[-1] + 1
     drawn = f"1e{edges[low]:g} {bars(counts[low:high])} 1e{edges[high]:g}"
-    never = told.get("never", 0)
     return [["feature density", f"{drawn}, {never} of {never + sum(counts)} never fired"]]
 
 
@@ -161,8 +160,12 @@ def _table(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _is_numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, (int, float)) for item in value)
+def _are_counts(values: Any) -> bool:
+    return isinstance(values, list) and all(type(item) is int and 0 <= item < 2**53 for item in values)
+
+
+def _are_edges(values: Any) -> bool:
+    return isinstance(values, list) and all(type(item) in (int, float) and abs(item) < 1000 for item in values)
 
 
 def _is_texts(value: Any) -> bool:

@@ -20,7 +20,7 @@ LARGEST = 64 << 20
 
 #: The time tomllib takes grows with the square of a dotted key's length.
 _LARGEST_TOML = 1 << 20
-_LONG_KEY = re.compile(r"(?:(?:[\w-]+|\"[^\"\n]*\"|'[^'\n]*')[ \t]*\.[ \t]*){64}")
+_LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}""")
 
 #: Of a parser's message.
 _REASON_CHARS = 200
@@ -45,7 +45,7 @@ def parse_json(text: str | bytes, where: str = "", fix: str = "", *, strict: boo
     Unless `strict`, NaN and Infinity are numbers, and the last of several values of one name holds: as Python's own
     parser has it, and some files of models need it.
     """
-    told = decode(text, where, fix)
+    told = decode(text, where, fix, codec="utf-8")  # other readers of the same file take no byte order mark
     hooks: dict[str, Any] = {"object_pairs_hook": unique, "parse_constant": _no_number} if strict else {}
     try:
         found = json.loads(told, **hooks)
@@ -134,12 +134,12 @@ def fault_of(value: Any) -> str | None:
     return _fault(value, 0)
 
 
-def decode(text: str | bytes, where: str = "", fix: str = "") -> str:
-    """The text, without a byte order mark; Malformed for bytes that are no UTF-8."""
+def decode(text: str | bytes, where: str = "", fix: str = "", codec: str = "utf-8-sig") -> str:
+    """The text, by default without a byte order mark; Malformed for bytes that are no UTF-8."""
     if isinstance(text, str):
         return text
     try:
-        return text.decode("utf-8-sig")
+        return text.decode(codec)
     except UnicodeDecodeError as error:
         line = text.count(b"\n", 0, error.start) + 1
         raise Malformed(where, f"not UTF-8: {error.reason} at byte {error.start}", line, fix) from None

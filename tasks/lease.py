@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tasks.problem import Problem
+from tasks.visible import shown
 
 ANY, NONE = "any", "none"
 
@@ -42,6 +43,10 @@ class Lease:
     expected: int | None
 
 
+#: Of an index: no host has more cards, and Python reads no number of thousands of digits.
+_MOST_DIGITS = 4
+
+
 def read_wish(wish: str) -> tuple[int, ...] | None:
     """The indices of "0,1"; None for "any", nothing for "none". Problem for any other word."""
     words = [word.strip() for word in wish.split(",")]
@@ -49,9 +54,9 @@ def read_wish(wish: str) -> tuple[int, ...] | None:
         return None
     if words == [NONE]:
         return ()
-    if all(word.isdecimal() and word.isascii() for word in words):
+    if all(word.isdecimal() and word.isascii() and len(word) <= _MOST_DIGITS for word in words):
         return tuple(dict.fromkeys(map(int, words)))
-    raise Problem(f"--gpu {wish!r} is neither any nor none nor indices such as 0,1.", "See: mistudio top --once")
+    raise Problem(f"--gpu {shown(wish)} is neither any nor none nor indices such as 0,1.", "See: mistudio top --once")
 
 
 def explain(refusals: Sequence[Refusal], need: int | None) -> str:

@@ -128,7 +128,7 @@ def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str, bell: dict[st
         keeper = Keeper(open_ledger(app), claim)
         with keeper, _shutdown_heard(keeper):
             try:
-                _run(ledger, claim, keeper)
+                has_logged_its_end = _run(ledger, claim, keeper)
             except Unreachable:  # for so long that nothing can be told: the lease has run out
                 raise
             except Exception as error:
@@ -145,16 +145,16 @@ def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str, bell: dict[st
     if claim is None:
         log.info("nothing to run: the job is %s", "unknown" if job is None else job.state)
     elif job is not None and job.attempt == claim.job.attempt and job.state is not State.RUNNING:
-        _log_outcome(job)
+        _log_outcome(job, in_its_log=not has_logged_its_end)
     return job
 
 
-def _log_outcome(job: Job) -> None:
-    """Say in the worker's log and in the job's how an attempt ended, or why the job is in its queue again."""
+def _log_outcome(job: Job, *, in_its_log: bool) -> None:
+    """Say in the worker's log, and in the job's, how an attempt ended, or why the job is in its queue again."""
     began, ended = job.started_at, job.finished_at
     took = "" if began is None or ended is None else f" after {ended - began:.1f} s"
     level = logging.ERROR if job.state is State.FAILED else logging.INFO
-    with about(job.id, job.attempt, Places.from_environment().job_log(job.id)):
+    with about(job.id, job.attempt, Places.from_environment().job_log(job.id) if in_its_log else None):
         log.log(level, "%s %s %s%s: %s", job.kind, job.name, job.state, took, job.reason)
 
 
@@ -176,11 +176,11 @@ def _shutdown_heard(keeper: Keeper) -> Iterator[None]:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _run(ledger: Ledger, claim: Claim, keeper: Keeper) -> None:
+def _run(ledger: Ledger, claim: Claim, keeper: Keeper) -> bool:
+    """Run the job; whether the work has said in its log how it ended."""
     kind = kind_named(claim.job.kind)
     if kind.in_slot:
-        _run_here(ledger, claim, keeper)
-        return
+        return _run_here(ledger, claim, keeper)
     try:
         device = gpu.device_for(
             ledger,
@@ -193,15 +193,16 @@ def _run(ledger: Ledger, claim: Claim, keeper: Keeper) -> None:
     except Problem as problem:
         failure = describe_failure(problem)
         tell(lambda: ledger.finish(claim, State.FAILED, failure["message"], error=failure))
-        return
+        return False
     finally:
         nvml_process.close()
     if device is None:
         tell(lambda: keeper.settle(ledger, "while it waited for a device"))
-        return
+        return False
     ended = run_apart(claim, device, keeper)
     if ended != TOLD_THE_LEDGER:
         _tell_for_the_runner(ledger, claim, keeper, ended)
+    return ended == TOLD_THE_LEDGER
 
 
 def _tell_for_the_runner(ledger: Ledger, claim: Claim, keeper: Keeper, ended: int) -> None:
@@ -230,14 +231,16 @@ def _gpu_memory(ledger: Ledger, kind: JobKind, job: Job) -> int | None:
         return None
 
 
-def _run_here(ledger: Ledger, claim: Claim, keeper: Keeper) -> None:
+def _run_here(ledger: Ledger, claim: Claim, keeper: Keeper) -> bool:
     keeper.work_begins()
     with about(claim.job.id, claim.job.attempt, Places.from_environment().job_log(claim.job.id)):
-        _perform_here(ledger, claim, keeper)
+        return _perform_here(ledger, claim, keeper)
 
 
-def _perform_here(ledger: Ledger, claim: Claim, keeper: Keeper) -> None:
+def _perform_here(ledger: Ledger, claim: Claim, keeper: Keeper) -> bool:
     try:
         work_on(claim, ledger, gpu.CPU, lambda: bool(keeper.why), on_lost=lambda: None)
     except Stopped:
         tell(lambda: keeper.settle(ledger, "stopped when told to"))
+        return False
+    return True

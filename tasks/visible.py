@@ -7,6 +7,7 @@ that show one text and mean another (Boucher & Anderson 2021, "Trojan Source").
 from __future__ import annotations
 
 import re
+import reprlib
 from typing import Any
 
 #: C0 and C1 control characters, bidirectional embeddings, overrides and isolates, invisible separators and tags, and
@@ -14,6 +15,9 @@ from typing import Any
 _RISKY = "\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f"
 _ANY = re.compile(f"[{_RISKY}]")
 _ANY_BUT_LAYOUT = re.compile(f"(?![\n\t])[{_RISKY}]")
+#: Writes no more of a value than is shown, however deep it is nested.
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxlist, _BRIEF.maxtuple, _BRIEF.maxdict, _BRIEF.maxstring = 6, 20, 20, 20, 200
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -40,8 +44,8 @@ def shown(value: Any, length: int = 80) -> str:
 
 def _written(value: Any) -> str:
     try:
-        return repr(value)
-    except (RecursionError, ValueError):  # nested without end, or a number of more digits than Python writes
+        return _BRIEF.repr(value) if isinstance(value, (dict, list, tuple)) else repr(value)
+    except (RecursionError, ValueError):  # a number of more digits than Python writes
         return f"a {type(value).__name__} too large to show"
 
 

@@ -141,7 +141,7 @@ def _unusable(store: Path, error: OSError) -> Problem:
 
 def perform(context: RunContext) -> None:
     """Run the job's kind, publish what it made and tell the ledger; raises Stopped when told to stop."""
-    job = context.claim.job
+    job, began = context.claim.job, time.monotonic()
     result, lacking = None, ""
     try:
         _log_the_beginning(context)
@@ -153,11 +153,15 @@ def perform(context: RunContext) -> None:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a kind raises is the job's failure, told in its record
         failure = describe_failure(error)
-        log.error("%s", failure["message"] if isinstance(error, Problem) else traceback.format_exc())
+        if not isinstance(error, Problem):
+            log.error("%s", traceback.format_exc())
+        log.error("%s %s failed after %.1f s: %s", job.kind, job.name, time.monotonic() - began, failure["message"])
         tell(lambda: context.ledger.finish(context.claim, State.FAILED, failure["message"], result, error=failure))
         if lacking:  # what could be made is published, and the rest would fail again
             context.store.discard(job.id)
         return
+    # Said before it is told: who waits for the end, and then reads the log, shall find it there.
+    log.info("%s %s succeeded after %.1f s", job.kind, job.name, time.monotonic() - began)
     tell(lambda: context.ledger.finish(context.claim, State.SUCCEEDED, "done", result=result))
 
 
@@ -165,9 +169,21 @@ def _log_the_beginning(context: RunContext) -> None:
     """Say in the job's log which attempt begins, where, and from which step."""
     job = context.claim.job
     log.info("%s %s: attempt %d of at most %d on %s", job.kind, job.name, job.attempt, job.max_attempts, context.device)
+    if chosen := ", ".join(f"{name} {value}" for name, value in _chosen(job).items()):
+        log.info("%s", chosen)
     if kind_named(job.kind).resumes:
         at = goes_on_at(context.store, job)
         log.info("resumes at %s" if at else "starts from scratch", *[at] * bool(at))
+
+
+def _chosen(job: Job) -> dict[str, Any]:
+    """What a person wants to know of the parameters: those that are not the default, and always the hook."""
+    specs = {spec.name: spec for spec in dataclasses.fields(kind_named(job.kind).params)}
+    return {
+        name: value
+        for name, value in job.params.items()
+        if name in specs and value is not None and (value != specs[name].default or name == "hook")
+    }
 
 
 def _tell_the_beginning(context: RunContext) -> None:

@@ -25,6 +25,7 @@ from tasks.places import Places
 from tasks.problem import Problem
 from tasks.queues import QUEUE_NAMES
 from tasks.seat import occupants
+from tasks.visible import shown
 from tasks.wire import connect
 
 app = typer.Typer(help="Start, watch and stop the processes that do the work", no_args_is_help=True)
@@ -256,12 +257,15 @@ def _hold_against_machine(who: str, specs: Sequence[WorkerSpec], strict: bool) -
         output.talk(sentence)
 
 
+_MOST_DIGITS = 3  # of a number of workers
+
+
 def _count(word: str) -> tuple[str, int]:
     queue, mark, count = word.partition("=")
     if queue not in QUEUE_NAMES:
         raise typer.BadParameter(f"there is no queue {queue!r}; queues: {', '.join(QUEUE_NAMES)}")
-    if not mark or not count.isdecimal():
-        raise typer.BadParameter(f"{word!r} is not like {queue}=2")
+    if not mark or not (count.isdecimal() and count.isascii() and len(count) <= _MOST_DIGITS):
+        raise typer.BadParameter(f"{shown(word)} is not like {queue}=2, or is more than {10**_MOST_DIGITS - 1}")
     return queue, int(count)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 #: How many files and folders are looked at in search of an SAE below the folder that was given.
-_MOST_LOOKED_AT = 20_000
+_MOST_LOOKED_AT = 2_000
 
 #: What `cfg.json` may say of activations besides nothing, which would have to be done to each vector.
 _AS_THEY_ARE = {"normalize_activations": ("none", False, None), "reshape_activations": ("none", None)}

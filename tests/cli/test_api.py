@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -186,3 +187,30 @@ def test_a_host_that_there_is_not_is_one_sentence(cli: Cli, host: str) -> None:
     assert (told.code, told.out) == (Code.USAGE, "")
     assert "cannot be listened on: " in told.err
     assert len(told.err.splitlines()) == 2
+
+
+def test_whatever_is_requested_is_answered_in_json(client: httpx.Client) -> None:
+    dice = random.Random(5)
+    paths = [
+        "/queues",
+        "/health",
+        "/active",
+        "/nothing",
+        "/../../etc/passwd",
+        "/%00",
+        "/%ff%fe",
+        "/queues/",
+        "//",
+        "/" + "a" * 5000,
+    ]
+    bodies = [b"", b"[" * 100_000, b'{"a":' * 1000, b"\xff\x00", b"null", b"9" * 5000]
+    headers = [{}, {"Authorization": "Bearer \xff"}, {"Content-Type": "application/json"}, {"X-Odd": "a" * 5000}]
+    for _ in range(80):
+        method = dice.choice(["GET", "GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "ODD"])
+        query = dice.choice(["", "?a=1", "?" + "&".join("a[]=%00" for _ in range(50)), "?%"])
+        odd = {name: value.encode("latin-1") for name, value in dice.choice(headers).items()}
+        answer = client.request(method, dice.choice(paths) + query, content=dice.choice(bodies), headers=odd)
+        assert answer.status_code < 500, (method, answer.request.url, answer.text[:200])
+        if method != "HEAD" and answer.status_code >= 400 and answer.text:
+            assert "error" in answer.json(), answer.text[:200]
+    assert client.get("/health").status_code == 200

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,8 @@ CASES = 5000 if DEEPER else 150
 
 #: What starts processes, listens, or waits for what never comes.
 NOT_PLAYED = {
-    ("workers", None),
-    ("serve", None),
-    ("quickstart", None),
-    ("top", None),
-    ("doctor", None),
+    *(("workers", verb) for verb in ("start", "stop", "restart", "scale", "drain")),
+    *((noun, None) for noun in ("serve", "quickstart", "top", "doctor")),
     ("jobs", "wait"),
 }
 NOT_SAID = {"--wait", "--follow", "-f", "--foreground", "--home", "--broker-url", "--result-backend", "--store"}
@@ -85,6 +83,8 @@ def here(cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
         if name.startswith(("MISTUDIO_", "CELERY_")):
             monkeypatch.setenv(name, value)
     monkeypatch.chdir(cli.home)
+    nothing = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - till the end of the test
+    monkeypatch.setattr(sys, "stdin", nothing)
     here, connect = Here(cli.home, capsys), session.connect_ledger
 
     def remembered(*args: Any, **values: Any) -> Ledger:
@@ -93,6 +93,7 @@ def here(cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 
     monkeypatch.setattr(session, "connect_ledger", remembered)
     yield here
+    nothing.close()
     session.remember_flags({})
 
 

@@ -230,3 +230,19 @@ def test_the_documented_exit_codes_are_those_of_the_table() -> None:
     assert documented == [(str(int(code)), meaning) for code, meaning in MEANINGS.items()]
     assert set(MEANINGS) == set(Code)
     assert output.READER_GONE == Code.READER_GONE
+
+
+@pytest.mark.parametrize("word", ["training=" + "9" * 5000, "training=²", "training=1000", "training=", "training=-1"])
+def test_a_number_of_workers_that_no_host_has_is_refused(cli: Cli, word: str) -> None:
+    told = cli("workers", "scale", word)
+    assert (told.code, told.out) == (Code.USAGE, "")
+    assert "is not like training=2" in told.err
+    assert len(told.err) < 300
+
+
+@pytest.mark.parametrize("wish", ["9" * 5000, "²", "0,", "-1", "cuda:0"])
+def test_a_gpu_that_no_host_has_is_refused(cli: Cli, wish: str) -> None:
+    told = cli("submit", "cleanup", "--gpu", wish)
+    assert (told.code, told.out) == (Code.USAGE, "")
+    assert "is neither any nor none nor indices" in told.err
+    assert len(told.err) < 300

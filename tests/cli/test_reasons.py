@@ -51,7 +51,7 @@ def test_a_paused_queue_and_an_unfinished_parent_are_named(cli: Cli) -> None:
     parent = submit(cli)
     child = submit(cli, parents=(parent.id,))
     command = cli.start("jobs", "wait", parent.id, child.id)
-    told = sorted(said(command, 2))
+    told = sorted(said(command, 2), key=lambda line: not line.startswith(parent.id))
     assert told[0].startswith(f"{parent.id} is queued. Its queue training has been paused for ")
     assert told[0].endswith("(mistudio queue resume training)")
     cause = f"It waits for {parent.id} (nap a), which is queued."

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from mistudio_cli import saes
 from mistudio_cli.errors import Code
 from tasks.job import kind_named
 from tasks.sae.architectures import build
@@ -52,6 +53,15 @@ def add_sae(home: Path, name: str, config: CoderConfig = PLAIN, about: dict[str,
     }
     store.seal(output, told)
     return store.publish(output, "saes", name)
+
+
+@pytest.mark.parametrize("key", ["never", "counts", "log10_edges"])
+@pytest.mark.parametrize("value", [None, "x", -1e308, [1e308], [-5] * 14, [-5, 0] * 7, [True], 1e999, {"a": 1}])
+def test_an_odd_histogram_of_densities_hides_nothing_else(key: str, value: object) -> None:
+    told = {"density_histogram": {**DENSITIES, key: value}, "l0": 4.0}
+    shown = {"made_from": {}, "params": {}, "files": {}, "hooks": [], "hook_out": None, "result": told}
+    nothing = dict.fromkeys(("name", "path", *saes._SHAPE, "kind", "job", "created_at"))
+    assert ["l0", "4"] in saes.facts({**nothing, **shown})[1]
 
 
 def test_the_saes_of_the_store_are_listed_and_shown_as_documented(cli: Cli) -> None:

@@ -123,6 +123,7 @@ def test_an_output_that_knows_ascii_only_gets_ascii(cli: Cli) -> None:
         (RecursionError("too deep"), "Internal error: RecursionError: too deep", Code.FAULT),
         (KeyError("x"), "Internal error: KeyError: 'x'", Code.FAULT),
         (RuntimeError("at redis://:secret@h"), "Internal error: RuntimeError: at redis://:***@h", Code.FAULT),
+        (OSError("AF_UNIX path too long"), "AF_UNIX path too long.", Code.USAGE),
         (MemoryError(), "The command ran out of memory.", Code.FAILED),
         (
             UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates"),

@@ -13,6 +13,7 @@ import pytest
 
 from tasks.documents import (
     Malformed,
+    decode,
     parse_json,
     parse_json_object,
     parse_toml,
@@ -74,9 +75,18 @@ def test_files_of_models_may_have_what_pythons_parser_reads() -> None:
     assert parse_json(text, strict=False) == {"time_step_limit": [0.0, float("inf")], "a": 2}
 
 
-def test_a_byte_order_mark_is_no_fault() -> None:
-    assert parse_json(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
+def test_no_text_of_the_largest_size_takes_long() -> None:
+    for piece in ("a", "9", "a.", '"', "'\"", '"a', "[", "a=1\n", ".", " ", '"a".', "- ", "a.b=1\n", "\n"):
+        text = piece * ((1 << 20) // len(piece))
+        with deadline(20, repr(piece)):
+            assert (sentence_of(lambda text=text: parse_toml(text, "f")) or "f:").startswith("f:")
+
+
+def test_a_byte_order_mark_is_no_fault_of_what_people_write_and_one_of_what_other_programs_read() -> None:
     assert parse_toml(b"\xef\xbb\xbfa = 1") == {"a": 1}
+    assert parse_json(decode(b'\xef\xbb\xbf{"a": 1}')) == {"a": 1}
+    with pytest.raises(Malformed, match="BOM"):
+        parse_json(b'\xef\xbb\xbf{"a": 1}')
 
 
 def test_a_device_without_end_is_not_read_to_its_end() -> None:

@@ -29,16 +29,17 @@ def test_the_log_of_a_job_that_went_well_shows_its_course(lab: Lab) -> None:
     slow, quick = lab.submit("nap", name="a", ticks=1), lab.submit("blink", note="x")
     lab.ended(slow)
     lab.ended(quick)
-    lab.stop_worker()
     where = lab.store.path("saes", "a")
     assert messages(lab, slow) == [
         "1: nap a: attempt 1 of at most 3 on cpu",
+        "1: ticks 1",
         f"1: published saes/a in {where}",
-        "1: nap a succeeded after N s: done",
+        "1: nap a succeeded after N s",
     ]
     assert messages(lab, quick) == [
         "1: blink blink: attempt 1 of at most 3 on cpu",
-        "1: blink blink succeeded after N s: done",
+        "1: note x",
+        "1: blink blink succeeded after N s",
     ]
 
 
@@ -49,11 +50,11 @@ def test_the_log_of_a_killed_and_resumed_job_has_both_attempts(lab: Lab) -> None
     lab.ended(job)
     lab.stop_worker()
     told = messages(lab, job)
-    assert told[:2] == ["1: hike b: attempt 1 of at most 2 on cpu", "1: starts from scratch"]
-    assert told[2].startswith("1: hike b queued: its process was killed (SIGKILL)")
-    assert told[3] == "2: hike b: attempt 2 of at most 2 on cpu"
-    assert re.fullmatch(r"2: resumes at tick [1-9]\d*", told[4])
-    assert told[-1] == "2: hike b succeeded after N s: done"
+    assert told[:3] == ["1: hike b: attempt 1 of at most 2 on cpu", "1: ticks 30", "1: starts from scratch"]
+    assert told[3].startswith("1: hike b queued: its process was killed (SIGKILL)")
+    assert told[4:6] == ["2: hike b: attempt 2 of at most 2 on cpu", "2: ticks 30"]
+    assert re.fullmatch(r"2: resumes at tick [1-9]\d*", told[6])
+    assert told[-1] == "2: hike b succeeded after N s"
 
 
 def test_the_log_of_a_failed_and_of_a_cancelled_job_end_with_the_reason(lab: Lab) -> None:

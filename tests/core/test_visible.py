@@ -46,7 +46,8 @@ def test_values_of_any_size_are_shown_in_a_few_words() -> None:
     deep: list = []
     for _ in range(100_000):
         deep = [deep]
-    assert shown(deep) == "a list too large to show"
+    assert shown(deep) == "[[[[[[[...]]]]]]]"
+    assert shown([1, "a", {"b": (2.5, None)}]) == "[1, 'a', {'b': (2.5, None)}]"
     assert shown(16**5000) == "a int too large to show"
     assert shown("x" * 1000, 10) == "'xxxxxxxxx…"
     assert shown("\x1b\u202e") == r"'\x1b\u202e'"

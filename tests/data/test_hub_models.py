@@ -138,7 +138,7 @@ def test_what_the_hub_refuses_is_one_sentence(hub: HubBench):
         "owner/nothing": "The Hub has no model owner/nothing",
         "owner/gated": "The model owner/gated is gated",
         "owner/pickled": "owner/pickled has no weights as safetensors",
-        "owner/broken": "The config.json of model 'owner/broken' is no object but list",
+        "owner/broken": "The config.json of model 'owner/broken' cannot be read: a JSON object was expected",
     }
     for answer, sentence in zip(hub.ask(*told), told.values(), strict=True):
         assert answer.startswith(sentence)

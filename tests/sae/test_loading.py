@@ -192,7 +192,7 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no shards": (lambda folder: shard(folder), "no weight_map from tensors to files"),
     "index a list": (
         lambda folder: (folder / "model.safetensors.index.json").write_text("[]"),
-        "is no object but list",
+        "a JSON object was expected, not",
     ),
     "index nested": (
         lambda folder: (folder / "model.safetensors.index.json").write_text("[" * 100_000),
