@@ -12,8 +12,11 @@ from pathlib import Path
 from deploy import generate as deployment
 from mistudio_cli.profile_keys import KEYS
 from tasks.job import flag_of, kinds
-from tasks.queues import QUEUES
+from tasks.kind_settings import KIND_SETTINGS
+from tasks.queues import DEFAULT_PRIORITY, QUEUES
 from tasks.sae.architectures import coder_class, names
+from tasks.setting_types import duration_text
+from tasks.settings import SETTINGS, Setting
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,6 +33,9 @@ def need_rows() -> str:
         f"| `{q.name}` | {q.concurrency} | {q.needs.cpus} | {q.needs.memory_gb} GB | {q.needs.gpus or '–'} |"
         for q in QUEUES
     ]
+    slots, cpus = sum(q.concurrency for q in QUEUES), sum(q.needs.cpus for q in QUEUES)
+    memory_gb, gpus = sum(q.needs.memory_gb for q in QUEUES), sum(q.needs.gpus for q in QUEUES)
+    rows.append(f"| all, as `full` has them | {slots} | {cpus} | {memory_gb} GB | {gpus} |")
     return "\n".join(["| queue | slots | cores | memory | GPUs |", "|---|---|---|---|---|", *rows])
 
 
@@ -76,6 +82,39 @@ def profile_key_rows() -> str:
     return "\n".join(["| key | value | in `[queues.NAME]` | example | meaning |", "|---|---|---|---|---|", *rows])
 
 
+def setting_rows() -> str:
+    """The settings as rows of a Markdown table."""
+    rows = [
+        f"| `{row.name}` | {_expected(row)} | {row.default_text} | `{row.variable}` | {row.help} |" for row in SETTINGS
+    ]
+    return "\n".join(["| key | value | default | environment | meaning |", "|---|---|---|---|---|", *rows])
+
+
+def _expected(row: Setting) -> str:
+    return f"{row.type.expected}{f' ({row.unit})' if row.unit else ''}" if not row.is_secret else "text"
+
+
+def kind_setting_rows() -> str:
+    """The settings of kinds as rows of a Markdown table."""
+    rows = [f"| `{row.name}` | {row.type.expected} | {row.help} |" for row in KIND_SETTINGS]
+    return "\n".join(["| key | value | meaning |", "|---|---|---|", *rows])
+
+
+def kind_default_rows() -> str:
+    """Each kind's settings where no file sets them, as rows of a Markdown table."""
+    rows = [
+        f"| `{kind.name}` | {DEFAULT_PRIORITY} | {_limit(kind.effective_limits.soft_s)} |"
+        f" {_limit(kind.effective_limits.hard_s)} | {_limit(kind.effective_limits.stall_s)} |"
+        for kind in kinds().values()
+    ]
+    head = f"| kind | {' | '.join(f'`{row.name}`' for row in KIND_SETTINGS)} |"
+    return "\n".join([head, "|---|---|---|---|---|", *rows])
+
+
+def _limit(length_s: float | None) -> str:
+    return "none" if length_s is None else duration_text(length_s)
+
+
 def filled(text: str, marker: str, content: str) -> str:
     """`text` with what stands between the marker's two comments replaced."""
     begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
@@ -84,17 +123,27 @@ def filled(text: str, marker: str, content: str) -> str:
     return f"{before}{begin}\n{content}\n{end}{after}"
 
 
+def _with(path: Path, tables: dict[str, str]) -> str:
+    text = path.read_text(encoding="utf-8")
+    for marker, table in tables.items():
+        text = filled(text, marker, table)
+    return text
+
+
 def wanted() -> dict[Path, str]:
     """What each generated file should hold."""
     readme = ROOT / "README.md"
     text = filled(readme.read_text(encoding="utf-8"), "queues", queue_rows())
     profiles = ROOT / "docs" / "profiles.md"
     training = ROOT / "docs" / "training.md"
+    settings = ROOT / "docs" / "settings.md"
+    settings_tables = {"settings": setting_rows(), "kinds": kind_setting_rows(), "kind-defaults": kind_default_rows()}
     told = profiles.read_text(encoding="utf-8")
     tables = {
         readme: filled(text, "kinds", kind_rows()),
         ROOT / "docs" / "kinds.md": kind_reference(),
         training: filled(training.read_text(encoding="utf-8"), "architectures", architecture_rows()),
+        settings: _with(settings, settings_tables),
         profiles: filled(filled(told, "profile-keys", profile_key_rows()), "queue-needs", need_rows()),
     }
     return {**tables, **deployment.wanted()}

@@ -14,15 +14,13 @@ from mistudio_cli.snapshot import QueueRow, read_queues
 from tasks.job import Job, State
 from tasks.ledger import Ledger
 from tasks.listing import Filter
+from tasks.settings import current
 from tasks.wire import Refused, Unreachable
 
 PREFIX = "/api/v1/workers"
 
 #: Where the token lies that requests must bear, unless another variable is named.
 TOKEN_VARIABLE = "MISTUDIO_API_TOKEN"  # noqa: S105 - a variable's name
-
-#: More pending jobs than this on one queue is a warning.
-BACKLOG = 100
 
 REDACTED = "[redacted]"
 
@@ -169,6 +167,6 @@ def _task(job: Job) -> dict[str, Any]:
 def _trouble(row: QueueRow) -> str | None:
     if row.pending and not row.consumers:
         return f"Queue '{row.name}' has {row.pending} pending and no worker"
-    if row.pending > BACKLOG:
+    if row.pending > current("backlog_threshold"):
         return f"Queue '{row.name}' has a backlog of {row.pending}"
     return None

@@ -11,6 +11,7 @@ from mistudio_cli.errors import NotFound
 from tasks.job import Job, State
 from tasks.ledger import Ledger
 from tasks.problem import Problem
+from tasks.queues import Limits
 
 if TYPE_CHECKING:  # what reads devices is imported where it is asked
     from mistudio_cli.holders import Holder
@@ -62,6 +63,7 @@ def show_lines(
         "worker": job.worker or "",
         "device": _device(job, around.holder),
         "gpu": "" if job.gpu == "any" else job.gpu,
+        "limits": _limits(job.limits),
         "tags": ", ".join(job.tags),
         "retry of": _retry_of(job),
         "artifact": "" if job.more_artifacts else path or job.artifact or "",
@@ -90,6 +92,16 @@ def _device(job: Job, holder: Holder | None) -> str:
     if holder is None:
         return job.device or ""
     return f"{job.device}, holds {tables.size(holder.memory)}, expected {tables.size(holder.expected)}"
+
+
+def _limits(limits: Limits | None) -> str:
+    """The limits that were set for the job; those of its kind are no news."""
+    if limits is None:
+        return ""
+    from tasks.setting_types import duration_text
+
+    spans = {"soft": limits.soft_s, "hard": limits.hard_s, "stall": limits.stall_s}
+    return ", ".join(f"{name} {'none' if span is None else duration_text(span)}" for name, span in spans.items())
 
 
 def _retry_of(job: Job) -> str:

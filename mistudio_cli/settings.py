@@ -1,42 +1,14 @@
-"""Where each setting comes from: flag, environment, `mistudio.toml`, default, in this order."""
+"""The settings of a command: the table of `tasks.settings` with the command line's flags on top."""
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tasks.places import Places, config_dir, default_home
-from tasks.problem import Problem
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One thing that can be set."""
-
-    name: str  # the key in mistudio.toml and the flag's name
-    variable: str  # the environment variable
-    help: str
-
-
-@dataclass(frozen=True)
-class Value:
-    """What a setting is, and who said so: "flag", "environment", "file" or "default"."""
-
-    name: str
-    value: str | None
-    origin: str
-
-
-SETTINGS: tuple[Setting, ...] = (
-    Setting("home", "MISTUDIO_HOME", "folder for Redis data, logs and sockets"),
-    Setting("store", "MISTUDIO_STORE", "folder for artifacts; may be shared between machines"),
-    Setting("broker_url", "CELERY_BROKER_URL", "Redis to use; unset means the home's own"),
-    Setting("result_backend", "CELERY_RESULT_BACKEND", "where Celery keeps results; unset means the broker"),
-)
+from tasks.places import Places, default_home
+from tasks.settings import KINDS, SETTINGS, Value, check_file, find_value, read_file
 
 
 @dataclass(frozen=True)
@@ -46,12 +18,12 @@ class Settings:
     values: tuple[Value, ...]
 
     def get(self, name: str) -> str | None:
-        """The value of that setting."""
+        """The value of that setting of text."""
         return next(value.value for value in self.values if value.name == name)
 
     @property
     def places(self) -> Places:
-        """Where this home's files lie."""
+        """Where this home's files are."""
         home = Path(self.get("home") or default_home()).expanduser().absolute()
         store = self.get("store")
         return Places(home, Path(store).expanduser().absolute() if store else home / "store")
@@ -67,15 +39,20 @@ class Settings:
         return self.get("result_backend")
 
 
-def config_file() -> Path:
-    """The user's settings file; it need not exist."""
-    return config_dir() / "mistudio.toml"
-
-
 def load(flags: Mapping[str, str | None] | None = None) -> Settings:
-    """The settings in force. Problem when `mistudio.toml` cannot be read or names a setting there is not."""
-    file = _read_file(config_file())
-    return Settings(tuple(_choose(setting, flags or {}, file) for setting in SETTINGS))
+    """The settings in force. Problem when `mistudio.toml` cannot be read or has something wrong in it."""
+    check_file()
+    if KINDS in read_file():
+        from tasks.kind_settings import check_kinds
+
+        check_kinds()
+    return Settings(tuple(_values(flags or {})))
+
+
+def _values(flags: Mapping[str, str | None]) -> Iterator[Value]:
+    for setting in SETTINGS:
+        value = find_value(setting, flags)
+        yield Value("home", str(default_home()), "default") if setting.name == "home" and not value.value else value
 
 
 def redacted(url: str) -> str:
@@ -85,29 +62,3 @@ def redacted(url: str) -> str:
     user, colon, _ = login.partition(":")
     shown = f"{user}:***@{place}" if colon else login + at + place
     return scheme + mark + re.sub(r"([?&]password=)[^&]*", r"\1***", shown)
-
-
-def _choose(setting: Setting, flags: Mapping[str, str | None], file: Mapping[str, Any]) -> Value:
-    sources = (
-        (flags.get(setting.name), "flag"),
-        (os.environ.get(setting.variable), "environment"),
-        (file.get(setting.name), "file"),
-    )
-    told = next((Value(setting.name, str(value), origin) for value, origin in sources if value), None)
-    return told or Value(setting.name, str(default_home()) if setting.name == "home" else None, "default")
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        import tomllib  # slow to import, and most people have no such file
-
-        told = tomllib.loads(text)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:  # it is not to be read, no text, or no TOML
-        raise Problem(f"{path} cannot be read: {error}.", "Mend or remove it") from error
-    if unknown := set(told) - {setting.name for setting in SETTINGS}:
-        names = ", ".join(setting.name for setting in SETTINGS)
-        raise Problem(f"{path} sets {sorted(unknown)[0]!r}, which is no setting.", f"Settings: {names}")
-    return told

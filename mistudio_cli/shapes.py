@@ -124,6 +124,7 @@ def job_in_full(
         "tags": list(record.tags),
         "retry_of": record.retry_of,
         "gpu": record.gpu,
+        "limits": dataclasses.asdict(record.limits_in_force),
         "params": record.params,
         "artifact": record.artifact,
         "path": path,

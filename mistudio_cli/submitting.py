@@ -23,9 +23,13 @@ MOST_FAULTS_TOLD = 50
 #: The flags of every way of submitting, as `Manner` takes them.
 FLAGS: dict[str, tuple[Any, Any]] = {
     "priority": (
-        int,
+        int | None,
         typer.Option(
-            DEFAULT_PRIORITY, min=LOWEST_PRIORITY, max=HIGHEST_PRIORITY, help="The highest is served first in its queue"
+            None,
+            min=LOWEST_PRIORITY,
+            max=HIGHEST_PRIORITY,
+            help="0 (low) to 10 (high)",
+            show_default=f"the kind's setting, else {DEFAULT_PRIORITY}",
         ),
     ),
     "after": (list[str] | None, typer.Option(None, metavar="ID", help="Start after this job; may be repeated")),
@@ -75,7 +79,7 @@ def refuse(faults: Sequence[Fault]) -> None:
 class Manner:
     """How to submit and what to say of it: the values of FLAGS."""
 
-    priority: int
+    priority: int | None
     after: list[str] | None
     tag: list[str] | None
     gpu: str

@@ -26,7 +26,7 @@ from mistudio_cli.profile import WorkerSpec
 from mistudio_cli.redis_keeper import RedisKeeper
 from mistudio_cli.states import TERM_GRACE_S
 from tasks.log_lines import log_to_stderr
-from tasks.places import Places, narrow_umask
+from tasks.places import Places
 from tasks.problem import Problem
 from tasks.rounds import Rounds
 
@@ -192,7 +192,6 @@ def main(argv: list[str]) -> int:
     """Keep a home until told to end. Returns when it has ended, or at once, listening already, with `--detach`."""
     options = _parse(argv)
     places = Places(options.home, options.store)
-    narrow_umask()
     log_to_stderr(None if options.foreground else places.supervisor_log)
     with closing(Door(places)) as door:
         if not door.lock():

@@ -84,6 +84,7 @@ class Job:
 
     `gpu` is the wish for a device: "any", "none", or the indices of those it may have, such as "0,1". `retry_of` is the
     job of which this one is another try, `from_checkpoint` the one whose checkpoint it takes over when it begins.
+    `limits` are those set for this job; None: those of its kind.
     `artifact` is what it makes, as "family/name", and `more_artifacts` what it makes besides. `metrics` are the newest
     values of what the job measures of its work.
     """
@@ -103,6 +104,7 @@ class Job:
     retry_of: str | None = None
     from_checkpoint: str | None = None
     gpu: str = "any"
+    limits: Limits | None = None
     artifact: str | None = None
     more_artifacts: tuple[str, ...] = ()
     progress: Progress | None = None
@@ -117,6 +119,11 @@ class Job:
     queued_at: float | None = None
     started_at: float | None = None
     finished_at: float | None = None
+
+    @property
+    def limits_in_force(self) -> Limits:
+        """The limits set for this job, else those of its kind."""
+        return self.limits or kind_named(self.kind).effective_limits
 
     @property
     def artifacts(self) -> tuple[str, ...]:

@@ -45,6 +45,7 @@ class Keeper(threading.Thread):
         self._claim = claim
         self._clock = clock
         self._kind = kind_named(claim.job.kind)
+        self._limits = claim.job.limits_in_force
         self._began_at: float | None = None
         self._progress = StandStill()
         self._told_at: float | None = None
@@ -133,14 +134,14 @@ class Keeper(threading.Thread):
     def _judge_time(self) -> None:
         if self._began_at is None:
             return
-        worked_s, limits = self._clock() - self._began_at, self._kind.effective_limits
+        worked_s, limits = self._clock() - self._began_at, self._limits
         for limit_s in (limits.soft_s, limits.hard_s):
             if limit_s is not None and worked_s > limit_s:
                 self.stop_because("limit", f"It ran for more than {_span(limit_s)}, the most its kind may")
         self._overdue = limits.hard_s is not None and worked_s > limits.hard_s
 
     def _judge_progress(self) -> None:
-        stall_s = self._kind.effective_limits.stall_s
+        stall_s = self._limits.stall_s
         if self._began_at is None or stall_s is None:
             return
         job = self._ledger.get(self._claim.job.id)

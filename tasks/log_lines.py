@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tasks.redact import redact
+from tasks.settings import current
 
 #: Names the file behind a worker's standard error, for those whose supervisor opened one.
 VARIABLE = "MISTUDIO_LOG"
@@ -38,7 +39,7 @@ def log_to_stderr(path: Path | None = None) -> None:
     handler.setFormatter(logging.Formatter(_FORMAT))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.INFO)
+    root.setLevel(current("log_level").upper())
 
 
 def path_from_environment() -> Path | None:

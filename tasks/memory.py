@@ -6,7 +6,6 @@ And the only one that knows what is raised where there is too little.
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import psutil
 
 from tasks.job import JobKind, flag_of
 from tasks.problem import Problem
+from tasks.settings import current
 
 GB = 1e9
 
@@ -31,11 +31,11 @@ _OF_THE_MACHINE = ("Cannot allocate memory", "can't allocate memory", "Storage s
 
 
 class MemoryWatch:
-    """Looks at the processes of one job every few seconds, if MISTUDIO_JOB_MEMORY_GB says what they may hold."""
+    """Looks at the processes of one job every few seconds, if the setting job_memory_gb limits what they may hold."""
 
     def __init__(self, pid: int, kind: JobKind) -> None:
-        told = os.environ.get("MISTUDIO_JOB_MEMORY_GB")
-        self._may_hold = float(told) * GB if told else None
+        gigabytes = current("job_memory_gb")
+        self._may_hold = None if gigabytes is None else gigabytes * GB
         self._pid, self._kind = pid, kind
         self._next_look = 0.0
 

@@ -1,4 +1,4 @@
-"""The six queues: the only place a queue is declared.
+"""The queues: the only place a queue is declared.
 
 Routes, priorities, worker command lines, table rows, REST fields and generated deployment files all derive from
 `QUEUES`. Its order is the rank in which a worker that serves several queues empties them.

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasks.job import Job, Progress, State
+from tasks.queues import Limits
 
-_JSON_FIELDS = ("params", "parents", "tags", "more_artifacts", "progress", "metrics", "result", "error")
+_JSON_FIELDS = ("params", "parents", "tags", "more_artifacts", "progress", "metrics", "result", "error", "limits")
 _NUMBERS = ("priority", "attempt", "max_attempts", "worker_pid")
 _TIMES = ("created_at", "queued_at", "started_at", "finished_at")
 
@@ -24,8 +25,14 @@ def encode_new(job: Job) -> dict[str, str]:
         value = getattr(job, field.name)
         says_nothing = value is None or value is False or value in ("", ())
         if not says_nothing and field.name not in _WRITTEN_BY_THE_LEDGER:
-            told[field.name] = json.dumps(value) if field.name in _JSON_FIELDS else str(value)
+            told[field.name] = _encoded(field.name, value)
     return told
+
+
+def _encoded(name: str, value: Any) -> str:
+    if name == "limits":
+        return json.dumps(dataclasses.asdict(value))
+    return json.dumps(value) if name in _JSON_FIELDS else str(value)
 
 
 def decode(flat: Sequence[str]) -> Job | None:
@@ -38,6 +45,8 @@ def decode(flat: Sequence[str]) -> Job | None:
         values.update({name: read(values[name]) for name in names if name in values})
     if "progress" in values:
         values["progress"] = Progress(**values["progress"])
+    if "limits" in values:
+        values["limits"] = Limits(**values["limits"])
     for name in ("parents", "tags", "more_artifacts"):
         values[name] = tuple(values.get(name, ()))
     values["state"] = State(values["state"])

@@ -11,7 +11,6 @@ from typing import Any
 from tasks.job import JobKind
 from tasks.ledger import Ledger
 from tasks.problem import Problem
-from tasks.queues import DEFAULT_PRIORITY
 from tasks.refused import put_aside
 from tasks.store import Store
 from tasks.submit import submit
@@ -20,7 +19,7 @@ from tasks.submit import submit
 _FIT_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 #: What may come beside a kind's parameters.
-_BESIDE: dict[str, Any] = {"name": None, "priority": DEFAULT_PRIORITY}
+_BESIDE: dict[str, Any] = {"name": None, "priority": None}
 
 
 class NotTaken(Exception):

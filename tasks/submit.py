@@ -13,10 +13,11 @@ from typing import Any
 
 from tasks.combinations import marked
 from tasks.job import Job, JobKind, Request, kind_named
+from tasks.kind_settings import default_priority, limits_set
 from tasks.lease import read_wish
 from tasks.ledger import Ledger, new_job_id
 from tasks.problem import Problem
-from tasks.queues import DEFAULT_PRIORITY, HIGHEST_PRIORITY, LOWEST_PRIORITY
+from tasks.queues import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from tasks.redact import holds_token
 from tasks.store import Store, check_name
 
@@ -63,16 +64,19 @@ class KnownArtifacts:
 
 @dataclasses.dataclass(frozen=True)
 class Wishes:
-    """How jobs are to be run, whatever their kind. `after` are ids of jobs to wait for."""
+    """How jobs are to be run, whatever their kind. `after` are ids of jobs to wait for.
 
-    priority: int = DEFAULT_PRIORITY
+    Without a `priority` each has its kind's default.
+    """
+
+    priority: int | None = None
     after: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     gpu: str = "any"
 
     def check(self) -> None:
         """Problem for a wish that cannot be granted."""
-        if not LOWEST_PRIORITY <= self.priority <= HIGHEST_PRIORITY:
+        if self.priority is not None and not LOWEST_PRIORITY <= self.priority <= HIGHEST_PRIORITY:
             raise Problem(f"--priority must be between {LOWEST_PRIORITY} and {HIGHEST_PRIORITY}, not {self.priority}.")
         read_wish(self.gpu)
         for tag in self.tags:
@@ -101,7 +105,7 @@ def submit(
     values: dict[str, Any],
     *,
     name: str | None = None,
-    priority: int = DEFAULT_PRIORITY,
+    priority: int | None = None,
     after: Sequence[str] = (),
     job_id: str | None = None,
     tags: Sequence[str] = (),
@@ -155,11 +159,12 @@ def plan(
         name=name,
         queue=kind.queue,
         params=dataclasses.asdict(params),
-        priority=wishes.priority,
+        priority=default_priority(kind) if wishes.priority is None else wishes.priority,
         max_attempts=kind.attempts,
         parents=tuple(dict.fromkeys(parents)),
         tags=tuple(dict.fromkeys(wishes.tags)),
         gpu=wishes.gpu,
+        limits=limits_set(kind),
         artifact=next(iter(makes), None),
         more_artifacts=tuple(makes)[1:],
     )

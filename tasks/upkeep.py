@@ -5,11 +5,9 @@ Every worker asks for a round each second; Redis does one when the last is old e
 
 from __future__ import annotations
 
-import math
-import os
 from dataclasses import dataclass
 
-from tasks.problem import Problem
+from tasks.settings import current
 
 #: A lease lives this long without being renewed.
 LEASE_TTL_S = 15.0
@@ -39,24 +37,11 @@ class Upkeep:
 
 
 def upkeep_from_environment() -> Upkeep:
-    """By MISTUDIO_SERVED_WITHIN_S and MISTUDIO_KEEP_{JOBS_DAYS,JOBS,CHECKPOINTS_GB}. Problem for what is no number."""
-    checkpoints_gb = os.environ.get("MISTUDIO_KEEP_CHECKPOINTS_GB")
+    """By the settings served_within, keep_jobs, keep_jobs_days and keep_checkpoints_gb. Problem for a wrong one."""
+    checkpoints_gb = current("keep_checkpoints_gb")
     return Upkeep(
-        served_within_s=_number("MISTUDIO_SERVED_WITHIN_S", Upkeep.served_within_s),
-        keep_s=_number("MISTUDIO_KEEP_JOBS_DAYS", Upkeep.keep_s / DAY) * DAY,
-        keep_jobs=int(_number("MISTUDIO_KEEP_JOBS", Upkeep.keep_jobs)),
-        keep_checkpoint_bytes=_number("MISTUDIO_KEEP_CHECKPOINTS_GB", 10) * 1e9 if checkpoints_gb else None,
+        served_within_s=current("served_within"),
+        keep_s=current("keep_jobs_days") * DAY,
+        keep_jobs=current("keep_jobs"),
+        keep_checkpoint_bytes=None if checkpoints_gb is None else checkpoints_gb * 1e9,
     )
-
-
-def _number(variable: str, default: float) -> float:
-    told = os.environ.get(variable)
-    if not told:
-        return default
-    try:
-        number = float(told)
-    except ValueError:
-        number = math.nan
-    if 0 <= number < math.inf:
-        return number
-    raise Problem(f"{variable} is {told!r}, which is no number from 0.", f"Unset {variable}, or set it to {default:g}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import logging
-import os
 import platform
 import socket
 import time
@@ -26,6 +25,7 @@ from tasks.parts import Parts
 from tasks.places import Places
 from tasks.problem import Problem
 from tasks.redact import redact
+from tasks.settings import current
 from tasks.store import Store
 from tasks.wire import Unreachable
 
@@ -37,9 +37,9 @@ TOLD_THE_LEDGER, STOPPED_WHEN_TOLD = 0, 75
 #: How often a job's progress is written to the ledger, whatever its pace.
 REPORT_EVERY_S = 1.0
 
-#: How often the ledger is tried again when a job has ended and Redis is away, and for how long in all. Giving up loses
-#: nothing: the job's lease runs out, and its next attempt finds what this one has published or goes on from there.
-RETRY_EVERY_S, TELL_FOR_S = 0.5, float(os.environ.get("MISTUDIO_TELL_FOR_S") or 6 * 3600)
+#: How often the ledger is tried again when a job has ended and Redis is away, up to the setting redis_patience. Giving
+#: up loses nothing: the job's lease runs out, and its next attempt finds what this one has published or resumes there.
+RETRY_EVERY_S = 0.5
 
 T = TypeVar("T")
 
@@ -173,7 +173,7 @@ def _tell_the_beginning(context: RunContext) -> None:
 
 def tell(change: Callable[[], T]) -> T:
     """Ask or change the ledger, trying again while Redis is away; raises Unreachable when that takes too long."""
-    give_up_at = time.monotonic() + TELL_FOR_S
+    give_up_at = time.monotonic() + current("redis_patience")
     while True:
         try:
             return change()

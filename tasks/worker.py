@@ -28,14 +28,16 @@ from tasks.guard import Guard, ParentWatch
 from tasks.ledger import WorkerBeat
 from tasks.log_lines import log_to_stderr, path_from_environment
 from tasks.not_celery import refuse
-from tasks.places import Places, narrow_umask
+from tasks.places import Places
 from tasks.problem import Problem
 from tasks.pulse import Pulse
 from tasks.queues import QUEUE_NAMES
 from tasks.remote import follow_or_refuse
 from tasks.revoking import make_revoke_cancel
 from tasks.seat import Seat
+from tasks.settings import check_all
 from tasks.slot import register_tasks
+from tasks.umask import narrow_umask
 
 #: What goes wrong in each of Celery's other pools, most of it without a word.
 _OTHER_POOLS = {
@@ -59,9 +61,10 @@ if not TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     """Run one worker until it is told to end. Returns its exit code."""
     options = _parse(argv)
-    log_to_stderr(path_from_environment())
     try:
+        check_all()
         narrow_umask()
+        log_to_stderr(path_from_environment())
         app = app_from_environment()
         _need_semaphores()
         seat = Seat(Places.from_environment(), options.name, tuple(options.queues.split(",")), options.slots)
@@ -88,7 +91,7 @@ def main(argv: list[str]) -> int:
         pool=options.pool,
         max_tasks_per_child=options.max_tasks_per_child,
         max_memory_per_child=options.max_memory_per_child,
-        loglevel=logging.INFO,
+        loglevel=logging.getLogger().level,
         without_gossip=True,
         without_mingle=True,
         consumer_cls=Consumer,
@@ -158,16 +161,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--job-memory-gb",
         type=_gigabytes,
-        default=os.environ.get("MISTUDIO_JOB_MEMORY_GB") or None,
         help="stop a job whose processes hold more",
     )
     parser.add_argument("--gpu-jobs", type=_count, default=1, help="how many jobs may share one GPU")
-    parser.add_argument(
-        "--cpu-jobs",
-        type=_count,
-        default=os.environ.get("MISTUDIO_CPU_JOBS") or None,
-        help="how many jobs that would take a GPU may share the processor",
-    )
+    parser.add_argument("--cpu-jobs", type=_count, help="how many jobs of GPU queues may share the processor")
     options = parser.parse_args(argv)
     if unknown := set(options.queues.split(",")) - set(QUEUE_NAMES):
         parser.error(f"there is no queue {sorted(unknown)[0]!r}; queues: {', '.join(QUEUE_NAMES)}")

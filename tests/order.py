@@ -15,6 +15,7 @@ import pytest
 CHAINS = (
     ("e2e/test_first_light.py", "e2e/test_four_commands.py", "e2e/test_wrong_on_purpose.py"),
     ("e2e/test_survival.py",),
+    ("e2e/test_documented_commands.py",),
     ("supervision/test_workers.py",),
     ("sae/test_retried_training.py",),
     ("core/test_worker.py",),

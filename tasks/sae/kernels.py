@@ -7,17 +7,16 @@ do something else costs time, never a gradient.
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from tasks.late import functional, torch
+from tasks.settings import current
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 #: The environment's word against kernels of our own: 0.
-SWITCH = "MISTUDIO_TRITON"
 #: How far apart numbers of the kernels and of torch may be: the same sums in another order.
 _RELATIVE, _ABSOLUTE = 1e-4, 1e-4
 #: Numbers that torch gathers at once where it has to copy rows.
@@ -70,8 +69,8 @@ def choice(device: str) -> Choice:
     """What runs the passes on devices of that type, `cpu` or `cuda`; decided once in a process."""
     if device != "cuda":
         return Choice(TorchPasses(), f"torch runs the sparse passes: there are no kernels for {device}")
-    if os.environ.get(SWITCH) == "0":
-        return Choice(TorchPasses(), f"torch runs the sparse passes: {SWITCH} is 0")
+    if not current("triton"):
+        return Choice(TorchPasses(), "torch runs the sparse passes: the setting triton is false")
     return try_kernels(device)
 
 

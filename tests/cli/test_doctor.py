@@ -26,6 +26,7 @@ from tasks.ledger import Ledger, WorkerBeat, new_job_id
 from tasks.queues import QUEUE_NAMES
 from tasks.refused import put_aside, read
 from tests.cli.conftest import Cli
+from tests.queue_table import needs_in_all
 
 GIB = 1 << 30
 
@@ -111,12 +112,15 @@ def test_a_full_disk_fails(tmp_path: Path) -> None:
 
 
 def test_a_machine_too_small_for_its_workers_is_a_warning_with_the_numbers() -> None:
-    full, small, large = workers_of(load_profile("full")), Machine(2, 8 * 10**9, 2, 8 * 10**9), 64 * 10**9
+    full, small, needs = workers_of(load_profile("full")), Machine(2, 8 * 10**9, 2, 8 * 10**9), needs_in_all()
+    cpus, large = needs.cpus, needs.memory_gb * 10**9
     told = checks.resources("What runs here", full, small)
     assert told.verdict == "warning"
-    assert told.detail.startswith("What runs here needs 13 cores; this machine has 2. What runs here needs 40 GB")
-    assert checks.resources("What runs here", full, Machine(16, large, 16, large, 2)) == checks.Check(
-        "resources", "ok", "16 cores, 64 GB of memory: enough for what runs here"
+    assert told.detail.startswith(
+        f"What runs here needs {needs.cpus} cores; this machine has 2. What runs here needs {needs.memory_gb} GB"
+    )
+    assert checks.resources("What runs here", full, Machine(cpus, large, cpus, large, needs.gpus)) == checks.Check(
+        "resources", "ok", f"{cpus} cores, {needs.memory_gb} GB of memory: enough for what runs here"
     )
     jetson = Machine(6, 8 * 10**9, 6, 8 * 10**9, 1, unified=True)
     assert checks.resources("The profile jetson", workers_of(load_profile("jetson")), jetson).detail == (

@@ -16,9 +16,11 @@ from mistudio_cli.errors import Code
 from mistudio_cli.profile import Override, Profile, ProfileFile, ReadProfile, load_profile, workers_of
 from mistudio_cli.profile_keys import Fault
 from mistudio_cli.resources import Shortfall
+from tasks.queues import QUEUES
 from tests.cli.conftest import Cli
 from tests.cli.test_json_contract import EXAMPLES, differences
 from tests.conftest import until
+from tests.queue_table import needs_in_all
 
 MINE = """
 summary = "Trainings alone"
@@ -48,10 +50,13 @@ def columns(out: str) -> dict[str, list[str]]:
 def test_ls_tells_what_each_profile_means_and_needs(cli: Cli, folder: Path) -> None:
     (folder / "mine.toml").write_text(MINE)
     told = cli("profiles", "ls")
-    rows = columns(told.out)
+    rows, full = columns(told.out), needs_in_all()
     assert told.code == Code.OK
     assert list(rows) == ["datasets", "full", "jetson", "minimal", "mine"]
-    assert rows["full"][1:7] == ["built-in", "6", "21", "13", "40 GB", "2"]
+    assert rows["full"][1:7] == [
+        *("built-in", str(len(QUEUES)), str(sum(queue.concurrency for queue in QUEUES))),
+        *(str(full.cpus), f"{full.memory_gb} GB", str(full.gpus)),
+    ]
     assert rows["jetson"][1:7] == ["built-in", "1", "4", "2", "4 GB", "-"]
     assert rows["mine"][1:] == [str(folder / "mine.toml"), "2", "4", "6", "40 GB", "3", "Trainings alone"]
     assert str(folder) in told.err
@@ -164,10 +169,10 @@ def test_a_profile_of_ones_own_begins_as_an_export(cli: Cli, folder: Path) -> No
     assert told.err.strip() == f"Written to {path}. Start it with: mistudio workers start mine"
     shown = {name: cli("profiles", "show", name, "--json").json for name in ("full", "mine")}
     assert shown["mine"]["workers"] == shown["full"]["workers"]
-    path.write_text(path.read_text() + "\n[queues.training]\nslots = 2\n")
+    path.write_text(path.read_text() + "\n[queues.processing]\nslots = 2\n")
     assert cli("profiles", "validate", "mine").code == Code.OK
     edited = cli("profiles", "show", "mine", "--json").json["workers"]
-    assert [worker["slots"] for worker in edited if worker["name"] == "worker-training"] == [2]
+    assert [worker["slots"] for worker in edited if worker["name"] == "worker-processing"] == [2]
 
 
 def test_export_writes_to_standard_output_and_over_no_file(cli: Cli) -> None:
@@ -197,7 +202,7 @@ def test_the_exported_command_lines_run_a_worker_without_mistudios_supervisor(cl
 def test_exported_command_lines_tell_the_broker_but_no_password(cli: Cli) -> None:
     plain = cli("profiles", "export", "full", "--as", "celery", CELERY_BROKER_URL="redis://lab:6379/0").out
     assert "export CELERY_BROKER_URL=redis://lab:6379/0\n" in plain
-    assert plain.count(" -P -m tasks.worker ") == 6
+    assert plain.count(" -P -m tasks.worker ") == len(QUEUES)
     for url in ("redis://:secret@lab:6379/0", ""):
         told = cli("profiles", "export", "full", "--as", "celery", CELERY_BROKER_URL=url)
         assert 'export CELERY_BROKER_URL="${CELERY_BROKER_URL:?' in told.out

@@ -10,6 +10,7 @@ from typing import Any
 from mistudio_cli.errors import Code
 from tasks.job import Job, State
 from tasks.ledger import new_job_id
+from tasks.queues import QUEUES
 from tests.cli.conftest import MISTUDIO, Cli
 from tests.core.conftest import kinds_of_the_tests, lab  # noqa: F401 - fixtures
 from tests.core.lab import Lab
@@ -48,7 +49,7 @@ def test_pause_and_resume_say_what_they_hold(cli: Cli) -> None:
     listed = cli("queue", "ls")
     assert [line for line in listed.out.splitlines() if line.startswith("training ") and "paused" in line]
     assert "mistudio queue resume training" in listed.err
-    assert cli("queue", "resume", "--all").err.count("\n") == 6
+    assert cli("queue", "resume", "--all").err.count("\n") == len(QUEUES)
     assert {row["state"] for row in cli("queue", "ls", "--json").json["queues"]} == {"no worker"}
 
 

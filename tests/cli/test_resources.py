@@ -15,8 +15,12 @@ from tasks.cgroups import Allowed, read_allowed
 from tasks.devices import Device, Devices, GpuProcess, read_devices
 from tasks.queues import Needs
 from tests.cli.test_devices import a_jetson
+from tests.queue_table import WITHOUT_GPU, needs_in_all
 
 GIB = 1 << 30
+
+#: What one worker for each queue needs.
+FULL = needs_in_all()
 
 
 def machine(cpus: float, memory_gb: float, gpus: int = 0, **more: object) -> Machine:
@@ -34,8 +38,8 @@ def said(name: str, here: Machine) -> list[str]:
 
 
 def test_a_worker_of_one_queue_needs_what_the_table_says_and_workers_add_up() -> None:
-    assert needs_of(workers_of(load_profile("full"))) == Needs(13, 40, 2)
-    assert needs_of(workers_of(load_profile("datasets"))) == Needs(9, 16, 0)
+    assert needs_of(workers_of(load_profile("full"))) == FULL
+    assert needs_of(workers_of(load_profile("datasets"))) == needs_in_all(WITHOUT_GPU)
     assert needs_of([worker_for(["training"])] * 3) == Needs(6, 48, 3)
 
 
@@ -80,8 +84,8 @@ def test_needs_read_like_a_shopping_list() -> None:
 def test_two_cores_8_gb_and_no_gpu_are_too_little_for_full_and_nearly_enough_for_minimal() -> None:
     here = machine(2, 8.2, no_gpu="no NVIDIA driver")
     assert said("full", here) == [
-        "The profile full needs 13 cores; this machine has 2.",
-        "The profile full needs 40 GB of memory; this machine has 8.2 GB.",
+        f"The profile full needs {FULL.cpus} cores; this machine has 2.",
+        f"The profile full needs {FULL.memory_gb} GB of memory; this machine has 8.2 GB.",
         "The profile full needs 2 GPUs; this machine has none (no NVIDIA driver): "
         "jobs of training and extraction run on the CPU, slowly.",
     ]
@@ -89,14 +93,18 @@ def test_two_cores_8_gb_and_no_gpu_are_too_little_for_full_and_nearly_enough_for
     assert said("jetson", here) == []
 
 
-def test_16_cores_64_gb_and_2_gpus_are_enough_for_all() -> None:
+def test_what_full_needs_is_enough_for_all() -> None:
     for name in ("minimal", "full", "datasets", "jetson"):
-        assert said(name, machine(16, 64, 2)) == []
+        assert said(name, machine(FULL.cpus, FULL.memory_gb, FULL.gpus)) == []
 
 
 def test_the_numbers_are_there_for_programs() -> None:
     short = shortfalls("It", workers_of(load_profile("full")), machine(2, 7.96))
-    assert [(s.resource, s.wanted, s.there) for s in short] == [("cores", 13, 2), ("memory", 40, 8.0), ("gpus", 2, 0)]
+    assert [(s.resource, s.wanted, s.there) for s in short] == [
+        ("cores", FULL.cpus, 2),
+        ("memory", FULL.memory_gb, 8.0),
+        ("gpus", FULL.gpus, 0),
+    ]
 
 
 def test_a_machine_sold_with_8_gb_has_8_gb() -> None:
@@ -105,13 +113,13 @@ def test_a_machine_sold_with_8_gb_has_8_gb() -> None:
 
 
 def test_one_gpu_for_two_is_shared_by_turns() -> None:
-    assert said("full", machine(16, 64, 1)) == [
+    assert said("full", machine(FULL.cpus, FULL.memory_gb, 1)) == [
         "The profile full needs 2 GPUs; this machine has 1: jobs of training and extraction take turns."
     ]
 
 
 def test_a_gpu_that_others_hold_does_not_count() -> None:
-    assert said("full", machine(16, 64, 2, gpus_held=1)) == [
+    assert said("full", machine(FULL.cpus, FULL.memory_gb, 2, gpus_held=1)) == [
         "The profile full needs 2 GPUs; this machine has 2, of which others hold 1: "
         "jobs of training and extraction take turns."
     ]
@@ -120,8 +128,8 @@ def test_a_gpu_that_others_hold_does_not_count() -> None:
 def test_a_container_is_told_what_it_may_use_of_the_machine() -> None:
     here = machine(1.5, 4, 2, cpus_in_all=16, memory_in_all=64_000_000_000)
     assert said("full", here) == [
-        "The profile full needs 13 cores; it may use 1.5 of this machine's 16.",
-        "The profile full needs 40 GB of memory; it may use 4 GB of this machine's 64 GB.",
+        f"The profile full needs {FULL.cpus} cores; it may use 1.5 of this machine's 16.",
+        f"The profile full needs {FULL.memory_gb} GB of memory; it may use 4 GB of this machine's 64 GB.",
     ]
 
 
@@ -129,7 +137,7 @@ def test_memory_that_the_gpu_shares_is_counted_once_and_said_so() -> None:
     here = machine(6, 8, 1, unified=True)
     assert said("jetson", here) == said("minimal", here) == []
     assert said("full", here)[1] == (
-        "The profile full needs 40 GB of memory; this machine has 8 GB, which it shares with its GPU."
+        f"The profile full needs {FULL.memory_gb} GB of memory; this machine has 8 GB, which it shares with its GPU."
     )
 
 

@@ -73,7 +73,7 @@ def most_held(lab: Lab, job: Job, seconds: float = 240) -> int:
     ("width", "rows", "flags"),
     [
         (16, 200, {"batch": 256, "k": 4, "expansion": 4}),
-        (128, 8000, {"batch": 1024, "k": 16, "expansion": 64}),
+        (128, 8000, {"batch": 1024, "k": 16, "expansion": 64, "eval_tokens": 8192}),
     ],
 )
 def test_the_memory_of_a_training_is_known_within_a_fifth_before_it_starts(
@@ -95,7 +95,7 @@ def test_the_memory_of_a_transcoder_with_a_way_past_its_features_is_known_too(la
     add_tokens(lab, "words", 1000)
     lab.start_worker(OMP_NUM_THREADS="1")
     wired = {"hook": "mlp-in", "target": "mlp", "skip": True, "layer": 1}
-    sizes = {"batch": 16384, "accumulate": 16, "k": 8, "expansion": 4, "steps": 3}
+    sizes = {"batch": 16384, "accumulate": 16, "k": 8, "expansion": 4, "steps": 3, "eval_tokens": 8192}
     job = lab.submit("train", model="model", dataset="words", **wired, **sizes)
     before = estimated(lab, job)
     assert before.memory_bytes == pytest.approx(most_held(lab, job), rel=0.2)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tasks.queues import QUEUES
 from tests.e2e.conftest import Home
+from tests.queue_table import workers_by_name
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -17,18 +19,12 @@ def test_the_four_commands_people_type_all_day(lit_home: tuple[Home, object]) ->
         told = home.read(train)
         assert (told["kind"], told["queue"], told["name"]) == ("train", "training", "typed")
         queues = {queue["name"]: queue for queue in home.read("queue ls")["queues"]}
-        assert [queue["consumers"] for queue in queues.values()] == [1] * 6
-        assert [queue["slots"] for queue in queues.values()] == [8, 4, 4, 1, 2, 2]
+        assert [queue["consumers"] for queue in queues.values()] == [1] * len(QUEUES)
+        assert [queue["slots"] for queue in queues.values()] == [queue.concurrency for queue in QUEUES]
         home.type(f"jobs wait {told['id']}")
         everything = home.read("top --once")
-        assert {worker["name"].partition("@")[0] for worker in everything["workers"]} == {
-            "worker-high-priority",
-            "worker-datasets",
-            "worker-processing",
-            "worker-training",
-            "worker-extraction",
-            "worker-low-priority",
-        }
+        names = {worker["name"].partition("@")[0] for worker in everything["workers"]}
+        assert names == set(workers_by_name())
         assert told["id"] in [job["id"] for job in everything["jobs"]]
         home.type("submit train --model toy --dataset python-stdlib --layer 4 --arch topk --k 32", code=2)
     finally:

@@ -16,12 +16,13 @@ from typing import Any
 import psutil
 import pytest
 
+from tasks.queues import QUEUES
 from tests.conftest import until
 from tests.e2e.conftest import CELERY, Home
 
 pytestmark = pytest.mark.timeout(1800)
 
-STEPS = 3000
+STEPS = 1500
 TRAIN = (
     "submit train --model toy --dataset text --layer 2 --arch topk --k 16 --batch 1024 "
     f"--steps {STEPS} --checkpoint-s 1 --name survivor"
@@ -31,7 +32,7 @@ TEXT = Path(sysconfig.get_path("stdlib")) / "asyncio"
 
 @pytest.fixture
 def full(home: Home) -> Iterator[Home]:
-    """Six workers, and a model that has learned next to nothing: to train on it takes as long as on any other."""
+    """A worker for each queue, and a model that has learned next to nothing, which takes as long to train on."""
     home.type("workers start full")
     home.type(f"submit download {TEXT} --pattern *.py --name text --wait")
     home.type("submit toy-model --dataset text --steps 5 --name toy --wait")
@@ -115,7 +116,7 @@ def seen_by_celery(home: Home, job_id: str) -> None:
     active = run_celery("-b", url, "inspect", "active", "--json")
     tasks = [task for worker in json.loads(active).values() for task in worker]
     assert [(task["id"], task["name"], task["args"]) for task in tasks] == [(job_id, "mistudio.train", [job_id])]
-    assert "6 nodes online" in run_celery("-b", url, "status")
+    assert f"{len(QUEUES)} nodes online" in run_celery("-b", url, "status")
 
 
 @contextmanager
@@ -140,7 +141,7 @@ def flower(home: Home) -> Iterator[Callable[[str], Any]]:
             return {}
 
     try:
-        until(lambda: len(says("workers?refresh=1")) == 6, 60, "Flower to see six workers")
+        until(lambda: len(says("workers?refresh=1")) == len(QUEUES), 60, "Flower to see all workers")
         yield says
     finally:
         process.terminate()

@@ -115,7 +115,7 @@ def test_the_environment_can_forbid_them(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MISTUDIO_TRITON", "0")
     found = kernels.choice.__wrapped__("cuda")
     assert isinstance(found.passes, TorchPasses)
-    assert found.reason == "torch runs the sparse passes: MISTUDIO_TRITON is 0"
+    assert found.reason == "torch runs the sparse passes: the setting triton is false"
 
 
 def test_a_step_on_a_cpu_does_not_look_for_them():

@@ -16,7 +16,7 @@ from tests.conftest import RedisServer, until
 from tests.core.lab import Lab
 from tests.sae.conftest import Bench
 
-STEPS = 1500
+STEPS = 600
 SHORT = {"model": "tiny", "dataset": "words", "layer": 1, "k": 4, "batch": 256, "steps": STEPS, "expansion": 4}
 
 #: What of an artifact must be the same byte for byte.

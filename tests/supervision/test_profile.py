@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from mistudio_cli.profile_keys import KEYS
 from tasks.problem import Problem
 from tasks.queues import QUEUE_NAMES, QUEUES, Needs, Queue, Resource
 from tasks.worker import _parse
+from tests.queue_table import WITHOUT_GPU, workers_by_name
 
 
 @pytest.fixture
@@ -36,26 +39,8 @@ def own_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("minimal", {"all-queues": (QUEUE_NAMES, 8)}),
         ("jetson", {"all-queues": (QUEUE_NAMES, 4)}),
-        (
-            "full",
-            {
-                "worker-high-priority": (("high_priority",), 8),
-                "worker-datasets": (("datasets",), 4),
-                "worker-processing": (("processing",), 4),
-                "worker-training": (("training",), 1),
-                "worker-extraction": (("extraction",), 2),
-                "worker-low-priority": (("low_priority",), 2),
-            },
-        ),
-        (
-            "datasets",
-            {
-                "worker-high-priority": (("high_priority",), 8),
-                "worker-datasets": (("datasets",), 4),
-                "worker-processing": (("processing",), 4),
-                "worker-low-priority": (("low_priority",), 2),
-            },
-        ),
+        ("full", workers_by_name()),
+        ("datasets", workers_by_name(WITHOUT_GPU)),
     ],
 )
 def test_what_each_profile_means(name: str, workers: dict[str, tuple[tuple[str, ...], int]]) -> None:
@@ -77,7 +62,7 @@ def test_there_is_a_queue_for_every_resource_a_profile_can_name() -> None:
 BOUNDED = """
 summary = "Trainings that leave the machine alive"
 workers = "per-queue"
-resources = ["cpu", "gpu"]
+resources = ["gpu"]
 gpu_jobs = 2
 max_tasks_per_child = 100
 job_memory_gb = 8
@@ -94,8 +79,8 @@ max_memory_per_child = 2000000
 
 def test_bounds_reach_every_worker_and_a_queue_may_have_its_own(own_profiles: Path) -> None:
     (own_profiles / "lab.toml").write_text(BOUNDED)
-    assert workers_of(load_profile("lab")) == (
-        WorkerSpec("worker-processing", ("processing",), 4, 100, None, 8, gpu_jobs=2),
+    found = {spec.name: spec for spec in workers_of(load_profile("lab"))}
+    assert (found["worker-training"], found["worker-extraction"]) == (
         WorkerSpec("worker-training", ("training",), 2, 100, 4_000_000, 24.5, gpu_jobs=2),
         WorkerSpec("worker-extraction", ("extraction",), 2, 100, 2_000_000, 8, gpu_jobs=2),
     )
@@ -180,6 +165,14 @@ def test_an_exported_profile_says_the_same_and_names_every_key(own_profiles: Pat
         assert [key.name for key in KEYS if f"\n{key.name} = " not in text and f"\n# {key.name} = " not in text] == []
 
 
+def test_full_replaces_a_process_of_the_gpu_queues_that_grew_as_the_seed_asks() -> None:
+    lines = {spec.queues: shlex.join(spec.argv()) for spec in workers_of(load_profile("full"))}
+    bounds = {queues: line.partition("--max-memory-per-child ")[2].split()[:1] for queues, line in lines.items()}
+    assert bounds.pop(("training",)) == ["4000000"]
+    assert bounds.pop(("extraction",)) == ["2000000"]
+    assert set(map(tuple, bounds.values())) == {()}
+
+
 def test_the_example_of_every_key_is_sound(own_profiles: Path) -> None:
     keys = "\n".join(f"{key.name} = {key.example}" for key in KEYS)
     tables = "\n".join(f"{key.name} = {key.example}" for key in KEYS if key.of_queue)
@@ -192,7 +185,7 @@ def test_the_examples_of_the_documentation_and_of_an_export_are_sound(own_profil
     (example,) = re.findall(r"^```toml$(.+?)^```$", document, re.M | re.S)
     (own_profiles / "documented.toml").write_text(example)
     assert [(spec.slots, spec.job_memory_gb) for spec in workers_of(load_profile("documented"))] == [(2, 48), (2, 16)]
-    every_line = re.sub(r"^# (?=\w+ = |\[)", "", as_toml(load_profile("full")), flags=re.M)
+    every_line = re.sub(r"^# (?=\w+ = |\[)", "", as_toml(replace(load_profile("full"), queues=())), flags=re.M)
     (own_profiles / "uncommented.toml").write_text(every_line)
     assert load_profile("uncommented").queues == (Override("training", job_memory_gb=24),)
 

@@ -1,0 +1,119 @@
+"""`mistudio config`: what is in force, where it came from, and changes to the settings file."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from mistudio_cli.errors import Code
+from tasks.settings import SETTINGS
+from tests.cli.conftest import Cli
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """The settings file of the commands; not there yet, nor is its folder."""
+    return tmp_path / "config" / "mistudio.toml"
+
+
+def test_show_names_every_setting_with_its_origin(cli: Cli, file: Path) -> None:
+    cli("config", "set", "keep_jobs", "500")
+    cli("config", "set", "kinds.tokenize.priority", "7")
+    told = cli("config", "show", "--json", MISTUDIO_LOG_LEVEL="debug", MISTUDIO_API_TOKEN="hush")
+    found = {row["name"]: (row["value"], row["origin"]) for row in told.json["settings"]}
+    assert set(found) >= {row.name for row in SETTINGS}
+    assert found["keep_jobs"] == ("500", "file")
+    assert found["kinds.tokenize.priority"] == ("7", "file")
+    assert found["kinds.tokenize.soft_limit"] == ("1h", "default")
+    assert found["kinds.train.soft_limit"] == (None, "default")
+    assert found["log_level"] == ("debug", "environment")
+    assert found["api_token"] == ("***", "environment")
+    assert found["served_within"] == ("10m", "default")
+    shown = cli("config", "show", MISTUDIO_API_TOKEN="hush")
+    assert "hush" not in shown.out + told.out
+    assert "kinds.tokenize.priority" in shown.out
+    assert "kinds.train" not in shown.out, "a kind's defaults are no news"
+    assert str(file) in shown.err
+
+
+def test_get_prints_the_value_and_nothing_else(cli: Cli, file: Path) -> None:
+    assert cli("config", "get", "served_within").out == "10m\n"
+    assert cli("config", "get", "keep_checkpoints_gb").out == "a tenth of the disk\n"
+    assert cli("config", "get", "kinds.train.stall_timeout").out == "30m\n"
+    assert cli("config", "get", "kinds.train.hard_limit").out == "none\n"
+    assert cli("config", "get", "keep_jobs", "--json").json == {
+        "name": "keep_jobs",
+        "value": "100000",
+        "origin": "default",
+    }
+    assert cli("config", "path").out == f"{file}\n"
+
+
+def test_set_and_unset_keep_what_else_the_file_says(cli: Cli, file: Path) -> None:
+    file.parent.mkdir()
+    file.write_text("# mine\nkeep_jobs = 5  # few\n\n[kinds.train]\npriority = 3\n")
+    file.chmod(0o640)
+    for name, value in (("keep_jobs", "6"), ("served_within", "5m"), ("kinds.train.stall_timeout", "1h")):
+        assert cli("config", "set", name, value).code == 0
+    assert "# mine\nkeep_jobs = 6  # few\n" in file.read_text()
+    assert cli("config", "get", "served_within").out == "5m\n"
+    assert cli("config", "get", "kinds.train.stall_timeout").out == "1h\n"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert cli("config", "unset", "keep_jobs").code == 0
+    assert cli("config", "get", "keep_jobs").out == "100000\n"
+    assert "is not set" in cli("config", "unset", "keep_jobs").err
+    assert [path.name for path in file.parent.iterdir()] == ["mistudio.toml"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("keep_jobs", "many", "keep_jobs is 'many', not a whole number from 0."),
+        ("keep_job", "5", "There is no setting 'keep_job'."),
+        ("kinds.tokenize.prio", "5", "There is no setting 'kinds.tokenize.prio'."),
+        ("kinds.tokenise.priority", "5", "There is no setting 'kinds.tokenise.priority'."),
+        ("kinds", "5", "There is no setting 'kinds'."),
+        ("kinds.tokenize.priority", "11", "kinds.tokenize.priority is '11', not a whole number from 0 to 10."),
+        ("kinds.tokenize.soft_limit", "3h", "longer than the hard limit of 2h."),
+        ("api_token", "hush", "api_token is a secret, which no file may hold."),
+    ],
+)
+def test_what_cannot_be_set_is_refused_and_the_file_stays_as_it_was(
+    cli: Cli, file: Path, name: str, value: str, sentence: str
+) -> None:
+    cli("config", "set", "keep_jobs", "5")
+    before = file.read_bytes()
+    told = cli("config", "set", name, value)
+    assert (told.code, told.out) == (Code.USAGE, "")
+    assert sentence in told.err
+    assert "hush" not in told.err
+    assert file.read_bytes() == before
+    assert [path.name for path in file.parent.iterdir()] == ["mistudio.toml"]
+
+
+def test_a_wrong_file_can_be_corrected_by_set_and_unset(cli: Cli, file: Path) -> None:
+    file.parent.mkdir()
+    file.write_text('keep_jobs = "many"\nlog_level = "loud"\n')
+    assert cli("config", "set", "keep_jobs", "5").code == 0
+    assert cli("queue", "ls").code == Code.USAGE
+    assert cli("config", "unset", "log_level").code == 0
+    assert cli("queue", "ls").code == 0
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(cli: Cli, file: Path) -> None:
+    file.parent.write_text("no folder")
+    told = cli("config", "set", "keep_jobs", "5")
+    assert told.code == Code.USAGE
+    assert "cannot be written" in told.err
+
+
+def test_a_link_stays_a_link(cli: Cli, file: Path, tmp_path: Path) -> None:
+    file.parent.mkdir()
+    kept = tmp_path / "dotfiles.toml"
+    kept.write_text("keep_jobs = 5\n")
+    file.symlink_to(kept)
+    assert cli("config", "set", "keep_jobs", "6").code == 0
+    assert file.is_symlink()
+    assert kept.read_text() == "keep_jobs = 6\n"
