@@ -66,7 +66,7 @@ def all_checks(settings: Settings) -> Iterator[Check]:
         yield disk(read_host(settings.places.store))
     except OSError as error:
         yield Check("disk", "failed", str(error), "See whether the store's file system answers: df")
-    cards = read_devices()
+    cards = read_devices(environment=told.get("gpu_limits") if isinstance(told, dict) else None)
     yield gpu(cards)
     found = [read_profile(file) for file in profile_files()]
     yield profiles(found)

@@ -89,7 +89,12 @@ class Supervisor:
 
     def status(self) -> dict[str, Any]:
         """Itself and its workers, as records that JSON can carry."""
-        return {"supervisor": {"pid": os.getpid(), "state": self._state}, **self.crew.told()}
+        told = self.crew.told()
+        return {
+            "supervisor": {"pid": os.getpid(), "state": self._state},
+            **told,
+            "gpu_limits": self.crew.gpu_limits if told["workers"] else None,
+        }
 
     def _ping(self, request: dict[str, Any]) -> dict[str, Any]:
         """Whether it is there; with `redis` it keeps the home's own Redis from now on and tells how that is."""
