@@ -38,14 +38,17 @@ interop: peers ## Hold formulas and files to those of the peers; writes benchmar
 		--result benchmarks/results/interop.md
 
 soak: install ## Kill every process again and again under load: ROUNDS=200 JOBS=1000, SEED=... repeats a run; visit more states
-	MISTUDIO_TEST_DEEPER=1 $(BIN)/python -m pytest tests/core/test_state_machine.py
+	MISTUDIO_TEST_DEEPER=1 $(BIN)/python -m pytest tests/core/test_state_machine.py tests/core/test_wire_bytes.py
 	MISTUDIO_TEST_ROUNDS=$(or $(ROUNDS),200) MISTUDIO_TEST_SEED=$(or $(SEED),$(shell date +%s)) \
 		MISTUDIO_TEST_CHAOS_JOBS=$(or $(JOBS),1000) \
 		$(BIN)/python -m pytest -s tests/supervision/test_kills.py tests/supervision/test_chaos.py
+	MISTUDIO_TEST_REFUSALS_S=600 MISTUDIO_TEST_SEED=$(or $(SEED),$(shell date +%s)) \
+		$(BIN)/python -m pytest tests/supervision/test_refusals.py
 	MISTUDIO_TEST_DEEPER=1 MISTUDIO_TEST_SEED=$(or $(SEED),$(shell date +%s)) \
 		$(BIN)/python -m pytest tests/sae/test_resume_proof.py tests/sae/test_broken_saes.py \
 		tests/sae/test_every_family.py tests/sae/test_model_config.py \
-		tests/core/test_struck_training.py tests/core/test_memory.py
+		tests/core/test_struck_training.py tests/core/test_memory.py \
+		tests/cli/test_doors.py tests/core/test_documents.py
 
 check: install ## Style, types and the floors of the architecture
 	$(BIN)/ruff format --check .

@@ -14,6 +14,7 @@ from mistudio_cli.snapshot import QueueRow, read_queues
 from tasks.job import Job, State
 from tasks.ledger import Ledger
 from tasks.listing import Filter
+from tasks.problem import Problem
 from tasks.settings import current
 from tasks.wire import Refused, Unreachable
 
@@ -116,7 +117,7 @@ def make_app(open_ledger: Callable[[], Ledger], token: str | None, allowed_hosts
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
     def fail(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": f"mistudio itself is at fault: {type(error).__name__}"}, 500)
+        return JSONResponse({"error": f"Internal error: {type(error).__name__}"}, 500)
 
     return Starlette(
         routes=[route(name, read) for name, read in ENDPOINTS.items()],
@@ -137,6 +138,8 @@ def _answer(
     except (Unreachable, Refused) as error:
         reason = f"Redis cannot be read: {error}"
         return 503, no_health(reason) if name == "health" else {"error": reason}
+    except Problem as problem:  # records of a newer mistudio
+        return 503, no_health(str(problem)) if name == "health" else {"error": str(problem)}
     finally:
         ledger.client.close()
 

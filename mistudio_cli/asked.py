@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.job import JobKind, kind_named
+from tasks.parameters import read_number, types_of
 from tasks.problem import Problem
 from tasks.submit import Wishes
 
@@ -44,9 +45,22 @@ def read_request(told: dict[str, Any], wishes: Wishes) -> Asked | list[tuple[str
         return [("kind", problem)]
     own = {key: told[key] for key in ("priority", "gpu") if key in told}
     wishes = dataclasses.replace(wishes, tags=(*wishes.tags, *told.get("tags", ())), **own)
-    values = {key: value for key, value in told.items() if key not in _KEYS}
+    values = {
+        key: _number(value, types_of(kind.params).get(key, ())) for key, value in told.items() if key not in _KEYS
+    }
     faults = list(kind.faults_of(values))
     return faults or Asked(kind, told.get("name"), tuple(told.get("after", ())), wishes, values)
+
+
+def _number(value: Any, types: tuple[type, ...]) -> Any:
+    """A number that is written as on the command line, "10M"; every other value as it is."""
+    of = next((of for of in (int, float) if of in types), None)
+    if not isinstance(value, str) or of is None or str in types or not value[-1:].isalpha():
+        return value
+    try:
+        return read_number(value, of)
+    except ValueError:
+        return value
 
 
 def _faults_of_keys(told: dict[str, Any]) -> Iterator[tuple[str, Problem]]:

@@ -11,8 +11,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mistudio_cli import output, session
+from mistudio_cli import aliases, output, session
 from mistudio_cli.errors import Code, Explained, explain
+from mistudio_cli.tables import one_line
 
 #: The nouns and verbs, in the order of the help; each is a file in `mistudio_cli/commands` with an `app`.
 COMMANDS = ("quickstart", "workers", "profiles", "submit", "queue", "jobs", "saes", "top", "serve", "doctor", "config")
@@ -52,6 +53,7 @@ class Commands(TyperGroup):
         command = _built(module.app, ctx.meta.get(_VERB))
         command.name = cmd_name
         command.params = [param for param in command.params if param.name not in _COMPLETION]
+        aliases.with_flags(command)
         return _plain(command)
 
 
@@ -103,7 +105,8 @@ def root(
 def run_command(argv: list[str]) -> int:
     """Run one command; returns its exit code."""
     try:
-        return typer.main.get_command(app)(args=argv or ["--help"], prog_name="mistudio", standalone_mode=False) or 0
+        words = aliases.resolve(argv, COMMANDS) or ["--help"]
+        return typer.main.get_command(app)(args=words, prog_name="mistudio", standalone_mode=False) or 0
     except ClickException as error:
         return _wrong_use(error)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the one place where every exception ends
@@ -130,7 +133,7 @@ def _wrong_use(error: Any) -> int:
 
 def _tell(told: Explained) -> int:
     if told.sentence:
-        output.talk(told.sentence)
+        output.talk(one_line(told.sentence))
     if told.mend:
-        output.talk(f"  {told.mend}")
+        output.talk(f"  {one_line(told.mend)}")
     return int(told.code)

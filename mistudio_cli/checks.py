@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import platform
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import mistudio_cli
 import tasks
-from mistudio_cli import tables
-from mistudio_cli.host import Host, nearest_folder, read_host
+from mistudio_cli import redis_aof, redis_server, tables, trying
+from mistudio_cli.check import Check, within
+from mistudio_cli.host import Host, read_host
+from mistudio_cli.probe import require_answer
 from mistudio_cli.profile import DEFAULT_PROFILE, ReadProfile, WorkerSpec, profile_files, read_profile, workers_of
 from mistudio_cli.resources import Machine, counted, gigabytes, read_machine, shortfalls
 from mistudio_cli.settings import Settings
@@ -24,12 +25,13 @@ from mistudio_cli.states import IDLE
 from tasks import refused
 from tasks.devices import ABSENT, Devices, read_devices
 from tasks.ledger import Ledger
+from tasks.places import Places
+from tasks.problem import Problem
 from tasks.queues import QUEUES, Queue
-from tasks.wire import Refused, Unreachable, connect
-
-Verdict = Literal["ok", "warning", "failed"]
+from tasks.wire import NotRedis, Refused, Silent, Unreachable, connect
 
 GIB = 1 << 30
+_PATIENCE_S = 5.0
 _LATELY_S = 24 * 3600
 _LEAST_DISK, _LITTLE_DISK = 1 * GIB, 10 * GIB
 
@@ -39,33 +41,19 @@ _LEAVING = (*IDLE, "stopping", "draining")
 _NEEDED = ("celery", "redis", "hiredis", "datasets", "tokenizers", "transformers", "safetensors", "torch")
 
 
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at."""
-
-    name: str
-    verdict: Verdict
-    detail: str
-    mend: str = ""
-
-
 def all_checks(settings: Settings) -> Iterator[Check]:
-    """Every check, the ground first. Nothing is started and nothing is changed."""
+    """Every check, the ground first. Nothing is started, and what is tried is undone."""
     yield python()
     yield packages()
     yield installation(Path(tasks.__file__), Path(mistudio_cli.__file__))
-    yield home(settings)
-    ledger = _own_or_named(settings)
-    yield from redis(ledger, named=settings.broker_url is not None)
+    yield from trying.folders(settings.places)
     told = _ask_supervisor(settings)
+    ledger = yield from redis(settings, told if isinstance(told, dict) else None)
     yield supervisor(told)
     if ledger is not None:
         yield from _if_readable(lambda: workers(read_queues(ledger).queues or ()))
         yield from _if_readable(lambda: messages(refused.read(ledger.client, refused.MOST_KEPT), time.time()))
-    try:
-        yield disk(read_host(settings.places.store))
-    except OSError as error:
-        yield Check("disk", "failed", str(error), "See whether the store's file system answers: df")
+    yield _within("disk", lambda: disk(read_host(settings.places.store)), "See to the disk of the store")
     cards = read_devices(environment=told.get("gpu_limits") if isinstance(told, dict) else None)
     yield gpu(cards)
     found = [read_profile(file) for file in profile_files()]
@@ -98,27 +86,31 @@ def installation(*modules: Path) -> Check:
     return Check("installation", "ok", f"tasks and mistudio_cli in {folders[0]}")
 
 
-def home(settings: Settings) -> Check:
-    """Whether this user can write where mistudio keeps its things."""
-    places = settings.places
-    for folder in (places.home, places.store):
-        if not os.access(nearest_folder(folder), os.W_OK | os.X_OK):
-            return Check("home", "failed", f"{folder} cannot be written", "Mend its permissions or set MISTUDIO_HOME")
-    return Check("home", "ok", f"{places.home}, artifacts in {places.store}")
-
-
-def redis(ledger: Ledger | None, *, named: bool) -> Iterator[Check]:
-    """Whether Redis answers, and whether it keeps what it is given."""
-    if ledger is None:
-        yield Check("redis", "warning", "the home's own Redis is not running", "It starts with: mistudio queue ls")
-        return
+def redis(settings: Settings, supervised: dict[str, Any] | None) -> Generator[Check, None, Ledger | None]:
+    """Whether Redis answers, takes what workers write, and keeps it. Returns the ledger if that can be read."""
+    if settings.broker_url is None:
+        yield from _own_file(settings.places)
+        if not redis_server.takes_connections(settings.places):
+            yield _not_running(supervised)
+            return None
     try:
-        info = _info(str(ledger.client.call("INFO")))
+        ledger = Ledger(connect(settings.broker_url or redis_server.own_url(settings.places)))
+        require_answer(ledger.client)
+        yield from answering(ledger)
+    except Problem as problem:
+        yield Check("redis", "failed", problem.sentence, problem.mend)
     except (Unreachable, Refused) as error:
-        mend = "Start it, or mend CELERY_BROKER_URL" if named else "mistudio workers stop --all, then start again"
-        yield Check("redis", "failed", f"{error}", mend)
-        return
+        yield Check("redis", "failed", f"{error}", _mend_of(error, named=settings.broker_url is not None))
+    else:
+        return ledger
+    return None
+
+
+def answering(ledger: Ledger) -> Iterator[Check]:
+    """What a Redis that answers says of itself, and what it takes. Unreachable or Refused."""
+    info = _info(str(ledger.client.call("INFO")))
     yield redis_version(info.get("redis_version", "?"), ledger.client.address.shown)
+    yield from trying.redis_writes(ledger)
     yield _append_only_file(ledger, is_on=info.get("aof_enabled") == "1")
     policy = info.get("maxmemory_policy", "?")
     if policy == "noeviction":
@@ -126,6 +118,40 @@ def redis(ledger: Ledger | None, *, named: bool) -> Iterator[Check]:
     else:
         mend = "redis-cli CONFIG SET maxmemory-policy noeviction, and in redis.conf"
         yield Check("redis eviction", "warning", f"{policy}: jobs may be dropped when memory is short", mend)
+
+
+def _not_running(supervised: dict[str, Any] | None) -> Check:
+    trouble = ((supervised or {}).get("redis") or {}).get("trouble")
+    if trouble:
+        return Check("redis", "failed", trouble, "See: mistudio workers logs redis")
+    return Check("redis", "warning", "the home's own Redis is not running", "It starts with: mistudio workers start")
+
+
+def _mend_of(error: Exception, *, named: bool) -> str:
+    if isinstance(error, NotRedis):
+        return "Check host and port in CELERY_BROKER_URL"
+    if named:
+        return "Start it, or correct CELERY_BROKER_URL"
+    if isinstance(error, Silent):
+        return "Its supervisor restarts it after 30 s without an answer; at once: mistudio workers stop --all"
+    return "mistudio workers stop --all, then start again"
+
+
+def _own_file(places: Places) -> Iterator[Check]:
+    """Whether the append-only file of the home's own Redis is whole, as far as nothing is writing to it."""
+    damage = None
+    if not redis_server.takes_connections(places) and redis_server.running(places) is None:
+        try:
+            damage = redis_aof.find_damage(places)
+        except (Problem, OSError, ValueError, subprocess.SubprocessError) as error:
+            yield Check("redis file", "warning", f"cannot be checked: {error}", "See: mistudio workers logs redis")
+            return
+    if damage is not None:
+        mend = "On its next start the file is copied, and Redis serves what comes before: mistudio workers start"
+        yield Check("redis file", "failed", damage.sentence, mend if damage.good else "Restore it from a backup")
+    elif copies := redis_aof.copies(places):
+        told = f"a damaged file was set aside as {copies[-1]}; Redis serves what came before the damage"
+        yield Check("redis file", "warning", told, "Look for jobs that are missing, then delete the copy")
 
 
 def _append_only_file(ledger: Ledger, *, is_on: bool) -> Check:
@@ -144,11 +170,9 @@ def _append_only_file(ledger: Ledger, *, is_on: bool) -> Check:
 
 def redis_version(version: str, shown: str) -> Check:
     """Whether Redis is new enough."""
-    from mistudio_cli.redis_server import OLDEST
-
-    told, oldest = f"Redis {version} at {shown}", ".".join(map(str, OLDEST))
-    numbers = tuple(int(part) for part in version.split(".")[: len(OLDEST)] if part.isdigit())
-    if numbers and numbers < OLDEST:
+    told, oldest = f"Redis {version} at {shown}", ".".join(map(str, redis_server.OLDEST))
+    numbers = tuple(int(part) for part in version.split(".")[: len(redis_server.OLDEST)] if part.isdigit())
+    if numbers and numbers < redis_server.OLDEST:
         return Check("redis", "failed", f"{told} is older than {oldest}", f"Use Redis {oldest} or newer")
     return Check("redis", "ok", told)
 
@@ -259,14 +283,11 @@ def _spec(worker: dict[str, Any], gpu_jobs: int) -> WorkerSpec:
     return WorkerSpec(worker["name"], tuple(worker["queues"]), worker["slots"], gpu_jobs=gpu_jobs)
 
 
-def _own_or_named(settings: Settings) -> Ledger | None:
-    """The ledger if its Redis is there, without starting one; None when the home's own is not running."""
-    if settings.broker_url:
-        return Ledger(connect(settings.broker_url))
-    from mistudio_cli import redis_server
-
-    places = settings.places
-    return Ledger(connect(redis_server.own_url(places))) if redis_server.answers(places) else None
+def _within(name: str, check: Callable[[], Check], mend: str) -> Check:
+    try:
+        return within(_PATIENCE_S, check)
+    except OSError as error:
+        return Check(name, "failed", f"{error.strerror or error}", mend)
 
 
 def _if_readable(check: Callable[[], Check]) -> Iterator[Check]:

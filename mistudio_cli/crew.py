@@ -25,7 +25,7 @@ from mistudio_cli.worker_process import AdoptedWorker
 from tasks import identity, seat
 from tasks.places import Places
 from tasks.seat import Posture
-from tasks.visible import limits_in
+from tasks.visible_devices import limits_in
 
 log = logging.getLogger("mistudio.supervisor")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from enum import IntEnum
 
 from tasks.problem import Problem
-from tasks.wire import Refused, Unreachable
+from tasks.visible import shown
+from tasks.wire import NotRedis, Refused, Silent, Unable, Unreachable
 
 
 class Code(IntEnum):
@@ -28,9 +30,9 @@ MEANINGS: dict[Code, str] = {
     Code.FAILED: "A job or worker it waited for did not end well, or a check of `doctor` failed.",
     Code.USAGE: "It cannot be done as asked: a wrong flag, value, name or file; the message says which.",
     Code.NOT_FOUND: "There is no such job, worker or log.",
-    Code.UNREACHABLE: "Redis cannot be reached or refuses to answer.",
+    Code.UNREACHABLE: "Redis cannot be reached, does not answer, or refuses to serve.",
     Code.TIMED_OUT: "It took longer than `--timeout` allows; what was waited for goes on.",
-    Code.FAULT: "A fault in mistudio itself; `--debug` shows where.",
+    Code.FAULT: "An internal error of mistudio; `--debug` shows where.",
     Code.INTERRUPTED: "Ended by Ctrl-C.",
     Code.READER_GONE: "The reader of its output went away, as with `head`.",
 }
@@ -75,10 +77,8 @@ def explain(error: BaseException) -> Explained:
     match error:
         case Problem():
             return Explained(error.sentence, error.mend, _PROBLEMS.get(type(error), Code.USAGE))
-        case Unreachable():
-            return Explained(f"Redis cannot be reached: {error}.", "See: mistudio doctor", Code.UNREACHABLE)
-        case Refused():
-            return Explained(f"Redis refuses: {str(error).rstrip('.')}.", "See: mistudio doctor", Code.UNREACHABLE)
+        case Unreachable() | Refused():
+            return _of_redis(error)
         case TimeoutError():
             return Explained(f"No answer in time: {error}.", "See: mistudio doctor", Code.TIMED_OUT)
         case KeyboardInterrupt():
@@ -86,5 +86,40 @@ def explain(error: BaseException) -> Explained:
         case OSError() if error.strerror:
             where = f"{error.filename}: " if error.filename else ""
             return Explained(f"{where}{error.strerror}.", "Mend it or choose another place", Code.USAGE)
-    what = f"{type(error).__name__}: {error}"
-    return Explained(f"mistudio itself is at fault: {what}", "See where with: mistudio --debug …", Code.FAULT)
+        case MemoryError():
+            return Explained("The command ran out of memory.", "Free some, or ask for less", Code.FAILED)
+        case UnicodeEncodeError():
+            what = shown(error.object[error.start : error.end], 20)
+            return Explained(f"{what} cannot be written as {error.encoding}.", "Use text that is UTF-8", Code.USAGE)
+    return Explained(f"Internal error: {_described(error)}", f"For a traceback: {_again_with_debug()}", Code.FAULT)
+
+
+def _of_redis(error: Unreachable | Refused) -> Explained:
+    see = "See: mistudio doctor"
+    match error:
+        case NotRedis():
+            return Explained(f"{error}.", f"Check CELERY_BROKER_URL. {see}", Code.UNREACHABLE)
+        case Silent():
+            return Explained(f"Redis at {error}.", see, Code.UNREACHABLE)
+        case Unable():
+            return Explained(f"Redis cannot serve this now: {error}.", see, Code.UNREACHABLE)
+        case Unreachable():
+            return Explained(f"Redis cannot be reached: {error}.", see, Code.UNREACHABLE)
+    return Explained(f"Redis refuses: {str(error).rstrip('.')}.", see, Code.UNREACHABLE)
+
+
+def _described(error: BaseException) -> str:
+    from tasks.redact import redact
+
+    try:
+        return redact(f"{type(error).__name__}: {error}")
+    except Exception:  # noqa: BLE001 - an exception that cannot even be written
+        return type(error).__name__
+
+
+def _again_with_debug() -> str:
+    import shlex
+
+    from tasks.redact import redact
+
+    return redact(shlex.join(["mistudio", "--debug", *sys.argv[1:]]))

@@ -13,6 +13,9 @@ from tasks.listing import Filter
 from tasks.queue_desk import QueueCount
 from tasks.queues import share
 
+#: What is counted in a queue that this version does not have.
+_NOTHING = QueueCount(0, 0, 0, None, None, ())
+
 #: How many others are named.
 _NAMED = 3
 
@@ -43,7 +46,7 @@ def look_around(ledger: Ledger, job: Job) -> Around:
     now = ledger.now()
     return Around(
         now=now,
-        count=ledger.queues.counts(now)[job.queue],
+        count=ledger.queues.counts(now).get(job.queue, _NOTHING),
         workers=[worker for worker in ledger.workers() if job.queue in worker.queues],
         place=ledger.queues.place(job.queue, job.id),
         running=ledger.page(Filter(states=(State.RUNNING,)), 200).jobs,
@@ -68,6 +71,10 @@ def _of_state(job: Job, around: Around) -> Iterator[Cause]:
         when = "" if job.finished_at is None else f" {duration(around.now - job.finished_at)} ago"
         again = None if job.state is State.SUCCEEDED else f"mistudio jobs retry {job.id}"
         yield Cause(f"It {_ended(job.state)}{when}: {job.reason}", again)
+        for parent in around.parents:
+            if parent.state in (State.FAILED, State.CANCELLED) and job.state is not State.SUCCEEDED:
+                told = f"Its parent {parent.id} ({parent.kind} {parent.name}) {_ended(parent.state)}: {parent.reason}"
+                yield Cause(told, f"mistudio jobs retry {parent.id}")
 
 
 def _ended(state: State) -> str:
@@ -75,6 +82,8 @@ def _ended(state: State) -> str:
 
 
 def _waiting(around: Around) -> Iterator[Cause]:
+    if all(parent.state.ended for parent in around.parents):
+        yield Cause("Its parents have ended: it will be queued in a moment.")
     for parent in around.parents:
         if not parent.state.ended:
             told = f"It waits for {parent.id} ({parent.kind} {parent.name}), which is {parent.state}."

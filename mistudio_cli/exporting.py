@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
 from mistudio_cli import shapes
-from mistudio_cli.output import speakable
+from mistudio_cli.output import json_text
 from mistudio_cli.surroundings import surroundings_of
 from tasks.ledger import Ledger
 from tasks.listing import Filter
@@ -28,7 +27,7 @@ def lines(ledger: Ledger, store: Path, wanted: Filter) -> Iterator[str]:
         histories = ledger.histories([job.id for job in page.jobs])
         for job, events, around in zip(page.jobs, histories, surroundings_of(ledger, page.jobs), strict=True):
             told = shapes.job_in_full(job, events, shapes.made_at(job, store), around)
-            yield json.dumps(speakable({"schema": SCHEMA, **told}), ensure_ascii=False, allow_nan=False)
+            yield json_text({"schema": SCHEMA, **told})
         if (following := page.next) is None:
             return
 

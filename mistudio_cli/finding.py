@@ -6,23 +6,30 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mistudio_cli import shapes, tables
+from mistudio_cli import output, session, shapes, tables
 from mistudio_cli.errors import NotFound
-from tasks.job import Job, State
+from tasks.job import FAMILIES, Job, State
 from tasks.ledger import Ledger
+from tasks.listing import Filter
 from tasks.problem import Problem
 from tasks.queues import Limits
+from tasks.visible import visible
 
 if TYPE_CHECKING:  # what reads devices is imported where it is asked
     from mistudio_cli.holders import Holder
     from mistudio_cli.surroundings import Surroundings
+    from tasks.store import Store
 
 LAST = "last"
-_SHOWN, _RELATIVES = 5, 20
+_SHOWN, _RELATIVES, _NAMED = 5, 20, 100
 
 
 def find_job(ledger: Ledger, told: str) -> Job:
-    """The job of that id, of the only id that starts so, or the newest for `last`. NotFound, or Problem if several."""
+    """The job of that id, of the only id that starts so, of that name, or the newest for `last`.
+
+    A name is that of a job or of what it makes, with its family before it or without. NotFound for nothing of the kind,
+    Problem for several ids.
+    """
     if told == LAST:
         newest = ledger.page(limit=1).jobs
         if not newest:
@@ -32,12 +39,48 @@ def find_job(ledger: Ledger, told: str) -> Job:
     if job is not None:
         return job
     ids = ledger.find(told, _SHOWN + 1) if told else []
+    if len(ids) != 1 and (named := _find_by_name(ledger, told)) is not None:
+        return named
     if len(ids) > 1:
         shown = ", ".join(ids[:_SHOWN]) + (", …" if len(ids) > _SHOWN else "")
         raise Problem(f"Several jobs start with {told}: {shown}.", "Type more of the id")
     if not ids:
         raise NotFound(f"There is no job {told!r}.", "See: mistudio jobs ls")
     return ledger.need(ids[0])
+
+
+def _find_by_name(ledger: Ledger, name: str) -> Job | None:
+    """The job of that name, one that has not ended before others; says when there are several."""
+    family, _, last = name.rpartition("/")
+    found = ledger.page(Filter(name=last), _NAMED).jobs if last else ()
+    jobs = [job for job in found if not family or any(made.startswith(f"{family}/") for made in job.artifacts)]
+    if not jobs:
+        return _maker_of(ledger, family, last)
+    chosen = next((job for job in jobs if not job.state.ended), jobs[0])
+    if len(jobs) > 1:
+        output.talk(f"Several jobs are called {name}; this is {chosen.id}, {chosen.state}.")
+    return chosen
+
+
+def _maker_of(ledger: Ledger, family: str, name: str) -> Job | None:
+    """The job that makes, or has made, an artifact that is called otherwise than its job."""
+    from tasks.store import Store, is_name  # most commands are given ids
+
+    store = Store(session.current_settings().places.store)
+    if not is_name(name):
+        return None
+    for each in [family] if family in FAMILIES else FAMILIES if not family else ():
+        if maker := ledger.coming(f"{each}/{name}") or _recorded_maker(store, each, name):
+            return ledger.get(maker)
+    return None
+
+
+def _recorded_maker(store: Store, family: str, name: str) -> str | None:
+    try:
+        maker = (store.find_manifest(family, name) or {}).get("job")
+    except (OSError, Problem):
+        return None
+    return maker if isinstance(maker, str) else None
 
 
 def find_jobs(ledger: Ledger, told: Sequence[str]) -> list[Job]:
@@ -70,7 +113,7 @@ def show_lines(
     }
     from mistudio_cli import sparks
 
-    yield from (f"{name:<10}{value}" for name, value in facts.items() if value)
+    yield from (f"{name:<10}{visible(value)}" for name, value in facts.items() if value)
     if job.more_artifacts:
         yield from ("", "artifacts", *(f"  {artifact}" for artifact in job.artifacts))
     yield from _relatives("parents", list(around.parents.items()))
@@ -79,7 +122,8 @@ def show_lines(
     yield from _section("parameters", job.params)
     yield from _section("result", job.result or {})
     if job.error:
-        yield from ("", f"error     {job.error.get('type')}: {job.error.get('message')}")
+        error = f"{job.error.get('type')}: {job.error.get('message')}"
+        yield from ("", f"error     {tables.one_line(error)}")
         yield from (f"  {line}" for line in job.error.get("traceback", "").splitlines())
     yield from ("", "history")
     for event in events:
@@ -131,8 +175,8 @@ def _section(title: str, told: dict[str, Any]) -> Iterator[str]:
     if told:
         yield from ("", title)
         room = max(map(len, told)) + 2
-        yield from (f"  {name:<{room}}{_word(value)}" for name, value in told.items())
+        yield from (f"  {visible(name):<{room}}{_word(value)}" for name, value in told.items())
 
 
 def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

@@ -11,6 +11,7 @@ from mistudio_cli import following, output, tables
 from mistudio_cli.first_light import Step
 from tasks.job import Job, State
 from tasks.ledger import Ledger
+from tasks.visible import visible
 
 #: Without a terminal a running step says how far it is this often.
 SAY_EVERY_S = 15.0
@@ -91,7 +92,7 @@ def tell_numbers(sae: dict[str, Any], features: dict[str, Any]) -> None:
         ["patterned share", f"{features['patterned_share']:.2f}", f"of {features['live']} live features: see below"],
     ]
     output.data("")
-    output.table(["WHAT", "VALUE", "MEANING"], rows)
+    output.table(["WHAT", "VALUE", "MEANING"], rows, wrap=True)
 
 
 def tell_features(features: dict[str, Any]) -> None:
@@ -101,7 +102,7 @@ def tell_features(features: dict[str, Any]) -> None:
         where = "on" if told["where"] == "at" else "after"
         output.data(f"\n  feature {told['feature']}: {where} {told['token']!r}, on {told['density']:.2%} of tokens")
         for context in told["contexts"]:
-            output.data("    " + _context(context, told["max_activation"]))
+            output.styled("    " + _context(context, told["max_activation"]))
 
 
 def _context(context: Sequence[tuple[str, float]], strongest: float) -> str:
@@ -109,7 +110,7 @@ def _context(context: Sequence[tuple[str, float]], strongest: float) -> str:
     colour = output.in_colour(sys.stdout)
     parts = []
     for at, (token, activation) in enumerate(context):
-        text = token.replace("\n", "⏎").replace("\t", "⇥")
+        text = visible(token.replace("\n", "⏎").replace("\t", "⇥"))
         if colour and activation > 0:
             shade = _SHADES[min(len(_SHADES) - 1, int(activation / strongest * len(_SHADES)))]
             text = _MARK.format(shade=shade, text=text)

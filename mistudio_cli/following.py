@@ -1,18 +1,17 @@
-"""Following jobs to their end: waiting, cancelling, logs that grow. Ctrl-C leaves the jobs as they are."""
+"""Following jobs to their end: waiting and cancelling. Ctrl-C leaves the jobs as they are."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import IO
 
 from mistudio_cli import output, tables
 from mistudio_cli.errors import NotFound, TimedOut
+from mistudio_cli.reasons import Reasons
 from tasks.job import Job, State
 from tasks.ledger import Ledger
-from tasks.places import Places
+from tasks.problem import Problem
 from tasks.wire import Refused, Unreachable
 
 LOOK_EVERY_S = 0.2
@@ -20,11 +19,11 @@ LOOK_EVERY_S = 0.2
 #: Redis may be restarted under a waiting command for so long.
 REDIS_PATIENCE_S = 30.0
 
-_CHUNK = 1 << 16
-
 
 def watch(ledger: Ledger, job_ids: Sequence[str], timeout_s: float | None = None) -> Iterator[list[Job]]:
     """The jobs' records again and again, until all have ended. TimedOut when that takes longer than `timeout_s`."""
+    if timeout_s is not None and math.isnan(timeout_s):
+        raise Problem("--timeout must be a number of seconds, not nan.", "For instance: --timeout 60")
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     while True:
         jobs = _read_patiently(ledger, job_ids)
@@ -38,10 +37,12 @@ def watch(ledger: Ledger, job_ids: Sequence[str], timeout_s: float | None = None
 
 
 def wait_for(ledger: Ledger, job_ids: Sequence[str], timeout_s: float | None = None) -> list[Job]:
-    """The records of these jobs once all have ended; a terminal sees how far they are."""
+    """The records of these jobs once all have ended; a terminal sees how far they are, and anybody what keeps them."""
     jobs: list[Job] = []
+    reasons = Reasons(ledger)
     try:
         for jobs in watch(ledger, job_ids, timeout_s):
+            reasons.look(jobs)
             output.talk_over(" | ".join(_at(job) for job in jobs if not job.state.ended))
     finally:
         output.talk_over("")
@@ -74,71 +75,26 @@ def wait_for_stop(ledger: Ledger, asked: Sequence[Job], timeout_s: float) -> lis
     return ended
 
 
-def print_log(ledger: Ledger, places: Places, job: Job, last: int, *, follow: bool) -> None:
-    """Print the end of a job's log, and with `follow` what is added until the job has ended.
-
-    `last` is how many lines that end has; standard error says where the whole log is when there is more.
-    NotFound when there is no log.
-    """
-    path = places.job_log(job.id)
-    if not path.is_file() and (job.state.ended or not follow):
-        raise NotFound(f"Job {job.id} has no log on this machine{_why_none(job)}.", f"See: mistudio jobs show {job.id}")
-    position = 0
-    if path.is_file():
-        with path.open("rb") as log:
-            kept = b"".join(deque(log, last))
-            position = log.tell()
-        if last and len(kept) < position:
-            output.talk(f"The last {last} lines of {path}")
-        _put(kept)
-    for (latest,) in watch(ledger, [job.id]) if follow else ():
-        position += _copy(path, position)
-        if latest.state.ended:
-            output.talk(f"{job.id} {latest.state}{why(latest)}")
-
-
 def _at(job: Job) -> str:
     return f"{job.kind} {job.name}: {tables.note(job) if job.state is State.RUNNING else job.state}"
 
 
-def _why_none(job: Job) -> str:
-    if job.state in (State.QUEUED, State.WAITING):
-        return ": it has not started"
-    return f": it ran on {job.worker.partition('@')[2]} or wrote nothing" if job.worker else ""
-
-
 def _read_patiently(ledger: Ledger, job_ids: Sequence[str]) -> list[Job]:
-    deadline = time.monotonic() + REDIS_PATIENCE_S
+    deadline, is_said = time.monotonic() + REDIS_PATIENCE_S, False
     while True:
         try:
             jobs = ledger.many(job_ids)
-        except (Unreachable, Refused):  # it refuses while it loads its data
+        except (Unreachable, Refused) as error:  # it refuses while it loads its data
             if time.monotonic() > deadline:
                 raise
+            if not is_said:
+                output.talk(tables.one_line(f"Redis does not answer ({error}); trying for {REDIS_PATIENCE_S:g} s."))
+            is_said = True
             time.sleep(LOOK_EVERY_S)
             continue
         if None in jobs:
             raise NotFound(f"Job {job_ids[jobs.index(None)]} was removed meanwhile.", "See: mistudio jobs ls")
         return [job for job in jobs if job]
-
-
-def _copy(path: Path, start: int) -> int:
-    """Print a file from `start` to its end; how many bytes that were."""
-    if not path.is_file():
-        return 0
-    with path.open("rb") as log:
-        log.seek(start)
-        return sum(_put(chunk) for chunk in _chunks(log))
-
-
-def _chunks(log: IO[bytes]) -> Iterator[bytes]:
-    while chunk := log.read(_CHUNK):
-        yield chunk
-
-
-def _put(chunk: bytes) -> int:
-    output.data_bytes(chunk)
-    return len(chunk)
 
 
 def why(job: Job) -> str:

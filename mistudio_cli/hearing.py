@@ -13,6 +13,9 @@ from tasks.ledger import Ledger
 
 REDIS_AWAY_PAUSE_S = 1.0
 
+#: One that does not answer costs a timeout each time, in which the supervisor answers nobody.
+REDIS_SILENT_PAUSE_S = 5.0
+
 #: How often workers that run are listened for; one that starts is at every tick.
 ROLL_CALL_EVERY_S = 5.0
 
@@ -51,8 +54,9 @@ class Hearing:
             return
         try:
             beats = {(beat.name, beat.pid): beat.seen_at for beat in self._ledger.workers(math.inf)}
-        except (wire.Unreachable, wire.Refused):
-            self._ask_at, self._was_deaf = now + REDIS_AWAY_PAUSE_S, True
+        except (wire.Unreachable, wire.Refused) as error:
+            pause_s = REDIS_SILENT_PAUSE_S if isinstance(error, wire.Silent) else REDIS_AWAY_PAUSE_S
+            self._ask_at, self._was_deaf = self._clock() + pause_s, True
             return
         if is_roll_call:
             self._roll_call_at = now + ROLL_CALL_EVERY_S

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from mistudio_cli.log_files import last_lines
+from tasks.documents import parse_json_object
 from tasks.places import Places
 
 
@@ -41,5 +42,5 @@ def read(places: Places, limit: int) -> list[Change]:
     found = []
     for line in last_lines(places.history, limit):
         with suppress(ValueError, TypeError):
-            found.append(Change(**json.loads(line)))
+            found.append(Change(**parse_json_object(line)))
     return found

@@ -9,11 +9,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from mistudio_cli import output, tables
 from mistudio_cli.holders import holders_of
+from mistudio_cli.layout import fitting, lay_out
 from mistudio_cli.snapshot import Snapshot
 
 READ_EVERY_S = 0.5
@@ -23,15 +24,6 @@ _QUIT_KEYS = frozenset(b"qQ\x03" + _END_OF_FILE)
 _STALE_S = 3.0
 _FIRST_READ_S = 1.0
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
-
-#: What a narrow terminal does without, the most dispensable first: a column cut off at the right would be the one that
-#: says how far a job is.
-_DISPENSABLE = (
-    ("OLDEST", "CONSUMERS", "SLOTS", "STATE"),
-    ("LAST EXIT", "UP", "RESTARTS", "CPU", "JOBS", "MEMORY", "PID", "QUEUES"),
-    ("POWER", "TEMP", "NAME"),
-    ("METRICS", "TOOK", "KIND", "STATE", "DEVICE", "NAME"),
-)
 
 
 class Watcher(threading.Thread):
@@ -112,28 +104,22 @@ def paint(seen: Snapshot, age_s: float, width: int, height: int, *, colour: bool
     blocks = [tables.queues(seen.queues) if seen.queues is not None else None]
     blocks += [tables.workers(seen.workers, now) if seen.workers else None]
     blocks += [devices_table(seen) if seen.devices is not None and seen.devices.devices else None]
-    for block, dispensable in zip(blocks, _DISPENSABLE, strict=False):
-        lines += ["", *_lay_out(block, dispensable, width, colour)] if block else []
+    for block in filter(None, blocks):
+        lines += ["", *_lay_out(block, width, colour)]
     if seen.devices is not None and (told := seen.devices.limit or seen.devices.reason):
         lines += ["", f"GPU: {told}"]
     if seen.jobs:
         room = max(1, height - len(lines) - 3)
         shown = tables.live_jobs(tables.most_alive_first(seen.jobs)[:room], now)
-        lines += ["", *_lay_out(shown, _DISPENSABLE[-1], width, colour)]
+        lines += ["", *_lay_out(shown, width, colour)]
         # Not how many: the view has only read the newest.
         lines += ["… more: mistudio jobs ls"] if len(seen.jobs) > room or seen.next else []
     return lines[:height]
 
 
-def _lay_out(table: tables.Table, dispensable: Sequence[str], width: int, colour: bool) -> list[str]:
-    """The lines of a table, without as many of the dispensable columns as it takes to fit."""
-    headers, rows = table
-    for name in filter(headers.__contains__, dispensable):
-        if output.least_width(headers, rows) <= width:
-            break
-        at = headers.index(name)
-        headers, rows = headers[:at] + headers[at + 1 :], [row[:at] + row[at + 1 :] for row in rows]
-    return output.lay_out(headers, rows, width, colour).splitlines()
+def _lay_out(table: tables.Table, width: int, colour: bool) -> list[str]:
+    """The lines of a table, without as many of its dispensable columns as it takes to fit."""
+    return lay_out(*fitting(*table, width), width, colour).splitlines()
 
 
 def devices_table(seen: Snapshot) -> tables.Table:

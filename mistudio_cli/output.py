@@ -8,60 +8,46 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
+from mistudio_cli.layout import cut, fitting, lay_out
 from tasks.problem import Problem
+from tasks.visible import visible, visible_json, visible_lines
 
 #: The exit code when nobody reads what was written; in the table of `errors` too.
 READER_GONE = 141
 
-_RED, _GREEN, _YELLOW, _CYAN, _BOLD = "31", "32", "33", "36", "1"
-
-#: The colour of a cell that is exactly this word.
-COLOURS = {
-    "ok": _GREEN,
-    "succeeded": _GREEN,
-    "healthy": _GREEN,
-    "running": _CYAN,
-    "starting": _CYAN,
-    "no worker": _YELLOW,
-    "paused": _YELLOW,
-    "cancelled": _YELLOW,
-    "backoff": _YELLOW,
-    "silent": _YELLOW,
-    "warning": _YELLOW,
-    "failed": _RED,
-    "fatal": _RED,
-    "critical": _RED,
-}
-
-_NUMBER = re.compile(r"\d[\d.]*( .+)?")
-_GAP = "  "
-_LEAST_SHRUNK = 14
+#: What an encoding without it gets instead of a character that is ours; the rest is written as Python would.
+_PLAIN = str.maketrans({"…": ">", "█": "#", "░": ".", "«": "<", "»": ">", "±": "~", "⏎": "/", "⇥": " "})
 
 
 def data(text: str) -> None:
-    """Lines of what was asked for. Ends the command quietly when nobody reads them."""
+    """Lines of what was asked for. Ends the command quietly when nothing reads them."""
+    styled(visible_lines(text))
+
+
+def styled(text: str) -> None:
+    """The same for lines that hold colors; what came from outside is made visible before it is put into them."""
     _write(sys.stdout, text)
 
 
-def data_bytes(chunk: bytes) -> None:
-    """Bytes of what was asked for, as they are."""
-    _guard(sys.stdout, lambda: sys.stdout.buffer.write(chunk))
-
-
-def data_json(value: Any) -> None:
+def data_json(value: Any, *, indent: int | None = 2) -> None:
     """What was asked for, as JSON; a number that JSON has no word for is null, as what is unknown."""
-    data(json.dumps(speakable(value), indent=2, ensure_ascii=False, allow_nan=False))
+    styled(json_text(value, indent, plain=not _is_utf8(sys.stdout)))
+
+
+def json_text(value: Any, indent: int | None = None, *, plain: bool = False) -> str:
+    """A value as JSON, with nothing in it that steers a terminal; `plain` has no letter beyond ASCII."""
+    text = json.dumps(speakable(value), indent=indent, ensure_ascii=plain, allow_nan=False)
+    return text if plain else visible_json(text)
 
 
 def talk(text: str) -> None:
     """A line to the person at the terminal."""
-    _write(sys.stderr, text)
+    _write(sys.stderr, visible_lines(text))
 
 
 def ask(question: str, unasked: str) -> None:
@@ -77,13 +63,17 @@ def ask(question: str, unasked: str) -> None:
 def talk_over(text: str) -> None:
     """Replace the line last talked over; nothing when standard error is no terminal."""
     if sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K" + text[: terminal_width() - 1])
+        sys.stderr.write("\r\x1b[K" + cut(visible(text), terminal_width() - 1))
         sys.stderr.flush()
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Rows under headers; the widest columns give way when a terminal is too narrow."""
-    data(lay_out(headers, rows, terminal_width() if sys.stdout.isatty() else None, in_colour(sys.stdout)))
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, wrap: bool = False) -> None:
+    """Rows under headers. A narrow terminal goes without dispensable columns, then the widest are shortened.
+
+    With `wrap` the last column is none of these: its text goes on below itself.
+    """
+    width = terminal_width() if sys.stdout.isatty() else None
+    styled(lay_out(*fitting(headers, rows, width), width, in_colour(sys.stdout), wrap=wrap))
 
 
 def terminal_width() -> int:
@@ -96,23 +86,6 @@ def in_colour(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def lay_out(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int | None, colour: bool) -> str:
-    """The lines of a table; `width` None is without bound. Columns of numbers are aligned to the right."""
-    wide = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
-    if width is not None:
-        _narrow(wide, width - len(_GAP) * (len(wide) - 1))
-    right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(headers))]
-    lines = [_line(headers, wide, right, lambda cell: _BOLD if colour else None)]
-    lines += [_line(row, wide, right, lambda cell: COLOURS.get(cell) if colour else None) for row in rows]
-    return "\n".join(lines)
-
-
-def least_width(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
-    """The width under which `lay_out` cuts a table off at the right."""
-    wide = [min(max(map(len, column)), _LEAST_SHRUNK) for column in zip(headers, *rows, strict=True)]
-    return sum(wide) + len(_GAP) * (len(wide) - 1)
-
-
 def speakable(value: Any) -> Any:
     """The same with null for each number that JSON has no word for."""
     if isinstance(value, dict):
@@ -122,28 +95,15 @@ def speakable(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _narrow(wide: list[int], room: int) -> None:
-    """Take from the widest columns, evenly, until they fit; none gets so narrow that an id is cut."""
-    while sum(wide) > room and max(wide) > _LEAST_SHRUNK:
-        wide[wide.index(max(wide))] -= 1
-
-
-def _line(cells: Sequence[str], wide: Sequence[int], right: Sequence[bool], style: Any) -> str:
-    parts = []
-    for cell, room, to_right in zip(cells, wide, right, strict=True):
-        text = cell if len(cell) <= room else cell[: room - 1] + "…"
-        padded = text.rjust(room) if to_right else text.ljust(room)
-        code = style(cell)
-        parts.append(f"\x1b[{code}m{padded}\x1b[0m" if code else padded)
-    return _GAP.join(parts).rstrip()
-
-
-def _is_number(cell: str) -> bool:
-    return cell in ("", "-", "n/a") or _NUMBER.fullmatch(cell) is not None
-
-
 def _write(stream: TextIO, text: str) -> None:
+    if not _is_utf8(stream):
+        encoding = stream.encoding or "ascii"
+        text = text.translate(_PLAIN).encode(encoding, "backslashreplace").decode(encoding)
     _guard(stream, lambda: stream.write(text + "\n"))
+
+
+def _is_utf8(stream: TextIO) -> bool:
+    return (stream.encoding or "").lower().replace("-", "") == "utf8"
 
 
 def _guard(stream: TextIO, write: Callable[[], object]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import re
 import sys
-import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mistudio_cli.profile_keys import QUEUES_KEY, Fault, faults_of, near
+from tasks.documents import Malformed, read_toml
 from tasks.places import config_dir
 from tasks.problem import Problem
 from tasks.queues import QUEUE_NAMES, QUEUES, Queue, Resource, queue_named
@@ -224,12 +224,13 @@ def file_of(name: str) -> ProfileFile:
 def read_profile(file: ProfileFile) -> ReadProfile:
     """What a file says; never raises for what is wrong in it."""
     try:
-        told = tomllib.loads(file.path.read_text(encoding="utf-8"))
+        told = read_toml(file.path)
     except OSError as error:
         return ReadProfile(file, None, (Fault(f"it cannot be read: {error.strerror}", "Mend or remove it"),))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except Malformed as malformed:
+        where = "" if malformed.line is None else f"line {malformed.line}: "
         mend = "See what a profile looks like: mistudio profiles export minimal"
-        return ReadProfile(file, None, (Fault(f"it is no TOML: {error}", mend),))
+        return ReadProfile(file, None, (Fault(f"{where}{malformed.reason}", mend),))
     if faults := tuple(faults_of(told)):
         return ReadProfile(file, None, faults)
     overrides = tuple(Override(queue, **own) for queue, own in told.pop(QUEUES_KEY, {}).items())

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mistudio_cli.profile_keys import near
 from mistudio_cli.submitting import Fault
+from tasks.documents import Malformed, decode, parse_toml, read_bounded
+from tasks.parameters import read_number
 from tasks.problem import Problem
 from tasks.text.naming import slug
 
@@ -55,10 +57,11 @@ def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
     """What the file says, with its variables as `settings` (key=value) change them. OSError when it cannot be read."""
     name = slug(path.stem)
     try:
-        text = path.read_text(encoding="utf-8")
-        told = tomllib.loads(text)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        return Recipe(path, name, faults=(Fault(str(path), Problem(f"It is no TOML: {error}.", _EXAMPLE)),))
+        text = decode(read_bounded(path), fix=_EXAMPLE)
+        told = parse_toml(text, fix=_EXAMPLE)
+    except Malformed as malformed:
+        where = str(path) if malformed.line is None else f"{path}:{malformed.line}"
+        return Recipe(path, name, faults=(Fault(where, malformed),))
     faults = [Fault(str(path), problem) for problem in _faults_at_the_top(told)]
     if faults:
         return Recipe(path, name, faults=tuple(faults))
@@ -95,9 +98,9 @@ def _read_setting(setting: str, variables: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(variables[key], str):
         return {key: word}
     try:
-        value = tomllib.loads(f"value = {word}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = word
+        value = parse_toml(f"value = {word}")["value"]
+    except Malformed:
+        value = _number_or_text(word)
     if type(value) is not type(variables[key]) and (type(value), type(variables[key])) not in (
         (int, float),
         (float, int),
@@ -106,6 +109,13 @@ def _read_setting(setting: str, variables: Mapping[str, Any]) -> dict[str, Any]:
             f"{key} is {variables[key]!r} in the recipe, and {word!r} is nothing like it.", "Give a like value"
         )
     return {key: value}
+
+
+def _number_or_text(word: str) -> Any:
+    for of in (int, float):
+        with suppress(ValueError):
+            return read_number(word, of)
+    return word
 
 
 def _steps(told: Sequence[dict[str, Any]], text: str) -> tuple[Step, ...]:

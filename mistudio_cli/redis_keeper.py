@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import logging
 import subprocess
+from contextlib import suppress
 
 import psutil
 
-from mistudio_cli import redis_server
+from mistudio_cli import redis_aof, redis_server
 from mistudio_cli.child import Clock, describe_exit
 from mistudio_cli.log_files import last_lines
+from mistudio_cli.redis_watch import RedisWatch
 from mistudio_cli.states import SOUND_AGE_S, pause_s
 from tasks import identity
 from tasks.places import Places
 from tasks.problem import Problem
 
 log = logging.getLogger("mistudio.supervisor")
+
+#: A server of its own that has not answered for so long is killed and started again.
+SILENT_UNTIL_KILLED_S = 30.0
+
+#: How Redis says so, and in how many of its last lines.
+_CANNOT_READ, _LINES_OF_AN_END = "Bad file format reading the append only file", 5
 
 #: After so many deaths in a row it is said that Redis does not stay up; it is tried for ever all the same.
 _DEATHS_UNTIL_TROUBLE = 3
@@ -32,6 +40,7 @@ class RedisKeeper:
         self._clock = clock
         self._server: psutil.Process | None = None
         self._started: subprocess.Popen[bytes] | None = None
+        self._watch = RedisWatch(places.redis_socket)
         self._since = 0.0
         self._deaths = 0
         self._due_at = float("-inf")
@@ -42,6 +51,8 @@ class RedisKeeper:
             return
         if self._server is not None and not self._lives():
             self._died()
+        elif self._server is not None:
+            self._kill_if_silent(self._server)
         if self._server is None and self._clock() >= self._due_at:
             self._adopt_or_start()
 
@@ -49,10 +60,15 @@ class RedisKeeper:
         """Whether the server answers now."""
         return redis_server.answers(self._places)
 
+    def told(self) -> dict[str, object]:
+        """What JSON can carry of it."""
+        return {"wanted": self.wanted, "restarts": self.restarts, "trouble": self.trouble}
+
     def let_go(self) -> psutil.Process | None:
         """Look after it no more; it lives on. Returns it."""
         self.wanted = False
         server, self._server = self._server, None
+        self._watch.forget()
         return server
 
     def _lives(self) -> bool:
@@ -61,6 +77,15 @@ class RedisKeeper:
             return self._started.poll() is None
         return identity.is_alive(self._server)
 
+    def _kill_if_silent(self, server: psutil.Process) -> None:
+        """Kill a server that hangs or whose socket is gone: what it has answered is on the disk."""
+        if self._watch.look(self._clock()) < SILENT_UNTIL_KILLED_S:
+            return
+        log.warning("Redis, pid %d, has not answered for %g s: killing it", server.pid, SILENT_UNTIL_KILLED_S)
+        self._watch.forget()
+        with suppress(psutil.Error):
+            server.kill()
+
     def _died(self) -> None:
         code = self._started.returncode if self._started is not None else None
         how = "it was adopted, so nobody knows how" if code is None else describe_exit(code)
@@ -68,11 +93,28 @@ class RedisKeeper:
         sound = self._clock() - self._since > SOUND_AGE_S
         self._deaths = 1 if sound else self._deaths + 1
         self._server, self._started = None, None
+        self._watch.forget()
         self.restarts += 1
+        if code not in (0, None):
+            self._repair()
         # The first death is mended at once: everybody waits for Redis.
         self._due_at = self._clock() + (pause_s(self._deaths - 1) if self._deaths > 1 else 0.0)
         if self._deaths >= _DEATHS_UNTIL_TROUBLE:
             self.trouble = f"Redis does not stay up ({how}): {_last_words(self._places)}"
+
+    def _repair(self) -> None:
+        """Have a server that could not read its file read it up to where it can be read; a copy is kept."""
+        if not any(_CANNOT_READ in line for line in last_lines(self._places.logs / "redis.log", _LINES_OF_AN_END)):
+            return
+        try:
+            damage = redis_aof.find_damage(self._places)
+            if damage is None or not damage.good:  # with nothing to be read at all, it must not begin empty
+                return
+            copy = redis_aof.set_aside(self._places, damage)
+        except (Problem, OSError, ValueError, subprocess.SubprocessError) as error:
+            log.warning("the file of Redis could not be repaired: %s", error)
+            return
+        log.warning("%s: set aside as %s, Redis starts with what comes before", damage.sentence, copy)
 
     def _adopt_or_start(self) -> None:
         self._since = self._clock()

@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from mistudio_cli.probe import PATIENCE_S, Answer
 from tasks import identity
 from tasks.places import Places, make_private
 from tasks.problem import Problem
+from tasks.redact import without_secrets
 
 if TYPE_CHECKING:
     import psutil  # slow to import, and not needed to find out whether Redis answers
@@ -32,7 +34,6 @@ OLDEST = (6, 2)
 
 STOP_PATIENCE_S = 20.0
 
-_PING_TIMEOUT_S = 1.0
 _LOOK_EVERY_S = 0.02
 
 
@@ -59,12 +60,33 @@ def find_server() -> str:
 
 def answers(places: Places) -> bool:
     """Whether the home's own server answers a PING; one that is still loading its file does not yet."""
+    return probe(places) is Answer.ANSWERS
+
+
+def probe(places: Places) -> Answer:
+    """Whether the home's own server is there, and whether it answers in time."""
     try:
         with _connected(places) as link:
             link.sendall(b"PING\r\n")
-            return link.recv(16).startswith(b"+PONG")
+            reply = link.recv(16)
+    except (TimeoutError, BlockingIOError):  # the latter: its backlog is full
+        return Answer.SILENT
+    except OSError:
+        return Answer.NOT_RUNNING
+    if reply.startswith(b"-LOADING"):
+        return Answer.LOADING
+    return Answer.ANSWERS if reply else Answer.NOT_RUNNING
+
+
+def takes_connections(places: Places) -> bool:
+    """Whether a server listens at the home's own socket, also one that does not answer."""
+    try:
+        _connected(places).close()
+    except (TimeoutError, BlockingIOError):
+        return True
     except OSError:
         return False
+    return True
 
 
 def start(places: Places) -> subprocess.Popen[bytes] | None:
@@ -88,6 +110,7 @@ def start(places: Places) -> subprocess.Popen[bytes] | None:
             stdout=log,
             stderr=log,
             cwd=places.redis,
+            env=without_secrets(os.environ),
             start_new_session=True,
             pass_fds=(lock.fileno(),),  # the lock is the server's from now on
         )
@@ -168,7 +191,7 @@ def _at_the_socket(places: Places) -> psutil.Process | None:
 
 def _connected(places: Places) -> socket.socket:
     link = socket.socket(socket.AF_UNIX)
-    link.settimeout(_PING_TIMEOUT_S)
+    link.settimeout(PATIENCE_S)
     try:
         link.connect(str(places.redis_socket))
     except OSError:

@@ -2,42 +2,48 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from tasks.documents import Malformed, read_json_object
 from tasks.job import flag_of
 from tasks.store import Store
 
 FAMILY = "saes"
 
 
-def listed(store: Store) -> list[dict[str, Any]]:
-    """`saes ls --json`, each of them: what a list tells. What an SAE's files do not say is null."""
-    return [_line(store, name) for name in store.names(FAMILY)]
+def listed(store: Store) -> tuple[list[dict[str, Any]], list[Malformed]]:
+    """`saes ls --json`: what a list says of each, null where its files do not; and what is wrong with damaged ones."""
+    lines, damaged = [], []
+    for name in store.names(FAMILY):
+        try:
+            lines.append(_line(store, name))
+        except Malformed as malformed:
+            damaged.append(malformed)
+    return lines, damaged
 
 
 def shown(store: Store, name: str) -> dict[str, Any]:
     """`saes show --json`: all that is known of one. Problem when the store has no such SAE."""
     manifest = store.manifest(FAMILY, name)
-    files = {file: told.get("bytes") for file, told in manifest.get("files", {}).items()}
+    files = {file: _table(told).get("bytes") for file, told in _table(manifest.get("files")).items()}
     return {
         **_line(store, name),
         "path": str(store.path(FAMILY, name)),
         "kind": manifest.get("kind"),
         "job": manifest.get("job"),
-        "made_from": manifest.get("made_from", {}),
-        "params": manifest.get("params", {}),
-        "result": manifest.get("result", {}),
+        "made_from": _table(manifest.get("made_from")),
+        "params": _table(manifest.get("params")),
+        "result": _table(manifest.get("result")),
         "files": files,
     }
 
 
 def table(lines: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Headers and rows of a list."""
-    headers = ["name", "trained as", "model", "hook", "features", "active", "explained", "dead"]
+    headers = ["NAME", "ARCH", "MODEL", "HOOK", "FEATURES", "L0", "EXPL.VAR.", "DEAD FRAC."]
     told = [{**line, "trained_as": _kind(line), "hook": _hooks(line)} for line in lines]
     return headers, [[_cell(line, key) for key in _COLUMNS] for line in told]
 
@@ -49,14 +55,14 @@ def facts(told: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     rows += [[f"made from {key}", str(value)] for key, value in told["made_from"].items()]
     rows += [[flag_of(key), _text(v)] for key, v in told["params"].items() if v is not None]
     measured = {key: value for key, value in told["result"].items() if key not in _SHAPE}
-    errors = told["result"].get("standard_errors") or {}
+    errors = _table(told["result"].get("standard_errors"))
     rows += [
         [key, _with_error(value, errors.get(key))]
         for key, value in measured.items()
         if value is not None and not isinstance(value, (dict, list))
     ]
     rows += _densities(told["result"].get("density_histogram"))
-    return ["what", "value"], rows + [[file, f"{size} bytes"] for file, size in told["files"].items()]
+    return ["WHAT", "VALUE"], rows + [[file, f"{size} bytes"] for file, size in told["files"].items()]
 
 
 _COLUMNS = ("name", "trained_as", "model", "hook", "d_sae", "l0", "explained_variance", "dead_fraction")
@@ -66,7 +72,7 @@ _FACTS = ("name", "path", *_SHAPE, "kind", "job", "created_at")
 
 def _line(store: Store, name: str) -> dict[str, Any]:
     manifest, config = store.manifest(FAMILY, name), _config(store, name)
-    about, result = config.get("metadata") or {}, manifest.get("result") or {}
+    about, result = config.get("metadata") or {}, _table(manifest.get("result"))
     return {
         "name": name,
         "architecture": _word(config.get("architecture")),
@@ -117,55 +123,69 @@ def _hooks(line: dict[str, Any]) -> str | None:
     return read if line["hook_out"] is None else f"{read} -> {line['hook_out']}"
 
 
-def _densities(told: dict[str, Any] | None) -> list[list[str]]:
+def _densities(told: Any) -> list[list[str]]:
     """How often features fire, one bar for each half decade, between the first and the last in which there are any."""
-    if told is None:
-        return []
+    told = _table(told)
     from mistudio_cli.sparks import bars
 
-    counts, edges = told["counts"], told["log10_edges"]
+    counts, edges = told.get("counts"), told.get("log10_edges")
+    if not (_is_numbers(counts) and _is_numbers(edges) and len(edges) == len(counts) + 1):
+        return []
     held = [place for place, count in enumerate(counts) if count]
     if not held:
-        return [["feature density", f"none of {told['never']} ever fired"]]
+        return [["feature density", f"none of {told.get('never')} ever fired"]]
     low, high = held[0], held[-1] + 1
     drawn = f"1e{edges[low]:g} {bars(counts[low:high])} 1e{edges[high]:g}"
-    return [["feature density", f"{drawn}, {told['never']} of {told['never'] + sum(counts)} never fired"]]
+    never = told.get("never", 0)
+    return [["feature density", f"{drawn}, {never} of {never + sum(counts)} never fired"]]
 
 
 def _config(store: Store, name: str) -> dict[str, Any]:
     """What `cfg.json` says in texts, numbers and lists of texts; nothing of one that is damaged."""
     path = store.path(FAMILY, name) / "cfg.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError, RecursionError):
+        found = read_json_object(path, strict=False) if path.is_file() else {}
+    except (OSError, Malformed):
         return {}
-    about = found.get("metadata") if isinstance(found, dict) else None
+    about = found.get("metadata")
     return {**_plain(found), "metadata": _plain(about)}
 
 
 def _plain(fields: Any) -> dict[str, Any]:
-    if not isinstance(fields, dict):
-        return {}
-    return {key: value for key, value in fields.items() if isinstance(value, (str, int, float)) or _is_texts(value)}
+    return {
+        key: value for key, value in _table(fields).items() if isinstance(value, (str, int, float)) or _is_texts(value)
+    }
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, (int, float)) for item in value)
 
 
 def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def _time(told: str | None) -> str | None:
-    return told and f"{datetime.fromisoformat(told).astimezone(UTC):%Y-%m-%dT%H:%M:%S}.000Z"
+def _time(told: Any) -> str | None:
+    try:
+        return f"{datetime.fromisoformat(told).astimezone(UTC):%Y-%m-%dT%H:%M:%S}.000Z"
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _cell(line: dict[str, Any], key: str) -> str:
     value = line[key]
     if value is None:
         return "-"
-    return f"{value:.3f}" if key in ("explained_variance", "dead_fraction") else _text(value)
+    share = key in ("explained_variance", "dead_fraction") and isinstance(value, (int, float))
+    return f"{value:.3f}" if share else _text(value)
 
 
-def _with_error(value: Any, error: float | None) -> str:
-    return _text(value) if error is None else f"{_text(value)} ± {error:.2g}"
+def _with_error(value: Any, error: Any) -> str:
+    return _text(value) if not isinstance(error, (int, float)) else f"{_text(value)} ± {error:.2g}"
 
 
 def _text(value: Any) -> str:

@@ -6,9 +6,11 @@ import os
 from collections.abc import Mapping
 
 from mistudio_cli import settings as all_settings
+from mistudio_cli.probe import PATIENCE_S, Answer, require_answer
 from mistudio_cli.settings import SETTINGS, Settings
 from tasks import wire
 from tasks.ledger import Ledger
+from tasks.redis_url import is_redis, parse_url
 
 _flags: dict[str, str] = {}
 
@@ -25,17 +27,27 @@ def current_settings() -> Settings:
     return all_settings.load(_flags)
 
 
-def connect_ledger(settings: Settings, *, supervise: bool = False, timeout_s: float = 5.0) -> Ledger:
-    """The ledger in the Redis in force.
+def connect_ledger(
+    settings: Settings, *, supervise: bool = False, timeout_s: float = 5.0, must_answer: bool = True
+) -> Ledger:
+    """The ledger in the Redis in force, which has answered if it must.
 
     With `supervise` (for commands that change what lasts) the home's own Redis is started if need be, and a supervisor
-    looks after it from now on. Without, nothing is started: NoRedis when the home's own does not run.
+    looks after it from now on. Without, nothing is started: NoRedis when the home's own does not run. Unreachable when
+    Redis is not there or does not answer, Problem for a URL that is not supported.
     """
-    url = settings.broker_url or _own_broker_url(settings, supervise=supervise)
-    return Ledger(wire.connect(url, timeout_s))
+    if settings.result_backend and is_redis(settings.result_backend):
+        parse_url(settings.result_backend, "CELERY_RESULT_BACKEND")
+    client = wire.connect(settings.broker_url or _own_broker_url(settings, supervise=supervise), timeout_s)
+    if must_answer:
+        require_answer(client)
+    return Ledger(client)
 
 
 def _own_broker_url(settings: Settings, *, supervise: bool) -> str:
-    from mistudio_cli import control
+    from mistudio_cli import control, redis_server
 
+    path = settings.places.redis_socket
+    if redis_server.probe(settings.places) is Answer.SILENT:  # waiting for it would take as long as it hangs
+        raise wire.Silent(f"{path} does not answer (waited {PATIENCE_S:g} s)")
     return control.broker_url_for(settings, supervise=True) if supervise else control.running_broker_url(settings)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.places import Places, default_home
+from tasks.redact import redact
 from tasks.settings import KINDS, SETTINGS, Value, check_file, find_value, read_file
 
 
@@ -56,9 +57,12 @@ def _values(flags: Mapping[str, str | None]) -> Iterator[Value]:
 
 
 def redacted(url: str) -> str:
-    """A URL without its password, even if it is so misspelled that no parser finds the password in it."""
+    """A URL without its password, even if it is so misspelled that no parser finds the password in it.
+
+    What stands alone before the @ is taken for one.
+    """
     scheme, mark, rest = url.partition("://")
     login, at, place = rest.rpartition("@")
     user, colon, _ = login.partition(":")
-    shown = f"{user}:***@{place}" if colon else login + at + place
-    return scheme + mark + re.sub(r"([?&]password=)[^&]*", r"\1***", shown)
+    shown = f"{user}:***@{place}" if colon else f"***@{place}" if login else at + place
+    return redact(scheme + mark + re.sub(r"([?&]password=)[^&]*", r"\1***", shown), {})

@@ -6,6 +6,7 @@ What could not be read is None with its reason in `errors`, never zero or an emp
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -126,8 +127,14 @@ def read_all(ledger: Ledger, places: Places, *, memory_age_s: float = 0.0) -> Sn
 def read_workers(ledger: Ledger | None, places: Places) -> Snapshot:
     """The supervisor and the workers alone; without a ledger no Redis runs, so there are no workers elsewhere."""
     errors: list[Trouble] = []
-    told = _attempt("supervisor", lambda: _ask_supervisor(places), errors)
+    answers: list[dict[str, Any] | None] = []
+    asking = threading.Thread(  # one that hangs must not add to what the other costs
+        target=lambda: answers.append(_attempt("supervisor", lambda: _ask_supervisor(places), errors))
+    )
+    asking.start()
     read = _attempt("ledger", lambda: _read_beats(ledger), errors) if ledger is not None else (time.time(), [], ())
+    asking.join()
+    told = answers[0]
     read_at = read[0] if read else None if told is None else time.time()
     rows, supervisor = _known_workers(told, read, 0.0), (told or {}).get("supervisor")
     return Snapshot(read_at=read_at, supervisor=supervisor, workers=rows, errors=tuple(errors))

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from mistudio_cli import following, output, session, shapes, tables
+from mistudio_cli import completion, following, output, session, shapes, tables
 from mistudio_cli.errors import Code
 from mistudio_cli.finding import find_jobs
 from tasks.job import Estimate, Job, State, kind_named
@@ -32,9 +32,25 @@ FLAGS: dict[str, tuple[Any, Any]] = {
             show_default=f"the kind's setting, else {DEFAULT_PRIORITY}",
         ),
     ),
-    "after": (list[str] | None, typer.Option(None, metavar="ID", help="Start after this job; may be repeated")),
+    "after": (
+        list[str] | None,
+        typer.Option(
+            None,
+            metavar="ID",
+            help="Start after this job; may be repeated",
+            autocompletion=completion.of(completion.jobs),
+        ),
+    ),
     "tag": (list[str] | None, typer.Option(None, metavar="TAG", help="Tag it with this word; may be repeated")),
-    "gpu": (str, typer.Option("any", metavar="any|none|0,1", help="Which GPUs it may have, by their indices")),
+    "gpu": (
+        str,
+        typer.Option(
+            "any",
+            metavar="any|none|0,1",
+            help="Which GPUs it may have, by their indices",
+            autocompletion=completion.of(lambda: ("any", "none")),
+        ),
+    ),
     "dry_run": (
         bool,
         typer.Option(False, "--dry-run", help="Only say what would be submitted, and what it would take"),
@@ -66,9 +82,9 @@ def give_flags(command: Callable[..., None], flags: Mapping[str, tuple[Any, Any]
 def refuse(faults: Sequence[Fault]) -> None:
     """Tell all faults, if there are any, and end the command."""
     for fault in faults[:MOST_FAULTS_TOLD]:
-        output.talk(f"{fault.where}: {fault.problem.sentence}")
+        output.talk(tables.one_line(f"{fault.where}: {fault.problem.sentence}"))
         if fault.problem.mend:
-            output.talk(f"  {fault.problem.mend}")
+            output.talk(f"  {tables.one_line(fault.problem.mend)}")
     if more := len(faults[MOST_FAULTS_TOLD:]):
         output.talk(f"… and {more} more faults")
     if faults:

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,11 @@ from mistudio_cli.log_files import rotate_all
 from mistudio_cli.profile import WorkerSpec
 from mistudio_cli.redis_keeper import RedisKeeper
 from mistudio_cli.states import TERM_GRACE_S
+from tasks.job import kinds
 from tasks.log_lines import log_to_stderr
 from tasks.places import Places
 from tasks.problem import Problem
+from tasks.redact import without_secrets
 from tasks.rounds import Rounds
 
 log = logging.getLogger("mistudio.supervisor")
@@ -92,6 +95,7 @@ class Supervisor:
         told = self.crew.told()
         return {
             "supervisor": {"pid": os.getpid(), "state": self._state},
+            "redis": self.redis.told(),
             **told,
             "gpu_limits": self.crew.gpu_limits if told["workers"] else None,
         }
@@ -190,7 +194,7 @@ class Supervisor:
 
     def _spawn_worker(self, spec: WorkerSpec, environment: dict[str, str]) -> Process:
         log_path = None if self.in_foreground else self.places.worker_log(spec.name)
-        return worker_process.spawn(spec.argv(), environment, self.places.run, log_path)
+        return worker_process.spawn(spec.argv(), _with_secrets_of_jobs(environment), self.places.run, log_path)
 
 
 def main(argv: list[str]) -> int:
@@ -214,6 +218,11 @@ def main(argv: list[str]) -> int:
         door.shut()
         supervisor.last_will()
     return supervisor.exit_code
+
+
+def _with_secrets_of_jobs(environment: Mapping[str, str]) -> dict[str, str]:
+    """A worker's environment: of secrets what any kind of job declares, as a job may be moved to any queue."""
+    return without_secrets(environment, {name for kind in kinds().values() for name in kind.secrets})
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tasks.job import Job, State
+from tasks.visible import visible
 
 if TYPE_CHECKING:
     from mistudio_cli.history import Change
@@ -22,12 +23,12 @@ UNKNOWN = "n/a"
 NONE = "-"
 
 _BAR_CELLS, _MEASURES_SHOWN = 10, 3
-_COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def queues(rows: Sequence[QueueRow]) -> Table:
     """`queue ls`."""
-    headers = ["QUEUE", "STATE", "PENDING", "RUNNING", "OLDEST", "CONSUMERS", "SLOTS", "ENDED/MIN", "LEFT"]
+    headers = ["QUEUE", "STATE", "PENDING", "RUNNING", "OLDEST", "CONSUMERS", "SLOTS", "DONE/MIN", "ETA"]
     return headers, [
         [
             row.name,
@@ -37,7 +38,7 @@ def queues(rows: Sequence[QueueRow]) -> Table:
             NONE if row.oldest_age_s is None else duration(row.oldest_age_s),
             str(row.consumers),
             str(row.slots),
-            " ".join(f"{rate:.3g}" for rate in row.per_minute),
+            f"{row.per_minute[1]:.3g}",  # of five minutes; --json has that of one and of fifteen too
             NONE if not row.pending else UNKNOWN if row.eta_s is None else duration(row.eta_s),
         ]
         for row in rows
@@ -63,7 +64,19 @@ def peek(records: Sequence[Job], now: float) -> Table:
 def jobs(records: Sequence[Job], now: float) -> Table:
     """`jobs ls`; the last column says how far a job is, or why it ended. Tags are shown when a job has any."""
     tagged = any(record.tags for record in records)
-    headers = ["ID", "KIND", "NAME", "QUEUE", "STATE", "TRY", "AGE", "TOOK", "DEVICE", *["TAGS"] * tagged, "NOTE"]
+    headers = [
+        "ID",
+        "KIND",
+        "NAME",
+        "QUEUE",
+        "STATE",
+        "ATTEMPT",
+        "AGE",
+        "DURATION",
+        "DEVICE",
+        *["TAGS"] * tagged,
+        "NOTE",
+    ]
     return headers, [
         [
             record.id,
@@ -104,7 +117,7 @@ def planned(records: Sequence[Job], estimates: Sequence[Estimate]) -> Table:
 def live_jobs(records: Sequence[Job], now: float) -> Table:
     """`top`; METRICS when a running job has any."""
     measured = any(_measures(record) for record in records)
-    headers = ["JOB", "KIND", "NAME", "STATE", "DEVICE", "TOOK", *["METRICS"] * measured, "PROGRESS"]
+    headers = ["JOB", "KIND", "NAME", "STATE", "DEVICE", "DURATION", *["METRICS"] * measured, "PROGRESS"]
     return headers, [
         [
             record.id,
@@ -127,8 +140,8 @@ def most_alive_first(records: Sequence[Job]) -> list[Job]:
 
 
 def workers(rows: Sequence[WorkerRow], now: float) -> Table:
-    """`workers status` and `top`. MEMORY is the worker's own, JOBS that of its jobs' processes."""
-    headers = ["WORKER", "STATE", "PID", "BUSY", "MEMORY", "JOBS", "CPU", "RESTARTS", "UP", "LAST EXIT", "QUEUES"]
+    """`workers status` and `top`. MEMORY is the worker's own, JOB MEM that of its jobs' processes."""
+    headers = ["WORKER", "STATE", "PID", "BUSY", "MEMORY", "JOB MEM", "CPU", "RESTARTS", "UP", "LAST EXIT", "QUEUES"]
     return headers, [
         [
             row.name,
@@ -278,8 +291,8 @@ def size(amount: float | None) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text without line breaks, colours and whatever else would steer a terminal."""
-    return "".join(letter for letter in " ".join(_COLOUR.sub("", text).split()) if letter.isprintable())
+    """The text on one line and without colors; what else would steer a terminal is made visible."""
+    return visible(" ".join(_STYLE.sub("", text).split()))
 
 
 def _measures(record: Job) -> str:

@@ -8,7 +8,6 @@ what they are. Shards are read with plain reads: pages of a memory map would cou
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from tasks.activations import FORWARD_TOKENS
+from tasks.documents import read_json_object
 from tasks.hooks import Point
 from tasks.masks import Mask
 from tasks.problem import Problem
@@ -127,7 +127,7 @@ class ShardWriter:
 def read_info(folder: Path) -> ActivationsInfo:
     """What the activations in `folder` are. Raises Problem when they are not there whole."""
     try:
-        told = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        told = read_json_object(folder / DESCRIPTION)
         return ActivationsInfo(**{key: told[key] for key in ActivationsInfo.__dataclass_fields__ if key in told})
     except (OSError, ValueError, TypeError) as error:
         mend = "Make them: mistudio submit activations"

@@ -17,6 +17,7 @@ from tasks.ledger import Claim
 from tasks.lifeline import Line
 from tasks.memory import MemoryWatch
 from tasks.places import Places, make_private
+from tasks.redact import without_secrets
 
 log = logging.getLogger("mistudio.slot")
 
@@ -71,7 +72,7 @@ def _spawn(claim: Claim, device: Device, log_file: IO[bytes], places: Places) ->
         stderr=log_file,
         cwd=_folder(places),
         process_group=0,
-        env={**_ALLOCATOR, **os.environ, **device.environment},
+        env={**_ALLOCATOR, **without_secrets(os.environ, kind_named(claim.job.kind).secrets), **device.environment},
     )
 
 

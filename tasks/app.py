@@ -7,7 +7,7 @@ there is no default queue: a name that is not a kind's has nowhere to go.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from kombu import Exchange
@@ -19,9 +19,13 @@ from tasks.ledger import Ledger
 from tasks.not_celery import refuse
 from tasks.problem import Problem
 from tasks.queues import DEFAULT_PRIORITY, PRIORITY_STEPS, QUEUE_NAMES, wire_priority
+from tasks.redis_url import is_redis, parse_url
 
 #: Celery insists on a default queue; nobody consumes this one and no route leads to it.
 NO_QUEUE = "mistudio-no-such-queue"
+
+#: How long Celery waits for a reply of Redis, and for a connection.
+SOCKET_TIMEOUT_S, CONNECT_TIMEOUT_S = 30.0, 10.0
 
 #: Our way to Redis, by name: nobody imports redis-py who only makes an app.
 WIRING = "tasks.transport:Wiring"
@@ -37,16 +41,29 @@ if not TYPE_CHECKING:
 
 
 def make_app(broker_url: str, result_backend: str | None = None) -> Celery:
-    """The app as producers and workers share it. Nothing is connected yet."""
-    backend = result_backend or broker_url
-    app = Celery("mistudio", broker=broker_url, backend=backend, amqp=WIRING, set_as_current=False)
+    """The app as producers and workers share it. Nothing is connected yet. Problem for a URL that is not supported."""
+    broker = parse_url(broker_url)
+    results, results_ssl = _results(result_backend or broker_url)
+    app = Celery("mistudio", broker=broker.celery_url, backend=results, amqp=WIRING, set_as_current=False)
     app.conf.update(
+        broker_use_ssl=broker.celery_ssl or False,
+        redis_backend_use_ssl=results_ssl,
         task_queues=[KombuQueue(name, Exchange("mistudio"), routing_key=name) for name in QUEUE_NAMES],
         task_default_queue=NO_QUEUE,
         task_create_missing_queues=False,
         task_default_priority=wire_priority(DEFAULT_PRIORITY),
         task_routes={kind.wire_name: {"queue": kind.queue} for kind in kinds().values()},
-        broker_transport_options={"priority_steps": list(PRIORITY_STEPS), "queue_order_strategy": ORDER},
+        broker_transport_options={
+            "priority_steps": list(PRIORITY_STEPS),
+            "queue_order_strategy": ORDER,
+            # Without these a worker waits for ever for a Redis that is reached but does not answer.
+            "socket_timeout": SOCKET_TIMEOUT_S,
+            "socket_connect_timeout": CONNECT_TIMEOUT_S,
+            "socket_keepalive": True,
+        },
+        redis_socket_timeout=SOCKET_TIMEOUT_S,
+        redis_socket_connect_timeout=CONNECT_TIMEOUT_S,
+        result_backend_transport_options={"additional_connection_errors": ("redis.exceptions:InvalidResponse",)},
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         worker_prefetch_multiplier=1,
@@ -60,7 +77,16 @@ def make_app(broker_url: str, result_backend: str | None = None) -> Celery:
         result_expires=24 * 3600,
         enable_utc=True,
     )
+    app.mistudio_broker = broker  # Celery's URL has no TLS options
     return app
+
+
+def _results(url: str) -> tuple[str, dict[str, Any] | None]:
+    """Celery's result backend and its TLS options; a store that is no Redis is left to Celery."""
+    if not is_redis(url):
+        return url, None
+    address = parse_url(url, "CELERY_RESULT_BACKEND")
+    return address.celery_url, address.celery_ssl
 
 
 def app_from_environment() -> Celery:
@@ -75,4 +101,4 @@ def app_from_environment() -> Celery:
 
 def open_ledger(app: Celery) -> Ledger:
     """The ledger in the app's broker, on a connection of its own."""
-    return Ledger(wire.connect(app.conf.broker_url))
+    return Ledger(wire.Client(app.mistudio_broker))

@@ -12,6 +12,7 @@ from typing import Any
 import redis
 from celery import states
 from celery.worker.consumer import Consumer as CeleryConsumer
+from kombu.common import ignore_errors
 
 from tasks.job import kinds
 from tasks.refused import put_aside
@@ -27,6 +28,17 @@ _CALM_S = 1.0
 
 class Consumer(CeleryConsumer):
     """Celery's consumer; where that one drops a message with a log line, this one keeps it and answers."""
+
+    def connect(self) -> Any:
+        """A connection to Redis in the event loop; one that Redis refuses to serve is closed again."""
+        connection = self.connection_for_read(heartbeat=self.amqheartbeat)
+        try:
+            if self.hub:
+                connection.transport.register_with_event_loop(connection.connection, self.hub)
+        except BaseException:
+            ignore_errors(connection, connection.close)
+            raise
+        return connection
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         """A name that is no kind's."""

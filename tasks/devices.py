@@ -73,13 +73,13 @@ def read_devices(
 
     Never raises, and returns in time whatever the driver does: what fails is None or a reason.
     """
-    from tasks import nvml_process, visible
+    from tasks import nvml_process, visible_devices
 
     environment = os.environ if environment is None else environment
-    found = nvml_process.read(patience_s, visible.mig_instances(environment))
+    found = nvml_process.read(patience_s, visible_devices.mig_instances(environment))
     if found.reason in ABSENT:
         return _read_jetson(proc, sys) or found
-    return visible.narrow(_with_unified_memory(found, proc), environment)
+    return visible_devices.narrow(_with_unified_memory(found, proc), environment)
 
 
 def _read_jetson(proc: Path, sys: Path) -> Devices | None:

@@ -5,13 +5,13 @@ Time is that of a like job in the store, else not known. No torch in here.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from tasks.documents import read_json_object
 from tasks.job import Known
 from tasks.model_files import check_weights
 from tasks.models import describe_config, is_hub_id, is_store_name, resolve
@@ -74,7 +74,7 @@ def shape_of_tokens(known: Known, name: str) -> tuple[int, int] | None:
     """How many rows of how many tokens that artifact holds; None for one that is not there yet."""
     if known.manifest("tokens", name) is None:
         return None
-    told = json.loads((known.path("tokens", name) / "tokens.json").read_text(encoding="utf-8"))
+    told = read_json_object(known.path("tokens", name) / "tokens.json")
     return told["rows"], told["context"]
 
 
@@ -108,4 +108,4 @@ def _newest_first(known: Known, family: str) -> Iterator[dict[str, Any]]:
 @lru_cache(2 * _NEWEST)
 def _read_manifest(path: Path, _changed_at: int) -> dict[str, Any]:
     """A manifest as it was at that time; the jobs of a sweep all look at the same ones."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json_object(path, strict=False)

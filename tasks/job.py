@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import math
-import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,6 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tasks.parameters import flag_of as flag_of
+from tasks.parameters import types_of as types_of
+from tasks.parameters import wrong_value
 from tasks.problem import Problem
 from tasks.queues import DEFAULT_PRIORITY, Limits, queue_named
 from tasks.stop_grace import LONGEST_S
@@ -35,9 +36,6 @@ METRICS_TOLD = 12
 
 #: How long a job that was told to stop may take for its checkpoint, if its kind does not say.
 STOP_GRACE_S = 20.0
-
-#: The largest whole number that a parameter may be: what counts and draws has 64 bits.
-LARGEST = 2**63 - 1
 
 
 class State(StrEnum):
@@ -256,6 +254,7 @@ class JobKind:
     `estimate(params, known)` tells what a job will take.
     `in_force(params, result)` is the parameters with the defaults that the run could settle only when it knew more, for
     the artifact's manifest.
+    `secrets` are the variables with secrets, such as HF_TOKEN, that its process gets: `tasks.redact.without_secrets`.
     A kind `in_slot` is quick and imports little: it runs inside the worker instead of in a process of its own.
     A job that has to stop is killed when it has not ended after `stop_grace_s` seconds, or later where it measured
     that its checkpoints take longer: see `tasks.stop_grace`.
@@ -270,6 +269,7 @@ class JobKind:
     module: str
     produces: str | None = None
     in_slot: bool = False
+    secrets: tuple[str, ...] = ()
     max_attempts: int | None = None
     limits: Limits | None = None
     stop_grace_s: float = STOP_GRACE_S
@@ -329,58 +329,8 @@ class JobKind:
             if name not in values:
                 if spec.default is dataclasses.MISSING:
                     yield name, Problem(f"{self.name} needs {flag_of(name)}.", see)
-            elif wrong := _wrong_type(values[name], types_of(self.params)[name]) or _out_of_bounds(
-                values[name], spec.metadata
-            ):
+            elif wrong := wrong_value(values[name], types_of(self.params)[name], spec.metadata):
                 yield name, Problem(f"{flag_of(name)} {wrong}.", see)
-
-
-def flag_of(name: str) -> str:
-    """How a parameter of that name is given on the command line."""
-    return "--" + name.replace("_", "-")
-
-
-@cache
-def types_of(params: type) -> dict[str, tuple[type, ...]]:
-    """The types that the value of each parameter may have."""
-    hints = typing.get_type_hints(params)
-    alternatives = {name: typing.get_args(hint) or (hint,) for name, hint in hints.items()}
-    return {name: tuple(typing.get_origin(one) or one for one in found) for name, found in alternatives.items()}
-
-
-_WORDS: dict[type, str] = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "text",
-    dict: "a table",
-}
-
-
-def _wrong_type(value: Any, types: tuple[type, ...]) -> str:
-    if type(value) in types or (type(value) is int and float in types):
-        return ""
-    wanted = " or ".join(_WORDS[known] for known in types if known in _WORDS)
-    return f"must be {wanted}, not {value!r}"
-
-
-def _out_of_bounds(value: Any, told: Any) -> str:
-    choices = told.get("choices")
-    if choices and value is not None and value not in choices:
-        return f"{value!r} is not one of: {', '.join(choices)}"
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"must be a finite number, not {value}"
-    return _out_of_range(value, told.get("minimum"), told.get("maximum")) if isinstance(value, int | float) else ""
-
-
-def _out_of_range(value: float, minimum: float | None, maximum: float | None) -> str:
-    if minimum is not None and value < minimum:
-        return f"must be at least {minimum:g}, not {value}"
-    if maximum is not None and value > maximum:
-        return f"must be at most {maximum:g}, not {value}"
-    if isinstance(value, int) and value > LARGEST:
-        return f"must be at most {LARGEST}, not {value}"
-    return ""
 
 
 @cache

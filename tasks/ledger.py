@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -21,10 +22,10 @@ from tasks.lease import Card, Lease, Refusal
 from tasks.listing import Filter, Page, children, other_tries, page, records
 from tasks.problem import Problem
 from tasks.queue_desk import QueueDesk
-from tasks.records import encode_new, pairs
+from tasks.records import encode_new, pairs, readable
 from tasks.script import PREFIX
 from tasks.upkeep import LEASE_TTL_S, Upkeep
-from tasks.wire import Client, Refused
+from tasks.wire import Client, Refused, Unable
 
 #: How often a lease is renewed; it lives for LEASE_TTL_S without that.
 LEASE_RENEW_S = 1.0
@@ -90,6 +91,23 @@ class Ledger:
         calls = [("submit", "", json.dumps([encode_new(job) for job in group])) for group in groups]
         return [None if status == "ok" else _refusal(status) for status in script.evaluate_all(self.client, calls)]
 
+    def try_submit_many(self, groups: Sequence[Sequence[Job]]) -> list[Problem | Unable | Refused | None]:
+        """As `submit_many`, but a group that Redis was unable to take has that error in its place.
+
+        A group whose last job is there already counts as accepted. Unreachable when it is not known which were.
+        """
+        calls = [("submit", "", json.dumps([encode_new(job) for job in group])) for group in groups]
+        answers = script.try_all(self.client, calls)
+        return [
+            _outcome(answer, group) if isinstance(answer, str) else answer
+            for answer, group in zip(answers, groups, strict=True)
+        ]
+
+    def which_exist(self, job_ids: Sequence[str]) -> set[str]:
+        """Those of these ids that have a record."""
+        found = self._read([("EXISTS", f"{PREFIX}job:{job_id}") for job_id in job_ids])
+        return {job_id for job_id, is_there in zip(job_ids, found, strict=True) if is_there}
+
     def claim(
         self,
         job_id: str,
@@ -139,8 +157,7 @@ class Ledger:
     def leases(self) -> dict[str, Lease]:
         """The devices that jobs hold, by the jobs' ids."""
         told = pairs(self.client.call("HGETALL", f"{PREFIX}devices"))
-        parts = {job_id: lease.split(" ", 2) for job_id, lease in told.items()}
-        return {job_id: Lease(key, int(expected) or None) for job_id, (expected, _, key) in parts.items()}
+        return dict(readable(lambda held: (held[0], read_lease(held[1])), told.items()))
 
     def use_device(self, claim: Claim, device: str) -> None:
         """Record a device that needs no lease."""
@@ -185,6 +202,10 @@ class Ledger:
         """Put running jobs whose lease has run out back to their queues."""
         self._change("reap", "", LEASE_TTL_S)
 
+    def try_write(self) -> None:
+        """Write and remove a word as every change is written. Unreachable or Refused where no change is possible."""
+        self._change("try_write", "")
+
     def beat(self, worker: WorkerBeat) -> None:
         """Record that a worker lives."""
         told = dataclasses.asdict(dataclasses.replace(worker, seen_at=self.now()))
@@ -208,6 +229,8 @@ class Ledger:
     def need(self, job_id: str) -> Job:
         """The record of that job; Problem when there is none."""
         job = self.get(job_id)
+        if job is None and self.client.call("EXISTS", f"{PREFIX}job:{job_id}"):
+            raise Problem(f"The record of job {job_id} cannot be read.", "See: mistudio doctor")
         if job is None:
             raise _no_such_job(job_id)
         return job
@@ -235,14 +258,14 @@ class Ledger:
     def workers(self, within_s: float = BEAT_TTL_S) -> list[WorkerBeat]:
         """Workers heard of in the last `within_s` seconds, by name."""
         reply, (seconds, _) = self._read([("HGETALL", f"{PREFIX}workers"), ("TIME",)])
-        beats = [_beat(json.loads(told)) for told in pairs(reply).values()]
+        beats = readable(read_beat, pairs(reply).values())
         return sorted((b for b in beats if abs(int(seconds) - b.seen_at) <= within_s), key=lambda beat: beat.name)
 
     def holders(self) -> list[tuple[str, int]]:
         """Name with host, and pid, of the worker of each running job."""
         ids = self.client.call("ZRANGE", f"{PREFIX}by:state:{State.RUNNING}", 0, -1)
         told = self._read([("HMGET", f"{PREFIX}job:{job_id}", "worker", "worker_pid") for job_id in ids])
-        return [(worker, int(pid or 0)) for worker, pid in told if worker]
+        return readable(lambda held: (held[0], int(held[1] or 0)), [held for held in told if held[0]])
 
     def events(self, job_id: str) -> list[dict[str, Any]]:
         """Every change of a job's state: at, state, reason, attempt, worker, of a claim its token; oldest first."""
@@ -251,8 +274,7 @@ class Ledger:
     def histories(self, job_ids: Sequence[str]) -> list[list[dict[str, Any]]]:
         """The events of each of these jobs, in one round trip."""
         told = self._read([("LRANGE", f"{PREFIX}events:{job_id}", 0, -1) for job_id in job_ids])
-        parsed = [[json.loads(line) for line in history] for history in told]
-        return [[{**event, "at": float(event["at"])} for event in history] for history in parsed]
+        return [readable(read_event, history) for history in told]
 
     def series(self, job_ids: Sequence[str]) -> list[list[Point]]:
         """What each of these jobs has measured in its course, thinned, in one round trip.
@@ -260,7 +282,7 @@ class Ledger:
         Of a job that has ended it is known for a week.
         """
         told = self._read([("LRANGE", f"{PREFIX}series:{job_id}", 0, -1) for job_id in job_ids])
-        return [[_point(line) for line in series] for series in told]
+        return [readable(read_point, series) for series in told]
 
     def coming(self, artifact: str) -> str | None:
         """The id of the unfinished job that will make "family/name"."""
@@ -292,12 +314,29 @@ def new_token() -> str:
     return os.urandom(8).hex()
 
 
+_DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
 def new_job_id() -> str:
     """A fresh id that sorts by time: 9 digits of milliseconds in base 32, then 5 random ones."""
-    digits = "0123456789abcdefghjkmnpqrstvwxyz"
     chance = int.from_bytes(os.urandom(4), "big") >> 7
-    number = (int(time.time() * 1000) << 25) | chance
-    return "".join(digits[(number >> shift) & 31] for shift in range(65, -1, -5))
+    return _written((int(time.time() * 1000) << 25) | chance)
+
+
+def later_id(job_id: str, places: int) -> str:
+    """The id so many places after another of `new_job_id`: for jobs whose ids must be known before they are planned."""
+    number = 0
+    for digit in job_id:
+        number = number * 32 + _DIGITS.index(digit)
+    return _written(number + places)
+
+
+def _written(number: int) -> str:
+    return "".join(_DIGITS[(number >> shift) & 31] for shift in range(65, -1, -5))
+
+
+def _outcome(status: str, group: Sequence[Job]) -> Problem | None:
+    return None if status in ("ok", f"exists {group[-1].id}") else _refusal(status)
 
 
 def _refusal(status: str) -> Problem:
@@ -313,14 +352,35 @@ def _no_such_job(job_id: str) -> Problem:
     return Problem(f"There is no job {job_id}.", "See: mistudio jobs ls")
 
 
-def _beat(told: dict[str, Any]) -> WorkerBeat:
+def read_beat(line: str) -> WorkerBeat:
+    """A worker's heartbeat; a newer worker may tell more. One of `UNREADABLE` when that is none."""
+    told = json.loads(line)
     known = {field.name: told[field.name] for field in dataclasses.fields(WorkerBeat) if field.name in told}
-    return WorkerBeat(**{**known, "queues": tuple(told["queues"])})  # a newer worker may tell more
+    beat = WorkerBeat(**{**known, "queues": tuple(told["queues"])})
+    times, counts, names = (beat.started_at, beat.seen_at), (beat.pid, beat.slots), (beat.name, beat.host, *beat.queues)
+    if not all(map(math.isfinite, times)) or not all(isinstance(count, int) for count in counts):
+        raise ValueError("times and counts are no numbers")
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError("names are no texts")
+    return beat
 
 
-def _point(line: str) -> Point:
+def read_event(line: str) -> dict[str, Any]:
+    """An entry of a job's history. One of `UNREADABLE` when that is none."""
+    event = json.loads(line)
+    return {**event, "at": float(event["at"]), "state": str(event["state"]), "reason": str(event["reason"])}
+
+
+def read_point(line: str) -> Point:
+    """What a job measured. One of `UNREADABLE` when that is no measurement."""
     at, _, values = line.partition(" ")
-    return Point(int(at), json.loads(values))
+    return Point(int(at), dict(json.loads(values).items()))
+
+
+def read_lease(line: str) -> Lease:
+    """What a job holds of a device. One of `UNREADABLE` when that is no lease."""
+    expected, _, key = line.split(" ", 2)
+    return Lease(key, int(expected) or None)
 
 
 def _json(value: Any) -> str:

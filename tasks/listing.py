@@ -19,13 +19,16 @@ _SCAN = 200
 
 @dataclass(frozen=True)
 class Filter:
-    """Which jobs are meant; what is not given lets all pass. Times are of submission, seconds since the epoch."""
+    """Which jobs are meant; what is not given lets all pass, and of several words any fits.
+
+    Times are of submission, seconds since the epoch.
+    """
 
     states: tuple[str, ...] = ()
-    kind: str | None = None
-    queue: str | None = None
-    name: str | None = None
-    tag: str | None = None
+    kind: str | tuple[str, ...] | None = None
+    queue: str | tuple[str, ...] | None = None
+    name: str | tuple[str, ...] | None = None
+    tag: str | tuple[str, ...] | None = None
     since: float | None = None
     until: float | None = None
 
@@ -33,20 +36,29 @@ class Filter:
         """Whether that job is meant, as far as its record tells; the times are the index's affair."""
         return (
             (not self.states or job.state in self.states)
-            and self.kind in (None, job.kind)
-            and self.queue in (None, job.queue)
-            and self.name in (None, job.name)
-            and (self.tag is None or self.tag in job.tags)
+            and _fits(self.kind, job.kind)
+            and _fits(self.queue, job.queue)
+            and _fits(self.name, job.name)
+            and _fits(self.tag, *job.tags)
         )
 
     @property
     def indexes(self) -> list[str]:
         """Every index that holds all the jobs meant."""
         told = {"kind": self.kind, "queue": self.queue, "name": self.name, "tag": self.tag}
-        found = [f"{what}:{word}" for what, word in told.items() if word is not None]
+        found = [f"{what}:{words[0]}" for what, wanted in told.items() if len(words := _words(wanted)) == 1]
         if len(self.states) == 1:
             found.append(f"state:{self.states[0]}")
         return found or ["all"]
+
+
+def _words(wanted: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (wanted,) if isinstance(wanted, str) else wanted or ()
+
+
+def _fits(wanted: str | tuple[str, ...] | None, *has: str) -> bool:
+    words = _words(wanted)
+    return not words or not set(words).isdisjoint(has)
 
 
 @dataclass(frozen=True)

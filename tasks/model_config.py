@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from tasks.documents import Malformed, read_json_object
 from tasks.problem import Problem
 
 #: Larger files are no configuration.
@@ -75,16 +76,12 @@ def read_config(folder: Path, model: str) -> dict[str, Any]:
 def read_object(path: Path, what: str) -> dict[str, Any]:
     """The JSON object in a file; `what` begins the sentence of the Problem when there is none."""
     try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise Problem(f"{what} is larger than {_LARGEST_FILE >> 20} MB.")
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise Problem(f"{what} cannot be read: it is nested too deep.") from error
-    except (OSError, ValueError) as error:
+        return read_json_object(path, strict=False, largest=_LARGEST_FILE)
+    except Malformed as malformed:
+        where = "" if malformed.line is None else f"line {malformed.line}: "
+        raise Problem(f"{what} cannot be read: {where}{malformed.reason}.") from malformed
+    except OSError as error:
         raise Problem(f"{what} cannot be read: {error}.") from error
-    if not isinstance(found, dict):
-        raise Problem(f"{what} is no object but {type(found).__name__}.")
-    return found
 
 
 def describe(config: dict[str, Any], model: str) -> dict[str, Any]:

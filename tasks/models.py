@@ -21,6 +21,7 @@ from tasks.model_errors import hub_translated, translated
 from tasks.model_files import Saved, check_weights
 from tasks.model_weights import check_loaded, check_size, lacks_its_head_only
 from tasks.problem import Problem
+from tasks.text.naming import is_mistyped_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,8 +33,6 @@ _OWNERLESS = re.compile(
     r"(albert|bert|camembert|ctrl|distilbert|distilgpt2|distilroberta|gpt2|openai-gpt|roberta|t5|transfo-xl|xlm|xlnet)"
     r"(-[\w-]+)?"
 )
-#: Words of the Hub's own addresses: no owner has one of these names, so what begins with one is a mistyped path.
-_NO_OWNERS = {"api", "datasets", "docs", "models", "spaces"}
 _STORE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SLUG_LENGTH, _TIMEOUT_S = 60, "10"
 
@@ -88,11 +87,10 @@ def resolve(reference: str, store: Shelf) -> str:
 
 def _is_no_hub_id(reference: str) -> bool:
     """Whether a word of that form is rather a path that leads nowhere, or to a file; one with a revision is not."""
-    first, slash, _ = reference.partition("/")
     if "@" in reference:
         return False
-    if slash:
-        return first in _NO_OWNERS or Path(first).is_dir() or Path(reference).exists()
+    if "/" in reference:
+        return is_mistyped_path(reference)
     return _OWNERLESS.fullmatch(reference) is None or Path(reference).exists()
 
 

@@ -22,9 +22,11 @@ def default_home() -> Path:
 
 def config_dir() -> Path:
     """Where `mistudio.toml` and the user's own profiles lie."""
+    if chosen := os.environ.get("MISTUDIO_CONFIG_DIR"):
+        return Path(chosen)
     import platformdirs
 
-    return Path(os.environ.get("MISTUDIO_CONFIG_DIR") or platformdirs.user_config_dir("mistudio", appauthor=False))
+    return Path(platformdirs.user_config_dir("mistudio", appauthor=False))
 
 
 @dataclass(frozen=True)

@@ -109,4 +109,12 @@ def _key(queue: str, what: str) -> str:
 def _count(replies: Sequence) -> QueueCount:
     pending, running, waiting, oldest, paused_at, *ended = replies
     oldest_at = float(oldest[1]) if oldest else None
-    return QueueCount(pending, running, waiting, oldest_at, float(paused_at) if paused_at else None, tuple(ended))
+    return QueueCount(pending, running, waiting, oldest_at, _time(paused_at), tuple(ended))
+
+
+def _time(text: str | None) -> float | None:
+    """When a queue was paused; one whose time others made unreadable is paused all the same."""
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return 0.0

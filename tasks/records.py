@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from tasks.job import Job, Progress, State
 from tasks.queues import Limits
 
-_JSON_FIELDS = ("params", "parents", "tags", "more_artifacts", "progress", "metrics", "result", "error", "limits")
+T = TypeVar("T")
+R = TypeVar("R")
+
+_OBJECTS = ("params", "progress", "metrics", "result", "error", "limits")
+_LISTS = ("parents", "tags", "more_artifacts")
+_JSON_FIELDS = (*_OBJECTS, *_LISTS)
 _NUMBERS = ("priority", "attempt", "max_attempts", "worker_pid")
 _TIMES = ("created_at", "queued_at", "started_at", "finished_at")
 
@@ -29,6 +34,10 @@ def encode_new(job: Job) -> dict[str, str]:
     return told
 
 
+#: What reading an entry raises that others have damaged.
+UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, OverflowError)
+
+
 def _encoded(name: str, value: Any) -> str:
     if name == "limits":
         return json.dumps(dataclasses.asdict(value))
@@ -36,22 +45,66 @@ def _encoded(name: str, value: Any) -> str:
 
 
 def decode(flat: Sequence[str]) -> Job | None:
-    """The job in what HGETALL answered; None when there was nothing."""
-    if not flat:
+    """The job in what HGETALL answered; None when there was nothing, or nothing that can be read."""
+    try:
+        return decode_strictly(flat) if flat else None
+    except UNREADABLE:
         return None
+
+
+def decode_strictly(flat: Sequence[str]) -> Job:
+    """The job in what HGETALL answered. One of `UNREADABLE` when that is no job's record."""
     told = pairs(flat)
     values: dict[str, Any] = {field.name: told[field.name] for field in dataclasses.fields(Job) if told.get(field.name)}
-    for names, read in ((_JSON_FIELDS, json.loads), (_TIMES, float), (_NUMBERS, int)):
+    for names, read in ((_OBJECTS, _object), (_LISTS, _texts), (_TIMES, float), (_NUMBERS, int)):
         values.update({name: read(values[name]) for name in names if name in values})
     if "progress" in values:
-        values["progress"] = Progress(**values["progress"])
+        values["progress"] = _progress(values["progress"])
     if "limits" in values:
-        values["limits"] = Limits(**values["limits"])
-    for name in ("parents", "tags", "more_artifacts"):
-        values[name] = tuple(values.get(name, ()))
+        values["limits"] = _limits(values["limits"])
     values["state"] = State(values["state"])
     values["cancel_requested"] = told.get("cancel_requested") == "1"
     return Job(**values)
+
+
+def readable(read: Callable[[T], R], entries: Iterable[T]) -> list[R]:
+    """What `read` makes of each entry; those that others have damaged are left out. `tasks.damage` names them."""
+    found = []
+    for entry in entries:
+        try:
+            found.append(read(entry))
+        except UNREADABLE:
+            continue
+    return found
+
+
+def _object(text: str) -> dict[str, Any]:
+    told = json.loads(text)
+    if not isinstance(told, dict):
+        raise TypeError("not a JSON object")
+    return told
+
+
+def _texts(text: str) -> tuple[str, ...]:
+    told = json.loads(text)
+    if not isinstance(told, list) or not all(isinstance(entry, str) for entry in told):
+        raise TypeError("not a JSON list of texts")
+    return tuple(told)
+
+
+def _limits(told: dict[str, Any]) -> Limits:
+    limits = Limits(**told)
+    if not all(span is None or isinstance(span, int | float) for span in told.values()):
+        raise TypeError("limits without numbers")
+    return limits
+
+
+def _progress(told: dict[str, Any]) -> Progress:
+    progress = Progress(**told)
+    numbers = (progress.done, progress.total or 0, progress.rate or 0)
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise TypeError("progress without numbers")
+    return progress
 
 
 def pairs(flat: Sequence[str]) -> dict[str, str]:

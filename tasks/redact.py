@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
+
+#: Variables that a kind of job may declare as its `secrets`: what the libraries of the Hub and of W&B read.
+HUB_SECRETS, WANDB_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN"), ("WANDB_API_KEY",)
 
 #: What stands where a secret was.
 MASK = "***"
 
-_HUB_TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 _URL_PASSWORD = re.compile(r"(://[^\s:/@]*:)([^\s/@]+)(?=@)")
-_SHAPES = (
-    _URL_PASSWORD,
-    re.compile(r"([?&]password=)([^\s&'\"]+)"),
-    re.compile(r"(\bbearer\s+)([\w.~+/=-]{8,})", re.IGNORECASE),
-)
+#: Of a URL of Redis, what stands alone before the @ is a password sooner than the name of a user.
+_REDIS_LOGIN = re.compile(r"(\b(?:rediss?|redis\+socket|unix)://)([^\s:/@?]+)(?=@)", re.IGNORECASE)
+_QUERY = re.compile(r"([?&][\w-]*(?:password|passwd|token|secret|api_key)=)([^\s&'\"]+)", re.IGNORECASE)
+_SHAPES = (_URL_PASSWORD, _REDIS_LOGIN, _QUERY, re.compile(r"(\bbearer\s+)([\w.~+/=-]{8,})", re.IGNORECASE))
+#: Keys of services, by how they begin.
+_KEYS = re.compile(r"\b(?:hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|AKIA[0-9A-Z]{16})")
 
 _SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|_KEY)$", re.IGNORECASE)
 _URL_NAME = re.compile(r"(_URL|_BACKEND|_ENDPOINT)$", re.IGNORECASE)
@@ -33,19 +36,24 @@ def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
     """The text with its secrets masked."""
     for value in sorted(_secret_values(environment), key=len, reverse=True):
         text = text.replace(value, MASK)
-    text = _HUB_TOKEN.sub(MASK, text)
+    text = _KEYS.sub(MASK, text)
     for shape in _SHAPES:
         text = shape.sub(rf"\g<1>{MASK}", text)
     return text
 
 
-def holds_token(value: Any) -> bool:
-    """Whether a Hub token stands anywhere in a plain value: text, or lists and dicts of it."""
+def holds_secret(value: Any) -> bool:
+    """Whether a key or a password stands anywhere in a plain value: text, or lists and dicts of it."""
     if isinstance(value, str):
-        return _HUB_TOKEN.search(value) is not None
+        return _KEYS.search(value) is not None or any(shape.search(value) for shape in _SHAPES)
     if isinstance(value, Mapping):
-        return any(holds_token(part) for pair in value.items() for part in pair)
-    return isinstance(value, (list, tuple)) and any(map(holds_token, value))
+        return any(holds_secret(part) for pair in value.items() for part in pair)
+    return isinstance(value, (list, tuple)) and any(map(holds_secret, value))
+
+
+def without_secrets(environment: Mapping[str, str], but: Collection[str] = ()) -> dict[str, str]:
+    """The environment without variables that are secrets by their names, all `but` these."""
+    return {name: value for name, value in environment.items() if name in but or not _SECRET_NAME.search(name)}
 
 
 def _secret_values(environment: Mapping[str, str]) -> Iterator[str]:

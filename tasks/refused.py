@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.records import readable
 from tasks.redact import redact
 from tasks.wire import Client
 
@@ -51,4 +52,9 @@ def put_aside(write: Callable[..., Any], queue: str, what: str, why: str) -> Ref
 
 def read(client: Client, limit: int = 50) -> list[Refusal]:
     """What was put aside, newest first. Raises Unreachable."""
-    return [Refusal(**json.loads(line)) for line in client.call("LRANGE", KEY, 0, limit - 1)]
+    return readable(_refusal, client.call("LRANGE", KEY, 0, limit - 1))
+
+
+def _refusal(line: str) -> Refusal:
+    told = json.loads(line)
+    return Refusal(float(told["at"]), str(told["queue"]), str(told["what"]), str(told["why"]))

@@ -5,7 +5,6 @@ The slot tells it through `tasks.lifeline` which claim and which device are its 
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -13,7 +12,7 @@ import threading
 from typing import Any
 
 from tasks import lifeline
-from tasks.log_lines import log_to_stderr
+from tasks.log_lines import about, log_to_stderr
 
 
 def main(argv: list[str]) -> int:
@@ -34,12 +33,11 @@ def _work(job_id: str, order: dict[str, Any], stop: threading.Event) -> int:
 
     ledger = Ledger(connect(os.environ["CELERY_BROKER_URL"]))
     claim = Claim(tell(lambda: ledger.need(job_id)), order["token"])
-    if claim.job.attempt > 1:
-        logging.info("attempt %d", claim.job.attempt)
-    try:
-        work_on(claim, ledger, order["device"], stop.is_set, lifeline.kill_own_group)
-    except Stopped:
-        return STOPPED_WHEN_TOLD
+    with about(claim.job.id, claim.job.attempt):
+        try:
+            work_on(claim, ledger, order["device"], stop.is_set, lifeline.kill_own_group)
+        except Stopped:
+            return STOPPED_WHEN_TOLD
     return TOLD_THE_LEDGER
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from tasks.problem import Problem
 from tasks.queues import PRIORITY_STEPS, QUEUE_NAMES, SEPARATOR
@@ -32,19 +33,39 @@ def evaluate_all(client: Client, calls: Sequence[tuple[object, ...]]) -> list[st
     answers = _ask(client, calls)
     if not any(answer.startswith("schema ") for answer in answers):
         return answers
-    _bring_up_to_date(client, int(answers[0].removeprefix("schema ")))
+    _bring_up_to_date(client, _form(answers[0].removeprefix("schema ")))
     return _ask(client, calls)
 
 
+def try_all(client: Client, calls: Sequence[tuple[object, ...]]) -> list[Any]:
+    """As `evaluate_all`, but what Redis refused or was unable to do has the error in its place."""
+    answers = _replies(client, calls)
+    if any(str(answer).startswith("schema ") for answer in answers):
+        return list(evaluate_all(client, calls))
+    return answers
+
+
 def _ask(client: Client, calls: Sequence[tuple[object, ...]]) -> list[str]:
-    replies = client.batch([("EVALSHA", _sha(), 0, *call) for call in calls])
-    if replies and isinstance(replies[0], Refused) and "NOSCRIPT" in str(replies[0]):
-        client.call("SCRIPT", "LOAD", _text())
-        replies = client.batch([("EVALSHA", _sha(), 0, *call) for call in calls])
+    replies = _replies(client, calls)
     for reply in replies:
-        if isinstance(reply, Refused):
+        if isinstance(reply, Exception):
             raise reply
     return replies
+
+
+def _replies(client: Client, calls: Sequence[tuple[object, ...]]) -> list[Any]:
+    replies = client.try_all([("EVALSHA", _sha(), 0, *call) for call in calls])
+    if replies and isinstance(replies[0], Refused) and "NOSCRIPT" in str(replies[0]):
+        client.call("SCRIPT", "LOAD", _text())
+        replies = client.try_all([("EVALSHA", _sha(), 0, *call) for call in calls])
+    return replies
+
+
+def _form(text: str) -> int:
+    try:
+        return int(float(text))
+    except (ValueError, OverflowError):
+        raise Refused(f"{PREFIX}schema is {text!r}, which is no number") from None
 
 
 def _bring_up_to_date(client: Client, schema: int) -> None:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from tasks.documents import read_toml
 from tasks.places import config_dir
 from tasks.problem import Problem
 from tasks.setting_types import DURATION, OCTAL, SWITCH, TEXT, Type, choice, count, duration_text, number
@@ -232,17 +233,14 @@ def read_file() -> Mapping[str, Any]:
 
 @lru_cache(maxsize=4)
 def _parsed(path: Path, _version: tuple[int, ...]) -> Mapping[str, Any]:
-    import tomllib  # slow to import, and most people have no such file
-
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # it cannot be read, is no text, or is no TOML
+        return read_toml(path, "Correct or remove it")
+    except OSError as error:
         raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: Exception) -> Problem:
-    reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-    return Problem(f"{path} cannot be read: {reason}.", "Correct or remove it")
+def _unreadable(path: Path, error: OSError) -> Problem:
+    return Problem(f"{path} cannot be read: {error.strerror}.", "Correct or remove it")
 
 
 def place_of(*keys: str) -> str:

@@ -49,8 +49,14 @@ class JobFailed(Exception):
 
 def register_tasks(app: Celery, seat: Seat) -> None:
     """Give the app a task for each kind of job. Only workers need them: producers send by name."""
+    logging.getLogger("celery.app.trace").addFilter(_is_no_ignored)
     for kind in kinds().values():
         _register(app, kind, seat)
+
+
+def _is_no_ignored(record: logging.LogRecord) -> bool:
+    """Whether a line is not Celery's "ignored", said of what is cancelled or queued again: see `_log_outcome`."""
+    return not (isinstance(record.args, dict) and record.args.get("description") == "ignored")
 
 
 def _register(app: Celery, kind: JobKind, seat: Seat) -> None:
@@ -136,7 +142,20 @@ def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str, bell: dict[st
             leave_behind(ledger, store, job)
         except OSError as error:
             log.warning("what job %s leaves behind cannot be seen to: %s", job.id, error)
+    if claim is None:
+        log.info("nothing to run: the job is %s", "unknown" if job is None else job.state)
+    elif job is not None and job.attempt == claim.job.attempt and job.state is not State.RUNNING:
+        _log_outcome(job)
     return job
+
+
+def _log_outcome(job: Job) -> None:
+    """Say in the worker's log and in the job's how an attempt ended, or why the job is in its queue again."""
+    began, ended = job.started_at, job.finished_at
+    took = "" if began is None or ended is None else f" after {ended - began:.1f} s"
+    level = logging.ERROR if job.state is State.FAILED else logging.INFO
+    with about(job.id, job.attempt, Places.from_environment().job_log(job.id)):
+        log.log(level, "%s %s %s%s: %s", job.kind, job.name, job.state, took, job.reason)
 
 
 @contextmanager
@@ -213,6 +232,11 @@ def _gpu_memory(ledger: Ledger, kind: JobKind, job: Job) -> int | None:
 
 def _run_here(ledger: Ledger, claim: Claim, keeper: Keeper) -> None:
     keeper.work_begins()
+    with about(claim.job.id, claim.job.attempt, Places.from_environment().job_log(claim.job.id)):
+        _perform_here(ledger, claim, keeper)
+
+
+def _perform_here(ledger: Ledger, claim: Claim, keeper: Keeper) -> None:
     try:
         work_on(claim, ledger, gpu.CPU, lambda: bool(keeper.why), on_lost=lambda: None)
     except Stopped:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tasks.documents import LARGEST, parse_json_object, read_json_object
 from tasks.job import FAMILIES
 from tasks.problem import Problem
 
@@ -24,9 +25,14 @@ _CHUNK = 1 << 20
 _GONE = ".gone-"  # how the name of what is being removed begins
 
 
+def is_name(name: str) -> bool:
+    """Whether that can be the name of an artifact."""
+    return _NAME.fullmatch(name) is not None
+
+
 def check_name(name: str) -> str:
     """The name itself; Problem for one that could leave the store or trip up a shell."""
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise Problem(
             f"{name!r} cannot be the name of an artifact.",
             "Use up to 100 letters, digits, dots, dashes and underscores, starting with a letter or digit",
@@ -51,9 +57,11 @@ class Store:
         return (self.path(family, name) / MANIFEST).is_file()
 
     def find_manifest(self, family: str, name: str) -> dict[str, Any] | None:
-        """What that artifact is, or None when there is none."""
+        """What that artifact is, or None when there is none. Malformed, a Problem, for a damaged manifest."""
         try:
-            return json.loads((self.path(family, name) / MANIFEST).read_text(encoding="utf-8"))
+            return read_json_object(
+                self.path(family, name) / MANIFEST, f"Remove {family}/{name} from the store", strict=False
+            )
         except FileNotFoundError:
             return None
 
@@ -169,7 +177,7 @@ def read_notes(path: Path) -> dict[str, str] | None:
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            return json.loads(file.read(length)).get("__metadata__")
+            return parse_json_object(file.read(min(length, LARGEST)), strict=False).get("__metadata__")
     except (OSError, ValueError):
         return None
 

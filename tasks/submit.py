@@ -18,7 +18,7 @@ from tasks.lease import read_wish
 from tasks.ledger import Ledger, new_job_id
 from tasks.problem import Problem
 from tasks.queues import HIGHEST_PRIORITY, LOWEST_PRIORITY
-from tasks.redact import holds_token
+from tasks.redact import holds_secret
 from tasks.store import Store, check_name
 
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/=@+-]{0,99}")
@@ -128,6 +128,7 @@ def plan(
     name: str | None = None,
     marks: Sequence[str] = (),
     wishes: Wishes | None = None,
+    job_id: str | None = None,
 ) -> list[Job]:
     """The job and those that must come first, the job asked for last; nothing is submitted.
 
@@ -136,8 +137,8 @@ def plan(
     the request cannot work.
     """
     kind, wishes = kind_named(kind_name), wishes or Wishes()
+    _refuse_secrets(name, values, wishes)
     wishes.check()
-    _refuse_token(name, values)
     params = kind.read_params(values)
     requests: list[Request] = []
     if kind.prepare:
@@ -154,7 +155,7 @@ def plan(
             earlier += plan(known, request.kind, request.params, name=request.name, wishes=_for_forerunners(wishes))
     parents = [*wishes.after, *_makers(kind, params, known)]
     job = Job(
-        id=new_job_id(),
+        id=job_id or new_job_id(),
         kind=kind.name,
         name=name,
         queue=kind.queue,
@@ -172,12 +173,13 @@ def plan(
     return [*earlier, job]
 
 
-def _refuse_token(name: str | None, values: dict[str, Any]) -> None:
-    if holds_token([name, values]):
-        raise Problem(
-            "A parameter holds a token of the Hub; jobs are kept and shown, so it would leak.",
-            "Set HF_TOKEN where the workers start, and leave it out here",
-        )
+def _refuse_secrets(name: str | None, values: dict[str, Any], wishes: Wishes) -> None:
+    for what, told in (("A tag", wishes.tags), ("The name", name), ("A parameter", values)):
+        if holds_secret(told):
+            raise Problem(
+                f"{what} holds a token or a password; jobs are kept and shown, so it would leak.",
+                "Set HF_TOKEN where the workers start, and leave it out here",
+            )
 
 
 def _for_forerunners(wishes: Wishes) -> Wishes:

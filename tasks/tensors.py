@@ -13,7 +13,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tasks.documents import unique
 from tasks.problem import Problem
+from tasks.visible import shown as shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,21 +90,6 @@ def _stored(entry: Any) -> Stored:
     if dtype in FLOATS and math.prod(shape) * FLOATS[dtype] != end - begin:
         raise ValueError(f"a tensor of {dtype} and shape {shown(tuple(shape))} has {end - begin} bytes")
     return Stored(dtype, tuple(shape))
-
-
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object of pairs, for `json.loads`; ValueError where a name is there twice."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{shown(next(name for name in names if names.count(name) > 1))} is there twice")
-    return found
-
-
-def shown(value: Any, length: int = 80) -> str:
-    """A value of somebody's file for a message: on one line, without control characters, not longer than this."""
-    text = repr(value)
-    return text if len(text) <= length else f"{text[:length]}…"
 
 
 def _broken(path: Path, reason: object) -> Problem:

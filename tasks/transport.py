@@ -82,8 +82,36 @@ class _QoS(kombu_redis.QoS):
                 self._remove_from_indices(tag).execute()
 
 
+class _SafeReads:
+    """A connection of redis-py; what comes and is no reply of a Redis counts as a lost connection."""
+
+    def read_response(self, *words: Any, **options: Any) -> Any:
+        """The next reply; redis-py's own errors, for anything else its ConnectionError."""
+        try:
+            return super().read_response(*words, **options)  # type: ignore[misc]
+        except redis.InvalidResponse as error:
+            raise redis.ConnectionError(f"something answers, but not as Redis does: {error}") from error
+        except (OSError, redis.RedisError):
+            raise
+        except Exception as error:
+            self.disconnect()  # type: ignore[attr-defined]
+            raise redis.ConnectionError(f"something answers, but not as Redis does: {error!r}") from error
+
+
 class _Channel(kombu_redis.Channel):
     QoS = _QoS
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        told = super()._connparams(asynchronous)
+        return {**told, "connection_class": type("Connection", (_SafeReads, told["connection_class"]), {})}
+
+    def close(self) -> None:
+        """Close the channel and its sockets, also where Redis refuses the commands that belong to it."""
+        try:
+            super().close()
+        finally:
+            self._disconnect_pools()
+            self._close_clients()
 
     def basic_consume(self, queue: str, *args: Any, **kwargs: Any) -> Any:
         """Consume from a queue; a fault of one message ends with that message."""
@@ -103,6 +131,20 @@ class _Channel(kombu_redis.Channel):
                 put_aside(client.execute_command, queue, shown(raw), f"no message of Celery's: {error!r}")
             self._forget(raw)
 
+    def _handle_message(self, client: Any, reply: Any) -> dict[str, Any]:
+        """What came on a broadcast channel; what is no JSON is put aside, whatever reading it raises."""
+        told = super()._handle_message(client, reply)
+        if not bytes_to_str(told["type"]).endswith("message") or not told["data"]:
+            return told
+        try:
+            loads(bytes_to_str(told["data"]))
+        except Exception as error:  # noqa: BLE001 - kombu lets a RecursionError end the worker
+            with self.conn_or_acquire() as other:
+                channel = shown(told["channel"])
+                put_aside(other.execute_command, channel, shown(told["data"]), f"a broadcast, not JSON: {error}")
+            return {**told, "data": None}
+        return told
+
     def _forget(self, raw: Any) -> None:
         try:
             self.qos.reject(raw["properties"]["delivery_tag"])
@@ -119,7 +161,7 @@ class Transport(kombu_redis.Transport):
     """Redis, for strangers' messages and for bad days."""
 
     Channel = _Channel
-    connection_errors = (*kombu_redis.Transport.connection_errors, redis.ResponseError)
+    connection_errors = (*kombu_redis.Transport.connection_errors, redis.RedisError)
 
 
 class _Connection(Connection):

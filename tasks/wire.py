@@ -2,6 +2,8 @@
 
 Importing redis-py costs a quarter of a second, ten times what a command that reads a few keys needs, so the ledger
 speaks through this: one socket, hiredis for the protocol, commands and pipelines, nothing else. Celery keeps its own.
+
+Whatever bytes come back, a call ends with a reply, `Unreachable` or `Refused`, and within a bounded time.
 """
 
 from __future__ import annotations
@@ -10,14 +12,16 @@ import os
 import re
 import select
 import socket
-from collections.abc import Iterable
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import hiredis
 
-from tasks.problem import Problem
+from tasks.redis_socket import open_socket
+from tasks.redis_url import Address as Address
+from tasks.redis_url import parse_url as parse_url
 
 Command = tuple[Any, ...]
 
@@ -26,65 +30,35 @@ _CHUNK = 65536
 #: What a server says that is there but cannot serve now (full, failing over, restarting): it is as good as away.
 _AWAY = re.compile(r"\b(LOADING|MISCONF|OOM|READONLY|NOREPLICAS|BUSY|MASTERDOWN|CLUSTERDOWN|max number of clients)\b")
 
+#: All replies of one call may take so many times as long as the next piece of them may.
+_WHOLE_CALL = 10
+
+#: A list of a size that no reply of ours has, at the start of a reply: hiredis would allocate all of it at once.
+_HUGE = re.compile(rb"(?:[*%~>|]\d{1,7}\r\n|[:+_,#][^\r\n]*\r\n)*[*%~>|]\d{8}")
+_STARTS_SHOWN = 60
+
+_UNFINISHED = object()
+_REPLY_TYPES = (str, int, list, type(None))
+
 
 class Unreachable(ConnectionError):
     """Redis could not be reached, or went away in the middle of a call."""
 
 
+class Silent(Unreachable):
+    """Something takes the connection and does not answer in time."""
+
+
+class NotRedis(Unreachable):
+    """Something answers, but not as Redis does."""
+
+
+class Unable(Unreachable):
+    """Redis answers, but cannot serve now: it is full, read-only, loading its data or failing over."""
+
+
 class Refused(Exception):
     """Redis answered a command with an error."""
-
-
-@dataclass(frozen=True)
-class Address:
-    """What a broker URL says."""
-
-    path: str | None = None
-    host: str = "localhost"
-    port: int = 6379
-    db: int = 0
-    username: str | None = None
-    password: str | None = None
-    tls: bool = False
-
-    @property
-    def shown(self) -> str:
-        """The address without its secrets."""
-        return self.path or f"{'rediss' if self.tls else 'redis'}://{self.host}:{self.port}/{self.db}"
-
-
-def parse_url(url: str) -> Address:
-    """The address in a redis://, rediss:// or redis+socket:// URL; Problem for any other."""
-    try:
-        return _parse(url)
-    except ValueError:  # its words may hold a piece of the password
-        raise Problem(
-            "The broker URL cannot be understood.",
-            "Set CELERY_BROKER_URL to redis://[:PASSWORD@]HOST:PORT/DB; in a password write / as %2F and # as %23",
-        ) from None
-
-
-def _parse(url: str) -> Address:
-    parts = urlsplit(url)
-    query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
-    username = unquote(parts.username) if parts.username else None
-    password = unquote(parts.password) if parts.password else query.get("password")
-    if parts.scheme in ("redis+socket", "unix"):
-        db = int(query.get("virtual_host") or query.get("db") or 0)
-        return Address(path=unquote(parts.path), db=db, username=username, password=password)
-    if parts.scheme in ("redis", "rediss"):
-        return Address(
-            host=parts.hostname or "localhost",
-            port=parts.port or 6379,
-            db=int(parts.path.strip("/") or query.get("virtual_host") or 0),
-            username=username,
-            password=password,
-            tls=parts.scheme == "rediss",
-        )
-    raise Problem(
-        f"The broker URL's scheme {parts.scheme!r} is not one mistudio speaks.",
-        "Set CELERY_BROKER_URL to redis://, rediss:// or redis+socket://",
-    )
 
 
 class Client:
@@ -95,6 +69,7 @@ class Client:
         self._timeout_s = timeout_s
         self._socket: socket.socket | None = None
         self._reader: hiredis.Reader | None = None
+        self._errors: list[Refused] = []
         self._pid = os.getpid()
 
     def call(self, *command: Any) -> Any:
@@ -105,56 +80,132 @@ class Client:
         return reply
 
     def batch(self, commands: Iterable[Command]) -> list[Any]:
-        """The replies to several commands sent in one round trip; a refused one is a Refused in its place."""
+        """The replies to several commands sent in one round trip; a refused one is a Refused in its place.
+
+        Unreachable when Redis cannot be reached, or was unable to serve one of them; others may have been served.
+        """
+        replies = self.try_all(commands)
+        for reply in replies:
+            if isinstance(reply, Unable):
+                raise reply
+        return replies
+
+    def try_all(self, commands: Iterable[Command]) -> list[Any]:
+        """As `batch`, but a command that Redis was unable to serve is an Unable in its place."""
         # hiredis's stub knows tuples of one word only
         packed = [hiredis.pack_command(tuple(map(_plain, command))) for command in commands]  # type: ignore[arg-type]
-        try:
+        with self._failures_named():
             self._connect()
             replies = self._exchange(b"".join(packed), len(packed))
-        except OSError as error:
-            self.close()
-            raise Unreachable(f"{self.address.shown}: {error}") from error
-        except BaseException:  # an answer that nobody read must not become the next call's
-            self.close()
-            raise
-        for reply in replies:
-            if isinstance(reply, Refused) and _AWAY.search(str(reply)):
-                raise Unreachable(f"{self.address.shown}: {reply}")
-        return replies
+        return [self._judged(reply) for reply in replies]
+
+    def open(self) -> None:
+        """Connect, and return when Redis has answered. Unreachable when it does not."""
+        with self._failures_named():
+            self._connect()
 
     def close(self) -> None:
         """Close the socket; the next call opens another."""
         if self._socket is not None:
             self._socket.close()
         self._socket = self._reader = None
+        self._errors = []
+
+    @contextmanager
+    def _failures_named(self) -> Iterator[None]:
+        """Whatever goes wrong with the connection ends it and is Unreachable."""
+        try:
+            yield
+        except Unreachable:
+            self.close()
+            raise
+        except TimeoutError as error:
+            self.close()
+            raise Silent(f"{self.address.shown} does not answer (waited {self._timeout_s:g} s)") from error
+        except (OSError, ValueError) as error:  # ValueError: a host's name that cannot be one
+            self.close()
+            raise Unreachable(f"{self.address.shown}: {getattr(error, 'strerror', None) or error}") from error
+        except BaseException:  # an answer that nobody read must not become the next call's
+            self.close()
+            raise
+
+    def _judged(self, reply: Any) -> Any:
+        is_unable = isinstance(reply, Refused) and _AWAY.search(str(reply))
+        return Unable(f"{self.address.shown}: {reply}") if is_unable else reply
 
     def _connect(self) -> None:
         if self._socket is not None and self._pid == os.getpid() and not _has_ended(self._socket):
             return
         self.close()  # a forked child must not share its parent's connection
         self._pid = os.getpid()
-        self._socket = _open(self.address, self._timeout_s)
-        self._reader = hiredis.Reader(encoding="utf-8", errors="replace", replyError=Refused)
-        for command in _greeting(self.address):
-            reply = self._exchange(hiredis.pack_command(command), 1)[0]
+        self._socket = open_socket(self.address, self._timeout_s)
+        self._reader = hiredis.Reader(
+            encoding="utf-8", errors="replace", replyError=self._refused, notEnoughData=_UNFINISHED
+        )
+        greeting = [hiredis.pack_command(command) for command in _greeting(self.address)]
+        *logins, _ = self._exchange(b"".join(greeting), len(greeting))
+        for reply in logins:
             if isinstance(reply, Refused):
-                raise ConnectionError(f"Redis refused the login: {reply}")
+                refused = Unreachable(f"{self.address.shown}: Redis refused the login: {reply}")
+                raise judged if isinstance(judged := self._judged(reply), Unable) else refused
+
+    def _refused(self, text: str) -> Refused:
+        self._errors.append(Refused(text))
+        return self._errors[-1]
 
     def _exchange(self, request: bytes, count: int) -> list[Any]:
         assert self._socket is not None
         assert self._reader is not None
         self._socket.sendall(request)
+        deadline = time.monotonic() + self._timeout_s * _WHOLE_CALL
         replies: list[Any] = []
+        received = b""
         while len(replies) < count:
-            reply = self._reader.gets()
-            if reply is not False:
+            try:
+                reply = self._next_reply()
+            except Exception as error:  # hiredis raises errors of many types
+                raise self._not_redis(received, error) from error
+            if reply is not _UNFINISHED:
                 replies.append(reply)
                 continue
-            received = self._socket.recv(_CHUNK)
-            if not received:
-                raise ConnectionError("the server closed the connection")
-            self._reader.feed(received)
+            received = self._receive(deadline)
+        if self._reader.has_data():
+            raise self._not_redis(received, "more replies than commands")
         return replies
+
+    def _receive(self, deadline: float) -> bytes:
+        """Feed the reader with what comes next, and return that."""
+        assert self._socket is not None
+        assert self._reader is not None
+        if time.monotonic() > deadline:
+            raise TimeoutError("timed out")
+        received = self._socket.recv(_CHUNK)
+        if not received:
+            raise ConnectionError("the server closed the connection")
+        if not self._reader.has_data() and _HUGE.match(received):
+            raise self._not_redis(received, "a reply too large")
+        self._reader.feed(received)
+        return received
+
+    def _next_reply(self) -> Any:
+        """The next reply that has come in full; a message that nobody asked for is passed over."""
+        assert self._reader is not None
+        while (reply := self._reader.gets()) is not _UNFINISHED:
+            errors, self._errors = self._errors, []
+            if isinstance(reply, hiredis.PushNotification):
+                continue
+            if errors:  # also one inside a list
+                return errors[0]
+            if isinstance(reply, bool) or not isinstance(reply, _REPLY_TYPES):
+                raise ValueError(f"a reply of the type {type(reply).__name__}")
+            return reply
+        return _UNFINISHED
+
+    def _not_redis(self, received: bytes, why: object) -> NotRedis:
+        start = received[:_STARTS_SHOWN].decode("ascii", "backslashreplace")
+        shown = "".join(letter if letter.isprintable() else " " for letter in start).strip()
+        hint = "; it may want TLS (rediss://)" if received[:1] == b"\x15" and not self.address.tls else ""
+        return NotRedis(f"{self.address.shown} answers, but not as Redis does: {shown or why}{hint}")
 
 
 def connect(url: str, timeout_s: float = 5.0) -> Client:
@@ -181,23 +232,4 @@ def _greeting(address: Address) -> list[Command]:
         commands.append(("AUTH", *filter(None, [address.username]), address.password))
     if address.db:
         commands.append(("SELECT", address.db))
-    return commands
-
-
-def _open(address: Address, timeout_s: float) -> socket.socket:
-    if address.path is not None:
-        link = socket.socket(socket.AF_UNIX)
-        link.settimeout(timeout_s)
-        try:
-            link.connect(address.path)
-        except OSError:
-            link.close()
-            raise
-        return link
-    link = socket.create_connection((address.host, address.port), timeout_s)
-    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if not address.tls:
-        return link
-    import ssl
-
-    return ssl.create_default_context().wrap_socket(link, server_hostname=address.host)
+    return [*commands, ("PING",)]  # whatever the answer: there is one

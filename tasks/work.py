@@ -144,6 +144,7 @@ def perform(context: RunContext) -> None:
     job = context.claim.job
     result, lacking = None, ""
     try:
+        _log_the_beginning(context)
         _tell_the_beginning(context)
         result, lacking = _result_of(context, kind_named(job.kind))
         if lacking:
@@ -151,13 +152,22 @@ def perform(context: RunContext) -> None:
     except (Stopped, Unreachable):
         raise
     except Exception as error:  # noqa: BLE001 - whatever a kind raises is the job's failure, told in its record
-        log.error("%s", traceback.format_exc())
         failure = describe_failure(error)
+        log.error("%s", failure["message"] if isinstance(error, Problem) else traceback.format_exc())
         tell(lambda: context.ledger.finish(context.claim, State.FAILED, failure["message"], result, error=failure))
         if lacking:  # what could be made is published, and the rest would fail again
             context.store.discard(job.id)
         return
     tell(lambda: context.ledger.finish(context.claim, State.SUCCEEDED, "done", result=result))
+
+
+def _log_the_beginning(context: RunContext) -> None:
+    """Say in the job's log which attempt begins, where, and from which step."""
+    job = context.claim.job
+    log.info("%s %s: attempt %d of at most %d on %s", job.kind, job.name, job.attempt, job.max_attempts, context.device)
+    if kind_named(job.kind).resumes:
+        at = goes_on_at(context.store, job)
+        log.info("resumes at %s" if at else "starts from scratch", *[at] * bool(at))
 
 
 def _tell_the_beginning(context: RunContext) -> None:
@@ -276,7 +286,7 @@ def _publish(context: RunContext, family: str, makers: dict[str, Any], parts: Pa
     if outputs and tell(lambda: context.ledger.renew(context.claim)) == "lost":
         raise Stopped
     for name, output in outputs.items():
-        context.store.publish(output, family, name)
+        log.info("published %s/%s in %s", family, name, context.store.publish(output, family, name))
 
 
 def _manifest(claim: Claim, family: str, name: str, params: Any, result: dict[str, Any]) -> dict[str, Any]:

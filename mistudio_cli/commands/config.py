@@ -29,7 +29,7 @@ def show(as_json: JsonFlag = False) -> None:
         output.data_json({"file": str(config_file()), "settings": [_shape(value) for value in values]})
         return
     rows = [[value.name, value.origin, _text(value)] for value in values if _is_worth_a_row(value)]
-    output.table(["SETTING", "ORIGIN", "VALUE"], rows)
+    output.table(["SETTING", "ORIGIN", "VALUE"], rows, wrap=True)
     output.talk(f"Settings file: {config_file()}{'' if config_file().is_file() else ' (there is none)'}")
     output.talk(f"Settings of kinds that are not shown have their defaults. One: mistudio config get {KINDS}.KIND.KEY")
 

@@ -22,7 +22,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = Fa
         output.data_json({"ok": sound, "checks": [dataclasses.asdict(check) for check in found]})
     else:
         rows = [[check.name, check.verdict, check.detail] for check in found]
-        output.table(["CHECK", "VERDICT", "DETAIL"], rows)
+        output.table(["CHECK", "VERDICT", "DETAIL"], rows, wrap=True)
         for check in found:
             if check.mend:
                 output.talk(f"{check.name}: {check.mend}")

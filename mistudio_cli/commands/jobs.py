@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mistudio_cli import following, output, session, shapes, tables
-from mistudio_cli.choosing import KindFlag, NameFlag, QueueFlag, SinceFlag, StateFlag, TagFlag, UntilFlag, which
+from mistudio_cli import completion, following, output, session, shapes, tables
+from mistudio_cli.choosing import Selection, selecting, selecting_all
 from mistudio_cli.errors import Code
 from mistudio_cli.finding import find_job, find_jobs, show_lines
 from tasks.job import Job, State
@@ -20,26 +22,36 @@ _PAGE = re.compile(r"\d+\.\d+-[\w-]+")
 
 app = typer.Typer(help="Find, look at, wait for and cancel jobs", no_args_is_help=True)
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="A job's id, the start of one, or `last`")]
-Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of jobs, starts of ids, or `last`")]
+Id = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID",
+        help="A job's id, the start of one, its name, or `last`",
+        autocompletion=completion.of(completion.jobs),
+    ),
+]
+Ids = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[ID...]",
+        help="Ids of jobs, starts of ids, names, or `last`",
+        autocompletion=completion.of(completion.jobs),
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")]
 Json = Annotated[bool, typer.Option("--json", help="As JSON")]
 
 
 @app.command("ls")
+@selecting
 def ls(
-    state: StateFlag = None,
-    kind: KindFlag = None,
-    queue: QueueFlag = None,
-    name: NameFlag = None,
-    tag: TagFlag = None,
-    since: SinceFlag = None,
-    until: UntilFlag = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many")] = 50,
+    chosen: Selection,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Number of jobs at most")] = 50,
     page: Annotated[str | None, typer.Option("--next", help="Go on where a list ended: its `next`")] = None,
     as_json: Json = False,
 ) -> None:
     """List jobs, the newest first."""
-    wanted = which(state, kind, queue, name, tag, since, until)
+    wanted = chosen.filter()
     if page is not None and not _PAGE.fullmatch(page):
         raise Problem(f"--next {page!r} is not what a list ended with.", "Take `next` of: mistudio jobs ls --json")
     ledger = session.connect_ledger(session.current_settings())
@@ -55,15 +67,10 @@ def ls(
 
 
 @app.command("export")
+@selecting
 def export(
+    chosen: Selection,
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Where to; default: the terminal")] = None,
-    state: StateFlag = None,
-    kind: KindFlag = None,
-    queue: QueueFlag = None,
-    name: NameFlag = None,
-    tag: TagFlag = None,
-    since: SinceFlag = None,
-    until: UntilFlag = None,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists")] = False,
 ) -> None:
     """Write all that is known of jobs as JSON lines, the newest first."""
@@ -72,12 +79,12 @@ def export(
     if file is not None and str(file) != "-" and file.is_file() and not force:
         output.ask(f"{file} exists. Replace it?", f"mistudio jobs export {file} --force")
 
-    wanted = which(state, kind, queue, name, tag, since, until)
+    wanted = chosen.filter()
     settings = session.current_settings()
     ledger, store = session.connect_ledger(settings), settings.places.store
     if file is None or str(file) == "-":
         for line in exporting.lines(ledger, store, wanted):
-            output.data(line)
+            output.styled(line)
     else:
         output.talk(f"{exporting.write(ledger, store, wanted, file)} jobs are in {file}.")
 
@@ -95,15 +102,21 @@ def set_priority(
 
 
 @app.command("rm")
-def rm(job_ids: Ids) -> None:
+@selecting_all
+def rm(chosen: Selection, job_ids: Ids = None, yes: Yes = False) -> None:
     """Remove the records, logs and checkpoints of jobs that have ended. What they made stays."""
     from tasks.store import Store
 
     settings = session.current_settings()
     ledger, store = session.connect_ledger(settings), Store(settings.places.store)
-    jobs = find_jobs(ledger, job_ids)
+    jobs = chosen.jobs(ledger, job_ids or ())
+    if chosen.is_given:
+        jobs = [job for job in jobs if job.state.ended]
     if live := [job.id for job in jobs if not job.state.ended]:
         raise Problem(f"{live[0]} has not ended.", f"Cancel it first: mistudio jobs cancel {live[0]}")
+    if not _any(jobs):
+        return
+    chosen.confirm(f"Remove {_count(jobs)}?", yes=yes)
     awaited = ledger.awaited_checkpoints()
     for job in jobs:
         settings.places.job_log(job.id).unlink(missing_ok=True)
@@ -144,19 +157,15 @@ def explain(job_id: Id, as_json: Json = False) -> None:
         return
     output.data(f"{job.id} ({job.kind} {job.name}) is {job.state}.")
     for cause in causes:
-        output.data(f"- {cause.sentence}" + (f"  ({cause.command})" if cause.command else ""))
+        output.data(f"- {tables.one_line(cause.sentence)}" + (f"  ({cause.command})" if cause.command else ""))
 
 
 @app.command("retry")
+@selecting
 def retry(
-    job_ids: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Ids of jobs that have ended")] = None,
+    chosen: Selection,
+    job_ids: Ids = None,
     failed: Annotated[bool, typer.Option("--failed", help="All that have failed and were not tried again")] = False,
-    kind: KindFlag = None,
-    queue: QueueFlag = None,
-    name: NameFlag = None,
-    tag: TagFlag = None,
-    since: SinceFlag = None,
-    until: UntilFlag = None,
     from_checkpoint: Annotated[
         bool | None,
         typer.Option(
@@ -164,21 +173,21 @@ def retry(
             help="Go on from what the job had done, or begin anew; default: go on if a checkpoint is left",
         ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Submit jobs that have ended once more, with the same parameters; --failed with those they failed because of."""
     from mistudio_cli import retrying
 
-    choice = (kind, queue, name, tag, since, until)
-    if failed == bool(job_ids) or (job_ids and any(choice)):
+    failed = failed or chosen.state == [str(State.FAILED)]
+    if failed == bool(job_ids) or (job_ids and chosen.is_given):
         raise Problem(
             "Which jobs?", "Name some, or say --failed, with --kind, --queue, --name, --tag, --since or --until"
         )
     settings = session.current_settings()
     ledger = session.connect_ledger(settings, supervise=True)
     if failed:
-        wanted = which([str(State.FAILED)], *choice)
+        wanted = replace(chosen, state=[str(State.FAILED)]).filter()
         begun = retrying.try_failed(
             ledger, settings.places.store, wanted, from_checkpoint=from_checkpoint, asked=not yes
         )
@@ -196,44 +205,71 @@ def retry(
 @app.command("logs")
 def logs(
     job_id: Id,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended")] = False,
-    lines: Annotated[int, typer.Option("-n", min=0, help="The last so many lines")] = 100,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow until the job has ended")] = False,
+    lines: Annotated[int, typer.Option("-n", min=0, help="Number of lines from the end")] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line")] = False,
 ) -> None:
-    """Print what a job's process wrote."""
+    """Print a job's log."""
+    from mistudio_cli.job_logs import print_log
+
     settings = session.current_settings()
     ledger = session.connect_ledger(settings)
-    following.print_log(ledger, settings.places, find_job(ledger, job_id), lines, follow=follow)
+    print_log(ledger, settings.places, find_job(ledger, job_id), lines, follow=follow, as_json=as_json)
 
 
 @app.command("wait")
+@selecting_all
 def wait(
-    job_ids: Ids,
-    timeout: Annotated[float | None, typer.Option(min=0, help="Give up after so many seconds")] = None,
+    chosen: Selection,
+    job_ids: Ids = None,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds to wait at most")] = None,
     as_json: Json = False,
 ) -> None:
-    """Wait until jobs have ended; fails unless all succeeded."""
+    """Wait until jobs have ended; fails unless all succeeded. --all means those that have not ended yet."""
     ledger = session.connect_ledger(session.current_settings())
-    ended = following.wait_for(ledger, [job.id for job in find_jobs(ledger, job_ids)], timeout)
+    jobs = chosen.jobs(ledger, job_ids or ())
+    if chosen.every and not chosen.state:
+        jobs = [job for job in jobs if not job.state.ended]
+    ended = following.wait_for(ledger, [job.id for job in jobs], timeout) if _any(jobs) else []
     _tell_ends(ended, ledger.now(), as_json=as_json)
     if any(job.state is not State.SUCCEEDED for job in ended):
         raise typer.Exit(int(Code.FAILED))
 
 
 @app.command("cancel")
+@selecting_all
 def cancel(
-    job_ids: Ids,
+    chosen: Selection,
+    job_ids: Ids = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Only ask; do not wait for the end")] = False,
-    timeout: Annotated[float, typer.Option(min=0, help="Give up waiting after so many seconds")] = 60.0,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait at most")] = 60.0,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Cancel jobs, and wait until they have stopped."""
     ledger = session.connect_ledger(session.current_settings())
-    asked = [following.ask_to_cancel(ledger, job) for job in find_jobs(ledger, job_ids)]
+    jobs = chosen.jobs(ledger, job_ids or ())
+    if chosen.is_given:
+        jobs = [job for job in jobs if not job.state.ended]
+    if _any(jobs):
+        chosen.confirm(f"Cancel {_count(jobs)}?", yes=yes)
+    asked = [following.ask_to_cancel(ledger, job) for job in jobs]
     ended = asked if no_wait else following.wait_for_stop(ledger, asked, timeout)
     if as_json:
         _tell_ends(ended, ledger.now(), as_json=True)
     if any(job.state.ended and job.state is not State.CANCELLED for job in ended):
         raise typer.Exit(int(Code.FAILED))
+
+
+def _any(jobs: Sequence[Job]) -> bool:
+    """Whether there are any; says when not."""
+    if not jobs:
+        output.talk("No such jobs.")
+    return bool(jobs)
+
+
+def _count(jobs: Sequence[Job]) -> str:
+    return "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"
 
 
 def _tell_ends(ended: list[Job], now: float, *, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mistudio_cli import output, profile_export, profile_shapes, profile_tables, session
+from mistudio_cli import completion, output, profile_export, profile_shapes, profile_tables, session
 from mistudio_cli.errors import Code
 from mistudio_cli.profile import (
     ProfileFile,
@@ -24,7 +24,9 @@ from tasks.problem import Problem
 
 app = typer.Typer(help="See which workers a profile means, and write your own", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A profile's name")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A profile's name", autocompletion=completion.of(completion.profiles))
+]
 Json = Annotated[bool, typer.Option("--json", help="As JSON")]
 
 
@@ -42,7 +44,7 @@ def ls(as_json: Json = False) -> None:
     if as_json:
         output.data_json(profile_shapes.profiles(found))
         return
-    output.table(*profile_tables.profiles(found))
+    output.table(*profile_tables.profiles(found), wrap=True)
     for read in found:
         if read.faults:
             output.talk(f"{read.file.name} is not sound: mistudio profiles validate {read.file.name}")
@@ -77,7 +79,7 @@ def validate(
     if as_json:
         output.data_json(profile_shapes.validated(found))
     else:
-        output.table(*profile_tables.validated(found))
+        output.table(*profile_tables.validated(found), wrap=True)
         for read in found:
             for fault in read.faults:
                 output.talk(f"{read.file.name}: {fault.what}: {fault.mend}")

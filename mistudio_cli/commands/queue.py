@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mistudio_cli import output, session, shapes, tables
+from mistudio_cli import completion, output, session, shapes, tables
 from mistudio_cli.snapshot import read_queues
 from tasks.ledger import Ledger
 from tasks.problem import Problem
@@ -15,9 +15,13 @@ from tasks.queues import QUEUE_NAMES
 
 app = typer.Typer(help="See what waits in each queue; pause, empty and order it", no_args_is_help=True)
 
+_complete_queues = completion.of(completion.queues)
+
 Json = Annotated[bool, typer.Option("--json", help="As JSON")]
-Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="A queue's name")]
-Queues = Annotated[list[str] | None, typer.Argument(metavar="QUEUE...", help="Queues' names")]
+Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="A queue's name", autocompletion=_complete_queues)]
+Queues = Annotated[
+    list[str] | None, typer.Argument(metavar="QUEUE...", help="Queues' names", autocompletion=_complete_queues)
+]
 All = Annotated[bool, typer.Option("--all", help="All queues")]
 
 
@@ -92,8 +96,17 @@ def purge(
 
 @app.command("move")
 def move(
-    job_id: Annotated[str, typer.Argument(metavar="ID", help="A job's id, the start of one, or `last`")],
-    to: Annotated[str | None, typer.Option(metavar="QUEUE", help="Put it into this queue")] = None,
+    job_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID",
+            help="A job's id, the start of one, its name, or `last`",
+            autocompletion=completion.of(completion.jobs),
+        ),
+    ],
+    to: Annotated[
+        str | None, typer.Option(metavar="QUEUE", help="Put it into this queue", autocompletion=_complete_queues)
+    ] = None,
     top: Annotated[bool, typer.Option("--top", help="Start it before all others of its queue")] = False,
 ) -> None:
     """Put a job that has not started into another queue, or before all others."""
@@ -114,7 +127,8 @@ def _ledger(*, start: bool = False) -> Ledger:
     return session.connect_ledger(session.current_settings(), supervise=start)
 
 
-def _checked(names: Sequence[str]) -> list[str]:
+def _checked(words: Sequence[str]) -> list[str]:
+    names = [name.strip() for word in words for name in word.split(",")]
     if unknown := [name for name in names if name not in QUEUE_NAMES]:
         raise Problem(f"There is no queue {unknown[0]!r}.", f"Queues: {', '.join(QUEUE_NAMES)}")
     return list(dict.fromkeys(names))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mistudio_cli import output, saes, session
+from mistudio_cli import completion, output, saes, session
 from mistudio_cli.commands import submit
 from tasks.job import kind_named
 from tasks.store import Store
@@ -22,25 +22,35 @@ SHORT_FORMS = ("import", "export", "push", "pull")
 @app.command("ls")
 def ls(as_json: Json = False) -> None:
     """List the SAEs of the store."""
-    found = saes.listed(_store())
+    found, damaged = saes.listed(_store())
     if as_json:
-        output.data_json({"saes": found})
+        output.data_json({"saes": found, "errors": [{"part": saes.FAMILY, "message": str(one)} for one in damaged]})
         return
     output.table(*saes.table(found))
-    if not found:
+    for malformed in damaged:
+        output.talk(str(malformed))
+    if not found and not damaged:
         output.talk(
             "There are none. Train one: mistudio submit train --help; or take one in: mistudio saes import --help"
         )
 
 
 @app.command("show")
-def show(name: Annotated[str, typer.Argument(metavar="NAME", help="An SAE's name")], as_json: Json = False) -> None:
+def show(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="An SAE's name", autocompletion=completion.of(completion.artifacts("saes"))
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
     """Show all that is known of an SAE: what it is, what it was made from and with, how good it is, its files."""
     told = saes.shown(_store(), name)
     if as_json:
         output.data_json(told)
         return
-    output.table(*saes.facts(told))
+    output.table(*saes.facts(told), wrap=True)
 
 
 def _store() -> Store:

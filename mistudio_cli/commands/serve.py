@@ -67,7 +67,7 @@ def _end(signum: int, frame: object) -> None:
 
 
 def _opener(settings: Settings) -> Callable[[], Ledger]:
-    address = session.connect_ledger(settings, supervise=True).client.address
+    address = session.connect_ledger(settings, supervise=True, must_answer=False).client.address
     return lambda: Ledger(wire.Client(address))
 
 
@@ -82,8 +82,9 @@ def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
-    except OSError as error:
-        why = os.strerror(error.errno) if error.errno else error
+    except (OSError, OverflowError, UnicodeError) as error:
+        number = getattr(error, "errno", None) or 0
+        why = os.strerror(number) if number > 0 else error
         raise Problem(f"{host}:{port} cannot be listened on: {why}.", "Give another --port") from error
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mistudio_cli import output, shapes, submitting
+from mistudio_cli import completion, output, shapes, submitting
 from mistudio_cli.submitting import FLAGS, Fault, Manner
 from tasks.combinations import Swept, can_be_swept
 from tasks.job import JobKind, flag_of, kinds, types_of
+from tasks.parameters import read_number
 from tasks.problem import Problem
+from tasks.wire import Refused, Unable
 
 if TYPE_CHECKING:
     from mistudio_cli.bulk import Line
@@ -77,41 +78,59 @@ def submit_pipeline(recipe: Path | None, settings: list[str] | None, example: bo
     submitting.carry_out(known, planned.jobs, manner, tag)
 
 
-def submit_many(file: str, manner: Manner) -> None:
+def submit_many(file: str, manner: Manner, *, again: bool = False) -> None:
     """Submit the jobs that the lines of a file ask for, or tell all that is wrong with them."""
     from mistudio_cli.bulk import plan_lines, read_lines, submit_lines
+    from tasks.once import first_id
 
     told, known, done = read_lines(file), manner.open(), 0
-    lines, faults = plan_lines(known, told, file, manner.wishes(known))
+    wishes = manner.wishes(known)
+    first = None if manner.dry_run else first_id(known.ledger, told, wishes, again=again)
+    lines, faults = plan_lines(known, told, file, wishes, first)
     submitting.refuse(faults)
     if manner.dry_run:
         submitting.carry_out(known, [job for line in lines for job in line.jobs], manner)
         return
     late: list[Fault] = []
+    failure: Exception | None = None
+    before = sum(line.is_there for line in lines)
     try:
         for batch in submit_lines(known, lines):
-            accepted = [line for line, refusal in batch if refusal is None]
-            late += [Fault(f"{file}:{line.number}", refusal) for line, refusal in batch if refusal is not None]
+            accepted = [line for line, outcome in batch if outcome is None]
+            late += [Fault(f"{file}:{line.number}", fault) for line, fault in batch if isinstance(fault, Problem)]
+            failure = next((fault for _, fault in batch if isinstance(fault, Unable | Refused)), None)
             done += len(accepted)
-            output.data("\n".join(_receipt(line, as_json=manner.json) for line in accepted))
+            output.styled("\n".join(_receipt(line, as_json=manner.json) for line in accepted))
     finally:
-        output.talk(f"{done} of {len(lines)} lines were submitted.")
+        output.talk(f"{done} of {len(lines)} lines were submitted.{_repeat(before, len(lines) - done - len(late))}")
     submitting.refuse(late)
+    if failure is not None:
+        raise failure
+
+
+def _repeat(before: int, missing: int) -> str:
+    """What to know of a file that was submitted before, or in part."""
+    if missing:
+        return " The same command submits the rest, and no line twice."
+    return f" {before} of them had been before; --again submits them once more." if before else ""
 
 
 def _receipt(line: Line, *, as_json: bool) -> str:
     *before, job = line.jobs
     if as_json:
-        return json.dumps(shapes.submitted_line(line.number, job, before), ensure_ascii=False)
+        return output.json_text(shapes.submitted_line(line.number, job, before))
     return f"{job.id} {job.kind} {job.name} in {job.queue}"
 
 
 def _register_many() -> None:
     def command(**values: Any) -> None:
-        file = values.pop("file")
-        submit_many(file, submitting.take_manner({**values, "wait": False}))
+        file, again = values.pop("file"), values.pop("again")
+        submit_many(file, submitting.take_manner({**values, "wait": False}), again=again)
 
-    own = {"file": (str, typer.Argument(metavar="FILE", help="One JSON object a line; - for standard input"))}
+    own: dict[str, tuple[Any, Any]] = {
+        "file": (str, typer.Argument(metavar="FILE", help="One JSON object a line; - for standard input")),
+        "again": (bool, typer.Option(False, "--again", help="Also submit lines that were submitted before")),
+    }
     flags = {name: flag for name, flag in FLAGS.items() if name != "wait"}
     submitting.give_flags(
         command, {**own, **flags, "json": (bool, typer.Option(False, "--json", help="A JSON object a line"))}
@@ -156,7 +175,7 @@ def _parameter(spec: dataclasses.Field[Any], params: type, annotation: Any) -> t
     """Type and flag or argument of one parameter; its bounds are checked where all requests are, at submit."""
     told = spec.metadata
     default = ... if spec.default is dataclasses.MISSING else spec.default
-    about: dict[str, Any] = {"help": _help(told)}
+    about: dict[str, Any] = {"help": _help(told), "autocompletion": _completion(told)}
     words = "|".join(told.get("choices") or ())
     if told.get("positional"):
         return annotation, typer.Argument(default, **{"metavar": spec.name.upper(), **about})
@@ -169,7 +188,23 @@ def _parameter(spec: dataclasses.Field[Any], params: type, annotation: Any) -> t
         of = next(of for of in (float, int, str) if of in types_of(params)[spec.name])
         about |= {"metavar": f"{words or f'<{of.__name__}>'},...", "parser": _several(of)}
         return Any, typer.Option(default, flag, **about)
+    of_number = next((of for of in (float, int) if of in types_of(params)[spec.name]), None)
+    if of_number is not None:
+        about |= {"metavar": f"<{of_number.__name__}>", "parser": _one(of_number)}
+        return Any, typer.Option(default, flag, **about)
     return annotation, typer.Option(default, flag, metavar=words or None, **about)
+
+
+def _completion(told: typing.Mapping[str, Any]) -> Callable[[str], list[Any]] | None:
+    """What TAB offers: the words that a parameter may be, or the artifacts of the family that it names."""
+    if told.get("choices"):
+        return completion.of(lambda: told["choices"])
+    return completion.of(completion.artifacts(told["artifact"])) if told.get("artifact") else None
+
+
+def _one(of: type) -> Callable[[Any], Any]:
+    """What reads a number of that type; a default is one already."""
+    return lambda told: _read(told.strip(), of) if isinstance(told, str) else told
 
 
 def _several(of: type) -> Callable[[Any], Any]:
@@ -188,7 +223,7 @@ def _several(of: type) -> Callable[[Any], Any]:
 
 def _read(word: str, of: type) -> Any:
     try:
-        return of(word)
+        return word if of is str else read_number(word, of)
     except ValueError:
         raise typer.BadParameter(f"{word!r} is not a valid {of.__name__}.") from None
 

@@ -10,6 +10,7 @@ import typer
 
 from mistudio_cli import live, output, session, shapes, tables
 from mistudio_cli.errors import Code
+from mistudio_cli.probe import PATIENCE_S
 from mistudio_cli.snapshot import Snapshot, read_all
 
 app = typer.Typer()
@@ -25,7 +26,7 @@ def top(
 ) -> None:
     """Watch queues, jobs, workers, devices and this machine; without a terminal, print them once."""
     settings = session.current_settings()
-    ledger = session.connect_ledger(settings, timeout_s=2.0)
+    ledger = session.connect_ledger(settings, timeout_s=PATIENCE_S, must_answer=False)
     if not (once or as_json) and sys.stdout.isatty():
         live.show(lambda: read_all(ledger, settings.places, memory_age_s=_MEMORY_AGE_S))
         return

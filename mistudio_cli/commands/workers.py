@@ -11,9 +11,10 @@ from typing import Annotated
 
 import typer
 
-from mistudio_cli import control, fleet, history, output, redis_server, session, shapes, tables
+from mistudio_cli import completion, control, fleet, history, output, redis_server, session, shapes, tables
 from mistudio_cli.errors import Code, NotFound
 from mistudio_cli.log_files import follow, last_lines
+from mistudio_cli.probe import PATIENCE_S
 from mistudio_cli.profile import WorkerSpec, bounded, load_profile, named, worker_for, workers_of
 from mistudio_cli.resources import read_machine, shortfalls
 from mistudio_cli.settings import Settings
@@ -28,7 +29,10 @@ from tasks.wire import connect
 
 app = typer.Typer(help="Start, watch and stop the processes that do the work", no_args_is_help=True)
 
-Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="Only these workers")]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME...]", help="Only these workers", autocompletion=completion.of(completion.workers)),
+]
 
 #: Logs that are no worker's, and can be read by name.
 _OTHER_LOGS = ("supervisor", "redis")
@@ -37,9 +41,19 @@ _OTHER_LOGS = ("supervisor", "redis")
 @app.command("start")
 def start(
     profile: Annotated[
-        str | None, typer.Argument(help="Which workers: minimal (the default), full, datasets, jetson, or your own")
+        str | None,
+        typer.Argument(
+            help="Which workers: minimal (the default), full, datasets, jetson, or your own",
+            autocompletion=completion.of(completion.profiles),
+        ),
     ] = None,
-    queues: Annotated[str | None, typer.Option(help="Instead of a profile: one more worker for these queues")] = None,
+    queues: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of a profile: one more worker for these queues",
+            autocompletion=completion.of(completion.queues),
+        ),
+    ] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Jobs at once of each worker")] = None,
     name: Annotated[str | None, typer.Option(help="The name of the one worker")] = None,
     max_tasks_per_child: Annotated[
@@ -147,7 +161,12 @@ def restart(
 
 @app.command("scale")
 def scale(
-    counts: Annotated[list[str], typer.Argument(metavar="QUEUE=N...", help="How many workers of each queue")],
+    counts: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="QUEUE=N...", help="How many workers of each queue", autocompletion=completion.of(completion.scales)
+        ),
+    ],
     timeout: Annotated[float, typer.Option(min=0, help="Wait at most so many seconds")] = fleet.START_PATIENCE_S,
 ) -> None:
     """Run so many workers of a queue. Idle ones go first, and none is cut short: it finishes what it runs."""
@@ -171,14 +190,19 @@ def events(
     if as_json:
         output.data_json({"events": [asdict(change) for change in changes]})
     elif changes:
-        output.table(*tables.events(changes))
+        output.table(*tables.events(changes), wrap=True)
     else:
         output.talk("Nothing has happened to workers here yet.")
 
 
 @app.command("logs")
 def logs(
-    name: Annotated[str | None, typer.Argument(help="A worker, `supervisor` or `redis`; else all workers")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="A worker, `supervisor` or `redis`; else all workers", autocompletion=completion.of(completion.logs)
+        ),
+    ] = None,
     lines: Annotated[int, typer.Option("-n", min=0, help="The last so many lines of each")] = 50,
     forever: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is added, until Ctrl-C")] = False,
 ) -> None:
@@ -201,9 +225,9 @@ def _logs_of(places: Places, name: str | None) -> dict[str, Path]:
 
 def _ledger_if_there(settings: Settings) -> Ledger | None:
     """The ledger, without starting anything; None when the home's own Redis does not run."""
-    if settings.broker_url is None and not redis_server.answers(settings.places):
+    if settings.broker_url is None and not redis_server.takes_connections(settings.places):
         return None
-    return Ledger(connect(settings.broker_url or redis_server.own_url(settings.places)))
+    return Ledger(connect(settings.broker_url or redis_server.own_url(settings.places), PATIENCE_S))
 
 
 def _tell_step(step: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.job import RESUMABLE_ATTEMPTS, Context, Estimate, JobKind, Known, Request, option
 from tasks.problem import Problem
+from tasks.redact import HUB_SECRETS
 from tasks.sites import SITES
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ KIND = JobKind(
     params=Params,
     summary="Read a model's activations into files, to train many SAEs from",
     module=__name__,
+    secrets=HUB_SECRETS,
     produces="activations",
     default_name=default_name,
     prepare=prepare,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.documents import read_json_object
 from tasks.job import Context, JobKind, Known, Request, option
 from tasks.problem import Problem
 
@@ -90,7 +90,7 @@ def _look_at_tokens(folder: Path) -> dict[str, Any]:
 def _look_at_config(folder: Path) -> dict[str, Any]:
     for name in ("cfg.json", "config.json", "activations.json"):
         if (folder / name).is_file():
-            return {"config": json.loads((folder / name).read_text(encoding="utf-8"))}
+            return {"config": read_json_object(folder / name, strict=False)}
     return {}
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.job import Context, JobKind, Known, Request, flag_of, option
 from tasks.problem import Problem
+from tasks.redact import HUB_SECRETS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,7 +52,7 @@ def default_name(params: Params) -> str:
 
 def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     """Fix the path to where the user stood, and refuse now what can be known to fail."""
-    from tasks.text.naming import is_hub_id, local_path
+    from tasks.text.naming import is_hub_id, is_mistyped_path, local_path
     from tasks.text.sources import check_source
 
     path = local_path(params.source)
@@ -60,7 +61,7 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
         _refuse_flags(params, ("config", "revision"), "local files")
         check_source(path, params.column, params.pattern, _skipped(params), params.split)
         return dataclasses.replace(params, source=str(path)), []
-    if not is_hub_id(params.source):
+    if not is_hub_id(params.source) or is_mistyped_path(params.source):
         raise Problem(
             f"There is no file or folder {params.source!r}, and it is no Hub id like owner/name.", "Check the path"
         )
@@ -82,6 +83,7 @@ KIND = JobKind(
     params=Params,
     summary="Fetch a text corpus from files or from the Hugging Face Hub",
     module=__name__,
+    secrets=HUB_SECRETS,
     produces="datasets",
     default_name=default_name,
     prepare=prepare,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.job import Context, Estimate, JobKind, Known, Request, option
 from tasks.problem import Problem
+from tasks.redact import HUB_SECRETS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,6 +91,7 @@ KIND = JobKind(
     params=Params,
     summary="Find the strongest contexts of an SAE's features and make one HTML page of them",
     module=__name__,
+    secrets=HUB_SECRETS,
     produces="features",
     default_name=default_name,
     prepare=prepare,

@@ -9,6 +9,7 @@ from typing import Any
 
 from tasks.job import Context, JobKind, Known, Request, option
 from tasks.problem import Problem
+from tasks.redact import HUB_SECRETS
 
 _LONGEST_NOTE = 500
 
@@ -43,14 +44,14 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     """Fix the path to where the user stood; refuse now what can be known to fail."""
     from tasks.models import look_up
     from tasks.sae.importing import tell
-    from tasks.text.naming import is_hub_id, local_path
+    from tasks.text.naming import is_hub_id, is_mistyped_path, local_path
 
     folder = local_path(params.source)
     if folder is not None:
         place = _place(folder, params.path)
         tell(place, str(place), _about(params))
         params = dataclasses.replace(params, source=str(folder))
-    elif not is_hub_id(params.source):
+    elif not is_hub_id(params.source) or is_mistyped_path(params.source):
         raise Problem(f"There is no folder {params.source!r}, and it is no Hub id like owner/name.", "Check the path")
     if params.model is not None:
         params = dataclasses.replace(params, model=look_up(params.model, known)[0])
@@ -63,6 +64,7 @@ KIND = JobKind(
     params=Params,
     summary="Take in an SAE of SAELens, Gemma Scope or sparsify, from a folder or the Hub",
     module=__name__,
+    secrets=HUB_SECRETS,
     produces="saes",
     default_name=default_name,
     prepare=prepare,

@@ -9,6 +9,7 @@ from typing import Any
 from tasks.job import Context, JobKind, Known, Request, option
 from tasks.kinds import import_sae
 from tasks.problem import Problem
+from tasks.redact import HUB_SECRETS
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ KIND = JobKind(
     params=Params,
     summary="Fetch an SAE from the Hugging Face Hub",
     module=__name__,
+    secrets=HUB_SECRETS,
     produces="saes",
     default_name=default_name,
     prepare=prepare,

@@ -7,6 +7,7 @@ from typing import Any
 
 from tasks.job import Context, JobKind, Known, Request, option
 from tasks.problem import Problem
+from tasks.redact import HUB_SECRETS
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ KIND = JobKind(
     params=Params,
     summary="Put an SAE on the Hugging Face Hub, with a model card",
     module=__name__,
+    secrets=HUB_SECRETS,
     default_name=default_name,
     prepare=prepare,
 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.job import Context, Estimate, JobKind, Known, Request, option
 from tasks.problem import Problem
+from tasks.redact import HUB_SECRETS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -81,6 +82,7 @@ KIND = JobKind(
     params=Params,
     summary="Tokenize a corpus and pack it into fixed-length sequences",
     module=__name__,
+    secrets=HUB_SECRETS,
     produces="tokens",
     default_name=default_name,
     prepare=prepare,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tasks.job import Context, Estimate, JobKind, Known, Request, option
 from tasks.problem import Problem
+from tasks.redact import HUB_SECRETS, WANDB_SECRETS
 from tasks.sae import choices
 from tasks.sae.architectures import coder_class, names
 from tasks.sae.coder import default_rate
@@ -281,6 +282,7 @@ KIND = JobKind(
     params=Params,
     summary="Train a sparse autoencoder on a layer of a model",
     module=__name__,
+    secrets=(*HUB_SECRETS, *WANDB_SECRETS),
     produces="saes",
     default_name=default_name,
     makes=makes,

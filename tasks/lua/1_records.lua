@@ -15,23 +15,28 @@ local function get(id, field) return redis.call('HGET', job_key(id), field) or '
 local function number(id, field) return tonumber(get(id, field)) or 0 end
 local function set(id, field, value) redis.call('HSET', job_key(id), field, value) end
 
+-- The texts of a JSON list in a record. What others made unreadable counts as empty, so that it holds up no other job.
+local function texts_of(json)
+  local is_read, list = pcall(cjson.decode, json)
+  local texts = {}
+  for _, entry in ipairs(is_read and type(list) == 'table' and list or {}) do
+    if type(entry) == 'string' then texts[#texts + 1] = entry end
+  end
+  return texts
+end
+
 -- The sets of ids by time of submission in which a job stays for as long as its record.
 local function lasting_indexes(id)
   local names = {'all', 'kind:' .. get(id, 'kind'), 'queue:' .. get(id, 'queue'), 'name:' .. get(id, 'name')}
-  local tags = get(id, 'tags')
-  if tags ~= '' then
-    for _, tag in ipairs(cjson.decode(tags)) do names[#names + 1] = 'tag:' .. tag end
-  end
-  local parents, retry_of = get(id, 'parents'), get(id, 'retry_of')
-  if parents ~= '' then
-    for _, parent in ipairs(cjson.decode(parents)) do names[#names + 1] = 'parent:' .. parent end
-  end
+  for _, tag in ipairs(texts_of(get(id, 'tags'))) do names[#names + 1] = 'tag:' .. tag end
+  for _, parent in ipairs(texts_of(get(id, 'parents'))) do names[#names + 1] = 'parent:' .. parent end
+  local retry_of = get(id, 'retry_of')
   if retry_of ~= '' then names[#names + 1] = 'retry_of:' .. retry_of end
   return names
 end
 
 local function index(id)
-  local created_at = get(id, 'created_at')
+  local created_at = as_text(number(id, 'created_at'))
   for _, name in ipairs(lasting_indexes(id)) do redis.call('ZADD', PREFIX .. 'by:' .. name, created_at, id) end
   redis.call('ZADD', PREFIX .. 'ids', 0, id)
 end

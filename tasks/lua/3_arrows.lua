@@ -6,6 +6,8 @@ local function release(id)
   redis.call('HDEL', PREFIX .. 'devices', id)
 end
 
+local BRIEF_BYTES = 400
+
 local function leave_state(id)
   local state = get(id, 'state')
   if state == '' then return end
@@ -25,9 +27,7 @@ end
 local function made_by(artifact, more)
   local made = {}
   if artifact and artifact ~= '' then made[1] = artifact end
-  if more and more ~= '' then
-    for _, other in ipairs(cjson.decode(more)) do made[#made + 1] = other end
-  end
+  for _, other in ipairs(texts_of(more or '')) do made[#made + 1] = other end
   return made
 end
 
@@ -36,11 +36,12 @@ local function let_go(what, key, id)
   if key ~= '' and redis.call('HGET', PREFIX .. what, key) == id then redis.call('HDEL', PREFIX .. what, key) end
 end
 
-local function enter_end(id, state)
+-- Only a job that ran counts for its queue's pace: a purge says nothing of how fast jobs are done.
+local function enter_end(id, ran)
   set(id, 'finished_at', now_text)
   redis.call('ZADD', PREFIX .. 'ended', now_text, id)
   local recent = PREFIX .. 'queue:' .. get(id, 'queue') .. ':ended'
-  redis.call('ZADD', recent, now_text, id)
+  if ran then redis.call('ZADD', recent, now_text, id) end
   redis.call('ZREMRANGEBYSCORE', recent, '-inf', now - 900)
   redis.call('EXPIRE', series_key(id), SERIES_KEPT_S)
   for _, artifact in ipairs(made_by(get(id, 'artifact'), get(id, 'more_artifacts'))) do
@@ -51,22 +52,29 @@ end
 
 -- One arrow.
 local function move(id, state, reason, token)
+  local before = get(id, 'state')
   leave_state(id)
   if state ~= 'running' then release(id) end
   set(id, 'state', state); set(id, 'reason', reason)
-  redis.call('ZADD', PREFIX .. 'by:state:' .. state, get(id, 'created_at'), id)
+  redis.call('ZADD', PREFIX .. 'by:state:' .. state, as_text(number(id, 'created_at')), id)
   if not ENDED[state] then redis.call('ZADD', live_key(id, state), now_text, id) end
   if state == 'queued' then enter_queue(id) end
   if state == 'running' then set(id, 'started_at', now_text) end
-  if ENDED[state] then enter_end(id, state) end
+  if ENDED[state] then enter_end(id, before == 'running') end
   tell(id, state, reason, token)
 end
 
--- What an end means for the jobs that wait for it, and for those that wait for them.
+-- The beginning of a text, at most that of a sentence; no letter is cut in two.
+local function brief(text)
+  if #text <= BRIEF_BYTES then return text end
+  return (string.gsub(string.sub(text, 1, BRIEF_BYTES), '[\192-\255]?[\128-\191]*$', '')) .. '...'
+end
+
+-- What an end means for the jobs that wait for it, and for those that wait for them. `cause` is of the first of them.
 local function end_job(id, state, reason)
-  local ending = {{id, state, reason}}
+  local ending = {{id, state, reason, ''}}
   while #ending > 0 do
-    local parent, how, why = unpack(table.remove(ending))
+    local parent, how, why, cause = unpack(table.remove(ending))
     if not ENDED[get(parent, 'state')] then move(parent, how, why) end  -- a child of two that ended is here twice
     local children = redis.call('SMEMBERS', PREFIX .. 'children:' .. parent)
     table.sort(children)  -- those that were submitted first start first
@@ -74,7 +82,9 @@ local function end_job(id, state, reason)
       redis.call('SREM', PREFIX .. 'waits:' .. child, parent)
       if get(child, 'state') == 'waiting' then
         if how ~= 'succeeded' then
-          ending[#ending + 1] = {child, how, 'its parent ' .. parent .. ' (' .. get(parent, 'kind') .. ') ' .. how}
+          local which = parent .. ' (' .. get(parent, 'kind') .. ') ' .. how
+          local first = cause ~= '' and cause or which .. ': ' .. brief(why)
+          ending[#ending + 1] = {child, how, 'its parent ' .. (cause ~= '' and which .. ': ' or '') .. first, first}
         elseif redis.call('SCARD', PREFIX .. 'waits:' .. child) == 0 then
           move(child, 'queued', 'its parents are done')
         end

@@ -14,7 +14,9 @@ local function refuse_submit(records)
     for _, parent in ipairs(cjson.decode(record.parents or '[]')) do
       local state = made[parent] and 'queued' or get(parent, 'state')
       if state == '' then return 'no parent ' .. parent end
-      if state == 'failed' or state == 'cancelled' then return 'parent ' .. parent .. ' ' .. state end
+      if state == 'failed' or state == 'cancelled' then
+        return 'parent ' .. parent .. ' ' .. state .. ': ' .. brief(get(parent, 'reason'))
+      end
     end
     made[record.id] = true
   end

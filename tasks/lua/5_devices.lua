@@ -9,6 +9,7 @@ local function read_leases()
   local cards, told = {}, redis.call('HGETALL', PREFIX .. 'devices')
   for at = 1, #told, 2 do
     local expected, others, key = told[at + 1]:match('^(%d+) (%d+) (.+)$')
+    expected, others, key = expected or 0, others or 0, key or ''  -- one that is damaged leases no card
     local card = cards[key] or {jobs = {}, expected = 0, others = math.huge}
     card.jobs[#card.jobs + 1] = told[at]
     card.expected = card.expected + tonumber(expected)

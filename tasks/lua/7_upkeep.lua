@@ -1,5 +1,10 @@
 -- What is mended from time to time, whoever asks first.
 
+-- Acts on each; a damaged entry, which `doctor` names, holds up none of the others.
+local function on_each(entries, act)
+  for _, entry in ipairs(entries) do pcall(act, entry) end
+end
+
 -- Every running job whose lease has run out goes back to its queue. id is unused.
 -- When nobody has looked for a while, or the clock was set back, the holders slept too or the clock is to blame: each
 -- gets a whole lease from now on.
@@ -12,13 +17,13 @@ function operations.reap(_, ttl)
     end
     return 'ok'
   end
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', PREFIX .. 'leases', '-inf', now)) do
+  on_each(redis.call('ZRANGEBYSCORE', PREFIX .. 'leases', '-inf', now), function(id)
     if get(id, 'state') == 'running' then
       put_back(id, 'the worker ' .. get(id, 'worker') .. ' stopped renewing its lease', true)
     else
       redis.call('ZREM', PREFIX .. 'leases', id)
     end
-  end
+  end)
   return 'ok'
 end
 
@@ -63,7 +68,7 @@ local function retire(age, count, most)
   local ids = redis.call('ZRANGEBYSCORE', ended, '-inf', now - age, 'LIMIT', 0, most)
   local excess = math.min(most, redis.call('ZCARD', ended) - count)
   if #ids < excess then ids = redis.call('ZRANGE', ended, 0, excess - 1) end
-  for _, id in ipairs(ids) do operations.remove(id) end
+  on_each(ids, operations.remove)
 end
 
 -- told: JSON of the settings in force. 'recent' when somebody has just done it.
@@ -73,13 +78,23 @@ function operations.upkeep(_, told)
   if now >= last and now - last < told.every_s then return 'recent' end
   redis.call('SET', PREFIX .. 'upkeep_at', now_text)
   operations.reap('', told.lease_s)
-  for _, queue in ipairs(QUEUES) do
+  on_each(QUEUES, function(queue)
     if not is_paused(queue) then
       serve_the_starving(queue, told.served_within_s)
       ring_again(queue, told.bell_patience_s, told.most_bells)
     end
-  end
-  forget_lost_bells(told.unacked_patience_s)
-  retire(told.keep_s, told.keep_jobs, told.most_retired)
+  end)
+  pcall(forget_lost_bells, told.unacked_patience_s)
+  pcall(retire, told.keep_s, told.keep_jobs, told.most_retired)
+  return 'ok'
+end
+
+-- Writes and removes one of each type that the other operations write: whether that is possible.
+function operations.try_write()
+  local key = PREFIX .. 'doctor'
+  redis.call('DEL', key)
+  redis.call('HSET', key, 'at', now_text); redis.call('DEL', key)
+  redis.call('ZADD', key, now_text, 'at'); redis.call('DEL', key)
+  redis.call('LPUSH', key, now_text); redis.call('DEL', key)
   return 'ok'
 end

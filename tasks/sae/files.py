@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import math
 import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tasks.documents import read_json_object
 from tasks.problem import Problem
-from tasks.tensors import shown, unique
 
 #: Most bytes of a JSON file that are read, and how deep its values may be nested.
-_LARGEST, _DEEPEST = 4 << 20, 24
+_LARGEST = 4 << 20
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -69,46 +67,9 @@ def refuse_irregular(folder: Path, names: Iterable[str]) -> None:
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises Problem for what is none, is too large, or could not be written again."""
     try:
-        with path.open("rb") as file:
-            data = file.read(_LARGEST + 1)
+        return read_json_object(path, largest=_LARGEST)
     except OSError as error:
         raise unreadable(path, error) from error
-    if len(data) > _LARGEST:
-        raise Problem(f"{path} has more than {_LARGEST >> 20} MiB: that is no description of an SAE.")
-    try:
-        found = json.loads(data.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=unique)
-    except RecursionError as error:
-        raise Problem(f"{path} is nested too deeply.") from error
-    except ValueError as error:
-        raise Problem(f"{path} is no JSON: {' '.join(str(error).split())[:200]}.") from error
-    if not isinstance(found, dict):
-        raise Problem(f"{path} holds no JSON object.")
-    if (fault := _fault(found, 0)) is not None:
-        raise Problem(f"{path} {fault}.")
-    return found
-
-
-def _no_number(word: str) -> Any:
-    raise ValueError(f"{word} is no JSON number")
-
-
-def _fault(value: Any, depth: int) -> str | None:
-    """What would keep a value from being written as JSON and UTF-8 again; None when nothing would."""
-    if depth > _DEEPEST:
-        return "is nested too deeply"
-    if isinstance(value, dict):
-        return _first_fault((*value, *value.values()), depth + 1)
-    if isinstance(value, list):
-        return _first_fault(value, depth + 1)
-    if isinstance(value, float) and not math.isfinite(value):
-        return "holds a number that is too large"
-    if isinstance(value, str) and any(0xD800 <= ord(letter) <= 0xDFFF for letter in value):
-        return f"holds a text that is no Unicode: {shown(value)}"
-    return None
-
-
-def _first_fault(values: Iterable[Any], depth: int) -> str | None:
-    return next((fault for value in values if (fault := _fault(value, depth)) is not None), None)
 
 
 def unreadable(path: Path, error: OSError) -> Problem:

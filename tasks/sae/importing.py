@@ -7,6 +7,7 @@ code.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,9 @@ from tasks.tensors import shown
 if TYPE_CHECKING:
     from torch import Tensor
 
+#: How many files and folders are looked at in search of an SAE below the folder that was given.
+_MOST_LOOKED_AT = 20_000
+
 #: What `cfg.json` may say of activations besides nothing, which would have to be done to each vector.
 _AS_THEY_ARE = {"normalize_activations": ("none", False, None), "reshape_activations": ("none", None)}
 
@@ -42,12 +46,23 @@ def form_of(folder: Path) -> str:
         )
     if any(folder.glob("params_layer_*.safetensors")):
         raise Problem(SEVERAL_LAYERS.format(folder=folder))
-    names = ("cfg.json", "params.npz", "params.safetensors")
-    below = sorted(path.parent.relative_to(folder).as_posix() for name in names for path in folder.glob(f"*/**/{name}"))
-    if below:
-        raise Problem(f"There is no SAE in {folder}, but in folders below it.", f"For one: {folder / below[0]}")
+    if (below := _first_below(folder)) is not None:
+        raise Problem(f"There is no SAE in {folder}, but in folders below it.", f"For one: {below}")
     wanted = "; ".join(f"{' and '.join(form.files)} ({name})" for name, form in FORMS.items())
     raise Problem(f"There is no SAE in {folder}.", f"Known are {wanted}")
+
+
+def _first_below(folder: Path) -> Path | None:
+    """The first folder below that may hold an SAE; a tree as large as a home directory is not searched to its end."""
+    looked_at = 0
+    for place, folders, files in os.walk(folder):
+        folders.sort()
+        if Path(place) != folder and not {"cfg.json", "params.npz", "params.safetensors"}.isdisjoint(files):
+            return Path(place)
+        looked_at += len(folders) + len(files)
+        if looked_at > _MOST_LOOKED_AT:
+            return None
+    return None
 
 
 def tell(folder: Path, source: str, about: Mapping[str, Any]) -> dict[str, Any]:

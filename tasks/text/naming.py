@@ -18,12 +18,20 @@ from tasks.text.sources import TABLES, TEXTS
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _STORE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+#: Words of the Hub's own addresses: no owner has one of these names, so what begins with one is a mistyped path.
+_NO_OWNERS = {"api", "datasets", "docs", "models", "spaces"}
 _SLUG_LENGTH = 80
 
 
 def is_hub_id(value: str) -> bool:
     """Whether the value has the shape `owner/name`, and not that of a path to a text file."""
     return _HUB_ID.fullmatch(value) is not None and Path(value).suffix.lower() not in (*TABLES, *TEXTS)
+
+
+def is_mistyped_path(value: str) -> bool:
+    """Whether a word of the form owner/name is rather a path that leads nowhere: its first folder is here."""
+    first, slash, _ = value.partition("/")
+    return bool(slash) and (first in _NO_OWNERS or Path(first).is_dir() or Path(value).exists())
 
 
 def local_path(value: str) -> Path | None:
@@ -62,7 +70,7 @@ def resolve_dataset(value: str, known: Known) -> tuple[str, list[Request]]:
     if _STORE_NAME.fullmatch(value) and (known.manifest("datasets", value) or known.coming("datasets", value)):
         return value, []
     path = local_path(value)
-    if path is None and not is_hub_id(value):
+    if path is None and (not is_hub_id(value) or is_mistyped_path(value)):
         raise Problem(
             f"{value!r} is no dataset in the store, no file or folder here, and no Hub id like owner/name.",
             "Make one with: mistudio submit download SOURCE",

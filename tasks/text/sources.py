@@ -6,13 +6,13 @@ No name is a pattern.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from tasks.documents import read_json_object
 from tasks.problem import Problem
 from tasks.text.folder import Folder, why_not
 from tasks.text.rows import Number, Row, read_csv, read_json, read_json_lines
@@ -98,10 +98,9 @@ def saved_files(source: Path, split: str | None) -> list[Path] | None:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise Problem(f"{path} cannot be read: {error}.") from None
-    return found if isinstance(found, dict) else {}
+        return read_json_object(path, strict=False)
+    except OSError as error:
+        raise Problem(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def choose_column(wanted: str, is_text: Mapping[str, bool]) -> str:

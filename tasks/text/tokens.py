@@ -10,7 +10,6 @@ a text where the tokenizer has such a token, and rows that are not full would be
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tasks.documents import read_json_object
 from tasks.problem import Problem
 from tasks.store import write_json
 
@@ -116,11 +116,11 @@ class TokenWriter:
 def read_info(folder: Path) -> TokensInfo:
     """What the tokens in `folder` are. Raises Problem when they are not there whole."""
     try:
-        found = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        found = read_json_object(folder / DESCRIPTION)
         info = TokensInfo(**{key: found[key] for key in TokensInfo.__dataclass_fields__ if key in found})
         if info.dtype not in ("uint16", "uint32") or not all(type(n) is int for n in (info.rows, info.context)):
             raise ValueError(f"{DESCRIPTION} describes no tokens")
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise Problem(f"There are no finished tokens in {folder}.", "Make them: mistudio submit tokenize") from error
     return info
 

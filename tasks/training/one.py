@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
     from tasks.kinds.train import Common
     from tasks.training.reading import Seen
+
+
+log = logging.getLogger("mistudio.train")
 
 
 class Training:
@@ -63,6 +67,7 @@ class Training:
             self.context.note(f"starts from scratch: the checkpoint at {left} was made with other settings")
         if self.first:
             self.context.note(f"goes on from step {self.first}")
+        self._log_what_is_trained()
         self._look_whether_it_is_over()
         with self.watch.logging(self.params.log, dataclasses.asdict(self.params)):
             with self._failing_alone():
@@ -82,6 +87,7 @@ class Training:
             if self.evaluation.is_due():
                 self.trainer.check()
                 self.trainer.save(folder, self.evaluation.write(folder))
+                self._log_checkpoint()
                 self.watch.hear_evaluation()
                 self._look_whether_it_is_over()
         if not self.goes_on:
@@ -92,6 +98,32 @@ class Training:
         if self.failed is None and self.trainer.step:
             with self._failing_alone():
                 self.trainer.save(self.context.workdir)
+                self._log_checkpoint()
+
+    def _log_what_is_trained(self) -> None:
+        config, coder = self.trainer.config, self.trainer.config.coder
+        source = self.params.model or f"activations/{self.params.activations}"
+        hooks = ", ".join(point.module for point in self.seen.points)
+        log.info(
+            "%s: %s SAE, %d -> %d, of %s at %s",
+            self.context.name,
+            coder.architecture,
+            coder.d_in,
+            coder.d_sae,
+            source,
+            hooks,
+        )
+        log.info(
+            "%s: %d steps of %d vectors, lr %.3g, on %s",
+            self.context.name,
+            config.steps,
+            config.batch,
+            config.lr,
+            self.context.device,
+        )
+
+    def _log_checkpoint(self) -> None:
+        log.info("%s: checkpoint at step %d of %d", self.context.name, self.trainer.step, self.trainer.config.steps)
 
     @contextmanager
     def _failing_alone(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ is in `pace.jsonl` beside it, a line whenever metrics were written.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from tasks.sae.trainer import Trainer
 
 PACE = "pace.jsonl"
+#: What a line of the job's log says of an evaluation, by the names of docs/metrics.md.
+_LOGGED = ("fvu", "explained_variance", "l0", "dead_fraction", "ce_loss_recovered")
+
+log = logging.getLogger("mistudio.train")
+
 _Lines = list[dict[str, Any]]
 
 
@@ -59,8 +65,12 @@ class Watch:
 
     def hear_evaluation(self) -> None:
         """Tell of the newest measurement on held-out rows, after the metrics up to its step."""
+        newest = checkpoint.read(self.context.workdir, EVALUATIONS)[-1:]
+        for line in newest:
+            told = ", ".join(f"{name} {line[name]:.4g}" for name in _LOGGED if isinstance(line.get(name), float))
+            log.info("%s: evaluation at step %d: %s", self.context.name, line["step"], told)
         if self._logs:
-            self._tell([], [], checkpoint.read(self.context.workdir, EVALUATIONS)[-1:])
+            self._tell([], [], newest)
 
     def result(self) -> dict[str, Any]:
         """How fast this attempt was; None where an earlier one had done it all."""

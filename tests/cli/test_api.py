@@ -178,3 +178,11 @@ def test_a_port_that_is_taken_is_one_sentence(cli: Cli, client: httpx.Client) ->
     told = cli("serve", "--port", str(port))
     assert told.code == Code.USAGE
     assert told.err.startswith(f"127.0.0.1:{port} cannot be listened on: Address already in use.")
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "x" * 300, "a..b", "256.0.0.1", "\x1b"])
+def test_a_host_that_there_is_not_is_one_sentence(cli: Cli, host: str) -> None:
+    told = cli("serve", "--host", host, "--port", "0", MISTUDIO_API_TOKEN="secret")
+    assert (told.code, told.out) == (Code.USAGE, "")
+    assert "cannot be listened on: " in told.err
+    assert len(told.err.splitlines()) == 2

@@ -91,3 +91,14 @@ def test_nothing_is_submitted_when_one_of_several_cannot_be(cli: Cli) -> None:
     cli.ledger.request_cancel(ended.id)
     assert f"Job {live.id} is queued" in cli("jobs", "retry", ended.id, live.id).err
     assert len(cli.ledger.page().jobs) == 2
+
+
+def test_a_child_names_its_parents_reason_and_what_to_try_again(cli: Cli) -> None:
+    parent = cli.ledger.submit(Job(new_job_id(), "download", "a", "datasets", {}))
+    child = cli.ledger.submit(Job(new_job_id(), "tokenize", "b", "processing", {}, parents=(parent.id,)))
+    claim = cli.ledger.claim(parent.id, "w@h", "h")
+    cli.ledger.finish(claim, State.FAILED, "no file 'x'")
+    assert cli.ledger.need(child.id).reason == f"its parent {parent.id} (download) failed: no file 'x'"
+    told = cli("jobs", "explain", child.id).out
+    assert f"Its parent {parent.id} (download a) failed: no file 'x'  (mistudio jobs retry {parent.id})" in told
+    assert "no file 'x'" in cli("jobs", "ls").out.split(child.id)[1].splitlines()[0]

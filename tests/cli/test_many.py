@@ -68,8 +68,8 @@ def test_all_faults_are_told_with_their_lines_and_nothing_is_submitted(cli: Cli)
     assert [line for line in told.err.splitlines() if not line.startswith("  ")] == [
         f"{path}:2: nap has no parameter 'tocks'.",
         f"{path}:2: --ticks must be a whole number, not '3'.",
-        f"{path}:3: This is no JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1).",
-        f"{path}:4: This is no JSON object.",
+        f"{path}:3: Not valid JSON: Expecting property name enclosed in double quotes (column 2).",
+        f"{path}:4: A JSON object was expected, not [].",
         f"{path}:5: A kind is missing.",
         f"{path}:6: --priority must be between 0 and 10, not 11.",
         f"{path}:7: There is no job 'none'.",
@@ -102,7 +102,7 @@ def test_a_dry_run_submits_nothing(cli: Cli) -> None:
     assert cli.ledger.page().jobs == ()
 
 
-@pytest.mark.parametrize(("content", "sentence"), [(None, "No such file"), (b"\xff", "is not UTF-8")])
+@pytest.mark.parametrize(("content", "sentence"), [(None, "No such file"), (b"\xff", "not UTF-8")])
 def test_a_file_that_cannot_be_read(cli: Cli, content: bytes | None, sentence: str) -> None:
     if content is not None:
         (cli.home / "jobs.jsonl").write_bytes(content)

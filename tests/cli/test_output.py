@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from mistudio_cli import tables
-from mistudio_cli.output import lay_out
+from mistudio_cli.layout import lay_out
 from tasks.job import Job, Progress, State
 
 HEADERS = ["NAME", "COUNT", "NOTE"]
@@ -23,8 +23,9 @@ def test_a_pipe_gets_whole_words_and_no_colour() -> None:
 def test_in_a_narrow_terminal_the_widest_columns_give_way_first_and_ids_never(width: int) -> None:
     rows = [["01m84tq9wz28hb", "1", "x" * 60, "y" * 50], ["second", "17", "ok", "ok"]]
     lines = lay_out(["ID", "COUNT", "NOTE", "NAME"], rows, width, colour=False).splitlines()
-    assert lines[1].startswith("01m84tq9wz28hb      1  x")
+    assert lines[1].startswith("01m84tq9wz28hb  ")
     assert lines[1].count("…") == 2
+    assert width == 1 or lines[0].split() == ["ID", "COUNT", "NOTE", "NAME"]
     notes = lines[1].split()[2:]
     assert abs(len(notes[0]) - len(notes[1])) <= 1
     assert max(map(len, lines)) <= max(width, 14 + 5 + 14 + 14 + 6)
@@ -78,4 +79,4 @@ def test_a_job_of_another_try_tells_why() -> None:
 
 
 def test_what_a_job_said_steers_no_terminal() -> None:
-    assert tables.one_line("\x1b[31mRed\x1b[0m:\ta\r\nbell\x07 \x9b2J ünïcode") == "Red: a bell 2J ünïcode"
+    assert tables.one_line("\x1b[31mRed\x1b[0m:\ta\r\nbell\x07 \x9b2J ünïcode") == r"Red: a bell\x07 \x9b2J ünïcode"

@@ -134,7 +134,7 @@ top = "many"
 @pytest.mark.parametrize(
     ("recipe", "sentence"),
     [
-        ("kind = [", "It is no TOML: Invalid value (at end of document)."),
+        ("kind = [", "Not valid TOML: Invalid value."),
         ("", "A recipe needs steps, each below a line [[step]]."),
         ("[step]\nkind = 'nap'", "A recipe needs steps, each below a line [[step]]."),
         ("steps = 1\n[[step]]\nkind = 'nap'", "A recipe has no 'steps' outside its steps."),
@@ -177,7 +177,7 @@ def test_a_failed_step_fails_those_that_need_it(world: Cli) -> None:
     assert told.code == Code.FAILED
     first, second, third = jobs_of(world, told)
     assert [job.state for job in (first, second, third)] == [State.FAILED] * 3
-    assert second.reason == f"its parent {first.id} (nap) failed"
+    assert second.reason == f"its parent {first.id} (nap) failed: ValueError: told to raise"
 
 
 def test_the_example_runs_as_it_is_without_a_network_and_a_second_time_does_nothing(world: Cli, tmp_path: Path) -> None:

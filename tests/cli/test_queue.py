@@ -92,10 +92,13 @@ def test_what_cannot_be_read_is_an_error_and_never_an_empty_table(tmp_path: Path
         read_queues(Ledger(connect("redis://127.0.0.1:1/0")))
 
 
-def test_a_beat_of_another_version_spoils_only_what_is_in_the_ledger(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_beat_that_cannot_be_read_hides_nothing_else(ledger: Ledger, tmp_path: Path) -> None:
     ledger.client.call("HSET", "mistudio:workers", "odd@h", '{"name": "odd@h"}')
     seen = read_all(ledger, Places(tmp_path, tmp_path))
-    assert [trouble.part for trouble in seen.errors] == ["ledger"]
+    assert (seen.errors, seen.workers) == ((), ())
+    ledger.client.call("DEL", "mistudio:workers")
+    ledger.client.call("SET", "mistudio:workers", "a key of another type")
+    assert [trouble.part for trouble in read_all(ledger, Places(tmp_path, tmp_path)).errors] == ["ledger"]
 
 
 SUPERVISED = {

@@ -55,7 +55,7 @@ def add_sae(home: Path, name: str, config: CoderConfig = PLAIN, about: dict[str,
 
 
 def test_the_saes_of_the_store_are_listed_and_shown_as_documented(cli: Cli) -> None:
-    assert cli("saes", "ls", "--json").json == {"saes": []}
+    assert cli("saes", "ls", "--json").json == {"saes": [], "errors": []}
     assert "mistudio submit train --help" in cli("saes", "ls").err
     folder = add_sae(cli.home, "mine")
     listed = cli("saes", "ls", "--json").json

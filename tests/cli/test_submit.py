@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 
@@ -59,6 +60,30 @@ def test_jobs_after_others_wait_and_jobs_that_must_come_first_are_told(cli: Cli)
     told = cli("submit", "toy-model", "--dataset", str(corpus), "--json").json
     assert [(job["kind"], job["state"]) for job in told["before"]] == [("download", "queued")]
     assert told["state"] == "waiting"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train --model models/nosuch --dataset {text} --layer 1",
+        "train --model here/nosuch --dataset {text} --layer 1",
+        "tokenize --dataset {text} --model models/nosuch",
+        "activations --model ./nosuch --dataset {text} --layer 1",
+        "download here/nosuch",
+        "tokenize --dataset here/nosuch --model gpt2",
+        "download ./nosuch",
+        "import here/nosuch",
+        "import models/nosuch",
+    ],
+)
+def test_a_path_that_leads_nowhere_is_refused_at_submit(cli: Cli, words: str) -> None:
+    (cli.home / "here").mkdir()
+    (cli.home / "text.txt").write_text("some text")
+    told = cli("submit", *words.format(text=cli.home / "text.txt").split())
+    assert (told.code, told.out) == (Code.USAGE, ""), told.err
+    assert "nosuch" in told.err
+    assert re.search(r"no folder|no file or folder", told.err)
+    assert cli.ledger.page().jobs == ()
 
 
 def test_a_person_reads_one_line_a_job_and_the_command_to_watch_it(cli: Cli) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -9,14 +10,11 @@ from collections.abc import Callable, Iterator
 import pytest
 from celery import Celery
 from celery.exceptions import TaskRevokedError
-from kombu import Connection
 
 from tasks import refused
-from tasks.app import make_app
 from tasks.job import Job, State
 from tasks.ledger import Ledger
 from tasks.queues import redis_lists
-from tasks.transport import Transport
 from tests.conftest import until
 from tests.core.lab import Lab
 
@@ -58,6 +56,7 @@ GARBAGE = {
     "no delivery": without("properties", "delivery_info"),
     "tag is null": json.dumps({**BELL, "properties": {**BELL["properties"], "delivery_tag": None}}),
     "tag is a list": json.dumps({**BELL, "properties": {**BELL["properties"], "delivery_tag": []}}),
+    "deep body": json.dumps({**BELL, "body": base64.b64encode(b"[" * 100_000).decode()}),
     "bad body": json.dumps({**BELL, "body": "!"}),
     "bad encoding": json.dumps({**BELL, "properties": {**BELL["properties"], "body_encoding": "rot13"}}),
     "pickle": json.dumps({**BELL, "content-type": "application/x-python-serialize"}),
@@ -80,14 +79,6 @@ def wait_for(condition: Callable[[], object], lab: Lab, seconds: float = 40.0) -
         pytest.fail(whole_log(lab)[-20_000:])
 
 
-@pytest.mark.parametrize("url", ["redis://h:1/0", "rediss://h:1/0", "redis+socket:///tmp/s?virtual_host=0"])
-def test_every_url_leads_through_our_transport(url: str) -> None:
-    connection, plain = make_app(url).connection_for_write(), Connection(url)
-    for ours, theirs in ((connection, plain), (connection.clone(), plain.clone())):
-        assert isinstance(ours.transport, Transport)
-        assert (ours.ssl, ours.port, ours.as_uri()) == (theirs.ssl, theirs.port, theirs.as_uri())
-
-
 def test_what_is_no_message_is_put_aside_and_the_worker_goes_on(lab: Lab) -> None:
     worker = lab.start_worker()
     lists = [name for queue in ("datasets", "training", "low_priority") for name in redis_lists(queue)[::4]]
@@ -101,6 +92,51 @@ def test_what_is_no_message_is_put_aside_and_the_worker_goes_on(lab: Lab) -> Non
     assert {refusal.queue for refusal in told.values()} == {"datasets", "training", "low_priority"}
     assert whole_log(lab).count("put aside from") == len(GARBAGE)
     assert lab.ledger.client.call("HLEN", "unacked") == lab.ledger.client.call("ZCARD", "unacked_index") == 0
+
+
+def _broadcast(body: object, **changes: object) -> str:
+    """A message to all workers, as `celery control` publishes it."""
+    text = body if isinstance(body, str) else json.dumps(body)
+    properties = {**BELL["properties"], "body_encoding": "base64", "delivery_info": {"exchange": "celery.pidbox"}}
+    encoded = base64.b64encode(text.encode()).decode()
+    return json.dumps({**BELL, "headers": {}, "properties": properties, "body": encoded, **changes})
+
+
+BROADCASTS = {
+    "deep": "[" * 100_000,
+    "not JSON": "ping",
+    "bytes": b"\xff\xfe",
+    "a number": "7",
+    "null": "null",
+    "a list": "[1, 2]",
+    "an object": "{}",
+    "a deep body": _broadcast("[" * 100_000),
+    "a body that is a list": _broadcast([1]),
+    "an unknown method": _broadcast({"method": "no_such", "arguments": {}}),
+    "no method": _broadcast({}),
+    "arguments that are a list": _broadcast({"method": "ping", "arguments": [1]}),
+    "arguments of the wrong type": _broadcast(
+        {"method": "rate_limit", "arguments": {"task_name": 7, "rate_limit": []}}
+    ),
+    "a destination that is a number": _broadcast({"method": "ping", "destination": 7}),
+    "a pattern that is none": _broadcast({"method": "ping", "pattern": "(", "matcher": "pcre"}),
+    "a matcher that is none": _broadcast({"method": "ping", "pattern": "x", "matcher": "no-such"}),
+    "a reply to nowhere": _broadcast({"method": "ping", "reply_to": {"no": "exchange"}}),
+    "a clock that is a text": _broadcast({"method": "ping"}, headers={"clock": "late"}),
+    "another content type": _broadcast({"method": "ping"}, **{"content-type": "application/x-python-serialize"}),
+}
+
+
+def test_no_broadcast_ends_a_worker(lab: Lab, stranger: Celery) -> None:
+    worker = lab.start_worker()
+    publish = lab.ledger.client.call
+    for name, entry in BROADCASTS.items():
+        until(lambda entry=entry: publish("PUBLISH", "/0.celery.pidbox", entry), 20, f"a listener before {name}")
+    wait_for(lambda: stranger.control.ping(timeout=2, limit=1), lab)
+    assert worker.poll() is None, whole_log(lab)[-3000:]
+    assert lab.ended(lab.submit("blink", note="after")).state is State.SUCCEEDED
+    assert [refusal.queue for refusal in put_aside(lab)].count("/0.celery.pidbox") >= 3
+    assert lab.ledger.workers()[0].pid == worker.pid
 
 
 @pytest.fixture

@@ -152,9 +152,12 @@ def test_the_end_of_a_parent_is_the_end_of_all_that_wait_for_it(ledger: Ledger) 
     grandchild = ledger.submit(a_job("describe", "high_priority", parents=(child.id,)))
     ledger.finish(claimed(ledger, parent), State.FAILED, "broke")
     assert (ledger.need(child.id).state, ledger.need(grandchild.id).state) == (State.FAILED, State.FAILED)
-    assert ledger.need(grandchild.id).reason == f"its parent {child.id} (extract) failed"
+    assert ledger.need(grandchild.id).reason == (
+        f"its parent {child.id} (extract) failed: {parent.id} (train) failed: broke"
+    )
+    assert ledger.need(child.id).reason == f"its parent {parent.id} (train) failed: broke"
     assert ledger.coming("features/f") is None
-    with pytest.raises(Problem, match=f"parent {parent.id} failed"):
+    with pytest.raises(Problem, match=f"parent {parent.id} failed: broke"):
         ledger.submit(a_job(parents=(parent.id,)))
 
 
@@ -379,3 +382,30 @@ def test_workers_of_a_newer_version_and_of_a_wrong_clock_are_read_rightly(ledger
     for name, changes in {"newer@h": {"mood": "fine"}, "ahead@h": {"seen_at": ledger.now() + 3600}}.items():
         ledger.client.call("HSET", f"{PREFIX}workers", name, json.dumps({**told, "name": name, **changes}))
     assert [worker.name for worker in ledger.workers()] == ["newer@h", "w@h"]
+
+
+def test_the_cause_of_a_long_chain_of_failures_is_in_each_reason_and_stays_short(ledger: Ledger) -> None:
+    chain = [ledger.submit(a_job())]
+    for _ in range(20):
+        chain.append(ledger.submit(a_job("describe", "high_priority", parents=(chain[-1].id,))))
+    ledger.finish(claimed(ledger, chain[0]), State.FAILED, "no such file: " + "ü" * 10_000)
+    for job in chain[1:]:
+        reason = ledger.need(job.id).reason
+        assert f"{chain[0].id} (train) failed: no such file: ü" in reason
+        assert len(reason) < 400
+        assert reason.endswith("ü...")
+
+
+def test_only_jobs_that_ran_count_for_the_pace_of_their_queue(ledger: Ledger) -> None:
+    ran = ledger.submit(a_job())
+    ledger.finish(claimed(ledger, ran), State.SUCCEEDED, "done")
+    waiting = ledger.submit(a_job())
+    ledger.submit(a_job(parents=(waiting.id,)))
+    ledger.request_cancel(waiting.id)
+    for _ in range(7):
+        ledger.submit(a_job())
+    assert ledger.queues.purge(ran.queue) == 7
+    assert ledger.queues.counts()[ran.queue].ended == (1, 1, 1)
+    stopped = ledger.submit(a_job())
+    ledger.finish(claimed(ledger, stopped), State.CANCELLED, "stopped")
+    assert ledger.queues.counts()[ran.queue].ended == (2, 2, 2)

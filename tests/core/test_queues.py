@@ -31,7 +31,7 @@ def test_a_priority_beyond_the_scale_is_an_error(priority: int) -> None:
 
 
 def test_every_queue_asked_for_has_a_kind_and_every_kind_is_routed_to_its_queue_by_the_real_router() -> None:
-    app = make_app("memory://")
+    app = make_app("redis://nowhere:6379/0")
     resolved = {}
     for kind in kinds().values():
         route = app.amqp.router.route({}, kind.wire_name)
@@ -42,7 +42,7 @@ def test_every_queue_asked_for_has_a_kind_and_every_kind_is_routed_to_its_queue_
 
 
 def test_a_task_of_another_name_has_no_queue_to_fall_into() -> None:
-    app = make_app("memory://")
+    app = make_app("redis://nowhere:6379/0")
     with pytest.raises(Exception, match=NO_QUEUE):
         app.amqp.router.route({}, "train_sae_task")["queue"]
 

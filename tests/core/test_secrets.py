@@ -15,10 +15,12 @@ import psutil
 import pytest
 from celery import Celery
 
+from mistudio_cli.settings import redacted
 from tasks import refused
-from tasks.job import State
+from tasks.job import State, kinds
 from tasks.problem import Problem
 from tasks.redact import redact
+from tasks.submit import submit
 from tests.conftest import RedisServer, until
 from tests.core.lab import Lab
 from tests.data.hub_server import asked_with, serve
@@ -176,3 +178,53 @@ def test_the_workers_token_reaches_the_hub_and_nothing_else(lab: Lab, tmp_path: 
 def test_what_is_masked_and_what_is_not(text: str, masked: str) -> None:
     environment = {"MY_API_KEY": "dr4gonfly!", "CELERY_BROKER_URL": "redis://:p%40ssword@h", "X_TOKEN": "short"}
     assert redact(text, environment) == masked
+
+
+def test_a_secret_is_refused_wherever_a_job_would_keep_it(lab: Lab) -> None:
+    links = ["https://me:hunter2@host/x", "redis://hunter2@host", "x?api_key=hunter2"]
+    for secret in (TOKEN, "ghp_" + "a1" * 20, *links):
+        for values, wishes in (({"until": secret}, {}), ({}, {"name": secret}), ({}, {"tags": ["x", secret]})):
+            with pytest.raises(Problem, match="holds a token or a password") as refusal:
+                submit(lab.ledger, lab.store, "nap", values, **wishes)
+            assert secret not in str(refusal.value)
+    assert lab.ledger.page().jobs == ()
+
+
+def test_a_secret_is_given_only_to_jobs_of_kinds_that_declare_it(lab: Lab) -> None:
+    lab.start_worker(HF_TOKEN=TOKEN, WANDB_API_KEY="w" * 40, MISTUDIO_API_TOKEN="a" * 40)
+    nap, leak = lab.submit("nap", ticks=10_000), lab.submit("leak")
+    environment = lab.under_way(nap).environ()
+    assert not {"HF_TOKEN", "WANDB_API_KEY", "MISTUDIO_API_TOKEN"} & environment.keys()
+    assert environment["CELERY_BROKER_URL"] == lab.redis.url
+    failed = lab.ended(leak)
+    assert failed.error is not None
+    assert "401 for ***" in failed.error["message"]  # it had the token, or this would be a KeyError
+    lab.ledger.request_cancel(nap.id)
+    lab.ended(nap)
+
+
+def test_kinds_that_read_from_the_hub_declare_its_token() -> None:
+    declared = {name for name, kind in kinds().items() if "HF_TOKEN" in kind.secrets}
+    assert declared >= {"activations", "download", "extract", "import", "pull", "push", "tokenize", "train"}
+    assert not declared & {"cleanup", "describe", "export", "toy-model"}
+    assert [name for name, kind in kinds().items() if "WANDB_API_KEY" in kind.secrets] == ["train"]
+
+
+@pytest.mark.parametrize(
+    ("url", "seen"),
+    [
+        ("redis://hunter2@host:1/0", "redis://***@host:1/0"),
+        ("REDIS://hunter2@host", "REDIS://***@host"),
+        ("rediss://me:hunter2@host", "rediss://me:***@host"),
+        (
+            "rediss://host?ssl_keyfile_password=hunter2&ssl_ca_certs=/a",
+            "rediss://host?ssl_keyfile_password=***&ssl_ca_certs=/a",
+        ),
+        ("redis+socket:///tmp/s?password=hunter2", "redis+socket:///tmp/s?password=***"),
+        ("unix://hunter2@/tmp/s", "unix://***@/tmp/s"),
+        ("redis://host:6379/0", "redis://host:6379/0"),
+    ],
+)
+def test_a_password_in_a_url_of_redis_is_masked_by_its_place(url: str, seen: str) -> None:
+    assert redacted(url) == seen
+    assert "hunter2" not in redact(f"cannot reach {url}", {})

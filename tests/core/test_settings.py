@@ -71,8 +71,8 @@ def test_every_default_is_a_value_of_its_setting_and_every_name_is_unique() -> N
         ("stor = 1", 1, "stor is not a setting"),
         ('"odd key" = 1', 1, "odd key is not a setting"),
         ('api_token = "hush"', 1, "api_token is a secret, which no file may hold"),
-        ("keep_jobs = " + "[" * 5, None, "cannot be read"),
-        ("a = " + "[" * 100_000, None, "cannot be read"),
+        ("keep_jobs = " + "[" * 5, 1, "not valid TOML"),
+        ("\na = " + "[" * 100_000, 2, "nested too deeply"),
         ("keep_jobs = [[[[1]]]]", 1, "keep_jobs is [[[[1]]]], not a whole number"),
     ],
 )
@@ -91,7 +91,7 @@ def test_a_wrong_value_names_file_line_and_key_and_repeats_no_secret(
 
 def test_a_file_that_is_no_text_or_no_file_is_named(file: Path) -> None:
     file.write_bytes(b"store = '\xff'")
-    with pytest.raises(Problem, match=r"mistudio\.toml cannot be read"):
+    with pytest.raises(Problem, match=r"mistudio\.toml:1: not UTF-8"):
         check_all()
     file.unlink()
     file.mkdir()

@@ -1,210 +1,52 @@
-"""What was inherited of GPUs is narrowed, never replaced; a driver that hangs or crashes takes nothing along."""
+"""Nothing that comes from data steers a terminal or a log, and nothing else is changed."""
 
 from __future__ import annotations
 
-import dataclasses
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
+import json
+import random
 
-import psutil
 import pytest
 
-from tasks import devices, nvml_process, visible
-from tasks.devices import NO_GPU, Device, Devices
-from tasks.job import State
-from tests.conftest import deadline, until
-from tests.core.lab import Lab
-from tests.core.test_gpu import FOR_EVER, Driver, nap, waits
-
-HANGS, CRASHES = 666, 667
-MISTUDIO = str(Path(sys.executable).parent / "mistudio")
-FOUR = Devices(tuple(Device(index, f"card {index}", f"GPU-{index}{index}aa") for index in range(4)))
-
-
-@pytest.fixture
-def cards(driver: Path, short_tmp: Path) -> Driver:
-    return Driver(driver, short_tmp)
-
-
-#: What CUDA makes of the variable, by its documentation and by `torch.cuda._parse_visible_devices`.
-VISIBLE = {
-    "": [],
-    "-1": [],
-    "none": [],
-    "1": [1],
-    "0,2": [0, 2],
-    "3,1": [1, 3],
-    " 2 , 3 ": [2, 3],
-    "+1": [1],
-    "1,-1,2": [1],
-    "1,x,2": [1],
-    "2gpu,3": [2, 3],
-    "0,0": [],
-    "1,9,2": [1],
-    "9": [],
-    "GPU-11aa": [1],
-    "GPU-1": [1],
-    "GPU-33aa,GPU-00aa": [0, 3],
-    "GPU-11aa,2": [1],
-    "GPU-11aa,GPU-11aa": [],
-    "GPU-": [],
-    "GPU-nosuch": [],
-    "2,GPU-11aa": [2],
-}
-
-
-@pytest.mark.parametrize("told", VISIBLE)
-def test_the_variable_is_read_as_cuda_does(told: str) -> None:
-    found = visible.narrow(FOUR, {"CUDA_VISIBLE_DEVICES": told})
-    assert [device.index for device in found.devices] == VISIBLE[told]
-    assert found.limit == f"{len(VISIBLE[told])} of 4 GPUs, by CUDA_VISIBLE_DEVICES"
-    assert found.reason == (None if VISIBLE[told] else NO_GPU)
-
-
-@pytest.mark.parametrize("told", [told for told in VISIBLE if "GPU-" not in told])
-def test_torch_reads_indices_the_same(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch.cuda
-
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", told)
-    meant = [index for index in torch.cuda._parse_visible_devices() if isinstance(index, int)]
-    there = meant[: next((place for place, index in enumerate(meant) if index > 3), len(meant))]
-    assert sorted(there) == VISIBLE[told]
+from tasks.visible import shown, visible, visible_json, visible_lines
 
 
 @pytest.mark.parametrize(
-    ("told", "indices"),
+    ("text", "seen"),
     [
-        ("all", None),
-        ("void", None),
-        ("none", None),
-        ("1", None),
-        ("", None),
-        ("GPU-11aa", [1]),
-        ("GPU-1,GPU-2", [1, 2]),
+        ("\x1b[2J\x1b]0;title\x07", r"\x1b[2J\x1b]0;title\x07"),
+        ("a\nb\tc\rd", r"a\nb\tc\rd"),
+        ("\x9b31m", r"\x9b31m"),
+        ("user\u202e\u2066// check\u2069", r"user\u202e\u2066// check\u2069"),
+        ("a\u2028b", r"a\u2028b"),
+        ("half \ud800", r"half \ud800"),
+        ("hidden \U000e0041", r"hidden \U000e0041"),
+        ("ünï 語 👩\u200d🚀 \\ ' – ", "ünï 語 👩\u200d🚀 \\ ' – "),
     ],
 )
-def test_of_what_is_for_the_container_runtime_only_uuids_hold(told: str, indices: list[int] | None) -> None:
-    found = visible.narrow(FOUR, {"NVIDIA_VISIBLE_DEVICES": told})
-    assert [device.index for device in found.devices] == (indices or [0, 1, 2, 3])
-    both = visible.narrow(FOUR, {"NVIDIA_VISIBLE_DEVICES": told, "CUDA_VISIBLE_DEVICES": "3"})
-    assert [device.index for device in both.devices] == [3]
+def test_what_steers_is_written_out_and_the_rest_stays(text: str, seen: str) -> None:
+    assert visible(text) == seen
 
 
-def test_what_is_not_limited_or_not_there_stays_as_it_is() -> None:
-    assert visible.narrow(FOUR, {}) is FOUR
-    broken = Devices(reason="NVML cannot be read: Unknown Error")
-    assert visible.narrow(broken, {"CUDA_VISIBLE_DEVICES": "1"}) is broken
+def test_lines_keep_their_layout_and_lose_their_colors() -> None:
+    assert visible_lines("\x1b[31ma\x1b[0m\r\n\tb\x1b[2K") == "a\n\tb\\x1b[2K"
 
 
-def test_cards_without_uuids_are_not_taken_for_none_where_they_are_named_by_them() -> None:
-    found = visible.narrow(Devices((Device(0),)), {"CUDA_VISIBLE_DEVICES": "GPU-11aa"})
-    assert found.reason == "NVML cannot be read: no UUIDs, and CUDA_VISIBLE_DEVICES names GPUs by them"
-    assert found.reason not in devices.ABSENT, "so its jobs wait, and do not run on the CPU"
+def test_json_stays_the_same_value() -> None:
+    dice = random.Random(3)
+    for _ in range(300):
+        value = "".join(
+            chr(dice.choice([dice.randrange(0x300), dice.randrange(0x2000, 0x2100), 0xE0041])) for _ in "12345"
+        )
+        text = visible_json(json.dumps([value], ensure_ascii=False))
+        assert json.loads(text) == [value]
+        assert visible(text) == text
 
 
-@pytest.mark.parametrize(
-    ("told", "given"), [("1", "GPU-fake-1"), ("GPU-fake-1", "GPU-fake-1"), ("MIG-a/1/0,MIG-b", "MIG-a/1/0")]
-)
-def test_a_runner_gets_a_card_of_those_its_worker_was_given(lab: Lab, cards: Driver, told: str, given: str) -> None:
-    cards.says(GPUS=2, USED_GIB_0=0, USED_GIB_1=9)
-    lab.start_worker(**cards.environment, CUDA_VISIBLE_DEVICES=told)
-    runner = lab.under_way(nap(lab, "narrow"))
-    assert runner.environ()["CUDA_VISIBLE_DEVICES"] == given
-
-
-@pytest.mark.parametrize("told", ["", "-1"])
-def test_a_worker_that_was_given_no_card_computes_on_the_cpu(lab: Lab, cards: Driver, told: str) -> None:
-    cards.says(GPUS=2)
-    lab.start_worker(**cards.environment, CUDA_VISIBLE_DEVICES=told, NVIDIA_VISIBLE_DEVICES="all", TMPDIR="/tmp")
-    runner = lab.under_way(nap(lab, "on-the-cpu"))
-    told_to = runner.environ()
-    assert (told_to["CUDA_VISIBLE_DEVICES"], told_to["NVIDIA_VISIBLE_DEVICES"]) == ("", "all")
-
-
-def test_a_wish_for_a_card_out_of_bounds_fails_and_says_what_limits(lab: Lab, cards: Driver) -> None:
-    cards.says(GPUS=2)
-    lab.start_worker(**cards.environment, CUDA_VISIBLE_DEVICES="1")
-    job = lab.ledger.submit(dataclasses.replace(lab.submit("nap", ticks=1), id="wishes", gpu="0", artifact=None))
-    assert "has no GPU 0: its GPUs are 1 (1 of 2 GPUs, by CUDA_VISIBLE_DEVICES)." in lab.ended(job).reason
-
-
-# -- drivers that do not behave ---------------------------------------------------------------------------------------
-
-
-def test_a_job_waits_for_a_driver_that_hangs_can_be_cancelled_and_runs_when_it_answers(lab: Lab, cards: Driver) -> None:
-    cards.says(GPUS=1, PowerUsage=HANGS)
-    lab.start_worker("--queues", "training", **cards.environment)
-    first, second = nap(lab, "first"), nap(lab, "second", 1)
-    for job in (first, second):
-        waits(lab, job, "the GPUs cannot be read: NVML does not answer")
-    lab.ledger.request_cancel(first.id)
-    with deadline(10, "the cancel"):
-        assert lab.ended(first).reason == "cancelled by the user; while it waited for a device"
-    cards.says(GPUS=1)
-    assert (lab.ended(second).state, lab.ended(second).device) == (State.SUCCEEDED, "cuda:0")
-
-
-def test_a_driver_that_crashes_ends_no_slot(lab: Lab, cards: Driver) -> None:
-    cards.says(GPUS=1, Init=CRASHES)
-    lab.start_worker(**cards.environment)
-    job = nap(lab, "survives", 1)
-    waits(lab, job, "the GPUs cannot be read: the driver ended the process that asked it")
-    cards.says(GPUS=1)
-    assert (lab.ended(job).state, lab.ended(job).attempt) == (State.SUCCEEDED, 1)
-
-
-def test_a_slot_lets_go_of_what_asked_the_driver_once_its_job_begins(lab: Lab, cards: Driver) -> None:
-    cards.says(GPUS=1)
-    worker = lab.start_worker(**cards.environment)
-    lab.under_way(nap(lab, "holds"))
-    below = [process.cmdline() for process in psutil.Process(worker.pid).children(recursive=True)]
-    assert not [words for words in below if "tasks.nvml" in words]
-
-
-@pytest.mark.parametrize("words", [("doctor",), ("top", "--once")])
-def test_commands_answer_although_the_driver_hangs(lab: Lab, cards: Driver, words: tuple[str, ...]) -> None:
-    cards.says(GPUS=1, Init=HANGS)
-    began = time.monotonic()
-    done = subprocess.run(
-        [MISTUDIO, *words],
-        env=lab.environment(**cards.environment),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert "NVML does not answer" in done.stdout + done.stderr
-    assert time.monotonic() - began < 20
-    assert not [p for p in psutil.process_iter(["cmdline"]) if "tasks.nvml" in (p.info["cmdline"] or ())]
-
-
-def test_ctrl_c_ends_a_command_that_waits_for_the_driver(lab: Lab, cards: Driver) -> None:
-    cards.says(GPUS=1, Init=HANGS)
-    told, quiet = lab.environment(**cards.environment), subprocess.DEVNULL
-    command = subprocess.Popen([MISTUDIO, "doctor"], env=told, stdout=quiet, stderr=quiet)
-    until(lambda: psutil.Process(command.pid).children(), 30, "it to ask the driver")
-    command.send_signal(signal.SIGINT)
-    with deadline(4, "the command"):
-        command.wait()
-    assert command.returncode == 130
-
-
-def test_an_answer_that_came_late_is_the_next_ones(cards: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in cards.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(nvml_process, "_has_driver", lambda: True)
-    cards.says(GPUS=3, Init=HANGS)
-    reader = nvml_process._Reader()
-    assert reader.read(0.2).reason == "NVML cannot be read: NVML does not answer"
-    cards.says(GPUS=3)
-    until(lambda: len(reader.read(0.2).devices) == 3, 20)
-    reader.close()
-
-
-def test_the_places_of_a_user_reach_the_runner_untouched(lab: Lab) -> None:
-    own = {"HF_HOME": str(lab.folder / "hf"), "TMPDIR": str(lab.folder), "OMP_NUM_THREADS": "1"}
-    lab.start_worker(**own)
-    told_to = lab.under_way(nap(lab, "untouched", FOR_EVER)).environ()
-    assert {name: told_to[name] for name in own} == own
+def test_values_of_any_size_are_shown_in_a_few_words() -> None:
+    deep: list = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert shown(deep) == "a list too large to show"
+    assert shown(16**5000) == "a int too large to show"
+    assert shown("x" * 1000, 10) == "'xxxxxxxxx…"
+    assert shown("\x1b\u202e") == r"'\x1b\u202e'"

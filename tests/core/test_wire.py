@@ -9,6 +9,7 @@ import pytest
 from mistudio_cli.settings import redacted
 from tasks import wire
 from tasks.problem import Problem
+from tasks.redis_tls import Tls
 from tests.conftest import RedisServer
 
 
@@ -16,7 +17,7 @@ def test_it_reads_every_form_of_url_celery_takes() -> None:
     assert wire.parse_url("redis://h:1/2") == wire.Address(host="h", port=1, db=2)
     assert wire.parse_url("redis+socket:///a/b%20c?virtual_host=3") == wire.Address(path="/a/b c", db=3)
     told = wire.parse_url("rediss://user:p%40ss@h")
-    assert (told.username, told.password, told.tls, told.port) == ("user", "p@ss", True, 6379)
+    assert (told.username, told.password, told.tls, told.port) == ("user", "p@ss", Tls(), 6379)
     assert "p@ss" not in told.shown
 
 

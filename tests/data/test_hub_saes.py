@@ -234,7 +234,7 @@ def test_a_broken_sae_on_the_hub_is_refused_and_nothing_of_it_kept(home: Home, h
     said = run(home, hub[0], "pull", "x", repo="owner/broken")
     assert said.endswith("sae_weights.safetensors: tensor W_dec has shape (), expected (8, 4).")
     files["cfg.json"] = b'{"architecture": NaN}'
-    assert "cfg.json is no JSON: NaN is no JSON number." in run(home, hub[0], "pull", "y", repo="owner/broken")
+    assert "cfg.json: not valid JSON: NaN is no JSON number." in run(home, hub[0], "pull", "y", repo="owner/broken")
     assert home.store.names("saes") == []
 
 

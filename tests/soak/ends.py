@@ -61,8 +61,8 @@ def _of_parents(life: Life, lives: Mapping[str, Life]) -> Iterator[str]:
             yield f"it began before its parent {parent.job.id} had succeeded"
     blamed = [parent.job for parent in parents if parent.job.state in (State.FAILED, State.CANCELLED)]
     if job.reason.startswith("its parent "):
-        reasons = [f"its parent {parent.id} ({parent.kind}) {parent.state}" for parent in blamed]
-        if job.reason not in reasons or job.reason.split()[-1] != job.state:
+        reasons = [f"its parent {p.id} ({p.kind}) {p.state}: " for p in blamed if p.state == job.state]
+        if not job.reason.startswith(tuple(reasons)):
             yield f"{job.state}, {job.reason}; of its parents ended badly: {reasons}"
     elif blamed and job.state is not State.CANCELLED:
         yield f"{job.state}, though a parent {blamed[0].state}"

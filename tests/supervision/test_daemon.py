@@ -33,6 +33,7 @@ def test_the_first_command_brings_up_redis_and_somebody_who_looks_after_it(home:
     assert redis_server.answers(home.places)
     assert control.status(home.places) == {
         "supervisor": {"pid": home.supervisor.pid, "state": "running"},
+        "redis": {"wanted": True, "restarts": 0, "trouble": None},
         "profile": None,
         "workers": [],
         "restart": {"pending": [], "failed": None},

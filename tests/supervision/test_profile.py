@@ -237,7 +237,7 @@ def test_the_examples_of_the_documentation_and_of_an_export_are_sound(own_profil
             "no key 'slot' in [queues.training]",
             "Did you mean slots",
         ),
-        ("workers = ", "it is no TOML: ", "See what a profile looks like: mistudio profiles export minimal"),
+        ("workers = ", "line 1: not valid TOML: ", "See what a profile looks like: mistudio profiles export minimal"),
     ],
 )
 def test_a_profile_that_is_not_sound_says_why_where_and_what_mends_it(

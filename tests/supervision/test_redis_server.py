@@ -47,6 +47,7 @@ def keeping(home: Home) -> Iterator[Keep]:
     yield keep
     redis_server.stop(home.places)
     for keeper in keepers:
+        keeper.let_go()
         if keeper._started is not None:
             keeper._started.wait(20)
 
@@ -154,6 +155,7 @@ def test_one_that_cannot_read_its_file_says_so_in_its_own_words(home: Home) -> N
     assert told.value.sentence.startswith("Redis does not stay up (exit code 1): ")
     assert "append only file" in told.value.sentence
     assert told.value.mend == f"See {home.places.logs / 'redis.log'}"
+    assert (home.places.redis / "appendonly.aof").read_text() == "this is no append-only file\n" * 10
 
 
 def test_without_any_redis_server_the_user_is_told_what_to_install(

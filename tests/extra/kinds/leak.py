@@ -14,7 +14,7 @@ class Params:
     where: str = option("runner", help="only told")
 
 
-KIND = JobKind("leak", queue="datasets", params=Params, summary="Leak", module=__name__)
+KIND = JobKind("leak", queue="datasets", params=Params, summary="Leak", module=__name__, secrets=("HF_TOKEN",))
 
 
 def run(params: Params, context: object) -> dict:

@@ -1,0 +1,84 @@
+"""Entries of the ledger that cannot be read, because something else wrote to its keys; all readers skip them.
+
+`find` names them, for `doctor`. It looks at the newest records and at those of all jobs that have not ended.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tasks import refused
+from tasks.job import State
+from tasks.ledger import read_beat, read_lease
+from tasks.queues import QUEUE_NAMES, redis_lists
+from tasks.records import UNREADABLE, decode_strictly, pairs
+from tasks.script import PREFIX
+from tasks.wire import Client
+
+_NEWEST = 500
+
+#: Of which type each key is; one of another type makes Redis refuse whatever concerns it.
+_TYPES: dict[str, str] = {
+    **{f"{PREFIX}{name}": "hash" for name in ("workers", "devices", "paused", "coming", "heirs", "served_at")},
+    **{f"{PREFIX}{name}": "zset" for name in ("by:all", "ids", "leases", "ended")},
+    **{f"{PREFIX}by:state:{state}": "zset" for state in State},
+    **{f"{PREFIX}queue:{queue}:{what}": "zset" for queue in QUEUE_NAMES for what in ("order", "queued", "running")},
+    **{f"{PREFIX}{name}": "string" for name in ("schema", "upkeep_at", "reaped_at")},
+    **{name: "list" for queue in QUEUE_NAMES for name in redis_lists(queue)},
+    refused.KEY: "list",
+    "unacked": "hash",
+    "unacked_index": "zset",
+}
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One entry, how to name it to redis-cli, and what is wrong with it. `is_key`: the whole key is of another type."""
+
+    where: str
+    why: str
+    is_key: bool = False
+
+
+def find(client: Client) -> list[Damage]:
+    """All that is damaged. Raises Unreachable, or Refused where even looking is."""
+    wrong = list(_of_another_type(client))
+    if wrong:
+        return wrong
+    beats, leases = (pairs(client.call("HGETALL", f"{PREFIX}{name}")) for name in ("workers", "devices"))
+    return [
+        *_unreadable(f"{PREFIX}workers", beats.items(), read_beat),
+        *_unreadable(f"{PREFIX}devices", leases.items(), read_lease),
+        *_unreadable_records(client),
+    ]
+
+
+def _of_another_type(client: Client) -> Iterator[Damage]:
+    found = client.batch([("TYPE", key) for key in _TYPES])
+    for (key, wanted), kind in zip(_TYPES.items(), found, strict=True):
+        if kind not in ("none", wanted):
+            yield Damage(key, f"is a {kind} and should be a {wanted}", is_key=True)
+
+
+def _unreadable(key: str, entries: Iterable[tuple[str, Any]], read: Callable[[Any], object]) -> Iterator[Damage]:
+    for field, value in entries:
+        try:
+            read(value)
+        except UNREADABLE as error:
+            what = "is not JSON" if isinstance(error, json.JSONDecodeError) else f"{type(error).__name__}: {error}"
+            yield Damage(f"{key} {field}".rstrip(), what)
+
+
+def _unreadable_records(client: Client) -> Iterator[Damage]:
+    live = [("ZRANGE", f"{PREFIX}by:state:{state}", 0, -1) for state in (State.WAITING, State.QUEUED, State.RUNNING)]
+    newest = ("ZREVRANGE", f"{PREFIX}by:all", 0, _NEWEST - 1)
+    ids = list(dict.fromkeys(job_id for found in client.batch([*live, newest]) for job_id in found))
+    records = client.batch([("HGETALL", f"{PREFIX}job:{job_id}") for job_id in ids])
+    for job_id, record in zip(ids, records, strict=True):
+        if isinstance(record, Exception):
+            yield Damage(f"{PREFIX}job:{job_id}", "is no hash", is_key=True)
+        elif record:
+            yield from _unreadable(f"{PREFIX}job:{job_id}", [("", record)], decode_strictly)

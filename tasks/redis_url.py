@@ -1,0 +1,158 @@
+"""What a Redis URL says: the one reading that the ledger, Celery's broker and Celery's results share.
+
+Celery's libraries read the same URL in three ways, so they get a canonical one, made from the `Address` read here, with
+the TLS options beside it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
+
+from tasks.problem import Problem
+from tasks.redis_tls import TLS_OPTIONS, Tls, read_tls
+
+SCHEMES = ("redis", "rediss", "redis+socket", "unix")
+
+_SOCKET_SCHEMES = ("redis+socket", "unix")
+_DATABASE_OPTIONS = ("db", "virtual_host")
+_OPTIONS = (*_DATABASE_OPTIONS, "username", "password", *TLS_OPTIONS)
+
+_FORMS = "redis://[:PASSWORD@]HOST:PORT/DB, rediss:// for TLS, or redis+socket:///PATH?virtual_host=DB"
+
+
+@dataclass(frozen=True)
+class Address:
+    """A Redis server and database, and how to log in. `tls` is None for a plain connection."""
+
+    path: str | None = None
+    host: str = "localhost"
+    port: int = 6379
+    db: int = 0
+    username: str | None = None
+    password: str | None = None
+    tls: Tls | None = None
+
+    @property
+    def shown(self) -> str:
+        """The address without its secrets."""
+        return self.path or f"{'rediss' if self.tls else 'redis'}://{_bracketed(self.host)}:{self.port}/{self.db}"
+
+    @property
+    def celery_url(self) -> str:
+        """A URL with the same meaning in kombu and in Celery's result backend; TLS options are in `celery_ssl`."""
+        login = ""
+        if self.password is not None:
+            login = f"{quote(self.username or '', safe='')}:{quote(self.password, safe='')}@"
+        if self.path is not None:
+            return f"redis+socket://{login}{quote(self.path)}?virtual_host={self.db}"
+        scheme = "rediss" if self.tls else "redis"
+        return f"{scheme}://{login}{_bracketed(self.host)}:{self.port}/{self.db}"
+
+    @property
+    def celery_ssl(self) -> dict[str, Any] | None:
+        """The value of Celery's `broker_use_ssl` and `redis_backend_use_ssl`; None without TLS."""
+        return self.tls.for_redis_py() if self.tls else None
+
+
+def parse_url(url: str, variable: str = "CELERY_BROKER_URL") -> Address:
+    """Read a URL that was set in that environment variable. Problem, without any secret, for one of another form."""
+    try:
+        return _parse(url.strip(), variable)
+    except ValueError:  # its words may hold a piece of the password
+        raise Problem(
+            f"The Redis URL in {variable} cannot be understood.",
+            f"Set {variable} to {_FORMS}; in a password write / as %2F, # as %23 and ? as %3F",
+        ) from None
+
+
+def is_redis(url: str) -> bool:
+    """Whether a URL means a Redis, possibly in a form that `parse_url` refuses."""
+    return url.strip().lower().startswith(("redis", "unix:", "valkey", "sentinel"))
+
+
+def _parse(url: str, variable: str) -> Address:
+    if re.search(r"[\x00-\x20\x7f;\\]", url):
+        raise ValueError
+    parts = urlsplit(url)
+    scheme = parts.scheme.lower()
+    if scheme not in SCHEMES:
+        raise _refused(variable, f"has the scheme {scheme[:20]!r}, which mistudio does not support")
+    if parts.fragment or "#" in url:
+        raise ValueError
+    options = _options(parts.query, variable)
+    username, password = _login(parts, options, variable)
+    tls = read_tls(options, is_on=scheme == "rediss", fail=lambda what: _refused(variable, what))
+    if scheme in _SOCKET_SCHEMES:
+        return Address(_socket_path(parts, variable), db=_database("", options), username=username, password=password)
+    return Address(
+        host=_host(parts),
+        port=_port(parts),
+        db=_database(parts.path, options),
+        username=username,
+        password=password,
+        tls=tls,
+    )
+
+
+def _options(query: str, variable: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)):
+        shown = name if re.fullmatch(r"[a-z_]{1,40}", name) else "…"
+        if name not in _OPTIONS:
+            raise _refused(variable, f"has the option {shown!r}, which mistudio does not support")
+        if name in found or not value:
+            raise _refused(variable, f"has the option {shown!r} {'twice' if name in found else 'without a value'}")
+        found[name] = value
+    return found
+
+
+def _login(parts: SplitResult, options: dict[str, str], variable: str) -> tuple[str | None, str | None]:
+    username = unquote(parts.username, errors="strict") if parts.username else options.get("username")
+    password = unquote(parts.password, errors="strict") if parts.password else options.get("password")
+    if username and not password:
+        raise _refused(
+            variable,
+            "has a user name without a password",
+            f"A password alone is written redis://:PASSWORD@HOST in {variable}",
+        )
+    return username, password
+
+
+def _socket_path(parts: SplitResult, variable: str) -> str:
+    path = unquote(parts.path, errors="strict")
+    if parts.hostname or not path.strip("/") or "\0" in path:
+        raise _refused(variable, "has no absolute path of a socket", "Write redis+socket:///PATH, with three slashes")
+    return path
+
+
+def _host(parts: SplitResult) -> str:
+    host = parts.hostname or "localhost"
+    if re.search(r"[%,]", host):
+        raise ValueError
+    return host
+
+
+def _port(parts: SplitResult) -> int:
+    if parts.port == 0 or parts.netloc.endswith(":"):
+        raise ValueError
+    return parts.port or 6379
+
+
+def _database(path: str, options: dict[str, str]) -> int:
+    """The database's number, which can stand in the path, `db` or `virtual_host`; all that are given must agree."""
+    given = [word for word in (path.strip("/"), *(options.get(name) for name in _DATABASE_OPTIONS)) if word]
+    numbers = {int(word) for word in given if word.isascii() and word.isdecimal() and len(word) < 10}
+    if len(numbers) > 1 or (given and not numbers) or any(not word.isdecimal() for word in given):
+        raise ValueError
+    return numbers.pop() if numbers else 0
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _refused(variable: str, what: str, mend: str = "") -> Problem:
+    return Problem(f"The Redis URL in {variable} {what}.", mend or f"Set {variable} to {_FORMS}")

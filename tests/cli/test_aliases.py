@@ -1,0 +1,131 @@
+"""What people type by habit works, or says what to type; help shows the program's own names alone."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+import typer
+
+from mistudio_cli import aliases, assembly
+from mistudio_cli.errors import Code
+from tests.cli.conftest import Cli
+
+
+def group_of(noun: str) -> object:
+    return typer.main.get_command(importlib.import_module(f"mistudio_cli.commands.{noun}").app)
+
+
+@pytest.mark.parametrize("noun", aliases.VERBS)
+def test_every_alias_of_a_verb_leads_to_a_command_and_hides_none(noun: str) -> None:
+    there = set(group_of(noun).commands)
+    for alias, verb in aliases.VERBS[noun].items():
+        assert alias not in there, f"{noun} {alias} is a command of its own"
+        assert verb in there or verb in aliases._OF_ALL.values()
+    assert all(verb in there for alias, verb in aliases.VERBS[noun].items() if alias not in aliases._OF_ALL)
+
+
+def test_every_alias_of_a_noun_leads_to_a_command_and_hides_none() -> None:
+    assert not set(aliases.NOUNS) & set(assembly.COMMANDS)
+    assert set(aliases.NOUNS.values()) <= set(assembly.COMMANDS)
+    for words in aliases.SHORT.values():
+        assert words[0].startswith("--") or words[1] in group_of(words[0]).commands
+
+
+def test_every_alias_of_a_flag_leads_to_a_flag_of_some_command() -> None:
+    there = set()
+    for noun in assembly.COMMANDS:
+        group = group_of(noun)
+        for command in getattr(group, "commands", {"": group}).values():
+            there |= {flag for param in command.params for flag in param.opts}
+    assert {flag for flags in aliases.FLAGS.values() for flag in flags} <= there
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("workers ls --json", "workers status --json"),
+        ("worker list", "workers status"),
+        ("status", "workers status"),
+        ("job ls", "jobs ls"),
+        ("ps --json", "jobs ls --json"),
+        ("jobs list -o json", "jobs ls --json"),
+        ("jobs ls --output=json", "jobs ls --json"),
+        ("jobs ls -o table", "jobs ls"),
+        ("jobs ls -n 3", "jobs ls --limit 3"),
+        ("jobs ls -q training --status queued -t x", "jobs ls --queue training --state queued --tag x"),
+        ("queues status", "queue ls"),
+        ("queue unpause datasets", "queue resume datasets"),
+        ("sae list", "saes ls"),
+        ("version", "--version"),
+        ("help", "--help"),
+        ("config list", "config show"),
+        ("profile get full", "profiles show full"),
+    ],
+)
+def test_a_habit_does_what_the_command_does(cli: Cli, typed: str, meant: str) -> None:
+    one, other = cli(*typed.split()), cli(*meant.split())
+    assert (one.code, other.code) == (Code.OK, Code.OK), one.err
+    keep = "read_at"
+    assert [line for line in one.out.splitlines() if keep not in line] == [
+        line for line in other.out.splitlines() if keep not in line
+    ]
+
+
+def test_flags_of_other_libraries_set_the_same_parameters(cli: Cli) -> None:
+    (cli.home / "corpus.txt").write_text("some text\n" * 99)
+    made = cli("submit", "toy-model", "--dataset", str(cli.home / "corpus.txt"), "--name", "toy", "--json")
+    assert made.code == Code.OK, made.err
+    words = "--learning-rate 1e-3 --d-sae 64 --batch_size 512 --max-grad-norm 0.5 --training_tokens 10k --hook-layer 1"
+    told = cli(
+        "submit",
+        "train",
+        "--model",
+        "toy",
+        "--dataset",
+        str(cli.home / "corpus.txt"),
+        *words.split(),
+        "--dry-run",
+        "--json",
+    )
+    assert told.code == Code.OK, told.err
+    params = told.json["jobs"][-1]["params"]
+    wanted = {"lr": 1e-3, "width": 64, "batch": 512, "clip": 0.5, "tokens": 10_000, "layer": 1}
+    assert {name: params[name] for name in wanted} == wanted
+
+
+def test_celerys_flags_start_a_worker(cli: Cli) -> None:
+    told = cli("workers", "start", "-Q", "nope", "-c", "2")
+    assert told.code == Code.USAGE
+    assert "nope" in told.err
+    assert "No such option" not in told.err
+
+
+@pytest.mark.parametrize("words", ["queue ls --watch", "jobs ls -w", "workers status --watch"])
+def test_watching_leads_to_the_live_view(cli: Cli, words: str) -> None:
+    told = cli(*words.split())
+    assert (told.code, told.out) == (Code.USAGE, "")
+    assert "mistudio top" in told.err
+
+
+def test_a_format_there_is_not_leads_to_json(cli: Cli) -> None:
+    told = cli("jobs", "ls", "-o", "yaml")
+    assert (told.code, told.err) == (Code.USAGE, "-o 'yaml' is no format here.\n  For JSON: --json\n")
+
+
+def test_values_are_never_taken_for_flags(cli: Cli) -> None:
+    assert "'-o' is none of" in cli("jobs", "ls", "--state", "-o").err
+    assert "There is no job '-w'" in cli("jobs", "show", "--", "-w").err
+
+
+@pytest.mark.parametrize("words", ["--help", "workers --help", "jobs ls --help", "submit train --help"])
+def test_help_has_the_names_of_this_program_alone(cli: Cli, words: str) -> None:
+    text = cli(*words.split()).out
+    assert not {"--learning-rate", "--watch", "--output", "--status"} & set(text.replace(",", " ").split())
+
+
+def test_what_is_no_word_at_all_is_still_refused(cli: Cli) -> None:
+    for words in ("nothing", "jobs nothing", "jobs ls --nothing"):
+        told = cli(*words.split())
+        assert (told.code, told.out) == (Code.USAGE, "")
+        assert "No such" in told.err

@@ -1,0 +1,89 @@
+"""A command that waits says once, on standard error, why a job does not start, and again when the reason changes."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from mistudio_cli import reasons
+from tasks.job import Job, State
+from tasks.ledger import WorkerBeat, new_job_id
+from tests.cli.conftest import Cli
+from tests.conftest import until
+
+BEAT = WorkerBeat("worker-training@here", "here", 7, ("training",), 1, 0.0)
+
+
+def submit(cli: Cli, **changes: object) -> Job:
+    return cli.ledger.submit(Job(new_job_id(), "nap", "a", "training", {"ticks": 1}, **changes))
+
+
+def finish(cli: Cli, job: Job, state: State = State.SUCCEEDED) -> None:
+    claim = cli.ledger.claim(job.id, BEAT.name, "here")
+    assert claim is not None
+    cli.ledger.finish(claim, state, "done")
+
+
+def said(command: subprocess.Popen[str], count: int = 1) -> list[str]:
+    assert command.stderr is not None
+    return [command.stderr.readline().rstrip("\n") for _ in range(count)]
+
+
+@pytest.mark.parametrize("words", ["jobs wait {}", "jobs logs -f {}", "submit nap --wait"])
+def test_without_a_worker_it_says_so(cli: Cli, words: str) -> None:
+    job = None if "submit" in words else submit(cli)
+    command = cli.start(*words.format(job and job.id).split())
+    if job is None:
+        until(lambda: cli.ledger.page().jobs, 30)
+        (job,) = cli.ledger.page().jobs
+        said(command)  # how to follow it
+    assert said(command) == [f"{job.id} is queued. Nobody works on its queue training.  (mistudio workers start full)"]
+    finish(cli, job)
+    _, rest = command.communicate(timeout=30)
+    assert "Nobody works" not in rest
+    assert command.returncode == 0
+
+
+def test_a_paused_queue_and_an_unfinished_parent_are_named(cli: Cli) -> None:
+    cli.ledger.beat(BEAT)
+    cli.ledger.queues.pause("training")
+    parent = submit(cli)
+    child = submit(cli, parents=(parent.id,))
+    command = cli.start("jobs", "wait", parent.id, child.id)
+    told = sorted(said(command, 2))
+    assert told[0].startswith(f"{parent.id} is queued. Its queue training has been paused for ")
+    assert told[0].endswith("(mistudio queue resume training)")
+    cause = f"It waits for {parent.id} (nap a), which is queued."
+    assert told[1] == f"{child.id} is waiting. {cause}  (mistudio jobs explain {parent.id})"
+    cli.ledger.queues.resume("training")
+    finish(cli, parent)
+    finish(cli, child)
+    assert command.communicate(timeout=30)[1] == ""
+
+
+def test_a_reason_is_said_once_and_a_new_one_too(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(reasons.output, "talk", lines.append)
+    monkeypatch.setattr(reasons, "AGAIN_AFTER_S", 0.0)
+    monkeypatch.setattr(reasons, "FIRST_AFTER_S", 0.0)
+    job, looked = submit(cli), reasons.Reasons(cli.ledger)
+    for _ in range(3):
+        looked.look([job])
+    cli.ledger.queues.pause("training")
+    for _ in range(3):
+        looked.look([job])
+    assert ["Nobody works" in line for line in lines] == [True, False]
+    assert "has been paused" in lines[1]
+    looked.look([cli.ledger.need(job.id)] * 5)
+    assert len(lines) == 2
+
+
+def test_a_job_that_starts_at_once_is_not_explained(cli: Cli) -> None:
+    job = submit(cli)
+    claim = cli.ledger.claim(job.id, BEAT.name, "here")
+    command = cli.start("jobs", "wait", job.id)
+    cli.ledger.finish(claim, State.SUCCEEDED, "done")
+    out, err = command.communicate(timeout=30)
+    assert (command.returncode, err) == (0, "")
+    assert job.id in out

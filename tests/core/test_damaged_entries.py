@@ -1,0 +1,130 @@
+"""What others write into the ledger's keys ends nothing: it is skipped, all else goes on, and `doctor` names it."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+
+import pytest
+
+from mistudio_cli import snapshot
+from mistudio_cli.hearing import Hearing
+from tasks import damage, refused
+from tasks.job import Job, State
+from tasks.ledger import Ledger, WorkerBeat, new_job_id
+from tasks.queues import QUEUE_NAMES
+from tasks.script import PREFIX
+from tasks.upkeep import Upkeep
+from tasks.wire import Refused
+from tests.conftest import RedisServer
+from tests.core.lab import Clock
+
+BEAT = {"name": "evil", "host": "h", "pid": 1, "queues": ["training"], "slots": 1, "started_at": 1.0, "seen_at": 1.0}
+BEATS = {
+    "text": "rm -rf /",
+    "null": "null",
+    "number": "7",
+    "list": "[]",
+    "empty": "{}",
+    "deep": "[" * 100_000,
+    "NaN": json.dumps({**BEAT, "seen_at": float("nan")}),
+    "text for a time": json.dumps({**BEAT, "seen_at": "now"}),
+    "queues are numbers": json.dumps({**BEAT, "queues": [1]}),
+    "no pid": json.dumps({**BEAT, "pid": None}),
+}
+
+RECORDS = {
+    "state": "odd",
+    "params": "not JSON",
+    "parents": '"a text"',
+    "tags": "[1]",
+    "more_artifacts": "[" * 5000,
+    "progress": '{"phase": "x", "done": "y", "total": null, "unit": "z"}',
+    "result": "[]",
+    "created_at": "yesterday",
+    "priority": "high",
+    "worker_pid": "none",
+}
+
+
+def a_job(**fields: object) -> Job:
+    return Job(new_job_id(), "train", "a", "training", {}, **fields)  # type: ignore[arg-type]
+
+
+def damaged(ledger: Ledger, field: str, value: str) -> str:
+    job = ledger.submit(a_job())
+    ledger.client.call("HSET", f"{PREFIX}job:{job.id}", field, value)
+    return job.id
+
+
+@pytest.mark.parametrize("name", BEATS)
+def test_a_damaged_heartbeat_hides_no_other_and_ends_no_supervisor(
+    ledger: Ledger, session_redis: RedisServer, name: str
+) -> None:
+    ledger.beat(WorkerBeat("good@h", "h", 1, QUEUE_NAMES, 1, 1.0))
+    ledger.client.call("HSET", f"{PREFIX}workers", "evil", BEATS[name])
+    assert [beat.name for beat in ledger.workers()] == ["good@h"]
+    hearing = Hearing(Clock())
+    hearing.listen_at(session_redis.url)
+    hearing.listen([])
+    assert hearing.busy() == frozenset()
+    hearing.close()
+    assert snapshot.read_queues(ledger).queues[0].consumers == 1  # type: ignore[index]
+    (found,) = damage.find(ledger.client)
+    assert found.where == f"{PREFIX}workers evil"
+
+
+@pytest.mark.parametrize("field", RECORDS)
+def test_a_damaged_record_hides_no_other_and_is_named(ledger: Ledger, field: str) -> None:
+    bad, good = damaged(ledger, field, RECORDS[field]), ledger.submit(a_job())
+    assert [job.id for job in ledger.page().jobs] == [good.id]
+    assert ledger.get(bad) is None
+    with pytest.raises(Exception, match=f"The record of job {bad} cannot be read"):
+        ledger.need(bad)
+    (found,) = damage.find(ledger.client)
+    assert found.where == f"{PREFIX}job:{bad}"
+
+
+@pytest.mark.parametrize("field", RECORDS)
+def test_upkeep_and_cancel_pass_over_a_damaged_record(ledger: Ledger, field: str) -> None:
+    lost = [ledger.submit(a_job()) for _ in range(3)]
+    for job in lost:
+        assert ledger.claim(job.id, "w@h", "h", 1) is not None
+    ledger.client.call("HSET", f"{PREFIX}job:{lost[1].id}", field, RECORDS[field])
+    ledger.client.call("SET", f"{PREFIX}reaped_at", ledger.now())
+    for job in lost:
+        ledger.client.call("ZADD", f"{PREFIX}leases", ledger.now() - 1, job.id)
+    ledger.upkeep(Upkeep())
+    assert [ledger.need(lost[at].id).state for at in (0, 2)] == [State.QUEUED] * 2
+    assert ledger.request_cancel(lost[2].id).state is State.CANCELLED
+
+
+def test_damaged_leases_histories_and_refusals_are_passed_over(ledger: Ledger) -> None:
+    job = ledger.submit(a_job())
+    for key, line in (("events", "not JSON"), ("events", "[]"), ("series", "x"), ("series", "1 [2]")):
+        ledger.client.call("RPUSH", f"{PREFIX}{key}:{job.id}", line)
+    ledger.client.call("HSET", f"{PREFIX}devices", "evil", "no lease")
+    refused.put_aside(ledger.client.call, "datasets", "{}", "a good one")
+    for line in ("not JSON", "[]", '{"at": "x"}', '{"at": 1, "more": 2}'):
+        ledger.client.call("LPUSH", refused.KEY, line)
+    assert [event["reason"] for event in ledger.events(job.id)] == ["submitted"]
+    assert ledger.series([job.id]) == [[]]
+    assert ledger.leases() == {}
+    assert [one.why for one in refused.read(ledger.client)] == ["a good one"]
+
+
+def test_a_key_of_another_type_is_refused_and_named(ledger: Ledger) -> None:
+    ledger.client.call("SET", f"{PREFIX}workers", "a text")
+    with pytest.raises(Refused, match="WRONGTYPE"):
+        ledger.workers()
+    (found,) = damage.find(ledger.client)
+    assert (found.where, found.why) == (f"{PREFIX}workers", "is a string and should be a hash")
+
+
+@pytest.mark.parametrize("schema", ["x", "nan", "1e999", ""])
+def test_a_schema_that_is_no_number_is_no_traceback(ledger: Ledger, schema: str) -> None:
+    ledger.client.call("SET", f"{PREFIX}schema", schema)
+    with suppress(Refused):  # or it is taken for an old one, and brought up to date
+        ledger.submit(a_job())
+    ledger.client.call("DEL", f"{PREFIX}schema")
+    assert ledger.submit(a_job()).state is State.QUEUED
