@@ -54,7 +54,7 @@ def all_checks(settings: Settings) -> Iterator[Check]:
         yield from _if_readable(lambda: workers(read_queues(ledger).queues or ()))
         yield from _if_readable(lambda: messages(refused.read(ledger.client, refused.MOST_KEPT), time.time()))
     yield _within("disk", lambda: disk(read_host(settings.places.store)), "See to the disk of the store")
-    cards = read_devices()
+    cards = read_devices(environment=told.get("gpu_limits") if isinstance(told, dict) else None)
     yield gpu(cards)
     found = [read_profile(file) for file in profile_files()]
     yield profiles(found)

@@ -25,6 +25,7 @@ from mistudio_cli.worker_process import AdoptedWorker
 from tasks import identity, seat
 from tasks.places import Places
 from tasks.seat import Posture
+from tasks.visible_devices import limits_in
 
 log = logging.getLogger("mistudio.supervisor")
 
@@ -141,6 +142,11 @@ class Crew:
     def due_at(self) -> float:
         """When the clock alone will give it something to do."""
         return min((child.due_at for child in self._everyone()), default=math.inf)
+
+    @property
+    def gpu_limits(self) -> dict[str, str]:
+        """The variables that limit the GPUs of the workers, by the environment they were started with."""
+        return limits_in(self._environment)
 
     @property
     def is_expecting(self) -> bool:

@@ -111,7 +111,7 @@ def read_all(ledger: Ledger, places: Places, *, memory_age_s: float = 0.0) -> Sn
     told = _attempt("supervisor", lambda: _ask_supervisor(places), errors)
     read = _attempt("ledger", lambda: _read_ledger(ledger), errors)
     host = _attempt("host", lambda: read_host(places.store), errors)
-    devices = read_devices()
+    devices = read_devices(environment=(told or {}).get("gpu_limits"))
     if devices.reason is not None and not devices.reason.startswith("no "):
         errors.append(Trouble("devices", devices.reason))
     seen: dict[str, Any] = {"workers": _known_workers(told, read and (read[0], read[2], read[3]), memory_age_s)}

@@ -28,7 +28,7 @@ from mistudio_cli.redis_keeper import RedisKeeper
 from mistudio_cli.states import TERM_GRACE_S
 from tasks.job import kinds
 from tasks.log_lines import log_to_stderr
-from tasks.places import Places, narrow_umask
+from tasks.places import Places
 from tasks.problem import Problem
 from tasks.redact import without_secrets
 from tasks.rounds import Rounds
@@ -92,10 +92,12 @@ class Supervisor:
 
     def status(self) -> dict[str, Any]:
         """Itself and its workers, as records that JSON can carry."""
+        told = self.crew.told()
         return {
             "supervisor": {"pid": os.getpid(), "state": self._state},
             "redis": self.redis.status(),
-            **self.crew.told(),
+            **told,
+            "gpu_limits": self.crew.gpu_limits if told["workers"] else None,
         }
 
     def _ping(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -199,7 +201,6 @@ def main(argv: list[str]) -> int:
     """Keep a home until told to end. Returns when it has ended, or at once, listening already, with `--detach`."""
     options = _parse(argv)
     places = Places(options.home, options.store)
-    narrow_umask()
     log_to_stderr(None if options.foreground else places.supervisor_log)
     with closing(Door(places)) as door:
         if not door.lock():

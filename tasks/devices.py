@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,17 +63,23 @@ class Devices:
     limit: str | None = None  # what keeps this process to fewer than there are, such as "1 of 2 GPUs, by …"
 
 
-def read_devices(proc: Path = Path("/proc"), sys: Path = Path("/sys"), patience_s: float = PATIENCE_S) -> Devices:
-    """The accelerators that this process may use, in the order of NVML (by PCI bus).
+def read_devices(
+    proc: Path = Path("/proc"),
+    sys: Path = Path("/sys"),
+    patience_s: float = PATIENCE_S,
+    environment: Mapping[str, str] | None = None,
+) -> Devices:
+    """The accelerators that may be used in an environment, this process's by default, in the order of NVML (PCI bus).
 
     Never raises, and returns in time whatever the driver does: what fails is None or a reason.
     """
     from tasks import nvml_process, visible_devices
 
-    found = nvml_process.read(patience_s)
+    environment = os.environ if environment is None else environment
+    found = nvml_process.read(patience_s, visible_devices.mig_instances(environment))
     if found.reason in ABSENT:
         return _read_jetson(proc, sys) or found
-    return visible_devices.narrow(_with_unified_memory(found, proc), os.environ)
+    return visible_devices.narrow(_with_unified_memory(found, proc), environment)
 
 
 def _read_jetson(proc: Path, sys: Path) -> Devices | None:

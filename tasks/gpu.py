@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
@@ -16,7 +17,9 @@ from tasks.lease import ANY, Card, explain, read_wish
 from tasks.ledger import Claim, Ledger
 from tasks.problem import Problem
 from tasks.queues import Resource, queue_named
-from tasks.wire import Unreachable
+from tasks.wire import Refused, Unreachable
+
+log = logging.getLogger("mistudio.slot")
 
 CPU = "cpu"
 
@@ -153,5 +156,6 @@ def _jobs_per_gpu() -> int:
 def _unless_away(ask: Callable[[], T]) -> T | None:
     try:
         return ask()
-    except Unreachable:
+    except (Unreachable, Refused) as error:
+        log.warning("Redis could not be asked about a device: %s", error)
         return None

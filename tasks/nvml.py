@@ -1,6 +1,7 @@
 """`python -P -m tasks.nvml`: reads NVML in a process of its own, and answers each line of its input with one of JSON.
 
-A driver that hangs may not even let a process die: it must hang nobody but this one. `tasks.nvml_process` asks it.
+A question is a list of MIG instances by their UUIDs; an empty one is for all devices. A driver that hangs may not even
+let a process die: it must hang nobody but this one. `tasks.nvml_process` asks it.
 """
 
 from __future__ import annotations
@@ -10,11 +11,10 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from tasks.devices import NO_DRIVER, NO_GPU, UNREADABLE, Device, Devices, GpuProcess
-from tasks.visible_devices import mig_instances
 
 T = TypeVar("T")
 
@@ -27,8 +27,8 @@ def main() -> int:
     answers = os.fdopen(os.dup(_STDOUT), "w", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)  # what a driver prints is no answer
     nvml = _Nvml()
-    for _ in sys.stdin:
-        answers.write(json.dumps(dataclasses.asdict(nvml.read())) + "\n")
+    for question in sys.stdin:
+        answers.write(json.dumps(dataclasses.asdict(nvml.read(json.loads(question)))) + "\n")
         answers.flush()
     return 0
 
@@ -39,7 +39,7 @@ class _Nvml:
     def __init__(self) -> None:
         self._handles: list[Any] | None = None
 
-    def read(self) -> Devices:
+    def read(self, instances: Sequence[str]) -> Devices:
         import pynvml
 
         try:
@@ -48,7 +48,7 @@ class _Nvml:
                 self._handles = [_handle(index) for index in range(pynvml.nvmlDeviceGetCount())]
         except pynvml.NVMLError as error:
             return Devices(reason=_why(error))
-        if instances := mig_instances(os.environ):
+        if instances:
             return Devices(tuple(_read_instance(place, uuid) for place, uuid in enumerate(instances)))
         devices = tuple(_read_device(index, handle) for index, handle in enumerate(self._handles))
         if any(device.problem for device in devices):

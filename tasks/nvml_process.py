@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -24,9 +25,9 @@ _LIBRARY = "libnvidia-ml.so.1"
 _CHUNK = 1 << 16
 
 
-def read(patience_s: float) -> Devices:
-    """All devices of which NVML tells. Never raises."""
-    return _READER.read(patience_s)
+def read(patience_s: float, instances: Sequence[str] = ()) -> Devices:
+    """All devices of which NVML tells, or these MIG instances. Never raises."""
+    return _READER.read(patience_s, instances)
 
 
 def close() -> None:
@@ -45,14 +46,14 @@ class _Reader:
         self._process: subprocess.Popen[bytes] | None = None
         self._asked, self._heard, self._owner = False, b"", os.getpid()
 
-    def read(self, patience_s: float) -> Devices:
+    def read(self, patience_s: float, instances: Sequence[str] = ()) -> Devices:
         with self._mutex:
             if self._owner != os.getpid():
                 self._forget()
             if self._process is None and not _has_driver():
                 return Devices(reason=NO_DRIVER)
             try:
-                line = self._ask(time.monotonic() + patience_s)
+                line = self._ask(json.dumps([*instances]), time.monotonic() + patience_s)
             except OSError as error:
                 return self._broken(str(error))
             if line is None:
@@ -63,13 +64,13 @@ class _Reader:
         with self._mutex:
             self._end()
 
-    def _ask(self, deadline: float) -> bytes | None:
+    def _ask(self, question: str, deadline: float) -> bytes | None:
         """The next line of answer; None when none comes in time, an empty one when none will come."""
         process = self._process = self._process or _start()
         assert process.stdin is not None
         assert process.stdout is not None
         if not self._asked:
-            process.stdin.write(b"\n")
+            process.stdin.write(question.encode() + b"\n")
             process.stdin.flush()
             self._asked = True
         while b"\n" not in self._heard:

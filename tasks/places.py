@@ -157,18 +157,6 @@ def _new_folder() -> str:
     return tempfile.mkdtemp(prefix="mistudio-")
 
 
-def narrow_umask() -> None:
-    """Let this process create nothing that users outside its group could change, unless MISTUDIO_UMASK says so.
-
-    Problem when that is no octal number.
-    """
-    told = os.environ.get("MISTUDIO_UMASK", "")
-    if told and (set(told) - set("01234567") or int(told, 8) > 0o777):
-        raise Problem(f"MISTUDIO_UMASK must be an octal number such as 002, not {told!r}.", "Correct or unset it")
-    inherited = os.umask(0o077)
-    os.umask(int(told, 8) if told else inherited | 0o002)
-
-
 def make_home(home: Path) -> None:
     """Create the home, for its owner alone whatever the umask; another user's, as in a container, stays as it is."""
     if not home.exists() or home.stat().st_uid == os.getuid():

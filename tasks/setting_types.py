@@ -67,6 +67,12 @@ def _switch(raw: Any) -> bool:
     raise ValueError(raw)
 
 
+def _octal(raw: Any) -> str:
+    if not re.fullmatch("[0-7]{1,4}", _text(raw)) or int(raw, 8) > 0o777:
+        raise ValueError(raw)
+    return raw
+
+
 def number(minimum: float, *, above: bool = False) -> Type:
     """Finite numbers from `minimum`, or only those above it."""
 
@@ -111,3 +117,4 @@ def optional(of: Type) -> Type:
 TEXT = Type("text", _text)
 DURATION = Type('a duration such as "30m", or seconds', _duration)
 SWITCH = Type("true or false", _switch)
+OCTAL = Type('an octal number such as "002"', _octal)

@@ -17,7 +17,7 @@ from typing import Any
 from tasks.documents import read_toml
 from tasks.places import config_dir
 from tasks.problem import Problem
-from tasks.setting_types import DURATION, SWITCH, TEXT, Type, choice, count, duration_text, number
+from tasks.setting_types import DURATION, OCTAL, SWITCH, TEXT, Type, choice, count, duration_text, number
 
 #: The table of tables with the settings of each kind of job; `tasks.kind_settings` reads it.
 KINDS = "kinds"
@@ -106,6 +106,21 @@ SETTINGS: tuple[Setting, ...] = (
         "Memory above which a job is stopped",
         unit="GB",
         unset="no limit",
+    ),
+    Setting(
+        "cpu_jobs",
+        "MISTUDIO_CPU_JOBS",
+        count(1),
+        "Jobs of GPU queues that may share the processor where there is no GPU",
+        1,
+        "jobs",
+    ),
+    Setting(
+        "umask",
+        "MISTUDIO_UMASK",
+        OCTAL,
+        "Permissions that files of jobs lack",
+        unset="the shell's, and never writable for others",
     ),
     Setting(
         "redis_patience",

@@ -11,6 +11,7 @@ import os
 from tasks.cgroups import usable_cpus, visible_cpus
 from tasks.ledger import Ledger
 from tasks.queues import QUEUES, Resource, share
+from tasks.settings import current
 from tasks.wire import Unreachable
 
 #: What torch with its BLAS, and what the tokenizers, go by.
@@ -22,7 +23,7 @@ _UNLEASED = [queue.name for queue in QUEUES if queue.resource is Resource.CPU]
 
 def cpu_jobs() -> int:
     """How many jobs that would take a GPU elsewhere may share the processor, as this slot's worker was started."""
-    return int(os.environ.get("MISTUDIO_CPU_JOBS") or 1)
+    return current("cpu_jobs")
 
 
 def bounds(ledger: Ledger) -> dict[str, str]:

@@ -17,6 +17,11 @@ _CUDA, _CONTAINER = "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"
 _GPU, _MIG = "GPU-", "MIG-"
 
 
+def limits_in(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of an environment that limit the devices in it."""
+    return {name: environment[name] for name in (_CUDA, _CONTAINER) if name in environment}
+
+
 def narrow(found: Devices, environment: Mapping[str, str]) -> Devices:
     """The devices that may be used, with what limits them."""
     variable, words = _limit(environment)

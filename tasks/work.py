@@ -27,7 +27,7 @@ from tasks.problem import Problem
 from tasks.redact import redact
 from tasks.settings import current
 from tasks.store import Store
-from tasks.wire import Unreachable
+from tasks.wire import Refused, Unreachable
 
 log = logging.getLogger("mistudio.job")
 
@@ -91,8 +91,8 @@ class RunContext:
         try:
             if self.ledger.note(self.claim, sentence) == "lost":
                 self.on_lost()
-        except Unreachable:
-            log.warning("Redis is away; only this log has that")
+        except (Unreachable, Refused) as error:
+            log.warning("only this log has that: %s", error)
 
     def progress(self, phase: str, done: int, total: int | None = None, unit: str = "") -> None:
         """Say how far the work is; raises Stopped once the job was told to stop."""
@@ -110,8 +110,8 @@ class RunContext:
             if self.ledger.report(self.claim, Progress(phase, done, total, unit, rate), self._measured) == "lost":
                 self.on_lost()
             self._measured = None
-        except Unreachable:
-            log.warning("Redis is away; the work goes on")
+        except (Unreachable, Refused) as error:
+            log.warning("how far the work is could not be reported, it continues: %s", error)
 
 
 def work_on(

@@ -28,7 +28,7 @@ from tasks.guard import Guard, ParentWatch
 from tasks.ledger import WorkerBeat
 from tasks.log_lines import log_to_stderr, path_from_environment
 from tasks.not_celery import refuse
-from tasks.places import Places, narrow_umask
+from tasks.places import Places
 from tasks.problem import Problem
 from tasks.pulse import Pulse
 from tasks.queues import QUEUE_NAMES
@@ -37,6 +37,7 @@ from tasks.revoking import make_revoke_cancel
 from tasks.seat import Seat
 from tasks.settings import check_all
 from tasks.slot import register_tasks
+from tasks.umask import narrow_umask
 
 #: What goes wrong in each of Celery's other pools, most of it without a word.
 _OTHER_POOLS = {
@@ -61,8 +62,8 @@ def main(argv: list[str]) -> int:
     """Run one worker until it is told to end. Returns its exit code."""
     options = _parse(argv)
     try:
-        narrow_umask()
         check_all()
+        narrow_umask()
         log_to_stderr(path_from_environment())
         app = app_from_environment()
         _need_semaphores()
@@ -163,12 +164,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="stop a job whose processes hold more",
     )
     parser.add_argument("--gpu-jobs", type=_count, default=1, help="how many jobs may share one GPU")
-    parser.add_argument(
-        "--cpu-jobs",
-        type=_count,
-        default=os.environ.get("MISTUDIO_CPU_JOBS") or None,
-        help="how many jobs that would take a GPU may share the processor",
-    )
+    parser.add_argument("--cpu-jobs", type=_count, help="how many jobs of GPU queues may share the processor")
     options = parser.parse_args(argv)
     if unknown := set(options.queues.split(",")) - set(QUEUE_NAMES):
         parser.error(f"there is no queue {sorted(unknown)[0]!r}; queues: {', '.join(QUEUE_NAMES)}")

@@ -98,6 +98,7 @@ class Home:
 def home(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     """A home that does not exist yet."""
     monkeypatch.setenv("PYTHONPATH", str(EXTRA))
+    monkeypatch.setenv("MISTUDIO_CPU_JOBS", "8")  # naps need no processor, and may share it
     yield from ending(short_tmp / "home")
 
 

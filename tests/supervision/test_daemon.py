@@ -37,6 +37,7 @@ def test_the_first_command_brings_up_redis_and_somebody_who_looks_after_it(home:
         "profile": None,
         "workers": [],
         "restart": {"pending": [], "failed": None},
+        "gpu_limits": None,
     }
     assert stat.S_IMODE(home.places.supervisor_socket.stat().st_mode) == 0o600
     assert home.supervisor.terminal() is None

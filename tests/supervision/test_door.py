@@ -86,6 +86,24 @@ def test_a_supervisor_whose_files_were_removed_is_reached_again_and_stays_the_on
     assert home.supervisor == first
 
 
+def test_logs_that_were_removed_are_written_again(home: Home) -> None:
+    assert run(home, "workers", "start", "--queues", "high_priority").returncode == Code.OK
+    shutil.rmtree(home.places.logs)
+    until(lambda: home.places.logs.exists(), 10, "the folder to be there again")
+    assert run(home, "workers", "restart").returncode == Code.OK
+    assert "high-priority" in home.places.history.read_text()
+    assert "tasks.worker" not in run(home, "workers", "logs", "worker-high-priority").stderr
+
+
+def test_what_limits_the_workers_gpus_is_shown_in_every_shell(home: Home, driver: Path) -> None:
+    fake = {"LD_LIBRARY_PATH": str(driver), "FAKE_GPUS": "2"}
+    started = run(home, "workers", "start", "--queues", "training", **fake, CUDA_VISIBLE_DEVICES="1")
+    assert started.returncode == Code.OK
+    for words in (("top", "--once"), ("doctor",)):
+        assert "1 of 2 GPUs, by CUDA_VISIBLE_DEVICES" in run(home, *words, **fake).stdout
+    assert "by CUDA_VISIBLE_DEVICES" in run(home, "top", "--once", "--json", **fake).stdout
+
+
 def test_a_home_that_is_removed_leaves_no_process_behind(home: Home) -> None:
     assert run(home, "workers", "start", "--queues", "high_priority").returncode == Code.OK
     assert len(home.processes()) >= 3
