@@ -104,14 +104,16 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
 def test_every_command_in_a_block_does_what_it_says(reader: Reader, document: Path) -> None:
     reader.type("queue resume --all")
     for line in commands_in_blocks(document):
-        if line.text.startswith("mistudio workers start"):
+        if line.text.startswith("mistudio workers start") and not line.is_usage:
             reader.type("workers stop --all --now")
         reader.follow(line)
-    assert [job for job in reader.read("jobs ls --state failed")["jobs"] if job["kind"] != "cleanup"] == []
-    reader.type("workers stop --all --now")
-    for job in reader.read("jobs ls")["jobs"]:
+    reader.type("queue resume --all")  # starts Redis where the last command has stopped it
+    jobs = reader.read("jobs ls")["jobs"]
+    assert [job for job in jobs if job["state"] == "failed" and job["kind"] != "cleanup"] == []
+    for job in jobs:
         if job["state"] in ("queued", "waiting", "running"):
             reader.type(f"jobs cancel {job['id']}", code=None)
+    reader.type("workers stop --all --now")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
