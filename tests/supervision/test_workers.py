@@ -247,7 +247,7 @@ def test_logs_are_followed_and_named(cli: Cli) -> None:
     assert lines == [
         "worker-datasets | last worker-datasets\n",
         "worker-training | last worker-training\n",
-        "worker-training | new\u2028line\n",
+        "worker-training | new\\u2028line\n",
     ]
     assert cli("workers logs redis -n 1").stdout == "last redis\n"
     missing = cli("workers logs nobody")
