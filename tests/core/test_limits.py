@@ -93,7 +93,9 @@ def test_a_job_whose_processes_hold_too_much_together_fails_with_the_numbers_and
     lab.start_worker("--job-memory-gb", "0.3")
     fine = lab.submit("crew", helper_mb=100)
     runner = lab.under_way(fine)
-    failed = lab.ended(lab.submit("crew", helper_mb=400))
+    greedy = lab.submit("crew", helper_mb=400)
+    lab.ledger.queues.move(greedy.id, "processing")  # where it need not wait for the other
+    failed = lab.ended(greedy)
     assert failed.state == State.FAILED
     told = r"It held 0\.4\d* GB, more than the 0\.3 GB a job may hold here; stopped when told to\. "
     assert re.fullmatch(told + r"Use a smaller --batch, or raise --job-memory-gb\.", failed.reason), failed.reason
