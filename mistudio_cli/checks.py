@@ -14,7 +14,7 @@ from typing import Any
 import mistudio_cli
 import tasks
 from mistudio_cli import redis_aof, redis_server, tables, trying
-from mistudio_cli.check import Check, within
+from mistudio_cli.check import Check
 from mistudio_cli.host import Host, read_host
 from mistudio_cli.probe import require_answer
 from mistudio_cli.profile import DEFAULT_PROFILE, ReadProfile, WorkerSpec, profile_files, read_profile, workers_of
@@ -31,7 +31,6 @@ from tasks.queues import QUEUES, Queue
 from tasks.wire import NotRedis, Refused, Silent, Unreachable, connect
 
 GIB = 1 << 30
-_PATIENCE_S = 5.0
 _LATELY_S = 24 * 3600
 _LEAST_DISK, _LITTLE_DISK = 1 * GIB, 10 * GIB
 
@@ -53,7 +52,7 @@ def all_checks(settings: Settings) -> Iterator[Check]:
     if ledger is not None:
         yield from _if_readable(lambda: workers(read_queues(ledger).queues or ()))
         yield from _if_readable(lambda: messages(refused.read(ledger.client, refused.MOST_KEPT), time.time()))
-    yield _within("disk", lambda: disk(read_host(settings.places.store)), "See to the disk of the store")
+    yield _disk_of(settings)
     cards = read_devices(environment=told.get("gpu_limits") if isinstance(told, dict) else None)
     yield gpu(cards)
     found = [read_profile(file) for file in profile_files()]
@@ -283,11 +282,11 @@ def _spec(worker: dict[str, Any], gpu_jobs: int) -> WorkerSpec:
     return WorkerSpec(worker["name"], tuple(worker["queues"]), worker["slots"], gpu_jobs=gpu_jobs)
 
 
-def _within(name: str, check: Callable[[], Check], mend: str) -> Check:
+def _disk_of(settings: Settings) -> Check:
     try:
-        return within(_PATIENCE_S, check)
+        return disk(read_host(settings.places.store))
     except OSError as error:
-        return Check(name, "failed", f"{error.strerror or error}", mend)
+        return Check("disk", "failed", f"{error.strerror or error}", "See to the disk of the store")
 
 
 def _if_readable(check: Callable[[], Check]) -> Iterator[Check]:

@@ -6,10 +6,10 @@ hangs: the name lookup, the connection, TLS or the reply.
 
 from __future__ import annotations
 
-import threading
 from enum import StrEnum
 
-from tasks.wire import Client, Silent, Unreachable
+from tasks.wire import Client, Silent
+from tasks.within import within
 
 #: A command says within a second and a half that Redis does not answer; starting it takes the rest.
 PATIENCE_S = 1.0
@@ -26,18 +26,7 @@ class Answer(StrEnum):
 
 def require_answer(client: Client, patience_s: float = PATIENCE_S) -> None:
     """Return when Redis answers. Silent when it does not in time, Unreachable when it is not there."""
-    failures: list[Exception] = []
-    asking = threading.Thread(target=_ask, args=(client, failures), daemon=True)
-    asking.start()
-    asking.join(patience_s)
-    if asking.is_alive():
-        raise Silent(f"{client.address.shown} does not answer (waited {patience_s:g} s)")
-    if failures:
-        raise failures[0]
-
-
-def _ask(client: Client, failures: list[Exception]) -> None:
     try:
-        client.open()
-    except Unreachable as error:
-        failures.append(error)
+        within(patience_s, client, client.open)
+    except TimeoutError as error:
+        raise Silent(f"{client.address.shown} does not answer (waited {patience_s:g} s)") from error

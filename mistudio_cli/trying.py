@@ -11,13 +11,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mistudio_cli.check import Check, Verdict, within
+from mistudio_cli.check import Check, Verdict
 from mistudio_cli.host import nearest_folder
 from tasks import damage
 from tasks.ledger import Ledger
 from tasks.places import Places
 from tasks.queues import QUEUE_NAMES
 from tasks.wire import Client, Refused, Unable
+from tasks.within import within
 
 #: How long a folder may take: a dead mount never answers.
 _PATIENCE_S = 3.0
@@ -96,9 +97,9 @@ def folders(places: Places) -> Iterator[Check]:
 
 def _tried(name: str, folder: Path, attempt: Callable[[Path], None], fix: str) -> Check:
     try:
-        there = within(_PATIENCE_S, lambda: nearest_folder(folder))
+        there = within(_PATIENCE_S, name, lambda: nearest_folder(folder))
         if there == folder or name in ("locks", "sockets"):
-            within(_PATIENCE_S, lambda: attempt(there))
+            within(_PATIENCE_S, name, lambda: attempt(there))
         elif not os.access(there, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
