@@ -21,7 +21,7 @@ from tasks.lease import Card, Lease, Refusal
 from tasks.listing import Filter, Page, children, other_tries, page, records
 from tasks.problem import Problem
 from tasks.queue_desk import QueueDesk
-from tasks.records import encode_new, finite, pairs, readable
+from tasks.records import encode_new, finite, finite_number, pairs, readable
 from tasks.script import PREFIX
 from tasks.upkeep import LEASE_TTL_S, Upkeep
 from tasks.wire import Client, Refused, Unable
@@ -358,7 +358,7 @@ def read_beat(line: str) -> WorkerBeat:
     beat = WorkerBeat(**{**known, "queues": tuple(fields["queues"])})
     times, counts, names = (beat.started_at, beat.seen_at), (beat.pid, beat.slots), (beat.name, beat.host, *beat.queues)
     for time_s in times:
-        finite(time_s if isinstance(time_s, int | float) else "a time")
+        finite_number(time_s)
     if not all(isinstance(count, int) for count in counts):
         raise TypeError("counts are no numbers")
     if not all(isinstance(name, str) for name in names):

@@ -87,6 +87,13 @@ def finite(text: object) -> float:
     return number
 
 
+def finite_number(value: object) -> float:
+    """The same of what JSON has as a number already. One of `UNREADABLE` for anything else."""
+    if not isinstance(value, int | float):
+        raise TypeError("not a number")
+    return finite(value)
+
+
 def _object(text: str) -> dict[str, Any]:
     found = json.loads(text)
     if not isinstance(found, dict):
@@ -111,7 +118,7 @@ def _limits(found: dict[str, Any]) -> Limits:
 def _progress(found: dict[str, Any]) -> Progress:
     progress = Progress(**found)
     for number in (progress.done, progress.total or 0, progress.rate or 0):
-        finite(number if isinstance(number, int | float) else "progress without a number")
+        finite_number(number)
     return progress
 
 
