@@ -24,11 +24,11 @@ from tasks.ledger import Ledger
 from tasks.listing import Filter
 from tasks.problem import Problem
 from tasks.queues import QUEUE_NAMES
+from tasks.setting_types import UNITS
 
 Words = list[str] | None
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d|w)")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _PAGE = 1000
 
 
@@ -154,7 +154,7 @@ def _moment(flag: str, told: str | None, now: datetime) -> float | None:
     if told is None:
         return None
     if age := _AGE.fullmatch(told):
-        return now.timestamp() - float(age[1]) * _SECONDS[age[2]]
+        return now.timestamp() - float(age[1]) * UNITS[age[2]]
     try:
         return datetime.fromisoformat(told).timestamp()
     except (ValueError, OverflowError):

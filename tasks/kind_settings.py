@@ -47,18 +47,23 @@ def default_priority(kind: JobKind) -> int:
 
 def limits_set(kind: JobKind) -> Limits | None:
     """The limits of this kind's jobs if the file sets any, else None. Problem for wrong ones."""
-    if not _of_kind(kind.name).keys() & {SOFT_LIMIT.name, HARD_LIMIT.name, STALL_TIMEOUT.name}:
+    values = list(_limits_of(kind))
+    if all(value.origin == "default" for value in values):
         return None
-    found = {value.name.rpartition(".")[2]: value.value for value in values_of(kind)}
-    limits = Limits(found[SOFT_LIMIT.name], found[HARD_LIMIT.name], found[STALL_TIMEOUT.name])
+    limits = Limits(*(value.value for value in values))
     _check(kind, limits)
     return limits
 
 
 def values_of(kind: JobKind) -> Iterator[Value]:
     """The settings of a kind that are in force, by their full names."""
-    own = kind.effective_limits
     yield _value(kind, PRIORITY, DEFAULT_PRIORITY)
+    yield from _limits_of(kind)
+
+
+def _limits_of(kind: JobKind) -> Iterator[Value]:
+    """In the order of the fields of `Limits`."""
+    own = kind.effective_limits
     yield _value(kind, SOFT_LIMIT, own.soft_s)
     yield _value(kind, HARD_LIMIT, own.hard_s)
     yield _value(kind, STALL_TIMEOUT, own.stall_s)
