@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -252,11 +253,12 @@ def test_a_visibility_timeout_shorter_than_the_jobs_runs_nothing_twice(lab: Lab)
     ]
     for job in jobs[:2]:
         lab.under_way(job)
+    long_in_hand = time.time() - 5.0  # of more than a minute, upkeep would forget them
     for bell in bells:  # as if no worker had ever acknowledged them
         where = bell["properties"]["delivery_info"]
         left = json.dumps([bell, where["exchange"], where["routing_key"]])
         lab.ledger.client.call("HSET", "unacked", bell["properties"]["delivery_tag"], left)
-        lab.ledger.client.call("ZADD", "unacked_index", 1, bell["properties"]["delivery_tag"])
+        lab.ledger.client.call("ZADD", "unacked_index", long_in_hand, bell["properties"]["delivery_tag"])
     wait_for(lambda: lab.ledger.client.call("ZCARD", "unacked_index") == 0, lab)
     assert [lab.ended(job).attempt for job in jobs] == [1, 1, 1]
     assert [lab.reasons(job) for job in jobs] == [["submitted", "claimed", "done"]] * 3
