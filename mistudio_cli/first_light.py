@@ -42,13 +42,13 @@ def steps() -> tuple[Step, ...]:
     """The pipeline. Its sizes are for two cores and a few minutes; they are no advice for a real model."""
     corpus, model, tokens, sae = "python-stdlib", "toy", "python-stdlib-toy-128", "toy-l1-topk-k16"
     train = {"model": model, "dataset": tokens, "layer": 1, "arch": "topk", "k": 16, "batch": 1024}
-    train |= {"tokens": 1_000_000, "eval_tokens": 16_384}
+    train |= {"tokens": 600_000, "eval_tokens": 16_384}
     return (
         Step("read a corpus", "download", corpus, {"source": sysconfig.get_path("stdlib"), "pattern": "*.py"}),
-        Step("train a language model", "toy-model", model, {"dataset": corpus, "steps": 400}),
+        Step("train a language model", "toy-model", model, {"dataset": corpus, "steps": 240, "layers": 3}),
         Step("tokenize the corpus", "tokenize", tokens, {"dataset": corpus, "model": model}),
         Step("train a sparse autoencoder", "train", sae, train),
-        Step("extract its features", "extract", sae, {"sae": sae}),
+        Step("extract its features", "extract", sae, {"sae": sae, "max_tokens": 500_000}),
     )
 
 
