@@ -73,7 +73,7 @@ def most_held(lab: Lab, job: Job, seconds: float = 240) -> int:
     ("width", "rows", "flags"),
     [
         (16, 200, {"batch": 256, "k": 4, "expansion": 4}),
-        (128, 8000, {"batch": 1024, "k": 16, "expansion": 64, "eval_tokens": 8192}),
+        (128, 8000, {"batch": 1024, "k": 16, "expansion": 64, "eval_tokens": 2048}),
     ],
 )
 def test_the_memory_of_a_training_is_known_within_a_fifth_before_it_starts(
@@ -82,7 +82,7 @@ def test_the_memory_of_a_training_is_known_within_a_fifth_before_it_starts(
     add_model(lab, "model", width)
     add_tokens(lab, "words", rows)
     lab.start_worker(OMP_NUM_THREADS="1")
-    job = lab.submit("train", model="model", dataset="words", layer=0, steps=40, **flags)
+    job = lab.submit("train", model="model", dataset="words", layer=0, steps=10, **flags)
     before = estimated(lab, job)
     assert before.memory_bytes == pytest.approx(most_held(lab, job), rel=0.2)
     assert lab.ended(job).state is State.SUCCEEDED
@@ -95,7 +95,7 @@ def test_the_memory_of_a_transcoder_with_a_way_past_its_features_is_known_too(la
     add_tokens(lab, "words", 1000)
     lab.start_worker(OMP_NUM_THREADS="1")
     wired = {"hook": "mlp-in", "target": "mlp", "skip": True, "layer": 1}
-    sizes = {"batch": 16384, "accumulate": 16, "k": 8, "expansion": 4, "steps": 3, "eval_tokens": 8192}
+    sizes = {"batch": 16384, "accumulate": 16, "k": 8, "expansion": 4, "steps": 3, "eval_tokens": 2048}
     job = lab.submit("train", model="model", dataset="words", **wired, **sizes)
     before = estimated(lab, job)
     assert before.memory_bytes == pytest.approx(most_held(lab, job), rel=0.2)
@@ -109,7 +109,7 @@ def test_the_memory_of_several_trained_together_is_known_too(lab: Lab) -> None:
     add_tokens(lab, "words", 8000)
     lab.start_worker(OMP_NUM_THREADS="1")
     several = {"layer": [0, 1], "k": [8, 16]}
-    sizes = {"steps": 40, "batch": 1024, "expansion": 32, "eval_tokens": 8192}
+    sizes = {"steps": 10, "batch": 1024, "expansion": 32, "eval_tokens": 2048}
     job = lab.submit("train", model="model", dataset="words", together=several, **sizes)
     before = estimated(lab, job)
     assert before.memory_bytes == pytest.approx(most_held(lab, job), rel=0.2)
@@ -124,7 +124,7 @@ def test_what_a_model_with_a_large_vocabulary_predicts_is_known_too(lab: Lab) ->
     add_model(lab, "model", 16, vocabulary=200_000)
     add_tokens(lab, "words", 40, context=512)
     lab.start_worker(OMP_NUM_THREADS="1")
-    sizes = {"batch": 256, "k": 4, "expansion": 4, "steps": 10}
+    sizes = {"batch": 256, "k": 4, "expansion": 4, "steps": 2, "eval_tokens": 2048}
     job = lab.submit("train", model="model", dataset="words", layer=0, evaluate=1, **sizes)
     before, unmeasured = (estimated(lab, dataclasses.replace(job, params=job.params | {"evaluate": n})) for n in (1, 0))
     assert before.memory_bytes - unmeasured.memory_bytes > 2 * 512 * 200_000 * 4

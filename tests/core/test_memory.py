@@ -70,7 +70,17 @@ def test_the_memory_of_a_dense_training_is_known_within_a_fifth_too(lab: Lab) ->
     add_model(lab, "model", 128)
     add_tokens(lab, "words", 8000)
     lab.start_worker(OMP_NUM_THREADS="1")
-    job = lab.submit("train", model="model", dataset="words", layer=0, steps=40, batch=1024, expansion=16, **STANDARD)
+    job = lab.submit(
+        "train",
+        model="model",
+        dataset="words",
+        layer=0,
+        steps=10,
+        batch=1024,
+        expansion=16,
+        **STANDARD,
+        eval_tokens=2048,
+    )
     assert estimated(lab, job).memory_bytes == pytest.approx(most_held(lab, job), rel=0.2)
 
 

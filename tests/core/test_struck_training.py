@@ -46,6 +46,7 @@ def test_a_struck_job_leaves_the_bytes_of_one_that_was_let_alone(lab: Lab) -> No
     add_tokens(lab, "words", 400)
     lab.start_worker(OMP_NUM_THREADS="1")
     flags = {"model": "model", "dataset": "words", "layer": 1, "arch": architecture, "batch": BATCH, "steps": STEPS}
+    flags |= {"eval_tokens": 2048}
     whole = lab.submit("train", name="whole", checkpoint_s=0.2, **flags)
     until(lambda: lab.ledger.need(whole.id).state.ended, 300, lab.log())
     struck = lab.submit("train", name="struck", checkpoint_s=0.2, **flags)

@@ -15,8 +15,8 @@ def test_the_four_commands_people_type_all_day(lit_home: tuple[Home, object]) ->
     home, _ = lit_home
     home.type("workers start full")
     try:
-        train = "submit train --model toy --dataset python-stdlib --layer 3 --arch topk --k 32 --steps 20 --name typed"
-        told = home.read(train)
+        train = "submit train --model toy --dataset python-stdlib --layer 1 --arch topk --k 32"
+        told = home.read(f"{train} --steps 20 --eval-tokens 4096 --name typed")
         assert (told["kind"], told["queue"], told["name"]) == ("train", "training", "typed")
         queues = {queue["name"]: queue for queue in home.read("queue ls")["queues"]}
         assert [queue["consumers"] for queue in queues.values()] == [1] * len(QUEUES)

@@ -22,7 +22,7 @@ from tests.e2e.conftest import CELERY, Home
 
 pytestmark = pytest.mark.timeout(1800)
 
-STEPS = 1500
+STEPS = 500
 TRAIN = (
     "submit train --model toy --dataset text --layer 2 --arch topk --k 16 --batch 1024 "
     f"--steps {STEPS} --checkpoint-s 1 --name survivor"

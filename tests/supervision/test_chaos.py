@@ -27,7 +27,7 @@ from tests.soak.visitor import ledger_of
 from tests.soak.watch import Watch
 from tests.supervision.conftest import FULL, MISTUDIO, Home
 
-JOBS = int(os.environ.get("MISTUDIO_TEST_CHAOS_JOBS") or 50)
+JOBS = int(os.environ.get("MISTUDIO_TEST_CHAOS_JOBS") or 30)
 SEED = int(os.environ.get("MISTUDIO_TEST_SEED") or 3)
 
 #: How long the last jobs may take when nobody strikes any more: leases run out, workers come back from their pauses.

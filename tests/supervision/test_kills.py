@@ -22,7 +22,7 @@ from tests.soak.visitor import ledger_of
 from tests.soak.watch import Watch
 from tests.supervision.conftest import FULL, MISTUDIO, Home
 
-ROUNDS = int(os.environ.get("MISTUDIO_TEST_ROUNDS") or 20)
+ROUNDS = int(os.environ.get("MISTUDIO_TEST_ROUNDS") or 12)
 SEED = int(os.environ.get("MISTUDIO_TEST_SEED") or 3)
 
 #: A job under siege may lose its process more often than a job in peace ever does; see `Job.max_attempts`.
