@@ -100,11 +100,11 @@ class Crew:
         """Have so many workers of each queue: new ones are numbered, those on the way out finish their jobs."""
         if refusal := self._refusal(request["broker_url"]):
             return refusal
-        self._take_order(request)
-        alive = self._alive()
+        running = [child.spec for child in self._alive().values()]
         busy = self._hearing.busy()
-        for queue, count in request["counts"].items():
-            wanted = scaled(queue, count, [child.spec for child in alive.values()], busy)
+        every = [scaled(queue, count, running, busy) for queue, count in request["counts"].items()]
+        self._take_order(request)
+        for wanted in every:
             self._bring_up(wanted.more)
             for name in wanted.fewer:
                 self.retire(name)

@@ -106,8 +106,20 @@ def _of_redis(error: Unreachable | Refused) -> Explained:
         case Unable():
             return Explained(f"Redis cannot serve this now: {error}.", see, Code.UNREACHABLE)
         case Unreachable():
-            return Explained(f"Redis cannot be reached: {error}.", see, Code.UNREACHABLE)
+            return Explained(f"Redis cannot be reached: {_reason(error)}.", see, Code.UNREACHABLE)
     return Explained(f"Redis refuses: {str(error).rstrip('.')}.", see, Code.UNREACHABLE)
+
+
+def _reason(error: Unreachable) -> str:
+    """What happened, or why the home's own server ended when its folder shows that."""
+    from mistudio_cli import redis_server
+    from mistudio_cli.session import current_settings
+
+    try:
+        settings = current_settings()
+    except Problem:
+        return str(error)
+    return (None if settings.broker_url else redis_server.why_it_ends(settings.places)) or str(error)
 
 
 def _described(error: BaseException) -> str:

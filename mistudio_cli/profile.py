@@ -28,6 +28,9 @@ ALL_QUEUES = "all-queues"
 #: What runs when nothing else is said.
 DEFAULT_PROFILE = "minimal"
 
+#: More of them for one queue than any machine has cores: a slip of the fingers.
+MOST_WORKERS = 999
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 #: What a worker has from its profile as it stands there.
@@ -108,8 +111,11 @@ class Scaling:
 def scaled(queue: str, count: int, running: Sequence[WorkerSpec], busy: Collection[str]) -> Scaling:
     """How to have `count` workers for one queue alone, given those that run, oldest first, and the names of busy ones.
 
-    New ones are like the oldest there is. Idle ones go before busy ones, new ones before old ones.
+    New ones are like the oldest there is. Idle ones go before busy ones, new ones before old ones. Problem for a count
+    that is none.
     """
+    if type(count) is not int or not 0 <= count <= MOST_WORKERS:
+        raise Problem(f"{count!r} workers are not between 0 and {MOST_WORKERS}", f"For example: {queue}=2")
     own = [spec for spec in running if spec.queues == (queue,)]
     if count < len(own):
         newest_first = own[::-1]

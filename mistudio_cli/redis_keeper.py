@@ -100,7 +100,8 @@ class RedisKeeper:
         # The first death is mended at once: everybody waits for Redis.
         self._due_at = self._clock() + (pause_s(self._deaths - 1) if self._deaths > 1 else 0.0)
         if self._deaths >= _DEATHS_UNTIL_TROUBLE:
-            self.trouble = f"Redis does not stay up ({how}): {_last_words(self._places)}"
+            why = redis_server.why_it_ends(self._places) or _last_words(self._places)
+            self.trouble = f"Redis does not stay up ({how}): {why}"
 
     def _repair(self) -> None:
         """Have a server that could not read its file read it up to where it can be read; a copy is kept."""

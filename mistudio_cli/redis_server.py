@@ -36,6 +36,9 @@ STOP_PATIENCE_S = 20.0
 
 _LOOK_EVERY_S = 0.02
 
+#: With less room on its disk the server cannot write for long.
+_LEAST_FREE_BYTES = 1 << 20
+
 
 def own_url(places: Places) -> str:
     """The broker URL of the home's own server."""
@@ -116,6 +119,17 @@ def start(places: Places) -> subprocess.Popen[bytes] | None:
         )
     remember(places, server.pid)
     return server
+
+
+def why_it_ends(places: Places) -> str | None:
+    """Why the server cannot keep what it is told, as far as its folder shows: it ends rather than lose that."""
+    try:
+        free = shutil.disk_usage(places.redis).free
+    except FileNotFoundError:
+        return f"its folder {places.redis} was removed"
+    except OSError as error:
+        return f"its folder {places.redis} cannot be used ({error.strerror})"
+    return f"the disk of {places.redis} is full" if free < _LEAST_FREE_BYTES else None
 
 
 def running(places: Places) -> psutil.Process | None:

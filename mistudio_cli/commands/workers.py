@@ -15,7 +15,7 @@ from mistudio_cli import completion, control, fleet, history, output, redis_serv
 from mistudio_cli.errors import Code, NotFound
 from mistudio_cli.log_files import follow, last_lines
 from mistudio_cli.probe import PATIENCE_S
-from mistudio_cli.profile import WorkerSpec, bounded, load_profile, named, worker_for, workers_of
+from mistudio_cli.profile import MOST_WORKERS, WorkerSpec, bounded, load_profile, named, worker_for, workers_of
 from mistudio_cli.resources import read_machine, shortfalls
 from mistudio_cli.settings import Settings
 from mistudio_cli.snapshot import read_workers
@@ -257,15 +257,12 @@ def _hold_against_machine(who: str, specs: Sequence[WorkerSpec], strict: bool) -
         output.talk(sentence)
 
 
-_MOST_DIGITS = 3  # of a number of workers
-
-
 def _count(word: str) -> tuple[str, int]:
     queue, mark, count = word.partition("=")
     if queue not in QUEUE_NAMES:
         raise typer.BadParameter(f"there is no queue {queue!r}; queues: {', '.join(QUEUE_NAMES)}")
-    if not mark or not (count.isdecimal() and count.isascii() and len(count) <= _MOST_DIGITS):
-        raise typer.BadParameter(f"{shown(word)} is not like {queue}=2, or is more than {10**_MOST_DIGITS - 1}")
+    if not mark or not (count.isdecimal() and count.isascii() and len(count) <= len(str(MOST_WORKERS))):
+        raise typer.BadParameter(f"{shown(word)} is not like {queue}=2, or is more than {MOST_WORKERS}")
     return queue, int(count)
 
 
