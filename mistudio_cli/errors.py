@@ -112,14 +112,14 @@ def _of_redis(error: Unreachable | Refused) -> Explained:
 
 def _reason(error: Unreachable) -> str:
     """What happened, or why the home's own server ended when its folder shows that."""
-    from mistudio_cli import redis_server
+    from mistudio_cli import redis_folder
     from mistudio_cli.session import current_settings
 
     try:
         settings = current_settings()
     except Problem:
         return str(error)
-    return (None if settings.broker_url else redis_server.why_it_ends(settings.places)) or str(error)
+    return (None if settings.broker_url else redis_folder.fault(settings.places)) or str(error)
 
 
 def _described(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import psutil
 
-from mistudio_cli import redis_aof, redis_server
+from mistudio_cli import redis_aof, redis_folder, redis_server
 from mistudio_cli.child import Clock, describe_exit
 from mistudio_cli.log_files import last_lines
 from mistudio_cli.redis_watch import RedisWatch
@@ -16,6 +16,7 @@ from mistudio_cli.states import SOUND_AGE_S, pause_s
 from tasks import identity
 from tasks.places import Places
 from tasks.problem import Problem
+from tasks.wire import Refused, Unreachable
 
 log = logging.getLogger("mistudio.supervisor")
 
@@ -53,6 +54,7 @@ class RedisKeeper:
             self._died()
         elif self._server is not None:
             self._kill_if_silent(self._server)
+            self._keep_folder()
         if self._server is None and self._clock() >= self._due_at:
             self._adopt_or_start()
 
@@ -86,6 +88,17 @@ class RedisKeeper:
         with suppress(psutil.Error):
             server.kill()
 
+    def _keep_folder(self) -> None:
+        """Give a server whose folder was removed another: it would go on, and lose everything at its end."""
+        if self._places.redis.exists() or not self.answers():
+            return
+        try:
+            redis_folder.replace(self._places)
+        except (Unreachable, Refused, OSError) as error:
+            log.warning("%s was removed, and Redis cannot write elsewhere: %s", self._places.redis, error)
+        else:
+            log.warning("%s was removed: made anew, and Redis writes there all it holds", self._places.redis)
+
     def _died(self) -> None:
         code = self._started.returncode if self._started is not None else None
         how = "it was adopted, so nobody knows how" if code is None else describe_exit(code)
@@ -100,7 +113,7 @@ class RedisKeeper:
         # The first death is mended at once: everybody waits for Redis.
         self._due_at = self._clock() + (pause_s(self._deaths - 1) if self._deaths > 1 else 0.0)
         if self._deaths >= _DEATHS_UNTIL_TROUBLE:
-            why = redis_server.why_it_ends(self._places) or _last_words(self._places)
+            why = redis_folder.fault(self._places) or _last_words(self._places)
             self.trouble = f"Redis does not stay up ({how}): {why}"
 
     def _repair(self) -> None:

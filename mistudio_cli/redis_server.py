@@ -36,9 +36,6 @@ STOP_PATIENCE_S = 20.0
 
 _LOOK_EVERY_S = 0.02
 
-#: With less room on its disk the server cannot write for long.
-_LEAST_FREE_BYTES = 1 << 20
-
 
 def own_url(places: Places) -> str:
     """The broker URL of the home's own server."""
@@ -99,7 +96,8 @@ def start(places: Places) -> subprocess.Popen[bytes] | None:
     """
     for folder in (places.redis, places.run, places.logs, places.redis_socket.parent):
         make_private(folder)
-    command = [find_server(), *_options(places)]
+    server_path = find_server()
+    command = [server_path, *_options(places, _version(server_path))]
     log_path = places.logs / "redis.log"
     with _lock_path(places).open("ab") as lock, log_path.open("ab") as log:
         try:
@@ -119,17 +117,6 @@ def start(places: Places) -> subprocess.Popen[bytes] | None:
         )
     remember(places, server.pid)
     return server
-
-
-def why_it_ends(places: Places) -> str | None:
-    """Why the server cannot keep what it is told, as far as its folder shows: it ends rather than lose that."""
-    try:
-        free = shutil.disk_usage(places.redis).free
-    except FileNotFoundError:
-        return f"its folder {places.redis} was removed"
-    except OSError as error:
-        return f"its folder {places.redis} cannot be used ({error.strerror})"
-    return f"the disk of {places.redis} is full" if free < _LEAST_FREE_BYTES else None
 
 
 def running(places: Places) -> psutil.Process | None:
@@ -165,7 +152,7 @@ def remember(places: Places, pid: int) -> None:
     _identity_path(places).write_text(json.dumps(identity.tell(pid)), encoding="utf-8")
 
 
-def _options(places: Places) -> list[str]:
+def _options(places: Places, version: tuple[int, ...]) -> list[str]:
     options = {
         "port": "0",
         "unixsocket": str(places.redis_socket),
@@ -179,6 +166,8 @@ def _options(places: Places) -> list[str]:
         "daemonize": "no",
         "logfile": str(places.logs / "redis.log"),
     }
+    if version >= (7, 0):
+        options["enable-protected-configs"] = "local"  # of these `dir`, for `redis_folder.replace`
     return [word for name, value in options.items() for word in (f"--{name}", value)]
 
 

@@ -83,7 +83,7 @@ def _try_what_celery_needs(client: Client) -> None:
 
 def folders(places: Places) -> Iterator[Check]:
     """Whether the home takes a file, a lock and a socket, the store a file, and the system shared memory."""
-    yield _tried("home", places.home, _file, "Change its permissions or set MISTUDIO_HOME")
+    yield _tried("home", places.home, _file, "Make room or change its permissions, or set MISTUDIO_HOME")
     if places.run.exists():
         yield _tried(
             "locks", places.run, _lock, "Put MISTUDIO_HOME on a file system with locks (not every NFS has them)"

@@ -14,6 +14,7 @@ from mistudio_cli.profile import WorkerSpec
 from mistudio_cli.states import SILENCE_S, quit_grace_s
 from tasks import wire
 from tasks.ledger import WorkerBeat
+from tasks.problem import Problem
 from tests.conftest import until
 from tests.supervision.world import BROKEN, PAIR, STUBBORN, World
 
@@ -139,6 +140,14 @@ def test_one_worker_can_be_stopped_and_started_again_beside_the_others(world: Wo
 )
 def test_what_it_cannot_do_it_says(world: World, request_: dict[str, Any], error: str) -> None:
     assert world.supervisor.answer(request_)["error"] == error
+
+
+@pytest.mark.parametrize("count", [1000, 10**9, -1, 1.5, True, "2", None])
+def test_no_request_makes_more_workers_of_a_queue_than_there_can_be(world: World, count: object) -> None:
+    told = {"op": "scale", "counts": {"datasets": 1, "training": count}, "broker_url": world.url, "environment": {}}
+    with pytest.raises(Problem, match="workers are not between 0 and 999"):
+        world.supervisor.answer(told)
+    assert world.rows() == []
 
 
 def test_told_to_end_it_stops_its_workers_first(world: World) -> None:

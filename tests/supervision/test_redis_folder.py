@@ -1,0 +1,100 @@
+"""The folder of the home's own Redis, when its disk is full and when somebody removes it: nothing accepted is lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mistudio_cli import redis_server
+from mistudio_cli.errors import Code
+from mistudio_cli.redis_keeper import RedisKeeper
+from tests.conftest import until
+from tests.supervision.conftest import MISTUDIO, Home, ending
+
+
+@pytest.fixture
+def small_disk(short_tmp: Path) -> Iterator[Path]:
+    """A disk of 16 MiB; to mount one takes root."""
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(short_tmp)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root can mount a small disk")
+    yield short_tmp
+    subprocess.run(["umount", "--lazy", str(short_tmp)], check=True)
+
+
+@pytest.fixture
+def on_small_disk(small_disk: Path) -> Iterator[Home]:
+    yield from ending(small_disk / "home")
+
+
+def typed(home: Home, words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "MISTUDIO_HOME": str(home.places.home)}
+    return subprocess.run([MISTUDIO, *words.split()], env=environment, capture_output=True, text=True, timeout=100)
+
+
+def fill(folder: Path) -> Path:
+    filling = folder / "filling"
+    with filling.open("wb", buffering=0) as file:
+        for size in (1 << 20, 1 << 12, 1):
+            try:
+                while True:
+                    file.write(b"\0" * size)
+            except OSError:
+                continue
+    return filling
+
+
+def test_on_a_full_disk_a_command_says_so_and_what_was_accepted_is_there_afterwards(
+    on_small_disk: Home, small_disk: Path
+) -> None:
+    before = typed(on_small_disk, "submit cleanup --json")
+    assert before.returncode == 0, before.stderr
+    filling = fill(small_disk)
+    for _ in range(2):
+        refused = typed(on_small_disk, "submit cleanup")
+        assert refused.returncode == Code.UNREACHABLE, refused
+        assert refused.stderr.splitlines() == [
+            f"Redis cannot be reached: the disk of {on_small_disk.places.redis} is full.",
+            "  See: mistudio doctor",
+        ]
+    checked = typed(on_small_disk, "doctor")
+    assert checked.returncode == Code.FAILED
+    assert "No space left on device" in checked.stdout
+    assert "home: Make room" in checked.stderr
+    filling.unlink()
+    after = typed(on_small_disk, "submit cleanup --json")
+    assert after.returncode == 0, after.stderr
+    assert typed(on_small_disk, "jobs ls --json").stdout.count('"state": "queued"') == 2
+
+
+def test_a_removed_folder_is_made_anew_with_all_that_redis_holds(home: Home) -> None:
+    keeper = RedisKeeper(home.places, time.monotonic)
+    keeper.wanted = True
+    keeper.tick()
+    until(keeper.answers, 20, "Redis to answer")
+    home.redis_says("SET", "accepted", "before")
+    shutil.rmtree(home.places.redis)
+    keeper.tick()
+    home.redis_says("SET", "accepted-too", "after")
+    until(lambda: not _rewrites(home), 20, "the file to be written")
+    home.redis.kill()
+    until(lambda: not keeper.answers(), 20)
+    keeper.tick()
+    until(lambda: keeper.tick() is None and keeper.answers(), 20, "Redis to answer again")
+    assert home.redis_says("MGET", "accepted", "accepted-too") == ["before", "after"]
+    assert home.places.redis.stat().st_mode & 0o777 == 0o700
+    redis_server.stop(home.places)
+    keeper.let_go()
+    if keeper._started is not None:
+        keeper._started.wait(20)
+
+
+def _rewrites(home: Home) -> bool:
+    told = home.redis_says("INFO", "persistence")
+    return "aof_rewrite_in_progress:1" in told or "aof_rewrite_scheduled:1" in told
