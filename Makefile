@@ -39,7 +39,7 @@ interop: peers ## Hold formulas and files to those of the peers; writes benchmar
 
 soak: install ## Kill every process again and again under load: ROUNDS=200 JOBS=1000, SEED=... repeats a run; visit more states
 	MISTUDIO_TEST_DEEPER=1 $(BIN)/python -m pytest tests/core/test_state_machine.py tests/core/test_wire_bytes.py \
-		tests/core/test_damaged_at_random.py
+		tests/core/test_damaged_at_random.py tests/core/test_broadcasts.py
 	MISTUDIO_TEST_ROUNDS=$(or $(ROUNDS),200) MISTUDIO_TEST_SEED=$(or $(SEED),$(shell date +%s)) \
 		MISTUDIO_TEST_CHAOS_JOBS=$(or $(JOBS),1000) \
 		$(BIN)/python -m pytest -s tests/supervision/test_kills.py tests/supervision/test_chaos.py

@@ -27,12 +27,10 @@ from tests.conftest import deadline
 DEEPER = os.environ.get("MISTUDIO_TEST_DEEPER") == "1"
 CASES = 5000 if DEEPER else 150
 
-#: What starts processes, listens, or waits for what never comes.
-NOT_PLAYED = {
-    *(("workers", verb) for verb in ("start", "stop", "restart", "scale", "drain")),
-    *((noun, None) for noun in ("serve", "quickstart", "top", "doctor")),
-    ("jobs", "wait"),
-}
+#: What starts processes, or listens.
+NOT_PLAYED = {("workers", "start"), ("serve", None), ("quickstart", None)}
+#: What would wait for what never comes.
+SAID_ALWAYS = {("top", ""): ["--once"], ("jobs", "wait"): ["--timeout", "0"]}
 NOT_SAID = {"--wait", "--follow", "-f", "--foreground", "--home", "--broker-url", "--result-backend", "--store"}
 
 VALUES = ["", " ", "-", "--", "0", "-1", "1e999", "nan", "9" * 5000, "a,b", ",", "1,1", "٣", "last", "x" * 5000]
@@ -110,7 +108,9 @@ def commands() -> list[tuple[list[str], list[str], int]]:
                 continue
             flags = [flag for param in command.params for flag in param.opts if flag.startswith("-")]
             arguments = sum(1 for param in command.params if param.param_type_name == "argument")
-            found.append(([noun, verb] if verb else [noun], sorted(set(flags) - NOT_SAID), arguments))
+            words = [noun, verb] if verb else [noun]
+            words += SAID_ALWAYS.get((noun, verb), [])
+            found.append((words, sorted(set(flags) - NOT_SAID), arguments))
     return found
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from celery import Celery
 
 import tasks.kinds
 from tasks import job as jobs
@@ -30,3 +31,10 @@ def lab(own_redis: RedisServer, short_tmp: Path, kinds_of_the_tests: None) -> It
     lab.app.close()
     if lab.worker is not None and lab.worker.poll() is None:
         lab.stop_worker(signal.SIGQUIT)
+
+
+@pytest.fixture
+def stranger(lab: Lab) -> Iterator[Celery]:
+    """The app of somebody who has heard of mistudio's queues and of nothing else."""
+    with Celery("elsewhere", broker=lab.redis.url, backend=lab.redis.url, set_as_current=False) as app:
+        yield app

@@ -6,7 +6,7 @@ import base64
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from celery import Celery
@@ -93,58 +93,6 @@ def test_what_is_no_message_is_put_aside_and_the_worker_goes_on(lab: Lab) -> Non
     assert {refusal.queue for refusal in told.values()} == {"datasets", "training", "low_priority"}
     assert whole_log(lab).count("put aside from") == len(GARBAGE)
     assert lab.ledger.client.call("HLEN", "unacked") == lab.ledger.client.call("ZCARD", "unacked_index") == 0
-
-
-def _broadcast(body: object, **changes: object) -> str:
-    """A message to all workers, as `celery control` publishes it."""
-    text = body if isinstance(body, str) else json.dumps(body)
-    properties = {**BELL["properties"], "body_encoding": "base64", "delivery_info": {"exchange": "celery.pidbox"}}
-    encoded = base64.b64encode(text.encode()).decode()
-    return json.dumps({**BELL, "headers": {}, "properties": properties, "body": encoded, **changes})
-
-
-BROADCASTS = {
-    "deep": "[" * 100_000,
-    "not JSON": "ping",
-    "bytes": b"\xff\xfe",
-    "a number": "7",
-    "null": "null",
-    "a list": "[1, 2]",
-    "an object": "{}",
-    "a deep body": _broadcast("[" * 100_000),
-    "a body that is a list": _broadcast([1]),
-    "an unknown method": _broadcast({"method": "no_such", "arguments": {}}),
-    "no method": _broadcast({}),
-    "arguments that are a list": _broadcast({"method": "ping", "arguments": [1]}),
-    "arguments of the wrong type": _broadcast(
-        {"method": "rate_limit", "arguments": {"task_name": 7, "rate_limit": []}}
-    ),
-    "a destination that is a number": _broadcast({"method": "ping", "destination": 7}),
-    "a pattern that is none": _broadcast({"method": "ping", "pattern": "(", "matcher": "pcre"}),
-    "a matcher that is none": _broadcast({"method": "ping", "pattern": "x", "matcher": "no-such"}),
-    "a reply to nowhere": _broadcast({"method": "ping", "reply_to": {"no": "exchange"}}),
-    "a clock that is a text": _broadcast({"method": "ping"}, headers={"clock": "late"}),
-    "another content type": _broadcast({"method": "ping"}, **{"content-type": "application/x-python-serialize"}),
-}
-
-
-def test_no_broadcast_ends_a_worker(lab: Lab, stranger: Celery) -> None:
-    worker = lab.start_worker()
-    publish = lab.ledger.client.call
-    for name, entry in BROADCASTS.items():
-        until(lambda entry=entry: publish("PUBLISH", "/0.celery.pidbox", entry), 20, f"a listener before {name}")
-    wait_for(lambda: stranger.control.ping(timeout=2, limit=1), lab)
-    assert worker.poll() is None, whole_log(lab)[-3000:]
-    assert lab.ended(lab.submit("blink", note="after")).state is State.SUCCEEDED
-    assert [refusal.queue for refusal in put_aside(lab)].count("/0.celery.pidbox") >= 3
-    assert lab.ledger.workers()[0].pid == worker.pid
-
-
-@pytest.fixture
-def stranger(lab: Lab) -> Iterator[Celery]:
-    """The app of somebody who has heard of mistudio's queues and of nothing else."""
-    with Celery("elsewhere", broker=lab.redis.url, backend=lab.redis.url, set_as_current=False) as app:
-        yield app
 
 
 def memory_limit(lab: Lab, size: str) -> None:
