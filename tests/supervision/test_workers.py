@@ -154,7 +154,7 @@ def statuses(cli: Cli) -> list[tuple[int | None, str, int | None]]:
 
 def test_killed_supervisor_its_workers_finish_and_end_and_the_next_one_goes_on(cli: Cli) -> None:
     assert cli("workers start").returncode == 0
-    job_id = cli.nap(40)
+    job_id = cli.nap(150)
     cli.under_way(job_id)
     worker, server = psutil.Process(cli.home.worker()["pid"]), cli.home.redis
     cli.home.supervisor.kill()
