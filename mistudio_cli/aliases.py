@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from tasks.job import kinds
 from tasks.problem import Problem
 
 #: Root options that take a value.
@@ -107,7 +108,7 @@ _WATCH = ("-w", "--watch")
 
 
 def resolve(argv: Sequence[str], commands: Sequence[str]) -> list[str]:
-    """The command line with the words of this program for its noun and verb."""
+    """The command line with the words of this program for its noun and verb; a kind of job alone is to be submitted."""
     at = _first_word(argv)
     if at is None:
         return list(argv)
@@ -117,6 +118,8 @@ def resolve(argv: Sequence[str], commands: Sequence[str]) -> list[str]:
     if noun not in commands and noun in SHORT:
         return [*before, *SHORT[noun], *rest]
     noun = NOUNS.get(noun, noun)
+    if noun not in commands and noun in kinds():
+        return [*before, "submit", noun, *rest]
     if rest and noun in VERBS:
         rest[0] = VERBS[noun].get(rest[0], rest[0])
     return [*before, noun, *rest]

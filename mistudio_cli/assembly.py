@@ -41,6 +41,7 @@ class Commands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that the first word names, and the words after it."""
         ctx.meta[_VERB] = args[1] if len(args) > 1 else None
+        self.commands = dict.fromkeys(COMMANDS)  # type: ignore[assignment] # names alone, to suggest what was meant
         return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:

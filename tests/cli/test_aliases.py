@@ -61,6 +61,8 @@ def test_every_alias_of_a_flag_leads_to_a_flag_of_some_command() -> None:
         ("help", "--help"),
         ("config list", "config show"),
         ("profile get full", "profiles show full"),
+        ("train --model m", "submit train --model m"),
+        ("toy-model", "submit toy-model"),
     ],
 )
 def test_a_habit_means_a_command(typed: str, meant: str) -> None:

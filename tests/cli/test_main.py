@@ -85,6 +85,7 @@ def test_the_version_is_told(cli: Cli) -> None:
     ("words", "code", "sentence"),
     [
         ("nonsense", Code.USAGE, "No such command 'nonsense'."),
+        ("wokers status", Code.USAGE, "No such command 'wokers'. Did you mean 'workers'?"),
         ("queue lss", Code.USAGE, "No such command 'lss'. Did you mean 'ls'?"),
         ("queue ls --wrong", Code.USAGE, "No such option: --wrong"),
         ("jobs show nothere", Code.NOT_FOUND, "There is no job 'nothere'."),
