@@ -109,7 +109,7 @@ def test_the_memory_of_several_trained_together_is_known_too(lab: Lab) -> None:
     add_tokens(lab, "words", 8000)
     lab.start_worker(OMP_NUM_THREADS="1")
     several = {"layer": [0, 1], "k": [8, 16]}
-    sizes = {"steps": 10, "batch": 1024, "expansion": 32, "eval_tokens": 2048}
+    sizes = {"steps": 10, "batch": 1024, "expansion": 32, "eval_tokens": 1024}
     job = lab.submit("train", model="model", dataset="words", together=several, **sizes)
     before = estimated(lab, job)
     assert before.memory_bytes == pytest.approx(most_held(lab, job), rel=0.2)
@@ -124,7 +124,7 @@ def test_what_a_model_with_a_large_vocabulary_predicts_is_known_too(lab: Lab) ->
     add_model(lab, "model", 16, vocabulary=200_000)
     add_tokens(lab, "words", 40, context=512)
     lab.start_worker(OMP_NUM_THREADS="1")
-    sizes = {"batch": 256, "k": 4, "expansion": 4, "steps": 2, "eval_tokens": 2048}
+    sizes = {"batch": 256, "k": 4, "expansion": 4, "steps": 2, "eval_tokens": 512}
     job = lab.submit("train", model="model", dataset="words", layer=0, evaluate=1, **sizes)
     before, unmeasured = (estimated(lab, dataclasses.replace(job, params=job.params | {"evaluate": n})) for n in (1, 0))
     assert before.memory_bytes - unmeasured.memory_bytes > 2 * 512 * 200_000 * 4

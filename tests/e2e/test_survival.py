@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(1800)
 STEPS = 500
 TRAIN = (
     "submit train --model toy --dataset text --layer 2 --arch topk --k 16 --batch 1024 "
-    f"--steps {STEPS} --checkpoint-s 1 --name survivor"
+    f"--steps {STEPS} --checkpoint-s 1 --eval-tokens 2048 --name survivor"
 )
 TEXT = Path(sysconfig.get_path("stdlib")) / "asyncio"
 
