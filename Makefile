@@ -47,7 +47,7 @@ soak: install ## Kill every process again and again under load: ROUNDS=200 JOBS=
 		$(BIN)/python -m pytest -s tests/supervision/test_refusals.py
 	MISTUDIO_TEST_DEEPER=1 MISTUDIO_TEST_SEED=$(or $(SEED),$(shell date +%s)) \
 		$(BIN)/python -m pytest tests/sae/test_resume_proof.py tests/sae/test_broken_saes.py \
-		tests/sae/test_every_family.py tests/sae/test_model_config.py \
+		tests/sae/test_every_family.py tests/sae/test_model_config.py tests/sae/test_calibration.py \
 		tests/core/test_struck_training.py tests/core/test_memory.py \
 		tests/cli/test_doors.py tests/core/test_documents.py
 

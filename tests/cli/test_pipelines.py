@@ -187,7 +187,9 @@ def test_the_example_runs_as_it_is_without_a_network_and_a_second_time_does_noth
     recipe = world("submit", "pipeline", "--example").out
     assert "# " in recipe
     words = ("--set", f"text={corpus}", "--set", "steps=3", "--set", "k=4")
-    small = recipe.replace("batch = 1024", "batch = 64\neval_tokens = 512").replace("max_tokens = 200_000", "max_tokens = 2000")
+    small = recipe.replace("batch = 1024", "batch = 64\neval_tokens = 512").replace(
+        "max_tokens = 200_000", "max_tokens = 2000"
+    )
     told = submitted(world, small, *words, "--wait", "--json")
     assert told.code == 0, told.err
     assert [(job.kind, job.state) for job in jobs_of(world, told)] == [

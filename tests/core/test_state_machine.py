@@ -268,7 +268,7 @@ def explore(ledger: Ledger, alphabet: list[Step], *, related: bool, depth: int) 
 
 
 def test_no_way_of_a_parent_and_its_child_leads_to_two_owners_or_a_dead_end(ledger: Ledger) -> None:
-    assert explore(ledger, steps(LIFE), related=True, depth=7 + DEEPER) > 100
+    assert explore(ledger, steps(LIFE), related=True, depth=6 + 2 * DEEPER) > 100
 
 
 def test_no_way_of_two_jobs_through_their_queues_loses_one_or_starts_one_of_a_paused_queue(ledger: Ledger) -> None:

@@ -57,7 +57,7 @@ def test_a_number_that_cannot_work_is_refused_with_a_sentence(bench: Bench, valu
         {"seed": MOST, "steps": None, "tokens": 512},
         {"warmup": 0.3, "decay": 0.7},
         {"warmup": 1.0, "decay": 0.0},
-        {"accumulate": 256},
+        {"accumulate": 256, "steps": 2},
         {"resample": 15},
         {"evaluate": 9, "steps": 3},
         {"patience": 3, "evaluate": 9, "steps": 4},

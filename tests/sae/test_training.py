@@ -42,7 +42,7 @@ RECOVERED = {"matryoshka": 0.9, "batchtopk": 0.94}
 def test_planted_features_are_recovered(tmp_path: Path, architecture: str):
     source = Planted(features=64, d_in=32, active=3, batch=512)
     coder = shaped(architecture, 32, 128, k=4, groups=2)
-    trainer = Trainer(TrainConfig(coder, steps=800, batch=512, lr=3e-3, dead_after=50_000), source)
+    trainer = Trainer(TrainConfig(coder, steps=500, batch=512, lr=3e-3, dead_after=50_000), source)
     begun = (source.directions @ trainer.coder.W_dec.T).max(1).values.mean()
     trainer.run(tmp_path)
     assert begun < 0.6
@@ -132,7 +132,7 @@ def test_the_auxiliary_loss_brings_features_back_to_life(tmp_path: Path, archite
 
     def dead_over_time(folder: Path, aux: float) -> list[float]:
         coder = shaped(architecture, 16, 32, k=4, aux=aux, groups=1)
-        trainer = Trainer(TrainConfig(coder, steps=800, batch=64, lr=3e-3, dead_after=640), source)
+        trainer = Trainer(TrainConfig(coder, steps=500, batch=64, lr=3e-3, dead_after=640), source)
         trainer.coder.b_enc[:16] = -2  # half of the features begin all but silent
         trainer.run(folder)
         return [json.loads(line)["dead_features"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
