@@ -29,12 +29,14 @@ NVML = Path(__file__).parent / "fake_nvml" / "nvml.c"
 
 
 def until(condition: Callable[[], object], seconds: float = 60.0, what: str = "") -> object:
-    """Wait for a condition, looking often; fails loudly when it never comes true."""
-    deadline = time.monotonic() + seconds
+    """Wait for a condition, looking half of the time; fails loudly when it never comes true."""
+    began = looked = time.monotonic()
     while not (found := condition()):
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > began + seconds:
             pytest.fail(f"waited {seconds:g} s in vain{': ' + what if what else ''}")
-        time.sleep(0.02)
+        time.sleep(max(0.02, now - looked))
+        looked = time.monotonic()
     return found
 
 
