@@ -1,4 +1,4 @@
-"""The folder of the home's own Redis: why nothing can be written there, and another when it was removed."""
+"""The folder of the home's own Redis: why nothing can be written there, and a new one when it was removed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def fault(places: Places) -> str | None:
 
 
 def replace(places: Places) -> None:
-    """Make the folder anew under a server that lives, and have it write there all it holds.
+    """Create the folder again under a running server, and have it write there all it holds.
 
     Raises Unreachable, Refused, OSError.
     """

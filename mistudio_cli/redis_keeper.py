@@ -97,7 +97,7 @@ class RedisKeeper:
         except (Unreachable, Refused, OSError) as error:
             log.warning("%s was removed, and Redis cannot write elsewhere: %s", self._places.redis, error)
         else:
-            log.warning("%s was removed: made anew, and Redis writes there all it holds", self._places.redis)
+            log.warning("%s was removed: created again, and Redis writes there all it holds", self._places.redis)
 
     def _died(self) -> None:
         code = self._started.returncode if self._started is not None else None

@@ -20,7 +20,7 @@ import pytest
 from mistudio_cli.errors import Code
 from tests.conftest import until
 
-#: Ids that belong to nobody.
+#: Ids that no user has.
 ADA, GRACE = 64_801, 64_802
 
 

@@ -73,7 +73,7 @@ def test_on_a_full_disk_a_command_says_so_and_what_was_accepted_is_there_afterwa
     assert typed(on_small_disk, "jobs ls --json").stdout.count('"state": "queued"') == 2
 
 
-def test_a_removed_folder_is_made_anew_with_all_that_redis_holds(home: Home) -> None:
+def test_a_removed_folder_is_created_again_with_all_that_redis_holds(home: Home) -> None:
     keeper = RedisKeeper(home.places, time.monotonic)
     keeper.wanted = True
     keeper.tick()
@@ -96,5 +96,5 @@ def test_a_removed_folder_is_made_anew_with_all_that_redis_holds(home: Home) -> 
 
 
 def _rewrites(home: Home) -> bool:
-    told = home.redis_says("INFO", "persistence")
-    return "aof_rewrite_in_progress:1" in told or "aof_rewrite_scheduled:1" in told
+    persistence = home.redis_says("INFO", "persistence")
+    return "aof_rewrite_in_progress:1" in persistence or "aof_rewrite_scheduled:1" in persistence
