@@ -10,11 +10,12 @@ BIN := $(VENV)/bin
 help: ## Show what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 14
 
+# --no-compile: Python compiles what is imported, which is a small part, when that is first imported.
 install: $(VENV)/.installed ## Install mistudio and its tools into .venv
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
 	touch $@
 
 quickstart: install ## From nothing to the features of a sparse autoencoder, in a few minutes
