@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,18 @@ def tree(path: Path) -> Iterator[Path]:
 
 def size_of(path: Path) -> int:
     """Bytes of the files there and below."""
-    return sum(entry.lstat().st_size for entry in tree(path) if entry.is_symlink() or entry.is_file())
+    return sum(entry.st_size for entry in stats(path) if not stat.S_ISDIR(entry.st_mode))
+
+
+def stats(path: Path) -> Iterator[os.stat_result]:
+    """The `lstat` of the path and of all below, through no link; none of what somebody else removes meanwhile."""
+    try:
+        yield (found := path.lstat())
+        below = list(path.iterdir()) if stat.S_ISDIR(found.st_mode) else []
+    except FileNotFoundError:
+        return
+    for entry in below:
+        yield from stats(entry)
 
 
 def read_notes(path: Path) -> dict[str, str] | None:

@@ -73,6 +73,7 @@ def _checkpoints(folder: Path, live: set[str], since: float) -> Iterator[Path]:
 
 
 def _newest(path: Path) -> float:
-    from tasks.store import tree
+    """When anything there was last changed; now, for what somebody else has just removed."""
+    from tasks.store import stats
 
-    return max(entry.lstat().st_mtime for entry in tree(path))
+    return max((entry.st_mtime for entry in stats(path)), default=time.time())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import stat
 from pathlib import Path
 
 import pytest
 
 from tasks.problem import Problem
-from tasks.store import Store
+from tasks.store import Store, size_of, stats
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "-rf", "a" * 101, "a b", "x\n", "..", "é"])
@@ -72,3 +74,16 @@ def test_asking_for_what_is_not_there_says_what_is(tmp_path: Path) -> None:
         Store(tmp_path).manifest("saes", "a")
     assert Store(tmp_path).find_manifest("saes", "a") is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_somebody_else_removes_meanwhile_is_neither_measured_nor_an_error(tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+    for name in ("a", "b", "c"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "file").write_bytes(b"x" * 10)
+    assert size_of(folder) == 30
+    looking = stats(folder)
+    assert [stat.S_ISDIR(next(looking).st_mode) for _ in range(2)] == [True, True]
+    shutil.rmtree(folder)
+    assert list(looking) == []
+    assert size_of(folder) == 0
