@@ -54,7 +54,7 @@ def test_the_log_of_a_killed_and_resumed_job_has_both_attempts(lab: Lab) -> None
     assert told[3].startswith("1: hike b queued: its process was killed (SIGKILL)")
     assert told[4:6] == ["2: hike b: attempt 2 of at most 2 on cpu", "2: ticks 30"]
     assert re.fullmatch(r"2: resumes at tick [1-9]\d*", told[6])
-    assert told[-1] == "2: hike b succeeded after N s"
+    assert told[-1].startswith("2: hike b succeeded after N s")  # its slot may say so as well: the worker was ending
 
 
 def test_the_log_of_a_failed_and_of_a_cancelled_job_end_with_the_reason(lab: Lab) -> None:
