@@ -70,12 +70,12 @@ def test_from_scratch_leaves_the_old_checkpoint_where_it_is(lab: Lab) -> None:
 
 def test_a_checkpoint_that_is_gone_when_the_job_begins_is_told(lab: Lab) -> None:
     lab.start_worker()
-    first = cancelled_under_way(lab, ticks=20)
+    first = cancelled_under_way(lab, ticks=60)
     lab.ledger.queues.pause("training")
     again = retried(lab, first)
     lab.store.discard(first.id)
     lab.ledger.queues.resume("training")
-    assert lab.ended(again).result == {"ticks": 20, "ran_in_last_attempt": 20}
+    assert lab.ended(again).result == {"ticks": 60, "ran_in_last_attempt": 60}
     assert f"starts from scratch: the checkpoint of job {first.id} is no longer there" in lab.reasons(again)
 
 
