@@ -115,7 +115,7 @@ def scaled(queue: str, count: int, running: Sequence[WorkerSpec], busy: Collecti
     that is none.
     """
     if type(count) is not int or not 0 <= count <= MOST_WORKERS:
-        raise Problem(f"{count!r} workers are not between 0 and {MOST_WORKERS}", f"For example: {queue}=2")
+        raise Problem(f"{count!r} workers are not between 0 and {MOST_WORKERS}.", f"For example: {queue}=2")
     own = [spec for spec in running if spec.queues == (queue,)]
     if count < len(own):
         newest_first = own[::-1]

@@ -8,6 +8,7 @@ from mistudio_cli.probe import PATIENCE_S
 from mistudio_cli.redis_server import own_url
 from tasks import wire
 from tasks.places import Places, make_private
+from tasks.within import within
 
 #: With less room on its disk the server cannot write for long.
 _LEAST_FREE_BYTES = 1 << 20
@@ -16,20 +17,20 @@ _LEAST_FREE_BYTES = 1 << 20
 def fault(places: Places) -> str | None:
     """What keeps the server from writing what it accepts, as far as its folder shows: it ends rather than lose that."""
     try:
-        free = shutil.disk_usage(places.redis).free
+        free = within(PATIENCE_S, f"the disk of {places.redis}", lambda: shutil.disk_usage(places.redis).free)
     except FileNotFoundError:
         return f"its folder {places.redis} was removed"
     except OSError as error:
-        return f"its folder {places.redis} cannot be used ({error.strerror})"
+        return f"its folder {places.redis} cannot be used ({error.strerror or error})"
     return f"the disk of {places.redis} is full" if free < _LEAST_FREE_BYTES else None
 
 
 def replace(places: Places) -> None:
-    """Create the folder again under a running server, and have it write there all it holds.
+    """Create the folder again under a running server, but not its home, and have it write there all it holds.
 
     Raises Unreachable, Refused, OSError.
     """
-    make_private(places.redis)
+    make_private(places.redis, places.home)
     client = wire.connect(own_url(places), PATIENCE_S)
     try:
         client.call("CONFIG", "SET", "dir", str(places.redis))

@@ -31,7 +31,7 @@ _DEATHS_UNTIL_TROUBLE = 3
 
 
 class RedisKeeper:
-    """Looks after the server once it is `wanted`; `trouble` says why there is none when that is not about to change."""
+    """Looks after the server once it is `wanted`; `trouble` says what is wrong that is not about to change."""
 
     def __init__(self, places: Places, clock: Clock) -> None:
         self.wanted = False
@@ -90,14 +90,18 @@ class RedisKeeper:
 
     def _keep_folder(self) -> None:
         """Give a server whose folder was removed another: it would go on, and lose everything at its end."""
-        if self._places.redis.exists() or not self.answers():
+        if self._places.redis.exists() or not self._places.home.exists() or not self.answers():
             return
         try:
             redis_folder.replace(self._places)
         except (Unreachable, Refused, OSError) as error:
-            log.warning("%s was removed, and Redis cannot write elsewhere: %s", self._places.redis, error)
+            trouble = f"{self._places.redis} was removed, and Redis cannot write elsewhere: {error}"
+            if trouble != self.trouble:
+                log.warning("%s", trouble)
+            self.trouble = trouble
         else:
             log.warning("%s was removed: created again, and Redis writes there all it holds", self._places.redis)
+            self.trouble = None
 
     def _died(self) -> None:
         code = self._started.returncode if self._started is not None else None

@@ -7,7 +7,8 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import psutil
 import pytest
 
 from mistudio_cli import control, redis_server, settings
+from mistudio_cli.redis_keeper import RedisKeeper
 from mistudio_cli.settings import Settings
 from tasks import identity, wire
 from tasks.job import Job
@@ -124,6 +126,33 @@ def ending(folder: Path) -> Iterator[Home]:
             process.kill()
         if home.places.redis_socket.parent != home.places.run:
             shutil.rmtree(home.places.redis_socket.parent, ignore_errors=True)
+
+
+Keep = Callable[[], RedisKeeper]
+
+
+@pytest.fixture
+def keep(home: Home) -> Iterator[Keep]:
+    """Makes keepers of this home's Redis, which answers."""
+    yield from keeping(home)
+
+
+def keeping(home: Home) -> Iterator[Keep]:
+    keepers = []
+
+    def keep() -> RedisKeeper:
+        keepers.append(keeper := RedisKeeper(home.places, time.monotonic))
+        keeper.wanted = True
+        keeper.tick()
+        until(keeper.answers, 20, "Redis to answer")
+        return keeper
+
+    yield keep
+    redis_server.stop(home.places)
+    for keeper in keepers:
+        keeper.let_go()
+        if keeper._started is not None:
+            keeper._started.wait(20)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +12,8 @@ import pytest
 
 from mistudio_cli import redis_server
 from mistudio_cli.errors import Code
-from mistudio_cli.redis_keeper import RedisKeeper
 from tests.conftest import until
-from tests.supervision.conftest import MISTUDIO, Home, ending
+from tests.supervision.conftest import MISTUDIO, Home, Keep, ending, keeping
 
 
 @pytest.fixture
@@ -73,11 +71,8 @@ def test_on_a_full_disk_a_command_says_so_and_what_was_accepted_is_there_afterwa
     assert typed(on_small_disk, "jobs ls --json").stdout.count('"state": "queued"') == 2
 
 
-def test_a_removed_folder_is_created_again_with_all_that_redis_holds(home: Home) -> None:
-    keeper = RedisKeeper(home.places, time.monotonic)
-    keeper.wanted = True
-    keeper.tick()
-    until(keeper.answers, 20, "Redis to answer")
+def test_a_removed_folder_is_created_again_with_all_that_redis_holds(home: Home, keep: Keep) -> None:
+    keeper = keep()
     home.redis_says("SET", "accepted", "before")
     shutil.rmtree(home.places.redis)
     keeper.tick()
@@ -89,10 +84,31 @@ def test_a_removed_folder_is_created_again_with_all_that_redis_holds(home: Home)
     until(lambda: keeper.tick() is None and keeper.answers(), 20, "Redis to answer again")
     assert home.redis_says("MGET", "accepted", "accepted-too") == ["before", "after"]
     assert home.places.redis.stat().st_mode & 0o777 == 0o700
-    redis_server.stop(home.places)
-    keeper.let_go()
-    if keeper._started is not None:
-        keeper._started.wait(20)
+
+
+def test_a_home_that_is_removed_whole_is_not_created_again(strange_home: Home) -> None:
+    """The sockets of a deep home lie elsewhere, so its Redis answers all the same."""
+    keepers = keeping(strange_home)
+    keeper = next(keepers)()
+    shutil.rmtree(strange_home.places.home)
+    keeper.tick()
+    assert not strange_home.places.home.exists()
+    server = keeper.let_go()
+    redis_server.stop(strange_home.places, server=server)
+    next(keepers, None)
+
+
+def test_what_a_redis_refuses_is_its_trouble_and_said_once(
+    home: Home, keep: Keep, caplog: pytest.LogCaptureFixture
+) -> None:
+    keeper = keep()
+    home.redis_says("ACL", "SETUSER", "default", "-config")
+    shutil.rmtree(home.places.redis)
+    for _ in range(3):
+        keeper.tick()
+    assert keeper.trouble is not None
+    assert keeper.trouble.startswith(f"{home.places.redis} was removed, and Redis cannot write elsewhere: ")
+    assert caplog.text.count("cannot write elsewhere") == 1
 
 
 def _rewrites(home: Home) -> bool:

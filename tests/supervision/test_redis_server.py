@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -21,35 +20,9 @@ from mistudio_cli.redis_keeper import RedisKeeper
 from tasks import identity, wire
 from tasks.places import SOCKET_PATH_MAX
 from tests.conftest import compile_library, until
-from tests.supervision.conftest import Home
+from tests.supervision.conftest import Home, Keep, keeping
 
 SLOW_DISK = Path(__file__).parent / "slow_disk.c"
-
-Keep = Callable[[], RedisKeeper]
-
-
-@pytest.fixture
-def keep(home: Home) -> Iterator[Keep]:
-    """Makes keepers of this home's Redis, which answers."""
-    yield from keeping(home)
-
-
-def keeping(home: Home) -> Iterator[Keep]:
-    keepers = []
-
-    def keep() -> RedisKeeper:
-        keepers.append(keeper := RedisKeeper(home.places, time.monotonic))
-        keeper.wanted = True
-        keeper.tick()
-        until(keeper.answers, 20, "Redis to answer")
-        return keeper
-
-    yield keep
-    redis_server.stop(home.places)
-    for keeper in keepers:
-        keeper.let_go()
-        if keeper._started is not None:
-            keeper._started.wait(20)
 
 
 def test_it_is_private_and_durable_and_nothing_listens_on_tcp(home: Home, keep: Keep) -> None:

@@ -144,9 +144,9 @@ def test_what_it_cannot_do_it_says(world: World, request_: dict[str, Any], error
 
 @pytest.mark.parametrize("count", [1000, 10**9, -1, 1.5, True, "2", None])
 def test_no_request_makes_more_workers_of_a_queue_than_there_can_be(world: World, count: object) -> None:
-    told = {"op": "scale", "counts": {"datasets": 1, "training": count}, "broker_url": world.url, "environment": {}}
+    counts = {"datasets": 1, "training": count}
     with pytest.raises(Problem, match="workers are not between 0 and 999"):
-        world.supervisor.answer(told)
+        world.ask("scale", counts=counts)
     assert world.rows() == []
 
 
