@@ -80,7 +80,13 @@ class Lab:
     def under_way(self, job: Job) -> psutil.Process:
         """The job's runner, once it has done some of its work."""
         until(lambda: (told := self.ledger.need(job.id).progress) and told.done > 0, 30, self.log())
-        return next(p for p in psutil.process_iter(["cmdline"]) if job.id in (p.info["cmdline"] or ()))
+        runner = self.runner(job)
+        assert runner is not None, self.log()
+        return runner
+
+    def runner(self, job: Job) -> psutil.Process | None:
+        """The process that does a job's work, if there is one."""
+        return next((p for p in psutil.process_iter(["cmdline"]) if job.id in (p.info["cmdline"] or ())), None)
 
     def reasons(self, job: Job) -> list[str]:
         return [event["reason"] for event in self.ledger.events(job.id)]

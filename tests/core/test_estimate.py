@@ -48,13 +48,9 @@ def estimated(lab: Lab, job: Job) -> Estimate:
     return kind.estimate(kind.read_params(job.params), KnownArtifacts(lab.ledger, lab.store))
 
 
-def runner_of(job: Job) -> psutil.Process | None:
-    return next((p for p in psutil.process_iter(["cmdline"]) if job.id in (p.info["cmdline"] or ())), None)
-
-
 def most_held(lab: Lab, job: Job, seconds: float = 240) -> int:
     """The most the job's runner ever held: its PSS if no other process maps the same libraries, as here others may."""
-    runner, most = until(lambda: runner_of(job), 60, lab.log()), 0
+    runner, most = until(lambda: lab.runner(job), 60, lab.log()), 0
 
     def look() -> bool:
         nonlocal most
