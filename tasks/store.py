@@ -160,14 +160,6 @@ def remove(path: Path) -> None:
         gone.unlink(missing_ok=True)
 
 
-def tree(path: Path) -> Iterator[Path]:
-    """The path and all below it, through no link."""
-    yield path
-    if path.is_dir() and not path.is_symlink():
-        for below in path.iterdir():
-            yield from tree(below)
-
-
 def size_of(path: Path) -> int:
     """Bytes of the files there and below."""
     return sum(entry.st_size for entry in stats(path) if not stat.S_ISDIR(entry.st_mode))
