@@ -70,17 +70,8 @@ def test_the_memory_of_a_dense_training_is_known_within_a_fifth_too(lab: Lab) ->
     add_model(lab, "model", 128)
     add_tokens(lab, "words", 8000)
     lab.start_worker(OMP_NUM_THREADS="1")
-    job = lab.submit(
-        "train",
-        model="model",
-        dataset="words",
-        layer=0,
-        steps=10,
-        batch=1024,
-        expansion=16,
-        **STANDARD,
-        eval_tokens=2048,
-    )
+    sizes = {"steps": 10, "batch": 1024, "expansion": 16, "eval_tokens": 2048}
+    job = lab.submit("train", model="model", dataset="words", layer=0, **sizes, **STANDARD)
     assert estimated(lab, job).memory_bytes == pytest.approx(most_held(lab, job), rel=0.2)
 
 

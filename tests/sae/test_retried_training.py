@@ -17,8 +17,8 @@ from tests.core.lab import Lab
 from tests.sae.conftest import Bench
 
 STEPS = 600
-SHORT = {"model": "tiny", "dataset": "words", "layer": 1, "k": 4, "batch": 256, "steps": STEPS, "expansion": 4}
-SHORT |= {"eval_tokens": 2048}
+SHORT = {"model": "tiny", "dataset": "words", "layer": 1, "k": 4, "batch": 256, "expansion": 4}
+SHORT |= {"steps": STEPS, "eval_tokens": 2048}
 
 #: What of an artifact must be the same byte for byte.
 SAME = ("sae_weights.safetensors", "cfg.json", "metrics.jsonl")
