@@ -145,7 +145,7 @@ def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str, bell: dict[st
     if claim is None:
         log.info("nothing to run: the job is %s", "unknown" if job is None else job.state)
     elif job is not None and job.attempt == claim.job.attempt and job.state is not State.RUNNING:
-        _log_outcome(job, in_its_log=not has_logged_its_end)
+        _log_outcome(job, in_its_log=not has_logged_its_end or job.state is State.QUEUED)
     return job
 
 
@@ -200,23 +200,21 @@ def _run(ledger: Ledger, claim: Claim, keeper: Keeper) -> bool:
         tell(lambda: keeper.settle(ledger, "while it waited for a device"))
         return False
     ended = run_apart(claim, device, keeper)
-    if ended != TOLD_THE_LEDGER:
-        _tell_for_the_runner(ledger, claim, keeper, ended)
-    return ended == TOLD_THE_LEDGER
+    # A runner may be killed after it has recorded the end of its job: then there is nothing left to record.
+    return ended == TOLD_THE_LEDGER or _tell_for_the_runner(ledger, claim, keeper, ended) == "lost"
 
 
-def _tell_for_the_runner(ledger: Ledger, claim: Claim, keeper: Keeper, ended: int) -> None:
-    """The end of a runner that did not tell it itself, by its exit code."""
+def _tell_for_the_runner(ledger: Ledger, claim: Claim, keeper: Keeper, ended: int) -> str:
+    """The end of a runner that did not record it, by its exit code; "lost" if the job has ended or is another's."""
     result = result_made_by(claim.job, Store(Places.from_environment().store))
     if result is not None:  # it was ended after its last deed
-        tell(lambda: ledger.finish(claim, State.SUCCEEDED, "done", result=result))
-    elif ended == STOPPED_WHEN_TOLD or (keeper.why and ended == -signal.SIGTERM):  # the latter before it could listen
-        tell(lambda: keeper.settle(ledger, "stopped when told to"))
-    elif keeper.why:
+        return tell(lambda: ledger.finish(claim, State.SUCCEEDED, "done", result=result))
+    if ended == STOPPED_WHEN_TOLD or (keeper.why and ended == -signal.SIGTERM):  # the latter before it could listen
+        return tell(lambda: keeper.settle(ledger, "stopped when told to"))
+    if keeper.why:
         how = keeper.how_killed if ended == -signal.SIGKILL else explain_exit(ended)
-        tell(lambda: keeper.settle(ledger, how))
-    else:
-        tell(lambda: ledger.put_back(claim, explain_exit(ended), loss=True))
+        return tell(lambda: keeper.settle(ledger, how))
+    return tell(lambda: ledger.put_back(claim, explain_exit(ended), loss=True))
 
 
 def _gpu_memory(ledger: Ledger, kind: JobKind, job: Job) -> int | None:

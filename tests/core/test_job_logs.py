@@ -11,7 +11,6 @@ import sys
 
 from mistudio_cli.job_logs import as_record
 from tasks.job import Job, State
-from tests.conftest import until
 from tests.core.lab import Lab
 
 
@@ -49,7 +48,6 @@ def test_the_log_of_a_killed_and_resumed_job_has_both_attempts(lab: Lab) -> None
     job = lab.submit("hike", name="b", ticks=30)
     os.kill(lab.under_way(job).pid, signal.SIGKILL)
     lab.ended(job)
-    until(lambda: lab.runner(job) is None, 20, "the runner to end by itself")
     lab.stop_worker()
     told = messages(lab, job)
     assert told[:3] == ["1: hike b: attempt 1 of at most 2 on cpu", "1: ticks 30", "1: starts from scratch"]
