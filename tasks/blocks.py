@@ -172,5 +172,8 @@ def _watching(chains: list[_Chain]) -> Iterator[None]:
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether they have the same shape and the same numbers, in whatever precision."""
-    return a.shape == b.shape and bool((a.to(b.dtype) == b).all())
+    """Whether they have the same shape and, in whatever precision, the same numbers, NaN included."""
+    if a.shape != b.shape:
+        return False
+    a = a.to(b.dtype)
+    return bool(((a == b) | (a.isnan() & b.isnan())).all())

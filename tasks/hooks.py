@@ -230,9 +230,12 @@ def _sums_agree(model: PreTrainedModel, block: str, form: _Form) -> bool:
 
 
 def _equal(sum_: torch.Tensor, told: torch.Tensor, before: torch.Tensor, model: PreTrainedModel) -> bool:
-    """Whether they agree to a thousandth of what was added, and to a few roundings of the model's own precision."""
+    """Whether they agree to a thousandth of what was added, and to a few roundings of the model's own precision.
+
+    What a broken model hands on that is no finite number says nothing of where its modules are.
+    """
     if sum_.shape != told.shape:
         return False
     added = (told - before).norm(dim=-1)
     allowed = 0.001 * added + 4 * torch.finfo(model.dtype).eps * told.norm(dim=-1)
-    return bool(((sum_ - told).norm(dim=-1) <= allowed).all())
+    return bool((((sum_ - told).norm(dim=-1) <= allowed) | ~told.isfinite().all(dim=-1)).all())

@@ -173,12 +173,15 @@ def test_a_disk_that_cannot_hold_them_is_said_before_anything_is_read(marked: Be
     assert made(marked, "fits").exists()
 
 
-def test_a_model_that_answers_no_numbers_is_said(marked: Bench):
+@pytest.mark.parametrize("hook", ["resid", "attn", "mlp"])
+@pytest.mark.parametrize("value", [3e38, 1e38])  # finite, and its products are not
+def test_a_model_that_answers_no_numbers_is_said(marked: Bench, value: float, hook: str):
     import safetensors.torch as st
 
     path = marked.store.path("models", "tiny") / "model.safetensors"
     weights = st.load_file(path)
-    weights["gpt_neox.layers.1.mlp.dense_h_to_4h.bias"][:] = 3e38  # finite, and its products are not
+    for layer in (0, 1):
+        weights[f"gpt_neox.layers.{layer}.mlp.dense_h_to_4h.bias"][:] = value
     st.save_file(weights, path, {"format": "pt"})
     with pytest.raises(Problem, match="no finite numbers"):
-        made(marked)
+        made(marked, hook=hook)
