@@ -17,7 +17,7 @@ from tests.core.test_estimate import add_model, add_tokens
 
 SEED = os.environ.get("MISTUDIO_TEST_SEED", "1")
 BLOWS = 5 if os.environ.get("MISTUDIO_TEST_DEEPER") else 2
-STEPS, BATCH = 1000, 64
+STEPS, BATCH = 700, 64
 
 
 def strike(lab: Lab, job: Job, at: int, attempt: int, chance: random.Random) -> str:
