@@ -53,7 +53,7 @@ class Hearing:
         if self._ledger is None or not waited_for or now < self._ask_at:
             return
         try:
-            beats = {(beat.name, beat.pid): beat.seen_at for beat in self._ledger.workers(math.inf)}
+            beats = {(beat.name, beat.pid): beat.consumed_at for beat in self._ledger.workers(math.inf)}
         except (wire.Unreachable, wire.Refused) as error:
             pause_s = REDIS_SILENT_PAUSE_S if isinstance(error, wire.Silent) else REDIS_AWAY_PAUSE_S
             self._ask_at, self._was_deaf = self._clock() + pause_s, True

@@ -22,6 +22,7 @@ COLOURS = {
     "cancelled": _YELLOW,
     "backoff": _YELLOW,
     "silent": _YELLOW,
+    "unresponsive": _YELLOW,
     "warning": _YELLOW,
     "failed": _RED,
     "fatal": _RED,

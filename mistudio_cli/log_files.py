@@ -19,6 +19,7 @@ from tasks.places import Places
 #: A log is rotated when it holds more bytes, and so many earlier ones are kept.
 LARGEST_BYTES, KEPT = 10_000_000, 3
 
+_DAY_S = 86_400.0
 _BLOCK = 1 << 14
 _LOOK_EVERY_S = 0.2
 
@@ -39,6 +40,19 @@ def rotate(path: Path, larger_than: int = LARGEST_BYTES, kept: int = KEPT) -> No
     for old, new in reversed([*pairwise(files)]):
         old.replace(new)
     path.touch(mode=0o600)  # a log that says nothing for a while is still a log
+
+
+def bound_job_logs(places: Places, most_bytes: float) -> None:
+    """Remove the logs of jobs that were written to longest ago until the others hold no more bytes.
+
+    One that was written to in the last day stays: its job may run. By this host's clock, which wrote them.
+    """
+    found = [(path.stat().st_mtime, path.stat().st_size, path) for path in places.job_log("any").parent.glob("*.log")]
+    room = most_bytes
+    for written_at, size, path in sorted(found, reverse=True):
+        room -= size
+        if room < 0 and time.time() - written_at > _DAY_S:
+            path.unlink(missing_ok=True)
 
 
 def earlier(path: Path, number: int) -> Path:

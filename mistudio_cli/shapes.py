@@ -246,7 +246,8 @@ def workers(snapshot: Snapshot) -> dict[str, Any]:
 def worker(row: WorkerRow) -> dict[str, Any]:
     """One worker."""
     told = dataclasses.asdict(row)
-    return {**told, "started_at": time(row.started_at), "seen_age_s": _rounded(row.seen_age_s)}
+    ages = {"seen_age_s": _rounded(row.seen_age_s), "loop_age_s": _rounded(row.loop_age_s)}
+    return {**told, "started_at": time(row.started_at), **ages}
 
 
 def device(card: Device, holders: Sequence[Holder] | None) -> dict[str, Any]:

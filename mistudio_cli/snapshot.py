@@ -78,6 +78,7 @@ class WorkerRow:
     started_at: float | None
     last_exit: str | None
     seen_age_s: float | None
+    loop_age_s: float | None
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def read_all(ledger: Ledger, places: Places, *, memory_age_s: float = 0.0) -> Sn
     seen: dict[str, Any] = {"workers": _known_workers(told, read and (read[0], read[2], read[3]), memory_age_s)}
     if read is not None:
         now, counts, beats, _, jobs, following = read
-        live = [beat for beat in beats if now - beat.seen_at <= BEAT_TTL_S]
+        live = [beat for beat in beats if now - beat.consumed_at <= BEAT_TTL_S]
         seen |= {"read_at": now, "queues": queue_rows(counts, live, now), "jobs": jobs, "next": following}
     supervisor = (told or {}).get("supervisor")
     leases = _attempt("leases", ledger.leases, errors) if read is not None and devices.devices else None
@@ -221,10 +222,10 @@ def _supervised_row(
     now: float,
 ) -> WorkerRow:
     age = None if beat is None else max(0.0, now - beat.seen_at)
-    silent = busy is not None and told["state"] == "running" and (age is None or age > BEAT_TTL_S)
+    trouble = _trouble(beat, now) if busy is not None and told["state"] == "running" else None
     return WorkerRow(
         name=told["name"],
-        state="silent" if silent else told["state"],
+        state=trouble or told["state"],
         pid=told["pid"],
         queues=tuple(told["queues"]),
         slots=told["slots"],
@@ -236,14 +237,22 @@ def _supervised_row(
         started_at=told["started_at"],
         last_exit=told["last_exit"],
         seen_age_s=age,
+        loop_age_s=None if beat is None else max(0.0, now - beat.consumed_at),
     )
+
+
+def _trouble(beat: WorkerBeat | None, now: float) -> str | None:
+    """What is wrong with a worker that should run: no heartbeat, or one whose message loop does not run."""
+    if beat is None or now - beat.seen_at > BEAT_TTL_S:
+        return "silent"
+    return "unresponsive" if now - beat.consumed_at > BEAT_TTL_S else None
 
 
 def _beat_row(beat: WorkerBeat, busy: Sequence[tuple[str, int]], now: float) -> WorkerRow:
     age = max(0.0, now - beat.seen_at)
     return WorkerRow(
         name=beat.name,
-        state="running" if age <= BEAT_TTL_S else "silent",
+        state=_trouble(beat, now) or "running",
         pid=beat.pid,
         queues=beat.queues,
         slots=beat.slots,
@@ -255,6 +264,7 @@ def _beat_row(beat: WorkerBeat, busy: Sequence[tuple[str, int]], now: float) -> 
         started_at=beat.started_at,
         last_exit=None,
         seen_age_s=age,
+        loop_age_s=max(0.0, now - beat.consumed_at),
     )
 
 

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from mistudio_cli.child import Clock, Process
 from mistudio_cli.crew import Crew, Spawn
 from mistudio_cli.door import Door
 from mistudio_cli.hearing import Hearing
-from mistudio_cli.log_files import rotate_all
+from mistudio_cli.log_files import bound_job_logs, rotate_all
 from mistudio_cli.profile import WorkerSpec
 from mistudio_cli.redis_keeper import RedisKeeper
 from mistudio_cli.states import TERM_GRACE_S
@@ -32,11 +32,12 @@ from tasks.places import Places
 from tasks.problem import Problem
 from tasks.redact import without_secrets
 from tasks.rounds import Rounds
+from tasks.settings import current
 
 log = logging.getLogger("mistudio.supervisor")
 
 TICK_S = 0.5
-ROTATE_EVERY_S = 10.0
+ROTATE_EVERY_S, BOUND_JOB_LOGS_EVERY_S = 10.0, 600.0
 LISTEN_FOR_ANSWERS_EVERY_S = 0.05
 
 #: A home that has been gone for so long was removed; then what runs for it has so long to end by itself.
@@ -64,9 +65,10 @@ class Supervisor:
         self.exit_code = 0
         self._told_to_end = False
         self._ends_redis = False
-        self._rotate_at = 0.0
+        self._rotate_at = self._bound_at = 0.0
         self._clock = clock
-        steps = (self._obey, self._look_for_home, self.redis.tick, self.crew.tick, self._rotate_logs, self._give_up)
+        logs = (self._rotate_logs, self._bound_job_logs)
+        steps = (self._obey, self._look_for_home, self.redis.tick, self.crew.tick, *logs, self._give_up)
         self._steps = [(step, Rounds(f"{step.__qualname__} of the supervisor", log)) for step in steps]
 
     # -- what can be asked of it ----------------------------------------------------------------------------------
@@ -169,6 +171,12 @@ class Supervisor:
         if self._clock() >= self._rotate_at:
             self._rotate_at = self._clock() + ROTATE_EVERY_S
             rotate_all(self.places)
+
+    def _bound_job_logs(self) -> None:
+        if self._clock() >= self._bound_at:
+            self._bound_at = self._clock() + BOUND_JOB_LOGS_EVERY_S
+            with suppress(FileNotFoundError):  # a job's log was removed meanwhile
+                bound_job_logs(self.places, current("keep_job_logs_gb") * 1e9)
 
     @property
     def patience_s(self) -> float:

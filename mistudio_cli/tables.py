@@ -310,7 +310,11 @@ def _without_jobs(row: WorkerRow) -> int | None:
 
 
 def _seen(row: WorkerRow) -> str:
-    return f"not heard of for {duration(row.seen_age_s)}: " if row.state == "silent" and row.seen_age_s else ""
+    if row.state == "silent" and row.seen_age_s:
+        return f"no heartbeat for {duration(row.seen_age_s)}: "
+    if row.state == "unresponsive" and row.loop_age_s:
+        return f"has received no message for {duration(row.loop_age_s)}: "
+    return ""
 
 
 def _or_unknown(value: object) -> str:

@@ -19,6 +19,7 @@ from tasks.ledger import Ledger
 from tasks.not_celery import refuse
 from tasks.problem import Problem
 from tasks.queues import DEFAULT_PRIORITY, PRIORITY_STEPS, QUEUE_NAMES, wire_priority
+from tasks.redis_socket import DEAD_LINK_OPTIONS
 from tasks.redis_url import is_redis, parse_url
 
 #: Celery insists on a default queue; nobody consumes this one and no route leads to it.
@@ -26,6 +27,9 @@ NO_QUEUE = "mistudio-no-such-queue"
 
 #: How long Celery waits for a reply of Redis, and for a connection.
 SOCKET_TIMEOUT_S, CONNECT_TIMEOUT_S = 30.0, 10.0
+
+#: A connection that was not used for so long is asked whether it lives before it is used.
+HEALTH_CHECK_INTERVAL_S = 10
 
 #: Our way to Redis, by name: nobody imports redis-py who only makes an app.
 WIRING = "tasks.transport:Wiring"
@@ -60,8 +64,12 @@ def make_app(broker_url: str, result_backend: str | None = None) -> Celery:
             "socket_timeout": SOCKET_TIMEOUT_S,
             "socket_connect_timeout": CONNECT_TIMEOUT_S,
             "socket_keepalive": True,
+            "socket_keepalive_options": DEAD_LINK_OPTIONS,
+            "health_check_interval": HEALTH_CHECK_INTERVAL_S,
         },
         redis_socket_timeout=SOCKET_TIMEOUT_S,
+        redis_socket_keepalive=results.startswith(("redis://", "rediss://")),  # redis-py has none for unix sockets
+        redis_backend_health_check_interval=HEALTH_CHECK_INTERVAL_S,
         redis_socket_connect_timeout=CONNECT_TIMEOUT_S,
         result_backend_transport_options={"additional_connection_errors": ("redis.exceptions:InvalidResponse",)},
         broker_connection_retry_on_startup=True,

@@ -35,7 +35,10 @@ BEAT_TTL_S = 10.0
 
 @dataclass(frozen=True)
 class WorkerBeat:
-    """What a worker last said of itself; `seen_at` is when it said it (server clock)."""
+    """What a worker last said of itself; `seen_at` is when it said it (server clock).
+
+    `loop_at` is when its message loop had last run then: a worker whose loop waits for something receives no messages.
+    """
 
     name: str
     host: str
@@ -44,6 +47,12 @@ class WorkerBeat:
     slots: int
     started_at: float
     seen_at: float = 0.0
+    loop_at: float = 0.0  # 0: an older worker, whose message loop itself sent this
+
+    @property
+    def consumed_at(self) -> float:
+        """When it last consumed, as far as that is known."""
+        return self.loop_at or self.seen_at
 
 
 @dataclass(frozen=True)
@@ -206,8 +215,8 @@ class Ledger:
         self._change("try_write", "")
 
     def beat(self, worker: WorkerBeat) -> None:
-        """Record that a worker lives."""
-        told = dataclasses.asdict(dataclasses.replace(worker, seen_at=self.now()))
+        """Record that a worker lives, now unless it says when."""
+        told = dataclasses.asdict(dataclasses.replace(worker, seen_at=worker.seen_at or self.now()))
         self.client.call("HSET", f"{PREFIX}workers", worker.name, json.dumps(told))
 
     def forget_worker(self, name: str) -> None:
@@ -255,10 +264,10 @@ class Ledger:
         return self.client.call("ZRANGEBYLEX", f"{PREFIX}ids", f"[{prefix}", f"[{prefix}\xff", "LIMIT", 0, limit)
 
     def workers(self, within_s: float = BEAT_TTL_S) -> list[WorkerBeat]:
-        """Workers heard of in the last `within_s` seconds, by name."""
+        """Workers that have consumed in the last `within_s` seconds, by name."""
         reply, (seconds, _) = self._read([("HGETALL", f"{PREFIX}workers"), ("TIME",)])
         beats = readable(read_beat, pairs(reply).values())
-        return sorted((b for b in beats if abs(int(seconds) - b.seen_at) <= within_s), key=lambda beat: beat.name)
+        return sorted((b for b in beats if abs(int(seconds) - b.consumed_at) <= within_s), key=lambda beat: beat.name)
 
     def holders(self) -> list[tuple[str, int]]:
         """Name with host, and pid, of the worker of each running job."""
@@ -356,7 +365,11 @@ def read_beat(line: str) -> WorkerBeat:
     fields = json.loads(line)
     known = {field.name: fields[field.name] for field in dataclasses.fields(WorkerBeat) if field.name in fields}
     beat = WorkerBeat(**{**known, "queues": tuple(fields["queues"])})
-    times, counts, names = (beat.started_at, beat.seen_at), (beat.pid, beat.slots), (beat.name, beat.host, *beat.queues)
+    times, counts, names = (
+        (beat.started_at, beat.seen_at, beat.loop_at),
+        (beat.pid, beat.slots),
+        (beat.name, beat.host, *beat.queues),
+    )
     for time_s in times:
         finite_number(time_s)
     if not all(isinstance(count, int) for count in counts):

@@ -9,6 +9,11 @@ from typing import Any
 
 from tasks.redis_url import Address
 
+#: A link over which nothing comes through any more is given up after about 14 s: an idle one by probes, one with data
+#: on its way by the time for which that is not acknowledged. Linux knows all of these.
+_NOTICED = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 14_000}
+DEAD_LINK_OPTIONS = {getattr(socket, name): value for name, value in _NOTICED.items() if hasattr(socket, name)}
+
 
 def open_socket(address: Address, timeout_s: float) -> socket.socket:
     """A connected socket. OSError when that fails, TimeoutError when it takes longer; only the name lookup can."""
@@ -43,6 +48,8 @@ def _tcp(address: Address, deadline: float) -> socket.socket:
         with suppress(OSError):
             link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in DEAD_LINK_OPTIONS.items():
+                link.setsockopt(socket.IPPROTO_TCP, option, value)
         return link
     raise OSError(f"{address.host} has no address")
 

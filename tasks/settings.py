@@ -100,6 +100,14 @@ SETTINGS: tuple[Setting, ...] = (
         unset="a tenth of the disk",
     ),
     Setting(
+        "keep_job_logs_gb",
+        "MISTUDIO_KEEP_JOB_LOGS_GB",
+        number(0),
+        "Size of the logs of jobs on each host, in all",
+        1.0,
+        "GB",
+    ),
+    Setting(
         "job_memory_gb",
         "MISTUDIO_JOB_MEMORY_GB",
         number(0, above=True),

@@ -1,7 +1,7 @@
 """`python -P -m tasks.worker`: the only way a worker starts.
 
 The worker is thin: Celery, the ledger and the declarations of kinds; what is heavy runs in runners. What it does beside
-consuming is its `pulse`.
+consuming is its `heartbeat`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from tasks import shares
 from tasks.app import app_from_environment
 from tasks.consumer import Consumer
 from tasks.guard import Guard, ParentWatch
+from tasks.heartbeat import Heartbeat
 from tasks.ledger import WorkerBeat
 from tasks.log_lines import log_to_stderr, path_from_environment
 from tasks.not_celery import refuse
 from tasks.places import Places
 from tasks.problem import Problem
-from tasks.pulse import Pulse
 from tasks.queues import QUEUE_NAMES
 from tasks.remote import follow_or_refuse
 from tasks.revoking import make_revoke_cancel
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
     register_tasks(app, seat)
     make_revoke_cancel()
     follow_or_refuse(queues)
-    app.steps["worker"].add(Pulse)
+    app.steps["worker"].add(Heartbeat)
     hostname = f"{options.name}@{socket.gethostname()}"
     worker = _worker_of(app)(
         hostname=hostname,

@@ -81,6 +81,20 @@ def test_a_worker_that_fell_silent_is_no_consumer_and_is_shown_with_its_age(
     assert worker.seen_age_s >= 0
 
 
+def test_a_worker_whose_message_loop_does_not_run_is_no_consumer_and_unresponsive(cli: Cli) -> None:
+    now = cli.ledger.now()
+    cli.ledger.beat(dataclasses.replace(BEAT, seen_at=now, loop_at=now - 30))
+    seen = read_all(cli.ledger, Places(cli.home, cli.home))
+    assert [row.consumers for row in seen.queues] == [0] * 6
+    (worker,) = seen.workers
+    assert (worker.name, worker.state) == (BEAT.name, "unresponsive")
+    assert worker.seen_age_s is not None
+    assert worker.seen_age_s < 5
+    assert "has received no message for 3" in " ".join(cli("workers", "status").out.split())
+    cli.ledger.beat(dataclasses.replace(BEAT, seen_at=now, loop_at=now - 1))
+    assert [row.state for row in read_all(cli.ledger, Places(cli.home, cli.home)).workers] == ["running"]
+
+
 def test_what_cannot_be_read_is_an_error_and_never_an_empty_table(tmp_path: Path) -> None:
     seen = read_all(Ledger(connect("redis://127.0.0.1:1/0")), Places(tmp_path, tmp_path))
     assert (seen.read_at, seen.queues, seen.jobs, seen.workers) == (None, None, None, None)

@@ -63,6 +63,7 @@ WORKERS = [
         NOW - 800_000,
         "killed by SIGKILL (memory?)",
         None,
+        None,
     )
     for name in ("high-priority", "all-queues")
 ]

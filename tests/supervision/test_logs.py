@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from tasks.places import Places
 from tests.conftest import until
 from tests.supervision.conftest import Home
 from tests.supervision.test_workers import Cli
+from tests.supervision.world import World
 
 WRITERS, LINES = 4, 5000
 
@@ -196,3 +198,23 @@ def test_a_line_that_a_full_disk_cut_short_is_left_out(tmp_path: Path) -> None:
         file.write('{"at": "20')
     assert [change.after for change in history.read(places, 10)] == ["starting"]
     assert json.loads(places.history.read_text().splitlines()[0])["worker"] == "w@h"
+
+
+def test_the_logs_of_jobs_on_a_host_are_bounded_by_its_supervisor(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = world.places.job_log("any").parent
+    folder.mkdir(parents=True)
+    now = time.time()
+    for days, name in enumerate(("today", "recent", "older", "oldest")):
+        (folder / f"{name}.log").write_bytes(b"x" * 1000)
+        os.utime(folder / f"{name}.log", (now - 2 * days * 86_400,) * 2)
+    monkeypatch.setenv("MISTUDIO_KEEP_JOB_LOGS_GB", "0.000002")
+    world.supervisor.tick()
+    assert {path.stem for path in folder.iterdir()} == {"today", "recent"}
+    monkeypatch.setenv("MISTUDIO_KEEP_JOB_LOGS_GB", "0")
+    world.supervisor.tick()
+    assert {path.stem for path in folder.iterdir()} == {"today", "recent"}, "it looks now and then"
+    world.now += 601
+    world.supervisor.tick()
+    assert {path.stem for path in folder.iterdir()} == {"today"}, "its job may run"

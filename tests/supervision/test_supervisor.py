@@ -198,6 +198,17 @@ def test_a_worker_that_says_nothing_any_more_is_ended_and_replaced(world: World)
     assert world.pid(PAIR[0].name) != first
 
 
+def test_heartbeats_of_a_worker_whose_message_loop_does_not_run_do_not_save_it(world: World) -> None:
+    world.up(PAIR[0])
+    pid = world.pid(PAIR[0].name)
+    beat = WorkerBeat(full_name(PAIR[0].name), "h", pid, (), 1, 0.0, loop_at=world.ledger.now())
+    for _ in range(int(SILENCE_S / 6) + 2):
+        world.ledger.beat(beat)
+        world.now += 6
+        world.supervisor.tick()
+    assert world.states() == {PAIR[0].name: "hung"}
+
+
 def test_silence_while_redis_was_away_is_nobodys_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.up(PAIR[0])
     ledger = world.supervisor.hearing._ledger

@@ -1,8 +1,13 @@
-"""What a worker does once a second beside consuming: says that it lives, mends what others lost, clears up."""
+"""A worker's heartbeat: once a second, in a thread of its own, whatever Celery's message loop waits for.
+
+It carries when the message loop last ran, so that a worker that receives no messages is told from one that is gone. The
+same thread maintains the ledger and removes work folders that nobody else will.
+"""
 
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -29,9 +34,12 @@ BEAT_EVERY_S = 1.0
 #: At every so many beats one thing is cleared away.
 _BEATS_PER_CLEARING = 10
 
+#: How long a worker that ends waits for its last call to Redis.
+_LAST_CALL_S = 6.0
 
-class Pulse(bootsteps.StartStopStep):
-    """Once a second, in the worker's own loop: say that it lives, mend what was lost."""
+
+class Heartbeat(bootsteps.StartStopStep):
+    """Begins with the worker's first message loop and ends with the worker."""
 
     #: What is required is stopped afterwards: the seat is given up before the pool waits for its last jobs.
     requires = frozenset({"celery.worker.components:Timer", "celery.worker.components:Pool"})
@@ -43,43 +51,50 @@ class Pulse(bootsteps.StartStopStep):
         self._store = Store(Places.from_environment().store)
         self._beats = 0
         self._rounds = Rounds("what is done each second", log)
-        self._ready = False
+        self._ready, self._is_over, self._loop_ran = threading.Event(), threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._timer: Any = None
 
     def start(self, parent: Any) -> None:
-        """Begin; the first beat waits until the worker consumes."""
+        """Begin; the first heartbeat waits until the worker consumes."""
         self._worker = parent
         self._ledger = open_ledger(parent.app)
         worker_ready.connect(self._on_ready)
-        self._timer = parent.timer.call_repeatedly(BEAT_EVERY_S, self._tick)
+        self._timer = parent.timer.call_repeatedly(BEAT_EVERY_S, self._loop_ran.set)
+        self._thread.start()
 
     def stop(self, parent: Any) -> None:
         """End; the worker is no consumer any more, though jobs may still run."""
         self._seat.rise()
         if self._timer is not None:
             self._timer.cancel()
-        try:
-            self._ledger.forget_worker(self._beat.name)
-        except (Unreachable, Refused):
-            log.warning("Redis is away; this worker's last beat will fade by itself")
+        self._is_over.set()
+        self._ready.set()
+        self._thread.join(_LAST_CALL_S)
 
     def terminate(self, parent: Any) -> None:
         """End in a cold shutdown: the same."""
         self.stop(parent)
 
     def _on_ready(self, **_: Any) -> None:
-        self._ready = True
-        self._tick()
+        self._loop_ran.set()
+        self._ready.set()
 
-    def _tick(self) -> None:
-        if not self._ready or told_to_end():
-            return
-        with self._rounds.guarded():
-            self._beat_and_mend()
-
-    def _beat_and_mend(self) -> None:
+    def _run(self) -> None:
+        self._ready.wait()
+        while not self._is_over.is_set():
+            if not told_to_end():
+                with self._rounds.guarded():
+                    self._beat_and_maintain()
+            self._is_over.wait(BEAT_EVERY_S)
         try:
-            self._ledger.beat(replace(self._beat, queues=consumed(self._worker.consumer, self._beat.queues)))
+            self._ledger.forget_worker(self._beat.name)
+        except (Unreachable, Refused):
+            log.warning("Redis is away; this worker's last heartbeat expires by itself")
+
+    def _beat_and_maintain(self) -> None:
+        try:
+            self._send()
             self._ledger.upkeep(self._upkeep)
             if self._beats % _BEATS_PER_CLEARING == 0:
                 self._clear_up()
@@ -89,6 +104,13 @@ class Pulse(bootsteps.StartStopStep):
             log.warning("Redis is away; trying again")
         except Refused as error:
             log.warning("Redis refused what is done each second; trying again: %s", error)
+
+    def _send(self) -> None:
+        now = self._ledger.now()
+        loop_at = now if self._loop_ran.is_set() else self._beat.loop_at
+        self._loop_ran.clear()
+        self._beat = replace(self._beat, seen_at=now, loop_at=loop_at)
+        self._ledger.beat(replace(self._beat, queues=consumed(self._worker.consumer, self._beat.queues)))
 
     def _clear_up(self) -> None:
         try:
