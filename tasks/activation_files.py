@@ -30,6 +30,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: A shard holds about so many bytes: what is done again when a reading is interrupted.
 SHARD_BYTES = 256 << 20
 
+#: Of each number in a file of sums (float64).
+_SUM_BYTES = 8
+
 
 @dataclass(frozen=True)
 class ActivationsInfo:
@@ -68,7 +71,8 @@ class ShardWriter:
     def has(self, shard: int) -> bool:
         """Whether that shard is there, whole."""
         path = _shard(self.folder, shard)
-        return path.is_file() and path.stat().st_size == self._bytes_of(shard)
+        sizes = {path: self._bytes_of(shard), path.with_suffix(".sums"): (self.d_in + 1) * _SUM_BYTES}
+        return all(file.is_file() and file.stat().st_size == size for file, size in sizes.items())
 
     def missing_bytes(self) -> int:
         """How many bytes are still to be written."""
@@ -100,7 +104,9 @@ class ShardWriter:
             raise Problem(
                 "Some activations are no finite numbers: the model is broken, or too large for its precision."
             )
-        path.with_suffix(".sums").write_bytes(sums.numpy().tobytes())
+        noted = self.folder / "sums.part"
+        noted.write_bytes(sums.numpy().tobytes())
+        noted.replace(path.with_suffix(".sums"))
         draft.replace(path)
 
     def finish(self, output: Path, **told: Any) -> ActivationsInfo:

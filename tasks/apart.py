@@ -35,7 +35,7 @@ def run_apart(claim: Claim, device: Device, keeper: Keeper) -> int:
     assert runner.stdin is not None
     line = Line(runner.stdin.fileno())
     try:
-        line.give_order({"token": claim.token, "device": device.torch_name})
+        line.give_order({"token": claim.token, "attempt": claim.job.attempt, "device": device.torch_name})
         keeper.work_begins()
         return _mind(runner, line, MemoryWatch(runner.pid, kind_named(claim.job.kind)), keeper)
     finally:

@@ -1,7 +1,7 @@
 """What jobs that failed or were cancelled leave for another try: the only place that keeps, finds and bounds it.
 
-A checkpoint stays in the work folder of its job, and that folder becomes the one of the job that tries it again by one
-rename, when that begins. `goes_on_at` of a kind tells whether there is one; no other kind leaves anything.
+A checkpoint stays in the folder of the attempt that wrote it, and the first attempt of the job that tries it again
+adopts it (`tasks.attempts`). `goes_on_at` of a kind tells whether there is one; no other kind leaves anything.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 
+from tasks import attempts
 from tasks.job import Job, State, kind_named, kinds
 from tasks.ledger import Ledger
 from tasks.store import Store, size_of
@@ -23,10 +24,10 @@ _SHARE = 0.1
 
 
 def goes_on_at(store: Store, job: Job, owner: str | None = None) -> str | None:
-    """Where a job of this kind goes on, such as "step 1200", if it finds the work folder of `owner`, else its own."""
-    kind, folder = kind_named(job.kind), store.work_folder(owner or job.id)
+    """Where a job of this kind goes on, such as "step 1200", if it adopts what `owner` left, or else itself."""
+    kind, folder = kind_named(job.kind), attempts.newest(store.work_folder(owner or job.id))
     try:
-        return kind.goes_on_at(folder) if kind.goes_on_at and folder.is_dir() else None
+        return kind.goes_on_at(folder) if kind.goes_on_at and folder else None
     except OSError:  # it was taken over or removed meanwhile
         return None
 
@@ -76,7 +77,7 @@ def tidy(store: Store, job: Job) -> bool:
     if job.state is State.SUCCEEDED or goes_on_at(store, job) is None:
         store.discard(job.id)
         return False
-    store.discard_output(job.id)
+    attempts.keep_newest(store, job.id)
     return True
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
@@ -183,8 +183,8 @@ class Context(Protocol):
     name: str
     attempt: int
     device: str  # a torch device: "cpu" or "cuda"
-    workdir: Path  # private to the job and kept between its attempts: checkpoints go here
-    output: Path  # an empty folder at each attempt: what is in it when `run` returns becomes the artifact
+    workdir: Path  # this attempt's own, with what earlier ones left: checkpoints go here, see tasks.attempts
+    output: Path  # an empty folder in it: what is in it when `run` returns becomes the artifact
     home: Path  # MISTUDIO_HOME
     store: Any  # tasks.store.Store
 
@@ -202,6 +202,9 @@ class Context(Protocol):
 
     def live_jobs(self) -> set[str]:
         """Ids of all jobs that have not ended, and of those whose checkpoint one of them will take over."""
+
+    def seconds_since_end(self, job_ids: Sequence[str]) -> dict[str, float]:
+        """How long ago these jobs ended, by the ledger's clock; nothing of a job that has not, or is not known."""
 
     def stopping(self) -> bool:
         """Whether the job was told to stop: write a checkpoint, then call `progress` or raise Stopped."""

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from tasks import attempts
 from tasks.checkpoints import leave_behind
 from tasks.job import Progress, State, kind_named
 from tasks.ledger import LEASE_RENEW_S, Claim, Ledger
@@ -84,8 +85,9 @@ class Keeper(threading.Thread):
 
     @property
     def _grace_s(self) -> float:
-        workdir = Store(Places.from_environment().store).work_folder(self._claim.job.id)
-        grace_s = stop_grace_s(self._kind.stop_grace_s, recorded_stop_time(workdir))
+        job, store = self._claim.job, Store(Places.from_environment().store)
+        folder = attempts.folder_of(store, job.id, job.attempt, self._claim.token)
+        grace_s = stop_grace_s(self._kind.stop_grace_s, recorded_stop_time(folder))
         return min(grace_s, _MEMORY_GRACE_S) if self.why == "memory" else grace_s
 
     @property

@@ -45,4 +45,6 @@ def pinned(reference: str, workdir: Path) -> str:
 def pin(loaded: PreTrainedModel, workdir: Path) -> None:
     """Note the commit for later attempts of the job, which must read the same weights."""
     if commit := commit_of(loaded):
-        (workdir / _NOTE).write_text(commit, encoding="utf-8")
+        draft = workdir / f"{_NOTE}.part"
+        draft.write_text(commit, encoding="utf-8")
+        draft.replace(workdir / _NOTE)

@@ -26,13 +26,17 @@ def main(argv: list[str]) -> int:
 
 def _work(job_id: str, order: dict[str, Any], stop: threading.Event) -> int:
     # Imported only now: until the line is held, a runner that is stopped would outlive its slot.
+    from dataclasses import replace
+
     from tasks.job import Stopped
     from tasks.ledger import Claim, Ledger
+    from tasks.redis_patience import retry_until_reachable
     from tasks.wire import connect
-    from tasks.work import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER, tell, work_on
+    from tasks.work import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER, work_on
 
     ledger = Ledger(connect(os.environ["CELERY_BROKER_URL"]))
-    claim = Claim(tell(lambda: ledger.need(job_id)), order["token"])
+    job = retry_until_reachable(lambda: ledger.need(job_id))
+    claim = Claim(replace(job, attempt=order["attempt"]), order["token"])  # a later attempt may have begun
     with about(claim.job.id, claim.job.attempt):
         try:
             work_on(claim, ledger, order["device"], stop.is_set, lifeline.kill_own_group)

@@ -29,12 +29,13 @@ from tasks.log_lines import about
 from tasks.places import Places
 from tasks.problem import Problem
 from tasks.redact import redact
+from tasks.redis_patience import retry_until_reachable
 from tasks.seat import Seat
 from tasks.store import Store
 from tasks.strangers import NotTaken, job_rung_for
 from tasks.submit import KnownArtifacts
 from tasks.wire import Unreachable
-from tasks.work import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER, describe_failure, result_made_by, tell, work_on
+from tasks.work import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER, describe_failure, result_made_by, work_on
 
 log = logging.getLogger("mistudio.slot")
 
@@ -105,7 +106,7 @@ def _show_as_revoked(task: Any, job: Job) -> None:
 def _job_rung_for(app: Celery, kind: JobKind, request: Any, args: Any, values: dict[str, Any]) -> str | None:
     store = Store(Places.from_environment().store)
     with closing(open_ledger(app)) as ledger:
-        return tell(lambda: job_rung_for(ledger, store, kind, request.id, args, values, request))
+        return retry_until_reachable(lambda: job_rung_for(ledger, store, kind, request.id, args, values, request))
 
 
 def work(app: Celery, seat: Seat, job_id: str, worker: str, bell: dict[str, Any]) -> Job | None:
@@ -114,16 +115,18 @@ def work(app: Celery, seat: Seat, job_id: str, worker: str, bell: dict[str, Any]
         if is_mine:
             with about(job_id):
                 return _answer(app, ledger, job_id, worker, bell)
-        job = tell(lambda: ledger.get(job_id))
+        job = retry_until_reachable(lambda: ledger.get(job_id))
         if job is not None and job.state is State.QUEUED:  # the worker that comes next shall hear it
-            tell(lambda: ledger.ring_again(job_id))
+            retry_until_reachable(lambda: ledger.ring_again(job_id))
         return job
 
 
 def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str, bell: dict[str, Any]) -> Job | None:
     store = Store(Places.from_environment().store)
     token = new_token()
-    claim = tell(lambda: ledger.claim(job_id, worker, socket.gethostname(), os.getppid(), token=token, **bell))
+    claim = retry_until_reachable(
+        lambda: ledger.claim(job_id, worker, socket.gethostname(), os.getppid(), token=token, **bell)
+    )
     if claim is not None:
         keeper = Keeper(open_ledger(app), claim)
         with keeper, _shutdown_heard(keeper):
@@ -134,9 +137,9 @@ def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str, bell: dict[st
             except Exception as error:
                 # A fault of ours, not the job's: another attempt may fare better, and the record says why this did not.
                 reason = redact(f"its worker failed: {type(error).__name__}: {error}")
-                tell(lambda: ledger.put_back(claim, reason, loss=True))
+                retry_until_reachable(lambda: ledger.put_back(claim, reason, loss=True))
                 raise
-    job = tell(lambda: ledger.get(job_id))
+    job = retry_until_reachable(lambda: ledger.get(job_id))
     if job is not None and job.state.ended:
         try:
             leave_behind(ledger, store, job)
@@ -192,12 +195,12 @@ def _run(ledger: Ledger, claim: Claim, keeper: Keeper) -> bool:
         )
     except Problem as problem:
         failure = describe_failure(problem)
-        tell(lambda: ledger.finish(claim, State.FAILED, failure["message"], error=failure))
+        retry_until_reachable(lambda: ledger.finish(claim, State.FAILED, failure["message"], error=failure))
         return False
     finally:
         nvml_process.close()
     if device is None:
-        tell(lambda: keeper.settle(ledger, "while it waited for a device"))
+        retry_until_reachable(lambda: keeper.settle(ledger, "while it waited for a device"))
         return False
     ended = run_apart(claim, device, keeper)
     # A runner may be killed after it has recorded the end of its job: then there is nothing left to record.
@@ -208,13 +211,13 @@ def _tell_for_the_runner(ledger: Ledger, claim: Claim, keeper: Keeper, ended: in
     """The end of a runner that did not record it, by its exit code; "lost" if the job has ended or is another's."""
     result = result_made_by(claim.job, Store(Places.from_environment().store))
     if result is not None:  # it was ended after its last deed
-        return tell(lambda: ledger.finish(claim, State.SUCCEEDED, "done", result=result))
+        return retry_until_reachable(lambda: ledger.finish(claim, State.SUCCEEDED, "done", result=result))
     if ended == STOPPED_WHEN_TOLD or (keeper.why and ended == -signal.SIGTERM):  # the latter before it could listen
-        return tell(lambda: keeper.settle(ledger, "stopped when told to"))
+        return retry_until_reachable(lambda: keeper.settle(ledger, "stopped when told to"))
     if keeper.why:
         how = keeper.how_killed if ended == -signal.SIGKILL else explain_exit(ended)
-        return tell(lambda: keeper.settle(ledger, how))
-    return tell(lambda: ledger.put_back(claim, explain_exit(ended), loss=True))
+        return retry_until_reachable(lambda: keeper.settle(ledger, how))
+    return retry_until_reachable(lambda: ledger.put_back(claim, explain_exit(ended), loss=True))
 
 
 def _gpu_memory(ledger: Ledger, kind: JobKind, job: Job) -> int | None:
@@ -239,6 +242,6 @@ def _perform_here(ledger: Ledger, claim: Claim, keeper: Keeper) -> bool:
     try:
         work_on(claim, ledger, gpu.CPU, lambda: bool(keeper.why), on_lost=lambda: None)
     except Stopped:
-        tell(lambda: keeper.settle(ledger, "stopped when told to"))
+        retry_until_reachable(lambda: keeper.settle(ledger, "stopped when told to"))
         return False
     return True

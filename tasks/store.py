@@ -1,7 +1,8 @@
 """Artifacts on disk: the only place that publishes, reads or discards one.
 
-A job writes into a work folder of its own and its output becomes an artifact by one rename, so nothing half-written is
-ever visible. Each artifact is a folder `FAMILY/NAME` with a `manifest.json` that says what it is and where it is from.
+An attempt at a job writes into a folder of its own and its output becomes an artifact by one rename, so nothing
+half-written is ever visible. Each artifact is a folder `FAMILY/NAME` with a `manifest.json` that says what it is and
+where it is from.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks.documents import LARGEST, parse_json_object, read_json_object
+from tasks.documents import read_json_object
 from tasks.job import FAMILIES
 from tasks.problem import Problem
 
@@ -82,38 +83,14 @@ class Store:
         return sorted(entry.name for entry in folder.iterdir() if (entry / MANIFEST).is_file())
 
     def work_folder(self, job_id: str) -> Path:
-        """Where the job's own folder is or would be."""
+        """Where the folders of the job's attempts are or would be: see tasks.attempts."""
         return self.root / ".tmp" / check_name(job_id)
 
     def work_folders(self) -> list[str]:
         """The ids of the jobs that have one."""
         folder = self.root / ".tmp"
-        return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-
-    def workdir(self, job_id: str) -> Path:
-        """The job's own folder, kept between its attempts."""
-        folder = self.work_folder(job_id)
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def hand_over(self, job_id: str, to: str) -> bool:
-        """Make the folder of a job that has ended another's, whole, by one rename; False if it is gone or that has one.
-
-        Of several who ask at once one gets it.
-        """
-        try:
-            self.work_folder(job_id).rename(self.work_folder(to))
-        except OSError:
-            return False
-        return True
-
-    def fresh_output(self, job_id: str, attempt: int) -> Path:
-        """An empty folder of that attempt alone whose content will become the job's artifact; earlier ones are gone."""
-        for earlier in self.workdir(job_id).glob("output-*"):
-            remove(earlier)
-        output = self.workdir(job_id) / f"output-{attempt}"
-        output.mkdir()
-        return output
+        entries = folder.iterdir() if folder.is_dir() else ()
+        return sorted(entry.name for entry in entries if not entry.name.startswith(_GONE))
 
     def seal(self, output: Path, manifest: dict[str, Any]) -> None:
         """Complete the job's output with its manifest, and flush all to the disk; the umask says who may read it."""
@@ -137,14 +114,8 @@ class Store:
         return target
 
     def discard(self, job_id: str) -> None:
-        """Remove the job's own folder, and nothing else; nobody can be handed a part of it."""
+        """Remove the folders of the job's attempts, and nothing else; no job can adopt a part of them."""
         remove(self.work_folder(job_id))
-
-    def discard_output(self, job_id: str) -> None:
-        """Remove what the job made that became no artifact, and drafts: what was being written when it ended."""
-        folder = self.work_folder(job_id)
-        for half in (*folder.glob("output-*"), *folder.glob("*.part"), *folder.glob(f"{_GONE}*")):
-            remove(half)
 
 
 def remove(path: Path) -> None:
@@ -174,16 +145,6 @@ def stats(path: Path) -> Iterator[os.stat_result]:
         return
     for entry in below:
         yield from stats(entry)
-
-
-def read_notes(path: Path) -> dict[str, str] | None:
-    """The texts that a file of safetensors tells beside its tensors, without reading these; None for no such file."""
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            return parse_json_object(file.read(min(length, LARGEST)), strict=False).get("__metadata__")
-    except (OSError, ValueError):
-        return None
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:

@@ -61,6 +61,16 @@ def load_tensors(path: Path, accepted: Collection[str] = FLOATS) -> dict[str, Te
         raise _broken(path, error) from error
 
 
+def read_notes(path: Path) -> dict[str, str] | None:
+    """The texts that a safetensors file carries beside its tensors; None for no such file and for a damaged one."""
+    try:
+        describe(path)
+        with path.open("rb") as file:
+            return json.loads(file.read(int.from_bytes(file.read(8), "little"))).get("__metadata__", {})
+    except (Problem, OSError, ValueError):
+        return None
+
+
 def describe(path: Path) -> dict[str, Stored]:
     """Types and shapes of the tensors in a safetensors file, from its header alone; it costs no torch.
 

@@ -9,109 +9,35 @@ import platform
 import socket
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
-from math import isfinite
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from tasks import attempts
 from tasks.checkpoints import goes_on_at
-from tasks.job import METRICS_TOLD, Job, JobKind, Point, Progress, State, Stopped, kind_named
+from tasks.job import Job, JobKind, State, Stopped, kind_named
 from tasks.ledger import Claim, Ledger
 from tasks.memory import enough_for
 from tasks.parts import Parts
 from tasks.places import Places
 from tasks.problem import Problem
 from tasks.redact import redact
-from tasks.settings import current
+from tasks.redis_patience import retry_until_reachable
+from tasks.reporter import Reporter
+from tasks.run_context import RunContext
 from tasks.store import Store
-from tasks.wire import Refused, Unreachable
+from tasks.wire import Client, Refused, Unreachable
 
 log = logging.getLogger("mistudio.job")
 
 #: Exit codes of a runner that its slot understands.
 TOLD_THE_LEDGER, STOPPED_WHEN_TOLD = 0, 75
 
-#: How often a job's progress is written to the ledger, whatever its pace.
-REPORT_EVERY_S = 1.0
-
-#: How often the ledger is tried again when a job has ended and Redis is away, up to the setting redis_patience. Giving
-#: up loses nothing: the job's lease runs out, and its next attempt finds what this one has published or resumes there.
-RETRY_EVERY_S = 0.5
-
-T = TypeVar("T")
-
 _VERSIONED = ("mistudio", "torch", "transformers", "tokenizers", "datasets", "safetensors")
 _TRACEBACK_CHARS = 4000
-
-
-@dataclass
-class RunContext:
-    """What a kind's `run` sees of the world; see `tasks.job.Context`."""
-
-    claim: Claim
-    ledger: Ledger
-    store: Store
-    home: Path
-    device: str
-    told_to_stop: Callable[[], bool]
-    on_lost: Callable[[], None]
-    _phase: tuple[str, float, int] = field(default=("", 0.0, 0))
-    _reported_at: float = 0.0
-    _measured: Point | None = None
-
-    def __post_init__(self) -> None:
-        job = self.claim.job
-        self.job_id, self.name, self.attempt = job.id, job.name, job.attempt
-        self.begins = not self.store.work_folder(job.id).exists()
-        if job.from_checkpoint:
-            self.store.hand_over(job.from_checkpoint, job.id)
-        self.workdir = self.store.workdir(job.id)
-        self.output = self.store.fresh_output(job.id, job.attempt)
-
-    def stopping(self) -> bool:
-        """Whether the job was told to stop."""
-        return self.told_to_stop()
-
-    def live_jobs(self) -> set[str]:
-        """Ids of all jobs that have not ended, and of those whose checkpoint one of them will take over."""
-        return self.ledger.live_jobs()
-
-    def metrics(self, at: int, values: Mapping[str, float | None]) -> None:
-        """What was measured, for the next report; ValueError for too many."""
-        if len(values) > METRICS_TOLD:
-            raise ValueError(f"{len(values)} metrics are more than {METRICS_TOLD}")
-        self._measured = Point(at, {name: _short(value) for name, value in values.items()})
-
-    def note(self, sentence: str) -> None:
-        """Tell in the job's log and its history what a person should know of how it goes on."""
-        log.info("%s", sentence)
-        try:
-            if self.ledger.note(self.claim, sentence) == "lost":
-                self.on_lost()
-        except (Unreachable, Refused) as error:
-            log.warning("only this log has that: %s", error)
-
-    def progress(self, phase: str, done: int, total: int | None = None, unit: str = "") -> None:
-        """Say how far the work is; raises Stopped once the job was told to stop."""
-        if self.told_to_stop():
-            raise Stopped
-        now = time.monotonic()
-        if phase != self._phase[0]:
-            self._phase, self._reported_at = (phase, now, done), 0.0
-        if now - self._reported_at < REPORT_EVERY_S and done != total:
-            return
-        self._reported_at = now
-        _, began, first = self._phase
-        rate = (done - first) / (now - began) if now > began else None
-        try:
-            if self.ledger.report(self.claim, Progress(phase, done, total, unit, rate), self._measured) == "lost":
-                self.on_lost()
-            self._measured = None
-        except (Unreachable, Refused) as error:
-            log.warning("how far the work is could not be reported, it continues: %s", error)
 
 
 def work_on(
@@ -119,16 +45,26 @@ def work_on(
 ) -> None:
     """Do the work of a claimed job, by this process's environment; raises Stopped when told to stop.
 
-    A store in which it cannot even begin fails it at once: another attempt would find the same store.
+    A store in which it cannot even begin fails it at once: another attempt would find the same store. An attempt that
+    has lost its lease ends in silence: what it meets is not the job's failure.
     """
     places = Places.from_environment()
+    reporter = Reporter(Ledger(Client(ledger.client.address)), claim, on_lost)
     try:
-        context = RunContext(claim, ledger, Store(places.store), places.home, device, told_to_stop, on_lost)
+        context = RunContext(claim, ledger, Store(places.store), places.home, device, told_to_stop, reporter)
+    except attempts.Superseded:
+        log.warning("a later attempt has begun")
     except OSError as error:
         failure = describe_failure(error if _is_full(error) else _unusable(places.store, error))
-        tell(lambda: ledger.finish(claim, State.FAILED, failure["message"], error=failure))
-        return
-    perform(context)
+        retry_until_reachable(lambda: ledger.finish(claim, State.FAILED, failure["message"], error=failure))
+    else:
+        reporter.start()
+        try:
+            perform(context)
+        finally:
+            with suppress(Unreachable, Refused):
+                for message in reporter.close():
+                    message(ledger)
 
 
 def _unusable(store: Path, error: OSError) -> Problem:
@@ -152,17 +88,29 @@ def perform(context: RunContext) -> None:
     except (Stopped, Unreachable):
         raise
     except Exception as error:  # noqa: BLE001 - whatever a kind raises is the job's failure, told in its record
-        failure = describe_failure(error)
-        if not isinstance(error, Problem):
-            log.error("%s", traceback.format_exc())
-        log.error("%s %s failed after %.1f s: %s", job.kind, job.name, time.monotonic() - began, failure["message"])
-        tell(lambda: context.ledger.finish(context.claim, State.FAILED, failure["message"], result, error=failure))
-        if lacking:  # what could be made is published, and the rest would fail again
-            context.store.discard(job.id)
+        if _record_failure(context, error, result, began) and lacking:
+            context.store.discard(job.id)  # what could be made is published, and the rest would fail again
         return
     # Said before it is told: who waits for the end, and then reads the log, shall find it there.
     log.info("%s %s succeeded after %.1f s", job.kind, job.name, time.monotonic() - began)
-    tell(lambda: context.ledger.finish(context.claim, State.SUCCEEDED, "done", result=result))
+    context.send_the_rest()
+    retry_until_reachable(lambda: context.ledger.finish(context.claim, State.SUCCEEDED, "done", result=result))
+
+
+def _record_failure(context: RunContext, error: Exception, result: dict[str, Any] | None, began: float) -> bool:
+    """Record that the job failed of that error; False where the attempt has lost its lease: then it is no failure."""
+    job, failure = context.claim.job, describe_failure(error)
+    if retry_until_reachable(lambda: context.ledger.renew(context.claim)) == "lost":
+        log.warning("this attempt has lost its lease, so its error is not the job's: %s", failure["message"])
+        return False
+    if not isinstance(error, Problem):
+        log.error("%s", "".join(traceback.format_exception(error)))
+    log.error("%s %s failed after %.1f s: %s", job.kind, job.name, time.monotonic() - began, failure["message"])
+    context.send_the_rest()
+    end = retry_until_reachable(
+        lambda: context.ledger.finish(context.claim, State.FAILED, failure["message"], result, failure)
+    )
+    return end == "ok"
 
 
 def _log_the_beginning(context: RunContext) -> None:
@@ -195,19 +143,6 @@ def _tell_the_beginning(context: RunContext) -> None:
         context.note(f"took over the checkpoint of job {job.from_checkpoint}, at {at}")
     else:
         context.note(f"starts from scratch: the checkpoint of job {job.from_checkpoint} is no longer there")
-
-
-def tell(change: Callable[[], T]) -> T:
-    """Ask or change the ledger, trying again while Redis is away; raises Unreachable when that takes too long."""
-    give_up_at = time.monotonic() + current("redis_patience")
-    while True:
-        try:
-            return change()
-        except Unreachable as error:
-            if time.monotonic() > give_up_at:
-                raise
-            log.warning("Redis is away (%s); trying again", error)
-            time.sleep(RETRY_EVERY_S)
 
 
 def result_made_by(job: Job, store: Store) -> dict[str, Any] | None:
@@ -259,10 +194,6 @@ def _sentence(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _short(value: float | None) -> float | None:
-    return None if value is None or not isfinite(value) else float(f"{value:.6g}")
-
-
 def _result_of(context: RunContext, kind: JobKind) -> tuple[dict[str, Any], str]:
     """The result of the job, whose artifacts are published then; and which of them could not be made, if any."""
     job = context.claim.job
@@ -299,7 +230,7 @@ def _publish(context: RunContext, family: str, makers: dict[str, Any], parts: Pa
         context.progress("publishing", place, len(outputs), "artifacts")
         params = kind.params_in_force(makers[name], parts.made[name])
         context.store.seal(output, _manifest(context.claim, family, name, params, parts.made[name]))
-    if outputs and tell(lambda: context.ledger.renew(context.claim)) == "lost":
+    if outputs and retry_until_reachable(lambda: context.ledger.renew(context.claim)) == "lost":
         raise Stopped
     for name, output in outputs.items():
         log.info("published %s/%s in %s", family, name, context.store.publish(output, family, name))

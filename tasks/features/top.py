@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from tasks.tensors import save_tensors
+from tasks.tensors import read_notes, save_tensors
 
 _STATE = ("values", "positions", "around", "fired", "contexts")
 
@@ -69,8 +69,8 @@ class TopExamples:
         draft.replace(path)
 
     def resume(self, path: Path) -> int:
-        """Take up the state in the file and return which row comes next; 0 when there is no file."""
-        if not path.exists():
+        """Take up the state in the file and return which row comes next; 0 when there is none that can be read."""
+        if read_notes(path) is None:
             return 0
         with safe_open(path, "pt") as file:
             for name in _STATE:

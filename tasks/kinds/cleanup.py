@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from tasks.job import Context, JobKind, kinds, option
@@ -40,40 +41,58 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     from tasks.places import Places
     from tasks.store import remove, size_of
 
-    now, live = time.time(), context.live_jobs()
-    places = Places(context.home, context.store.root)
-    folders = _over(places.store / ".tmp", live, now - params.hours * _HOUR)
-    logs = _over(places.job_log("any").parent, live, now - params.log_days * _DAY, ".log")
+    live, places = context.live_jobs(), Places(context.home, context.store.root)
+    folders = dict(_over(context, live, places.store / ".tmp"))
+    logs = dict(_over(context, live, places.job_log("any").parent, ".log"))
     counts = {"work_folders": 0, "logs": 0, "bytes": 0}
-    for what, paths in (("work_folders", folders), ("logs", logs)):
-        for path in paths:
+    for what, ages, least_s in (
+        ("work_folders", folders, params.hours * _HOUR),
+        ("logs", logs, params.log_days * _DAY),
+    ):
+        for path in [path for path, age_s in ages.items() if age_s > least_s]:
             counts["bytes"] += size_of(path)
             counts[what] += 1
             if not params.count_only:
                 remove(path)
             context.progress("removing", counts["work_folders"] + counts["logs"], None, "entries")
-    kept = list(_checkpoints(places.store / ".tmp", live, now - params.hours * _HOUR))
+    newer = [path for path, age_s in folders.items() if age_s <= params.hours * _HOUR]
+    kept = [path for path in newer if _can_be_resumed(path)]
     told = {"checkpoints_kept": len(kept), "checkpoint_bytes_kept": sum(map(size_of, kept))}
     return {**counts, **told, "count_only": params.count_only}
 
 
-def _over(folder: Path, live: set[str], before: float, suffix: str = "") -> Iterator[Path]:
-    """Entries of jobs that are not live, in which nothing has changed since `before` (seconds since the epoch)."""
-    for path in sorted(folder.glob(f"*{suffix}")) if folder.is_dir() else ():
-        if path.name.removesuffix(suffix) not in live and _newest(path) < before:
-            yield path
+def _over(context: Context, live: set[str], folder: Path, suffix: str = "") -> Iterator[tuple[Path, float]]:
+    """Entries of jobs that are not live, and for how many seconds: since the job ended, by the ledger's clock.
+
+    Of a job that the ledger has forgotten, since anything there changed, by the clock of the disk.
+    """
+    paths = {path.name.removesuffix(suffix): path for path in sorted(folder.glob(f"*{suffix}"))}
+    over = {job_id: path for job_id, path in paths.items() if job_id not in live}
+    if not over:
+        return
+    known, now = context.seconds_since_end(list(over)), _clock_of_disk(folder)
+    for job_id, path in over.items():
+        yield path, known[job_id] if job_id in known else now - _newest(path, now)
 
 
-def _checkpoints(folder: Path, live: set[str], since: float) -> Iterator[Path]:
-    """Work folders of jobs that are not live from which another try can go on, changed since then."""
+def _can_be_resumed(work_folder: Path) -> bool:
+    from tasks.attempts import newest
+
+    left = newest(work_folder)
     resuming = [kind.goes_on_at for kind in kinds().values() if kind.goes_on_at]
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name not in live and _newest(path) >= since and any(goes_on_at(path) for goes_on_at in resuming):
-            yield path
+    return left is not None and any(goes_on_at(left) for goes_on_at in resuming)
 
 
-def _newest(path: Path) -> float:
+def _clock_of_disk(folder: Path) -> float:
+    """The time that a file gets there now: another machine may write it."""
+    with TemporaryFile(dir=folder) as probe:
+        probe.write(b"0")
+        probe.flush()
+        return os.fstat(probe.fileno()).st_mtime
+
+
+def _newest(path: Path, now: float) -> float:
     """When anything there was last changed; now, for what somebody else has just removed."""
     from tasks.store import stats
 
-    return max((entry.st_mtime for entry in stats(path)), default=time.time())
+    return max((entry.st_mtime for entry in stats(path)), default=now)

@@ -79,7 +79,7 @@ def estimate(params: Params, known: Known) -> Estimate:
 
 def goes_on_at(workdir: Path) -> str | None:
     """The row told in the state of `tasks.features.top`."""
-    from tasks.store import read_notes
+    from tasks.tensors import read_notes
 
     told = read_notes(workdir / _STATE)
     return f"row {told['next_row']}" if told else None
@@ -205,6 +205,8 @@ def _collect(
     top = TopExamples(coder.config.d_sae, params.top, params.window, context.device)
     state, width = context.workdir / _STATE, source.tokens.shape[1]
     first = top.resume(state)
+    if not first and state.exists():
+        context.note("starts from scratch: its checkpoint is damaged")
     saved_at = time.monotonic()
 
     def after_batch(done: int) -> None:

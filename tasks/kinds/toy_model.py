@@ -70,7 +70,7 @@ def estimate(params: Params, known: Known) -> Estimate:
 
 def goes_on_at(workdir: Path) -> str | None:
     """The step told in the checkpoint of `tasks.text.toy_lm`."""
-    from tasks.store import read_notes
+    from tasks.tensors import read_notes
 
     told = read_notes(workdir / "checkpoint.safetensors")
     return f"step {told['step']}" if told else None
@@ -94,7 +94,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     """Train, resuming from the newest checkpoint, and save as `save_pretrained` does."""
     from tasks.products import choose
     from tasks.text.bpe import end_of_text, save_tokenizer
-    from tasks.text.toy_lm import Recipe, Training, make_model
+    from tasks.text.toy_lm import CHECKPOINT, Recipe, Training, make_model
 
     choose(context.device)
     corpus = context.store.path("datasets", params.dataset)
@@ -102,7 +102,8 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     stream = _stream(params, context, corpus, tokenizer)
     recipe = Recipe(params.layers, params.width, len(tokenizer), params.context, params.steps, seed=params.seed)
     training = Training(make_model(recipe, end_of_text(tokenizer)), recipe, context.device)
-    training.resume(context.workdir)
+    if not training.resume(context.workdir) and (context.workdir / CHECKPOINT).exists():
+        context.note("starts from scratch: its checkpoint is damaged")
     first, began = training.step, time.monotonic()
     _train(training, stream, context)
     seconds = time.monotonic() - began

@@ -266,14 +266,15 @@ PARTS, GIVEN_UP = "parts", "given-up.json"
 
 
 def goes_on_at(workdir: Path) -> str | None:
-    """The step that all have reached, by the names that `tasks.sae.checkpoint` gives its folders."""
-    newest: dict[Path, int] = {}
-    for pattern in ("checkpoint-*/state.json", f"{PARTS}/*/checkpoint-*/state.json"):
-        for state in workdir.glob(pattern):
-            step, folder = int(state.parent.name.rpartition("-")[2]), state.parent.parent
-            if not (folder / GIVEN_UP).exists():
-                newest[folder] = max(step, newest.get(folder, 0))
-    return f"step {min(newest.values())}" if newest else None
+    """The step that all have reached of which there is a whole checkpoint."""
+    from tasks.sae.checkpoint_list import step_of, whole
+
+    newest = [
+        step_of([*found][-1])
+        for folder in (workdir, *workdir.glob(f"{PARTS}/*"))
+        if not (folder / GIVEN_UP).exists() and (found := whole(folder))
+    ]
+    return f"step {min(newest)}" if newest else None
 
 
 KIND = JobKind(

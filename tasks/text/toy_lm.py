@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from tasks.products import attending
-from tasks.tensors import save_tensors
+from tasks.tensors import read_notes, save_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
 _WARMUP = 50
@@ -110,9 +110,9 @@ class Training:
         os.replace(draft, folder / CHECKPOINT)
 
     def resume(self, folder: Path) -> bool:
-        """Go on from the checkpoint in `folder`; False when there is none."""
+        """Go on from the checkpoint in `folder`; False when there is none that can be read."""
         path = folder / CHECKPOINT
-        if not path.exists():
+        if read_notes(path) is None:
             return False
         with safe_open(path, "pt") as file:
             told = file.metadata()

@@ -13,6 +13,7 @@ from tasks.job import Context
 from tasks.kinds.train import GIVEN_UP, goes_on_at, steps_of
 from tasks.problem import Problem
 from tasks.sae.baselines import compare
+from tasks.sae.checkpoint_list import damaged
 from tasks.sae.coder import default_rate
 from tasks.sae.formats import read_config, save_density
 from tasks.sae.metrics import Measurement, Measures
@@ -62,6 +63,8 @@ class Training:
             yield
             return
         folder = self.context.workdir
+        for path in damaged(folder):
+            self.context.note(f"{path.name} is damaged and is passed over")
         self.first = self.trainer.resume(folder)
         if not self.first and (left := goes_on_at(folder)):
             self.context.note(f"starts from scratch: the checkpoint at {left} was made with other settings")

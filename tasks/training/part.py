@@ -57,6 +57,10 @@ class Part:
         """See `Context`."""
         return self.job.live_jobs()
 
+    def seconds_since_end(self, job_ids: Sequence[str]) -> dict[str, float]:
+        """See `Context`."""
+        return self.job.seconds_since_end(job_ids)
+
     def stopping(self) -> bool:
         """See `Context`."""
         return self.job.stopping()

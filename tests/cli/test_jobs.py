@@ -161,11 +161,21 @@ def test_cancelling_a_job_nobody_looks_after_is_given_up(cli: Cli) -> None:
     assert cli("jobs", "cancel", job.id, "--timeout", "0.1").code == Code.TIMED_OUT
 
 
+def clients(world: Cli) -> dict[str, str]:
+    """The last command of each client of Redis, by its id."""
+    lines = [
+        dict(word.split("=", 1) for word in line.split())
+        for line in world.ledger.client.call("CLIENT", "LIST").splitlines()
+    ]
+    return {line["id"]: line["cmd"] for line in lines}
+
+
 def test_ctrl_c_while_waiting_leaves_the_job_alone(world: Cli) -> None:
     job_id = nap(world, "left-alone", "--ticks", "10000")
     running(world, job_id)
+    before = clients(world)
     waiting = world.start("jobs", "wait", job_id)
-    until(lambda: str(world.ledger.client.call("CLIENT", "LIST")).count("cmd=hgetall") >= 1)
+    until(lambda: "hgetall" in [command for client, command in clients(world).items() if client not in before])
     waiting.send_signal(signal.SIGINT)
     _, err = waiting.communicate(timeout=30)
     assert (waiting.returncode, err) == (Code.INTERRUPTED, "")

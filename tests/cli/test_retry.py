@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from mistudio_cli.errors import Code
+from tasks.store import Store
 from tests.cli.conftest import Cli
 from tests.conftest import until
+from tests.work_folders import left_by
 
 
 def work_folder(world: Cli, job_id: str) -> Path:
@@ -22,8 +24,8 @@ def cancelled(world: Cli, request: pytest.FixtureRequest) -> tuple[str, int]:
     job_id = told.json["id"]
     until(lambda: world.ledger.need(job_id).progress, what="the hike to begin")
     assert world("jobs", "cancel", job_id).code == Code.OK
-    until(lambda: not list(work_folder(world, job_id).glob("output-*")), 10)
-    return job_id, int((work_folder(world, job_id) / "ticks").read_text())
+    until(lambda: not list(work_folder(world, job_id).glob("*/output")), 10)
+    return job_id, int((left_by(Store(world.home / "store"), job_id) / "ticks").read_text())
 
 
 def test_it_continues_and_says_from_where(world: Cli, cancelled: tuple[str, int]) -> None:

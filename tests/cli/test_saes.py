@@ -21,6 +21,7 @@ from tasks.sae.formats import Scales, load_sae, save_sae
 from tasks.store import Store
 from tests.cli.conftest import Cli
 from tests.cli.test_json_contract import DOCUMENT, EXAMPLES, differences
+from tests.work_folders import next_attempt
 
 ABOUT = {"model_name": "tiny", "hook_name": "blocks.1.hook_resid_post", "hook_layer": 1}
 DENSITIES = {"never": 12, "log10_edges": [-7 + n / 2 for n in range(15)], "counts": [0] * 8 + [4, 0, 24, 8, 0, 0]}
@@ -39,7 +40,7 @@ PLAIN = CoderConfig("topk", 16, 48, TopK.Options(k=4))
 def add_sae(home: Path, name: str, config: CoderConfig = PLAIN, about: dict[str, Any] = ABOUT) -> Path:
     """A trained SAE's artifact, as a worker would have published it."""
     store = Store(home / "store")
-    output = store.fresh_output(f"job-{name}", 1)
+    output = next_attempt(store, f"job-{name}") / "output"
     halves = (0.5,) * config.blocks
     save_sae(output, build(config, seed=2), Scales(halves, halves), about)
     told = {

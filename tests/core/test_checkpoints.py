@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.attempts import hand_over
 from tasks.checkpoints import leave_behind
 from tasks.job import Job, State, kind_named
 from tasks.ledger import Ledger
@@ -16,6 +17,12 @@ from tasks.store import Store
 from tasks.submit import KnownArtifacts, submit
 from tests.conftest import until
 from tests.core.lab import Lab
+from tests.work_folders import left_by, next_attempt
+
+
+def shown(folder: Path) -> list[str]:
+    """What an attempt has left there, without its marks."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def retried(lab: Lab, job: Job, **how: bool) -> Job:
@@ -27,14 +34,14 @@ def cancelled_under_way(lab: Lab, ticks: int = 60) -> Job:
     lab.under_way(job)
     lab.ledger.request_cancel(job.id)
     job = lab.ended(job)
-    until(lambda: not list(lab.store.work_folder(job.id).glob("output-*")), 10)
+    until(lambda: not list(lab.store.work_folder(job.id).glob("*/output")), 10)
     return job
 
 
 def test_a_cancelled_job_leaves_its_checkpoint_and_another_try_takes_it_over(lab: Lab) -> None:
     lab.start_worker()
     first = cancelled_under_way(lab)
-    left = int((lab.store.work_folder(first.id) / "ticks").read_text())
+    left = int((left_by(lab.store, first.id) / "ticks").read_text())
     assert lab.left_in_tmp() == [first.id]
     assert lab.store.names("saes") == []
     again = retried(lab, first)
@@ -64,7 +71,7 @@ def test_from_scratch_leaves_the_old_checkpoint_where_it_is(lab: Lab) -> None:
     first = cancelled_under_way(lab, ticks=20)
     again = lab.ended(retried(lab, first, from_checkpoint=False))
     assert again.result == {"ticks": 20, "ran_in_last_attempt": 20}
-    assert (lab.store.work_folder(first.id) / "ticks").exists()
+    assert (left_by(lab.store, first.id) / "ticks").exists()
     assert lab.reasons(again) == ["submitted", "claimed", "done"]
 
 
@@ -99,10 +106,10 @@ class Hut:
 
     def walked(self, job: Job, ticks: int = 7, size: int = 0) -> None:
         """As an attempt leaves it."""
-        folder = self.store.workdir(job.id)
-        self.store.fresh_output(job.id, 1).joinpath("half").write_text("half")
+        folder = next_attempt(self.store, job.id)
+        (folder / "output" / "half").write_text("half")
         (folder / "draft.part").write_text("half")
-        (folder / ".gone-output-0-7").mkdir()
+        (folder / ".gone-draft-7").mkdir()
         (folder / "ticks").write_text(str(ticks))
         (folder / "weights").write_bytes(b"x" * size)
 
@@ -128,12 +135,12 @@ class Hut:
 def test_only_what_another_try_goes_on_from_is_kept(hut: Hut) -> None:
     job = hut.failed()
     hut.leave(job)
-    assert sorted(path.name for path in hut.store.work_folder(job.id).iterdir()) == ["ticks", "weights"]
+    assert shown(left_by(hut.store, job.id)) == ["ticks", "weights"]
     for name, state, has_checkpoint in (("done", State.SUCCEEDED, True), ("early", State.FAILED, False)):
         other = hut.submitted(name)
         hut.walked(other)
         if not has_checkpoint:
-            (hut.store.work_folder(other.id) / "ticks").unlink()
+            (left_by(hut.store, other.id) / "ticks").unlink()
         hut.leave(hut.over(other, state))
     assert hut.store.work_folders() == [job.id]
 
@@ -161,7 +168,7 @@ def test_the_first_job_can_be_tried_again_though_another_try_took_its_checkpoint
     second = hut.retry(first)
     with pytest.raises(Problem, match=f"is being made by job {second.id}"):
         hut.retry(first)
-    assert hut.store.hand_over(first.id, second.id)
+    assert hand_over(hut.store, first.id, second.id)
     hut.leave(hut.over(second))
     again = hut.retry(first)
     assert (again.retry_of, again.from_checkpoint) == (first.id, second.id)
@@ -207,7 +214,7 @@ def test_what_is_kept_is_bounded_but_the_newest_and_what_is_awaited_stay(
     hut.retry(awaited)
     hut.leave(newest)
     assert hut.store.work_folders() == sorted([awaited.id, newer.id, newest.id])
-    assert not list(hut.store.work_folder(newer.id).glob("output-*")), "no slot was there when it ended"
+    assert not list(hut.store.work_folder(newer.id).glob("*/output")), "no slot was there when it ended"
     monkeypatch.setenv("MISTUDIO_KEEP_CHECKPOINTS_GB", "0")
     hut.leave(hut.ledger.need(old.id))
     assert hut.store.work_folders() == sorted([awaited.id, newest.id])
@@ -223,33 +230,33 @@ def test_what_is_not_known_here_or_not_over_is_let_alone(hut: Hut, monkeypatch: 
     monkeypatch.setenv("MISTUDIO_KEEP_CHECKPOINTS_GB", "0")
     live, stranger = hut.submitted("live"), "of-another-ledger"
     hut.walked(live)
-    hut.store.workdir(stranger)
+    next_attempt(hut.store, stranger)
     last = hut.failed("last")
     hut.leave(last)
     assert hut.store.work_folders() == sorted([live.id, stranger, last.id])
-    assert list(hut.store.work_folder(live.id).glob("output-*"))
+    assert list(hut.store.work_folder(live.id).glob("*/output"))
 
 
 def test_of_many_who_take_one_folder_one_gets_it_whole(hut: Hut) -> None:
     job = hut.failed()
-    there = sorted(path.name for path in hut.store.work_folder(job.id).iterdir())
+    there = shown(left_by(hut.store, job.id))
     start, got = threading.Barrier(8), list[str]()
 
     def take(heir: str) -> None:
         start.wait()
-        if hut.store.hand_over(job.id, heir):
+        if hand_over(hut.store, job.id, heir):
             got.append(heir)
 
     threads = [threading.Thread(target=take, args=(f"heir-{number}",)) for number in range(8)]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert hut.store.work_folders() == got
-    assert sorted(path.name for path in hut.store.work_folder(got[0]).iterdir()) == there
+    assert shown(left_by(hut.store, got[0])) == there
 
 
 def test_a_job_that_has_a_folder_keeps_it(hut: Hut) -> None:
     old, job = hut.failed("old"), hut.failed("new")
-    (hut.store.work_folder(job.id) / "ticks").write_text("99")
-    assert not hut.store.hand_over(old.id, job.id)
-    assert (hut.store.work_folder(job.id) / "ticks").read_text() == "99"
-    assert (hut.store.work_folder(old.id) / "ticks").read_text() == "7"
+    (left_by(hut.store, job.id) / "ticks").write_text("99")
+    assert not hand_over(hut.store, old.id, job.id)
+    assert (left_by(hut.store, job.id) / "ticks").read_text() == "99"
+    assert (left_by(hut.store, old.id) / "ticks").read_text() == "7"

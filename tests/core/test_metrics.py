@@ -9,8 +9,10 @@ import pytest
 
 from tasks.job import METRICS_TOLD, Point, Progress, State, Stopped
 from tasks.ledger import Claim, Ledger
+from tasks.reporter import Reporter
+from tasks.run_context import RunContext
 from tasks.store import Store
-from tasks.work import RunContext
+from tasks.wire import Client
 from tests.core.test_ledger import a_job, claimed, expire_lease
 
 AT = Progress("training", 1, 2, "steps")
@@ -65,8 +67,9 @@ def test_the_course_is_forgotten_a_week_after_the_end(ledger: Ledger) -> None:
     assert len(ledger.series([claim.job.id])[0]) == 3
 
 
-def context_of(ledger: Ledger, claim: Claim, store: Store) -> RunContext:
-    return RunContext(claim, ledger, store, store.root, "cpu", lambda: False, pytest.fail)
+def context_of(ledger: Ledger, claim: Claim, store: Store, is_stopped: bool = False) -> RunContext:
+    reporter = Reporter(Ledger(Client(ledger.client.address)), claim, pytest.fail)
+    return RunContext(claim, ledger, store, store.root, "cpu", lambda: is_stopped, reporter)
 
 
 def test_what_a_kind_measures_goes_with_its_next_report(ledger: Ledger, tmp_path) -> None:
@@ -76,6 +79,7 @@ def test_what_a_kind_measures_goes_with_its_next_report(ledger: Ledger, tmp_path
     context.metrics(2, {"loss": 1.23456789e-7, "fvu": math.nan})
     assert ledger.need(claim.job.id).metrics is None, "no round trip of its own"
     context.progress("training", 2, 2, "steps")
+    context.send_the_rest()
     assert ledger.need(claim.job.id).metrics == {"loss": 1.23457e-7, "fvu": None}
     with pytest.raises(ValueError, match="more than"):
         context.metrics(3, dict.fromkeys(map(str, range(METRICS_TOLD + 1)), 0.0))
@@ -83,7 +87,7 @@ def test_what_a_kind_measures_goes_with_its_next_report(ledger: Ledger, tmp_path
 
 def test_measuring_does_not_keep_a_job_from_being_stopped(ledger: Ledger, tmp_path) -> None:
     claim = running(ledger)
-    context = RunContext(claim, ledger, Store(tmp_path), tmp_path, "cpu", lambda: True, pytest.fail)
+    context = context_of(ledger, claim, Store(tmp_path), is_stopped=True)
     context.metrics(1, {"loss": 9.0})
     with pytest.raises(Stopped):
         context.progress("training", 1, 2, "steps")

@@ -15,6 +15,7 @@ from tasks.stop_grace import FACTOR, LONGEST_S, record_stop_time, recorded_stop_
 from tests.conftest import compile_library, until
 from tests.core.lab import Lab
 from tests.core.test_estimate import add_model, add_tokens
+from tests.work_folders import left_by
 
 SLOW_DISK = Path(__file__).parent.parent / "supervision" / "slow_disk.c"
 #: The grace of a training that has measured nothing, what the disk takes for each of its SAEs, and those.
@@ -54,7 +55,7 @@ def training(lab: Lab, tmp_path: Path, checkpoint_s: float) -> Job:
 
 def steps_of(lab: Lab, job: Job) -> list[int]:
     """The step of the newest checkpoint of each SAE that has one."""
-    parts = (lab.store.work_folder(job.id) / "parts").glob("*")
+    parts = (left_by(lab.store, job.id) / "parts").glob("*")
     found = [[int(path.name.rpartition("-")[2]) for path in part.glob("checkpoint-*")] for part in parts]
     return [max(steps) for steps in found if steps]
 
@@ -62,7 +63,7 @@ def steps_of(lab: Lab, job: Job) -> list[int]:
 def test_a_cancel_waits_for_the_checkpoints_of_all_saes_of_a_job(lab: Lab, tmp_path: Path) -> None:
     job = training(lab, tmp_path, checkpoint_s=1)
     until(lambda: len(steps_of(lab, job)) == SAES, 60, lab.log())
-    until(lambda: recorded_stop_time(lab.store.work_folder(job.id)) or SAES * FSYNC_S <= 0, 30, lab.log())
+    until(lambda: recorded_stop_time(left_by(lab.store, job.id)) or SAES * FSYNC_S <= 0, 30, lab.log())
     before, asked_at = max(steps_of(lab, job)), time.monotonic()
     lab.ledger.request_cancel(job.id)
     ended = lab.ended(job)
@@ -93,7 +94,7 @@ def test_a_job_that_writes_nothing_is_still_killed_after_the_usual_grace(lab: La
     lab.start_worker(NAP_STOP_GRACE_S="1")
     job = lab.submit("nap", ticks=3, end="deaf")
     lab.under_way(job)
-    folder = lab.store.work_folder(job.id)
+    folder = left_by(lab.store, job.id)
     (folder / "stop-time.json").write_text(json.dumps({"seconds": 1}))
     asked_at = time.monotonic()
     lab.ledger.request_cancel(job.id)

@@ -11,6 +11,7 @@ import pytest
 
 from tasks.problem import Problem
 from tasks.store import Store, size_of, stats
+from tests.work_folders import next_attempt
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "-rf", "a" * 101, "a b", "x\n", "..", "é"])
@@ -26,7 +27,7 @@ def test_an_unknown_family_is_refused(tmp_path: Path) -> None:
 
 def test_an_artifact_appears_whole_with_the_digest_of_each_file(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    output = store.fresh_output("j1", 1)
+    output = next_attempt(store, "j1") / "output"
     (output / "sub").mkdir()
     (output / "sub" / "weights").write_bytes(b"abc")
     store.seal(output, {"job": "j1"})
@@ -40,10 +41,10 @@ def test_an_artifact_appears_whole_with_the_digest_of_each_file(tmp_path: Path) 
 
 def test_an_artifact_is_never_overwritten(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    first, second = (store.fresh_output(job, 1) for job in ("j1", "j2"))
+    first, second = (next_attempt(store, job) / "output" for job in ("j1", "j2"))
     for output in (first, second):
-        (output / "x").write_text(output.parent.name)
-        store.seal(output, {"job": output.parent.name})
+        (output / "x").write_text(output.parent.parent.name)
+        store.seal(output, {"job": output.parent.parent.name})
     store.publish(first, "saes", "a")
     with pytest.raises(Problem, match="made by job j1"):
         store.publish(second, "saes", "a")
@@ -52,18 +53,18 @@ def test_an_artifact_is_never_overwritten(tmp_path: Path) -> None:
 
 def test_an_attempt_that_comes_late_finds_nothing_to_write_to(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    late, now = store.fresh_output("j1", 1), store.fresh_output("j1", 2)
+    late, now = next_attempt(store, "j1") / "output", next_attempt(store, "j1") / "output"
     (now / "x").write_text("now")
     with pytest.raises(FileNotFoundError):
         (late / "x").write_text("late")
     with pytest.raises(FileNotFoundError):
         store.publish(late, "saes", "a")
-    assert [path.name for path in store.workdir("j1").iterdir()] == ["output-2"]
+    assert [path.name for path in store.work_folder("j1").iterdir()] == ["2-7e57"]
 
 
 def test_discarding_a_job_removes_its_own_folder_and_nothing_else(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.workdir("j1"), store.workdir("j2")
+    next_attempt(store, "j1"), next_attempt(store, "j2")
     store.discard("j1")
     assert [path.name for path in (tmp_path / ".tmp").iterdir()] == ["j2"]
     store.discard("never-was")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tasks import attempts
 from tasks.job import Job, State
 from tasks.ledger import Claim, Ledger, new_job_id
-from tasks.store import Store
 from tasks.work import describe_failure, work_on
 from tests.core.lab import Lab
 
@@ -60,7 +60,7 @@ def test_a_disk_that_takes_nothing_is_told_in_a_sentence_of_its_own(
         raise OSError(number, os.strerror(number), "/store/.tmp")
 
     monkeypatch.setenv("MISTUDIO_HOME", str(tmp_path))
-    monkeypatch.setattr(Store, "workdir", refuse)
+    monkeypatch.setattr(attempts, "begin", refuse)
     job = ledger.submit(Job(new_job_id(), "blink", "a", "high_priority", {"note": "", "stare_s": 0.0}))
     claim = ledger.claim(job.id, "w@h", "h")
     assert isinstance(claim, Claim)

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tasks import slot
+from tasks.attempts import newest
 from tasks.job import Job, State
 from tasks.leavings import clear_away_one
 from tasks.ledger import PREFIX, Ledger
@@ -22,6 +23,7 @@ from tasks.store import MANIFEST
 from tasks.wire import Unreachable
 from tests.conftest import until
 from tests.core.lab import EXTRA, Lab
+from tests.work_folders import next_attempt
 
 
 def test_a_job_submitted_before_there_is_a_worker_waits_and_runs_then(lab: Lab) -> None:
@@ -44,8 +46,8 @@ def test_what_a_job_left_that_ended_without_a_slot_is_cleared_away_and_nothing_e
     over, just_over, waits = (lab.submit("nap", name=name, ticks=1) for name in ("over", "just-over", "waits"))
     lab.ledger.queues.pause("training")
     for job in (over, just_over, waits):
-        (lab.store.workdir(job.id) / "checkpoint").write_text("1")
-    lab.store.workdir("of-another-ledger")
+        (next_attempt(lab.store, job.id) / "checkpoint").write_text("1")
+    next_attempt(lab.store, "of-another-ledger")
     lab.ledger.request_cancel(over.id)
     lab.ledger.client.call("HSET", f"{PREFIX}job:{over.id}", "finished_at", lab.ledger.now() - 16)
     lab.start_worker()
@@ -183,8 +185,8 @@ def test_a_job_runs_on_while_redis_is_dead_and_tells_it_when_it_is_back(lab: Lab
 
 
 def _ticks(lab: Lab, job: Job) -> int:
-    path = lab.store.root / ".tmp" / job.id / "ticks"
-    return int(path.read_text()) if path.exists() else 0
+    folder = newest(lab.store.work_folder(job.id))
+    return int((folder / "ticks").read_text()) if folder and (folder / "ticks").exists() else 0
 
 
 def test_quit_puts_a_running_job_back_and_term_lets_it_finish(lab: Lab) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from tasks.attempts import OUTPUT
 from tasks.job import Stopped, kind_named
 from tasks.store import Store
+from tests.work_folders import next_attempt
 
 
 @dataclass
@@ -21,6 +23,7 @@ class Home:
     root: Path
     store: Store
     live: set[str] = field(default_factory=set)
+    ended: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     said: list[tuple[str, int, int | None, str]] = field(default_factory=list)
 
@@ -59,7 +62,8 @@ class JobContext:
     def __init__(self, home: Home, name: str, attempt: int, stop_when: Callable[[int], bool]) -> None:
         self.job_id, self.name, self.attempt, self.device = f"job-{name}", name, attempt, "cpu"
         self.store, self.home = home.store, home.root
-        self.workdir, self.output = home.store.workdir(self.job_id), home.store.fresh_output(self.job_id, 1)
+        self.workdir = next_attempt(home.store, self.job_id)
+        self.output = self.workdir / OUTPUT
         self._home, self._stop_when, self._stopped = home, stop_when, False
         self.measured: list[tuple[int, dict[str, float]]] = []
 
@@ -80,6 +84,9 @@ class JobContext:
 
     def live_jobs(self) -> set[str]:
         return self._home.live
+
+    def seconds_since_end(self, job_ids: Sequence[str]) -> dict[str, float]:
+        return {job_id: age_s for job_id, age_s in self._home.ended.items() if job_id in job_ids}
 
 
 @pytest.fixture(autouse=True)

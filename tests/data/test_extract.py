@@ -20,6 +20,7 @@ from tasks.sae.architectures.topk import TopK
 from tasks.sae.coder import CoderConfig
 from tasks.sae.formats import Scales, load_sae, save_sae
 from tasks.text.tokens import open_tokens, read_info
+from tests.work_folders import left_by, next_attempt
 
 LAYER, FEATURES = 1, 48
 TEXTS = [f"The {i}th of the documents says that {i} is not {i + 1}.\n" for i in range(150)]
@@ -37,7 +38,7 @@ def chain(home, tmp_path):
 
 
 def add_sae(home, name: str, d_in: int, **told) -> None:
-    output = home.store.fresh_output(name, 1)
+    output = next_attempt(home.store, name) / "output"
     save_sae(output, build(CoderConfig("topk", d_in, FEATURES, TopK.Options(k=4))), Scales((1,), (1,)), told)
     made_from = {"model": "models/m", "tokens": "tokens/t"}
     home.store.seal(
@@ -133,7 +134,7 @@ def test_a_stopped_extraction_goes_on_where_it_was(chain, monkeypatch):
     chain.run("extract", "whole", sae="s")
     with pytest.raises(Stopped):
         chain.run("extract", "cut", sae="s", stop_when=lambda done: done >= 800)
-    assert kind_named("extract").goes_on_at(chain.store.work_folder("job-cut")) == "row 60"
+    assert kind_named("extract").goes_on_at(left_by(chain.store, "job-cut")) == "row 60"
     chain.said.clear()
     chain.run("extract", "cut", sae="s", attempt=2)
     read = [done for phase, done, _, _ in chain.said if phase == "extracting"]
@@ -141,6 +142,17 @@ def test_a_stopped_extraction_goes_on_where_it_was(chain, monkeypatch):
     whole, cut = (load_file(chain.path("features", name) / "features.safetensors") for name in ("whole", "cut"))
     for name, tensor in whole.items():
         assert torch.equal(tensor, cut[name]), name
+
+
+def test_an_extraction_whose_checkpoint_was_cut_short_says_so_and_begins_again(chain, monkeypatch):
+    monkeypatch.setattr(collect, "FORWARD_TOKENS", 160)
+    with pytest.raises(Stopped):
+        chain.run("extract", "cut", sae="s", stop_when=lambda done: done >= 800)
+    state = left_by(chain.store, "job-cut") / "top.safetensors"
+    state.write_bytes(state.read_bytes()[:-1])
+    assert kind_named("extract").goes_on_at(state.parent) is None
+    chain.run("extract", "cut", sae="s", attempt=2)
+    assert chain.notes == ["starts from scratch: its checkpoint is damaged"]
 
 
 def test_fewer_tokens_are_spread_over_the_whole_corpus(chain):

@@ -6,11 +6,16 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+import torch
 
 from tasks.places import Places
 from tasks.problem import Problem
+from tasks.sae.checkpoint import save
+from tasks.store import size_of
+from tests.work_folders import left_by, next_attempt
 
 
 @pytest.fixture
@@ -48,13 +53,19 @@ NOTHING_KEPT = {"checkpoints_kept": 0, "checkpoint_bytes_kept": 0}
 
 def leave_behind(home, job: str, hours_ago: float) -> None:
     """A work folder and a log as a job that died long ago leaves them."""
-    folder = home.store.workdir(job)
+    folder = next_attempt(home.store, job)
     (folder / "checkpoint").write_bytes(b"x" * 1000)
     log = Places(home.root, home.store.root).job_log(job)
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_bytes(b"y" * 10)
-    for path in (folder / "checkpoint", folder, log):
-        os.utime(path, (time.time() - hours_ago * 3600,) * 2)
+    age(folder.parent, hours_ago)
+    age(log, hours_ago)
+
+
+def age(path: Path, hours_ago: float) -> None:
+    """Let nothing there have changed since."""
+    for found in (*path.rglob("*"), path):
+        os.utime(found, (time.time() - hours_ago * 3600,) * 2)
 
 
 def left(home) -> tuple[set[str], set[str]]:
@@ -82,24 +93,33 @@ def test_cleanup_tells_of_the_checkpoints_it_leaves_and_takes_the_old_ones(with_
     home = with_corpus
     for job, hours_ago in (("old", 1000), ("new", 1), ("awaited", 1000)):
         leave_behind(home, job, hours_ago=hours_ago)
-        folder = home.store.work_folder(job) / "checkpoint-000000120"
-        folder.mkdir()
-        (folder / "state.json").write_bytes(b"{}" * 50)
-        for path in (folder / "state.json", folder, folder.parent):
-            os.utime(path, (time.time() - hours_ago * 3600,) * 2)
+        save(left_by(home.store, job), 120, {"w": torch.ones(250)}, {"fingerprint": "f"})
+        age(home.store.work_folder(job), hours_ago)
     home.live = {"awaited"}
+    kept = size_of(home.store.work_folder("new"))
+    assert kept > 2000
     told = home.run("cleanup", "clean", count_only=True)
-    assert (told["work_folders"], told["checkpoints_kept"], told["checkpoint_bytes_kept"]) == (1, 1, 1100)
+    assert (told["work_folders"], told["checkpoints_kept"], told["checkpoint_bytes_kept"]) == (1, 1, kept)
     told = home.run("cleanup", "clean", hours=0.5, log_days=0.0)
     assert (told["work_folders"], told["checkpoints_kept"], told["checkpoint_bytes_kept"]) == (2, 0, 0)
     assert left(home)[0] == {"awaited"}
+
+
+def test_the_end_of_a_job_is_judged_by_the_ledger_whatever_the_clock_of_this_machine_says(with_corpus):
+    """A machine whose clock is three days ahead would see a checkpoint of ten minutes as one of days."""
+    home = with_corpus
+    for job in ("ended-now", "ended-long-ago"):
+        leave_behind(home, job, hours_ago=72 if job == "ended-now" else -72)
+    home.ended = {"ended-now": 600.0, "ended-long-ago": 1000 * 3600.0}
+    assert home.run("cleanup", "clean")["work_folders"] == 1
+    assert left(home) == ({"ended-now"},) * 2
 
 
 def test_cleanup_follows_no_link_out_of_the_store(with_corpus, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "precious").write_text("mine")
-    folder = with_corpus.store.workdir("over")
+    folder = next_attempt(with_corpus.store, "over")
     (folder / "link").symlink_to(outside)
     (with_corpus.store.root / ".tmp" / "direct").symlink_to(outside)
     with_corpus.run("cleanup", "clean", hours=0.0)

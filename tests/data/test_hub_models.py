@@ -16,6 +16,7 @@ import pytest
 from tasks.store import Store
 from tests.data.hub_models import Repo, as_files, serve_models
 from tests.sae.conftest import Bench, tiny_model
+from tests.work_folders import left_by
 
 _RUN = """
 import json, sys
@@ -122,7 +123,7 @@ def test_a_later_attempt_reads_the_commit_of_the_first_one(tmp_path: Path, hub: 
     assert pinned("/a/folder", tmp_path) == "/a/folder"
     first = hub.commit("owner/name")
     assert hub.commits("owner/name") == [first]
-    assert (tmp_path / "store" / ".tmp" / "job-a0" / "model-commit.txt").read_text() == first
+    assert (left_by(Store(tmp_path / "store"), "job-a0") / "model-commit.txt").read_text() == first
 
 
 def test_what_the_hub_refuses_is_one_sentence(hub: HubBench):

@@ -22,6 +22,7 @@ from tasks.sae.formats import Scales, load_sae, save_density, save_sae
 from tests.data.conftest import Home
 from tests.data.hub_repos import READER, WRITER, Repos, serve_repos
 from tests.data.hub_server import asked_with
+from tests.work_folders import next_attempt
 
 _RUN = """
 import json, sys
@@ -80,7 +81,7 @@ def run(home: Home, address: str, kind: str, name: str, token: str | None = WRIT
 
 
 def add(home: Home, family: str, name: str, kind: str, params: dict[str, Any], made_from: dict[str, str]) -> Path:
-    output = home.store.fresh_output(name, 1)
+    output = next_attempt(home.store, name) / "output"
     if family == "saes":
         save_sae(output, build(CoderConfig("topk", 16, 48, TopK.Options(k=4)), seed=2), Scales((0.5,), (0.5,)), ABOUT)
         save_density(output, torch.linspace(0, 1, 48))

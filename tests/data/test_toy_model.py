@@ -14,6 +14,7 @@ from tasks.job import Stopped, kind_named
 from tasks.problem import Problem
 from tasks.text.corpus import read_corpus
 from tasks.text.encoding import TextEncoder
+from tests.work_folders import left_by
 
 SMALL = {"layers": 2, "width": 32, "vocab": 512, "context": 32}
 
@@ -46,7 +47,7 @@ def test_a_stopped_training_goes_on_where_it_was_and_ends_the_same(home, corpus)
     home.run("toy-model", "whole", dataset=corpus, steps=24, **SMALL)
     with pytest.raises(Stopped):
         home.run("toy-model", "cut", dataset=corpus, steps=24, stop_when=lambda done: done == 9, **SMALL)
-    assert kind_named("toy-model").goes_on_at(home.store.work_folder("job-cut")) == "step 10"
+    assert kind_named("toy-model").goes_on_at(left_by(home.store, "job-cut")) == "step 10"
     home.said.clear()
     result = home.run("toy-model", "cut", dataset=corpus, steps=24, attempt=2, **SMALL)
     steps = [done for phase, done, _, _ in home.said if phase == "training"]
@@ -56,6 +57,16 @@ def test_a_stopped_training_goes_on_where_it_was_and_ends_the_same(home, corpus)
     for name, value in whole.state_dict().items():
         assert torch.allclose(value, cut.state_dict()[name], atol=1e-5), name
     assert result["mean_loss"] == pytest.approx(home.manifest("models", "whole")["result"]["mean_loss"], abs=1e-3)
+
+
+def test_a_training_whose_checkpoint_was_cut_short_says_so_and_begins_again(home, corpus):
+    with pytest.raises(Stopped):
+        home.run("toy-model", "cut", dataset=corpus, steps=24, stop_when=lambda done: done == 9, **SMALL)
+    checkpoint = left_by(home.store, "job-cut") / "checkpoint.safetensors"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
+    assert kind_named("toy-model").goes_on_at(checkpoint.parent) is None
+    assert home.run("toy-model", "cut", dataset=corpus, steps=24, attempt=2, **SMALL)["steps"] == 24
+    assert home.notes == ["starts from scratch: its checkpoint is damaged"]
 
 
 def test_what_cannot_work_is_one_sentence(home, corpus, tmp_path):

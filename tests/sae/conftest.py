@@ -14,11 +14,13 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tasks import attempts
 from tasks.job import Stopped
 from tasks.sae.architectures import coder_class
 from tasks.sae.coder import CoderConfig
 from tasks.store import Store
 from tasks.text.tokens import TokenWriter
+from tests.work_folders import next_attempt
 
 CONTEXT, VOCABULARY = 16, 97
 
@@ -140,8 +142,9 @@ class Bench:
         return Known(self.store)
 
     def context(self, name: str = "sae", **changes: Any) -> Context:
-        """A context of the job `name`: the same work folder at each attempt, a fresh output."""
-        return Context(self.store, self.store.workdir(name), self.store.fresh_output(name, 1), name, name, **changes)
+        """A context of the next attempt at the job `name`."""
+        workdir = next_attempt(self.store, name)
+        return Context(self.store, workdir, workdir / attempts.OUTPUT, name, name, **changes)
 
     def add_tokens(self, name: str, rows: int, vocabulary: int = VOCABULARY, **special: int) -> None:
         folder = self._folder("tokens", name)

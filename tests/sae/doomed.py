@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 
+from tasks.attempts import OUTPUT
 from tasks.job import Stopped
 from tasks.kinds import train
 from tasks.store import Store
 from tests.sae.conftest import Context, Known
+from tests.work_folders import next_attempt
 
 #: Forked from a server that has imported this module, so that an attempt does not begin with importing torch.
 _PROCESSES = multiprocessing.get_context("forkserver")
@@ -41,8 +43,8 @@ def _train(root: Path, name: str, values: dict[str, Any], number: int, blow: tup
             os.kill(os.getpid(), blow[1])
         return bool(told)
 
-    output = store.fresh_output(name, number)
-    context = Context(store, store.workdir(name), output, name, name, attempt=number, stop=strike)
+    workdir = next_attempt(store, name)
+    context = Context(store, workdir, workdir / OUTPUT, name, name, attempt=number, stop=strike)
     params, _ = train.prepare(train.KIND.read_params(values), Known(store))
     with suppress(Stopped):
         train.run(params, context)

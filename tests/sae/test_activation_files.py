@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from tasks import activation_files, activations
-from tasks.activation_files import StoredVectors, read_info
+from tasks.activation_files import ShardWriter, StoredVectors, read_info
 from tasks.activations import ModelVectors, open_model
 from tasks.hooks import Hook
 from tasks.job import Request, Stopped
 from tasks.kinds import activations as kind
 from tasks.problem import Problem
 from tests.sae.conftest import CONTEXT, Bench
+from tests.work_folders import left_by
 
 ASKED = {"model": "tiny", "dataset": "marked", "layer": 1, "dtype": "float32"}
 
@@ -102,10 +103,16 @@ def test_an_interrupted_reading_goes_on_with_the_first_shard_that_is_missing(mar
     whole = made(marked, "whole")
     with pytest.raises(Stopped):
         made(marked, "cut", stop=lambda done: done >= 400)
-    part = sorted(path.name for path in (marked.store.workdir("cut") / "shards").glob("*.bin"))
+    part = sorted(path.name for path in (left_by(marked.store, "cut") / "shards").glob("*.bin"))
     assert part == ["shard-00000.bin", "shard-00001.bin"]
-    broken = marked.store.workdir("cut") / "shards" / part[1]
+    broken = left_by(marked.store, "cut") / "shards" / part[1]
     broken.write_bytes(broken.read_bytes()[:-4])  # as a power cut may leave it
+    sums = broken.with_name("shard-00000.sums")
+    assert ShardWriter(broken.parent, StoredVectors(whole).counts, 16, 16, "float32").has(0)
+    left = sums.read_bytes()
+    sums.write_bytes(left[:-1])
+    assert not ShardWriter(broken.parent, StoredVectors(whole).counts, 16, 16, "float32").has(0)
+    sums.write_bytes(left)
     context = marked.context("cut", attempt=2)
     params, _ = kind.prepare(kind.KIND.read_params(ASKED), marked.known)
     kind.run(params, context)
@@ -168,7 +175,7 @@ def test_a_disk_that_cannot_hold_them_is_said_before_anything_is_read(marked: Be
     monkeypatch.setattr(kind.shutil, "disk_usage", lambda folder: Nearly(needed - 1))
     with pytest.raises(Problem, match=r"GB more, and the store's disk has 0\.0 GB free"):
         made(marked, "large")
-    assert not list((marked.store.workdir("large") / "shards").iterdir())
+    assert not list((left_by(marked.store, "large") / "shards").iterdir())
     monkeypatch.setattr(kind.shutil, "disk_usage", lambda folder: Nearly(needed))
     assert made(marked, "fits").exists()
 

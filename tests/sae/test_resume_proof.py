@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from tasks.sae.architectures import names
+from tasks.store import Store
 from tests.sae.conftest import Bench
 from tests.sae.doomed import attempt
+from tests.work_folders import left_by
 
 SEED = os.environ.get("MISTUDIO_TEST_SEED", "1")
 STEPS = 60
@@ -39,7 +41,7 @@ def values_of(name: str) -> dict[str, Any]:
 
 
 def made_by(root: Path, job: str, number: int) -> Path:
-    return root / "store" / ".tmp" / job / f"output-{number}"
+    return left_by(Store(root / "store"), job) / "output"
 
 
 @pytest.mark.parametrize("name", FLAGS)
@@ -50,7 +52,7 @@ def test_a_training_that_is_struck_at_five_random_steps_ends_as_if_it_had_not_be
     for number, (step, blow) in enumerate(zip(steps, blows, strict=True), 1):
         assert attempt(bench.root, "struck", values, number, (step, blow)) == -blow, (SEED, steps)
         if blow is signal.SIGTERM:
-            assert (bench.store.workdir("struck") / f"checkpoint-{step:09}").is_dir(), "it goes on from there"
+            assert (left_by(bench.store, "struck") / f"checkpoint-{step:09}").is_dir(), "it goes on from there"
     last = len(BLOWS) + 1
     assert attempt(bench.root, "struck", values, last, None) == 0
     whole, struck = made_by(bench.root, "whole", 1), made_by(bench.root, "struck", last)

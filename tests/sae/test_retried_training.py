@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.attempts import newest
 from tasks.job import Job, State
 from tasks.ledger import PREFIX
 from tasks.retry import plan_retry
@@ -15,6 +16,7 @@ from tasks.submit import KnownArtifacts
 from tests.conftest import RedisServer, until
 from tests.core.lab import Lab
 from tests.sae.conftest import Bench
+from tests.work_folders import left_by
 
 STEPS = 600
 SHORT = {"model": "tiny", "dataset": "words", "layer": 1, "k": 4, "batch": 256, "expansion": 4}
@@ -53,14 +55,14 @@ def kill_until_given_up(lab: Lab, job: Job) -> None:
 
 def fill_the_disk(lab: Lab, job: Job) -> None:
     """Every write to the file of metrics fails from now on as on a full disk."""
-    metrics = lab.store.work_folder(job.id) / "metrics.jsonl"
+    metrics = left_by(lab.store, job.id) / "metrics.jsonl"
     metrics.with_name("aside").hardlink_to(metrics)
     metrics.with_name("full").symlink_to("/dev/full")
     metrics.with_name("full").rename(metrics)
 
 
 def make_room(lab: Lab, job: Job) -> None:
-    metrics = lab.store.work_folder(job.id) / "metrics.jsonl"
+    metrics = left_by(lab.store, job.id) / "metrics.jsonl"
     if metrics.is_symlink():
         metrics.with_name("aside").rename(metrics)
 
@@ -71,7 +73,8 @@ def submitted(lab: Lab, name: str) -> Job:
 
 def reached(lab: Lab, job: Job) -> int:
     """The step of the checkpoint that lies there."""
-    names = [path.name for path in lab.store.work_folder(job.id).glob("checkpoint-*") if not path.suffix]
+    folder = newest(lab.store.work_folder(job.id))
+    names = [path.name for path in folder.glob("checkpoint-*") if not path.suffix] if folder else []
     return max((int(name.rpartition("-")[2]) for name in names), default=0)
 
 
@@ -106,7 +109,7 @@ def test_it_goes_on_from_its_checkpoint_or_from_scratch_and_the_outcome_is_the_s
         assert ended(lab, submitted(lab, "whole")).state is State.SUCCEEDED
         whole |= files(lab, "whole")
     first = submitted(lab, "disturbed")
-    until(lambda: reached(lab, first) and (lab.store.work_folder(first.id) / "metrics.jsonl").exists(), 240, lab.log())
+    until(lambda: reached(lab, first) and (left_by(lab.store, first.id) / "metrics.jsonl").exists(), 240, lab.log())
     disturb(lab, first)
     first = ended(lab, first)
     assert (first.state, first.reason.startswith(why)) == (state, True), first.reason

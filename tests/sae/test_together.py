@@ -20,6 +20,7 @@ from tasks.sae.trainer import Trainer
 from tasks.training import one
 from tasks.training.together import members
 from tests.sae.conftest import Bench
+from tests.work_folders import left_by
 
 ALL = {"model": "tiny", "dataset": "words", "batch": 256, "steps": 30, "expansion": 4, "lr": 0.01}
 TWO_BY_TWO = {"layer": [0, 2], "k": [4, 8]}
@@ -134,10 +135,10 @@ def test_one_that_a_kill_left_behind_catches_up(bench: Bench):
         with pytest.raises(Stopped):
             train.run(params, bench.context("killed", stop=lambda done, steps=steps: done >= steps * 256))
         if steps == 11:  # as if the kill had come after three of four new checkpoints were written
-            shutil.copytree(bench.store.workdir("killed") / train.PARTS / "killed-l0-k8", bench.root / "behind")
-    shutil.rmtree(bench.store.workdir("killed") / train.PARTS / "killed-l0-k8")
-    (bench.root / "behind").rename(bench.store.workdir("killed") / train.PARTS / "killed-l0-k8")
-    assert train.goes_on_at(bench.store.workdir("killed")) == "step 11"
+            shutil.copytree(left_by(bench.store, "killed") / train.PARTS / "killed-l0-k8", bench.root / "behind")
+    shutil.rmtree(left_by(bench.store, "killed") / train.PARTS / "killed-l0-k8")
+    (bench.root / "behind").rename(left_by(bench.store, "killed") / train.PARTS / "killed-l0-k8")
+    assert train.goes_on_at(left_by(bench.store, "killed")) == "step 11"
     resumed = bench.context("killed")
     made = train.run(params, resumed).made
     last = [told["steps_in_last_attempt"] for told in made.values()]
@@ -298,7 +299,7 @@ def test_stored_activations_serve_several(bench: Bench):
     assert [told["hook"] for told in made.values()] == ["gpt_neox.layers.1"] * 2
     alone = bench.context("alone")
     train.run(prepared(bench, **values, k=8), alone)
-    together = bench.store.workdir("all") / "output-1" / "all-k8"
+    together = left_by(bench.store, "all") / "output" / "all-k8"
     assert load_file(together / "sae_weights.safetensors").keys()
     assert weights(together) == weights(alone.output)
     for option, several in {"layer": [0, 1], "hook": ["resid", "mlp"]}.items():

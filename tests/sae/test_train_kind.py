@@ -28,6 +28,7 @@ from tasks.training.one import dead_after
 from tasks.training.reading import Reading
 from tests.sae.conftest import CONTEXT, VOCABULARY, Bench, Known, shaped, some_tokens, tiny_model
 from tests.sae.families import model_of
+from tests.work_folders import left_by
 
 SHORT = {"model": "tiny", "dataset": "words", "layer": 1, "k": 4, "batch": 256, "steps": 30, "expansion": 4}
 
@@ -206,7 +207,7 @@ def test_a_checkpoint_of_other_settings_is_told_and_not_taken_up(bench: Bench):
     assert again.noted == ["starts from scratch: the checkpoint at step 12 was made with other settings"]
     assert (result["steps"], result["steps_in_last_attempt"]) == (30, 30)
     for name in ("sae_weights.safetensors", "metrics.jsonl"):
-        whole = bench.store.workdir("whole") / "output-1" / name
+        whole = left_by(bench.store, "whole") / "output" / name
         assert (again.output / name).read_bytes() == whole.read_bytes(), name
 
 

@@ -24,6 +24,7 @@ from tasks.tensors import save_tensors
 from tests.sae.conftest import Bench
 from tests.sae.test_formats import SCALE, trained
 from tests.sae.test_importing import D_IN, D_SAE, STANDARD, X, close, drawn, gemma_scope, taken, weights, write
+from tests.work_folders import next_attempt
 
 TOPK = {"architecture": "topk", "k": 3, "metadata": {}}
 JUMPRELU = {"architecture": "jumprelu", "metadata": {}}
@@ -175,6 +176,7 @@ def test_written_files_are_readable_as_the_umask_says(tmp_path: Path, umask: int
         save_sae(tmp_path / "sae", trained("topk"), SCALE, {})
         save_density(tmp_path / "sae", torch.ones(D_SAE))
         write_as(SPARSIFY, tmp_path / "sae", tmp_path / "exported")
+        (tmp_path / "run").mkdir()
         checkpoint.save(tmp_path / "run", 1, {"a": torch.ones(3)}, {"fingerprint": "x"})
         save_tensors(tmp_path / "plain.safetensors", {"a": torch.ones(3)})
         files = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -185,7 +187,7 @@ def test_written_files_are_readable_as_the_umask_says(tmp_path: Path, umask: int
 
 
 def test_a_published_artifact_is_readable_as_the_umask_says_whoever_wrote_its_files(bench: Bench):
-    output = bench.store.fresh_output("job", 1)
+    output = next_attempt(bench.store, "job") / "output"
     save_file({"a": torch.ones(3)}, output / "model.safetensors")  # as transformers saves a model
     assert stat.S_IMODE((output / "model.safetensors").stat().st_mode) == 0o600
     bench.store.seal(output, {"name": "m"})

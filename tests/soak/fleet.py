@@ -18,9 +18,9 @@ from tasks import job as jobs
 from tasks import kinds
 from tasks.job import Job
 from tasks.ledger import Ledger
+from tasks.redis_patience import retry_until_reachable
 from tasks.store import Store
 from tasks.submit import submit
-from tasks.work import tell
 from tests.conftest import until
 from tests.soak.census import Being, Role
 from tests.soak.strikes import Siege
@@ -95,7 +95,7 @@ class Fleet:
 
     def ended(self, job: Job) -> Job:
         """Its record when it has ended."""
-        until(lambda: tell(lambda: self.ledger.need(job.id)).state.ended, 60, f"{job.id} to end")
+        until(lambda: retry_until_reachable(lambda: self.ledger.need(job.id)).state.ended, 60, f"{job.id} to end")
         return self.ledger.need(job.id)
 
     def reasons(self, job: Job) -> list[str]:

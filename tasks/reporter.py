@@ -1,0 +1,105 @@
+"""What a job says of its work, sent to the ledger by a thread of its own: the work never waits for the network.
+
+Of progress and metrics only the newest counts, so one that was not sent yet is replaced. Sentences for the history are
+kept in order until they are sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from tasks.job import Point, Progress
+from tasks.ledger import Claim, Ledger
+from tasks.wire import Refused, Unreachable
+
+log = logging.getLogger("mistudio.job")
+
+#: How long it pauses after Redis could not be reached.
+_PAUSE_S = 0.5
+
+Message = Callable[[Ledger], str]
+
+
+class Reporter(threading.Thread):
+    """Sends for one claim, on a ledger of its own; `on_lost` is called, there, once the lease is another's."""
+
+    def __init__(self, ledger: Ledger, claim: Claim, on_lost: Callable[[], None]) -> None:
+        super().__init__(name=f"reports-{claim.job.id}", daemon=True)
+        self._ledger, self._claim, self._on_lost = ledger, claim, on_lost
+        self._changed = threading.Condition()
+        self._progress: Progress | None = None
+        self._point: Point | None = None
+        self._notes: deque[str] = deque()
+        self._is_over = self._is_lost = False
+
+    def report(self, progress: Progress, point: Point | None) -> None:
+        """Send this, in place of what was not sent yet; `point` is what was measured since the last report."""
+        with self._changed:
+            self._progress, self._point = progress, point or self._point
+            self._changed.notify()
+
+    def note(self, sentence: str) -> None:
+        """Send this sentence after all that came before it."""
+        with self._changed:
+            self._notes.append(sentence)
+            self._changed.notify()
+
+    def close(self) -> list[Message]:
+        """End the thread; what it has not sent, in order, to be sent before the job's end is recorded."""
+        with self._changed:
+            self._is_over = True
+            self._changed.notify()
+        if self.is_alive():
+            self.join()
+        self._ledger.close()
+        return [] if self._is_lost else self._unsent()
+
+    def run(self) -> None:
+        """Send what there is to send, until it is closed."""
+        while self._wait_for_something():
+            try:
+                for message in self._unsent():
+                    if message(self._ledger) == "lost":
+                        self._is_lost = True
+                        self._on_lost()
+                        return
+            except (Unreachable, Refused) as error:
+                log.warning("how far the work is could not be reported, it continues: %s", error)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._is_over, _PAUSE_S)
+
+    def _wait_for_something(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_over or self._notes or self._progress)
+            return not self._is_over
+
+    def _unsent(self) -> list[Message]:
+        with self._changed:
+            notes = [self._noting(sentence) for sentence in self._notes]
+            return [*notes, self._reporting] if self._progress else notes
+
+    def _noting(self, sentence: str) -> Message:
+        def send(ledger: Ledger) -> str:
+            status = ledger.note(self._claim, sentence)
+            with self._changed:
+                self._notes.popleft()
+            return status
+
+        return send
+
+    def _reporting(self, ledger: Ledger) -> str:
+        """Send the newest, which may have come after the one that this was to send."""
+        with self._changed:
+            progress, point = self._progress, self._point
+        if progress is None:
+            return "ok"
+        status = ledger.report(self._claim, progress, point)
+        with self._changed:
+            if self._progress is progress:
+                self._progress = None
+            if self._point is point:
+                self._point = None
+        return status

@@ -1,0 +1,46 @@
+"""Which checkpoints a training's folder holds, whole or damaged; it costs no torch.
+
+Each is a folder named after its step, with `tensors.safetensors` and `state.json`. One that a power cut or a full disk
+has left cut short, or empty, is damaged: a training goes on from another.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tasks.documents import read_json_object
+from tasks.problem import Problem
+from tasks.tensors import describe
+
+PREFIX, TENSORS, STATE = "checkpoint-", "tensors.safetensors", "state.json"
+
+
+def whole(folder: Path) -> dict[Path, dict[str, Any]]:
+    """The checkpoints in `folder` that can be read, with what each says of itself, in the order of their steps."""
+    return {path: state for path in _all(folder) if (state := state_of(path)) is not None}
+
+
+def damaged(folder: Path) -> list[Path]:
+    """The others."""
+    return [path for path in _all(folder) if state_of(path) is None]
+
+
+def state_of(path: Path) -> dict[str, Any] | None:
+    """What a checkpoint says of itself besides its tensors; None for a damaged one."""
+    try:
+        state = read_json_object(path / STATE, strict=False)
+        describe(path / TENSORS)
+    except (Problem, OSError, ValueError):
+        return None
+    is_complete = isinstance(state.get("step"), int) and isinstance(state.get("fingerprint"), str)
+    return state if is_complete and "score" in state else None
+
+
+def step_of(path: Path) -> int:
+    """The step that a checkpoint's name says."""
+    return int(path.name.removeprefix(PREFIX))
+
+
+def _all(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal())

@@ -1,0 +1,106 @@
+"""What a job says of its work goes out beside the work, whatever the network does."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tasks import wire
+from tasks.job import Job, Point, Progress, State
+from tasks.ledger import Claim, Ledger, new_job_id
+from tasks.reporter import Reporter
+from tasks.wire import Client
+from tests.conftest import RedisServer, until
+
+
+@pytest.fixture
+def ledger(own_redis: RedisServer) -> Iterator[Ledger]:
+    """In a Redis that a test may stop."""
+    opened = Ledger(wire.connect(own_redis.url))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def claim(ledger: Ledger) -> Claim:
+    job = ledger.submit(Job(new_job_id(), "nap", "a", "training", {}))
+    claim = ledger.claim(job.id, "w@h", "h")
+    assert claim is not None
+    return claim
+
+
+@pytest.fixture
+def lost() -> threading.Event:
+    return threading.Event()
+
+
+@pytest.fixture
+def reporter(ledger: Ledger, claim: Claim, lost: threading.Event) -> Iterator[Reporter]:
+    made = Reporter(Ledger(Client(ledger.client.address, timeout_s=0.5)), claim, lost.set)
+    made.start()
+    yield made
+    made.close()
+
+
+def step(number: int) -> tuple[Progress, Point]:
+    return Progress("training", number, 1000, "steps", None), Point(number, {"loss": float(number)})
+
+
+def test_the_newest_report_and_all_sentences_arrive(ledger: Ledger, claim: Claim, reporter: Reporter) -> None:
+    for number in range(1, 101):
+        reporter.report(*step(number))
+        if number % 50 == 0:
+            reporter.note(f"step {number}")
+    until(lambda: (told := ledger.need(claim.job.id)).progress and told.progress.done == 100, 10)
+    assert ledger.need(claim.job.id).metrics == {"loss": 100.0}
+    until(lambda: [event["reason"] for event in ledger.events(claim.job.id)][2:] == ["step 50", "step 100"], 10)
+    assert reporter.close() == []
+
+
+def test_the_work_never_waits_for_a_redis_that_is_silent_and_what_it_said_is_there_afterwards(
+    ledger: Ledger, claim: Claim, reporter: Reporter, own_redis: RedisServer
+) -> None:
+    assert own_redis.process is not None
+    own_redis.process.send_signal(signal.SIGSTOP)
+    try:
+        began = time.thread_time()
+        for number in range(1, 10_001):
+            reporter.report(*step(number))
+        reporter.note("said while Redis was away")
+        assert time.thread_time() - began < 5, "of this thread's own time: none of it in the network"
+    finally:
+        own_redis.process.send_signal(signal.SIGCONT)
+    until(lambda: (told := ledger.need(claim.job.id)).progress and told.progress.done == 10_000, 20)
+    until(lambda: ledger.events(claim.job.id)[-1]["reason"] == "said while Redis was away", 20)
+    assert len(ledger.series([claim.job.id])[0]) <= 2, "what was replaced was not sent"
+
+
+def test_what_was_not_sent_when_the_work_is_over_is_sent_before_its_end_is_recorded(
+    ledger: Ledger, claim: Claim
+) -> None:
+    reporter = Reporter(Ledger(Client(ledger.client.address)), claim, pytest.fail)  # its thread never ran
+    reporter.note("one")
+    reporter.report(*step(7))
+    reporter.note("two")
+    for message in reporter.close():
+        assert message(ledger) == "ok"
+    assert [event["reason"] for event in ledger.events(claim.job.id)][2:] == ["one", "two"]
+    told = ledger.need(claim.job.id)
+    assert told.progress is not None
+    assert (told.progress.done, told.metrics) == (7, {"loss": 7.0})
+    assert reporter.close() == []
+
+
+def test_one_that_has_lost_its_lease_is_ended_and_says_nothing_more(
+    ledger: Ledger, claim: Claim, reporter: Reporter, lost: threading.Event
+) -> None:
+    ledger.finish(claim, State.FAILED, "over")
+    reporter.note("late")
+    assert lost.wait(10)
+    reporter.report(*step(1))
+    assert reporter.close() == []
+    assert ledger.need(claim.job.id).progress is None
