@@ -22,7 +22,7 @@ quickstart: install ## From nothing to the features of a sparse autoencoder, in 
 	$(BIN)/mistudio quickstart
 
 test: install ## Run the tests, with a real Redis, real workers and real training
-	$(BIN)/python -m pytest -n 6 --dist loadfile
+	$(BIN)/python -m pytest -n 4 --dist loadfile
 
 peers: $(PEERS)/.installed ## Install SAELens, dictionary_learning and sparsify into .peers: some gigabytes
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -325,10 +326,22 @@ def new_token() -> str:
 _DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
+#: The number of the id that this process made last, and what guards it.
+_last_number, _number_lock = 0, threading.Lock()
+
+
 def new_job_id() -> str:
-    """A fresh id that sorts by time: 9 digits of milliseconds in base 32, then 5 random ones."""
-    chance = int.from_bytes(os.urandom(4), "big") >> 7
-    return _written((int(time.time() * 1000) << 25) | chance)
+    """A fresh id that sorts by time: 9 digits of milliseconds in base 32, then 5 random ones.
+
+    Of several in one millisecond the first is random, and each of the others comes after the one before it: of some
+    thousand random ones, two would be the same now and then.
+    """
+    global _last_number
+    fresh = (int(time.time() * 1000) << 25) | (int.from_bytes(os.urandom(4), "big") >> 7)
+    with _number_lock:
+        is_first = fresh >> 25 != _last_number >> 25
+        _last_number = fresh if is_first else _last_number + 1
+        return _written(_last_number)
 
 
 def later_id(job_id: str, places: int) -> str:
