@@ -203,8 +203,8 @@ class Context(Protocol):
     def live_jobs(self) -> set[str]:
         """Ids of all jobs that have not ended, and of those whose checkpoint one of them will take over."""
 
-    def seconds_since_end(self, job_ids: Sequence[str]) -> dict[str, float]:
-        """How long ago these jobs ended, by the ledger's clock; nothing of a job that has not, or is not known."""
+    def seconds_since_end(self, job_ids: Sequence[str]) -> dict[str, float | None]:
+        """How long ago these jobs ended, by the ledger's clock; None for one that has not, none for an unknown one."""
 
     def stopping(self) -> bool:
         """Whether the job was told to stop: write a checkpoint, then call `progress` or raise Stopped."""

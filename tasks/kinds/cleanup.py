@@ -72,7 +72,9 @@ def _over(context: Context, live: set[str], folder: Path, suffix: str = "") -> I
         return
     known, now = context.seconds_since_end(list(over)), _clock_of_disk(folder)
     for job_id, path in over.items():
-        yield path, known[job_id] if job_id in known else now - _newest(path, now)
+        age_s = known[job_id] if job_id in known else now - _newest(path, now)
+        if age_s is not None:  # else it has begun since the live ones were read
+            yield path, age_s
 
 
 def _can_be_resumed(work_folder: Path) -> bool:
@@ -84,11 +86,13 @@ def _can_be_resumed(work_folder: Path) -> bool:
 
 
 def _clock_of_disk(folder: Path) -> float:
-    """The time that a file gets there now: another machine may write it."""
-    with TemporaryFile(dir=folder) as probe:
-        probe.write(b"0")
-        probe.flush()
-        return os.fstat(probe.fileno()).st_mtime
+    """The time that a file gets there now: another machine may write it. Where none can be made, of the newest one."""
+    try:
+        with TemporaryFile(dir=folder) as probe:
+            os.utime(probe.fileno())
+            return os.fstat(probe.fileno()).st_mtime
+    except OSError:
+        return _newest(folder, 0.0)
 
 
 def _newest(path: Path, now: float) -> float:

@@ -57,7 +57,7 @@ class Part:
         """See `Context`."""
         return self.job.live_jobs()
 
-    def seconds_since_end(self, job_ids: Sequence[str]) -> dict[str, float]:
+    def seconds_since_end(self, job_ids: Sequence[str]) -> dict[str, float | None]:
         """See `Context`."""
         return self.job.seconds_since_end(job_ids)
 

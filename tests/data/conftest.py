@@ -23,7 +23,7 @@ class Home:
     root: Path
     store: Store
     live: set[str] = field(default_factory=set)
-    ended: dict[str, float] = field(default_factory=dict)
+    ended: dict[str, float | None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     said: list[tuple[str, int, int | None, str]] = field(default_factory=list)
 
@@ -85,7 +85,7 @@ class JobContext:
     def live_jobs(self) -> set[str]:
         return self._home.live
 
-    def seconds_since_end(self, job_ids: Sequence[str]) -> dict[str, float]:
+    def seconds_since_end(self, job_ids: Sequence[str]) -> dict[str, float | None]:
         return {job_id: age_s for job_id, age_s in self._home.ended.items() if job_id in job_ids}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -113,6 +114,26 @@ def test_the_end_of_a_job_is_judged_by_the_ledger_whatever_the_clock_of_this_mac
     home.ended = {"ended-now": 600.0, "ended-long-ago": 1000 * 3600.0}
     assert home.run("cleanup", "clean")["work_folders"] == 1
     assert left(home) == ({"ended-now"},) * 2
+
+
+def test_cleanup_leaves_a_job_alone_that_has_begun_since_it_looked(with_corpus):
+    leave_behind(with_corpus, "begun", hours_ago=1)
+    with_corpus.ended = {"begun": None}
+    with_corpus.run("cleanup", "clean", hours=0.0, log_days=0.0)
+    assert left(with_corpus) == ({"begun"},) * 2
+
+
+def test_cleanup_makes_room_on_a_full_disk(with_corpus, monkeypatch):
+    from tasks.kinds import cleanup
+
+    def full(**_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    leave_behind(with_corpus, "long-over", hours_ago=1000)
+    leave_behind(with_corpus, "just-over", hours_ago=1)
+    monkeypatch.setattr(cleanup, "TemporaryFile", full)
+    assert with_corpus.run("cleanup", "clean")["work_folders"] == 1
+    assert left(with_corpus) == ({"just-over"},) * 2
 
 
 def test_cleanup_follows_no_link_out_of_the_store(with_corpus, tmp_path):
