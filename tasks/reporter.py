@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from tasks.job import Point, Progress
 from tasks.ledger import Claim, Ledger
+from tasks.rounds import Rounds
 from tasks.wire import Refused, Unreachable
 
 log = logging.getLogger("mistudio.job")
@@ -32,7 +33,9 @@ class Reporter(threading.Thread):
         self._changed = threading.Condition()
         self._progress: Progress | None = None
         self._point: Point | None = None
-        self._notes: deque[str] = deque()
+        self._notes: dict[int, str] = {}  # by the order in which they came
+        self._came = 0
+        self._rounds = Rounds("the reports of a job", log)
         self._is_over = self._is_lost = False
 
     def report(self, progress: Progress, point: Point | None) -> None:
@@ -44,7 +47,8 @@ class Reporter(threading.Thread):
     def note(self, sentence: str) -> None:
         """Send this sentence after all that came before it."""
         with self._changed:
-            self._notes.append(sentence)
+            self._came += 1
+            self._notes[self._came] = sentence
             self._changed.notify()
 
     def close(self) -> list[Message]:
@@ -59,17 +63,26 @@ class Reporter(threading.Thread):
 
     def run(self) -> None:
         """Send what there is to send, until it is closed."""
-        while self._wait_for_something():
-            try:
-                for message in self._unsent():
-                    if message(self._ledger) == "lost":
-                        self._is_lost = True
-                        self._on_lost()
-                        return
-            except (Unreachable, Refused) as error:
-                log.warning("how far the work is could not be reported, it continues: %s", error)
-                with self._changed:
-                    self._changed.wait_for(lambda: self._is_over, _PAUSE_S)
+        while self._wait_for_something() and not self._is_lost:
+            with self._rounds.guarded():
+                self._send_all()
+            if self._rounds.in_a_row:
+                self._pause()
+
+    def _send_all(self) -> None:
+        try:
+            for message in self._unsent():
+                if message(self._ledger) == "lost":
+                    self._is_lost = True
+                    self._on_lost()
+                    return
+        except Unreachable as error:
+            log.warning("how far the work is could not be reported, it continues: %s", error)
+            self._pause()
+
+    def _pause(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_over, _PAUSE_S)
 
     def _wait_for_something(self) -> bool:
         with self._changed:
@@ -78,28 +91,34 @@ class Reporter(threading.Thread):
 
     def _unsent(self) -> list[Message]:
         with self._changed:
-            notes = [self._noting(sentence) for sentence in self._notes]
-            return [*notes, self._reporting] if self._progress else notes
+            notes: list[Message] = [partial(self._send_note, number) for number in self._notes]
+            return [*notes, self._send_progress] if self._progress else notes
 
-    def _noting(self, sentence: str) -> Message:
-        def send(ledger: Ledger) -> str:
-            status = ledger.note(self._claim, sentence)
-            with self._changed:
-                self._notes.popleft()
-            return status
+    def _send_note(self, number: int, ledger: Ledger) -> str:
+        status = self._unless_refused(ledger.note, self._claim, self._notes[number])
+        with self._changed:
+            del self._notes[number]
+        return status
 
-        return send
-
-    def _reporting(self, ledger: Ledger) -> str:
+    def _send_progress(self, ledger: Ledger) -> str:
         """Send the newest, which may have come after the one that this was to send."""
         with self._changed:
             progress, point = self._progress, self._point
         if progress is None:
             return "ok"
-        status = ledger.report(self._claim, progress, point)
+        status = self._unless_refused(ledger.report, self._claim, progress, point)
         with self._changed:
             if self._progress is progress:
                 self._progress = None
             if self._point is point:
                 self._point = None
         return status
+
+    @staticmethod
+    def _unless_refused(send: Callable[..., str], *what: object) -> str:
+        """The ledger's answer; what Redis refuses for good is only in this log, and holds up nothing behind it."""
+        try:
+            return send(*what)
+        except Refused as error:
+            log.warning("only this log has %s: %s", what[1], error)
+            return "ok"

@@ -11,7 +11,7 @@ import pytest
 
 from tasks import wire
 from tasks.job import Job, Point, Progress, State
-from tasks.ledger import Claim, Ledger, new_job_id
+from tasks.ledger import PREFIX, Claim, Ledger, new_job_id
 from tasks.reporter import Reporter
 from tasks.wire import Client
 from tests.conftest import RedisServer, until
@@ -104,3 +104,29 @@ def test_one_that_has_lost_its_lease_is_ended_and_says_nothing_more(
     reporter.report(*step(1))
     assert reporter.close() == []
     assert ledger.need(claim.job.id).progress is None
+
+
+def test_a_sentence_that_redis_refuses_holds_up_nothing_behind_it(
+    ledger: Ledger, claim: Claim, reporter: Reporter
+) -> None:
+    key = f"{PREFIX}events:{claim.job.id}"
+    ledger.client.call("RENAME", key, "aside")
+    ledger.client.call("SET", key, "no list")
+    reporter.note("refused")
+    reporter.report(*step(7))
+    until(lambda: (told := ledger.need(claim.job.id)).progress and told.progress.done == 7, 10)
+    ledger.client.call("RENAME", "aside", key)
+    reporter.note("after that")
+    until(lambda: ledger.events(claim.job.id)[-1]["reason"] == "after that", 10)
+    assert reporter.close() == []
+
+
+def test_whatever_goes_wrong_the_next_report_is_sent(
+    ledger: Ledger, claim: Claim, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "report", lambda *_: 1 / 0)
+        reporter.report(*step(1))
+        until(lambda: reporter._rounds.faults > 0, 10)
+    reporter.report(*step(2))
+    until(lambda: (told := ledger.need(claim.job.id)).progress and told.progress.done == 2, 10)
