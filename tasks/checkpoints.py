@@ -24,11 +24,14 @@ _SHARE = 0.1
 
 
 def goes_on_at(store: Store, job: Job, owner: str | None = None) -> str | None:
-    """Where a job of this kind goes on, such as "step 1200", if it adopts what `owner` left, or else itself."""
+    """Where a job of this kind resumes, such as "step 1200", if it adopts what `owner` left, or else itself.
+
+    Raises OSError when that cannot be read now.
+    """
     kind, folder = kind_named(job.kind), attempts.newest(store.work_folder(owner or job.id))
     try:
         return kind.goes_on_at(folder) if kind.goes_on_at and folder else None
-    except OSError:  # it was taken over or removed meanwhile
+    except FileNotFoundError:  # it was taken over or removed meanwhile
         return None
 
 
@@ -73,8 +76,16 @@ def leave_behind(ledger: Ledger, store: Store, job: Job) -> None:
 
 
 def tidy(store: Store, job: Job) -> bool:
-    """Whether anything is left of the work folder of a job that has ended: its checkpoint, but never its output."""
-    if job.state is State.SUCCEEDED or goes_on_at(store, job) is None:
+    """Whether anything is left of the work folder of a job that has ended: its checkpoint, but never its output.
+
+    What cannot be read now may be a checkpoint, and is left as it is.
+    """
+    try:
+        is_resumable = job.state is not State.SUCCEEDED and goes_on_at(store, job) is not None
+    except OSError as error:
+        log.warning("what job %s left cannot be read: %s", job.id, error)
+        return True
+    if not is_resumable:
         store.discard(job.id)
         return False
     attempts.keep_newest(store, job.id)

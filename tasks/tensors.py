@@ -62,13 +62,25 @@ def load_tensors(path: Path, accepted: Collection[str] = FLOATS) -> dict[str, Te
 
 
 def read_notes(path: Path) -> dict[str, str] | None:
-    """The texts that a safetensors file carries beside its tensors; None for no such file and for a damaged one."""
+    """The texts that a safetensors file carries beside its tensors; None for no such file and for a damaged one.
+
+    Raises OSError for one that cannot be read now.
+    """
     try:
         describe(path)
         with path.open("rb") as file:
             return json.loads(file.read(int.from_bytes(file.read(8), "little"))).get("__metadata__", {})
-    except (Problem, OSError, ValueError):
+    except FileNotFoundError:
         return None
+    except Problem as problem:
+        raise_if_unreadable(problem)
+        return None
+
+
+def raise_if_unreadable(problem: Problem) -> None:
+    """Raise the OSError behind a Problem of `describe`, unless the file is not there: the file itself may be whole."""
+    if isinstance(problem.__cause__, OSError) and not isinstance(problem.__cause__, FileNotFoundError):
+        raise problem.__cause__
 
 
 def describe(path: Path) -> dict[str, Stored]:

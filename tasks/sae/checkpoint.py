@@ -43,10 +43,13 @@ def save(
     write_json(draft / STATE, {**state, "step": step, "score": score})
     draft.rename(target)
     sync_folder(folder)
-    keep = {target, best(folder, state["fingerprint"])}
-    for other in (*whole(folder), *damaged(folder)):
-        if other not in keep:
-            shutil.rmtree(other, ignore_errors=True)
+    try:
+        keep = {target, best(folder, state["fingerprint"])}
+        others = [path for path in (*whole(folder), *damaged(folder)) if path not in keep]
+    except OSError:  # one cannot be read now, so none is judged
+        return target
+    for other in others:
+        shutil.rmtree(other, ignore_errors=True)
     return target
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks.documents import read_json_object
 from tasks.problem import Problem
-from tasks.tensors import describe
+from tasks.tensors import describe, raise_if_unreadable
 
 PREFIX, TENSORS, STATE = "checkpoint-", "tensors.safetensors", "state.json"
 
@@ -27,11 +27,17 @@ def damaged(folder: Path) -> list[Path]:
 
 
 def state_of(path: Path) -> dict[str, Any] | None:
-    """What a checkpoint says of itself besides its tensors; None for a damaged one."""
+    """What a checkpoint says of itself besides its tensors; None for a damaged one.
+
+    Raises OSError when that cannot be read now: another look may find it whole.
+    """
     try:
         state = read_json_object(path / STATE, strict=False)
         describe(path / TENSORS)
-    except (Problem, OSError, ValueError):
+    except FileNotFoundError:
+        return None
+    except Problem as problem:
+        raise_if_unreadable(problem)
         return None
     is_complete = isinstance(state.get("step"), int) and isinstance(state.get("fingerprint"), str)
     return state if is_complete and "score" in state else None

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tasks.job import Stopped
+from tasks.checkpoints import leave_behind, tidy
+from tasks.job import Job, State, Stopped
 from tasks.kinds import train
+from tasks.ledger import Ledger, new_job_id
 from tasks.sae import checkpoint
 from tasks.sae.checkpoint_list import damaged, whole
 from tests.sae.conftest import Bench
 from tests.sae.test_train_kind import prepared
+from tests.work_folders import left_by, next_attempt
 
 
 def cut(path: Path, keep: int) -> None:
@@ -89,3 +94,33 @@ def test_damaged_lines_of_metrics_are_left_out(tmp_path: Path) -> None:
     lines.write_bytes(b'{"step": 1}\n{"step"\n\0\0\0\0\n[]\n{"step": 2}\n\xff\n{"step": 3}\n{"step": 4}')
     checkpoint.cut(tmp_path, 3)
     assert [json.loads(line)["step"] for line in lines.read_text().splitlines()] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("part", ["state.json", "tensors.safetensors"])
+def test_one_that_cannot_be_read_now_is_neither_damaged_nor_removed(
+    bench: Bench, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    job = ledger.submit(Job(new_job_id(), "train", "a", "training", {}))
+    folder = next_attempt(bench.store, job.id)
+    (kept,) = saved(folder, 10)
+    claim = ledger.claim(job.id, "w@h", "h")
+    assert claim is not None
+    ledger.finish(claim, State.FAILED, "over")
+    job = ledger.need(job.id)
+    opened = Path.open
+
+    def stale(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path.name == part:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return opened(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", stale)
+        with pytest.raises(OSError, match="Stale"):
+            whole(folder)
+        with pytest.raises(OSError, match="Stale"):
+            train.goes_on_at(folder)
+        assert tidy(bench.store, job), "it may be one, and stays"
+        leave_behind(ledger, bench.store, job)
+    assert train.goes_on_at(left_by(bench.store, job.id)) == "step 10"
+    assert kept.exists()
