@@ -4,13 +4,14 @@
 begins by adopting what the newest of the earlier ones has left, under second names (hard links), and never opens a path
 of another after that. So one that has lost its lease, and does not know it yet, can harm nobody: its folder is gone.
 
-What is adopted is never changed in place but replaced by a rename. Files that grow are copied.
+What is adopted is never changed in place but replaced by a rename. Files that grow, and locks, are copied.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from tasks.store import Store, remove
@@ -22,7 +23,7 @@ OUTPUT, _MARK, _EARLIER = "output", ".attempt", ".earlier"
 _NAME = re.compile(r"(\d+)-[0-9a-z]{1,8}")
 _DRAFT = ".part"
 
-_GROWING = (".jsonl", ".incomplete")
+_COPIED = (".jsonl", ".incomplete", ".lock")
 
 
 class Superseded(Exception):
@@ -42,15 +43,17 @@ def begin(store: Store, job_id: str, number: int, token: str) -> Path:
     own = folder_of(store, job_id, number, token)
     if _is_attempt(own):
         return own
-    own.parent.mkdir(parents=True, exist_ok=True)
-    if any(_number(entry) > number for entry in own.parent.iterdir()):
-        raise Superseded(job_id)
     draft = own.with_name(own.name + _DRAFT)
     earlier = draft / _EARLIER
+    own.parent.mkdir(parents=True, exist_ok=True)
+    while others := [entry for entry in own.parent.iterdir() if entry != draft]:
+        if any(_number(entry) > number for entry in others):
+            raise Superseded(job_id)
+        earlier.mkdir(parents=True, exist_ok=True)
+        for entry in others:
+            with suppress(FileNotFoundError):  # another one that begins just now has taken it, and is taken next
+                entry.rename(earlier / entry.name)
     earlier.mkdir(parents=True, exist_ok=True)
-    for entry in own.parent.iterdir():
-        if entry != draft and _number(entry) < number:
-            entry.rename(earlier / entry.name)
     source = _newest(earlier)
     if source is not None:
         _adopt(source, draft)
@@ -62,10 +65,13 @@ def begin(store: Store, job_id: str, number: int, token: str) -> Path:
 
 
 def newest(work_folder: Path) -> Path | None:
-    """Of a job's folder in the store, the one whose content its next attempt would adopt; None when there is none."""
+    """Of a job's folder in the store, the one whose content its next attempt would adopt; None when there is none.
+
+    Raises OSError when that cannot be read now.
+    """
     try:
         return None if work_folder.is_symlink() else _newest(work_folder)
-    except OSError:  # handed over or removed meanwhile
+    except FileNotFoundError:  # handed over or removed meanwhile
         return None
 
 
@@ -75,14 +81,14 @@ def hand_over(store: Store, job_id: str, to: str) -> bool:
     Also if the other has begun already. Of several that ask at once one gets it, whole.
     """
     folder = store.work_folder(to)
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):  # an empty one is of an attempt that died here
         return False
     try:
         store.work_folder(job_id).rename(folder / _EARLIER)
-    except OSError:
-        folder.rmdir()
+    except FileNotFoundError:
+        with suppress(OSError):
+            folder.rmdir()
         return False
     return True
 
@@ -93,7 +99,13 @@ def keep_newest(store: Store, job_id: str) -> None:
     kept = newest(folder)
     if kept is None:
         return
-    halves = [*kept.glob(OUTPUT), *kept.glob("output-*"), *kept.glob(f"*{_DRAFT}"), *kept.glob(".gone-*")]
+    halves = [
+        *kept.glob(OUTPUT),
+        *kept.glob("output-*"),
+        *kept.glob(f"*{_DRAFT}"),
+        *kept.glob(".gone-*"),
+        *kept.glob(_EARLIER),
+    ]
     others = [] if kept == folder else [entry for entry in folder.iterdir() if not kept.is_relative_to(entry)]
     for path in (*halves, *others):
         remove(path)
@@ -102,18 +114,20 @@ def keep_newest(store: Store, job_id: str) -> None:
 def _newest(folder: Path) -> Path | None:
     """The attempt that came last of those in the folder; of one that was not begun in full, what it was to adopt.
 
-    Before there were folders of attempts, a job's own folder held what it left.
+    An older version writes into the job's own folder. What lies there came last: each attempt takes it away.
     """
     if not folder.is_dir():
         return None
     entries = sorted(folder.iterdir(), key=_number, reverse=True)
+    if any(not entry.name.startswith(".") and not _number(entry) for entry in entries):
+        return folder
     if attempts := [entry for entry in entries if _is_attempt(entry)]:
-        return attempts[0]
+        return max(attempts, key=lambda entry: (_number(entry), (entry / _MARK).stat().st_mtime))
     drafts = [entry / _EARLIER for entry in entries if entry.suffix == _DRAFT and _number(entry) > 0]
     for nested in (*drafts, folder / _EARLIER):
         if found := _newest(nested):
             return found
-    return folder if any(not entry.name.startswith(".") and not _number(entry) for entry in entries) else None
+    return None
 
 
 def _number(entry: Path) -> int:
@@ -151,7 +165,7 @@ def _link(path: Path, target: Path) -> None:
 
 def _put(path: Path, target: Path) -> None:
     target.unlink(missing_ok=True)
-    if path.suffix not in _GROWING:
+    if path.suffix not in _COPIED:
         try:
             target.hardlink_to(path)
         except FileNotFoundError:

@@ -16,7 +16,6 @@ from tasks.ledger import Claim, Ledger
 from tasks.redis_patience import retry_until_reachable
 from tasks.reporter import Reporter
 from tasks.store import Store
-from tasks.wire import Refused
 
 log = logging.getLogger("mistudio.job")
 
@@ -45,6 +44,8 @@ class RunContext:
         self.begins = not self.store.work_folder(job.id).exists()
         if job.from_checkpoint:
             attempts.hand_over(self.store, job.from_checkpoint, job.id)
+        if retry_until_reachable(lambda: self.ledger.renew(self.claim)) == "lost":
+            raise attempts.Superseded(job.id)
         self.workdir = attempts.begin(self.store, job.id, job.attempt, self.claim.token)
         self.output = self.workdir / attempts.OUTPUT
 
@@ -56,10 +57,10 @@ class RunContext:
         """Ids of all jobs that have not ended, and of those whose checkpoint one of them will take over."""
         return self.ledger.live_jobs()
 
-    def seconds_since_end(self, job_ids: Sequence[str]) -> dict[str, float]:
-        """How long ago these jobs ended, by the ledger's clock; nothing of a job that has not, or is not known."""
+    def seconds_since_end(self, job_ids: Sequence[str]) -> dict[str, float | None]:
+        """How long ago these jobs ended, by the ledger's clock; None for one that has not, none for an unknown one."""
         now, jobs = self.ledger.now(), self.ledger.many(job_ids)
-        return {job.id: now - job.finished_at for job in jobs if job and job.state.ended and job.finished_at}
+        return {job.id: now - job.finished_at if job.state.ended and job.finished_at else None for job in jobs if job}
 
     def metrics(self, at: int, values: Mapping[str, float | None]) -> None:
         """What was measured, for the next report; ValueError for too many."""
@@ -90,10 +91,7 @@ class RunContext:
     def send_the_rest(self) -> None:
         """Send what was reported and is not sent yet: the work is over. Raises Unreachable when that takes too long."""
         for message in self.reporter.close():
-            try:
-                retry_until_reachable(partial(message, self.ledger))
-            except Refused as error:
-                log.warning("only this log has that: %s", error)
+            retry_until_reachable(partial(message, self.ledger))
 
 
 def _short(value: float | None) -> float | None:

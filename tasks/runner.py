@@ -36,7 +36,8 @@ def _work(job_id: str, order: dict[str, Any], stop: threading.Event) -> int:
 
     ledger = Ledger(connect(os.environ["CELERY_BROKER_URL"]))
     job = retry_until_reachable(lambda: ledger.need(job_id))
-    claim = Claim(replace(job, attempt=order["attempt"]), order["token"])  # a later attempt may have begun
+    attempt = order.get("attempt", job.attempt)  # which a slot of an older version does not say
+    claim = Claim(replace(job, attempt=attempt), order["token"])  # a later one may have begun
     with about(claim.job.id, claim.job.attempt):
         try:
             work_on(claim, ledger, order["device"], stop.is_set, lifeline.kill_own_group)

@@ -210,3 +210,39 @@ def test_two_that_begin_at_once_both_get_a_folder_and_the_later_one_all_that_was
         [thread.join() for thread in threads]
         assert newest(store.work_folder(job)) == folder_of(store, job, 3, "b")
         assert shown(begin(store, job, 4, "c")) == LEFT
+
+
+def test_two_attempts_of_one_number_lose_nothing(store: Store) -> None:
+    """As after Redis has lost its last second: the second claim has the number of the first again."""
+    work(begin(store, "job", 1, "a"), 7)
+    begin(store, "job", 2, "b")
+    assert shown(begin(store, "job", 2, "c")) == LEFT
+    assert shown(begin(store, "job", 3, "d")) == LEFT
+
+
+def test_what_an_older_version_wrote_beside_an_attempt_came_last(store: Store) -> None:
+    work(begin(store, "job", 1, "a"), 7)
+    (store.work_folder("job") / "ticks").write_text("9")
+    assert newest(store.work_folder("job")) == store.work_folder("job")
+    assert shown(begin(store, "job", 3, "c")) == {"ticks"}
+
+
+def test_a_hand_over_that_was_cut_short_is_finished_by_the_next_attempt(store: Store) -> None:
+    work(begin(store, "old", 4, "a"), 7)
+    store.work_folder("new").mkdir()  # it died here
+    assert hand_over(store, "old", "new")
+    assert hand_over(store, "old", "new") is False
+    assert shown(begin(store, "new", 1, "b")) == LEFT
+
+
+def test_a_folder_that_cannot_be_read_now_is_not_taken_for_one_that_is_not_there(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work(begin(store, "job", 1, "a"), 7)
+
+    def stale(*_: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(Path, "iterdir", stale)
+    with pytest.raises(OSError, match="Stale"):
+        newest(store.work_folder("job"))
