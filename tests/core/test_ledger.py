@@ -265,7 +265,7 @@ def test_records_of_an_older_form_are_brought_up_to_date_by_whoever_writes_first
     assert call("GET", "mistudio:schema") == "3"
     assert ledger.queues.order("training", 9) == [jobs[1].id, jobs[2].id, last.id]
     assert ledger.queues.messages("training") == 3
-    assert ledger.find(jobs[0].id[:13]) == [jobs[0].id]
+    assert ledger.find(jobs[0].id) == [jobs[0].id]
     assert [[job.id for job in found] for found in ledger.children([jobs[0].id])] == [[jobs[1].id, jobs[2].id]]
     assert ledger.other_tries([jobs[0].id]) == [jobs[2]]
     assert ledger.remove(jobs[0].id) == "ok"
