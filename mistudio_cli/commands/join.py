@@ -1,0 +1,43 @@
+"""`mistudio join`: make this host one of those that share a Redis and a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mistudio_cli import completion, control, joined_settings, membership, output, session
+from mistudio_cli.commands import workers
+from mistudio_cli.profile import load_profile
+from tasks.ledger import Ledger
+from tasks.wire import connect
+
+app = typer.Typer()
+
+
+@app.command(help="Make this host one of those that share a Redis and a store")
+def join(
+    url: Annotated[str, typer.Argument(help="The shared Redis, such as redis://lab-server:6379/0, without a password")],
+    store: Annotated[
+        str | None, typer.Option(help="Folder where this host sees the shared store; else the setting `store`")
+    ] = None,
+    profile: Annotated[
+        str,
+        typer.Option(help="Which workers to start here", autocompletion=completion.of(completion.profiles)),
+    ] = "full",
+    password_file: Annotated[
+        Path | None, typer.Option(help="File with the password of Redis; else it is asked for")
+    ] = None,
+) -> None:
+    """Check Redis and store, keep them in the settings, start workers. Twice is harmless."""
+    load_profile(profile)  # one that does not exist is said before anything else
+    place = None if store is None else membership.check_place_of_store(store)
+    full_url = membership.resolve_url(url, password_file, lambda: typer.prompt("Password of Redis", hide_input=True))
+    places = session.current_settings().places
+    membership.check_store(Ledger(connect(full_url)), place or places.store)
+    wanted = membership.settings_to_write(full_url, place)
+    control.check_broker(places, full_url)
+    with joined_settings.written(places, wanted):
+        workers.start(profile)
+    output.talk("This host has joined. All workers: mistudio workers status. To leave: mistudio leave")

@@ -1,0 +1,31 @@
+"""`mistudio leave`: have this host share no Redis any more."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mistudio_cli import joined_settings, output, session
+from mistudio_cli.commands import workers
+from mistudio_cli.settings import redacted
+
+app = typer.Typer()
+
+
+@app.command(help="Have this host share no Redis any more: its workers finish their jobs first")
+def leave(
+    now: Annotated[bool, typer.Option("--now", help="Do not wait for running jobs: put them back at once")] = False,
+) -> None:
+    """Drain and stop the workers of this home, and restore the settings from before `join`. Twice is harmless."""
+    places = session.current_settings().places
+    if joined_settings.read(places) is None:
+        output.talk("This host had not joined.")
+        return
+    workers.stop(now=now, drain=not now, everything=True)
+    joined_settings.restore(places)
+    url = session.current_settings().broker_url
+    left = (
+        "This host shares no Redis any more." if url is None else f"This host has left; its Redis is {redacted(url)}."
+    )
+    output.talk(f"{left} What its jobs have made stays in the shared store.")

@@ -1,0 +1,94 @@
+"""This host's place among those that share a Redis and a store: what `join` checks before it writes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from mistudio_cli.settings import redacted
+from tasks import wire
+from tasks.fleet_membership import why_store_differs
+from tasks.ledger import Ledger
+from tasks.problem import Problem
+from tasks.redis_url import parse_url, with_password
+from tasks.settings import setting_named
+
+
+def resolve_url(url: str, password_file: Path | None, ask: Callable[[], str]) -> str:
+    """The URL with its password: from that file, else by asking where Redis wants one and there is a terminal.
+
+    Problem for a password in the URL itself, which every user of the host could read, and for one that is wrong.
+    Unreachable when Redis is not there.
+    """
+    if parse_url(url, "URL").password is not None:
+        raise Problem(
+            "A password on the command line can be read by every user of this host.",
+            "Leave it out: it is asked for, or taken from --password-file FILE",
+        )
+    if password_file is not None:
+        url = with_password(url, _read_password(password_file))
+    elif _wants_password(url):
+        if not sys.stdin.isatty():
+            raise Problem(f"Redis at {parse_url(url).shown} wants a password.", "Give it by --password-file FILE")
+        url = with_password(url, ask())
+    if _wants_password(url):
+        raise Problem(f"Redis at {parse_url(url).shown} does not take this password.", "Check it, and its user's name")
+    return url
+
+
+def check_store(ledger: Ledger, store: Path) -> None:
+    """Problem unless the store is the one that the workers on this Redis have, if there are any."""
+    if why := why_store_differs(ledger, store):
+        raise Problem(f"This host cannot join: {why}.", "Or give the folder where it is mounted: --store DIR")
+
+
+def settings_to_write(url: str, store: Path | None) -> dict[str, str]:
+    """Redis and store by their settings. Problem where the environment would override them."""
+    wanted = {"broker_url": url, **({"store": str(store)} if store else {})}
+    for name, value in wanted.items():
+        variable = setting_named(name).variable
+        override = os.environ.get(variable)
+        if override and override != value:
+            raise Problem(f"{variable} is {redacted(override)} here and would override it.", f"unset {variable}")
+    return wanted
+
+
+def check_place_of_store(store: str) -> Path:
+    """The folder of the store. Problem for a URL, and for what is no folder."""
+    if "://" in store:
+        raise Problem(f"{store} is a URL, and a store is a folder.", "Mount it on this host, then: --store DIR")
+    path = Path(store).expanduser().absolute()
+    if not path.is_dir():
+        raise Problem(
+            f"There is no folder {path} on this host.", "Mount the shared store there, or give another --store"
+        )
+    return path
+
+
+def _wants_password(url: str) -> bool:
+    client = wire.connect(url)
+    try:
+        client.call("PING")
+    except wire.Refused as error:
+        if "NOAUTH" in str(error):
+            return True
+        raise
+    except wire.Unreachable as error:
+        if "refused the login" in str(error):
+            return True
+        raise
+    finally:
+        client.close()
+    return False
+
+
+def _read_password(path: Path) -> str:
+    try:
+        password = path.read_text(encoding="utf-8").strip("\r\n")
+    except (OSError, ValueError) as error:
+        raise Problem(f"{path} cannot be read: {error}.", "Give a file that holds the password alone") from error
+    if not password or "\n" in password:
+        raise Problem(f"{path} does not hold one password alone.", "Write the password into it, and nothing else")
+    return password
