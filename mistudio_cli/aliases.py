@@ -17,6 +17,7 @@ _WITH_VALUE = ("--home", "--store", "--broker-url", "--result-backend")
 NOUNS = {
     "job": "jobs",
     "worker": "workers",
+    "host": "hosts",
     "queues": "queue",
     "profile": "profiles",
     "sae": "saes",
@@ -49,6 +50,7 @@ VERBS = {
         "down": "stop",
         "kill": "stop",
     },
+    "hosts": {"list": "ls", "ps": "ls", "status": "ls", "get": "show", "describe": "show", "info": "show"},
     "queue": {
         **dict.fromkeys(("list", "ps", "status", "show", "get"), "ls"),
         "stop": "pause",

@@ -16,7 +16,10 @@ from mistudio_cli.errors import Code, Explained, explain
 from mistudio_cli.tables import one_line
 
 #: The nouns and verbs, in the order of the help; each is a file in `mistudio_cli/commands` with an `app`.
-COMMANDS = ("quickstart", "workers", "profiles", "submit", "queue", "jobs", "saes", "top", "serve", "doctor", "config")
+COMMANDS = (
+    *("quickstart", "workers", "hosts", "profiles", "submit", "queue", "jobs", "saes"),
+    *("top", "serve", "join", "leave", "doctor", "config"),
+)
 
 #: The exception behind every wrong use of the command line, whichever Click this Typer carries.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]

@@ -6,16 +6,17 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import mistudio_cli
 import tasks
-from mistudio_cli import redis_aof, redis_server, tables, trying
+from mistudio_cli import host_checks, redis_aof, redis_server, tables, trying
 from mistudio_cli.check import Check
 from mistudio_cli.host import Host, read_host
+from mistudio_cli.hosts import read_fleet
 from mistudio_cli.probe import require_answer
 from mistudio_cli.profile import DEFAULT_PROFILE, ReadProfile, WorkerSpec, profile_files, read_profile, workers_of
 from mistudio_cli.resources import Machine, counted, gigabytes, read_machine, shortfalls
@@ -50,8 +51,9 @@ def all_checks(settings: Settings) -> Iterator[Check]:
     ledger = yield from redis(settings, told if isinstance(told, dict) else None)
     yield supervisor(told)
     if ledger is not None:
-        yield from _if_readable(lambda: workers(read_queues(ledger).queues or ()))
-        yield from _if_readable(lambda: messages(refused.read(ledger.client, refused.MOST_KEPT), time.time()))
+        yield from _if_readable(lambda: [workers(read_queues(ledger).queues or ())])
+        yield from _if_readable(lambda: [messages(refused.read(ledger.client, refused.MOST_KEPT), time.time())])
+        yield from _if_readable(lambda: host_checks.of_fleet(read_fleet(ledger)))
     yield _disk_of(settings)
     cards = read_devices(environment=told.get("gpu_limits") if isinstance(told, dict) else None)
     yield gpu(cards)
@@ -186,6 +188,10 @@ def supervisor(told: dict[str, Any] | Exception | None) -> Check:
     bad = [worker["name"] for worker in told["workers"] if worker["state"] in ("fatal", "backoff")]
     if bad:
         return Check("supervisor", "failed", f"cannot keep up: {', '.join(bad)}", f"mistudio workers logs {bad[0]}")
+    for worker in told["workers"]:
+        if worker["state"] == "refused":
+            sentence = f"{worker['name']} does not consume: {worker['refusal']}"
+            return Check("supervisor", "failed", sentence, "mistudio workers status")
     names = ", ".join(worker["name"] for worker in told["workers"]) or "no workers"
     return Check("supervisor", "ok", f"pid {told['supervisor']['pid']}: {names}")
 
@@ -289,9 +295,9 @@ def _disk_of(settings: Settings) -> Check:
         return Check("disk", "failed", f"{error.strerror or error}", "See to the disk of the store")
 
 
-def _if_readable(check: Callable[[], Check]) -> Iterator[Check]:
+def _if_readable(checks: Callable[[], Iterable[Check]]) -> Iterator[Check]:
     try:
-        yield check()
+        yield from checks()
     except (Unreachable, Refused):
         return  # told by the check of Redis
 

@@ -61,6 +61,7 @@ class Child:
     started_at: float | None = None  # seconds since the epoch, for people; ages are measured by the clock
     restarts: int = 0
     last_exit: str | None = None
+    refusal: str | None = None  # why it may not consume, by its last heartbeat
     _born_at: float = 0.0
     _deaths: int = 0
     _mute_lives: int = 0
@@ -77,6 +78,8 @@ class Child:
     @property
     def state(self) -> str:
         """Its status in the word people see: one that may take as long as its jobs do is draining."""
+        if self.status is Status.STARTING and self.refusal:
+            return "refused"
         return "draining" if self.status is Status.STOPPING and self.due_at == math.inf else str(self.status)
 
     @property

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tasks.queues import QUEUE_NAMES
+
+if TYPE_CHECKING:
+    from tasks.ledger import Ledger
 
 #: Redis has so long to answer; TAB must not wait for one that does not.
 PATIENCE_S = 0.5
 
 _MOST_JOBS = 100
+
+T = TypeVar("T")
 
 
 def of(values: Callable[[], Sequence[Any]] | None) -> Callable[[str], list[Any]] | None:
@@ -89,8 +94,19 @@ def workers() -> Sequence[str]:
     return [name for name in logs() if name not in ("supervisor", "redis")]
 
 
+def hosts() -> Sequence[str]:
+    """Names of the hosts of the fleet."""
+    from mistudio_cli.hosts import read_fleet
+
+    return [row.name for row in _from_ledger(read_fleet).hosts]
+
+
 def _newest_jobs() -> Sequence[Any]:
-    """Nothing is started to find them."""
+    return _from_ledger(lambda ledger: ledger.page(limit=_MOST_JOBS).jobs)
+
+
+def _from_ledger(read: Callable[[Ledger], T]) -> T:
+    """What is read from the ledger; nothing is started for that."""
     from mistudio_cli import redis_server, session
     from tasks import wire
     from tasks.ledger import Ledger
@@ -98,7 +114,7 @@ def _newest_jobs() -> Sequence[Any]:
     settings = session.current_settings()
     client = wire.connect(settings.broker_url or redis_server.own_url(settings.places), PATIENCE_S)
     try:
-        return Ledger(client).page(limit=_MOST_JOBS).jobs
+        return read(Ledger(client))
     finally:
         client.close()
 

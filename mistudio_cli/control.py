@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mistudio_cli import redis_server
-from mistudio_cli.errors import NoRedis
+from mistudio_cli.errors import NoRedis, NotFound
 from mistudio_cli.settings import Settings
 from mistudio_cli.states import TERM_GRACE_S
 from tasks.places import Places, make_home, make_private
@@ -136,6 +137,12 @@ def start(settings: Settings, profile: str | None, specs: Sequence[WorkerSpec]) 
     return _accepted(ask(settings.places, "start", **told))
 
 
+def check_broker(places: Places, broker_url: str) -> None:
+    """Problem when workers of this home run on another Redis than this one. Nothing is started or changed."""
+    with suppress(NotRunning):
+        _accepted(ask(places, "check-broker", broker_url=broker_url))
+
+
 def run_in_foreground(settings: Settings, profile: str | None, specs: Sequence[WorkerSpec], grace_s: float) -> NoReturn:
     """Become the supervisor of these workers, here and now, until a signal ends it. Problem when the home is taken."""
     import tempfile  # slow to import, and every command comes by this file
@@ -192,8 +199,10 @@ def _accepted(reply: dict[str, Any]) -> dict[str, Any]:
         "another broker": (f"Workers run already on another Redis: {named}.", "First: mistudio workers stop"),
         "unknown worker": (f"There is no worker {named}.", "See: mistudio workers status"),
     }
+    if reply["error"].startswith("there is no operation"):
+        raise Problem("The supervisor that runs is of an earlier version.", "First: mistudio workers stop --all")
     sentence, mend = sentences.get(reply["error"], (f"The supervisor refuses: {reply['error']}.", "Try again"))
-    raise Problem(sentence, mend)
+    raise (NotFound if reply["error"] == "unknown worker" else Problem)(sentence, mend)
 
 
 def _is_up(settings: Settings) -> bool:

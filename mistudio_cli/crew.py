@@ -17,7 +17,7 @@ from typing import Any
 
 from mistudio_cli import history
 from mistudio_cli.child import Child, Clock, Process
-from mistudio_cli.handover import Handover
+from mistudio_cli.handover import Handover, Restart
 from mistudio_cli.hearing import Hearing
 from mistudio_cli.profile import WorkerSpec, scaled
 from mistudio_cli.states import IDLE, Status
@@ -54,7 +54,7 @@ class Crew:
         """Run the workers of a profile, or, without one, some more."""
         specs = [WorkerSpec.from_told(told) for told in request["specs"]]
         alive = {name: child for name, child in self._alive().items() if child.status is not Status.STOPPING}
-        if refusal := self._refusal(request["broker_url"]):
+        if refusal := self.refusal(request["broker_url"]):
             return refusal
         profile = request["profile"]
         is_another = None not in (profile, self.profile) and (profile, set(specs)) != (self.profile, self._of_profile)
@@ -96,9 +96,13 @@ class Crew:
         self._handover.begin([dataclasses.replace(self.children[name].spec, **slots) for name in names])
         return self.told()
 
+    def restart_as_it_is(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Restart with the environment that the workers have: whoever asks from another host has another one."""
+        return self.restart({**request, "environment": self._environment})
+
     def scale(self, request: dict[str, Any]) -> dict[str, Any]:
         """Have so many workers of each queue: new ones are numbered, those on the way out finish their jobs."""
-        if refusal := self._refusal(request["broker_url"]):
+        if refusal := self.refusal(request["broker_url"]):
             return refusal
         running = [child.spec for child in self._alive().values()]
         busy = self._hearing.busy()
@@ -109,6 +113,13 @@ class Crew:
             for name in wanted.fewer:
                 self.retire(name)
         return self.told()
+
+    def refusal(self, broker_url: str) -> dict[str, Any] | None:
+        """The error for a start of workers on this Redis while others run on another one."""
+        alive = self._alive()
+        if alive and not self._hearing.is_at(broker_url):
+            return {"error": "another broker", "workers": sorted(alive)}
+        return None
 
     def told(self) -> dict[str, Any]:
         """Profile, workers and the restart under way, as records that JSON can carry."""
@@ -147,6 +158,18 @@ class Crew:
     def gpu_limits(self) -> dict[str, str]:
         """The variables that limit the GPUs of the workers, by the environment they were started with."""
         return limits_in(self._environment)
+
+    def full_names(self) -> set[str]:
+        """The names of all of them, as the ledger knows them."""
+        return {full_name(child.spec.name) for child in self._everyone()}
+
+    def named(self, name: str) -> list[Child]:
+        """The worker of that name, and those that only finish their last jobs under it."""
+        return [child for child in self._everyone() if child.spec.name == name]
+
+    def pending_restart(self, name: str) -> Restart | None:
+        """The restart of that worker which is under way."""
+        return self._handover.pending(name)
 
     @property
     def is_expecting(self) -> bool:
@@ -222,12 +245,6 @@ class Crew:
                 worker.tell(signal.SIGTERM)  # it drains already, unless it was stopped before it saw that it should
                 self.leavers.append(Child.adopted(spec, worker, self._clock, process.create_time()))
 
-    def _refusal(self, broker_url: str) -> dict[str, Any] | None:
-        alive = self._alive()
-        if alive and not self._hearing.is_at(broker_url):
-            return {"error": "another broker", "workers": sorted(alive)}
-        return None
-
     def _take_order(self, request: dict[str, Any]) -> None:
         self._environment = dict(request["environment"])  # of each worker's next life
         self._hearing.listen_at(request["broker_url"])
@@ -267,4 +284,5 @@ def _told(child: Child) -> dict[str, Any]:
         "restarts": child.restarts,
         "started_at": child.started_at,
         "last_exit": child.last_exit,
+        "refusal": child.refusal,
     }

@@ -29,7 +29,7 @@ MEANINGS: dict[Code, str] = {
     Code.OK: "The command did what it was asked.",
     Code.FAILED: "A job or worker it waited for did not end well, or a check of `doctor` failed.",
     Code.USAGE: "It cannot be done as asked: a wrong flag, value, name or file; the message says which.",
-    Code.NOT_FOUND: "There is no such job, worker or log.",
+    Code.NOT_FOUND: "There is no such job, worker, host or log.",
     Code.UNREACHABLE: "Redis cannot be reached, does not answer, or refuses to serve.",
     Code.TIMED_OUT: "It took longer than `--timeout` allows; what was waited for goes on.",
     Code.FAULT: "An internal error of mistudio; `--debug` shows where.",

@@ -8,13 +8,10 @@ from itertools import pairwise
 
 from mistudio_cli.tables import duration
 from tasks.job import Job, State
-from tasks.ledger import Ledger, WorkerBeat
+from tasks.ledger import BEAT_TTL_S, Ledger, WorkerBeat
 from tasks.listing import Filter
 from tasks.queue_desk import QueueCount
 from tasks.queues import share
-
-#: What is counted in a queue that this version does not have.
-_NOTHING = QueueCount(0, 0, 0, None, None, ())
 
 #: What is counted in a queue that this version does not have.
 _NOTHING = QueueCount(0, 0, 0, None, None, ())
@@ -42,19 +39,21 @@ class Around:
     running: Sequence[Job]
     parents: Sequence[Job]
     put_back: Sequence[str]
+    refused: Sequence[WorkerBeat] = ()  # workers of its queue that may not consume
 
 
 def look_around(ledger: Ledger, job: Job) -> Around:
     """Read what `explain` needs."""
-    now = ledger.now()
+    now, beats = ledger.now(), [beat for beat in ledger.heartbeats() if job.queue in beat.queues]
     return Around(
         now=now,
         count=ledger.queues.counts(now).get(job.queue, _NOTHING),
-        workers=[worker for worker in ledger.workers() if job.queue in worker.queues],
+        workers=[beat for beat in beats if now - beat.consumed_at <= BEAT_TTL_S],
         place=ledger.queues.place(job.queue, job.id),
         running=ledger.page(Filter(states=(State.RUNNING,)), 200).jobs,
         parents=[parent for parent in ledger.many(job.parents) if parent],
         put_back=_reasons_it_was_put_back_for(ledger, job),
+        refused=[beat for beat in beats if beat.refused],
     )
 
 
@@ -97,10 +96,12 @@ def _queued(job: Job, around: Around) -> Iterator[Cause]:
     if around.count.paused_at is not None:
         since = duration(around.now - around.count.paused_at)
         yield Cause(f"Its queue {job.queue} has been paused for {since}.", f"mistudio queue resume {job.queue}")
-    if not around.workers:
-        yield Cause(f"Nobody works on its queue {job.queue}.", "mistudio workers start full")
-    else:
+    for worker in around.refused:
+        yield Cause(f"{worker.name} does not consume: {worker.refused}.", "mistudio workers status")
+    if around.workers:
         yield from _busy(job.queue, around)
+    elif not around.refused:
+        yield Cause(f"Nobody works on its queue {job.queue}.", "mistudio workers start full")
     if around.place:
         before = "1 job comes" if around.place == 1 else f"{around.place} jobs come"
         yield Cause(f"{before} before it in its queue.", f"mistudio queue peek {job.queue}")

@@ -26,6 +26,9 @@ LOG_LINES_SHOWN = 12
 
 _LOOK_EVERY_S = 0.1
 
+#: What becomes of a worker that may not consume.
+_WAITS = "It waits until it may. To give up: mistudio workers stop"
+
 #: States of a worker that takes no more jobs.
 _LEAVING = ("stopping", "draining")
 
@@ -76,13 +79,13 @@ def restart(
     """
     before = {name: told["pid"] for name, told in _seats(settings.places).items()}
     reply = control.restart(settings, names, slots)
-    wanted = reply["restart"]["pending"]
+    wanted = [name for name in reply["restart"]["pending"] if not names or name in names]
     if not wanted:
         raise control.NotRunning
     left, deadline = list(wanted), time.monotonic() + patience_s
     while left:
         reply = control.ask(settings.places, "status")
-        if failed := reply["restart"]["failed"]:
+        if failed := _failure(reply["restart"], left):
             raise NeverAnswered(failed["name"], failed["why"], _log_lines(settings.places, failed["name"]))
         now = {short_name(told["name"]): told["pid"] for told in reply["workers"] if told["state"] not in _LEAVING}
         for name in [name for name in left if name not in reply["restart"]["pending"]]:
@@ -151,6 +154,11 @@ def shutdown(places: Places, tell: Tell, grace_s: float | None = TERM_GRACE_S) -
     tell("The supervisor has ended." if redis is None else "The supervisor and Redis have ended.")
 
 
+def running(places: Places) -> set[tuple[str, int | None]]:
+    """Names and pids of this home's workers that take jobs, or are about to."""
+    return {(name, worker["pid"]) for name, worker in _seats(places).items() if worker["state"] not in IDLE}
+
+
 def short_name(worker: str) -> str:
     """A worker's name without its host."""
     return worker.partition("@")[0]
@@ -169,6 +177,8 @@ def _await_answers(places: Places, names: Set[str], answered: set[str], tell: Te
             state = seats[name]["state"]
             if state == Status.FATAL:
                 raise NeverAnswered(seats[name]["name"], seats[name]["last_exit"], _log_lines(places, name))
+            if state == "refused":
+                raise Failed(f"{seats[name]['name']} does not consume: {seats[name]['refusal']}.", _WAITS)
             if state == Status.RUNNING:
                 answered.add(name)
                 tell(f"{seats[name]['name']} has answered ({len(answered)} of {len(names)})")
@@ -179,6 +189,13 @@ def _await_answers(places: Places, names: Set[str], answered: set[str], tell: Te
             mend = f"They go on starting. See: mistudio workers logs {silent[0]}"
             raise TimedOut(f"Not every worker has answered in time: {', '.join(silent)}.", mend)
         time.sleep(_LOOK_EVERY_S)
+
+
+def _failure(restart: dict[str, Any], names: Sequence[str]) -> dict[str, str] | None:
+    """Name and reason of the worker whose restart failed, so that one of `names` was not replaced."""
+    if "failures" not in restart:  # a supervisor of an earlier version knows one restart at a time
+        return restart["failed"]
+    return next((restart["failures"][name] for name in names if name in restart["failures"]), None)
 
 
 def _deserted(names: Iterable[str]) -> Failed:

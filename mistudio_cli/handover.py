@@ -7,6 +7,7 @@ load therefore replaces nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mistudio_cli.child import Child
@@ -32,53 +33,84 @@ class Seats(Protocol):
         """Whether it waits at its seat, or sits there."""
 
 
+@dataclass(eq=False)
+class Restart:
+    """One worker's restart: under way until `is_over`; then `failure` is None if its successor answers."""
+
+    spec: WorkerSpec
+    is_over: bool = False
+    failure: dict[str, str] | None = None  # name of the worker whose restart failed, and why
+
+
 class Handover:
-    """The restarts that are still to be made."""
+    """The restarts that are still to be made, and why the last one of a worker failed."""
 
     def __init__(self, seats: Seats) -> None:
         self.heir: Child | None = None
-        self._pending: list[WorkerSpec] = []
-        self._failed: dict[str, str] | None = None
+        self._pending: list[Restart] = []
+        self._failures: dict[str, dict[str, str]] = {}
         self._seats = seats
 
     def begin(self, specs: Sequence[WorkerSpec]) -> None:
-        """Restart these seats, in this order."""
-        self._pending, self._failed = list(specs), None
+        """Restart these seats, in this order, after those that are pending; a pending one keeps its turn."""
+        for spec in specs:
+            self._failures.pop(spec.name, None)
+            if (restart := self.pending(spec.name)) is None:
+                self._pending.append(Restart(spec))
+            else:
+                restart.spec = spec
 
     def forget(self, names: set[str]) -> None:
         """These are to be stopped: restart them no more."""
-        self._pending = [spec for spec in self._pending if spec.name not in names]
+        for restart in [restart for restart in self._pending if restart.spec.name in names]:
+            self._end(restart, {"name": restart.spec.name, "why": "it was stopped"})
+
+    def pending(self, name: str) -> Restart | None:
+        """The restart of that worker which is still to be made."""
+        return next((restart for restart in self._pending if restart.spec.name == name), None)
 
     def told(self) -> dict[str, Any]:
-        """Seats that are still to be restarted, and the one whose heir failed, as records that JSON can carry."""
-        return {"pending": [spec.name for spec in self._pending], "failed": self._failed}
+        """Seats that are still to be restarted, and by name why others were not, as records that JSON can carry."""
+        return {"pending": [restart.spec.name for restart in self._pending], "failures": dict(self._failures)}
 
     def tick(self) -> None:
         """Take the step that is due."""
-        spec = self._pending[0] if self._pending else None
-        if self.heir is not None and (spec is None or spec.name != self.heir.spec.name):
+        restart = self._pending[0] if self._pending else None
+        if self.heir is not None and (restart is None or restart.spec != self.heir.spec):
             self._drop_heir()
-        elif spec is not None and self.heir is None:
-            self.heir = self._seats.expect(spec)
+        elif restart is not None and self.heir is None:
+            self.heir = self._seats.expect(restart.spec)
             self.heir.start()
-        elif self.heir is not None:
-            self._follow(self.heir)
+        elif restart is not None and self.heir is not None:
+            self._follow(restart, self.heir)
 
-    def _follow(self, heir: Child) -> None:
+    def _follow(self, restart: Restart, heir: Child) -> None:
         name = heir.spec.name
         sits = self._seats.children.get(name) is heir
         if heir.status is Status.RUNNING:
-            self._pending.pop(0)
+            self._end(restart, None)
             self.heir = None
-        elif heir.status is not Status.STARTING:  # it died: nobody else is to follow it
-            then = "it is tried again" if sits else "the old one goes on"
-            self._failed = {"name": name, "why": f"{heir.last_exit or 'it was stopped'}; {then}"}
-            self._pending = []
-            self._drop_heir()
+        elif heir.status is not Status.STARTING:
+            then = "it is tried again" if sits else "the old one continues"
+            self._fail(name, f"{heir.last_exit or 'it was stopped'}; {then}")
+        elif heir.refusal:
+            self._fail(name, f"it does not consume: {heir.refusal}; it waits until it may")
         elif not sits and self._seats.is_ready(heir):
             if name in self._seats.children:
                 self._seats.retire(name)
             self._seats.children[name] = heir
+
+    def _fail(self, name: str, why: str) -> None:
+        """No other worker is to follow one that does not start: all pending restarts end with its failure."""
+        for restart in list(self._pending):
+            self._end(restart, {"name": name, "why": why})
+        self._drop_heir()
+
+    def _end(self, restart: Restart, failure: dict[str, str] | None) -> None:
+        self._pending.remove(restart)
+        restart.is_over, restart.failure = True, failure
+        if failure is not None:
+            self._failures[restart.spec.name] = failure
 
     def _drop_heir(self) -> None:
         assert self.heir is not None

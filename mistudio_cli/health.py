@@ -16,7 +16,7 @@ from mistudio_cli.states import Status
 from tasks.places import Places
 
 #: A worker on its way up, gone silent or given up. One that ends is well: its jobs are.
-_NOT_WELL = (Status.STARTING, Status.BACKOFF, Status.HUNG, Status.FATAL)
+_NOT_WELL = (Status.STARTING, "refused", Status.BACKOFF, Status.HUNG, Status.FATAL)
 
 _TIMEOUT_S = 5.0
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from mistudio_cli.child import Child, Clock
 from mistudio_cli.states import Status
 from tasks import wire
-from tasks.ledger import Ledger
+from tasks.ledger import Ledger, WorkerBeat
 
 REDIS_AWAY_PAUSE_S = 1.0
 
@@ -18,6 +19,8 @@ REDIS_SILENT_PAUSE_S = 5.0
 
 #: How often workers that run are listened for; one that starts is at every tick.
 ROLL_CALL_EVERY_S = 5.0
+
+T = TypeVar("T")
 
 
 class Hearing:
@@ -36,6 +39,11 @@ class Hearing:
             self.close()
             self._url, self._ledger = broker_url, Ledger(wire.connect(broker_url, timeout_s=1.0))
 
+    @property
+    def ledger(self) -> Ledger | None:
+        """The ledger there; None until there is something to listen for."""
+        return self._ledger
+
     def is_at(self, broker_url: str) -> bool:
         """Whether this is the Redis it listens at."""
         return broker_url == self._url
@@ -50,13 +58,10 @@ class Hearing:
         now = self._clock()
         is_roll_call = now >= self._roll_call_at
         waited_for = [child for child in children if is_roll_call or child.status is Status.STARTING]
-        if self._ledger is None or not waited_for or now < self._ask_at:
+        if not waited_for:
             return
-        try:
-            beats = {(beat.name, beat.pid): beat.consumed_at for beat in self._ledger.workers(math.inf)}
-        except (wire.Unreachable, wire.Refused) as error:
-            pause_s = REDIS_SILENT_PAUSE_S if isinstance(error, wire.Silent) else REDIS_AWAY_PAUSE_S
-            self._ask_at, self._was_deaf = self._clock() + pause_s, True
+        beats = self.ask(lambda ledger: {(beat.name, beat.pid): beat for beat in ledger.heartbeats(math.inf)})
+        if beats is None:
             return
         if is_roll_call:
             self._roll_call_at = now + ROLL_CALL_EVERY_S
@@ -65,6 +70,20 @@ class Hearing:
             for child in children:
                 child.excuse()
         self._tell(waited_for, beats)
+
+    def ask(self, question: Callable[[Ledger], T]) -> T | None:
+        """What a question to the ledger returns; None when Redis is away, or was less than a pause ago.
+
+        So a Redis that does not answer costs one timeout in REDIS_SILENT_PAUSE_S, however many have questions.
+        """
+        if self._ledger is None or self._clock() < self._ask_at:
+            return None
+        try:
+            return question(self._ledger)
+        except (wire.Unreachable, wire.Refused) as error:
+            pause_s = REDIS_SILENT_PAUSE_S if isinstance(error, wire.Silent) else REDIS_AWAY_PAUSE_S
+            self._ask_at, self._was_deaf = self._clock() + pause_s, True
+            return None
 
     def busy(self) -> frozenset[str]:
         """Names of the workers of this machine that run jobs, without the host; none when Redis is away."""
@@ -75,10 +94,11 @@ class Hearing:
             return frozenset()
         return frozenset(name.removesuffix(f"@{host}") for name in names)
 
-    def _tell(self, children: Sequence[Child], beats: dict[tuple[str, int], float]) -> None:
+    def _tell(self, children: Sequence[Child], beats: dict[tuple[str, int], WorkerBeat]) -> None:
         host = socket.gethostname()
         for child in children:
             name = f"{child.spec.name}@{host}"
             beat = beats.get((name, child.pid or 0))
-            if beat is not None:
-                child.heard(beat)
+            child.refusal = beat.refused or None if beat is not None else None
+            if beat is not None and not beat.refused:
+                child.heard(beat.consumed_at)

@@ -240,6 +240,7 @@ def workers(snapshot: Snapshot) -> dict[str, Any]:
         "supervisor": snapshot.supervisor,
         "workers": _all(worker, snapshot.workers),
         "errors": errors(snapshot.errors),
+        "hosts": _hosts(snapshot),
     }
 
 
@@ -305,7 +306,14 @@ def everything(snapshot: Snapshot) -> dict[str, Any]:
         "devices_limit": None if found is None else found.limit,
         "host": None if snapshot.host is None else host(snapshot.host),
         "errors": errors(snapshot.errors),
+        "hosts": _hosts(snapshot),
     }
+
+
+def _hosts(snapshot: Snapshot) -> list[dict[str, Any]] | None:
+    from mistudio_cli.host_shapes import host as shape
+
+    return None if snapshot.hosts is None else [shape(row, snapshot.read_at or 0.0) for row in snapshot.hosts]
 
 
 def errors(troubles: Sequence[Trouble]) -> list[dict[str, str]]:

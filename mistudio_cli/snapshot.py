@@ -21,6 +21,7 @@ from tasks.wire import Refused, Unreachable
 
 if TYPE_CHECKING:  # what reads this machine is imported where it is asked: the queues alone need none of it
     from mistudio_cli.host import Host
+    from mistudio_cli.hosts import HostRow
     from mistudio_cli.trees import Use
     from tasks.devices import Devices
     from tasks.lease import Lease
@@ -79,6 +80,7 @@ class WorkerRow:
     last_exit: str | None
     seen_age_s: float | None
     loop_age_s: float | None
+    refusal: str | None
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,18 @@ class Snapshot:
     devices: Devices | None = None
     leases: Mapping[str, Lease] | None = None
     host: Host | None = None
+    hosts: tuple[HostRow, ...] | None = None
     errors: tuple[Trouble, ...] = ()
+
+
+@dataclass(frozen=True)
+class Heartbeats:
+    """Heartbeats of workers and hosts in the ledger; `holders` are the workers of all running jobs, with their pids."""
+
+    read_at: float
+    beats: Sequence[WorkerBeat] = ()
+    holders: Sequence[tuple[str, int]] = ()
+    hosts: tuple[HostRow, ...] = ()
 
 
 def read_queues(ledger: Ledger) -> Snapshot:
@@ -109,18 +122,20 @@ def read_all(ledger: Ledger, places: Places, *, memory_age_s: float = 0.0) -> Sn
     from tasks.devices import read_devices
 
     errors: list[Trouble] = []
-    told = _attempt("supervisor", lambda: _ask_supervisor(places), errors)
+    status = _attempt("supervisor", lambda: _ask_supervisor(places), errors)
     read = _attempt("ledger", lambda: _read_ledger(ledger), errors)
     host = _attempt("host", lambda: read_host(places.store), errors)
-    devices = read_devices(environment=(told or {}).get("gpu_limits"))
+    devices = read_devices(environment=(status or {}).get("gpu_limits"))
     if devices.reason is not None and not devices.reason.startswith("no "):
         errors.append(Trouble("devices", devices.reason))
-    seen: dict[str, Any] = {"workers": _known_workers(told, read and (read[0], read[2], read[3]), memory_age_s)}
+    seen: dict[str, Any] = {"workers": _known_workers(status, read and read[0], memory_age_s)}
     if read is not None:
-        now, counts, beats, _, jobs, following = read
-        live = [beat for beat in beats if now - beat.consumed_at <= BEAT_TTL_S]
+        found, counts, jobs, following = read
+        now = found.read_at
+        live = [beat for beat in found.beats if now - beat.consumed_at <= BEAT_TTL_S]
         seen |= {"read_at": now, "queues": queue_rows(counts, live, now), "jobs": jobs, "next": following}
-    supervisor = (told or {}).get("supervisor")
+        seen |= {"hosts": found.hosts}
+    supervisor = (status or {}).get("supervisor")
     leases = _attempt("leases", ledger.leases, errors) if read is not None and devices.devices else None
     return Snapshot(**seen, supervisor=supervisor, devices=devices, leases=leases, host=host, errors=tuple(errors))
 
@@ -133,22 +148,27 @@ def read_workers(ledger: Ledger | None, places: Places) -> Snapshot:
         target=lambda: answers.append(_attempt("supervisor", lambda: _ask_supervisor(places), errors))
     )
     asking.start()
-    read = _attempt("ledger", lambda: _read_beats(ledger), errors) if ledger is not None else (time.time(), [], ())
+    read = _attempt("ledger", lambda: _read_beats(ledger), errors) if ledger is not None else Heartbeats(time.time())
     asking.join()
-    told = answers[0]
-    read_at = read[0] if read else None if told is None else time.time()
-    rows, supervisor = _known_workers(told, read, 0.0), (told or {}).get("supervisor")
-    return Snapshot(read_at=read_at, supervisor=supervisor, workers=rows, errors=tuple(errors))
+    status = answers[0]
+    read_at = read.read_at if read else None if status is None else time.time()
+    return Snapshot(
+        read_at=read_at,
+        supervisor=(status or {}).get("supervisor"),
+        workers=_known_workers(status, read, 0.0),
+        hosts=None if read is None else read.hosts,
+        errors=tuple(errors),
+    )
 
 
 def _known_workers(
     told: dict[str, Any] | None,
-    read: tuple[float, Sequence[WorkerBeat], Sequence[tuple[str, int]]] | None,
+    read: Heartbeats | None,
     memory_age_s: float,
 ) -> tuple[WorkerRow, ...] | None:
     """The workers of which the supervisor or the ledger could be asked; None when that leaves nothing to tell."""
     supervised = (told or {}).get("workers", ())
-    now, beats, holders = read or (time.time(), None, ())
+    now, beats, holders = (read.read_at, read.beats, read.holders) if read else (time.time(), None, ())
     rows = worker_rows(supervised, beats, holders, now, memory_age_s)
     return rows if rows or (told is not None and read is not None) else None
 
@@ -237,7 +257,8 @@ def _supervised_row(
         started_at=told["started_at"],
         last_exit=told["last_exit"],
         seen_age_s=age,
-        loop_age_s=None if beat is None else max(0.0, now - beat.consumed_at),
+        loop_age_s=None if beat is None or beat.refused else max(0.0, now - beat.consumed_at),
+        refusal=beat.refused or None if beat is not None else told.get("refusal"),  # an older supervisor knows of none
     )
 
 
@@ -245,6 +266,8 @@ def _trouble(beat: WorkerBeat | None, now: float) -> str | None:
     """What is wrong with a worker that should run: no heartbeat, or one whose message loop does not run."""
     if beat is None or now - beat.seen_at > BEAT_TTL_S:
         return "silent"
+    if beat.refused:
+        return "refused"
     return "unresponsive" if now - beat.consumed_at > BEAT_TTL_S else None
 
 
@@ -264,23 +287,26 @@ def _beat_row(beat: WorkerBeat, busy: Sequence[tuple[str, int]], now: float) -> 
         started_at=beat.started_at,
         last_exit=None,
         seen_age_s=age,
-        loop_age_s=max(0.0, now - beat.consumed_at),
+        loop_age_s=None if beat.refused else max(0.0, now - beat.consumed_at),
+        refusal=beat.refused or None,
     )
 
 
-def _read_ledger(
-    ledger: Ledger,
-) -> tuple[float, dict[str, QueueCount], list[WorkerBeat], list[tuple[str, int]], tuple[Job, ...], str | None]:
-    now, beats, holders = ledger.now(), ledger.workers(SILENT_SHOWN_S), ledger.holders()
-    counts = ledger.queues.counts(now)
+def _read_ledger(ledger: Ledger) -> tuple[Heartbeats, dict[str, QueueCount], tuple[Job, ...], str | None]:
+    found = _read_beats(ledger)
+    counts = ledger.queues.counts(found.read_at)
     running = ledger.page(Filter(states=(State.RUNNING,)), RUNNING_SHOWN).jobs
     recent = ledger.page(limit=RECENT_SHOWN)
     there = {job.id for job in running}
-    return now, counts, beats, holders, (*running, *(job for job in recent.jobs if job.id not in there)), recent.next
+    return found, counts, (*running, *(job for job in recent.jobs if job.id not in there)), recent.next
 
 
-def _read_beats(ledger: Ledger) -> tuple[float, list[WorkerBeat], list[tuple[str, int]]]:
-    return ledger.now(), ledger.workers(SILENT_SHOWN_S), ledger.holders()
+def _read_beats(ledger: Ledger) -> Heartbeats:
+    from mistudio_cli.hosts import host_rows
+    from tasks import host_heartbeat
+
+    now, beats, holders = ledger.now(), ledger.heartbeats(SILENT_SHOWN_S), ledger.holders()
+    return Heartbeats(now, beats, holders, host_rows(host_heartbeat.read_all(ledger.client), beats, holders, now))
 
 
 def _ask_supervisor(places: Places) -> dict[str, Any]:
@@ -303,6 +329,7 @@ def _left_behind(places: Places) -> list[dict[str, Any]]:
             "restarts": None,
             "started_at": None,
             "last_exit": None,
+            "refusal": None,
         }
         for worker in occupants(places)
     ]

@@ -22,9 +22,11 @@ from mistudio_cli.child import Clock, Process
 from mistudio_cli.crew import Crew, Spawn
 from mistudio_cli.door import Door
 from mistudio_cli.hearing import Hearing
+from mistudio_cli.host_reporter import HostReporter
 from mistudio_cli.log_files import bound_job_logs, rotate_all
 from mistudio_cli.profile import WorkerSpec
 from mistudio_cli.redis_keeper import RedisKeeper
+from mistudio_cli.remote_requests import RemoteRequests
 from mistudio_cli.states import TERM_GRACE_S
 from tasks.job import kinds
 from tasks.log_lines import log_to_stderr
@@ -59,6 +61,8 @@ class Supervisor:
         self.redis = RedisKeeper(places, clock)
         self.hearing = Hearing(clock)
         self.crew = Crew(places, clock, spawn or self._spawn_worker, self.hearing)
+        self._remote = RemoteRequests(self.crew, lambda: self.hearing.ledger, clock, lambda: self.ending)
+        self._host = HostReporter(places, self.hearing, lambda: self.crew.gpu_limits, clock)
         self.ending = False
         self.grace_s = TERM_GRACE_S  # of workers that end because a signal came
         self.in_foreground = False
@@ -67,14 +71,14 @@ class Supervisor:
         self._ends_redis = False
         self._rotate_at = self._bound_at = 0.0
         self._clock = clock
-        logs = (self._rotate_logs, self._bound_job_logs)
-        steps = (self._obey, self._look_for_home, self.redis.tick, self.crew.tick, *logs, self._give_up)
+        steps = [self._obey, self._look_for_home, self.redis.tick, self.crew.tick, self._remote.tick, self._host.tick]
+        steps += [self._rotate_logs, self._bound_job_logs, self._give_up]
         self._steps = [(step, Rounds(f"{step.__qualname__} of the supervisor", log)) for step in steps]
 
     # -- what can be asked of it ----------------------------------------------------------------------------------
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The reply to one request: ping, status, start, stop, restart, scale or shutdown."""
+        """The reply to one request: ping, status, start, stop, restart, scale, shutdown or check-broker."""
         operations = {
             "ping": self._ping,
             "status": lambda _: {},
@@ -83,6 +87,7 @@ class Supervisor:
             "restart": self.crew.restart,
             "scale": self.crew.scale,
             "shutdown": self._shutdown,
+            "check-broker": lambda order: self.crew.refusal(order["broker_url"]) or {},
         }
         operation = operations.get(str(request.get("op")))
         if operation is None:
@@ -191,6 +196,8 @@ class Supervisor:
 
     def last_will(self) -> None:
         """What is left to do when all workers have ended."""
+        self._remote.end()
+        self._host.leave()
         self.hearing.close()
         server = self.redis.let_go()
         if self._ends_redis:

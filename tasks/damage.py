@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tasks import refused
+from tasks import host_heartbeat, refused
 from tasks.job import State
 from tasks.ledger import read_beat, read_lease
 from tasks.queues import QUEUE_NAMES, redis_lists
@@ -22,7 +22,7 @@ _NEWEST = 500
 
 #: Of which type each key is; one of another type makes Redis refuse whatever concerns it.
 _TYPES: dict[str, str] = {
-    **{f"{PREFIX}{name}": "hash" for name in ("workers", "devices", "paused", "coming", "heirs", "served_at")},
+    **{f"{PREFIX}{name}": "hash" for name in ("workers", "devices", "hosts", "paused", "coming", "heirs", "served_at")},
     **{f"{PREFIX}{name}": "zset" for name in ("by:all", "ids", "leases", "ended")},
     **{f"{PREFIX}by:state:{state}": "zset" for state in State},
     **{f"{PREFIX}queue:{queue}:{what}": "zset" for queue in QUEUE_NAMES for what in ("order", "queued", "running")},
@@ -48,9 +48,12 @@ def find(client: Client) -> list[Damage]:
     wrong = list(_of_another_type(client))
     if wrong:
         return wrong
-    beats, leases = (pairs(client.call("HGETALL", f"{PREFIX}{name}")) for name in ("workers", "devices"))
+    beats, hosts, leases = (
+        pairs(client.call("HGETALL", f"{PREFIX}{name}")) for name in ("workers", "hosts", "devices")
+    )
     return [
         *_unreadable(f"{PREFIX}workers", beats.items(), read_beat),
+        *_unreadable(host_heartbeat.KEY, hosts.items(), host_heartbeat.decode),
         *_unreadable(f"{PREFIX}devices", leases.items(), read_lease),
         *_unreadable_records(client),
     ]

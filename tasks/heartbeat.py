@@ -1,12 +1,14 @@
 """A worker's heartbeat: once a second, in a thread of its own, whatever Celery's message loop waits for.
 
-It carries when the message loop last ran, so that a worker that receives no messages is told from one that is gone. The
-same thread maintains the ledger and removes work folders that nobody else will.
+It carries when the message loop last ran, so that a worker that receives no messages differs from one that is gone.
+The same thread maintains the ledger and removes orphaned work folders.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import threading
 from dataclasses import replace
 from typing import Any
@@ -16,6 +18,7 @@ from celery.signals import worker_ready
 
 from tasks.app import open_ledger
 from tasks.astray import bring_home
+from tasks.fleet_membership import why_store_changed
 from tasks.guard import told_to_end
 from tasks.leavings import clear_away_one
 from tasks.ledger import WorkerBeat
@@ -49,6 +52,7 @@ class Heartbeat(bootsteps.StartStopStep):
         self._beat, self._seat = beat_of, seat
         self._upkeep = upkeep_from_environment()
         self._store = Store(Places.from_environment().store)
+        self._store_id: str | None = None
         self._beats = 0
         self._rounds = Rounds("what is done each second", log)
         self._ready, self._is_over, self._loop_ran = threading.Event(), threading.Event(), threading.Event()
@@ -99,6 +103,7 @@ class Heartbeat(bootsteps.StartStopStep):
             if self._beats % _BEATS_PER_CLEARING == 0:
                 self._clear_up()
                 bring_home(self._ledger)
+                self._check_membership()
             self._beats += 1
         except Unreachable:
             log.warning("Redis is away; trying again")
@@ -111,6 +116,14 @@ class Heartbeat(bootsteps.StartStopStep):
         self._loop_ran.clear()
         self._beat = replace(self._beat, seen_at=now, loop_at=loop_at)
         self._ledger.beat(replace(self._beat, queues=consumed(self._worker.consumer, self._beat.queues)))
+
+    def _check_membership(self) -> None:
+        """Drain when the store is another one now, as when it was unmounted; the next worker waits for it."""
+        if self._store_id is None:
+            self._store_id = (self._ledger.fleet() or {}).get("store")
+        elif why := why_store_changed(self._store.root, self._store_id):
+            log.error("this worker may not consume any more, and drains: %s", why)
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _clear_up(self) -> None:
         try:

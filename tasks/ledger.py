@@ -49,11 +49,12 @@ class WorkerBeat:
     started_at: float
     seen_at: float = 0.0
     loop_at: float = 0.0  # 0: an older worker, whose message loop itself sent this
+    refused: str = ""  # why it may not consume; see tasks.fleet_membership
 
     @property
     def consumed_at(self) -> float:
-        """When it last consumed, as far as that is known."""
-        return self.loop_at or self.seen_at
+        """When it last consumed, as far as that is known; 0 for one that may not."""
+        return 0.0 if self.refused else self.loop_at or self.seen_at
 
 
 @dataclass(frozen=True)
@@ -220,9 +221,22 @@ class Ledger:
         told = dataclasses.asdict(dataclasses.replace(worker, seen_at=worker.seen_at or self.now()))
         self.client.call("HSET", f"{PREFIX}workers", worker.name, json.dumps(told))
 
+    def fleet(self) -> dict[str, Any] | None:
+        """What all workers here share; None when nothing is recorded, and {} for a record that cannot be read."""
+        return _fleet(self.client.call("GET", f"{PREFIX}fleet") or "")
+
+    def join_fleet(self, worker: str, shared: dict[str, Any]) -> dict[str, Any] | None:
+        """Have the worker belong to the fleet, and make it where nothing is recorded; else what is."""
+        answer = self._change("join_fleet", worker, json.dumps(shared, sort_keys=True))
+        return None if answer == "ok" else _fleet(answer)
+
+    def forget_fleet(self) -> str:
+        """Forget what the workers shared: "ok", or the name of one that lives."""
+        return self._change("forget_fleet", "", BEAT_TTL_S)
+
     def forget_worker(self, name: str) -> None:
-        """A worker has ended in good order."""
-        self.client.call("HDEL", f"{PREFIX}workers", name)
+        """A worker has ended in good order; what all share is forgotten with the last one."""
+        self._change("forget_worker", name)
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -266,9 +280,18 @@ class Ledger:
 
     def workers(self, within_s: float = BEAT_TTL_S) -> list[WorkerBeat]:
         """Workers that have consumed in the last `within_s` seconds, by name."""
+        now, beats = self._heartbeats()
+        return [beat for beat in beats if abs(now - beat.consumed_at) <= within_s]
+
+    def heartbeats(self, within_s: float = BEAT_TTL_S) -> list[WorkerBeat]:
+        """Heartbeats of the last `within_s` seconds, also of workers that do not consume, by name."""
+        now, beats = self._heartbeats()
+        return [beat for beat in beats if abs(now - beat.seen_at) <= within_s]
+
+    def _heartbeats(self) -> tuple[int, list[WorkerBeat]]:
         reply, (seconds, _) = self._read([("HGETALL", f"{PREFIX}workers"), ("TIME",)])
         beats = readable(read_beat, pairs(reply).values())
-        return sorted((b for b in beats if abs(int(seconds) - b.consumed_at) <= within_s), key=lambda beat: beat.name)
+        return int(seconds), sorted(beats, key=lambda beat: beat.name)
 
     def holders(self) -> list[tuple[str, int]]:
         """Name with host, and pid, of the worker of each running job."""
@@ -373,6 +396,16 @@ def _no_such_job(job_id: str) -> Problem:
     return Problem(f"There is no job {job_id}.", "See: mistudio jobs ls")
 
 
+def _fleet(record: str) -> dict[str, Any] | None:
+    if not record:
+        return None
+    try:
+        found = json.loads(record)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {}
+
+
 def read_beat(line: str) -> WorkerBeat:
     """A worker's heartbeat; one of a newer worker may have more fields. One of `UNREADABLE` when that is none."""
     fields = json.loads(line)
@@ -381,7 +414,7 @@ def read_beat(line: str) -> WorkerBeat:
     times, counts, names = (
         (beat.started_at, beat.seen_at, beat.loop_at),
         (beat.pid, beat.slots),
-        (beat.name, beat.host, *beat.queues),
+        (beat.name, beat.host, beat.refused, *beat.queues),
     )
     for time_s in times:
         finite_number(time_s)

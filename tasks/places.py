@@ -76,6 +76,10 @@ class Places:
         """The log of one job, all attempts."""
         return self.logs / "jobs" / f"{job_id}.log"
 
+    def attempt_note(self, job_id: str, attempt: int) -> Path:
+        """Where it is noted that an attempt began here, until its log is archived; see tasks.log_shipping."""
+        return self.run / "attempts" / f"{job_id}.{attempt}"
+
     def worker_log(self, worker: str) -> Path:
         """The log of one worker, by its name without the host."""
         return self.logs / f"{worker}.log"
@@ -89,6 +93,11 @@ class Places:
     def history(self) -> Path:
         """What happened to the workers, as lines of JSON."""
         return self.logs / "events.jsonl"
+
+    @property
+    def joined_note(self) -> Path:
+        """What `join` changed in the settings, as JSON."""
+        return self.run / "joined.json"
 
     @property
     def redis_socket(self) -> Path:

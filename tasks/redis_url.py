@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from tasks.problem import Problem
 from tasks.redis_tls import TLS_OPTIONS, Tls, read_tls
@@ -66,6 +66,13 @@ def parse_url(url: str, variable: str = "CELERY_BROKER_URL") -> Address:
             f"The Redis URL in {variable} cannot be understood.",
             f"Set {variable} to {_FORMS}; in a password write / as %2F, # as %23 and ? as %3F",
         ) from None
+
+
+def with_password(url: str, password: str) -> str:
+    """The URL, which has none yet, with that password in it."""
+    parts = urlsplit(url.strip())
+    login, _, place = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{login.rstrip(':')}:{quote(password, safe='')}@{place}"))
 
 
 def is_redis(url: str) -> bool:

@@ -26,6 +26,7 @@ from tasks.job import Job, JobKind, State, Stopped, kind_named, kinds
 from tasks.keeper import Keeper
 from tasks.ledger import Claim, Ledger, new_token
 from tasks.log_lines import about
+from tasks.log_shipping import SHUTDOWN_WAIT_S, AttemptLog
 from tasks.places import Places
 from tasks.problem import Problem
 from tasks.redact import redact
@@ -127,9 +128,11 @@ def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str, bell: dict[st
     claim = retry_until_reachable(
         lambda: ledger.claim(job_id, worker, socket.gethostname(), os.getppid(), token=token, **bell)
     )
-    if claim is not None:
+    if claim is None:
+        return _see_off(ledger, store, job_id, None, has_logged_its_end=True)
+    with _log_sent(app, claim) as attempt_log:
         keeper = Keeper(open_ledger(app), claim)
-        with keeper, _shutdown_heard(keeper):
+        with keeper, _shutdown_heard(keeper, attempt_log):
             try:
                 has_logged_its_end = _run(ledger, claim, keeper)
             except Unreachable:  # for so long that nothing can be told: the lease has run out
@@ -139,6 +142,22 @@ def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str, bell: dict[st
                 reason = redact(f"its worker failed: {type(error).__name__}: {error}")
                 retry_until_reachable(lambda: ledger.put_back(claim, reason, loss=True))
                 raise
+        return _see_off(ledger, store, job_id, claim, has_logged_its_end=has_logged_its_end)
+
+
+@contextmanager
+def _log_sent(app: Celery, claim: Claim) -> Iterator[AttemptLog]:
+    """Send what the job logs meanwhile to where other hosts read it."""
+    attempt_log = AttemptLog(app.mistudio_broker, Places.from_environment(), claim.job.id, claim.job.attempt)
+    attempt_log.start()
+    try:
+        yield attempt_log
+    finally:
+        attempt_log.finish()
+
+
+def _see_off(ledger: Ledger, store: Store, job_id: str, claim: Claim | None, *, has_logged_its_end: bool) -> Job | None:
+    """The job's record after a message was answered; of one that has ended only what another try needs is kept."""
     job = retry_until_reachable(lambda: ledger.get(job_id))
     if job is not None and job.state.ended:
         try:
@@ -162,7 +181,7 @@ def _log_outcome(job: Job, *, in_its_log: bool) -> None:
 
 
 @contextmanager
-def _shutdown_heard(keeper: Keeper) -> Iterator[None]:
+def _shutdown_heard(keeper: Keeper, attempt_log: AttemptLog) -> Iterator[None]:
     """The pool ends its slots with TERM: then the job is stopped in good order and put back."""
     is_told = threading.Event()
 
@@ -176,6 +195,7 @@ def _shutdown_heard(keeper: Keeper) -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, before)
         if is_told.is_set():  # whatever the job was stopped for
+            attempt_log.finish(SHUTDOWN_WAIT_S)
             os.kill(os.getpid(), signal.SIGTERM)
 
 

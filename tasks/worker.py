@@ -14,6 +14,8 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import billiard
@@ -22,12 +24,14 @@ from celery import Celery
 from celery.signals import worker_process_init
 
 from tasks import shares
-from tasks.app import app_from_environment
+from tasks.app import app_from_environment, open_ledger
 from tasks.consumer import Consumer
+from tasks.fleet_membership import forget_refused, wait_until_admitted
 from tasks.guard import Guard, ParentWatch
 from tasks.heartbeat import Heartbeat
 from tasks.ledger import WorkerBeat
 from tasks.log_lines import log_to_stderr, path_from_environment
+from tasks.log_shipping import WorkerLog
 from tasks.not_celery import refuse
 from tasks.places import Places
 from tasks.problem import Problem
@@ -83,6 +87,7 @@ def main(argv: list[str]) -> int:
     follow_or_refuse(queues)
     app.steps["worker"].add(Heartbeat)
     hostname = f"{options.name}@{socket.gethostname()}"
+    beat = WorkerBeat(hostname, socket.gethostname(), os.getpid(), queues, options.slots, time.time())
     worker = _worker_of(app)(
         hostname=hostname,
         queues=options.queues,
@@ -95,16 +100,41 @@ def main(argv: list[str]) -> int:
         without_gossip=True,
         without_mingle=True,
         consumer_cls=Consumer,
-        beat_of=WorkerBeat(hostname, socket.gethostname(), os.getpid(), queues, options.slots, time.time()),
+        beat_of=beat,
         seat=seat,
     )
+    worker_log = WorkerLog(app.mistudio_broker, Places.from_environment(), hostname, path_from_environment())
     try:
-        if seat.take(patient=parent.lives):
+        if seat.take(patient=parent.lives) and _is_admitted(app, beat, parent):
             Guard(seat, parent).start()
+            worker_log.start()
             worker.start()
+            worker_log.finish()
     finally:
         seat.leave()
     return worker.exitcode or 0
+
+
+def _is_admitted(app: Celery, beat: WorkerBeat, parent: ParentWatch) -> bool:
+    """Whether it may consume, which is waited for; False when its parent is gone first, or a signal ends it."""
+    with closing(open_ledger(app)) as ledger, _signals_that_exit():
+        try:
+            return wait_until_admitted(ledger, beat, Places.from_environment().store, parent.lives)
+        except SystemExit:
+            forget_refused(ledger, beat)
+            return False
+
+
+@contextmanager
+def _signals_that_exit() -> Iterator[None]:
+    """Inside, what ends a worker raises SystemExit; afterwards Celery has its own handlers."""
+    signals = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
+    before = {signum: signal.signal(signum, lambda *_: sys.exit()) for signum in signals}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def _need_semaphores() -> None:

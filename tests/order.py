@@ -17,6 +17,7 @@ CHAINS = (
     ("e2e/test_documented_commands.py",),
     ("supervision/test_workers.py",),
     ("e2e/test_survival.py",),
+    ("machines/test_one_writer.py",),
     ("core/test_worker.py",),
     ("supervision/test_single_kills.py",),
     ("core/test_gpu.py",),

@@ -12,7 +12,7 @@ import typer
 
 from mistudio_cli import completion, following, output, session, shapes, tables
 from mistudio_cli.choosing import Selection, selecting, selecting_all
-from mistudio_cli.errors import Code
+from mistudio_cli.errors import Code, NotFound
 from mistudio_cli.finding import find_job, find_jobs, show_lines
 from tasks.job import Job, State
 from tasks.problem import Problem
@@ -105,6 +105,8 @@ def set_priority(
 @selecting_all
 def rm(chosen: Selection, job_ids: Ids = None, yes: Yes = False) -> None:
     """Remove the records, logs and checkpoints of jobs that have ended. What they made stays."""
+    from tasks.log_archive import remove_archives
+    from tasks.log_tails import remove_tails
     from tasks.store import Store
 
     settings = session.current_settings()
@@ -120,6 +122,8 @@ def rm(chosen: Selection, job_ids: Ids = None, yes: Yes = False) -> None:
     awaited = ledger.awaited_checkpoints()
     for job in jobs:
         settings.places.job_log(job.id).unlink(missing_ok=True)
+        remove_archives(store.root, job.id)
+        remove_tails(ledger.client, job.id, job.attempt)
         if ledger.remove(job.id) == "ok":
             output.talk(f"{job.id} is removed.")
             if job.id not in awaited:
@@ -207,14 +211,21 @@ def logs(
     job_id: Id,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow until the job has ended")] = False,
     lines: Annotated[int, typer.Option("-n", min=0, help="Number of lines from the end")] = 100,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Only this attempt, such as 2")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line")] = False,
 ) -> None:
-    """Print a job's log."""
-    from mistudio_cli.job_logs import print_log
+    """Print a job's log, whichever hosts its attempts ran on."""
+    from mistudio_cli.job_logs import print_forgotten_log, print_log
 
     settings = session.current_settings()
-    ledger = session.connect_ledger(settings)
-    print_log(ledger, settings.places, find_job(ledger, job_id), lines, follow=follow, as_json=as_json)
+    ledger, places = session.connect_ledger(settings), settings.places
+    try:
+        job = find_job(ledger, job_id)
+    except NotFound:
+        if print_forgotten_log(ledger, places, job_id, lines, attempt=attempt, as_json=as_json):
+            return
+        raise
+    print_log(ledger, places, job, lines, attempt=attempt, follow=follow, as_json=as_json)
 
 
 @app.command("wait")

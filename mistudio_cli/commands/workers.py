@@ -11,7 +11,18 @@ from typing import Annotated
 
 import typer
 
-from mistudio_cli import completion, control, fleet, history, output, redis_server, session, shapes, tables
+from mistudio_cli import (
+    completion,
+    control,
+    fleet,
+    history,
+    output,
+    redis_server,
+    session,
+    shapes,
+    tables,
+    worker_names,
+)
 from mistudio_cli.errors import Code, NotFound
 from mistudio_cli.log_files import follow, last_lines
 from mistudio_cli.probe import PATIENCE_S
@@ -66,6 +77,9 @@ def start(
     job_memory_gb: Annotated[
         float | None, typer.Option(min=0.001, help="Stop a job whose processes hold more memory")
     ] = None,
+    new_store: Annotated[
+        bool, typer.Option("--new-store", help="Use this store although earlier workers on this Redis had another one")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse when this machine has too little for them")] = False,
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay here until a signal: for containers")] = False,
     grace: Annotated[float, typer.Option(min=0, help="With --foreground: seconds for jobs after TERM")] = TERM_GRACE_S,
@@ -83,6 +97,8 @@ def start(
         "job_memory_gb": job_memory_gb,
     }
     specs = [bounded(spec, bounds) for spec in _specs(wanted, queues, name)]
+    if new_store:
+        _forget_store_of_others(session.connect_ledger(settings, supervise=True))
     if not foreground:
         session.connect_ledger(settings, supervise=True).now()  # a Redis that cannot be reached is said at once
     _hold_against_machine(f"The profile {wanted}" if wanted else specs[0].name, specs, strict)
@@ -111,6 +127,8 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = Fa
             output.talk(f"{row.name}: {row.last_exit}. See: mistudio workers logs {fleet.short_name(row.name)}")
             for line in last_lines(settings.places.worker_log(fleet.short_name(row.name)), 3):
                 output.talk(f"  | {line}")
+        if row.refusal:
+            output.talk(f"{row.name} does not consume: {row.refusal}.")
     if not as_json and seen.workers == ():
         output.talk("No workers run. Start some: mistudio workers start")
     for trouble in () if as_json else seen.errors:
@@ -151,9 +169,16 @@ def restart(
 ) -> None:
     """Replace workers one by one: new ones take new jobs, running jobs finish in the old ones."""
     settings = session.current_settings()
+    here, elsewhere = _divided(settings, names or [])
+    if elsewhere:
+        slots = {} if concurrency is None else {"slots": concurrency}
+        ledger = session.connect_ledger(settings)
+        worker_names.ask(ledger, "restart", elsewhere, _tell_step, "has been replaced", timeout, **slots)
+    if elsewhere and not here:
+        return
     try:
         with _answers_awaited("Restarting …"):
-            done = fleet.restart(settings, _short(names), concurrency, _tell_step, timeout)
+            done = fleet.restart(settings, here, concurrency, _tell_step, timeout)
     except control.NotRunning:
         output.talk("No workers run. Start some: mistudio workers start")
         return
@@ -208,11 +233,28 @@ def logs(
     forever: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is added, until Ctrl-C")] = False,
 ) -> None:
     """Print what workers wrote."""
-    places = session.current_settings().places
+    settings = session.current_settings()
+    places = settings.places
+    if name is not None and (elsewhere := worker_names.divide(settings, [name])[1]):
+        _print_log_from_elsewhere(session.connect_ledger(settings), elsewhere[0], lines, forever=forever)
+        return
     found = _logs_of(places, fleet.short_name(name) if name is not None else None)
     width = max(map(len, found))
     for writer, line in follow(found, lines, forever=forever):
         output.data(f"{writer:<{width}} | {line}" if len(found) > 1 else line)
+
+
+def _print_log_from_elsewhere(ledger: Ledger, name: str, count: int, *, forever: bool) -> None:
+    """Print what Redis has of the log of a worker on another host. NotFound when it has none."""
+    from mistudio_cli.worker_tails import WorkerTail
+
+    tail = WorkerTail(ledger, name)
+    if not tail.is_there:
+        worker_names.check(ledger, [name])
+        short, _, host = name.partition("@")
+        raise NotFound(f"The log of {name} is on {host}.", f"Type there: mistudio workers logs {short}")
+    for line in tail.lines(count, forever=forever):
+        output.data(line)
 
 
 def _logs_of(places: Places, name: str | None) -> dict[str, Path]:
@@ -248,6 +290,11 @@ def _specs(profile: str | None, queues: str | None, name: str | None) -> list[Wo
     return [named(specs[0], name)]
 
 
+def _forget_store_of_others(ledger: Ledger) -> None:
+    if (living := ledger.forget_fleet()) != "ok":
+        raise Problem(f"{living} works with the other store.", f"First: mistudio workers stop {living}")
+
+
 def _hold_against_machine(who: str, specs: Sequence[WorkerSpec], strict: bool) -> None:
     """Say what this machine has too little of; `strict` makes it a Problem."""
     short = [missing.sentence for missing in shortfalls(who, specs, read_machine())]
@@ -266,20 +313,29 @@ def _count(word: str) -> tuple[str, int]:
     return queue, int(count)
 
 
-def _short(names: list[str] | None) -> list[str]:
-    return [fleet.short_name(name) for name in names or ()]
+def _divided(settings: Settings, names: list[str]) -> tuple[list[str], list[str]]:
+    """Short names of this home's workers and full names of those elsewhere. NotFound for one that is nowhere."""
+    here, elsewhere = worker_names.divide(settings, names)
+    if elsewhere:
+        worker_names.check(session.connect_ledger(settings), elsewhere)
+    return here, elsewhere
 
 
 def _stop(names: list[str], grace_s: float | None, everything: bool) -> None:
     settings = session.current_settings()
     places = settings.places
+    here, elsewhere = _divided(settings, names)
+    if elsewhere:
+        worker_names.ask(session.connect_ledger(settings), "stop", elsewhere, _tell_step, "has ended", grace_s=grace_s)
+    if elsewhere and not here:
+        return
     if control.status(places) is None and occupants(places):  # workers that outlived their supervisor
         control.ensure_supervisor(settings)
     try:
         if everything:
             fleet.shutdown(places, _tell_step, grace_s)
         else:
-            fleet.stop(places, _short(names), _tell_step, grace_s)
+            fleet.stop(places, here, _tell_step, grace_s)
     except control.NotRunning:
         output.talk_over("")
         output.talk("No workers run.")

@@ -38,12 +38,14 @@ def run(params: Params, context: Context) -> dict[str, Any]:
 
     Of the checkpoints that are too new for that, how many there are and what they hold.
     """
+    from tasks.log_archive import archives
     from tasks.places import Places
     from tasks.store import remove, size_of
 
     live, places = context.live_jobs(), Places(context.home, context.store.root)
     folders = dict(_over(context, live, places.store / ".tmp"))
     logs = dict(_over(context, live, places.job_log("any").parent, ".log"))
+    logs |= dict(_over(context, live, archives(places.store)))
     counts = {"work_folders": 0, "logs": 0, "bytes": 0}
     for what, ages, least_s in (
         ("work_folders", folders, params.hours * _HOUR),

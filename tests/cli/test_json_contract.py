@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,7 @@ def test_commands_print_what_is_documented(busy: Cli, title: str) -> None:
         title.replace("mistudio ", "")
         .replace("KIND", "blink")
         .replace("QUEUE", "training")
+        .replace("NAME", socket.gethostname())
         .replace("FILE", "jobs.jsonl")
     )
     for job in busy("jobs", "ls", "--json").json["jobs"] if "ID" in words else [{"id": ""}]:

@@ -6,12 +6,14 @@ import re
 
 import pytest
 
-from mistudio_cli import profile_tables, saes, tables
+from mistudio_cli import host_tables, profile_tables, saes, tables
 from mistudio_cli.history import Change
+from mistudio_cli.hosts import HostRow
 from mistudio_cli.layout import columns, cut, fitting, lay_out
 from mistudio_cli.profile import load_profile, profile_files, read_profile
 from mistudio_cli.snapshot import QueueRow, WorkerRow
 from tasks.devices import Device
+from tasks.host_heartbeat import Gpu, HostHeartbeat
 from tasks.job import Estimate, Job, Progress, State
 from tasks.ledger import new_job_id
 from tasks.queues import QUEUE_NAMES
@@ -64,6 +66,7 @@ WORKERS = [
         "killed by SIGKILL (memory?)",
         None,
         None,
+        "its store is not the others'",
     )
     for name in ("high-priority", "all-queues")
 ]
@@ -72,6 +75,17 @@ SAE |= {"hook_out": LONG, "d_sae": 1_048_576, "l0": 123.4567, "explained_varianc
 CARD = Device(0, "NVIDIA H200 141GB HBM3e", "GPU-x", 150 << 30, 149 << 30, 100.0, 90.0, 700.0)
 CHANGE = Change("2026-01-31T12:00:00.000Z", WORKERS[0].name, "running", "backoff", 4_194_304, "killed by SIGKILL " * 9)
 
+BEAT = HostHeartbeat(
+    "a-host-with-a-long-name.example.org",
+    *("/home/somebody/.local/share/mistudio", 4_194_304, NOW - 800_000, NOW - 300, -86_400.0, "1.22.333"),
+    *(384, 3 << 40, 1234.5, LONG, 900 << 40, "the disk of the store does not answer"),
+    *((Gpu(0, "NVIDIA H200 141GB HBM3e", "GPU-x", 150 << 30, 1 << 30),) * 8, None),
+)
+HOSTS = [
+    HostRow(BEAT.host, "silent", 12, 123, 300.0, BEAT, (BEAT, BEAT)),
+    HostRow("pod", "workers only", 1, 1, None, None, ()),
+]
+
 TABLES = {
     "queue ls": (tables.queues(QUEUES), False),
     "queue peek": (tables.peek(JOBS, NOW), False),
@@ -79,6 +93,8 @@ TABLES = {
     "submit --dry-run": (tables.planned(JOBS, [Estimate(1e6, 1 << 40, 1 << 40)] * len(JOBS)), False),
     "top, jobs": (tables.live_jobs(JOBS, NOW), False),
     "workers status": (tables.workers(WORKERS, NOW), False),
+    "hosts ls": (host_tables.hosts(HOSTS), False),
+    "hosts show": (host_tables.facts(HOSTS[0], NOW), True),
     "workers events": (tables.events([CHANGE]), True),
     "top, devices": (tables.devices([CARD], {}), False),
     "saes ls": (saes.table([{**SAE, "name": LONG}, {**SAE, "name": "a"}]), False),
@@ -105,7 +121,13 @@ def test_a_table_fits_and_keeps_what_matters(name: str, width: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "must"), [("queue ls", "PENDING ETA"), ("jobs ls", "NAME STATE"), ("workers status", "BUSY STATE")]
+    ("name", "must"),
+    [
+        ("queue ls", "PENDING ETA"),
+        ("jobs ls", "NAME STATE"),
+        ("workers status", "BUSY STATE"),
+        ("hosts ls", "STATE WORKERS BUSY"),
+    ],
 )
 def test_at_80_columns_the_columns_people_look_for_are_there(name: str, must: str) -> None:
     (headers, rows), _ = TABLES[name]

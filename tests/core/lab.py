@@ -42,23 +42,28 @@ class Lab:
         self.worker: subprocess.Popen[bytes] | None = None
 
     def start_worker(self, *flags: str, slots: int = 2, **variables: str) -> subprocess.Popen[bytes]:
+        self.worker = self.popen("--slots", str(slots), *flags, **variables)
+        pid = self.worker.pid
+        until(lambda: any(beat.pid == pid for beat in self.ledger.workers()), 30, self.log())
+        return self.worker
+
+    def popen(self, *flags: str, name: str = "all-queues", **variables: str) -> subprocess.Popen[bytes]:
+        """A worker's process, which may not consume yet."""
         with (self.folder / "worker.log").open("ab") as log:
-            self.worker = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tasks.worker", "--name", "all-queues", "--slots", str(slots), *flags],
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", "tasks.worker", "--name", name, *flags],
                 cwd=self.folder,
                 env=self.environment(**variables),
                 stdout=log,
                 stderr=log,
             )
-        pid = self.worker.pid
-        until(lambda: any(beat.pid == pid for beat in self.ledger.workers()), 30, self.log())
-        return self.worker
 
     def environment(self, **variables: str) -> dict[str, str]:
         """What a worker of this home is started with."""
         return {
             **os.environ,
             "MISTUDIO_CPU_JOBS": "8",  # naps need no processor, and may share it
+            "MISTUDIO_STORE": str(self.store.root),
             **variables,
             "MISTUDIO_HOME": str(self.folder / "home"),
             "CELERY_BROKER_URL": self.redis.url,

@@ -48,7 +48,16 @@ class Reader(Home):
         self.environment = environment
         save_model(folder / "model", layers=8)
         (folder / "text.txt").write_text(" ".join(WORDS) * 3000)
-        self.meant = {"MODEL": "model", "DATASET": "text.txt", "OWNER/REPO": "owner/saes", "--name NAME": "--name mine"}
+        self.meant = {
+            "redis://lab-server:6379/0": f"'redis+socket://{self.folder}/run/redis.sock?virtual_host=0'",
+            "/shared/mistudio": f"{self.folder}/store",
+        }
+        self.meant |= {
+            "MODEL": "model",
+            "DATASET": "text.txt",
+            "OWNER/REPO": "owner/saes",
+            "--name NAME": "--name mine",
+        }
 
     def follow(self, line: Line) -> None:
         """Type a line with this home's names in the places of those that the document leaves open."""

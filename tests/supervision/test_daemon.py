@@ -36,7 +36,7 @@ def test_the_first_command_brings_up_redis_and_somebody_who_looks_after_it(home:
         "redis": {"wanted": True, "restarts": 0, "trouble": None},
         "profile": None,
         "workers": [],
-        "restart": {"pending": [], "failed": None},
+        "restart": {"pending": [], "failures": {}},
         "gpu_limits": None,
     }
     assert stat.S_IMODE(home.places.supervisor_socket.stat().st_mode) == 0o600

@@ -119,7 +119,7 @@ def test_new_code_that_does_not_load_replaces_nothing(fleet: Fleet, tmp_path: Pa
     failed = fleet("workers restart worker-training", PYTHONPATH=str(tmp_path))
     first, *lines, mend = failed.stderr.splitlines()
     assert failed.returncode == Code.FAILED == 1
-    assert first == "worker-training does not start (exit code 1; the old one goes on)."
+    assert first == "worker-training does not start (exit code 1; the old one continues)."
     assert lines[-1] == "  | this celery is broken"
     assert mend == "  See: mistudio workers logs worker-training"
     assert old.lives

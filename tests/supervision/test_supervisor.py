@@ -214,7 +214,7 @@ def test_silence_while_redis_was_away_is_nobodys_fault(world: World, monkeypatch
     ledger = world.supervisor.hearing._ledger
     assert ledger is not None
     with monkeypatch.context() as away:
-        away.setattr(ledger, "workers", _redis_is_away)
+        away.setattr(ledger, "heartbeats", _redis_is_away)
         for _ in range(100):
             world.now += 5
             world.supervisor.tick()

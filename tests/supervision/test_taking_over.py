@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from mistudio_cli import worker_process
+from mistudio_cli import fleet, worker_process
 from mistudio_cli.crew import LOOK_AT_SEATS_EVERY_S, full_name
 from tasks.job import Job
 from tasks.seat import occupants
@@ -27,12 +27,12 @@ def busy(world: World) -> Path:
 def test_a_restarted_worker_finishes_its_jobs_while_the_new_one_takes_new_ones(world: World) -> None:
     work = busy(world)
     old = world.pid(PAIR[0].name)
-    assert world.ask("restart")["restart"] == {"pending": [PAIR[0].name], "failed": None}
+    assert world.ask("restart")["restart"] == {"pending": [PAIR[0].name], "failures": {}}
     until(lambda: world.supervisor.tick() or world.pid(PAIR[0].name) != old, 20)
     world.seated(PAIR[0].name)
     assert world.rows() == [(PAIR[0].name, "running"), (PAIR[0].name, "draining")]
     world.supervisor.tick()
-    assert world.supervisor.status()["restart"] == {"pending": [], "failed": None}
+    assert world.supervisor.status()["restart"] == {"pending": [], "failures": {}}
     work.unlink()
     world.ticks_until_rows([(PAIR[0].name, "running")])
 
@@ -59,13 +59,23 @@ def test_new_code_that_does_not_load_replaces_nothing(world: World) -> None:
     old = [world.pid(spec.name) for spec in PAIR]
     world.script = BROKEN
     world.ask("restart")
-    until(lambda: world.supervisor.tick() or world.supervisor.status()["restart"]["failed"], 20)
+    until(lambda: world.supervisor.tick() or world.supervisor.status()["restart"]["failures"], 20)
+    failure = {"name": PAIR[0].name, "why": "exit code 3; the old one continues"}
     assert world.supervisor.status()["restart"] == {
         "pending": [],
-        "failed": {"name": PAIR[0].name, "why": "exit code 3; the old one goes on"},
+        "failures": {spec.name: failure for spec in PAIR},
     }
     assert [world.pid(spec.name) for spec in PAIR] == old
     assert world.rows() == [(spec.name, "running") for spec in PAIR]
+
+
+def test_a_restart_fails_with_the_failure_that_concerns_its_workers() -> None:
+    of_two = {"name": "one", "why": "exit code 3"}
+    now = {"pending": [], "failures": {"one": of_two, "two": of_two}}
+    assert fleet._failure(now, ["two"]) == of_two
+    assert fleet._failure(now, ["three"]) is None
+    earlier_version = {"pending": [], "failed": of_two}
+    assert fleet._failure(earlier_version, ["two"]) == of_two
 
 
 def test_what_is_stopped_is_not_restarted_any_more(world: World) -> None:
