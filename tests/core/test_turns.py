@@ -73,9 +73,10 @@ def test_two_workers_take_turns_on_the_processor_and_who_waits_says_for_whom(lab
 
 
 def test_a_job_that_waits_for_the_processor_can_be_cancelled(lab: Lab) -> None:
-    first, second = (lab.submit("nap", name=name, ticks=100_000) for name in ("first", "second"))
+    first = lab.submit("nap", name="first", ticks=100_000)
     lab.start_worker("--queues", "training", slots=2, **ONE_AT_A_TIME)
     lab.under_way(first)
+    second = lab.submit("nap", name="second", ticks=100_000)
     until(lambda: lab.ledger.need(second.id).state is State.RUNNING, 30)
     lab.ledger.request_cancel(second.id)
     assert lab.ended(second).reason == "cancelled by the user; while it waited for a device"
