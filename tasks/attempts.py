@@ -14,7 +14,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from tasks.store import Store, remove
+from tasks.store import GONE, Store, remove
 
 #: What an attempt makes for its artifact; the mark of a folder that was begun in full; where one that is being begun
 #: has put the earlier ones.
@@ -103,7 +103,7 @@ def keep_newest(store: Store, job_id: str) -> None:
         *kept.glob(OUTPUT),
         *kept.glob("output-*"),
         *kept.glob(f"*{_DRAFT}"),
-        *kept.glob(".gone-*"),
+        *kept.glob(f"{GONE}*"),
         *kept.glob(_EARLIER),
     ]
     others = [] if kept == folder else [entry for entry in folder.iterdir() if not kept.is_relative_to(entry)]
@@ -150,7 +150,7 @@ def _adopt(source: Path, into: Path) -> None:
 
 def _link(path: Path, target: Path) -> None:
     """Give a file, or all files of a folder, a second name; not what is half-written or removed meanwhile."""
-    if path.suffix == _DRAFT or path.name.startswith(".gone-"):
+    if path.suffix == _DRAFT or path.name.startswith(GONE):
         return
     try:
         if path.is_dir() and not path.is_symlink():

@@ -24,7 +24,8 @@ from tasks.problem import Problem
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _CHUNK = 1 << 20
-_GONE = ".gone-"  # how the name of what is being removed begins
+#: How the name of what is being removed begins.
+GONE = ".gone-"
 
 
 def is_name(name: str) -> bool:
@@ -90,7 +91,7 @@ class Store:
         """The ids of the jobs that have one."""
         folder = self.root / ".tmp"
         entries = folder.iterdir() if folder.is_dir() else ()
-        return sorted(entry.name for entry in entries if not entry.name.startswith(_GONE))
+        return sorted(entry.name for entry in entries if not entry.name.startswith(GONE))
 
     def seal(self, output: Path, manifest: dict[str, Any]) -> None:
         """Complete the job's output with its manifest, and flush all to the disk; the umask says who may read it."""
@@ -120,7 +121,7 @@ class Store:
 
 def remove(path: Path) -> None:
     """Remove a file, a link or a folder. It is out of the way at once, whole, even if its removal is cut short."""
-    gone = path.with_name(f"{_GONE}{path.name}-{os.getpid()}")
+    gone = path.with_name(f"{GONE}{path.name}-{os.getpid()}")
     try:
         path.rename(gone)
     except OSError:  # somebody else was faster

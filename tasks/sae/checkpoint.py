@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from tasks.problem import Problem
-from tasks.sae.checkpoint_list import PREFIX, STATE, TENSORS, damaged, state_of, whole
+from tasks.sae.checkpoint_list import PREFIX, STATE, TENSORS, every, state_of, whole
 from tasks.store import sync_folder, write_json
 from tasks.tensors import save_tensors
 
@@ -45,7 +45,7 @@ def save(
     sync_folder(folder)
     try:
         keep = {target, best(folder, state["fingerprint"])}
-        others = [path for path in (*whole(folder), *damaged(folder)) if path not in keep]
+        others = [path for path in every(folder) if path not in keep]
     except OSError:  # one cannot be read now, so none is judged
         return target
     for other in others:

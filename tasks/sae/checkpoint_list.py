@@ -18,12 +18,12 @@ PREFIX, TENSORS, STATE = "checkpoint-", "tensors.safetensors", "state.json"
 
 def whole(folder: Path) -> dict[Path, dict[str, Any]]:
     """The checkpoints in `folder` that can be read, with what each says of itself, in the order of their steps."""
-    return {path: state for path in _all(folder) if (state := state_of(path)) is not None}
+    return {path: state for path in every(folder) if (state := state_of(path)) is not None}
 
 
 def damaged(folder: Path) -> list[Path]:
     """The others."""
-    return [path for path in _all(folder) if state_of(path) is None]
+    return [path for path in every(folder) if state_of(path) is None]
 
 
 def state_of(path: Path) -> dict[str, Any] | None:
@@ -48,5 +48,6 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix(PREFIX))
 
 
-def _all(folder: Path) -> list[Path]:
+def every(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, whole or not, in the order of their steps. Reads none."""
     return sorted(path for path in folder.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal())
