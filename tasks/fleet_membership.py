@@ -32,8 +32,8 @@ PROTOCOL = 1
 _LOOK_EVERY_S = 1.0
 
 
-def why_refused(ledger: Ledger, worker: str, store: Path) -> str:
-    """Why that worker, with its store at `store`, may not consume; "" when it may, and belongs to the fleet then.
+def why_refused(ledger: Ledger, store: Path) -> str:
+    """Why a worker with its store at `store` may not consume; "" when it may, and belongs to the fleet then.
 
     A store that cannot be used at all is refused only where others have one: a lone worker's jobs say what is wrong
     with it. Raises Unreachable when Redis cannot be reached.
@@ -44,7 +44,7 @@ def why_refused(ledger: Ledger, worker: str, store: Path) -> str:
     except (OSError, Problem) as error:
         return "" if known is None else _cannot_be_used(store, error)
     mine = _shared(store_id)
-    known = ledger.join_fleet(worker, mine) if known is None else known
+    known = ledger.join_fleet(mine) if known is None else known
     return "" if known is None else _difference(mine, known, store)
 
 
@@ -79,7 +79,7 @@ def wait_until_admitted(ledger: Ledger, beat: WorkerBeat, store: Path, patient: 
     said = ""
     while True:
         try:
-            why = why_refused(ledger, beat.name, store)
+            why = why_refused(ledger, store)
             if not why:
                 return True
             ledger.beat(replace(beat, refused=why))

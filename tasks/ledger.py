@@ -225,9 +225,9 @@ class Ledger:
         """What all workers here share; None when nothing is recorded, and {} for a record that cannot be read."""
         return _fleet(self.client.call("GET", f"{PREFIX}fleet") or "")
 
-    def join_fleet(self, worker: str, shared: dict[str, Any]) -> dict[str, Any] | None:
-        """Have the worker belong to the fleet, and make it where nothing is recorded; else what is."""
-        answer = self._change("join_fleet", worker, json.dumps(shared, sort_keys=True))
+    def join_fleet(self, shared: dict[str, Any]) -> dict[str, Any] | None:
+        """Record what all workers here share; None where that was not recorded or is the same, else what is."""
+        answer = self._change("join_fleet", "", json.dumps(shared, sort_keys=True))
         return None if answer == "ok" else _fleet(answer)
 
     def forget_fleet(self) -> str:

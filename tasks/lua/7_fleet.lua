@@ -1,6 +1,6 @@
--- What all workers on this Redis must share: the record of the fleet. ARGV[2] is the name of a worker.
+-- What all workers on this Redis must share: the record of the fleet. No job is named: ARGV[2] is '' or a worker's name.
 
--- 'ok' when the worker belongs to the fleet, which it makes where there is no record; else the record.
+-- 'ok' where that is the record, or there was none; else the record.
 function operations.join_fleet(_, record)
   local known = redis.call('GET', PREFIX .. 'fleet')
   if known and known ~= record then return known end

@@ -170,7 +170,7 @@ def test_another_store_is_refused_before_anything_is_written(
 
     with closing(connect(own_redis.url)) as client:
         ledger = Ledger(client)
-        assert why_refused(ledger, "w@first", Path(store)) == ""
+        assert why_refused(ledger, Path(store)) == ""
         ledger.beat(WorkerBeat("w@first", "first", 1, ("training",), 1, 0.0))
         (tmp_path / "empty").mkdir()
         done = host.type("join", own_redis.url, "--store", str(tmp_path / "empty"))

@@ -29,7 +29,7 @@ def shared(tmp_path: Path) -> Path:
 
 def work(ledger: Ledger, name: str, store: Path) -> str:
     """Have a worker come, and send a heartbeat if it may work; why it may not."""
-    if not (why := why_refused(ledger, name, store)):
+    if not (why := why_refused(ledger, store)):
         ledger.beat(WorkerBeat(name, name.partition("@")[2], 1, ("training",), 1, 0.0))
     return why
 
@@ -145,7 +145,7 @@ def test_by_a_command_too_unless_a_worker_lives(ledger: Ledger, shared: Path, tm
 def test_of_two_that_come_at_once_with_different_stores_one_is_refused(
     ledger: Ledger, shared: Path, tmp_path: Path
 ) -> None:
-    whys = [why_refused(ledger, "w@a", shared), why_refused(ledger, "w@b", other_store(tmp_path))]
+    whys = [why_refused(ledger, shared), why_refused(ledger, other_store(tmp_path))]
     assert [bool(why) for why in whys] == [False, True], "though neither has sent a heartbeat yet"
 
 
