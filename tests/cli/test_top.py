@@ -100,12 +100,12 @@ def test_ctrl_c_quits_too(world: Cli) -> None:
 
 
 def test_a_running_job_is_seen_to_move(world: Cli) -> None:
-    job_id = world("submit", "nap", "--name", "seen", "--ticks", "20000", "--json").json["id"]
+    job_id = world("submit", "nap", "--name", "seen", "--ticks", "4000", "--json").json["id"]
     try:
         with terminal(world, "top") as shown:
             shown.until(job_id)
-            shown.until("sleeping")
-            shown.until("1 % sleeping")
+            shown.until("░ 1 %")
+            shown.until("░ 2 %")
             shown.child.send("q")
             assert shown.end() == 0
     finally:
