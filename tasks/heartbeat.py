@@ -99,7 +99,6 @@ class Heartbeat(bootsteps.StartStopStep):
     def _beat_and_maintain(self) -> None:
         try:
             self._send()
-            self._ledger.upkeep(self._upkeep)
             if self._beats % _BEATS_PER_CLEARING == 0:
                 self._clear_up()
                 bring_home(self._ledger)
@@ -111,11 +110,13 @@ class Heartbeat(bootsteps.StartStopStep):
             log.warning("Redis refused what is done each second; trying again: %s", error)
 
     def _send(self) -> None:
-        now = self._ledger.now()
-        loop_at = now if self._loop_ran.is_set() else self._beat.loop_at
+        """Send the heartbeat and have the ledger maintained, in one round trip."""
+        queues = consumed(self._worker.consumer, self._beat.queues)
+        loop_ran = self._loop_ran.is_set()
         self._loop_ran.clear()
-        self._beat = replace(self._beat, seen_at=now, loop_at=loop_at)
-        self._ledger.beat(replace(self._beat, queues=consumed(self._worker.consumer, self._beat.queues)))
+        now = self._ledger.beat(replace(self._beat, queues=queues), loop_ran=loop_ran, upkeep=self._upkeep)
+        if loop_ran:
+            self._beat = replace(self._beat, loop_at=now)
 
     def _check_membership(self) -> None:
         """Drain when the store is another one now, as when it was unmounted; the next worker waits for it."""

@@ -216,10 +216,15 @@ class Ledger:
         """Write and remove a word as every change is written. Unreachable or Refused where no change is possible."""
         self._change("try_write", "")
 
-    def beat(self, worker: WorkerBeat) -> None:
-        """Record that a worker lives, now unless it says when."""
-        told = dataclasses.asdict(dataclasses.replace(worker, seen_at=worker.seen_at or self.now()))
-        self.client.call("HSET", f"{PREFIX}workers", worker.name, json.dumps(told))
+    def beat(self, worker: WorkerBeat, *, loop_ran: bool = False, upkeep: Upkeep | None = None) -> float:
+        """Record that a worker lives, in one round trip: now, unless it says when. Returns the server's clock.
+
+        `loop_ran`: its message loop has run since the last heartbeat. With `upkeep` a round of that follows, if due.
+        """
+        stamped = [name for name, is_now in (("seen_at", not worker.seen_at), ("loop_at", loop_ran)) if is_now]
+        fields = {name: value for name, value in dataclasses.asdict(worker).items() if name not in stamped}
+        settings = json.dumps(dataclasses.asdict(upkeep)) if upkeep else ""
+        return float(self._change("beat", worker.name, json.dumps(fields), settings, *stamped))
 
     def fleet(self) -> dict[str, Any] | None:
         """What all workers here share; None when nothing is recorded, and {} for a record that cannot be read."""

@@ -10,9 +10,12 @@ import base64
 import functools
 import json
 import logging
+import math
+import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import redis
 from celery.app.amqp import AMQP
@@ -29,6 +32,32 @@ log = logging.getLogger("mistudio.transport")
 #: These tell of Redis, never of one message. KeyError, which kombu counts as a lost connection, is not among them:
 #: raised for a message, it is the message's fault.
 _REDIS_IS_AWAY = (OSError, redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse, redis.ResponseError)
+
+
+#: Seconds that a worker waits for a message before it asks again: while a queue's share of its slots is used, and else.
+BRIEF_WAIT_S, LONG_WAIT_S = 1, 5
+
+#: After so many seconds without a command the next one closes what connections then are idle.
+_KEPT_IDLE_S = 5.0
+
+
+class _Pool(redis.ConnectionPool):
+    """Connections that are kept during a burst of commands, such as a job's events, and not by an idle worker."""
+
+    _pools: ClassVar[weakref.WeakSet[_Pool]] = weakref.WeakSet()
+    _used_at: ClassVar[float] = -math.inf
+
+    def __init__(self, **params: Any) -> None:
+        super().__init__(**params)
+        self._pools.add(self)
+
+    def release(self, connection: Any) -> None:
+        """Take a connection back; after a pause all that are idle are closed, in the process's other pools too."""
+        super().release(connection)
+        before, _Pool._used_at = _Pool._used_at, time.monotonic()
+        if _Pool._used_at - before > _KEPT_IDLE_S:
+            for pool in tuple(self._pools):
+                pool.disconnect(inuse_connections=False)
 
 
 class _Client(redis.Redis):
@@ -104,6 +133,17 @@ class _Channel(kombu_redis.Channel):
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         params = super()._connparams(asynchronous)
         return {**params, "connection_class": type("Connection", (_SafeReads, params["connection_class"]), {})}
+
+    def _get_pool(self, asynchronous: bool = False) -> redis.ConnectionPool:
+        params = self._connparams(asynchronous=asynchronous)
+        self.keyprefix_fanout = self.keyprefix_fanout.format(db=params["db"])
+        return _Pool(**params)
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        """Wait for messages; briefly where a queue is left out, since that ends without a message."""
+        is_any_left_out = len(self._queue_cycle.consume(len(self.active_queues))) < len(self.active_queues)
+        self.brpop_timeout = BRIEF_WAIT_S if is_any_left_out else LONG_WAIT_S
+        super()._brpop_start(timeout)
 
     def close(self) -> None:
         """Close the channel and its sockets, also where Redis refuses the commands that belong to it."""

@@ -51,6 +51,9 @@ _OTHER_POOLS = {
     "eventlet": "one job's wait for its process would hold up all others, and no slot could be replaced",
 }
 
+#: How often Celery's own monitors, such as Flower, get a heartbeat event; they count a worker as offline after two.
+EVENT_HEARTBEAT_EVERY_S = 10.0
+
 #: For how many tenths of a second a slot that ends waits until its worker has counted all its results. Celery's own 300
 #: would keep a worker that miscounted for half a minute; nothing is lost with less, because the ledger has them.
 _WAIT_FOR_COUNT = 20
@@ -99,6 +102,7 @@ def main(argv: list[str]) -> int:
         loglevel=logging.getLogger().level,
         without_gossip=True,
         without_mingle=True,
+        heartbeat_interval=EVENT_HEARTBEAT_EVERY_S,
         consumer_cls=Consumer,
         beat_of=beat,
         seat=seat,

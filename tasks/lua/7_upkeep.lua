@@ -30,7 +30,8 @@ end
 -- Rings for the first of a queue's jobs when it has more jobs than bells. One bell too many is harmless; one that was
 -- rung less than `patience` seconds ago may still be on its way.
 local function ring_again(queue, patience, most)
-  local missing = redis.call('ZCARD', order_key(queue)) - bells(queue)
+  local queued = redis.call('ZCARD', order_key(queue))
+  local missing = queued > 0 and queued - bells(queue) or 0
   if missing <= 0 then return end
   for _, id in ipairs(redis.call('ZRANGE', order_key(queue), 0, math.min(missing, most) - 1)) do
     if math.abs(now - number(id, 'rung_at')) > patience then ring(id, true) end
@@ -87,6 +88,15 @@ function operations.upkeep(_, told)
   pcall(forget_lost_bells, told.unacked_patience_s)
   pcall(retire, told.keep_s, told.keep_jobs, told.most_retired)
   return 'ok'
+end
+
+-- A worker lives: its heartbeat is written, `line` with the time in each of the fields named last, and upkeep is done
+-- with the settings `told`, if any. Answers the time.
+function operations.beat(worker, line, told, ...)
+  for _, field in ipairs({...}) do line = '{"' .. field .. '": ' .. now_text .. ', ' .. string.sub(line, 2) end
+  redis.call('HSET', PREFIX .. 'workers', worker, line)
+  if told ~= '' then operations.upkeep('', told) end
+  return now_text
 end
 
 -- Writes and removes one of each type that the other operations write: whether that is possible.
