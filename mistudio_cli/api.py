@@ -1,4 +1,4 @@
-"""The REST interface: the seed's four endpoints on top of the ledger. Arguments of tasks are never told.
+"""The REST interface: the seed's four endpoints and the hosts, read from the ledger. It never shows arguments of tasks.
 
 Each request reads the ledger on a connection of its own. When Redis cannot be reached the answer is 503 with a reason,
 never zeros.
@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mistudio_cli import shapes
+from mistudio_cli import host_shapes, shapes
+from mistudio_cli.hosts import read_fleet
 from mistudio_cli.snapshot import QueueRow, read_queues
 from tasks.job import Job, State
 from tasks.ledger import Ledger
@@ -19,6 +20,7 @@ from tasks.settings import current
 from tasks.wire import Refused, Unreachable
 
 PREFIX = "/api/v1/workers"
+HEALTH = f"{PREFIX}/health"
 
 #: Where the token lies that requests must bear, unless another variable is named.
 TOKEN_VARIABLE = "MISTUDIO_API_TOKEN"  # noqa: S105 - a variable's name
@@ -85,11 +87,18 @@ def no_health(reason: str) -> dict[str, Any]:
     return {"status": "critical", **dict.fromkeys(unknown), "warnings": [reason]}
 
 
+def hosts(ledger: Ledger) -> dict[str, Any]:
+    """The hosts with their workers and their GPUs, as `hosts ls --json`."""
+    return host_shapes.hosts(read_fleet(ledger))
+
+
+#: What each path answers; the seed's four first.
 ENDPOINTS: dict[str, Callable[[Ledger], dict[str, Any]]] = {
-    "queues": queues,
-    "active": active,
-    "stats": stats,
-    "health": health,
+    f"{PREFIX}/queues": queues,
+    f"{PREFIX}/active": active,
+    f"{PREFIX}/stats": stats,
+    HEALTH: health,
+    "/api/v1/hosts": hosts,
 }
 
 
@@ -103,14 +112,14 @@ def make_app(open_ledger: Callable[[], Ledger], token: str | None, allowed_hosts
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
-    def route(name: str, read: Callable[[Ledger], dict[str, Any]]) -> Route:
+    def route(path: str, read: Callable[[Ledger], dict[str, Any]]) -> Route:
         def endpoint(request: Request) -> JSONResponse:
             if token is not None and not _bears(request.headers.get("authorization", ""), token):
                 return JSONResponse({"error": "A token is needed: Authorization: Bearer TOKEN"}, 401, _CHALLENGE)
-            status, told = _answer(name, read, open_ledger)
+            status, told = _answer(path, read, open_ledger)
             return JSONResponse(told, status)
 
-        return Route(f"{PREFIX}/{name}", endpoint)
+        return Route(path, endpoint)
 
     def refuse(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
@@ -120,7 +129,7 @@ def make_app(open_ledger: Callable[[], Ledger], token: str | None, allowed_hosts
         return JSONResponse({"error": f"Internal error: {type(error).__name__}"}, 500)
 
     return Starlette(
-        routes=[route(name, read) for name, read in ENDPOINTS.items()],
+        routes=[route(path, read) for path, read in ENDPOINTS.items()],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts))],
         exception_handlers={HTTPException: refuse, Exception: fail},
     )
@@ -130,16 +139,16 @@ _CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 
 def _answer(
-    name: str, read: Callable[[Ledger], dict[str, Any]], open_ledger: Callable[[], Ledger]
+    path: str, read: Callable[[Ledger], dict[str, Any]], open_ledger: Callable[[], Ledger]
 ) -> tuple[int, dict[str, Any]]:
     ledger = open_ledger()
     try:
         return 200, read(ledger)
     except (Unreachable, Refused) as error:
         reason = f"Redis cannot be read: {error}"
-        return 503, no_health(reason) if name == "health" else {"error": reason}
+        return 503, no_health(reason) if path == HEALTH else {"error": reason}
     except Problem as problem:  # records of a newer mistudio
-        return 503, no_health(str(problem)) if name == "health" else {"error": str(problem)}
+        return 503, no_health(str(problem)) if path == HEALTH else {"error": str(problem)}
     finally:
         ledger.client.close()
 

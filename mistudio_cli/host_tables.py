@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from mistudio_cli.hosts import SILENT, Fleet, HostRow, age_s, state_of
+from mistudio_cli.hosts import SILENT, Fleet, HostRow, age_s, jobs_on, state_of
 from mistudio_cli.tables import NONE, UNKNOWN, Table, duration, size
 from tasks.host_heartbeat import Gpu, HostHeartbeat
+from tasks.lease import Lease
 
 
 def hosts(rows: Sequence[HostRow]) -> Table:
@@ -38,6 +39,27 @@ def gpus(fleet: Fleet, row: HostRow, cards: Sequence[Gpu]) -> Table:
         ]
         for card in cards
     ]
+
+
+def remote_gpus(rows: Sequence[HostRow], leases: Mapping[str, Lease] | None, here: str) -> Table:
+    """The GPUs of the hosts but `here`, by their newest heartbeats; `leases` None: they could not be read."""
+    return ["GPU@HOST", "NAME", "MEMORY FREE", "JOBS", "READ"], [
+        [
+            f"{card.index}@{row.name}",
+            card.name or UNKNOWN,
+            f"{size(card.memory_free)} of {size(card.memory_total)}",
+            card.error or (UNKNOWN if leases is None else ", ".join(jobs_on(leases, row.name, card)) or NONE),
+            _read_ago(row),
+        ]
+        for row in rows
+        if row.name != here and row.newest is not None
+        for card in row.newest.gpus or ()
+    ]
+
+
+def _read_ago(row: HostRow) -> str:
+    age = UNKNOWN if row.seen_age_s is None else duration(row.seen_age_s)
+    return f"{SILENT} {age}" if row.state == SILENT else f"{age} ago"
 
 
 def _state(row: HostRow) -> str:

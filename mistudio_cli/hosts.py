@@ -60,8 +60,7 @@ class Fleet:
 
     def jobs_on(self, row: HostRow, gpu: Gpu) -> list[str]:
         """The jobs that lease that GPU of that host."""
-        key = gpu.uuid or f"{row.name}:{gpu.index}"
-        return sorted(job for job, lease in self.leases.items() if lease.key == key)
+        return jobs_on(self.leases, row.name, gpu)
 
 
 def read_fleet(ledger: Ledger) -> Fleet:
@@ -93,6 +92,12 @@ def host_rows(
             )
         )
     return tuple(rows)
+
+
+def jobs_on(leases: Mapping[str, Lease], host: str, gpu: Gpu) -> list[str]:
+    """The ids of the jobs that lease that GPU of that host; `leases` by the jobs' ids."""
+    key = gpu.uuid or f"{host}:{gpu.index}"
+    return sorted(job for job, lease in leases.items() if lease.key == key)
 
 
 def state_of(beat: HostHeartbeat, now: float) -> str:

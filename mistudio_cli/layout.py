@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tasks.visible import visible
 
-_RED, _GREEN, _YELLOW, _CYAN, _BOLD = "31", "32", "33", "36", "1"
+_RED, _GREEN, _YELLOW, _CYAN, _BOLD, _DIM = "31", "32", "33", "36", "1", "2"
 
 #: The color of a cell that is exactly this word.
 COLOURS = {
@@ -39,6 +39,7 @@ DISPENSABLE = {
     "JOB": ("METRICS", "DURATION", "KIND", "STATE", "DEVICE", "NAME"),
     "WORKER": ("LAST EXIT", "UP", "RESTARTS", "CPU", "JOB MEM", "MEMORY", "PID", "CORES", "GPUS", "QUEUES"),
     "HOST": ("VERSION", "LOAD", "CORES", "MEMORY", "CLOCK", "STORE FREE", "GPUS"),
+    "GPU@HOST": ("NAME",),
     "WHEN": ("PID", "FROM"),
     "GPU": ("POWER", "TEMP", "NAME"),
     "PROFILE": ("GPUS", "CORES", "MEMORY", "FROM", "FILE", "SLOTS"),
@@ -66,7 +67,7 @@ def lay_out(
         _narrow(wide, width - len(_GAP) * (len(wide) - 1))
     right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(headers))]
     lines = [_line(headers, wide, right, lambda cell: _BOLD if colour else None)]
-    lines += [_line(row, wide, right, lambda cell: COLOURS.get(cell) if colour else None) for row in rows]
+    lines += [_line(row, wide, right, _style_of(row) if colour else lambda cell: None) for row in rows]
     return "\n".join(lines)
 
 
@@ -124,6 +125,12 @@ def _wrapped(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int) 
         first, *more = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
         found += [[*cells, first], *([*[""] * len(cells), line] for line in more)]
     return found
+
+
+def _style_of(row: Sequence[str]) -> Callable[[str], str | None]:
+    """The style of a row's cells; what was read long ago, of somebody who is silent since, is dimmed."""
+    is_stale = any(cell.startswith("silent") for cell in row)
+    return lambda cell: COLOURS.get(cell, _DIM if is_stale else None)
 
 
 def _narrow(wide: list[int], room: int) -> None:

@@ -6,13 +6,14 @@ import errno
 import os
 import select
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from mistudio_cli import output, tables
+from mistudio_cli import host_tables, output, tables
 from mistudio_cli.holders import holders_of
 from mistudio_cli.layout import fitting, lay_out
 from mistudio_cli.snapshot import Snapshot
@@ -108,6 +109,8 @@ def paint(seen: Snapshot, age_s: float, width: int, height: int, *, colour: bool
         lines += ["", *_lay_out(block, width, colour)]
     if seen.devices is not None and (told := seen.devices.limit or seen.devices.reason):
         lines += ["", f"GPU: {told}"]
+    for block in _other_hosts(seen):
+        lines += ["", *_lay_out(block, width, colour)]
     if seen.jobs:
         room = max(1, height - len(lines) - 3)
         shown = tables.live_jobs(tables.most_alive_first(seen.jobs)[:room], now)
@@ -115,6 +118,15 @@ def paint(seen: Snapshot, age_s: float, width: int, height: int, *, colour: bool
         # Not how many: the view has only read the newest.
         lines += ["… more: mistudio jobs ls"] if len(seen.jobs) > room or seen.next else []
     return lines[:height]
+
+
+def _other_hosts(seen: Snapshot) -> list[tables.Table]:
+    """The hosts and the GPUs of the others, where there are others."""
+    here = socket.gethostname()
+    if all(row.name == here for row in seen.hosts or ()):
+        return []
+    blocks = [host_tables.hosts(seen.hosts or ()), host_tables.remote_gpus(seen.hosts or (), seen.leases, here)]
+    return [block for block in blocks if block[1]]
 
 
 def _lay_out(table: tables.Table, width: int, colour: bool) -> list[str]:

@@ -136,7 +136,8 @@ def read_all(ledger: Ledger, places: Places, *, memory_age_s: float = 0.0) -> Sn
         seen |= {"read_at": now, "queues": queue_rows(counts, live, now), "jobs": jobs, "next": following}
         seen |= {"hosts": found.hosts}
     supervisor = (status or {}).get("supervisor")
-    leases = _attempt("leases", ledger.leases, errors) if read is not None and devices.devices else None
+    has_gpus = devices.devices or any(row.newest is not None and row.newest.gpus for row in seen.get("hosts", ()))
+    leases = _attempt("leases", ledger.leases, errors) if read is not None and has_gpus else None
     return Snapshot(**seen, supervisor=supervisor, devices=devices, leases=leases, host=host, errors=tuple(errors))
 
 

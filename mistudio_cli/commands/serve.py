@@ -22,7 +22,7 @@ from tasks.problem import Problem
 app = typer.Typer()
 
 
-@app.command(help="Answer REST requests on queues and workers")
+@app.command(help="Answer REST requests on queues, workers and hosts")
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one")] = 8000,
@@ -38,7 +38,7 @@ def serve(
         ),
     ] = False,
 ) -> None:
-    """Answer on /api/v1/workers/queues, active, stats and health until Ctrl-C."""
+    """Answer on /api/v1/hosts and /api/v1/workers/queues, active, stats and health until Ctrl-C."""
     import uvicorn
 
     token = os.environ.get(token_env) or None

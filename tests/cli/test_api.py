@@ -214,3 +214,10 @@ def test_whatever_is_requested_is_answered_in_json(client: httpx.Client) -> None
         if method != "HEAD" and answer.status_code >= 400 and answer.text:
             assert "error" in answer.json(), answer.text[:200]
     assert client.get("/health").status_code == 200
+
+
+def test_hosts_are_those_of_hosts_ls(cli: Cli, client: httpx.Client) -> None:
+    cli.ledger.beat(BEAT)
+    (host,) = client.get(str(client.base_url.join("/api/v1/hosts"))).json()["hosts"]
+    assert (host["name"], host["state"], host["workers"]) == ("h", "workers only", 1)
+    assert host["gpus"] is None

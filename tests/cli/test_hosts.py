@@ -6,17 +6,21 @@ import dataclasses
 import json
 import os
 import re
+import socket
 from typing import Any
 
 import pytest
 
 from mistudio_cli.errors import Code
 from mistudio_cli.hosts import read_fleet
+from mistudio_cli.live import paint
+from mistudio_cli.snapshot import read_all
 from tasks import damage, host_heartbeat
 from tasks.host_heartbeat import KEY, LISTED_FOR_S, Gpu, HostHeartbeat
 from tasks.job import Job
 from tasks.lease import Card
 from tasks.ledger import Ledger, WorkerBeat, new_job_id
+from tasks.places import Places
 from tests.cli.conftest import Cli
 from tests.cli.test_completion import offered
 
@@ -232,3 +236,32 @@ def test_workers_status_and_top_have_the_same_hosts(cli: Cli) -> None:
     for words in ("workers status --json", "top --once --json", "hosts ls --json"):
         (row,) = cli(*words.split()).json["hosts"]
         assert (row["name"], row["gpus"][0]["memory_free_bytes"]) == ("lab", 20 * GIB)
+
+
+def painted(cli: Cli, *, colour: bool = False) -> list[str]:
+    """What `top` shows of this fleet."""
+    return paint(read_all(cli.ledger, Places(cli.home, cli.home / "store")), 0.0, 160, 60, colour=colour)
+
+
+def test_top_shows_the_other_hosts_and_their_gpus_with_the_jobs_that_lease_them(cli: Cli) -> None:
+    heartbeat(cli.ledger, socket.gethostname(), gpus=())
+    assert not any("HOST" in line for line in painted(cli)), "of this host alone everything is said already"
+    heartbeat(cli.ledger, "lab")
+    job = busy_worker(cli.ledger, "lab")
+    lines = [re.split(r"  +", line) for line in painted(cli)]
+    assert ["lab", "running", "1", "1", "16", "3.5", "64 GiB", "2", "900 GiB", "+0.0 s", "0.1.0"] in lines
+    assert ["0@lab", "a card", "20 GiB of 24 GiB", job, "0 s ago"] in lines
+    assert ["1@lab", "n/a", "n/a of n/a", "GPU is lost", "0 s ago"] in lines
+
+
+def test_top_dims_a_silent_host_and_says_since_when(cli: Cli) -> None:
+    heartbeat(cli.ledger, "lab", age_s=70)
+    heartbeat(cli.ledger, "nas")
+    lines = painted(cli, colour=True)
+    (lab,) = [line for line in lines if "lab" in line and "silent 1 min" in line and "@" not in line]
+    (gpu,) = [line for line in lines if "0@lab" in line]
+    (nas,) = [line for line in lines if "0@nas" in line]
+    assert lab.startswith("\x1b[2m")
+    assert gpu.startswith("\x1b[2m")
+    assert "silent 1 min" in gpu
+    assert "\x1b[2m" not in nas
