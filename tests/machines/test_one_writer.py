@@ -35,7 +35,7 @@ KINDS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "train": ("saes", {**TRAIN, "steps": 3000}, ("sae_weights.safetensors", "metrics.jsonl", "cfg.json")),
     "together": (
         "saes",
-        {**TRAIN, "steps": 1500, "together": {"k": [4, 8]}},
+        {key: value for key, value in TRAIN.items() if key != "k"} | {"steps": 1500, "together": {"k": [4, 8]}},
         ("sae_weights.safetensors", "metrics.jsonl", "cfg.json"),
     ),
     "activations": ("activations", {"model": "tiny", "dataset": "many", "layer": 1}, ("shard-*.bin", "mean.bin")),
