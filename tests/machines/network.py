@@ -6,7 +6,9 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,8 +33,11 @@ def reason_to_skip() -> str | None:
 class Network:
     """Redis on a host of its own, and the hosts that reach it; Redis's unix socket is for the test itself."""
 
-    def __init__(self, folder: Path, *names: str) -> None:
+    def __init__(self, folder: Path, *names: str, lossy: Sequence[str] = (), loss: float = 0.2) -> None:
+        """`lossy` are the hosts whose link can lose that share of what it carries."""
         self.folder, self.data, self.names = folder, folder_in_memory(), names
+        self._lossy, self._loss = lossy, loss
+        self._links: dict[str, subprocess.Popen[str]] = {}
         self._prefix = f"ms{os.getpid()}"
         self._hub = f"{self._prefix}-redis"
         self.redis: subprocess.Popen[bytes] | None = None
@@ -58,6 +63,14 @@ class Network:
     def connect(self, host: str) -> None:
         """Put it in again."""
         _ip("-n", self._hub, "link", "set", self._port(host), "up")
+
+    def lose_some(self, host: str) -> None:
+        """Let a share of what is sent to and from that host be dropped."""
+        self._links[host].send_signal(signal.SIGUSR1)
+
+    def lose_none(self, host: str) -> None:
+        """Let all of it arrive again."""
+        self._links[host].send_signal(signal.SIGUSR2)
 
     def lose_answers(self, host: str) -> None:
         """Let what is sent to that host be dropped without a word; what it sends arrives."""
@@ -94,8 +107,11 @@ class Network:
             for pid in _ip("netns", "pids", space, check=False).stdout.split():
                 with suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
-        if self.redis is not None:
-            self.redis.wait(20)
+        for process in (*self._links.values(), *filter(None, [self.redis])):
+            process.kill()
+            process.wait(20)
+            if process.stdout is not None:
+                process.stdout.close()
         for name in (*self.names, "redis"):
             _ip("netns", "del", self._space(name), check=False)
         shutil.rmtree(self.data, ignore_errors=True)
@@ -109,13 +125,24 @@ class Network:
         for host in self.names:
             space, port = self._space(host), self._port(host)
             _ip("netns", "add", space)
-            _ip("-n", space, "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", self._hub)
+            if host in self._lossy:
+                self._add_lossy_link(host)
+            else:
+                _ip("-n", space, "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", self._hub)
             _ip("-n", self._hub, "link", "set", port, "master", "bridge", "up")
             _ip("-n", space, "addr", "add", f"{self._address_of(host)}/24", "dev", "eth0")
             for link in ("lo", "eth0"):
                 _ip("-n", space, "link", "set", link, "up")
         # What Redis has closed is soon forgotten, so that a host whose link was cut meanwhile never learns of it.
         _in(self._hub, "sysctl", "-qw", "net.ipv4.tcp_orphan_retries=1", "net.ipv4.tcp_fin_timeout=2")
+
+    def _add_lossy_link(self, host: str) -> None:
+        ends = [self._space(host), "eth0", self._hub, self._port(host)]
+        script = str(Path(__file__).with_name("lossy_link.py"))
+        command = [sys.executable, script, *ends, str(self._loss), "1"]
+        self._links[host] = link = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert link.stdout is not None
+        assert link.stdout.readline() == "ready\n"
 
     def _start_redis(self) -> None:
         options = ["--bind", self._address(0), "--port", str(PORT), "--protected-mode", "no", "--save", ""]
