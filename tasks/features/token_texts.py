@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from tasks.text.tokenizer_file import read_tokenizer
+
 #: Shown for a token whose bytes are only a part of a character.
 PARTIAL = "\ufffd"
 
 
 class TokenTexts:
-    """Texts of tokens by the `tokenizer.json` in a folder."""
+    """Texts of tokens by the `tokenizer.json` in a folder; without that file, their numbers in brackets."""
 
-    def __init__(self, folder: Path) -> None:
-        from tokenizers import Tokenizer
-
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    def __init__(self, folder: Path, whose: str = "the tokens") -> None:
+        """Read the tokenizer; Problem, which says `whose` it is, for a file that holds none."""
+        path = folder / "tokenizer.json"
+        self.has_tokenizer = path.exists()
+        self._tokenizer = read_tokenizer(path, whose) if self.has_tokenizer else None
 
     def __call__(self, ids: list[int]) -> list[str]:
         """The text of each of the ids, which follow one another; together they are what the decoder makes of them all.
@@ -28,6 +31,9 @@ class TokenTexts:
     def _texts(self, ids: list[int]) -> Iterator[str]:
         from tokenizers.decoders import DecodeStream
 
+        if self._tokenizer is None:
+            yield from (f"[{token}]" for token in ids)
+            return
         stream = DecodeStream(skip_special_tokens=False)
         for token in ids:
             if self._tokenizer.id_to_token(token) is None:

@@ -75,15 +75,14 @@ def _look_at_dataset(folder: Path) -> dict[str, Any]:
 def _look_at_tokens(folder: Path) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from tokenizers import Tokenizer
-
+    from tasks.text.tokenizer_file import read_tokenizer
     from tasks.text.tokens import open_tokens, read_info
 
     told = asdict(read_info(folder))
     tokenizer = folder / "tokenizer" / "tokenizer.json"
     if tokenizer.is_file():
         ids = open_tokens(folder)[0].tolist()
-        told["first"] = [Tokenizer.from_file(str(tokenizer)).decode(ids, skip_special_tokens=False)[:_LINE_CHARS]]
+        told["first"] = [read_tokenizer(tokenizer, "the tokens").decode(ids, skip_special_tokens=False)[:_LINE_CHARS]]
     return told
 
 

@@ -123,13 +123,15 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     origin = _origin(params, context)
     coder = load_sae(context.store.path("saes", params.sae), context.device)
     source = _source(params, context, origin, coder.config.d_in)
+    texts = TokenTexts(context.store.path("tokens", origin.tokens) / "tokenizer", f"tokens/{origin.tokens}")
+    if not texts.has_tokenizer:
+        context.note(f"tokens/{origin.tokens} has no tokenizer: tokens are shown as their numbers")
     numbers = choose_rows(len(source.tokens), source.tokens.shape[1], params.max_tokens)
     seen, began = int(source.counts[numbers].sum()), time.monotonic()
     top, fresh = _collect(params, context, source, coder, numbers)
     seconds = time.monotonic() - began
     tensors = {"top_activations": top.values, "top_positions": top.positions, "firing_counts": top.fired}
     save_tensors(context.output / "features.safetensors", tensors)
-    texts = TokenTexts(context.store.path("tokens", origin.tokens) / "tokenizer")
     made_of = [("model", origin.model), ("hook", source.points[0].name)]
     report = Report(
         top, source.tokens, texts, lambda done: context.progress("writing", done, len(top.fired), "features")

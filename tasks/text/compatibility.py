@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.problem import Problem
+from tasks.text.tokenizer_file import read_tokenizer
 from tasks.text.tokens import TokensInfo, largest_id, read_info
 
 if TYPE_CHECKING:
@@ -36,13 +37,7 @@ def check_tokenizer_file(tokens: Path, model: str, file: Path) -> None:
     info = read_info(tokens)
     if not info.vocabulary_sha256 or not file.is_file() or info.tokenizer_sha256 == file_sha256(file):
         return
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:
-        raise Problem(f"The tokenizer of {model} cannot be read: {error}.", f"Look at {file}") from error
-    check_tokenizer(tokens, model, tokenizer)
+    check_tokenizer(tokens, model, read_tokenizer(file, model))
 
 
 def check_tokenizer(tokens: Path, model: str, tokenizer: Tokenizer) -> None:
@@ -54,10 +49,8 @@ def check_tokenizer(tokens: Path, model: str, tokenizer: Tokenizer) -> None:
     if made_by is None:
         if not copy.is_file():
             return
-        from tokenizers import Tokenizer
-
         largest = largest_id(tokens)
-        made_by = vocabulary_sha256(Tokenizer.from_file(str(copy)), largest)
+        made_by = vocabulary_sha256(read_tokenizer(copy, "the tokens"), largest)
     if largest is not None and made_by != vocabulary_sha256(tokenizer, largest):
         raise Problem(
             f"tokens/{tokens.name} were made with another tokenizer than that of {model}: the same ids are other text.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -159,6 +160,21 @@ def test_fewer_tokens_are_spread_over_the_whole_corpus(chain):
     assert collect.choose_rows(100, 16, 160).tolist() == list(range(0, 100, 10))
     assert collect.choose_rows(7, 16, None).tolist() == list(range(7))
     assert chain.run("extract", "f", sae="s", max_tokens=160)["tokens"] == 160
+
+
+def test_tokens_without_a_tokenizer_are_shown_as_their_numbers(chain):
+    for copy in chain.store.path("tokens", "t").glob("tokenizer/*"):
+        copy.unlink()
+    chain.run("extract", "f", sae="s")
+    page = (chain.store.path("features", "f") / "features.jsonl").read_text()
+    assert re.search(r'"\[\d+\]"', page)
+
+
+def test_a_damaged_tokenizer_is_one_sentence_before_the_pass(chain, monkeypatch):
+    (chain.store.path("tokens", "t") / "tokenizer" / "tokenizer.json").write_text("{")
+    monkeypatch.setattr("tasks.kinds.extract._collect", lambda *_: pytest.fail("the pass has begun"))
+    with pytest.raises(Problem, match="The tokenizer of tokens/t cannot be read"):
+        chain.run("extract", "f", sae="s")
 
 
 def test_what_cannot_work_is_one_sentence(chain):
