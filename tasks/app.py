@@ -7,7 +7,7 @@ there is no default queue: a name that is not a kind's has nowhere to go.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from celery import Celery
 from kombu import Exchange
@@ -34,6 +34,9 @@ HEALTH_CHECK_INTERVAL_S = 10
 #: Our way to Redis, by name: nobody imports redis-py who only makes an app.
 WIRING = "tasks.transport:Wiring"
 
+#: Where Celery's results are, by name as well, for each scheme of a Redis.
+RESULTS = "tasks.results:MasterBackend"
+
 #: The order in which a worker asks its queues for messages, by name too.
 ORDER = "tasks.shares:OpenQueues"
 
@@ -47,11 +50,13 @@ if not TYPE_CHECKING:
 def make_app(broker_url: str, result_backend: str | None = None) -> Celery:
     """The app as producers and workers share it. Nothing is connected yet. Problem for a URL that is not supported."""
     broker = parse_url(broker_url)
-    results, results_ssl = _results(result_backend or broker_url)
+    results_url = result_backend or broker_url
+    address = parse_url(results_url, "CELERY_RESULT_BACKEND") if is_redis(results_url) else None
+    results = address.celery_url if address else results_url  # a store that is no Redis is left to Celery
     app = Celery("mistudio", broker=broker.celery_url, backend=results, amqp=WIRING, set_as_current=False)
     app.conf.update(
         broker_use_ssl=broker.celery_ssl or False,
-        redis_backend_use_ssl=results_ssl,
+        redis_backend_use_ssl=address.celery_ssl if address else None,
         task_queues=[KombuQueue(name, Exchange("mistudio"), routing_key=name) for name in QUEUE_NAMES],
         task_default_queue=NO_QUEUE,
         task_create_missing_queues=False,
@@ -68,7 +73,7 @@ def make_app(broker_url: str, result_backend: str | None = None) -> Celery:
             "health_check_interval": HEALTH_CHECK_INTERVAL_S,
         },
         redis_socket_timeout=SOCKET_TIMEOUT_S,
-        redis_socket_keepalive=results.startswith(("redis://", "rediss://")),  # redis-py has none for unix sockets
+        redis_socket_keepalive=address is not None and address.path is None,  # redis-py has none for unix sockets
         redis_backend_health_check_interval=HEALTH_CHECK_INTERVAL_S,
         redis_socket_connect_timeout=CONNECT_TIMEOUT_S,
         result_backend_transport_options={"additional_connection_errors": ("redis.exceptions:InvalidResponse",)},
@@ -85,16 +90,10 @@ def make_app(broker_url: str, result_backend: str | None = None) -> Celery:
         result_expires=24 * 3600,
         enable_utc=True,
     )
-    app.mistudio_broker = broker  # Celery's URL has no TLS options
+    app.mistudio_broker, app.mistudio_results = broker, address  # Celery's URLs have no TLS options, and no Sentinels
+    if address is not None:
+        app.loader.override_backends = dict.fromkeys(("redis", "rediss", "sentinel"), RESULTS)
     return app
-
-
-def _results(url: str) -> tuple[str, dict[str, Any] | None]:
-    """Celery's result backend and its TLS options; a store that is no Redis is left to Celery."""
-    if not is_redis(url):
-        return url, None
-    address = parse_url(url, "CELERY_RESULT_BACKEND")
-    return address.celery_url, address.celery_ssl
 
 
 def app_from_environment() -> Celery:

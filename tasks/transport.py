@@ -12,7 +12,7 @@ import json
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import redis
 from celery.app.amqp import AMQP
@@ -22,6 +22,8 @@ from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 
+from tasks.master_connection import master_params
+from tasks.redis_url import Address
 from tasks.refused import put_aside
 
 log = logging.getLogger("mistudio.transport")
@@ -102,8 +104,7 @@ class _Channel(kombu_redis.Channel):
     QoS = _QoS
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
-        params = super()._connparams(asynchronous)
-        return {**params, "connection_class": type("Connection", (_SafeReads, params["connection_class"]), {})}
+        return master_params(self.connection.client.address, super()._connparams(asynchronous), _SafeReads)
 
     def close(self) -> None:
         """Close the channel and its sockets, also where Redis refuses the commands that belong to it."""
@@ -165,7 +166,19 @@ class Transport(kombu_redis.Transport):
 
 
 class _Connection(Connection):
-    """The same URLs as ever; behind each the transport above."""
+    """The same URLs as ever; behind each the transport above.
+
+    `broker` is what the app's own URL was read as. What `Connection` makes known of itself has no login from there.
+    """
+
+    broker: ClassVar[Address | None] = None
+
+    @property
+    def address(self) -> Address:
+        """Where this connection leads; only the app's own URL leads to Sentinels."""
+        if self.transport_cls == "sentinel" and self.broker is not None:
+            return self.broker
+        return Address(host=self.hostname or "localhost", port=self.port or Address.port)
 
     def get_transport_cls(self) -> type:
         return Transport
@@ -174,7 +187,10 @@ class _Connection(Connection):
 class Wiring(AMQP):
     """What a Celery app takes its connections from: `Celery(amqp=Wiring)`."""
 
-    Connection = _Connection
+    @functools.cached_property
+    def Connection(self) -> type[Connection]:  # noqa: N802 - Celery's name
+        """The class of connections to this app's broker."""
+        return type("Connection", (_Connection,), {"broker": getattr(self.app, "mistudio_broker", None)})
 
 
 def _queue_of(redis_list: bytes | str) -> str:
