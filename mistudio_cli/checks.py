@@ -13,7 +13,7 @@ from typing import Any
 
 import mistudio_cli
 import tasks
-from mistudio_cli import host_checks, redis_aof, redis_server, tables, trying
+from mistudio_cli import host_checks, redis_aof, redis_server, replication_checks, tables, trying
 from mistudio_cli.check import Check
 from mistudio_cli.host import Host, read_host
 from mistudio_cli.hosts import read_fleet
@@ -29,7 +29,7 @@ from tasks.ledger import Ledger
 from tasks.places import Places
 from tasks.problem import Problem
 from tasks.queues import QUEUES, Queue
-from tasks.wire import NotRedis, Refused, Silent, Unreachable, connect
+from tasks.wire import NoMaster, NotRedis, Refused, Replica, Silent, Unreachable, connect
 
 GIB = 1 << 30
 _LATELY_S = 24 * 3600
@@ -119,6 +119,7 @@ def answering(ledger: Ledger) -> Iterator[Check]:
     else:
         mend = "redis-cli CONFIG SET maxmemory-policy noeviction, and in redis.conf"
         yield Check("redis eviction", "warning", f"{policy}: jobs may be dropped when memory is short", mend)
+    yield from replication_checks.of_replication(ledger.client.address, info)
 
 
 def _not_running(supervised: dict[str, Any] | None) -> Check:
@@ -131,6 +132,10 @@ def _not_running(supervised: dict[str, Any] | None) -> Check:
 def _mend_of(error: Exception, *, named: bool) -> str:
     if isinstance(error, NotRedis):
         return "Check host and port in CELERY_BROKER_URL"
+    if isinstance(error, Replica):
+        return "Name the master in CELERY_BROKER_URL, or let Sentinels: sentinel://HOST1:PORT,HOST2:PORT/MASTER/DB"
+    if isinstance(error, NoMaster):
+        return "Start the Sentinels, or correct them and the master's name in CELERY_BROKER_URL"
     if named:
         return "Start it, or correct CELERY_BROKER_URL"
     if isinstance(error, Silent):

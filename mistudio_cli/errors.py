@@ -8,7 +8,7 @@ from enum import IntEnum
 
 from tasks.problem import Problem
 from tasks.visible import shown
-from tasks.wire import NotRedis, Refused, Silent, Unable, Unreachable
+from tasks.wire import NoMaster, NotRedis, Refused, Replica, Silent, Unable, Unreachable
 
 
 class Code(IntEnum):
@@ -103,6 +103,12 @@ def _of_redis(error: Unreachable | Refused) -> Explained:
             return Explained(f"{error}.", f"Check CELERY_BROKER_URL. {see}", Code.UNREACHABLE)
         case Silent():
             return Explained(f"Redis at {error}.", see, Code.UNREACHABLE)
+        case Replica():
+            fix = "Name the master in CELERY_BROKER_URL, or let Sentinels: sentinel://HOST1:PORT,HOST2:PORT/MASTER/DB"
+            return Explained(f"{error}.", fix, Code.UNREACHABLE)
+        case NoMaster():
+            fix = f"Check the Sentinels and the master's name in CELERY_BROKER_URL. {see}"
+            return Explained(f"Redis cannot be reached: {error}.", fix, Code.UNREACHABLE)
         case Unable():
             return Explained(f"Redis cannot serve this now: {error}.", see, Code.UNREACHABLE)
         case Unreachable():

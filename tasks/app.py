@@ -20,7 +20,7 @@ from tasks.not_celery import refuse
 from tasks.problem import Problem
 from tasks.queues import DEFAULT_PRIORITY, PRIORITY_STEPS, QUEUE_NAMES, wire_priority
 from tasks.redis_socket import DEAD_LINK_OPTIONS
-from tasks.redis_url import is_redis, parse_url
+from tasks.redis_url import SCHEMES, is_redis, parse_url
 
 #: Celery insists on a default queue; nobody consumes this one and no route leads to it.
 NO_QUEUE = "mistudio-no-such-queue"
@@ -92,7 +92,7 @@ def make_app(broker_url: str, result_backend: str | None = None) -> Celery:
     )
     app.mistudio_broker, app.mistudio_results = broker, address  # Celery's URLs have no TLS options, and no Sentinels
     if address is not None:
-        app.loader.override_backends = dict.fromkeys(("redis", "rediss", "sentinel"), RESULTS)
+        app.loader.override_backends = dict.fromkeys((scheme.partition("+")[0] for scheme in SCHEMES), RESULTS)
     return app
 
 

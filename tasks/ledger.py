@@ -12,7 +12,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,9 @@ from tasks.wire import Client, Refused, Unable
 
 #: How often a lease is renewed; it lives for LEASE_TTL_S without that.
 LEASE_RENEW_S = 1.0
+
+#: How long a submit waits for replicas to acknowledge what it wrote.
+REPLICATED_WITHIN_S = 1.0
 
 #: A worker that has not been heard of for this long does not count as a consumer.
 BEAT_TTL_S = 10.0
@@ -75,6 +78,9 @@ class Ledger:
     def __init__(self, client: Client) -> None:
         self.client = client
         self.queues = QueueDesk(client)
+        #: Whether as many replicas as the address asks for have acknowledged the last submit; None where it asks for
+        #: none, and before. What they have not acknowledged was accepted, by the master alone.
+        self.replicated: bool | None = None
 
     def close(self) -> None:
         """Close the connection; the next call opens another."""
@@ -98,20 +104,29 @@ class Ledger:
 
     def submit_many(self, groups: Iterable[Sequence[Job]]) -> list[Problem | None]:
         """Accept groups of new jobs in one round trip, each as a whole; for each, None or why it was refused."""
-        calls = [("submit", "", json.dumps([encode_new(job) for job in group])) for group in groups]
-        return [None if status == "ok" else _refusal(status) for status in script.evaluate_all(self.client, calls)]
+        answers = self._submitted(script.evaluate_all, groups)
+        return [None if status == "ok" else _refusal(status) for status in answers]
 
     def try_submit_many(self, groups: Sequence[Sequence[Job]]) -> list[Problem | Unable | Refused | None]:
         """As `submit_many`, but a group that Redis was unable to take has that error in its place.
 
         A group whose last job is there already counts as accepted. Unreachable when it is not known which were.
         """
-        calls = [("submit", "", json.dumps([encode_new(job) for job in group])) for group in groups]
-        answers = script.try_all(self.client, calls)
+        answers = self._submitted(script.try_all, groups)
         return [
             _outcome(answer, group) if isinstance(answer, str) else answer
             for answer, group in zip(answers, groups, strict=True)
         ]
+
+    def _submitted(self, evaluate: Callable[..., list[Any]], groups: Iterable[Sequence[Job]]) -> list[Any]:
+        """The answers to the submission of these groups, and in the same round trip whether replicas have them."""
+        calls = [("submit", "", json.dumps([encode_new(job) for job in group])) for group in groups]
+        if not (wanted := self.client.address.replicas):
+            return evaluate(self.client, calls)
+        self.replicated = False  # also where the answer is lost
+        *answers, count = evaluate(self.client, calls, [("WAIT", wanted, int(REPLICATED_WITHIN_S * 1000))])
+        self.replicated = isinstance(count, int) and count >= wanted
+        return answers
 
     def which_exist(self, job_ids: Sequence[str]) -> set[str]:
         """Those of these ids that have a record."""

@@ -23,3 +23,8 @@ def require_master(shown: str, reply: Any) -> None:
         raise Replica(f"{shown} is a replica of {master}: it takes no writes, and what it holds may be old")
     if role == "sentinel":
         raise Unreachable(f"{shown} is a Sentinel, which holds no data: write sentinel://HOST:PORT/MASTER/DB")
+
+
+def has_no_replicas(reply: Any) -> bool:
+    """Whether this is the reply of a master that no replica follows, as one that was replaced is for some seconds."""
+    return isinstance(reply, list) and len(reply) > 2 and reply[0] == "master" and not reply[2]

@@ -99,6 +99,11 @@ def with_password(url: str, password: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{login.rstrip(':')}:{quote(password, safe='')}@{place}"))
 
 
+def with_sentinel_password(url: str, password: str) -> str:
+    """The URL of Sentinels, which has no password for these yet, with that one."""
+    return f"{url}{'&' if '?' in url else '?'}sentinel_password={quote(password, safe='')}"
+
+
 def is_redis(url: str) -> bool:
     """Whether a URL means a Redis, possibly in a form that `parse_url` refuses."""
     return url.strip().lower().startswith(("redis", "unix:", "valkey", "sentinel"))

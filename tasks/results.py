@@ -8,7 +8,7 @@ import redis
 from celery.backends.redis import RedisBackend
 
 from tasks.master_connection import master_params
-from tasks.redis_url import Address, parse_url
+from tasks.redis_url import Address
 
 
 class _Writing:
@@ -24,11 +24,11 @@ class _Writing:
 
 
 class MasterBackend(RedisBackend):
-    """Celery's own backend for Redis, with the Address that `make_app` has read in place of what the URL leaves out."""
+    """Celery's own backend for Redis, at the Address of the app that `make_app` has read."""
 
-    @property
-    def _address(self) -> Address:
-        return getattr(self.app, "mistudio_results", None) or parse_url(self.url or "redis://")
+    def __init__(self, *args: Any, app: Any, url: str | None = None, **kwargs: Any) -> None:
+        self._address: Address = app.mistudio_results
+        super().__init__(*args, app=app, url=self._address.celery_url, **kwargs)
 
     def _params_from_url(self, url: str, defaults: dict[str, Any]) -> dict[str, Any]:
         first = url.partition(";")[0]

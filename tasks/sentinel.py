@@ -12,7 +12,7 @@ from typing import Any
 
 from tasks.redis_errors import NoMaster, Refused, Silent, Unreachable
 from tasks.redis_url import Address
-from tasks.sentinel_url import Sentinels
+from tasks.sentinel_url import Sentinels, bracketed
 
 #: A Sentinel that is silent leaves time for the others; when all are, they share the time that is left.
 QUICK_S = 0.3
@@ -42,7 +42,7 @@ def find_master(address: Address, ask: Ask, timeout_s: float) -> Address:
                 return answer
             failures[index] = answer
         remaining = [index for index in remaining if isinstance(failures.get(index), Silent)]
-    raise NoMaster(_describe(sentinels, failures))
+    raise NoMaster(_describe(address, failures))
 
 
 def distrust(address: Address) -> None:
@@ -82,8 +82,17 @@ def _ask_one(address: Address, index: int, ask: Ask, patience_s: float) -> Addre
         return error
 
 
-def _describe(sentinels: Sentinels, failures: dict[int, Exception | None]) -> str:
+def _describe(address: Address, failures: dict[int, Exception | None]) -> str:
+    sentinels = address.sentinels
+    assert sentinels is not None
     if any(failure is None for failure in failures.values()):
         return f"the Sentinels at {sentinels.shown} know no master named {sentinels.master}"
-    why = "; ".join(str(failure) for failure in failures.values())
+    asked = sentinel_addresses(address)
+    why = ", ".join(_reason(asked[index], failure) for index, failure in sorted(failures.items()))
     return f"no Sentinel names the master {sentinels.master}: {why or 'no answer in time'}"
+
+
+def _reason(sentinel: Address, failure: Exception | None) -> str:
+    """The place of a Sentinel, and why it does not answer."""
+    words = str(failure).removeprefix(sentinel.shown).lstrip(": ").rstrip(".")
+    return f"{bracketed(sentinel.host)}:{sentinel.port} ({words})"

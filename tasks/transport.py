@@ -10,6 +10,7 @@ import base64
 import functools
 import json
 import logging
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, ClassVar
@@ -172,6 +173,12 @@ class _Connection(Connection):
     """
 
     broker: ClassVar[Address | None] = None
+
+    def __init__(self, hostname: Any = "localhost", *args: Any, **kwargs: Any) -> None:
+        """As kombu's; the URL in Celery's own variable, which it prefers to the app's, means the app's broker."""
+        if self.broker is not None and hostname and hostname == os.environ.get("CELERY_BROKER_URL"):
+            hostname = self.broker.celery_url
+        super().__init__(hostname, *args, **kwargs)
 
     @property
     def address(self) -> Address:

@@ -14,7 +14,7 @@ import select
 import socket
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import hiredis
@@ -27,7 +27,7 @@ from tasks.redis_errors import Replica as Replica
 from tasks.redis_errors import Silent as Silent
 from tasks.redis_errors import Unable as Unable
 from tasks.redis_errors import Unreachable as Unreachable
-from tasks.redis_role import require_master
+from tasks.redis_role import has_no_replicas, require_master
 from tasks.redis_socket import open_socket
 from tasks.redis_url import Address as Address
 from tasks.redis_url import parse_url as parse_url
@@ -185,7 +185,15 @@ class Client:
         """The replies to these commands, none of which was that of a replica."""
         role, *replies = self._exchange([hiredis.pack_command(("ROLE",)), *packed])
         self._check_role(role)
+        if self.address.sentinels is not None and has_no_replicas(role):
+            self._check_still_named()
         return replies
+
+    def _check_still_named(self) -> None:
+        """Unable when the Sentinels name another master: this one serves until it learns that it was replaced."""
+        with suppress(NoMaster):  # without Sentinels there is no failover
+            if find_master(self.address, min(self._timeout_s, _FIND_MASTER_S)) != self._server:
+                raise Unable(f"{self._shown} is no longer the master")
 
     def _refused(self, text: str) -> Refused:
         self._errors.append(Refused(text))
@@ -253,18 +261,19 @@ def connect(url: str, timeout_s: float = 5.0) -> Client:
 
 def find_master(address: Address, timeout_s: float = _FIND_MASTER_S) -> Address:
     """The address of the master that the Sentinels of this one name. NoMaster, within the timeout."""
-    return sentinel.find_master(address, _ask_sentinel, timeout_s)
+    return sentinel.find_master(address, ask_once, timeout_s)
 
 
-class _SentinelClient(Client):
-    """A connection to a Sentinel, whose role is of no interest."""
+class AnyRoleClient(Client):
+    """A connection to whatever is at that address, also a replica or a Sentinel."""
 
     def _check_role(self, reply: Any) -> None:
         self._role_asked_at = time.monotonic()
 
 
-def _ask_sentinel(address: Address, command: Command, timeout_s: float) -> Any:
-    client = _SentinelClient(address, timeout_s)
+def ask_once(address: Address, command: Command, timeout_s: float) -> Any:
+    """The reply of whatever is at that address, over a connection of its own. Unreachable or Refused."""
+    client = AnyRoleClient(address, timeout_s)
     try:
         return client.call(*command)
     finally:

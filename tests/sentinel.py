@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 from tasks import wire
 from tests.conftest import find_redis_server, folder_in_memory, until
@@ -61,12 +62,9 @@ class Server:
 
     def says(self, *command: object) -> object:
         """The reply of whatever it is, also of a replica or a Sentinel."""
-        with closing(wire._SentinelClient(wire.Address(port=self.port, host="127.0.0.1", password=self.auth))) as client:
+        address = wire.Address(host="127.0.0.1", port=self.port, password=self.password or None)
+        with closing(wire.AnyRoleClient(address)) as client:
             return client.call(*command)
-
-    @property
-    def auth(self) -> str | None:
-        return self.password or None
 
     def role(self) -> str:
         """Its role; empty while it does not answer."""
@@ -86,8 +84,8 @@ class Replicated:
 
     @property
     def url(self) -> str:
-        login = f":{self.password}@" if self.password else ""
-        options = f"?sentinel_password={self.password}" if self.password else ""
+        secret = quote(self.password, safe="")
+        login, options = (f":{secret}@", f"?sentinel_password={secret}") if secret else ("", "")
         return f"sentinel://{login}{self.hosts}/{NAME}/0{options}"
 
     @property
@@ -105,7 +103,8 @@ class Replicated:
         return [server for server in self.servers if server is not self.master]
 
     def url_of(self, server: Server) -> str:
-        return f"redis://{f':{self.password}@' if self.password else ''}127.0.0.1:{server.port}/0"
+        login = f":{quote(self.password, safe='')}@" if self.password else ""
+        return f"redis://{login}127.0.0.1:{server.port}/0"
 
     def is_whole(self) -> bool:
         """Whether each Sentinel would fail over, to a master whose replicas are both in step."""

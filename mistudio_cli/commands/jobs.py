@@ -181,7 +181,7 @@ def retry(
     as_json: Json = False,
 ) -> None:
     """Submit jobs that have ended once more, with the same parameters; --failed with those they failed because of."""
-    from mistudio_cli import retrying
+    from mistudio_cli import replication, retrying
 
     failed = failed or chosen.state == [str(State.FAILED)]
     if failed == bool(job_ids) or (job_ids and chosen.is_given):
@@ -198,8 +198,9 @@ def retry(
     else:
         jobs = find_jobs(ledger, job_ids or [])
         begun = retrying.try_again(ledger, settings.places.store, jobs, from_checkpoint=from_checkpoint)
+    replication.warn_if_unreplicated(ledger, begun.jobs)
     if as_json:
-        output.data_json(shapes.retried(begun.jobs, begun.goes_on_at))
+        output.data_json(shapes.retried(begun.jobs, begun.goes_on_at, ledger.replicated))
         return
     for job in begun.jobs:
         why = f"another try of {job.retry_of}; {begun.how(job)}" if job.retry_of else "needed first"
