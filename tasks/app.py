@@ -7,6 +7,7 @@ there is no default queue: a name that is not a kind's has nowhere to go.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celery import Celery
@@ -20,16 +21,26 @@ from tasks.not_celery import refuse
 from tasks.problem import Problem
 from tasks.queues import DEFAULT_PRIORITY, PRIORITY_STEPS, QUEUE_NAMES, wire_priority
 from tasks.redis_socket import DEAD_LINK_OPTIONS
-from tasks.redis_url import SCHEMES, is_redis, parse_url
+from tasks.redis_url import SCHEMES, Address, is_redis, parse_url
 
 #: Celery insists on a default queue; nobody consumes this one and no route leads to it.
 NO_QUEUE = "mistudio-no-such-queue"
 
-#: How long Celery waits for a reply of Redis, and for a connection.
-SOCKET_TIMEOUT_S, CONNECT_TIMEOUT_S = 30.0, 10.0
-
 #: A connection that was not used for so long is asked whether it lives before it is used.
 HEALTH_CHECK_INTERVAL_S = 10
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long Celery waits for a reply of Redis, and for a connection, and after how long it checks an idle one."""
+
+    reply_s: float = 30.0
+    connect_s: float = 10.0
+    idle_s: int = HEALTH_CHECK_INTERVAL_S
+
+
+#: With Sentinels there is another master a few seconds after one hangs.
+PATIENCE, FAILOVER_PATIENCE = Patience(), Patience(5.0, 2.0, 5)
 
 #: Our way to Redis, by name: nobody imports redis-py who only makes an app.
 WIRING = "tasks.transport:Wiring"
@@ -53,6 +64,9 @@ def make_app(broker_url: str, result_backend: str | None = None) -> Celery:
     results_url = result_backend or broker_url
     address = parse_url(results_url, "CELERY_RESULT_BACKEND") if is_redis(results_url) else None
     results = address.celery_url if address else results_url  # a store that is no Redis is left to Celery
+    patience, results_patience = (
+        FAILOVER_PATIENCE if each and each.sentinels else PATIENCE for each in (broker, address)
+    )
     app = Celery("mistudio", broker=broker.celery_url, backend=results, amqp=WIRING, set_as_current=False)
     app.conf.update(
         broker_use_ssl=broker.celery_ssl or False,
@@ -66,16 +80,16 @@ def make_app(broker_url: str, result_backend: str | None = None) -> Celery:
             "priority_steps": list(PRIORITY_STEPS),
             "queue_order_strategy": ORDER,
             # Without these a worker waits for ever for a Redis that is reached but does not answer.
-            "socket_timeout": SOCKET_TIMEOUT_S,
-            "socket_connect_timeout": CONNECT_TIMEOUT_S,
+            "socket_timeout": patience.reply_s,
+            "socket_connect_timeout": patience.connect_s,
             "socket_keepalive": True,
             "socket_keepalive_options": DEAD_LINK_OPTIONS,
-            "health_check_interval": HEALTH_CHECK_INTERVAL_S,
+            "health_check_interval": patience.idle_s,
         },
-        redis_socket_timeout=SOCKET_TIMEOUT_S,
+        redis_socket_timeout=results_patience.reply_s,
         redis_socket_keepalive=address is not None and address.path is None,  # redis-py has none for unix sockets
-        redis_backend_health_check_interval=HEALTH_CHECK_INTERVAL_S,
-        redis_socket_connect_timeout=CONNECT_TIMEOUT_S,
+        redis_backend_health_check_interval=results_patience.idle_s,
+        redis_socket_connect_timeout=results_patience.connect_s,
         result_backend_transport_options={"additional_connection_errors": ("redis.exceptions:InvalidResponse",)},
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
@@ -94,6 +108,10 @@ def make_app(broker_url: str, result_backend: str | None = None) -> Celery:
     if address is not None:
         app.loader.override_backends = dict.fromkeys((scheme.partition("+")[0] for scheme in SCHEMES), RESULTS)
     return app
+
+
+def _patience(address: Address | None) -> Patience:
+    return FAILOVER_PATIENCE if address is not None and address.sentinels is not None else PATIENCE
 
 
 def app_from_environment() -> Celery:

@@ -28,7 +28,8 @@ class MasterBackend(RedisBackend):
 
     def __init__(self, *args: Any, app: Any, url: str | None = None, **kwargs: Any) -> None:
         self._address: Address = app.mistudio_results
-        super().__init__(*args, app=app, url=self._address.celery_url, **kwargs)
+        url = self._address.celery_url.removeprefix("redis+")  # as Celery hands it over
+        super().__init__(*args, app=app, url=url, **kwargs)
 
     def _params_from_url(self, url: str, defaults: dict[str, Any]) -> dict[str, Any]:
         first = url.partition(";")[0]

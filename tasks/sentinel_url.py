@@ -13,6 +13,7 @@ _MOST_HOSTS = 20
 
 _HOST = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:%,/?#@]+))(?::(?P<port>[0-9]{1,5}))?")
 _URL = re.compile(r"(?P<scheme>sentinels?)://(?:(?P<login>[^/?]*)@)?(?P<hosts>[^/?@]*)(?P<rest>.*)", re.IGNORECASE)
+_PATH = re.compile(r"(?:/([^/]*)(?:/([^/]*))?)?/?")
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,10 @@ def split_hosts(url: str) -> tuple[str, tuple[tuple[str, int], ...]]:
 
 def split_path(path: str) -> tuple[str, str]:
     """The master's name and the database from a path like /NAME or /NAME/DB; both may be empty. ValueError for more."""
-    name, *rest = path.strip("/").split("/")
-    if len(rest) > 1:
+    found = _PATH.fullmatch(path)
+    if found is None:
         raise ValueError("more than a name and a database")
-    return name, "".join(rest)
+    return found[1] or "", found[2] or ""
 
 
 def bracketed(host: str) -> str:

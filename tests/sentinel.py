@@ -55,6 +55,9 @@ class Server:
         assert self.process is not None
         self.process.send_signal(number)
 
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
         assert self.process is not None
@@ -132,8 +135,7 @@ class Replicated:
     def restore(self) -> None:
         """Start what was killed, continue what was stopped."""
         for server in (*self.servers, *self.sentinels):
-            assert server.process is not None
-            if server.process.poll() is None:
+            if server.is_running():
                 server.signal(signal.SIGCONT)
             else:
                 server.start()
@@ -141,7 +143,7 @@ class Replicated:
 
     def stop(self) -> None:
         for server in (*self.sentinels, *self.servers):
-            if server.process is not None and server.process.poll() is None:
+            if server.is_running():
                 server.kill()
 
 
