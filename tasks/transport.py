@@ -192,7 +192,7 @@ class _Connection(Connection):
     @property
     def address(self) -> Address:
         """Where this connection leads; only the app's own URL leads to Sentinels."""
-        if self.transport_cls == "sentinel" and self.broker is not None:
+        if self.broker is not None and (self.broker.sentinels is None or self.transport_cls == "sentinel"):
             return self.broker
         return Address(host=self.hostname or "localhost", port=self.port or Address.port)
 

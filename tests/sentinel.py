@@ -18,12 +18,12 @@ from tests.conftest import find_redis_server, folder_in_memory, until
 
 NAME = "mymaster"
 
-#: A server without an answer for so long is down, for a Sentinel.
-DOWN_AFTER_MS = 1000
+#: A server without an answer for so long is down, for a Sentinel: rarely one on a busy machine.
+DOWN_AFTER_MS = 2000
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, all different."""
+    """Ports that are free, all different."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -148,7 +148,7 @@ class Replicated:
 
 
 @contextmanager
-def replicated(password: str = "") -> Iterator[Replicated]:
+def replicated(password: str = "", down_after_ms: int = DOWN_AFTER_MS) -> Iterator[Replicated]:
     """All of them, started and in step."""
     folder, ports = folder_in_memory(), free_ports(6)
     made = [Server(folder / str(port), port, password, is_sentinel=place >= 3) for place, port in enumerate(ports)]
@@ -162,7 +162,7 @@ def replicated(password: str = "") -> Iterator[Replicated]:
     for sentinel in fleet.sentinels:
         sentinel.write(
             f"sentinel monitor {NAME} 127.0.0.1 {ports[0]} 2",
-            f"sentinel down-after-milliseconds {NAME} {DOWN_AFTER_MS}",
+            f"sentinel down-after-milliseconds {NAME} {down_after_ms}",
             f"sentinel failover-timeout {NAME} 2000",
             *([f"sentinel auth-pass {NAME} {password}", f"requirepass {password}"] if password else []),
         )

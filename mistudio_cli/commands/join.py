@@ -18,7 +18,9 @@ app = typer.Typer()
 
 @app.command(help="Make this host one of those that share a Redis and a store")
 def join(
-    url: Annotated[str, typer.Argument(help="The shared Redis, such as redis://lab-server:6379/0, without a password")],
+    url: Annotated[
+        str, typer.Argument(help="The shared Redis, redis://lab-server:6379/0 or sentinel://…, without a password")
+    ],
     store: Annotated[
         str | None, typer.Option(help="Folder where this host sees the shared store; else the setting `store`")
     ] = None,
