@@ -47,8 +47,8 @@ _HUGE = re.compile(rb"(?:[*%~>|]\d{1,7}\r\n|[:+_,#][^\r\n]*\r\n)*[*%~>|]\d{8}")
 _STARTS_SHOWN = 60
 
 #: A connection asks for the server's role when it opens, and in the batch of a call when that was so long ago: a
-#: master that is made a replica by hand keeps its connections.
-_ROLE_EVERY_S = 1.0
+#: master that is made a replica by hand keeps its connections. With Sentinels, one that was replaced does for a while.
+_ROLE_EVERY_S, _ROLE_EVERY_S_WITH_SENTINELS = 5.0, 1.0
 
 #: How long the Sentinels may take to name the master.
 _FIND_MASTER_S = 5.0
@@ -179,7 +179,8 @@ class Client:
         self._role_asked_at = time.monotonic()
 
     def _is_role_old(self) -> bool:
-        return time.monotonic() > self._role_asked_at + _ROLE_EVERY_S
+        every_s = _ROLE_EVERY_S if self.address.sentinels is None else _ROLE_EVERY_S_WITH_SENTINELS
+        return time.monotonic() > self._role_asked_at + every_s
 
     def _ask_role_again(self, packed: list[bytes]) -> list[Any]:
         """The replies to these commands, none of which was that of a replica."""
