@@ -92,6 +92,9 @@ def root(
         str | None, typer.Option(help="Redis to use instead of the home's own", metavar="URL")
     ] = None,
     result_backend: Annotated[str | None, typer.Option(help="Where Celery keeps results", metavar="URL")] = None,
+    owner: Annotated[
+        str | None, typer.Option(help="Owner of submitted jobs; default: the Redis user, else yours", metavar="NAME")
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from")] = False,
     version: Annotated[
         bool,
@@ -103,7 +106,8 @@ def root(
     """Train sparse autoencoders on language models: queues, workers, jobs, features."""
     global _debug
     _debug = debug
-    session.remember_flags({"home": home, "store": store, "broker_url": broker_url, "result_backend": result_backend})
+    flags = {"home": home, "store": store, "broker_url": broker_url, "result_backend": result_backend, "owner": owner}
+    session.remember_flags(flags)
 
 
 def run_command(argv: list[str]) -> int:

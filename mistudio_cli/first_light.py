@@ -62,7 +62,9 @@ def submit_missing(ledger: Ledger, store: Store) -> dict[str, Job | None]:
         elif maker:
             jobs[step.title] = ledger.need(maker)
         else:
-            jobs[step.title] = submit(ledger, store, step.kind, step.values, name=step.name)[-1]
+            jobs[step.title] = submit(
+                ledger, store, step.kind, step.values, name=step.name, owner=session.current_owner()
+            )[-1]
     return jobs
 
 

@@ -10,7 +10,8 @@ from mistudio_cli.probe import PATIENCE_S, Answer, require_answer
 from mistudio_cli.settings import SETTINGS, Settings
 from tasks import wire
 from tasks.ledger import Ledger
-from tasks.redis_url import is_redis, parse_url
+from tasks.owners import owner_of
+from tasks.redis_url import Address, is_redis, parse_url
 
 _flags: dict[str, str] = {}
 
@@ -42,6 +43,13 @@ def connect_ledger(
     if must_answer:
         require_answer(client)
     return Ledger(client)
+
+
+def current_owner(given: str | None = None) -> str:
+    """The owner of what this command submits: `given`, the setting `owner`, or who connects. Problem as `owner_of`."""
+    settings = current_settings()
+    address = parse_url(settings.broker_url) if settings.broker_url else Address()  # the home's own Redis has no users
+    return owner_of(address, given or settings.owner)
 
 
 def _own_broker_url(settings: Settings, *, supervise: bool) -> str:

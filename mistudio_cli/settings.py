@@ -39,6 +39,11 @@ class Settings:
         """Where the user wants Celery's results, or None for the broker."""
         return self.get("result_backend")
 
+    @property
+    def owner(self) -> str | None:
+        """Whom the user named as the owner of jobs."""
+        return self.get("owner")
+
 
 def load(flags: Mapping[str, str | None] | None = None) -> Settings:
     """The settings in force. Problem when `mistudio.toml` cannot be read or has something wrong in it."""

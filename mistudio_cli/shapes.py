@@ -69,6 +69,7 @@ def queued(record: Job) -> dict[str, Any]:
         "priority": record.priority,
         "queued_at": time(record.queued_at),
         "tags": list(record.tags),
+        "owner": record.owner,
     }
 
 
@@ -98,6 +99,7 @@ def job(record: Job) -> dict[str, Any]:
         "error": None if error is None else {"type": error.get("type"), "message": error.get("message")},
         "metrics": record.metrics,
         "eta_s": _rounded(record.left_s),
+        "owner": record.owner,
     }
 
 

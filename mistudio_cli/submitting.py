@@ -51,6 +51,7 @@ FLAGS: dict[str, tuple[Any, Any]] = {
             autocompletion=completion.of(lambda: ("any", "none")),
         ),
     ),
+    "owner": (str | None, typer.Option(None, metavar="NAME", help="Its owner; default: the Redis user, else yours")),
     "dry_run": (
         bool,
         typer.Option(False, "--dry-run", help="Only say what would be submitted, and what it would take"),
@@ -99,6 +100,7 @@ class Manner:
     after: list[str] | None
     tag: list[str] | None
     gpu: str
+    owner: str | None
     dry_run: bool
     wait: bool
     json: bool
@@ -109,7 +111,8 @@ class Manner:
 
         settings = session.current_settings()
         ledger = session.connect_ledger(settings, supervise=not self.dry_run)
-        return KnownArtifacts(ledger, Store(settings.places.store))
+        owner = session.current_owner(self.owner)
+        return KnownArtifacts(ledger, Store(settings.places.store), owner=owner)
 
     def wishes(self, known: KnownArtifacts, *more_tags: str) -> Wishes:
         """What is wished of each job. NotFound for a job to wait for that is not there."""

@@ -31,6 +31,7 @@ class Filter:
     tag: str | tuple[str, ...] | None = None
     since: float | None = None
     until: float | None = None
+    owner: str | tuple[str, ...] | None = None
 
     def accepts(self, job: Job) -> bool:
         """Whether that job is meant, as far as its record tells; the times are the index's affair."""
@@ -40,12 +41,13 @@ class Filter:
             and _fits(self.queue, job.queue)
             and _fits(self.name, job.name)
             and _fits(self.tag, *job.tags)
+            and _fits(self.owner, job.owner or "")
         )
 
     @property
     def indexes(self) -> list[str]:
         """Every index that holds all the jobs meant."""
-        told = {"kind": self.kind, "queue": self.queue, "name": self.name, "tag": self.tag}
+        told = {"kind": self.kind, "queue": self.queue, "name": self.name, "tag": self.tag, "owner": self.owner}
         found = [f"{what}:{words[0]}" for what, wanted in told.items() if len(words := _words(wanted)) == 1]
         if len(self.states) == 1:
             found.append(f"state:{self.states[0]}")

@@ -28,12 +28,14 @@ _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/=@+-]{0,99}")
 class KnownArtifacts:
     """What a kind's `prepare` may ask: artifacts in the store, and those that jobs will make.
 
-    `planned` holds by "family/name" what jobs that have been planned, but not submitted, will make.
+    `planned` holds by "family/name" what jobs that have been planned, but not submitted, will make. `owner` is who
+    submits them, None where that is not known.
     """
 
     ledger: Ledger
     store: Store
     planned: dict[str, Job] = dataclasses.field(default_factory=dict)
+    owner: str | None = None
 
     def manifest(self, family: str, name: str) -> dict[str, Any] | None:
         """The manifest of a finished artifact, or None."""
@@ -110,13 +112,14 @@ def submit(
     job_id: str | None = None,
     tags: Sequence[str] = (),
     gpu: str = "any",
+    owner: str | None = None,
 ) -> list[Job]:
     """Submit a job and those that must come first; the last one is the job asked for. Problem as `plan` raises it.
 
     Without a `job_id` of its own it gets a fresh one.
     """
     wishes = Wishes(priority, tuple(after), tuple(tags), gpu)
-    *before, job = plan(KnownArtifacts(ledger, store), kind_name, values, name=name, wishes=wishes)
+    *before, job = plan(KnownArtifacts(ledger, store, owner=owner), kind_name, values, name=name, wishes=wishes)
     return ledger.submit_all([*before, dataclasses.replace(job, id=job_id or job.id)])
 
 
@@ -168,6 +171,7 @@ def plan(
         limits=limits_set(kind),
         artifact=next(iter(makes), None),
         more_artifacts=tuple(makes)[1:],
+        owner=known.owner,
     )
     known.planned.update(dict.fromkeys(makes, job))
     return [*earlier, job]

@@ -40,6 +40,7 @@ Ids = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")]
 Json = Annotated[bool, typer.Option("--json", help="As JSON")]
+Wide = Annotated[bool, typer.Option("--wide", help="Also their owners")]
 
 
 @app.command("ls")
@@ -48,6 +49,7 @@ def ls(
     chosen: Selection,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Number of jobs at most")] = 50,
     page: Annotated[str | None, typer.Option("--next", help="Go on where a list ended: its `next`")] = None,
+    wide: Wide = False,
     as_json: Json = False,
 ) -> None:
     """List jobs, the newest first."""
@@ -59,7 +61,7 @@ def ls(
     if as_json:
         output.data_json(shapes.jobs(now, found.jobs, found.next))
         return
-    output.table(*tables.jobs(found.jobs, now))
+    output.table(*tables.jobs(found.jobs, now, wide=wide))
     if not found.jobs:
         output.talk("No such jobs.")
     if found.next is not None:
@@ -186,7 +188,8 @@ def retry(
     failed = failed or chosen.state == [str(State.FAILED)]
     if failed == bool(job_ids) or (job_ids and chosen.is_given):
         raise Problem(
-            "Which jobs?", "Name some, or say --failed, with --kind, --queue, --name, --tag, --since or --until"
+            "Which jobs?",
+            "Name some, or say --failed, with --kind, --queue, --name, --tag, --owner, --since or --until",
         )
     settings = session.current_settings()
     ledger = session.connect_ledger(settings, supervise=True)

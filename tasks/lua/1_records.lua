@@ -30,7 +30,8 @@ local function lasting_indexes(id)
   local names = {'all', 'kind:' .. get(id, 'kind'), 'queue:' .. get(id, 'queue'), 'name:' .. get(id, 'name')}
   for _, tag in ipairs(texts_of(get(id, 'tags'))) do names[#names + 1] = 'tag:' .. tag end
   for _, parent in ipairs(texts_of(get(id, 'parents'))) do names[#names + 1] = 'parent:' .. parent end
-  local retry_of = get(id, 'retry_of')
+  local owner, retry_of = get(id, 'owner'), get(id, 'retry_of')
+  if owner ~= '' then names[#names + 1] = 'owner:' .. owner end
   if retry_of ~= '' then names[#names + 1] = 'retry_of:' .. retry_of end
   return names
 end
