@@ -18,7 +18,7 @@ from mistudio_cli.tables import one_line
 #: The nouns and verbs, in the order of the help; each is a file in `mistudio_cli/commands` with an `app`.
 COMMANDS = (
     *("quickstart", "workers", "hosts", "profiles", "submit", "queue", "jobs", "saes"),
-    *("top", "serve", "join", "leave", "doctor", "config"),
+    *("top", "serve", "join", "leave", "fleet", "doctor", "config"),
 )
 
 #: The exception behind every wrong use of the command line, whichever Click this Typer carries.

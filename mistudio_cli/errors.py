@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from tasks.problem import Problem
+from tasks.quotas import OverQuota
 from tasks.visible import shown
 from tasks.wire import NotRedis, Refused, Silent, Unable, Unreachable
 
@@ -20,6 +21,7 @@ class Code(IntEnum):
     NOT_FOUND = 3
     UNREACHABLE = 4
     TIMED_OUT = 5
+    OVER_QUOTA = 6
     FAULT = 70
     INTERRUPTED = 130
     READER_GONE = 141
@@ -32,6 +34,7 @@ MEANINGS: dict[Code, str] = {
     Code.NOT_FOUND: "There is no such job, worker, host or log.",
     Code.UNREACHABLE: "Redis cannot be reached, does not answer, or refuses to serve.",
     Code.TIMED_OUT: "It took longer than `--timeout` allows; what was waited for goes on.",
+    Code.OVER_QUOTA: "The owner's quota of queued jobs has no room: nothing was submitted.",
     Code.FAULT: "An internal error of mistudio; `--debug` shows where.",
     Code.INTERRUPTED: "Ended by Ctrl-C.",
     Code.READER_GONE: "The reader of its output went away, as with `head`.",
@@ -60,6 +63,7 @@ _PROBLEMS: dict[type, Code] = {
     Failed: Code.FAILED,
     NoRedis: Code.UNREACHABLE,
     TimedOut: Code.TIMED_OUT,
+    OverQuota: Code.OVER_QUOTA,
 }
 
 

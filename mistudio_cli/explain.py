@@ -12,6 +12,7 @@ from tasks.ledger import BEAT_TTL_S, Ledger, WorkerBeat
 from tasks.listing import Filter
 from tasks.queue_desk import QueueCount
 from tasks.queues import share
+from tasks.quotas import Quota, read_quotas
 
 #: What is counted in a queue that this version does not have.
 _NOTHING = QueueCount(0, 0, 0, None, None, ())
@@ -40,10 +41,13 @@ class Around:
     parents: Sequence[Job]
     put_back: Sequence[str]
     refused: Sequence[WorkerBeat] = ()  # workers of its queue that may not consume
+    quota: Quota | None = None  # of its owner
+    of_owner: Sequence[Job] = ()  # those that run, where the owner has a quota
 
 
 def look_around(ledger: Ledger, job: Job) -> Around:
     """Read what `explain` needs."""
+    quota = read_quotas(ledger.client).get(job.owner or "")
     now, beats = ledger.now(), [beat for beat in ledger.heartbeats() if job.queue in beat.queues]
     return Around(
         now=now,
@@ -54,6 +58,8 @@ def look_around(ledger: Ledger, job: Job) -> Around:
         parents=[parent for parent in ledger.many(job.parents) if parent],
         put_back=_reasons_it_was_put_back_for(ledger, job),
         refused=[beat for beat in beats if beat.refused],
+        quota=quota,
+        of_owner=ledger.page(Filter(states=(State.RUNNING,), owner=job.owner), 10_000).jobs if quota else (),
     )
 
 
@@ -98,15 +104,32 @@ def _queued(job: Job, around: Around) -> Iterator[Cause]:
         yield Cause(f"Its queue {job.queue} has been paused for {since}.", f"mistudio queue resume {job.queue}")
     for worker in around.refused:
         yield Cause(f"{worker.name} does not consume: {worker.refused}.", "mistudio workers status")
-    if around.workers:
+    over_quota = list(_over_quota(job, around))
+    yield from over_quota
+    if around.workers and not over_quota:
         yield from _busy(job.queue, around)
-    elif not around.refused:
+    elif not around.workers and not around.refused:
         yield Cause(f"Nobody works on its queue {job.queue}.", "mistudio workers start full")
     if around.place:
         before = "1 job comes" if around.place == 1 else f"{around.place} jobs come"
         yield Cause(f"{before} before it in its queue.", f"mistudio queue peek {job.queue}")
-    elif around.workers and around.count.paused_at is None:
+    elif around.place == 0 and around.workers and around.count.paused_at is None and not over_quota:
         yield Cause("It is the next of its queue.", f"mistudio queue peek {job.queue}")
+
+
+def _over_quota(job: Job, around: Around) -> Iterator[Cause]:
+    """What of its owner's quota is used up, and by which jobs."""
+    if around.quota is None:
+        return
+    on_gpus = [other for other in around.of_owner if other.holds_gpu]
+    limits = [("running jobs", around.quota.running, around.of_owner)]
+    limits += [("jobs on GPUs", around.quota.gpus, on_gpus)] if job.may_use_gpu else []
+    for what, limit, users in limits:
+        if limit is not None and len(users) >= limit:
+            by = f": {_some(users)}" if users else ""
+            yield Cause(
+                f"The quota of its owner {job.owner} is {limit} {what}, all used{by}.", "mistudio fleet quota ls"
+            )
 
 
 def _busy(queue: str, around: Around) -> Iterator[Cause]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tasks import host_heartbeat, refused
+from tasks import host_heartbeat, quotas, refused
 from tasks.job import State
 from tasks.ledger import read_beat, read_lease
 from tasks.queues import QUEUE_NAMES, redis_lists
@@ -25,8 +25,13 @@ _TYPES: dict[str, str] = {
     **{f"{PREFIX}{name}": "hash" for name in ("workers", "devices", "hosts", "paused", "coming", "heirs", "served_at")},
     **{f"{PREFIX}{name}": "zset" for name in ("by:all", "ids", "leases", "ended")},
     **{f"{PREFIX}by:state:{state}": "zset" for state in State},
-    **{f"{PREFIX}queue:{queue}:{what}": "zset" for queue in QUEUE_NAMES for what in ("order", "queued", "running")},
-    **{f"{PREFIX}{name}": "string" for name in ("schema", "upkeep_at", "reaped_at")},
+    **{
+        f"{PREFIX}queue:{queue}:{what}": "zset"
+        for queue in QUEUE_NAMES
+        for what in ("order", "queued", "running", "over_quota")
+    },
+    **{f"{PREFIX}{name}": "string" for name in ("schema", "upkeep_at", "reaped_at", "quotas")},
+    f"{PREFIX}over_quota": "set",
     **{name: "list" for queue in QUEUE_NAMES for name in redis_lists(queue)},
     refused.KEY: "list",
     "unacked": "hash",
@@ -55,6 +60,7 @@ def find(client: Client) -> list[Damage]:
         *_unreadable(f"{PREFIX}workers", beats.items(), read_beat),
         *_unreadable(host_heartbeat.KEY, hosts.items(), host_heartbeat.decode),
         *_unreadable(f"{PREFIX}devices", leases.items(), read_lease),
+        *_unreadable(quotas.KEY, [("", client.call("GET", quotas.KEY))], quotas.decode_strictly),
         *_unreadable_records(client),
     ]
 

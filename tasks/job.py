@@ -19,7 +19,7 @@ from tasks.parameters import flag_of as flag_of
 from tasks.parameters import types_of as types_of
 from tasks.parameters import wrong_value
 from tasks.problem import Problem
-from tasks.queues import DEFAULT_PRIORITY, Limits, queue_named
+from tasks.queues import DEFAULT_PRIORITY, Limits, Resource, queue_named
 from tasks.stop_grace import LONGEST_S
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ DEFAULT_ATTEMPTS, RESUMABLE_ATTEMPTS = 3, 10
 
 #: How many metrics a job may have: each costs its record some bytes.
 METRICS_TOLD = 12
+
+#: The wish for no GPU.
+NO_GPU = "none"
 
 #: How long a job that was told to stop may take for its checkpoint, if its kind does not say.
 STOP_GRACE_S = 20.0
@@ -119,6 +122,17 @@ class Job:
     started_at: float | None = None
     finished_at: float | None = None
     owner: str | None = None
+
+    @property
+    def may_use_gpu(self) -> bool:
+        """Whether it is of a kind for GPUs, and nobody wished that it has none."""
+        kind = kinds().get(self.kind)
+        return kind is not None and queue_named(kind.queue).resource is Resource.GPU and self.gpu != NO_GPU
+
+    @property
+    def holds_gpu(self) -> bool:
+        """Whether it counts for its owner's quota of GPUs: it runs, and uses one or may get one yet."""
+        return self.state is State.RUNNING and self.may_use_gpu and self.device != "cpu"
 
     @property
     def limits_in_force(self) -> Limits:

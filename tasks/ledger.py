@@ -22,6 +22,7 @@ from tasks.lease import Card, Lease, Refusal
 from tasks.listing import Filter, Page, children, other_tries, page, records
 from tasks.problem import Problem
 from tasks.queue_desk import QueueDesk
+from tasks.quotas import over_quota
 from tasks.records import encode_new, finite, finite_number, pairs, readable
 from tasks.script import PREFIX
 from tasks.upkeep import LEASE_TTL_S, Upkeep
@@ -384,6 +385,9 @@ def _outcome(status: str, group: Sequence[Job]) -> Problem | None:
 
 
 def _refusal(status: str) -> Problem:
+    if status.startswith("quota "):
+        _, limit, unstarted, new, owner = status.split(" ", 4)
+        return over_quota(owner, int(limit), int(unstarted), int(new))
     if status.startswith("taken "):
         _, artifact, maker = status.split(" ", 2)
         return Problem(

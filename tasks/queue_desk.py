@@ -57,11 +57,15 @@ class QueueDesk:
         return sum(self._read([("LLEN", name) for name in redis_lists(queue)]))
 
     def order(self, queue: str, limit: int) -> list[str]:
-        """Ids of the first queued jobs, in the order in which they will be served."""
-        return self._client.call("ZRANGE", _key(queue, "order"), 0, limit - 1)
+        """Ids of the first queued jobs, in the order in which they will be served.
+
+        Those whose owner's quota is reached come last: they wait for that, and no worker is offered them.
+        """
+        ready, held_back = self._read([("ZRANGE", _key(queue, what), 0, limit - 1) for what in ("order", "over_quota")])
+        return [*ready, *held_back][:limit]
 
     def place(self, queue: str, job_id: str) -> int | None:
-        """How many queued jobs of the queue are served before that one; None when it is not queued there."""
+        """How many queued jobs of the queue are served before that one; None when it is not, or over a quota."""
         return self._client.call("ZRANK", _key(queue, "order"), job_id)
 
     def pause(self, queue: str) -> bool:

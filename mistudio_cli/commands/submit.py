@@ -82,6 +82,7 @@ def submit_many(file: str, manner: Manner, *, again: bool = False) -> None:
     """Submit the jobs that the lines of a file ask for, or tell all that is wrong with them."""
     from mistudio_cli.bulk import plan_lines, read_lines, submit_lines
     from tasks.once import first_id
+    from tasks.quotas import refuse_beyond_quota
 
     told, known, done = read_lines(file), manner.open(), 0
     wishes = manner.wishes(known)
@@ -91,6 +92,7 @@ def submit_many(file: str, manner: Manner, *, again: bool = False) -> None:
     if manner.dry_run:
         submitting.carry_out(known, [job for line in lines for job in line.jobs], manner)
         return
+    refuse_beyond_quota(known.ledger.client, known.owner, sum(len(line.jobs) for line in lines if not line.is_there))
     late: list[Fault] = []
     failure: Exception | None = None
     before = sum(line.is_there for line in lines)

@@ -15,11 +15,38 @@ local function step_of(id)
   return math.max(0, STEPS - 1 - number(id, 'priority'))
 end
 
--- Puts a queued job in its place; `place` 'top' is before all others of its queue.
-local function enter_order(id, place)
+-- The number that decides a job's place within its step; `place` 'top' is before all others of its queue.
+local function give_turn(id, place)
   if place == 'top' then set(id, 'turn', redis.call('DECR', PREFIX .. 'first_turn')) end
   if get(id, 'turn') == '' then set(id, 'turn', redis.call('INCR', PREFIX .. 'last_turn')) end
-  redis.call('ZADD', order_key(get(id, 'queue')), step_of(id) * 1e13 + number(id, 'turn'), id)
+end
+
+local function score_of(id) return step_of(id) * 1e13 + number(id, 'turn') end
+
+-- The jobs in a queue's order, by their owner and by whether they may use a GPU.
+local function need_of(id) return get(id, 'may_use_gpu') == '1' and 'gpu' or 'cpu' end
+local function ready_key(queue, need, owner) return PREFIX .. 'queue:' .. queue .. ':ready:' .. need .. ':' .. owner end
+
+-- Those whose owner's quota is reached: in no order and without a message until the quota has room.
+local function over_key(queue) return PREFIX .. 'queue:' .. queue .. ':over_quota' end
+local function over_key_of(queue, need, owner) return over_key(queue) .. ':' .. need .. ':' .. owner end
+
+-- Puts a queued job in its place.
+local function enter_order(id)
+  local queue, score = get(id, 'queue'), score_of(id)
+  redis.call('ZADD', order_key(queue), score, id)
+  redis.call('ZADD', ready_key(queue, need_of(id), get(id, 'owner')), score, id)
+end
+
+local function leave_order(id)
+  local queue, need, owner = get(id, 'queue'), need_of(id), get(id, 'owner')
+  redis.call('ZREM', order_key(queue), id)
+  redis.call('ZREM', ready_key(queue, need, owner), id)
+  if get(id, 'over_quota') == '1' then
+    redis.call('ZREM', over_key(queue), id)
+    redis.call('ZREM', over_key_of(queue, need, owner), id)
+    set(id, 'over_quota', '')
+  end
 end
 
 local function bell_of(id, step)

@@ -20,6 +20,7 @@ local function refuse_submit(records)
     end
     made[record.id] = true
   end
+  return refuse_unstarted(records)
 end
 
 -- records: JSON list of the fields of new jobs, parents before their children. All are accepted, or none. id is unused.
@@ -53,9 +54,9 @@ function operations.claim(id, token, worker, host, pid, ttl, queue, step)
   if get(id, 'state') ~= 'queued' then return 'not queued' end
   if queue ~= '' and (queue ~= get(id, 'queue') or tonumber(step) ~= step_of(id)) then return 'moved' end
   if is_paused(get(id, 'queue')) then ring(id, true); return 'paused' end
-  set(id, 'attempt', number(id, 'attempt') + 1)
-  set(id, 'token', token); set(id, 'worker', worker); set(id, 'worker_pid', pid); set(id, 'host', host)
-  set(id, 'device', ''); set(id, 'progress', '')
+  if reached_by(id) then hold_back(id); return 'over quota' end
+  redis.call('HSET', job_key(id), 'attempt', number(id, 'attempt') + 1, 'token', token, 'worker', worker,
+    'worker_pid', pid, 'host', host, 'device', '', 'progress', '')
   redis.call('HSET', PREFIX .. 'served_at', get(id, 'queue'), now_text)
   move(id, 'running', 'claimed', token)
   redis.call('ZADD', PREFIX .. 'leases', now + tonumber(ttl), id)

@@ -30,6 +30,7 @@ end
 -- Cancels at most `most` of the queue's queued jobs; answers with how many.
 function operations.purge(queue, reason, most)
   local ids = redis.call('ZRANGE', order_key(queue), 0, tonumber(most) - 1)
+  if #ids == 0 then ids = redis.call('ZRANGE', over_key(queue), 0, tonumber(most) - 1) end
   for _, id in ipairs(ids) do
     set(id, 'cancel_requested', '1')
     end_job(id, 'cancelled', reason)
@@ -43,12 +44,12 @@ local function replace(id, change, place, reason)
   if state == '' then return 'unknown' end
   if state ~= 'queued' and state ~= 'waiting' then return state end
   redis.call('ZREM', live_key(id, state), id)
-  redis.call('ZREM', order_key(get(id, 'queue')), id)
+  leave_order(id)
   change()
   redis.call('ZADD', live_key(id, state), state == 'queued' and get(id, 'queued_at') or now_text, id)
   if state == 'queued' then
-    enter_order(id, place)
-    ring(id, place == 'top')
+    give_turn(id, place)
+    offer(id, place == 'top')
   end
   tell(id, state, reason)
   return 'ok'

@@ -84,6 +84,7 @@ function operations.upkeep(_, told)
       ring_again(queue, told.bell_patience_s, told.most_bells)
     end
   end)
+  on_each(redis.call('SMEMBERS', PREFIX .. 'over_quota'), offer_held_back)
   pcall(forget_lost_bells, told.unacked_patience_s)
   pcall(retire, told.keep_s, told.keep_jobs, told.most_retired)
   return 'ok'

@@ -8,7 +8,7 @@ function operations.migrate(cursor, most)
   for _, id in ipairs(ids) do
     local state = get(id, 'state')
     index(id)
-    if state == 'queued' and get(id, 'turn') == '' then enter_order(id); ring(id) end
+    if state == 'queued' and get(id, 'turn') == '' then give_turn(id); enter_order(id); ring(id) end
     if ENDED[state] then redis.call('ZADD', PREFIX .. 'ended', get(id, 'finished_at'), id) end
   end
   if #ids == tonumber(most) then return 'more' end

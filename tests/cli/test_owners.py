@@ -4,43 +4,12 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mistudio_cli.assembly import run_command
-from tasks import wire
 from tasks.ledger import Ledger
-from tests.conftest import RedisServer
-
-
-@pytest.fixture
-def home(
-    session_redis: RedisServer, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Ledger]:
-    """This process's home is an empty one; its ledger."""
-    monkeypatch.setenv("MISTUDIO_HOME", str(tmp_path))
-    monkeypatch.setenv("CELERY_BROKER_URL", session_redis.url)
-    monkeypatch.setenv("MISTUDIO_OWNER", "")  # so that what a flag sets is gone afterwards
-    opened: list[wire.Client] = []
-    connect = wire.connect
-
-    def connect_and_note(*words: Any) -> wire.Client:
-        opened.append(connect(*words))
-        return opened[-1]
-
-    monkeypatch.setattr(wire, "connect", connect_and_note)
-    yield ledger
-    for client in opened:
-        client.close()
-
-
-def run(*words: str) -> int:
-    """Run a command as a process of its own would, which does not inherit the flags of the one before."""
-    os.environ["MISTUDIO_OWNER"] = ""
-    return run_command(list(words))
+from tests.cli.in_process import home as home  # a fixture
+from tests.cli.in_process import run
 
 
 def owner(ledger: Ledger) -> str | None:
