@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from enum import IntEnum
@@ -9,7 +10,7 @@ from enum import IntEnum
 from tasks.problem import Problem
 from tasks.quotas import OverQuota
 from tasks.visible import shown
-from tasks.wire import NotRedis, Refused, Silent, Unable, Unreachable
+from tasks.wire import NotPermitted, NotRedis, Refused, Silent, Unable, Unreachable
 
 
 class Code(IntEnum):
@@ -109,9 +110,15 @@ def _of_redis(error: Unreachable | Refused) -> Explained:
             return Explained(f"Redis at {error}.", see, Code.UNREACHABLE)
         case Unable():
             return Explained(f"Redis cannot serve this now: {error}.", see, Code.UNREACHABLE)
+        case NotPermitted():
+            told = re.sub(r"^NOPERM |.*@user_script: ?\d+: ", "", str(error)).rstrip(". ")
+            return Explained(f"The Redis user lacks the right to do this: {told}.", _WITH_RIGHTS, Code.UNREACHABLE)
         case Unreachable():
             return Explained(f"Redis cannot be reached: {_reason(error)}.", see, Code.UNREACHABLE)
     return Explained(f"Redis refuses: {str(error).rstrip('.')}.", see, Code.UNREACHABLE)
+
+
+_WITH_RIGHTS = "Connect as a user of another role; what each may do: mistudio fleet acl"
 
 
 def _reason(error: Unreachable) -> str:

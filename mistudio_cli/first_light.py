@@ -80,6 +80,13 @@ def ledger_for(settings: Settings) -> Iterator[Ledger]:
                 fleet.shutdown(settings.places, output.talk)
 
 
+def check_rights(ledger: Ledger) -> None:
+    """NotPermitted, before anything is submitted, where workers must be started and could not run."""
+    served = {queue for beat in ledger.workers() for queue in beat.queues}
+    if not {kind_named(step.kind).queue for step in steps()} <= served:
+        session.check_rights(ledger)
+
+
 @contextmanager
 def workers_for(settings: Settings, ledger: Ledger, jobs: Sequence[Job]) -> Iterator[None]:
     """Workers for these jobs while the block runs: those that are there, else the profile `minimal`.

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from mistudio_cli.settings import redacted
 from tasks import wire
@@ -22,16 +23,18 @@ def resolve_url(url: str, password_file: Path | None, ask: Callable[[], str]) ->
     Problem for a password in the URL itself, which every user of the host could read, and for one that is wrong.
     Unreachable when Redis is not there.
     """
-    if parse_url(url, "URL").password is not None:
+    parts = urlsplit(url.strip())
+    if parts.password is not None or (not parts.username and parse_url(url, "URL").password is not None):
         raise Problem(
             "A password on the command line can be read by every user of this host.",
             "Leave it out: it is asked for, or taken from --password-file FILE",
         )
     if password_file is not None:
         url = with_password(url, _read_password(password_file))
-    elif _wants_password(url):
+    elif parts.username or _wants_password(url):
         if not sys.stdin.isatty():
-            raise Problem(f"Redis at {parse_url(url).shown} wants a password.", "Give it by --password-file FILE")
+            where = f"The Redis user {parts.username}" if parts.username else f"Redis at {parse_url(url).shown}"
+            raise Problem(f"{where} wants a password.", "Give it by --password-file FILE")
         url = with_password(url, ask())
     if _wants_password(url):
         raise Problem(f"Redis at {parse_url(url).shown} does not take this password.", "Check it, and its user's name")

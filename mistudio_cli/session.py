@@ -45,11 +45,27 @@ def connect_ledger(
     return Ledger(client)
 
 
+def check_rights(ledger: Ledger) -> None:
+    """NotPermitted when workers could not run as this connection's Redis user; Unreachable when Redis is not there.
+
+    A Redis that refuses writes for another reason is a matter of the workers, which wait for it.
+    """
+    try:
+        ledger.check_rights()
+    except (wire.Unable, wire.Refused) as error:
+        if isinstance(error, wire.NotPermitted):
+            raise
+
+
 def current_owner(given: str | None = None) -> str:
     """The owner of what this command submits: `given`, the setting `owner`, or who connects. Problem as `owner_of`."""
-    settings = current_settings()
-    address = parse_url(settings.broker_url) if settings.broker_url else Address()  # the home's own Redis has no users
-    return owner_of(address, given or settings.owner)
+    return owner_of(current_address(), given or current_settings().owner)
+
+
+def current_address() -> Address:
+    """The Redis in force, without asking whether it is there; the home's own is any, and has no users."""
+    url = current_settings().broker_url
+    return parse_url(url) if url else Address()
 
 
 def _own_broker_url(settings: Settings, *, supervise: bool) -> str:

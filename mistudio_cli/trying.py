@@ -31,8 +31,8 @@ _FIXES = {
     "MISCONF": "It cannot write to its own disk: see its log, and the disk of its `dir`",
     "LOADING": "It is loading its data: try again in a moment",
     "BUSY": "It is busy with a script: redis-cli SCRIPT KILL",
-    "NOPERM": "Its user lacks rights: redis-cli ACL SETUSER NAME ~* &* +@all -@admin",
-    "can't run this command": "Its user lacks rights: redis-cli ACL SETUSER NAME ~* &* +@all -@admin",
+    "NOPERM": "Its user lacks rights that workers need: mistudio fleet acl worker",
+    "can't run this command": "Its user lacks rights that workers need: mistudio fleet acl worker",
     "NOAUTH": "It wants a password: redis://:PASSWORD@HOST:PORT/DB in CELERY_BROKER_URL",
 }
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import suppress
 from typing import Any
 
 from tasks.job import JobKind, kinds
 from tasks.ledger import Ledger
 from tasks.queues import DEFAULT_PRIORITY, SEPARATOR, redis_lists, wire_priority
+from tasks.wire import NotPermitted
 
 log = logging.getLogger("mistudio.consumer")
 
@@ -29,7 +31,16 @@ return 1
 
 
 def bring_home(ledger: Ledger) -> int:
-    """Move what is for us to the queues of its tasks; returns how many messages."""
+    """Move what is for us to the queues of its tasks; returns how many messages.
+
+    A worker whose Redis user has no right to the queue `celery`, which is another app's, leaves it alone.
+    """
+    with suppress(NotPermitted):
+        return _bring_home(ledger)
+    return 0
+
+
+def _bring_home(ledger: Ledger) -> int:
     return sum(_move(ledger, source, raw) for source in _LISTS for raw in _entries(ledger, source))
 
 

@@ -205,6 +205,10 @@ class Ledger:
         """Forget a job that has ended: "ok", "unknown", or the state of one that has not."""
         return self._change("remove", job_id)
 
+    def check_rights(self) -> None:
+        """NotPermitted where this connection's Redis user may submit or read jobs, and no more."""
+        self._change("check_rights", "")
+
     def upkeep(self, told: Upkeep) -> None:
         """Mend what got lost, raise what starves and retire what is old, unless somebody has just done it."""
         self._change("upkeep", "", json.dumps(dataclasses.asdict(told)))

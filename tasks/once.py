@@ -11,6 +11,9 @@ from tasks.script import PREFIX
 #: For how long a list is recognized.
 _KEPT_S = 30 * 86400
 
+#: The ids by the lists' digests (hash), and when each list was submitted (sorted set).
+_IDS, _TIMES = f"{PREFIX}lists", f"{PREFIX}lists:at"
+
 
 def first_id(ledger: Ledger, lines: Sequence[str], wishes: object, *, again: bool = False) -> str:
     """The id from which the jobs of these lines have theirs: the same for the same lines, unless `again`.
@@ -20,6 +23,16 @@ def first_id(ledger: Ledger, lines: Sequence[str], wishes: object, *, again: boo
     import hashlib  # loads OpenSSL, which other commands have no use for
 
     canonical = json.dumps([list(lines), repr(wishes)])
-    key = f"{PREFIX}many:{hashlib.sha256(canonical.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
-    ledger.client.call("SET", key, new_job_id(), "EX", _KEPT_S, *([] if again else ["NX"]))
-    return str(ledger.client.call("GET", key))
+    digest = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    _forget_old_lists(ledger)
+    noted = None if again else ledger.client.call("GET", f"{PREFIX}many:{digest}")  # as an older mistudio noted it
+    ledger.client.call("ZADD", _TIMES, *([] if again else ["NX"]), ledger.now(), digest)
+    ledger.client.call("HSET" if again else "HSETNX", _IDS, digest, noted or new_job_id())
+    return str(ledger.client.call("HGET", _IDS, digest))
+
+
+def _forget_old_lists(ledger: Ledger) -> None:
+    old = ledger.client.call("ZRANGEBYSCORE", _TIMES, "-inf", ledger.now() - _KEPT_S, "LIMIT", 0, 1000)
+    if old:
+        ledger.client.call("HDEL", _IDS, *old)
+        ledger.client.call("ZREM", _TIMES, *old)

@@ -37,6 +37,9 @@ _WHOLE_CALL = 10
 _HUGE = re.compile(rb"(?:[*%~>|]\d{1,7}\r\n|[:+_,#][^\r\n]*\r\n)*[*%~>|]\d{8}")
 _STARTS_SHOWN = 60
 
+#: What a server says of a command, or of one inside a script, that the connection's user has no right to.
+_NOT_PERMITTED = re.compile(r"\bNOPERM\b|executing the script can't|ACL failure")
+
 _UNFINISHED = object()
 _REPLY_TYPES = (str, int, list, type(None))
 
@@ -59,6 +62,10 @@ class Unable(Unreachable):
 
 class Refused(Exception):
     """Redis answered a command with an error."""
+
+
+class NotPermitted(Refused):
+    """The Redis user of the connection lacks the right to a command, a key or a channel."""
 
 
 class Client:
@@ -150,7 +157,7 @@ class Client:
                 raise judged if isinstance(judged := self._judged(reply), Unable) else refused
 
     def _refused(self, text: str) -> Refused:
-        self._errors.append(Refused(text))
+        self._errors.append(NotPermitted(text) if _NOT_PERMITTED.search(text) else Refused(text))
         return self._errors[-1]
 
     def _exchange(self, request: bytes, count: int) -> list[Any]:

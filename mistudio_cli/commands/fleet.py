@@ -1,4 +1,4 @@
-"""`mistudio fleet`: what holds for all who share a Redis: quotas of owners."""
+"""`mistudio fleet`: what holds for all who share a Redis: quotas of owners, rights of Redis users."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from typing import Annotated
 
 import typer
 
-from mistudio_cli import output, quota_view, session
+from mistudio_cli import completion, output, quota_view, session
 from mistudio_cli.errors import NotFound
+from tasks import acl
 from tasks.ledger import Ledger
 from tasks.owners import check_owner
 from tasks.problem import Problem
 from tasks.quotas import LIMITS, Quota, set_quota, unset_quota
+from tasks.visible import shown
 
-app = typer.Typer(help="Set what holds for all who share a Redis: quotas", no_args_is_help=True)
+app = typer.Typer(help="Set what holds for all who share a Redis: quotas, rights of users", no_args_is_help=True)
 quota = typer.Typer(help="Limit the jobs of each owner", no_args_is_help=True)
 app.add_typer(quota, name="quota")
 
@@ -24,6 +26,33 @@ Json = Annotated[bool, typer.Option("--json", help="As JSON")]
 @app.callback()
 def noun() -> None:
     """Set what holds for all who share a Redis."""
+
+
+@app.command("acl")
+def print_acl(
+    role: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[ROLE]",
+            help="admin, worker, submitter or reader; default: all",
+            autocompletion=completion.of(lambda: [role.name for role in acl.ROLES]),
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the Redis user; default: mistudio-ROLE")
+    ] = None,
+) -> None:
+    """Print commands for redis-cli that create a Redis user for each role. Put a password in each first."""
+    if name is not None and role is None:
+        raise Problem("A name is for the user of one role.", "Give a role: mistudio fleet acl submitter --name NAME")
+    if name is not None:
+        check_owner(name)
+    chosen = tuple(known for known in acl.ROLES if role in (None, known.name))
+    if not chosen:
+        raise Problem(
+            f"There is no role {shown(role or '')}.", f"Roles: {', '.join(known.name for known in acl.ROLES)}"
+        )
+    output.data("\n".join(acl.lines(chosen, name, session.current_address().db)))
 
 
 @quota.command("set")

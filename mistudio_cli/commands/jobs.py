@@ -120,6 +120,7 @@ def rm(chosen: Selection, job_ids: Ids = None, yes: Yes = False) -> None:
         raise Problem(f"{live[0]} has not ended.", f"Cancel it first: mistudio jobs cancel {live[0]}")
     if not _any(jobs):
         return
+    ledger.check_rights()
     chosen.confirm(f"Remove {_count(jobs)}?", yes=yes)
     awaited = ledger.awaited_checkpoints()
     for job in jobs:

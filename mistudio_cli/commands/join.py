@@ -35,7 +35,9 @@ def join(
     place = None if store is None else membership.check_place_of_store(store)
     full_url = membership.resolve_url(url, password_file, lambda: typer.prompt("Password of Redis", hide_input=True))
     places = session.current_settings().places
-    membership.check_store(Ledger(connect(full_url)), place or places.store)
+    ledger = Ledger(connect(full_url))
+    session.check_rights(ledger)
+    membership.check_store(ledger, place or places.store)
     wanted = membership.settings_to_write(full_url, place)
     control.check_broker(places, full_url)
     with joined_settings.written(places, wanted):

@@ -100,7 +100,7 @@ def start(
     if new_store:
         _forget_store_of_others(session.connect_ledger(settings, supervise=True))
     if not foreground:
-        session.connect_ledger(settings, supervise=True).now()  # a Redis that cannot be reached is said at once
+        session.check_rights(session.connect_ledger(settings, supervise=True))  # at once, before anything is started
     _hold_against_machine(f"The profile {wanted}" if wanted else specs[0].name, specs, strict)
     if foreground:
         control.run_in_foreground(settings, wanted, specs, grace)
@@ -197,8 +197,10 @@ def scale(
 ) -> None:
     """Run so many workers of a queue. Idle ones go first, and none is cut short: it finishes what it runs."""
     wanted = dict(_count(word) for word in counts)
+    settings = session.current_settings()
+    session.check_rights(session.connect_ledger(settings, supervise=True))
     with _answers_awaited("Scaling …"):
-        more, fewer = fleet.scale(session.current_settings(), wanted, _tell_step, timeout)
+        more, fewer = fleet.scale(settings, wanted, _tell_step, timeout)
     for said, names in (("New", more), ("Leaving, after their last jobs", fewer)):
         if names:
             output.talk(f"{said}: {', '.join(names)}.")

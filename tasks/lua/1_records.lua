@@ -15,6 +15,9 @@ local function get(id, field) return redis.call('HGET', job_key(id), field) or '
 local function number(id, field) return tonumber(get(id, field)) or 0 end
 local function set(id, field, value) redis.call('HSET', job_key(id), field, value) end
 
+-- Refuses at once, before anything is written, whose role in docs/machines.md lacks DEL: `submitter` and `reader`.
+local function demand_rights() redis.call('DEL', PREFIX .. 'rights') end
+
 -- The texts of a JSON list in a record. What others made unreadable counts as empty, so that it holds up no other job.
 local function texts_of(json)
   local is_read, list = pcall(cjson.decode, json)

@@ -43,7 +43,6 @@ local function enter_end(id, ran)
   local recent = PREFIX .. 'queue:' .. get(id, 'queue') .. ':ended'
   if ran then redis.call('ZADD', recent, now_text, id) end
   redis.call('ZREMRANGEBYSCORE', recent, '-inf', now - 900)
-  redis.call('EXPIRE', series_key(id), SERIES_KEPT_S)
   for _, artifact in ipairs(made_by(get(id, 'artifact'), get(id, 'more_artifacts'))) do
     let_go('coming', artifact, id)
   end
@@ -87,6 +86,7 @@ local function end_job(id, state, reason)
     table.sort(children)  -- those that were submitted first start first
     for _, child in ipairs(children) do
       redis.call('SREM', PREFIX .. 'waits:' .. child, parent)
+      redis.call('SREM', PREFIX .. 'children:' .. parent, child)
       if get(child, 'state') == 'waiting' then
         if how ~= 'succeeded' then
           local which = parent .. ' (' .. get(parent, 'kind') .. ') ' .. how
@@ -97,7 +97,6 @@ local function end_job(id, state, reason)
         end
       end
     end
-    redis.call('DEL', PREFIX .. 'children:' .. parent)
   end
 end
 

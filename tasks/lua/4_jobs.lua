@@ -121,11 +121,18 @@ function operations.remove(id)
   local state = get(id, 'state')
   if state == '' then return 'unknown' end
   if not ENDED[state] then return state end
+  demand_rights()
   leave_state(id)
   unindex(id)
   redis.call('ZREM', PREFIX .. 'ended', id)
   redis.call('UNLINK', job_key(id), series_key(id))
   redis.call('UNLINK', PREFIX .. 'events:' .. id, PREFIX .. 'waits:' .. id, PREFIX .. 'children:' .. id)
+  return 'ok'
+end
+
+-- Whether the caller may do what changes more than jobs: it is refused otherwise.
+function operations.check_rights()
+  demand_rights()
   return 'ok'
 end
 

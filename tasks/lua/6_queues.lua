@@ -12,6 +12,7 @@ local function take_back(queue, step)
 end
 
 function operations.pause(queue)
+  demand_rights()
   if is_paused(queue) then return 'paused already' end
   redis.call('HSET', PREFIX .. 'paused', queue, now_text)
   for step = 0, STEPS - 1 do
@@ -22,6 +23,7 @@ function operations.pause(queue)
 end
 
 function operations.resume(queue)
+  demand_rights()
   if redis.call('HDEL', PREFIX .. 'paused', queue) == 0 then return 'not paused' end
   for step = 0, STEPS - 1 do take_back(queue, step) end
   return 'ok'

@@ -17,6 +17,7 @@ end
 
 -- Forget what the workers shared, unless one of them lives, whose name is the answer then.
 function operations.forget_fleet(_, ttl)
+  demand_rights()
   local lines = redis.call('HGETALL', PREFIX .. 'workers')
   for place = 1, #lines, 2 do
     local read, beat = pcall(cjson.decode, lines[place + 1])

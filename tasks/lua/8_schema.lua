@@ -4,6 +4,7 @@
 -- 1 -> 2: the indexes by name and by id, the order of the queued jobs, the end of the others.
 -- 2 -> 3: the indexes by parent and by the job that is tried again.
 function operations.migrate(cursor, most)
+  demand_rights()
   local ids = redis.call('ZRANGE', PREFIX .. 'by:all', tonumber(cursor), tonumber(cursor) + tonumber(most) - 1)
   for _, id in ipairs(ids) do
     local state = get(id, 'state')
@@ -20,7 +21,7 @@ local function schema()
   local told = tonumber(redis.call('GET', PREFIX .. 'schema') or nil)
   if told then return told end
   if redis.call('EXISTS', PREFIX .. 'by:all') == 1 then return 1 end
-  redis.call('SET', PREFIX .. 'schema', SCHEMA)
+  redis.call('INCRBY', PREFIX .. 'schema', SCHEMA)  -- and not SET, which could write a quota: no submitter may
   return SCHEMA
 end
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,13 @@ def home(
     monkeypatch.setenv("MISTUDIO_HOME", str(tmp_path))
     monkeypatch.setenv("CELERY_BROKER_URL", session_redis.url)
     monkeypatch.setenv("MISTUDIO_OWNER", "")  # so that what a flag sets is gone afterwards
+    with clients_closed(monkeypatch):
+        yield ledger
+
+
+@contextmanager
+def clients_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close what commands open: a process of their own would do so when it ends."""
     opened: list[wire.Client] = []
     connect = wire.connect
 
@@ -31,7 +39,7 @@ def home(
         return opened[-1]
 
     monkeypatch.setattr(wire, "connect", connect_and_note)
-    yield ledger
+    yield
     for client in opened:
         client.close()
 

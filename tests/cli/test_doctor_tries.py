@@ -70,7 +70,7 @@ def test_a_user_who_lacks_a_right_is_found(here: Cli, right: str) -> None:
     url = here.broker_url.replace("redis+socket://", "redis+socket://lab:pw@")
     found = failures(here, CELERY_BROKER_URL=url)
     assert list(found) == ["redis writes"], found
-    assert "ACL SETUSER" in found["redis writes"]["mend"]
+    assert "mistudio fleet acl worker" in found["redis writes"]["mend"]
     assert "pw" not in json.dumps(found).replace("pwd", "")
 
 
