@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from mistudio_cli.tables import duration
+from mistudio_cli.tables import UNKNOWN, duration
 from tasks.job import Job, State
 from tasks.ledger import BEAT_TTL_S, Ledger, WorkerBeat
 from tasks.listing import Filter
@@ -43,6 +44,7 @@ class Around:
     refused: Sequence[WorkerBeat] = ()  # workers of its queue that may not consume
     quota: Quota | None = None  # of its owner
     of_owner: Sequence[Job] = ()  # those that run, where the owner has a quota
+    owners: Sequence[str] = ()  # those with jobs in its queue
 
 
 def look_around(ledger: Ledger, job: Job) -> Around:
@@ -59,6 +61,7 @@ def look_around(ledger: Ledger, job: Job) -> Around:
         put_back=_reasons_it_was_put_back_for(ledger, job),
         refused=[beat for beat in beats if beat.refused],
         quota=quota,
+        owners=ledger.queues.owners(job.queue),
         of_owner=ledger.page(Filter(states=(State.RUNNING,), owner=job.owner), 10_000).jobs if quota else (),
     )
 
@@ -110,11 +113,24 @@ def _queued(job: Job, around: Around) -> Iterator[Cause]:
         yield from _busy(job.queue, around)
     elif not around.workers and not around.refused:
         yield Cause(f"Nobody works on its queue {job.queue}.", "mistudio workers start full")
+    turn = list(_turn(job, around))
+    yield from turn
     if around.place:
         before = "1 job comes" if around.place == 1 else f"{around.place} jobs come"
         yield Cause(f"{before} before it in its queue.", f"mistudio queue peek {job.queue}")
-    elif around.place == 0 and around.workers and around.count.paused_at is None and not over_quota:
+    elif around.place == 0 and around.workers and around.count.paused_at is None and not (over_quota or turn):
         yield Cause("It is the next of its queue.", f"mistudio queue peek {job.queue}")
+
+
+def _turn(job: Job, around: Around) -> Iterator[Cause]:
+    """Which other owners have a turn before the job's own."""
+    running = Counter(other.owner or "" for other in around.running if other.queue == job.queue)
+    own = running[job.owner or ""]
+    first = [owner for owner in around.owners if owner != (job.owner or "") and running[owner] < own]
+    if first:
+        counts = ", ".join(f"{owner or 'jobs without an owner'} {running[owner]}" for owner in first[:_NAMED])
+        told = f"Owners take turns in {job.queue}: its owner {job.owner or UNKNOWN} has {own} running, {counts}."
+        yield Cause(told, f"mistudio queue peek {job.queue} --wide")
 
 
 def _over_quota(job: Job, around: Around) -> Iterator[Cause]:

@@ -28,7 +28,7 @@ _TYPES: dict[str, str] = {
     **{
         f"{PREFIX}queue:{queue}:{what}": "zset"
         for queue in QUEUE_NAMES
-        for what in ("order", "queued", "running", "over_quota")
+        for what in ("order", "queued", "running", "over_quota", "owners")
     },
     **{f"{PREFIX}{name}": "string" for name in ("schema", "upkeep_at", "reaped_at", "quotas")},
     f"{PREFIX}over_quota": "set",

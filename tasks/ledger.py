@@ -129,17 +129,22 @@ class Ledger:
         token: str | None = None,
         queue: str = "",
         step: int | None = None,
+        kinds: Sequence[str] = (),
     ) -> Claim | None:
         """Take a queued job for the worker with that name and pid, or None when it is not there to be taken.
+
+        Where several owners have jobs in its queue, one of these `kinds` may be taken in its stead, whose turn it is.
 
         Who may ask again, because an answer was lost, gives a `token` of `new_token`: the second answer is the first's.
         `queue` and `step` say where the bell lay: one that was moved since has another bell.
         """
         token = token or new_token()
         bell = (queue, "" if step is None else step) if queue and step is not None else ("", "")
-        if self._change("claim", job_id, token, worker, host, pid, LEASE_TTL_S, *bell) != "ok":
-            return None
-        return Claim(self.need(job_id), token)
+        others = json.dumps(kinds) if kinds else ""
+        status, _, other = self._change(
+            "claim", job_id, token, worker, host, pid, LEASE_TTL_S, *bell, others
+        ).partition(" ")
+        return Claim(self.need(other or job_id), token) if status == "ok" else None
 
     def renew(self, claim: Claim) -> str:
         """Keep the lease: "ok", "cancel" when the job is to be cancelled, "lost" when it is another's now."""

@@ -68,6 +68,15 @@ class QueueDesk:
         """How many queued jobs of the queue are served before that one; None when it is not, or over a quota."""
         return self._client.call("ZRANK", _key(queue, "order"), job_id)
 
+    def owners(self, queue: str) -> list[str]:
+        """Owners with jobs in the queue's order; "" is that of jobs without one."""
+        found = self._client.call("ZRANGE", _key(queue, "owners"), 0, -1)
+        if len(found) < 2:
+            return found
+        keys = [_key(queue, f"ready:{need}:{owner}") for owner in found for need in ("cpu", "gpu")]
+        counts = iter(self._read([("ZCARD", key) for key in keys]))
+        return [owner for owner in found if next(counts) + next(counts)]
+
     def pause(self, queue: str) -> bool:
         """Start none of the queue's jobs until it is resumed, whatever is restarted. False: it was paused already."""
         return script.evaluate(self._client, "pause", queue) == "ok"

@@ -12,6 +12,14 @@ local now_text = as_text(now)
 
 local function job_key(id) return PREFIX .. 'job:' .. id end
 local function get(id, field) return redis.call('HGET', job_key(id), field) or '' end
+
+-- Several fields of a record in one call.
+local function fields(id, ...)
+  local found = redis.call('HMGET', job_key(id), ...)
+  for place = 1, #found do found[place] = found[place] or '' end
+  return unpack(found)
+end
+
 local function number(id, field) return tonumber(get(id, field)) or 0 end
 local function set(id, field, value) redis.call('HSET', job_key(id), field, value) end
 
@@ -55,8 +63,8 @@ local function order_key(queue) return PREFIX .. 'queue:' .. queue .. ':order' e
 
 -- What happened, for the job's history. A claim tells its token, so that what a job left behind can be held against it.
 local function tell(id, state, reason, token)
+  local attempt, worker = fields(id, 'attempt', 'worker')
   redis.call('RPUSH', PREFIX .. 'events:' .. id, cjson.encode({
-    at = now_text, state = state, reason = reason, attempt = number(id, 'attempt'), worker = get(id, 'worker'),
-    token = token,
+    at = now_text, state = state, reason = reason, attempt = tonumber(attempt) or 0, worker = worker, token = token,
   }))
 end

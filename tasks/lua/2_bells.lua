@@ -11,8 +11,9 @@ local function held_list(queue, step) return PREFIX .. 'held:' .. read_list(queu
 local function bell_list(queue, step) return (is_paused(queue) and held_list or read_list)(queue, step) end
 
 local function step_of(id)
-  if get(id, 'raised') == '1' then return 0 end
-  return math.max(0, STEPS - 1 - number(id, 'priority'))
+  local raised, priority = fields(id, 'raised', 'priority')
+  if raised == '1' then return 0 end
+  return math.max(0, STEPS - 1 - (tonumber(priority) or 0))
 end
 
 -- The number that decides a job's place within its step; `place` 'top' is before all others of its queue.
@@ -31,18 +32,26 @@ local function ready_key(queue, need, owner) return PREFIX .. 'queue:' .. queue 
 local function over_key(queue) return PREFIX .. 'queue:' .. queue .. ':over_quota' end
 local function over_key_of(queue, need, owner) return over_key(queue) .. ':' .. need .. ':' .. owner end
 
+-- Owners with jobs in a queue's order since that was last empty, each by when a job of it last started; see 3_turns.lua.
+local function owners_key(queue) return PREFIX .. 'queue:' .. queue .. ':owners' end
+
 -- Puts a queued job in its place.
 local function enter_order(id)
-  local queue, score = get(id, 'queue'), score_of(id)
+  local queue, score, owner = get(id, 'queue'), score_of(id), get(id, 'owner')
+  if redis.call('EXISTS', order_key(queue)) == 0 then
+    redis.call('ZREMRANGEBYSCORE', owners_key(queue), '-inf', '+inf')
+  end
   redis.call('ZADD', order_key(queue), score, id)
-  redis.call('ZADD', ready_key(queue, need_of(id), get(id, 'owner')), score, id)
+  redis.call('ZADD', ready_key(queue, need_of(id), owner), score, id)
+  redis.call('ZADD', owners_key(queue), 'NX', 0, owner)
 end
 
 local function leave_order(id)
-  local queue, need, owner = get(id, 'queue'), need_of(id), get(id, 'owner')
+  local queue, owner, over_quota, may_use_gpu = fields(id, 'queue', 'owner', 'over_quota', 'may_use_gpu')
+  local need = may_use_gpu == '1' and 'gpu' or 'cpu'
   redis.call('ZREM', order_key(queue), id)
   redis.call('ZREM', ready_key(queue, need, owner), id)
-  if get(id, 'over_quota') == '1' then
+  if over_quota == '1' then
     redis.call('ZREM', over_key(queue), id)
     redis.call('ZREM', over_key_of(queue, need, owner), id)
     set(id, 'over_quota', '')

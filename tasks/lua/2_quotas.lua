@@ -52,13 +52,14 @@ local function room_in(queue, owner, score)
   return limit_of(owner, 'running') - usage.running - cpu - gpu, limit_of(owner, 'gpus') - usage.gpus - gpu
 end
 
--- Takes a queued job out of the order until its owner's quota has room.
+-- Takes a queued job out of the order until its owner's quota has room. A full Redis refuses the first of these commands.
 local function hold_back(id)
-  local queue, owner, score = get(id, 'queue'), get(id, 'owner'), score_of(id)
-  leave_order(id)
+  local queue, need, owner, score = get(id, 'queue'), need_of(id), get(id, 'owner'), score_of(id)
   redis.call('ZADD', over_key(queue), score, id)
-  redis.call('ZADD', over_key_of(queue, need_of(id), owner), score, id)
+  redis.call('ZADD', over_key_of(queue, need, owner), score, id)
   redis.call('SADD', PREFIX .. 'over_quota', owner)
+  redis.call('ZREM', order_key(queue), id)
+  redis.call('ZREM', ready_key(queue, need, owner), id)
   set(id, 'over_quota', '1')
 end
 

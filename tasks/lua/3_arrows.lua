@@ -51,10 +51,10 @@ end
 
 -- One arrow.
 local function move(id, state, reason, token)
-  local before, owner = get(id, 'state'), get(id, 'owner')
+  local before, owner = fields(id, 'state', 'owner')
   leave_state(id)
   if state ~= 'running' then release(id) end
-  set(id, 'state', state); set(id, 'reason', reason)
+  redis.call('HSET', job_key(id), 'state', state, 'reason', reason)
   redis.call('ZADD', PREFIX .. 'by:state:' .. state, as_text(number(id, 'created_at')), id)
   if not ENDED[state] then redis.call('ZADD', live_key(id, state), now_text, id) end
   if state == 'waiting' or state == 'queued' then

@@ -48,19 +48,42 @@ function operations.submit(_, records)
   return 'ok'
 end
 
+local function start(id, token, worker, host, pid, ttl, takes_turn)
+  local queue = get(id, 'queue')
+  redis.call('HSET', job_key(id), 'attempt', number(id, 'attempt') + 1, 'token', token, 'worker', worker,
+    'worker_pid', pid, 'host', host, 'device', '', 'progress', '')
+  redis.call('HSET', PREFIX .. 'served_at', queue, now_text)
+  if takes_turn then redis.call('ZADD', owners_key(queue), 'XX', now_text, get(id, 'owner')) end
+  move(id, 'running', 'claimed', token)
+  redis.call('ZADD', PREFIX .. 'leases', now + tonumber(ttl), id)
+end
+
+-- The job that a token holds, which was started in the stead of another.
+local function stand_in_key(token) return PREFIX .. 'claim:' .. token end
+
 -- queue, step: where the bell lay that made the worker ask ('' if none did); one that was moved since has another.
-function operations.claim(id, token, worker, host, pid, ttl, queue, step)
+-- kinds: JSON list of the kinds that may start in the job's stead, '' for none. 'ok ID' when another one has started.
+function operations.claim(id, token, worker, host, pid, ttl, queue, step, kinds)
   if holds(id, token) then return 'ok' end  -- asked again
+  local stand_in = redis.call('GET', stand_in_key(token))
+  if stand_in and holds(stand_in, token) then return 'ok ' .. stand_in end
   if get(id, 'state') ~= 'queued' then return 'not queued' end
   if queue ~= '' and (queue ~= get(id, 'queue') or tonumber(step) ~= step_of(id)) then return 'moved' end
   if is_paused(get(id, 'queue')) then ring(id, true); return 'paused' end
-  if reached_by(id) then hold_back(id); return 'over quota' end
-  redis.call('HSET', job_key(id), 'attempt', number(id, 'attempt') + 1, 'token', token, 'worker', worker,
-    'worker_pid', pid, 'host', host, 'device', '', 'progress', '')
-  redis.call('HSET', PREFIX .. 'served_at', get(id, 'queue'), now_text)
-  move(id, 'running', 'claimed', token)
-  redis.call('ZADD', PREFIX .. 'leases', now + tonumber(ttl), id)
-  return 'ok'
+  local is_over, chosen, takes_turn = reached_by(id), id, has_turns(get(id, 'queue'))
+  if (kinds or '') ~= '' and (takes_turn or quota_of(get(id, 'owner'))) then
+    local allowed = {}
+    for _, kind in ipairs(cjson.decode(kinds)) do allowed[kind] = true end
+    chosen = choose(id, allowed)
+  elseif is_over then
+    chosen = nil
+  end
+  if is_over then hold_back(id) elseif chosen ~= id then ring(id, true) end
+  if not chosen then return 'over quota' end
+  start(chosen, token, worker, host, pid, ttl, takes_turn)
+  if chosen == id then return 'ok' end
+  redis.call('SET', stand_in_key(token), chosen, 'EX', 60)  -- for who asks again; by then the lease has run out
+  return 'ok ' .. chosen
 end
 
 function operations.renew(id, token, ttl)
