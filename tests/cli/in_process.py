@@ -32,13 +32,13 @@ def home(
 def clients_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Close what commands open: a process of their own would do so when it ends."""
     opened: list[wire.Client] = []
-    connect = wire.connect
+    create = wire.Client.__init__
 
-    def connect_and_note(*words: Any) -> wire.Client:
-        opened.append(connect(*words))
-        return opened[-1]
+    def create_and_note(client: wire.Client, *words: Any, **named: Any) -> None:
+        create(client, *words, **named)
+        opened.append(client)
 
-    monkeypatch.setattr(wire, "connect", connect_and_note)
+    monkeypatch.setattr(wire.Client, "__init__", create_and_note)
     yield
     for client in opened:
         client.close()
