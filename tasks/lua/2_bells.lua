@@ -35,12 +35,15 @@ local function over_key_of(queue, need, owner) return over_key(queue) .. ':' .. 
 -- Owners with jobs in a queue's order since that was last empty, each by when a job of it last started; see 3_turns.lua.
 local function owners_key(queue) return PREFIX .. 'queue:' .. queue .. ':owners' end
 
+-- Nobody has had a turn in a queue that has become empty.
+local function forget_turns_if_empty(queue)
+  if redis.call('EXISTS', order_key(queue)) == 1 then return end
+  redis.call('ZREMRANGEBYSCORE', owners_key(queue), '-inf', '+inf')
+end
+
 -- Puts a queued job in its place.
 local function enter_order(id)
   local queue, score, owner = get(id, 'queue'), score_of(id), get(id, 'owner')
-  if redis.call('EXISTS', order_key(queue)) == 0 then
-    redis.call('ZREMRANGEBYSCORE', owners_key(queue), '-inf', '+inf')
-  end
   redis.call('ZADD', order_key(queue), score, id)
   redis.call('ZADD', ready_key(queue, need_of(id), owner), score, id)
   redis.call('ZADD', owners_key(queue), 'NX', 0, owner)
@@ -51,6 +54,7 @@ local function leave_order(id)
   local need = may_use_gpu == '1' and 'gpu' or 'cpu'
   redis.call('ZREM', order_key(queue), id)
   redis.call('ZREM', ready_key(queue, need, owner), id)
+  forget_turns_if_empty(queue)
   if over_quota == '1' then
     redis.call('ZREM', over_key(queue), id)
     redis.call('ZREM', over_key_of(queue, need, owner), id)

@@ -60,6 +60,7 @@ local function hold_back(id)
   redis.call('SADD', PREFIX .. 'over_quota', owner)
   redis.call('ZREM', order_key(queue), id)
   redis.call('ZREM', ready_key(queue, need, owner), id)
+  forget_turns_if_empty(queue)
   set(id, 'over_quota', '1')
 end
 

@@ -67,11 +67,12 @@ function operations.claim(id, token, worker, host, pid, ttl, queue, step, kinds)
   if holds(id, token) then return 'ok' end  -- asked again
   local stand_in = redis.call('GET', stand_in_key(token))
   if stand_in and holds(stand_in, token) then return 'ok ' .. stand_in end
-  if get(id, 'state') ~= 'queued' then return 'not queued' end
-  if queue ~= '' and (queue ~= get(id, 'queue') or tonumber(step) ~= step_of(id)) then return 'moved' end
-  if is_paused(get(id, 'queue')) then ring(id, true); return 'paused' end
-  local is_over, chosen, takes_turn = reached_by(id), id, has_turns(get(id, 'queue'))
-  if (kinds or '') ~= '' and (takes_turn or quota_of(get(id, 'owner'))) then
+  local state, own_queue, owner = fields(id, 'state', 'queue', 'owner')
+  if state ~= 'queued' then return 'not queued' end
+  if queue ~= '' and (queue ~= own_queue or tonumber(step) ~= step_of(id)) then return 'moved' end
+  if is_paused(own_queue) then ring(id, true); return 'paused' end
+  local is_over, chosen, takes_turn = reached_by(id), id, has_turns(own_queue)
+  if (kinds or '') ~= '' and (takes_turn or quota_of(owner)) then
     local allowed = {}
     for _, kind in ipairs(cjson.decode(kinds)) do allowed[kind] = true end
     chosen = choose(id, allowed)

@@ -224,8 +224,8 @@ COMMANDS_BEFORE_OWNERS = 40
 def test_with_one_owner_alone_a_claim_costs_what_it_did(ledger: Ledger) -> None:
     jobs = [queued(ledger, "alice") for _ in range(60)]
     costs = [cost(ledger, lambda job=job: claim(ledger, job)) for job in jobs]  # type: ignore[misc]
-    assert set(costs) == {costs[0]}
-    assert costs[0] <= COMMANDS_BEFORE_OWNERS
+    assert set(costs[:-1]) == {costs[0]}, "the last one leaves the queue empty"
+    assert max(costs) <= COMMANDS_BEFORE_OWNERS
 
 
 def test_real_workers_give_two_owners_equal_shares_and_celery_each_jobs_own_result(lab: Lab) -> None:
