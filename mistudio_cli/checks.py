@@ -13,7 +13,7 @@ from typing import Any
 
 import mistudio_cli
 import tasks
-from mistudio_cli import host_checks, redis_aof, redis_server, tables, trying
+from mistudio_cli import host_checks, kind_versions, redis_aof, redis_server, tables, trying
 from mistudio_cli.check import Check
 from mistudio_cli.host import Host, read_host
 from mistudio_cli.hosts import read_fleet
@@ -53,6 +53,7 @@ def all_checks(settings: Settings) -> Iterator[Check]:
     if ledger is not None:
         yield from _if_readable(lambda: [workers(read_queues(ledger).queues or ())])
         yield from _if_readable(lambda: [messages(refused.read(ledger.client, refused.MOST_KEPT), time.time())])
+        yield from _if_readable(lambda: kind_versions.check(ledger))
         yield from _if_readable(lambda: host_checks.of_fleet(read_fleet(ledger)))
     yield _disk_of(settings)
     cards = read_devices(environment=told.get("gpu_limits") if isinstance(told, dict) else None)

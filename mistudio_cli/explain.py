@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from mistudio_cli.cause import Cause
+from mistudio_cli.kind_versions import of_other_versions
 from mistudio_cli.tables import duration
 from tasks.job import Job, State
 from tasks.ledger import BEAT_TTL_S, Ledger, WorkerBeat
@@ -21,20 +23,13 @@ _NAMED = 3
 
 
 @dataclass(frozen=True)
-class Cause:
-    """A sentence, and the command that helps or shows more, if there is one."""
-
-    sentence: str
-    command: str | None = None
-
-
-@dataclass(frozen=True)
 class Around:
     """What is read of a job's surroundings, at `now` by the ledger's clock."""
 
     now: float
     count: QueueCount
     workers: Sequence[WorkerBeat]
+    able: Sequence[WorkerBeat]  # those of them that have its kind as it was submitted
     place: int | None
     running: Sequence[Job]
     parents: Sequence[Job]
@@ -45,10 +40,12 @@ class Around:
 def look_around(ledger: Ledger, job: Job) -> Around:
     """Read what `explain` needs."""
     now, beats = ledger.now(), [beat for beat in ledger.heartbeats() if job.queue in beat.queues]
+    workers = [beat for beat in beats if now - beat.consumed_at <= BEAT_TTL_S]
     return Around(
         now=now,
         count=ledger.queues.counts(now).get(job.queue, _NOTHING),
-        workers=[beat for beat in beats if now - beat.consumed_at <= BEAT_TTL_S],
+        workers=workers,
+        able=[beat for beat in workers if beat.can_run(job)],
         place=ledger.queues.place(job.queue, job.id),
         running=ledger.page(Filter(states=(State.RUNNING,)), 200).jobs,
         parents=[parent for parent in ledger.many(job.parents) if parent],
@@ -98,21 +95,23 @@ def _queued(job: Job, around: Around) -> Iterator[Cause]:
         yield Cause(f"Its queue {job.queue} has been paused for {since}.", f"mistudio queue resume {job.queue}")
     for worker in around.refused:
         yield Cause(f"{worker.name} does not consume: {worker.refused}.", "mistudio workers status")
-    if around.workers:
+    if around.able:
         yield from _busy(job.queue, around)
+    elif around.workers:
+        yield from of_other_versions(job, around.workers)
     elif not around.refused:
         yield Cause(f"Nobody works on its queue {job.queue}.", "mistudio workers start full")
     if around.place:
         before = "1 job comes" if around.place == 1 else f"{around.place} jobs come"
         yield Cause(f"{before} before it in its queue.", f"mistudio queue peek {job.queue}")
-    elif around.workers and around.count.paused_at is None:
+    elif around.able and around.count.paused_at is None:
         yield Cause("It is the next of its queue.", f"mistudio queue peek {job.queue}")
 
 
 def _busy(queue: str, around: Around) -> Iterator[Cause]:
-    names = {worker.name for worker in around.workers}
-    slots, holders = sum(worker.slots for worker in around.workers), [j for j in around.running if j.worker in names]
-    most = sum(share(queue, worker.queues, worker.slots) for worker in around.workers)
+    names = {worker.name for worker in around.able}
+    slots, holders = sum(worker.slots for worker in around.able), [j for j in around.running if j.worker in names]
+    most = sum(share(queue, worker.queues, worker.slots) for worker in around.able)
     own = [holder for holder in holders if holder.queue == queue]
     if len(holders) >= slots:
         yield Cause(f"Its workers' slots ({slots}) are all busy: {_some(holders)}.", "mistudio workers status")

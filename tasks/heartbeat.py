@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from tasks.app import open_ledger
 from tasks.astray import bring_home
 from tasks.fleet_membership import why_store_changed
 from tasks.guard import told_to_end
+from tasks.held_messages import held
 from tasks.leavings import clear_away_one
 from tasks.ledger import WorkerBeat
 from tasks.places import Places
@@ -92,6 +94,7 @@ class Heartbeat(bootsteps.StartStopStep):
                     self._beat_and_maintain()
             self._is_over.wait(BEAT_EVERY_S)
         try:
+            self._pass_on(held.all())
             self._ledger.forget_worker(self._beat.name)
         except (Unreachable, Refused):
             log.warning("Redis is away; this worker's last heartbeat expires by itself")
@@ -100,6 +103,7 @@ class Heartbeat(bootsteps.StartStopStep):
         try:
             self._send()
             self._ledger.upkeep(self._upkeep)
+            self._pass_on(held.due())
             if self._beats % _BEATS_PER_CLEARING == 0:
                 self._clear_up()
                 bring_home(self._ledger)
@@ -116,6 +120,12 @@ class Heartbeat(bootsteps.StartStopStep):
         self._loop_ran.clear()
         self._beat = replace(self._beat, seen_at=now, loop_at=loop_at)
         self._ledger.beat(replace(self._beat, queues=consumed(self._worker.consumer, self._beat.queues)))
+
+    def _pass_on(self, jobs: Sequence[str]) -> None:
+        """Put the messages of these jobs, which this worker cannot run, back for others."""
+        if jobs:
+            self._ledger.pass_on(jobs)
+            held.forget(jobs)
 
     def _check_membership(self) -> None:
         """Drain when the store is another one now, as when it was unmounted; the next worker waits for it."""

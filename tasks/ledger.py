@@ -12,8 +12,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from tasks import script
@@ -50,6 +50,12 @@ class WorkerBeat:
     seen_at: float = 0.0
     loop_at: float = 0.0  # 0: an older worker, whose message loop itself sent this
     refused: str = ""  # why it may not consume; see tasks.fleet_membership
+    version: str = ""  # of mistudio
+    kinds: Mapping[str, str] = field(default_factory=dict)  # digests; none: an older worker, which runs any
+
+    def can_run(self, job: Job) -> bool:
+        """Whether it has the job's kind with the parameters it was submitted with, as far as that is known."""
+        return not job.digest or not self.kinds or self.kinds.get(job.kind) == job.digest
 
     @property
     def consumed_at(self) -> float:
@@ -128,15 +134,18 @@ class Ledger:
         token: str | None = None,
         queue: str = "",
         step: int | None = None,
+        kinds: Mapping[str, str] | None = None,
     ) -> Claim | None:
         """Take a queued job for the worker with that name and pid, or None when it is not there to be taken.
 
         Who may ask again, because an answer was lost, gives a `token` of `new_token`: the second answer is the first's.
-        `queue` and `step` say where the bell lay: one that was moved since has another bell.
+        `queue` and `step` say where the bell lay: one that was moved since has another bell. `kinds` are the digests of
+        what the worker can run: the message of any other job is put at the end of its list.
         """
         token = token or new_token()
         bell = (queue, "" if step is None else step) if queue and step is not None else ("", "")
-        if self._change("claim", job_id, token, worker, host, pid, LEASE_TTL_S, *bell) != "ok":
+        known = "" if kinds is None else json.dumps(kinds)
+        if self._change("claim", job_id, token, worker, host, pid, LEASE_TTL_S, *bell, known) != "ok":
             return None
         return Claim(self.need(job_id), token)
 
@@ -193,6 +202,10 @@ class Ledger:
     def ring_again(self, job_id: str) -> None:
         """Ring for a queued job whose bell was taken by a worker that cannot take the job."""
         self._change("ring", job_id)
+
+    def pass_on(self, job_ids: Sequence[str]) -> None:
+        """Put the messages of queued jobs that this worker cannot run at the end of their lists, for other workers."""
+        self._change("pass_on", "", json.dumps(job_ids))
 
     def request_cancel(self, job_id: str, reason: str = "cancelled by the user") -> Job:
         """Cancel a job that has not started at once, and ask a running one's worker to stop it."""
@@ -409,12 +422,12 @@ def _fleet(record: str) -> dict[str, Any] | None:
 def read_beat(line: str) -> WorkerBeat:
     """A worker's heartbeat; one of a newer worker may have more fields. One of `UNREADABLE` when that is none."""
     fields = json.loads(line)
-    known = {field.name: fields[field.name] for field in dataclasses.fields(WorkerBeat) if field.name in fields}
+    known = {spec.name: fields[spec.name] for spec in dataclasses.fields(WorkerBeat) if spec.name in fields}
     beat = WorkerBeat(**{**known, "queues": tuple(fields["queues"])})
     times, counts, names = (
         (beat.started_at, beat.seen_at, beat.loop_at),
         (beat.pid, beat.slots),
-        (beat.name, beat.host, beat.refused, *beat.queues),
+        (beat.name, beat.host, beat.refused, beat.version, *beat.queues, *beat.kinds.values()),
     )
     for time_s in times:
         finite_number(time_s)

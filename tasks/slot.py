@@ -24,6 +24,7 @@ from tasks.app import open_ledger
 from tasks.checkpoints import leave_behind
 from tasks.job import Job, JobKind, State, Stopped, kind_named, kinds
 from tasks.keeper import Keeper
+from tasks.kind_digest import digests
 from tasks.ledger import Claim, Ledger, new_token
 from tasks.log_lines import about
 from tasks.log_shipping import SHUTDOWN_WAIT_S, AttemptLog
@@ -126,7 +127,7 @@ def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str, bell: dict[st
     store = Store(Places.from_environment().store)
     token = new_token()
     claim = retry_until_reachable(
-        lambda: ledger.claim(job_id, worker, socket.gethostname(), os.getppid(), token=token, **bell)
+        lambda: ledger.claim(job_id, worker, socket.gethostname(), os.getppid(), token=token, kinds=digests(), **bell)
     )
     if claim is None:
         return _see_off(ledger, store, job_id, None, has_logged_its_end=True)

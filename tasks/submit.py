@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tasks.combinations import marked
 from tasks.job import Job, JobKind, Request, kind_named
+from tasks.kind_digest import digest_of
 from tasks.kind_settings import default_priority, limits_set
 from tasks.lease import read_wish
 from tasks.ledger import Ledger, new_job_id
@@ -20,6 +22,7 @@ from tasks.problem import Problem
 from tasks.queues import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from tasks.redact import holds_secret
 from tasks.store import Store, check_name
+from tasks.version import installed_version, named_version
 
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/=@+-]{0,99}")
 
@@ -166,6 +169,8 @@ def plan(
         tags=tuple(dict.fromkeys(wishes.tags)),
         gpu=wishes.gpu,
         limits=limits_set(kind),
+        digest=digest_of(kind),
+        submitted_by=f"{named_version(installed_version())} on {socket.gethostname()}",
         artifact=next(iter(makes), None),
         more_artifacts=tuple(makes)[1:],
     )

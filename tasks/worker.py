@@ -29,6 +29,7 @@ from tasks.consumer import Consumer
 from tasks.fleet_membership import forget_refused, wait_until_admitted
 from tasks.guard import Guard, ParentWatch
 from tasks.heartbeat import Heartbeat
+from tasks.kind_digest import digests
 from tasks.ledger import WorkerBeat
 from tasks.log_lines import log_to_stderr, path_from_environment
 from tasks.log_shipping import WorkerLog
@@ -42,6 +43,7 @@ from tasks.seat import Seat
 from tasks.settings import check_all
 from tasks.slot import register_tasks
 from tasks.umask import narrow_umask
+from tasks.version import installed_version
 
 #: What goes wrong in each of Celery's other pools, most of it without a word.
 _OTHER_POOLS = {
@@ -87,7 +89,16 @@ def main(argv: list[str]) -> int:
     follow_or_refuse(queues)
     app.steps["worker"].add(Heartbeat)
     hostname = f"{options.name}@{socket.gethostname()}"
-    beat = WorkerBeat(hostname, socket.gethostname(), os.getpid(), queues, options.slots, time.time())
+    beat = WorkerBeat(
+        hostname,
+        socket.gethostname(),
+        os.getpid(),
+        queues,
+        options.slots,
+        time.time(),
+        version=installed_version(),
+        kinds=digests(),
+    )
     worker = _worker_of(app)(
         hostname=hostname,
         queues=options.queues,

@@ -31,6 +31,7 @@ local function bell_of(id, step)
     headers = {
       lang = 'py', task = 'mistudio.' .. get(id, 'kind'), id = id, root_id = id, retries = 0,
       argsrepr = "['" .. id .. "']", kwargsrepr = '{}', origin = 'mistudio',
+      digest = get(id, 'digest'),
     },
     properties = {
       correlation_id = id, priority = step, delivery_mode = 2, delivery_tag = id .. '-' .. now_text,

@@ -47,10 +47,19 @@ function operations.submit(_, records)
   return 'ok'
 end
 
+-- Whether a worker that knows these kinds, a JSON object of their digests, runs what a job's record says of its own. One
+-- of an older version says nothing.
+local function is_known(id, kinds)
+  local digest = get(id, 'digest')
+  return digest == '' or not kinds or kinds == '' or cjson.decode(kinds)[get(id, 'kind')] == digest
+end
+
 -- queue, step: where the bell lay that made the worker ask ('' if none did); one that was moved since has another.
-function operations.claim(id, token, worker, host, pid, ttl, queue, step)
+-- kinds: what the worker knows; the bell of a job of which it knows something else is for another worker.
+function operations.claim(id, token, worker, host, pid, ttl, queue, step, kinds)
   if holds(id, token) then return 'ok' end  -- asked again
   if get(id, 'state') ~= 'queued' then return 'not queued' end
+  if not is_known(id, kinds) then ring(id); return 'another version' end
   if queue ~= '' and (queue ~= get(id, 'queue') or tonumber(step) ~= step_of(id)) then return 'moved' end
   if is_paused(get(id, 'queue')) then ring(id, true); return 'paused' end
   set(id, 'attempt', number(id, 'attempt') + 1)
@@ -131,5 +140,13 @@ end
 function operations.ring(id)
   if get(id, 'state') ~= 'queued' then return 'not queued' end
   ring(id, true)
+  return 'ok'
+end
+
+-- ids: JSON list of jobs whose bells a worker took that cannot run them: for others, behind those of their step.
+function operations.pass_on(_, ids)
+  for _, id in ipairs(cjson.decode(ids)) do
+    if get(id, 'state') == 'queued' then ring(id) end
+  end
   return 'ok'
 end
