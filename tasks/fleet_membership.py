@@ -23,6 +23,7 @@ from tasks.problem import Problem
 from tasks.queues import PRIORITY_STEPS, QUEUE_NAMES
 from tasks.store_id import make_store_id, read_store_id
 from tasks.wire import Refused, Unreachable
+from tasks.worker_name import WorkerName
 
 log = logging.getLogger("mistudio.worker")
 
@@ -74,15 +75,19 @@ def _cannot_be_used(store: Path, error: Exception) -> str:
     return f"its store {store} cannot be used: {getattr(error, 'strerror', None) or error}"
 
 
-def wait_until_admitted(ledger: Ledger, beat: WorkerBeat, store: Path, patient: Callable[[], bool]) -> bool:
+def wait_until_admitted(
+    ledger: Ledger, beat: WorkerBeat, name: WorkerName, store: Path, patient: Callable[[], bool]
+) -> bool:
     """Wait until the worker may consume, sending heartbeats that say why it may not; False when no longer `patient`."""
     said = ""
     while True:
         try:
-            why = why_refused(ledger, store)
-            if not why:
+            if why := name.take(ledger, beat):
+                name.send_refused(ledger, replace(beat, refused=why))
+            elif why := why_refused(ledger, store):
+                name.send(ledger, replace(beat, refused=why))
+            else:
                 return True
-            ledger.beat(replace(beat, refused=why))
         except (Unreachable, Refused) as error:
             why = f"Redis is away ({error})"
         if why != said:
@@ -90,15 +95,15 @@ def wait_until_admitted(ledger: Ledger, beat: WorkerBeat, store: Path, patient: 
             log.error("this worker does not consume: %s", why)
         if not patient():
             log.warning("whoever started this worker is gone: ending")
-            forget_refused(ledger, beat)
+            forget_refused(ledger, beat, name)
             return False
         time.sleep(_LOOK_EVERY_S)
 
 
-def forget_refused(ledger: Ledger, beat: WorkerBeat) -> None:
+def forget_refused(ledger: Ledger, beat: WorkerBeat, name: WorkerName) -> None:
     """A worker that was never admitted ends: take its heartbeats back, if Redis is there."""
     with suppress(Unreachable, Refused):
-        ledger.forget_worker(beat.name)
+        name.forget(ledger, beat.name)
 
 
 def _shared(store_id: str | None) -> dict[str, Any]:

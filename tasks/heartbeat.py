@@ -31,6 +31,7 @@ from tasks.seat import Seat
 from tasks.store import Store
 from tasks.upkeep import upkeep_from_environment
 from tasks.wire import Refused, Unreachable
+from tasks.worker_name import WorkerName
 
 log = logging.getLogger("mistudio.worker")
 
@@ -49,9 +50,9 @@ class Heartbeat(bootsteps.StartStopStep):
     #: What is required is stopped afterwards: the seat is given up before the pool waits for its last jobs.
     requires = frozenset({"celery.worker.components:Timer", "celery.worker.components:Pool"})
 
-    def __init__(self, parent: Any, beat_of: WorkerBeat, seat: Seat, **options: Any) -> None:
+    def __init__(self, parent: Any, beat_of: WorkerBeat, name_of: WorkerName, seat: Seat, **options: Any) -> None:
         super().__init__(parent, **options)
-        self._beat, self._seat = beat_of, seat
+        self._beat, self._name, self._seat = beat_of, name_of, seat
         self._upkeep = upkeep_from_environment()
         self._store = Store(Places.from_environment().store)
         self._store_id: str | None = None
@@ -95,7 +96,7 @@ class Heartbeat(bootsteps.StartStopStep):
             self._is_over.wait(BEAT_EVERY_S)
         try:
             self._pass_on(held.all())
-            self._ledger.forget_worker(self._beat.name)
+            self._name.forget(self._ledger, self._beat.name)
         except (Unreachable, Refused):
             log.warning("Redis is away; this worker's last heartbeat expires by itself")
 
@@ -119,7 +120,9 @@ class Heartbeat(bootsteps.StartStopStep):
         loop_at = now if self._loop_ran.is_set() else self._beat.loop_at
         self._loop_ran.clear()
         self._beat = replace(self._beat, seen_at=now, loop_at=loop_at)
-        self._ledger.beat(replace(self._beat, queues=consumed(self._worker.consumer, self._beat.queues)))
+        beat = replace(self._beat, queues=consumed(self._worker.consumer, self._beat.queues))
+        if why := self._name.send(self._ledger, beat):
+            self._drain(why)
 
     def _pass_on(self, jobs: Sequence[str]) -> None:
         """Put the messages of these jobs, which this worker cannot run, back for others."""
@@ -132,8 +135,13 @@ class Heartbeat(bootsteps.StartStopStep):
         if self._store_id is None:
             self._store_id = (self._ledger.fleet() or {}).get("store")
         elif why := why_store_changed(self._store.root, self._store_id):
-            log.error("this worker may not consume any more, and drains: %s", why)
-            os.kill(os.getpid(), signal.SIGTERM)
+            self._drain(why)
+
+    def _drain(self, why: str) -> None:
+        if told_to_end():  # its name may be the next worker's already
+            return
+        log.error("this worker may not consume any more, and drains: %s", why)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _clear_up(self) -> None:
         try:

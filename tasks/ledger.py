@@ -229,10 +229,24 @@ class Ledger:
         """Write and remove a word as every change is written. Unreachable or Refused where no change is possible."""
         self._change("try_write", "")
 
-    def beat(self, worker: WorkerBeat) -> None:
-        """Record that a worker lives, now unless it says when."""
+    def beat(
+        self, worker: WorkerBeat, holder: dict[str, Any] | None = None, field: str | None = None
+    ) -> dict[str, Any] | None:
+        """Record that a worker lives, now unless it says when; `field` is that of the hash, if not its name.
+
+        `holder` keeps its name by that, as `take_name` does; nothing is recorded when that is another's.
+        """
         told = dataclasses.asdict(dataclasses.replace(worker, seen_at=worker.seen_at or self.now()))
-        self.client.call("HSET", f"{PREFIX}workers", worker.name, json.dumps(told))
+        return _holder(
+            self._change("beat", worker.name, field or worker.name, json.dumps(told), _json(holder), BEAT_TTL_S)
+        )
+
+    def take_name(self, worker: str, holder: dict[str, Any], ttl_s: float) -> dict[str, Any] | None:
+        """Take a worker's name for so long, or keep it; the one who has it when that is another: see tasks.worker_name.
+
+        A holder has a `token` and those of its `predecessors`, whose name it takes over; Redis adds `since`.
+        """
+        return _holder(self._change("take_name", worker, json.dumps(holder), ttl_s))
 
     def fleet(self) -> dict[str, Any] | None:
         """What all workers here share; None when nothing is recorded, and {} for a record that cannot be read."""
@@ -247,9 +261,12 @@ class Ledger:
         """Forget what the workers shared: "ok", or the name of one that lives."""
         return self._change("forget_fleet", "", BEAT_TTL_S)
 
-    def forget_worker(self, name: str) -> None:
-        """A worker has ended in good order; what all share is forgotten with the last one."""
-        self._change("forget_worker", name)
+    def forget_worker(self, name: str, token: str = "", field: str = "") -> None:
+        """A worker has ended in good order; what all share is forgotten with the last one.
+
+        With a `token` the heartbeat and the name of another worker stay; `field` is forgotten in any case.
+        """
+        self._change("forget_worker", name, token, field)
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -407,6 +424,11 @@ def _refusal(status: str) -> Problem:
 
 def _no_such_job(job_id: str) -> Problem:
     return Problem(f"There is no job {job_id}.", "See: mistudio jobs ls")
+
+
+def _holder(answer: str) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = None if answer == "ok" else json.loads(answer)
+    return found
 
 
 def _fleet(record: str) -> dict[str, Any] | None:

@@ -44,6 +44,7 @@ from tasks.settings import check_all
 from tasks.slot import register_tasks
 from tasks.umask import narrow_umask
 from tasks.version import installed_version
+from tasks.worker_name import WorkerName
 
 #: What goes wrong in each of Celery's other pools, most of it without a word.
 _OTHER_POOLS = {
@@ -99,6 +100,7 @@ def main(argv: list[str]) -> int:
         version=installed_version(),
         kinds=digests(),
     )
+    name = WorkerName(seat, Places.from_environment())
     worker = _worker_of(app)(
         hostname=hostname,
         queues=options.queues,
@@ -112,11 +114,12 @@ def main(argv: list[str]) -> int:
         without_mingle=True,
         consumer_cls=Consumer,
         beat_of=beat,
+        name_of=name,
         seat=seat,
     )
     worker_log = WorkerLog(app.mistudio_broker, Places.from_environment(), hostname, path_from_environment())
     try:
-        if seat.take(patient=parent.lives) and _is_admitted(app, beat, parent):
+        if seat.take(patient=parent.lives) and _is_admitted(app, beat, name, parent):
             Guard(seat, parent).start()
             worker_log.start()
             worker.start()
@@ -126,13 +129,13 @@ def main(argv: list[str]) -> int:
     return worker.exitcode or 0
 
 
-def _is_admitted(app: Celery, beat: WorkerBeat, parent: ParentWatch) -> bool:
+def _is_admitted(app: Celery, beat: WorkerBeat, name: WorkerName, parent: ParentWatch) -> bool:
     """Whether it may consume, which is waited for; False when its parent is gone first, or a signal ends it."""
     with closing(open_ledger(app)) as ledger, _signals_that_exit():
         try:
-            return wait_until_admitted(ledger, beat, Places.from_environment().store, parent.lives)
+            return wait_until_admitted(ledger, beat, name, Places.from_environment().store, parent.lives)
         except SystemExit:
-            forget_refused(ledger, beat)
+            forget_refused(ledger, beat, name)
             return False
 
 

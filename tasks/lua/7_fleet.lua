@@ -8,9 +8,55 @@ function operations.join_fleet(_, record)
   return 'ok'
 end
 
+local function name_key(worker) return PREFIX .. 'name:' .. worker end
+
+-- Who has a worker's name, or nil: a JSON object with the token of that worker.
+local function holder_of(worker)
+  local is_read, holder = pcall(cjson.decode, redis.call('GET', name_key(worker)) or '')
+  if is_read and type(holder) == 'table' and type(holder.since) == 'number' then return holder end
+end
+
+-- What else a worker left whose seat another one has now: the name it had, and its heartbeat if it was refused one.
+local function is_free_after(tokens, other, worker)
+  local is_free = not other
+  for _, token in ipairs(tokens) do
+    is_free = is_free or other.token == token
+    redis.call('HDEL', PREFIX .. 'workers', worker .. ' ' .. token)
+  end
+  return is_free
+end
+
+-- holder: who takes the name, with the tokens of earlier workers that had its seat. 'ok' when the name is free, its own,
+-- or theirs; else who has it.
+function operations.take_name(worker, holder, ttl)
+  local mine, other, ttl_ms = cjson.decode(holder), holder_of(worker), tonumber(ttl) * 1000
+  if other and other.token == mine.token then
+    redis.call('PEXPIRE', name_key(worker), ttl_ms)
+    return 'ok'
+  end
+  if not is_free_after(mine.predecessors, other, worker) then return cjson.encode(other) end
+  mine.since, mine.predecessors = now, nil
+  redis.call('SET', name_key(worker), cjson.encode(mine), 'PX', ttl_ms)
+  return 'ok'
+end
+
+-- A heartbeat: a line for a field of the hash. holder: '' or who keeps the worker's name by it; nothing is written when
+-- that is another's, whose answer is then as above.
+function operations.beat(worker, field, line, holder, ttl)
+  local answer = holder == '' and 'ok' or operations.take_name(worker, holder, ttl)
+  if answer == 'ok' then redis.call('HSET', PREFIX .. 'workers', field, line) end
+  return answer
+end
+
 -- A worker has ended in good order; with the last of them the record goes, so that the next may bring another store.
-function operations.forget_worker(worker)
-  redis.call('HDEL', PREFIX .. 'workers', worker)
+-- token: '' or its own, so that it takes away no other's name. field: '' or that of a heartbeat beside another's.
+function operations.forget_worker(worker, token, field)
+  local other = holder_of(worker)
+  if token == '' or not other or other.token == token then
+    redis.call('DEL', name_key(worker))
+    redis.call('HDEL', PREFIX .. 'workers', worker)
+  end
+  redis.call('HDEL', PREFIX .. 'workers', field)
   if redis.call('EXISTS', PREFIX .. 'workers') == 0 then redis.call('DEL', PREFIX .. 'fleet') end
   return 'ok'
 end
