@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mistudio_cli.check import Check, Verdict
-from mistudio_cli.hosts import CLOCK_ERROR_S, RUNNING, Fleet, clock_fault, state_of
+from mistudio_cli.hosts import RUNNING, Fleet, clock_fault, state_of
+from tasks.clock_offset import CLOCK_ERROR_S, CLOCK_FIX
 from tasks.host_heartbeat import HostHeartbeat
 
 
@@ -27,7 +28,7 @@ def clocks(beats: Sequence[HostHeartbeat]) -> Iterator[Check]:
             "clock",
             verdict,
             fault,
-            f"On {host}, or where Redis runs if its clock is the wrong one: timedatectl set-ntp true",
+            f"On {host}, or where Redis runs if its clock is the wrong one: {CLOCK_FIX}",
         )
     if not wrong:
         most = max(abs(beat.clock_offset_s) for beat in beats)

@@ -23,7 +23,7 @@ _NEWEST = 500
 #: Of which type each key is; one of another type makes Redis refuse whatever concerns it.
 _TYPES: dict[str, str] = {
     **{f"{PREFIX}{name}": "hash" for name in ("workers", "devices", "hosts", "paused", "coming", "heirs", "served_at")},
-    **{f"{PREFIX}{name}": "zset" for name in ("by:all", "ids", "leases", "ended")},
+    **{f"{PREFIX}{name}": "zset" for name in ("by:all", "ids", "leases", "ended", "nonces", "nonces:begun")},
     **{f"{PREFIX}by:state:{state}": "zset" for state in State},
     **{f"{PREFIX}queue:{queue}:{what}": "zset" for queue in QUEUE_NAMES for what in ("order", "queued", "running")},
     **{f"{PREFIX}{name}": "string" for name in ("schema", "upkeep_at", "reaped_at")},

@@ -18,10 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tasks.clock_offset import why_clock_is_wrong
 from tasks.ledger import Ledger, WorkerBeat
 from tasks.problem import Problem
 from tasks.queues import PRIORITY_STEPS, QUEUE_NAMES
 from tasks.store_id import make_store_id, read_store_id
+from tasks.store_nonce import ACCEPTED_FOR_S, Proof, prove
 from tasks.wire import Refused, Unreachable
 from tasks.worker_name import WorkerName
 
@@ -29,6 +31,11 @@ log = logging.getLogger("mistudio.worker")
 
 #: Of messages, records and folders of attempts: raised when two versions cannot work side by side.
 PROTOCOL = 1
+
+NOT_SHOWN = (
+    "its store {store} does not show what the other workers wrote there in the last minutes: "
+    "it is a copy, or what is mounted there is stale; mount the shared one again"
+)
 
 _LOOK_EVERY_S = 1.0
 
@@ -46,7 +53,7 @@ def why_refused(ledger: Ledger, store: Path) -> str:
         return "" if known is None else _cannot_be_used(store, error)
     mine = _shared(store_id)
     known = ledger.join_fleet(mine) if known is None else known
-    return "" if known is None else _difference(mine, known, store)
+    return "" if known is None else _difference(mine, known, store) or _why_unproven(ledger, store)
 
 
 def why_store_changed(store: Path, before: str) -> str:
@@ -66,9 +73,48 @@ def why_store_differs(ledger: Ledger, store: Path) -> str:
     if known is None:
         return ""
     try:
-        return _difference(_shared(read_store_id(store)), known, store)
+        return _difference(_shared(read_store_id(store)), known, store) or _why_unproven(ledger, store)
     except (OSError, Problem) as error:
         return _cannot_be_used(store, error)
+
+
+def _why_unproven(ledger: Ledger, store: Path) -> str:
+    """Why a store with the right id is not the one that the other workers write; "" when that is not known yet."""
+    return NOT_SHOWN.format(store=store) if prove(ledger, store) is Proof.LACKING else ""
+
+
+def _is_shown_soon(ledger: Ledger, store: Path) -> bool:
+    """Whether the store may be the others' and only be slow to show what they wrote."""
+    try:
+        return prove(ledger, store) is Proof.PENDING
+    except OSError:
+        return False
+
+
+class StoreWatch:
+    """A worker's own proof while it consumes, and its turns to write the nonce."""
+
+    def __init__(self, store: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store, self._clock = store, clock
+        self._lacking_since: float | None = None
+
+    def why_unproven(self, ledger: Ledger) -> str:
+        """Why the worker may not go on; "" before the proof was lacking for as long as Redis remembers a nonce.
+
+        So a Redis that forgot the newest one stops no fleet: after that time there is nothing to prove. A store that
+        cannot be read is the jobs' affair.
+        """
+        try:
+            is_lacking = prove(ledger, self._store, may_write=True) is Proof.LACKING
+        except OSError as error:
+            log.warning("%s", _cannot_be_used(self._store, error))
+            return ""
+        if not is_lacking:
+            self._lacking_since = None
+            return ""
+        now = self._clock()
+        self._lacking_since = now if self._lacking_since is None else self._lacking_since
+        return NOT_SHOWN.format(store=self._store) if now - self._lacking_since > ACCEPTED_FOR_S else ""
 
 
 def _cannot_be_used(store: Path, error: Exception) -> str:
@@ -84,8 +130,10 @@ def wait_until_admitted(
         try:
             if why := name.take(ledger, beat):
                 name.send_refused(ledger, replace(beat, refused=why))
-            elif why := why_refused(ledger, store):
+            elif why := why_clock_is_wrong(ledger.client) or why_refused(ledger, store):
                 name.send(ledger, replace(beat, refused=why))
+            elif _is_shown_soon(ledger, store):
+                why = f"its store {store} does not show yet what the other workers wrote there"
             else:
                 return True
         except (Unreachable, Refused) as error:

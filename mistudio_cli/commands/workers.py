@@ -31,6 +31,8 @@ from mistudio_cli.resources import read_machine, shortfalls
 from mistudio_cli.settings import Settings
 from mistudio_cli.snapshot import read_workers
 from mistudio_cli.states import TERM_GRACE_S
+from tasks.clock_offset import CLOCK_FIX, CLOCK_WARNING_S, describe_offset
+from tasks.host_heartbeat import measure_clock_offset
 from tasks.ledger import Ledger
 from tasks.places import Places
 from tasks.problem import Problem
@@ -100,7 +102,9 @@ def start(
     if new_store:
         _forget_store_of_others(session.connect_ledger(settings, supervise=True))
     if not foreground:
-        session.connect_ledger(settings, supervise=True).now()  # a Redis that cannot be reached is said at once
+        _report_clock(
+            session.connect_ledger(settings, supervise=True)
+        )  # a Redis that cannot be reached is said at once
     _hold_against_machine(f"The profile {wanted}" if wanted else specs[0].name, specs, strict)
     if foreground:
         control.run_in_foreground(settings, wanted, specs, grace)
@@ -288,6 +292,13 @@ def _specs(profile: str | None, queues: str | None, name: str | None) -> list[Wo
     if len(specs) > 1:
         raise typer.BadParameter(f"--name is for one worker; {profile} has {len(specs)}")
     return [named(specs[0], name)]
+
+
+def _report_clock(ledger: Ledger) -> None:
+    """Warn of a clock that differs from that of Redis. Raises Unreachable or Refused."""
+    offset_s = measure_clock_offset(ledger.client)
+    if abs(offset_s) > CLOCK_WARNING_S:
+        output.talk(f"The clock here is {describe_offset(offset_s)} that of Redis. To set it: {CLOCK_FIX}")
 
 
 def _forget_store_of_others(ledger: Ledger) -> None:

@@ -8,6 +8,11 @@ function operations.join_fleet(_, record)
   return 'ok'
 end
 
+local function forget_shared()
+  redis.call('DEL', PREFIX .. 'fleet')
+  forget_all_nonces()
+end
+
 local function name_key(worker) return PREFIX .. 'name:' .. worker end
 
 -- Who has a worker's name, or nil: a JSON object with the token of that worker.
@@ -57,7 +62,7 @@ function operations.forget_worker(worker, token, field)
     redis.call('HDEL', PREFIX .. 'workers', worker)
   end
   redis.call('HDEL', PREFIX .. 'workers', field)
-  if redis.call('EXISTS', PREFIX .. 'workers') == 0 then redis.call('DEL', PREFIX .. 'fleet') end
+  if redis.call('EXISTS', PREFIX .. 'workers') == 0 then forget_shared() end
   return 'ok'
 end
 
@@ -69,6 +74,6 @@ function operations.forget_fleet(_, ttl)
     local lives = read and type(beat) == 'table' and type(beat.seen_at) == 'number' and now - beat.seen_at <= tonumber(ttl)
     if lives and (beat.refused or '') == '' then return lines[place] end
   end
-  redis.call('DEL', PREFIX .. 'fleet')
+  forget_shared()
   return 'ok'
 end

@@ -196,7 +196,8 @@ def test_a_worker_with_another_store_consumes_nothing_until_it_has_the_shared_on
     causes = [cause.sentence for cause in explain(job, look_around(lab.ledger, job))]
     assert causes[0] == f"{beat.name} does not consume: {beat.refused}."
     assert lab.ledger.need(job.id).state is State.QUEUED
-    shutil.copy(lab.store.root / FILE, other / FILE)  # as if the shared one were mounted there now
+    shutil.rmtree(other)
+    other.symlink_to(lab.store.root)  # as if the shared one were mounted there now
     until(lambda: lab.ledger.need(job.id).state.ended, 60, lab.log())
     refused.terminate()
     refused.wait(60)
@@ -205,11 +206,11 @@ def test_a_worker_with_another_store_consumes_nothing_until_it_has_the_shared_on
 def test_a_worker_whose_store_is_unmounted_drains(lab: Lab, tmp_path: Path) -> None:
     lab.start_worker("--queues", "high_priority")
     other = tmp_path / "store"
-    make_store_id(other)
-    shutil.copy(lab.store.root / FILE, other / FILE)
+    other.symlink_to(lab.store.root)
     worker = lab.popen("--queues", "training", name="second", MISTUDIO_STORE=str(other))
     until(lambda: len(lab.ledger.workers()) == 2, 30, lab.log())
-    (other / FILE).unlink()
+    other.unlink()
+    other.mkdir()
     until(lambda: worker.poll() is not None, 60, lab.log())
     assert worker.returncode == 0
     assert "may not consume any more, and drains" in lab.log()
