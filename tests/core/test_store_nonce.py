@@ -120,6 +120,12 @@ def test_a_full_disk_has_nobody_refused(ledger: Ledger, shared: Path, monkeypatc
     assert [path.name for path in shared.iterdir() if path.name.endswith(".part")] == []
 
 
+def test_a_nonce_that_took_long_to_write_is_accepted_for_as_long_as_it_counts(ledger: Ledger, shared: Path) -> None:
+    let_pass(ledger, _A_WHILE_S)
+    ledger.client.call("DEL", f"{PREFIX}nonces:begun")
+    assert prove(ledger, shared) is Proof.GIVEN
+
+
 def test_a_writer_that_dies_before_it_has_reported_its_nonce_has_nobody_refused(
     ledger: Ledger, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,10 +172,13 @@ def test_a_worker_whose_store_became_stale_drains(ledger: Ledger, shared: Path) 
 
 
 def test_with_the_record_of_the_fleet_its_nonces_are_forgotten(ledger: Ledger, shared: Path, tmp_path: Path) -> None:
-    let_pass(ledger, _A_WHILE_S)
     make_store_id(tmp_path / "next")
-    assert ledger.forget_fleet() == "ok"
-    assert why_refused(ledger, tmp_path / "next") == ""
+    for forget in (ledger.forget_fleet, lambda: ledger.forget_worker("w@a")):
+        write_next(ledger, shared)
+        let_pass(ledger, _A_WHILE_S)
+        assert prove(ledger, tmp_path / "next") is Proof.LACKING
+        forget()
+        assert prove(ledger, tmp_path / "next") is Proof.GIVEN
 
 
 def test_a_store_that_cannot_be_read_is_the_jobs_affair(
