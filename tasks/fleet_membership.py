@@ -106,8 +106,7 @@ class StoreWatch:
         """
         try:
             is_lacking = prove(ledger, self._store, may_write=True) is Proof.LACKING
-        except OSError as error:
-            log.warning("%s", _cannot_be_used(self._store, error))
+        except OSError:
             return ""
         if not is_lacking:
             self._lacking_since = None
