@@ -53,6 +53,8 @@ def all_checks(settings: Settings) -> Iterator[Check]:
     if ledger is not None:
         yield from _if_readable(lambda: [workers(read_queues(ledger).queues or ())])
         yield from _if_readable(lambda: [messages(refused.read(ledger.client, refused.MOST_KEPT), time.time())])
+        own = [worker["pid"] for worker in told["workers"]] if isinstance(told, dict) else []
+        yield from _if_readable(lambda: host_checks.refused_workers(ledger, own))
         yield from _if_readable(lambda: kind_versions.check(ledger))
         yield from _if_readable(lambda: host_checks.of_fleet(read_fleet(ledger)))
     yield _disk_of(settings)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import cast
 
 import pytest
 
+from mistudio_cli import host_checks
 from mistudio_cli.explain import explain, look_around
 from tasks import fleet_membership
 from tasks.fleet_membership import wait_until_admitted, why_refused
@@ -131,6 +133,8 @@ def test_what_differs_is_one_sentence_and_ends_with_its_cause(
         """After each refusal: what others see; at the second one, somebody repairs it."""
         assert len(whys) < 10, whys
         whys.extend(beat.refused for beat in fleet.ledger.heartbeats() if beat.refused and beat.pid == BEAT.pid)
+        (check,) = host_checks.refused_workers(fleet.ledger, [])
+        assert (check.verdict, check.detail) == ("failed", f"w@b does not consume: {whys[-1]}")
         causes.append(explain(fleet.job, look_around(fleet.ledger, fleet.job))[0].sentence)
         assert fleet.ledger.need(fleet.job.id).state is State.QUEUED
         if len(causes) == 2:
@@ -179,3 +183,11 @@ def test_a_redis_that_cannot_be_used_is_one_sentence_and_the_worker_waits(
     assert "\n" not in record.message
     assert "secret" not in record.message
     away.close()
+
+
+def test_doctor_leaves_the_refused_workers_of_its_own_home_to_the_check_of_the_supervisor(ledger: Ledger) -> None:
+    here = socket.gethostname()
+    for host, pid in ((here, 7), (here, 8), ("elsewhere", 7)):
+        ledger.beat(WorkerBeat(f"w{pid}@{host}", host, pid, ("training",), 1, 0.0, refused="it may not"))
+    details = [check.detail for check in host_checks.refused_workers(ledger, [7, None])]
+    assert details == ["w7@elsewhere does not consume: it may not", f"w8@{here} does not consume: it may not"]
