@@ -137,6 +137,8 @@ def wait_until_admitted(
                 return True
         except (Unreachable, Refused) as error:
             why = f"Redis is away ({error})"
+        except Problem as problem:  # its records are newer than this mistudio
+            why = f"{problem.sentence} {problem.mend}"
         if why != said:
             said = why
             log.error("this worker does not consume: %s", why)
@@ -149,7 +151,7 @@ def wait_until_admitted(
 
 def forget_refused(ledger: Ledger, beat: WorkerBeat, name: WorkerName) -> None:
     """A worker that was never admitted ends: take its heartbeats back, if Redis is there."""
-    with suppress(Unreachable, Refused):
+    with suppress(Unreachable, Refused, Problem):
         name.forget(ledger, beat.name)
 
 

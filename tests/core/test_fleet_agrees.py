@@ -170,6 +170,23 @@ def test_a_redis_that_cannot_be_used_is_one_sentence_and_the_worker_waits(
     own_redis_client.call("CONFIG", "SET", "requirepass", "secret")
     own_redis_client.close()
     away = Ledger(connect(url or own_redis.url.replace("socket://", "socket://:wrong@")))
+    said = wait_in_vain(away, fleet, caplog)
+    away.close()
+    assert sentence in said
+    assert "secret" not in said
+
+
+def test_a_redis_with_records_of_a_newer_mistudio_is_one_sentence_too(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet.ledger.client.call("SET", f"{PREFIX}schema", 99)
+    said = wait_in_vain(fleet.ledger, fleet, caplog)
+    assert "This Redis holds the jobs of a newer mistudio" in said
+    assert "Upgrade mistudio here" in said
+
+
+def wait_in_vain(ledger: Ledger, fleet: Fleet, caplog: pytest.LogCaptureFixture) -> str:
+    """What a worker logs that waits for its second look and gives up."""
     looks = list[int]()
 
     def patient() -> bool:
@@ -177,12 +194,10 @@ def test_a_redis_that_cannot_be_used_is_one_sentence_and_the_worker_waits(
         return len(looks) < 2
 
     with caplog.at_level(logging.ERROR, "mistudio.worker"):
-        assert not wait_until_admitted(away, BEAT, fleet.newcomer(), fleet.mount, patient)
-    (record,) = [record for record in caplog.records if "does not consume" in record.message]
-    assert sentence in record.message
-    assert "\n" not in record.message
-    assert "secret" not in record.message
-    away.close()
+        assert not wait_until_admitted(ledger, BEAT, fleet.newcomer(), fleet.mount, patient)
+    (message,) = [record.message for record in caplog.records if "does not consume" in record.message]
+    assert "\n" not in message
+    return message
 
 
 def test_doctor_leaves_the_refused_workers_of_its_own_home_to_the_check_of_the_supervisor(ledger: Ledger) -> None:
