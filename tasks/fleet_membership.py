@@ -80,7 +80,10 @@ def why_store_differs(ledger: Ledger, store: Path) -> str:
 
 def _why_unproven(ledger: Ledger, store: Path) -> str:
     """Why a store with the right id is not the one that the other workers write; "" when that is not known yet."""
-    return NOT_SHOWN.format(store=store) if prove(ledger, store) is Proof.LACKING else ""
+    try:
+        return NOT_SHOWN.format(store=store) if prove(ledger, store) is Proof.LACKING else ""
+    except OSError as error:
+        return _cannot_be_used(store, error)
 
 
 def _is_shown_soon(ledger: Ledger, store: Path) -> bool:

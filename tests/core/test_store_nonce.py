@@ -181,11 +181,12 @@ def test_with_the_record_of_the_fleet_its_nonces_are_forgotten(ledger: Ledger, s
         assert prove(ledger, tmp_path / "next") is Proof.GIVEN
 
 
-def test_a_store_that_cannot_be_read_is_the_jobs_affair(
+def test_a_store_that_cannot_be_read_drains_no_worker_and_admits_none(
     ledger: Ledger, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_nonce, "_read", no_space)
     assert StoreWatch(shared).why_unproven(ledger) == ""
+    assert why_refused(ledger, shared) == f"its store {shared} cannot be used: No space left on device"
 
 
 def test_real_workers_write_nonces_and_one_with_a_copy_of_the_store_is_refused(lab: Lab) -> None:
