@@ -17,7 +17,8 @@ local function name_key(worker) return PREFIX .. 'name:' .. worker end
 
 -- Who has a worker's name, or nil: a JSON object with the token of that worker.
 local function holder_of(worker)
-  local is_read, holder = pcall(cjson.decode, redis.call('GET', name_key(worker)) or '')
+  local is_text, text = pcall(redis.call, 'GET', name_key(worker))
+  local is_read, holder = pcall(cjson.decode, is_text and text or '')
   if is_read and type(holder) == 'table' and type(holder.since) == 'number' then return holder end
 end
 

@@ -54,8 +54,10 @@ def test_a_heartbeat_keeps_the_name_and_a_lost_or_damaged_key_is_written_again(l
     ledger.take_name(NAME, holder("a"), 0.5)
     ledger.beat(BEAT, holder("a"))
     assert ledger.client.call("PTTL", key) > 5000
-    for lost in ("DEL", key), ("SET", key, "no holder"), ("SET", key, "[]"):
-        ledger.client.call(*lost)
+    for damage in ((), ("SET", key, "no holder"), ("SET", key, "[]"), ("LPUSH", key, "of another type")):
+        ledger.client.call("DEL", key)
+        if damage:
+            ledger.client.call(*damage)
         assert ledger.beat(BEAT, holder("a")) is None
         assert json.loads(ledger.client.call("GET", key))["token"] == "a"
 

@@ -14,7 +14,8 @@ from tests.soak.reckoning import Life
 #: All that is in Redis when no job is live. Anything else is left over: a lease, a bell, a promise of an artifact.
 _LASTING = re.compile(
     rf"{PREFIX}((job|events|series):\w+|by:(all|(state|kind|queue|name|parent|retry_of):[\w.-]+)|queue:\w+:ended"
-    r"|ids|ended|schema|served_at|first_turn|last_turn|reaped_at|upkeep_at|workers|fleet|hosts|log:[^:]+:\d+|worker-log:.+)"
+    r"|ids|ended|schema|served_at|first_turn|last_turn|reaped_at|upkeep_at|workers|fleet|hosts|log:[^:]+:\d+|worker-log:.+"
+    r"|name:.+|nonces(:begun)?|nonce-writer)"
     r"|celery-task-meta-\w+|_kombu\.binding.+"
 )
 
