@@ -40,7 +40,7 @@ def check(ledger: Ledger) -> Iterator[Check]:
         return
     queued = ledger.page(Filter(states=(State.QUEUED,)), _LOOKED_AT).jobs
     if stuck := [job for job in queued if _is_stuck(job, workers)]:
-        yield _nobody_for(stuck, workers)
+        yield _check_of_stuck(stuck, workers)
     elif differing := _differing(known):
         named = ", ".join(differing[:_NAMED]) + (" and others" if len(differing) > _NAMED else "")
         versions = ", ".join(f"{worker.name} ({named_version(worker.version)})" for worker in known)
@@ -49,7 +49,7 @@ def check(ledger: Ledger) -> Iterator[Check]:
         yield Check("kinds", "ok", f"{len(known[0].kinds)}, the same on all workers")
 
 
-def _nobody_for(stuck: Sequence[Job], workers: Sequence[WorkerBeat]) -> Check:
+def _check_of_stuck(stuck: Sequence[Job], workers: Sequence[WorkerBeat]) -> Check:
     """Of queued jobs that no worker can run; the first is named."""
     job = stuck[0]
     (cause,) = of_other_versions(job, [worker for worker in workers if job.queue in worker.queues])

@@ -17,7 +17,7 @@ from tasks.kind_digest import digests
 #: The least time between two messages of one job that this worker puts back.
 HOLD_S = 1.0
 
-#: With so many of a queue held, the worker takes no more of that queue until some have been put back.
+#: With this number of a queue held, the worker takes no more of that queue until some have been put back.
 MOST_HELD = 100
 
 

@@ -88,7 +88,7 @@ class Seat:
 
     def _sign(self) -> None:
         """Add this worker's token to those in the lock, whose workers take no more jobs: this one has their seat."""
-        with suppress(OSError):  # a full disk: nobody knows of an earlier worker then
+        with suppress(OSError):  # a full disk: no earlier worker is known then
             self._lock.seek(0)
             self.predecessors = tuple(self._lock.read().decode("ascii", "replace").split()[-_TOKENS_READ:])
             if self._lock.tell() > _SIGNED_BYTES:

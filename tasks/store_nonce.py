@@ -20,10 +20,10 @@ log = logging.getLogger("mistudio.worker")
 
 FILE = ".mistudio-nonce"
 
-#: A store that shows one of the nonces of so many seconds is the one that others write.
+#: A store that shows a nonce no older than this, in seconds, is the one that others write.
 ACCEPTED_FOR_S = 180.0
 
-#: A nonce that was written so long ago is shown by every mount of the store, whatever it caches.
+#: A nonce that was written this long ago, in seconds, is shown by every mount of the store, whatever it caches.
 SHOWN_AFTER_S = 75.0
 
 _WRITTEN_EVERY_S = 60.0

@@ -55,7 +55,7 @@ local function is_known(id, kinds)
 end
 
 -- queue, step: where the bell lay that made the worker ask ('' if none did); one that was moved since has another.
--- kinds: what the worker knows; the bell of a job of which it knows something else is for another worker.
+-- kinds: what the worker knows; the message of a job of which it knows something else is for another worker.
 function operations.claim(id, token, worker, host, pid, ttl, queue, step, kinds)
   if holds(id, token) then return 'ok' end  -- asked again
   if get(id, 'state') ~= 'queued' then return 'not queued' end
@@ -143,7 +143,7 @@ function operations.ring(id)
   return 'ok'
 end
 
--- ids: JSON list of jobs whose bells a worker took that cannot run them: for others, behind those of their step.
+-- ids: JSON list of jobs whose messages a worker took that cannot run them: for others, behind those of their step.
 function operations.pass_on(_, ids)
   for _, id in ipairs(cjson.decode(ids)) do
     if get(id, 'state') == 'queued' then ring(id) end

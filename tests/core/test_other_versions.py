@@ -155,7 +155,7 @@ def test_a_claim_of_what_the_worker_knows_otherwise_leaves_the_job_to_others(
     assert claim(kinds={"nap": "0000000"}) is not None
 
 
-def test_a_job_of_an_older_mistudio_that_named_no_digest_is_anybodys(ledger: Ledger) -> None:
+def test_a_job_of_an_older_mistudio_that_named_no_digest_is_for_any_worker(ledger: Ledger) -> None:
     job = ledger.submit(Job(new_job_id(), "nap", "a", "training", {}))
     assert WorkerBeat("w@here", "here", 1, ("training",), 1, 0.0, kinds={"nap": "11111111"}).can_run(job)
     assert ledger.claim(job.id, "w@here", "here", kinds={"nap": "11111111"}) is not None

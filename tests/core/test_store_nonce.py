@@ -109,7 +109,7 @@ def test_a_worker_with_a_copy_writes_no_nonce(ledger: Ledger, shared: Path) -> N
     assert not (copy / FILE).exists()
 
 
-def test_a_full_disk_has_nobody_refused(ledger: Ledger, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_has_no_worker_refused(ledger: Ledger, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", no_space)
         for _ in range(8):
@@ -126,7 +126,7 @@ def test_a_nonce_that_took_long_to_write_is_accepted_for_as_long_as_it_counts(le
     assert prove(ledger, shared) is Proof.GIVEN
 
 
-def test_a_writer_that_dies_before_it_has_reported_its_nonce_has_nobody_refused(
+def test_a_writer_that_dies_before_it_has_reported_its_nonce_has_no_worker_refused(
     ledger: Ledger, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     let_pass(ledger, 65)
