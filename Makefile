@@ -44,6 +44,7 @@ soak: install ## Kill every process again and again under load: ROUNDS=200 JOBS=
 	MISTUDIO_TEST_ROUNDS=$(or $(ROUNDS),200) MISTUDIO_TEST_SEED=$(or $(SEED),$(shell date +%s)) \
 		MISTUDIO_TEST_CHAOS_JOBS=$(or $(JOBS),1000) \
 		$(BIN)/python -m pytest -s tests/supervision/test_kills.py tests/supervision/test_chaos.py
+	MISTUDIO_TEST_DEEPER=1 $(BIN)/python -m pytest -s tests/supervision/test_failover.py
 	MISTUDIO_TEST_REFUSALS_S=600 MISTUDIO_TEST_SEED=$(or $(SEED),$(shell date +%s)) \
 		$(BIN)/python -m pytest -s tests/supervision/test_refusals.py
 	MISTUDIO_TEST_DEEPER=1 MISTUDIO_TEST_SEED=$(or $(SEED),$(shell date +%s)) \

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from mistudio_cli.states import quit_grace_s
 from tasks.job import State
-from tasks.ledger import PREFIX
 from tasks.queues import QUEUES, Queue
+from tasks.redis_url import Address
 
 DEPLOY = Path(__file__).parent
 TEMPLATES = DEPLOY / "templates"
@@ -94,6 +94,6 @@ def _of_one(queue: Queue) -> dict[str, str]:
         # A new pod of a GPU queue may never be placed while the old one holds the card.
         "surge": "0" if gpus else "1",
         "unavailable": "1" if gpus else "0",
-        "queued_key": f"{PREFIX}queue:{queue.name}:{State.QUEUED}",
-        "running_key": f"{PREFIX}queue:{queue.name}:{State.RUNNING}",
+        "queued_key": f"{Address().key_prefix}queue:{queue.name}:{State.QUEUED}",
+        "running_key": f"{Address().key_prefix}queue:{queue.name}:{State.RUNNING}",
     }

@@ -5,14 +5,14 @@ Help and completion show the names of this program alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 from tasks.job import kinds
 from tasks.problem import Problem
 
 #: Root options that take a value.
-_WITH_VALUE = ("--home", "--store", "--broker-url", "--result-backend")
+_WITH_VALUE = ("--home", "--store", "--broker-url", "--result-backend", "--owner")
 
 NOUNS = {
     "job": "jobs",
@@ -147,7 +147,7 @@ def translated(args: Sequence[str], params: Sequence[Any]) -> Iterator[str]:
             return
         name, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
         if name in _FORMATS and name not in flags and "--json" in flags:
-            yield from _format(name, value if equals else next(words, ""))
+            yield from _format(name, value if equals else next(words, ""), flags)
             continue
         if name in _WATCH and name not in flags:
             raise Problem("Lists show one moment.", "Live view: mistudio top")
@@ -166,9 +166,11 @@ def _first_word(argv: Sequence[str]) -> int | None:
     return None
 
 
-def _format(name: str, value: str) -> Iterator[str]:
+def _format(name: str, value: str, flags: Container[str]) -> Iterator[str]:
     if value == "json":
         yield "--json"
+    elif value == "wide" and "--wide" in flags:
+        yield "--wide"
     elif value not in ("table", "text", "wide"):
         raise Problem(f"{name} {value!r} is no format here.", "For JSON: --json")
 

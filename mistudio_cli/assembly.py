@@ -18,7 +18,7 @@ from mistudio_cli.tables import one_line
 #: The nouns and verbs, in the order of the help; each is a file in `mistudio_cli/commands` with an `app`.
 COMMANDS = (
     *("quickstart", "workers", "hosts", "profiles", "submit", "queue", "jobs", "saes"),
-    *("top", "serve", "join", "leave", "doctor", "config"),
+    *("top", "serve", "join", "leave", "fleet", "doctor", "config"),
 )
 
 #: The exception behind every wrong use of the command line, whichever Click this Typer carries.
@@ -91,7 +91,13 @@ def root(
     broker_url: Annotated[
         str | None, typer.Option(help="Redis to use instead of the home's own", metavar="URL")
     ] = None,
+    prefix: Annotated[
+        str | None, typer.Option(help="Prefix of this installation's keys in a shared Redis", metavar="WORD")
+    ] = None,
     result_backend: Annotated[str | None, typer.Option(help="Where Celery keeps results", metavar="URL")] = None,
+    owner: Annotated[
+        str | None, typer.Option(help="Owner of submitted jobs; default: the Redis user, else yours", metavar="NAME")
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from")] = False,
     version: Annotated[
         bool,
@@ -103,7 +109,8 @@ def root(
     """Train sparse autoencoders on language models: queues, workers, jobs, features."""
     global _debug
     _debug = debug
-    session.remember_flags({"home": home, "store": store, "broker_url": broker_url, "result_backend": result_backend})
+    flags = {"home": home, "store": store, "broker_url": broker_url, "prefix": prefix}
+    session.remember_flags({**flags, "result_backend": result_backend, "owner": owner})
 
 
 def run_command(argv: list[str]) -> int:

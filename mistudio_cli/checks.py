@@ -13,7 +13,7 @@ from typing import Any
 
 import mistudio_cli
 import tasks
-from mistudio_cli import host_checks, redis_aof, redis_server, tables, trying
+from mistudio_cli import host_checks, kind_versions, redis_aof, redis_server, replication_checks, tables, trying
 from mistudio_cli.check import Check
 from mistudio_cli.host import Host, read_host
 from mistudio_cli.hosts import read_fleet
@@ -29,7 +29,7 @@ from tasks.ledger import Ledger
 from tasks.places import Places
 from tasks.problem import Problem
 from tasks.queues import QUEUES, Queue
-from tasks.wire import NotRedis, Refused, Silent, Unreachable, connect
+from tasks.wire import NoMaster, NotRedis, Refused, Replica, Silent, Unreachable, connect
 
 GIB = 1 << 30
 _LATELY_S = 24 * 3600
@@ -52,7 +52,11 @@ def all_checks(settings: Settings) -> Iterator[Check]:
     yield supervisor(told)
     if ledger is not None:
         yield from _if_readable(lambda: [workers(read_queues(ledger).queues or ())])
-        yield from _if_readable(lambda: [messages(refused.read(ledger.client, refused.MOST_KEPT), time.time())])
+        key = ledger.client.key(refused.KEY)
+        yield from _if_readable(lambda: [messages(refused.read(ledger.client, refused.MOST_KEPT), time.time(), key)])
+        own = [worker["pid"] for worker in told["workers"]] if isinstance(told, dict) else []
+        yield from _if_readable(lambda: host_checks.refused_workers(ledger, own))
+        yield from _if_readable(lambda: kind_versions.check(ledger))
         yield from _if_readable(lambda: host_checks.of_fleet(read_fleet(ledger)))
     yield _disk_of(settings)
     cards = read_devices(environment=told.get("gpu_limits") if isinstance(told, dict) else None)
@@ -119,6 +123,7 @@ def answering(ledger: Ledger) -> Iterator[Check]:
     else:
         mend = "redis-cli CONFIG SET maxmemory-policy noeviction, and in redis.conf"
         yield Check("redis eviction", "warning", f"{policy}: jobs may be dropped when memory is short", mend)
+    yield from replication_checks.of_replication(ledger.client.address, info)
 
 
 def _not_running(supervised: dict[str, Any] | None) -> Check:
@@ -131,6 +136,10 @@ def _not_running(supervised: dict[str, Any] | None) -> Check:
 def _mend_of(error: Exception, *, named: bool) -> str:
     if isinstance(error, NotRedis):
         return "Check host and port in CELERY_BROKER_URL"
+    if isinstance(error, Replica):
+        return "Name the master in CELERY_BROKER_URL, or let Sentinels: sentinel://HOST1:PORT,HOST2:PORT/MASTER/DB"
+    if isinstance(error, NoMaster):
+        return "Start the Sentinels, or correct them and the master's name in CELERY_BROKER_URL"
     if named:
         return "Start it, or correct CELERY_BROKER_URL"
     if isinstance(error, Silent):
@@ -206,14 +215,17 @@ def workers(rows: tuple[QueueRow, ...]) -> Check:
     return Check("workers", "failed" if waiting else "warning", told, "mistudio workers start full")
 
 
-def messages(put_aside: Sequence[refused.Refusal], now: float) -> Check:
-    """Whether workers got messages lately that they could take for no job; newest first, `now` as their times."""
+def messages(put_aside: Sequence[refused.Refusal], now: float, key: str) -> Check:
+    """Whether workers got messages lately that they could take for no job; newest first, `now` as their times.
+
+    `key` is where they are kept.
+    """
     lately = [refusal for refusal in put_aside if now - refusal.at < _LATELY_S]
     if not lately:
         return Check("messages", "ok", "none was refused in the last 24 h")
     last = lately[0]
     told = f"{len(lately)} refused in the last 24 h; the last one, from {last.queue}: {last.why}"
-    return Check("messages", "warning", told, f"Mend who sends them. See what they were: LRANGE {refused.KEY} 0 9")
+    return Check("messages", "warning", told, f"Mend who sends them. See what they were: LRANGE {key} 0 9")
 
 
 def disk(host: Host) -> Check:

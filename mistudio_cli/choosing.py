@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mistudio_cli import completion, output
+from mistudio_cli import completion, output, session
 from mistudio_cli.finding import find_jobs
 from tasks.job import Job, State, kinds
 from tasks.ledger import Ledger
@@ -31,6 +31,9 @@ Words = list[str] | None
 _AGE = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d|w)")
 _PAGE = 1000
 
+#: The word for the owner of what this command would submit.
+ME = "me"
+
 
 def _words(flag: str, about: str, values: Callable[[], Sequence[str]] | None = None) -> Any:
     return Annotated[Words, typer.Option(flag, help=about, autocompletion=completion.of(values))]
@@ -43,6 +46,7 @@ FLAGS: dict[str, Any] = {
     "queue": _words("--queue", "Only jobs of these queues", lambda: QUEUE_NAMES),
     "name": _words("--name", "Only jobs of these names", completion.names),
     "tag": _words("--tag", "Only jobs with any of these tags", completion.tags),
+    "owner": _words("--owner", "Only jobs of these owners; me: your own"),
     "since": Annotated[str | None, typer.Option(help="Only jobs submitted since: 2h, 3d, 2026-11-24T08:00")],
     "until": Annotated[str | None, typer.Option(help="Only jobs submitted until then")],
 }
@@ -58,6 +62,7 @@ class Selection:
     queue: Words = None
     name: Words = None
     tag: Words = None
+    owner: Words = None
     since: str | None = None
     until: str | None = None
     every: bool = False
@@ -78,7 +83,12 @@ class Selection:
         first, last = _moment("--since", self.since, now), _moment("--until", self.until, now)
         if first is not None and last is not None and first > last:
             raise Problem(f"--since {self.since} is later than --until {self.until}.", "Exchange them")
-        return Filter(states, known_kinds, queues, _split(self.name), _split(self.tag), first, last)
+        return Filter(states, known_kinds, queues, _split(self.name), _split(self.tag), first, last, self._owners())
+
+    def _owners(self) -> tuple[str, ...]:
+        """The owners that are meant; `me` is who would own a job that is submitted now."""
+        owners = _split(self.owner)
+        return tuple(dict.fromkeys(session.current_owner() if owner == ME else owner for owner in owners))
 
     def jobs(self, ledger: Ledger, words: Sequence[str]) -> list[Job]:
         """The jobs with these ids or names, else those that the flags choose, newest first. Problem without either."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from enum import IntEnum
 
 from tasks.problem import Problem
+from tasks.quotas import OverQuota
 from tasks.visible import shown
-from tasks.wire import NotRedis, Refused, Silent, Unable, Unreachable
+from tasks.wire import NoMaster, NotPermitted, NotRedis, Refused, Replica, Silent, Unable, Unreachable
 
 
 class Code(IntEnum):
@@ -20,6 +22,7 @@ class Code(IntEnum):
     NOT_FOUND = 3
     UNREACHABLE = 4
     TIMED_OUT = 5
+    OVER_QUOTA = 6
     FAULT = 70
     INTERRUPTED = 130
     READER_GONE = 141
@@ -32,6 +35,7 @@ MEANINGS: dict[Code, str] = {
     Code.NOT_FOUND: "There is no such job, worker, host or log.",
     Code.UNREACHABLE: "Redis cannot be reached, does not answer, or refuses to serve.",
     Code.TIMED_OUT: "It took longer than `--timeout` allows; what was waited for goes on.",
+    Code.OVER_QUOTA: "The owner's quota of queued jobs has no room: nothing was submitted.",
     Code.FAULT: "An internal error of mistudio; `--debug` shows where.",
     Code.INTERRUPTED: "Ended by Ctrl-C.",
     Code.READER_GONE: "The reader of its output went away, as with `head`.",
@@ -60,6 +64,7 @@ _PROBLEMS: dict[type, Code] = {
     Failed: Code.FAILED,
     NoRedis: Code.UNREACHABLE,
     TimedOut: Code.TIMED_OUT,
+    OverQuota: Code.OVER_QUOTA,
 }
 
 
@@ -103,11 +108,23 @@ def _of_redis(error: Unreachable | Refused) -> Explained:
             return Explained(f"{error}.", f"Check CELERY_BROKER_URL. {see}", Code.UNREACHABLE)
         case Silent():
             return Explained(f"Redis at {error}.", see, Code.UNREACHABLE)
+        case Replica():
+            fix = "Name the master in CELERY_BROKER_URL, or let Sentinels: sentinel://HOST1:PORT,HOST2:PORT/MASTER/DB"
+            return Explained(f"{error}.", fix, Code.UNREACHABLE)
+        case NoMaster():
+            fix = f"Check the Sentinels and the master's name in CELERY_BROKER_URL. {see}"
+            return Explained(f"Redis cannot be reached: {error}.", fix, Code.UNREACHABLE)
         case Unable():
             return Explained(f"Redis cannot serve this now: {error}.", see, Code.UNREACHABLE)
+        case NotPermitted():
+            told = re.sub(r"^NOPERM |.*@user_script: ?\d+: ", "", str(error)).rstrip(". ")
+            return Explained(f"The Redis user lacks the right to do this: {told}.", _WITH_RIGHTS, Code.UNREACHABLE)
         case Unreachable():
             return Explained(f"Redis cannot be reached: {_reason(error)}.", see, Code.UNREACHABLE)
     return Explained(f"Redis refuses: {str(error).rstrip('.')}.", see, Code.UNREACHABLE)
+
+
+_WITH_RIGHTS = "Connect as a user of another role; what each may do: mistudio fleet acl"
 
 
 def _reason(error: Unreachable) -> str:

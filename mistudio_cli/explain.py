@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from mistudio_cli.tables import duration
+from mistudio_cli.cause import Cause
+from mistudio_cli.kind_versions import of_other_versions
+from mistudio_cli.tables import UNKNOWN, duration
 from tasks.job import Job, State
 from tasks.ledger import BEAT_TTL_S, Ledger, WorkerBeat
 from tasks.listing import Filter
 from tasks.queue_desk import QueueCount
 from tasks.queues import share
+from tasks.quotas import Quota, read_quotas
 
 #: What is counted in a queue that this version does not have.
 _NOTHING = QueueCount(0, 0, 0, None, None, ())
@@ -21,39 +25,41 @@ _NAMED = 3
 
 
 @dataclass(frozen=True)
-class Cause:
-    """A sentence, and the command that helps or shows more, if there is one."""
-
-    sentence: str
-    command: str | None = None
-
-
-@dataclass(frozen=True)
 class Around:
     """What is read of a job's surroundings, at `now` by the ledger's clock."""
 
     now: float
     count: QueueCount
     workers: Sequence[WorkerBeat]
+    able: Sequence[WorkerBeat]  # those of them that have its kind as it was submitted
     place: int | None
     running: Sequence[Job]
     parents: Sequence[Job]
     put_back: Sequence[str]
     refused: Sequence[WorkerBeat] = ()  # workers of its queue that may not consume
+    quota: Quota | None = None  # of its owner
+    of_owner: Sequence[Job] = ()  # those that run, where the owner has a quota
+    owners: Sequence[str] = ()  # those with jobs in its queue
 
 
 def look_around(ledger: Ledger, job: Job) -> Around:
     """Read what `explain` needs."""
+    quota = read_quotas(ledger.client).get(job.owner or "")
     now, beats = ledger.now(), [beat for beat in ledger.heartbeats() if job.queue in beat.queues]
+    workers = [beat for beat in beats if now - beat.consumed_at <= BEAT_TTL_S]
     return Around(
         now=now,
         count=ledger.queues.counts(now).get(job.queue, _NOTHING),
-        workers=[beat for beat in beats if now - beat.consumed_at <= BEAT_TTL_S],
+        workers=workers,
+        able=[beat for beat in workers if beat.can_run(job)],
         place=ledger.queues.place(job.queue, job.id),
         running=ledger.page(Filter(states=(State.RUNNING,)), 200).jobs,
         parents=[parent for parent in ledger.many(job.parents) if parent],
         put_back=_reasons_it_was_put_back_for(ledger, job),
         refused=[beat for beat in beats if beat.refused],
+        quota=quota,
+        owners=ledger.queues.owners(job.queue),
+        of_owner=ledger.page(Filter(states=(State.RUNNING,), owner=job.owner), 10_000).jobs if quota else (),
     )
 
 
@@ -98,21 +104,53 @@ def _queued(job: Job, around: Around) -> Iterator[Cause]:
         yield Cause(f"Its queue {job.queue} has been paused for {since}.", f"mistudio queue resume {job.queue}")
     for worker in around.refused:
         yield Cause(f"{worker.name} does not consume: {worker.refused}.", "mistudio workers status")
-    if around.workers:
+    over_quota = list(_over_quota(job, around))
+    yield from over_quota
+    if around.workers and not around.able:
+        yield from of_other_versions(job, around.workers)
+    elif around.able and not over_quota:
         yield from _busy(job.queue, around)
-    elif not around.refused:
+    elif not around.workers and not around.refused:
         yield Cause(f"Nobody works on its queue {job.queue}.", "mistudio workers start full")
+    turn = list(_turn(job, around))
+    yield from turn
     if around.place:
         before = "1 job comes" if around.place == 1 else f"{around.place} jobs come"
         yield Cause(f"{before} before it in its queue.", f"mistudio queue peek {job.queue}")
-    elif around.workers and around.count.paused_at is None:
+    elif around.place == 0 and around.able and around.count.paused_at is None and not (over_quota or turn):
         yield Cause("It is the next of its queue.", f"mistudio queue peek {job.queue}")
 
 
+def _turn(job: Job, around: Around) -> Iterator[Cause]:
+    """Which other owners have a turn before the job's own."""
+    running = Counter(other.owner or "" for other in around.running if other.queue == job.queue)
+    own = running[job.owner or ""]
+    first = [owner for owner in around.owners if owner != (job.owner or "") and running[owner] < own]
+    if first:
+        counts = ", ".join(f"{owner or 'jobs without an owner'} {running[owner]}" for owner in first[:_NAMED])
+        told = f"Owners take turns in {job.queue}: its owner {job.owner or UNKNOWN} has {own} running, {counts}."
+        yield Cause(told, f"mistudio queue peek {job.queue} --wide")
+
+
+def _over_quota(job: Job, around: Around) -> Iterator[Cause]:
+    """What of its owner's quota is used up, and by which jobs."""
+    if around.quota is None:
+        return
+    on_gpus = [other for other in around.of_owner if other.holds_gpu]
+    limits = [("running jobs", around.quota.running, around.of_owner)]
+    limits += [("jobs on GPUs", around.quota.gpus, on_gpus)] if job.may_use_gpu else []
+    for what, limit, users in limits:
+        if limit is not None and len(users) >= limit:
+            by = f": {_some(users)}" if users else ""
+            yield Cause(
+                f"The quota of its owner {job.owner} is {limit} {what}, all used{by}.", "mistudio fleet quota ls"
+            )
+
+
 def _busy(queue: str, around: Around) -> Iterator[Cause]:
-    names = {worker.name for worker in around.workers}
-    slots, holders = sum(worker.slots for worker in around.workers), [j for j in around.running if j.worker in names]
-    most = sum(share(queue, worker.queues, worker.slots) for worker in around.workers)
+    names = {worker.name for worker in around.able}
+    slots, holders = sum(worker.slots for worker in around.able), [j for j in around.running if j.worker in names]
+    most = sum(share(queue, worker.queues, worker.slots) for worker in around.able)
     own = [holder for holder in holders if holder.queue == queue]
     if len(holders) >= slots:
         yield Cause(f"Its workers' slots ({slots}) are all busy: {_some(holders)}.", "mistudio workers status")

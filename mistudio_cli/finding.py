@@ -99,6 +99,7 @@ def show_lines(
         "name": job.name,
         "queue": f"{job.queue}, priority {job.priority}",
         "state": str(job.state),
+        "owner": job.owner or tables.UNKNOWN,
         "reason": tables.one_line(job.reason),
         "progress": tables.progress(job) if job.state is State.RUNNING else "",
         "took": tables.took(job, now),

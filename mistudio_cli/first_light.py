@@ -62,7 +62,9 @@ def submit_missing(ledger: Ledger, store: Store) -> dict[str, Job | None]:
         elif maker:
             jobs[step.title] = ledger.need(maker)
         else:
-            jobs[step.title] = submit(ledger, store, step.kind, step.values, name=step.name)[-1]
+            jobs[step.title] = submit(
+                ledger, store, step.kind, step.values, name=step.name, owner=session.current_owner()
+            )[-1]
     return jobs
 
 
@@ -76,6 +78,13 @@ def ledger_for(settings: Settings) -> Iterator[Ledger]:
         if not was_there:
             with suppress(control.NotRunning):
                 fleet.shutdown(settings.places, output.talk)
+
+
+def check_rights(ledger: Ledger) -> None:
+    """NotPermitted, before anything is submitted, where workers must be started and could not run."""
+    served = {queue for beat in ledger.workers() for queue in beat.queues}
+    if not {kind_named(step.kind).queue for step in steps()} <= served:
+        session.check_rights(ledger)
 
 
 @contextmanager

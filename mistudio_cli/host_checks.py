@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import socket
+from collections.abc import Collection, Iterator, Sequence
 
 from mistudio_cli.check import Check, Verdict
-from mistudio_cli.hosts import CLOCK_ERROR_S, RUNNING, Fleet, clock_fault, state_of
+from mistudio_cli.hosts import RUNNING, Fleet, clock_fault, state_of
+from tasks.clock_offset import CLOCK_ERROR_S, CLOCK_FIX
 from tasks.host_heartbeat import HostHeartbeat
+from tasks.ledger import Ledger
 
 
 def of_fleet(fleet: Fleet) -> Iterator[Check]:
@@ -15,6 +18,13 @@ def of_fleet(fleet: Fleet) -> Iterator[Check]:
     if beats:
         yield from clocks(beats)
         yield versions(beats)
+
+
+def refused_workers(ledger: Ledger, own: Collection[int | None]) -> Iterator[Check]:
+    """A check for each worker that may not consume, but for this home's, by their pids. Unreachable or Refused."""
+    for beat in ledger.heartbeats():
+        if beat.refused and not (beat.pid in own and beat.host == socket.gethostname()):
+            yield Check("fleet", "failed", f"{beat.name} does not consume: {beat.refused}", "mistudio workers status")
 
 
 def clocks(beats: Sequence[HostHeartbeat]) -> Iterator[Check]:
@@ -27,7 +37,7 @@ def clocks(beats: Sequence[HostHeartbeat]) -> Iterator[Check]:
             "clock",
             verdict,
             fault,
-            f"On {host}, or where Redis runs if its clock is the wrong one: timedatectl set-ntp true",
+            f"On {host}, or where Redis runs if its clock is the wrong one: {CLOCK_FIX}",
         )
     if not wrong:
         most = max(abs(beat.clock_offset_s) for beat in beats)

@@ -9,7 +9,6 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from importlib import metadata
 
 import psutil
 
@@ -22,6 +21,7 @@ from tasks.devices import ABSENT, Device, read_devices
 from tasks.host_heartbeat import LISTED_FOR_S, Gpu, HostHeartbeat
 from tasks.ledger import Ledger
 from tasks.places import Places
+from tasks.version import installed_version
 from tasks.wire import Refused, Unreachable
 
 SEND_EVERY_S = 5.0
@@ -43,7 +43,7 @@ class HostReporter:
         self, places: Places, hearing: Hearing, gpu_limits: Callable[[], Mapping[str, str]], clock: Clock
     ) -> None:
         self._places, self._hearing, self._clock = places, hearing, clock
-        self._host, self._version, self._began = socket.gethostname(), _version(), time.monotonic()
+        self._host, self._version, self._began = socket.gethostname(), installed_version() or None, time.monotonic()
         self._disk = BackgroundReading("the disk of the store", self._read_free_bytes, _PATIENCE_S, clock)
         self._gpus = BackgroundReading(
             "the GPU driver",
@@ -146,11 +146,3 @@ def _gpu(card: Device) -> Gpu:
     total, used = card.memory_total, card.memory_used
     free = total - used if total is not None and used is not None else None
     return Gpu(card.index, card.name, card.uuid, total, free, card.problem)
-
-
-def _version() -> str | None:
-    """Of mistudio as it was when this supervisor started; an upgrade replaces the files under it."""
-    try:
-        return metadata.version("mistudio")
-    except metadata.PackageNotFoundError:
-        return None

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from mistudio_cli.errors import NotFound
 from mistudio_cli.snapshot import WorkerRow, worker_rows
 from tasks import host_heartbeat
+from tasks.clock_offset import CLOCK_WARNING_S, describe_offset
 from tasks.host_heartbeat import SILENT_AFTER_S, Gpu, HostHeartbeat
 from tasks.lease import Lease
 from tasks.ledger import BEAT_TTL_S, Ledger, WorkerBeat
 
 RUNNING, SILENT, WORKERS_ONLY = "running", "silent", "workers only"
-
-#: A clock that differs from Redis's by more is worth a warning, or an error.
-CLOCK_WARNING_S, CLOCK_ERROR_S = 5.0, 60.0
 
 
 @dataclass(frozen=True)
@@ -115,9 +113,8 @@ def clock_fault(beat: HostHeartbeat) -> str | None:
     offset_s = beat.clock_offset_s
     if abs(offset_s) <= CLOCK_WARNING_S:
         return None
-    which = "ahead of" if offset_s > 0 else "behind"
     here, server = (_utc(seconds) for seconds in (beat.seen_at + offset_s, beat.seen_at))
-    return f"The clock of {beat.host} is {abs(offset_s):.0f} s {which} that of Redis: {here} there, {server} by Redis."
+    return f"The clock of {beat.host} is {describe_offset(offset_s)} that of Redis: {here} there, {server} by Redis."
 
 
 def _utc(seconds: float) -> str:

@@ -119,7 +119,8 @@ class JobLog:
                 yield line
 
     def _lines_of_tail(self, attempt: int) -> Iterator[bytes]:
-        reader = self._tails.setdefault(attempt, TailReader(self._ledger.client, attempt_key(self._job_id, attempt)))
+        client = self._ledger.client
+        reader = self._tails.setdefault(attempt, TailReader(client, attempt_key(client, self._job_id, attempt)))
         tail = reader.read()
         if tail is None:
             return

@@ -6,33 +6,40 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 from mistudio_cli.settings import redacted
 from tasks import wire
 from tasks.fleet_membership import why_store_differs
 from tasks.ledger import Ledger
 from tasks.problem import Problem
-from tasks.redis_url import parse_url, with_password
+from tasks.redis_url import parse_url, with_password, with_sentinel_password
 from tasks.settings import setting_named
 
 
 def resolve_url(url: str, password_file: Path | None, ask: Callable[[], str]) -> str:
     """The URL with its password: from that file, else by asking where Redis wants one and there is a terminal.
 
-    Problem for a password in the URL itself, which every user of the host could read, and for one that is wrong.
+    Sentinels that want a password get the same one. Problem for a password in the URL itself, which every user of the
+    host could read, and for one that is wrong.
     Unreachable when Redis is not there.
     """
-    if parse_url(url, "URL").password is not None:
+    parts = urlsplit(url.strip())
+    if parts.password is not None or any(name.endswith("password") for name, _ in parse_qsl(parts.query)):
         raise Problem(
             "A password on the command line can be read by every user of this host.",
             "Leave it out: it is asked for, or taken from --password-file FILE",
         )
-    if password_file is not None:
-        url = with_password(url, _read_password(password_file))
-    elif _wants_password(url):
+    password = None if password_file is None else _read_password(password_file)
+    if password is None and (parts.username or _wants_password(url)):
         if not sys.stdin.isatty():
-            raise Problem(f"Redis at {parse_url(url).shown} wants a password.", "Give it by --password-file FILE")
-        url = with_password(url, ask())
+            where = f"The Redis user {parts.username}" if parts.username else f"Redis at {parse_url(url).shown}"
+            raise Problem(f"{where} wants a password.", "Give it by --password-file FILE")
+        password = ask()
+    if password is not None:
+        url = with_password(url, password)
+        if parse_url(url, "URL").sentinels is not None and _wants_password(url):
+            url = with_sentinel_password(url, password)
     if _wants_password(url):
         raise Problem(f"Redis at {parse_url(url).shown} does not take this password.", "Check it, and its user's name")
     return url
@@ -75,8 +82,8 @@ def _wants_password(url: str) -> bool:
         if "NOAUTH" in str(error):
             return True
         raise
-    except wire.Unreachable as error:
-        if "refused the login" in str(error):
+    except wire.Unreachable as error:  # NOAUTH: of a Sentinel
+        if "refused the login" in str(error) or "NOAUTH" in str(error):
             return True
         raise
     finally:

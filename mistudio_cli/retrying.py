@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mistudio_cli import output
+from mistudio_cli import output, session
 from tasks.checkpoints import goes_on_at
 from tasks.job import Job
 from tasks.ledger import Ledger
@@ -40,7 +40,7 @@ class Begun:
 
 def try_again(ledger: Ledger, store: Path, jobs: Sequence[Job], *, from_checkpoint: bool | None) -> Begun:
     """Submit these jobs once more: all, or none and a Problem."""
-    known = KnownArtifacts(ledger, Store(store))
+    known = _known(ledger, store)
     planned = [new for job in jobs for new in plan_retry(known, job, from_checkpoint=from_checkpoint)]
     return _begin(known, planned, from_checkpoint)
 
@@ -49,7 +49,7 @@ def try_failed(
     ledger: Ledger, store: Path, wanted: Filter, *, from_checkpoint: bool | None = None, asked: bool
 ) -> Begun:
     """Submit the jobs that failed once more, after a question when `asked`; says which are left out, and why."""
-    known = KnownArtifacts(ledger, Store(store))
+    known = _known(ledger, store)
     retries = plan_retries(known, _pages(ledger, wanted), MOST, from_checkpoint=from_checkpoint)
     _tell(retries)
     if not retries.planned:
@@ -59,6 +59,11 @@ def try_failed(
         count = "1 job" if len(retries.planned) == 1 else f"{len(retries.planned)} jobs"
         output.ask(f"Submit {count}?", shlex.join(["mistudio", *sys.argv[1:], "--yes"]))
     return _begin(known, retries.planned, from_checkpoint)
+
+
+def _known(ledger: Ledger, store: Path) -> KnownArtifacts:
+    """Who tries a job again owns the new one."""
+    return KnownArtifacts(ledger, Store(store), owner=session.current_owner())
 
 
 def _begin(known: KnownArtifacts, planned: Sequence[Job], from_checkpoint: bool | None) -> Begun:

@@ -10,7 +10,8 @@ from mistudio_cli.probe import PATIENCE_S, Answer, require_answer
 from mistudio_cli.settings import SETTINGS, Settings
 from tasks import wire
 from tasks.ledger import Ledger
-from tasks.redis_url import is_redis, parse_url
+from tasks.owners import owner_of
+from tasks.redis_url import Address, is_redis, parse_url
 
 _flags: dict[str, str] = {}
 
@@ -42,6 +43,29 @@ def connect_ledger(
     if must_answer:
         require_answer(client)
     return Ledger(client)
+
+
+def check_rights(ledger: Ledger) -> None:
+    """NotPermitted when workers could not run as this connection's Redis user; Unreachable when Redis is not there.
+
+    A Redis that refuses writes for another reason is a matter of the workers, which wait for it.
+    """
+    try:
+        ledger.check_rights()
+    except (wire.Unable, wire.Refused) as error:
+        if isinstance(error, wire.NotPermitted):
+            raise
+
+
+def current_owner(given: str | None = None) -> str:
+    """The owner of what this command submits: `given`, the setting `owner`, or who connects. Problem as `owner_of`."""
+    return owner_of(current_address(), given or current_settings().owner)
+
+
+def current_address() -> Address:
+    """The Redis in force, without asking whether it is there; the home's own is any, and has no users."""
+    url = current_settings().broker_url
+    return parse_url(url) if url else Address()
 
 
 def _own_broker_url(settings: Settings, *, supervise: bool) -> str:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.places import Places, default_home
+from tasks.problem import Problem
 from tasks.redact import redact
+from tasks.redis_url import with_prefix
 from tasks.settings import KINDS, SETTINGS, Value, check_file, find_value, read_file
 
 
@@ -31,13 +33,27 @@ class Settings:
 
     @property
     def broker_url(self) -> str | None:
-        """The Redis the user named, or None for the home's own."""
-        return self.get("broker_url")
+        """The Redis the user named, with the prefix of the keys, or None for the home's own.
+
+        Problem for a prefix where no Redis is named: the home's own is shared by none.
+        """
+        url, prefix = self.get("broker_url"), self.get("prefix")
+        if prefix and not url:
+            raise Problem(
+                "A prefix keeps installations apart that share a Redis, and none is named.",
+                "Name it with --broker-url or CELERY_BROKER_URL, or leave out the prefix",
+            )
+        return with_prefix(url, prefix) if url and prefix else url
 
     @property
     def result_backend(self) -> str | None:
         """Where the user wants Celery's results, or None for the broker."""
         return self.get("result_backend")
+
+    @property
+    def owner(self) -> str | None:
+        """Whom the user named as the owner of jobs."""
+        return self.get("owner")
 
 
 def load(flags: Mapping[str, str | None] | None = None) -> Settings:

@@ -69,6 +69,7 @@ def queued(record: Job) -> dict[str, Any]:
         "priority": record.priority,
         "queued_at": time(record.queued_at),
         "tags": list(record.tags),
+        "owner": record.owner,
     }
 
 
@@ -98,6 +99,7 @@ def job(record: Job) -> dict[str, Any]:
         "error": None if error is None else {"type": error.get("type"), "message": error.get("message")},
         "metrics": record.metrics,
         "eta_s": _rounded(record.left_s),
+        "owner": record.owner,
     }
 
 
@@ -164,19 +166,20 @@ def _event(told: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def submitted(record: Job, before: Sequence[Job]) -> dict[str, Any]:
+def submitted(record: Job, before: Sequence[Job], replicated: bool | None) -> dict[str, Any]:
     """`submit`: the job, and those that were submitted because it needs them."""
-    return {**_receipt(record), "before": [_receipt(earlier) for earlier in before]}
+    return {**_receipt(record), "before": [_receipt(earlier) for earlier in before], "replicated": replicated}
 
 
-def submitted_together(records: Sequence[Job], tag: str | None) -> dict[str, Any]:
+def submitted_together(records: Sequence[Job], tag: str | None, replicated: bool | None) -> dict[str, Any]:
     """`submit` of several jobs: all of them, parents before their children, and the tag they share."""
-    return {"tag": tag, "jobs": [{**_receipt(record), "parents": list(record.parents)} for record in records]}
+    jobs = [{**_receipt(record), "parents": list(record.parents)} for record in records]
+    return {"tag": tag, "jobs": jobs, "replicated": replicated}
 
 
-def retried(records: Sequence[Job], goes_on_at: Mapping[str, str]) -> dict[str, Any]:
+def retried(records: Sequence[Job], goes_on_at: Mapping[str, str], replicated: bool | None) -> dict[str, Any]:
     """`jobs retry`: all that was submitted; `retry_of` is null for those that others need first."""
-    return {"jobs": [_retried(record, goes_on_at.get(record.id)) for record in records]}
+    return {"jobs": [_retried(record, goes_on_at.get(record.id)) for record in records], "replicated": replicated}
 
 
 def _retried(record: Job, goes_on_at: str | None) -> dict[str, Any]:
@@ -190,10 +193,10 @@ def explained(record: Job, causes: Sequence[Cause]) -> dict[str, Any]:
     return {"id": record.id, "state": str(record.state), "causes": told}
 
 
-def submitted_line(number: int, record: Job, before: Sequence[Job]) -> dict[str, Any]:
+def submitted_line(number: int, record: Job, before: Sequence[Job], replicated: bool | None) -> dict[str, Any]:
     """One line of `submit many --json`: the line of its file, its job, and the ids of those submitted before it."""
     told = {"id": record.id, "kind": record.kind, "queue": record.queue, "name": record.name}
-    return {"line": number, **told, "before": [earlier.id for earlier in before]}
+    return {"line": number, **told, "before": [earlier.id for earlier in before], "replicated": replicated}
 
 
 def planned(jobs: Sequence[Job], estimates: Sequence[Estimate], tag: str | None) -> dict[str, Any]:

@@ -228,7 +228,13 @@ def worker_rows(
         for told in supervised
     ]
     names = {told["name"] for told in supervised}  # an earlier life of one of ours is of no interest
-    return (*rows, *(_beat_row(beat, busy or [], now) for beat in unknown.values() if beat.name not in names))
+    others = [beat for beat in unknown.values() if beat.name not in names or _is_refused_now(beat, now)]
+    return (*rows, *(_beat_row(beat, busy or [], now) for beat in others))
+
+
+def _is_refused_now(beat: WorkerBeat, now: float) -> bool:
+    """Whether it waits to consume, such as a worker of another home with the name of one of ours."""
+    return bool(beat.refused) and now - beat.seen_at <= BEAT_TTL_S
 
 
 def _whose(told: dict[str, Any]) -> tuple[str, int]:

@@ -12,6 +12,7 @@ import typer
 from mistudio_cli import completion, following, output, session, shapes, tables
 from mistudio_cli.errors import Code
 from mistudio_cli.finding import find_jobs
+from mistudio_cli.replication import warn_if_unreplicated
 from tasks.job import Estimate, Job, State, kind_named
 from tasks.problem import Problem
 from tasks.queues import DEFAULT_PRIORITY, HIGHEST_PRIORITY, LOWEST_PRIORITY
@@ -51,6 +52,7 @@ FLAGS: dict[str, tuple[Any, Any]] = {
             autocompletion=completion.of(lambda: ("any", "none")),
         ),
     ),
+    "owner": (str | None, typer.Option(None, metavar="NAME", help="Its owner; default: the Redis user, else yours")),
     "dry_run": (
         bool,
         typer.Option(False, "--dry-run", help="Only say what would be submitted, and what it would take"),
@@ -99,6 +101,7 @@ class Manner:
     after: list[str] | None
     tag: list[str] | None
     gpu: str
+    owner: str | None
     dry_run: bool
     wait: bool
     json: bool
@@ -109,7 +112,8 @@ class Manner:
 
         settings = session.current_settings()
         ledger = session.connect_ledger(settings, supervise=not self.dry_run)
-        return KnownArtifacts(ledger, Store(settings.places.store))
+        owner = session.current_owner(self.owner)
+        return KnownArtifacts(ledger, Store(settings.places.store), owner=owner)
 
     def wishes(self, known: KnownArtifacts, *more_tags: str) -> Wishes:
         """What is wished of each job. NotFound for a job to wait for that is not there."""
@@ -128,8 +132,10 @@ def carry_out(known: KnownArtifacts, jobs: Sequence[Job], manner: Manner, tag: s
         _tell_plan(known, jobs, manner, tag)
         return
     jobs = known.ledger.submit_all(jobs)
+    replicated = known.ledger.replicated
     if not manner.json:
         _tell(jobs, tag)
+    warn_if_unreplicated(known.ledger, jobs)
     if manner.wait:
         asked = jobs if tag else jobs[-1:]
         ended = {job.id: job for job in following.wait_for(known.ledger, [job.id for job in asked])}
@@ -137,7 +143,8 @@ def carry_out(known: KnownArtifacts, jobs: Sequence[Job], manner: Manner, tag: s
         for job in ended.values():
             output.talk(f"{job.id} {job.state}{following.why(job)}")
     if manner.json:
-        output.data_json(shapes.submitted_together(jobs, tag) if tag else shapes.submitted(jobs[-1], jobs[:-1]))
+        together = shapes.submitted_together(jobs, tag, replicated) if tag else None
+        output.data_json(together or shapes.submitted(jobs[-1], jobs[:-1], replicated))
     if any(job.state.ended and job.state is not State.SUCCEEDED for job in jobs):
         raise typer.Exit(int(Code.FAILED))
 

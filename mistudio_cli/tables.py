@@ -45,15 +45,16 @@ def queues(rows: Sequence[QueueRow]) -> Table:
     ]
 
 
-def peek(records: Sequence[Job], now: float) -> Table:
-    """`queue peek`, in the order in which jobs are started."""
-    headers = ["ID", "PRIORITY", "KIND", "NAME", "QUEUED", "TAGS"]
+def peek(records: Sequence[Job], now: float, *, wide: bool = False) -> Table:
+    """`queue peek`, in the order in which jobs are started; `wide` with their owners."""
+    headers = ["ID", "PRIORITY", "KIND", "NAME", *["OWNER"] * wide, "QUEUED", "TAGS"]
     return headers, [
         [
             record.id,
             str(record.priority),
             record.kind,
             record.name,
+            *[record.owner or UNKNOWN] * wide,
             NONE if record.queued_at is None else duration(now - record.queued_at),
             " ".join(record.tags) or NONE,
         ]
@@ -61,13 +62,17 @@ def peek(records: Sequence[Job], now: float) -> Table:
     ]
 
 
-def jobs(records: Sequence[Job], now: float) -> Table:
-    """`jobs ls`; the last column says how far a job is, or why it ended. Tags are shown when a job has any."""
+def jobs(records: Sequence[Job], now: float, *, wide: bool = False) -> Table:
+    """`jobs ls`; the last column says how far a job is, or why it ended.
+
+    Tags are shown when a job has any, owners when `wide`.
+    """
     tagged = any(record.tags for record in records)
     headers = [
         "ID",
         "KIND",
         "NAME",
+        *["OWNER"] * wide,
         "QUEUE",
         "STATE",
         "ATTEMPT",
@@ -82,6 +87,7 @@ def jobs(records: Sequence[Job], now: float) -> Table:
             record.id,
             record.kind,
             record.name,
+            *[record.owner or UNKNOWN] * wide,
             record.queue,
             str(record.state),
             str(record.attempt),

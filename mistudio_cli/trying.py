@@ -31,8 +31,8 @@ _FIXES = {
     "MISCONF": "It cannot write to its own disk: see its log, and the disk of its `dir`",
     "LOADING": "It is loading its data: try again in a moment",
     "BUSY": "It is busy with a script: redis-cli SCRIPT KILL",
-    "NOPERM": "Its user lacks rights: redis-cli ACL SETUSER NAME ~* &* +@all -@admin",
-    "can't run this command": "Its user lacks rights: redis-cli ACL SETUSER NAME ~* &* +@all -@admin",
+    "NOPERM": "Its user lacks rights that workers need: mistudio fleet acl worker",
+    "can't run this command": "Its user lacks rights that workers need: mistudio fleet acl worker",
     "NOAUTH": "It wants a password: redis://:PASSWORD@HOST:PORT/DB in CELERY_BROKER_URL",
 }
 
@@ -68,13 +68,13 @@ def ledger_entries(found: list[damage.Damage]) -> Check:
 
 def _try_what_celery_needs(client: Client) -> None:
     commands = [
-        *[("LLEN", name) for name in QUEUE_NAMES],
-        ("HLEN", "unacked"),
-        ("ZCARD", "unacked_index"),
-        ("SMEMBERS", "_kombu.binding.mistudio"),
-        ("BRPOP", "mistudio:doctor", "0.01"),
-        ("GET", "celery-task-meta-doctor"),
-        ("PUBLISH", f"/{client.address.db}.celery.pidbox", ""),  # workers pass over what is empty
+        *[("LLEN", client.celery_key(name)) for name in QUEUE_NAMES],
+        ("HLEN", client.celery_key("unacked")),
+        ("ZCARD", client.celery_key("unacked_index")),
+        ("SMEMBERS", client.celery_key("_kombu.binding.mistudio")),
+        ("BRPOP", client.key("doctor"), "0.01"),
+        ("GET", client.celery_key("celery-task-meta-doctor")),
+        ("PUBLISH", client.celery_key(f"/{client.address.db}.celery.pidbox"), ""),  # workers pass over what is empty
     ]
     for reply in client.batch(commands):
         if isinstance(reply, Refused):

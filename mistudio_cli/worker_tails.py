@@ -18,7 +18,7 @@ class WorkerTail:
     """The tail of a worker's log, by its name with its host. `is_there` says whether there is one."""
 
     def __init__(self, ledger: Ledger, name: str) -> None:
-        self._reader, self._name = TailReader(ledger.client, worker_key(name)), name
+        self._reader, self._name = TailReader(ledger.client, worker_key(ledger.client, name)), name
         self._tail = self._reader.read()
         self.is_there = self._tail is not None
 

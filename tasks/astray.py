@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import suppress
 from typing import Any
 
 from tasks.job import JobKind, kinds
 from tasks.ledger import Ledger
 from tasks.queues import DEFAULT_PRIORITY, SEPARATOR, redis_lists, wire_priority
+from tasks.wire import NotPermitted
 
 log = logging.getLogger("mistudio.consumer")
 
@@ -29,8 +31,18 @@ return 1
 
 
 def bring_home(ledger: Ledger) -> int:
-    """Move what is for us to the queues of its tasks; returns how many messages."""
-    return sum(_move(ledger, source, raw) for source in _LISTS for raw in _entries(ledger, source))
+    """Move what is for us to the queues of its tasks; returns how many messages.
+
+    A worker whose Redis user has no right to the queue `celery`, which is another app's, leaves it alone.
+    """
+    with suppress(NotPermitted):
+        return _bring_home(ledger)
+    return 0
+
+
+def _bring_home(ledger: Ledger) -> int:
+    sources = map(ledger.client.celery_key, _LISTS)
+    return sum(_move(ledger, source, raw) for source in sources for raw in _entries(ledger, source))
 
 
 def _entries(ledger: Ledger, source: str) -> list[str]:
@@ -48,7 +60,7 @@ def _move(ledger: Ledger, source: str, raw: str) -> int:
         message["properties"]["delivery_info"]["routing_key"] = kind.queue
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return 0  # no message, so it is no task of ours
-    target = redis_lists(kind.queue)[wire_priority(DEFAULT_PRIORITY)]
+    target = ledger.client.celery_key(redis_lists(kind.queue)[wire_priority(DEFAULT_PRIORITY)])
     moved = int(ledger.client.call("EVAL", _MOVE, 2, source, target, raw, json.dumps(message)))
     if moved:
         log.info("a message for %s was sent without a queue: moved to %s", kind.wire_name, kind.queue)

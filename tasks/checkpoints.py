@@ -78,8 +78,10 @@ def leave_behind(ledger: Ledger, store: Store, job: Job) -> None:
 def tidy(store: Store, job: Job) -> bool:
     """Whether anything is left of the work folder of a job that has ended: its checkpoint, but never its output.
 
-    What cannot be read now may be a checkpoint, and is left as it is.
+    What cannot be read now may be a checkpoint, and is left as it is; so is that of a kind that only others know.
     """
+    if job.kind not in kinds():
+        return True
     try:
         is_resumable = job.state is not State.SUCCEEDED and goes_on_at(store, job) is not None
     except OSError as error:

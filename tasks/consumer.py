@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import redis
@@ -14,10 +16,11 @@ from celery import states
 from celery.worker.consumer import Consumer as CeleryConsumer
 from kombu.common import ignore_errors
 
+from tasks.app import open_ledger
+from tasks.held_messages import HOLD_S, held
 from tasks.job import kinds
-from tasks.refused import put_aside
 from tasks.strangers import NotTaken
-from tasks.transport import shown
+from tasks.wire import Refused, Unreachable
 
 log = logging.getLogger("mistudio.consumer")
 
@@ -40,9 +43,23 @@ class Consumer(CeleryConsumer):
             raise
         return connection
 
+    def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], Any]:
+        """What is called with each message; one of a job that only other workers can run is held for them."""
+        handle = super().create_task_handler(*args, **options)
+
+        def handle_or_hold(message: Any) -> Any:
+            if held.holds(message.headers, str((message.delivery_info or {}).get("routing_key"))):
+                return message.ack_log_error(log, self.connection_errors)
+            return handle(message)
+
+        return handle_or_hold
+
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """A name that is no kind's."""
+        """A name that is no kind's here; a message for a kind of other workers goes back for them a second later."""
         name = message.headers.get("task") or message.payload["task"]
+        if self._is_known_elsewhere(name):
+            self.timer.call_after(HOLD_S, message.requeue)
+            return
         self._refuse(
             message, f"There is no task {name!r} here. Tasks: {', '.join(k.wire_name for k in kinds().values())}"
         )
@@ -69,10 +86,16 @@ class Consumer(CeleryConsumer):
         super().on_connection_error_after_connected(exc)
         _keep_calm(exc)
 
+    def _is_known_elsewhere(self, task: Any) -> bool:
+        with closing(open_ledger(self.app)) as ledger:
+            try:
+                return any(f"mistudio.{kind}" == task for beat in ledger.workers() for kind in beat.kinds)
+            except (Unreachable, Refused):
+                return True  # for as long as that is not known
+
     def _refuse(self, message: Any, why: str) -> None:
         queue = str((message.delivery_info or {}).get("routing_key"))
-        with message.channel.conn_or_acquire() as client:
-            refusal = put_aside(client.execute_command, queue, shown(message._raw), why)
+        refusal = message.channel.put_aside(queue, message._raw, why)
         message.reject_log_error(log, self.connection_errors)
         task_id = _task_id(message)
         if task_id is None:

@@ -10,25 +10,31 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tasks import host_heartbeat, refused
+from tasks import host_heartbeat, quotas, refused
 from tasks.job import State
 from tasks.ledger import read_beat, read_lease
 from tasks.queues import QUEUE_NAMES, redis_lists
 from tasks.records import UNREADABLE, decode_strictly, pairs
-from tasks.script import PREFIX
 from tasks.wire import Client
 
 _NEWEST = 500
 
-#: Of which type each key is; one of another type makes Redis refuse whatever concerns it.
+_PER_QUEUE = ("order", "queued", "running", "over_quota", "owners")
+
+#: Of which type each key is, by its name after the prefix; one of another type makes Redis refuse what concerns it.
 _TYPES: dict[str, str] = {
-    **{f"{PREFIX}{name}": "hash" for name in ("workers", "devices", "hosts", "paused", "coming", "heirs", "served_at")},
-    **{f"{PREFIX}{name}": "zset" for name in ("by:all", "ids", "leases", "ended")},
-    **{f"{PREFIX}by:state:{state}": "zset" for state in State},
-    **{f"{PREFIX}queue:{queue}:{what}": "zset" for queue in QUEUE_NAMES for what in ("order", "queued", "running")},
-    **{f"{PREFIX}{name}": "string" for name in ("schema", "upkeep_at", "reaped_at")},
-    **{name: "list" for queue in QUEUE_NAMES for name in redis_lists(queue)},
+    **dict.fromkeys(("workers", "devices", "hosts", "paused", "coming", "heirs", "served_at"), "hash"),
+    **dict.fromkeys(("by:all", "ids", "leases", "ended", "nonces", "nonces:begun"), "zset"),
+    **{f"by:state:{state}": "zset" for state in State},
+    **{f"queue:{queue}:{what}": "zset" for queue in QUEUE_NAMES for what in _PER_QUEUE},
+    **dict.fromkeys(("schema", "upkeep_at", "reaped_at", quotas.KEY), "string"),
+    "over_quota": "set",
     refused.KEY: "list",
+}
+
+#: The same of the keys that Celery has, too.
+_CELERY_TYPES: dict[str, str] = {
+    **{name: "list" for queue in QUEUE_NAMES for name in redis_lists(queue)},
     "unacked": "hash",
     "unacked_index": "zset",
 }
@@ -48,20 +54,23 @@ def find(client: Client) -> list[Damage]:
     wrong = list(_of_another_type(client))
     if wrong:
         return wrong
-    beats, hosts, leases = (
-        pairs(client.call("HGETALL", f"{PREFIX}{name}")) for name in ("workers", "hosts", "devices")
-    )
+    beats, hosts, leases = (pairs(client.call("HGETALL", client.key(name))) for name in ("workers", "hosts", "devices"))
     return [
-        *_unreadable(f"{PREFIX}workers", beats.items(), read_beat),
-        *_unreadable(host_heartbeat.KEY, hosts.items(), host_heartbeat.decode),
-        *_unreadable(f"{PREFIX}devices", leases.items(), read_lease),
+        *_unreadable(client.key("workers"), beats.items(), read_beat),
+        *_unreadable(client.key(host_heartbeat.KEY), hosts.items(), host_heartbeat.decode),
+        *_unreadable(client.key("devices"), leases.items(), read_lease),
+        *_unreadable(
+            client.key(quotas.KEY), [("", client.call("GET", client.key(quotas.KEY)))], quotas.decode_strictly
+        ),
         *_unreadable_records(client),
     ]
 
 
 def _of_another_type(client: Client) -> Iterator[Damage]:
-    found = client.batch([("TYPE", key) for key in _TYPES])
-    for (key, wanted), kind in zip(_TYPES.items(), found, strict=True):
+    types = {client.key(name): wanted for name, wanted in _TYPES.items()}
+    types |= {client.celery_key(name): wanted for name, wanted in _CELERY_TYPES.items()}
+    found = client.batch([("TYPE", key) for key in types])
+    for (key, wanted), kind in zip(types.items(), found, strict=True):
         if kind not in ("none", wanted):
             yield Damage(key, f"is a {kind} and should be a {wanted}", is_key=True)
 
@@ -76,12 +85,13 @@ def _unreadable(key: str, entries: Iterable[tuple[str, Any]], read: Callable[[An
 
 
 def _unreadable_records(client: Client) -> Iterator[Damage]:
-    live = [("ZRANGE", f"{PREFIX}by:state:{state}", 0, -1) for state in (State.WAITING, State.QUEUED, State.RUNNING)]
-    newest = ("ZREVRANGE", f"{PREFIX}by:all", 0, _NEWEST - 1)
+    states = (State.WAITING, State.QUEUED, State.RUNNING)
+    live = [("ZRANGE", client.key(f"by:state:{state}"), 0, -1) for state in states]
+    newest = ("ZREVRANGE", client.key("by:all"), 0, _NEWEST - 1)
     ids = list(dict.fromkeys(job_id for found in client.batch([*live, newest]) for job_id in found))
-    records = client.batch([("HGETALL", f"{PREFIX}job:{job_id}") for job_id in ids])
+    records = client.batch([("HGETALL", client.key(f"job:{job_id}")) for job_id in ids])
     for job_id, record in zip(ids, records, strict=True):
         if isinstance(record, Exception):
-            yield Damage(f"{PREFIX}job:{job_id}", "is no hash", is_key=True)
+            yield Damage(client.key(f"job:{job_id}"), "is no hash", is_key=True)
         elif record:
-            yield from _unreadable(f"{PREFIX}job:{job_id}", [("", record)], decode_strictly)
+            yield from _unreadable(client.key(f"job:{job_id}"), [("", record)], decode_strictly)

@@ -18,16 +18,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tasks.clock_offset import why_clock_is_wrong
 from tasks.ledger import Ledger, WorkerBeat
 from tasks.problem import Problem
 from tasks.queues import PRIORITY_STEPS, QUEUE_NAMES
 from tasks.store_id import make_store_id, read_store_id
+from tasks.store_nonce import ACCEPTED_FOR_S, Proof, prove
 from tasks.wire import Refused, Unreachable
+from tasks.worker_name import WorkerName
 
 log = logging.getLogger("mistudio.worker")
 
 #: Of messages, records and folders of attempts: raised when two versions cannot work side by side.
 PROTOCOL = 1
+
+NOT_SHOWN = (
+    "its store {store} does not show what the other workers wrote there in the last minutes: "
+    "it is a copy, or what is mounted there is stale; mount the shared one again"
+)
 
 _LOOK_EVERY_S = 1.0
 
@@ -45,7 +53,7 @@ def why_refused(ledger: Ledger, store: Path) -> str:
         return "" if known is None else _cannot_be_used(store, error)
     mine = _shared(store_id)
     known = ledger.join_fleet(mine) if known is None else known
-    return "" if known is None else _difference(mine, known, store)
+    return "" if known is None else _difference(mine, known, store) or _why_unproven(ledger, store)
 
 
 def why_store_changed(store: Path, before: str) -> str:
@@ -65,40 +73,89 @@ def why_store_differs(ledger: Ledger, store: Path) -> str:
     if known is None:
         return ""
     try:
-        return _difference(_shared(read_store_id(store)), known, store)
+        return _difference(_shared(read_store_id(store)), known, store) or _why_unproven(ledger, store)
     except (OSError, Problem) as error:
         return _cannot_be_used(store, error)
+
+
+def _why_unproven(ledger: Ledger, store: Path) -> str:
+    """Why a store with the right id is not the one that the other workers write; "" when that is not known yet."""
+    try:
+        return NOT_SHOWN.format(store=store) if prove(ledger, store) is Proof.LACKING else ""
+    except OSError as error:
+        return _cannot_be_used(store, error)
+
+
+def _is_shown_soon(ledger: Ledger, store: Path) -> bool:
+    """Whether the store may be the others' and only be slow to show what they wrote."""
+    try:
+        return prove(ledger, store) is Proof.PENDING
+    except OSError:
+        return False
+
+
+class StoreWatch:
+    """A worker's own proof while it consumes, and its turns to write the nonce."""
+
+    def __init__(self, store: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store, self._clock = store, clock
+        self._lacking_since: float | None = None
+
+    def why_unproven(self, ledger: Ledger) -> str:
+        """Why the worker may not go on; "" before the proof was lacking for as long as Redis remembers a nonce.
+
+        So a Redis that forgot the newest one stops no fleet: after that time there is nothing to prove. A store that
+        cannot be read is the jobs' affair.
+        """
+        try:
+            is_lacking = prove(ledger, self._store, may_write=True) is Proof.LACKING
+        except OSError:
+            return ""
+        if not is_lacking:
+            self._lacking_since = None
+            return ""
+        now = self._clock()
+        self._lacking_since = now if self._lacking_since is None else self._lacking_since
+        return NOT_SHOWN.format(store=self._store) if now - self._lacking_since > ACCEPTED_FOR_S else ""
 
 
 def _cannot_be_used(store: Path, error: Exception) -> str:
     return f"its store {store} cannot be used: {getattr(error, 'strerror', None) or error}"
 
 
-def wait_until_admitted(ledger: Ledger, beat: WorkerBeat, store: Path, patient: Callable[[], bool]) -> bool:
+def wait_until_admitted(
+    ledger: Ledger, beat: WorkerBeat, name: WorkerName, store: Path, patient: Callable[[], bool]
+) -> bool:
     """Wait until the worker may consume, sending heartbeats that say why it may not; False when no longer `patient`."""
     said = ""
     while True:
         try:
-            why = why_refused(ledger, store)
-            if not why:
+            if why := name.take(ledger, beat):
+                name.send_refused(ledger, replace(beat, refused=why))
+            elif why := why_clock_is_wrong(ledger.client) or why_refused(ledger, store):
+                name.send(ledger, replace(beat, refused=why))
+            elif _is_shown_soon(ledger, store):
+                why = f"its store {store} does not show yet what the other workers wrote there"
+            else:
                 return True
-            ledger.beat(replace(beat, refused=why))
         except (Unreachable, Refused) as error:
             why = f"Redis is away ({error})"
+        except Problem as problem:  # its records are newer than this mistudio
+            why = f"{problem.sentence} {problem.mend}"
         if why != said:
             said = why
             log.error("this worker does not consume: %s", why)
         if not patient():
             log.warning("whoever started this worker is gone: ending")
-            forget_refused(ledger, beat)
+            forget_refused(ledger, beat, name)
             return False
         time.sleep(_LOOK_EVERY_S)
 
 
-def forget_refused(ledger: Ledger, beat: WorkerBeat) -> None:
+def forget_refused(ledger: Ledger, beat: WorkerBeat, name: WorkerName) -> None:
     """A worker that was never admitted ends: take its heartbeats back, if Redis is there."""
-    with suppress(Unreachable, Refused):
-        ledger.forget_worker(beat.name)
+    with suppress(Unreachable, Refused, Problem):
+        name.forget(ledger, beat.name)
 
 
 def _shared(store_id: str | None) -> dict[str, Any]:

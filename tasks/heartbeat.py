@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,8 +19,10 @@ from celery.signals import worker_ready
 
 from tasks.app import open_ledger
 from tasks.astray import bring_home
-from tasks.fleet_membership import why_store_changed
+from tasks.clock_offset import why_clock_is_wrong
+from tasks.fleet_membership import StoreWatch, why_store_changed
 from tasks.guard import told_to_end
+from tasks.held_messages import held
 from tasks.leavings import clear_away_one
 from tasks.ledger import WorkerBeat
 from tasks.places import Places
@@ -29,6 +32,7 @@ from tasks.seat import Seat
 from tasks.store import Store
 from tasks.upkeep import upkeep_from_environment
 from tasks.wire import Refused, Unreachable
+from tasks.worker_name import WorkerName
 
 log = logging.getLogger("mistudio.worker")
 
@@ -47,12 +51,13 @@ class Heartbeat(bootsteps.StartStopStep):
     #: What is required is stopped afterwards: the seat is given up before the pool waits for its last jobs.
     requires = frozenset({"celery.worker.components:Timer", "celery.worker.components:Pool"})
 
-    def __init__(self, parent: Any, beat_of: WorkerBeat, seat: Seat, **options: Any) -> None:
+    def __init__(self, parent: Any, beat_of: WorkerBeat, name_of: WorkerName, seat: Seat, **options: Any) -> None:
         super().__init__(parent, **options)
-        self._beat, self._seat = beat_of, seat
+        self._beat, self._name, self._seat = beat_of, name_of, seat
         self._upkeep = upkeep_from_environment()
         self._store = Store(Places.from_environment().store)
         self._store_id: str | None = None
+        self._store_watch = StoreWatch(self._store.root)
         self._beats = 0
         self._rounds = Rounds("what is done each second", log)
         self._ready, self._is_over, self._loop_ran = threading.Event(), threading.Event(), threading.Event()
@@ -92,13 +97,15 @@ class Heartbeat(bootsteps.StartStopStep):
                     self._beat_and_maintain()
             self._is_over.wait(BEAT_EVERY_S)
         try:
-            self._ledger.forget_worker(self._beat.name)
+            self._pass_on(held.all())
+            self._name.forget(self._ledger, self._beat.name)
         except (Unreachable, Refused):
             log.warning("Redis is away; this worker's last heartbeat expires by itself")
 
     def _beat_and_maintain(self) -> None:
         try:
             self._send()
+            self._pass_on(held.due())
             if self._beats % _BEATS_PER_CLEARING == 0:
                 self._clear_up()
                 bring_home(self._ledger)
@@ -111,20 +118,34 @@ class Heartbeat(bootsteps.StartStopStep):
 
     def _send(self) -> None:
         """Send the heartbeat and have the ledger maintained, in one round trip."""
-        queues = consumed(self._worker.consumer, self._beat.queues)
+        beat = replace(self._beat, queues=consumed(self._worker.consumer, self._beat.queues))
         loop_ran = self._loop_ran.is_set()
         self._loop_ran.clear()
-        now = self._ledger.beat(replace(self._beat, queues=queues), loop_ran=loop_ran, upkeep=self._upkeep)
+        now, why = self._name.send(self._ledger, beat, loop_ran=loop_ran, upkeep=self._upkeep)
         if loop_ran:
             self._beat = replace(self._beat, loop_at=now)
+        if why:
+            self._drain(why)
+
+    def _pass_on(self, jobs: Sequence[str]) -> None:
+        """Put the messages of these jobs, which this worker cannot run, back for others."""
+        if jobs:
+            self._ledger.pass_on(jobs)
+            held.forget(jobs)
 
     def _check_membership(self) -> None:
-        """Drain when the store is another one now, as when it was unmounted; the next worker waits for it."""
+        """Drain when store or clock are wrong now, as after an unmount; the next worker waits for the right ones."""
         if self._store_id is None:
             self._store_id = (self._ledger.fleet() or {}).get("store")
-        elif why := why_store_changed(self._store.root, self._store_id):
-            log.error("this worker may not consume any more, and drains: %s", why)
-            os.kill(os.getpid(), signal.SIGTERM)
+        why = self._store_id and why_store_changed(self._store.root, self._store_id)
+        if why := why or self._store_watch.why_unproven(self._ledger) or why_clock_is_wrong(self._ledger.client):
+            self._drain(why)
+
+    def _drain(self, why: str) -> None:
+        if told_to_end():  # its name may be the next worker's already
+            return
+        log.error("this worker may not consume any more, and drains: %s", why)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _clear_up(self) -> None:
         try:

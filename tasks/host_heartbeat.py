@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.records import finite_number, pairs, readable
-from tasks.script import PREFIX
 from tasks.wire import Client, Refused
 
-KEY = f"{PREFIX}hosts"
+#: Their key, after the prefix.
+KEY = "hosts"
 
 #: A host is silent without a heartbeat for this long: three of them are missing.
 SILENT_AFTER_S = 15.0
@@ -87,14 +87,14 @@ def send(client: Client, heartbeat: HostHeartbeat) -> float:
     """
     line = json.dumps(dataclasses.asdict(heartbeat))
     sent_at, began = time.time(), time.monotonic()
-    reply, _ = client.try_all([("TIME",), ("HSET", KEY, heartbeat.field, line)])
+    reply, _ = client.try_all([("TIME",), ("HSET", client.key(KEY), heartbeat.field, line)])
     return _clock_offset(reply, sent_at, time.monotonic() - began)
 
 
 def remove(client: Client, fields: Sequence[str]) -> None:
     """Remove heartbeats by their fields, such as that of a supervisor that ends. Raises Unreachable or Refused."""
     if fields:
-        client.call("HDEL", KEY, *fields)
+        client.call("HDEL", client.key(KEY), *fields)
 
 
 def remove_unlisted(client: Client) -> None:
@@ -150,7 +150,7 @@ def _check(values: Sequence[Any], *kinds: type | None) -> None:
 
 
 def _read(client: Client) -> tuple[float, list[HostHeartbeat]]:
-    time_reply, found = client.batch([("TIME",), ("HGETALL", KEY)])
+    time_reply, found = client.batch([("TIME",), ("HGETALL", client.key(KEY))])
     for reply in (time_reply, found):
         if isinstance(reply, Refused):
             raise reply

@@ -19,7 +19,7 @@ from tasks.parameters import flag_of as flag_of
 from tasks.parameters import types_of as types_of
 from tasks.parameters import wrong_value
 from tasks.problem import Problem
-from tasks.queues import DEFAULT_PRIORITY, Limits, queue_named
+from tasks.queues import DEFAULT_PRIORITY, Limits, Resource, queue_named
 from tasks.stop_grace import LONGEST_S
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ DEFAULT_ATTEMPTS, RESUMABLE_ATTEMPTS = 3, 10
 
 #: How many metrics a job may have: each costs its record some bytes.
 METRICS_TOLD = 12
+
+#: The wish for no GPU.
+NO_GPU = "none"
 
 #: How long a job that was told to stop may take for its checkpoint, if its kind does not say.
 STOP_GRACE_S = 20.0
@@ -83,6 +86,9 @@ class Job:
     `gpu` is the wish for a device: "any", "none", or the indices of those it may have, such as "0,1". `retry_of` is the
     job of which this one is another try, `from_checkpoint` the one whose checkpoint it takes over when it begins.
     `limits` are those set for this job; None: those of its kind.
+    `owner` is who submitted it, None where that is not known: see `tasks.owners`.
+    `digest` is that of its kind's parameters where it was submitted (`tasks.kind_digest`), "" by older versions, and
+    `submitted_by` names that version and host.
     `artifact` is what it makes, as "family/name", and `more_artifacts` what it makes besides. `metrics` are the newest
     values of what the job measures of its work.
     """
@@ -103,6 +109,8 @@ class Job:
     from_checkpoint: str | None = None
     gpu: str = "any"
     limits: Limits | None = None
+    digest: str = ""
+    submitted_by: str = ""
     artifact: str | None = None
     more_artifacts: tuple[str, ...] = ()
     progress: Progress | None = None
@@ -117,6 +125,18 @@ class Job:
     queued_at: float | None = None
     started_at: float | None = None
     finished_at: float | None = None
+    owner: str | None = None
+
+    @property
+    def may_use_gpu(self) -> bool:
+        """Whether it is of a kind for GPUs, and nobody wished that it has none."""
+        kind = kinds().get(self.kind)
+        return kind is not None and queue_named(kind.queue).resource is Resource.GPU and self.gpu != NO_GPU
+
+    @property
+    def holds_gpu(self) -> bool:
+        """Whether it counts for its owner's quota of GPUs: it runs, and uses one or may get one yet."""
+        return self.state is State.RUNNING and self.may_use_gpu and self.device != "cpu"
 
     @property
     def limits_in_force(self) -> Limits:

@@ -12,8 +12,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from tasks import script
@@ -22,13 +22,16 @@ from tasks.lease import Card, Lease, Refusal
 from tasks.listing import Filter, Page, children, other_tries, page, records
 from tasks.problem import Problem
 from tasks.queue_desk import QueueDesk
+from tasks.quotas import over_quota
 from tasks.records import encode_new, finite, finite_number, pairs, readable
-from tasks.script import PREFIX
 from tasks.upkeep import LEASE_TTL_S, Upkeep
 from tasks.wire import Client, Refused, Unable
 
 #: How often a lease is renewed; it lives for LEASE_TTL_S without that.
 LEASE_RENEW_S = 1.0
+
+#: How long a submit waits for replicas to acknowledge what it wrote.
+REPLICATED_WITHIN_S = 1.0
 
 #: A worker that has not been heard of for this long does not count as a consumer.
 BEAT_TTL_S = 10.0
@@ -50,6 +53,12 @@ class WorkerBeat:
     seen_at: float = 0.0
     loop_at: float = 0.0  # 0: an older worker, whose message loop itself sent this
     refused: str = ""  # why it may not consume; see tasks.fleet_membership
+    version: str = ""  # of mistudio
+    kinds: Mapping[str, str] = field(default_factory=dict)  # digests; none: an older worker, which runs any
+
+    def can_run(self, job: Job) -> bool:
+        """Whether it has the job's kind with the parameters it was submitted with, as far as that is known."""
+        return not job.digest or not self.kinds or self.kinds.get(job.kind) == job.digest
 
     @property
     def consumed_at(self) -> float:
@@ -75,6 +84,9 @@ class Ledger:
     def __init__(self, client: Client) -> None:
         self.client = client
         self.queues = QueueDesk(client)
+        #: Whether as many replicas as the address asks for have acknowledged the last submit; None where it asks for
+        #: none, and before. What they have not acknowledged was accepted, by the master alone.
+        self.replicated: bool | None = None
 
     def close(self) -> None:
         """Close the connection; the next call opens another."""
@@ -98,24 +110,33 @@ class Ledger:
 
     def submit_many(self, groups: Iterable[Sequence[Job]]) -> list[Problem | None]:
         """Accept groups of new jobs in one round trip, each as a whole; for each, None or why it was refused."""
-        calls = [("submit", "", json.dumps([encode_new(job) for job in group])) for group in groups]
-        return [None if status == "ok" else _refusal(status) for status in script.evaluate_all(self.client, calls)]
+        answers = self._submitted(script.evaluate_all, groups)
+        return [None if status == "ok" else _refusal(status) for status in answers]
 
     def try_submit_many(self, groups: Sequence[Sequence[Job]]) -> list[Problem | Unable | Refused | None]:
         """As `submit_many`, but a group that Redis was unable to take has that error in its place.
 
         A group whose last job is there already counts as accepted. Unreachable when it is not known which were.
         """
-        calls = [("submit", "", json.dumps([encode_new(job) for job in group])) for group in groups]
-        answers = script.try_all(self.client, calls)
+        answers = self._submitted(script.try_all, groups)
         return [
             _outcome(answer, group) if isinstance(answer, str) else answer
             for answer, group in zip(answers, groups, strict=True)
         ]
 
+    def _submitted(self, evaluate: Callable[..., list[Any]], groups: Iterable[Sequence[Job]]) -> list[Any]:
+        """The answers to the submission of these groups, and in the same round trip whether replicas have them."""
+        calls = [("submit", "", json.dumps([encode_new(job) for job in group])) for group in groups]
+        if not (wanted := self.client.address.replicas):
+            return evaluate(self.client, calls)
+        self.replicated = False  # also where the answer is lost
+        *answers, count = evaluate(self.client, calls, [("WAIT", wanted, int(REPLICATED_WITHIN_S * 1000))])
+        self.replicated = isinstance(count, int) and count >= wanted
+        return answers
+
     def which_exist(self, job_ids: Sequence[str]) -> set[str]:
         """Those of these ids that have a record."""
-        found = self._read([("EXISTS", f"{PREFIX}job:{job_id}") for job_id in job_ids])
+        found = self._read([("EXISTS", self.client.key(f"job:{job_id}")) for job_id in job_ids])
         return {job_id for job_id, is_there in zip(job_ids, found, strict=True) if is_there}
 
     def claim(
@@ -128,17 +149,24 @@ class Ledger:
         token: str | None = None,
         queue: str = "",
         step: int | None = None,
+        kinds: Mapping[str, str] | None = None,
+        stand_ins: Sequence[str] = (),
     ) -> Claim | None:
         """Take a queued job for the worker with that name and pid, or None when it is not there to be taken.
 
+        Where several owners have jobs in its queue, one of the kinds `stand_ins` may be taken in its stead, whose turn
+        it is.
+
         Who may ask again, because an answer was lost, gives a `token` of `new_token`: the second answer is the first's.
-        `queue` and `step` say where the bell lay: one that was moved since has another bell.
+        `queue` and `step` say where the bell lay: one that was moved since has another bell. `kinds` are the digests of
+        what the worker can run: the message of any other job is put at the end of its list.
         """
         token = token or new_token()
         bell = (queue, "" if step is None else step) if queue and step is not None else ("", "")
-        if self._change("claim", job_id, token, worker, host, pid, LEASE_TTL_S, *bell) != "ok":
-            return None
-        return Claim(self.need(job_id), token)
+        known, others = "" if kinds is None else json.dumps(kinds), json.dumps(stand_ins) if stand_ins else ""
+        arguments = (token, worker, host, pid, LEASE_TTL_S, *bell, known, others)
+        status, _, other = self._change("claim", job_id, *arguments).partition(" ")
+        return Claim(self.need(other or job_id), token) if status == "ok" else None
 
     def renew(self, claim: Claim) -> str:
         """Keep the lease: "ok", "cancel" when the job is to be cancelled, "lost" when it is another's now."""
@@ -166,7 +194,7 @@ class Ledger:
 
     def leases(self) -> dict[str, Lease]:
         """The devices that jobs hold, by the jobs' ids."""
-        told = pairs(self.client.call("HGETALL", f"{PREFIX}devices"))
+        told = pairs(self.client.call("HGETALL", self.client.key("devices")))
         return dict(readable(lambda held: (held[0], read_lease(held[1])), told.items()))
 
     def use_device(self, claim: Claim, device: str) -> None:
@@ -194,6 +222,10 @@ class Ledger:
         """Ring for a queued job whose bell was taken by a worker that cannot take the job."""
         self._change("ring", job_id)
 
+    def pass_on(self, job_ids: Sequence[str]) -> None:
+        """Put the messages of queued jobs that this worker cannot run at the end of their lists, for other workers."""
+        self._change("pass_on", "", json.dumps(job_ids))
+
     def request_cancel(self, job_id: str, reason: str = "cancelled by the user") -> Job:
         """Cancel a job that has not started at once, and ask a running one's worker to stop it."""
         if self._change("cancel", job_id, reason) == "unknown":
@@ -203,6 +235,10 @@ class Ledger:
     def remove(self, job_id: str) -> str:
         """Forget a job that has ended: "ok", "unknown", or the state of one that has not."""
         return self._change("remove", job_id)
+
+    def check_rights(self) -> None:
+        """NotPermitted where this connection's Redis user may submit or read jobs, and no more."""
+        self._change("check_rights", "")
 
     def upkeep(self, told: Upkeep) -> None:
         """Mend what got lost, raise what starves and retire what is old, unless somebody has just done it."""
@@ -216,19 +252,38 @@ class Ledger:
         """Write and remove a word as every change is written. Unreachable or Refused where no change is possible."""
         self._change("try_write", "")
 
-    def beat(self, worker: WorkerBeat, *, loop_ran: bool = False, upkeep: Upkeep | None = None) -> float:
-        """Record that a worker lives, in one round trip: now, unless it says when. Returns the server's clock.
+    def beat(
+        self,
+        worker: WorkerBeat,
+        holder: dict[str, Any] | None = None,
+        field: str | None = None,
+        *,
+        loop_ran: bool = False,
+        upkeep: Upkeep | None = None,
+    ) -> tuple[float, dict[str, Any] | None]:
+        """Record that a worker lives, in one round trip: now, unless it says when.
 
-        `loop_ran`: its message loop has run since the last heartbeat. With `upkeep` a round of that follows, if due.
+        `field` is that of the hash, if not its name, `loop_ran` whether its message loop has run since the last
+        heartbeat. `holder` keeps the name by that, as `take_name` does; nothing is recorded when it is another's. With
+        `upkeep` a round of that follows, if due. Returns the server's clock, and who has the name if another has.
         """
         stamped = [name for name, is_now in (("seen_at", not worker.seen_at), ("loop_at", loop_ran)) if is_now]
-        fields = {name: value for name, value in dataclasses.asdict(worker).items() if name not in stamped}
+        line = json.dumps({name: value for name, value in dataclasses.asdict(worker).items() if name not in stamped})
         settings = json.dumps(dataclasses.asdict(upkeep)) if upkeep else ""
-        return float(self._change("beat", worker.name, json.dumps(fields), settings, *stamped))
+        arguments = (field or worker.name, line, _json(holder), BEAT_TTL_S, settings, *stamped)
+        now, _, answer = self._change("beat", worker.name, *arguments).partition(" ")
+        return float(now), _holder(answer)
+
+    def take_name(self, worker: str, holder: dict[str, Any], ttl_s: float) -> dict[str, Any] | None:
+        """Take a worker's name for so long, or keep it; the one who has it when that is another: see tasks.worker_name.
+
+        A holder has a `token` and those of its `predecessors`, whose name it takes over; Redis adds `since`.
+        """
+        return _holder(self._change("take_name", worker, json.dumps(holder), ttl_s))
 
     def fleet(self) -> dict[str, Any] | None:
         """What all workers here share; None when nothing is recorded, and {} for a record that cannot be read."""
-        return _fleet(self.client.call("GET", f"{PREFIX}fleet") or "")
+        return _fleet(self.client.call("GET", self.client.key("fleet")) or "")
 
     def join_fleet(self, shared: dict[str, Any]) -> dict[str, Any] | None:
         """Record what all workers here share; None where that was not recorded or is the same, else what is."""
@@ -239,9 +294,12 @@ class Ledger:
         """Forget what the workers shared: "ok", or the name of one that lives."""
         return self._change("forget_fleet", "", BEAT_TTL_S)
 
-    def forget_worker(self, name: str) -> None:
-        """A worker has ended in good order; what all share is forgotten with the last one."""
-        self._change("forget_worker", name)
+    def forget_worker(self, name: str, token: str = "", field: str = "") -> None:
+        """A worker has ended in good order; what all share is forgotten with the last one.
+
+        With a `token` the heartbeat and the name of another worker stay; `field` is forgotten in any case.
+        """
+        self._change("forget_worker", name, token, field)
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -257,7 +315,7 @@ class Ledger:
     def need(self, job_id: str) -> Job:
         """The record of that job; Problem when there is none."""
         job = self.get(job_id)
-        if job is None and self.client.call("EXISTS", f"{PREFIX}job:{job_id}"):
+        if job is None and self.client.call("EXISTS", self.client.key(f"job:{job_id}")):
             raise Problem(f"The record of job {job_id} cannot be read.", "See: mistudio doctor")
         if job is None:
             raise _no_such_job(job_id)
@@ -281,7 +339,8 @@ class Ledger:
 
     def find(self, prefix: str, limit: int = 10) -> list[str]:
         """Ids of jobs that start with `prefix`, at most `limit`."""
-        return self.client.call("ZRANGEBYLEX", f"{PREFIX}ids", f"[{prefix}", f"[{prefix}\xff", "LIMIT", 0, limit)
+        ids = self.client.key("ids")
+        return self.client.call("ZRANGEBYLEX", ids, f"[{prefix}", f"[{prefix}\xff", "LIMIT", 0, limit)
 
     def workers(self, within_s: float = BEAT_TTL_S) -> list[WorkerBeat]:
         """Workers that have consumed in the last `within_s` seconds, by name."""
@@ -294,14 +353,14 @@ class Ledger:
         return [beat for beat in beats if abs(now - beat.seen_at) <= within_s]
 
     def _heartbeats(self) -> tuple[int, list[WorkerBeat]]:
-        reply, (seconds, _) = self._read([("HGETALL", f"{PREFIX}workers"), ("TIME",)])
+        reply, (seconds, _) = self._read([("HGETALL", self.client.key("workers")), ("TIME",)])
         beats = readable(read_beat, pairs(reply).values())
         return int(seconds), sorted(beats, key=lambda beat: beat.name)
 
     def holders(self) -> list[tuple[str, int]]:
         """Name with host, and pid, of the worker of each running job."""
-        ids = self.client.call("ZRANGE", f"{PREFIX}by:state:{State.RUNNING}", 0, -1)
-        told = self._read([("HMGET", f"{PREFIX}job:{job_id}", "worker", "worker_pid") for job_id in ids])
+        ids = self.client.call("ZRANGE", self.client.key(f"by:state:{State.RUNNING}"), 0, -1)
+        told = self._read([("HMGET", self.client.key(f"job:{job_id}"), "worker", "worker_pid") for job_id in ids])
         return readable(lambda held: (held[0], int(held[1] or 0)), [held for held in told if held[0]])
 
     def events(self, job_id: str) -> list[dict[str, Any]]:
@@ -310,7 +369,7 @@ class Ledger:
 
     def histories(self, job_ids: Sequence[str]) -> list[list[dict[str, Any]]]:
         """The events of each of these jobs, in one round trip."""
-        told = self._read([("LRANGE", f"{PREFIX}events:{job_id}", 0, -1) for job_id in job_ids])
+        told = self._read([("LRANGE", self.client.key(f"events:{job_id}"), 0, -1) for job_id in job_ids])
         return [readable(read_event, history) for history in told]
 
     def series(self, job_ids: Sequence[str]) -> list[list[Point]]:
@@ -318,22 +377,22 @@ class Ledger:
 
         Of a job that has ended it is known for a week.
         """
-        told = self._read([("LRANGE", f"{PREFIX}series:{job_id}", 0, -1) for job_id in job_ids])
+        told = self._read([("LRANGE", self.client.key(f"series:{job_id}"), 0, -1) for job_id in job_ids])
         return [readable(read_point, series) for series in told]
 
     def coming(self, artifact: str) -> str | None:
         """The id of the unfinished job that will make "family/name"."""
-        return self.client.call("HGET", f"{PREFIX}coming", artifact)
+        return self.client.call("HGET", self.client.key("coming"), artifact)
 
     def live_jobs(self) -> set[str]:
         """Ids of all jobs that have not ended, and of those whose checkpoint one of them will take over."""
         states = (State.WAITING, State.QUEUED, State.RUNNING)
-        asked = [("ZRANGE", f"{PREFIX}by:state:{state}", 0, -1) for state in states]
-        return {i for ids in self._read([*asked, ("HKEYS", f"{PREFIX}heirs")]) for i in ids}
+        asked = [("ZRANGE", self.client.key(f"by:state:{state}"), 0, -1) for state in states]
+        return {i for ids in self._read([*asked, ("HKEYS", self.client.key("heirs"))]) for i in ids}
 
     def awaited_checkpoints(self) -> set[str]:
         """Ids of jobs whose checkpoint one that has not ended will take over."""
-        return set(self.client.call("HKEYS", f"{PREFIX}heirs"))
+        return set(self.client.call("HKEYS", self.client.key("heirs")))
 
     def _read(self, commands: list[tuple]) -> list[Any]:
         replies = self.client.batch(commands) if commands else []
@@ -389,6 +448,9 @@ def _outcome(status: str, group: Sequence[Job]) -> Problem | None:
 
 
 def _refusal(status: str) -> Problem:
+    if status.startswith("quota "):
+        _, limit, unstarted, new, owner = status.split(" ", 4)
+        return over_quota(owner, int(limit), int(unstarted), int(new))
     if status.startswith("taken "):
         _, artifact, maker = status.split(" ", 2)
         return Problem(
@@ -399,6 +461,11 @@ def _refusal(status: str) -> Problem:
 
 def _no_such_job(job_id: str) -> Problem:
     return Problem(f"There is no job {job_id}.", "See: mistudio jobs ls")
+
+
+def _holder(answer: str) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = None if answer == "ok" else json.loads(answer)
+    return found
 
 
 def _fleet(record: str) -> dict[str, Any] | None:
@@ -414,12 +481,12 @@ def _fleet(record: str) -> dict[str, Any] | None:
 def read_beat(line: str) -> WorkerBeat:
     """A worker's heartbeat; one of a newer worker may have more fields. One of `UNREADABLE` when that is none."""
     fields = json.loads(line)
-    known = {field.name: fields[field.name] for field in dataclasses.fields(WorkerBeat) if field.name in fields}
+    known = {spec.name: fields[spec.name] for spec in dataclasses.fields(WorkerBeat) if spec.name in fields}
     beat = WorkerBeat(**{**known, "queues": tuple(fields["queues"])})
     times, counts, names = (
         (beat.started_at, beat.seen_at, beat.loop_at),
         (beat.pid, beat.slots),
-        (beat.name, beat.host, beat.refused, *beat.queues),
+        (beat.name, beat.host, beat.refused, beat.version, *beat.queues, *beat.kinds.values()),
     )
     for time_s in times:
         finite_number(time_s)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from tasks.job import Job
 from tasks.records import decode
-from tasks.script import PREFIX
 from tasks.wire import Client
 
 _SCAN = 200
@@ -31,6 +30,7 @@ class Filter:
     tag: str | tuple[str, ...] | None = None
     since: float | None = None
     until: float | None = None
+    owner: str | tuple[str, ...] | None = None
 
     def accepts(self, job: Job) -> bool:
         """Whether that job is meant, as far as its record tells; the times are the index's affair."""
@@ -40,12 +40,13 @@ class Filter:
             and _fits(self.queue, job.queue)
             and _fits(self.name, job.name)
             and _fits(self.tag, *job.tags)
+            and _fits(self.owner, job.owner or "")
         )
 
     @property
     def indexes(self) -> list[str]:
         """Every index that holds all the jobs meant."""
-        told = {"kind": self.kind, "queue": self.queue, "name": self.name, "tag": self.tag}
+        told = {"kind": self.kind, "queue": self.queue, "name": self.name, "tag": self.tag, "owner": self.owner}
         found = [f"{what}:{words[0]}" for what, wanted in told.items() if len(words := _words(wanted)) == 1]
         if len(self.states) == 1:
             found.append(f"state:{self.states[0]}")
@@ -84,7 +85,7 @@ def page(client: Client, wanted: Filter, limit: int, after: str | None) -> Page:
 
 
 def _newest_first(client: Client, wanted: Filter, after: str | None) -> Iterator[tuple[float, Job]]:
-    index = f"{PREFIX}by:{_smallest(client, wanted.indexes)}"
+    index = client.key(f"by:{_smallest(client, wanted.indexes)}")
     oldest = "-inf" if wanted.since is None else wanted.since
     newest: float | str = "+inf" if wanted.until is None else wanted.until
     seen = ""
@@ -104,13 +105,13 @@ def _newest_first(client: Client, wanted: Filter, after: str | None) -> Iterator
 
 def records(client: Client, job_ids: Sequence[str]) -> list[Job | None]:
     """The records of these jobs, in one round trip; None for one that is not there."""
-    replies = client.batch([("HGETALL", f"{PREFIX}job:{job_id}") for job_id in job_ids]) if job_ids else []
+    replies = client.batch([("HGETALL", client.key(f"job:{job_id}")) for job_id in job_ids]) if job_ids else []
     return [decode(_sound(reply)) for reply in replies]
 
 
 def children(client: Client, job_ids: Sequence[str]) -> list[list[Job]]:
     """For each of these jobs those that wait or waited for it, in the order of submission; in two round trips."""
-    asked = [("ZRANGE", f"{PREFIX}by:parent:{job_id}", 0, -1) for job_id in job_ids]
+    asked = [("ZRANGE", client.key(f"by:parent:{job_id}"), 0, -1) for job_id in job_ids]
     ids = [_sound(reply) for reply in client.batch(asked)] if asked else []
     found = iter(records(client, [child for of_one in ids for child in of_one]))
     return [[job for job in itertools.islice(found, len(of_one)) if job] for of_one in ids]
@@ -118,7 +119,7 @@ def children(client: Client, job_ids: Sequence[str]) -> list[list[Job]]:
 
 def other_tries(client: Client, job_ids: Sequence[str]) -> list[Job | None]:
     """For each of these jobs the newest that tries it again, whatever became of it; in two round trips."""
-    asked = [("ZREVRANGE", f"{PREFIX}by:retry_of:{job_id}", 0, 0) for job_id in job_ids]
+    asked = [("ZREVRANGE", client.key(f"by:retry_of:{job_id}"), 0, 0) for job_id in job_ids]
     newest = [next(iter(_sound(reply)), None) for reply in client.batch(asked)] if asked else []
     found = iter(records(client, [job_id for job_id in newest if job_id]))
     return [next(found) if job_id else None for job_id in newest]
@@ -133,5 +134,5 @@ def _sound(reply: list[str] | Exception) -> list[str]:
 def _smallest(client: Client, indexes: list[str]) -> str:
     if len(indexes) == 1:
         return indexes[0]
-    sizes = client.batch([("ZCARD", f"{PREFIX}by:{index}") for index in indexes])
+    sizes = client.batch([("ZCARD", client.key(f"by:{index}")) for index in indexes])
     return min(zip(sizes, indexes, strict=True))[1]

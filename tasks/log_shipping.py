@@ -49,7 +49,7 @@ class AttemptLog(threading.Thread):
         self._path = places.job_log(job_id)
         self._start = _size(self._path)
         self._client = Client(redis, _REDIS_TIMEOUT_S)
-        self._tail = TailWriter(self._client, attempt_key(job_id, attempt), self._start)
+        self._tail = TailWriter(self._client, attempt_key(self._client, job_id, attempt), self._start)
         self._is_over = threading.Event()
         self._lock = _take_note(places, job_id, attempt, self._start)
 
@@ -83,7 +83,7 @@ class WorkerLog(threading.Thread):
         super().__init__(name="worker-log", daemon=True)
         self._places, self._path = places, path
         self._client = Client(redis, _REDIS_TIMEOUT_S)
-        self._tail = TailWriter(self._client, worker_key(worker))
+        self._tail = TailWriter(self._client, worker_key(self._client, worker))
         self._is_over = threading.Event()
 
     def finish(self) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.log_masking import masked
-from tasks.script import PREFIX
 from tasks.wire import Client
 
 TAIL_BYTES, KEPT_S = 1 << 16, 3600
@@ -37,20 +36,20 @@ class Tail:
     is_over: bool
 
 
-def attempt_key(job_id: str, attempt: int) -> str:
+def attempt_key(client: Client, job_id: str, attempt: int) -> str:
     """The key of the tail of that attempt's part of a job's log."""
-    return f"{PREFIX}log:{job_id}:{attempt}"
+    return client.key(f"log:{job_id}:{attempt}")
 
 
-def worker_key(worker: str) -> str:
+def worker_key(client: Client, worker: str) -> str:
     """The key of the tail of a worker's log, by its name with its host."""
-    return f"{PREFIX}worker-log:{worker}"
+    return client.key(f"worker-log:{worker}")
 
 
 def remove_tails(client: Client, job_id: str, attempts: int) -> None:
     """Remove the tails of a job with so many attempts."""
     if attempts:
-        client.call("DEL", *(attempt_key(job_id, attempt) for attempt in range(1, attempts + 1)))
+        client.call("DEL", *(attempt_key(client, job_id, attempt) for attempt in range(1, attempts + 1)))
 
 
 class TailReader:

@@ -6,10 +6,12 @@ import json
 from collections.abc import Sequence
 
 from tasks.ledger import Ledger, new_job_id
-from tasks.script import PREFIX
 
 #: For how long a list is recognized.
 _KEPT_S = 30 * 86400
+
+#: The keys, after the prefix: the ids by the lists' digests (hash), and when each was submitted (sorted set).
+_IDS, _TIMES = "lists", "lists:at"
 
 
 def first_id(ledger: Ledger, lines: Sequence[str], wishes: object, *, again: bool = False) -> str:
@@ -20,6 +22,16 @@ def first_id(ledger: Ledger, lines: Sequence[str], wishes: object, *, again: boo
     import hashlib  # loads OpenSSL, which other commands have no use for
 
     canonical = json.dumps([list(lines), repr(wishes)])
-    key = f"{PREFIX}many:{hashlib.sha256(canonical.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
-    ledger.client.call("SET", key, new_job_id(), "EX", _KEPT_S, *([] if again else ["NX"]))
-    return str(ledger.client.call("GET", key))
+    digest = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    ids, times = map(ledger.client.key, (_IDS, _TIMES))
+    _forget_old_lists(ledger, ids, times)
+    ledger.client.call("ZADD", times, *([] if again else ["NX"]), ledger.now(), digest)
+    ledger.client.call("HSET" if again else "HSETNX", ids, digest, new_job_id())
+    return str(ledger.client.call("HGET", ids, digest))
+
+
+def _forget_old_lists(ledger: Ledger, ids: str, times: str) -> None:
+    old = ledger.client.call("ZRANGEBYSCORE", times, "-inf", ledger.now() - _KEPT_S, "LIMIT", 0, 1000)
+    if old:
+        ledger.client.call("HDEL", ids, *old)
+        ledger.client.call("ZREM", times, *old)

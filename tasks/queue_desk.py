@@ -10,7 +10,6 @@ from tasks.job import State
 from tasks.problem import Problem
 from tasks.queues import QUEUE_NAMES, redis_lists
 from tasks.records import finite
-from tasks.script import PREFIX
 from tasks.wire import Client, Refused
 
 #: Spans over which the jobs that ended are counted, in seconds.
@@ -45,24 +44,39 @@ class QueueDesk:
         now = float(self._client.call("TIME")[0]) if now is None else now
         commands: list[tuple[object, ...]] = []
         for name in QUEUE_NAMES:
-            commands += [("ZCARD", _key(name, state)) for state in (State.QUEUED, State.RUNNING, State.WAITING)]
-            commands += [("ZRANGE", _key(name, State.QUEUED), 0, 0, "WITHSCORES"), ("HGET", f"{PREFIX}paused", name)]
-            commands += [("ZCOUNT", _key(name, "ended"), now - span_s, "+inf") for span_s in RATE_SPANS_S]
+            commands += [("ZCARD", self._key(name, state)) for state in (State.QUEUED, State.RUNNING, State.WAITING)]
+            commands += [("ZRANGE", self._key(name, State.QUEUED), 0, 0, "WITHSCORES")]
+            commands += [("HGET", self._client.key("paused"), name)]
+            commands += [("ZCOUNT", self._key(name, "ended"), now - span_s, "+inf") for span_s in RATE_SPANS_S]
         replies = self._read(commands)
         width = len(commands) // len(QUEUE_NAMES)
         return {name: _count(replies[i * width : (i + 1) * width]) for i, name in enumerate(QUEUE_NAMES)}
 
     def messages(self, queue: str) -> int:
         """How many bells lie in the lists that workers read, over all priorities."""
-        return sum(self._read([("LLEN", name) for name in redis_lists(queue)]))
+        return sum(self._read([("LLEN", self._client.celery_key(name)) for name in redis_lists(queue)]))
 
     def order(self, queue: str, limit: int) -> list[str]:
-        """Ids of the first queued jobs, in the order in which they will be served."""
-        return self._client.call("ZRANGE", _key(queue, "order"), 0, limit - 1)
+        """Ids of the first queued jobs, in the order in which they will be served.
+
+        Those whose owner's quota is reached come last: they wait for that, and no worker is offered them.
+        """
+        keys = [self._key(queue, what) for what in ("order", "over_quota")]
+        ready, held_back = self._read([("ZRANGE", key, 0, limit - 1) for key in keys])
+        return [*ready, *held_back][:limit]
 
     def place(self, queue: str, job_id: str) -> int | None:
-        """How many queued jobs of the queue are served before that one; None when it is not queued there."""
-        return self._client.call("ZRANK", _key(queue, "order"), job_id)
+        """How many queued jobs of the queue are served before that one; None when it is not, or over a quota."""
+        return self._client.call("ZRANK", self._key(queue, "order"), job_id)
+
+    def owners(self, queue: str) -> list[str]:
+        """Owners with jobs in the queue's order; "" is that of jobs without one."""
+        found = self._client.call("ZRANGE", self._key(queue, "owners"), 0, -1)
+        if len(found) < 2:
+            return found
+        keys = [self._key(queue, f"ready:{need}:{owner}") for owner in found for need in ("cpu", "gpu")]
+        counts = iter(self._read([("ZCARD", key) for key in keys]))
+        return [owner for owner in found if next(counts) + next(counts)]
 
     def pause(self, queue: str) -> bool:
         """Start none of the queue's jobs until it is resumed, whatever is restarted. False: it was paused already."""
@@ -95,16 +109,15 @@ class QueueDesk:
         if status != "ok":
             raise Problem(f"Job {job_id} is {status}: it has no place in a queue any more.", "See: mistudio jobs ls")
 
+    def _key(self, queue: str, what: str) -> str:
+        return self._client.key(f"queue:{queue}:{what}")
+
     def _read(self, commands: Sequence[tuple[object, ...]]) -> list:
         replies = self._client.batch(commands)
         for reply in replies:
             if isinstance(reply, Refused):
                 raise reply
         return replies
-
-
-def _key(queue: str, what: str) -> str:
-    return f"{PREFIX}queue:{queue}:{what}"
 
 
 def _count(replies: Sequence) -> QueueCount:

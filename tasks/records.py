@@ -32,6 +32,8 @@ def encode_new(job: Job) -> dict[str, str]:
         says_nothing = value is None or value is False or value in ("", ())
         if not says_nothing and field.name not in _WRITTEN_BY_THE_LEDGER:
             told[field.name] = _encoded(field.name, value)
+    if job.may_use_gpu:
+        told["may_use_gpu"] = "1"
     return told
 
 

@@ -19,7 +19,7 @@ MASK = "***"
 
 _URL_PASSWORD = re.compile(r"(://[^\s:/@]*:)([^\s/@]+)(?=@)")
 #: Of a URL of Redis, what stands alone before the @ is a password sooner than the name of a user.
-_REDIS_LOGIN = re.compile(r"(\b(?:rediss?|redis\+socket|unix)://)([^\s:/@?]+)(?=@)", re.IGNORECASE)
+_REDIS_LOGIN = re.compile(r"(\b(?:rediss?|redis\+socket|unix|sentinels?)://)([^\s:/@?]+)(?=@)", re.IGNORECASE)
 _QUERY = re.compile(r"([?&][\w-]*(?:password|passwd|token|secret|api_key)=)([^\s&'\"]+)", re.IGNORECASE)
 _SHAPES = (_URL_PASSWORD, _REDIS_LOGIN, _QUERY, re.compile(r"(\bbearer\s+)([\w.~+/=-]{8,})", re.IGNORECASE))
 #: Keys of services, by how they begin.
@@ -60,6 +60,6 @@ def _secret_values(environment: Mapping[str, str]) -> Iterator[str]:
     for name, value in environment.items():
         found = [value] if _SECRET_NAME.search(name) else []
         if _URL_NAME.search(name):
-            found = [password for _, password in _URL_PASSWORD.findall(value)]
+            found = [password for shape in (_URL_PASSWORD, _QUERY) for _, password in shape.findall(value)]
         for secret in found:
             yield from (form for form in {secret, unquote(secret)} if len(form) >= _LEAST_CHARS)

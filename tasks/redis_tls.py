@@ -86,7 +86,7 @@ def read_tls(options: dict[str, str], *, is_on: bool, fail: Callable[[str], Prob
     """The TLS options among those of a URL; None for a plain connection. Raises what `fail` makes of a sentence."""
     given = {name.removeprefix("ssl_"): value for name, value in options.items() if name.startswith("ssl_")}
     if given and not is_on:
-        raise fail("has ssl_ options, but only rediss:// is encrypted")
+        raise fail("has ssl_ options, but only rediss:// and sentinels:// are encrypted")
     if not is_on:
         return None
     cert_reqs = _word("cert_reqs", given, _CERT_REQS, "required", fail)

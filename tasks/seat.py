@@ -29,6 +29,8 @@ from tasks.queues import share
 _LOOK_EVERY_S = 0.02
 _LOOK_FOR_A_SLOT_EVERY_S = 0.1
 
+#: How many earlier workers of a seat are known, and the size in bytes at which those before are forgotten.
+_TOKENS_READ, _SIGNED_BYTES = 8, 4096
 
 #: The exit code of a worker that could not begin its jobs.
 CANNOT_BEGIN = 71
@@ -71,6 +73,7 @@ class Seat:
         self._told = {"name": name, "queues": queues, "slots": slots, **identity.tell(os.getpid())}
         self._told["supervisor"] = int(os.environ.get("MISTUDIO_SUPERVISOR") or 0) or None
         self._slots = slots
+        self.token, self.predecessors = os.urandom(8).hex(), tuple[str, ...]()
 
     def take(self, patient: Callable[[], bool]) -> bool:
         """Sit down, waiting as long as another one sits there. False when no longer `patient`."""
@@ -79,8 +82,18 @@ class Seat:
             if not patient():
                 return False
             time.sleep(_LOOK_EVERY_S)
+        self._sign()
         self._say(Posture.SITTING)
         return True
+
+    def _sign(self) -> None:
+        """Add this worker's token to those in the lock, whose workers take no more jobs: this one has their seat."""
+        with suppress(OSError):  # a full disk: no earlier worker is known then
+            self._lock.seek(0)
+            self.predecessors = tuple(self._lock.read().decode("ascii", "replace").split()[-_TOKENS_READ:])
+            if self._lock.tell() > _SIGNED_BYTES:
+                self._lock.truncate(0)
+            self._lock.write(f"{self.token}\n".encode())
 
     def rise(self) -> None:
         """Give the seat to whoever waits for it; jobs that run keep their slots."""
@@ -168,9 +181,9 @@ class Seat:
     def _open(self, name: str) -> IO[bytes]:
         """One of the seat's files, created if it is not there."""
         try:
-            return (self._folder / name).open("ab")
+            return (self._folder / name).open("a+b", buffering=0)
         except FileNotFoundError:
-            return (make_private(self._folder, self._home) / name).open("ab")
+            return (make_private(self._folder, self._home) / name).open("a+b", buffering=0)
 
     def _busy_again(self) -> IO[bytes]:
         """The busy file once more, for a lock of its own: the same one even after somebody removed its name."""

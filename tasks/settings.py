@@ -74,6 +74,10 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("broker_url", "CELERY_BROKER_URL", TEXT, "Redis to use", unset="the home's own Redis"),
     Setting("result_backend", "CELERY_RESULT_BACKEND", TEXT, "Where Celery stores results", unset="the broker"),
+    Setting("owner", "MISTUDIO_OWNER", TEXT, "Owner of submitted jobs", unset="the Redis user, else the OS user"),
+    Setting(
+        "prefix", "MISTUDIO_PREFIX", TEXT, "Prefix of this installation's keys in a shared Redis", unset="mistudio"
+    ),
     Setting(
         "backlog_threshold",
         "MISTUDIO_BACKLOG_THRESHOLD",

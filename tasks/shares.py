@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from celery.worker import state as celery_state
 from kombu.utils.scheduling import priority_cycle
 
+from tasks.held_messages import held
 from tasks.queues import share
 
 _shares: dict[str, int] = {}
@@ -23,6 +24,7 @@ class OpenQueues(priority_cycle):
     """The queues by rank, without those whose share of the slots is taken: kombu's `queue_order_strategy`."""
 
     def consume(self, n: int) -> list[str]:
-        """The queues to ask for a message now."""
+        """The queues to ask for a message now: not those of which enough is held for other workers."""
         taken = Counter((request.delivery_info or {}).get("routing_key") for request in celery_state.reserved_requests)
-        return [queue for queue in self.items[:n] if queue not in _shares or taken[queue] < _shares[queue]]
+        open_ones = [queue for queue in self.items[:n] if queue not in _shares or taken[queue] < _shares[queue]]
+        return [queue for queue in open_ones if not held.is_full(queue)]

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-from celery import Celery
-from celery.exceptions import Ignore
+from celery import Celery, states
+from celery.exceptions import Ignore, TaskRevokedError
 
 from tasks import gpu, nvml_process
 from tasks.apart import explain_exit, run_apart
@@ -24,6 +24,7 @@ from tasks.app import open_ledger
 from tasks.checkpoints import leave_behind
 from tasks.job import Job, JobKind, State, Stopped, kind_named, kinds
 from tasks.keeper import Keeper
+from tasks.kind_digest import digests
 from tasks.ledger import Claim, Ledger, new_token
 from tasks.log_lines import about
 from tasks.log_shipping import SHUTDOWN_WAIT_S, AttemptLog
@@ -68,11 +69,14 @@ def _register(app: Celery, kind: JobKind, seat: Seat) -> None:
     @app.task(name=kind.wire_name, bind=True, throws=(JobFailed, NotTaken), shared=False, time_limit=backstop_s)
     def answer_bell(task: Any, *args: Any, **values: Any) -> dict[str, Any] | None:
         told = task.request.delivery_info or {}
-        bell = {"queue": told.get("routing_key") or "", "step": told.get("priority")}
+        bell = {"queue": told.get("routing_key") or "", "step": told.get("priority"), "stand_ins": _stand_ins(kind)}
         with _faults_counted(seat):
             job_id = _job_rung_for(app, kind, task.request, args, values)
             job = job_id and work(app, seat, job_id, task.request.hostname or "", bell)
         if not job or not job.state.ended:
+            raise Ignore
+        if job.id != job_id:
+            _store_result_of(task, job)
             raise Ignore
         if job.state is State.CANCELLED:
             _show_as_revoked(task, job)
@@ -80,6 +84,30 @@ def _register(app: Celery, kind: JobKind, seat: Seat) -> None:
         if job.state is State.FAILED:
             raise JobFailed(job.reason)
         return job.result
+
+
+def _stand_ins(kind: JobKind) -> list[str]:
+    """The kinds that may start on a message of a kind: those that the time limit Celery sets for it does not cut short.
+
+    Which jobs do is for the ledger to say, where owners take turns.
+    """
+    if not kind.in_slot:
+        return list(kinds())
+    hard_s = kind.effective_limits.hard_s
+    return [other.name for other in kinds().values() if other.in_slot and other.effective_limits.hard_s == hard_s]
+
+
+def _store_result_of(task: Any, job: Job) -> None:
+    """What Celery and Flower see of a job that has ended on the message of another."""
+    result, state = {
+        State.SUCCEEDED: (job.result, states.SUCCESS),
+        State.FAILED: (JobFailed(job.reason), states.FAILURE),
+        State.CANCELLED: (TaskRevokedError(job.reason), states.REVOKED),
+    }[job.state]
+    try:
+        task.backend.store_result(job.id, result, state)
+    except Exception as error:  # noqa: BLE001 - results may be stored anywhere; the ledger has the truth
+        log.warning("the result of %s could not be stored for Celery: %s", job.id, error)
 
 
 @contextmanager
@@ -111,7 +139,7 @@ def _job_rung_for(app: Celery, kind: JobKind, request: Any, args: Any, values: d
 
 
 def work(app: Celery, seat: Seat, job_id: str, worker: str, bell: dict[str, Any]) -> Job | None:
-    """Answer one bell: run the job if it is there to be claimed. Returns its record afterwards, None if unknown."""
+    """Answer one message: run its job, or another whose turn it is. Returns that job's record, None if unknown."""
     with closing(open_ledger(app)) as ledger, seat.slot(bell["queue"]) as is_mine:
         if is_mine:
             with about(job_id):
@@ -126,11 +154,11 @@ def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str, bell: dict[st
     store = Store(Places.from_environment().store)
     token = new_token()
     claim = retry_until_reachable(
-        lambda: ledger.claim(job_id, worker, socket.gethostname(), os.getppid(), token=token, **bell)
+        lambda: ledger.claim(job_id, worker, socket.gethostname(), os.getppid(), token=token, kinds=digests(), **bell)
     )
     if claim is None:
         return _see_off(ledger, store, job_id, None, has_logged_its_end=True)
-    with _log_sent(app, claim) as attempt_log:
+    with about(claim.job.id), _log_sent(app, claim) as attempt_log:
         keeper = Keeper(open_ledger(app), claim)
         with keeper, _shutdown_heard(keeper, attempt_log):
             try:
@@ -142,7 +170,7 @@ def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str, bell: dict[st
                 reason = redact(f"its worker failed: {type(error).__name__}: {error}")
                 retry_until_reachable(lambda: ledger.put_back(claim, reason, loss=True))
                 raise
-        return _see_off(ledger, store, job_id, claim, has_logged_its_end=has_logged_its_end)
+        return _see_off(ledger, store, claim.job.id, claim, has_logged_its_end=has_logged_its_end)
 
 
 @contextmanager

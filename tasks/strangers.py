@@ -49,7 +49,7 @@ def job_rung_for(
         _submit(ledger, store, kind, task_id, args, values)
     except (Problem, TypeError, ValueError) as error:
         told = f"{kind.wire_name}[{task_id}] args={list(args)!r} kwargs={values!r}"
-        raise NotTaken(put_aside(ledger.client.call, kind.queue, told, str(error)).why) from None
+        raise NotTaken(put_aside(ledger.client.call, ledger.client.key(""), kind.queue, told, str(error)).why) from None
     return None
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tasks.combinations import marked
 from tasks.job import Job, JobKind, Request, kind_named
+from tasks.kind_digest import digest_of
 from tasks.kind_settings import default_priority, limits_set
 from tasks.lease import read_wish
 from tasks.ledger import Ledger, new_job_id
@@ -20,6 +22,7 @@ from tasks.problem import Problem
 from tasks.queues import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from tasks.redact import holds_secret
 from tasks.store import Store, check_name
+from tasks.version import installed_version, named_version
 
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/=@+-]{0,99}")
 
@@ -28,12 +31,14 @@ _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/=@+-]{0,99}")
 class KnownArtifacts:
     """What a kind's `prepare` may ask: artifacts in the store, and those that jobs will make.
 
-    `planned` holds by "family/name" what jobs that have been planned, but not submitted, will make.
+    `planned` holds by "family/name" what jobs that have been planned, but not submitted, will make. `owner` is who
+    submits them, None where that is not known.
     """
 
     ledger: Ledger
     store: Store
     planned: dict[str, Job] = dataclasses.field(default_factory=dict)
+    owner: str | None = None
 
     def manifest(self, family: str, name: str) -> dict[str, Any] | None:
         """The manifest of a finished artifact, or None."""
@@ -110,13 +115,14 @@ def submit(
     job_id: str | None = None,
     tags: Sequence[str] = (),
     gpu: str = "any",
+    owner: str | None = None,
 ) -> list[Job]:
     """Submit a job and those that must come first; the last one is the job asked for. Problem as `plan` raises it.
 
     Without a `job_id` of its own it gets a fresh one.
     """
     wishes = Wishes(priority, tuple(after), tuple(tags), gpu)
-    *before, job = plan(KnownArtifacts(ledger, store), kind_name, values, name=name, wishes=wishes)
+    *before, job = plan(KnownArtifacts(ledger, store, owner=owner), kind_name, values, name=name, wishes=wishes)
     return ledger.submit_all([*before, dataclasses.replace(job, id=job_id or job.id)])
 
 
@@ -166,8 +172,11 @@ def plan(
         tags=tuple(dict.fromkeys(wishes.tags)),
         gpu=wishes.gpu,
         limits=limits_set(kind),
+        digest=digest_of(kind),
+        submitted_by=f"{named_version(installed_version())} on {socket.gethostname()}",
         artifact=next(iter(makes), None),
         more_artifacts=tuple(makes)[1:],
+        owner=known.owner,
     )
     known.planned.update(dict.fromkeys(makes, job))
     return [*earlier, job]

@@ -11,6 +11,7 @@ import functools
 import json
 import logging
 import math
+import os
 import time
 import weakref
 from collections.abc import Callable
@@ -25,7 +26,9 @@ from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 
-from tasks.refused import put_aside
+from tasks.master_connection import master_params
+from tasks.redis_url import DEFAULT_PREFIX, Address
+from tasks.refused import Refusal, put_aside
 
 log = logging.getLogger("mistudio.transport")
 
@@ -33,6 +36,9 @@ log = logging.getLogger("mistudio.transport")
 #: raised for a message, it is the message's fault.
 _REDIS_IS_AWAY = (OSError, redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse, redis.ResponseError)
 
+
+#: Seconds between attempts to connect, of kombu's; and the place of the first of them among its arguments.
+_FAILOVER_PAUSES, _FIRST_PAUSE = {"interval_start": 1, "interval_step": 1, "interval_max": 3}, 3
 
 #: Seconds that a worker waits for a message before it asks again: while a queue's share of its slots is used, and else.
 BRIEF_WAIT_S, LONG_WAIT_S = 1, 5
@@ -60,20 +66,36 @@ class _Pool(redis.ConnectionPool):
                 pool.disconnect(inuse_connections=False)
 
 
-class _Client(redis.Redis):
-    """Hands over only what kombu can read; the rest it puts aside, as if nothing had come."""
+class _SafeMessages:
+    """A client that hands over only what kombu can read; the rest it puts aside, as if nothing had come."""
+
+    global_keyprefix = ""
 
     def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
-        reply = super().parse_response(connection, command_name, **options)
+        reply = super().parse_response(connection, command_name, **options)  # type: ignore[misc]
         if command_name != "BRPOP" or not reply:
             return reply
         try:
             loads(bytes_to_str(reply[1]))
         except Exception as error:  # noqa: BLE001 - whatever reading it raises, kombu would die of
-            other = redis.Redis(connection_pool=self.connection_pool)  # this one's only connection is for messages
-            put_aside(other.execute_command, _queue_of(reply[0]), shown(reply[1]), f"not JSON: {error}")
+            # a client of its own: this one's only connection is for messages
+            _put_aside(self, self.global_keyprefix, _queue_of(reply[0]), reply[1], f"not JSON: {error}")
             return None
         return reply
+
+
+class _Client(_SafeMessages, redis.Redis):
+    pass
+
+
+class _PrefixedClient(_SafeMessages, kombu_redis.PrefixedStrictRedis):
+    pass
+
+
+def _put_aside(client: Any, prefix: str, queue: str, what: Any, why: str) -> Refusal:
+    """Put something aside over the pool of a client, which may add a prefix to keys by itself."""
+    plain = redis.Redis(connection_pool=client.connection_pool)
+    return put_aside(plain.execute_command, prefix or f"{DEFAULT_PREFIX}:", queue, shown(what), why)
 
 
 class _QoS(kombu_redis.QoS):
@@ -106,8 +128,8 @@ class _QoS(kombu_redis.QoS):
             except _REDIS_IS_AWAY:
                 raise
             except Exception as error:  # noqa: BLE001 - one entry must not hold up the others for ever
-                what = shown(connection.hget(self.unacked_key, tag))
-                put_aside(connection.execute_command, self.unacked_key, what, f"cannot be delivered again: {error!r}")
+                what = connection.hget(self.unacked_key, tag)
+                self.channel.put_aside(self.unacked_key, what, f"cannot be delivered again: {error!r}")
                 self._remove_from_indices(tag).execute()
 
 
@@ -131,8 +153,7 @@ class _Channel(kombu_redis.Channel):
     QoS = _QoS
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
-        params = super()._connparams(asynchronous)
-        return {**params, "connection_class": type("Connection", (_SafeReads, params["connection_class"]), {})}
+        return master_params(self.connection.client.address, super()._connparams(asynchronous), _SafeReads)
 
     def _get_pool(self, asynchronous: bool = False) -> redis.ConnectionPool:
         params = self._connparams(asynchronous=asynchronous)
@@ -167,8 +188,7 @@ class _Channel(kombu_redis.Channel):
             raise
         except Exception as error:
             log.debug("refused", exc_info=True)
-            with self.conn_or_acquire() as client:
-                put_aside(client.execute_command, queue, shown(raw), f"no message of Celery's: {error!r}")
+            self.put_aside(queue, raw, f"no message of Celery's: {error!r}")
             self._forget(raw)
 
     def _handle_message(self, client: Any, reply: Any) -> dict[str, Any]:
@@ -179,9 +199,7 @@ class _Channel(kombu_redis.Channel):
         try:
             loads(bytes_to_str(message["data"]))
         except Exception as error:  # noqa: BLE001 - kombu lets a RecursionError end the worker
-            with self.conn_or_acquire() as other:
-                channel = shown(message["channel"])
-                put_aside(other.execute_command, channel, shown(message["data"]), f"a broadcast, not JSON: {error}")
+            self.put_aside(shown(message["channel"]), message["data"], f"a broadcast, not JSON: {error}")
             return {**message, "data": None}
         return message
 
@@ -194,7 +212,13 @@ class _Channel(kombu_redis.Channel):
             return
 
     def _get_client(self) -> Any:
-        return super()._get_client() if self.global_keyprefix else _Client
+        prefix = self.global_keyprefix
+        return functools.partial(_PrefixedClient, global_keyprefix=prefix) if prefix else _Client
+
+    def put_aside(self, queue: str, what: Any, why: str) -> Refusal:
+        """Put aside what came from a queue and could not be taken."""
+        with self.conn_or_acquire() as client:
+            return _put_aside(client, self.global_keyprefix, queue, what, why)
 
 
 class Transport(kombu_redis.Transport):
@@ -205,7 +229,30 @@ class Transport(kombu_redis.Transport):
 
 
 class _Connection(Connection):
-    """The same URLs as ever; behind each the transport above."""
+    """The same URLs as ever; behind each the transport above.
+
+    `broker` is what the app's own URL was read as. What `Connection` makes known of itself has no login from there.
+    """
+
+    broker: ClassVar[Address | None] = None
+
+    def __init__(self, hostname: Any = "localhost", *args: Any, **kwargs: Any) -> None:
+        """As kombu's; the URL in Celery's own variable, which it prefers to the app's, means the app's broker."""
+        if self.broker is not None and hostname and hostname == os.environ.get("CELERY_BROKER_URL"):
+            hostname = self.broker.celery_url
+        super().__init__(hostname, *args, **kwargs)
+
+    def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
+        """As kombu's, but with Sentinels the pauses between attempts stay short: a failover takes seconds."""
+        pauses = _FAILOVER_PAUSES if self.address.sentinels is not None and len(args) < _FIRST_PAUSE else {}
+        return super().ensure_connection(*args, **{**pauses, **kwargs})
+
+    @property
+    def address(self) -> Address:
+        """Where this connection leads; only the app's own URL leads to Sentinels."""
+        if self.broker is not None and (self.broker.sentinels is None or self.transport_cls == "sentinel"):
+            return self.broker
+        return Address(host=self.hostname or "localhost", port=self.port or Address.port)
 
     def get_transport_cls(self) -> type:
         return Transport
@@ -214,7 +261,10 @@ class _Connection(Connection):
 class Wiring(AMQP):
     """What a Celery app takes its connections from: `Celery(amqp=Wiring)`."""
 
-    Connection = _Connection
+    @functools.cached_property
+    def Connection(self) -> type[Connection]:  # noqa: N802 - Celery's name
+        """The class of connections to this app's broker."""
+        return type("Connection", (_Connection,), {"broker": getattr(self.app, "mistudio_broker", None)})
 
 
 def _queue_of(redis_list: bytes | str) -> str:

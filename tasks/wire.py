@@ -14,11 +14,21 @@ import select
 import socket
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import hiredis
 
+from tasks import sentinel
+from tasks.redis_errors import NoMaster as NoMaster
+from tasks.redis_errors import NotPermitted as NotPermitted
+from tasks.redis_errors import NotRedis as NotRedis
+from tasks.redis_errors import Refused as Refused
+from tasks.redis_errors import Replica as Replica
+from tasks.redis_errors import Silent as Silent
+from tasks.redis_errors import Unable as Unable
+from tasks.redis_errors import Unreachable as Unreachable
+from tasks.redis_role import has_no_replicas, require_master
 from tasks.redis_socket import open_socket
 from tasks.redis_url import Address as Address
 from tasks.redis_url import parse_url as parse_url
@@ -37,40 +47,42 @@ _WHOLE_CALL = 10
 _HUGE = re.compile(rb"(?:[*%~>|]\d{1,7}\r\n|[:+_,#][^\r\n]*\r\n)*[*%~>|]\d{8}")
 _STARTS_SHOWN = 60
 
+#: A connection asks for the server's role when it opens, and in the batch of a call when that was so long ago: a
+#: master that is made a replica by hand keeps its connections. With Sentinels, one that was replaced does for a while.
+_ROLE_EVERY_S, _ROLE_EVERY_S_WITH_SENTINELS = 5.0, 1.0
+
+#: How long the Sentinels may take to name the master.
+_FIND_MASTER_S = 5.0
+
+#: What a server says of a command, or of one inside a script, that the connection's user has no right to.
+_NOT_PERMITTED = re.compile(r"\bNOPERM\b|executing the script can't|ACL failure")
+
 _UNFINISHED = object()
 _REPLY_TYPES = (str, int, list, type(None))
 
 
-class Unreachable(ConnectionError):
-    """Redis could not be reached, or went away in the middle of a call."""
-
-
-class Silent(Unreachable):
-    """Something takes the connection and does not answer in time."""
-
-
-class NotRedis(Unreachable):
-    """Something answers, but not as Redis does."""
-
-
-class Unable(Unreachable):
-    """Redis answers, but cannot serve now: it is full, read-only, loading its data or failing over."""
-
-
-class Refused(Exception):
-    """Redis answered a command with an error."""
-
-
 class Client:
-    """One connection to Redis. It reconnects for the next call after a failure; it never repeats a call by itself."""
+    """One connection to a Redis that is no replica: the one at an address, or the master that its Sentinels name.
+
+    It reconnects for the next call after a failure; it never repeats a call by itself.
+    """
 
     def __init__(self, address: Address, timeout_s: float = 5.0) -> None:
-        self.address = address
+        self.address = self._server = address
         self._timeout_s = timeout_s
+        self._role_asked_at = 0.0
         self._socket: socket.socket | None = None
         self._reader: hiredis.Reader | None = None
         self._errors: list[Refused] = []
         self._pid = os.getpid()
+
+    def key(self, name: str) -> str:
+        """The key of the ledger with that name."""
+        return self.address.key_prefix + name
+
+    def celery_key(self, name: str) -> str:
+        """The key of Celery's with that name."""
+        return self.address.celery_prefix + name
 
     def call(self, *command: Any) -> Any:
         """The reply to one command; Unreachable, or Refused with the server's words."""
@@ -96,7 +108,7 @@ class Client:
         packed = [hiredis.pack_command(tuple(map(_plain, command))) for command in commands]  # type: ignore[arg-type]
         with self._failures_named():
             self._connect()
-            replies = self._exchange(b"".join(packed), len(packed))
+            replies = self._ask_role_again(packed) if self._is_role_old() else self._exchange(packed)
         return [self._judged(reply) for reply in replies]
 
     def open(self) -> None:
@@ -117,50 +129,97 @@ class Client:
         try:
             yield
         except Unreachable:
-            self.close()
+            self._give_up()
             raise
         except TimeoutError as error:
-            self.close()
-            raise Silent(f"{self.address.shown} does not answer (waited {self._timeout_s:g} s)") from error
+            self._give_up()
+            raise Silent(f"{self._shown} does not answer (waited {self._timeout_s:g} s)") from error
         except (OSError, ValueError) as error:  # ValueError: a host's name that cannot be one
-            self.close()
-            raise Unreachable(f"{self.address.shown}: {getattr(error, 'strerror', None) or error}") from error
+            self._give_up()
+            raise Unreachable(f"{self._shown}: {getattr(error, 'strerror', None) or error}") from error
         except BaseException:  # an answer that nobody read must not become the next call's
             self.close()
             raise
 
+    def _give_up(self) -> None:
+        """Close the socket; another Sentinel is to say where the next one leads."""
+        self.close()
+        sentinel.distrust(self.address)
+
+    @property
+    def _shown(self) -> str:
+        if self.address.sentinels is None or self._server is self.address:
+            return self.address.shown
+        return f"{self._server.shown} (master {self.address.sentinels.master})"
+
     def _judged(self, reply: Any) -> Any:
-        is_unable = isinstance(reply, Refused) and _AWAY.search(str(reply))
-        return Unable(f"{self.address.shown}: {reply}") if is_unable else reply
+        if not isinstance(reply, Refused) or not (found := _AWAY.search(str(reply))):
+            return reply
+        if found[0] == "READONLY":
+            self._give_up()  # it has become a replica: the next call looks for the master
+        return Unable(f"{self._shown}: {reply}")
 
     def _connect(self) -> None:
         if self._socket is not None and self._pid == os.getpid() and not _has_ended(self._socket):
             return
         self.close()  # a forked child must not share its parent's connection
         self._pid = os.getpid()
-        self._socket = open_socket(self.address, self._timeout_s)
+        self._server = self.address  # until a master is found
+        if self.address.sentinels is not None:
+            self._server = find_master(self.address, min(self._timeout_s, _FIND_MASTER_S))
+        self._socket = open_socket(self._server, self._timeout_s)
         self._reader = hiredis.Reader(
             encoding="utf-8", errors="replace", replyError=self._refused, notEnoughData=_UNFINISHED
         )
-        greeting = [hiredis.pack_command(command) for command in _greeting(self.address)]
-        *logins, _ = self._exchange(b"".join(greeting), len(greeting))
+        *logins, role = self._exchange([hiredis.pack_command(command) for command in self._greeting()])
+        self._check_role(role)
         for reply in logins:
             if isinstance(reply, Refused):
-                refused = Unreachable(f"{self.address.shown}: Redis refused the login: {reply}")
+                refused = Unreachable(f"{self._shown}: Redis refused the login: {reply}")
                 raise judged if isinstance(judged := self._judged(reply), Unable) else refused
 
+    def _greeting(self) -> list[Command]:
+        commands: list[Command] = []
+        if self.address.password is not None:
+            commands.append(("AUTH", *filter(None, [self.address.username]), self.address.password))
+        if self.address.db:
+            commands.append(("SELECT", self.address.db))
+        return [*commands, ("ROLE",)]
+
+    def _check_role(self, reply: Any) -> None:
+        require_master(self._shown, reply)
+        self._role_asked_at = time.monotonic()
+
+    def _is_role_old(self) -> bool:
+        every_s = _ROLE_EVERY_S if self.address.sentinels is None else _ROLE_EVERY_S_WITH_SENTINELS
+        return time.monotonic() > self._role_asked_at + every_s
+
+    def _ask_role_again(self, packed: list[bytes]) -> list[Any]:
+        """The replies to these commands, none of which was that of a replica."""
+        role, *replies = self._exchange([hiredis.pack_command(("ROLE",)), *packed])
+        self._check_role(role)
+        if self.address.sentinels is not None and has_no_replicas(role):
+            self._check_still_named()
+        return replies
+
+    def _check_still_named(self) -> None:
+        """Unable when the Sentinels name another master: this one serves until it learns that it was replaced."""
+        with suppress(NoMaster):  # without Sentinels there is no failover
+            if find_master(self.address, min(self._timeout_s, _FIND_MASTER_S)) != self._server:
+                raise Unable(f"{self._shown} is no longer the master")
+
     def _refused(self, text: str) -> Refused:
-        self._errors.append(Refused(text))
+        self._errors.append(NotPermitted(text) if _NOT_PERMITTED.search(text) else Refused(text))
         return self._errors[-1]
 
-    def _exchange(self, request: bytes, count: int) -> list[Any]:
+    def _exchange(self, packed: list[bytes]) -> list[Any]:
         assert self._socket is not None
         assert self._reader is not None
-        self._socket.sendall(request)
+        self._socket.sendall(b"".join(packed))
         deadline = time.monotonic() + self._timeout_s * _WHOLE_CALL
         replies: list[Any] = []
         received = b""
-        while len(replies) < count:
+        while len(replies) < len(packed):
             try:
                 reply = self._next_reply()
             except Exception as error:  # hiredis raises errors of many types
@@ -205,12 +264,33 @@ class Client:
         start = received[:_STARTS_SHOWN].decode("ascii", "backslashreplace")
         shown = "".join(letter if letter.isprintable() else " " for letter in start).strip()
         hint = "; it may want TLS (rediss://)" if received[:1] == b"\x15" and not self.address.tls else ""
-        return NotRedis(f"{self.address.shown} answers, but not as Redis does: {shown or why}{hint}")
+        return NotRedis(f"{self._shown} answers, but not as Redis does: {shown or why}{hint}")
 
 
 def connect(url: str, timeout_s: float = 5.0) -> Client:
     """A client for that URL. The socket opens with the first call."""
     return Client(parse_url(url), timeout_s)
+
+
+def find_master(address: Address, timeout_s: float = _FIND_MASTER_S) -> Address:
+    """The address of the master that the Sentinels of this one name. NoMaster, within the timeout."""
+    return sentinel.find_master(address, ask_once, timeout_s)
+
+
+class AnyRoleClient(Client):
+    """A connection to whatever is at that address, also a replica or a Sentinel."""
+
+    def _check_role(self, reply: Any) -> None:
+        self._role_asked_at = time.monotonic()
+
+
+def ask_once(address: Address, command: Command, timeout_s: float) -> Any:
+    """The reply of whatever is at that address, over a connection of its own. Unreachable or Refused."""
+    client = AnyRoleClient(address, timeout_s)
+    try:
+        return client.call(*command)
+    finally:
+        client.close()
 
 
 def _has_ended(link: socket.socket) -> bool:
@@ -224,12 +304,3 @@ def _plain(word: Any) -> bytes | int | float:
     if isinstance(word, (bytes, int, float)):
         return word
     return str(word).encode("utf-8", "backslashreplace")  # the name of a file need not be UTF-8
-
-
-def _greeting(address: Address) -> list[Command]:
-    commands: list[Command] = []
-    if address.password is not None:
-        commands.append(("AUTH", *filter(None, [address.username]), address.password))
-    if address.db:
-        commands.append(("SELECT", address.db))
-    return [*commands, ("PING",)]  # whatever the answer: there is one

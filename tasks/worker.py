@@ -29,6 +29,7 @@ from tasks.consumer import Consumer
 from tasks.fleet_membership import forget_refused, wait_until_admitted
 from tasks.guard import Guard, ParentWatch
 from tasks.heartbeat import Heartbeat
+from tasks.kind_digest import digests
 from tasks.ledger import WorkerBeat
 from tasks.log_lines import log_to_stderr, path_from_environment
 from tasks.log_shipping import WorkerLog
@@ -42,6 +43,8 @@ from tasks.seat import Seat
 from tasks.settings import check_all
 from tasks.slot import register_tasks
 from tasks.umask import narrow_umask
+from tasks.version import installed_version
+from tasks.worker_name import WorkerName
 
 #: What goes wrong in each of Celery's other pools, most of it without a word.
 _OTHER_POOLS = {
@@ -90,7 +93,17 @@ def main(argv: list[str]) -> int:
     follow_or_refuse(queues)
     app.steps["worker"].add(Heartbeat)
     hostname = f"{options.name}@{socket.gethostname()}"
-    beat = WorkerBeat(hostname, socket.gethostname(), os.getpid(), queues, options.slots, time.time())
+    beat = WorkerBeat(
+        hostname,
+        socket.gethostname(),
+        os.getpid(),
+        queues,
+        options.slots,
+        time.time(),
+        version=installed_version(),
+        kinds=digests(),
+    )
+    name = WorkerName(seat, Places.from_environment())
     worker = _worker_of(app)(
         hostname=hostname,
         queues=options.queues,
@@ -105,11 +118,12 @@ def main(argv: list[str]) -> int:
         heartbeat_interval=EVENT_HEARTBEAT_EVERY_S,
         consumer_cls=Consumer,
         beat_of=beat,
+        name_of=name,
         seat=seat,
     )
     worker_log = WorkerLog(app.mistudio_broker, Places.from_environment(), hostname, path_from_environment())
     try:
-        if seat.take(patient=parent.lives) and _is_admitted(app, beat, parent):
+        if seat.take(patient=parent.lives) and _is_admitted(app, beat, name, parent):
             Guard(seat, parent).start()
             worker_log.start()
             worker.start()
@@ -119,13 +133,13 @@ def main(argv: list[str]) -> int:
     return worker.exitcode or 0
 
 
-def _is_admitted(app: Celery, beat: WorkerBeat, parent: ParentWatch) -> bool:
+def _is_admitted(app: Celery, beat: WorkerBeat, name: WorkerName, parent: ParentWatch) -> bool:
     """Whether it may consume, which is waited for; False when its parent is gone first, or a signal ends it."""
     with closing(open_ledger(app)) as ledger, _signals_that_exit():
         try:
-            return wait_until_admitted(ledger, beat, Places.from_environment().store, parent.lives)
+            return wait_until_admitted(ledger, beat, name, Places.from_environment().store, parent.lives)
         except SystemExit:
-            forget_refused(ledger, beat)
+            forget_refused(ledger, beat, name)
             return False
 
 

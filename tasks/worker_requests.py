@@ -14,12 +14,11 @@ from typing import Any
 
 from tasks.ledger import Ledger
 from tasks.records import pairs, readable
-from tasks.script import PREFIX
 
 #: How long a request waits for its supervisor, how long ACCEPTED holds after it was last written, and any other answer.
 REQUEST_TTL_S, ACCEPTED_TTL_S, ANSWER_TTL_S = 30.0, 10, 3600
 
-_REQUESTS = f"{PREFIX}worker-requests"
+_REQUESTS = "worker-requests"
 
 #: What an answer says: the supervisor has begun, or it is done; anything else is why it was not.
 ACCEPTED, DONE = "accepted", "done"
@@ -39,13 +38,13 @@ class Request:
 def send(ledger: Ledger, operation: str, worker: str, **arguments: Any) -> Request:
     """Ask the supervisor of that worker; nothing has happened yet when this returns."""
     request = Request(os.urandom(8).hex(), operation, worker, arguments, ledger.now())
-    ledger.client.call("HSET", _REQUESTS, request.id, json.dumps(asdict(request)))
+    ledger.client.call("HSET", ledger.client.key(_REQUESTS), request.id, json.dumps(asdict(request)))
     return request
 
 
 def withdraw(ledger: Ledger, request: Request) -> bool:
     """Take back a request; False when its supervisor has taken it."""
-    return bool(ledger.client.call("HDEL", _REQUESTS, request.id))
+    return bool(ledger.client.call("HDEL", ledger.client.key(_REQUESTS), request.id))
 
 
 def take(ledger: Ledger, workers: Collection[str]) -> Iterator[Request]:
@@ -53,7 +52,7 @@ def take(ledger: Ledger, workers: Collection[str]) -> Iterator[Request]:
 
     Unreachable or Refused may come after some were taken.
     """
-    entries = pairs(ledger.client.call("HGETALL", _REQUESTS))
+    entries = pairs(ledger.client.call("HGETALL", ledger.client.key(_REQUESTS)))
     now = ledger.now() if entries else 0.0
     for request in sorted(readable(_read, entries.values()), key=lambda request: request.sent_at):
         is_old = now - request.sent_at > 2 * REQUEST_TTL_S  # whoever sent it would have withdrawn it
@@ -63,16 +62,17 @@ def take(ledger: Ledger, workers: Collection[str]) -> Iterator[Request]:
 
 def answer(ledger: Ledger, request: Request, word: str) -> None:
     """Say how far a request is: ACCEPTED, which holds for ACCEPTED_TTL_S, DONE, or why it was not carried out."""
-    ledger.client.call("SET", _answer_key(request), word, "EX", ACCEPTED_TTL_S if word == ACCEPTED else ANSWER_TTL_S)
+    ttl_s = ACCEPTED_TTL_S if word == ACCEPTED else ANSWER_TTL_S
+    ledger.client.call("SET", _answer_key(ledger, request), word, "EX", ttl_s)
 
 
 def read_answer(ledger: Ledger, request: Request) -> str | None:
     """What `answer` wrote last; None before the request is taken, and when ACCEPTED has expired."""
-    return ledger.client.call("GET", _answer_key(request))
+    return ledger.client.call("GET", _answer_key(ledger, request))
 
 
-def _answer_key(request: Request) -> str:
-    return f"{PREFIX}worker-answer:{request.id}"
+def _answer_key(ledger: Ledger, request: Request) -> str:
+    return ledger.client.key(f"worker-answer:{request.id}")
 
 
 def _read(line: str) -> Request:

@@ -25,6 +25,7 @@ CHAINS = (
     ("data/test_hub_saes.py",),
     ("sae/test_retried_training.py",),
     ("supervision/test_chaos.py",),
+    ("supervision/test_failover.py",),
     ("core/test_estimate.py",),
     ("core/test_stop_grace.py",),
     ("supervision/test_refusals.py",),

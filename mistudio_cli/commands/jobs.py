@@ -40,6 +40,7 @@ Ids = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")]
 Json = Annotated[bool, typer.Option("--json", help="As JSON")]
+Wide = Annotated[bool, typer.Option("--wide", help="Also their owners")]
 
 
 @app.command("ls")
@@ -48,6 +49,7 @@ def ls(
     chosen: Selection,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Number of jobs at most")] = 50,
     page: Annotated[str | None, typer.Option("--next", help="Go on where a list ended: its `next`")] = None,
+    wide: Wide = False,
     as_json: Json = False,
 ) -> None:
     """List jobs, the newest first."""
@@ -59,7 +61,7 @@ def ls(
     if as_json:
         output.data_json(shapes.jobs(now, found.jobs, found.next))
         return
-    output.table(*tables.jobs(found.jobs, now))
+    output.table(*tables.jobs(found.jobs, now, wide=wide))
     if not found.jobs:
         output.talk("No such jobs.")
     if found.next is not None:
@@ -118,6 +120,7 @@ def rm(chosen: Selection, job_ids: Ids = None, yes: Yes = False) -> None:
         raise Problem(f"{live[0]} has not ended.", f"Cancel it first: mistudio jobs cancel {live[0]}")
     if not _any(jobs):
         return
+    ledger.check_rights()
     chosen.confirm(f"Remove {_count(jobs)}?", yes=yes)
     awaited = ledger.awaited_checkpoints()
     for job in jobs:
@@ -181,12 +184,13 @@ def retry(
     as_json: Json = False,
 ) -> None:
     """Submit jobs that have ended once more, with the same parameters; --failed with those they failed because of."""
-    from mistudio_cli import retrying
+    from mistudio_cli import replication, retrying
 
     failed = failed or chosen.state == [str(State.FAILED)]
     if failed == bool(job_ids) or (job_ids and chosen.is_given):
         raise Problem(
-            "Which jobs?", "Name some, or say --failed, with --kind, --queue, --name, --tag, --since or --until"
+            "Which jobs?",
+            "Name some, or say --failed, with --kind, --queue, --name, --tag, --owner, --since or --until",
         )
     settings = session.current_settings()
     ledger = session.connect_ledger(settings, supervise=True)
@@ -198,8 +202,9 @@ def retry(
     else:
         jobs = find_jobs(ledger, job_ids or [])
         begun = retrying.try_again(ledger, settings.places.store, jobs, from_checkpoint=from_checkpoint)
+    replication.warn_if_unreplicated(ledger, begun.jobs)
     if as_json:
-        output.data_json(shapes.retried(begun.jobs, begun.goes_on_at))
+        output.data_json(shapes.retried(begun.jobs, begun.goes_on_at, ledger.replicated))
         return
     for job in begun.jobs:
         why = f"another try of {job.retry_of}; {begun.how(job)}" if job.retry_of else "needed first"

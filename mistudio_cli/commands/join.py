@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,9 @@ app = typer.Typer()
 
 @app.command(help="Make this host one of those that share a Redis and a store")
 def join(
-    url: Annotated[str, typer.Argument(help="The shared Redis, such as redis://lab-server:6379/0, without a password")],
+    url: Annotated[
+        str, typer.Argument(help="The shared Redis, redis://lab-server:6379/0 or sentinel://…, without a password")
+    ],
     store: Annotated[
         str | None, typer.Option(help="Folder where this host sees the shared store; else the setting `store`")
     ] = None,
@@ -35,7 +38,9 @@ def join(
     place = None if store is None else membership.check_place_of_store(store)
     full_url = membership.resolve_url(url, password_file, lambda: typer.prompt("Password of Redis", hide_input=True))
     places = session.current_settings().places
-    membership.check_store(Ledger(connect(full_url)), place or places.store)
+    with closing(Ledger(connect(full_url))) as ledger:
+        session.check_rights(ledger)
+        membership.check_store(ledger, place or places.store)
     wanted = membership.settings_to_write(full_url, place)
     control.check_broker(places, full_url)
     with joined_settings.written(places, wanted):

@@ -22,6 +22,7 @@ Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="A queue's name", au
 Queues = Annotated[
     list[str] | None, typer.Argument(metavar="QUEUE...", help="Queues' names", autocompletion=_complete_queues)
 ]
+Wide = Annotated[bool, typer.Option("--wide", help="Also the owners of jobs")]
 All = Annotated[bool, typer.Option("--all", help="All queues")]
 
 
@@ -44,6 +45,7 @@ def ls(as_json: Json = False) -> None:
 def peek(
     queue: Queue,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many")] = 20,
+    wide: Wide = False,
     as_json: Json = False,
 ) -> None:
     """List what is queued, in the order in which it will be started."""
@@ -53,7 +55,7 @@ def peek(
     if as_json:
         output.data_json(shapes.peek(now, name, pending, jobs))
         return
-    output.table(*tables.peek(jobs, now))
+    output.table(*tables.peek(jobs, now, wide=wide))
     if pending > len(jobs):
         output.talk(f"{pending - len(jobs)} more: --limit")
     if not jobs:

@@ -27,6 +27,7 @@ def quickstart() -> None:
         output.talk("Everything was there already. To start anew, give --home another folder.")
     else:
         with first_light.ledger_for(settings) as ledger:
+            first_light.check_rights(ledger)
             jobs = first_light.submit_missing(ledger, store)
             under_way = [job for job in jobs.values() if job is not None]
             with first_light.workers_for(settings, ledger, under_way):

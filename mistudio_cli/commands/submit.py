@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mistudio_cli import completion, output, shapes, submitting
+from mistudio_cli import completion, output, replication, shapes, submitting
 from mistudio_cli.submitting import FLAGS, Fault, Manner
 from tasks.combinations import Swept, can_be_swept
-from tasks.job import JobKind, flag_of, kinds, types_of
+from tasks.job import Job, JobKind, flag_of, kinds, types_of
 from tasks.parameters import read_number
 from tasks.problem import Problem
 from tasks.wire import Refused, Unable
@@ -82,6 +82,7 @@ def submit_many(file: str, manner: Manner, *, again: bool = False) -> None:
     """Submit the jobs that the lines of a file ask for, or tell all that is wrong with them."""
     from mistudio_cli.bulk import plan_lines, read_lines, submit_lines
     from tasks.once import first_id
+    from tasks.quotas import refuse_beyond_quota
 
     told, known, done = read_lines(file), manner.open(), 0
     wishes = manner.wishes(known)
@@ -91,7 +92,9 @@ def submit_many(file: str, manner: Manner, *, again: bool = False) -> None:
     if manner.dry_run:
         submitting.carry_out(known, [job for line in lines for job in line.jobs], manner)
         return
+    refuse_beyond_quota(known.ledger.client, known.owner, sum(len(line.jobs) for line in lines if not line.is_there))
     late: list[Fault] = []
+    unreplicated: list[Job] = []
     failure: Exception | None = None
     before = sum(line.is_there for line in lines)
     try:
@@ -100,8 +103,13 @@ def submit_many(file: str, manner: Manner, *, again: bool = False) -> None:
             late += [Fault(f"{file}:{line.number}", fault) for line, fault in batch if isinstance(fault, Problem)]
             failure = next((fault for _, fault in batch if isinstance(fault, Unable | Refused)), None)
             done += len(accepted)
-            output.styled("\n".join(_receipt(line, as_json=manner.json) for line in accepted))
+            replicated = known.ledger.replicated
+            if replicated is False:
+                unreplicated += [line.jobs[-1] for line in accepted if not line.is_there]
+            output.styled("\n".join(_receipt(line, replicated, as_json=manner.json) for line in accepted))
     finally:
+        if unreplicated:
+            replication.warn(unreplicated)
         output.talk(f"{done} of {len(lines)} lines were submitted.{_repeat(before, len(lines) - done - len(late))}")
     submitting.refuse(late)
     if failure is not None:
@@ -115,10 +123,10 @@ def _repeat(before: int, missing: int) -> str:
     return f" {before} of them had been before; --again submits them once more." if before else ""
 
 
-def _receipt(line: Line, *, as_json: bool) -> str:
+def _receipt(line: Line, replicated: bool | None, *, as_json: bool) -> str:
     *before, job = line.jobs
     if as_json:
-        return output.json_text(shapes.submitted_line(line.number, job, before))
+        return output.json_text(shapes.submitted_line(line.number, job, before, replicated))
     return f"{job.id} {job.kind} {job.name} in {job.queue}"
 
 

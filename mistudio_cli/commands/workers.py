@@ -31,6 +31,8 @@ from mistudio_cli.resources import read_machine, shortfalls
 from mistudio_cli.settings import Settings
 from mistudio_cli.snapshot import read_workers
 from mistudio_cli.states import TERM_GRACE_S
+from tasks.clock_offset import CLOCK_FIX, CLOCK_WARNING_S, describe_offset
+from tasks.host_heartbeat import measure_clock_offset
 from tasks.ledger import Ledger
 from tasks.places import Places
 from tasks.problem import Problem
@@ -100,7 +102,9 @@ def start(
     if new_store:
         _forget_store_of_others(session.connect_ledger(settings, supervise=True))
     if not foreground:
-        session.connect_ledger(settings, supervise=True).now()  # a Redis that cannot be reached is said at once
+        ledger = session.connect_ledger(settings, supervise=True)  # at once, before anything is started
+        session.check_rights(ledger)
+        _report_clock(ledger)
     _hold_against_machine(f"The profile {wanted}" if wanted else specs[0].name, specs, strict)
     if foreground:
         control.run_in_foreground(settings, wanted, specs, grace)
@@ -197,8 +201,10 @@ def scale(
 ) -> None:
     """Run so many workers of a queue. Idle ones go first, and none is cut short: it finishes what it runs."""
     wanted = dict(_count(word) for word in counts)
+    settings = session.current_settings()
+    session.check_rights(session.connect_ledger(settings, supervise=True))
     with _answers_awaited("Scaling …"):
-        more, fewer = fleet.scale(session.current_settings(), wanted, _tell_step, timeout)
+        more, fewer = fleet.scale(settings, wanted, _tell_step, timeout)
     for said, names in (("New", more), ("Leaving, after their last jobs", fewer)):
         if names:
             output.talk(f"{said}: {', '.join(names)}.")
@@ -288,6 +294,13 @@ def _specs(profile: str | None, queues: str | None, name: str | None) -> list[Wo
     if len(specs) > 1:
         raise typer.BadParameter(f"--name is for one worker; {profile} has {len(specs)}")
     return [named(specs[0], name)]
+
+
+def _report_clock(ledger: Ledger) -> None:
+    """Warn of a clock that differs from that of Redis. Raises Unreachable or Refused."""
+    offset_s = measure_clock_offset(ledger.client)
+    if abs(offset_s) > CLOCK_WARNING_S:
+        output.talk(f"The clock here is {describe_offset(offset_s)} that of Redis. To set it: {CLOCK_FIX}")
 
 
 def _forget_store_of_others(ledger: Ledger) -> None:

@@ -1,7 +1,8 @@
 -- What a record is made of, and the indexes that lead to it.
 --
 -- ARGV[1] is the operation, ARGV[2] the job's id, the rest its arguments; times come from the server's own clock.
--- Before this text stand the constants that Python knows: PREFIX, SCHEMA, QUEUES, STEPS, SEPARATOR.
+-- Before this text stand the constants that Python knows: PREFIX, CELERY_PREFIX, SCHEMA, STEPS,
+-- SEPARATOR, QUEUES.
 
 local ENDED = {succeeded = true, failed = true, cancelled = true}
 
@@ -12,8 +13,19 @@ local now_text = as_text(now)
 
 local function job_key(id) return PREFIX .. 'job:' .. id end
 local function get(id, field) return redis.call('HGET', job_key(id), field) or '' end
+
+-- Several fields of a record in one call.
+local function fields(id, ...)
+  local found = redis.call('HMGET', job_key(id), ...)
+  for place = 1, #found do found[place] = found[place] or '' end
+  return unpack(found)
+end
+
 local function number(id, field) return tonumber(get(id, field)) or 0 end
 local function set(id, field, value) redis.call('HSET', job_key(id), field, value) end
+
+-- Refuses at once, before anything is written, whose role in docs/machines.md lacks DEL: `submitter` and `reader`.
+local function demand_rights() redis.call('DEL', PREFIX .. 'rights') end
 
 -- The texts of a JSON list in a record. What others made unreadable counts as empty, so that it holds up no other job.
 local function texts_of(json)
@@ -30,7 +42,8 @@ local function lasting_indexes(id)
   local names = {'all', 'kind:' .. get(id, 'kind'), 'queue:' .. get(id, 'queue'), 'name:' .. get(id, 'name')}
   for _, tag in ipairs(texts_of(get(id, 'tags'))) do names[#names + 1] = 'tag:' .. tag end
   for _, parent in ipairs(texts_of(get(id, 'parents'))) do names[#names + 1] = 'parent:' .. parent end
-  local retry_of = get(id, 'retry_of')
+  local owner, retry_of = get(id, 'owner'), get(id, 'retry_of')
+  if owner ~= '' then names[#names + 1] = 'owner:' .. owner end
   if retry_of ~= '' then names[#names + 1] = 'retry_of:' .. retry_of end
   return names
 end
@@ -51,8 +64,8 @@ local function order_key(queue) return PREFIX .. 'queue:' .. queue .. ':order' e
 
 -- What happened, for the job's history. A claim tells its token, so that what a job left behind can be held against it.
 local function tell(id, state, reason, token)
+  local attempt, worker = fields(id, 'attempt', 'worker')
   redis.call('RPUSH', PREFIX .. 'events:' .. id, cjson.encode({
-    at = now_text, state = state, reason = reason, attempt = number(id, 'attempt'), worker = get(id, 'worker'),
-    token = token,
+    at = now_text, state = state, reason = reason, attempt = tonumber(attempt) or 0, worker = worker, token = token,
   }))
 end

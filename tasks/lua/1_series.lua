@@ -24,5 +24,6 @@ local function add_point(id, at, values)
     last = redis.call('LINDEX', key, -1)
   end
   redis.call('RPUSH', key, at .. ' ' .. values)
+  redis.call('EXPIRE', key, SERIES_KEPT_S)
   if redis.call('LLEN', key) > SERIES_POINTS then thin(key) end
 end

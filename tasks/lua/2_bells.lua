@@ -6,20 +6,61 @@
 
 local function is_paused(queue) return redis.call('HEXISTS', PREFIX .. 'paused', queue) == 1 end
 
-local function read_list(queue, step) return step == 0 and queue or queue .. SEPARATOR .. step end
-local function held_list(queue, step) return PREFIX .. 'held:' .. read_list(queue, step) end
+local function list_name(queue, step) return step == 0 and queue or queue .. SEPARATOR .. step end
+local function read_list(queue, step) return CELERY_PREFIX .. list_name(queue, step) end
+local function held_list(queue, step) return PREFIX .. 'held:' .. list_name(queue, step) end
 local function bell_list(queue, step) return (is_paused(queue) and held_list or read_list)(queue, step) end
 
 local function step_of(id)
-  if get(id, 'raised') == '1' then return 0 end
-  return math.max(0, STEPS - 1 - number(id, 'priority'))
+  local raised, priority = fields(id, 'raised', 'priority')
+  if raised == '1' then return 0 end
+  return math.max(0, STEPS - 1 - (tonumber(priority) or 0))
 end
 
--- Puts a queued job in its place; `place` 'top' is before all others of its queue.
-local function enter_order(id, place)
+-- The number that decides a job's place within its step; `place` 'top' is before all others of its queue.
+local function give_turn(id, place)
   if place == 'top' then set(id, 'turn', redis.call('DECR', PREFIX .. 'first_turn')) end
   if get(id, 'turn') == '' then set(id, 'turn', redis.call('INCR', PREFIX .. 'last_turn')) end
-  redis.call('ZADD', order_key(get(id, 'queue')), step_of(id) * 1e13 + number(id, 'turn'), id)
+end
+
+local function score_of(id) return step_of(id) * 1e13 + number(id, 'turn') end
+
+-- The jobs in a queue's order, by their owner and by whether they may use a GPU.
+local function need_of(id) return get(id, 'may_use_gpu') == '1' and 'gpu' or 'cpu' end
+local function ready_key(queue, need, owner) return PREFIX .. 'queue:' .. queue .. ':ready:' .. need .. ':' .. owner end
+
+-- Those whose owner's quota is reached: in no order and without a message until the quota has room.
+local function over_key(queue) return PREFIX .. 'queue:' .. queue .. ':over_quota' end
+local function over_key_of(queue, need, owner) return over_key(queue) .. ':' .. need .. ':' .. owner end
+
+-- Owners with jobs in a queue's order since that was last empty, each by when a job of it last started; see 3_turns.lua.
+local function owners_key(queue) return PREFIX .. 'queue:' .. queue .. ':owners' end
+
+-- Nobody has had a turn in a queue that has become empty.
+local function forget_turns_if_empty(queue)
+  if redis.call('EXISTS', order_key(queue)) == 1 then return end
+  redis.call('ZREMRANGEBYSCORE', owners_key(queue), '-inf', '+inf')
+end
+
+-- Puts a queued job in its place.
+local function enter_order(id)
+  local queue, score, owner = get(id, 'queue'), score_of(id), get(id, 'owner')
+  redis.call('ZADD', order_key(queue), score, id)
+  redis.call('ZADD', ready_key(queue, need_of(id), owner), score, id)
+  redis.call('ZADD', owners_key(queue), 'NX', 0, owner)
+end
+
+local function leave_order(id)
+  local queue, owner, over_quota, may_use_gpu = fields(id, 'queue', 'owner', 'over_quota', 'may_use_gpu')
+  local need = may_use_gpu == '1' and 'gpu' or 'cpu'
+  redis.call('ZREM', order_key(queue), id)
+  redis.call('ZREM', ready_key(queue, need, owner), id)
+  forget_turns_if_empty(queue)
+  if over_quota == '1' then
+    redis.call('ZREM', over_key(queue), id)
+    redis.call('ZREM', over_key_of(queue, need, owner), id)
+    set(id, 'over_quota', '')
+  end
 end
 
 local function bell_of(id, step)
@@ -31,6 +72,7 @@ local function bell_of(id, step)
     headers = {
       lang = 'py', task = 'mistudio.' .. get(id, 'kind'), id = id, root_id = id, retries = 0,
       argsrepr = "['" .. id .. "']", kwargsrepr = '{}', origin = 'mistudio',
+      digest = get(id, 'digest'),
     },
     properties = {
       correlation_id = id, priority = step, delivery_mode = 2, delivery_tag = id .. '-' .. now_text,

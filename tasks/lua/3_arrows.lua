@@ -13,14 +13,14 @@ local function leave_state(id)
   if state == '' then return end
   redis.call('ZREM', PREFIX .. 'by:state:' .. state, id)
   redis.call('ZREM', live_key(id, state), id)
-  if state == 'queued' then redis.call('ZREM', order_key(get(id, 'queue')), id) end
+  if state == 'queued' then leave_order(id) end
 end
 
 local function enter_queue(id)
   local is_back = get(id, 'turn') ~= ''
   set(id, 'queued_at', now_text); set(id, 'started_at', '')
-  enter_order(id)
-  ring(id, is_back)
+  give_turn(id)
+  offer(id, is_back)
 end
 
 -- All that a job makes, by the two fields of its record.
@@ -43,7 +43,6 @@ local function enter_end(id, ran)
   local recent = PREFIX .. 'queue:' .. get(id, 'queue') .. ':ended'
   if ran then redis.call('ZADD', recent, now_text, id) end
   redis.call('ZREMRANGEBYSCORE', recent, '-inf', now - 900)
-  redis.call('EXPIRE', series_key(id), SERIES_KEPT_S)
   for _, artifact in ipairs(made_by(get(id, 'artifact'), get(id, 'more_artifacts'))) do
     let_go('coming', artifact, id)
   end
@@ -52,16 +51,23 @@ end
 
 -- One arrow.
 local function move(id, state, reason, token)
-  local before = get(id, 'state')
+  local before, owner = fields(id, 'state', 'owner')
   leave_state(id)
   if state ~= 'running' then release(id) end
-  set(id, 'state', state); set(id, 'reason', reason)
+  redis.call('HSET', job_key(id), 'state', state, 'reason', reason)
   redis.call('ZADD', PREFIX .. 'by:state:' .. state, as_text(number(id, 'created_at')), id)
   if not ENDED[state] then redis.call('ZADD', live_key(id, state), now_text, id) end
+  if state == 'waiting' or state == 'queued' then
+    redis.call('ZADD', unstarted_key(owner), now_text, id)
+  elseif before == 'waiting' or before == 'queued' then
+    redis.call('ZREM', unstarted_key(owner), id)
+  end
+  usage_read[owner] = nil
   if state == 'queued' then enter_queue(id) end
   if state == 'running' then set(id, 'started_at', now_text) end
   if ENDED[state] then enter_end(id, before == 'running') end
   tell(id, state, reason, token)
+  if before == 'running' then offer_held_back(owner) end
 end
 
 -- The beginning of a text, at most that of a sentence; no letter is cut in two.
@@ -80,6 +86,7 @@ local function end_job(id, state, reason)
     table.sort(children)  -- those that were submitted first start first
     for _, child in ipairs(children) do
       redis.call('SREM', PREFIX .. 'waits:' .. child, parent)
+      redis.call('SREM', PREFIX .. 'children:' .. parent, child)
       if get(child, 'state') == 'waiting' then
         if how ~= 'succeeded' then
           local which = parent .. ' (' .. get(parent, 'kind') .. ') ' .. how
@@ -90,7 +97,6 @@ local function end_job(id, state, reason)
         end
       end
     end
-    redis.call('DEL', PREFIX .. 'children:' .. parent)
   end
 end
 

@@ -20,6 +20,7 @@ local function refuse_submit(records)
     end
     made[record.id] = true
   end
+  return refuse_unstarted(records)
 end
 
 -- records: JSON list of the fields of new jobs, parents before their children. All are accepted, or none. id is unused.
@@ -47,19 +48,52 @@ function operations.submit(_, records)
   return 'ok'
 end
 
--- queue, step: where the bell lay that made the worker ask ('' if none did); one that was moved since has another.
-function operations.claim(id, token, worker, host, pid, ttl, queue, step)
-  if holds(id, token) then return 'ok' end  -- asked again
-  if get(id, 'state') ~= 'queued' then return 'not queued' end
-  if queue ~= '' and (queue ~= get(id, 'queue') or tonumber(step) ~= step_of(id)) then return 'moved' end
-  if is_paused(get(id, 'queue')) then ring(id, true); return 'paused' end
-  set(id, 'attempt', number(id, 'attempt') + 1)
-  set(id, 'token', token); set(id, 'worker', worker); set(id, 'worker_pid', pid); set(id, 'host', host)
-  set(id, 'device', ''); set(id, 'progress', '')
-  redis.call('HSET', PREFIX .. 'served_at', get(id, 'queue'), now_text)
+local function start(id, token, worker, host, pid, ttl, takes_turn)
+  local queue = get(id, 'queue')
+  redis.call('HSET', job_key(id), 'attempt', number(id, 'attempt') + 1, 'token', token, 'worker', worker,
+    'worker_pid', pid, 'host', host, 'device', '', 'progress', '')
+  redis.call('HSET', PREFIX .. 'served_at', queue, now_text)
+  if takes_turn then redis.call('ZADD', owners_key(queue), 'XX', now_text, get(id, 'owner')) end
   move(id, 'running', 'claimed', token)
   redis.call('ZADD', PREFIX .. 'leases', now + tonumber(ttl), id)
-  return 'ok'
+end
+
+-- The job that a token holds, which was started in the stead of another.
+local function stand_in_key(token) return PREFIX .. 'claim:' .. token end
+
+-- Whether a worker with these kinds, a JSON object of their digests or '', runs what a job's record says of its own. One
+-- of an older version says nothing.
+local function is_known(id, kinds)
+  local digest = get(id, 'digest')
+  return digest == '' or (kinds or '') == '' or cjson.decode(kinds)[get(id, 'kind')] == digest
+end
+
+-- queue, step: where the message lay that made the worker ask ('' if none did); one that was moved since has another.
+-- kinds: what the worker knows; the message of a job of which it knows something else is for another worker.
+-- stand_ins: JSON list of the kinds that may start in the job's stead, '' for none. 'ok ID' when another one has started.
+function operations.claim(id, token, worker, host, pid, ttl, queue, step, kinds, stand_ins)
+  if holds(id, token) then return 'ok' end  -- asked again
+  local stand_in = redis.call('GET', stand_in_key(token))
+  if stand_in and holds(stand_in, token) then return 'ok ' .. stand_in end
+  local state, own_queue, owner = fields(id, 'state', 'queue', 'owner')
+  if state ~= 'queued' then return 'not queued' end
+  if not is_known(id, kinds) then ring(id); return 'another version' end
+  if queue ~= '' and (queue ~= own_queue or tonumber(step) ~= step_of(id)) then return 'moved' end
+  if is_paused(own_queue) then ring(id, true); return 'paused' end
+  local is_over, chosen, takes_turn = reached_by(id), id, has_turns(own_queue)
+  if (stand_ins or '') ~= '' and (takes_turn or quota_of(owner)) then
+    local allowed = {}
+    for _, kind in ipairs(cjson.decode(stand_ins)) do allowed[kind] = true end
+    chosen = choose(id, function(other) return allowed[get(other, 'kind')] and is_known(other, kinds) end)
+  elseif is_over then
+    chosen = nil
+  end
+  if is_over then hold_back(id) elseif chosen ~= id then ring(id, true) end
+  if not chosen then return 'over quota' end
+  start(chosen, token, worker, host, pid, ttl, takes_turn)
+  if chosen == id then return 'ok' end
+  redis.call('SET', stand_in_key(token), chosen, 'EX', 60)  -- for who asks again; by then the lease has run out
+  return 'ok ' .. chosen
 end
 
 function operations.renew(id, token, ttl)
@@ -120,6 +154,7 @@ function operations.remove(id)
   local state = get(id, 'state')
   if state == '' then return 'unknown' end
   if not ENDED[state] then return state end
+  demand_rights()
   leave_state(id)
   unindex(id)
   redis.call('ZREM', PREFIX .. 'ended', id)
@@ -128,8 +163,22 @@ function operations.remove(id)
   return 'ok'
 end
 
+-- Whether the caller may do what changes more than jobs: it is refused otherwise.
+function operations.check_rights()
+  demand_rights()
+  return 'ok'
+end
+
 function operations.ring(id)
   if get(id, 'state') ~= 'queued' then return 'not queued' end
   ring(id, true)
+  return 'ok'
+end
+
+-- ids: JSON list of jobs whose messages a worker took that cannot run them: for others, behind those of their step.
+function operations.pass_on(_, ids)
+  for _, id in ipairs(cjson.decode(ids)) do
+    if get(id, 'state') == 'queued' then ring(id) end
+  end
   return 'ok'
 end

@@ -43,11 +43,13 @@ function operations.lease_device(id, token, slots, need, cards)
   if not best then return 'none ' .. cjson.encode(refusals) end
   redis.call('HSET', PREFIX .. 'devices', id, string.format('%.0f %.0f %s', tonumber(need), best.others, best.key))
   set(id, 'device', best.name); set(id, 'progress', '')
+  if best.name == 'cpu' then offer_held_back(get(id, 'owner')) end
   return 'leased ' .. best.key
 end
 
 function operations.use_device(id, token, device)
   if not holds(id, token) then return 'lost' end
   set(id, 'device', device); set(id, 'progress', '')
+  if device == 'cpu' then offer_held_back(get(id, 'owner')) end
   return 'ok'
 end

@@ -12,6 +12,7 @@ local function take_back(queue, step)
 end
 
 function operations.pause(queue)
+  demand_rights()
   if is_paused(queue) then return 'paused already' end
   redis.call('HSET', PREFIX .. 'paused', queue, now_text)
   for step = 0, STEPS - 1 do
@@ -22,6 +23,7 @@ function operations.pause(queue)
 end
 
 function operations.resume(queue)
+  demand_rights()
   if redis.call('HDEL', PREFIX .. 'paused', queue) == 0 then return 'not paused' end
   for step = 0, STEPS - 1 do take_back(queue, step) end
   return 'ok'
@@ -30,6 +32,7 @@ end
 -- Cancels at most `most` of the queue's queued jobs; answers with how many.
 function operations.purge(queue, reason, most)
   local ids = redis.call('ZRANGE', order_key(queue), 0, tonumber(most) - 1)
+  if #ids == 0 then ids = redis.call('ZRANGE', over_key(queue), 0, tonumber(most) - 1) end
   for _, id in ipairs(ids) do
     set(id, 'cancel_requested', '1')
     end_job(id, 'cancelled', reason)
@@ -43,12 +46,12 @@ local function replace(id, change, place, reason)
   if state == '' then return 'unknown' end
   if state ~= 'queued' and state ~= 'waiting' then return state end
   redis.call('ZREM', live_key(id, state), id)
-  redis.call('ZREM', order_key(get(id, 'queue')), id)
+  leave_order(id)
   change()
   redis.call('ZADD', live_key(id, state), state == 'queued' and get(id, 'queued_at') or now_text, id)
   if state == 'queued' then
-    enter_order(id, place)
-    ring(id, place == 'top')
+    give_turn(id, place)
+    offer(id, place == 'top')
   end
   tell(id, state, reason)
   return 'ok'

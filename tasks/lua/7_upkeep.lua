@@ -53,12 +53,13 @@ end
 -- A worker that dies between taking a bell and asking for its job leaves the bell with kombu, as not acknowledged. The
 -- job has another one by now; messages of others are let alone.
 local function forget_lost_bells(patience)
-  for _, tag in ipairs(redis.call('ZRANGEBYSCORE', 'unacked_index', '-inf', now - patience, 'LIMIT', 0, 100)) do
-    local is_read, told = pcall(cjson.decode, redis.call('HGET', 'unacked', tag) or '')
+  local unacked, index = CELERY_PREFIX .. 'unacked', CELERY_PREFIX .. 'unacked_index'
+  for _, tag in ipairs(redis.call('ZRANGEBYSCORE', index, '-inf', now - patience, 'LIMIT', 0, 100)) do
+    local is_read, told = pcall(cjson.decode, redis.call('HGET', unacked, tag) or '')
     local headers = is_read and type(told) == 'table' and type(told[1]) == 'table' and told[1].headers
     if type(headers) == 'table' and headers.origin == 'mistudio' then
-      redis.call('ZREM', 'unacked_index', tag)
-      redis.call('HDEL', 'unacked', tag)
+      redis.call('ZREM', index, tag)
+      redis.call('HDEL', unacked, tag)
     end
   end
 end
@@ -85,18 +86,10 @@ function operations.upkeep(_, told)
       ring_again(queue, told.bell_patience_s, told.most_bells)
     end
   end)
+  on_each(redis.call('SMEMBERS', PREFIX .. 'over_quota'), offer_held_back)
   pcall(forget_lost_bells, told.unacked_patience_s)
   pcall(retire, told.keep_s, told.keep_jobs, told.most_retired)
   return 'ok'
-end
-
--- A worker lives: its heartbeat is written, `line` with the time in each of the fields named last, and upkeep is done
--- with the settings `told`, if any. Answers the time.
-function operations.beat(worker, line, told, ...)
-  for _, field in ipairs({...}) do line = '{"' .. field .. '": ' .. now_text .. ', ' .. string.sub(line, 2) end
-  redis.call('HSET', PREFIX .. 'workers', worker, line)
-  if told ~= '' then operations.upkeep('', told) end
-  return now_text
 end
 
 -- Writes and removes one of each type that the other operations write: whether that is possible.

@@ -4,11 +4,12 @@
 -- 1 -> 2: the indexes by name and by id, the order of the queued jobs, the end of the others.
 -- 2 -> 3: the indexes by parent and by the job that is tried again.
 function operations.migrate(cursor, most)
+  demand_rights()
   local ids = redis.call('ZRANGE', PREFIX .. 'by:all', tonumber(cursor), tonumber(cursor) + tonumber(most) - 1)
   for _, id in ipairs(ids) do
     local state = get(id, 'state')
     index(id)
-    if state == 'queued' and get(id, 'turn') == '' then enter_order(id); ring(id) end
+    if state == 'queued' and get(id, 'turn') == '' then give_turn(id); enter_order(id); ring(id) end
     if ENDED[state] then redis.call('ZADD', PREFIX .. 'ended', get(id, 'finished_at'), id) end
   end
   if #ids == tonumber(most) then return 'more' end
@@ -20,7 +21,7 @@ local function schema()
   local told = tonumber(redis.call('GET', PREFIX .. 'schema') or nil)
   if told then return told end
   if redis.call('EXISTS', PREFIX .. 'by:all') == 1 then return 1 end
-  redis.call('SET', PREFIX .. 'schema', SCHEMA)
+  redis.call('INCRBY', PREFIX .. 'schema', SCHEMA)  -- and not SET, which could write a quota: no submitter may
   return SCHEMA
 end
 

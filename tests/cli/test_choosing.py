@@ -72,7 +72,7 @@ def test_without_a_choice_or_with_two_it_says_how_to_choose(cli: Cli, verb: str)
         told = cli("jobs", verb, *words)
         assert told.code == Code.USAGE
         assert "Which jobs?" in told.err
-        assert "--state, --kind, --queue, --name, --tag, --since or --until" in told.err
+        assert "--state, --kind, --queue, --name, --tag, --owner, --since or --until" in told.err
     assert cli.ledger.get(job.id) is not None
 
 

@@ -57,12 +57,12 @@ def test_jobs_on_a_queue_without_a_worker_fail_it(cli: Cli) -> None:
 def test_refused_messages_are_counted_and_the_last_one_told(cli: Cli) -> None:
     assert verdicts(cli("doctor", "--json").json)["messages"] == "ok"
     for why in ("an early one", "It names no task."):
-        put_aside(cli.ledger.client.call, "datasets", "{}", why)
+        put_aside(cli.ledger.client.call, "mistudio:", "datasets", "{}", why)
     told = cli("doctor")
     assert told.code == Code.OK
     assert "2 refused in the last 24 h; the last one, from datasets: It names no task." in told.out
     day_old = [dataclasses.replace(refusal, at=refusal.at - 90_000) for refusal in read(cli.ledger.client)]
-    assert checks.messages(day_old, time.time()).verdict == "ok"
+    assert checks.messages(day_old, time.time(), "mistudio:refused").verdict == "ok"
 
 
 def test_an_unreachable_redis_fails_it(cli: Cli) -> None:

@@ -52,7 +52,6 @@ def test_all_that_is_well_fails_nothing_and_leaves_nothing(here: Cli) -> None:
     [
         (("CONFIG", "SET", "maxmemory", "1"), "OOM command not allowed", "raise it"),
         (("CONFIG", "SET", "min-replicas-to-write", "1"), "NOREPLICAS", "replicas are away"),
-        (("REPLICAOF", "127.0.0.1", "1"), "READONLY", "use the primary"),
     ],
 )
 def test_a_redis_that_takes_no_writes_is_found(here: Cli, setting: tuple[str, ...], cause: str, mend: str) -> None:
@@ -63,6 +62,14 @@ def test_a_redis_that_takes_no_writes_is_found(here: Cli, setting: tuple[str, ..
     assert mend in found["mend"]
 
 
+def test_a_replica_is_found(here: Cli) -> None:
+    assert here.ledger.client.call("REPLICAOF", "127.0.0.1", "1") == "OK"
+    (found,) = failures(here).values()
+    assert found["name"] == "redis"
+    assert "is a replica of 127.0.0.1:1" in found["detail"]
+    assert "Name the master" in found["mend"]
+
+
 @pytest.mark.parametrize("right", ["-time", "-evalsha", "-brpop", "-publish", "resetkeys ~mistudio:*", "resetchannels"])
 def test_a_user_who_lacks_a_right_is_found(here: Cli, right: str) -> None:
     rules = ["on", ">pw", "~*", "&*", "+@all", *right.split()]
@@ -70,7 +77,7 @@ def test_a_user_who_lacks_a_right_is_found(here: Cli, right: str) -> None:
     url = here.broker_url.replace("redis+socket://", "redis+socket://lab:pw@")
     found = failures(here, CELERY_BROKER_URL=url)
     assert list(found) == ["redis writes"], found
-    assert "ACL SETUSER" in found["redis writes"]["mend"]
+    assert "mistudio fleet acl worker" in found["redis writes"]["mend"]
     assert "pw" not in json.dumps(found).replace("pwd", "")
 
 

@@ -16,7 +16,7 @@ from mistudio_cli.hosts import read_fleet
 from mistudio_cli.live import paint
 from mistudio_cli.snapshot import read_all
 from tasks import damage, host_heartbeat
-from tasks.host_heartbeat import KEY, LISTED_FOR_S, Gpu, HostHeartbeat
+from tasks.host_heartbeat import LISTED_FOR_S, Gpu, HostHeartbeat
 from tasks.job import Job
 from tasks.lease import Card
 from tasks.ledger import Ledger, WorkerBeat, new_job_id
@@ -25,6 +25,7 @@ from tests.cli.conftest import Cli
 from tests.cli.test_completion import offered
 
 GIB = 1 << 30
+KEY = "mistudio:hosts"
 
 
 def heartbeat(ledger: Ledger, host: str, age_s: float = 0.0, **changes: Any) -> HostHeartbeat:

@@ -8,6 +8,7 @@ import re
 import stat
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from tasks.settings import read_file
 from tasks.store_id import make_store_id
 from tasks.wire import connect
 from tests.conftest import RedisServer
+from tests.sentinel import NAME, replicated
 from tests.supervision.conftest import MISTUDIO, Home, ending
 
 PASSWORD = "p@ss/w:rd#1"
@@ -108,6 +110,29 @@ def test_one_command_joins_and_another_leaves_and_twice_is_harmless(
         assert said in done.stderr
     assert "broker_url" not in host.file.read_text()
     assert not host.home.processes()
+
+
+def test_a_redis_with_sentinels_is_joined_by_the_same_command(host: Host, secret: str, store: str) -> None:
+    with replicated(PASSWORD) as servers:
+        url = f"sentinel://{servers.hosts}/{NAME}/0"
+        for inside in (url.replace("://", "://:secret@"), f"{url}?sentinel_password=secret"):
+            done = host.type("join", inside, "--store", store, "--password-file", secret)
+            assert done.returncode == Code.USAGE
+            assert done.stderr.startswith("A password on the command line can be read by every user")
+        done = host.type("join", url, "--store", store)
+        assert (done.returncode, done.stderr.splitlines()[0]) == (Code.USAGE, f"Redis at {url} wants a password.")
+        done = host.type("join", url, "--store", store, "--profile", "minimal", "--password-file", secret)
+        assert done.returncode == 0, done.stderr
+        assert read_in(host)["broker_url"] == servers.url, "the Sentinels want the same password"
+        assert PASSWORD not in host.type("config", "show").stdout
+        assert quote(PASSWORD, safe="") not in host.home.places.joined_note.read_text()
+        assert states(host) == ["running"]
+        assert host.type("leave").returncode == 0
+
+
+def read_in(host: Host) -> dict[str, str]:
+    """The settings file of that host."""
+    return tomllib.loads(host.file.read_text())
 
 
 @pytest.mark.parametrize(

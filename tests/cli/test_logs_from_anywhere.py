@@ -15,7 +15,7 @@ from mistudio_cli.errors import Code
 from tasks.job import Job, State
 from tasks.ledger import new_job_id
 from tasks.log_archive import archive, archived_attempts
-from tasks.log_tails import TAIL_BYTES, attempt_key
+from tasks.log_tails import TAIL_BYTES
 from tests.cli.conftest import Cli, Ended
 from tests.conftest import RedisServer, deadline, until
 from tests.core.conftest import kinds_of_the_tests  # noqa: F401 - a fixture
@@ -224,7 +224,7 @@ def test_an_attempt_whose_log_is_nowhere_is_said_to_be_missing(machines: Machine
     job = machines.b.ended(machines.on_both())
     machines.archived(job, 1, 2)
     (machines.desk.store / ".logs" / job.id / "1.log.gz").unlink()
-    machines.a.ledger.client.call("DEL", attempt_key(job.id, 1))
+    machines.a.ledger.client.call("DEL", f"mistudio:log:{job.id}:1")
     shown = logs(machines.desk, job)
     assert shown.out == machines.b.file(job).read_text()
     (said,) = shown.err.splitlines()
@@ -249,10 +249,10 @@ def test_removing_a_job_removes_its_logs_from_the_store_and_from_redis(cli: Cli)
     assert claim is not None
     cli.ledger.finish(claim, State.SUCCEEDED, "done")
     archive(cli.home / "store", job.id, 1, [b"a line\n"])
-    cli.ledger.client.call("SET", attempt_key(job.id, 1), "x")
+    cli.ledger.client.call("SET", f"mistudio:log:{job.id}:1", "x")
     assert cli("jobs", "rm", job.id, "--yes").code == Code.OK
     assert archived_attempts(cli.home / "store", job.id) == []
-    assert cli.ledger.client.call("EXISTS", attempt_key(job.id, 1)) == 0
+    assert cli.ledger.client.call("EXISTS", f"mistudio:log:{job.id}:1") == 0
     assert cli("jobs", "logs", job.id).code == Code.NOT_FOUND
 
 

@@ -29,7 +29,7 @@ def test_each_line_is_a_job_with_its_own_wishes(cli: Cli) -> None:
         {"kind": "nap", "name": "b", "parent": "a"},
     ]
     first, second = answers(many(cli, *lines, words=("--json", "--tag", "all", "--priority", "2")))
-    assert list(first) == ["line", "id", "kind", "queue", "name", "before"]
+    assert list(first) == ["line", "id", "kind", "queue", "name", "before", "replicated"]
     assert (first["line"], second["line"]) == (1, 3)
     jobs = [cli.ledger.need(told["id"]) for told in (first, second)]
     assert [(job.priority, job.tags, job.gpu) for job in jobs] == [(9, ("all", "x"), "none"), (2, ("all",), "any")]

@@ -30,7 +30,7 @@ def test_the_list_of_kinds_is_not_cut_off(cli: Cli) -> None:
 
 def test_json_is_the_receipt_of_the_contract(cli: Cli) -> None:
     told = cli("submit", "nap", "--ticks", "3", "--json").json
-    assert list(told) == ["id", "kind", "queue", "state", "name", "before"]
+    assert list(told) == ["id", "kind", "queue", "state", "name", "before", "replicated"]
     assert {**told, "id": "x"} == {
         "id": "x",
         "kind": "nap",
@@ -38,6 +38,7 @@ def test_json_is_the_receipt_of_the_contract(cli: Cli) -> None:
         "state": "queued",
         "name": "nap-3",
         "before": [],
+        "replicated": None,
     }
     assert cli.ledger.need(told["id"]).params == {"ticks": 3, "end": "well", "parent": None, "until": "", "marks": ""}
 

@@ -21,7 +21,6 @@ from tasks.ledger import Ledger, WorkerBeat, new_job_id
 from tasks.places import Places
 from tasks.problem import Problem
 from tasks.queues import QUEUE_NAMES
-from tasks.script import PREFIX
 from tasks.upkeep import Upkeep
 from tasks.wire import Refused, Unreachable
 from tests.conftest import RedisServer
@@ -55,18 +54,18 @@ def fill(ledger: Ledger) -> list[Job]:
     claim = ledger.claim(jobs[0].id, "w@h", "h", 1)
     assert claim is not None
     ledger.note(claim, "under way")
-    ledger.client.call("HSET", f"{PREFIX}devices", jobs[0].id, "5 5 GPU-1")
-    ledger.client.call("RPUSH", f"{PREFIX}series:{jobs[0].id}", '1 {"loss": 2.0}')
+    ledger.client.call("HSET", "mistudio:devices", jobs[0].id, "5 5 GPU-1")
+    ledger.client.call("RPUSH", f"mistudio:series:{jobs[0].id}", '1 {"loss": 2.0}')
     ledger.request_cancel(jobs[3].id)
     ledger.beat(WorkerBeat("w@h", "h", 1, QUEUE_NAMES, 1, 1.0))
     ledger.queues.pause("datasets")
-    refused.put_aside(ledger.client.call, "datasets", "{}", "odd")
+    refused.put_aside(ledger.client.call, "mistudio:", "datasets", "{}", "odd")
     return jobs
 
 
 def overwrite(ledger: Ledger, rng: random.Random) -> str:
     """Put something odd into one of the ledger's keys; which, and what."""
-    key, value = rng.choice(sorted(ledger.client.call("KEYS", f"{PREFIX}*"))), rng.choice(VALUES)
+    key, value = rng.choice(sorted(ledger.client.call("KEYS", "mistudio:*"))), rng.choice(VALUES)
     kind = ledger.client.call("TYPE", key)
     if rng.random() < 0.2:
         ledger.client.call("DEL", key)

@@ -13,7 +13,6 @@ from tasks import damage, refused
 from tasks.job import Job, State
 from tasks.ledger import Ledger, WorkerBeat, new_job_id
 from tasks.queues import QUEUE_NAMES
-from tasks.script import PREFIX
 from tasks.upkeep import Upkeep
 from tasks.wire import Refused
 from tests.conftest import RedisServer
@@ -53,7 +52,7 @@ def a_job(**fields: object) -> Job:
 
 def damaged(ledger: Ledger, field: str, value: str) -> str:
     job = ledger.submit(a_job())
-    ledger.client.call("HSET", f"{PREFIX}job:{job.id}", field, value)
+    ledger.client.call("HSET", f"mistudio:job:{job.id}", field, value)
     return job.id
 
 
@@ -62,7 +61,7 @@ def test_a_damaged_heartbeat_hides_no_other_and_ends_no_supervisor(
     ledger: Ledger, session_redis: RedisServer, name: str
 ) -> None:
     ledger.beat(WorkerBeat("good@h", "h", 1, QUEUE_NAMES, 1, 1.0))
-    ledger.client.call("HSET", f"{PREFIX}workers", "evil", BEATS[name])
+    ledger.client.call("HSET", "mistudio:workers", "evil", BEATS[name])
     assert [beat.name for beat in ledger.workers()] == ["good@h"]
     hearing = Hearing(Clock())
     hearing.listen_at(session_redis.url)
@@ -71,7 +70,7 @@ def test_a_damaged_heartbeat_hides_no_other_and_ends_no_supervisor(
     hearing.close()
     assert snapshot.read_queues(ledger).queues[0].consumers == 1  # type: ignore[index]
     (found,) = damage.find(ledger.client)
-    assert found.where == f"{PREFIX}workers evil"
+    assert found.where == "mistudio:workers evil"
 
 
 @pytest.mark.parametrize("field", RECORDS)
@@ -82,7 +81,7 @@ def test_a_damaged_record_hides_no_other_and_is_named(ledger: Ledger, field: str
     with pytest.raises(Exception, match=f"The record of job {bad} cannot be read"):
         ledger.need(bad)
     (found,) = damage.find(ledger.client)
-    assert found.where == f"{PREFIX}job:{bad}"
+    assert found.where == f"mistudio:job:{bad}"
 
 
 @pytest.mark.parametrize("field", RECORDS)
@@ -90,10 +89,10 @@ def test_upkeep_and_cancel_pass_over_a_damaged_record(ledger: Ledger, field: str
     lost = [ledger.submit(a_job()) for _ in range(3)]
     for job in lost:
         assert ledger.claim(job.id, "w@h", "h", 1) is not None
-    ledger.client.call("HSET", f"{PREFIX}job:{lost[1].id}", field, RECORDS[field])
-    ledger.client.call("SET", f"{PREFIX}reaped_at", ledger.now())
+    ledger.client.call("HSET", f"mistudio:job:{lost[1].id}", field, RECORDS[field])
+    ledger.client.call("SET", "mistudio:reaped_at", ledger.now())
     for job in lost:
-        ledger.client.call("ZADD", f"{PREFIX}leases", ledger.now() - 1, job.id)
+        ledger.client.call("ZADD", "mistudio:leases", ledger.now() - 1, job.id)
     ledger.upkeep(Upkeep())
     assert [ledger.need(lost[at].id).state for at in (0, 2)] == [State.QUEUED] * 2
     assert ledger.request_cancel(lost[2].id).state is State.CANCELLED
@@ -102,11 +101,11 @@ def test_upkeep_and_cancel_pass_over_a_damaged_record(ledger: Ledger, field: str
 def test_damaged_leases_histories_and_refusals_are_passed_over(ledger: Ledger) -> None:
     job = ledger.submit(a_job())
     for key, line in (("events", "not JSON"), ("events", "[]"), ("series", "x"), ("series", "1 [2]")):
-        ledger.client.call("RPUSH", f"{PREFIX}{key}:{job.id}", line)
-    ledger.client.call("HSET", f"{PREFIX}devices", "evil", "no lease")
-    refused.put_aside(ledger.client.call, "datasets", "{}", "a good one")
+        ledger.client.call("RPUSH", f"mistudio:{key}:{job.id}", line)
+    ledger.client.call("HSET", "mistudio:devices", "evil", "no lease")
+    refused.put_aside(ledger.client.call, "mistudio:", "datasets", "{}", "a good one")
     for line in ("not JSON", "[]", '{"at": "x"}', '{"at": 1, "more": 2}'):
-        ledger.client.call("LPUSH", refused.KEY, line)
+        ledger.client.call("LPUSH", "mistudio:refused", line)
     assert [event["reason"] for event in ledger.events(job.id)] == ["submitted"]
     assert ledger.series([job.id]) == [[]]
     assert ledger.leases() == {}
@@ -114,17 +113,17 @@ def test_damaged_leases_histories_and_refusals_are_passed_over(ledger: Ledger) -
 
 
 def test_a_key_of_another_type_is_refused_and_named(ledger: Ledger) -> None:
-    ledger.client.call("SET", f"{PREFIX}workers", "a text")
+    ledger.client.call("SET", "mistudio:workers", "a text")
     with pytest.raises(Refused, match="WRONGTYPE"):
         ledger.workers()
     (found,) = damage.find(ledger.client)
-    assert (found.where, found.why) == (f"{PREFIX}workers", "is a string and should be a hash")
+    assert (found.where, found.why) == ("mistudio:workers", "is a string and should be a hash")
 
 
 @pytest.mark.parametrize("schema", ["x", "nan", "1e999", ""])
 def test_a_schema_that_is_no_number_is_no_traceback(ledger: Ledger, schema: str) -> None:
-    ledger.client.call("SET", f"{PREFIX}schema", schema)
+    ledger.client.call("SET", "mistudio:schema", schema)
     with suppress(Refused):  # or it is taken for an old one, and brought up to date
         ledger.submit(a_job())
-    ledger.client.call("DEL", f"{PREFIX}schema")
+    ledger.client.call("DEL", "mistudio:schema")
     assert ledger.submit(a_job()).state is State.QUEUED

@@ -14,7 +14,7 @@ from mistudio_cli.explain import explain, look_around
 from tasks import fleet_membership
 from tasks.fleet_membership import why_refused, why_store_changed
 from tasks.job import State
-from tasks.ledger import PREFIX, Ledger, WorkerBeat
+from tasks.ledger import Ledger, WorkerBeat
 from tasks.problem import Problem
 from tasks.store_id import FILE, make_store_id, read_store_id
 from tests.conftest import until
@@ -106,7 +106,7 @@ def test_another_version_with_other_queues_or_another_protocol_is_refused(
     with monkeypatch.context() as patch:
         patch.setattr(fleet_membership, "PROTOCOL", 2)
         assert work(ledger, "w@b", shared).startswith("it speaks protocol 2, the other workers 1: ")
-    ledger.client.call("SET", f"{PREFIX}fleet", "no JSON")
+    ledger.client.call("SET", "mistudio:fleet", "no JSON")
     assert work(ledger, "w@b", shared).startswith("it speaks protocol 1, the other workers None: ")
 
 
@@ -137,7 +137,7 @@ def test_by_a_command_too_unless_a_worker_lives(ledger: Ledger, shared: Path, tm
     work(ledger, "w@a", shared)
     assert ledger.forget_fleet() == "w@a"
     ledger.beat(WorkerBeat("w@a", "a", 1, ("training",), 1, 0.0, seen_at=ledger.now() - 3600))
-    ledger.client.call("HSET", f"{PREFIX}workers", "x@x", "no heartbeat")
+    ledger.client.call("HSET", "mistudio:workers", "x@x", "no heartbeat")
     assert ledger.forget_fleet() == "ok"
     assert work(ledger, "w@b", other_store(tmp_path)) == ""
 
@@ -196,7 +196,8 @@ def test_a_worker_with_another_store_consumes_nothing_until_it_has_the_shared_on
     causes = [cause.sentence for cause in explain(job, look_around(lab.ledger, job))]
     assert causes[0] == f"{beat.name} does not consume: {beat.refused}."
     assert lab.ledger.need(job.id).state is State.QUEUED
-    shutil.copy(lab.store.root / FILE, other / FILE)  # as if the shared one were mounted there now
+    shutil.rmtree(other)
+    other.symlink_to(lab.store.root)  # as if the shared one were mounted there now
     until(lambda: lab.ledger.need(job.id).state.ended, 60, lab.log())
     refused.terminate()
     refused.wait(60)
@@ -205,11 +206,11 @@ def test_a_worker_with_another_store_consumes_nothing_until_it_has_the_shared_on
 def test_a_worker_whose_store_is_unmounted_drains(lab: Lab, tmp_path: Path) -> None:
     lab.start_worker("--queues", "high_priority")
     other = tmp_path / "store"
-    make_store_id(other)
-    shutil.copy(lab.store.root / FILE, other / FILE)
+    other.symlink_to(lab.store.root)
     worker = lab.popen("--queues", "training", name="second", MISTUDIO_STORE=str(other))
     until(lambda: len(lab.ledger.workers()) == 2, 30, lab.log())
-    (other / FILE).unlink()
+    other.unlink()
+    other.mkdir()
     until(lambda: worker.poll() is not None, 60, lab.log())
     assert worker.returncode == 0
     assert "may not consume any more, and drains" in lab.log()

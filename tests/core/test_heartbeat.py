@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
@@ -13,7 +14,9 @@ from celery.signals import worker_ready
 
 from tasks.app import make_app
 from tasks.heartbeat import Heartbeat
-from tasks.ledger import PREFIX, Ledger, WorkerBeat
+from tasks.ledger import Ledger, WorkerBeat
+from tasks.places import Places
+from tasks.worker_name import WorkerName
 from tests.conftest import RedisServer, until
 
 if TYPE_CHECKING:
@@ -29,7 +32,8 @@ class Worker:
         self.app, self.consumer = make_app(redis.url), None
         self.timer = SimpleNamespace(call_repeatedly=self._call)
         beat = WorkerBeat(NAME, "h", os.getpid(), ("training",), 1, 0.0)
-        self.heartbeat = Heartbeat(self, beat, cast("Seat", SimpleNamespace(rise=lambda: None)))
+        seat = cast("Seat", SimpleNamespace(rise=lambda: None, token="a", predecessors=()))
+        self.heartbeat = Heartbeat(self, beat, WorkerName(seat, Places.from_environment()), seat)
         self.loop: Callable[[], None] = lambda: None
 
     def _call(self, _seconds: float, loop: Callable[[], None]) -> SimpleNamespace:
@@ -38,7 +42,10 @@ class Worker:
 
 
 @pytest.fixture
-def worker(session_redis: RedisServer, ledger: Ledger) -> Iterator[Worker]:
+def worker(
+    session_redis: RedisServer, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Worker]:
+    monkeypatch.setenv("MISTUDIO_HOME", str(tmp_path))
     made = Worker(session_redis)
     made.heartbeat.start(made)
     yield made
@@ -47,7 +54,7 @@ def worker(session_redis: RedisServer, ledger: Ledger) -> Iterator[Worker]:
 
 
 def last(ledger: Ledger) -> dict[str, float]:
-    return json.loads(ledger.client.call("HGET", f"{PREFIX}workers", NAME) or "{}")
+    return json.loads(ledger.client.call("HGET", "mistudio:workers", NAME) or "{}")
 
 
 def test_it_says_when_the_message_loop_last_ran(worker: Worker, ledger: Ledger) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tasks import wire
 from tasks.job import Job, Point, Progress, State
 from tasks.lease import Card
-from tasks.ledger import PREFIX, Claim, Ledger, WorkerBeat, new_job_id
+from tasks.ledger import Claim, Ledger, WorkerBeat, new_job_id
 from tasks.listing import Filter
 from tasks.problem import Problem
 from tasks.queues import redis_lists
@@ -260,7 +260,7 @@ def test_records_of_an_older_form_are_brought_up_to_date_by_whoever_writes_first
         call("DEL", key)
     call("DEL", "mistudio:queue:training:order", "mistudio:last_turn", *redis_lists("training"))
     for job in jobs:
-        call("HDEL", f"{PREFIX}job:{job.id}", "turn")
+        call("HDEL", f"mistudio:job:{job.id}", "turn")
     last = ledger.submit(a_job())
     assert call("GET", "mistudio:schema") == "3"
     assert ledger.queues.order("training", 9) == [jobs[1].id, jobs[2].id, last.id]
@@ -346,11 +346,11 @@ def test_asking_again_because_the_answer_was_lost_changes_nothing(ledger: Ledger
 def test_after_a_standstill_every_holder_gets_a_whole_lease_first(ledger: Ledger, standstill_s: float) -> None:
     job = claimed(ledger, ledger.submit(a_job())).job
     ledger.reap()
-    ledger.client.call("ZADD", f"{PREFIX}leases", 1, job.id)
-    ledger.client.call("SET", f"{PREFIX}reaped_at", ledger.now() - standstill_s)
+    ledger.client.call("ZADD", "mistudio:leases", 1, job.id)
+    ledger.client.call("SET", "mistudio:reaped_at", ledger.now() - standstill_s)
     ledger.reap()
     assert ledger.need(job.id).state is State.RUNNING
-    ledger.client.call("ZADD", f"{PREFIX}leases", 1, job.id)
+    ledger.client.call("ZADD", "mistudio:leases", 1, job.id)
     ledger.reap()
     assert ledger.need(job.id).state is State.QUEUED
 
@@ -371,16 +371,16 @@ def test_a_job_that_went_back_to_its_queue_is_not_running_all_the_while(ledger: 
 def test_a_job_whose_worker_is_long_dead_is_cancelled_with_no_worker_up(ledger: Ledger) -> None:
     job = claimed(ledger, ledger.submit(a_job())).job
     assert ledger.request_cancel(job.id).state is State.RUNNING
-    ledger.client.call("ZADD", f"{PREFIX}leases", 1, job.id)
+    ledger.client.call("ZADD", "mistudio:leases", 1, job.id)
     assert ledger.request_cancel(job.id).state is State.CANCELLED
 
 
 def test_workers_of_a_newer_version_and_of_a_wrong_clock_are_read_rightly(ledger: Ledger) -> None:
     beat = WorkerBeat("w@h", "h", 1, ("datasets",), 1, 0.0)
     ledger.beat(beat)
-    told = json.loads(ledger.client.call("HGET", f"{PREFIX}workers", "w@h"))
+    told = json.loads(ledger.client.call("HGET", "mistudio:workers", "w@h"))
     for name, changes in {"newer@h": {"mood": "fine"}, "ahead@h": {"seen_at": ledger.now() + 3600}}.items():
-        ledger.client.call("HSET", f"{PREFIX}workers", name, json.dumps({**told, "name": name, **changes}))
+        ledger.client.call("HSET", "mistudio:workers", name, json.dumps({**told, "name": name, **changes}))
     assert [worker.name for worker in ledger.workers()] == ["newer@h", "w@h"]
 
 

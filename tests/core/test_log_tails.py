@@ -18,13 +18,13 @@ from tasks.log_archive import archive, archive_of, archived_attempts, read_archi
 from tasks.log_masking import masked
 from tasks.log_parts import attempt_of
 from tasks.log_shipping import AttemptLog, archive_left
-from tasks.log_tails import KEPT_S, TAIL_BYTES, Tail, TailReader, TailWriter, attempt_key, worker_key
+from tasks.log_tails import KEPT_S, TAIL_BYTES, Tail, TailReader, TailWriter, worker_key
 from tasks.places import Places
 from tasks.wire import Unreachable, connect, parse_url
 from tests.conftest import RedisServer, deadline, until
 from tests.core.lab import Lab
 
-KEY = attempt_key("j", 1)
+KEY = "mistudio:log:j:1"
 
 
 def tail_of(ledger: Ledger, key: str = KEY) -> Tail | None:
@@ -239,7 +239,7 @@ def test_a_running_jobs_log_is_in_redis_without_its_secrets(lab: Lab, short_tmp:
     lab.start_worker(CHATTER_WORDS="redis://:swordfish@h/0 Bearer opensesame")
     go = short_tmp / "go"
     job = lab.submit("chatter", hostile=True, variable="CHATTER_WORDS", until=str(go))
-    key = attempt_key(job.id, 1)
+    key = f"mistudio:log:{job.id}:1"
     tail = until(lambda: (tail := tail_of(lab.ledger, key)) and b"has printed" in tail.text and tail, 30, lab.log())
     assert isinstance(tail, Tail)
     assert tail.start == 0
@@ -266,7 +266,7 @@ def test_a_store_that_takes_no_logs_costs_a_warning_and_the_tail_has_the_end(lab
     lab.start_worker()
     job = lab.submit("nap", ticks=1)
     assert lab.ended(job).state is State.SUCCEEDED
-    tail = until(lambda: (tail := tail_of(lab.ledger, attempt_key(job.id, 1))) and tail.is_over and tail, 30)
+    tail = until(lambda: (tail := tail_of(lab.ledger, f"mistudio:log:{job.id}:1")) and tail.is_over and tail, 30)
     assert isinstance(tail, Tail)
     assert tail.text.decode() == log_file(lab, job).read_text()
     until(lambda: f"the log of job {job.id} was not archived" in lab.log(), 10)
@@ -314,7 +314,7 @@ def test_an_idle_worker_sends_redis_nothing_for_its_log(lab: Lab) -> None:
     log = lab.folder / "home" / "logs" / "all-queues.log"
     log.parent.mkdir(parents=True)
     lab.start_worker(MISTUDIO_LOG=str(log))
-    name = worker_key(lab.ledger.workers()[0].name)
+    name = worker_key(lab.ledger.client, lab.ledger.workers()[0].name)
     until(lambda: (tail := tail_of(lab.ledger, name)) and tail.text == log.read_bytes(), 30)
     with socket.socket(socket.AF_UNIX) as monitor:
         monitor.connect(str(lab.redis.socket))

@@ -12,7 +12,6 @@ import pytest
 from mistudio_cli.child import describe_exit
 from tasks.faults import Faults
 from tasks.job import State
-from tasks.ledger import PREFIX
 from tasks.places import Places
 from tasks.rounds import Rounds
 from tasks.seat import CANNOT_BEGIN, Posture, Seat, occupants
@@ -65,7 +64,7 @@ def test_a_worker_that_cannot_begin_jobs_ends_and_says_why_and_loses_none(lab: L
     assert {lab.ledger.need(job.id).state for job in jobs} == {State.QUEUED}
     (seat_folder(lab) / "slot-1").rmdir()
     for job in jobs:
-        lab.ledger.client.call("HSET", f"{PREFIX}job:{job.id}", "rung_at", 0)
+        lab.ledger.client.call("HSET", f"mistudio:job:{job.id}", "rung_at", 0)
     lab.start_worker(slots=1)
     assert {(lab.ended(job).state, lab.ended(job).attempt) for job in jobs} == {(State.SUCCEEDED, 1)}
 

@@ -70,9 +70,7 @@ def _of_broker(app: Any) -> Any:
 
 
 def _of_results(app: Any) -> Any:
-    told = {**app.backend.connparams}
-    cls = told.pop("connection_class", redis.Connection)
-    return cls(**{name: value for name, value in told.items() if name != "max_connections"})
+    return app.backend.client.connection_pool.make_connection()
 
 
 def _read_back(connection: Any) -> dict[str, Any]:
@@ -91,7 +89,9 @@ def _expected(meant: Address) -> dict[str, Any]:
         tls = {name: getattr(given, name.removeprefix("ssl_"), None) for name in _TLS}
         tls |= {"cert_reqs": context["ssl_cert_reqs"], "ssl_min_version": context.get("ssl_min_version")}
     where = {"path": meant.path, "host": None, "port": None}
-    if meant.path is None:
+    if meant.sentinels is not None:  # where a connection asks for the master; see test_sentinel.py
+        where |= dict(zip(("host", "port"), meant.sentinels.hosts[0], strict=True))
+    elif meant.path is None:
         where |= {"host": meant.host, "port": meant.port}
     login = {"db": meant.db or None, "username": meant.username, "password": meant.password}
     return {**where, **login, "tls": tls}

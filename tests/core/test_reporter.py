@@ -11,7 +11,7 @@ import pytest
 
 from tasks import wire
 from tasks.job import Job, Point, Progress, State
-from tasks.ledger import PREFIX, Claim, Ledger, new_job_id
+from tasks.ledger import Claim, Ledger, new_job_id
 from tasks.reporter import Reporter
 from tasks.wire import Client
 from tests.conftest import RedisServer, until
@@ -109,7 +109,7 @@ def test_one_that_has_lost_its_lease_is_ended_and_says_nothing_more(
 def test_a_sentence_that_redis_refuses_holds_up_nothing_behind_it(
     ledger: Ledger, claim: Claim, reporter: Reporter
 ) -> None:
-    key = f"{PREFIX}events:{claim.job.id}"
+    key = f"mistudio:events:{claim.job.id}"
     ledger.client.call("RENAME", key, "aside")
     ledger.client.call("SET", key, "no list")
     reporter.note("refused")

@@ -222,6 +222,11 @@ def test_kinds_that_read_from_the_hub_declare_its_token() -> None:
         ),
         ("redis+socket:///tmp/s?password=hunter2", "redis+socket:///tmp/s?password=***"),
         ("unix://hunter2@/tmp/s", "unix://***@/tmp/s"),
+        ("sentinel://hunter2@a:1,b:2/m/0", "sentinel://***@a:1,b:2/m/0"),
+        (
+            "sentinels://me:hunter2@a:1,b:2/m?sentinel_password=hunter2",
+            "sentinels://me:***@a:1,b:2/m?sentinel_password=***",
+        ),
         ("redis://host:6379/0", "redis://host:6379/0"),
     ],
 )

@@ -37,6 +37,8 @@ SECRET = "s3cret"
         f"redis://me:a/b#{SECRET}@h:1/0",
         f"redis://h:1/0?password={SECRET}",
         f"redis+socket:///p?virtual_host=0&password={SECRET}",
+        f"sentinel://me:{SECRET}@a:1,b:2/m/0",
+        f"sentinel://a:1,b:2/m?sentinel_password={SECRET}",
     ],
 )
 def test_no_password_is_shown_even_of_a_url_that_is_misspelled(url: str) -> None:

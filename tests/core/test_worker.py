@@ -17,7 +17,7 @@ from tasks import slot
 from tasks.attempts import newest
 from tasks.job import Job, State
 from tasks.leavings import clear_away_one
-from tasks.ledger import PREFIX, Ledger
+from tasks.ledger import Ledger
 from tasks.queues import redis_lists
 from tasks.store import MANIFEST
 from tasks.wire import Unreachable
@@ -49,7 +49,7 @@ def test_what_a_job_left_that_ended_without_a_slot_is_cleared_away_and_nothing_e
         (next_attempt(lab.store, job.id) / "checkpoint").write_text("1")
     next_attempt(lab.store, "of-another-ledger")
     lab.ledger.request_cancel(over.id)
-    lab.ledger.client.call("HSET", f"{PREFIX}job:{over.id}", "finished_at", lab.ledger.now() - 16)
+    lab.ledger.client.call("HSET", f"mistudio:job:{over.id}", "finished_at", lab.ledger.now() - 16)
     lab.start_worker()
     until(lambda: over.id not in lab.left_in_tmp(), 20)
     lab.ledger.request_cancel(just_over.id)
@@ -119,7 +119,7 @@ def test_a_job_over_its_time_limit_is_stopped_and_fails_with_that_reason(lab: La
 def test_a_bell_that_was_lost_is_rung_again(lab: Lab) -> None:
     job = lab.ledger.submit(Job("silent", "blink", "b", "high_priority", {}))
     lab.ledger.client.call("DEL", *redis_lists("high_priority"))
-    lab.ledger.client.call("HSET", f"{PREFIX}job:{job.id}", "rung_at", lab.ledger.now() - 60)
+    lab.ledger.client.call("HSET", f"mistudio:job:{job.id}", "rung_at", lab.ledger.now() - 60)
     lab.start_worker()
     assert lab.ended(job).state == State.SUCCEEDED
 
@@ -269,7 +269,7 @@ def test_quit_ends_a_worker_whose_job_is_being_cancelled(lab: Lab) -> None:
 
 
 def lease_end(lab: Lab, job: Job) -> float:
-    return float(lab.ledger.client.call("ZSCORE", f"{PREFIX}leases", job.id))
+    return float(lab.ledger.client.call("ZSCORE", "mistudio:leases", job.id))
 
 
 def test_a_claim_whose_answer_was_lost_costs_no_attempt(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

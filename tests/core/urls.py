@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tasks.redis_tls import Tls
 from tasks.redis_url import Address
+from tasks.sentinel_url import Sentinels
 
 MEANINGS: dict[str, Address] = {
     "redis://": Address(),
@@ -55,6 +56,25 @@ MEANINGS: dict[str, Address] = {
     "rediss://h?ssl_min_version=TLSv1.3": Address(host="h", tls=Tls(min_version="TLSv1_3")),
     "rediss://h?ssl_min_version=771": Address(host="h", tls=Tls(min_version="TLSv1_2")),
     "rediss://h?ssl_ciphers=HIGH": Address(host="h", tls=Tls(ciphers="HIGH")),
+    "redis://h/1?replicas=2": Address(host="h", db=1, replicas=2),
+    "sentinel://h/m": Address(sentinels=Sentinels((("h", 26379),), "m"), replicas=1),
+    "SENTINEL://H:1/M/02": Address(db=2, sentinels=Sentinels((("h", 1),), "M"), replicas=1),
+    "sentinel://a:1,b,[::1]:3/m/2?replicas=0": Address(
+        db=2, sentinels=Sentinels((("a", 1), ("b", 26379), ("::1", 3)), "m"), replicas=0
+    ),
+    "sentinel://me:p%40%2Fs@a,b/m?db=3&sentinel_password=t%26": Address(
+        db=3,
+        username="me",
+        password="p@/s",
+        sentinels=Sentinels((("a", 26379), ("b", 26379)), "m", None, "t&"),
+        replicas=1,
+    ),
+    "sentinel://a/m?sentinel_username=u&sentinel_password=t": Address(
+        sentinels=Sentinels((("a", 26379),), "m", "u", "t"), replicas=1
+    ),
+    "sentinels://a/m/1?ssl_ca_certs=/ca": Address(
+        db=1, tls=Tls(ca_certs="/ca"), sentinels=Sentinels((("a", 26379),), "m"), replicas=1
+    ),
 }
 
 REFUSED: tuple[str, ...] = (
@@ -100,4 +120,21 @@ REFUSED: tuple[str, ...] = (
     "rediss://h?ssl_min_version=1.1",
     "rediss://h?ssl_keyfile=/k",
     "rediss://h?ssl_validate_ocsp=true",
+    "redis://h?replicas=10",
+    "redis://h?replicas=-1",
+    "redis://h?sentinel_password=s3cret",
+    "sentinel://a:1,,b:2/m",
+    "sentinel://a:0/m",
+    "sentinel://a:99999/m",
+    "sentinel://a:1;sentinel://b:2/m",
+    "sentinel://[::1/m",
+    "sentinel:///m",
+    "sentinel://a//1",
+    "sentinel://a/m/zero",
+    "sentinel://a/m/1/2",
+    "sentinel://a/m/1?db=2",
+    "sentinel://a/m?sentinel_username=u",
+    "sentinel://a/m?ssl_cert_reqs=none",
+    "sentinel://s3cret@a/m",
+    "sentinel://:s3cret@a,b",
 )

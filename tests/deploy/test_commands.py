@@ -22,7 +22,7 @@ from mistudio_cli import redis_server
 from tasks import job as jobs
 from tasks import wire
 from tasks.job import State
-from tasks.ledger import PREFIX, Ledger
+from tasks.ledger import Ledger
 from tasks.places import Places
 from tasks.queues import QUEUES
 from tasks.store import Store
@@ -194,7 +194,7 @@ def test_a_training_in_a_container_that_is_told_to_stop_is_put_back_with_its_che
         until(lambda: (told := ledger.need(job.id).progress) and told.done > 3, 60, worker.log())
         assert worker.stop() == 0, worker.log()
     assert ledger.need(job.id).state == State.QUEUED
-    assert ledger.client.call("HGET", f"{PREFIX}job:{job.id}", "losses") in (None, "0"), "a stop is no loss"
+    assert ledger.client.call("HGET", f"mistudio:job:{job.id}", "losses") in (None, "0"), "a stop is no loss"
     assert any((store / ".tmp" / job.id).rglob("*")), "its work folder, with the checkpoint, is kept"
 
 

@@ -20,6 +20,7 @@ from tests.data.hub_repos import WRITER
 from tests.e2e.conftest import MISTUDIO, Home, new_home
 from tests.e2e.documented import DOCUMENTS, Line, commands_in_blocks, commands_in_sentences
 from tests.e2e.stand_in_hub import WORDS, save_model, serve_documented
+from tests.sentinel import replicated
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -93,8 +94,9 @@ class Reader(Home):
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     """A reader whose own SAE is trained, by the README's lines."""
-    with serve_documented(tmp_path_factory.mktemp("hub")) as hub:
+    with serve_documented(tmp_path_factory.mktemp("hub")) as hub, replicated() as servers:
         reader = Reader(new_home().folder, hub)
+        reader.meant["sentinel://sentinel-1:26379,sentinel-2:26379,sentinel-3:26379/mymaster/0"] = servers.url
         try:
             reader.type("workers start full")
             trained = f"submit train --model model --dataset text.txt --layer 6 --k 4 --name own{SMALL['submit train']}"

@@ -1,7 +1,8 @@
 """Adds the tests' own job kinds to a worker's: put this folder on PYTHONPATH.
 
-TRANSPORT_OPTIONS, a JSON object, changes what a worker tells kombu's transport. TRAIN_STOP_GRACE_S is the default grace
-of trainings in seconds.
+KINDS_OF_TESTS is another folder with kinds, for a worker of another version. TRANSPORT_OPTIONS, a JSON object, changes
+what a worker tells kombu's transport. CLOCK_OFFSET_FILE is a file with the seconds by which a worker's clock is wrong.
+TRAIN_STOP_GRACE_S is the default grace of trainings in seconds.
 """
 
 import dataclasses
@@ -11,7 +12,13 @@ from pathlib import Path
 
 import tasks.kinds
 
-tasks.kinds.__path__.append(str(Path(__file__).parent / "kinds"))
+tasks.kinds.__path__.append(os.environ.get("KINDS_OF_TESTS") or str(Path(__file__).parent / "kinds"))
+
+if told := os.environ.get("CLOCK_OFFSET_FILE"):
+    import time
+
+    offset_file, right_time = Path(told), time.time
+    time.time = lambda: right_time() + float(offset_file.read_text() or 0)
 
 if told := os.environ.get("TRAIN_STOP_GRACE_S"):
     import tasks.kinds.train

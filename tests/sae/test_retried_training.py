@@ -10,7 +10,6 @@ import pytest
 
 from tasks.attempts import newest
 from tasks.job import Job, State
-from tasks.ledger import PREFIX
 from tasks.retry import plan_retry
 from tasks.submit import KnownArtifacts
 from tests.conftest import RedisServer, until
@@ -49,7 +48,7 @@ def cancel(lab: Lab, job: Job) -> None:
 
 
 def kill_until_given_up(lab: Lab, job: Job) -> None:
-    lab.ledger.client.call("HSET", f"{PREFIX}job:{job.id}", "max_attempts", 1)
+    lab.ledger.client.call("HSET", f"mistudio:job:{job.id}", "max_attempts", 1)
     lab.under_way(job).kill()
 
 

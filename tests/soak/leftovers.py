@@ -7,14 +7,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from tasks.job import State
-from tasks.ledger import PREFIX, Ledger
+from tasks.ledger import Ledger
 from tasks.store import Store
 from tests.soak.reckoning import Life
 
 #: All that is in Redis when no job is live. Anything else is left over: a lease, a bell, a promise of an artifact.
 _LASTING = re.compile(
-    rf"{PREFIX}((job|events|series):\w+|by:(all|(state|kind|queue|name|parent|retry_of):[\w.-]+)|queue:\w+:ended"
-    r"|ids|ended|schema|served_at|first_turn|last_turn|reaped_at|upkeep_at|workers|fleet|hosts|log:[^:]+:\d+|worker-log:.+)"
+    r"mistudio:((job|events|series):\w+|by:(all|(state|kind|queue|name|parent|retry_of):[\w.-]+)|queue:\w+:ended"
+    r"|ids|ended|schema|served_at|first_turn|last_turn|reaped_at|upkeep_at|workers|fleet|hosts|log:[^:]+:\d+|worker-log:.+"
+    r"|name:.+|nonces(:begun)?|nonce-writer)"
     r"|celery-task-meta-\w+|_kombu\.binding.+"
 )
 
@@ -38,9 +39,9 @@ def counts_askew(ledger: Ledger, lives: Mapping[str, Life]) -> Iterator[str]:
         expected.update((*names, "by:all", "ids", "ended"))
         expected.update(f"by:parent:{parent}" for parent in job.parents)
         expected.update([f"by:retry_of:{job.retry_of}"] if job.retry_of else [])
-    keys = [*ledger.client.call("KEYS", f"{PREFIX}by:*"), f"{PREFIX}ids", f"{PREFIX}ended"]
+    keys = [*ledger.client.call("KEYS", "mistudio:by:*"), "mistudio:ids", "mistudio:ended"]
     sizes = dict(zip(keys, ledger.client.batch([("ZCARD", key) for key in keys]), strict=True))
-    found = Counter({key.removeprefix(PREFIX): size for key, size in sizes.items()})
+    found = Counter({key.removeprefix("mistudio:"): size for key, size in sizes.items()})
     if found != expected:
         yield f"more in the indexes than in the records: {found - expected}, and less: {expected - found}"
     ended = sum(expected[f"by:state:{state}"] for state in (State.SUCCEEDED, State.FAILED, State.CANCELLED))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.job import Job, State
-from tasks.ledger import PREFIX, Ledger
+from tasks.ledger import Ledger
 from tasks.store import Store
 
 _NEW = ("", "waiting"), ("", "queued")
@@ -39,7 +39,7 @@ def lives(ledger: Ledger) -> dict[str, Life]:
     """Every job's, by its id."""
     ids = ledger.find("", 1_000_000)
     told = zip(ledger.many(ids), ledger.histories(ids), strict=True)
-    losses = ledger.client.batch([("HGET", f"{PREFIX}job:{job_id}", "losses") for job_id in ids])
+    losses = ledger.client.batch([("HGET", f"mistudio:job:{job_id}", "losses") for job_id in ids])
     return {
         job.id: Life(job, events, int(lost or 0))
         for (job, events), lost in zip(told, losses, strict=True)

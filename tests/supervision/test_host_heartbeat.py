@@ -20,7 +20,7 @@ from mistudio_cli import control
 from mistudio_cli.hearing import REDIS_SILENT_PAUSE_S, Hearing
 from mistudio_cli.host_reporter import SEND_EVERY_S, HostReporter
 from tasks import host_heartbeat
-from tasks.host_heartbeat import KEY, LISTED_FOR_S, HostHeartbeat
+from tasks.host_heartbeat import LISTED_FOR_S, HostHeartbeat
 from tasks.ledger import Ledger
 from tasks.places import Places
 from tasks.wire import connect
@@ -93,7 +93,7 @@ def test_a_supervisor_that_ends_takes_its_heartbeat_along(world: World) -> None:
     world.up(*PAIR)
     assert newest(world.ledger)
     world.supervisor.last_will()
-    assert world.ledger.client.call("HLEN", KEY) == 0
+    assert world.ledger.client.call("HLEN", "mistudio:hosts") == 0
 
 
 def test_hosts_that_are_listed_no_more_are_removed_and_others_are_not(world: World) -> None:
@@ -101,9 +101,9 @@ def test_hosts_that_are_listed_no_more_are_removed_and_others_are_not(world: Wor
     for host, age_s in (("gone", LISTED_FOR_S + 60), ("silent", LISTED_FOR_S - 60)):
         beat = HostHeartbeat(host, "/", 1, now - age_s, now - age_s, 0.0)
         host_heartbeat.send(world.ledger.client, beat)
-    world.ledger.client.call("HSET", KEY, "evil", "not a heartbeat")
+    world.ledger.client.call("HSET", "mistudio:hosts", "evil", "not a heartbeat")
     world.up(*PAIR)
-    assert set(world.ledger.client.call("HKEYS", KEY)) == {"silent:/", "evil", newest_field(world)}
+    assert set(world.ledger.client.call("HKEYS", "mistudio:hosts")) == {"silent:/", "evil", newest_field(world)}
 
 
 def newest_field(world: World) -> str:
@@ -188,7 +188,7 @@ def attempts(listener: socket.socket) -> int:
 
 
 def test_a_key_of_another_type_keeps_no_worker_from_being_known(world: World) -> None:
-    world.ledger.client.call("SET", KEY, "a text")
+    world.ledger.client.call("SET", "mistudio:hosts", "a text")
     world.up(*PAIR)
 
 
@@ -205,7 +205,7 @@ def test_a_driver_that_hangs_is_a_sentence_and_the_supervisor_answers_and_ends_i
     assert control.status(home.places) is not None
     assert cli("workers stop --all").returncode == 0
     with closing(connect(own_redis.url)) as client:
-        assert client.call("HLEN", KEY) == 0
+        assert client.call("HLEN", "mistudio:hosts") == 0
 
 
 def host_of(cli: Cli) -> dict[str, Any]:

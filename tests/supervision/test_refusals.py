@@ -20,7 +20,7 @@ import pytest
 
 from tasks.job import Job, State
 from tasks.ledger import Ledger, new_job_id
-from tasks.wire import Client, Refused, Unreachable, connect
+from tasks.wire import AnyRoleClient, Client, Refused, Unreachable, parse_url
 from tests.conftest import RedisServer, until
 from tests.proxy import Proxy, proxied
 from tests.supervision.conftest import Home
@@ -47,7 +47,7 @@ def proxy(own_redis: RedisServer) -> Iterator[Proxy]:
 
 @pytest.fixture
 def admin(own_redis: RedisServer) -> Iterator[Client]:
-    client = connect(own_redis.url)
+    client = AnyRoleClient(parse_url(own_redis.url))
     client.call("CLIENT", "ID")
     yield client
     client.close()

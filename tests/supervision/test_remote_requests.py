@@ -18,7 +18,6 @@ from mistudio_cli.crew import full_name
 from mistudio_cli.errors import Code, Failed, TimedOut
 from tasks import worker_requests
 from tasks.ledger import Ledger, WorkerBeat
-from tasks.log_tails import worker_key
 from tasks.wire import connect
 from tasks.worker_requests import ACCEPTED, ACCEPTED_TTL_S, DONE, REQUEST_TTL_S, Request, read_answer, send, take
 from tests.conftest import RedisServer, deadline, until
@@ -41,10 +40,10 @@ def test_a_request_is_given_to_one_who_has_the_worker_and_once(ledger: Ledger) -
 def test_an_old_request_is_not_carried_out_and_removed(ledger: Ledger) -> None:
     request = send(ledger, "stop", "w@h")
     old = dataclasses.replace(request, sent_at=request.sent_at - 2 * REQUEST_TTL_S - 1)
-    ledger.client.call("HSET", worker_requests._REQUESTS, old.id, json.dumps(dataclasses.asdict(old)))
-    ledger.client.call("HSET", worker_requests._REQUESTS, "broken", "no request")
+    ledger.client.call("HSET", "mistudio:worker-requests", old.id, json.dumps(dataclasses.asdict(old)))
+    ledger.client.call("HSET", "mistudio:worker-requests", "broken", "no request")
     assert list(take(ledger, {"w@h"})) == []
-    assert ledger.client.call("HKEYS", worker_requests._REQUESTS) == ["broken"]
+    assert ledger.client.call("HKEYS", "mistudio:worker-requests") == ["broken"]
 
 
 def test_a_supervisor_stops_its_worker_and_says_when_it_has_ended(world: World) -> None:
@@ -260,7 +259,7 @@ def test_what_fails_for_one_worker_is_withdrawn_for_the_others(ledger: Ledger, s
     asking.end()
     assert isinstance(asking.error, Failed)
     assert asking.error.sentence == "The supervisor of w@h did not restart it: the supervisor is ending."
-    assert ledger.client.call("HLEN", worker_requests._REQUESTS) == 0
+    assert ledger.client.call("HLEN", "mistudio:worker-requests") == 0
 
 
 @pytest.fixture
@@ -340,7 +339,7 @@ def test_the_log_of_a_worker_elsewhere_is_its_own_and_never_the_local_one(
     done = mine(f"workers logs two@{host} -n 1")
     assert (done.returncode, done.stdout.count("\n"), done.stderr) == (0, 1, "")
     assert f"one@{host}" not in mine(f"workers logs two@{host}").stdout
-    connect(own_redis.url).call("DEL", worker_key(f"two@{host}"))
+    connect(own_redis.url).call("DEL", f"mistudio:worker-log:two@{host}")
     done = mine(f"workers logs two@{host}")
     assert (done.returncode, done.stdout) == (Code.NOT_FOUND, "")
     assert done.stderr == f"The log of two@{host} is on {host}.\n  Type there: mistudio workers logs two\n"
@@ -369,7 +368,7 @@ def test_a_supervisor_that_takes_no_requests_changes_nothing(two: tuple[Cli, Cli
         assert done.returncode == Code.TIMED_OUT
         assert "has not taken the request, and nothing was changed" in done.stderr
         with closing(connect(own_redis.url)) as client:
-            assert client.call("HLEN", worker_requests._REQUESTS) == 0
+            assert client.call("HLEN", "mistudio:worker-requests") == 0
     finally:
         supervisor.resume()
     assert states(mine)["two"] == "running"

@@ -13,6 +13,7 @@ from tasks.queues import Limits
 @dataclass(frozen=True)
 class Params:
     note: str = option("", help="comes back as the result; `pid` for the process it ran in")
+    marks: str = option("", help="a file to which each run that ends adds a line: the job, the attempt")
     stare_s: float = option(0.0, help="first sleep so long, hearing nothing", minimum=0)
 
 
@@ -35,4 +36,7 @@ KIND = JobKind(
 
 def run(params: Params, context: object) -> dict:
     time.sleep(params.stare_s)
+    if params.marks:
+        with open(params.marks, "a") as marks:
+            marks.write(f"{context.claim.job.id} {context.attempt}\n")
     return {"note": str(os.getpid()) if params.note == "pid" else params.note}

@@ -1,0 +1,98 @@
+"""`mistudio fleet`: what holds for all who share a Redis: quotas of owners, rights of Redis users."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mistudio_cli import completion, output, quota_view, session
+from mistudio_cli.errors import NotFound
+from tasks import acl
+from tasks.ledger import Ledger
+from tasks.owners import check_owner
+from tasks.problem import Problem
+from tasks.quotas import LIMITS, Quota, set_quota, unset_quota
+from tasks.visible import shown
+
+app = typer.Typer(help="Set what holds for all who share a Redis: quotas, rights of users", no_args_is_help=True)
+quota = typer.Typer(help="Limit the jobs of each owner", no_args_is_help=True)
+app.add_typer(quota, name="quota")
+
+Owner = Annotated[str, typer.Argument(metavar="OWNER", help="Whose: a Redis user, an OS user, or a name of --owner")]
+Json = Annotated[bool, typer.Option("--json", help="As JSON")]
+
+
+@app.callback()
+def noun() -> None:
+    """Set what holds for all who share a Redis."""
+
+
+@app.command("acl")
+def print_acl(
+    role: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[ROLE]",
+            help="admin, worker, submitter or reader; default: all",
+            autocompletion=completion.of(lambda: [role.name for role in acl.ROLES]),
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the Redis user; default: mistudio-ROLE")
+    ] = None,
+) -> None:
+    """Print commands for redis-cli that create a Redis user for each role. Put a password in each first."""
+    if name is not None and role is None:
+        raise Problem("A name is for the user of one role.", "Give a role: mistudio fleet acl submitter --name NAME")
+    if name is not None:
+        check_owner(name)
+    chosen = tuple(known for known in acl.ROLES if role in (None, known.name))
+    if not chosen:
+        raise Problem(
+            f"There is no role {shown(role or '')}.", f"Roles: {', '.join(known.name for known in acl.ROLES)}"
+        )
+    output.data("\n".join(acl.lines(session.current_address(), chosen, name)))
+
+
+@quota.command("set")
+def set_(
+    owner: Owner,
+    running: Annotated[int | None, typer.Option(min=0, help="Running jobs at most")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="Running jobs on GPUs at most")] = None,
+    queued: Annotated[int | None, typer.Option(min=0, help="Queued and waiting jobs at most")] = None,
+) -> None:
+    """Limit the jobs of an owner. Limits that are not given stay; running jobs are not stopped."""
+    check_owner(owner)
+    limits = Quota(running, gpus, queued)
+    if limits == Quota():
+        raise Problem("Which limit?", f"Give at least one of {', '.join(f'--{name} N' for name in LIMITS)}")
+    ledger = _ledger(start=True)
+    set_quota(ledger.client, owner, limits)
+    output.talk(quota_view.sentence(ledger, owner))
+
+
+@quota.command("unset")
+def unset(owner: Owner) -> None:
+    """Remove all limits of an owner."""
+    check_owner(owner)
+    if not unset_quota(_ledger(start=True).client, owner):
+        raise NotFound(f"{owner} has no quota.", "See: mistudio fleet quota ls")
+    output.talk(f"{owner} has no quota any more.")
+
+
+@quota.command("ls")
+def ls(as_json: Json = False) -> None:
+    """List the quotas of owners, and how much of each is used."""
+    ledger = _ledger()
+    used = quota_view.read_used(ledger)
+    if as_json:
+        output.data_json(quota_view.shape(ledger.now(), used))
+        return
+    output.table(*quota_view.table(used))
+    if not used:
+        output.talk("No owner has a quota. Set one: mistudio fleet quota set OWNER --running N")
+
+
+def _ledger(*, start: bool = False) -> Ledger:
+    return session.connect_ledger(session.current_settings(), supervise=start)

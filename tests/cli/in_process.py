@@ -1,0 +1,50 @@
+"""Commands that run inside the test's own process, against a Redis that is empty before."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mistudio_cli.assembly import run_command
+from tasks import wire
+from tasks.ledger import Ledger
+from tests.conftest import RedisServer
+
+
+@pytest.fixture
+def home(
+    session_redis: RedisServer, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Ledger]:
+    """This process's home is an empty one; its ledger."""
+    monkeypatch.setenv("MISTUDIO_HOME", str(tmp_path))
+    monkeypatch.setenv("CELERY_BROKER_URL", session_redis.url)
+    monkeypatch.setenv("MISTUDIO_OWNER", "")  # so that what a flag sets is gone afterwards
+    with clients_closed(monkeypatch):
+        yield ledger
+
+
+@contextmanager
+def clients_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close what commands open: a process of their own would do so when it ends."""
+    opened: list[wire.Client] = []
+    create = wire.Client.__init__
+
+    def create_and_note(client: wire.Client, *words: Any, **named: Any) -> None:
+        create(client, *words, **named)
+        opened.append(client)
+
+    monkeypatch.setattr(wire.Client, "__init__", create_and_note)
+    yield
+    for client in opened:
+        client.close()
+
+
+def run(*words: str) -> int:
+    """Run a command as a process of its own would, which does not inherit the flags of the one before."""
+    os.environ["MISTUDIO_OWNER"] = ""
+    return run_command(list(words))

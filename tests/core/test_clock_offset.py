@@ -1,0 +1,84 @@
+"""A host whose clock is wrong by minutes has no worker that consumes, until it is right; seconds are a warning."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from mistudio_cli.commands import workers
+from mistudio_cli.explain import explain, look_around
+from tasks.clock_offset import why_clock_is_wrong
+from tasks.job import State
+from tasks.ledger import Ledger, WorkerBeat
+from tests.conftest import until
+from tests.core.lab import Lab
+
+
+def set_wrong(monkeypatch: pytest.MonkeyPatch, offset_s: float) -> None:
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() + offset_s)
+
+
+@pytest.mark.parametrize(("offset_s", "words"), [(600, "600 s ahead of"), (-600, "600 s behind")])
+def test_ten_minutes_keep_a_worker_from_consuming(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, offset_s: float, words: str
+) -> None:
+    set_wrong(monkeypatch, offset_s)
+    assert why_clock_is_wrong(ledger.client) == (
+        f"its clock is {words} that of Redis, so dates in its records and logs would be wrong, and TLS would judge "
+        "certificates by them: timedatectl set-ntp true, or where Redis runs if that clock is the wrong one"
+    )
+
+
+@pytest.mark.parametrize("offset_s", [0, 30, -30])
+def test_half_a_minute_does_not(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, offset_s: float) -> None:
+    set_wrong(monkeypatch, offset_s)
+    assert why_clock_is_wrong(ledger.client) == ""
+
+
+def test_what_was_measured_while_the_process_was_stopped_is_measured_again(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, asked = time.time, list[float]()
+
+    def stopped_at_first() -> float:
+        asked.append(right())
+        return right() - (600 if len(asked) == 1 else 0)
+
+    monkeypatch.setattr(time, "time", stopped_at_first)
+    assert why_clock_is_wrong(ledger.client) == ""
+    assert len(asked) > 1
+
+
+@pytest.mark.parametrize(("offset_s", "words"), [(12, "12 s ahead of"), (-12, "12 s behind"), (2, "")])
+def test_who_starts_workers_is_warned_of_seconds(
+    ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    offset_s: float,
+    words: str,
+) -> None:
+    set_wrong(monkeypatch, offset_s)
+    workers._report_clock(ledger)
+    warning = f"The clock here is {words} that of Redis. To set it: timedatectl set-ntp true\n"
+    assert capsys.readouterr().err == (warning if words else "")
+
+
+def test_a_worker_with_a_wrong_clock_waits_until_it_is_right_and_drains_when_it_becomes_wrong(lab: Lab) -> None:
+    offset = lab.folder / "offset"
+    offset.write_text("-600")
+    worker = lab.popen("--queues", "training", CLOCK_OFFSET_FILE=str(offset))
+    beat = until(lambda: next(iter(lab.ledger.heartbeats()), None), 60, lab.log())
+    assert isinstance(beat, WorkerBeat)
+    assert beat.refused.startswith("its clock is 600 s behind that of Redis")
+    job = lab.submit("nap", ticks=1)
+    causes = [cause.sentence for cause in explain(job, look_around(lab.ledger, job))]
+    assert causes[0] == f"{beat.name} does not consume: {beat.refused}."
+    assert lab.ledger.need(job.id).state is State.QUEUED
+    offset.write_text("0")
+    assert lab.ended(job).state is State.SUCCEEDED
+    offset.write_text("600")
+    until(lambda: worker.poll() is not None, 60, lab.log())
+    assert worker.returncode == 0
+    assert "drains: its clock is 600 s ahead of that of Redis" in lab.log()

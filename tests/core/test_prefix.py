@@ -1,0 +1,69 @@
+"""Two installations with prefixes of their own share one database of Redis and see nothing of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from tasks import damage, refused
+from tasks.job import State
+from tests.conftest import RedisServer, until
+from tests.core.lab import Lab
+
+
+@pytest.fixture
+def other(lab: Lab) -> Iterator[Lab]:
+    """The installation `lab2` on the Redis of `lab`."""
+    redis = SimpleNamespace(url=f"{lab.redis.url}&prefix=lab2", socket=lab.redis.socket)
+    folder = lab.folder / "other"
+    folder.mkdir()
+    other = Lab(cast("RedisServer", redis), folder)
+    yield other
+    other.stop_worker()
+    other.ledger.client.close()
+    other.app.close()
+
+
+def keys(lab: Lab) -> set[str]:
+    return set(lab.ledger.client.call("KEYS", "*"))
+
+
+def test_all_that_an_installation_writes_has_its_prefix(other: Lab) -> None:
+    other.start_worker()
+    assert other.ended(other.submit("blink", note="quick")).state is State.SUCCEEDED
+    nap = other.submit("nap", ticks=100_000)
+    other.under_way(nap)
+    other.ledger.queues.pause("training")
+    other.submit("nap", name="held", ticks=1)
+    other.app.send_task("mistudio.blink", kwargs={"note": "sent"}, queue="low_priority")
+    until(lambda: len(other.ledger.page().jobs) == 4, 30, other.log())
+    other.app.control.revoke(nap.id, terminate=True)
+    assert other.ended(nap).state is State.CANCELLED
+    other.ledger.client.call("LPUSH", "lab2:datasets", "no message")
+    until(lambda: refused.read(other.ledger.client), 30, other.log())
+    assert {key for key in keys(other) if not key.startswith("lab2:")} == set()
+    assert {"lab2:datasets", "lab2:low_priority"} & keys(other) == set(), "all messages have been taken"
+    assert any(key.startswith("lab2:held:training") for key in keys(other))
+    assert damage.find(other.ledger.client) == []
+
+
+def test_neither_sees_the_others_jobs_workers_and_messages(lab: Lab, other: Lab) -> None:
+    mine, others = (each.submit("nap", name="same", ticks=3) for each in (lab, other))
+    assert [job.id for job in lab.ledger.page().jobs] == [mine.id]
+    assert [job.id for job in other.ledger.page().jobs] == [others.id]
+    lab.start_worker()
+    assert lab.ended(mine).state is State.SUCCEEDED
+    assert other.ledger.need(others.id).state is State.QUEUED
+    assert other.ledger.queues.messages("training") == 1
+    assert other.ledger.workers() == []
+    assert other.app.control.inspect(timeout=1).ping() is None
+    other.start_worker("--name", "theirs")
+    assert other.ended(others).state is State.SUCCEEDED
+    assert [beat.name.partition("@")[0] for beat in lab.ledger.workers()] == ["all-queues"]
+    assert list(other.app.control.inspect(timeout=1).ping() or ()) == [beat.name for beat in other.ledger.workers()]
+    lab.ledger.client.call("LPUSH", "datasets", "no message")
+    until(lambda: refused.read(lab.ledger.client), 30, lab.log())
+    assert refused.read(other.ledger.client) == []
