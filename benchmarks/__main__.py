@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks import commands, fleet, peers, planted, queues, real_model, restart, sae_step, whole_job
+from benchmarks import commands, fleet, idle, peers, planted, queues, real_model, restart, sae_step, whole_job
 from benchmarks.there import NoPeersError
 from tasks.products import processor
 
@@ -24,6 +24,7 @@ MODULES = {
     "commands": commands,
     "queues": queues,
     "fleet": fleet,
+    "idle": idle,
     "restart": restart,
     "sae_step": sae_step,
     "peers": peers,

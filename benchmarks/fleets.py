@@ -97,9 +97,9 @@ def plain_fleet() -> Iterator[Fleet]:
         yield Fleet(url, ready_s, dict(os.environ), processes)
     finally:
         try:
-            _end(workers)
+            end(workers)
         finally:
-            _end([server] if server is not None else [])
+            end([server] if server is not None else [])
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -108,7 +108,7 @@ def run_quietly(command: list[str], environment: dict[str, str]) -> None:
     subprocess.run(command, env=environment, cwd="/", capture_output=True, check=True, timeout=120)
 
 
-def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """End these; whatever interrupts the waiting, Ctrl-C too, none is left."""
     try:
         for process in processes:

@@ -117,8 +117,8 @@ def _of_redis(error: Unreachable | Refused) -> Explained:
         case Unable():
             return Explained(f"Redis cannot serve this now: {error}.", see, Code.UNREACHABLE)
         case NotPermitted():
-            told = re.sub(r"^NOPERM |.*@user_script: ?\d+: ", "", str(error)).rstrip(". ")
-            return Explained(f"The Redis user lacks the right to do this: {told}.", _WITH_RIGHTS, Code.UNREACHABLE)
+            reason = re.sub(r"^NOPERM |.*@user_script: ?\d+: ", "", str(error)).rstrip(". ")
+            return Explained(f"The Redis user lacks the right to do this: {reason}.", _WITH_RIGHTS, Code.UNREACHABLE)
         case Unreachable():
             return Explained(f"Redis cannot be reached: {_reason(error)}.", see, Code.UNREACHABLE)
     return Explained(f"Redis refuses: {str(error).rstrip('.')}.", see, Code.UNREACHABLE)

@@ -128,8 +128,8 @@ def _turn(job: Job, around: Around) -> Iterator[Cause]:
     first = [owner for owner in around.owners if owner != (job.owner or "") and running[owner] < own]
     if first:
         counts = ", ".join(f"{owner or 'jobs without an owner'} {running[owner]}" for owner in first[:_NAMED])
-        told = f"Owners take turns in {job.queue}: its owner {job.owner or UNKNOWN} has {own} running, {counts}."
-        yield Cause(told, f"mistudio queue peek {job.queue} --wide")
+        sentence = f"Owners take turns in {job.queue}: its owner {job.owner or UNKNOWN} has {own} running, {counts}."
+        yield Cause(sentence, f"mistudio queue peek {job.queue} --wide")
 
 
 def _over_quota(job: Job, around: Around) -> Iterator[Cause]:
@@ -137,13 +137,13 @@ def _over_quota(job: Job, around: Around) -> Iterator[Cause]:
     if around.quota is None:
         return
     on_gpus = [other for other in around.of_owner if other.holds_gpu]
-    limits = [("running jobs", around.quota.running, around.of_owner)]
-    limits += [("jobs on GPUs", around.quota.gpus, on_gpus)] if job.may_use_gpu else []
+    limits = [("running", around.quota.running, around.of_owner)]
+    limits += [("gpus", around.quota.gpus, on_gpus)] if job.may_use_gpu else []
     for what, limit, users in limits:
         if limit is not None and len(users) >= limit:
             by = f": {_some(users)}" if users else ""
             yield Cause(
-                f"The quota of its owner {job.owner} is {limit} {what}, all used{by}.", "mistudio fleet quota ls"
+                f"The quota of its owner {job.owner} is used up ({what} {limit}){by}.", "mistudio fleet quota ls"
             )
 
 

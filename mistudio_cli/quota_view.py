@@ -53,7 +53,7 @@ def table(rows: Sequence[Used]) -> tables.Table:
 
 def shape(read_at: float, rows: Sequence[Used]) -> dict[str, Any]:
     """`fleet quota ls --json`."""
-    told = [
+    shapes_of_quotas = [
         {
             "owner": row.owner,
             "limits": dataclasses.asdict(row.quota),
@@ -61,7 +61,7 @@ def shape(read_at: float, rows: Sequence[Used]) -> dict[str, Any]:
         }
         for row in rows
     ]
-    return {"read_at": shapes.time(read_at), "quotas": told}
+    return {"read_at": shapes.time(read_at), "quotas": shapes_of_quotas}
 
 
 def sentence(ledger: Ledger, owner: str) -> str:

@@ -129,7 +129,7 @@ class Job:
 
     @property
     def may_use_gpu(self) -> bool:
-        """Whether it is of a kind for GPUs, and nobody wished that it has none."""
+        """Whether it is of a kind for GPUs, and was not submitted with the wish for none."""
         kind = kinds().get(self.kind)
         return kind is not None and queue_named(kind.queue).resource is Resource.GPU and self.gpu != NO_GPU
 

@@ -46,6 +46,12 @@ def _text(raw: Any) -> str:
     return raw
 
 
+def _folder(raw: Any) -> str:
+    if "://" in _text(raw):
+        raise ValueError(raw)
+    return str(raw)
+
+
 def _duration(raw: Any) -> float:
     found = float(raw) if type(raw) in (int, float) else seconds(_text(raw))
     if not 0 < found < math.inf:
@@ -114,6 +120,7 @@ def optional(of: Type) -> Type:
     return Type(f'{of.expected}, or "none"', lambda raw: None if raw == "none" else of.read(raw))
 
 
+FOLDER = Type("a folder on this host, and no URL", _folder)
 TEXT = Type("text", _text)
 DURATION = Type('a duration such as "30m", or seconds', _duration)
 SWITCH = Type("true or false", _switch)

@@ -17,7 +17,7 @@ from typing import Any
 from tasks.documents import read_toml
 from tasks.places import config_dir
 from tasks.problem import Problem
-from tasks.setting_types import DURATION, OCTAL, SWITCH, TEXT, Type, choice, count, duration_text, number
+from tasks.setting_types import DURATION, FOLDER, OCTAL, SWITCH, TEXT, Type, choice, count, duration_text, number
 
 #: The table of tables with the settings of each kind of job; `tasks.kind_settings` reads it.
 KINDS = "kinds"
@@ -65,12 +65,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "home",
         "MISTUDIO_HOME",
-        TEXT,
+        FOLDER,
         "Folder of Redis data, logs and sockets",
         unset="the platform's folder for user data",
     ),
     Setting(
-        "store", "MISTUDIO_STORE", TEXT, "Folder of artifacts; may be shared between hosts", unset="store in the home"
+        "store", "MISTUDIO_STORE", FOLDER, "Folder of artifacts; may be shared between hosts", unset="store in the home"
     ),
     Setting("broker_url", "CELERY_BROKER_URL", TEXT, "Redis to use", unset="the home's own Redis"),
     Setting("result_backend", "CELERY_RESULT_BACKEND", TEXT, "Where Celery stores results", unset="the broker"),

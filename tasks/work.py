@@ -22,6 +22,7 @@ from tasks.job import Job, JobKind, State, Stopped, kind_named
 from tasks.ledger import Claim, Ledger
 from tasks.memory import enough_for
 from tasks.parts import Parts
+from tasks.paths_of_hosts import describe_missing_paths
 from tasks.places import Places
 from tasks.problem import Problem
 from tasks.redact import redact
@@ -100,6 +101,7 @@ def perform(context: RunContext) -> None:
 def _record_failure(context: RunContext, error: Exception, result: dict[str, Any] | None, began: float) -> bool:
     """Record that the job failed of that error; False where the attempt has lost its lease: then it is no failure."""
     job, failure = context.claim.job, describe_failure(error)
+    failure["message"] = " ".join(filter(None, [failure["message"], describe_missing_paths(job)]))
     if retry_until_reachable(lambda: context.ledger.renew(context.claim)) == "lost":
         log.warning("this attempt has lost its lease, so its error is not the job's: %s", failure["message"])
         return False

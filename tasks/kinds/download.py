@@ -119,7 +119,10 @@ def _documents(params: Params, tally: Tally) -> Iterator[pa.Array]:
     if path is not None:
         return read_local(path, params.column, params.pattern, _skipped(params), tally, params.split)
     if Path(params.source).is_absolute():
-        raise Problem(f"{params.source} is gone, or not on this machine.", "Submit the download where the files are")
+        raise Problem(
+            f"{params.source} is gone, or not on this host.",
+            "Put the files into a folder that all hosts mount, and submit it again",
+        )
     wanted = HubData(params.source, params.config, params.split or "train", params.revision)
     return read_hub(wanted, params.column, tally)
 

@@ -85,7 +85,10 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     about = _about(params)
     folder = local_path(params.source)
     if folder is None and Path(params.source).is_absolute():
-        raise Problem(f"{params.source} is gone, or not on this machine.", "Submit the import where the files are")
+        raise Problem(
+            f"{params.source} is gone, or not on this host.",
+            "Put the files into a folder that all hosts mount, and submit it again",
+        )
     if folder is None:
         return take_from_hub(params.source, params.path, params.revision, context, about)
     context.progress("converting", 0, 1, "SAEs")

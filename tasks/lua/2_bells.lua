@@ -36,7 +36,7 @@ local function over_key_of(queue, need, owner) return over_key(queue) .. ':' .. 
 -- Owners with jobs in a queue's order since that was last empty, each by when a job of it last started; see 3_turns.lua.
 local function owners_key(queue) return PREFIX .. 'queue:' .. queue .. ':owners' end
 
--- Nobody has had a turn in a queue that has become empty.
+-- A queue that has become empty begins with new turns.
 local function forget_turns_if_empty(queue)
   if redis.call('EXISTS', order_key(queue)) == 1 then return end
   redis.call('ZREMRANGEBYSCORE', owners_key(queue), '-inf', '+inf')

@@ -62,7 +62,7 @@ CASES: dict[str, Case] = {
     "workers restart": Case("", codes=(0, 3)),
     "workers scale": Case("--help"),
     "workers events": Case(),
-    "workers logs": Case("nobody", codes=(3,)),
+    "workers logs": Case("no-such-worker", codes=(3,)),
     "hosts ls": Case(),
     "hosts show": Case("nowhere", codes=(3,)),
     "profiles ls": Case(),
@@ -202,16 +202,16 @@ def test_each_command_works_or_is_refused_in_a_sentence(
     words = [fleet.words.get(word, word) for word in case.words.split()]
     before = fleet.everything()
     code = run(*name.split(), *words)
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     if role in case.roles:
-        assert code in case.codes, told.err
-        assert "lacks the right" not in told.err
+        assert code in case.codes, printed.err
+        assert "lacks the right" not in printed.err
         return
-    assert code == Code.UNREACHABLE, told
-    assert "lacks the right to do this" in told.err.splitlines()[0]
-    assert len(told.err.splitlines()) == 2, told.err
-    assert "Traceback" not in told.err
-    assert "@user_script" not in told.err
+    assert code == Code.UNREACHABLE, printed
+    assert "lacks the right to do this" in printed.err.splitlines()[0]
+    assert len(printed.err.splitlines()) == 2, printed.err
+    assert "Traceback" not in printed.err
+    assert "@user_script" not in printed.err
     assert fleet.everything() == before, "nothing is half done"
 
 
@@ -235,8 +235,8 @@ def test_who_could_run_no_worker_starts_none(
         monkeypatch.setenv("CELERY_BROKER_URL", url_of(server, role))
     before = fleet.everything()
     assert run(*(meant.get(word, word) for word in command.split())) == Code.UNREACHABLE
-    told = capsys.readouterr().err
-    assert told.splitlines()[-2].startswith("The Redis user lacks the right to do this")
+    printed = capsys.readouterr().err
+    assert printed.splitlines()[-2].startswith("The Redis user lacks the right to do this")
     assert fleet.everything() == before
     assert not (tmp_path / "home" / "run" / "supervisor.pid").exists()
     assert not (tmp_path / "config" / "mistudio.toml").exists()

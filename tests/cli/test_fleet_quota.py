@@ -44,9 +44,9 @@ def test_what_is_wrong_is_said_in_a_sentence_and_changes_nothing(
     run("fleet", "quota", "set", "alice", "--running", "4")
     capsys.readouterr()
     assert run("fleet", "quota", *words) == 2
-    told = capsys.readouterr().err
-    assert says in told
-    assert len(told.splitlines()) <= 2
+    printed = capsys.readouterr().err
+    assert says in printed
+    assert len(printed.splitlines()) <= 2
     assert read_quotas(home.client) == {"alice": Quota(running=4)}
 
 

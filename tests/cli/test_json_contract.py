@@ -64,7 +64,7 @@ def kind_of(value: Any) -> str:
 def busy(world: Cli) -> Iterator[Cli]:
     """The home with a worker, a failed job, one that succeeded and one that runs."""
     (world.home / "jobs.jsonl").write_text('{"kind": "blink"}')
-    world("fleet", "quota", "set", "nobody-here", "--running", "4", "--gpus", "2", "--queued", "500")
+    world("fleet", "quota", "set", "somebody", "--running", "4", "--gpus", "2", "--queued", "500")
     world("submit", "nap", "--name", "ended-well", "--ticks", "1", "--wait")
     world("submit", "nap", "--name", "ended-badly", "--end", "raise", "--wait")
     job_id = world("submit", "nap", "--name", "runs", "--ticks", "100000", "--json").json["id"]

@@ -35,10 +35,10 @@ def test_lists_show_owners_and_choose_by_them(
     home.client.call("HDEL", f"mistudio:job:{home.page(limit=1).jobs[0].id}", "owner")
     capsys.readouterr()
     assert run("--owner", "alice", "jobs", "ls", "--owner", "me", "--wide") == 0
-    told = capsys.readouterr().out
-    assert "OWNER" in told
-    assert "alice" in told
-    assert "n/a" not in told
+    printed = capsys.readouterr().out
+    assert "OWNER" in printed
+    assert "alice" in printed
+    assert "n/a" not in printed
     assert run("queue", "peek", "low_priority", "-o", "wide") == 0
     assert {"alice", "n/a"} <= set(capsys.readouterr().out.split())
     assert run("jobs", "ls") == 0

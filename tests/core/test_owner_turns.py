@@ -174,8 +174,8 @@ def test_explain_says_whose_turn_comes_before(ledger: Ledger) -> None:
     for _ in range(2):
         claim(ledger, queued(ledger, "alice"))
     hers, his = ledger.need(queued(ledger, "alice")), ledger.need(queued(ledger, "bob"))
-    told = [cause.sentence for cause in explain(hers, look_around(ledger, hers))]
-    assert "Owners take turns in training: its owner alice has 2 running, bob 0." in told
+    sentences = [cause.sentence for cause in explain(hers, look_around(ledger, hers))]
+    assert "Owners take turns in training: its owner alice has 2 running, bob 0." in sentences
     assert not any("turns" in cause.sentence for cause in explain(his, look_around(ledger, his)))
     assert ledger.queues.owners("training") == ["alice", "bob"]
     ledger.request_cancel(his.id)
@@ -213,8 +213,8 @@ def cost(ledger: Ledger, act: Callable[[], object]) -> int:
     """How many commands Redis runs for that, those inside scripts among them."""
     ledger.client.call("CONFIG", "RESETSTAT")
     act()
-    told = ledger.client.call("INFO", "commandstats")
-    return sum(int(line.split("calls=")[1].split(",")[0]) for line in told.split() if "calls=" in line)
+    stats = ledger.client.call("INFO", "commandstats")
+    return sum(int(line.split("calls=")[1].split(",")[0]) for line in stats.split() if "calls=" in line)
 
 
 #: What a claim cost before there were owners, the reading of the record, RESETSTAT and INFO among it.

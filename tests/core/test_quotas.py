@@ -257,20 +257,22 @@ def test_explain_names_the_quota_and_the_jobs_that_use_it_up(ledger: Ledger) -> 
     start(ledger, first)
     held_back = ledger.need(queued(ledger))
     causes = explain(held_back, look_around(ledger, held_back))
-    assert causes[0].sentence == f"The quota of its owner alice is 1 jobs on GPUs, all used: {first} (train a)."
+    assert causes[0].sentence == f"The quota of its owner alice is used up (gpus 1): {first} (train a)."
     assert causes[0].command == "mistudio fleet quota ls"
     start(ledger, other)
     sentences = [cause.sentence for cause in explain(held_back, look_around(ledger, held_back))]
-    assert any("is 2 running jobs" in told and first in told and other in told for told in sentences)
-    assert not any("starts in a moment" in told or "the next of its queue" in told for told in sentences)
+    assert any("(running 2)" in said and first in said and other in said for said in sentences)
+    assert not any("starts in a moment" in said or "the next of its queue" in said for said in sentences)
 
 
 def test_without_a_quota_a_claim_costs_no_more_however_much_runs(ledger: Ledger) -> None:
     def cost(job: str) -> int:
         ledger.client.call("CONFIG", "RESETSTAT")
         assert start(ledger, job) is not None
-        told = ledger.client.call("INFO", "commandstats")
-        calls = {line.split(":")[0]: int(line.split("calls=")[1].split(",")[0]) for line in told.split() if ":" in line}
+        stats = ledger.client.call("INFO", "commandstats")
+        calls = {
+            line.split(":")[0]: int(line.split("calls=")[1].split(",")[0]) for line in stats.split() if ":" in line
+        }
         return sum(calls.values())
 
     jobs = [queued(ledger) for _ in range(40)]

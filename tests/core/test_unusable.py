@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ import pytest
 from tasks import attempts
 from tasks.job import Job, State
 from tasks.ledger import Claim, Ledger, new_job_id
+from tasks.store import Store
+from tasks.submit import KnownArtifacts, plan
 from tasks.work import describe_failure, work_on
 from tests.core.lab import Lab
 
@@ -69,6 +73,27 @@ def test_a_disk_that_takes_nothing_is_told_in_a_sentence_of_its_own(
     assert (failed.state, failed.attempt) == (State.FAILED, 1)
     assert failed.reason.startswith("The ")
     assert failed.reason.endswith("then: mistudio jobs retry")
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_a_path_that_the_claiming_host_lacks_is_said_with_both_hosts(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, elsewhere: bool
+) -> None:
+    monkeypatch.setenv("MISTUDIO_HOME", str(tmp_path))
+    here, path = socket.gethostname(), str(tmp_path / "corpus.jsonl")
+    Path(path).write_text('{"text": "a"}\n')
+    job = plan(KnownArtifacts(ledger, Store(tmp_path / "store")), "download", {"source": path}, name="a")[-1]
+    submitter = "mistudio 0.1.0 on lab" if elsewhere else job.submitted_by
+    assert job.submitted_by.endswith(f" on {here}")
+    ledger.submit(replace(job, submitted_by=submitter))
+    Path(path).unlink()
+    claim = ledger.claim(job.id, "w@h", "h")
+    assert isinstance(claim, Claim)
+    work_on(claim, ledger, "cpu", lambda: False, lambda: None)
+    reason = ledger.need(job.id).reason
+    assert reason.startswith(f"{path} is gone, or not on this host. Put the files into a folder that all hosts mount")
+    told = f"{path} is not on {here}, where the job ran; it was submitted by mistudio 0.1.0 on lab."
+    assert reason.endswith(told) == elsewhere
 
 
 def test_the_reason_of_a_full_disk_is_found_in_the_words_of_libraries_too() -> None:
