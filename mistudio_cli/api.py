@@ -116,8 +116,8 @@ def make_app(open_ledger: Callable[[], Ledger], token: str | None, allowed_hosts
         def endpoint(request: Request) -> JSONResponse:
             if token is not None and not _bears(request.headers.get("authorization", ""), token):
                 return JSONResponse({"error": "A token is needed: Authorization: Bearer TOKEN"}, 401, _CHALLENGE)
-            status, told = _answer(path, read, open_ledger)
-            return JSONResponse(told, status)
+            status, body = _answer(path, read, open_ledger)
+            return JSONResponse(body, status)
 
         return Route(path, endpoint)
 

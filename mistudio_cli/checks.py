@@ -224,8 +224,8 @@ def messages(put_aside: Sequence[refused.Refusal], now: float, key: str) -> Chec
     if not lately:
         return Check("messages", "ok", "none was refused in the last 24 h")
     last = lately[0]
-    told = f"{len(lately)} refused in the last 24 h; the last one, from {last.queue}: {last.why}"
-    return Check("messages", "warning", told, f"Mend who sends them. See what they were: LRANGE {key} 0 9")
+    detail = f"{len(lately)} refused in the last 24 h; the last one, from {last.queue}: {last.why}"
+    return Check("messages", "warning", detail, f"Correct what sends them. See what they were: LRANGE {key} 0 9")
 
 
 def disk(host: Host) -> Check:

@@ -7,8 +7,7 @@ import sys
 from dataclasses import dataclass
 from enum import IntEnum
 
-from tasks.problem import Problem
-from tasks.quotas import OverQuota
+from tasks.problem import OverQuota, Problem
 from tasks.visible import shown
 from tasks.wire import NoMaster, NotPermitted, NotRedis, Refused, Replica, Silent, Unable, Unreachable
 

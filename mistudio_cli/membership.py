@@ -13,7 +13,7 @@ from tasks import wire
 from tasks.fleet_membership import why_store_differs
 from tasks.ledger import Ledger
 from tasks.problem import Problem
-from tasks.redis_url import parse_url, with_password, with_sentinel_password
+from tasks.redis_url import parse_url, with_password, with_prefix, with_sentinel_password
 from tasks.settings import setting_named
 
 
@@ -51,15 +51,23 @@ def check_store(ledger: Ledger, store: Path) -> None:
         raise Problem(f"This host cannot join: {why}.", "Or give the folder where it is mounted: --store DIR")
 
 
-def settings_to_write(url: str, store: Path | None) -> dict[str, str]:
-    """Redis and store by their settings. Problem where the environment would override them."""
-    wanted = {"broker_url": url, **({"store": str(store)} if store else {})}
+def settings_to_write(url: str, store: Path | None, prefix: str | None = None) -> dict[str, str]:
+    """Redis, store and prefix by their settings. Problem where the environment would override them.
+
+    The URL has the prefix in it. It is written by itself, too: one that the file has already must not contradict it.
+    """
+    wanted = {"broker_url": url, "store": str(store) if store else "", "prefix": prefix or ""}
+    wanted = {name: value for name, value in wanted.items() if value}
     for name, value in wanted.items():
         variable = setting_named(name).variable
         override = os.environ.get(variable)
-        if override and override != value:
+        if override and value not in (override, _with_prefix(name, override, prefix)):
             raise Problem(f"{variable} is {redacted(override)} here and would override it.", f"unset {variable}")
     return wanted
+
+
+def _with_prefix(setting: str, value: str, prefix: str | None) -> str:
+    return with_prefix(value, prefix) if prefix and setting == "broker_url" else value
 
 
 def check_place_of_store(store: str) -> Path:

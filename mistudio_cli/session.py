@@ -10,15 +10,17 @@ from mistudio_cli.probe import PATIENCE_S, Answer, require_answer
 from mistudio_cli.settings import SETTINGS, Settings
 from tasks import wire
 from tasks.ledger import Ledger
-from tasks.owners import owner_of
+from tasks.owners import check_owner, owner_of
 from tasks.redis_url import Address, is_redis, parse_url
 
 _flags: dict[str, str] = {}
 
 
 def remember_flags(flags: Mapping[str, str | None]) -> None:
-    """Keep what the command line set; processes started from here inherit it."""
+    """Keep what the command line set; processes started from here inherit it. Problem for an owner without a name."""
     _flags.clear()
+    if flags.get("owner") == "":
+        check_owner("")
     _flags.update({name: value for name, value in flags.items() if value})
     os.environ.update({setting.variable: _flags[setting.name] for setting in SETTINGS if setting.name in _flags})
 
@@ -59,7 +61,7 @@ def check_rights(ledger: Ledger) -> None:
 
 def current_owner(given: str | None = None) -> str:
     """The owner of what this command submits: `given`, the setting `owner`, or who connects. Problem as `owner_of`."""
-    return owner_of(current_address(), given or current_settings().owner)
+    return owner_of(current_address(), given if given is not None else current_settings().owner)
 
 
 def current_address() -> Address:

@@ -21,7 +21,7 @@ from tasks.not_celery import refuse
 from tasks.problem import Problem
 from tasks.queues import DEFAULT_PRIORITY, PRIORITY_STEPS, QUEUE_NAMES, wire_priority
 from tasks.redis_socket import DEAD_LINK_OPTIONS
-from tasks.redis_url import SCHEMES, Address, is_redis, parse_url
+from tasks.redis_url import SCHEMES, is_redis, parse_url
 
 #: Celery insists on a default queue; nobody consumes this one and no route leads to it.
 NO_QUEUE = "mistudio-no-such-queue"
@@ -114,10 +114,6 @@ def make_app(broker_url: str, result_backend: str | None = None) -> Celery:
     if address is not None:
         app.loader.override_backends = dict.fromkeys((scheme.partition("+")[0] for scheme in SCHEMES), RESULTS)
     return app
-
-
-def _patience(address: Address | None) -> Patience:
-    return FAILOVER_PATIENCE if address is not None and address.sentinels is not None else PATIENCE
 
 
 def app_from_environment() -> Celery:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from tasks.host_heartbeat import measure_clock_offset
+from tasks.lasting import Lasting
 from tasks.wire import Client
 
 #: An offset in seconds that is worth a warning, and one that is an error.
 CLOCK_WARNING_S, CLOCK_ERROR_S = 5.0, 60.0
+
+#: A worker at work drains after so many seconds with an offset that is an error: a virtual machine that was paused has
+#: its clock set right meanwhile.
+CLOCK_PATIENCE_S = 180.0
 
 CLOCK_FIX = "timedatectl set-ntp true"
 
@@ -25,6 +33,18 @@ def why_clock_is_wrong(client: Client) -> str:
         f"its clock is {describe_offset(offset_s)} that of Redis, so dates in its records and logs would be wrong, and "
         f"TLS would judge certificates by them: {CLOCK_FIX}, or where Redis runs if that clock is the wrong one"
     )
+
+
+class ClockWatch:
+    """A look at the clock now and then, while a worker consumes."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._wrong = Lasting(clock)
+
+    def why_wrong(self, client: Client) -> str:
+        """Why the worker may not go on; "" before the clock was wrong for minutes. Raises as `why_clock_is_wrong`."""
+        why = why_clock_is_wrong(client)
+        return why if self._wrong.is_so_for(CLOCK_PATIENCE_S, now=bool(why)) else ""
 
 
 def describe_offset(offset_s: float) -> str:

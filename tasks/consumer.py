@@ -55,7 +55,7 @@ class Consumer(CeleryConsumer):
         return handle_or_hold
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """A name that is no kind's here; a message for a kind of other workers goes back for them a second later."""
+        """A name that is no kind's here; one for a kind of other workers goes to the end of its list after 1 s."""
         name = message.headers.get("task") or message.payload["task"]
         if self._is_known_elsewhere(name):
             self.timer.call_after(HOLD_S, message.requeue)

@@ -19,6 +19,9 @@ from tasks.wire import Client
 
 _NEWEST = 500
 
+#: Of each owner in each queue: jobs that are offered, and those that a quota holds back.
+_OFFERED = ("ready", "over_quota")
+
 _PER_QUEUE = ("order", "queued", "running", "over_quota", "owners")
 
 #: Of which type each key is, by its name after the prefix; one of another type makes Redis refuse what concerns it.
@@ -51,8 +54,9 @@ class Damage:
 
 def find(client: Client) -> list[Damage]:
     """All that is damaged. Raises Unreachable, or Refused where even looking is."""
-    wrong = list(_of_another_type(client))
-    if wrong:
+    if wrong := [*_of_another_type(client, _lasting_types(client))]:
+        return wrong
+    if wrong := [*_of_another_type(client, _types_of_owners(client))]:
         return wrong
     beats, hosts, leases = (pairs(client.call("HGETALL", client.key(name))) for name in ("workers", "hosts", "devices"))
     return [
@@ -66,9 +70,28 @@ def find(client: Client) -> list[Damage]:
     ]
 
 
-def _of_another_type(client: Client) -> Iterator[Damage]:
+def _lasting_types(client: Client) -> dict[str, str]:
     types = {client.key(name): wanted for name, wanted in _TYPES.items()}
-    types |= {client.celery_key(name): wanted for name, wanted in _CELERY_TYPES.items()}
+    return types | {client.celery_key(name): wanted for name, wanted in _CELERY_TYPES.items()}
+
+
+def _types_of_owners(client: Client) -> dict[str, str]:
+    """The types of the keys that each owner of a live job has."""
+    ids = _live(client)
+    found = client.batch([("HGET", client.key(f"job:{job_id}"), "owner") for job_id in ids])
+    owners = {owner or "" for owner in found if not isinstance(owner, Exception)}
+    parts = [f"queue:{queue}:{what}:{need}" for queue in QUEUE_NAMES for what in _OFFERED for need in ("cpu", "gpu")]
+    return {client.key(f"{part}:{owner}"): "zset" for part in ("unstarted", *parts) for owner in owners}
+
+
+def _live(client: Client) -> list[str]:
+    """The ids of all jobs that have not ended."""
+    states = (State.WAITING, State.QUEUED, State.RUNNING)
+    found = client.batch([("ZRANGE", client.key(f"by:state:{state}"), 0, -1) for state in states])
+    return [job_id for ids in found for job_id in ids]
+
+
+def _of_another_type(client: Client, types: dict[str, str]) -> Iterator[Damage]:
     found = client.batch([("TYPE", key) for key in types])
     for (key, wanted), kind in zip(types.items(), found, strict=True):
         if kind not in ("none", wanted):
@@ -85,10 +108,8 @@ def _unreadable(key: str, entries: Iterable[tuple[str, Any]], read: Callable[[An
 
 
 def _unreadable_records(client: Client) -> Iterator[Damage]:
-    states = (State.WAITING, State.QUEUED, State.RUNNING)
-    live = [("ZRANGE", client.key(f"by:state:{state}"), 0, -1) for state in states]
-    newest = ("ZREVRANGE", client.key("by:all"), 0, _NEWEST - 1)
-    ids = list(dict.fromkeys(job_id for found in client.batch([*live, newest]) for job_id in found))
+    newest = client.call("ZREVRANGE", client.key("by:all"), 0, _NEWEST - 1)
+    ids = list(dict.fromkeys([*_live(client), *newest]))
     records = client.batch([("HGETALL", client.key(f"job:{job_id}")) for job_id in ids])
     for job_id, record in zip(ids, records, strict=True):
         if isinstance(record, Exception):

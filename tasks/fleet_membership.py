@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.clock_offset import why_clock_is_wrong
+from tasks.lasting import Lasting
 from tasks.ledger import Ledger, WorkerBeat
 from tasks.problem import Problem
 from tasks.queues import PRIORITY_STEPS, QUEUE_NAMES
@@ -46,14 +47,22 @@ def why_refused(ledger: Ledger, store: Path) -> str:
     A store that cannot be used at all is refused only where others have one: a lone worker's jobs say what is wrong
     with it. Raises Unreachable when Redis cannot be reached.
     """
+    return _judge(ledger, store)[0]
+
+
+def _judge(ledger: Ledger, store: Path) -> tuple[str, Proof]:
+    """As `why_refused`, with the proof that the store is that of the others, as far as it was asked for."""
     known = ledger.fleet()
     try:
         store_id = make_store_id(store) if known is None else read_store_id(store)
     except (OSError, Problem) as error:
-        return "" if known is None else _cannot_be_used(store, error)
+        return "" if known is None else _cannot_be_used(store, error), Proof.GIVEN
     mine = _shared(store_id)
     known = ledger.join_fleet(mine) if known is None else known
-    return "" if known is None else _difference(mine, known, store) or _why_unproven(ledger, store)
+    if known is not None and (why := _difference(mine, known, store)):
+        return why, Proof.GIVEN
+    why, proof = _read_proof(ledger, store)
+    return "" if known is None else why, proof
 
 
 def why_store_changed(store: Path, before: str) -> str:
@@ -73,33 +82,28 @@ def why_store_differs(ledger: Ledger, store: Path) -> str:
     if known is None:
         return ""
     try:
-        return _difference(_shared(read_store_id(store)), known, store) or _why_unproven(ledger, store)
+        return _difference(_shared(read_store_id(store)), known, store) or _read_proof(ledger, store)[0]
     except (OSError, Problem) as error:
         return _cannot_be_used(store, error)
 
 
-def _why_unproven(ledger: Ledger, store: Path) -> str:
-    """Why a store with the right id is not the one that the other workers write; "" when that is not known yet."""
+def _read_proof(ledger: Ledger, store: Path) -> tuple[str, Proof]:
+    """Why a store with the right id is not the one that the other workers write, and what it shows.
+
+    "" and PENDING when it may be the others' and only be slow to show what they wrote.
+    """
     try:
-        return NOT_SHOWN.format(store=store) if prove(ledger, store) is Proof.LACKING else ""
+        proof = prove(ledger, store)
     except OSError as error:
-        return _cannot_be_used(store, error)
-
-
-def _is_shown_soon(ledger: Ledger, store: Path) -> bool:
-    """Whether the store may be the others' and only be slow to show what they wrote."""
-    try:
-        return prove(ledger, store) is Proof.PENDING
-    except OSError:
-        return False
+        return _cannot_be_used(store, error), Proof.GIVEN
+    return NOT_SHOWN.format(store=store) if proof is Proof.LACKING else "", proof
 
 
 class StoreWatch:
     """A worker's own proof while it consumes, and its turns to write the nonce."""
 
     def __init__(self, store: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self._store, self._clock = store, clock
-        self._lacking_since: float | None = None
+        self._store, self._lacking = store, Lasting(clock)
 
     def why_unproven(self, ledger: Ledger) -> str:
         """Why the worker may not go on; "" before the proof was lacking for as long as Redis remembers a nonce.
@@ -111,12 +115,7 @@ class StoreWatch:
             is_lacking = prove(ledger, self._store, may_write=True) is Proof.LACKING
         except OSError:
             return ""
-        if not is_lacking:
-            self._lacking_since = None
-            return ""
-        now = self._clock()
-        self._lacking_since = now if self._lacking_since is None else self._lacking_since
-        return NOT_SHOWN.format(store=self._store) if now - self._lacking_since > ACCEPTED_FOR_S else ""
+        return NOT_SHOWN.format(store=self._store) if self._lacking.is_so_for(ACCEPTED_FOR_S, now=is_lacking) else ""
 
 
 def _cannot_be_used(store: Path, error: Exception) -> str:
@@ -130,16 +129,13 @@ def wait_until_admitted(
     said = ""
     while True:
         try:
-            if why := name.take(ledger, beat):
-                name.send_refused(ledger, replace(beat, refused=why))
-            elif why := why_clock_is_wrong(ledger.client) or why_refused(ledger, store):
-                name.send(ledger, replace(beat, refused=why))
-            elif _is_shown_soon(ledger, store):
-                why = f"its store {store} does not show yet what the other workers wrote there"
-            else:
+            why = _why_waiting(ledger, beat, name, store)
+            if not why:
                 return True
-        except (Unreachable, Refused) as error:
+        except Unreachable as error:
             why = f"Redis is away ({error})"
+        except Refused as error:
+            why = f"Redis refuses a command that every worker needs ({error})"
         except Problem as problem:  # its records are newer than this mistudio
             why = f"{problem.sentence} {problem.mend}"
         if why != said:
@@ -150,6 +146,21 @@ def wait_until_admitted(
             forget_refused(ledger, beat, name)
             return False
         time.sleep(_LOOK_EVERY_S)
+
+
+def _why_waiting(ledger: Ledger, beat: WorkerBeat, name: WorkerName, store: Path) -> str:
+    """Why the worker does not consume yet, which a heartbeat has said where it is refused; "" when it may."""
+    if why := name.take(ledger, beat):
+        name.send_refused(ledger, replace(beat, refused=why))
+        return why
+    why, proof = why_clock_is_wrong(ledger.client), Proof.GIVEN
+    if not why:
+        why, proof = _judge(ledger, store)
+    if why:
+        name.send(ledger, replace(beat, refused=why))
+    elif proof is Proof.PENDING:
+        why = f"its store {store} does not show yet what the other workers wrote there"
+    return why
 
 
 def forget_refused(ledger: Ledger, beat: WorkerBeat, name: WorkerName) -> None:

@@ -19,7 +19,7 @@ from celery.signals import worker_ready
 
 from tasks.app import open_ledger
 from tasks.astray import bring_home
-from tasks.clock_offset import why_clock_is_wrong
+from tasks.clock_offset import ClockWatch
 from tasks.fleet_membership import StoreWatch, why_store_changed
 from tasks.guard import told_to_end
 from tasks.held_messages import held
@@ -57,7 +57,7 @@ class Heartbeat(bootsteps.StartStopStep):
         self._upkeep = upkeep_from_environment()
         self._store = Store(Places.from_environment().store)
         self._store_id: str | None = None
-        self._store_watch = StoreWatch(self._store.root)
+        self._store_watch, self._clock_watch = StoreWatch(self._store.root), ClockWatch()
         self._beats = 0
         self._rounds = Rounds("what is done each second", log)
         self._ready, self._is_over, self._loop_ran = threading.Event(), threading.Event(), threading.Event()
@@ -134,11 +134,15 @@ class Heartbeat(bootsteps.StartStopStep):
             held.forget(jobs)
 
     def _check_membership(self) -> None:
-        """Drain when store or clock are wrong now, as after an unmount; the next worker waits for the right ones."""
+        """Drain when store or clock are wrong, as after an unmount; the next worker waits for the right ones."""
         if self._store_id is None:
             self._store_id = (self._ledger.fleet() or {}).get("store")
         why = self._store_id and why_store_changed(self._store.root, self._store_id)
-        if why := why or self._store_watch.why_unproven(self._ledger) or why_clock_is_wrong(self._ledger.client):
+        if (
+            why := why
+            or self._store_watch.why_unproven(self._ledger)
+            or self._clock_watch.why_wrong(self._ledger.client)
+        ):
             self._drain(why)
 
     def _drain(self, why: str) -> None:

@@ -158,13 +158,13 @@ class Ledger:
         it is.
 
         Who may ask again, because an answer was lost, gives a `token` of `new_token`: the second answer is the first's.
-        `queue` and `step` say where the bell lay: one that was moved since has another bell. `kinds` are the digests of
-        what the worker can run: the message of any other job is put at the end of its list.
+        `queue` and `step` say where its message was: a job that was moved since has another one. `kinds` are the
+        digests of what the worker can run: the message of any other job is put at the end of its list.
         """
         token = token or new_token()
-        bell = (queue, "" if step is None else step) if queue and step is not None else ("", "")
+        source = (queue, step) if queue and step is not None else ("", "")
         known, others = "" if kinds is None else json.dumps(kinds), json.dumps(stand_ins) if stand_ins else ""
-        arguments = (token, worker, host, pid, LEASE_TTL_S, *bell, known, others)
+        arguments = (token, worker, host, pid, LEASE_TTL_S, *source, known, others)
         status, _, other = self._change("claim", job_id, *arguments).partition(" ")
         return Claim(self.need(other or job_id), token) if status == "ok" else None
 

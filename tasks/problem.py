@@ -16,3 +16,7 @@ class Problem(Exception):
 
     def __str__(self) -> str:
         return f"{self.sentence} {self.mend}".rstrip()
+
+
+class OverQuota(Problem):
+    """New jobs for which their owner's quota of queued jobs has no room."""

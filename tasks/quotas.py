@@ -10,7 +10,8 @@ import json
 from dataclasses import dataclass
 
 from tasks import script
-from tasks.problem import Problem
+from tasks.job import State
+from tasks.problem import OverQuota
 from tasks.records import UNREADABLE
 from tasks.wire import Client
 
@@ -28,10 +29,6 @@ class Quota:
 
 
 LIMITS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(Quota))
-
-
-class OverQuota(Problem):
-    """New jobs for which their owner's quota of queued jobs has no room."""
 
 
 def over_quota(owner: str, limit: int, unstarted: int, new: int) -> OverQuota:
@@ -74,8 +71,10 @@ def unset_quota(client: Client, owner: str) -> bool:
 
 
 def count_unstarted(client: Client, owner: str) -> int:
-    """How many jobs of an owner are queued or waiting."""
-    return int(client.call("ZCARD", client.key(f"unstarted:{owner}")))
+    """How many jobs of an owner are queued or waiting. Those that an older mistudio has started are listed, too."""
+    ids = client.call("ZRANGE", client.key(f"unstarted:{owner}"), 0, -1)
+    states = client.batch([("HGET", client.key(f"job:{job_id}"), "state") for job_id in ids]) if ids else []
+    return sum(state in (State.QUEUED, State.WAITING) for state in states)
 
 
 def refuse_beyond_quota(client: Client, owner: str | None, new: int) -> None:

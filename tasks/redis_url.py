@@ -120,11 +120,11 @@ def with_password(url: str, password: str) -> str:
 
 
 def with_prefix(url: str, prefix: str) -> str:
-    """The URL with that prefix for the keys. Problem when it has another one already."""
+    """The URL with that prefix for the keys. Problem when it has another one already, also the default one."""
     chosen = parse_url(url).prefix
     if chosen == prefix:
         return url
-    if chosen != DEFAULT_PREFIX:
+    if "prefix" in dict(parse_qsl(url.partition("?")[2])):
         raise Problem(f"The Redis URL has the prefix {chosen}, and the setting is {prefix}.", "Leave one of them out")
     url = f"{url.strip()}{'&' if '?' in url else '?'}prefix={quote(prefix, safe='')}"
     parse_url(url)

@@ -68,11 +68,13 @@ def _register(app: Celery, kind: JobKind, seat: Seat) -> None:
 
     @app.task(name=kind.wire_name, bind=True, throws=(JobFailed, NotTaken), shared=False, time_limit=backstop_s)
     def answer_bell(task: Any, *args: Any, **values: Any) -> dict[str, Any] | None:
-        told = task.request.delivery_info or {}
-        bell = {"queue": told.get("routing_key") or "", "step": told.get("priority"), "stand_ins": _stand_ins(kind)}
+        delivery = task.request.delivery_info or {}
+        source = {"queue": delivery.get("routing_key") or "", "step": delivery.get("priority")}
         with _faults_counted(seat):
             job_id = _job_rung_for(app, kind, task.request, args, values)
-            job = job_id and work(app, seat, job_id, task.request.hostname or "", bell)
+            job = job_id and work(
+                app, seat, job_id, task.request.hostname or "", {**source, "stand_ins": _stand_ins(kind)}
+            )
         if not job or not job.state.ended:
             raise Ignore
         if job.id != job_id:

@@ -14,7 +14,7 @@ import select
 import socket
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import hiredis
@@ -54,6 +54,9 @@ _ROLE_EVERY_S, _ROLE_EVERY_S_WITH_SENTINELS = 5.0, 1.0
 #: How long the Sentinels may take to name the master.
 _FIND_MASTER_S = 5.0
 
+#: How long they may take to name it again while it serves, and how long none is asked after no answer in that time.
+_FIND_MASTER_AGAIN_S, _NO_ANSWER_HOLDS_S = 0.5, 10.0
+
 #: What a server says of a command, or of one inside a script, that the connection's user has no right to.
 _NOT_PERMITTED = re.compile(r"\bNOPERM\b|executing the script can't|ACL failure")
 
@@ -71,6 +74,7 @@ class Client:
         self.address = self._server = address
         self._timeout_s = timeout_s
         self._role_asked_at = 0.0
+        self._ask_sentinels_from = 0.0
         self._socket: socket.socket | None = None
         self._reader: hiredis.Reader | None = None
         self._errors: list[Refused] = []
@@ -200,13 +204,21 @@ class Client:
         self._check_role(role)
         if self.address.sentinels is not None and has_no_replicas(role):
             self._check_still_named()
+            self._role_asked_at = time.monotonic()  # after the Sentinels, which may have been slow
         return replies
 
     def _check_still_named(self) -> None:
         """Unable when the Sentinels name another master: this one serves until it learns that it was replaced."""
-        with suppress(NoMaster):  # without Sentinels there is no failover
-            if find_master(self.address, min(self._timeout_s, _FIND_MASTER_S)) != self._server:
-                raise Unable(f"{self._shown} is no longer the master")
+        if time.monotonic() < self._ask_sentinels_from:
+            return
+        try:
+            named = find_master(self.address, min(self._timeout_s, _FIND_MASTER_AGAIN_S))
+        except NoMaster:  # without Sentinels there is no failover
+            self._ask_sentinels_from = time.monotonic() + _NO_ANSWER_HOLDS_S
+            sentinel.distrust(self.address)
+            return
+        if named != self._server:
+            raise Unable(f"{self._shown} is no longer the master")
 
     def _refused(self, text: str) -> Refused:
         self._errors.append(NotPermitted(text) if _NOT_PERMITTED.search(text) else Refused(text))

@@ -10,10 +10,13 @@ import socket
 import time
 from typing import Any
 
-from tasks.ledger import BEAT_TTL_S, Ledger, WorkerBeat
+from tasks.ledger import Ledger, WorkerBeat
 from tasks.places import Places
 from tasks.seat import Seat
 from tasks.upkeep import Upkeep
+
+#: For how long a worker that starts has its name before its first heartbeat, in seconds.
+STARTING_TTL_S = 30.0
 
 
 class WorkerName:
@@ -27,7 +30,7 @@ class WorkerName:
 
         It is free at once when its last worker had the seat that this one has: that one is dead or takes no more jobs.
         """
-        return _why_taken(beat.name, ledger.take_name(beat.name, self._holder(), BEAT_TTL_S))
+        return _why_taken(beat.name, ledger.take_name(beat.name, self._holder(), STARTING_TTL_S))
 
     def send(
         self, ledger: Ledger, beat: WorkerBeat, *, loop_ran: bool = False, upkeep: Upkeep | None = None

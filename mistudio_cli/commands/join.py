@@ -12,6 +12,7 @@ from mistudio_cli import completion, control, joined_settings, membership, outpu
 from mistudio_cli.commands import workers
 from mistudio_cli.profile import load_profile
 from tasks.ledger import Ledger
+from tasks.redis_url import with_prefix
 from tasks.wire import connect
 
 app = typer.Typer()
@@ -37,11 +38,14 @@ def join(
     load_profile(profile)  # one that does not exist is said before anything else
     place = None if store is None else membership.check_place_of_store(store)
     full_url = membership.resolve_url(url, password_file, lambda: typer.prompt("Password of Redis", hide_input=True))
-    places = session.current_settings().places
+    settings = session.current_settings()
+    places, prefix = settings.places, settings.get("prefix")
+    if prefix:
+        full_url = with_prefix(full_url, prefix)
     with closing(Ledger(connect(full_url))) as ledger:
         session.check_rights(ledger)
         membership.check_store(ledger, place or places.store)
-    wanted = membership.settings_to_write(full_url, place)
+    wanted = membership.settings_to_write(full_url, place, prefix)
     control.check_broker(places, full_url)
     with joined_settings.written(places, wanted):
         workers.start(profile)

@@ -24,7 +24,7 @@ def leave(
         return
     workers.stop(now=now, drain=not now, everything=True)
     joined_settings.restore(places)
-    url = session.current_settings().broker_url
+    url = session.current_settings().get("broker_url")  # where only a prefix was set before, there is none
     left = (
         "This host shares no Redis any more." if url is None else f"This host has left; its Redis is {redacted(url)}."
     )

@@ -43,13 +43,29 @@ local function reached_by(id)
   if need_of(id) == 'gpu' and usage.gpus >= limit_of(owner, 'gpus') then return 'gpus' end
 end
 
+local MOST_OFFERED = 1000
+
+-- Takes out of what a queue offers of an owner's jobs those that an older mistudio has started, ended or moved.
+local function forget_started(queue, owner)
+  local found = 0
+  for _, need in ipairs({'cpu', 'gpu'}) do
+    local key = ready_key(queue, need, owner)
+    for _, id in ipairs(redis.call('ZRANGE', key, 0, MOST_OFFERED - 1)) do
+      if get(id, 'state') ~= 'queued' or get(id, 'queue') ~= queue then found = found + redis.call('ZREM', key, id) end
+    end
+  end
+  return found > 0
+end
+
 -- How many more of an owner's jobs a queue may offer to workers, and how many more that may use a GPU. With a score only
 -- the jobs before it count as offered.
 local function room_in(queue, owner, score)
   local usage, last = usage_of(owner), score and '(' .. string.format('%.17g', score) or '+inf'
   local cpu = redis.call('ZCOUNT', ready_key(queue, 'cpu', owner), '-inf', last)
   local gpu = redis.call('ZCOUNT', ready_key(queue, 'gpu', owner), '-inf', last)
-  return limit_of(owner, 'running') - usage.running - cpu - gpu, limit_of(owner, 'gpus') - usage.gpus - gpu
+  local room, gpus = limit_of(owner, 'running') - usage.running - cpu - gpu, limit_of(owner, 'gpus') - usage.gpus - gpu
+  if (room <= 0 or gpus <= 0) and forget_started(queue, owner) then return room_in(queue, owner, score) end
+  return room, gpus
 end
 
 -- Takes a queued job out of the order until its owner's quota has room. A full Redis refuses the first of these commands.
@@ -74,8 +90,6 @@ local function offer(id, is_first)
   enter_order(id)
   ring(id, is_first)
 end
-
-local MOST_OFFERED = 1000
 
 -- Takes the first of the jobs of an owner that a queue holds back; one that may use a GPU only `with_gpu`.
 local function take_held_back(queue, owner, with_gpu)
@@ -112,6 +126,19 @@ local function offer_in(queue, owner)
     ring(chosen[place], true)
   end
   return redis.call('EXISTS', over_key_of(queue, 'cpu', owner), over_key_of(queue, 'gpu', owner)) > 0
+end
+
+-- Offers one job more of an owner than its quota has room for, since one that is offered has found no worker that can run
+-- it; a claim keeps to the quota all the same.
+local function offer_one_more(queue, owner)
+  local usage = usage_of(owner)
+  if not quota_of(owner) or usage.running >= limit_of(owner, 'running') then return end
+  local id = take_held_back(queue, owner, usage.gpus < limit_of(owner, 'gpus'))
+  if id and get(id, 'state') == 'queued' and get(id, 'queue') == queue then
+    set(id, 'over_quota', '')
+    enter_order(id)
+    ring(id)
+  end
 end
 
 local function offer_held_back(owner)

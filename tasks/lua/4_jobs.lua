@@ -54,8 +54,16 @@ local function start(id, token, worker, host, pid, ttl, takes_turn)
     'worker_pid', pid, 'host', host, 'device', '', 'progress', '')
   redis.call('HSET', PREFIX .. 'served_at', queue, now_text)
   if takes_turn then redis.call('ZADD', owners_key(queue), 'XX', now_text, get(id, 'owner')) end
+  redis.call('ZADD', PREFIX .. 'leases', now + tonumber(ttl), id)  -- first: a job that runs without one runs for ever
   move(id, 'running', 'claimed', token)
-  redis.call('ZADD', PREFIX .. 'leases', now + tonumber(ttl), id)
+end
+
+-- A worker took the message of a job that it cannot run: it is for another, behind those of its step.
+local function pass_on(id)
+  if get(id, 'state') ~= 'queued' or get(id, 'over_quota') == '1' then return end
+  ring(id)
+  set(id, 'passed_on_at', now_text)
+  offer_one_more(get(id, 'queue'), get(id, 'owner'))
 end
 
 -- The job that a token holds, which was started in the stead of another.
@@ -77,9 +85,10 @@ function operations.claim(id, token, worker, host, pid, ttl, queue, step, kinds,
   if stand_in and holds(stand_in, token) then return 'ok ' .. stand_in end
   local state, own_queue, owner = fields(id, 'state', 'queue', 'owner')
   if state ~= 'queued' then return 'not queued' end
-  if not is_known(id, kinds) then ring(id); return 'another version' end
+  if not is_known(id, kinds) then pass_on(id); return 'another version' end
   if queue ~= '' and (queue ~= own_queue or tonumber(step) ~= step_of(id)) then return 'moved' end
   if is_paused(own_queue) then ring(id, true); return 'paused' end
+  if not redis.call('ZSCORE', ready_key(own_queue, need_of(id), owner), id) then enter_order(id) end  -- as older ones left it
   local is_over, chosen, takes_turn = reached_by(id), id, has_turns(own_queue)
   if (stand_ins or '') ~= '' and (takes_turn or quota_of(owner)) then
     local allowed = {}
@@ -170,15 +179,13 @@ function operations.check_rights()
 end
 
 function operations.ring(id)
-  if get(id, 'state') ~= 'queued' then return 'not queued' end
+  if get(id, 'state') ~= 'queued' or get(id, 'over_quota') == '1' then return 'not queued' end
   ring(id, true)
   return 'ok'
 end
 
--- ids: JSON list of jobs whose messages a worker took that cannot run them: for others, behind those of their step.
+-- ids: JSON list of jobs whose messages a worker took that cannot run them.
 function operations.pass_on(_, ids)
-  for _, id in ipairs(cjson.decode(ids)) do
-    if get(id, 'state') == 'queued' then ring(id) end
-  end
+  for _, id in ipairs(cjson.decode(ids)) do pass_on(id) end
   return 'ok'
 end

@@ -31,13 +31,21 @@ end
 
 -- Cancels at most `most` of the queue's queued jobs; answers with how many.
 function operations.purge(queue, reason, most)
-  local ids = redis.call('ZRANGE', order_key(queue), 0, tonumber(most) - 1)
+  local ids, count = redis.call('ZRANGE', order_key(queue), 0, tonumber(most) - 1), 0
   if #ids == 0 then ids = redis.call('ZRANGE', over_key(queue), 0, tonumber(most) - 1) end
   for _, id in ipairs(ids) do
-    set(id, 'cancel_requested', '1')
-    end_job(id, 'cancelled', reason)
+    if get(id, 'state') == 'queued' and get(id, 'queue') == queue then
+      set(id, 'cancel_requested', '1')
+      end_job(id, 'cancelled', reason)
+      count = count + 1
+    else  -- an older mistudio has started, ended or moved it
+      for _, key in ipairs({order_key(queue), over_key(queue), over_key_of(queue, need_of(id), get(id, 'owner'))}) do
+        redis.call('ZREM', key, id)
+      end
+    end
   end
-  return tostring(#ids)
+  if count == 0 and #ids > 0 then return operations.purge(queue, reason, most) end
+  return tostring(count)
 end
 
 -- Changes what decides a job's place, and gives a queued one a bell there; its bell elsewhere is stale then.

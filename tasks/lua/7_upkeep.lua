@@ -27,27 +27,41 @@ function operations.reap(_, ttl)
   return 'ok'
 end
 
+local PASSED_ON_LATELY = 60
+
 -- Rings for the first of a queue's jobs when it has more jobs than bells. One bell too many is harmless; one that was
--- rung less than `patience` seconds ago may still be on its way.
+-- rung less than `patience` seconds ago may still be on its way. One that was passed on lately may be held by a worker that
+-- cannot run its job: it gets another one later, and behind the others.
 local function ring_again(queue, patience, most)
   local queued = redis.call('ZCARD', order_key(queue))
   local missing = queued > 0 and queued - bells(queue) or 0
   if missing <= 0 then return end
   for _, id in ipairs(redis.call('ZRANGE', order_key(queue), 0, math.min(missing, most) - 1)) do
-    if math.abs(now - number(id, 'rung_at')) > patience then ring(id, true) end
+    local was_passed_on = math.abs(now - number(id, 'passed_on_at')) <= PASSED_ON_LATELY
+    local least = was_passed_on and 2 * math.abs(patience) or patience
+    if math.abs(now - number(id, 'rung_at')) > least then ring(id, not was_passed_on) end
   end
 end
 
--- A queue that has jobs and was not served for `interval` seconds has its first one served next of all.
+local MOST_RAISED = 50
+
+-- A queue that has jobs and was not served for `interval` seconds has its first one served next of all; after that time
+-- again the one behind it, since there may be no worker that can run the first.
 local function serve_the_starving(queue, interval)
-  local id = redis.call('ZRANGE', order_key(queue), 0, 0)[1]
-  if not id or get(id, 'raised') == '1' then return end
   local served_at = tonumber(redis.call('HGET', PREFIX .. 'served_at', queue) or nil) or 0
-  if math.abs(now - math.max(served_at, number(id, 'queued_at'))) <= interval then return end
-  set(id, 'raised', '1')
-  enter_order(id)
-  ring(id)
-  tell(id, 'queued', 'its queue was not served for ' .. interval .. ' s: it is next')
+  for _, id in ipairs(redis.call('ZRANGE', order_key(queue), 0, MOST_RAISED - 1)) do
+    local is_raised = get(id, 'raised') == '1'
+    local since = is_raised and number(id, 'raised_at') or math.max(served_at, number(id, 'queued_at'))
+    if math.abs(now - since) <= interval then return end
+    if not is_raised then
+      set(id, 'raised', '1')
+      set(id, 'raised_at', now_text)
+      enter_order(id)
+      ring(id)
+      tell(id, 'queued', 'its queue was not served for ' .. interval .. ' s: it is next')
+      return
+    end
+  end
 end
 
 -- A worker that dies between taking a bell and asking for its job leaves the bell with kombu, as not acknowledged. The
@@ -86,7 +100,8 @@ function operations.upkeep(_, told)
       ring_again(queue, told.bell_patience_s, told.most_bells)
     end
   end)
-  on_each(redis.call('SMEMBERS', PREFIX .. 'over_quota'), offer_held_back)
+  local is_read, owners = pcall(redis.call, 'SMEMBERS', PREFIX .. 'over_quota')
+  on_each(is_read and owners or {}, offer_held_back)
   pcall(forget_lost_bells, told.unacked_patience_s)
   pcall(retire, told.keep_s, told.keep_jobs, told.most_retired)
   return 'ok'

@@ -20,8 +20,11 @@ import pytest
 
 from mistudio_cli import control, joined_settings
 from mistudio_cli.errors import Code
-from tasks.ledger import Ledger
+from tasks.acl import ROLES
+from tasks.fleet_membership import why_refused
+from tasks.ledger import Ledger, WorkerBeat
 from tasks.problem import Problem
+from tasks.redis_url import parse_url, with_prefix
 from tasks.settings import read_file
 from tasks.store_id import make_store_id
 from tasks.wire import connect
@@ -190,9 +193,6 @@ def test_a_password_is_asked_for_where_somebody_can_be_asked(host: Host, secret_
 def test_another_store_is_refused_before_anything_is_written(
     host: Host, own_redis: RedisServer, store: str, tmp_path: Path
 ) -> None:
-    from tasks.fleet_membership import why_refused
-    from tasks.ledger import WorkerBeat
-
     with closing(connect(own_redis.url)) as client:
         ledger = Ledger(client)
         assert why_refused(ledger, Path(store)) == ""
@@ -202,6 +202,32 @@ def test_another_store_is_refused_before_anything_is_written(
     assert done.returncode == Code.USAGE
     assert done.stderr.startswith(f"This host cannot join: its store {tmp_path / 'empty'} is empty")
     assert not host.file.exists()
+
+
+def test_a_host_joins_the_installation_of_its_prefix_as_a_user_who_may_use_no_other(
+    host: Host, own_redis: RedisServer, store: str, tmp_path: Path
+) -> None:
+    text, worker = written_by_hand(host, 'prefix = "lab3"'), next(role for role in ROLES if role.name == "worker")
+    full_url = with_prefix(own_redis.url, "lab2")
+    with closing(connect(full_url)) as client:
+        ledger = Ledger(client)
+        assert why_refused(ledger, Path(store)) == ""
+        ledger.beat(WorkerBeat("w@first", "first", 1, ("training",), 1, 0.0))
+        client.call("ACL", "SETUSER", worker.user, *worker.rules(client.address, "pw"))
+    (tmp_path / "pw").write_text("pw")
+    login = own_redis.url.replace("://", f"://{worker.user}@")
+    flags = ("--profile", "minimal", "--password-file", str(tmp_path / "pw"))
+    join = ("--prefix", "lab2", "join", login, *flags, "--store")
+    (tmp_path / "empty").mkdir()
+    refused = host.type(*join, str(tmp_path / "empty"))
+    assert refused.stderr.startswith(f"This host cannot join: its store {tmp_path / 'empty'} is empty")
+    done = host.type(*join, store)
+    assert done.returncode == 0, done.stderr
+    assert (read_in(host)["prefix"], parse_url(read_in(host)["broker_url"]).prefix) == ("lab2", "lab2")
+    with closing(connect(full_url)) as client:
+        assert any(beat.name != "w@first" for beat in Ledger(client).workers()), "its worker consumes there"
+    assert host.type("leave").returncode == 0
+    assert host.file.read_text() == text
 
 
 def test_an_environment_that_would_override_it_is_said(host: Host, own_redis: RedisServer, store: str) -> None:

@@ -8,6 +8,7 @@ import pwd
 import pytest
 
 from tasks.ledger import Ledger
+from tasks.visible import shown
 from tests.cli.in_process import home as home  # a fixture
 from tests.cli.in_process import run
 
@@ -48,9 +49,10 @@ def test_lists_show_owners_and_choose_by_them(
 
 
 def test_an_owner_that_cannot_be_one_submits_nothing(home: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (("--owner", "a b"), ("--owner", "a,b")):
-        assert run(*words, "submit", "cleanup") == 2
-        assert "cannot be an owner" in capsys.readouterr().err
+    for name in ("a b", "a,b", ""):
+        for words in (("--owner", name, "submit", "cleanup"), ("submit", "cleanup", "--owner", name)):
+            assert run(*words) == 2
+            assert f"{shown(name)} cannot be an owner." in capsys.readouterr().err
     assert home.page(limit=1).jobs == ()
 
 

@@ -44,6 +44,8 @@ def test_a_url_has_one_prefix() -> None:
     assert with_prefix("redis+socket:///r.sock?virtual_host=1", "a-b_1").endswith("virtual_host=1&prefix=a-b_1")
     with pytest.raises(Problem, match="has the prefix lab2, and the setting is lab3"):
         with_prefix(url, "lab3")
+    with pytest.raises(Problem, match="has the prefix mistudio, and the setting is lab2"):
+        with_prefix("redis://h/0?prefix=mistudio", "lab2")
     with pytest.raises(Problem):
         with_prefix("redis://h/0", "a b")
     assert parse_url("redis://h/0?prefix=mistudio") == parse_url("redis://h/0")

@@ -8,11 +8,11 @@ import pytest
 
 from mistudio_cli.commands import workers
 from mistudio_cli.explain import explain, look_around
-from tasks.clock_offset import why_clock_is_wrong
+from tasks.clock_offset import ClockWatch, why_clock_is_wrong
 from tasks.job import State
 from tasks.ledger import Ledger, WorkerBeat
 from tests.conftest import until
-from tests.core.lab import Lab
+from tests.core.lab import Clock, Lab
 
 
 def set_wrong(monkeypatch: pytest.MonkeyPatch, offset_s: float) -> None:
@@ -51,6 +51,27 @@ def test_what_was_measured_while_the_process_was_stopped_is_measured_again(
     assert len(asked) > 1
 
 
+def test_a_worker_at_work_drains_only_when_the_clock_was_wrong_for_minutes(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    watch = ClockWatch(clock)
+
+    def wrong_for(seconds: int, offset_s: float) -> list[bool]:
+        whys = list[bool]()
+        with monkeypatch.context() as meanwhile:
+            set_wrong(meanwhile, offset_s)
+            for _ in range(0, seconds, 10):
+                whys.append(bool(watch.why_wrong(ledger.client)))
+                clock.now += 10
+        return whys
+
+    assert not any(wrong_for(180, -600)), "a virtual machine that was paused"
+    assert not any(wrong_for(10, 0))
+    assert not any(wrong_for(190, -600))
+    assert all(wrong_for(20, -600))
+
+
 @pytest.mark.parametrize(("offset_s", "words"), [(12, "12 s ahead of"), (-12, "12 s behind"), (2, "")])
 def test_who_starts_workers_is_warned_of_seconds(
     ledger: Ledger,
@@ -68,7 +89,7 @@ def test_who_starts_workers_is_warned_of_seconds(
 def test_a_worker_with_a_wrong_clock_waits_until_it_is_right_and_drains_when_it_becomes_wrong(lab: Lab) -> None:
     offset = lab.folder / "offset"
     offset.write_text("-600")
-    worker = lab.popen("--queues", "training", CLOCK_OFFSET_FILE=str(offset))
+    worker = lab.popen("--queues", "training", CLOCK_OFFSET_FILE=str(offset), CLOCK_PATIENCE_S="0")
     beat = until(lambda: next(iter(lab.ledger.heartbeats()), None), 60, lab.log())
     assert isinstance(beat, WorkerBeat)
     assert beat.refused.startswith("its clock is 600 s behind that of Redis")

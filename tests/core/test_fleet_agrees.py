@@ -11,7 +11,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -27,8 +27,8 @@ from tasks.ledger import Ledger, WorkerBeat, new_job_id
 from tasks.places import Places
 from tasks.seat import Seat
 from tasks.store_id import make_store_id
-from tasks.store_nonce import FILE, prove
-from tasks.wire import connect
+from tasks.store_nonce import FILE, Proof, prove
+from tasks.wire import Client, connect
 from tasks.worker_name import WorkerName
 from tests.conftest import RedisServer
 
@@ -183,6 +183,32 @@ def test_a_redis_with_records_of_a_newer_mistudio_is_one_sentence_too(
     said = wait_in_vain(fleet.ledger, fleet, caplog)
     assert "This Redis holds the jobs of a newer mistudio" in said
     assert "Upgrade mistudio here" in said
+
+
+def test_a_command_that_redis_refuses_is_named_and_redis_is_not_called_away(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = fleet.ledger.client
+    client.call("ACL", "SETUSER", "clerk", "on", ">pw", "~*", "&*", "+@all", "-time")
+    clerk = Ledger(Client(replace(client.address, username="clerk", password="pw")))
+    said = wait_in_vain(clerk, fleet, caplog)
+    clerk.close()
+    client.call("ACL", "DELUSER", "clerk")
+    assert "Redis refuses a command that every worker needs (" in said
+    assert "can't run this command" in said
+    assert "away" not in said
+
+
+def test_a_worker_asks_once_for_the_proof_of_its_store(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[Path]()
+
+    def count(ledger: Ledger, store: Path) -> Proof:
+        asked.append(store)
+        return prove(ledger, store)
+
+    monkeypatch.setattr(fleet_membership, "prove", count)
+    assert wait_until_admitted(fleet.ledger, BEAT, fleet.newcomer(), fleet.mount, lambda: False)
+    assert len(asked) == 1
 
 
 def wait_in_vain(ledger: Ledger, fleet: Fleet, caplog: pytest.LogCaptureFixture) -> str:

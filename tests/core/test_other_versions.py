@@ -15,11 +15,14 @@ from celery import Celery
 from mistudio_cli import kind_versions
 from mistudio_cli.explain import explain, look_around
 from tasks import refused
-from tasks.held_messages import HOLD_S, MOST_HELD, HeldMessages
+from tasks.app import make_app
+from tasks.heartbeat import BEAT_EVERY_S
+from tasks.held_messages import HOLD_S, LONGEST_HOLD_S, MOST_IN_A_SECOND, HeldMessages
 from tasks.job import Job, JobKind, State, kind_named, option
 from tasks.kind_digest import digest_of, digests
 from tasks.ledger import Ledger, WorkerBeat, new_job_id
-from tests.conftest import until
+from tasks.upkeep import Upkeep
+from tests.conftest import RedisServer, until
 from tests.core.lab import EXTRA, Clock, Lab
 
 UPGRADE = "Install the same version of mistudio on all hosts, then there: mistudio workers restart"
@@ -143,6 +146,20 @@ def test_a_message_of_another_app_for_a_kind_of_another_worker_comes_to_that_wor
     assert len(refused.read(lab.ledger.client, 10)) == 1
 
 
+def test_a_message_that_goes_back_is_the_last_of_its_list(ledger: Ledger, session_redis: RedisServer) -> None:
+    app, taken = make_app(session_redis.url), list[str]()
+    with app.connection_for_write() as connection:
+        for name in ("first", "second"):
+            app.send_task("mistudio.hike", queue="training", task_id=name)
+        queue = app.amqp.queues["training"](connection.channel())
+        for is_put_back in (True, False, False):
+            message = queue.get()
+            taken.append(message.headers["id"])
+            message.requeue() if is_put_back else message.ack()
+    app.close()
+    assert taken == ["first", "second", "first"]
+
+
 def test_a_claim_of_what_the_worker_knows_otherwise_leaves_the_job_to_others(
     ledger: Ledger, kinds_of_the_tests: None
 ) -> None:
@@ -209,15 +226,51 @@ def test_a_worker_holds_so_many_messages_and_takes_no_more_of_that_queue() -> No
     clock = Clock()
     held = HeldMessages(clock)
     headers = {"origin": "mistudio", "task": "mistudio.unknown", "digest": "0"}
-    for number in range(MOST_HELD):
+    for number in range(MOST_IN_A_SECOND):
         assert not held.is_full("training")
         assert held.holds({**headers, "id": f"job-{number}"}, "training")
     assert held.is_full("training")
     assert not held.is_full("datasets")
     assert held.due() == []
     clock.now += HOLD_S
+    assert not held.is_full("training")
     held.forget(held.due()[1:])
     assert held.all() == ["job-0"]
+
+
+def test_a_message_that_comes_back_is_held_for_longer_but_never_taken_for_lost() -> None:
+    clock, seen_s = Clock(), list[float]()
+    held = HeldMessages(clock)
+    for _ in range(4):
+        assert held.holds({"origin": "mistudio", "task": "mistudio.unknown", "id": "job"}, "training")
+        came_at = clock.now
+        while not held.due():
+            clock.now += 0.5
+        seen_s.append(clock.now - came_at)
+        held.forget(held.due())
+    assert seen_s == [1.0, 2.0, 4.0, 4.0]
+    assert Upkeep().bell_patience_s >= LONGEST_HOLD_S + BEAT_EVERY_S
+
+
+def test_three_hundred_that_no_worker_can_run_cost_ten_messages_a_second_and_hide_none_for_long() -> None:
+    clock, taken = Clock(), 0
+    held, known = HeldMessages(clock), {"origin": "mistudio", "task": "mistudio.cleanup", "id": "known"}
+    unknown = [{"origin": "mistudio", "task": "mistudio.unknown", "id": f"job-{number}"} for number in range(300)]
+    messages = {message["id"]: message for message in [*unknown, known]}
+    waiting, served_after_s = list(messages), 0
+    for second in range(120):
+        while waiting and not held.is_full("training"):
+            job_id = waiting.pop(0)
+            if held.holds(messages[job_id], "training"):
+                taken += 1
+            else:
+                served_after_s = second
+        clock.now += BEAT_EVERY_S
+        due = held.due()
+        held.forget(due)
+        waiting += due
+    assert taken <= 120 * MOST_IN_A_SECOND
+    assert 0 < served_after_s <= 300 / MOST_IN_A_SECOND
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ import pytest
 from mistudio_cli.explain import explain, look_around
 from tasks.job import Job, State
 from tasks.ledger import Claim, Ledger, new_job_id
+from tasks.problem import OverQuota
 from tasks.queues import redis_lists
-from tasks.quotas import OverQuota, Quota, count_unstarted, read_quotas, refuse_beyond_quota, set_quota, unset_quota
+from tasks.quotas import Quota, count_unstarted, read_quotas, refuse_beyond_quota, set_quota, unset_quota
 from tasks.submit import submit
 from tasks.upkeep import Upkeep
 from tasks.wire import connect

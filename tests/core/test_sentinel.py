@@ -22,6 +22,7 @@ from tasks import sentinel, wire
 from tasks.app import make_app
 from tasks.job import Job
 from tasks.ledger import Ledger, new_job_id
+from tasks.redis_url import Address
 from tasks.sentinel_url import Sentinels
 from tests.cli.conftest import EXTRA, MISTUDIO
 from tests.conftest import until
@@ -136,6 +137,36 @@ def test_a_master_that_becomes_a_replica_under_an_open_connection_is_not_read_on
                 writer.call("SET", "kept", "2")
             with pytest.raises(wire.Replica):  # it has connected again, and asked
                 writer.call("GET", "kept")
+
+
+def test_silent_sentinels_hold_up_no_command_while_the_master_serves(
+    servers: Replicated, alone: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[float]()
+
+    def ask(address: Address, command: tuple[Any, ...], timeout_s: float) -> Any:
+        asked.append(timeout_s)
+        raise wire.Silent("no answer")
+
+    monkeypatch.setattr(wire, "_ROLE_EVERY_S_WITH_SENTINELS", 0.0)
+    with client_of(servers.url) as client:
+        with monkeypatch.context() as at_first:
+            at_first.setattr(wire, "find_master", lambda address, _: address.server("127.0.0.1", alone.port))
+            client.call("PING")
+        monkeypatch.setattr(wire, "ask_once", ask)
+        assert client.call("PING") == "PONG"
+        once = len(asked)
+        assert once > 0
+        assert max(asked) <= 0.5, "seconds that a command waits"
+        role_asked_at = client._role_asked_at
+        for _ in range(3):
+            assert client.call("PING") == "PONG"
+        assert client._role_asked_at > role_asked_at
+        assert len(asked) == once, "not again within some seconds"
+        monkeypatch.setattr(wire, "ask_once", lambda *_: ["127.0.0.1", "1"])
+        client._ask_sentinels_from = 0.0
+        with pytest.raises(wire.Unable, match="no longer the master"):
+            client.call("PING")
 
 
 def test_results_are_not_written_to_a_master_that_became_a_replica(servers: Replicated, alone: Server) -> None:

@@ -235,9 +235,9 @@ def test_a_worker_has_ended_when_neither_it_nor_its_supervisor_gives_a_sign_of_l
     asking = Asking(ledger, session_redis.url, "stop", ["w@h"])
     request = asking.take()
     worker_requests.answer(ledger, request, ACCEPTED)
-    expires_in_s = ledger.client.call("TTL", worker_requests._answer_key(request))
+    expires_in_s = ledger.client.call("TTL", worker_requests._answer_key(ledger, request))
     assert 0 < expires_in_s <= ACCEPTED_TTL_S
-    ledger.client.call("DEL", worker_requests._answer_key(request))  # as it is by then
+    ledger.client.call("DEL", worker_requests._answer_key(ledger, request))  # as it is by then
     asking.end()
     assert (asking.error, asking.said) == (None, ["w@h is done"])
 
