@@ -218,6 +218,8 @@ def read_from_file(of: Type, *keys: str) -> Any:
 
 def read_as(of: Type, raw: Any, where: str) -> Any:
     """A raw value as one of that type. Problem that begins with `where` for a wrong one."""
+    if of is FOLDER:
+        read_as(TEXT, raw, where)
     try:
         return of.read(raw)
     except (ValueError, TypeError, OverflowError):

@@ -18,6 +18,7 @@ CHAINS = (
     ("supervision/test_workers.py",),
     ("e2e/test_survival.py",),
     ("machines/test_one_writer.py",),
+    ("supervision/test_remote_requests.py",),
     ("core/test_worker.py",),
     ("supervision/test_single_kills.py",),
     ("core/test_gpu.py",),

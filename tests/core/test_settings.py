@@ -66,7 +66,7 @@ def test_every_default_is_a_value_of_its_setting_and_every_name_is_unique() -> N
         ("served_within = 1979-05-27", 1, "served_within is datetime.date(1979, 5, 27), not a duration"),
         ('log_level = "loud"', 1, "log_level is 'loud', not one of debug, info, warning, error"),
         ("triton = 3", 1, "triton is 3, not true or false"),
-        ("store = 3", 1, "store is 3, not a folder on this host"),
+        ("store = 3", 1, "store is not text"),
         ('store = "s3://bucket/x"', 1, "not a folder on this host, and no URL"),
         ('broker_url = "redis://:hush@host/\\u0007"', 1, "broker_url is not text"),
         ("stor = 1", 1, "stor is not a setting"),
