@@ -57,7 +57,7 @@ def _plain(number: int) -> list[str]:
 
 @contextmanager
 def _workers(count: int, command: Command) -> Iterator[tuple[str, dict[str, str]]]:
-    """So many workers on a Redis of their own, some time after their start; its URL and their environment."""
+    """Start `count` workers on a Redis of their own and let them settle; its URL and their environment."""
     folder = Path(tempfile.mkdtemp(prefix="ms-"))
     places = Places(folder, folder / "store")
     url = redis_server.own_url(places)
@@ -79,7 +79,7 @@ def _workers(count: int, command: Command) -> Iterator[tuple[str, dict[str, str]
 
 
 def _await_subscribers(url: str, count: int) -> None:
-    """Wait until so many workers receive broadcasts."""
+    """Wait until `count` workers receive broadcasts."""
     with closing(connect(url)) as client:
         while sum(" psub=0 " not in line for line in client.call("CLIENT", "LIST").splitlines()) < count:
             time.sleep(0.2)

@@ -12,7 +12,7 @@ from tasks.wire import Client
 #: An offset in seconds that is worth a warning, and one that is an error.
 CLOCK_WARNING_S, CLOCK_ERROR_S = 5.0, 60.0
 
-#: A worker at work drains after so many seconds with an offset that is an error: a virtual machine that was paused has
+#: Seconds with an offset that is an error after which a worker at work drains: a virtual machine that was paused has
 #: its clock set right meanwhile.
 CLOCK_PATIENCE_S = 180.0
 

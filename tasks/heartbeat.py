@@ -138,11 +138,9 @@ class Heartbeat(bootsteps.StartStopStep):
         if self._store_id is None:
             self._store_id = (self._ledger.fleet() or {}).get("store")
         why = self._store_id and why_store_changed(self._store.root, self._store_id)
-        if (
-            why := why
-            or self._store_watch.why_unproven(self._ledger)
-            or self._clock_watch.why_wrong(self._ledger.client)
-        ):
+        why = why or self._store_watch.why_unproven(self._ledger)
+        why = why or self._clock_watch.why_wrong(self._ledger.client)
+        if why:
             self._drain(why)
 
     def _drain(self, why: str) -> None:

@@ -4,8 +4,8 @@ Each is held for a second, longer when it comes back, and then put at the end of
 its job finds it. The heartbeat does so, with one request a second for all that are due (`Ledger.pass_on`). What a
 worker holds that is killed gets another message like any that was lost.
 
-A message costs Redis about ten commands each time around, so the worker takes only so many of a queue in a second. One
-that it can run, behind N that it cannot, is reached after somewhat more than N / 10 seconds.
+A message costs Redis about ten commands each time around, so the worker takes MOST_IN_A_SECOND of a queue. One that it
+can run, behind N that it cannot, is reached after somewhat more than N / 10 seconds.
 """
 
 from __future__ import annotations

@@ -24,14 +24,15 @@ def first_id(ledger: Ledger, lines: Sequence[str], wishes: object, *, again: boo
     canonical = json.dumps([list(lines), repr(wishes)])
     digest = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     ids, times = map(ledger.client.key, (_IDS, _TIMES))
-    _forget_old_lists(ledger, ids, times)
-    ledger.client.call("ZADD", times, *([] if again else ["NX"]), ledger.now(), digest)
+    now = ledger.now()
+    _forget_old_lists(ledger, ids, times, now - _KEPT_S)
+    ledger.client.call("ZADD", times, *([] if again else ["NX"]), now, digest)
     ledger.client.call("HSET" if again else "HSETNX", ids, digest, new_job_id())
     return str(ledger.client.call("HGET", ids, digest))
 
 
-def _forget_old_lists(ledger: Ledger, ids: str, times: str) -> None:
-    old = ledger.client.call("ZRANGEBYSCORE", times, "-inf", ledger.now() - _KEPT_S, "LIMIT", 0, 1000)
+def _forget_old_lists(ledger: Ledger, ids: str, times: str, before: float) -> None:
+    old = ledger.client.call("ZRANGEBYSCORE", times, "-inf", before, "LIMIT", 0, 1000)
     if old:
         ledger.client.call("HDEL", ids, *old)
         ledger.client.call("ZREM", times, *old)

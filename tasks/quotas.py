@@ -32,7 +32,7 @@ LIMITS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(Quota
 
 
 def over_quota(owner: str, limit: int, unstarted: int, new: int) -> OverQuota:
-    """Why `new` jobs of an owner with so many unstarted ones were not accepted."""
+    """Why `new` jobs of an owner with `unstarted` ones were not accepted."""
     queued = "1 is queued" if unstarted == 1 else f"{unstarted} are queued"
     jobs = "1 job" if new == 1 else f"{new} jobs"
     return OverQuota(
@@ -78,7 +78,7 @@ def count_unstarted(client: Client, owner: str) -> int:
 
 
 def refuse_beyond_quota(client: Client, owner: str | None, new: int) -> None:
-    """OverQuota when an owner has no room for so many more jobs that have not started."""
+    """OverQuota when an owner has no room for `new` more jobs that have not started."""
     limit = read_quotas(client).get(owner or "", Quota()).queued
     unstarted = 0 if limit is None else count_unstarted(client, owner or "")
     if limit is not None and unstarted + new > limit:

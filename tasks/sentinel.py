@@ -17,7 +17,7 @@ from tasks.sentinel_url import Sentinels, bracketed
 #: A Sentinel that is silent leaves time for the others; when all are, they share the time that is left.
 QUICK_S = 0.3
 
-#: Sends a command to the server at that address, and returns its reply within so many seconds.
+#: Sends a command to the server at that address, and returns its reply within the seconds given.
 Ask = Callable[[Address, tuple[Any, ...], float], Any]
 
 #: By Sentinels: the index of the one to ask first. All connections of a process share it.

@@ -43,7 +43,7 @@ _FAILOVER_PAUSES, _FIRST_PAUSE = {"interval_start": 1, "interval_step": 1, "inte
 #: Seconds that a worker waits for a message before it asks again: while a queue's share of its slots is used, and else.
 BRIEF_WAIT_S, LONG_WAIT_S = 1, 5
 
-#: After so many seconds without a command the next one closes what connections then are idle.
+#: Seconds without a command after which the next one closes all connections that are idle then.
 _KEPT_IDLE_S = 5.0
 
 

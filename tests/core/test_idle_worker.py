@@ -15,7 +15,7 @@ from tests.core.lab import Lab
 
 COMMANDS_PER_S, CONNECTIONS = 3, 3
 
-#: For so many heartbeats the commands are counted; one follows another after a second or later.
+#: Number of heartbeats for which commands are counted; one follows another after a second or later.
 BEATS = 12
 
 

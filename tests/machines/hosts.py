@@ -33,20 +33,24 @@ class Hosts:
         self.ledger = Ledger(connect(network.url))
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
 
+    def environment(self, host: str) -> dict[str, str]:
+        """The variables of what runs on that host: a home of its own, the shared store and Redis."""
+        return {
+            **os.environ,
+            "MISTUDIO_HOME": str(self.folder / host),
+            "MISTUDIO_STORE": str(self.store.root),
+            "CELERY_BROKER_URL": self.network.url_of_hosts,
+            "PYTHONPATH": str(EXTRA),
+            "OMP_NUM_THREADS": "1",
+        }
+
     def start(self, host: str) -> None:
         """Start a worker of all queues there, and wait until it consumes."""
         with self._log(host).open("ab") as log:
             self.workers[host] = subprocess.Popen(
                 self.network.command(host, sys.executable, "-P", "-m", "tasks.worker", "--name", "w", "--slots", "2"),
                 cwd=self.folder,
-                env={
-                    **os.environ,
-                    "MISTUDIO_HOME": str(self.folder / host),
-                    "MISTUDIO_STORE": str(self.store.root),
-                    "CELERY_BROKER_URL": self.network.url_of_hosts,
-                    "PYTHONPATH": str(EXTRA),
-                    "OMP_NUM_THREADS": "1",
-                },
+                env=self.environment(host),
                 stdout=log,
                 stderr=log,
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from tasks.job import State
 from tasks.submit import submit
 from tests.cli.test_saes import add_sae
 from tests.conftest import until
-from tests.core.lab import EXTRA
 from tests.machines.hosts import Hosts
 from tests.machines.network import Network, reason_to_skip
 from tests.soak.fleet import kinds_of_the_tests
@@ -73,14 +71,7 @@ def answers(hosts: Hosts, host: str) -> dict[str, tuple[int, str, str]]:
         f"    return subprocess.run([{MISTUDIO!r}, *words.split()], capture_output=True, text=True, timeout=100)\n"
         "print(json.dumps([(r.returncode, r.stdout, r.stderr) for r in map(typed, json.loads(sys.argv[1]))]))\n"
     )
-    environment = {
-        **os.environ,
-        "MISTUDIO_HOME": str(hosts.folder / host),
-        "MISTUDIO_STORE": str(hosts.store.root),
-        "CELERY_BROKER_URL": hosts.network.url_of_hosts,
-        "PYTHONPATH": str(EXTRA),
-        "COLUMNS": "200",
-    }
+    environment = {**hosts.environment(host), "COLUMNS": "200"}
     command = hosts.network.command(host, sys.executable, "-c", script, json.dumps(LINES))
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
     return {
