@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from mistudio_cli import aliases, output, session
 from mistudio_cli.errors import Code, Explained, explain
-from mistudio_cli.tables import one_line
+from mistudio_cli.humanize import one_line
 
 #: The nouns and verbs, in the order of the help; each is a file in `mistudio_cli/commands` with an `app`.
 COMMANDS = (

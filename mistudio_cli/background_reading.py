@@ -6,8 +6,6 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from mistudio_cli.child import Clock
-
 T = TypeVar("T")
 
 
@@ -18,7 +16,7 @@ class BackgroundReading(Generic[T]):
     `patience_s` seconds after it began.
     """
 
-    def __init__(self, what: str, read: Callable[[], T], patience_s: float, clock: Clock) -> None:
+    def __init__(self, what: str, read: Callable[[], T], patience_s: float, clock: Callable[[], float]) -> None:
         self._what, self._read, self._patience_s, self._clock = what, read, patience_s, clock
         self._thread: threading.Thread | None = None
         self._began_at = 0.0

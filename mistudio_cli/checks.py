@@ -13,7 +13,15 @@ from typing import Any
 
 import mistudio_cli
 import tasks
-from mistudio_cli import host_checks, kind_versions, redis_aof, redis_server, replication_checks, tables, trying
+from mistudio_cli import (
+    host_checks,
+    humanize,
+    kind_versions,
+    redis_aof,
+    redis_server,
+    replication_checks,
+    trying,
+)
 from mistudio_cli.check import Check
 from mistudio_cli.host import Host, read_host
 from mistudio_cli.hosts import read_fleet
@@ -230,7 +238,7 @@ def messages(put_aside: Sequence[refused.Refusal], now: float, key: str) -> Chec
 
 def disk(host: Host) -> Check:
     """Whether the store has room."""
-    told = f"{tables.size(host.disk_free)} free of {tables.size(host.disk_total)}"
+    told = f"{humanize.size(host.disk_free)} free of {humanize.size(host.disk_total)}"
     mend = "Make room: mistudio submit cleanup, or set MISTUDIO_STORE to a larger disk"
     if host.disk_free < _LEAST_DISK:
         return Check("disk", "failed", told, mend)
@@ -266,7 +274,7 @@ def gpu(found: Devices, table: tuple[Queue, ...] = QUEUES) -> Check:
     lost = [f"GPU {card.index}: {card.problem}" for card in found.devices if card.problem]
     if lost:
         return Check("gpu", "failed", "; ".join(lost), "Reset or restart the machine")
-    cards = ", ".join(f"{card.name or '?'} ({tables.size(card.memory_total)})" for card in found.devices)
+    cards = ", ".join(f"{card.name or '?'} ({humanize.size(card.memory_total)})" for card in found.devices)
     cards = f"{found.limit}: {cards}" if found.limit else cards
     enough = len(found.devices) >= sum(queue.needs.gpus for queue in table)
     return Check("gpu", "ok", cards if enough else f"{cards}; {' and '.join(wanting)} take turns")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from mistudio_cli.cause import Cause
+from mistudio_cli.humanize import UNKNOWN, duration
 from mistudio_cli.kind_versions import of_other_versions
-from mistudio_cli.tables import UNKNOWN, duration
 from tasks.job import Job, State
 from tasks.ledger import BEAT_TTL_S, Ledger, WorkerBeat
 from tasks.listing import Filter

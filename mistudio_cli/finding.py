@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mistudio_cli import output, session, shapes, tables
+from mistudio_cli import humanize, output, session, shapes
 from mistudio_cli.errors import NotFound
 from tasks.job import FAMILIES, Job, State
 from tasks.ledger import Ledger
@@ -99,10 +99,10 @@ def show_lines(
         "name": job.name,
         "queue": f"{job.queue}, priority {job.priority}",
         "state": str(job.state),
-        "owner": job.owner or tables.UNKNOWN,
-        "reason": tables.one_line(job.reason),
-        "progress": tables.progress(job) if job.state is State.RUNNING else "",
-        "took": tables.took(job, now),
+        "owner": job.owner or humanize.UNKNOWN,
+        "reason": humanize.one_line(job.reason),
+        "progress": humanize.progress(job) if job.state is State.RUNNING else "",
+        "took": humanize.took(job, now),
         "attempt": f"{job.attempt} of at most {job.max_attempts}" if job.attempt else "",
         "worker": job.worker or "",
         "device": _device(job, around.holder),
@@ -119,24 +119,24 @@ def show_lines(
         yield from ("", "artifacts", *(f"  {artifact}" for artifact in job.artifacts))
     yield from _relatives("parents", list(around.parents.items()))
     yield from _relatives("children", [(child.id, child) for child in around.children])
-    yield from _section("metrics", sparks.drawn(around.measured) or tables.values(job.metrics or {}))
+    yield from _section("metrics", sparks.drawn(around.measured) or humanize.values(job.metrics or {}))
     yield from _section("parameters", job.params)
     yield from _section("result", job.result or {})
     if job.error:
         error = f"{job.error.get('type')}: {job.error.get('message')}"
-        yield from ("", f"error     {tables.one_line(error)}")
+        yield from ("", f"error     {humanize.one_line(error)}")
         yield from (f"  {line}" for line in job.error.get("traceback", "").splitlines())
     yield from ("", "history")
     for event in events:
         who = f" by {event['worker']}" if event.get("worker") else ""
-        yield f"  {shapes.time(event['at'])}  {event['state']}{who}: {tables.one_line(str(event['reason']))}"
+        yield f"  {shapes.time(event['at'])}  {event['state']}{who}: {humanize.one_line(str(event['reason']))}"
 
 
 def _device(job: Job, holder: Holder | None) -> str:
     """The device, and what the job holds there and was expected to, as `top` tells it."""
     if holder is None:
         return job.device or ""
-    return f"{job.device}, holds {tables.size(holder.memory)}, expected {tables.size(holder.expected)}"
+    return f"{job.device}, holds {humanize.size(holder.memory)}, expected {humanize.size(holder.expected)}"
 
 
 def _limits(limits: Limits | None) -> str:
@@ -169,7 +169,9 @@ def _relatives(title: str, found: Sequence[tuple[str, Job | None]]) -> Iterator[
 
 
 def _told(job: Job | None) -> tuple[str, str, str]:
-    return (job.kind, job.name, str(job.state)) if job else (tables.UNKNOWN, tables.UNKNOWN, "its record is removed")
+    if job is None:
+        return (humanize.UNKNOWN, humanize.UNKNOWN, "its record is removed")
+    return (job.kind, job.name, str(job.state))
 
 
 def _section(title: str, told: dict[str, Any]) -> Iterator[str]:

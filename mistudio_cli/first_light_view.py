@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mistudio_cli import following, output, tables
+from mistudio_cli import following, humanize, output
 from mistudio_cli.first_light import Step
 from tasks.job import Job, State
 from tasks.ledger import Ledger
@@ -72,8 +72,8 @@ def _rows(ledger: Ledger, steps: Sequence[Step], jobs: Mapping[str, Job | None],
 def _row(ledger: Ledger, step: Step, job: Job | None, now: float | None = None) -> str:
     if job is None:
         return f"{step.title:<27} there already: {step.family}/{step.name}"
-    took = tables.took(job, ledger.now() if now is None else now)
-    note = "" if job.state in (State.WAITING, State.QUEUED) else tables.note(job)
+    took = humanize.took(job, ledger.now() if now is None else now)
+    note = "" if job.state in (State.WAITING, State.QUEUED) else humanize.note(job)
     return f"{step.title:<27} {job.state:<10} {took:>6}  {note}"
 
 

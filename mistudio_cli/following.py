@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 
-from mistudio_cli import output, tables
+from mistudio_cli import humanize, output
 from mistudio_cli.errors import NotFound, TimedOut
 from mistudio_cli.reasons import Reasons
 from tasks.job import Job, State
@@ -71,12 +71,12 @@ def wait_for_stop(ledger: Ledger, asked: Sequence[Job], timeout_s: float) -> lis
             if job.state.ended and job.id in waited_for:
                 waited_for.remove(job.id)
                 seconds = time.monotonic() - began
-                output.talk(f"{job.id} {job.state} after {seconds:.1f} s: {tables.one_line(job.reason)}.")
+                output.talk(f"{job.id} {job.state} after {seconds:.1f} s: {humanize.one_line(job.reason)}.")
     return ended
 
 
 def _at(job: Job) -> str:
-    return f"{job.kind} {job.name}: {tables.note(job) if job.state is State.RUNNING else job.state}"
+    return f"{job.kind} {job.name}: {humanize.note(job) if job.state is State.RUNNING else job.state}"
 
 
 def _read_patiently(ledger: Ledger, job_ids: Sequence[str]) -> list[Job]:
@@ -88,7 +88,7 @@ def _read_patiently(ledger: Ledger, job_ids: Sequence[str]) -> list[Job]:
             if time.monotonic() > deadline:
                 raise
             if not is_said:
-                output.talk(tables.one_line(f"Redis does not answer ({error}); trying for {REDIS_PATIENCE_S:g} s."))
+                output.talk(humanize.one_line(f"Redis does not answer ({error}); trying for {REDIS_PATIENCE_S:g} s."))
             is_said = True
             time.sleep(LOOK_EVERY_S)
             continue
@@ -99,4 +99,4 @@ def _read_patiently(ledger: Ledger, job_ids: Sequence[str]) -> list[Job]:
 
 def why(job: Job) -> str:
     """What to say after the state of an ended job."""
-    return "" if job.state is State.SUCCEEDED else f": {tables.note(job) or tables.one_line(job.reason)}"
+    return "" if job.state is State.SUCCEEDED else f": {humanize.note(job) or humanize.one_line(job.reason)}"

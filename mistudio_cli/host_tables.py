@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mistudio_cli.hosts import SILENT, Fleet, HostRow, age_s, jobs_on, state_of
-from mistudio_cli.tables import NONE, UNKNOWN, Table, duration, size
+from mistudio_cli.humanize import NONE, UNKNOWN, duration, size
+from mistudio_cli.tables import Table
 from tasks.host_heartbeat import Gpu, HostHeartbeat
 from tasks.lease import Lease
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from mistudio_cli import host_tables, output, tables
+from mistudio_cli import host_tables, humanize, output, tables
 from mistudio_cli.holders import holders_of
 from mistudio_cli.layout import fitting, lay_out
 from mistudio_cli.snapshot import Snapshot
@@ -101,7 +101,7 @@ def paint(seen: Snapshot, age_s: float, width: int, height: int, *, colour: bool
     """The lines of the view, at most `height`; only rows that are seen are laid out."""
     now = seen.read_at or time.time()
     lines = [_first_line(seen, age_s)]
-    lines += [f"! {trouble.part}: {tables.one_line(trouble.message)}" for trouble in seen.errors]
+    lines += [f"! {trouble.part}: {humanize.one_line(trouble.message)}" for trouble in seen.errors]
     blocks = [tables.queues(seen.queues) if seen.queues is not None else None]
     blocks += [tables.workers(seen.workers, now) if seen.workers else None]
     blocks += [devices_table(seen) if seen.devices is not None and seen.devices.devices else None]

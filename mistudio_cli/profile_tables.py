@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mistudio_cli import resources
+from mistudio_cli.humanize import NONE, UNKNOWN
 from mistudio_cli.profile import Profile, ProfileFile, ReadProfile, workers_of
 from mistudio_cli.profile_keys import KEYS, in_toml
-from mistudio_cli.tables import NONE, UNKNOWN, Table
+from mistudio_cli.tables import Table
 from tasks.queues import Needs
 
 

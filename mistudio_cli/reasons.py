@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Sequence
 
-from mistudio_cli import output, tables
+from mistudio_cli import humanize, output
 from tasks.job import Job, State
 from tasks.ledger import Ledger
 
@@ -39,4 +39,4 @@ class Reasons:
         if key not in self._said:
             self._said.add(key)
             hint = f"  ({cause.command})" if cause.command else ""
-            output.talk(f"{job.id} is {job.state}. {tables.one_line(cause.sentence)}{hint}")
+            output.talk(f"{job.id} is {job.state}. {humanize.one_line(cause.sentence)}{hint}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mistudio_cli import tables
+from mistudio_cli import humanize
 from tasks.job import Point
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -15,7 +15,7 @@ def drawn(points: Sequence[Point]) -> dict[str, str]:
     """For each metric its newest value, its course from left to right, and between what it lay."""
     if not points:
         return {}
-    newest = tables.values(points[-1].values)
+    newest = humanize.values(points[-1].values)
     room = max(map(len, newest.values()))
     return {name: f"{value:<{room}}  {_course(points, name)}".rstrip() for name, value in newest.items()}
 

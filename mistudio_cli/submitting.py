@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from mistudio_cli import completion, following, output, session, shapes, tables
+from mistudio_cli import completion, following, humanize, output, session, shapes, tables
 from mistudio_cli.errors import Code
 from mistudio_cli.finding import find_jobs
 from mistudio_cli.replication import warn_if_unreplicated
@@ -84,9 +84,9 @@ def give_flags(command: Callable[..., None], flags: Mapping[str, tuple[Any, Any]
 def refuse(faults: Sequence[Fault]) -> None:
     """Tell all faults, if there are any, and end the command."""
     for fault in faults[:MOST_FAULTS_TOLD]:
-        output.talk(tables.one_line(f"{fault.where}: {fault.problem.sentence}"))
+        output.talk(humanize.one_line(f"{fault.where}: {fault.problem.sentence}"))
         if fault.problem.mend:
-            output.talk(f"  {tables.one_line(fault.problem.mend)}")
+            output.talk(f"  {humanize.one_line(fault.problem.mend)}")
     if more := len(faults[MOST_FAULTS_TOLD:]):
         output.talk(f"… and {more} more faults")
     if faults:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mistudio_cli import completion, following, output, session, shapes, tables
+from mistudio_cli import completion, following, humanize, output, session, shapes, tables
 from mistudio_cli.choosing import Selection, selecting, selecting_all
 from mistudio_cli.errors import Code, NotFound
 from mistudio_cli.finding import find_job, find_jobs, show_lines
@@ -164,7 +164,7 @@ def explain(job_id: Id, as_json: Json = False) -> None:
         return
     output.data(f"{job.id} ({job.kind} {job.name}) is {job.state}.")
     for cause in causes:
-        output.data(f"- {tables.one_line(cause.sentence)}" + (f"  ({cause.command})" if cause.command else ""))
+        output.data(f"- {humanize.one_line(cause.sentence)}" + (f"  ({cause.command})" if cause.command else ""))
 
 
 @app.command("retry")
@@ -293,5 +293,5 @@ def _tell_ends(ended: list[Job], now: float, *, as_json: bool) -> None:
         output.data_json(shapes.jobs(now, ended, None))
         return
     for job in ended:
-        reason = f": {tables.note(job)}" if job.state is not State.SUCCEEDED else ""
-        output.data(f"{job.id} {job.kind} {job.name} {job.state} after {tables.took(job, now)}{reason}")
+        reason = f": {humanize.note(job)}" if job.state is not State.SUCCEEDED else ""
+        output.data(f"{job.id} {job.kind} {job.name} {job.state} after {humanize.took(job, now)}{reason}")

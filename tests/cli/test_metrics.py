@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from mistudio_cli import sparks, tables
+from mistudio_cli import humanize, sparks
 from mistudio_cli.live import paint
 from mistudio_cli.snapshot import Snapshot
 from tasks.job import Job, Point, Progress, State
@@ -78,4 +78,4 @@ def test_a_course_is_drawn_to_scale() -> None:
     drawn = sparks.drawn(points)
     assert drawn == {"falls": "1  ████▁  1 to 100", "late": "1"}
     assert sparks.drawn([]) == {}
-    assert tables.values({"a": None, "b": 1.23456}) == {"a": "n/a", "b": "1.235"}
+    assert humanize.values({"a": None, "b": 1.23456}) == {"a": "n/a", "b": "1.235"}

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from mistudio_cli import tables
+from mistudio_cli import humanize
 from mistudio_cli.layout import lay_out
 from tasks.job import Job, Progress, State
 
@@ -45,14 +45,14 @@ def test_a_table_without_rows_is_its_headers() -> None:
     [(-1, "0 s"), (59.9, "59 s"), (60, "1 min 0 s"), (3725, "1 h 2 min"), (90_000, "1 d 1 h")],
 )
 def test_durations(seconds: float, words: str) -> None:
-    assert tables.duration(seconds) == words
+    assert humanize.duration(seconds) == words
 
 
 @pytest.mark.parametrize(
     ("amount", "words"), [(None, "n/a"), (0, "0 B"), (1500, "1.5 KiB"), (24 << 30, "24 GiB"), (3 << 40, "3.0 TiB")]
 )
 def test_sizes(amount: int | None, words: str) -> None:
-    assert tables.size(amount) == words
+    assert humanize.size(amount) == words
 
 
 def a_running_job(done: int, total: int | None, rate: float | None = None) -> Job:
@@ -62,21 +62,21 @@ def a_running_job(done: int, total: int | None, rate: float | None = None) -> Jo
 
 def test_progress_is_a_hundred_percent_only_when_the_job_has_succeeded() -> None:
     almost = a_running_job(1000, 1000)
-    assert tables.percent(almost) == 99
-    assert tables.percent(dataclasses.replace(almost, state=State.SUCCEEDED)) == 100
+    assert humanize.percent(almost) == 99
+    assert humanize.percent(dataclasses.replace(almost, state=State.SUCCEEDED)) == 100
 
 
 def test_progress_reads_as_words() -> None:
-    assert tables.progress(a_running_job(450, 1000, 12.345)) == "45 % training (450/1000 steps, 12.3/s, 44 s left)"
-    assert tables.progress(a_running_job(450, None)) == "training 450 steps"
-    assert tables.progress(a_running_job(0, None)) == "training"
-    assert tables.progress(a_running_job(0, 0)) == "training"
+    assert humanize.progress(a_running_job(450, 1000, 12.345)) == "45 % training (450/1000 steps, 12.3/s, 44 s left)"
+    assert humanize.progress(a_running_job(450, None)) == "training 450 steps"
+    assert humanize.progress(a_running_job(0, None)) == "training"
+    assert humanize.progress(a_running_job(0, 0)) == "training"
 
 
 def test_a_job_of_another_try_tells_why() -> None:
     again = Job("id", "train", "a", "training", {}, state=State.QUEUED, attempt=2, reason="its worker\nwas lost")
-    assert tables.note(again) == "its worker was lost"
+    assert humanize.note(again) == "its worker was lost"
 
 
 def test_what_a_job_said_steers_no_terminal() -> None:
-    assert tables.one_line("\x1b[31mRed\x1b[0m:\ta\r\nbell\x07 \x9b2J ünïcode") == r"Red: a bell\x07 \x9b2J ünïcode"
+    assert humanize.one_line("\x1b[31mRed\x1b[0m:\ta\r\nbell\x07 \x9b2J ünïcode") == r"Red: a bell\x07 \x9b2J ünïcode"
