@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import hiredis
@@ -125,7 +126,7 @@ class Client:
         if self._socket is not None:
             self._socket.close()
         self._socket = self._reader = None
-        self._errors = []
+        self._errors.clear()
 
     @contextmanager
     def _failures_named(self) -> Iterator[None]:
@@ -173,7 +174,11 @@ class Client:
             self._server = find_master(self.address, min(self._timeout_s, _FIND_MASTER_S))
         self._socket = open_socket(self._server, self._timeout_s)
         self._reader = hiredis.Reader(
-            encoding="utf-8", errors="replace", replyError=self._refused, notEnoughData=_UNFINISHED
+            encoding="utf-8",
+            errors="replace",
+            # no method of this client: it would be kept alive, and its socket open, when nobody has it any more
+            replyError=partial(_refused, self._errors),
+            notEnoughData=_UNFINISHED,
         )
         *logins, role = self._exchange([hiredis.pack_command(command) for command in self._greeting()])
         self._check_role(role)
@@ -220,10 +225,6 @@ class Client:
         if named != self._server:
             raise Unable(f"{self._shown} is no longer the master")
 
-    def _refused(self, text: str) -> Refused:
-        self._errors.append(NotPermitted(text) if _NOT_PERMITTED.search(text) else Refused(text))
-        return self._errors[-1]
-
     def _exchange(self, packed: list[bytes]) -> list[Any]:
         assert self._socket is not None
         assert self._reader is not None
@@ -262,7 +263,8 @@ class Client:
         """The next reply that has come in full; a message that was not asked for is passed over."""
         assert self._reader is not None
         while (reply := self._reader.gets()) is not _UNFINISHED:
-            errors, self._errors = self._errors, []
+            errors = self._errors[:]
+            self._errors.clear()
             if isinstance(reply, hiredis.PushNotification):
                 continue
             if errors:  # also one inside a list
@@ -277,6 +279,12 @@ class Client:
         shown = "".join(letter if letter.isprintable() else " " for letter in start).strip()
         hint = "; it may want TLS (rediss://)" if received[:1] == b"\x15" and not self.address.tls else ""
         return NotRedis(f"{self._shown} answers, but not as Redis does: {shown or why}{hint}")
+
+
+def _refused(errors: list[Refused], text: str) -> Refused:
+    """An error reply, which is also added to `errors`: inside a list nobody else would see it."""
+    errors.append(NotPermitted(text) if _NOT_PERMITTED.search(text) else Refused(text))
+    return errors[-1]
 
 
 def connect(url: str, timeout_s: float = 5.0) -> Client:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import warnings
+import weakref
 
 import pytest
 
@@ -70,6 +73,19 @@ def test_a_batch_is_answered_in_order_with_refusals_in_their_place(session_redis
     with pytest.raises(wire.Refused):
         client.call("NO-SUCH")
     client.close()
+
+
+def test_a_client_that_nobody_has_any_more_is_gone_at_once(session_redis: RedisServer) -> None:
+    client = wire.connect(session_redis.url)
+    client.call("PING")
+    left = weakref.ref(client)
+    gc.disable()
+    try:
+        with warnings.catch_warnings(action="ignore", category=ResourceWarning):  # it was not closed
+            del client
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_a_restarted_server_is_found_again_without_a_failed_call(own_redis: RedisServer) -> None:

@@ -339,7 +339,8 @@ def test_the_log_of_a_worker_elsewhere_is_its_own_and_never_the_local_one(
     done = mine(f"workers logs two@{host} -n 1")
     assert (done.returncode, done.stdout.count("\n"), done.stderr) == (0, 1, "")
     assert f"one@{host}" not in mine(f"workers logs two@{host}").stdout
-    connect(own_redis.url).call("DEL", f"mistudio:worker-log:two@{host}")
+    with closing(connect(own_redis.url)) as client:
+        client.call("DEL", f"mistudio:worker-log:two@{host}")
     done = mine(f"workers logs two@{host}")
     assert (done.returncode, done.stdout) == (Code.NOT_FOUND, "")
     assert done.stderr == f"The log of two@{host} is on {host}.\n  Type there: mistudio workers logs two\n"
