@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from mistudio_cli import aliases, output, session
-from mistudio_cli.errors import Code, Explained, explain
+from mistudio_cli.errors import Code
 from mistudio_cli.humanize import one_line
 
 #: The nouns and verbs, in the order of the help; each is a file in `mistudio_cli/commands` with an `app`.
@@ -123,7 +123,10 @@ def run_command(argv: list[str]) -> int:
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the one place where every exception ends
         if _debug:
             output.talk("".join(traceback.format_exception(error)).rstrip())
-        return _tell(explain(error))
+        from mistudio_cli.explained_errors import explain
+
+        told = explain(error)
+        return _tell(told.sentence, told.mend, told.code)
 
 
 def _tell_version(yes: bool) -> None:
@@ -139,12 +142,12 @@ def _wrong_use(error: Any) -> int:
         output.talk(error.format_message())
         return int(Code.USAGE)
     where = error.ctx.command_path if getattr(error, "ctx", None) else "mistudio"
-    return _tell(Explained(error.format_message(), f"See: {where} --help", Code.USAGE))
+    return _tell(error.format_message(), f"See: {where} --help", Code.USAGE)
 
 
-def _tell(told: Explained) -> int:
-    if told.sentence:
-        output.talk(one_line(told.sentence))
-    if told.mend:
-        output.talk(f"  {one_line(told.mend)}")
-    return int(told.code)
+def _tell(sentence: str, fix: str, code: Code) -> int:
+    if sentence:
+        output.talk(one_line(sentence))
+    if fix:
+        output.talk(f"  {one_line(fix)}")
+    return int(code)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -59,19 +60,25 @@ def all_checks(settings: Settings) -> Iterator[Check]:
     ledger = yield from redis(settings, told if isinstance(told, dict) else None)
     yield supervisor(told)
     if ledger is not None:
-        yield from _if_readable(lambda: [workers(read_queues(ledger).queues or ())])
-        key = ledger.client.key(refused.KEY)
-        yield from _if_readable(lambda: [messages(refused.read(ledger.client, refused.MOST_KEPT), time.time(), key)])
         own = [worker["pid"] for worker in told["workers"]] if isinstance(told, dict) else []
-        yield from _if_readable(lambda: host_checks.refused_workers(ledger, own))
-        yield from _if_readable(lambda: kind_versions.check(ledger))
-        yield from _if_readable(lambda: host_checks.of_fleet(read_fleet(ledger)))
+        with closing(ledger):
+            yield from of_ledger(ledger, own)
     yield _disk_of(settings)
     cards = read_devices(environment=told.get("gpu_limits") if isinstance(told, dict) else None)
     yield gpu(cards)
     found = [read_profile(file) for file in profile_files()]
     yield profiles(found)
     yield from (resources(who, specs, read_machine(cards)) for who, specs in _running_or_default(told, found))
+
+
+def of_ledger(ledger: Ledger, own_workers: Sequence[int]) -> Iterator[Check]:
+    """What the ledger tells of workers, messages and hosts; `own_workers` are the pids of this home's."""
+    yield from _if_readable(lambda: [workers(read_queues(ledger).queues or ())])
+    key = ledger.client.key(refused.KEY)
+    yield from _if_readable(lambda: [messages(refused.read(ledger.client, refused.MOST_KEPT), time.time(), key)])
+    yield from _if_readable(lambda: host_checks.refused_workers(ledger, own_workers))
+    yield from _if_readable(lambda: kind_versions.check(ledger))
+    yield from _if_readable(lambda: host_checks.of_fleet(read_fleet(ledger)))
 
 
 def python() -> Check:
@@ -106,16 +113,19 @@ def redis(settings: Settings, supervised: dict[str, Any] | None) -> Generator[Ch
         if not redis_server.takes_connections(settings.places):
             yield _not_running(supervised)
             return None
-    try:
-        ledger = Ledger(connect(settings.broker_url or redis_server.own_url(settings.places)))
-        require_answer(ledger.client)
-        yield from answering(ledger)
-    except Problem as problem:
-        yield Check("redis", "failed", problem.sentence, problem.mend)
-    except (Unreachable, Refused) as error:
-        yield Check("redis", "failed", f"{error}", _mend_of(error, named=settings.broker_url is not None))
-    else:
-        return ledger
+    with ExitStack() as opened:
+        try:
+            client = connect(settings.broker_url or redis_server.own_url(settings.places))
+            ledger = opened.enter_context(closing(Ledger(client)))
+            require_answer(client)
+            yield from answering(ledger)
+        except Problem as problem:
+            yield Check("redis", "failed", problem.sentence, problem.mend)
+        except (Unreachable, Refused) as error:
+            yield Check("redis", "failed", f"{error}", _mend_of(error, named=settings.broker_url is not None))
+        else:
+            opened.pop_all()
+            return ledger
     return None
 
 

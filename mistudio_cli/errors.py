@@ -1,15 +1,10 @@
-"""From exception to exit code and sentence: the only table of what a command's end means."""
+"""Exit codes, and what ends a command otherwise than well."""
 
 from __future__ import annotations
 
-import re
-import sys
-from dataclasses import dataclass
 from enum import IntEnum
 
-from tasks.problem import OverQuota, Problem
-from tasks.visible import shown
-from tasks.wire import NoMaster, NotPermitted, NotRedis, Refused, Replica, Silent, Unable, Unreachable
+from tasks.problem import Problem
 
 
 class Code(IntEnum):
@@ -55,105 +50,3 @@ class NoRedis(Problem):
 
 class TimedOut(Problem):
     """Waiting was given up; what was waited for goes on."""
-
-
-#: What cannot be done as asked is a fault of the request, but for these.
-_PROBLEMS: dict[type, Code] = {
-    NotFound: Code.NOT_FOUND,
-    Failed: Code.FAILED,
-    NoRedis: Code.UNREACHABLE,
-    TimedOut: Code.TIMED_OUT,
-    OverQuota: Code.OVER_QUOTA,
-}
-
-
-@dataclass(frozen=True)
-class Explained:
-    """What the user is told of an exception, and the exit code."""
-
-    sentence: str
-    mend: str
-    code: Code
-
-
-def explain(error: BaseException) -> Explained:
-    """The words and the exit code for an exception that ended a command."""
-    match error:
-        case Problem():
-            return Explained(error.sentence, error.mend, _PROBLEMS.get(type(error), Code.USAGE))
-        case Unreachable() | Refused():
-            return _of_redis(error)
-        case TimeoutError():
-            return Explained(f"No answer in time: {error}.", "See: mistudio doctor", Code.TIMED_OUT)
-        case KeyboardInterrupt():
-            return Explained("", "", Code.INTERRUPTED)
-        case OSError() if error.strerror:
-            where = f"{error.filename}: " if error.filename else ""
-            return Explained(f"{where}{error.strerror}.", "Mend it or choose another place", Code.USAGE)
-        case OSError() if str(error):
-            return Explained(f"{str(error).rstrip('.')}.", "Correct it or choose another place", Code.USAGE)
-        case MemoryError():
-            return Explained("The command ran out of memory.", "Free some, or ask for less", Code.FAILED)
-        case UnicodeEncodeError():
-            what = shown(error.object[error.start : error.end], 20)
-            return Explained(f"{what} cannot be written as {error.encoding}.", "Use text that is UTF-8", Code.USAGE)
-    return Explained(f"Internal error: {_described(error)}", f"For a traceback: {_again_with_debug()}", Code.FAULT)
-
-
-def _of_redis(error: Unreachable | Refused) -> Explained:
-    see = "See: mistudio doctor"
-    match error:
-        case NotRedis():
-            return Explained(f"{error}.", f"Check CELERY_BROKER_URL. {see}", Code.UNREACHABLE)
-        case Silent():
-            return Explained(f"Redis at {error}.", see, Code.UNREACHABLE)
-        case Replica():
-            fix = "Name the master in CELERY_BROKER_URL, or let Sentinels: sentinel://HOST1:PORT,HOST2:PORT/MASTER/DB"
-            return Explained(f"{error}.", fix, Code.UNREACHABLE)
-        case NoMaster():
-            fix = f"Check the Sentinels and the master's name in CELERY_BROKER_URL. {see}"
-            return Explained(f"Redis cannot be reached: {error}.", fix, Code.UNREACHABLE)
-        case Unable():
-            return Explained(f"Redis cannot serve this now: {error}.", see, Code.UNREACHABLE)
-        case NotPermitted():
-            reason = re.sub(r"^NOPERM |.*@user_script: ?\d+: ", "", str(error)).rstrip(". ")
-            return Explained(f"The Redis user lacks the right to do this: {reason}.", _WITH_RIGHTS, Code.UNREACHABLE)
-        case Unreachable():
-            return Explained(f"Redis cannot be reached: {_reason(error)}.", see, Code.UNREACHABLE)
-    return Explained(f"Redis refuses: {str(error).rstrip('.')}.", see, Code.UNREACHABLE)
-
-
-_WITH_RIGHTS = "Connect as a user of another role; what each may do: mistudio fleet acl"
-
-
-def _reason(error: Unreachable) -> str:
-    """What happened, or why the home's own server ended when its folder shows that."""
-    from mistudio_cli import redis_folder
-    from mistudio_cli.session import current_settings
-
-    try:
-        settings = current_settings()
-    except Problem:
-        return str(error)
-    return (None if settings.broker_url else redis_folder.fault(settings.places)) or str(error)
-
-
-def _described(error: BaseException) -> str:
-    from tasks.redact import redact
-
-    try:
-        return redact(f"{type(error).__name__}: {error}")
-    except Exception:  # noqa: BLE001 - an exception that cannot even be written
-        return type(error).__name__
-
-
-_LONGEST_COMMAND = 300
-
-
-def _again_with_debug() -> str:
-    import shlex
-
-    from tasks.redact import redact
-
-    words = redact(shlex.join(["mistudio", "--debug", *sys.argv[1:]]))
-    return words if len(words) <= _LONGEST_COMMAND else "the same command with --debug after mistudio"

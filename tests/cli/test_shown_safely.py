@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mistudio_cli.errors import Code, explain
+from mistudio_cli.errors import Code
+from mistudio_cli.explained_errors import explain
 from tasks.job import Job, Progress, State
 from tasks.ledger import new_job_id
 from tests.cli.conftest import Cli

@@ -16,7 +16,8 @@ import pytest
 import redis
 from kombu.exceptions import OperationalError
 
-from mistudio_cli.errors import Code, explain
+from mistudio_cli.errors import Code
+from mistudio_cli.explained_errors import explain
 from tasks import ledger as ledgers
 from tasks import sentinel, wire
 from tasks.app import make_app

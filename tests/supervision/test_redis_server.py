@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from mistudio_cli import control, redis_server
-from mistudio_cli.errors import Code, NoRedis, explain
+from mistudio_cli.errors import Code, NoRedis
+from mistudio_cli.explained_errors import explain
 from mistudio_cli.redis_keeper import RedisKeeper
 from tasks import identity, wire
 from tasks.places import SOCKET_PATH_MAX
