@@ -65,7 +65,7 @@ def kind_reference() -> str:
         parts += ["", f"## {kind.name}", "", f"{kind.summary}. Queue `{kind.queue}`.", ""]
         parts += ["| parameter | default | meaning |", "|---|---|---|"]
         for spec in dataclasses.fields(kind.params):
-            flag = spec.name if spec.metadata["positional"] else flag_of(spec.name)
+            flag = spec.name if spec.metadata["positional"] else flag_of(spec.name, kind.params)
             required = spec.default is dataclasses.MISSING
             default = "required" if required else "–" if spec.default is None else f"`{spec.default}`"
             choices = f" ({', '.join(spec.metadata['choices'])})" if spec.metadata["choices"] else ""

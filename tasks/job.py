@@ -245,13 +245,14 @@ def option(
     positional: bool = False,
     mark: str | None = None,
     several: bool = True,
+    flag: str | None = None,
 ) -> Any:
     """A parameter of a job kind: a dataclass field with its help text and its bounds.
 
     `choices` lists the allowed words, `minimum` and `maximum` are the least and the largest allowed number, `artifact`
     names the family that the value refers to, `positional` makes it an argument instead of a flag, `mark` is what it is
     called in names. Without `several` it has one value only: jobs that differ in nothing else would be in each other's
-    way.
+    way. `flag` is its flag on the command line where that is not its name.
     """
     told = {
         "help": help,
@@ -262,6 +263,7 @@ def option(
         "positional": positional,
         "mark": mark,
         "several": several,
+        "flag": flag,
     }
     return field(default=default, metadata=told)
 
@@ -351,9 +353,9 @@ class JobKind:
         for name, spec in fields.items():
             if name not in values:
                 if spec.default is dataclasses.MISSING:
-                    yield name, Problem(f"{self.name} needs {flag_of(name)}.", see)
+                    yield name, Problem(f"{self.name} needs {flag_of(name, self.params)}.", see)
             elif wrong := wrong_value(values[name], types_of(self.params)[name], spec.metadata):
-                yield name, Problem(f"{flag_of(name)} {wrong}.", see)
+                yield name, Problem(f"{flag_of(name, self.params)} {wrong}.", see)
 
 
 @cache

@@ -89,7 +89,7 @@ def mask_again(told: dict[str, Any], info: TokensInfo) -> Mask:
     if not len(range(info.context)[slice(*positions)]):
         raise Problem(
             f"The SAE was trained on positions {list(positions)} alone, and rows of {info.context} tokens have none.",
-            "Use longer rows: mistudio submit tokenize --context",
+            "Use longer rows: mistudio submit tokenize --context-length",
         )
     if positions == (1, None):
         return Mask(True, ids, info.pad_id)

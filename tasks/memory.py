@@ -105,7 +105,7 @@ def _ways(kind: JobKind) -> str:
     """How a job of that kind would hold less; nothing where none is known."""
     has = {spec.name for spec in dataclasses.fields(kind.params)}
     found = {
-        how: " or ".join(flag_of(name) for name in names if name in has)
+        how: " or ".join(flag_of(name, kind.params) for name in names if name in has)
         for how, names in (("a smaller", _LESS), ("a larger", _MORE))
     }
     ways = " or ".join(f"{how} {flags}" for how, flags in found.items() if flags)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import typing
@@ -25,9 +26,13 @@ _NUMBER = re.compile(r"([+-]?\d{1,30}(?:\.\d{1,30})?(?:[eE][+-]?\d{1,2})?)([kKMB
 _FACTORS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 
 
-def flag_of(name: str) -> str:
-    """How a parameter of that name is given on the command line."""
-    return "--" + name.replace("_", "-")
+def flag_of(name: str, params: type | None = None) -> str:
+    """The flag of a parameter on the command line. `params`, the class that declares it, may give it a flag of its own.
+
+    Any name is answered: an unknown one with the flag that it would have.
+    """
+    declared = {} if params is None else {spec.name: spec.metadata.get("flag") for spec in dataclasses.fields(params)}
+    return declared.get(name) or "--" + name.replace("_", "-")
 
 
 @cache

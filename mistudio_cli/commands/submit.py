@@ -187,7 +187,7 @@ def _parameter(spec: dataclasses.Field[Any], params: type, annotation: Any) -> t
     words = "|".join(told.get("choices") or ())
     if told.get("positional"):
         return annotation, typer.Argument(default, **{"metavar": spec.name.upper(), **about})
-    flag = flag_of(spec.name)
+    flag = flag_of(spec.name, params)
     if dict in types_of(params)[spec.name]:
         return bool, typer.Option(False, flag, **about)
     if bool in types_of(params)[spec.name]:

@@ -73,7 +73,7 @@ def _refuse_flags(params: Params, names: tuple[str, ...], source: str) -> None:
     """Raise Problem for options that mean nothing for such a source."""
     for spec in dataclasses.fields(Params):
         if spec.name in names and getattr(params, spec.name) != spec.default:
-            flag = flag_of(spec.name)
+            flag = flag_of(spec.name, Params)
             raise Problem(f"{flag} means nothing for {source}.", f"Leave {flag} out")
 
 

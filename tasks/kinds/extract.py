@@ -28,7 +28,9 @@ class Params:
     """Whose features, on which tokens, how many examples."""
 
     sae: str = option(help="The SAE, in the store", artifact="saes")
-    tokens: str | None = option(None, help="The tokens; default: those it was trained on", artifact="tokens")
+    tokens: str | None = option(
+        None, flag="--token-set", help="Tokens; default: those it was trained on", artifact="tokens"
+    )
     model: str | None = option(None, help="The model; default: the one it was trained on", artifact="models")
     max_tokens: int | None = option(1_000_000, help="Read about this many, evenly spread", minimum=1)
     top: int = option(10, help="Examples of each feature", minimum=1)
@@ -170,7 +172,7 @@ def _origin(params: Params, context: Context) -> _Origin:
         model = at_commit(str(model), manifest.get("result", {}).get("model_commit"))
     layer = manifest["params"].get("layer")
     hook = told.get("hook_name") or (None if layer is None else f"blocks.{layer}.hook_resid_post")
-    for flag, value in (("--model", model), ("--tokens", tokens), ("a layer", hook)):
+    for flag, value in (("--model", model), ("--token-set", tokens), ("a layer", hook)):
         if value is None:
             raise Problem(f"saes/{params.sae} does not say what it was trained on.", f"It needs {flag}")
     return _Origin(str(model), str(tokens), {**told, "hook_name": hook})

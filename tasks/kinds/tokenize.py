@@ -30,7 +30,9 @@ class Params:
     model: str = option(
         help="The model whose tokenizer is used: in the store, a folder, or a Hub id (ID@REVISION)", artifact="models"
     )
-    context: int = option(128, help="Context length (tokens per sequence), BOS included", minimum=2)
+    context: int = option(
+        128, flag="--context-length", help="Context length (tokens per sequence), BOS included", minimum=2
+    )
     bos: str = option(
         "auto",
         help="What begins with BOS: each row, each document, or nothing; auto: rows if the tokenizer adds BOS to texts",
@@ -57,8 +59,8 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     longest = (told or {}).get("context")
     if longest and params.context > longest:
         raise Problem(
-            f"--context {params.context} is more than {params.model} can read: {longest} tokens.",
-            f"Give --context {longest} or less",
+            f"--context-length {params.context} is more than {params.model} can read: {longest} tokens.",
+            f"Give --context-length {longest} or less",
         )
     return dataclasses.replace(params, dataset=dataset, model=model), requests
 
@@ -112,7 +114,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     if not tokens:
         raise Problem(
             f"The dataset has only {dropped} tokens, less than one row of {params.context}.",
-            "Give a smaller --context or a larger dataset",
+            "Give a smaller --context-length or a larger dataset",
         )
     save_tokenizer(tokenizer, context.output / "tokenizer")
     seconds = time.monotonic() - began

@@ -32,9 +32,9 @@ class Params:
 
     dataset: str = option(help="A dataset in the store, a file or folder, or a Hub id", artifact="datasets")
     layers: int = option(4, help="Transformer blocks", minimum=1)
-    width: int = option(128, help="Width of the residual stream; a multiple of 32", minimum=32)
+    width: int = option(128, flag="--d-model", help="Width of the residual stream, a multiple of 32", minimum=32)
     vocab: int = option(3072, help="Tokens of the byte-level BPE", minimum=257)
-    context: int = option(128, help="Tokens in a row", minimum=8)
+    context: int = option(128, flag="--context-length", help="Context length (tokens per sequence)", minimum=8)
     steps: int = option(600, help="Training steps of 16 rows each", minimum=1)
     seed: int = option(0, help="Seed of the weights and of the order of the data", minimum=0)
 
@@ -51,7 +51,7 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     from tasks.text.naming import resolve_dataset
 
     if params.width % 32:
-        raise Problem(f"--width must be a multiple of 32, not {params.width}.")
+        raise Problem(f"--d-model must be a multiple of 32, not {params.width}.")
     dataset, requests = resolve_dataset(params.dataset, known)
     return dataclasses.replace(params, dataset=dataset), requests
 
@@ -170,7 +170,7 @@ def _stream(params: Params, context: Context, corpus: Path, tokenizer: PreTraine
     if len(stream) <= params.context:
         raise Problem(
             f"The dataset has only {len(stream)} tokens, less than one row of {params.context}.",
-            "Give a larger dataset or a smaller --context",
+            "Give a larger dataset or a smaller --context-length",
         )
     return torch.from_numpy(stream)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tasks.sae.footprint import TrainingShape
 
 
-#: Tokens to train on where neither --tokens nor --steps is given.
+#: Tokens to train on where neither --training-tokens nor --steps is given.
 DEFAULT_TOKENS = 10_000_000
 
 
@@ -60,16 +60,21 @@ class Common:
     init_from: str | None = option(
         None, help="Begin with this SAE of the store instead of at random: fine-tune it", artifact="saes"
     )
-    width: int | None = option(None, help="Number of features; default: --expansion times the model's width", minimum=1)
+    width: int | None = option(
+        None, flag="--d-sae", help="SAE width (d_sae); default: --expansion times d_in", minimum=1
+    )
     expansion: int = option(8, help="Features for each dimension of the residual stream", minimum=1)
     tokens: int | None = option(
         None,
-        help="How many tokens to train on, by default 10,000,000; passes over the data are repeated",
+        flag="--training-tokens",
+        help="Training tokens, by default 10,000,000; the data are repeated (epochs) if needed",
         minimum=1,
     )
-    steps: int | None = option(None, help="How many batches to train on, instead of --tokens", minimum=1)
-    batch: int = option(4096, help="Tokens in a batch", minimum=1)
-    lr: float | None = option(None, help="Learning rate of Adam; default: by width", minimum=1e-12)
+    steps: int | None = option(None, help="Training steps (batches), instead of --training-tokens", minimum=1)
+    batch: int = option(4096, flag="--batch-size", help="Batch size in tokens", minimum=1)
+    lr: float | None = option(
+        None, flag="--learning-rate", help="Adam learning rate; default: 8e-4 / sqrt(d_sae / 2^14)", minimum=1e-12
+    )
     warmup: float = option(0.05, help="Share of the training in which the learning rate rises", minimum=0, maximum=1)
     decay: float = option(
         0.2, help="Share of the training, at its end, in which the learning rate falls", minimum=0, maximum=1
@@ -77,7 +82,7 @@ class Common:
     sparsity_warmup: float = option(
         0.05, help="Share of the training in which the sparsity penalty rises", minimum=0, maximum=1
     )
-    clip: float = option(1.0, help="Longest gradient; 0: any", minimum=0)
+    clip: float = option(1.0, flag="--max-grad-norm", help="Max gradient norm (clipping); 0 disables", minimum=0)
     accumulate: int = option(1, help="Parts in which a batch goes through the SAE, to hold less memory", minimum=1)
     evaluate: int = option(4, help="How often to measure on held-out tokens, the end included; 0: not", minimum=0)
     eval_tokens: int = option(
@@ -93,7 +98,7 @@ class Common:
     log: str | None = option(
         None, help="Metrics also to tensorboard or wandb (W&B), or to both with a comma between them"
     )
-    checkpoint_s: float = option(30.0, help="Seconds between checkpoints", minimum=0)
+    checkpoint_s: float = option(30.0, flag="--checkpoint-every", help="Seconds between checkpoints", minimum=0)
     together: dict[str, list[Any]] | None = option(
         None, help="Train all combinations of options with several values in one job, on one forward pass of the model"
     )
@@ -177,7 +182,7 @@ def _check_course(params: Common) -> None:
     """Problem for numbers of which each may be, but not beside the others."""
     steps = steps_of(params)
     if params.steps is not None and params.tokens not in (None, DEFAULT_TOKENS):
-        raise Problem("--steps and --tokens both tell how long to train.", "Leave one of them out")
+        raise Problem("--steps and --training-tokens both set the length of the training.", "Leave one of them out")
     if params.warmup + params.decay > 1:
         told = f"--warmup {params.warmup:g} and --decay {params.decay:g} are more than the whole training."
         raise Problem(told, "Give shares that add up to 1 at most")

@@ -239,7 +239,9 @@ class Trainer:
             raise self._diverged()
 
     def _diverged(self) -> Problem:
-        return Problem(f"The loss was no longer a number by step {self.step}.", "Submit again with a lower --lr")
+        return Problem(
+            f"The loss was no longer a number by step {self.step}.", "Submit again with a lower --learning-rate"
+        )
 
     def save(self, folder: Path, score: float | None = None) -> None:
         """Write a checkpoint of the state after the last step; nothing before there is any.

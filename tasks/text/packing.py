@@ -37,7 +37,7 @@ class Packer:
         if len(begin) >= context:
             raise Problem(
                 f"A row of {context} tokens has no room beside the {len(begin)} that begin it.",
-                "Give a larger --context, or --bos no",
+                "Give a larger --context-length, or --bos no",
             )
         self._begin, self._stride = np.asarray(begin, dtype=np.int32), context - len(begin)
         self.tail = np.empty(0, np.int32)

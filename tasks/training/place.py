@@ -141,7 +141,7 @@ def _from_activations(params: P, known: Known) -> tuple[P, int | None, list[Requ
     told = known.coming_from("activations", name)[1] if manifest is None else manifest["params"]
     for spec in dataclasses.fields(params):
         if spec.name in SETTLED:
-            given, value, flag = getattr(params, spec.name), told[spec.name], flag_of(spec.name)
+            given, value, flag = getattr(params, spec.name), told[spec.name], flag_of(spec.name, type(params))
             if given not in (spec.default, value):
                 raise Problem(f"activations/{name} were read with {flag} {value}, not {given}.", f"Leave {flag} out")
             params = dataclasses.replace(params, **{spec.name: value})

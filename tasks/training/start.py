@@ -70,7 +70,7 @@ def resolve_start(params: P, known: Known, d_model: int | None) -> P:
         raise Problem(f"The store has no saes/{name}.", "See what there is: mistudio saes ls")
     its = read_shape(known.path("saes", name))
     if params.width not in (None, its.d_sae):
-        raise Problem(f"saes/{name} has {its.d_sae} features, not {params.width}.", "Leave --width out")
+        raise Problem(f"saes/{name} has {its.d_sae} features, not {params.width}.", "Leave --d-sae out")
     params = dataclasses.replace(params, width=its.d_sae)
     _refuse_difference(name, its, shape_of(params, d_model or its.d_in // its.blocks))
     return params
@@ -79,7 +79,7 @@ def resolve_start(params: P, known: Known, d_model: int | None) -> P:
 #: What must be the same of an SAE and of the one that begins with it: what is said of it, by the option that decides.
 _SAID: dict[str, Callable[[CoderConfig], str]] = {
     "--arch": lambda shape: f"has {coder_class(shape.architecture).saved_as} codes",
-    "--width": lambda shape: f"has {shape.d_sae} features",
+    "--d-sae": lambda shape: f"has {shape.d_sae} features",
     "--crosscode": lambda shape: f"reads {shape.blocks} layers" if shape.blocks > 1 else "reads one layer",
     "--model": lambda shape: f"reads {shape.d_in // shape.blocks} numbers of a layer",
     "--target": lambda shape: (

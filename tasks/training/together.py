@@ -79,7 +79,7 @@ def label(params: Common, model: str) -> str:
 
 def _check(params: Common, option: str, values: Any) -> None:
     kind, specs = type(params), {spec.name: spec for spec in dataclasses.fields(params)}
-    flag = flag_of(option)
+    flag = flag_of(option, kind)
     if option not in specs or not can_be_swept(specs[option], kind):
         raise Problem(f"{flag} cannot have several values.", "See: mistudio submit train --help")
     if option in SHARED:

@@ -79,26 +79,34 @@ def test_a_habit_does_what_the_command_does(cli: Cli, typed: str) -> None:
     assert (told.code, bool(told.out)) == (Code.OK, True), told.err
 
 
-def test_flags_of_other_libraries_set_the_same_parameters(cli: Cli) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--learning-rate 1e-3 --d-sae 64 --batch-size 512 --max-grad-norm 0.5 --training-tokens 10k --layer 1",
+        "--learning-rate 1e-3 --d-sae 64 --batch_size 512 --max-grad-norm 0.5 --training_tokens 10k --hook-layer 1",
+        "--lr 1e-3 --width 64 --batch 512 --clip 0.5 --tokens 10k --layer 1",
+    ],
+    ids=["ours", "other libraries", "earlier versions"],
+)
+def test_flags_of_other_libraries_and_of_earlier_versions_set_the_same_parameters(cli: Cli, words: str) -> None:
+    corpus = str(cli.home / "corpus.txt")
     (cli.home / "corpus.txt").write_text("some text\n" * 99)
-    made = cli("submit", "toy-model", "--dataset", str(cli.home / "corpus.txt"), "--name", "toy", "--json")
+    made = cli("submit", "toy-model", "--dataset", corpus, "--name", "toy")
     assert made.code == Code.OK, made.err
-    words = "--learning-rate 1e-3 --d-sae 64 --batch_size 512 --max-grad-norm 0.5 --training_tokens 10k --hook-layer 1"
-    told = cli(
-        "submit",
-        "train",
-        "--model",
-        "toy",
-        "--dataset",
-        str(cli.home / "corpus.txt"),
-        *words.split(),
-        "--dry-run",
-        "--json",
-    )
+    told = cli("submit", "train", "--model", "toy", "--dataset", corpus, *words.split(), "--dry-run", "--json")
     assert told.code == Code.OK, told.err
     params = told.json["jobs"][-1]["params"]
     wanted = {"lr": 1e-3, "width": 64, "batch": 512, "clip": 0.5, "tokens": 10_000, "layer": 1}
     assert {name: params[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("words", ["--d-model 64 --context-length 32", "--width 64 --context 32"])
+def test_a_toy_models_flags_are_those_of_its_configuration(cli: Cli, words: str) -> None:
+    (cli.home / "corpus.txt").write_text("some text\n" * 99)
+    corpus = str(cli.home / "corpus.txt")
+    told = cli("submit", "toy-model", "--dataset", corpus, *words.split(), "--dry-run", "--json")
+    assert told.code == Code.OK, told.err
+    assert {"width": 64, "context": 32}.items() <= told.json["jobs"][-1]["params"].items()
 
 
 def test_celerys_flags_start_a_worker(cli: Cli) -> None:
@@ -128,7 +136,7 @@ def test_values_are_never_taken_for_flags(cli: Cli) -> None:
 @pytest.mark.parametrize("words", ["--help", "workers --help", "jobs ls --help", "submit train --help"])
 def test_help_has_the_names_of_this_program_alone(cli: Cli, words: str) -> None:
     text = cli(*words.split()).out
-    assert not {"--learning-rate", "--watch", "--output", "--status"} & set(text.replace(",", " ").split())
+    assert not {"--lr", "--width", "--clip", "--watch", "--output", "--status"} & set(text.replace(",", " ").split())
 
 
 def test_what_is_no_word_at_all_is_still_refused(cli: Cli) -> None:

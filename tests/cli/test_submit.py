@@ -16,7 +16,8 @@ from tests.cli.conftest import Cli
 def test_every_parameter_of_a_kind_has_its_flag_and_its_help(cli: Cli, kind: str) -> None:
     told = " ".join(cli("submit", kind, "--help", COLUMNS="200").out.split())
     for spec in dataclasses.fields(kinds()[kind].params):
-        shown = spec.name.upper() if spec.metadata["positional"] else "--" + spec.name.replace("_", "-")
+        flag = spec.metadata["flag"] or "--" + spec.name.replace("_", "-")
+        shown = spec.name.upper() if spec.metadata["positional"] else flag
         assert shown in told
         assert spec.metadata["help"] in told
         assert all(choice in told for choice in spec.metadata["choices"] or ())
@@ -101,7 +102,7 @@ def test_a_person_reads_one_line_a_job_and_the_command_to_watch_it(cli: Cli) -> 
         ("nap --ticks many", "Invalid value for '--ticks': 'many' is not a valid int"),
         ("nap --priority 11", "Invalid value for '--priority': 11 is not in the range 0<=x<=10."),
         ("nap --name ../x", "'../x' cannot be the name of an artifact."),
-        ("tokenize --dataset d --model m --context 1", "--context must be at least 2, not 1."),
+        ("tokenize --dataset d --model m --context 1", "--context-length must be at least 2, not 1."),
         (f"toy-model --dataset d --seed {2**63}", f"--seed must be at most {2**63 - 1}, not {2**63}."),
         ("cleanup --hours inf", "--hours must be a finite number, not inf."),
         ("cleanup --hours nan", "--hours must be a finite number, not nan."),

@@ -80,7 +80,7 @@ def test_text_is_never_taken_for_several_values(cli: Cli) -> None:
 def test_several_values_are_shown_with_their_type_in_the_help(cli: Cli) -> None:
     told = cli("submit", "train", "--help", COLUMNS="200").out
     assert "--k <int>,..." in told
-    assert "--lr <float>,..." in told
+    assert "--learning-rate <float>,..." in told
     assert "--arch batchtopk|gated|jumprelu|matryoshka|p_anneal|standard|topk,..." in told
     assert "--model <str> " in told
 
@@ -166,7 +166,7 @@ def test_together_is_refused_where_there_is_nothing_to_put_together(trainable: C
     told = trainable("submit", *TRAIN, "--batch", "64,128", "--together")
     assert (told.code, told.err.splitlines()[0]) == (
         Code.USAGE,
-        "SAEs that are trained together share --batch.",
+        "SAEs that are trained together share --batch-size.",
     )
     told = trainable("submit", *TRAIN, "--k", "8,16", "--arch", "standard", "--together")
     assert (told.code, told.out) == (Code.USAGE, "")

@@ -15,7 +15,7 @@ from tasks.problem import Problem
 from tests.core.lab import Lab
 from tests.core.test_estimate import add_model, add_tokens
 
-MENDS = "Use a smaller --batch or --width or --expansion or a larger --accumulate."
+MENDS = "Use a smaller --batch-size or --d-sae or --expansion or a larger --accumulate."
 
 
 @pytest.mark.parametrize("sizes", [(10**15, 16), (2**62, 16)], ids=["too much", "not even to be counted"])

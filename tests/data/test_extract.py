@@ -120,7 +120,7 @@ def test_an_imported_sae_is_read_at_its_hook_on_the_model_that_was_named(chain, 
     theirs = build(CoderConfig("topk", 32, FEATURES, TopK.Options(k=4)), seed=3)
     save_sae(tmp_path / "theirs", theirs, Scales((1,), (1,)), {"hook_name": f"blocks.{LAYER}.hook_mlp_out"})
     chain.run("import", "got", source=str(tmp_path / "theirs"), model="m")
-    with pytest.raises(Problem, match=r"does not say what it was trained on\. It needs --tokens"):
+    with pytest.raises(Problem, match=r"does not say what it was trained on\. It needs --token-set"):
         chain.run("extract", "f", sae="got")
     result = chain.run("extract", "f", sae="got", tokens="t")
     assert (result["model"], result["hook"]) == ("m", f"gpt_neox.layers.{LAYER}.mlp")

@@ -262,7 +262,7 @@ def test_names_are_those_of_jobs_of_their_own_unless_one_is_given(bench: Bench):
 @pytest.mark.parametrize(
     ("together", "sentence"),
     [
-        ({"batch": [64, 128]}, "SAEs that are trained together share --batch."),
+        ({"batch": [64, 128]}, "SAEs that are trained together share --batch-size."),
         ({"seed": [0, 1]}, "SAEs that are trained together share --seed."),
         ({"model": ["tiny", "other"]}, "--model cannot have several values."),
         ({"depth": [1, 2]}, "--depth cannot have several values."),
