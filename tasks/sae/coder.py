@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from tasks.late import torch
 from tasks.problem import Problem
+from tasks.sae.preactivations import Exact, Preactivations, Rounded
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+#: In what products are computed: see docs/training.md.
+FLOAT32, TF32, BF16 = PRECISIONS = ("float32", "tf32", "bf16")
 #: Numbers in the codes of a slice, where those of many vectors are made one slice after another.
 SLICE_NUMBERS = 1 << 22
 
@@ -115,6 +118,10 @@ class Coder:
             self.W_skip = torch.zeros(d_out, config.d_in)
             self._names = (*self._names, "W_skip")
         self._scratch: dict[str, Tensor] = {}
+        #: In what active features are chosen in training: see `tasks.sae.preactivations`. Values are float32's always.
+        self.precision = FLOAT32
+        #: Vectors whose features were chosen in bfloat16, and for how many of them float32 might have chosen others.
+        self.chosen, self.unsure = 0, torch.zeros((), dtype=torch.int64)
         self.begin()
 
     def begin(self) -> None:
@@ -181,9 +188,22 @@ class Coder:
         """(n, d_in) -> W_enc (x - b_dec) + b_enc, (n, d_sae): b_dec is folded into the bias, so x is read once."""
         return torch.addmm(self.bias(), x, self.W_enc.T, out=out)
 
+    def project(self, x: Tensor) -> Preactivations:
+        """Pre-activations of (batch, d_in), to choose active features by and to read, in the coder's precision."""
+        if self.precision == BF16 and len(x):
+            made = Rounded(self, x)
+            if made.is_finite():
+                return made
+        return Exact(self.preactivations(x, out=self.scratch("pre", len(x))))
+
     def bias(self) -> Tensor:
         """What the encoder adds to W_enc x: (d_sae,)."""
-        return self.b_enc if self.is_transcoder else self.b_enc - self.W_enc @ self.b_dec
+        own = self.own_bias()
+        return own if self.is_transcoder else own - self.W_enc @ self.b_dec
+
+    def own_bias(self) -> Tensor:
+        """What the encoder adds to W_enc (x - b_dec), of a transcoder to W_enc x: (d_sae,)."""
+        return self.b_enc
 
     @property
     def slice_rows(self) -> int:
@@ -210,13 +230,17 @@ class Coder:
         for name, tensor in self.state.items():
             setattr(self, name, tensor.to(device))
         self._scratch.clear()
+        self.unsure = self.unsure.to(device)
         return self
 
-    def scratch(self, name: str, rows: int) -> Tensor:
-        """A (rows, d_sae) buffer that is used again at each step: fresh memory costs more than filling it."""
+    def scratch(self, name: str, rows: int, dtype: torch.dtype | None = None, columns: int | None = None) -> Tensor:
+        """A (rows, d_sae) buffer that is used again at each step: fresh memory costs more than filling it.
+
+        It has another type and number of columns where that is said.
+        """
         held = self._scratch.get(name)
         if held is None or len(held) < rows:
-            held = self._scratch[name] = self.W_enc.new_empty(rows, self.config.d_sae)
+            held = self._scratch[name] = self.W_enc.new_empty(rows, columns or self.config.d_sae, dtype=dtype)
         return held[:rows]
 
     def lengths(self) -> Tensor:
