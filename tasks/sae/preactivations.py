@@ -59,6 +59,9 @@ class Preactivations(Protocol):
     def is_exact(self) -> bool:
         """Whether these are float32's, so that nothing has to be computed again."""
 
+    def exact(self) -> Exact:
+        """The same, all of them in float32."""
+
     def with_margin(self, count: int, most: int) -> int:
         """How many candidates, of `most`, must be looked at for the `count` largest."""
 
@@ -91,6 +94,10 @@ class Exact:
 
     def __init__(self, dense: Tensor) -> None:
         self.dense = dense
+
+    def exact(self) -> Exact:
+        """See `Preactivations`."""
+        return self
 
     def with_margin(self, count: int, most: int) -> int:
         """See `Preactivations`."""
@@ -127,7 +134,7 @@ class Rounded:
     is_exact = False
 
     def __init__(self, coder: Coder, x: Tensor) -> None:
-        self.coder, self.bias = coder, coder.own_bias()
+        self.coder, self.given, self.bias = coder, x, coder.own_bias()
         self.x = x if coder.is_transcoder else x - coder.b_dec  # rounded after that: what is common to all is not lost
         self._x16 = self.x.bfloat16()
         self._w16 = coder.scratch("W_enc", coder.config.d_sae, torch.bfloat16, coder.config.d_in).copy_(coder.W_enc)
@@ -147,6 +154,10 @@ class Rounded:
         if self._made is None:
             self._made = self._product(self._x16, self.bias)
         return self._made
+
+    def exact(self) -> Exact:
+        """See `Preactivations`."""
+        return Exact(self.coder.preactivations(self.given, out=self.coder.scratch("pre", len(self.given))))
 
     def with_margin(self, count: int, most: int) -> int:
         """See `Preactivations`."""

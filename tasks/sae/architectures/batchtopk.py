@@ -69,6 +69,8 @@ class BatchTopK(topk.TopK):
             places = places_of(is_above(flat, floor))
             if len(places) >= count:
                 break
+        if len(places) < count and not pre.is_exact:  # all that are positive, of which rounding may have hidden some
+            return self.choose(pre.exact())
         values = flat[places].float()
         keep = _largest(values, count)
         places, values = places[keep], values[keep]
@@ -80,9 +82,8 @@ class BatchTopK(topk.TopK):
         """The `wanted` largest of candidates that were chosen by rounded values, by exact ones."""
         values = pre.at(pairs)
         kept, chosen = pairs.among(_largest(values, wanted).logical_and_(values > 0))
-        if len(values):
-            least = values[chosen].amin() if len(kept.features) >= wanted else values.new_zeros(())
-            pre.count_unsure(least, values.new_tensor(self._least), pairs, values)
+        least = values[chosen].amin() if len(kept.features) == wanted else values.new_zeros(())
+        pre.count_unsure(least, values.new_tensor(self._least), pairs, values)
         return kept, values[chosen]
 
     def _floors(self, pre: Tensor, each: int) -> Iterator[float]:
