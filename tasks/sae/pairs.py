@@ -199,10 +199,14 @@ def split(pre: Tensor, floor: Tensor | float) -> Iterator[Pairs]:
     return some_pairs(pre, floor, at_once) if at_once else all_pairs(len(pre))
 
 
-def sparse_rows(sample: Tensor, floor: Tensor | float) -> int:
-    """Of how many vectors active pairs are worked on together, by the first few vectors; 0 where all pairs are."""
+def sparse_rows(sample: Tensor, floor: Tensor | float, share: float | None = None) -> int:
+    """Of how many vectors active pairs are worked on together, by the first few vectors; 0 where all pairs are.
+
+    That is where more than the `share` of them is active, by default `SPARSE_SHARE`.
+    """
+    share = SPARSE_SHARE if share is None else share
     active = int(is_above(sample, floor).count_nonzero()) if sample.device.type == "cpu" else sample.numel()
-    return max(1, MOST * len(sample) // max(1, active)) if active <= SPARSE_SHARE * sample.numel() else 0
+    return max(1, MOST * len(sample) // max(1, active)) if active <= share * sample.numel() else 0
 
 
 def some_pairs(pre: Tensor, floor: Tensor | float, at_once: int) -> Iterator[Pairs]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.sae import pairs
+from tasks.sae import pairs, preactivations
 from tasks.sae.architectures import names
 from tasks.sae.coder import BF16, Coder, Moment
 from tasks.sae.preactivations import Exact, Rounded
@@ -48,7 +48,7 @@ def codes(coder: Any, pre: Any) -> torch.Tensor:
 @pytest.mark.parametrize("share", [0.0, 1.0], ids=["all pairs", "active pairs"])
 @pytest.mark.parametrize("shape", [*SHAPES, "crosscoder"])
 def test_gradients_are_those_of_float32(monkeypatch: pytest.MonkeyPatch, choice: str, share: float, shape: str):
-    monkeypatch.setattr(pairs, "SPARSE_SHARE", share)
+    monkeypatch.setattr(preactivations, "FEW", share)
     monkeypatch.setattr(pairs, "SLICE", 7)
     like = {"blocks": 2} if shape == "crosscoder" else SHAPES[shape]
     for bias, dead in ((0.0, DEAD), (-1.5, NOBODY), (0.0, MANY_DEAD)):
@@ -61,7 +61,7 @@ def test_gradients_are_those_of_float32(monkeypatch: pytest.MonkeyPatch, choice:
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("d_in", [16, 300])
 def test_what_was_chosen_has_the_value_of_float32(monkeypatch: pytest.MonkeyPatch, choice: str, d_in: int):
-    monkeypatch.setattr(pairs, "SPARSE_SHARE", 1.0)
+    monkeypatch.setattr(preactivations, "FEW", 1.0)
     coder, x = rounding(choice, d_in=d_in, d_sae=512), random(80, d_in)
     rounded, exact = ours_and_exact(coder, x)
     found = list(rounded.exceeding(0.5))
