@@ -233,6 +233,11 @@ class Coder:
         self.unsure = self.unsure.to(device)
         return self
 
+    @property
+    def unsure_fraction(self) -> float | None:
+        """Of vectors whose features were chosen in bfloat16 the fraction for which float32 might have chosen others."""
+        return int(self.unsure) / self.chosen if self.chosen else None
+
     def scratch(self, name: str, rows: int, dtype: torch.dtype | None = None, columns: int | None = None) -> Tensor:
         """A (rows, d_sae) buffer that is used again at each step: fresh memory costs more than filling it.
 

@@ -45,8 +45,8 @@ ROUNDING = 2**-8
 MARGIN_SHARE, MARGIN_LEAST = 8, 8
 #: The slack below a floor, in units of the e above: seven standard deviations of it.
 SLACK = 4.0
-#: The share of pairs up to which computing them again costs less than a product in bfloat16 saves: measured on two cores
-#: with AVX512-BF16, where that is half of one in float32.
+#: The share of pairs up to which computing them again costs less than a product in bfloat16 saves: measured on two
+#: cores with AVX512-BF16, where that is half of one in float32.
 FEW = 1 / 64
 
 

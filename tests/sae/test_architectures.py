@@ -12,7 +12,7 @@ import torch
 
 from tasks.problem import Problem
 from tasks.sae import pairs
-from tasks.sae.architectures import build, coder_class, names, p_anneal
+from tasks.sae.architectures import build, coder_class, names
 from tasks.sae.coder import Coder, CoderConfig, Moment
 from tasks.sae.preactivations import Exact
 from tasks.sae.sums import Sums
