@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from tasks.job import Context, Estimate, JobKind, Known, Request, option
 from tasks.problem import Problem
 from tasks.redact import HUB_SECRETS
+from tasks.sae import precision
+from tasks.sae.coder import BF16, FLOAT32
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +39,11 @@ class Params:
         None, help="Leave out BOS and the first token of each row; default: as the SAE was trained"
     )
     allow_no_bos: bool = option(False, help="Accept tokens without BOS for a model or an SAE that expects it")
+    precision: str = option(
+        precision.AUTO,
+        help="Choose active features in bf16, multiply in tf32 (GPUs only), or neither; auto: bf16 where it is faster",
+        choices=precision.CHOICES,
+    )
 
 
 def default_name(params: Params) -> str:
@@ -123,12 +130,14 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     origin = _origin(params, context)
     coder = load_sae(context.store.path("saes", params.sae), context.device)
     source = _source(params, context, origin, coder.config.d_in)
+    coder.precision = _precision(params, context, coder, source.tokens.shape[1])
     texts = TokenTexts(context.store.path("tokens", origin.tokens) / "tokenizer", f"tokens/{origin.tokens}")
     if not texts.has_tokenizer:
         context.note(f"tokens/{origin.tokens} has no tokenizer: tokens are shown as their numbers")
     numbers = choose_rows(len(source.tokens), source.tokens.shape[1], params.max_tokens)
     seen, began = int(source.counts[numbers].sum()), time.monotonic()
-    top, fresh = _collect(params, context, source, coder, numbers)
+    with precision.rounding(coder.precision):
+        top, fresh = _collect(params, context, source, coder, numbers)
     seconds = time.monotonic() - began
     tensors = {"top_activations": top.values, "top_positions": top.positions, "firing_counts": top.fired}
     save_tensors(context.output / "features.safetensors", tensors)
@@ -145,6 +154,8 @@ def run(params: Params, context: Context) -> dict[str, Any]:
         "same_token_share": round(census.same_token_share, 4),
         "tokens": seen,
         "tokens_per_s": round(fresh / seconds),
+        "precision": coder.precision,
+        "unsure_fraction": coder.unsure_fraction,
         "model": origin.model,
         "tokens_from": origin.tokens,
         "layer": int(source.points[0].name.split(".")[1]),
@@ -153,6 +164,27 @@ def run(params: Params, context: Context) -> dict[str, Any]:
         "telling": telling,
         **source.origin,
     }
+
+
+def _precision(params: Params, context: Context, coder: Coder, length: int) -> str:
+    """What the codes of batches of rows of that length are computed in.
+
+    One that goes on where the precision asked for gains nothing does so in float32: the values are the same.
+    """
+    from tasks.features.collect import rows_per_batch
+
+    shape = coder.config
+    rows = rows_per_batch(length, shape.d_sae) * length
+    product = precision.Product(rows, shape.d_in, shape.d_sae, getattr(coder.options, "k", None))
+    if params.precision not in (precision.AUTO, FLOAT32) and (context.workdir / _STATE).exists():
+        found = precision.kept(params.precision, product, context.device)
+        if found.precision != params.precision:
+            context.note(f"goes on in float32: {found.reason}")
+    else:
+        found = precision.decide(params.precision, product, context.device)
+    if found.precision == BF16:
+        context.note(f"chooses features in bfloat16: {found.reason}")
+    return found.precision
 
 
 def _origin(params: Params, context: Context) -> _Origin:

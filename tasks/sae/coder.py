@@ -11,12 +11,13 @@ wait for torch to be imported.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from tasks.late import torch
 from tasks.problem import Problem
+from tasks.sae.pairs import AllPairs, Pairs
 from tasks.sae.preactivations import Exact, Preactivations, Rounded
 
 if TYPE_CHECKING:
@@ -131,7 +132,20 @@ class Coder:
 
     def activate(self, pre: Tensor) -> Tensor:
         """Codes of (n, d_sae) pre-activations: (n, d_sae), not negative, mostly zero."""
+        return self.activate_at(AllPairs(slice(None)), pre)
+
+    def activate_at(self, pairs: Pairs, pre: Tensor) -> Tensor:
+        """Codes of pre-activations at some pairs, where each is made of its own pre-activation alone."""
         raise NotImplementedError
+
+    def floor(self) -> Tensor | float:
+        """What a pre-activation must exceed or its code is zero: (d_sae,), or one number for all features."""
+        return 0.0
+
+    def active(self, pre: Preactivations) -> Iterator[tuple[Pairs, Tensor]]:
+        """Pairs among which are all active ones, and their codes, as the saved SAE has them."""
+        for pairs in pre.exceeding(self.floor()):
+            yield pairs, self.activate_at(pairs, pre.at(pairs))
 
     def step(self, x: Tensor, target: Tensor, moment: Moment) -> Step:
         """Write the loss's gradient into `.grad` of every parameter.
@@ -168,6 +182,16 @@ class Coder:
     def encode(self, x: Tensor) -> Tensor:
         """Codes of (n, d_in) activations: (n, d_sae)."""
         return self.activate(self.preactivations(x))
+
+    def codes(self, x: Tensor) -> Tensor:
+        """The same, of features that are chosen in the coder's precision."""
+        pre = self.project(x)
+        if pre.is_exact:
+            return self.activate(pre.dense)
+        made = x.new_zeros(len(x), self.config.d_sae)
+        for pairs, values in self.active(pre):
+            pairs.fill(made, values)
+        return made
 
     def decode(self, codes: Tensor) -> Tensor:
         """(n, d_sae) codes -> (n, d_out) reconstructions; a skip transcoder's lack what goes past the features."""

@@ -41,6 +41,9 @@ class Pairs(Protocol):
     def of(self, dense: Tensor) -> Tensor:
         """The values of a (batch, d_sae) tensor at the pairs; may be a view."""
 
+    def fill(self, dense: Tensor, values: Tensor) -> None:
+        """Write values at the pairs into a (batch, d_sae) tensor."""
+
     def of_features(self, values: Tensor) -> Tensor:
         """A (d_sae,) tensor as values at the pairs, or what broadcasts with them."""
 
@@ -78,6 +81,10 @@ class AllPairs:
     def of(self, dense: Tensor) -> Tensor:
         """See `Pairs`."""
         return dense[self.rows]
+
+    def fill(self, dense: Tensor, values: Tensor) -> None:
+        """See `Pairs`."""
+        dense[self.rows] = values
 
     def of_features(self, values: Tensor) -> Tensor:
         """See `Pairs`."""
@@ -134,6 +141,10 @@ class SomePairs:
     def of(self, dense: Tensor) -> Tensor:
         """See `Pairs`."""
         return dense[self.rows].flatten()[self.vectors * self.d_sae + self.features]
+
+    def fill(self, dense: Tensor, values: Tensor) -> None:
+        """See `Pairs`."""
+        dense[self.rows][self.vectors, self.features] = values
 
     def of_features(self, values: Tensor) -> Tensor:
         """See `Pairs`."""

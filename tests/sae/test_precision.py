@@ -10,7 +10,7 @@ import torch
 
 from tasks.sae import pairs, preactivations
 from tasks.sae.architectures import names
-from tasks.sae.coder import BF16, Coder, Moment
+from tasks.sae.coder import BF16, FLOAT32, Coder, Moment
 from tasks.sae.preactivations import Exact, Rounded
 from tasks.sae.schedule import TrainConfig
 from tasks.sae.trainer import Trainer
@@ -154,3 +154,18 @@ def test_two_trainings_in_bfloat16_have_the_same_bits(tmp_path: Path, architectu
         trainer.run(tmp_path / name)
         states.append(trainer.state_tensors())
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("share", [0.0, 1.0], ids=["all pairs", "active pairs"])
+@pytest.mark.parametrize("d_out", [None, 10])
+def test_the_codes_of_an_extraction_are_those_of_float32(
+    monkeypatch: pytest.MonkeyPatch, choice: str, share: float, d_out: int | None
+):
+    monkeypatch.setattr(preactivations, "FEW", share)
+    coder, x = rounding(choice, d_sae=512, d_out=d_out), random(700, 16)
+    coder.calibrate([x], len(x))
+    torch.testing.assert_close(coder.codes(x), coder.encode(x), rtol=1e-4, atol=1e-4)
+    assert (coder.chosen, int(coder.unsure)) == (0 if share == 0.0 and choice != "topk" else 700, 0)
+    coder.precision = FLOAT32
+    assert torch.equal(coder.codes(x), coder.encode(x))

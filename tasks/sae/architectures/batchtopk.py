@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from tasks.late import torch
 from tasks.sae.architectures import topk
 from tasks.sae.calibration import fit_threshold, sample_size
-from tasks.sae.pairs import SAMPLE, SomePairs, from_places, is_above, places_of
+from tasks.sae.coder import Coder
+from tasks.sae.pairs import SAMPLE, Pairs, SomePairs, from_places, is_above, places_of
 from tasks.sae.preactivations import Preactivations
 
 if TYPE_CHECKING:
@@ -47,6 +48,18 @@ class BatchTopK(topk.TopK):
     def activate(self, pre: Tensor) -> Tensor:
         """See `Coder.activate`: what exceeds the threshold."""
         return pre * (pre > self.threshold)
+
+    def activate_at(self, pairs: Pairs, pre: Tensor) -> Tensor:
+        """See `Coder.activate_at`."""
+        return self.activate(pre)
+
+    def floor(self) -> float:
+        """See `Coder.floor`."""
+        return float(self.threshold)
+
+    def active(self, pre: Preactivations) -> Iterator[tuple[Pairs, Tensor]]:
+        """See `Coder.active`: a vector has no batch then."""
+        return Coder.active(self, pre)
 
     def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """See `Coder.saved`: one threshold for all features."""

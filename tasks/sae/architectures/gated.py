@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from tasks.job import option
 from tasks.late import torch
 from tasks.sae.coder import Coder, CoderOptions, Moment, Step
+from tasks.sae.pairs import Pairs
 from tasks.sae.sums import Sums
 
 if TYPE_CHECKING:
@@ -51,9 +52,14 @@ class Gated(Coder):
         """Pre-activations are z: each path adds its own bias."""
         return torch.zeros_like(self.b_gate)
 
-    def activate(self, pre: Tensor) -> Tensor:
-        """See `Coder.activate`."""
-        return (pre * self.r_mag.exp() + self.b_mag).relu() * (pre + self.b_gate > 0)
+    def activate_at(self, pairs: Pairs, pre: Tensor) -> Tensor:
+        """See `Coder.activate_at`."""
+        scale, by_mag, by_gate = (pairs.of_features(each) for each in (self.r_mag.exp(), self.b_mag, self.b_gate))
+        return (pre * scale + by_mag).relu() * (pre + by_gate > 0)
+
+    def floor(self) -> Tensor:
+        """See `Coder.floor`: where the gate opens."""
+        return -self.b_gate
 
     def step(self, x: Tensor, target: Tensor, moment: Moment) -> Step:
         """See `Coder.step`."""
@@ -61,7 +67,7 @@ class Gated(Coder):
         scale = self.r_mag.exp()
         pre = self.project(x)
         sums, to_gate, to_scale, to_mag = Sums(self, x, target), *(torch.zeros_like(self.b_gate) for _ in range(3))
-        for pairs in pre.exceeding(-self.b_gate):
+        for pairs in pre.exceeding(self.floor()):
             z, lengths = pre.at(pairs), pairs.of_features(scale)
             gate = (z + pairs.of_features(self.b_gate)).relu()
             is_open = gate.sign()

@@ -77,9 +77,13 @@ class JumpReLU(Coder):
         """A threshold for each feature."""
         self.threshold = torch.full((self.config.d_sae,), float(self.options.threshold))
 
-    def activate(self, pre: Tensor) -> Tensor:
-        """See `Coder.activate`."""
-        return pre * (pre > self.threshold)
+    def activate_at(self, pairs: Pairs, pre: Tensor) -> Tensor:
+        """See `Coder.activate_at`."""
+        return pre * (pre > pairs.of_features(self.threshold))
+
+    def floor(self) -> Tensor:
+        """See `Coder.floor`."""
+        return self.threshold
 
     def constrain(self) -> None:
         """Keep thresholds from falling below zero, where negative pre-activations would become codes."""

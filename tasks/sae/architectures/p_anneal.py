@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from tasks.job import option
 from tasks.late import torch
 from tasks.sae.coder import Coder, CoderOptions, Moment, Step
+from tasks.sae.pairs import Pairs
 from tasks.sae.preactivations import Preactivations
 from tasks.sae.sums import Sums
 
@@ -56,8 +57,8 @@ class PAnneal(Coder):
         """Where the annealing stands: the power in force, and what the penalty's weight is multiplied with."""
         self.power, self.weight = torch.ones(()), torch.ones(())
 
-    def activate(self, pre: Tensor) -> Tensor:
-        """See `Coder.activate`."""
+    def activate_at(self, pairs: Pairs, pre: Tensor) -> Tensor:
+        """See `Coder.activate_at`."""
         return pre.relu()
 
     def power_at(self, progress: float) -> float:

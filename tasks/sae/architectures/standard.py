@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from tasks.job import option
 from tasks.late import torch
 from tasks.sae.coder import Coder, CoderOptions, Moment, Step
+from tasks.sae.pairs import Pairs
 from tasks.sae.sums import Sums
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ class Standard(Coder):
         """Unless the penalty sees to the lengths."""
         return self.options.decoder == "unit" and self.config.blocks == 1
 
-    def activate(self, pre: Tensor) -> Tensor:
-        """See `Coder.activate`."""
+    def activate_at(self, pairs: Pairs, pre: Tensor) -> Tensor:
+        """See `Coder.activate_at`."""
         return pre.relu()
 
     def step(self, x: Tensor, target: Tensor, moment: Moment) -> Step:

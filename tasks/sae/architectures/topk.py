@@ -6,6 +6,7 @@ four sparse passes over the k pairs of each vector.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from tasks.late import torch
 from tasks.problem import Problem
 from tasks.sae.coder import Coder, CoderOptions, Moment, Step
 from tasks.sae.dead import AUX_WEIGHT, slow_aux, wake
-from tasks.sae.pairs import SomePairs
+from tasks.sae.pairs import Pairs, SomePairs
 from tasks.sae.preactivations import Exact, Preactivations
 from tasks.sae.sums import Sums
 from tasks.tensors import shown
@@ -52,6 +53,10 @@ class TopK(Coder):
         """See `Coder.activate`: at most k positive entries a row."""
         kept = pre.topk(self.options.k, dim=1, sorted=False)
         return torch.zeros_like(pre).scatter_(1, kept.indices, kept.values.relu())
+
+    def active(self, pre: Preactivations) -> Iterator[tuple[Pairs, Tensor]]:
+        """See `Coder.active`."""
+        yield self.choose(pre)
 
     def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """See `Coder.saved`."""
