@@ -67,7 +67,21 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
         metadata = read_config(known.path("saes", params.sae)).get("metadata", {})
         bos = read_info(known.path("tokens", params.tokens)).bos
         check_bos_of_sae(params.sae, metadata, f"tokens/{params.tokens}", bos, params.allow_no_bos)
+    if known.manifest("saes", params.sae) is not None:
+        _check_precision(params, known)
     return params, []
+
+
+def _check_precision(params: Params, known: Known) -> None:
+    """Problem for a precision that gains nothing with the SAE, as far as that can be told before its rows are known."""
+    from tasks.sae.footprint import CODES, FORWARD_TOKENS
+    from tasks.sae.formats import read_shape
+
+    if params.precision not in (precision.AUTO, FLOAT32):
+        shape = read_shape(known.path("saes", params.sae))
+        rows = max(1, min(FORWARD_TOKENS, CODES // shape.d_sae))
+        product = precision.Product(rows, shape.d_in, shape.d_sae, getattr(shape.options, "k", None))
+        precision.check_at_submit(params.precision, product)
 
 
 def estimate(params: Params, known: Known) -> Estimate:
