@@ -91,7 +91,8 @@ def estimate(params: Params, known: Known) -> Estimate:
 
     made_from = dict(v.split("/", 1) for v in (known.manifest("saes", params.sae) or {}).get("made_from", {}).values())
     model = params.model or made_from.get("models")
-    held = of_extraction(known, model, known.path("saes", params.sae), params.top, params.window) if model else None
+    folder = known.path("saes", params.sae)
+    held = of_extraction(known, model, folder, params.top, params.window, params.precision) if model else None
     if params.max_tokens is None:
         return Estimate(gpu_memory_bytes=held)
     seconds = seconds_like_earlier(known, "features", params.max_tokens, lambda told: told.get("sae") == params.sae)

@@ -260,6 +260,7 @@ def _shape(params: Common) -> TrainingShape:
         params.evaluate,
         calibrates="threshold" in coder_class(params.arch).buffer_names,
         eval_tokens=params.eval_tokens,
+        precision=params.precision,
     )
 
 

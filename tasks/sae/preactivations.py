@@ -74,7 +74,7 @@ class Preactivations(Protocol):
         """Float32 values of the first `rows` vectors at some features, int64: (rows, features)."""
 
     def positive(self) -> Tensor:
-        """Float32 values of all that are positive; zeros may be among them: flat."""
+        """Float32 values of all that are positive: flat."""
 
     def exceeding(self, floor: Tensor | float) -> Iterator[Pairs]:
         """Pairs among which are all that exceed a floor, (d_sae,) or one for all: see `tasks.sae.pairs.split`."""
@@ -184,7 +184,7 @@ class Rounded:
 
     def positive(self) -> Tensor:
         """See `Preactivations`."""
-        return torch.cat([self.at(pairs).relu().flatten() for pairs in self.exceeding(0.0)])
+        return self.exact().positive()
 
     def exceeding(self, floor: Tensor | float) -> Iterator[Pairs]:
         """See `Preactivations`: the product is moved so far that what may exceed the floor is positive."""
