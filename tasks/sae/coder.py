@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: In what products are computed: see docs/training.md.
 FLOAT32, TF32, BF16 = PRECISIONS = ("float32", "tf32", "bf16")
+#: Decoder rows that are brought back to length 1 together on a CPU.
+AT_ONCE = 512
 #: Numbers in the codes of a slice, where those of many vectors are made one slice after another.
 SLICE_NUMBERS = 1 << 22
 
@@ -286,13 +288,14 @@ class Coder:
         if not self.has_unit_decoder:
             return
         assert self.W_dec.grad is not None
-        along = torch.linalg.vecdot(self.W_dec.grad, self.W_dec)
-        self.W_dec.grad.addcmul_(self.W_dec, along[:, None], value=-1)
+        for gradient, rows in zip(*map(_slices, (self.W_dec.grad, self.W_dec)), strict=True):
+            gradient.addcmul_(rows, torch.linalg.vecdot(gradient, rows)[:, None], value=-1)
 
     def constrain(self) -> None:
         """Bring parameters back to where they may be, after the optimizer's step: the decoder's rows to length 1."""
         if self.has_unit_decoder:
-            self.W_dec.div_(torch.linalg.vector_norm(self.W_dec, dim=1, keepdim=True).clamp_min_(1e-8))
+            for rows in _slices(self.W_dec):
+                rows.div_(torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min_(1e-8))
 
 
 def fill(name: str, tensor: Tensor, state: Mapping[str, Tensor]) -> None:
@@ -312,6 +315,11 @@ def default_rate(d_sae: int) -> float:
     leaves twice the error.
     """
     return 8e-4 / math.sqrt(d_sae / 2**14)
+
+
+def _slices(rows: Tensor) -> tuple[Tensor, ...]:
+    """As many rows at once as stay in a CPU's cache from one pass to the next; on another device all of them."""
+    return rows.split(AT_ONCE if rows.device.type == "cpu" else max(1, len(rows)))
 
 
 def _directions(rows: int, length: int, generator: torch.Generator) -> Tensor:

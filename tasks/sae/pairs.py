@@ -27,6 +27,8 @@ SLICE, SAMPLE = 512, 64
 SPARSE_SHARE = 1 / 8
 #: Active pairs that are worked on together, or few more: what is held of each is dozens of bytes.
 MOST = 1 << 20
+#: How many times as many rows as there are vectors a matrix must have for its rows to be taken in their order.
+LARGER = 2
 #: Features in one of the parts of a row whose maxima are compared first.
 PART = 32
 
@@ -155,7 +157,11 @@ class SomePairs:
         return self._passes.bags(self.features, self.starts, values, matrix, None)
 
     def pull(self, vectors: Tensor, matrix: Tensor) -> Tensor:
-        """See `Pairs`."""
+        """See `Pairs`. Feature by feature a large matrix is read once, and only the vectors here and there."""
+        if vectors.device.type == "cpu" and len(matrix) >= LARGER * len(vectors):
+            order, starts = self._by_feature
+            found = self._passes.dots(self.features[order], starts, self.vectors[order], matrix, vectors)
+            return torch.empty_like(found).index_copy_(0, order, found)
         return self._passes.dots(self.vectors, self.starts, self.features, vectors, matrix)
 
     def spread(self, values: Tensor, vectors: Tensor, onto: Tensor | None) -> Tensor:

@@ -1,12 +1,13 @@
 """Two thousand steps with features chosen in bfloat16 end where those in float32 end: within half a percent.
 
-Of each architecture, on planted features, from three seeds. It takes half an hour: MISTUDIO_TEST_DEEPER=1.
+Of each architecture, on planted features, in the mean of three seeds: MISTUDIO_TEST_DEEPER=1, ten minutes.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from statistics import mean
 
 import pytest
 import torch
@@ -19,21 +20,23 @@ from tasks.sae.schedule import TrainConfig
 from tasks.sae.trainer import Trainer
 from tests.sae.conftest import Planted, shaped
 
-STEPS, BATCH, SEEDS = 2000, 256, (0, 1, 2)
+STEPS, BATCH, SEEDS = 2000, 128, (0, 1, 2)
 WITHIN = 0.005
 
-deeper = pytest.mark.skipif(not os.environ.get("MISTUDIO_TEST_DEEPER"), reason="takes half an hour")
+deeper = pytest.mark.skipif(
+    not os.environ.get("MISTUDIO_TEST_DEEPER"), reason="takes ten minutes: MISTUDIO_TEST_DEEPER=1"
+)
 
 
 def outcome(folder: Path, architecture: str, seed: int, precision: str) -> tuple[Measures, Trainer]:
     """What is measured on held-out vectors after a training, and the training."""
-    source = Planted(features=400, d_in=64, active=6, batch=BATCH, seed=seed)
-    coder = shaped(architecture, 64, 1024, k=8, threshold=0.1, groups=3)
+    source = Planted(features=700, d_in=48, active=6, batch=BATCH, seed=seed)
+    coder = shaped(architecture, 48, 512, k=8, threshold=0.1, groups=3)
     config = TrainConfig(coder, steps=STEPS, batch=BATCH, lr=2e-3, dead_after=50_000, seed=seed)
     trainer = Trainer(config, source)
     trainer.precision = precision
     trainer.run(folder)
-    held_out = torch.cat([source(step) for step in range(9000, 9032)]) * trainer.scales.read[0]
+    held_out = torch.cat([source(step) for step in range(9000, 9200)]) * trainer.scales.read[0]
     return measure(trainer.coder, held_out), trainer
 
 
@@ -42,15 +45,15 @@ def outcome(folder: Path, architecture: str, seed: int, precision: str) -> tuple
 @pytest.mark.parametrize("architecture", names())
 def test_it_ends_within_half_a_percent_of_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str):
     monkeypatch.setattr(preactivations, "FEW", 1 / 8)  # an SAE as small as this has larger fractions active
+    found: dict[str, list[Measures]] = {FLOAT32: [], BF16: []}
     for seed in SEEDS:
-        exact, _ = outcome(tmp_path / f"{seed}-32", architecture, seed, FLOAT32)
-        rounded, trainer = outcome(tmp_path / f"{seed}-16", architecture, seed, BF16)
-        print(
-            f"{architecture} seed {seed}: fvu {exact.fvu:.5f} {rounded.fvu:.5f}, l0 {exact.l0:.3f} {rounded.l0:.3f}, "
-            f"dead {exact.dead_fraction:.4f} {rounded.dead_fraction:.4f}, "
-            f"in bf16 {trainer.coder.chosen / (STEPS * BATCH):.3f}, unsure {trainer.coder.unsure_fraction}"
-        )
-        assert trainer.coder.chosen > 0
-        assert rounded.fvu == pytest.approx(exact.fvu, rel=WITHIN)
-        assert rounded.l0 == pytest.approx(exact.l0, rel=WITHIN)
-        assert rounded.dead_fraction == pytest.approx(exact.dead_fraction, abs=WITHIN)
+        for precision, measured in found.items():
+            told, trainer = outcome(tmp_path / f"{seed}-{precision}", architecture, seed, precision)
+            measured.append(told)
+            print(f"{architecture} {seed} {precision}: {told.fvu:.5f} {told.l0:.4f} {told.dead_fraction:.4f}", end=" ")
+        rounded = trainer.coder.chosen / (STEPS * BATCH)
+        print(f"chosen in bf16 {rounded:.3f}, unsure {trainer.coder.unsure_fraction}")
+        assert rounded > 0.1
+    for name, within in (("fvu", {"rel": WITHIN}), ("l0", {"rel": WITHIN}), ("dead_fraction", {"abs": WITHIN})):
+        exact, rounded = (mean(getattr(told, name) for told in measured) for measured in found.values())
+        assert rounded == pytest.approx(exact, **within), name
