@@ -34,12 +34,14 @@ def python() -> Path:
     return found
 
 
-def run_there(module: str, allocator: Mapping[str, str] = ALLOCATOR) -> list[dict[str, Any]]:
-    """The rows of a module that is run among the peers, with these settings of the allocator."""
+def run_there(
+    module: str, allocator: Mapping[str, str] = ALLOCATOR, interpreter: Path | None = None
+) -> list[dict[str, Any]]:
+    """The rows of a module run among the peers, or by another interpreter, with these settings of the allocator."""
     with tempfile.TemporaryDirectory() as folder:
         told = Path(folder) / "rows.json"
         environment = {**os.environ, **allocator, "PYTHONPATH": str(ROOT)}
-        command = [python(), "-m", module, str(told)]
+        command = [interpreter or python(), "-m", module, str(told)]
         subprocess.run(command, env=environment, cwd=folder, stdout=sys.stderr, check=True)  # peers talk
         return json.loads(told.read_text(encoding="utf-8"))
 

@@ -40,9 +40,14 @@ class Speed(NamedTuple):
         return self.ratio is not None and self.ratio >= FAST
 
 
+def is_small(rows: int, inner: int, columns: int) -> bool:
+    """Whether a product of that shape stays in float32 whatever the device."""
+    return rows * inner * columns < FEWEST
+
+
 def measured(rows: int, inner: int, columns: int, device: str = "cpu") -> Speed:
     """How a product (rows, inner) x (inner, columns) does in bfloat16 on that device, and why it is worth it or not."""
-    if rows * inner * columns < FEWEST:
+    if is_small(rows, inner, columns):
         return Speed(None, f"a product of {rows} x {inner} x {columns} is too small to gain from bfloat16")
     return _measured(min(rows, _ROWS), inner, columns, device)
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from tasks.job import Context, Estimate, JobKind, Known, Request, option
 from tasks.problem import Problem
 from tasks.redact import HUB_SECRETS
+from tasks.sae import precision
+from tasks.sae.coder import BF16, FLOAT32
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +41,11 @@ class Params:
         None, help="Leave out BOS and the first token of each row; default: as the SAE was trained"
     )
     allow_no_bos: bool = option(False, help="Accept tokens without BOS for a model or an SAE that expects it")
+    precision: str = option(
+        precision.AUTO,
+        help="Choose active features in bf16, multiply in tf32 (GPUs only), or neither; auto: bf16 where it is faster",
+        choices=precision.CHOICES,
+    )
 
 
 def default_name(params: Params) -> str:
@@ -62,7 +69,21 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
         metadata = read_config(known.path("saes", params.sae)).get("metadata", {})
         bos = read_info(known.path("tokens", params.tokens)).bos
         check_bos_of_sae(params.sae, metadata, f"tokens/{params.tokens}", bos, params.allow_no_bos)
+    if known.manifest("saes", params.sae) is not None:
+        _check_precision(params, known)
     return params, []
+
+
+def _check_precision(params: Params, known: Known) -> None:
+    """Problem for a precision that gains nothing with the SAE, as far as that can be told before its rows are known."""
+    from tasks.sae.footprint import CODES, FORWARD_TOKENS
+    from tasks.sae.formats import read_shape
+
+    if params.precision not in (precision.AUTO, FLOAT32):
+        shape = read_shape(known.path("saes", params.sae))
+        rows = max(1, min(FORWARD_TOKENS, CODES // shape.d_sae))
+        product = precision.Product(rows, shape.d_in, shape.d_sae, getattr(shape.options, "k", None))
+        precision.check_at_submit(params.precision, product)
 
 
 def estimate(params: Params, known: Known) -> Estimate:
@@ -72,7 +93,8 @@ def estimate(params: Params, known: Known) -> Estimate:
 
     made_from = dict(v.split("/", 1) for v in (known.manifest("saes", params.sae) or {}).get("made_from", {}).values())
     model = params.model or made_from.get("models")
-    held = of_extraction(known, model, known.path("saes", params.sae), params.top, params.window) if model else None
+    folder = known.path("saes", params.sae)
+    held = of_extraction(known, model, folder, params.top, params.window, params.precision) if model else None
     if params.max_tokens is None:
         return Estimate(gpu_memory_bytes=held)
     seconds = seconds_like_earlier(known, "features", params.max_tokens, lambda told: told.get("sae") == params.sae)
@@ -125,12 +147,14 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     origin = _origin(params, context)
     coder = load_sae(context.store.path("saes", params.sae), context.device)
     source = _source(params, context, origin, coder.config.d_in)
+    coder.precision = _precision(params, context, coder, source.tokens.shape[1])
     texts = TokenTexts(context.store.path("tokens", origin.tokens) / "tokenizer", f"tokens/{origin.tokens}")
     if not texts.has_tokenizer:
         context.note(f"tokens/{origin.tokens} has no tokenizer: tokens are shown as their numbers")
     numbers = choose_rows(len(source.tokens), source.tokens.shape[1], params.max_tokens)
     seen, began = int(source.counts[numbers].sum()), time.monotonic()
-    top, fresh = _collect(params, context, source, coder, numbers)
+    with precision.rounding(coder.precision):
+        top, fresh = _collect(params, context, source, coder, numbers)
     seconds = time.monotonic() - began
     tensors = {"top_activations": top.values, "top_positions": top.positions, "firing_counts": top.fired}
     save_tensors(context.output / "features.safetensors", tensors)
@@ -147,6 +171,8 @@ def run(params: Params, context: Context) -> dict[str, Any]:
         "same_token_share": round(census.same_token_share, 4),
         "tokens": seen,
         "tokens_per_s": round(fresh / seconds),
+        "precision": coder.precision,
+        "unsure_fraction": coder.unsure_fraction,
         "model": origin.model,
         "tokens_from": origin.tokens,
         "layer": int(source.points[0].name.split(".")[1]),
@@ -155,6 +181,27 @@ def run(params: Params, context: Context) -> dict[str, Any]:
         "telling": telling,
         **source.origin,
     }
+
+
+def _precision(params: Params, context: Context, coder: Coder, length: int) -> str:
+    """What the codes of batches of rows of that length are computed in.
+
+    One that goes on where the precision asked for gains nothing does so in float32: the values are the same.
+    """
+    from tasks.features.collect import rows_per_batch
+
+    shape = coder.config
+    rows = rows_per_batch(length, shape.d_sae) * length
+    product = precision.Product(rows, shape.d_in, shape.d_sae, getattr(coder.options, "k", None))
+    if params.precision not in (precision.AUTO, FLOAT32) and (context.workdir / _STATE).exists():
+        found = precision.kept(params.precision, product, context.device)
+        if found.precision != params.precision:
+            context.note(f"goes on in float32: {found.reason}")
+    else:
+        found = precision.decide(params.precision, product, context.device)
+    if found.precision == BF16:
+        context.note(f"chooses features in bfloat16: {found.reason}")
+    return found.precision
 
 
 def _origin(params: Params, context: Context) -> _Origin:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tasks.job import Context, Estimate, JobKind, Known, Request, option
 from tasks.problem import Problem
 from tasks.redact import HUB_SECRETS, WANDB_SECRETS
-from tasks.sae import choices
+from tasks.sae import choices, precision
 from tasks.sae.architectures import coder_class, names
 from tasks.sae.coder import default_rate
 from tasks.sae.schedule import EVAL_TOKENS
@@ -94,6 +94,11 @@ class Common:
     resample: int = option(
         0, help="How often dead features are drawn anew, in the first half of the training", minimum=0
     )
+    precision: str = option(
+        precision.AUTO,
+        help="Choose active features in bf16, multiply in tf32 (GPUs only), or neither; auto: bf16 where it is faster",
+        choices=precision.CHOICES,
+    )
     seed: int = option(0, help="Seed of the weights and of the order of the data", minimum=0)
     log: str | None = option(
         None, help="Metrics also to tensorboard or wandb (W&B), or to both with a comma between them"
@@ -150,7 +155,7 @@ def prepare(params: P, known: Known) -> tuple[P, list[Request]]:
 
 def _prepare_one(params: P, known: Known) -> tuple[P, list[Request]]:
     from tasks.training.logs import asked_for
-    from tasks.training.place import resolve
+    from tasks.training.place import resolve, wiring
 
     params = KIND.read_params(dataclasses.asdict(params))
     asked_for(params.log)
@@ -170,6 +175,10 @@ def _prepare_one(params: P, known: Known) -> tuple[P, list[Request]]:
         raise Problem(told, "Leave --sparsity-warmup out")
     if params.width is not None:
         options.check(params.width)
+    if params.width is not None and d_model is not None:
+        reads, part = len(wiring(params).reads), -(-params.batch // params.accumulate)
+        product = precision.Product(part, d_model * reads, params.width, getattr(options, "k", None))
+        precision.check_at_submit(params.precision, product)
     return KIND.read_params(dataclasses.asdict(settled(params))), requests
 
 
@@ -256,6 +265,7 @@ def _shape(params: Common) -> TrainingShape:
         params.evaluate,
         calibrates="threshold" in coder_class(params.arch).buffer_names,
         eval_tokens=params.eval_tokens,
+        precision=params.precision,
     )
 
 

@@ -11,16 +11,22 @@ wait for torch to be imported.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from tasks.late import torch
 from tasks.problem import Problem
+from tasks.sae.pairs import AllPairs, Pairs
+from tasks.sae.preactivations import Exact, Preactivations, Rounded
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+#: In what products are computed: see docs/training.md.
+FLOAT32, TF32, BF16 = PRECISIONS = ("float32", "tf32", "bf16")
+#: Decoder rows that are brought back to length 1 together on a CPU.
+AT_ONCE = 512
 #: Numbers in the codes of a slice, where those of many vectors are made one slice after another.
 SLICE_NUMBERS = 1 << 22
 
@@ -115,6 +121,10 @@ class Coder:
             self.W_skip = torch.zeros(d_out, config.d_in)
             self._names = (*self._names, "W_skip")
         self._scratch: dict[str, Tensor] = {}
+        #: In what active features are chosen in training: see `tasks.sae.preactivations`. Values are float32's always.
+        self.precision = FLOAT32
+        #: Vectors whose features were chosen in bfloat16, and for how many of them float32 might have chosen others.
+        self.chosen, self.unsure = 0, torch.zeros((), dtype=torch.int64)
         self.begin()
 
     def begin(self) -> None:
@@ -124,7 +134,20 @@ class Coder:
 
     def activate(self, pre: Tensor) -> Tensor:
         """Codes of (n, d_sae) pre-activations: (n, d_sae), not negative, mostly zero."""
+        return self.activate_at(AllPairs(slice(None)), pre)
+
+    def activate_at(self, pairs: Pairs, pre: Tensor) -> Tensor:
+        """Codes of pre-activations at some pairs, where each is made of its own pre-activation alone."""
         raise NotImplementedError
+
+    def floor(self) -> Tensor | float:
+        """What a pre-activation must exceed or its code is zero: (d_sae,), or one number for all features."""
+        return 0.0
+
+    def active(self, pre: Preactivations) -> Iterator[tuple[Pairs, Tensor]]:
+        """Pairs among which are all active ones, and their codes, as the saved SAE has them."""
+        for pairs in pre.exceeding(self.floor()):
+            yield pairs, self.activate_at(pairs, pre.at(pairs))
 
     def step(self, x: Tensor, target: Tensor, moment: Moment) -> Step:
         """Write the loss's gradient into `.grad` of every parameter.
@@ -162,6 +185,16 @@ class Coder:
         """Codes of (n, d_in) activations: (n, d_sae)."""
         return self.activate(self.preactivations(x))
 
+    def codes(self, x: Tensor) -> Tensor:
+        """The same, of features that are chosen in the coder's precision."""
+        pre = self.project(x)
+        if pre.is_exact:
+            return self.activate(pre.dense)
+        made = x.new_zeros(len(x), self.config.d_sae)
+        for pairs, values in self.active(pre):
+            pairs.fill(made, values)
+        return made
+
     def decode(self, codes: Tensor) -> Tensor:
         """(n, d_sae) codes -> (n, d_out) reconstructions; a skip transcoder's lack what goes past the features."""
         return codes @ self.W_dec + self.b_dec
@@ -181,9 +214,22 @@ class Coder:
         """(n, d_in) -> W_enc (x - b_dec) + b_enc, (n, d_sae): b_dec is folded into the bias, so x is read once."""
         return torch.addmm(self.bias(), x, self.W_enc.T, out=out)
 
+    def project(self, x: Tensor) -> Preactivations:
+        """Pre-activations of (batch, d_in), to choose active features by and to read, in the coder's precision."""
+        if self.precision == BF16 and len(x):
+            made = Rounded(self, x)
+            if made.is_finite():
+                return made
+        return Exact(self.preactivations(x, out=self.scratch("pre", len(x))))
+
     def bias(self) -> Tensor:
         """What the encoder adds to W_enc x: (d_sae,)."""
-        return self.b_enc if self.is_transcoder else self.b_enc - self.W_enc @ self.b_dec
+        own = self.own_bias()
+        return own if self.is_transcoder else own - self.W_enc @ self.b_dec
+
+    def own_bias(self) -> Tensor:
+        """What the encoder adds to W_enc (x - b_dec), of a transcoder to W_enc x: (d_sae,)."""
+        return self.b_enc
 
     @property
     def slice_rows(self) -> int:
@@ -210,13 +256,22 @@ class Coder:
         for name, tensor in self.state.items():
             setattr(self, name, tensor.to(device))
         self._scratch.clear()
+        self.unsure = self.unsure.to(device)
         return self
 
-    def scratch(self, name: str, rows: int) -> Tensor:
-        """A (rows, d_sae) buffer that is used again at each step: fresh memory costs more than filling it."""
+    @property
+    def unsure_fraction(self) -> float | None:
+        """Of vectors whose features were chosen in bfloat16 the fraction for which float32 might have chosen others."""
+        return int(self.unsure) / self.chosen if self.chosen else None
+
+    def scratch(self, name: str, rows: int, dtype: torch.dtype | None = None, columns: int | None = None) -> Tensor:
+        """A (rows, d_sae) buffer that is used again at each step: fresh memory costs more than filling it.
+
+        It has another type and number of columns where that is said.
+        """
         held = self._scratch.get(name)
         if held is None or len(held) < rows:
-            held = self._scratch[name] = self.W_enc.new_empty(rows, self.config.d_sae)
+            held = self._scratch[name] = self.W_enc.new_empty(rows, columns or self.config.d_sae, dtype=dtype)
         return held[:rows]
 
     def lengths(self) -> Tensor:
@@ -233,13 +288,14 @@ class Coder:
         if not self.has_unit_decoder:
             return
         assert self.W_dec.grad is not None
-        along = torch.linalg.vecdot(self.W_dec.grad, self.W_dec)
-        self.W_dec.grad.addcmul_(self.W_dec, along[:, None], value=-1)
+        for gradient, rows in zip(*map(_slices, (self.W_dec.grad, self.W_dec)), strict=True):
+            gradient.addcmul_(rows, torch.linalg.vecdot(gradient, rows)[:, None], value=-1)
 
     def constrain(self) -> None:
         """Bring parameters back to where they may be, after the optimizer's step: the decoder's rows to length 1."""
         if self.has_unit_decoder:
-            self.W_dec.div_(torch.linalg.vector_norm(self.W_dec, dim=1, keepdim=True).clamp_min_(1e-8))
+            for rows in _slices(self.W_dec):
+                rows.div_(torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min_(1e-8))
 
 
 def fill(name: str, tensor: Tensor, state: Mapping[str, Tensor]) -> None:
@@ -259,6 +315,11 @@ def default_rate(d_sae: int) -> float:
     leaves twice the error.
     """
     return 8e-4 / math.sqrt(d_sae / 2**14)
+
+
+def _slices(rows: Tensor) -> tuple[Tensor, ...]:
+    """As many rows at once as stay in a CPU's cache from one pass to the next; on another device all of them."""
+    return rows.split(AT_ONCE if rows.device.type == "cpu" else max(1, len(rows)))
 
 
 def _directions(rows: int, length: int, generator: torch.Generator) -> Tensor:

@@ -14,6 +14,7 @@ from tasks.sae.pairs import SomePairs, from_rows
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tasks.sae.preactivations import Preactivations
     from tasks.sae.sums import Sums
 
 #: Weight of the auxiliary loss (Gao et al., section 2.4), and the vectors on which it is estimated: the first
@@ -22,8 +23,8 @@ AUX_WEIGHT = 1 / 32
 AUX_SHARE, AUX_LEAST = 8, 256
 
 
-def wake(sums: Sums, pre: Tensor, dead: Tensor, upstream: Tensor, weight: float = AUX_WEIGHT) -> None:
-    """Add the auxiliary loss and its gradient; `pre` is (batch, d_sae), `dead` int64 indices of features.
+def wake(sums: Sums, pre: Preactivations, dead: Tensor, upstream: Tensor, weight: float = AUX_WEIGHT) -> None:
+    """Add the auxiliary loss and its gradient; `dead` is int64 indices of features.
 
     `upstream` is the gradient to the output of the whole reconstruction, (batch, d_out). Without dead features nothing
     is done.
@@ -32,7 +33,7 @@ def wake(sums: Sums, pre: Tensor, dead: Tensor, upstream: Tensor, weight: float 
         return
     part = aux_rows(len(sums.x))
     left_over = upstream[:part] * (-len(sums.x) / 2)  # target - reconstruction
-    pairs, codes = _strongest(pre[:part], dead, _most(sums.target))
+    pairs, codes = _strongest(pre.of_features(dead, part), dead, _most(sums.target), sums.coder.config.d_sae)
     error = pairs.decode(codes, sums.coder.W_dec).sub_(left_over)
     counts = aux_weight(sums.target[:part], left_over, weight)
     sums.auxiliary = counts * error.square().sum() / part
@@ -47,7 +48,7 @@ def slow_aux(pre: Tensor, dead: Tensor, error: Tensor, target: Tensor, w_dec: Te
     """The same loss for autograd; `error` is reconstruction - target on the whole batch."""
     part = aux_rows(len(pre))
     left_over = -error[:part].detach()
-    pairs, _ = _strongest(pre[:part], dead, _most(target))
+    pairs, _ = _strongest(pre[:part, dead], dead, _most(target), pre.shape[1])
     codes = pairs.of(pre[:part]).relu()
     dense = pre.new_zeros(part, pre.shape[1]).index_put((pairs.vectors, pairs.features), codes)
     return aux_weight(target[:part], left_over, weight) * (dense @ w_dec - left_over).square().sum(1).mean()
@@ -71,7 +72,10 @@ def _most(target: Tensor) -> int:
     return max(1, target.shape[1] // 2)
 
 
-def _strongest(pre: Tensor, dead: Tensor, most: int) -> tuple[SomePairs, Tensor]:
-    """The strongest `most` of the dead features for each vector (Gao et al., appendix A.2), and their codes."""
-    found = pre[:, dead].topk(min(len(dead), most), dim=1, sorted=False)
-    return from_rows(dead[found.indices], pre.shape[1]), found.values.flatten().relu_()
+def _strongest(pre: Tensor, dead: Tensor, most: int, d_sae: int) -> tuple[SomePairs, Tensor]:
+    """The strongest `most` of the dead features for each vector (Gao et al., appendix A.2), and their codes.
+
+    `pre` is (vectors, dead), the pre-activations of those.
+    """
+    found = pre.topk(min(len(dead), most), dim=1, sorted=False)
+    return from_rows(dead[found.indices], d_sae), found.values.flatten().relu_()

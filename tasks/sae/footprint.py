@@ -77,6 +77,7 @@ class TrainingShape:
     evaluate: int = 0  # how often it is measured, and the model predicts with it in its place
     calibrates: bool = False  # whether a threshold is fitted to a sample of training vectors
     eval_tokens: int = EVAL_TOKENS  # held-out tokens of the final evaluation
+    precision: str = "float32"  # as `--precision` has it
 
 
 @dataclass(frozen=True)
@@ -161,11 +162,24 @@ def _lasting(trained: _Trained) -> int:
     """Numbers that an SAE in training holds from its first step to its last.
 
     Besides itself its pre-activations and which of them count, and what the codes of active features take, or else of
-    all in some slices: steps give that back, but not in one piece.
+    all in some slices: steps give that back, but not in one piece. Before a job runs, `auto` may come to the larger.
     """
     shape, d_sae = trained.shape, trained.d_sae
+    exact, rounded = shape.part * d_sae, _rounded(trained)
+    pre = {"bf16": rounded, "auto": max(exact, rounded)}.get(shape.precision, exact)
     pairs = shape.part * shape.k * _NUMBERS_A_PAIR if shape.k else _SLICES * min(PAIRS_SLICE, shape.part) * d_sae
-    return _COPIES_IN_TRAINING * trained.parameters + shape.part * d_sae + shape.part * d_sae // FLOAT + pairs
+    return _COPIES_IN_TRAINING * trained.parameters + pre + shape.part * d_sae // FLOAT + pairs
+
+
+def _rounded(trained: _Trained) -> int:
+    """Numbers that pre-activations take where features are chosen in bfloat16, two of which are as large as one.
+
+    They, what is read and the encoder's weights are held in it; without a fixed number of active features there are
+    pre-activations in float32, too, as long as many are active.
+    """
+    part, d_in, d_sae = trained.shape.part, trained.d_in, trained.d_sae
+    exact = part * d_in + (0 if trained.shape.k else part * d_sae)
+    return exact + (part * d_sae + part * d_in + d_in * d_sae) // 2
 
 
 def _stepping(trained: _Trained) -> int:
@@ -228,14 +242,15 @@ def numbers_coded(d_in: int, d_sae: int, active: int) -> int:
     return d_sae + 2 * active * d_in + 8 * active * active
 
 
-def of_extraction(known: Known, model: str, sae: Path, top: int, window: int) -> int | None:
+def of_extraction(known: Known, model: str, sae: Path, top: int, window: int, precision: str = "float32") -> int | None:
     """Bytes of GPU memory of an extraction with the SAE in that folder; None when they cannot be known yet."""
     told, weights = shape_of_model(known, model), weights_in(sae)
     if told is None or not weights:
         return None
     d_sae = weights // (2 * told.d_model * FLOAT)
     codes = 2 * min(FORWARD_TOKENS * d_sae, CODES)
-    held = FLOAT * (_forward(told.d_model) + codes + d_sae * top * (2 * window + 4))
+    rounded = weights // (4 * FLOAT) if precision in ("auto", "bf16") else 0  # half as large as the encoder's
+    held = FLOAT * (_forward(told.d_model) + codes + rounded + d_sae * top * (2 * window + 4))
     return CUDA + weights + told.bytes_on_gpu + held
 
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tasks.late import np, torch
 from tasks.sae.kernels import Passes, choice
@@ -27,6 +27,8 @@ SLICE, SAMPLE = 512, 64
 SPARSE_SHARE = 1 / 8
 #: Active pairs that are worked on together, or few more: what is held of each is dozens of bytes.
 MOST = 1 << 20
+#: How many times as many rows as there are vectors a matrix must have for its rows to be taken in their order.
+LARGER = 2
 #: Features in one of the parts of a row whose maxima are compared first.
 PART = 32
 
@@ -40,6 +42,9 @@ class Pairs(Protocol):
 
     def of(self, dense: Tensor) -> Tensor:
         """The values of a (batch, d_sae) tensor at the pairs; may be a view."""
+
+    def fill(self, dense: Tensor, values: Tensor) -> None:
+        """Write values at the pairs into a (batch, d_sae) tensor."""
 
     def of_features(self, values: Tensor) -> Tensor:
         """A (d_sae,) tensor as values at the pairs, or what broadcasts with them."""
@@ -78,6 +83,10 @@ class AllPairs:
     def of(self, dense: Tensor) -> Tensor:
         """See `Pairs`."""
         return dense[self.rows]
+
+    def fill(self, dense: Tensor, values: Tensor) -> None:
+        """See `Pairs`."""
+        dense[self.rows] = values
 
     def of_features(self, values: Tensor) -> Tensor:
         """See `Pairs`."""
@@ -135,6 +144,10 @@ class SomePairs:
         """See `Pairs`."""
         return dense[self.rows].flatten()[self.vectors * self.d_sae + self.features]
 
+    def fill(self, dense: Tensor, values: Tensor) -> None:
+        """See `Pairs`."""
+        dense[self.rows][self.vectors, self.features] = values
+
     def of_features(self, values: Tensor) -> Tensor:
         """See `Pairs`."""
         return values[self.features]
@@ -144,7 +157,11 @@ class SomePairs:
         return self._passes.bags(self.features, self.starts, values, matrix, None)
 
     def pull(self, vectors: Tensor, matrix: Tensor) -> Tensor:
-        """See `Pairs`."""
+        """See `Pairs`. Feature by feature a large matrix is read once, and only the vectors here and there."""
+        if vectors.device.type == "cpu" and len(matrix) >= LARGER * len(vectors):
+            order, starts = self._by_feature
+            found = self._passes.dots(self.features[order], starts, self.vectors[order], matrix, vectors)
+            return torch.empty_like(found).index_copy_(0, order, found)
         return self._passes.dots(self.vectors, self.starts, self.features, vectors, matrix)
 
     def spread(self, values: Tensor, vectors: Tensor, onto: Tensor | None) -> Tensor:
@@ -195,15 +212,47 @@ def split(pre: Tensor, floor: Tensor | float) -> Iterator[Pairs]:
     All of them where many of the first vectors exceed it, or on a device that would have to be waited for to know. What
     does not exceed it must come out as zero by the formulas.
     """
-    sample = pre[:SAMPLE]
-    active = int((sample > floor).count_nonzero()) if pre.device.type == "cpu" else sample.numel()
-    if active <= SPARSE_SHARE * sample.numel():
-        at_once = max(1, MOST * len(sample) // max(1, active))
-        for start, part in zip(range(0, len(pre), at_once), pre.split(at_once), strict=True):
-            yield pairs_at(part > floor, start)
-        return
-    for start in range(0, len(pre), SLICE):
-        yield AllPairs(slice(start, min(start + SLICE, len(pre))))
+    at_once = sparse_rows(pre[:SAMPLE], floor)
+    return some_pairs(pre, floor, at_once) if at_once else all_pairs(len(pre))
+
+
+def sparse_rows(sample: Tensor, floor: Tensor | float, share: float | None = None) -> int:
+    """Of how many vectors active pairs are worked on together, by the first few vectors; 0 where all pairs are.
+
+    That is where more than the `share` of them is active, by default `SPARSE_SHARE`.
+    """
+    share = SPARSE_SHARE if share is None else share
+    active = int(is_above(sample, floor).count_nonzero()) if sample.device.type == "cpu" else sample.numel()
+    return max(1, MOST * len(sample) // max(1, active)) if active <= share * sample.numel() else 0
+
+
+def some_pairs(pre: Tensor, floor: Tensor | float, at_once: int) -> Iterator[Pairs]:
+    """The pairs at which (batch, d_sae) pre-activations exceed a floor, of so many vectors at once."""
+    for start, part in zip(range(0, len(pre), at_once), pre.split(at_once), strict=True):
+        yield pairs_at(is_above(part, floor), start)
+
+
+def all_pairs(batch: int) -> Iterator[Pairs]:
+    """All pairs, slice by slice of the batch."""
+    for start in range(0, batch, SLICE):
+        yield AllPairs(slice(start, min(start + SLICE, batch)))
+
+
+def is_above(values: Tensor, floor: Tensor | float) -> Tensor:
+    """Where values exceed a floor that broadcasts with them: bool. NumPy compares four times as fast as torch on a CPU.
+
+    It knows no bfloat16: numbers from zero up are in the order of their bits, so a floor of those must not be less.
+    """
+    if values.device.type != "cpu":
+        return values > floor
+    than, bits = torch.as_tensor(floor, dtype=values.dtype), values.dtype == torch.bfloat16
+    found = _bits(values) > _bits(than) if bits else values.numpy() > than.numpy()
+    return torch.from_numpy(found)
+
+
+def _bits(values: Tensor) -> Any:
+    """Bfloat16 numbers as 16-bit integers, of which those from zero up have the same order."""
+    return values.view(torch.int16).numpy()
 
 
 def pairs_at(wanted: Tensor, first: int = 0) -> SomePairs:
@@ -233,23 +282,35 @@ def from_rows(features: Tensor, d_sae: int) -> SomePairs:
     return SomePairs(features.flatten(), vectors, starts, d_sae)
 
 
-def strongest(dense: Tensor, k: int) -> tuple[SomePairs, Tensor]:
-    """The pairs of each vector with the `k` largest values of its row of (batch, d_sae), and those values: (pairs,).
+def at_least(dense: Tensor, k: int) -> tuple[SomePairs, Tensor]:
+    """Pairs of (batch, d_sae) values, the `k` largest of each vector among them, and what no other exceeds: (batch, 1).
 
-    None of them is less than the k-th largest of the maxima of a row's parts, which rules out nearly all others; the
-    few that are left are looked through row by row. What is no number counts as largest. A device other than a CPU
-    would have to be waited for.
+    That is the k-th largest of the maxima of a row's parts, which rules out nearly all others. What is no number counts
+    as largest, in float32. A device other than a CPU would have to be waited for: it finds exactly `k`.
     """
-    batch, d_sae = dense.shape
-    if dense.device.type != "cpu" or d_sae % PART or k * PART > d_sae:
-        kept = dense.topk(k, dim=1, sorted=False)
-        return from_rows(kept.indices, d_sae), kept.values.flatten()
-    least = dense.unflatten(1, (-1, PART)).amax(2).topk(k, dim=1).values[:, -1:]
-    left = pairs_at((dense < least).logical_not_())
-    place = torch.arange(len(left.vectors)) - left.starts[left.vectors]
-    rows = dense.new_full((batch, int(place.max()) + 1), -math.inf)
-    kept = rows.index_put_((left.vectors, place), left.of(dense)).topk(k, dim=1, sorted=False)
-    return from_rows(left.features[left.starts[:, None] + kept.indices], d_sae), kept.values.flatten()
+    d_sae = dense.shape[1]
+    if dense.device.type == "cpu" and not d_sae % PART and k * PART <= d_sae:
+        values = dense.view(torch.int16) if dense.dtype == torch.bfloat16 else dense
+        least = values.unflatten(1, (-1, PART)).amax(2).topk(k, dim=1).values[:, -1:]
+        if values is dense or bool(least.amin() >= 0):  # bits have the order of the numbers from zero up alone
+            left = ~(values.numpy() < least.numpy())
+            return pairs_at(torch.from_numpy(left)), least.view(dense.dtype)
+    kept = dense.topk(k, dim=1, sorted=False)
+    return from_rows(kept.indices, d_sae), kept.values.amin(1, keepdim=True)
+
+
+def largest_among(pairs: SomePairs, values: Tensor, k: int, each: int) -> tuple[SomePairs, Tensor]:
+    """Of each vector's pairs, `each` of them or more, those with the `k` largest values, and these: (pairs,)."""
+    batch = len(pairs.starts)
+    if len(values) == batch * k:
+        return pairs, values
+    if len(values) == batch * each:
+        rows = values.view(batch, each)
+    else:
+        place = torch.arange(len(values)) - pairs.starts[pairs.vectors]
+        rows = values.new_full((batch, int(place.max()) + 1), -math.inf).index_put_((pairs.vectors, place), values)
+    kept = rows.topk(k, dim=1, sorted=False)
+    return from_rows(pairs.features[pairs.starts[:, None] + kept.indices], pairs.d_sae), kept.values.flatten()
 
 
 def _starts(owners: Tensor, count: int) -> Tensor:

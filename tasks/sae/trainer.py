@@ -19,7 +19,7 @@ import torch
 from tasks.problem import Problem
 from tasks.sae import checkpoint
 from tasks.sae.architectures import build
-from tasks.sae.coder import Moment, Step
+from tasks.sae.coder import FLOAT32, Moment, Step
 from tasks.sae.formats import Scales, spread
 from tasks.sae.metrics import total_variance
 from tasks.sae.pace import Pace, gemm_peak, wait_for
@@ -83,7 +83,7 @@ class Trainer:
     def begin(self, folder: Path) -> None:
         """Make ready to go on from where it is, with metrics in `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.pace.begin(gemm_peak(self._part, self.config.coder.d_in, self.config.coder.d_sae, self.device))
+        self.pace.begin(gemm_peak(self.part, self.config.coder.d_in, self.config.coder.d_sae, self.device))
         if self._scales is None:
             self._measure()
 
@@ -101,7 +101,16 @@ class Trainer:
             self._write_metrics(folder)
 
     @property
-    def _part(self) -> int:
+    def precision(self) -> str:
+        """In what its features are chosen: see `tasks.sae.precision`. Set before the first step of an attempt."""
+        return self.coder.precision
+
+    @precision.setter
+    def precision(self, precision: str) -> None:
+        self.coder.precision = precision
+
+    @property
+    def part(self) -> int:
         """How many vectors go through the coder at once."""
         return -(-self.config.batch // self.config.accumulate)
 
@@ -252,7 +261,11 @@ class Trainer:
             return
         self._write_metrics(folder)
         self.check()
-        state: dict[str, Any] = {"fingerprint": self.config.fingerprint(), "scales": asdict(self.scales)}
+        state: dict[str, Any] = {
+            "fingerprint": self.config.fingerprint(),
+            "scales": asdict(self.scales),
+            "precision": self.precision,
+        }
         checkpoint.save(folder, self.step, self.state_tensors(), state, score)
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
@@ -275,6 +288,7 @@ class Trainer:
         return self.step
 
     def _take_up(self, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+        self.precision = state.get("precision", FLOAT32)  # one of before there was a choice has none
         self.step, self._scales = state["step"], Scales(*(tuple(state["scales"][side]) for side in ("read", "written")))
         self.quiet, self.dead = tensors["quiet"].to(self.device), tensors["dead"].to(self.device)
         self.coder.load(tensors)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from tasks.job import Context
 from tasks.kinds.train import GIVEN_UP, goes_on_at, steps_of
 from tasks.problem import Problem
+from tasks.sae import precision
 from tasks.sae.baselines import compare
 from tasks.sae.checkpoint_list import damaged
-from tasks.sae.coder import default_rate
+from tasks.sae.coder import BF16, default_rate
 from tasks.sae.formats import read_config, save_density
 from tasks.sae.metrics import Measurement, Measures
 from tasks.sae.schedule import TrainConfig
@@ -70,9 +71,13 @@ class Training:
             self.context.note(f"starts from scratch: the checkpoint at {left} was made with other settings")
         if self.first:
             self.context.note(f"goes on from step {self.first}")
+        self._settle_precision()
         self._log_what_is_trained()
         self._look_whether_it_is_over()
-        with self.watch.logging(self.params.log, dataclasses.asdict(self.params)):
+        with (
+            precision.rounding(self.trainer.precision),
+            self.watch.logging(self.params.log, dataclasses.asdict(self.params)),
+        ):
             with self._failing_alone():
                 self.trainer.begin(folder)
             yield
@@ -103,6 +108,23 @@ class Training:
                 self.trainer.save(self.context.workdir)
                 self._log_checkpoint()
 
+    def _settle_precision(self) -> None:
+        """Decide the precision of a training that begins; one that goes on keeps its own, if that gains anything here.
+
+        Raises Problem for a precision that was asked for and gains nothing here.
+        """
+        trainer, device = self.trainer, self.context.device
+        begun, product = trainer.precision, product_of(trainer)
+        if self.first:
+            found = precision.kept(begun, product, device)
+            if found.precision != begun:
+                self.context.note(f"goes on in float32, not in {begun} as before: {found.reason}")
+        else:
+            found = precision.decide(self.params.precision, product, device)
+            if found.precision == BF16:
+                self.context.note(f"chooses features in bfloat16: {found.reason}")
+        trainer.precision = found.precision
+
     def _log_what_is_trained(self) -> None:
         config, coder = self.trainer.config, self.trainer.config.coder
         source = self.params.model or f"activations/{self.params.activations}"
@@ -117,12 +139,13 @@ class Training:
             hooks,
         )
         log.info(
-            "%s: %d steps of %d vectors, lr %.3g, on %s",
+            "%s: %d steps of %d vectors, lr %.3g, on %s in %s",
             self.context.name,
             config.steps,
             config.batch,
             config.lr,
             self.context.device,
+            self.trainer.precision,
         )
 
     def _log_checkpoint(self) -> None:
@@ -171,6 +194,8 @@ class Training:
             "steps": steps,
             "training_tokens": trainer.step * trainer.config.batch,
             "lr": trainer.config.lr,
+            "precision": trainer.precision,
+            "unsure_fraction": trainer.coder.unsure_fraction,
             "steps_in_last_attempt": steps - self.first,
             "d_in": trainer.config.coder.d_in,
             "d_sae": trainer.config.coder.d_sae,
@@ -217,6 +242,12 @@ class Training:
             self.context.note(
                 f"ends at step {trainer.step} of {trainer.config.steps}: the FVU was not better for {times}"
             )
+
+
+def product_of(trainer: Trainer) -> precision.Product:
+    """The product that a trainer's encoder makes of a batch, or of a part of it."""
+    shape = trainer.config.coder
+    return precision.Product(trainer.part, shape.d_in, shape.d_sae, getattr(trainer.coder.options, "k", None))
 
 
 def _config(params: Common, seen: Seen) -> TrainConfig:

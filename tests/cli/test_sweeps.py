@@ -178,3 +178,22 @@ def test_a_dry_run_tells_all_that_one_job_would_make(trainable: Cli) -> None:
     (job,) = told["jobs"]
     assert job["artifacts"] == [f"saes/tiny-l1-topk-k{k}" for k in (8, 16, 32)]
     assert job["artifact"] == "saes/tiny-l1-topk-k8"
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("--precision bf16 --k 4 --width 512", "a product of 4096 x 16 x 512 is too small to gain from bfloat16"),
+        ("--precision bf16 --k 4", "4 of 128 features are too many to be computed again in float32"),
+    ],
+)
+def test_a_precision_that_gains_nothing_is_refused_at_submit_in_one_sentence(
+    trainable: Cli, words: str, reason: str
+) -> None:
+    told = trainable("submit", *TRAIN, *words.split())
+    assert (told.code, told.out) == (Code.USAGE, "")
+    assert " ".join(told.err.split()).endswith(
+        f"--precision bf16 gains nothing here: {reason}. Leave --precision out: auto takes the fastest"
+    )
+    assert trainable.ledger.page().jobs == ()
+    assert trainable("submit", *TRAIN, *words.split()[2:]).code == Code.OK

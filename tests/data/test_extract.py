@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tasks import bfloat16
 from tasks.activations import read
 from tasks.features import collect
 from tasks.hooks import Hook, find
@@ -16,6 +17,7 @@ from tasks.job import Stopped, kind_named
 from tasks.masks import mask_for
 from tasks.models import load_model
 from tasks.problem import Problem
+from tasks.sae import precision
 from tasks.sae.architectures import build
 from tasks.sae.architectures.topk import TopK
 from tasks.sae.coder import CoderConfig
@@ -188,3 +190,35 @@ def test_what_cannot_work_is_one_sentence(chain):
     with pytest.raises(Problem, match="reads 64 numbers a token, the model's residual stream has 32"):
         chain.run("extract", "f", sae="wide")
     assert not chain.store.names("features")
+
+
+def as_if_faster(monkeypatch: pytest.MonkeyPatch, ratio: float) -> None:
+    """A machine on which products are so many times as fast in bfloat16, however small."""
+    told = f"a product is {ratio} times as fast in bfloat16"
+    monkeypatch.setattr(bfloat16, "measured", lambda *shape: bfloat16.Speed(ratio, told))
+    monkeypatch.setattr(bfloat16, "is_small", lambda *shape: False)
+    monkeypatch.setattr(precision, "FEW", 1.0)
+
+
+def test_an_extraction_in_bfloat16_finds_what_one_in_float32_finds(chain, monkeypatch):
+    as_if_faster(monkeypatch, 6.0)
+    fast, slow = (chain.run("extract", name, sae="s", precision=name) for name in ("auto", "float32"))
+    assert (fast["precision"], slow["precision"]) == ("bf16", "float32")
+    assert fast["unsure_fraction"] == pytest.approx(0, abs=0.01)
+    assert slow["unsure_fraction"] is None
+    files = [load_file(chain.path("features", name) / "features.safetensors") for name in ("auto", "float32")]
+    assert torch.allclose(files[0]["top_activations"], files[1]["top_activations"], atol=1e-4)
+    assert torch.allclose(files[0]["firing_counts"].float(), files[1]["firing_counts"].float(), atol=2)
+
+
+def test_an_extraction_is_refused_a_precision_that_gains_nothing_unless_it_goes_on(chain, monkeypatch):
+    as_if_faster(monkeypatch, 0.5)
+    with pytest.raises(Problem, match=r"--precision bf16 gains nothing here: a product is 0\.5 times as fast"):
+        chain.run("extract", "f", sae="s", precision="bf16")
+    as_if_faster(monkeypatch, 6.0)
+    monkeypatch.setattr(collect, "FORWARD_TOKENS", 160)
+    with pytest.raises(Stopped):
+        chain.run("extract", "cut", sae="s", precision="bf16", stop_when=lambda done: done >= 800)
+    as_if_faster(monkeypatch, 0.5)
+    monkeypatch.setenv("CELERY_BROKER_URL", "redis://lab:6379/0")  # a submit cannot know which machine it will be
+    assert chain.run("extract", "cut", sae="s", precision="bf16", attempt=2)["precision"] == "float32"

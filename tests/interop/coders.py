@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tasks.sae.architectures import build, coder_class
 from tasks.sae.coder import Coder, CoderConfig, Moment, Step
+from tasks.sae.preactivations import Exact
 
 D_IN, D_SAE, BATCH = 16, 64, 50
 NOBODY = torch.zeros(0, dtype=torch.int64)
@@ -55,7 +56,7 @@ def vectors_away_from_edges(coder: Coder, *edges: Tensor, margin: float = 1e-3) 
 def least_code(coder: Coder, x: Tensor) -> Tensor:
     """The smallest code that a batch keeps, which the threshold fitted to that batch lets pass and no smaller one."""
     pre = coder.preactivations(x)
-    codes = coder.choose(pre)[1]
+    codes = coder.choose(Exact(pre))[1]
     coder.calibrate([x], len(x))
     assert int((pre > coder.threshold).sum()) == len(codes) == coder.options.k * len(x)
     return codes.min()

@@ -15,6 +15,7 @@ from sae_lens.registry import get_sae_training_class
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 
 from tasks.sae.coder import Coder
+from tasks.sae.preactivations import Exact
 from tests.interop.coders import (
     BATCH,
     D_IN,
@@ -165,7 +166,7 @@ def test_topk(compare: Compare, architecture: str, has_dead: bool) -> None:
 
 
 def _left_over(coder: Coder, x: torch.Tensor) -> torch.Tensor:
-    pairs, codes = coder.choose(coder.preactivations(x))
+    pairs, codes = coder.choose(Exact(coder.preactivations(x)))
     return x - pairs.decode(codes, coder.W_dec) - coder.b_dec
 
 

@@ -12,8 +12,9 @@ import torch
 
 from tasks.problem import Problem
 from tasks.sae import pairs
-from tasks.sae.architectures import build, coder_class, names, p_anneal
+from tasks.sae.architectures import build, coder_class, names
 from tasks.sae.coder import Coder, CoderConfig, Moment
+from tasks.sae.preactivations import Exact
 from tasks.sae.sums import Sums
 
 NOBODY = torch.zeros(0, dtype=torch.int64)
@@ -167,7 +168,8 @@ def test_nothing_that_a_step_needs_stays_behind_when_a_coder_is_moved(choice: st
 
 def test_what_made_up_for_a_fall_of_the_power_is_found_once(monkeypatch: pytest.MonkeyPatch):
     times = []
-    monkeypatch.setattr(p_anneal, "pairs_at", lambda wanted: times.append(1) or pairs.pairs_at(wanted))
+    positive = Exact.positive
+    monkeypatch.setattr(Exact, "positive", lambda self: times.append(1) or positive(self))
     coder, x = small("p_anneal"), random(40, 16)
     for _ in range(3):
         coder.step(x, x, Moment(NOBODY, progress=0.5))
@@ -310,13 +312,14 @@ def test_batchtopk_keeps_the_largest_whatever_it_expected():
     coder = small("batchtopk")
     for seed in range(4):
         pre = random(30, 64, seed=seed) * (seed + 1) ** 2
-        chosen, codes = coder.choose(pre)
+        chosen, codes = coder.choose(Exact(pre))
         assert sorted(codes.tolist()) == sorted(pre.flatten().topk(30 * 4).values.tolist())
         assert torch.equal(chosen.of(pre), codes)
     few = torch.full((30, 64), -1.0)
     few[3, 5] = 2.0
-    assert coder.choose(few)[1].tolist() == [2.0]
-    assert coder.choose(torch.ones(30, 64))[0].features.tolist() == [*range(64), *range(56)], "of equals, the first"
+    assert coder.choose(Exact(few))[1].tolist() == [2.0]
+    of_equals = coder.choose(Exact(torch.ones(30, 64)))[0].features.tolist()
+    assert of_equals == [*range(64), *range(56)], "the first"
 
 
 def test_matryoshka_loss_by_hand():
@@ -330,7 +333,7 @@ def test_matryoshka_loss_by_hand():
 
 @pytest.mark.parametrize("rows", [random(40, 128), random(40, 128).round(), torch.ones(3, 128), random(9, 100)])
 def test_the_strongest_pairs_of_a_vector_are_those_of_its_sorted_row(rows: torch.Tensor):
-    chosen, values = pairs.strongest(rows, 3)
+    chosen, values = Exact(rows).largest(3)
     assert torch.equal(values, chosen.of(rows))
     assert torch.equal(values.view(-1, 3).sort(1, descending=True).values, rows.topk(3, dim=1).values)
     assert all(len(set(row)) == 3 for row in chosen.features.view(-1, 3).tolist())
@@ -339,7 +342,7 @@ def test_the_strongest_pairs_of_a_vector_are_those_of_its_sorted_row(rows: torch
 def test_what_is_no_number_is_seen_among_the_strongest():
     rows = random(5, 128)
     rows[2, 77] = torch.nan
-    assert pairs.strongest(rows, 3)[1].isnan().nonzero().flatten().tolist()[0] // 3 == 2
+    assert Exact(rows).largest(3)[1].isnan().nonzero().flatten().tolist()[0] // 3 == 2
 
 
 def test_topk_uses_k_features_and_fewer_where_pre_activations_are_negative():
@@ -390,9 +393,9 @@ def test_a_batch_is_coded_alike_whatever_was_guessed():
     found = []
     for guess in (0.0, 1e-3, 100.0):
         coder._least = guess
-        chosen, codes = coder.choose(pre)
+        chosen, codes = coder.choose(Exact(pre))
         found.append((chosen.vectors.tolist(), chosen.features.tolist(), codes.tolist()))
     assert found[0] == found[1] == found[2]
     assert len(found[0][0]) == 50 * 4
     coder._least = 0.0
-    assert len(coder.choose(-pre.abs())[0].vectors) == 0
+    assert len(coder.choose(Exact(-pre.abs()))[0].vectors) == 0

@@ -29,17 +29,38 @@ def expected(bench: Bench, **changes: object) -> int:
     return found - footprint.CUDA
 
 
-@pytest.mark.parametrize("arch", ["topk", "standard"])
-def test_a_training_holds_about_what_is_expected(bench: Bench, tmp_path: Path, arch: str) -> None:
+def trained(folder: Path, arch: str, precision: str) -> Trainer:
     config = TrainConfig(shaped(arch, 16, 20_000, k=4), steps=2, batch=256)
     trainer = Trainer(config, lambda step: torch.randn(256, 16))
-    trainer.run(tmp_path / "training")
+    trainer.precision = precision
+    trainer.run(folder)
+    return trainer
+
+
+@pytest.mark.parametrize("arch", ["topk", "batchtopk", "standard", "jumprelu"])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_a_training_holds_about_what_is_expected(bench: Bench, tmp_path: Path, arch: str, precision: str) -> None:
+    trainer = trained(tmp_path / "training", arch, precision)
     tensors = [*trainer.state_tensors().values(), *trainer.coder._scratch.values()]
     tensors += [parameter.grad for parameter in trainer.coder.parameters.values() if parameter.grad is not None]
     held = sum(tensor.nbytes for tensor in tensors)
     rest = expected(bench, width=1)  # what does not follow from the SAE's width: the model, the buffer
     # A step over all pairs has some slices of codes more, and the end is measured on codes as large as a batch's.
-    assert held <= expected(bench, arch=arch) - rest <= 12 * held
+    assert held <= expected(bench, arch=arch, precision=precision) - rest <= 12 * held
+
+
+def test_features_chosen_in_bfloat16_take_the_buffers_that_are_expected(bench: Bench, tmp_path: Path) -> None:
+    buffers = {
+        precision: sum(
+            tensor.nbytes for tensor in trained(tmp_path / precision, "topk", precision).coder._scratch.values()
+        )
+        for precision in ("float32", "bf16")
+    }
+    assert buffers["bf16"] == 256 * 20_000 * 2 + 16 * 20_000 * 2
+    vectors = 256 * 16 * 6  # less the mean, and rounded: not kept from one step to the next
+    of = {precision: expected(bench, precision=precision) for precision in ("auto", "float32", "tf32", "bf16")}
+    assert of["bf16"] - of["float32"] == buffers["bf16"] + vectors - buffers["float32"] < 0
+    assert of["auto"] == of["tf32"] == of["float32"], "the larger of both"
 
 
 def test_a_wider_sae_and_a_larger_batch_are_expected_to_hold_more(bench: Bench) -> None:

@@ -22,7 +22,7 @@ def test_the_course_of_a_training_is_logged(bench: Bench, caplog: pytest.LogCapt
     train.run(params, bench.context())
     lines = said(caplog)
     assert re.fullmatch(r"\S+: topk SAE, 16 -> 64, of \S+ at gpt_neox\.layers\.\d", lines[0]), lines[0]
-    assert re.fullmatch(r"\S+: 40 steps of \d+ vectors, lr 0\.\d+, on cpu", lines[1]), lines[1]
+    assert re.fullmatch(r"\S+: 40 steps of \d+ vectors, lr 0\.\d+, on cpu in float32", lines[1]), lines[1]
     evaluations = [line for line in lines if "evaluation at step" in line]
     assert [int(re.search(r"at step (\d+)", line)[1]) for line in evaluations] == [20, 40]
     assert all(re.search(r"fvu [0-9.]+, explained_variance -?[0-9.]+, l0 [0-9.]+", line) for line in evaluations)

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 from tasks.late import torch
 from tasks.sae.architectures import topk
 from tasks.sae.calibration import fit_threshold, sample_size
-from tasks.sae.pairs import SAMPLE, SomePairs, from_places, places_of
+from tasks.sae.coder import Coder
+from tasks.sae.pairs import SAMPLE, Pairs, SomePairs, from_places, is_above, places_of
+from tasks.sae.preactivations import Preactivations
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +49,18 @@ class BatchTopK(topk.TopK):
         """See `Coder.activate`: what exceeds the threshold."""
         return pre * (pre > self.threshold)
 
+    def activate_at(self, pairs: Pairs, pre: Tensor) -> Tensor:
+        """See `Coder.activate_at`."""
+        return self.activate(pre)
+
+    def floor(self) -> float:
+        """See `Coder.floor`."""
+        return float(self.threshold)
+
+    def active(self, pre: Preactivations) -> Iterator[tuple[Pairs, Tensor]]:
+        """See `Coder.active`: a vector has no batch then."""
+        return Coder.active(self, pre)
+
     def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """See `Coder.saved`: one threshold for all features."""
         return {**self.parameters, "threshold": self.threshold.expand(self.config.d_sae)}, {}
@@ -59,32 +73,52 @@ class BatchTopK(topk.TopK):
         """See `Coder.calibration_size`."""
         return sample_size(self.options.k, wanted)
 
-    def choose(self, pre: Tensor) -> tuple[SomePairs, Tensor]:
+    def choose(self, pre: Preactivations) -> tuple[SomePairs, Tensor]:
         """See `TopK.choose`; of equal pre-activations at the edge the first ones are kept."""
-        flat, wanted = pre.flatten(), self.options.k * len(pre)
-        for floor in self._floors(pre):
-            places = places_of(flat > floor)
-            if len(places) >= wanted:
+        batch, d_sae = pre.dense.shape
+        flat, wanted = pre.dense.flatten(), self.options.k * batch
+        count = pre.with_margin(wanted, len(flat))
+        for floor in self._floors(pre.dense, count // batch):
+            places = places_of(is_above(flat, floor))
+            if len(places) >= count:
                 break
-        values = flat[places]
-        if len(places) > wanted:
-            least = values.kthvalue(len(values) - wanted + 1).values
-            at_edge = (values == least).nonzero().flatten()
-            keep = values >= least
-            keep[at_edge[len(at_edge) - (int(keep.sum()) - wanted) :]] = False
-            places, values = places[keep], values[keep]
+        if len(places) < count and not pre.is_exact:  # all that are positive, of which rounding may have hidden some
+            return self.choose(pre.exact())
+        values = flat[places].float()
+        keep = _largest(values, count)
+        places, values = places[keep], values[keep]
         self._least = float(values.min()) if len(values) else 0.0
-        return from_places(places, len(pre), self.config.d_sae), values
+        pairs = from_places(places, batch, d_sae)
+        return (pairs, values) if pre.is_exact else self._choose_again(pre, pairs, wanted)
 
-    def _floors(self, pre: Tensor) -> Iterator[float]:
+    def _choose_again(self, pre: Preactivations, pairs: SomePairs, wanted: int) -> tuple[SomePairs, Tensor]:
+        """The `wanted` largest of candidates that were chosen by rounded values, by exact ones."""
+        values = pre.at(pairs)
+        kept, chosen = pairs.among(_largest(values, wanted).logical_and_(values > 0))
+        least = values[chosen].amin() if len(kept.features) == wanted else values.new_zeros(())
+        pre.count_unsure(least, values.new_tensor(self._least), pairs, values)
+        return kept, values[chosen]
+
+    def _floors(self, pre: Tensor, each: int) -> Iterator[float]:
         """What few more than the wanted may exceed: by the batch before, by the first vectors; at last what all do."""
         if self._least:
             yield GUESS * self._least
-        sample = pre[:SAMPLE].flatten()
-        many = sample.topk(min(len(sample), 2 * self.options.k * len(pre[:SAMPLE])), sorted=False).values
+        sample = pre[:SAMPLE].float()
+        many = sample.flatten().topk(min(sample.numel(), 2 * each * len(sample)), sorted=False).values
         if (floor := float(many.min())) > 0:
             yield floor
         yield 0.0
+
+
+def _largest(values: Tensor, wanted: int) -> Tensor:
+    """Where the `wanted` largest of flat values are, of equal ones at the edge the first: bool."""
+    if len(values) <= wanted:
+        return torch.ones_like(values, dtype=torch.bool)
+    least = values.kthvalue(len(values) - wanted + 1).values
+    at_edge = (values == least).nonzero().flatten()
+    keep = values >= least
+    keep[at_edge[len(at_edge) - (int(keep.sum()) - wanted) :]] = False
+    return keep
 
 
 CODER = BatchTopK

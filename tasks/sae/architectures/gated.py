@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tasks.job import option
 from tasks.late import torch
 from tasks.sae.coder import Coder, CoderOptions, Moment, Step
-from tasks.sae.pairs import split
+from tasks.sae.pairs import Pairs
 from tasks.sae.sums import Sums
 
 if TYPE_CHECKING:
@@ -48,22 +48,27 @@ class Gated(Coder):
         """A bias for each path, and by how much the magnitude's rows are longer than the gate's."""
         self.b_gate, self.r_mag, self.b_mag = (torch.zeros(self.config.d_sae) for _ in range(3))
 
-    def bias(self) -> Tensor:
+    def own_bias(self) -> Tensor:
         """Pre-activations are z: each path adds its own bias."""
-        return torch.zeros_like(self.b_gate) if self.is_transcoder else -(self.W_enc @ self.b_dec)
+        return torch.zeros_like(self.b_gate)
 
-    def activate(self, pre: Tensor) -> Tensor:
-        """See `Coder.activate`."""
-        return (pre * self.r_mag.exp() + self.b_mag).relu() * (pre + self.b_gate > 0)
+    def activate_at(self, pairs: Pairs, pre: Tensor) -> Tensor:
+        """See `Coder.activate_at`."""
+        scale, by_mag, by_gate = (pairs.of_features(each) for each in (self.r_mag.exp(), self.b_mag, self.b_gate))
+        return (pre * scale + by_mag).relu() * (pre + by_gate > 0)
+
+    def floor(self) -> Tensor:
+        """See `Coder.floor`: where the gate opens."""
+        return -self.b_gate
 
     def step(self, x: Tensor, target: Tensor, moment: Moment) -> Step:
         """See `Coder.step`."""
         weight = moment.pressure * self.options.l1 / len(x)
         scale = self.r_mag.exp()
-        pre = self.preactivations(x, out=self.scratch("pre", len(x)))
+        pre = self.project(x)
         sums, to_gate, to_scale, to_mag = Sums(self, x, target), *(torch.zeros_like(self.b_gate) for _ in range(3))
-        for pairs in split(pre, -self.b_gate):
-            z, lengths = pairs.of(pre), pairs.of_features(scale)
+        for pairs in pre.exceeding(self.floor()):
+            z, lengths = pre.at(pairs), pairs.of_features(scale)
             gate = (z + pairs.of_features(self.b_gate)).relu()
             is_open = gate.sign()
             codes = (z * lengths).add_(pairs.of_features(self.b_mag)).relu().mul_(is_open)

@@ -22,7 +22,8 @@ from tasks.job import flag_of, option
 from tasks.late import torch
 from tasks.problem import Problem
 from tasks.sae.coder import Coder, CoderOptions, Moment, Step
-from tasks.sae.pairs import Pairs, split
+from tasks.sae.pairs import Pairs
+from tasks.sae.preactivations import Preactivations
 from tasks.sae.sums import Sums
 
 if TYPE_CHECKING:
@@ -76,9 +77,13 @@ class JumpReLU(Coder):
         """A threshold for each feature."""
         self.threshold = torch.full((self.config.d_sae,), float(self.options.threshold))
 
-    def activate(self, pre: Tensor) -> Tensor:
-        """See `Coder.activate`."""
-        return pre * (pre > self.threshold)
+    def activate_at(self, pairs: Pairs, pre: Tensor) -> Tensor:
+        """See `Coder.activate_at`."""
+        return pre * (pre > pairs.of_features(self.threshold))
+
+    def floor(self) -> Tensor:
+        """See `Coder.floor`."""
+        return self.threshold
 
     def constrain(self) -> None:
         """Keep thresholds from falling below zero, where negative pre-activations would become codes."""
@@ -88,10 +93,10 @@ class JumpReLU(Coder):
     def step(self, x: Tensor, target: Tensor, moment: Moment) -> Step:
         """See `Coder.step`."""
         width = self.options.bandwidth
-        pre = self.preactivations(x, out=self.scratch("pre", len(x)))
+        pre = self.project(x)
         sums, to_threshold = Sums(self, x, target), torch.zeros_like(self.threshold)
-        for pairs in split(pre, self.threshold - width / 2):
-            here, threshold = pairs.of(pre), pairs.of_features(self.threshold)
+        for pairs in pre.exceeding(self.threshold - width / 2):
+            here, threshold = pre.at(pairs), pairs.of_features(self.threshold)
             is_active = here > threshold
             active = is_active.to(here.dtype)
             codes = here * active
@@ -127,10 +132,10 @@ class JumpReLU(Coder):
         sums.sparsity = sums.sparsity + weight * (2 / wanted) * away.square().sum()
         return pairs.of_vectors(away * (weight * 4 / wanted))
 
-    def _wake(self, sums: Sums, pre: Tensor, dead: Tensor) -> Tensor:
+    def _wake(self, sums: Sums, pre: Preactivations, dead: Tensor) -> Tensor:
         """Count what dead features lack to their thresholds; that term's gradient to the thresholds."""
         weight = self.options.pre_act / len(sums.x)
-        lack = (self.threshold[dead] - pre[:, dead]).relu_()
+        lack = (self.threshold[dead] - pre.of_features(dead, len(sums.x))).relu_()
         sums.auxiliary = weight * lack.sum()
         pull = (lack > 0).to(lack.dtype).mul_(weight)
         assert sums.w_enc is not None

@@ -56,7 +56,7 @@ class Matryoshka(batchtopk.BatchTopK):
 
     def step(self, x: Tensor, target: Tensor, moment: Moment) -> Step:
         """See `Coder.step`."""
-        pre = self.preactivations(x, out=self.scratch("pre", len(x)))
+        pre = self.project(x)
         pairs, codes = self.choose(pre)
         active, ends = codes.sign(), self.ends()
         sums = Sums(self, x, target)

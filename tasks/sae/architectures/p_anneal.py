@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from tasks.job import option
 from tasks.late import torch
 from tasks.sae.coder import Coder, CoderOptions, Moment, Step
-from tasks.sae.pairs import pairs_at, split
+from tasks.sae.pairs import Pairs
+from tasks.sae.preactivations import Preactivations
 from tasks.sae.sums import Sums
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ class PAnneal(Coder):
         """Where the annealing stands: the power in force, and what the penalty's weight is multiplied with."""
         self.power, self.weight = torch.ones(()), torch.ones(())
 
-    def activate(self, pre: Tensor) -> Tensor:
-        """See `Coder.activate`."""
+    def activate_at(self, pairs: Pairs, pre: Tensor) -> Tensor:
+        """See `Coder.activate_at`."""
         return pre.relu()
 
     def power_at(self, progress: float) -> float:
@@ -68,12 +69,12 @@ class PAnneal(Coder):
 
     def step(self, x: Tensor, target: Tensor, moment: Moment) -> Step:
         """See `Coder.step`; dead features get no help."""
-        pre = self.preactivations(x, out=self.scratch("pre", len(x)))
+        pre = self.project(x)
         p = self._anneal(pre, moment.progress)
         weight = self.weight * (moment.pressure * self.options.l1 / len(x))
         sums = Sums(self, x, target)
-        for pairs in split(pre, 0):
-            codes = pairs.of(pre).relu_()
+        for pairs in pre.exceeding(0.0):
+            codes = pre.at(pairs).relu_()
             active = codes.sign()
             upstream = sums.reconstruct(pairs, codes)
             grown = codes.clamp(min=LEAST).pow_(p - 1)
@@ -84,11 +85,11 @@ class PAnneal(Coder):
             sums.count(pairs, active)
         return sums.write()
 
-    def _anneal(self, pre: Tensor, progress: float) -> float:
+    def _anneal(self, pre: Preactivations, progress: float) -> float:
         """The power now; when it has just fallen, the weight makes up for it on these pre-activations."""
         p, before = self.power_at(progress), float(self.power)
         if not math.isclose(p, before, rel_tol=1e-6):  # what is in force is kept in float32
-            codes = pairs_at(pre > 0).of(pre)
+            codes = pre.positive()
             old, new = (_penalty(codes, power).sum() for power in (before, p))
             self.weight.mul_(old / new.clamp_min(1e-12))
             self.power.fill_(p)

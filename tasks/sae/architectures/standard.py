@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from tasks.job import option
 from tasks.late import torch
 from tasks.sae.coder import Coder, CoderOptions, Moment, Step
-from tasks.sae.pairs import split
+from tasks.sae.pairs import Pairs
 from tasks.sae.sums import Sums
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ class Standard(Coder):
         """Unless the penalty sees to the lengths."""
         return self.options.decoder == "unit" and self.config.blocks == 1
 
-    def activate(self, pre: Tensor) -> Tensor:
-        """See `Coder.activate`."""
+    def activate_at(self, pairs: Pairs, pre: Tensor) -> Tensor:
+        """See `Coder.activate_at`."""
         return pre.relu()
 
     def step(self, x: Tensor, target: Tensor, moment: Moment) -> Step:
@@ -59,10 +59,10 @@ class Standard(Coder):
         lengths = self.lengths()
         scale = moment.pressure * self.options.l1 / len(x)
         weight = lengths.sum(1) * scale
-        pre = self.preactivations(x, out=self.scratch("pre", len(x)))
+        pre = self.project(x)
         sums, mass = Sums(self, x, target), torch.zeros_like(self.b_enc)
-        for pairs in split(pre, 0):
-            codes = pairs.of(pre).relu_()
+        for pairs in pre.exceeding(0.0):
+            codes = pre.at(pairs).relu_()
             active = codes.sign()
             upstream = sums.reconstruct(pairs, codes)
             to_codes = pairs.pull(upstream, self.W_dec).add_(pairs.of_features(weight))

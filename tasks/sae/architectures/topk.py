@@ -6,6 +6,7 @@ four sparse passes over the k pairs of each vector.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ from tasks.late import torch
 from tasks.problem import Problem
 from tasks.sae.coder import Coder, CoderOptions, Moment, Step
 from tasks.sae.dead import AUX_WEIGHT, slow_aux, wake
-from tasks.sae.pairs import SomePairs, strongest
+from tasks.sae.pairs import Pairs, SomePairs
+from tasks.sae.preactivations import Exact, Preactivations
 from tasks.sae.sums import Sums
 from tasks.tensors import shown
 
@@ -52,6 +54,10 @@ class TopK(Coder):
         kept = pre.topk(self.options.k, dim=1, sorted=False)
         return torch.zeros_like(pre).scatter_(1, kept.indices, kept.values.relu())
 
+    def active(self, pre: Preactivations) -> Iterator[tuple[Pairs, Tensor]]:
+        """See `Coder.active`."""
+        yield self.choose(pre)
+
     def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """See `Coder.saved`."""
         return dict(self.parameters), {"k": self.options.k}
@@ -64,14 +70,14 @@ class TopK(Coder):
             raise Problem(f"The SAE is said to be TopK without a whole number of active features: k = {shown(k)}.")
         return cls.Options(k=k)
 
-    def choose(self, pre: Tensor) -> tuple[SomePairs, Tensor]:
-        """The active pairs of (batch, d_sae) pre-activations, and their codes, some of which may be zero."""
-        pairs, values = strongest(pre, self.options.k)
+    def choose(self, pre: Preactivations) -> tuple[SomePairs, Tensor]:
+        """The active pairs of pre-activations, and their codes, some of which may be zero."""
+        pairs, values = pre.largest(self.options.k)
         return pairs, values.relu_()
 
     def step(self, x: Tensor, target: Tensor, moment: Moment) -> Step:
         """See `Coder.step`; there is no penalty to warm up."""
-        pre = self.preactivations(x, out=self.scratch("pre", len(x)))
+        pre = self.project(x)
         pairs, codes = self.choose(pre)
         active = codes.sign()
         sums = Sums(self, x, target)
@@ -93,7 +99,7 @@ class TopK(Coder):
 
     def dense_codes(self, pre: Tensor) -> Tensor:
         """The codes of a batch as (batch, d_sae), for autograd: what is chosen is not part of the gradient."""
-        pairs, _ = self.choose(pre.detach())
+        pairs, _ = self.choose(Exact(pre.detach()))
         return torch.zeros_like(pre).index_put_((pairs.vectors, pairs.features), pairs.of(pre).relu())
 
 
