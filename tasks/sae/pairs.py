@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from tasks.late import np, torch
-from tasks.sae.kernels import Passes, choice
+from tasks.sae.kernels import Passes, choice, residual_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +46,11 @@ class Pairs(Protocol):
 
     def decode(self, values: Tensor, matrix: Tensor) -> Tensor:
         """For each vector the sum of `matrix`'s (d_sae, d) rows, weighted with its values: (rows, d)."""
+
+    def residual(
+        self, values: Tensor, matrix: Tensor, bias: Tensor, target: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """What is decoded, plus `bias` (d,), less `target` (rows, d): times `scale`; before that, its squares' sum."""
 
     def pull(self, vectors: Tensor, matrix: Tensor) -> Tensor:
         """The inner product of each pair's vector, of (rows, d), with its feature's row of `matrix` (d_sae, d)."""
@@ -86,6 +91,12 @@ class AllPairs:
     def decode(self, values: Tensor, matrix: Tensor) -> Tensor:
         """See `Pairs`."""
         return values @ matrix
+
+    def residual(
+        self, values: Tensor, matrix: Tensor, bias: Tensor, target: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """See `Pairs`."""
+        return residual_of(values @ matrix, bias, target, scale)
 
     def pull(self, vectors: Tensor, matrix: Tensor) -> Tensor:
         """See `Pairs`."""
@@ -142,6 +153,12 @@ class SomePairs:
     def decode(self, values: Tensor, matrix: Tensor) -> Tensor:
         """See `Pairs`."""
         return self._passes.bags(self.features, self.starts, values, matrix, None)
+
+    def residual(
+        self, values: Tensor, matrix: Tensor, bias: Tensor, target: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """See `Pairs`."""
+        return self._passes.residual(self.features, self.starts, values, matrix, bias, target, scale)
 
     def pull(self, vectors: Tensor, matrix: Tensor) -> Tensor:
         """See `Pairs`."""
