@@ -83,7 +83,7 @@ def passes() -> None:
 def long() -> None:
     """Bags of more pairs than a program walks are what the definition says, with rows of every width."""
     for d in (1, 48, 768, 1100, 2304, 4608):
-        batch = 300 if d < 1000 else 70
+        batch = SEGMENT + 6
         wanted = torch.rand(batch, 9, generator=torch.Generator().manual_seed(d)) < 0.1
         wanted[:, 4], wanted[:, 0] = True, False  # one feature in every row, one in none
         wanted[:SEGMENT, 7], wanted[SEGMENT:, 7] = True, False  # exactly one segment
