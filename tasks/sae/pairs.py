@@ -194,16 +194,8 @@ class SomePairs:
 
     @cached_property
     def _by_feature(self) -> tuple[Tensor, Tensor]:
-        """The order that sorts the pairs by feature, and where each feature's begin: (pairs,) and (d_sae,) int64.
-
-        NumPy sorts 16-bit keys by radix, ten times faster than torch's sort on a CPU.
-        """
-        if self.features.device.type == "cpu":
-            keys = self.features.numpy().astype(np.uint16 if self.d_sae <= 1 << 16 else np.uint32)
-            order = torch.from_numpy(np.argsort(keys, kind="stable"))
-        else:
-            order = self.features.sort(stable=True).indices
-        return order, _starts(self.features[order], self.d_sae)
+        """The order that sorts the pairs by feature, and where each feature's begin: (pairs,) and (d_sae,) int64."""
+        return sort_by(self.features, self.d_sae)
 
 
 def split(pre: Tensor, floor: Tensor | float) -> Iterator[Pairs]:
@@ -269,6 +261,19 @@ def strongest(dense: Tensor, k: int) -> tuple[SomePairs, Tensor]:
     return from_rows(left.features[left.starts[:, None] + kept.indices], d_sae), kept.values.flatten()
 
 
+def sort_by(keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The order that sorts `keys`, int64 under `count`, stably, and where each key begins: (pairs,), (count,) int64.
+
+    On a CPU NumPy sorts 16-bit keys by radix, ten times faster than torch; a card sorts half as many bits in int32.
+    """
+    if keys.device.type == "cpu":
+        narrow = keys.numpy().astype(np.uint16 if count <= 1 << 16 else np.uint32)
+        order = torch.from_numpy(np.argsort(narrow, kind="stable"))
+        return order, _starts(keys[order], count)
+    in_order = keys.to(torch.int32).sort(stable=True)
+    return in_order.indices, _starts(in_order.values, count)
+
+
 def _starts(owners: Tensor, count: int) -> Tensor:
     """Where each of `count` owners' entries begin among those of sorted `owners`."""
-    return torch.searchsorted(owners, torch.arange(count, device=owners.device))
+    return torch.searchsorted(owners, torch.arange(count, dtype=owners.dtype, device=owners.device))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.late import torch
 from tasks.sae.architectures import topk
 from tasks.sae.calibration import fit_threshold, sample_size
+from tasks.sae.largest import places_of_largest
 from tasks.sae.pairs import SAMPLE, SomePairs, from_places, places_of
 
 if TYPE_CHECKING:
@@ -60,8 +61,11 @@ class BatchTopK(topk.TopK):
         return sample_size(self.options.k, wanted)
 
     def choose(self, pre: Tensor) -> tuple[SomePairs, Tensor]:
-        """See `TopK.choose`; of equal pre-activations at the edge the first ones are kept."""
+        """See `TopK.choose`; of equal pre-activations at the edge the first ones are kept, on a card any."""
         flat, wanted = pre.flatten(), self.options.k * len(pre)
+        if pre.device.type != "cpu":  # which would have to be waited for to count what exceeds a floor
+            places = places_of_largest(flat, wanted)
+            return from_places(places, len(pre), self.config.d_sae), flat[places].relu_()
         for floor in self._floors(pre):
             places = places_of(flat > floor)
             if len(places) >= wanted:
