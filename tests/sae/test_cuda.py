@@ -66,6 +66,7 @@ def test_rows_in_bfloat16_are_summed_in_float32(d: int) -> None:
     torch.testing.assert_close(found, expected, rtol=RELATIVE, atol=ABSOLUTE)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("name", names())
 def test_twenty_steps_wait_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(trainers, "DEAD_EVERY", 1000)  # a look for dead features waits, and is the only thing that may
