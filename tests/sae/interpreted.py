@@ -185,27 +185,26 @@ def compiled() -> None:
     from triton.compiler import ASTSource
 
     for capability in (75, 80, 87, 90, 100):
-        for kernel, signature, constants in signatures():
+        for kernel, signature, constants, warps in signatures():
             types = {**signature, **dict.fromkeys(constants, "constexpr")}
-            made = triton.compile(
-                ASTSource(fn=kernel, signature=types, constexprs=constants), target=GPUTarget("cuda", capability, 32)
-            )
+            source = ASTSource(fn=kernel, signature=types, constexprs=constants)
+            made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
             assert made.asm["cubin"], (kernel, capability)
 
 
-def signatures() -> Iterator[tuple[Any, dict[str, str], dict[str, Any]]]:
-    """Every kernel with the types and the constants that it is called with: each mode, each dtype of ids and rows."""
+def signatures() -> Iterator[tuple[Any, dict[str, str], dict[str, Any], int]]:
+    """Every kernel with types, constants and warps as it is called with: each mode, each dtype of ids and rows."""
     for mode, ids, rows, d in ((0, "*i64", "*fp32", 2304), (1, "*i32", "*bf16", 768), (2, "*i64", "*fp32", 48)):
         tile = blocks_for(d)
         out = dict.fromkeys(("partial", "out", "bias", "target", "squared"), "*fp32") | {"scale": "fp32"}
         sizes = dict.fromkeys(("bags", "pairs", "d"), "i32")
         constants = {"block": tile.columns, "rows": tile.rows, "segment": SEGMENT, "mode": mode}
         bags = {"ids": ids, "starts": ids, "owners": "*i32", "weights": "*fp32", "matrix": rows}
-        yield _sum_segments, bags | out | sizes, constants
-        yield _sum_partials, {"starts": ids, "owners": "*i32"} | out | sizes | {"stride": "i32"}, constants
+        yield _sum_segments, bags | out | sizes, constants, tile.warps
+        yield _sum_partials, {"starts": ids, "owners": "*i32"} | out | sizes | {"stride": "i32"}, constants, tile.warps
         products = {"owners": ids, "ids": ids, "vectors": rows, "matrix": rows, "bias": "*fp32", "out": "*fp32"}
         products |= {"pairs": "i32", "d": "i32"}
-        yield _dot_pairs, products, {"block": tile.columns, "rows": tile.rows, "biased": mode == 2}
+        yield _dot_pairs, products, {"block": tile.columns, "rows": tile.rows, "biased": mode == 2}, tile.warps
 
 
 if __name__ == "__main__":
