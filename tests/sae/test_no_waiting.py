@@ -42,8 +42,8 @@ class Sent:
         return self._rows.tolist()
 
 
-def trained(choice: str, folder: Path, device: str, **shape: Any) -> Trainer:
-    """A trainer after its beginning; of its 2000 steps 20 will be made."""
+def trained(choice: str, folder: Path, device: str, accumulate: int = 1, **shape: Any) -> Trainer:
+    """A trainer after its beginning, with eight dead features; of its 2000 steps 20 will be made."""
     planted, width = Planted(32, 16, 3, 256), shape.get("d_out")
 
     def source(step: int) -> Any:
@@ -52,9 +52,10 @@ def trained(choice: str, folder: Path, device: str, **shape: Any) -> Trainer:
         on_device = [vectors.to(device, non_blocking=True) for vectors in pair]
         return tuple(on_device) if width else on_device[0]
 
-    made = TrainConfig(config(choice, **shape), steps=2000, batch=256, lr=3e-3, dead_after=1024)
+    made = TrainConfig(config(choice, **shape), steps=2000, batch=256, lr=3e-3, dead_after=1024, accumulate=accumulate)
     trainer = Trainer(made, source, device)
     trainer.begin(folder)
+    trainer.quiet[:8] = 4096
     return trainer
 
 
@@ -99,6 +100,18 @@ def test_twenty_steps_wait_for_a_card_for_listed_reasons_only(
     assert [line["step"] for line in there] == list(range(1, STEPS + 1))
     for found, line in zip(there, expected, strict=True):
         assert found == pytest.approx(line, rel=2e-3, abs=2e-3), "the pretended card computes what the CPU does"
+
+
+@pytest.mark.parametrize("name", ["topk", "standard", "matryoshka"])
+def test_a_crosscoder_and_parts_of_a_batch_wait_for_nothing_more(tmp_path: Path, card: PretendedCard, name: str):
+    there = advance(card, name, tmp_path, blocks=2, accumulate=2)
+    assert card.waits == ALLOWED[name]
+    assert len(there) == STEPS
+
+
+@pytest.mark.parametrize("name", ["topk", "batchtopk", "matryoshka", "jumprelu tanh"])
+def test_what_revives_dead_features_is_among_what_is_counted(tmp_path: Path, card: PretendedCard, name: str):
+    assert advance(card, name, tmp_path)[0]["aux_loss"] > 0
 
 
 PLANTED: dict[str, tuple[Callable[[torch.Tensor], Any], str]] = {
