@@ -98,13 +98,13 @@ def measure(plan: Plan) -> dict[str, Any]:
 def machine(device: str) -> dict[str, str]:
     """The card's name and what it is driven by, and what of ours runs on it, and why."""
     type_ = torch.device(device).type
-    told = {"date": datetime.now(UTC).date().isoformat(), "device": "CPU: figures mean nothing"}
+    facts = {"date": datetime.now(UTC).date().isoformat(), "device": "CPU: figures mean nothing"}
     if type_ == "cuda":
         card = torch.cuda.get_device_properties(device)
-        told["device"] = f"{card.name}, {card.total_memory / 2**30:.0f} GiB, sm_{card.major}{card.minor}"
+        facts["device"] = f"{card.name}, {card.total_memory / 2**30:.0f} GiB, sm_{card.major}{card.minor}"
     versions = {name: _version(name) for name in ("torch", "triton")}
     reasons = {"passes": kernels.choice(type_).reason, "metrics": transfers.choice(device).reason}
-    return {**told, "python": platform.python_version(), **versions, "CUDA": str(torch.version.cuda), **reasons}
+    return {**facts, "python": platform.python_version(), **versions, "CUDA": str(torch.version.cuda), **reasons}
 
 
 def run_tests(plan: Plan) -> dict[str, Any]:

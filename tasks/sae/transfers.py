@@ -73,7 +73,7 @@ class Choice(NamedTuple):
 def choice(device: str) -> Choice:
     """How tensors of that device get to the host; decided once a process."""
     if torch.device(device).type != "cuda":
-        return Choice(BlockingTransfer, "read at once")
+        return Choice(BlockingTransfer, "metrics are read at once")
     return try_transfers(PinnedTransfer, device)
 
 
@@ -83,10 +83,16 @@ def try_transfers(send: Callable[[torch.Tensor], Transfer], device: str) -> Choi
     try:
         found = send(known.to(device)).values()
     except Exception as error:  # noqa: BLE001 - whatever a driver has to say
-        return Choice(BlockingTransfer, f"copies wait for the device ({type(error).__name__}: {error})")
+        return Choice(BlockingTransfer, f"metrics wait for the device ({type(error).__name__}: {error})")
     if found != known.tolist():
-        return Choice(BlockingTransfer, "copies wait for the device: those by pinned memory arrived as other numbers")
-    return Choice(send, "copied to pinned memory on a stream of their own")
+        return Choice(BlockingTransfer, "metrics wait for the device: pinned memory received other numbers")
+    return Choice(send, "metrics are copied to pinned memory on a stream of their own")
+
+
+def describe_fallback(device: str) -> str | None:
+    """Why a card has to be waited for when metrics are read; None where it has not, or there is no card."""
+    made = choice(device)
+    return made.reason if torch.device(device).type == "cuda" and made.send is BlockingTransfer else None
 
 
 @cache

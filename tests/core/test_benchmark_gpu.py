@@ -24,9 +24,9 @@ def no_card(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_card")
 def test_without_a_card_it_is_one_sentence_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert bench.main(["gpu", "--results", str(tmp_path / "results")]) == gpu.NO_CARD == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err == "No CUDA device: nothing was measured. Run it on a machine with one, see docs/gpu.md.\n"
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == "No CUDA device: nothing was measured. Run it on a machine with one, see docs/gpu.md.\n"
     assert not (tmp_path / "results").exists()
 
 

@@ -16,7 +16,7 @@ from tasks.sae.coder import Coder
 from tasks.sae.largest import places_of_largest
 from tasks.sae.schedule import TrainConfig
 from tasks.sae.trainer import DEAD_EVERY, Trainer
-from tasks.sae.transfers import BlockingTransfer, PinnedTransfer, choice, try_transfers
+from tasks.sae.transfers import BlockingTransfer, Choice, PinnedTransfer, choice, describe_fallback, try_transfers
 from tests.sae.conftest import Planted
 from tests.sae.pretended_card import CARD, PretendedCard, allow_fused_adam
 from tests.sae.test_architectures import CHOICES, SHAPES, config
@@ -200,11 +200,20 @@ def test_copies_by_pinned_memory_are_tried_before_they_are_trusted():
     if not torch.cuda.is_available():
         found = try_transfers(PinnedTransfer, "cpu")
         assert found.send is BlockingTransfer
-        assert found.reason.startswith("copies wait for the device (")
+        assert found.reason.startswith("metrics wait for the device (")
 
     class Wrong(BlockingTransfer):
         def values(self) -> list[list[float]]:
             return [[0.0]]
 
-    assert try_transfers(Wrong, "cpu").reason.endswith("those by pinned memory arrived as other numbers")
-    assert try_transfers(BlockingTransfer, "cpu").reason.startswith("copied to pinned memory")
+    assert try_transfers(Wrong, "cpu").reason.endswith("pinned memory received other numbers")
+    assert try_transfers(BlockingTransfer, "cpu").reason.startswith("metrics are copied to pinned memory")
+
+
+def test_a_job_on_a_card_whose_metrics_have_to_be_waited_for_says_so(monkeypatch: pytest.MonkeyPatch):
+    reason = "metrics wait for the device (RuntimeError: no pinned memory)"
+    assert describe_fallback("cpu") is None
+    monkeypatch.setattr("tasks.sae.transfers.choice", lambda device: Choice(BlockingTransfer, reason))
+    assert describe_fallback("cuda") == reason
+    monkeypatch.setattr("tasks.sae.transfers.choice", lambda device: Choice(PinnedTransfer, "pinned"))
+    assert describe_fallback("cuda") is None
