@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from benchmarks import (
     commands,
     fleet,
+    gpu,
     idle,
     peers,
     planted,
@@ -28,6 +28,7 @@ from benchmarks import (
     sae_step,
     whole_job,
 )
+from benchmarks.tables import table
 from benchmarks.there import NoPeersError
 from tasks.products import processor
 
@@ -48,7 +49,9 @@ LONG = {"planted": planted, "real_model": real_model}
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure what `argv` names, or everything that does not take an hour."""
+    """Measure what `argv` names, or everything that does not take an hour; `gpu` and its options stand alone."""
+    if list(argv[:1]) == ["gpu"]:
+        return gpu.main(argv[1:])
     for name in argv or MODULES:
         try:
             text = _measure(name)
@@ -66,7 +69,7 @@ def _measure(name: str) -> str:
     """Measure, and write the rows and their table."""
     rows = {**MODULES, **LONG}[name].measure()
     (RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    text = "\n".join([f"## {name}", "", *_machine(), "", *_table(rows)]) + "\n"
+    text = "\n".join([f"## {name}", "", *_machine(), "", *table(rows)]) + "\n"
     (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
     return text
 
@@ -76,12 +79,6 @@ def _machine() -> list[str]:
     today = datetime.now(UTC).date().isoformat()
     cpu = f"{os.cpu_count()} cores, {processor('model name')}"
     return [f"{today}, {cpu}, Python {platform.python_version()}, {versions}."]
-
-
-def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    return lines + ["| " + " | ".join(str(row.get(column, "")) for column in columns) + " |" for row in rows]
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ class MemoryBuffer:
 
     def take(self, places: torch.Tensor) -> torch.Tensor:
         """As Buffer says."""
-        return self._vectors[places.to(self._vectors.device)]
+        return self._vectors[places.to(self._vectors.device, non_blocking=True)]
 
 
 class FileBuffer:

@@ -189,6 +189,15 @@ def _stepping(trained: _Trained) -> int:
     return trained.parameters + trained.batch + made
 
 
+def of_step(shape: TrainingShape, d_model: int) -> int:
+    """Bytes that an SAE in training on vectors of `d_model` numbers holds at the worst moment of a step, its batch too.
+
+    No model, no buffer of activations, and nothing that CUDA itself takes.
+    """
+    trained = _Trained(shape, d_model)
+    return FLOAT * (_lasting(trained) + _stepping(trained))
+
+
 def _saving(trained: _Trained) -> int:
     """Numbers in what is written of an SAE at the end."""
     return int(_COPIES_IN_SAVING * trained.parameters)

@@ -11,13 +11,16 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from tasks.sae.timers import HostTimer, Timer
 
 #: Steps between two counts of a step's operations, which change with how many features are active.
 COUNT_EVERY = 64
@@ -51,33 +54,49 @@ class _Work:
     worked_s: float = 0.0
 
 
-class Pace:
-    """The speed of one attempt at a training. Never waits for the device but in `measure_peak`."""
+class _Span(NamedTuple):
+    """Work between two marks of the timer: it counts as time of steps, or, with sign -1, is taken off that."""
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    sign: int
+    began: Any
+    ended: Any
+    tokens: int
+    operations: int
+
+
+class Pace:
+    """The speed of one attempt at a training. Waits for the device when the whole speed is asked for, never before."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter, *, timer: Timer | None = None) -> None:
+        """`timer` measures the work of the device; without one it is done when `clock` says so."""
         self.peak: float | None = None
         self._clock, self._a_step = clock, 0
+        self._timer: Timer = timer or HostTimer(clock)
+        self._made = _Work(0.0)  # tokens and operations of the work that is being given to the device
+        self._spans: deque[_Span] = deque()  # what the device was given, and is not known to have done
         self._now = _Work(clock())
         self._lap = self._first = self._now
 
     def begin(self, peak: float) -> None:
         """The steps begin now; `peak` is what `gemm_peak` measured."""
         self.peak, self._now = peak, _Work(self._clock())
+        self._spans.clear()
+        self._made = _Work(0.0)
         self._lap = self._first = _Work(self._now.at)
 
     @contextmanager
     def working(self) -> Iterator[None]:
         """What is done inside is the work of steps, or waits for it."""
-        began = self._clock()
+        began = self._timer.mark()
         yield
-        self._now.worked_s += self._clock() - began
+        self._add(1, began)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
         """What is done inside of work is not: it waits for activations."""
-        began = self._clock()
+        began = self._timer.mark()
         yield
-        self._now.worked_s -= self._clock() - began
+        self._add(-1, began)
 
     @contextmanager
     def step(self, number: int, tokens: int) -> Iterator[None]:
@@ -88,18 +107,37 @@ class Pace:
             self._a_step = made.operations
         else:
             yield
-        self._now.tokens += tokens
-        self._now.operations += self._a_step
+        self._made.tokens += tokens
+        self._made.operations += self._a_step
 
     def lap(self) -> Speed:
-        """The speed since the last lap."""
+        """The speed since the last lap, of what the device has done by now."""
+        self._settle(wait=False)
         told = self._since(self._lap)
         self._lap = dataclasses.replace(self._now)
         return told
 
     def whole(self) -> Speed:
-        """The speed since the first step of this attempt."""
+        """The speed since the first step of this attempt; waits for the device."""
+        self._settle(wait=True)
         return self._since(self._first)
+
+    def _add(self, sign: int, began: Any) -> None:
+        made, self._made = self._made, _Work(0.0)
+        self._spans.append(_Span(sign, began, self._timer.mark(), made.tokens, made.operations))
+        self._settle(wait=False)
+
+    def _settle(self, wait: bool) -> None:
+        """Add up the spans that the device has come to the end of, or all of them."""
+        while self._spans:
+            span = self._spans[0]
+            seconds = self._timer.seconds(span.began, span.ended, wait)
+            if seconds is None:
+                return
+            self._spans.popleft()
+            self._now.worked_s += span.sign * seconds
+            self._now.tokens += span.tokens
+            self._now.operations += span.operations
 
     def _since(self, then: _Work) -> Speed:
         now = self._now

@@ -34,7 +34,12 @@ class Sums:
 
     def reconstruct(self, pairs: Pairs, codes: Tensor) -> Tensor:
         """Count the error of what these codes decode to, and return its gradient to the output: (rows, d_out)."""
-        return self.measure(pairs.rows, pairs.decode(codes, self.coder.W_dec))
+        coder, rows = self.coder, pairs.rows
+        if self._to_skip is not None:
+            return self.measure(rows, pairs.decode(codes, coder.W_dec))
+        target, scale = self.target[rows], 2 / len(self.x)
+        upstream, squared = pairs.residual(codes, coder.W_dec, coder.b_dec, target, scale)
+        return self._add_error(rows, upstream, squared)
 
     def measure(self, rows: slice, decoded: Tensor, share: float = 1.0, is_whole: bool = True) -> Tensor:
         """The same for codes that are decoded already, without bias; `share` is what it counts in the loss.
@@ -42,18 +47,23 @@ class Sums:
         `is_whole` says whether they are all that the dictionary has, or those of a nested one.
         `decoded` (rows, d_out) is not changed.
         """
-        coder, x = self.coder, self.x[rows]
-        error = (decoded + coder.b_dec).sub_(self.target[rows])
+        error = (decoded + self.coder.b_dec).sub_(self.target[rows])
         if self._to_skip is not None:
-            error.addmm_(x, coder.W_skip.T)
+            error.addmm_(self.x[rows], self.coder.W_skip.T)
         squared = error.square().sum()
+        upstream = error.mul_(2 * share / len(self.x))
+        return self._add_error(rows, upstream, squared, share, is_whole)
+
+    def _add_error(
+        self, rows: slice, upstream: Tensor, squared: Tensor, share: float = 1.0, is_whole: bool = True
+    ) -> Tensor:
+        """Add an error's square and its gradient to the output, which is what comes back: (rows, d_out)."""
         self.reconstruction = self.reconstruction + squared * (share / len(self.x))
         if is_whole:
             self.error = self.error + squared / len(self.x)
-        upstream = error.mul_(2 * share / len(self.x))
         self._to_output += upstream.sum(0)
         if self._to_skip is not None:
-            self._to_skip.addmm_(upstream.T, x)
+            self._to_skip.addmm_(upstream.T, self.x[rows])
         return upstream
 
     def count(self, pairs: Pairs, active: Tensor) -> None:

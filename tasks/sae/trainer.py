@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,14 +18,16 @@ from typing import Any
 import torch
 
 from tasks.problem import Problem
-from tasks.sae import checkpoint
+from tasks.sae import checkpoint, transfers
 from tasks.sae.architectures import build
 from tasks.sae.coder import FLOAT32, Moment, Step
 from tasks.sae.formats import Scales, spread
 from tasks.sae.metrics import total_variance
-from tasks.sae.pace import Pace, gemm_peak, wait_for
+from tasks.sae.pace import Pace, gemm_peak
 from tasks.sae.resample import resample
 from tasks.sae.schedule import TrainConfig
+from tasks.sae.timers import EventTimer
+from tasks.sae.transfers import Transfer
 
 #: Batch number `step` (from 0): what is read, fresh (batch, d_in) float32, and what is to be written, (batch, d_out),
 #: unless that is the same.
@@ -58,7 +61,11 @@ class Trainer:
         self._log_every = -(-config.steps // METRIC_LINES)
         self._unwritten: list[tuple[int, torch.Tensor]] = []
         self._written_at = time.monotonic()
-        self.pace = Pace()
+        on_a_card = torch.device(device).type == "cuda"
+        self.pace = Pace(timer=EventTimer() if on_a_card else None)
+        self.send: Callable[[torch.Tensor], Transfer] = transfers.choice(device).send
+        self._sent: deque[tuple[tuple[int, ...], Transfer]] = deque()  # lines of the metrics that were not read yet
+        self._spread: tuple[Scales, torch.Tensor, torch.Tensor] | None = None
         #: A sample of training vectors, unscaled, of about the wanted number: how many there are, and pieces of them.
         self.sample: Callable[[int], tuple[int, Iterable[torch.Tensor]]] = self._first_batches
         #: Called with the lines that were added to the metrics.
@@ -86,6 +93,7 @@ class Trainer:
         self.pace.begin(gemm_peak(self.part, self.config.coder.d_in, self.config.coder.d_sae, self.device))
         if self._scales is None:
             self._measure()
+        self._factors()
 
     @property
     def goes_on(self) -> bool:
@@ -98,7 +106,8 @@ class Trainer:
         with self.pace.working():
             self._train()
         if len(self._unwritten) >= FLUSH_EVERY or time.monotonic() - self._written_at >= FLUSH_AFTER_S:
-            self._write_metrics(folder)
+            self._send_metrics()
+        self._write_arrived(folder, wait=False)
 
     @property
     def precision(self) -> str:
@@ -123,10 +132,18 @@ class Trainer:
     def scaled(self, batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """What is read and what is to be written, scaled in place; the same tensor for an autoencoder."""
         x, target = batch
-        x.mul_(spread(self.scales.read, x[0]))
+        read, written = self._factors()
+        x.mul_(read)
         if target is not x:
-            target.mul_(spread(self.scales.written, target[0]))
+            target.mul_(written)
         return x, target
+
+    def _factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The scales as vectors on the device, (d_in,) and (d_out,): sent there once, not at each step."""
+        if self._spread is None or self._spread[0] is not self.scales:
+            read, written = spread(self.scales.read, self.coder.W_enc[0]), spread(self.scales.written, self.coder.b_dec)
+            self._spread = (self.scales, read, written)
+        return self._spread[1:]
 
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
         """What the coder makes of (n, d_in) activations as they are: (n, d_out), in the units of its target."""
@@ -198,7 +215,6 @@ class Trainer:
         self.step += 1
         if self.step % self._log_every == 0 or self.step == config.steps:
             self._unwritten.append((self.step, self._row(told, target)))
-        wait_for(self.device)  # or reading, or another SAE's step, would wait for it and be told to have taken so long
 
     def _gradient(self, x: torch.Tensor, target: torch.Tensor, moment: Moment) -> Step:
         """Write the gradient of the batch, in as many parts as it is to have; what is told of the parts is averaged."""
@@ -226,14 +242,26 @@ class Trainer:
         return torch.stack([*told[:5], told.error * self.unit**2, fvu, dead])
 
     def _write_metrics(self, folder: Path) -> None:
-        """Read the waiting rows off the device, at once, and append them."""
+        """Append all lines of the metrics until now; waits for the device."""
+        self._send_metrics()
+        self._write_arrived(folder, wait=True)
+
+    def _send_metrics(self) -> None:
+        """Send the rows that are there to the host, all at once."""
         self._written_at = time.monotonic()
-        if not self._unwritten:
-            return
-        steps, rows = zip(*self._unwritten, strict=True)
-        self._unwritten = []
-        with self.pace.working():
-            values = torch.stack(rows).tolist()
+        if self._unwritten:
+            steps, rows = zip(*self._unwritten, strict=True)
+            self._unwritten = []
+            with self.pace.working():
+                self._sent.append((steps, self.send(torch.stack(rows))))
+
+    def _write_arrived(self, folder: Path, wait: bool) -> None:
+        """Append the lines that have arrived at the host, in their order, or all that were sent."""
+        while self._sent and (wait or self._sent[0][1].has_arrived()):
+            steps, transfer = self._sent.popleft()
+            self._append(folder, steps, transfer.values())
+
+    def _append(self, folder: Path, steps: tuple[int, ...], values: list[list[float]]) -> None:
         lines = [
             {"step": step, **dict(zip(METRICS, row, strict=True))} for step, row in zip(steps, values, strict=True)
         ]

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from tasks.job import Context
-from tasks.sae import kernels
+from tasks.sae import kernels, transfers
 from tasks.stop_grace import FACTOR, LONGEST_S, record_stop_time
 from tasks.training import logs
 
@@ -54,8 +54,9 @@ class Pulse:
 
     def train(self) -> None:
         """Train all to the end and keep that; a batch is read once for all."""
-        if (told := kernels.to_tell(self.context.device)) is not None:
-            self.context.note(told)
+        for reason in (kernels.to_tell(self.context.device), transfers.describe_fallback(self.context.device)):
+            if reason is not None:
+                self.context.note(reason)
         with ExitStack() as stack:
             stack.callback(logs.let_go)
             for training in self.trainings:

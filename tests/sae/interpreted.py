@@ -1,6 +1,6 @@
 """The kernels of `tasks.sae.triton_kernels` in a process of their own: in Triton's interpreter, or compiled.
 
-`python -m tests.sae.interpreted passes|steps` wants TRITON_INTERPRET=1 in its environment, `compiled` must not have it.
+`python -m tests.sae.interpreted passes|long|steps` needs TRITON_INTERPRET=1, `compiled` must not have it.
 """
 
 from __future__ import annotations
@@ -8,14 +8,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from tasks.sae import kernels, pairs
+from tasks.sae import kernels, pairs, triton_kernels
+from tasks.sae.block_sizes import SEGMENT, blocks_for
 from tasks.sae.pairs import SomePairs, pairs_at
-from tasks.sae.triton_kernels import TritonPasses, _dot_pairs, _sum_bags
+from tasks.sae.triton_kernels import TritonPasses, _dot_pairs, _sum_partials, _sum_segments
 
 
 @dataclass
@@ -36,17 +38,21 @@ class Slow:
 
 
 class Counted(TritonPasses):
-    """The kernels, and how often they were asked."""
+    """The kernels, and how often they were called."""
 
     calls = 0
 
-    def bags(self, ids: Tensor, starts: Tensor, weights: Tensor, matrix: Tensor, onto: Tensor | None) -> Tensor:
+    def bags(self, *arguments: Any) -> Tensor:
         Counted.calls += 1
-        return super().bags(ids, starts, weights, matrix, onto)
+        return super().bags(*arguments)
 
-    def dots(self, owners: Tensor, starts: Tensor, ids: Tensor, vectors: Tensor, matrix: Tensor) -> Tensor:
+    def residual(self, *arguments: Any) -> tuple[Tensor, Tensor]:
         Counted.calls += 1
-        return super().dots(owners, starts, ids, vectors, matrix)
+        return super().residual(*arguments)
+
+    def dots(self, *arguments: Any) -> Tensor:
+        Counted.calls += 1
+        return super().dots(*arguments)
 
 
 def problems() -> Iterator[tuple[str, SomePairs, Tensor]]:
@@ -74,6 +80,56 @@ def passes() -> None:
             check(chosen, wanted, d, f"{what}, {d} columns")
 
 
+def long() -> None:
+    """Bags of more pairs than a program walks are what the definition says, with rows of every width."""
+    for d in (1, 48, 768, 1100, 2304, 4608):
+        batch = SEGMENT + 6
+        wanted = torch.rand(batch, 9, generator=torch.Generator().manual_seed(d)) < 0.1
+        wanted[:, 4], wanted[:, 0] = True, False  # one feature in every row, one in none
+        wanted[:SEGMENT, 7], wanted[SEGMENT:, 7] = True, False  # exactly one segment
+        check(pairs_at(wanted), wanted, d, f"one feature in all {batch} rows, {d} columns")
+        others(pairs_at(wanted), d)
+    for rows in (SEGMENT - 1, SEGMENT, SEGMENT + 1, 2 * SEGMENT, SEGMENT**2, SEGMENT**2 + 1):
+        one_bag(rows, 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton_kernels, "SEGMENT", 8)  # levels of segments that would take a million pairs
+        for rows in (8**3, 8**3 + 1, 8**4 + 9):
+            one_bag(rows, 3)
+
+
+def one_bag(rows: int, d: int) -> None:
+    """A bag of that many pairs between others, one of them empty: levels of segments begin and end at these sizes."""
+    generator = torch.Generator().manual_seed(rows)
+    counts = torch.tensor([5, 0, rows, 1])
+    starts, ids = counts.cumsum(0) - counts, torch.randint(0, 50, (rows + 6,), generator=generator)
+    weights, matrix = (torch.randn(shape, generator=generator) for shape in ((rows + 6,), (50, d)))
+    wanted = kernels.TorchPasses().bags(ids, starts, weights.double(), matrix.double(), None).float()
+    found = TritonPasses().bags(ids, starts, weights, matrix, None)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-3, msg=lambda m: f"{rows} rows: {m}")
+
+
+def others(chosen: SomePairs, d: int) -> None:
+    """Rows in bfloat16, ids in int32, residuals and pre-activations are what torch makes of them, in float32."""
+    generator = torch.Generator().manual_seed(d)
+    order, starts = chosen._by_feature
+    values, bias, target = (
+        torch.randn(shape, generator=generator) for shape in ((len(order),), (d,), (len(starts), d))
+    )
+    vectors, matrix = (torch.randn(rows, d, generator=generator).bfloat16() for rows in (len(chosen.starts), 9))
+    to_rows = torch.randn(9, generator=generator)
+    by_feature = (chosen.vectors[order].int(), starts.int(), values[order], vectors)
+    products = (chosen.vectors.int(), chosen.starts.int(), chosen.features.int(), vectors, matrix, to_rows)
+    fast, slow = TritonPasses(), kernels.TorchPasses()
+    for name, found, expected in (
+        ("sums", fast.bags(*by_feature, None), slow.bags(*by_feature, None)),
+        ("residuals", *(each.residual(*by_feature, bias, target, 0.25)[0] for each in (fast, slow))),
+        ("squared errors", *(each.residual(*by_feature, bias, target, 0.25)[1] for each in (fast, slow))),
+        ("pre-activations", fast.dots(*products), slow.dots(*products)),
+    ):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-4, msg=lambda m, n=name: f"{d}: {n}: {m}")
+
+
 def check(chosen: SomePairs, wanted: Tensor, d: int, what: str) -> None:
     batch, d_sae = wanted.shape
     generator = torch.Generator().manual_seed(d)
@@ -93,6 +149,7 @@ def check(chosen: SomePairs, wanted: Tensor, d: int, what: str) -> None:
         ("spread onto", fast.bags(*by_feature, onto.clone()), slow.bags(*by_feature, onto)),
         ("pull", fast.dots(*products), slow.dots(*products)),
         ("decode, densely", chosen.decode(values, matrix), dense @ matrix),
+        ("residual, densely", *residuals(chosen, values, dense, matrix, vectors)),
         ("spread, densely", chosen.spread(values, vectors, None), dense.T @ vectors),
         ("spread onto, densely", chosen.spread(values, vectors, onto.clone()), onto + dense.T @ vectors),
         ("pull, densely", chosen.pull(vectors, matrix), chosen.of(vectors @ matrix.T)),
@@ -100,6 +157,15 @@ def check(chosen: SomePairs, wanted: Tensor, d: int, what: str) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{what}: {n}: {m}")
     again = fast.bags(*by_feature, None)
     assert torch.equal(again, fast.bags(*by_feature, None)), f"{what}: not the same bytes twice"
+
+
+def residuals(
+    chosen: SomePairs, values: Tensor, dense: Tensor, matrix: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What the chosen pairs make of a reconstruction's error, with its squared norm, and what a dense product does."""
+    error = dense @ matrix + matrix[0] - target
+    scaled, squared = chosen.residual(values, matrix, matrix[0], target, 0.5)
+    return torch.cat([scaled.flatten(), squared[None]]), torch.cat([0.5 * error.flatten(), error.square().sum()[None]])
 
 
 def steps() -> None:
@@ -122,21 +188,33 @@ def compiled() -> None:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    ids, numbers = "*i64", "*fp32"
-    sums = {"ids": ids, "starts": ids, "weights": numbers, "matrix": numbers, "out": numbers}
-    sums |= {"bags": "i32", "pairs": "i32", "d": "i32"}
-    products = {"owners": ids, "ids": ids, "vectors": numbers, "matrix": numbers, "out": numbers, "d": "i32"}
     for capability in (75, 80, 87, 90, 100):
-        for kernel, signature, constants in (
-            (_sum_bags, sums, {"block": 1024, "add": True}),
-            (_sum_bags, sums, {"block": 64, "add": False}),
-            (_dot_pairs, products, {"block": 1024}),
-        ):
-            told = {**signature, **dict.fromkeys(constants, "constexpr")}
-            made = triton.compile(
-                ASTSource(fn=kernel, signature=told, constexprs=constants), target=GPUTarget("cuda", capability, 32)
-            )
+        for kernel, signature, constants, warps in signatures():
+            types = {**signature, **dict.fromkeys(constants, "constexpr")}
+            source = ASTSource(fn=kernel, signature=types, constexprs=constants)
+            made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
             assert made.asm["cubin"], (kernel, capability)
+
+
+def signatures() -> Iterator[tuple[Any, dict[str, str], dict[str, Any], int]]:
+    """Every kernel with types, constants and warps as it is called with: each mode, each dtype of ids and rows."""
+    variants = (
+        (0, "*i64", "*fp32", 2304),
+        (1, "*i32", "*bf16", 768),
+        (2, "*i64", "*fp32", 48),
+        (0, "*i64", "*fp32", 1),
+    )
+    for mode, ids, rows, d in variants:
+        tile, width = blocks_for(d), {"d": 1} if d == 1 else {}  # an argument of 1 is a constant to Triton
+        out = dict.fromkeys(("partial", "out", "bias", "target", "squared"), "*fp32") | {"scale": "fp32"}
+        sizes = dict.fromkeys(("bags", "pairs", "d"), "i32")
+        constants = {"block": tile.columns, "rows": tile.rows, "segment": SEGMENT, "mode": mode, **width}
+        bags = {"ids": ids, "starts": ids, "owners": "*i32", "weights": "*fp32", "matrix": rows}
+        yield _sum_segments, bags | out | sizes, constants, tile.warps
+        yield _sum_partials, {"starts": ids, "owners": "*i32"} | out | sizes | {"stride": "i32"}, constants, tile.warps
+        products = {"owners": ids, "ids": ids, "vectors": rows, "matrix": rows, "bias": "*fp32", "out": "*fp32"}
+        products |= {"pairs": "i32", "d": "i32"}
+        yield _dot_pairs, products, {"block": tile.columns, "rows": tile.rows, "biased": mode == 2, **width}, tile.warps
 
 
 if __name__ == "__main__":
@@ -145,4 +223,4 @@ if __name__ == "__main__":
     if what != "compiled":
         assert kernels.try_kernels("cpu").reason.startswith("kernels in Triton run"), kernels.try_kernels("cpu").reason
         pairs.choice = lambda device: kernels.Choice(Counted(), "interpreted")
-    {"passes": passes, "steps": steps, "compiled": compiled}[what]()
+    {"passes": passes, "long": long, "steps": steps, "compiled": compiled}[what]()

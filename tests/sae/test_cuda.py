@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tasks.sae import trainer as trainers
+from tasks.sae import transfers
 from tasks.sae.architectures import names
 from tasks.sae.coder import Coder, Moment
 from tasks.sae.kernels import TorchPasses, choice
@@ -32,7 +34,7 @@ def test_the_kernels_are_used_if_triton_is_there() -> None:
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.2])
 def test_the_passes_over_pairs_are_dense_products(d: int, share: float) -> None:
     wanted = torch.rand(700, 1500, generator=torch.Generator().manual_seed(0)) < share
-    wanted[5], wanted[:, 9] = True, False  # one vector with many, one feature with none
+    wanted[5], wanted[:, 3], wanted[:, 9] = True, True, False  # one vector and one feature with many, one with none
     chosen = pairs_at(wanted.to(CARD))
     values, matrix, vectors = (random(*shape).to(CARD) for shape in ((len(chosen.features), 1), (1500, d), (700, d)))
     dense = torch.zeros(700, 1500, device=CARD).index_put((chosen.vectors, chosen.features), values[:, 0])
@@ -44,8 +46,51 @@ def test_the_passes_over_pairs_are_dense_products(d: int, share: float) -> None:
         (chosen.spread(values[:, 0], vectors, onto.clone()), onto + dense.T @ vectors),
     ):
         torch.testing.assert_close(found, expected, rtol=RELATIVE, atol=1e-3)
+    again = chosen.spread(values[:, 0], vectors, None)
+    assert torch.equal(again, chosen.spread(values[:, 0], vectors, None)), "the same pairs give the same bytes"
+    error, squared = chosen.residual(values[:, 0], matrix, matrix[0], vectors, 0.5)
+    expected = dense @ matrix + matrix[0] - vectors
+    torch.testing.assert_close(error, 0.5 * expected, rtol=RELATIVE, atol=1e-3)
+    torch.testing.assert_close(squared, expected.square().sum(), rtol=RELATIVE, atol=1e-3)
     twin = TorchPasses().dots(chosen.vectors, chosen.starts, chosen.features, vectors, matrix)
     torch.testing.assert_close(chosen.pull(vectors, matrix), twin, rtol=RELATIVE, atol=1e-3)
+
+
+@pytest.mark.parametrize("d", [48, 768, 2304])
+def test_rows_in_bfloat16_are_summed_in_float32(d: int) -> None:
+    chosen = pairs_at((torch.rand(700, 1500, generator=torch.Generator().manual_seed(0)) < 0.05).to(CARD))
+    values, matrix = random(len(chosen.features), 1).to(CARD)[:, 0], random(1500, d).to(CARD).bfloat16()
+    found = choice(CARD).passes.bags(chosen.features.int(), chosen.starts.int(), values, matrix, None)
+    assert found.dtype == torch.float32
+    expected = choice(CARD).passes.bags(chosen.features, chosen.starts, values, matrix.float(), None)
+    torch.testing.assert_close(found, expected, rtol=RELATIVE, atol=ABSOLUTE)
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+@pytest.mark.parametrize("name", names())
+def test_twenty_steps_wait_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(trainers, "DEAD_EVERY", 1000)  # a look for dead features waits, and is the only thing that may
+    monkeypatch.setattr(trainers, "FLUSH_EVERY", 4)
+    planted = Planted(32, 16, 3, 256)
+    batches = [planted(step).to(CARD) for step in range(24)]
+    config = TrainConfig(shaped(name, 16, 64, k=4, l1=0.1, l0=0.01), steps=2000, batch=256, lr=3e-3)
+    trainer = Trainer(config, lambda step: batches[step].clone(), CARD)
+    trainer.begin(tmp_path)
+    for _ in range(4):
+        trainer.advance(tmp_path)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(20):
+            trainer.advance(tmp_path)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    trainer._write_metrics(tmp_path)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 25))
+
+
+def test_metrics_are_copied_to_pinned_memory() -> None:
+    assert transfers.choice(CARD).send is transfers.PinnedTransfer, transfers.choice(CARD).reason
 
 
 @pytest.mark.parametrize("name", ["chosen", "torch"])

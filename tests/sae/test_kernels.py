@@ -39,7 +39,7 @@ def in_a_process(*arguments: str, **environment: str) -> subprocess.CompletedPro
 
 
 @NEEDS_TRITON
-@pytest.mark.parametrize("what", ["passes", "steps"])
+@pytest.mark.parametrize("what", ["passes", "long", "steps"])
 def test_the_kernels_do_in_tritons_interpreter_what_their_slow_twins_do(what: str):
     done = in_a_process("-m", "tests.sae.interpreted", what, TRITON_INTERPRET="1")
     assert done.returncode == 0, done.stderr

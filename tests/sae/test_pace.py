@@ -15,6 +15,7 @@ from tasks.sae.architectures import build, names
 from tasks.sae.coder import Moment, Step
 from tasks.sae.pace import COUNT_EVERY, Pace, gemm_peak
 from tasks.sae.schedule import TrainConfig
+from tasks.sae.timers import EventTimer
 from tasks.sae.trainer import Trainer
 from tests.core.lab import Clock
 from tests.sae.conftest import Bench, Planted, shaped
@@ -116,30 +117,68 @@ def test_the_time_in_which_the_first_activations_are_read_counts(tmp_path: Path)
     assert trainer.pace.whole().tokens_per_s == 4 * 64 / (4 * 5 + 4 * 5), "four batches to measure, four to learn from"
 
 
-def test_what_a_device_still_does_for_one_sae_is_not_told_of_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Queue:
+    """A device that works through what it is given while the host goes on."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.busy_until = clock, 0.0
+
+    def give(self, seconds: float) -> None:
+        self.busy_until = max(self.busy_until, self.clock.now) + seconds
+
+    def event(self) -> Event:
+        return Event(self)
+
+
+class Event:
+    """As torch.cuda.Event: reached when the device has done all that it was given before."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    def record(self) -> None:
+        self.at = max(self._queue.busy_until, self._queue.clock.now)
+
+    def query(self) -> bool:
+        return self._queue.clock.now >= self.at
+
+    def synchronize(self) -> None:
+        self._queue.clock.now = max(self._queue.clock.now, self.at)
+
+    def elapsed_time(self, end: Event) -> float:
+        return 1000 * (end.at - self.at)
+
+
+def test_what_a_device_still_does_for_one_sae_is_not_told_of_the_next(tmp_path: Path) -> None:
     clock = Clock()
-    busy_until = [0.0]
-    monkeypatch.setattr(trainers, "wait_for", lambda device: setattr(clock, "now", max(clock.now, busy_until[0])))
+    queue = Queue(clock)
 
     def asynchronous(name: str, seconds: float) -> Trainer:
         trainer = Trainer(TrainConfig(shaped("topk", 16, 48, k=4), steps=10, batch=64), Planted(32, 16, 3, 64))
-        trainer.pace, gradient = Pace(clock), trainer._gradient
+        trainer.pace, gradient = Pace(clock, timer=EventTimer(queue.event)), trainer._gradient
 
         def begun(*args: Any) -> Step:
-            busy_until[0] = max(busy_until[0], clock.now) + seconds
+            queue.give(seconds)
             return gradient(*args)
 
         trainer._gradient = begun
         trainer.begin(tmp_path / name)
         return trainer
 
+    began = clock.now
     long, short = asynchronous("long", 4.0), asynchronous("short", 1.0)
     for _ in range(10):
         for trainer in (long, short):
             trainer.advance(tmp_path)
-    assert [trainer.pace._now.worked_s for trainer in (long, short)] == [40, 10]
+    assert clock.now == began, "no step waited for the device"
+    assert long.pace.lap().tokens_per_s is None, "nothing is done yet"
+    clock.now += 22
+    assert long.pace._now.tokens == 0
+    assert long.pace.lap().tokens_per_s == pytest.approx(4 * 64 / (clock.now - began)), "steps that are done count"
+    for trainer in (long, short):
+        trainer.pace.whole()
+    assert clock.now == began + 50, "the last word waits for the device"
+    assert [trainer.pace._now.worked_s for trainer in (long, short)] == pytest.approx([40, 10])
 
 
 def test_a_training_tells_its_pace_in_its_result_in_a_file_and_while_it_runs(

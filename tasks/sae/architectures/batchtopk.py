@@ -16,6 +16,7 @@ from tasks.late import torch
 from tasks.sae.architectures import topk
 from tasks.sae.calibration import fit_threshold, sample_size
 from tasks.sae.coder import Coder
+from tasks.sae.largest import places_of_largest
 from tasks.sae.pairs import SAMPLE, Pairs, SomePairs, from_places, is_above, places_of
 from tasks.sae.preactivations import Preactivations
 
@@ -74,10 +75,12 @@ class BatchTopK(topk.TopK):
         return sample_size(self.options.k, wanted)
 
     def choose(self, pre: Preactivations) -> tuple[SomePairs, Tensor]:
-        """See `TopK.choose`; of equal pre-activations at the edge the first ones are kept."""
+        """See `TopK.choose`; of equal pre-activations at the edge the first ones are kept, on a card any."""
         batch, d_sae = pre.dense.shape
         flat, wanted = pre.dense.flatten(), self.options.k * batch
         count = pre.with_margin(wanted, len(flat))
+        if flat.device.type != "cpu":  # which would have to be waited for to count what exceeds a floor
+            return self._choose_without_waiting(pre, count, wanted)
         for floor in self._floors(pre.dense, count // batch):
             places = places_of(is_above(flat, floor))
             if len(places) >= count:
@@ -90,6 +93,19 @@ class BatchTopK(topk.TopK):
         self._least = float(values.min()) if len(values) else 0.0
         pairs = from_places(places, batch, d_sae)
         return (pairs, values) if pre.is_exact else self._choose_again(pre, pairs, wanted)
+
+    def _choose_without_waiting(self, pre: Preactivations, count: int, wanted: int) -> tuple[SomePairs, Tensor]:
+        """The `wanted` largest, of `count` candidates where those were chosen by rounded values."""
+        batch, d_sae = pre.dense.shape
+        flat = pre.dense.flatten()
+        places = places_of_largest(flat, count)
+        pairs = from_places(places, batch, d_sae)
+        if pre.is_exact:
+            return pairs, flat[places].relu_()
+        values = pre.at(pairs)
+        kept = places_of_largest(values, wanted)
+        pre.count_unsure(values[kept].amin(), flat[places].amin().float(), pairs, values)
+        return from_places(places[kept], batch, d_sae), values[kept].relu_()
 
     def _choose_again(self, pre: Preactivations, pairs: SomePairs, wanted: int) -> tuple[SomePairs, Tensor]:
         """The `wanted` largest of candidates that were chosen by rounded values, by exact ones."""

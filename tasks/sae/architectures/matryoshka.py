@@ -18,6 +18,7 @@ from tasks.problem import Problem
 from tasks.sae.architectures import batchtopk
 from tasks.sae.coder import Moment, Step
 from tasks.sae.dead import slow_aux, wake
+from tasks.sae.pairs import SomePairs, sort_by
 from tasks.sae.sums import Sums
 
 if TYPE_CHECKING:
@@ -60,19 +61,18 @@ class Matryoshka(batchtopk.BatchTopK):
         pairs, codes = self.choose(pre)
         active, ends = codes.sign(), self.ends()
         sums = Sums(self, x, target)
-        bounds = zip([0, *ends], ends, strict=False)
-        groups = [pairs.among((pairs.features >= begin) & (pairs.features < end)) for begin, end in bounds]
-        decoded = accumulate(part.decode(codes[chosen], self.W_dec) for part, chosen in groups)
+        nested, order = _by_group(pairs, ends)
+        decoded = accumulate(nested.decode(codes[order], self.W_dec).split(len(x)))
         upstreams = [
             sums.measure(pairs.rows, made, share=1 / len(ends), is_whole=end == self.config.d_sae)
             for made, end in zip(decoded, ends, strict=True)
         ]
-        to_pre = torch.zeros_like(codes)
         # A group's codes are part of every reconstruction from its own on: the last group's of the last only.
         behind = list(accumulate(reversed(upstreams)))[::-1]
-        for (part, chosen), upstream in zip(groups, behind, strict=True):
-            sums.through_decoder(part, codes[chosen], upstream)
-            to_pre[chosen] = part.pull(upstream, self.W_dec)
+        upstream = torch.cat(behind)
+        sums.through_decoder(nested, codes[order], upstream)
+        to_pre = torch.empty_like(codes)
+        to_pre[order] = nested.pull(upstream, self.W_dec)
         sums.through_encoder(pairs, to_pre.mul_(active))
         sums.count(pairs, active)
         wake(sums, pre, moment.dead, upstreams[-1] * len(ends), self.options.aux)
@@ -88,6 +88,18 @@ class Matryoshka(batchtopk.BatchTopK):
         if len(moment.dead):
             loss = loss + slow_aux(pre, moment.dead, errors[-1], target, self.W_dec, self.options.aux)
         return loss
+
+
+def _by_group(pairs: SomePairs, ends: list[int]) -> tuple[SomePairs, Tensor]:
+    """The pairs group by group, as if each group had vectors of its own; and the order that brings them there.
+
+    Groups end at the features `ends`, and group n's pair with vector v is one of vector n * batch + v. So one product
+    serves all groups, and how many pairs a group has is not asked of the device.
+    """
+    batch = len(pairs.starts)
+    owners = pairs.vectors + batch * sum((pairs.features >= end).long() for end in ends[:-1])
+    order, starts = sort_by(owners, batch * len(ends))
+    return SomePairs(pairs.features[order], owners[order], starts, pairs.d_sae), order
 
 
 CODER = Matryoshka

@@ -56,6 +56,12 @@ class PAnneal(Coder):
     def begin(self) -> None:
         """Where the annealing stands: the power in force, and what the penalty's weight is multiplied with."""
         self.power, self.weight = torch.ones(()), torch.ones(())
+        self._power: float | None = None
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """See `Coder.load`."""
+        super().load(state)
+        self._power = None
 
     def activate_at(self, pairs: Pairs, pre: Tensor) -> Tensor:
         """See `Coder.activate_at`."""
@@ -87,12 +93,15 @@ class PAnneal(Coder):
 
     def _anneal(self, pre: Preactivations, progress: float) -> float:
         """The power now; when it has just fallen, the weight makes up for it on these pre-activations."""
-        p, before = self.power_at(progress), float(self.power)
+        if self._power is None:  # read once: a device would have to be waited for
+            self._power = float(self.power)
+        p, before = self.power_at(progress), self._power
         if not math.isclose(p, before, rel_tol=1e-6):  # what is in force is kept in float32
             codes = pre.positive()
             old, new = (_penalty(codes, power).sum() for power in (before, p))
             self.weight.mul_(old / new.clamp_min(1e-12))
             self.power.fill_(p)
+            self._power = float(torch.tensor(p))  # as it is kept
         return p
 
     def slow_loss(self, x: Tensor, target: Tensor, moment: Moment) -> Tensor:
