@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tasks.sae import trainer as trainers
-from tasks.sae.coder import Coder
+from tasks.sae.coder import BF16, FLOAT32, Coder
 from tasks.sae.largest import places_of_largest
 from tasks.sae.schedule import TrainConfig
 from tasks.sae.trainer import DEAD_EVERY, Trainer
@@ -42,7 +42,9 @@ class Sent:
         return self._rows.tolist()
 
 
-def trained(choice: str, folder: Path, device: str, accumulate: int = 1, **shape: Any) -> Trainer:
+def trained(
+    choice: str, folder: Path, device: str, accumulate: int = 1, precision: str = FLOAT32, **shape: Any
+) -> Trainer:
     """A trainer after its beginning, with eight dead features; of its 2000 steps 20 will be made."""
     planted, width = Planted(32, 16, 3, 256), shape.get("d_out")
 
@@ -54,6 +56,7 @@ def trained(choice: str, folder: Path, device: str, accumulate: int = 1, **shape
 
     made = TrainConfig(config(choice, **shape), steps=2000, batch=256, lr=3e-3, dead_after=1024, accumulate=accumulate)
     trainer = Trainer(made, source, device)
+    trainer.precision = precision
     trainer.begin(folder)
     trainer.quiet[:8] = 4096
     return trainer
@@ -107,6 +110,18 @@ def test_a_crosscoder_and_parts_of_a_batch_wait_for_nothing_more(tmp_path: Path,
     there = advance(card, name, tmp_path, blocks=2, accumulate=2)
     assert card.waits == ALLOWED[name]
     assert len(there) == STEPS
+
+
+@pytest.mark.parametrize("name", ["topk", "batchtopk", "matryoshka"])
+def test_what_is_chosen_in_bfloat16_waits_for_nothing_more(tmp_path: Path, card: PretendedCard, name: str):
+    there = advance(card, name, tmp_path / "card", precision=BF16)
+    assert card.waits == ALLOWED[name]
+    on_the_cpu = trained(name, tmp_path / "cpu", "cpu", precision=BF16)
+    for _ in range(STEPS):
+        on_the_cpu.advance(tmp_path / "cpu")
+    on_the_cpu._write_metrics(tmp_path / "cpu")
+    for found, line in zip(there, lines_of(tmp_path / "cpu"), strict=True):
+        assert found == pytest.approx(line, rel=2e-3, abs=2e-3)
 
 
 @pytest.mark.parametrize("name", ["topk", "batchtopk", "matryoshka", "jumprelu tanh"])
