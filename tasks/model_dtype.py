@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,6 +32,12 @@ BFLOAT16, FLOAT16 = "bfloat16", "float16"
 #: Tokens of a product that stands for those of a forward pass: see tasks.activations.
 _TOKENS = 4096
 _NOTE = "model-dtype.txt"
+
+
+#: As in tasks.bfloat16: multiplications of the smallest product that is tried.
+_FEWEST = 1 << 30
+#: What /proc/cpuinfo calls the units for bfloat16: of Intel and AMD, of ARM.
+_UNITS = {"amx_bf16", "avx512_bf16", "bf16"}
 
 
 class Wanted(NamedTuple):
@@ -81,6 +88,28 @@ def choose(wanted: Wanted, in_files: str, mlp: tuple[int, int] | None, device: s
         )
     speed = _speed(mlp, device)
     return Chosen(BFLOAT16 if speed.is_worth_it else FLOAT32, speed.reason)
+
+
+def expected(word: str, in_files: str, mlp: tuple[int, int] | None, device: str) -> str:
+    """The dtype that `choose` is likely to find, told without torch and without measuring anything."""
+    if word == BF16:
+        return BFLOAT16
+    if word == FLOAT32 or in_files == FLOAT32:
+        return FLOAT32
+    if in_files == FLOAT16:
+        return FLOAT32 if device == "cpu" else FLOAT16
+    is_large = mlp is not None and _TOKENS * mlp[0] * mlp[1] >= _FEWEST
+    return BFLOAT16 if is_large and (device != "cpu" or _has_units()) else FLOAT32
+
+
+@cache
+def _has_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor says that it has units for bfloat16."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(_UNITS & {*line.split()} for line in lines if line.startswith(("flags", "Features")))
 
 
 def refuse_slow(mlp: tuple[int, int] | None, device: str, model: str) -> None:

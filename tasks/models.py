@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tasks.job import Known
 from tasks.model_config import describe, is_encoder_decoder, mlp_shape, read_config, refuse_what_cannot_be_loaded
-from tasks.model_dtype import BF16, OWN, Wanted, choose, dtype_in_files, refuse_slow
+from tasks.model_dtype import BF16, FLOAT32, OWN, Wanted, choose, dtype_in_files, refuse_slow
 from tasks.model_errors import hub_translated, translated
 from tasks.model_files import Saved, check_weights
 from tasks.model_weights import check_loaded, check_size, lacks_its_head_only
@@ -186,9 +186,12 @@ def load_model(reference: str, store: Shelf, device: str = "cpu", dtype: Wanted 
 
     A causal language model where its family has one and the weights have its head, else the model without a head.
     Raises Problem when the model cannot be had, for one with a decoder beside its encoder, which reads two texts, for
-    weights that are missing, of another shape, quantized or no numbers, and for a dtype that is refused on the device.
+    weights that are missing, of another shape, quantized or no numbers, and for bf16 where it is slower or impossible.
+    A family of which some parts are float32 whatever is asked for, such as XLNet, runs in float32 as a whole.
     """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM
+
+    from tasks.blocks import fault_of
 
     folder = _fetch(reference, store, weights=True)
     saved = _check_files(Path(folder), reference)
@@ -203,11 +206,24 @@ def load_model(reference: str, store: Shelf, device: str = "cpu", dtype: Wanted 
         raise Problem(f"{reference} is of type {config.model_type!r}, which is no model by itself in transformers.")
     made_by = AutoModelForCausalLM if has_head else AutoModel
     check_size(made_by, config, saved, reference)
-    model, info = _read(made_by, folder, reference, chosen.dtype)
+    model = _whole(made_by, folder, reference, saved, chosen.dtype).to(device)
+    if chosen.dtype == FLOAT32 or (fault := fault_of(model)) is None:
+        return model
+    if dtype.word == BF16:
+        raise Problem(f"{reference} cannot run in {chosen.dtype}: {fault}", "Leave --model-dtype out")
+    log.info("%s runs in float32: it cannot in %s: %s", reference, chosen.dtype, fault)
+    return _whole(made_by, folder, reference, saved, FLOAT32).to(device)
+
+
+def _whole(made_by: Any, folder: str, reference: str, saved: dict[str, Saved], dtype: str) -> Any:
+    """The checked model on the CPU, in that dtype, without a head where none is saved."""
+    from transformers import AutoModel
+
+    model, info = _read(made_by, folder, reference, dtype)
     if lacks_its_head_only(model, info):
-        model, info = _read(AutoModel, folder, reference, chosen.dtype)
+        model, info = _read(AutoModel, folder, reference, dtype)
     check_loaded(model, info, saved, reference)
-    return model.to(device).eval().requires_grad_(False)
+    return model.eval().requires_grad_(False)
 
 
 def _read(made_by: Any, folder: str, reference: str, dtype: str) -> tuple[Any, dict[str, Any]]:

@@ -77,7 +77,7 @@ def estimate(params: Params, known: Known) -> Estimate:
     rows = shape_of_tokens(known, params.dataset)
     limits = [tokens for tokens in (rows and math.prod(rows), params.max_tokens) if tokens is not None]
     tokens = min(limits, default=None)
-    estimated = Estimate() if shape is None else of_reading(shape)
+    estimated = Estimate() if shape is None else of_reading(shape, params.model_dtype)
     if tokens is None:
         return estimated
     alike = ("model", "layer", "hook")

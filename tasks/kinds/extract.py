@@ -79,7 +79,8 @@ def estimate(params: Params, known: Known) -> Estimate:
     from tasks.sae.footprint import of_extraction
 
     model = params.model or _model_of(params.sae, known)
-    held = of_extraction(known, model, known.path("saes", params.sae), params.top, params.window) if model else None
+    sae = known.path("saes", params.sae)
+    held = of_extraction(known, model, sae, params.top, params.window, params.model_dtype) if model else None
     if params.max_tokens is None:
         return Estimate(gpu_memory_bytes=held)
     seconds = seconds_like_earlier(known, "features", params.max_tokens, lambda told: told.get("sae") == params.sae)

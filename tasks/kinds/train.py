@@ -233,7 +233,8 @@ def estimate(params: Common, known: Known) -> Estimate:
     read = (stored or {}).get("result")
     place = place_of(trained[0])
     shapes, hooks = [_shape(one) for one in trained], len(_hooks(trained))
-    return dataclasses.replace(of_training(known, place.model, place.dataset, shapes, hooks, read), seconds=seconds)
+    held = of_training(known, place.model, place.dataset, shapes, hooks, read, params.model_dtype)
+    return dataclasses.replace(held, seconds=seconds)
 
 
 def _shape(params: Common) -> TrainingShape:

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from tasks import bfloat16
-from tasks.activations import ModelVectors, read
+from tasks import bfloat16, model_dtype
+from tasks.activations import FORWARD_TOKENS, ModelVectors, read
 from tasks.bfloat16 import Speed
+from tasks.estimate import ModelShape
 from tasks.hooks import Hook, find
 from tasks.job import Stopped
 from tasks.kinds import activations, train
@@ -29,6 +30,7 @@ from tasks.products import attending
 from tasks.sae.exporting import for_sae_lens
 from tasks.splice import can_splice, splice
 from tests.sae.conftest import VOCABULARY, Bench, Known, some_tokens, tiny_model
+from tests.sae.every_family import NoStore, build
 from tests.sae.families import model_of
 from tests.sae.test_train_kind import prepared
 from tests.work_folders import left_by
@@ -115,6 +117,56 @@ def test_the_width_of_an_mlp_is_read_by_the_names_of_all_families(told: dict[str
     assert mlp_shape(told, None) is None
 
 
+@pytest.mark.parametrize(
+    ("word", "in_files", "mlp", "units", "on_cpu", "on_cuda"),
+    [
+        ("auto", "bfloat16", (512, 512), True, "bfloat16", "bfloat16"),
+        ("auto", "bfloat16", (512, 512), False, "float32", "bfloat16"),
+        ("auto", "bfloat16", (512, 511), True, "float32", "float32"),
+        ("auto", "bfloat16", None, True, "float32", "float32"),
+        ("auto", "float16", (512, 512), True, "float32", "float16"),
+        ("auto", "float32", (512, 512), True, "float32", "float32"),
+        ("float32", "bfloat16", (512, 512), True, "float32", "float32"),
+        ("bf16", "float32", (512, 512), False, "bfloat16", "bfloat16"),
+    ],
+)
+def test_an_estimate_expects_the_dtype_that_a_job_would_find(
+    monkeypatch: pytest.MonkeyPatch,
+    word: str,
+    in_files: str,
+    mlp: tuple[int, int] | None,
+    units: bool,
+    on_cpu: str,
+    on_cuda: str,
+) -> None:
+    monkeypatch.setattr(model_dtype, "_has_units", lambda: units)
+    assert (model_dtype.expected(word, in_files, mlp, "cpu"), model_dtype.expected(word, in_files, mlp, "cuda")) == (
+        on_cpu,
+        on_cuda,
+    )
+    shape = ModelShape(512, 1000, in_files=in_files, mlp=mlp)
+    assert shape.bytes_on("cpu", word) == (4000 if on_cpu == "float32" else 2000)
+    assert shape.bytes_on("cuda", word) == (4000 if on_cuda == "float32" else 2000)
+
+
+def test_an_estimate_knows_the_same_bounds_as_the_measurement() -> None:
+    assert (model_dtype._FEWEST, model_dtype._TOKENS) == (bfloat16.FEWEST, FORWARD_TOKENS)
+
+
+def test_units_for_bfloat16_are_read_from_the_processors_flags(tmp_path: Path) -> None:
+    cpuinfo, has_units = tmp_path / "cpuinfo", model_dtype._has_units.__wrapped__
+    for line, told in (
+        ("flags\t\t: fpu avx512f avx512_bf16", True),
+        ("flags : fpu amx_tile amx_bf16 amx_int8", True),
+        ("Features\t: fp asimd bf16 i8mm", True),
+        ("flags\t\t: fpu avx512f avx512_fp16", False),
+        ("model name : bf16", False),
+    ):
+        cpuinfo.write_text(f"processor\t: 0\n{line}\n")
+        assert has_units(cpuinfo) == told
+    assert not has_units(tmp_path / "none")
+
+
 def test_most_numbers_in_the_files_decide_what_a_checkpoints_dtype_is(tmp_path: Path) -> None:
     tensors = {"norm": torch.ones(4), "w": torch.ones(8, 8, dtype=torch.bfloat16), "ids": torch.arange(100)}
     save_file(tensors, tmp_path / "model.safetensors")
@@ -147,6 +199,20 @@ def test_a_checkpoint_in_float32_runs_in_bfloat16_where_that_is_asked_for(
     this_machine_is(monkeypatch, FAST)
     assert load_model("tiny", bench.store).dtype == torch.float32
     assert load_model("tiny", bench.store, dtype=Wanted("bf16")).dtype == torch.bfloat16
+
+
+def test_a_family_that_cannot_run_in_bfloat16_runs_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    build("xlnet").bfloat16().save_pretrained(tmp_path)
+    this_machine_is(monkeypatch, FAST)
+    with caplog.at_level(logging.INFO, "mistudio.models"):
+        model = load_model(str(tmp_path), NoStore())
+    assert model.dtype == torch.float32
+    assert "runs in float32: it cannot in bfloat16: it fails: " in caplog.text
+    assert find(model, Hook("resid", 1)).position_first
+    with pytest.raises(Problem, match=r"cannot run in bfloat16: it fails: .* Leave --model-dtype out"):
+        load_model(str(tmp_path), NoStore(), dtype=Wanted("bf16"))
 
 
 @pytest.mark.parametrize("family", ["gpt_neox", "gpt2", "gemma2", "opt", "bert", "llama"])
