@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tasks.card_processes import job_of
 from tasks.devices import Device
 from tasks.lease import Lease
 
@@ -32,18 +32,7 @@ def _held(card: Device) -> dict[str, int]:
     """Bytes by job. In a container the driver tells the host's pids, so that no job is found by them."""
     held: dict[str, int] = {}
     for process in card.processes or ():
-        job = _job_of(process.pid)
+        job = job_of(process.pid)
         if job is not None and process.memory is not None:
             held[job] = held.get(job, 0) + process.memory
     return held
-
-
-def _job_of(pid: int) -> str | None:
-    """The job in whose process group that process is: the group's leader is the runner."""
-    import psutil
-
-    try:
-        words = psutil.Process(os.getpgid(pid)).cmdline()
-    except (psutil.Error, OSError):
-        return None
-    return words[-1] if "tasks.runner" in words else None

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import IO
 
-from tasks.gpu import Device
+from tasks.gpu import CPU, Device
 from tasks.job import kind_named
 from tasks.keeper import Keeper
 from tasks.ledger import Claim
@@ -25,6 +25,12 @@ _LOOK_EVERY_S = 0.2
 
 #: glibc gives freed memory back to the system at once; a trainer asks for the same again at the next step.
 _ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_TOP_PAD_": "268435456"}
+
+
+#: Freed memory of a GPU can be joined to larger pieces then, instead of being lost between smaller ones.
+_CUDA_ALLOCATOR = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+#: The variables by which a user may say otherwise, torch's older and newer name of one.
+_OF_USERS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 
 
 def run_apart(claim: Claim, device: Device, keeper: Keeper) -> int:
@@ -72,8 +78,15 @@ def _spawn(claim: Claim, device: Device, log_file: IO[bytes], places: Places) ->
         stderr=log_file,
         cwd=_folder(places),
         process_group=0,
-        env={**_ALLOCATOR, **without_secrets(os.environ, kind_named(claim.job.kind).secrets), **device.environment},
+        env={**_ALLOCATOR, **without_secrets(os.environ, kind_named(claim.job.kind).secrets), **_on_device(device)},
     )
+
+
+def _on_device(device: Device) -> dict[str, str]:
+    """What a job's environment has for its device; a user's own settings of torch's allocator stay."""
+    if device.torch_name == CPU or any(name in os.environ for name in _OF_USERS):
+        return device.environment
+    return {**_CUDA_ALLOCATOR, **device.environment}
 
 
 def _folder(places: Places) -> Path | None:
