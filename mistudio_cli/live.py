@@ -137,7 +137,7 @@ def _lay_out(table: tables.Table, width: int, colour: bool) -> list[str]:
 def devices_table(seen: Snapshot) -> tables.Table:
     """The accelerators with the jobs on them."""
     cards = seen.devices.devices if seen.devices else ()
-    return tables.devices(cards, {card.index: holders_of(card, seen.leases) for card in cards})
+    return tables.devices(cards, {card.key: holders_of(card, seen.leases) for card in cards})
 
 
 def _first_line(seen: Snapshot, age_s: float) -> str:

@@ -181,18 +181,18 @@ def events(changes: Sequence[Change]) -> Table:
     ]
 
 
-def devices(cards: Sequence[Device], holders: Mapping[int, Sequence[Holder] | None]) -> Table:
-    """Accelerators; `holders` are the jobs on each, by its index."""
+def devices(cards: Sequence[Device], holders: Mapping[str, Sequence[Holder] | None]) -> Table:
+    """Accelerators; `holders` are the jobs on each, by its key."""
     headers = ["GPU", "NAME", "BUSY", "MEMORY", "TEMP", "POWER", "JOBS"]
     return headers, [
         [
-            str(card.index),
+            card.label,
             card.name or UNKNOWN,
             UNKNOWN if card.utilisation is None else f"{card.utilisation:.0f} %",
             f"{size(card.memory_used)} of {size(card.memory_total)}",
             UNKNOWN if card.temperature is None else f"{card.temperature:.0f} C",
             UNKNOWN if card.power is None else f"{card.power:.0f} W",
-            card.problem or _holders(holders.get(card.index)),
+            card.problem or _holders(holders.get(card.key)),
         ]
         for card in cards
     ]

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import IO
 
+from tasks.card_watch import CardWatch
 from tasks.gpu import CPU, Device
 from tasks.job import kind_named
 from tasks.keeper import Keeper
@@ -43,7 +44,8 @@ def run_apart(claim: Claim, device: Device, keeper: Keeper) -> int:
     try:
         line.give_order({"token": claim.token, "attempt": claim.job.attempt, "device": device.torch_name})
         keeper.work_begins()
-        return _mind(runner, line, MemoryWatch(runner.pid, kind_named(claim.job.kind)), keeper)
+        card = CardWatch(device.environment.get("CUDA_VISIBLE_DEVICES", ""))
+        return _mind(runner, line, MemoryWatch(runner.pid, kind_named(claim.job.kind)), card, keeper)
     finally:
         _signal_group(runner, signal.SIGKILL)
         runner.stdin.close()
@@ -97,7 +99,7 @@ def _folder(places: Places) -> Path | None:
         return None
 
 
-def _mind(runner: subprocess.Popen[bytes], line: Line, memory: MemoryWatch, keeper: Keeper) -> int:
+def _mind(runner: subprocess.Popen[bytes], line: Line, memory: MemoryWatch, card: CardWatch, keeper: Keeper) -> int:
     """Until it ends: say that its slot lives; once there is a reason to stop it, TERM, and KILL when its time is up."""
     told = False
     while True:
@@ -109,6 +111,8 @@ def _mind(runner: subprocess.Popen[bytes], line: Line, memory: MemoryWatch, keep
             pass
         if too_much := memory.too_much():
             keeper.stop_because("memory", *too_much)
+        if lost := card.lost():
+            keeper.stop_because("card", *lost)
         if keeper.why == "lost" or keeper.time_is_up:
             _signal_group(runner, signal.SIGKILL)
         elif keeper.why and not told:

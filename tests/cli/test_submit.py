@@ -104,7 +104,7 @@ def test_a_person_reads_one_line_a_job_and_the_command_to_watch_it(cli: Cli) -> 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("nap --end badly", "--end 'badly' is not one of: well, raise, crash, full-disk, full-gpu, deaf."),
+        ("nap --end badly", "--end 'badly' is not one of: well, raise, crash, full-disk, full-gpu, lost-gpu, deaf."),
         ("nap --ticks many", "Invalid value for '--ticks': 'many' is not a valid int"),
         ("nap --priority 11", "Invalid value for '--priority': 11 is not in the range 0<=x<=10."),
         ("nap --name ../x", "'../x' cannot be the name of an artifact."),

@@ -20,7 +20,9 @@ FULL_GPU = (
 @dataclass(frozen=True)
 class Params:
     ticks: int = option(10, help="how many ticks to sleep")
-    end: str = option("well", help="how to end", choices=("well", "raise", "crash", "full-disk", "full-gpu", "deaf"))
+    end: str = option(
+        "well", help="how to end", choices=("well", "raise", "crash", "full-disk", "full-gpu", "lost-gpu", "deaf")
+    )
     until: str = option("", help="a file: once it is there the rest is left out")
     marks: str = option("", help="a file to which each tick adds a line: the attempt, its token, the tick")
     parent: str | None = option(None, help="a sae to wait for", artifact="saes")
@@ -74,6 +76,8 @@ def run(params: Params, context: object) -> dict:
         ran += 1
         context.metrics(tick + 1, {"depth": 1 - 1 / (tick + 1), "snores": tick % 3})
         context.progress("sleeping", tick + 1, params.ticks, "ticks")
+    if params.end == "lost-gpu":
+        raise RuntimeError("CUDA error: unspecified launch failure")
     while params.end == "deaf" and context.attempt == 1:  # works on for ever, tells nothing and hears nothing
         time.sleep(TICK_S)
     (context.output / "dream.txt").write_text("z" * params.ticks)
