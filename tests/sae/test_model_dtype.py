@@ -42,6 +42,7 @@ EVEN, SMALL = Speed(1.2, "it is 1.2 times as fast"), Speed(None, "it is too smal
 
 def this_machine_is(monkeypatch: pytest.MonkeyPatch, speed: Speed) -> None:
     monkeypatch.setattr(bfloat16, "measured", lambda rows, inner, columns, device: speed)
+    monkeypatch.setattr(model_dtype, "_has_units", lambda: speed is FAST)
 
 
 def save_as(bench: Bench, name: str, dtype: torch.dtype, family: str | None = None) -> Path:
@@ -90,6 +91,14 @@ def test_bf16_that_was_asked_for_is_refused_only_where_it_is_slower(
     this_machine_is(monkeypatch, FAST)
     with pytest.raises(Problem, match=r"config\.json does not say"):
         choose(Wanted("bf16"), in_files, None, "cpu", "m")
+
+
+def test_a_busy_machine_that_has_the_units_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    this_machine_is(monkeypatch, SLOW)
+    monkeypatch.setattr(model_dtype, "_has_units", lambda: True)
+    assert choose(Wanted("bf16"), "bfloat16", MLP, "cpu", "m").dtype == "bfloat16"
+    with pytest.raises(Problem, match="slow"):
+        choose(Wanted("bf16"), "bfloat16", MLP, "cuda", "m")
 
 
 def test_the_product_that_is_measured_has_the_shape_of_the_models_mlp(monkeypatch: pytest.MonkeyPatch) -> None:
