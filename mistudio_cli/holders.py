@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tasks.card_processes import job_of
+from tasks.card_processes import job_of, user_of
 from tasks.devices import Device
 from tasks.lease import Lease
 
@@ -26,6 +26,12 @@ def holders_of(card: Device, leases: Mapping[str, Lease] | None) -> list[Holder]
     here = sorted(job for job, lease in leases.items() if lease.key == card.key)
     held = _held(card) if here else {}
     return [Holder(job, held.get(job), leases[job].expected) for job in here]
+
+
+def other_processes_of(card: Device) -> list[tuple[int, str, int | None]]:
+    """Pid, user and bytes (None: the driver does not say) of the processes on a device that are no job's."""
+    found = [(process.pid, user_of(process.pid), process.memory) for process in card.processes or ()]
+    return [(pid, user, memory) for pid, user, memory in found if user is not None]
 
 
 def _held(card: Device) -> dict[str, int]:

@@ -23,6 +23,17 @@ def job_of(pid: int) -> str | None:
     return words[-1] if "tasks.runner" in words else None
 
 
+def user_of(pid: int) -> str | None:
+    """The user of a process that is no job's; None of a job's, and where it cannot be seen, as from a container."""
+    import psutil
+
+    try:
+        user = psutil.Process(pid).username()
+    except psutil.Error:
+        return None
+    return None if job_of(pid) else user
+
+
 def describe_memory(card: Device) -> str:
     """How many GB of a card are free and which processes hold how much, those with most first; "" where not known."""
     told = []
