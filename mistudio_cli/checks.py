@@ -281,7 +281,7 @@ def gpu(found: Devices, table: tuple[Queue, ...] = QUEUES) -> Check:
     if not found.devices:
         told = f"{found.limit or found.reason or 'no GPU'}: {' and '.join(wanting)} run on the CPU"
         return Check("gpu", "warning", told, "With an NVIDIA card: install its driver")
-    lost = [f"GPU {card.index}: {card.problem}" for card in found.devices if card.problem]
+    lost = [f"GPU {card.label}: {card.problem}" for card in found.devices if card.problem]
     if lost:
         return Check("gpu", "failed", "; ".join(lost), "Reset or restart the machine")
     cards = ", ".join(f"{card.name or '?'} ({humanize.size(card.memory_total)})" for card in found.devices)

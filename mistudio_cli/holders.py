@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tasks.card_processes import job_of, user_of
 from tasks.devices import Device
 from tasks.lease import Lease
 
@@ -28,22 +28,17 @@ def holders_of(card: Device, leases: Mapping[str, Lease] | None) -> list[Holder]
     return [Holder(job, held.get(job), leases[job].expected) for job in here]
 
 
+def other_processes_of(card: Device) -> list[tuple[int, str, int | None]]:
+    """Pid, user and bytes (None: the driver does not say) of the processes on a device that are no job's."""
+    found = [(process.pid, user_of(process.pid), process.memory) for process in card.processes or ()]
+    return [(pid, user, memory) for pid, user, memory in found if user is not None]
+
+
 def _held(card: Device) -> dict[str, int]:
     """Bytes by job. In a container the driver tells the host's pids, so that no job is found by them."""
     held: dict[str, int] = {}
     for process in card.processes or ():
-        job = _job_of(process.pid)
+        job = job_of(process.pid)
         if job is not None and process.memory is not None:
             held[job] = held.get(job, 0) + process.memory
     return held
-
-
-def _job_of(pid: int) -> str | None:
-    """The job in whose process group that process is: the group's leader is the runner."""
-    import psutil
-
-    try:
-        words = psutil.Process(os.getpgid(pid)).cmdline()
-    except (psutil.Error, OSError):
-        return None
-    return words[-1] if "tasks.runner" in words else None

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from mistudio_cli import host_tables, humanize, output, tables
-from mistudio_cli.holders import holders_of
+from mistudio_cli.holders import holders_of, other_processes_of
 from mistudio_cli.layout import fitting, lay_out
 from mistudio_cli.snapshot import Snapshot
 
@@ -135,9 +135,10 @@ def _lay_out(table: tables.Table, width: int, colour: bool) -> list[str]:
 
 
 def devices_table(seen: Snapshot) -> tables.Table:
-    """The accelerators with the jobs on them."""
+    """The accelerators with the jobs and the other processes on them."""
     cards = seen.devices.devices if seen.devices else ()
-    return tables.devices(cards, {card.index: holders_of(card, seen.leases) for card in cards})
+    holders = {card.key: holders_of(card, seen.leases) for card in cards}
+    return tables.devices(cards, holders, {card.key: other_processes_of(card) for card in cards})
 
 
 def _first_line(seen: Snapshot, age_s: float) -> str:

@@ -258,6 +258,7 @@ def device(card: Device, holders: Sequence[Holder] | None) -> dict[str, Any]:
     """One accelerator; `holders` are the jobs that lease it, None when that is not known."""
     return {
         "index": card.index,
+        "instance": card.instance,
         "name": card.name,
         "uuid": card.uuid,
         "memory_total_bytes": card.memory_total,

@@ -183,25 +183,30 @@ def events(changes: Sequence[Change]) -> Table:
     ]
 
 
-def devices(cards: Sequence[Device], holders: Mapping[int, Sequence[Holder] | None]) -> Table:
-    """Accelerators; `holders` are the jobs on each, by its index."""
+def devices(
+    cards: Sequence[Device],
+    holders: Mapping[str, Sequence[Holder] | None],
+    others: Mapping[str, Sequence[tuple[int, str, int | None]]],
+) -> Table:
+    """Accelerators; by their keys the jobs on each, and pid, user and bytes of the other processes."""
     headers = ["GPU", "NAME", "BUSY", "MEMORY", "TEMP", "POWER", "JOBS"]
     return headers, [
         [
-            str(card.index),
+            card.label,
             card.name or UNKNOWN,
             UNKNOWN if card.utilisation is None else f"{card.utilisation:.0f} %",
             f"{size(card.memory_used)} of {size(card.memory_total)}",
             UNKNOWN if card.temperature is None else f"{card.temperature:.0f} C",
             UNKNOWN if card.power is None else f"{card.power:.0f} W",
-            card.problem or _holders(holders.get(card.index)),
+            card.problem or _holders(holders.get(card.key), others.get(card.key, ())),
         ]
         for card in cards
     ]
 
 
-def _holders(told: Sequence[Holder] | None) -> str:
-    return UNKNOWN if told is None else ", ".join(map(_holder, told)) or NONE
+def _holders(told: Sequence[Holder] | None, others: Sequence[tuple[int, str, int | None]]) -> str:
+    jobs = [UNKNOWN] if told is None else [_holder(holder) for holder in told]
+    return ", ".join([*jobs, *(f"pid {pid} of {user} ({size(memory)})" for pid, user, memory in others)]) or NONE
 
 
 def _holder(told: Holder) -> str:

@@ -51,6 +51,7 @@ class ActivationsInfo:
     rows_per_shard: int
     mean_norm: float
     bos: str = "none"  # what of the rows began with BOS: see tasks.text.tokens
+    model_dtype: str | None = None  # that the model computed in
 
 
 class ShardWriter:
@@ -150,7 +151,7 @@ class StoredVectors:
         self.points: tuple[Point, ...] = (Point(self.info.hook_name, self.info.hook_module),)
         left_out = self.info.left_out
         self.mask = Mask(left_out["first"], tuple(left_out["ids"]), left_out["pad"])
-        self.bos = self.info.bos
+        self.bos, self.model_dtype = self.info.bos, self.info.model_dtype
         self.shape, self.d_in = (self.info.rows, self.info.context), self.info.d_in
         self.counts = np.fromfile(folder / COUNTS, dtype="<u4").astype(np.int32)
         self._starts = np.concatenate([[0], self.counts.cumsum(dtype=np.int64)])

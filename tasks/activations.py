@@ -18,6 +18,7 @@ from tasks.buffers import FileBuffer, MemoryBuffer
 from tasks.hooks import Hook, Point, catch, find
 from tasks.masks import Mask, mask_for
 from tasks.model_commit import commit_record
+from tasks.model_dtype import OWN, Wanted, name_of
 from tasks.models import load_model, load_tokenizer
 from tasks.problem import Problem
 from tasks.products import attending
@@ -57,6 +58,7 @@ class Vectors(Protocol):
     bos: str  # what of the rows begins with BOS: see tasks.text.tokens
     d_in: int  # numbers in a vector
     device: torch.device | str  # where the vectors lie
+    model_dtype: str | None  # torch's name of the dtype that the model computed them in; None where that is not known
 
     @property
     def counts(self) -> np.ndarray:
@@ -77,11 +79,12 @@ class ModelVectors:
         self.shape: tuple[int, int] = tokens.shape
         self.d_in = int(model.config.get_text_config().hidden_size) * len(self.points)
         self.device: torch.device | str = model.device
+        self.model_dtype: str | None = name_of(model.dtype)
 
     @property
     def origin(self) -> dict[str, str]:
-        """What a job's result says of where the model is from: its commit on the Hub, if it is from there."""
-        return commit_record(self.model)
+        """What a job's result says of the model: its dtype, and its commit on the Hub if it is from there."""
+        return {**commit_record(self.model), "model_dtype": name_of(self.model.dtype)}
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -114,14 +117,16 @@ def open_model(
     skip_bos: bool,
     device: str,
     allow_no_bos: bool = False,
+    dtype: Wanted = OWN,
 ) -> ModelVectors:
     """The vectors of the store's `tokens` at hooks of a model, which is loaded; `model` is any reference to one.
 
+    `dtype` is what `load_model` takes; the vectors are float32 in any case.
     Raises Problem for a model, tokens or a hook that are not there, and for tokens that do not fit the model.
     """
     folder = store.path("tokens", tokens)
     rows, info = open_tokens(folder), read_info(folder)
-    loaded: Any = load_model(model, store, device)
+    loaded: Any = load_model(model, store, device, dtype)
     points = [find(loaded, hook) for hook in hooks]
     check_tokens(folder, model, loaded, store, allow_no_bos)
     return ModelVectors(loaded, rows, points, mask_for(info, skip_bos), info.bos)

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from typing import IO
 
-from tasks.gpu import Device
+from tasks.card_watch import CardWatch
+from tasks.gpu import CPU, Device
 from tasks.job import kind_named
 from tasks.keeper import Keeper
 from tasks.ledger import Claim
@@ -27,6 +28,12 @@ _LOOK_EVERY_S = 0.2
 _ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_TOP_PAD_": "268435456"}
 
 
+#: Freed memory of a GPU can be joined to larger pieces then, instead of being lost between smaller ones.
+_CUDA_ALLOCATOR = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+#: The variables by which a user may say otherwise, torch's older and newer name of one.
+_OF_USERS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+
+
 def run_apart(claim: Claim, device: Device, keeper: Keeper) -> int:
     """Run the job in a process group of its own; the exit code of its runner, negative is the signal that killed it."""
     places = Places.from_environment()
@@ -37,7 +44,8 @@ def run_apart(claim: Claim, device: Device, keeper: Keeper) -> int:
     try:
         line.give_order({"token": claim.token, "attempt": claim.job.attempt, "device": device.torch_name})
         keeper.work_begins()
-        return _mind(runner, line, MemoryWatch(runner.pid, kind_named(claim.job.kind)), keeper)
+        card = CardWatch(device.environment.get("CUDA_VISIBLE_DEVICES", ""))
+        return _mind(runner, line, MemoryWatch(runner.pid, kind_named(claim.job.kind)), card, keeper)
     finally:
         _signal_group(runner, signal.SIGKILL)
         runner.stdin.close()
@@ -72,8 +80,15 @@ def _spawn(claim: Claim, device: Device, log_file: IO[bytes], places: Places) ->
         stderr=log_file,
         cwd=_folder(places),
         process_group=0,
-        env={**_ALLOCATOR, **without_secrets(os.environ, kind_named(claim.job.kind).secrets), **device.environment},
+        env={**_ALLOCATOR, **without_secrets(os.environ, kind_named(claim.job.kind).secrets), **_on_device(device)},
     )
+
+
+def _on_device(device: Device) -> dict[str, str]:
+    """What a job's environment has for its device; a user's own settings of torch's allocator stay."""
+    if device.torch_name == CPU or any(name in os.environ for name in _OF_USERS):
+        return device.environment
+    return {**_CUDA_ALLOCATOR, **device.environment}
 
 
 def _folder(places: Places) -> Path | None:
@@ -84,7 +99,7 @@ def _folder(places: Places) -> Path | None:
         return None
 
 
-def _mind(runner: subprocess.Popen[bytes], line: Line, memory: MemoryWatch, keeper: Keeper) -> int:
+def _mind(runner: subprocess.Popen[bytes], line: Line, memory: MemoryWatch, card: CardWatch, keeper: Keeper) -> int:
     """Until it ends: say that its slot lives; once there is a reason to stop it, TERM, and KILL when its time is up."""
     told = False
     while True:
@@ -96,6 +111,8 @@ def _mind(runner: subprocess.Popen[bytes], line: Line, memory: MemoryWatch, keep
             pass
         if too_much := memory.too_much():
             keeper.stop_because("memory", *too_much)
+        if lost := card.lost():
+            keeper.stop_because("card", *lost)
         if keeper.why == "lost" or keeper.time_is_up:
             _signal_group(runner, signal.SIGKILL)
         elif keeper.why and not told:

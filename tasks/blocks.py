@@ -66,6 +66,16 @@ def run_base(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> None:
     base(**{name: value.to(model.device) for name, value in inputs.items()}, **options)
 
 
+def fault_of(model: PreTrainedModel) -> str | None:
+    """Why the model, without its head, cannot be run on a few tokens, as a sentence; None where it can."""
+    try:
+        with translated("it fails"), torch.no_grad():
+            run_base(model, some_tokens(model))
+    except Problem as problem:
+        return problem.sentence
+    return None
+
+
 def some_tokens(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """ROWS x POSITIONS token ids that differ from each other as far as the vocabulary allows."""
     ids = torch.arange(ROWS * POSITIONS).reshape(ROWS, POSITIONS)

@@ -45,8 +45,16 @@ class Device:
     power: float | None = None  # watts
     processes: tuple[GpuProcess, ...] | None = None
     problem: str | None = None  # why nothing of it could be read
+    is_lost: bool = False  # whether that is because it fell off the bus
     unified: bool = False  # its memory is the machine's own
-    in_instances: bool = False  # a MIG parent: its memory is its instances', and CUDA takes the first of them
+    in_instances: bool = False  # a GPU whose MIG instances could not be read: CUDA takes the first of them
+    instance: int | None = None  # which MIG instance of the GPU `index` it is, where it is one
+    gpu_uuid: str | None = None  # the UUID of that GPU
+
+    @property
+    def label(self) -> str:
+        """Its index, as "0"; of a MIG instance with the instance's, as "0:1"."""
+        return str(self.index) if self.instance is None else f"{self.index}:{self.instance}"
 
     @property
     def key(self) -> str:

@@ -13,6 +13,8 @@ from typing import Any
 
 from tasks.documents import read_json_object
 from tasks.job import Known
+from tasks.model_config import mlp_shape, read_config
+from tasks.model_dtype import FLOAT32, dtype_in_files, expected
 from tasks.model_files import check_weights
 from tasks.models import describe_config, is_hub_id, is_store_name, resolve
 
@@ -31,17 +33,13 @@ class ModelShape:
     d_model: int
     parameters: int
     vocab: int | None = None
-    bytes_a_parameter: int = FLOAT  # in its files
+    in_files: str = FLOAT32  # torch's name of the dtype of most of them
+    mlp: tuple[int, int] | None = None  # the widths of its MLPs' products
 
-    @property
-    def bytes_on_cpu(self) -> int:
-        """What its parameters hold there, where each becomes a float32: see `tasks.models.load_model`."""
-        return FLOAT * self.parameters
-
-    @property
-    def bytes_on_gpu(self) -> int:
-        """What they hold there, where the model keeps its precision."""
-        return self.bytes_a_parameter * self.parameters
+    def bytes_on(self, device: str, word: str) -> int:
+        """What its parameters hold on "cpu" or "cuda" if the job was submitted with that word of --model-dtype."""
+        is_whole = expected(word, self.in_files, self.mlp, device) == FLOAT32
+        return (FLOAT if is_whole else FLOAT // 2) * self.parameters
 
 
 def shape_of_model(known: Known, model: str) -> ModelShape | None:
@@ -53,11 +51,14 @@ def shape_of_model(known: Known, model: str) -> ModelShape | None:
     told = None if is_hub_id(folder) else describe_config(model, known)
     if not told or not told["d_model"]:
         return None
-    saved = check_weights(Path(folder), model).values()
-    parameters, bytes_ = sum(tensor.numbers for tensor in saved), sum(tensor.bytes for tensor in saved)
-    return (
-        ModelShape(told["d_model"], parameters, told["vocab_size"], round(bytes_ / parameters)) if parameters else None
+    saved = check_weights(Path(folder), model)
+    parameters, mlp = (
+        sum(tensor.numbers for tensor in saved.values()),
+        mlp_shape(read_config(Path(folder), model), told["d_model"]),
     )
+    if not parameters:
+        return None
+    return ModelShape(told["d_model"], parameters, told["vocab_size"], dtype_in_files(saved), mlp)
 
 
 def weights_in(folder: Path) -> int:
@@ -66,7 +67,7 @@ def weights_in(folder: Path) -> int:
 
 
 def shape_of_toy(width: int, layers: int, vocab: int) -> ModelShape:
-    """The shape of a toy model: twelve square matrices a block, and the embeddings in and out."""
+    """The shape of a toy model, saved in float32: twelve square matrices a block, and the embeddings in and out."""
     return ModelShape(width, 12 * width * width * layers + 2 * vocab * width, vocab)
 
 

@@ -108,23 +108,28 @@ def _on_cpu(ledger: Ledger) -> Device:
 
 def _card(device: devices.Device) -> Card:
     if device.in_instances or device.memory_total is None or device.memory_used is None:
-        return Card(device.key, f"cuda:{device.index}")
-    return Card(device.key, f"cuda:{device.index}", device.memory_total, device.memory_used)
+        return Card(device.key, f"cuda:{device.label}")
+    return Card(device.key, f"cuda:{device.label}", device.memory_total, device.memory_used)
 
 
 def _offered(found: devices.Devices, wished: tuple[int, ...] | None) -> list[devices.Device] | str:
-    """The devices that may be leased, most free memory first, or why they cannot be read. A lost one is not offered."""
+    """The devices that may be leased, most free memory first, or why they cannot be read. A lost one is not offered.
+
+    The index of a GPU that is cut into MIG instances stands for all of them.
+    """
     if found.reason is not None:
         return found.reason.removeprefix(devices.UNREADABLE)
-    there = {device.index: device for device in found.devices}
+    there = {
+        device.index: [other for other in found.devices if other.index == device.index] for device in found.devices
+    }
     for index in wished or ():
         if index not in there:
             limit = f" ({found.limit})" if found.limit else ""
             raise _no_such_gpu(index, f"its GPUs are {', '.join(map(str, there))}{limit}")
-    chosen = [there[index] for index in wished or there]
+    chosen = [device for index in wished or there for device in there[index]]
     readable = [device for device in chosen if device.problem is None]
     if not readable:
-        return "; ".join(f"GPU {device.index}: {device.problem}" for device in chosen)
+        return "; ".join(f"GPU {device.label}: {device.problem}" for device in chosen)
     return sorted(readable, key=lambda device: (device.memory_used or 0) - (device.memory_total or 0))
 
 

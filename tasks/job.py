@@ -195,6 +195,9 @@ class Known(Protocol):
     def path(self, family: str, name: str) -> Path:
         """Where the artifact is or would be; Problem for a name that could leave the store."""
 
+    def jobs_run_on_this_cpu(self) -> bool:
+        """Whether this machine is known to be the one that runs the jobs, and to have no GPU."""
+
 
 class Context(Protocol):
     """What `run` gets beside its parameters."""

@@ -26,16 +26,17 @@ from tasks.wire import Refused, Unreachable
 log = logging.getLogger("mistudio.slot")
 
 #: Reasons that end a job as failed, and what the error is called.
-_FAILURES = {"limit": "TimeLimit", "memory": "MemoryLimit"}
+_FAILURES = {"limit": "TimeLimit", "memory": "MemoryLimit", "card": "CardLost"}
 
-#: A job that holds too much memory has no more than this long to stop: it may bring down the machine.
-_MEMORY_GRACE_S = 5.0
+#: A job that holds too much memory may bring down the machine, and one whose card is lost may wait for it for ever:
+#: they have no more than this long to stop.
+_SHORT_GRACE_S = 5.0
 
 
 class Keeper(threading.Thread):
     """Renews a lease beside the work and keeps the first reason to stop it.
 
-    `why` is "" while the work may go on, else "cancel", "lost", "shutdown", "limit", "stall" or "memory".
+    `why` is "" while the work may go on, else "cancel", "lost", "shutdown", "limit", "stall", "memory" or "card".
     """
 
     def __init__(self, ledger: Ledger, claim: Claim, clock: Callable[[], float] = time.monotonic) -> None:
@@ -88,7 +89,7 @@ class Keeper(threading.Thread):
         job, store = self._claim.job, Store(Places.from_environment().store)
         folder = attempts.folder_of(store, job.id, job.attempt, self._claim.token)
         grace_s = stop_grace_s(self._kind.stop_grace_s, recorded_stop_time(folder))
-        return min(grace_s, _MEMORY_GRACE_S) if self.why == "memory" else grace_s
+        return min(grace_s, _SHORT_GRACE_S) if self.why in ("memory", "card") else grace_s
 
     @property
     def how_killed(self) -> str:

@@ -6,12 +6,15 @@ And the only one that knows what is raised where there is too little.
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psutil
 
+from tasks.card_processes import describe_memory
+from tasks.devices import read_devices
 from tasks.job import JobKind, flag_of
 from tasks.problem import Problem
 from tasks.settings import current
@@ -27,6 +30,10 @@ _LESS, _MORE = ("batch", "width", "expansion", "top"), ("accumulate",)
 
 #: What is said where there is too little memory, of a GPU or of the machine: by CUDA; by the system, torch and numpy.
 _OF_A_GPU = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+#: What torch says was wanted, and of which of the visible devices.
+_WANTED = re.compile(r"Tried to allocate (?P<amount>[\d.]+) (?P<unit>bytes|[KMGT]iB)")
+_INDEX = re.compile(r"GPU (\d+) has")
+_UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _OF_THE_MACHINE = ("Cannot allocate memory", "can't allocate memory", "Storage size calculation", "array is too big")
 
 
@@ -92,8 +99,20 @@ def enough_for(kind: JobKind) -> Iterator[None]:
         if not (on_a_gpu or here or isinstance(error, MemoryError)):
             raise
         what = "GPU memory" if on_a_gpu else "memory"
+        why = _describe_shortage(str(error)) if on_a_gpu else ""
         mend = f"{_ways(kind) or 'Run it where there is more'}."
-        raise Problem(f"There is not enough {what} for this {kind.name} job.", mend) from error
+        raise Problem(f"There is not enough {what} for this {kind.name} job{why}.", mend) from error
+
+
+def _describe_shortage(error: str) -> str:
+    """What was wanted of a GPU, by torch's words, and what was free and who held the rest, by the driver's."""
+    found = _WANTED.search(error)
+    wanted = f"it wanted {float(found['amount']) * _UNITS[found['unit']] / GB:.1f} GB more" if found else ""
+    devices, named = read_devices().devices, _INDEX.search(error)
+    index = int(named[1]) if named else 0
+    state = describe_memory(devices[index]) if index < len(devices) else ""
+    told = ", ".join(filter(None, (wanted, state)))
+    return f": {told}" if told else ""
 
 
 def _mend(kind: JobKind) -> str:

@@ -24,6 +24,8 @@ _NAMES = {
     "d_model": ("hidden_size", "n_embd", "d_model", "dim", "emb_dim", "embedding_dim"),
     "vocab_size": ("vocab_size",),
 }
+#: The names of the width of an MLP's hidden layer; where none has a value it is four times the model's.
+_MLP_NAMES = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff", "hidden_dim", "d_inner")
 #: Sections that hold the language model's part of a configuration, as `get_text_config` of transformers reads them.
 _SECTIONS = ("text_config", "decoder", "generator", "text_encoder")
 
@@ -94,6 +96,14 @@ def describe(config: dict[str, Any], model: str) -> dict[str, Any]:
     if kind is not None and not isinstance(kind, str):
         raise _odd(model, "model_type", kind, "text")
     return {**numbers, "context": _context(config, model, kind), "model_type": kind}
+
+
+def mlp_shape(config: dict[str, Any], d_model: int | None) -> tuple[int, int] | None:
+    """The width of the model and of its MLPs' hidden layer; None where that of the model is not known."""
+    if d_model is None:
+        return None
+    named = [config[name] for name in _MLP_NAMES if type(config.get(name)) is int and 0 < config[name] <= _LARGEST]
+    return d_model, named[0] if named else 4 * d_model
 
 
 def refuse_what_cannot_be_loaded(config: dict[str, Any], model: str) -> None:

@@ -11,6 +11,7 @@ from tasks.text.hub import hub_errors
 
 _LONGEST = 300
 #: What is in the words of those who get no memory: CUDA, the system, torch.
+_OF_A_GPU = "CUDA out of memory"
 _NO_MEMORY = ("out of memory", "allocate memory", "Storage size calculation")
 
 
@@ -19,7 +20,7 @@ def translated(what: str) -> Iterator[None]:
     """Problem in place of whatever a library raises inside; `what` begins its sentence.
 
     Config files and weights of others lead transformers, tokenizers and safetensors to raise nearly any exception.
-    A full disk passes: a job has words of its own for that.
+    A full disk and a full GPU pass: a job has words of its own for those.
     """
     try:
         yield
@@ -30,7 +31,7 @@ def translated(what: str) -> Iterator[None]:
     except RecursionError as error:
         raise Problem(f"{what}: it is nested too deep.") from error
     except Exception as error:
-        if _is_full_disk(error):
+        if _is_full_disk(error) or _OF_A_GPU in str(error):
             raise
         if isinstance(error, MemoryError) or any(word in str(error) for word in _NO_MEMORY):
             raise Problem(f"{what}: there is not enough memory for it.", "Run it where there is more") from error

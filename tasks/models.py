@@ -10,13 +10,15 @@ imported when a model is loaded, so asking what a reference is stays cheap.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tasks.job import Known
-from tasks.model_config import describe, is_encoder_decoder, read_config, refuse_what_cannot_be_loaded
+from tasks.model_config import describe, is_encoder_decoder, mlp_shape, read_config, refuse_what_cannot_be_loaded
+from tasks.model_dtype import BF16, FLOAT32, OWN, Wanted, choose, dtype_in_files, refuse_slow
 from tasks.model_errors import hub_translated, translated
 from tasks.model_files import Saved, check_weights
 from tasks.model_weights import check_loaded, check_size, lacks_its_head_only
@@ -25,6 +27,8 @@ from tasks.text.naming import is_mistyped_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger("mistudio.models")
 
 _WORD = r"[A-Za-z0-9][\w.-]{0,95}"
 _HUB_ID = re.compile(rf"(?P<repo>(?:{_WORD}/)?{_WORD})(?:@(?P<revision>(?!.*\.\.)[A-Za-z0-9][\w./-]{{0,199}}))?")
@@ -161,18 +165,38 @@ def _check_files(folder: Path, reference: str) -> dict[str, Saved]:
     return check_weights(folder, reference, layers)
 
 
-def load_model(reference: str, store: Shelf, device: str = "cpu") -> PreTrainedModel:
-    """The language model in evaluation mode, without gradients, on `device`.
+def check_dtype(word: str, reference: str, known: Known) -> None:
+    """Raise Problem, at submit time, for bf16 where jobs run on this machine's CPU and the model is slower in it there.
+
+    Nothing is known of a model that is not on this machine yet, and for other words torch is not even imported.
+    """
+    if word != BF16 or not known.jobs_run_on_this_cpu():
+        return
+    is_made_later = is_store_name(reference) and known.manifest("models", reference) is None
+    if not is_made_later and not is_hub_id(resolved := resolve(reference, known)):
+        refuse_slow(_mlp_in(Path(resolved), reference), "cpu", reference)
+
+
+def _mlp_in(folder: Path, reference: str) -> tuple[int, int] | None:
+    return mlp_shape(read_config(folder, reference), _described(folder, reference)["d_model"])
+
+
+def load_model(reference: str, store: Shelf, device: str = "cpu", dtype: Wanted = OWN) -> PreTrainedModel:
+    """The language model in evaluation mode, without gradients, on `device`, in the dtype of `tasks.model_dtype`.
 
     A causal language model where its family has one and the weights have its head, else the model without a head.
-    float32 on the CPU, where half precision is many times slower; the checkpoint's own precision elsewhere. Raises
-    Problem when the model cannot be had, for one with a decoder beside its encoder, which reads two texts, and for
-    weights that are missing, of another shape, quantized or no numbers.
+    Raises Problem when the model cannot be had, for one with a decoder beside its encoder, which reads two texts, for
+    weights that are missing, of another shape, quantized or no numbers, and for bf16 where it is slower or impossible.
+    A family of which some parts are float32 whatever is asked for, such as XLNet, runs in float32 as a whole.
     """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM
 
+    from tasks.blocks import fault_of
+
     folder = _fetch(reference, store, weights=True)
     saved = _check_files(Path(folder), reference)
+    chosen = choose(dtype, dtype_in_files(saved), _mlp_in(Path(folder), reference), device, reference)
+    log.info("%s runs in %s: %s", reference, chosen.dtype, chosen.reason)
     with translated(f"The model {reference} cannot be loaded"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if config.is_encoder_decoder:
@@ -182,15 +206,28 @@ def load_model(reference: str, store: Shelf, device: str = "cpu") -> PreTrainedM
         raise Problem(f"{reference} is of type {config.model_type!r}, which is no model by itself in transformers.")
     made_by = AutoModelForCausalLM if has_head else AutoModel
     check_size(made_by, config, saved, reference)
-    model, info = _read(made_by, folder, reference, device)
+    model = _whole(made_by, folder, reference, saved, chosen.dtype).to(device)
+    if chosen.dtype == FLOAT32 or (fault := fault_of(model)) is None:
+        return model
+    if dtype.word == BF16:
+        raise Problem(f"{reference} cannot run in {chosen.dtype}: {fault}", "Leave --model-dtype out")
+    log.info("%s runs in float32: it cannot in %s: %s", reference, chosen.dtype, fault)
+    return _whole(made_by, folder, reference, saved, FLOAT32).to(device)
+
+
+def _whole(made_by: Any, folder: str, reference: str, saved: dict[str, Saved], dtype: str) -> Any:
+    """The checked model on the CPU, in that dtype, without a head where none is saved."""
+    from transformers import AutoModel
+
+    model, info = _read(made_by, folder, reference, dtype)
     if lacks_its_head_only(model, info):
-        model, info = _read(AutoModel, folder, reference, device)
+        model, info = _read(AutoModel, folder, reference, dtype)
     check_loaded(model, info, saved, reference)
-    return model.to(device).eval().requires_grad_(False)
+    return model.eval().requires_grad_(False)
 
 
-def _read(made_by: Any, folder: str, reference: str, device: str) -> tuple[Any, dict[str, Any]]:
-    """The model of that class on the CPU, and what transformers says was missing, mismatched and unexpected."""
+def _read(made_by: Any, folder: str, reference: str, dtype: str) -> tuple[Any, dict[str, Any]]:
+    """The model of that class and dtype on the CPU, and the keys that transformers found missing and so on."""
     import torch
     from transformers.utils import logging
 
@@ -198,7 +235,7 @@ def _read(made_by: Any, folder: str, reference: str, device: str) -> tuple[Any, 
     with translated(f"The model {reference} cannot be loaded"):
         return made_by.from_pretrained(
             folder,
-            dtype=torch.float32 if device == "cpu" else "auto",
+            dtype=getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,

@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from tasks.devices import NO_DRIVER, NO_GPU, UNREADABLE, Device, Devices, GpuProcess
@@ -50,7 +50,7 @@ class _Nvml:
             return Devices(reason=_why(error))
         if instances:
             return Devices(tuple(_read_instance(place, uuid) for place, uuid in enumerate(instances)))
-        devices = tuple(_read_device(index, handle) for index, handle in enumerate(self._handles))
+        devices = tuple(found for index, handle in enumerate(self._handles) for found in _read_gpu(index, handle))
         if any(device.problem for device in devices):
             self._handles = None  # a lost or reset GPU may come back: ask for handles again next time
         return Devices(devices, None if devices else NO_GPU)
@@ -84,11 +84,46 @@ def _read_instance(place: int, uuid: str) -> Device:
     return dataclasses.replace(found, uuid=uuid, problem=None, in_instances=False)
 
 
+def _read_gpu(index: int, handle: Any) -> list[Device]:
+    """A GPU, or its MIG instances where it is cut into some: CUDA can use no more of it than one of these at a time.
+
+    The GPU itself stays where its instances cannot be read, or are lost with it, or are none, which is its problem.
+    """
+    import pynvml
+
+    gpu = _read_device(index, handle)
+    if not gpu.in_instances or gpu.problem:
+        return [gpu]
+    try:
+        instances = list(_instances_of(gpu, handle))
+    except (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError) as error:
+        is_lost = getattr(error, "value", None) == pynvml.NVML_ERROR_GPU_IS_LOST
+        return [dataclasses.replace(gpu, problem=str(error) if is_lost else None, is_lost=is_lost)]
+    if not instances:
+        return [dataclasses.replace(gpu, problem="MIG is enabled, but it has no instances")]
+    return instances if all(device.uuid for device in instances) else [gpu]
+
+
+def _instances_of(gpu: Device, handle: Any) -> Iterator[Device]:
+    """The MIG instances of a GPU; NVML tells load, temperature and power of the whole GPU alone."""
+    import pynvml
+
+    for number in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+        try:
+            instance = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number)
+        except pynvml.NVMLError as error:
+            if error.value in (pynvml.NVML_ERROR_NOT_FOUND, pynvml.NVML_ERROR_INVALID_ARGUMENT):
+                continue  # fewer were made than there may be
+            raise
+        found = _read_device(gpu.index, instance)
+        yield dataclasses.replace(found, in_instances=False, instance=number, gpu_uuid=gpu.uuid)
+
+
 def _read_device(index: int, handle: Any) -> Device:
     import pynvml
 
     if isinstance(handle, pynvml.NVMLError):
-        return Device(index, problem=str(handle))
+        return Device(index, problem=str(handle), is_lost=handle.value == pynvml.NVML_ERROR_GPU_IS_LOST)
     failed: list[str] = []
     lost: list[str] = []
 
@@ -107,7 +142,9 @@ def _read_device(index: int, handle: Any) -> Device:
     memory = ask(lambda h: pynvml.nvmlDeviceGetMemoryInfo(h, pynvml.nvmlMemory_v2), pynvml.nvmlDeviceGetMemoryInfo)
     name, uuid = _text(ask(pynvml.nvmlDeviceGetName)), _text(ask(pynvml.nvmlDeviceGetUUID))
     if memory is None and name is None and uuid is None:
-        return Device(index, problem=failed[-1])  # a driver that tells nothing of it, such as after an update
+        return Device(
+            index, problem=failed[-1], is_lost=bool(lost)
+        )  # a driver that tells nothing of it, such as after an update
     rates, power, mig = (
         ask(pynvml.nvmlDeviceGetUtilizationRates),
         ask(pynvml.nvmlDeviceGetPowerUsage),
@@ -127,6 +164,7 @@ def _read_device(index: int, handle: Any) -> Device:
             ask(pynvml.nvmlDeviceGetGraphicsRunningProcesses, pynvml.nvmlDeviceGetGraphicsRunningProcesses_v2),
         ),
         problem=lost[0] if lost else None,
+        is_lost=bool(lost),
         in_instances=bool(mig and mig[0]),
     )
 

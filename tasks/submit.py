@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.combinations import marked
+from tasks.devices import ABSENT, read_devices
 from tasks.job import Job, JobKind, Request, kind_named
 from tasks.kind_digest import digest_of
 from tasks.kind_settings import default_priority, limits_set
@@ -65,6 +66,11 @@ class KnownArtifacts:
     def path(self, family: str, name: str) -> Path:
         """Where the artifact is or would be."""
         return self.store.path(family, name)
+
+    def jobs_run_on_this_cpu(self) -> bool:
+        """Whether Redis is on this machine alone, as the workers are then, and there is no GPU to be had."""
+        is_here = self.ledger.client.address.path is not None
+        return is_here and read_devices().reason in ABSENT
 
 
 @dataclasses.dataclass(frozen=True)

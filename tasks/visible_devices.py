@@ -33,7 +33,7 @@ def narrow(found: Devices, environment: Mapping[str, str]) -> Devices:
     if by_uuid and any(device.uuid is None and device.problem is None for device in found.devices):
         return Devices(reason=f"{UNREADABLE}no UUIDs, and {variable} names GPUs by them")
     chosen = _chosen(found.devices, words)
-    limit = f"{len(chosen)} of {_counted(len(found.devices), 'GPU')}, by {variable}"
+    limit = f"{len(chosen)} of {_counted(len({device.index for device in found.devices}), 'GPU')}, by {variable}"
     return Devices(chosen, None if chosen else NO_GPU, limit)
 
 
@@ -68,15 +68,16 @@ def _chosen(devices: tuple[Device, ...], words: tuple[str, ...]) -> tuple[Device
     chosen: list[Device] = []
     for word in words:
         named = [device for device in devices if _is_named(device, word)]
-        if len(named) != 1:
+        if len({device.index for device in named}) != 1:
             break
-        chosen += named
+        chosen.append(named[0])  # of a GPU's MIG instances CUDA takes the first
     return tuple(sorted(chosen, key=lambda device: device.index))
 
 
 def _is_named(device: Device, word: str) -> bool:
     if word.startswith(_GPU):
-        return device.uuid is not None and device.uuid.startswith(word)
+        uuid = device.gpu_uuid or device.uuid
+        return uuid is not None and uuid.startswith(word)
     return str(device.index) == word
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import attempts
+from tasks.card_watch import card_errors_translated
 from tasks.checkpoints import goes_on_at
 from tasks.job import Job, JobKind, State, Stopped, kind_named
 from tasks.ledger import Claim, Ledger
@@ -203,7 +204,7 @@ def _result_of(context: RunContext, kind: JobKind) -> tuple[dict[str, Any], str]
     if made is not None:
         return made, ""
     params = kind.read_params(job.params)
-    with enough_for(kind):
+    with enough_for(kind), card_errors_translated():
         result = kind.run(params, context) or {}
     parts = result if isinstance(result, Parts) else Parts({job.name: result})
     makers = kind.made_by(params, job.name)

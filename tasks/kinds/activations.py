@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.job import RESUMABLE_ATTEMPTS, Context, Estimate, JobKind, Known, Request, option
+from tasks.model_dtype import AUTO, CHOICES, HELP
 from tasks.problem import Problem
 from tasks.redact import HUB_SECRETS
 from tasks.sites import SITES
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
     from tasks.activation_files import ShardWriter
@@ -42,6 +45,7 @@ class Params:
         True, help="Leave out BOS and the first token of each row, whose activation norms are far larger"
     )
     allow_no_bos: bool = option(False, help="Accept tokens without BOS for a model that expects it")
+    model_dtype: str = option(AUTO, help=HELP, choices=CHOICES)
 
 
 def default_name(params: Params) -> str:
@@ -54,10 +58,11 @@ def default_name(params: Params) -> str:
 
 def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     """Find the model and the tokens, or ask for the jobs that make them; refuse what cannot work."""
-    from tasks.models import check_layer, look_up
+    from tasks.models import check_dtype, check_layer, look_up
     from tasks.text.wanted import find_tokens
 
     model, told = look_up(params.model, known, readable=True)
+    check_dtype(params.model_dtype, model, known)
     check_layer(model, told or {}, params.layer)
     tokens, requests = find_tokens(params.dataset, model, told or {}, known, params.allow_no_bos)
     return dataclasses.replace(params, model=model, dataset=tokens), requests
@@ -72,7 +77,7 @@ def estimate(params: Params, known: Known) -> Estimate:
     rows = shape_of_tokens(known, params.dataset)
     limits = [tokens for tokens in (rows and math.prod(rows), params.max_tokens) if tokens is not None]
     tokens = min(limits, default=None)
-    estimated = Estimate() if shape is None else of_reading(shape)
+    estimated = Estimate() if shape is None else of_reading(shape, params.model_dtype)
     if tokens is None:
         return estimated
     alike = ("model", "layer", "hook")
@@ -105,18 +110,21 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     from tasks.features.collect import choose_rows
     from tasks.hooks import Hook
     from tasks.model_commit import pin, pinned
+    from tasks.model_dtype import keep, wanted
     from tasks.products import choose
 
     choose(context.device)
     context.progress("loading", 0, None, "tokens")
     hooks, model = [Hook(params.hook, params.layer)], pinned(params.model, context.workdir)
+    dtype = wanted(params.model_dtype, context.workdir, _shards(context).exists(), context.device)
     source = open_model(
-        context.store, model, params.dataset, hooks, params.skip_bos, context.device, params.allow_no_bos
+        context.store, model, params.dataset, hooks, params.skip_bos, context.device, params.allow_no_bos, dtype
     )
     pin(source.model, context.workdir)
+    keep(source.model, context.workdir)
     numbers = choose_rows(*source.shape, params.max_tokens)
     counts, began = source.counts[numbers], time.monotonic()
-    writer = ShardWriter(context.workdir / "shards", counts, source.shape[1], source.d_in, params.dtype)
+    writer = ShardWriter(_shards(context), counts, source.shape[1], source.d_in, params.dtype)
     _check_space(writer)
     fresh = _write(writer, source, numbers, context)
     seconds = time.monotonic() - began
@@ -130,6 +138,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
         dtype=params.dtype,
         context=source.shape[1],
         bos=source.bos,
+        model_dtype=source.model_dtype,
     )
     if not info.vectors:
         raise Problem("Every token is padding or left out: there is nothing to read.", "Use other tokens")
@@ -144,6 +153,11 @@ def run(params: Params, context: Context) -> dict[str, Any]:
         "hook": info.hook_module,
         **source.origin,
     }
+
+
+def _shards(context: Context) -> Path:
+    """Where the shards are until all are written."""
+    return context.workdir / "shards"
 
 
 def _check_space(writer: ShardWriter) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.job import Context, Estimate, JobKind, Known, Request, option
+from tasks.model_dtype import AUTO, CHOICES, HELP
 from tasks.problem import Problem
 from tasks.redact import HUB_SECRETS
 from tasks.sae import precision
@@ -46,6 +47,7 @@ class Params:
         help="Choose active features in bf16, multiply in tf32 (GPUs only), or neither; auto: bf16 where it is faster",
         choices=precision.CHOICES,
     )
+    model_dtype: str = option(AUTO, help=HELP, choices=CHOICES)
 
 
 def default_name(params: Params) -> str:
@@ -55,7 +57,7 @@ def default_name(params: Params) -> str:
 
 def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     """Refuse an SAE, tokens or a model that are neither there nor coming."""
-    from tasks.models import look_up
+    from tasks.models import check_dtype, look_up
     from tasks.sae.formats import read_config
     from tasks.text.compatibility import check_bos_of_sae
     from tasks.text.tokens import read_info
@@ -65,6 +67,8 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
             raise Problem(f"There is no {family}/{name} in the store.", "See what was made: mistudio jobs ls")
     if params.model is not None:
         params = dataclasses.replace(params, model=look_up(params.model, known, readable=True)[0])
+    if model := params.model or _model_of(params.sae, known):
+        check_dtype(params.model_dtype, model, known)
     if params.tokens is not None and known.manifest("tokens", params.tokens) and known.manifest("saes", params.sae):
         metadata = read_config(known.path("saes", params.sae)).get("metadata", {})
         bos = read_info(known.path("tokens", params.tokens)).bos
@@ -86,15 +90,20 @@ def _check_precision(params: Params, known: Known) -> None:
         precision.check_at_submit(params.precision, product)
 
 
+def _model_of(sae: str, known: Known) -> str | None:
+    """The model that an SAE of the store was trained on, by its manifest."""
+    made_from = (known.manifest("saes", sae) or {}).get("made_from", {})
+    return dict(value.split("/", 1) for value in made_from.values()).get("models")
+
+
 def estimate(params: Params, known: Known) -> Estimate:
     """Time by an earlier extraction from the same SAE, GPU memory by shapes; the rest depends on what is found."""
     from tasks.estimate import seconds_like_earlier
     from tasks.sae.footprint import of_extraction
 
-    made_from = dict(v.split("/", 1) for v in (known.manifest("saes", params.sae) or {}).get("made_from", {}).values())
-    model = params.model or made_from.get("models")
-    folder = known.path("saes", params.sae)
-    held = of_extraction(known, model, folder, params.top, params.window, params.precision) if model else None
+    model = params.model or _model_of(params.sae, known)
+    sae, asked = known.path("saes", params.sae), (params.precision, params.model_dtype)
+    held = of_extraction(known, model, sae, params.top, params.window, *asked) if model else None
     if params.max_tokens is None:
         return Estimate(gpu_memory_bytes=held)
     seconds = seconds_like_earlier(known, "features", params.max_tokens, lambda told: told.get("sae") == params.sae)
@@ -148,6 +157,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     coder = load_sae(context.store.path("saes", params.sae), context.device)
     source = _source(params, context, origin, coder.config.d_in)
     coder.precision = _precision(params, context, coder, source.tokens.shape[1])
+    _keep_dtype(source, context, origin)
     texts = TokenTexts(context.store.path("tokens", origin.tokens) / "tokenizer", f"tokens/{origin.tokens}")
     if not texts.has_tokenizer:
         context.note(f"tokens/{origin.tokens} has no tokenizer: tokens are shown as their numbers")
@@ -230,6 +240,7 @@ def _source(params: Params, context: Context, origin: _Origin, d_in: int) -> Mod
     from tasks.activations import ModelVectors, check_tokens
     from tasks.hooks import find_all_again
     from tasks.masks import mask_again, mask_for
+    from tasks.model_dtype import wanted
     from tasks.models import load_model
     from tasks.text.compatibility import check_bos_of_sae
     from tasks.text.tokens import open_tokens, read_info
@@ -237,13 +248,24 @@ def _source(params: Params, context: Context, origin: _Origin, d_in: int) -> Mod
     folder = context.store.path("tokens", origin.tokens)
     rows, info = open_tokens(folder), read_info(folder)
     check_bos_of_sae(params.sae, origin.told, f"tokens/{origin.tokens}", info.bos, params.allow_no_bos)
-    model = load_model(origin.model, context.store, context.device)
+    dtype = wanted(params.model_dtype, context.workdir, (context.workdir / _STATE).exists(), context.device)
+    model = load_model(origin.model, context.store, context.device, dtype)
     _check_width(d_in, model.config.get_text_config(), origin)
     check_tokens(
         folder, origin.model, model, context.store, params.allow_no_bos or origin.told.get("prepend_bos") is False
     )
     mask = mask_again(origin.told, info) if params.skip_bos is None else mask_for(info, params.skip_bos)
     return ModelVectors(model, rows, find_all_again(model, origin.told), mask, info.bos)
+
+
+def _keep_dtype(source: ModelVectors, context: Context, origin: _Origin) -> None:
+    """Have later attempts keep the model's dtype, and note one that is not that of the SAE's training."""
+    from tasks.model_dtype import keep
+
+    keep(source.model, context.workdir)
+    of_training = origin.told.get("model_dtype")
+    if of_training not in (None, source.model_dtype):
+        context.note(f"the model runs in {source.model_dtype}; the SAE was trained on it in {of_training}")
 
 
 def _collect(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tasks.job import Context, Estimate, JobKind, Known, Request, option
+from tasks.model_dtype import AUTO, CHOICES, HELP
 from tasks.problem import Problem
 from tasks.redact import HUB_SECRETS, WANDB_SECRETS
 from tasks.sae import choices, precision
@@ -56,6 +57,7 @@ class Common:
         True, help="Leave out BOS and the first token of each row, whose activation norms are far larger"
     )
     allow_no_bos: bool = option(False, help="Accept tokens without BOS for a model or an SAE that expects it")
+    model_dtype: str = option(AUTO, help=HELP, choices=CHOICES)
     arch: str = option("topk", help="Architecture of the SAE", choices=names())
     init_from: str | None = option(
         None, help="Begin with this SAE of the store instead of at random: fine-tune it", artifact="saes"
@@ -245,7 +247,8 @@ def estimate(params: Common, known: Known) -> Estimate:
     read = (stored or {}).get("result")
     place = place_of(trained[0])
     shapes, hooks = [_shape(one) for one in trained], len(_hooks(trained))
-    return dataclasses.replace(of_training(known, place.model, place.dataset, shapes, hooks, read), seconds=seconds)
+    held = of_training(known, place.model, place.dataset, shapes, hooks, read, params.model_dtype)
+    return dataclasses.replace(held, seconds=seconds)
 
 
 def _shape(params: Common) -> TrainingShape:
@@ -311,6 +314,7 @@ KIND = JobKind(
 
 def run(params: Common, context: Context) -> dict[str, Any] | Parts:
     """Train, resuming from the newest checkpoints; save each SAE; measure it and its baselines on held-out rows."""
+    from tasks.model_dtype import wanted
     from tasks.parts import Parts
     from tasks.products import choose
     from tasks.training.one import Training
@@ -324,7 +328,8 @@ def run(params: Common, context: Context) -> dict[str, Any] | Parts:
     context.progress("loading", 0, None, "tokens")
     trained, pulse = members(params, context.name), Pulse(params.checkpoint_s, context)
     hooks = _hooks(member.params for member in trained)
-    vectors = open_vectors(_pinned(trained[0].params, context), hooks, context.store, context.device)
+    dtype = wanted(params.model_dtype, context.workdir, goes_on_at(context.workdir) is not None, context.device)
+    vectors = open_vectors(_pinned(trained[0].params, context), hooks, context.store, context.device, dtype)
     origin = _origin(trained[0].params, vectors, context)
     reading = Reading(vectors, hooks, params.batch, params.seed, pulse.beat, context.workdir, params.eval_tokens)
     contexts: Sequence[Context] = [context] if params.together is None else parts_of(context, trained)
@@ -352,12 +357,14 @@ def _pinned(params: Common, context: Context) -> Common:
 
 
 def _origin(params: Common, vectors: Vectors, context: Context) -> dict[str, str]:
-    """What the result says of the model's commit, which later attempts read too."""
+    """What the result says of the model's commit and dtype, which later attempts keep."""
     from tasks.activations import ModelVectors
     from tasks.model_commit import pin
+    from tasks.model_dtype import keep
 
     if isinstance(vectors, ModelVectors):
         pin(vectors.model, context.workdir)
+        keep(vectors.model, context.workdir)
         return vectors.origin
     made = context.store.manifest("activations", str(params.activations)).get("result", {})
-    return {name: made[name] for name in ("model_commit",) if name in made}
+    return {name: made[name] for name in ("model_commit", "model_dtype") if name in made}

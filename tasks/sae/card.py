@@ -100,6 +100,7 @@ def _facts(config: Mapping[str, Any], about: Mapping[str, Any]) -> list[tuple[st
     facts = {
         "model": about.get("model_name"),
         "revision": about.get("model_revision"),
+        "model's dtype": about.get("model_dtype"),
         "where the model is": _WHERE.get(str(about.get("model_source"))),
         "hook": _hook(about),
         "hook in transformers": about.get("hf_hook_name"),

@@ -93,13 +93,16 @@ def _as_sae_lens(sae: Path, folder: Path) -> None:
 
 
 def for_sae_lens(about: dict[str, Any]) -> dict[str, Any]:
-    """The metadata as SAELens needs them: the model's revision as an argument, hooks by modules for transformers.
+    """The metadata as SAELens needs them: the model's revision, and its dtype unless that is float32, as arguments.
+
+    For transformers hooks are named by their modules.
 
     TransformerLens' names of hooks are kept beside those of modules, and are taken up again on import.
     """
-    swapped: dict[str, Any] = {}
-    if about.get("model_revision"):
-        swapped = {"model_from_pretrained_kwargs": {"revision": about["model_revision"]}}
+    dtype, swapped = about.get("model_dtype"), dict[str, Any]()
+    loading = {"revision": about.get("model_revision"), "dtype": None if dtype == "float32" else dtype}
+    if loading := {name: value for name, value in loading.items() if value}:
+        swapped = {"model_from_pretrained_kwargs": loading}
     if about.get("model_class_name") != TRANSFORMERS:
         return {**about, **swapped}
     for way in ("", "_out"):

@@ -15,6 +15,7 @@ from typing import Any
 
 from tasks.estimate import CHECKPOINT, FLOAT, ModelShape, shape_of_model, shape_of_tokens, weights_in
 from tasks.job import Estimate, Known
+from tasks.model_dtype import AUTO
 from tasks.sae.schedule import EVAL_TOKENS
 
 #: Python, torch and Celery, before anything of the job is loaded.
@@ -117,11 +118,12 @@ def of_training(
     shapes: Sequence[TrainingShape],
     hooks: int,
     stored: dict[str, Any] | None = None,
+    model_dtype: str = AUTO,
 ) -> Estimate:
     """Memory and disk of the training of SAEs in one job; nothing is known while their model's shape is not.
 
-    `hooks` is how many are read or written by any of them. `stored` is the result of the reading that stored what is
-    trained on: no model is loaded then.
+    `hooks` is how many are read or written by any of them, `model_dtype` a word of --model-dtype. `stored` is the
+    result of the reading that stored what is trained on: no model is loaded then.
     """
     told = ModelShape(stored["d_in"], parameters=0) if stored else shape_of_model(known, model)
     if told is None:
@@ -146,9 +148,9 @@ def of_training(
         moments.append(_predicting(told.vocab or 0, rows[1] if rows else None, predicted))
     held = FLOAT * (lasting + max(moments))
     return Estimate(
-        memory_bytes=RUNNER + (0 if stored else MODEL) + told.bytes_on_cpu + held,
+        memory_bytes=RUNNER + (0 if stored else MODEL) + told.bytes_on("cpu", model_dtype) + held,
         disk_bytes=FLOAT * (_on_disk(trained) + in_file),
-        gpu_memory_bytes=CUDA + told.bytes_on_gpu + held,
+        gpu_memory_bytes=CUDA + told.bytes_on("cuda", model_dtype) + held,
     )
 
 
@@ -251,7 +253,9 @@ def numbers_coded(d_in: int, d_sae: int, active: int) -> int:
     return d_sae + 2 * active * d_in + 8 * active * active
 
 
-def of_extraction(known: Known, model: str, sae: Path, top: int, window: int, precision: str = "float32") -> int | None:
+def of_extraction(
+    known: Known, model: str, sae: Path, top: int, window: int, precision: str = "float32", model_dtype: str = AUTO
+) -> int | None:
     """Bytes of GPU memory of an extraction with the SAE in that folder; None when they cannot be known yet."""
     told, weights = shape_of_model(known, model), weights_in(sae)
     if told is None or not weights:
@@ -260,14 +264,15 @@ def of_extraction(known: Known, model: str, sae: Path, top: int, window: int, pr
     codes = 2 * min(FORWARD_TOKENS * d_sae, CODES)
     rounded = weights // (4 * FLOAT) if precision in ("auto", "bf16") else 0  # half as large as the encoder's
     held = FLOAT * (_forward(told.d_model) + codes + rounded + d_sae * top * (2 * window + 4))
-    return CUDA + weights + told.bytes_on_gpu + held
+    return CUDA + weights + told.bytes_on("cuda", model_dtype) + held
 
 
-def of_reading(model: ModelShape) -> Estimate:
+def of_reading(model: ModelShape, model_dtype: str = AUTO) -> Estimate:
     """Memory of a reading of a model's activations, or of GPU memory if it gets a GPU: the model and a forward pass."""
     held = FLOAT * _forward(model.d_model)
     return Estimate(
-        memory_bytes=RUNNER + MODEL + model.bytes_on_cpu + held, gpu_memory_bytes=CUDA + model.bytes_on_gpu + held
+        memory_bytes=RUNNER + MODEL + model.bytes_on("cpu", model_dtype) + held,
+        gpu_memory_bytes=CUDA + model.bytes_on("cuda", model_dtype) + held,
     )
 
 

@@ -50,6 +50,7 @@ _KNOWN_METADATA = frozenset(
             "imported_form",
             "folded",
             "model_source",
+            "model_dtype",
             "dataset_source",
             "bos",
             OWN_NAME,

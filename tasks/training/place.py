@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from tasks.activations import Vectors
     from tasks.hooks import Hook
     from tasks.kinds.train import Common
+    from tasks.model_dtype import Wanted
     from tasks.store import Store
     from tasks.wiring import Wiring
 
 #: What stored activations have settled.
-SETTLED = ("model", "dataset", "layer", "hook", "skip_bos")
+SETTLED = ("model", "dataset", "layer", "hook", "skip_bos", "model_dtype")
 
 
 P = TypeVar("P", bound="Common")
@@ -81,15 +82,18 @@ def resolve(params: P, known: Known) -> tuple[P, int | None, list[Request]]:
     return (_from_model if params.activations is None else _from_activations)(params, known)
 
 
-def open_vectors(params: Common, hooks: Sequence[Hook], store: Store, device: str) -> Vectors:
-    """What is trained on: what passes these hooks of the model, over the tokens; or what did, and was stored."""
+def open_vectors(params: Common, hooks: Sequence[Hook], store: Store, device: str, dtype: Wanted) -> Vectors:
+    """What is trained on: what passes these hooks of the model, over the tokens; or what did, and was stored.
+
+    `dtype` is that of the model.
+    """
     from tasks.activation_files import StoredVectors
     from tasks.activations import open_model
 
     if params.activations is not None:
         return StoredVectors(store.path("activations", params.activations), device)
     place = place_of(params)
-    return open_model(store, place.model, place.dataset, hooks, params.skip_bos, device, params.allow_no_bos)
+    return open_model(store, place.model, place.dataset, hooks, params.skip_bos, device, params.allow_no_bos, dtype)
 
 
 def _layers(params: Common) -> tuple[int, ...]:
@@ -120,11 +124,12 @@ def _check_wiring(params: Common) -> None:
 
 
 def _from_model(params: P, known: Known) -> tuple[P, int | None, list[Request]]:
-    from tasks.models import check_layer, look_up
+    from tasks.models import check_dtype, check_layer, look_up
     from tasks.text.wanted import find_tokens
 
     place = place_of(params)
     model, found = look_up(place.model, known, readable=True)
+    check_dtype(params.model_dtype, model, known)
     told = found or {}
     for layer in (*place.layers, *([] if params.target_layer is None else [params.target_layer])):
         check_layer(model, told, layer)
@@ -141,7 +146,8 @@ def _from_activations(params: P, known: Known) -> tuple[P, int | None, list[Requ
     told = known.coming_from("activations", name)[1] if manifest is None else manifest["params"]
     for spec in dataclasses.fields(params):
         if spec.name in SETTLED:
-            given, value, flag = getattr(params, spec.name), told[spec.name], flag_of(spec.name, type(params))
+            given, value = getattr(params, spec.name), told.get(spec.name, spec.default)
+            flag = flag_of(spec.name, type(params))
             if given not in (spec.default, value):
                 raise Problem(f"activations/{name} were read with {flag} {value}, not {given}.", f"Leave {flag} out")
             params = dataclasses.replace(params, **{spec.name: value})

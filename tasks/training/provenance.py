@@ -20,9 +20,15 @@ _PARTS = ("config", "split", "column")
 
 
 def of_model(
-    model: str, points: Sequence[Point], written: Sequence[Point], store: Store | None = None
+    model: str,
+    points: Sequence[Point],
+    written: Sequence[Point],
+    store: Store | None = None,
+    dtype: str | None = None,
 ) -> dict[str, Any]:
-    """Which model, where it is, and what loads it; `model` is a Hub id, a folder's path, or a name in the store.
+    """Which model, where it is, what loads it, and torch's name of the `dtype` that it ran in, where that is known.
+
+    `model` is a Hub id, a folder's path, or a name in the store.
 
     transformers' hooks catch what modules give: a hook on what one is given has no name there.
     """
@@ -32,6 +38,8 @@ def of_model(
     found: dict[str, Any] = {"model_name": name, "model_source": kind}
     if revision is not None:
         found["model_revision"] = revision
+    if dtype is not None:
+        found["model_dtype"] = dtype
     found["model_class_name"] = HOOKED if name in HOOKED_MODELS else TRANSFORMERS
     for way, hooks in (("", points), ("_out", written)):
         if hooks and not hooks[0].input:

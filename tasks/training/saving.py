@@ -43,7 +43,8 @@ def _in_force(trainer: Trainer) -> dict[str, Any]:
 
 def _model(params: Common, context: Context, seen: Seen) -> dict[str, Any]:
     reads, writes = seen.points[: len(seen.wired.reads)], seen.points[len(seen.wired.reads) :]
-    return provenance.of_model(str(params.model), reads, writes, context.store)
+    dtype = seen.reading.vectors.model_dtype
+    return provenance.of_model(str(params.model), reads, writes, context.store, dtype)
 
 
 def _hooks(seen: Seen) -> dict[str, Any]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tasks.kinds.train import Common
 
 #: What those that share their batches cannot have each for itself.
-SHARED = ("tokens", "steps", "batch", "seed", "checkpoint_s", "eval_tokens", "precision")
+SHARED = ("tokens", "steps", "batch", "seed", "checkpoint_s", "eval_tokens", "precision", "model_dtype")
 #: As long as the name of an artifact may be.
 _LONGEST = 100
 

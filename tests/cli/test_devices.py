@@ -13,7 +13,9 @@ import pytest
 from tasks.devices import NO_DRIVER, read_devices
 
 GIB = 1 << 30
-NOT_SUPPORTED, NO_PERMISSION, DRIVER_NOT_LOADED, UNKNOWN = "3", "4", "9", "999"
+NOT_SUPPORTED, NO_PERMISSION, DRIVER_NOT_LOADED, GPU_IS_LOST, UNKNOWN = "3", "4", "9", "15", "999"
+#: What is no field of a whole GPU, or of one without a fault.
+ABSENT = {"problem", "instance", "gpu_uuid"}
 
 ASK = """
 import dataclasses, json, pathlib, sys
@@ -49,8 +51,11 @@ def test_every_field_of_every_gpu_is_read(driver: Path) -> None:
         "power": 123.0,
         "processes": [{"pid": 4242, "memory": 3 * GIB}],
         "problem": None,
+        "is_lost": False,
         "unified": False,
         "in_instances": False,
+        "instance": None,
+        "gpu_uuid": None,
     }
 
 
@@ -70,7 +75,7 @@ def test_a_field_that_cannot_be_read_is_unknown_and_hides_no_other(
     driver: Path, call: str, fields: list[str], error: str
 ) -> None:
     device = ask(driver, GPUS="1", **{call: error})["devices"][0]
-    assert [name for name, value in device.items() if value is None and name != "problem"] == fields
+    assert [name for name, value in device.items() if value is None and name not in ABSENT] == fields
 
 
 def test_processes_are_unknown_only_when_neither_list_can_be_read(driver: Path) -> None:
@@ -90,6 +95,40 @@ def test_a_lost_gpu_loses_only_its_own_row(driver: Path, how: str) -> None:
     told = ask(driver, GPUS="3", **{how: "1"})
     assert [device["problem"] for device in told["devices"]] == [None, "GPU is lost", None]
     assert [device["utilisation"] for device in told["devices"]] == [42.0, None, 44.0]
+
+
+def test_a_gpu_that_is_cut_into_mig_instances_is_read_as_these(driver: Path) -> None:
+    told = ask(driver, GPUS="3", MIG="1", INSTANCES="2", TOTAL_GIB_9="10", USED_GIB_9="1")["devices"]
+    places = [(device["index"], device["instance"], device["uuid"], device["gpu_uuid"]) for device in told]
+    assert places == [
+        (0, None, "GPU-fake-0", None),
+        (1, 1, "MIG-fake-1", "GPU-fake-1"),
+        (1, 2, "MIG-fake-2", "GPU-fake-1"),
+        (2, None, "GPU-fake-2", None),
+    ]
+    assert (told[1]["memory_total"], told[1]["memory_used"]) == (10 * GIB, GIB)
+    assert not any(device["in_instances"] or device["problem"] for device in told)
+
+
+def test_a_gpu_whose_instances_cannot_be_used_or_read_stays_one(driver: Path, old_driver: Path) -> None:
+    none = ask(driver, GPUS="1", MIG="0")["devices"]
+    assert [device["problem"] for device in none] == ["MIG is enabled, but it has no instances"]
+    for call in ("MaxMigDeviceCount", "MigDeviceHandleByIndex"):
+        (hidden,) = ask(driver, GPUS="1", MIG="0", INSTANCES="2", **{call: NO_PERMISSION})["devices"]
+        assert (hidden["uuid"], hidden["in_instances"], hidden["problem"]) == ("GPU-fake-0", True, None)
+        (lost,) = ask(driver, GPUS="1", MIG="0", INSTANCES="2", **{call: GPU_IS_LOST})["devices"]
+        assert (lost["uuid"], lost["problem"], lost["is_lost"]) == ("GPU-fake-0", "GPU is lost", True)
+    (old,) = ask(old_driver, GPUS="1", MIG="0")["devices"]
+    assert (old["in_instances"], old["problem"]) == (True, None)
+
+
+@pytest.mark.parametrize(
+    "call", ["Name", "UUID", "MemoryInfo", "UtilizationRates", "Temperature", "PowerUsage", "ComputeRunningProcesses"]
+)
+def test_a_gpu_is_lost_whichever_call_says_so(driver: Path, call: str) -> None:
+    device = ask(driver, GPUS="1", **{call: GPU_IS_LOST})["devices"][0]
+    assert (device["is_lost"], device["problem"]) == (True, "GPU is lost")
+    assert not ask(driver, GPUS="1", **{call: UNKNOWN})["devices"][0]["is_lost"]
 
 
 def test_a_driver_from_before_version_2_of_its_calls_still_answers(old_driver: Path) -> None:

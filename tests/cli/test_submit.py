@@ -8,8 +8,15 @@ import re
 import pytest
 
 from mistudio_cli.errors import Code
+from tasks import submit
+from tasks.devices import NO_DRIVER, Device, Devices
 from tasks.job import kinds
+from tasks.ledger import Ledger
+from tasks.redis_url import Address
+from tasks.store import Store
+from tasks.wire import Client
 from tests.cli.conftest import Cli
+from tests.sae.conftest import tiny_model
 
 
 @pytest.mark.parametrize("kind", list(kinds()))
@@ -98,7 +105,7 @@ def test_a_person_reads_one_line_a_job_and_the_command_to_watch_it(cli: Cli) -> 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("nap --end badly", "--end 'badly' is not one of: well, raise, crash, full-disk, deaf."),
+        ("nap --end badly", "--end 'badly' is not one of: well, raise, crash, full-disk, full-gpu, lost-gpu, deaf."),
         ("nap --ticks many", "Invalid value for '--ticks': 'many' is not a valid int"),
         ("nap --priority 11", "Invalid value for '--priority': 11 is not in the range 0<=x<=10."),
         ("nap --name ../x", "'../x' cannot be the name of an artifact."),
@@ -120,6 +127,27 @@ def test_what_cannot_work_is_one_sentence_and_nothing_is_queued(cli: Cli, words:
     assert sentence in told.err.splitlines()[0]
     assert "Traceback" not in told.err
     assert cli.ledger.page().jobs == ()
+
+
+def test_a_model_dtype_that_does_not_pay_on_this_machine_is_refused(cli: Cli) -> None:
+    tiny_model().save_pretrained(cli.home / "model")
+    (cli.home / "text.txt").write_text("some text")
+    words = f"train --model {cli.home / 'model'} --dataset {cli.home / 'text.txt'} --layer 1 --model-dtype"
+    told = cli("submit", *words.split(), "bf16")
+    assert (told.code, told.out) == (Code.USAGE, "")
+    assert "--model-dtype bf16 does not pay for" in told.err.splitlines()[0]
+    assert "is too small to gain from bfloat16" in told.err.splitlines()[0]
+    assert cli.ledger.page().jobs == ()
+    assert "does not pay" not in cli("submit", *words.split(), "float32").err
+
+
+def test_only_a_redis_of_this_machine_says_that_jobs_run_here(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(cli.home / "store")
+    monkeypatch.setattr(submit, "read_devices", lambda: Devices(reason=NO_DRIVER))
+    assert submit.KnownArtifacts(cli.ledger, store).jobs_run_on_this_cpu()
+    assert not submit.KnownArtifacts(Ledger(Client(Address(host="elsewhere"))), store).jobs_run_on_this_cpu()
+    monkeypatch.setattr(submit, "read_devices", lambda: Devices((Device(0),)))
+    assert not submit.KnownArtifacts(cli.ledger, store).jobs_run_on_this_cpu()
 
 
 def test_a_parent_that_is_not_there_is_not_found(cli: Cli) -> None:

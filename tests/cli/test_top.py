@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -192,6 +193,19 @@ def test_once_as_json_is_everything_in_one_object(world: Cli) -> None:
     assert [worker["name"].partition("@")[0] for worker in told["workers"]] == ["all-queues"]
     assert told["devices"] is not None or told["devices_reason"].startswith("no NVIDIA ")
     assert told["host"]["memory_total_bytes"] > 0
+
+
+def test_a_process_of_another_user_on_a_gpu_is_shown(cli: Cli, driver: Path) -> None:
+    other = "nobody" if os.geteuid() == 0 else None
+    user = other or psutil.Process().username()
+    with subprocess.Popen(["sleep", "600"], user=other, cwd="/") as process:
+        try:
+            for memory, told in (({}, "3.0 GiB"), ({"FAKE_NO_PROCESS_MEMORY": "1"}, "n/a")):
+                fake = {"LD_LIBRARY_PATH": str(driver), "FAKE_GPUS": "1", "FAKE_PID": str(process.pid), **memory}
+                shown = cli("top", "--once", COLUMNS="200", **fake).out
+                assert f"pid {process.pid} of {user} ({told})" in shown
+        finally:
+            process.kill()
 
 
 def test_devices_are_told_with_the_jobs_that_lease_them(cli: Cli, driver: Path) -> None:

@@ -96,7 +96,7 @@ TABLES = {
     "hosts ls": (host_tables.hosts(HOSTS), False),
     "hosts show": (host_tables.facts(HOSTS[0], NOW), True),
     "workers events": (tables.events([CHANGE]), True),
-    "top, devices": (tables.devices([CARD], {}), False),
+    "top, devices": (tables.devices([CARD], {}, {}), False),
     "saes ls": (saes.table([{**SAE, "name": LONG}, {**SAE, "name": "a"}]), False),
     "profiles ls": (profile_tables.profiles([read_profile(file) for file in profile_files()]), True),
     "profiles show": (profile_tables.profile_workers(load_profile("full")), False),

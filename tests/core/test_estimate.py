@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tasks import attempts
 from tasks.job import Estimate, Job, State, kind_named
 from tasks.submit import KnownArtifacts, plan
 from tasks.text.tokens import TokenWriter
@@ -22,12 +23,12 @@ from tests.core.lab import Lab
 CONTEXT = 64
 
 
-def add_model(lab: Lab, name: str, width: int, vocabulary: int = 997) -> None:
+def add_model(lab: Lab, name: str, width: int, vocabulary: int = 997, dtype: torch.dtype = torch.float32) -> None:
     sizes = {"hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 4 * width}
     torch.manual_seed(0)
     config = AutoConfig.for_model("gpt_neox", **sizes, vocab_size=vocabulary, bos_token_id=0, eos_token_id=0)
     folder = published(lab, "models", name)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config).to(dtype).save_pretrained(folder)
 
 
 def add_tokens(lab: Lab, name: str, rows: int, context: int = CONTEXT) -> None:
@@ -126,6 +127,20 @@ def test_what_a_model_with_a_large_vocabulary_predicts_is_known_too(lab: Lab) ->
     assert before.memory_bytes - unmeasured.memory_bytes > 2 * 512 * 200_000 * 4
     assert before.memory_bytes == pytest.approx(most_held(lab, job), rel=0.2)
     assert lab.ended(job).state is State.SUCCEEDED
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_memory_of_a_model_in_bfloat16_is_known_too(lab: Lab, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    add_model(lab, "model", 256, vocabulary=200_000, dtype=torch.bfloat16)
+    add_tokens(lab, "words", 200)
+    monkeypatch.setattr("tasks.model_dtype._has_units", lambda: dtype == "bfloat16")
+    job = lab.submit("activations", model="model", dataset="words", layer=0)
+    begun = attempts.begin(lab.store, job.id, 1, "7e57")  # as if an attempt on such a machine had begun
+    (begun / "model-dtype.txt").write_text(dtype)
+    lab.start_worker(OMP_NUM_THREADS="1")
+    before = estimated(lab, job)
+    assert before.memory_bytes == pytest.approx(most_held(lab, job), rel=0.2)
+    assert lab.ended(job).result["model_dtype"] == dtype
 
 
 def test_the_model_that_a_planned_job_will_make_counts_as_if_it_were_there(lab: Lab) -> None:

@@ -6,13 +6,14 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tasks import gpu, slot
+from tasks import card_watch, gpu, nvml_process, slot
 from tasks.devices import ABSENT, Device, Devices
 from tasks.job import Job, State, kind_named
 from tasks.keeper import Keeper
@@ -168,6 +169,105 @@ def test_the_card_of_a_job_whose_processes_are_killed_comes_back(
     assert lab.ledger.leases() == {}
 
 
+def test_mig_instances_are_leased_as_devices_of_their_own(lab: Lab, cards: Driver) -> None:
+    cards.says(GPUS=1, MIG=0, INSTANCES=2)
+    lab.start_worker("--queues", "training", slots=3, **cards.environment)
+    jobs = [nap(lab, f"nap-{number}") for number in range(3)]
+    until(lambda: len(lab.ledger.leases()) == 2, 30, lab.log())
+    ran = [job for job in jobs if job.id in lab.ledger.leases()]
+    (third,) = [job for job in jobs if job not in ran]
+    assert {lab.ledger.leases()[job.id].key for job in ran} == {"MIG-fake-1", "MIG-fake-2"}
+    visible = {lab.under_way(job).environ()["CUDA_VISIBLE_DEVICES"] for job in ran}
+    assert visible == {"MIG-fake-1", "MIG-fake-2"}
+    assert {lab.ledger.need(job.id).device for job in ran} == {"cuda:0:1", "cuda:0:2"}
+    until(lambda: "cuda:0:1 is held by job" in why(lab, third), 30, lab.log())
+    for job in jobs:
+        lab.ledger.request_cancel(job.id)
+        lab.ended(job)
+    assert lab.ledger.leases() == {}
+
+
+LOST = f"GPU 0 of {socket.gethostname()} fell off the bus: GPU is lost"
+
+
+def waits_for_the_card_to_come_back(lab: Lab, cards: Driver) -> None:
+    after = nap(lab, "after", 3)
+    waits(lab, after, "the GPUs cannot be read: GPU 0: GPU is lost")
+    cards.says(GPUS=1)
+    assert (lab.ended(after).state, lab.ended(after).device) == (State.SUCCEEDED, "cuda:0")
+
+
+def test_a_card_that_falls_off_the_bus_fails_its_job_and_is_leased_again_once_it_answers(
+    lab: Lab, cards: Driver
+) -> None:
+    cards.says(GPUS=1)
+    lab.start_worker(CARD_LOOK_EVERY_S="0.5", **cards.environment)
+    job = nap(lab, "struck")
+    lab.under_way(job)
+    cards.says(GPUS=1, LOST=0)
+    ended = lab.ended(job)
+    assert (ended.state, ended.attempt, (ended.error or {})["type"]) == (State.FAILED, 1, "CardLost")
+    assert ended.reason.startswith(f"{LOST}; ")
+    assert ended.reason.endswith("Reset the GPU or restart the machine, then: mistudio jobs retry")
+    assert lab.ledger.leases() == {}
+    waits_for_the_card_to_come_back(lab, cards)
+
+
+def test_an_error_of_cudas_on_a_card_that_is_lost_is_told_as_that(lab: Lab, cards: Driver) -> None:
+    cards.says(GPUS=1)
+    lab.start_worker(CARD_LOOK_EVERY_S="600", **cards.environment)
+    job = lab.submit("nap", name="struck", ticks=FOR_EVER, end="lost-gpu", until=str(lab.folder / "now"))
+    lab.under_way(job)
+    cards.says(GPUS=1, LOST=0)
+    (lab.folder / "now").touch()
+    ended = lab.ended(job)
+    assert (ended.state, ended.attempt, (ended.error or {})["type"]) == (State.FAILED, 1, "Problem")
+    assert ended.reason == f"{LOST}. Reset the GPU or restart the machine, then: mistudio jobs retry"
+    waits_for_the_card_to_come_back(lab, cards)
+
+
+def test_another_error_of_cudas_stays_what_it_is(lab: Lab, cards: Driver) -> None:
+    cards.says(GPUS=1)
+    lab.start_worker(**cards.environment)
+    ended = lab.ended(lab.submit("nap", ticks=1, end="lost-gpu"))
+    assert ended.reason == "RuntimeError: CUDA error: unspecified launch failure"
+
+
+ANSWERS, GONE = Device(0, uuid="GPU-0"), Device(1, problem="GPU is lost", is_lost=True)
+INSTANCE = Device(2, uuid="MIG-1", instance=1, gpu_uuid="GPU-2")
+
+
+@pytest.mark.parametrize(
+    ("visible", "found", "lost"),
+    [
+        ("GPU-0", (ANSWERS, GONE), None),
+        ("GPU-1", (ANSWERS, GONE), GONE),
+        ("1", (ANSWERS, GONE), GONE),
+        ("0", (ANSWERS, GONE), None),
+        ("MIG-1", (GONE, INSTANCE), None),
+        ("MIG-7", (GONE, INSTANCE), GONE),
+        ("MIG-GPU-2/1/0", (GONE, INSTANCE), None),
+        ("GPU-1", (ANSWERS,), None),
+        ("GPU-1", (), None),
+        ("GPU-1", (ANSWERS, replace(GONE, uuid="GPU-1")), replace(GONE, uuid="GPU-1")),
+    ],
+)
+def test_only_the_card_of_the_job_itself_counts_as_lost(
+    monkeypatch: pytest.MonkeyPatch, visible: str, found: tuple[Device, ...], lost: Device | None
+) -> None:
+    monkeypatch.setattr(nvml_process, "read", lambda patience_s: Devices(found))
+    assert card_watch.lost_card(visible) == lost
+
+
+def test_an_error_that_says_itself_that_the_card_is_broken_needs_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvml_process, "read", lambda patience_s: Devices(reason="NVML cannot be read: Unknown Error"))
+    told = r"A GPU of .* failed: uncorrectable ECC error encountered\. Reset the GPU"
+    with pytest.raises(Problem, match=told), card_watch.card_errors_translated():
+        raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+    with pytest.raises(RuntimeError, match=r"^size mismatch$"), card_watch.card_errors_translated():
+        raise RuntimeError("size mismatch")
+
+
 # -- the wish ---------------------------------------------------------------------------------------------------------
 
 TWO = Devices((Device(0, "a", "GPU-a", 24, 20), Device(1, "b", "GPU-b", 24, 0)))
@@ -222,6 +322,14 @@ def test_a_job_whose_wish_cannot_come_true_fails_in_its_first_attempt_and_says_w
     failed = ledger.need(job.id)
     assert (failed.state, failed.attempt, (failed.error or {})["type"]) == (State.FAILED, 1, "Problem")
     assert "has no GPU 7: its GPUs are 0, 1. Submit the job again with another --gpu" in failed.reason
+
+
+def test_the_index_of_a_gpu_stands_for_all_its_mig_instances(ledger: Ledger) -> None:
+    cut = [Device(1, "a", f"MIG-{n}", 10, 0, instance=n, gpu_uuid="GPU-1") for n in (0, 1)]
+    found = Devices((Device(0, "b", "GPU-0", 80, 0), *cut))
+    got = [device(ledger, "1", found)[1].device for _ in range(2)]
+    assert sorted(got) == ["cuda:1:0", "cuda:1:1"]
+    assert device(ledger, "0", found)[1].device == "cuda:0"
 
 
 def test_a_card_cut_in_instances_is_named_by_its_index_and_leased_by_slots(ledger: Ledger) -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
+from tasks import memory
+from tasks.card_processes import describe_memory
+from tasks.devices import NO_DRIVER, Device, Devices, GpuProcess
 from tasks.job import State, kind_named
 from tasks.memory import enough_for
 from tasks.problem import Problem
@@ -29,15 +36,85 @@ def test_too_little_memory_is_told_in_a_sentence(allocate: Callable[..., Any], s
 @pytest.mark.parametrize(
     "raised",
     [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 512.00 MiB."),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
-    ids=["torch", "cuBLAS"],
+    ids=["GiB", "MiB", "cuBLAS"],
 )
-def test_too_little_memory_of_a_gpu_is_told_as_such(raised: RuntimeError) -> None:
+def test_too_little_memory_of_a_gpu_is_told_as_such(raised: RuntimeError, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "read_devices", lambda: Devices(reason=NO_DRIVER))
     with pytest.raises(Problem) as told, enough_for(kind_named("train")):
         raise raised
-    assert str(told.value) == f"There is not enough GPU memory for this train job. {MENDS}"
+    wanted = {"2.00 GiB": ": it wanted 2.1 GB more", "512.00 MiB": ": it wanted 0.5 GB more"}
+    why = next((why for words, why in wanted.items() if words in str(raised)), "")
+    assert str(told.value) == f"There is not enough GPU memory for this train job{why}. {MENDS}"
+
+
+@pytest.fixture
+def other() -> Iterator[psutil.Process]:
+    """A process of another group."""
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as started:
+        yield psutil.Process(started.pid)
+        started.kill()
+
+
+def test_who_holds_the_rest_of_a_gpu_is_named_as_far_as_it_can_be_read(
+    monkeypatch: pytest.MonkeyPatch, other: psutil.Process
+) -> None:
+    held = {os.getpid(): 3, other.pid: 9, 2**22 + 1: None}
+    processes = tuple(GpuProcess(pid, None if gib is None else gib << 30) for pid, gib in held.items())
+    card = Device(0, memory_total=24 << 30, memory_used=23 << 30, processes=processes)
+    monkeypatch.setattr(memory, "read_devices", lambda: Devices((Device(0), card)))
+    with pytest.raises(Problem) as told, enough_for(kind_named("tokenize")):
+        raise torch.cuda.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 1 has a total capacity of 24.00 GiB of which ..."
+        )
+    first, second, third = (
+        f"process {other.pid} ({other.name()}, user {other.username()}) held 9.7 GB",
+        "this job held 3.2 GB",
+        f"process {2**22 + 1} held n/a",
+    )
+    assert told.value.sentence == (
+        "There is not enough GPU memory for this tokenize job: it wanted 2.1 GB more, 1.1 of 25.8 GB were free, and "
+        f"{first}, {second}, {third}."
+    )
+
+
+def test_more_processes_than_can_be_named_are_counted() -> None:
+    card = Device(0, processes=tuple(GpuProcess(2**22 + n, n << 30) for n in range(1, 8)))
+    assert describe_memory(card).endswith(f"process {2**22 + 4} held 4.3 GB, 3 more held 6.4 GB")
+
+
+def test_a_job_that_fills_a_gpu_fails_once_and_says_who_holds_it(lab: Lab, driver: Path) -> None:
+    cards = {"LD_LIBRARY_PATH": str(driver), "FAKE_GPUS": "1", "FAKE_PID": str(os.getpid()), "FAKE_USED_GIB_0": "23"}
+    lab.start_worker("--queues", "training", **cards)
+    ended = lab.ended(lab.submit("nap", end="full-gpu"))
+    assert (ended.state, ended.attempt, ended.device) == (State.FAILED, 1, "cuda:0")
+    me = psutil.Process()
+    assert ended.reason == (
+        "There is not enough GPU memory for this nap job: it wanted 2.1 GB more, 1.1 of 25.8 GB were free, and "
+        f"process {me.pid} ({me.name()}, user {me.username()}) held 3.2 GB. Run it where there is more."
+    )
+
+
+@pytest.mark.parametrize(
+    ("own", "there"),
+    [
+        ({}, {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, {"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}),
+        ({"PYTORCH_ALLOC_CONF": "backend:native"}, {"PYTORCH_ALLOC_CONF": "backend:native"}),
+    ],
+)
+def test_torchs_allocator_grows_its_segments_unless_the_user_says_otherwise(
+    lab: Lab, driver: Path, own: dict[str, str], there: dict[str, str]
+) -> None:
+    lab.start_worker("--queues", "training", LD_LIBRARY_PATH=str(driver), FAKE_GPUS="1", **own)
+    job = lab.submit("nap", ticks=100_000)
+    environment = lab.under_way(job).environ()
+    assert {name: value for name, value in environment.items() if name.endswith("ALLOC_CONF")} == there
+    lab.ledger.request_cancel(job.id)
+    lab.ended(job)
 
 
 def test_a_kind_with_nothing_to_make_smaller_needs_another_machine() -> None:

@@ -93,6 +93,14 @@ def test_of_what_is_for_the_container_runtime_only_uuids_hold(told: str, indices
     assert [device.index for device in both.devices] == [3]
 
 
+@pytest.mark.parametrize("told", ["1", "GPU-1", "1,0"])
+def test_of_a_gpu_in_mig_instances_the_first_is_meant_as_by_cuda(told: str) -> None:
+    cut = [Device(1, uuid=f"MIG-{n}", instance=n, gpu_uuid="GPU-1") for n in (0, 3)]
+    found = visible_devices.narrow(Devices((Device(0, uuid="GPU-0"), *cut)), {"CUDA_VISIBLE_DEVICES": told})
+    assert [device.label for device in found.devices] == (["0", "1:0"] if "," in told else ["1:0"])
+    assert found.limit == f"{len(found.devices)} of 2 GPUs, by CUDA_VISIBLE_DEVICES"
+
+
 def test_what_is_not_limited_or_not_there_stays_as_it_is() -> None:
     assert visible_devices.narrow(FOUR, {}) is FOUR
     broken = Devices(reason="NVML cannot be read: Unknown Error")

@@ -36,6 +36,9 @@ class Home:
     def path(self, family: str, name: str) -> Path:
         return self.store.path(family, name)
 
+    def jobs_run_on_this_cpu(self) -> bool:
+        return False
+
     def run(
         self, kind: str, name: str, *, stop_when: Callable[[int], bool] = lambda done: False, attempt: int = 1, **values
     ) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from tasks import bfloat16
 from tasks.activations import read
+from tasks.bfloat16 import Speed
 from tasks.features import collect
 from tasks.hooks import Hook, find
 from tasks.job import Stopped, kind_named
@@ -145,6 +146,26 @@ def test_a_stopped_extraction_goes_on_where_it_was(chain, monkeypatch):
     whole, cut = (load_file(chain.path("features", name) / "features.safetensors") for name in ("whole", "cut"))
     for name, tensor in whole.items():
         assert torch.equal(tensor, cut[name]), name
+
+
+def test_an_extraction_keeps_the_dtype_of_its_model_and_notes_one_that_the_sae_was_not_trained_on(chain, monkeypatch):
+    monkeypatch.setattr(collect, "FORWARD_TOKENS", 160)
+    monkeypatch.setattr(bfloat16, "measured", lambda *shape: Speed(2.0, "it is fast"))
+    add_sae(chain, "exact", d_in=32, model_dtype="float32")
+    assert chain.run("extract", "as-trained", sae="exact")["model_dtype"] == "float32"
+    assert chain.notes == []
+    whole = chain.run("extract", "whole", sae="exact", model_dtype="bf16")
+    assert whole["model_dtype"] == "bfloat16"
+    assert chain.notes == ["the model runs in bfloat16; the SAE was trained on it in float32"]
+    with pytest.raises(Stopped):
+        chain.run("extract", "cut", sae="exact", model_dtype="bf16", stop_when=lambda done: done >= 800)
+    monkeypatch.setattr(bfloat16, "measured", lambda *shape: Speed(0.2, "it is slow"))
+    monkeypatch.setattr("tasks.model_dtype._has_units", lambda: False)
+    assert chain.run("extract", "cut", sae="exact", model_dtype="bf16", attempt=2)["model_dtype"] == "bfloat16"
+    files = [chain.path("features", name) / "features.safetensors" for name in ("whole", "cut")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    with pytest.raises(Problem, match="bf16 does not pay for m: it is slow"):
+        chain.run("extract", "slow", sae="exact", model_dtype="bf16")
 
 
 def test_an_extraction_whose_checkpoint_was_cut_short_says_so_and_begins_again(chain, monkeypatch):

@@ -1,8 +1,9 @@
 """Adds the tests' own job kinds to a worker's: put this folder on PYTHONPATH.
 
 KINDS_OF_TESTS is another folder with kinds, for a worker of another version. TRANSPORT_OPTIONS, a JSON object, changes
-what a worker tells kombu's transport. CLOCK_OFFSET_FILE is a file with the seconds by which a worker's clock is wrong,
-and CLOCK_PATIENCE_S how long one at work bears that. TRAIN_STOP_GRACE_S is the default grace of trainings in seconds.
+what a worker tells kombu's transport. CARD_LOOK_EVERY_S is how often a job's card is looked at. CLOCK_OFFSET_FILE is a
+file with the seconds by which a worker's clock is wrong, and CLOCK_PATIENCE_S how long one at work bears that.
+TRAIN_STOP_GRACE_S is the default grace of trainings in seconds.
 """
 
 import dataclasses
@@ -19,6 +20,11 @@ if told := os.environ.get("CLOCK_OFFSET_FILE"):
 
     offset_file, right_time = Path(told), time.time
     time.time = lambda: right_time() + float(offset_file.read_text() or 0)
+
+if told := os.environ.get("CARD_LOOK_EVERY_S"):
+    import tasks.card_watch
+
+    tasks.card_watch.LOOK_EVERY_S = float(told)
 
 if patience_s := os.environ.get("CLOCK_PATIENCE_S"):
     import tasks.clock_offset

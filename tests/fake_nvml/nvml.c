@@ -16,8 +16,10 @@ typedef struct { unsigned int version; unsigned long long total, reserved, free,
 typedef struct { unsigned int gpu, memory; } rates_t;
 typedef struct { unsigned int pid; unsigned long long bytes; unsigned int gpu_instance, compute_instance; } process_t;
 
-enum { OK = 0, NOT_SUPPORTED = 3, INSUFFICIENT_SIZE = 7, GPU_IS_LOST = 15 };
-static struct { int index; } devices[16] = {{0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}};
+enum { OK = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, GPU_IS_LOST = 15 };
+static struct { int index; } devices[16] = {{0}, {1}, {2}, {3}, {4}, {5}, {6}, {7},
+                                           {8}, {9}, {10}, {11}, {12}, {13}, {14}, {15}};
+enum { INSTANCES = 8 }; /* from here on they are MIG instances: FAKE_INSTANCES of the device FAKE_MIG */
 static const unsigned long long GIB = 1ULL << 30;
 
 static int number(const char *name, int otherwise) {
@@ -68,7 +70,8 @@ int nvmlDeviceGetName(void *device, char *text, unsigned int size) {
 }
 int nvmlDeviceGetUUID(void *device, char *text, unsigned int size) {
     DEVICE_CALL("UUID");
-    snprintf(text, size, "GPU-fake-%d", ((device_t)device)->index);
+    int index = ((device_t)device)->index;
+    snprintf(text, size, index < INSTANCES ? "GPU-fake-%d" : "MIG-fake-%d", index < INSTANCES ? index : index - INSTANCES);
     return OK;
 }
 int nvmlDeviceGetMemoryInfo(void *device, memory_t *memory) {
@@ -96,9 +99,24 @@ int nvmlDeviceGetUtilizationRates(void *device, rates_t *rates) {
 }
 int nvmlDeviceGetMigMode(void *device, unsigned int *current, unsigned int *pending) {
     DEVICE_CALL("MigMode");
+    if (((device_t)device)->index >= INSTANCES) return INVALID_ARGUMENT;
     *current = *pending = ((device_t)device)->index == number("FAKE_MIG", -1);
     return OK;
 }
+#ifndef OLD_DRIVER
+int nvmlDeviceGetMaxMigDeviceCount(void *device, unsigned int *count) {
+    DEVICE_CALL("MaxMigDeviceCount");
+    *count = 7;
+    return OK;
+}
+/* The first place is empty, as after an instance was destroyed. */
+int nvmlDeviceGetMigDeviceHandleByIndex(void *device, unsigned int index, void **instance) {
+    DEVICE_CALL("MigDeviceHandleByIndex");
+    if (index < 1 || (int)index > number("FAKE_INSTANCES", 0)) return NOT_FOUND;
+    *instance = &devices[INSTANCES + index];
+    return OK;
+}
+#endif
 int nvmlDeviceGetTemperature(void *device, int sensor, unsigned int *degrees) {
     (void)sensor;
     DEVICE_CALL("Temperature");

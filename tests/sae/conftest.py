@@ -119,6 +119,7 @@ class Known:
 
     store: Store
     on_their_way: set[str] = field(default_factory=set)
+    is_this_cpu: bool = False
 
     def manifest(self, family: str, name: str) -> dict[str, Any] | None:
         return self.store.find_manifest(family, name)
@@ -128,6 +129,9 @@ class Known:
 
     def path(self, family: str, name: str) -> Path:
         return self.store.path(family, name)
+
+    def jobs_run_on_this_cpu(self) -> bool:
+        return self.is_this_cpu
 
 
 @dataclass

@@ -93,10 +93,13 @@ def test_no_more_vectors_are_expected_to_wait_than_there_are(bench: Bench) -> No
 def test_a_model_in_half_precision_takes_half_of_a_gpu_and_the_same_of_a_cpu(bench: Bench) -> None:
     model = tiny_model()
     bench.add("models", "half")
-    model.to(torch.bfloat16).save_pretrained(bench.store.path("models", "half"))
+    model.to(torch.float16).save_pretrained(bench.store.path("models", "half"))
     whole, half = (train.estimate(dataclasses.replace(PARAMS, model=name), bench.known) for name in ("tiny", "half"))
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    asked = train.estimate(dataclasses.replace(PARAMS, model_dtype="bf16"), bench.known)
     assert half.memory_bytes == pytest.approx(whole.memory_bytes, rel=1e-3)
+    for one, other in ((whole.memory_bytes, asked.memory_bytes), (whole.gpu_memory_bytes, asked.gpu_memory_bytes)):
+        assert one - other == pytest.approx(2 * parameters, rel=0.1)
     assert whole.gpu_memory_bytes - half.gpu_memory_bytes == pytest.approx(2 * parameters, rel=0.1)
 
 

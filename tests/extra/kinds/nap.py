@@ -10,12 +10,19 @@ from tasks.job import STOP_GRACE_S, Estimate, JobKind, option
 from tasks.queues import Limits
 
 TICK_S = 0.05
+#: What torch says where a card has too little left.
+FULL_GPU = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 24.00 GiB of which 1.00 GiB is "
+    "free. Process 4242 has 3.00 GiB memory in use."
+)
 
 
 @dataclass(frozen=True)
 class Params:
     ticks: int = option(10, help="how many ticks to sleep")
-    end: str = option("well", help="how to end", choices=("well", "raise", "crash", "full-disk", "deaf"))
+    end: str = option(
+        "well", help="how to end", choices=("well", "raise", "crash", "full-disk", "full-gpu", "lost-gpu", "deaf")
+    )
     until: str = option("", help="a file: once it is there the rest is left out")
     marks: str = option("", help="a file to which each tick adds a line: the attempt, its token, the tick")
     parent: str | None = option(None, help="a sae to wait for", artifact="saes")
@@ -50,6 +57,10 @@ def run(params: Params, context: object) -> dict:
         (context.output / "half").write_text("half")
         with open("/dev/full", "w") as full:  # every write to it fails as on a full disk
             full.write("z")
+    if params.end == "full-gpu":
+        import torch
+
+        raise torch.cuda.OutOfMemoryError(FULL_GPU)
     checkpoint = context.workdir / "ticks"
     done = int(checkpoint.read_text() or 0) if checkpoint.exists() else 0
     ran = 0
@@ -65,6 +76,8 @@ def run(params: Params, context: object) -> dict:
         ran += 1
         context.metrics(tick + 1, {"depth": 1 - 1 / (tick + 1), "snores": tick % 3})
         context.progress("sleeping", tick + 1, params.ticks, "ticks")
+    if params.end == "lost-gpu":
+        raise RuntimeError("CUDA error: unspecified launch failure")
     while params.end == "deaf" and context.attempt == 1:  # works on for ever, tells nothing and hears nothing
         time.sleep(TICK_S)
     (context.output / "dream.txt").write_text("z" * params.ticks)
