@@ -91,7 +91,7 @@ def test_several_values_are_shown_with_their_type_in_the_help(cli: Cli) -> None:
         ("--ticks 1,many", "Invalid value for '--ticks': 'many' is not a valid int."),
         ("--ticks 1,", "Invalid value for '--ticks': '' is not a valid int."),
         ("--ticks 1,2,1", "Invalid value for '--ticks': '1,2,1' names a value twice."),
-        ("--end well,badly", "--end 'badly' is not one of: well, raise, crash, full-disk, deaf."),
+        ("--end well,badly", "--end 'badly' is not one of: well, raise, crash, full-disk, full-gpu, lost-gpu, deaf."),
         (f"--ticks {','.join(map(str, range(1001)))}", "The sweep (1001 ticks) has 1001 jobs, more than 1000."),
         (f"--ticks 1,2 --name {'x' * 95}", "cannot be the name of an artifact."),
         ("--ticks 1,2 --tag !", "'!' cannot be a tag."),
