@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tasks.job import Context
-from tasks.kinds.train import GIVEN_UP, goes_on_at, steps_of
 from tasks.problem import Problem
 from tasks.sae import precision
 from tasks.sae.baselines import compare
@@ -23,6 +22,7 @@ from tasks.sae.trainer import Trainer
 from tasks.store import write_json
 from tasks.text.compatibility import check_bos_of_sae
 from tasks.training.evaluation import Evaluation
+from tasks.training.params import GIVEN_UP, goes_on_at, steps_of
 from tasks.training.place import shape_of
 from tasks.training.saving import save
 from tasks.training.start import begin_from
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from tasks.kinds.train import Common
+    from tasks.training.params import Common
     from tasks.training.reading import Seen
 
 

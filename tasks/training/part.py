@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.job import METRICS_TOLD, Context
-from tasks.kinds.train import PARTS
+from tasks.training.params import PARTS
 
 if TYPE_CHECKING:
     from tasks.training.together import Member

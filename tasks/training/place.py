@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from tasks.job import Known, Request, flag_of
 from tasks.problem import Problem
@@ -16,16 +16,13 @@ from tasks.sae.coder import CoderConfig
 if TYPE_CHECKING:
     from tasks.activations import Vectors
     from tasks.hooks import Hook
-    from tasks.kinds.train import Common
     from tasks.model_dtype import Wanted
     from tasks.store import Store
+    from tasks.training.params import Common, P
     from tasks.wiring import Wiring
 
 #: What stored activations have settled.
 SETTLED = ("model", "dataset", "layer", "hook", "skip_bos", "model_dtype")
-
-
-P = TypeVar("P", bound="Common")
 
 
 @dataclass(frozen=True)

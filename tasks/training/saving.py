@@ -10,8 +10,8 @@ from tasks.sae.formats import save_sae
 from tasks.training import logs, provenance
 
 if TYPE_CHECKING:
-    from tasks.kinds.train import Common
     from tasks.sae.trainer import Trainer
+    from tasks.training.params import Common
     from tasks.training.reading import Seen
 
 

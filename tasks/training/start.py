@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from tasks.job import Known
 from tasks.problem import Problem
@@ -19,10 +19,10 @@ from tasks.sae.formats import load_sae, read_shape
 from tasks.training.place import shape_of
 
 if TYPE_CHECKING:
-    from tasks.kinds.train import Common
     from tasks.sae.coder import Coder, CoderConfig
     from tasks.sae.formats import Scales
     from tasks.sae.trainer import Trainer
+    from tasks.training.params import P
 
 #: Parameters in the units of codes. TopK chooses among features by these, so their lengths must not differ there.
 _OF_CODES = ("b_enc", "b_gate", "b_mag", "threshold")
@@ -53,9 +53,6 @@ def take_up(coder: Coder, loaded: Coder, scales: Scales, name: str) -> None:
 def begin_from(trainer: Trainer, folder: Path, name: str) -> None:
     """Have a trainer begin with the SAE in that folder, once it knows how activations are scaled."""
     trainer.start = lambda begun: take_up(begun.coder, load_sae(folder, begun.device), begun.scales, name)
-
-
-P = TypeVar("P", bound="Common")
 
 
 def resolve_start(params: P, known: Known, d_model: int | None) -> P:

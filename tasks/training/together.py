@@ -8,22 +8,20 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic
 
 from tasks.combinations import can_be_swept, combinations, marked, marks
 from tasks.job import flag_of
 from tasks.problem import Problem
+from tasks.sae import choices
+from tasks.training import place
+from tasks.training.params import Common, P, settled
 from tasks.training.place import SETTLED
-
-if TYPE_CHECKING:
-    from tasks.kinds.train import Common
 
 #: What those that share their batches cannot have each for itself.
 SHARED = ("tokens", "steps", "batch", "seed", "checkpoint_s", "eval_tokens", "precision", "model_dtype")
 #: As long as the name of an artifact may be.
 _LONGEST = 100
-
-P = TypeVar("P", bound="Common")
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,6 @@ def each(params: P) -> list[P]:
 
 def members(params: P, name: str) -> list[Member[P]]:
     """The SAEs of a job of that name: each has its own by default, else the job's with what tells it from others."""
-    from tasks.kinds.train import default_name, settled
-
     if params.together is None:
         return [Member(name, "", params)]
     is_default, found = name == default_name(params), list[Member[P]]()
@@ -68,6 +64,16 @@ def _chosen(params: P) -> list[tuple[dict[str, Any], P]]:
     if len(chosen) < 2:
         raise Problem("--together is for several SAEs.", "Give an option several values, for instance --k 16,32")
     return [(own, dataclasses.replace(params, together=None, **own)) for own in chosen]
+
+
+def default_name(params: Common) -> str:
+    """Model, layer, architecture and sparsity; of several SAEs the model and what differs."""
+    if params.together is not None:
+        from tasks.models import model_slug
+
+        return label(params, model_slug(params.model or params.activations or ""))
+    sparsity = choices.chosen(params.arch, params).label()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{place.label(params)}-{params.arch}-{sparsity}")
 
 
 def label(params: Common, model: str) -> str:

@@ -18,6 +18,7 @@ from tasks.problem import Problem
 from tasks.sae import pace
 from tasks.sae.trainer import Trainer
 from tasks.training import one
+from tasks.training.params import PARTS
 from tasks.training.together import members
 from tests.sae.conftest import Bench
 from tests.work_folders import left_by
@@ -135,9 +136,9 @@ def test_one_that_a_kill_left_behind_catches_up(bench: Bench):
         with pytest.raises(Stopped):
             train.run(params, bench.context("killed", stop=lambda done, steps=steps: done >= steps * 256))
         if steps == 11:  # as if the kill had come after three of four new checkpoints were written
-            shutil.copytree(left_by(bench.store, "killed") / train.PARTS / "killed-l0-k8", bench.root / "behind")
-    shutil.rmtree(left_by(bench.store, "killed") / train.PARTS / "killed-l0-k8")
-    (bench.root / "behind").rename(left_by(bench.store, "killed") / train.PARTS / "killed-l0-k8")
+            shutil.copytree(left_by(bench.store, "killed") / PARTS / "killed-l0-k8", bench.root / "behind")
+    shutil.rmtree(left_by(bench.store, "killed") / PARTS / "killed-l0-k8")
+    (bench.root / "behind").rename(left_by(bench.store, "killed") / PARTS / "killed-l0-k8")
     assert train.goes_on_at(left_by(bench.store, "killed")) == "step 11"
     resumed = bench.context("killed")
     made = train.run(params, resumed).made
