@@ -11,47 +11,24 @@ import platform
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 
-from benchmarks import (
-    commands,
-    fleet,
-    gpu,
-    idle,
-    peers,
-    planted,
-    precision,
-    queues,
-    real_model,
-    restart,
-    sae_step,
-    whole_job,
-)
 from benchmarks.tables import table
-from benchmarks.there import NoPeersError
-from tasks.products import processor
 
 RESULTS = Path(__file__).parent / "results"
-MODULES = {
-    "commands": commands,
-    "queues": queues,
-    "fleet": fleet,
-    "idle": idle,
-    "restart": restart,
-    "sae_step": sae_step,
-    "precision": precision,
-    "peers": peers,
-    "whole_job": whole_job,
-}
+#: Imported when they are measured, so that `gpu` runs where neither Redis nor transformers is installed.
+MODULES = ("commands", "queues", "fleet", "idle", "restart", "sae_step", "precision", "peers", "whole_job")
 #: Long, or of a model that is not at hand: measured when they are named, and only then.
-LONG = {"planted": planted, "real_model": real_model}
+LONG = ("planted", "real_model")
 
 
 def main(argv: Sequence[str]) -> int:
     """Measure what `argv` names, or everything that does not take an hour; `gpu` and its options stand alone."""
     if list(argv[:1]) == ["gpu"]:
-        return gpu.main(argv[1:])
+        return import_module("benchmarks.gpu").main(argv[1:])
+    from benchmarks.there import NoPeersError
+
     for name in argv or MODULES:
         try:
             text = _measure(name)
@@ -59,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
             text = f"## {name}\n\n{missing}\n"
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
-    last = [RESULTS / f"{name}.md" for name in {**MODULES, **LONG}]
+    last = [RESULTS / f"{name}.md" for name in (*MODULES, *LONG)]
     told = [path.read_text(encoding="utf-8") for path in last if path.exists()]
     (RESULTS / "latest.md").write_text("\n".join(["# Measurements\n", *told]), encoding="utf-8")
     return 0
@@ -67,7 +44,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _measure(name: str) -> str:
     """Measure, and write the rows and their table."""
-    rows = {**MODULES, **LONG}[name].measure()
+    if name not in (*MODULES, *LONG):
+        raise SystemExit(f"There is no measurement {name!r}: {', '.join((*MODULES, *LONG, 'gpu'))}")
+    rows = import_module(f"benchmarks.{name}").measure()
     (RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     text = "\n".join([f"## {name}", "", *_machine(), "", *table(rows)]) + "\n"
     (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
@@ -75,6 +54,8 @@ def _measure(name: str) -> str:
 
 
 def _machine() -> list[str]:
+    from tasks.products import processor
+
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("celery", "redis", "typer", "torch"))
     today = datetime.now(UTC).date().isoformat()
     cpu = f"{os.cpu_count()} cores, {processor('model name')}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,22 @@ def test_a_small_run_on_the_cpu_writes_both_files(tmp_path: Path, monkeypatch: p
     text = (tmp_path / "gpu.md").read_text()
     for word in ("CPU: figures mean nothing", "share of bf16 GEMM", "estimate MB", "weight gradient", "pytest "):
         assert word in text
+
+
+def test_it_needs_neither_redis_nor_transformers():
+    code = (
+        "import sys, runpy; sys.argv = ['benchmarks', 'gpu', '--help']\n"
+        "try: runpy.run_module('benchmarks', run_name='__main__')\n"
+        "except SystemExit as ended: assert ended.code == 0\n"
+        "print({'celery', 'redis', 'transformers', 'datasets', 'typer', 'rich'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=gpu.ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["set()"], done.stdout + done.stderr
+
+
+def test_a_name_that_is_no_measurement_is_refused():
+    with pytest.raises(SystemExit, match=r"no measurement 'gpus': commands, .*, gpu"):
+        bench.main(["gpus"])
 
 
 def test_the_full_plan_has_the_shapes_of_a_real_training_and_ends_in_nine_minutes():
