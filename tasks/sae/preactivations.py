@@ -47,7 +47,7 @@ MARGIN_SHARE, MARGIN_LEAST = 8, 8
 SLACK = 4.0
 #: The share of pairs up to which computing them again costs less than a product in bfloat16 saves: measured on two
 #: cores with AVX512-BF16, where that is half of one in float32.
-FEW = 1 / 64
+FEW = 1 / 40
 
 
 class Preactivations(Protocol):

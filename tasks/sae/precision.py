@@ -15,10 +15,11 @@ from typing import NamedTuple
 from tasks.late import torch
 from tasks.problem import Problem
 from tasks.sae.coder import BF16, FLOAT32, PRECISIONS, TF32
-from tasks.sae.preactivations import FEW
 from tasks.settings import current
 
 AUTO = "auto"
+#: The share of features up to which finding and computing k of them again costs less than a product in bfloat16 saves.
+MOST_K = 1 / 64
 CHOICES = (AUTO, *PRECISIONS)
 CPU = "cpu"
 #: Cards from this compute capability on multiply bfloat16 and TF32 numbers.
@@ -107,7 +108,7 @@ def _too_small(product: Product) -> str | None:
     """Why bfloat16 can gain nothing anywhere; None where it may."""
     from tasks import bfloat16
 
-    if product.k is not None and product.k > FEW * product.d_sae:
+    if product.k is not None and product.k > MOST_K * product.d_sae:
         return f"{product.k} of {product.d_sae} features are too many to be computed again in float32"
     if bfloat16.is_small(product.rows, product.d_in, product.d_sae):
         return bfloat16.measured(product.rows, product.d_in, product.d_sae).reason

@@ -218,7 +218,7 @@ def as_if_faster(monkeypatch: pytest.MonkeyPatch, ratio: float) -> None:
     told = f"a product is {ratio} times as fast in bfloat16"
     monkeypatch.setattr(bfloat16, "measured", lambda *shape: bfloat16.Speed(ratio, told))
     monkeypatch.setattr(bfloat16, "is_small", lambda *shape: False)
-    monkeypatch.setattr(precision, "FEW", 1.0)
+    monkeypatch.setattr(precision, "MOST_K", 1.0)
 
 
 def test_an_extraction_in_bfloat16_finds_what_one_in_float32_finds(chain, monkeypatch):

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tasks.problem import Problem
+from tasks.sae import coder as coders
 from tasks.sae import pairs
 from tasks.sae.architectures import build, coder_class, names
 from tasks.sae.coder import Coder, CoderConfig, Moment
@@ -399,3 +400,36 @@ def test_a_batch_is_coded_alike_whatever_was_guessed():
     assert len(found[0][0]) == 50 * 4
     coder._least = 0.0
     assert len(coder.choose(Exact(-pre.abs()))[0].vectors) == 0
+
+
+@pytest.mark.parametrize("d", [1, 48, 300])
+def test_inner_products_have_the_same_bits_whichever_rows_are_read_in_order(monkeypatch: pytest.MonkeyPatch, d: int):
+    vectors, matrix = random(20, d), random(64, d, seed=4)
+    for wanted in (random(20, 64, seed=5) > 1, torch.zeros(20, 64, dtype=torch.bool), torch.ones(20, 64) > 0):
+        chosen, found = pairs.pairs_at(wanted), []
+        for larger in (1, 1000):
+            monkeypatch.setattr(pairs, "LARGER", larger)
+            found.append(chosen.pull(vectors, matrix))
+        assert torch.equal(*found)
+        torch.testing.assert_close(found[0], (vectors @ matrix.T)[wanted], rtol=1e-4, atol=1e-4)
+
+
+def test_decoder_rows_that_are_looked_at_in_slices_keep_their_bits(monkeypatch: pytest.MonkeyPatch):
+    found = []
+    for at_once in (7, 1000):
+        monkeypatch.setattr(coders, "AT_ONCE", at_once)
+        coder = small("topk", d_in=300)
+        coder.W_dec.mul_(3).grad = random(64, 300)
+        coder.constrain_gradient()
+        coder.constrain()
+        found.append(torch.cat([coder.W_dec, coder.W_dec.grad]))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_numpy_compares_as_torch_does(dtype: torch.dtype):
+    values = random(40, 64).to(dtype)
+    values[3, 5:9] = torch.tensor([0.0, -0.0, torch.inf, -torch.inf])
+    for floor in (0.0, 0.5, values.abs()[:, :1], values.abs()[0].float()):
+        than = torch.as_tensor(floor, dtype=dtype)
+        assert torch.equal(pairs.is_above(values, floor), values > than)

@@ -44,7 +44,7 @@ def test_auto_takes_what_is_faster(monkeypatch: pytest.MonkeyPatch):
     [
         (BF16, LARGE, "a product of 4096 x 768 x 12288 is 2.0 times as slow in bfloat16 as in float32 here"),
         (BF16, Product(64, 16, 64, None), "a product of 64 x 16 x 64 is too small to gain from bfloat16"),
-        (BF16, Product(4096, 768, 12_288, 300), "300 of 12288 features are too many to be computed again in float32"),
+        (BF16, Product(4096, 768, 12_288, 400), "400 of 12288 features are too many to be computed again in float32"),
         (TF32, LARGE, "TF32 is a format of NVIDIA's cards"),
     ],
     ids=lambda value: str(value)[:20],
