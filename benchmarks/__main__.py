@@ -15,7 +15,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks import commands, fleet, idle, peers, planted, queues, real_model, restart, sae_step, whole_job
+from benchmarks import (
+    commands,
+    fleet,
+    idle,
+    model_dtype,
+    peers,
+    planted,
+    queues,
+    real_model,
+    restart,
+    sae_step,
+    whole_job,
+)
 from benchmarks.there import NoPeersError
 from tasks.products import processor
 
@@ -27,6 +39,7 @@ MODULES = {
     "idle": idle,
     "restart": restart,
     "sae_step": sae_step,
+    "model_dtype": model_dtype,
     "peers": peers,
     "whole_job": whole_job,
 }
