@@ -18,7 +18,18 @@ from benchmarks.tables import table
 
 RESULTS = Path(__file__).parent / "results"
 #: Imported when they are measured, so that `gpu` runs where neither Redis nor transformers is installed.
-MODULES = ("commands", "queues", "fleet", "idle", "restart", "sae_step", "precision", "peers", "whole_job")
+MODULES = (
+    "commands",
+    "queues",
+    "fleet",
+    "idle",
+    "restart",
+    "sae_step",
+    "precision",
+    "model_dtype",
+    "peers",
+    "whole_job",
+)
 #: Long, or of a model that is not at hand: measured when they are named, and only then.
 LONG = ("planted", "real_model")
 

@@ -1,10 +1,10 @@
 """Whole trainings: tokens a second from a model's forward pass to the SAE's step, ours next to SAELens' runner.
 
 The model is a random GPT-NeoX of pythia-70m's shape with a vocabulary of 32 000, 51.7 million parameters, read after
-layer 3 of 6; both sides train a TopK SAE with the same batches, in the same dtype, and stop the model at the hook.
-Their clocks start when their buffers have been filled once. A second row is of four SAEs in one job, next to four jobs
-one after the other. A third has no model: our trainer on activations from a file, with progress, metrics and a
-checkpoint, next to the bare steps.
+layer 3 of 6; both sides train a TopK SAE with the same batches, in float32, and stop the model at the hook. Clocks
+start when their buffers have been filled once. A second row is of our model in bfloat16, where SAELens keeps float32. A
+third is of four SAEs in one job, next to four jobs one after the other. The last has no model: our trainer on
+activations from a file, with progress, metrics and a checkpoint, next to the bare steps.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ def rows(job: Job = Job(), peers: bool = True) -> list[dict[str, Any]]:
     tokens = np.random.default_rng(0).integers(job.vocabulary, size=(job.rows, job.context), dtype=np.uint16)
     with chosen():
         ours, four = _ours(job, tokens), _ours(job, tokens, SEVERAL)
+        half = _ours(job, tokens, dtype=torch.bfloat16)
         stored, bare = _stored(job)
     peer = _saelens(job, tokens) if peers else None
     return [
@@ -79,6 +80,14 @@ def rows(job: Job = Job(), peers: bool = True) -> list[dict[str, Any]]:
             "next to": "SAELens' runner",
             "peer": peer and round(peer),
             "ratio": peer and round(ours / peer, 2),
+        },
+        {
+            "name": "with the model in bfloat16",
+            "unit": "tokens/s",
+            "ours": round(half),
+            "next to": "SAELens' runner",
+            "peer": peer and round(peer),
+            "ratio": peer and round(half / peer, 2),
         },
         {
             "name": f"{SEVERAL} SAEs in one job",
@@ -104,7 +113,8 @@ def _config(job: Job) -> TrainConfig:
     return TrainConfig(CoderConfig("topk", job.d_model, job.d_sae, options), steps=job.end, batch=job.batch)
 
 
-def _ours(job: Job, tokens: np.ndarray, count: int = 1) -> float:
+def model_of(job: Job) -> Any:
+    """A random GPT-NeoX of the job's shape, in float32."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     shape = AutoConfig.for_model(
@@ -116,7 +126,11 @@ def _ours(job: Job, tokens: np.ndarray, count: int = 1) -> float:
         vocab_size=job.vocabulary,
         max_position_embeddings=job.context,
     )
-    model = AutoModelForCausalLM.from_config(shape).eval()
+    return AutoModelForCausalLM.from_config(shape).eval()
+
+
+def _ours(job: Job, tokens: np.ndarray, count: int = 1, dtype: torch.dtype = torch.float32) -> float:
+    model = model_of(job).to(dtype)
     wired, ticks = wiring_of("resid", (job.layer,)), list[float]()
     vectors = ModelVectors(model, tokens, [find(model, hook) for hook in wired.hooks], Mask())
     with tempfile.TemporaryDirectory() as folder:

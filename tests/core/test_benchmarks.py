@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import cells, peers, planted, planting, there, whole_job
+from benchmarks import cells, model_dtype, peers, planted, planting, there, whole_job
 from benchmarks.contest import PENALISED, Task, enter
 from tasks import apart
 from tasks.job import Job
@@ -185,9 +185,17 @@ def test_a_training_that_is_kept_is_not_done_again_unless_its_side_has_changed(
 def test_whole_jobs_are_measured_over_the_steps_that_were_asked():
     job = whole_job.Job(16, 2, 2, 0, 50, 8, 32, 4, batch=16, begin=1, end=4)
     rows = whole_job.rows(job, peers=False)
-    assert [row["name"] for row in rows] == ["with the model", "4 SAEs in one job", "from a file"]
+    names = ["with the model", "with the model in bfloat16", "4 SAEs in one job", "from a file"]
+    assert [row["name"] for row in rows] == names
     assert all(row["ours"] > 0 for row in rows)
     assert whole_job._rate(job, [10.0, 11.0, 12.0, 13.0]) == 3 * 16 / 3
+
+
+def test_a_model_is_timed_in_both_dtypes_and_held_to_itself():
+    rows = model_dtype.rows(whole_job.Job(16, 2, 2, 0, 50, 64, 32, 4), (16, 64))
+    assert [row["context"] for row in rows] == [16, 64]
+    assert all(0 < row["relative error"] < 0.05 for row in rows)
+    assert all(row["ratio"] > 0 for row in rows)
 
 
 def test_without_peers_a_sentence_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
