@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from tasks import bfloat16
+from tasks.bfloat16 import Speed
 from tasks.problem import Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from tasks.bfloat16 import Speed
     from tasks.model_files import Saved
 
 AUTO, FLOAT32, BF16 = "auto", "float32", "bf16"
@@ -32,12 +32,6 @@ BFLOAT16, FLOAT16 = "bfloat16", "float16"
 #: Tokens of a product that stands for those of a forward pass: see tasks.activations.
 _TOKENS = 4096
 _NOTE = "model-dtype.txt"
-
-
-#: As in tasks.bfloat16: multiplications of the smallest product that is tried.
-_FEWEST = 1 << 30
-#: What /proc/cpuinfo calls the units for bfloat16: of Intel and AMD, of ARM.
-_UNITS = {"amx_bf16", "avx512_bf16", "bf16"}
 
 
 class Wanted(NamedTuple):
@@ -98,18 +92,8 @@ def expected(word: str, in_files: str, mlp: tuple[int, int] | None, device: str)
         return FLOAT32
     if in_files == FLOAT16:
         return FLOAT32 if device == "cpu" else FLOAT16
-    is_large = mlp is not None and _TOKENS * mlp[0] * mlp[1] >= _FEWEST
-    return BFLOAT16 if is_large and (device != "cpu" or _has_units()) else FLOAT32
-
-
-@cache
-def _has_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor says that it has units for bfloat16."""
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return False
-    return any(_UNITS & {*line.split()} for line in lines if line.startswith(("flags", "Features")))
+    is_large = mlp is not None and not bfloat16.is_small(_TOKENS, *mlp)
+    return BFLOAT16 if is_large and (device != "cpu" or bfloat16.has_units()) else FLOAT32
 
 
 def refuse_slow(mlp: tuple[int, int] | None, device: str, model: str) -> None:
@@ -118,17 +102,15 @@ def refuse_slow(mlp: tuple[int, int] | None, device: str, model: str) -> None:
     A processor that has the units for it is not slower: what was measured there while others computed is not believed.
     """
     speed = _speed(mlp, device)
-    is_slower = speed.ratio is not None and speed.ratio < 1 and not (device == "cpu" and _has_units())
+    is_slower = speed.ratio is not None and speed.ratio < 1 and not (device == "cpu" and bfloat16.has_units())
     if speed.ratio is None or is_slower:
         raise Problem(f"--model-dtype bf16 does not pay for {model}: {speed.reason}.", "Leave --model-dtype out")
 
 
 def _speed(mlp: tuple[int, int] | None, device: str) -> Speed:
-    from tasks.bfloat16 import Speed, measured
-
     if mlp is None:
         return Speed(None, "its config.json does not say how wide it is")
-    return measured(_TOKENS, *mlp, device)
+    return bfloat16.measured(_TOKENS, *mlp, device)
 
 
 def wanted(word: str, workdir: Path, has_begun: bool, device: str) -> Wanted:

@@ -160,7 +160,7 @@ def test_an_extraction_keeps_the_dtype_of_its_model_and_notes_one_that_the_sae_w
     with pytest.raises(Stopped):
         chain.run("extract", "cut", sae="exact", model_dtype="bf16", stop_when=lambda done: done >= 800)
     monkeypatch.setattr(bfloat16, "measured", lambda *shape: Speed(0.2, "it is slow"))
-    monkeypatch.setattr("tasks.model_dtype._has_units", lambda: False)
+    monkeypatch.setattr("tasks.bfloat16.has_units", lambda: False)
     assert chain.run("extract", "cut", sae="exact", model_dtype="bf16", attempt=2)["model_dtype"] == "bfloat16"
     files = [chain.path("features", name) / "features.safetensors" for name in ("whole", "cut")]
     assert files[0].read_bytes() == files[1].read_bytes()

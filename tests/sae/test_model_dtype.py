@@ -42,7 +42,7 @@ EVEN, SMALL = Speed(1.2, "it is 1.2 times as fast"), Speed(None, "it is too smal
 
 def this_machine_is(monkeypatch: pytest.MonkeyPatch, speed: Speed) -> None:
     monkeypatch.setattr(bfloat16, "measured", lambda rows, inner, columns, device: speed)
-    monkeypatch.setattr(model_dtype, "_has_units", lambda: speed is FAST)
+    monkeypatch.setattr(bfloat16, "has_units", lambda: speed is FAST)
 
 
 def save_as(bench: Bench, name: str, dtype: torch.dtype, family: str | None = None) -> Path:
@@ -95,7 +95,7 @@ def test_bf16_that_was_asked_for_is_refused_only_where_it_is_slower(
 
 def test_a_busy_machine_that_has_the_units_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     this_machine_is(monkeypatch, SLOW)
-    monkeypatch.setattr(model_dtype, "_has_units", lambda: True)
+    monkeypatch.setattr(bfloat16, "has_units", lambda: True)
     assert choose(Wanted("bf16"), "bfloat16", MLP, "cpu", "m").dtype == "bfloat16"
     with pytest.raises(Problem, match="slow"):
         choose(Wanted("bf16"), "bfloat16", MLP, "cuda", "m")
@@ -148,7 +148,7 @@ def test_an_estimate_expects_the_dtype_that_a_job_would_find(
     on_cpu: str,
     on_cuda: str,
 ) -> None:
-    monkeypatch.setattr(model_dtype, "_has_units", lambda: units)
+    monkeypatch.setattr(bfloat16, "has_units", lambda: units)
     assert (model_dtype.expected(word, in_files, mlp, "cpu"), model_dtype.expected(word, in_files, mlp, "cuda")) == (
         on_cpu,
         on_cuda,
@@ -158,22 +158,8 @@ def test_an_estimate_expects_the_dtype_that_a_job_would_find(
     assert shape.bytes_on("cuda", word) == (4000 if on_cuda == "float32" else 2000)
 
 
-def test_an_estimate_knows_the_same_bounds_as_the_measurement() -> None:
-    assert (model_dtype._FEWEST, model_dtype._TOKENS) == (bfloat16.FEWEST, FORWARD_TOKENS)
-
-
-def test_units_for_bfloat16_are_read_from_the_processors_flags(tmp_path: Path) -> None:
-    cpuinfo, has_units = tmp_path / "cpuinfo", model_dtype._has_units.__wrapped__
-    for line, told in (
-        ("flags\t\t: fpu avx512f avx512_bf16", True),
-        ("flags : fpu amx_tile amx_bf16 amx_int8", True),
-        ("Features\t: fp asimd bf16 i8mm", True),
-        ("flags\t\t: fpu avx512f avx512_fp16", False),
-        ("model name : bf16", False),
-    ):
-        cpuinfo.write_text(f"processor\t: 0\n{line}\n")
-        assert has_units(cpuinfo) == told
-    assert not has_units(tmp_path / "none")
+def test_an_estimate_knows_the_same_tokens_as_the_measurement() -> None:
+    assert model_dtype._TOKENS == FORWARD_TOKENS
 
 
 def test_most_numbers_in_the_files_decide_what_a_checkpoints_dtype_is(tmp_path: Path) -> None:
