@@ -65,7 +65,7 @@ def _measure(name: str) -> str:
 
 
 def _machine() -> list[str]:
-    from tasks.products import processor
+    from tasks.models.cpu_backend import processor
 
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("celery", "redis", "typer", "torch"))
     today = datetime.now(UTC).date().isoformat()

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fleets import BIN, Fleet, own_fleet
-from mistudio_cli.following import wait_for
-from tasks.ledger import Ledger
-from tasks.store import Store
-from tasks.submit import submit
-from tasks.wire import connect
+from mistudio_cli.jobs.waiting import wait_for
+from tasks.ledger.client import Ledger
+from tasks.redis_client.redis_connection import connect
+from tasks.storage.store import Store
+from tasks.submission.plan import submit
 
 #: Celery's commands take a second or more each, so they are measured in fewer of the rounds.
 ROUNDS, ROUNDS_OF_CELERY = 21, 7

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import psutil
 
-from mistudio_cli import control, redis_server
-from tasks.places import Places
+from mistudio_cli.fleet import supervisor_client
+from mistudio_cli.redis import redis_server
+from tasks.paths import Places
 from tasks.queues import QUEUES
 
 BIN = Path(sys.executable).parent
@@ -132,7 +133,7 @@ def _await_pings(url: str, count: int) -> None:
 
 
 def _descendants_of(places: Places) -> list[psutil.Process]:
-    told = control.status(places)
+    told = supervisor_client.status(places)
     assert told is not None
     supervisor = psutil.Process(told["supervisor"]["pid"])
     children = supervisor.children(recursive=True)

@@ -27,14 +27,15 @@ import torch
 
 from benchmarks.tables import table
 from benchmarks.there import ROOT
-from tasks.sae import kernels, transfers
 from tasks.sae.architectures import topk
 from tasks.sae.coder import CoderConfig
-from tasks.sae.footprint import TrainingShape, of_step
-from tasks.sae.pace import wait_for
-from tasks.sae.pairs import SomePairs, from_rows
-from tasks.sae.schedule import TrainConfig
-from tasks.sae.trainer import Trainer
+from tasks.sae.memory_estimate import TrainingShape, of_step
+from tasks.sae.ops import backend
+from tasks.sae.ops.active_pairs import SomePairs, from_rows
+from tasks.sae.training import transfers
+from tasks.sae.training.schedule import TrainConfig
+from tasks.sae.training.throughput import wait_for
+from tasks.sae.training.trainer import Trainer
 
 RESULTS = ROOT / "benchmarks/results"
 #: The exit code where there is no card: it cannot be done as asked, as in docs/exit-codes.md.
@@ -103,7 +104,7 @@ def machine(device: str) -> dict[str, str]:
         card = torch.cuda.get_device_properties(device)
         facts["device"] = f"{card.name}, {card.total_memory / 2**30:.0f} GiB, sm_{card.major}{card.minor}"
     versions = {name: _version(name) for name in ("torch", "triton")}
-    reasons = {"passes": kernels.choice(type_).reason, "metrics": transfers.choice(device).reason}
+    reasons = {"passes": backend.choice(type_).reason, "metrics": transfers.choice(device).reason}
     return {**facts, "python": platform.python_version(), **versions, "CUDA": str(torch.version.cuda), **reasons}
 
 
@@ -185,9 +186,9 @@ def passes(plan: Plan, d_sae: int, batch: int) -> list[dict[str, Any]]:
     for what, chosen in (("even", even), ("one feature in all", with_one)):
         pairs = from_rows(chosen.to(plan.device), d_sae)
         values = torch.randn(len(pairs.features), device=plan.device)
-        ours = kernels.choice(torch.device(plan.device).type).passes
+        ours = backend.choice(torch.device(plan.device).type).passes
         for name, call in _calls(pairs, values, vectors, matrix).items():
-            by = {"ours": ours, "torch": kernels.TorchPasses()}
+            by = {"ours": ours, "torch": backend.TorchPasses()}
             made = {side: call(run) for side, run in by.items()}
             apart = (made["ours"] - made["torch"]).norm() / made["torch"].norm().clamp_min(1e-30)
             times = side_by_side(plan, {side: _bound(call, run) for side, run in by.items()})
@@ -206,7 +207,7 @@ def passes(plan: Plan, d_sae: int, batch: int) -> list[dict[str, Any]]:
 
 def _calls(
     pairs: SomePairs, values: torch.Tensor, vectors: torch.Tensor, matrix: torch.Tensor
-) -> dict[str, Callable[[kernels.Passes], torch.Tensor]]:
+) -> dict[str, Callable[[backend.Passes], torch.Tensor]]:
     order, starts = pairs._by_feature
     by_vector = (pairs.features, pairs.starts, values, matrix)
     by_feature = (pairs.vectors[order], starts, values[order], vectors)
@@ -255,7 +256,7 @@ def _product(a: torch.Tensor, b: torch.Tensor) -> Callable[[], Any]:
     return lambda: a @ b
 
 
-def _bound(call: Callable[[kernels.Passes], torch.Tensor], run: kernels.Passes) -> Callable[[], Any]:
+def _bound(call: Callable[[backend.Passes], torch.Tensor], run: backend.Passes) -> Callable[[], Any]:
     return lambda: call(run)
 
 

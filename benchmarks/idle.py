@@ -18,10 +18,10 @@ from typing import Any
 from redis import Redis
 
 from benchmarks.fleets import BIN, PLAIN_APP, end
-from mistudio_cli import redis_server
-from tasks.places import Places
-from tasks.redis_url import parse_url
-from tasks.wire import connect
+from mistudio_cli.redis import redis_server
+from tasks.paths import Places
+from tasks.redis_client.redis_connection import connect
+from tasks.redis_client.redis_url import parse_url
 
 FEW, MANY = 3, 30
 SETTLE_S, COUNTED_S, ROUNDS = 20.0, 15.0, 5

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from benchmarks.whole_job import Job, model_of
-from tasks.activations import FORWARD_TOKENS, read
-from tasks.hooks import Hook, find
-from tasks.products import chosen
+from tasks.activations.hooks import Hook, find
+from tasks.activations.stream import FORWARD_TOKENS, read
+from tasks.models.cpu_backend import chosen
 
 ROUNDS, CONTEXTS = 5, (64, 128, 256, 1024)
 

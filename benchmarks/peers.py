@@ -26,9 +26,9 @@ from torch import Tensor
 
 from benchmarks.contest import PENALISED, SIDES, Side, Task, enter
 from benchmarks.there import answer, run_there
-from tasks.products import chosen
+from tasks.models.cpu_backend import chosen
 from tasks.sae.architectures import names
-from tasks.sae.pairs import SPARSE_SHARE
+from tasks.sae.ops.active_pairs import SPARSE_SHARE
 
 ROUNDS, WARM_UP = 7, 2
 #: How often the range is halved in which a bias is looked for.

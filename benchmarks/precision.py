@@ -23,7 +23,7 @@ from torch import Tensor
 
 from benchmarks.contest import SIDES, Task, enter
 from benchmarks.there import NoPeersError, answer, run_there
-from tasks.products import chosen
+from tasks.models.cpu_backend import chosen
 from tasks.sae.coder import BF16
 
 ROUNDS, WARM_UP = 5, 2

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fleets import BIN
-from mistudio_cli import redis_server
-from tasks.app import make_app
-from tasks.job import Job
-from tasks.ledger import Ledger, new_job_id
-from tasks.places import Places
-from tasks.upkeep import Upkeep
-from tasks.wire import connect
+from mistudio_cli.redis import redis_server
+from tasks.jobs.kind import Job
+from tasks.ledger.client import Ledger, new_job_id
+from tasks.ledger.maintenance import Upkeep
+from tasks.messaging.app import make_app
+from tasks.paths import Places
+from tasks.redis_client.redis_connection import connect
 
 FEW, MANY, AT_ONCE = 10, 1_000_000, 500
 

@@ -9,11 +9,11 @@ import time
 from typing import Any
 
 from benchmarks.fleets import BIN, Fleet, own_fleet, run_quietly
-from mistudio_cli import control
-from mistudio_cli.states import FIRST_PAUSE_S
-from tasks.ledger import Ledger, WorkerBeat
+from mistudio_cli.fleet import supervisor_client
+from mistudio_cli.supervisor.states import FIRST_PAUSE_S
+from tasks.ledger.client import Ledger, WorkerBeat
 from tasks.queues import QUEUE_NAMES
-from tasks.wire import connect
+from tasks.redis_client.redis_connection import connect
 
 PATIENCE_S = 60.0
 LOOK_EVERY_S = 0.005
@@ -50,7 +50,7 @@ def _after_a_kill(fleet: Fleet, ledger: Ledger, queue: str) -> float:
 def _at_a_handover(fleet: Fleet, ledger: Ledger, queue: str) -> float:
     """From when the old worker is no consumer any more, as it says itself, to the first word of the new one."""
     before = _worker(ledger, queue)
-    control.restart(_settings(fleet), [before.name.partition("@")[0]])
+    supervisor_client.restart(_settings(fleet), [before.name.partition("@")[0]])
     deadline = time.monotonic() + PATIENCE_S
     while before.pid in {worker.pid for worker in ledger.workers()}:
         _not_for_ever(deadline)

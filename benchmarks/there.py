@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-#: Memory that is given back to the system must be got again at the next step: what `tasks.apart` gives to a runner.
+#: Memory that is given back to the system must be got again at the next step: what `tasks.worker.runner_process` gives
+#: to a runner.
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_TOP_PAD_": "268435456"}
 
 

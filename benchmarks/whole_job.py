@@ -22,16 +22,16 @@ import numpy as np
 import torch
 
 from benchmarks.there import answer, run_there
-from tasks.activations import ModelVectors
-from tasks.hooks import find
-from tasks.masks import Mask
-from tasks.products import chosen
+from tasks.activations.hook_wiring import wiring_of
+from tasks.activations.hooks import find
+from tasks.activations.stream import ModelVectors
+from tasks.activations.token_mask import Mask
+from tasks.models.cpu_backend import chosen
 from tasks.sae.architectures import coder_class
 from tasks.sae.coder import CoderConfig, Moment
-from tasks.sae.schedule import TrainConfig
-from tasks.sae.trainer import Trainer
-from tasks.training.reading import Reading
-from tasks.wiring import wiring_of
+from tasks.sae.training.schedule import TrainConfig
+from tasks.sae.training.trainer import Trainer
+from tasks.train_job.batches import Reading
 
 #: SAEs in one job.
 SEVERAL = 4

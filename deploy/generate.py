@@ -12,10 +12,10 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from mistudio_cli.states import quit_grace_s
-from tasks.job import State
+from mistudio_cli.supervisor.states import quit_grace_s
+from tasks.jobs.kind import State
 from tasks.queues import QUEUES, Queue
-from tasks.redis_url import Address
+from tasks.redis_client.redis_url import Address
 
 DEPLOY = Path(__file__).parent
 TEMPLATES = DEPLOY / "templates"

@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 from deploy import generate as deployment
-from mistudio_cli.profile_keys import KEYS
-from tasks.job import flag_of, kinds
-from tasks.kind_settings import KIND_SETTINGS
+from mistudio_cli.profile.profile_keys import KEYS
+from tasks.jobs.kind import flag_of, kinds
+from tasks.jobs.kind_settings import KIND_SETTINGS
+from tasks.parsing.setting_types import duration_text
 from tasks.queues import DEFAULT_PRIORITY, QUEUES
 from tasks.sae.architectures import coder_class, names
-from tasks.setting_types import duration_text
 from tasks.settings import SETTINGS, Setting
 
 ROOT = Path(__file__).parent.parent

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
-from tasks.job import kinds
-from tasks.problem import Problem
+from tasks.errors import Problem
+from tasks.jobs.kind import kinds
 
 #: Root options that take a value.
 _WITH_VALUE = ("--home", "--store", "--broker-url", "--result-backend", "--owner")

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mistudio_cli import host_shapes, shapes
-from mistudio_cli.hosts import read_fleet
-from mistudio_cli.snapshot import QueueRow, read_queues
-from tasks.job import Job, State
-from tasks.ledger import Ledger
-from tasks.listing import Filter
-from tasks.problem import Problem
+from mistudio_cli.monitor.hosts import read_fleet
+from mistudio_cli.monitor.snapshot import QueueRow, read_queues
+from mistudio_cli.views import host_json, json_shapes
+from tasks.errors import Problem
+from tasks.jobs.kind import Job, State
+from tasks.ledger.client import Ledger
+from tasks.ledger.listing import Filter
+from tasks.redis_client.redis_connection import Refused, Unreachable
 from tasks.settings import current
-from tasks.wire import Refused, Unreachable
 
 PREFIX = "/api/v1/workers"
 HEALTH = f"{PREFIX}/health"
@@ -56,8 +56,8 @@ def stats(ledger: Ledger) -> dict[str, dict[str, Any]]:
             "busy": busy.count(beat.name),
             "host": beat.host,
             "pid": beat.pid,
-            "started_at": shapes.time(beat.started_at),
-            "seen_at": shapes.time(beat.seen_at),
+            "started_at": json_shapes.time(beat.started_at),
+            "seen_at": json_shapes.time(beat.seen_at),
         }
         for beat in ledger.workers()
     }
@@ -89,7 +89,7 @@ def no_health(reason: str) -> dict[str, Any]:
 
 def hosts(ledger: Ledger) -> dict[str, Any]:
     """The hosts with their workers and their GPUs, as `hosts ls --json`."""
-    return host_shapes.hosts(read_fleet(ledger))
+    return host_json.hosts(read_fleet(ledger))
 
 
 #: What each path answers; the seed's four first.
@@ -166,8 +166,8 @@ def _task(job: Job) -> dict[str, Any]:
         "kind": job.kind,
         "queue": job.queue,
         "args": REDACTED,
-        "started_at": shapes.time(job.started_at),
-        "progress": shapes.job(job)["progress"],
+        "started_at": json_shapes.time(job.started_at),
+        "progress": json_shapes.job(job)["progress"],
         "priority": job.priority,
         "attempt": job.attempt,
         "artifact": job.artifact,

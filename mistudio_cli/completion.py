@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tasks.queues import QUEUE_NAMES
 
 if TYPE_CHECKING:
-    from tasks.ledger import Ledger
+    from tasks.ledger.client import Ledger
 
 #: Redis has so long to answer; TAB must not wait for one that does not.
 PATIENCE_S = 0.5
@@ -41,7 +41,7 @@ def queues() -> Sequence[str]:
 
 def profiles() -> Sequence[str]:
     """Names of profiles."""
-    from mistudio_cli.profile import profile_names
+    from mistudio_cli.profile.rules import profile_names
 
     return profile_names()
 
@@ -51,7 +51,7 @@ def artifacts(family: str) -> Callable[[], Sequence[str]]:
 
     def names() -> Sequence[str]:
         from mistudio_cli import session
-        from tasks.store import Store
+        from tasks.storage.store import Store
 
         return Store(session.current_settings().places.store).names(family)
 
@@ -96,7 +96,7 @@ def workers() -> Sequence[str]:
 
 def hosts() -> Sequence[str]:
     """Names of the hosts of the fleet."""
-    from mistudio_cli.hosts import read_fleet
+    from mistudio_cli.monitor.hosts import read_fleet
 
     return [row.name for row in _from_ledger(read_fleet).hosts]
 
@@ -107,12 +107,13 @@ def _newest_jobs() -> Sequence[Any]:
 
 def _from_ledger(read: Callable[[Ledger], T]) -> T:
     """What is read from the ledger; nothing is started for that."""
-    from mistudio_cli import redis_server, session
-    from tasks import wire
-    from tasks.ledger import Ledger
+    from mistudio_cli import session
+    from mistudio_cli.redis import redis_server
+    from tasks.ledger.client import Ledger
+    from tasks.redis_client import redis_connection
 
     settings = session.current_settings()
-    client = wire.connect(settings.broker_url or redis_server.own_url(settings.places), PATIENCE_S)
+    client = redis_connection.connect(settings.broker_url or redis_server.own_url(settings.places), PATIENCE_S)
     try:
         return read(Ledger(client))
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from tasks.problem import Problem
+from tasks.errors import Problem
 
 
 class Code(IntEnum):

@@ -7,9 +7,18 @@ import sys
 from dataclasses import dataclass
 
 from mistudio_cli.errors import Code, Failed, NoRedis, NotFound, TimedOut
-from tasks.problem import OverQuota, Problem
-from tasks.visible import shown
-from tasks.wire import NoMaster, NotPermitted, NotRedis, Refused, Replica, Silent, Unable, Unreachable
+from tasks.errors import OverQuota, Problem
+from tasks.parsing.safe_text import shown
+from tasks.redis_client.redis_connection import (
+    NoMaster,
+    NotPermitted,
+    NotRedis,
+    Refused,
+    Replica,
+    Silent,
+    Unable,
+    Unreachable,
+)
 
 #: What cannot be done as asked is a fault of the request, but for these.
 _PROBLEMS: dict[type, Code] = {
@@ -82,7 +91,7 @@ _WITH_RIGHTS = "Connect as a user of another role; what each may do: mistudio fl
 
 def _reason(error: Unreachable) -> str:
     """What happened, or why the home's own server ended when its folder shows that."""
-    from mistudio_cli import redis_folder
+    from mistudio_cli.redis import redis_folder
     from mistudio_cli.session import current_settings
 
     try:
@@ -93,7 +102,7 @@ def _reason(error: Unreachable) -> str:
 
 
 def _described(error: BaseException) -> str:
-    from tasks.redact import redact
+    from tasks.parsing.redact import redact
 
     try:
         return redact(f"{type(error).__name__}: {error}")
@@ -107,7 +116,7 @@ _LONGEST_COMMAND = 300
 def _again_with_debug() -> str:
     import shlex
 
-    from tasks.redact import redact
+    from tasks.parsing.redact import redact
 
     words = redact(shlex.join(["mistudio", "--debug", *sys.argv[1:]]))
     return words if len(words) <= _LONGEST_COMMAND else "the same command with --debug after mistudio"

@@ -11,9 +11,10 @@ import http.client
 import os
 import sys
 
-from mistudio_cli import api, control, settings
-from mistudio_cli.states import Status
-from tasks.places import Places
+from mistudio_cli import api, settings
+from mistudio_cli.fleet import supervisor_client
+from mistudio_cli.supervisor.states import Status
+from tasks.paths import Places
 
 #: A worker on its way up, gone silent or given up. One that ends is well: its jobs are.
 _NOT_WELL = (Status.STARTING, "refused", Status.BACKOFF, Status.HUNG, Status.FATAL)
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> int:
 def trouble_of_workers(places: Places) -> str | None:
     """What is wrong with this home's workers; None when the supervisor and each of them have answered."""
     try:
-        told = control.status(places)
+        told = supervisor_client.status(places)
     except TimeoutError as error:
         return f"No answer: {error}."
     if told is None or not told["workers"]:

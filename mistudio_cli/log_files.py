@@ -1,7 +1,7 @@
 """Log files: their last lines, what is added afterwards, and their rotation by size.
 
 A log is rotated by renaming: NAME.log becomes NAME.log.1, that NAME.log.2 and so on. Those who write follow by
-themselves (`tasks.log_lines`), so no line is lost; those who read here follow too.
+themselves (`tasks.system.log_output`), so no line is lost; those who read here follow too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO
 
-from tasks.places import Places
+from tasks.paths import Places
 
 #: A log is rotated when it holds more bytes, and so many earlier ones are kept.
 LARGEST_BYTES, KEPT = 10_000_000, 3

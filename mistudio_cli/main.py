@@ -8,7 +8,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from mistudio_cli.ascii import write_ascii_where_needed
+from mistudio_cli.terminal.ascii import write_ascii_where_needed
 
 
 def run() -> None:
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
         return 2
     gc.disable()  # until the command is loaded: an import makes no garbage, and the searches take a tenth of the time
     try:
-        from mistudio_cli.assembly import run_command
+        from mistudio_cli.app import run_command
     except KeyboardInterrupt:  # most of a short command's time goes by here
         return 130
     return run_command(argv)

@@ -6,12 +6,12 @@ import os
 from collections.abc import Mapping
 
 from mistudio_cli import settings as all_settings
-from mistudio_cli.probe import PATIENCE_S, Answer, require_answer
+from mistudio_cli.redis.probe import PATIENCE_S, Answer, require_answer
 from mistudio_cli.settings import SETTINGS, Settings
-from tasks import wire
-from tasks.ledger import Ledger
-from tasks.owners import check_owner, owner_of
-from tasks.redis_url import Address, is_redis, parse_url
+from tasks.fleet.owners import check_owner, owner_of
+from tasks.ledger.client import Ledger
+from tasks.redis_client import redis_connection
+from tasks.redis_client.redis_url import Address, is_redis, parse_url
 
 _flags: dict[str, str] = {}
 
@@ -41,7 +41,7 @@ def connect_ledger(
     """
     if settings.result_backend and is_redis(settings.result_backend):
         parse_url(settings.result_backend, "CELERY_RESULT_BACKEND")
-    client = wire.connect(settings.broker_url or _own_broker_url(settings, supervise=supervise), timeout_s)
+    client = redis_connection.connect(settings.broker_url or _own_broker_url(settings, supervise=supervise), timeout_s)
     if must_answer:
         require_answer(client)
     return Ledger(client)
@@ -54,8 +54,8 @@ def check_rights(ledger: Ledger) -> None:
     """
     try:
         ledger.check_rights()
-    except (wire.Unable, wire.Refused) as error:
-        if isinstance(error, wire.NotPermitted):
+    except (redis_connection.Unable, redis_connection.Refused) as error:
+        if isinstance(error, redis_connection.NotPermitted):
             raise
 
 
@@ -71,9 +71,14 @@ def current_address() -> Address:
 
 
 def _own_broker_url(settings: Settings, *, supervise: bool) -> str:
-    from mistudio_cli import control, redis_server
+    from mistudio_cli.fleet import supervisor_client
+    from mistudio_cli.redis import redis_server
 
     path = settings.places.redis_socket
     if redis_server.probe(settings.places) is Answer.SILENT:  # waiting for it would take as long as it hangs
-        raise wire.Silent(f"{path} does not answer (waited {PATIENCE_S:g} s)")
-    return control.broker_url_for(settings, supervise=True) if supervise else control.running_broker_url(settings)
+        raise redis_connection.Silent(f"{path} does not answer (waited {PATIENCE_S:g} s)")
+    return (
+        supervisor_client.broker_url_for(settings, supervise=True)
+        if supervise
+        else supervisor_client.running_broker_url(settings)
+    )

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.places import Places, default_home
-from tasks.problem import Problem
-from tasks.redact import redact
-from tasks.redis_url import with_prefix
+from tasks.errors import Problem
+from tasks.parsing.redact import redact
+from tasks.paths import Places, default_home
+from tasks.redis_client.redis_url import with_prefix
 from tasks.settings import KINDS, SETTINGS, Value, check_file, find_value, read_file
 
 
@@ -60,7 +60,7 @@ def load(flags: Mapping[str, str | None] | None = None) -> Settings:
     """The settings in force. Problem when `mistudio.toml` cannot be read or has something wrong in it."""
     check_file()
     if KINDS in read_file():
-        from tasks.kind_settings import check_kinds
+        from tasks.jobs.kind_settings import check_kinds
 
         check_kinds()
     return Settings(tuple(_values(flags or {})))

@@ -14,12 +14,23 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tasks.documents import read_toml
-from tasks.places import config_dir
-from tasks.problem import Problem
-from tasks.setting_types import DURATION, FOLDER, OCTAL, SWITCH, TEXT, Type, choice, count, duration_text, number
+from tasks.errors import Problem
+from tasks.parsing.documents import read_toml
+from tasks.parsing.setting_types import (
+    DURATION,
+    FOLDER,
+    OCTAL,
+    SWITCH,
+    TEXT,
+    Type,
+    choice,
+    count,
+    duration_text,
+    number,
+)
+from tasks.paths import config_dir
 
-#: The table of tables with the settings of each kind of job; `tasks.kind_settings` reads it.
+#: The table of tables with the settings of each kind of job; `tasks.jobs.kind_settings` reads it.
 KINDS = "kinds"
 
 LOG_LEVELS, LOG_FORMATS = ("debug", "info", "warning", "error"), ("text", "json")

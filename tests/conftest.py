@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import wire
-from tasks.ledger import Ledger
+from tasks.ledger.client import Ledger
+from tasks.redis_client import redis_connection
 from tests.order import pytest_collection_modifyitems, pytest_xdist_make_scheduler  # noqa: F401 - hooks of pytest's
 
 # Thousands of processes would compile the same modules again.
@@ -100,7 +100,7 @@ class RedisServer:
             str(self.folder / "redis.log"),
         ]
         self.process = subprocess.Popen([find_redis_server(), *options, *durable], stdout=subprocess.DEVNULL)
-        client = wire.connect(self.url)
+        client = redis_connection.connect(self.url)
         until(lambda: _answers(client), 20, "redis-server to answer")
         client.close()
 
@@ -117,10 +117,10 @@ class RedisServer:
         shutil.rmtree(self.data, ignore_errors=True)
 
 
-def _answers(client: wire.Client) -> bool:
+def _answers(client: redis_connection.Client) -> bool:
     try:
         return client.call("PING") == "PONG"
-    except (wire.Unreachable, wire.Refused):
+    except (redis_connection.Unreachable, redis_connection.Refused):
         return False
 
 
@@ -146,7 +146,7 @@ def session_redis() -> Iterator[RedisServer]:
 @pytest.fixture
 def ledger(session_redis: RedisServer) -> Iterator[Ledger]:
     """An empty ledger in the real Redis."""
-    client = wire.connect(session_redis.url)
+    client = redis_connection.connect(session_redis.url)
     client.call("FLUSHDB")
     yield Ledger(client)
     client.close()

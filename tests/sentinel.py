@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
-from tasks import wire
+from tasks.redis_client import redis_connection
 from tests.conftest import find_redis_server, folder_in_memory, until
 
 NAME = "mymaster"
@@ -65,15 +65,15 @@ class Server:
 
     def says(self, *command: object) -> object:
         """The reply of whatever it is, also of a replica or a Sentinel."""
-        address = wire.Address(host="127.0.0.1", port=self.port, password=self.password or None)
-        with closing(wire.AnyRoleClient(address)) as client:
+        address = redis_connection.Address(host="127.0.0.1", port=self.port, password=self.password or None)
+        with closing(redis_connection.AnyRoleClient(address)) as client:
             return client.call(*command)
 
     def role(self) -> str:
         """Its role; empty while it does not answer."""
         try:
             return str(self.says("ROLE")[0])  # type: ignore[index]
-        except (wire.Unreachable, wire.Refused):
+        except (redis_connection.Unreachable, redis_connection.Refused):
             return ""
 
 
@@ -98,7 +98,7 @@ class Replicated:
     @property
     def master(self) -> Server:
         """The server that the Sentinels name."""
-        port = wire.find_master(wire.parse_url(self.url)).port
+        port = redis_connection.find_master(redis_connection.parse_url(self.url)).port
         return next(server for server in self.servers if server.port == port)
 
     @property
@@ -121,7 +121,7 @@ class Replicated:
             master = self.master
             _, _, replicas = master.says("ROLE")  # type: ignore[misc]
             return len(replicas) == 2 and all(int(offset) >= 0 for *_, offset in replicas) and master.role() == "master"
-        except (wire.Unreachable, wire.Refused):
+        except (redis_connection.Unreachable, redis_connection.Refused):
             return False
 
     def start(self) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks import attempts
-from tasks.store import Store
+from tasks.storage import attempts
+from tasks.storage.store import Store
 
 
 def next_attempt(store: Store, job_id: str) -> Path:

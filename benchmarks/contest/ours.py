@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.contest import Task
-from tasks.products import chosen
+from tasks.models.cpu_backend import chosen
 from tasks.sae.architectures import coder_class
 from tasks.sae.coder import CoderConfig, default_rate
-from tasks.sae.schedule import TrainConfig
-from tasks.sae.trainer import Trainer
+from tasks.sae.training.schedule import TrainConfig
+from tasks.sae.training.trainer import Trainer
 
 
 def enter(task: Task, sample: Tensor) -> Ours:

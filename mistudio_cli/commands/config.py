@@ -8,11 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from mistudio_cli import output, session, settings_file
-from mistudio_cli.redis_server import own_url
+from mistudio_cli import session
+from mistudio_cli.fleet import settings_file
+from mistudio_cli.redis.redis_server import own_url
 from mistudio_cli.settings import Settings, redacted
-from tasks import kind_settings
-from tasks.job import kinds
+from mistudio_cli.terminal import output
+from tasks.jobs import kind_settings
+from tasks.jobs.kind import kinds
 from tasks.settings import KINDS, Value, config_file, setting_named, value_text
 
 app = typer.Typer(help="Show and change settings", no_args_is_help=True)

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from mistudio_cli import checks, output, session
+from mistudio_cli import session
+from mistudio_cli.doctor import checks
 from mistudio_cli.errors import Code
+from mistudio_cli.terminal import output
 
 app = typer.Typer()
 

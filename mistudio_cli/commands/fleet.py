@@ -6,14 +6,16 @@ from typing import Annotated
 
 import typer
 
-from mistudio_cli import completion, output, quota_view, session
+from mistudio_cli import completion, session
 from mistudio_cli.errors import NotFound
-from tasks import acl
-from tasks.ledger import Ledger
-from tasks.owners import check_owner
-from tasks.problem import Problem
-from tasks.quotas import LIMITS, Quota, set_quota, unset_quota
-from tasks.visible import shown
+from mistudio_cli.terminal import output
+from mistudio_cli.views import quota_view
+from tasks.errors import Problem
+from tasks.fleet.owners import check_owner
+from tasks.ledger import acl
+from tasks.ledger.client import Ledger
+from tasks.ledger.quotas import LIMITS, Quota, set_quota, unset_quota
+from tasks.parsing.safe_text import shown
 
 app = typer.Typer(help="Set what holds for all who share a Redis: quotas, rights of users", no_args_is_help=True)
 quota = typer.Typer(help="Limit the jobs of each owner", no_args_is_help=True)

@@ -6,8 +6,11 @@ from typing import Annotated
 
 import typer
 
-from mistudio_cli import completion, host_shapes, host_tables, hosts, output, session, tables
-from mistudio_cli.hosts import clock_fault
+from mistudio_cli import completion, session
+from mistudio_cli.monitor import hosts
+from mistudio_cli.monitor.hosts import clock_fault
+from mistudio_cli.terminal import output
+from mistudio_cli.views import host_json, host_tables, tables
 
 app = typer.Typer(help="List the hosts on this Redis: workers, load, GPUs, store, clock", no_args_is_help=True)
 
@@ -19,7 +22,7 @@ def ls(as_json: Json = False) -> None:
     """List the hosts. One without heartbeats is silent, and listed for 10 minutes."""
     fleet = hosts.read_fleet(session.connect_ledger(session.current_settings()))
     if as_json:
-        output.data_json(host_shapes.hosts(fleet))
+        output.data_json(host_json.hosts(fleet))
         return
     output.table(*host_tables.hosts(fleet.hosts))
     for row in fleet.hosts:
@@ -39,7 +42,7 @@ def show(
     fleet = hosts.read_fleet(session.connect_ledger(session.current_settings()))
     row = fleet.need(name)
     if as_json:
-        output.data_json(host_shapes.host_in_full(fleet, row))
+        output.data_json(host_json.host_in_full(fleet, row))
         return
     output.table(*host_tables.facts(row, fleet.read_at), wrap=True)
     if workers := fleet.workers_on(row):

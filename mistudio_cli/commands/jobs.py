@@ -10,12 +10,15 @@ from typing import Annotated
 
 import typer
 
-from mistudio_cli import completion, following, humanize, output, session, shapes, tables
-from mistudio_cli.choosing import Selection, selecting, selecting_all
+from mistudio_cli import completion, session
 from mistudio_cli.errors import Code, NotFound
-from mistudio_cli.finding import find_job, find_jobs, show_lines
-from tasks.job import Job, State
-from tasks.problem import Problem
+from mistudio_cli.jobs import waiting
+from mistudio_cli.jobs.lookup import find_job, find_jobs, show_lines
+from mistudio_cli.jobs.selection import Selection, selecting, selecting_all
+from mistudio_cli.terminal import humanize, output
+from mistudio_cli.views import json_shapes, tables
+from tasks.errors import Problem
+from tasks.jobs.kind import Job, State
 from tasks.queues import HIGHEST_PRIORITY, LOWEST_PRIORITY
 
 _PAGE = re.compile(r"\d+\.\d+-[\w-]+")
@@ -59,7 +62,7 @@ def ls(
     ledger = session.connect_ledger(session.current_settings())
     now, found = ledger.now(), ledger.page(wanted, limit, page)
     if as_json:
-        output.data_json(shapes.jobs(now, found.jobs, found.next))
+        output.data_json(json_shapes.jobs(now, found.jobs, found.next))
         return
     output.table(*tables.jobs(found.jobs, now, wide=wide))
     if not found.jobs:
@@ -76,7 +79,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists")] = False,
 ) -> None:
     """Write all that is known of jobs as JSON lines, the newest first."""
-    from mistudio_cli import exporting
+    from mistudio_cli.jobs import export_jobs
 
     if file is not None and str(file) != "-" and file.is_file() and not force:
         output.ask(f"{file} exists. Replace it?", f"mistudio jobs export {file} --force")
@@ -85,10 +88,10 @@ def export(
     settings = session.current_settings()
     ledger, store = session.connect_ledger(settings), settings.places.store
     if file is None or str(file) == "-":
-        for line in exporting.lines(ledger, store, wanted):
+        for line in export_jobs.lines(ledger, store, wanted):
             output.styled(line)
     else:
-        output.talk(f"{exporting.write(ledger, store, wanted, file)} jobs are in {file}.")
+        output.talk(f"{export_jobs.write(ledger, store, wanted, file)} jobs are in {file}.")
 
 
 @app.command("set-priority")
@@ -107,9 +110,9 @@ def set_priority(
 @selecting_all
 def rm(chosen: Selection, job_ids: Ids = None, yes: Yes = False) -> None:
     """Remove the records, logs and checkpoints of jobs that have ended. What they made stays."""
-    from tasks.log_archive import remove_archives
-    from tasks.log_tails import remove_tails
-    from tasks.store import Store
+    from tasks.logs.log_tails import remove_tails
+    from tasks.storage.log_archive import remove_archives
+    from tasks.storage.store import Store
 
     settings = session.current_settings()
     ledger, store = session.connect_ledger(settings), Store(settings.places.store)
@@ -136,16 +139,16 @@ def rm(chosen: Selection, job_ids: Ids = None, yes: Yes = False) -> None:
 @app.command("show")
 def show(job_id: Id, as_json: Json = False) -> None:
     """Show all that is known of a job."""
-    from mistudio_cli.surroundings import surroundings_of
+    from mistudio_cli.monitor.job_context import surroundings_of
 
     settings = session.current_settings()
     ledger = session.connect_ledger(settings)
     job = find_job(ledger, job_id)
     events, now = ledger.events(job.id), ledger.now()
     (around,) = surroundings_of(ledger, [job])
-    path = shapes.made_at(job, settings.places.store)
+    path = json_shapes.made_at(job, settings.places.store)
     if as_json:
-        output.data_json(shapes.job_in_full(job, events, path, around))
+        output.data_json(json_shapes.job_in_full(job, events, path, around))
     else:
         output.data("\n".join(show_lines(job, events, path, around, now)))
 
@@ -153,14 +156,14 @@ def show(job_id: Id, as_json: Json = False) -> None:
 @app.command("explain")
 def explain(job_id: Id, as_json: Json = False) -> None:
     """Say why a job does not run, what it is doing, or what became of it."""
-    from mistudio_cli.explain import explain as causes_of
-    from mistudio_cli.explain import look_around
+    from mistudio_cli.monitor.explain import explain as causes_of
+    from mistudio_cli.monitor.explain import look_around
 
     ledger = session.connect_ledger(session.current_settings())
     job = find_job(ledger, job_id)
     causes = causes_of(job, look_around(ledger, job))
     if as_json:
-        output.data_json(shapes.explained(job, causes))
+        output.data_json(json_shapes.explained(job, causes))
         return
     output.data(f"{job.id} ({job.kind} {job.name}) is {job.state}.")
     for cause in causes:
@@ -184,7 +187,8 @@ def retry(
     as_json: Json = False,
 ) -> None:
     """Submit jobs that have ended once more, with the same parameters; --failed with those they failed because of."""
-    from mistudio_cli import replication, retrying
+    from mistudio_cli.fleet import replication
+    from mistudio_cli.submission import retrying
 
     failed = failed or chosen.state == [str(State.FAILED)]
     if failed == bool(job_ids) or (job_ids and chosen.is_given):
@@ -204,7 +208,7 @@ def retry(
         begun = retrying.try_again(ledger, settings.places.store, jobs, from_checkpoint=from_checkpoint)
     replication.warn_if_unreplicated(ledger, begun.jobs)
     if as_json:
-        output.data_json(shapes.retried(begun.jobs, begun.goes_on_at, ledger.replicated))
+        output.data_json(json_shapes.retried(begun.jobs, begun.goes_on_at, ledger.replicated))
         return
     for job in begun.jobs:
         why = f"another try of {job.retry_of}; {begun.how(job)}" if job.retry_of else "needed first"
@@ -220,7 +224,7 @@ def logs(
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line")] = False,
 ) -> None:
     """Print a job's log, whichever hosts its attempts ran on."""
-    from mistudio_cli.job_logs import print_forgotten_log, print_log
+    from mistudio_cli.jobs.job_logs import print_forgotten_log, print_log
 
     settings = session.current_settings()
     ledger, places = session.connect_ledger(settings), settings.places
@@ -246,7 +250,7 @@ def wait(
     jobs = chosen.jobs(ledger, job_ids or ())
     if chosen.every and not chosen.state:
         jobs = [job for job in jobs if not job.state.ended]
-    ended = following.wait_for(ledger, [job.id for job in jobs], timeout) if _any(jobs) else []
+    ended = waiting.wait_for(ledger, [job.id for job in jobs], timeout) if _any(jobs) else []
     _tell_ends(ended, ledger.now(), as_json=as_json)
     if any(job.state is not State.SUCCEEDED for job in ended):
         raise typer.Exit(int(Code.FAILED))
@@ -269,8 +273,8 @@ def cancel(
         jobs = [job for job in jobs if not job.state.ended]
     if _any(jobs):
         chosen.confirm(f"Cancel {_count(jobs)}?", yes=yes)
-    asked = [following.ask_to_cancel(ledger, job) for job in jobs]
-    ended = asked if no_wait else following.wait_for_stop(ledger, asked, timeout)
+    asked = [waiting.ask_to_cancel(ledger, job) for job in jobs]
+    ended = asked if no_wait else waiting.wait_for_stop(ledger, asked, timeout)
     if as_json:
         _tell_ends(ended, ledger.now(), as_json=True)
     if any(job.state.ended and job.state is not State.CANCELLED for job in ended):
@@ -290,7 +294,7 @@ def _count(jobs: Sequence[Job]) -> str:
 
 def _tell_ends(ended: list[Job], now: float, *, as_json: bool) -> None:
     if as_json:
-        output.data_json(shapes.jobs(now, ended, None))
+        output.data_json(json_shapes.jobs(now, ended, None))
         return
     for job in ended:
         reason = f": {humanize.note(job)}" if job.state is not State.SUCCEEDED else ""

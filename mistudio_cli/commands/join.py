@@ -8,12 +8,14 @@ from typing import Annotated
 
 import typer
 
-from mistudio_cli import completion, control, joined_settings, membership, output, session
+from mistudio_cli import completion, session
 from mistudio_cli.commands import workers
-from mistudio_cli.profile import load_profile
-from tasks.ledger import Ledger
-from tasks.redis_url import with_prefix
-from tasks.wire import connect
+from mistudio_cli.fleet import joined_settings, membership, supervisor_client
+from mistudio_cli.profile.rules import load_profile
+from mistudio_cli.terminal import output
+from tasks.ledger.client import Ledger
+from tasks.redis_client.redis_connection import connect
+from tasks.redis_client.redis_url import with_prefix
 
 app = typer.Typer()
 
@@ -46,7 +48,7 @@ def join(
         session.check_rights(ledger)
         membership.check_store(ledger, place or places.store)
     wanted = membership.settings_to_write(full_url, place, prefix)
-    control.check_broker(places, full_url)
+    supervisor_client.check_broker(places, full_url)
     with joined_settings.written(places, wanted):
         workers.start(profile)
     output.talk("This host has joined. All workers: mistudio workers status. To leave: mistudio leave")

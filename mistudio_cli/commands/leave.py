@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
-from mistudio_cli import joined_settings, output, session
+from mistudio_cli import session
 from mistudio_cli.commands import workers
+from mistudio_cli.fleet import joined_settings
 from mistudio_cli.settings import redacted
+from mistudio_cli.terminal import output
 
 app = typer.Typer()
 

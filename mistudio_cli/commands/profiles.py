@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
-from mistudio_cli import completion, output, profile_export, profile_shapes, profile_tables, session
+from mistudio_cli import completion, session
 from mistudio_cli.errors import Code
-from mistudio_cli.profile import (
+from mistudio_cli.profile import profile_export
+from mistudio_cli.profile.resources import read_machine, shortfalls
+from mistudio_cli.profile.rules import (
     ProfileFile,
     file_of,
     load_profile,
@@ -19,8 +21,9 @@ from mistudio_cli.profile import (
     user_folder,
     workers_of,
 )
-from mistudio_cli.resources import read_machine, shortfalls
-from tasks.problem import Problem
+from mistudio_cli.terminal import output
+from mistudio_cli.views import profile_json, profile_tables
+from tasks.errors import Problem
 
 app = typer.Typer(help="See which workers a profile means, and write your own", no_args_is_help=True)
 
@@ -42,7 +45,7 @@ def ls(as_json: Json = False) -> None:
     """List the profiles there are, with the workers they mean and what those need."""
     found = [read_profile(file) for file in profile_files()]
     if as_json:
-        output.data_json(profile_shapes.profiles(found))
+        output.data_json(profile_json.profiles(found))
         return
     output.table(*profile_tables.profiles(found), wrap=True)
     for read in found:
@@ -57,7 +60,7 @@ def show(name: Name, as_json: Json = False) -> None:
     file, profile = file_of(name), load_profile(name)
     short = shortfalls(f"The profile {name}", workers_of(profile), read_machine())
     if as_json:
-        output.data_json(profile_shapes.profile_in_full(file, profile, short))
+        output.data_json(profile_json.profile_in_full(file, profile, short))
         return
     output.data("\n".join(profile_tables.profile_facts(file, profile)) + "\n")
     output.table(*profile_tables.profile_workers(profile))
@@ -77,7 +80,7 @@ def validate(
     files = [_file(word) for word in which] if which else profile_files()
     found = [read_profile(file) for file in files]
     if as_json:
-        output.data_json(profile_shapes.validated(found))
+        output.data_json(profile_json.validated(found))
     else:
         output.table(*profile_tables.validated(found), wrap=True)
         for read in found:

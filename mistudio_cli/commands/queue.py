@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
-from mistudio_cli import completion, output, session, shapes, tables
-from mistudio_cli.snapshot import read_queues
-from tasks.ledger import Ledger
-from tasks.problem import Problem
+from mistudio_cli import completion, session
+from mistudio_cli.monitor.snapshot import read_queues
+from mistudio_cli.terminal import output
+from mistudio_cli.views import json_shapes, tables
+from tasks.errors import Problem
+from tasks.ledger.client import Ledger
 from tasks.queues import QUEUE_NAMES
 
 app = typer.Typer(help="See what waits in each queue; pause, empty and order it", no_args_is_help=True)
@@ -31,7 +33,7 @@ def ls(as_json: Json = False) -> None:
     """List the queues, the most urgent first."""
     read = read_queues(_ledger())
     if as_json:
-        output.data_json(shapes.queues(read))
+        output.data_json(json_shapes.queues(read))
         return
     output.table(*tables.queues(read.queues or ()))
     rows = read.queues or ()
@@ -53,7 +55,7 @@ def peek(
     jobs = [job for job in ledger.many(ledger.queues.order(name, limit)) if job]
     now, pending = ledger.now(), ledger.queues.counts()[name].pending
     if as_json:
-        output.data_json(shapes.peek(now, name, pending, jobs))
+        output.data_json(json_shapes.peek(now, name, pending, jobs))
         return
     output.table(*tables.peek(jobs, now, wide=wide))
     if pending > len(jobs):
@@ -115,7 +117,7 @@ def move(
     if to is None and not top:
         raise Problem("Where to?", "Say --to QUEUE, --top, or both")
     ledger = _ledger()
-    from mistudio_cli.finding import find_job
+    from mistudio_cli.jobs.lookup import find_job
 
     job = find_job(ledger, job_id)
     ledger.queues.move(job.id, _checked([to])[0] if to else None, top=top)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from mistudio_cli import output, session
+from mistudio_cli import session
 from mistudio_cli.errors import Code
-from tasks.job import Job, State
+from mistudio_cli.terminal import output
+from tasks.jobs.kind import Job, State
 
 app = typer.Typer(help="From nothing to the features of a sparse autoencoder")
 
@@ -18,27 +19,27 @@ def quickstart() -> None:
     The corpus is the source text of Python's standard library on this machine. Everything goes through the ordinary
     queues and workers; what is in the store already is used again. Ctrl-C ends it and leaves no process behind.
     """
-    from mistudio_cli import first_light, first_light_view
-    from tasks.store import Store
+    from mistudio_cli.submission import quickstart_pipeline, quickstart_view
+    from tasks.storage.store import Store
 
     settings = session.current_settings()
     store = Store(settings.places.store)
-    if all(store.exists(step.family, step.name) for step in first_light.steps()):
+    if all(store.exists(step.family, step.name) for step in quickstart_pipeline.steps()):
         output.talk("Everything was there already. To start anew, give --home another folder.")
     else:
-        with first_light.ledger_for(settings) as ledger:
-            first_light.check_rights(ledger)
-            jobs = first_light.submit_missing(ledger, store)
+        with quickstart_pipeline.ledger_for(settings) as ledger:
+            quickstart_pipeline.check_rights(ledger)
+            jobs = quickstart_pipeline.submit_missing(ledger, store)
             under_way = [job for job in jobs.values() if job is not None]
-            with first_light.workers_for(settings, ledger, under_way):
-                ended = first_light_view.follow_steps(ledger, first_light.steps(), jobs)
+            with quickstart_pipeline.workers_for(settings, ledger, under_way):
+                ended = quickstart_view.follow_steps(ledger, quickstart_pipeline.steps(), jobs)
         if failed := [job for job in ended if job.state is not State.SUCCEEDED]:
             _tell_failure(failed[0])
             raise typer.Exit(int(Code.FAILED))
-    *_, train, extract = first_light.steps()
+    *_, train, extract = quickstart_pipeline.steps()
     features = store.manifest(extract.family, extract.name)["result"]
-    first_light_view.tell_numbers(store.manifest(train.family, train.name)["result"], features)
-    first_light_view.tell_features(features)
+    quickstart_view.tell_numbers(store.manifest(train.family, train.name)["result"], features)
+    quickstart_view.tell_features(features)
     output.data(f"\nAll features on one page:\n  {store.path(extract.family, extract.name) / features['page']}")
     output.data(_NEXT)
 

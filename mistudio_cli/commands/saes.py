@@ -6,10 +6,12 @@ from typing import Annotated
 
 import typer
 
-from mistudio_cli import completion, output, saes, session
+from mistudio_cli import completion, session
 from mistudio_cli.commands import submit
-from tasks.job import kind_named
-from tasks.store import Store
+from mistudio_cli.terminal import output
+from mistudio_cli.views import sae_tables
+from tasks.jobs.kind import kind_named
+from tasks.storage.store import Store
 
 app = typer.Typer(help="See the SAEs of the store; import, export, push and pull them", no_args_is_help=True)
 
@@ -22,11 +24,13 @@ SHORT_FORMS = ("import", "export", "push", "pull")
 @app.command("ls")
 def ls(as_json: Json = False) -> None:
     """List the SAEs of the store."""
-    found, damaged = saes.listed(_store())
+    found, damaged = sae_tables.listed(_store())
     if as_json:
-        output.data_json({"saes": found, "errors": [{"part": saes.FAMILY, "message": str(one)} for one in damaged]})
+        output.data_json(
+            {"saes": found, "errors": [{"part": sae_tables.FAMILY, "message": str(one)} for one in damaged]}
+        )
         return
-    output.table(*saes.table(found))
+    output.table(*sae_tables.table(found))
     for malformed in damaged:
         output.talk(str(malformed))
     if not found and not damaged:
@@ -46,11 +50,11 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show all that is known of an SAE: what it is, what it was made from and with, how good it is, its files."""
-    told = saes.shown(_store(), name)
+    told = sae_tables.shown(_store(), name)
     if as_json:
         output.data_json(told)
         return
-    output.table(*saes.facts(told), wrap=True)
+    output.table(*sae_tables.facts(told), wrap=True)
 
 
 def _store() -> Store:

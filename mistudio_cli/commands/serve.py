@@ -12,12 +12,13 @@ from typing import Annotated
 
 import typer
 
-from mistudio_cli import api, output, session
+from mistudio_cli import api, session
 from mistudio_cli.errors import Code
 from mistudio_cli.settings import Settings
-from tasks import wire
-from tasks.ledger import Ledger
-from tasks.problem import Problem
+from mistudio_cli.terminal import output
+from tasks.errors import Problem
+from tasks.ledger.client import Ledger
+from tasks.redis_client import redis_connection
 
 app = typer.Typer()
 
@@ -68,7 +69,7 @@ def _end(signum: int, frame: object) -> None:
 
 def _opener(settings: Settings) -> Callable[[], Ledger]:
     address = session.connect_ledger(settings, supervise=True, must_answer=False).client.address
-    return lambda: Ledger(wire.Client(address))
+    return lambda: Ledger(redis_connection.Client(address))
 
 
 def _is_loopback(host: str) -> bool:

@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mistudio_cli import completion, output, replication, shapes, submitting
-from mistudio_cli.submitting import FLAGS, Fault, Manner
-from tasks.combinations import Swept, can_be_swept
-from tasks.job import Job, JobKind, flag_of, kinds, types_of
-from tasks.parameters import read_number
-from tasks.problem import Problem
-from tasks.wire import Refused, Unable
+from mistudio_cli import completion
+from mistudio_cli.fleet import replication
+from mistudio_cli.submission import options
+from mistudio_cli.submission.options import FLAGS, Fault, Manner
+from mistudio_cli.terminal import output
+from mistudio_cli.views import json_shapes
+from tasks.errors import Problem
+from tasks.jobs.grid import Swept, can_be_swept
+from tasks.jobs.kind import Job, JobKind, flag_of, kinds, types_of
+from tasks.parsing.parameters import read_number
+from tasks.redis_client.redis_connection import Refused, Unable
 
 if TYPE_CHECKING:
-    from mistudio_cli.bulk import Line
+    from mistudio_cli.submission.many import Line
 
 app = typer.Typer(help="Submit a job", no_args_is_help=True)
 
@@ -40,29 +44,29 @@ def noun() -> None:
 
 def submit(kind: JobKind, values: dict[str, Any]) -> None:
     """Submit one job of that kind, or those of a sweep, with the flags as they were given."""
-    from tasks.ledger import new_job_id
-    from tasks.submit import plan
-    from tasks.sweep import plan_sweep, put_together, swept_options
+    from tasks.ledger.client import new_job_id
+    from tasks.submission.plan import plan
+    from tasks.submission.sweep import plan_sweep, put_together, swept_options
 
     name = values.pop("name")
     for option in _gathering(kind):
         values = put_together(values, option) if values.pop(option) else values
-    manner = submitting.take_manner(values)
+    manner = options.take_manner(values)
     known = manner.open()
     if not swept_options(values):
         jobs = plan(known, kind.name, values, name=name, wishes=manner.wishes(known))
-        submitting.carry_out(known, jobs, manner)
+        options.carry_out(known, jobs, manner)
         return
     tag = f"sweep:{new_job_id()}"
     jobs = plan_sweep(known, kind, values, name=name, wishes=manner.wishes(known, tag))
-    submitting.carry_out(known, jobs, manner, tag)
+    options.carry_out(known, jobs, manner, tag)
 
 
 def submit_pipeline(recipe: Path | None, settings: list[str] | None, example: bool, manner: Manner) -> None:
     """Submit the jobs of a recipe, or tell all that is wrong with it."""
-    from mistudio_cli.recipe import plan_recipe
-    from mistudio_cli.recipe_example import example as text_of_example
-    from mistudio_cli.recipe_file import read_recipe
+    from mistudio_cli.submission.pipeline import plan_recipe
+    from mistudio_cli.submission.pipeline_example import example as text_of_example
+    from mistudio_cli.submission.pipeline_file import read_recipe
 
     if example:
         output.data(text_of_example().rstrip("\n"))
@@ -72,25 +76,25 @@ def submit_pipeline(recipe: Path | None, settings: list[str] | None, example: bo
     read = read_recipe(recipe, settings or ())
     known, tag = manner.open(), f"pipeline:{read.name}"
     planned = plan_recipe(known, read, manner.wishes(known, tag))
-    submitting.refuse(planned.faults)
+    options.refuse(planned.faults)
     for artifact in planned.reused:
         output.talk(f"{artifact} is there, or on its way, as asked for.")
-    submitting.carry_out(known, planned.jobs, manner, tag)
+    options.carry_out(known, planned.jobs, manner, tag)
 
 
 def submit_many(file: str, manner: Manner, *, again: bool = False) -> None:
     """Submit the jobs that the lines of a file ask for, or tell all that is wrong with them."""
-    from mistudio_cli.bulk import plan_lines, read_lines, submit_lines
-    from tasks.once import first_id
-    from tasks.quotas import refuse_beyond_quota
+    from mistudio_cli.submission.many import plan_lines, read_lines, submit_lines
+    from tasks.ledger.quotas import refuse_beyond_quota
+    from tasks.submission.fixed_ids import first_id
 
     told, known, done = read_lines(file), manner.open(), 0
     wishes = manner.wishes(known)
     first = None if manner.dry_run else first_id(known.ledger, told, wishes, again=again)
     lines, faults = plan_lines(known, told, file, wishes, first)
-    submitting.refuse(faults)
+    options.refuse(faults)
     if manner.dry_run:
-        submitting.carry_out(known, [job for line in lines for job in line.jobs], manner)
+        options.carry_out(known, [job for line in lines for job in line.jobs], manner)
         return
     refuse_beyond_quota(known.ledger.client, known.owner, sum(len(line.jobs) for line in lines if not line.is_there))
     late: list[Fault] = []
@@ -111,7 +115,7 @@ def submit_many(file: str, manner: Manner, *, again: bool = False) -> None:
         if unreplicated:
             replication.warn(unreplicated)
         output.talk(f"{done} of {len(lines)} lines were submitted.{_repeat(before, len(lines) - done - len(late))}")
-    submitting.refuse(late)
+    options.refuse(late)
     if failure is not None:
         raise failure
 
@@ -126,21 +130,21 @@ def _repeat(before: int, missing: int) -> str:
 def _receipt(line: Line, replicated: bool | None, *, as_json: bool) -> str:
     *before, job = line.jobs
     if as_json:
-        return output.json_text(shapes.submitted_line(line.number, job, before, replicated))
+        return output.json_text(json_shapes.submitted_line(line.number, job, before, replicated))
     return f"{job.id} {job.kind} {job.name} in {job.queue}"
 
 
 def _register_many() -> None:
     def command(**values: Any) -> None:
         file, again = values.pop("file"), values.pop("again")
-        submit_many(file, submitting.take_manner({**values, "wait": False}), again=again)
+        submit_many(file, options.take_manner({**values, "wait": False}), again=again)
 
     own: dict[str, tuple[Any, Any]] = {
         "file": (str, typer.Argument(metavar="FILE", help="One JSON object a line; - for standard input")),
         "again": (bool, typer.Option(False, "--again", help="Also submit lines that were submitted before")),
     }
     flags = {name: flag for name, flag in FLAGS.items() if name != "wait"}
-    submitting.give_flags(
+    options.give_flags(
         command, {**own, **flags, "json": (bool, typer.Option(False, "--json", help="A JSON object a line"))}
     )
     about = "Submit a job for each line of a file"
@@ -150,14 +154,14 @@ def _register_many() -> None:
 def _register_pipeline() -> None:
     def command(**values: Any) -> None:
         recipe, settings, example = values.pop("recipe"), values.pop("set"), values.pop("example")
-        submit_pipeline(recipe, settings, example, submitting.take_manner(values))
+        submit_pipeline(recipe, settings, example, options.take_manner(values))
 
     own = {
         "recipe": (Path | None, typer.Argument(None, metavar="RECIPE", help="The recipe, a TOML file")),
         "set": (list[str] | None, typer.Option(None, metavar="KEY=VALUE", help="Change a variable; may be repeated")),
         "example": (bool, typer.Option(False, "--example", help="Print a recipe to begin from")),
     }
-    submitting.give_flags(command, {**own, **FLAGS})
+    options.give_flags(command, {**own, **FLAGS})
     about = "Submit the steps of a recipe, each of which waits for what it needs"
     app.command("pipeline", help=about, short_help=about)(command)
 
@@ -170,7 +174,7 @@ def register(target: typer.Typer, kind: JobKind) -> None:
 
     types = typing.get_type_hints(kind.params)
     derived = {spec.name: _parameter(spec, kind.params, types[spec.name]) for spec in dataclasses.fields(kind.params)}
-    submitting.give_flags(command, {**derived, **_COMMON})
+    options.give_flags(command, {**derived, **_COMMON})
     target.command(kind.name, help=kind.summary, short_help=kind.summary)(command)
 
 

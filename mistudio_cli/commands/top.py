@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
-from mistudio_cli import live, output, session, shapes, tables
+from mistudio_cli import session
 from mistudio_cli.errors import Code
-from mistudio_cli.probe import PATIENCE_S
-from mistudio_cli.snapshot import Snapshot, read_all
+from mistudio_cli.monitor.snapshot import Snapshot, read_all
+from mistudio_cli.redis.probe import PATIENCE_S
+from mistudio_cli.terminal import output
+from mistudio_cli.views import json_shapes, live, tables
 
 app = typer.Typer()
 
@@ -32,7 +34,7 @@ def top(
         return
     seen = read_all(ledger, settings.places)
     if as_json:
-        output.data_json(shapes.everything(seen))
+        output.data_json(json_shapes.everything(seen))
     else:
         _print(seen)
     if seen.read_at is None:

@@ -11,35 +11,29 @@ from typing import Annotated
 
 import typer
 
-from mistudio_cli import (
-    completion,
-    control,
-    fleet,
-    history,
-    output,
-    redis_server,
-    session,
-    shapes,
-    tables,
-    worker_names,
-)
+from mistudio_cli import completion, session
 from mistudio_cli.errors import Code, NotFound
+from mistudio_cli.fleet import start_stop, supervisor_client, worker_names
 from mistudio_cli.log_files import follow, last_lines
-from mistudio_cli.probe import PATIENCE_S
-from mistudio_cli.profile import MOST_WORKERS, WorkerSpec, bounded, load_profile, named, worker_for, workers_of
-from mistudio_cli.resources import read_machine, shortfalls
+from mistudio_cli.monitor.snapshot import read_workers
+from mistudio_cli.profile.resources import read_machine, shortfalls
+from mistudio_cli.profile.rules import MOST_WORKERS, WorkerSpec, bounded, load_profile, named, worker_for, workers_of
+from mistudio_cli.redis import redis_server
+from mistudio_cli.redis.probe import PATIENCE_S
 from mistudio_cli.settings import Settings
-from mistudio_cli.snapshot import read_workers
-from mistudio_cli.states import TERM_GRACE_S
-from tasks.clock_offset import CLOCK_FIX, CLOCK_WARNING_S, describe_offset
-from tasks.host_heartbeat import measure_clock_offset
-from tasks.ledger import Ledger
-from tasks.places import Places
-from tasks.problem import Problem
+from mistudio_cli.supervisor import worker_events
+from mistudio_cli.supervisor.states import TERM_GRACE_S
+from mistudio_cli.terminal import output
+from mistudio_cli.views import json_shapes, tables
+from tasks.errors import Problem
+from tasks.fleet.clock_offset import CLOCK_FIX, CLOCK_WARNING_S, describe_offset
+from tasks.fleet.host_heartbeat import measure_clock_offset
+from tasks.ledger.client import Ledger
+from tasks.parsing.safe_text import shown
+from tasks.paths import Places
 from tasks.queues import QUEUE_NAMES
-from tasks.seat import occupants
-from tasks.visible import shown
-from tasks.wire import connect
+from tasks.redis_client.redis_connection import connect
+from tasks.worker.slot_locks import occupants
 
 app = typer.Typer(help="Start, watch and stop the processes that do the work", no_args_is_help=True)
 
@@ -85,7 +79,7 @@ def start(
     strict: Annotated[bool, typer.Option("--strict", help="Refuse when this machine has too little for them")] = False,
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay here until a signal: for containers")] = False,
     grace: Annotated[float, typer.Option(min=0, help="With --foreground: seconds for jobs after TERM")] = TERM_GRACE_S,
-    timeout: Annotated[float, typer.Option(min=0, help="Wait at most so many seconds")] = fleet.START_PATIENCE_S,
+    timeout: Annotated[float, typer.Option(min=0, help="Wait at most so many seconds")] = start_stop.START_PATIENCE_S,
 ) -> None:
     """Start the workers of a profile, or one more worker; returns when each has answered."""
     settings = session.current_settings()
@@ -107,9 +101,9 @@ def start(
         _report_clock(ledger)
     _hold_against_machine(f"The profile {wanted}" if wanted else specs[0].name, specs, strict)
     if foreground:
-        control.run_in_foreground(settings, wanted, specs, grace)
+        supervisor_client.run_in_foreground(settings, wanted, specs, grace)
     with _answers_awaited(f"Starting {wanted or specs[0].name} …"):
-        ran = fleet.start(settings, wanted, specs, _tell_step, timeout)
+        ran = start_stop.start(settings, wanted, specs, _tell_step, timeout)
     names = ", ".join(spec.name for spec in specs)
     already = " already" if len(ran) == len(specs) else ""
     output.talk(f"The profile {wanted} runs{already}: {names}." if wanted else f"{names} runs{already}.")
@@ -123,13 +117,13 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = Fa
     settings = session.current_settings()
     seen = read_workers(_ledger_if_there(settings), settings.places)
     if as_json:
-        output.data_json(shapes.workers(seen))
+        output.data_json(json_shapes.workers(seen))
     elif seen.workers:
         output.table(*tables.workers(seen.workers, seen.read_at or 0.0))
     for row in () if as_json else seen.workers or ():
         if row.state in ("fatal", "backoff"):
-            output.talk(f"{row.name}: {row.last_exit}. See: mistudio workers logs {fleet.short_name(row.name)}")
-            for line in last_lines(settings.places.worker_log(fleet.short_name(row.name)), 3):
+            output.talk(f"{row.name}: {row.last_exit}. See: mistudio workers logs {start_stop.short_name(row.name)}")
+            for line in last_lines(settings.places.worker_log(start_stop.short_name(row.name)), 3):
                 output.talk(f"  | {line}")
         if row.refusal:
             output.talk(f"{row.name} does not consume: {row.refusal}.")
@@ -169,7 +163,7 @@ def drain(names: Names = None) -> None:
 def restart(
     names: Names = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Jobs at once from then on")] = None,
-    timeout: Annotated[float, typer.Option(min=0, help="Wait at most so many seconds")] = fleet.START_PATIENCE_S,
+    timeout: Annotated[float, typer.Option(min=0, help="Wait at most so many seconds")] = start_stop.START_PATIENCE_S,
 ) -> None:
     """Replace workers one by one: new ones take new jobs, running jobs finish in the old ones."""
     settings = session.current_settings()
@@ -182,8 +176,8 @@ def restart(
         return
     try:
         with _answers_awaited("Restarting …"):
-            done = fleet.restart(settings, here, concurrency, _tell_step, timeout)
-    except control.NotRunning:
+            done = start_stop.restart(settings, here, concurrency, _tell_step, timeout)
+    except supervisor_client.NotRunning:
         output.talk("No workers run. Start some: mistudio workers start")
         return
     output.talk(f"Restarted: {', '.join(done)}.")
@@ -197,14 +191,14 @@ def scale(
             metavar="QUEUE=N...", help="How many workers of each queue", autocompletion=completion.of(completion.scales)
         ),
     ],
-    timeout: Annotated[float, typer.Option(min=0, help="Wait at most so many seconds")] = fleet.START_PATIENCE_S,
+    timeout: Annotated[float, typer.Option(min=0, help="Wait at most so many seconds")] = start_stop.START_PATIENCE_S,
 ) -> None:
     """Run so many workers of a queue. Idle ones go first, and none is cut short: it finishes what it runs."""
     wanted = dict(_count(word) for word in counts)
     settings = session.current_settings()
     session.check_rights(session.connect_ledger(settings, supervise=True))
     with _answers_awaited("Scaling …"):
-        more, fewer = fleet.scale(settings, wanted, _tell_step, timeout)
+        more, fewer = start_stop.scale(settings, wanted, _tell_step, timeout)
     for said, names in (("New", more), ("Leaving, after their last jobs", fewer)):
         if names:
             output.talk(f"{said}: {', '.join(names)}.")
@@ -218,7 +212,7 @@ def events(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = False,
 ) -> None:
     """Show what happened to the workers of this home: starts, deaths, restarts, and why."""
-    changes = history.read(session.current_settings().places, count)
+    changes = worker_events.read(session.current_settings().places, count)
     if as_json:
         output.data_json({"events": [asdict(change) for change in changes]})
     elif changes:
@@ -244,7 +238,7 @@ def logs(
     if name is not None and (elsewhere := worker_names.divide(settings, [name])[1]):
         _print_log_from_elsewhere(session.connect_ledger(settings), elsewhere[0], lines, forever=forever)
         return
-    found = _logs_of(places, fleet.short_name(name) if name is not None else None)
+    found = _logs_of(places, start_stop.short_name(name) if name is not None else None)
     width = max(map(len, found))
     for writer, line in follow(found, lines, forever=forever):
         output.data(f"{writer:<{width}} | {line}" if len(found) > 1 else line)
@@ -252,7 +246,7 @@ def logs(
 
 def _print_log_from_elsewhere(ledger: Ledger, name: str, count: int, *, forever: bool) -> None:
     """Print what Redis has of the log of a worker on another host. NotFound when it has none."""
-    from mistudio_cli.worker_tails import WorkerTail
+    from mistudio_cli.jobs.worker_tails import WorkerTail
 
     tail = WorkerTail(ledger, name)
     if not tail.is_there:
@@ -342,14 +336,14 @@ def _stop(names: list[str], grace_s: float | None, everything: bool) -> None:
         worker_names.ask(session.connect_ledger(settings), "stop", elsewhere, _tell_step, "has ended", grace_s=grace_s)
     if elsewhere and not here:
         return
-    if control.status(places) is None and occupants(places):  # workers that outlived their supervisor
-        control.ensure_supervisor(settings)
+    if supervisor_client.status(places) is None and occupants(places):  # workers that outlived their supervisor
+        supervisor_client.ensure_supervisor(settings)
     try:
         if everything:
-            fleet.shutdown(places, _tell_step, grace_s)
+            start_stop.shutdown(places, _tell_step, grace_s)
         else:
-            fleet.stop(places, here, _tell_step, grace_s)
-    except control.NotRunning:
+            start_stop.stop(places, here, _tell_step, grace_s)
+    except supervisor_client.NotRunning:
         output.talk_over("")
         output.talk("No workers run.")
         return
@@ -364,7 +358,7 @@ def _answers_awaited(what: str) -> Iterator[None]:
     output.talk_over(what)
     try:
         yield
-    except fleet.NeverAnswered as problem:
+    except start_stop.NeverAnswered as problem:
         output.talk_over("")
         for line in (problem.sentence, *(f"  | {line}" for line in problem.log_lines), f"  {problem.mend}"):
             output.talk(line)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from tasks.activations import FORWARD_TOKENS, ModelVectors
-from tasks.features.top import TopExamples
+from tasks.activations.stream import FORWARD_TOKENS, ModelVectors
+from tasks.features.top_examples import TopExamples
 
 if TYPE_CHECKING:
     from tasks.sae.coder import Coder

@@ -12,8 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from tasks.features.records import Example, Feature
-from tasks.features.telling import pattern_of, score
+from tasks.features.feature_records import Example, Feature
+from tasks.features.patterns import pattern_of, score
 
 #: Features whose examples the browser parses together, and how many a page can hold and still open.
 _CHUNK = 50

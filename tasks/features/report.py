@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.features.feature_records import Feature, TokenTexts, read_features
 from tasks.features.page import MOST_FEATURES, write_page
-from tasks.features.records import Feature, TokenTexts, read_features
-from tasks.features.telling import Census, most_telling, pattern_of, score, summarise
+from tasks.features.patterns import Census, most_telling, pattern_of, score, summarise
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from tasks.features.top import TopExamples
+    from tasks.features.top_examples import TopExamples
 
 _CANDIDATES = 100
 

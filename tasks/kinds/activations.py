@@ -9,19 +9,19 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.job import RESUMABLE_ATTEMPTS, Context, Estimate, JobKind, Known, Request, option
-from tasks.model_dtype import AUTO, CHOICES, HELP
-from tasks.problem import Problem
-from tasks.redact import HUB_SECRETS
-from tasks.sites import SITES
+from tasks.activations.hook_sites import SITES
+from tasks.errors import Problem
+from tasks.jobs.kind import RESUMABLE_ATTEMPTS, Context, Estimate, JobKind, Known, Request, option
+from tasks.models.model_dtype import AUTO, CHOICES, HELP
+from tasks.parsing.redact import HUB_SECRETS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
 
-    from tasks.activation_files import ShardWriter
-    from tasks.activations import ModelVectors
+    from tasks.activations.storage import ShardWriter
+    from tasks.activations.stream import ModelVectors
 
 #: Bytes of a number in each type.
 _BYTES = {"float32": 4, "bfloat16": 2}
@@ -50,16 +50,16 @@ class Params:
 
 def default_name(params: Params) -> str:
     """Model, layer, hook and tokens."""
-    from tasks.models import model_slug
-    from tasks.text.naming import slug
+    from tasks.models.loading import model_slug
+    from tasks.text.dataset_ref import slug
 
     return f"{model_slug(params.model)[:45]}-l{params.layer}-{params.hook}-{slug(params.dataset)[:40]}"
 
 
 def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     """Find the model and the tokens, or ask for the jobs that make them; refuse what cannot work."""
-    from tasks.models import check_dtype, check_layer, look_up
-    from tasks.text.wanted import find_tokens
+    from tasks.activations.token_source import find_tokens
+    from tasks.models.loading import check_dtype, check_layer, look_up
 
     model, told = look_up(params.model, known, readable=True)
     check_dtype(params.model_dtype, model, known)
@@ -70,8 +70,8 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
 
 def estimate(params: Params, known: Known) -> Estimate:
     """Disk by the tokens that are read at most, memory by shapes; time by an earlier reading of the same model."""
-    from tasks.estimate import seconds_like_earlier, shape_of_model, shape_of_tokens
-    from tasks.sae.footprint import of_reading
+    from tasks.models.job_estimate import seconds_like_earlier, shape_of_model, shape_of_tokens
+    from tasks.sae.memory_estimate import of_reading
 
     shape = shape_of_model(known, params.model)
     rows = shape_of_tokens(known, params.dataset)
@@ -105,13 +105,13 @@ KIND = JobKind(
 
 def run(params: Params, context: Context) -> dict[str, Any]:
     """Read shard after shard, going on after those of an earlier attempt; then describe them."""
-    from tasks.activation_files import ShardWriter
-    from tasks.activations import open_model
+    from tasks.activations.hooks import Hook
+    from tasks.activations.storage import ShardWriter
+    from tasks.activations.stream import open_model
     from tasks.features.collect import choose_rows
-    from tasks.hooks import Hook
-    from tasks.model_commit import pin, pinned
-    from tasks.model_dtype import keep, wanted
-    from tasks.products import choose
+    from tasks.models.cpu_backend import choose
+    from tasks.models.model_commit import pin, pinned
+    from tasks.models.model_dtype import keep, wanted
 
     choose(context.device)
     context.progress("loading", 0, None, "tokens")

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from tasks.job import Context, JobKind, kinds, option
+from tasks.jobs.kind import Context, JobKind, kinds, option
 
 _HOUR, _DAY = 3600, 86_400
 
@@ -38,9 +38,9 @@ def run(params: Params, context: Context) -> dict[str, Any]:
 
     Of the checkpoints that are too new for that, how many there are and what they hold.
     """
-    from tasks.log_archive import archives
-    from tasks.places import Places
-    from tasks.store import remove, size_of
+    from tasks.paths import Places
+    from tasks.storage.log_archive import archives
+    from tasks.storage.store import remove, size_of
 
     live, places = context.live_jobs(), Places(context.home, context.store.root)
     folders = dict(_over(context, live, places.store / ".tmp"))
@@ -80,7 +80,7 @@ def _over(context: Context, live: set[str], folder: Path, suffix: str = "") -> I
 
 
 def _can_be_resumed(work_folder: Path) -> bool:
-    from tasks.attempts import newest
+    from tasks.storage.attempts import newest
 
     left = newest(work_folder)
     resuming = [kind.goes_on_at for kind in kinds().values() if kind.goes_on_at]
@@ -99,6 +99,6 @@ def _clock_of_disk(folder: Path) -> float:
 
 def _newest(path: Path, now: float) -> float:
     """When anything there was last changed; now, for what somebody else has just removed."""
-    from tasks.store import stats
+    from tasks.storage.store import stats
 
     return max((entry.st_mtime for entry in stats(path)), default=now)

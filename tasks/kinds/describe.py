@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.documents import read_json_object
-from tasks.job import Context, JobKind, Known, Request, option
-from tasks.problem import Problem
+from tasks.errors import Problem
+from tasks.jobs.kind import Context, JobKind, Known, Request, option
+from tasks.parsing.documents import read_json_object
 
 _FIRST_LINES = 3
 _LINE_CHARS = 200

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.job import Context, JobKind, Known, Request, flag_of, option
-from tasks.problem import Problem
-from tasks.redact import HUB_SECRETS
+from tasks.errors import Problem
+from tasks.jobs.kind import Context, JobKind, Known, Request, flag_of, option
+from tasks.parsing.redact import HUB_SECRETS
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from tasks.text.tally import Tally
+    from tasks.text.files.tally import Tally
 
 #: Folders that hold copies of others' code, or tests: little to learn from, or a split of their own.
 _SKIP = "site-packages,dist-packages,node_modules,__pycache__,test,tests,idle_test"
@@ -40,7 +40,7 @@ class Params:
 
 def default_name(params: Params) -> str:
     """A name from the source, and from what else differs from the defaults."""
-    from tasks.text.naming import dataset_name
+    from tasks.text.dataset_ref import dataset_name
 
     changed = {
         spec.name: getattr(params, spec.name)
@@ -52,8 +52,8 @@ def default_name(params: Params) -> str:
 
 def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     """Fix the path to where the user stood, and refuse now what can be known to fail."""
-    from tasks.text.naming import is_hub_id, is_mistyped_path, local_path
-    from tasks.text.sources import check_source
+    from tasks.text.dataset_ref import is_hub_id, is_mistyped_path, local_path
+    from tasks.text.files.sources import check_source
 
     path = local_path(params.source)
     if path is not None:
@@ -93,7 +93,7 @@ KIND = JobKind(
 def run(params: Params, context: Context) -> dict[str, Any]:
     """Write the corpus as parquet files; the result tells what was left out."""
     from tasks.text.corpus import CorpusWriter
-    from tasks.text.tally import Tally
+    from tasks.text.files.tally import Tally
 
     tally, writer = Tally(), CorpusWriter(context.output)
     context.progress("reading", 0, params.limit, "rows")
@@ -111,9 +111,9 @@ def run(params: Params, context: Context) -> dict[str, Any]:
 
 
 def _documents(params: Params, tally: Tally) -> Iterator[pa.Array]:
-    from tasks.text.hub import HubData, read_hub
-    from tasks.text.naming import local_path
-    from tasks.text.reading import read_local
+    from tasks.text.dataset_hub import HubData, read_hub
+    from tasks.text.dataset_ref import local_path
+    from tasks.text.files.readers import read_local
 
     path = local_path(params.source)
     if path is not None:

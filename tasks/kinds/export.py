@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.job import Context, JobKind, Known, Request, option
-from tasks.problem import Problem
-from tasks.sae.exporting import FORMS
+from tasks.errors import Problem
+from tasks.jobs.kind import Context, JobKind, Known, Request, option
+from tasks.sae.formats.exporting import FORMS
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ def default_name(params: Params) -> str:
 def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     """Fix the path to where the user stood; refuse an SAE that is neither there nor coming, or that the form has no
     words for, and a folder that is there."""
-    from tasks.sae.exporting import refuse_taken, refuse_wordless
-    from tasks.sae.formats import read_shape
+    from tasks.sae.formats.exporting import refuse_taken, refuse_wordless
+    from tasks.sae.formats.native import read_shape
 
     if known.manifest("saes", params.sae) is not None:
         refuse_wordless(params.to, read_shape(known.path("saes", params.sae)))
@@ -54,7 +54,7 @@ KIND = JobKind(
 
 def run(params: Params, context: Context) -> dict[str, Any]:
     """Write the folder, whole or not at all."""
-    from tasks.sae.exporting import write_as
+    from tasks.sae.formats.exporting import write_as
 
     context.store.manifest("saes", params.sae)
     folder = Path(params.folder)

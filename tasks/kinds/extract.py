@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.job import Context, Estimate, JobKind, Known, Request, option
-from tasks.model_dtype import AUTO, CHOICES, HELP
-from tasks.problem import Problem
-from tasks.redact import HUB_SECRETS
+from tasks.errors import Problem
+from tasks.jobs.kind import Context, Estimate, JobKind, Known, Request, option
+from tasks.models.model_dtype import AUTO, CHOICES, HELP
+from tasks.parsing.redact import HUB_SECRETS
 from tasks.sae import precision
 from tasks.sae.coder import BF16, FLOAT32
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from tasks.activations import ModelVectors
-    from tasks.features.top import TopExamples
+    from tasks.activations.stream import ModelVectors
+    from tasks.features.top_examples import TopExamples
     from tasks.sae.coder import Coder
 
 _SAVE_EVERY_S = 10.0
@@ -57,8 +57,8 @@ def default_name(params: Params) -> str:
 
 def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     """Refuse an SAE, tokens or a model that are neither there nor coming."""
-    from tasks.models import check_dtype, look_up
-    from tasks.sae.formats import read_config
+    from tasks.models.loading import check_dtype, look_up
+    from tasks.sae.formats.native import read_config
     from tasks.text.compatibility import check_bos_of_sae
     from tasks.text.tokens import read_info
 
@@ -80,8 +80,8 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
 
 def _check_precision(params: Params, known: Known) -> None:
     """Problem for a precision that gains nothing with the SAE, as far as that can be told before its rows are known."""
-    from tasks.sae.footprint import CODES, FORWARD_TOKENS
-    from tasks.sae.formats import read_shape
+    from tasks.sae.formats.native import read_shape
+    from tasks.sae.memory_estimate import CODES, FORWARD_TOKENS
 
     if params.precision not in (precision.AUTO, FLOAT32):
         shape = read_shape(known.path("saes", params.sae))
@@ -98,8 +98,8 @@ def _model_of(sae: str, known: Known) -> str | None:
 
 def estimate(params: Params, known: Known) -> Estimate:
     """Time by an earlier extraction from the same SAE, GPU memory by shapes; the rest depends on what is found."""
-    from tasks.estimate import seconds_like_earlier
-    from tasks.sae.footprint import of_extraction
+    from tasks.models.job_estimate import seconds_like_earlier
+    from tasks.sae.memory_estimate import of_extraction
 
     model = params.model or _model_of(params.sae, known)
     sae, asked = known.path("saes", params.sae), (params.precision, params.model_dtype)
@@ -111,8 +111,8 @@ def estimate(params: Params, known: Known) -> Estimate:
 
 
 def goes_on_at(workdir: Path) -> str | None:
-    """The row told in the state of `tasks.features.top`."""
-    from tasks.tensors import read_notes
+    """The row told in the state of `tasks.features.top_examples`."""
+    from tasks.parsing.tensor_files import read_notes
 
     told = read_notes(workdir / _STATE)
     return f"row {told['next_row']}" if told else None
@@ -147,9 +147,9 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     from tasks.features.collect import choose_rows
     from tasks.features.report import Report
     from tasks.features.token_texts import TokenTexts
-    from tasks.products import choose
-    from tasks.sae.formats import load_sae
-    from tasks.tensors import save_tensors
+    from tasks.models.cpu_backend import choose
+    from tasks.parsing.tensor_files import save_tensors
+    from tasks.sae.formats.native import load_sae
 
     choose(context.device)
     context.progress("loading", 0, 1, "models")
@@ -216,8 +216,8 @@ def _precision(params: Params, context: Context, coder: Coder, length: int) -> s
 
 def _origin(params: Params, context: Context) -> _Origin:
     """The model, tokens and hook, from the parameters or else from the SAE's manifest and metadata."""
-    from tasks.model_commit import at_commit
-    from tasks.sae.formats import read_config
+    from tasks.models.model_commit import at_commit
+    from tasks.sae.formats.native import read_config
 
     manifest = context.store.manifest("saes", params.sae)
     made_from = dict(value.split("/", 1) for value in manifest.get("made_from", {}).values())
@@ -237,11 +237,11 @@ def _origin(params: Params, context: Context) -> _Origin:
 
 def _source(params: Params, context: Context, origin: _Origin, d_in: int) -> ModelVectors:
     """The model at the SAE's hook, over the tokens, less what the SAE was never trained on."""
-    from tasks.activations import ModelVectors, check_tokens
-    from tasks.hooks import find_all_again
-    from tasks.masks import mask_again, mask_for
-    from tasks.model_dtype import wanted
-    from tasks.models import load_model
+    from tasks.activations.hooks import find_all_again
+    from tasks.activations.stream import ModelVectors, check_tokens
+    from tasks.activations.token_mask import mask_again, mask_for
+    from tasks.models.loading import load_model
+    from tasks.models.model_dtype import wanted
     from tasks.text.compatibility import check_bos_of_sae
     from tasks.text.tokens import open_tokens, read_info
 
@@ -260,7 +260,7 @@ def _source(params: Params, context: Context, origin: _Origin, d_in: int) -> Mod
 
 def _keep_dtype(source: ModelVectors, context: Context, origin: _Origin) -> None:
     """Have later attempts keep the model's dtype, and note one that is not that of the SAE's training."""
-    from tasks.model_dtype import keep
+    from tasks.models.model_dtype import keep
 
     keep(source.model, context.workdir)
     of_training = origin.told.get("model_dtype")
@@ -273,7 +273,7 @@ def _collect(
 ) -> tuple[TopExamples, int]:
     """The strongest examples, taken up from an earlier attempt's state; and how many tokens were read by this one."""
     from tasks.features.collect import collect
-    from tasks.features.top import TopExamples
+    from tasks.features.top_examples import TopExamples
 
     top = TopExamples(coder.config.d_sae, params.top, params.window, context.device)
     state, width = context.workdir / _STATE, source.tokens.shape[1]

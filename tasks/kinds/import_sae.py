@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.job import Context, JobKind, Known, Request, option
-from tasks.problem import Problem
-from tasks.redact import HUB_SECRETS
+from tasks.errors import Problem
+from tasks.jobs.kind import Context, JobKind, Known, Request, option
+from tasks.parsing.redact import HUB_SECRETS
 
 _LONGEST_NOTE = 500
 
@@ -33,7 +33,7 @@ class Params:
 
 def default_name(params: Params) -> str:
     """A name from the source and the folder in it."""
-    from tasks.text.naming import local_path, slug
+    from tasks.text.dataset_ref import local_path, slug
 
     folder = local_path(params.source)
     base = folder.name if folder else params.source.replace("/", "--")
@@ -42,9 +42,9 @@ def default_name(params: Params) -> str:
 
 def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     """Fix the path to where the user stood; refuse now what can be known to fail."""
-    from tasks.models import look_up
-    from tasks.sae.importing import tell
-    from tasks.text.naming import is_hub_id, is_mistyped_path, local_path
+    from tasks.models.loading import look_up
+    from tasks.sae.importing.convert import tell
+    from tasks.text.dataset_ref import is_hub_id, is_mistyped_path, local_path
 
     folder = local_path(params.source)
     if folder is not None:
@@ -79,8 +79,8 @@ def _about(params: Params) -> dict[str, Any]:
 
 def run(params: Params, context: Context) -> dict[str, Any]:
     """Fetch it if need be, and write it in the store's form."""
-    from tasks.sae.importing import take
-    from tasks.text.naming import local_path
+    from tasks.sae.importing.convert import take
+    from tasks.text.dataset_ref import local_path
 
     about = _about(params)
     folder = local_path(params.source)
@@ -115,8 +115,8 @@ def _noted(context: Context, found: dict[str, Any]) -> dict[str, Any]:
 
 def _family(model: str | None, store: Any) -> str | None:
     """The `model_type` of a model that is named and whose folder is here."""
-    from tasks.models import resolve
-    from tasks.sae.files import read_object, regular
+    from tasks.models.loading import resolve
+    from tasks.sae.formats.files import read_object, regular
 
     if model is None:
         return None
@@ -129,8 +129,8 @@ def take_from_hub(
     repo: str, path: str | None, revision: str | None, context: Context, about: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Fetch an SAE into the job's work folder, and write it in the store's form; what `take` tells of it."""
-    from tasks.sae.hub import fetch
-    from tasks.sae.importing import take
+    from tasks.sae.formats.sae_hub import fetch
+    from tasks.sae.importing.convert import take
 
     context.progress("fetching", 0, None, "files")
     folder, path = fetch(

@@ -6,10 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.job import Context, JobKind, Known, Request, option
+from tasks.errors import Problem
+from tasks.jobs.kind import Context, JobKind, Known, Request, option
 from tasks.kinds import import_sae
-from tasks.problem import Problem
-from tasks.redact import HUB_SECRETS
+from tasks.parsing.redact import HUB_SECRETS
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,14 @@ class Params:
 
 def default_name(params: Params) -> str:
     """The folder's name, else the repository's."""
-    from tasks.text.naming import slug
+    from tasks.text.dataset_ref import slug
 
     return slug(params.path.strip("/") if params.path else params.repo.replace("/", "--"))
 
 
 def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     """Refuse what cannot be a repository."""
-    from tasks.models import is_hub_id
+    from tasks.models.loading import is_hub_id
 
     if not is_hub_id(params.repo):
         raise Problem(

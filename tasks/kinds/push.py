@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.job import Context, JobKind, Known, Request, option
-from tasks.problem import Problem
-from tasks.redact import HUB_SECRETS
+from tasks.errors import Problem
+from tasks.jobs.kind import Context, JobKind, Known, Request, option
+from tasks.parsing.redact import HUB_SECRETS
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ def default_name(params: Params) -> str:
 
 def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     """Refuse an SAE that is neither there nor coming, and what cannot be a repository."""
-    from tasks.models import is_hub_id
+    from tasks.models.loading import is_hub_id
 
     if known.manifest("saes", params.sae) is None and not known.coming("saes", params.sae):
         raise Problem(f"There is no saes/{params.sae} in the store.", "See what there is: mistudio saes ls")
@@ -53,10 +53,10 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     import json
     from pathlib import Path
 
-    from tasks.sae import hub
-    from tasks.sae.card import RECORD, card, record, without_paths
-    from tasks.sae.exporting import for_sae_lens
-    from tasks.sae.formats import CONFIG, DENSITY, WEIGHTS, load_sae, read_config
+    from tasks.sae.formats import sae_hub
+    from tasks.sae.formats.exporting import for_sae_lens
+    from tasks.sae.formats.model_card import RECORD, card, record, without_paths
+    from tasks.sae.formats.native import CONFIG, DENSITY, WEIGHTS, load_sae, read_config
 
     context.progress("pushing", 0, None, "files")
     told, folder = record(context.store, params.sae), context.store.path("saes", params.sae)
@@ -64,11 +64,11 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     path = (params.path or params.sae).strip("/")
     config = read_config(folder)
     config = without_paths({**config, "metadata": for_sae_lens(config.get("metadata", {}))})
-    text = card(told, config, params.repo, path, hub.others_in(params.repo, path))
+    text = card(told, config, params.repo, path, sae_hub.others_in(params.repo, path))
     files: dict[str, Path | bytes] = {
         f"{path}/{name}": folder / name for name in (WEIGHTS, DENSITY, "metrics.jsonl") if (folder / name).is_file()
     }
     files |= {f"{path}/{name}": json.dumps(v, indent=2).encode() for name, v in ((CONFIG, config), (RECORD, told))}
     files |= {place: text.encode() for place in (f"{path}/README.md", "README.md")}
-    where = hub.push(params.repo, files, params.private, f"Add {path}")
+    where = sae_hub.push(params.repo, files, params.private, f"Add {path}")
     return {"repo": params.repo, "path": path, "commit": where, "files": sorted(files)}

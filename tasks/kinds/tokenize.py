@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.job import Context, Estimate, JobKind, Known, Request, option
-from tasks.problem import Problem
-from tasks.redact import HUB_SECRETS
+from tasks.errors import Problem
+from tasks.jobs.kind import Context, Estimate, JobKind, Known, Request, option
+from tasks.parsing.redact import HUB_SECRETS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,8 +42,8 @@ class Params:
 
 def default_name(params: Params) -> str:
     """The dataset, the model, the context, and where BOS goes if that was chosen."""
-    from tasks.models import model_slug
-    from tasks.text.naming import slug
+    from tasks.models.loading import model_slug
+    from tasks.text.dataset_ref import slug
 
     bos = "" if params.bos == "auto" else f"-bos-{params.bos}"
     return f"{slug(params.dataset)[:50]}-{model_slug(params.model)[:40]}-{params.context}{bos}"
@@ -51,8 +51,8 @@ def default_name(params: Params) -> str:
 
 def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     """Find the dataset (or ask for its download) and the model; refuse a context the model cannot read."""
-    from tasks.models import look_up
-    from tasks.text.naming import resolve_dataset
+    from tasks.models.loading import look_up
+    from tasks.text.dataset_ref import resolve_dataset
 
     dataset, requests = resolve_dataset(params.dataset, known)
     model, told = look_up(params.model, known)
@@ -67,7 +67,7 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
 
 def estimate(params: Params, known: Known) -> Estimate:
     """Disk by the size of the corpus; time by a tokenization with the same tokenizer in the store."""
-    from tasks.estimate import seconds_like_earlier, shape_of_model
+    from tasks.models.job_estimate import seconds_like_earlier, shape_of_model
 
     written = ((known.manifest("datasets", params.dataset) or {}).get("result") or {}).get("bytes")
     if written is None:
@@ -94,11 +94,11 @@ KIND = JobKind(
 
 def run(params: Params, context: Context) -> dict[str, Any]:
     """Write the packed rows and a copy of the tokenizer; documents are joined by the end-of-text token."""
-    from tasks.model_commit import commit_record
-    from tasks.models import load_tokenizer
-    from tasks.text.bpe import bos_ids, save_tokenizer
+    from tasks.models.loading import load_tokenizer
+    from tasks.models.model_commit import commit_record
     from tasks.text.encoding import TextEncoder
     from tasks.text.packing import Packer
+    from tasks.text.tokenizers import bos_ids, save_tokenizer
 
     context.progress("tokenizing", 0, None, "documents")
     tokenizer = load_tokenizer(params.model, context.store)
@@ -134,8 +134,8 @@ def _writer(
     folder: Path, context: int, tokenizer: PreTrainedTokenizerBase, bos: str, ids: tuple[int, ...]
 ) -> TokenWriter:
     """What writes the rows, and describes them by their tokenizer."""
-    from tasks.text.bpe import begin_and_pad, end_of_text, rust_tokenizer, vocabulary_sha256
     from tasks.text.compatibility import file_sha256
+    from tasks.text.tokenizers import begin_and_pad, end_of_text, rust_tokenizer, vocabulary_sha256
     from tasks.text.tokens import TokenWriter
 
     fast, file = rust_tokenizer(tokenizer), Path(tokenizer.name_or_path) / "tokenizer.json"

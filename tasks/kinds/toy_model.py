@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.job import Context, Estimate, JobKind, Known, Request, option
-from tasks.problem import Problem
-from tasks.stop_grace import record_stop_time
+from tasks.errors import Problem
+from tasks.jobs.kind import Context, Estimate, JobKind, Known, Request, option
+from tasks.jobs.stop_grace import record_stop_time
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerFast
 
-    from tasks.text.toy_lm import Training
+    from tasks.models.toy_lm import Training
 
 #: More text than this teaches a toy nothing more.
 _CORPUS_BYTES = 32 << 20
 _SAVE_EVERY_S = 10.0
-#: Rows of a step, as in tasks.text.toy_lm.
+#: Rows of a step, as in tasks.models.toy_lm.
 _ROWS = 16
 
 
@@ -41,14 +41,14 @@ class Params:
 
 def default_name(params: Params) -> str:
     """The dataset's name and what it is."""
-    from tasks.text.naming import slug
+    from tasks.text.dataset_ref import slug
 
     return f"toy-{slug(params.dataset)}"
 
 
 def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     """Find the dataset, or ask for its download first."""
-    from tasks.text.naming import resolve_dataset
+    from tasks.text.dataset_ref import resolve_dataset
 
     if params.width % 32:
         raise Problem(f"--d-model must be a multiple of 32, not {params.width}.")
@@ -58,7 +58,7 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
 
 def estimate(params: Params, known: Known) -> Estimate:
     """Disk by the shape, for the moment when a checkpoint replaces another; time by a like one in the store."""
-    from tasks.estimate import CHECKPOINT, FLOAT, seconds_like_earlier, shape_of_toy
+    from tasks.models.job_estimate import CHECKPOINT, FLOAT, seconds_like_earlier, shape_of_toy
 
     alike, tokens = ("layers", "width", "vocab", "context"), params.steps * _ROWS * params.context
     seconds = seconds_like_earlier(
@@ -69,8 +69,8 @@ def estimate(params: Params, known: Known) -> Estimate:
 
 
 def goes_on_at(workdir: Path) -> str | None:
-    """The step told in the checkpoint of `tasks.text.toy_lm`."""
-    from tasks.tensors import read_notes
+    """The step told in the checkpoint of `tasks.models.toy_lm`."""
+    from tasks.parsing.tensor_files import read_notes
 
     told = read_notes(workdir / "checkpoint.safetensors")
     return f"step {told['step']}" if told else None
@@ -92,9 +92,9 @@ KIND = JobKind(
 
 def run(params: Params, context: Context) -> dict[str, Any]:
     """Train, resuming from the newest checkpoint, and save as `save_pretrained` does."""
-    from tasks.products import choose
-    from tasks.text.bpe import end_of_text, save_tokenizer
-    from tasks.text.toy_lm import CHECKPOINT, Recipe, Training, make_model
+    from tasks.models.cpu_backend import choose
+    from tasks.models.toy_lm import CHECKPOINT, Recipe, Training, make_model
+    from tasks.text.tokenizers import end_of_text, save_tokenizer
 
     choose(context.device)
     corpus = context.store.path("datasets", params.dataset)
@@ -142,7 +142,7 @@ def _tokenizer(params: Params, context: Context, corpus: Path) -> PreTrainedToke
     """The tokenizer of an earlier attempt, else a new one kept for the next."""
     from transformers import PreTrainedTokenizerFast
 
-    from tasks.text.bpe import save_tokenizer, train_bpe
+    from tasks.text.tokenizers import save_tokenizer, train_bpe
 
     kept = context.workdir / "tokenizer"
     if not kept.exists():

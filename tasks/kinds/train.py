@@ -6,36 +6,36 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tasks.job import Context, Estimate, JobKind, Known, Request
-from tasks.problem import Problem
-from tasks.redact import HUB_SECRETS, WANDB_SECRETS
-from tasks.sae import choices, precision
+from tasks.errors import Problem
+from tasks.jobs.kind import Context, Estimate, JobKind, Known, Request
+from tasks.parsing.redact import HUB_SECRETS, WANDB_SECRETS
+from tasks.sae import arch_options, precision
 from tasks.sae.architectures import coder_class
-from tasks.training.params import DEFAULT_TOKENS, Common, P, goes_on_at, settled, steps_of
-from tasks.training.together import default_name
+from tasks.train_job.params import DEFAULT_TOKENS, Common, P, goes_on_at, settled, steps_of
+from tasks.train_job.sae_group import default_name
 
 if TYPE_CHECKING:
-    from tasks.activations import Vectors
-    from tasks.hooks import Hook
-    from tasks.parts import Parts
-    from tasks.sae.footprint import TrainingShape
+    from tasks.activations.hooks import Hook
+    from tasks.activations.stream import Vectors
+    from tasks.jobs.multi_result import Parts
+    from tasks.sae.memory_estimate import TrainingShape
 
 
 #: With the options of every architecture, from their files.
-Params = dataclasses.make_dataclass("Params", choices.fields(), bases=(Common,), frozen=True)
+Params = dataclasses.make_dataclass("Params", arch_options.fields(), bases=(Common,), frozen=True)
 
 
 def makes(params: P, name: str) -> dict[str, P]:
     """The parameters of each SAE, by its name."""
-    from tasks.training.together import members
+    from tasks.train_job.sae_group import members
 
     return {member.name: member.params for member in members(params, name)}
 
 
 def prepare(params: P, known: Known) -> tuple[P, list[Request]]:
     """Find what to train on, or ask for the jobs that make it; refuse what cannot work."""
-    from tasks.training.place import SETTLED
-    from tasks.training.together import each
+    from tasks.train_job.sae_group import each
+    from tasks.train_job.vector_source import SETTLED
 
     prepared = [_prepare_one(one, known) for one in each(params)]
     requests = [request for _, wanted in prepared for request in wanted]
@@ -51,14 +51,14 @@ def prepare(params: P, known: Known) -> tuple[P, list[Request]]:
 
 
 def _prepare_one(params: P, known: Known) -> tuple[P, list[Request]]:
-    from tasks.training.logs import asked_for
-    from tasks.training.place import resolve, wiring
+    from tasks.train_job.loggers import asked_for
+    from tasks.train_job.vector_source import resolve, wiring
 
     params = KIND.read_params(dataclasses.asdict(params))
     asked_for(params.log)
     params, d_model, requests = resolve(params, known)
     if params.init_from is not None:
-        from tasks.training.start import resolve_start
+        from tasks.train_job.init_from import resolve_start
 
         params = resolve_start(params, known, d_model)
     if params.width is None and d_model is not None:
@@ -66,7 +66,7 @@ def _prepare_one(params: P, known: Known) -> tuple[P, list[Request]]:
     if d_model is not None and params.expansion != Common.expansion and params.width != params.expansion * d_model:
         raise Problem(f"The SAE has {params.width} features: --expansion does nothing.", "Leave --expansion out")
     _check_course(params)
-    options = choices.chosen(params.arch, params)
+    options = arch_options.chosen(params.arch, params)
     if params.sparsity_warmup != Common.sparsity_warmup and hasattr(options, "k"):
         told = f"The number of features, not a penalty, makes {params.arch} sparse: --sparsity-warmup does nothing."
         raise Problem(told, "Leave --sparsity-warmup out")
@@ -109,10 +109,10 @@ def in_force(params: P, result: dict[str, Any]) -> P:
 
 def estimate(params: Common, known: Known) -> Estimate:
     """Memory and disk by the shapes; time by a training of like shape in the store."""
-    from tasks.estimate import seconds_like_earlier
-    from tasks.sae.footprint import of_training
-    from tasks.training.place import place_of
-    from tasks.training.together import each
+    from tasks.models.job_estimate import seconds_like_earlier
+    from tasks.sae.memory_estimate import of_training
+    from tasks.train_job.sae_group import each
+    from tasks.train_job.vector_source import place_of
 
     alike = ("model", "activations", "hook", "target", "crosscode", "arch", "width", "expansion", "batch")
     tokens = params.steps * params.batch if params.steps else params.tokens or DEFAULT_TOKENS
@@ -131,10 +131,10 @@ def estimate(params: Common, known: Known) -> Estimate:
 
 
 def _shape(params: Common) -> TrainingShape:
-    from tasks.sae.footprint import TrainingShape
-    from tasks.training.place import wiring
+    from tasks.sae.memory_estimate import TrainingShape
+    from tasks.train_job.vector_source import wiring
 
-    options, wired = choices.chosen(params.arch, params), wiring(params)
+    options, wired = arch_options.chosen(params.arch, params), wiring(params)
     return TrainingShape(
         getattr(options, "k", None),
         params.width,
@@ -153,7 +153,7 @@ def _shape(params: Common) -> TrainingShape:
 
 def _hooks(trained: Iterable[Common]) -> list[Hook]:
     """All hooks that are read or written, each once."""
-    from tasks.training.place import wiring
+    from tasks.train_job.vector_source import wiring
 
     return list(dict.fromkeys(hook for params in trained for hook in wiring(params).hooks))
 
@@ -177,15 +177,15 @@ KIND = JobKind(
 
 def run(params: Common, context: Context) -> dict[str, Any] | Parts:
     """Train, resuming from the newest checkpoints; save each SAE; measure it and its baselines on held-out rows."""
-    from tasks.model_dtype import wanted
-    from tasks.parts import Parts
-    from tasks.products import choose
-    from tasks.training.one import Training
-    from tasks.training.part import parts_of
-    from tasks.training.place import open_vectors, wiring
-    from tasks.training.pulse import Pulse
-    from tasks.training.reading import Reading
-    from tasks.training.together import members
+    from tasks.jobs.multi_result import Parts
+    from tasks.models.cpu_backend import choose
+    from tasks.models.model_dtype import wanted
+    from tasks.train_job.batches import Reading
+    from tasks.train_job.group_context import parts_of
+    from tasks.train_job.loop import Pulse
+    from tasks.train_job.sae_group import members
+    from tasks.train_job.single_sae import Training
+    from tasks.train_job.vector_source import open_vectors, wiring
 
     choose(context.device)
     context.progress("loading", 0, None, "tokens")
@@ -214,16 +214,16 @@ def run(params: Common, context: Context) -> dict[str, Any] | Parts:
 
 def _pinned(params: Common, context: Context) -> Common:
     """The parameters with the model at the commit that an earlier attempt has read."""
-    from tasks.model_commit import pinned
+    from tasks.models.model_commit import pinned
 
     return params if params.model is None else dataclasses.replace(params, model=pinned(params.model, context.workdir))
 
 
 def _origin(params: Common, vectors: Vectors, context: Context) -> dict[str, str]:
     """What the result says of the model's commit and dtype, which later attempts keep."""
-    from tasks.activations import ModelVectors
-    from tasks.model_commit import pin
-    from tasks.model_dtype import keep
+    from tasks.activations.stream import ModelVectors
+    from tasks.models.model_commit import pin
+    from tasks.models.model_dtype import keep
 
     if isinstance(vectors, ModelVectors):
         pin(vectors.model, context.workdir)

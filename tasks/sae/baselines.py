@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tasks.sae.footprint import numbers_coded
+from tasks.sae.memory_estimate import numbers_coded
 from tasks.sae.metrics import Measures, total_variance
 
 #: Numbers held of the vectors that the random dictionary codes together, and products in all that it may cost.

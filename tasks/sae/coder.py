@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from tasks.late import torch
-from tasks.problem import Problem
-from tasks.sae.pairs import AllPairs, Pairs
-from tasks.sae.preactivations import Exact, Preactivations, Rounded
+from tasks.errors import Problem
+from tasks.lazy import torch
+from tasks.sae.ops.active_pairs import AllPairs, Pairs
+from tasks.sae.ops.preactivations import Exact, Preactivations, Rounded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +51,7 @@ class CoderConfig:
 
 @dataclass(frozen=True)
 class CoderOptions:
-    """What one may choose of an architecture: a field with `tasks.job.option` for each choice."""
+    """What one may choose of an architecture: a field with `tasks.jobs.kind.option` for each choice."""
 
     def label(self) -> str:
         """What tells two choices apart in a name."""
@@ -121,7 +121,8 @@ class Coder:
             self.W_skip = torch.zeros(d_out, config.d_in)
             self._names = (*self._names, "W_skip")
         self._scratch: dict[str, Tensor] = {}
-        #: In what active features are chosen in training: see `tasks.sae.preactivations`. Values are float32's always.
+        #: In what active features are chosen in training: see `tasks.sae.ops.preactivations`. Values are float32's
+        #: always.
         self.precision = FLOAT32
         #: Vectors whose features were chosen in bfloat16, and for how many of them float32 might have chosen others.
         self.chosen, self.unsure = 0, torch.zeros((), dtype=torch.int64)

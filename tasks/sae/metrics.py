@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from tasks.problem import Problem
+from tasks.activations.means import per_row, ratio
+from tasks.errors import Problem
 from tasks.sae.coder import Coder
-from tasks.sae.densities import histogram
-from tasks.sae.means import per_row, ratio
+from tasks.sae.density import histogram
 
 #: Means over tokens: the names of the columns of sums that `Measurement` keeps, in their order.
 MEANS = ("mse", "l0", "l1", "cosine_similarity", "l2_norm_in", "l2_norm_out", "l2_ratio")

@@ -1,8 +1,8 @@
 """What `--precision` means for one SAE: decided once, where its training or extraction begins, and kept from then on.
 
-`bf16` chooses active features by products of bfloat16 numbers (`tasks.sae.preactivations`), `tf32` has a card round the
-factors of float32 products to 11 significant bits, `float32` does neither. `auto` is `bf16` where that is measured to
-be fast enough, else `float32`.
+`bf16` chooses active features by products of bfloat16 numbers (`tasks.sae.ops.preactivations`), `tf32` has a card round
+the factors of float32 products to 11 significant bits, `float32` does neither. `auto` is `bf16` where that is measured
+to be fast enough, else `float32`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tasks.late import torch
-from tasks.problem import Problem
+from tasks.errors import Problem
+from tasks.lazy import torch
 from tasks.sae.coder import BF16, FLOAT32, PRECISIONS, TF32
 from tasks.settings import current
 
@@ -98,7 +98,7 @@ def _possible(precision: str, product: Product, device: str) -> tuple[bool, str]
         return False, reason
     if device != CPU and product.k is None:
         return False, "on a card the features of SAEs without --k are all computed"
-    from tasks import bfloat16
+    from tasks.models import bfloat16
 
     speed = bfloat16.measured(product.rows, product.d_in, product.d_sae, device)
     return speed.is_worth_it, speed.reason
@@ -106,7 +106,7 @@ def _possible(precision: str, product: Product, device: str) -> tuple[bool, str]
 
 def _too_small(product: Product) -> str | None:
     """Why bfloat16 can gain nothing anywhere; None where it may."""
-    from tasks import bfloat16
+    from tasks.models import bfloat16
 
     if product.k is not None and product.k > MOST_K * product.d_sae:
         return f"{product.k} of {product.d_sae} features are too many to be computed again in float32"

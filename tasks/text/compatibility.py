@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.problem import Problem
+from tasks.errors import Problem
 from tasks.text.tokenizer_file import read_tokenizer
 from tasks.text.tokens import TokensInfo, largest_id, read_info
 
@@ -42,7 +42,7 @@ def check_tokenizer_file(tokens: Path, model: str, file: Path) -> None:
 
 def check_tokenizer(tokens: Path, model: str, tokenizer: Tokenizer) -> None:
     """The same for a tokenizer that is loaded; tokens made before this was recorded are compared by their own copy."""
-    from tasks.text.bpe import vocabulary_sha256
+    from tasks.text.tokenizers import vocabulary_sha256
 
     info, copy = read_info(tokens), tokens / "tokenizer" / "tokenizer.json"
     largest, made_by = info.max_id, info.vocabulary_sha256
@@ -106,6 +106,6 @@ def _begins_texts(tokens: Path, info: TokensInfo) -> bool:
         return False
     from tokenizers import Tokenizer
 
-    from tasks.text.bpe import ids_before_text
+    from tasks.text.tokenizers import ids_before_text
 
     return bool(ids_before_text(Tokenizer.from_file(str(copy))))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.problem import Problem
+from tasks.errors import Problem
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks.text.bpe import end_of_text, rust_tokenizer
+from tasks.text.tokenizers import end_of_text, rust_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from tasks.problem import Problem
+from tasks.errors import Problem
 
 #: The tokenizer gets about this many characters at a time: bounded by size, since rows differ a thousandfold.
 BATCH_CHARS = 1 << 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.problem import Problem
+from tasks.errors import Problem
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

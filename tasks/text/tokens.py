@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tasks.documents import read_json_object
-from tasks.problem import Problem
-from tasks.store import write_json
+from tasks.errors import Problem
+from tasks.parsing.documents import read_json_object
+from tasks.storage.store import write_json
 
 TOKENS, DESCRIPTION = "tokens.bin", "tokens.json"
 _IDS_AT_ONCE = 1 << 22

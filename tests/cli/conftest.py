@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tasks.ledger import Ledger
-from tasks.wire import connect
+from tasks.ledger.client import Ledger
+from tasks.redis_client.redis_connection import connect
 from tests.conftest import RedisServer, until
 
 EXTRA = Path(__file__).parent.parent / "extra"

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from mistudio_cli.assembly import run_command
-from tasks import wire
-from tasks.ledger import Ledger
+from mistudio_cli.app import run_command
+from tasks.ledger.client import Ledger
+from tasks.redis_client import redis_connection
 from tests.conftest import RedisServer
 
 
@@ -31,14 +31,14 @@ def home(
 @contextmanager
 def clients_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Close what commands open: a process of their own would do so when it ends."""
-    opened: list[wire.Client] = []
-    create = wire.Client.__init__
+    opened: list[redis_connection.Client] = []
+    create = redis_connection.Client.__init__
 
-    def create_and_note(client: wire.Client, *words: Any, **named: Any) -> None:
+    def create_and_note(client: redis_connection.Client, *words: Any, **named: Any) -> None:
         create(client, *words, **named)
         opened.append(client)
 
-    monkeypatch.setattr(wire.Client, "__init__", create_and_note)
+    monkeypatch.setattr(redis_connection.Client, "__init__", create_and_note)
     yield
     for client in opened:
         client.close()

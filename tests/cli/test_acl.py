@@ -22,13 +22,14 @@ from typing import Any
 import pytest
 import typer
 
-from mistudio_cli.assembly import COMMANDS
+from mistudio_cli.app import COMMANDS
 from mistudio_cli.errors import Code
-from tasks import acl, wire
-from tasks.job import Job, State, kinds
-from tasks.ledger import Ledger, new_job_id
-from tasks.quotas import Quota, read_quotas, set_quota
-from tasks.redis_url import Address
+from tasks.jobs.kind import Job, State, kinds
+from tasks.ledger import acl
+from tasks.ledger.client import Ledger, new_job_id
+from tasks.ledger.quotas import Quota, read_quotas, set_quota
+from tasks.redis_client import redis_connection
+from tasks.redis_client.redis_url import Address
 from tests.cli.conftest import MISTUDIO
 from tests.cli.in_process import clients_closed, run
 from tests.conftest import RedisServer, until
@@ -131,7 +132,7 @@ def server() -> Iterator[RedisServer]:
     folder = Path(tempfile.mkdtemp(prefix="ms-"))
     server = RedisServer(folder)
     server.start()
-    client = wire.connect(server.url)
+    client = redis_connection.connect(server.url)
     try:
         for line in acl.lines(Address()):
             assert client.call(*line.replace(">PASSWORD", f">{PASSWORD}").split()) == "OK"
@@ -162,7 +163,7 @@ class Fleet:
 
 @pytest.fixture
 def fleet(server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
-    client = wire.connect(server.url)
+    client = redis_connection.connect(server.url)
     client.call("FLUSHDB")
     ledger = Ledger(client)
     job = {
@@ -276,12 +277,12 @@ LRANGE trainings 0 -1 | LPUSH celery x | PUBLISH /0.celery.pidbox x | SUBSCRIBE 
 
 
 def test_a_submitter_can_neither_raise_a_quota_nor_reach_what_others_have(server: RedisServer, fleet: Fleet) -> None:
-    client = wire.connect(url_of(server, "submitter"))
+    client = redis_connection.connect(url_of(server, "submitter"))
     before = fleet.everything()
     for command in FORBIDDEN.strip().replace("\n", " | ").split(" | "):
         words = [word.replace("KEY", "mistudio:quotas").replace("{}", '{"alice":{}}') for word in command.split()]
         for call in (words, ["EVAL", "return redis.call(unpack(ARGV))", 0, *words]):
-            with pytest.raises(wire.Refused):
+            with pytest.raises(redis_connection.Refused):
                 pytest.fail(f"{command}: {client.call(*call)}")
     client.close()
     assert fleet.everything() == before
@@ -290,15 +291,15 @@ def test_a_submitter_can_neither_raise_a_quota_nor_reach_what_others_have(server
 
 @pytest.mark.parametrize("role", ["worker", "admin"])
 def test_no_role_may_do_what_concerns_all_of_redis(server: RedisServer, fleet: Fleet, role: str) -> None:
-    client = wire.connect(url_of(server, role))
+    client = redis_connection.connect(url_of(server, role))
     for command in ("FLUSHALL", "KEYS *", "SCAN 0", "CONFIG SET maxmemory 1", "GET another-application", "ACL LIST"):
-        with pytest.raises(wire.NotPermitted):
+        with pytest.raises(redis_connection.NotPermitted):
             client.call(*command.split())
     client.close()
 
 
 def test_real_workers_of_the_worker_role_do_what_submitters_submit(server: RedisServer, tmp_path: Path) -> None:
-    client = wire.connect(server.url)
+    client = redis_connection.connect(server.url)
     client.call("FLUSHDB")
     client.call("ACL", "LOG", "RESET")
     ledger = Ledger(client)

@@ -7,7 +7,7 @@ import importlib
 import pytest
 import typer
 
-from mistudio_cli import aliases, assembly
+from mistudio_cli import aliases, app
 from mistudio_cli.errors import Code
 from tests.cli.conftest import Cli
 
@@ -26,15 +26,15 @@ def test_every_alias_of_a_verb_leads_to_a_command_and_hides_none(noun: str) -> N
 
 
 def test_every_alias_of_a_noun_leads_to_a_command_and_hides_none() -> None:
-    assert not set(aliases.NOUNS) & set(assembly.COMMANDS)
-    assert set(aliases.NOUNS.values()) <= set(assembly.COMMANDS)
+    assert not set(aliases.NOUNS) & set(app.COMMANDS)
+    assert set(aliases.NOUNS.values()) <= set(app.COMMANDS)
     for words in aliases.SHORT.values():
         assert words[0].startswith("--") or words[1] in group_of(words[0]).commands
 
 
 def test_every_alias_of_a_flag_leads_to_a_flag_of_some_command() -> None:
     there = set()
-    for noun in assembly.COMMANDS:
+    for noun in app.COMMANDS:
         group = group_of(noun)
         for command in getattr(group, "commands", {"": group}).values():
             there |= {flag for param in command.params for flag in param.opts}
@@ -66,7 +66,7 @@ def test_every_alias_of_a_flag_leads_to_a_flag_of_some_command() -> None:
     ],
 )
 def test_a_habit_means_a_command(typed: str, meant: str) -> None:
-    words = aliases.resolve(typed.split(), assembly.COMMANDS)
+    words = aliases.resolve(typed.split(), app.COMMANDS)
     if not words[0].startswith("-"):
         params = group_of(words[0]).commands[words[1]].params
         words = [*words[:2], *aliases.translated(words[2:], params)]

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from mistudio_cli import shapes
 from mistudio_cli.api import health
 from mistudio_cli.errors import Code
-from tasks.job import Job
-from tasks.ledger import Ledger, WorkerBeat, new_job_id
+from mistudio_cli.views import json_shapes
+from tasks.jobs.kind import Job
+from tasks.ledger.client import Ledger, WorkerBeat, new_job_id
 from tasks.queues import QUEUE_NAMES
 from tests.cli.conftest import Cli
 
@@ -79,7 +79,7 @@ def test_stats_are_told_for_each_worker(cli: Cli, client: httpx.Client) -> None:
         "host": "h",
         "pid": 7,
         "started_at": "1970-01-01T00:16:40.000Z",
-        "seen_at": shapes.time(beat.seen_at),
+        "seen_at": json_shapes.time(beat.seen_at),
     }
 
 

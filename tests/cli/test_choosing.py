@@ -7,9 +7,9 @@ import json
 import pytest
 
 from mistudio_cli.errors import Code
-from tasks.job import Job, State
-from tasks.ledger import new_job_id
-from tasks.parameters import read_number
+from tasks.jobs.kind import Job, State
+from tasks.ledger.client import new_job_id
+from tasks.parsing.parameters import read_number
 from tests.cli.conftest import Cli
 
 

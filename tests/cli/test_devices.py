@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.devices import NO_DRIVER, read_devices
+from tasks.accelerators.devices import NO_DRIVER, read_devices
 
 GIB = 1 << 30
 NOT_SUPPORTED, NO_PERMISSION, DRIVER_NOT_LOADED, GPU_IS_LOST, UNKNOWN = "3", "4", "9", "15", "999"
@@ -19,7 +19,7 @@ ABSENT = {"problem", "instance", "gpu_uuid"}
 
 ASK = """
 import dataclasses, json, pathlib, sys
-from tasks.devices import read_devices
+from tasks.accelerators.devices import read_devices
 read_devices()
 print(json.dumps(dataclasses.asdict(read_devices(*map(pathlib.Path, sys.argv[1:])))))
 """

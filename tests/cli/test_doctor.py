@@ -6,10 +6,12 @@ import dataclasses
 import time
 from pathlib import Path
 
-from mistudio_cli import checks
+from mistudio_cli.doctor import checks
 from mistudio_cli.errors import Code
-from mistudio_cli.host import read_host
-from mistudio_cli.profile import (
+from mistudio_cli.machine.host import read_host
+from mistudio_cli.monitor.snapshot import QueueRow
+from mistudio_cli.profile.resources import Machine
+from mistudio_cli.profile.rules import (
     Profile,
     ProfileFile,
     ReadProfile,
@@ -19,12 +21,10 @@ from mistudio_cli.profile import (
     read_profile,
     workers_of,
 )
-from mistudio_cli.resources import Machine
-from mistudio_cli.snapshot import QueueRow
-from tasks.job import Job
-from tasks.ledger import Ledger, WorkerBeat, new_job_id
+from tasks.jobs.kind import Job
+from tasks.ledger.client import Ledger, WorkerBeat, new_job_id
+from tasks.ledger.dead_letters import put_aside, read
 from tasks.queues import QUEUE_NAMES
-from tasks.refused import put_aside, read
 from tests.cli.conftest import Cli
 from tests.queue_table import needs_in_all
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mistudio_cli.errors import Code
-from tasks.wire import connect
+from tasks.redis_client.redis_connection import connect
 from tests.cli.conftest import Cli
 from tests.conftest import RedisServer, compile_library
 from tests.core.bytes_of_strangers import BY_HAND, stranger_at

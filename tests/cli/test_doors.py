@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import typer
 
-from mistudio_cli import assembly, session
+from mistudio_cli import app, session
 from mistudio_cli.errors import Code
-from mistudio_cli.profile import load_profile
-from mistudio_cli.profile_export import as_toml
-from mistudio_cli.recipe_example import example
-from tasks.ledger import Ledger
+from mistudio_cli.profile.profile_export import as_toml
+from mistudio_cli.profile.rules import load_profile
+from mistudio_cli.submission.pipeline_example import example
+from tasks.ledger.client import Ledger
 from tests.cli.conftest import Cli
 from tests.cli.test_saes import add_sae
 from tests.conftest import deadline
@@ -61,7 +61,7 @@ class Here:
     def __call__(self, argv: list[str]) -> int:
         with deadline(5, repr(argv)[:500]):
             try:
-                code = assembly.run_command(argv)
+                code = app.run_command(argv)
             except SystemExit as ended:
                 code = int(ended.code or 0)
         while self.opened:
@@ -98,7 +98,7 @@ def here(cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 def commands() -> list[tuple[list[str], list[str], int]]:
     """Every command that is played: its words, its flags, and how many arguments it takes."""
     found = []
-    for noun in assembly.COMMANDS:
+    for noun in app.COMMANDS:
         if (noun, None) in NOT_PLAYED:
             continue
         module = __import__(f"mistudio_cli.commands.{noun}", fromlist=["app"])

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from mistudio_cli import exporting
 from mistudio_cli.errors import Code
-from tasks.job import Job, State
-from tasks.ledger import Ledger, new_job_id
-from tasks.listing import Filter
+from mistudio_cli.jobs import export_jobs
+from tasks.jobs.kind import Job, State
+from tasks.ledger.client import Ledger, new_job_id
+from tasks.ledger.listing import Filter
 from tests.cli.conftest import Cli
 
 
@@ -46,10 +46,10 @@ def test_a_number_that_json_has_no_word_for_is_null(cli: Cli) -> None:
 
 
 def test_pages_neither_repeat_nor_drop_a_job_while_others_come(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting, "PAGE", 3)
+    monkeypatch.setattr(export_jobs, "PAGE", 3)
     ids = add(cli.ledger, *(f"n{number}" for number in range(8)))
     found = []
-    for line in exporting.lines(cli.ledger, cli.home, Filter()):
+    for line in export_jobs.lines(cli.ledger, cli.home, Filter()):
         found.append(json.loads(line)["id"])
         add(cli.ledger, f"later-{len(found)}")
     assert found == ids[::-1]

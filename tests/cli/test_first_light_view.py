@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mistudio_cli.first_light_view import tell_numbers
+from mistudio_cli.submission.quickstart_view import tell_numbers
 
 README = Path(__file__).parents[2] / "README.md"
 SAE = {

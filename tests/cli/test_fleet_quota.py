@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.ledger import Ledger
-from tasks.quotas import Quota, read_quotas
+from tasks.ledger.client import Ledger
+from tasks.ledger.quotas import Quota, read_quotas
 from tests.cli.in_process import home as home  # a fixture
 from tests.cli.in_process import run
 

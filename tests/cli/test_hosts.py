@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from mistudio_cli.errors import Code
-from mistudio_cli.hosts import read_fleet
-from mistudio_cli.live import paint
-from mistudio_cli.snapshot import read_all
-from tasks import damage, host_heartbeat
-from tasks.host_heartbeat import LISTED_FOR_S, Gpu, HostHeartbeat
-from tasks.job import Job
-from tasks.lease import Card
-from tasks.ledger import Ledger, WorkerBeat, new_job_id
-from tasks.places import Places
+from mistudio_cli.monitor.hosts import read_fleet
+from mistudio_cli.monitor.snapshot import read_all
+from mistudio_cli.views.live import paint
+from tasks.fleet import damage, host_heartbeat
+from tasks.fleet.host_heartbeat import LISTED_FOR_S, Gpu, HostHeartbeat
+from tasks.jobs.kind import Job
+from tasks.ledger.client import Ledger, WorkerBeat, new_job_id
+from tasks.ledger.device_lease import Card
+from tasks.paths import Places
 from tests.cli.conftest import Cli
 from tests.cli.test_completion import offered
 

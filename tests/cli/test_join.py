@@ -18,16 +18,16 @@ from urllib.parse import quote
 import pexpect
 import pytest
 
-from mistudio_cli import control, joined_settings
 from mistudio_cli.errors import Code
-from tasks.acl import ROLES
-from tasks.fleet_membership import why_refused
-from tasks.ledger import Ledger, WorkerBeat
-from tasks.problem import Problem
-from tasks.redis_url import parse_url, with_prefix
+from mistudio_cli.fleet import joined_settings, supervisor_client
+from tasks.errors import Problem
+from tasks.ledger.acl import ROLES
+from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.redis_client.redis_connection import connect
+from tasks.redis_client.redis_url import parse_url, with_prefix
 from tasks.settings import read_file
-from tasks.store_id import make_store_id
-from tasks.wire import connect
+from tasks.storage.store_id import make_store_id
+from tasks.worker.fleet_membership import why_refused
 from tests.conftest import RedisServer
 from tests.sentinel import NAME, replicated
 from tests.supervision.conftest import MISTUDIO, Home, ending
@@ -359,8 +359,8 @@ def test_a_join_that_follows_another_one_keeps_what_was_there_before_the_first(a
 
 def test_a_supervisor_of_an_earlier_version_is_to_be_stopped_first(host: Host) -> None:
     assert host.type("workers", "start").returncode == 0
-    reply = control.ask(host.home.places, "an operation of a later version")
+    reply = supervisor_client.ask(host.home.places, "an operation of a later version")
     with pytest.raises(Problem) as refused:
-        control._accepted(reply)
+        supervisor_client._accepted(reply)
     assert refused.value.sentence == "The supervisor that runs is of an earlier version."
     assert refused.value.mend == "First: mistudio workers stop --all"

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from mistudio_cli import api, shapes
-from mistudio_cli.snapshot import Snapshot
-from tasks.devices import Device, Devices, GpuProcess
-from tasks.lease import Lease
+from mistudio_cli import api
+from mistudio_cli.monitor.snapshot import Snapshot
+from mistudio_cli.views import json_shapes
+from tasks.accelerators.devices import Device, Devices, GpuProcess
+from tasks.ledger.device_lease import Lease
 from tasks.queues import QUEUE_NAMES
 from tests.cli.conftest import Cli
 from tests.conftest import until
@@ -102,7 +103,7 @@ def test_every_endpoint_is_documented() -> None:
 def test_a_device_is_told_as_documented() -> None:
     card = Device(0, "a", "u", 2, 1, 50.0, 60.0, 70.0, (GpuProcess(1, 2),), "lost")
     seen = Snapshot(devices=Devices((card,)), leases={"a-job": Lease("u", 8)})
-    assert not list(differences(EXAMPLES["mistudio top --once --json"], shapes.everything(seen)))
+    assert not list(differences(EXAMPLES["mistudio top --once --json"], json_shapes.everything(seen)))
 
 
 def test_the_comparison_itself_sees_a_difference() -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from mistudio_cli.errors import Code
-from tasks.job import Job, State
-from tasks.ledger import new_job_id
-from tasks.log_archive import archive, archived_attempts
-from tasks.log_tails import TAIL_BYTES
+from tasks.jobs.kind import Job, State
+from tasks.ledger.client import new_job_id
+from tasks.logs.log_tails import TAIL_BYTES
+from tasks.storage.log_archive import archive, archived_attempts
 from tests.cli.conftest import Cli, Ended
 from tests.conftest import RedisServer, deadline, until
 from tests.core.conftest import kinds_of_the_tests  # noqa: F401 - a fixture

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from mistudio_cli import commands, output
-from mistudio_cli.assembly import COMMANDS
+from mistudio_cli import commands
+from mistudio_cli.app import COMMANDS
 from mistudio_cli.errors import MEANINGS, Code
-from tasks.wire import connect
+from mistudio_cli.terminal import output
+from tasks.redis_client.redis_connection import connect
 from tests.cli.conftest import MISTUDIO, Cli
 from tests.conftest import RedisServer, until
 from tests.core.test_ledger import a_job
@@ -111,7 +112,9 @@ def test_an_unreachable_broker_is_said_as_such(cli: Cli, words: str) -> None:
 
 
 def test_a_fault_of_ours_is_called_one_and_debug_shows_where(cli: Cli) -> None:
-    fault = "import tasks.ledger\ndef page(*_): raise RuntimeError('odd')\ntasks.ledger.Ledger.page = page\n"
+    fault = (
+        "import tasks.ledger.client\ndef page(*_): raise RuntimeError('odd')\ntasks.ledger.client.Ledger.page = page\n"
+    )
     (cli.home / "sitecustomize.py").write_text(fault)
     plain, debug = (cli(*words, PYTHONPATH=str(cli.home)) for words in (("jobs", "ls"), ("--debug", "jobs", "ls")))
     assert plain.code == Code.FAULT

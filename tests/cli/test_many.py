@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from mistudio_cli.bulk import BATCH
 from mistudio_cli.errors import Code
+from mistudio_cli.submission.many import BATCH
 from tests.cli.conftest import MISTUDIO, Cli, Ended
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from mistudio_cli.bulk import plan_lines, submit_lines
 from mistudio_cli.errors import Code
-from tasks.ledger import later_id, new_job_id
-from tasks.once import first_id
-from tasks.store import Store
-from tasks.submit import KnownArtifacts, Wishes
-from tasks.wire import Client, Command, Unreachable, connect
+from mistudio_cli.submission.many import plan_lines, submit_lines
+from tasks.ledger.client import later_id, new_job_id
+from tasks.redis_client.redis_connection import Client, Command, Unreachable, connect
+from tasks.storage.store import Store
+from tasks.submission.fixed_ids import first_id
+from tasks.submission.plan import KnownArtifacts, Wishes
 from tests.cli.conftest import Cli, Ended
 from tests.conftest import RedisServer
 

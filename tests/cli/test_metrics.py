@@ -6,10 +6,11 @@ import re
 
 import pytest
 
-from mistudio_cli import humanize, sparks
-from mistudio_cli.live import paint
-from mistudio_cli.snapshot import Snapshot
-from tasks.job import Job, Point, Progress, State
+from mistudio_cli.monitor.snapshot import Snapshot
+from mistudio_cli.terminal import humanize
+from mistudio_cli.views import sparklines
+from mistudio_cli.views.live import paint
+from tasks.jobs.kind import Job, Point, Progress, State
 from tests.cli.conftest import Cli
 from tests.conftest import until
 
@@ -68,14 +69,14 @@ def test_a_job_that_has_ended_has_no_time_left() -> None:
 
 
 def test_a_course_is_drawn_to_scale() -> None:
-    assert sparks.spark([0.0, 1.0, None, 7.0, 8.0]) == "▁▂ ██"
-    assert sparks.spark([3.0, 3.0]) == "▁▁"
-    assert sparks.spark([None]) == ""
-    assert sparks.bars([1, 0, 8, 3]) == "▁ █▃"
-    assert sparks.bars([0, 1, 1000]) == " ▁█"
-    assert sparks.bars([]) == ""
+    assert sparklines.spark([0.0, 1.0, None, 7.0, 8.0]) == "▁▂ ██"
+    assert sparklines.spark([3.0, 3.0]) == "▁▁"
+    assert sparklines.spark([None]) == ""
+    assert sparklines.bars([1, 0, 8, 3]) == "▁ █▃"
+    assert sparklines.bars([0, 1, 1000]) == " ▁█"
+    assert sparklines.bars([]) == ""
     points = [Point(at, {"falls": 100.0 - at, "late": None if at < 99 else 1.0}) for at in (0, 1, 2, 3, 99)]
-    drawn = sparks.drawn(points)
+    drawn = sparklines.drawn(points)
     assert drawn == {"falls": "1  ████▁  1 to 100", "late": "1"}
-    assert sparks.drawn([]) == {}
+    assert sparklines.drawn([]) == {}
     assert humanize.values({"a": None, "b": 1.23456}) == {"a": "n/a", "b": "1.235"}

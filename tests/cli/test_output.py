@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from mistudio_cli import humanize
-from mistudio_cli.layout import lay_out
-from tasks.job import Job, Progress, State
+from mistudio_cli.terminal import humanize
+from mistudio_cli.terminal.layout import lay_out
+from tasks.jobs.kind import Job, Progress, State
 
 HEADERS = ["NAME", "COUNT", "NOTE"]
 ROWS = [["one", "1", "x" * 60], ["seventeen", "17", "ok"]]

@@ -7,8 +7,8 @@ import pwd
 
 import pytest
 
-from tasks.ledger import Ledger
-from tasks.visible import shown
+from tasks.ledger.client import Ledger
+from tasks.parsing.safe_text import shown
 from tests.cli.in_process import home as home  # a fixture
 from tests.cli.in_process import run
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mistudio_cli.errors import Code
-from tasks.job import Job, State
+from tasks.jobs.kind import Job, State
 from tests.cli.conftest import Cli, Ended
 
 NAPS = """\

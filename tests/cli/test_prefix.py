@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mistudio_cli.errors import Code
-from tasks.problem import Problem
-from tasks.redis_url import parse_url, with_prefix
+from tasks.errors import Problem
+from tasks.redis_client.redis_url import parse_url, with_prefix
 from tests.cli.conftest import Cli
 
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from mistudio_cli.probe import require_answer
-from tasks.redis_socket import open_socket
-from tasks.redis_tls import Tls
-from tasks.redis_url import Address
-from tasks.wire import Client, NotRedis, Silent, Unreachable
+from mistudio_cli.redis.probe import require_answer
+from tasks.redis_client.redis_connection import Client, NotRedis, Silent, Unreachable
+from tasks.redis_client.redis_socket import open_socket
+from tasks.redis_client.redis_tls import Tls
+from tasks.redis_client.redis_url import Address
 from tests.conftest import RedisServer, until
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from mistudio_cli import profile_shapes
 from mistudio_cli.errors import Code
-from mistudio_cli.profile import Override, Profile, ProfileFile, ReadProfile, load_profile, workers_of
-from mistudio_cli.profile_keys import Fault
-from mistudio_cli.resources import Shortfall
+from mistudio_cli.profile.profile_keys import Fault
+from mistudio_cli.profile.resources import Shortfall
+from mistudio_cli.profile.rules import Override, Profile, ProfileFile, ReadProfile, load_profile, workers_of
+from mistudio_cli.views import profile_json
 from tasks.queues import QUEUES
 from tests.cli.conftest import Cli
 from tests.cli.test_json_contract import EXAMPLES, differences
@@ -216,11 +216,11 @@ def test_the_json_is_as_documented_where_a_profile_sets_everything() -> None:
     rule |= {"cpu_jobs": 2}
     profile = Profile(**{**rule, "queues": (Override("training", 1, 1, 100_000, 1.0),)})
     real = {
-        "mistudio profiles ls --json": profile_shapes.profiles([ReadProfile(file, profile, (Fault("what", "mend"),))]),
-        "mistudio profiles show full --json": profile_shapes.profile_in_full(
+        "mistudio profiles ls --json": profile_json.profiles([ReadProfile(file, profile, (Fault("what", "mend"),))]),
+        "mistudio profiles show full --json": profile_json.profile_in_full(
             file, profile, [Shortfall("gpus", 2, 0, "It.")]
         ),
-        "mistudio profiles validate --json": profile_shapes.validated(
+        "mistudio profiles validate --json": profile_json.validated(
             [ReadProfile(file, None, (Fault("what", "mend"),))]
         ),
     }

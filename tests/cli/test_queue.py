@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from mistudio_cli import control, snapshot
-from mistudio_cli.snapshot import read_all, read_queues, read_workers
-from tasks.job import Job
-from tasks.ledger import Ledger, WorkerBeat, new_job_id
-from tasks.places import Places
+from mistudio_cli.fleet import supervisor_client
+from mistudio_cli.monitor import snapshot
+from mistudio_cli.monitor.snapshot import read_all, read_queues, read_workers
+from tasks.jobs.kind import Job
+from tasks.ledger.client import Ledger, WorkerBeat, new_job_id
+from tasks.paths import Places
 from tasks.queues import QUEUE_NAMES
-from tasks.wire import Unreachable, connect
+from tasks.redis_client.redis_connection import Unreachable, connect
 from tests.cli.conftest import Cli
 
 BEAT = WorkerBeat("all-queues@elsewhere", "elsewhere", 7, ("datasets", "training"), 3, 1000.0)
@@ -172,7 +173,7 @@ def test_without_the_supervisor_workers_are_known_by_their_beats(
     def time_out(asked: Places) -> None:
         raise TimeoutError(f"the supervisor of {asked.home} says nothing")
 
-    monkeypatch.setattr(control, "status", time_out)
+    monkeypatch.setattr(supervisor_client, "status", time_out)
     assert read(ledger, places).workers is None, "there may be some"
     ledger.beat(BEAT)
     seen = read(ledger, places)

@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 
-from mistudio_cli import reasons
-from tasks.job import Job, State
-from tasks.ledger import WorkerBeat, new_job_id
+from mistudio_cli.jobs import reasons
+from tasks.jobs.kind import Job, State
+from tasks.ledger.client import WorkerBeat, new_job_id
 from tests.cli.conftest import Cli
 from tests.conftest import until
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from mistudio_cli.profile import WorkerSpec, load_profile, worker_for, workers_of
-from mistudio_cli.resources import Machine, needs_of, read_machine, shortfalls, told
-from tasks.cgroups import Allowed, read_allowed
-from tasks.devices import Device, Devices, GpuProcess, read_devices
+from mistudio_cli.profile.resources import Machine, needs_of, read_machine, shortfalls, told
+from mistudio_cli.profile.rules import WorkerSpec, load_profile, worker_for, workers_of
+from tasks.accelerators.devices import Device, Devices, GpuProcess, read_devices
 from tasks.queues import Needs
+from tasks.system.cgroups import Allowed, read_allowed
 from tests.cli.test_devices import a_jetson
 from tests.queue_table import WITHOUT_GPU, needs_in_all
 
@@ -195,7 +195,7 @@ def test_a_containers_limits_are_what_may_be_used(tmp_path: Path) -> None:
 def test_the_affinity_of_the_process_counts(tmp_path: Path) -> None:
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        "from mistudio_cli.resources import read_machine; print(read_machine().cpus)"
+        "from mistudio_cli.profile.resources import read_machine; print(read_machine().cpus)"
     )
     assert subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True).stdout == "1\n"
 
@@ -234,7 +234,8 @@ def test_a_jetson_is_one_gpu_on_the_machines_own_memory(tmp_path: Path) -> None:
 def test_a_jetson_with_nvml_is_too(driver: Path, tmp_path: Path) -> None:
     proc, sys_folder = a_jetson(tmp_path, "gpu-gpc-0", "gpu")
     code = (
-        "import pathlib, sys; from tasks.devices import read_devices; from mistudio_cli.resources import read_machine\n"
+        "import pathlib, sys; from tasks.accelerators.devices import read_devices\n"
+        "from mistudio_cli.profile.resources import read_machine\n"
         "here = read_machine(read_devices(*map(pathlib.Path, sys.argv[1:]))); print(here.gpus, here.unified)"
     )
     told = {"LD_LIBRARY_PATH": str(driver), "FAKE_GPUS": "1", "FAKE_MemoryInfo": "3"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mistudio_cli.errors import Code
-from tasks.store import Store
+from tasks.storage.store import Store
 from tests.cli.conftest import Cli
 from tests.conftest import until
 from tests.work_folders import left_by

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from mistudio_cli import retrying
 from mistudio_cli.errors import Code
-from tasks.job import Job, State
-from tasks.ledger import new_job_id
-from tasks.listing import Filter
-from tasks.wire import Client, Command
+from mistudio_cli.submission import retrying
+from tasks.jobs.kind import Job, State
+from tasks.ledger.client import new_job_id
+from tasks.ledger.listing import Filter
+from tasks.redis_client.redis_connection import Client, Command
 from tests.cli.conftest import Cli
 
 

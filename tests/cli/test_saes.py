@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from mistudio_cli import saes
 from mistudio_cli.errors import Code
-from tasks.job import kind_named
+from mistudio_cli.views import sae_tables
+from tasks.jobs.kind import kind_named
 from tasks.sae.architectures import build
 from tasks.sae.architectures.topk import TopK
 from tasks.sae.coder import CoderConfig
-from tasks.sae.formats import Scales, load_sae, save_sae
-from tasks.store import Store
+from tasks.sae.formats.native import Scales, load_sae, save_sae
+from tasks.storage.store import Store
 from tests.cli.conftest import Cli
 from tests.cli.test_json_contract import DOCUMENT, EXAMPLES, differences
 from tests.work_folders import next_attempt
@@ -61,8 +61,8 @@ def add_sae(home: Path, name: str, config: CoderConfig = PLAIN, about: dict[str,
 def test_an_odd_histogram_of_densities_hides_nothing_else(key: str, value: object) -> None:
     told = {"density_histogram": {**DENSITIES, key: value}, "l0": 4.0}
     shown = {"made_from": {}, "params": {}, "files": {}, "hooks": [], "hook_out": None, "result": told}
-    nothing = dict.fromkeys(("name", "path", *saes._SHAPE, "kind", "job", "created_at"))
-    assert ["l0", "4"] in saes.facts({**nothing, **shown})[1]
+    nothing = dict.fromkeys(("name", "path", *sae_tables._SHAPE, "kind", "job", "created_at"))
+    assert ["l0", "4"] in sae_tables.facts({**nothing, **shown})[1]
 
 
 def test_the_saes_of_the_store_are_listed_and_shown_as_documented(cli: Cli) -> None:

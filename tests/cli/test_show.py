@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from mistudio_cli import exporting
-from tasks.job import Job, State
-from tasks.lease import Card
-from tasks.ledger import new_job_id
-from tasks.listing import Filter
-from tasks.wire import Client
+from mistudio_cli.jobs import export_jobs
+from tasks.jobs.kind import Job, State
+from tasks.ledger.client import new_job_id
+from tasks.ledger.device_lease import Card
+from tasks.ledger.listing import Filter
+from tasks.redis_client.redis_connection import Client
 from tests.cli.conftest import Cli
 
 GIB = 1 << 30
@@ -72,7 +72,7 @@ def test_an_export_asks_as_often_for_many_jobs_as_for_few(cli: Cli, monkeypatch:
 
     def trips() -> int:
         asked[0] = 0
-        assert list(exporting.lines(cli.ledger, cli.home, Filter()))
+        assert list(export_jobs.lines(cli.ledger, cli.home, Filter()))
         return asked[0]
 
     monkeypatch.setattr(Client, "batch", counted)

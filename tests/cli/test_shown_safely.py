@@ -11,8 +11,8 @@ import pytest
 
 from mistudio_cli.errors import Code
 from mistudio_cli.explained_errors import explain
-from tasks.job import Job, Progress, State
-from tasks.ledger import new_job_id
+from tasks.jobs.kind import Job, Progress, State
+from tasks.ledger.client import new_job_id
 from tests.cli.conftest import Cli
 from tests.cli.test_saes import ABOUT, add_sae
 

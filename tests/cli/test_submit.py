@@ -8,13 +8,13 @@ import re
 import pytest
 
 from mistudio_cli.errors import Code
-from tasks import submit
-from tasks.devices import NO_DRIVER, Device, Devices
-from tasks.job import kinds
-from tasks.ledger import Ledger
-from tasks.redis_url import Address
-from tasks.store import Store
-from tasks.wire import Client
+from tasks.accelerators.devices import NO_DRIVER, Device, Devices
+from tasks.jobs.kind import kinds
+from tasks.ledger.client import Ledger
+from tasks.redis_client.redis_connection import Client
+from tasks.redis_client.redis_url import Address
+from tasks.storage.store import Store
+from tasks.submission import plan
 from tests.cli.conftest import Cli
 from tests.sae.conftest import tiny_model
 
@@ -143,11 +143,11 @@ def test_a_model_dtype_that_does_not_pay_on_this_machine_is_refused(cli: Cli) ->
 
 def test_only_a_redis_of_this_machine_says_that_jobs_run_here(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(cli.home / "store")
-    monkeypatch.setattr(submit, "read_devices", lambda: Devices(reason=NO_DRIVER))
-    assert submit.KnownArtifacts(cli.ledger, store).jobs_run_on_this_cpu()
-    assert not submit.KnownArtifacts(Ledger(Client(Address(host="elsewhere"))), store).jobs_run_on_this_cpu()
-    monkeypatch.setattr(submit, "read_devices", lambda: Devices((Device(0),)))
-    assert not submit.KnownArtifacts(cli.ledger, store).jobs_run_on_this_cpu()
+    monkeypatch.setattr(plan, "read_devices", lambda: Devices(reason=NO_DRIVER))
+    assert plan.KnownArtifacts(cli.ledger, store).jobs_run_on_this_cpu()
+    assert not plan.KnownArtifacts(Ledger(Client(Address(host="elsewhere"))), store).jobs_run_on_this_cpu()
+    monkeypatch.setattr(plan, "read_devices", lambda: Devices((Device(0),)))
+    assert not plan.KnownArtifacts(cli.ledger, store).jobs_run_on_this_cpu()
 
 
 def test_a_parent_that_is_not_there_is_not_found(cli: Cli) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mistudio_cli.errors import Code
-from tasks.job import kinds
+from tasks.jobs.kind import kinds
 from tasks.text.tokens import TokenWriter
 from tests.cli.conftest import Cli
 from tests.sae.conftest import CONTEXT, VOCABULARY, some_tokens, tiny_model
@@ -136,7 +136,7 @@ def test_tags_and_the_wish_for_a_gpu_are_in_the_record(cli: Cli) -> None:
 
 
 def test_no_kind_has_a_parameter_that_is_a_flag_of_every_submission() -> None:
-    from mistudio_cli.submitting import FLAGS
+    from mistudio_cli.submission.options import FLAGS
 
     for kind in kinds().values():
         assert not set(FLAGS) & set(kind.params.__dataclass_fields__), kind.name

@@ -19,10 +19,10 @@ import pyte
 import pytest
 
 from mistudio_cli.errors import Code
-from mistudio_cli.live import paint
-from mistudio_cli.snapshot import Snapshot
-from tasks.job import Job, Progress, State
-from tasks.lease import Card
+from mistudio_cli.monitor.snapshot import Snapshot
+from mistudio_cli.views.live import paint
+from tasks.jobs.kind import Job, Progress, State
+from tasks.ledger.device_lease import Card
 from tasks.queues import QUEUE_NAMES
 from tests.cli.conftest import MISTUDIO, Cli
 from tests.conftest import until

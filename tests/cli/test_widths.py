@@ -6,16 +6,16 @@ import re
 
 import pytest
 
-from mistudio_cli import host_tables, profile_tables, saes, tables
-from mistudio_cli.history import Change
-from mistudio_cli.hosts import HostRow
-from mistudio_cli.layout import columns, cut, fitting, lay_out
-from mistudio_cli.profile import load_profile, profile_files, read_profile
-from mistudio_cli.snapshot import QueueRow, WorkerRow
-from tasks.devices import Device
-from tasks.host_heartbeat import Gpu, HostHeartbeat
-from tasks.job import Estimate, Job, Progress, State
-from tasks.ledger import new_job_id
+from mistudio_cli.monitor.hosts import HostRow
+from mistudio_cli.monitor.snapshot import QueueRow, WorkerRow
+from mistudio_cli.profile.rules import load_profile, profile_files, read_profile
+from mistudio_cli.supervisor.worker_events import Change
+from mistudio_cli.terminal.layout import columns, cut, fitting, lay_out
+from mistudio_cli.views import host_tables, profile_tables, sae_tables, tables
+from tasks.accelerators.devices import Device
+from tasks.fleet.host_heartbeat import Gpu, HostHeartbeat
+from tasks.jobs.kind import Estimate, Job, Progress, State
+from tasks.ledger.client import new_job_id
 from tasks.queues import QUEUE_NAMES
 
 LONG = "EleutherAI--pythia-160m-deduped-l6-topk-k32-expansion-16"
@@ -97,7 +97,7 @@ TABLES = {
     "hosts show": (host_tables.facts(HOSTS[0], NOW), True),
     "workers events": (tables.events([CHANGE]), True),
     "top, devices": (tables.devices([CARD], {}, {}), False),
-    "saes ls": (saes.table([{**SAE, "name": LONG}, {**SAE, "name": "a"}]), False),
+    "saes ls": (sae_tables.table([{**SAE, "name": LONG}, {**SAE, "name": "a"}]), False),
     "profiles ls": (profile_tables.profiles([read_profile(file) for file in profile_files()]), True),
     "profiles show": (profile_tables.profile_workers(load_profile("full")), False),
     "profiles validate": (profile_tables.validated([read_profile(file) for file in profile_files()]), True),

@@ -10,7 +10,7 @@ import pytest
 from celery import Celery
 
 import tasks.kinds
-from tasks import job as jobs
+from tasks.jobs import kind as jobs
 from tests.conftest import RedisServer
 from tests.core.lab import EXTRA, Lab
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import psutil
 
-from tasks.app import make_app
-from tasks.job import Job
-from tasks.ledger import Ledger
-from tasks.store import Store
-from tasks.submit import submit
-from tasks.wire import connect
+from tasks.jobs.kind import Job
+from tasks.ledger.client import Ledger
+from tasks.messaging.app import make_app
+from tasks.redis_client.redis_connection import connect
+from tasks.storage.store import Store
+from tasks.submission.plan import submit
 from tests.conftest import RedisServer, until
 
 EXTRA = Path(__file__).parent.parent / "extra"

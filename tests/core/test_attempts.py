@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.attempts import Superseded, begin, folder_of, hand_over, keep_newest, newest
-from tasks.store import Store
+from tasks.storage.attempts import Superseded, begin, folder_of, hand_over, keep_newest, newest
+from tasks.storage.store import Store
 from tests.work_folders import left_by, next_attempt
 
 

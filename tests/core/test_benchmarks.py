@@ -15,10 +15,10 @@ import torch
 
 from benchmarks import cells, model_dtype, peers, planted, planting, there, whole_job
 from benchmarks.contest import PENALISED, Task, enter
-from tasks import apart
-from tasks.job import Job
-from tasks.ledger import Ledger, new_job_id
+from tasks.jobs.kind import Job
+from tasks.ledger.client import Ledger, new_job_id
 from tasks.sae.architectures import names
+from tasks.worker import runner_process
 from tests.conftest import RedisServer
 
 #: What a command that only reads the ledger has no use for; each costs more than the answer itself.
@@ -211,4 +211,4 @@ def test_what_is_measured_among_the_peers_comes_back(monkeypatch: pytest.MonkeyP
     )
     monkeypatch.setattr(there, "ROOT", f"{there.ROOT}:{tmp_path}")
     assert there.run_there("asked") == [{"mmap": "0"}]
-    assert there.ALLOCATOR == apart._ALLOCATOR, "what our jobs run with"
+    assert there.ALLOCATOR == runner_process._ALLOCATOR, "what our jobs run with"

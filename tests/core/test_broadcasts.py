@@ -11,7 +11,7 @@ import pytest
 from celery import Celery
 from celery.worker.control import Panel
 
-from tasks.job import State
+from tasks.jobs.kind import State
 from tests.conftest import until
 from tests.core.lab import Lab
 from tests.core.test_citizens import BELL, put_aside, wait_for, whole_log

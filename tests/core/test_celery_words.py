@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 from celery import Celery, chain, chord, group, signature
 
-from mistudio_cli.explain import explain, look_around
-from mistudio_cli.snapshot import read_queues
-from tasks import astray, refused
-from tasks.job import State
-from tasks.ledger import Ledger
+from mistudio_cli.monitor.explain import explain, look_around
+from mistudio_cli.monitor.snapshot import read_queues
+from tasks.jobs.kind import State
+from tasks.ledger import dead_letters
+from tasks.ledger.client import Ledger
+from tasks.messaging import reroute
+from tasks.messaging.remote_control import REFUSED
 from tasks.queues import QUEUE_NAMES, redis_lists
-from tasks.remote import REFUSED
 from tests.conftest import until
 from tests.core.lab import Lab
 
@@ -54,7 +55,7 @@ def test_what_could_be_followed_in_part_only_is_refused_and_its_sender_knows_why
         sent = message(stranger).apply_async()
         with pytest.raises(Exception, match=re.escape(why)):
             sent.get(timeout=30)
-        refusal = refused.read(lab.ledger.client)[0]
+        refusal = dead_letters.read(lab.ledger.client)[0]
         assert refusal.why.startswith(f"A job cannot {why}")
         assert refusal.queue == "high_priority"
     asked = [job.params["note"] for job in lab.ledger.page().jobs]
@@ -90,14 +91,14 @@ def test_a_task_sent_without_a_queue_finds_that_of_its_kind_and_others_stay_wher
 
 def test_what_is_called_celery_and_is_no_queue_is_let_alone(ledger: Ledger) -> None:
     ledger.client.call("SET", "celery", "somebody's")
-    assert astray.bring_home(ledger) == 0
+    assert reroute.bring_home(ledger) == 0
     assert ledger.client.call("GET", "celery") == "somebody's"
 
 
 def test_a_move_puts_a_message_where_its_priority_is_served(ledger: Ledger) -> None:
     message = {"headers": {"task": "mistudio.cleanup"}, "properties": {"delivery_info": {"routing_key": "celery"}}}
     ledger.client.call("RPUSH", "celery", json.dumps(message))
-    assert astray.bring_home(ledger) == 1
+    assert reroute.bring_home(ledger) == 1
     (raw,) = ledger.client.call("LRANGE", redis_lists("low_priority")[4], 0, -1)
     assert json.loads(raw)["properties"]["delivery_info"] == {"routing_key": "low_priority"}
 
@@ -157,7 +158,7 @@ def test_a_worker_consumes_no_queue_that_is_not_its_own(lab: Lab, stranger: Cele
     assert lab.ledger.client.call("LRANGE", "theirs", 0, -1) == ["somebody's"]
 
 
-@pytest.mark.parametrize("module", ["tasks", "tasks.app", "tasks.worker"])
+@pytest.mark.parametrize("module", ["tasks", "tasks.messaging.app", "tasks.worker"])
 @pytest.mark.parametrize("words", [("worker", "-l", "info"), ("inspect", "active")])
 def test_celerys_own_worker_is_refused_with_the_command_that_does_it(module: str, words: tuple[str, ...]) -> None:
     celery = str(Path(sys.executable).parent / "celery")
@@ -168,5 +169,5 @@ def test_celerys_own_worker_is_refused_with_the_command_that_does_it(module: str
 
 
 def test_other_attributes_are_missing_as_usual() -> None:
-    with pytest.raises(AttributeError, match=r"module 'tasks\.app' has no attribute 'nosuch'"):
-        _ = importlib.import_module("tasks.app").nosuch
+    with pytest.raises(AttributeError, match=r"module 'tasks\.messaging\.app' has no attribute 'nosuch'"):
+        _ = importlib.import_module("tasks.messaging.app").nosuch

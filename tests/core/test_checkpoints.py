@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tasks.attempts import hand_over
-from tasks.checkpoints import leave_behind
-from tasks.job import Job, State, kind_named
-from tasks.ledger import Ledger
-from tasks.problem import Problem
-from tasks.retry import plan_retry
-from tasks.store import Store
-from tasks.submit import KnownArtifacts, submit
+from tasks.errors import Problem
+from tasks.jobs.kind import Job, State, kind_named
+from tasks.ledger.client import Ledger
+from tasks.storage.attempts import hand_over
+from tasks.storage.store import Store
+from tasks.submission.checkpoints import leave_behind
+from tasks.submission.plan import KnownArtifacts, submit
+from tasks.submission.retry import plan_retry
 from tests.conftest import until
 from tests.core.lab import Lab
 from tests.work_folders import left_by, next_attempt

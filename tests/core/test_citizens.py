@@ -12,9 +12,9 @@ import pytest
 from celery import Celery
 from celery.exceptions import TaskRevokedError
 
-from tasks import refused
-from tasks.job import Job, State
-from tasks.ledger import Ledger
+from tasks.jobs.kind import Job, State
+from tasks.ledger import dead_letters
+from tasks.ledger.client import Ledger
 from tasks.queues import redis_lists
 from tests.conftest import until
 from tests.core.lab import Lab
@@ -64,8 +64,8 @@ GARBAGE = {
 }
 
 
-def put_aside(lab: Lab) -> list[refused.Refusal]:
-    return refused.read(lab.ledger.client, 100)
+def put_aside(lab: Lab) -> list[dead_letters.Refusal]:
+    return dead_letters.read(lab.ledger.client, 100)
 
 
 def whole_log(lab: Lab) -> str:

@@ -7,10 +7,10 @@ import time
 import pytest
 
 from mistudio_cli.commands import workers
-from mistudio_cli.explain import explain, look_around
-from tasks.clock_offset import ClockWatch, why_clock_is_wrong
-from tasks.job import State
-from tasks.ledger import Ledger, WorkerBeat
+from mistudio_cli.monitor.explain import explain, look_around
+from tasks.fleet.clock_offset import ClockWatch, why_clock_is_wrong
+from tasks.jobs.kind import State
+from tasks.ledger.client import Ledger, WorkerBeat
 from tests.conftest import until
 from tests.core.lab import Clock, Lab
 

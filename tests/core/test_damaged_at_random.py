@@ -11,18 +11,19 @@ from typing import Any
 
 import pytest
 
-from mistudio_cli import snapshot
-from mistudio_cli.explain import explain, look_around
-from mistudio_cli.hearing import Hearing
-from mistudio_cli.surroundings import surroundings_of
-from tasks import damage, refused
-from tasks.job import Job
-from tasks.ledger import Ledger, WorkerBeat, new_job_id
-from tasks.places import Places
-from tasks.problem import Problem
+from mistudio_cli.monitor import snapshot
+from mistudio_cli.monitor.explain import explain, look_around
+from mistudio_cli.monitor.job_context import surroundings_of
+from mistudio_cli.supervisor.heartbeats import Hearing
+from tasks.errors import Problem
+from tasks.fleet import damage
+from tasks.jobs.kind import Job
+from tasks.ledger import dead_letters
+from tasks.ledger.client import Ledger, WorkerBeat, new_job_id
+from tasks.ledger.maintenance import Upkeep
+from tasks.paths import Places
 from tasks.queues import QUEUE_NAMES
-from tasks.upkeep import Upkeep
-from tasks.wire import Refused, Unreachable
+from tasks.redis_client.redis_connection import Refused, Unreachable
 from tests.conftest import RedisServer
 from tests.core.lab import Clock
 
@@ -59,7 +60,7 @@ def fill(ledger: Ledger) -> list[Job]:
     ledger.request_cancel(jobs[3].id)
     ledger.beat(WorkerBeat("w@h", "h", 1, QUEUE_NAMES, 1, 1.0))
     ledger.queues.pause("datasets")
-    refused.put_aside(ledger.client.call, "mistudio:", "datasets", "{}", "odd")
+    dead_letters.put_aside(ledger.client.call, "mistudio:", "datasets", "{}", "odd")
     return jobs
 
 
@@ -94,7 +95,7 @@ def readers(ledger: Ledger, hearing: Hearing, jobs: list[Job], folder: Path) -> 
         lambda: [hearing.listen([]), hearing.busy()],
         lambda: ledger.upkeep(Upkeep(every_s=0)),
         lambda: damage.find(ledger.client),
-        lambda: refused.read(ledger.client),
+        lambda: dead_letters.read(ledger.client),
         lambda: [ledger.claim(job_id, "w@h", "h", 1) for job_id in ids],
         lambda: [ledger.request_cancel(job_id) for job_id in ids],
     ]

@@ -7,14 +7,15 @@ from contextlib import suppress
 
 import pytest
 
-from mistudio_cli import snapshot
-from mistudio_cli.hearing import Hearing
-from tasks import damage, refused
-from tasks.job import Job, State
-from tasks.ledger import Ledger, WorkerBeat, new_job_id
+from mistudio_cli.monitor import snapshot
+from mistudio_cli.supervisor.heartbeats import Hearing
+from tasks.fleet import damage
+from tasks.jobs.kind import Job, State
+from tasks.ledger import dead_letters
+from tasks.ledger.client import Ledger, WorkerBeat, new_job_id
+from tasks.ledger.maintenance import Upkeep
 from tasks.queues import QUEUE_NAMES
-from tasks.upkeep import Upkeep
-from tasks.wire import Refused
+from tasks.redis_client.redis_connection import Refused
 from tests.conftest import RedisServer
 from tests.core.lab import Clock
 
@@ -103,13 +104,13 @@ def test_damaged_leases_histories_and_refusals_are_passed_over(ledger: Ledger) -
     for key, line in (("events", "not JSON"), ("events", "[]"), ("series", "x"), ("series", "1 [2]")):
         ledger.client.call("RPUSH", f"mistudio:{key}:{job.id}", line)
     ledger.client.call("HSET", "mistudio:devices", "evil", "no lease")
-    refused.put_aside(ledger.client.call, "mistudio:", "datasets", "{}", "a good one")
+    dead_letters.put_aside(ledger.client.call, "mistudio:", "datasets", "{}", "a good one")
     for line in ("not JSON", "[]", '{"at": "x"}', '{"at": 1, "more": 2}'):
         ledger.client.call("LPUSH", "mistudio:refused", line)
     assert [event["reason"] for event in ledger.events(job.id)] == ["submitted"]
     assert ledger.series([job.id]) == [[]]
     assert ledger.leases() == {}
-    assert [one.why for one in refused.read(ledger.client)] == ["a good one"]
+    assert [one.why for one in dead_letters.read(ledger.client)] == ["a good one"]
 
 
 def test_a_key_of_another_type_is_refused_and_named(ledger: Ledger) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.app import HEALTH_CHECK_INTERVAL_S, make_app
-from tasks.redis_socket import DEAD_LINK_OPTIONS, open_socket
-from tasks.redis_url import parse_url
+from tasks.messaging.app import HEALTH_CHECK_INTERVAL_S, make_app
+from tasks.redis_client.redis_socket import DEAD_LINK_OPTIONS, open_socket
+from tasks.redis_client.redis_url import parse_url
 from tests.conftest import RedisServer
 from tests.proxy import Proxy, proxied
 

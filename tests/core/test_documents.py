@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tasks.documents import (
+from tasks.parsing.documents import (
     Malformed,
     decode,
     parse_json,

@@ -13,9 +13,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tasks import attempts
-from tasks.job import Estimate, Job, State, kind_named
-from tasks.submit import KnownArtifacts, plan
+from tasks.jobs.kind import Estimate, Job, State, kind_named
+from tasks.storage import attempts
+from tasks.submission.plan import KnownArtifacts, plan
 from tasks.text.tokens import TokenWriter
 from tests.conftest import until
 from tests.core.lab import Lab
@@ -133,7 +133,7 @@ def test_what_a_model_with_a_large_vocabulary_predicts_is_known_too(lab: Lab) ->
 def test_the_memory_of_a_model_in_bfloat16_is_known_too(lab: Lab, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
     add_model(lab, "model", 256, vocabulary=200_000, dtype=torch.bfloat16)
     add_tokens(lab, "words", 200)
-    monkeypatch.setattr("tasks.bfloat16.has_units", lambda: dtype == "bfloat16")
+    monkeypatch.setattr("tasks.models.bfloat16.has_units", lambda: dtype == "bfloat16")
     job = lab.submit("activations", model="model", dataset="words", layer=0)
     begun = attempts.begin(lab.store, job.id, 1, "7e57")  # as if an attempt on such a machine had begun
     (begun / "model-dtype.txt").write_text(dtype)

@@ -18,18 +18,18 @@ from typing import cast
 
 import pytest
 
-from mistudio_cli import host_checks
-from mistudio_cli.explain import explain, look_around
-from tasks import fleet_membership
-from tasks.fleet_membership import wait_until_admitted, why_refused
-from tasks.job import Job, State
-from tasks.ledger import Ledger, WorkerBeat, new_job_id
-from tasks.places import Places
-from tasks.seat import Seat
-from tasks.store_id import make_store_id
-from tasks.store_nonce import FILE, Proof, prove
-from tasks.wire import Client, connect
-from tasks.worker_name import WorkerName
+from mistudio_cli.doctor import host_checks
+from mistudio_cli.monitor.explain import explain, look_around
+from tasks.fleet.store_nonce import FILE, Proof, prove
+from tasks.jobs.kind import Job, State
+from tasks.ledger.client import Ledger, WorkerBeat, new_job_id
+from tasks.paths import Places
+from tasks.redis_client.redis_connection import Client, connect
+from tasks.storage.store_id import make_store_id
+from tasks.worker import fleet_membership
+from tasks.worker.fleet_membership import wait_until_admitted, why_refused
+from tasks.worker.slot_locks import Seat
+from tasks.worker.worker_name import WorkerName
 from tests.conftest import RedisServer
 
 BEAT = WorkerBeat("w@b", "b", os.getpid(), ("training",), 1, 0.0)

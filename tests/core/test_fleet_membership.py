@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from mistudio_cli.explain import explain, look_around
-from tasks import fleet_membership
-from tasks.fleet_membership import why_refused, why_store_changed
-from tasks.job import State
-from tasks.ledger import Ledger, WorkerBeat
-from tasks.problem import Problem
-from tasks.store_id import FILE, make_store_id, read_store_id
+from mistudio_cli.monitor.explain import explain, look_around
+from tasks.errors import Problem
+from tasks.jobs.kind import State
+from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.storage.store_id import FILE, make_store_id, read_store_id
+from tasks.worker import fleet_membership
+from tasks.worker.fleet_membership import why_refused, why_store_changed
 from tests.conftest import until
 from tests.core.lab import Lab
 

@@ -24,19 +24,26 @@ def imported_by(statement: str) -> set[str]:
 @pytest.mark.parametrize(
     ("statement", "unwanted"),
     [
-        ("import tasks.job; tasks.job.kinds()", HEAVY | QUEUES | TERMINAL | {"hiredis"}),
-        ("import tasks.store, tasks.text", QUEUES | TERMINAL),
-        ("import tasks.sae.trainer, tasks.activations, tasks.features.top", QUEUES | TERMINAL),
+        ("import tasks.jobs.kind; tasks.jobs.kind.kinds()", HEAVY | QUEUES | TERMINAL | {"hiredis"}),
+        ("import tasks.storage.store, tasks.text", QUEUES | TERMINAL),
+        ("import tasks.sae.training.trainer, tasks.activations.stream, tasks.features.top_examples", QUEUES | TERMINAL),
         (
-            "import tasks.ledger, tasks.submit, tasks.sweep, tasks.estimate, tasks.sae.footprint",
+            "import tasks.ledger.client, tasks.submission.plan, tasks.submission.sweep, tasks.models.job_estimate; "
+            "import tasks.sae.memory_estimate",
             HEAVY | QUEUES | TERMINAL,
         ),
-        ("import tasks.sae.exporting, tasks.sae.importing, tasks.training.start", HEAVY | QUEUES | TERMINAL),
-        ("import tasks.worker", HEAVY | TERMINAL),
-        ("import tasks.runner, tasks.work, tasks.ledger", HEAVY | QUEUES | TERMINAL),
-        ("import mistudio_cli.supervisor", HEAVY | QUEUES | TERMINAL | {"asyncio"}),
-        ("import mistudio_cli.snapshot, mistudio_cli.profile, mistudio_cli.control", HEAVY | QUEUES | TERMINAL),
-        ("import mistudio_cli.assembly", HEAVY | QUEUES),
+        (
+            "import tasks.sae.formats.exporting, tasks.sae.importing.convert, tasks.train_job.init_from",
+            HEAVY | QUEUES | TERMINAL,
+        ),
+        ("import tasks.worker.main", HEAVY | TERMINAL),
+        ("import tasks.runner.main, tasks.runner.execute, tasks.ledger.client", HEAVY | QUEUES | TERMINAL),
+        ("import mistudio_cli.supervisor.main", HEAVY | QUEUES | TERMINAL | {"asyncio"}),
+        (
+            "import mistudio_cli.monitor.snapshot, mistudio_cli.profile.rules, mistudio_cli.fleet.supervisor_client",
+            HEAVY | QUEUES | TERMINAL,
+        ),
+        ("import mistudio_cli.app", HEAVY | QUEUES),
     ],
 )
 def test_a_floor_imports_nothing_from_above(statement: str, unwanted: set[str]) -> None:

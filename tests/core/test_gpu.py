@@ -13,12 +13,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks import card_watch, gpu, nvml_process, slot
-from tasks.devices import ABSENT, Device, Devices
-from tasks.job import Job, State, kind_named
-from tasks.keeper import Keeper
-from tasks.ledger import Claim, Ledger, new_job_id
-from tasks.problem import Problem
+from tasks.accelerators import card_watch, nvml_process
+from tasks.accelerators.devices import ABSENT, Device, Devices
+from tasks.errors import Problem
+from tasks.jobs.kind import Job, State, kind_named
+from tasks.ledger.client import Claim, Ledger, new_job_id
+from tasks.worker import device_assignment, slot
+from tasks.worker.lease_keeper import Keeper
 from tests.conftest import until
 from tests.core.lab import Lab
 
@@ -273,11 +274,15 @@ def test_an_error_that_says_itself_that_the_card_is_broken_needs_no_driver(monke
 TWO = Devices((Device(0, "a", "GPU-a", 24, 20), Device(1, "b", "GPU-b", 24, 0)))
 
 
-def device(ledger: Ledger, wish: str, found: Devices, kind: str = "train") -> tuple[gpu.Device | None, Job]:
+def device(
+    ledger: Ledger, wish: str, found: Devices, kind: str = "train"
+) -> tuple[device_assignment.Device | None, Job]:
     job = ledger.submit(Job(new_job_id(), kind, "a", kind_named(kind).queue, {}))
     claim = ledger.claim(job.id, "w@h", "h")
     assert isinstance(claim, Claim)
-    took = gpu.device_for(ledger, claim, kind_named(kind), stop=lambda: False, wish=wish, read=lambda: found)
+    took = device_assignment.device_for(
+        ledger, claim, kind_named(kind), stop=lambda: False, wish=wish, read=lambda: found
+    )
     return took, ledger.need(job.id)
 
 
@@ -316,7 +321,7 @@ def test_a_job_whose_wish_cannot_come_true_fails_in_its_first_attempt_and_says_w
     job = ledger.submit(Job(new_job_id(), "train", "a", "training", {}, gpu="7"))
     claim = ledger.claim(job.id, "w@h", "h")
     assert claim is not None
-    asked = partial(gpu.device_for, read=lambda: TWO)
+    asked = partial(device_assignment.device_for, read=lambda: TWO)
     monkeypatch.setattr(slot.gpu, "device_for", asked)
     slot._run(ledger, claim, Keeper(ledger, claim))
     failed = ledger.need(job.id)

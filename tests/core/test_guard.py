@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.guard import MAY_TIDY_S
-from tasks.job import State
+from tasks.jobs.kind import State
+from tasks.worker.watchdog import MAY_TIDY_S
 from tests.conftest import until
 from tests.core.lab import Lab
 
@@ -20,9 +20,9 @@ WAITS_FOR_NOTHING = """
 import os, sys, time
 from pathlib import Path
 from celery.worker import state
-from tasks.places import Places
-from tasks.seat import Seat
-from tasks.guard import Guard, ParentWatch
+from tasks.paths import Places
+from tasks.worker.slot_locks import Seat
+from tasks.worker.watchdog import Guard, ParentWatch
 home = Path(sys.argv[1])
 seat = Seat(Places(home, home), "worker-training", ("training",), 1)
 seat.take(lambda: True)

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from celery.signals import worker_ready
 
-from tasks.app import make_app
-from tasks.heartbeat import Heartbeat
-from tasks.ledger import Ledger, WorkerBeat
-from tasks.places import Places
-from tasks.worker_name import WorkerName
+from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.messaging.app import make_app
+from tasks.paths import Places
+from tasks.worker.heartbeat import Heartbeat
+from tasks.worker.worker_name import WorkerName
 from tests.conftest import RedisServer, until
 
 if TYPE_CHECKING:
-    from tasks.seat import Seat
+    from tasks.worker.slot_locks import Seat
 
 NAME = "w@h"
 

@@ -9,7 +9,7 @@ import pytest
 import redis as redis_py
 from redis.client import Monitor
 
-from tasks.transport import BRIEF_WAIT_S, LONG_WAIT_S
+from tasks.messaging.transport import BRIEF_WAIT_S, LONG_WAIT_S
 from tests.conftest import until
 from tests.core.lab import Lab
 

@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 
-from mistudio_cli.job_logs import as_record
-from tasks.job import Job, State
+from mistudio_cli.jobs.job_logs import as_record
+from tasks.jobs.kind import Job, State
 from tests.core.lab import Lab
 
 
@@ -109,7 +109,7 @@ def test_each_line_of_a_text_log_is_a_record_too() -> None:
 
 def test_nothing_in_a_message_passes_for_a_record_or_steers_a_terminal() -> None:
     code = (
-        "import logging\nfrom tasks.log_lines import log_to_stderr\nlog_to_stderr()\n"
+        "import logging\nfrom tasks.system.log_output import log_to_stderr\nlog_to_stderr()\n"
         r"logging.getLogger('x').warning('a\n2026-01-31 12:00:00,123 INFO mistudio.slot nap b succeeded\x1b[2J\u202e')"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.job import Job, Progress, State
-from tasks.keeper import Keeper
-from tasks.ledger import Claim, Ledger
-from tasks.wire import Client, Refused, Unreachable, connect
+from tasks.jobs.kind import Job, Progress, State
+from tasks.ledger.client import Claim, Ledger
+from tasks.redis_client.redis_connection import Client, Refused, Unreachable, connect
+from tasks.worker.lease_keeper import Keeper
 from tests.conftest import RedisServer, until
 from tests.core.lab import Clock
 

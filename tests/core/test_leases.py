@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.job import Job, Progress, State
-from tasks.lease import Card, Lease, Refusal, explain, read_wish
-from tasks.ledger import Claim, Ledger, new_job_id
-from tasks.problem import Problem
+from tasks.errors import Problem
+from tasks.jobs.kind import Job, Progress, State
+from tasks.ledger.client import Claim, Ledger, new_job_id
+from tasks.ledger.device_lease import Card, Lease, Refusal, explain, read_wish
 
 GB = 10**9
 

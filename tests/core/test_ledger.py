@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from tasks import wire
-from tasks.job import Job, Point, Progress, State
-from tasks.lease import Card
-from tasks.ledger import Claim, Ledger, WorkerBeat, new_job_id
-from tasks.listing import Filter
-from tasks.problem import Problem
+from tasks.errors import Problem
+from tasks.jobs.kind import Job, Point, Progress, State
+from tasks.ledger.client import Claim, Ledger, WorkerBeat, new_job_id
+from tasks.ledger.device_lease import Card
+from tasks.ledger.listing import Filter
 from tasks.queues import redis_lists
+from tasks.redis_client import redis_connection
 
 
 def a_job(kind: str = "train", queue: str = "training", **changes: object) -> Job:
@@ -46,7 +46,7 @@ def test_of_a_hundred_claims_at_once_one_succeeds(ledger: Ledger) -> None:
     claims: list[Claim | None] = []
 
     def take() -> None:
-        other = Ledger(wire.Client(ledger.client.address))
+        other = Ledger(redis_connection.Client(ledger.client.address))
         claims.extend(other.claim(job.id, "w@h", "h") for _ in range(10))
         other.client.close()
 

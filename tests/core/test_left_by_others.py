@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from tasks import damage
-from tasks.job import State
-from tasks.ledger import Claim, Ledger
-from tasks.quotas import Quota, count_unstarted, set_quota
-from tasks.upkeep import Upkeep
-from tasks.wire import Refused
+from tasks.fleet import damage
+from tasks.jobs.kind import State
+from tasks.ledger.client import Claim, Ledger
+from tasks.ledger.maintenance import Upkeep
+from tasks.ledger.quotas import Quota, count_unstarted, set_quota
+from tasks.redis_client.redis_connection import Refused
 from tests.core.test_quotas import NOW, finish, offered, queued, start, start_next, take
 
 MINE = {"train": "mine"}

@@ -14,8 +14,8 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from tasks.job import State
-from tasks.lifeline import SILENCE_S, Line
+from tasks.jobs.kind import State
+from tasks.runner.liveness_pipe import SILENCE_S, Line
 from tests.conftest import until
 from tests.core.lab import Lab
 

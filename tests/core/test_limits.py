@@ -12,11 +12,11 @@ import sys
 import psutil
 import pytest
 
-from tasks import worker
-from tasks.job import State, kinds, longest_stop_grace_s
-from tasks.memory import held_bytes
+from tasks.jobs.kind import State, kinds, longest_stop_grace_s
+from tasks.jobs.stop_grace import LONGEST_S
 from tasks.queues import Limits, Resource, queue_named
-from tasks.stop_grace import LONGEST_S
+from tasks.runner.memory_limit import held_bytes
+from tasks.worker import main
 from tests.conftest import until
 from tests.core.lab import Lab
 
@@ -157,7 +157,7 @@ def test_a_bound_that_would_not_hold_is_refused_with_the_reason(
     flag: str, value: str, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as refused:
-        worker.main(["--name", "w", f"{flag}={value}"])
+        main.main(["--name", "w", f"{flag}={value}"])
     assert refused.value.code == 2
     assert sentence in capsys.readouterr().err
 
@@ -166,7 +166,7 @@ def test_the_memory_of_a_job_may_be_set_by_the_environment_and_is_checked_there_
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MISTUDIO_JOB_MEMORY_GB", "plenty")
-    assert worker.main(["--name", "w"]) == 2
+    assert main.main(["--name", "w"]) == 2
     assert "MISTUDIO_JOB_MEMORY_GB is 'plenty', not a number above 0." in capsys.readouterr().err
 
 

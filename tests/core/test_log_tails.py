@@ -12,15 +12,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.job import Job, State
-from tasks.ledger import Ledger
-from tasks.log_archive import archive, archive_of, archived_attempts, read_archive
-from tasks.log_masking import masked
-from tasks.log_parts import attempt_of
-from tasks.log_shipping import AttemptLog, archive_left
-from tasks.log_tails import KEPT_S, TAIL_BYTES, Tail, TailReader, TailWriter, worker_key
-from tasks.places import Places
-from tasks.wire import Unreachable, connect, parse_url
+from tasks.jobs.kind import Job, State
+from tasks.ledger.client import Ledger
+from tasks.logs.log_masking import masked
+from tasks.logs.log_parts import attempt_of
+from tasks.logs.log_shipping import AttemptLog, archive_left
+from tasks.logs.log_tails import KEPT_S, TAIL_BYTES, Tail, TailReader, TailWriter, worker_key
+from tasks.paths import Places
+from tasks.redis_client.redis_connection import Unreachable, connect, parse_url
+from tasks.storage.log_archive import archive, archive_of, archived_attempts, read_archive
 from tests.conftest import RedisServer, deadline, until
 from tests.core.lab import Lab
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.activation_files import ShardWriter
-from tasks.job import Job, State
+from tasks.activations.storage import ShardWriter
+from tasks.jobs.kind import Job, State
 from tests.core.lab import Lab
 from tests.core.test_estimate import add_model, add_tokens, estimated, most_held, published
 

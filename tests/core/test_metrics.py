@@ -7,12 +7,12 @@ import math
 
 import pytest
 
-from tasks.job import METRICS_TOLD, Point, Progress, State, Stopped
-from tasks.ledger import Claim, Ledger
-from tasks.reporter import Reporter
-from tasks.run_context import RunContext
-from tasks.store import Store
-from tasks.wire import Client
+from tasks.jobs.kind import METRICS_TOLD, Point, Progress, State, Stopped
+from tasks.ledger.client import Claim, Ledger
+from tasks.redis_client.redis_connection import Client
+from tasks.runner.reporter import Reporter
+from tasks.runner.run_context import RunContext
+from tasks.storage.store import Store
 from tests.core.test_ledger import a_job, claimed, expire_lease
 
 AT = Progress("training", 1, 2, "steps")

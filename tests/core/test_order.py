@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from tasks.app import make_app
-from tasks.job import Job, State
-from tasks.ledger import Ledger, new_job_id
-from tasks.problem import Problem
+from tasks.errors import Problem
+from tasks.jobs.kind import Job, State
+from tasks.ledger.client import Ledger, new_job_id
+from tasks.ledger.maintenance import Upkeep
+from tasks.messaging.app import make_app
 from tasks.queues import redis_lists, wire_priority
-from tasks.upkeep import Upkeep
 from tests.conftest import RedisServer
 
 NOW = Upkeep(every_s=0, bell_patience_s=-1)

@@ -12,16 +12,16 @@ from collections.abc import Iterator
 import pytest
 from celery import Celery
 
-from mistudio_cli import kind_versions
-from mistudio_cli.explain import explain, look_around
-from tasks import refused
-from tasks.app import make_app
-from tasks.heartbeat import BEAT_EVERY_S
-from tasks.held_messages import HOLD_S, LONGEST_HOLD_S, MOST_IN_A_SECOND, HeldMessages
-from tasks.job import Job, JobKind, State, kind_named, option
-from tasks.kind_digest import digest_of, digests
-from tasks.ledger import Ledger, WorkerBeat, new_job_id
-from tasks.upkeep import Upkeep
+from mistudio_cli.monitor import kind_versions
+from mistudio_cli.monitor.explain import explain, look_around
+from tasks.jobs.kind import Job, JobKind, State, kind_named, option
+from tasks.jobs.kind_digest import digest_of, digests
+from tasks.ledger import dead_letters
+from tasks.ledger.client import Ledger, WorkerBeat, new_job_id
+from tasks.ledger.maintenance import Upkeep
+from tasks.messaging.app import make_app
+from tasks.messaging.held_messages import HOLD_S, LONGEST_HOLD_S, MOST_IN_A_SECOND, HeldMessages
+from tasks.worker.heartbeat import BEAT_EVERY_S
 from tests.conftest import RedisServer, until
 from tests.core.lab import EXTRA, Clock, Lab
 
@@ -32,10 +32,10 @@ LOUD = 'snores: int = option(3, help="how loud")'
 SUBMIT = """
 import sys
 from pathlib import Path
-from tasks.ledger import Ledger
-from tasks.store import Store
-from tasks.submit import submit
-from tasks.wire import connect
+from tasks.ledger.client import Ledger
+from tasks.storage.store import Store
+from tasks.submission.plan import submit
+from tasks.redis_client.redis_connection import connect
 url, store, kind, name = sys.argv[1:]
 print(submit(Ledger(connect(url)), Store(Path(store)), kind, {"ticks": 1}, name=name)[-1].id)
 """
@@ -102,7 +102,7 @@ def test_in_a_rolling_upgrade_each_job_runs_once_on_a_worker_that_has_its_kind(v
     for job in newest + oldest:
         assert lab.ledger.need(job.id).state is State.SUCCEEDED
         assert lab.reasons(job).count("claimed") == 1
-    assert refused.read(lab.ledger.client, 10) == []
+    assert dead_letters.read(lab.ledger.client, 10) == []
 
 
 def test_what_no_worker_can_run_waits_costs_little_and_is_explained(versions: TwoVersions) -> None:
@@ -128,7 +128,7 @@ def test_what_no_worker_can_run_waits_costs_little_and_is_explained(versions: Tw
     (check,) = kind_versions.check(lab.ledger)
     assert (check.verdict, check.mend) == ("failed", UPGRADE)
     assert check.detail.endswith("1 other queued jobs have no worker either.")
-    assert refused.read(lab.ledger.client, 10) == []
+    assert dead_letters.read(lab.ledger.client, 10) == []
 
 
 def test_a_message_of_another_app_for_a_kind_of_another_worker_comes_to_that_worker(
@@ -137,13 +137,13 @@ def test_a_message_of_another_app_for_a_kind_of_another_worker_comes_to_that_wor
     lab = versions.lab
     versions.start("older", older=True)
     result = stranger.send_task("mistudio.hike", kwargs={"ticks": 1}, queue="training")
-    until(lambda: refused.read(lab.ledger.client, 10), 30, lab.log())
-    assert "There is no task 'mistudio.hike' here" in refused.read(lab.ledger.client, 10)[0].why
+    until(lambda: dead_letters.read(lab.ledger.client, 10), 30, lab.log())
+    assert "There is no task 'mistudio.hike' here" in dead_letters.read(lab.ledger.client, 10)[0].why
     newer = versions.start("newer", older=False)
     result = stranger.send_task("mistudio.hike", kwargs={"ticks": 1}, queue="training")
     until(lambda: lab.ledger.get(result.id), 60, lab.log())
     assert lab.ended(lab.ledger.need(result.id)).worker == newer.name
-    assert len(refused.read(lab.ledger.client, 10)) == 1
+    assert len(dead_letters.read(lab.ledger.client, 10)) == 1
 
 
 def test_a_message_that_goes_back_is_the_last_of_its_list(ledger: Ledger, session_redis: RedisServer) -> None:

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from mistudio_cli.explain import explain, look_around
-from tasks.app import make_app
-from tasks.job import Job, State
-from tasks.ledger import Claim, Ledger, new_job_id, new_token
+from mistudio_cli.monitor.explain import explain, look_around
+from tasks.jobs.kind import Job, State
+from tasks.ledger.client import Claim, Ledger, new_job_id, new_token
+from tasks.ledger.maintenance import Upkeep
+from tasks.ledger.quotas import Quota, set_quota
+from tasks.messaging.app import make_app
 from tasks.queues import redis_lists
-from tasks.quotas import Quota, set_quota
-from tasks.submit import submit
-from tasks.upkeep import Upkeep
-from tasks.wire import connect
+from tasks.redis_client.redis_connection import connect
+from tasks.submission.plan import submit
 from tests.conftest import RedisServer, until
 from tests.core.lab import Lab
 

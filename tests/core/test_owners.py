@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from tasks.job import Job
-from tasks.ledger import Ledger, new_job_id
-from tasks.listing import Filter
-from tasks.owners import os_user, owner_of
-from tasks.problem import Problem
-from tasks.redis_url import Address, parse_url
+from tasks.errors import Problem
+from tasks.fleet.owners import os_user, owner_of
+from tasks.jobs.kind import Job
+from tasks.ledger.client import Ledger, new_job_id
+from tasks.ledger.listing import Filter
+from tasks.redis_client.redis_url import Address, parse_url
 
 
 def submitted(ledger: Ledger, **changes: Any) -> Job:

@@ -8,8 +8,9 @@ from typing import cast
 
 import pytest
 
-from tasks import damage, refused
-from tasks.job import State
+from tasks.fleet import damage
+from tasks.jobs.kind import State
+from tasks.ledger import dead_letters
 from tests.conftest import RedisServer, until
 from tests.core.lab import Lab
 
@@ -43,7 +44,7 @@ def test_all_that_an_installation_writes_has_its_prefix(other: Lab) -> None:
     other.app.control.revoke(nap.id, terminate=True)
     assert other.ended(nap).state is State.CANCELLED
     other.ledger.client.call("LPUSH", "lab2:datasets", "no message")
-    until(lambda: refused.read(other.ledger.client), 30, other.log())
+    until(lambda: dead_letters.read(other.ledger.client), 30, other.log())
     assert {key for key in keys(other) if not key.startswith("lab2:")} == set()
     assert {"lab2:datasets", "lab2:low_priority"} & keys(other) == set(), "all messages have been taken"
     assert any(key.startswith("lab2:held:training") for key in keys(other))
@@ -65,5 +66,5 @@ def test_neither_sees_the_others_jobs_workers_and_messages(lab: Lab, other: Lab)
     assert [beat.name.partition("@")[0] for beat in lab.ledger.workers()] == ["all-queues"]
     assert list(other.app.control.inspect(timeout=1).ping() or ()) == [beat.name for beat in other.ledger.workers()]
     lab.ledger.client.call("LPUSH", "datasets", "no message")
-    until(lambda: refused.read(lab.ledger.client), 30, lab.log())
-    assert refused.read(other.ledger.client) == []
+    until(lambda: dead_letters.read(lab.ledger.client), 30, lab.log())
+    assert dead_letters.read(other.ledger.client) == []

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from mistudio_cli.child import describe_exit
-from tasks.faults import Faults
-from tasks.job import State
-from tasks.places import Places
-from tasks.rounds import Rounds
-from tasks.seat import CANNOT_BEGIN, Posture, Seat, occupants
+from mistudio_cli.supervisor.child import describe_exit
+from tasks.jobs.kind import State
+from tasks.paths import Places
+from tasks.system.faults import Faults
+from tasks.system.rounds import Rounds
+from tasks.worker.slot_locks import CANNOT_BEGIN, Posture, Seat, occupants
 from tests.conftest import until
 from tests.core.lab import Lab
 

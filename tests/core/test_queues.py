@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.app import NO_QUEUE, make_app
-from tasks.job import kinds
+from tasks.jobs.kind import kinds
+from tasks.messaging.app import NO_QUEUE, make_app
 from tasks.queues import QUEUE_NAMES, QUEUES, Resource, queue_named, redis_lists, wire_priority
 from tests.queue_table import ASKED_FOR
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from mistudio_cli.explain import explain, look_around
-from tasks.job import Job, State
-from tasks.ledger import Claim, Ledger, new_job_id
-from tasks.problem import OverQuota
+from mistudio_cli.monitor.explain import explain, look_around
+from tasks.errors import OverQuota
+from tasks.jobs.kind import Job, State
+from tasks.ledger.client import Claim, Ledger, new_job_id
+from tasks.ledger.maintenance import Upkeep
+from tasks.ledger.quotas import Quota, count_unstarted, read_quotas, refuse_beyond_quota, set_quota, unset_quota
 from tasks.queues import redis_lists
-from tasks.quotas import Quota, count_unstarted, read_quotas, refuse_beyond_quota, set_quota, unset_quota
-from tasks.submit import submit
-from tasks.upkeep import Upkeep
-from tasks.wire import connect
+from tasks.redis_client.redis_connection import connect
+from tasks.submission.plan import submit
 from tests.conftest import RedisServer, until
 from tests.core.lab import Lab
 
@@ -222,7 +222,7 @@ def test_what_an_older_mistudio_ended_gives_room_at_the_next_upkeep(ledger: Ledg
 
 
 def test_a_damaged_quota_stops_nothing_and_is_named(ledger: Ledger) -> None:
-    from tasks import damage
+    from tasks.fleet import damage
 
     for text in ("{", "[]", '{"alice": 1}', '{"alice": {"running": "x"}}'):
         ledger.client.call("SET", "mistudio:quotas", text)

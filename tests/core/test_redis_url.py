@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import redis
 
-from tasks.app import make_app, open_ledger
-from tasks.problem import Problem
-from tasks.redis_url import Address, parse_url
-from tasks.transport import Transport
+from tasks.errors import Problem
+from tasks.messaging.app import make_app, open_ledger
+from tasks.messaging.transport import Transport
+from tasks.redis_client.redis_url import Address, parse_url
 from tests.core.urls import MEANINGS, REFUSED
 
 #: Attributes of redis-py's connections that are the same question under another name in an Address.

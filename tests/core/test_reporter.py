@@ -9,18 +9,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks import wire
-from tasks.job import Job, Point, Progress, State
-from tasks.ledger import Claim, Ledger, new_job_id
-from tasks.reporter import Reporter
-from tasks.wire import Client
+from tasks.jobs.kind import Job, Point, Progress, State
+from tasks.ledger.client import Claim, Ledger, new_job_id
+from tasks.redis_client import redis_connection
+from tasks.redis_client.redis_connection import Client
+from tasks.runner.reporter import Reporter
 from tests.conftest import RedisServer, until
 
 
 @pytest.fixture
 def ledger(own_redis: RedisServer) -> Iterator[Ledger]:
     """In a Redis that a test may stop."""
-    opened = Ledger(wire.connect(own_redis.url))
+    opened = Ledger(redis_connection.connect(own_redis.url))
     yield opened
     opened.close()
 

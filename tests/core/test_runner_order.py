@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from tasks.job import State
-from tasks.lifeline import Line
+from tasks.jobs.kind import State
+from tasks.runner.liveness_pipe import Line
 from tests.conftest import until
 from tests.core.lab import Lab
 

@@ -12,17 +12,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks import identity
-from tasks.places import Places
-from tasks.seat import Posture, occupants
+from tasks.paths import Places
+from tasks.system import process_identity
+from tasks.worker.slot_locks import Posture, occupants
 from tests.conftest import until
 
 #: Does what its standard input says, line by line, and says when it has.
 SITTER = """
 import os, sys
 from pathlib import Path
-from tasks.places import Places
-from tasks.seat import Seat
+from tasks.paths import Places
+from tasks.worker.slot_locks import Seat
 home, slots = Path(sys.argv[1]), int(sys.argv[2])
 seat = Seat(Places(home, home), "worker-training", ("training",), slots)
 held = []
@@ -190,7 +190,7 @@ def test_a_note_with_a_recycled_pid_is_nobodys(room: Room) -> None:
     folder.mkdir(parents=True)
     told = {"name": "worker-training", "queues": ["training"], "slots": 1, "supervisor": 1, "posture": "leaving"}
     (folder / f"{stranger.pid}.json").write_text(
-        json.dumps({**told, **identity.tell(os.getpid()), "pid": stranger.pid})
+        json.dumps({**told, **process_identity.tell(os.getpid()), "pid": stranger.pid})
     )
     assert occupants(room.places) == []
     assert not (folder / f"{stranger.pid}.json").exists()
@@ -200,13 +200,13 @@ def test_a_note_with_a_recycled_pid_is_nobodys(room: Room) -> None:
 
 def test_a_process_is_recognised_by_its_birth() -> None:
     sleeper = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    told = identity.tell(sleeper.pid)
-    found = identity.recognise(told)
+    told = process_identity.tell(sleeper.pid)
+    found = process_identity.recognise(told)
     assert found is not None
     assert found.pid == sleeper.pid
     sleeper.communicate(b"\n")
-    assert identity.recognise(told) is None
-    assert identity.recognise({"pid": "x"}) is None
+    assert process_identity.recognise(told) is None
+    assert process_identity.recognise({"pid": "x"}) is None
 
 
 def test_a_worker_is_busy_while_a_slot_of_its_own_holds_a_job_or_waits_for_room(room: Room) -> None:

@@ -16,11 +16,11 @@ import pytest
 from celery import Celery
 
 from mistudio_cli.settings import redacted
-from tasks import refused
-from tasks.job import State, kinds
-from tasks.problem import Problem
-from tasks.redact import redact
-from tasks.submit import submit
+from tasks.errors import Problem
+from tasks.jobs.kind import State, kinds
+from tasks.ledger import dead_letters
+from tasks.parsing.redact import redact
+from tasks.submission.plan import submit
 from tests.conftest import RedisServer, until
 from tests.core.lab import Lab
 from tests.data.hub_server import asked_with, serve
@@ -142,8 +142,10 @@ def test_a_strangers_token_is_refused_and_not_kept(lab: Lab) -> None:
             sent.get(timeout=60)
         stranger.send_task("mistudio.nonsense", kwargs={"mine": TOKEN}, queue="datasets")
         lab.ledger.client.call("RPUSH", "datasets", f"not JSON, but {TOKEN}")
-        until(lambda: len(refused.read(lab.ledger.client)) == 3, 30)
-    assert all("***" in refusal.what and 'body": "W' not in refusal.what for refusal in refused.read(lab.ledger.client))
+        until(lambda: len(dead_letters.read(lab.ledger.client)) == 3, 30)
+    assert all(
+        "***" in refusal.what and 'body": "W' not in refusal.what for refusal in dead_letters.read(lab.ledger.client)
+    )
     assert leaks(everything_in_redis(lab)) == []
     assert leaks(everything_on_disk(lab, and_held_in_redis=False)) == []
 

@@ -18,13 +18,13 @@ from kombu.exceptions import OperationalError
 
 from mistudio_cli.errors import Code
 from mistudio_cli.explained_errors import explain
-from tasks import ledger as ledgers
-from tasks import sentinel, wire
-from tasks.app import make_app
-from tasks.job import Job
-from tasks.ledger import Ledger, new_job_id
-from tasks.redis_url import Address
-from tasks.sentinel_url import Sentinels
+from tasks.jobs.kind import Job
+from tasks.ledger import client as ledgers
+from tasks.ledger.client import Ledger, new_job_id
+from tasks.messaging.app import make_app
+from tasks.redis_client import redis_connection, sentinel
+from tasks.redis_client.redis_url import Address
+from tasks.redis_client.sentinel_url import Sentinels
 from tests.cli.conftest import EXTRA, MISTUDIO
 from tests.conftest import until
 from tests.sentinel import NAME, Replicated, Server, free_ports, replicated
@@ -39,7 +39,7 @@ def servers() -> Iterator[Replicated]:
 
 
 def client_of(url: str, timeout_s: float = 5.0) -> Any:
-    return closing(wire.connect(url, timeout_s))
+    return closing(redis_connection.connect(url, timeout_s))
 
 
 def typed(words: str, url: str, home: Path) -> subprocess.CompletedProcess[str]:
@@ -63,7 +63,7 @@ def test_a_replica_is_refused_by_the_ledger_and_by_celery(servers: Replicated) -
     (replica, _), master = servers.replicas, servers.master
     url = servers.url_of(replica)
     sentence = f"127.0.0.1:{replica.port}/0 is a replica of 127.0.0.1:{master.port}: it takes no writes"
-    with client_of(url) as client, pytest.raises(wire.Replica, match=sentence):
+    with client_of(url) as client, pytest.raises(redis_connection.Replica, match=sentence):
         client.call("GET", "anything")
     app = make_app(url)
     with app.connection_for_read() as connection, pytest.raises(OperationalError, match=sentence):
@@ -84,7 +84,7 @@ def test_a_command_on_a_replica_says_so_and_prints_nothing(servers: Replicated, 
 def test_a_sentinel_is_no_redis(servers: Replicated) -> None:
     with (
         client_of(servers.url_of(servers.sentinels[0])) as client,
-        pytest.raises(wire.Unreachable, match="is a Sentinel"),
+        pytest.raises(redis_connection.Unreachable, match="is a Sentinel"),
     ):
         client.call("GET", "anything")
 
@@ -125,18 +125,18 @@ def test_a_master_that_becomes_a_replica_under_an_open_connection_is_not_read_on
     servers: Replicated, alone: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with client_of(servers.url_of(alone)) as reader, client_of(servers.url_of(alone)) as writer:
-        monkeypatch.setattr(wire, "_ROLE_EVERY_S", 3600.0)
+        monkeypatch.setattr(redis_connection, "_ROLE_EVERY_S", 3600.0)
         reader.call("SET", "kept", "1")
         writer.call("SET", "kept", "1")
         with made_a_replica(alone, servers.master):
             assert reader.call("PING") == "PONG", "asked for its role a moment ago"
-            monkeypatch.setattr(wire, "_ROLE_EVERY_S", 0.0)
-            with pytest.raises(wire.Replica):
+            monkeypatch.setattr(redis_connection, "_ROLE_EVERY_S", 0.0)
+            with pytest.raises(redis_connection.Replica):
                 reader.call("GET", "kept")
-            monkeypatch.setattr(wire, "_ROLE_EVERY_S", 3600.0)
-            with pytest.raises(wire.Unable, match="READONLY"):
+            monkeypatch.setattr(redis_connection, "_ROLE_EVERY_S", 3600.0)
+            with pytest.raises(redis_connection.Unable, match="READONLY"):
                 writer.call("SET", "kept", "2")
-            with pytest.raises(wire.Replica):  # it has connected again, and asked
+            with pytest.raises(redis_connection.Replica):  # it has connected again, and asked
                 writer.call("GET", "kept")
 
 
@@ -147,14 +147,16 @@ def test_silent_sentinels_hold_up_no_command_while_the_master_serves(
 
     def ask(address: Address, command: tuple[Any, ...], timeout_s: float) -> Any:
         asked.append(timeout_s)
-        raise wire.Silent("no answer")
+        raise redis_connection.Silent("no answer")
 
-    monkeypatch.setattr(wire, "_ROLE_EVERY_S_WITH_SENTINELS", 0.0)
+    monkeypatch.setattr(redis_connection, "_ROLE_EVERY_S_WITH_SENTINELS", 0.0)
     with client_of(servers.url) as client:
         with monkeypatch.context() as at_first:
-            at_first.setattr(wire, "find_master", lambda address, _: address.server("127.0.0.1", alone.port))
+            at_first.setattr(
+                redis_connection, "find_master", lambda address, _: address.server("127.0.0.1", alone.port)
+            )
             client.call("PING")
-        monkeypatch.setattr(wire, "ask_once", ask)
+        monkeypatch.setattr(redis_connection, "ask_once", ask)
         assert client.call("PING") == "PONG"
         once = len(asked)
         assert once > 0
@@ -164,9 +166,9 @@ def test_silent_sentinels_hold_up_no_command_while_the_master_serves(
             assert client.call("PING") == "PONG"
         assert client._role_asked_at > role_asked_at
         assert len(asked) == once, "not again within some seconds"
-        monkeypatch.setattr(wire, "ask_once", lambda *_: ["127.0.0.1", "1"])
+        monkeypatch.setattr(redis_connection, "ask_once", lambda *_: ["127.0.0.1", "1"])
         client._ask_sentinels_from = 0.0
-        with pytest.raises(wire.Unable, match="no longer the master"):
+        with pytest.raises(redis_connection.Unable, match="no longer the master"):
             client.call("PING")
 
 
@@ -218,14 +220,14 @@ def test_celery_means_the_same_by_the_url_in_its_own_variable(
 def test_a_sentinel_that_is_gone_or_silent_is_passed_over_and_the_one_that_answered_is_asked_first(
     servers: Replicated,
 ) -> None:
-    address = wire.parse_url(servers.url)
+    address = redis_connection.parse_url(servers.url)
     gone = ("127.0.0.1", 1)
     first, silent, *_ = address.sentinels.hosts
     few = Sentinels((gone, silent, first), NAME, None, PASSWORD)
     stopped = servers.sentinels[1]
     stopped.signal(signal.SIGSTOP)
     try:
-        with closing(wire.Client(dataclasses.replace(address, sentinels=few))) as client:
+        with closing(redis_connection.Client(dataclasses.replace(address, sentinels=few))) as client:
             assert client.call("PING") == "PONG"
     finally:
         stopped.signal(signal.SIGCONT)
@@ -244,7 +246,7 @@ def test_a_sentinel_that_is_gone_or_silent_is_passed_over_and_the_one_that_answe
 def test_without_an_answer_there_is_one_sentence_and_the_exit_code_of_an_unreachable_redis(
     servers: Replicated, change: Any, sentence: str
 ) -> None:
-    with client_of(change(servers.url, servers.hosts)) as client, pytest.raises(wire.NoMaster) as failed:
+    with client_of(change(servers.url, servers.hosts)) as client, pytest.raises(redis_connection.NoMaster) as failed:
         client.call("PING")
     explained = explain(failed.value)
     assert explained.code == Code.UNREACHABLE
@@ -263,7 +265,7 @@ def test_a_replica_that_sentinels_name_is_refused_too(servers: Replicated) -> No
     try:
         with (
             client_of(servers.url.replace(NAME, "wrong")) as client,
-            pytest.raises(wire.Replica, match=str(replica.port)),
+            pytest.raises(redis_connection.Replica, match=str(replica.port)),
         ):
             client.call("GET", "anything")
     finally:
@@ -276,7 +278,7 @@ def test_a_replica_that_sentinels_name_is_refused_too(servers: Replicated) -> No
 
 @pytest.fixture
 def ledger(servers: Replicated) -> Iterator[Ledger]:
-    with closing(Ledger(wire.connect(servers.url))) as ledger:
+    with closing(Ledger(redis_connection.connect(servers.url))) as ledger:
         yield ledger
 
 
@@ -311,7 +313,7 @@ def test_what_no_replica_has_acknowledged_is_accepted_by_the_master_alone(ledger
 
 
 def test_replicas_are_asked_by_the_url(servers: Replicated, no_replicas: None) -> None:
-    with closing(Ledger(wire.connect(f"{servers.url}&replicas=0"))) as ledger:
+    with closing(Ledger(redis_connection.connect(f"{servers.url}&replicas=0"))) as ledger:
         ledger.submit(blink())
         assert ledger.replicated is None
 
@@ -350,7 +352,7 @@ def test_an_open_connection_leaves_a_master_that_was_replaced_and_still_serves(s
         def leads_to_another() -> bool:
             try:
                 client.call("GET", "kept")
-            except wire.Unreachable as error:
+            except redis_connection.Unreachable as error:
                 seen.add(str(error))
             return client._server.port not in (old.port, client.address.port)
 

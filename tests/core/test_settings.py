@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from tasks import settings
-from tasks.job import State, kind_named
-from tasks.kind_settings import check_kinds, default_priority, limits_set
-from tasks.problem import Problem
+from tasks.errors import Problem
+from tasks.jobs.kind import State, kind_named
+from tasks.jobs.kind_settings import check_kinds, default_priority, limits_set
+from tasks.parsing.setting_types import DURATION, duration_text, optional
 from tasks.queues import Limits
-from tasks.setting_types import DURATION, duration_text, optional
 from tasks.settings import SETTINGS, check_all, current, find_value, setting_named
-from tasks.submit import Wishes
+from tasks.submission.plan import Wishes
 from tests.core.lab import Lab
 
 
@@ -147,7 +147,7 @@ def test_a_kind_s_settings_rule_the_jobs_that_are_submitted_from_then_on(file: P
 
 
 def test_a_priority_that_was_asked_for_wins_and_forerunners_have_those_of_their_own_kinds(file: Path, lab: Lab) -> None:
-    from tasks.submit import KnownArtifacts, plan
+    from tasks.submission.plan import KnownArtifacts, plan
 
     file.write_text("[kinds.download]\npriority = 2\n[kinds.toy-model]\npriority = 8")
     source = lab.folder / "other.txt"
@@ -170,10 +170,10 @@ def test_a_job_is_stopped_at_the_soft_limit_that_it_was_submitted_with(file: Pat
 
 
 def test_a_worker_does_not_start_with_a_wrong_setting(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tasks import worker
+    from tasks.worker import main
 
     file.write_text('log_level = "loud"')
-    assert worker.main(["--name", "w"]) == 2
+    assert main.main(["--name", "w"]) == 2
     assert f"{file}:1: log_level is 'loud'" in capsys.readouterr().err
 
 

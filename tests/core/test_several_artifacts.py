@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.job import State
-from tasks.problem import Problem
-from tasks.retry import plan_retry
-from tasks.submit import KnownArtifacts, plan
+from tasks.errors import Problem
+from tasks.jobs.kind import State
+from tasks.submission.plan import KnownArtifacts, plan
+from tasks.submission.retry import plan_retry
 from tests.conftest import until
 from tests.core.lab import Lab
 

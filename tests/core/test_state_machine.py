@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from tasks.job import ENDED, Job, State
-from tasks.ledger import Claim, Ledger
-from tasks.problem import Problem
+from tasks.errors import Problem
+from tasks.jobs.kind import ENDED, Job, State
+from tasks.ledger.client import Claim, Ledger
+from tasks.ledger.maintenance import Upkeep
 from tasks.queues import SEPARATOR, redis_lists, wire_priority
-from tasks.upkeep import Upkeep
 
 FIRST, SECOND = JOBS = ("first", "second")
 NOW = Upkeep(every_s=0, bell_patience_s=-1, served_within_s=1e9)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.checkpoints import goes_on_at
-from tasks.job import Job, State
-from tasks.stop_grace import FACTOR, LONGEST_S, record_stop_time, recorded_stop_time, stop_grace_s
+from tasks.jobs.kind import Job, State
+from tasks.jobs.stop_grace import FACTOR, LONGEST_S, record_stop_time, recorded_stop_time, stop_grace_s
+from tasks.submission.checkpoints import goes_on_at
 from tests.conftest import compile_library, until
 from tests.core.lab import Lab
 from tests.core.test_estimate import add_model, add_tokens

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.problem import Problem
-from tasks.store import Store, size_of, stats
+from tasks.errors import Problem
+from tasks.storage.store import Store, size_of, stats
 from tests.work_folders import next_attempt
 
 

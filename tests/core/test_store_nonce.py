@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks import fleet_membership, store_nonce
-from tasks.fleet_membership import StoreWatch, why_refused, why_store_differs
-from tasks.ledger import Ledger, WorkerBeat
-from tasks.store_id import make_store_id
-from tasks.store_nonce import ACCEPTED_FOR_S, FILE, SHOWN_AFTER_S, Proof, prove
+from tasks.fleet import store_nonce
+from tasks.fleet.store_nonce import ACCEPTED_FOR_S, FILE, SHOWN_AFTER_S, Proof, prove
+from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.storage.store_id import make_store_id
+from tasks.worker import fleet_membership
+from tasks.worker.fleet_membership import StoreWatch, why_refused, why_store_differs
 from tests.conftest import until
 from tests.core.lab import Clock, Lab
 

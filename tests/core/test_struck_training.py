@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from tasks.job import Job, State
+from tasks.jobs.kind import Job, State
 from tasks.sae.architectures import names
 from tests.conftest import until
 from tests.core.lab import Lab

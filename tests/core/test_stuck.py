@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from tasks.stuck import StoppedSlots
+from tasks.worker.frozen_slots import StoppedSlots
 from tests.conftest import until
 from tests.core.lab import Clock
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from tasks.job import State
-from tasks.ledger import Ledger
-from tasks.problem import Problem
-from tasks.store import Store
-from tasks.submit import KnownArtifacts, Wishes, plan, submit
+from tasks.errors import Problem
+from tasks.jobs.kind import State
+from tasks.ledger.client import Ledger
+from tasks.storage.store import Store
+from tasks.submission.plan import KnownArtifacts, Wishes, plan, submit
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from mistudio_cli import ascii as plain
-from tasks.job import State
-from tasks.places import Places, make_home
-from tasks.problem import Problem
-from tasks.umask import narrow_umask
+from mistudio_cli.terminal import ascii as plain
+from tasks.errors import Problem
+from tasks.jobs.kind import State
+from tasks.paths import Places, make_home
+from tasks.system.umask import narrow_umask
 from tests.conftest import compile_library
 from tests.core.lab import Lab
 

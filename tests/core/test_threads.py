@@ -5,10 +5,11 @@ from __future__ import annotations
 import psutil
 import pytest
 
-from tasks import cgroups, threads
-from tasks.job import Job
-from tasks.ledger import Ledger, new_job_id
+from tasks.jobs.kind import Job
+from tasks.ledger.client import Ledger, new_job_id
 from tasks.queues import QUEUE_NAMES
+from tasks.system import cgroups
+from tasks.worker import thread_limits
 from tests.core.lab import Lab
 
 CORES = cgroups.visible_cpus()
@@ -49,15 +50,15 @@ def test_what_the_user_says_of_threads_counts(lab: Lab) -> None:
 def test_the_cores_are_divided_by_the_heavy_jobs_that_may_run_at_once(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, slots: int, heavy: int, light: int, threads_of_each: str | None
 ) -> None:
-    monkeypatch.setattr(threads, "usable_cpus", lambda: 16.0)
-    monkeypatch.setattr(threads, "visible_cpus", lambda: 16)
+    monkeypatch.setattr(thread_limits, "usable_cpus", lambda: 16.0)
+    monkeypatch.setattr(thread_limits, "visible_cpus", lambda: 16)
     for name, value in {"SLOTS": slots, "QUEUES": "training", "CPU_JOBS": 64}.items():
         monkeypatch.setenv(f"MISTUDIO_{name}", str(value))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for kind, queue, count in (("train", "training", heavy), ("download", "datasets", light)):
         for _ in range(count):
             ledger.submit(Job(new_job_id(), kind, "a", queue, {}))
-    assert threads.bounds(ledger).get("OMP_NUM_THREADS") == threads_of_each
+    assert thread_limits.bounds(ledger).get("OMP_NUM_THREADS") == threads_of_each
 
 
 @pytest.mark.parametrize(
@@ -66,21 +67,21 @@ def test_the_cores_are_divided_by_the_heavy_jobs_that_may_run_at_once(
 def test_trainings_that_wait_their_turn_take_no_core_of_the_one_that_runs(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, trainings: int, tokenizings: int, threads_of_each: str | None
 ) -> None:
-    monkeypatch.setattr(threads, "usable_cpus", lambda: 16.0)
-    monkeypatch.setattr(threads, "visible_cpus", lambda: 16)
+    monkeypatch.setattr(thread_limits, "usable_cpus", lambda: 16.0)
+    monkeypatch.setattr(thread_limits, "visible_cpus", lambda: 16)
     monkeypatch.setenv("MISTUDIO_SLOTS", "8")
     monkeypatch.setenv("MISTUDIO_QUEUES", ",".join(QUEUE_NAMES))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for kind, queue, count in (("train", "training", trainings), ("tokenize", "processing", tokenizings)):
         for _ in range(count):
             ledger.submit(Job(new_job_id(), kind, "a", queue, {}))
-    assert threads.bounds(ledger).get("OMP_NUM_THREADS") == threads_of_each
+    assert thread_limits.bounds(ledger).get("OMP_NUM_THREADS") == threads_of_each
 
 
 def test_a_job_alone_in_a_container_starts_no_thread_for_cores_it_may_not_use(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(threads, "usable_cpus", lambda: 2.5)
-    monkeypatch.setattr(threads, "visible_cpus", lambda: 64)
+    monkeypatch.setattr(thread_limits, "usable_cpus", lambda: 2.5)
+    monkeypatch.setattr(thread_limits, "visible_cpus", lambda: 64)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert threads.bounds(ledger) == {"OMP_NUM_THREADS": "2", "RAYON_NUM_THREADS": "2"}
+    assert thread_limits.bounds(ledger) == {"OMP_NUM_THREADS": "2", "RAYON_NUM_THREADS": "2"}

@@ -10,8 +10,8 @@ from typing import cast
 import pytest
 from celery.backends.redis import RedisBackend
 
-from tasks.job import State
-from tasks.wire import NotRedis, Unreachable, connect
+from tasks.jobs.kind import State
+from tasks.redis_client.redis_connection import NotRedis, Unreachable, connect
 from tests.certificates import Authority, new_authority
 from tests.conftest import RedisServer
 from tests.core.conftest import Lab

@@ -13,12 +13,12 @@ import psutil
 import pytest
 import torch
 
-from tasks import memory
-from tasks.card_processes import describe_memory
-from tasks.devices import NO_DRIVER, Device, Devices, GpuProcess
-from tasks.job import State, kind_named
-from tasks.memory import enough_for
-from tasks.problem import Problem
+from tasks.accelerators.card_processes import describe_memory
+from tasks.accelerators.devices import NO_DRIVER, Device, Devices, GpuProcess
+from tasks.errors import Problem
+from tasks.jobs.kind import State, kind_named
+from tasks.runner import memory_limit
+from tasks.runner.memory_limit import enough_for
 from tests.core.lab import Lab
 from tests.core.test_estimate import add_model, add_tokens
 
@@ -43,7 +43,7 @@ def test_too_little_memory_is_told_in_a_sentence(allocate: Callable[..., Any], s
     ids=["GiB", "MiB", "cuBLAS"],
 )
 def test_too_little_memory_of_a_gpu_is_told_as_such(raised: RuntimeError, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "read_devices", lambda: Devices(reason=NO_DRIVER))
+    monkeypatch.setattr(memory_limit, "read_devices", lambda: Devices(reason=NO_DRIVER))
     with pytest.raises(Problem) as told, enough_for(kind_named("train")):
         raise raised
     wanted = {"2.00 GiB": ": it wanted 2.1 GB more", "512.00 MiB": ": it wanted 0.5 GB more"}
@@ -65,7 +65,7 @@ def test_who_holds_the_rest_of_a_gpu_is_named_as_far_as_it_can_be_read(
     held = {os.getpid(): 3, other.pid: 9, 2**22 + 1: None}
     processes = tuple(GpuProcess(pid, None if gib is None else gib << 30) for pid, gib in held.items())
     card = Device(0, memory_total=24 << 30, memory_used=23 << 30, processes=processes)
-    monkeypatch.setattr(memory, "read_devices", lambda: Devices((Device(0), card)))
+    monkeypatch.setattr(memory_limit, "read_devices", lambda: Devices((Device(0), card)))
     with pytest.raises(Problem) as told, enough_for(kind_named("tokenize")):
         raise torch.cuda.OutOfMemoryError(
             "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 1 has a total capacity of 24.00 GiB of which ..."

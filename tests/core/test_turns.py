@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from mistudio_cli.explain import explain, look_around
-from tasks import gpu, threads
-from tasks.job import Job, State, kind_named
-from tasks.ledger import Claim, Ledger, new_job_id
+from mistudio_cli.monitor.explain import explain, look_around
+from tasks.jobs.kind import Job, State, kind_named
+from tasks.ledger.client import Claim, Ledger, new_job_id
 from tasks.queues import QUEUES, Queue, share
+from tasks.worker import device_assignment, thread_limits
 from tests.conftest import until
 from tests.core.lab import Lab
 
@@ -101,7 +101,7 @@ def test_the_processor_of_a_killed_worker_comes_back(lab: Lab) -> None:
 @pytest.fixture
 def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MISTUDIO_CPU_JOBS", "1")
-    monkeypatch.setattr(gpu, "_ASK_EVERY_S", 0.01)
+    monkeypatch.setattr(device_assignment, "_ASK_EVERY_S", 0.01)
 
 
 def took(ledger: Ledger, kind: str, wish: str = "any") -> str | None:
@@ -110,13 +110,13 @@ def took(ledger: Ledger, kind: str, wish: str = "any") -> str | None:
     claim = ledger.claim(job.id, "w@h", "h")
     assert isinstance(claim, Claim)
     looks = iter([False, True])
-    given = gpu.device_for(
+    given = device_assignment.device_for(
         ledger,
         claim,
         kind_named(kind),
         stop=lambda: next(looks),
         wish=wish,
-        read=lambda: gpu.devices.Devices(reason=gpu.devices.NO_GPU),
+        read=lambda: device_assignment.devices.Devices(reason=device_assignment.devices.NO_GPU),
     )
     return given and given.torch_name
 
@@ -132,7 +132,7 @@ def test_what_could_have_had_a_gpu_leases_the_processor_and_nothing_else_does(
 
 def test_more_may_share_a_processor_that_is_large_enough(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MISTUDIO_CPU_JOBS", "2")
-    assert threads.cpu_jobs() == 2
+    assert thread_limits.cpu_jobs() == 2
     assert [took(ledger, "train") for _ in range(2)] == ["cpu", "cpu"]
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks import attempts
-from tasks.job import Job, State
-from tasks.ledger import Claim, Ledger, new_job_id
-from tasks.store import Store
-from tasks.submit import KnownArtifacts, plan
-from tasks.work import describe_failure, work_on
+from tasks.jobs.kind import Job, State
+from tasks.ledger.client import Claim, Ledger, new_job_id
+from tasks.runner.execute import describe_failure, work_on
+from tasks.storage import attempts
+from tasks.storage.store import Store
+from tasks.submission.plan import KnownArtifacts, plan
 from tests.core.lab import Lab
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tasks.job import Job, State
-from tasks.ledger import Ledger, new_job_id
-from tasks.problem import Problem
+from tasks.errors import Problem
+from tasks.jobs.kind import Job, State
+from tasks.ledger.client import Ledger, new_job_id
+from tasks.ledger.maintenance import Upkeep, upkeep_from_environment
 from tasks.queues import redis_lists
-from tasks.upkeep import Upkeep, upkeep_from_environment
 
 NOW = Upkeep(every_s=0)
 

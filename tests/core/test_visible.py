@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from tasks.visible import shown, visible, visible_json, visible_lines
+from tasks.parsing.safe_text import shown, visible, visible_json, visible_lines
 
 
 @pytest.mark.parametrize(

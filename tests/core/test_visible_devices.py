@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks import devices, nvml_process, visible_devices
-from tasks.devices import NO_GPU, Device, Devices
-from tasks.job import State
+from tasks.accelerators import devices, nvml_process, visible_devices
+from tasks.accelerators.devices import NO_GPU, Device, Devices
+from tasks.jobs.kind import State
 from tests.conftest import deadline, until
 from tests.core.lab import Lab
 from tests.core.test_gpu import FOR_EVER, Driver, nap, waits
@@ -169,7 +169,7 @@ def test_a_slot_lets_go_of_what_asked_the_driver_once_its_job_begins(lab: Lab, c
     worker = lab.start_worker(**cards.environment)
     lab.under_way(nap(lab, "holds"))
     below = [process.cmdline() for process in psutil.Process(worker.pid).children(recursive=True)]
-    assert not [words for words in below if "tasks.nvml" in words]
+    assert not [words for words in below if "tasks.accelerators.nvml" in words]
 
 
 @pytest.mark.parametrize("words", [("doctor",), ("top", "--once")])
@@ -188,7 +188,7 @@ def test_commands_answer_although_the_driver_hangs(lab: Lab, cards: Driver, word
     home = str(lab.folder / "home")  # other tests have supervisors beside which such a process lives
     there = [p.info for p in psutil.process_iter(["cmdline", "environ"])]
     ours = [info for info in there if (info["environ"] or {}).get("MISTUDIO_HOME") == home]
-    assert not [info for info in ours if "tasks.nvml" in (info["cmdline"] or ())]
+    assert not [info for info in ours if "tasks.accelerators.nvml" in (info["cmdline"] or ())]
 
 
 def test_ctrl_c_ends_a_command_that_waits_for_the_driver(lab: Lab, cards: Driver) -> None:

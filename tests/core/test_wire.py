@@ -10,23 +10,25 @@ import weakref
 import pytest
 
 from mistudio_cli.settings import redacted
-from tasks import wire
-from tasks.problem import Problem
-from tasks.redis_tls import Tls
+from tasks.errors import Problem
+from tasks.redis_client import redis_connection
+from tasks.redis_client.redis_tls import Tls
 from tests.conftest import RedisServer
 
 
 def test_it_reads_every_form_of_url_celery_takes() -> None:
-    assert wire.parse_url("redis://h:1/2") == wire.Address(host="h", port=1, db=2)
-    assert wire.parse_url("redis+socket:///a/b%20c?virtual_host=3") == wire.Address(path="/a/b c", db=3)
-    told = wire.parse_url("rediss://user:p%40ss@h")
+    assert redis_connection.parse_url("redis://h:1/2") == redis_connection.Address(host="h", port=1, db=2)
+    assert redis_connection.parse_url("redis+socket:///a/b%20c?virtual_host=3") == redis_connection.Address(
+        path="/a/b c", db=3
+    )
+    told = redis_connection.parse_url("rediss://user:p%40ss@h")
     assert (told.username, told.password, told.tls, told.port) == ("user", "p@ss", Tls(), 6379)
     assert "p@ss" not in told.shown
 
 
 def test_another_scheme_is_refused_in_a_sentence() -> None:
     with pytest.raises(Problem, match="amqp"):
-        wire.parse_url("amqp://h")
+        redis_connection.parse_url("amqp://h")
 
 
 SECRET = "s3cret"
@@ -52,7 +54,7 @@ def test_no_password_is_shown_even_of_a_url_that_is_misspelled(url: str) -> None
 
 def _said_of(url: str) -> str:
     try:
-        return wire.parse_url(url).shown
+        return redis_connection.parse_url(url).shown
     except Problem as problem:
         return str(problem)
 
@@ -60,23 +62,23 @@ def _said_of(url: str) -> str:
 @pytest.mark.parametrize("url", ["redis://h:port/0", "redis://h/zero", "redis://h:99999999/0", "redis://[h/0"])
 def test_a_url_that_cannot_be_understood_is_said_so(url: str) -> None:
     with pytest.raises(Problem, match="cannot be understood"):
-        wire.parse_url(url)
+        redis_connection.parse_url(url)
 
 
 def test_a_batch_is_answered_in_order_with_refusals_in_their_place(session_redis: RedisServer) -> None:
-    client = wire.connect(session_redis.url)
+    client = redis_connection.connect(session_redis.url)
     client.call("SET", "wire-test", "é" * 100_000)
     text, refused, number = client.batch([("GET", "wire-test"), ("NO-SUCH",), ("STRLEN", "wire-test")])
     assert text == "é" * 100_000
-    assert isinstance(refused, wire.Refused)
+    assert isinstance(refused, redis_connection.Refused)
     assert number == 200_000
-    with pytest.raises(wire.Refused):
+    with pytest.raises(redis_connection.Refused):
         client.call("NO-SUCH")
     client.close()
 
 
 def test_a_client_that_nobody_has_any_more_is_gone_at_once(session_redis: RedisServer) -> None:
-    client = wire.connect(session_redis.url)
+    client = redis_connection.connect(session_redis.url)
     client.call("PING")
     left = weakref.ref(client)
     gc.disable()
@@ -89,10 +91,10 @@ def test_a_client_that_nobody_has_any_more_is_gone_at_once(session_redis: RedisS
 
 
 def test_a_restarted_server_is_found_again_without_a_failed_call(own_redis: RedisServer) -> None:
-    client = wire.connect(own_redis.url)
+    client = redis_connection.connect(own_redis.url)
     client.call("SET", "kept", "1")
     own_redis.kill()
-    with pytest.raises(wire.Unreachable):
+    with pytest.raises(redis_connection.Unreachable):
         client.call("PING")
     own_redis.start()
     assert client.call("GET", "kept") == "1"  # written before the kill: the append-only file kept it
@@ -103,12 +105,12 @@ def test_a_restarted_server_is_found_again_without_a_failed_call(own_redis: Redi
 
 
 def test_nobody_there_is_unreachable_with_the_address(short_tmp: os.PathLike[str]) -> None:
-    with pytest.raises(wire.Unreachable, match="nobody"):
-        wire.connect(f"redis+socket://{short_tmp}/nobody").call("PING")
+    with pytest.raises(redis_connection.Unreachable, match="nobody"):
+        redis_connection.connect(f"redis+socket://{short_tmp}/nobody").call("PING")
 
 
 def test_a_forked_child_opens_a_connection_of_its_own(session_redis: RedisServer) -> None:
-    client = wire.connect(session_redis.url)
+    client = redis_connection.connect(session_redis.url)
     parent_id = client.call("CLIENT", "ID")
     reader, writer = os.pipe()
     pid = os.fork()

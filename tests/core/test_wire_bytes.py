@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import wire
+from tasks.redis_client import redis_connection
 from tests.conftest import deadline
 from tests.core.bytes_of_strangers import BY_HAND, Stranger, at_random, stranger_at
 
@@ -23,15 +23,15 @@ def stranger(short_tmp: Path) -> Iterator[Stranger]:
         yield answering
 
 
-def client_of(short_tmp: Path, timeout_s: float = 5.0) -> wire.Client:
-    return wire.connect(f"redis+socket://{short_tmp}/s", timeout_s)
+def client_of(short_tmp: Path, timeout_s: float = 5.0) -> redis_connection.Client:
+    return redis_connection.connect(f"redis+socket://{short_tmp}/s", timeout_s)
 
 
-def said_of(client: wire.Client) -> object:
+def said_of(client: redis_connection.Client) -> object:
     """The reply, or what kind of failure it was; any other exception passes."""
     try:
         return client.call("PING")
-    except (wire.Unreachable, wire.Refused) as error:
+    except (redis_connection.Unreachable, redis_connection.Refused) as error:
         return type(error)
 
 
@@ -44,7 +44,12 @@ def test_no_answer_raises_anything_else_by_hand(
     client = client_of(short_tmp)
     with deadline(5, name):
         told = said_of(client)
-        assert isinstance(told, str) or told in (wire.Unreachable, wire.NotRedis, wire.Refused, wire.Unable)
+        assert isinstance(told, str) or told in (
+            redis_connection.Unreachable,
+            redis_connection.NotRedis,
+            redis_connection.Refused,
+            redis_connection.Unable,
+        )
     client.close()
 
 
@@ -56,28 +61,34 @@ def test_no_answer_raises_anything_else_at_random(short_tmp: Path, stranger: Str
             told = said_of(client)
         kinds.add(told if isinstance(told, type) else type(told))
     client.close()
-    assert kinds >= {wire.Unreachable, wire.NotRedis, wire.Refused, wire.Unable, str}, "the answers are too much alike"
+    assert kinds >= {
+        redis_connection.Unreachable,
+        redis_connection.NotRedis,
+        redis_connection.Refused,
+        redis_connection.Unable,
+        str,
+    }, "the answers are too much alike"
 
 
 @pytest.mark.parametrize("name", ["a web server", "ssh", "mail", "memcached"])
 def test_what_answers_otherwise_is_named_by_its_first_words(short_tmp: Path, stranger: Stranger, name: str) -> None:
     stranger.answer = BY_HAND[name]
     client = client_of(short_tmp)
-    with pytest.raises(wire.NotRedis, match="answers, but not as Redis does: ") as told:
+    with pytest.raises(redis_connection.NotRedis, match="answers, but not as Redis does: ") as told:
         client.call("PING")
     assert BY_HAND[name].decode().split("\r\n")[0] in str(told.value)
 
 
 def test_a_port_that_wants_tls_is_recognized(short_tmp: Path, stranger: Stranger) -> None:
     stranger.answer = BY_HAND["a TLS alert"]
-    with pytest.raises(wire.NotRedis, match=r"it may want TLS \(rediss://\)"):
+    with pytest.raises(redis_connection.NotRedis, match=r"it may want TLS \(rediss://\)"):
         client_of(short_tmp).call("PING")
 
 
 def test_an_error_inside_a_list_is_that_error(short_tmp: Path, stranger: Stranger) -> None:
     stranger.answer = BY_HAND["an error in a list"]
     client = client_of(short_tmp)
-    with pytest.raises(wire.Refused, match="ERR inner"):
+    with pytest.raises(redis_connection.Refused, match="ERR inner"):
         client.call("PING")
     client.close()
 
@@ -93,7 +104,7 @@ def test_one_that_is_silent_or_stops_midway_is_given_up_in_time(short_tmp: Path,
     stranger.stays = True
     for stranger.answer in (b"", b"$100\r\nab"):
         client, began = client_of(short_tmp, 0.2), time.monotonic()
-        with pytest.raises(wire.Silent, match=r"does not answer \(waited 0\.2 s\)"):
+        with pytest.raises(redis_connection.Silent, match=r"does not answer \(waited 0\.2 s\)"):
             client.call("PING")
         assert time.monotonic() - began < 2
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from mistudio_cli.host import read_host
-from tasks.within import within
+from mistudio_cli.machine.host import read_host
+from tasks.system.call_deadline import within
 from tests.conftest import until
 
 

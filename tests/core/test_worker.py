@@ -13,14 +13,14 @@ from typing import Any
 import psutil
 import pytest
 
-from tasks import slot
-from tasks.attempts import newest
-from tasks.job import Job, State
-from tasks.leavings import clear_away_one
-from tasks.ledger import Ledger
+from tasks.jobs.kind import Job, State
+from tasks.ledger.client import Ledger
 from tasks.queues import redis_lists
-from tasks.store import MANIFEST
-from tasks.wire import Unreachable
+from tasks.redis_client.redis_connection import Unreachable
+from tasks.storage.attempts import newest
+from tasks.storage.store import MANIFEST
+from tasks.worker import slot
+from tasks.worker.orphans import clear_away_one
 from tests.conftest import until
 from tests.core.lab import EXTRA, Lab
 from tests.work_folders import next_attempt

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from mistudio_cli.snapshot import worker_rows
-from tasks.fleet_membership import make_store_id
-from tasks.ledger import Ledger, WorkerBeat
+from mistudio_cli.monitor.snapshot import worker_rows
+from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.worker.fleet_membership import make_store_id
 from tests.conftest import until
 from tests.core.lab import Lab
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tasks.redis_tls import Tls
-from tasks.redis_url import Address
-from tasks.sentinel_url import Sentinels
+from tasks.redis_client.redis_tls import Tls
+from tasks.redis_client.redis_url import Address
+from tasks.redis_client.sentinel_url import Sentinels
 
 MEANINGS: dict[str, Address] = {
     "redis://": Address(),

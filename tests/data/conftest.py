@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.attempts import OUTPUT
-from tasks.job import Stopped, kind_named
-from tasks.store import Store
+from tasks.jobs.kind import Stopped, kind_named
+from tasks.storage.attempts import OUTPUT
+from tasks.storage.store import Store
 from tests.work_folders import next_attempt
 
 
@@ -60,7 +60,7 @@ class Home:
 
 
 class JobContext:
-    """A `tasks.job.Context` for one attempt; `stop_when` sees each `done` and may tell the job to stop."""
+    """A `tasks.jobs.kind.Context` for one attempt; `stop_when` sees each `done` and may tell the job to stop."""
 
     def __init__(self, home: Home, name: str, attempt: int, stop_when: Callable[[int], bool]) -> None:
         self.job_id, self.name, self.attempt, self.device = f"job-{name}", name, attempt, "cpu"

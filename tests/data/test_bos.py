@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.job import kind_named
-from tasks.models import load_model
-from tasks.problem import Problem
-from tasks.sae.formats import read_config
-from tasks.text.bpe import ids_before_text
+from tasks.errors import Problem
+from tasks.jobs.kind import kind_named
+from tasks.models.loading import load_model
+from tasks.sae.formats.native import read_config
+from tasks.text.tokenizers import ids_before_text
 from tasks.text.tokens import open_tokens, read_info
 from tests.data.conftest import JobContext
 from tests.data.tokenizers_of import KINDS, TEXT, make_tokenizer, reordered, save_model
@@ -164,7 +164,7 @@ def test_stored_activations_carry_it_through(home, corpus):
 
 
 def test_what_begins_a_row_is_left_out_of_training_unless_asked_for(home, corpus):
-    from tasks.masks import mask_for
+    from tasks.activations.token_mask import mask_for
 
     rows, info = tokenize(home, model(home, single="<bos> <pad> $A"))
     kept = mask_for(dataclasses.replace(info, pad_id=None), skip_bos=True).kept(rows)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.problem import Problem
+from tasks.errors import Problem
 from tasks.text import corpus
 from tests.conftest import deadline
 

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.problem import Problem
-from tasks.text import corpus, text_files
-from tasks.text.naming import dataset_name, resolve_dataset
+from tasks.errors import Problem
+from tasks.text import corpus
+from tasks.text.dataset_ref import dataset_name, resolve_dataset
+from tasks.text.files import text_files
 
 DOCUMENTS = ["The first document.", 'Second, with a "comma"\nand a line.', "Dritte: äöü ∑ 🦊"]
 

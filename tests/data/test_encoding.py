@@ -11,8 +11,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tasks.text.bpe import end_of_text
 from tasks.text.encoding import TextEncoder, encode_in_pieces
+from tasks.text.tokenizers import end_of_text
 from tasks.text.tokens import open_tokens
 from tests.data.tokenizers_of import KINDS, TEXT, make_tokenizer, save_model
 

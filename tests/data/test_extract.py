@@ -9,20 +9,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks import bfloat16
-from tasks.activations import read
-from tasks.bfloat16 import Speed
+from tasks.activations.hooks import Hook, find
+from tasks.activations.stream import read
+from tasks.activations.token_mask import mask_for
+from tasks.errors import Problem
 from tasks.features import collect
-from tasks.hooks import Hook, find
-from tasks.job import Stopped, kind_named
-from tasks.masks import mask_for
-from tasks.models import load_model
-from tasks.problem import Problem
+from tasks.jobs.kind import Stopped, kind_named
+from tasks.models import bfloat16
+from tasks.models.bfloat16 import Speed
+from tasks.models.loading import load_model
 from tasks.sae import precision
 from tasks.sae.architectures import build
 from tasks.sae.architectures.topk import TopK
 from tasks.sae.coder import CoderConfig
-from tasks.sae.formats import Scales, load_sae, save_sae
+from tasks.sae.formats.native import Scales, load_sae, save_sae
 from tasks.text.tokens import open_tokens, read_info
 from tests.work_folders import left_by, next_attempt
 
@@ -160,7 +160,7 @@ def test_an_extraction_keeps_the_dtype_of_its_model_and_notes_one_that_the_sae_w
     with pytest.raises(Stopped):
         chain.run("extract", "cut", sae="exact", model_dtype="bf16", stop_when=lambda done: done >= 800)
     monkeypatch.setattr(bfloat16, "measured", lambda *shape: Speed(0.2, "it is slow"))
-    monkeypatch.setattr("tasks.bfloat16.has_units", lambda: False)
+    monkeypatch.setattr("tasks.models.bfloat16.has_units", lambda: False)
     assert chain.run("extract", "cut", sae="exact", model_dtype="bf16", attempt=2)["model_dtype"] == "bfloat16"
     files = [chain.path("features", name) / "features.safetensors" for name in ("whole", "cut")]
     assert files[0].read_bytes() == files[1].read_bytes()

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from tasks.features.feature_records import Example, Feature, read_features
 from tasks.features.page import write_page
-from tasks.features.records import Example, Feature, read_features
-from tasks.features.telling import most_telling, pattern_of, patterned_share, summarise
-from tasks.features.top import TopExamples
+from tasks.features.patterns import most_telling, pattern_of, patterned_share, summarise
+from tasks.features.top_examples import TopExamples
 
 ROWS, CONTEXT, FEATURES, K, WINDOW = 120, 9, 13, 5, 2
 

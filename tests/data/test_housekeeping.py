@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.places import Places
-from tasks.problem import Problem
-from tasks.sae.checkpoint import save
-from tasks.store import size_of
+from tasks.errors import Problem
+from tasks.paths import Places
+from tasks.sae.training.checkpoint import save
+from tasks.storage.store import size_of
 from tests.work_folders import left_by, next_attempt
 
 
@@ -41,7 +41,8 @@ def test_an_artifact_that_cannot_be_is_refused_at_submit_time(with_corpus, artif
 
 def test_kinds_that_run_in_a_worker_import_no_torch(with_corpus):
     code = (
-        "import sys; from pathlib import Path; from tasks.store import Store; from tasks.kinds import describe\n"
+        "import sys; from pathlib import Path\n"
+        "from tasks.storage.store import Store; from tasks.kinds import describe\n"
         "class Context: store = Store(Path(sys.argv[1]))\n"
         "describe.run(describe.Params('datasets/corpus'), Context)\n"
         "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"

@@ -16,7 +16,7 @@ _DOWNLOAD = """
 import sys, json
 from pathlib import Path
 from tasks.kinds import download
-from tasks.problem import Problem
+from tasks.errors import Problem
 class Context:
     output = Path(sys.argv[2])
     progress = staticmethod(lambda *_: None)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tasks.store import Store
+from tasks.storage.store import Store
 from tests.data.hub_models import Repo, as_files, serve_models
 from tests.sae.conftest import Bench, tiny_model
 from tests.work_folders import left_by
@@ -22,8 +22,8 @@ _RUN = """
 import json, sys
 from pathlib import Path
 from tests.data.conftest import Home
-from tasks.problem import Problem
-from tasks.store import Store
+from tasks.errors import Problem
+from tasks.storage.store import Store
 root, *jobs = sys.argv[1:]
 home = Home(Path(root) / "home", Store(Path(root) / "store"))
 for job in jobs:
@@ -115,7 +115,7 @@ def test_features_are_read_with_the_weights_that_the_sae_was_trained_on(hub: Hub
 
 
 def test_a_later_attempt_reads_the_commit_of_the_first_one(tmp_path: Path, hub: HubBench):
-    from tasks.model_commit import pinned
+    from tasks.models.model_commit import pinned
 
     (tmp_path / "model-commit.txt").write_text("0123456789" * 4)
     for reference in ("owner/name", "owner/name@main"):

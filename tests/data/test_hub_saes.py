@@ -13,12 +13,12 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from tasks.problem import Problem
+from tasks.errors import Problem
 from tasks.sae.architectures import build
 from tasks.sae.architectures.topk import TopK
-from tasks.sae.card import card
 from tasks.sae.coder import CoderConfig
-from tasks.sae.formats import Scales, load_sae, save_density, save_sae
+from tasks.sae.formats.model_card import card
+from tasks.sae.formats.native import Scales, load_sae, save_density, save_sae
 from tests.data.conftest import Home
 from tests.data.hub_repos import READER, WRITER, Repos, serve_repos
 from tests.data.hub_server import asked_with
@@ -28,8 +28,8 @@ _RUN = """
 import json, sys
 from pathlib import Path
 from tests.data.conftest import Home
-from tasks.problem import Problem
-from tasks.store import Store
+from tasks.errors import Problem
+from tasks.storage.store import Store
 kind, name, root, values = sys.argv[1:]
 home = Home(Path(root) / "home", Store(Path(root) / "store"))
 try:

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tasks.errors import Problem
 from tasks.kinds import download
-from tasks.problem import Problem
 from tasks.text import corpus
-from tasks.text.reading import read_local
-from tasks.text.splits import split_of
-from tasks.text.tally import Tally
+from tasks.text.files.readers import read_local
+from tasks.text.files.splits import split_of
+from tasks.text.files.tally import Tally
 
 
 def documents(path: Path, tally: Tally | None = None, column: str = "text", split: str | None = None) -> list[str]:
@@ -300,7 +300,7 @@ def test_a_json_file_may_be_an_array_an_object_or_lines_of_them(tmp_path):
 
 
 def test_a_large_array_is_read_an_object_at_a_time(tmp_path, monkeypatch):
-    from tasks.text import rows
+    from tasks.text.files import rows
 
     monkeypatch.setattr(rows, "_BLOCK", 50)
     expected = [f'{"long " * (i % 40)}\\ "{i}" é🦊' for i in range(300)]

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from tasks.problem import Problem
-from tasks.store import Store, write_json
-from tasks.text.bpe import begin_and_pad, end_of_text, save_tokenizer, train_bpe
+from tasks.errors import Problem
+from tasks.storage.store import Store, write_json
 from tasks.text.encoding import TextEncoder
 from tasks.text.packing import Packer, by_size
+from tasks.text.tokenizers import begin_and_pad, end_of_text, save_tokenizer, train_bpe
 from tasks.text.tokens import open_tokens, read_info
 
 DOCUMENTS = [f"Document {i} speaks of {'many ' * (i % 7)}things.\n" for i in range(200)] + ["x" * 5000, "ünï ∑ 🦊"]

@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tasks.job import Stopped, kind_named
-from tasks.problem import Problem
+from tasks.errors import Problem
+from tasks.jobs.kind import Stopped, kind_named
 from tasks.text.corpus import read_corpus
 from tasks.text.encoding import TextEncoder
 from tests.work_folders import left_by

@@ -94,7 +94,7 @@ def save_model(folder: Path, tokenizer: Any, kind: str = "llama", seed: int = 0,
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from tasks.text.bpe import save_tokenizer
+    from tasks.text.tokenizers import save_tokenizer
 
     small = {
         "hidden_size": 16,

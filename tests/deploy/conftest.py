@@ -11,7 +11,7 @@ import jsonschema
 import yaml
 
 from deploy import generate
-from mistudio_cli.states import quit_grace_s
+from mistudio_cli.supervisor.states import quit_grace_s
 from tasks.queues import QUEUES, Needs, Queue, Resource
 
 ROOT = Path(__file__).parent.parent.parent

@@ -18,15 +18,15 @@ from pathlib import Path
 import pytest
 
 import tasks.kinds
-from mistudio_cli import redis_server
-from tasks import job as jobs
-from tasks import wire
-from tasks.job import State
-from tasks.ledger import Ledger
-from tasks.places import Places
+from mistudio_cli.redis import redis_server
+from tasks.jobs import kind as jobs
+from tasks.jobs.kind import State
+from tasks.ledger.client import Ledger
+from tasks.paths import Places
 from tasks.queues import QUEUES
-from tasks.store import Store
-from tasks.submit import submit
+from tasks.redis_client import redis_connection
+from tasks.storage.store import Store
+from tasks.submission.plan import submit
 from tests.conftest import RedisServer, find_redis_server, until
 from tests.deploy.conftest import compose, of_kind, pod, text
 
@@ -109,7 +109,7 @@ def containers(made: dict[str, Container]) -> Iterator[dict[str, Container]]:
 @pytest.fixture
 def ledger(own_redis: RedisServer) -> Iterator[Ledger]:
     """The ledger as the containers see it."""
-    client = wire.connect(own_redis.url)
+    client = redis_connection.connect(own_redis.url)
     yield Ledger(client)
     client.close()
 
@@ -279,7 +279,7 @@ def redis_container(folder: Path, command: list[str], **environment: str) -> Ite
         assert server.wait(20) == 0
 
 
-def settings_of(client: wire.Client) -> dict[str, str]:
+def settings_of(client: redis_connection.Client) -> dict[str, str]:
     wanted = ("appendonly", "appendfsync", "maxmemory-policy", "save")
     return {name: client.call("CONFIG", "GET", name)[1] for name in wanted}
 
@@ -289,7 +289,7 @@ SAFE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noevi
 
 def test_redis_of_compose_keeps_every_write(short_tmp: Path) -> None:
     with redis_container(short_tmp, compose("dev")["services"]["redis"]["command"]) as path:
-        client = wire.connect(f"redis+socket://{path}?virtual_host=0")
+        client = redis_connection.connect(f"redis+socket://{path}?virtual_host=0")
         assert settings_of(client) == SAFE
         client.close()
 
@@ -298,11 +298,11 @@ def test_redis_of_kubernetes_does_so_too_and_asks_for_the_password(short_tmp: Pa
     (container,) = pod(of_kind("StatefulSet")["mistudio-redis"])["containers"]
     command = [*container["command"], *container["args"]]
     with redis_container(short_tmp, command, REDIS_PASSWORD="0123abcd") as path:
-        stranger = wire.connect(f"redis+socket://{path}?virtual_host=0")
-        with pytest.raises(wire.Refused, match="NOAUTH"):
+        stranger = redis_connection.connect(f"redis+socket://{path}?virtual_host=0")
+        with pytest.raises(redis_connection.Refused, match="NOAUTH"):
             stranger.call("PING")
         stranger.close()
-        client = wire.connect(f"redis+socket://{path}?virtual_host=0&password=0123abcd")
+        client = redis_connection.connect(f"redis+socket://{path}?virtual_host=0&password=0123abcd")
         assert settings_of(client) == SAFE
         client.close()
         assert (

@@ -62,7 +62,7 @@ def test_what_is_copied_is_enough_for_the_wheel(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    for needed in ("mistudio_cli/health.py", "mistudio_cli/profiles/full.toml", "tasks/lua/4_jobs.lua"):
+    for needed in ("mistudio_cli/health.py", "mistudio_cli/profiles/full.toml", "tasks/ledger/lua/4_jobs.lua"):
         assert needed in names
 
 

@@ -14,8 +14,8 @@ import yaml
 
 from deploy import generate
 from mistudio_cli.api import TOKEN_VARIABLE
-from tasks.job import Job
-from tasks.ledger import Ledger, new_job_id
+from tasks.jobs.kind import Job
+from tasks.ledger.client import Ledger, new_job_id
 from tasks.queues import HIGHEST_PRIORITY, QUEUES, Queue, queue_named
 from tests.deploy.conftest import (
     DEPLOY,

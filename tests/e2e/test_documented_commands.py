@@ -14,8 +14,8 @@ import pexpect
 import pytest
 import typer
 
-from mistudio_cli.assembly import app
-from tasks.job import kinds
+from mistudio_cli.app import app
+from tasks.jobs.kind import kinds
 from tests.data.hub_repos import WRITER
 from tests.e2e.conftest import MISTUDIO, Home, new_home
 from tests.e2e.documented import DOCUMENTS, Line, commands_in_blocks, commands_in_sentences

@@ -22,14 +22,14 @@ if told := os.environ.get("CLOCK_OFFSET_FILE"):
     time.time = lambda: right_time() + float(offset_file.read_text() or 0)
 
 if told := os.environ.get("CARD_LOOK_EVERY_S"):
-    import tasks.card_watch
+    import tasks.accelerators.card_watch
 
-    tasks.card_watch.LOOK_EVERY_S = float(told)
+    tasks.accelerators.card_watch.LOOK_EVERY_S = float(told)
 
 if patience_s := os.environ.get("CLOCK_PATIENCE_S"):
-    import tasks.clock_offset
+    import tasks.fleet.clock_offset
 
-    tasks.clock_offset.CLOCK_PATIENCE_S = float(patience_s)
+    tasks.fleet.clock_offset.CLOCK_PATIENCE_S = float(patience_s)
 
 if told := os.environ.get("TRAIN_STOP_GRACE_S"):
     import tasks.kinds.train
@@ -37,13 +37,13 @@ if told := os.environ.get("TRAIN_STOP_GRACE_S"):
     tasks.kinds.train.KIND = dataclasses.replace(tasks.kinds.train.KIND, stop_grace_s=float(told))
 
 if told := os.environ.get("TRANSPORT_OPTIONS"):
-    import tasks.app
+    import tasks.messaging.app
 
-    make_app = tasks.app.make_app
+    make_app = tasks.messaging.app.make_app
 
     def make_changed_app(*words: str | None) -> object:
         app = make_app(*words)
         app.conf.broker_transport_options.update(json.loads(told))
         return app
 
-    tasks.app.make_app = make_changed_app
+    tasks.messaging.app.make_app = make_changed_app

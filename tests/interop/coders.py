@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tasks.sae.architectures import build, coder_class
 from tasks.sae.coder import Coder, CoderConfig, Moment, Step
-from tasks.sae.preactivations import Exact
+from tasks.sae.ops.preactivations import Exact
 
 D_IN, D_SAE, BATCH = 16, 64, 50
 NOBODY = torch.zeros(0, dtype=torch.int64)

@@ -19,17 +19,17 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from tasks.activations import ModelVectors
-from tasks.hooks import Hook, find
-from tasks.masks import Mask
+from tasks.activations.hooks import Hook, find
+from tasks.activations.intervention import splice
+from tasks.activations.stream import ModelVectors
+from tasks.activations.token_mask import Mask
 from tasks.sae.architectures import coder_class
 from tasks.sae.coder import CoderConfig
-from tasks.sae.formats import save_sae
+from tasks.sae.formats.native import save_sae
 from tasks.sae.metrics import measure
-from tasks.sae.schedule import TrainConfig
-from tasks.sae.trainer import Trainer
-from tasks.splice import splice
-from tasks.training.evaluation import EVERYWHERE, PREDICTIONS
+from tasks.sae.training.schedule import TrainConfig
+from tasks.sae.training.trainer import Trainer
+from tasks.train_job.evaluation import EVERYWHERE, PREDICTIONS
 from tests.interop.conftest import Compare
 
 PEER, BOUND = "SAELens", 1e-4

@@ -10,8 +10,8 @@ from dictionary_learning.utils import load_dictionary
 from sae_lens import SAE
 from sparsify import SparseCoder
 
-from tasks.sae.exporting import DICTIONARY_LEARNING, SAE_LENS, SPARSIFY, write_as
-from tasks.sae.formats import load_sae, save_sae
+from tasks.sae.formats.exporting import DICTIONARY_LEARNING, SAE_LENS, SPARSIFY, write_as
+from tasks.sae.formats.native import load_sae, save_sae
 from tests.interop.conftest import Compare
 from tests.interop.trained import OPTIONS, SHAPES, activations, told_by, trained
 

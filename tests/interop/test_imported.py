@@ -15,8 +15,8 @@ from sae_lens.registry import get_sae_class, get_sae_training_class
 from safetensors.torch import save_file
 from sparsify import SparseCoder, SparseCoderConfig
 
-from tasks.sae.formats import load_sae, read_config
-from tasks.sae.importing import take
+from tasks.sae.formats.native import load_sae, read_config
+from tasks.sae.importing.convert import take
 from tests.interop.coders import random
 from tests.interop.conftest import Compare
 
@@ -187,7 +187,9 @@ def test_gemma_scope_2(
     compare("SAELens", f"Gemma Scope 2 {what}: imported, encode, forward", ours(X), theirs(X))
     about = read_config(tmp_path / "ours")["metadata"]
     assert about["model_name"] == theirs.cfg.metadata.model_name
-    same = {"blocks.7.hook_mlp_in": "blocks.7.mlp.hook_in"}  # what is read is after the norm's weights: see tasks.hooks
+    same = {
+        "blocks.7.hook_mlp_in": "blocks.7.mlp.hook_in"
+    }  # what is read is after the norm's weights: see tasks.activations.hooks
     hook = theirs.cfg.metadata.hook_name
     assert about["hook_name"] == same.get(hook, hook)
     assert about.get("hook_name_out") == theirs.cfg.metadata.hook_name_out

@@ -15,7 +15,7 @@ from sae_lens.registry import get_sae_training_class
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 
 from tasks.sae.coder import Coder
-from tasks.sae.preactivations import Exact
+from tasks.sae.ops.preactivations import Exact
 from tests.interop.coders import (
     BATCH,
     D_IN,

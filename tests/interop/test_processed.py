@@ -20,15 +20,15 @@ from transformer_lens import loading_from_pretrained as loading
 from transformer_lens.supported_models import MODEL_ALIASES, OFFICIAL_MODEL_NAMES
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from tasks.hooks import Hook, catch, find, find_again
-from tasks.masks import mask_again
-from tasks.problem import Problem
-from tasks.sae.exporting import SAE_LENS, write_as
-from tasks.sae.formats import load_sae, read_config, save_sae
-from tasks.sae.hooked_models import HOOKED_MODELS, OLDEST
-from tasks.sae.importing import take
+from tasks.activations.hooks import Hook, catch, find, find_again
+from tasks.activations.token_mask import mask_again
+from tasks.errors import Problem
+from tasks.sae.formats.exporting import SAE_LENS, write_as
+from tasks.sae.formats.hooked_models import HOOKED_MODELS, OLDEST
+from tasks.sae.formats.native import load_sae, read_config, save_sae
+from tasks.sae.importing.convert import take
 from tasks.text.tokens import TokensInfo
-from tasks.training.provenance import of_model
+from tasks.train_job.provenance import of_model
 from tests.interop.conftest import Compare
 from tests.interop.test_imported import D_IN, D_SAE, X, drawn
 from tests.interop.trained import trained

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from tasks.sae.formats import save_density, save_sae
+from tasks.sae.formats.native import save_density, save_sae
 from tests.data.hub_repos import serve_repos
 from tests.interop.conftest import Compare
 from tests.interop.trained import D_SAE, activations, told_by, trained

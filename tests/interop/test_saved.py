@@ -11,7 +11,7 @@ from sae_lens.constants import SPARSITY_FILENAME
 from sae_lens.training.sae_trainer import _log_feature_sparsity
 from safetensors.torch import load_file
 
-from tasks.sae.formats import load_density, save_density, save_sae
+from tasks.sae.formats.native import load_density, save_density, save_sae
 from tests.interop.conftest import Compare
 from tests.interop.trained import OPTIONS, activations, told_by, trained
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from tasks.sae.architectures import coder_class
 from tasks.sae.coder import CoderConfig
-from tasks.sae.schedule import TrainConfig
-from tasks.sae.trainer import Trainer
+from tasks.sae.training.schedule import TrainConfig
+from tasks.sae.training.trainer import Trainer
 from tests.interop.coders import random
 
 D_IN, D_SAE, BATCH = 48, 192, 256

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.job import Job
-from tasks.ledger import Ledger
-from tasks.store import Store
-from tasks.submit import submit
-from tasks.wire import connect
+from tasks.jobs.kind import Job
+from tasks.ledger.client import Ledger
+from tasks.redis_client.redis_connection import connect
+from tasks.storage.store import Store
+from tasks.submission.plan import submit
 from tests.conftest import until
 from tests.core.lab import EXTRA
 from tests.machines.network import Network

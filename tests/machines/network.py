@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tasks import wire
+from tasks.redis_client import redis_connection
 from tests.conftest import find_redis_server, folder_in_memory, until
 
 PORT = 6379  # in a namespace of its own
@@ -82,7 +82,7 @@ class Network:
 
     def forget_connections(self, host: str) -> int:
         """Have Redis close what that host has opened, while its link is cut: half of each connection stays open."""
-        client = wire.connect(self.url)
+        client = redis_connection.connect(self.url)
         address = self._address_of(host)
         found = [line for line in client.call("CLIENT", "LIST").splitlines() if f" addr={address}:" in line]
         for line in found:
@@ -149,7 +149,7 @@ class Network:
         options += ["--unixsocket", str(self.socket), "--dir", str(self.data), "--logfile", str(self.folder / "r.log")]
         command = ["ip", "netns", "exec", self._hub, find_redis_server(), *options]
         self.redis = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        client = wire.connect(self.url)
+        client = redis_connection.connect(self.url)
         until(lambda: _answers(client), 20, "redis-server to answer")
         client.close()
 
@@ -166,10 +166,10 @@ class Network:
         return f"10.77.0.{10 + number}"
 
 
-def _answers(client: wire.Client) -> bool:
+def _answers(client: redis_connection.Client) -> bool:
     try:
         return client.call("PING") == "PONG"
-    except (wire.Unreachable, wire.Refused):
+    except (redis_connection.Unreachable, redis_connection.Refused):
         return False
 
 

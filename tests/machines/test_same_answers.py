@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.job import State
-from tasks.submit import submit
+from tasks.jobs.kind import State
+from tasks.submission.plan import submit
 from tests.cli.test_saes import add_sae
 from tests.conftest import until
 from tests.machines.hosts import Hosts

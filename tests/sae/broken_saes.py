@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tasks.sae.formats import save_density, save_sae
+from tasks.sae.formats.native import save_density, save_sae
 from tests.sae.test_formats import SCALE, trained
 from tests.sae.test_importing import D_IN, D_SAE, drawn, gemma_scope, gemma_scope_2, weights, write
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tasks import attempts
-from tasks.job import Stopped
+from tasks.jobs.kind import Stopped
 from tasks.sae.architectures import coder_class
 from tasks.sae.coder import CoderConfig
-from tasks.store import Store
+from tasks.storage import attempts
+from tasks.storage.store import Store
 from tasks.text.tokens import TokenWriter
 from tests.work_folders import next_attempt
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from tasks.attempts import OUTPUT
-from tasks.job import Stopped
+from tasks.jobs.kind import Stopped
 from tasks.kinds import train
-from tasks.store import Store
+from tasks.storage.attempts import OUTPUT
+from tasks.storage.store import Store
 from tests.sae.conftest import Context, Known
 from tests.work_folders import next_attempt
 

@@ -19,9 +19,9 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from tasks.hooks import Hook, catch, find
-from tasks.models import describe_config, load_model
-from tasks.problem import Problem
+from tasks.activations.hooks import Hook, catch, find
+from tasks.errors import Problem
+from tasks.models.loading import describe_config, load_model
 
 LAYERS, VOCABULARY = 4, 131
 IDS = torch.randint(3, 40, (3, 7), generator=torch.Generator().manual_seed(1))

@@ -1,4 +1,4 @@
-"""The kernels of `tasks.sae.triton_kernels` in a process of their own: in Triton's interpreter, or compiled.
+"""The kernels of `tasks.sae.ops.triton_kernels` in a process of their own: in Triton's interpreter, or compiled.
 
 `python -m tests.sae.interpreted passes|long|steps` needs TRITON_INTERPRET=1, `compiled` must not have it.
 """
@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tasks.sae import kernels, pairs, triton_kernels
-from tasks.sae.block_sizes import SEGMENT, blocks_for
-from tasks.sae.pairs import SomePairs, pairs_at
-from tasks.sae.triton_kernels import TritonPasses, _dot_pairs, _sum_partials, _sum_segments
+from tasks.sae.ops import active_pairs, backend, triton_kernels
+from tasks.sae.ops.active_pairs import SomePairs, pairs_at
+from tasks.sae.ops.block_sizes import SEGMENT, blocks_for
+from tasks.sae.ops.triton_kernels import TritonPasses, _dot_pairs, _sum_partials, _sum_segments
 
 
 @dataclass
@@ -103,7 +103,7 @@ def one_bag(rows: int, d: int) -> None:
     counts = torch.tensor([5, 0, rows, 1])
     starts, ids = counts.cumsum(0) - counts, torch.randint(0, 50, (rows + 6,), generator=generator)
     weights, matrix = (torch.randn(shape, generator=generator) for shape in ((rows + 6,), (50, d)))
-    wanted = kernels.TorchPasses().bags(ids, starts, weights.double(), matrix.double(), None).float()
+    wanted = backend.TorchPasses().bags(ids, starts, weights.double(), matrix.double(), None).float()
     found = TritonPasses().bags(ids, starts, weights, matrix, None)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-3, msg=lambda m: f"{rows} rows: {m}")
 
@@ -119,7 +119,7 @@ def others(chosen: SomePairs, d: int) -> None:
     to_rows = torch.randn(9, generator=generator)
     by_feature = (chosen.vectors[order].int(), starts.int(), values[order], vectors)
     products = (chosen.vectors.int(), chosen.starts.int(), chosen.features.int(), vectors, matrix, to_rows)
-    fast, slow = TritonPasses(), kernels.TorchPasses()
+    fast, slow = TritonPasses(), backend.TorchPasses()
     for name, found, expected in (
         ("sums", fast.bags(*by_feature, None), slow.bags(*by_feature, None)),
         ("residuals", *(each.residual(*by_feature, bias, target, 0.25)[0] for each in (fast, slow))),
@@ -173,7 +173,7 @@ def steps() -> None:
     from tests.sae.test_architectures import CHOICES, DEAD, MANY_DEAD, NOBODY, SHAPES, check_step, small
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pairs, "SPARSE_SHARE", 1.0)
+        patch.setattr(active_pairs, "SPARSE_SHARE", 1.0)
         for choice in CHOICES:
             before = Counted.calls
             check_step(small(choice), 5, DEAD)
@@ -221,6 +221,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     what = sys.argv[1]
     if what != "compiled":
-        assert kernels.try_kernels("cpu").reason.startswith("kernels in Triton run"), kernels.try_kernels("cpu").reason
-        pairs.choice = lambda device: kernels.Choice(Counted(), "interpreted")
+        assert backend.try_kernels("cpu").reason.startswith("kernels in Triton run"), backend.try_kernels("cpu").reason
+        active_pairs.choice = lambda device: backend.Choice(Counted(), "interpreted")
     {"passes": passes, "long": long, "steps": steps, "compiled": compiled}[what]()

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from tasks import activation_files, activations
-from tasks.activation_files import ShardWriter, StoredVectors, read_info
-from tasks.activations import ModelVectors, open_model
-from tasks.hooks import Hook
-from tasks.job import Request, Stopped
+from tasks.activations import storage, stream
+from tasks.activations.hooks import Hook
+from tasks.activations.storage import ShardWriter, StoredVectors, read_info
+from tasks.activations.stream import ModelVectors, open_model
+from tasks.errors import Problem
+from tasks.jobs.kind import Request, Stopped
 from tasks.kinds import activations as kind
-from tasks.problem import Problem
 from tests.sae.conftest import CONTEXT, Bench
 from tests.work_folders import left_by
 
@@ -26,8 +26,8 @@ ASKED = {"model": "tiny", "dataset": "marked", "layer": 1, "dtype": "float32"}
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards of eleven rows, forward passes of three."""
-    monkeypatch.setattr(activation_files, "SHARD_BYTES", 11 * CONTEXT * 16 * 4)
-    monkeypatch.setattr(activations, "FORWARD_TOKENS", 3 * CONTEXT)
+    monkeypatch.setattr(storage, "SHARD_BYTES", 11 * CONTEXT * 16 * 4)
+    monkeypatch.setattr(stream, "FORWARD_TOKENS", 3 * CONTEXT)
 
 
 @pytest.fixture

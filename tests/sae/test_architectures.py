@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.problem import Problem
+from tasks.errors import Problem
 from tasks.sae import coder as coders
-from tasks.sae import pairs
 from tasks.sae.architectures import build, coder_class, names
 from tasks.sae.coder import Coder, CoderConfig, Moment
-from tasks.sae.preactivations import Exact
-from tasks.sae.sums import Sums
+from tasks.sae.ops import active_pairs
+from tasks.sae.ops.gradients import Sums
+from tasks.sae.ops.preactivations import Exact
 
 NOBODY = torch.zeros(0, dtype=torch.int64)
 DEAD = torch.tensor([3, 7, 11, 30, 31])
@@ -131,8 +131,8 @@ def test_a_crosscoder_counts_the_length_in_each_layer(choice: str):
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("share", [0.0, 1.0], ids=["all pairs", "active pairs"])
 def test_the_pairs_that_are_worked_on_change_no_gradient(monkeypatch: pytest.MonkeyPatch, choice: str, share: float):
-    monkeypatch.setattr(pairs, "SPARSE_SHARE", share)
-    monkeypatch.setattr(pairs, "SLICE", 7)
+    monkeypatch.setattr(active_pairs, "SPARSE_SHARE", share)
+    monkeypatch.setattr(active_pairs, "SLICE", 7)
     check_step(small(choice), 50, DEAD)
     check_step(small(choice, bias=-1.5), 50, NOBODY)
     check_step(small(choice, bias=-1e3), 5, NOBODY)  # nothing is active
@@ -379,10 +379,10 @@ def test_an_option_means_the_same_in_each_architecture_that_has_it():
 def test_active_pairs_that_are_too_many_to_hold_at_once_are_worked_on_part_by_part(
     choice: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(pairs, "SPARSE_SHARE", 1.0)
-    monkeypatch.setattr(pairs, "MOST", 200)
+    monkeypatch.setattr(active_pairs, "SPARSE_SHARE", 1.0)
+    monkeypatch.setattr(active_pairs, "MOST", 200)
     coder = small(choice)
-    parts = list(pairs.split(random(50, 64), 0.0))
+    parts = list(active_pairs.split(random(50, 64), 0.0))
     assert [part.rows.start for part in parts] == sorted({part.rows.start for part in parts})
     assert (len(parts) > 3, parts[-1].rows.stop) == (True, 50)
     check_step(coder, 50, NOBODY)
@@ -406,9 +406,9 @@ def test_a_batch_is_coded_alike_whatever_was_guessed():
 def test_inner_products_have_the_same_bits_whichever_rows_are_read_in_order(monkeypatch: pytest.MonkeyPatch, d: int):
     vectors, matrix = random(20, d), random(64, d, seed=4)
     for wanted in (random(20, 64, seed=5) > 1, torch.zeros(20, 64, dtype=torch.bool), torch.ones(20, 64) > 0):
-        chosen, found = pairs.pairs_at(wanted), []
+        chosen, found = active_pairs.pairs_at(wanted), []
         for larger in (1, 1000):
-            monkeypatch.setattr(pairs, "LARGER", larger)
+            monkeypatch.setattr(active_pairs, "LARGER", larger)
             found.append(chosen.pull(vectors, matrix))
         assert torch.equal(*found)
         torch.testing.assert_close(found[0], (vectors @ matrix.T)[wanted], rtol=1e-4, atol=1e-4)
@@ -432,4 +432,4 @@ def test_numpy_compares_as_torch_does(dtype: torch.dtype):
     values[3, 5:9] = torch.tensor([0.0, -0.0, torch.inf, -torch.inf])
     for floor in (0.0, 0.5, values.abs()[:, :1], values.abs()[0].float()):
         than = torch.as_tensor(floor, dtype=dtype)
-        assert torch.equal(pairs.is_above(values, floor), values > than)
+        assert torch.equal(active_pairs.is_above(values, floor), values > than)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks import bfloat16
+from tasks.models import bfloat16
 
 LARGE = (4096, 1024, 1024)
 

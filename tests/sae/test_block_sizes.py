@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.sae.block_sizes import SEGMENT, blocks_for
+from tasks.sae.ops.block_sizes import SEGMENT, blocks_for
 
 WIDTHS = [1, 2, 15, 16, 17, 48, 255, 256, 257, 512, 768, 1024, 1100, 2048, 2304, 4096, 4608, 16384]
 

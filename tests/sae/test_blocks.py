@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tasks import blocks
-from tasks.blocks import find_blocks
-from tasks.hooks import Hook, Point, catch, find
-from tasks.problem import Problem
+from tasks.activations.hooks import Hook, Point, catch, find
+from tasks.errors import Problem
+from tasks.models import blocks
+from tasks.models.blocks import find_blocks
 from tests.sae.every_family import build
 from tests.sae.families import VOCABULARY, model_of
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.job import kind_named
-from tasks.problem import Problem
-from tasks.sae.formats import load_sae
-from tasks.sae.importing import take
+from tasks.errors import Problem
+from tasks.jobs.kind import kind_named
+from tasks.sae.formats.native import load_sae
+from tasks.sae.importing.convert import take
 from tests.conftest import deadline
 from tests.sae.broken_saes import SOUND, SPRUNG, break_one
 from tests.sae.conftest import Bench

@@ -12,17 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks.activations import ModelVectors, split_rows
-from tasks.hooks import Hook, find
-from tasks.job import Stopped
+from tasks.activations.hooks import Hook, find
+from tasks.activations.stream import ModelVectors, split_rows
+from tasks.activations.token_mask import Mask
+from tasks.jobs.kind import Stopped
 from tasks.kinds import train
-from tasks.masks import Mask
 from tasks.sae import coder as coders
 from tasks.sae.architectures import build
 from tasks.sae.calibration import fit_threshold, sample_size
-from tasks.sae.formats import load_sae, save_sae
-from tasks.sae.schedule import TrainConfig
-from tasks.sae.trainer import Trainer
+from tasks.sae.formats.native import load_sae, save_sae
+from tasks.sae.training.schedule import TrainConfig
+from tasks.sae.training.trainer import Trainer
 from tests.sae.conftest import Bench, Context, Planted, shaped, some_tokens, tiny_model
 from tests.sae.test_measures import Largest
 from tests.sae.test_train_kind import prepared

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.sae import trainer as trainers
-from tasks.sae import transfers
 from tasks.sae.architectures import names
 from tasks.sae.coder import Coder, Moment
-from tasks.sae.kernels import TorchPasses, choice
-from tasks.sae.pairs import pairs_at
-from tasks.sae.schedule import TrainConfig
-from tasks.sae.trainer import Trainer
+from tasks.sae.ops.active_pairs import pairs_at
+from tasks.sae.ops.backend import TorchPasses, choice
+from tasks.sae.training import trainer as trainers
+from tasks.sae.training import transfers
+from tasks.sae.training.schedule import TrainConfig
+from tasks.sae.training.trainer import Trainer
 from tests.sae.conftest import Planted, shaped
 from tests.sae.test_architectures import CHOICES, DEAD, MANY_DEAD, NOBODY, SHAPES, random, small
 

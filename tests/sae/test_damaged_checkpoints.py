@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.checkpoints import leave_behind, tidy
-from tasks.job import Job, State, Stopped
+from tasks.jobs.kind import Job, State, Stopped
 from tasks.kinds import train
-from tasks.ledger import Ledger, new_job_id
-from tasks.sae import checkpoint
-from tasks.sae.checkpoint_list import damaged, whole
+from tasks.ledger.client import Ledger, new_job_id
+from tasks.sae.training import checkpoint
+from tasks.sae.training.checkpoint_list import damaged, whole
+from tasks.submission.checkpoints import leave_behind, tidy
 from tests.sae.conftest import Bench
 from tests.sae.test_train_kind import prepared
 from tests.work_folders import left_by, next_attempt

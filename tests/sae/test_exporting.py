@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks.job import kind_named
-from tasks.problem import Problem
-from tasks.sae.exporting import DICTIONARY_LEARNING, FORMS, SAE_LENS, SPARSIFY, write_as
-from tasks.sae.formats import Scales, load_sae, save_density, save_sae
+from tasks.errors import Problem
+from tasks.jobs.kind import kind_named
+from tasks.sae.formats.exporting import DICTIONARY_LEARNING, FORMS, SAE_LENS, SPARSIFY, write_as
+from tasks.sae.formats.native import Scales, load_sae, save_density, save_sae
 from tests.sae.conftest import Bench, Known
 from tests.sae.test_formats import SCALE, trained
 

@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks import activations, buffers, splice
+from tasks.activations import intervention, stream
+from tasks.activations import shuffle_buffer as buffers
 from tasks.features import collect
-from tasks.job import Estimate
+from tasks.jobs.kind import Estimate
 from tasks.kinds import extract, train
-from tasks.sae import baselines, calibration, checkpoint, coder, footprint, pairs
-from tasks.sae.schedule import TrainConfig
-from tasks.sae.trainer import Trainer
-from tasks.training import evaluation
+from tasks.sae import baselines, calibration, coder, memory_estimate
+from tasks.sae.ops import active_pairs
+from tasks.sae.training import checkpoint
+from tasks.sae.training.schedule import TrainConfig
+from tasks.sae.training.trainer import Trainer
+from tasks.train_job import evaluation
 from tests.sae.conftest import Bench, shaped, tiny_model
 
 PARAMS = train.Params("tiny", "words", 1, batch=256, width=20_000)
@@ -26,7 +29,7 @@ def expected(bench: Bench, **changes: object) -> int:
     """What a training is expected to hold beside CUDA itself, in bytes."""
     found = train.estimate(dataclasses.replace(PARAMS, **changes), bench.known).gpu_memory_bytes
     assert found is not None
-    return found - footprint.CUDA
+    return found - memory_estimate.CUDA
 
 
 def trained(folder: Path, arch: str, precision: str) -> Trainer:
@@ -131,18 +134,23 @@ def test_an_extraction_holds_the_model_the_sae_and_its_examples(bench: Bench) ->
     few, many = (estimate.gpu_memory_bytes for estimate in told)
     assert few is not None
     assert many is not None
-    assert few > footprint.CUDA + 2 * 16 * 4 * 1000
+    assert few > memory_estimate.CUDA + 2 * 16 * 4 * 1000
     assert many - few == 1000 * 10 * 4 * (2 * 12 + 4)
 
 
 def test_the_sizes_are_those_of_the_work_itself() -> None:
-    assert activations.FORWARD_TOKENS == footprint.FORWARD_TOKENS
-    mine = (footprint.BUFFER_BATCHES, footprint.BUFFER_BYTES, footprint.BUFFER_FILE_BYTES, footprint.FEWEST_BATCHES)
+    assert stream.FORWARD_TOKENS == memory_estimate.FORWARD_TOKENS
+    mine = (
+        memory_estimate.BUFFER_BATCHES,
+        memory_estimate.BUFFER_BYTES,
+        memory_estimate.BUFFER_FILE_BYTES,
+        memory_estimate.FEWEST_BATCHES,
+    )
     assert mine == (buffers.BATCHES, buffers.MEMORY_BYTES, buffers.FILE_BYTES, buffers.FEWEST_BATCHES)
     for d_in, batch in ((16, 256), (4096, 4096), (8192, 4096), (16384, 1 << 20)):
         size = buffers.size_for(batch, d_in, may_use_disk=True)
-        assert footprint._buffer(d_in, batch)[size.on_disk] == size.batches * batch * d_in
-    assert (footprint.SLICE_NUMBERS, footprint.BASELINE_NUMBERS) == (coder.SLICE_NUMBERS, baselines.NUMBERS)
-    assert (footprint.CODES, footprint.PAIRS_SLICE) == (collect._CODES, pairs.SLICE)
-    assert (footprint.LOGITS, footprint.LOGITS_SLICE) == (splice.LOGITS, splice.LOGITS_SLICE)
-    assert (footprint.EVALUATED, footprint.MOST_KEPT) == (evaluation.VECTORS, calibration.MOST_KEPT)
+        assert memory_estimate._buffer(d_in, batch)[size.on_disk] == size.batches * batch * d_in
+    assert (memory_estimate.SLICE_NUMBERS, memory_estimate.BASELINE_NUMBERS) == (coder.SLICE_NUMBERS, baselines.NUMBERS)
+    assert (memory_estimate.CODES, memory_estimate.PAIRS_SLICE) == (collect._CODES, active_pairs.SLICE)
+    assert (memory_estimate.LOGITS, memory_estimate.LOGITS_SLICE) == (intervention.LOGITS, intervention.LOGITS_SLICE)
+    assert (memory_estimate.EVALUATED, memory_estimate.MOST_KEPT) == (evaluation.VECTORS, calibration.MOST_KEPT)

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks.problem import Problem
+from tasks.errors import Problem
 from tasks.sae.architectures import build, names
 from tasks.sae.coder import Coder, Moment
-from tasks.sae.formats import Scales, load_sae, save_sae
+from tasks.sae.formats.native import Scales, load_sae, save_sae
 from tests.sae.conftest import shaped
 
 SCALE = Scales((0.25,), (0.25,))

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.hooks import find_again
-from tasks.problem import Problem
-from tasks.sae.exporting import SPARSIFY, write_as
-from tasks.sae.formats import load_sae, read_config, save_sae
-from tasks.sae.importing import take
+from tasks.activations.hooks import find_again
+from tasks.errors import Problem
+from tasks.sae.formats.exporting import SPARSIFY, write_as
+from tasks.sae.formats.native import load_sae, read_config, save_sae
+from tasks.sae.importing.convert import take
 from tests.sae.families import model_of
 from tests.sae.test_formats import SCALE, trained
 from tests.sae.test_importing import taken

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tasks.job import kind_named
-from tasks.problem import Problem
-from tasks.sae.exporting import SAE_LENS, SPARSIFY, write_as
-from tasks.sae.formats import read_config, save_sae
+from tasks.errors import Problem
+from tasks.jobs.kind import kind_named
+from tasks.sae.formats.exporting import SAE_LENS, SPARSIFY, write_as
+from tasks.sae.formats.native import read_config, save_sae
 from tests.sae.conftest import Bench
 from tests.sae.test_formats import SCALE, trained
 from tests.sae.test_importing import NORMED, gemma_scope, gemma_scope_2

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from tasks import hooks
-from tasks.hooks import Hook, Point, catch, find
-from tasks.problem import Problem
+from tasks.activations import hooks
+from tasks.activations.hooks import Hook, Point, catch, find
+from tasks.errors import Problem
 from tests.sae.families import VOCABULARY, model_of
 
 #: What attention and MLP add, and what the MLP reads, within a block.

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tasks.hooks import find_again
-from tasks.job import kind_named
-from tasks.problem import Problem
+from tasks.activations.hooks import find_again
+from tasks.errors import Problem
+from tasks.jobs.kind import kind_named
 from tasks.sae.coder import Coder
-from tasks.sae.densities import histogram
-from tasks.sae.formats import load_density, load_sae, read_config, save_density, save_sae
-from tasks.sae.importing import folders_in, form_of, take
+from tasks.sae.density import histogram
+from tasks.sae.formats.native import load_density, load_sae, read_config, save_density, save_sae
+from tasks.sae.importing.convert import folders_in, form_of, take
 from tests.sae.conftest import Bench
 from tests.sae.families import model_of
 from tests.sae.test_formats import SCALE, trained

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from tasks.errors import Problem
 from tasks.kinds import train
-from tasks.problem import Problem
-from tasks.sae.card import card
 from tasks.sae.coder import default_rate
-from tasks.training.together import members
+from tasks.sae.formats.model_card import card
+from tasks.train_job.sae_group import members
 from tests.sae.conftest import Bench
 from tests.sae.test_train_kind import SHORT, prepared
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from tasks.kinds import train
-from tasks.sae import kernels
-from tasks.sae.kernels import TorchPasses, try_kernels
+from tasks.sae.ops import backend
+from tasks.sae.ops.backend import TorchPasses, try_kernels
 from tests.sae.conftest import Bench
 from tests.sae.test_train_kind import prepared
 
@@ -56,8 +56,8 @@ def broken(**methods: Any) -> Any:
     return SimpleNamespace(TritonPasses=type("Broken", (TorchPasses,), methods))
 
 
-def as_kernels(monkeypatch: pytest.MonkeyPatch, module: Any) -> kernels.Choice:
-    monkeypatch.setitem(sys.modules, "tasks.sae.triton_kernels", module)
+def as_kernels(monkeypatch: pytest.MonkeyPatch, module: Any) -> backend.Choice:
+    monkeypatch.setitem(sys.modules, "tasks.sae.ops.triton_kernels", module)
     return try_kernels("cpu")
 
 
@@ -69,7 +69,7 @@ def test_kernels_that_agree_are_taken(monkeypatch: pytest.MonkeyPatch):
 
 def test_without_triton_torch_goes_on(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "tasks.sae.triton_kernels", raising=False)
+    monkeypatch.delitem(sys.modules, "tasks.sae.ops.triton_kernels", raising=False)
     found = try_kernels("cpu")
     assert isinstance(found.passes, TorchPasses)
     assert found.reason.startswith("torch runs the sparse passes: Triton cannot be imported (")
@@ -113,7 +113,7 @@ def test_kernels_that_disagree_are_not_used(monkeypatch: pytest.MonkeyPatch, met
 
 def test_the_environment_can_forbid_them(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MISTUDIO_TRITON", "0")
-    found = kernels.choice.__wrapped__("cuda")
+    found = backend.choice.__wrapped__("cuda")
     assert isinstance(found.passes, TorchPasses)
     assert found.reason == "torch runs the sparse passes: the setting triton is false"
 
@@ -130,13 +130,13 @@ def test_a_step_on_a_cpu_does_not_look_for_them():
 
 @pytest.mark.parametrize("at_once", [1, 100, 1 << 24], ids=lambda n: f"{n} numbers")
 def test_where_torch_copies_rows_it_copies_few_at_once(monkeypatch: pytest.MonkeyPatch, at_once: int):
-    monkeypatch.setattr(kernels, "_GATHERED", at_once)
+    monkeypatch.setattr(backend, "_GATHERED", at_once)
     generator = torch.Generator().manual_seed(0)
     vectors, matrix = torch.randn(6, 40, generator=generator), torch.randn(11, 40, generator=generator)
     for count in (0, 1, 23):
         owners = torch.randint(0, 6, (count,), generator=generator).sort().values
         ids = torch.randint(0, 11, (count,), generator=generator)
-        found = kernels._gathered(owners, ids, vectors, matrix)
+        found = backend._gathered(owners, ids, vectors, matrix)
         torch.testing.assert_close(found, (vectors @ matrix.T)[owners, ids])
 
 
@@ -145,10 +145,10 @@ def test_a_training_on_a_device_tells_what_runs_its_passes(bench: Bench, monkeyp
     on_the_cpu = bench.context()
     train.run(params, on_the_cpu)
     assert not on_the_cpu.noted
-    monkeypatch.setattr(kernels, "to_tell", {"cpu": "as if it were another device"}.get)
+    monkeypatch.setattr(backend, "to_tell", {"cpu": "as if it were another device"}.get)
     context = bench.context(attempt=2)
     train.run(params, context)
     assert context.noted == ["as if it were another device", "goes on from step 3"]
     monkeypatch.undo()
-    assert kernels.to_tell("cpu") is None
-    assert "sparse passes" in (kernels.to_tell("cuda") or "")
+    assert backend.to_tell("cpu") is None
+    assert "sparse passes" in (backend.to_tell("cuda") or "")

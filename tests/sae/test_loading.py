@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, BertModel
 
-from tasks.models import check_readable, describe_config, load_model
-from tasks.problem import Problem
+from tasks.errors import Problem
+from tasks.models.loading import check_readable, describe_config, load_model
 from tests.sae.conftest import Bench
 from tests.sae.every_family import NoStore
 from tests.sae.families import model_of

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from tasks.errors import Problem
 from tasks.kinds import train
-from tasks.problem import Problem
-from tasks.training import logs
+from tasks.train_job import loggers
 from tests.sae.conftest import Bench
 from tests.sae.doomed import attempt
 from tests.sae.test_resume_proof import STEPS, made_by, values_of
@@ -143,18 +143,18 @@ def test_a_word_that_is_not_known_is_refused_at_submit(bench: Bench) -> None:
     with pytest.raises(Problem, match=r"--log ', ' names nothing\. It may name: tensorboard, wandb"):
         prepared(bench, log=", ")
     assert prepared(bench, log="tensorboard,")[0].log == "tensorboard,"
-    assert logs.asked_for(None) == logs.asked_for("") == []
-    assert logs.asked_for("tensorboard, tensorboard") == ["tensorboard"]
+    assert loggers.asked_for(None) == loggers.asked_for("") == []
+    assert loggers.asked_for("tensorboard, tensorboard") == ["tensorboard"]
 
 
 def test_a_package_that_is_not_installed_is_refused_at_submit(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(logs, "find_spec", lambda package: None)
+    monkeypatch.setattr(loggers, "find_spec", lambda package: None)
     with pytest.raises(Problem, match="--log wandb needs the package wandb") as refused:
         prepared(bench, log="wandb")
     assert "pip install 'mistudio[logging]'" in str(refused.value)
     monkeypatch.undo()
     (tmp_path / "left_behind").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
-    assert not logs._is_installed("left_behind"), "a folder is no package"
+    assert not loggers._is_installed("left_behind"), "a folder is no package"

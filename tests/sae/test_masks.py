@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tasks import masks
-from tasks.masks import Mask, mask_again, mask_for
-from tasks.positions import positions_of
-from tasks.problem import Problem
+from tasks.activations import token_mask
+from tasks.activations.token_mask import Mask, mask_again, mask_for
+from tasks.errors import Problem
+from tasks.parsing.positions import positions_of
 from tasks.text.tokens import TokensInfo
 
 ROWS = np.array([[5, 1, 7, 2], [1, 6, 1, 8], [9, 9, 0, 0]], dtype=np.uint16)
@@ -38,7 +38,7 @@ def test_padding_never_counts_and_bos_and_the_first_position_when_asked():
 )
 def test_what_counts_is_counted_in_pieces(monkeypatch: pytest.MonkeyPatch, mask: Mask):
     whole = mask.kept(ROWS).sum(axis=1).tolist()
-    monkeypatch.setattr(masks, "_COUNTED_AT_ONCE", 8)
+    monkeypatch.setattr(token_mask, "_COUNTED_AT_ONCE", 8)
     assert mask.counts(ROWS).tolist() == whole
     assert mask.counts(ROWS).dtype == np.int32
 

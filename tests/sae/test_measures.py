@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tasks.activations.means import per_row, ratio
 from tasks.sae import coder as coders
 from tasks.sae.architectures import build, names
 from tasks.sae.baselines import compare, pca_explained_variance, random_explained_variance
-from tasks.sae.densities import LOG10_EDGES, histogram
-from tasks.sae.means import per_row, ratio
+from tasks.sae.density import LOG10_EDGES, histogram
 from tasks.sae.metrics import Measurement, measure, total_variance
 from tests.sae.conftest import shaped
 

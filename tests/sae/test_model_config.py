@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from tasks import model_config
-from tasks.models import describe_config, load_model
-from tasks.problem import Problem
+from tasks.errors import Problem
+from tasks.models import model_config
+from tasks.models.loading import describe_config, load_model
 from tests.sae.every_family import NoStore
 from tests.sae.families import model_of
 

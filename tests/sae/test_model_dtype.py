@@ -13,22 +13,22 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from tasks import bfloat16, model_dtype
-from tasks.activations import FORWARD_TOKENS, ModelVectors, read
-from tasks.bfloat16 import Speed
-from tasks.estimate import ModelShape
-from tasks.hooks import Hook, find
-from tasks.job import Stopped
+from tasks.activations.hooks import Hook, find
+from tasks.activations.intervention import can_splice, splice
+from tasks.activations.stream import FORWARD_TOKENS, ModelVectors, read
+from tasks.activations.token_mask import Mask
+from tasks.errors import Problem
+from tasks.jobs.kind import Stopped
 from tasks.kinds import activations, train
-from tasks.masks import Mask
-from tasks.model_config import mlp_shape
-from tasks.model_dtype import Wanted, choose, dtype_in_files, keep, wanted
-from tasks.model_files import check_weights
-from tasks.models import load_model
-from tasks.problem import Problem
-from tasks.products import attending
-from tasks.sae.exporting import for_sae_lens
-from tasks.splice import can_splice, splice
+from tasks.models import bfloat16, model_dtype
+from tasks.models.bfloat16 import Speed
+from tasks.models.cpu_backend import attending
+from tasks.models.job_estimate import ModelShape
+from tasks.models.loading import load_model
+from tasks.models.model_config import mlp_shape
+from tasks.models.model_dtype import Wanted, choose, dtype_in_files, keep, wanted
+from tasks.models.model_files import check_weights
+from tasks.sae.formats.exporting import for_sae_lens
 from tests.sae.conftest import VOCABULARY, Bench, Known, some_tokens, tiny_model
 from tests.sae.every_family import NoStore, build
 from tests.sae.families import model_of

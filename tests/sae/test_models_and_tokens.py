@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.models import describe_config, is_hub_id, load_model, look_up, model_slug, resolve, split_revision
-from tasks.problem import Problem
+from tasks.errors import Problem
+from tasks.models.loading import describe_config, is_hub_id, load_model, look_up, model_slug, resolve, split_revision
 from tasks.text.tokens import TokenWriter, open_tokens, read_info
 from tests.sae.conftest import Bench, Known
 
@@ -81,7 +81,8 @@ def test_a_configuration_is_described_without_torch(bench: Bench):
     assert describe_config("EleutherAI/pythia-70m", bench.store) is None
     assert look_up("tiny", bench.known) == ("tiny", told)
     assert look_up("later", Known(bench.store, {"models/later"})) == ("later", None)
-    code = "import sys, tasks.models, tasks.kinds.train; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    imported = "import sys, tasks.models.loading, tasks.kinds.train"
+    code = f"{imported}; sys.exit(bool({{'torch', 'transformers'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -98,8 +99,8 @@ def test_gpt2_style_names_are_understood(bench: Bench):
 def test_an_unreachable_hub_is_one_sentence(bench: Bench):
     # The client library reads its settings once, when it is imported: so in a process of its own.
     code = (
-        "from pathlib import Path; from tasks.models import load_model; from tasks.problem import Problem;"
-        f"from tasks.store import Store\n"
+        "from pathlib import Path; from tasks.models.loading import load_model; from tasks.errors import Problem;"
+        f"from tasks.storage.store import Store\n"
         f"try: load_model('owner/model', Store(Path({str(bench.root)!r})))\n"
         "except Problem as problem: print(problem)"
     )

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from tasks import attempts
-from tasks.sae import checkpoint
-from tasks.store import Store
+from tasks.sae.training import checkpoint
+from tasks.storage import attempts
+from tasks.storage.store import Store
 
 SAVES = 200
 

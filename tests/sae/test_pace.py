@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from tasks.kinds import train
-from tasks.sae import trainer as trainers
 from tasks.sae.architectures import build, names
 from tasks.sae.coder import Moment, Step
-from tasks.sae.pace import COUNT_EVERY, Pace, gemm_peak
-from tasks.sae.schedule import TrainConfig
-from tasks.sae.timers import EventTimer
-from tasks.sae.trainer import Trainer
+from tasks.sae.training import trainer as trainers
+from tasks.sae.training.schedule import TrainConfig
+from tasks.sae.training.throughput import COUNT_EVERY, Pace, gemm_peak
+from tasks.sae.training.timers import EventTimer
+from tasks.sae.training.trainer import Trainer
 from tests.core.lab import Clock
 from tests.sae.conftest import Bench, Planted, shaped
 from tests.sae.test_train_kind import prepared
@@ -202,7 +202,7 @@ def test_a_training_tells_its_pace_in_its_result_in_a_file_and_while_it_runs(
 def test_metrics_are_told_at_least_each_second_however_slow_the_steps_are(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.sae.trainer.FLUSH_AFTER_S", 0.0)
+    monkeypatch.setattr("tasks.sae.training.trainer.FLUSH_AFTER_S", 0.0)
     context = bench.context()
     train.run(prepared(bench, steps=5)[0], context)
     assert [at for at, _ in context.measured] == [1, 2, 3, 4, 5]

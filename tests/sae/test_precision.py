@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.sae import pairs, preactivations
 from tasks.sae.architectures import names
 from tasks.sae.coder import BF16, FLOAT32, Coder, Moment
-from tasks.sae.preactivations import Exact, Rounded
-from tasks.sae.schedule import TrainConfig
-from tasks.sae.trainer import Trainer
+from tasks.sae.ops import active_pairs, preactivations
+from tasks.sae.ops.preactivations import Exact, Rounded
+from tasks.sae.training.schedule import TrainConfig
+from tasks.sae.training.trainer import Trainer
 from tests.sae.conftest import Planted, shaped
 from tests.sae.test_architectures import (
     CHOICES,
@@ -49,7 +49,7 @@ def codes(coder: Any, pre: Any) -> torch.Tensor:
 @pytest.mark.parametrize("shape", [*SHAPES, "crosscoder"])
 def test_gradients_are_those_of_float32(monkeypatch: pytest.MonkeyPatch, choice: str, share: float, shape: str):
     monkeypatch.setattr(preactivations, "FEW", share)
-    monkeypatch.setattr(pairs, "SLICE", 7)
+    monkeypatch.setattr(active_pairs, "SLICE", 7)
     like = {"blocks": 2} if shape == "crosscoder" else SHAPES[shape]
     for bias, dead in ((0.0, DEAD), (-1.5, NOBODY), (0.0, MANY_DEAD)):
         coder = rounding(choice, bias, **like)

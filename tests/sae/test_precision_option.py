@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from tasks import bfloat16
-from tasks.bfloat16 import Speed
+from tasks.errors import Problem
 from tasks.kinds import train
-from tasks.problem import Problem
+from tasks.models import bfloat16
+from tasks.models.bfloat16 import Speed
 from tasks.sae import precision
 from tasks.sae.coder import BF16, FLOAT32, TF32
 from tasks.sae.precision import AUTO, Product
@@ -150,7 +150,7 @@ def test_a_job_is_refused_where_its_machine_is_slower(monkeypatch: pytest.Monkey
 
 def interrupted(bench: Bench, at: int = 6, **values: Any) -> Context:
     """The context of a second attempt, after a first one that was stopped with a checkpoint."""
-    from tasks.job import Stopped
+    from tasks.jobs.kind import Stopped
 
     first = bench.context("job", stop=lambda done: done >= at * 64)
     with pytest.raises(Stopped):

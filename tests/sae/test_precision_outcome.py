@@ -12,12 +12,12 @@ from statistics import mean
 import pytest
 import torch
 
-from tasks.sae import preactivations
 from tasks.sae.architectures import names
 from tasks.sae.coder import BF16, FLOAT32
 from tasks.sae.metrics import Measures, measure
-from tasks.sae.schedule import TrainConfig
-from tasks.sae.trainer import Trainer
+from tasks.sae.ops import preactivations
+from tasks.sae.training.schedule import TrainConfig
+from tasks.sae.training.trainer import Trainer
 from tests.sae.conftest import Planted, shaped
 
 STEPS, BATCH, SEEDS = 2000, 128, (0, 1, 2)

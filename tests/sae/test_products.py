@@ -11,17 +11,17 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tasks import products
-from tasks.activations import read
-from tasks.hooks import Hook, catch, find
+from tasks.activations.hooks import Hook, catch, find
+from tasks.activations.stream import read
+from tasks.models import cpu_backend
 
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
-    products._faster.cache_clear()
+    cpu_backend._faster.cache_clear()
     yield
-    products._faster.cache_clear()
+    cpu_backend._faster.cache_clear()
     torch.set_float32_matmul_precision(before)
 
 
@@ -34,33 +34,33 @@ def rounding(self: torch.Tensor, other: torch.Tensor, plain: Any = torch.Tensor.
 
 def test_whatever_the_processor_products_are_exact() -> None:
     for vendor in ("AuthenticAMD", "GenuineIntel", "aarch64", None):
-        assert products.choose(vendor=vendor)
-        assert products.is_exact()
+        assert cpu_backend.choose(vendor=vendor)
+        assert cpu_backend.is_exact()
 
 
 def test_only_amd_gets_the_other_library() -> None:
-    assert products.choose(vendor="GenuineIntel") == "MKL: the processor is not AMD's"
+    assert cpu_backend.choose(vendor="GenuineIntel") == "MKL: the processor is not AMD's"
     assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_a_processor_that_would_round_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "__matmul__", rounding)
     torch.set_float32_matmul_precision("medium")
-    assert not products.is_exact()
-    assert products.choose(vendor="AuthenticAMD") == "MKL: oneDNN would round to bfloat16 on this processor"
+    assert not cpu_backend.is_exact()
+    assert cpu_backend.choose(vendor="AuthenticAMD") == "MKL: oneDNN would round to bfloat16 on this processor"
     assert torch.get_float32_matmul_precision() == "highest"
-    assert products.is_exact()
+    assert cpu_backend.is_exact()
 
 
 def test_other_devices_keep_what_was_chosen_for_them() -> None:
     torch.set_float32_matmul_precision("high")
-    assert products.choose("cuda") == "the device's own"
+    assert cpu_backend.choose("cuda") == "the device's own"
     assert torch.get_float32_matmul_precision() == "high"
 
 
 def test_a_choice_for_a_while_is_taken_back() -> None:
     torch.set_float32_matmul_precision("high")
-    with products.chosen() as told:
+    with cpu_backend.chosen() as told:
         assert told.startswith(("MKL", "oneDNN"))
     assert torch.get_float32_matmul_precision() == "high"
 
@@ -89,7 +89,7 @@ def test_a_model_attends_in_the_way_that_is_faster_for_so_many_positions(positio
 
 
 def test_other_devices_attend_as_torch_has_them() -> None:
-    with products.attending("meta", 2):
+    with cpu_backend.attending("meta", 2):
         assert torch.backends.cuda.flash_sdp_enabled()
-    with products.attending("cpu", 2):
+    with cpu_backend.attending("cpu", 2):
         assert not torch.backends.cuda.flash_sdp_enabled()

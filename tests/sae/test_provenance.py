@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from tasks.hooks import Point
-from tasks.sae.card import card
-from tasks.sae.exporting import SAE_LENS, for_sae_lens, write_as
-from tasks.sae.formats import read_config, save_sae
-from tasks.sae.importing import take
-from tasks.sae.sae_lens import own_hooks
-from tasks.training.provenance import of_model, of_text
+from tasks.activations.hooks import Point
+from tasks.sae.formats.exporting import SAE_LENS, for_sae_lens, write_as
+from tasks.sae.formats.model_card import card
+from tasks.sae.formats.native import read_config, save_sae
+from tasks.sae.importing.convert import take
+from tasks.sae.importing.sae_lens import own_hooks
+from tasks.train_job.provenance import of_model, of_text
 from tests.sae.conftest import Bench
 from tests.sae.test_formats import SCALE, trained
 from tests.sae.test_train_kind import prepared, train

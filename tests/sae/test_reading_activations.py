@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from tasks import activations, buffers
-from tasks.activations import ActivationStream, ModelVectors, as_ids, read, split_rows
-from tasks.buffers import FileBuffer
-from tasks.hooks import Hook, Point, find
-from tasks.masks import Mask
-from tasks.problem import Problem
+from tasks.activations import shuffle_buffer
+from tasks.activations import stream as activations
+from tasks.activations.hooks import Hook, Point, find
+from tasks.activations.shuffle_buffer import FileBuffer
+from tasks.activations.stream import ActivationStream, ModelVectors, as_ids, read, split_rows
+from tasks.activations.token_mask import Mask
+from tasks.errors import Problem
 from tests.sae.conftest import CONTEXT, some_tokens, tiny_model
 from tests.sae.families import model_of
 
@@ -60,7 +61,7 @@ def by_content(vectors: torch.Tensor) -> torch.Tensor:
 
 def test_an_epoch_serves_every_vector_once_in_another_order(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(activations, "FORWARD_TOKENS", 3 * CONTEXT)
-    monkeypatch.setattr(buffers, "BATCHES", 5)  # 120 vectors: buffers begin and end inside rows
+    monkeypatch.setattr(shuffle_buffer, "BATCHES", 5)  # 120 vectors: buffers begin and end inside rows
     source = stream()
     assert (source.chunk, 30 * CONTEXT) == (5, 20 * 24)
     whole = read(tiny_model(), some_tokens(30), [RESID])[0].flatten(0, 1)
@@ -72,7 +73,7 @@ def test_an_epoch_serves_every_vector_once_in_another_order(monkeypatch: pytest.
 
 
 def test_what_does_not_count_is_never_served_and_all_else_once_an_epoch(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(buffers, "BATCHES", 3)  # three vectors: buffers go on from one epoch into the next
+    monkeypatch.setattr(shuffle_buffer, "BATCHES", 3)  # three vectors: buffers go on from one epoch into the next
     tokens, mask = some_tokens(30), Mask(first=True, ids=(5, 6, 7))
     tokens[4] = 5  # a row of which nothing is left
     kept = mask.kept(tokens)
@@ -98,8 +99,8 @@ def test_a_batch_follows_from_the_seed_and_the_step_alone():
 
 def test_a_batch_mixes_many_rows_and_the_buffer_is_bounded(monkeypatch: pytest.MonkeyPatch):
     source = stream(batch=24, rows=300)
-    assert source.chunk == buffers.BATCHES
-    monkeypatch.setattr(buffers, "MEMORY_BYTES", 2 * 24 * 16 * 4)
+    assert source.chunk == shuffle_buffer.BATCHES
+    monkeypatch.setattr(shuffle_buffer, "MEMORY_BYTES", 2 * 24 * 16 * 4)
     assert stream(batch=24, rows=300).chunk == 2
     assert stream(batch=2000, rows=30)(0).shape == (2000, 16)
 
@@ -109,7 +110,7 @@ def test_vectors_too_large_for_memory_wait_in_a_file_and_come_out_the_same(
 ):
     vectors, rows = ModelVectors(tiny_model(), some_tokens(40), [RESID], NOTHING), np.arange(40)
     in_memory = ActivationStream(vectors, rows, 24, seed=5)
-    monkeypatch.setattr(buffers, "MEMORY_BYTES", 3 * 24 * 16 * 4)
+    monkeypatch.setattr(shuffle_buffer, "MEMORY_BYTES", 3 * 24 * 16 * 4)
     assert ActivationStream(vectors, rows, 24, seed=5).chunk == 3, "without a folder there is no file"
     in_file = ActivationStream(vectors, rows, 24, seed=5, spill=tmp_path)
     assert in_file.chunk == in_memory.chunk == 16
@@ -123,7 +124,7 @@ def test_vectors_too_large_for_memory_wait_in_a_file_and_come_out_the_same(
     assert os.fstat(in_file._buffer._file).st_size == 16 * 24 * 16 * 4
     del in_file
     assert not [link for link in Path("/proc/self/fd").iterdir() if str(tmp_path) in os.path.realpath(link)]
-    monkeypatch.setattr(buffers, "FILE_BYTES", 5 * 24 * 16 * 4)
+    monkeypatch.setattr(shuffle_buffer, "FILE_BYTES", 5 * 24 * 16 * 4)
     assert ActivationStream(vectors, rows, 24, seed=5, spill=tmp_path).chunk == 5
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tasks.sae.architectures import names
-from tasks.store import Store
+from tasks.storage.store import Store
 from tests.sae.conftest import Bench
 from tests.sae.doomed import attempt
 from tests.work_folders import left_by

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.attempts import newest
-from tasks.job import Job, State
-from tasks.retry import plan_retry
-from tasks.submit import KnownArtifacts
+from tasks.jobs.kind import Job, State
+from tasks.storage.attempts import newest
+from tasks.submission.plan import KnownArtifacts
+from tasks.submission.retry import plan_retry
 from tests.conftest import RedisServer, until
 from tests.core.lab import Lab
 from tests.sae.conftest import Bench

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tasks.activations import ModelVectors
-from tasks.hooks import Hook, find
+from tasks.activations.hooks import Hook, find
+from tasks.activations.intervention import Spliced, can_splice, splice
+from tasks.activations.stream import ModelVectors
+from tasks.activations.token_mask import Mask
 from tasks.kinds import train
-from tasks.masks import Mask
-from tasks.splice import Spliced, can_splice, splice
-from tasks.training import evaluation, reading
+from tasks.train_job import batches, evaluation
 from tests.sae.conftest import CONTEXT, Bench, some_tokens, tiny_model
 from tests.sae.every_family import build
 from tests.sae.families import model_of
@@ -252,7 +252,7 @@ def test_numbers_of_more_rows_than_are_held_in_memory_are_of_all_of_them(bench: 
     bench.add_tokens("many", rows=2000)
     params = prepared(bench, dataset="many", arch="batchtopk")[0]
     whole = train.run(params, bench.context("whole"))
-    monkeypatch.setattr(reading, "HELD_OUT_VECTORS", 20 * CONTEXT)
+    monkeypatch.setattr(batches, "HELD_OUT_VECTORS", 20 * CONTEXT)
     pieces = train.run(params, bench.context("pieces"))
     assert (whole["baseline_tokens"], pieces["baseline_tokens"]) == (200 * (CONTEXT - 1), 20 * (CONTEXT - 1))
     assert whole["held_out_tokens"] == pieces["held_out_tokens"] == 200 * (CONTEXT - 1)

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from tasks.errors import Problem
 from tasks.kinds import train
-from tasks.problem import Problem
 from tasks.sae.architectures import build, names
-from tasks.sae.formats import Scales, load_sae, save_sae
-from tasks.sae.trainer import Trainer
-from tasks.training.start import begin_from
+from tasks.sae.formats.native import Scales, load_sae, save_sae
+from tasks.sae.training.trainer import Trainer
+from tasks.train_job.init_from import begin_from
 from tests.sae.conftest import Bench, Known, shaped
 from tests.sae.test_formats import trained
 from tests.sae.test_train_kind import prepared

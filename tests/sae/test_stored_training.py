@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks import activation_files, buffers
-from tasks.activation_files import StoredVectors
-from tasks.activations import ActivationStream
+from tasks.activations import shuffle_buffer, storage
+from tasks.activations.storage import StoredVectors
+from tasks.activations.stream import ActivationStream
+from tasks.errors import Problem
 from tasks.kinds import activations as reading
 from tasks.kinds import train
-from tasks.problem import Problem
-from tasks.sae import footprint
+from tasks.sae import memory_estimate
 from tests.sae.conftest import CONTEXT, Bench, Known
 
 FROM = {"model": "tiny", "dataset": "marked", "layer": 1}
@@ -27,7 +27,7 @@ SHORT = {"k": 4, "batch": 256, "steps": 30, "expansion": 4, "lr": 0.01}
 @pytest.fixture
 def stored(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """A store with tokens that have BOS in the middle of rows, and activations of several shards from them."""
-    monkeypatch.setattr(activation_files, "SHARD_BYTES", 30 * CONTEXT * 16 * 4)
+    monkeypatch.setattr(storage, "SHARD_BYTES", 30 * CONTEXT * 16 * 4)
     bench.add_tokens("marked", rows=200, bos_id=5)
     for name, values in (("whole", {"dtype": "float32"}), ("half", {}), ("mlp", {"hook": "mlp", "skip_bos": False})):
         params, _ = reading.prepare(reading.KIND.read_params({**FROM, **values}), bench.known)
@@ -72,7 +72,7 @@ def test_half_the_precision_costs_no_quality(stored: Bench):
 
 
 def test_each_stored_vector_is_served_once_an_epoch(stored: Bench, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(buffers, "BATCHES", 3)
+    monkeypatch.setattr(shuffle_buffer, "BATCHES", 3)
     vectors = StoredVectors(stored.store.path("activations", "whole"))
     rows = torch.arange(20, 60).numpy()
     source = ActivationStream(vectors, rows, 1, seed=4)
@@ -116,7 +116,7 @@ def test_without_the_model_a_training_holds_less(stored: Bench):
     tensors = load_file(stored.store.path("models", "tiny") / "model.safetensors")
     weights = sum(tensor.nbytes for tensor in tensors.values())
     less = told[0].memory_bytes - told[1].memory_bytes
-    assert less - footprint.MODEL == pytest.approx(weights, rel=0.05), "weights, and what its classes hold"
+    assert less - memory_estimate.MODEL == pytest.approx(weights, rel=0.05), "weights, and what its classes hold"
     assert told[0].gpu_memory_bytes - told[1].gpu_memory_bytes == pytest.approx(weights, rel=0.05)
 
 

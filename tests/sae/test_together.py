@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from tasks import activations as reading
-from tasks.job import Stopped, kind_named
+from tasks.activations import stream as reading
+from tasks.errors import Problem
+from tasks.jobs.kind import Stopped, kind_named
+from tasks.jobs.multi_result import Parts
 from tasks.kinds import train
-from tasks.parts import Parts
-from tasks.problem import Problem
-from tasks.sae import pace
-from tasks.sae.trainer import Trainer
-from tasks.training import one
-from tasks.training.params import PARTS
-from tasks.training.together import members
+from tasks.sae.training import throughput
+from tasks.sae.training.trainer import Trainer
+from tasks.train_job import single_sae as one
+from tasks.train_job.params import PARTS
+from tasks.train_job.sae_group import members
 from tests.sae.conftest import Bench
 from tests.work_folders import left_by
 
@@ -207,7 +207,7 @@ def test_all_of_them_may_fail(bench: Bench):
 
 def test_each_tells_the_speed_of_its_own_steps_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     clock = [0.0]
-    monkeypatch.setattr(pace.Pace.__init__, "__defaults__", (lambda: clock[0],))
+    monkeypatch.setattr(throughput.Pace.__init__, "__defaults__", (lambda: clock[0],))
 
     def slow(*args: Any) -> dict[str, Any]:
         clock[0] += 1000.0

@@ -9,8 +9,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from tasks.models import load_tokenizer
-from tasks.problem import Problem
+from tasks.errors import Problem
+from tasks.models.loading import load_tokenizer
 from tests.sae.every_family import NoStore
 
 

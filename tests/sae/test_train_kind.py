@@ -12,20 +12,20 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
-from tasks.activations import ModelVectors, read
-from tasks.hooks import Hook, find
-from tasks.job import Request, Stopped, kind_named
+from tasks.activations.hooks import Hook, find
+from tasks.activations.stream import ModelVectors, read
+from tasks.activations.token_mask import Mask
+from tasks.errors import Problem
+from tasks.jobs.kind import Request, Stopped, kind_named
 from tasks.kinds import train
-from tasks.masks import Mask
-from tasks.models import load_model
-from tasks.problem import Problem
+from tasks.models.loading import load_model
 from tasks.sae.architectures import build, coder_class, names
-from tasks.sae.formats import load_density, load_sae
+from tasks.sae.formats.native import load_density, load_sae
 from tasks.sae.metrics import measure
-from tasks.sae.schedule import TrainConfig
+from tasks.sae.training.schedule import TrainConfig
 from tasks.text.tokens import TokenWriter
-from tasks.training.one import dead_after
-from tasks.training.reading import Reading
+from tasks.train_job.batches import Reading
+from tasks.train_job.single_sae import dead_after
 from tests.sae.conftest import CONTEXT, VOCABULARY, Bench, Known, shaped, some_tokens, tiny_model
 from tests.sae.families import model_of
 from tests.work_folders import left_by

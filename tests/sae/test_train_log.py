@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tasks.job import Stopped
+from tasks.jobs.kind import Stopped
 from tasks.kinds import train
 from tests.sae.conftest import Bench
 from tests.sae.test_train_kind import prepared

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from tasks.errors import Problem
 from tasks.kinds import train
-from tasks.problem import Problem
 from tests.sae.conftest import Bench
 from tests.sae.test_train_kind import prepared
 

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.problem import Problem
-from tasks.sae import checkpoint
+from tasks.errors import Problem
 from tasks.sae.architectures import names
 from tasks.sae.baselines import pca_explained_variance, random_explained_variance
 from tasks.sae.coder import Moment, Step
 from tasks.sae.metrics import measure, total_variance
-from tasks.sae.resample import resample
-from tasks.sae.schedule import TrainConfig
-from tasks.sae.trainer import METRICS, Trainer
+from tasks.sae.training import checkpoint
+from tasks.sae.training.resample import resample
+from tasks.sae.training.schedule import TrainConfig
+from tasks.sae.training.trainer import METRICS, Trainer
 from tests.sae.conftest import Planted, shaped
 
 

@@ -12,15 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mistudio_cli.saes import listed, table
-from tasks.job import kind_named
-from tasks.problem import Problem
-from tasks.sae import checkpoint
+from mistudio_cli.views.sae_tables import listed, table
+from tasks.errors import Problem
+from tasks.jobs.kind import kind_named
+from tasks.parsing.tensor_files import save_tensors
 from tasks.sae.architectures import build
-from tasks.sae.exporting import SPARSIFY, write_as
-from tasks.sae.formats import load_sae, read_config, save_density, save_sae
-from tasks.sae.importing import take
-from tasks.tensors import save_tensors
+from tasks.sae.formats.exporting import SPARSIFY, write_as
+from tasks.sae.formats.native import load_sae, read_config, save_density, save_sae
+from tasks.sae.importing.convert import take
+from tasks.sae.training import checkpoint
 from tests.sae.conftest import Bench
 from tests.sae.test_formats import SCALE, trained
 from tests.sae.test_importing import D_IN, D_SAE, STANDARD, X, close, drawn, gemma_scope, taken, weights, write

@@ -10,15 +10,15 @@ from collections import Counter
 from collections.abc import Callable
 
 from mistudio_cli.errors import Code
-from tasks.job import Job, State
-from tasks.ledger import Ledger
-from tasks.listing import Filter
-from tasks.places import Places
-from tasks.problem import Problem
+from tasks.errors import Problem
+from tasks.jobs.kind import Job, State
+from tasks.ledger.client import Ledger
+from tasks.ledger.listing import Filter
+from tasks.paths import Places
 from tasks.queues import QUEUE_NAMES
-from tasks.retry import plan_retry
-from tasks.store import Store
-from tasks.submit import KnownArtifacts
+from tasks.storage.store import Store
+from tasks.submission.plan import KnownArtifacts
+from tasks.submission.retry import plan_retry
 from tests.soak.mixture import NAP_QUEUES, PRIORITIES
 from tests.soak.visitor import Visitor
 from tests.supervision.conftest import MISTUDIO

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 
-from tasks.job import State
+from tasks.jobs.kind import State
 from tests.soak.acts import ASKED, PURGED
 from tests.soak.mixture import CRASH
 from tests.soak.reckoning import Life

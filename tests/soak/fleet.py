@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from tasks import job as jobs
 from tasks import kinds
-from tasks.job import Job
-from tasks.ledger import Ledger
-from tasks.redis_patience import retry_until_reachable
-from tasks.store import Store
-from tasks.submit import submit
+from tasks.jobs import kind as jobs
+from tasks.jobs.kind import Job
+from tasks.ledger.client import Ledger
+from tasks.redis_client.redis_patience import retry_until_reachable
+from tasks.storage.store import Store
+from tasks.submission.plan import submit
 from tests.conftest import until
 from tests.soak.census import Being, Role
 from tests.soak.strikes import Siege

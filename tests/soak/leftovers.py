@@ -6,9 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from tasks.job import State
-from tasks.ledger import Ledger
-from tasks.store import Store
+from tasks.jobs.kind import State
+from tasks.ledger.client import Ledger
+from tasks.storage.store import Store
 from tests.soak.reckoning import Life
 
 #: All that is in Redis when no job is live. Anything else is left over: a lease, a bell, a promise of an artifact.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
-from tasks.job import State
-from tasks.ledger import Ledger
-from tasks.places import Places
-from tasks.store import Store
-from tasks.submit import submit
+from tasks.jobs.kind import State
+from tasks.ledger.client import Ledger
+from tasks.paths import Places
+from tasks.storage.store import Store
+from tasks.submission.plan import submit
 from tests.soak.reckoning import faults_of, lives
 from tests.soak.visitor import Visitor
 

@@ -8,11 +8,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from tasks.job import Job
-from tasks.ledger import Ledger
-from tasks.places import Places
-from tasks.store import Store
-from tasks.submit import KnownArtifacts, Wishes, plan
+from tasks.jobs.kind import Job
+from tasks.ledger.client import Ledger
+from tasks.paths import Places
+from tasks.storage.store import Store
+from tasks.submission.plan import KnownArtifacts, Wishes, plan
 from tests.soak.visitor import Visitor
 
 EVERY_S = 0.5

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.job import Job, State
-from tasks.ledger import Ledger
-from tasks.store import Store
+from tasks.jobs.kind import Job, State
+from tasks.ledger.client import Ledger
+from tasks.storage.store import Store
 
 _NEW = ("", "waiting"), ("", "queued")
 _WAITING = ("waiting", "waiting"), ("waiting", "queued"), ("waiting", "failed"), ("waiting", "cancelled")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from tasks.store import Store
+from tasks.storage.store import Store
 
 
 class Shelf:

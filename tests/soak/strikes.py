@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.places import Places
-from tasks.upkeep import LEASE_TTL_S
+from tasks.ledger.maintenance import LEASE_TTL_S
+from tasks.paths import Places
 from tests.conftest import until
 from tests.soak.census import Being, Census, Role, above
 

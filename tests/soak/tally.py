@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import median
 
-from tasks.job import State
+from tasks.jobs.kind import State
 from tests.soak.acts import Acts
 from tests.soak.census import Role
 from tests.soak.reckoning import Life

@@ -6,12 +6,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mistudio_cli import redis_server
-from tasks.ledger import Ledger
-from tasks.places import Places
-from tasks.problem import Problem
-from tasks.store import Store
-from tasks.wire import Refused, Unreachable, connect
+from mistudio_cli.redis import redis_server
+from tasks.errors import Problem
+from tasks.ledger.client import Ledger
+from tasks.paths import Places
+from tasks.redis_client.redis_connection import Refused, Unreachable, connect
+from tasks.storage.store import Store
 
 
 @contextmanager

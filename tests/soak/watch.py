@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tasks.places import Places
+from tasks.paths import Places
 from tests.soak.census import Being, Census, Role, above
 
 LOOK_EVERY_S = 0.05

@@ -16,14 +16,17 @@ from typing import Any
 import psutil
 import pytest
 
-from mistudio_cli import control, redis_server, settings
-from mistudio_cli.redis_keeper import RedisKeeper
+from mistudio_cli import settings
+from mistudio_cli.fleet import supervisor_client
+from mistudio_cli.redis import redis_server
 from mistudio_cli.settings import Settings
-from tasks import identity, wire
-from tasks.job import Job
-from tasks.ledger import Ledger
-from tasks.places import Places
+from mistudio_cli.supervisor.redis_keeper import RedisKeeper
+from tasks.jobs.kind import Job
+from tasks.ledger.client import Ledger
+from tasks.paths import Places
 from tasks.queues import QUEUES
+from tasks.redis_client import redis_connection
+from tasks.system import process_identity
 from tests.conftest import RedisServer, until
 from tests.supervision.world import World
 
@@ -48,7 +51,7 @@ class Home:
     @property
     def supervisor(self) -> psutil.Process:
         """The supervisor that answers."""
-        told = control.status(self.places)
+        told = supervisor_client.status(self.places)
         assert told is not None
         return psutil.Process(told["supervisor"]["pid"])
 
@@ -60,21 +63,21 @@ class Home:
         return server
 
     def redis_says(self, *command: object) -> Any:
-        client = wire.connect(redis_server.own_url(self.places))
+        client = redis_connection.connect(redis_server.own_url(self.places))
         try:
             return client.call(*command)
         finally:
             client.close()
 
     def job(self, job_id: str) -> Job:
-        client = wire.connect(redis_server.own_url(self.places))
+        client = redis_connection.connect(redis_server.own_url(self.places))
         try:
             return Ledger(client).need(job_id)
         finally:
             client.close()
 
     def worker(self, name: str = "all-queues") -> dict[str, Any]:
-        told = control.status(self.places)
+        told = supervisor_client.status(self.places)
         assert told is not None
         return next(worker for worker in told["workers"] if worker["name"].startswith(name + "@"))
 
@@ -87,7 +90,7 @@ class Home:
         for process in psutil.process_iter():
             try:
                 words = [*process.cmdline(), process.environ().get("MISTUDIO_HOME", ""), process.cwd()]
-                lives = identity.is_alive(process)
+                lives = process_identity.is_alive(process)
             except psutil.Error:
                 continue
             is_ours = any(word.startswith(str(self.places.home)) for word in words)
@@ -116,8 +119,8 @@ def ending(folder: Path) -> Iterator[Home]:
     home = Home(settings.load({"home": str(folder)}))
     yield home
     try:
-        control.shutdown(home.places, 0.0, redis=True)
-    except control.NotRunning:
+        supervisor_client.shutdown(home.places, 0.0, redis=True)
+    except supervisor_client.NotRunning:
         redis_server.stop(home.places)
     try:
         until(lambda: not home.processes(), 45, "everything to end")

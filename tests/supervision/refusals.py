@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from tasks.wire import Client
+from tasks.redis_client.redis_connection import Client
 from tests.conftest import RedisServer
 from tests.proxy import HTTP, Proxy
 

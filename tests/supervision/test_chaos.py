@@ -10,8 +10,8 @@ import signal
 
 import pytest
 
-from tasks.job import State
-from tasks.store import Store
+from tasks.jobs.kind import State
+from tasks.storage.store import Store
 from tests.conftest import until
 from tests.soak.acts import Acts
 from tests.soak.ends import ends_askew, marks_askew

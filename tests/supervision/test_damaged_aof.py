@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from mistudio_cli import redis_aof, redis_server
-from mistudio_cli.redis_keeper import RedisKeeper
+from mistudio_cli.redis import redis_aof, redis_server
+from mistudio_cli.supervisor.redis_keeper import RedisKeeper
 from tests.conftest import until
 from tests.supervision.conftest import Home
 from tests.supervision.test_workers import Cli

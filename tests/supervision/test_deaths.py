@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from mistudio_cli.states import SOUND_AGE_S, YOUNG_DEATHS
+from mistudio_cli.supervisor.states import SOUND_AGE_S, YOUNG_DEATHS
 from tests.supervision.world import World
 
 NAME = "worker-training"

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from mistudio_cli import control, settings
-from mistudio_cli.door import holder
+from mistudio_cli import settings
 from mistudio_cli.errors import Code
-from tasks.places import Places
-from tasks.problem import Problem
+from mistudio_cli.fleet import supervisor_client
+from mistudio_cli.supervisor.lock_and_socket import holder
+from tasks.errors import Problem
+from tasks.paths import Places
 from tests.conftest import deadline, until
 from tests.supervision.conftest import MISTUDIO, Home, ending
 
@@ -35,8 +36,8 @@ READING = [
 DEAF = """
 import sys, time
 from pathlib import Path
-from mistudio_cli.door import Door
-from tasks.places import Places
+from mistudio_cli.supervisor.lock_and_socket import Door
+from tasks.paths import Places
 door = Door(Places(Path(sys.argv[1]), Path(sys.argv[1])))
 assert door.lock()
 print("holds", flush=True)
@@ -63,9 +64,9 @@ def test_reading_in_a_home_where_nothing_was_started_starts_nothing_and_says_so(
 
 
 def test_reading_in_a_home_that_was_stopped_says_that_its_jobs_are_there(home: Home) -> None:
-    control.ensure_supervisor(home.settings)
+    supervisor_client.ensure_supervisor(home.settings)
     assert run(home, "queue", "ls").returncode == Code.OK
-    control.shutdown(home.places, 0.0, redis=True)
+    supervisor_client.shutdown(home.places, 0.0, redis=True)
     until(lambda: not home.processes(), 30)
     told = run(home, "jobs", "ls")
     assert told.returncode == Code.UNREACHABLE
@@ -75,14 +76,14 @@ def test_reading_in_a_home_that_was_stopped_says_that_its_jobs_are_there(home: H
 
 @pytest.mark.parametrize("what", ["supervisor.sock", "supervisor.lock", "*"])
 def test_a_supervisor_whose_files_were_removed_is_reached_again_and_stays_the_only_one(home: Home, what: str) -> None:
-    control.ensure_supervisor(home.settings)
+    supervisor_client.ensure_supervisor(home.settings)
     first = home.supervisor
     for file in home.places.run.glob(what):
         if file.name != "redis.sock":
             file.unlink()
     until(lambda: holder(home.places) == first.pid, 10, "it to take its lock again")
-    until(lambda: control._is_there(home.places), 10, "it to hear again")
-    control.ensure_supervisor(home.settings)
+    until(lambda: supervisor_client._is_there(home.places), 10, "it to hear again")
+    supervisor_client.ensure_supervisor(home.settings)
     assert home.supervisor == first
 
 
@@ -118,7 +119,7 @@ def test_a_supervisor_that_cannot_be_reached_is_named_in_time(home: Home) -> Non
     assert deaf.stdout.readline() == "holds\n"
     try:
         with deadline(15, "it"), pytest.raises(Problem, match=f"runs with pid {deaf.pid}, but cannot be reached at"):
-            control.ensure_supervisor(home.settings)
+            supervisor_client.ensure_supervisor(home.settings)
     finally:
         deaf.kill()
         deaf.communicate()
@@ -145,10 +146,10 @@ def test_a_deep_home_is_reached_from_every_session_whatever_its_environment(deep
 
 
 def test_a_supervisor_whose_folder_of_sockets_was_removed_makes_it_again(deep: Home) -> None:
-    control.ensure_supervisor(deep.settings)
+    supervisor_client.ensure_supervisor(deep.settings)
     first = deep.supervisor
     deep.places.supervisor_socket.unlink()
-    until(lambda: control._is_there(deep.places), 10, "it to hear again")
+    until(lambda: supervisor_client._is_there(deep.places), 10, "it to hear again")
     assert deep.supervisor == first
 
 
@@ -188,5 +189,5 @@ def test_a_folder_of_another_user_is_passed_by(monkeypatch: pytest.MonkeyPatch, 
 def test_settings_name_a_home_without_creating_it(tmp_path: Path) -> None:
     places = settings.load({"home": str(tmp_path / "nowhere")}).places
     assert holder(places) is None
-    assert control.status(places) is None
+    assert supervisor_client.status(places) is None
     assert not (tmp_path / "nowhere").exists()

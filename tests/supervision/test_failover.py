@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.ledger import Ledger
-from tasks.store import Store
-from tasks.submit import submit
-from tasks.wire import Refused, Unreachable, connect
+from tasks.ledger.client import Ledger
+from tasks.redis_client.redis_connection import Refused, Unreachable, connect
+from tasks.storage.store import Store
+from tasks.submission.plan import submit
 from tests.conftest import until
 from tests.sentinel import Replicated, Server, replicated
 from tests.soak.fleet import kinds_of_the_tests

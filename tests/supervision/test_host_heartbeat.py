@@ -16,14 +16,14 @@ from typing import Any
 import psutil
 import pytest
 
-from mistudio_cli import control
-from mistudio_cli.hearing import REDIS_SILENT_PAUSE_S, Hearing
-from mistudio_cli.host_reporter import SEND_EVERY_S, HostReporter
-from tasks import host_heartbeat
-from tasks.host_heartbeat import LISTED_FOR_S, HostHeartbeat
-from tasks.ledger import Ledger
-from tasks.places import Places
-from tasks.wire import connect
+from mistudio_cli.fleet import supervisor_client
+from mistudio_cli.supervisor.heartbeats import REDIS_SILENT_PAUSE_S, Hearing
+from mistudio_cli.supervisor.host_reporter import SEND_EVERY_S, HostReporter
+from tasks.fleet import host_heartbeat
+from tasks.fleet.host_heartbeat import LISTED_FOR_S, HostHeartbeat
+from tasks.ledger.client import Ledger
+from tasks.paths import Places
+from tasks.redis_client.redis_connection import connect
 from tests.conftest import RedisServer, until
 from tests.core.lab import Clock
 from tests.supervision.conftest import Home
@@ -202,7 +202,7 @@ def test_a_driver_that_hangs_is_a_sentence_and_the_supervisor_answers_and_ends_i
     row = host_of(cli)
     assert (row["gpus_error"], row["gpus"]) == ("NVML cannot be read: NVML does not answer", None)
     assert (row["state"], row["workers"]) == ("running", 1)
-    assert control.status(home.places) is not None
+    assert supervisor_client.status(home.places) is not None
     assert cli("workers stop --all").returncode == 0
     with closing(connect(own_redis.url)) as client:
         assert client.call("HLEN", "mistudio:hosts") == 0

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from mistudio_cli import redis_server
 from mistudio_cli.errors import Code
-from mistudio_cli.probe import Answer
-from mistudio_cli.redis_keeper import SILENT_UNTIL_KILLED_S, RedisKeeper
+from mistudio_cli.redis import redis_server
+from mistudio_cli.redis.probe import Answer
+from mistudio_cli.supervisor.redis_keeper import SILENT_UNTIL_KILLED_S, RedisKeeper
 from tests.conftest import until
 from tests.core.lab import Clock
 from tests.supervision.conftest import Home

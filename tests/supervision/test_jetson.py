@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.job import State
+from tasks.jobs.kind import State
 from tests.conftest import until
 from tests.supervision.conftest import Home
 from tests.supervision.test_workers import Cli

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.job import kinds
-from tasks.store import Store
+from tasks.jobs.kind import kinds
+from tasks.storage.store import Store
 from tests.conftest import until
 from tests.soak.fleet import kinds_of_the_tests
 from tests.soak.load import Load, faults

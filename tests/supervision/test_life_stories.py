@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from mistudio_cli.child import Child, describe_exit
-from mistudio_cli.profile import WorkerSpec
-from mistudio_cli.states import ARROWS, IDLE, Event, Status, pause_s, quit_grace_s
+from mistudio_cli.profile.rules import WorkerSpec
+from mistudio_cli.supervisor.child import Child, describe_exit
+from mistudio_cli.supervisor.states import ARROWS, IDLE, Event, Status, pause_s, quit_grace_s
 
 SPEC = WorkerSpec("all-queues", ("training",), 1)
 

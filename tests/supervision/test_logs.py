@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from mistudio_cli import history
 from mistudio_cli.log_files import earlier, follow, last_lines, rotate
-from tasks.job import State
-from tasks.log_lines import VARIABLE
-from tasks.places import Places
+from mistudio_cli.supervisor import worker_events
+from tasks.jobs.kind import State
+from tasks.paths import Places
+from tasks.system.log_output import VARIABLE
 from tests.conftest import until
 from tests.supervision.conftest import Home
 from tests.supervision.test_workers import Cli
@@ -27,7 +27,7 @@ WRITERS, LINES = 4, 5000
 #: Logs numbered lines as a worker and its slots do, from a parent and a forked child at once.
 WRITER = """
 import logging, os, sys
-from tasks.log_lines import log_to_stderr, path_from_environment
+from tasks.system.log_output import log_to_stderr, path_from_environment
 log_to_stderr(path_from_environment())
 name = sys.argv[1] + ('parent' if os.fork() else 'child')
 for number in range(int(sys.argv[2])):
@@ -73,7 +73,7 @@ def test_what_is_written_past_logging_follows_too(tmp_path: Path) -> None:
     path = tmp_path / "w.log"
     script = (
         "import logging, os, sys\n"
-        "from tasks.log_lines import log_to_stderr, path_from_environment\n"
+        "from tasks.system.log_output import log_to_stderr, path_from_environment\n"
         "log_to_stderr(path_from_environment())\n"
         "logging.info('first'); os.rename(sys.argv[1], sys.argv[1] + '.1')\n"
         "logging.info('second'); os.write(1, b'out\\n'); os.write(2, b'err\\n')\n"
@@ -156,7 +156,7 @@ def cli_of_full_logs(home: Home) -> Cli:
 
 def test_lines_that_a_slot_writes_at_work_name_its_job(tmp_path: Path) -> None:
     script = (
-        "import logging\nfrom tasks.log_lines import about, log_to_stderr\n"
+        "import logging\nfrom tasks.system.log_output import about, log_to_stderr\n"
         "log_to_stderr()\n"
         "with about('j1'):\n    logging.getLogger('mistudio.slot').warning('in')\n"
         "logging.getLogger('mistudio.slot').warning('out')\nprint('printed')"
@@ -193,10 +193,10 @@ def test_the_history_tells_a_workers_life(home: Home) -> None:
 def test_a_line_that_a_full_disk_cut_short_is_left_out(tmp_path: Path) -> None:
     places = Places(tmp_path, tmp_path)
     places.logs.mkdir()
-    history.record(places, "w@h", "stopped", "starting", 1, None)
+    worker_events.record(places, "w@h", "stopped", "starting", 1, None)
     with places.history.open("a") as file:
         file.write('{"at": "20')
-    assert [change.after for change in history.read(places, 10)] == ["starting"]
+    assert [change.after for change in worker_events.read(places, 10)] == ["starting"]
     assert json.loads(places.history.read_text().splitlines()[0])["worker"] == "w@h"
 
 

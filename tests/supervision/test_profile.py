@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mistudio_cli.profile import (
+from mistudio_cli.profile.profile_export import as_toml
+from mistudio_cli.profile.profile_keys import KEYS
+from mistudio_cli.profile.rules import (
     Override,
     Profile,
     WorkerSpec,
@@ -19,11 +21,9 @@ from mistudio_cli.profile import (
     read_profile,
     workers_of,
 )
-from mistudio_cli.profile_export import as_toml
-from mistudio_cli.profile_keys import KEYS
-from tasks.problem import Problem
+from tasks.errors import Problem
 from tasks.queues import QUEUE_NAMES, QUEUES, Needs, Queue, Resource
-from tasks.worker import _parse
+from tasks.worker.main import _parse
 from tests.queue_table import WITHOUT_GPU, workers_by_name
 
 

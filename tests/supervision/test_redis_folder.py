@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mistudio_cli import redis_server
 from mistudio_cli.errors import Code
-from tasks.wire import Unreachable
+from mistudio_cli.redis import redis_server
+from tasks.redis_client.redis_connection import Unreachable
 from tests.conftest import until
 from tests.supervision.conftest import MISTUDIO, Home, Keep, ending, keeping
 

@@ -14,12 +14,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mistudio_cli import control, redis_server
 from mistudio_cli.errors import Code, NoRedis
 from mistudio_cli.explained_errors import explain
-from mistudio_cli.redis_keeper import RedisKeeper
-from tasks import identity, wire
-from tasks.places import SOCKET_PATH_MAX
+from mistudio_cli.fleet import supervisor_client
+from mistudio_cli.redis import redis_server
+from mistudio_cli.supervisor.redis_keeper import RedisKeeper
+from tasks.paths import SOCKET_PATH_MAX
+from tasks.redis_client import redis_connection
+from tasks.system import process_identity
 from tests.conftest import compile_library, until
 from tests.supervision.conftest import Home, Keep, keeping
 
@@ -98,7 +100,7 @@ def test_one_whose_pid_was_never_written_down_is_found_at_its_socket_and_never_d
 def test_a_recycled_pid_is_never_taken_for_it_nor_signalled(home: Home, keep: Keep) -> None:
     stranger = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     home.places.run.mkdir(parents=True)
-    told = {**identity.tell(os.getpid()), "pid": stranger.pid}
+    told = {**process_identity.tell(os.getpid()), "pid": stranger.pid}
     (home.places.run / "redis.json").write_text(json.dumps(told))
     assert redis_server.running(home.places) is None
     assert redis_server.stop(home.places) is False
@@ -114,7 +116,7 @@ def test_a_strange_home_is_a_home_like_any_other(strange_home: Home) -> None:
     keepers = keeping(strange_home)
     next(keepers)()
     assert len(os.fsencode(strange_home.places.redis_socket)) <= SOCKET_PATH_MAX
-    client = wire.connect(redis_server.own_url(strange_home.places))
+    client = redis_connection.connect(redis_server.own_url(strange_home.places))
     assert client.call("PING") == "PONG"
     client.close()
     next(keepers, None)
@@ -124,7 +126,7 @@ def test_one_that_cannot_read_its_file_says_so_in_its_own_words(home: Home) -> N
     home.places.redis.mkdir(parents=True)
     (home.places.redis / "appendonly.aof").write_text("this is no append-only file\n" * 10)
     with pytest.raises(NoRedis) as told:
-        control.broker_url_for(home.settings)
+        supervisor_client.broker_url_for(home.settings)
     assert explain(told.value).code is Code.UNREACHABLE
     assert told.value.sentence.startswith("Redis does not stay up (exit code 1): ")
     assert "append only file" in told.value.sentence

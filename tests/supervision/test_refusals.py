@@ -18,9 +18,9 @@ from typing import cast
 import psutil
 import pytest
 
-from tasks.job import Job, State
-from tasks.ledger import Ledger, new_job_id
-from tasks.wire import AnyRoleClient, Client, Refused, Unreachable, parse_url
+from tasks.jobs.kind import Job, State
+from tasks.ledger.client import Ledger, new_job_id
+from tasks.redis_client.redis_connection import AnyRoleClient, Client, Refused, Unreachable, parse_url
 from tests.conftest import RedisServer, until
 from tests.proxy import Proxy, proxied
 from tests.supervision.conftest import Home

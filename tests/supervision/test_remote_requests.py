@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from mistudio_cli import control, worker_names
-from mistudio_cli.crew import full_name
 from mistudio_cli.errors import Code, Failed, TimedOut
-from tasks import worker_requests
-from tasks.ledger import Ledger, WorkerBeat
-from tasks.wire import connect
-from tasks.worker_requests import ACCEPTED, ACCEPTED_TTL_S, DONE, REQUEST_TTL_S, Request, read_answer, send, take
+from mistudio_cli.fleet import supervisor_client, worker_names
+from mistudio_cli.supervisor.workers import full_name
+from tasks.fleet import worker_requests
+from tasks.fleet.worker_requests import ACCEPTED, ACCEPTED_TTL_S, DONE, REQUEST_TTL_S, Request, read_answer, send, take
+from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.redis_client.redis_connection import connect
 from tests.conftest import RedisServer, deadline, until
 from tests.supervision.conftest import Home, ending
 from tests.supervision.test_workers import Cli
@@ -296,7 +296,7 @@ def test_a_worker_of_another_home_is_restarted_and_stopped_by_its_name(two: tupl
     assert theirs("workers stop three --now").returncode == 0
     done = mine(f"workers stop two@{host} --now")
     assert (done.returncode, done.stderr) == (0, f"two@{host} has ended\n")
-    status = control.status(theirs.home.places)
+    status = supervisor_client.status(theirs.home.places)
     assert status is not None
     assert {(row["state"], row["pid"]) for row in status["workers"]} == {("stopped", None)}
     assert states(mine)["one"] == "running"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mistudio_cli.errors import Code
-from tasks.job import Job, State
+from tasks.jobs.kind import Job, State
 from tests.conftest import until
 from tests.soak.census import Being, Role
 from tests.soak.fleet import Fleet, fleet_up

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from mistudio_cli import redis_server
-from tasks.job import Job, State
+from mistudio_cli.redis import redis_server
+from tasks.jobs.kind import Job, State
 from tests.conftest import until
 from tests.soak.census import Being, Role
 from tests.soak.fleet import Fleet, fleet_up

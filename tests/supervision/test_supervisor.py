@@ -9,12 +9,12 @@ from typing import Any
 import psutil
 import pytest
 
-from mistudio_cli.crew import full_name
-from mistudio_cli.profile import WorkerSpec
-from mistudio_cli.states import SILENCE_S, quit_grace_s
-from tasks import wire
-from tasks.ledger import WorkerBeat
-from tasks.problem import Problem
+from mistudio_cli.profile.rules import WorkerSpec
+from mistudio_cli.supervisor.states import SILENCE_S, quit_grace_s
+from mistudio_cli.supervisor.workers import full_name
+from tasks.errors import Problem
+from tasks.ledger.client import WorkerBeat
+from tasks.redis_client import redis_connection
 from tests.conftest import until
 from tests.supervision.world import BROKEN, PAIR, STUBBORN, World
 
@@ -224,7 +224,7 @@ def test_silence_while_redis_was_away_is_nobodys_fault(world: World, monkeypatch
 
 
 def _redis_is_away(_: float) -> list[WorkerBeat]:
-    raise wire.Unreachable("pretended")
+    raise redis_connection.Unreachable("pretended")
 
 
 def test_one_more_worker_beside_a_profile(world: World) -> None:

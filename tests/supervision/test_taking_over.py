@@ -6,10 +6,11 @@ import os
 import signal
 from pathlib import Path
 
-from mistudio_cli import fleet, worker_process
-from mistudio_cli.crew import LOOK_AT_SEATS_EVERY_S, full_name
-from tasks.job import Job
-from tasks.seat import occupants
+from mistudio_cli.fleet import start_stop
+from mistudio_cli.supervisor import worker_process
+from mistudio_cli.supervisor.workers import LOOK_AT_SEATS_EVERY_S, full_name
+from tasks.jobs.kind import Job
+from tasks.worker.slot_locks import occupants
 from tests.conftest import until
 from tests.supervision.world import BROKEN, PAIR, SITTING, World
 
@@ -72,10 +73,10 @@ def test_new_code_that_does_not_load_replaces_nothing(world: World) -> None:
 def test_a_restart_fails_with_the_failure_that_concerns_its_workers() -> None:
     of_two = {"name": "one", "why": "exit code 3"}
     now = {"pending": [], "failures": {"one": of_two, "two": of_two}}
-    assert fleet._failure(now, ["two"]) == of_two
-    assert fleet._failure(now, ["three"]) is None
+    assert start_stop._failure(now, ["two"]) == of_two
+    assert start_stop._failure(now, ["three"]) is None
     earlier_version = {"pending": [], "failed": of_two}
-    assert fleet._failure(earlier_version, ["two"]) == of_two
+    assert start_stop._failure(earlier_version, ["two"]) == of_two
 
 
 def test_what_is_stopped_is_not_restarted_any_more(world: World) -> None:

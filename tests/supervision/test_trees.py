@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from mistudio_cli.trees import Use, read_uses
+from mistudio_cli.machine.process_trees import Use, read_uses
 
 #: A worker with a slot in its own process group and a job in another one, which holds 100 MB and computes.
 WORKER = """

@@ -14,11 +14,13 @@ from typing import Any
 import psutil
 import pytest
 
-from mistudio_cli import control, redis_server, settings
+from mistudio_cli import settings
 from mistudio_cli.errors import Code
-from tasks import identity
-from tasks.job import Job, State
+from mistudio_cli.fleet import supervisor_client
+from mistudio_cli.redis import redis_server
+from tasks.jobs.kind import Job, State
 from tasks.queues import QUEUE_NAMES
+from tasks.system import process_identity
 from tests.conftest import RedisServer, until
 from tests.supervision.conftest import MISTUDIO, Home
 
@@ -159,7 +161,7 @@ def test_killed_supervisor_its_workers_finish_and_end_and_the_next_one_goes_on(c
     worker, server = psutil.Process(cli.home.worker()["pid"]), cli.home.redis
     cli.home.supervisor.kill()
     until(lambda: statuses(cli) == [(worker.pid, "draining", 1)], 20, "the worker to know")
-    until(lambda: not identity.is_alive(worker), 60, "the worker to drain")
+    until(lambda: not process_identity.is_alive(worker), 60, "the worker to drain")
     assert statuses(cli) == []
     done = cli.job(job_id)
     assert (done.state, done.attempt) == (State.SUCCEEDED, 1)
@@ -176,7 +178,7 @@ def test_workers_that_outlived_their_supervisor_can_be_stopped(cli: Cli) -> None
     cli.home.supervisor.kill()
     stopped = cli("workers stop --now")
     assert (stopped.returncode, stopped.stderr.splitlines()[0]) == (0, f"{cli.home.full_name('all-queues')} has ended")
-    assert not identity.is_alive(worker)
+    assert not process_identity.is_alive(worker)
     assert cli.job(job_id).state is State.QUEUED
 
 
@@ -207,15 +209,15 @@ def test_workers_that_cannot_start_are_told_with_their_last_words(cli: Cli, tmp_
 @pytest.mark.parametrize("how", ["its supervisor is killed", "its workers are stopped", "they stop unseen"])
 def test_a_start_that_is_cut_short_by_others_says_so(cli: Cli, how: str) -> None:
     starting = cli.begin("workers", "start", "full")
-    until(lambda: (told := control.status(cli.home.places)) and told["workers"])
+    until(lambda: (told := supervisor_client.status(cli.home.places)) and told["workers"])
     if how == "its supervisor is killed":
         cli.home.supervisor.kill()
     elif how == "its workers are stopped":
-        control.stop(cli.home.places)
+        supervisor_client.stop(cli.home.places)
     else:
         starting.send_signal(signal.SIGSTOP)
-        control.stop(cli.home.places, grace_s=0.0)
-        until(lambda: {row["state"] for row in control.status(cli.home.places)["workers"]} == {"stopped"})
+        supervisor_client.stop(cli.home.places, grace_s=0.0)
+        until(lambda: {row["state"] for row in supervisor_client.status(cli.home.places)["workers"]} == {"stopped"})
         starting.send_signal(signal.SIGCONT)
     _, told = starting.communicate(timeout=180)
     assert "The supervisor ended, or was told to stop them, while it started worker-" in told
@@ -225,7 +227,7 @@ def test_a_start_that_is_cut_short_by_others_says_so(cli: Cli, how: str) -> None
 
 def test_ctrl_c_takes_back_what_was_started(cli: Cli) -> None:
     starting = cli.begin("workers", "start", "full")
-    until(lambda: (told := control.status(cli.home.places)) and told["workers"])
+    until(lambda: (told := supervisor_client.status(cli.home.places)) and told["workers"])
     starting.send_signal(signal.SIGINT)
     _, told = starting.communicate(timeout=180)
     assert starting.returncode == Code.INTERRUPTED, told
@@ -281,7 +283,7 @@ def test_a_broker_that_is_away_is_said_at_once(cli: Cli) -> None:
     assert refused.returncode == Code.UNREACHABLE
     assert refused.stderr.startswith("Redis cannot be reached: redis://127.0.0.1:1/0")
     assert "hush" not in refused.stderr
-    assert control.status(cli.home.places) is None
+    assert supervisor_client.status(cli.home.places) is None
 
 
 def test_with_redis_away_status_tells_what_the_supervisor_knows(cli: Cli, own_redis: RedisServer) -> None:
@@ -349,7 +351,7 @@ def test_what_makes_no_sense_is_refused_and_starts_nothing(cli: Cli, words: str,
     assert refused.returncode == code, refused.stderr
     assert said in refused.stderr.replace("\n", " ").replace("│", "").replace("  ", " ")
     assert "Traceback" not in refused.stderr
-    assert control.status(cli.home.places) is None
+    assert supervisor_client.status(cli.home.places) is None
 
 
 def test_more_than_the_machine_has_is_said_and_refused_when_strict(cli: Cli) -> None:
@@ -360,7 +362,7 @@ def test_more_than_the_machine_has_is_said_and_refused_when_strict(cli: Cli) -> 
     assert refused.returncode == Code.USAGE
     assert f"worker-processing needs {cores + 1} core" in told
     assert "leave out --strict" in told
-    assert control.status(cli.home.places)["workers"] == []
+    assert supervisor_client.status(cli.home.places)["workers"] == []
     warned = cli.begin(*words)
     _, told = warned.communicate(timeout=180)
     assert warned.returncode == 0
@@ -369,8 +371,8 @@ def test_more_than_the_machine_has_is_said_and_refused_when_strict(cli: Cli) -> 
 
 def test_in_the_foreground_a_signal_lets_jobs_finish_and_ends_everything(cli: Cli) -> None:
     running = cli.begin("workers", "start", "--foreground", "--queues", "training", "--grace", "30")
-    until(lambda: (told := control.status(cli.home.places)) and told["workers"][0]["state"] == "running")
-    assert control.status(cli.home.places)["supervisor"]["pid"] == running.pid
+    until(lambda: (told := supervisor_client.status(cli.home.places)) and told["workers"][0]["state"] == "running")
+    assert supervisor_client.status(cli.home.places)["supervisor"]["pid"] == running.pid
     refused = cli("workers start --foreground")
     assert (refused.returncode, "Another supervisor keeps" in refused.stderr) == (Code.USAGE, True)
     job_id = cli.nap(30)
@@ -381,7 +383,7 @@ def test_in_the_foreground_a_signal_lets_jobs_finish_and_ends_everything(cli: Cl
     assert "ready." in told, "the workers' words come out here"
     assert cli.home.processes() == []
     home = settings.load({"home": str(cli.home.places.home)})
-    control.broker_url_for(home)
+    supervisor_client.broker_url_for(home)
     assert (cli.job(job_id).state, cli.job(job_id).attempt) == (State.SUCCEEDED, 1)
 
 

@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mistudio_cli import worker_process
-from mistudio_cli.crew import full_name
-from mistudio_cli.profile import WorkerSpec
-from mistudio_cli.supervisor import Supervisor
-from tasks.ledger import Ledger, WorkerBeat
-from tasks.places import Places
-from tasks.seat import Posture, occupants
+from mistudio_cli.profile.rules import WorkerSpec
+from mistudio_cli.supervisor import worker_process
+from mistudio_cli.supervisor.main import Supervisor
+from mistudio_cli.supervisor.workers import full_name
+from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.paths import Places
+from tasks.worker.slot_locks import Posture, occupants
 from tests.conftest import until
 
 PAIR = (WorkerSpec("worker-training", ("training",), 1), WorkerSpec("worker-datasets", ("datasets",), 4))
@@ -32,8 +32,8 @@ while True: signal.pause()
 SITTING = """
 import signal, sys, time
 from pathlib import Path
-from tasks.places import Places
-from tasks.seat import Seat
+from tasks.paths import Places
+from tasks.worker.slot_locks import Seat
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 home, name = Path(sys.argv[1]), sys.argv[2]
 seat = Seat(Places(home, home / 'store'), name, ('training',), 1)

@@ -11,7 +11,7 @@ import pkgutil
 from functools import cache
 from typing import TYPE_CHECKING
 
-from tasks.problem import Problem
+from tasks.errors import Problem
 
 if TYPE_CHECKING:
     from tasks.sae.coder import Coder, CoderConfig

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.late import torch
+from tasks.lazy import torch
 from tasks.sae.architectures import topk
 from tasks.sae.calibration import fit_threshold, sample_size
 from tasks.sae.coder import Coder
-from tasks.sae.largest import places_of_largest
-from tasks.sae.pairs import SAMPLE, Pairs, SomePairs, from_places, is_above, places_of
-from tasks.sae.preactivations import Preactivations
+from tasks.sae.ops.active_pairs import SAMPLE, Pairs, SomePairs, from_places, is_above, places_of
+from tasks.sae.ops.largest import places_of_largest
+from tasks.sae.ops.preactivations import Preactivations
 
 if TYPE_CHECKING:
     from torch import Tensor

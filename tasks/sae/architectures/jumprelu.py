@@ -18,13 +18,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.job import flag_of, option
-from tasks.late import torch
-from tasks.problem import Problem
+from tasks.errors import Problem
+from tasks.jobs.kind import flag_of, option
+from tasks.lazy import torch
 from tasks.sae.coder import Coder, CoderOptions, Moment, Step
-from tasks.sae.pairs import Pairs
-from tasks.sae.preactivations import Preactivations
-from tasks.sae.sums import Sums
+from tasks.sae.ops.active_pairs import Pairs
+from tasks.sae.ops.gradients import Sums
+from tasks.sae.ops.preactivations import Preactivations
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -145,7 +145,7 @@ class JumpReLU(Coder):
 
     def slow_loss(self, x: Tensor, target: Tensor, moment: Moment) -> Tensor:
         """The same loss, all at once, with the estimators of the paper's appendix J as functions of autograd."""
-        from tasks.sae.straight_through import jump, step
+        from tasks.sae.ops.straight_through import jump, step
 
         pre = self.preactivations(x)
         width = self.options.bandwidth

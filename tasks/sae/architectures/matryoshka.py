@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from tasks.job import option
-from tasks.late import torch
-from tasks.problem import Problem
+from tasks.errors import Problem
+from tasks.jobs.kind import option
+from tasks.lazy import torch
 from tasks.sae.architectures import batchtopk
 from tasks.sae.coder import Moment, Step
-from tasks.sae.dead import slow_aux, wake
-from tasks.sae.pairs import SomePairs, sort_by
-from tasks.sae.sums import Sums
+from tasks.sae.ops.active_pairs import SomePairs, sort_by
+from tasks.sae.ops.gradients import Sums
+from tasks.sae.training.aux_loss import slow_aux, wake
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,12 +11,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.job import option
-from tasks.late import torch
+from tasks.jobs.kind import option
+from tasks.lazy import torch
 from tasks.sae.coder import Coder, CoderOptions, Moment, Step
-from tasks.sae.pairs import Pairs
-from tasks.sae.preactivations import Preactivations
-from tasks.sae.sums import Sums
+from tasks.sae.ops.active_pairs import Pairs
+from tasks.sae.ops.gradients import Sums
+from tasks.sae.ops.preactivations import Preactivations
 
 if TYPE_CHECKING:
     from torch import Tensor

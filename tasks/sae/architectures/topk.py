@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.job import option
-from tasks.late import torch
-from tasks.problem import Problem
+from tasks.errors import Problem
+from tasks.jobs.kind import option
+from tasks.lazy import torch
+from tasks.parsing.tensor_files import shown
 from tasks.sae.coder import Coder, CoderOptions, Moment, Step
-from tasks.sae.dead import AUX_WEIGHT, slow_aux, wake
-from tasks.sae.pairs import Pairs, SomePairs
-from tasks.sae.preactivations import Exact, Preactivations
-from tasks.sae.sums import Sums
-from tasks.tensors import shown
+from tasks.sae.ops.active_pairs import Pairs, SomePairs
+from tasks.sae.ops.gradients import Sums
+from tasks.sae.ops.preactivations import Exact, Preactivations
+from tasks.sae.training.aux_loss import AUX_WEIGHT, slow_aux, wake
 
 if TYPE_CHECKING:
     from torch import Tensor

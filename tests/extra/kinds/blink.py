@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import dataclass
 
-from tasks.job import STOP_GRACE_S, JobKind, option
+from tasks.jobs.kind import STOP_GRACE_S, JobKind, option
 from tasks.queues import Limits
 
 

@@ -7,7 +7,7 @@ import os
 import time
 from dataclasses import dataclass
 
-from tasks.job import JobKind, option
+from tasks.jobs.kind import JobKind, option
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from tasks.job import JobKind, option
+from tasks.jobs.kind import JobKind, option
 
 TICK_S = 0.05
 

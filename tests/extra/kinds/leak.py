@@ -6,7 +6,7 @@ import logging
 import os
 from dataclasses import dataclass
 
-from tasks.job import JobKind, option
+from tasks.jobs.kind import JobKind, option
 
 
 @dataclass(frozen=True)

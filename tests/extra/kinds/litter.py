@@ -7,8 +7,8 @@ import os
 import signal
 from dataclasses import dataclass
 
-from tasks.job import JobKind, option
-from tasks.parts import Parts
+from tasks.jobs.kind import JobKind, option
+from tasks.jobs.multi_result import Parts
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import dataclass
 
-from tasks.job import STOP_GRACE_S, Estimate, JobKind, option
+from tasks.jobs.kind import STOP_GRACE_S, Estimate, JobKind, option
 from tasks.queues import Limits
 
 TICK_S = 0.05

@@ -1,0 +1,340 @@
+"""What `doctor` looks at: each check is a function from what was found to a verdict and what mends it."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import mistudio_cli
+import tasks
+from mistudio_cli.doctor import host_checks, replication_checks, trying
+from mistudio_cli.machine.host import Host, read_host
+from mistudio_cli.monitor import kind_versions
+from mistudio_cli.monitor.check import Check
+from mistudio_cli.monitor.hosts import read_fleet
+from mistudio_cli.monitor.snapshot import QueueRow, read_queues
+from mistudio_cli.profile.resources import Machine, counted, gigabytes, read_machine, shortfalls
+from mistudio_cli.profile.rules import DEFAULT_PROFILE, ReadProfile, WorkerSpec, profile_files, read_profile, workers_of
+from mistudio_cli.redis import redis_aof, redis_server
+from mistudio_cli.redis.probe import require_answer
+from mistudio_cli.settings import Settings
+from mistudio_cli.supervisor.states import IDLE
+from mistudio_cli.terminal import humanize
+from tasks.accelerators.devices import ABSENT, Devices, read_devices
+from tasks.errors import Problem
+from tasks.ledger import dead_letters
+from tasks.ledger.client import Ledger
+from tasks.paths import Places
+from tasks.queues import QUEUES, Queue
+from tasks.redis_client.redis_connection import NoMaster, NotRedis, Refused, Replica, Silent, Unreachable, connect
+
+GIB = 1 << 30
+_LATELY_S = 24 * 3600
+_LEAST_DISK, _LITTLE_DISK = 1 * GIB, 10 * GIB
+
+#: States of workers that take no more jobs.
+_LEAVING = (*IDLE, "stopping", "draining")
+
+_NEEDED = ("celery", "redis", "hiredis", "datasets", "tokenizers", "transformers", "safetensors", "torch")
+
+
+def all_checks(settings: Settings) -> Iterator[Check]:
+    """Every check, the ground first. Nothing is started, and what is tried is undone."""
+    yield python()
+    yield packages()
+    yield installation(Path(tasks.__file__), Path(mistudio_cli.__file__))
+    yield from trying.folders(settings.places)
+    told = _ask_supervisor(settings)
+    ledger = yield from redis(settings, told if isinstance(told, dict) else None)
+    yield supervisor(told)
+    if ledger is not None:
+        own = [worker["pid"] for worker in told["workers"]] if isinstance(told, dict) else []
+        with closing(ledger):
+            yield from of_ledger(ledger, own)
+    yield _disk_of(settings)
+    cards = read_devices(environment=told.get("gpu_limits") if isinstance(told, dict) else None)
+    yield gpu(cards)
+    found = [read_profile(file) for file in profile_files()]
+    yield profiles(found)
+    yield from (resources(who, specs, read_machine(cards)) for who, specs in _running_or_default(told, found))
+
+
+def of_ledger(ledger: Ledger, own_workers: Sequence[int]) -> Iterator[Check]:
+    """What the ledger tells of workers, messages and hosts; `own_workers` are the pids of this home's."""
+    yield from _if_readable(lambda: [workers(read_queues(ledger).queues or ())])
+    key = ledger.client.key(dead_letters.KEY)
+    yield from _if_readable(
+        lambda: [messages(dead_letters.read(ledger.client, dead_letters.MOST_KEPT), time.time(), key)]
+    )
+    yield from _if_readable(lambda: host_checks.refused_workers(ledger, own_workers))
+    yield from _if_readable(lambda: kind_versions.check(ledger))
+    yield from _if_readable(lambda: host_checks.of_fleet(read_fleet(ledger)))
+
+
+def python() -> Check:
+    """Which interpreter this is."""
+    return Check("python", "ok", f"Python {platform.python_version()} at {sys.executable}")
+
+
+def packages() -> Check:
+    """The packages, by their metadata: importing them would take longer than all else."""
+    found: dict[str, str | None] = {name: _version(name) for name in ("mistudio", *_NEEDED)}
+    if missing := [name for name, version in found.items() if version is None]:
+        return Check("packages", "failed", f"not installed: {', '.join(missing)}", "pip install --upgrade mistudio")
+    told = ", ".join(f"{name} {version}" for name, version in found.items())
+    if not (found["celery"] or "").startswith("5.7."):
+        return Check("packages", "failed", told, 'pip install "celery[redis]>=5.7,<5.8"')
+    return Check("packages", "ok", told)
+
+
+def installation(*modules: Path) -> Check:
+    """Whether the packages of mistudio, given by their `__init__.py`, come from the same place."""
+    folders = sorted({str(module.resolve().parent.parent) for module in modules})
+    if len(folders) > 1:
+        mend = "Take the strange one off PYTHONPATH, or install mistudio in an environment of its own"
+        return Check("installation", "failed", f"tasks and mistudio_cli come from {' and '.join(folders)}", mend)
+    return Check("installation", "ok", f"tasks and mistudio_cli in {folders[0]}")
+
+
+def redis(settings: Settings, supervised: dict[str, Any] | None) -> Generator[Check, None, Ledger | None]:
+    """Whether Redis answers, takes what workers write, and keeps it. Returns the ledger if that can be read."""
+    if settings.broker_url is None:
+        yield from _own_file(settings.places)
+        if not redis_server.takes_connections(settings.places):
+            yield _not_running(supervised)
+            return None
+    with ExitStack() as opened:
+        try:
+            client = connect(settings.broker_url or redis_server.own_url(settings.places))
+            ledger = opened.enter_context(closing(Ledger(client)))
+            require_answer(client)
+            yield from answering(ledger)
+        except Problem as problem:
+            yield Check("redis", "failed", problem.sentence, problem.mend)
+        except (Unreachable, Refused) as error:
+            yield Check("redis", "failed", f"{error}", _mend_of(error, named=settings.broker_url is not None))
+        else:
+            opened.pop_all()
+            return ledger
+    return None
+
+
+def answering(ledger: Ledger) -> Iterator[Check]:
+    """What a Redis that answers says of itself, and what it takes. Unreachable or Refused."""
+    info = _info(str(ledger.client.call("INFO")))
+    yield redis_version(info.get("redis_version", "?"), ledger.client.address.shown)
+    yield from trying.redis_writes(ledger)
+    yield _append_only_file(ledger, is_on=info.get("aof_enabled") == "1")
+    policy = info.get("maxmemory_policy", "?")
+    if policy == "noeviction":
+        yield Check("redis eviction", "ok", "never: no job is dropped when memory is short")
+    else:
+        mend = "redis-cli CONFIG SET maxmemory-policy noeviction, and in redis.conf"
+        yield Check("redis eviction", "warning", f"{policy}: jobs may be dropped when memory is short", mend)
+    yield from replication_checks.of_replication(ledger.client.address, info)
+
+
+def _not_running(supervised: dict[str, Any] | None) -> Check:
+    trouble = ((supervised or {}).get("redis") or {}).get("trouble")
+    if trouble:
+        return Check("redis", "failed", trouble, "See: mistudio workers logs redis")
+    return Check("redis", "warning", "the home's own Redis is not running", "It starts with: mistudio workers start")
+
+
+def _mend_of(error: Exception, *, named: bool) -> str:
+    if isinstance(error, NotRedis):
+        return "Check host and port in CELERY_BROKER_URL"
+    if isinstance(error, Replica):
+        return "Name the master in CELERY_BROKER_URL, or let Sentinels: sentinel://HOST1:PORT,HOST2:PORT/MASTER/DB"
+    if isinstance(error, NoMaster):
+        return "Start the Sentinels, or correct them and the master's name in CELERY_BROKER_URL"
+    if named:
+        return "Start it, or correct CELERY_BROKER_URL"
+    if isinstance(error, Silent):
+        return "Its supervisor restarts it after 30 s without an answer; at once: mistudio workers stop --all"
+    return "mistudio workers stop --all, then start again"
+
+
+def _own_file(places: Places) -> Iterator[Check]:
+    """Whether the append-only file of the home's own Redis is whole, as far as nothing is writing to it."""
+    damage = None
+    if not redis_server.takes_connections(places) and redis_server.running(places) is None:
+        try:
+            damage = redis_aof.find_damage(places)
+        except (Problem, OSError, ValueError, subprocess.SubprocessError) as error:
+            yield Check("redis file", "warning", f"cannot be checked: {error}", "See: mistudio workers logs redis")
+            return
+    if damage is not None:
+        mend = "On its next start the file is copied, and Redis serves what comes before: mistudio workers start"
+        yield Check("redis file", "failed", damage.sentence, mend if damage.good else "Restore it from a backup")
+    elif copies := redis_aof.copies(places):
+        told = f"a damaged file was set aside as {copies[-1]}; Redis serves what came before the damage"
+        yield Check("redis file", "warning", told, "Look for jobs that are missing, then delete the copy")
+
+
+def _append_only_file(ledger: Ledger, *, is_on: bool) -> Check:
+    name, mend = "redis append-only file", "redis-cli CONFIG SET {} {}, and in redis.conf"
+    if not is_on:
+        return Check(name, "warning", "off: a crash of Redis loses the last jobs", mend.format("appendonly", "yes"))
+    try:
+        _, when = ledger.client.call("CONFIG", "GET", "appendfsync")
+    except (Refused, ValueError):  # a Redis that others run may keep its settings to itself
+        return Check(name, "ok", "on; when it is synced cannot be read")
+    if when == "always":
+        return Check(name, "ok", "on, synced before each answer: jobs survive a crash of Redis")
+    lost = f"synced {when}: a crash of Redis may lose the last jobs it accepted"
+    return Check(name, "warning", lost, mend.format("appendfsync", "always"))
+
+
+def redis_version(version: str, shown: str) -> Check:
+    """Whether Redis is new enough."""
+    told, oldest = f"Redis {version} at {shown}", ".".join(map(str, redis_server.OLDEST))
+    numbers = tuple(int(part) for part in version.split(".")[: len(redis_server.OLDEST)] if part.isdigit())
+    if numbers and numbers < redis_server.OLDEST:
+        return Check("redis", "failed", f"{told} is older than {oldest}", f"Use Redis {oldest} or newer")
+    return Check("redis", "ok", told)
+
+
+def supervisor(told: dict[str, Any] | Exception | None) -> Check:
+    """Whether somebody keeps this home's workers alive, given what it told or why it did not; None is nobody."""
+    if isinstance(told, Exception):
+        mend = "mistudio workers stop --all, then start again"
+        return Check("supervisor", "failed", f"does not answer: {told}", mend)
+    if told is None:
+        return Check("supervisor", "warning", "not running", "mistudio workers start full")
+    bad = [worker["name"] for worker in told["workers"] if worker["state"] in ("fatal", "backoff")]
+    if bad:
+        return Check("supervisor", "failed", f"cannot keep up: {', '.join(bad)}", f"mistudio workers logs {bad[0]}")
+    for worker in told["workers"]:
+        if worker["state"] == "refused":
+            sentence = f"{worker['name']} does not consume: {worker['refusal']}"
+            return Check("supervisor", "failed", sentence, "mistudio workers status")
+    names = ", ".join(worker["name"] for worker in told["workers"]) or "no workers"
+    return Check("supervisor", "ok", f"pid {told['supervisor']['pid']}: {names}")
+
+
+def workers(rows: tuple[QueueRow, ...]) -> Check:
+    """Whether every queue has a worker."""
+    deserted = [row for row in rows if not row.consumers]
+    if not deserted:
+        return Check("workers", "ok", "every queue has a worker")
+    waiting = [f"{row.name} ({row.pending} pending)" for row in deserted if row.pending]
+    told = f"no worker for: {', '.join(waiting or [row.name for row in deserted])}"
+    return Check("workers", "failed" if waiting else "warning", told, "mistudio workers start full")
+
+
+def messages(put_aside: Sequence[dead_letters.Refusal], now: float, key: str) -> Check:
+    """Whether workers got messages lately that they could take for no job; newest first, `now` as their times.
+
+    `key` is where they are kept.
+    """
+    lately = [refusal for refusal in put_aside if now - refusal.at < _LATELY_S]
+    if not lately:
+        return Check("messages", "ok", "none was refused in the last 24 h")
+    last = lately[0]
+    detail = f"{len(lately)} refused in the last 24 h; the last one, from {last.queue}: {last.why}"
+    return Check("messages", "warning", detail, f"Correct what sends them. See what they were: LRANGE {key} 0 9")
+
+
+def disk(host: Host) -> Check:
+    """Whether the store has room."""
+    told = f"{humanize.size(host.disk_free)} free of {humanize.size(host.disk_total)}"
+    mend = "Make room: mistudio submit cleanup, or set MISTUDIO_STORE to a larger disk"
+    if host.disk_free < _LEAST_DISK:
+        return Check("disk", "failed", told, mend)
+    return Check("disk", "warning", told, mend) if host.disk_free < _LITTLE_DISK else Check("disk", "ok", told)
+
+
+def profiles(found: Sequence[ReadProfile]) -> Check:
+    """Whether every profile can be started."""
+    if bad := [f"{read.file.path}: {read.faults[0].what}" for read in found if read.faults]:
+        return Check("profiles", "warning", "; ".join(bad), "mistudio profiles validate")
+    return Check("profiles", "ok", ", ".join(read.file.name for read in found))
+
+
+def resources(who: str, specs: Sequence[WorkerSpec], machine: Machine) -> Check:
+    """Whether the workers find what the table of queues says they need."""
+    if short := shortfalls(who, specs, machine):
+        mend = "It works, but slowly. Compare what profiles need: mistudio profiles ls"
+        return Check("resources", "warning", " ".join(missing.sentence for missing in short), mend)
+    shared = " shared with the GPU" if machine.unified else ""
+    there = f"{counted(machine.cpus, 'core')}, {gigabytes(machine.memory)} of memory{shared}"
+    return Check("resources", "ok", f"{there}: enough for {who[0].lower()}{who[1:]}")
+
+
+def gpu(found: Devices, table: tuple[Queue, ...] = QUEUES) -> Check:
+    """Whether the queues that need a GPU find one."""
+    wanting = [queue.name for queue in table if queue.needs.gpus]
+    if not found.devices and found.reason not in (None, *ABSENT):
+        told = f"{found.reason}: jobs of {' and '.join(wanting)} wait until it can be"
+        return Check("gpu", "failed", told, "See whether nvidia-smi answers; reset the card or restart the machine")
+    if not found.devices:
+        told = f"{found.limit or found.reason or 'no GPU'}: {' and '.join(wanting)} run on the CPU"
+        return Check("gpu", "warning", told, "With an NVIDIA card: install its driver")
+    lost = [f"GPU {card.label}: {card.problem}" for card in found.devices if card.problem]
+    if lost:
+        return Check("gpu", "failed", "; ".join(lost), "Reset or restart the machine")
+    cards = ", ".join(f"{card.name or '?'} ({humanize.size(card.memory_total)})" for card in found.devices)
+    cards = f"{found.limit}: {cards}" if found.limit else cards
+    enough = len(found.devices) >= sum(queue.needs.gpus for queue in table)
+    return Check("gpu", "ok", cards if enough else f"{cards}; {' and '.join(wanting)} take turns")
+
+
+def _ask_supervisor(settings: Settings) -> dict[str, Any] | Exception | None:
+    from mistudio_cli.fleet import supervisor_client
+
+    try:
+        return supervisor_client.status(settings.places)
+    except (OSError, ValueError) as error:
+        return error
+
+
+def _running_or_default(
+    told: dict[str, Any] | Exception | None, found: Sequence[ReadProfile]
+) -> Iterator[tuple[str, Sequence[WorkerSpec]]]:
+    """What to call the workers that run here, and they; else those of the default profile, if that is sound."""
+    sound = {read.file.name: read.profile for read in found if read.profile is not None}
+    running, gpu_jobs = [], 1
+    if isinstance(told, dict):
+        running = [worker for worker in told["workers"] if worker["state"] not in _LEAVING]
+        gpu_jobs = sound[told["profile"]].gpu_jobs if told["profile"] in sound else 1
+    if running:
+        yield "What runs here", [_spec(worker, gpu_jobs) for worker in running]
+    elif DEFAULT_PROFILE in sound:
+        yield f"The profile {DEFAULT_PROFILE}", workers_of(sound[DEFAULT_PROFILE])
+
+
+def _spec(worker: dict[str, Any], gpu_jobs: int) -> WorkerSpec:
+    return WorkerSpec(worker["name"], tuple(worker["queues"]), worker["slots"], gpu_jobs=gpu_jobs)
+
+
+def _disk_of(settings: Settings) -> Check:
+    try:
+        return disk(read_host(settings.places.store))
+    except OSError as error:
+        return Check("disk", "failed", f"{error.strerror or error}", "See to the disk of the store")
+
+
+def _if_readable(checks: Callable[[], Iterable[Check]]) -> Iterator[Check]:
+    try:
+        yield from checks()
+    except (Unreachable, Refused):
+        return  # told by the check of Redis
+
+
+def _info(text: str) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

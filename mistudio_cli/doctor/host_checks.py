@@ -1,0 +1,54 @@
+"""What `doctor` looks at in the heartbeats of hosts: their clocks and the versions of their supervisors."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Collection, Iterator, Sequence
+
+from mistudio_cli.monitor.check import Check, Verdict
+from mistudio_cli.monitor.hosts import RUNNING, Fleet, clock_fault, state_of
+from tasks.fleet.clock_offset import CLOCK_ERROR_S, CLOCK_FIX
+from tasks.fleet.host_heartbeat import HostHeartbeat
+from tasks.ledger.client import Ledger
+
+
+def of_fleet(fleet: Fleet) -> Iterator[Check]:
+    """The checks of all supervisors that send heartbeats; none where there are none."""
+    beats = [beat for row in fleet.hosts for beat in row.supervisors if state_of(beat, fleet.read_at) == RUNNING]
+    if beats:
+        yield from clocks(beats)
+        yield versions(beats)
+
+
+def refused_workers(ledger: Ledger, own: Collection[int | None]) -> Iterator[Check]:
+    """A check for each worker that may not consume, but for this home's, by their pids. Unreachable or Refused."""
+    for beat in ledger.heartbeats():
+        if beat.refused and not (beat.pid in own and beat.host == socket.gethostname()):
+            yield Check("fleet", "failed", f"{beat.name} does not consume: {beat.refused}", "mistudio workers status")
+
+
+def clocks(beats: Sequence[HostHeartbeat]) -> Iterator[Check]:
+    """Whether the clock of each host agrees with that of Redis; a check for each that does not."""
+    of_hosts = {beat.host: beat for beat in beats}
+    wrong = {host: fault for host, beat in of_hosts.items() if (fault := clock_fault(beat))}
+    for host, fault in wrong.items():
+        verdict: Verdict = "failed" if abs(of_hosts[host].clock_offset_s) > CLOCK_ERROR_S else "warning"
+        yield Check(
+            "clock",
+            verdict,
+            fault,
+            f"On {host}, or where Redis runs if its clock is the wrong one: {CLOCK_FIX}",
+        )
+    if not wrong:
+        most = max(abs(beat.clock_offset_s) for beat in beats)
+        yield Check("clock", "ok", f"within {most:.1f} s of Redis's on {', '.join(of_hosts)}")
+
+
+def versions(beats: Sequence[HostHeartbeat]) -> Check:
+    """Whether all supervisors are of one version."""
+    found = sorted({(beat.version or "of an unknown version", beat.host) for beat in beats})
+    if len({version for version, _ in found}) == 1:
+        return Check("versions", "ok", f"mistudio {found[0][0]} on {', '.join(host for _, host in found)}")
+    detail = ", ".join(f"mistudio {version} on {host}" for version, host in found)
+    fix = "On the older: pip install --upgrade mistudio, then mistudio workers stop --all, and start"
+    return Check("versions", "warning", f"supervisors of different versions: {detail}", fix)

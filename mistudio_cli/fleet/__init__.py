@@ -1,0 +1,1 @@
+"""What commands do with supervisors and hosts: find, ask, start, stop, join."""

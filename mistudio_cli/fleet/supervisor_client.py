@@ -1,0 +1,280 @@
+"""The client side of the supervisor: how a command finds it, starts it and asks it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from mistudio_cli.errors import NoRedis, NotFound
+from mistudio_cli.redis import redis_server
+from mistudio_cli.settings import Settings
+from mistudio_cli.supervisor.states import TERM_GRACE_S
+from tasks.errors import Problem
+from tasks.paths import Places, make_home, make_private
+
+if TYPE_CHECKING:
+    from mistudio_cli.profile.rules import WorkerSpec
+
+START_PATIENCE_S = 30.0
+
+#: A supervisor creates its socket again within a second when somebody removes it; then it can be reached or never will.
+DEAF_AFTER_S = 5.0
+
+_ASK_TIMEOUT_S = 10.0
+_LOOK_EVERY_S = 0.02
+
+
+class NotRunning(Exception):
+    """No supervisor answers for this home, or it has nothing of what was asked for."""
+
+
+def ask(places: Places, operation: str, **arguments: Any) -> dict[str, Any]:
+    """The supervisor's reply. NotRunning when there is none, TimeoutError when it does not answer."""
+    try:
+        with socket.socket(socket.AF_UNIX) as link:
+            link.settimeout(_ASK_TIMEOUT_S)
+            link.connect(str(places.supervisor_socket))
+            with link.makefile("rwb") as stream:
+                stream.write(json.dumps({"op": operation, **arguments}).encode() + b"\n")
+                stream.flush()
+                reply = stream.readline()
+    except TimeoutError as error:
+        raise TimeoutError(f"the supervisor of {places.home} says nothing") from error
+    except (FileNotFoundError, NotADirectoryError, ConnectionError) as error:
+        raise NotRunning from error
+    if not reply:
+        raise NotRunning
+    return json.loads(reply)
+
+
+def status(places: Places) -> dict[str, Any] | None:
+    """The supervisor and its workers, or None when no supervisor runs."""
+    try:
+        return ask(places, "status")
+    except NotRunning:
+        return None
+
+
+def broker_url_for(settings: Settings, *, supervise: bool = False) -> str:
+    """The broker's URL. The home's own Redis is started if need be; with `supervise` somebody looks after it too."""
+    if settings.broker_url:
+        return settings.broker_url
+    places = settings.places
+    if supervise or not redis_server.answers(places):
+        ensure_supervisor(settings)
+    return redis_server.own_url(places)
+
+
+def running_broker_url(settings: Settings) -> str:
+    """The URL of the home's own Redis, which is waited for while a supervisor brings it up. Nothing else is started.
+
+    NoRedis when it does not run.
+    """
+    places = settings.places
+    if not redis_server.answers(places):
+        if not _is_there(places):
+            raise _not_running(places)
+        ensure_supervisor(settings)
+    return redis_server.own_url(places)
+
+
+def _not_running(places: Places) -> NoRedis:
+    if places.redis.exists():
+        return NoRedis(f"The Redis of {places.home}, which has its jobs, does not run.", "mistudio workers start")
+    return NoRedis(
+        f"Nothing has been started in {places.home} yet.", "mistudio workers start; or name another home with --home"
+    )
+
+
+def ensure_supervisor(settings: Settings) -> None:
+    """Start the home's supervisor unless one answers, and wait until it and the Redis it keeps do.
+
+    NoRedis when its Redis does not come up; Problem when it does not start, or one that is ending takes too long.
+    """
+    places, began = settings.places, time.monotonic()
+    while not _is_up(settings):
+        waited_s = time.monotonic() - began
+        if waited_s > START_PATIENCE_S:
+            raise Problem(
+                f"The supervisor of {places.home} is not ready after {START_PATIENCE_S:g} s.",
+                f"See {places.logs / 'supervisor.log'}",
+            )
+        if not _is_there(places):
+            _launch_or_wait(places, waited_s)
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _launch_or_wait(places: Places, waited_s: float) -> None:
+    """Start the daemon, unless one holds the home that was just started or is about to end. Problem for a deaf one."""
+    from mistudio_cli.supervisor.lock_and_socket import holder
+
+    held_by = holder(places)
+    if held_by is None:
+        _launch(places)
+    elif held_by and waited_s > DEAF_AFTER_S:
+        raise Problem(
+            f"The supervisor of {places.home} runs with pid {held_by}, but cannot be reached at "
+            f"{places.supervisor_socket}.",
+            f"End it, which lets its workers finish their jobs: kill {held_by}",
+        )
+
+
+def start(settings: Settings, profile: str | None, specs: Sequence[WorkerSpec]) -> dict[str, Any]:
+    """Have the supervisor run the workers of a profile, or some beside those that run; it is started if need be.
+
+    Returns its status. Problem when others run already.
+    """
+    ensure_supervisor(settings)
+    told = {"profile": profile, "specs": [asdict(spec) for spec in specs], **_circumstances(settings)}
+    return _accepted(ask(settings.places, "start", **told))
+
+
+def check_broker(places: Places, broker_url: str) -> None:
+    """Problem when workers of this home run on another Redis than this one. Nothing is started or changed."""
+    with suppress(NotRunning):
+        _accepted(ask(places, "check-broker", broker_url=broker_url))
+
+
+def run_in_foreground(settings: Settings, profile: str | None, specs: Sequence[WorkerSpec], grace_s: float) -> NoReturn:
+    """Become the supervisor of these workers, here and now, until a signal ends it. Problem when the home is taken."""
+    import tempfile  # slow to import, and every command comes by this file
+
+    places = settings.places
+    if _is_there(places):
+        raise Problem(f"Another supervisor keeps {places.home} already.", "First: mistudio workers stop --all")
+    make_home(places.home)
+    make_private(places.run)
+    told = {"profile": profile, "specs": [asdict(spec) for spec in specs], "own_redis": settings.broker_url is None}
+    with tempfile.TemporaryFile() as order:
+        order.write(json.dumps(told).encode() + b"\n")
+        order.seek(0)
+        os.dup2(order.fileno(), 0)
+    os.chdir(places.run)
+    argv = _argv(places, "--foreground", "--grace", str(grace_s))
+    os.execve(argv[0], argv, _circumstances(settings)["environment"])  # noqa: S606 - there is nothing for a shell
+
+
+def stop(places: Places, names: Sequence[str] = (), grace_s: float | None = TERM_GRACE_S) -> dict[str, Any]:
+    """Have the supervisor begin to stop these workers, or all; their jobs may finish for `grace_s`, None for ever.
+
+    NotRunning when there is no supervisor, Problem for a name that is no worker's.
+    """
+    return _accepted(ask(places, "stop", names=list(names), grace_s=grace_s))
+
+
+def restart(settings: Settings, names: Sequence[str], slots: int | None = None) -> dict[str, Any]:
+    """Have the supervisor begin to replace these workers, or all; with `slots` they run so many jobs from then on.
+
+    Errors as in `stop`.
+    """
+    told = {"names": list(names), "slots": slots, "environment": _circumstances(settings)["environment"]}
+    return _accepted(ask(settings.places, "restart", **told))
+
+
+def scale(settings: Settings, counts: Mapping[str, int]) -> dict[str, Any]:
+    """Have the supervisor run so many workers of each queue; it is started if need be. Problem when it refuses."""
+    ensure_supervisor(settings)
+    return _accepted(ask(settings.places, "scale", counts=dict(counts), **_circumstances(settings)))
+
+
+def shutdown(places: Places, grace_s: float | None = TERM_GRACE_S, *, redis: bool) -> dict[str, Any]:
+    """Have the supervisor stop its workers and end, with `redis` after the home's own Redis. NotRunning as above."""
+    return _accepted(ask(places, "shutdown", grace_s=grace_s, redis=redis))
+
+
+def _accepted(reply: dict[str, Any]) -> dict[str, Any]:
+    if "error" not in reply:
+        return reply
+    named = ", ".join(reply.get("workers", ()))
+    sentences = {
+        "others run": (f"Other workers run already: {named}.", "First: mistudio workers stop"),
+        "another broker": (f"Workers run already on another Redis: {named}.", "First: mistudio workers stop"),
+        "unknown worker": (f"There is no worker {named}.", "See: mistudio workers status"),
+    }
+    if reply["error"].startswith("there is no operation"):
+        raise Problem("The supervisor that runs is of an earlier version.", "First: mistudio workers stop --all")
+    sentence, mend = sentences.get(reply["error"], (f"The supervisor refuses: {reply['error']}.", "Try again"))
+    raise (NotFound if reply["error"] == "unknown worker" else Problem)(sentence, mend)
+
+
+def _is_up(settings: Settings) -> bool:
+    """Whether the supervisor answers, is not ending, and has its Redis if it needs one. NoRedis if that will not be."""
+    own = settings.broker_url is None
+    try:
+        reply = ask(settings.places, "ping", redis=own)
+    except NotRunning:
+        return False
+    if reply["state"] != "running":
+        return False
+    if own and not reply["redis"] and reply["trouble"]:
+        raise NoRedis(f"{reply['trouble']}.", f"See {settings.places.logs / 'redis.log'}")
+    return not own or reply["redis"]
+
+
+def _is_there(places: Places) -> bool:
+    try:
+        ask(places, "ping")
+    except NotRunning:
+        return False
+    return True
+
+
+def _launch(places: Places) -> None:
+    """Start the daemon. It listens when this returns, or another one holds the home."""
+    from mistudio_cli.log_files import last_lines
+    from mistudio_cli.supervisor.event_loop import HOME_IS_TAKEN
+
+    log_path = places.supervisor_log
+    try:
+        make_home(places.home)
+        for folder in (places.run, places.logs):
+            make_private(folder)
+        with log_path.open("ab") as log:
+            began_at = log.tell()
+            done = subprocess.run(
+                _argv(places, "--detach"),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=places.run,
+                start_new_session=True,
+                timeout=START_PATIENCE_S,
+                check=False,
+            )
+    except OSError as error:
+        raise Problem(
+            f"The home {places.home} cannot be used: {error}.", "Choose another with MISTUDIO_HOME"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise Problem(f"The supervisor did not start in {START_PATIENCE_S:g} s.", f"See {log_path}") from error
+    if done.returncode not in (0, HOME_IS_TAKEN):
+        last = last_lines(log_path, 1) if log_path.stat().st_size > began_at else ["it said nothing"]
+        raise Problem(f"The supervisor did not start: {last[0]}", f"See {log_path}")
+
+
+def _argv(places: Places, *flags: str) -> list[str]:
+    daemon = [sys.executable, "-P", "-m", "mistudio_cli.supervisor"]
+    return [*daemon, "--home", str(places.home), "--store", str(places.store), *flags]
+
+
+def _circumstances(settings: Settings) -> dict[str, Any]:
+    """What workers inherit: the environment of whoever starts them, with the settings in force, and which Redis."""
+    broker_url = settings.broker_url or redis_server.own_url(settings.places)
+    told = {
+        "MISTUDIO_HOME": str(settings.places.home),
+        "MISTUDIO_STORE": str(settings.places.store),
+        "CELERY_BROKER_URL": broker_url,
+        "CELERY_RESULT_BACKEND": settings.result_backend,
+    }
+    return {
+        "broker_url": broker_url,
+        "environment": {**os.environ, **{name: value for name, value in told.items() if value}},
+    }

@@ -1,0 +1,1 @@
+"""Jobs as commands mean them: found, chosen, waited for, exported, their logs."""

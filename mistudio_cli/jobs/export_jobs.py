@@ -1,0 +1,60 @@
+"""The ledger as JSON lines: the only place that writes it out, a page at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TextIO
+
+from mistudio_cli.monitor.job_context import surroundings_of
+from mistudio_cli.terminal.output import json_text
+from mistudio_cli.views import json_shapes
+from tasks.errors import Problem
+from tasks.ledger.client import Ledger
+from tasks.ledger.listing import Filter
+from tasks.ledger.script import SCHEMA
+
+#: Jobs that are read, and held, at once.
+PAGE = 500
+
+
+def lines(ledger: Ledger, store: Path, wanted: Filter) -> Iterator[str]:
+    """One line of JSON a job, the newest first; those submitted meanwhile are left out, so each is there once."""
+    following: str | None = None
+    while True:
+        page = ledger.page(wanted, PAGE, following)
+        histories = ledger.histories([job.id for job in page.jobs])
+        for job, events, around in zip(page.jobs, histories, surroundings_of(ledger, page.jobs), strict=True):
+            told = json_shapes.job_in_full(job, events, json_shapes.made_at(job, store), around)
+            yield json_text({"schema": SCHEMA, **told})
+        if (following := page.next) is None:
+            return
+
+
+def write(ledger: Ledger, store: Path, wanted: Filter, path: Path) -> int:
+    """Write the lines to `path`, which appears whole or not at all, and return how many there were.
+
+    A pipe or a device is written to as it is, and a link stays a link. Raises Problem when it cannot be written.
+    """
+    is_file = path.is_file() or not path.exists()
+    target = path.resolve() if is_file else path
+    draft = target.with_name(target.name + ".part") if is_file else path
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            count = sum(_written(file, line) for line in lines(ledger, store, wanted))
+        if is_file:
+            draft.replace(target)
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise Problem(f"{path} cannot be written: {reason}.", "Give another file") from error
+    finally:
+        if is_file:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+    return count
+
+
+def _written(file: TextIO, line: str) -> int:
+    file.write(line + "\n")
+    return 1

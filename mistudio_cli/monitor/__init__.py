@@ -1,0 +1,1 @@
+"""One read of everything, and why a job is where it is."""

@@ -1,0 +1,266 @@
+"""Profiles: from a TOML rule and the queue table to the workers it means. Pure but for finding and reading the files.
+
+A profile says "one" worker for all queues or one "per-queue", and may keep to queues of some resources; so a new queue
+in the table never touches a profile. It names a queue only where that one's worker differs from the rest.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from mistudio_cli.profile.profile_keys import QUEUES_KEY, Fault, faults_of, near
+from tasks.errors import Problem
+from tasks.parsing.documents import Malformed, read_toml
+from tasks.paths import config_dir
+from tasks.queues import QUEUE_NAMES, QUEUES, Queue, Resource, queue_named
+
+#: The name of a worker that serves every queue of its profile.
+ALL_QUEUES = "all-queues"
+
+#: What runs when nothing else is said.
+DEFAULT_PROFILE = "minimal"
+
+#: More of them for one queue than any machine has cores: a slip of the fingers.
+MOST_WORKERS = 999
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+#: What a worker has from its profile as it stands there.
+_BOUNDS = ("max_tasks_per_child", "max_memory_per_child", "job_memory_gb")
+
+#: The same, but never different for one queue alone.
+_SHARING = ("gpu_jobs", "cpu_jobs")
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """One worker to run: its name without the host, its queues in their rank, how many jobs at once, and its bounds.
+
+    A slot is replaced after `max_tasks_per_child` jobs, and after a job that leaves it with more than
+    `max_memory_per_child` KiB (Celery's own options); a job's own processes may hold `job_memory_gb`. None is no bound.
+    `gpu_jobs` jobs may share a GPU, `cpu_jobs` of the same queues the processor.
+    """
+
+    name: str
+    queues: tuple[str, ...]
+    slots: int
+    max_tasks_per_child: int | None = None
+    max_memory_per_child: int | None = None
+    job_memory_gb: float | None = None
+    gpu_jobs: int = 1
+    cpu_jobs: int | None = None
+
+    @classmethod
+    def from_told(cls, told: dict[str, Any]) -> WorkerSpec:
+        """A spec from what JSON carried."""
+        return cls(**{**told, "queues": tuple(told["queues"])})
+
+    def argv(self) -> list[str]:
+        """The command line of the worker; `-P` keeps a stranger's `tasks.py` out."""
+        worker = [sys.executable, "-P", "-m", "tasks.worker"]
+        flags: dict[str, Any] = {
+            "--name": self.name,
+            "--queues": ",".join(self.queues),
+            "--slots": self.slots,
+            "--max-tasks-per-child": self.max_tasks_per_child,
+            "--max-memory-per-child": self.max_memory_per_child,
+            "--job-memory-gb": self.job_memory_gb,
+            "--gpu-jobs": self.gpu_jobs,
+            "--cpu-jobs": self.cpu_jobs,
+        }
+        return [*worker, *(str(word) for pair in flags.items() if pair[1] is not None for word in pair)]
+
+
+def worker_for(queues: Sequence[str]) -> WorkerSpec:
+    """One worker for these queues, in the order of their rank. Problem for a name that is no queue's."""
+    if unknown := [name for name in queues if name not in QUEUE_NAMES]:
+        raise Problem(f"There is no queue {unknown[0]!r}.", f"Queues: {', '.join(QUEUE_NAMES)}")
+    rows = [queue for queue in QUEUES if queue.name in queues]
+    name = rows[0].worker if len(rows) == 1 else ALL_QUEUES
+    return WorkerSpec(name, tuple(queue.name for queue in rows), max(queue.concurrency for queue in rows))
+
+
+def named(spec: WorkerSpec, name: str) -> WorkerSpec:
+    """The same worker by another name. Problem for one that could not be a file's and a Celery node's."""
+    if not _NAME.fullmatch(name):
+        raise Problem(f"{name!r} cannot be a worker's name.", "Use letters, digits, - and _")
+    return replace(spec, name=name)
+
+
+def bounded(spec: WorkerSpec, bounds: Mapping[str, Any]) -> WorkerSpec:
+    """The same worker with those of these bounds that are not None."""
+    return replace(spec, **{name: value for name, value in bounds.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Workers to start, and names of those to let go."""
+
+    more: tuple[WorkerSpec, ...] = ()
+    fewer: tuple[str, ...] = ()
+
+
+def scaled(queue: str, count: int, running: Sequence[WorkerSpec], busy: Collection[str]) -> Scaling:
+    """How to have `count` workers for one queue alone, given those that run, oldest first, and the names of busy ones.
+
+    New ones are like the oldest there is. Idle ones go before busy ones, new ones before old ones. Problem for a count
+    that is none.
+    """
+    if type(count) is not int or not 0 <= count <= MOST_WORKERS:
+        raise Problem(f"{count!r} workers are not between 0 and {MOST_WORKERS}.", f"For example: {queue}=2")
+    own = [spec for spec in running if spec.queues == (queue,)]
+    if count < len(own):
+        newest_first = own[::-1]
+        by_use = sorted(newest_first, key=lambda spec: spec.name in busy)
+        return Scaling(fewer=tuple(spec.name for spec in by_use[: len(own) - count]))
+    row = queue_named(queue)
+    pattern = own[0] if own else WorkerSpec(row.worker, (queue,), row.concurrency)
+    taken = {spec.name for spec in running}
+    names = (row.worker if number == 1 else f"{row.worker}-{number}" for number in itertools.count(1))
+    free = (name for name in names if name not in taken)
+    return Scaling(more=tuple(replace(pattern, name=next(free)) for _ in range(count - len(own))))
+
+
+@dataclass(frozen=True)
+class Override:
+    """Where the worker of one queue differs from the rest of its profile; None is as the rest."""
+
+    queue: str
+    slots: int | None = None
+    max_tasks_per_child: int | None = None
+    max_memory_per_child: int | None = None
+    job_memory_gb: float | None = None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A rule for which workers to run.
+
+    `workers` is "one" or "per-queue"; `slots` None is what the table says; the rest is as in WorkerSpec.
+    """
+
+    name: str
+    summary: str
+    workers: str
+    slots: int | None = None
+    resources: tuple[str, ...] = tuple(Resource)
+    gpu_jobs: int = 1
+    cpu_jobs: int | None = None
+    max_tasks_per_child: int | None = None
+    max_memory_per_child: int | None = None
+    job_memory_gb: float | None = None
+    queues: tuple[Override, ...] = ()
+
+
+@dataclass(frozen=True)
+class ProfileFile:
+    """Where a profile is written.
+
+    `origin` is "built-in", "own" (in the configuration folder) or "file" (anywhere); one that `shadows` is the user's
+    own in the place of a built-in one.
+    """
+
+    name: str
+    path: Path | Traversable
+    origin: str
+    shadows: bool = False
+
+
+@dataclass(frozen=True)
+class ReadProfile:
+    """A profile's file as it was read: the profile, or all that keeps it from being one."""
+
+    file: ProfileFile
+    profile: Profile | None
+    faults: tuple[Fault, ...] = ()
+
+
+def workers_of(profile: Profile, queues: Sequence[Queue] = QUEUES) -> tuple[WorkerSpec, ...]:
+    """The workers that a profile means for these queues."""
+    served = [queue for queue in queues if queue.resource in profile.resources]
+    if profile.workers == "per-queue":
+        return tuple(_own_worker(profile, queue) for queue in served)
+    slots = profile.slots or max(queue.concurrency for queue in served)
+    bounds = {name: getattr(profile, name) for name in (*_BOUNDS, *_SHARING)}
+    return (WorkerSpec(ALL_QUEUES, tuple(queue.name for queue in served), slots, **bounds),)
+
+
+def _own_worker(profile: Profile, queue: Queue) -> WorkerSpec:
+    own = next((override for override in profile.queues if override.queue == queue.name), Override(queue.name))
+    bounds = {name: getattr(own, name) or getattr(profile, name) for name in _BOUNDS}
+    sharing = {name: getattr(profile, name) for name in _SHARING}
+    slots = own.slots or profile.slots or queue.concurrency
+    return WorkerSpec(queue.worker, (queue.name,), slots, **sharing, **bounds)
+
+
+def profile_files() -> list[ProfileFile]:
+    """The files of all profiles there are: the product's, then the user's own; an own one wins over the product's."""
+    own, built_in = _profiles_in(user_folder()), _profiles_in(files("mistudio_cli.profiles"))
+    return [
+        ProfileFile(name, own[name], "own", shadows=name in built_in)
+        if name in own
+        else ProfileFile(name, built_in[name], "built-in")
+        for name in dict.fromkeys([*built_in, *own])
+    ]
+
+
+def profile_names() -> list[str]:
+    """All profiles there are: the product's, then the user's own."""
+    return [file.name for file in profile_files()]
+
+
+def file_of(name: str) -> ProfileFile:
+    """The file of the profile of that name. Problem when there is none; a path is no name."""
+    found = profile_files()
+    if name in (names := [file.name for file in found]):
+        return found[names.index(name)]
+    if "/" in name or name.endswith(".toml"):
+        raise Problem(f"A profile has a name, and {name!r} is a path.", f"Put the file into {user_folder()}")
+    raise Problem(f"There is no profile {name!r}.", f"{near(name, names)}Profiles: {', '.join(names)}")
+
+
+def read_profile(file: ProfileFile) -> ReadProfile:
+    """What a file says; never raises for what is wrong in it."""
+    try:
+        told = read_toml(file.path)
+    except OSError as error:
+        return ReadProfile(file, None, (Fault(f"it cannot be read: {error.strerror}", "Mend or remove it"),))
+    except Malformed as malformed:
+        where = "" if malformed.line is None else f"line {malformed.line}: "
+        mend = "See what a profile looks like: mistudio profiles export minimal"
+        return ReadProfile(file, None, (Fault(f"{where}{malformed.reason}", mend),))
+    if faults := tuple(faults_of(told)):
+        return ReadProfile(file, None, faults)
+    overrides = tuple(Override(queue, **own) for queue, own in told.pop(QUEUES_KEY, {}).items())
+    resources = tuple(told.pop("resources", Resource))
+    return ReadProfile(file, Profile(file.name, **{"summary": "", **told}, resources=resources, queues=overrides))
+
+
+def load_profile(name: str) -> Profile:
+    """The profile of that name, the user's own before the product's; Problem when there is none or it is not sound."""
+    read = read_profile(file_of(name))
+    if read.profile is None:
+        first, *others = read.faults
+        more = f"; see all {len(read.faults)} faults with: mistudio profiles validate {name}" if others else ""
+        raise Problem(f"{read.file.path}: {first.what}.", f"{first.mend}{more}")
+    return read.profile
+
+
+def user_folder() -> Path:
+    """Where the user's own profiles lie; it need not exist."""
+    return config_dir() / "profiles"
+
+
+def _profiles_in(folder: Path | Traversable) -> dict[str, Path | Traversable]:
+    """The profiles of a folder by name; what an editor hides there is none."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    named = {path.name.removesuffix(".toml"): path for path in found if path.name.endswith(".toml")}
+    return {name: named[name] for name in sorted(named) if not name.startswith(".") and name}

@@ -1,0 +1,1 @@
+"""The home's own Redis server, and whether a Redis answers."""

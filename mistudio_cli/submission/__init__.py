@@ -1,0 +1,1 @@
+"""From flags, JSON lines and pipeline files to requests."""

@@ -1,0 +1,173 @@
+"""What every way of submitting shares: its flags, what it says of planned and of submitted jobs, the wait for them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+
+from mistudio_cli import completion, session
+from mistudio_cli.errors import Code
+from mistudio_cli.fleet.replication import warn_if_unreplicated
+from mistudio_cli.jobs import waiting
+from mistudio_cli.jobs.lookup import find_jobs
+from mistudio_cli.terminal import humanize, output
+from mistudio_cli.views import json_shapes, tables
+from tasks.errors import Problem
+from tasks.jobs.kind import Estimate, Job, State, kind_named
+from tasks.queues import DEFAULT_PRIORITY, HIGHEST_PRIORITY, LOWEST_PRIORITY
+from tasks.submission.plan import KnownArtifacts, Wishes
+
+#: So many faults of a file are told at once.
+MOST_FAULTS_TOLD = 50
+
+#: The flags of every way of submitting, as `Manner` takes them.
+FLAGS: dict[str, tuple[Any, Any]] = {
+    "priority": (
+        int | None,
+        typer.Option(
+            None,
+            min=LOWEST_PRIORITY,
+            max=HIGHEST_PRIORITY,
+            help="0 (low) to 10 (high)",
+            show_default=f"the kind's setting, else {DEFAULT_PRIORITY}",
+        ),
+    ),
+    "after": (
+        list[str] | None,
+        typer.Option(
+            None,
+            metavar="ID",
+            help="Start after this job; may be repeated",
+            autocompletion=completion.of(completion.jobs),
+        ),
+    ),
+    "tag": (list[str] | None, typer.Option(None, metavar="TAG", help="Tag it with this word; may be repeated")),
+    "gpu": (
+        str,
+        typer.Option(
+            "any",
+            metavar="any|none|0,1",
+            help="Which GPUs it may have, by their indices",
+            autocompletion=completion.of(lambda: ("any", "none")),
+        ),
+    ),
+    "owner": (str | None, typer.Option(None, metavar="NAME", help="Its owner; default: the Redis user, else yours")),
+    "dry_run": (
+        bool,
+        typer.Option(False, "--dry-run", help="Only say what would be submitted, and what it would take"),
+    ),
+    "wait": (bool, typer.Option(False, "--wait", help="Wait until it has ended; fails unless it succeeded")),
+    "json": (bool, typer.Option(False, "--json", help="As JSON")),
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong in a file of requests: where, what, and what mends it."""
+
+    where: str
+    problem: Problem
+
+
+def give_flags(command: Callable[..., None], flags: Mapping[str, tuple[Any, Any]]) -> None:
+    """Make these, each with its type, the flags of a command that takes them by name."""
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+            for name, (annotation, default) in flags.items()
+        ]
+    )
+    command.__annotations__ = {name: annotation for name, (annotation, _) in flags.items()}
+
+
+def refuse(faults: Sequence[Fault]) -> None:
+    """Tell all faults, if there are any, and end the command."""
+    for fault in faults[:MOST_FAULTS_TOLD]:
+        output.talk(humanize.one_line(f"{fault.where}: {fault.problem.sentence}"))
+        if fault.problem.mend:
+            output.talk(f"  {humanize.one_line(fault.problem.mend)}")
+    if more := len(faults[MOST_FAULTS_TOLD:]):
+        output.talk(f"… and {more} more faults")
+    if faults:
+        raise typer.Exit(int(Code.USAGE))
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How to submit and what to say of it: the values of FLAGS."""
+
+    priority: int | None
+    after: list[str] | None
+    tag: list[str] | None
+    gpu: str
+    owner: str | None
+    dry_run: bool
+    wait: bool
+    json: bool
+
+    def open(self) -> KnownArtifacts:
+        """The ledger, and what it and the store know."""
+        from tasks.storage.store import Store
+
+        settings = session.current_settings()
+        ledger = session.connect_ledger(settings, supervise=not self.dry_run)
+        owner = session.current_owner(self.owner)
+        return KnownArtifacts(ledger, Store(settings.places.store), owner=owner)
+
+    def wishes(self, known: KnownArtifacts, *more_tags: str) -> Wishes:
+        """What is wished of each job. NotFound for a job to wait for that is not there."""
+        after = tuple(job.id for job in find_jobs(known.ledger, self.after or ()))
+        return Wishes(self.priority, after, (*more_tags, *(self.tag or ())), self.gpu)
+
+
+def take_manner(told: dict[str, Any]) -> Manner:
+    """Take the values of FLAGS out of those of all flags of a command."""
+    return Manner(**{flag: told.pop(flag) for flag in FLAGS})
+
+
+def carry_out(known: KnownArtifacts, jobs: Sequence[Job], manner: Manner, tag: str | None = None) -> None:
+    """Submit what was planned, or with `dry_run` say what it is. Jobs that belong together share a `tag`."""
+    if manner.dry_run:
+        _tell_plan(known, jobs, manner, tag)
+        return
+    jobs = known.ledger.submit_all(jobs)
+    replicated = known.ledger.replicated
+    if not manner.json:
+        _tell(jobs, tag)
+    warn_if_unreplicated(known.ledger, jobs)
+    if manner.wait:
+        asked = jobs if tag else jobs[-1:]
+        ended = {job.id: job for job in waiting.wait_for(known.ledger, [job.id for job in asked])}
+        jobs = [ended.get(job.id, job) for job in jobs]
+        for job in ended.values():
+            output.talk(f"{job.id} {job.state}{waiting.why(job)}")
+    if manner.json:
+        together = json_shapes.submitted_together(jobs, tag, replicated) if tag else None
+        output.data_json(together or json_shapes.submitted(jobs[-1], jobs[:-1], replicated))
+    if any(job.state.ended and job.state is not State.SUCCEEDED for job in jobs):
+        raise typer.Exit(int(Code.FAILED))
+
+
+def _tell(jobs: Sequence[Job], tag: str | None) -> None:
+    for job in jobs:
+        needed_first = "" if tag or job is jobs[-1] else ", needed first"
+        output.data(f"{job.id} {job.kind} {job.name} in {job.queue}{needed_first}")
+    output.talk(f"{len(jobs)} jobs with the tag {tag}" if tag else f"Watch it: mistudio jobs wait {jobs[-1].id}")
+
+
+def _tell_plan(known: KnownArtifacts, jobs: Sequence[Job], manner: Manner, tag: str | None) -> None:
+    estimates = [_estimate(known, job) for job in jobs]
+    if manner.json:
+        output.data_json(json_shapes.planned(jobs, estimates, tag))
+        return
+    output.table(*tables.planned(jobs, estimates))
+    output.talk("Nothing was submitted.")
+
+
+def _estimate(known: KnownArtifacts, job: Job) -> Estimate:
+    kind = kind_named(job.kind)
+    return kind.estimate(kind.read_params(job.params), known) if kind.estimate else Estimate()

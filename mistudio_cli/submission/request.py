@@ -1,0 +1,76 @@
+"""A request as a file tells it, a step of a recipe or a line of many: whose kind, its wishes, and its parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.errors import Problem
+from tasks.jobs.kind import JobKind, kind_named
+from tasks.parsing.parameters import read_number, types_of
+from tasks.submission.plan import Wishes
+
+#: What a request may say beside its parameters, each with its type in words and an example.
+_KEYS: dict[str, tuple[type, str, str]] = {
+    "kind": (str, "text", '"train"'),
+    "name": (str, "text", '"my-sae"'),
+    "priority": (int, "a whole number", "5"),
+    "tags": (list, "a list of words", '["mine"]'),
+    "after": (list, "a list of ids", '["01kg9t2tzzh7mq"]'),
+    "gpu": (str, "text", '"any"'),
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request. `after` names what it waits for, in the words of its file."""
+
+    kind: JobKind
+    name: str | None
+    after: tuple[str, ...]
+    wishes: Wishes
+    values: dict[str, Any]
+
+
+def read_request(told: dict[str, Any], wishes: Wishes) -> Asked | list[tuple[str, Problem]]:
+    """The request, or all that is wrong with it, each with its key. What it wishes goes before `wishes`."""
+    told = {key.replace("-", "_"): value for key, value in told.items()}
+    if faults := list(_faults_of_keys(told)):
+        return faults
+    try:
+        kind = kind_named(told["kind"])
+    except Problem as problem:
+        return [("kind", problem)]
+    own = {key: told[key] for key in ("priority", "gpu") if key in told}
+    wishes = dataclasses.replace(wishes, tags=(*wishes.tags, *told.get("tags", ())), **own)
+    values = {
+        key: _number(value, types_of(kind.params).get(key, ())) for key, value in told.items() if key not in _KEYS
+    }
+    faults = list(kind.faults_of(values))
+    return faults or Asked(kind, told.get("name"), tuple(told.get("after", ())), wishes, values)
+
+
+def _number(value: Any, types: tuple[type, ...]) -> Any:
+    """A number that is written as on the command line, "10M"; every other value as it is."""
+    of = next((of for of in (int, float) if of in types), None)
+    if not isinstance(value, str) or of is None or str in types or not value[-1:].isalpha():
+        return value
+    try:
+        return read_number(value, of)
+    except ValueError:
+        return value
+
+
+def _faults_of_keys(told: dict[str, Any]) -> Iterator[tuple[str, Problem]]:
+    if "kind" not in told:
+        yield "kind", Problem("A kind is missing.", "See: mistudio submit --help")
+    for key, (wanted, words, example) in _KEYS.items():
+        if key in told and not _is_a(told[key], wanted):
+            yield key, Problem(f"{key} must be {words}, not {told[key]!r}.", f"For instance {example}")
+
+
+def _is_a(value: Any, wanted: type) -> bool:
+    fits = type(value) is wanted
+    return fits and (wanted is not list or all(type(word) is str for word in value))

@@ -1,0 +1,95 @@
+"""Trying jobs again: what `jobs retry` submits, for named jobs and for all that have failed."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mistudio_cli import session
+from mistudio_cli.terminal import output
+from tasks.jobs.kind import Job
+from tasks.ledger.client import Ledger
+from tasks.ledger.listing import Filter
+from tasks.storage.store import Store
+from tasks.submission.checkpoints import goes_on_at
+from tasks.submission.plan import KnownArtifacts
+from tasks.submission.retry import Retries, plan_retries, plan_retry, why_from_scratch
+
+#: So many jobs are submitted at once; the next call submits the rest.
+MOST = 10_000
+
+_PAGE, _TOLD = 1000, 20
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What was submitted, and by id where each goes on that takes over a checkpoint, or why each other does not."""
+
+    jobs: Sequence[Job] = ()
+    goes_on_at: Mapping[str, str] = field(default_factory=dict)
+    from_scratch: Mapping[str, str] = field(default_factory=dict)
+
+    def how(self, job: Job) -> str:
+        """How that job begins, for the eye."""
+        if at := self.goes_on_at.get(job.id):
+            return f"continues from {at} (--from-scratch begins anew)"
+        return ": ".join(filter(None, ("starts from scratch", self.from_scratch.get(job.id))))
+
+
+def try_again(ledger: Ledger, store: Path, jobs: Sequence[Job], *, from_checkpoint: bool | None) -> Begun:
+    """Submit these jobs once more: all, or none and a Problem."""
+    known = _known(ledger, store)
+    planned = [new for job in jobs for new in plan_retry(known, job, from_checkpoint=from_checkpoint)]
+    return _begin(known, planned, from_checkpoint)
+
+
+def try_failed(
+    ledger: Ledger, store: Path, wanted: Filter, *, from_checkpoint: bool | None = None, asked: bool
+) -> Begun:
+    """Submit the jobs that failed once more, after a question when `asked`; says which are left out, and why."""
+    known = _known(ledger, store)
+    retries = plan_retries(known, _pages(ledger, wanted), MOST, from_checkpoint=from_checkpoint)
+    _tell(retries)
+    if not retries.planned:
+        output.talk("Nothing to try again.")
+        return Begun()
+    if asked:
+        count = "1 job" if len(retries.planned) == 1 else f"{len(retries.planned)} jobs"
+        output.ask(f"Submit {count}?", shlex.join(["mistudio", *sys.argv[1:], "--yes"]))
+    return _begin(known, retries.planned, from_checkpoint)
+
+
+def _known(ledger: Ledger, store: Path) -> KnownArtifacts:
+    """Who tries a job again owns the new one."""
+    return KnownArtifacts(ledger, Store(store), owner=session.current_owner())
+
+
+def _begin(known: KnownArtifacts, planned: Sequence[Job], from_checkpoint: bool | None) -> Begun:
+    """Submit what was planned; where a checkpoint stands must be read before, for it is taken as soon as it may be."""
+    goes_on = {job.id: goes_on_at(known.store, job, job.from_checkpoint) for job in planned if job.from_checkpoint}
+    scratch = {} if from_checkpoint is False else {job.id: why_from_scratch(job) for job in planned if job.retry_of}
+    there = {job_id: at for job_id, at in goes_on.items() if at}
+    return Begun(known.ledger.submit_all(planned), there, scratch)
+
+
+def _tell(retries: Retries) -> None:
+    for sentence in retries.left_out[:_TOLD]:
+        output.talk(sentence)
+    if (more := len(retries.left_out) - _TOLD) > 0:
+        output.talk(f"… and {more} more are left out. All that failed: mistudio jobs ls --state failed")
+    if retries.remaining:
+        again = shlex.join(["mistudio", *sys.argv[1:]])
+        output.talk(f"That is all at once; {retries.remaining} more that failed are left for the next time: {again}")
+
+
+def _pages(ledger: Ledger, wanted: Filter) -> Iterator[Sequence[Job]]:
+    """All the jobs meant, however many."""
+    following: str | None = None
+    while True:
+        page = ledger.page(wanted, _PAGE, following)
+        yield page.jobs
+        if (following := page.next) is None:
+            return

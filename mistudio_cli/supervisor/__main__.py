@@ -1,0 +1,12 @@
+"""`python -P -m mistudio_cli.supervisor`: see `mistudio_cli.supervisor.main`."""
+
+import sys
+
+from mistudio_cli.supervisor.main import main
+from tasks.errors import Problem
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (OSError, Problem) as problem:
+        sys.exit(str(problem))

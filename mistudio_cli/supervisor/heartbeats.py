@@ -1,0 +1,104 @@
+"""How a supervisor hears of its workers: the beats they leave in the ledger. The only place where it asks Redis."""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from mistudio_cli.supervisor.child import Child, Clock
+from mistudio_cli.supervisor.states import Status
+from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.redis_client import redis_connection
+
+REDIS_AWAY_PAUSE_S = 1.0
+
+#: One that does not answer costs a timeout each time, in which the supervisor answers nobody.
+REDIS_SILENT_PAUSE_S = 5.0
+
+#: How often workers that run are listened for; one that starts is at every tick.
+ROLL_CALL_EVERY_S = 5.0
+
+T = TypeVar("T")
+
+
+class Hearing:
+    """The beats in one Redis."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._url: str | None = None
+        self._ledger: Ledger | None = None
+        self._roll_call_at = self._ask_at = -math.inf
+        self._was_deaf = False
+
+    def listen_at(self, broker_url: str) -> None:
+        """Listen at this Redis from now on."""
+        if broker_url != self._url:
+            self.close()
+            self._url, self._ledger = broker_url, Ledger(redis_connection.connect(broker_url, timeout_s=1.0))
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """The ledger there; None until there is something to listen for."""
+        return self._ledger
+
+    def is_at(self, broker_url: str) -> bool:
+        """Whether this is the Redis it listens at."""
+        return broker_url == self._url
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._ledger is not None:
+            self._ledger.close()
+
+    def listen(self, children: Sequence[Child]) -> None:
+        """Tell each child its newest beat: one carries its name and the pid of its process."""
+        now = self._clock()
+        is_roll_call = now >= self._roll_call_at
+        waited_for = [child for child in children if is_roll_call or child.status is Status.STARTING]
+        if not waited_for:
+            return
+        beats = self.ask(lambda ledger: {(beat.name, beat.pid): beat for beat in ledger.heartbeats(math.inf)})
+        if beats is None:
+            return
+        if is_roll_call:
+            self._roll_call_at = now + ROLL_CALL_EVERY_S
+        if self._was_deaf:
+            self._was_deaf = False
+            for child in children:
+                child.excuse()
+        self._tell(waited_for, beats)
+
+    def ask(self, question: Callable[[Ledger], T]) -> T | None:
+        """What a question to the ledger returns; None when Redis is away, or was less than a pause ago.
+
+        So a Redis that does not answer costs one timeout in REDIS_SILENT_PAUSE_S, however many have questions.
+        """
+        if self._ledger is None or self._clock() < self._ask_at:
+            return None
+        try:
+            return question(self._ledger)
+        except (redis_connection.Unreachable, redis_connection.Refused) as error:
+            pause_s = REDIS_SILENT_PAUSE_S if isinstance(error, redis_connection.Silent) else REDIS_AWAY_PAUSE_S
+            self._ask_at, self._was_deaf = self._clock() + pause_s, True
+            return None
+
+    def busy(self) -> frozenset[str]:
+        """Names of the workers of this machine that run jobs, without the host; none when Redis is away."""
+        host = socket.gethostname()
+        try:
+            names = set() if self._ledger is None else {name for name, _ in self._ledger.holders()}
+        except (redis_connection.Unreachable, redis_connection.Refused):
+            return frozenset()
+        return frozenset(name.removesuffix(f"@{host}") for name in names)
+
+    def _tell(self, children: Sequence[Child], beats: dict[tuple[str, int], WorkerBeat]) -> None:
+        host = socket.gethostname()
+        for child in children:
+            name = f"{child.spec.name}@{host}"
+            beat = beats.get((name, child.pid or 0))
+            child.refusal = beat.refused or None if beat is not None else None
+            if beat is not None and not beat.refused:
+                child.heard(beat.consumed_at)

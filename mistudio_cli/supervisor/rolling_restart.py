@@ -1,0 +1,119 @@
+"""Rolling restart: one seat after the other, each handed over only to an heir that stands ready.
+
+An heir loads the new code, and waits at the seat until the old worker has stopped taking jobs. Code that does not even
+load therefore replaces nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mistudio_cli.profile.rules import WorkerSpec
+from mistudio_cli.supervisor.child import Child
+from mistudio_cli.supervisor.states import Status
+
+
+class Seats(Protocol):
+    """What it needs of the crew."""
+
+    children: dict[str, Child]
+
+    def expect(self, spec: WorkerSpec) -> Child:
+        """A child for that seat, not yet started."""
+
+    def retire(self, name: str) -> None:
+        """Let the worker of that seat finish its jobs and go."""
+
+    def dismiss(self, child: Child) -> None:
+        """End a child that has no seat."""
+
+    def is_ready(self, child: Child) -> bool:
+        """Whether it waits at its seat, or sits there."""
+
+
+@dataclass(eq=False)
+class Restart:
+    """One worker's restart: under way until `is_over`; then `failure` is None if its successor answers."""
+
+    spec: WorkerSpec
+    is_over: bool = False
+    failure: dict[str, str] | None = None  # name of the worker whose restart failed, and why
+
+
+class Handover:
+    """The restarts that are still to be made, and why the last one of a worker failed."""
+
+    def __init__(self, seats: Seats) -> None:
+        self.heir: Child | None = None
+        self._pending: list[Restart] = []
+        self._failures: dict[str, dict[str, str]] = {}
+        self._seats = seats
+
+    def begin(self, specs: Sequence[WorkerSpec]) -> None:
+        """Restart these seats, in this order, after those that are pending; a pending one keeps its turn."""
+        for spec in specs:
+            self._failures.pop(spec.name, None)
+            if (restart := self.pending(spec.name)) is None:
+                self._pending.append(Restart(spec))
+            else:
+                restart.spec = spec
+
+    def forget(self, names: set[str]) -> None:
+        """These are to be stopped: restart them no more."""
+        for restart in [restart for restart in self._pending if restart.spec.name in names]:
+            self._end(restart, {"name": restart.spec.name, "why": "it was stopped"})
+
+    def pending(self, name: str) -> Restart | None:
+        """The restart of that worker which is still to be made."""
+        return next((restart for restart in self._pending if restart.spec.name == name), None)
+
+    def told(self) -> dict[str, Any]:
+        """Seats that are still to be restarted, and by name why others were not, as records that JSON can carry."""
+        return {"pending": [restart.spec.name for restart in self._pending], "failures": dict(self._failures)}
+
+    def tick(self) -> None:
+        """Take the step that is due."""
+        restart = self._pending[0] if self._pending else None
+        if self.heir is not None and (restart is None or restart.spec != self.heir.spec):
+            self._drop_heir()
+        elif restart is not None and self.heir is None:
+            self.heir = self._seats.expect(restart.spec)
+            self.heir.start()
+        elif restart is not None and self.heir is not None:
+            self._follow(restart, self.heir)
+
+    def _follow(self, restart: Restart, heir: Child) -> None:
+        name = heir.spec.name
+        sits = self._seats.children.get(name) is heir
+        if heir.status is Status.RUNNING:
+            self._end(restart, None)
+            self.heir = None
+        elif heir.status is not Status.STARTING:
+            then = "it is tried again" if sits else "the old one continues"
+            self._fail(name, f"{heir.last_exit or 'it was stopped'}; {then}")
+        elif heir.refusal:
+            self._fail(name, f"it does not consume: {heir.refusal}; it waits until it may")
+        elif not sits and self._seats.is_ready(heir):
+            if name in self._seats.children:
+                self._seats.retire(name)
+            self._seats.children[name] = heir
+
+    def _fail(self, name: str, why: str) -> None:
+        """No other worker is to follow one that does not start: all pending restarts end with its failure."""
+        for restart in list(self._pending):
+            self._end(restart, {"name": name, "why": why})
+        self._drop_heir()
+
+    def _end(self, restart: Restart, failure: dict[str, str] | None) -> None:
+        self._pending.remove(restart)
+        restart.is_over, restart.failure = True, failure
+        if failure is not None:
+            self._failures[restart.spec.name] = failure
+
+    def _drop_heir(self) -> None:
+        assert self.heir is not None
+        if self._seats.children.get(self.heir.spec.name) is not self.heir:
+            self._seats.dismiss(self.heir)
+        self.heir = None

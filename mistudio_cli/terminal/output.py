@@ -1,0 +1,116 @@
+"""The one sink of the command line: data to standard output, talk to standard error.
+
+A pipe gets whole words and no colour, however wide; a terminal gets both within its width.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TextIO
+
+from mistudio_cli.terminal.layout import cut, fitting, lay_out
+from tasks.errors import Problem
+from tasks.parsing.safe_text import visible, visible_json, visible_lines
+
+#: The exit code when nobody reads what was written; in the table of `errors` too.
+READER_GONE = 141
+
+#: What an encoding without it gets instead of a character that is ours; the rest is written as Python would.
+_PLAIN = str.maketrans({"…": ">", "█": "#", "░": ".", "«": "<", "»": ">", "±": "~", "⏎": "/", "⇥": " "})
+
+
+def data(text: str) -> None:
+    """Lines of what was asked for. Ends the command quietly when nothing reads them."""
+    styled(visible_lines(text))
+
+
+def styled(text: str) -> None:
+    """The same for lines that hold colors; what came from outside is made visible before it is put into them."""
+    _write(sys.stdout, text)
+
+
+def data_json(value: Any, *, indent: int | None = 2) -> None:
+    """What was asked for, as JSON; a number that JSON has no word for is null, as what is unknown."""
+    styled(json_text(value, indent, plain=not _is_utf8(sys.stdout)))
+
+
+def json_text(value: Any, indent: int | None = None, *, plain: bool = False) -> str:
+    """A value as JSON, with nothing in it that steers a terminal; `plain` has no letter beyond ASCII."""
+    text = json.dumps(speakable(value), indent=indent, ensure_ascii=plain, allow_nan=False)
+    return text if plain else visible_json(text)
+
+
+def talk(text: str) -> None:
+    """A line to the person at the terminal."""
+    _write(sys.stderr, visible_lines(text))
+
+
+def ask(question: str, unasked: str) -> None:
+    """Go on only if the person at the terminal says so; `unasked` is the command that does not ask."""
+    import typer
+
+    if not sys.stdin.isatty():
+        raise Problem("Cannot ask for confirmation: stdin is not a terminal.", f"To confirm: {unasked}")
+    if not typer.confirm(question, err=True):
+        raise typer.Exit(0)
+
+
+def talk_over(text: str) -> None:
+    """Replace the line last talked over; nothing when standard error is no terminal."""
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K" + cut(visible(text), terminal_width() - 1))
+        sys.stderr.flush()
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, wrap: bool = False) -> None:
+    """Rows under headers. A narrow terminal goes without dispensable columns, then the widest are shortened.
+
+    With `wrap` the last column is none of these: its text goes on below itself.
+    """
+    width = terminal_width() if sys.stdout.isatty() else None
+    styled(lay_out(*fitting(headers, rows, width), width, in_colour(sys.stdout), wrap=wrap))
+
+
+def terminal_width() -> int:
+    """Columns of the terminal."""
+    return max(20, shutil.get_terminal_size((80, 24)).columns)
+
+
+def in_colour(stream: TextIO) -> bool:
+    """Whether to colour what goes to that stream."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def speakable(value: Any) -> Any:
+    """The same with null for each number that JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: speakable(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [speakable(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write(stream: TextIO, text: str) -> None:
+    if not _is_utf8(stream):
+        encoding = stream.encoding or "ascii"
+        text = text.translate(_PLAIN).encode(encoding, "backslashreplace").decode(encoding)
+    _guard(stream, lambda: stream.write(text + "\n"))
+
+
+def _is_utf8(stream: TextIO) -> bool:
+    return (stream.encoding or "").lower().replace("-", "") == "utf8"
+
+
+def _guard(stream: TextIO, write: Callable[[], object]) -> None:
+    try:
+        write()
+        stream.flush()
+    except BrokenPipeError:
+        # Nothing can be written any more, not even what the interpreter flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise SystemExit(READER_GONE) from None

@@ -1,0 +1,70 @@
+"""From hosts to JSON, as docs/json.md has it. Apart from `shapes`, so that other lists need not import this."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mistudio_cli.monitor.hosts import Fleet, HostRow, age_s, state_of
+from mistudio_cli.views import json_shapes
+from tasks.fleet.host_heartbeat import Gpu, HostHeartbeat
+
+
+def hosts(fleet: Fleet) -> dict[str, Any]:
+    """`hosts ls`."""
+    return {"read_at": json_shapes.time(fleet.read_at), "hosts": [host(row, fleet.read_at) for row in fleet.hosts]}
+
+
+def host_in_full(fleet: Fleet, row: HostRow) -> dict[str, Any]:
+    """`hosts show`: the host, its workers, and its devices with the jobs that lease them."""
+    gpus = row.newest.gpus if row.newest is not None else None
+    return {
+        "read_at": json_shapes.time(fleet.read_at),
+        "host": host(row, fleet.read_at),
+        "workers": [json_shapes.worker(worker) for worker in fleet.workers_on(row)],
+        "devices": None if gpus is None else [{**_gpu(gpu), "jobs": fleet.jobs_on(row, gpu)} for gpu in gpus],
+    }
+
+
+def host(row: HostRow, now: float) -> dict[str, Any]:
+    """One host."""
+    beat = row.newest
+    return {
+        "name": row.name,
+        "state": row.state,
+        "seen_age_s": None if row.seen_age_s is None else round(row.seen_age_s, 1),
+        "workers": row.workers,
+        "busy": row.busy,
+        "cores": beat and beat.cores,
+        "load_1m": None if beat is None or beat.load_1m is None else round(beat.load_1m, 2),
+        "memory_bytes": beat and beat.memory_bytes,
+        "gpus": None if beat is None or beat.gpus is None else [_gpu(gpu) for gpu in beat.gpus],
+        "gpus_error": beat and beat.gpus_error,
+        "store": beat and beat.store,
+        "store_free_bytes": beat and beat.store_free_bytes,
+        "store_error": beat and beat.store_error,
+        "clock_offset_s": None if beat is None else round(beat.clock_offset_s, 3),
+        "version": beat and beat.version,
+        "supervisors": [_supervisor(beat, now) for beat in row.supervisors],
+    }
+
+
+def _supervisor(beat: HostHeartbeat, now: float) -> dict[str, Any]:
+    return {
+        "pid": beat.pid,
+        "state": state_of(beat, now),
+        "home": beat.home,
+        "version": beat.version,
+        "started_at": json_shapes.time(beat.started_at),
+        "seen_age_s": round(age_s(beat, now), 1),
+    }
+
+
+def _gpu(gpu: Gpu) -> dict[str, Any]:
+    return {
+        "index": gpu.index,
+        "name": gpu.name,
+        "uuid": gpu.uuid,
+        "memory_total_bytes": gpu.memory_total,
+        "memory_free_bytes": gpu.memory_free,
+        "error": gpu.error,
+    }

@@ -1,0 +1,88 @@
+"""Hosts as rows: a line for each, or all that is known of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mistudio_cli.monitor.hosts import SILENT, Fleet, HostRow, age_s, jobs_on, state_of
+from mistudio_cli.terminal.humanize import NONE, UNKNOWN, duration, size
+from mistudio_cli.views.tables import Table
+from tasks.fleet.host_heartbeat import Gpu, HostHeartbeat
+from tasks.ledger.device_lease import Lease
+
+
+def hosts(rows: Sequence[HostRow]) -> Table:
+    """`hosts ls`."""
+    headers = ["HOST", "STATE", "WORKERS", "BUSY", "CORES", "LOAD", "MEMORY", "GPUS", "STORE FREE", "CLOCK", "VERSION"]
+    return headers, [[row.name, _state(row), str(row.workers), str(row.busy), *_measured(row.newest)] for row in rows]
+
+
+def facts(row: HostRow, now: float) -> Table:
+    """`hosts show`: what is known of one host."""
+    headers, (cells,) = hosts([row])
+    lines = [[header, cell] for header, cell in zip(headers, cells, strict=True)]
+    if row.newest is not None:
+        lines.append(["STORE", row.newest.store or UNKNOWN])
+        faults = {"STORE ERROR": row.newest.store_error, "GPUS ERROR": row.newest.gpus_error}
+        lines += [[what, fault] for what, fault in faults.items() if fault]
+    return ["WHAT", "VALUE"], lines + [["SUPERVISOR", _supervisor(beat, now)] for beat in row.supervisors]
+
+
+def gpus(fleet: Fleet, row: HostRow, cards: Sequence[Gpu]) -> Table:
+    """The GPUs of a host and the jobs that lease them."""
+    return ["GPU", "NAME", "UUID", "MEMORY FREE", "JOBS"], [
+        [
+            str(card.index),
+            card.name or UNKNOWN,
+            card.uuid or UNKNOWN,
+            f"{size(card.memory_free)} of {size(card.memory_total)}",
+            card.error or ", ".join(fleet.jobs_on(row, card)) or NONE,
+        ]
+        for card in cards
+    ]
+
+
+def remote_gpus(rows: Sequence[HostRow], leases: Mapping[str, Lease] | None, here: str) -> Table:
+    """The GPUs of the hosts but `here`, by their newest heartbeats; `leases` None: they could not be read."""
+    return ["GPU@HOST", "NAME", "MEMORY FREE", "JOBS", "READ"], [
+        [
+            f"{card.index}@{row.name}",
+            card.name or UNKNOWN,
+            f"{size(card.memory_free)} of {size(card.memory_total)}",
+            card.error or (UNKNOWN if leases is None else ", ".join(jobs_on(leases, row.name, card)) or NONE),
+            _read_ago(row),
+        ]
+        for row in rows
+        if row.name != here and row.newest is not None
+        for card in row.newest.gpus or ()
+    ]
+
+
+def _read_ago(row: HostRow) -> str:
+    age = UNKNOWN if row.seen_age_s is None else duration(row.seen_age_s)
+    return f"{SILENT} {age}" if row.state == SILENT else f"{age} ago"
+
+
+def _state(row: HostRow) -> str:
+    if row.state == SILENT and row.seen_age_s is not None:
+        return f"{SILENT} {duration(row.seen_age_s)}"
+    return row.state
+
+
+def _measured(beat: HostHeartbeat | None) -> list[str]:
+    if beat is None:
+        return [UNKNOWN] * 7
+    return [
+        UNKNOWN if beat.cores is None else str(beat.cores),
+        UNKNOWN if beat.load_1m is None else f"{beat.load_1m:.1f}",
+        size(beat.memory_bytes),
+        UNKNOWN if beat.gpus is None else str(len(beat.gpus)),
+        size(beat.store_free_bytes),
+        f"{beat.clock_offset_s:+.1f} s",
+        beat.version or UNKNOWN,
+    ]
+
+
+def _supervisor(beat: HostHeartbeat, now: float) -> str:
+    ages = f"up {duration(now - beat.started_at)}, last heartbeat {duration(age_s(beat, now))} ago"
+    return f"pid {beat.pid}, {state_of(beat, now)}, mistudio {beat.version or UNKNOWN}, {ages}, home {beat.home}"

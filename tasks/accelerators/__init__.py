@@ -1,0 +1,1 @@
+"""GPUs of this machine: read through NVML or the files of a Jetson, which may be used, who holds them."""

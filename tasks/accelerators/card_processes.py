@@ -1,0 +1,74 @@
+"""Who holds the memory of a card: the processes that the driver lists, each with its name and user, or its job."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from tasks.accelerators.devices import Device, GpuProcess
+
+_GB = 1e9
+#: Processes that are named; the others hold less.
+_SHOWN = 4
+
+
+def job_of(pid: int) -> str | None:
+    """The job in whose process group that process is: the group's leader is the runner."""
+    import psutil
+
+    try:
+        words = psutil.Process(os.getpgid(pid)).cmdline()
+    except (psutil.Error, OSError):
+        return None
+    return words[-1] if "tasks.runner" in words else None
+
+
+def user_of(pid: int) -> str | None:
+    """The user of a process that is no job's; None of a job's, and where it cannot be seen, as from a container."""
+    import psutil
+
+    try:
+        user = psutil.Process(pid).username()
+    except psutil.Error:
+        return None
+    return None if job_of(pid) else user
+
+
+def describe_memory(card: Device) -> str:
+    """How many GB of a card are free and which processes hold how much, those with most first; "" where not known."""
+    told = []
+    if card.memory_total is not None and card.memory_used is not None:
+        free = max(0, card.memory_total - card.memory_used)
+        told.append(f"{free / _GB:.1f} of {card.memory_total / _GB:.1f} GB were free")
+    if card.processes:
+        told.append(_describe_processes(card.processes))
+    return ", and ".join(told)
+
+
+def _describe_processes(processes: Sequence[GpuProcess]) -> str:
+    largest = sorted(processes, key=lambda process: -(process.memory or 0))
+    named, others = largest[:_SHOWN], largest[_SHOWN:]
+    told = [f"{_describe_holder(process.pid)} held {_gigabytes(process.memory)}" for process in named]
+    if others:
+        told.append(f"{len(others)} more held {_gigabytes(sum(process.memory or 0 for process in others))}")
+    return ", ".join(told)
+
+
+def _describe_holder(pid: int) -> str:
+    """The job of a process; of one that is no job's its pid, and its name and user where they can be read."""
+    import psutil
+
+    try:
+        if os.getpgid(pid) == os.getpgrp():
+            return "this job"
+        process = psutil.Process(pid)
+        name, user = process.name(), process.username()
+    except (psutil.Error, OSError):  # in a container the driver tells the host's pids
+        return f"process {pid}"
+    job = job_of(pid)
+    return f"job {job}" if job else f"process {pid} ({name}, user {user})"
+
+
+def _gigabytes(amount: int | None) -> str:
+    """n/a where the driver does not tell, as WSL2's."""
+    return "n/a" if amount is None else f"{amount / _GB:.1f} GB"

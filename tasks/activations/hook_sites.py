@@ -1,0 +1,11 @@
+"""Sites of a block that can be read and written: the only list of them, without torch, so that options can name one.
+
+`resid` is the residual stream after the block (its output); `attn` and `mlp` are what attention and MLP add to that
+stream; `mlp-in` is what the MLP reads. See tasks.activations.hooks for where in a model they are.
+"""
+
+from __future__ import annotations
+
+#: Each site's name in TransformerLens, within `blocks.L.`. Its `ln2.hook_normalized` is not what the MLP reads: the
+#: norm's weights come after it.
+SITES = {"resid": "hook_resid_post", "mlp": "hook_mlp_out", "attn": "hook_attn_out", "mlp-in": "mlp.hook_in"}

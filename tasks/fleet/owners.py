@@ -1,0 +1,54 @@
+"""Who owns a job: the Redis user of the connection that submits it, else the name that was given, else the OS user."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from tasks.errors import Problem
+from tasks.parsing.safe_text import shown
+from tasks.redis_client.redis_url import Address
+
+#: The user of a Redis connection without a user of its own; it says nothing of who connects.
+DEFAULT_USER = "default"
+
+#: An owner's name; the letters of Redis users and of OS users, and of e-mail addresses.
+_NAME = re.compile(r"[^\s,:*?\[\]\\/\x00-\x1f\x7f]{1,100}")
+
+
+def check_owner(name: str) -> str:
+    """The name, if it can be an owner's; Problem for any other."""
+    if not _NAME.fullmatch(name) or not name.isprintable():
+        raise Problem(
+            f"{shown(name)} cannot be an owner.", "Use up to 100 characters without spaces and , : * ? [ ] / \\"
+        )
+    return name
+
+
+def owner_of(address: Address, given: str | None = None) -> str:
+    """The owner of what is submitted over a connection to that address; `given` is the name that a person gave.
+
+    Problem for a name that cannot be one, and for another one than the connection's Redis user.
+    """
+    if given is not None:
+        check_owner(given)
+    user = address.username
+    if not user or user == DEFAULT_USER:
+        return given or os_user()
+    if given not in (None, user):
+        raise Problem(
+            f"The Redis user {user} cannot submit jobs of another owner, {given}.",
+            f"Leave out --owner (or MISTUDIO_OWNER), or connect as {given}",
+        )
+    return user
+
+
+def os_user() -> str:
+    """The name of the user that runs this process; its number where the system has no name for it."""
+    try:
+        import pwd
+
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except (ImportError, KeyError):
+        name = ""
+    return name if _NAME.fullmatch(name) else f"uid-{os.getuid()}"

@@ -1,0 +1,1 @@
+"""What a job is: its record, its kind, the grid of its values."""

@@ -1,0 +1,75 @@
+"""What a job asks and hears when it leases a device: the records and words that the ledger and its callers share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tasks.errors import Problem
+from tasks.parsing.safe_text import shown
+
+ANY, NONE = "any", "none"
+
+_GB = 1e9
+
+
+@dataclass(frozen=True)
+class Card:
+    """A device on offer. `key` is one for the same card on whichever host or container; `name` is "cuda:0".
+
+    `total` and `used` are bytes, None when they cannot be read.
+    """
+
+    key: str
+    name: str
+    total: int | None = None
+    used: int | None = None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a card was not leased: `jobs` fill its slots or, when that is not it, only `room` bytes of it are free."""
+
+    name: str
+    jobs: tuple[str, ...] = ()
+    room: int = 0
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A device that a job holds: its card's key, and the bytes the job is expected to hold there (None: unknown)."""
+
+    key: str
+    expected: int | None
+
+
+#: Of an index: no host has more cards, and Python reads no number of thousands of digits.
+_MOST_DIGITS = 4
+
+
+def read_wish(wish: str) -> tuple[int, ...] | None:
+    """The indices of "0,1"; None for "any", nothing for "none". Problem for any other word."""
+    words = [word.strip() for word in wish.split(",")]
+    if words == [ANY]:
+        return None
+    if words == [NONE]:
+        return ()
+    if all(word.isdecimal() and word.isascii() and len(word) <= _MOST_DIGITS for word in words):
+        return tuple(dict.fromkeys(map(int, words)))
+    raise Problem(f"--gpu {shown(wish)} is neither any nor none nor indices such as 0,1.", "See: mistudio top --once")
+
+
+def explain(refusals: Sequence[Refusal], need: int | None) -> str:
+    """Why none of these cards was leased, for those who wait: needs 12 GB, 9 are free on cuda:0."""
+    held = [f"{told.name} is held by {_named(told.jobs)}" for told in refusals if told.jobs]
+    full = [f"{_gigabytes(told.room)} are free on {told.name}" for told in refusals if not told.jobs]
+    wants = [f"needs {_gigabytes(need)} GB" if need else "needs free memory"] if full else []
+    return "; ".join([", ".join(wants + full), *held] if full else held)
+
+
+def _named(jobs: Sequence[str]) -> str:
+    return f"job {jobs[0]}" if len(jobs) == 1 else f"jobs {', '.join(jobs[:-1])} and {jobs[-1]}"
+
+
+def _gigabytes(amount: int) -> str:
+    return f"{round(amount / _GB, 1):g}"

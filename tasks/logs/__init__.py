@@ -1,0 +1,1 @@
+"""Logs of jobs and workers, where other hosts can read them."""

@@ -1,0 +1,1 @@
+"""Language models: found, checked, loaded, and how their products are computed."""

@@ -1,0 +1,1 @@
+"""What comes from outside, read with nothing taken on trust: documents, values, text for a terminal, tensors."""

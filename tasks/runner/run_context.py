@@ -1,0 +1,98 @@
+"""What a job's kind sees of the world while it runs, in a runner and in a worker's slot."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from math import isfinite
+from pathlib import Path
+
+from tasks.jobs.kind import METRICS_TOLD, Point, Progress, Stopped
+from tasks.ledger.client import Claim, Ledger
+from tasks.redis_client.redis_patience import retry_until_reachable
+from tasks.runner.reporter import Reporter
+from tasks.storage import attempts
+from tasks.storage.store import Store
+
+log = logging.getLogger("mistudio.job")
+
+#: How often a job's progress is written to the ledger, whatever its pace.
+REPORT_EVERY_S = 1.0
+
+
+@dataclass
+class RunContext:
+    """What a kind's `run` sees of the world; see `tasks.jobs.kind.Context`."""
+
+    claim: Claim
+    ledger: Ledger
+    store: Store
+    home: Path
+    device: str
+    told_to_stop: Callable[[], bool]
+    reporter: Reporter
+    _phase: tuple[str, float, int] = field(default=("", 0.0, 0))
+    _reported_at: float = 0.0
+    _measured: Point | None = None
+
+    def __post_init__(self) -> None:
+        job = self.claim.job
+        self.job_id, self.name, self.attempt = job.id, job.name, job.attempt
+        self.begins = not self.store.work_folder(job.id).exists()
+        if job.from_checkpoint:
+            attempts.hand_over(self.store, job.from_checkpoint, job.id)
+        if retry_until_reachable(lambda: self.ledger.renew(self.claim)) == "lost":
+            raise attempts.Superseded(job.id)
+        self.workdir = attempts.begin(self.store, job.id, job.attempt, self.claim.token)
+        self.output = self.workdir / attempts.OUTPUT
+
+    def stopping(self) -> bool:
+        """Whether the job was told to stop."""
+        return self.told_to_stop()
+
+    def live_jobs(self) -> set[str]:
+        """Ids of all jobs that have not ended, and of those whose checkpoint one of them will take over."""
+        return self.ledger.live_jobs()
+
+    def seconds_since_end(self, job_ids: Sequence[str]) -> dict[str, float | None]:
+        """How long ago these jobs ended, by the ledger's clock; None for one that has not, none for an unknown one."""
+        now, jobs = self.ledger.now(), self.ledger.many(job_ids)
+        return {job.id: now - job.finished_at if job.state.ended and job.finished_at else None for job in jobs if job}
+
+    def metrics(self, at: int, values: Mapping[str, float | None]) -> None:
+        """What was measured, for the next report; ValueError for too many."""
+        if len(values) > METRICS_TOLD:
+            raise ValueError(f"{len(values)} metrics are more than {METRICS_TOLD}")
+        self._measured = Point(at, {name: _short(value) for name, value in values.items()})
+
+    def note(self, sentence: str) -> None:
+        """Tell in the job's log and its history what a person should know of how it goes on."""
+        log.info("%s", sentence)
+        self.reporter.note(sentence)
+
+    def progress(self, phase: str, done: int, total: int | None = None, unit: str = "") -> None:
+        """Say how far the work is; raises Stopped once the job was told to stop."""
+        if self.told_to_stop():
+            raise Stopped
+        now = time.monotonic()
+        if phase != self._phase[0]:
+            self._phase, self._reported_at = (phase, now, done), 0.0
+        if now - self._reported_at < REPORT_EVERY_S and done != total:
+            return
+        self._reported_at = now
+        _, began, first = self._phase
+        rate = (done - first) / (now - began) if now > began else None
+        self.reporter.report(Progress(phase, done, total, unit, rate), self._measured)
+        self._measured = None
+
+    def send_the_rest(self) -> None:
+        """Send what was reported and is not sent yet: the work is over. Raises Unreachable when that takes too long."""
+        for message in self.reporter.close():
+            retry_until_reachable(partial(message, self.ledger))
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None or not isfinite(value) else float(f"{value:.6g}")

@@ -1,0 +1,1 @@
+"""The saved form of an SAE, written for others, and its model card."""

@@ -1,0 +1,1 @@
+"""SAEs of other libraries, read and turned into ours."""

@@ -1,0 +1,38 @@
+"""Submitting the same list of jobs again submits none of them twice: the id of each is known before it is planned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from tasks.ledger.client import Ledger, new_job_id
+
+#: For how long a list is recognized.
+_KEPT_S = 30 * 86400
+
+#: The keys, after the prefix: the ids by the lists' digests (hash), and when each was submitted (sorted set).
+_IDS, _TIMES = "lists", "lists:at"
+
+
+def first_id(ledger: Ledger, lines: Sequence[str], wishes: object, *, again: bool = False) -> str:
+    """The id from which the jobs of these lines have theirs: the same for the same lines, unless `again`.
+
+    Unreachable, Unable among it, or Refused when Redis does not take the note of it.
+    """
+    import hashlib  # loads OpenSSL, which other commands have no use for
+
+    canonical = json.dumps([list(lines), repr(wishes)])
+    digest = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    ids, times = map(ledger.client.key, (_IDS, _TIMES))
+    now = ledger.now()
+    _forget_old_lists(ledger, ids, times, now - _KEPT_S)
+    ledger.client.call("ZADD", times, *([] if again else ["NX"]), now, digest)
+    ledger.client.call("HSET" if again else "HSETNX", ids, digest, new_job_id())
+    return str(ledger.client.call("HGET", ids, digest))
+
+
+def _forget_old_lists(ledger: Ledger, ids: str, times: str, before: float) -> None:
+    old = ledger.client.call("ZRANGEBYSCORE", times, "-inf", before, "LIMIT", 0, 1000)
+    if old:
+        ledger.client.call("HDEL", ids, *old)
+        ledger.client.call("ZREM", times, *old)

@@ -1,0 +1,235 @@
+"""Submitting jobs: the only place that checks a request and resolves what it needs.
+
+`plan` does that and writes nothing; what it planned is submitted at once, all or none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.accelerators.devices import ABSENT, read_devices
+from tasks.errors import Problem
+from tasks.jobs.grid import marked
+from tasks.jobs.kind import Job, JobKind, Request, kind_named
+from tasks.jobs.kind_digest import digest_of
+from tasks.jobs.kind_settings import default_priority, limits_set
+from tasks.ledger.client import Ledger, new_job_id
+from tasks.ledger.device_lease import read_wish
+from tasks.parsing.redact import holds_secret
+from tasks.queues import HIGHEST_PRIORITY, LOWEST_PRIORITY
+from tasks.storage.store import Store, check_name
+from tasks.system.version import installed_version, named_version
+
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/=@+-]{0,99}")
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownArtifacts:
+    """What a kind's `prepare` may ask: artifacts in the store, and those that jobs will make.
+
+    `planned` holds by "family/name" what jobs that have been planned, but not submitted, will make. `owner` is who
+    submits them, None where that is not known.
+    """
+
+    ledger: Ledger
+    store: Store
+    planned: dict[str, Job] = dataclasses.field(default_factory=dict)
+    owner: str | None = None
+
+    def manifest(self, family: str, name: str) -> dict[str, Any] | None:
+        """The manifest of a finished artifact, or None."""
+        return self.store.find_manifest(family, name)
+
+    def coming(self, family: str, name: str) -> bool:
+        """Whether an unfinished or a planned job will make that artifact."""
+        return self.maker(f"{family}/{check_name(name)}") is not None
+
+    def maker(self, artifact: str) -> str | None:
+        """The id of the unfinished or planned job that will make "family/name"."""
+        planned = self.planned.get(artifact)
+        return planned.id if planned else self.ledger.coming(artifact)
+
+    def coming_from(self, family: str, name: str) -> tuple[str, dict[str, Any]]:
+        """Kind and parameters of the job that will make an artifact that is coming, as if it made nothing else."""
+        planned = self.planned.get(f"{family}/{name}")
+        job = planned or self.ledger.need(self.ledger.coming(f"{family}/{name}") or "")
+        if not job.more_artifacts:
+            return job.kind, job.params
+        kind = kind_named(job.kind)
+        return job.kind, dataclasses.asdict(kind.made_by(kind.read_params(job.params), job.name)[name])
+
+    def path(self, family: str, name: str) -> Path:
+        """Where the artifact is or would be."""
+        return self.store.path(family, name)
+
+    def jobs_run_on_this_cpu(self) -> bool:
+        """Whether Redis is on this machine alone, as the workers are then, and there is no GPU to be had."""
+        is_here = self.ledger.client.address.path is not None
+        return is_here and read_devices().reason in ABSENT
+
+
+@dataclasses.dataclass(frozen=True)
+class Wishes:
+    """How jobs are to be run, whatever their kind. `after` are ids of jobs to wait for.
+
+    Without a `priority` each has its kind's default.
+    """
+
+    priority: int | None = None
+    after: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    gpu: str = "any"
+
+    def check(self) -> None:
+        """Problem for a wish that cannot be granted."""
+        if self.priority is not None and not LOWEST_PRIORITY <= self.priority <= HIGHEST_PRIORITY:
+            raise Problem(f"--priority must be between {LOWEST_PRIORITY} and {HIGHEST_PRIORITY}, not {self.priority}.")
+        read_wish(self.gpu)
+        for tag in self.tags:
+            if not _TAG.fullmatch(tag):
+                raise Problem(
+                    f"{tag!r} cannot be a tag.", "Use up to 100 letters, digits and . _ : / = @ + -, a letter first"
+                )
+
+
+class Taken(Problem):
+    """Something that a job would make is there, or made by the unfinished job `maker`.
+
+    `makes` is all that it would make, each with the parameters of it alone.
+    """
+
+    def __init__(self, artifact: str, makes: dict[str, dict[str, Any]], maker: str | None) -> None:
+        state = f"is being made by job {maker}" if maker else "is there already"
+        super().__init__(f"{artifact} {state}.", "Give this one another --name")
+        self.makes, self.maker = makes, maker
+
+
+def submit(
+    ledger: Ledger,
+    store: Store,
+    kind_name: str,
+    values: dict[str, Any],
+    *,
+    name: str | None = None,
+    priority: int | None = None,
+    after: Sequence[str] = (),
+    job_id: str | None = None,
+    tags: Sequence[str] = (),
+    gpu: str = "any",
+    owner: str | None = None,
+) -> list[Job]:
+    """Submit a job and those that must come first; the last one is the job asked for. Problem as `plan` raises it.
+
+    Without a `job_id` of its own it gets a fresh one.
+    """
+    wishes = Wishes(priority, tuple(after), tuple(tags), gpu)
+    *before, job = plan(KnownArtifacts(ledger, store, owner=owner), kind_name, values, name=name, wishes=wishes)
+    return ledger.submit_all([*before, dataclasses.replace(job, id=job_id or job.id)])
+
+
+def plan(
+    known: KnownArtifacts,
+    kind_name: str,
+    values: dict[str, Any],
+    *,
+    name: str | None = None,
+    marks: Sequence[str] = (),
+    wishes: Wishes | None = None,
+    job_id: str | None = None,
+) -> list[Job]:
+    """The job and those that must come first, the job asked for last; nothing is submitted.
+
+    Jobs that make what this one reads are its parents without being named. Its name ends in those of the `marks` that
+    are not in it already. What the jobs make is noted in `known`, so that one planned later may read it. Problem when
+    the request cannot work.
+    """
+    kind, wishes = kind_named(kind_name), wishes or Wishes()
+    _refuse_secrets(name, values, wishes)
+    wishes.check()
+    params = kind.read_params(values)
+    requests: list[Request] = []
+    if kind.prepare:
+        params, requests = kind.prepare(params, known)
+    name = _name_for(kind, params, name, marks)
+    makes = {
+        f"{kind.produces}/{check_name(made)}": dataclasses.asdict(own)
+        for made, own in kind.made_by(params, name).items()
+    }
+    _refuse_if_there(makes, known)
+    earlier: list[Job] = []
+    for request in requests:
+        if not _there_or_coming(request, known):
+            earlier += plan(known, request.kind, request.params, name=request.name, wishes=_for_forerunners(wishes))
+    parents = [*wishes.after, *_makers(kind, params, known)]
+    job = Job(
+        id=job_id or new_job_id(),
+        kind=kind.name,
+        name=name,
+        queue=kind.queue,
+        params=dataclasses.asdict(params),
+        priority=default_priority(kind) if wishes.priority is None else wishes.priority,
+        max_attempts=kind.attempts,
+        parents=tuple(dict.fromkeys(parents)),
+        tags=tuple(dict.fromkeys(wishes.tags)),
+        gpu=wishes.gpu,
+        limits=limits_set(kind),
+        digest=digest_of(kind),
+        submitted_by=f"{named_version(installed_version())} on {socket.gethostname()}",
+        artifact=next(iter(makes), None),
+        more_artifacts=tuple(makes)[1:],
+        owner=known.owner,
+    )
+    known.planned.update(dict.fromkeys(makes, job))
+    return [*earlier, job]
+
+
+def _refuse_secrets(name: str | None, values: dict[str, Any], wishes: Wishes) -> None:
+    for what, told in (("A tag", wishes.tags), ("The name", name), ("A parameter", values)):
+        if holds_secret(told):
+            raise Problem(
+                f"{what} holds a token or a password; jobs are kept and shown, so it would leak.",
+                "Set HF_TOKEN where the workers start, and leave it out here",
+            )
+
+
+def _for_forerunners(wishes: Wishes) -> Wishes:
+    """What is wished of a job holds for those it needs, but for what it waits for and the GPU it gets."""
+    return Wishes(wishes.priority, tags=wishes.tags)
+
+
+def _name_for(kind: JobKind, params: Any, name: str | None, marks: Sequence[str]) -> str:
+    if name is None:
+        name = kind.default_name(params) if kind.default_name else kind.name
+    return check_name(marked(name, marks))
+
+
+def _refuse_if_there(makes: dict[str, dict[str, Any]], known: KnownArtifacts) -> None:
+    for artifact in makes:
+        family, _, name = artifact.partition("/")
+        if known.manifest(family, name) is not None:
+            raise Taken(artifact, makes, None)
+        if artifact in known.planned:
+            raise Problem(f"{artifact} would be made twice.", "Give each one a --name of its own")
+        if maker := known.maker(artifact):
+            raise Taken(artifact, makes, maker)
+
+
+def _there_or_coming(request: Request, known: KnownArtifacts) -> bool:
+    family = kind_named(request.kind).produces or ""
+    return known.manifest(family, request.name) is not None or known.coming(family, request.name)
+
+
+def _makers(kind: JobKind, params: Any, known: KnownArtifacts) -> list[str]:
+    """Ids of unfinished and planned jobs that make what the parameters name."""
+    makers = []
+    for spec in dataclasses.fields(kind.params):
+        family, value = spec.metadata.get("artifact"), getattr(params, spec.name)
+        maker = known.maker(f"{family}/{value}") if family and value else None
+        if maker:
+            makers.append(maker)
+    return makers

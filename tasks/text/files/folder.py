@@ -1,0 +1,63 @@
+"""The files of a folder: regular files inside it only; links out of it, FIFOs and devices are counted, never opened."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.text.files.tally import Tally
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder whose files with a `wanted` name are listed; folders named in `skip` and hidden ones are left out."""
+
+    path: Path
+    wanted: Callable[[str], bool]
+    skip: tuple[str, ...]
+    tally: Tally
+
+    def files(self) -> Iterator[Path]:
+        """The files in a stable order. A link is followed to a file of the folder that is not listed itself."""
+        root, followed = self.path.resolve(), set[Path]()
+        for path in self._named():
+            if (why := why_not(path, root)) is not None:
+                self.tally.skip(str(path.relative_to(self.path)), why)
+            elif not path.is_symlink():
+                yield path
+            elif (target := path.resolve()) not in followed and not self._lists(target.relative_to(root)):
+                followed.add(target)
+                yield path
+
+    def _named(self) -> Iterator[Path]:
+        """All that has a wanted name, whatever it is."""
+        for folder, below, names in os.walk(self.path, onerror=self._unreadable):
+            below[:] = sorted(name for name in below if self._enters(name))
+            for name in below:
+                if Path(folder, name).is_symlink():
+                    self.tally.skip(str(Path(folder, name).relative_to(self.path)), "a link to a folder")
+            yield from (Path(folder, name) for name in sorted(names) if self._lists(Path(name)))
+
+    def _enters(self, name: str) -> bool:
+        return name not in self.skip and not name.startswith(".")
+
+    def _lists(self, path: Path) -> bool:
+        return all(map(self._enters, path.parts[:-1])) and not path.name.startswith(".") and self.wanted(path.name)
+
+    def _unreadable(self, error: OSError) -> None:
+        self.tally.refuse(str(error.filename), str(error.strerror))
+
+
+def why_not(path: Path, root: Path) -> str | None:
+    """Why a path below `root`, which is resolved, is not read; None for a regular file or a link to one below it."""
+    try:
+        target = path.resolve(strict=True)
+        mode = target.stat().st_mode
+    except (OSError, RuntimeError):
+        return "a link to nothing"
+    if not target.is_relative_to(root):
+        return "a link out of the folder"
+    return None if stat.S_ISREG(mode) else "no regular file"

@@ -1,0 +1,167 @@
+"""Which device a job runs on, and the leases that keep jobs that would hinder each other off one card or processor."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
+
+from tasks.accelerators import devices
+from tasks.errors import Problem
+from tasks.jobs.kind import JobKind, Progress
+from tasks.ledger.client import Claim, Ledger
+from tasks.ledger.device_lease import ANY, Card, explain, read_wish
+from tasks.queues import Resource, queue_named
+from tasks.redis_client.redis_connection import Refused, Unreachable
+from tasks.worker import thread_limits
+
+log = logging.getLogger("mistudio.slot")
+
+CPU = "cpu"
+
+#: How the phase of a job begins that has not begun to work; why it waits follows.
+WAITING, WAITING_ON_CPU = "waiting for a GPU", "waiting for the processor"
+
+_ASK_EVERY_S = 1.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a runner computes: torch's name for it inside the runner, and the environment that makes it so."""
+
+    torch_name: str
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def _read_devices() -> devices.Devices:
+    """The devices; a driver that does not answer keeps no job from being cancelled."""
+    return devices.read_devices(patience_s=_ASK_EVERY_S)
+
+
+def device_for(
+    ledger: Ledger,
+    claim: Claim,
+    kind: JobKind,
+    stop: Callable[[], bool],
+    *,
+    wish: str = ANY,
+    need: Callable[[], int | None] = lambda: None,
+    read: Callable[[], devices.Devices] = _read_devices,
+) -> Device | None:
+    """The device for that job, leased; waits while none can be had. None when told to stop meanwhile.
+
+    `need` estimates the bytes of GPU memory that the job will hold; it is asked only where there is a GPU. The CPU is
+    for kinds that want no GPU, for the wish "none", and for machines without any: never for one whose GPUs cannot be
+    read. Only what could have had a GPU leases the CPU: it would use all cores. Problem for a wish that cannot come
+    true here.
+    """
+    if queue_named(kind.queue).resource is not Resource.GPU:
+        _unless_away(lambda: ledger.use_device(claim, CPU))
+        return _on_cpu(ledger)
+    wished = read_wish(wish)
+    found = devices.Devices(reason=devices.NO_GPU) if wished == () else read()
+    if found.reason in devices.ABSENT:
+        if wished:
+            raise _no_such_gpu(wished[0], found.limit or found.reason)
+        return _until(stop, ledger, claim, WAITING_ON_CPU, lambda: _lease_cpu(ledger, claim))
+    needed, first = need(), [found]
+    return _until(
+        stop,
+        ledger,
+        claim,
+        WAITING,
+        lambda: _lease(ledger, claim, _offered(first.pop() if first else read(), wished), needed),
+    )
+
+
+def _until(
+    stop: Callable[[], bool], ledger: Ledger, claim: Claim, waits: str, lease: Callable[[], tuple[Device | None, str]]
+) -> Device | None:
+    """The device, as soon as one can be leased; the job's record says why it waits."""
+    while not stop():
+        leased, why = lease()
+        if leased is not None:
+            return leased
+        _unless_away(partial(ledger.report, claim, Progress(f"{waits}: {why}" if why else waits, 0, None, "")))
+        time.sleep(_ASK_EVERY_S)
+    return None
+
+
+def _lease_cpu(ledger: Ledger, claim: Claim) -> tuple[Device | None, str]:
+    """This machine's processor, if so few jobs hold it that one more may; else who does."""
+    processor = Card(f"{socket.gethostname()}:{CPU}", CPU)
+    told = _unless_away(lambda: ledger.lease_device(claim, [processor], thread_limits.cpu_jobs()))
+    if isinstance(told, Card):
+        return _on_cpu(ledger), ""
+    return None, explain(told or (), None)
+
+
+def _on_cpu(ledger: Ledger) -> Device:
+    return Device(CPU, {"CUDA_VISIBLE_DEVICES": "", **thread_limits.bounds(ledger)})
+
+
+def _card(device: devices.Device) -> Card:
+    if device.in_instances or device.memory_total is None or device.memory_used is None:
+        return Card(device.key, f"cuda:{device.label}")
+    return Card(device.key, f"cuda:{device.label}", device.memory_total, device.memory_used)
+
+
+def _offered(found: devices.Devices, wished: tuple[int, ...] | None) -> list[devices.Device] | str:
+    """The devices that may be leased, most free memory first, or why they cannot be read. A lost one is not offered.
+
+    The index of a GPU that is cut into MIG instances stands for all of them.
+    """
+    if found.reason is not None:
+        return found.reason.removeprefix(devices.UNREADABLE)
+    there = {
+        device.index: [other for other in found.devices if other.index == device.index] for device in found.devices
+    }
+    for index in wished or ():
+        if index not in there:
+            limit = f" ({found.limit})" if found.limit else ""
+            raise _no_such_gpu(index, f"its GPUs are {', '.join(map(str, there))}{limit}")
+    chosen = [device for index in wished or there for device in there[index]]
+    readable = [device for device in chosen if device.problem is None]
+    if not readable:
+        return "; ".join(f"GPU {device.label}: {device.problem}" for device in chosen)
+    return sorted(readable, key=lambda device: (device.memory_used or 0) - (device.memory_total or 0))
+
+
+def _no_such_gpu(index: int, why: str) -> Problem:
+    return Problem(f"{socket.gethostname()} has no GPU {index}: {why}.", "Submit the job again with another --gpu")
+
+
+def _lease(
+    ledger: Ledger, claim: Claim, offered: list[devices.Device] | str, need: int | None
+) -> tuple[Device | None, str]:
+    """The device, if one could be leased; else why not, as far as that is known."""
+    if isinstance(offered, str):
+        return None, f"the GPUs cannot be read: {offered}"
+    cards = [_card(device) for device in offered]
+    told = _unless_away(lambda: ledger.lease_device(claim, cards, _jobs_per_gpu(), need))
+    if not isinstance(told, Card):
+        return None, explain(told or (), need)
+    device = offered[cards.index(told)]
+    # The UUID is this card in whatever order CUDA counts; of a card cut in instances it names none.
+    visible = device.uuid if device.uuid and not device.in_instances else str(device.index)
+    return Device("cuda", {"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}), ""
+
+
+def _jobs_per_gpu() -> int:
+    """How many jobs may share one GPU, as this slot's worker was told."""
+    return int(os.environ.get("MISTUDIO_GPU_JOBS", "1"))
+
+
+def _unless_away(ask: Callable[[], T]) -> T | None:
+    try:
+        return ask()
+    except (Unreachable, Refused) as error:
+        log.warning("Redis could not be asked about a device: %s", error)
+        return None

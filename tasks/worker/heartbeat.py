@@ -1,0 +1,157 @@
+"""A worker's heartbeat: once a second, in a thread of its own, whatever Celery's message loop waits for.
+
+It carries when the message loop last ran, so that a worker that receives no messages differs from one that is gone.
+The same thread maintains the ledger and removes orphaned work folders.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from celery import bootsteps
+from celery.signals import worker_ready
+
+from tasks.fleet.clock_offset import ClockWatch
+from tasks.ledger.client import WorkerBeat
+from tasks.ledger.maintenance import upkeep_from_environment
+from tasks.messaging.app import open_ledger
+from tasks.messaging.held_messages import held
+from tasks.messaging.remote_control import consumed
+from tasks.messaging.reroute import bring_home
+from tasks.paths import Places
+from tasks.redis_client.redis_connection import Refused, Unreachable
+from tasks.storage.store import Store
+from tasks.system.rounds import Rounds
+from tasks.worker.fleet_membership import StoreWatch, why_store_changed
+from tasks.worker.orphans import clear_away_one
+from tasks.worker.slot_locks import Seat
+from tasks.worker.watchdog import told_to_end
+from tasks.worker.worker_name import WorkerName
+
+log = logging.getLogger("mistudio.worker")
+
+BEAT_EVERY_S = 1.0
+
+#: At every so many beats one thing is cleared away.
+_BEATS_PER_CLEARING = 10
+
+#: How long a worker that ends waits for its last call to Redis.
+_LAST_CALL_S = 6.0
+
+
+class Heartbeat(bootsteps.StartStopStep):
+    """Begins with the worker's first message loop and ends with the worker."""
+
+    #: What is required is stopped afterwards: the seat is given up before the pool waits for its last jobs.
+    requires = frozenset({"celery.worker.components:Timer", "celery.worker.components:Pool"})
+
+    def __init__(self, parent: Any, beat_of: WorkerBeat, name_of: WorkerName, seat: Seat, **options: Any) -> None:
+        super().__init__(parent, **options)
+        self._beat, self._name, self._seat = beat_of, name_of, seat
+        self._upkeep = upkeep_from_environment()
+        self._store = Store(Places.from_environment().store)
+        self._store_id: str | None = None
+        self._store_watch, self._clock_watch = StoreWatch(self._store.root), ClockWatch()
+        self._beats = 0
+        self._rounds = Rounds("what is done each second", log)
+        self._ready, self._is_over, self._loop_ran = threading.Event(), threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._timer: Any = None
+
+    def start(self, parent: Any) -> None:
+        """Begin; the first heartbeat waits until the worker consumes."""
+        self._worker = parent
+        self._ledger = open_ledger(parent.app)
+        worker_ready.connect(self._on_ready)
+        self._timer = parent.timer.call_repeatedly(BEAT_EVERY_S, self._loop_ran.set)
+        self._thread.start()
+
+    def stop(self, parent: Any) -> None:
+        """End; the worker is no consumer any more, though jobs may still run."""
+        self._seat.rise()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._is_over.set()
+        self._ready.set()
+        self._thread.join(_LAST_CALL_S)
+
+    def terminate(self, parent: Any) -> None:
+        """End in a cold shutdown: the same."""
+        self.stop(parent)
+
+    def _on_ready(self, **_: Any) -> None:
+        self._loop_ran.set()
+        self._ready.set()
+
+    def _run(self) -> None:
+        self._ready.wait()
+        while not self._is_over.is_set():
+            if not told_to_end():
+                with self._rounds.guarded():
+                    self._beat_and_maintain()
+            self._is_over.wait(BEAT_EVERY_S)
+        try:
+            self._pass_on(held.all())
+            self._name.forget(self._ledger, self._beat.name)
+        except (Unreachable, Refused):
+            log.warning("Redis is away; this worker's last heartbeat expires by itself")
+
+    def _beat_and_maintain(self) -> None:
+        try:
+            self._send()
+            self._pass_on(held.due())
+            if self._beats % _BEATS_PER_CLEARING == 0:
+                self._clear_up()
+                bring_home(self._ledger)
+                self._check_membership()
+            self._beats += 1
+        except Unreachable:
+            log.warning("Redis is away; trying again")
+        except Refused as error:
+            log.warning("Redis refused what is done each second; trying again: %s", error)
+
+    def _send(self) -> None:
+        """Send the heartbeat and have the ledger maintained, in one round trip."""
+        beat = replace(self._beat, queues=consumed(self._worker.consumer, self._beat.queues))
+        loop_ran = self._loop_ran.is_set()
+        self._loop_ran.clear()
+        now, why = self._name.send(self._ledger, beat, loop_ran=loop_ran, upkeep=self._upkeep)
+        if loop_ran:
+            self._beat = replace(self._beat, loop_at=now)
+        if why:
+            self._drain(why)
+
+    def _pass_on(self, jobs: Sequence[str]) -> None:
+        """Put the messages of these jobs, which this worker cannot run, back for others."""
+        if jobs:
+            self._ledger.pass_on(jobs)
+            held.forget(jobs)
+
+    def _check_membership(self) -> None:
+        """Drain when store or clock are wrong, as after an unmount; the next worker waits for the right ones."""
+        if self._store_id is None:
+            self._store_id = (self._ledger.fleet() or {}).get("store")
+        why = self._store_id and why_store_changed(self._store.root, self._store_id)
+        why = why or self._store_watch.why_unproven(self._ledger)
+        why = why or self._clock_watch.why_wrong(self._ledger.client)
+        if why:
+            self._drain(why)
+
+    def _drain(self, why: str) -> None:
+        if told_to_end():  # its name may be the next worker's already
+            return
+        log.error("this worker may not consume any more, and drains: %s", why)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _clear_up(self) -> None:
+        try:
+            if cleared := clear_away_one(self._ledger, self._store):
+                log.info("cleared away the work folder of job %s, which has ended", cleared)
+        except OSError as error:
+            log.warning("the work folders in %s cannot be looked at: %s", self._store.root, error)
