@@ -95,11 +95,12 @@ def root(
     prefix: Annotated[
         str | None, typer.Option(help="Prefix of this installation's keys in a shared Redis", metavar="WORD")
     ] = None,
-    result_backend: Annotated[str | None, typer.Option(help="Where Celery keeps results", metavar="URL")] = None,
+    result_backend: Annotated[str | None, typer.Option(help="Redis URL for Celery results", metavar="URL")] = None,
     owner: Annotated[
-        str | None, typer.Option(help="Owner of submitted jobs; default: the Redis user, else yours", metavar="NAME")
+        str | None,
+        typer.Option(help="Owner of submitted jobs; default: the Redis user, else the OS user", metavar="NAME"),
     ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks")] = False,
     version: Annotated[
         bool,
         typer.Option(

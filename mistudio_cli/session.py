@@ -17,7 +17,9 @@ _flags: dict[str, str] = {}
 
 
 def remember_flags(flags: Mapping[str, str | None]) -> None:
-    """Keep what the command line set; processes started from here inherit it. Problem for an owner without a name."""
+    """Export the global flags to the environment, so that child processes see them. Problem for an owner without a
+    name.
+    """
     _flags.clear()
     if flags.get("owner") == "":
         check_owner("")

@@ -1,4 +1,4 @@
-"""`mistudio doctor`: what is wrong here, and what mends it."""
+"""`mistudio doctor`: check this installation and suggest fixes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mistudio_cli.terminal import output
 app = typer.Typer()
 
 
-@app.command(help="Find what is wrong here, and what mends it")
+@app.command(help="Check this installation and suggest fixes")
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = False) -> None:
     """Check packages, home, Redis, workers and this machine; fails when a check does. Changes nothing."""
     found = list(checks.all_checks(session.current_settings()))

@@ -17,17 +17,17 @@ from tasks.ledger.client import Ledger
 from tasks.ledger.quotas import LIMITS, Quota, set_quota, unset_quota
 from tasks.parsing.safe_text import shown
 
-app = typer.Typer(help="Set what holds for all who share a Redis: quotas, rights of users", no_args_is_help=True)
+app = typer.Typer(help="Manage what all users of one Redis share: quotas, permissions", no_args_is_help=True)
 quota = typer.Typer(help="Limit the jobs of each owner", no_args_is_help=True)
 app.add_typer(quota, name="quota")
 
-Owner = Annotated[str, typer.Argument(metavar="OWNER", help="Whose: a Redis user, an OS user, or a name of --owner")]
+Owner = Annotated[str, typer.Argument(metavar="OWNER", help="A Redis user, an OS user, or a name given with --owner")]
 Json = Annotated[bool, typer.Option("--json", help="As JSON")]
 
 
 @app.callback()
 def noun() -> None:
-    """Set what holds for all who share a Redis."""
+    """Manage what all users of one Redis share."""
 
 
 @app.command("acl")
@@ -60,11 +60,11 @@ def print_acl(
 @quota.command("set")
 def set_(
     owner: Owner,
-    running: Annotated[int | None, typer.Option(min=0, help="Running jobs at most")] = None,
-    gpus: Annotated[int | None, typer.Option(min=0, help="Running jobs on GPUs at most")] = None,
-    queued: Annotated[int | None, typer.Option(min=0, help="Queued and waiting jobs at most")] = None,
+    running: Annotated[int | None, typer.Option(min=0, help="Maximum running jobs")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="Maximum running jobs on GPUs")] = None,
+    queued: Annotated[int | None, typer.Option(min=0, help="Maximum queued and waiting jobs")] = None,
 ) -> None:
-    """Limit the jobs of an owner. Limits that are not given stay; running jobs are not stopped."""
+    """Limit the jobs of an owner. Limits not given stay unchanged; running jobs are not stopped."""
     check_owner(owner)
     limits = Quota(running, gpus, queued)
     if limits == Quota():
@@ -85,7 +85,7 @@ def unset(owner: Owner) -> None:
 
 @quota.command("ls")
 def ls(as_json: Json = False) -> None:
-    """List the quotas of owners, and how much of each is used."""
+    """List quotas of owners and their usage."""
     ledger = _ledger()
     used = quota_view.read_used(ledger)
     if as_json:

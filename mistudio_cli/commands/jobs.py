@@ -1,4 +1,4 @@
-"""`mistudio jobs`: find, look at, wait for and cancel jobs."""
+"""`mistudio jobs`: list, inspect, wait for and cancel jobs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tasks.queues import HIGHEST_PRIORITY, LOWEST_PRIORITY
 
 _PAGE = re.compile(r"\d+\.\d+-[\w-]+")
 
-app = typer.Typer(help="Find, look at, wait for and cancel jobs", no_args_is_help=True)
+app = typer.Typer(help="List, inspect, wait for and cancel jobs", no_args_is_help=True)
 
 Id = Annotated[
     str,
@@ -41,21 +41,21 @@ Ids = Annotated[
         autocompletion=completion.of(completion.jobs),
     ),
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation")]
 Json = Annotated[bool, typer.Option("--json", help="As JSON")]
-Wide = Annotated[bool, typer.Option("--wide", help="Also their owners")]
+Wide = Annotated[bool, typer.Option("--wide", help="Show owners too")]
 
 
 @app.command("ls")
 @selecting
 def ls(
     chosen: Selection,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Number of jobs at most")] = 50,
-    page: Annotated[str | None, typer.Option("--next", help="Go on where a list ended: its `next`")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of jobs")] = 50,
+    page: Annotated[str | None, typer.Option("--next", help="Continue a list from its `next` token")] = None,
     wide: Wide = False,
     as_json: Json = False,
 ) -> None:
-    """List jobs, the newest first."""
+    """List jobs, newest first."""
     wanted = chosen.filter()
     if page is not None and not _PAGE.fullmatch(page):
         raise Problem(f"--next {page!r} is not what a list ended with.", "Take `next` of: mistudio jobs ls --json")
@@ -75,10 +75,10 @@ def ls(
 @selecting
 def export(
     chosen: Selection,
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Where to; default: the terminal")] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Output file; default: standard output")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists")] = False,
 ) -> None:
-    """Write all that is known of jobs as JSON lines, the newest first."""
+    """Export job records as JSON lines, newest first."""
     from mistudio_cli.jobs import export_jobs
 
     if file is not None and str(file) != "-" and file.is_file() and not force:
@@ -97,9 +97,9 @@ def export(
 @app.command("set-priority")
 def set_priority(
     job_id: Id,
-    priority: Annotated[int, typer.Argument(min=LOWEST_PRIORITY, max=HIGHEST_PRIORITY, help="The highest first")],
+    priority: Annotated[int, typer.Argument(min=LOWEST_PRIORITY, max=HIGHEST_PRIORITY, help="0 (low) to 10 (high)")],
 ) -> None:
-    """Give a job that has not started another priority."""
+    """Change the priority of a job that has not started."""
     ledger = session.connect_ledger(session.current_settings())
     job = find_job(ledger, job_id)
     ledger.queues.set_priority(job.id, priority)
@@ -109,7 +109,7 @@ def set_priority(
 @app.command("rm")
 @selecting_all
 def rm(chosen: Selection, job_ids: Ids = None, yes: Yes = False) -> None:
-    """Remove the records, logs and checkpoints of jobs that have ended. What they made stays."""
+    """Remove records, logs and checkpoints of ended jobs. Their artifacts stay."""
     from tasks.logs.log_tails import remove_tails
     from tasks.storage.log_archive import remove_archives
     from tasks.storage.store import Store
@@ -138,7 +138,7 @@ def rm(chosen: Selection, job_ids: Ids = None, yes: Yes = False) -> None:
 
 @app.command("show")
 def show(job_id: Id, as_json: Json = False) -> None:
-    """Show all that is known of a job."""
+    """Show a job in full: parameters, progress, metrics, events."""
     from mistudio_cli.monitor.job_context import surroundings_of
 
     settings = session.current_settings()
@@ -155,7 +155,7 @@ def show(job_id: Id, as_json: Json = False) -> None:
 
 @app.command("explain")
 def explain(job_id: Id, as_json: Json = False) -> None:
-    """Say why a job does not run, what it is doing, or what became of it."""
+    """Explain why a job is not running, what it is doing, or how it ended."""
     from mistudio_cli.monitor.explain import explain as causes_of
     from mistudio_cli.monitor.explain import look_around
 
@@ -175,18 +175,18 @@ def explain(job_id: Id, as_json: Json = False) -> None:
 def retry(
     chosen: Selection,
     job_ids: Ids = None,
-    failed: Annotated[bool, typer.Option("--failed", help="All that have failed and were not tried again")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="All failed jobs that were not retried")] = False,
     from_checkpoint: Annotated[
         bool | None,
         typer.Option(
             "--from-checkpoint/--from-scratch",
-            help="Go on from what the job had done, or begin anew; default: go on if a checkpoint is left",
+            help="Resume from its checkpoint or start over; default: resume if there is a checkpoint",
         ),
     ] = None,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Submit jobs that have ended once more, with the same parameters; --failed with those they failed because of."""
+    """Retry ended jobs with the same parameters; --failed includes the parents that made them fail."""
     from mistudio_cli.fleet import replication
     from mistudio_cli.submission import retrying
 
@@ -218,12 +218,12 @@ def retry(
 @app.command("logs")
 def logs(
     job_id: Id,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow until the job has ended")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow until the job ends")] = False,
     lines: Annotated[int, typer.Option("-n", min=0, help="Number of lines from the end")] = 100,
-    attempt: Annotated[int | None, typer.Option(min=1, help="Only this attempt, such as 2")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line")] = False,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Only this attempt")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON lines")] = False,
 ) -> None:
-    """Print a job's log, whichever hosts its attempts ran on."""
+    """Print a job's log, from every host its attempts ran on."""
     from mistudio_cli.jobs.job_logs import print_forgotten_log, print_log
 
     settings = session.current_settings()
@@ -242,10 +242,10 @@ def logs(
 def wait(
     chosen: Selection,
     job_ids: Ids = None,
-    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds to wait at most")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Maximum seconds to wait")] = None,
     as_json: Json = False,
 ) -> None:
-    """Wait until jobs have ended; fails unless all succeeded. --all means those that have not ended yet."""
+    """Wait until jobs end; fails unless all succeed. --all: all jobs that have not ended."""
     ledger = session.connect_ledger(session.current_settings())
     jobs = chosen.jobs(ledger, job_ids or ())
     if chosen.every and not chosen.state:
@@ -261,12 +261,12 @@ def wait(
 def cancel(
     chosen: Selection,
     job_ids: Ids = None,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Only ask; do not wait for the end")] = False,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait at most")] = 60.0,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Request cancellation and return at once")] = False,
+    timeout: Annotated[float, typer.Option(min=0, help="Maximum seconds to wait")] = 60.0,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Cancel jobs, and wait until they have stopped."""
+    """Cancel jobs and wait until they stop."""
     ledger = session.connect_ledger(session.current_settings())
     jobs = chosen.jobs(ledger, job_ids or ())
     if chosen.is_given:

@@ -20,7 +20,7 @@ from tasks.redis_client.redis_url import with_prefix
 app = typer.Typer()
 
 
-@app.command(help="Make this host one of those that share a Redis and a store")
+@app.command(help="Join this host to a shared Redis and store")
 def join(
     url: Annotated[
         str, typer.Argument(help="The shared Redis, redis://lab-server:6379/0 or sentinel://…, without a password")
@@ -30,13 +30,13 @@ def join(
     ] = None,
     profile: Annotated[
         str,
-        typer.Option(help="Which workers to start here", autocompletion=completion.of(completion.profiles)),
+        typer.Option(
+            help="Profile of workers to start on this host", autocompletion=completion.of(completion.profiles)
+        ),
     ] = "full",
-    password_file: Annotated[
-        Path | None, typer.Option(help="File with the password of Redis; else it is asked for")
-    ] = None,
+    password_file: Annotated[Path | None, typer.Option(help="File with the Redis password; default: prompt")] = None,
 ) -> None:
-    """Check Redis and store, keep them in the settings, start workers. Twice is harmless."""
+    """Check Redis and store, save them in the settings, start workers. Safe to repeat."""
     load_profile(profile)  # one that does not exist is said before anything else
     place = None if store is None else membership.check_place_of_store(store)
     full_url = membership.resolve_url(url, password_file, lambda: typer.prompt("Password of Redis", hide_input=True))

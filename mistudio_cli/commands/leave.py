@@ -15,11 +15,11 @@ from mistudio_cli.terminal import output
 app = typer.Typer()
 
 
-@app.command(help="Have this host share no Redis any more: its workers finish their jobs first")
+@app.command(help="Leave the shared Redis after running jobs have finished")
 def leave(
-    now: Annotated[bool, typer.Option("--now", help="Do not wait for running jobs: put them back at once")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Do not wait for running jobs: requeue them at once")] = False,
 ) -> None:
-    """Drain and stop the workers of this home, and restore the settings from before `join`. Twice is harmless."""
+    """Drain and stop the workers of this home and restore the settings from before `join`. Safe to repeat."""
     places = session.current_settings().places
     if joined_settings.read(places) is None:
         output.talk("This host had not joined.")

@@ -25,7 +25,7 @@ from mistudio_cli.terminal import output
 from mistudio_cli.views import profile_json, profile_tables
 from tasks.errors import Problem
 
-app = typer.Typer(help="See which workers a profile means, and write your own", no_args_is_help=True)
+app = typer.Typer(help="List, inspect and validate worker profiles", no_args_is_help=True)
 
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="A profile's name", autocompletion=completion.of(completion.profiles))
@@ -42,7 +42,7 @@ class Form(StrEnum):
 
 @app.command("ls")
 def ls(as_json: Json = False) -> None:
-    """List the profiles there are, with the workers they mean and what those need."""
+    """List profiles with their workers and requirements."""
     found = [read_profile(file) for file in profile_files()]
     if as_json:
         output.data_json(profile_json.profiles(found))
@@ -56,7 +56,7 @@ def ls(as_json: Json = False) -> None:
 
 @app.command("show")
 def show(name: Name, as_json: Json = False) -> None:
-    """Show a profile's rule, its workers with their command lines, and whether this machine has what they need."""
+    """Show a profile: its keys, its workers and their command lines, and what this machine lacks for them."""
     file, profile = file_of(name), load_profile(name)
     short = shortfalls(f"The profile {name}", workers_of(profile), read_machine())
     if as_json:
@@ -72,11 +72,11 @@ def show(name: Name, as_json: Json = False) -> None:
 @app.command("validate")
 def validate(
     which: Annotated[
-        list[str] | None, typer.Argument(metavar="[FILE|NAME...]", help="Files or names; else all profiles there are")
+        list[str] | None, typer.Argument(metavar="[FILE|NAME...]", help="Files or names; default: all profiles")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Find every fault of profiles, with what mends it; fails when there is one."""
+    """Report all errors in profiles and how to fix them; fails if there is one."""
     files = [_file(word) for word in which] if which else profile_files()
     found = [read_profile(file) for file in files]
     if as_json:
@@ -94,11 +94,11 @@ def validate(
 def export(
     name: Name,
     form: Annotated[
-        Form, typer.Option("--as", help="toml: a profile's file; celery: its workers' command lines as a script")
+        Form, typer.Option("--as", help="toml: a profile file; celery: a script of worker command lines")
     ] = Form.TOML,
-    to: Annotated[Path | None, typer.Option(help="Write it to this new file instead", metavar="FILE")] = None,
+    to: Annotated[Path | None, typer.Option(help="Write to this new file", metavar="FILE")] = None,
 ) -> None:
-    """Write a profile down with every key, to begin your own from, or as plain command lines."""
+    """Export a profile with every key as a template, or as plain command lines."""
     profile = load_profile(name)
     if form is Form.TOML:
         text = profile_export.as_toml(profile)

@@ -15,7 +15,7 @@ from tasks.errors import Problem
 from tasks.ledger.client import Ledger
 from tasks.queues import QUEUE_NAMES
 
-app = typer.Typer(help="See what waits in each queue; pause, empty and order it", no_args_is_help=True)
+app = typer.Typer(help="Inspect, pause, purge and reorder queues", no_args_is_help=True)
 
 _complete_queues = completion.of(completion.queues)
 
@@ -24,13 +24,13 @@ Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="A queue's name", au
 Queues = Annotated[
     list[str] | None, typer.Argument(metavar="QUEUE...", help="Queues' names", autocompletion=_complete_queues)
 ]
-Wide = Annotated[bool, typer.Option("--wide", help="Also the owners of jobs")]
+Wide = Annotated[bool, typer.Option("--wide", help="Show owners too")]
 All = Annotated[bool, typer.Option("--all", help="All queues")]
 
 
 @app.command("ls")
 def ls(as_json: Json = False) -> None:
-    """List the queues, the most urgent first."""
+    """List queues, most urgent first."""
     read = read_queues(_ledger())
     if as_json:
         output.data_json(json_shapes.queues(read))
@@ -46,11 +46,11 @@ def ls(as_json: Json = False) -> None:
 @app.command("peek")
 def peek(
     queue: Queue,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number of jobs")] = 20,
     wide: Wide = False,
     as_json: Json = False,
 ) -> None:
-    """List what is queued, in the order in which it will be started."""
+    """List queued jobs in the order they will start."""
     (name,), ledger = _checked([queue]), _ledger()
     jobs = [job for job in ledger.many(ledger.queues.order(name, limit)) if job]
     now, pending = ledger.now(), ledger.queues.counts()[name].pending
@@ -66,7 +66,7 @@ def peek(
 
 @app.command("pause")
 def pause(queues: Queues = None, every: All = False) -> None:
-    """Start none of a queue's jobs until it is resumed, whatever is restarted. What runs goes on."""
+    """Stop starting jobs from a queue until it is resumed; survives restarts. Running jobs continue."""
     ledger = _ledger(start=True)
     for name in _named(queues, every=every):
         told = "is paused" if ledger.queues.pause(name) else "was paused already"
@@ -75,7 +75,7 @@ def pause(queues: Queues = None, every: All = False) -> None:
 
 @app.command("resume")
 def resume(queues: Queues = None, every: All = False) -> None:
-    """Go on with a queue that was paused."""
+    """Resume a paused queue."""
     ledger = _ledger(start=True)
     for name in _named(queues, every=every):
         told = "goes on" if ledger.queues.resume(name) else "was not paused"
@@ -84,9 +84,11 @@ def resume(queues: Queues = None, every: All = False) -> None:
 
 @app.command("purge")
 def purge(
-    queue: Queue, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False, as_json: Json = False
+    queue: Queue,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Cancel all that is queued in a queue, and what waits for it. What runs goes on."""
+    """Cancel all queued jobs of a queue and the jobs that wait for them. Running jobs continue."""
     (name,), ledger = _checked([queue]), _ledger()
     pending = ledger.queues.counts()[name].pending
     if pending and not yes:
@@ -109,11 +111,11 @@ def move(
         ),
     ],
     to: Annotated[
-        str | None, typer.Option(metavar="QUEUE", help="Put it into this queue", autocompletion=_complete_queues)
+        str | None, typer.Option(metavar="QUEUE", help="Move the job to this queue", autocompletion=_complete_queues)
     ] = None,
-    top: Annotated[bool, typer.Option("--top", help="Start it before all others of its queue")] = False,
+    top: Annotated[bool, typer.Option("--top", help="Move the job to the front of its queue")] = False,
 ) -> None:
-    """Put a job that has not started into another queue, or before all others."""
+    """Move a job that has not started to another queue or to the front."""
     if to is None and not top:
         raise Problem("Where to?", "Say --to QUEUE, --top, or both")
     ledger = _ledger()

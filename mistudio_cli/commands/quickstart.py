@@ -9,7 +9,7 @@ from mistudio_cli.errors import Code
 from mistudio_cli.terminal import output
 from tasks.jobs.kind import Job, State
 
-app = typer.Typer(help="From nothing to the features of a sparse autoencoder")
+app = typer.Typer(help="Train a small SAE and show its features in a few minutes")
 
 
 @app.command()

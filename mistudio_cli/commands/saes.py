@@ -13,7 +13,7 @@ from mistudio_cli.views import sae_tables
 from tasks.jobs.kind import kind_named
 from tasks.storage.store import Store
 
-app = typer.Typer(help="See the SAEs of the store; import, export, push and pull them", no_args_is_help=True)
+app = typer.Typer(help="List, import, export, push and pull SAEs", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="As JSON")]
 
@@ -23,7 +23,7 @@ SHORT_FORMS = ("import", "export", "push", "pull")
 
 @app.command("ls")
 def ls(as_json: Json = False) -> None:
-    """List the SAEs of the store."""
+    """List SAEs in the store."""
     found, damaged = sae_tables.listed(_store())
     if as_json:
         output.data_json(
@@ -49,7 +49,7 @@ def show(
     ],
     as_json: Json = False,
 ) -> None:
-    """Show all that is known of an SAE: what it is, what it was made from and with, how good it is, its files."""
+    """Show an SAE in full: configuration, provenance, evaluation, files."""
     told = sae_tables.shown(_store(), name)
     if as_json:
         output.data_json(told)

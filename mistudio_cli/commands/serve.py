@@ -23,23 +23,23 @@ from tasks.redis_client import redis_connection
 app = typer.Typer()
 
 
-@app.command(help="Answer REST requests on queues, workers and hosts")
+@app.command(help="Run the REST API")
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one")] = 8000,
     uds: Annotated[Path | None, typer.Option(help="Listen on this unix socket instead", metavar="PATH")] = None,
     token_env: Annotated[
-        str, typer.Option(help="Variable with the token that requests must bear", metavar="VARIABLE")
+        str, typer.Option(help="Environment variable with the bearer token", metavar="VARIABLE")
     ] = api.TOKEN_VARIABLE,
     published_locally: Annotated[
         bool,
         typer.Option(
             "--published-locally",
-            help="Only this machine reaches the port, as one that a container publishes on 127.0.0.1: demand no token",
+            help="Require no token: the port is published on loopback only (containers)",
         ),
     ] = False,
 ) -> None:
-    """Answer on /api/v1/hosts and /api/v1/workers/queues, active, stats and health until Ctrl-C."""
+    """Serve /api/v1/hosts and /api/v1/workers/{queues,active,stats,health} until Ctrl-C."""
     import uvicorn
 
     token = os.environ.get(token_env) or None

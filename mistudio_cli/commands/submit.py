@@ -29,7 +29,7 @@ app = typer.Typer(help="Submit a job", no_args_is_help=True)
 
 #: The flags of every kind.
 _COMMON: dict[str, tuple[Any, Any]] = {
-    "name": (str | None, typer.Option(None, help="Name of the artifact; by default it follows from the parameters")),
+    "name": (str | None, typer.Option(None, help="Name of the artifact; default: derived from the parameters")),
     **FLAGS,
 }
 
@@ -63,7 +63,7 @@ def submit(kind: JobKind, values: dict[str, Any]) -> None:
 
 
 def submit_pipeline(recipe: Path | None, settings: list[str] | None, example: bool, manner: Manner) -> None:
-    """Submit the jobs of a recipe, or tell all that is wrong with it."""
+    """Submit the jobs of a pipeline file, or report all its errors."""
     from mistudio_cli.submission.pipeline import plan_recipe
     from mistudio_cli.submission.pipeline_example import example as text_of_example
     from mistudio_cli.submission.pipeline_file import read_recipe
@@ -83,7 +83,7 @@ def submit_pipeline(recipe: Path | None, settings: list[str] | None, example: bo
 
 
 def submit_many(file: str, manner: Manner, *, again: bool = False) -> None:
-    """Submit the jobs that the lines of a file ask for, or tell all that is wrong with them."""
+    """Submit one job per line of a JSON Lines file, or report all its errors."""
     from mistudio_cli.submission.many import plan_lines, read_lines, submit_lines
     from tasks.ledger.quotas import refuse_beyond_quota
     from tasks.submission.fixed_ids import first_id
@@ -140,13 +140,11 @@ def _register_many() -> None:
         submit_many(file, options.take_manner({**values, "wait": False}), again=again)
 
     own: dict[str, tuple[Any, Any]] = {
-        "file": (str, typer.Argument(metavar="FILE", help="One JSON object a line; - for standard input")),
-        "again": (bool, typer.Option(False, "--again", help="Also submit lines that were submitted before")),
+        "file": (str, typer.Argument(metavar="FILE", help="JSON Lines file, one job per line; - for standard input")),
+        "again": (bool, typer.Option(False, "--again", help="Submit lines that were submitted before too")),
     }
     flags = {name: flag for name, flag in FLAGS.items() if name != "wait"}
-    options.give_flags(
-        command, {**own, **flags, "json": (bool, typer.Option(False, "--json", help="A JSON object a line"))}
-    )
+    options.give_flags(command, {**own, **flags, "json": (bool, typer.Option(False, "--json", help="As JSON lines"))})
     about = "Submit a job for each line of a file"
     app.command("many", help=about, short_help=about)(command)
 
@@ -157,9 +155,9 @@ def _register_pipeline() -> None:
         submit_pipeline(recipe, settings, example, options.take_manner(values))
 
     own = {
-        "recipe": (Path | None, typer.Argument(None, metavar="RECIPE", help="The recipe, a TOML file")),
-        "set": (list[str] | None, typer.Option(None, metavar="KEY=VALUE", help="Change a variable; may be repeated")),
-        "example": (bool, typer.Option(False, "--example", help="Print a recipe to begin from")),
+        "recipe": (Path | None, typer.Argument(None, metavar="RECIPE", help="Pipeline file (TOML)")),
+        "set": (list[str] | None, typer.Option(None, metavar="KEY=VALUE", help="Override a variable; may be repeated")),
+        "example": (bool, typer.Option(False, "--example", help="Print an example pipeline")),
     }
     options.give_flags(command, {**own, **FLAGS})
     about = "Submit the steps of a recipe, each of which waits for what it needs"

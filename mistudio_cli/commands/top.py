@@ -23,10 +23,10 @@ _MEMORY_AGE_S = 5.0
 
 @app.command(help="Watch queues, jobs, workers and devices; q quits")
 def top(
-    once: Annotated[bool, typer.Option("--once", help="Print it once and end")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print once and exit")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, once")] = False,
 ) -> None:
-    """Watch queues, jobs, workers, devices and this machine; without a terminal, print them once."""
+    """Watch queues, jobs, workers, devices and this machine; prints once if not on a terminal."""
     settings = session.current_settings()
     ledger = session.connect_ledger(settings, timeout_s=PATIENCE_S, must_answer=False)
     if not (once or as_json) and sys.stdout.isatty():

@@ -35,7 +35,7 @@ from tasks.queues import QUEUE_NAMES
 from tasks.redis_client.redis_connection import connect
 from tasks.worker.slot_locks import occupants
 
-app = typer.Typer(help="Start, watch and stop the processes that do the work", no_args_is_help=True)
+app = typer.Typer(help="Start, inspect, scale and stop workers", no_args_is_help=True)
 
 Names = Annotated[
     list[str] | None,
@@ -58,30 +58,36 @@ def start(
     queues: Annotated[
         str | None,
         typer.Option(
-            help="Instead of a profile: one more worker for these queues",
+            help="Start one worker for these queues instead of a profile",
             autocompletion=completion.of(completion.queues),
         ),
     ] = None,
-    concurrency: Annotated[int | None, typer.Option(min=1, help="Jobs at once of each worker")] = None,
-    name: Annotated[str | None, typer.Option(help="The name of the one worker")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Concurrent jobs per worker")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of that worker")] = None,
     max_tasks_per_child: Annotated[
-        int | None, typer.Option(min=1, help="Replace a slot's process after so many jobs")
+        int | None, typer.Option(min=1, help="Recycle a worker process after N jobs")
     ] = None,
     max_memory_per_child: Annotated[
-        int | None, typer.Option(min=1, help="Replace a slot's process that holds more KiB after a job")
+        int | None, typer.Option(min=1, help="Recycle a worker process above N KiB after its job")
     ] = None,
     job_memory_gb: Annotated[
-        float | None, typer.Option(min=0.001, help="Stop a job whose processes hold more memory")
+        float | None, typer.Option(min=0.001, help="Fail a job whose processes use more memory, in GB")
     ] = None,
     new_store: Annotated[
-        bool, typer.Option("--new-store", help="Use this store although earlier workers on this Redis had another one")
+        bool, typer.Option("--new-store", help="Use this store although earlier workers on this Redis used another")
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse when this machine has too little for them")] = False,
-    foreground: Annotated[bool, typer.Option("--foreground", help="Stay here until a signal: for containers")] = False,
-    grace: Annotated[float, typer.Option(min=0, help="With --foreground: seconds for jobs after TERM")] = TERM_GRACE_S,
-    timeout: Annotated[float, typer.Option(min=0, help="Wait at most so many seconds")] = start_stop.START_PATIENCE_S,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail if the machine does not meet the requirements")
+    ] = False,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Run in the foreground (for containers and systemd)")
+    ] = False,
+    grace: Annotated[
+        float, typer.Option(min=0, help="With --foreground: seconds running jobs get after SIGTERM")
+    ] = TERM_GRACE_S,
+    timeout: Annotated[float, typer.Option(min=0, help="Maximum seconds to wait")] = start_stop.START_PATIENCE_S,
 ) -> None:
-    """Start the workers of a profile, or one more worker; returns when each has answered."""
+    """Start the workers of a profile, or one worker; returns when all are ready."""
     settings = session.current_settings()
     wanted = None if queues else profile or "minimal"
     if queues and profile:
@@ -113,7 +119,7 @@ def start(
 
 @app.command("status")
 def status(as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = False) -> None:
-    """Show the workers: whether they live, what they hold, what they do."""
+    """Show workers: state, jobs, memory, restarts."""
     settings = session.current_settings()
     seen = read_workers(_ledger_if_there(settings), settings.places)
     if as_json:
@@ -138,14 +144,14 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = Fa
 @app.command("stop")
 def stop(
     names: Names = None,
-    now: Annotated[bool, typer.Option("--now", help="Do not wait for running jobs: put them back at once")] = False,
-    drain: Annotated[bool, typer.Option("--drain", help="Let running jobs finish, however long they take")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="Also end the supervisor and the home's own Redis")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Do not wait for running jobs: requeue them at once")] = False,
+    drain: Annotated[bool, typer.Option("--drain", help="Wait for running jobs without limit")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Stop the supervisor and the home's own Redis too")] = False,
     grace: Annotated[
-        float, typer.Option(min=0, help="Seconds for running jobs to finish before they are put back")
+        float, typer.Option(min=0, help="Seconds running jobs get before they are requeued")
     ] = TERM_GRACE_S,
 ) -> None:
-    """Stop workers. A job that does not finish in time is checkpointed and put back: the next worker resumes it."""
+    """Stop workers. A job that does not finish in time is checkpointed and requeued; the next worker resumes it."""
     if everything and names:
         raise typer.BadParameter("--all stops every worker; leave out the names")
     if now and drain:
@@ -155,17 +161,17 @@ def stop(
 
 @app.command("drain")
 def drain(names: Names = None) -> None:
-    """Stop workers as soon as their running jobs have finished, however long that takes. As `stop --drain`."""
+    """Stop workers once their running jobs have finished, without a time limit. Same as `stop --drain`."""
     _stop(names or [], None, everything=False)
 
 
 @app.command("restart")
 def restart(
     names: Names = None,
-    concurrency: Annotated[int | None, typer.Option(min=1, help="Jobs at once from then on")] = None,
-    timeout: Annotated[float, typer.Option(min=0, help="Wait at most so many seconds")] = start_stop.START_PATIENCE_S,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="New number of concurrent jobs")] = None,
+    timeout: Annotated[float, typer.Option(min=0, help="Maximum seconds to wait")] = start_stop.START_PATIENCE_S,
 ) -> None:
-    """Replace workers one by one: new ones take new jobs, running jobs finish in the old ones."""
+    """Rolling restart: replacements take new jobs while running jobs finish in the old workers."""
     settings = session.current_settings()
     here, elsewhere = _divided(settings, names or [])
     if elsewhere:
@@ -188,12 +194,12 @@ def scale(
     counts: Annotated[
         list[str],
         typer.Argument(
-            metavar="QUEUE=N...", help="How many workers of each queue", autocompletion=completion.of(completion.scales)
+            metavar="QUEUE=N...", help="Number of workers per queue", autocompletion=completion.of(completion.scales)
         ),
     ],
-    timeout: Annotated[float, typer.Option(min=0, help="Wait at most so many seconds")] = start_stop.START_PATIENCE_S,
+    timeout: Annotated[float, typer.Option(min=0, help="Maximum seconds to wait")] = start_stop.START_PATIENCE_S,
 ) -> None:
-    """Run so many workers of a queue. Idle ones go first, and none is cut short: it finishes what it runs."""
+    """Set the number of workers per queue. Idle workers are removed first; busy ones finish their jobs."""
     wanted = dict(_count(word) for word in counts)
     settings = session.current_settings()
     session.check_rights(session.connect_ledger(settings, supervise=True))
@@ -208,10 +214,10 @@ def scale(
 
 @app.command("events")
 def events(
-    count: Annotated[int, typer.Option("-n", min=1, help="The last so many")] = 50,
+    count: Annotated[int, typer.Option("-n", min=1, help="Number of events from the end")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = False,
 ) -> None:
-    """Show what happened to the workers of this home: starts, deaths, restarts, and why."""
+    """Show events of this home's workers: starts, exits, restarts, with reasons."""
     changes = worker_events.read(session.current_settings().places, count)
     if as_json:
         output.data_json({"events": [asdict(change) for change in changes]})
@@ -229,10 +235,10 @@ def logs(
             help="A worker, `supervisor` or `redis`; else all workers", autocompletion=completion.of(completion.logs)
         ),
     ] = None,
-    lines: Annotated[int, typer.Option("-n", min=0, help="The last so many lines of each")] = 50,
-    forever: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is added, until Ctrl-C")] = False,
+    lines: Annotated[int, typer.Option("-n", min=0, help="Number of lines from the end")] = 50,
+    forever: Annotated[bool, typer.Option("--follow", "-f", help="Follow until Ctrl-C")] = False,
 ) -> None:
-    """Print what workers wrote."""
+    """Print logs of workers."""
     settings = session.current_settings()
     places = settings.places
     if name is not None and (elsewhere := worker_names.divide(settings, [name])[1]):

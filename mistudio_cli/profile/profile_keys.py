@@ -101,7 +101,7 @@ KEYS: tuple[Key, ...] = (
         "max_memory_per_child",
         f"a whole number of KiB from {LEAST_MEMORY_PER_CHILD}",
         "2000000",
-        "Replace a slot after a job if it ever held more than so many KiB; unset: never",
+        "Recycle the process after a job if its peak RSS exceeded N KiB; unset: never",
         _is_memory_per_child,
         of_queue=True,
     ),

@@ -1,4 +1,4 @@
-"""Many jobs from one file: the only place where lines of JSON become jobs."""
+"""Bulk submission: one job per line of a JSON Lines file."""
 
 from __future__ import annotations
 

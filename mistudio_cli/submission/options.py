@@ -41,26 +41,26 @@ FLAGS: dict[str, tuple[Any, Any]] = {
         typer.Option(
             None,
             metavar="ID",
-            help="Start after this job; may be repeated",
+            help="Run after this job has succeeded; may be repeated",
             autocompletion=completion.of(completion.jobs),
         ),
     ),
-    "tag": (list[str] | None, typer.Option(None, metavar="TAG", help="Tag it with this word; may be repeated")),
+    "tag": (list[str] | None, typer.Option(None, metavar="TAG", help="Tag; may be repeated")),
     "gpu": (
         str,
         typer.Option(
             "any",
             metavar="any|none|0,1",
-            help="Which GPUs it may have, by their indices",
+            help="GPU indices the job may use, for example 0,1",
             autocompletion=completion.of(lambda: ("any", "none")),
         ),
     ),
-    "owner": (str | None, typer.Option(None, metavar="NAME", help="Its owner; default: the Redis user, else yours")),
+    "owner": (str | None, typer.Option(None, metavar="NAME", help="Owner; default: the Redis user, else the OS user")),
     "dry_run": (
         bool,
-        typer.Option(False, "--dry-run", help="Only say what would be submitted, and what it would take"),
+        typer.Option(False, "--dry-run", help="Print what would be submitted and its estimate, without submitting"),
     ),
-    "wait": (bool, typer.Option(False, "--wait", help="Wait until it has ended; fails unless it succeeded")),
+    "wait": (bool, typer.Option(False, "--wait", help="Wait until the job ends; fails unless it succeeds")),
     "json": (bool, typer.Option(False, "--json", help="As JSON")),
 }
 

@@ -1,4 +1,4 @@
-"""How a supervisor hears of its workers: the beats they leave in the ledger. The only place where it asks Redis."""
+"""Heartbeats of a home's workers, read from the ledger. The only place where the supervisor asks Redis."""
 
 from __future__ import annotations
 

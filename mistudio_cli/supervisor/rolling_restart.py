@@ -1,6 +1,6 @@
 """Rolling restart: one seat after the other, each handed over only to an heir that stands ready.
 
-An heir loads the new code, and waits at the seat until the old worker has stopped taking jobs. Code that does not even
+The replacement starts first and waits for the lock until the old worker has begun to drain. Code that does not even
 load therefore replaces nothing.
 """
 

@@ -1,4 +1,4 @@
-"""The workers of one home: who is wanted, who takes over from whom, who is on the way out.
+"""The workers of one home: desired workers, replacements and draining workers.
 
 Each seat has one child; a worker that only finishes its last jobs is a leaver. A request that cannot be met is answered
 with an `error`, and changes nothing.

@@ -87,7 +87,7 @@ def in_colour(stream: TextIO) -> bool:
 
 
 def speakable(value: Any) -> Any:
-    """The same with null for each number that JSON has no word for."""
+    """A copy with NaN and infinities replaced by None, so that it is valid JSON."""
     if isinstance(value, dict):
         return {key: speakable(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):

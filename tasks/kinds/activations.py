@@ -33,16 +33,18 @@ class Params:
 
     model: str = option(help="A model in the store, a model folder, or a Hub id (ID@REVISION)", artifact="models")
     dataset: str = option(help="Tokens or a dataset in the store, a file or folder, or a Hub id", artifact="tokens")
-    layer: int = option(help="Which layer; the first is 0", minimum=0, mark="l")
+    layer: int = option(help="Layer index, from 0", minimum=0, mark="l")
     hook: str = option(
         "resid",
-        help="The residual stream, what MLP or attention add to it, or what the MLP reads",
+        help="Hook point: resid (resid_post), mlp (mlp_out), attn (attn_out) or mlp-in",
         choices=SITES,
     )
-    dtype: str = option("bfloat16", help="bfloat16 takes half the disk of float32", choices=sorted(_BYTES))
-    max_tokens: int | None = option(None, help="Read about this many, evenly spread; default: all", minimum=1)
+    dtype: str = option(
+        "bfloat16", help="dtype on disk; bfloat16 takes half the space of float32", choices=sorted(_BYTES)
+    )
+    max_tokens: int | None = option(None, help="Maximum tokens to read, evenly spread; default: all", minimum=1)
     skip_bos: bool = option(
-        True, help="Leave out BOS and the first token of each row, whose activation norms are far larger"
+        True, help="Skip BOS and the first token of each row, whose activation norms are far larger"
     )
     allow_no_bos: bool = option(False, help="Accept tokens without BOS for a model that expects it")
     model_dtype: str = option(AUTO, help=HELP, choices=CHOICES)
@@ -92,7 +94,7 @@ KIND = JobKind(
     "activations",
     queue="extraction",
     params=Params,
-    summary="Read a model's activations into files, to train many SAEs from",
+    summary="Store a model's activations, to train many SAEs on them",
     module=__name__,
     secrets=HUB_SECRETS,
     produces="activations",

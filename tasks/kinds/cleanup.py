@@ -18,8 +18,10 @@ _HOUR, _DAY = 3600, 86_400
 class Params:
     """How old leftovers must be."""
 
-    hours: float = option(24.0, help="Remove work folders and checkpoints of jobs that are over, this old", minimum=0)
-    log_days: float = option(30.0, help="Remove job logs older than this", minimum=0)
+    hours: float = option(
+        24.0, help="Remove work folders and checkpoints of ended jobs older than this many hours", minimum=0
+    )
+    log_days: float = option(30.0, help="Remove job logs older than this many days", minimum=0)
     count_only: bool = option(False, help="Only count what would be removed")
 
 
@@ -27,7 +29,7 @@ KIND = JobKind(
     "cleanup",
     queue="low_priority",
     params=Params,
-    summary="Remove work folders, checkpoints and logs of jobs that are over",
+    summary="Remove work folders, checkpoints and logs of ended jobs",
     module=__name__,
     in_slot=True,
 )

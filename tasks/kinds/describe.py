@@ -35,7 +35,7 @@ KIND = JobKind(
     "describe",
     queue="high_priority",
     params=Params,
-    summary="Look at an artifact: its origin, its size, its first lines",
+    summary="Show an artifact: origin, size, first lines",
     module=__name__,
     in_slot=True,
     prepare=prepare,

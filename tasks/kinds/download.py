@@ -28,14 +28,14 @@ class Params:
     source: str = option(
         help="A file or folder (txt, md, py, json, jsonl, csv, parquet, arrow) or a Hub id", positional=True
     )
-    column: str = option("text", help="Column that holds the text; default: text, or the only column of text")
+    column: str = option("text", help="Text column; default: text, or the only text column")
     split: str | None = option(None, help="Split to read; default: train, or all of a folder that has no splits")
     config: str | None = option(None, help="Configuration of a Hub dataset")
     revision: str | None = option(None, help="Branch, tag or commit of a Hub dataset")
     pattern: str | None = option(None, help="Glob on file names in a folder, like '*.py'; default: known extensions")
-    skip: str = option(_SKIP, help="Names of folders to leave out, with commas; hidden ones always are")
-    limit: int | None = option(None, help="At most this many documents", minimum=1)
-    limit_bytes: int | None = option(None, help="At most about this many bytes of text", minimum=1)
+    skip: str = option(_SKIP, help="Folder names to skip, comma-separated; hidden folders are always skipped")
+    limit: int | None = option(None, help="Maximum number of documents", minimum=1)
+    limit_bytes: int | None = option(None, help="Maximum bytes of text (approximate)", minimum=1)
 
 
 def default_name(params: Params) -> str:
@@ -81,7 +81,7 @@ KIND = JobKind(
     "download",
     queue="datasets",
     params=Params,
-    summary="Fetch a text corpus from files or from the Hugging Face Hub",
+    summary="Load a text corpus from files or the Hugging Face Hub",
     module=__name__,
     secrets=HUB_SECRETS,
     produces="datasets",

@@ -16,9 +16,9 @@ from tasks.sae.formats.exporting import FORMS
 class Params:
     """Which SAE, as what, where to."""
 
-    sae: str = option(help="The SAE, in the store", artifact="saes", positional=True)
-    folder: str = option(help="A folder that is not there yet", positional=True)
-    to: str = option("sae-lens", help="The library that is to read it", choices=FORMS, several=False)
+    sae: str = option(help="Name of the SAE in the store", artifact="saes", positional=True)
+    folder: str = option(help="New folder to write", positional=True)
+    to: str = option("sae-lens", help="Target library", choices=FORMS, several=False)
 
 
 def default_name(params: Params) -> str:

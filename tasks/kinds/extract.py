@@ -30,16 +30,16 @@ _STATE = "top.safetensors"
 class Params:
     """Whose features, on which tokens, how many examples."""
 
-    sae: str = option(help="The SAE, in the store", artifact="saes")
+    sae: str = option(help="Name of the SAE in the store", artifact="saes")
     tokens: str | None = option(
         None, flag="--token-set", help="Tokens; default: those it was trained on", artifact="tokens"
     )
-    model: str | None = option(None, help="The model; default: the one it was trained on", artifact="models")
-    max_tokens: int | None = option(1_000_000, help="Read about this many, evenly spread", minimum=1)
-    top: int = option(10, help="Examples of each feature", minimum=1)
-    window: int = option(12, help="Tokens shown on each side of a peak", minimum=0)
+    model: str | None = option(None, help="Model; default: the one it was trained on", artifact="models")
+    max_tokens: int | None = option(1_000_000, help="Maximum tokens to read, evenly spread", minimum=1)
+    top: int = option(10, help="Top-activating examples per feature", minimum=1)
+    window: int = option(12, help="Context tokens on each side of the max activation", minimum=0)
     skip_bos: bool | None = option(
-        None, help="Leave out BOS and the first token of each row; default: as the SAE was trained"
+        None, help="Skip BOS and the first token of each row; default: as the SAE was trained"
     )
     allow_no_bos: bool = option(False, help="Accept tokens without BOS for a model or an SAE that expects it")
     precision: str = option(
@@ -122,7 +122,7 @@ KIND = JobKind(
     "extract",
     queue="extraction",
     params=Params,
-    summary="Find the strongest contexts of an SAE's features and make one HTML page of them",
+    summary="Collect top-activating examples per feature and build an HTML report",
     module=__name__,
     secrets=HUB_SECRETS,
     produces="features",

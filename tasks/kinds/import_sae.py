@@ -21,14 +21,12 @@ class Params:
     source: str = option(
         help="A folder or a Hub id: an SAE of SAELens, Gemma Scope (1, 2) or sparsify", positional=True
     )
-    path: str | None = option(None, help="The SAE's folder within the source; needed where there are several")
+    path: str | None = option(None, help="Folder of the SAE within the source; required if there are several")
     revision: str | None = option(None, help="A branch, tag or commit on the Hub")
     model: str | None = option(
-        None, help="The model it was trained on, where its files do not say or say otherwise", artifact="models"
+        None, help="Model it was trained on, if its files do not say or are wrong", artifact="models"
     )
-    layer: int | None = option(
-        None, help="The layer after which it reads the residual stream, where its files do not say", minimum=0
-    )
+    layer: int | None = option(None, help="Layer whose output it reads, if its files do not say", minimum=0)
 
 
 def default_name(params: Params) -> str:
@@ -62,7 +60,7 @@ KIND = JobKind(
     "import",
     queue="datasets",
     params=Params,
-    summary="Take in an SAE of SAELens, Gemma Scope or sparsify, from a folder or the Hub",
+    summary="Import an SAE from SAELens, Gemma Scope or sparsify (folder or Hub)",
     module=__name__,
     secrets=HUB_SECRETS,
     produces="saes",

@@ -16,8 +16,8 @@ from tasks.parsing.redact import HUB_SECRETS
 class Params:
     """Which repository, which SAE in it."""
 
-    repo: str = option(help="The repository, as owner/name", positional=True)
-    path: str | None = option(None, help="The SAE's folder in it; needed where there are several")
+    repo: str = option(help="Hub repository (owner/name)", positional=True)
+    path: str | None = option(None, help="Folder of the SAE in the repository; required if there are several")
     revision: str | None = option(None, help="A branch, tag or commit")
 
 
@@ -44,7 +44,7 @@ KIND = JobKind(
     "pull",
     queue="datasets",
     params=Params,
-    summary="Fetch an SAE from the Hugging Face Hub",
+    summary="Download an SAE from the Hugging Face Hub",
     module=__name__,
     secrets=HUB_SECRETS,
     produces="saes",

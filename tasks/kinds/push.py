@@ -14,10 +14,10 @@ from tasks.parsing.redact import HUB_SECRETS
 class Params:
     """Which SAE, and where to."""
 
-    sae: str = option(help="The SAE, in the store", artifact="saes", positional=True)
-    repo: str = option(help="The repository, as owner/name; it is made if need be", positional=True)
-    path: str | None = option(None, help="The folder in the repository; default: the SAE's name")
-    private: bool = option(False, help="Make a new repository private")
+    sae: str = option(help="Name of the SAE in the store", artifact="saes", positional=True)
+    repo: str = option(help="Hub repository (owner/name); created if it does not exist", positional=True)
+    path: str | None = option(None, help="Folder in the repository; default: the SAE's name")
+    private: bool = option(False, help="Create a new repository as private")
 
 
 def default_name(params: Params) -> str:
@@ -40,7 +40,7 @@ KIND = JobKind(
     "push",
     queue="datasets",
     params=Params,
-    summary="Put an SAE on the Hugging Face Hub, with a model card",
+    summary="Upload an SAE to the Hugging Face Hub, with a model card",
     module=__name__,
     secrets=HUB_SECRETS,
     default_name=default_name,

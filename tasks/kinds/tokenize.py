@@ -35,7 +35,7 @@ class Params:
     )
     bos: str = option(
         "auto",
-        help="What begins with BOS: each row, each document, or nothing; auto: rows if the tokenizer adds BOS to texts",
+        help="Where to add BOS: each row, each document, or nowhere; auto: rows if the tokenizer adds BOS",
         choices=("auto", "row", "document", "no"),
     )
 

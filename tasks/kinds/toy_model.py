@@ -33,10 +33,10 @@ class Params:
     dataset: str = option(help="A dataset in the store, a file or folder, or a Hub id", artifact="datasets")
     layers: int = option(4, help="Transformer blocks", minimum=1)
     width: int = option(128, flag="--d-model", help="Width of the residual stream, a multiple of 32", minimum=32)
-    vocab: int = option(3072, help="Tokens of the byte-level BPE", minimum=257)
+    vocab: int = option(3072, help="Vocabulary size of the byte-level BPE", minimum=257)
     context: int = option(128, flag="--context-length", help="Context length (tokens per sequence)", minimum=8)
-    steps: int = option(600, help="Training steps of 16 rows each", minimum=1)
-    seed: int = option(0, help="Seed of the weights and of the order of the data", minimum=0)
+    steps: int = option(600, help="Training steps, 16 sequences each", minimum=1)
+    seed: int = option(0, help="Random seed of weights and data order", minimum=0)
 
 
 def default_name(params: Params) -> str:

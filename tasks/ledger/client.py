@@ -157,7 +157,7 @@ class Ledger:
         Where several owners have jobs in its queue, one of the kinds `stand_ins` may be taken in its stead, whose turn
         it is.
 
-        Who may ask again, because an answer was lost, gives a `token` of `new_token`: the second answer is the first's.
+        Pass a `token` from `new_token` to make the call idempotent: a retry returns the first answer.
         `queue` and `step` say where its message was: a job that was moved since has another one. `kinds` are the
         digests of what the worker can run: the message of any other job is put at the end of its list.
         """
@@ -210,7 +210,7 @@ class Ledger:
     ) -> str:
         """End the job: "ok", or "lost" when it is another's now.
 
-        Of a cancelled one `reason` tells how it ended; who asked for it is put before that.
+        For a cancelled job, `reason` is how it ended; the requester is prepended.
         """
         return self._change("finish", claim.job.id, claim.token, state, reason, _json(result), _json(error))
 
@@ -241,7 +241,9 @@ class Ledger:
         self._change("check_rights", "")
 
     def upkeep(self, told: Upkeep) -> None:
-        """Mend what got lost, raise what starves and retire what is old, unless somebody has just done it."""
+        """Recover lost jobs, promote starving queues and delete expired records, unless another worker has just done
+        so.
+        """
         self._change("upkeep", "", json.dumps(dataclasses.asdict(told)))
 
     def reap(self) -> None:
@@ -407,7 +409,7 @@ class Ledger:
 
 
 def new_token() -> str:
-    """What fences the writes of one who holds a job."""
+    """A fencing token: writes by a previous owner are rejected."""
     return os.urandom(8).hex()
 
 

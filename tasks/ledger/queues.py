@@ -107,7 +107,9 @@ class QueueDesk:
         if status == "unknown":
             raise Problem(f"There is no job {job_id}.", "See: mistudio jobs ls")
         if status != "ok":
-            raise Problem(f"Job {job_id} is {status}: it has no place in a queue any more.", "See: mistudio jobs ls")
+            raise Problem(
+                f"Job {job_id} is {status}: only jobs that have not started can be moved.", "See: mistudio jobs ls"
+            )
 
     def _key(self, queue: str, what: str) -> str:
         return self._client.key(f"queue:{queue}:{what}")

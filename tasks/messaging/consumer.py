@@ -1,6 +1,7 @@
-"""A worker's ear: the only place where Celery's consumer is changed.
+"""The consumer: every override of Celery's Consumer is here.
 
-Messages that mean nothing here are put aside and their senders told; a Redis that refuses is asked again, but calmly.
+Messages that mean nothing here are put aside and their senders told; after an error reply from Redis it waits a second
+before reconnecting.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Consumer(CeleryConsumer):
         self._refuse(message, f"Its body cannot be read: {exc}")
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
-        """Celery tries again at once."""
+        """Celery would retry immediately."""
         super().on_connection_error_before_connected(exc)
         _keep_calm(exc)
 

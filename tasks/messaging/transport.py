@@ -107,7 +107,7 @@ class _QoS(kombu_redis.QoS):
             super().append(message, delivery_tag)
         except redis.ResponseError as error:
             # Its entry is out of its list already: dropping the message now would lose it.
-            log.warning("Redis refuses a note of what was delivered: %s", error)
+            log.warning("could not record an unacknowledged message: %s", error)
             virtual.QoS.append(self, message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
@@ -117,7 +117,7 @@ class _QoS(kombu_redis.QoS):
         except redis.ResponseError as error:
             # Otherwise it would count as in hand for ever, and this worker would take no more. Its note stays: one day
             # it is delivered again, and finds its job claimed.
-            log.warning("Redis refuses to forget what was delivered: %s", error)
+            log.warning("could not acknowledge a message: %s", error)
             virtual.QoS.ack(self, delivery_tag)
 
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:

@@ -68,7 +68,7 @@ def attending(device: torch.device | str, positions: int) -> AbstractContextMana
 
 
 def is_exact() -> bool:
-    """Whether a product of float32 matrices is now as exact as float32 can be."""
+    """Whether float32 matmul is still computed in full float32."""
     drawn = torch.Generator().manual_seed(0)
     a, b = torch.rand(256, 256, generator=drawn), torch.rand(256, 256, generator=drawn)
     wanted = a.double() @ b.double()

@@ -1,4 +1,5 @@
-"""The line between a slot and its runner: the only place that says when a runner must die because nobody minds it.
+"""The liveness pipe between a slot and its runner: the only place that says when a runner must end because its slot no
+longer watches it.
 
 It is a pipe. The slot writes its order and then a byte about each second. The runner kills its own process group when
 the pipe closes (the slot is dead) or is silent for nearly as long as a lease lives (the slot is stopped, and the job
@@ -78,7 +79,8 @@ def kill_own_group() -> None:
 
 
 def wake_when_parent_dies() -> None:
-    """Have the kernel send SIGCONT then: a stopped process cannot see that its pipe closed.
+    """Ask the kernel for SIGCONT when the parent dies (PR_SET_PDEATHSIG): a stopped process would not notice the closed
+    pipe.
 
     Not SIGKILL: it would reach this process alone, and the helpers in its group would live on.
     """

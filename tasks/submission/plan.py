@@ -86,7 +86,7 @@ class Wishes:
     gpu: str = "any"
 
     def check(self) -> None:
-        """Problem for a wish that cannot be granted."""
+        """Raise Problem for an invalid option."""
         if self.priority is not None and not LOWEST_PRIORITY <= self.priority <= HIGHEST_PRIORITY:
             raise Problem(f"--priority must be between {LOWEST_PRIORITY} and {HIGHEST_PRIORITY}, not {self.priority}.")
         read_wish(self.gpu)
@@ -98,7 +98,7 @@ class Wishes:
 
 
 class Taken(Problem):
-    """Something that a job would make is there, or made by the unfinished job `maker`.
+    """The artifact already exists, or the unfinished job `maker` is producing it.
 
     `makes` is all that it would make, each with the parameters of it alone.
     """

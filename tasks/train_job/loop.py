@@ -1,4 +1,4 @@
-"""What happens around the steps of a job's trainings: progress, checkpoints and the wish to stop."""
+"""The training loop of a job: steps, progress, checkpoints, stop requests."""
 
 from __future__ import annotations
 

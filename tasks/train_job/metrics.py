@@ -1,4 +1,4 @@
-"""What a training tells while it runs: the only place that hands its metrics on, to the ledger and to whoever is asked.
+"""Reports a training's metrics to the ledger and to the configured loggers.
 
 `metrics.jsonl` follows from the seed alone, so that a resumed training leaves the same bytes; what depends on the clock
 is in `pace.jsonl` beside it, a line whenever metrics were written.
@@ -64,7 +64,7 @@ class Watch:
         self._tell(lines, [pace], [])
 
     def hear_evaluation(self) -> None:
-        """Tell of the newest measurement on held-out rows, after the metrics up to its step."""
+        """Log the latest held-out evaluation, after the metrics up to its step."""
         newest = checkpoint.read(self.context.workdir, EVALUATIONS)[-1:]
         for line in newest:
             told = ", ".join(f"{name} {line[name]:.4g}" for name in _LOGGED if isinstance(line.get(name), float))

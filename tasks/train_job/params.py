@@ -29,32 +29,32 @@ class Common:
     dataset: str | None = option(
         None, help="Tokens or a dataset in the store, a file or folder, or a Hub id", artifact="tokens"
     )
-    layer: int | None = option(None, help="Which layer; the first is 0", minimum=0, mark="l")
+    layer: int | None = option(None, help="Layer index, from 0", minimum=0, mark="l")
     activations: str | None = option(
-        None, help="Stored activations, in place of a model, a dataset, a layer and a hook", artifact="activations"
+        None, help="Stored activations, instead of model, dataset, layer and hook", artifact="activations"
     )
     hook: str = option(
         "resid",
-        help="The residual stream, what MLP or attention add to it, or what the MLP reads",
+        help="Hook point: resid (resid_post), mlp (mlp_out), attn (attn_out) or mlp-in",
         choices=SITES,
     )
-    target: str | None = option(None, help="Make it a transcoder, which writes what passes this", choices=SITES)
-    target_layer: int | None = option(None, help="The layer of --target; default: --layer", minimum=0)
-    skip: bool = option(False, help="Give a transcoder a linear way past the features")
-    crosscode: str | None = option(None, help="Layers of a crosscoder, as 2,4,6, in place of --layer")
+    target: str | None = option(
+        None, help="Train a transcoder that predicts the activations at this hook", choices=SITES
+    )
+    target_layer: int | None = option(None, help="Layer of --target; default: --layer", minimum=0)
+    skip: bool = option(False, help="Add a linear skip connection to the transcoder")
+    crosscode: str | None = option(None, help="Layers of a crosscoder instead of --layer, for example 2,4,6")
     skip_bos: bool = option(
-        True, help="Leave out BOS and the first token of each row, whose activation norms are far larger"
+        True, help="Skip BOS and the first token of each row, whose activation norms are far larger"
     )
     allow_no_bos: bool = option(False, help="Accept tokens without BOS for a model or an SAE that expects it")
     model_dtype: str = option(AUTO, help=HELP, choices=CHOICES)
     arch: str = option("topk", help="Architecture of the SAE", choices=names())
-    init_from: str | None = option(
-        None, help="Begin with this SAE of the store instead of at random: fine-tune it", artifact="saes"
-    )
+    init_from: str | None = option(None, help="Initialize from this SAE (fine-tune)", artifact="saes")
     width: int | None = option(
         None, flag="--d-sae", help="SAE width (d_sae); default: --expansion times d_in", minimum=1
     )
-    expansion: int = option(8, help="Features for each dimension of the residual stream", minimum=1)
+    expansion: int = option(8, help="Expansion factor: d_sae / d_in", minimum=1)
     tokens: int | None = option(
         None,
         flag="--training-tokens",
@@ -66,37 +66,31 @@ class Common:
     lr: float | None = option(
         None, flag="--learning-rate", help="Adam learning rate; default: 8e-4 / sqrt(d_sae / 2^14)", minimum=1e-12
     )
-    warmup: float = option(0.05, help="Share of the training in which the learning rate rises", minimum=0, maximum=1)
-    decay: float = option(
-        0.2, help="Share of the training, at its end, in which the learning rate falls", minimum=0, maximum=1
-    )
-    sparsity_warmup: float = option(
-        0.05, help="Share of the training in which the sparsity penalty rises", minimum=0, maximum=1
-    )
+    warmup: float = option(0.05, help="Fraction of training for linear LR warmup", minimum=0, maximum=1)
+    decay: float = option(0.2, help="Final fraction of training for linear LR decay to 0", minimum=0, maximum=1)
+    sparsity_warmup: float = option(0.05, help="Fraction of training for sparsity-penalty warmup", minimum=0, maximum=1)
     clip: float = option(1.0, flag="--max-grad-norm", help="Max gradient norm (clipping); 0 disables", minimum=0)
-    accumulate: int = option(1, help="Parts in which a batch goes through the SAE, to hold less memory", minimum=1)
-    evaluate: int = option(4, help="How often to measure on held-out tokens, the end included; 0: not", minimum=0)
+    accumulate: int = option(1, help="Gradient accumulation: micro-batches per batch, to save memory", minimum=1)
+    evaluate: int = option(
+        4, help="Number of evaluations on held-out tokens, including the last; 0 disables", minimum=0
+    )
     eval_tokens: int = option(
         EVAL_TOKENS, help="Held-out tokens for the final evaluation, at most a tenth of the data", minimum=2
     )
-    patience: int = option(
-        0, help="End when the FVU on held-out tokens was not better for so many measurements; 0: never", minimum=0
-    )
+    patience: int = option(0, help="Early stopping: stop after N evaluations without lower FVU; 0 disables", minimum=0)
     resample: int = option(
-        0, help="How often dead features are drawn anew, in the first half of the training", minimum=0
+        0, help="Number of times dead features are resampled, in the first half of training", minimum=0
     )
     precision: str = option(
         precision.AUTO,
         help="Choose active features in bf16, multiply in tf32 (GPUs only), or neither; auto: bf16 where it is faster",
         choices=precision.CHOICES,
     )
-    seed: int = option(0, help="Seed of the weights and of the order of the data", minimum=0)
-    log: str | None = option(
-        None, help="Metrics also to tensorboard or wandb (W&B), or to both with a comma between them"
-    )
+    seed: int = option(0, help="Random seed of weights and data order", minimum=0)
+    log: str | None = option(None, help="Also log metrics to tensorboard, wandb (W&B), or both (comma-separated)")
     checkpoint_s: float = option(30.0, flag="--checkpoint-every", help="Seconds between checkpoints", minimum=0)
     together: dict[str, list[Any]] | None = option(
-        None, help="Train all combinations of options with several values in one job, on one forward pass of the model"
+        None, help="Train all combinations of comma-separated values in one job, sharing one forward pass per batch"
     )
 
 

@@ -1,4 +1,4 @@
-"""Slots that were stopped (SIGSTOP) and not continued: the only place that gives one up.
+"""Kills pool slots that stay stopped (SIGSTOP) longer than a lease.
 
 A stopped slot renews no lease, so its job goes elsewhere; but it keeps its place in the pool as long as it is there.
 """

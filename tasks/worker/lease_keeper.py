@@ -1,4 +1,4 @@
-"""A slot's care for the job it holds: its lease is renewed beside the work.
+"""Renews the lease of a slot's job beside the work, and receives cancellation in the answer.
 
 The only place that says why work is stopped, and when its time to stop in good order is over.
 """

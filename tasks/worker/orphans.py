@@ -1,4 +1,5 @@
-"""Work folders of jobs that have ended without one who clears up: the only place that sees to what the dead left.
+"""Work folders of jobs that ended without a slot to clean up after them; any worker of the machine removes one every
+ten seconds.
 
 A slot tidies up the folder of the job it has seen to the end. A job that is cancelled while it waits for its next
 attempt, or given up because its lease ran out, has no slot.

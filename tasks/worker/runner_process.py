@@ -1,4 +1,4 @@
-"""A runner as its slot sees it: the only place that starts one, minds it, and ends its process group."""
+"""The slot's side of a runner: start it, watch it, kill its process group."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _open_log(places: Places, job_id: str) -> IO[bytes]:
 
 
 def explain_exit(code: int) -> str:
-    """What the record says of a runner that ended without a word of its own."""
+    """The failure reason recorded for a runner that exited without reporting one."""
     if code == -signal.SIGKILL:
         return "its process was killed (SIGKILL), perhaps because memory ran out"
     if code < 0:

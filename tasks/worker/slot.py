@@ -169,7 +169,7 @@ def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str, bell: dict[st
             except Unreachable:  # for so long that nothing can be told: the lease has run out
                 raise
             except Exception as error:
-                # A fault of ours, not the job's: another attempt may fare better, and the record says why this did not.
+                # An internal error, not the job's: a retry may succeed, and the record says why this did not.
                 reason = redact(f"its worker failed: {type(error).__name__}: {error}")
                 retry_until_reachable(lambda: ledger.put_back(claim, reason, loss=True))
                 raise
@@ -261,7 +261,7 @@ def _run(ledger: Ledger, claim: Claim, keeper: Keeper) -> bool:
 def _tell_for_the_runner(ledger: Ledger, claim: Claim, keeper: Keeper, ended: int) -> str:
     """The end of a runner that did not record it, by its exit code; "lost" if the job has ended or is another's."""
     result = result_made_by(claim.job, Store(Places.from_environment().store))
-    if result is not None:  # it was ended after its last deed
+    if result is not None:  # it was killed after it had published its result
         return retry_until_reachable(lambda: ledger.finish(claim, State.SUCCEEDED, "done", result=result))
     if ended == STOPPED_WHEN_TOLD or (keeper.why and ended == -signal.SIGTERM):  # the latter before it could listen
         return retry_until_reachable(lambda: keeper.settle(ledger, "stopped when told to"))
@@ -272,7 +272,7 @@ def _tell_for_the_runner(ledger: Ledger, claim: Claim, keeper: Keeper, ended: in
 
 
 def _gpu_memory(ledger: Ledger, kind: JobKind, job: Job) -> int | None:
-    """The kind's estimate, in bytes. Whatever is wrong with it, the job itself will tell better."""
+    """The kind's estimate, in bytes. Errors are ignored here; the job itself will report them in full."""
     if kind.estimate is None:
         return None
     known = KnownArtifacts(ledger, Store(Places.from_environment().store))

@@ -1,4 +1,4 @@
-"""A worker's place on this machine: the only place where seats and their slots are locked.
+"""A worker's locks on this machine: one for the worker's name, one for each of its slots.
 
 A seat is the folder `run/seats/NAME/`. Its lock belongs to the one worker that takes jobs there; a worker that only
 finishes its last ones has given it back, so that the next may take it. Its numbered slot files are locked by the slots

@@ -1,4 +1,5 @@
-"""A worker's guard: its parent, its stopped slots and its own end are seen to in a thread, whatever Celery waits for.
+"""The watchdog: a thread that watches the worker's parent, its stopped slots and its own end, whatever Celery waits
+for.
 
 Celery's main thread may wait for Redis, or in a pool that ends for the result of every bell, also of one whose slot
 will never send it.

@@ -1,4 +1,4 @@
--- The order in which queued jobs are served, and the Celery messages ("bells") that follow it.
+-- Queue order, and the Celery messages that mirror it.
 --
 -- A job's step follows from its priority as in Celery's Redis transport: step 0 is served first. Within a step the
 -- older job comes first, by the number it got when it was first queued. A bell is a message of Celery's protocol 2 that

@@ -1,4 +1,4 @@
--- The arrows of the state diagram. Nothing else writes a state.
+-- The state transitions. No other code writes a job's state.
 
 -- Give back what a running job holds: its lease and its device.
 local function release(id)

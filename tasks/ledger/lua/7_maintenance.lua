@@ -1,4 +1,4 @@
--- What is mended from time to time, whoever asks first.
+-- Periodic maintenance, run by whichever worker asks first.
 
 -- Acts on each; a damaged entry, which `doctor` names, holds up none of the others.
 local function on_each(entries, act)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Options(CoderOptions):
     """What can be chosen."""
 
-    l1: float = option(4.0, help="Weight of the L1 penalty", minimum=0)
+    l1: float = option(4.0, help="L1 coefficient", minimum=0)
 
     def label(self) -> str:
         """Tells the sparsity in a name."""

@@ -34,13 +34,15 @@ if TYPE_CHECKING:
 class Options(CoderOptions):
     """What can be chosen."""
 
-    l0: float = option(1.0, help="Weight of the penalty on active features", minimum=0)
-    penalty: str = option("step", help="What is penalised", choices=("step", "target-l0", "tanh"))
-    target_l0: float = option(32.0, help="Active features wanted, with --penalty target-l0", minimum=0.01)
-    threshold: float = option(0.2, help="Thresholds at the start", minimum=0)
-    bandwidth: float = option(0.1, help="How near a pre-activation must be to move its threshold", minimum=1e-6)
-    tanh_scale: float = option(4.0, help="How soon a code counts as one whole, with --penalty tanh", minimum=0)
-    pre_act: float = option(0.0, help="Weight of what brings dead features back", minimum=0)
+    l0: float = option(1.0, help="L0 coefficient", minimum=0)
+    penalty: str = option(
+        "step", help="Sparsity penalty: step (L0), target-l0 or tanh", choices=("step", "target-l0", "tanh")
+    )
+    target_l0: float = option(32.0, help="Target L0, with --penalty target-l0", minimum=0.01)
+    threshold: float = option(0.2, help="Initial JumpReLU threshold", minimum=0)
+    bandwidth: float = option(0.1, help="Bandwidth of the straight-through estimator (KDE width)", minimum=1e-6)
+    tanh_scale: float = option(4.0, help="Scale c in tanh(c f), with --penalty tanh", minimum=0)
+    pre_act: float = option(0.0, help="Pre-activation loss coefficient (revives dead features)", minimum=0)
 
     def __post_init__(self) -> None:
         """Problem for a choice that only another penalty looks at."""

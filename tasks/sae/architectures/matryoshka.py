@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Options(batchtopk.Options):
     """What can be chosen."""
 
-    groups: int = option(5, help="Nested dictionaries, each half as large as the next", minimum=1)
+    groups: int = option(5, help="Number of nested prefixes; each is twice the previous", minimum=1)
 
     def label(self) -> str:
         """Tells the sparsity in a name."""

@@ -31,11 +31,9 @@ LEAST = 1e-3
 class Options(CoderOptions):
     """What can be chosen."""
 
-    l1: float = option(2.0, help="Weight of the L1 penalty", minimum=0)
-    p_end: float = option(0.2, help="The power of codes in the penalty at the end", minimum=0.01, maximum=1)
-    anneal_from: float = option(
-        0.25, help="Share of the training after which the power begins to fall", minimum=0, maximum=1
-    )
+    l1: float = option(2.0, help="L1 coefficient", minimum=0)
+    p_end: float = option(0.2, help="Final p of the Lp penalty", minimum=0.01, maximum=1)
+    anneal_from: float = option(0.25, help="Fraction of training at which p-annealing starts", minimum=0, maximum=1)
 
     def label(self) -> str:
         """Tells the sparsity in a name."""

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 class Options(CoderOptions):
     """What can be chosen."""
 
-    l1: float = option(2.0, help="Weight of the L1 penalty", minimum=0)
+    l1: float = option(2.0, help="L1 coefficient", minimum=0)
     decoder: str = option(
-        "unit", help="Rows of length 1, or free ones with a penalty by length", choices=("unit", "free")
+        "unit", help="Decoder rows: unit norm, or free with norm-weighted L1", choices=("unit", "free")
     )
 
     def label(self) -> str:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class Options(CoderOptions):
     """What can be chosen."""
 
-    k: int = option(32, help="Active features a token", minimum=1)
-    aux: float = option(AUX_WEIGHT, help="Weight of the loss that brings dead features back", minimum=0)
+    k: int = option(32, help="Active features per token (L0)", minimum=1)
+    aux: float = option(AUX_WEIGHT, help="Auxiliary (AuxK) loss coefficient", minimum=0)
 
     def label(self) -> str:
         """Tells the sparsity in a name."""

@@ -1,4 +1,4 @@
-"""What is told of an SAE to those who get it elsewhere: the only place that writes its record and its model card.
+"""The model card of an SAE, and the record that is published with it.
 
 The record, `mistudio.json`, is its manifest and what it was made from, without paths of the machine that made it. An
 SAE that was itself fetched keeps the record it came with.

@@ -16,8 +16,9 @@ EVAL_TOKENS = 1 << 16
 class TrainConfig:
     """Everything a training depends on besides its batches.
 
-    Gradients are cut to a length of 1 (Conerly et al., Anthropic, April 2024): those of the first steps are the longest
-    by far, and would keep Adam's second moments large, and so its steps short, for the thousand steps it remembers.
+    Gradients are clipped to norm 1 (Conerly et al., Anthropic, April 2024): those of the first steps have the largest
+    norms by far, and would keep Adam's second moments large, and so its steps short, for the thousand steps it
+    remembers.
     """
 
     coder: CoderConfig
