@@ -32,7 +32,7 @@ from tasks.sae.coder import CoderConfig
 from tasks.sae.memory_estimate import TrainingShape, of_step
 from tasks.sae.ops import backend
 from tasks.sae.ops.active_pairs import SomePairs, from_rows
-from tasks.sae.training import transfers
+from tasks.sae.training import device_to_host
 from tasks.sae.training.schedule import TrainConfig
 from tasks.sae.training.throughput import wait_for
 from tasks.sae.training.trainer import Trainer
@@ -104,7 +104,7 @@ def machine(device: str) -> dict[str, str]:
         card = torch.cuda.get_device_properties(device)
         facts["device"] = f"{card.name}, {card.total_memory / 2**30:.0f} GiB, sm_{card.major}{card.minor}"
     versions = {name: _version(name) for name in ("torch", "triton")}
-    reasons = {"passes": backend.choice(type_).reason, "metrics": transfers.choice(device).reason}
+    reasons = {"passes": backend.choice(type_).reason, "metrics": device_to_host.choice(device).reason}
     return {**facts, "python": platform.python_version(), **versions, "CUDA": str(torch.version.cuda), **reasons}
 
 

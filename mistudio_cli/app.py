@@ -125,7 +125,7 @@ def run_command(argv: list[str]) -> int:
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the one place where every exception ends
         if _debug:
             output.talk("".join(traceback.format_exception(error)).rstrip())
-        from mistudio_cli.explained_errors import explain
+        from mistudio_cli.error_messages import explain
 
         told = explain(error)
         return _tell(told.sentence, told.mend, told.code)

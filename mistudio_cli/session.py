@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from mistudio_cli import settings as all_settings
 from mistudio_cli.redis.probe import PATIENCE_S, Answer, require_answer
 from mistudio_cli.settings import SETTINGS, Settings
-from tasks.fleet.owners import check_owner, owner_of
+from tasks.fleet.job_owner import check_owner, owner_of
 from tasks.ledger.client import Ledger
 from tasks.redis_client import redis_connection
 from tasks.redis_client.redis_url import Address, is_redis, parse_url

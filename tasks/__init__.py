@@ -5,6 +5,6 @@ from typing import TYPE_CHECKING
 if not TYPE_CHECKING:
 
     def __getattr__(name):
-        from tasks.messaging.not_celery import refuse
+        from tasks.messaging.celery_refusal import refuse
 
         refuse(__name__, name)

@@ -11,7 +11,7 @@ from mistudio_cli.errors import NotFound
 from mistudio_cli.terminal import output
 from mistudio_cli.views import quota_view
 from tasks.errors import Problem
-from tasks.fleet.owners import check_owner
+from tasks.fleet.job_owner import check_owner
 from tasks.ledger import acl
 from tasks.ledger.client import Ledger
 from tasks.ledger.quotas import LIMITS, Quota, set_quota, unset_quota

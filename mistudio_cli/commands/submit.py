@@ -23,7 +23,7 @@ from tasks.parsing.parameters import read_number
 from tasks.redis_client.redis_connection import Refused, Unable
 
 if TYPE_CHECKING:
-    from mistudio_cli.submission.many import Line
+    from mistudio_cli.submission.bulk import Line
 
 app = typer.Typer(help="Submit a job", no_args_is_help=True)
 
@@ -84,7 +84,7 @@ def submit_pipeline(recipe: Path | None, settings: list[str] | None, example: bo
 
 def submit_many(file: str, manner: Manner, *, again: bool = False) -> None:
     """Submit one job per line of a JSON Lines file, or report all its errors."""
-    from mistudio_cli.submission.many import plan_lines, read_lines, submit_lines
+    from mistudio_cli.submission.bulk import plan_lines, read_lines, submit_lines
     from tasks.ledger.quotas import refuse_beyond_quota
     from tasks.submission.fixed_ids import first_id
 

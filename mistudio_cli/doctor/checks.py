@@ -14,10 +14,10 @@ from typing import Any
 
 import mistudio_cli
 import tasks
-from mistudio_cli.doctor import host_checks, replication_checks, trying
+from mistudio_cli.doctor import host_checks, live_tests, replication_checks
 from mistudio_cli.machine.host import Host, read_host
 from mistudio_cli.monitor import kind_versions
-from mistudio_cli.monitor.check import Check
+from mistudio_cli.monitor.check_result import Check
 from mistudio_cli.monitor.hosts import read_fleet
 from mistudio_cli.monitor.snapshot import QueueRow, read_queues
 from mistudio_cli.profile.resources import Machine, counted, gigabytes, read_machine, shortfalls
@@ -50,7 +50,7 @@ def all_checks(settings: Settings) -> Iterator[Check]:
     yield python()
     yield packages()
     yield installation(Path(tasks.__file__), Path(mistudio_cli.__file__))
-    yield from trying.folders(settings.places)
+    yield from live_tests.folders(settings.places)
     told = _ask_supervisor(settings)
     ledger = yield from redis(settings, told if isinstance(told, dict) else None)
     yield supervisor(told)
@@ -130,7 +130,7 @@ def answering(ledger: Ledger) -> Iterator[Check]:
     """What a Redis that answers says of itself, and what it takes. Unreachable or Refused."""
     info = _info(str(ledger.client.call("INFO")))
     yield redis_version(info.get("redis_version", "?"), ledger.client.address.shown)
-    yield from trying.redis_writes(ledger)
+    yield from live_tests.redis_writes(ledger)
     yield _append_only_file(ledger, is_on=info.get("aof_enabled") == "1")
     policy = info.get("maxmemory_policy", "?")
     if policy == "noeviction":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Collection, Iterator, Sequence
 
-from mistudio_cli.monitor.check import Check, Verdict
+from mistudio_cli.monitor.check_result import Check, Verdict
 from mistudio_cli.monitor.hosts import RUNNING, Fleet, clock_fault, state_of
 from tasks.fleet.clock_offset import CLOCK_ERROR_S, CLOCK_FIX
 from tasks.fleet.host_heartbeat import HostHeartbeat

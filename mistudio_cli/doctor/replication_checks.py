@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from mistudio_cli.monitor.check import Check
+from mistudio_cli.monitor.check_result import Check
 from tasks.redis_client import redis_connection
 from tasks.redis_client.redis_url import Address
 from tasks.redis_client.sentinel import question, read_master, sentinel_addresses

@@ -13,7 +13,7 @@ from mistudio_cli.views import json_shapes
 from tasks.errors import Problem
 from tasks.ledger.client import Ledger
 from tasks.ledger.listing import Filter
-from tasks.ledger.script import SCHEMA
+from tasks.ledger.lua_script import SCHEMA
 
 #: Jobs that are read, and held, at once.
 PAGE = 500

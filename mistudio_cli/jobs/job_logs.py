@@ -13,7 +13,7 @@ from typing import Any
 
 from mistudio_cli.errors import NotFound
 from mistudio_cli.jobs.log_sources import JobLog
-from mistudio_cli.jobs.reasons import Reasons
+from mistudio_cli.jobs.wait_reasons import Reasons
 from mistudio_cli.jobs.waiting import LOOK_EVERY_S, watch, why
 from mistudio_cli.terminal import output
 from tasks.jobs.kind import Job, State

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from mistudio_cli.errors import NotFound, TimedOut
-from mistudio_cli.jobs.reasons import Reasons
+from mistudio_cli.jobs.wait_reasons import Reasons
 from mistudio_cli.terminal import humanize, output
 from tasks.errors import Problem
 from tasks.jobs.kind import Job, State

@@ -13,7 +13,7 @@ from mistudio_cli.terminal.humanize import UNKNOWN, duration
 from tasks.jobs.kind import Job, State
 from tasks.ledger.client import BEAT_TTL_S, Ledger, WorkerBeat
 from tasks.ledger.listing import Filter
-from tasks.ledger.queues import QueueCount
+from tasks.ledger.queue_state import QueueCount
 from tasks.ledger.quotas import Quota, read_quotas
 from tasks.queues import share
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mistudio_cli.monitor.cause import Cause
-from mistudio_cli.monitor.check import Check
+from mistudio_cli.monitor.check_result import Check
 from tasks.jobs.kind import Job, State
 from tasks.jobs.kind_digest import digests
 from tasks.ledger.client import Ledger, WorkerBeat

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tasks.jobs.kind import Job, State
 from tasks.ledger.client import BEAT_TTL_S, Ledger, WorkerBeat
 from tasks.ledger.listing import Filter
-from tasks.ledger.queues import RATE_SPANS_S, QueueCount
+from tasks.ledger.queue_state import RATE_SPANS_S, QueueCount
 from tasks.queues import QUEUE_NAMES, share
 from tasks.redis_client.redis_connection import Refused, Unreachable
 

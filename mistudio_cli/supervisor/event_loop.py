@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from mistudio_cli.supervisor.lock_and_socket import Door
 from tasks.errors import Problem
-from tasks.system.rounds import Rounds
+from tasks.system.resilient_loop import Rounds
 
 log = logging.getLogger("mistudio.supervisor")
 

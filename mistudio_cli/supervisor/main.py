@@ -34,7 +34,7 @@ from tasks.parsing.redact import without_secrets
 from tasks.paths import Places
 from tasks.settings import current
 from tasks.system.log_output import log_to_stderr
-from tasks.system.rounds import Rounds
+from tasks.system.resilient_loop import Rounds
 
 log = logging.getLogger("mistudio.supervisor")
 

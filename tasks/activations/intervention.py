@@ -22,7 +22,7 @@ import torch
 from torch.nn import functional
 
 from tasks.activations.hooks import Point, watched
-from tasks.activations.means import ratio
+from tasks.activations.token_means import ratio
 from tasks.models.cpu_backend import attending
 
 if TYPE_CHECKING:

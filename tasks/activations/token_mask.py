@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tasks.errors import Problem
-from tasks.parsing.positions import EVERYWHERE, Positions, positions_of
+from tasks.parsing.position_slices import EVERYWHERE, Positions, positions_of
 from tasks.text.tokens import TokensInfo
 
 #: Tokens looked at once when those that count are counted.

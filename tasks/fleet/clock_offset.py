@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from tasks.fleet.host_heartbeat import measure_clock_offset
 from tasks.redis_client.redis_connection import Client
-from tasks.system.sustained import Lasting
+from tasks.system.sustained_condition import Lasting
 
 #: An offset in seconds that is worth a warning, and one that is an error.
 CLOCK_WARNING_S, CLOCK_ERROR_S = 5.0, 60.0

@@ -106,7 +106,7 @@ def remove_unlisted(client: Client) -> None:
 def read_all(client: Client) -> list[HostHeartbeat]:
     """The heartbeats of all hosts that are listed, by host and home, in one round trip. Raises Unreachable or Refused.
 
-    Entries that cannot be read are left out; `tasks.fleet.damage` names them.
+    Entries that cannot be read are left out; `tasks.fleet.damaged_entries` names them.
     """
     now, heartbeats = _read(client)
     listed = [beat for beat in heartbeats if abs(now - beat.seen_at) <= LISTED_FOR_S]

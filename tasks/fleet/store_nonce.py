@@ -13,7 +13,7 @@ from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 
-from tasks.ledger import script
+from tasks.ledger import lua_script
 from tasks.ledger.client import Ledger
 
 log = logging.getLogger("mistudio.worker")
@@ -43,17 +43,17 @@ def prove(ledger: Ledger, root: Path, *, may_write: bool = False) -> Proof:
     OSError when it cannot be read. Raises Unreachable or Refused.
     """
     turn_s = _WRITTEN_EVERY_S if may_write else ""
-    answer = script.evaluate(ledger.client, "check_nonce", _read(root), ACCEPTED_FOR_S, SHOWN_AFTER_S, turn_s)
+    answer = lua_script.evaluate(ledger.client, "check_nonce", _read(root), ACCEPTED_FOR_S, SHOWN_AFTER_S, turn_s)
     if answer != "write":
         return Proof(answer)
     nonce = os.urandom(8).hex()
-    script.evaluate(ledger.client, "begin_nonce", nonce)
+    lua_script.evaluate(ledger.client, "begin_nonce", nonce)
     try:
         _write(root, nonce)
     except OSError as error:
         log.debug("%s cannot be written, as jobs will say: %s", root / FILE, error.strerror or error)
     else:
-        script.evaluate(ledger.client, "confirm_nonce", nonce)
+        lua_script.evaluate(ledger.client, "confirm_nonce", nonce)
     return Proof.GIVEN
 
 

@@ -86,7 +86,7 @@ class Job:
     `gpu` is the wish for a device: "any", "none", or the indices of those it may have, such as "0,1". `retry_of` is the
     job of which this one is another try, `from_checkpoint` the one whose checkpoint it takes over when it begins.
     `limits` are those set for this job; None: those of its kind.
-    `owner` is who submitted it, None where that is not known: see `tasks.fleet.owners`.
+    `owner` is who submitted it, None where that is not known: see `tasks.fleet.job_owner`.
     `digest` is that of its kind's parameters where it was submitted (`tasks.jobs.kind_digest`), "" by older versions,
     and `submitted_by` names that version and host. `artifact` is what it makes, as "family/name", and `more_artifacts`
     what it makes besides. `metrics` are the newest values of what the job measures of its work.

@@ -72,7 +72,7 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
 
 def estimate(params: Params, known: Known) -> Estimate:
     """Disk by the tokens that are read at most, memory by shapes; time by an earlier reading of the same model."""
-    from tasks.models.job_estimate import seconds_like_earlier, shape_of_model, shape_of_tokens
+    from tasks.models.size_estimate import seconds_like_earlier, shape_of_model, shape_of_tokens
     from tasks.sae.memory_estimate import of_reading
 
     shape = shape_of_model(known, params.model)

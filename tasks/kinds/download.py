@@ -15,7 +15,7 @@ from tasks.parsing.redact import HUB_SECRETS
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from tasks.text.files.tally import Tally
+    from tasks.text.files.skipped_counts import Tally
 
 #: Folders that hold copies of others' code, or tests: little to learn from, or a split of their own.
 _SKIP = "site-packages,dist-packages,node_modules,__pycache__,test,tests,idle_test"
@@ -93,7 +93,7 @@ KIND = JobKind(
 def run(params: Params, context: Context) -> dict[str, Any]:
     """Write the corpus as parquet files; the result tells what was left out."""
     from tasks.text.corpus import CorpusWriter
-    from tasks.text.files.tally import Tally
+    from tasks.text.files.skipped_counts import Tally
 
     tally, writer = Tally(), CorpusWriter(context.output)
     context.progress("reading", 0, params.limit, "rows")

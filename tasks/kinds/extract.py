@@ -98,7 +98,7 @@ def _model_of(sae: str, known: Known) -> str | None:
 
 def estimate(params: Params, known: Known) -> Estimate:
     """Time by an earlier extraction from the same SAE, GPU memory by shapes; the rest depends on what is found."""
-    from tasks.models.job_estimate import seconds_like_earlier
+    from tasks.models.size_estimate import seconds_like_earlier
     from tasks.sae.memory_estimate import of_extraction
 
     model = params.model or _model_of(params.sae, known)

@@ -67,7 +67,7 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
 
 def estimate(params: Params, known: Known) -> Estimate:
     """Disk by the size of the corpus; time by a tokenization with the same tokenizer in the store."""
-    from tasks.models.job_estimate import seconds_like_earlier, shape_of_model
+    from tasks.models.size_estimate import seconds_like_earlier, shape_of_model
 
     written = ((known.manifest("datasets", params.dataset) or {}).get("result") or {}).get("bytes")
     if written is None:

@@ -58,7 +58,7 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
 
 def estimate(params: Params, known: Known) -> Estimate:
     """Disk by the shape, for the moment when a checkpoint replaces another; time by a like one in the store."""
-    from tasks.models.job_estimate import CHECKPOINT, FLOAT, seconds_like_earlier, shape_of_toy
+    from tasks.models.size_estimate import CHECKPOINT, FLOAT, seconds_like_earlier, shape_of_toy
 
     alike, tokens = ("layers", "width", "vocab", "context"), params.steps * _ROWS * params.context
     seconds = seconds_like_earlier(

@@ -109,7 +109,7 @@ def in_force(params: P, result: dict[str, Any]) -> P:
 
 def estimate(params: Common, known: Known) -> Estimate:
     """Memory and disk by the shapes; time by a training of like shape in the store."""
-    from tasks.models.job_estimate import seconds_like_earlier
+    from tasks.models.size_estimate import seconds_like_earlier
     from tasks.sae.memory_estimate import of_training
     from tasks.train_job.sae_group import each
     from tasks.train_job.vector_source import place_of

@@ -18,11 +18,11 @@ from typing import Any
 
 from tasks.errors import Problem
 from tasks.jobs.kind import Job, Point, Progress, State
-from tasks.ledger import script
+from tasks.ledger import lua_script
 from tasks.ledger.device_lease import Card, Lease, Refusal
 from tasks.ledger.listing import Filter, Page, children, other_tries, page, records
 from tasks.ledger.maintenance import LEASE_TTL_S, Upkeep
-from tasks.ledger.queues import QueueDesk
+from tasks.ledger.queue_state import QueueDesk
 from tasks.ledger.quotas import over_quota
 from tasks.ledger.records import encode_new, finite, finite_number, pairs, readable
 from tasks.redis_client.redis_connection import Client, Refused, Unable
@@ -110,7 +110,7 @@ class Ledger:
 
     def submit_many(self, groups: Iterable[Sequence[Job]]) -> list[Problem | None]:
         """Accept groups of new jobs in one round trip, each as a whole; for each, None or why it was refused."""
-        answers = self._submitted(script.evaluate_all, groups)
+        answers = self._submitted(lua_script.evaluate_all, groups)
         return [None if status == "ok" else _refusal(status) for status in answers]
 
     def try_submit_many(self, groups: Sequence[Sequence[Job]]) -> list[Problem | Unable | Refused | None]:
@@ -118,7 +118,7 @@ class Ledger:
 
         A group whose last job is there already counts as accepted. Unreachable when it is not known which were.
         """
-        answers = self._submitted(script.try_all, groups)
+        answers = self._submitted(lua_script.try_all, groups)
         return [
             _outcome(answer, group) if isinstance(answer, str) else answer
             for answer, group in zip(answers, groups, strict=True)
@@ -405,7 +405,7 @@ class Ledger:
         return replies
 
     def _change(self, operation: str, *arguments: object) -> str:
-        return script.evaluate(self.client, operation, *arguments)
+        return lua_script.evaluate(self.client, operation, *arguments)
 
 
 def new_token() -> str:

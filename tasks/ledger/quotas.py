@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tasks.errors import OverQuota
 from tasks.jobs.kind import State
-from tasks.ledger import script
+from tasks.ledger import lua_script
 from tasks.ledger.records import UNREADABLE
 from tasks.redis_client.redis_connection import Client
 
@@ -62,12 +62,12 @@ def decode_strictly(text: str | None) -> dict[str, Quota]:
 def set_quota(client: Client, owner: str, quota: Quota) -> None:
     """Set those limits that are given; the owner's others stay."""
     limits = {name: limit for name, limit in dataclasses.asdict(quota).items() if limit is not None}
-    script.evaluate(client, "set_quota", owner, json.dumps(limits))
+    lua_script.evaluate(client, "set_quota", owner, json.dumps(limits))
 
 
 def unset_quota(client: Client, owner: str) -> bool:
     """Remove all limits of an owner. False: there were none."""
-    return script.evaluate(client, "unset_quota", owner) == "ok"
+    return lua_script.evaluate(client, "unset_quota", owner) == "ok"
 
 
 def count_unstarted(client: Client, owner: str) -> int:

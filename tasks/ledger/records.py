@@ -71,7 +71,9 @@ def decode_strictly(flat: Sequence[str]) -> Job:
 
 
 def readable(read: Callable[[T], R], entries: Iterable[T]) -> list[R]:
-    """What `read` makes of each entry; those that others have damaged are left out. `tasks.fleet.damage` names them."""
+    """What `read` makes of each entry; those that others have damaged are left out. `tasks.fleet.damaged_entries` names
+    them.
+    """
     found = []
     for entry in entries:
         try:

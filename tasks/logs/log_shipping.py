@@ -23,7 +23,7 @@ from tasks.paths import Places, make_private
 from tasks.redis_client.redis_connection import Client, Refused, Unreachable
 from tasks.redis_client.redis_url import Address
 from tasks.storage.log_archive import archive
-from tasks.system.rounds import Rounds
+from tasks.system.resilient_loop import Rounds
 
 log = logging.getLogger("mistudio.logs")
 

@@ -17,7 +17,7 @@ from kombu import Queue as KombuQueue
 from tasks.errors import Problem
 from tasks.jobs.kind import kinds
 from tasks.ledger.client import Ledger
-from tasks.messaging.not_celery import refuse
+from tasks.messaging.celery_refusal import refuse
 from tasks.queues import DEFAULT_PRIORITY, PRIORITY_STEPS, QUEUE_NAMES, wire_priority
 from tasks.redis_client import redis_connection
 from tasks.redis_client.redis_socket import DEAD_LINK_OPTIONS

@@ -18,8 +18,8 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 from kombu.common import ignore_errors
 
 from tasks.jobs.kind import kinds
-from tasks.messaging.adopt import NotTaken
 from tasks.messaging.app import open_ledger
+from tasks.messaging.foreign_tasks import NotTaken
 from tasks.messaging.held_messages import HOLD_S, held
 from tasks.redis_client.redis_connection import Refused, Unreachable
 

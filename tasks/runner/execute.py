@@ -24,7 +24,7 @@ from tasks.ledger.client import Claim, Ledger
 from tasks.parsing.redact import redact
 from tasks.paths import Places
 from tasks.redis_client.redis_connection import Client, Refused, Unreachable
-from tasks.redis_client.redis_patience import retry_until_reachable
+from tasks.redis_client.redis_retry import retry_until_reachable
 from tasks.runner.memory_limit import enough_for
 from tasks.runner.missing_paths import describe_missing_paths
 from tasks.runner.reporter import Reporter

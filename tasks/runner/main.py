@@ -31,7 +31,7 @@ def _work(job_id: str, order: dict[str, Any], stop: threading.Event) -> int:
     from tasks.jobs.kind import Stopped
     from tasks.ledger.client import Claim, Ledger
     from tasks.redis_client.redis_connection import connect
-    from tasks.redis_client.redis_patience import retry_until_reachable
+    from tasks.redis_client.redis_retry import retry_until_reachable
     from tasks.runner.execute import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER, work_on
 
     ledger = Ledger(connect(os.environ["CELERY_BROKER_URL"]))

@@ -14,7 +14,7 @@ from functools import partial
 from tasks.jobs.kind import Point, Progress
 from tasks.ledger.client import Claim, Ledger
 from tasks.redis_client.redis_connection import Refused, Unreachable
-from tasks.system.rounds import Rounds
+from tasks.system.resilient_loop import Rounds
 
 log = logging.getLogger("mistudio.job")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tasks.jobs.kind import METRICS_TOLD, Point, Progress, Stopped
 from tasks.ledger.client import Claim, Ledger
-from tasks.redis_client.redis_patience import retry_until_reachable
+from tasks.redis_client.redis_retry import retry_until_reachable
 from tasks.runner.reporter import Reporter
 from tasks.storage import attempts
 from tasks.storage.store import Store

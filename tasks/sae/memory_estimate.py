@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.jobs.kind import Estimate, Known
-from tasks.models.job_estimate import CHECKPOINT, FLOAT, ModelShape, shape_of_model, shape_of_tokens, weights_in
 from tasks.models.model_dtype import AUTO
+from tasks.models.size_estimate import CHECKPOINT, FLOAT, ModelShape, shape_of_model, shape_of_tokens, weights_in
 from tasks.sae.training.schedule import EVAL_TOKENS
 
 #: Python, torch and Celery, before anything of the job is loaded.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tasks.activations.means import per_row, ratio
+from tasks.activations.token_means import per_row, ratio
 from tasks.errors import Problem
 from tasks.sae.coder import Coder
 from tasks.sae.density import histogram

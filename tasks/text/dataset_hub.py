@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tasks.errors import Problem
 from tasks.jobs.kind import Stopped
 from tasks.text.files.readers import text_batches
-from tasks.text.files.tally import Tally
+from tasks.text.files.skipped_counts import Tally
 
 if TYPE_CHECKING:
     import pyarrow as pa

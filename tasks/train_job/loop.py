@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tasks.jobs.kind import Context
 from tasks.jobs.stop_grace import FACTOR, LONGEST_S, record_stop_time
 from tasks.sae.ops import backend
-from tasks.sae.training import transfers
+from tasks.sae.training import device_to_host
 from tasks.train_job import loggers
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Pulse:
 
     def train(self) -> None:
         """Train all to the end and keep that; a batch is read once for all."""
-        for reason in (backend.to_tell(self.context.device), transfers.describe_fallback(self.context.device)):
+        for reason in (backend.to_tell(self.context.device), device_to_host.describe_fallback(self.context.device)):
             if reason is not None:
                 self.context.note(reason)
         with ExitStack() as stack:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tasks.models.loading import is_store_name, names_hub, split_revision
-from tasks.sae.formats.found import HOOKED, TRANSFORMERS
-from tasks.sae.formats.hooked_models import HOOKED_MODELS
+from tasks.sae.formats.foreign_sae import HOOKED, TRANSFORMERS
+from tasks.sae.formats.hooked_transformer_ids import HOOKED_MODELS
 from tasks.text.dataset_ref import is_hub_id
 
 if TYPE_CHECKING:

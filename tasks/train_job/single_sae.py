@@ -24,7 +24,7 @@ from tasks.text.compatibility import check_bos_of_sae
 from tasks.train_job.artifact import save
 from tasks.train_job.evaluation import Evaluation
 from tasks.train_job.init_from import begin_from
-from tasks.train_job.metrics import Watch
+from tasks.train_job.metrics_reporter import Watch
 from tasks.train_job.params import GIVEN_UP, goes_on_at, steps_of
 from tasks.train_job.vector_source import shape_of
 

@@ -25,7 +25,7 @@ from tasks.ledger.client import Ledger, WorkerBeat
 from tasks.queues import PRIORITY_STEPS, QUEUE_NAMES
 from tasks.redis_client.redis_connection import Refused, Unreachable
 from tasks.storage.store_id import make_store_id, read_store_id
-from tasks.system.sustained import Lasting
+from tasks.system.sustained_condition import Lasting
 from tasks.worker.worker_name import WorkerName
 
 log = logging.getLogger("mistudio.worker")

@@ -27,7 +27,7 @@ from tasks.messaging.reroute import bring_home
 from tasks.paths import Places
 from tasks.redis_client.redis_connection import Refused, Unreachable
 from tasks.storage.store import Store
-from tasks.system.rounds import Rounds
+from tasks.system.resilient_loop import Rounds
 from tasks.worker.fleet_membership import StoreWatch, why_store_changed
 from tasks.worker.orphans import clear_away_one
 from tasks.worker.slot_locks import Seat

@@ -21,7 +21,7 @@ from tasks.redis_client.redis_connection import Refused, Unreachable
 from tasks.storage import attempts
 from tasks.storage.store import Store
 from tasks.submission.checkpoints import leave_behind
-from tasks.system.rounds import Rounds
+from tasks.system.resilient_loop import Rounds
 
 log = logging.getLogger("mistudio.slot")
 

@@ -24,12 +24,12 @@ from tasks.jobs.kind import Job, JobKind, State, Stopped, kind_named, kinds
 from tasks.jobs.kind_digest import digests
 from tasks.ledger.client import Claim, Ledger, new_token
 from tasks.logs.log_shipping import SHUTDOWN_WAIT_S, AttemptLog
-from tasks.messaging.adopt import NotTaken, job_rung_for
 from tasks.messaging.app import open_ledger
+from tasks.messaging.foreign_tasks import NotTaken, job_rung_for
 from tasks.parsing.redact import redact
 from tasks.paths import Places
 from tasks.redis_client.redis_connection import Unreachable
-from tasks.redis_client.redis_patience import retry_until_reachable
+from tasks.redis_client.redis_retry import retry_until_reachable
 from tasks.runner.execute import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER, describe_failure, result_made_by, work_on
 from tasks.storage.store import Store
 from tasks.submission.checkpoints import leave_behind

@@ -24,7 +24,7 @@ from typing import IO, Any
 from tasks.paths import Places, make_home, make_private
 from tasks.queues import share
 from tasks.system import process_identity
-from tasks.system.faults import Faults
+from tasks.system.fault_counter import Faults
 
 _LOOK_EVERY_S = 0.02
 _LOOK_FOR_A_SLOT_EVERY_S = 0.1

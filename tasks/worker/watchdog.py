@@ -18,7 +18,7 @@ from celery.worker import state as celery_state
 
 from tasks.ledger.client import LEASE_TTL_S
 from tasks.runner.liveness_pipe import wake_when_parent_dies
-from tasks.system.rounds import Rounds
+from tasks.system.resilient_loop import Rounds
 from tasks.worker.frozen_slots import StoppedSlots
 from tasks.worker.slot_locks import CANNOT_BEGIN, Seat
 

@@ -15,7 +15,7 @@ from mistudio_cli.errors import Code
 from mistudio_cli.monitor.hosts import read_fleet
 from mistudio_cli.monitor.snapshot import read_all
 from mistudio_cli.views.live import paint
-from tasks.fleet import damage, host_heartbeat
+from tasks.fleet import damaged_entries, host_heartbeat
 from tasks.fleet.host_heartbeat import LISTED_FOR_S, Gpu, HostHeartbeat
 from tasks.jobs.kind import Job
 from tasks.ledger.client import Ledger, WorkerBeat, new_job_id
@@ -156,7 +156,7 @@ def test_an_entry_that_is_no_heartbeat_hides_no_other_and_is_named(cli: Cli, lin
     heartbeat(cli.ledger, "lab")
     cli.ledger.client.call("HSET", KEY, "evil", line)
     assert [row.name for row in read_fleet(cli.ledger).hosts] == ["lab"]
-    (found,) = damage.find(cli.ledger.client)
+    (found,) = damaged_entries.find(cli.ledger.client)
     assert found.where == f"{KEY} evil"
 
 
@@ -172,7 +172,7 @@ def test_a_field_of_a_wrong_type_makes_an_entry_unreadable(ledger: Ledger, field
     fields = {**dataclasses.asdict(heartbeat(ledger, "lab")), field: value}
     ledger.client.call("HSET", KEY, "lab:/home/me/mistudio", json.dumps(fields))
     assert host_heartbeat.read_all(ledger.client) == []
-    assert [found.where for found in damage.find(ledger.client)] == [f"{KEY} lab:/home/me/mistudio"]
+    assert [found.where for found in damaged_entries.find(ledger.client)] == [f"{KEY} lab:/home/me/mistudio"]
 
 
 def test_heartbeats_of_older_and_newer_versions_are_read(ledger: Ledger) -> None:

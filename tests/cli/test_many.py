@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from mistudio_cli.errors import Code
-from mistudio_cli.submission.many import BATCH
+from mistudio_cli.submission.bulk import BATCH
 from tests.cli.conftest import MISTUDIO, Cli, Ended
 
 

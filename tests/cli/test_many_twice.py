@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mistudio_cli.errors import Code
-from mistudio_cli.submission.many import plan_lines, submit_lines
+from mistudio_cli.submission.bulk import plan_lines, submit_lines
 from tasks.ledger.client import later_id, new_job_id
 from tasks.redis_client.redis_connection import Client, Command, Unreachable, connect
 from tasks.storage.store import Store

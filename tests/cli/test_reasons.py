@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from mistudio_cli.jobs import reasons
+from mistudio_cli.jobs import wait_reasons
 from tasks.jobs.kind import Job, State
 from tasks.ledger.client import WorkerBeat, new_job_id
 from tests.cli.conftest import Cli
@@ -64,10 +64,10 @@ def test_a_paused_queue_and_an_unfinished_parent_are_named(cli: Cli) -> None:
 
 def test_a_reason_is_said_once_and_a_new_one_too(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
-    monkeypatch.setattr(reasons.output, "talk", lines.append)
-    monkeypatch.setattr(reasons, "AGAIN_AFTER_S", 0.0)
-    monkeypatch.setattr(reasons, "FIRST_AFTER_S", 0.0)
-    job, looked = submit(cli), reasons.Reasons(cli.ledger)
+    monkeypatch.setattr(wait_reasons.output, "talk", lines.append)
+    monkeypatch.setattr(wait_reasons, "AGAIN_AFTER_S", 0.0)
+    monkeypatch.setattr(wait_reasons, "FIRST_AFTER_S", 0.0)
+    job, looked = submit(cli), wait_reasons.Reasons(cli.ledger)
     for _ in range(3):
         looked.look([job])
     cli.ledger.queues.pause("training")

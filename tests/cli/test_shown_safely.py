@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mistudio_cli.error_messages import explain
 from mistudio_cli.errors import Code
-from mistudio_cli.explained_errors import explain
 from tasks.jobs.kind import Job, Progress, State
 from tasks.ledger.client import new_job_id
 from tests.cli.conftest import Cli

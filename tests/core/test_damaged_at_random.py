@@ -16,7 +16,7 @@ from mistudio_cli.monitor.explain import explain, look_around
 from mistudio_cli.monitor.job_context import surroundings_of
 from mistudio_cli.supervisor.heartbeats import Hearing
 from tasks.errors import Problem
-from tasks.fleet import damage
+from tasks.fleet import damaged_entries
 from tasks.jobs.kind import Job
 from tasks.ledger import dead_letters
 from tasks.ledger.client import Ledger, WorkerBeat, new_job_id
@@ -94,7 +94,7 @@ def readers(ledger: Ledger, hearing: Hearing, jobs: list[Job], folder: Path) -> 
         lambda: [ledger.leases(), ledger.holders(), ledger.live_jobs(), ledger.find("1")],
         lambda: [hearing.listen([]), hearing.busy()],
         lambda: ledger.upkeep(Upkeep(every_s=0)),
-        lambda: damage.find(ledger.client),
+        lambda: damaged_entries.find(ledger.client),
         lambda: dead_letters.read(ledger.client),
         lambda: [ledger.claim(job_id, "w@h", "h", 1) for job_id in ids],
         lambda: [ledger.request_cancel(job_id) for job_id in ids],

@@ -9,7 +9,7 @@ import pytest
 
 from mistudio_cli.monitor import snapshot
 from mistudio_cli.supervisor.heartbeats import Hearing
-from tasks.fleet import damage
+from tasks.fleet import damaged_entries
 from tasks.jobs.kind import Job, State
 from tasks.ledger import dead_letters
 from tasks.ledger.client import Ledger, WorkerBeat, new_job_id
@@ -70,7 +70,7 @@ def test_a_damaged_heartbeat_hides_no_other_and_ends_no_supervisor(
     assert hearing.busy() == frozenset()
     hearing.close()
     assert snapshot.read_queues(ledger).queues[0].consumers == 1  # type: ignore[index]
-    (found,) = damage.find(ledger.client)
+    (found,) = damaged_entries.find(ledger.client)
     assert found.where == "mistudio:workers evil"
 
 
@@ -81,7 +81,7 @@ def test_a_damaged_record_hides_no_other_and_is_named(ledger: Ledger, field: str
     assert ledger.get(bad) is None
     with pytest.raises(Exception, match=f"The record of job {bad} cannot be read"):
         ledger.need(bad)
-    (found,) = damage.find(ledger.client)
+    (found,) = damaged_entries.find(ledger.client)
     assert found.where == f"mistudio:job:{bad}"
 
 
@@ -117,7 +117,7 @@ def test_a_key_of_another_type_is_refused_and_named(ledger: Ledger) -> None:
     ledger.client.call("SET", "mistudio:workers", "a text")
     with pytest.raises(Refused, match="WRONGTYPE"):
         ledger.workers()
-    (found,) = damage.find(ledger.client)
+    (found,) = damaged_entries.find(ledger.client)
     assert (found.where, found.why) == ("mistudio:workers", "is a string and should be a hash")
 
 

@@ -28,7 +28,7 @@ def imported_by(statement: str) -> set[str]:
         ("import tasks.storage.store, tasks.text", QUEUES | TERMINAL),
         ("import tasks.sae.training.trainer, tasks.activations.stream, tasks.features.top_examples", QUEUES | TERMINAL),
         (
-            "import tasks.ledger.client, tasks.submission.plan, tasks.submission.sweep, tasks.models.job_estimate; "
+            "import tasks.ledger.client, tasks.submission.plan, tasks.submission.sweep, tasks.models.size_estimate; "
             "import tasks.sae.memory_estimate",
             HEAVY | QUEUES | TERMINAL,
         ),

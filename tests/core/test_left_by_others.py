@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tasks.fleet import damage
+from tasks.fleet import damaged_entries
 from tasks.jobs.kind import State
 from tasks.ledger.client import Claim, Ledger
 from tasks.ledger.maintenance import Upkeep
@@ -121,7 +121,7 @@ def test_a_claim_that_a_damaged_entry_cuts_short_leaves_a_lease(ledger: Ledger) 
         start(ledger, job)
     assert ledger.need(job).state is State.RUNNING
     assert ledger.client.call("ZSCORE", "mistudio:leases", job) is not None, "so it is put back when that runs out"
-    assert [found.where for found in damage.find(ledger.client)] == ["mistudio:unstarted:alice"]
+    assert [found.where for found in damaged_entries.find(ledger.client)] == ["mistudio:unstarted:alice"]
 
 
 def test_a_damaged_list_of_owners_keeps_no_heartbeat_from_its_upkeep(ledger: Ledger) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tasks.errors import Problem
-from tasks.fleet.owners import os_user, owner_of
+from tasks.fleet.job_owner import os_user, owner_of
 from tasks.jobs.kind import Job
 from tasks.ledger.client import Ledger, new_job_id
 from tasks.ledger.listing import Filter

@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from tasks.fleet import damage
+from tasks.fleet import damaged_entries
 from tasks.jobs.kind import State
 from tasks.ledger import dead_letters
 from tests.conftest import RedisServer, until
@@ -48,7 +48,7 @@ def test_all_that_an_installation_writes_has_its_prefix(other: Lab) -> None:
     assert {key for key in keys(other) if not key.startswith("lab2:")} == set()
     assert {"lab2:datasets", "lab2:low_priority"} & keys(other) == set(), "all messages have been taken"
     assert any(key.startswith("lab2:held:training") for key in keys(other))
-    assert damage.find(other.ledger.client) == []
+    assert damaged_entries.find(other.ledger.client) == []
 
 
 def test_neither_sees_the_others_jobs_workers_and_messages(lab: Lab, other: Lab) -> None:

@@ -12,8 +12,8 @@ import pytest
 from mistudio_cli.supervisor.child import describe_exit
 from tasks.jobs.kind import State
 from tasks.paths import Places
-from tasks.system.faults import Faults
-from tasks.system.rounds import Rounds
+from tasks.system.fault_counter import Faults
+from tasks.system.resilient_loop import Rounds
 from tasks.worker.slot_locks import CANNOT_BEGIN, Posture, Seat, occupants
 from tests.conftest import until
 from tests.core.lab import Lab

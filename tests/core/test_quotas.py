@@ -222,13 +222,13 @@ def test_what_an_older_mistudio_ended_gives_room_at_the_next_upkeep(ledger: Ledg
 
 
 def test_a_damaged_quota_stops_nothing_and_is_named(ledger: Ledger) -> None:
-    from tasks.fleet import damage
+    from tasks.fleet import damaged_entries
 
     for text in ("{", "[]", '{"alice": 1}', '{"alice": {"running": "x"}}'):
         ledger.client.call("SET", "mistudio:quotas", text)
         assert start(ledger, queued(ledger)) is not None
         assert text == "[]" or read_quotas(ledger.client) == {}
-        assert [entry.where for entry in damage.find(ledger.client)] == ["mistudio:quotas"], text
+        assert [entry.where for entry in damaged_entries.find(ledger.client)] == ["mistudio:quotas"], text
 
 
 @pytest.mark.parametrize(("limits", "most"), [(Quota(running=3), 3), (Quota(gpus=2), 2)])

@@ -16,8 +16,8 @@ import pytest
 import redis
 from kombu.exceptions import OperationalError
 
+from mistudio_cli.error_messages import explain
 from mistudio_cli.errors import Code
-from mistudio_cli.explained_errors import explain
 from tasks.jobs.kind import Job
 from tasks.ledger import client as ledgers
 from tasks.ledger.client import Ledger, new_job_id

@@ -15,8 +15,8 @@ from tasks.errors import Problem
 from tasks.kinds import download
 from tasks.text import corpus
 from tasks.text.files.readers import read_local
+from tasks.text.files.skipped_counts import Tally
 from tasks.text.files.splits import split_of
-from tasks.text.files.tally import Tally
 
 
 def documents(path: Path, tally: Tally | None = None, column: str = "text", split: str | None = None) -> list[str]:

@@ -24,7 +24,7 @@ from tasks.activations.hooks import Hook, catch, find, find_again
 from tasks.activations.token_mask import mask_again
 from tasks.errors import Problem
 from tasks.sae.formats.exporting import SAE_LENS, write_as
-from tasks.sae.formats.hooked_models import HOOKED_MODELS, OLDEST
+from tasks.sae.formats.hooked_transformer_ids import HOOKED_MODELS, OLDEST
 from tasks.sae.formats.native import load_sae, read_config, save_sae
 from tasks.sae.importing.convert import take
 from tasks.text.tokens import TokensInfo

@@ -12,8 +12,8 @@ from tasks.sae.architectures import names
 from tasks.sae.coder import Coder, Moment
 from tasks.sae.ops.active_pairs import pairs_at
 from tasks.sae.ops.backend import TorchPasses, choice
+from tasks.sae.training import device_to_host
 from tasks.sae.training import trainer as trainers
-from tasks.sae.training import transfers
 from tasks.sae.training.schedule import TrainConfig
 from tasks.sae.training.trainer import Trainer
 from tests.sae.conftest import Planted, shaped
@@ -90,7 +90,7 @@ def test_twenty_steps_wait_for_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_metrics_are_copied_to_pinned_memory() -> None:
-    assert transfers.choice(CARD).send is transfers.PinnedTransfer, transfers.choice(CARD).reason
+    assert device_to_host.choice(CARD).send is device_to_host.PinnedTransfer, device_to_host.choice(CARD).reason
 
 
 @pytest.mark.parametrize("name", ["chosen", "torch"])

@@ -10,7 +10,7 @@ import pytest
 from tasks.activations import token_mask
 from tasks.activations.token_mask import Mask, mask_again, mask_for
 from tasks.errors import Problem
-from tasks.parsing.positions import positions_of
+from tasks.parsing.position_slices import positions_of
 from tasks.text.tokens import TokensInfo
 
 ROWS = np.array([[5, 1, 7, 2], [1, 6, 1, 8], [9, 9, 0, 0]], dtype=np.uint16)

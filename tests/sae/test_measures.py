@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tasks.activations.means import per_row, ratio
+from tasks.activations.token_means import per_row, ratio
 from tasks.sae import coder as coders
 from tasks.sae.architectures import build, names
 from tasks.sae.baselines import compare, pca_explained_variance, random_explained_variance

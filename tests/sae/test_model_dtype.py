@@ -23,11 +23,11 @@ from tasks.kinds import activations, train
 from tasks.models import bfloat16, model_dtype
 from tasks.models.bfloat16 import Speed
 from tasks.models.cpu_backend import attending
-from tasks.models.job_estimate import ModelShape
 from tasks.models.loading import load_model
 from tasks.models.model_config import mlp_shape
 from tasks.models.model_dtype import Wanted, choose, dtype_in_files, keep, wanted
 from tasks.models.model_files import check_weights
+from tasks.models.size_estimate import ModelShape
 from tasks.sae.formats.exporting import for_sae_lens
 from tests.sae.conftest import VOCABULARY, Bench, Known, some_tokens, tiny_model
 from tests.sae.every_family import NoStore, build

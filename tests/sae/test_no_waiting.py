@@ -12,11 +12,9 @@ import pytest
 import torch
 
 from tasks.sae.coder import BF16, FLOAT32, Coder
-from tasks.sae.ops.largest import places_of_largest
+from tasks.sae.ops.topk_indices import places_of_largest
 from tasks.sae.training import trainer as trainers
-from tasks.sae.training.schedule import TrainConfig
-from tasks.sae.training.trainer import DEAD_EVERY, Trainer
-from tasks.sae.training.transfers import (
+from tasks.sae.training.device_to_host import (
     BlockingTransfer,
     Choice,
     PinnedTransfer,
@@ -24,6 +22,8 @@ from tasks.sae.training.transfers import (
     describe_fallback,
     try_transfers,
 )
+from tasks.sae.training.schedule import TrainConfig
+from tasks.sae.training.trainer import DEAD_EVERY, Trainer
 from tests.sae.conftest import Planted
 from tests.sae.pretended_card import CARD, PretendedCard, allow_fused_adam
 from tests.sae.test_architectures import CHOICES, SHAPES, config
@@ -176,7 +176,7 @@ def test_what_a_card_would_refuse_is_an_error(card: PretendedCard):
 
 @pytest.mark.parametrize("at_once", [7, 1 << 28])
 def test_the_largest_are_found_whatever_fits_at_once(monkeypatch: pytest.MonkeyPatch, at_once: int):
-    monkeypatch.setattr("tasks.sae.ops.largest._AT_ONCE", at_once)
+    monkeypatch.setattr("tasks.sae.ops.topk_indices._AT_ONCE", at_once)
     generator = torch.Generator().manual_seed(0)
     for size, count in ((1, 1), (7, 7), (50, 1), (50, 20), (50, 50)):
         values = torch.randn(size, generator=generator)
@@ -235,7 +235,7 @@ def test_copies_by_pinned_memory_are_tried_before_they_are_trusted():
 def test_a_job_on_a_card_whose_metrics_have_to_be_waited_for_says_so(monkeypatch: pytest.MonkeyPatch):
     reason = "metrics wait for the device (RuntimeError: no pinned memory)"
     assert describe_fallback("cpu") is None
-    monkeypatch.setattr("tasks.sae.training.transfers.choice", lambda device: Choice(BlockingTransfer, reason))
+    monkeypatch.setattr("tasks.sae.training.device_to_host.choice", lambda device: Choice(BlockingTransfer, reason))
     assert describe_fallback("cuda") == reason
-    monkeypatch.setattr("tasks.sae.training.transfers.choice", lambda device: Choice(PinnedTransfer, "pinned"))
+    monkeypatch.setattr("tasks.sae.training.device_to_host.choice", lambda device: Choice(PinnedTransfer, "pinned"))
     assert describe_fallback("cuda") is None

@@ -18,7 +18,7 @@ from tasks import kinds
 from tasks.jobs import kind as jobs
 from tasks.jobs.kind import Job
 from tasks.ledger.client import Ledger
-from tasks.redis_client.redis_patience import retry_until_reachable
+from tasks.redis_client.redis_retry import retry_until_reachable
 from tasks.storage.store import Store
 from tasks.submission.plan import submit
 from tests.conftest import until

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mistudio_cli.error_messages import explain
 from mistudio_cli.errors import Code, NoRedis
-from mistudio_cli.explained_errors import explain
 from mistudio_cli.fleet import supervisor_client
 from mistudio_cli.redis import redis_server
 from mistudio_cli.supervisor.redis_keeper import RedisKeeper

@@ -17,8 +17,8 @@ from tasks.sae.architectures import topk
 from tasks.sae.calibration import fit_threshold, sample_size
 from tasks.sae.coder import Coder
 from tasks.sae.ops.active_pairs import SAMPLE, Pairs, SomePairs, from_places, is_above, places_of
-from tasks.sae.ops.largest import places_of_largest
 from tasks.sae.ops.preactivations import Preactivations
+from tasks.sae.ops.topk_indices import places_of_largest
 
 if TYPE_CHECKING:
     from torch import Tensor

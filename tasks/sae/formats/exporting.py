@@ -16,7 +16,7 @@ from tasks.errors import Problem
 from tasks.lazy import torch
 from tasks.parsing.tensor_files import save_tensors
 from tasks.sae.formats.files import regular
-from tasks.sae.formats.found import OWN_NAME, TRANSFORMERS
+from tasks.sae.formats.foreign_sae import OWN_NAME, TRANSFORMERS
 
 if TYPE_CHECKING:
     from torch import Tensor

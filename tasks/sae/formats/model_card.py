@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.sae.formats.files import read_object, regular
-from tasks.sae.formats.found import OWN_NAME
+from tasks.sae.formats.foreign_sae import OWN_NAME
 
 RECORD = "mistudio.json"
 

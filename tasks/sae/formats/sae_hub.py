@@ -92,7 +92,7 @@ def _choose(files: list[str], path: str | None, repo: str) -> str:
 
 def _is_needed(file: str, where: str) -> bool:
     """Whether a file belongs to the SAE in the folder `where`; sparsify tells the model in the folder above."""
-    from tasks.sae.importing.peers import FILES
+    from tasks.sae.importing.other_libraries import FILES
 
     folder, _, name = file.rpartition("/")
     above = where.rpartition("/")[0] if where else None

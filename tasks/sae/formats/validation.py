@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.errors import Problem
 from tasks.lazy import torch
-from tasks.parsing.positions import positions_of
+from tasks.parsing.position_slices import positions_of
 from tasks.parsing.tensor_files import describe, load_tensors, shown
 from tasks.sae.architectures import coder_class, names
 from tasks.sae.coder import CoderConfig
-from tasks.sae.formats.found import OWN_NAME
+from tasks.sae.formats.foreign_sae import OWN_NAME
 
 if TYPE_CHECKING:
     from torch import Tensor

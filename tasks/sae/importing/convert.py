@@ -19,8 +19,8 @@ from tasks.parsing.tensor_files import shown
 from tasks.sae.formats.files import read_object, refuse_irregular, regular
 from tasks.sae.formats.validation import check_config, check_shapes, expected_shapes, in_single
 from tasks.sae.importing.folding import fold_input_bias
-from tasks.sae.importing.peers import FILES, FORMS, SEVERAL_LAYERS
-from tasks.sae.importing.processed import Processed
+from tasks.sae.importing.other_libraries import FILES, FORMS, SEVERAL_LAYERS
+from tasks.sae.importing.processed_weights import Processed
 from tasks.sae.importing.sae_lens import own_hooks
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from tasks.lazy import torch
 from tasks.parsing.tensor_files import describe, load_tensors, shown
 from tasks.sae.coder import CoderConfig
 from tasks.sae.formats.files import read_object, regular
-from tasks.sae.formats.found import OWN_NAME, Taken, hook, module_at, unknown_fields
+from tasks.sae.formats.foreign_sae import OWN_NAME, Taken, hook, module_at, unknown_fields
 from tasks.sae.formats.validation import Shapes, check_config, check_shapes, expected_shapes, in_single, require
 from tasks.sae.importing import folding
 

@@ -22,12 +22,12 @@ from tasks.sae.architectures import build
 from tasks.sae.coder import FLOAT32, Moment, Step
 from tasks.sae.formats.native import Scales, spread
 from tasks.sae.metrics import total_variance
-from tasks.sae.training import checkpoint, transfers
+from tasks.sae.training import checkpoint, device_to_host
+from tasks.sae.training.device_to_host import Transfer
 from tasks.sae.training.resample import resample
 from tasks.sae.training.schedule import TrainConfig
 from tasks.sae.training.throughput import Pace, gemm_peak
 from tasks.sae.training.timers import EventTimer
-from tasks.sae.training.transfers import Transfer
 
 #: Batch number `step` (from 0): what is read, fresh (batch, d_in) float32, and what is to be written, (batch, d_out),
 #: unless that is the same.
@@ -63,7 +63,7 @@ class Trainer:
         self._written_at = time.monotonic()
         on_a_card = torch.device(device).type == "cuda"
         self.pace = Pace(timer=EventTimer() if on_a_card else None)
-        self.send: Callable[[torch.Tensor], Transfer] = transfers.choice(device).send
+        self.send: Callable[[torch.Tensor], Transfer] = device_to_host.choice(device).send
         self._sent: deque[tuple[tuple[int, ...], Transfer]] = deque()  # lines of the metrics that were not read yet
         self._spread: tuple[Scales, torch.Tensor, torch.Tensor] | None = None
         #: A sample of training vectors, unscaled, of about the wanted number: how many there are, and pieces of them.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.text.files.tally import Tally
+from tasks.text.files.skipped_counts import Tally
 
 
 @dataclass(frozen=True)

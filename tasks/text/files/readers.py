@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.errors import Problem
 from tasks.text.files.columns import is_text, read_arrow, read_parquet
 from tasks.text.files.rows import Number, Row
+from tasks.text.files.skipped_counts import Tally
 from tasks.text.files.sources import (
     SAMPLE_ROWS,
     TABLES,
@@ -22,7 +23,6 @@ from tasks.text.files.sources import (
     saved_files,
 )
 from tasks.text.files.splits import choose_split
-from tasks.text.files.tally import Tally
 from tasks.text.files.text_files import count_replaced, text_documents
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from tasks.errors import Problem
 from tasks.parsing.documents import read_json_object
 from tasks.text.files.folder import Folder, why_not
 from tasks.text.files.rows import Number, Row, read_csv, read_json, read_json_lines
-from tasks.text.files.tally import Tally
+from tasks.text.files.skipped_counts import Tally
 
 #: How the rows of a table format are read; None where they are columns of Arrow.
 TABLES = {

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.errors import Problem
+from tasks.text.files.skipped_counts import Tally
 from tasks.text.files.sources import is_table
-from tasks.text.files.tally import Tally
 
 #: What files of a split are called, as by the `datasets` library.
 _WORDS = {

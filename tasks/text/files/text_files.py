@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.errors import Problem
-from tasks.text.files.tally import Tally
+from tasks.text.files.skipped_counts import Tally
 
 #: A longer text file becomes several documents, cut at line ends.
 PIECE_CHARS = 4 << 20

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mistudio_cli.machine.host import nearest_folder
-from mistudio_cli.monitor.check import Check, Verdict
-from tasks.fleet import damage
+from mistudio_cli.monitor.check_result import Check, Verdict
+from tasks.fleet import damaged_entries
 from tasks.ledger.client import Ledger
 from tasks.paths import Places
 from tasks.queues import QUEUE_NAMES
@@ -49,10 +49,10 @@ def redis_writes(ledger: Ledger) -> Iterator[Check]:
         yield Check("redis writes", "failed", f"no job can be submitted or run: {error}", known)
         return
     yield Check("redis writes", "ok", "the ledger's script writes, and Celery's commands are allowed")
-    yield ledger_entries(damage.find(ledger.client))
+    yield ledger_entries(damaged_entries.find(ledger.client))
 
 
-def ledger_entries(found: list[damage.Damage]) -> Check:
+def ledger_entries(found: list[damaged_entries.Damage]) -> Check:
     """Whether all that stands in the ledger's keys can be read."""
     if not found:
         return Check("redis entries", "ok", "all that was looked at can be read")

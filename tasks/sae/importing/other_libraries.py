@@ -15,7 +15,7 @@ from tasks.errors import Problem
 from tasks.parsing.tensor_files import describe, load_tensors, shown
 from tasks.sae.architectures import topk
 from tasks.sae.formats.files import read_object, regular
-from tasks.sae.formats.found import Taken, hook, module_at, unknown_fields
+from tasks.sae.formats.foreign_sae import Taken, hook, module_at, unknown_fields
 from tasks.sae.formats.native import shape_of
 from tasks.sae.formats.validation import check_config, check_shapes, in_single, load_exactly, require
 from tasks.sae.importing import sae_lens

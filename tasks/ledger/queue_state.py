@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tasks.errors import Problem
 from tasks.jobs.kind import State
-from tasks.ledger import script
+from tasks.ledger import lua_script
 from tasks.ledger.records import finite
 from tasks.queues import QUEUE_NAMES, redis_lists
 from tasks.redis_client.redis_connection import Client, Refused
@@ -80,17 +80,17 @@ class QueueDesk:
 
     def pause(self, queue: str) -> bool:
         """Start none of the queue's jobs until it is resumed, whatever is restarted. False: it was paused already."""
-        return script.evaluate(self._client, "pause", queue) == "ok"
+        return lua_script.evaluate(self._client, "pause", queue) == "ok"
 
     def resume(self, queue: str) -> bool:
         """Go on. False: it was not paused."""
-        return script.evaluate(self._client, "resume", queue) == "ok"
+        return lua_script.evaluate(self._client, "resume", queue) == "ok"
 
     def purge(self, queue: str, reason: str = "purged by the user") -> int:
         """Cancel all queued jobs of the queue, and with them those that wait for them; returns how many were queued."""
-        total = purged = int(script.evaluate(self._client, "purge", queue, reason, _PURGED_AT_ONCE))
+        total = purged = int(lua_script.evaluate(self._client, "purge", queue, reason, _PURGED_AT_ONCE))
         while purged:
-            purged = int(script.evaluate(self._client, "purge", queue, reason, _PURGED_AT_ONCE))
+            purged = int(lua_script.evaluate(self._client, "purge", queue, reason, _PURGED_AT_ONCE))
             total += purged
         return total
 
@@ -103,7 +103,7 @@ class QueueDesk:
         self._replace(job_id, "set_priority", priority)
 
     def _replace(self, job_id: str, operation: str, *arguments: object) -> None:
-        status = script.evaluate(self._client, operation, job_id, *arguments)
+        status = lua_script.evaluate(self._client, operation, job_id, *arguments)
         if status == "unknown":
             raise Problem(f"There is no job {job_id}.", "See: mistudio jobs ls")
         if status != "ok":
