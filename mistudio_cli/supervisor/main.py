@@ -1,6 +1,6 @@
 """`python -P -m mistudio_cli.supervisor`: the daemon that keeps a home's Redis and workers alive. One per home.
 
-It decides; its children obey, and `listening` is its ears. It imports nothing heavy, so that it can sit there for
+It decides, `child` executes, and `event_loop` waits for events. It imports nothing heavy, so that it can sit there for
 months. When it is killed its workers drain and end, and Redis stays for the next one.
 """
 

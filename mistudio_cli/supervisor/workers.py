@@ -36,7 +36,7 @@ Spawn = Callable[[WorkerSpec, dict[str, str]], Process]
 
 
 class Crew:
-    """A home's workers. `hearing` tells who has answered."""
+    """The workers of one home, reconciled at every tick. `hearing` has their heartbeats."""
 
     def __init__(self, places: Places, clock: Clock, spawn: Spawn, hearing: Hearing) -> None:
         self.profile: str | None = None
