@@ -120,7 +120,7 @@ top = "many"
         f"{path}:25 (step c): There is a step c before it.",
         f"{path}:30 (step n): n is a variable too.",
         f"{path}:7 (step a): There is no step or variable 'm'.",
-        f"{path}:8 (step a): --end 'badly' is not one of: well, raise, crash, full-disk, deaf.",
+        f"{path}:8 (step a): --end 'badly' is not one of: well, raise, crash, full-disk, full-gpu, lost-gpu, deaf.",
         f"{path}:11 (step dream): There is no job kind 'dream'.",
         f"{path}:16 (step b): The step c does not come before this one.",
         f"{path}:22 (step c): nap has no parameter 'tocks'.",

@@ -37,15 +37,15 @@ SLOW_TO_IMPORT = {
 
 PROBE = """
 import json, sys
-from tasks import wire
+from tasks.redis_client import redis_connection
 
-trips, exchange = [], wire.Client._exchange
+trips, exchange = [], redis_connection.Client._exchange
 
 def counted(client, packed):
     trips.append(len(packed))
     return exchange(client, packed)
 
-wire.Client._exchange = counted
+redis_connection.Client._exchange = counted
 from mistudio_cli.main import main
 
 code = main(sys.argv[1:])

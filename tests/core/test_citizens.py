@@ -103,7 +103,7 @@ def test_a_redis_that_is_full_for_a_while_ends_no_worker_and_loses_no_job(lab: L
     worker = lab.start_worker()
     before = [lab.submit("blink", note=str(number)) for number in range(12)]
     memory_limit(lab, "1")
-    wait_for(lambda: "Redis refuses to forget" in whole_log(lab), lab)
+    wait_for(lambda: "could not acknowledge a message" in whole_log(lab), lab)
     wait_for(lambda: lab.ledger.queues.messages("high_priority") == 0, lab)
     memory_limit(lab, "0")
     assert [lab.ended(job).state for job in before] == [State.SUCCEEDED] * 12

@@ -22,9 +22,9 @@ from tests.core.lab import Lab
 #: A runner that only lives, and gives up after so little silence that a test can wait for it.
 RUNNER = """
 import subprocess, sys, time
-from tasks import lifeline
-lifeline.SILENCE_S = 3.0
-print(lifeline.take_order(), flush=True)
+from tasks.runner import liveness_pipe
+liveness_pipe.SILENCE_S = 3.0
+print(liveness_pipe.take_order(), flush=True)
 print(repr(sys.stdin.read()), flush=True)
 time.sleep(600)
 """
