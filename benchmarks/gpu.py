@@ -68,6 +68,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--tiny", action="store_true", help="small shapes, to see that the script works")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write to")
     wanted = parser.parse_args(argv)
+    if wanted.device == "cpu" and not wanted.tiny:
+        parser.error("--device cpu is for --tiny: the shapes of a card would take hours")
+    if wanted.tiny and wanted.results == RESULTS:
+        parser.error("--tiny needs --results DIR: its figures mean nothing, and would replace those of a card")
     if torch.device(wanted.device).type == "cuda" and not torch.cuda.is_available():
         sys.stderr.write("No CUDA device: nothing was measured. Run it on a machine with one, see docs/gpu.md.\n")
         return NO_CARD
@@ -116,7 +120,8 @@ def run_tests(plan: Plan) -> dict[str, Any]:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=plan.tests_s, check=False)
         code, lines = done.returncode, (done.stdout + done.stderr).splitlines()
     except subprocess.TimeoutExpired as late:
-        code, lines = 124, [*str(late.stdout or "").splitlines(), f"not over after {plan.tests_s:.0f} s"]
+        printed = (late.stdout or b"").decode(errors="replace")  # bytes, whatever was asked for
+        code, lines = 124, [*printed.splitlines(), f"not over after {plan.tests_s:.0f} s"]
     shown = [line for line in lines if line.startswith(("FAILED", "ERROR", "SKIPPED"))]
     last = next((line for line in reversed(lines) if line.strip()), "")
     return {"exit code": code, "last line": last, "shown": shown, "seconds": round(time.monotonic() - began)}
@@ -133,6 +138,8 @@ def _rows(
                 rows = measured(plan, d_sae, batch) if in_time() else [{"note": "not measured: the time was up"}]
             except torch.OutOfMemoryError:
                 rows = [{"note": "out of memory"}]
+            except RuntimeError as error:  # a kernel that fails costs its row, not the page
+                rows = [{"note": f"failed: {str(error).splitlines()[0]}"}]
             yield from ({**shape, **row} for row in rows)
             if torch.device(plan.device).type == "cuda":
                 torch.cuda.empty_cache()

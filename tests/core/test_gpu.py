@@ -322,7 +322,7 @@ def test_a_job_whose_wish_cannot_come_true_fails_in_its_first_attempt_and_says_w
     claim = ledger.claim(job.id, "w@h", "h")
     assert claim is not None
     asked = partial(device_assignment.device_for, read=lambda: TWO)
-    monkeypatch.setattr(slot.gpu, "device_for", asked)
+    monkeypatch.setattr(slot.device_assignment, "device_for", asked)
     slot._run(ledger, claim, Keeper(ledger, claim))
     failed = ledger.need(job.id)
     assert (failed.state, failed.attempt, (failed.error or {})["type"]) == (State.FAILED, 1, "Problem")
