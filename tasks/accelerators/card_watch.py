@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tasks.accelerators import nvml_process
-from tasks.accelerators.devices import Device
+from tasks.accelerators.devices import UNREADABLE, Device
 from tasks.errors import Problem
 
-#: How often the driver is asked beside a job's work, and how long it may take to answer.
+#: How often the driver is asked beside a job's work, and how long it may take to answer: a process is started for it.
 LOOK_EVERY_S = 15.0
-_PATIENCE_S = 1.0
+_PATIENCE_S = 10.0
+#: How long a look waits by itself: the answer is asked for again at the next one, so that nothing else is held up.
+_GLANCE_S = 0.05
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 #: CUDA's errors, as torch reports them; and those that say themselves that the card is gone or broken.
@@ -31,11 +33,15 @@ class CardWatch:
 
     def lost(self) -> tuple[str, str] | None:
         """What happened to the card and what fixes it, when it is lost. None else, and between the looks."""
-        if not self._visible or time.monotonic() < self._next_look:
+        now = time.monotonic()
+        if not self._visible or now < self._next_look:
             return None
-        card = lost_card(self._visible)
+        found = nvml_process.read(_GLANCE_S)
+        if not found.devices and (found.reason or "").startswith(UNREADABLE) and now < self._next_look + _PATIENCE_S:
+            return None
         nvml_process.close()  # it would hold memory for as long as the job runs
-        self._next_look = time.monotonic() + LOOK_EVERY_S
+        self._next_look = now + LOOK_EVERY_S
+        card = _lost_among(found.devices, self._visible)
         return None if card is None else describe_loss(card)
 
 
@@ -68,7 +74,10 @@ def lost_card(visible: str) -> Device | None:
 
     One that is lost may not even tell its UUID: then it is the one that is lost where none has that UUID.
     """
-    found = nvml_process.read(_PATIENCE_S).devices
+    return _lost_among(nvml_process.read(_PATIENCE_S).devices, visible)
+
+
+def _lost_among(found: Sequence[Device], visible: str) -> Device | None:
     lost = [device for device in found if device.is_lost]
     if visible.isdecimal():
         return next((device for device in lost if str(device.index) == visible), None)

@@ -10,6 +10,7 @@ import torch
 
 from tasks.activations.stream import FORWARD_TOKENS, ModelVectors
 from tasks.features.top_examples import TopExamples
+from tasks.sae.precision import rounding
 
 if TYPE_CHECKING:
     from tasks.sae.coder import Coder
@@ -47,7 +48,8 @@ def collect(
         chosen = numbers[start : start + step]
         rows = source.tokens[chosen]
         vectors = source.read_all(rows)  # (batch, context, d_in)
-        codes = coder.codes(vectors.flatten(0, 1)).unflatten(0, rows.shape)  # (batch, context, d_sae)
+        with rounding(coder.precision):
+            codes = coder.codes(vectors.flatten(0, 1)).unflatten(0, rows.shape)  # (batch, context, d_sae)
         left_out = torch.from_numpy(~source.mask.kept(rows)).to(codes.device)
         top.update(codes.masked_fill_(left_out[:, :, None], 0), torch.from_numpy(chosen))
         after_batch(start + len(chosen))

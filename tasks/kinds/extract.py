@@ -163,8 +163,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
         context.note(f"tokens/{origin.tokens} has no tokenizer: tokens are shown as their numbers")
     numbers = choose_rows(len(source.tokens), source.tokens.shape[1], params.max_tokens)
     seen, began = int(source.counts[numbers].sum()), time.monotonic()
-    with precision.rounding(coder.precision):
-        top, fresh = _collect(params, context, source, coder, numbers)
+    top, fresh = _collect(params, context, source, coder, numbers)
     seconds = time.monotonic() - began
     tensors = {"top_activations": top.values, "top_positions": top.positions, "firing_counts": top.fired}
     save_tensors(context.output / "features.safetensors", tensors)

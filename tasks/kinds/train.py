@@ -148,6 +148,7 @@ def _shape(params: Common) -> TrainingShape:
         calibrates="threshold" in coder_class(params.arch).buffer_names,
         eval_tokens=params.eval_tokens,
         precision=params.precision,
+        groups=getattr(options, "groups", 1),
     )
 
 

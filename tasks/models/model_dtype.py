@@ -80,6 +80,8 @@ def choose(wanted: Wanted, in_files: str, mlp: tuple[int, int] | None, device: s
         return Chosen(
             *((FLOAT32, "a CPU is slow in float16") if device == "cpu" else (FLOAT16, "its checkpoint has it"))
         )
+    if device != "cpu":  # in float32 it would need twice the memory
+        return Chosen(BFLOAT16, "its checkpoint has it")
     speed = _speed(mlp, device)
     return Chosen(BFLOAT16 if speed.is_worth_it else FLOAT32, speed.reason)
 
@@ -93,17 +95,13 @@ def expected(word: str, in_files: str, mlp: tuple[int, int] | None, device: str)
     if in_files == FLOAT16:
         return FLOAT32 if device == "cpu" else FLOAT16
     is_large = mlp is not None and not bfloat16.is_small(_TOKENS, *mlp)
-    return BFLOAT16 if is_large and (device != "cpu" or bfloat16.has_units()) else FLOAT32
+    return BFLOAT16 if device != "cpu" or (is_large and bfloat16.has_units()) else FLOAT32
 
 
 def refuse_slow(mlp: tuple[int, int] | None, device: str, model: str) -> None:
-    """Raise Problem where a model with that MLP is slower in bfloat16 on the device than in float32, or too small.
-
-    A processor that has the units for it is not slower: what was measured there while others computed is not believed.
-    """
+    """Raise Problem where a model with that MLP is slower in bfloat16 on the device than in float32, or too small."""
     speed = _speed(mlp, device)
-    is_slower = speed.ratio is not None and speed.ratio < 1 and not (device == "cpu" and bfloat16.has_units())
-    if speed.ratio is None or is_slower:
+    if not speed.is_worth_it and (speed.ratio is None or speed.ratio < 1):
         raise Problem(f"--model-dtype bf16 does not pay for {model}: {speed.reason}.", "Leave --model-dtype out")
 
 

@@ -45,7 +45,7 @@ _VECTORS_A_TOKEN, _VECTORS_A_HOOK = 9, 3
 #: the batch added up to or products of weights and gradient; saving has what is written, half of it twice.
 _COPIES_IN_TRAINING, _COPIES_IN_SAVING = 4, 1.5
 #: What is to be written, at the worst moment of a step on a part of a batch, and of the figures told of a whole one.
-_COPIES_IN_PART, _COPIES_IN_FIGURES = 3, 2
+_COPIES_IN_PART, _COPIES_IN_GROUP, _COPIES_IN_FIGURES = 3, 3, 2
 #: Numbers that an active feature of a vector takes where only those are worked on.
 _NUMBERS_A_PAIR = 9
 #: Slices of codes that steps over all pairs take of the heap; as in tasks.sae.ops.active_pairs: vectors in one. What
@@ -79,6 +79,7 @@ class TrainingShape:
     calibrates: bool = False  # whether a threshold is fitted to a sample of training vectors
     eval_tokens: int = EVAL_TOKENS  # held-out tokens of the final evaluation
     precision: str = "float32"  # as `--precision` has it
+    groups: int = 1  # nested dictionaries, each of which reconstructs the target
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,8 @@ def _rounded(trained: _Trained) -> int:
 def _stepping(trained: _Trained) -> int:
     """Numbers at the worst moment of a step besides: a copy of the parameters, the batch, and what is made of it."""
     shape = trained.shape
-    made = max(_COPIES_IN_PART * shape.part, _COPIES_IN_FIGURES * shape.batch) * trained.d_out
+    in_part = _COPIES_IN_PART + (_COPIES_IN_GROUP * shape.groups if shape.groups > 1 else 0)
+    made = max(in_part * shape.part, _COPIES_IN_FIGURES * shape.batch) * trained.d_out
     return trained.parameters + trained.batch + made
 
 

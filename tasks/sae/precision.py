@@ -1,8 +1,8 @@
 """What `--precision` means for one SAE: decided once, where its training or extraction begins, and kept from then on.
 
 `bf16` chooses active features by products of bfloat16 numbers (`tasks.sae.ops.preactivations`), `tf32` has a card round
-the factors of float32 products to 11 significant bits, `float32` does neither. `auto` is `bf16` where that is measured
-to be fast enough, else `float32`.
+the factors of float32 products to 11 significant bits, `float32` does neither. `auto` is `bf16` where the device is
+faster with it, else `float32`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ AUTO = "auto"
 MOST_K = 1 / 64
 CHOICES = (AUTO, *PRECISIONS)
 CPU = "cpu"
-#: Cards from this compute capability on multiply bfloat16 and TF32 numbers.
-_CAPABLE = (8, 0)
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def check_at_submit(wanted: str, product: Product) -> None:
 
     It cannot where jobs may run on other machines or on a card. Raises Problem.
     """
-    if wanted in (BF16, TF32) and (_too_small(product) is not None or _is_on_this_cpu()):
+    if (wanted == BF16 and _too_small(product) is not None) or (wanted in (BF16, TF32) and _is_on_this_cpu()):
         decide(wanted, product, CPU)
 
 
@@ -90,16 +88,16 @@ def rounding(precision: str) -> Iterator[None]:
 
 def _possible(precision: str, product: Product, device: str) -> tuple[bool, str]:
     """Whether bf16 or tf32 is worth it on that device, and why or why not."""
-    if device != CPU and torch.cuda.get_device_capability(device) < _CAPABLE:
-        return False, f"this card is older than compute capability {_CAPABLE[0]}.{_CAPABLE[1]}"
+    from tasks.models import bfloat16
+
+    if device != CPU and torch.cuda.get_device_capability(device) < bfloat16.CAPABLE:
+        return False, "this card is older than compute capability 8.0"
     if precision == TF32:
         return device != CPU, "cards compute in TF32" if device != CPU else "TF32 is a format of NVIDIA's cards"
     if (reason := _too_small(product)) is not None:
         return False, reason
     if device != CPU and product.k is None:
         return False, "on a card the features of SAEs without --k are all computed"
-    from tasks.models import bfloat16
-
     speed = bfloat16.measured(product.rows, product.d_in, product.d_sae, device)
     return speed.is_worth_it, speed.reason
 

@@ -38,7 +38,7 @@ def save(params: Common, context: Context, trainer: Trainer, seen: Seen) -> None
 def _in_force(trainer: Trainer) -> dict[str, Any]:
     """All that the training depended on besides its batches; the coder's own options stand elsewhere."""
     own = {name: value for name, value in vars(trainer.config).items() if name != "coder"}
-    return {**own, "precision": trainer.precision}
+    return {**own, "precision": trainer.precisions}
 
 
 def _model(params: Common, context: Context, seen: Seen) -> dict[str, Any]:

@@ -74,10 +74,7 @@ class Training:
         self._settle_precision()
         self._log_what_is_trained()
         self._look_whether_it_is_over()
-        with (
-            precision.rounding(self.trainer.precision),
-            self.watch.logging(self.params.log, dataclasses.asdict(self.params)),
-        ):
+        with self.watch.logging(self.params.log, dataclasses.asdict(self.params)):
             with self._failing_alone():
                 self.trainer.begin(folder)
             yield
@@ -119,6 +116,7 @@ class Training:
             found = precision.kept(begun, product, device)
             if found.precision != begun:
                 self.context.note(f"goes on in float32, not in {begun} as before: {found.reason}")
+                trainer.earlier_precisions.append(begun)
         else:
             found = precision.decide(self.params.precision, product, device)
             if found.precision == BF16:
@@ -194,7 +192,7 @@ class Training:
             "steps": steps,
             "training_tokens": trainer.step * trainer.config.batch,
             "lr": trainer.config.lr,
-            "precision": trainer.precision,
+            "precision": trainer.precisions,
             "unsure_fraction": trainer.coder.unsure_fraction,
             "steps_in_last_attempt": steps - self.first,
             "d_in": trainer.config.coder.d_in,

@@ -31,25 +31,13 @@ def _known_by_the_clock_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def taking(monkeypatch: pytest.MonkeyPatch, in32: float, in16: float) -> None:
     """A processor on which a product takes so many seconds."""
-    monkeypatch.setattr(bfloat16, "_seconds", lambda left, right, device: in16 if left.dtype.itemsize == 2 else in32)
+    monkeypatch.setattr(bfloat16, "_seconds", lambda left, right: in16 if left.dtype.itemsize == 2 else in32)
 
 
-@pytest.mark.parametrize(
-    ("in16", "units", "is_worth_it"),
-    [
-        (0.1, None, True),
-        (0.6, None, True),
-        (0.7, None, False),
-        (4.0, None, False),
-        (0.5, True, True),
-        (0.9, True, True),
-        (1.1, True, False),
-    ],
-)
-def test_a_product_must_be_half_as_fast_again_or_have_units_and_not_be_slower(
-    monkeypatch: pytest.MonkeyPatch, in16: float, units: bool | None, is_worth_it: bool
+@pytest.mark.parametrize(("in16", "is_worth_it"), [(0.1, True), (0.6, True), (0.7, False), (4.0, False)])
+def test_where_nothing_is_known_a_product_must_be_half_as_fast_again(
+    monkeypatch: pytest.MonkeyPatch, in16: float, is_worth_it: bool
 ) -> None:
-    monkeypatch.setattr(bfloat16, "has_units", lambda: units)
     taking(monkeypatch, 1.0, in16)
     speed = bfloat16.measured(*LARGE)
     assert speed.is_worth_it == is_worth_it
@@ -57,10 +45,38 @@ def test_a_product_must_be_half_as_fast_again_or_have_units_and_not_be_slower(
     assert f"{max(in16, 1 / in16):.1f} times as {'fast' if in16 < 1 else 'slow'} in bfloat16" in speed.reason
 
 
-def test_a_processor_without_units_is_not_even_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bfloat16, "has_units", lambda: False)
+@pytest.mark.parametrize(
+    ("units", "reason"),
+    [(True, "this processor has units for bfloat16"), (False, "this processor has no units for bfloat16")],
+)
+def test_what_the_kernel_says_decides_and_no_clock_is_read(
+    monkeypatch: pytest.MonkeyPatch, units: bool, reason: str
+) -> None:
+    monkeypatch.setattr(bfloat16, "has_units", lambda: units)
     monkeypatch.setattr(bfloat16, "_measured", lambda *shape: pytest.fail("was tried"))
-    assert bfloat16.measured(*LARGE) == (None, "this processor has no units for bfloat16", bfloat16.FAST)
+    speed = bfloat16.measured(*LARGE)
+    assert (speed.is_worth_it, speed.reason) == (units, reason)
+
+
+def test_units_that_torch_makes_no_use_of_are_worth_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bfloat16, "has_units", lambda: True)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    speed = bfloat16.measured(*LARGE)
+    assert not speed.is_worth_it
+    assert "no oneDNN" in speed.reason
+
+
+@pytest.mark.parametrize(
+    ("capability", "is_worth_it"), [((7, 5), False), ((8, 0), True), ((9, 0), True), ((12, 0), True)]
+)
+def test_a_cards_compute_capability_decides(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], is_worth_it: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(bfloat16, "_measured", lambda *shape: pytest.fail("was tried"))
+    speed = bfloat16.measured(*LARGE, "cuda")
+    assert speed.is_worth_it == is_worth_it
+    assert f"compute capability {capability[0]}.{capability[1]}" in speed.reason
 
 
 @pytest.mark.parametrize(

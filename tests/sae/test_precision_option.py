@@ -16,7 +16,9 @@ from tasks.models import bfloat16
 from tasks.models.bfloat16 import Speed
 from tasks.sae import precision
 from tasks.sae.coder import BF16, FLOAT32, TF32
+from tasks.sae.metrics import Measurement
 from tasks.sae.precision import AUTO, Product
+from tasks.sae.training.trainer import Trainer
 from tests.sae.conftest import Bench, Context
 from tests.sae.test_train_kind import prepared
 
@@ -52,6 +54,7 @@ def test_auto_takes_what_is_faster(monkeypatch: pytest.MonkeyPatch):
 def test_a_precision_that_gains_nothing_is_refused_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, wanted: str, product: Product, reason: str
 ):
+    monkeypatch.setattr(bfloat16, "has_units", lambda: None)
     monkeypatch.setattr(bfloat16, "_measured", lambda *shape: SLOWER)
     for refuse in (
         lambda: precision.decide(wanted, product, "cpu"),
@@ -78,6 +81,9 @@ def test_a_submit_refuses_only_what_no_other_machine_or_card_could_do(monkeypatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     precision.check_at_submit(BF16, LARGE)
     precision.check_at_submit(TF32, LARGE)
+    machine(monkeypatch, SLOWER, small=True)
+    precision.check_at_submit(TF32, LARGE)
+    precision.check_at_submit(TF32, dataclasses.replace(LARGE, k=LARGE.d_sae))
 
 
 def test_nothing_is_measured_at_submit_unless_it_was_asked_for(monkeypatch: pytest.MonkeyPatch, bench: Bench):
@@ -102,6 +108,31 @@ def test_old_cards_multiply_in_float32(monkeypatch: pytest.MonkeyPatch):
     assert precision.decide(AUTO, LARGE, "cuda").precision == BF16
     assert precision.decide(TF32, LARGE, "cuda").precision == TF32
     assert precision.decide(AUTO, dataclasses.replace(LARGE, k=None), "cuda").precision == FLOAT32
+
+
+def test_tf32_is_in_force_for_a_trainings_gradient_and_not_for_what_reads_or_measures(
+    monkeypatch: pytest.MonkeyPatch, bench: Bench
+):
+    seen: dict[str, set[str]] = {}
+
+    def noted(owner: Any, name: str) -> None:
+        plain = getattr(owner, name)
+
+        def call(*args: Any, **values: Any) -> Any:
+            seen.setdefault(name, set()).add(torch.get_float32_matmul_precision())
+            return plain(*args, **values)
+
+        monkeypatch.setattr(owner, name, call)
+
+    noted(Trainer, "_gradient")
+    noted(Trainer, "_batch")
+    noted(Measurement, "add")
+    monkeypatch.setattr(precision, "decide", lambda *wanted: precision.Decision(TF32, "as on a card"))
+    assert trained(bench, bench.context())[0]["precision"] == TF32
+    usual = {torch.get_float32_matmul_precision(), "medium"}
+    assert seen["_gradient"] == {"high"}
+    assert seen["_batch"] <= usual
+    assert seen["add"] <= usual
 
 
 def test_tf32_is_in_force_inside_and_nowhere_else():
@@ -178,7 +209,9 @@ def test_a_training_resumed_where_it_gains_nothing_goes_on_in_float32_and_says_s
     machine(monkeypatch, SLOWER)
     result = train.run(params, again)
     assert again.noted == ["goes on from step 7", f"goes on in float32, not in bf16 as before: {SLOWER.reason}"]
-    assert result["precision"] == "float32"
+    assert result["precision"] == "bf16, then float32"
+    metadata = json.loads((again.output / "cfg.json").read_text())["metadata"]
+    assert metadata["training"]["precision"] == "bf16, then float32"
 
 
 def test_a_training_begun_in_float32_stays_in_it(monkeypatch: pytest.MonkeyPatch, bench: Bench):

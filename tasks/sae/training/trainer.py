@@ -22,6 +22,7 @@ from tasks.sae.architectures import build
 from tasks.sae.coder import FLOAT32, Moment, Step
 from tasks.sae.formats.native import Scales, spread
 from tasks.sae.metrics import total_variance
+from tasks.sae.precision import rounding
 from tasks.sae.training import checkpoint, device_to_host
 from tasks.sae.training.device_to_host import Transfer
 from tasks.sae.training.resample import resample
@@ -62,6 +63,7 @@ class Trainer:
         self._unwritten: list[tuple[int, torch.Tensor]] = []
         self._written_at = time.monotonic()
         on_a_card = torch.device(device).type == "cuda"
+        self.earlier_precisions: list[str] = []  # of steps of earlier attempts, where another had to be taken
         self.pace = Pace(timer=EventTimer() if on_a_card else None)
         self.send: Callable[[torch.Tensor], Transfer] = device_to_host.choice(device).send
         self._sent: deque[tuple[tuple[int, ...], Transfer]] = deque()  # lines of the metrics that were not read yet
@@ -117,6 +119,11 @@ class Trainer:
     @precision.setter
     def precision(self, precision: str) -> None:
         self.coder.precision = precision
+
+    @property
+    def precisions(self) -> str:
+        """The precisions that its steps were made in, in order: one, or as in "bf16, then float32"."""
+        return ", then ".join([*self.earlier_precisions, self.precision])
 
     @property
     def part(self) -> int:
@@ -203,7 +210,7 @@ class Trainer:
             resample(self.coder, self.optimizer, drawn, x, target, config.seed + self.step)
             self.quiet[drawn] = 0
         moment = Moment(self.dead, config.pressure(self.step), self.step / config.steps)
-        with self.pace.step(self.step, len(x)):
+        with self.pace.step(self.step, len(x)), rounding(self.precision):
             told = self._gradient(x, target, moment)
         self.coder.constrain_gradient()
         if config.clip:
@@ -293,6 +300,7 @@ class Trainer:
             "fingerprint": self.config.fingerprint(),
             "scales": asdict(self.scales),
             "precision": self.precision,
+            "earlier_precisions": self.earlier_precisions,
         }
         checkpoint.save(folder, self.step, self.state_tensors(), state, score)
 
@@ -317,6 +325,7 @@ class Trainer:
 
     def _take_up(self, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
         self.precision = state.get("precision", FLOAT32)  # one of before there was a choice has none
+        self.earlier_precisions = [*state.get("earlier_precisions", ())]
         self.step, self._scales = state["step"], Scales(*(tuple(state["scales"][side]) for side in ("read", "written")))
         self.quiet, self.dead = tensors["quiet"].to(self.device), tensors["dead"].to(self.device)
         self.coder.load(tensors)
