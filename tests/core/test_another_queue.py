@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 COPIED = ("benchmarks", "deploy", "docs", "mistudio_cli", "profiles", "tasks", "tests", "README.md", "pyproject.toml")
-ROW = '    Queue("evaluation", "Evaluation on benchmarks", 3, 4, Resource.CPU, Needs(3, 5)),\n'
+#: The row that CONTRIBUTING.md adds.
+(ROW,) = re.findall(r"^\+(    Queue\(.*\n)", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE)
 #: Tests of what derives from the table, of those that start no process of the installed package.
 TESTS = ("core/test_queues.py", "supervision/test_profile.py", "cli/test_resources.py")
 
