@@ -15,12 +15,15 @@ from tasks.features import collect
 from tasks.jobs.kind import Estimate
 from tasks.kinds import extract, train
 from tasks.sae import baselines, calibration, coder, memory_estimate
+from tasks.sae.architectures import build
+from tasks.sae.coder import Moment
 from tasks.sae.ops import active_pairs
 from tasks.sae.training import checkpoint
 from tasks.sae.training.schedule import TrainConfig
 from tasks.sae.training.trainer import Trainer
 from tasks.train_job import evaluation
 from tests.sae.conftest import Bench, shaped, tiny_model
+from tests.sae.live_memory import LiveMemory
 
 PARAMS = train.Params("tiny", "words", 1, batch=256, width=20_000)
 
@@ -50,6 +53,21 @@ def test_a_training_holds_about_what_is_expected(bench: Bench, tmp_path: Path, a
     rest = expected(bench, width=1)  # what does not follow from the SAE's width: the model, the buffer
     # A step over all pairs has some slices of codes more, and the end is measured on codes as large as a batch's.
     assert held <= expected(bench, arch=arch, precision=precision) - rest <= 12 * held
+
+
+def peak_of_step(groups: int) -> int:
+    """The most bytes that a step of nested dictionaries makes at once: 128 vectors of 512 numbers, 256 features."""
+    coder = build(shaped("matryoshka", 512, 256, k=4, groups=groups), seed=0)
+    x = torch.randn(128, 512, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), LiveMemory() as memory:
+        coder.step(x, x, Moment(torch.zeros(0, dtype=torch.int64)))
+    return memory.peak
+
+
+def test_each_nested_dictionary_is_expected_to_take_what_it_takes() -> None:
+    shape = memory_estimate.TrainingShape(4, 256, 1, 128, 128)
+    few, many = (memory_estimate.of_step(dataclasses.replace(shape, groups=groups), 512) for groups in (2, 8))
+    assert peak_of_step(8) - peak_of_step(2) == pytest.approx(many - few, rel=0.1)
 
 
 def test_features_chosen_in_bfloat16_take_the_buffers_that_are_expected(bench: Bench, tmp_path: Path) -> None:
