@@ -44,7 +44,7 @@ def noun() -> None:
 
 def submit(kind: JobKind, values: dict[str, Any]) -> None:
     """Submit one job of that kind, or those of a sweep, with the flags as they were given."""
-    from tasks.ledger.client import new_job_id
+    from tasks.jobs.job_id import new_job_id
     from tasks.submission.plan import plan
     from tasks.submission.sweep import plan_sweep, put_together, swept_options
 

@@ -11,8 +11,8 @@ from mistudio_cli.jobs.lookup import find_job
 from mistudio_cli.submission.options import Fault
 from mistudio_cli.submission.request import read_request
 from tasks.errors import Problem
+from tasks.jobs.job_id import later_id
 from tasks.jobs.kind import Job
-from tasks.ledger.client import later_id
 from tasks.parsing.documents import decode, parse_json_object, read_bounded
 from tasks.redis_client.redis_connection import Refused, Unable, Unreachable
 from tasks.submission.plan import KnownArtifacts, Wishes, plan

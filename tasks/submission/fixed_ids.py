@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from tasks.ledger.client import Ledger, new_job_id
+from tasks.jobs.job_id import new_job_id
+from tasks.ledger.client import Ledger
 
 #: For how long a list is recognized.
 _KEPT_S = 30 * 86400

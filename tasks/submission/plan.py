@@ -15,10 +15,11 @@ from typing import Any
 from tasks.accelerators.devices import ABSENT, read_devices
 from tasks.errors import Problem
 from tasks.jobs.grid import marked
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, JobKind, Request, kind_named
 from tasks.jobs.kind_digest import digest_of
 from tasks.jobs.kind_settings import default_priority, limits_set
-from tasks.ledger.client import Ledger, new_job_id
+from tasks.ledger.client import Ledger
 from tasks.ledger.device_lease import read_wish
 from tasks.parsing.redact import holds_secret
 from tasks.queues import HIGHEST_PRIORITY, LOWEST_PRIORITY

@@ -24,9 +24,10 @@ import typer
 
 from mistudio_cli.app import COMMANDS
 from mistudio_cli.errors import Code
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State, kinds
 from tasks.ledger import acl
-from tasks.ledger.client import Ledger, new_job_id
+from tasks.ledger.client import Ledger
 from tasks.ledger.quotas import Quota, read_quotas, set_quota
 from tasks.redis_client import redis_connection
 from tasks.redis_client.redis_url import Address

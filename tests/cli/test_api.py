@@ -13,8 +13,9 @@ import pytest
 from mistudio_cli.api import health
 from mistudio_cli.errors import Code
 from mistudio_cli.views import json_shapes
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job
-from tasks.ledger.client import Ledger, WorkerBeat, new_job_id
+from tasks.ledger.client import Ledger, WorkerBeat
 from tasks.queues import QUEUE_NAMES
 from tests.cli.conftest import Cli
 

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from mistudio_cli.errors import Code
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State
-from tasks.ledger.client import new_job_id
 from tasks.parsing.parameters import read_number
 from tests.cli.conftest import Cli
 

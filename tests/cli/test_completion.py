@@ -8,8 +8,8 @@ import time
 
 import pytest
 
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State, kinds
-from tasks.ledger.client import new_job_id
 from tasks.queues import QUEUE_NAMES
 from tests.cli.conftest import MISTUDIO, Cli
 from tests.cli.test_saes import add_sae

@@ -21,8 +21,9 @@ from mistudio_cli.profile.rules import (
     read_profile,
     workers_of,
 )
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job
-from tasks.ledger.client import Ledger, WorkerBeat, new_job_id
+from tasks.ledger.client import Ledger, WorkerBeat
 from tasks.ledger.dead_letters import put_aside, read
 from tasks.queues import QUEUE_NAMES
 from tests.cli.conftest import Cli

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from mistudio_cli.errors import Code
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, Progress, State
-from tasks.ledger.client import WorkerBeat, new_job_id
+from tasks.ledger.client import WorkerBeat
 from tests.cli.conftest import Cli
 
 WORKER = WorkerBeat("worker-training@here", "here", 7, ("training",), 1, 0.0)

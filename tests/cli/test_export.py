@@ -12,8 +12,9 @@ import pytest
 
 from mistudio_cli.errors import Code
 from mistudio_cli.jobs import export_jobs
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State
-from tasks.ledger.client import Ledger, new_job_id
+from tasks.ledger.client import Ledger
 from tasks.ledger.listing import Filter
 from tests.cli.conftest import Cli
 

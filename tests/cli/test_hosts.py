@@ -17,8 +17,9 @@ from mistudio_cli.monitor.snapshot import read_all
 from mistudio_cli.views.live import paint
 from tasks.fleet import damaged_entries, host_heartbeat
 from tasks.fleet.host_heartbeat import LISTED_FOR_S, Gpu, HostHeartbeat
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job
-from tasks.ledger.client import Ledger, WorkerBeat, new_job_id
+from tasks.ledger.client import Ledger, WorkerBeat
 from tasks.ledger.device_lease import Card
 from tasks.paths import Places
 from tests.cli.conftest import Cli

@@ -8,8 +8,8 @@ import signal
 import pytest
 
 from mistudio_cli.errors import Code
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State
-from tasks.ledger.client import new_job_id
 from tests.cli.conftest import Cli
 from tests.conftest import until
 

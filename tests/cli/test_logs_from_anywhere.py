@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from mistudio_cli.errors import Code
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State
-from tasks.ledger.client import new_job_id
 from tasks.logs.log_tails import TAIL_BYTES
 from tasks.storage.log_archive import archive, archived_attempts
 from tests.cli.conftest import Cli, Ended

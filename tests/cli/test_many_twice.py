@@ -12,7 +12,7 @@ import pytest
 
 from mistudio_cli.errors import Code
 from mistudio_cli.submission.bulk import plan_lines, submit_lines
-from tasks.ledger.client import later_id, new_job_id
+from tasks.jobs.job_id import later_id, new_job_id
 from tasks.redis_client.redis_connection import Client, Command, Unreachable, connect
 from tasks.storage.store import Store
 from tasks.submission.fixed_ids import first_id

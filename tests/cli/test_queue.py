@@ -14,8 +14,9 @@ import pytest
 from mistudio_cli.fleet import supervisor_client
 from mistudio_cli.monitor import snapshot
 from mistudio_cli.monitor.snapshot import read_all, read_queues, read_workers
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job
-from tasks.ledger.client import Ledger, WorkerBeat, new_job_id
+from tasks.ledger.client import Ledger, WorkerBeat
 from tasks.paths import Places
 from tasks.queues import QUEUE_NAMES
 from tasks.redis_client.redis_connection import Unreachable, connect

@@ -8,8 +8,8 @@ import subprocess
 from typing import Any
 
 from mistudio_cli.errors import Code
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State
-from tasks.ledger.client import new_job_id
 from tasks.queues import QUEUES
 from tests.cli.conftest import MISTUDIO, Cli
 from tests.core.conftest import kinds_of_the_tests, lab  # noqa: F401 - fixtures

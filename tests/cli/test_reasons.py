@@ -7,8 +7,9 @@ import subprocess
 import pytest
 
 from mistudio_cli.jobs import wait_reasons
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State
-from tasks.ledger.client import WorkerBeat, new_job_id
+from tasks.ledger.client import WorkerBeat
 from tests.cli.conftest import Cli
 from tests.conftest import until
 

@@ -10,8 +10,8 @@ import pytest
 
 from mistudio_cli.errors import Code
 from mistudio_cli.submission import retrying
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State
-from tasks.ledger.client import new_job_id
 from tasks.ledger.listing import Filter
 from tasks.redis_client.redis_connection import Client, Command
 from tests.cli.conftest import Cli

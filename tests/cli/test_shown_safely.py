@@ -11,8 +11,8 @@ import pytest
 
 from mistudio_cli.error_messages import explain
 from mistudio_cli.errors import Code
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, Progress, State
-from tasks.ledger.client import new_job_id
 from tests.cli.conftest import Cli
 from tests.cli.test_saes import ABOUT, add_sae
 

@@ -14,8 +14,8 @@ from mistudio_cli.terminal.layout import columns, cut, fitting, lay_out
 from mistudio_cli.views import host_tables, profile_tables, sae_tables, tables
 from tasks.accelerators.devices import Device
 from tasks.fleet.host_heartbeat import Gpu, HostHeartbeat
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Estimate, Job, Progress, State
-from tasks.ledger.client import new_job_id
 from tasks.queues import QUEUE_NAMES
 
 LONG = "EleutherAI--pythia-160m-deduped-l6-topk-k32-expansion-16"

@@ -15,8 +15,9 @@ import torch
 
 from benchmarks import cells, model_dtype, peers, planted, planting, there, whole_job
 from benchmarks.contest import PENALISED, Task, enter
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job
-from tasks.ledger.client import Ledger, new_job_id
+from tasks.ledger.client import Ledger
 from tasks.sae.architectures import names
 from tasks.worker import runner_process
 from tests.conftest import RedisServer

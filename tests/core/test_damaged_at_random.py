@@ -17,9 +17,10 @@ from mistudio_cli.monitor.job_context import surroundings_of
 from mistudio_cli.supervisor.heartbeats import Hearing
 from tasks.errors import Problem
 from tasks.fleet import damaged_entries
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job
 from tasks.ledger import dead_letters
-from tasks.ledger.client import Ledger, WorkerBeat, new_job_id
+from tasks.ledger.client import Ledger, WorkerBeat
 from tasks.ledger.maintenance import Upkeep
 from tasks.paths import Places
 from tasks.queues import QUEUE_NAMES

@@ -10,9 +10,10 @@ import pytest
 from mistudio_cli.monitor import snapshot
 from mistudio_cli.supervisor.heartbeats import Hearing
 from tasks.fleet import damaged_entries
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State
 from tasks.ledger import dead_letters
-from tasks.ledger.client import Ledger, WorkerBeat, new_job_id
+from tasks.ledger.client import Ledger, WorkerBeat
 from tasks.ledger.maintenance import Upkeep
 from tasks.queues import QUEUE_NAMES
 from tasks.redis_client.redis_connection import Refused

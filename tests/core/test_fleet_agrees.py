@@ -21,8 +21,9 @@ import pytest
 from mistudio_cli.doctor import host_checks
 from mistudio_cli.monitor.explain import explain, look_around
 from tasks.fleet.store_nonce import FILE, Proof, prove
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State
-from tasks.ledger.client import Ledger, WorkerBeat, new_job_id
+from tasks.ledger.client import Ledger, WorkerBeat
 from tasks.paths import Places
 from tasks.redis_client.redis_connection import Client, connect
 from tasks.storage.store_id import make_store_id

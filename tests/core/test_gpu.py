@@ -16,8 +16,9 @@ import pytest
 from tasks.accelerators import card_watch, nvml_process
 from tasks.accelerators.devices import ABSENT, Device, Devices
 from tasks.errors import Problem
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State, kind_named
-from tasks.ledger.client import Claim, Ledger, new_job_id
+from tasks.ledger.client import Claim, Ledger
 from tasks.worker import device_assignment, slot
 from tasks.worker.lease_keeper import Keeper
 from tests.conftest import until

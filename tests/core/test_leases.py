@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from tasks.errors import Problem
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, Progress, State
-from tasks.ledger.client import Claim, Ledger, new_job_id
+from tasks.ledger.client import Claim, Ledger
 from tasks.ledger.device_lease import Card, Lease, Refusal, explain, read_wish
 
 GB = 10**9

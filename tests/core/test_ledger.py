@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from tasks.errors import Problem
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, Point, Progress, State
-from tasks.ledger.client import Claim, Ledger, WorkerBeat, new_job_id
+from tasks.ledger.client import Claim, Ledger, WorkerBeat
 from tasks.ledger.device_lease import Card
 from tasks.ledger.listing import Filter
 from tasks.queues import redis_lists

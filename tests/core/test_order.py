@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from tasks.errors import Problem
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State
-from tasks.ledger.client import Ledger, new_job_id
+from tasks.ledger.client import Ledger
 from tasks.ledger.maintenance import Upkeep
 from tasks.messaging.app import make_app
 from tasks.queues import redis_lists, wire_priority

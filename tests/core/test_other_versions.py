@@ -14,10 +14,11 @@ from celery import Celery
 
 from mistudio_cli.monitor import kind_versions
 from mistudio_cli.monitor.explain import explain, look_around
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, JobKind, State, kind_named, option
 from tasks.jobs.kind_digest import digest_of, digests
 from tasks.ledger import dead_letters
-from tasks.ledger.client import Ledger, WorkerBeat, new_job_id
+from tasks.ledger.client import Ledger, WorkerBeat
 from tasks.ledger.maintenance import Upkeep
 from tasks.messaging.app import make_app
 from tasks.messaging.held_messages import HOLD_S, LONGEST_HOLD_S, MOST_IN_A_SECOND, HeldMessages

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from mistudio_cli.monitor.explain import explain, look_around
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State
-from tasks.ledger.client import Claim, Ledger, new_job_id, new_token
+from tasks.ledger.client import Claim, Ledger, new_token
 from tasks.ledger.maintenance import Upkeep
 from tasks.ledger.quotas import Quota, set_quota
 from tasks.messaging.app import make_app

@@ -11,8 +11,9 @@ import pytest
 
 from mistudio_cli.monitor.explain import explain, look_around
 from tasks.errors import OverQuota
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State
-from tasks.ledger.client import Claim, Ledger, new_job_id
+from tasks.ledger.client import Claim, Ledger
 from tasks.ledger.maintenance import Upkeep
 from tasks.ledger.quotas import Quota, count_unstarted, read_quotas, refuse_beyond_quota, set_quota, unset_quota
 from tasks.queues import redis_lists

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, Point, Progress, State
-from tasks.ledger.client import Claim, Ledger, new_job_id
+from tasks.ledger.client import Claim, Ledger
 from tasks.redis_client import redis_connection
 from tasks.redis_client.redis_connection import Client
 from tasks.runner.reporter import Reporter

@@ -18,9 +18,10 @@ from kombu.exceptions import OperationalError
 
 from mistudio_cli.error_messages import explain
 from mistudio_cli.errors import Code
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job
 from tasks.ledger import client as ledgers
-from tasks.ledger.client import Ledger, new_job_id
+from tasks.ledger.client import Ledger
 from tasks.messaging.app import make_app
 from tasks.redis_client import redis_connection, sentinel
 from tasks.redis_client.redis_url import Address

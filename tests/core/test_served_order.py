@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job
-from tasks.ledger.client import new_job_id
 from tasks.queues import QUEUE_NAMES, wire_priority
 from tests.conftest import until
 from tests.core.lab import Lab

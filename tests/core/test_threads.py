@@ -5,8 +5,9 @@ from __future__ import annotations
 import psutil
 import pytest
 
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job
-from tasks.ledger.client import Ledger, new_job_id
+from tasks.ledger.client import Ledger
 from tasks.queues import QUEUE_NAMES
 from tasks.system import cgroups
 from tasks.worker import thread_limits

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from mistudio_cli.monitor.explain import explain, look_around
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State, kind_named
-from tasks.ledger.client import Claim, Ledger, new_job_id
+from tasks.ledger.client import Claim, Ledger
 from tasks.queues import QUEUES, Queue, share
 from tasks.worker import device_assignment, thread_limits
 from tests.conftest import until

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State
-from tasks.ledger.client import Claim, Ledger, new_job_id
+from tasks.ledger.client import Claim, Ledger
 from tasks.runner.execute import describe_failure, work_on
 from tasks.storage import attempts
 from tasks.storage.store import Store

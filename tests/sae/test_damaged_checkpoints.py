@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State, Stopped
 from tasks.kinds import train
-from tasks.ledger.client import Ledger, new_job_id
+from tasks.ledger.client import Ledger
 from tasks.sae.training import checkpoint
 from tasks.sae.training.checkpoint_list import damaged, whole
 from tasks.submission.checkpoints import leave_behind, tidy

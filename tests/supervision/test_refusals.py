@@ -18,8 +18,9 @@ from typing import cast
 import psutil
 import pytest
 
+from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State
-from tasks.ledger.client import Ledger, new_job_id
+from tasks.ledger.client import Ledger
 from tasks.redis_client.redis_connection import AnyRoleClient, Client, Refused, Unreachable, parse_url
 from tests.conftest import RedisServer, until
 from tests.proxy import Proxy, proxied
