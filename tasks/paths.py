@@ -185,3 +185,10 @@ def make_private(folder: Path, home: Path | None = None) -> Path:
         raise PermissionError(f"{folder} belongs to another user")
     folder.chmod(0o700)
     return folder
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file whole: readers see the old text or the new, never a part."""
+    draft = path.with_name(f"{path.name}.part")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from tasks.paths import replace_text
+
 _FILE = "stop-time.json"
 
 #: The grace is this many times what the job measured, because a stop may come when the machine is busiest; and the
@@ -18,9 +20,7 @@ FACTOR, LONGEST_S = 3.0, 120.0
 
 def record_stop_time(workdir: Path, seconds: float) -> None:
     """Write that the job takes so long from a request to stop to a whole checkpoint of all that it makes."""
-    draft = workdir / f"{_FILE}.part"
-    draft.write_text(json.dumps({"seconds": round(seconds, 3)}), encoding="utf-8")
-    draft.replace(workdir / _FILE)
+    replace_text(workdir / _FILE, json.dumps({"seconds": round(seconds, 3)}))
 
 
 def recorded_stop_time(workdir: Path) -> float | None:

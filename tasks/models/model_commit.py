@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.models.loading import is_hub_id, split_revision
+from tasks.paths import replace_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -45,6 +46,4 @@ def pinned(reference: str, workdir: Path) -> str:
 def pin(loaded: PreTrainedModel, workdir: Path) -> None:
     """Note the commit for later attempts of the job, which must read the same weights."""
     if commit := commit_of(loaded):
-        draft = workdir / f"{_NOTE}.part"
-        draft.write_text(commit, encoding="utf-8")
-        draft.replace(workdir / _NOTE)
+        replace_text(workdir / _NOTE, commit)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tasks.errors import Problem
 from tasks.models import bfloat16
 from tasks.models.bfloat16 import Speed
+from tasks.paths import replace_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -124,9 +125,7 @@ def wanted(word: str, workdir: Path, has_begun: bool, device: str) -> Wanted:
 
 def keep(model: PreTrainedModel, workdir: Path) -> None:
     """Note the model's dtype for later attempts of the job."""
-    draft = workdir / f"{_NOTE}.part"
-    draft.write_text(name_of(model.dtype), encoding="utf-8")
-    draft.replace(workdir / _NOTE)
+    replace_text(workdir / _NOTE, name_of(model.dtype))
 
 
 def name_of(dtype: object) -> str:

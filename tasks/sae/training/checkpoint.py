@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from tasks.errors import Problem
 from tasks.parsing.tensor_files import save_tensors
+from tasks.paths import replace_text
 from tasks.sae.training.checkpoint_list import PREFIX, STATE, TENSORS, every, state_of, whole
 from tasks.storage.store import sync_folder, write_json
 
@@ -84,9 +85,7 @@ def cut(folder: Path, step: int) -> None:
 def _cut(path: Path, step: int) -> None:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and _step_of_line(line) <= step]
-    draft = path.with_name(path.name + ".part")
-    draft.write_text("".join(kept), encoding="utf-8")
-    draft.replace(path)
+    replace_text(path, "".join(kept))
 
 
 def read(folder: Path, name: str) -> list[dict[str, Any]]:
