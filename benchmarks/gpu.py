@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ import torch
 
 from benchmarks.tables import table
 from benchmarks.there import ROOT
+from benchmarks.turns import take_turns
 from tasks.sae.architectures import topk
 from tasks.sae.coder import CoderConfig
 from tasks.sae.memory_estimate import TrainingShape, of_step
@@ -228,17 +229,15 @@ def _calls(
 
 def side_by_side(plan: Plan, sides: dict[str, Callable[[], Any]]) -> dict[str, float]:
     """The median seconds of one call of each, which take turns after one round to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(plan.rounds + 1):
-        for name, call in sides.items():
-            wait_for(plan.device)
-            began = time.perf_counter()
-            for _ in range(plan.calls):
-                call()
-            wait_for(plan.device)
-            if turn:
-                seconds[name].append((time.perf_counter() - began) / plan.calls)
-    return {name: statistics.median(times) for name, times in seconds.items()}
+
+    def several(call: Callable[[], Any]) -> None:
+        for _ in range(plan.calls):
+            call()
+        wait_for(plan.device)
+
+    wait_for(plan.device)
+    steps = {name: partial(several, call) for name, call in sides.items()}
+    return {name: median / plan.calls for name, median in take_turns(steps, 1, plan.rounds, time.perf_counter).items()}
 
 
 class _Memory:

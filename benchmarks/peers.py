@@ -14,7 +14,6 @@ first by the speed of the large product, which both runs measure.
 from __future__ import annotations
 
 import os
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from benchmarks.contest import PENALISED, SIDES, Side, Task, enter
 from benchmarks.there import answer, run_there
+from benchmarks.turns import take_turns
 from tasks.models.cpu_backend import chosen
 from tasks.sae.architectures import names
 from tasks.sae.ops.active_pairs import SPARSE_SHARE
@@ -92,7 +92,7 @@ def _compare(
     active = {side: _active(name, size, made, x) for side, made in there.items()}
     products = {side: _products(name, l0 / size.d_sae) for side, l0 in active.items()}
     steps: dict[str, Callable[[], None]] = {side: partial(made.step, x) for side, made in there.items()}
-    seconds = _take_turns({**steps, "gemm": _gemm(x, size.d_sae)}, rounds, clock)
+    seconds = take_turns({**steps, "gemm": _gemm(x, size.d_sae)}, WARM_UP, rounds, clock)
     gemm = seconds.pop("gemm")
     peers = [took for side, took in seconds.items() if side != "ours"]
     return {
@@ -152,17 +152,6 @@ def _products(name: str, share: float) -> float:
     Where many are active, nothing is faster than products of full size.
     """
     return 1 + (6 if name == "gated" else 4) * (share if share <= SPARSE_SHARE else 1)
-
-
-def _take_turns(steps: dict[str, Callable[[], None]], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(WARM_UP + rounds):
-        for name, step in steps.items():
-            began = clock()
-            step()
-            if turn >= WARM_UP:
-                seconds[name].append(clock() - began)
-    return {name: statistics.median(times) for name, times in seconds.items()}
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ MISTUDIO_BENCH_CLOCK=cpu measures the processor time of one thread instead of th
 from __future__ import annotations
 
 import os
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from benchmarks.contest import SIDES, Task, enter
 from benchmarks.there import NoPeersError, answer, run_there
+from benchmarks.turns import take_turns
 from tasks.models.cpu_backend import chosen
 from tasks.sae.coder import BF16
 
@@ -62,7 +62,8 @@ def _compare(task: Task, sides: tuple[str, ...], batch: int, rounds: int) -> Row
     entered |= {side: enter(side, task, x) for side in sides if side != "ours"}
     steps: dict[str, Callable[[], object]] = {name: partial(side.step, x) for name, side in entered.items() if side}
     products = {"float32": _product(x, task.d_sae, torch.float32), BF16: _product(x, task.d_sae, torch.bfloat16)}
-    took = _take_turns({**steps, **products}, rounds)
+    clock = time.process_time if OF_ONE_THREAD else time.perf_counter
+    took = take_turns({**steps, **products}, WARM_UP, rounds, clock)
     peers = [took[name] for name in steps if name not in (OURS, ROUNDED)]
     return {
         "name": f"{task.architecture}, {task.d_in} to {task.d_sae}, k {task.k}",
@@ -84,18 +85,6 @@ def _product(x: Tensor, d_sae: int, dtype: torch.dtype) -> Callable[[], None]:
             torch.mm(left, right.T, out=out)
 
     return multiply
-
-
-def _take_turns(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    clock = time.process_time if OF_ONE_THREAD else time.perf_counter
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(WARM_UP + rounds):
-        for name, step in steps.items():
-            began = clock()
-            step()
-            if turn >= WARM_UP:
-                seconds[name].append(clock() - began)
-    return {name: statistics.median(times) for name, times in seconds.items()}
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ sides take turns, so that a noisy machine hurts them alike; the figures are medi
 from __future__ import annotations
 
 import os
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from benchmarks.turns import take_turns
 from tasks.sae.architectures import build
 from tasks.sae.coder import Coder, CoderConfig, Moment
 
@@ -31,14 +31,8 @@ def measure() -> list[dict[str, Any]]:
 def _compare(architecture: str, x: torch.Tensor) -> dict[str, Any]:
     config = CoderConfig(architecture, D_IN, D_SAE)
     sides = {"ours": _ours(build(config), x), "naive": _naive(build(config), x)}
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(WARM_UP + ROUNDS):
-        for name, step in sides.items():
-            began = time.perf_counter()
-            step()
-            if turn >= WARM_UP:
-                seconds[name].append(time.perf_counter() - began)
-    rates = {name: BATCH / statistics.median(times) for name, times in seconds.items()}
+    seconds = take_turns(sides, WARM_UP, ROUNDS, time.perf_counter)
+    rates = {name: BATCH / median for name, median in seconds.items()}
     return {
         "name": f"sae step, {architecture}",
         "unit": "vectors/s",

@@ -53,10 +53,15 @@ def is_small(rows: int, inner: int, columns: int) -> bool:
     return rows * inner * columns < FEWEST
 
 
+def describe_small(rows: int, inner: int, columns: int) -> str:
+    """A clause on a product that is too small."""
+    return f"a product of {rows} x {inner} x {columns} is too small to gain from bfloat16"
+
+
 def measured(rows: int, inner: int, columns: int, device: str = "cpu") -> Speed:
     """How a product (rows, inner) x (inner, columns) does in bfloat16 on that device, and why it is worth it or not."""
     if is_small(rows, inner, columns):
-        return Speed(None, f"a product of {rows} x {inner} x {columns} is too small to gain from bfloat16")
+        return Speed(None, describe_small(rows, inner, columns))
     if device != "cpu":
         return _of_card(torch.cuda.get_device_capability(device))
     units = has_units()

@@ -109,7 +109,7 @@ def _too_small(product: Product) -> str | None:
     if product.k is not None and product.k > MOST_K * product.d_sae:
         return f"{product.k} of {product.d_sae} features are too many to be computed again in float32"
     if bfloat16.is_small(product.rows, product.d_in, product.d_sae):
-        return bfloat16.measured(product.rows, product.d_in, product.d_sae).reason
+        return bfloat16.describe_small(product.rows, product.d_in, product.d_sae)
     return None
 
 
