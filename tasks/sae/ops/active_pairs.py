@@ -173,13 +173,17 @@ class SomePairs:
         """See `Pairs`."""
         return self._passes.residual(self.features, self.starts, values, matrix, bias, target, scale)
 
-    def pull(self, vectors: Tensor, matrix: Tensor) -> Tensor:
-        """See `Pairs`. Feature by feature a large matrix is read once, and only the vectors here and there."""
+    def pull(self, vectors: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
+        """See `Pairs`; with a `bias` (d_sae,) each pair's own is added.
+
+        Feature by feature a large matrix is read once, and only the vectors here and there.
+        """
         if vectors.device.type == "cpu" and len(matrix) >= LARGER * len(vectors):
             order, starts = self._by_feature
             found = self._passes.dots(self.features[order], starts, self.vectors[order], matrix, vectors)
-            return torch.empty_like(found).index_copy_(0, order, found)
-        return self._passes.dots(self.vectors, self.starts, self.features, vectors, matrix)
+            made = torch.empty_like(found).index_copy_(0, order, found)
+            return made if bias is None else made.add_(self.of_features(bias))
+        return self._passes.dots(self.vectors, self.starts, self.features, vectors, matrix, bias)
 
     def spread(self, values: Tensor, vectors: Tensor, onto: Tensor | None) -> Tensor:
         """See `Pairs`."""

@@ -174,7 +174,7 @@ class Rounded:
             return self._whole.at(pairs)
         assert isinstance(pairs, SomePairs)
         x = self.x[pairs.rows]
-        values = pairs.pull(x, self.coder.W_enc).add_(pairs.of_features(self.bias))
+        values = pairs.pull(x, self.coder.W_enc, self.bias)
         if self._search is not None:
             self.coder.chosen += len(x)
             self.coder.unsure += self._search.beyond_slack(pairs, values)
