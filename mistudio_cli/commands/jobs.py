@@ -12,7 +12,7 @@ import typer
 
 from mistudio_cli import completion, session
 from mistudio_cli.errors import Code, NotFound
-from mistudio_cli.jobs import waiting
+from mistudio_cli.jobs import job_actions, waiting
 from mistudio_cli.jobs.lookup import find_job, find_jobs, show_lines
 from mistudio_cli.jobs.selection import Selection, selecting, selecting_all
 from mistudio_cli.terminal import humanize, output
@@ -102,8 +102,7 @@ def set_priority(
     """Change the priority of a job that has not started."""
     ledger = session.connect_ledger(session.current_settings())
     job = find_job(ledger, job_id)
-    ledger.queues.set_priority(job.id, priority)
-    output.talk(f"{job.id} has priority {priority} now; it had {job.priority}.")
+    output.talk(job_actions.set_priority(ledger, job, priority))
 
 
 @app.command("rm")
@@ -210,9 +209,8 @@ def retry(
     if as_json:
         output.data_json(json_shapes.retried(begun.jobs, begun.goes_on_at, ledger.replicated))
         return
-    for job in begun.jobs:
-        why = f"another try of {job.retry_of}; {begun.how(job)}" if job.retry_of else "needed first"
-        output.data(f"{job.id} {job.kind} {job.name} in {job.queue}, {why}")
+    for sentence in job_actions.describe_retries(begun):
+        output.data(sentence)
 
 
 @app.command("logs")

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from mistudio_cli import completion, session
+from mistudio_cli.jobs import job_actions
+from mistudio_cli.jobs.job_actions import count_of
 from mistudio_cli.monitor.snapshot import read_queues
 from mistudio_cli.terminal import output
 from mistudio_cli.views import json_shapes, tables
@@ -69,8 +71,7 @@ def pause(queues: Queues = None, every: All = False) -> None:
     """Stop starting jobs from a queue until it is resumed; survives restarts. Running jobs continue."""
     ledger = _ledger(start=True)
     for name in _named(queues, every=every):
-        told = "is paused" if ledger.queues.pause(name) else "was paused already"
-        output.talk(f"{name} {told}; {_waiting(ledger, name)}. Go on: mistudio queue resume {name}")
+        output.talk(job_actions.pause_queue(ledger, name))
 
 
 @app.command("resume")
@@ -78,8 +79,7 @@ def resume(queues: Queues = None, every: All = False) -> None:
     """Resume a paused queue."""
     ledger = _ledger(start=True)
     for name in _named(queues, every=every):
-        told = "goes on" if ledger.queues.resume(name) else "was not paused"
-        output.talk(f"{name} {told}; {_waiting(ledger, name)}.")
+        output.talk(job_actions.resume_queue(ledger, name))
 
 
 @app.command("purge")
@@ -92,12 +92,12 @@ def purge(
     (name,), ledger = _checked([queue]), _ledger()
     pending = ledger.queues.counts()[name].pending
     if pending and not yes:
-        output.ask(f"Cancel {_jobs(pending)} queued in {name}?", f"mistudio queue purge {name} --yes")
+        output.ask(f"Cancel {count_of(pending)} queued in {name}?", f"mistudio queue purge {name} --yes")
     purged = ledger.queues.purge(name)
     if as_json:
         output.data_json({"queue": name, "cancelled": purged})
     else:
-        output.talk(f"{_jobs(purged)} of {name} {'was' if purged == 1 else 'were'} cancelled.")
+        output.talk(f"{count_of(purged)} of {name} {'was' if purged == 1 else 'were'} cancelled.")
 
 
 @app.command("move")
@@ -125,7 +125,7 @@ def move(
     ledger.queues.move(job.id, _checked([to])[0] if to else None, top=top)
     moved = ledger.need(job.id)
     place = ledger.queues.place(moved.queue, moved.id)
-    where = "when its parents are done" if place is None else "next" if place == 0 else f"after {_jobs(place)}"
+    where = "when its parents are done" if place is None else "next" if place == 0 else f"after {count_of(place)}"
     output.talk(f"{job.id} is in {moved.queue}, and starts {where}.")
 
 
@@ -144,11 +144,3 @@ def _named(names: Sequence[str] | None, *, every: bool) -> list[str]:
     if every == bool(names):
         raise Problem("Which queues?", f"Name some of {', '.join(QUEUE_NAMES)}, or say --all")
     return list(QUEUE_NAMES) if every else _checked(names or ())
-
-
-def _waiting(ledger: Ledger, name: str) -> str:
-    return f"{_jobs(ledger.queues.counts()[name].pending)} queued"
-
-
-def _jobs(count: int) -> str:
-    return "1 job" if count == 1 else f"{count} jobs"

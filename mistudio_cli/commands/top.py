@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Annotated
@@ -12,8 +13,13 @@ from mistudio_cli import session
 from mistudio_cli.errors import Code
 from mistudio_cli.monitor.snapshot import Snapshot, read_all
 from mistudio_cli.redis.probe import PATIENCE_S
+from mistudio_cli.settings import Settings
 from mistudio_cli.terminal import output
-from mistudio_cli.views import json_shapes, live, tables
+from mistudio_cli.top.reading import Reading
+from mistudio_cli.top.waiting_order import read_waiting
+from mistudio_cli.views import json_shapes, tables
+from tasks.ledger.client import Ledger
+from tasks.redis_client.redis_connection import Refused, Unreachable
 
 app = typer.Typer()
 
@@ -21,17 +27,65 @@ app = typer.Typer()
 _MEMORY_AGE_S = 5.0
 
 
-@app.command(help="Watch queues, jobs, workers and devices; q quits")
+@app.command(help="Watch queues, jobs, workers and GPUs, and act on them; ? lists the keys")
 def top(
     once: Annotated[bool, typer.Option("--once", help="Print once and exit")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, once")] = False,
+    as_lines: Annotated[bool, typer.Option("--jsonl", help="As one JSON object per interval, until Ctrl-C")] = False,
+    interval: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds between readings")] = 1.0,
 ) -> None:
     """Watch queues, jobs, workers, devices and this machine; prints once if not on a terminal."""
     settings = session.current_settings()
     ledger = session.connect_ledger(settings, timeout_s=PATIENCE_S, must_answer=False)
-    if not (once or as_json) and sys.stdout.isatty():
-        live.show(lambda: read_all(ledger, settings.places, memory_age_s=_MEMORY_AGE_S))
+    if as_lines and not (once or as_json):
+        _print_lines(ledger, settings, interval)
+    elif once or as_json or not sys.stdout.isatty():
+        _print_once(ledger, settings, as_json=as_json or as_lines)
+    else:
+        _show(ledger, settings, interval)
+
+
+def _show(ledger: Ledger, settings: Settings, interval_s: float) -> None:
+    """The live screen, or plain text again and again on a terminal without cursor addressing."""
+    from mistudio_cli.top import loop
+    from mistudio_cli.top.actions import Actions
+    from mistudio_cli.top.details.read import DetailsSource
+    from mistudio_cli.top.tty.terminal import abilities
+
+    def connect(lasts: bool) -> Ledger:
+        return session.connect_ledger(settings, supervise=lasts, timeout_s=PATIENCE_S)
+
+    def read() -> Reading:
+        return _read(ledger, settings)
+
+    able = abilities(os.environ.get("TERM", ""), sys.stdout.fileno())
+    if not able.is_addressed:
+        loop.show_plainly(read, interval_s)
         return
+    actions = Actions(connect, settings.places.store)
+    loop.show(read, lambda: DetailsSource(connect, settings.places).read, actions, able, interval_s)
+
+
+def _read(ledger: Ledger, settings: Settings) -> Reading:
+    seen = read_all(ledger, settings.places, memory_age_s=_MEMORY_AGE_S)
+    if seen.queues is None:
+        return Reading(seen)
+    try:
+        return Reading(seen, read_waiting(ledger, seen.queues))
+    except (Unreachable, Refused):  # the next reading says so of the whole ledger
+        return Reading(seen)
+
+
+def _print_lines(ledger: Ledger, settings: Settings, interval_s: float) -> None:
+    """Everything as one line of JSON at each interval, also when something cannot be read."""
+    while True:
+        began = time.monotonic()
+        output.data_json(json_shapes.everything(read_all(ledger, settings.places)), indent=None)
+        time.sleep(max(0.0, interval_s - (time.monotonic() - began)))
+
+
+def _print_once(ledger: Ledger, settings: Settings, *, as_json: bool) -> None:
+    """Everything once; UNREACHABLE is the exit code when the ledger could not be read."""
     seen = read_all(ledger, settings.places)
     if as_json:
         output.data_json(json_shapes.everything(seen))
@@ -53,7 +107,7 @@ def _print(seen: Snapshot) -> None:
         output.table(*tables.workers(seen.workers, now))
     if seen.devices is not None and seen.devices.devices:
         output.data("")
-        output.table(*live.devices_table(seen))
+        output.table(*tables.devices_with_holders(seen))
     if seen.devices is not None and (told := seen.devices.limit or seen.devices.reason):
         output.data(f"\nGPU: {told}")
     if seen.jobs:

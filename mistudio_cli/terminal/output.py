@@ -10,7 +10,9 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TextIO
 
 from mistudio_cli.terminal.layout import cut, fitting, lay_out
@@ -19,6 +21,8 @@ from tasks.parsing.safe_text import visible, visible_json, visible_lines
 
 #: The exit code when nobody reads what was written; in the table of `errors` too.
 READER_GONE = 141
+
+_captured: ContextVar[list[str] | None] = ContextVar("captured", default=None)
 
 #: What an encoding without it gets instead of a character that is ours; the rest is written as Python would.
 _PLAIN = str.maketrans({"…": ">", "█": "#", "░": ".", "«": "<", "»": ">", "±": "~", "⏎": "/", "⇥": " "})
@@ -47,7 +51,22 @@ def json_text(value: Any, indent: int | None = None, *, plain: bool = False) -> 
 
 def talk(text: str) -> None:
     """A line to the person at the terminal."""
-    _write(sys.stderr, visible_lines(text))
+    captured = _captured.get()
+    if captured is None:
+        _write(sys.stderr, visible_lines(text))
+    else:
+        captured.append(text)
+
+
+@contextmanager
+def capture_talk() -> Iterator[list[str]]:
+    """Collect what this thread would write with `talk`, for a screen that shows it in its own place."""
+    lines: list[str] = []
+    token = _captured.set(lines)
+    try:
+        yield lines
+    finally:
+        _captured.reset(token)
 
 
 def ask(question: str, unasked: str) -> None:

@@ -20,7 +20,7 @@ from tasks.jobs.kind import Job, State
 if TYPE_CHECKING:
     from mistudio_cli.machine.host import Host
     from mistudio_cli.monitor.device_holders import Holder
-    from mistudio_cli.monitor.snapshot import QueueRow, WorkerRow
+    from mistudio_cli.monitor.snapshot import QueueRow, Snapshot, WorkerRow
     from mistudio_cli.supervisor.worker_events import Change
     from tasks.accelerators.devices import Device
     from tasks.jobs.kind import Estimate
@@ -202,6 +202,15 @@ def devices(
         ]
         for card in cards
     ]
+
+
+def devices_with_holders(seen: Snapshot) -> Table:
+    """The accelerators of a snapshot with the jobs and the other processes on them."""
+    from mistudio_cli.monitor.device_holders import holders_of, other_processes_of
+
+    cards = seen.devices.devices if seen.devices else ()
+    holders = {card.key: holders_of(card, seen.leases) for card in cards}
+    return devices(cards, holders, {card.key: other_processes_of(card) for card in cards})
 
 
 def _holders(told: Sequence[Holder] | None, others: Sequence[tuple[int, str, int | None]]) -> str:

@@ -9,9 +9,9 @@ import pytest
 from mistudio_cli.monitor.snapshot import Snapshot
 from mistudio_cli.terminal import humanize
 from mistudio_cli.views import sparklines
-from mistudio_cli.views.live import paint
 from tasks.jobs.kind import Job, Point, Progress, State
 from tests.cli.conftest import Cli
+from tests.cli.painted import painted
 from tests.conftest import until
 
 
@@ -51,12 +51,12 @@ def training(**metrics: float | None) -> Job:
 
 def test_a_narrow_terminal_does_without_metrics_first() -> None:
     seen = Snapshot(read_at=1.0, jobs=(training(loss=0.25, fvu=None, l0=31.5, dead=3.0), training()))
-    wide, narrow = (paint(seen, 0.0, width, 30, colour=False) for width in (160, 70))
+    wide, narrow = (painted(seen, width=width) for width in (160, 70))
     assert any("loss 0.25 fvu ? l0 31.5  " in line for line in wide)
     assert not any("loss" in line or "METRICS" in line for line in narrow)
     assert any("25 % training (1/4 steps, 0.5/s, 6 s left)" in line for line in wide)
-    assert any("25 % training" in line for line in narrow)
-    without = paint(Snapshot(read_at=1.0, jobs=(training(),)), 0.0, 160, 30, colour=False)
+    assert any("25 % 0.5/s 6 s left" in line for line in narrow)
+    without = painted(Snapshot(read_at=1.0, jobs=(training(),)), width=160)
     assert not any("METRICS" in line for line in without)
 
 

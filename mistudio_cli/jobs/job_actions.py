@@ -1,0 +1,46 @@
+"""Changing jobs and queues one at a time, and the sentence on what became of it: for commands and for `top`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from tasks.jobs.kind import Job
+from tasks.ledger.client import Ledger
+
+if TYPE_CHECKING:
+    from mistudio_cli.submission.retrying import Begun
+
+
+def set_priority(ledger: Ledger, job: Job, priority: int) -> str:
+    """Change the priority of a job that has not started. Problem for any other."""
+    ledger.queues.set_priority(job.id, priority)
+    return f"{job.id} has priority {priority} now; it had {job.priority}."
+
+
+def pause_queue(ledger: Ledger, name: str) -> str:
+    """Start no more jobs of a queue."""
+    told = "is paused" if ledger.queues.pause(name) else "was paused already"
+    return f"{name} {told}; {_queued(ledger, name)}. Go on: mistudio queue resume {name}"
+
+
+def resume_queue(ledger: Ledger, name: str) -> str:
+    """Start jobs of a queue again."""
+    told = "goes on" if ledger.queues.resume(name) else "was not paused"
+    return f"{name} {told}; {_queued(ledger, name)}."
+
+
+def describe_retries(begun: Begun) -> Iterator[str]:
+    """A sentence for each job that was submitted, those needed first included."""
+    for job in begun.jobs:
+        why = f"another try of {job.retry_of}; {begun.how(job)}" if job.retry_of else "needed first"
+        yield f"{job.id} {job.kind} {job.name} in {job.queue}, {why}"
+
+
+def count_of(jobs: int) -> str:
+    """A number of jobs in words."""
+    return "1 job" if jobs == 1 else f"{jobs} jobs"
+
+
+def _queued(ledger: Ledger, name: str) -> str:
+    return f"{count_of(ledger.queues.counts()[name].pending)} queued"

@@ -1,0 +1,1 @@
+"""`mistudio top`: the live screen of queues, jobs, workers and devices."""

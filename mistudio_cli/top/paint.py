@@ -1,0 +1,190 @@
+"""The screen as lines: a pure function of what was read, the size, and what the person has chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mistudio_cli.terminal.humanize import duration
+from mistudio_cli.terminal.layout import columns
+from mistudio_cli.top.alarms import alarms
+from mistudio_cli.top.columns import Widths, lay_out
+from mistudio_cli.top.overlay import overlaid
+from mistudio_cli.top.panes.devices import devices_pane
+from mistudio_cli.top.panes.hosts import has_others, hosts_pane
+from mistudio_cli.top.panes.jobs import jobs_pane
+from mistudio_cli.top.panes.pane import Pane, missing
+from mistudio_cli.top.panes.queues import queues_pane
+from mistudio_cli.top.panes.workers import workers_pane
+from mistudio_cli.top.reading import Parts
+from mistudio_cli.top.solver import ONE_LINE, Form, solve, steps
+from mistudio_cli.top.text import Line, Span, clean, fitted, plain, styled, width
+from mistudio_cli.top.view import PANES, Selected, View
+from mistudio_cli.views import tables
+
+_TITLES = {"jobs": "jobs", "queues": "queues", "gpus": "GPUs", "workers": "workers", "hosts": "hosts"}
+_KEYS = ("? help", "q quit", "/ filter", "Enter details", "c cancel", "R retry", "p pause", "s sort", "Space freeze")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture: its lines, and what of it the next one and the keys start from."""
+
+    lines: tuple[Line, ...]
+    widths: Widths = field(default_factory=dict)
+    offset: Mapping[str, int] = field(default_factory=dict)
+    selected: Mapping[str, Selected] = field(default_factory=dict)
+    ids: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of all rows of each pane
+    page: Mapping[str, int] = field(default_factory=dict)  # rows of each pane that are shown
+    most_scroll: int = 0  # in details and help
+
+    @property
+    def text(self) -> list[str]:
+        """The lines without their styles."""
+        return [plain(line) for line in self.lines]
+
+
+def paint(parts: Parts, columns_: int, rows: int, view: View) -> Frame:
+    """The picture for a screen of that size. Never more lines than `rows`, and none longer than `columns_`."""
+    if view.is_overlaid:
+        lines, most_scroll = overlaid(view, columns_, max(1, rows - 1))
+        footer = footer_of(view, columns_, ("Esc back", "f follow", "↑↓ PgUp PgDn scroll"))
+        return Frame((*lines, footer)[: max(1, rows)], view.widths, view.offset, view.selected, most_scroll=most_scroll)
+    panes = panes_of(parts, view)
+    said = alarms(parts)
+    plan = solve(steps(panes, len(said), view, rows), rows)
+    picture = _Picture(panes, view, columns_)
+    top: list[Line] = [(Span(_title(parts, view), "bold"),)] if "title" in plan else []
+    top += _alarm_lines(said, plan["alarms"], columns_) if "alarms" in plan else []
+    top += picture.pane("jobs", plan["jobs"]) if "jobs" in plan else []
+    bottom = _bottom(picture, plan)
+    last = [footer_of(view, columns_, _KEYS)] if "footer" in plan else []
+    blank: list[Line] = [()] * (rows - len(top) - len(bottom) - len(last))
+    fitting = tuple(fitted(line, columns_) for line in (*top, *blank, *bottom, *last))
+    ids = {key: pane.ids for key, pane in panes.items()}
+    return Frame(fitting[:rows], picture.widths, picture.offset, picture.selected, ids, picture.page)
+
+
+def panes_of(parts: Parts, view: View) -> dict[str, Pane]:
+    """The panes that there are."""
+    panes = {"jobs": jobs_pane(parts, view), "queues": queues_pane(parts, view)}
+    panes["gpus"] = devices_pane(parts, view)
+    panes["workers"] = workers_pane(parts, view)
+    if has_others(parts) or view.pane == "hosts":
+        panes["hosts"] = hosts_pane(parts, view)
+    return panes
+
+
+class _Picture:
+    """Paints panes in their forms, and notes what the keys need to know of them."""
+
+    def __init__(self, panes: Mapping[str, Pane], view: View, room: int) -> None:
+        self._panes, self._view, self._room = panes, view, room
+        self.widths, self.offset = dict(view.widths), dict(view.offset)
+        self.selected = dict(view.selected)
+        self.page: dict[str, int] = {}
+
+    def pane(self, key: str, form: Form) -> list[Line]:
+        """The lines of one pane."""
+        pane = self._panes[key]
+        self._select(pane)
+        if not form.rows or (form == ONE_LINE and not (key == "jobs" and pane.must)):
+            return [self._one_line(pane)]
+        rows, before = self._window(pane, form)
+        lines, used = lay_out(pane.table, rows, self._room, self._view.widths)
+        self.widths |= used
+        header, *below = lines
+        self.page[key] = len(rows)
+        marked = [self._marked(pane, row, line) for row, line in zip(rows, below, strict=True)]
+        said: list[Line] = [(Span(pane.note, "dim"),)] if form.note else []
+        head = [styled(header, "dim") if pane.is_stale else header] if form.header else []
+        return [*said, *head, *marked, *([_more(pane, rows, before)] if form.more else [])]
+
+    def _one_line(self, pane: Pane) -> Line:
+        filtered = self._view.filters.get(pane.key)
+        line = pane.summary if pane.ids or not filtered else (Span(f"{pane.empty} /{clean(filtered)}", "dim"),)
+        is_focused = self._view.has_keys and self._view.pane == pane.key and not pane.ids
+        return styled(line, "reverse") if is_focused else line
+
+    def _select(self, pane: Pane) -> None:
+        """Where the selected row is now; the nearest one where it has gone."""
+        told = self._view.selected.get(pane.key, Selected())
+        index = pane.ids.index(told.id) if told.id in pane.ids else min(told.index, max(0, len(pane.ids) - 1))
+        self.selected[pane.key] = Selected(pane.ids[index], index) if pane.ids else Selected("", 0)
+
+    def _window(self, pane: Pane, form: Form) -> tuple[list[int], int]:
+        """The rows to show, which are those around the selected one; and how many are before them."""
+        is_focused = self._view.has_keys and self._view.pane == pane.key
+        if form.is_compact and not is_focused:
+            return list(pane.active[: form.rows]), 0
+        index = self.selected[pane.key].index if is_focused else 0
+        offset = min(self._view.offset.get(pane.key, 0), max(0, len(pane.ids) - form.rows)) if is_focused else 0
+        offset = min(max(offset, index - form.rows + 1), index)
+        self.offset[pane.key] = offset
+        return list(range(offset, min(len(pane.ids), offset + form.rows))), offset
+
+    def _marked(self, pane: Pane, row: int, line: Line) -> Line:
+        is_focused = self._view.has_keys and self._view.pane == pane.key
+        if is_focused and row == self.selected[pane.key].index:
+            rest = self._room - width(line)
+            return (*styled(line, "reverse"), Span(" " * rest, "reverse")) if rest > 0 else styled(line, "reverse")
+        if pane.is_stale:
+            return styled(line, "dim")
+        return tuple(Span(span.text, span.style or "dim") for span in line) if row in pane.dim else line
+
+
+def _more(pane: Pane, rows: Sequence[int], before: int) -> Line:
+    """How many rows are not shown."""
+    count = len(pane.ids) + pane.unread - len(rows)
+    what = pane.key.removesuffix("s") if count == 1 else pane.key
+    above = f", {before} of them above" if before else ""
+    return (Span(f"… {count} more {_TITLES.get(what, what)}{above}", "dim"),)
+
+
+def _bottom(picture: _Picture, plan: Mapping[str, Form]) -> list[Line]:
+    """The panes below the jobs, which stay at the lower edge; between tables a line is left empty if there is room."""
+    lines: list[Line] = []
+    for key in ("queues", "gpus", "workers", "hosts"):
+        if key in plan:
+            painted = picture.pane(key, plan[key])
+            lines += [(), *painted] if "gaps" in plan and len(painted) > 1 else painted
+    return lines
+
+
+def _title(parts: Parts, view: View) -> str:
+    """The machine, or that it is not known yet."""
+    host = tables.host(parts.host.value) if parts.host.value is not None else missing(parts.host)
+    frozen = "" if view.frozen_s is None else f"frozen for {duration(view.frozen_s)}  "
+    old = f"  ({duration(parts.host.age_s)} ago)" if parts.host.is_stale else ""
+    return f"{frozen}{clean(host)}{old}"
+
+
+def _alarm_lines(said: Sequence[str], form: Form, room: int) -> list[Line]:
+    """One line with the number of alarms and as many as fit, or a line for each."""
+    if form.rows == 1:
+        count = f"{len(said)} alarms: " if len(said) > 1 else ""
+        return [fitted((Span(f"! {count}{' · '.join(said)}", "alarm"),), room)]
+    shown = [f"! {sentence}" for sentence in said[: form.rows]]
+    if len(said) > form.rows:
+        shown[-1] = f"! … {len(said) - form.rows + 1} more alarms"
+    return [(Span(line, "alarm"),) for line in shown]
+
+
+def footer_of(view: View, room: int, keys: Sequence[str]) -> Line:
+    """What is asked or was said; else the panes, and as many keys as fit whole."""
+    if view.question is not None:
+        return fitted((Span(f"{clean(view.question.text)} y/N", "reverse"),), room)
+    if view.typing is not None:
+        return fitted((Span(f"/{clean(view.typing)}", "reverse"), Span(" Enter to keep, Esc to drop", "dim")), room)
+    if view.message:
+        return fitted((Span(clean(view.message), "bold"),), room)
+    spans: list[Span] = []
+    panes = [] if view.is_overlaid else [(f"{number} {_TITLES[key]}", key) for number, key in enumerate(PANES, 1)]
+    if sum(len(text) + 1 for text, _ in panes) + len(" ".join(keys[:2])) + 2 > room:
+        panes = [(text[0], key) for text, key in panes]
+    words = [(f"[{text}]" if key == view.pane else text, key == view.pane) for text, key in panes]
+    for text, is_chosen in [*words, *((key, False) for key in keys)]:
+        if width(spans) + columns(text) + 1 > room:
+            break
+        spans += [Span(text, "reverse" if is_chosen else ""), Span(" ")]
+    return tuple(spans[:-1])

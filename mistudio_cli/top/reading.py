@@ -1,0 +1,160 @@
+"""What the screen shows, part by part: its value, when it was read, its age, and why it could not be read again.
+
+`Parts` is built from snapshots in one place, `LastGood.take`: a reader that knows the age of each part replaces it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mistudio_cli.machine.host import Host
+    from mistudio_cli.monitor.hosts import HostRow
+    from mistudio_cli.monitor.snapshot import QueueRow, Snapshot, WorkerRow
+    from tasks.accelerators.devices import Devices
+    from tasks.jobs.kind import Job
+    from tasks.ledger.device_lease import Lease
+
+T = TypeVar("T")
+
+#: A value is shown as old from this age on, or from three intervals where these are longer.
+STALE_S = 3.0
+
+#: Parts of the screen, and the part of a snapshot whose error says why it is missing.
+SOURCES = {
+    "queues": "ledger",
+    "jobs": "ledger",
+    "waiting": "ledger",
+    "workers": "ledger",
+    "hosts": "ledger",
+    "leases": "leases",
+    "devices": "devices",
+    "host": "host",
+}
+
+
+@dataclass(frozen=True)
+class Part(Generic[T]):
+    """One part: the last good value (None: never read), when that was, its age, and why it could not be read again."""
+
+    value: T | None = None
+    read_at: float | None = None
+    age_s: float = 0.0
+    error: str | None = None
+    stale_after_s: float = STALE_S
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the value is from an earlier reading, because the last one failed or has not come."""
+        return self.value is not None and (self.error is not None or self.age_s > self.stale_after_s)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All parts; `now` is the ledger's clock. `next` tells that there are older jobs than those that were read.
+
+    `waiting` are the jobs that will start next, by queue, in the order in which they will.
+    """
+
+    now: float = 0.0
+    queues: Part[tuple[QueueRow, ...]] = Part()
+    jobs: Part[tuple[Job, ...]] = Part()
+    waiting: Part[Mapping[str, tuple[Job, ...]]] = Part()
+    workers: Part[tuple[WorkerRow, ...]] = Part()
+    hosts: Part[tuple[HostRow, ...]] = Part()
+    leases: Part[Mapping[str, Lease]] = Part()
+    devices: Part[Devices] = Part()
+    host: Part[Host] = Part()
+    errors: tuple[tuple[str, str], ...] = ()
+    next: str | None = None
+    is_read: bool = False
+
+    def at(self, clock: float, interval_s: float = 1.0) -> Parts:
+        """The same parts with their ages by this process's monotonic clock."""
+        after_s = max(STALE_S, 3 * interval_s)
+        aged = {
+            name: replace(part, age_s=max(0.0, clock - part.read_at), stale_after_s=after_s)
+            for name in SOURCES
+            if (part := getattr(self, name)).read_at is not None
+        }
+        return replace(self, **aged)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One reading: a snapshot, and the jobs that start next (None: could not be read)."""
+
+    snapshot: Snapshot
+    waiting: Mapping[str, tuple[Job, ...]] | None = None
+
+
+class LastGood:
+    """Keeps the last good value of each part over readings that fail."""
+
+    def __init__(self) -> None:
+        self.parts = Parts()
+
+    def take(self, reading: Reading, clock: float) -> Parts:
+        """The parts after one more reading, which was made at `clock` of the monotonic clock."""
+        seen = reading.snapshot
+        reasons = {trouble.part: trouble.message for trouble in seen.errors}
+        found: dict[str, Any] = {name: getattr(seen, name, None) for name in SOURCES} | {"waiting": reading.waiting}
+        if seen.devices is not None and "devices" in reasons and not seen.devices.devices:
+            found["devices"] = None
+        if "ledger" in reasons and seen.workers is not None and self.parts.workers.value is not None:
+            found["workers"] = None  # who is silent and what they work on is not known
+        parts = {
+            name: self._next(name, found[name], reasons.get(source) or reasons.get("ledger"), clock)
+            for name, source in SOURCES.items()
+        }
+        now = seen.read_at or self.parts.now or time.time()
+        following = seen.next if seen.jobs is not None else self.parts.next
+        self.parts = Parts(now=now, **parts, errors=tuple(reasons.items()), next=following, is_read=True)
+        return self.parts
+
+    def _next(self, name: str, value: Any, reason: str | None, clock: float) -> Part[Any]:
+        before: Part[Any] = getattr(self.parts, name)
+        return Part(value, clock) if value is not None else replace(before, error=reason)
+
+
+class Reader(threading.Thread):
+    """Reads again and again beside the terminal, so that what is slow to read does not make the keys slow."""
+
+    def __init__(self, read: Callable[[], Reading], interval_s: float, notify: Callable[[], None]) -> None:
+        super().__init__(name="reader", daemon=True)
+        self._last_good = LastGood()
+        self.parts = Parts()
+        self.failure: Exception | None = None
+        self._read, self._interval_s, self._notify = read, interval_s, notify
+        self._wake = threading.Event()
+        self._is_over = False
+
+    def run(self) -> None:
+        """Read at each interval until stopped."""
+        while not self._is_over:
+            self._wake.clear()
+            began = time.monotonic()
+            try:
+                reading = self._read()
+            except Exception as error:  # noqa: BLE001 - raised again by the thread that owns the terminal
+                self.failure = error
+                self._notify()
+                return
+            self.parts = self._last_good.take(reading, time.monotonic())
+            self._notify()
+            self._wake.wait(max(0.0, self._interval_s - (time.monotonic() - began)))
+
+    def read_now(self) -> None:
+        """Do not wait for the next interval."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Read no more; does not wait for a reading that hangs."""
+        self._is_over = True
+        self._wake.set()
