@@ -59,7 +59,7 @@ def _largest(form: Form, before: Form, left: int) -> Form | None:
     missing = form.lines + (not form.more) - before.lines - left
     fewer = replace(form, rows=form.rows - missing, more=True)
     is_table = form != ONE_LINE and not (form.is_compact and not before.rows)
-    return fewer if is_table and fewer.rows > (before.rows if before.header == form.header else 0) else None
+    return fewer if is_table and fewer.rows > before.rows else None
 
 
 def steps(panes: Mapping[str, Pane], alarms: int, view: View, height: int) -> Iterator[Step]:
@@ -90,8 +90,6 @@ def steps(panes: Mapping[str, Pane], alarms: int, view: View, height: int) -> It
 def _better(panes: Mapping[str, Pane], alarms: int) -> Iterator[Step]:
     """What there is room for once everything important has a line."""
     jobs = panes["jobs"]
-    if jobs.note:
-        yield "jobs", _table(jobs, min(len(jobs.active), jobs.must + FIRST_WAITING) or 1)
     yield from _compact(panes, "queues")
     yield from _full(panes, "gpus")
     if alarms > 1:

@@ -50,6 +50,7 @@ def note_of(part: Part[Any], title: str, filtered: str, shown: int, total: int) 
 
 def titled(part: Part[Any], title: str, text: str) -> Line:
     """The one-line form: never blank, and with the age of what is old."""
+    text = clean(text)
     if part.value is None:
         return (Span(f"{title}: {missing(part)}", "dim"),)
     if part.is_stale:
