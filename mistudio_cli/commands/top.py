@@ -18,10 +18,13 @@ from mistudio_cli.terminal import output
 from mistudio_cli.top.reading import Reading
 from mistudio_cli.top.waiting_order import read_waiting
 from mistudio_cli.views import json_shapes, tables
+from tasks.errors import Problem
 from tasks.ledger.client import Ledger
 from tasks.redis_client.redis_connection import Refused, Unreachable
 
 app = typer.Typer()
+
+_SHORTEST_S, _LONGEST_S = 0.2, 60.0
 
 #: A live view takes figures of memory, which are slow to read, up to this old.
 _MEMORY_AGE_S = 5.0
@@ -32,9 +35,11 @@ def top(
     once: Annotated[bool, typer.Option("--once", help="Print once and exit")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, once")] = False,
     as_lines: Annotated[bool, typer.Option("--jsonl", help="As one JSON object per interval, until Ctrl-C")] = False,
-    interval: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds between readings")] = 1.0,
+    interval: Annotated[float, typer.Option(help="Seconds between readings (0.2 to 60)")] = 1.0,
 ) -> None:
     """Watch queues, jobs, workers, devices and this machine; prints once if not on a terminal."""
+    if not _SHORTEST_S <= interval <= _LONGEST_S:  # nan is neither less nor more
+        raise Problem(f"--interval must be {_SHORTEST_S:g} to {_LONGEST_S:g} seconds.", "For instance: --interval 2")
     settings = session.current_settings()
     ledger = session.connect_ledger(settings, timeout_s=PATIENCE_S, must_answer=False)
     if as_lines and not (once or as_json):

@@ -42,8 +42,9 @@ def show(
 
     Raises SystemExit when a signal ended it, and what `read` raised.
     """
-    terminal = Terminal(able)
-    signals = Signals(lambda: terminal.is_writing)
+    signals = Signals()
+    terminal = Terminal(able, signals.check)
+    signals.is_writing = lambda: terminal.is_writing
     loop = _Loop(terminal, signals, Screen(look_of(able)), actions, interval_s)
     loop.reader = Reader(read, interval_s, signals.wake)
     loop.open_details = open_details
@@ -214,6 +215,11 @@ class _Loop:
 
 def show_plainly(read: Callable[[], Reading], interval_s: float) -> None:
     """For a terminal without cursor addressing: the whole picture as plain text at each interval, until Ctrl-C."""
+    with suppress(KeyboardInterrupt):
+        _print_again_and_again(read, interval_s)
+
+
+def _print_again_and_again(read: Callable[[], Reading], interval_s: float) -> None:
     from mistudio_cli.terminal import output
     from mistudio_cli.top.reading import LastGood
     from mistudio_cli.top.text import to_ascii

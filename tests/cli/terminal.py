@@ -16,12 +16,12 @@ from tests.cli.conftest import MISTUDIO, Cli
 class Terminal:
     """A terminal with a command in it, and what can be read on its screen."""
 
-    def __init__(self, cli: Cli, words: list[str], rows: int, columns: int, more: dict[str, str]) -> None:
+    def __init__(self, cli: Cli, command: str, words: list[str], rows: int, columns: int, more: dict[str, str]) -> None:
         environment = cli.environment | {"TERM": "xterm-256color"} | more
         self.screen = pyte.Screen(columns, rows)
         self.stream = pyte.ByteStream(self.screen)
         self.bytes = b""
-        self.child = pexpect.spawn(MISTUDIO, words, env=environment, dimensions=(rows, columns), timeout=30)
+        self.child = pexpect.spawn(command, words, env=environment, dimensions=(rows, columns), timeout=30)
 
     @property
     def text(self) -> str:
@@ -63,8 +63,10 @@ class Terminal:
 
 
 @contextmanager
-def terminal(cli: Cli, *words: str, rows: int = 40, columns: int = 120, **environment: str) -> Iterator[Terminal]:
-    shown = Terminal(cli, list(words), rows, columns, environment)
+def terminal(
+    cli: Cli, *words: str, command: str = MISTUDIO, rows: int = 40, columns: int = 120, **environment: str
+) -> Iterator[Terminal]:
+    shown = Terminal(cli, command, list(words), rows, columns, environment)
     try:
         yield shown
     finally:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 #: Signals that end the program, after the terminal is given back.
-ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+ENDING = frozenset({signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 _OTHERS = (signal.SIGINT, signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH)
 
 
@@ -19,9 +19,10 @@ class Ended(BaseException):
 class Signals:
     """The signals that came since the last look, and a descriptor that is readable when one has come."""
 
-    def __init__(self, is_held_up: Callable[[], bool]) -> None:
+    def __init__(self) -> None:
         self._came: list[int] = []
-        self._is_held_up = is_held_up
+        #: Whether a write is under way, which may take as long as the terminal is stopped.
+        self.is_writing: Callable[[], bool] = lambda: False
         self.wake_read, self._wake_write = os.pipe()
         for end in (self.wake_read, self._wake_write):
             os.set_blocking(end, False)
@@ -30,6 +31,11 @@ class Signals:
         """The signals that came, each once in the order they came."""
         came, self._came = self._came, []
         return list(dict.fromkeys(came))
+
+    def check(self) -> None:
+        """Raise Ended where a signal has come that ends the program."""
+        if not ENDING.isdisjoint(self._came):
+            raise Ended
 
     def wake(self) -> None:
         """Wake the loop, from any thread."""
@@ -56,8 +62,8 @@ class Signals:
 
     def _note(self, number: int, _: object) -> None:
         self._came.append(number)
-        if number in ENDING and self._is_held_up():
-            raise Ended
+        if self.is_writing():
+            self.check()
 
     @staticmethod
     def suspend() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -56,10 +57,13 @@ def is_unicode(encoding: str | None) -> bool:
 
 
 class Terminal:
-    """Takes over the terminal with `enter` and gives it back with `leave`; both may be called at any time."""
+    """Takes over the terminal with `enter` and gives it back with `leave`; both may be called at any time.
 
-    def __init__(self, able: Abilities) -> None:
-        self._able = able
+    `check` raises Ended where a signal that ends the program has come.
+    """
+
+    def __init__(self, able: Abilities, check: Callable[[], None]) -> None:
+        self._able, self._check = able, check
         self._out = sys.stdout.fileno()
         self._in = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else None
         self._before: list[Any] | None = None
@@ -95,25 +99,30 @@ class Terminal:
         if self._in is not None:
             import termios
 
-            with suppress(termios.error, OSError):
-                termios.tcflow(self._in, termios.TCOON)  # where Ctrl-S has stopped it nothing could be written
+            with suppress(termios.error, OSError):  # where Ctrl-S has stopped it nothing could be written
+                termios.tcflow(self._in, termios.TCOOFF)  # TCOON alone starts only what this has stopped
+                termios.tcflow(self._in, termios.TCOON)
         last = "" if self._able.has_other_screen else f"\x1b[{self.size()[1]};1H\r\n"
         other, cursor = "\x1b[?1049l" * self._able.has_other_screen, "\x1b[?25h" * self._able.hides_cursor
         with suppress(OSError):
-            self.write(f"\x1b[m\x1b[?7h{last}{other}{cursor}")
+            self._write_all(f"\x1b[m\x1b[?7h{last}{other}{cursor}")
         if self._in is not None and self._before is not None:
             with suppress(termios.error, OSError):  # its window is closed
                 termios.tcsetattr(self._in, termios.TCSADRAIN, self._before)
 
     def write(self, text: str) -> None:
-        """Write all of it. Raises OSError when the terminal is gone."""
-        rest = text.encode(sys.stdout.encoding or "ascii", "replace")
+        """Write all of it. Raises OSError when the terminal is gone, and Ended as a signal wants it."""
         self.is_writing = True
         try:
-            while rest:
-                rest = rest[os.write(self._out, rest) :]
+            self._check()  # a signal that came before this line does not interrupt the write
+            self._write_all(text)
         finally:
             self.is_writing = False
+
+    def _write_all(self, text: str) -> None:
+        rest = text.encode(sys.stdout.encoding or "ascii", "replace")
+        while rest:
+            rest = rest[os.write(self._out, rest) :]
 
     def read(self) -> bytes:
         """The bytes of the keys that were pressed; none when the terminal is gone."""

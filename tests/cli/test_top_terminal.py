@@ -1,0 +1,251 @@
+"""`top` leaves every terminal as it found it, whatever ends or suspends it, and makes do with what a terminal can."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+from mistudio_cli.errors import Code
+from tasks.jobs.job_id import new_job_id
+from tasks.jobs.kind import Job, Progress
+from tests.cli.conftest import MISTUDIO, Cli
+from tests.cli.terminal import Terminal, terminal
+from tests.conftest import until
+
+OTHER_SCREEN, BACK, CURSOR = b"\x1b[?1049h", b"\x1b[?1049l", b"\x1b[?25h"
+COLOR = re.compile(rb"\x1b\[[0-9;]*(3[0-7]|4[0-7]|9[0-7]|38|48)[0-9;]*m")
+
+
+@contextmanager
+def shell(cli: Cli) -> Iterator[Terminal]:
+    """A shell with job control in a terminal."""
+    with terminal(cli, "--norc", "-i", command="/bin/bash", PS1="ready> ", columns=100) as shown:
+        shown.until("ready>")
+        yield shown
+
+
+def running_job(cli: Cli) -> str:
+    job = cli.ledger.submit(Job(new_job_id(), "train", "half-way", "training", {}))
+    claim = cli.ledger.claim(job.id, "all-queues@h", "h")
+    assert claim is not None
+    cli.ledger.report(claim, Progress("training", 5, 10, "steps"))
+    return job.id
+
+
+def is_as_before(shown: Terminal, before: list) -> bool:
+    return termios.tcgetattr(shown.child.child_fd) == before
+
+
+def test_ctrl_z_gives_the_shell_its_terminal_and_fg_takes_it_again(cli: Cli) -> None:
+    with shell(cli) as shown:
+        shown.press(f"{MISTUDIO} top --interval 0.2\r")
+        shown.until("q quit")
+        shown.until("queues:")
+        for _ in range(2):
+            assert termios.tcgetattr(shown.child.child_fd)[3] & termios.ICANON == 0
+            shown.press("\x1a")
+            shown.until("Stopped")
+            assert shown.bytes.endswith((b"ready> ", b"ready>")) or shown.bytes.rfind(BACK) > shown.bytes.rfind(
+                OTHER_SCREEN
+            )
+            assert shown.bytes.rfind(CURSOR) > shown.bytes.rfind(b"\x1b[?25l")
+            shown.screen.reset()
+            shown.press("echo the shell''s line\r")
+            shown.until("the shells line")
+            shown.screen.reset()
+            shown.press("fg\r")
+            shown.until("q quit")
+            shown.press("?")
+            shown.until("Leaving")
+            shown.press("q")
+            shown.until("q quit")
+        shown.screen.reset()
+        shown.press("q")
+        shown.until("ready>")
+        shown.press("stty -a\r")
+        shown.until(" icanon")
+
+
+def test_a_process_that_was_stopped_from_outside_sets_the_terminal_up_again(cli: Cli) -> None:
+    with terminal(cli, "top") as shown:
+        before = termios.tcgetattr(shown.child.child_fd)
+        shown.until("q quit")
+        ours = termios.tcgetattr(shown.child.child_fd)
+        process = psutil.Process(shown.child.pid)
+        shown.child.kill(signal.SIGSTOP)
+        until(lambda: process.status() == psutil.STATUS_STOPPED, 10)
+        termios.tcsetattr(shown.child.child_fd, termios.TCSANOW, before)
+        shown.screen.reset()
+        shown.child.kill(signal.SIGCONT)
+        shown.until("q quit")
+        assert termios.tcgetattr(shown.child.child_fd) == ours
+        shown.press("q")
+        assert shown.end() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_a_signal_ends_it_even_while_ctrl_s_holds_its_output(cli: Cli, number: int) -> None:
+    with terminal(cli, "top", "--interval", "0.2") as shown:
+        before = termios.tcgetattr(shown.child.child_fd)
+        shown.until("q quit")
+        shown.press("\x13")
+        shown.press("?")  # which wants to be written
+        shown.child.kill(number)
+        shown.bytes += shown.child.read()
+        assert is_as_before(shown, before)
+        assert shown.end() == 128 + number
+        assert BACK in shown.bytes
+
+
+def test_ctrl_backslash_gives_the_terminal_back(cli: Cli) -> None:
+    with terminal(cli, "top") as shown:
+        before = termios.tcgetattr(shown.child.child_fd)
+        shown.until("q quit")
+        shown.press("\x1c")
+        shown.bytes += shown.child.read()
+        assert is_as_before(shown, before)
+        assert shown.end() == 128 + signal.SIGQUIT
+        assert BACK in shown.bytes
+        assert CURSOR in shown.bytes
+
+
+def test_an_exception_gives_the_terminal_back_before_it_is_said(cli: Cli) -> None:
+    code = """
+import sys
+from mistudio_cli.top import loop
+from mistudio_cli.top.actions import Actions
+from mistudio_cli.top.tty.terminal import abilities
+def read():
+    raise ZeroDivisionError("of a reading")
+loop.show(read, lambda: None, Actions(None, None), abilities("xterm", 1), 1.0)
+"""
+    with terminal(cli, "-c", code, command=sys.executable) as shown:
+        before = termios.tcgetattr(shown.child.child_fd)
+        shown.bytes += shown.child.read()
+        assert is_as_before(shown, before)
+        assert 0 < shown.bytes.rfind(BACK) < shown.bytes.find(b"ZeroDivisionError: of a reading")
+        assert shown.end() == 1
+
+
+def test_a_terminal_without_cursor_addressing_gets_plain_text_at_each_interval(cli: Cli) -> None:
+    job_id = running_job(cli)
+    with terminal(cli, "top", "--interval", "0.2", TERM="dumb") as shown:
+        shown.until(lambda: shown.bytes.count(job_id.encode()) >= 3)
+        assert b"\x1b" not in shown.bytes
+        assert "█████░░░░░ 50 %".encode() in shown.bytes
+        shown.child.sendintr()
+        assert shown.end() == 0
+        assert b"Traceback" not in shown.bytes
+
+
+def test_an_encoding_without_blocks_gets_bars_of_ascii(cli: Cli) -> None:
+    running_job(cli)
+    for name in ("xterm", "dumb"):
+        with terminal(cli, "top", PYTHONIOENCODING="ascii", TERM=name) as shown:
+            shown.until("#####..... 50 %")
+            shown.child.sendintr()
+            assert shown.end() == 0
+            assert shown.bytes.isascii()
+
+
+@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "vt100"}])
+def test_without_colors_there_is_bold_and_reverse_only(cli: Cli, environment: dict[str, str]) -> None:
+    running_job(cli)
+    with terminal(cli, "top", **environment) as shown:
+        shown.until("50 %")
+        shown.press("s")
+        shown.until("NAME ↓")
+        shown.press("q")
+        assert shown.end() == 0
+    codes = set(re.findall(rb"\x1b\[([0-9;]*)m", shown.bytes))
+    assert codes <= {b"", b"1", b"7"}
+    assert {b"1", b"7"} <= codes
+
+
+def test_a_terminal_of_colors_gets_some(cli: Cli) -> None:
+    running_job(cli)
+    with terminal(cli, "top") as shown:
+        shown.until("50 %")
+        shown.press("q")
+        assert shown.end() == 0
+    assert COLOR.search(shown.bytes)
+
+
+def test_a_terminal_without_another_screen_keeps_what_was_written_last(cli: Cli) -> None:
+    with terminal(cli, "top", TERM="vt100") as shown:
+        shown.until("q quit")
+        shown.press("q")
+        assert shown.end() == 0
+        assert OTHER_SCREEN not in shown.bytes
+        assert b"\x1b[?25" not in shown.bytes
+
+
+def test_a_redis_that_hangs_holds_up_neither_the_first_frame_nor_the_keys(cli: Cli) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:  # takes connections, and never answers
+        url = f"redis://127.0.0.1:{server.getsockname()[1]}/0"
+        with terminal(cli, "--broker-url", url, "top") as shown:
+            shown.until("queues: reading …", 10)
+            shown.press("?")
+            shown.until("Leaving", 5)
+            shown.press("q")
+            shown.until("! ledger: ")
+            shown.until("queues: not read: ")
+            assert "PENDING" not in shown.text
+            shown.press("q")
+            assert shown.end() == 0
+
+
+def test_jsonl_is_one_object_at_each_interval_for_ever(cli: Cli) -> None:
+    job_id = running_job(cli)
+    with cli.start("top", "--jsonl", "--interval", "0.2") as process:
+        assert process.stdout is not None
+        told = [json.loads(process.stdout.readline()) for _ in range(3)]
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert [[job["id"] for job in each["jobs"]] for each in told] == [[job_id]] * 3
+    assert told[0]["read_at"] < told[1]["read_at"] < told[2]["read_at"]
+    assert process.returncode in (0, Code.INTERRUPTED)
+
+
+def test_jsonl_goes_on_when_the_ledger_cannot_be_read(cli: Cli) -> None:
+    with cli.start("--broker-url", "redis://127.0.0.1:1/0", "top", "--jsonl", "--interval", "0.2") as process:
+        assert process.stdout is not None
+        told = [json.loads(process.stdout.readline()) for _ in range(2)]
+        process.terminate()
+        process.communicate(timeout=30)
+    assert [(each["queues"], each["errors"][0]["part"]) for each in told] == [(None, "ledger")] * 2
+
+
+def test_a_reader_of_jsonl_that_goes_away_ends_it_quietly(cli: Cli) -> None:
+    line = f"{MISTUDIO} top --jsonl --interval 0.2 | head -n 2 | wc -l; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["/bin/bash", "-c", line], env=cli.environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["2", "141"]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("interval", ["0.1", "61", "nan", "x"])
+def test_an_interval_beyond_its_range_is_refused(cli: Cli, interval: str) -> None:
+    told = cli("top", "--interval", interval)
+    assert (told.code, told.out) == (Code.USAGE, "")
+    assert "interval" in told.err
+
+
+def test_without_a_keyboard_it_is_shown_until_a_signal(cli: Cli) -> None:
+    line = f"exec {MISTUDIO} top < /dev/null"
+    with terminal(cli, "-c", line, command="/bin/bash") as shown:
+        shown.until("queues:")
+        assert "q quit" not in shown.text
+        shown.child.kill(signal.SIGTERM)
+        assert shown.end() == 128 + signal.SIGTERM
+        assert os.path.exists(cli.home)
