@@ -197,7 +197,7 @@ class Controller:
 
     def _job(self) -> Job | None:
         wanted = self.frame.selected.get("jobs", Selected()).id
-        known = [*(self.parts.jobs.value or ()), *waiting_jobs(self.parts)]
+        known = [*waiting_jobs(self.parts), *(self.parts.jobs.value or ())]  # what waits is read last
         return next((job for job in known if job.id == wanted), None)
 
     def _ask_of_job(self, verb: str, ask: Callable[[Job], Question]) -> None:

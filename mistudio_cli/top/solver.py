@@ -26,6 +26,7 @@ class Form:
     note: bool = False
     more: bool = False
     is_compact: bool = False  # whether these are the active rows alone
+    is_whole: bool = False  # whether it is of no use with fewer rows
 
     @property
     def lines(self) -> int:
@@ -33,7 +34,7 @@ class Form:
         return self.rows + self.header + self.note + self.more
 
 
-ONE_LINE = Form(rows=1)
+ONE_LINE = Form(rows=1, is_whole=True)
 
 #: What a pane is to become, if there is room for it.
 Step = tuple[str, Form]
@@ -45,6 +46,8 @@ def solve(steps: Iterable[Step], height: int) -> dict[str, Form]:
     left = height
     for key, form in steps:
         before = plan.get(key, Form())
+        if form.lines < before.lines:
+            continue
         fitting = _largest(form, before, left)
         if fitting is not None:
             left -= fitting.lines - before.lines
@@ -58,8 +61,7 @@ def _largest(form: Form, before: Form, left: int) -> Form | None:
         return form
     missing = form.lines + (not form.more) - before.lines - left
     fewer = replace(form, rows=form.rows - missing, more=True)
-    is_table = form != ONE_LINE and not (form.is_compact and not before.rows)
-    return fewer if is_table and fewer.rows > before.rows else None
+    return fewer if not form.is_whole and fewer.rows > before.rows else None
 
 
 def steps(panes: Mapping[str, Pane], alarms: int, view: View, height: int) -> Iterator[Step]:
@@ -93,16 +95,16 @@ def _better(panes: Mapping[str, Pane], alarms: int) -> Iterator[Step]:
     yield from _compact(panes, "queues")
     yield from _full(panes, "gpus")
     if alarms > 1:
-        yield "alarms", Form(min(alarms, _FEW_ALARMS))
+        yield "alarms", Form(min(alarms, _FEW_ALARMS), is_whole=True)
     if jobs.ids:
         yield "jobs", _table(jobs, max(1, min(len(jobs.active), jobs.must + THEN_WAITING)))
     yield from _compact(panes, "workers")
     if alarms > _FEW_ALARMS:
-        yield "alarms", Form(min(alarms, _MOST_ALARMS))
+        yield "alarms", Form(min(alarms, _MOST_ALARMS), is_whole=True)
     yield from _full(panes, "queues")
     yield from _full(panes, "workers")
     yield from _full(panes, "hosts")
-    yield "gaps", Form(1 + sum(key in panes for key in ("queues", "gpus", "workers", "hosts")))
+    yield "gaps", Form(sum(key in panes for key in ("queues", "gpus", "workers", "hosts")), is_whole=True)
     if jobs.ids:
         yield "jobs", _table(jobs, len(jobs.ids))
 

@@ -17,7 +17,7 @@ from mistudio_cli.terminal.layout import columns
 from mistudio_cli.top.alarms import alarms
 from mistudio_cli.top.paint import Frame, paint
 from mistudio_cli.top.reading import LastGood, Parts, Reading
-from mistudio_cli.top.text import Look, plain
+from mistudio_cli.top.text import Look, clean, plain
 from mistudio_cli.top.tty.screen import Screen
 from mistudio_cli.top.view import PANES, Selected, View
 from tasks.accelerators.devices import Device, Devices
@@ -120,6 +120,10 @@ def test_no_name_spoils_the_screen_and_no_running_job_is_lost_while_a_line_is_fr
             assert sum(columns(span.text) for span in line) <= width, plain(line)
             assert not CONTROL.search(plain(line)), ascii(plain(line))
             assert not unicodedata.combining((plain(line) or " ")[0])
+        if view.typing is not None:
+            assert lines[-1].startswith("/x Enter to keep")
+        elif view.message and (said := clean(view.message).strip()):
+            assert lines[-1].startswith(said[:5])
         if alarms(parts):
             assert any(line.startswith("!") for line in lines), lines
         if view.pane != "jobs":
