@@ -13,7 +13,7 @@ from mistudio_cli.jobs.job_actions import count_of
 from mistudio_cli.monitor.snapshot import read_queues
 from mistudio_cli.terminal import output
 from mistudio_cli.views import json_shapes, tables
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.ledger.client import Ledger
 from tasks.queues import QUEUE_NAMES
 
@@ -117,7 +117,7 @@ def move(
 ) -> None:
     """Move a job that has not started to another queue or to the front."""
     if to is None and not top:
-        raise Problem("Where to?", "Say --to QUEUE, --top, or both")
+        raise UserError("Where to?", "Say --to QUEUE, --top, or both")
     ledger = _ledger()
     from mistudio_cli.jobs.lookup import find_job
 
@@ -136,11 +136,11 @@ def _ledger(*, start: bool = False) -> Ledger:
 def _checked(words: Sequence[str]) -> list[str]:
     names = [name.strip() for word in words for name in word.split(",")]
     if unknown := [name for name in names if name not in QUEUE_NAMES]:
-        raise Problem(f"There is no queue {unknown[0]!r}.", f"Queues: {', '.join(QUEUE_NAMES)}")
+        raise UserError(f"There is no queue {unknown[0]!r}.", f"Queues: {', '.join(QUEUE_NAMES)}")
     return list(dict.fromkeys(names))
 
 
 def _named(names: Sequence[str] | None, *, every: bool) -> list[str]:
     if every == bool(names):
-        raise Problem("Which queues?", f"Name some of {', '.join(QUEUE_NAMES)}, or say --all")
+        raise UserError("Which queues?", f"Name some of {', '.join(QUEUE_NAMES)}, or say --all")
     return list(QUEUE_NAMES) if every else _checked(names or ())

@@ -18,7 +18,7 @@ from mistudio_cli.terminal import output
 from mistudio_cli.top.reading import Reading
 from mistudio_cli.top.waiting_order import read_waiting
 from mistudio_cli.views import json_shapes, tables
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.ledger.client import Ledger
 from tasks.redis_client.redis_connection import Refused, Unreachable
 
@@ -39,7 +39,7 @@ def top(
 ) -> None:
     """Watch queues, jobs, workers, devices and this machine; prints once if not on a terminal."""
     if not _SHORTEST_S <= interval <= _LONGEST_S:  # nan is neither less nor more
-        raise Problem(f"--interval must be {_SHORTEST_S:g} to {_LONGEST_S:g} seconds.", "For instance: --interval 2")
+        raise UserError(f"--interval must be {_SHORTEST_S:g} to {_LONGEST_S:g} seconds.", "For instance: --interval 2")
     settings = session.current_settings()
     ledger = session.connect_ledger(settings, timeout_s=PATIENCE_S, must_answer=False)
     if as_lines and not (once or as_json):
@@ -113,8 +113,8 @@ def _print(seen: Snapshot) -> None:
     if seen.devices is not None and seen.devices.devices:
         output.data("")
         output.table(*tables.devices_with_holders(seen))
-    if seen.devices is not None and (told := seen.devices.limit or seen.devices.reason):
-        output.data(f"\nGPU: {told}")
+    if seen.devices is not None and (limit := seen.devices.limit or seen.devices.reason):
+        output.data(f"\nGPU: {limit}")
     if seen.jobs:
         output.data("")
         output.table(*tables.live_jobs(tables.most_alive_first(seen.jobs), now))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def set_priority(ledger: Ledger, job: Job, priority: int) -> str:
-    """Change the priority of a job that has not started. Problem for any other."""
+    """Change the priority of a job that has not started. UserError for any other."""
     ledger.queues.set_priority(job.id, priority)
     return f"{job.id} has priority {priority} now; it had {job.priority}."
 

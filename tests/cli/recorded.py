@@ -59,7 +59,7 @@ ENDED = (
         created_at=NOW - 20_000, started_at=NOW - 19_000, finished_at=NOW - 18_700),
     Job("1kg9t2tzzh6e02", "train", "pythia-160m-l6-l1-5e-3", "training", {}, state=State.FAILED, attempt=1,
         created_at=NOW - 20_000, started_at=NOW - 15_000, finished_at=NOW - 12_000,
-        error={"type": "Problem", "message": "Loss became NaN/Inf at step 1200", "traceback": ""}),
+        error={"type": "UserError", "message": "Loss became NaN/Inf at step 1200", "traceback": ""}),
     Job("1kg9t2tzzh6e03", "train", "pythia-160m-l6-topk-k64", "training", {}, state=State.CANCELLED, attempt=1,
         reason="cancelled by alice", created_at=NOW - 20_000, started_at=NOW - 11_000, finished_at=NOW - 10_000),
 )  # fmt: skip

@@ -30,7 +30,7 @@ class Person:
     def __init__(self, seen: Snapshot, pane: str = "jobs", height: int = 40) -> None:
         self.parts = LastGood().take(Reading(seen, recorded.QUEUED if seen.jobs else {}), 0.0)
         self.view, self.height = View(pane=pane), height
-        self.asked: list[str] = []
+        self.requested: list[str] = []
         self.controller = Controller(self.view, self, Actions(lambda lasts: pytest.fail("asked"), Path("/nowhere")))
         self.paint()
 
@@ -58,23 +58,23 @@ class Person:
         return self.controller.frame.ids[self.view.pane]
 
     def quit(self) -> None:
-        self.asked.append("quit")
+        self.requested.append("quit")
 
     def redraw(self) -> None:
-        self.asked.append("redraw")
+        self.requested.append("redraw")
 
     def freeze(self) -> None:
-        self.asked.append("freeze")
+        self.requested.append("freeze")
 
     def open(self, pane: str, row: str) -> None:
-        self.asked.append(f"open {pane} {row}")
+        self.requested.append(f"open {pane} {row}")
         self.view.details = Details(pane, row, f"{pane} {row}")
 
     def close(self) -> None:
-        self.asked.append("close")
+        self.requested.append("close")
 
     def perform(self, question: Question) -> None:
-        self.asked.append(f"perform {question.text}")
+        self.requested.append(f"perform {question.text}")
 
 
 @pytest.fixture(params=PANES)
@@ -211,17 +211,17 @@ def test_the_sorted_column_is_marked_in_reverse_video() -> None:
 def test_enter_and_f_open_the_details_of_the_selected_row(pane: str, key: str, follows: bool) -> None:
     person = Person(FULL, pane)
     person.press("down", key)
-    assert person.asked == [f"open {pane} {person.view.selected[pane].id}"]
+    assert person.requested == [f"open {pane} {person.view.selected[pane].id}"]
     assert person.view.follow == follows
     for leave in ("q", "esc", "ctrl-c"):
         person.view.details = Details(pane, "x", "x")
-        person.asked.clear()
+        person.requested.clear()
         person.press(leave)
         assert person.view.details is None
-        assert person.asked == ["close"], "and the panes stay"
+        assert person.requested == ["close"], "and the panes stay"
     empty = Person(EMPTY, pane)
     assert f"no {pane} here" in empty.press(key)
-    assert empty.asked == []
+    assert empty.requested == []
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_what_changes_a_job_asks_first_and_only_y_does_it(pane: str, key: str, r
     person = Person(FULL, pane)
     if pane != "jobs":
         assert "press 1 first" in person.press(key)
-        assert person.asked == []
+        assert person.requested == []
         assert person.view.question is None
         return
     moves = ["end"] if row < 0 else ["down"] * row
@@ -245,10 +245,10 @@ def test_what_changes_a_job_asks_first_and_only_y_does_it(pane: str, key: str, r
     assert f"{question} y/N" in shown
     for no in ("n", "enter", "esc", "q", "ctrl-c", "space"):
         assert "Nothing was changed." in person.press(no)
-        assert person.asked == []
+        assert person.requested == []
         person.press(key)
     person.press("y")
-    assert person.asked == [f"perform {question}"]
+    assert person.requested == [f"perform {question}"]
     empty = Person(EMPTY, pane)
     assert "no jobs here" in empty.press(key)
     assert empty.view.question is None
@@ -300,13 +300,13 @@ def test_the_other_keys_do_the_same_in_every_pane(pane: str) -> None:
             assert not person.view.help
             person.press("?")
         person.press("q")
-        assert person.asked == ["close"] * 5
-        person.asked.clear()
+        assert person.requested == ["close"] * 5
+        person.requested.clear()
         person.press("space", "q", "ctrl-c", "ctrl-d", "ctrl-l")
-        assert person.asked == ["freeze", "quit", "quit", "quit", "redraw"]
+        assert person.requested == ["freeze", "quit", "quit", "quit", "redraw"]
         for key in ("x", "9", "ä", "left", "right", "backspace"):
             person.press(key)
-        assert len(person.asked) == 5
+        assert len(person.requested) == 5
 
 
 def test_the_help_names_every_key() -> None:

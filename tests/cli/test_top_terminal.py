@@ -210,21 +210,21 @@ def test_jsonl_is_one_object_at_each_interval_for_ever(cli: Cli) -> None:
     job_id = running_job(cli)
     with cli.start("top", "--jsonl", "--interval", "0.2") as process:
         assert process.stdout is not None
-        told = [json.loads(process.stdout.readline()) for _ in range(3)]
+        result = [json.loads(process.stdout.readline()) for _ in range(3)]
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
-    assert [[job["id"] for job in each["jobs"]] for each in told] == [[job_id]] * 3
-    assert told[0]["read_at"] < told[1]["read_at"] < told[2]["read_at"]
+    assert [[job["id"] for job in each["jobs"]] for each in result] == [[job_id]] * 3
+    assert result[0]["read_at"] < result[1]["read_at"] < result[2]["read_at"]
     assert process.returncode in (0, Code.INTERRUPTED)
 
 
 def test_jsonl_goes_on_when_the_ledger_cannot_be_read(cli: Cli) -> None:
     with cli.start("--broker-url", "redis://127.0.0.1:1/0", "top", "--jsonl", "--interval", "0.2") as process:
         assert process.stdout is not None
-        told = [json.loads(process.stdout.readline()) for _ in range(2)]
+        result = [json.loads(process.stdout.readline()) for _ in range(2)]
         process.terminate()
         process.communicate(timeout=30)
-    assert [(each["queues"], each["errors"][0]["part"]) for each in told] == [(None, "ledger")] * 2
+    assert [(each["queues"], each["errors"][0]["part"]) for each in result] == [(None, "ledger")] * 2
 
 
 def test_a_reader_of_jsonl_that_goes_away_ends_it_quietly(cli: Cli) -> None:
@@ -236,9 +236,9 @@ def test_a_reader_of_jsonl_that_goes_away_ends_it_quietly(cli: Cli) -> None:
 
 @pytest.mark.parametrize("interval", ["0.1", "61", "nan", "x"])
 def test_an_interval_beyond_its_range_is_refused(cli: Cli, interval: str) -> None:
-    told = cli("top", "--interval", interval)
-    assert (told.code, told.out) == (Code.USAGE, "")
-    assert "interval" in told.err
+    result = cli("top", "--interval", interval)
+    assert (result.code, result.out) == (Code.USAGE, "")
+    assert "interval" in result.err
 
 
 def test_without_a_keyboard_it_is_shown_until_a_signal(cli: Cli) -> None:

@@ -11,7 +11,7 @@ from mistudio_cli.terminal.layout import lay_out
 from mistudio_cli.top.details.charts import Chart
 from mistudio_cli.top.details.lines import Block, Details, text_block
 from mistudio_cli.views import host_tables, tables
-from tasks.jobs.kind import Job, Point
+from tasks.jobs.kind import Job, MetricPoint
 from tasks.ledger.client import Ledger
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class DetailsSource:
         return list(tail.lines(_LOG_LINES, forever=False)) if tail.is_there else []
 
 
-def charts_of(points: Sequence[Point]) -> tuple[Chart, ...]:
+def charts_of(points: Sequence[MetricPoint]) -> tuple[Chart, ...]:
     """The curves of a job: loss, L0 and FVU where it has them, else its first metrics."""
     names = list(dict.fromkeys(name for point in points for name in point.values))
     wanted = [name for name in _CURVES if name in names] or names[:_CHARTS]
