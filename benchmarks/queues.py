@@ -86,7 +86,7 @@ def _times(ledger: Ledger, url: str, home: str) -> dict[str, float]:
         ledger.queues.pause("training")
         ledger.queues.resume("training")
 
-    asked: dict[str, Callable[[], object]] = {
+    requested: dict[str, Callable[[], object]] = {
         "mistudio queue ls": command("queue", "ls"),
         "mistudio jobs ls": command("jobs", "ls"),
         "mistudio queue peek training": command("queue", "peek", "training"),
@@ -96,7 +96,7 @@ def _times(ledger: Ledger, url: str, home: str) -> dict[str, float]:
         "a round of upkeep": lambda: ledger.upkeep(Upkeep(every_s=0)),
         "find a job by the start of its id": lambda: ledger.find("1"),
     }
-    return {name: statistics.median(_milliseconds(ask) for _ in range(ROUNDS)) for name, ask in asked.items()}
+    return {name: statistics.median(_milliseconds(ask) for _ in range(ROUNDS)) for name, ask in requested.items()}
 
 
 def _milliseconds(ask: Callable[[], object]) -> float:
@@ -106,8 +106,8 @@ def _milliseconds(ask: Callable[[], object]) -> float:
 
 
 def _used_bytes(ledger: Ledger) -> int:
-    told: Sequence[str] = ledger.client.call("INFO", "memory").splitlines()
-    return int(next(line for line in told if line.startswith("used_memory:")).partition(":")[2])
+    lines: Sequence[str] = ledger.client.call("INFO", "memory").splitlines()
+    return int(next(line for line in lines if line.startswith("used_memory:")).partition(":")[2])
 
 
 def _celery_sends_per_s(url: str) -> float:

@@ -1,4 +1,4 @@
-"""How long a seat is empty: after kill -9 of its worker, and while `workers restart` hands it over."""
+"""How long no worker holds a lock: after kill -9, and during `workers restart`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.fleets import BIN, Fleet, own_fleet, run_quietly
 from mistudio_cli.fleet import supervisor_client
 from mistudio_cli.supervisor.states import FIRST_PAUSE_S
-from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.ledger.client import Ledger, WorkerHeartbeat
 from tasks.queues import QUEUE_NAMES
 from tasks.redis_client.redis_connection import connect
 
@@ -28,8 +28,8 @@ def measure() -> list[dict[str, Any]]:
         ledger.close()
     pause_ms = FIRST_PAUSE_S * 1000
     return [
-        _row(f"seat empty after kill -9 ({pause_ms:g} ms of it is a pause)", kills),
-        _row("seat empty at a handover (workers restart)", handovers),
+        _row(f"no worker after kill -9 ({pause_ms:g} ms of it is a pause)", kills),
+        _row("no worker during workers restart", handovers),
     ]
 
 
@@ -61,11 +61,11 @@ def _at_a_handover(fleet: Fleet, ledger: Ledger, queue: str) -> float:
     return gap
 
 
-def _worker(ledger: Ledger, queue: str) -> WorkerBeat:
+def _worker(ledger: Ledger, queue: str) -> WorkerHeartbeat:
     return next(worker for worker in ledger.workers() if worker.queues == (queue,))
 
 
-def _await_another(ledger: Ledger, before: WorkerBeat) -> None:
+def _await_another(ledger: Ledger, before: WorkerHeartbeat) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not any(worker.queues == before.queues and worker.pid != before.pid for worker in ledger.workers()):
         _not_for_ever(deadline)

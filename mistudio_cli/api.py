@@ -12,7 +12,7 @@ from typing import Any
 from mistudio_cli.monitor.hosts import read_fleet
 from mistudio_cli.monitor.snapshot import QueueRow, read_queues
 from mistudio_cli.views import host_json, json_shapes
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import Job, State
 from tasks.ledger.client import Ledger
 from tasks.ledger.listing import Filter
@@ -40,26 +40,26 @@ def queues(ledger: Ledger) -> dict[str, int]:
 
 def active(ledger: Ledger) -> dict[str, list[dict[str, Any]]]:
     """The running jobs of each worker; a worker at rest has an empty list."""
-    told: dict[str, list[dict[str, Any]]] = {beat.name: [] for beat in ledger.workers()}
+    jobs_by_worker: dict[str, list[dict[str, Any]]] = {heartbeat.name: [] for heartbeat in ledger.workers()}
     for job in ledger.page(Filter(states=(State.RUNNING,)), _MOST_ACTIVE).jobs:
-        told.setdefault(job.worker or "?", []).append(_task(job))
-    return told
+        jobs_by_worker.setdefault(job.worker or "?", []).append(_task(job))
+    return jobs_by_worker
 
 
 def stats(ledger: Ledger) -> dict[str, dict[str, Any]]:
     """What each worker says of itself."""
     busy = [worker for worker, _ in ledger.holders()]
     return {
-        beat.name: {
-            "queues": list(beat.queues),
-            "slots": beat.slots,
-            "busy": busy.count(beat.name),
-            "host": beat.host,
-            "pid": beat.pid,
-            "started_at": json_shapes.time(beat.started_at),
-            "seen_at": json_shapes.time(beat.seen_at),
+        heartbeat.name: {
+            "queues": list(heartbeat.queues),
+            "slots": heartbeat.slots,
+            "busy": busy.count(heartbeat.name),
+            "host": heartbeat.host,
+            "pid": heartbeat.pid,
+            "started_at": json_shapes.time(heartbeat.started_at),
+            "seen_at": json_shapes.time(heartbeat.seen_at),
         }
-        for beat in ledger.workers()
+        for heartbeat in ledger.workers()
     }
 
 
@@ -147,7 +147,7 @@ def _answer(
     except (Unreachable, Refused) as error:
         reason = f"Redis cannot be read: {error}"
         return 503, no_health(reason) if path == HEALTH else {"error": reason}
-    except Problem as problem:  # records of a newer mistudio
+    except UserError as problem:  # records of a newer mistudio
         return 503, no_health(str(problem)) if path == HEALTH else {"error": str(problem)}
     finally:
         ledger.client.close()

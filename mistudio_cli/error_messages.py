@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 
 from mistudio_cli.errors import Code, Failed, NoRedis, NotFound, TimedOut
-from tasks.errors import OverQuota, Problem
+from tasks.errors import OverQuota, UserError
 from tasks.parsing.safe_text import shown
 from tasks.redis_client.redis_connection import (
     NoMaster,
@@ -35,15 +35,15 @@ class Explained:
     """What the user is told of an exception, and the exit code."""
 
     sentence: str
-    mend: str
+    hint: str
     code: Code
 
 
 def explain(error: BaseException) -> Explained:
     """The words and the exit code for an exception that ended a command."""
     match error:
-        case Problem():
-            return Explained(error.sentence, error.mend, _PROBLEMS.get(type(error), Code.USAGE))
+        case UserError():
+            return Explained(error.sentence, error.hint, _PROBLEMS.get(type(error), Code.USAGE))
         case Unreachable() | Refused():
             return _of_redis(error)
         case TimeoutError():
@@ -96,7 +96,7 @@ def _reason(error: Unreachable) -> str:
 
     try:
         settings = current_settings()
-    except Problem:
+    except UserError:
         return str(error)
     return (None if settings.broker_url else redis_folder.fault(settings.places)) or str(error)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tasks.jobs.kind import Job, State
-from tasks.ledger.client import BEAT_TTL_S, Ledger, WorkerBeat
+from tasks.ledger.client import HEARTBEAT_TTL_S, Ledger, WorkerHeartbeat
 from tasks.ledger.listing import Filter
 from tasks.ledger.queue_state import RATE_SPANS_S, QueueCount
 from tasks.queues import QUEUE_NAMES, share
@@ -105,15 +105,15 @@ class Heartbeats:
     """Heartbeats of workers and hosts in the ledger; `holders` are the workers of all running jobs, with their pids."""
 
     read_at: float
-    beats: Sequence[WorkerBeat] = ()
+    heartbeats: Sequence[WorkerHeartbeat] = ()
     holders: Sequence[tuple[str, int]] = ()
     hosts: tuple[HostRow, ...] = ()
 
 
 def read_queues(ledger: Ledger) -> Snapshot:
     """The queues alone. Raises Unreachable or Refused."""
-    now, beats = ledger.now(), ledger.workers()
-    return Snapshot(read_at=now, queues=queue_rows(ledger.queues.counts(now), beats, now))
+    now, heartbeats = ledger.now(), ledger.workers()
+    return Snapshot(read_at=now, queues=queue_rows(ledger.queues.counts(now), heartbeats, now))
 
 
 def read_all(ledger: Ledger, places: Places, *, memory_age_s: float = 0.0) -> Snapshot:
@@ -132,7 +132,7 @@ def read_all(ledger: Ledger, places: Places, *, memory_age_s: float = 0.0) -> Sn
     if read is not None:
         found, counts, jobs, following = read
         now = found.read_at
-        live = [beat for beat in found.beats if now - beat.consumed_at <= BEAT_TTL_S]
+        live = [heartbeat for heartbeat in found.heartbeats if now - heartbeat.consumed_at <= HEARTBEAT_TTL_S]
         seen |= {"read_at": now, "queues": queue_rows(counts, live, now), "jobs": jobs, "next": following}
         seen |= {"hosts": found.hosts}
     supervisor = (status or {}).get("supervisor")
@@ -149,7 +149,9 @@ def read_workers(ledger: Ledger | None, places: Places) -> Snapshot:
         target=lambda: answers.append(_attempt("supervisor", lambda: _ask_supervisor(places), errors))
     )
     asking.start()
-    read = _attempt("ledger", lambda: _read_beats(ledger), errors) if ledger is not None else Heartbeats(time.time())
+    read = (
+        _attempt("ledger", lambda: _read_heartbeats(ledger), errors) if ledger is not None else Heartbeats(time.time())
+    )
     asking.join()
     status = answers[0]
     read_at = read.read_at if read else None if status is None else time.time()
@@ -163,22 +165,22 @@ def read_workers(ledger: Ledger | None, places: Places) -> Snapshot:
 
 
 def _known_workers(
-    told: dict[str, Any] | None,
+    status: dict[str, Any] | None,
     read: Heartbeats | None,
     memory_age_s: float,
 ) -> tuple[WorkerRow, ...] | None:
     """The workers of which the supervisor or the ledger could be asked; None when that leaves nothing to tell."""
-    supervised = (told or {}).get("workers", ())
-    now, beats, holders = (read.read_at, read.beats, read.holders) if read else (time.time(), None, ())
-    rows = worker_rows(supervised, beats, holders, now, memory_age_s)
-    return rows if rows or (told is not None and read is not None) else None
+    supervised = (status or {}).get("workers", ())
+    now, heartbeats, holders = (read.read_at, read.heartbeats, read.holders) if read else (time.time(), None, ())
+    rows = worker_rows(supervised, heartbeats, holders, now, memory_age_s)
+    return rows if rows or (status is not None and read is not None) else None
 
 
-def queue_rows(counts: dict[str, QueueCount], live: Sequence[WorkerBeat], now: float) -> tuple[QueueRow, ...]:
+def queue_rows(counts: dict[str, QueueCount], live: Sequence[WorkerHeartbeat], now: float) -> tuple[QueueRow, ...]:
     """One row for each queue, in the order of the table."""
     rows = []
     for name in QUEUE_NAMES:
-        count, consumers = counts[name], [beat for beat in live if name in beat.queues]
+        count, consumers = counts[name], [heartbeat for heartbeat in live if name in heartbeat.queues]
         oldest = None if count.oldest_queued_at is None else max(0.0, now - count.oldest_queued_at)
         rows.append(
             QueueRow(
@@ -188,7 +190,7 @@ def queue_rows(counts: dict[str, QueueCount], live: Sequence[WorkerBeat], now: f
                 running=count.running,
                 oldest_age_s=oldest,
                 consumers=len(consumers),
-                slots=sum(share(name, beat.queues, beat.slots) for beat in consumers),
+                slots=sum(share(name, heartbeat.queues, heartbeat.slots) for heartbeat in consumers),
                 per_minute=tuple(60 * n / span_s for n, span_s in zip(count.ended, RATE_SPANS_S, strict=True)),
                 eta_s=_eta_s(count, served=bool(consumers)),
             )
@@ -207,7 +209,7 @@ def _eta_s(count: QueueCount, *, served: bool) -> float | None:
 
 def worker_rows(
     supervised: Sequence[dict[str, Any]],
-    beats: Sequence[WorkerBeat] | None,
+    heartbeats: Sequence[WorkerHeartbeat] | None,
     holders: Sequence[tuple[str, int]],
     now: float,
     memory_age_s: float,
@@ -219,88 +221,92 @@ def worker_rows(
     """
     from mistudio_cli.machine.process_trees import Use, read_uses
 
-    unknown = {(beat.name, beat.pid): beat for beat in beats or ()}
-    busy = None if beats is None else holders
-    pids = [told["pid"] for told in supervised if told["pid"]]
+    unknown = {(heartbeat.name, heartbeat.pid): heartbeat for heartbeat in heartbeats or ()}
+    busy = None if heartbeats is None else holders
+    pids = [row["pid"] for row in supervised if row["pid"]]
     uses = read_uses(pids, memory_age_s) if pids else {}
     rows = [
-        _supervised_row(told, unknown.pop(_whose(told), None), busy, uses.get(told["pid"], Use()), now)
-        for told in supervised
+        _supervised_row(row, unknown.pop(_whose(row), None), busy, uses.get(row["pid"], Use()), now)
+        for row in supervised
     ]
-    names = {told["name"] for told in supervised}  # an earlier life of one of ours is of no interest
-    others = [beat for beat in unknown.values() if beat.name not in names or _is_refused_now(beat, now)]
-    return (*rows, *(_beat_row(beat, busy or [], now) for beat in others))
+    names = {row["name"] for row in supervised}  # an earlier life of one of ours is of no interest
+    others = [
+        heartbeat for heartbeat in unknown.values() if heartbeat.name not in names or _is_refused_now(heartbeat, now)
+    ]
+    return (*rows, *(_heartbeat_row(heartbeat, busy or [], now) for heartbeat in others))
 
 
-def _is_refused_now(beat: WorkerBeat, now: float) -> bool:
+def _is_refused_now(heartbeat: WorkerHeartbeat, now: float) -> bool:
     """Whether it waits to consume, such as a worker of another home with the name of one of ours."""
-    return bool(beat.refused) and now - beat.seen_at <= BEAT_TTL_S
+    return bool(heartbeat.refused) and now - heartbeat.seen_at <= HEARTBEAT_TTL_S
 
 
-def _whose(told: dict[str, Any]) -> tuple[str, int]:
-    return told["name"], told["pid"] or 0
+def _whose(row: dict[str, Any]) -> tuple[str, int]:
+    return row["name"], row["pid"] or 0
 
 
 def _supervised_row(
-    told: dict[str, Any],
-    beat: WorkerBeat | None,
+    row: dict[str, Any],
+    heartbeat: WorkerHeartbeat | None,
     busy: Sequence[tuple[str, int]] | None,
     use: Use,
     now: float,
 ) -> WorkerRow:
-    age = None if beat is None else max(0.0, now - beat.seen_at)
-    trouble = _trouble(beat, now) if busy is not None and told["state"] == "running" else None
+    age = None if heartbeat is None else max(0.0, now - heartbeat.seen_at)
+    trouble = _trouble(heartbeat, now) if busy is not None and row["state"] == "running" else None
     return WorkerRow(
-        name=told["name"],
-        state=trouble or told["state"],
-        pid=told["pid"],
-        queues=tuple(told["queues"]),
-        slots=told["slots"],
-        busy=None if busy is None else busy.count(_whose(told)),
+        name=row["name"],
+        state=trouble or row["state"],
+        pid=row["pid"],
+        queues=tuple(row["queues"]),
+        slots=row["slots"],
+        busy=None if busy is None else busy.count(_whose(row)),
         pss_bytes=use.pss_bytes,
         jobs_pss_bytes=use.jobs_pss_bytes,
         cpu_percent=use.cpu_percent,
-        restarts=told["restarts"],
-        started_at=told["started_at"],
-        last_exit=told["last_exit"],
+        restarts=row["restarts"],
+        started_at=row["started_at"],
+        last_exit=row["last_exit"],
         seen_age_s=age,
-        loop_age_s=None if beat is None or beat.refused else max(0.0, now - beat.consumed_at),
-        refusal=beat.refused or None if beat is not None else told.get("refusal"),  # an older supervisor knows of none
+        loop_age_s=None if heartbeat is None or heartbeat.refused else max(0.0, now - heartbeat.consumed_at),
+        refusal=heartbeat.refused or None
+        if heartbeat is not None
+        else row.get("refusal"),  # an older supervisor knows of none
     )
 
 
-def _trouble(beat: WorkerBeat | None, now: float) -> str | None:
+def _trouble(heartbeat: WorkerHeartbeat | None, now: float) -> str | None:
     """What is wrong with a worker that should run: no heartbeat, or one whose message loop does not run."""
-    if beat is None or now - beat.seen_at > BEAT_TTL_S:
+    if heartbeat is None or now - heartbeat.seen_at > HEARTBEAT_TTL_S:
         return "silent"
-    if beat.refused:
+    if heartbeat.refused:
         return "refused"
-    return "unresponsive" if now - beat.consumed_at > BEAT_TTL_S else None
+    return "unresponsive" if now - heartbeat.consumed_at > HEARTBEAT_TTL_S else None
 
 
-def _beat_row(beat: WorkerBeat, busy: Sequence[tuple[str, int]], now: float) -> WorkerRow:
-    age = max(0.0, now - beat.seen_at)
+def _heartbeat_row(heartbeat: WorkerHeartbeat, busy: Sequence[tuple[str, int]], now: float) -> WorkerRow:
+    age = max(0.0, now - heartbeat.seen_at)
     return WorkerRow(
-        name=beat.name,
-        state=_trouble(beat, now) or "running",
-        pid=beat.pid,
-        queues=beat.queues,
-        slots=beat.slots,
-        busy=busy.count((beat.name, beat.pid)),
+        name=heartbeat.name,
+        state=_trouble(heartbeat, now) or "running",
+        pid=heartbeat.pid,
+        queues=heartbeat.queues,
+        slots=heartbeat.slots,
+        busy=busy.count((heartbeat.name, heartbeat.pid)),
         pss_bytes=None,  # only its own machine and its own supervisor know
         jobs_pss_bytes=None,
         cpu_percent=None,
         restarts=None,
-        started_at=beat.started_at,
+        started_at=heartbeat.started_at,
         last_exit=None,
         seen_age_s=age,
-        loop_age_s=None if beat.refused else max(0.0, now - beat.consumed_at),
-        refusal=beat.refused or None,
+        loop_age_s=None if heartbeat.refused else max(0.0, now - heartbeat.consumed_at),
+        refusal=heartbeat.refused or None,
     )
 
 
 def _read_ledger(ledger: Ledger) -> tuple[Heartbeats, dict[str, QueueCount], tuple[Job, ...], str | None]:
-    found = _read_beats(ledger)
+    found = _read_heartbeats(ledger)
     counts = ledger.queues.counts(found.read_at)
     running = ledger.page(Filter(states=(State.RUNNING,)), RUNNING_SHOWN).jobs
     recent = ledger.page(limit=RECENT_SHOWN)
@@ -308,12 +314,14 @@ def _read_ledger(ledger: Ledger) -> tuple[Heartbeats, dict[str, QueueCount], tup
     return found, counts, (*running, *(job for job in recent.jobs if job.id not in there)), recent.next
 
 
-def _read_beats(ledger: Ledger) -> Heartbeats:
+def _read_heartbeats(ledger: Ledger) -> Heartbeats:
     from mistudio_cli.monitor.hosts import host_rows
     from tasks.fleet import host_heartbeat
 
-    now, beats, holders = ledger.now(), ledger.heartbeats(SILENT_SHOWN_S), ledger.holders()
-    return Heartbeats(now, beats, holders, host_rows(host_heartbeat.read_all(ledger.client), beats, holders, now))
+    now, heartbeats, holders = ledger.now(), ledger.heartbeats(SILENT_SHOWN_S), ledger.holders()
+    return Heartbeats(
+        now, heartbeats, holders, host_rows(host_heartbeat.read_all(ledger.client), heartbeats, holders, now)
+    )
 
 
 def _ask_supervisor(places: Places) -> dict[str, Any]:
@@ -327,12 +335,12 @@ def _ask_supervisor(places: Places) -> dict[str, Any]:
 
 def _left_behind(places: Places) -> list[dict[str, Any]]:
     """Workers that outlived their supervisor, by their own notes: they finish their jobs."""
-    from tasks.worker.slot_locks import Posture, occupants
+    from tasks.worker.slot_locks import WorkerPhase, living_workers
 
     return [
         {
             "name": f"{worker.name}@{socket.gethostname()}",
-            "state": "draining" if worker.posture is Posture.LEAVING else "running",
+            "state": "draining" if worker.phase is WorkerPhase.DRAINING else "running",
             "pid": worker.pid,
             "queues": worker.queues,
             "slots": worker.slots,
@@ -341,7 +349,7 @@ def _left_behind(places: Places) -> list[dict[str, Any]]:
             "last_exit": None,
             "refusal": None,
         }
-        for worker in occupants(places)
+        for worker in living_workers(places)
     ]
 
 

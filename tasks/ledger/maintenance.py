@@ -30,14 +30,14 @@ class Upkeep:
     keep_checkpoint_bytes: float | None = None
     every_s: float = 2.7
     lease_s: float = LEASE_TTL_S
-    bell_patience_s: float = 5.0  # a bell younger than this may still be on its way
+    message_patience_s: float = 5.0  # a bell younger than this may still be on its way
     unacked_patience_s: float = 60.0
-    most_bells: int = 2000
+    most_messages: int = 2000
     most_retired: int = 200
 
 
 def upkeep_from_environment() -> Upkeep:
-    """By the settings served_within, keep_jobs, keep_jobs_days and keep_checkpoints_gb. Problem for a wrong one."""
+    """By the settings served_within, keep_jobs, keep_jobs_days and keep_checkpoints_gb. UserError for a wrong one."""
     checkpoints_gb = current("keep_checkpoints_gb")
     return Upkeep(
         served_within_s=current("served_within"),

@@ -76,7 +76,7 @@ def test_passed_on_by_the_heartbeat_it_lets_the_next_one_start_too(ledger: Ledge
     assert started is not None
     held_back = queued(ledger, digest="another")
     ledger.pass_on([held_back])
-    ledger.ring_again(held_back)
+    ledger.enqueue_again(held_back)
     assert held_back not in offered(ledger), "while its owner's quota is used up it has no message"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State
 from tasks.ledger.client import Ledger
@@ -17,7 +17,7 @@ from tasks.messaging.app import make_app
 from tasks.queues import redis_lists, wire_priority
 from tests.conftest import RedisServer
 
-NOW = Upkeep(every_s=0, bell_patience_s=-1)
+NOW = Upkeep(every_s=0, message_patience_s=-1)
 
 
 def queued(ledger: Ledger, priority: int = 5, queue: str = "training", **changes: Any) -> str:
@@ -27,7 +27,7 @@ def queued(ledger: Ledger, priority: int = 5, queue: str = "training", **changes
 def bells(ledger: Ledger, queue: str = "training") -> list[str]:
     """Ids in the queue's lists in the order in which a worker takes them."""
     lists = [ledger.client.call("LRANGE", name, 0, -1) for name in redis_lists(queue)]
-    return [json.loads(bell)["headers"]["id"] for bells in lists for bell in reversed(bells)]
+    return [json.loads(message)["headers"]["id"] for bells in lists for message in reversed(bells)]
 
 
 def claim(ledger: Ledger, job_id: str, queue: str = "training", priority: int = 5) -> Any:
@@ -84,9 +84,9 @@ def test_a_moved_job_is_counted_listed_and_served_where_it_is_now(ledger: Ledger
 def test_only_what_has_not_started_has_a_place(ledger: Ledger) -> None:
     job = queued(ledger)
     claim(ledger, job)
-    with pytest.raises(Problem, match="is running"):
+    with pytest.raises(UserError, match="is running"):
         ledger.queues.set_priority(job, 9)
-    with pytest.raises(Problem, match="There is no job"):
+    with pytest.raises(UserError, match="There is no job"):
         ledger.queues.move("nobody", "extraction")
 
 

@@ -194,7 +194,7 @@ def test_many_slots_at_once_start_each_job_once_and_hold_the_shares(session_redi
         while own.live_jobs():
             started = start_next(own)
             if started is None:
-                own.upkeep(Upkeep(every_s=0, bell_patience_s=0))
+                own.upkeep(Upkeep(every_s=0, message_patience_s=0))
                 continue
             running = own.client.call("ZRANGE", "mistudio:by:state:running", 0, -1)
             if sum(job.owner == "carol" and job.state is State.RUNNING for job in own.many(running) if job) > 1:

@@ -22,7 +22,7 @@ from tasks.submission.plan import submit
 from tests.conftest import RedisServer, until
 from tests.core.lab import Lab
 
-NOW = Upkeep(every_s=0, bell_patience_s=-1)
+NOW = Upkeep(every_s=0, message_patience_s=-1)
 
 
 def queued(ledger: Ledger, owner: str | None = "alice", kind: str = "train", **changes: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State
 from tasks.ledger.client import Ledger
@@ -92,5 +92,5 @@ def test_how_long_jobs_are_kept_is_said_by_the_environment(monkeypatch: pytest.M
     monkeypatch.setenv("MISTUDIO_SERVED_WITHIN_S", "30")
     assert (upkeep_from_environment().keep_s, upkeep_from_environment().served_within_s) == (43200, 30)
     monkeypatch.setenv("MISTUDIO_KEEP_JOBS", "many")
-    with pytest.raises(Problem, match="MISTUDIO_KEEP_JOBS is 'many'"):
+    with pytest.raises(UserError, match="MISTUDIO_KEEP_JOBS is 'many'"):
         upkeep_from_environment()

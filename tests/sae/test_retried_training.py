@@ -10,7 +10,7 @@ import pytest
 
 from tasks.jobs.kind import Job, State
 from tasks.storage.attempts import newest
-from tasks.submission.plan import KnownArtifacts
+from tasks.submission.plan import ArtifactCatalog
 from tasks.submission.retry import plan_retry
 from tests.conftest import RedisServer, until
 from tests.core.lab import Lab
@@ -88,14 +88,14 @@ def files(lab: Lab, name: str) -> dict[str, bytes]:
 
 
 def again(lab: Lab, job: Job, **how: bool) -> Job:
-    return ended(lab, lab.ledger.submit_all(plan_retry(KnownArtifacts(lab.ledger, lab.store), job, **how))[-1])
+    return ended(lab, lab.ledger.submit_all(plan_retry(ArtifactCatalog(lab.ledger, lab.store), job, **how))[-1])
 
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     ("disturb", "state", "why"),
     [
-        (cancel, State.CANCELLED, "cancelled by the user; stopped when told to"),
+        (cancel, State.CANCELLED, "cancelled by the user; stopped on request"),
         (kill_until_given_up, State.FAILED, "its process was killed (SIGKILL), perhaps because memory ran out"),
         (fill_the_disk, State.FAILED, "The disk is full."),
     ],

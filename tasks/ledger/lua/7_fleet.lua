@@ -22,7 +22,7 @@ local function holder_of(worker)
   if is_read and type(holder) == 'table' and type(holder.since) == 'number' then return holder end
 end
 
--- What else a worker left whose seat another one has now: the name it had, and its heartbeat if it was refused one.
+-- What else a worker left whose lock another one has now: the name it had, and its heartbeat if it was refused one.
 local function is_free_after(tokens, other, worker)
   local is_free = not other
   for _, token in ipairs(tokens) do
@@ -32,7 +32,7 @@ local function is_free_after(tokens, other, worker)
   return is_free
 end
 
--- holder: who takes the name, with the tokens of earlier workers that had its seat. 'ok' when the name is free, its own,
+-- holder: who takes the name, with the tokens of earlier workers that had its lock. 'ok' when the name is free, its own,
 -- or theirs; else who has it.
 function operations.take_name(worker, holder, ttl)
   local mine, other, ttl_ms = cjson.decode(holder), holder_of(worker), tonumber(ttl) * 1000
