@@ -19,7 +19,7 @@ from mistudio_cli.redis import redis_server
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job
 from tasks.ledger.client import Ledger
-from tasks.ledger.maintenance import Upkeep
+from tasks.ledger.maintenance import MaintenanceSettings
 from tasks.messaging.app import make_app
 from tasks.paths import Places
 from tasks.redis_client.redis_connection import connect
@@ -93,7 +93,7 @@ def _times(ledger: Ledger, url: str, home: str) -> dict[str, float]:
         "submit one job": lambda: ledger.submit(_job(5)),
         "claim the next job and put it back": claim_the_next,
         "pause and resume the queue": pause_and_resume,
-        "a round of upkeep": lambda: ledger.upkeep(Upkeep(every_s=0)),
+        "a round of upkeep": lambda: ledger.maintain(MaintenanceSettings(every_s=0)),
         "find a job by the start of its id": lambda: ledger.find("1"),
     }
     return {name: statistics.median(_milliseconds(ask) for _ in range(ROUNDS)) for name, ask in requested.items()}

@@ -19,7 +19,7 @@ from tasks.jobs.kind import Job, MetricPoint, Progress, State
 from tasks.ledger import lua_script
 from tasks.ledger.device_lease import Card, Lease, LeaseRefusal
 from tasks.ledger.listing import Filter, Page, children, other_tries, page, records
-from tasks.ledger.maintenance import LEASE_TTL_S, Upkeep
+from tasks.ledger.maintenance import LEASE_TTL_S, MaintenanceSettings
 from tasks.ledger.queue_state import QueueDesk
 from tasks.ledger.quotas import over_quota
 from tasks.ledger.records import encode_new, finite, finite_number, pairs, readable
@@ -222,7 +222,7 @@ class Ledger:
 
     def enqueue_again(self, job_id: str) -> None:
         """Ring for a queued job whose bell was taken by a worker that cannot take the job."""
-        self._change("ring", job_id)
+        self._change("enqueue", job_id)
 
     def pass_on(self, job_ids: Sequence[str]) -> None:
         """Put the messages of queued jobs that this worker cannot run at the end of their lists, for other workers."""
@@ -242,11 +242,11 @@ class Ledger:
         """NotPermitted where this connection's Redis user may submit or read jobs, and no more."""
         self._change("check_rights", "")
 
-    def upkeep(self, settings: Upkeep) -> None:
+    def maintain(self, settings: MaintenanceSettings) -> None:
         """Recover lost jobs, promote starving queues and delete expired records, unless another worker has just done
         so.
         """
-        self._change("upkeep", "", json.dumps(dataclasses.asdict(settings)))
+        self._change("maintain", "", json.dumps(dataclasses.asdict(settings)))
 
     def reap(self) -> None:
         """Put running jobs whose lease has run out back to their queues."""
@@ -263,7 +263,7 @@ class Ledger:
         field: str | None = None,
         *,
         loop_ran: bool = False,
-        upkeep: Upkeep | None = None,
+        maintenance: MaintenanceSettings | None = None,
     ) -> tuple[float, dict[str, Any] | None]:
         """Record that a worker lives, in one round trip: now, unless it says when.
 
@@ -273,9 +273,9 @@ class Ledger:
         """
         stamped = [name for name, is_now in (("seen_at", not worker.seen_at), ("loop_at", loop_ran)) if is_now]
         line = json.dumps({name: value for name, value in dataclasses.asdict(worker).items() if name not in stamped})
-        settings = json.dumps(dataclasses.asdict(upkeep)) if upkeep else ""
+        settings = json.dumps(dataclasses.asdict(maintenance)) if maintenance else ""
         arguments = (field or worker.name, line, _json(holder), HEARTBEAT_TTL_S, settings, *stamped)
-        now, _, answer = self._change("beat", worker.name, *arguments).partition(" ")
+        now, _, answer = self._change("heartbeat", worker.name, *arguments).partition(" ")
         return float(now), _holder(answer)
 
     def take_name(self, worker: str, holder: dict[str, Any], ttl_s: float) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ DAY = 24 * 3600.0
 
 
 @dataclass(frozen=True)
-class Upkeep:
+class MaintenanceSettings:
     """Times in seconds. What is done at once is bounded, because nobody else is served meanwhile.
 
     A queue with jobs that was not served for `served_within_s` has its first job served next of all. Records of ended
@@ -36,10 +36,10 @@ class Upkeep:
     most_retired: int = 200
 
 
-def upkeep_from_environment() -> Upkeep:
+def maintenance_from_environment() -> MaintenanceSettings:
     """By the settings served_within, keep_jobs, keep_jobs_days and keep_checkpoints_gb. UserError for a wrong one."""
     checkpoints_gb = current("keep_checkpoints_gb")
-    return Upkeep(
+    return MaintenanceSettings(
         served_within_s=current("served_within"),
         keep_s=current("keep_jobs_days") * DAY,
         keep_jobs=current("keep_jobs"),

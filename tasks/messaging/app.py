@@ -43,7 +43,7 @@ class Patience:
 PATIENCE, FAILOVER_PATIENCE = Patience(), Patience(5.0, 2.0, 5)
 
 #: Our way to Redis, by name: nobody imports redis-py who only makes an app.
-WIRING = "tasks.messaging.transport:Wiring"
+WIRING = "tasks.messaging.transport:SafeAMQP"
 
 #: Where Celery's results are, by name as well, for each scheme of a Redis.
 RESULTS = "tasks.messaging.results:MasterBackend"

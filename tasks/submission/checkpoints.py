@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from tasks.jobs.kind import Job, State, kind_named, kinds
 from tasks.ledger.client import Ledger
-from tasks.ledger.maintenance import upkeep_from_environment
+from tasks.ledger.maintenance import maintenance_from_environment
 from tasks.redis_client.redis_connection import Refused, Unreachable
 from tasks.storage import attempts
 from tasks.storage.store import Store, size_of
@@ -107,5 +107,5 @@ def _bound(ledger: Ledger, store: Store) -> None:
 
 
 def _room(store: Store) -> float:
-    limit = upkeep_from_environment().keep_checkpoint_bytes
+    limit = maintenance_from_environment().keep_checkpoint_bytes
     return shutil.disk_usage(store.root).total * _SHARE if limit is None else limit

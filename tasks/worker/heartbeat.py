@@ -19,7 +19,7 @@ from celery.signals import worker_ready
 
 from tasks.fleet.clock_offset import ClockWatch
 from tasks.ledger.client import WorkerHeartbeat
-from tasks.ledger.maintenance import upkeep_from_environment
+from tasks.ledger.maintenance import maintenance_from_environment
 from tasks.messaging.app import open_ledger
 from tasks.messaging.held_messages import held
 from tasks.messaging.remote_control import consumed
@@ -56,7 +56,7 @@ class Heartbeat(bootsteps.StartStopStep):
     ) -> None:
         super().__init__(parent, **options)
         self._heartbeat, self._name, self._worker_lock = heartbeat_of, name_of, worker_lock
-        self._upkeep = upkeep_from_environment()
+        self._upkeep = maintenance_from_environment()
         self._store = Store(Places.from_environment().store)
         self._store_id: str | None = None
         self._store_watch, self._clock_watch = StoreWatch(self._store.root), ClockWatch()
@@ -123,7 +123,7 @@ class Heartbeat(bootsteps.StartStopStep):
         heartbeat = replace(self._heartbeat, queues=consumed(self._worker.consumer, self._heartbeat.queues))
         loop_ran = self._loop_ran.is_set()
         self._loop_ran.clear()
-        now, why = self._name.send(self._ledger, heartbeat, loop_ran=loop_ran, upkeep=self._upkeep)
+        now, why = self._name.send(self._ledger, heartbeat, loop_ran=loop_ran, maintenance=self._upkeep)
         if loop_ran:
             self._heartbeat = replace(self._heartbeat, loop_at=now)
         if why:

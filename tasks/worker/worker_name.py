@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from tasks.ledger.client import Ledger, WorkerHeartbeat
-from tasks.ledger.maintenance import Upkeep
+from tasks.ledger.maintenance import MaintenanceSettings
 from tasks.paths import Places
 from tasks.worker.slot_locks import WorkerLock
 
@@ -33,10 +33,15 @@ class WorkerName:
         return _why_taken(heartbeat.name, ledger.take_name(heartbeat.name, self._holder(), STARTING_TTL_S))
 
     def send(
-        self, ledger: Ledger, heartbeat: WorkerHeartbeat, *, loop_ran: bool = False, upkeep: Upkeep | None = None
+        self,
+        ledger: Ledger,
+        heartbeat: WorkerHeartbeat,
+        *,
+        loop_ran: bool = False,
+        maintenance: MaintenanceSettings | None = None,
     ) -> tuple[float, str]:
         """Send a heartbeat and keep the name with it: the server's clock, and why the name is another's now, or ""."""
-        now, holder = ledger.heartbeat(heartbeat, self._holder(), loop_ran=loop_ran, upkeep=upkeep)
+        now, holder = ledger.heartbeat(heartbeat, self._holder(), loop_ran=loop_ran, maintenance=maintenance)
         return now, _why_taken(heartbeat.name, holder)
 
     def send_refused(self, ledger: Ledger, heartbeat: WorkerHeartbeat) -> None:

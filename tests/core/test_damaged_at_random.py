@@ -21,7 +21,7 @@ from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job
 from tasks.ledger import dead_letters
 from tasks.ledger.client import Ledger, WorkerHeartbeat
-from tasks.ledger.maintenance import Upkeep
+from tasks.ledger.maintenance import MaintenanceSettings
 from tasks.paths import Places
 from tasks.queues import QUEUE_NAMES
 from tasks.redis_client.redis_connection import Refused, Unreachable
@@ -96,7 +96,7 @@ def readers(
         lambda: [ledger.need(job_id) for job_id in ids],
         lambda: [ledger.leases(), ledger.holders(), ledger.live_jobs(), ledger.find("1")],
         lambda: [heartbeat_monitor.listen([]), heartbeat_monitor.busy()],
-        lambda: ledger.upkeep(Upkeep(every_s=0)),
+        lambda: ledger.maintain(MaintenanceSettings(every_s=0)),
         lambda: damaged_entries.find(ledger.client),
         lambda: dead_letters.read(ledger.client),
         lambda: [ledger.claim(job_id, "w@h", "h", 1) for job_id in ids],

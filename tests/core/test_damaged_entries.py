@@ -14,7 +14,7 @@ from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State
 from tasks.ledger import dead_letters
 from tasks.ledger.client import Ledger, WorkerHeartbeat
-from tasks.ledger.maintenance import Upkeep
+from tasks.ledger.maintenance import MaintenanceSettings
 from tasks.queues import QUEUE_NAMES
 from tasks.redis_client.redis_connection import Refused
 from tests.conftest import RedisServer
@@ -103,7 +103,7 @@ def test_upkeep_and_cancel_pass_over_a_damaged_record(ledger: Ledger, field: str
     ledger.client.call("SET", "mistudio:reaped_at", ledger.now())
     for job in lost:
         ledger.client.call("ZADD", "mistudio:leases", ledger.now() - 1, job.id)
-    ledger.upkeep(Upkeep())
+    ledger.maintain(MaintenanceSettings())
     assert [ledger.need(lost[at].id).state for at in (0, 2)] == [State.QUEUED] * 2
     assert ledger.request_cancel(lost[2].id).state is State.CANCELLED
 

@@ -12,12 +12,12 @@ from tasks.errors import UserError
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State
 from tasks.ledger.client import Ledger
-from tasks.ledger.maintenance import Upkeep
+from tasks.ledger.maintenance import MaintenanceSettings
 from tasks.messaging.app import make_app
 from tasks.queues import redis_lists, wire_priority
 from tests.conftest import RedisServer
 
-NOW = Upkeep(every_s=0, message_patience_s=-1)
+NOW = MaintenanceSettings(every_s=0, message_patience_s=-1)
 
 
 def queued(ledger: Ledger, priority: int = 5, queue: str = "training", **changes: Any) -> str:
@@ -115,7 +115,7 @@ def test_a_paused_queue_starts_nothing_and_goes_on_where_it_was(ledger: Ledger) 
     assert bells(ledger) == []
     assert claim(ledger, first) is None, "a worker had its bell already"
     assert ledger.need(first).state is State.QUEUED
-    ledger.upkeep(NOW)
+    ledger.maintain(NOW)
     assert bells(ledger) == []
     assert ledger.queues.counts()["training"].paused_at is not None
     assert ledger.queues.resume("training")
@@ -141,17 +141,17 @@ def test_purge_cancels_what_is_queued_and_what_waits_for_it_and_nothing_else(led
 
 def test_a_queue_that_was_not_served_for_long_has_one_job_served_next_of_all(ledger: Ledger) -> None:
     starving, next_one = queued(ledger, 0, "low_priority"), queued(ledger, 0, "low_priority")
-    patient = Upkeep(every_s=0, served_within_s=600)
-    ledger.upkeep(patient)
+    patient = MaintenanceSettings(every_s=0, served_within_s=600)
+    ledger.maintain(patient)
     assert bells(ledger, "low_priority")[0] == starving
     assert ledger.client.call("LLEN", "low_priority") == 0
     for job in (starving, next_one):
         ledger.client.call("HSET", f"mistudio:job:{job}", "queued_at", ledger.now() - 601)
-    ledger.upkeep(patient)
-    ledger.upkeep(patient)
+    ledger.maintain(patient)
+    ledger.maintain(patient)
     assert ledger.client.call("LLEN", "low_priority") == 1, "one, and it lies where it is taken next"
     assert claim(ledger, starving, "low_priority", 10) is not None
-    ledger.upkeep(patient)
+    ledger.maintain(patient)
     assert ledger.client.call("LLEN", "low_priority") == 1, "the queue has just been served"
 
 

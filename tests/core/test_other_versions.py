@@ -19,7 +19,7 @@ from tasks.jobs.kind import Job, JobKind, State, kind_named, option
 from tasks.jobs.kind_digest import digest_of, digests
 from tasks.ledger import dead_letters
 from tasks.ledger.client import Ledger, WorkerHeartbeat
-from tasks.ledger.maintenance import Upkeep
+from tasks.ledger.maintenance import MaintenanceSettings
 from tasks.messaging.app import make_app
 from tasks.messaging.held_messages import HOLD_S, LONGEST_HOLD_S, MOST_IN_A_SECOND, HeldMessages
 from tasks.worker.heartbeat import HEARTBEAT_EVERY_S
@@ -250,7 +250,7 @@ def test_a_message_that_comes_back_is_held_for_longer_but_never_taken_for_lost()
         seen_s.append(clock.now - came_at)
         held.forget(held.due())
     assert seen_s == [1.0, 2.0, 4.0, 4.0]
-    assert Upkeep().message_patience_s >= LONGEST_HOLD_S + HEARTBEAT_EVERY_S
+    assert MaintenanceSettings().message_patience_s >= LONGEST_HOLD_S + HEARTBEAT_EVERY_S
 
 
 def test_three_hundred_that_no_worker_can_run_cost_ten_messages_a_second_and_hide_none_for_long() -> None:

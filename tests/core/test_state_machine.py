@@ -18,11 +18,11 @@ import pytest
 from tasks.errors import UserError
 from tasks.jobs.kind import ENDED, Job, State
 from tasks.ledger.client import Claim, Ledger
-from tasks.ledger.maintenance import Upkeep
+from tasks.ledger.maintenance import MaintenanceSettings
 from tasks.queues import SEPARATOR, redis_lists, wire_priority
 
 FIRST, SECOND = JOBS = ("first", "second")
-NOW = Upkeep(every_s=0, message_patience_s=-1, served_within_s=1e9)
+NOW = MaintenanceSettings(every_s=0, message_patience_s=-1, served_within_s=1e9)
 
 #: How many steps further than in every run; each makes it several times as long.
 DEEPER = int(os.environ.get("MISTUDIO_TEST_DEEPER", "0"))
@@ -108,7 +108,7 @@ class World:
         if self.ledger.client.call("ZSCORE", "mistudio:leases", job) is not None:
             self.ledger.client.call("ZADD", "mistudio:leases", 1, job)
         self.ledger.client.call("SET", "mistudio:reaped_at", self.ledger.now())
-        self.ledger.upkeep(NOW)
+        self.ledger.maintain(NOW)
 
     def jump(self, _: str) -> None:
         """The clock was set back: whoever holds a job gets time, nobody loses one."""
@@ -117,7 +117,7 @@ class World:
         self.ledger.client.call("SET", "mistudio:upkeep_at", self.ledger.now() + 3600)
         for job in held:
             self.ledger.client.call("ZADD", "mistudio:leases", 1, job)
-        self.ledger.upkeep(NOW)
+        self.ledger.maintain(NOW)
         assert all(self.ledger.need(job).state is State.RUNNING for job in held)
 
     def lose_bells(self, _: str) -> None:
@@ -127,7 +127,7 @@ class World:
             )
 
     def hint(self, _: str) -> None:
-        self.ledger.upkeep(NOW)
+        self.ledger.maintain(NOW)
 
     def pause(self, _: str) -> None:
         self.ledger.queues.pause("training")

@@ -49,7 +49,7 @@ end
 -- A heartbeat: a line for a field of the hash, with the time in each of the fields that are named last. holder: '' or who
 -- keeps the worker's name by it; nothing is written when that is another's. Then upkeep is done with `settings`,
 -- if any. Answers the time, and 'ok' or who has the name.
-function operations.beat(worker, field, line, holder, ttl, settings, ...)
+function operations.heartbeat(worker, field, line, holder, ttl, settings, ...)
   local answer = holder == '' and 'ok' or operations.take_name(worker, holder, ttl)
   if answer == 'ok' then
     for _, stamped in ipairs({...}) do line = '{"' .. stamped .. '": ' .. now_text .. ', ' .. string.sub(line, 2) end
@@ -77,9 +77,9 @@ function operations.forget_fleet(_, ttl)
   demand_rights()
   local lines = redis.call('HGETALL', PREFIX .. 'workers')
   for place = 1, #lines, 2 do
-    local read, beat = pcall(cjson.decode, lines[place + 1])
-    local lives = read and type(beat) == 'table' and type(beat.seen_at) == 'number' and now - beat.seen_at <= tonumber(ttl)
-    if lives and (beat.refused or '') == '' then return lines[place] end
+    local read, heartbeat = pcall(cjson.decode, lines[place + 1])
+    local lives = read and type(heartbeat) == 'table' and type(heartbeat.seen_at) == 'number' and now - heartbeat.seen_at <= tonumber(ttl)
+    if lives and (heartbeat.refused or '') == '' then return lines[place] end
   end
   forget_shared()
   return 'ok'
