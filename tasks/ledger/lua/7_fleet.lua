@@ -47,14 +47,14 @@ function operations.take_name(worker, holder, ttl)
 end
 
 -- A heartbeat: a line for a field of the hash, with the time in each of the fields that are named last. holder: '' or who
--- keeps the worker's name by it; nothing is written when that is another's. Then upkeep is done with `settings`,
+-- keeps the worker's name by it; nothing is written when that is another's. Then maintenance is done with `settings`,
 -- if any. Answers the time, and 'ok' or who has the name.
 function operations.heartbeat(worker, field, line, holder, ttl, settings, ...)
   local answer = holder == '' and 'ok' or operations.take_name(worker, holder, ttl)
   if answer == 'ok' then
     for _, stamped in ipairs({...}) do line = '{"' .. stamped .. '": ' .. now_text .. ', ' .. string.sub(line, 2) end
     redis.call('HSET', PREFIX .. 'workers', field, line)
-    if settings ~= '' then operations.upkeep('', settings) end
+    if settings ~= '' then operations.maintain('', settings) end
   end
   return now_text .. ' ' .. answer
 end

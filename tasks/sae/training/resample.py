@@ -40,7 +40,7 @@ def resample(
         parameter[dead] = new.get(name, fresh[name][dead])
         for moment in ("exp_avg", "exp_avg_sq"):
             if moment in optimizer.state[parameter]:
-                optimizer.state[parameter][step_state][dead] = 0
+                optimizer.state[parameter][moment][dead] = 0
 
 
 def _unit(vectors: torch.Tensor) -> torch.Tensor:
