@@ -75,7 +75,7 @@ def host_rows(
     now: float,
 ) -> tuple[HostRow, ...]:
     """A row for each host, by name; `holders` are the names, with host, and pids of the workers of all running jobs."""
-    live = [heartbeat.host for heartbeat in heartbeats if now - heartbeat.seen_at <= HEARTBEAT_TTL_S]
+    live = [heartbeat.host for heartbeat in hosts if now - heartbeat.seen_at <= HEARTBEAT_TTL_S]
     jobs = [name.rpartition("@")[2] for name, _ in holders]
     rows = []
     for name in sorted({*live, *(heartbeat.host for heartbeat in hosts)}):

@@ -187,7 +187,7 @@ class _Loop:
                 if isinstance(outcome, str):
                     self._view.message = outcome
                     self.reader.read_now()
-                elif (told := self._view.details) is not None and (told.pane, told.id) == (outcome.pane, outcome.id):
+                elif (shown := self._view.details) is not None and (shown.pane, shown.id) == (outcome.pane, outcome.id):
                     self._view.details = outcome
 
     def _take_signals(self) -> None:

@@ -108,8 +108,8 @@ class _Picture:
 
     def _select(self, pane: Pane) -> None:
         """Where the selected row is now; the nearest one where it has gone."""
-        told = self._view.selected.get(pane.key, Selected())
-        index = pane.ids.index(told.id) if told.id in pane.ids else min(told.index, max(0, len(pane.ids) - 1))
+        before = self._view.selected.get(pane.key, Selected())
+        index = pane.ids.index(before.id) if before.id in pane.ids else min(before.index, max(0, len(pane.ids) - 1))
         self.selected[pane.key] = Selected(pane.ids[index], index) if pane.ids else Selected("", 0)
 
     def _window(self, pane: Pane, form: Form) -> tuple[list[int], int]:
@@ -138,7 +138,10 @@ def _more(pane: Pane, rows: Sequence[int], before: int) -> Line:
     count = len(pane.ids) + pane.unread - len(rows)
     what = pane.key.removesuffix("s") if count == 1 else pane.key
     above = f", {before} of them above" if before else ""
-    return (Span(f"… {count} more {_TITLES.get(what, what)}{above}", "dim"),)
+    if not count:
+        return (Span(f"… older ones: {pane.older}", "dim"),)
+    older = f", and older ones: {pane.older}" if pane.older else ""
+    return (Span(f"… {count} more {_TITLES.get(what, what)}{above}{older}", "dim"),)
 
 
 def _bottom(picture: _Picture, plan: Mapping[str, Form]) -> list[Line]:

@@ -111,7 +111,9 @@ def _better(panes: Mapping[str, Pane], alarms: int) -> Iterator[Step]:
 
 def _table(pane: Pane, rows: int, *, header: bool = True, compact: bool = False) -> Form:
     rows = max(0, rows)
-    return Form(rows, header, bool(pane.note) and header, len(pane.ids) + pane.unread > rows, compact)
+    return Form(
+        rows, header, bool(pane.note) and header, len(pane.ids) + pane.unread > rows or bool(pane.older), compact
+    )
 
 
 def _compact(panes: Mapping[str, Pane], key: str) -> Iterator[Step]:

@@ -222,6 +222,12 @@ def test_what_is_cut_is_counted() -> None:
     assert shown == everything or f"… {everything - shown} more jobs" in "\n".join(lines)
 
 
+def test_jobs_that_were_not_read_are_not_passed_over_in_silence() -> None:
+    one = Snapshot(read_at=1.0, jobs=recorded.ENDED[:1])
+    assert "… older ones: mistudio jobs ls" in frame_of(replace(one, next="50")).text
+    assert not any("older" in line for line in frame_of(one).text)
+
+
 def test_waiting_jobs_are_in_the_order_in_which_they_will_start() -> None:
     lines = [line for line in recorded_frame(120, 60).text if line.startswith("1kg") and "queued" in line]
     turns = [line.split()[0] for line in lines]

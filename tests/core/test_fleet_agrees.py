@@ -52,7 +52,7 @@ class Fleet:
 
     def newcomer(self) -> WorkerName:
         worker_lock = SimpleNamespace(token="b", predecessors=())
-        return WorkerName(cast("Seat", worker_lock), Places(Path("/home/b"), self.mount))
+        return WorkerName(cast("WorkerLock", worker_lock), Places(Path("/home/b"), self.mount))
 
     def repair(self) -> None:
         """Take back whatever a case has done."""

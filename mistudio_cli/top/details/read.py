@@ -123,8 +123,8 @@ def charts_of(points: Sequence[MetricPoint]) -> tuple[Chart, ...]:
     wanted = [name for name in _CURVES if name in names] or names[:_CHARTS]
     values = {name: [(point.at, point.values.get(name)) for point in points] for name in wanted}
     return tuple(
-        Chart(name, tuple((float(at), value) for at, value in told if value is not None))
-        for name, told in values.items()
+        Chart(name, tuple((float(at), value) for at, value in pairs if value is not None))
+        for name, pairs in values.items()
     )
 
 

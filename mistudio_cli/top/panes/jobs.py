@@ -65,6 +65,7 @@ def jobs_pane(parts: Parts, view: View) -> Pane:
         must=len(groups_shown[0]),
         active=tuple(range(len(groups_shown[0]) + len(groups_shown[1]))),
         unread=0 if text else unread,
+        older="mistudio jobs ls" if parts.next else "",
         note=note_of(parts.jobs, "jobs", text, len(shown), total),
         is_stale=parts.jobs.is_stale,
         empty="no job matches" if text else "no jobs yet: mistudio submit --help",
@@ -124,14 +125,14 @@ def _progress(job: Job, place: int | None, queue_state: str) -> tuple[str, ...]:
 
 
 def _shares(job: Job) -> tuple[str, ...]:
-    told, share = job.progress, percent(job)
-    if told is None:
+    done, share = job.progress, percent(job)
+    if done is None:
         return "starting", "starting", "starting", "starting", NONE
     if share is None:
-        count = f"{told.done} {told.unit}".rstrip() if told.done else told.phase
-        return progress(job), count, count, count, _short(told.done)
+        count = f"{done.done} {done.unit}".rstrip() if done.done else done.phase
+        return progress(job), count, count, count, _short(done.done)
     left = "" if job.left_s is None else f" {duration(job.left_s)} left"
-    rate = f" {_short(told.rate)}/s" if told.rate else ""
+    rate = f" {_short(done.rate)}/s" if done.rate else ""
     return (
         bar(job) + note(job),
         f"{bar(job)}{share:.0f} %{rate}{left}",

@@ -32,6 +32,7 @@ class Pane:
     must: int = 0
     active: tuple[int, ...] = ()
     unread: int = 0
+    older: str = ""  # the command that lists what is beyond these
     note: str = ""
     is_stale: bool = False
     dim: frozenset[int] = frozenset()

@@ -42,7 +42,7 @@ class Keys:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether more bytes may belong to what has come: Esc alone is told apart by the time that passes."""
+        """Whether more bytes may belong to what has come: Esc alone is recognized by the time that passes."""
         return bool(self._rest)
 
     def feed(self, chunk: bytes) -> list[str]:
