@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mistudio_cli.terminal.humanize import duration, size
+from mistudio_cli.top.reading import SOURCES
 from mistudio_cli.top.text import clean
 
 if TYPE_CHECKING:
@@ -23,8 +24,16 @@ def alarms(parts: Parts) -> list[str]:
 
 
 def _unread(parts: Parts) -> Iterator[str]:
-    for part, message in parts.errors:
-        yield f"{clean(part)}: {clean(message)}"
+    for source, message in parts.errors:
+        yield f"{clean(source)}: {clean(message)}{_age(parts, source)}"
+    if not parts.errors and parts.jobs.is_stale:
+        yield f"reading takes long{_age(parts, 'ledger')}"
+
+
+def _age(parts: Parts, source: str) -> str:
+    """How old the values are that are shown in place of what could not be read."""
+    shown = [part for name in SOURCES if SOURCES[name] == source and (part := getattr(parts, name)).value is not None]
+    return f" (shown as of {duration(max(part.age_s for part in shown))} ago)" if shown else ""
 
 
 def _of_workers(parts: Parts) -> Iterator[str]:

@@ -57,7 +57,7 @@ def test_c_cancels_a_job_after_y_and_says_what_became_of_it(world: Cli, shown: T
     shown.press("c")
     shown.until("y/N")
     shown.press("y")
-    shown.until(f"{napping} is running: its worker was told to stop it")
+    shown.until(f"{napping} is running: its worker stops it after a checkpoint")
     until(lambda: world.ledger.need(napping).state is State.CANCELLED, what="the job to stop")
     shown.until("cancelled")
 

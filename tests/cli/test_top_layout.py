@@ -267,7 +267,7 @@ def test_what_could_not_be_read_again_is_shown_as_it_was_dimmed_and_with_its_age
     gone = Snapshot(errors=(Trouble("ledger", "Redis does not answer"), Trouble("host", "the disk hangs")))
     frame = paint(last_good.take(Reading(gone), 12.0).at(12.0), 120, 60, View(has_keys=False))
     text = "\n".join(frame.text)
-    assert "! ledger: Redis does not answer" in text
+    assert "! ledger: Redis does not answer (shown as of 12 s ago)" in text
     for said in ("jobs as of 12 s ago", "queues as of 12 s ago", "workers as of 12 s ago", "(12 s ago)"):
         assert said in text
     for job in recorded.RUNNING:
@@ -287,4 +287,7 @@ def test_a_part_that_never_was_read_says_why_and_shows_no_number() -> None:
 
 def test_a_value_that_has_not_been_read_for_long_is_old_even_without_an_error() -> None:
     assert "ago" not in "\n".join(frame_of(recorded.SNAPSHOT, 120, 50, age_s=2.0).text)
+    assert "! reading takes long (shown as of 9 s ago)" in "\n".join(
+        frame_of(recorded.SNAPSHOT, 120, 50, age_s=9.0).text
+    )
     assert "queues as of 9 s ago" in "\n".join(frame_of(recorded.SNAPSHOT, 120, 50, age_s=9.0).text)

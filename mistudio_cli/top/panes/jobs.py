@@ -125,14 +125,14 @@ def _progress(job: Job, place: int | None, queue_state: str) -> tuple[str, ...]:
 
 
 def _shares(job: Job) -> tuple[str, ...]:
-    done, share = job.progress, percent(job)
-    if done is None:
+    reached, share = job.progress, percent(job)
+    if reached is None:
         return "starting", "starting", "starting", "starting", NONE
     if share is None:
-        count = f"{done.done} {done.unit}".rstrip() if done.done else done.phase
-        return progress(job), count, count, count, _short(done.done)
+        count = f"{reached.done} {reached.unit}".rstrip() if reached.done else reached.phase
+        return progress(job), count, count, count, _short(reached.done)
     left = "" if job.left_s is None else f" {duration(job.left_s)} left"
-    rate = f" {_short(done.rate)}/s" if done.rate else ""
+    rate = f" {_short(reached.rate)}/s" if reached.rate else ""
     return (
         bar(job) + note(job),
         f"{bar(job)}{share:.0f} %{rate}{left}",
