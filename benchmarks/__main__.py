@@ -23,6 +23,7 @@ MODULES = (
     "queues",
     "fleet",
     "idle",
+    "top",
     "restart",
     "sae_step",
     "precision",
