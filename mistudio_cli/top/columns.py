@@ -134,7 +134,9 @@ def _fitting(table: Table, shown: Rows, tight: Rows, room: int, remembered: Widt
             _apply(step, fit, room, measure)
     if fit.total > room:
         fit.gap = _LEAST_GAP
-    _widen(table, fit, room - (_SENTENCE if len(tight) < len(shown) else 0))
+    # Also where no row has a sentence now: widths would jump with the first that has one.
+    has_sentences = table.loose is None or any(isinstance(step, Shorten) for step in table.steps)
+    _widen(table, fit, room - _SENTENCE * has_sentences)
     first, last = table.headers[0], list(fit.wide)[-1]
     fit.wide[first] = max(1, fit.wide[first] - max(0, fit.total - room))
     fit.wide[last] = max(fit.wide[last], room - (fit.total - fit.wide[last]))

@@ -177,7 +177,7 @@ class _Loop:
     def _press(self, keys: list[str]) -> None:
         for key in keys:
             self._controller.press(key)
-            if not self._is_over and len(keys) > 1:
+            if not self._is_over and len(keys) > 1 and self._view.typing is None:
                 self._paint()  # the next key starts from what this one has changed
 
     def _take_outcomes(self) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
@@ -249,3 +251,50 @@ def test_without_a_keyboard_it_is_shown_until_a_signal(cli: Cli) -> None:
         shown.child.kill(signal.SIGTERM)
         assert shown.end() == 128 + signal.SIGTERM
         assert os.path.exists(cli.home)
+
+
+@pytest.fixture
+def tmux(cli: Cli, short_tmp: Path) -> Iterator[Callable[..., str]]:
+    """A tmux server of its own with a shell in it; calls its commands and returns what they print."""
+    if shutil.which("tmux") is None:
+        pytest.skip("no tmux here")
+    environment = cli.environment | {"TERM": "xterm-256color"}
+    environment.pop("TMUX", None)
+
+    def call(*words: str) -> str:
+        command = ["tmux", "-f", "/dev/null", "-S", str(short_tmp / "t"), *words]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30).stdout
+
+    call("new-session", "-d", "-x", "80", "-y", "24", "PS1='ready> ' exec bash --norc -i")
+    yield call
+    call("kill-server")
+
+
+def test_in_tmux_the_shell_is_as_it_was_after_ctrl_z_and_after_a_kill(cli: Cli, tmux: Callable[..., str]) -> None:
+    def is_shown(text: str, other_screen: str) -> bool:
+        return text in tmux("capture-pane", "-p") and tmux("display", "-p", "#{alternate_on}").strip() == other_screen
+
+    def cursor() -> str:
+        return tmux("display", "-p", "#{cursor_flag}").strip()
+
+    until(lambda: is_shown("ready>", "0"), 20, "the shell")
+    tmux("send-keys", f"echo before; {MISTUDIO} top", "Enter")
+    until(lambda: is_shown("q quit", "1"), 20, "top")
+    assert cursor() == "0"
+    for _ in range(2):
+        tmux("send-keys", "C-z")
+        until(lambda: is_shown("Stopped", "0"), 20, "the shell")
+        assert "before" in tmux("capture-pane", "-p")
+        assert cursor() == "1"
+        tmux("send-keys", "fg", "Enter")
+        until(lambda: is_shown("q quit", "1"), 20, "top again")
+        tmux("send-keys", "?")
+        until(lambda: is_shown("Leaving", "1"), 20, "the help")
+        tmux("send-keys", "q")
+    shell_pid = int(tmux("display", "-p", "#{pane_pid}"))
+    (process,) = psutil.Process(shell_pid).children()
+    process.terminate()
+    until(lambda: is_shown("ready>", "0"), 20, "the shell")
+    assert cursor() == "1"
+    tmux("send-keys", "stty -a | grep -o ' icanon'", "Enter")
+    until(lambda: is_shown("\n icanon", "0"), 20, "the usual mode")

@@ -140,8 +140,22 @@ def _others(pane: str, row: str, parts: Parts) -> Iterator[Block]:
             yield _facts("GPU", {"index": card.label, "name": card.name, "uuid": card.uuid, "problem": card.problem})
             held = [job for job, lease in (parts.leases.value or {}).items() if lease.key == card.key]
             yield text_block("jobs", held, "none")
-            pids = [f"pid {process.pid}  {size(process.memory)}" for process in card.processes or ()]
-            yield text_block("processes", pids, "none" if card.processes is not None else UNKNOWN)
+            processes = [_process(process.pid, process.memory) for process in card.processes or ()]
+            yield text_block("processes", processes, "none" if card.processes is not None else UNKNOWN)
+
+
+def _process(pid: int, memory: int | None) -> str:
+    """A process on a GPU: whose it is, what it is called, and the job that it belongs to."""
+    import psutil
+
+    from tasks.accelerators.card_processes import job_of, user_of
+
+    try:
+        command = " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        command = "not of this container, or gone"
+    owner = job_of(pid) or user_of(pid) or UNKNOWN
+    return f"pid {pid}  {size(memory)}  {owner}  {command}"
 
 
 def _facts(heading: str, facts: dict[str, Any]) -> Block:
