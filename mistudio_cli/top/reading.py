@@ -33,7 +33,7 @@ SOURCES = {
     "waiting": "ledger",
     "workers": "ledger",
     "hosts": "ledger",
-    "leases": "leases",
+    "leases": "ledger",
     "devices": "devices",
     "host": "host",
 }
@@ -104,13 +104,17 @@ class LastGood:
         """The parts after one more reading, which was made at `clock` of the monotonic clock."""
         seen = reading.snapshot
         reasons = {trouble.part: trouble.message for trouble in seen.errors}
-        found: dict[str, Any] = {name: getattr(seen, name, None) for name in SOURCES} | {"waiting": reading.waiting}
+        found: dict[str, Any] = {name: getattr(seen, name, None) for name in SOURCES}
+        found["waiting"] = reading.waiting if reading.waiting is not None else getattr(seen, "queued", None)
+        ages: Mapping[str, Any] = getattr(seen, "parts", None) or {}  # of a reader that keeps last good values itself
         if seen.devices is not None and "devices" in reasons and not seen.devices.devices:
             found["devices"] = None
         if "ledger" in reasons and seen.workers is not None and self.parts.workers.value is not None:
             found["workers"] = None  # who is silent and what they work on is not known
         parts = {
-            name: self._next(name, found[name], reasons.get(source) or reasons.get("ledger"), clock)
+            name: self._next(name, found[name], reasons.get(name) or reasons.get(source), clock)
+            if found[name] is None or source not in ages
+            else Part(found[name], clock - (ages[source].age_s or 0.0), error=ages[source].error)
             for name, source in SOURCES.items()
         }
         now = seen.read_at or self.parts.now or time.time()

@@ -6,8 +6,11 @@ import os
 import random
 import re
 import unicodedata
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pyte
 import pytest
@@ -275,6 +278,28 @@ def test_what_could_not_be_read_again_is_shown_as_it_was_dimmed_and_with_its_age
         assert {span.style for span in line} == {"dim"}
     one_line = "\n".join(paint(last_good.parts.at(12.0), 100, 10, View()).text)
     assert "queues (12 s ago): processing 0+1 training 9+1" in one_line
+
+
+@dataclass(frozen=True)
+class Collected(Snapshot):
+    """A snapshot of a reader that keeps the last good values itself, and knows their ages."""
+
+    queued: Mapping[str, tuple[Job, ...]] | None = None
+    parts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def test_ages_and_order_are_taken_from_a_reader_that_knows_them() -> None:
+    known = {field.name: getattr(recorded.SNAPSHOT, field.name) for field in fields(Snapshot)}
+    ledger = SimpleNamespace(age_s=7.0, error="Redis with pid 4 does not answer")
+    seen = Collected(**known | {"errors": (Trouble("ledger", ledger.error),)}, queued=recorded.QUEUED,
+                     parts={"ledger": ledger, "host": SimpleNamespace(age_s=0.1, error=None)})  # fmt: skip
+    frame = paint(LastGood().take(Reading(seen), 100.0).at(101.0), 120, 60, View())
+    text = "\n".join(frame.text)
+    assert "! ledger: Redis with pid 4 does not answer (shown as of 8 s ago)" in text
+    assert "jobs as of 8 s ago" in text
+    assert "#1 in training" in text
+    assert "lab: 41 %" in frame.text[0]
+    assert "ago" not in frame.text[0]
 
 
 def test_a_part_that_never_was_read_says_why_and_shows_no_number() -> None:
