@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -36,6 +37,7 @@ def top(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, once")] = False,
     as_lines: Annotated[bool, typer.Option("--jsonl", help="As one JSON object per interval, until Ctrl-C")] = False,
     interval: Annotated[float, typer.Option(help="Seconds between readings (0.2 to 60)")] = 1.0,
+    mouse: Annotated[bool, typer.Option("--mouse/--no-mouse", help="React to clicks and the mouse wheel")] = True,
 ) -> None:
     """Watch queues, jobs, workers, devices and this machine; prints once if not on a terminal."""
     if not _SHORTEST_S <= interval <= _LONGEST_S:  # nan is neither less nor more
@@ -47,10 +49,10 @@ def top(
     elif once or as_json or not sys.stdout.isatty():
         _print_once(ledger, settings, as_json=as_json or as_lines)
     else:
-        _show(ledger, settings, interval)
+        _show(ledger, settings, interval, mouse=mouse)
 
 
-def _show(ledger: Ledger, settings: Settings, interval_s: float) -> None:
+def _show(ledger: Ledger, settings: Settings, interval_s: float, *, mouse: bool) -> None:
     """The live screen, or plain text again and again on a terminal without cursor addressing."""
     from mistudio_cli.top import loop
     from mistudio_cli.top.actions import Actions
@@ -67,13 +69,14 @@ def _show(ledger: Ledger, settings: Settings, interval_s: float) -> None:
     if not able.is_addressed:
         loop.show_plainly(read, interval_s)
         return
+    able = replace(able, has_mouse=able.has_mouse and mouse)
     actions = Actions(connect, settings.places.store)
     loop.show(read, lambda: DetailsSource(connect, settings.places).read, actions, able, interval_s)
 
 
 def _read(ledger: Ledger, settings: Settings) -> Reading:
     seen = read_all(ledger, settings.places, memory_age_s=_MEMORY_AGE_S)
-    if seen.queues is None:
+    if seen.queues is None or getattr(seen, "queued", None) is not None:
         return Reading(seen)
     try:
         return Reading(seen, read_waiting(ledger, seen.queues))

@@ -14,7 +14,7 @@ from mistudio_cli.top.waiting_order import waiting_jobs
 from tasks.jobs.kind import Job
 
 _SORTS = {"jobs": jobs.KEYS, "queues": queues.KEYS, "gpus": devices.KEYS, "workers": workers.KEYS, "hosts": hosts.KEYS}
-_PAGE, _ALL = 10, 1_000_000
+_PAGE, _ALL, _WHEEL = 10, 1_000_000, 3
 
 #: Steps of the keys that move, in rows; None is a page.
 _MOVES: dict[str, tuple[int, int | None]] = {
@@ -24,6 +24,8 @@ _MOVES: dict[str, tuple[int, int | None]] = {
     "j": (1, 1),
     "page up": (-1, None),
     "page down": (1, None),
+    "wheel up": (-1, _WHEEL),
+    "wheel down": (1, _WHEEL),
     "home": (-1, _ALL),
     "end": (1, _ALL),
 }
@@ -94,6 +96,8 @@ class Controller:
                 self._in_overlay(key)
             elif key in _MOVES:
                 self._move(key)
+            elif key.startswith("click "):
+                self._click(int(key.split()[-1]))
             elif key in "12345":
                 view.pane = PANES[int(key) - 1]
             elif key in self._keys:
@@ -149,7 +153,21 @@ class Controller:
         step = self.frame.page.get(view.pane, _PAGE) if rows is None else rows
         if ids:
             index = max(0, min(len(ids) - 1, at + direction * step))
-            view.selected[view.pane] = Selected(ids[index], index)
+            view.selected[view.pane] = Selected(ids[index], index, is_chosen=index > 0)
+
+    def _click(self, line: int) -> None:
+        """Select the row on a line, or open its details where it is selected."""
+        view = self._view
+        target = self.frame.targets[line] if 0 <= line < len(self.frame.targets) else None
+        if target is None:
+            return
+        pane, row = target
+        was_selected = pane == view.pane and row == self.frame.selected.get(pane, Selected()).index
+        view.pane = pane
+        if row >= 0:
+            view.selected[pane] = Selected(self.frame.ids[pane][row], row, is_chosen=True)
+            if was_selected:
+                self._open()
 
     def _go(self, step: int) -> None:
         panes = [pane for pane in PANES if pane in self.frame.ids] or list(PANES)

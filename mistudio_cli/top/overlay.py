@@ -12,6 +12,7 @@ HELP = """Panes
   PgUp PgDn, Home End   a page up or down, the first row, the last
   Enter                 details of the job, queue, GPU, worker or host
   f                     details of the job or worker, following its log
+  Mouse                 the wheel moves, a click selects, one more opens details (--no-mouse)
 Choosing
   /                     filter the pane: all words must be found in the kind, name, state,
                         tag, queue or id; !word must not. An empty filter shows everything

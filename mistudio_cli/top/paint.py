@@ -26,6 +26,10 @@ _TITLES = {"jobs": "jobs", "queues": "queues", "gpus": "GPUs", "workers": "worke
 _KEYS = ("? help", "q quit", "/ filter", "Enter details", "c cancel", "R retry", "p pause", "s sort", "Space freeze")
 
 
+#: A pane and the index of its row, -1 for its other lines; None for a line of no pane.
+Target = tuple[str, int] | None
+
+
 @dataclass(frozen=True)
 class Frame:
     """One picture: its lines, and what of it the next one and the keys start from."""
@@ -37,6 +41,7 @@ class Frame:
     ids: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of all rows of each pane
     page: Mapping[str, int] = field(default_factory=dict)  # rows of each pane that are shown
     most_scroll: int = 0  # in details and help
+    targets: tuple[Target, ...] = ()  # what a click on each line means
 
     @property
     def text(self) -> list[str]:
@@ -57,12 +62,14 @@ def paint(parts: Parts, columns_: int, rows: int, view: View) -> Frame:
     top: list[Line] = [(Span(_title(parts, view), "bold"),)] if "title" in plan else []
     top += _alarm_lines(said, plan["alarms"], columns_) if "alarms" in plan else []
     top += picture.pane("jobs", plan["jobs"]) if "jobs" in plan else []
-    bottom = _bottom(picture, plan)
+    above = len(top) - len(picture.targets)
+    bottom, targets = _bottom(picture, plan)
     last = [footer_of(view, columns_, _KEYS)] if "footer" in plan else []
     blank: list[Line] = [()] * (rows - len(top) - len(bottom) - len(last))
     fitting = tuple(fitted(line, columns_) for line in (*top, *blank, *bottom, *last))
     ids = {key: pane.ids for key, pane in panes.items()}
-    return Frame(fitting[:rows], picture.widths, picture.offset, picture.selected, ids, picture.page)
+    where = (*[None] * above, *picture.targets[: len(top) - above], *[None] * len(blank), *targets)
+    return Frame(fitting[:rows], picture.widths, picture.offset, picture.selected, ids, picture.page, targets=where)
 
 
 def panes_of(parts: Parts, view: View) -> dict[str, Pane]:
@@ -83,12 +90,14 @@ class _Picture:
         self.widths, self.offset = dict(view.widths), dict(view.offset)
         self.selected = dict(view.selected)
         self.page: dict[str, int] = {}
+        self.targets: list[Target] = []  # of all lines until now
 
     def pane(self, key: str, form: Form) -> list[Line]:
         """The lines of one pane."""
         pane = self._panes[key]
         self._select(pane)
         if not form.rows or (form == ONE_LINE and not (key == "jobs" and pane.must)):
+            self.targets.append((key, -1))
             return [self._one_line(pane)]
         rows, before = self._window(pane, form)
         lines, used = lay_out(pane.table, rows, self._room, self._view.widths)
@@ -98,7 +107,9 @@ class _Picture:
         marked = [self._marked(pane, row, line) for row, line in zip(rows, below, strict=True)]
         said: list[Line] = [(Span(pane.note, "dim"),)] if form.note else []
         head = [styled(header, "dim") if pane.is_stale else header] if form.header else []
-        return [*said, *head, *marked, *([_more(pane, rows, before)] if form.more else [])]
+        rest = [_more(pane, rows, before)] if form.more else []
+        self.targets += [(key, row) for row in (*[-1] * len(said + head), *rows, *[-1] * len(rest))]
+        return [*said, *head, *marked, *rest]
 
     def _one_line(self, pane: Pane) -> Line:
         filtered = self._view.filters.get(pane.key)
@@ -110,7 +121,8 @@ class _Picture:
         """Where the selected row is now; the nearest one where it has gone."""
         before = self._view.selected.get(pane.key, Selected())
         index = pane.ids.index(before.id) if before.id in pane.ids else min(before.index, max(0, len(pane.ids) - 1))
-        self.selected[pane.key] = Selected(pane.ids[index], index) if pane.ids else Selected("", 0)
+        index = index if before.is_chosen else 0
+        self.selected[pane.key] = Selected(pane.ids[index], index, before.is_chosen) if pane.ids else Selected()
 
     def _window(self, pane: Pane, form: Form) -> tuple[list[int], int]:
         """The rows to show, which are those around the selected one; and how many are before them."""
@@ -144,14 +156,17 @@ def _more(pane: Pane, rows: Sequence[int], before: int) -> Line:
     return (Span(f"… {count} more {_TITLES.get(what, what)}{above}{older}", "dim"),)
 
 
-def _bottom(picture: _Picture, plan: Mapping[str, Form]) -> list[Line]:
+def _bottom(picture: _Picture, plan: Mapping[str, Form]) -> tuple[list[Line], list[Target]]:
     """The panes below the jobs, which stay at the lower edge; between tables a line is left empty if there is room."""
     lines: list[Line] = []
-    for key in ("queues", "gpus", "workers", "hosts"):
-        if key in plan:
-            painted = picture.pane(key, plan[key])
-            lines += [(), *painted] if "gaps" in plan and len(painted) > 1 else painted
-    return lines
+    targets: list[Target] = []
+    for key in filter(plan.__contains__, ("queues", "gpus", "workers", "hosts")):
+        before = len(picture.targets)
+        painted = picture.pane(key, plan[key])
+        if "gaps" in plan and len(painted) > 1:
+            lines, targets = [*lines, ()], [*targets, None]
+        lines, targets = lines + painted, targets + picture.targets[before:]
+    return lines, targets
 
 
 def _title(parts: Parts, view: View) -> str:

@@ -17,10 +17,11 @@ PANES = ("jobs", "queues", "gpus", "workers", "hosts")
 
 @dataclass(frozen=True)
 class Selected:
-    """The selected row: its id, and where it was should that id be gone."""
+    """The selected row: its id, and where it was should that id be gone. It is the first one until one is chosen."""
 
     id: str = ""
     index: int = 0
+    is_chosen: bool = False
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from mistudio_cli.top.paint import paint
 from mistudio_cli.top.reading import LastGood, Reading
 from mistudio_cli.top.tty.keys import Keys
 from mistudio_cli.top.view import PANES, Question, View
+from tasks.jobs.kind import State
 from tests.cli import recorded
 
 HOSTS = tuple(HostRow(name, "running", 1, 0, 1.0, None, ()) for name in ("lab-1", "lab-2", "lab-3"))
@@ -133,6 +134,44 @@ def test_the_selected_row_stays_selected_when_rows_come_before_it() -> None:
     person.parts = LastGood().take(Reading(replace(FULL, jobs=(new, *(FULL.jobs or ())))), 0.0)
     person.paint()
     assert person.ids[person.index] == chosen
+    assert person.index == 3
+
+
+def test_what_was_not_chosen_is_the_first_row_whatever_becomes_of_the_one_before() -> None:
+    person = Person(FULL)
+    first = recorded.RUNNING[0]
+    ended = replace(first, state=State.SUCCEEDED, progress=None, finished_at=recorded.NOW)
+    jobs = tuple(ended if job.id == first.id else job for job in FULL.jobs or ())
+    person.parts = LastGood().take(Reading(replace(FULL, jobs=jobs), recorded.QUEUED), 0.0)
+    shown = person.paint()
+    assert person.index == 0
+    assert all(job.id in shown for job in recorded.RUNNING[1:])
+
+
+def test_a_click_selects_the_row_under_it_and_one_more_opens_it(pane: str) -> None:
+    person = Person(FULL, pane, height=50)
+    shown = person.paint().splitlines()
+    line = next(n for n, text in enumerate(shown) if text.startswith("worker-training@lab"))
+    assert len(person.controller.frame.targets) in (len(shown), len(shown) - 1)
+    person.press(f"click {line}")
+    assert (person.view.pane, person.ids[person.index], person.requested) == ("workers", "worker-training@lab", [])
+    person.press(f"click {line}")
+    assert person.requested == ["open workers worker-training@lab"]
+    person.view.details = None
+    person.press("click 0", "click 49", "click 500")
+    header = next(n for n, text in enumerate(person.paint().splitlines()) if text.startswith("QUEUE"))
+    person.press(f"click {header}")
+    assert person.view.pane == "queues"
+    assert len(person.requested) == 1
+    empty = Person(EMPTY, pane)
+    for number in range(40):
+        empty.press(f"click {number}")
+    assert empty.requested == []
+
+
+def test_the_wheel_moves_by_three_rows() -> None:
+    person = Person(FULL)
+    person.press("wheel down", "wheel down", "wheel up")
     assert person.index == 3
 
 
@@ -346,6 +385,7 @@ def test_details_scroll_and_follow() -> None:
         ([b"\x1b\x1b[A"], ["esc", "up"]),
         ([b"\x1b[200~x\x1b[1;5A"], ["x"]),
         (["ä語".encode()], ["ä", "語"]),
+        ([b"\x1b[<0;5;7M\x1b[<0;5;7m\x1b[<64;1;1M\x1b[<65;1;1M\x1b[<2;1;1M"], ["click 6", "wheel up", "wheel down"]),
         (["語".encode()[:1], "語".encode()[1:]], ["語"]),
         ([b"\xff\x00\x01"], ["\ufffd"]),
     ],

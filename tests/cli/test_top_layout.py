@@ -99,7 +99,7 @@ def hostile_snapshot(dice: random.Random) -> Snapshot:
 def hostile_view(dice: random.Random) -> View:
     view = View(pane=dice.choice(PANES))
     view.has_keys = dice.random() < 0.8
-    view.selected = {view.pane: Selected("", dice.randint(0, 50))}
+    view.selected = {view.pane: Selected("", dice.randint(0, 50), is_chosen=True)}
     view.sorts = {"jobs": dice.choice(("NAME", "PROGRESS", "DURATION", "DEVICE"))} if dice.random() < 0.3 else {}
     view.message = dice.choice(("", "", "", dice.choice(HOSTILE)))
     view.typing = dice.choice((None, None, None, "x"))

@@ -298,3 +298,14 @@ def test_in_tmux_the_shell_is_as_it_was_after_ctrl_z_and_after_a_kill(cli: Cli, 
     assert cursor() == "1"
     tmux("send-keys", "stty -a | grep -o ' icanon'", "Enter")
     until(lambda: is_shown("\n icanon", "0"), 20, "the usual mode")
+
+
+def test_the_mouse_is_taken_unless_told_otherwise_and_given_back(cli: Cli) -> None:
+    for flags, is_taken in (([], True), (["--no-mouse"], False)):
+        with terminal(cli, "top", *flags) as shown:
+            shown.until("low_priority")
+            shown.press("\x1b[<0;3;35M")
+            shown.press("q")
+            assert shown.end() == 0
+        for sequence in (b"\x1b[?1000h", b"\x1b[?1006h", b"\x1b[?1000l", b"\x1b[?1006l"):
+            assert (sequence in shown.bytes) == is_taken

@@ -33,6 +33,19 @@ _CONTROLS = {
 }
 
 
+#: Buttons of a mouse, as terminals number them in the SGR form.
+_LEFT, _WHEEL = 0, {64: "wheel up", 65: "wheel down"}
+_MOUSE = re.compile(r"\[<(\d+);\d+;(\d+)M")
+
+
+def _named(sequence: str) -> list[str]:
+    """The key of a sequence; for a mouse "wheel up", "wheel down", or "click" with the line from 0."""
+    if mouse := _MOUSE.fullmatch(sequence):
+        button = int(mouse[1])
+        return [f"click {int(mouse[2]) - 1}"] if button == _LEFT else [_WHEEL[button]] if button in _WHEEL else []
+    return [_NAMES[sequence]] if sequence in _NAMES else []
+
+
 class Keys:
     """Names the keys in a stream of bytes; a letter is its own name."""
 
@@ -56,7 +69,7 @@ class Keys:
                 found += [name] if len(name) > 1 or name.isprintable() else []
             elif sequence := _SEQUENCE.match(self._rest):
                 self._rest = self._rest[sequence.end() :]
-                found += [_NAMES[sequence[1]]] if sequence[1] in _NAMES else []
+                found += _named(sequence[1])
             elif _BEGINNING.fullmatch(self._rest):
                 break
             else:

@@ -24,23 +24,25 @@ class Abilities:
     is_addressed: bool
     has_other_screen: bool
     hides_cursor: bool
+    has_mouse: bool
     colors: int
 
 
 def abilities(name: str, fd: int) -> Abilities:
     """What the terminal of that name (TERM) can do; one that is not described counts as an ordinary one."""
     if name in _DUMB:
-        return Abilities(False, False, False, 0)
+        return Abilities(False, False, False, False, 0)
     try:
         import curses
 
         curses.setupterm(name, fd)
     except Exception:  # noqa: BLE001 - no curses, or no description: both have errors of their own
-        return Abilities(True, True, True, _LEAST_COLORS)
+        return Abilities(True, True, True, True, _LEAST_COLORS)
     return Abilities(
         is_addressed=(curses.tigetstr("cup") or b"").startswith(b"\x1b[%i%p1%d;%p2%dH"),
         has_other_screen=bool(curses.tigetstr("smcup")),
         hides_cursor=bool(curses.tigetstr("civis")),
+        has_mouse=bool(curses.tigetstr("kmous")),
         colors=curses.tigetnum("colors"),
     )
 
@@ -92,7 +94,8 @@ class Terminal:
                 self._before = termios.tcgetattr(self._in)
             tty.setcbreak(self._in, termios.TCSADRAIN)  # a background process is stopped here, before it writes
         other, cursor = "\x1b[?1049h" * self._able.has_other_screen, "\x1b[?25l" * self._able.hides_cursor
-        self.write(f"{other}{cursor}\x1b[?7l")
+        mouse = "\x1b[?1000h\x1b[?1006h" * self._able.has_mouse
+        self.write(f"{other}{cursor}\x1b[?7l{mouse}")
 
     def leave(self) -> None:
         """Give the terminal back as it was. Raises nothing: it may be gone."""
@@ -104,8 +107,9 @@ class Terminal:
                 termios.tcflow(self._in, termios.TCOON)
         last = "" if self._able.has_other_screen else f"\x1b[{self.size()[1]};1H\r\n"
         other, cursor = "\x1b[?1049l" * self._able.has_other_screen, "\x1b[?25h" * self._able.hides_cursor
+        mouse = "\x1b[?1006l\x1b[?1000l" * self._able.has_mouse
         with suppress(OSError):
-            self._write_all(f"\x1b[m\x1b[?7h{last}{other}{cursor}")
+            self._write_all(f"\x1b[m{mouse}\x1b[?7h{last}{other}{cursor}")
         if self._in is not None and self._before is not None:
             with suppress(termios.error, OSError):  # its window is closed
                 termios.tcsetattr(self._in, termios.TCSADRAIN, self._before)
