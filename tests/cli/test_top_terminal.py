@@ -289,7 +289,7 @@ def test_in_tmux_the_shell_is_as_it_was_after_ctrl_z_and_after_a_kill(cli: Cli, 
         tmux("send-keys", "fg", "Enter")
         until(lambda: is_shown("q quit", "1"), 20, "top again")
         tmux("send-keys", "?")
-        until(lambda: is_shown("Leaving", "1"), 20, "the help")
+        until(lambda: is_shown("Choosing", "1"), 20, "the help")
         tmux("send-keys", "q")
     shell_pid = int(tmux("display", "-p", "#{pane_pid}"))
     (process,) = psutil.Process(shell_pid).children()
