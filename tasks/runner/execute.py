@@ -38,6 +38,9 @@ log = logging.getLogger("mistudio.job")
 #: Exit codes of a runner that its slot understands.
 OUTCOME_RECORDED, STOPPED_ON_REQUEST = 0, 75
 
+#: The type of an error that is worded for the user, in the records of jobs: scripts compare it.
+USER_ERROR = "Problem"
+
 _VERSIONED = ("mistudio", "torch", "transformers", "tokenizers", "datasets", "safetensors")
 _TRACEBACK_CHARS = 4000
 
@@ -170,7 +173,8 @@ def describe_failure(error: BaseException) -> dict[str, str]:
     Its secrets are masked.
     """
     text = redact("".join(traceback.format_exception(error)))[-_TRACEBACK_CHARS:]
-    return {"type": type(error).__name__, "message": redact(_sentence(error)), "traceback": text}
+    name = USER_ERROR if type(error) is UserError else type(error).__name__
+    return {"type": name, "message": redact(_sentence(error)), "traceback": text}
 
 
 #: What only writing raises, and what that means to whoever waits for the job.
