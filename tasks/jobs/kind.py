@@ -285,8 +285,8 @@ class JobKind:
     `tasks.parsing.redact.without_secrets`. A kind `in_slot` is quick and imports little: it runs inside the worker
     instead of in a process of its own. A job that has to stop is killed when it has not ended after `stop_grace_s`
     seconds, or later where it measured that its checkpoints take longer: see `tasks.jobs.stop_grace`.
-    `resume_point(workdir)` says where an attempt that finds this work folder resumes, such as "step 1200"; None where it
-    starts from scratch. A kind that has it resumes: what its failed and cancelled jobs did is kept for another try.
+    `resume_point(workdir)` says where an attempt that finds this work folder resumes, such as "step 1200"; None where
+    it starts from scratch. A kind that has it resumes: what its failed and cancelled jobs did is kept for another try.
     """
 
     name: str

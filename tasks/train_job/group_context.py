@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Board:
-    """The newest FVU of each SAE, reported as the metrics of the job; of more than MAX_METRICS, of the first of them."""
+    """The newest FVU of each SAE, as the metrics of the job; of more than MAX_METRICS, of the first ones."""
 
     context: Context
     words: list[str]
