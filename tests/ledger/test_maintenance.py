@@ -48,7 +48,7 @@ def test_of_many_lost_bells_those_served_first_are_rung_first(ledger: Ledger) ->
     jobs = [submitted(ledger, priority=priority) for priority in (1, 9, 5)]
     ledger.client.call("DEL", *redis_lists("training"))
     [age_bell(ledger, job, 6) for job in jobs]
-    ledger.maintain(dataclasses.replace(NOW, most_bells=2))
+    ledger.maintain(dataclasses.replace(NOW, most_messages=2))
     assert [ledger.client.call("LLEN", name) for name in redis_lists("training")] == [1, 0, 0, 0, 1, 0, 0, 0, 0, 0]
 
 

@@ -132,7 +132,7 @@ class Verdict:
 
     family: str
     outcome: str
-    told: str = ""
+    message: str = ""
 
 
 class NoStore:

@@ -20,7 +20,7 @@ class FakeProcess:
 
     pid: int = 4711
     code: int | None = None
-    told: list[str] = field(default_factory=list)
+    signals: list[str] = field(default_factory=list)
 
     def poll(self) -> str | None:
         return None if self.code is None else describe_exit(self.code)

@@ -51,7 +51,7 @@ class Cli:
         done.stderr = TOO_SMALL.sub("", done.stderr)
         return done
 
-    def result(self, words: str) -> Any:
+    def read_json(self, words: str) -> Any:
         done = self(words)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
