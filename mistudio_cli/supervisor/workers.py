@@ -36,7 +36,7 @@ Spawn = Callable[[WorkerSpec, dict[str, str]], Process]
 
 
 class WorkerSet:
-    """The workers of one home, reconciled at every tick. `hearing` has their heartbeats."""
+    """The workers of one home, reconciled at every tick. `heartbeat_monitor` has their heartbeats."""
 
     def __init__(self, places: Places, clock: Clock, spawn: Spawn, heartbeat_monitor: HeartbeatMonitor) -> None:
         self.profile: str | None = None
@@ -127,7 +127,7 @@ class WorkerSet:
         self._adopt()
         return {
             "profile": self.profile,
-            "workers": [_told(child) for child in (*self.children.values(), *self.draining)],
+            "workers": [_row_of(child) for child in (*self.children.values(), *self.draining)],
             "restart": self._rolling_restart.to_dict(),
         }
 
@@ -285,7 +285,7 @@ def full_name(worker: str) -> str:
     return f"{worker}@{socket.gethostname()}"
 
 
-def _told(child: Child) -> dict[str, Any]:
+def _row_of(child: Child) -> dict[str, Any]:
     return {
         "name": full_name(child.spec.name),
         "state": child.state,

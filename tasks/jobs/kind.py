@@ -216,7 +216,7 @@ class Context(Protocol):
     def metrics(self, at: int, values: Mapping[str, float | None]) -> None:
         """Measured at `at` (steps, tokens, …, which only grow in an attempt): seen with the next progress. Cheap.
 
-        At most METRICS_TOLD, always the same; those that matter most come first.
+        At most MAX_METRICS, always the same; those that matter most come first.
         """
 
     def note(self, sentence: str) -> None:
@@ -285,8 +285,8 @@ class JobKind:
     `tasks.parsing.redact.without_secrets`. A kind `in_slot` is quick and imports little: it runs inside the worker
     instead of in a process of its own. A job that has to stop is killed when it has not ended after `stop_grace_s`
     seconds, or later where it measured that its checkpoints take longer: see `tasks.jobs.stop_grace`.
-    `goes_on_at(workdir)` tells where an attempt that finds this work folder goes on, such as "step 1200"; None where it
-    starts from scratch. A kind that has it resumes: what its failed and cancelled jobs did is kept for another try.
+    `resume_point(workdir)` says where an attempt that finds this work folder resumes, such as "step 1200"; None where
+    it starts from scratch. A kind that has it resumes: what its failed and cancelled jobs did is kept for another try.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """What the training of an SAE and an extraction with one will hold, by shapes alone: the only place that adds it up.
 
 What tensors weigh follows from their shapes. What Python with torch holds, how many copies are about at the worst
-moment, and what the allocator keeps was measured (CPU build of torch); tests/core/test_estimate.py holds the sum to
+moment, and what the allocator keeps was measured (CPU build of torch); tests/jobs/test_estimate.py holds the sum to
 within a fifth of real runs. What CUDA itself takes is a rule of thumb. No torch in here.
 """
 

@@ -1,7 +1,7 @@
 """What jobs that failed or were cancelled leave for another try: the only place that keeps, finds and bounds it.
 
 A checkpoint stays in the folder of the attempt that wrote it, and the first attempt of the job that tries it again
-adopts it (`tasks.storage.attempts`). `goes_on_at` of a kind tells whether there is one; no other kind leaves anything.
+adopts it (`tasks.storage.attempts`). `resume_point` of a kind says whether there is one; no other kind leaves anything.
 """
 
 from __future__ import annotations

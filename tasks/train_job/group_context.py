@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 @dataclass
 class Board:
-    """The newest FVU of each SAE, told as the metrics of the job; of more than METRICS_TOLD, of the first of them."""
+    """The newest FVU of each SAE, as the metrics of the job; of more than MAX_METRICS, of the first ones."""
 
     context: Context
     words: list[str]
     _values: dict[str, float | None] = field(default_factory=dict)
-    _told: int = -1
+    _reported_at: int = -1
 
     def put(self, words: str, at: int, value: float | None) -> None:
         """What one of them has at step `at`; told unless others are further."""
         self._values[words] = value
-        if at >= self._told:
-            self._told = at
+        if at >= self._reported_at:
+            self._reported_at = at
             self.context.metrics(at, {f"fvu {other}": self._values.get(other) for other in self.words[:MAX_METRICS]})
 
 

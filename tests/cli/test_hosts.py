@@ -73,13 +73,13 @@ def test_every_host_is_a_line_with_its_workers_jobs_and_resources(cli: Cli) -> N
     heartbeat(cli.ledger, "lab")
     heartbeat(cli.ledger, "nas", gpus=None, store_free_bytes=None, load_1m=None, version=None)
     busy_worker(cli.ledger, "lab")
-    header, lab, nas = cli("hosts", "ls").out.splitlines()
+    header, stack, nas = cli("hosts", "ls").out.splitlines()
     assert re.split(r"  +", header) == [
         *("HOST", "STATE", "WORKERS", "BUSY", "CORES", "LOAD"),
         *("MEMORY", "GPUS", "STORE FREE", "CLOCK", "VERSION"),
     ]
     values = ["lab", "running", "1", "1", "16", "3.5", "64 GiB", "2", "900 GiB", "+0.0 s", "0.1.0"]
-    assert re.split(r"  +", lab) == values
+    assert re.split(r"  +", stack) == values
     assert re.split(r"  +", nas) == ["nas", "running", "0", "0", "16", "n/a", "64 GiB", "n/a", "n/a", "+0.0 s", "n/a"]
 
 
