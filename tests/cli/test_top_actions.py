@@ -133,6 +133,7 @@ def test_enter_shows_all_of_a_job_with_its_curves_and_its_log(world: Cli, shown:
     shown.press("f")
     shown.until("following")
     shown.until("log, the last")
+    shown.until(f"tasks.runner {napping}")
     shown.press("k")
     shown.gone("following")
     shown.press("g")

@@ -6,10 +6,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mistudio_cli.terminal.humanize import UNKNOWN, one_line, size
+from mistudio_cli.terminal.humanize import UNKNOWN, one_line
 from mistudio_cli.terminal.layout import lay_out
 from mistudio_cli.top.details.charts import Chart
 from mistudio_cli.top.details.lines import Block, Details, text_block
+from mistudio_cli.top.details.processes import describe_job_processes, describe_process
 from mistudio_cli.views import host_tables, tables
 from tasks.jobs.kind import Job, MetricPoint
 from tasks.ledger.client import Ledger
@@ -64,6 +65,8 @@ class DetailsSource:
             yield Block("curves", charts=charts)
         path = made_at(job, self._places.store)
         yield Block("record", tuple(show_lines(job, ledger.events(job.id), path, around, ledger.now())))
+        if processes := describe_job_processes(job):
+            yield Block("processes", tuple(processes))
         yield text_block(f"log, the last {_LOG_LINES} lines", self._job_log(ledger, job), "nothing is logged yet")
 
     def _job_log(self, ledger: Ledger, job: Job) -> list[str]:
@@ -140,22 +143,8 @@ def _others(pane: str, row: str, parts: Parts) -> Iterator[Block]:
             yield _facts("GPU", {"index": card.label, "name": card.name, "uuid": card.uuid, "problem": card.problem})
             held = [job for job, lease in (parts.leases.value or {}).items() if lease.key == card.key]
             yield text_block("jobs", held, "none")
-            processes = [_process(process.pid, process.memory) for process in card.processes or ()]
+            processes = [describe_process(process.pid, process.memory) for process in card.processes or ()]
             yield text_block("processes", processes, "none" if card.processes is not None else UNKNOWN)
-
-
-def _process(pid: int, memory: int | None) -> str:
-    """A process on a GPU: whose it is, what it is called, and the job that it belongs to."""
-    import psutil
-
-    from tasks.accelerators.card_processes import job_of, user_of
-
-    try:
-        command = " ".join(psutil.Process(pid).cmdline())
-    except psutil.Error:
-        command = "not of this container, or gone"
-    owner = job_of(pid) or user_of(pid) or UNKNOWN
-    return f"pid {pid}  {size(memory)}  {owner}  {command}"
 
 
 def _facts(heading: str, facts: dict[str, Any]) -> Block:

@@ -90,9 +90,11 @@ class Terminal:
             import termios
             import tty
 
-            if self._before is None:
-                self._before = termios.tcgetattr(self._in)
-            tty.setcbreak(self._in, termios.TCSADRAIN)  # a background process is stopped here, before it writes
+            try:
+                self._before = self._before or termios.tcgetattr(self._in)
+                tty.setcbreak(self._in, termios.TCSADRAIN)  # a background process is stopped here, before it writes
+            except termios.error as error:  # its window is closed
+                raise OSError(*error.args) from error
         other, cursor = "\x1b[?1049h" * self._able.has_other_screen, "\x1b[?25l" * self._able.hides_cursor
         mouse = "\x1b[?1000h\x1b[?1006h" * self._able.has_mouse
         self.write(f"{other}{cursor}\x1b[?7l{mouse}")
