@@ -1,4 +1,4 @@
-"""Messages of Celery apps that know nothing of the ledger: the only place where a task's arguments become a job."""
+"""Messages of Celery apps without a ledger: turns a task's arguments into a job. No other module does."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ def job_of_message(
     values: dict[str, Any],
     request: Any = None,
 ) -> str | None:
-    """The id of the job whose bell this message is; None when it has just become a job, whose bell comes by itself.
+    """Return the id of the job that this message is for; None when it has just become a job, which gets its own
+    message.
 
-    A message that is no bell holds parameters of the kind; the job gets the task's id, so that the sender's result is
+    A message for no job holds parameters of the kind; the job gets the task's id, so that the sender's result is
     the job's. NotTaken, recorded, when it can be neither, or its `request` asks for more than a job can promise.
     """
     if list(args) == [task_id] or ledger.get(task_id) is not None:

@@ -146,7 +146,7 @@ def test_memory_that_processes_share_is_counted_once() -> None:
         ("--job-memory-gb", "0", "'0' is no number of gigabytes above 0"),
         ("--job-memory-gb", "nan", "'nan' is no number of gigabytes above 0"),
         ("--job-memory-gb", "lots", "'lots' is no number of gigabytes above 0"),
-        ("--pool", "solo", "its worker hears and says nothing while a job runs"),
+        ("--pool", "solo", "its worker can neither receive nor send while a job runs"),
         ("--pool", "threads", "a thread can be neither ended nor replaced"),
         ("--pool", "gevent", "one job's wait for its process would hold up all others"),
         ("--pool", "eventlet", "one job's wait for its process would hold up all others"),
