@@ -103,7 +103,7 @@ def save_sae(folder: Path, coder: Coder, scales: Scales, metadata: dict[str, Any
 def write_sae(folder: Path, config: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
     """Write the files of an SAE that takes activations as they are; both arguments by SAELens' names.
 
-    `told` says the architecture, its shape and options, whether the encoder reads x - b_dec, and its metadata.
+    `config` has the architecture, its shape and options, whether the encoder reads x - b_dec, and its metadata.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder / WEIGHTS, weights)

@@ -80,9 +80,11 @@ class Sums:
         self.to_pre += pairs.per_feature(to_pre)
 
     def write(self, **own: Tensor) -> StepLosses:
-        """Set `.grad` of every parameter, of an architecture's `own` to what it says, and tell the step.
+        """Set `.grad` of every parameter, of an architecture's `own` to the value given, and return the losses of the
+        step.
 
-        The encoder reads x - b_dec, and W_enc's gradient was added up as if it read x: mended by one outer product.
+        The encoder reads x - b_dec, and W_enc's gradient was accumulated as if it read x: one outer product corrects
+        that.
         """
         coder = self.coder
         assert self.w_enc is not None

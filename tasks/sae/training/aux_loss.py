@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tasks.sae.ops.preactivations import Preactivations
 
 #: Weight of the auxiliary loss (Gao et al., section 2.4), and the vectors on which it is estimated: the first
-#: eighth of the batch, not under so many.
+#: eighth of the batch, with a minimum.
 AUX_WEIGHT = 1 / 32
 AUX_SHARE, AUX_LEAST = 8, 256
 
