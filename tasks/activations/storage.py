@@ -27,7 +27,7 @@ from tasks.storage.store import write_json
 DESCRIPTION, COUNTS, MEAN = "activations.json", "counts.bin", "mean.bin"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
-#: A shard holds about so many bytes: what is done again when a reading is interrupted.
+#: Approximate bytes per shard: what is done again when a reading is interrupted.
 SHARD_BYTES = 256 << 20
 
 #: Of each number in a file of sums (float64).
@@ -111,7 +111,7 @@ class ShardWriter:
         draft.replace(path)
 
     def finish(self, output: Path, **facts: Any) -> ActivationsInfo:
-        """Put the shards into `output` and describe them there; `told` are the fields of the info not known here.
+        """Move the shards into `output` and describe them there; `facts` are the fields of the info not known here.
 
         They stay in the writer's folder too, under a second name, for another attempt if this one ends too early.
         """

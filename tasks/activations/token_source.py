@@ -11,7 +11,7 @@ from tasks.models.loading import resolve
 from tasks.text.compatibility import check_bos, check_ids, check_tokenizer_file
 from tasks.text.dataset_ref import resolve_dataset
 
-#: Tokens in a row of those that are made for a job, if the model can read so many.
+#: Context length of tokens made for a job, if the model can read that many.
 _CONTEXT = 128
 
 

@@ -91,7 +91,7 @@ KIND = JobKind(
 
 
 def run(params: Params, context: Context) -> dict[str, Any]:
-    """Write the corpus as parquet files; the result tells what was left out."""
+    """Write the corpus as parquet files; the result says what was left out."""
     from tasks.text.corpus import CorpusWriter
     from tasks.text.files.skipped_counts import SkippedCounts
 

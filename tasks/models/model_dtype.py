@@ -88,7 +88,7 @@ def choose(wanted: Wanted, in_files: str, mlp: tuple[int, int] | None, device: s
 
 
 def expected(word: str, in_files: str, mlp: tuple[int, int] | None, device: str) -> str:
-    """The dtype that `choose` is likely to find, told without torch and without measuring anything."""
+    """The dtype that `choose` is likely to find, without torch and without measuring anything."""
     if word == BF16:
         return BFLOAT16
     if word == FLOAT32 or in_files == FLOAT32:

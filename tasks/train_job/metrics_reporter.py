@@ -31,7 +31,7 @@ _Lines = list[dict[str, Any]]
 
 
 class Watch:
-    """Hears of the lines that a trainer adds to its metrics."""
+    """Receives the lines that a trainer adds to its metrics."""
 
     def __init__(self, context: Context, trainer: Trainer) -> None:
         self.context, self.trainer = context, trainer
@@ -40,7 +40,7 @@ class Watch:
 
     @contextmanager
     def logging(self, wanted: str | None, about: dict[str, Any]) -> Iterator[None]:
-        """Inside, what is heard goes to these logs too, after what was measured until the step that was reached."""
+        """Inside, what it receives goes to these logs too, after what was measured until the step that was reached."""
         folder = self.context.workdir
         self._logs = loggers.open_logs(wanted, self.context, about)
         try:

@@ -148,7 +148,7 @@ def test_a_training_on_a_device_tells_what_runs_its_passes(bench: Bench, monkeyp
     monkeypatch.setattr(backend, "describe_fallback", {"cpu": "as if it were another device"}.get)
     context = bench.context(attempt=2)
     train.run(params, context)
-    assert context.noted == ["as if it were another device", "goes on from step 3"]
+    assert context.noted == ["as if it were another device", "resumes from step 3"]
     monkeypatch.undo()
     assert backend.describe_fallback("cpu") is None
     assert "sparse passes" in (backend.describe_fallback("cuda") or "")

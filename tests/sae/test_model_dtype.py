@@ -308,7 +308,7 @@ def test_a_resume_keeps_the_dtype_to_the_last_bit_on_a_machine_that_would_choose
     this_machine_is(monkeypatch, later)
     again = bench.context("parts", attempt=2)
     resumed = train.run(params, again)
-    assert again.noted == ["goes on from step 12"]
+    assert again.noted == ["resumes from step 12"]
     assert resumed["model_dtype"] == uninterrupted["model_dtype"] == ("bfloat16" if first is FAST else "float32")
     for name in ("sae_weights.safetensors", "metrics.jsonl", "evaluations.jsonl", "cfg.json"):
         assert (again.output / name).read_bytes() == (whole.output / name).read_bytes(), name
@@ -326,7 +326,7 @@ def test_a_training_that_an_older_version_began_goes_on_in_float32(
     this_machine_is(monkeypatch, FAST)
     again = bench.context("old", attempt=2)
     assert train.run(params, again)["model_dtype"] == "float32"
-    assert again.noted == ["goes on from step 12"]
+    assert again.noted == ["resumes from step 12"]
     assert train.run(params, bench.context("new"))["model_dtype"] == "bfloat16"
 
 

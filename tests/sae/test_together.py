@@ -177,7 +177,7 @@ def test_one_that_was_given_up_stays_so_when_the_job_is_resumed(bench: Bench):
     assert weights(resumed.output / "all-lr0.01") == weights(whole.output / "whole-lr0.01")
     assert list(result.failed) == ["all-lr1e36"]
     (on,) = resumed.noted
-    assert on in ("all-lr0.01 goes on from step 40", "all-lr0.01 goes on from step 41")
+    assert on in ("all-lr0.01 resumes from step 40", "all-lr0.01 resumes from step 41")
     assert next(done for phase, done, _, _ in resumed.said if phase == "training") >= 40 * 256
     other = prepared(bench, layer=1, k=4, lr=None, together={"lr": [0.01, 0.02]}, steps=60)
     assert train.run(other, bench.context("all")).failed == {}

@@ -187,7 +187,7 @@ def test_a_stopped_training_goes_on_and_ends_as_if_it_had_not_been_stopped(bench
     again = bench.context("parts", attempt=2)
     resumed = train.run(params, again)
     assert again.said[1][1] > 0, "it did not begin anew"
-    assert (whole.noted, again.noted) == ([], ["goes on from step 12"])
+    assert (whole.noted, again.noted) == ([], ["resumes from step 12"])
     assert (uninterrupted["steps_in_last_attempt"], resumed["steps_in_last_attempt"]) == (30, 18)
     for changing in ("tokens_per_s", "gemm_share", "gemm_peak_gflops", "steps_in_last_attempt"):
         uninterrupted.pop(changing), resumed.pop(changing)
