@@ -47,7 +47,7 @@ def worker_key(client: Client, worker: str) -> str:
 
 
 def remove_tails(client: Client, job_id: str, attempts: int) -> None:
-    """Remove the tails of a job with so many attempts."""
+    """Remove the tails of a job that had `attempts` attempts."""
     if attempts:
         client.call("DEL", *(attempt_key(client, job_id, attempt) for attempt in range(1, attempts + 1)))
 

@@ -41,7 +41,7 @@ _CHUNK = 65536
 #: What a server says that is there but cannot serve now (full, failing over, restarting): it is as good as away.
 _AWAY = re.compile(r"\b(LOADING|MISCONF|OOM|READONLY|NOREPLICAS|BUSY|MASTERDOWN|CLUSTERDOWN|max number of clients)\b")
 
-#: All replies of one call may take so many times as long as the next piece of them may.
+#: The replies of a whole call may take this many times the timeout of one chunk.
 _WHOLE_CALL = 10
 
 #: A list of a size that no reply of ours has, at the start of a reply: hiredis would allocate all of it at once.

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: Of faults in a row the first is logged with its traceback, then one in so many.
+#: Of consecutive failures the first is logged with its traceback, then one in this many.
 _LOGGED_EACH = 100
 
 

@@ -62,7 +62,7 @@ def test_a_checkpoint_that_is_not_there_cannot_be_asked_for(cli: Cli) -> None:
     assert result.code == Code.USAGE
     assert result.err == (
         f"Job {job_id} cannot be continued: no checkpoint is left.\n"
-        f"  To begin anew: mistudio jobs retry {job_id} --from-scratch\n"
+        f"  To start from scratch: mistudio jobs retry {job_id} --from-scratch\n"
     )
     assert len(cli.ledger.page().jobs) == 1
     result = cli("jobs", "retry", job_id)

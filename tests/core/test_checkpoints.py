@@ -185,7 +185,7 @@ def test_without_a_checkpoint_it_cannot_be_asked_for(hut: Hut) -> None:
     early = hut.over(hut.submitted())
     with pytest.raises(UserError, match=rf"{early.id} cannot be continued: no checkpoint is left\.") as refused:
         hut.retry(early, from_checkpoint=True)
-    assert refused.value.hint == f"To begin anew: mistudio jobs retry {early.id} --from-scratch"
+    assert refused.value.hint == f"To start from scratch: mistudio jobs retry {early.id} --from-scratch"
     nap = hut.over(submit(hut.ledger, hut.store, "nap", {})[-1])
     with pytest.raises(UserError, match="nap jobs keep no checkpoint"):
         hut.retry(nap, from_checkpoint=True)
@@ -201,7 +201,7 @@ def test_a_job_whose_data_is_made_anew_begins_anew(hut: Hut) -> None:
     assert hut.retry(first).from_checkpoint == first.id
     hut.ledger.request_cancel(hut.ledger.producer_of("saes/reader") or "")
     hut.submitted("data")
-    with pytest.raises(UserError, match="what it reads is made anew"):
+    with pytest.raises(UserError, match="its input is being made again"):
         hut.retry(first, from_checkpoint=True)
     assert hut.retry(first).from_checkpoint is None
 
