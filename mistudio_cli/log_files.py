@@ -16,7 +16,7 @@ from typing import IO
 
 from tasks.paths import Places
 
-#: A log is rotated when it holds more bytes, and so many earlier ones are kept.
+#: A log is rotated when it holds more than LARGEST_BYTES; KEPT earlier ones are kept.
 LARGEST_BYTES, KEPT = 10_000_000, 3
 
 _DAY_S = 86_400.0

@@ -40,7 +40,7 @@ def ls(as_json: Json = False) -> None:
     if paused := [row.name for row in rows if row.state == "paused"]:
         output.talk(f"Nothing of {', '.join(paused)} is started: mistudio queue resume {' '.join(paused)}")
     if deserted := [row.name for row in rows if row.pending and not row.consumers]:
-        output.talk(f"Nobody works on {', '.join(deserted)}: mistudio workers start full")
+        output.talk(f"No worker consumes {', '.join(deserted)}: mistudio workers start full")
 
 
 @app.command("peek")
@@ -70,7 +70,7 @@ def pause(queues: Queues = None, every: All = False) -> None:
     ledger = _ledger(start=True)
     for name in _named(queues, every=every):
         outcome = "is paused" if ledger.queues.pause(name) else "was paused already"
-        output.talk(f"{name} {outcome}; {_waiting(ledger, name)}. Go on: mistudio queue resume {name}")
+        output.talk(f"{name} {outcome}; {_waiting(ledger, name)}. Resume: mistudio queue resume {name}")
 
 
 @app.command("resume")
@@ -78,7 +78,7 @@ def resume(queues: Queues = None, every: All = False) -> None:
     """Resume a paused queue."""
     ledger = _ledger(start=True)
     for name in _named(queues, every=every):
-        outcome = "goes on" if ledger.queues.resume(name) else "was not paused"
+        outcome = "is resumed" if ledger.queues.resume(name) else "was not paused"
         output.talk(f"{name} {outcome}; {_waiting(ledger, name)}.")
 
 

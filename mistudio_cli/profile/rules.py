@@ -232,7 +232,7 @@ def read_profile(file: ProfileFile) -> ReadProfile:
     try:
         document = read_toml(file.path)
     except OSError as error:
-        return ReadProfile(file, None, (ProfileFault(f"it cannot be read: {error.strerror}", "Mend or remove it"),))
+        return ReadProfile(file, None, (ProfileFault(f"it cannot be read: {error.strerror}", "Fix or remove it"),))
     except Malformed as malformed:
         where = "" if malformed.line is None else f"line {malformed.line}: "
         hint = "See what a profile looks like: mistudio profiles export minimal"

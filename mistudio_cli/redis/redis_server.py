@@ -179,7 +179,7 @@ def _remembered(places: Places) -> psutil.Process | None:
 
 
 def _at_the_socket(places: Places) -> psutil.Process | None:
-    """The process that listens at the server's socket, as the kernel tells it; None where it cannot tell."""
+    """The process that listens at the server's socket, as the kernel reports it; None where it cannot."""
     import psutil
 
     if not hasattr(socket, "SO_PEERCRED"):

@@ -104,7 +104,7 @@ def job(record: Job) -> dict[str, Any]:
 
 
 def series(points: Sequence[MetricPoint]) -> dict[str, list[float | None]] | None:
-    """What a job measured in its course: a list for each metric, and where it was, `at`; None when nothing is known."""
+    """What a job has measured so far: a list for each metric, and where it was, `at`; None when nothing is known."""
     if not points:
         return None
     columns: dict[str, list[float | None]] = {"at": [point.at for point in points]}

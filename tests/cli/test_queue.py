@@ -67,7 +67,7 @@ def test_a_queue_nobody_consumes_says_so_and_what_helps(cli: Cli) -> None:
     submit(cli.ledger)
     result = cli("queue", "ls")
     assert [line for line in result.out.splitlines() if line.startswith("training ") and "no worker" in line]
-    assert result.err == "Nobody works on training: mistudio workers start full\n"
+    assert result.err == "No worker consumes training: mistudio workers start full\n"
 
 
 def test_a_worker_that_fell_silent_is_no_consumer_and_is_shown_with_its_age(

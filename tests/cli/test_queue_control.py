@@ -43,7 +43,7 @@ def test_a_queue_that_is_not_there_is_told_with_those_that_are(cli: Cli) -> None
 def test_pause_and_resume_say_what_they_hold(cli: Cli) -> None:
     submit(cli)
     assert cli("queue", "pause", "training").err == (
-        "training is paused; 1 job queued. Go on: mistudio queue resume training\n"
+        "training is paused; 1 job queued. Resume: mistudio queue resume training\n"
     )
     assert "was paused already" in cli("queue", "pause", "training").err
     listed = cli("queue", "ls")

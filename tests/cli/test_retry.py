@@ -33,7 +33,7 @@ def test_it_continues_and_says_from_where(world: Cli, cancelled: tuple[str, int]
     result = world("jobs", "retry", job_id)
     again, _, how = result.out.partition(" ")
     assert how.endswith(
-        f"in training, another try of {job_id}; continues from tick {ticks} (--from-scratch begins anew)\n"
+        f"in training, another try of {job_id}; continues from tick {ticks} (--from-scratch ignores it)\n"
     )
     assert world("jobs", "wait", again).code == Code.OK
     assert world.ledger.need(again).result == {"ticks": 30, "ran_in_last_attempt": 30 - ticks}
@@ -92,5 +92,5 @@ def test_all_that_failed_go_on_or_are_left_out_with_the_reason(cli: Cli) -> None
         assert claim is not None
         cli.ledger.finish(claim, "failed", "the disk was full")
     result = cli("jobs", "retry", "--failed", "--from-checkpoint", "--yes")
-    assert result.out.endswith(f"another try of {ids[0]}; continues from tick 7 (--from-scratch begins anew)\n")
+    assert result.out.endswith(f"another try of {ids[0]}; continues from tick 7 (--from-scratch ignores it)\n")
     assert result.err.startswith(f"{ids[1]} hike early is left out: Job {ids[1]} cannot be continued: no checkpoint")

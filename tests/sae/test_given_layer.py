@@ -87,7 +87,9 @@ def test_a_layer_is_refused_where_the_files_or_names_tell_another_place(bench: B
     ],
 )
 def test_one_layer_does_not_tell_what_a_transcoder_reads_and_writes(bench: Bench, form, shape, kind):
-    refused(bench, saved(bench, form, "theirs", {}, **shape), 6, f"is a {kind}, and one layer does not identify what it")
+    refused(
+        bench, saved(bench, form, "theirs", {}, **shape), 6, f"is a {kind}, and one layer does not identify what it"
+    )
 
 
 @pytest.mark.parametrize(("module", "read"), [("layers.6.mlp", "mlp.hook_in"), ("layers.6", "hook_resid_pre")])

@@ -220,7 +220,7 @@ def test_a_start_that_is_cut_short_by_others_says_so(cli: Cli, how: str) -> None
         until(lambda: {row["state"] for row in supervisor_client.status(cli.home.places)["workers"]} == {"stopped"})
         starting.send_signal(signal.SIGCONT)
     _, raised = starting.communicate(timeout=180)
-    assert "The supervisor ended, or was told to stop them, while it started worker-" in raised
+    assert "The supervisor ended, or was asked to stop them, while it started worker-" in raised
     assert starting.returncode == Code.FAILED
     assert cli("workers start full").returncode == 0
 
