@@ -32,8 +32,8 @@ EXEMPT = {
     "run/seats": "folder of worker locks",
     '"telling"': "key of the result of extract",
     '"posture"': "key of a worker's note",
+    ".tell()": "method of files",
 }
-_OF_PYTHON = {"tell"}  # a method of files
 _EXEMPT = re.compile("|".join(re.escape(literal) for literal in EXEMPT))
 _PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _LUA = re.compile(r"--(?P<comment>[^\n]*)|\blocal (?:function )?(?P<name>[\w, ]+)")
@@ -81,7 +81,7 @@ def _in_python(source: str) -> Iterator[Finding]:
     comments: list[tokenize.TokenInfo] = []
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.NAME:
-            for part in _PART.findall(token.string) if token.string not in _OF_PYTHON else ():
+            for part in _PART.findall(_masked(token.line)[token.start[1] : token.end[1]]):
                 if better := _NAMES.get(part.lower()):
                     yield Finding(token.start[0], f"{part} in {token.string}", better)
         elif token.type in _STRINGS:
@@ -100,8 +100,13 @@ def _in_comments(comments: list[tokenize.TokenInfo]) -> Iterator[Finding]:
         yield from _in_text("\n".join(comment.string for comment in comments), comments[0].start[0])
 
 
+def _masked(text: str) -> str:
+    """The text with spaces in place of what is exempt."""
+    return _EXEMPT.sub(lambda match: " " * len(match[0]), text)
+
+
 def _in_text(text: str, first_line: int) -> Iterator[Finding]:
-    text = _EXEMPT.sub(lambda match: " " * len(match[0]), text)
+    text = _masked(text)
     for pattern, better in _TEXT:
         for match in pattern.finditer(text):
             yield Finding(first_line + text.count("\n", 0, match.start()), " ".join(match[0].split()), better)
