@@ -1,6 +1,6 @@
 """Check names, prose and messages for words that the field does not use: `python -m docs.word_check`.
 
-`words.toml` lists them. Each finding is printed as `file:line: word -> better word`.
+`docs/words.toml` lists them. Each finding is printed as `file:line: word -> better word`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _TEXT = [
     (re.compile(rf"(?<![\w-])(?:{old.replace(' ', _GAP)})(?![\w-])", re.IGNORECASE), better)
     for old, better in _WORDS["text"].items()
 ]
+_PHRASES = [(pattern, better) for pattern, better in _TEXT if _GAP in pattern.pattern]
 # Literals that stay to the letter, because what is stored or sent has them.
 EXEMPT = {
     '"mend"': "key of faults and checks in --json",
@@ -33,6 +34,7 @@ EXEMPT = {
     '"telling"': "key of the result of extract",
     '"posture"': "key of a worker's note",
     ".tell()": "method of files",
+    "MISTUDIO_TELL_FOR_S": "environment variable",
 }
 _EXEMPT = re.compile("|".join(re.escape(literal) for literal in EXEMPT))
 _PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
@@ -81,9 +83,7 @@ def _in_python(source: str) -> Iterator[Finding]:
     comments: list[tokenize.TokenInfo] = []
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.NAME:
-            for part in _PART.findall(_masked(token.line)[token.start[1] : token.end[1]]):
-                if better := _NAMES.get(part.lower()):
-                    yield Finding(token.start[0], f"{part} in {token.string}", better)
+            yield from _in_name(_masked(token.line)[token.start[1] : token.end[1]], token.start[0])
         elif token.type in _STRINGS:
             yield from _in_text(token.string, token.start[0])
         elif token.type == tokenize.COMMENT:
@@ -92,6 +92,15 @@ def _in_python(source: str) -> Iterator[Finding]:
                 comments = []
             comments.append(token)
     yield from _in_comments(comments)
+
+
+def _in_name(name: str, line: int) -> Iterator[Finding]:
+    for part in _PART.findall(name):
+        if better := _NAMES.get(part.lower()):
+            yield Finding(line, f"{part} in {name}", better)
+    for phrase, better in _PHRASES:
+        if match := phrase.search(name.replace("_", " ")):
+            yield Finding(line, f"{match[0]} in {name}", better)
 
 
 def _in_comments(comments: list[tokenize.TokenInfo]) -> Iterator[Finding]:
@@ -109,7 +118,7 @@ def _in_text(text: str, first_line: int) -> Iterator[Finding]:
     text = _masked(text)
     for pattern, better in _TEXT:
         for match in pattern.finditer(text):
-            yield Finding(first_line + text.count("\n", 0, match.start()), " ".join(match[0].split()), better)
+            yield Finding(first_line + text.count("\n", 0, match.start()), re.sub(_GAP, " ", match[0]), better)
 
 
 def main() -> int:

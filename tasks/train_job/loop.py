@@ -64,7 +64,7 @@ class TrainingLoop:
         with ExitStack() as stack:
             stack.callback(loggers.let_go)
             for training in self.trainings:
-                stack.enter_context(training.going_on())
+                stack.enter_context(training.resuming())
             while unfinished := [training for training in self.trainings if training.is_unfinished]:
                 step = self._reached()
                 for training in unfinished:

@@ -58,7 +58,7 @@ class SaeTraining:
         self._speed: dict[str, Any] | None = None  # of its steps, once they are over
 
     @contextmanager
-    def going_on(self) -> Iterator[None]:
+    def resuming(self) -> Iterator[None]:
         """Inside, it resumes from the newest checkpoint, and its logs are open."""
         if self.failed is not None:
             yield

@@ -21,7 +21,7 @@ def causes(cli: Cli, job: Job) -> list[str]:
     return [cause["sentence"] for cause in cli("jobs", "explain", job.id, "--json").json["causes"]]
 
 
-def test_nobody_works_on_its_queue(cli: Cli) -> None:
+def test_no_worker_consumes_its_queue(cli: Cli) -> None:
     job = submit(cli)
     result = cli("jobs", "explain", job.id)
     assert result.out == (

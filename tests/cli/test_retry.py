@@ -1,4 +1,4 @@
-"""`mistudio jobs retry`: it says whether it goes on from what the job had done, and does as it said."""
+"""`mistudio jobs retry`: it says whether it resumes from what the job had done, and does as it said."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_it_continues_and_says_from_where(world: Cli, cancelled: tuple[str, int]
     assert f"took over the checkpoint of job {job_id}" in world("jobs", "logs", again).out
 
 
-def test_it_begins_anew_when_told_to_or_when_nothing_is_left(world: Cli, cancelled: tuple[str, int]) -> None:
+def test_it_starts_from_scratch_on_request_or_when_nothing_is_left(world: Cli, cancelled: tuple[str, int]) -> None:
     job_id, _ = cancelled
     result = world("jobs", "retry", job_id, "--from-scratch", "--json").json["jobs"][0]
     assert (result["from_checkpoint"], result["continues_from"]) == (None, None)
@@ -83,7 +83,7 @@ def test_a_checkpoint_that_a_waiting_job_will_take_over_is_not_removed(cli: Cli)
     assert cli("jobs", "retry", result["id"], "--json").json["jobs"][0]["continues_from"] == "tick 7"
 
 
-def test_all_that_failed_go_on_or_are_left_out_with_the_reason(cli: Cli) -> None:
+def test_all_that_failed_resume_or_are_left_out_with_the_reason(cli: Cli) -> None:
     ids = [cli("submit", "hike", "--name", name, "--json").json["id"] for name in ("far", "early")]
     work_folder(cli, ids[0]).mkdir(parents=True)
     (work_folder(cli, ids[0]) / "ticks").write_text("7")

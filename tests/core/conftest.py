@@ -35,6 +35,6 @@ def lab(own_redis: RedisServer, short_tmp: Path, kinds_of_the_tests: None) -> It
 
 @pytest.fixture
 def stranger(lab: Lab) -> Iterator[Celery]:
-    """The app of somebody who has heard of mistudio's queues and of nothing else."""
+    """A Celery app that knows mistudio's queues and nothing else."""
     with Celery("elsewhere", broker=lab.redis.url, backend=lab.redis.url, set_as_current=False) as app:
         yield app

@@ -75,7 +75,7 @@ def test_from_scratch_leaves_the_old_checkpoint_where_it_is(lab: Lab) -> None:
     assert lab.reasons(again) == ["submitted", "claimed", "done"]
 
 
-def test_a_checkpoint_that_is_gone_when_the_job_begins_is_told(lab: Lab) -> None:
+def test_a_checkpoint_that_is_gone_when_the_job_begins_is_reported(lab: Lab) -> None:
     lab.start_worker()
     first = cancelled_under_way(lab, ticks=60)
     lab.ledger.queues.pause("training")
@@ -132,7 +132,7 @@ class Hut:
         return self.ledger.submit_all(plan_retry(ArtifactCatalog(self.ledger, self.store), job, **how))[-1]
 
 
-def test_only_what_another_try_goes_on_from_is_kept(hut: Hut) -> None:
+def test_only_what_another_try_resumes_from_is_kept(hut: Hut) -> None:
     job = hut.failed()
     hut.leave(job)
     assert shown(left_by(hut.store, job.id)) == ["ticks", "weights"]
@@ -174,10 +174,10 @@ def test_the_first_job_can_be_tried_again_though_another_try_took_its_checkpoint
     assert (again.retry_of, again.from_checkpoint) == (first.id, second.id)
 
 
-def test_a_try_that_began_anew_and_left_nothing_is_followed_by_one_that_goes_on(hut: Hut) -> None:
+def test_a_try_that_started_from_scratch_and_left_nothing_is_followed_by_one_that_resumes(hut: Hut) -> None:
     first = hut.failed()
-    anew = hut.over(hut.retry(first, from_checkpoint=False))
-    third = hut.over(hut.retry(anew, from_checkpoint=False))
+    restarted = hut.over(hut.retry(first, from_checkpoint=False))
+    third = hut.over(hut.retry(restarted, from_checkpoint=False))
     assert hut.retry(third).from_checkpoint == first.id
 
 
@@ -192,7 +192,7 @@ def test_without_a_checkpoint_it_cannot_be_asked_for(hut: Hut) -> None:
     assert hut.retry(early).from_checkpoint is None
 
 
-def test_a_job_whose_data_is_made_anew_begins_anew(hut: Hut) -> None:
+def test_a_job_whose_data_is_made_again_starts_from_scratch(hut: Hut) -> None:
     producer = hut.submitted("data")
     first = submit(hut.ledger, hut.store, "hike", {"parent": "data"}, name="reader")[-1]
     hut.over(producer, State.SUCCEEDED)

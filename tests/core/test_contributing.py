@@ -24,14 +24,14 @@ coder = build(CoderConfig("ridge", 16, 64), seed=1)
 x = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
 step_state = Moment(torch.zeros(0, dtype=torch.int64))
 with torch.no_grad():
-    told = coder.step(x, x, step_state)
+    losses = coder.step(x, x, step_state)
 found = {name: parameter.grad for name, parameter in coder.parameters.items()}
 for parameter in coder.parameters.values():
     parameter.grad = None
     parameter.requires_grad_()
 loss = coder.slow_loss(x, x, step_state)
 loss.backward()
-assert torch.allclose(told.loss, loss, rtol=1e-4), (told.loss, loss)
+assert torch.allclose(losses.loss, loss, rtol=1e-4), (losses.loss, loss)
 for name, parameter in coder.parameters.items():
     assert torch.allclose(found[name], parameter.grad, rtol=1e-3, atol=1e-4), name
 """

@@ -65,7 +65,7 @@ def test_the_log_of_a_failed_and_of_a_cancelled_job_end_with_the_reason(lab: Lab
     lab.ended(cancelled)
     lab.ended(failed)
     lab.stop_worker()
-    assert messages(lab, failed)[-1] == "1: nap c failed after N s: ValueError: told to raise"
+    assert messages(lab, failed)[-1] == "1: nap c failed after N s: ValueError: asked to raise"
     assert "Traceback (most recent call last)" in log_of(lab, failed)
     assert messages(lab, cancelled)[-1].endswith("cancelled by the user; stopped on request")
 

@@ -40,7 +40,7 @@ def test_the_longest_grace_is_that_of_the_kind_that_needs_most(monkeypatch: pyte
 
 def test_a_job_that_does_not_stop_is_killed_after_the_grace_of_its_kind(lab: Lab) -> None:
     lab.start_worker(NAP_STOP_GRACE_S="1")
-    job = lab.submit("nap", ticks=3, end="deaf")
+    job = lab.submit("nap", ticks=3, end="hang")
     runner = lab.under_way(job)
     lab.ledger.request_cancel(job.id)
     assert lab.ended(job).reason == "cancelled by the user; killed: it did not stop within 1 s of the request"
@@ -48,9 +48,9 @@ def test_a_job_that_does_not_stop_is_killed_after_the_grace_of_its_kind(lab: Lab
     until(lambda: lab.left_in_tmp() == [], 10)
 
 
-def test_a_job_over_its_soft_limit_is_told_to_stop_and_then_killed(lab: Lab) -> None:
+def test_a_job_over_its_soft_limit_is_asked_to_stop_and_then_killed(lab: Lab) -> None:
     lab.start_worker(NAP_SOFT_LIMIT_S="2", NAP_STOP_GRACE_S="1")
-    failed = lab.ended(lab.submit("nap", ticks=3, end="deaf"))
+    failed = lab.ended(lab.submit("nap", ticks=3, end="hang"))
     story = "It ran for more than 2 s, the most its kind may; killed: it did not stop within 1 s of the request."
     assert (failed.state, failed.reason) == (State.FAILED, story)
     assert failed.error == {"type": "TimeLimit", "message": story}
@@ -58,11 +58,11 @@ def test_a_job_over_its_soft_limit_is_told_to_stop_and_then_killed(lab: Lab) -> 
 
 def test_a_job_over_its_hard_limit_is_killed_whatever_its_grace(lab: Lab) -> None:
     lab.start_worker(NAP_SOFT_LIMIT_S="2", NAP_HARD_LIMIT_S="3", NAP_STOP_GRACE_S="1000")
-    failed = lab.ended(lab.submit("nap", ticks=3, end="deaf"))
+    failed = lab.ended(lab.submit("nap", ticks=3, end="hang"))
     assert failed.reason == "It ran for more than 2 s, the most its kind may; killed."
 
 
-def test_work_in_the_slot_that_hears_nothing_ends_with_its_slot_and_does_not_run_again(lab: Lab) -> None:
+def test_work_in_the_slot_that_does_not_respond_ends_with_its_slot_and_does_not_run_again(lab: Lab) -> None:
     lab.start_worker(BLINK_LIMITS_S="0 2")
     failed = lab.ended(lab.submit("blink", stare_s=600))
     assert (failed.state, failed.attempt) == (State.FAILED, 1)
@@ -71,7 +71,7 @@ def test_work_in_the_slot_that_hears_nothing_ends_with_its_slot_and_does_not_run
     until(lambda: lab.left_in_tmp() == [], 10)
 
 
-def test_work_in_the_slot_is_cancelled_even_when_it_hears_nothing(lab: Lab) -> None:
+def test_work_in_the_slot_is_cancelled_even_when_it_does_not_respond(lab: Lab) -> None:
     lab.start_worker(BLINK_STOP_GRACE_S="1")
     job = lab.submit("blink", stare_s=600)
     until(lambda: lab.ledger.need(job.id).state == State.RUNNING, 30)
@@ -82,18 +82,18 @@ def test_work_in_the_slot_is_cancelled_even_when_it_hears_nothing(lab: Lab) -> N
 
 def test_a_job_without_progress_is_put_back_with_the_phase_and_resumed(lab: Lab) -> None:
     lab.start_worker(NAP_STALL_LIMIT_S="8", NAP_STOP_GRACE_S="1")
-    job = lab.submit("nap", ticks=3, end="deaf")
+    job = lab.submit("nap", ticks=3, end="hang")
     done = lab.ended(job)
     assert (done.state, done.result) == (State.SUCCEEDED, {"ticks": 3, "ran_in_last_attempt": 0})
     stalled = "no progress for 8 s in sleeping; killed: it did not stop within 1 s of the request"
     assert lab.reasons(job) == ["submitted", "claimed", stalled, "claimed", "done"]
 
 
-def test_a_job_whose_processes_hold_too_much_together_fails_with_the_numbers_and_what_mends_it(lab: Lab) -> None:
+def test_a_job_whose_processes_hold_too_much_together_fails_with_the_numbers_and_a_fix(lab: Lab) -> None:
     lab.start_worker("--job-memory-gb", "0.3")
-    fine = lab.submit("crew", helper_mb=100)
+    fine = lab.submit("helpers", helper_mb=100)
     runner = lab.under_way(fine)
-    greedy = lab.submit("crew", helper_mb=400)
+    greedy = lab.submit("helpers", helper_mb=400)
     lab.ledger.queues.move(greedy.id, "processing")  # where it need not wait for the other
     failed = lab.ended(greedy)
     assert failed.state == State.FAILED
@@ -107,7 +107,7 @@ def test_a_job_whose_processes_hold_too_much_together_fails_with_the_numbers_and
 
 def test_without_a_limit_a_job_may_hold_what_it_likes(lab: Lab) -> None:
     lab.start_worker()
-    job = lab.submit("crew", helper_mb=400)
+    job = lab.submit("helpers", helper_mb=400)
     runner = lab.under_way(job)
     assert held_bytes(runner.pid) > 400e6
     runner.kill()
@@ -123,7 +123,7 @@ time.sleep(600)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells shares of pages")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports shares of pages")
 def test_memory_that_processes_share_is_counted_once() -> None:
     with subprocess.Popen([sys.executable, "-c", SHARER], stdout=subprocess.PIPE, process_group=0) as sharer:
         assert sharer.stdout is not None

@@ -64,7 +64,7 @@ def test_what_was_published_before_a_kill_stays_as_it_was(lab: Lab) -> None:
     until(lambda: lab.left_in_tmp() == [], 10, "its work folder to go")
 
 
-def test_a_kill_after_the_last_was_published_makes_nothing_anew(lab: Lab) -> None:
+def test_a_kill_after_the_last_was_published_makes_nothing_again(lab: Lab) -> None:
     job = lab.submit("litter", name="pups", of="a,b", die_after="b")
     folder: Path = lab.store.path("saes", "pups-a")
     folder.mkdir(parents=True)

@@ -92,7 +92,7 @@ def test_a_shutdown_waits_for_the_very_first_checkpoints_too(lab: Lab, tmp_path:
 
 def test_a_job_that_writes_nothing_is_still_killed_after_the_usual_grace(lab: Lab) -> None:
     lab.start_worker(NAP_STOP_GRACE_S="1")
-    job = lab.submit("nap", ticks=3, end="deaf")
+    job = lab.submit("nap", ticks=3, end="hang")
     lab.under_way(job)
     folder = left_by(lab.store, job.id)
     (folder / "stop-time.json").write_text(json.dumps({"seconds": 1}))

@@ -128,14 +128,14 @@ def test_a_worker_that_was_given_no_card_computes_on_the_cpu(lab: Lab, cards: Dr
     cards.says(GPUS=2)
     lab.start_worker(**cards.environment, CUDA_VISIBLE_DEVICES=result, NVIDIA_VISIBLE_DEVICES="all", TMPDIR="/tmp")
     runner = lab.under_way(nap(lab, "on-the-cpu"))
-    told_to = runner.environ()
-    assert (told_to["CUDA_VISIBLE_DEVICES"], told_to["NVIDIA_VISIBLE_DEVICES"]) == ("", "all")
+    environment = runner.environ()
+    assert (environment["CUDA_VISIBLE_DEVICES"], environment["NVIDIA_VISIBLE_DEVICES"]) == ("", "all")
 
 
-def test_a_wish_for_a_card_out_of_bounds_fails_and_says_what_limits(lab: Lab, cards: Driver) -> None:
+def test_a_request_for_a_card_out_of_bounds_fails_and_says_what_limits(lab: Lab, cards: Driver) -> None:
     cards.says(GPUS=2)
     lab.start_worker(**cards.environment, CUDA_VISIBLE_DEVICES="1")
-    job = lab.ledger.submit(dataclasses.replace(lab.submit("nap", ticks=1), id="wishes", gpu="0", artifact=None))
+    job = lab.ledger.submit(dataclasses.replace(lab.submit("nap", ticks=1), id="options", gpu="0", artifact=None))
     assert "has no GPU 0: its GPUs are 1 (1 of 2 GPUs, by CUDA_VISIBLE_DEVICES)." in lab.ended(job).reason
 
 
@@ -217,5 +217,5 @@ def test_an_answer_that_came_late_is_the_next_ones(cards: Driver, monkeypatch: p
 def test_the_places_of_a_user_reach_the_runner_untouched(lab: Lab) -> None:
     own = {"HF_HOME": str(lab.folder / "hf"), "TMPDIR": str(lab.folder), "OMP_NUM_THREADS": "1"}
     lab.start_worker(**own)
-    told_to = lab.under_way(nap(lab, "untouched", FOR_EVER)).environ()
-    assert {name: told_to[name] for name in own} == own
+    environment = lab.under_way(nap(lab, "untouched", FOR_EVER)).environ()
+    assert {name: environment[name] for name in own} == own

@@ -57,7 +57,7 @@ def test_what_a_job_left_that_ended_without_a_slot_is_cleared_away_and_nothing_e
     assert lab.left_in_tmp() == sorted([just_over.id, waits.id, "of-another-ledger"])
 
 
-def test_a_child_runs_after_its_parent_without_being_told_who_that_is(lab: Lab) -> None:
+def test_a_child_runs_after_its_parent_without_naming_it(lab: Lab) -> None:
     parent = lab.submit("nap", name="first", ticks=3)
     child = lab.submit("nap", name="second", ticks=1, parent="first")
     assert (child.state, child.parents) == (State.WAITING, (parent.id,))
@@ -71,13 +71,13 @@ def test_a_failed_job_says_why_and_leaves_nothing_in_the_store(lab: Lab) -> None
     failed = lab.ended(lab.submit("nap", ticks=1, end="raise"))
     assert failed.state == State.FAILED
     assert failed.error is not None
-    assert (failed.error["type"], failed.error["message"]) == ("ValueError", "ValueError: told to raise")
+    assert (failed.error["type"], failed.error["message"]) == ("ValueError", "ValueError: asked to raise")
     assert failed.attempt == 1
     assert lab.store.names("saes") == []
     until(lambda: lab.left_in_tmp() == [], 10)
 
 
-def test_a_full_disk_is_told_in_a_sentence_and_nothing_is_left(lab: Lab) -> None:
+def test_a_full_disk_is_reported_in_a_sentence_and_nothing_is_left(lab: Lab) -> None:
     lab.start_worker()
     failed = lab.ended(lab.submit("nap", ticks=1, end="full-disk"))
     assert failed.state == State.FAILED
@@ -116,7 +116,7 @@ def test_a_job_over_its_time_limit_is_stopped_and_fails_with_that_reason(lab: La
     until(lambda: lab.left_in_tmp() == [], 10)
 
 
-def test_a_bell_that_was_lost_is_rung_again(lab: Lab) -> None:
+def test_a_message_that_was_lost_is_enqueued_again(lab: Lab) -> None:
     job = lab.ledger.submit(Job("silent", "blink", "b", "high_priority", {}))
     lab.ledger.client.call("DEL", *redis_lists("high_priority"))
     lab.ledger.client.call("HSET", f"mistudio:job:{job.id}", "rung_at", lab.ledger.now() - 60)
@@ -124,7 +124,7 @@ def test_a_bell_that_was_lost_is_rung_again(lab: Lab) -> None:
     assert lab.ended(job).state == State.SUCCEEDED
 
 
-def test_a_bell_rung_twice_runs_the_job_once(lab: Lab) -> None:
+def test_a_message_enqueued_twice_runs_the_job_once(lab: Lab) -> None:
     job = lab.submit("nap", ticks=5)
     for _ in range(3):
         lab.ledger.enqueue_again(job.id)
@@ -172,7 +172,7 @@ def test_a_killed_worker_leaves_no_orphan_and_another_resumes_its_job(lab: Lab) 
     assert done.result["ran_in_last_attempt"] < 80
 
 
-def test_a_job_runs_on_while_redis_is_dead_and_tells_it_when_it_is_back(lab: Lab) -> None:
+def test_a_job_runs_on_while_redis_is_dead_and_reports_when_it_is_back(lab: Lab) -> None:
     lab.start_worker()
     job = lab.submit("nap", ticks=40)
     runner = lab.under_way(job)
@@ -258,11 +258,11 @@ def test_a_strangers_tasks_py_in_the_working_directory_changes_nothing(lab: Lab)
 
 def test_quit_ends_a_worker_whose_job_is_being_cancelled(lab: Lab) -> None:
     worker = lab.start_worker(slots=1, NAP_STOP_GRACE_S="3")
-    job = lab.submit("nap", ticks=1, end="deaf")
+    job = lab.submit("nap", ticks=1, end="hang")
     lab.under_way(job)
     lab.ledger.request_cancel(job.id)
     requested = lease_end(lab, job)
-    until(lambda: lease_end(lab, job) > requested, 10, "the slot to hear of it")
+    until(lambda: lease_end(lab, job) > requested, 10, "the slot to see it")
     worker.send_signal(signal.SIGQUIT)
     worker.wait(30)
     assert lab.ledger.need(job.id).state is State.CANCELLED

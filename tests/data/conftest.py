@@ -1,4 +1,4 @@
-"""A home for running job kinds without Redis: the real store, the real `run`, a context that keeps what it is told."""
+"""A home for running job kinds without Redis: the real store, the real `run`, a context that keeps what is reported."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Home:
 
 
 class JobContext:
-    """A `tasks.jobs.kind.Context` for one attempt; `stop_when` sees each `done` and may tell the job to stop."""
+    """A `tasks.jobs.kind.Context` for one attempt; `stop_when` sees each `done` and may ask the job to stop."""
 
     def __init__(self, home: Home, name: str, attempt: int, stop_when: Callable[[int], bool]) -> None:
         self.job_id, self.name, self.attempt, self.device = f"job-{name}", name, attempt, "cpu"

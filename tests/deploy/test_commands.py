@@ -180,7 +180,7 @@ def test_a_unit_s_fleet_comes_back_and_does_what_was_submitted_meanwhile(short_t
         assert redis_server.running(places) is None
 
 
-def test_a_training_in_a_container_that_is_told_to_stop_is_put_back_with_its_checkpoint(
+def test_a_training_in_a_container_that_is_asked_to_stop_is_put_back_with_its_checkpoint(
     own_redis: RedisServer, ledger: Ledger, short_tmp: Path
 ) -> None:
     store = short_tmp / "store"

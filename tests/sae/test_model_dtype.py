@@ -314,7 +314,7 @@ def test_a_resume_keeps_the_dtype_to_the_last_bit_on_a_machine_that_would_choose
         assert (again.output / name).read_bytes() == (whole.output / name).read_bytes(), name
 
 
-def test_a_training_that_an_older_version_began_goes_on_in_float32(
+def test_a_training_that_an_older_version_began_continues_in_float32(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_as(bench, "half", torch.bfloat16)

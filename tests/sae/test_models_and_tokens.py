@@ -115,7 +115,7 @@ def test_a_broken_model_is_one_sentence(bench: Bench):
         load_model("tiny", bench.store)
 
 
-def test_slugs_tell_folders_of_the_same_name_apart(tmp_path: Path):
+def test_slugs_distinguish_folders_of_the_same_name(tmp_path: Path):
     for place in ("a", "b"):
         (tmp_path / place / "model").mkdir(parents=True)
     slugs = {model_slug(str(tmp_path / place / "model")) for place in ("a", "b")}

@@ -200,7 +200,7 @@ def test_a_training_resumed_where_it_gains_as_much_has_the_same_bits(monkeypatch
 
 
 @pytest.mark.parametrize("wanted", ["auto", "bf16"])
-def test_a_training_resumed_where_it_gains_nothing_goes_on_in_float32_and_says_so(
+def test_a_training_resumed_where_it_gains_nothing_continues_in_float32_and_says_so(
     monkeypatch: pytest.MonkeyPatch, bench: Bench, wanted: str
 ):
     machine(monkeypatch, FASTER)

@@ -100,7 +100,7 @@ def again(lab: Lab, job: Job, **how: bool) -> Job:
         (fill_the_disk, State.FAILED, "The disk is full."),
     ],
 )
-def test_it_goes_on_from_its_checkpoint_or_from_scratch_and_the_outcome_is_the_same(
+def test_it_resumes_from_its_checkpoint_or_from_scratch_and_the_outcome_is_the_same(
     lab: Lab, whole: dict[str, bytes], disturb: Callable[[Lab, Job], None], state: State, why: str
 ) -> None:
     lab.start_worker("--queues", "training", slots=1, OMP_NUM_THREADS="1")
@@ -117,7 +117,7 @@ def test_it_goes_on_from_its_checkpoint_or_from_scratch_and_the_outcome_is_the_s
     left = reached(lab, first)
     assert 0 < left < STEPS
 
-    if disturb is cancel:  # whoever begins anew does not care how it ended
+    if disturb is cancel:  # a start from scratch does not depend on how it ended
         scratch = again(lab, first, from_checkpoint=False)
         assert scratch.result is not None
         assert scratch.result["steps_in_last_attempt"] == STEPS

@@ -171,7 +171,7 @@ def test_one_that_was_given_up_stays_so_when_the_job_is_resumed(bench: Bench):
     stopped = bench.context("all", stop=lambda done: done >= 40 * 256)
     with pytest.raises(Stopped):
         train.run(params, stopped)
-    assert train.resume_point(stopped.workdir) in ("step 40", "step 41"), "of the one that goes on"
+    assert train.resume_point(stopped.workdir) in ("step 40", "step 41"), "of the one that continues"
     resumed = bench.context("all")
     result = train.run(params, resumed)
     assert weights(resumed.output / "all-lr0.01") == weights(whole.output / "whole-lr0.01")
@@ -207,7 +207,7 @@ def test_all_of_them_may_fail(bench: Bench):
     assert (result.made, len(result.failed)) == ({}, 2)
 
 
-def test_each_tells_the_speed_of_its_own_steps_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+def test_each_reports_the_speed_of_its_own_steps_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     clock = [0.0]
     monkeypatch.setattr(throughput.Pace.__init__, "__defaults__", (lambda: clock[0],))
 
