@@ -133,7 +133,7 @@ class _Reader:
         return self._file is not None
 
     def _is_old(self, file: IO[bytes]) -> bool:
-        """Whether another file lies at the path now, or this one was cut short."""
+        """Whether another file is at the path now, or this one was cut short."""
         try:
             there = self._path.stat()
         except FileNotFoundError:

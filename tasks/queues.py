@@ -1,4 +1,4 @@
-"""The queues: the only place a queue is declared.
+"""The queue table: each queue is declared here, and nowhere else.
 
 Routes, priorities, worker command lines, table rows, REST fields and generated deployment files all derive from
 `QUEUES`. Its order is the rank in which a worker that serves several queues empties them.

@@ -255,7 +255,7 @@ def load_profile(name: str) -> Profile:
 
 
 def user_folder() -> Path:
-    """Where the user's own profiles lie; it need not exist."""
+    """The folder of the user's own profiles; it need not exist."""
     return config_dir() / "profiles"
 
 

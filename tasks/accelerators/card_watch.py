@@ -1,4 +1,4 @@
-"""Whether a job's card has fallen off the bus: asked now and then beside the work, and when CUDA reports an error."""
+"""Checks whether a job's card has fallen off the bus: now and then during the job, and when CUDA reports an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asks the process that reads NVML, and waits for its answer no longer than somebody has patience.
+"""Queries the process that reads NVML, with a timeout.
 
 The process starts at the first query, and only where there is a driver's library. A reply that came too late is
 discarded before the next query; a driver that crashes the process is reported as such, and queried again.

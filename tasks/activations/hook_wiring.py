@@ -25,7 +25,7 @@ class HookWiring:
 
     @property
     def hooks(self) -> tuple[Hook, ...]:
-        """All hooks that must be caught, in the order in which their vectors lie side by side."""
+        """All hooks that must be caught, in the order in which their vectors are concatenated."""
         return (*self.reads, *self.writes)
 
     def split(self, vectors: Tensor, width: int) -> tuple[Tensor, Tensor]:

@@ -148,7 +148,7 @@ def catch(model: PreTrainedModel, points: Sequence[HookPoint], inputs: dict[str,
     """What passes the points in one forward pass, which ends with the last of them: each (batch, context, d) float32.
 
     `inputs` go to the model without its head, so logits are never computed; `input_ids` (batch, context) is one of
-    them. The tensors lie on the model's device. The hooks are gone when this returns or raises.
+    them. The tensors are on the model's device. The hooks are gone when this returns or raises.
     """
     found: dict[HookPoint, torch.Tensor] = {}
     shape = inputs["input_ids"].shape

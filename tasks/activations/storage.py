@@ -1,4 +1,4 @@
-"""Activations on disk: the only place the files of an activations artifact are written and read.
+"""Activations on disk: writes and reads the files of an activations artifact; no other module does.
 
 `shard-00000.bin` and so on hold the vectors of the rows, one row after the other, `rows_per_shard` rows in each: raw
 little-endian float32, or bfloat16, d_in numbers a vector, as `numpy.memmap` and `torch.from_file` read them.

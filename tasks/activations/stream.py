@@ -52,12 +52,12 @@ def read(
 class Vectors(Protocol):
     """The vectors of numbered rows of tokens: read from a model, or from files."""
 
-    points: tuple[HookPoint, ...]  # the hooks that they passed; what passed them lies side by side in a vector
+    points: tuple[HookPoint, ...]  # the hooks that they passed; their activations are concatenated in a vector
     mask: Mask  # what was left out
     shape: tuple[int, int]  # how many rows of how many tokens
     bos: str  # what of the rows begins with BOS: see tasks.text.tokens
     d_in: int  # numbers in a vector
-    device: torch.device | str  # where the vectors lie
+    device: torch.device | str  # where the vectors are
     model_dtype: str | None  # torch's name of the dtype that the model computed them in; None where that is not known
 
     @property

@@ -1,4 +1,6 @@
-"""The tokens that a job wants to read with a model: found in the store, or asked for; refused when they do not fit."""
+"""The tokens that a job reads with a model: found in the store, or made by a prerequisite job; refused on a
+mismatch.
+"""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ STOP_GRACE_S = 20.0
 
 
 class State(StrEnum):
-    """Where a job is in its life. The arrows are drawn in docs/architecture.md and made in ledger.lua only."""
+    """A job's state. docs/architecture.md has the diagram; only tasks/ledger/lua/3_transitions.lua changes a state."""
 
     WAITING = "waiting"
     QUEUED = "queued"

@@ -1,4 +1,4 @@
-"""The job ledger in Redis: the only place a job's record is read or changed.
+"""The job ledger in Redis: reads and changes jobs' records; no other module does.
 
 A message on a queue is only a notification, enqueued in the same step that queues the job; what a job is and its state
 are its record here. Every change of state is one atomic step of the Lua in `tasks/ledger/lua/`. A running job is held
@@ -167,7 +167,7 @@ class Ledger:
         return Claim(self.need(other or job_id), token) if status == "ok" else None
 
     def renew(self, claim: Claim) -> str:
-        """Keep the lease: "ok", "cancel" when the job is to be cancelled, "lost" when it is another's now."""
+        """Keep the lease: "ok", "cancel" when the job is to be cancelled, "lost" when another worker owns it now."""
         return self._change("renew", claim.job.id, claim.token, LEASE_TTL_S)
 
     def report(self, claim: Claim, progress: Progress, point: MetricPoint | None = None) -> str:
@@ -210,7 +210,7 @@ class Ledger:
     def finish(
         self, claim: Claim, state: State, reason: str, result: dict | None = None, error: dict | None = None
     ) -> str:
-        """End the job: "ok", or "lost" when it is another's now.
+        """End the job: "ok", or "lost" when another worker owns it now.
 
         For a cancelled job, `reason` is how it ended; the requester is prepended.
         """

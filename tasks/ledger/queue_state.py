@@ -1,4 +1,4 @@
-"""What is asked of queues as a whole: counts, order, pause, purge, and a job's place in them."""
+"""Queries and operations on whole queues: counts, order, pause, purge, and a job's place in its queue."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class TailWriter:
         length, self._length = self._length, None
         with path.open("rb") as log:
             size = log.seek(0, 2)
-            if size < self._end:  # another file lies at the path
+            if size < self._end:  # another file is at the path
                 self._start = self._end = 0
                 length = None
             begin = max(self._end, size - TAIL_BYTES)

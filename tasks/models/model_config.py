@@ -1,4 +1,4 @@
-"""What a model's config.json says, with nothing in it taken on trust: any JSON value can stand at any key.
+"""What a model's config.json says, validated: any JSON value can be at any key.
 
 Read at submit time, so without torch and transformers. What cannot be loaded here is refused by its config alone.
 """

@@ -1,4 +1,4 @@
-"""A small blocking Redis client: the only place the product opens a socket to Redis itself.
+"""A small blocking Redis client, which every Redis call outside Celery goes through.
 
 Importing redis-py costs a quarter of a second, ten times what a command that reads a few keys needs, so the ledger
 speaks through this: one socket, hiredis for the protocol, commands and pipelines, nothing else. Celery keeps its own.

@@ -1,4 +1,4 @@
-"""Asking a Redis that is away again, for as long as the setting redis_patience says."""
+"""Retries of calls to a Redis that is unreachable, for as long as the setting redis_patience says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job's kind sees of the world while it runs, in a runner and in a worker's slot."""
+"""The context of a running job for its kind, in a runner and in a worker's slot."""
 
 from __future__ import annotations
 

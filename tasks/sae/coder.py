@@ -1,4 +1,4 @@
-"""What every sparse autoencoder is: weights, encoder, decoder, and the contract of one training step.
+"""The base class of sparse autoencoders: weights, encoder, decoder, and the contract of one training step.
 
 An architecture adds how pre-activations become codes, its loss, and a hand-written gradient of that loss. The gradient
 is written out because it can be several times faster than autograd on a CPU; `slow_loss` is the same loss in plain

@@ -1,4 +1,4 @@
-"""The rounds of a process that must not end: a fault in one is logged and counted, and the next one is taken."""
+"""The loop of a process that must not end: an exception in one round is logged and counted, and the loop continues."""
 
 from __future__ import annotations
 

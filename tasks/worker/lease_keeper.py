@@ -154,7 +154,7 @@ class LeaseKeeper(threading.Thread):
             self.request_stop("stall", f"no progress for {_span(stall_s)} {where}")
 
     def _end_slot(self) -> None:
-        """Work in the slot itself that heeds nothing can only be ended with its slot; the pool makes a new one."""
+        """Work in the slot itself that does not respond can only be ended with its slot; the pool makes a new one."""
         if self._done.is_set():
             return
         self.record_outcome(self._ledger, self.how_killed)

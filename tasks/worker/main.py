@@ -1,4 +1,4 @@
-"""`python -P -m tasks.worker`: the only way a worker starts.
+"""`python -P -m tasks.worker`: starts a worker; there is no other way to start one.
 
 The worker is thin: Celery, the ledger and the declarations of kinds; what is heavy runs in runners. What it does beside
 consuming is its `heartbeat`.

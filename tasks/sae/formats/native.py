@@ -1,5 +1,4 @@
-"""The saved form of an SAE: SAELens' `cfg.json`, `sae_weights.safetensors` and `sparsity.safetensors`, the only place
-it is written or read.
+"""The saved form of an SAE: writes and reads SAELens' `cfg.json`, `sae_weights.safetensors` and `sparsity.safetensors`.
 
 Weights are float32: W_enc (d_in, d_sae), W_dec (d_sae, d_out) and the rest by the names of SAELens. The scale of the
 training is folded in, so a saved SAE takes the model's activations as they are, here and in

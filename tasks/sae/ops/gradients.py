@@ -1,4 +1,4 @@
-"""One step's gradient and figures, added up over the pairs it works on: the only place `.grad` is written.
+"""The gradient and losses of one step, summed over its active pairs; no other module writes `.grad`.
 
 The loss of every architecture begins with the mean over the batch of |x_hat - target|^2, where x_hat = codes W_dec +
 b_dec, and its codes come from pre-activations W_enc (x - b_dec) + bias. What an architecture must say itself is how the

@@ -1,4 +1,4 @@
-"""What a training depends on besides its batches, and what is in force at each of its steps."""
+"""The schedule of a training: its hyperparameters, and their values at each step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop: the only place an SAE's parameters change.
+"""The training loop of an SAE: each step, its optimizer and its evaluations; only it changes an SAE's parameters.
 
 Nothing in it is random but the start: weights follow from the seed, batches from the step. So a checkpoint holds the
 coder's state, Adam's moments, the dead-feature counts and the step, and a resumed training equals an uninterrupted one
