@@ -1,4 +1,4 @@
-"""Exit codes, and what ends a command otherwise than well."""
+"""Exit codes, and the exceptions that end a command with one."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def move(
 ) -> None:
     """Move a job that has not started to another queue or to the front."""
     if to is None and not top:
-        raise UserError("Where to?", "Say --to QUEUE, --top, or both")
+        raise UserError("No destination given.", "Say --to QUEUE, --top, or both")
     ledger = _ledger()
     from mistudio_cli.jobs.lookup import find_job
 
@@ -142,7 +142,7 @@ def _checked(words: Sequence[str]) -> list[str]:
 
 def _named(names: Sequence[str] | None, *, every: bool) -> list[str]:
     if every == bool(names):
-        raise UserError("Which queues?", f"Name some of {', '.join(QUEUE_NAMES)}, or say --all")
+        raise UserError("No queues given.", f"Name some of {', '.join(QUEUE_NAMES)}, or say --all")
     return list(QUEUE_NAMES) if every else _checked(names or ())
 
 

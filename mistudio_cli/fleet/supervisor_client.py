@@ -263,7 +263,7 @@ def _launch(places: Places) -> None:
     except subprocess.TimeoutExpired as error:
         raise UserError(f"The supervisor did not start in {START_PATIENCE_S:g} s.", f"See {log_path}") from error
     if done.returncode not in (0, HOME_IS_TAKEN):
-        last = last_lines(log_path, 1) if log_path.stat().st_size > began_at else ["it said nothing"]
+        last = last_lines(log_path, 1) if log_path.stat().st_size > began_at else ["no output"]
         raise UserError(f"The supervisor did not start: {last[0]}", f"See {log_path}")
 
 

@@ -1,4 +1,4 @@
-"""The keys of a profile's file: the only table of them; faults, `profiles export` and documentation follow from it."""
+"""The table of keys in a profile's file: errors, `profiles export` and documentation follow from it."""
 
 from __future__ import annotations
 

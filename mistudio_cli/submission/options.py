@@ -1,4 +1,4 @@
-"""What every way of submitting shares: its flags, what it says of planned and of submitted jobs, the wait for them."""
+"""Options shared by all submitting commands: flags, the report of planned and submitted jobs, the wait for them."""
 
 from __future__ import annotations
 

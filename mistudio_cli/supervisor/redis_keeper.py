@@ -157,4 +157,4 @@ class RedisKeeper:
 
 
 def _last_words(places: Places) -> str:
-    return " ".join(last_lines(places.logs / "redis.log", 1)) or "it said nothing"
+    return " ".join(last_lines(places.logs / "redis.log", 1)) or "no output"

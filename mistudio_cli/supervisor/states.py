@@ -1,4 +1,4 @@
-"""The life of a supervised worker: its states, its arrows and its patience. Pure, so that life stories can be tested.
+"""The life of a supervised worker: its states, transitions and timeouts. Pure, so that whole lives can be tested.
 
 A worker is RUNNING when it has answered, not when it has merely not died. Every death is followed by a longer pause;
 one that never answered in several lives, or did but died young again and again, is FATAL. One that lives but has said

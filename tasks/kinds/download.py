@@ -74,7 +74,7 @@ def _refuse_flags(params: Params, names: tuple[str, ...], source: str) -> None:
     for spec in dataclasses.fields(Params):
         if spec.name in names and getattr(params, spec.name) != spec.default:
             flag = flag_of(spec.name, Params)
-            raise UserError(f"{flag} means nothing for {source}.", f"Leave {flag} out")
+            raise UserError(f"{flag} does not apply to {source}.", f"Leave {flag} out")
 
 
 KIND = JobKind(

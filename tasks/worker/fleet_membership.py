@@ -142,7 +142,7 @@ def wait_until_admitted(
             said = why
             log.error("this worker does not consume: %s", why)
         if not patient():
-            log.warning("whoever started this worker is gone: ending")
+            log.warning("the parent process is gone: ending")
             forget_refused(ledger, heartbeat, name)
             return False
         time.sleep(_LOOK_EVERY_S)

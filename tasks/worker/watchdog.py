@@ -84,7 +84,7 @@ class Guard(threading.Thread):
 
     def _see_to_the_end(self) -> None:
         if not is_shutting_down() and not self._parent.lives():
-            log.warning("whoever started this worker is gone: draining")
+            log.warning("the parent process is gone: draining")
             os.kill(os.getpid(), signal.SIGTERM)
         if not is_shutting_down() or self._worker_lock.is_busy():
             self._last_busy_at = time.monotonic()

@@ -146,7 +146,7 @@ def test_another_site_s_page_cannot_ask_through_a_name_of_its_own(client: httpx.
 def test_listening_beyond_the_loopback_demands_a_token(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     result = cli("serve", "--host", "0.0.0.0", "--port", "0")
     assert result.code == Code.USAGE
-    assert result.err.startswith("Listening on 0.0.0.0 lets others in, so requests must bear a token.")
+    assert result.err.startswith("Listening on 0.0.0.0 opens the API to other hosts, so requests must carry a token.")
 
 
 def test_a_token_is_asked_of_every_request(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

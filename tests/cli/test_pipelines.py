@@ -117,7 +117,7 @@ top = "many"
     assert (result.code, result.out) == (Code.USAGE, "")
     said = result.err.splitlines()
     assert [line for line in said if not line.startswith("  ")] == [
-        "--set n=many: n is 1 in the recipe, and 'many' is nothing like it.",
+        "--set n=many: n is 1 in the recipe, and 'many' is not of that type.",
         "--set k: The recipe has no variable 'k'.",
         f"{path}:25 (step c): There is a step c before it.",
         f"{path}:30 (step n): n is a variable too.",

@@ -37,7 +37,7 @@ def test_an_unknown_queue_is_reported_with_those_that_exist(cli: Cli) -> None:
         result = cli("queue", *words)
         assert result.code == Code.USAGE
         assert result.err.startswith("There is no queue 'trainings'.")
-    assert cli("queue", "pause").err.startswith("Which queues?")
+    assert cli("queue", "pause").err.startswith("No queues given.")
 
 
 def test_pause_and_resume_say_what_they_hold(cli: Cli) -> None:

@@ -133,4 +133,4 @@ def test_it_asks_redis_as_often_for_many_as_for_few_and_shortens_a_long_list(
 
 @pytest.mark.parametrize("words", [(), ("--failed", "last"), ("last", "--tag", "x")])
 def test_names_and_flags_do_not_mix(cli: Cli, words: tuple[str, ...]) -> None:
-    assert cli("jobs", "retry", *words).err.startswith("Which jobs?")
+    assert cli("jobs", "retry", *words).err.startswith("No jobs selected.")

@@ -138,7 +138,7 @@ def test_a_model_dtype_that_does_not_pay_on_this_machine_is_refused(cli: Cli) ->
     words = f"train --model {cli.home / 'model'} --dataset {cli.home / 'text.txt'} --layer 1 --model-dtype"
     result = cli("submit", *words.split(), "bf16")
     assert (result.code, result.out) == (Code.USAGE, "")
-    assert "--model-dtype bf16 does not pay for" in result.err.splitlines()[0]
+    assert "--model-dtype bf16 gains nothing for" in result.err.splitlines()[0]
     assert "is too small to gain from bfloat16" in result.err.splitlines()[0]
     assert cli.ledger.page().jobs == ()
     assert "does not pay" not in cli("submit", *words.split(), "float32").err

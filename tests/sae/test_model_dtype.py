@@ -86,7 +86,7 @@ def test_bf16_that_was_asked_for_is_refused_only_where_it_is_slower(
         assert choose(Wanted("bf16"), in_files, MLP, "cpu", "m").dtype == "bfloat16"
     for speed in (SLOW, SMALL):
         this_machine_is(monkeypatch, speed)
-        with pytest.raises(UserError, match=f"^--model-dtype bf16 does not pay for m: {speed.reason}. Leave"):
+        with pytest.raises(UserError, match=f"^--model-dtype bf16 gains nothing for m: {speed.reason}. Leave"):
             choose(Wanted("bf16"), in_files, MLP, "cpu", "m")
     this_machine_is(monkeypatch, FAST)
     with pytest.raises(UserError, match=r"config\.json does not say"):
@@ -381,7 +381,7 @@ def test_bf16_is_refused_when_it_is_submitted_if_jobs_run_here_and_when_the_job_
 ) -> None:
     save_as(bench, "half", torch.bfloat16)
     this_machine_is(monkeypatch, speed)
-    sentence = f"bf16 does not pay for half: {speed.reason}"
+    sentence = f"bf16 gains nothing for half: {speed.reason}"
     with pytest.raises(UserError, match=sentence):
         in_bf16(bench, model_dtype="bf16", known=Catalog(bench.store, is_this_cpu=True))
     in_bf16(bench, known=Catalog(bench.store, is_this_cpu=True))

@@ -61,7 +61,7 @@ def test_a_path_that_leads_nowhere_is_refused_at_submit(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "file.bin").touch()
-    with pytest.raises(UserError, match="is no model in the store, no folder here, and no Hub id"):
+    with pytest.raises(UserError, match="is not a model: tried the store, a local folder, and the Hub"):
         look_up(reference, bench.known)
 
 

@@ -160,4 +160,4 @@ def test_a_worker_whose_supervisor_died_before_it_could_look_ends(fleet: Fleet) 
     command = [sys.executable, "-P", "-m", "tasks.worker", "--name", "late", "--queues", "low_priority"]
     late = subprocess.run(command, env=result, capture_output=True, text=True, timeout=60, cwd="/")
     assert late.returncode == 0
-    assert "whoever started this worker is gone: draining" in late.stderr
+    assert "the parent process is gone: draining" in late.stderr
