@@ -25,6 +25,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+# Fixtures of tests in several rooms: a home with Redis and a worker, and an app that knows nothing of mistudio.
+pytest_plugins = ["tests.fixtures.stack"]
+
 NVML = Path(__file__).parent / "fake_nvml" / "nvml.c"
 
 

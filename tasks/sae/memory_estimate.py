@@ -1,7 +1,7 @@
 """Estimates what SAE training and extraction will hold in memory, from shapes alone.
 
 What tensors weigh follows from their shapes. What Python with torch holds, how many copies are about at the worst
-moment, and what the allocator keeps was measured (CPU build of torch); tests/core/test_estimate.py holds the sum to
+moment, and what the allocator keeps was measured (CPU build of torch); tests/jobs/test_estimate.py holds the sum to
 within a fifth of real runs. What CUDA itself takes is a rule of thumb. No torch in here.
 """
 

@@ -27,7 +27,7 @@ from tasks.ledger.client import Ledger, WorkerHeartbeat
 from tasks.ledger.dead_letters import put_aside, read
 from tasks.queues import QUEUE_NAMES
 from tests.cli.conftest import Cli
-from tests.queue_table import needs_in_all
+from tests.fixtures.queue_table import needs_in_all
 
 GIB = 1 << 30
 

@@ -19,7 +19,7 @@ from tasks.ledger.device_lease import Lease
 from tasks.queues import QUEUE_NAMES
 from tests.cli.conftest import Cli
 from tests.conftest import until
-from tests.queue_table import ASKED_FOR
+from tests.fixtures.queue_table import ASKED_FOR
 
 DOCUMENT = (Path(__file__).parent.parent.parent / "docs" / "json.md").read_text(encoding="utf-8")
 EXAMPLES = {

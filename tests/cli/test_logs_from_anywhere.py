@@ -18,8 +18,10 @@ from tasks.logs.log_tails import TAIL_BYTES
 from tasks.storage.log_archive import archive, archived_attempts
 from tests.cli.conftest import Cli, Ended
 from tests.conftest import RedisServer, deadline, until
-from tests.core.conftest import kinds_of_the_tests  # noqa: F401 - a fixture
-from tests.core.lab import Lab
+from tests.fixtures.stack import (
+    Stack,
+    kinds_of_the_tests,  # noqa: F401 - a fixture
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Desk(Cli):
         return super().environment | {"MISTUDIO_STORE": str(self.store)}
 
 
-class Host(Lab):
+class Host(Stack):
     """A host with a worker of its own name, and the shared store."""
 
     def __init__(self, redis: RedisServer, folder: Path, store: Path) -> None:

@@ -17,7 +17,7 @@ from mistudio_cli.terminal import output
 from tasks.redis_client.redis_connection import connect
 from tests.cli.conftest import MISTUDIO, Cli
 from tests.conftest import RedisServer, until
-from tests.core.test_ledger import a_job
+from tests.ledger.test_ledger import a_job
 
 ROOT = Path(__file__).parent.parent.parent
 HEAVY = ("torch", "celery", "kombu", "redis", "datasets", "transformers", "numpy", "pyarrow", "uvicorn", "starlette")

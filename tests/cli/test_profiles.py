@@ -20,7 +20,7 @@ from tasks.queues import QUEUES
 from tests.cli.conftest import Cli
 from tests.cli.test_json_contract import EXAMPLES, differences
 from tests.conftest import until
-from tests.queue_table import needs_in_all
+from tests.fixtures.queue_table import needs_in_all
 
 MINE = """
 summary = "Trainings alone"

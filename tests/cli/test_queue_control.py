@@ -12,8 +12,7 @@ from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State
 from tasks.queues import QUEUES
 from tests.cli.conftest import MISTUDIO, Cli
-from tests.core.conftest import kinds_of_the_tests, lab  # noqa: F401 - fixtures
-from tests.core.lab import Lab
+from tests.fixtures.stack import Stack, kinds_of_the_tests, stack  # noqa: F401 - fixtures
 
 
 def submit(cli: Cli, queue: str = "training", **changes: Any) -> str:
@@ -53,20 +52,20 @@ def test_pause_and_resume_say_what_they_hold(cli: Cli) -> None:
     assert {row["state"] for row in cli("queue", "ls", "--json").json["queues"]} == {"no worker"}
 
 
-def test_a_pause_survives_the_restart_of_everything(lab: Lab) -> None:  # noqa: F811
-    lab.start_worker()
-    assert lab.ledger.queues.pause("training")
-    held = lab.submit("nap", ticks=1)
-    lab.stop_worker()
-    lab.redis.kill()
-    lab.redis.start()
-    lab.start_worker()
-    quick = lab.submit("blink", note="another queue continues")
-    assert lab.ended(quick).state is State.SUCCEEDED
-    assert lab.ledger.need(held.id).state is State.QUEUED
-    assert lab.ledger.queues.counts()["training"].paused_at is not None
-    lab.ledger.queues.resume("training")
-    assert (lab.ended(held).state, lab.ended(held).attempt) == (State.SUCCEEDED, 1)
+def test_a_pause_survives_the_restart_of_everything(stack: Stack) -> None:  # noqa: F811
+    stack.start_worker()
+    assert stack.ledger.queues.pause("training")
+    held = stack.submit("nap", ticks=1)
+    stack.stop_worker()
+    stack.redis.kill()
+    stack.redis.start()
+    stack.start_worker()
+    quick = stack.submit("blink", note="another queue continues")
+    assert stack.ended(quick).state is State.SUCCEEDED
+    assert stack.ledger.need(held.id).state is State.QUEUED
+    assert stack.ledger.queues.counts()["training"].paused_at is not None
+    stack.ledger.queues.resume("training")
+    assert (stack.ended(held).state, stack.ended(held).attempt) == (State.SUCCEEDED, 1)
 
 
 def test_purge_asks_and_does_nothing_unless_somebody_says_yes(cli: Cli) -> None:

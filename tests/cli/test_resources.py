@@ -15,7 +15,7 @@ from tasks.accelerators.devices import Device, Devices, GpuProcess, read_devices
 from tasks.queues import Needs
 from tasks.system.cgroups import Allowed, read_allowed
 from tests.cli.test_devices import a_jetson
-from tests.queue_table import WITHOUT_GPU, needs_in_all
+from tests.fixtures.queue_table import WITHOUT_GPU, needs_in_all
 
 GIB = 1 << 30
 

@@ -10,7 +10,7 @@ from mistudio_cli.errors import Code
 from tasks.storage.store import Store
 from tests.cli.conftest import Cli
 from tests.conftest import until
-from tests.work_folders import left_by
+from tests.fixtures.work_folders import left_by
 
 
 def work_folder(world: Cli, job_id: str) -> Path:

@@ -21,7 +21,7 @@ from tasks.sae.formats.native import Scales, load_sae, save_sae
 from tasks.storage.store import Store
 from tests.cli.conftest import Cli
 from tests.cli.test_json_contract import DOCUMENT, EXAMPLES, differences
-from tests.work_folders import next_attempt
+from tests.fixtures.work_folders import next_attempt
 
 ABOUT = {"model_name": "tiny", "hook_name": "blocks.1.hook_resid_post", "hook_layer": 1}
 DENSITIES = {"never": 12, "log10_edges": [-7 + n / 2 for n in range(15)], "counts": [0] * 8 + [4, 0, 24, 8, 0, 0]}

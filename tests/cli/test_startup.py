@@ -13,7 +13,7 @@ import pytest
 
 from mistudio_cli.app import COMMANDS
 from tests.cli.conftest import Cli, Ended
-from tests.core.test_ledger import a_job
+from tests.ledger.test_ledger import a_job
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,7 +16,7 @@ from tasks.redis_client.redis_url import Address
 from tasks.storage.store import Store
 from tasks.submission import plan
 from tests.cli.conftest import Cli
-from tests.sae.conftest import tiny_model
+from tests.fixtures.bench import tiny_model
 
 
 @pytest.mark.parametrize("kind", list(kinds()))

@@ -8,7 +8,7 @@ from mistudio_cli.errors import Code
 from tasks.jobs.kind import kinds
 from tasks.text.tokens import TokenWriter
 from tests.cli.conftest import Cli
-from tests.sae.conftest import CONTEXT, VOCABULARY, some_tokens, tiny_model
+from tests.fixtures.bench import CONTEXT, VOCABULARY, some_tokens, tiny_model
 
 
 @pytest.fixture

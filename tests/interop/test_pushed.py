@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tasks.sae.formats.native import save_density, save_sae
-from tests.data.hub_repos import serve_repos
+from tests.hub.repositories import serve_repos
 from tests.interop.conftest import Compare
 from tests.interop.trained import D_SAE, activations, encoded_by, trained
 

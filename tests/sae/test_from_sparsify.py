@@ -14,7 +14,7 @@ from tasks.errors import UserError
 from tasks.sae.formats.exporting import SPARSIFY, write_as
 from tasks.sae.formats.native import load_sae, read_config, save_sae
 from tasks.sae.importing.convert import take
-from tests.sae.families import model_of
+from tests.models.families import model_of
 from tests.sae.test_formats import SCALE, trained
 from tests.sae.test_importing import taken
 

@@ -11,7 +11,7 @@ from tasks.errors import UserError
 from tasks.jobs.kind import kind_named
 from tasks.sae.formats.exporting import SAE_LENS, SPARSIFY, write_as
 from tasks.sae.formats.native import read_config, save_sae
-from tests.sae.conftest import Bench
+from tests.fixtures.bench import Bench
 from tests.sae.test_formats import SCALE, trained
 from tests.sae.test_importing import NORMED, gemma_scope, gemma_scope_2
 

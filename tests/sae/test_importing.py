@@ -19,8 +19,8 @@ from tasks.sae.coder import Coder
 from tasks.sae.density import histogram
 from tasks.sae.formats.native import load_density, load_sae, read_config, save_density, save_sae
 from tasks.sae.importing.convert import folders_in, form_of, take
-from tests.sae.conftest import Bench
-from tests.sae.families import model_of
+from tests.fixtures.bench import Bench
+from tests.models.families import model_of
 from tests.sae.test_formats import SCALE, trained
 
 D_IN, D_SAE = 8, 24

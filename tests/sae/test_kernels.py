@@ -18,8 +18,8 @@ from torch import Tensor
 from tasks.kinds import train
 from tasks.sae.ops import backend
 from tasks.sae.ops.backend import TorchPasses, try_kernels
-from tests.sae.conftest import Bench
-from tests.sae.test_train_kind import prepared
+from tests.fixtures.bench import Bench
+from tests.train_job.test_train import prepared
 
 NEEDS_TRITON = pytest.mark.skipif(
     find_spec("triton") is None, reason="triton is not installed: pip install 'mistudio[triton]'"

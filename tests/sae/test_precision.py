@@ -14,7 +14,7 @@ from tasks.sae.ops import active_pairs, preactivations
 from tasks.sae.ops.preactivations import Exact, Rounded
 from tasks.sae.training.schedule import TrainConfig
 from tasks.sae.training.trainer import Trainer
-from tests.sae.conftest import Planted, shaped
+from tests.fixtures.bench import Planted, shaped
 from tests.sae.test_architectures import (
     CHOICES,
     DEAD,

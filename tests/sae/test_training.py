@@ -20,7 +20,7 @@ from tasks.sae.training import checkpoint
 from tasks.sae.training.resample import resample
 from tasks.sae.training.schedule import TrainConfig
 from tasks.sae.training.trainer import METRICS, Trainer
-from tests.sae.conftest import Planted, shaped
+from tests.fixtures.bench import Planted, shaped
 
 
 def config(architecture: str, steps: int = 40, **changes) -> TrainConfig:

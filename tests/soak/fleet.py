@@ -22,10 +22,10 @@ from tasks.redis_client.redis_retry import retry_until_reachable
 from tasks.storage.store import Store
 from tasks.submission.plan import submit
 from tests.conftest import until
-from tests.soak.census import Being, Role
+from tests.soak.processes import Being, Role
+from tests.soak.reader import ledger_of
 from tests.soak.strikes import Siege
-from tests.soak.visitor import ledger_of
-from tests.supervision.conftest import EXTRA, MISTUDIO, Home, ending
+from tests.supervisor.conftest import EXTRA, MISTUDIO, Home, ending
 
 QUEUES = ("training", "high_priority")
 

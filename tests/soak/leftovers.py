@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from tasks.jobs.kind import State
 from tasks.ledger.client import Ledger
 from tasks.storage.store import Store
-from tests.soak.reckoning import Life
+from tests.soak.invariants import Life
 
 #: All that is in Redis when no job is live. Anything else is left over: a lease, a message, a promise of an artifact.
 _LASTING = re.compile(

@@ -10,8 +10,8 @@ from tasks.ledger.client import Ledger
 from tasks.paths import Places
 from tasks.storage.store import Store
 from tasks.submission.plan import submit
-from tests.soak.reckoning import faults_of, lives
-from tests.soak.visitor import Visitor
+from tests.soak.invariants import faults_of, lives
+from tests.soak.reader import Visitor
 
 EVERY_S = 0.2
 NAPS, BLINKS = 3, 6  # the most that have not ended

@@ -19,7 +19,7 @@ import pytest
 from tasks.ledger.maintenance import LEASE_TTL_S
 from tasks.paths import Places
 from tests.conftest import until
-from tests.soak.census import Being, Census, Role, above
+from tests.soak.processes import Being, Census, Role, above
 
 #: How often each is a target, and of what.
 Targets = Mapping[Role, tuple[int, tuple[str, ...]]]

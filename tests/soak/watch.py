@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tasks.paths import Places
-from tests.soak.census import Being, Census, Role, above
+from tests.soak.processes import Being, Census, Role, above
 
 LOOK_EVERY_S = 0.05
 
