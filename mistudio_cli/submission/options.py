@@ -24,7 +24,7 @@ from tasks.submission.plan import ArtifactCatalog, SubmitOptions
 #: Errors of a file printed at once.
 MAX_FAULTS_SHOWN = 50
 
-#: The flags of every way of submitting, as `Manner` takes them.
+#: The flags of every way of submitting, as `SubmitFlags` takes them.
 FLAGS: dict[str, tuple[Any, Any]] = {
     "priority": (
         int | None,

@@ -216,7 +216,7 @@ class Context(Protocol):
     def metrics(self, at: int, values: Mapping[str, float | None]) -> None:
         """Measured at `at` (steps, tokens, …, which only grow in an attempt): seen with the next progress. Cheap.
 
-        At most METRICS_TOLD, always the same; those that matter most come first.
+        At most MAX_METRICS, always the same; those that matter most come first.
         """
 
     def note(self, sentence: str) -> None:

@@ -6,13 +6,12 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from math import isfinite
 from pathlib import Path
 
 from tasks.jobs.kind import MAX_METRICS, MetricPoint, Progress, Stopped
 from tasks.ledger.client import Claim, Ledger
-from tasks.redis_client.redis_retry import retry_until_reachable
+from tasks.redis_client.redis_retry import patient
 from tasks.runner.reporter import Reporter
 from tasks.storage import attempts
 from tasks.storage.store import Store
@@ -44,7 +43,7 @@ class RunContext:
         self.begins = not self.store.work_folder(job.id).exists()
         if job.from_checkpoint:
             attempts.hand_over(self.store, job.from_checkpoint, job.id)
-        if retry_until_reachable(lambda: self.ledger.renew(self.claim)) == "lost":
+        if patient(self.ledger).renew(self.claim) == "lost":
             raise attempts.Superseded(job.id)
         self.workdir = attempts.begin(self.store, job.id, job.attempt, self.claim.token)
         self.output = self.workdir / attempts.OUTPUT
@@ -91,7 +90,7 @@ class RunContext:
     def send_the_rest(self) -> None:
         """Send what was reported and is not sent yet: the work is over. Raises Unreachable when that takes too long."""
         for message in self.reporter.close():
-            retry_until_reachable(partial(message, self.ledger))
+            message(patient(self.ledger))
 
 
 def _short(value: float | None) -> float | None:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
-#: The 256 bytes and the end-of-text token come before any merge.
-MINIMUM_VOCAB = 257
 
 
 def train_bpe(batches: Iterable[list[str]], vocab: int) -> PreTrainedTokenizerFast:

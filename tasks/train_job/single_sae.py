@@ -24,7 +24,7 @@ from tasks.text.compatibility import check_bos_of_sae
 from tasks.train_job.artifact import save
 from tasks.train_job.evaluation import Evaluation
 from tasks.train_job.init_from import initialize_from
-from tasks.train_job.metrics_reporter import Watch
+from tasks.train_job.metrics_reporter import MetricsReporter
 from tasks.train_job.params import GIVEN_UP, resume_point, steps_of
 from tasks.train_job.vector_source import shape_of
 
@@ -52,7 +52,7 @@ class SaeTraining:
             initialize_from(self.trainer, folder, params.init_from)
         self.evaluation = Evaluation(self.trainer, seen, params.evaluate)
         self.evaluation.on_rows = self._report_evaluation
-        self.watch = Watch(context, self.trainer)
+        self.metrics = MetricsReporter(context, self.trainer)
         self.first = 0  # the step from which this attempt resumes
         self.failed = self._given_up_before()  # why it does not get to its end
         self._speed: dict[str, Any] | None = None  # of its steps, once they are over
@@ -74,7 +74,7 @@ class SaeTraining:
         self._settle_precision()
         self._log_what_is_trained()
         self._look_whether_it_is_over()
-        with self.watch.logging(self.params.log, dataclasses.asdict(self.params)):
+        with self.metrics.logging(self.params.log, dataclasses.asdict(self.params)):
             with self._failing_alone():
                 self.trainer.begin(folder)
             yield
@@ -91,12 +91,13 @@ class SaeTraining:
             self.trainer.advance(folder)
             if self.evaluation.is_due():
                 self.trainer.check()
-                self.trainer.save(folder, self.evaluation.write(folder))
+                evaluation = self.evaluation.write(folder)
+                self.trainer.save(folder, evaluation["fvu"])
                 self._log_checkpoint()
-                self.watch.receive_evaluation()
+                self.metrics.report_evaluation(evaluation)
                 self._look_whether_it_is_over()
         if not self.is_unfinished:
-            self._speed = self.watch.result()
+            self._speed = self.metrics.result()
 
     def save(self) -> None:
         """Write a checkpoint of what it has learned, unless it has failed."""
@@ -219,7 +220,7 @@ class SaeTraining:
         self.context.progress("predicting", done, total, "rows")
 
     def _pace(self) -> dict[str, Any]:
-        rates = dict(self._speed or self.watch.result())
+        rates = dict(self._speed or self.metrics.result())
         if not self.seen.is_alone:
             rates["tokens_per_s_together"] = rates.pop("tokens_per_s")
         return rates

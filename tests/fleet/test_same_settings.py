@@ -1,6 +1,6 @@
 """What a worker must share with the others: whatever differs is one sentence, strands no job, and ends with its cause.
 
-Kinds of jobs may differ: tests/core/test_other_versions.py. What `mistudio join` says: tests/cli/test_join.py.
+Kinds of jobs may differ: tests/fleet/test_other_versions.py. What `mistudio join` says: tests/cli/test_join.py.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from tests.fixtures.stack import Stack
 from tests.fixtures.work_folders import left_by
 from tests.jobs.test_estimate import add_model, add_tokens
 
-SLOW_DISK = Path(__file__).parent.parent / "supervision" / "slow_disk.c"
+SLOW_DISK = Path(__file__).parent.parent / "supervisor" / "slow_disk.c"
 #: The grace of a training that has measured nothing, what the disk takes for each of its SAEs, and those.
 GRACE_S, FSYNC_S, SAES = 2.0, 0.8, 6
 

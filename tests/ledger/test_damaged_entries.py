@@ -74,7 +74,7 @@ def test_a_damaged_heartbeat_hides_no_other_and_ends_no_supervisor(
     ledger.client.call("HSET", "mistudio:workers", "evil", HEARTBEATS[name])
     assert [heartbeat.name for heartbeat in ledger.workers()] == ["good@h"]
     heartbeat_monitor = HeartbeatMonitor(Clock())
-    heartbeat_monitor.listen_at(session_redis.url)
+    heartbeat_monitor.connect_to(session_redis.url)
     heartbeat_monitor.listen([])
     assert heartbeat_monitor.busy() == frozenset()
     heartbeat_monitor.close()

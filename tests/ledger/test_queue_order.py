@@ -161,3 +161,12 @@ def test_jobs_that_ended_are_counted_by_the_time_since(ledger: Ledger) -> None:
         ledger.finish(claim(ledger, job), State.SUCCEEDED, "done")
         ledger.client.call("ZADD", "mistudio:queue:training:ended", ledger.now() - age_s, job)
     assert ledger.queues.counts()["training"].ended == (1, 2, 3)
+
+
+def test_children_of_one_parent_are_queued_in_the_order_of_their_submission(ledger: Ledger) -> None:
+    parent = queued(ledger)
+    waiting = [queued(ledger, parents=(parent,)) for _ in range(40)]
+    held = claim(ledger, parent)
+    assert held is not None
+    ledger.finish(held, State.SUCCEEDED, "done")
+    assert ledger.queues.order("training", 40) == waiting, "Redis keeps a parent's children in no order"

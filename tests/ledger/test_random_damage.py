@@ -110,7 +110,7 @@ def test_nothing_that_stands_in_redis_raises_anything_else(
 ) -> None:
     rng = random.Random(SEED)
     heartbeat_monitor = HeartbeatMonitor(Clock())
-    heartbeat_monitor.listen_at(session_redis.url)
+    heartbeat_monitor.connect_to(session_redis.url)
     for number in range(COUNT):
         ledger.client.call("FLUSHDB")
         jobs = fill(ledger)

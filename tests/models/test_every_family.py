@@ -70,7 +70,7 @@ def _table(verdicts: list[Verdict]) -> str:
             "",
             "| family | outcome | sentence or reason |",
             "|---|---|---|",
-            *(f"| {v.family} | {v.outcome} | {_cell(v.result)} |" for v in verdicts),
+            *(f"| {v.family} | {v.outcome} | {_cell(v.message)} |" for v in verdicts),
             "",
         ]
     )

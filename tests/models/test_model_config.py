@@ -150,7 +150,7 @@ POSITIONS: dict[str, tuple[dict[str, Any], int | None, bool]] = {
 
 @pytest.mark.parametrize("family", POSITIONS)
 def test_as_many_tokens_fit_as_the_model_can_use(tmp_path: Path, family: str):
-    from tests.sae import families
+    from tests.models import families
 
     own, longest, has_an_end = POSITIONS[family]
     changed = families._OWN[family] | own

@@ -16,7 +16,7 @@ COPIED = ("benchmarks", "deploy", "docs", "mistudio_cli", "profiles", "tasks", "
 #: The row that CONTRIBUTING.md adds.
 (ROW,) = re.findall(r"^\+(    Queue\(.*\n)", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE)
 #: Tests of what derives from the table, of those that start no process of the installed package.
-TESTS = ("core/test_queues.py", "supervision/test_profile.py", "cli/test_resources.py")
+TESTS = ("project/test_queues.py", "supervisor/test_profile.py", "cli/test_resources.py")
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,11 @@ COMMAND = "import sys; from mistudio_cli.main import main; sys.exit(main(sys.arg
 STEP = """
 import torch
 from tasks.sae.architectures import build
-from tasks.sae.coder import CoderConfig, Moment
+from tasks.sae.coder import CoderConfig, StepState
 
 coder = build(CoderConfig("ridge", 16, 64), seed=1)
 x = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
-step_state = Moment(torch.zeros(0, dtype=torch.int64))
+step_state = StepState(torch.zeros(0, dtype=torch.int64))
 with torch.no_grad():
     losses = coder.step(x, x, step_state)
 found = {name: parameter.grad for name, parameter in coder.parameters.items()}

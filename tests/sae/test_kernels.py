@@ -120,9 +120,10 @@ def test_the_environment_can_forbid_them(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_step_on_a_cpu_does_not_look_for_them():
     code = (
-        "import sys, torch; from tasks.sae.architectures import build; from tasks.sae.coder import CoderConfig, Moment;"
+        "import sys, torch; from tasks.sae.architectures import build;"
+        "from tasks.sae.coder import CoderConfig, StepState;"
         "x = torch.randn(9, 8); nobody = torch.zeros(0, dtype=torch.int64);"
-        "build(CoderConfig('topk', 8, 64)).step(x, x, Moment(nobody));"
+        "build(CoderConfig('topk', 8, 64)).step(x, x, StepState(nobody));"
         "sys.exit(any(name.partition('.')[0] == 'triton' or 'triton_kernels' in name for name in sys.modules))"
     )
     assert in_a_process("-c", code).returncode == 0

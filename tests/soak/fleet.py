@@ -18,7 +18,7 @@ from tasks import kinds
 from tasks.jobs import kind as jobs
 from tasks.jobs.kind import Job
 from tasks.ledger.client import Ledger
-from tasks.redis_client.redis_retry import retry_until_reachable
+from tasks.redis_client.redis_retry import patient
 from tasks.storage.store import Store
 from tasks.submission.plan import submit
 from tests.conftest import until
@@ -97,7 +97,7 @@ class Fleet:
 
     def ended(self, job: Job) -> Job:
         """Its record when it has ended."""
-        until(lambda: retry_until_reachable(lambda: self.ledger.need(job.id)).state.ended, 60, f"{job.id} to end")
+        until(lambda: patient(self.ledger).need(job.id).state.ended, 60, f"{job.id} to end")
         return self.ledger.need(job.id)
 
     def reasons(self, job: Job) -> list[str]:

@@ -316,7 +316,7 @@ def test_a_drain_from_elsewhere_ends_when_all_is_stopped_there(two: tuple[Cli, C
     name = f"two@{socket.gethostname()}"
     assert mine("workers drain one").returncode == 0, "the job is the other one's"
     job = mine.nap(3000)
-    until(lambda: mine.result(f"jobs show {job} --json")["state"] == "running", 60, "the job to run")
+    until(lambda: mine.read_json(f"jobs show {job} --json")["state"] == "running", 60, "the job to run")
     drain = mine.begin("workers", "drain", name)
     until(lambda: theirs.home.worker("two")["state"] == "draining", 30, "the drain to begin")
     assert theirs("workers stop --all --now").returncode == 0
@@ -362,7 +362,7 @@ def test_the_log_of_a_worker_elsewhere_is_followed(two: tuple[Cli, Cli]) -> None
     until(lambda: mine(f"workers logs two@{socket.gethostname()}").returncode == 0, 30, "the log of two")
     following = mine.begin("workers", "logs", f"two@{socket.gethostname()}", "-f", "-n", "0")
     assert following.stdout is not None
-    job = theirs.result("submit nap --ticks 1 --name followed --json")["id"]
+    job = theirs.read_json("submit nap --ticks 1 --name followed --json")["id"]
     with deadline(60, "workers logs -f"):
         assert any("nap followed succeeded" in line for line in following.stdout), job
     following.terminate()

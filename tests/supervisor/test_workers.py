@@ -51,14 +51,14 @@ class Cli:
         done.stderr = TOO_SMALL.sub("", done.stderr)
         return done
 
-    def result(self, words: str) -> Any:
+    def read_json(self, words: str) -> Any:
         done = self(words)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
     def nap(self, ticks: int) -> str:
         """Submit a job of that length; its id."""
-        return self.result(f"submit nap --name nap-{ticks} --ticks {ticks} --json")["id"]
+        return self.read_json(f"submit nap --name nap-{ticks} --ticks {ticks} --json")["id"]
 
     def job(self, job_id: str) -> Job:
         return self.home.job(job_id)

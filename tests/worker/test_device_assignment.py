@@ -223,7 +223,7 @@ def test_an_error_of_cudas_on_a_card_that_is_lost_is_reported_as_that(stack: Sta
     cards.says(GPUS=1, LOST=0)
     (stack.folder / "now").touch()
     ended = stack.ended(job)
-    assert (ended.state, ended.attempt, (ended.error or {})["type"]) == (State.FAILED, 1, "UserError")
+    assert (ended.state, ended.attempt, (ended.error or {})["type"]) == (State.FAILED, 1, "Problem")
     assert ended.reason == f"{LOST}. Reset the GPU or restart the machine, then: mistudio jobs retry"
     waits_for_the_card_to_come_back(stack, cards)
 
@@ -326,7 +326,7 @@ def test_a_job_whose_gpu_option_cannot_be_met_fails_in_its_first_attempt_and_say
     monkeypatch.setattr(slot.device_assignment, "device_for", requested)
     slot._run(ledger, claim, LeaseKeeper(ledger, claim))
     failed = ledger.need(job.id)
-    assert (failed.state, failed.attempt, (failed.error or {})["type"]) == (State.FAILED, 1, "UserError")
+    assert (failed.state, failed.attempt, (failed.error or {})["type"]) == (State.FAILED, 1, "Problem")
     assert "has no GPU 7: its GPUs are 0, 1. Submit the job again with another --gpu" in failed.reason
 
 
