@@ -25,7 +25,7 @@ def test_no_worker_consumes_its_queue(cli: Cli) -> None:
     job = submit(cli)
     result = cli("jobs", "explain", job.id)
     assert result.out == (
-        f"{job.id} (nap a) is queued.\n- Nobody works on its queue training.  (mistudio workers start full)\n"
+        f"{job.id} (nap a) is queued.\n- No worker consumes its queue training.  (mistudio workers start full)\n"
     )
 
 
