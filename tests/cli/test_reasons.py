@@ -39,7 +39,8 @@ def test_without_a_worker_it_says_so(cli: Cli, words: str) -> None:
         until(lambda: cli.ledger.page().jobs, 30)
         (job,) = cli.ledger.page().jobs
         said(command)  # how to follow it
-    assert said(command) == [f"{job.id} is queued. No worker consumes its queue training.  (mistudio workers start full)"]
+    hint = "(mistudio workers start full)"
+    assert said(command) == [f"{job.id} is queued. No worker consumes its queue training.  {hint}"]
     finish(cli, job)
     _, rest = command.communicate(timeout=30)
     assert "No worker consumes" not in rest
