@@ -53,9 +53,10 @@ soak: install ## Kill every process again and again under load: ROUNDS=200 JOBS=
 		tests/worker/test_killed_training.py tests/jobs/test_memory.py \
 		tests/cli/test_doors.py tests/parsing/test_documents.py
 
-check: install ## Style, types and the floors of the architecture
+check: install ## Style, words, types and the floors of the architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/python -m docs.word_check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -42,7 +42,7 @@ def ls(as_json: Json = False) -> None:
     if paused := [row.name for row in rows if row.state == "paused"]:
         output.talk(f"Nothing of {', '.join(paused)} is started: mistudio queue resume {' '.join(paused)}")
     if deserted := [row.name for row in rows if row.pending and not row.consumers]:
-        output.talk(f"Nobody works on {', '.join(deserted)}: mistudio workers start full")
+        output.talk(f"No worker consumes {', '.join(deserted)}: mistudio workers start full")
 
 
 @app.command("peek")
@@ -117,7 +117,7 @@ def move(
 ) -> None:
     """Move a job that has not started to another queue or to the front."""
     if to is None and not top:
-        raise UserError("Where to?", "Say --to QUEUE, --top, or both")
+        raise UserError("No destination given.", "Say --to QUEUE, --top, or both")
     ledger = _ledger()
     from mistudio_cli.jobs.lookup import find_job
 
@@ -142,5 +142,5 @@ def _checked(words: Sequence[str]) -> list[str]:
 
 def _named(names: Sequence[str] | None, *, every: bool) -> list[str]:
     if every == bool(names):
-        raise UserError("Which queues?", f"Name some of {', '.join(QUEUE_NAMES)}, or say --all")
+        raise UserError("No queues given.", f"Name some of {', '.join(QUEUE_NAMES)}, or say --all")
     return list(QUEUE_NAMES) if every else _checked(names or ())

@@ -1,4 +1,4 @@
-"""What `doctor` looks at: each check is a function from what was found to a verdict and what mends it."""
+"""The checks of `doctor`: each is a function from what was found to a verdict and a fix."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def all_checks(settings: Settings) -> Iterator[Check]:
 
 
 def of_ledger(ledger: Ledger, own_workers: Sequence[int]) -> Iterator[Check]:
-    """What the ledger tells of workers, messages and hosts; `own_workers` are the pids of this home's."""
+    """Check the ledger's workers, messages and hosts; `own_workers` are the pids of this home's."""
     yield from _if_readable(lambda: [workers(read_queues(ledger).queues or ())])
     key = ledger.client.key(dead_letters.KEY)
     yield from _if_readable(
@@ -203,7 +203,9 @@ def redis_version(version: str, shown: str) -> Check:
 
 
 def supervisor(status: dict[str, Any] | Exception | None) -> Check:
-    """Whether somebody keeps this home's workers alive, given what it told or why it did not; None is nobody."""
+    """Whether a supervisor keeps this home's workers alive, given its status or the error instead; None means none
+    runs.
+    """
     if isinstance(status, Exception):
         hint = "mistudio workers stop --all, then start again"
         return Check("supervisor", "failed", f"does not answer: {status}", hint)
@@ -326,7 +328,7 @@ def _if_readable(checks: Callable[[], Iterable[Check]]) -> Iterator[Check]:
     try:
         yield from checks()
     except (Unreachable, Refused):
-        return  # told by the check of Redis
+        return  # reported by the check of Redis
 
 
 def _info(text: str) -> dict[str, str]:

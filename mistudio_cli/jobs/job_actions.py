@@ -20,14 +20,14 @@ def set_priority(ledger: Ledger, job: Job, priority: int) -> str:
 
 def pause_queue(ledger: Ledger, name: str) -> str:
     """Start no more jobs of a queue."""
-    told = "is paused" if ledger.queues.pause(name) else "was paused already"
-    return f"{name} {told}; {_queued(ledger, name)}. Go on: mistudio queue resume {name}"
+    outcome = "is paused" if ledger.queues.pause(name) else "was paused already"
+    return f"{name} {outcome}; {_queued(ledger, name)}. Resume: mistudio queue resume {name}"
 
 
 def resume_queue(ledger: Ledger, name: str) -> str:
     """Start jobs of a queue again."""
-    told = "goes on" if ledger.queues.resume(name) else "was not paused"
-    return f"{name} {told}; {_queued(ledger, name)}."
+    outcome = "is resumed" if ledger.queues.resume(name) else "was not paused"
+    return f"{name} {outcome}; {_queued(ledger, name)}."
 
 
 def describe_retries(begun: Begun) -> Iterator[str]:

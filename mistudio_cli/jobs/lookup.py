@@ -1,4 +1,4 @@
-"""How a person names a job, and how a job is told in full."""
+"""Job lookup by id or name, and the full description of a job."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def show_lines(
 
 
 def _device(job: Job, holder: Holder | None) -> str:
-    """The device, and what the job holds there and was expected to, as `top` tells it."""
+    """The device, and what the job holds there and was expected to, as `top` shows it."""
     if holder is None:
         return job.device or ""
     return f"{job.device}, holds {humanize.size(holder.memory)}, expected {humanize.size(holder.expected)}"

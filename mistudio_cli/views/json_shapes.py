@@ -1,4 +1,4 @@
-"""From record to JSON: the only place, with `profile_shapes`, that spells a key of the contract in docs/json.md.
+"""From record to JSON: the keys of the contract in docs/json.md, together with `profile_json`.
 
 Times are ISO 8601 in UTC, ages are seconds, sizes are bytes, and what is unknown is None.
 """
@@ -104,7 +104,7 @@ def job(record: Job) -> dict[str, Any]:
 
 
 def series(points: Sequence[MetricPoint]) -> dict[str, list[float | None]] | None:
-    """What a job measured in its course: a list for each metric, and where it was, `at`; None when nothing is known."""
+    """What a job has measured so far: a list for each metric, and where it was, `at`; None when nothing is known."""
     if not points:
         return None
     columns: dict[str, list[float | None]] = {"at": [point.at for point in points]}
@@ -115,7 +115,7 @@ def series(points: Sequence[MetricPoint]) -> dict[str, list[float | None]] | Non
 def job_in_full(
     record: Job, events: Sequence[dict[str, Any]], path: str | None, around: Surroundings
 ) -> dict[str, Any]:
-    """`jobs show`: the list's keys and the rest; `path` is where its artifact lies."""
+    """`jobs show`: the list's keys and the rest; `path` is where its artifact is stored."""
     return {
         **job(record),
         "error": record.error,
@@ -152,7 +152,7 @@ def relative(job_id: str, record: Job | None) -> dict[str, Any]:
 
 
 def made_at(record: Job, store: Path) -> str | None:
-    """Where the artifact of that job lies; None when it made none."""
+    """The path of that job's artifact; None when it made none."""
     return str(store / record.artifact) if record.artifact and record.state is State.SUCCEEDED else None
 
 

@@ -1,4 +1,4 @@
-"""Messages of Celery apps that know nothing of the ledger: the only place where a task's arguments become a job."""
+"""Messages of Celery apps without a ledger: turns a task's arguments into a job. No other module does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Doing a claimed job's work and telling the ledger how it ended: the same in a runner and in a worker's slot."""
+"""Runs a claimed job and records its outcome in the ledger: the same in a runner and in a worker's slot."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _TRACEBACK_CHARS = 4000
 def work_on(
     claim: Claim, ledger: Ledger, device: str, stop_requested: Callable[[], bool], on_lost: Callable[[], None]
 ) -> None:
-    """Do the work of a claimed job, by this process's environment; raises Stopped when told to stop.
+    """Do the work of a claimed job, by this process's environment; raises Stopped when asked to stop.
 
     A store in which it cannot even begin fails it at once: another attempt would find the same store. An attempt that
     has lost its lease ends in silence: what it meets is not the job's failure.
@@ -81,7 +81,7 @@ def _unusable(store: Path, error: OSError) -> UserError:
 
 
 def perform(context: RunContext) -> None:
-    """Run the job's kind, publish what it made and tell the ledger; raises Stopped when told to stop."""
+    """Run the job's kind, publish its artifacts and record the result; raises Stopped when asked to stop."""
     job, began = context.claim.job, time.monotonic()
     result, lacking = None, ""
     try:
@@ -92,11 +92,11 @@ def perform(context: RunContext) -> None:
             raise UserError(lacking)
     except (Stopped, Unreachable):
         raise
-    except Exception as error:  # noqa: BLE001 - whatever a kind raises is the job's failure, told in its record
+    except Exception as error:  # noqa: BLE001 - whatever a kind raises is the job's failure, and goes into its record
         if _record_failure(context, error, result, began) and lacking:
             context.store.discard(job.id)  # what could be made is published, and the rest would fail again
         return
-    # Said before it is told: who waits for the end, and then reads the log, shall find it there.
+    # Logged before it is recorded: whoever waits for the end and then reads the log must find this line.
     log.info("%s %s succeeded after %.1f s", job.kind, job.name, time.monotonic() - began)
     context.send_the_rest()
     patient(context.ledger).finish(context.claim, State.SUCCEEDED, "done", result=result)
@@ -138,7 +138,7 @@ def _chosen(job: Job) -> dict[str, Any]:
 
 
 def _log_start(context: RunContext) -> None:
-    """Say where a job goes on that was to take over a checkpoint, when it begins for the first time."""
+    """Log where the job resumes if it was to take over a checkpoint, when it begins for the first time."""
     job = context.claim.job
     if not job.from_checkpoint or not context.begins:
         return
@@ -149,7 +149,7 @@ def _log_start(context: RunContext) -> None:
 
 
 def result_made_by(job: Job, store: Store) -> dict[str, Any] | None:
-    """The result of the job if it has published all that it makes, whether it could still tell so or not.
+    """The result of the job if it has published all that it makes, even if it died before it recorded that.
 
     Of several artifacts it is that of each, by name.
     """
@@ -201,7 +201,7 @@ def _sentence(error: BaseException) -> str:
 def _result_of(context: RunContext, kind: JobKind) -> tuple[dict[str, Any], str]:
     """The result of the job, whose artifacts are published then; and which of them could not be made, if any."""
     job = context.claim.job
-    made = result_made_by(job, context.store)  # by an earlier attempt, that died between publishing and telling
+    made = result_made_by(job, context.store)  # by an earlier attempt, that died between publishing and recording
     if made is not None:
         return made, ""
     params = kind.read_params(job.params)

@@ -1,6 +1,6 @@
 """`python -P -m tasks.runner JOB`: one heavy job = one process group, started by a worker's slot.
 
-The slot tells it through `tasks.runner.liveness_pipe` which claim and which device are its own, and holds its life in
+The slot sends it through `tasks.runner.liveness_pipe` which claim and which device are its own, and holds its life in
 that line.
 """
 

@@ -1,4 +1,4 @@
-"""What a job's kind sees of the world while it runs, in a runner and in a worker's slot."""
+"""The context of a running job for its kind, in a runner and in a worker's slot."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class RunContext:
         self.output = self.workdir / attempts.OUTPUT
 
     def stopping(self) -> bool:
-        """Whether the job was told to stop."""
+        """Whether the job was asked to stop."""
         return self.stop_requested()
 
     def live_jobs(self) -> set[str]:
@@ -68,12 +68,12 @@ class RunContext:
         self._measured = MetricPoint(at, {name: _short(value) for name, value in values.items()})
 
     def note(self, sentence: str) -> None:
-        """Tell in the job's log and its history what a person should know of how it goes on."""
+        """Write a sentence about the job's progress to its log and its history."""
         log.info("%s", sentence)
         self.reporter.note(sentence)
 
     def progress(self, phase: str, done: int, total: int | None = None, unit: str = "") -> None:
-        """Say how far the work is; raises Stopped once the job was told to stop."""
+        """Report progress; raises Stopped once the job was asked to stop."""
         if self.stop_requested():
             raise Stopped
         now = time.monotonic()

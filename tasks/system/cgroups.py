@@ -22,7 +22,7 @@ class Allowed:
 
 
 def read_allowed(proc: Path = PROC, cgroups: Path = CGROUPS) -> Allowed:
-    """The tightest limit of this process's group and of those it lies in. Never raises: nothing there, no limit."""
+    """The tightest limit of this process's group and its ancestors. Never raises: nothing there means no limit."""
     folders = list(_folders(proc, cgroups))
     cpus = [limit for folder in folders if (limit := _cpus(folder / "cpu.max")) is not None]
     memory = [int(word) for folder in folders if (word := _read(folder / "memory.max")).isdigit()]

@@ -1,4 +1,4 @@
-"""How a coder in training does on rows it never sees: measured a few times, at steps that are known beforehand."""
+"""Evaluation of a coder on held-out rows during training: a few times, at steps that are known beforehand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One SAE in training: the only place that knows all that belongs to it, from its first step to its artifact."""
+"""One SAE in training: everything that belongs to it, from its first step to its artifact."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ class SaeTraining:
         self.evaluation = Evaluation(self.trainer, seen, params.evaluate)
         self.evaluation.on_rows = self._report_evaluation
         self.metrics = MetricsReporter(context, self.trainer)
-        self.first = 0  # the step from which this attempt goes on
+        self.first = 0  # the step from which this attempt resumes
         self.failed = self._given_up_before()  # why it does not get to its end
         self._speed: dict[str, Any] | None = None  # of its steps, once they are over
 
     @contextmanager
-    def going_on(self) -> Iterator[None]:
-        """Inside, it goes on from the newest checkpoint, and its logs are open."""
+    def resuming(self) -> Iterator[None]:
+        """Inside, it resumes from the newest checkpoint, and its logs are open."""
         if self.failed is not None:
             yield
             return
@@ -70,7 +70,7 @@ class SaeTraining:
         if not self.first and (left := resume_point(folder)):
             self.context.note(f"starts from scratch: the checkpoint at {left} was made with other settings")
         if self.first:
-            self.context.note(f"goes on from step {self.first}")
+            self.context.note(f"resumes from step {self.first}")
         self._settle_precision()
         self._log_what_is_trained()
         self._look_whether_it_is_over()
@@ -107,7 +107,7 @@ class SaeTraining:
                 self._log_checkpoint()
 
     def _settle_precision(self) -> None:
-        """Decide the precision of a training that begins; one that goes on keeps its own, if that gains anything here.
+        """Decide the precision of a training that begins; one that resumes keeps its own, if that gains anything here.
 
         Raises UserError for a precision that was asked for and gains nothing here.
         """
@@ -116,7 +116,7 @@ class SaeTraining:
         if self.first:
             found = precision.kept(begun, product, device)
             if found.precision != begun:
-                self.context.note(f"goes on in float32, not in {begun} as before: {found.reason}")
+                self.context.note(f"continues in float32, not in {begun} as before: {found.reason}")
                 trainer.earlier_precisions.append(begun)
         else:
             found = precision.decide(self.params.precision, product, device)

@@ -1,7 +1,7 @@
 """One slot of a worker at work: claim the job, run it, and see to its end.
 
 A heavy job runs in a process group of its own (`tasks.worker.runner_process`); a quick one runs right here. Either way
-a thread beside the work renews the lease and hears of cancellation (`tasks.worker.lease_keeper`).
+a thread beside the work renews the lease and receives cancellation (`tasks.worker.lease_keeper`).
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from tasks.worker.slot_locks import WorkerLock
 
 log = logging.getLogger("mistudio.slot")
 
-#: Work in the slot that is over its hard limit is ended by `tasks.worker.lease_keeper`, which tells the ledger.
-#: Celery's own limit comes so much later: for a slot that does not even get to that.
+#: `tasks.worker.lease_keeper` ends work in the slot at its hard limit, and records that. Celery's own limit comes this
+#: much later, for a slot that does not even get to that.
 _BACKSTOP_S = 60.0
 
 
@@ -131,8 +131,8 @@ def _show_as_revoked(task: Any, job: Job) -> None:
     try:
         task.backend.mark_as_revoked(job.id, job.reason, request=task.request)
         task.send_event("task-revoked", terminated=True, signum=None, expired=False)
-    except Exception as error:  # noqa: BLE001 - results may lie anywhere; the ledger has the truth
-        log.warning("Celery could not be told that %s was cancelled: %s", job.id, error)
+    except Exception as error:  # noqa: BLE001 - the result backend may be anywhere; the ledger has the truth
+        log.warning("could not publish to Celery that %s was cancelled: %s", job.id, error)
 
 
 def _job_named_by(ledger: Ledger, kind: JobKind, request: Any, args: Any, values: dict[str, Any]) -> str | None:
@@ -167,7 +167,7 @@ def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str, message: dict
         with keeper, _shutdown_handled(keeper, attempt_log):
             try:
                 has_logged_its_end = _run(ledger, claim, keeper)
-            except Unreachable:  # for so long that nothing can be told: the lease has run out
+            except Unreachable:  # for too long: the lease has run out
                 raise
             except Exception as error:
                 # An internal error, not the job's: a retry may succeed, and the record says why this did not.
@@ -241,7 +241,7 @@ def _run(ledger: Ledger, claim: Claim, keeper: LeaseKeeper) -> bool:
             ledger,
             claim,
             kind,
-            wish=claim.job.gpu,
+            option=claim.job.gpu,
             stop=lambda: bool(keeper.stop_reason),
             need=lambda: _gpu_memory(ledger, kind, claim.job),
         )

@@ -130,14 +130,14 @@ def test_a_worker_that_was_given_no_card_computes_on_the_cpu(stack: Stack, cards
     cards.says(GPUS=2)
     stack.start_worker(**cards.environment, CUDA_VISIBLE_DEVICES=result, NVIDIA_VISIBLE_DEVICES="all", TMPDIR="/tmp")
     runner = stack.under_way(nap(stack, "on-the-cpu"))
-    told_to = runner.environ()
-    assert (told_to["CUDA_VISIBLE_DEVICES"], told_to["NVIDIA_VISIBLE_DEVICES"]) == ("", "all")
+    environment = runner.environ()
+    assert (environment["CUDA_VISIBLE_DEVICES"], environment["NVIDIA_VISIBLE_DEVICES"]) == ("", "all")
 
 
-def test_a_wish_for_a_card_out_of_bounds_fails_and_says_what_limits(stack: Stack, cards: Driver) -> None:
+def test_a_request_for_a_card_out_of_bounds_fails_and_says_what_limits(stack: Stack, cards: Driver) -> None:
     cards.says(GPUS=2)
     stack.start_worker(**cards.environment, CUDA_VISIBLE_DEVICES="1")
-    job = stack.ledger.submit(dataclasses.replace(stack.submit("nap", ticks=1), id="wishes", gpu="0", artifact=None))
+    job = stack.ledger.submit(dataclasses.replace(stack.submit("nap", ticks=1), id="options", gpu="0", artifact=None))
     assert "has no GPU 0: its GPUs are 1 (1 of 2 GPUs, by CUDA_VISIBLE_DEVICES)." in stack.ended(job).reason
 
 
@@ -221,5 +221,5 @@ def test_an_answer_that_came_late_is_the_next_ones(cards: Driver, monkeypatch: p
 def test_the_places_of_a_user_reach_the_runner_untouched(stack: Stack) -> None:
     own = {"HF_HOME": str(stack.folder / "hf"), "TMPDIR": str(stack.folder), "OMP_NUM_THREADS": "1"}
     stack.start_worker(**own)
-    told_to = stack.under_way(nap(stack, "untouched", FOR_EVER)).environ()
-    assert {name: told_to[name] for name in own} == own
+    environment = stack.under_way(nap(stack, "untouched", FOR_EVER)).environ()
+    assert {name: environment[name] for name in own} == own

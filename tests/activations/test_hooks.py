@@ -63,7 +63,7 @@ def test_what_attention_and_mlp_add_makes_the_next_residual_stream(family: str):
     resid, attn, mlp = caught(model, "resid", "attn", "mlp")
     torch.testing.assert_close(resid, after, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(before + attn + mlp, after, rtol=1e-3, atol=1e-3)
-    for added in (attn, mlp):  # each is a good part of the sum, so the sum tells whether it is the right one
+    for added in (attn, mlp):  # each is a good part of the sum, so the sum shows whether it is the right one
         assert added.norm() > 0.05 * (after - before).norm()
 
 

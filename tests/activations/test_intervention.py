@@ -67,7 +67,7 @@ def test_the_clean_loss_is_the_models_own():
     assert splice(source, ROWS, 1, lambda x: x).clean == pytest.approx(own, rel=1e-5)
 
 
-def test_what_is_not_predicted_is_not_told():
+def test_what_is_not_predicted_is_not_reported():
     model = tiny_model()
     source = ModelVectors(model, some_tokens(12)[:, :2], [find(model, Hook("resid", 1))], Mask(first=True))
     assert splice(source, ROWS, 1, lambda x: x) is None, "of two tokens the first is left out and the last has no next"
@@ -79,7 +79,7 @@ def test_what_is_recovered_is_all_where_nothing_is_lost_and_nothing_where_zeros_
 
 
 @pytest.mark.parametrize("ablated", [2.0, 1.5])
-def test_where_zeros_do_no_worse_than_the_model_there_is_no_share_to_tell(ablated: float):
+def test_where_zeros_do_no_worse_than_the_model_there_is_no_share_to_report(ablated: float):
     assert Spliced(clean=2.0, spliced=3.0, ablated=ablated, kl=0.5, tokens=9).recovered is None
 
 
@@ -165,7 +165,7 @@ def taught_model() -> Any:
     return model
 
 
-def test_standard_errors_shrink_with_the_rows_and_are_told_of_what_is_recovered():
+def test_standard_errors_shrink_with_the_rows_and_are_reported_of_what_is_recovered():
     model = taught_model()
     source = ModelVectors(model, some_tokens(400), [find(model, Hook("resid", 1))], Mask(first=True))
     few, many = (splice(source, np.arange(n), 1, lambda x: 0.9 * x) for n in (25, 400))

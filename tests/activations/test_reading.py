@@ -73,7 +73,7 @@ def test_an_epoch_serves_every_vector_once_in_another_order(monkeypatch: pytest.
 
 
 def test_what_does_not_count_is_never_served_and_all_else_once_an_epoch(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(shuffle_buffer, "BATCHES", 3)  # three vectors: buffers go on from one epoch into the next
+    monkeypatch.setattr(shuffle_buffer, "BATCHES", 3)  # three vectors: buffers continue from one epoch into the next
     tokens, mask = some_tokens(30), Mask(first=True, ids=(5, 6, 7))
     tokens[4] = 5  # a row of which nothing is left
     kept = mask.kept(tokens)

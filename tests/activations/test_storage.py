@@ -99,7 +99,7 @@ def test_the_result_and_the_estimate_say_what_it_takes(marked: Bench):
     assert (half.disk_bytes, half.seconds) == (80 * 16 * 2, pytest.approx(80 / result["tokens_per_s"]))
 
 
-def test_an_interrupted_reading_goes_on_with_the_first_shard_that_is_missing(marked: Bench):
+def test_an_interrupted_reading_resumes_with_the_first_shard_that_is_missing(marked: Bench):
     whole = made(marked, "whole")
     with pytest.raises(Stopped):
         made(marked, "cut", stop=lambda done: done >= 400)

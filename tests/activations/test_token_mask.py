@@ -44,7 +44,7 @@ def test_what_counts_is_counted_in_pieces(monkeypatch: pytest.MonkeyPatch, mask:
 
 
 @pytest.mark.parametrize("skip_bos", [True, False])
-def test_what_an_sae_tells_makes_the_same_mask_again(skip_bos: bool):
+def test_what_an_sae_records_makes_the_same_mask_again(skip_bos: bool):
     mask = mask_for(INFO, skip_bos)
     assert mask_again(mask.to_dict(), INFO) == mask
     plain = dataclasses.replace(INFO, bos_id=None, pad_id=None)
@@ -56,7 +56,7 @@ def test_saelens_may_have_left_out_all_special_tokens():
     assert mask_again({"exclude_special_tokens": False, "seqpos_slice": [None]}, INFO) == Mask(ids=(0,), pad=0)
 
 
-def test_an_sae_that_tells_nothing_was_trained_on_everything():
+def test_an_sae_without_a_recorded_mask_was_trained_on_everything():
     plain = dataclasses.replace(INFO, pad_id=None)
     assert mask_again({}, plain) == Mask()
     assert mask_again({}, INFO).kept(ROWS).sum() == 10

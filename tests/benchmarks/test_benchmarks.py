@@ -136,7 +136,7 @@ def result(fvu: float, mmcs: float = 0.9) -> dict[str, float]:
     return {"fvu": fvu, "mmcs": mmcs, "l0": 16.0}
 
 
-def test_of_two_rates_the_table_tells_the_one_with_the_lower_error():
+def test_of_two_rates_the_table_shows_the_one_with_the_lower_error():
     tried = [cell("ours", rate, seed) for rate in (None, 1e-3) for seed in (0, 1)]
     (row,) = planted.table(tried, [result(0.1), result(0.3), result(0.05), result(0.2)])
     assert (row["rate"], row["fvu"], row["seeds"], row["l0 / k"]) == (1e-3, 0.125, 2, 0.5)
@@ -173,7 +173,7 @@ def test_a_training_that_is_kept_is_not_done_again_unless_its_side_has_changed(
     assert first
 
     lines = [json.loads(line) for line in kept.read_text().splitlines()]
-    lines[0]["found"]["fvu"] = 7.0  # nothing but the file can tell this
+    lines[0]["found"]["fvu"] = 7.0  # only the file says this
     kept.write_text("\n".join(json.dumps(line) for line in lines))
     again, other = cells.found(tried, 1, kept)
     assert again == {**first, "fvu": 7.0}

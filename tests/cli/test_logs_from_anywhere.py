@@ -136,7 +136,7 @@ def test_an_ended_job_elsewhere(machines: Machines) -> None:
     assert last.out == shown.out.splitlines(keepends=True)[-1]
     assert last.err == f"The last 1 lines of {machines.desk.store}/.logs/{job.id}/1.log.gz\n"
     followed = logs(machines.desk, job, "-f")
-    assert (followed.out, followed.err) == (shown.out, f"{job.id} failed: ValueError: told to raise\n")
+    assert (followed.out, followed.err) == (shown.out, f"{job.id} failed: ValueError: asked to raise\n")
 
 
 def test_two_attempts_on_two_hosts_are_one_log_wherever_it_is_typed(machines: Machines) -> None:

@@ -31,18 +31,18 @@ def test_peek_lists_what_is_queued_in_the_order_in_which_it_will_be_started(cli:
     assert cli("queue", "peek", "datasets").err == "Nothing is queued in datasets.\n"
 
 
-def test_a_queue_that_is_not_there_is_told_with_those_that_are(cli: Cli) -> None:
+def test_an_unknown_queue_is_reported_with_those_that_exist(cli: Cli) -> None:
     for words in (("peek", "trainings"), ("pause", "trainings"), ("purge", "trainings", "--yes")):
         result = cli("queue", *words)
         assert result.code == Code.USAGE
         assert result.err.startswith("There is no queue 'trainings'.")
-    assert cli("queue", "pause").err.startswith("Which queues?")
+    assert cli("queue", "pause").err.startswith("No queues given.")
 
 
 def test_pause_and_resume_say_what_they_hold(cli: Cli) -> None:
     submit(cli)
     assert cli("queue", "pause", "training").err == (
-        "training is paused; 1 job queued. Go on: mistudio queue resume training\n"
+        "training is paused; 1 job queued. Resume: mistudio queue resume training\n"
     )
     assert "was paused already" in cli("queue", "pause", "training").err
     listed = cli("queue", "ls")
@@ -60,7 +60,7 @@ def test_a_pause_survives_the_restart_of_everything(stack: Stack) -> None:  # no
     stack.redis.kill()
     stack.redis.start()
     stack.start_worker()
-    quick = stack.submit("blink", note="another queue goes on")
+    quick = stack.submit("blink", note="another queue continues")
     assert stack.ended(quick).state is State.SUCCEEDED
     assert stack.ledger.need(held.id).state is State.QUEUED
     assert stack.ledger.queues.counts()["training"].paused_at is not None
@@ -90,7 +90,7 @@ def typed(cli: Cli, answer: str, *words: str) -> str:
     return said
 
 
-def test_a_job_is_moved_to_another_queue_or_to_the_top_and_its_place_is_told(cli: Cli) -> None:
+def test_a_job_is_moved_to_another_queue_or_to_the_top_and_its_place_is_reported(cli: Cli) -> None:
     first, second = submit(cli), submit(cli)
     assert cli("queue", "move", second, "--top").err == f"{second} is in training, and starts next.\n"
     submit(cli, "extraction")
@@ -103,7 +103,7 @@ def test_a_job_is_moved_to_another_queue_or_to_the_top_and_its_place_is_told(cli
     assert f"Job {first} is running" in cli("queue", "move", first, "--top").err
 
 
-def test_another_priority_is_told_with_the_one_before(cli: Cli) -> None:
+def test_another_priority_is_printed_with_the_one_before(cli: Cli) -> None:
     first, second = submit(cli), submit(cli)
     assert cli("jobs", "set-priority", second, "8").err == f"{second} has priority 8 now; it had 5.\n"
     assert cli.ledger.queues.order("training", 2) == [second, first]

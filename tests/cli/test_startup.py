@@ -61,8 +61,8 @@ def counted(self, commands):
     return real(self, commands)
 Client.batch = counted
 code = main(sys.argv[1:])
-told = {"code": code, "trips": len(trips), "modules": sorted(sys.modules), "collects": gc.isenabled()}
-sys.stderr.write("COUNTED " + json.dumps(told))
+report = {"code": code, "trips": len(trips), "modules": sorted(sys.modules), "collects": gc.isenabled()}
+sys.stderr.write("COUNTED " + json.dumps(report))
 """
 
 

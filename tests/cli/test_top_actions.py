@@ -89,7 +89,7 @@ def test_p_pauses_a_queue_and_resumes_it(world: Cli, shown: Terminal) -> None:
     shown.press("p")
     shown.until("Resume queue low_priority? y/N")
     shown.press("y")
-    shown.until("low_priority goes on")
+    shown.until("low_priority is resumed")
     assert world.ledger.queues.counts()["low_priority"].paused_at is None
 
 

@@ -74,7 +74,7 @@ def test_what_was_paused_stays_so_and_runs_once_it_is_resumed(earlier: Home) -> 
 def test_what_a_cancelled_training_had_learned_is_resumed(earlier: Home) -> None:
     known = ids(earlier)
     retried = earlier.read(f"jobs retry {known['unfinished']}")["jobs"][-1]["id"]
-    until(lambda: (job := earlier.job(retried))["state"] == "running" and job["metrics"], 120, "the training to go on")
+    until(lambda: (job := earlier.job(retried))["state"] == "running" and job["metrics"], 120, "the training to resume")
     notes = " ".join(event["reason"] or "" for event in earlier.job(retried)["events"])
     earlier.type(f"jobs cancel {retried}")
     assert "step 182" in notes, notes

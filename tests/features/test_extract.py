@@ -1,4 +1,4 @@
-"""The artifact of an extraction agrees with the model and the SAE asked directly, and a stopped one goes on."""
+"""The artifact of an extraction agrees with the model and the SAE asked directly, and a stopped one resumes."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_an_imported_sae_is_read_at_its_hook_on_the_model_that_was_named(chain, 
     assert torch.allclose(fired.float(), (codes > 0).sum((0, 1)).float(), atol=2)
 
 
-def test_a_stopped_extraction_goes_on_where_it_was(chain, monkeypatch):
+def test_a_stopped_extraction_resumes_where_it_was(chain, monkeypatch):
     monkeypatch.setattr(collect, "FORWARD_TOKENS", 160)
     chain.run("extract", "whole", sae="s")
     with pytest.raises(Stopped):
@@ -164,7 +164,7 @@ def test_an_extraction_keeps_the_dtype_of_its_model_and_notes_one_that_the_sae_w
     assert chain.run("extract", "cut", sae="exact", model_dtype="bf16", attempt=2)["model_dtype"] == "bfloat16"
     files = [chain.path("features", name) / "features.safetensors" for name in ("whole", "cut")]
     assert files[0].read_bytes() == files[1].read_bytes()
-    with pytest.raises(UserError, match="bf16 does not pay for m: it is slow"):
+    with pytest.raises(UserError, match="bf16 gains nothing for m: it is slow"):
         chain.run("extract", "slow", sae="exact", model_dtype="bf16")
 
 
@@ -214,7 +214,7 @@ def test_what_cannot_work_is_one_sentence(chain):
 
 
 def as_if_faster(monkeypatch: pytest.MonkeyPatch, ratio: float) -> None:
-    """A machine on which products are so many times as fast in bfloat16, however small."""
+    """A machine on which products are `ratio` times as fast in bfloat16, however small."""
     result = f"a product is {ratio} times as fast in bfloat16"
     monkeypatch.setattr(bfloat16, "measured", lambda *shape: bfloat16.ProductSpeed(ratio, result))
     monkeypatch.setattr(bfloat16, "is_small", lambda *shape: False)
@@ -232,7 +232,7 @@ def test_an_extraction_in_bfloat16_finds_what_one_in_float32_finds(chain, monkey
     assert torch.allclose(files[0]["firing_counts"].float(), files[1]["firing_counts"].float(), atol=2)
 
 
-def test_an_extraction_is_refused_a_precision_that_gains_nothing_unless_it_goes_on(chain, monkeypatch):
+def test_an_extraction_is_refused_a_precision_that_gains_nothing_unless_it_resumes(chain, monkeypatch):
     as_if_faster(monkeypatch, 0.5)
     with pytest.raises(UserError, match=r"--precision bf16 gains nothing here: a product is 0\.5 times as fast"):
         chain.run("extract", "f", sae="s", precision="bf16")

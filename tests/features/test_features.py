@@ -154,7 +154,7 @@ def test_the_patterned_share_counts_live_features_only():
     assert patterned_share([]) == 0.0
 
 
-def test_the_most_telling_are_patterned_on_different_words():
+def test_the_most_interpretable_are_patterned_on_different_words():
     features = [
         feature([" import"] * 10, number=1),
         feature(["import"] * 10, number=2),

@@ -110,10 +110,10 @@ def test_what_no_worker_can_run_waits_costs_little_and_is_explained(versions: Tw
     stack = versions.stack
     older = versions.start("older", older=True)
     known, unknown = stack.submit("nap", "other-parameters", ticks=1), stack.submit("hike", "no-kind", ticks=1)
-    passed_at, before = {rung_at(stack, unknown)}, requests(stack.ledger)
+    passed_at, before = {enqueued_at(stack, unknown)}, requests(stack.ledger)
     while len(passed_at) < 5:
-        until(lambda: rung_at(stack, unknown) not in passed_at, 30, stack.log())
-        passed_at.add(rung_at(stack, unknown))
+        until(lambda: enqueued_at(stack, unknown) not in passed_at, 30, stack.log())
+        passed_at.add(enqueued_at(stack, unknown))
     elapsed_s = max(passed_at) - min(passed_at)
     assert requests(stack.ledger) - before < 15 * (elapsed_s + 1), f"in {elapsed_s:.1f} s"
     assert elapsed_s >= (len(passed_at) - 1) * HOLD_S, "each message at most once a second"
@@ -223,7 +223,7 @@ def test_a_digest_changes_with_the_parameters_and_not_with_their_help() -> None:
     assert len({digest_of(kind) for kind in (first, *others)}) == 3
 
 
-def test_a_worker_holds_so_many_messages_and_takes_no_more_of_that_queue() -> None:
+def test_a_worker_holds_a_bounded_number_of_messages_and_takes_no_more_of_that_queue() -> None:
     clock = Clock()
     held = HeldMessages(clock)
     headers = {"origin": "mistudio", "task": "mistudio.unknown", "digest": "0"}
@@ -295,7 +295,7 @@ def kind_of(declared: object, name: str = "depth") -> JobKind:
     return JobKind("dive", "training", params, "Dive", __name__)
 
 
-def rung_at(stack: Stack, job: Job) -> float:
+def enqueued_at(stack: Stack, job: Job) -> float:
     """When the job last got a message."""
     return float(stack.ledger.client.call("HGET", f"mistudio:job:{job.id}", "rung_at"))
 

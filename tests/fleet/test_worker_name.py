@@ -39,7 +39,7 @@ def test_a_name_is_kept_by_its_worker_and_refused_to_others(ledger: Ledger) -> N
     assert ledger.take_name("other@here", holder("b"), 60) is None
 
 
-def test_a_name_is_free_for_the_next_worker_of_a_seat_and_when_it_is_given_back(ledger: Ledger) -> None:
+def test_a_name_is_free_for_the_next_worker_of_a_lock_and_when_it_is_given_back(ledger: Ledger) -> None:
     ledger.take_name(NAME, holder("a"), 60)
     assert ledger.take_name(NAME, holder("c", "x", "b"), 60) is not None
     assert ledger.take_name(NAME, holder("c", "x", "a"), 60) is None

@@ -103,5 +103,5 @@ def serve_models(moved: dict[str, str] | None = None) -> Iterator[tuple[str, dic
 
 
 def as_files(folder: Any) -> dict[str, bytes]:
-    """What lies in a folder, as a commit holds it."""
+    """The files of a folder, as a commit holds them."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}

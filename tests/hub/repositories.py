@@ -46,13 +46,13 @@ class Repos(Hub):
 
     def _create(self, result: dict[str, Any]) -> None:
         repo = f"{result['organization']}/{result['name']}"
-        told_back = json.dumps({"url": f"{self._address}/{repo}"}).encode()
+        created = json.dumps({"url": f"{self._address}/{repo}"}).encode()
         if repo in self.held:
-            return self._answer(409, told_back)
+            return self._answer(409, created)
         self.held[repo] = {}
         if result.get("private") or result.get("visibility") == "private":  # by the age of the client
             self.private.add(repo)
-        return self._answer(200, told_back)
+        return self._answer(200, created)
 
     def _batch(self, wanted: dict[str, Any]) -> dict[str, Any]:
         return {**wanted, "actions": {"upload": {"href": f"{self._address}/blobs/{wanted['oid']}"}}}

@@ -45,7 +45,7 @@ class HubBench:
     repos: dict[str, Repo]
 
     def commit(self, repo: str, layers: int = 3, ref: str = "main") -> str:
-        """Commit a tiny model of so many layers; the commit's id."""
+        """Commit a tiny model of `layers` layers; returns the commit's id."""
         folder = self.root / f"{repo.replace('/', '-')}-{layers}-{ref}"
         tiny_model(layers=layers).save_pretrained(folder)
         return self.repos.setdefault(repo, Repo()).commit(as_files(folder), ref)

@@ -119,7 +119,7 @@ def test_an_sae_is_pushed_and_comes_back_as_it_was(mine: Home, hub: tuple[str, t
     assert json.loads((again / "mistudio.json").read_text())["result"] == RESULT
 
 
-def test_the_card_tells_data_model_metrics_lineage_and_how_to_load(mine: Home, hub: tuple[str, type[Repos]]):
+def test_the_card_has_data_model_metrics_lineage_and_how_to_load(mine: Home, hub: tuple[str, type[Repos]]):
     address, repos = hub
     run(mine, address, "push", "mine", sae="mine", repo="owner/saes")
     card = repos.held["owner/saes"]["README.md"].decode()

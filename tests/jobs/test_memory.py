@@ -1,4 +1,4 @@
-"""A training holds what was told beforehand, however many stored activations it reads; `make soak` reads 50 M."""
+"""A training holds what was estimated beforehand, however many stored activations it reads; `make soak` reads 50 M."""
 
 from __future__ import annotations
 

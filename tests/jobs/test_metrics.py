@@ -23,7 +23,7 @@ def running(ledger: Ledger) -> Claim:
 
 
 def reported(ledger: Ledger, claim: Claim, ats: range) -> list[int]:
-    """The places that are known of the job once it has told of these."""
+    """The places that are known of the job once it has reported these."""
     for at in ats:
         assert ledger.report(claim, AT, MetricPoint(at, {"loss": 1 / (1 + at), "none": None})) == "ok"
     return [point.at for point in ledger.series([claim.job.id])[0]]
@@ -47,7 +47,7 @@ def test_the_course_of_a_long_job_is_thinned_evenly(ledger: Ledger, count: int) 
     assert max(gaps) <= 4 * 7 * count / 60
 
 
-def test_an_attempt_that_goes_back_tells_its_part_anew(ledger: Ledger) -> None:
+def test_an_attempt_that_goes_back_reports_its_part_again(ledger: Ledger) -> None:
     claim = running(ledger)
     reported(ledger, claim, range(10))
     expire_lease(ledger, claim.job.id)

@@ -64,7 +64,7 @@ def test_what_was_published_before_a_kill_stays_as_it_was(stack: Stack) -> None:
     until(lambda: stack.left_in_tmp() == [], 10, "its work folder to go")
 
 
-def test_a_kill_after_the_last_was_published_makes_nothing_anew(stack: Stack) -> None:
+def test_a_kill_after_the_last_was_published_makes_nothing_again(stack: Stack) -> None:
     job = stack.submit("litter", name="pups", of="a,b", die_after="b")
     folder: Path = stack.store.path("saes", "pups-a")
     folder.mkdir(parents=True)

@@ -92,7 +92,7 @@ def test_a_shutdown_waits_for_the_very_first_checkpoints_too(stack: Stack, tmp_p
 
 def test_a_job_that_writes_nothing_is_still_killed_after_the_usual_grace(stack: Stack) -> None:
     stack.start_worker(NAP_STOP_GRACE_S="1")
-    job = stack.submit("nap", ticks=3, end="deaf")
+    job = stack.submit("nap", ticks=3, end="hang")
     stack.under_way(job)
     folder = left_by(stack.store, job.id)
     (folder / "stop-time.json").write_text(json.dumps({"seconds": 1}))

@@ -1,4 +1,4 @@
-"""A look at an artifact tells where it is from; cleaning up takes leftovers and nothing else."""
+"""A look at an artifact shows where it is from; cleaning up takes leftovers and nothing else."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def with_corpus(home, tmp_path):
     return home
 
 
-def test_a_look_at_a_dataset_tells_its_origin_size_and_first_lines(with_corpus):
+def test_a_look_at_a_dataset_shows_its_origin_size_and_first_lines(with_corpus):
     result = with_corpus.run("describe", "look", artifact="datasets/corpus")
     assert result["first"] == ["A first document."]
     assert (result["rows"], result["kind"], result["files"]) == (1, "download", 1)
@@ -91,7 +91,7 @@ def test_cleanup_takes_old_leftovers_of_jobs_that_are_over_and_nothing_else(with
     assert home.store.names("datasets") == ["corpus"]
 
 
-def test_cleanup_tells_of_the_checkpoints_it_leaves_and_takes_the_old_ones(with_corpus):
+def test_cleanup_reports_the_checkpoints_it_leaves_and_takes_the_old_ones(with_corpus):
     home = with_corpus
     for job, hours_ago in (("old", 1000), ("new", 1), ("awaited", 1000)):
         leave_behind(home, job, hours_ago=hours_ago)

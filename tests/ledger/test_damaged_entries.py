@@ -1,4 +1,4 @@
-"""What others write into the ledger's keys ends nothing: it is skipped, all else goes on, and `doctor` names it."""
+"""What others write into the ledger's keys ends nothing: it is skipped, all else continues, and `doctor` names it."""
 
 from __future__ import annotations
 

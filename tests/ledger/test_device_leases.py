@@ -157,7 +157,7 @@ def test_why_a_job_waits_is_said_in_words(refusals: list[LeaseRefusal], need: in
     assert explain(refusals, need) == result
 
 
-def test_a_wish_is_any_none_or_indices() -> None:
+def test_a_gpu_option_is_any_none_or_indices() -> None:
     assert [read_gpu_option(word) for word in ("any", "none", "1", "0, 2,0")] == [None, (), (1,), (0, 2)]
     for word in ("", "cuda:0", "0,", "-1", "none,1", "²"):
         with pytest.raises(UserError, match="is neither any nor none nor indices"):

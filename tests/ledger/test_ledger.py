@@ -318,7 +318,7 @@ def test_work_survives_a_script_cache_that_was_emptied(ledger: Ledger) -> None:
 
 
 def test_whoever_waits_for_two_that_fail_together_ends_once(ledger: Ledger) -> None:
-    for _ in range(10):  # the order in which Redis tells of children follows their ids
+    for _ in range(10):  # the order in which Redis lists children follows their ids
         first = ledger.submit(a_job())
         second = ledger.submit(a_job(parents=(first.id,)))
         third = ledger.submit(a_job(parents=(first.id, second.id)))

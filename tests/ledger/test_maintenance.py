@@ -1,4 +1,4 @@
-"""What was lost between a queue and the ledger is mended by whoever looks next, and what is old is removed."""
+"""What was lost between a queue and the ledger is recovered by whoever looks next, and what is old is removed."""
 
 from __future__ import annotations
 
@@ -29,35 +29,35 @@ def ended(ledger: Ledger, age_s: float = 0.0) -> str:
     return job.id
 
 
-def age_bell(ledger: Ledger, job: Job, age_s: float) -> None:
+def age_message(ledger: Ledger, job: Job, age_s: float) -> None:
     ledger.client.call("HSET", f"mistudio:job:{job.id}", "rung_at", ledger.now() - age_s)
 
 
-def test_a_lost_bell_is_rung_again_once_it_cannot_be_on_its_way_any_more(ledger: Ledger) -> None:
+def test_a_lost_message_is_enqueued_again_once_it_cannot_be_in_transit_any_more(ledger: Ledger) -> None:
     job = submitted(ledger)
     ledger.client.call("DEL", *redis_lists("training"))
     ledger.maintain(NOW)
     assert ledger.queues.messages("training") == 0
-    age_bell(ledger, job, 6)
+    age_message(ledger, job, 6)
     ledger.maintain(NOW)
     ledger.maintain(NOW)
     assert ledger.queues.messages("training") == 1
 
 
-def test_of_many_lost_bells_those_served_first_are_rung_first(ledger: Ledger) -> None:
+def test_of_many_lost_messages_those_served_first_are_enqueued_first(ledger: Ledger) -> None:
     jobs = [submitted(ledger, priority=priority) for priority in (1, 9, 5)]
     ledger.client.call("DEL", *redis_lists("training"))
-    [age_bell(ledger, job, 6) for job in jobs]
+    [age_message(ledger, job, 6) for job in jobs]
     ledger.maintain(dataclasses.replace(NOW, most_messages=2))
     assert [ledger.client.call("LLEN", name) for name in redis_lists("training")] == [1, 0, 0, 0, 1, 0, 0, 0, 0, 0]
 
 
-def test_two_who_look_at_once_mend_once(ledger: Ledger) -> None:
+def test_two_who_look_at_once_recover_once(ledger: Ledger) -> None:
     patient = MaintenanceSettings(every_s=100)
     ledger.maintain(patient)
     job = submitted(ledger)
     ledger.client.call("DEL", *redis_lists("training"))
-    age_bell(ledger, job, 6)
+    age_message(ledger, job, 6)
     ledger.maintain(patient)
     assert ledger.queues.messages("training") == 0
     ledger.client.call("SET", "mistudio:upkeep_at", ledger.now() + 3600)  # the clock was set back by an hour
@@ -65,14 +65,14 @@ def test_two_who_look_at_once_mend_once(ledger: Ledger) -> None:
     assert ledger.queues.messages("training") == 1
 
 
-def test_a_bell_that_died_with_its_worker_is_forgotten_and_a_strangers_message_is_not(ledger: Ledger) -> None:
+def test_a_message_that_died_with_its_worker_is_forgotten_and_a_strangers_message_is_not(ledger: Ledger) -> None:
     job = submitted(ledger)
     ours = ledger.client.call("RPOP", redis_lists("training")[4])
     theirs = json.dumps({"headers": {"origin": "gen1@elsewhere", "id": "x"}, "properties": {}})
     for tag, message in (("ours", ours), ("theirs", theirs), ("torn", "{")):
         ledger.client.call("HSET", "unacked", tag, f'[{message}, "mistudio", "training"]')
         ledger.client.call("ZADD", "unacked_index", ledger.now() - 61, tag)
-    age_bell(ledger, job, 61)
+    age_message(ledger, job, 61)
     ledger.maintain(NOW)
     assert set(ledger.client.call("HKEYS", "unacked")) == {"theirs", "torn"}
     assert ledger.queues.messages("training") == 1

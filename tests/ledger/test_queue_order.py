@@ -1,4 +1,4 @@
-"""The order of jobs in their queues: what decides it, what changes it, and that the bells follow."""
+"""The order of jobs in their queues: what decides it, what changes it, and that the messages follow."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ def queued(ledger: Ledger, priority: int = 5, queue: str = "training", **changes
     return ledger.submit(Job(new_job_id(), "train", "a", queue, {}, priority=priority, **changes)).id
 
 
-def bells(ledger: Ledger, queue: str = "training") -> list[str]:
+def messages(ledger: Ledger, queue: str = "training") -> list[str]:
     """Ids in the queue's lists in the order in which a worker takes them."""
     lists = [ledger.client.call("LRANGE", name, 0, -1) for name in redis_lists(queue)]
-    return [json.loads(message)["headers"]["id"] for bells in lists for message in reversed(bells)]
+    return [json.loads(message)["headers"]["id"] for step in lists for message in reversed(step)]
 
 
 def claim(ledger: Ledger, job_id: str, queue: str = "training", priority: int = 5) -> Any:
     return ledger.claim(job_id, "w@h", "h", 1, queue=queue, step=wire_priority(priority))
 
 
-def test_priority_comes_before_age_and_the_bells_lie_in_that_order(ledger: Ledger) -> None:
+def test_priority_comes_before_age_and_the_messages_are_in_that_order(ledger: Ledger) -> None:
     low, first, second, high = (queued(ledger, priority) for priority in (0, 5, 5, 9))
     highest = queued(ledger, 10)  # shares the first step with 9
     assert ledger.need(low).priority == 0
-    assert ledger.queues.order("training", 9) == [high, highest, first, second, low] == bells(ledger)
+    assert ledger.queues.order("training", 9) == [high, highest, first, second, low] == messages(ledger)
     assert [ledger.queues.place("training", job) for job in (high, low)] == [0, 4]
 
 
-def test_a_bell_is_what_celery_would_send(ledger: Ledger, session_redis: RedisServer) -> None:
-    """Celery itself is the oracle, but for what only tells of the sender."""
+def test_a_message_is_what_celery_would_send(ledger: Ledger, session_redis: RedisServer) -> None:
+    """Celery itself is the oracle, except for fields about the sender."""
     job = queued(ledger, 7)
     ours = json.loads(ledger.client.call("RPOP", redis_lists("training")[wire_priority(7)]))
     app = make_app(session_redis.url)
@@ -64,8 +64,8 @@ def test_the_top_is_before_all_others_and_the_last_put_there_is_first(ledger: Le
     ledger.queues.move(other, top=True)
     ledger.queues.move(plain, top=True)
     assert ledger.queues.order("training", 9) == [plain, other, urgent]
-    assert bells(ledger)[:3] == [plain, other, urgent]
-    assert claim(ledger, plain) is None, "its old bell is stale"
+    assert messages(ledger)[:3] == [plain, other, urgent]
+    assert claim(ledger, plain) is None, "its old message is stale"
     assert claim(ledger, plain, priority=10) is not None
 
 
@@ -90,7 +90,7 @@ def test_only_what_has_not_started_has_a_place(ledger: Ledger) -> None:
         ledger.queues.move("nobody", "extraction")
 
 
-def test_another_priority_moves_a_job_and_its_old_bell_starts_nothing(ledger: Ledger) -> None:
+def test_another_priority_moves_a_job_and_its_old_message_starts_nothing(ledger: Ledger) -> None:
     first, second = queued(ledger, 8), queued(ledger, 5)
     ledger.queues.set_priority(first, 2)
     assert ledger.queues.order("training", 9) == [second, first]
@@ -104,23 +104,23 @@ def test_a_job_that_went_back_keeps_its_age(ledger: Ledger) -> None:
     third = queued(ledger)
     ledger.put_back(held, "shutdown", loss=False)
     assert ledger.queues.order("training", 9) == [first, second, third]
-    assert bells(ledger)[0] == first
+    assert messages(ledger)[0] == first
 
 
-def test_a_paused_queue_starts_nothing_and_goes_on_where_it_was(ledger: Ledger) -> None:
+def test_a_paused_queue_starts_nothing_and_resumes_where_it_was(ledger: Ledger) -> None:
     first, second = queued(ledger), queued(ledger, 8)
     assert ledger.queues.pause("training")
     assert not ledger.queues.pause("training")
     third = queued(ledger, 9)
-    assert bells(ledger) == []
-    assert claim(ledger, first) is None, "a worker had its bell already"
+    assert messages(ledger) == []
+    assert claim(ledger, first) is None, "a worker had its message already"
     assert ledger.need(first).state is State.QUEUED
     ledger.maintain(NOW)
-    assert bells(ledger) == []
+    assert messages(ledger) == []
     assert ledger.queues.counts()["training"].paused_at is not None
     assert ledger.queues.resume("training")
     assert not ledger.queues.resume("training")
-    assert list(dict.fromkeys(bells(ledger))) == [third, second, first]
+    assert list(dict.fromkeys(messages(ledger))) == [third, second, first]
     assert claim(ledger, first) is not None
     assert ledger.queues.counts()["training"].paused_at is None
 
@@ -143,7 +143,7 @@ def test_a_queue_that_was_not_served_for_long_has_one_job_served_next_of_all(led
     starving, next_one = queued(ledger, 0, "low_priority"), queued(ledger, 0, "low_priority")
     patient = MaintenanceSettings(every_s=0, served_within_s=600)
     ledger.maintain(patient)
-    assert bells(ledger, "low_priority")[0] == starving
+    assert messages(ledger, "low_priority")[0] == starving
     assert ledger.client.call("LLEN", "low_priority") == 0
     for job in (starving, next_one):
         ledger.client.call("HSET", f"mistudio:job:{job}", "queued_at", ledger.now() - 601)

@@ -76,7 +76,7 @@ class World:
     def renew(self, job: str) -> None:
         self._by_holder(job, self.ledger.renew)
 
-    def haunt(self, job: str) -> None:
+    def write_late(self, job: str) -> None:
         """One who held the job before writes all he can: nothing may change."""
         for claim in self.holders[job][:-1]:
             before = self.picture(), self.ledger.get(job)
@@ -88,14 +88,14 @@ class World:
                 lambda claim: self.ledger.use_device(claim, "cpu"),
             ):
                 write(claim)
-            if self.ledger.need(job).state not in ENDED:  # the same end told twice is no change
+            if self.ledger.need(job).state not in ENDED:  # the same end reported twice is no change
                 assert (self.picture(), self.ledger.get(job)) == before
 
     def _by_holder(self, job: str, act: Callable[[Claim], object]) -> None:
         if self.holders[job]:
             act(self.holders[job][-1])
 
-    # -- what happens to jobs, queues and bells
+    # -- what happens to jobs, queues and messages
 
     def cancel(self, job: str) -> None:
         self.ledger.request_cancel(job)
@@ -120,13 +120,13 @@ class World:
         self.ledger.maintain(NOW)
         assert all(self.ledger.need(job).state is State.RUNNING for job in held)
 
-    def lose_bells(self, _: str) -> None:
+    def lose_messages(self, _: str) -> None:
         for queue in ("training", "extraction"):
             self.ledger.client.call(
                 "DEL", *redis_lists(queue), *(f"mistudio:held:{name}" for name in redis_lists(queue))
             )
 
-    def hint(self, _: str) -> None:
+    def maintain(self, _: str) -> None:
         self.ledger.maintain(NOW)
 
     def pause(self, _: str) -> None:
@@ -163,21 +163,21 @@ class World:
             result.append(len(self.holders[job]))
         result.append(tuple(self.ledger.client.call("HKEYS", "mistudio:paused")))
         result.append(tuple(tuple(self.ledger.queues.order(queue, 9)) for queue in ("training", "extraction")))
-        result.append(tuple(sorted(set(self.bells()))))
+        result.append(tuple(sorted(set(self.messages()))))
         return tuple(result)
 
     def _holds(self, job: str) -> bool:
         token = self.ledger.client.call("HGET", f"mistudio:job:{job}", "token")
         return self.holders[job][-1].token == token
 
-    def bells(self, *, held: bool = True) -> Iterator[tuple[str, str]]:
-        """Which job's bells lie in which lists."""
+    def messages(self, *, held: bool = True) -> Iterator[tuple[str, str]]:
+        """Which job's messages are in which lists."""
         for queue in ("training", "extraction"):
             for name in (*redis_lists(queue), *(f"mistudio:held:{name}" for name in redis_lists(queue) if held)):
                 for message in self.ledger.client.call("LRANGE", name, 0, -1):
                     yield name, json.loads(message)["headers"]["id"]
 
-    def _taken_bells(self) -> Iterator[tuple[str, str]]:
+    def _taken_messages(self) -> Iterator[tuple[str, str]]:
         """As a worker takes them: the list, and the job."""
         for queue in ("training", "extraction"):
             for name in redis_lists(queue):
@@ -212,15 +212,15 @@ class World:
                 assert (self.ledger.producer_of(record.artifact) == job) == (state not in ENDED)
         if call("HEXISTS", "mistudio:paused", "training"):
             read = redis_lists("training")
-            assert not [name for name, _ in self.bells(held=False) if name in read]
+            assert not [name for name, _ in self.messages(held=False) if name in read]
 
     def drive_to_the_end(self) -> None:
-        """Nobody does anything wrong any more: then every job ends, started by bells alone."""
+        """Nobody does anything wrong any more: then every job ends, started by messages alone."""
         self.ledger.queues.resume("training")
         for _ in range(6):
             for job in JOBS:
                 self.die(job)
-            for name, job in self._taken_bells():
+            for name, job in self._taken_messages():
                 queue, _, step = name.partition(SEPARATOR)
                 claim = self.ledger.claim(job, "w@h", "h", 1, queue=queue, step=int(step or 0))
                 if claim is not None:
@@ -229,9 +229,9 @@ class World:
         assert all(record is None or record.state in ENDED for record in records), records
 
 
-LIFE = ("claim", "succeed", "fail", "lose", "yield_", "renew", "haunt", "cancel", "forget", "die", "jump")
+LIFE = ("claim", "succeed", "fail", "lose", "yield_", "renew", "write_late", "cancel", "forget", "die", "jump")
 PLACE = ("claim", "succeed", "yield_", "cancel", "raise_", "lower", "top", "move")
-OF_ALL = ("lose_bells", "mend", "pause", "resume", "purge")
+OF_ALL = ("lose_messages", "maintain", "pause", "resume", "purge")
 
 
 def steps(of_each: tuple[str, ...], of_all: tuple[str, ...] = ()) -> list[Step]:
@@ -239,7 +239,7 @@ def steps(of_each: tuple[str, ...], of_all: tuple[str, ...] = ()) -> list[Step]:
 
 
 def explore(ledger: Ledger, alphabet: list[Step], *, related: bool, depth: int) -> int:
-    """Visit every state that so many steps reach; the number of different ones."""
+    """Visit every state that `depth` steps reach; the number of different ones."""
 
     def reached_by(way: tuple[Step, ...]) -> World:
         world = World(ledger, related=related)

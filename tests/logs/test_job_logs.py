@@ -59,16 +59,13 @@ def test_the_log_of_a_killed_and_resumed_job_has_both_attempts(stack: Stack) -> 
 
 def test_the_log_of_a_failed_and_of_a_cancelled_job_end_with_the_reason(stack: Stack) -> None:
     stack.start_worker()
-    failed, cancelled = (
-        stack.submit("nap", name="c", ticks=1, end="raise"),
-        stack.submit("nap", name="d", ticks=10_000),
-    )
+    failed, cancelled = stack.submit("nap", name="c", ticks=1, end="raise"), stack.submit("nap", name="d", ticks=10_000)
     stack.under_way(cancelled)
     stack.ledger.request_cancel(cancelled.id)
     stack.ended(cancelled)
     stack.ended(failed)
     stack.stop_worker()
-    assert messages(stack, failed)[-1] == "1: nap c failed after N s: ValueError: told to raise"
+    assert messages(stack, failed)[-1] == "1: nap c failed after N s: ValueError: asked to raise"
     assert "Traceback (most recent call last)" in log_of(stack, failed)
     assert messages(stack, cancelled)[-1].endswith("cancelled by the user; stopped on request")
 

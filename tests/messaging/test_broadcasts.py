@@ -14,7 +14,7 @@ from celery.worker.control import Panel
 from tasks.jobs.kind import State
 from tests.conftest import until
 from tests.fixtures.stack import Stack
-from tests.messaging.test_foreign_messages import BELL, put_aside, wait_for, whole_log
+from tests.messaging.test_foreign_messages import MESSAGE, put_aside, wait_for, whole_log
 
 DEEPER = bool(os.environ.get("MISTUDIO_TEST_DEEPER"))
 SEED = int(os.environ.get("MISTUDIO_TEST_SEED", "5"))
@@ -23,9 +23,9 @@ SEED = int(os.environ.get("MISTUDIO_TEST_SEED", "5"))
 def _broadcast(body: object, **changes: object) -> str:
     """A message to all workers, as `celery control` publishes it."""
     text = body if isinstance(body, str) else json.dumps(body)
-    properties = {**BELL["properties"], "body_encoding": "base64", "delivery_info": {"exchange": "celery.pidbox"}}
+    properties = {**MESSAGE["properties"], "body_encoding": "base64", "delivery_info": {"exchange": "celery.pidbox"}}
     encoded = base64.b64encode(text.encode()).decode()
-    return json.dumps({**BELL, "headers": {}, "properties": properties, "body": encoded, **changes})
+    return json.dumps({**MESSAGE, "headers": {}, "properties": properties, "body": encoded, **changes})
 
 
 BROADCASTS = {

@@ -141,7 +141,7 @@ def test_a_cancelled_consumer_is_no_consumer_until_it_is_added_again(stack: Stac
     }
     until(lambda: consumers()["high_priority"] == 0, 10)
     job = stack.submit("blink", note="patient")
-    assert explain(job, look_around(stack.ledger, job))[0].sentence == "Nobody works on its queue high_priority."
+    assert explain(job, look_around(stack.ledger, job))[0].sentence == "No worker consumes its queue high_priority."
     assert consumers()["training"] == 1
     time.sleep(2)
     assert stack.ledger.need(job.id).state is State.QUEUED

@@ -19,7 +19,7 @@ from tasks.queues import redis_lists
 from tests.conftest import until
 from tests.fixtures.stack import Stack
 
-BELL = {
+MESSAGE = {
     "body": "W10=",
     "content-encoding": "utf-8",
     "content-type": "application/json",
@@ -34,7 +34,7 @@ BELL = {
 
 def without(*path: str) -> str:
     """A message that lacks one part."""
-    message = json.loads(json.dumps(BELL))
+    message = json.loads(json.dumps(MESSAGE))
     part = message
     for name in path[:-1]:
         part = part[name]
@@ -55,12 +55,12 @@ GARBAGE = {
     "no id": without("headers", "id"),
     "no headers": without("headers"),
     "no delivery": without("properties", "delivery_info"),
-    "tag is null": json.dumps({**BELL, "properties": {**BELL["properties"], "delivery_tag": None}}),
-    "tag is a list": json.dumps({**BELL, "properties": {**BELL["properties"], "delivery_tag": []}}),
-    "deep body": json.dumps({**BELL, "body": base64.b64encode(b"[" * 100_000).decode()}),
-    "bad body": json.dumps({**BELL, "body": "!"}),
-    "bad encoding": json.dumps({**BELL, "properties": {**BELL["properties"], "body_encoding": "rot13"}}),
-    "pickle": json.dumps({**BELL, "content-type": "application/x-python-serialize"}),
+    "tag is null": json.dumps({**MESSAGE, "properties": {**MESSAGE["properties"], "delivery_tag": None}}),
+    "tag is a list": json.dumps({**MESSAGE, "properties": {**MESSAGE["properties"], "delivery_tag": []}}),
+    "deep body": json.dumps({**MESSAGE, "body": base64.b64encode(b"[" * 100_000).decode()}),
+    "bad body": json.dumps({**MESSAGE, "body": "!"}),
+    "bad encoding": json.dumps({**MESSAGE, "properties": {**MESSAGE["properties"], "body_encoding": "rot13"}}),
+    "pickle": json.dumps({**MESSAGE, "content-type": "application/x-python-serialize"}),
 }
 
 
@@ -73,14 +73,14 @@ def whole_log(stack: Stack) -> str:
 
 
 def wait_for(condition: Callable[[], object], stack: Stack, seconds: float = 40.0) -> None:
-    """Wait; tell the worker's log if it is in vain."""
+    """Wait; show the worker's log if it is in vain."""
     try:
         until(condition, seconds)
     except pytest.fail.Exception:
         pytest.fail(whole_log(stack)[-20_000:])
 
 
-def test_what_is_no_message_is_put_aside_and_the_worker_goes_on(stack: Stack) -> None:
+def test_what_is_no_message_is_put_aside_and_the_worker_continues(stack: Stack) -> None:
     worker = stack.start_worker()
     lists = [name for queue in ("datasets", "training", "low_priority") for name in redis_lists(queue)[::4]]
     for number, entry in enumerate(GARBAGE.values()):
@@ -111,7 +111,7 @@ def test_a_redis_that_is_full_for_a_while_ends_no_worker_and_loses_no_job(stack:
     assert worker.poll() is None
 
 
-def test_a_worker_that_must_connect_to_a_full_redis_goes_on_trying(stack: Stack) -> None:
+def test_a_worker_that_must_connect_to_a_full_redis_keeps_trying(stack: Stack) -> None:
     worker = stack.start_worker()
     memory_limit(stack, "1")
 
@@ -119,7 +119,7 @@ def test_a_worker_that_must_connect_to_a_full_redis_goes_on_trying(stack: Stack)
         stack.ledger.client.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         return "Cannot connect" in whole_log(stack)
 
-    wait_for(cut_off, stack)  # an idle connection is opened anew without Celery's notice
+    wait_for(cut_off, stack)  # an idle connection is opened again without Celery's notice
     wait_for(lambda: whole_log(stack).count("Cannot connect") >= 3, stack)
     memory_limit(stack, "0")
     assert stack.ended(stack.submit("blink", note="after")).state == State.SUCCEEDED
@@ -146,11 +146,11 @@ def test_a_plain_send_task_becomes_a_job_with_its_own_id(stack: Stack, foreign_a
     assert put_aside(stack) == []
 
 
-def test_a_bell_by_plain_send_task_rings_for_the_job(stack: Stack, foreign_app: Celery) -> None:
-    job = Ledger(stack.ledger.client).submit(Job("silent", "blink", "b", "high_priority", {"note": "heard"}))
+def test_a_message_by_plain_send_task_starts_the_job(stack: Stack, foreign_app: Celery) -> None:
+    job = Ledger(stack.ledger.client).submit(Job("silent", "blink", "b", "high_priority", {"note": "received"}))
     stack.start_worker()
     assert foreign_app.send_task("mistudio.blink", args=[job.id], queue="high_priority").get(timeout=60) == {
-        "note": "heard"
+        "note": "received"
     }
 
 
@@ -177,7 +177,7 @@ def test_what_cannot_become_a_job_is_refused_to_its_sender(
     assert stack.ledger.page().jobs == ()
 
 
-def test_an_unknown_task_is_kept_and_its_sender_told(stack: Stack, foreign_app: Celery) -> None:
+def test_an_unknown_task_is_kept_and_its_sender_gets_the_reason(stack: Stack, foreign_app: Celery) -> None:
     stack.start_worker()
     sent = foreign_app.send_task("mistudio.nonsense", args=["x"], queue="datasets")
     with pytest.raises(
@@ -193,8 +193,10 @@ def test_an_unknown_task_is_kept_and_its_sender_told(stack: Stack, foreign_app: 
 def test_a_visibility_timeout_shorter_than_the_jobs_runs_nothing_twice(stack: Stack) -> None:
     """Two workers look each second for messages that have been in hand for two, and deliver them again."""
     jobs = [stack.submit("nap", name=f"long-{number}", ticks=200) for number in range(3)]
-    bells = [json.loads(message) for message in stack.ledger.client.call("LRANGE", redis_lists("training")[4], 0, -1)]
-    assert len(bells) == 3
+    messages = [
+        json.loads(message) for message in stack.ledger.client.call("LRANGE", redis_lists("training")[4], 0, -1)
+    ]
+    assert len(messages) == 3
     sweep = {"visibility_timeout": 2, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
     workers = [
         stack.start_worker("--name", name, slots=1, TRANSPORT_OPTIONS=json.dumps(sweep)) for name in ("one", "two")
@@ -202,7 +204,7 @@ def test_a_visibility_timeout_shorter_than_the_jobs_runs_nothing_twice(stack: St
     for job in jobs[:2]:
         stack.under_way(job)
     long_in_hand = time.time() - 5.0  # of more than a minute, upkeep would forget them
-    for message in bells:  # as if no worker had ever acknowledged them
+    for message in messages:  # as if no worker had ever acknowledged them
         where = message["properties"]["delivery_info"]
         left = json.dumps([message, where["exchange"], where["routing_key"]])
         stack.ledger.client.call("HSET", "unacked", message["properties"]["delivery_tag"], left)

@@ -132,7 +132,7 @@ class Verdict:
 
     family: str
     outcome: str
-    message: str = ""
+    result: str = ""
 
 
 class NoStore:
@@ -149,7 +149,7 @@ def families() -> dict[str, type[PreTrainedConfig]]:
 
 
 def build(family: str) -> Any:
-    """A model of the family with random weights that are large enough to tell apart."""
+    """A model of the family with random weights that are large enough to distinguish."""
     config_class = families()[family]
     values = _shrunk(config_class().to_dict()) | _OWN.get(family, {})
     config = config_class(**{name: value for name, value in values.items() if value is not _LEFT_OUT})

@@ -1,4 +1,4 @@
-"""Real transformers models of many families, small and with random weights that are large enough to tell apart."""
+"""Real transformers models of many families, small and with random weights that are large enough to distinguish."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _OWN: dict[str, dict[str, Any]] = {
 
 
 def model_of(family: str) -> Any:
-    """A model of three blocks, 16 wide; the family's name may go on with a word for a variant of it."""
+    """A model of three blocks, 16 wide; the family's name may be followed by a word for a variant of it."""
     config = AutoConfig.for_model(family.split()[0], **(_SMALL | _OWN[family]))
     made_by = AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModel
     torch.manual_seed(0)

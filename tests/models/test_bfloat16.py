@@ -18,7 +18,7 @@ UNITS = bfloat16.has_units
 
 
 @pytest.fixture(autouse=True)
-def _anew() -> Iterator[None]:
+def _fresh_cache() -> Iterator[None]:
     TRIED.cache_clear()
     yield
     TRIED.cache_clear()
@@ -30,7 +30,7 @@ def _known_by_the_clock_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def taking(monkeypatch: pytest.MonkeyPatch, in32: float, in16: float) -> None:
-    """A processor on which a product takes so many seconds."""
+    """A processor on which a product takes `in32` or `in16` seconds."""
     monkeypatch.setattr(bfloat16, "_seconds", lambda left, right: in16 if left.dtype.itemsize == 2 else in32)
 
 
@@ -123,7 +123,7 @@ def test_it_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     first = bfloat16.measured(*LARGE)
     taking(monkeypatch, 1.0, 5.0)
     assert bfloat16.measured(*LARGE) is first
-    assert bfloat16.measured(8192, *LARGE[1:]) is first, "more rows are not timed: a few tell"
+    assert bfloat16.measured(8192, *LARGE[1:]) is first, "more rows are not timed: a few suffice"
     assert bfloat16.measured(4096, 1024, 2048) is not first
 
 

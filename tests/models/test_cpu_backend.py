@@ -76,7 +76,7 @@ class Fused(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(("positions", "times"), [(2, 0), (191, 0), (192, 2)])
-def test_a_model_attends_in_the_way_that_is_faster_for_so_many_positions(positions: int, times: int) -> None:
+def test_a_model_attends_in_the_way_that_is_faster_for_its_positions(positions: int, times: int) -> None:
     config = AutoConfig.for_model("gpt_neox", hidden_size=16, num_hidden_layers=3, num_attention_heads=2, vocab_size=50)
     model = AutoModelForCausalLM.from_config(config).eval()
     ids, points = np.random.default_rng(0).integers(50, size=(3, positions)), [find(model, Hook("resid", 1))]
@@ -84,8 +84,8 @@ def test_a_model_attends_in_the_way_that_is_faster_for_so_many_positions(positio
         found = read(model, ids, points, pad=7)
     assert fused.times == times
     seen = torch.from_numpy(ids != 7)
-    (as_told,) = catch(model, points, {"input_ids": torch.from_numpy(ids), "attention_mask": seen})
-    torch.testing.assert_close(found[0][seen], as_told[seen])
+    (with_mask,) = catch(model, points, {"input_ids": torch.from_numpy(ids), "attention_mask": seen})
+    torch.testing.assert_close(found[0][seen], with_mask[seen])
 
 
 def test_other_devices_attend_as_torch_has_them() -> None:

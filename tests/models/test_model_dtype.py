@@ -86,7 +86,7 @@ def test_bf16_that_was_asked_for_is_refused_only_where_it_is_slower(
         assert choose(Wanted("bf16"), in_files, MLP, "cpu", "m").dtype == "bfloat16"
     for speed in (SLOW, SMALL):
         this_machine_is(monkeypatch, speed)
-        with pytest.raises(UserError, match=f"^--model-dtype bf16 does not pay for m: {speed.reason}. Leave"):
+        with pytest.raises(UserError, match=f"^--model-dtype bf16 gains nothing for m: {speed.reason}. Leave"):
             choose(Wanted("bf16"), in_files, MLP, "cpu", "m")
     this_machine_is(monkeypatch, FAST)
     with pytest.raises(UserError, match=r"config\.json does not say"):
@@ -308,13 +308,13 @@ def test_a_resume_keeps_the_dtype_to_the_last_bit_on_a_machine_that_would_choose
     this_machine_is(monkeypatch, later)
     again = bench.context("parts", attempt=2)
     resumed = train.run(params, again)
-    assert again.noted == ["goes on from step 12"]
+    assert again.noted == ["resumes from step 12"]
     assert resumed["model_dtype"] == uninterrupted["model_dtype"] == ("bfloat16" if first is FAST else "float32")
     for name in ("sae_weights.safetensors", "metrics.jsonl", "evaluations.jsonl", "cfg.json"):
         assert (again.output / name).read_bytes() == (whole.output / name).read_bytes(), name
 
 
-def test_a_training_that_an_older_version_began_goes_on_in_float32(
+def test_a_training_that_an_older_version_began_continues_in_float32(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_as(bench, "half", torch.bfloat16)
@@ -326,7 +326,7 @@ def test_a_training_that_an_older_version_began_goes_on_in_float32(
     this_machine_is(monkeypatch, FAST)
     again = bench.context("old", attempt=2)
     assert train.run(params, again)["model_dtype"] == "float32"
-    assert again.noted == ["goes on from step 12"]
+    assert again.noted == ["resumes from step 12"]
     assert train.run(params, bench.context("new"))["model_dtype"] == "bfloat16"
 
 
@@ -381,7 +381,7 @@ def test_bf16_is_refused_when_it_is_submitted_if_jobs_run_here_and_when_the_job_
 ) -> None:
     save_as(bench, "half", torch.bfloat16)
     this_machine_is(monkeypatch, speed)
-    sentence = f"bf16 does not pay for half: {speed.reason}"
+    sentence = f"bf16 gains nothing for half: {speed.reason}"
     with pytest.raises(UserError, match=sentence):
         in_bf16(bench, model_dtype="bf16", known=Catalog(bench.store, is_this_cpu=True))
     in_bf16(bench, known=Catalog(bench.store, is_this_cpu=True))

@@ -61,7 +61,7 @@ def test_a_path_that_leads_nowhere_is_refused_at_submit(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "file.bin").touch()
-    with pytest.raises(UserError, match="is no model in the store, no folder here, and no Hub id"):
+    with pytest.raises(UserError, match="is not a model: tried the store, a local folder, and the Hub"):
         look_up(reference, bench.known)
 
 
@@ -115,7 +115,7 @@ def test_a_broken_model_is_one_sentence(bench: Bench):
         load_model("tiny", bench.store)
 
 
-def test_slugs_tell_folders_of_the_same_name_apart(tmp_path: Path):
+def test_slugs_distinguish_folders_of_the_same_name(tmp_path: Path):
     for place in ("a", "b"):
         (tmp_path / place / "model").mkdir(parents=True)
     slugs = {model_slug(str(tmp_path / place / "model")) for place in ("a", "b")}

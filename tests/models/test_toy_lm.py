@@ -43,7 +43,7 @@ def test_it_learns_more_than_how_often_tokens_occur(home, corpus):
     assert home.said[-1] == ("training", 150, 150, "steps")
 
 
-def test_a_stopped_training_goes_on_where_it_was_and_ends_the_same(home, corpus):
+def test_a_stopped_training_resumes_where_it_was_and_ends_the_same(home, corpus):
     home.run("toy-model", "whole", dataset=corpus, steps=24, **SMALL)
     with pytest.raises(Stopped):
         home.run("toy-model", "cut", dataset=corpus, steps=24, stop_when=lambda done: done == 9, **SMALL)

@@ -120,7 +120,7 @@ def test_planted_secrets_are_found_nowhere(stack: Stack) -> None:
     assert ended.error is not None
     assert ended.error["message"] == "ValueError: the end: 401 for *** from " + redact(stack.redis.url)
     assert "PermissionError: the cause: 401 for ***" in ended.error["traceback"]
-    assert "about to fail: 401 for ***" in everything_on_disk(stack)  # it was told, and masked
+    assert "about to fail: 401 for ***" in everything_on_disk(stack)  # it was logged, and masked
     stack.ended(running)
     assert leaks(raised) == []
     assert leaks(everything_in_redis(stack)) == []

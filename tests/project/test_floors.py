@@ -15,8 +15,8 @@ TERMINAL = {"typer", "rich"}
 
 def imported_by(statement: str) -> set[str]:
     """Top-level modules in a fresh interpreter after a statement."""
-    tell = "import json; print(json.dumps([name.split('.')[0] for name in sys.modules]))"
-    code = f"import sys\n{statement}\n{tell}"
+    report = "import json; print(json.dumps([name.split('.')[0] for name in sys.modules]))"
+    code = f"import sys\n{statement}\n{report}"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     return set(json.loads(done.stdout.splitlines()[-1]))
 

@@ -146,7 +146,7 @@ def test_a_kind_s_settings_rule_the_jobs_that_are_submitted_from_then_on(file: P
     assert limits_set(kind_named("train")) is None
 
 
-def test_a_priority_that_was_asked_for_wins_and_forerunners_have_those_of_their_own_kinds(
+def test_a_priority_that_was_asked_for_wins_and_prerequisites_have_those_of_their_own_kinds(
     file: Path, stack: Stack
 ) -> None:
     from tasks.submission.plan import ArtifactCatalog, plan

@@ -17,7 +17,7 @@ from tests.fixtures.stack import Stack
 
 @pytest.fixture
 def other(stack: Stack) -> Iterator[Stack]:
-    """The installation `lab2` on the Redis of `stack`."""
+    """The installation `lab2` on the Redis of `lab`."""
     redis = SimpleNamespace(url=f"{stack.redis.url}&prefix=lab2", socket=stack.redis.socket)
     folder = stack.folder / "other"
     folder.mkdir()

@@ -52,9 +52,7 @@ def says(url: str) -> str:
         client.close()
 
 
-def test_certificates_are_verified_unless_told_otherwise(
-    own_redis: RedisServer, authority: Authority, plain: Proxy
-) -> None:
+def test_certificates_are_verified_by_default(own_redis: RedisServer, authority: Authority, plain: Proxy) -> None:
     own = f"ssl_ca_certs={authority.certificate}"
     assert says(url_to(plain, own)) == says(url_to(plain, own, host="localhost")) == "PONG"
     assert says(url_to(plain, "ssl_cert_reqs=none")) == "PONG"

@@ -41,7 +41,7 @@ def test_it_is_refused_by_all_in_a_sentence_without_its_secrets(url: str) -> Non
         make_app(url)
 
 
-def test_the_results_may_lie_in_another_redis_or_in_no_redis() -> None:
+def test_the_results_may_be_in_another_redis_or_in_no_redis() -> None:
     app = make_app("redis://h:1/0", "rediss://r:2/3?ssl_cert_reqs=none")
     assert _read_back(_of_broker(app)) == _expected(Address(host="h", port=1))
     assert _read_back(_of_results(app)) == _expected(parse_url("rediss://r:2/3?ssl_cert_reqs=none"))

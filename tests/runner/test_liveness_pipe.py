@@ -36,7 +36,7 @@ def gone(process: psutil.Process) -> bool:
 
 def test_a_stopped_slot_loses_its_whole_job_before_that_is_started_elsewhere(stack: Stack) -> None:
     stack.start_worker()
-    job = stack.submit("crew")
+    job = stack.submit("helpers")
     runner = stack.under_way(job)
     worker_set, slot = [runner, *runner.children()], runner.parent()
     assert len(worker_set) == 2
@@ -66,10 +66,10 @@ def replacement() -> Iterator[None]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux wakes a stopped process whose parent dies")
-@pytest.mark.usefixtures("heir")
+@pytest.mark.usefixtures("replacement")
 def test_a_stopped_runner_and_its_stopped_helpers_die_with_their_slot(stack: Stack) -> None:
     stack.start_worker()
-    runner = stack.under_way(stack.submit("crew"))
+    runner = stack.under_way(stack.submit("helpers"))
     worker_set, slot = [runner, *runner.children()], runner.parent()
     assert slot is not None
     for process in worker_set:
@@ -81,10 +81,10 @@ def test_a_stopped_runner_and_its_stopped_helpers_die_with_their_slot(stack: Sta
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux wakes a stopped process whose parent dies")
-@pytest.mark.usefixtures("heir")
+@pytest.mark.usefixtures("replacement")
 def test_a_stopped_runner_dies_with_a_slot_that_was_stopped_too(stack: Stack) -> None:
     stack.start_worker()
-    runner = stack.under_way(stack.submit("crew"))
+    runner = stack.under_way(stack.submit("helpers"))
     worker_set, slot = [runner, *runner.children()], runner.parent()
     assert slot is not None
     slot.suspend()
@@ -120,7 +120,7 @@ def signing(line: LivenessPipe, until_true: Callable[[], bool]) -> bool:
     return bool(until(look))
 
 
-def test_a_runner_that_was_stopped_for_long_goes_on_when_its_slot_spoke_meanwhile() -> None:
+def test_a_runner_that_was_stopped_for_long_continues_when_its_slot_spoke_meanwhile() -> None:
     runner, line = start_runner()
     with runner:
         assert "'token': 'secret'" in result(runner)
@@ -143,7 +143,7 @@ def test_nothing_but_the_runner_reads_its_line() -> None:
 
 
 def test_a_runner_that_is_not_its_slots_child_ends_at_once() -> None:
-    """Its slot died before the runner asked the kernel to tell."""
+    """Its slot died before the runner asked the kernel for a signal."""
     runner = subprocess.Popen([sys.executable, "-c", RUNNER], stdin=subprocess.PIPE, process_group=0)
     runner.communicate(b'{"token": "secret", "slot": 1}\n', 20)
     assert runner.returncode == -9

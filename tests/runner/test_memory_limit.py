@@ -1,4 +1,4 @@
-"""What a job asks for and does not get: too little memory is one sentence, and what mends it."""
+"""What a job asks for and does not get: too little memory is one sentence and a fix."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from tasks.runner.memory_limit import enough_for
 from tests.fixtures.stack import Stack
 from tests.jobs.test_estimate import add_model, add_tokens
 
-MENDS = "Use a smaller --batch-size or --d-sae or --expansion or a larger --accumulate."
+FIX = "Use a smaller --batch-size or --d-sae or --expansion or a larger --accumulate."
 
 
 @pytest.mark.parametrize("sizes", [(10**15, 16), (2**62, 16)], ids=["too much", "not even to be counted"])
 @pytest.mark.parametrize("allocate", [torch.empty, np.empty], ids=["torch", "numpy"])
-def test_too_little_memory_is_told_in_a_sentence(allocate: Callable[..., Any], sizes: tuple[int, int]) -> None:
+def test_too_little_memory_is_reported_in_a_sentence(allocate: Callable[..., Any], sizes: tuple[int, int]) -> None:
     with pytest.raises(UserError) as raised, enough_for(kind_named("train")):
         allocate(sizes)
-    assert str(raised.value) == f"There is not enough memory for this train job. {MENDS}"
+    assert str(raised.value) == f"There is not enough memory for this train job. {FIX}"
 
 
 @pytest.mark.parametrize(
@@ -42,13 +42,13 @@ def test_too_little_memory_is_told_in_a_sentence(allocate: Callable[..., Any], s
     ],
     ids=["GiB", "MiB", "cuBLAS"],
 )
-def test_too_little_memory_of_a_gpu_is_told_as_such(raised: RuntimeError, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_of_a_gpu_is_reported_as_such(raised: RuntimeError, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_limit, "read_devices", lambda: Devices(reason=NO_DRIVER))
     with pytest.raises(UserError) as result, enough_for(kind_named("train")):
         raise raised
     wanted = {"2.00 GiB": ": it wanted 2.1 GB more", "512.00 MiB": ": it wanted 0.5 GB more"}
     why = next((why for words, why in wanted.items() if words in str(raised)), "")
-    assert str(result.value) == f"There is not enough GPU memory for this train job{why}. {MENDS}"
+    assert str(result.value) == f"There is not enough GPU memory for this train job{why}. {FIX}"
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_a_kind_with_nothing_to_make_smaller_needs_another_machine() -> None:
     assert str(raised.value) == "There is not enough memory for this tokenize job. Run it where there is more."
 
 
-def test_what_has_another_cause_is_told_as_it_is() -> None:
+def test_what_has_another_cause_is_reported_as_it_is() -> None:
     with pytest.raises(RuntimeError, match="must match the size"), enough_for(kind_named("train")):
         torch.ones(2).add_(torch.ones(3))
 
@@ -134,4 +134,4 @@ def test_a_training_that_asks_for_more_memory_than_there_is_fails_once_and_says_
     stack.start_worker()
     ended = stack.ended(stack.submit("train", model="model", dataset="words", layer=0, width=10**15, k=8, steps=4))
     assert (ended.state, ended.attempt) == (State.FAILED, 1)
-    assert ended.reason == f"There is not enough memory for this train job. {MENDS}"
+    assert ended.reason == f"There is not enough memory for this train job. {FIX}"

@@ -21,7 +21,7 @@ from tests.fixtures.bench import Bench, Planted, shaped
 from tests.fixtures.stack import Clock
 from tests.train_job.test_train import prepared
 
-#: Products of the encoder's shape in a step with dense codes, beside the outer product that mends W_enc's gradient.
+#: Products of the encoder's shape in a step with dense codes, beside the outer product that corrects W_enc's gradient.
 DENSE = {"gated": 7}
 
 
@@ -49,7 +49,7 @@ def test_the_share_is_operations_over_the_time_of_the_steps_over_the_peak() -> N
     assert pace.lap().gemm_share is None, "nothing was done since"
 
 
-def test_no_share_is_told_of_a_peak_that_was_measured_while_the_machine_was_busy() -> None:
+def test_no_share_is_reported_of_a_peak_that_was_measured_while_the_machine_was_busy() -> None:
     clock = Clock()
     pace = Pace(clock)
     pace.begin(peak=2 * 4 * 3 * 5)
@@ -60,7 +60,7 @@ def test_no_share_is_told_of_a_peak_that_was_measured_while_the_machine_was_busy
     assert (speed.gemm_share, speed.tokens_per_s) == (None, 4 / 10.5)
 
 
-def test_operations_are_counted_anew_from_time_to_time() -> None:
+def test_operations_are_counted_again_from_time_to_time() -> None:
     clock = Clock()
     pace = Pace(clock)
     pace.begin(peak=1000.0)
@@ -118,7 +118,7 @@ def test_the_time_in_which_the_first_activations_are_read_counts(tmp_path: Path)
 
 
 class Queue:
-    """A device that works through what it is given while the host goes on."""
+    """A device that works through what it is given while the host continues."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock, self.busy_until = clock, 0.0
@@ -149,7 +149,7 @@ class Event:
         return 1000 * (end.at - self.at)
 
 
-def test_what_a_device_still_does_for_one_sae_is_not_told_of_the_next(tmp_path: Path) -> None:
+def test_what_a_device_still_does_for_one_sae_is_not_counted_for_the_next(tmp_path: Path) -> None:
     clock = Clock()
     queue = Queue(clock)
 
@@ -181,7 +181,7 @@ def test_what_a_device_still_does_for_one_sae_is_not_told_of_the_next(tmp_path: 
     assert [trainer.pace._now.worked_s for trainer in (long, short)] == pytest.approx([40, 10])
 
 
-def test_a_training_tells_its_pace_in_its_result_in_a_file_and_while_it_runs(
+def test_a_training_shows_its_pace_in_its_result_in_a_file_and_while_it_runs(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainers, "gemm_peak", lambda *shape: 1e11)
@@ -199,7 +199,7 @@ def test_a_training_tells_its_pace_in_its_result_in_a_file_and_while_it_runs(
     assert {"mse", "mse_loss", "sparsity_loss", "aux_loss", "tokens_per_s", "gemm_share"} < set(outcome)
 
 
-def test_metrics_are_told_at_least_each_second_however_slow_the_steps_are(
+def test_metrics_are_reported_at_least_each_second_however_slow_the_steps_are(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tasks.sae.training.trainer.FLUSH_AFTER_S", 0.0)
@@ -208,7 +208,7 @@ def test_metrics_are_told_at_least_each_second_however_slow_the_steps_are(
     assert [at for at, _ in context.measured] == [1, 2, 3, 4, 5]
 
 
-def test_a_resumed_training_tells_the_pace_of_each_step_once(tmp_path: Path, bench: Bench) -> None:
+def test_a_resumed_training_reports_the_pace_of_each_step_once(tmp_path: Path, bench: Bench) -> None:
     context = bench.context()
     (context.workdir / "pace.jsonl").write_text('{"step": 2}\n{"step": 999}\n{"st')
     train.run(prepared(bench, steps=5)[0], context)

@@ -389,7 +389,7 @@ def test_a_model_that_was_processed_otherwise_is_refused(tmp_path: Path, about: 
     refused(write(tmp_path / "theirs", result, weights()), sentence)
 
 
-def test_a_given_model_tells_its_norm(bench: Bench):
+def test_a_given_model_shows_its_norm(bench: Bench):
     """`--model tiny`, whose `config.json` says that it is a GPT-NeoX."""
     about = {**CENTERED, "model_name": "owner/new", "hook_name": "blocks.1.hook_resid_post"}
     write(bench.root / "theirs", {**STANDARD, "metadata": about}, weights())

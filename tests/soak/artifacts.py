@@ -1,4 +1,4 @@
-"""What is published stays as it is: the only place that watches the artifacts of a home."""
+"""What is published stays as it is: watches the artifacts of a home."""
 
 from __future__ import annotations
 

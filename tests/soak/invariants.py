@@ -1,4 +1,4 @@
-"""What must be true of every job of a home in which all have ended: the only place that says how a life may go."""
+"""Invariants of every job of a home in which all have ended: which state changes are legal."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _faults_of_history(life: Life) -> Iterator[str]:
 
 
 def _faults_of_artifacts(life: Life, store: Store) -> Iterator[str]:
-    """All are there if, and only if, the job succeeded, and tell the attempt and the token that made them."""
+    """All are there if, and only if, the job succeeded, and name the attempt and the token that made them."""
     for artifact in life.job.artifacts:
         yield from _faults_of_one(life, store, *artifact.split("/"))
 

@@ -1,4 +1,4 @@
-"""The jobs of a chaos run: the only place that says what is mixed, and in what proportion."""
+"""The jobs of a chaos run: what is mixed, and in what proportion."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.soak.reader import Visitor
 
 EVERY_S = 0.5
 
-#: So many that have not ended are enough to keep all slots busy, and few enough that a purge leaves some over.
+#: This many unfinished jobs are enough to keep all slots busy, and few enough that a purge leaves some over.
 AT_ONCE = 40
 
 #: A job under siege may lose its process more often than a job in peace ever does; see `Job.max_attempts`.
@@ -36,11 +36,11 @@ SHARES = {"nap": 40, "family": 10, "failing": 5, "poison": 2, "blink": 25, "desc
 
 
 class Mixture(Visitor):
-    """Submits so many jobs, not faster than they end; `through` is set when the last one is accepted."""
+    """Submits its jobs, not faster than they end; `through` is set when the last one is accepted."""
 
     def __init__(self, places: Places, seed: int, wanted: int) -> None:
         super().__init__("mixture", places, EVERY_S)
-        self.accepted: set[str] = set()  # only those of which it was heard
+        self.accepted: set[str] = set()  # only those whose acceptance was received
         self.through = threading.Event()
         self._wanted, self._chance = wanted, random.Random(seed)
         self._marks = marks_of(places)
@@ -91,7 +91,7 @@ class Mixture(Visitor):
     def _plan(
         self, known: ArtifactCatalog, kind: str, name: str | None = None, after: tuple[str, ...] = (), **values: Any
     ) -> Job:
-        self._number += 1  # a name whose acceptance was not heard is used up
+        self._number += 1  # a name whose acceptance was not received is used up
         submit_options = SubmitOptions(self._chance.choice(PRIORITIES), after)
         job = plan(known, kind, values, name=name, submit_options=submit_options)[-1]
         return job if values.get("end") == CRASH else dataclasses.replace(job, max_attempts=LOSSES)

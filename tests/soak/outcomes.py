@@ -1,4 +1,4 @@
-"""How each job of a chaos run may have ended: the only place that holds its end against what was asked of it."""
+"""How each job of a chaos run may have ended: compares its end with what was asked of it."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def marks_askew(folder: Path, lives: Mapping[str, Life]) -> Iterator[str]:
 
 
 def _of_ticks(name: str, spells: list[tuple[tuple[float, int, str], list[list[str]]]]) -> Iterator[str]:
-    """Each attempt goes on with the tick that the one before it began last, or with the next."""
+    """Each attempt resumes with the tick that the one before it began last, or with the next."""
     job, last = "", -1
     for (_, attempt, of), result in spells:
         ticks = [int(tick) for _, __, tick in result]

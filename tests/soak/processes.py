@@ -1,4 +1,4 @@
-"""Who of a home lives: the only place of the tests that reads /proc. One look costs a few milliseconds."""
+"""The live processes of a home, read from /proc. One look costs a few milliseconds."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def above(being: Being, everybody: dict[int, Being]) -> Iterator[Being]:
 
 
 def _everybody() -> Iterator[tuple[int, int, str, int]]:
-    """pid, parent, state and birth of all that live, the oldest first: pids begin anew, and parents are older."""
+    """pid, parent, state and birth of all that live, the oldest first: pids wrap around, and parents are older."""
     result = [(int(name), _stat(int(name))) for name in os.listdir(_PROC) if name.isdecimal()]
     alive = [(pid, *stat) for pid, stat in result if stat is not None and stat[1] not in "ZX"]
     yield from sorted(alive, key=lambda found: (found[3], found[0]))

@@ -1,4 +1,4 @@
-"""Those who use a home's ledger all the time while it is struck at: the only place that waits while Redis is away."""
+"""Those who use a home's ledger all the time while it is struck at, and wait while Redis is away."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def ledger_of(places: Places) -> Iterator[Ledger]:
 
 
 class Visitor(threading.Thread):
-    """Comes again and again until it is told to end; `trouble` is what it was refused though nothing was wrong."""
+    """Comes again and again until it is asked to stop; `trouble` is what it was refused though nothing was wrong."""
 
     def __init__(self, name: str, places: Places, every_s: float) -> None:
         super().__init__(name=name, daemon=True)

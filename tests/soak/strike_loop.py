@@ -1,4 +1,4 @@
-"""A strike each second, whatever is being mended meanwhile: the only place that sets the pace of a storm."""
+"""A strike each second, whatever is being repaired meanwhile."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.soak.strikes import Siege, Strike, Targets
 
 EVERY_S = 1.0
 
-#: A machine too slow to take on so many jobs between two strikes is given the time: else no job would ever end there.
+#: A machine too slow to accept this many jobs between two strikes is given the time: else no job would ever end there.
 JOBS_A_STRIKE = 2
 
 #: Nobody is waited for whom there is not: the next second brings another.
@@ -29,17 +29,17 @@ GALE: Targets = {
 
 
 def rage(siege: Siege, plan: Iterable[Strike], jobs: Callable[[], int], is_over: Callable[[], bool]) -> None:
-    """Strike until it is over and all is mended; raises what mending raised. `jobs` tells how many were taken on."""
-    with ThreadPoolExecutor(32) as menders:
-        mending = []
+    """Strike until it is over and all is repaired; raises what a repair raised. `jobs` counts the jobs accepted."""
+    with ThreadPoolExecutor(32) as pool:
+        repairs = []
         for strike in plan:
             next_at = time.monotonic() + EVERY_S
             target = siege.hit(strike, PATIENCE_S)
             if target is not None:
-                mending.append(menders.submit(siege.hint, strike, target))
+                repairs.append(pool.submit(siege.repair, strike, target))
             while not is_over() and (time.monotonic() < next_at or jobs() < JOBS_A_STRIKE * len(siege.hits)):
                 time.sleep(0.05)
             if is_over():
                 break
-    for mended in mending:
-        mended.result()
+    for repair in repairs:
+        repair.result()

@@ -1,4 +1,4 @@
-"""What a chaos run prints at its end: the only place that counts what happened in it."""
+"""What a chaos run prints at its end: counts what happened in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people do while a home is struck at: the only place that chooses whom they pause, cancel, retry or move."""
+"""What people do while a home is struck at: chooses which jobs and queues they pause, cancel, retry or move."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _ENDED = (State.FAILED, State.CANCELLED, State.SUCCEEDED)
 
 
 class Acts(Visitor):
-    """One act each time, drawn by chance; `done` counts those whose answer was heard.
+    """One act each time, drawn by chance; `done` counts those whose answer was received.
 
     There are no more of them than `jobs` were taken on: most shall be let alone, on a slow machine too.
     """
@@ -57,7 +57,7 @@ class Acts(Visitor):
         }
 
     def visit(self, ledger: Ledger, store: Store) -> None:
-        """Let queues go on that were paused for long enough, then do something."""
+        """Resume queues that were paused for long enough, then do something."""
         for queue in [queue for queue, at in self._resume_at.items() if at < time.monotonic()]:
             if self._command("resume", queue):
                 del self._resume_at[queue]

@@ -21,7 +21,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def work(folder: Path, step: int) -> None:
-    """What a training of so many steps leaves."""
+    """What a training leaves after `step` steps."""
     checkpoint = folder / f"checkpoint-{step:09}"
     checkpoint.mkdir()
     (checkpoint / "state.json").write_text(f'{{"step": {step}}}')

@@ -75,7 +75,7 @@ def test_from_scratch_leaves_the_old_checkpoint_where_it_is(stack: Stack) -> Non
     assert stack.reasons(again) == ["submitted", "claimed", "done"]
 
 
-def test_a_checkpoint_that_is_gone_when_the_job_begins_is_told(stack: Stack) -> None:
+def test_a_checkpoint_that_is_gone_when_the_job_begins_is_reported(stack: Stack) -> None:
     stack.start_worker()
     first = cancelled_under_way(stack, ticks=60)
     stack.ledger.queues.pause("training")
@@ -132,7 +132,7 @@ class Hut:
         return self.ledger.submit_all(plan_retry(ArtifactCatalog(self.ledger, self.store), job, **how))[-1]
 
 
-def test_only_what_another_try_goes_on_from_is_kept(hut: Hut) -> None:
+def test_only_what_another_try_resumes_from_is_kept(hut: Hut) -> None:
     job = hut.failed()
     hut.leave(job)
     assert shown(left_by(hut.store, job.id)) == ["ticks", "weights"]
@@ -174,10 +174,10 @@ def test_the_first_job_can_be_tried_again_though_another_try_took_its_checkpoint
     assert (again.retry_of, again.from_checkpoint) == (first.id, second.id)
 
 
-def test_a_try_that_began_anew_and_left_nothing_is_followed_by_one_that_goes_on(hut: Hut) -> None:
+def test_a_try_that_started_from_scratch_and_left_nothing_is_followed_by_one_that_resumes(hut: Hut) -> None:
     first = hut.failed()
-    anew = hut.over(hut.retry(first, from_checkpoint=False))
-    third = hut.over(hut.retry(anew, from_checkpoint=False))
+    restarted = hut.over(hut.retry(first, from_checkpoint=False))
+    third = hut.over(hut.retry(restarted, from_checkpoint=False))
     assert hut.retry(third).from_checkpoint == first.id
 
 
@@ -185,14 +185,14 @@ def test_without_a_checkpoint_it_cannot_be_asked_for(hut: Hut) -> None:
     early = hut.over(hut.submitted())
     with pytest.raises(UserError, match=rf"{early.id} cannot be continued: no checkpoint is left\.") as refused:
         hut.retry(early, from_checkpoint=True)
-    assert refused.value.hint == f"To begin anew: mistudio jobs retry {early.id} --from-scratch"
+    assert refused.value.hint == f"To start from scratch: mistudio jobs retry {early.id} --from-scratch"
     nap = hut.over(submit(hut.ledger, hut.store, "nap", {})[-1])
     with pytest.raises(UserError, match="nap jobs keep no checkpoint"):
         hut.retry(nap, from_checkpoint=True)
     assert hut.retry(early).from_checkpoint is None
 
 
-def test_a_job_whose_data_is_made_anew_begins_anew(hut: Hut) -> None:
+def test_a_job_whose_data_is_made_again_starts_from_scratch(hut: Hut) -> None:
     producer = hut.submitted("data")
     first = submit(hut.ledger, hut.store, "hike", {"parent": "data"}, name="reader")[-1]
     hut.over(producer, State.SUCCEEDED)
@@ -201,7 +201,7 @@ def test_a_job_whose_data_is_made_anew_begins_anew(hut: Hut) -> None:
     assert hut.retry(first).from_checkpoint == first.id
     hut.ledger.request_cancel(hut.ledger.producer_of("saes/reader") or "")
     hut.submitted("data")
-    with pytest.raises(UserError, match="what it reads is made anew"):
+    with pytest.raises(UserError, match="its input is being made again"):
         hut.retry(first, from_checkpoint=True)
     assert hut.retry(first).from_checkpoint is None
 

@@ -104,14 +104,14 @@ def test_a_value_of_another_type_is_refused(known: ArtifactCatalog, values: dict
         (SubmitOptions(gpu="cuda:0"), "--gpu 'cuda:0' is neither any nor none nor indices"),
     ],
 )
-def test_a_wish_that_cannot_be_granted_is_refused(
+def test_an_option_that_cannot_be_met_is_refused(
     known: ArtifactCatalog, submit_options: SubmitOptions, sentence: str
 ) -> None:
     with pytest.raises(UserError, match=sentence):
         plan(known, "nap", {}, submit_options=submit_options)
 
 
-def test_the_gpu_wished_for_is_the_jobs_and_not_that_of_what_it_needs(known: ArtifactCatalog, corpus: str) -> None:
+def test_the_gpu_option_is_the_jobs_and_not_that_of_what_it_needs(known: ArtifactCatalog, corpus: str) -> None:
     download, model = plan(
         known, "toy-model", {"dataset": corpus}, submit_options=SubmitOptions(gpu="0,1", tags=("x",))
     )

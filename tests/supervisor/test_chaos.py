@@ -35,7 +35,7 @@ CALM_S = 180.0
 
 
 @pytest.mark.timeout(420 + 3 * JOBS)
-def test_in_a_storm_of_kills_and_changes_of_mind_every_job_ends_once_and_all_adds_up(home: Home) -> None:
+def test_under_random_kills_and_changes_of_mind_every_job_ends_once_and_all_adds_up(home: Home) -> None:
     environment = {**os.environ, "MISTUDIO_HOME": str(home.places.home), "NO_COLOR": "1"}
     siege = Siege(home.places, [MISTUDIO, "workers", "start", "full"], environment, at_work=True)
     siege.start()
@@ -64,7 +64,7 @@ def calm_down(home: Home, siege: Siege, acts: Acts) -> None:
     siege.start()
     with ledger_of(home.places) as ledger:
         acts.resume_all(ledger)
-        siege.log("-- the storm is over")
+        siege.log("-- the strikes are over")
         until(lambda: not ledger.live_jobs(), CALM_S, "all jobs to end")
         siege.log("-- all jobs have ended")
         until(lambda: not [being for being in siege.everybody() if being.job], 20, "all runners to be gone")

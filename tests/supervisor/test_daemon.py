@@ -1,4 +1,4 @@
-"""The daemon itself: one per home, started by any command, deaf to nobody, and killed without harm."""
+"""The daemon itself: one per home, started by any command, answering everybody, and killed without harm."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_killed_itself_redis_lives_and_the_next_one_adopts_it(home: Home) -> Non
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_end_it_leaves_redis(home: Home, signum: signal.Signals) -> None:
+def test_asked_to_stop_it_leaves_redis(home: Home, signum: signal.Signals) -> None:
     supervisor_client.ensure_supervisor(home.settings)
     server, daemon = home.redis, home.supervisor
     daemon.send_signal(signum)

@@ -32,8 +32,8 @@ READING = [
     ("top", "--once"),
 ]
 
-#: Holds the lock of a home as a supervisor does, but hears nothing.
-DEAF = """
+#: Holds the lock of a home as a supervisor does, but answers nothing.
+UNRESPONSIVE = """
 import sys, time
 from pathlib import Path
 from mistudio_cli.supervisor.lock_and_socket import Door
@@ -82,7 +82,7 @@ def test_a_supervisor_whose_files_were_removed_is_reached_again_and_stays_the_on
         if file.name != "redis.sock":
             file.unlink()
     until(lambda: holder(home.places) == first.pid, 10, "it to take its lock again")
-    until(lambda: supervisor_client._is_there(home.places), 10, "it to hear again")
+    until(lambda: supervisor_client._is_there(home.places), 10, "it to listen again")
     supervisor_client.ensure_supervisor(home.settings)
     assert home.supervisor == first
 
@@ -114,15 +114,20 @@ def test_a_home_that_is_removed_leaves_no_process_behind(home: Home) -> None:
 
 
 def test_a_supervisor_that_cannot_be_reached_is_named_in_time(home: Home) -> None:
-    deaf = subprocess.Popen([sys.executable, "-c", DEAF, str(home.places.home)], stdout=subprocess.PIPE, text=True)
-    assert deaf.stdout is not None
-    assert deaf.stdout.readline() == "holds\n"
+    unresponsive = subprocess.Popen(
+        [sys.executable, "-c", UNRESPONSIVE, str(home.places.home)], stdout=subprocess.PIPE, text=True
+    )
+    assert unresponsive.stdout is not None
+    assert unresponsive.stdout.readline() == "holds\n"
     try:
-        with deadline(15, "it"), pytest.raises(UserError, match=f"runs with pid {deaf.pid}, but cannot be reached at"):
+        with (
+            deadline(15, "it"),
+            pytest.raises(UserError, match=f"runs with pid {unresponsive.pid}, but cannot be reached at"),
+        ):
             supervisor_client.ensure_supervisor(home.settings)
     finally:
-        deaf.kill()
-        deaf.communicate()
+        unresponsive.kill()
+        unresponsive.communicate()
 
 
 # -- homes whose path is too long for a socket ----------------------------------------------------------------------
@@ -149,7 +154,7 @@ def test_a_supervisor_whose_folder_of_sockets_was_removed_makes_it_again(deep: H
     supervisor_client.ensure_supervisor(deep.settings)
     first = deep.supervisor
     deep.places.supervisor_socket.unlink()
-    until(lambda: supervisor_client._is_there(deep.places), 10, "it to hear again")
+    until(lambda: supervisor_client._is_there(deep.places), 10, "it to listen again")
     assert deep.supervisor == first
 
 

@@ -1,4 +1,4 @@
-"""Lives of workers, told step by step on a clock of the test's own."""
+"""Lives of workers, step by step on a clock of the test's own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPEC = WorkerSpec("all-queues", ("training",), 1)
 
 @dataclass
 class FakeProcess:
-    """A process that does nothing but remember what it was told."""
+    """A process that does nothing but record its signals."""
 
     pid: int = 4711
     code: int | None = None
@@ -98,7 +98,7 @@ STORIES = {
         *(("dies 1 -> backoff", "wait 30 -> starting", "answers -> running") * 10),
         *("dies 1 -> fatal", "wait 1000 -> fatal", "start -> starting", "answers -> running", "dies 1 -> backoff"),
     ),
-    "who never answers is given up, and may be started anew": (
+    "who never answers is given up, and may be started again": (
         *("start -> starting", "dies 1 -> backoff", "wait 0.5 -> starting", "dies 1 -> backoff", "wait 1 -> starting"),
         *("dies 1 -> backoff", "wait 2 -> starting", "dies 1 -> fatal", "wait 1000 -> fatal"),
         *("start -> starting", "dies 1 -> backoff", "wait 0.5 -> starting", "answers -> running"),

@@ -92,7 +92,7 @@ def test_what_is_written_past_logging_follows_too(tmp_path: Path) -> None:
     assert path.read_text().splitlines()[1:] == ["out", "err"]
 
 
-def test_only_large_logs_are_rotated_and_only_so_many_kept(tmp_path: Path) -> None:
+def test_only_large_logs_are_rotated_and_only_a_few_kept(tmp_path: Path) -> None:
     path = tmp_path / "w.log"
     rotate(path, larger_than=5, kept=2)
     for number in range(4):
@@ -169,7 +169,7 @@ def test_lines_that_a_slot_writes_at_work_name_its_job(tmp_path: Path) -> None:
     assert done.stdout == "printed\n"
 
 
-def test_the_history_tells_a_workers_life(home: Home) -> None:
+def test_the_history_shows_a_workers_life(home: Home) -> None:
     cli = Cli(home)
     assert cli("workers events").stderr == "Nothing has happened to workers here yet.\n"
     assert cli("workers start").returncode == 0

@@ -240,7 +240,7 @@ def test_the_examples_of_the_documentation_and_of_an_export_are_sound(own_profil
         ("workers = ", "line 1: not valid TOML: ", "See what a profile looks like: mistudio profiles export minimal"),
     ],
 )
-def test_a_profile_that_is_not_sound_says_why_where_and_what_mends_it(
+def test_a_profile_that_is_not_sound_says_why_where_and_how_to_fix_it(
     own_profiles: Path, text: str, fault: str, hint: str
 ) -> None:
     path = own_profiles / "mine.toml"

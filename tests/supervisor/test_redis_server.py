@@ -134,7 +134,7 @@ def test_one_that_cannot_read_its_file_says_so_in_its_own_words(home: Home) -> N
     assert (home.places.redis / "appendonly.aof").read_text() == "this is no append-only file\n" * 10
 
 
-def test_without_any_redis_server_the_user_is_told_what_to_install(
+def test_without_any_redis_server_the_user_sees_what_to_install(
     home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -123,7 +123,7 @@ def test_no_refusal_costs_a_descriptor_a_daemon_or_a_job(
             time.sleep(rng.uniform(1.0, 1.5) if not SECONDS else rng.uniform(1, 8))
             if name not in ("stopped", "full"):
                 fleet.submit()
-        until(lambda: fleet.waiting() < 3, 40, f"the jobs to go on after {name}")
+        until(lambda: fleet.waiting() < 3, 40, f"the jobs to continue after {name}")
         fleet.assert_whole()
     until(lambda: fleet.waiting() == 0, 60, "all jobs to end")
     fleet.assert_each_ran_once()

@@ -55,7 +55,11 @@ def test_a_new_supervisor_finds_a_busy_old_worker_waits_and_then_fills_the_slot(
     states = at_lock(fleet)
     assert states.pop(old) == "draining"
     assert list(states.values()) == ["running"]
-    until(lambda: not fleet.ledger.queues.messages("training"), 20, "the new worker to hear of the job that waits")
+    until(
+        lambda: not fleet.ledger.queues.messages("training"),
+        20,
+        "the new worker to take the message of the job that waits",
+    )
     assert fleet.ledger.need(waiting.id).state is State.QUEUED
     fleet.wake(job)
     first, second = once(fleet, job), once(fleet, waiting)

@@ -31,7 +31,7 @@ def undisturbed(fleet: Fleet, job: Job, around: dict[Role, Being]) -> None:
 
 
 def resumed_after(reason: str, is_loss: bool) -> Callable[[Fleet, Job, dict[Role, Being]], None]:
-    """It is put back at once for that reason, and goes on from its checkpoint."""
+    """It is put back at once for that reason, and resumes from its checkpoint."""
 
     def expect(fleet: Fleet, job: Job, around: dict[Role, Being]) -> None:
         done = fleet.ended(job)
@@ -56,7 +56,7 @@ def lost_with(*gone: Role) -> Callable[[Fleet, Job, dict[Role, Being]], None]:
     return expect
 
 
-def supervised_anew(fleet: Fleet, job: Job, around: dict[Role, Being]) -> None:
+def supervised_again(fleet: Fleet, job: Job, around: dict[Role, Being]) -> None:
     """The worker finishes the job and ends; the next supervisor's takes what comes then."""
     fleet.start()
     undisturbed(fleet, job, around)
@@ -85,9 +85,9 @@ CASES = {
     ("TERM", Role.WORKER): replaced,
     ("QUIT", Role.WORKER): resumed_after("its worker was shut down", is_loss=False),
     ("STOP", Role.WORKER): undisturbed,
-    ("KILL", Role.SUPERVISOR): supervised_anew,
-    ("TERM", Role.SUPERVISOR): supervised_anew,
-    ("QUIT", Role.SUPERVISOR): supervised_anew,
+    ("KILL", Role.SUPERVISOR): supervised_again,
+    ("TERM", Role.SUPERVISOR): supervised_again,
+    ("QUIT", Role.SUPERVISOR): supervised_again,
     ("STOP", Role.SUPERVISOR): undisturbed,
     ("KILL", Role.REDIS): undisturbed,
     ("TERM", Role.REDIS): undisturbed,
@@ -127,7 +127,7 @@ def test_who_was_stopped_for_good_wakes_and_drains_when_the_supervisor_dies(flee
     fleet.siege.send(around[stopped], signal.SIGSTOP)
     until(lambda: next(b.state for b in fleet.siege.everybody() if b.pid == around[stopped].pid) == "T", 5)
     fleet.siege.send(around[Role.SUPERVISOR], signal.SIGKILL)
-    supervised_anew(fleet, job, around)
+    supervised_again(fleet, job, around)
 
 
 def test_a_worker_stopped_for_good_while_it_drains_is_woken_by_the_next_supervisor(fleet: Fleet) -> None:
@@ -138,11 +138,11 @@ def test_a_worker_stopped_for_good_while_it_drains_is_woken_by_the_next_supervis
     until(lambda: not around[Role.SUPERVISOR].lives, 5)
     fleet.siege.send(around[Role.WORKER], signal.SIGSTOP)
     until(lambda: next(b.state for b in fleet.siege.everybody() if b.pid == around[Role.WORKER].pid) == "T", 5)
-    supervised_anew(fleet, job, around)
+    supervised_again(fleet, job, around)
 
 
 def test_a_hangup_changes_nothing(fleet: Fleet) -> None:
-    """Celery's own workers start themselves anew then, and nobody would watch over such a one."""
+    """Celery's own workers restart themselves then, and nobody would watch over such a one."""
     job, runner = fleet.nap(10)
     around = fleet.around(runner)
     fleet.siege.send(around[Role.WORKER], signal.SIGHUP)
@@ -160,4 +160,4 @@ def test_a_worker_whose_supervisor_died_before_it_could_look_ends(fleet: Fleet) 
     command = [sys.executable, "-P", "-m", "tasks.worker", "--name", "late", "--queues", "low_priority"]
     late = subprocess.run(command, env=result, capture_output=True, text=True, timeout=60, cwd="/")
     assert late.returncode == 0
-    assert "whoever started this worker is gone: draining" in late.stderr
+    assert "the parent process is gone: draining" in late.stderr

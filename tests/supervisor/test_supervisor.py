@@ -28,7 +28,7 @@ def test_a_worker_runs_when_it_has_answered_itself(world: World) -> None:
     assert world.states() == {"worker-training": "starting", "worker-datasets": "running"}
 
 
-def test_a_dead_worker_is_replaced_and_the_death_is_told(world: World) -> None:
+def test_a_dead_worker_is_replaced_and_the_death_is_reported(world: World) -> None:
     world.up()
     first = world.supervisor.worker_set.children["worker-training"].pid
     os.kill(first, signal.SIGKILL)
@@ -43,7 +43,7 @@ def test_a_dead_worker_is_replaced_and_the_death_is_told(world: World) -> None:
     assert world.states()["worker-datasets"] == "running"
 
 
-def test_one_that_dies_again_and_again_is_given_up_and_the_rest_go_on(world: World) -> None:
+def test_one_that_dies_again_and_again_is_given_up_and_the_rest_continue(world: World) -> None:
     world.up(PAIR[1])
     world.supervisor.answer({"op": "stop", "grace_s": 10})
     world.ticks_until("worker-datasets", "stopped")
@@ -150,7 +150,7 @@ def test_no_request_makes_more_workers_of_a_queue_than_there_can_be(world: World
     assert world.rows() == []
 
 
-def test_told_to_end_it_stops_its_workers_first(world: World) -> None:
+def test_asked_to_stop_it_stops_its_workers_first(world: World) -> None:
     world.up()
     assert not world.supervisor.ended
     world.supervisor.end()

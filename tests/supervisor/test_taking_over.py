@@ -100,7 +100,7 @@ def test_a_new_worker_may_sit_where_one_is_being_stopped(world: World) -> None:
     world.ticks_until_rows([(PAIR[0].name, "running")])
 
 
-def test_workers_of_an_earlier_supervisor_are_known_and_can_be_told_to_end(world: World) -> None:
+def test_workers_of_an_earlier_supervisor_are_known_and_can_be_stopped(world: World) -> None:
     busy(world)
     old = world.supervisor.worker_set.children[PAIR[0].name].process
     assert isinstance(old, worker_process.WorkerProcess)
@@ -114,7 +114,7 @@ def test_workers_of_an_earlier_supervisor_are_known_and_can_be_told_to_end(world
     world.ticks_until_rows([])
 
 
-def test_one_that_somebody_else_told_to_end_is_replaced_while_its_last_jobs_run(world: World) -> None:
+def test_one_that_somebody_else_stopped_is_replaced_while_its_last_jobs_run(world: World) -> None:
     work = busy(world)
     first = world.pid(PAIR[0].name)
     os.kill(first, signal.SIGTERM)

@@ -34,7 +34,7 @@ def worker() -> Iterator[psutil.Process]:
     started.stdout.close()
 
 
-def test_memory_is_told_with_and_without_jobs_and_one_busy_core_is_about_a_hundred_percent(
+def test_memory_is_shown_with_and_without_jobs_and_one_busy_core_is_about_a_hundred_percent(
     worker: psutil.Process,
 ) -> None:
     use = read_uses([worker.pid])[worker.pid]

@@ -154,7 +154,7 @@ def statuses(cli: Cli) -> list[tuple[int | None, str, int | None]]:
     return [(row["pid"], row["state"], row["busy"]) for row in rows]
 
 
-def test_killed_supervisor_its_workers_finish_and_end_and_the_next_one_goes_on(cli: Cli) -> None:
+def test_killed_supervisor_its_workers_finish_and_end_and_the_next_one_continues(cli: Cli) -> None:
     assert cli("workers start").returncode == 0
     job_id = cli.nap(150)
     cli.under_way(job_id)
@@ -192,7 +192,7 @@ def test_redis_killed_under_a_job_the_job_ends_well(cli: Cli) -> None:
     assert (done.state, done.attempt) == (State.SUCCEEDED, 1)
 
 
-def test_workers_that_cannot_start_are_told_with_their_last_words(cli: Cli, tmp_path: Path) -> None:
+def test_workers_that_cannot_start_are_reported_with_their_last_words(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "celery.py").write_text("raise SystemExit('this celery is broken')")
     failed = cli("workers start", PYTHONPATH=str(tmp_path))
     first, *lines, hint = failed.stderr.splitlines()
@@ -203,7 +203,7 @@ def test_workers_that_cannot_start_are_told_with_their_last_words(cli: Cli, tmp_
     (worker,) = cli.read_json("workers status --json")["workers"]
     assert worker["state"] == "fatal"
     assert cli("workers status").stderr.splitlines()[-1] == "  | this celery is broken"
-    assert cli("workers start").returncode == 0, "once mended, it starts"
+    assert cli("workers start").returncode == 0, "once fixed, it starts"
 
 
 @pytest.mark.parametrize("how", ["its supervisor is killed", "its workers are stopped", "they stop unseen"])
@@ -220,7 +220,7 @@ def test_a_start_that_is_cut_short_by_others_says_so(cli: Cli, how: str) -> None
         until(lambda: {row["state"] for row in supervisor_client.status(cli.home.places)["workers"]} == {"stopped"})
         starting.send_signal(signal.SIGCONT)
     _, raised = starting.communicate(timeout=180)
-    assert "The supervisor ended, or was told to stop them, while it started worker-" in raised
+    assert "The supervisor ended, or was asked to stop them, while it started worker-" in raised
     assert starting.returncode == Code.FAILED
     assert cli("workers start full").returncode == 0
 
@@ -286,7 +286,7 @@ def test_a_broker_that_is_away_is_said_at_once(cli: Cli) -> None:
     assert supervisor_client.status(cli.home.places) is None
 
 
-def test_with_redis_away_status_tells_what_the_supervisor_knows(cli: Cli, own_redis: RedisServer) -> None:
+def test_with_redis_away_status_shows_what_the_supervisor_knows(cli: Cli, own_redis: RedisServer) -> None:
     assert cli("workers start", CELERY_BROKER_URL=own_redis.url).returncode == 0
     own_redis.kill()
     result = cli("workers status --json", CELERY_BROKER_URL=own_redis.url)

@@ -18,7 +18,7 @@ from tests.conftest import until
 
 PAIR = (WorkerSpec("worker-training", ("training",), 1), WorkerSpec("worker-datasets", ("datasets",), 4))
 
-#: Sleeps until told to end; takes its slots along as a real worker does.
+#: Sleeps until asked to stop; takes its slots along as a real worker does.
 OBEDIENT = "import signal; signal.sigwait([signal.SIGTERM, signal.SIGQUIT])"
 STUBBORN = """
 import signal, subprocess, sys

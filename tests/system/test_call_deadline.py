@@ -18,7 +18,7 @@ from tests.conftest import until
 
 @pytest.fixture
 def dead_mount(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    """A disk whose usage nobody tells until the server is back."""
+    """A disk whose usage cannot be read until the server is back."""
     back, usage = threading.Event(), shutil.disk_usage
     monkeypatch.setattr(shutil, "disk_usage", lambda path: back.wait(60) and usage(path))
     yield back.set

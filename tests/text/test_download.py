@@ -191,7 +191,7 @@ def test_a_relative_path_is_kept_as_seen_from_where_the_user_stood(home, tmp_pat
     assert params.source == str(tmp_path / "a.txt")
 
 
-def test_names_tell_paths_options_and_hub_ids_apart(home, tmp_path):
+def test_names_distinguish_paths_options_and_hub_ids(home, tmp_path):
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "train.jsonl").write_text('{"text": "a"}\n')

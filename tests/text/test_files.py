@@ -174,17 +174,17 @@ def test_splits_are_words_of_names(path, split):
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"split": "test"}, "--split means nothing for a single file"),
-        ({"pattern": "*.x"}, "--pattern means nothing for a single file"),
-        ({"config": "en"}, "--config means nothing for local files"),
-        ({"revision": "main"}, "--revision means nothing for local files"),
+        ({"split": "test"}, "--split does not apply to a single file"),
+        ({"pattern": "*.x"}, "--pattern does not apply to a single file"),
+        ({"config": "en"}, "--config does not apply to local files"),
+        ({"revision": "main"}, "--revision does not apply to local files"),
     ],
 )
 def test_a_flag_that_means_nothing_for_a_source_is_refused(home, tmp_path, values, sentence):
     path = jsonl(tmp_path / "a.jsonl", {"text": "a"})
     with pytest.raises(UserError, match=sentence):
         download.prepare(download.Params(str(path), **values), home)
-    with pytest.raises(UserError, match="--skip means nothing for a dataset of the Hub"):
+    with pytest.raises(UserError, match="--skip does not apply to a dataset of the Hub"):
         download.prepare(download.Params("owner/name", skip="x"), home)
 
 

@@ -83,7 +83,7 @@ def test_batches_are_bounded_by_size_and_keep_every_document():
     assert all(len(batch) == 1 or sum(map(len, batch)) <= 300 for batch in batches)
 
 
-def test_a_tokenizer_that_would_cut_or_pad_is_told_not_to():
+def test_a_tokenizer_that_would_cut_or_pad_does_not():
     tokenizer = train_bpe([DOCUMENTS], 300)
     tokenizer.backend_tokenizer.enable_truncation(8)
     tokenizer.backend_tokenizer.enable_padding(length=8)

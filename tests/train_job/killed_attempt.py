@@ -38,7 +38,7 @@ def _train(root: Path, name: str, values: dict[str, Any], number: int, blow: tup
     signal.signal(signal.SIGTERM, lambda signum, _: result.append(signum))
     store = Store(root / "store")
 
-    def strike(done: int) -> bool:  # asked after a step, and told what was done before it
+    def strike(done: int) -> bool:  # called after a step, with what was done before it
         if blow and not result and done >= (blow[0] - 1) * values["batch"]:
             os.kill(os.getpid(), blow[1])
         return bool(result)

@@ -1,4 +1,4 @@
-"""A checkpoint that was cut short is passed over and named; a training goes on from another, and ends the same."""
+"""A checkpoint that was cut short is passed over and named; a training resumes from another, and ends the same."""
 
 from __future__ import annotations
 

@@ -44,13 +44,13 @@ def test_it_makes_the_same_of_activations_as_the_sae_did(tmp_path: Path, archite
     loaded = load_sae(tmp_path)
     initialize_from(trainer, tmp_path, "mine")
     trainer._measure()
-    if architecture in ("batchtopk", "matryoshka"):  # its threshold is found anew from its first batches
+    if architecture in ("batchtopk", "matryoshka"):  # its threshold is fitted again to its first batches
         stretched = trainer.coder.W_enc[0].norm() / trainer.scales.unfold(loaded)["W_enc"][0].norm()
         trainer.coder.threshold.copy_(loaded.threshold[0] * stretched)
     torch.testing.assert_close(trainer.reconstruct(raw()), loaded(raw()), rtol=1e-3, atol=1e-3)
 
 
-def test_fine_tuning_goes_on_from_a_trained_sae_and_says_so(bench: Bench):
+def test_fine_tuning_starts_from_a_trained_sae_and_says_so(bench: Bench):
     params, _ = prepared(bench, steps=60, lr=0.01)
     first = bench.context("first")
     before = train.run(params, first)

@@ -40,4 +40,4 @@ def test_a_stopped_training_logs_its_checkpoint_and_notes_where_it_resumes(
     assert at
     again = bench.context()
     train.run(params, again)
-    assert again.noted == [f"goes on from step {at[-1]}"]
+    assert again.noted == [f"resumes from step {at[-1]}"]

@@ -194,13 +194,13 @@ def test_a_training_resumed_where_it_gains_as_much_has_the_same_bits(monkeypatch
     _, whole = trained(bench, bench.context("whole"))
     again = interrupted(bench)
     result, output = trained(bench, again)
-    assert again.noted == ["goes on from step 7"]
+    assert again.noted == ["resumes from step 7"]
     assert result["precision"] == "bf16"
     assert tensors_of(output) == tensors_of(whole)
 
 
 @pytest.mark.parametrize("wanted", ["auto", "bf16"])
-def test_a_training_resumed_where_it_gains_nothing_goes_on_in_float32_and_says_so(
+def test_a_training_resumed_where_it_gains_nothing_continues_in_float32_and_says_so(
     monkeypatch: pytest.MonkeyPatch, bench: Bench, wanted: str
 ):
     machine(monkeypatch, FASTER)
@@ -208,7 +208,7 @@ def test_a_training_resumed_where_it_gains_nothing_goes_on_in_float32_and_says_s
     params, _ = prepared(bench, **WIDE, precision=wanted)
     machine(monkeypatch, SLOWER)
     result = train.run(params, again)
-    assert again.noted == ["goes on from step 7", f"goes on in float32, not in bf16 as before: {SLOWER.reason}"]
+    assert again.noted == ["resumes from step 7", f"continues in float32, not in bf16 as before: {SLOWER.reason}"]
     assert result["precision"] == "bf16, then float32"
     metadata = json.loads((again.output / "cfg.json").read_text())["metadata"]
     assert metadata["training"]["precision"] == "bf16, then float32"
@@ -220,7 +220,7 @@ def test_a_training_begun_in_float32_stays_in_it(monkeypatch: pytest.MonkeyPatch
     again = interrupted(bench)
     machine(monkeypatch, FASTER)
     result, output = trained(bench, again)
-    assert (result["precision"], again.noted) == ("float32", ["goes on from step 7"])
+    assert (result["precision"], again.noted) == ("float32", ["resumes from step 7"])
     assert tensors_of(output) == tensors_of(whole)
 
 

@@ -52,7 +52,7 @@ def test_a_training_that_is_struck_at_five_random_steps_ends_as_if_it_had_not_be
     for number, (step, blow) in enumerate(zip(steps, blows, strict=True), 1):
         assert attempt(bench.root, "struck", values, number, (step, blow)) == -blow, (SEED, steps)
         if blow is signal.SIGTERM:
-            assert (left_by(bench.store, "struck") / f"checkpoint-{step:09}").is_dir(), "it goes on from there"
+            assert (left_by(bench.store, "struck") / f"checkpoint-{step:09}").is_dir(), "it resumes from there"
     last = len(BLOWS) + 1
     assert attempt(bench.root, "struck", values, last, None) == 0
     whole, struck = made_by(bench.root, "whole", 1), made_by(bench.root, "struck", last)

@@ -100,7 +100,7 @@ def again(stack: Stack, job: Job, **how: bool) -> Job:
         (fill_the_disk, State.FAILED, "The disk is full."),
     ],
 )
-def test_it_goes_on_from_its_checkpoint_or_from_scratch_and_the_outcome_is_the_same(
+def test_it_resumes_from_its_checkpoint_or_from_scratch_and_the_outcome_is_the_same(
     stack: Stack, whole: dict[str, bytes], disturb: Callable[[Stack, Job], None], state: State, why: str
 ) -> None:
     stack.start_worker("--queues", "training", slots=1, OMP_NUM_THREADS="1")
@@ -109,9 +109,7 @@ def test_it_goes_on_from_its_checkpoint_or_from_scratch_and_the_outcome_is_the_s
         whole |= files(stack, "whole")
     first = submitted(stack, "disturbed")
     until(
-        lambda: reached(stack, first) and (left_by(stack.store, first.id) / "metrics.jsonl").exists(),
-        240,
-        stack.log(),
+        lambda: reached(stack, first) and (left_by(stack.store, first.id) / "metrics.jsonl").exists(), 240, stack.log()
     )
     disturb(stack, first)
     first = ended(stack, first)
@@ -121,7 +119,7 @@ def test_it_goes_on_from_its_checkpoint_or_from_scratch_and_the_outcome_is_the_s
     left = reached(stack, first)
     assert 0 < left < STEPS
 
-    if disturb is cancel:  # whoever begins anew does not care how it ended
+    if disturb is cancel:  # a start from scratch does not depend on how it ended
         scratch = again(stack, first, from_checkpoint=False)
         assert scratch.result is not None
         assert scratch.result["steps_in_last_attempt"] == STEPS

@@ -171,13 +171,13 @@ def test_one_that_was_given_up_stays_so_when_the_job_is_resumed(bench: Bench):
     stopped = bench.context("all", stop=lambda done: done >= 40 * 256)
     with pytest.raises(Stopped):
         train.run(params, stopped)
-    assert train.resume_point(stopped.workdir) in ("step 40", "step 41"), "of the one that goes on"
+    assert train.resume_point(stopped.workdir) in ("step 40", "step 41"), "of the one that continues"
     resumed = bench.context("all")
     result = train.run(params, resumed)
     assert weights(resumed.output / "all-lr0.01") == weights(whole.output / "whole-lr0.01")
     assert list(result.failed) == ["all-lr1e36"]
     (on,) = resumed.noted
-    assert on in ("all-lr0.01 goes on from step 40", "all-lr0.01 goes on from step 41")
+    assert on in ("all-lr0.01 resumes from step 40", "all-lr0.01 resumes from step 41")
     assert next(done for phase, done, _, _ in resumed.said if phase == "training") >= 40 * 256
     other = prepared(bench, layer=1, k=4, lr=None, together={"lr": [0.01, 0.02]}, steps=60)
     assert train.run(other, bench.context("all")).failed == {}
@@ -207,7 +207,7 @@ def test_all_of_them_may_fail(bench: Bench):
     assert (result.made, len(result.failed)) == ({}, 2)
 
 
-def test_each_tells_the_speed_of_its_own_steps_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+def test_each_reports_the_speed_of_its_own_steps_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     clock = [0.0]
     monkeypatch.setattr(throughput.Pace.__init__, "__defaults__", (lambda: clock[0],))
 

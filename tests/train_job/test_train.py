@@ -178,7 +178,7 @@ def test_a_crosscoder_reads_and_writes_several_layers(bench: Bench, choice: dict
     assert left < 0.9
 
 
-def test_a_stopped_training_goes_on_and_ends_as_if_it_had_not_been_stopped(bench: Bench):
+def test_a_stopped_training_resumes_and_ends_as_if_it_had_not_been_stopped(bench: Bench):
     params, _ = prepared(bench)
     whole = bench.context("whole")
     uninterrupted = train.run(params, whole)
@@ -186,8 +186,8 @@ def test_a_stopped_training_goes_on_and_ends_as_if_it_had_not_been_stopped(bench
         train.run(params, bench.context("parts", stop=lambda done: done >= 11 * 256))
     again = bench.context("parts", attempt=2)
     resumed = train.run(params, again)
-    assert again.said[1][1] > 0, "it did not begin anew"
-    assert (whole.noted, again.noted) == ([], ["goes on from step 12"])
+    assert again.said[1][1] > 0, "it did not start from scratch"
+    assert (whole.noted, again.noted) == ([], ["resumes from step 12"])
     assert (uninterrupted["steps_in_last_attempt"], resumed["steps_in_last_attempt"]) == (30, 18)
     for changing in ("tokens_per_s", "gemm_share", "gemm_peak_gflops", "steps_in_last_attempt"):
         uninterrupted.pop(changing), resumed.pop(changing)
@@ -196,7 +196,7 @@ def test_a_stopped_training_goes_on_and_ends_as_if_it_had_not_been_stopped(bench
         assert (again.output / name).read_bytes() == (whole.output / name).read_bytes(), name
 
 
-def test_a_checkpoint_of_other_settings_is_told_and_not_taken_up(bench: Bench):
+def test_a_checkpoint_of_other_settings_is_reported_and_not_used(bench: Bench):
     params, _ = prepared(bench)
     train.run(params, bench.context("whole"))
     with pytest.raises(Stopped):
@@ -219,7 +219,7 @@ def test_an_attempt_after_the_last_step_only_measures(bench: Bench):
     assert second["explained_variance"] == first["explained_variance"]
 
 
-def test_the_name_tells_model_layer_and_sparsity(bench: Bench):
+def test_the_name_contains_model_layer_and_sparsity(bench: Bench):
     def name(**values) -> str:
         values = {name: value for name, value in {**SHORT, **values}.items() if value is not None}
         return train.default_name(train.KIND.read_params(values))
@@ -286,7 +286,7 @@ def test_a_folder_is_remembered_by_its_whole_path(bench: Bench, monkeypatch: pyt
         ({"arch": "batchtopk", "k": 65}, "--k 65 is more than the 64 features"),
         ({"k": 65}, "--k 65 is more than the 64 features"),
         ({"width": 3, "expansion": 8}, "--k 4 is more than the 3 features"),
-        ({"model": "tinny"}, "'tinny' is no model in the store"),
+        ({"model": "tinny"}, "'tinny' is not a model: tried the store"),
         ({"model": "/no/such/model"}, "no model in the store, no folder here"),
         ({"dataset": "wards"}, "'wards' is no dataset in the store, no file or folder here"),
         ({"dataset": "../words"}, "no dataset in the store"),
@@ -326,7 +326,7 @@ def test_too_little_to_measure_on_is_refused(tmp_path: Path):
 
 @pytest.mark.parametrize("steps", [100, 97, 7])
 @pytest.mark.parametrize("resample", [1, 3, 4, 8, 20])
-def test_a_feature_that_never_fires_is_drawn_anew_each_time(steps: int, resample: int):
+def test_a_feature_that_never_fires_is_resampled_each_time(steps: int, resample: int):
     params = train.Params(batch=64, resample=resample)
     plan = TrainConfig(shaped("standard", 16, 24), steps, resample=resample, dead_after=dead_after(steps, params))
     draws = [step for step in range(steps) if plan.resamples_at(step)]

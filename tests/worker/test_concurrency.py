@@ -105,7 +105,7 @@ def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_assignment, "_ASK_EVERY_S", 0.01)
 
 
-def took(ledger: Ledger, kind: str, wish: str = "any") -> str | None:
+def took(ledger: Ledger, kind: str, option: str = "any") -> str | None:
     """On what a job of that kind computes; None when it waits."""
     job = ledger.submit(Job(new_job_id(), kind, "a", kind_named(kind).queue, {}))
     claim = ledger.claim(job.id, "w@h", "h")
@@ -116,7 +116,7 @@ def took(ledger: Ledger, kind: str, wish: str = "any") -> str | None:
         claim,
         kind_named(kind),
         stop=lambda: next(looks),
-        wish=wish,
+        option=option,
         read=lambda: device_assignment.devices.Devices(reason=device_assignment.devices.NO_GPU),
     )
     return given and given.torch_name
@@ -127,7 +127,7 @@ def test_what_could_have_had_a_gpu_leases_the_processor_and_nothing_else_does(
 ) -> None:
     assert took(ledger, "train") == "cpu"
     assert [took(ledger, kind) for kind in ("train", "extract", "toy-model")] == [None, None, None]
-    assert took(ledger, "train", wish="none") is None, "it would compute on the same processor"
+    assert took(ledger, "train", option="none") is None, "it would compute on the same processor"
     assert [took(ledger, kind) for kind in ("tokenize", "download", "export")] == ["cpu", "cpu", "cpu"]
 
 

@@ -1,4 +1,4 @@
-"""Jobs on the GPUs of a machine that a fake driver tells of: who waits, why, and what comes free when somebody dies."""
+"""Jobs on the GPUs of a machine that a fake driver reports: who waits, why, and what comes free when somebody dies."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_a_card_that_falls_off_the_bus_fails_its_job_and_is_leased_again_once_it
     waits_for_the_card_to_come_back(stack, cards)
 
 
-def test_an_error_of_cudas_on_a_card_that_is_lost_is_told_as_that(stack: Stack, cards: Driver) -> None:
+def test_an_error_of_cudas_on_a_card_that_is_lost_is_reported_as_that(stack: Stack, cards: Driver) -> None:
     cards.says(GPUS=1)
     stack.start_worker(CARD_LOOK_EVERY_S="600", **cards.environment)
     job = stack.submit("nap", name="struck", ticks=FOR_EVER, end="lost-gpu", until=str(stack.folder / "now"))
@@ -270,19 +270,19 @@ def test_an_error_that_says_itself_that_the_card_is_broken_needs_no_driver(monke
         raise RuntimeError("size mismatch")
 
 
-# -- the wish ---------------------------------------------------------------------------------------------------------
+# -- the gpu option -------------------------------------------------------------------------------------------------
 
 TWO = Devices((Device(0, "a", "GPU-a", 24, 20), Device(1, "b", "GPU-b", 24, 0)))
 
 
 def device(
-    ledger: Ledger, wish: str, found: Devices, kind: str = "train"
+    ledger: Ledger, option: str, found: Devices, kind: str = "train"
 ) -> tuple[device_assignment.Placement | None, Job]:
     job = ledger.submit(Job(new_job_id(), kind, "a", kind_named(kind).queue, {}))
     claim = ledger.claim(job.id, "w@h", "h")
     assert isinstance(claim, Claim)
     took = device_assignment.device_for(
-        ledger, claim, kind_named(kind), stop=lambda: False, wish=wish, read=lambda: found
+        ledger, claim, kind_named(kind), stop=lambda: False, option=option, read=lambda: found
     )
     return took, ledger.need(job.id)
 
@@ -302,8 +302,8 @@ def test_any_takes_the_card_with_most_free_memory_and_indices_take_those(ledger:
 
 def test_none_and_work_that_wants_no_gpu_run_on_the_cpu_and_read_no_card(ledger: Ledger) -> None:
     unreadable = Devices(reason="NVML cannot be read: Unknown Error")
-    for wish, kind in (("none", "train"), ("any", "tokenize"), ("7", "tokenize")):
-        took, job = device(ledger, wish, unreadable, kind)
+    for option, kind in (("none", "train"), ("any", "tokenize"), ("7", "tokenize")):
+        took, job = device(ledger, option, unreadable, kind)
         assert took is not None
         assert (took.torch_name, took.environment["CUDA_VISIBLE_DEVICES"], job.device) == ("cpu", "", "cpu")
 
@@ -316,7 +316,7 @@ def test_a_card_that_is_not_there_is_not_waited_for(ledger: Ledger) -> None:
             device(ledger, "0", Devices(reason=reason))
 
 
-def test_a_job_whose_wish_cannot_come_true_fails_in_its_first_attempt_and_says_why(
+def test_a_job_whose_gpu_option_cannot_be_met_fails_in_its_first_attempt_and_says_why(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = ledger.submit(Job(new_job_id(), "train", "a", "training", {}, gpu="7"))

@@ -1,4 +1,4 @@
-"""A worker's heartbeat goes on while its message loop waits for something, and says since when."""
+"""A worker's heartbeat continues while its message loop waits for something, and says since when."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_it_sends_few_commands_over_few_connections(stack: Stack, client: redis_
     stack.start_worker(slots=8)
     until(lambda: connections(client) == CONNECTIONS, 60, "what its start left is closed")
     with client.monitor() as monitor:
-        found = commands(monitor, lambda found: sum(" beat " in command for command in found) == HEARTBEATS)
+        found = commands(monitor, lambda found: sum(" heartbeat " in command for command in found) == HEARTBEATS)
     assert len(found) <= COMMANDS_PER_S * HEARTBEATS, "\n".join(found)
     until(lambda: connections(client) == CONNECTIONS, 60, "it stays so")
 

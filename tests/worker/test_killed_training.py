@@ -1,4 +1,4 @@
-"""A training of a real worker, whose runner is killed and whose worker is told to quit at random steps."""
+"""A training of a real worker, whose runner is killed and whose worker is asked to quit at random steps."""
 
 from __future__ import annotations
 

@@ -23,32 +23,32 @@ class Held:
         self.redis, self.clock = redis, Clock()
         self.ledger = Ledger(connect(redis.url))
         self.job = self.ledger.submit(Job("held", "train", "held", "training", {}))
-        self._told: list[str] = []
+        self._statuses: list[str] = []
 
     def keeper(self) -> LeaseKeeper:
         claim = self.ledger.claim(self.job.id, "worker", "host")
         assert claim is not None
         self.claim = claim
-        return LeaseKeeper(_Overheard(connect(self.redis.url), self._told), claim, self.clock)
+        return LeaseKeeper(_Overheard(connect(self.redis.url), self._statuses), claim, self.clock)
 
     def report(self, phase: str, done: int) -> None:
         assert self.ledger.report(self.claim, Progress(phase, done, None, "")) == "ok"
 
     def renewed_twice(self) -> None:
         """From now on: after the second time, what came before has been judged."""
-        before = len(self._told)
-        until(lambda: self._told[before:].count("ok") >= 2)
+        before = len(self._statuses)
+        until(lambda: self._statuses[before:].count("ok") >= 2)
 
     def asked_in_vain(self) -> bool:
-        return self._told[-1] == "away"
+        return self._statuses[-1] == "away"
 
 
 class _Overheard(Ledger):
-    """A ledger that writes down what it answered."""
+    """A ledger that records its replies."""
 
     def __init__(self, client: Client, result: list[str]) -> None:
         super().__init__(client)
-        self._told = result
+        self._statuses = result
 
     def renew(self, claim: Claim) -> str:
         try:
@@ -57,7 +57,7 @@ class _Overheard(Ledger):
             status = "away"
             raise
         finally:
-            self._told.append(status)
+            self._statuses.append(status)
         return status
 
 

@@ -40,7 +40,7 @@ def test_the_longest_grace_is_that_of_the_kind_that_needs_most(monkeypatch: pyte
 
 def test_a_job_that_does_not_stop_is_killed_after_the_grace_of_its_kind(stack: Stack) -> None:
     stack.start_worker(NAP_STOP_GRACE_S="1")
-    job = stack.submit("nap", ticks=3, end="deaf")
+    job = stack.submit("nap", ticks=3, end="hang")
     runner = stack.under_way(job)
     stack.ledger.request_cancel(job.id)
     assert stack.ended(job).reason == "cancelled by the user; killed: it did not stop within 1 s of the request"
@@ -48,9 +48,9 @@ def test_a_job_that_does_not_stop_is_killed_after_the_grace_of_its_kind(stack: S
     until(lambda: stack.left_in_tmp() == [], 10)
 
 
-def test_a_job_over_its_soft_limit_is_told_to_stop_and_then_killed(stack: Stack) -> None:
+def test_a_job_over_its_soft_limit_is_asked_to_stop_and_then_killed(stack: Stack) -> None:
     stack.start_worker(NAP_SOFT_LIMIT_S="2", NAP_STOP_GRACE_S="1")
-    failed = stack.ended(stack.submit("nap", ticks=3, end="deaf"))
+    failed = stack.ended(stack.submit("nap", ticks=3, end="hang"))
     story = "It ran for more than 2 s, the most its kind may; killed: it did not stop within 1 s of the request."
     assert (failed.state, failed.reason) == (State.FAILED, story)
     assert failed.error == {"type": "TimeLimit", "message": story}
@@ -58,11 +58,11 @@ def test_a_job_over_its_soft_limit_is_told_to_stop_and_then_killed(stack: Stack)
 
 def test_a_job_over_its_hard_limit_is_killed_whatever_its_grace(stack: Stack) -> None:
     stack.start_worker(NAP_SOFT_LIMIT_S="2", NAP_HARD_LIMIT_S="3", NAP_STOP_GRACE_S="1000")
-    failed = stack.ended(stack.submit("nap", ticks=3, end="deaf"))
+    failed = stack.ended(stack.submit("nap", ticks=3, end="hang"))
     assert failed.reason == "It ran for more than 2 s, the most its kind may; killed."
 
 
-def test_work_in_the_slot_that_hears_nothing_ends_with_its_slot_and_does_not_run_again(stack: Stack) -> None:
+def test_work_in_the_slot_that_does_not_respond_ends_with_its_slot_and_does_not_run_again(stack: Stack) -> None:
     stack.start_worker(BLINK_LIMITS_S="0 2")
     failed = stack.ended(stack.submit("blink", stare_s=600))
     assert (failed.state, failed.attempt) == (State.FAILED, 1)
@@ -71,7 +71,7 @@ def test_work_in_the_slot_that_hears_nothing_ends_with_its_slot_and_does_not_run
     until(lambda: stack.left_in_tmp() == [], 10)
 
 
-def test_work_in_the_slot_is_cancelled_even_when_it_hears_nothing(stack: Stack) -> None:
+def test_work_in_the_slot_is_cancelled_even_when_it_does_not_respond(stack: Stack) -> None:
     stack.start_worker(BLINK_STOP_GRACE_S="1")
     job = stack.submit("blink", stare_s=600)
     until(lambda: stack.ledger.need(job.id).state == State.RUNNING, 30)
@@ -82,20 +82,18 @@ def test_work_in_the_slot_is_cancelled_even_when_it_hears_nothing(stack: Stack) 
 
 def test_a_job_without_progress_is_put_back_with_the_phase_and_resumed(stack: Stack) -> None:
     stack.start_worker(NAP_STALL_LIMIT_S="8", NAP_STOP_GRACE_S="1")
-    job = stack.submit("nap", ticks=3, end="deaf")
+    job = stack.submit("nap", ticks=3, end="hang")
     done = stack.ended(job)
     assert (done.state, done.result) == (State.SUCCEEDED, {"ticks": 3, "ran_in_last_attempt": 0})
     stalled = "no progress for 8 s in sleeping; killed: it did not stop within 1 s of the request"
     assert stack.reasons(job) == ["submitted", "claimed", stalled, "claimed", "done"]
 
 
-def test_a_job_whose_processes_hold_too_much_together_fails_with_the_numbers_and_what_mends_it(
-    stack: Stack,
-) -> None:
+def test_a_job_whose_processes_hold_too_much_together_fails_with_the_numbers_and_a_fix(stack: Stack) -> None:
     stack.start_worker("--job-memory-gb", "0.3")
-    fine = stack.submit("crew", helper_mb=100)
+    fine = stack.submit("helpers", helper_mb=100)
     runner = stack.under_way(fine)
-    greedy = stack.submit("crew", helper_mb=400)
+    greedy = stack.submit("helpers", helper_mb=400)
     stack.ledger.queues.move(greedy.id, "processing")  # where it need not wait for the other
     failed = stack.ended(greedy)
     assert failed.state == State.FAILED
@@ -109,7 +107,7 @@ def test_a_job_whose_processes_hold_too_much_together_fails_with_the_numbers_and
 
 def test_without_a_limit_a_job_may_hold_what_it_likes(stack: Stack) -> None:
     stack.start_worker()
-    job = stack.submit("crew", helper_mb=400)
+    job = stack.submit("helpers", helper_mb=400)
     runner = stack.under_way(job)
     assert held_bytes(runner.pid) > 400e6
     runner.kill()
@@ -125,7 +123,7 @@ time.sleep(600)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells shares of pages")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports shares of pages")
 def test_memory_that_processes_share_is_counted_once() -> None:
     with subprocess.Popen([sys.executable, "-c", SHARER], stdout=subprocess.PIPE, process_group=0) as sharer:
         assert sharer.stdout is not None
@@ -148,7 +146,7 @@ def test_memory_that_processes_share_is_counted_once() -> None:
         ("--job-memory-gb", "0", "'0' is no number of gigabytes above 0"),
         ("--job-memory-gb", "nan", "'nan' is no number of gigabytes above 0"),
         ("--job-memory-gb", "lots", "'lots' is no number of gigabytes above 0"),
-        ("--pool", "solo", "its worker hears and says nothing while a job runs"),
+        ("--pool", "solo", "its worker can neither receive nor send while a job runs"),
         ("--pool", "threads", "a thread can be neither ended nor replaced"),
         ("--pool", "gevent", "one job's wait for its process would hold up all others"),
         ("--pool", "eventlet", "one job's wait for its process would hold up all others"),

@@ -24,7 +24,7 @@ def lock_folder(stack: Stack) -> Path:
 
 
 @pytest.mark.parametrize("pattern", ["*.busy", "*.json", "lock", "slot-*", "*"])
-def test_jobs_run_on_after_files_of_the_seat_were_removed(stack: Stack, pattern: str) -> None:
+def test_jobs_run_on_after_files_of_the_lock_were_removed(stack: Stack, pattern: str) -> None:
     stack.start_worker()
     job = stack.submit("nap", name="under-way", ticks=40)
     stack.under_way(job)
@@ -43,7 +43,7 @@ def test_jobs_run_on_after_whole_folders_were_removed(stack: Stack, what: str) -
     assert stack.ended(stack.submit("blink")).state is State.SUCCEEDED
 
 
-def test_a_worker_told_to_end_waits_for_its_job_although_its_busy_file_was_removed(stack: Stack) -> None:
+def test_a_worker_asked_to_stop_waits_for_its_job_although_its_busy_file_was_removed(stack: Stack) -> None:
     worker = stack.start_worker(slots=1)
     job = stack.submit("nap", name="long", ticks=160)
     stack.under_way(job)
@@ -73,7 +73,7 @@ def test_the_death_of_such_a_worker_has_a_name() -> None:
     assert describe_exit(CANNOT_START_JOBS) == "exit code 71: it could not begin jobs, and its log says why"
 
 
-def test_who_repairs_a_seat_keeps_it(short_tmp: Path) -> None:
+def test_who_repairs_a_lock_keeps_it(short_tmp: Path) -> None:
     worker_lock = WorkerLock(Places(short_tmp, short_tmp), "w", ("training",), 1)
     assert worker_lock.repair() is False, "it has not sat down yet"
     worker_lock.acquire(lambda: True)

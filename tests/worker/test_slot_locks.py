@@ -125,7 +125,7 @@ def test_the_second_sits_down_when_the_first_rises_and_not_before(room: Room) ->
     assert room.postures() == {second.process.pid: "sitting"}
 
 
-def test_a_killed_worker_leaves_its_seat_free_and_its_note_is_removed(room: Room) -> None:
+def test_a_killed_worker_leaves_its_lock_free_and_its_note_is_removed(room: Room) -> None:
     first, second = room.sitter(), room.sitter()
     first("take")
     note = room.places.worker_lock("worker-training") / f"{first.process.pid}.json"
@@ -136,7 +136,7 @@ def test_a_killed_worker_leaves_its_seat_free_and_its_note_is_removed(room: Room
     assert not note.exists()
 
 
-def test_a_seat_is_held_for_as_long_as_any_of_the_tree_lives(room: Room) -> None:
+def test_a_lock_is_held_for_as_long_as_any_of_the_tree_lives(room: Room) -> None:
     first, second = room.sitter(), room.sitter()
     first("take")
     first("fork")
@@ -150,7 +150,7 @@ def test_a_seat_is_held_for_as_long_as_any_of_the_tree_lives(room: Room) -> None
     assert second.done() == "take"
 
 
-def test_who_rises_gives_up_the_seat_of_its_children_too(room: Room) -> None:
+def test_who_rises_gives_up_the_lock_of_its_children_too(room: Room) -> None:
     first, second = room.sitter(), room.sitter()
     first("take")
     first("fork")
@@ -159,7 +159,7 @@ def test_who_rises_gives_up_the_seat_of_its_children_too(room: Room) -> None:
     room.kill_children(first)
 
 
-def test_old_and_new_together_never_hold_more_slots_than_the_seat_has(room: Room) -> None:
+def test_old_and_new_together_never_hold_more_slots_than_the_lock_has(room: Room) -> None:
     first, second = room.sitter(slots=2), room.sitter(slots=2)
     first("take")
     assert first("slot") == "slot True"

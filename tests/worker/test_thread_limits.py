@@ -16,7 +16,7 @@ from tests.fixtures.stack import Stack
 CORES = cgroups.visible_cpus()
 
 
-def told_to(runner: psutil.Process) -> tuple[str | None, str | None]:
+def limits_of(runner: psutil.Process) -> tuple[str | None, str | None]:
     environment = runner.environ()
     return environment.get("OMP_NUM_THREADS"), environment.get("RAYON_NUM_THREADS")
 
@@ -28,12 +28,12 @@ def test_runners_side_by_side_divide_the_cores_and_one_alone_has_them_all(
     jobs = [stack.submit("nap", name=f"nap-{number}", ticks=100_000) for number in range(2)]
     stack.start_worker("--queues", "training", slots=2)
     share = str(max(1, int(cgroups.usable_cpus() // 2)))
-    assert [told_to(stack.under_way(job)) for job in jobs] == [(share, share)] * 2
+    assert [limits_of(stack.under_way(job)) for job in jobs] == [(share, share)] * 2
     for job in jobs:
         stack.ledger.request_cancel(job.id)
         stack.ended(job)
     alone = stack.under_way(stack.submit("nap", name="alone", ticks=100_000))
-    assert told_to(alone) == (
+    assert limits_of(alone) == (
         (None, None) if cgroups.usable_cpus() == CORES else (str(int(cgroups.usable_cpus())),) * 2
     )
 
@@ -41,7 +41,7 @@ def test_runners_side_by_side_divide_the_cores_and_one_alone_has_them_all(
 def test_what_the_user_says_of_threads_counts(stack: Stack) -> None:
     jobs = [stack.submit("nap", name=f"nap-{number}", ticks=100_000) for number in range(2)]
     stack.start_worker("--queues", "training", slots=2, OMP_NUM_THREADS="7")
-    assert {told_to(stack.under_way(job))[0] for job in jobs} == {"7"}
+    assert {limits_of(stack.under_way(job))[0] for job in jobs} == {"7"}
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_a_job_without_room_for_its_log_runs_all_the_same(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-def test_a_disk_that_takes_nothing_is_told_in_a_sentence_of_its_own(
+def test_a_disk_that_takes_nothing_is_reported_in_a_sentence_of_its_own(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kinds_of_the_tests: None, number: int
 ) -> None:
     def refuse(*_: object, **__: object) -> None:

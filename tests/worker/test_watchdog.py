@@ -15,7 +15,7 @@ from tasks.worker.watchdog import MAY_TIDY_S
 from tests.conftest import until
 from tests.fixtures.stack import Stack
 
-#: A worker whose pool waits for ever, as it leaves: its slot works until it is told to end, and then sends no result.
+#: A worker whose pool waits for ever, as it leaves: its slot works until it is asked to stop, and then sends no result.
 WAITS_FOR_NOTHING = """
 import os, sys, time
 from pathlib import Path
@@ -49,7 +49,7 @@ time.sleep(600)
 
 
 @pytest.fixture
-def leaver(short_tmp: Path) -> Iterator[Callable[[str], tuple[subprocess.Popen[str], psutil.Process]]]:
+def draining_worker(short_tmp: Path) -> Iterator[Callable[[str], tuple[subprocess.Popen[str], psutil.Process]]]:
     """Starts a worker whose slot works; returns both."""
     started: list[psutil.Process] = []
     workers: list[subprocess.Popen[str]] = []
@@ -72,9 +72,9 @@ def leaver(short_tmp: Path) -> Iterator[Callable[[str], tuple[subprocess.Popen[s
 
 
 def test_a_worker_that_leaves_ends_with_its_slots_once_none_has_a_job(
-    leaver: Callable[[str], tuple[subprocess.Popen[str], psutil.Process]], short_tmp: Path
+    draining_worker: Callable[[str], tuple[subprocess.Popen[str], psutil.Process]], short_tmp: Path
 ) -> None:
-    worker, slot = leaver("draining")
+    worker, slot = draining_worker("draining")
     with pytest.raises(subprocess.TimeoutExpired):
         worker.wait(MAY_TIDY_S + 3)
     worker.communicate("end\n", timeout=30)
@@ -83,10 +83,10 @@ def test_a_worker_that_leaves_ends_with_its_slots_once_none_has_a_job(
     assert list((short_tmp / "run" / "seats" / "worker-training").glob(f"{worker.pid}.*")) == []
 
 
-def test_a_worker_that_was_not_told_to_end_may_be_idle(
-    leaver: Callable[[str], tuple[subprocess.Popen[str], psutil.Process]],
+def test_a_worker_that_was_not_asked_to_stop_may_be_idle(
+    draining_worker: Callable[[str], tuple[subprocess.Popen[str], psutil.Process]],
 ) -> None:
-    worker, _ = leaver("not draining")
+    worker, _ = draining_worker("not draining")
     with pytest.raises(subprocess.TimeoutExpired):
         worker.communicate("end\n", timeout=MAY_TIDY_S + 3)
 

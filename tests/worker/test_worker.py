@@ -57,7 +57,7 @@ def test_what_a_job_left_that_ended_without_a_slot_is_cleared_away_and_nothing_e
     assert stack.left_in_tmp() == sorted([just_over.id, waits.id, "of-another-ledger"])
 
 
-def test_a_child_runs_after_its_parent_without_being_told_who_that_is(stack: Stack) -> None:
+def test_a_child_runs_after_its_parent_without_naming_it(stack: Stack) -> None:
     parent = stack.submit("nap", name="first", ticks=3)
     child = stack.submit("nap", name="second", ticks=1, parent="first")
     assert (child.state, child.parents) == (State.WAITING, (parent.id,))
@@ -71,13 +71,13 @@ def test_a_failed_job_says_why_and_leaves_nothing_in_the_store(stack: Stack) -> 
     failed = stack.ended(stack.submit("nap", ticks=1, end="raise"))
     assert failed.state == State.FAILED
     assert failed.error is not None
-    assert (failed.error["type"], failed.error["message"]) == ("ValueError", "ValueError: told to raise")
+    assert (failed.error["type"], failed.error["message"]) == ("ValueError", "ValueError: asked to raise")
     assert failed.attempt == 1
     assert stack.store.names("saes") == []
     until(lambda: stack.left_in_tmp() == [], 10)
 
 
-def test_a_full_disk_is_told_in_a_sentence_and_nothing_is_left(stack: Stack) -> None:
+def test_a_full_disk_is_reported_in_a_sentence_and_nothing_is_left(stack: Stack) -> None:
     stack.start_worker()
     failed = stack.ended(stack.submit("nap", ticks=1, end="full-disk"))
     assert failed.state == State.FAILED
@@ -116,7 +116,7 @@ def test_a_job_over_its_time_limit_is_stopped_and_fails_with_that_reason(stack: 
     until(lambda: stack.left_in_tmp() == [], 10)
 
 
-def test_a_bell_that_was_lost_is_rung_again(stack: Stack) -> None:
+def test_a_message_that_was_lost_is_enqueued_again(stack: Stack) -> None:
     job = stack.ledger.submit(Job("silent", "blink", "b", "high_priority", {}))
     stack.ledger.client.call("DEL", *redis_lists("high_priority"))
     stack.ledger.client.call("HSET", f"mistudio:job:{job.id}", "rung_at", stack.ledger.now() - 60)
@@ -124,7 +124,7 @@ def test_a_bell_that_was_lost_is_rung_again(stack: Stack) -> None:
     assert stack.ended(job).state == State.SUCCEEDED
 
 
-def test_a_bell_rung_twice_runs_the_job_once(stack: Stack) -> None:
+def test_a_message_enqueued_twice_runs_the_job_once(stack: Stack) -> None:
     job = stack.submit("nap", ticks=5)
     for _ in range(3):
         stack.ledger.enqueue_again(job.id)
@@ -172,14 +172,13 @@ def test_a_killed_worker_leaves_no_orphan_and_another_resumes_its_job(stack: Sta
     assert done.result["ran_in_last_attempt"] < 80
 
 
-def test_a_job_runs_on_while_redis_is_dead_and_tells_it_when_it_is_back(stack: Stack) -> None:
+def test_a_job_runs_on_while_redis_is_dead_and_reports_when_it_is_back(stack: Stack) -> None:
     stack.start_worker()
     job = stack.submit("nap", ticks=40)
     runner = stack.under_way(job)
     stack.redis.kill()
     until(
-        lambda: (stack.store.path("saes", "nap-40").exists()) or not runner.is_running() or _ticks(stack, job) == 40,
-        30,
+        lambda: (stack.store.path("saes", "nap-40").exists()) or not runner.is_running() or _ticks(stack, job) == 40, 30
     )
     stack.redis.start()
     done = stack.ended(job)
@@ -261,11 +260,11 @@ def test_a_strangers_tasks_py_in_the_working_directory_changes_nothing(stack: St
 
 def test_quit_ends_a_worker_whose_job_is_being_cancelled(stack: Stack) -> None:
     worker = stack.start_worker(slots=1, NAP_STOP_GRACE_S="3")
-    job = stack.submit("nap", ticks=1, end="deaf")
+    job = stack.submit("nap", ticks=1, end="hang")
     stack.under_way(job)
     stack.ledger.request_cancel(job.id)
     requested = lease_end(stack, job)
-    until(lambda: lease_end(stack, job) > requested, 10, "the slot to hear of it")
+    until(lambda: lease_end(stack, job) > requested, 10, "the slot to see it")
     worker.send_signal(signal.SIGQUIT)
     worker.wait(30)
     assert stack.ledger.need(job.id).state is State.CANCELLED
