@@ -108,10 +108,12 @@ def lay_out(table: Table, rows: Sequence[int], room: int, remembered: Widths) ->
     at = {name: table.headers.index(name) for name in fit.wide}
     header = [_header(table, name, fit) for name in fit.wide]
     lines = [_line(header, fit, table.right)]
-    for row in shown:
-        lines.append(
-            _line([row[at[name]][_form(row[at[name]], fit.form[name])] for name in fit.wide], fit, table.right)
-        )
+    last = list(fit.wide)[-1]
+    for row, loose in zip(shown, is_loose, strict=True):
+        cells = {name: row[at[name]][_form(row[at[name]], fit.form[name])] for name in fit.wide}
+        if loose:
+            cells[last] = _longest_that_fits(row[at[last]], fit.wide[last]) or cells[last]
+        lines.append(_line(list(cells.values()), fit, table.right))
     return [fitted(line, room) for line in lines], fit.used
 
 
@@ -168,6 +170,10 @@ def _measure(table: Table, shown: Rows, fit: _Fit, name: str, remembered: Widths
     key = (table.name, name, form)
     header = columns(name) + (2 if table.sorted_by == name else 0)
     fit.used[key] = fit.wide[name] = max(header if form == 0 else 4, remembered.get(key, 0), *map(columns, cells), 0)
+
+
+def _longest_that_fits(cell: Cell, room: int) -> Span | None:
+    return next((span for span in cell if columns(span.text) <= room), None)
 
 
 def _form(cell: Cell, form: int) -> int:

@@ -112,8 +112,9 @@ class _Picture:
         return [*said, *head, *marked, *rest]
 
     def _one_line(self, pane: Pane) -> Line:
-        filtered = self._view.filters.get(pane.key)
-        line = pane.summary if pane.ids or not filtered else (Span(f"{pane.empty} /{clean(filtered)}", "dim"),)
+        filtered = self._view.filters.get(pane.key, "")
+        is_filtered_out = filtered and not pane.ids
+        line = (Span(f"{pane.empty} /{clean(filtered)}", "dim"),) if is_filtered_out else pane.summary.line(self._room)
         is_focused = self._view.has_keys and self._view.pane == pane.key and not pane.ids
         return styled(line, "reverse") if is_focused else line
 

@@ -214,7 +214,7 @@ def test_40x10_has_alarms_running_jobs_and_a_line_for_queues_workers_and_gpus() 
     lines = recorded_frame(40, 10).text
     assert lines[0].startswith("! 2 alarms: worker-datasets@lab is sile")
     assert all(any(job.id in line and "%" in line for line in lines) for job in recorded.RUNNING)
-    for start in ("queues: processing 0+1 training 9+1", "GPUs: 0 97 % 18/24G · 1 45 % 9/24G", "workers: 5 up, 1 sil"):
+    for start in ("queues: training 9+1 ", "GPUs: 0 97 % 18/24G · 1 45 % 9/24G", "workers: 5 up, 1 sil"):
         assert any(line.startswith(start) for line in lines), "\n".join(lines)
 
 
@@ -277,7 +277,7 @@ def test_what_could_not_be_read_again_is_shown_as_it_was_dimmed_and_with_its_age
         (line,) = (line for line in frame.lines if plain(line).startswith(job.id))
         assert {span.style for span in line} == {"dim"}
     one_line = "\n".join(paint(last_good.parts.at(12.0), 100, 10, View()).text)
-    assert "queues (12 s ago): processing 0+1 training 9+1" in one_line
+    assert "queues (12 s ago): training 9+1 low_priority 1 paused" in one_line
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from mistudio_cli.monitor.device_holders import holders_of, other_processes_of
 from mistudio_cli.terminal.humanize import NONE
 from mistudio_cli.top.columns import Drop, Shrink, Table
-from mistudio_cli.top.panes.pane import Pane, cells, chosen, note_of, ordered, silent_rows, sorting, titled
+from mistudio_cli.top.panes.pane import Pane, cells, chosen, note_of, ordered, silent_rows, sorting, summary_of
 from mistudio_cli.top.reading import Parts
 from mistudio_cli.top.text import clean
 from mistudio_cli.top.view import View
@@ -56,7 +56,7 @@ def devices_pane(parts: Parts, view: View) -> Pane:
     limit = clean(found.limit) if found.limit else ""
     return Pane(
         "gpus",
-        titled(parts.devices, "GPUs", _summary(found, len(known) - len(here)) + (f" ({limit})" if limit else "")),
+        summary_of(parts.devices, "GPUs", [*_items(found, len(known) - len(here)), *filter(None, [limit])], " · "),
         Table("gpus", tuple(headers), cells(rows), _STEPS, _RIGHT, None, **sorting(view, "gpus")),
         tuple(card.id for card in shown),
         active=tuple(range(len(shown))),
@@ -82,9 +82,9 @@ def _of_others(parts: Parts) -> Iterator[Card]:
         yield Card(label, row, " ".join(row))
 
 
-def _summary(found: Devices, others: int) -> str:
-    here = " · ".join(map(_short, found.devices)) or clean(found.reason or "none here")
-    return here + (f" · {others} on other hosts" if others else "")
+def _items(found: Devices, others: int) -> list[str]:
+    here = [*map(_short, found.devices)] or [found.reason or "none here"]
+    return [*here, f"{others} on other hosts"] if others else here
 
 
 def _short(card: Device) -> str:

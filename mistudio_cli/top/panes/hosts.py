@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mistudio_cli.top.columns import Drop, Shrink, Table
-from mistudio_cli.top.panes.pane import Pane, cells, chosen, note_of, ordered, silent_rows, sorting, titled
+from mistudio_cli.top.panes.pane import Pane, cells, chosen, note_of, ordered, silent_rows, sorting, summary_of
 from mistudio_cli.top.reading import Parts
 from mistudio_cli.top.view import View
 from mistudio_cli.views import host_tables
@@ -39,9 +39,7 @@ def hosts_pane(parts: Parts, view: View) -> Pane:
     table = Table("hosts", tuple(headers), cells(rows), _STEPS, _RIGHT, **sorting(view, "hosts"))
     return Pane(
         "hosts",
-        titled(
-            parts.hosts, "hosts", ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "none"
-        ),
+        summary_of(parts.hosts, "hosts", [f"{count} {state}" for state, count in sorted(counts.items())] or ["none"]),
         table,
         tuple(row.name for row in shown),
         active=tuple(number for number, row in enumerate(shown) if row.name != socket.gethostname()),

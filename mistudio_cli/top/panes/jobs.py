@@ -7,7 +7,7 @@ from typing import Any
 
 from mistudio_cli.terminal.humanize import NONE, bar, duration, measures, note, percent, progress, took
 from mistudio_cli.top.columns import Cell, Drop, LazyRows, Shorten, Shrink, Table
-from mistudio_cli.top.panes.pane import Pane, chosen, note_of, ordered, sorting, style_of, titled
+from mistudio_cli.top.panes.pane import Pane, chosen, note_of, ordered, sorting, style_of, summary_of
 from mistudio_cli.top.reading import Parts
 from mistudio_cli.top.text import Span, clean
 from mistudio_cli.top.view import View
@@ -47,7 +47,8 @@ def jobs_pane(parts: Parts, view: View) -> Pane:
     queued = sum(row.pending for row in parts.queues.value or ())
     unread = max(0, queued - sum(job.state is State.QUEUED for job in waiting))
     total = len(running) + len(waiting) + len(ended)
-    counts = f"{len(running)} running, {len(waiting) + unread} waiting, {len(ended)}{'+' * bool(parts.next)} ended"
+    ended_count = f"{len(ended)}{'+' * bool(parts.next)}"
+    counts = (f"{len(running)} running", f"{len(waiting) + unread} waiting", f"{ended_count} ended")
 
     def make(job: Job) -> tuple[Cell, ...]:
         cells = _row(job, parts.now, places.get(job.id), states.get(job.queue, "ok"))
@@ -59,7 +60,7 @@ def jobs_pane(parts: Parts, view: View) -> Pane:
     )
     return Pane(
         "jobs",
-        titled(parts.jobs, "jobs", counts),
+        summary_of(parts.jobs, "jobs", counts),
         table,
         tuple(job.id for job in shown),
         must=len(groups_shown[0]),

@@ -7,15 +7,34 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from mistudio_cli.terminal.humanize import duration
-from mistudio_cli.terminal.layout import COLOURS
+from mistudio_cli.terminal.layout import COLOURS, columns
 from mistudio_cli.top.columns import Cell, Table
 from mistudio_cli.top.reading import Part
-from mistudio_cli.top.text import Line, Span, clean
+from mistudio_cli.top.text import Line, Span, clean, fitted
 from mistudio_cli.top.view import View
 
 T = TypeVar("T")
 
 _STYLES = {"31": "bad", "32": "good", "33": "warn", "36": "info"}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A pane on one line: items after a title. What does not fit is counted."""
+
+    title: str
+    items: tuple[str, ...]
+    separator: str = ", "
+    style: str = ""
+
+    def line(self, room: int) -> Line:
+        """The line, at most so wide."""
+        for count in range(len(self.items), 0, -1):
+            more = f" +{len(self.items) - count} more" if count < len(self.items) else ""
+            text = f" {self.separator.join(self.items[:count])}{more}"
+            if count == 1 or columns(self.title) + columns(text) <= room:
+                break
+        return fitted((Span(self.title, self.style or "bold"), Span(text, self.style)), room)
 
 
 @dataclass(frozen=True)
@@ -26,7 +45,7 @@ class Pane:
     """
 
     key: str
-    summary: Line
+    summary: Summary
     table: Table
     ids: tuple[str, ...] = ()
     must: int = 0
@@ -49,14 +68,14 @@ def note_of(part: Part[Any], title: str, filtered: str, shown: int, total: int) 
     return " · ".join(said)
 
 
-def titled(part: Part[Any], title: str, text: str) -> Line:
+def summary_of(part: Part[Any], title: str, items: Sequence[str], separator: str = ", ") -> Summary:
     """The one-line form: never blank, and with the age of what is old."""
-    text = clean(text)
     if part.value is None:
-        return (Span(f"{title}: {missing(part)}", "dim"),)
+        return Summary(f"{title}:", (missing(part),), style="dim")
+    shown = tuple(map(clean, items))
     if part.is_stale:
-        return (Span(f"{title} ({duration(part.age_s)} ago): {text}", "dim"),)
-    return Span(f"{title}:", "bold"), Span(f" {text}")
+        return Summary(f"{title} ({duration(part.age_s)} ago):", shown, separator, "dim")
+    return Summary(f"{title}:", shown, separator)
 
 
 def missing(part: Part[Any]) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mistudio_cli.top.columns import Drop, Shrink, Table
-from mistudio_cli.top.panes.pane import Pane, cells, chosen, note_of, ordered, sorting, titled
+from mistudio_cli.top.panes.pane import Pane, cells, chosen, note_of, ordered, sorting, summary_of
 from mistudio_cli.top.reading import Parts
 from mistudio_cli.top.view import View
 from mistudio_cli.views import tables
@@ -38,7 +38,7 @@ def queues_pane(parts: Parts, view: View) -> Pane:
     table = Table("queues", tuple(headers), cells(rows), _STEPS, _RIGHT, **sorting(view, "queues"))
     return Pane(
         "queues",
-        titled(parts.queues, "queues", " ".join(filter(None, map(_short, known))) or "empty"),
+        summary_of(parts.queues, "queues", _items(known), " "),
         table,
         tuple(row.name for row in shown),
         active=tuple(number for number, row in enumerate(shown) if row.pending or row.running),
@@ -46,6 +46,12 @@ def queues_pane(parts: Parts, view: View) -> Pane:
         is_stale=parts.queues.is_stale,
         empty="no queue matches",
     )
+
+
+def _items(rows: Sequence[QueueRow]) -> list[str]:
+    """The queues with anything in them, those with something queued first."""
+    urgent_first = sorted(rows, key=lambda row: not row.pending)
+    return [*filter(None, map(_short, urgent_first))] or ["empty"]
 
 
 def _short(row: QueueRow) -> str:

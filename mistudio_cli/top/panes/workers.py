@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mistudio_cli.top.alarms import BROKEN
 from mistudio_cli.top.columns import Drop, Shrink, Table
-from mistudio_cli.top.panes.pane import Pane, cells, chosen, note_of, ordered, silent_rows, sorting, titled
+from mistudio_cli.top.panes.pane import Pane, cells, chosen, note_of, ordered, silent_rows, sorting, summary_of
 from mistudio_cli.top.reading import Parts
 from mistudio_cli.top.view import View
 from mistudio_cli.views import tables
@@ -40,7 +40,7 @@ def workers_pane(parts: Parts, view: View) -> Pane:
     table = Table("workers", tuple(headers), cells(rows), _STEPS, _RIGHT, None, **sorting(view, "workers"))
     return Pane(
         "workers",
-        titled(parts.workers, "workers", _counts(known)),
+        summary_of(parts.workers, "workers", _counts(known)),
         table,
         tuple(row.name for row in shown),
         active=tuple(number for number, row in enumerate(shown) if row.busy or row.state in BROKEN),
@@ -55,8 +55,8 @@ def _words(row: WorkerRow) -> str:
     return " ".join((row.name, row.state, *row.queues))
 
 
-def _counts(rows: tuple[WorkerRow, ...]) -> str:
-    """Such as "7 up, 1 silent"."""
+def _counts(rows: tuple[WorkerRow, ...]) -> list[str]:
+    """Such as "7 up" and "1 silent"."""
     counts = Counter("up" if row.state == "running" else row.state for row in rows)
     up = counts.pop("up", 0)
-    return ", ".join([f"{up} up", *(f"{count} {state}" for state, count in sorted(counts.items()))]) if rows else "none"
+    return [f"{up} up", *(f"{count} {state}" for state, count in sorted(counts.items()))] if rows else ["none"]
