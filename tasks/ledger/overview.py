@@ -1,0 +1,163 @@
+"""Everything in the ledger that a person watches, read in one round trip.
+
+What does not depend on another reply is read by plain commands, and the records of jobs by a script sent along with
+them (`overview.lua`). A Redis user without a right to scripts, as of the role `reader`, needs a second round trip.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tasks.jobs.kind import Job, State
+from tasks.ledger.client import WorkerBeat, read_beat, read_lease
+from tasks.ledger.device_lease import Lease
+from tasks.ledger.queue_state import ENDED_SETS, RATE_SPANS_S, QueueCount, ended_commands, size_commands, to_counts
+from tasks.ledger.records import decode, pairs, readable
+from tasks.queues import QUEUE_NAMES
+from tasks.redis_client.redis_connection import Client, Command, NotPermitted, Refused
+
+
+#: The SHA-1 of the script, by which Redis calls it: to compute it here would load OpenSSL. A test compares the two.
+SCRIPT_SHA = "d3c89e1f107d3eed9c3f01d822090095b1a279f5"
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The ledger at `read_at` by the server's clock.
+
+    `beats` are all heartbeats of workers that can be read, by name. `hosts` are those of hosts as they are written, see
+    `tasks.fleet.host_heartbeat`. `holders` are the names, with host, and pids of the workers of all running jobs.
+    `running` and `recent` are jobs, the newest first; `next` is where the list after `recent` starts. `queued` are the
+    first queued jobs of each queue in the order in which they are served.
+    """
+
+    read_at: float
+    counts: dict[str, QueueCount]
+    beats: tuple[WorkerBeat, ...] = ()
+    hosts: Mapping[str, str] | None = None
+    leases: Mapping[str, Lease] | None = None
+    holders: tuple[tuple[str, int], ...] = ()
+    running: tuple[Job, ...] = ()
+    recent: tuple[Job, ...] = ()
+    next: str | None = None
+    queued: Mapping[str, tuple[Job, ...]] | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How many records of jobs are read: running ones, the newest of all, and queued ones of each queue."""
+
+    running: int = 0
+    recent: int = 0
+    queued: int = 0
+
+
+def read(client: Client, wanted: Wanted) -> Overview:
+    """Everything, in one round trip. Raises Unreachable or Refused."""
+    plain = _plain_commands(client, wanted)
+    replies = client.batch([*plain, ("SCRIPT", "LOAD", _script()), ("EVALSHA", SCRIPT_SHA, 0, *_arguments(client, wanted))])
+    *told, loaded, details = replies
+    _raise_refused(told)
+    if isinstance(loaded, NotPermitted) or isinstance(details, NotPermitted):
+        details = _without_script(client, wanted, told)
+    _raise_refused([details])
+    return _overview(told, details, wanted)
+
+
+def _plain_commands(client: Client, wanted: Wanted) -> list[Command]:
+    """One more id than is shown says whether there are more."""
+    return [
+        ("TIME",),
+        ("HGETALL", client.key("workers")),
+        ("HGETALL", client.key("hosts")),
+        ("HGETALL", client.key("devices")),
+        ("ZRANGE", client.key(f"by:state:{State.RUNNING}"), 0, -1),
+        ("ZREVRANGE", client.key("by:all"), 0, wanted.recent, "WITHSCORES"),
+        *(("ZRANGE", client.key(f"queue:{name}:order"), 0, max(0, wanted.queued - 1)) for name in QUEUE_NAMES),
+        *size_commands(client),
+    ]
+
+
+#: How many of the plain commands come before those for each queue.
+_BEFORE_QUEUES = 6
+
+
+def _without_script(client: Client, wanted: Wanted, told: Sequence[Any]) -> list[Any]:
+    """What the script answers, by plain commands: the slow twin of `overview.lua`."""
+    running, recent = told[4], told[5][::2][: wanted.recent]
+    orders = told[_BEFORE_QUEUES : _BEFORE_QUEUES + len(QUEUE_NAMES)]
+    queued = [order[: wanted.queued] for order in orders]
+    newest = running[::-1][: wanted.running]
+    counts = ended_commands(client, _seconds(told[0]))
+    holders = [("HMGET", client.key(f"job:{job_id}"), "worker", "worker_pid") for job_id in running]
+    ids = [*newest, *recent, *(job_id for order in queued for job_id in order)]
+    replies = client.batch([*counts, *holders, *(("HGETALL", client.key(f"job:{job_id}")) for job_id in ids)])
+    _raise_refused(replies)
+    left = iter(replies)
+
+    def take(number: int) -> list[Any]:
+        return [next(left) for _ in range(number)]
+
+    return [
+        take(len(counts)),
+        take(len(holders)),
+        take(len(newest)),
+        take(len(recent)),
+        [take(len(order)) for order in queued],
+    ]
+
+
+def _overview(told: Sequence[Any], details: Sequence[Any], wanted: Wanted) -> Overview:
+    clock, beats, hosts, devices, _, recent_ids = told[:_BEFORE_QUEUES]
+    sizes = told[_BEFORE_QUEUES + len(QUEUE_NAMES) :]
+    ended, holders, running, recent, queued = details
+    return Overview(
+        read_at=_seconds(clock),
+        counts=to_counts(sizes, ended),
+        beats=tuple(sorted(readable(read_beat, pairs(beats).values()), key=lambda beat: beat.name)),
+        hosts=pairs(hosts),
+        leases=dict(readable(lambda held: (held[0], read_lease(held[1])), pairs(devices).items())),
+        holders=tuple(readable(lambda held: (held[0], int(held[1] or 0)), [held for held in holders if held[0]])),
+        running=_jobs(running),
+        recent=_jobs(recent),
+        next=_next(recent_ids, wanted.recent),
+        queued={name: _jobs(records) for name, records in zip(QUEUE_NAMES, queued, strict=True)},
+    )
+
+
+def _next(ids_and_times: Sequence[str], shown: int) -> str | None:
+    """Where the page after so many jobs starts, as `tasks.ledger.listing` names it; None when there are no more."""
+    if not shown or len(ids_and_times) // 2 <= shown:
+        return None
+    last_id, last_at = ids_and_times[2 * shown - 2 : 2 * shown]
+    return f"{float(last_at):.6f}-{last_id}"
+
+
+def _jobs(records: Sequence[list[str]]) -> tuple[Job, ...]:
+    return tuple(job for job in map(decode, records) if job)
+
+
+def _arguments(client: Client, wanted: Wanted) -> tuple[object, ...]:
+    tables = (json.dumps(table) for table in (QUEUE_NAMES, ENDED_SETS, RATE_SPANS_S))
+    return (client.address.key_prefix, wanted.running, wanted.recent, wanted.queued, *tables)
+
+
+def _raise_refused(replies: Sequence[Any]) -> None:
+    for reply in replies:
+        if isinstance(reply, Refused):
+            raise reply
+
+
+def _seconds(reply: Sequence[str]) -> float:
+    seconds, micros = reply
+    return int(seconds) + int(micros) / 1e6
+
+
+@cache
+def _script() -> str:
+    return Path(__file__).with_name("overview.lua").read_text(encoding="utf-8")
