@@ -6,6 +6,7 @@ import select
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +17,8 @@ HTTP = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: cl
 class Proxy(threading.Thread):
     """Listens on the loopback and passes all on to a unix socket while `answer` is None.
 
-    Otherwise connections are cut, and each new one gets `answer` instead, whatever it sends.
+    Otherwise connections are cut, and each new one gets `answer` instead, whatever it sends. What the server says
+    arrives `delay_s` later.
     """
 
     def __init__(self, target: Path, tls: ssl.SSLContext | None = None) -> None:
@@ -26,6 +28,7 @@ class Proxy(threading.Thread):
         self.port = self._listener.getsockname()[1]
         self._links: set[socket.socket] = set()
         self.refused = 0
+        self.delay_s = 0.0
 
     def misbehave(self, answer: bytes) -> None:
         """Cut what is connected; whoever comes gets this."""
@@ -74,6 +77,8 @@ class Proxy(threading.Thread):
                         if source in ready:
                             if not (chunk := source.recv(1 << 16)):
                                 return
+                            if source is server:
+                                time.sleep(self.delay_s)
                             sink.sendall(chunk)
             finally:
                 self._links.discard(link)

@@ -19,7 +19,6 @@ from mistudio_cli.monitor.snapshot import read_workers
 from mistudio_cli.profile.resources import read_machine, shortfalls
 from mistudio_cli.profile.rules import MOST_WORKERS, WorkerSpec, bounded, load_profile, named, worker_for, workers_of
 from mistudio_cli.redis import redis_server
-from mistudio_cli.redis.probe import PATIENCE_S
 from mistudio_cli.settings import Settings
 from mistudio_cli.supervisor import worker_events
 from mistudio_cli.supervisor.states import TERM_GRACE_S
@@ -32,7 +31,7 @@ from tasks.ledger.client import Ledger
 from tasks.parsing.safe_text import shown
 from tasks.paths import Places
 from tasks.queues import QUEUE_NAMES
-from tasks.redis_client.redis_connection import connect
+from tasks.settings import current
 from tasks.worker.slot_locks import occupants
 
 app = typer.Typer(help="Start, inspect, scale and stop workers", no_args_is_help=True)
@@ -137,7 +136,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = Fa
         output.talk("No workers run. Start some: mistudio workers start")
     for trouble in () if as_json else seen.errors:
         output.talk(f"{trouble.part} could not be read: {trouble.message}")
-    if seen.errors:
+    if any(trouble.part in ("ledger", "supervisor") for trouble in seen.errors):
         raise typer.Exit(int(Code.UNREACHABLE))
 
 
@@ -276,7 +275,7 @@ def _ledger_if_there(settings: Settings) -> Ledger | None:
     """The ledger, without starting anything; None when the home's own Redis does not run."""
     if settings.broker_url is None and not redis_server.takes_connections(settings.places):
         return None
-    return Ledger(connect(settings.broker_url or redis_server.own_url(settings.places), PATIENCE_S))
+    return session.connect_ledger(settings, timeout_s=current("read_patience"), must_answer=False)
 
 
 def _tell_step(step: str) -> None:

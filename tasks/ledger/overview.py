@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from tasks.ledger.queue_state import ENDED_SETS, RATE_SPANS_S, QueueCount, ended
 from tasks.ledger.records import decode, pairs, readable
 from tasks.queues import QUEUE_NAMES
 from tasks.redis_client.redis_connection import Client, Command, NotPermitted, Refused
-
 
 #: The SHA-1 of the script, by which Redis calls it: to compute it here would load OpenSSL. A test compares the two.
 SCRIPT_SHA = "d3c89e1f107d3eed9c3f01d822090095b1a279f5"
@@ -39,13 +38,13 @@ class Overview:
     read_at: float
     counts: dict[str, QueueCount]
     beats: tuple[WorkerBeat, ...] = ()
-    hosts: Mapping[str, str] | None = None
-    leases: Mapping[str, Lease] | None = None
+    hosts: Mapping[str, str] = field(default_factory=dict)
+    leases: Mapping[str, Lease] = field(default_factory=dict)
     holders: tuple[tuple[str, int], ...] = ()
     running: tuple[Job, ...] = ()
     recent: tuple[Job, ...] = ()
     next: str | None = None
-    queued: Mapping[str, tuple[Job, ...]] | None = None
+    queued: Mapping[str, tuple[Job, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,9 @@ class Wanted:
 def read(client: Client, wanted: Wanted) -> Overview:
     """Everything, in one round trip. Raises Unreachable or Refused."""
     plain = _plain_commands(client, wanted)
-    replies = client.batch([*plain, ("SCRIPT", "LOAD", _script()), ("EVALSHA", SCRIPT_SHA, 0, *_arguments(client, wanted))])
+    replies = client.batch(
+        [*plain, ("SCRIPT", "LOAD", _script()), ("EVALSHA", SCRIPT_SHA, 0, *_arguments(client, wanted))]
+    )
     *told, loaded, details = replies
     _raise_refused(told)
     if isinstance(loaded, NotPermitted) or isinstance(details, NotPermitted):

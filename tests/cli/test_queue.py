@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mistudio_cli.fleet import supervisor_client
-from mistudio_cli.monitor import snapshot
+from mistudio_cli.monitor import queue_rows, worker_rows
 from mistudio_cli.monitor.snapshot import read_all, read_queues, read_workers
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job
@@ -34,7 +34,7 @@ def test_json_has_exactly_the_keys_of_the_contract(cli: Cli) -> None:
     assert list(told) == ["read_at", "queues", "errors"]
     assert told["read_at"].endswith("Z")
     assert [queue["name"] for queue in told["queues"]] == list(QUEUE_NAMES)
-    keys = ["name", "state", "pending", "running", "oldest_age_s", "consumers", "slots", "per_minute", "eta_s"]
+    keys = ["name", "state", "pending", "running", "oldest_age_s", "consumers", "slots", "per_minute", "eta_s", "ended"]
     assert [list(queue) for queue in told["queues"]] == [keys] * len(QUEUE_NAMES)
 
 
@@ -46,6 +46,7 @@ def test_every_priority_is_counted_and_the_oldest_tells_its_age(cli: Cli) -> Non
     assert 0 <= row.pop("oldest_age_s") < 60
     assert row.pop("per_minute") == [0, 0, 0]
     assert row.pop("eta_s") is None, "nothing has ended, so nobody knows"
+    assert row.pop("ended") == {"succeeded": [0, 0, 0], "failed": [0, 0, 0], "cancelled": [0, 0, 0]}
     assert row == {"name": "training", "state": "ok", "pending": 2, "running": 1, "consumers": 1, "slots": 1}
 
 
@@ -75,7 +76,8 @@ def test_a_worker_that_fell_silent_is_no_consumer_and_is_shown_with_its_age(
 ) -> None:
     ledger.beat(BEAT)
     assert read_queues(ledger).queues[1].consumers == 1
-    monkeypatch.setattr(snapshot, "BEAT_TTL_S", -1.0)
+    for module in (queue_rows, worker_rows):
+        monkeypatch.setattr(module, "BEAT_TTL_S", -1.0)
     seen = read_all(ledger, Places(tmp_path, tmp_path))
     assert seen.queues[1].consumers == 0
     (worker,) = seen.workers
@@ -188,7 +190,7 @@ def test_the_rows_of_supervised_workers_join_what_their_beats_say(ledger: Ledger
     beat = dataclasses.replace(BEAT, name=SUPERVISED["name"], pid=SUPERVISED["pid"], seen_at=99.0)
     other = dataclasses.replace(BEAT, seen_at=99.0)
     old = {**SUPERVISED, "pid": SUPERVISED["pid"] + 1, "state": "draining"}
-    rows = snapshot.worker_rows([SUPERVISED, old], [beat, other], ledger.holders(), 100.0, 0.0)
+    rows = worker_rows.worker_rows([SUPERVISED, old], [beat, other], ledger.holders(), 100.0)
     assert [(row.name, row.state, row.busy, row.restarts, row.seen_age_s) for row in rows] == [
         ("worker-training@here", "running", 1, 2, 1.0),
         ("worker-training@here", "draining", 0, 2, None),

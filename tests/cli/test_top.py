@@ -250,7 +250,7 @@ def test_a_device_names_the_memory_of_its_jobs_as_held_where_it_can_be_seen_else
 def test_a_driver_that_cannot_be_read_is_an_error(cli: Cli, driver: Path) -> None:
     told = cli("top", "--json", LD_LIBRARY_PATH=str(driver), FAKE_Init="999").json
     assert told["devices"] is None
-    assert told["errors"] == [{"part": "devices", "message": "NVML cannot be read: Unknown Error"}]
+    assert told["errors"] == [{"part": "devices", "message": "NVML cannot be read: Unknown Error", "age_s": None}]
 
 
 def test_once_tells_what_it_can_when_the_broker_is_away(cli: Cli) -> None:

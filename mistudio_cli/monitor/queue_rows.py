@@ -1,0 +1,48 @@
+"""Rows of queues: what a queue holds, joined with the workers that consume it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mistudio_cli.monitor.snapshot import QueueRow
+from tasks.ledger.client import BEAT_TTL_S, WorkerBeat
+from tasks.ledger.overview import Overview
+from tasks.ledger.queue_state import RATE_SPANS_S, QueueCount
+from tasks.queues import QUEUE_NAMES, share
+
+
+def consuming(beats: Sequence[WorkerBeat], now: float) -> list[WorkerBeat]:
+    """The workers that have consumed lately."""
+    return [beat for beat in beats if abs(now - beat.consumed_at) <= BEAT_TTL_S]
+
+
+def queue_rows(seen: Overview, live: Sequence[WorkerBeat]) -> tuple[QueueRow, ...]:
+    """One row for each queue, in the order of the table; `live` are the workers that consume."""
+    rows = []
+    for name in QUEUE_NAMES:
+        count, consumers = seen.counts[name], [beat for beat in live if name in beat.queues]
+        oldest = None if count.oldest_queued_at is None else max(0.0, seen.read_at - count.oldest_queued_at)
+        rows.append(
+            QueueRow(
+                name=name,
+                state="paused" if count.paused_at is not None else "ok" if consumers else "no worker",
+                pending=count.pending,
+                running=count.running,
+                oldest_age_s=oldest,
+                consumers=len(consumers),
+                slots=sum(share(name, beat.queues, beat.slots) for beat in consumers),
+                per_minute=tuple(60 * n / span_s for n, span_s in zip(count.ended, RATE_SPANS_S, strict=True)),
+                eta_s=_eta_s(count, served=bool(consumers)),
+                ended={"succeeded": count.succeeded, "failed": count.failed, "cancelled": count.cancelled},
+            )
+        )
+    return tuple(rows)
+
+
+def _eta_s(count: QueueCount, *, served: bool) -> float | None:
+    """From the shortest span in which something ended."""
+    if not count.pending:
+        return 0.0
+    if not served or count.paused_at is not None:
+        return None
+    return next((span_s * count.pending / n for n, span_s in zip(count.ended, RATE_SPANS_S, strict=True) if n), None)
