@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 
 from mistudio_cli.errors import Code, Failed, NoRedis, NotFound, TimedOut
-from mistudio_cli.monitor.trouble import Trouble
+from mistudio_cli.monitor.trouble import Trouble, with_fix
 from tasks.errors import OverQuota, Problem
 from tasks.parsing.safe_text import shown
 from tasks.redis_client.redis_connection import (
@@ -71,7 +71,7 @@ UNREAD = (Unreachable, Refused, NoRedis)
 def unread_ledger(error: BaseException) -> Trouble:
     """What the JSON of a command says of a ledger that could not be read."""
     told = explain(error)
-    return Trouble("ledger", f"{told.sentence.rstrip('.')}: {told.mend}" if told.mend else told.sentence)
+    return Trouble("ledger", with_fix(told.sentence, told.mend))
 
 
 def _of_redis(error: Unreachable | Refused) -> Explained:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from mistudio_cli.supervisor.states import TERM_GRACE_S
 from mistudio_cli.terminal import output
 from mistudio_cli.views import json_shapes, tables
 from tasks.errors import Problem
+from tasks.fleet.celery_inspect import WAIT_S, Topic
 from tasks.fleet.clock_offset import CLOCK_FIX, CLOCK_WARNING_S, describe_offset
 from tasks.fleet.host_heartbeat import measure_clock_offset
 from tasks.ledger.client import Ledger
@@ -138,6 +140,27 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = Fa
         output.talk(f"{trouble.part} could not be read: {trouble.message}")
     if any(trouble.part in ("ledger", "supervisor") for trouble in seen.errors):
         raise typer.Exit(int(Code.UNREACHABLE))
+
+
+@app.command("inspect")
+def inspect(
+    topic: Annotated[Topic, typer.Argument(help="What to ask")] = Topic.ACTIVE,
+    worker: Annotated[str | None, typer.Option(metavar="NAME", help="Only this worker")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = False,
+) -> None:
+    """Ask every Celery worker on this Redis, also foreign ones, what it does. Shows no arguments of tasks."""
+    from mistudio_cli.monitor import celery_workers
+    from mistudio_cli.views import celery_view
+
+    ledger = session.connect_ledger(session.current_settings(), timeout_s=WAIT_S + current("read_patience"))
+    name = worker if worker is None or "@" in worker else f"{worker}@{socket.gethostname()}"
+    seen = celery_workers.inspect(ledger.client, [topic], name)
+    if as_json:
+        output.data_json(celery_view.as_json(seen, topic))
+        return
+    output.table(*celery_view.rows(seen, topic), wrap=True)
+    for note in celery_view.notes(seen):
+        output.talk(note)
 
 
 @app.command("stop")

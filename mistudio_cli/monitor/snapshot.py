@@ -16,6 +16,7 @@ from tasks.ledger.client import Ledger
 
 if TYPE_CHECKING:  # what reads this machine is imported where it is asked: the queues alone need none of it
     from mistudio_cli.machine.host import Host
+    from mistudio_cli.monitor.celery_workers import CeleryWorkers
     from mistudio_cli.monitor.hosts import HostRow
     from tasks.accelerators.devices import Devices
     from tasks.ledger.device_lease import Lease
@@ -86,7 +87,7 @@ class Snapshot:
 
     A part that could not be read now has its last good value, and its age in `parts`, by the names of
     `mistudio_cli.monitor.collector.collector`. `queued` are the first queued jobs of each queue, in the order in which
-    they are served.
+    they are served. `celery` is what Celery workers reply themselves.
     """
 
     read_at: float | None = None
@@ -101,6 +102,7 @@ class Snapshot:
     hosts: tuple[HostRow, ...] | None = None
     errors: tuple[Trouble, ...] = ()
     queued: Mapping[str, tuple[Job, ...]] | None = None
+    celery: CeleryWorkers | None = None
     parts: Mapping[str, Part] = field(default_factory=dict)
 
 

@@ -12,3 +12,8 @@ class Trouble:
     part: str
     message: str
     age_s: float | None = None
+
+
+def with_fix(sentence: str, fix: str) -> str:
+    """One sentence of two: what is wrong, and what to do."""
+    return f"{sentence.rstrip('.')}; {fix[0].lower()}{fix[1:]}" if fix else sentence

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mistudio_cli.fleet import supervisor_client
-from mistudio_cli.monitor.collector.collector import ALL_PARTS, Collector
+from mistudio_cli.monitor.collector.collector import ALL_PARTS, LASTING_PARTS, Collector
 from mistudio_cli.monitor.collector.shared_ledger import SharedLedger
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job
@@ -123,6 +123,16 @@ def test_a_source_that_hangs_is_not_piled_up_on(collector: Collector, hung: Redi
         collector.collect(0.05)
         most = max(most, threading.active_count())
     assert most < 20
+
+
+def test_a_lasting_collector_asks_celery_workers_now_and_then(ledger_of_its_own: Ledger, tmp_path: Path) -> None:
+    """The worker of the heartbeat does not exist: it is mute."""
+    collector = Collector(lambda: ledger_of_its_own, Places(tmp_path, tmp_path), LASTING_PARTS, patience_s=LONG_S)
+    first = collector.collect(LONG_S)
+    assert first.celery is not None
+    assert [(worker.name, worker.mute) for worker in first.celery.workers] == [(BEAT.name, True)]
+    assert collector.collect(LONG_S).celery is first.celery, "it is not asked each time"
+    collector.close()
 
 
 HANGS = """

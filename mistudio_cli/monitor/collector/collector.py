@@ -13,12 +13,15 @@ from functools import partial
 from typing import Any
 
 from mistudio_cli.machine.background_reading import BackgroundReading
+from mistudio_cli.monitor.celery_workers import inspect
 from mistudio_cli.monitor.collector import sources
 from mistudio_cli.monitor.collector.combined_parts import snapshot_of
 from mistudio_cli.monitor.snapshot import Snapshot
+from tasks.fleet.celery_inspect import WAIT_S
 from tasks.ledger.client import Ledger
 from tasks.ledger.overview import Wanted
 from tasks.paths import Places
+from tasks.redis_client.redis_connection import Client
 from tasks.redis_client.redis_url import Address
 from tasks.settings import current
 
@@ -26,8 +29,13 @@ from tasks.settings import current
 DEADLINE_S = 0.3
 
 LEDGER, SUPERVISOR, DEVICES, HOST, DISK, PROCESSES = "ledger", "supervisor", "devices", "host", "disk", "processes"
+CELERY = "celery"
 
 ALL_PARTS = (SUPERVISOR, LEDGER, DEVICES, HOST, DISK, PROCESSES)
+#: What a lasting view reads besides: workers are asked now and then, and a mute one costs the part a second.
+LASTING_PARTS = (*ALL_PARTS, CELERY)
+_EVERY_S = {CELERY: 5.0}
+_CELERY_TOPICS = ("active", "reserved", "stats", "queues")
 WORKER_PARTS = (SUPERVISOR, LEDGER, PROCESSES)
 
 #: What fraction of the patience those who need the supervisor's answer wait for it.
@@ -54,6 +62,7 @@ class Collector:
         self._open_ledger, self._places, self._wanted, self._memory_age_s = open_ledger, places, wanted, memory_age_s
         self._patience_s: float = current("read_patience") if patience_s is None else patience_s
         self._ledger: Ledger | None = None
+        self._celery: Client | None = None
         self._began_at = time.monotonic()
         reads: dict[str, Callable[[], Any]] = {
             SUPERVISOR: partial(sources.read_supervisor, places, self._patience_s),
@@ -62,12 +71,16 @@ class Collector:
             HOST: _read_load,
             DISK: self._read_disk,
             PROCESSES: self._read_processes,
+            CELERY: self._ask_celery,
         }
         names = {DEVICES: "NVML cannot be read: NVML", DISK: f"the disk of {places.store}"}
+        longer_s = {CELERY: WAIT_S}
         self._readings = {
-            part: BackgroundReading(names.get(part, f"the {part}"), reads[part], self._patience_s)
+            part: BackgroundReading(
+                names.get(part, f"the {part}"), reads[part], self._patience_s + longer_s.get(part, 0.0)
+            )
             for part in parts
-            if part != LEDGER or open_ledger is not None
+            if part not in (LEDGER, CELERY) or open_ledger is not None
         }
 
     def collect(self, wait_s: float = DEADLINE_S) -> Snapshot:
@@ -82,8 +95,13 @@ class Collector:
     def begin(self) -> None:
         """Read every part again, but for those that are being read."""
         self._began_at = time.monotonic()
-        for reading in self._readings.values():
-            reading.begin()
+        for part, reading in self._readings.items():
+            reading.begin(_EVERY_S.get(part, 0.0))
+
+    def close(self) -> None:
+        """Close what was opened here; a source that hangs keeps what it has until it comes back."""
+        if self._celery is not None:
+            self._celery.close()
 
     def wait_for(self, part: str) -> Any:
         """The value of a part that was begun, as soon as there is one. Raises why there is none within the patience."""
@@ -104,6 +122,13 @@ class Collector:
             assert self._open_ledger is not None
             self._ledger = self._open_ledger()
         return sources.read_ledger(self._ledger, self._wanted, self._patience_s)
+
+    def _ask_celery(self) -> Any:
+        """Over a connection of its own: replies are waited for, and the ledger's must not be."""
+        if self._celery is None:
+            assert self._open_ledger is not None
+            self._celery = Client(self._open_ledger().client.address, WAIT_S + self._patience_s)
+        return inspect(self._celery, _CELERY_TOPICS)
 
     def _read_devices(self) -> Any:
         began = time.monotonic()

@@ -41,6 +41,7 @@ def snapshot_of(found: Mapping[str, Reading[Any]], places: Places, address: Addr
         workers=_workers(found, parts),
         devices=_devices(found),
         host=_host(found),
+        celery=_value(found, "celery"),
         errors=tuple(Trouble(name, part.error, part.age_s) for name, part in parts.items() if part.error is not None),
         parts=parts,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mistudio_cli.fleet.supervisor_client import own_redis_not_running
 from mistudio_cli.machine.unresponsive_process import described, pid_at_socket
+from mistudio_cli.monitor.trouble import with_fix
 from tasks.errors import Problem
 from tasks.paths import Places
 from tasks.redis_client.redis_connection import Silent
@@ -24,7 +25,7 @@ def describe(part: str, error: Exception, places: Places, address: Address | Non
     if part == "disk" and isinstance(error, TimeoutError):
         return f"{error}: see to the mount of the store"
     if isinstance(error, Problem):
-        return f"{error.sentence.rstrip('.')}: {error.mend}" if error.mend else error.sentence
+        return with_fix(error.sentence, error.mend)
     return str(error) or type(error).__name__
 
 
