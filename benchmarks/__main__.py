@@ -48,8 +48,8 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
     last = [RESULTS / f"{name}.md" for name in (*MODULES, *LONG)]
-    told = [path.read_text(encoding="utf-8") for path in last if path.exists()]
-    (RESULTS / "latest.md").write_text("\n".join(["# Measurements\n", *told]), encoding="utf-8")
+    texts = [path.read_text(encoding="utf-8") for path in last if path.exists()]
+    (RESULTS / "latest.md").write_text("\n".join(["# Measurements\n", *texts]), encoding="utf-8")
     return 0
 
 

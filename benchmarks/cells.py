@@ -73,7 +73,7 @@ def _read(kept: Path) -> dict[str, dict[str, Any] | None]:
 
 def _write(kept: Path, known: dict[str, dict[str, Any] | None]) -> None:
     """The whole file at once, so that whoever stops this finds all lines or those of before."""
-    lines = [json.dumps({"of": json.loads(key), "found": told}) for key, told in sorted(known.items())]
+    lines = [json.dumps({"of": json.loads(key), "found": result}) for key, result in sorted(known.items())]
     beside = kept.with_suffix(".new")
     beside.write_text("\n".join(lines) + "\n", encoding="utf-8")
     os.replace(beside, kept)

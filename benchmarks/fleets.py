@@ -133,8 +133,8 @@ def _await_pings(url: str, count: int) -> None:
 
 
 def _descendants_of(places: Places) -> list[psutil.Process]:
-    told = supervisor_client.status(places)
-    assert told is not None
-    supervisor = psutil.Process(told["supervisor"]["pid"])
+    status = supervisor_client.status(places)
+    assert status is not None
+    supervisor = psutil.Process(status["supervisor"]["pid"])
     children = supervisor.children(recursive=True)
     return [supervisor, *(child for child in children if "redis-server" not in child.name())]

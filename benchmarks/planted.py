@@ -55,10 +55,10 @@ def rows(
     return table(cells, found(cells, workers, kept))
 
 
-def table(cells: Sequence[Cell], told: Sequence[Row | None]) -> list[Row]:
+def table(cells: Sequence[Cell], rows: Sequence[Row | None]) -> list[Row]:
     """What was found by each side of each architecture, at the better rate."""
     by_side: dict[tuple[str, str], dict[float | None, list[Row]]] = {}
-    for cell, values in zip(cells, told, strict=True):
+    for cell, values in zip(cells, rows, strict=True):
         if values is not None:
             by_side.setdefault((cell.task.architecture, cell.side), {}).setdefault(cell.task.lr, []).append(values)
     made = [_row(*whose, by_rate, cells[0].task.k) for whose, by_rate in sorted(by_side.items(), key=_place)]
@@ -77,8 +77,7 @@ def _place(item: tuple[tuple[str, str], Any]) -> tuple[str, int]:
 
 def _row(architecture: str, side: str, by_rate: dict[float | None, list[Row]], k: int) -> Row:
     every = {
-        rate: {key: statistics.mean(values[key] for values in told) for key in told[0]}
-        for rate, told in by_rate.items()
+        rate: {key: statistics.mean(values[key] for values in row) for key in row[0]} for rate, row in by_rate.items()
     }
     rate, means = min(every.items(), key=lambda pair: (max(pair[1]["l0"], MOST * k), pair[1]["fvu"]))
     who = {"name": architecture, "side": side, "rate": "own" if rate is None else rate, "seeds": len(by_rate[rate])}

@@ -19,7 +19,7 @@ from mistudio_cli.redis import redis_server
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job
 from tasks.ledger.client import Ledger
-from tasks.ledger.maintenance import Upkeep
+from tasks.ledger.maintenance import MaintenanceSettings
 from tasks.messaging.app import make_app
 from tasks.paths import Places
 from tasks.redis_client.redis_connection import connect
@@ -86,17 +86,17 @@ def _times(ledger: Ledger, url: str, home: str) -> dict[str, float]:
         ledger.queues.pause("training")
         ledger.queues.resume("training")
 
-    asked: dict[str, Callable[[], object]] = {
+    requested: dict[str, Callable[[], object]] = {
         "mistudio queue ls": command("queue", "ls"),
         "mistudio jobs ls": command("jobs", "ls"),
         "mistudio queue peek training": command("queue", "peek", "training"),
         "submit one job": lambda: ledger.submit(_job(5)),
         "claim the next job and put it back": claim_the_next,
         "pause and resume the queue": pause_and_resume,
-        "a round of upkeep": lambda: ledger.upkeep(Upkeep(every_s=0)),
+        "a round of upkeep": lambda: ledger.maintain(MaintenanceSettings(every_s=0)),
         "find a job by the start of its id": lambda: ledger.find("1"),
     }
-    return {name: statistics.median(_milliseconds(ask) for _ in range(ROUNDS)) for name, ask in asked.items()}
+    return {name: statistics.median(_milliseconds(ask) for _ in range(ROUNDS)) for name, ask in requested.items()}
 
 
 def _milliseconds(ask: Callable[[], object]) -> float:
@@ -106,8 +106,8 @@ def _milliseconds(ask: Callable[[], object]) -> float:
 
 
 def _used_bytes(ledger: Ledger) -> int:
-    told: Sequence[str] = ledger.client.call("INFO", "memory").splitlines()
-    return int(next(line for line in told if line.startswith("used_memory:")).partition(":")[2])
+    lines: Sequence[str] = ledger.client.call("INFO", "memory").splitlines()
+    return int(next(line for line in lines if line.startswith("used_memory:")).partition(":")[2])
 
 
 def _celery_sends_per_s(url: str) -> float:

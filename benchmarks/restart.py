@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.fleets import BIN, Fleet, own_fleet, run_quietly
 from mistudio_cli.fleet import supervisor_client
 from mistudio_cli.supervisor.states import FIRST_PAUSE_S
-from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.ledger.client import Ledger, WorkerHeartbeat
 from tasks.queues import QUEUE_NAMES
 from tasks.redis_client.redis_connection import connect
 
@@ -61,11 +61,11 @@ def _at_a_handover(fleet: Fleet, ledger: Ledger, queue: str) -> float:
     return gap
 
 
-def _worker(ledger: Ledger, queue: str) -> WorkerBeat:
+def _worker(ledger: Ledger, queue: str) -> WorkerHeartbeat:
     return next(worker for worker in ledger.workers() if worker.queues == (queue,))
 
 
-def _await_another(ledger: Ledger, before: WorkerBeat) -> None:
+def _await_another(ledger: Ledger, before: WorkerHeartbeat) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not any(worker.queues == before.queues and worker.pid != before.pid for worker in ledger.workers()):
         _not_for_ever(deadline)

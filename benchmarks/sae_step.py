@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.turns import take_turns
 from tasks.sae.architectures import build
-from tasks.sae.coder import Coder, CoderConfig, Moment
+from tasks.sae.coder import Coder, CoderConfig, StepState
 
 D_IN, D_SAE, K, BATCH = 512, 4096, 32, 4096
 ROUNDS, WARM_UP = 7, 2
@@ -44,10 +44,10 @@ def _compare(architecture: str, x: torch.Tensor) -> dict[str, Any]:
 
 def _ours(coder: Coder, x: torch.Tensor) -> Callable[[], None]:
     optimizer = torch.optim.Adam(coder.parameters.values(), lr=1e-3, fused=True)
-    moment = Moment(torch.zeros(0, dtype=torch.int64))
+    step_state = StepState(torch.zeros(0, dtype=torch.int64))
 
     def step() -> None:
-        coder.step(x, x, moment)
+        coder.step(x, x, step_state)
         coder.constrain_gradient()
         optimizer.step()
         coder.constrain()

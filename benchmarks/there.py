@@ -28,8 +28,8 @@ class NoPeersError(Exception):
 
 def python() -> Path:
     """The interpreter of the peers: `MISTUDIO_PEERS_PYTHON`, or that of `.peers`."""
-    told = os.environ.get("MISTUDIO_PEERS_PYTHON")
-    found = Path(told) if told else ROOT / ".peers/bin/python"
+    path = os.environ.get("MISTUDIO_PEERS_PYTHON")
+    found = Path(path) if path else ROOT / ".peers/bin/python"
     if not found.exists():
         raise NoPeersError(f"{found} is not there: `make peers` installs the peers, beside the product.")
     return found
@@ -40,11 +40,11 @@ def run_there(
 ) -> list[dict[str, Any]]:
     """The rows of a module run among the peers, or by another interpreter, with these settings of the allocator."""
     with tempfile.TemporaryDirectory() as folder:
-        told = Path(folder) / "rows.json"
+        file = Path(folder) / "rows.json"
         environment = {**os.environ, **allocator, "PYTHONPATH": str(ROOT)}
-        command = [interpreter or python(), "-m", module, str(told)]
+        command = [interpreter or python(), "-m", module, str(file)]
         subprocess.run(command, env=environment, cwd=folder, stdout=sys.stderr, check=True)  # peers talk
-        return json.loads(told.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8"))
 
 
 def answer(rows: Callable[[], list[dict[str, Any]]]) -> None:

@@ -28,7 +28,7 @@ from tasks.activations.stream import ModelVectors
 from tasks.activations.token_mask import Mask
 from tasks.models.cpu_backend import chosen
 from tasks.sae.architectures import coder_class
-from tasks.sae.coder import CoderConfig, Moment
+from tasks.sae.coder import CoderConfig, StepState
 from tasks.sae.training.schedule import TrainConfig
 from tasks.sae.training.trainer import Trainer
 from tasks.train_job.batches import Reading
@@ -139,7 +139,7 @@ def _ours(job: Job, tokens: np.ndarray, count: int = 1, dtype: torch.dtype = tor
         trainers = [Trainer(_config(job), reading.see(wired).batch) for _ in folders]
         for trainer, own in zip(trainers, folders, strict=True):
             trainer.begin(own)
-        while trainers[0].goes_on:
+        while trainers[0].is_unfinished:
             for trainer, own in zip(trainers, folders, strict=True):
                 trainer.advance(own)
             ticks.append(time.perf_counter())
@@ -204,9 +204,9 @@ def _clocked(owner: type, name: str) -> Iterator[list[float]]:
     method, ticks = getattr(owner, name), []
 
     def call(*args: Any, **more: Any) -> Any:
-        told = method(*args, **more)
+        result = method(*args, **more)
         ticks.append(time.perf_counter())
-        return told
+        return result
 
     setattr(owner, name, call)
     try:
@@ -241,17 +241,17 @@ def _stored(job: Job) -> tuple[float, float]:
 
 def _bare(job: Job, x: torch.Tensor) -> float:
     trainer = Trainer(_config(job), lambda step: x)
-    coder, optimizer, moment = trainer.coder, trainer.optimizer, Moment(torch.zeros(0, dtype=torch.int64))
+    coder, optimizer, step_state = trainer.coder, trainer.optimizer, StepState(torch.zeros(0, dtype=torch.int64))
     ticks: list[float] = []
     for _ in range(job.end):
-        _bare_step(coder, x, moment, optimizer.step)
+        _bare_step(coder, x, step_state, optimizer.step)
         ticks.append(time.perf_counter())
     return _rate(job, ticks)
 
 
 @torch.no_grad()
-def _bare_step(coder: Any, x: torch.Tensor, moment: Moment, move: Callable[[], Any]) -> None:
-    coder.step(x, x, moment)
+def _bare_step(coder: Any, x: torch.Tensor, step_state: StepState, move: Callable[[], Any]) -> None:
+    coder.step(x, x, step_state)
     coder.constrain_gradient()
     move()
     coder.constrain()

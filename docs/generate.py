@@ -52,9 +52,9 @@ def architecture_rows() -> str:
     rows = []
     for name in names():
         coder = coder_class(name)
-        told = " ".join((sys.modules[coder.__module__].__doc__ or "").split("\n\n")[0].split()).rstrip(".")
+        summary = " ".join((sys.modules[coder.__module__].__doc__ or "").split("\n\n")[0].split()).rstrip(".")
         flags = ", ".join(f"`{flag_of(spec.name)}`" for spec in dataclasses.fields(coder.Options))
-        rows.append(f"| `{name}` | {told} | {flags} |")
+        rows.append(f"| `{name}` | {summary} | {flags} |")
     return "\n".join(["| `--arch` | what it is | its options |", "|---|---|---|", *rows])
 
 
@@ -138,13 +138,13 @@ def wanted() -> dict[Path, str]:
     training = ROOT / "docs" / "training.md"
     settings = ROOT / "docs" / "settings.md"
     settings_tables = {"settings": setting_rows(), "kinds": kind_setting_rows(), "kind-defaults": kind_default_rows()}
-    told = profiles.read_text(encoding="utf-8")
+    page = profiles.read_text(encoding="utf-8")
     tables = {
         readme: filled(text, "kinds", kind_rows()),
         ROOT / "docs" / "kinds.md": kind_reference(),
         training: filled(training.read_text(encoding="utf-8"), "architectures", architecture_rows()),
         settings: _with(settings, settings_tables),
-        profiles: filled(filled(told, "profile-keys", profile_key_rows()), "queue-needs", need_rows()),
+        profiles: filled(filled(page, "profile-keys", profile_key_rows()), "queue-needs", need_rows()),
     }
     return {**tables, **deployment.wanted()}
 

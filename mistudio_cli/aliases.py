@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import kinds
 
 #: Root options that take a value.
@@ -152,7 +152,7 @@ def translated(args: Sequence[str], params: Sequence[Any]) -> Iterator[str]:
             yield from _format(name, value if equals else next(words, ""), flags)
             continue
         if name in _WATCH and name not in flags:
-            raise Problem("Lists show one moment.", "Live view: mistudio top")
+            raise UserError("Lists show one moment.", "Live view: mistudio top")
         name = _flag_meant(name, flags)
         yield name + equals + value
         if not equals and name in flags and not getattr(flags[name], "is_flag", False):
@@ -174,7 +174,7 @@ def _format(name: str, value: str, flags: Container[str]) -> Iterator[str]:
     elif value == "wide" and "--wide" in flags:
         yield "--wide"
     elif value not in ("table", "text", "wide"):
-        raise Problem(f"{name} {value!r} is no format here.", "For JSON: --json")
+        raise UserError(f"{name} {value!r} is no format here.", "For JSON: --json")
 
 
 def _flag_meant(name: str, flags: dict[str, Any]) -> str:

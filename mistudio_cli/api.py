@@ -16,7 +16,7 @@ from mistudio_cli.monitor.queue_rows import consuming, queue_rows
 from mistudio_cli.monitor.snapshot import QueueRow
 from mistudio_cli.monitor.trouble import Trouble
 from mistudio_cli.views import host_json, json_shapes
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import Job
 from tasks.ledger.client import Ledger
 from tasks.ledger.overview import Overview, Wanted
@@ -44,32 +44,34 @@ def queues(seen: Overview) -> dict[str, int]:
 
 def active(seen: Overview) -> dict[str, list[dict[str, Any]]]:
     """The running jobs of each worker; a worker at rest has an empty list."""
-    told: dict[str, list[dict[str, Any]]] = {beat.name: [] for beat in consuming(seen.beats, seen.read_at)}
+    jobs_by_worker: dict[str, list[dict[str, Any]]] = {
+        heartbeat.name: [] for heartbeat in consuming(seen.heartbeats, seen.read_at)
+    }
     for job in seen.running:
-        told.setdefault(job.worker or "?", []).append(_task(job))
-    return told
+        jobs_by_worker.setdefault(job.worker or "?", []).append(_task(job))
+    return jobs_by_worker
 
 
 def stats(seen: Overview) -> dict[str, dict[str, Any]]:
     """What each worker says of itself."""
     busy = [worker for worker, _ in seen.holders]
     return {
-        beat.name: {
-            "queues": list(beat.queues),
-            "slots": beat.slots,
-            "busy": busy.count(beat.name),
-            "host": beat.host,
-            "pid": beat.pid,
-            "started_at": json_shapes.time(beat.started_at),
-            "seen_at": json_shapes.time(beat.seen_at),
+        heartbeat.name: {
+            "queues": list(heartbeat.queues),
+            "slots": heartbeat.slots,
+            "busy": busy.count(heartbeat.name),
+            "host": heartbeat.host,
+            "pid": heartbeat.pid,
+            "started_at": json_shapes.time(heartbeat.started_at),
+            "seen_at": json_shapes.time(heartbeat.seen_at),
         }
-        for beat in consuming(seen.beats, seen.read_at)
+        for heartbeat in consuming(seen.heartbeats, seen.read_at)
     }
 
 
 def health(seen: Overview) -> dict[str, Any]:
     """The seed's health report: "healthy", "warning", or "critical" when jobs wait and no worker is there at all."""
-    live = consuming(seen.beats, seen.read_at)
+    live = consuming(seen.heartbeats, seen.read_at)
     rows = queue_rows(seen, live)
     troubles = {row.name: trouble for row in rows if (trouble := _trouble(row))}
     pending = sum(row.pending for row in rows)
@@ -149,7 +151,7 @@ _CHALLENGE = {"WWW-Authenticate": "Bearer"}
 def _answer(path: str, shape: Callable[[Overview], dict[str, Any]], ledger: SharedLedger) -> tuple[int, dict[str, Any]]:
     try:
         return 200, shape(ledger.overview())
-    except (Unreachable, Refused, Problem) as error:
+    except (Unreachable, Refused, UserError) as error:
         reason = unread_ledger(error).message
         return 503, no_health(reason) if path == HEALTH else {"error": reason}
 

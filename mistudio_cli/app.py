@@ -104,7 +104,7 @@ def root(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", help="Show the version and exit", is_eager=True, callback=lambda yes: _tell_version(yes)
+            "--version", help="Show the version and exit", is_eager=True, callback=lambda yes: _print_version(yes)
         ),
     ] = False,
 ) -> None:
@@ -127,11 +127,11 @@ def run_command(argv: list[str]) -> int:
             output.talk("".join(traceback.format_exception(error)).rstrip())
         from mistudio_cli.error_messages import explain
 
-        told = explain(error)
-        return _tell(told.sentence, told.mend, told.code)
+        explained = explain(error)
+        return _print_error(explained.sentence, explained.hint, explained.code)
 
 
-def _tell_version(yes: bool) -> None:
+def _print_version(yes: bool) -> None:
     if yes:
         from importlib.metadata import version
 
@@ -144,10 +144,10 @@ def _wrong_use(error: Any) -> int:
         output.talk(error.format_message())
         return int(Code.USAGE)
     where = error.ctx.command_path if getattr(error, "ctx", None) else "mistudio"
-    return _tell(error.format_message(), f"See: {where} --help", Code.USAGE)
+    return _print_error(error.format_message(), f"See: {where} --help", Code.USAGE)
 
 
-def _tell(sentence: str, fix: str, code: Code) -> int:
+def _print_error(sentence: str, fix: str, code: Code) -> int:
     if sentence:
         output.talk(one_line(sentence))
     if fix:

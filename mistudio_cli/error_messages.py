@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mistudio_cli.errors import Code, Failed, NoRedis, NotFound, TimedOut
 from mistudio_cli.monitor.trouble import Trouble, with_fix
-from tasks.errors import OverQuota, Problem
+from tasks.errors import OverQuota, UserError
 from tasks.parsing.safe_text import shown
 from tasks.redis_client.redis_connection import (
     NoMaster,
@@ -36,15 +36,15 @@ class Explained:
     """What the user is told of an exception, and the exit code."""
 
     sentence: str
-    mend: str
+    hint: str
     code: Code
 
 
 def explain(error: BaseException) -> Explained:
     """The words and the exit code for an exception that ended a command."""
     match error:
-        case Problem():
-            return Explained(error.sentence, error.mend, _PROBLEMS.get(type(error), Code.USAGE))
+        case UserError():
+            return Explained(error.sentence, error.hint, _PROBLEMS.get(type(error), Code.USAGE))
         case Unreachable() | Refused():
             return _of_redis(error)
         case TimeoutError():
@@ -71,7 +71,7 @@ UNREAD = (Unreachable, Refused, NoRedis)
 def unread_ledger(error: BaseException) -> Trouble:
     """What the JSON of a command says of a ledger that could not be read."""
     told = explain(error)
-    return Trouble("ledger", with_fix(told.sentence, told.mend))
+    return Trouble("ledger", with_fix(told.sentence, told.hint))
 
 
 def _of_redis(error: Unreachable | Refused) -> Explained:
@@ -106,7 +106,7 @@ def _of_silent(error: Silent, see: str) -> Explained:
     try:
         settings = current_settings()
         address = parse_url(url_in_force(settings))
-    except Problem:
+    except UserError:
         return Explained(f"Redis at {error}.", see, Code.UNREACHABLE)
     who, fix = hung_redis(address, settings.places)
     sentence = f"Redis at {error}.".replace(" does not answer", f"{who} does not answer", 1)
@@ -123,7 +123,7 @@ def _reason(error: Unreachable) -> str:
 
     try:
         settings = current_settings()
-    except Problem:
+    except UserError:
         return str(error)
     return (None if settings.broker_url else redis_folder.fault(settings.places)) or str(error)
 

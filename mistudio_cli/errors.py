@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 
 
 class Code(IntEnum):
@@ -36,17 +36,17 @@ MEANINGS: dict[Code, str] = {
 }
 
 
-class NotFound(Problem):
+class NotFound(UserError):
     """What was named is not there."""
 
 
-class Failed(Problem):
+class Failed(UserError):
     """What was waited for did not end well."""
 
 
-class NoRedis(Problem):
+class NoRedis(UserError):
     """The home's own Redis does not come up, or does not stay up."""
 
 
-class TimedOut(Problem):
+class TimedOut(UserError):
     """Waiting was given up; what was waited for goes on."""

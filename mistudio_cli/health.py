@@ -36,12 +36,12 @@ def main(argv: list[str]) -> int:
 def trouble_of_workers(places: Places) -> str | None:
     """What is wrong with this home's workers; None when the supervisor and each of them have answered."""
     try:
-        told = supervisor_client.status(places)
+        status = supervisor_client.status(places)
     except TimeoutError as error:
         return f"No answer: {error}."
-    if told is None or not told["workers"]:
-        return "No workers run." if told else "No supervisor answers."
-    silent = [f"{worker['name']} is {worker['state']}" for worker in told["workers"] if worker["state"] in _NOT_WELL]
+    if status is None or not status["workers"]:
+        return "No workers run." if status else "No supervisor answers."
+    silent = [f"{worker['name']} is {worker['state']}" for worker in status["workers"] if worker["state"] in _NOT_WELL]
     return f"{', '.join(silent)}." if silent else None
 
 

@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     """Run one command; returns its exit code."""
     _open_what_is_closed()
     write_ascii_where_needed()
-    if stranger := strangers_tasks():
+    if stranger := foreign_tasks_module():
         sys.stderr.write(
             f"The module `tasks` in {stranger} is not mistudio's.\n"
             "  Take it off PYTHONPATH, or install mistudio in an environment of its own\n"
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     return run_command(argv)
 
 
-def strangers_tasks() -> Path | None:
+def foreign_tasks_module() -> Path | None:
     """The folder of somebody else's `tasks`, when that is what an import would find; it is not run."""
     found = find_spec("tasks")
     if found is None:

@@ -18,7 +18,7 @@ _flags: dict[str, str] = {}
 
 
 def remember_flags(flags: Mapping[str, str | None]) -> None:
-    """Export the global flags to the environment, so that child processes see them. Problem for an owner without a
+    """Export the global flags to the environment, so that child processes see them. UserError for an owner without a
     name.
     """
     _flags.clear()
@@ -29,7 +29,7 @@ def remember_flags(flags: Mapping[str, str | None]) -> None:
 
 
 def current_settings() -> Settings:
-    """The settings of this command. Problem when `mistudio.toml` cannot be read."""
+    """The settings of this command. UserError when `mistudio.toml` cannot be read."""
     return all_settings.load(_flags)
 
 
@@ -40,7 +40,7 @@ def connect_ledger(
 
     With `supervise` (for commands that change what lasts) the home's own Redis is started if need be, and a supervisor
     looks after it from now on. Without, nothing is started: NoRedis when the home's own does not run. Unreachable when
-    Redis is not there or does not answer, Problem for a URL that is not supported. What need not answer and is not
+    Redis is not there or does not answer, UserError for a URL that is not supported. What need not answer and is not
     supervised is not asked at all: nothing is waited for.
     """
     if settings.result_backend and is_redis(settings.result_backend):
@@ -75,7 +75,7 @@ def check_rights(ledger: Ledger) -> None:
 
 
 def current_owner(given: str | None = None) -> str:
-    """The owner of what this command submits: `given`, the setting `owner`, or who connects. Problem as `owner_of`."""
+    """The owner of what this command submits: `given`, the setting `owner`, or who connects. UserError as `owner_of`."""
     return owner_of(current_address(), given if given is not None else current_settings().owner)
 
 

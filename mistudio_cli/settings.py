@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.parsing.redact import redact
 from tasks.paths import Places, default_home
 from tasks.redis_client.redis_url import with_prefix
@@ -35,11 +35,11 @@ class Settings:
     def broker_url(self) -> str | None:
         """The Redis the user named, with the prefix of the keys, or None for the home's own.
 
-        Problem for a prefix where no Redis is named: the home's own is shared by none.
+        UserError for a prefix where no Redis is named: the home's own is shared by none.
         """
         url, prefix = self.get("broker_url"), self.get("prefix")
         if prefix and not url:
-            raise Problem(
+            raise UserError(
                 "A prefix keeps installations apart that share a Redis, and none is named.",
                 "Name it with --broker-url or CELERY_BROKER_URL, or leave out the prefix",
             )
@@ -57,7 +57,7 @@ class Settings:
 
 
 def load(flags: Mapping[str, str | None] | None = None) -> Settings:
-    """The settings in force. Problem when `mistudio.toml` cannot be read or has something wrong in it."""
+    """The settings in force. UserError when `mistudio.toml` cannot be read or has something wrong in it."""
     check_file()
     if KINDS in read_file():
         from tasks.jobs.kind_settings import check_kinds

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 
-class Problem(Exception):
+class UserError(Exception):
     """Something the user can understand and mend.
 
     `sentence` says what is wrong in the user's words; `mend` is what to type or change, or empty.
     """
 
-    def __init__(self, sentence: str, mend: str = "") -> None:
+    def __init__(self, sentence: str, hint: str = "") -> None:
         super().__init__(sentence)
         self.sentence = sentence
-        self.mend = mend
+        self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.sentence} {self.mend}".rstrip()
+        return f"{self.sentence} {self.hint}".rstrip()
 
 
-class OverQuota(Problem):
+class OverQuota(UserError):
     """New jobs for which their owner's quota of queued jobs has no room."""

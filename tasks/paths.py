@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 
 #: The path of a unix socket may have 107 bytes on Linux and 103 on macOS.
 SOCKET_PATH_MAX = 103
@@ -39,7 +39,7 @@ class Places:
     def __post_init__(self) -> None:
         for what, variable in ((self.home, "MISTUDIO_HOME"), (self.store, "MISTUDIO_STORE")):
             if any(0xD800 <= ord(sign) < 0xE000 for sign in str(what)):  # a byte that is no text
-                raise Problem(f"The path {str(what)!a} is not UTF-8, as {variable} must be.", "Choose another folder")
+                raise UserError(f"The path {str(what)!a} is not UTF-8, as {variable} must be.", "Choose another folder")
 
     @classmethod
     def from_environment(cls) -> Places:
@@ -59,13 +59,13 @@ class Places:
         return self.home / "run"
 
     @property
-    def seats(self) -> Path:
+    def worker_locks(self) -> Path:
         """The workers' places: locks, and notes of who sits there."""
         return self.run / "seats"
 
-    def seat(self, worker: str) -> Path:
+    def worker_lock(self, worker: str) -> Path:
         """One worker's place, by its name without the host."""
-        return self.seats / worker
+        return self.worker_locks / worker
 
     @property
     def logs(self) -> Path:

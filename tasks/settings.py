@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.parsing.documents import read_toml
 from tasks.parsing.setting_types import (
     DURATION,
@@ -185,12 +185,12 @@ def setting_named(name: str) -> Setting:
 
 
 def current(name: str) -> Any:
-    """The value in force in this process. Problem for one that cannot be read."""
+    """The value in force in this process. UserError for one that cannot be read."""
     return find_value(setting_named(name)).value
 
 
 def find_value(setting: Setting, flags: Mapping[str, str | None] | None = None) -> Value:
-    """A setting's value and its origin. Problem that names the variable or the file's line for a wrong one."""
+    """A setting's value and its origin. UserError that names the variable or the file's line for a wrong one."""
     if flag := (flags or {}).get(setting.name):
         return Value(setting.name, read_as(setting.type, flag, "--" + setting.name.replace("_", "-")), "flag")
     if word := os.environ.get(setting.variable):
@@ -203,45 +203,45 @@ def find_value(setting: Setting, flags: Mapping[str, str | None] | None = None) 
 
 
 def check_file() -> None:
-    """Problem for anything in the file that is no setting or has a wrong value, its `[kinds]` excepted."""
+    """UserError for anything in the file that is no setting or has a wrong value, its `[kinds]` excepted."""
     for name in read_file():
         if name == KINDS:
             continue
         setting = _BY_NAME.get(name)
         if setting is None:
             names = ", ".join(setting.name for setting in SETTINGS if not setting.is_secret)
-            raise Problem(f"{place_of(name)} is not a setting.", f"Settings: {names}, [{KINDS}.KIND]")
+            raise UserError(f"{place_of(name)} is not a setting.", f"Settings: {names}, [{KINDS}.KIND]")
         if setting.is_secret:
-            raise Problem(f"{place_of(name)} is a secret, which no file may hold.", f"Set {setting.variable} instead")
+            raise UserError(f"{place_of(name)} is a secret, which no file may hold.", f"Set {setting.variable} instead")
         read_from_file(setting.type, name)
 
 
 def check_all() -> None:
-    """Problem for the first setting of this process that is wrong, wherever it comes from."""
+    """UserError for the first setting of this process that is wrong, wherever it comes from."""
     check_file()
     for setting in SETTINGS:
         find_value(setting)
 
 
 def read_from_file(of: Type, *keys: str) -> Any:
-    """The value of a key that is in the file. Problem that names file, line and key for a wrong one."""
+    """The value of a key that is in the file. UserError that names file, line and key for a wrong one."""
     raw: Any = read_file()
     for key in keys:
         raw = raw[key]
     try:
         return read_as(of, raw, "")
-    except Problem:
+    except UserError:
         return read_as(of, raw, place_of(*keys))  # only a wrong one is looked for
 
 
 def read_as(of: Type, raw: Any, where: str) -> Any:
-    """A raw value as one of that type. Problem that begins with `where` for a wrong one."""
+    """A raw value as one of that type. UserError that begins with `where` for a wrong one."""
     if of is FOLDER:
         read_as(TEXT, raw, where)
     try:
         return of.read(raw)
     except (ValueError, TypeError, OverflowError):
-        raise Problem(f"{where} is {_shown(of, raw)}not {of.expected}.", "Correct or remove it") from None
+        raise UserError(f"{where} is {_shown(of, raw)}not {of.expected}.", "Correct or remove it") from None
 
 
 def _shown(of: Type, raw: Any) -> str:
@@ -252,7 +252,7 @@ def _shown(of: Type, raw: Any) -> str:
 
 
 def read_file() -> Mapping[str, Any]:
-    """What the settings file holds; empty where there is none. Problem when it cannot be read."""
+    """What the settings file holds; empty where there is none. UserError when it cannot be read."""
     path = config_file()
     try:
         state = path.stat()
@@ -271,8 +271,8 @@ def _parsed(path: Path, _version: tuple[int, ...]) -> Mapping[str, Any]:
         raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: OSError) -> Problem:
-    return Problem(f"{path} cannot be read: {error.strerror}.", "Correct or remove it")
+def _unreadable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path} cannot be read: {error.strerror}.", "Correct or remove it")
 
 
 def place_of(*keys: str) -> str:

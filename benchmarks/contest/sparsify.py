@@ -42,11 +42,11 @@ class Sparsify:
         """See `Side`."""
         self.sae.set_decoder_norm_to_unit_norm()
         variance = (x - x.mean(0)).pow(2).sum()
-        told = self.sae(x=x, y=x, total_variance=variance)
+        output = self.sae(x=x, y=x, total_variance=variance)
         fired = torch.zeros_like(self.quiet, dtype=torch.bool)
-        fired[told.latent_indices.flatten()] = True
-        float(told.fvu.detach())
-        told.fvu.backward()
+        fired[output.latent_indices.flatten()] = True
+        float(output.fvu.detach())
+        output.fvu.backward()
         self.sae.remove_gradient_parallel_to_decoder_directions()
         self.optimizer.step()
         self.optimizer.zero_grad()

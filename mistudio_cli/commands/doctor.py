@@ -26,7 +26,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = Fa
         rows = [[check.name, check.verdict, check.detail] for check in found]
         output.table(["CHECK", "VERDICT", "DETAIL"], rows, wrap=True)
         for check in found:
-            if check.mend:
-                output.talk(f"{check.name}: {check.mend}")
+            if check.hint:
+                output.talk(f"{check.name}: {check.hint}")
     if not sound:
         raise typer.Exit(int(Code.FAILED))

@@ -10,7 +10,7 @@ from mistudio_cli import completion, session
 from mistudio_cli.errors import NotFound
 from mistudio_cli.terminal import output
 from mistudio_cli.views import quota_view
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.fleet.job_owner import check_owner
 from tasks.ledger import acl
 from tasks.ledger.client import Ledger
@@ -46,12 +46,12 @@ def print_acl(
 ) -> None:
     """Print commands for redis-cli that create a Redis user for each role. Put a password in each first."""
     if name is not None and role is None:
-        raise Problem("A name is for the user of one role.", "Give a role: mistudio fleet acl submitter --name NAME")
+        raise UserError("A name is for the user of one role.", "Give a role: mistudio fleet acl submitter --name NAME")
     if name is not None:
         check_owner(name)
     chosen = tuple(known for known in acl.ROLES if role in (None, known.name))
     if not chosen:
-        raise Problem(
+        raise UserError(
             f"There is no role {shown(role or '')}.", f"Roles: {', '.join(known.name for known in acl.ROLES)}"
         )
     output.data("\n".join(acl.lines(session.current_address(), chosen, name)))
@@ -68,7 +68,7 @@ def set_(
     check_owner(owner)
     limits = Quota(running, gpus, queued)
     if limits == Quota():
-        raise Problem("Which limit?", f"Give at least one of {', '.join(f'--{name} N' for name in LIMITS)}")
+        raise UserError("Which limit?", f"Give at least one of {', '.join(f'--{name} N' for name in LIMITS)}")
     ledger = _ledger(start=True)
     set_quota(ledger.client, owner, limits)
     output.talk(quota_view.sentence(ledger, owner))

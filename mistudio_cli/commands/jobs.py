@@ -18,7 +18,7 @@ from mistudio_cli.jobs.lookup import find_job, find_jobs, show_lines
 from mistudio_cli.jobs.selection import Selection, selecting, selecting_all
 from mistudio_cli.terminal import humanize, output
 from mistudio_cli.views import json_shapes, tables
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import Job, State
 from tasks.queues import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from tasks.settings import current
@@ -60,7 +60,7 @@ def ls(
     """List jobs, newest first."""
     wanted = chosen.filter()
     if page is not None and not _PAGE.fullmatch(page):
-        raise Problem(f"--next {page!r} is not what a list ended with.", "Take `next` of: mistudio jobs ls --json")
+        raise UserError(f"--next {page!r} is not what a list ended with.", "Take `next` of: mistudio jobs ls --json")
     try:
         ledger = session.connect_ledger(session.current_settings(), timeout_s=current("read_patience"))
         now, found = ledger.now(), ledger.page(wanted, limit, page)
@@ -127,7 +127,7 @@ def rm(chosen: Selection, job_ids: Ids = None, yes: Yes = False) -> None:
     if chosen.is_given:
         jobs = [job for job in jobs if job.state.ended]
     if live := [job.id for job in jobs if not job.state.ended]:
-        raise Problem(f"{live[0]} has not ended.", f"Cancel it first: mistudio jobs cancel {live[0]}")
+        raise UserError(f"{live[0]} has not ended.", f"Cancel it first: mistudio jobs cancel {live[0]}")
     if not _any(jobs):
         return
     ledger.check_rights()
@@ -199,7 +199,7 @@ def retry(
 
     failed = failed or chosen.state == [str(State.FAILED)]
     if failed == bool(job_ids) or (job_ids and chosen.is_given):
-        raise Problem(
+        raise UserError(
             "Which jobs?",
             "Name some, or say --failed, with --kind, --queue, --name, --tag, --owner, --since or --until",
         )
@@ -208,14 +208,14 @@ def retry(
     if failed:
         wanted = replace(chosen, state=[str(State.FAILED)]).filter()
         begun = retrying.try_failed(
-            ledger, settings.places.store, wanted, from_checkpoint=from_checkpoint, asked=not yes
+            ledger, settings.places.store, wanted, from_checkpoint=from_checkpoint, requested=not yes
         )
     else:
         jobs = find_jobs(ledger, job_ids or [])
         begun = retrying.try_again(ledger, settings.places.store, jobs, from_checkpoint=from_checkpoint)
     replication.warn_if_unreplicated(ledger, begun.jobs)
     if as_json:
-        output.data_json(json_shapes.retried(begun.jobs, begun.goes_on_at, ledger.replicated))
+        output.data_json(json_shapes.retried(begun.jobs, begun.resume_point, ledger.replicated))
         return
     for job in begun.jobs:
         why = f"another try of {job.retry_of}; {begun.how(job)}" if job.retry_of else "needed first"
@@ -258,7 +258,7 @@ def wait(
     if chosen.every and not chosen.state:
         jobs = [job for job in jobs if not job.state.ended]
     ended = waiting.wait_for(ledger, [job.id for job in jobs], timeout) if _any(jobs) else []
-    _tell_ends(ended, ledger.now(), as_json=as_json)
+    _print_ends(ended, ledger.now(), as_json=as_json)
     if any(job.state is not State.SUCCEEDED for job in ended):
         raise typer.Exit(int(Code.FAILED))
 
@@ -280,10 +280,10 @@ def cancel(
         jobs = [job for job in jobs if not job.state.ended]
     if _any(jobs):
         chosen.confirm(f"Cancel {_count(jobs)}?", yes=yes)
-    asked = [waiting.ask_to_cancel(ledger, job) for job in jobs]
-    ended = asked if no_wait else waiting.wait_for_stop(ledger, asked, timeout)
+    requested = [waiting.ask_to_cancel(ledger, job) for job in jobs]
+    ended = requested if no_wait else waiting.wait_for_stop(ledger, requested, timeout)
     if as_json:
-        _tell_ends(ended, ledger.now(), as_json=True)
+        _print_ends(ended, ledger.now(), as_json=True)
     if any(job.state.ended and job.state is not State.CANCELLED for job in ended):
         raise typer.Exit(int(Code.FAILED))
 
@@ -299,7 +299,7 @@ def _count(jobs: Sequence[Job]) -> str:
     return "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"
 
 
-def _tell_ends(ended: list[Job], now: float, *, as_json: bool) -> None:
+def _print_ends(ended: list[Job], now: float, *, as_json: bool) -> None:
     if as_json:
         output.data_json(json_shapes.jobs(now, ended, None))
         return

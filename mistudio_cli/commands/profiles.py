@@ -23,7 +23,7 @@ from mistudio_cli.profile.rules import (
 )
 from mistudio_cli.terminal import output
 from mistudio_cli.views import profile_json, profile_tables
-from tasks.errors import Problem
+from tasks.errors import UserError
 
 app = typer.Typer(help="List, inspect and validate worker profiles", no_args_is_help=True)
 
@@ -33,7 +33,7 @@ Name = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="As JSON")]
 
 
-class Form(StrEnum):
+class ExportFormat(StrEnum):
     """How a profile can be written down."""
 
     TOML = "toml"
@@ -85,7 +85,7 @@ def validate(
         output.table(*profile_tables.validated(found), wrap=True)
         for read in found:
             for fault in read.faults:
-                output.talk(f"{read.file.name}: {fault.what}: {fault.mend}")
+                output.talk(f"{read.file.name}: {fault.what}: {fault.hint}")
     if any(read.faults for read in found):
         raise typer.Exit(int(Code.USAGE))
 
@@ -94,13 +94,13 @@ def validate(
 def export(
     name: Name,
     form: Annotated[
-        Form, typer.Option("--as", help="toml: a profile file; celery: a script of worker command lines")
-    ] = Form.TOML,
+        ExportFormat, typer.Option("--as", help="toml: a profile file; celery: a script of worker command lines")
+    ] = ExportFormat.TOML,
     to: Annotated[Path | None, typer.Option(help="Write to this new file", metavar="FILE")] = None,
 ) -> None:
     """Export a profile with every key as a template, or as plain command lines."""
     profile = load_profile(name)
-    if form is Form.TOML:
+    if form is ExportFormat.TOML:
         text = profile_export.as_toml(profile)
     else:
         text = profile_export.as_commands(profile, session.current_settings())
@@ -108,7 +108,7 @@ def export(
         output.data(text.rstrip("\n"))
         return
     _write_new(to, text)
-    own = form is Form.TOML and to.absolute().parent == user_folder().absolute()
+    own = form is ExportFormat.TOML and to.absolute().parent == user_folder().absolute()
     output.talk(f"Written to {to}." + (f" Start it with: mistudio workers start {to.stem}" if own else ""))
 
 
@@ -124,4 +124,4 @@ def _write_new(path: Path, text: str) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
-        raise Problem(f"{path} is there already.", "Choose another name, or remove it first") from error
+        raise UserError(f"{path} is there already.", "Choose another name, or remove it first") from error

@@ -12,7 +12,7 @@ from mistudio_cli.error_messages import UNREAD, unread_ledger
 from mistudio_cli.monitor.snapshot import Snapshot, read_queues
 from mistudio_cli.terminal import output
 from mistudio_cli.views import json_shapes, tables
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.ledger.client import Ledger
 from tasks.queues import QUEUE_NAMES
 from tasks.settings import current
@@ -76,8 +76,8 @@ def pause(queues: Queues = None, every: All = False) -> None:
     """Stop starting jobs from a queue until it is resumed; survives restarts. Running jobs continue."""
     ledger = _ledger(start=True)
     for name in _named(queues, every=every):
-        told = "is paused" if ledger.queues.pause(name) else "was paused already"
-        output.talk(f"{name} {told}; {_waiting(ledger, name)}. Go on: mistudio queue resume {name}")
+        outcome = "is paused" if ledger.queues.pause(name) else "was paused already"
+        output.talk(f"{name} {outcome}; {_waiting(ledger, name)}. Go on: mistudio queue resume {name}")
 
 
 @app.command("resume")
@@ -85,8 +85,8 @@ def resume(queues: Queues = None, every: All = False) -> None:
     """Resume a paused queue."""
     ledger = _ledger(start=True)
     for name in _named(queues, every=every):
-        told = "goes on" if ledger.queues.resume(name) else "was not paused"
-        output.talk(f"{name} {told}; {_waiting(ledger, name)}.")
+        outcome = "goes on" if ledger.queues.resume(name) else "was not paused"
+        output.talk(f"{name} {outcome}; {_waiting(ledger, name)}.")
 
 
 @app.command("purge")
@@ -124,7 +124,7 @@ def move(
 ) -> None:
     """Move a job that has not started to another queue or to the front."""
     if to is None and not top:
-        raise Problem("Where to?", "Say --to QUEUE, --top, or both")
+        raise UserError("Where to?", "Say --to QUEUE, --top, or both")
     ledger = _ledger()
     from mistudio_cli.jobs.lookup import find_job
 
@@ -146,13 +146,13 @@ def _ledger(*, start: bool = False) -> Ledger:
 def _checked(words: Sequence[str]) -> list[str]:
     names = [name.strip() for word in words for name in word.split(",")]
     if unknown := [name for name in names if name not in QUEUE_NAMES]:
-        raise Problem(f"There is no queue {unknown[0]!r}.", f"Queues: {', '.join(QUEUE_NAMES)}")
+        raise UserError(f"There is no queue {unknown[0]!r}.", f"Queues: {', '.join(QUEUE_NAMES)}")
     return list(dict.fromkeys(names))
 
 
 def _named(names: Sequence[str] | None, *, every: bool) -> list[str]:
     if every == bool(names):
-        raise Problem("Which queues?", f"Name some of {', '.join(QUEUE_NAMES)}, or say --all")
+        raise UserError("Which queues?", f"Name some of {', '.join(QUEUE_NAMES)}, or say --all")
     return list(QUEUE_NAMES) if every else _checked(names or ())
 
 

@@ -34,12 +34,12 @@ def quickstart() -> None:
             with quickstart_pipeline.workers_for(settings, ledger, under_way):
                 ended = quickstart_view.follow_steps(ledger, quickstart_pipeline.steps(), jobs)
         if failed := [job for job in ended if job.state is not State.SUCCEEDED]:
-            _tell_failure(failed[0])
+            _print_failure(failed[0])
             raise typer.Exit(int(Code.FAILED))
     *_, train, extract = quickstart_pipeline.steps()
     features = store.manifest(extract.family, extract.name)["result"]
-    quickstart_view.tell_numbers(store.manifest(train.family, train.name)["result"], features)
-    quickstart_view.tell_features(features)
+    quickstart_view.print_numbers(store.manifest(train.family, train.name)["result"], features)
+    quickstart_view.print_features(features)
     output.data(f"\nAll features on one page:\n  {store.path(extract.family, extract.name) / features['page']}")
     output.data(_NEXT)
 
@@ -52,7 +52,7 @@ With a model and data of your own:
   mistudio top"""
 
 
-def _tell_failure(job: Job) -> None:
-    told = job.error["message"] if job.error else job.reason
-    output.talk(f"The job {job.kind} {job.state}: {told}")
+def _print_failure(job: Job) -> None:
+    reason = job.error["message"] if job.error else job.reason
+    output.talk(f"The job {job.kind} {job.state}: {reason}")
     output.talk(f"  See: mistudio jobs show {job.id}, mistudio jobs logs {job.id}")

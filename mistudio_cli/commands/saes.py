@@ -50,11 +50,11 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show an SAE in full: configuration, provenance, evaluation, files."""
-    told = sae_tables.shown(_store(), name)
+    details = sae_tables.shown(_store(), name)
     if as_json:
-        output.data_json(told)
+        output.data_json(details)
         return
-    output.table(*sae_tables.facts(told), wrap=True)
+    output.table(*sae_tables.facts(details), wrap=True)
 
 
 def _store() -> Store:

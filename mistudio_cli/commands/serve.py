@@ -16,7 +16,7 @@ from mistudio_cli import api, session
 from mistudio_cli.errors import Code
 from mistudio_cli.settings import Settings
 from mistudio_cli.terminal import output
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.ledger.client import Ledger
 from tasks.redis_client import redis_connection
 from tasks.settings import current
@@ -46,7 +46,7 @@ def serve(
     token = os.environ.get(token_env) or None
     local = uds is not None or published_locally or _is_loopback(host)
     if not local and token is None:
-        raise Problem(
+        raise UserError(
             f"Listening on {host} lets others in, so requests must bear a token.",
             f"Set {token_env} to a secret, or leave out --host",
         )
@@ -87,7 +87,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError, UnicodeError) as error:
         number = getattr(error, "errno", None) or 0
         why = os.strerror(number) if number > 0 else error
-        raise Problem(f"{host}:{port} cannot be listened on: {why}.", "Give another --port") from error
+        raise UserError(f"{host}:{port} cannot be listened on: {why}.", "Give another --port") from error
 
 
 def _listen_on_path(path: Path) -> socket.socket:
@@ -103,7 +103,7 @@ def _listen_on_path(path: Path) -> socket.socket:
         listener.listen()
     except OSError as error:
         listener.close()
-        raise Problem(f"{path} cannot be listened on: {error.strerror or error}.", "Give another --uds") from error
+        raise UserError(f"{path} cannot be listened on: {error.strerror or error}.", "Give another --uds") from error
     finally:
         os.umask(mask)
     return listener

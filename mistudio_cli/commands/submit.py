@@ -13,17 +13,17 @@ import typer
 from mistudio_cli import completion
 from mistudio_cli.fleet import replication
 from mistudio_cli.submission import options
-from mistudio_cli.submission.options import FLAGS, Fault, Manner
+from mistudio_cli.submission.options import FLAGS, RequestFault, SubmitFlags
 from mistudio_cli.terminal import output
 from mistudio_cli.views import json_shapes
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.grid import Swept, can_be_swept
 from tasks.jobs.kind import Job, JobKind, flag_of, kinds, types_of
 from tasks.parsing.parameters import read_number
 from tasks.redis_client.redis_connection import Refused, Unable
 
 if TYPE_CHECKING:
-    from mistudio_cli.submission.bulk import Line
+    from mistudio_cli.submission.bulk import PlannedLine
 
 app = typer.Typer(help="Submit a job", no_args_is_help=True)
 
@@ -51,18 +51,18 @@ def submit(kind: JobKind, values: dict[str, Any]) -> None:
     name = values.pop("name")
     for option in _gathering(kind):
         values = put_together(values, option) if values.pop(option) else values
-    manner = options.take_manner(values)
-    known = manner.open()
+    flags = options.read_flags(values)
+    known = flags.open()
     if not swept_options(values):
-        jobs = plan(known, kind.name, values, name=name, wishes=manner.wishes(known))
-        options.carry_out(known, jobs, manner)
+        jobs = plan(known, kind.name, values, name=name, submit_options=flags.submit_options(known))
+        options.carry_out(known, jobs, flags)
         return
     tag = f"sweep:{new_job_id()}"
-    jobs = plan_sweep(known, kind, values, name=name, wishes=manner.wishes(known, tag))
-    options.carry_out(known, jobs, manner, tag)
+    jobs = plan_sweep(known, kind, values, name=name, submit_options=flags.submit_options(known, tag))
+    options.carry_out(known, jobs, flags, tag)
 
 
-def submit_pipeline(recipe: Path | None, settings: list[str] | None, example: bool, manner: Manner) -> None:
+def submit_pipeline(recipe: Path | None, settings: list[str] | None, example: bool, flags: SubmitFlags) -> None:
     """Submit the jobs of a pipeline file, or report all its errors."""
     from mistudio_cli.submission.pipeline import plan_recipe
     from mistudio_cli.submission.pipeline_example import example as text_of_example
@@ -72,45 +72,47 @@ def submit_pipeline(recipe: Path | None, settings: list[str] | None, example: bo
         output.data(text_of_example().rstrip("\n"))
         return
     if recipe is None:
-        raise Problem("A pipeline needs a recipe.", "See one: mistudio submit pipeline --example")
+        raise UserError("A pipeline needs a recipe.", "See one: mistudio submit pipeline --example")
     read = read_recipe(recipe, settings or ())
-    known, tag = manner.open(), f"pipeline:{read.name}"
-    planned = plan_recipe(known, read, manner.wishes(known, tag))
+    known, tag = flags.open(), f"pipeline:{read.name}"
+    planned = plan_recipe(known, read, flags.submit_options(known, tag))
     options.refuse(planned.faults)
     for artifact in planned.reused:
         output.talk(f"{artifact} is there, or on its way, as asked for.")
-    options.carry_out(known, planned.jobs, manner, tag)
+    options.carry_out(known, planned.jobs, flags, tag)
 
 
-def submit_many(file: str, manner: Manner, *, again: bool = False) -> None:
+def submit_many(file: str, flags: SubmitFlags, *, again: bool = False) -> None:
     """Submit one job per line of a JSON Lines file, or report all its errors."""
     from mistudio_cli.submission.bulk import plan_lines, read_lines, submit_lines
     from tasks.ledger.quotas import refuse_beyond_quota
     from tasks.submission.fixed_ids import first_id
 
-    told, known, done = read_lines(file), manner.open(), 0
-    wishes = manner.wishes(known)
-    first = None if manner.dry_run else first_id(known.ledger, told, wishes, again=again)
-    lines, faults = plan_lines(known, told, file, wishes, first)
+    texts, known, done = read_lines(file), flags.open(), 0
+    submit_options = flags.submit_options(known)
+    first = None if flags.dry_run else first_id(known.ledger, texts, submit_options, again=again)
+    lines, faults = plan_lines(known, texts, file, submit_options, first)
     options.refuse(faults)
-    if manner.dry_run:
-        options.carry_out(known, [job for line in lines for job in line.jobs], manner)
+    if flags.dry_run:
+        options.carry_out(known, [job for line in lines for job in line.jobs], flags)
         return
     refuse_beyond_quota(known.ledger.client, known.owner, sum(len(line.jobs) for line in lines if not line.is_there))
-    late: list[Fault] = []
+    late: list[RequestFault] = []
     unreplicated: list[Job] = []
     failure: Exception | None = None
     before = sum(line.is_there for line in lines)
     try:
         for batch in submit_lines(known, lines):
             accepted = [line for line, outcome in batch if outcome is None]
-            late += [Fault(f"{file}:{line.number}", fault) for line, fault in batch if isinstance(fault, Problem)]
+            late += [
+                RequestFault(f"{file}:{line.number}", fault) for line, fault in batch if isinstance(fault, UserError)
+            ]
             failure = next((fault for _, fault in batch if isinstance(fault, Unable | Refused)), None)
             done += len(accepted)
             replicated = known.ledger.replicated
             if replicated is False:
                 unreplicated += [line.jobs[-1] for line in accepted if not line.is_there]
-            output.styled("\n".join(_receipt(line, replicated, as_json=manner.json) for line in accepted))
+            output.styled("\n".join(_receipt(line, replicated, as_json=flags.json) for line in accepted))
     finally:
         if unreplicated:
             replication.warn(unreplicated)
@@ -127,7 +129,7 @@ def _repeat(before: int, missing: int) -> str:
     return f" {before} of them had been before; --again submits them once more." if before else ""
 
 
-def _receipt(line: Line, replicated: bool | None, *, as_json: bool) -> str:
+def _receipt(line: PlannedLine, replicated: bool | None, *, as_json: bool) -> str:
     *before, job = line.jobs
     if as_json:
         return output.json_text(json_shapes.submitted_line(line.number, job, before, replicated))
@@ -137,7 +139,7 @@ def _receipt(line: Line, replicated: bool | None, *, as_json: bool) -> str:
 def _register_many() -> None:
     def command(**values: Any) -> None:
         file, again = values.pop("file"), values.pop("again")
-        submit_many(file, options.take_manner({**values, "wait": False}), again=again)
+        submit_many(file, options.read_flags({**values, "wait": False}), again=again)
 
     own: dict[str, tuple[Any, Any]] = {
         "file": (str, typer.Argument(metavar="FILE", help="JSON Lines file, one job per line; - for standard input")),
@@ -152,7 +154,7 @@ def _register_many() -> None:
 def _register_pipeline() -> None:
     def command(**values: Any) -> None:
         recipe, settings, example = values.pop("recipe"), values.pop("set"), values.pop("example")
-        submit_pipeline(recipe, settings, example, options.take_manner(values))
+        submit_pipeline(recipe, settings, example, options.read_flags(values))
 
     own = {
         "recipe": (Path | None, typer.Argument(None, metavar="RECIPE", help="Pipeline file (TOML)")),
@@ -183,11 +185,11 @@ def _gathering(kind: JobKind) -> list[str]:
 
 def _parameter(spec: dataclasses.Field[Any], params: type, annotation: Any) -> tuple[Any, Any]:
     """Type and flag or argument of one parameter; its bounds are checked where all requests are, at submit."""
-    told = spec.metadata
+    metadata = spec.metadata
     default = ... if spec.default is dataclasses.MISSING else spec.default
-    about: dict[str, Any] = {"help": _help(told), "autocompletion": _completion(told)}
-    words = "|".join(told.get("choices") or ())
-    if told.get("positional"):
+    about: dict[str, Any] = {"help": _help(metadata), "autocompletion": _completion(metadata)}
+    words = "|".join(metadata.get("choices") or ())
+    if metadata.get("positional"):
         return annotation, typer.Argument(default, **{"metavar": spec.name.upper(), **about})
     flag = flag_of(spec.name, params)
     if dict in types_of(params)[spec.name]:
@@ -205,11 +207,11 @@ def _parameter(spec: dataclasses.Field[Any], params: type, annotation: Any) -> t
     return annotation, typer.Option(default, flag, metavar=words or None, **about)
 
 
-def _completion(told: typing.Mapping[str, Any]) -> Callable[[str], list[Any]] | None:
+def _completion(metadata: typing.Mapping[str, Any]) -> Callable[[str], list[Any]] | None:
     """What TAB offers: the words that a parameter may be, or the artifacts of the family that it names."""
-    if told.get("choices"):
-        return completion.of(lambda: told["choices"])
-    return completion.of(completion.artifacts(told["artifact"])) if told.get("artifact") else None
+    if metadata.get("choices"):
+        return completion.of(lambda: metadata["choices"])
+    return completion.of(completion.artifacts(metadata["artifact"])) if metadata.get("artifact") else None
 
 
 def _one(of: type) -> Callable[[Any], Any]:
@@ -220,12 +222,12 @@ def _one(of: type) -> Callable[[Any], Any]:
 def _several(of: type) -> Callable[[Any], Any]:
     """What reads one value of that type, or several with commas."""
 
-    def read(told: Any) -> Any:
-        if not isinstance(told, str):  # the default
-            return told
-        values = [_read(word.strip(), of) for word in told.split(",")]
+    def read(value: Any) -> Any:
+        if not isinstance(value, str):  # the default
+            return value
+        values = [_read(word.strip(), of) for word in value.split(",")]
         if len(set(values)) < len(values):
-            raise typer.BadParameter(f"{told!r} names a value twice.")
+            raise typer.BadParameter(f"{value!r} names a value twice.")
         return Swept(values) if len(values) > 1 else values[0]
 
     return read
@@ -238,11 +240,11 @@ def _read(word: str, of: type) -> Any:
         raise typer.BadParameter(f"{word!r} is not a valid {of.__name__}.") from None
 
 
-def _help(told: typing.Mapping[str, Any]) -> str:
-    least, most = told.get("minimum"), told.get("maximum")
+def _help(metadata: typing.Mapping[str, Any]) -> str:
+    least, most = metadata.get("minimum"), metadata.get("maximum")
     if least is None:
-        return told["help"]
-    return told["help"] + (f" (at least {least:g})" if most is None else f" ({least:g} to {most:g})")
+        return metadata["help"]
+    return metadata["help"] + (f" (at least {least:g})" if most is None else f" ({least:g} to {most:g})")
 
 
 _register_pipeline()

@@ -54,8 +54,8 @@ def _print(seen: Snapshot) -> None:
     if seen.devices is not None and seen.devices.devices:
         output.data("")
         output.table(*live.devices_table(seen))
-    if seen.devices is not None and (told := seen.devices.limit or seen.devices.reason):
-        output.data(f"\nGPU: {told}")
+    if seen.devices is not None and (limit := seen.devices.limit or seen.devices.reason):
+        output.data(f"\nGPU: {limit}")
     if seen.jobs:
         output.data("")
         output.table(*tables.live_jobs(tables.most_alive_first(seen.jobs), now))

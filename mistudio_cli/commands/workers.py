@@ -25,7 +25,7 @@ from mistudio_cli.supervisor import worker_events
 from mistudio_cli.supervisor.states import TERM_GRACE_S
 from mistudio_cli.terminal import output
 from mistudio_cli.views import json_shapes, tables
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.fleet.celery_inspect import WAIT_S, Topic
 from tasks.fleet.clock_offset import CLOCK_FIX, CLOCK_WARNING_S, describe_offset
 from tasks.fleet.host_heartbeat import measure_clock_offset
@@ -34,7 +34,7 @@ from tasks.parsing.safe_text import shown
 from tasks.paths import Places
 from tasks.queues import QUEUE_NAMES
 from tasks.settings import current
-from tasks.worker.slot_locks import occupants
+from tasks.worker.slot_locks import living_workers
 
 app = typer.Typer(help="Start, inspect, scale and stop workers", no_args_is_help=True)
 
@@ -110,7 +110,7 @@ def start(
     if foreground:
         supervisor_client.run_in_foreground(settings, wanted, specs, grace)
     with _answers_awaited(f"Starting {wanted or specs[0].name} …"):
-        ran = start_stop.start(settings, wanted, specs, _tell_step, timeout)
+        ran = start_stop.start(settings, wanted, specs, _print_step, timeout)
     names = ", ".join(spec.name for spec in specs)
     already = " already" if len(ran) == len(specs) else ""
     output.talk(f"The profile {wanted} runs{already}: {names}." if wanted else f"{names} runs{already}.")
@@ -199,12 +199,12 @@ def restart(
     if elsewhere:
         slots = {} if concurrency is None else {"slots": concurrency}
         ledger = session.connect_ledger(settings)
-        worker_names.ask(ledger, "restart", elsewhere, _tell_step, "has been replaced", timeout, **slots)
+        worker_names.ask(ledger, "restart", elsewhere, _print_step, "has been replaced", timeout, **slots)
     if elsewhere and not here:
         return
     try:
         with _answers_awaited("Restarting …"):
-            done = start_stop.restart(settings, here, concurrency, _tell_step, timeout)
+            done = start_stop.restart(settings, here, concurrency, _print_step, timeout)
     except supervisor_client.NotRunning:
         output.talk("No workers run. Start some: mistudio workers start")
         return
@@ -226,7 +226,7 @@ def scale(
     settings = session.current_settings()
     session.check_rights(session.connect_ledger(settings, supervise=True))
     with _answers_awaited("Scaling …"):
-        more, fewer = start_stop.scale(settings, wanted, _tell_step, timeout)
+        more, fewer = start_stop.scale(settings, wanted, _print_step, timeout)
     for said, names in (("New", more), ("Leaving, after their last jobs", fewer)):
         if names:
             output.talk(f"{said}: {', '.join(names)}.")
@@ -301,7 +301,7 @@ def _ledger_if_there(settings: Settings) -> Ledger | None:
     return session.connect_ledger(settings, timeout_s=current("read_patience"), must_answer=False)
 
 
-def _tell_step(step: str) -> None:
+def _print_step(step: str) -> None:
     if sys.stderr.isatty():
         output.talk_over(step)
     else:
@@ -309,7 +309,7 @@ def _tell_step(step: str) -> None:
 
 
 def _specs(profile: str | None, queues: str | None, name: str | None) -> list[WorkerSpec]:
-    """The workers that were asked for. Problem when there is no such profile or queue."""
+    """The workers that were asked for. UserError when there is no such profile or queue."""
     specs = [worker_for(queues.split(","))] if queues else list(workers_of(load_profile(profile or "")))
     if name is None:
         return specs
@@ -327,14 +327,14 @@ def _report_clock(ledger: Ledger) -> None:
 
 def _forget_store_of_others(ledger: Ledger) -> None:
     if (living := ledger.forget_fleet()) != "ok":
-        raise Problem(f"{living} works with the other store.", f"First: mistudio workers stop {living}")
+        raise UserError(f"{living} works with the other store.", f"First: mistudio workers stop {living}")
 
 
 def _hold_against_machine(who: str, specs: Sequence[WorkerSpec], strict: bool) -> None:
-    """Say what this machine has too little of; `strict` makes it a Problem."""
+    """Say what this machine has too little of; `strict` makes it a UserError."""
     short = [missing.sentence for missing in shortfalls(who, specs, read_machine())]
     if short and strict:
-        raise Problem(" ".join(short), "Start fewer (mistudio profiles ls), or leave out --strict")
+        raise UserError(" ".join(short), "Start fewer (mistudio profiles ls), or leave out --strict")
     for sentence in short:
         output.talk(sentence)
 
@@ -361,16 +361,16 @@ def _stop(names: list[str], grace_s: float | None, everything: bool) -> None:
     places = settings.places
     here, elsewhere = _divided(settings, names)
     if elsewhere:
-        worker_names.ask(session.connect_ledger(settings), "stop", elsewhere, _tell_step, "has ended", grace_s=grace_s)
+        worker_names.ask(session.connect_ledger(settings), "stop", elsewhere, _print_step, "has ended", grace_s=grace_s)
     if elsewhere and not here:
         return
-    if supervisor_client.status(places) is None and occupants(places):  # workers that outlived their supervisor
+    if supervisor_client.status(places) is None and living_workers(places):  # workers that outlived their supervisor
         supervisor_client.ensure_supervisor(settings)
     try:
         if everything:
-            start_stop.shutdown(places, _tell_step, grace_s)
+            start_stop.shutdown(places, _print_step, grace_s)
         else:
-            start_stop.stop(places, here, _tell_step, grace_s)
+            start_stop.stop(places, here, _print_step, grace_s)
     except supervisor_client.NotRunning:
         output.talk_over("")
         output.talk("No workers run.")
@@ -388,7 +388,7 @@ def _answers_awaited(what: str) -> Iterator[None]:
         yield
     except start_stop.NeverAnswered as problem:
         output.talk_over("")
-        for line in (problem.sentence, *(f"  | {line}" for line in problem.log_lines), f"  {problem.mend}"):
+        for line in (problem.sentence, *(f"  | {line}" for line in problem.log_lines), f"  {problem.hint}"):
             output.talk(line)
         raise typer.Exit(int(Code.FAILED)) from problem
     finally:

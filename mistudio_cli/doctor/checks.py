@@ -31,7 +31,7 @@ from mistudio_cli.settings import Settings
 from mistudio_cli.supervisor.states import IDLE
 from mistudio_cli.terminal import humanize
 from tasks.accelerators.devices import ABSENT, Devices
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.ledger import dead_letters
 from tasks.ledger.client import Ledger
 from tasks.paths import Places
@@ -57,11 +57,11 @@ def all_checks(settings: Settings) -> Iterator[Check]:
     yield packages()
     yield installation(Path(tasks.__file__), Path(mistudio_cli.__file__))
     yield from live_tests.folders(settings.places)
-    told = _wait_for_supervisor(beside, settings.places)
-    ledger = yield from redis(settings, told if isinstance(told, dict) else None)
-    yield supervisor(told)
+    status = _wait_for_supervisor(beside, settings.places)
+    ledger = yield from redis(settings, status if isinstance(status, dict) else None)
+    yield supervisor(status)
     if ledger is not None:
-        own = [worker["pid"] for worker in told["workers"]] if isinstance(told, dict) else []
+        own = [worker["pid"] for worker in status["workers"]] if isinstance(status, dict) else []
         with closing(ledger):
             yield from of_ledger(ledger, own)
     yield _wait_for_disk(beside, settings.places)
@@ -69,7 +69,7 @@ def all_checks(settings: Settings) -> Iterator[Check]:
     yield gpu(cards)
     found = [read_profile(file) for file in profile_files()]
     yield profiles(found)
-    yield from (resources(who, specs, read_machine(cards)) for who, specs in _running_or_default(told, found))
+    yield from (resources(who, specs, read_machine(cards)) for who, specs in _running_or_default(status, found))
 
 
 def of_ledger(ledger: Ledger, own_workers: Sequence[int]) -> Iterator[Check]:
@@ -94,18 +94,18 @@ def packages() -> Check:
     found: dict[str, str | None] = {name: _version(name) for name in ("mistudio", *_NEEDED)}
     if missing := [name for name, version in found.items() if version is None]:
         return Check("packages", "failed", f"not installed: {', '.join(missing)}", "pip install --upgrade mistudio")
-    told = ", ".join(f"{name} {version}" for name, version in found.items())
+    versions = ", ".join(f"{name} {version}" for name, version in found.items())
     if not (found["celery"] or "").startswith("5.7."):
-        return Check("packages", "failed", told, 'pip install "celery[redis]>=5.7,<5.8"')
-    return Check("packages", "ok", told)
+        return Check("packages", "failed", versions, 'pip install "celery[redis]>=5.7,<5.8"')
+    return Check("packages", "ok", versions)
 
 
 def installation(*modules: Path) -> Check:
     """Whether the packages of mistudio, given by their `__init__.py`, come from the same place."""
     folders = sorted({str(module.resolve().parent.parent) for module in modules})
     if len(folders) > 1:
-        mend = "Take the strange one off PYTHONPATH, or install mistudio in an environment of its own"
-        return Check("installation", "failed", f"tasks and mistudio_cli come from {' and '.join(folders)}", mend)
+        hint = "Take the strange one off PYTHONPATH, or install mistudio in an environment of its own"
+        return Check("installation", "failed", f"tasks and mistudio_cli come from {' and '.join(folders)}", hint)
     return Check("installation", "ok", f"tasks and mistudio_cli in {folders[0]}")
 
 
@@ -122,14 +122,14 @@ def redis(settings: Settings, supervised: dict[str, Any] | None) -> Generator[Ch
             ledger = opened.enter_context(closing(Ledger(client)))
             require_answer(client, current("read_patience"))
             yield from answering(ledger)
-        except Problem as problem:
-            yield Check("redis", "failed", problem.sentence, problem.mend)
+        except UserError as problem:
+            yield Check("redis", "failed", problem.sentence, problem.hint)
         except (Unreachable, Refused) as error:
-            who, mend = "", _mend_of(error, named=settings.broker_url is not None)
+            who, hint = "", _hint_for(error, named=settings.broker_url is not None)
             if isinstance(error, Silent):
-                who, mend = part_errors.hung_redis(client.address, settings.places)
+                who, hint = part_errors.hung_redis(client.address, settings.places)
             sentence = str(error).replace(" does not answer", f"{who} does not answer", 1)
-            yield Check("redis", "failed", sentence, mend)
+            yield Check("redis", "failed", sentence, hint)
         else:
             opened.pop_all()
             return ledger
@@ -146,8 +146,8 @@ def answering(ledger: Ledger) -> Iterator[Check]:
     if policy == "noeviction":
         yield Check("redis eviction", "ok", "never: no job is dropped when memory is short")
     else:
-        mend = "redis-cli CONFIG SET maxmemory-policy noeviction, and in redis.conf"
-        yield Check("redis eviction", "warning", f"{policy}: jobs may be dropped when memory is short", mend)
+        hint = "redis-cli CONFIG SET maxmemory-policy noeviction, and in redis.conf"
+        yield Check("redis eviction", "warning", f"{policy}: jobs may be dropped when memory is short", hint)
     yield from replication_checks.of_replication(ledger.client.address, info)
 
 
@@ -158,7 +158,7 @@ def _not_running(supervised: dict[str, Any] | None) -> Check:
     return Check("redis", "warning", "the home's own Redis is not running", "It starts with: mistudio workers start")
 
 
-def _mend_of(error: Exception, *, named: bool) -> str:
+def _hint_for(error: Exception, *, named: bool) -> str:
     if isinstance(error, NotRedis):
         return "Check host and port in CELERY_BROKER_URL"
     if isinstance(error, Replica):
@@ -176,21 +176,21 @@ def _own_file(places: Places) -> Iterator[Check]:
     if not redis_server.takes_connections(places) and redis_server.running(places) is None:
         try:
             damage = redis_aof.find_damage(places)
-        except (Problem, OSError, ValueError, subprocess.SubprocessError) as error:
+        except (UserError, OSError, ValueError, subprocess.SubprocessError) as error:
             yield Check("redis file", "warning", f"cannot be checked: {error}", "See: mistudio workers logs redis")
             return
     if damage is not None:
-        mend = "On its next start the file is copied, and Redis serves what comes before: mistudio workers start"
-        yield Check("redis file", "failed", damage.sentence, mend if damage.good else "Restore it from a backup")
+        hint = "On its next start the file is copied, and Redis serves what comes before: mistudio workers start"
+        yield Check("redis file", "failed", damage.sentence, hint if damage.good else "Restore it from a backup")
     elif copies := redis_aof.copies(places):
-        told = f"a damaged file was set aside as {copies[-1]}; Redis serves what came before the damage"
-        yield Check("redis file", "warning", told, "Look for jobs that are missing, then delete the copy")
+        detail = f"a damaged file was set aside as {copies[-1]}; Redis serves what came before the damage"
+        yield Check("redis file", "warning", detail, "Look for jobs that are missing, then delete the copy")
 
 
 def _append_only_file(ledger: Ledger, *, is_on: bool) -> Check:
-    name, mend = "redis append-only file", "redis-cli CONFIG SET {} {}, and in redis.conf"
+    name, hint = "redis append-only file", "redis-cli CONFIG SET {} {}, and in redis.conf"
     if not is_on:
-        return Check(name, "warning", "off: a crash of Redis loses the last jobs", mend.format("appendonly", "yes"))
+        return Check(name, "warning", "off: a crash of Redis loses the last jobs", hint.format("appendonly", "yes"))
     try:
         _, when = ledger.client.call("CONFIG", "GET", "appendfsync")
     except (Refused, ValueError):  # a Redis that others run may keep its settings to itself
@@ -198,34 +198,34 @@ def _append_only_file(ledger: Ledger, *, is_on: bool) -> Check:
     if when == "always":
         return Check(name, "ok", "on, synced before each answer: jobs survive a crash of Redis")
     lost = f"synced {when}: a crash of Redis may lose the last jobs it accepted"
-    return Check(name, "warning", lost, mend.format("appendfsync", "always"))
+    return Check(name, "warning", lost, hint.format("appendfsync", "always"))
 
 
 def redis_version(version: str, shown: str) -> Check:
     """Whether Redis is new enough."""
-    told, oldest = f"Redis {version} at {shown}", ".".join(map(str, redis_server.OLDEST))
+    detail, oldest = f"Redis {version} at {shown}", ".".join(map(str, redis_server.OLDEST))
     numbers = tuple(int(part) for part in version.split(".")[: len(redis_server.OLDEST)] if part.isdigit())
     if numbers and numbers < redis_server.OLDEST:
-        return Check("redis", "failed", f"{told} is older than {oldest}", f"Use Redis {oldest} or newer")
-    return Check("redis", "ok", told)
+        return Check("redis", "failed", f"{detail} is older than {oldest}", f"Use Redis {oldest} or newer")
+    return Check("redis", "ok", detail)
 
 
-def supervisor(told: dict[str, Any] | Exception | None) -> Check:
+def supervisor(status: dict[str, Any] | Exception | None) -> Check:
     """Whether somebody keeps this home's workers alive, given what it told or why it did not; None is nobody."""
-    if isinstance(told, Exception):
-        mend = "mistudio workers stop --all, then start again"
-        return Check("supervisor", "failed", f"does not answer: {told}", mend)
-    if told is None:
+    if isinstance(status, Exception):
+        hint = "mistudio workers stop --all, then start again"
+        return Check("supervisor", "failed", f"does not answer: {status}", hint)
+    if status is None:
         return Check("supervisor", "warning", "not running", "mistudio workers start full")
-    bad = [worker["name"] for worker in told["workers"] if worker["state"] in ("fatal", "backoff")]
+    bad = [worker["name"] for worker in status["workers"] if worker["state"] in ("fatal", "backoff")]
     if bad:
         return Check("supervisor", "failed", f"cannot keep up: {', '.join(bad)}", f"mistudio workers logs {bad[0]}")
-    for worker in told["workers"]:
+    for worker in status["workers"]:
         if worker["state"] == "refused":
             sentence = f"{worker['name']} does not consume: {worker['refusal']}"
             return Check("supervisor", "failed", sentence, "mistudio workers status")
-    names = ", ".join(worker["name"] for worker in told["workers"]) or "no workers"
-    return Check("supervisor", "ok", f"pid {told['supervisor']['pid']}: {names}")
+    names = ", ".join(worker["name"] for worker in status["workers"]) or "no workers"
+    return Check("supervisor", "ok", f"pid {status['supervisor']['pid']}: {names}")
 
 
 def workers(rows: tuple[QueueRow, ...]) -> Check:
@@ -234,11 +234,11 @@ def workers(rows: tuple[QueueRow, ...]) -> Check:
     if not deserted:
         return Check("workers", "ok", "every queue has a worker")
     waiting = [f"{row.name} ({row.pending} pending)" for row in deserted if row.pending]
-    told = f"no worker for: {', '.join(waiting or [row.name for row in deserted])}"
-    return Check("workers", "failed" if waiting else "warning", told, "mistudio workers start full")
+    detail = f"no worker for: {', '.join(waiting or [row.name for row in deserted])}"
+    return Check("workers", "failed" if waiting else "warning", detail, "mistudio workers start full")
 
 
-def messages(put_aside: Sequence[dead_letters.Refusal], now: float, key: str) -> Check:
+def messages(put_aside: Sequence[dead_letters.DeadLetter], now: float, key: str) -> Check:
     """Whether workers got messages lately that they could take for no job; newest first, `now` as their times.
 
     `key` is where they are kept.
@@ -253,11 +253,11 @@ def messages(put_aside: Sequence[dead_letters.Refusal], now: float, key: str) ->
 
 def disk(found: Disk) -> Check:
     """Whether the store has room."""
-    told = f"{humanize.size(found.free)} free of {humanize.size(found.total)}"
-    mend = "Make room: mistudio submit cleanup, or set MISTUDIO_STORE to a larger disk"
+    detail = f"{humanize.size(found.free)} free of {humanize.size(found.total)}"
+    hint = "Make room: mistudio submit cleanup, or set MISTUDIO_STORE to a larger disk"
     if found.free < _LEAST_DISK:
-        return Check("disk", "failed", told, mend)
-    return Check("disk", "warning", told, mend) if found.free < _LITTLE_DISK else Check("disk", "ok", told)
+        return Check("disk", "failed", detail, hint)
+    return Check("disk", "warning", detail, hint) if found.free < _LITTLE_DISK else Check("disk", "ok", detail)
 
 
 def profiles(found: Sequence[ReadProfile]) -> Check:
@@ -270,8 +270,8 @@ def profiles(found: Sequence[ReadProfile]) -> Check:
 def resources(who: str, specs: Sequence[WorkerSpec], machine: Machine) -> Check:
     """Whether the workers find what the table of queues says they need."""
     if short := shortfalls(who, specs, machine):
-        mend = "It works, but slowly. Compare what profiles need: mistudio profiles ls"
-        return Check("resources", "warning", " ".join(missing.sentence for missing in short), mend)
+        hint = "It works, but slowly. Compare what profiles need: mistudio profiles ls"
+        return Check("resources", "warning", " ".join(missing.sentence for missing in short), hint)
     shared = " shared with the GPU" if machine.unified else ""
     there = f"{counted(machine.cpus, 'core')}, {gigabytes(machine.memory)} of memory{shared}"
     return Check("resources", "ok", f"{there}: enough for {who[0].lower()}{who[1:]}")
@@ -281,11 +281,11 @@ def gpu(found: Devices, table: tuple[Queue, ...] = QUEUES) -> Check:
     """Whether the queues that need a GPU find one."""
     wanting = [queue.name for queue in table if queue.needs.gpus]
     if not found.devices and found.reason not in (None, *ABSENT):
-        told = f"{found.reason}: jobs of {' and '.join(wanting)} wait until it can be"
-        return Check("gpu", "failed", told, "See whether nvidia-smi answers; reset the card or restart the machine")
+        detail = f"{found.reason}: jobs of {' and '.join(wanting)} wait until it can be"
+        return Check("gpu", "failed", detail, "See whether nvidia-smi answers; reset the card or restart the machine")
     if not found.devices:
-        told = f"{found.limit or found.reason or 'no GPU'}: {' and '.join(wanting)} run on the CPU"
-        return Check("gpu", "warning", told, "With an NVIDIA card: install its driver")
+        detail = f"{found.limit or found.reason or 'no GPU'}: {' and '.join(wanting)} run on the CPU"
+        return Check("gpu", "warning", detail, "With an NVIDIA card: install its driver")
     lost = [f"GPU {card.label}: {card.problem}" for card in found.devices if card.problem]
     if lost:
         return Check("gpu", "failed", "; ".join(lost), "Reset or restart the machine")
@@ -324,14 +324,14 @@ def _wait_for_disk(beside: Collector, places: Places) -> Check:
 
 
 def _running_or_default(
-    told: dict[str, Any] | Exception | None, found: Sequence[ReadProfile]
+    status: dict[str, Any] | Exception | None, found: Sequence[ReadProfile]
 ) -> Iterator[tuple[str, Sequence[WorkerSpec]]]:
     """What to call the workers that run here, and they; else those of the default profile, if that is sound."""
     sound = {read.file.name: read.profile for read in found if read.profile is not None}
     running, gpu_jobs = [], 1
-    if isinstance(told, dict):
-        running = [worker for worker in told["workers"] if worker["state"] not in _LEAVING]
-        gpu_jobs = sound[told["profile"]].gpu_jobs if told["profile"] in sound else 1
+    if isinstance(status, dict):
+        running = [worker for worker in status["workers"] if worker["state"] not in _LEAVING]
+        gpu_jobs = sound[status["profile"]].gpu_jobs if status["profile"] in sound else 1
     if running:
         yield "What runs here", [_spec(worker, gpu_jobs) for worker in running]
     elif DEFAULT_PROFILE in sound:

@@ -14,23 +14,30 @@ from tasks.ledger.client import Ledger
 
 def of_fleet(fleet: Fleet) -> Iterator[Check]:
     """The checks of all supervisors that send heartbeats; none where there are none."""
-    beats = [beat for row in fleet.hosts for beat in row.supervisors if state_of(beat, fleet.read_at) == RUNNING]
-    if beats:
-        yield from clocks(beats)
-        yield versions(beats)
+    heartbeats = [
+        heartbeat
+        for row in fleet.hosts
+        for heartbeat in row.supervisors
+        if state_of(heartbeat, fleet.read_at) == RUNNING
+    ]
+    if heartbeats:
+        yield from clocks(heartbeats)
+        yield versions(heartbeats)
 
 
 def refused_workers(ledger: Ledger, own: Collection[int | None]) -> Iterator[Check]:
     """A check for each worker that may not consume, but for this home's, by their pids. Unreachable or Refused."""
-    for beat in ledger.heartbeats():
-        if beat.refused and not (beat.pid in own and beat.host == socket.gethostname()):
-            yield Check("fleet", "failed", f"{beat.name} does not consume: {beat.refused}", "mistudio workers status")
+    for heartbeat in ledger.heartbeats():
+        if heartbeat.refused and not (heartbeat.pid in own and heartbeat.host == socket.gethostname()):
+            yield Check(
+                "fleet", "failed", f"{heartbeat.name} does not consume: {heartbeat.refused}", "mistudio workers status"
+            )
 
 
-def clocks(beats: Sequence[HostHeartbeat]) -> Iterator[Check]:
+def clocks(heartbeats: Sequence[HostHeartbeat]) -> Iterator[Check]:
     """Whether the clock of each host agrees with that of Redis; a check for each that does not."""
-    of_hosts = {beat.host: beat for beat in beats}
-    wrong = {host: fault for host, beat in of_hosts.items() if (fault := clock_fault(beat))}
+    of_hosts = {heartbeat.host: heartbeat for heartbeat in heartbeats}
+    wrong = {host: fault for host, heartbeat in of_hosts.items() if (fault := clock_fault(heartbeat))}
     for host, fault in wrong.items():
         verdict: Verdict = "failed" if abs(of_hosts[host].clock_offset_s) > CLOCK_ERROR_S else "warning"
         yield Check(
@@ -40,13 +47,13 @@ def clocks(beats: Sequence[HostHeartbeat]) -> Iterator[Check]:
             f"On {host}, or where Redis runs if its clock is the wrong one: {CLOCK_FIX}",
         )
     if not wrong:
-        most = max(abs(beat.clock_offset_s) for beat in beats)
+        most = max(abs(heartbeat.clock_offset_s) for heartbeat in heartbeats)
         yield Check("clock", "ok", f"within {most:.1f} s of Redis's on {', '.join(of_hosts)}")
 
 
-def versions(beats: Sequence[HostHeartbeat]) -> Check:
+def versions(heartbeats: Sequence[HostHeartbeat]) -> Check:
     """Whether all supervisors are of one version."""
-    found = sorted({(beat.version or "of an unknown version", beat.host) for beat in beats})
+    found = sorted({(heartbeat.version or "of an unknown version", heartbeat.host) for heartbeat in heartbeats})
     if len({version for version, _ in found}) == 1:
         return Check("versions", "ok", f"mistudio {found[0][0]} on {', '.join(host for _, host in found)}")
     detail = ", ".join(f"mistudio {version} on {host}" for version, host in found)

@@ -50,7 +50,7 @@ def redis_writes(ledger: Ledger) -> Iterator[Check]:
     yield ledger_entries(damaged_entries.find(ledger.client))
 
 
-def ledger_entries(found: list[damaged_entries.Damage]) -> Check:
+def ledger_entries(found: list[damaged_entries.DamagedEntry]) -> Check:
     """Whether all that stands in the ledger's keys can be read."""
     if not found:
         return Check("redis entries", "ok", "all that was looked at can be read")

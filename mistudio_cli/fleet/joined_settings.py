@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 
 from mistudio_cli.fleet import settings_file, start_stop
 from mistudio_cli.settings import redacted
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.paths import Places, make_home, make_private
 from tasks.settings import read_file
 
@@ -27,7 +27,7 @@ class Joined:
 
 
 def read(places: Places) -> Joined | None:
-    """The note; None where this home has not joined. Problem when it cannot be read."""
+    """The note; None where this home has not joined. UserError when it cannot be read."""
     path = places.joined_note
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
@@ -35,7 +35,7 @@ def read(places: Places) -> Joined | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Problem(
+        raise UserError(
             f"{path} cannot be read: {error!r}.", "Remove it, correct the settings: mistudio config show"
         ) from error
 
@@ -89,7 +89,7 @@ def _keep(places: Places, note: Joined | None) -> None:
         make_private(places.run)
         settings_file.replace_file(path, json.dumps(asdict(note)), 0o600)
     except OSError as error:
-        raise Problem(f"{path} cannot be written: {error}.", "Choose another folder with MISTUDIO_HOME") from error
+        raise UserError(f"{path} cannot be written: {error}.", "Choose another folder with MISTUDIO_HOME") from error
 
 
 def _has_started_since(places: Places, running: set[tuple[str, int | None]]) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from mistudio_cli.settings import redacted
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.ledger.client import Ledger
 from tasks.redis_client import redis_connection
 from tasks.redis_client.redis_url import parse_url, with_password, with_prefix, with_sentinel_password
@@ -20,13 +20,13 @@ from tasks.worker.fleet_membership import why_store_differs
 def resolve_url(url: str, password_file: Path | None, ask: Callable[[], str]) -> str:
     """The URL with its password: from that file, else by asking where Redis wants one and there is a terminal.
 
-    Sentinels that want a password get the same one. Problem for a password in the URL itself, which every user of the
+    Sentinels that want a password get the same one. UserError for a password in the URL itself, which every user of the
     host could read, and for one that is wrong.
     Unreachable when Redis is not there.
     """
     parts = urlsplit(url.strip())
     if parts.password is not None or any(name.endswith("password") for name, _ in parse_qsl(parts.query)):
-        raise Problem(
+        raise UserError(
             "A password on the command line can be read by every user of this host.",
             "Leave it out: it is asked for, or taken from --password-file FILE",
         )
@@ -34,25 +34,27 @@ def resolve_url(url: str, password_file: Path | None, ask: Callable[[], str]) ->
     if password is None and (parts.username or _wants_password(url)):
         if not sys.stdin.isatty():
             where = f"The Redis user {parts.username}" if parts.username else f"Redis at {parse_url(url).shown}"
-            raise Problem(f"{where} wants a password.", "Give it by --password-file FILE")
+            raise UserError(f"{where} wants a password.", "Give it by --password-file FILE")
         password = ask()
     if password is not None:
         url = with_password(url, password)
         if parse_url(url, "URL").sentinels is not None and _wants_password(url):
             url = with_sentinel_password(url, password)
     if _wants_password(url):
-        raise Problem(f"Redis at {parse_url(url).shown} does not take this password.", "Check it, and its user's name")
+        raise UserError(
+            f"Redis at {parse_url(url).shown} does not take this password.", "Check it, and its user's name"
+        )
     return url
 
 
 def check_store(ledger: Ledger, store: Path) -> None:
-    """Problem unless the store is the one that the workers on this Redis have, if there are any."""
+    """UserError unless the store is the one that the workers on this Redis have, if there are any."""
     if why := why_store_differs(ledger, store):
-        raise Problem(f"This host cannot join: {why}.", "Or give the folder where it is mounted: --store DIR")
+        raise UserError(f"This host cannot join: {why}.", "Or give the folder where it is mounted: --store DIR")
 
 
 def settings_to_write(url: str, store: Path | None, prefix: str | None = None) -> dict[str, str]:
-    """Redis, store and prefix by their settings. Problem where the environment would override them.
+    """Redis, store and prefix by their settings. UserError where the environment would override them.
 
     The URL has the prefix in it. It is written by itself, too: one that the file has already must not contradict it.
     """
@@ -62,7 +64,7 @@ def settings_to_write(url: str, store: Path | None, prefix: str | None = None) -
         variable = setting_named(name).variable
         override = os.environ.get(variable)
         if override and value not in (override, _with_prefix(name, override, prefix)):
-            raise Problem(f"{variable} is {redacted(override)} here and would override it.", f"unset {variable}")
+            raise UserError(f"{variable} is {redacted(override)} here and would override it.", f"unset {variable}")
     return wanted
 
 
@@ -71,12 +73,12 @@ def _with_prefix(setting: str, value: str, prefix: str | None) -> str:
 
 
 def check_place_of_store(store: str) -> Path:
-    """The folder of the store. Problem for a URL, and for what is no folder."""
+    """The folder of the store. UserError for a URL, and for what is no folder."""
     if "://" in store:
-        raise Problem(f"{store} is a URL, and a store is a folder.", "Mount it on this host, then: --store DIR")
+        raise UserError(f"{store} is a URL, and a store is a folder.", "Mount it on this host, then: --store DIR")
     path = Path(store).expanduser().absolute()
     if not path.is_dir():
-        raise Problem(
+        raise UserError(
             f"There is no folder {path} on this host.", "Mount the shared store there, or give another --store"
         )
     return path
@@ -103,7 +105,7 @@ def _read_password(path: Path) -> str:
     try:
         password = path.read_text(encoding="utf-8").strip("\r\n")
     except (OSError, ValueError) as error:
-        raise Problem(f"{path} cannot be read: {error}.", "Give a file that holds the password alone") from error
+        raise UserError(f"{path} cannot be read: {error}.", "Give a file that holds the password alone") from error
     if not password or "\n" in password:
-        raise Problem(f"{path} does not hold one password alone.", "Write the password into it, and nothing else")
+        raise UserError(f"{path} does not hold one password alone.", "Write the password into it, and nothing else")
     return password

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mistudio_cli.settings import load
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind_settings import KIND_SETTINGS
 from tasks.parsing.setting_types import DURATION, TEXT, Type
 from tasks.settings import KINDS, SETTINGS, config_file, read_as, setting_named
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def type_of(name: str) -> Type:
-    """The type of a setting by its full name, such as keep_jobs or kinds.tokenize.priority. Problem for any other."""
+    """The type of a setting by its full name, such as keep_jobs or kinds.tokenize.priority. UserError for any other."""
     from tasks.jobs.kind import kinds
 
     table, *keys = name.split(".")
@@ -32,7 +32,7 @@ def type_of(name: str) -> Type:
         return setting_named(name).type
     known = [setting.name for setting in SETTINGS if not setting.is_secret]
     of_kinds = [f"{KINDS}.KIND.{setting.name}" for setting in KIND_SETTINGS]
-    raise Problem(f"There is no setting {name!r}.", f"Settings: {', '.join([*known, *of_kinds])}")
+    raise UserError(f"There is no setting {name!r}.", f"Settings: {', '.join([*known, *of_kinds])}")
 
 
 @dataclass(frozen=True)
@@ -44,18 +44,18 @@ class SavedFile:
 
 
 def save() -> SavedFile:
-    """The file as it is now. Problem when it cannot be read."""
+    """The file as it is now. UserError when it cannot be read."""
     path = config_file()
     try:
         return SavedFile(path.read_text(encoding="utf-8"), path.stat().st_mode & 0o777)
     except (FileNotFoundError, NotADirectoryError):
         return SavedFile(None, None)
     except (OSError, ValueError) as error:
-        raise Problem(f"{path} cannot be read: {error}.", "Correct or remove it") from error
+        raise UserError(f"{path} cannot be read: {error}.", "Correct or remove it") from error
 
 
 def restore(saved: SavedFile) -> None:
-    """Make the file what it was; harmless when it is. Problem where it cannot be written."""
+    """Make the file what it was; harmless when it is. UserError where it cannot be written."""
     if save() == saved:
         return
     if saved.text is None:
@@ -65,14 +65,14 @@ def restore(saved: SavedFile) -> None:
 
 
 def set_value(name: str, word: str) -> None:
-    """Set a key to what a person typed. Problem for an unknown key or a wrong value; then the file stays as it is."""
+    """Set a key to what a person typed. UserError for an unknown key or a wrong value; then the file stays as it is."""
     change({name: word})
 
 
 def change(words: Mapping[str, str | None], mode: int | None = None) -> None:
     """Set keys to what a person typed, remove those of None, and write once; `mode` None keeps the permissions.
 
-    Problem for an unknown key or a wrong value; then the file stays as it is.
+    UserError for an unknown key or a wrong value; then the file stays as it is.
     """
     document = _read()
     for name, word in words.items():
@@ -103,13 +103,13 @@ def _put(document: TOMLDocument, name: str, word: str) -> None:
 def _is_right() -> bool:
     try:
         load()
-    except Problem:
+    except UserError:
         return False
     return True
 
 
 def unset_value(name: str) -> bool:
-    """Remove a key; whether it was there. Problem for an unknown one."""
+    """Remove a key; whether it was there. UserError for an unknown one."""
     document = _read()
     if not _remove(document, name):
         return False
@@ -132,7 +132,7 @@ def _remove(document: TOMLDocument, name: str) -> bool:
 def _refuse_secret(name: str) -> None:
     if name in [setting.name for setting in SETTINGS if setting.is_secret]:
         variable = setting_named(name).variable
-        raise Problem(f"{name} is a secret, which no file may hold.", f"Set {variable} in the environment")
+        raise UserError(f"{name} is a secret, which no file may hold.", f"Set {variable} in the environment")
 
 
 def _plain(of: Type, value: Any, word: str) -> Any:
@@ -151,11 +151,11 @@ def _read() -> TOMLDocument:
     except (FileNotFoundError, NotADirectoryError):
         return tomlkit.document()
     except (OSError, ValueError, RecursionError, TOMLKitError) as error:
-        raise Problem(f"{config_file()} cannot be read: {error}.", "Correct or remove it") from error
+        raise UserError(f"{config_file()} cannot be read: {error}.", "Correct or remove it") from error
 
 
 def _write(text: str, mode: int | None = None) -> None:
-    """Replace the file at once, or leave it as it was. Problem where it cannot be written."""
+    """Replace the file at once, or leave it as it was. UserError where it cannot be written."""
     path = config_file().resolve()  # a link stays one
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +163,7 @@ def _write(text: str, mode: int | None = None) -> None:
             mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
         replace_file(path, text, mode)
     except OSError as error:
-        raise Problem(
+        raise UserError(
             f"{path} cannot be written: {error}.", "Choose another folder with MISTUDIO_CONFIG_DIR"
         ) from error
 

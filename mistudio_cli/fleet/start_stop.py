@@ -17,11 +17,11 @@ from mistudio_cli.profile.rules import WorkerSpec
 from mistudio_cli.redis import redis_server
 from mistudio_cli.settings import Settings
 from mistudio_cli.supervisor.states import IDLE, TERM_GRACE_S, Status
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.paths import Places
 from tasks.system import process_identity
 from tasks.worker import slot_locks
-from tasks.worker.slot_locks import Posture
+from tasks.worker.slot_locks import WorkerPhase
 
 START_PATIENCE_S = 120.0
 LOG_LINES_SHOWN = 12
@@ -34,10 +34,10 @@ _WAITS = "It waits until it may. To give up: mistudio workers stop"
 #: States of a worker that takes no more jobs.
 _LEAVING = ("stopping", "draining")
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
-class NeverAnswered(Problem):
+class NeverAnswered(UserError):
     """A worker died too often before it answered; `log_lines` are the last it wrote."""
 
     def __init__(self, name: str, last_exit: str | None, log_lines: Sequence[str]) -> None:
@@ -49,22 +49,24 @@ def start(
     settings: Settings,
     profile: str | None,
     specs: Sequence[WorkerSpec],
-    tell: Tell,
+    report: Report,
     patience_s: float = START_PATIENCE_S,
 ) -> list[str]:
     """Start the workers of a profile, or some beside those that run, and wait until each has answered.
 
-    Returns the names of those that ran already. Raises Problem when others run, NeverAnswered when one dies again and
+    Returns the names of those that ran already. Raises UserError when others run, NeverAnswered when one dies again and
     again, Failed when the supervisor is gone, TimedOut when it takes longer than `patience_s`. Ctrl-C stops again what
     was started here.
     """
     names = {spec.name for spec in specs}
-    ran = [name for name in names if (now := _seats(settings.places).get(name)) and now["state"] == Status.RUNNING]
+    ran = [
+        name for name in names if (now := _worker_rows(settings.places).get(name)) and now["state"] == Status.RUNNING
+    ]
     try:
         supervisor_client.start(settings, profile, specs)
-        _await_answers(settings.places, names, set(ran), tell, patience_s)
+        _await_answers(settings.places, names, set(ran), report, patience_s)
     except KeyboardInterrupt:
-        with suppress(supervisor_client.NotRunning, Problem):  # when it came before the supervisor heard of them
+        with suppress(supervisor_client.NotRunning, UserError):  # when it came before the supervisor heard of them
             supervisor_client.stop(settings.places, sorted(names - set(ran)), grace_s=0.0)
         raise
     except supervisor_client.NotRunning as error:
@@ -73,13 +75,13 @@ def start(
 
 
 def restart(
-    settings: Settings, names: Sequence[str], slots: int | None, tell: Tell, patience_s: float = START_PATIENCE_S
+    settings: Settings, names: Sequence[str], slots: int | None, report: Report, patience_s: float = START_PATIENCE_S
 ) -> list[str]:
     """Replace workers one after the other, and wait until each new one has answered. Returns their names.
 
     Raises NeverAnswered when a new one fails: the workers not yet replaced go on. NotRunning when none runs.
     """
-    before = {name: told["pid"] for name, told in _seats(settings.places).items()}
+    before = {name: row["pid"] for name, row in _worker_rows(settings.places).items()}
     reply = supervisor_client.restart(settings, names, slots)
     wanted = [name for name in reply["restart"]["pending"] if not names or name in names]
     if not wanted:
@@ -89,10 +91,10 @@ def restart(
         reply = supervisor_client.ask(settings.places, "status")
         if failed := _failure(reply["restart"], left):
             raise NeverAnswered(failed["name"], failed["why"], _log_lines(settings.places, failed["name"]))
-        now = {short_name(told["name"]): told["pid"] for told in reply["workers"] if told["state"] not in _LEAVING}
+        now = {short_name(row["name"]): row["pid"] for row in reply["workers"] if row["state"] not in _LEAVING}
         for name in [name for name in left if name not in reply["restart"]["pending"]]:
             left.remove(name)
-            tell(f"{name} has been replaced ({before.get(name) or 'none'} -> {now.get(name)})")
+            report(f"{name} has been replaced ({before.get(name) or 'none'} -> {now.get(name)})")
         if left and time.monotonic() > deadline:
             raise TimedOut(f"Not every worker has been replaced in time: {', '.join(left)}.", "It goes on by itself.")
         time.sleep(_LOOK_EVERY_S if left else 0)
@@ -100,25 +102,25 @@ def restart(
 
 
 def scale(
-    settings: Settings, counts: Mapping[str, int], tell: Tell, patience_s: float = START_PATIENCE_S
+    settings: Settings, counts: Mapping[str, int], report: Report, patience_s: float = START_PATIENCE_S
 ) -> tuple[list[str], list[str]]:
     """Have so many workers of each queue, and wait until new ones have answered. Returns names of new and of leaving.
 
     Raises as `start` does. Those that leave finish their jobs first; nobody waits for them.
     """
-    before = _seats(settings.places)
+    before = _worker_rows(settings.places)
     try:
         after = supervisor_client.scale(settings, counts)
     except supervisor_client.NotRunning as error:
         raise _deserted(f"worker-{queue}" for queue in counts) from error
-    there = {short_name(told["name"]) for told in after["workers"] if told["state"] not in (*_LEAVING, *IDLE)}
-    was_there = {name for name, told in before.items() if told["state"] not in (*_LEAVING, *IDLE)}
+    there = {short_name(row["name"]) for row in after["workers"] if row["state"] not in (*_LEAVING, *IDLE)}
+    was_there = {name for name, row in before.items() if row["state"] not in (*_LEAVING, *IDLE)}
     more = there - was_there
-    _await_answers(settings.places, more, set(), tell, patience_s)
+    _await_answers(settings.places, more, set(), report, patience_s)
     return sorted(more), sorted(was_there - there)
 
 
-def stop(places: Places, names: Sequence[str], tell: Tell, grace_s: float | None = TERM_GRACE_S) -> None:
+def stop(places: Places, names: Sequence[str], report: Report, grace_s: float | None = TERM_GRACE_S) -> None:
     """Stop these workers, or all, and wait until they have ended; `grace_s` None: however long their jobs take.
 
     NotRunning when none runs.
@@ -126,13 +128,13 @@ def stop(places: Places, names: Sequence[str], tell: Tell, grace_s: float | None
     waited_for = _living(supervisor_client.stop(places, names, grace_s)["workers"], names)
     if not waited_for:
         raise supervisor_client.NotRunning
-    _tell_wait(waited_for, tell, grace_s)
+    _print_wait(waited_for, report, grace_s)
     while waited_for:
-        waited_for = _tell_ended(waited_for, _workers(places), tell)
+        waited_for = _print_ended(waited_for, _workers(places), report)
         time.sleep(_LOOK_EVERY_S if waited_for else 0)
 
 
-def shutdown(places: Places, tell: Tell, grace_s: float | None = TERM_GRACE_S) -> None:
+def shutdown(places: Places, report: Report, grace_s: float | None = TERM_GRACE_S) -> None:
     """Stop all workers, the supervisor and the home's own Redis, and wait until they are gone.
 
     Also ends a Redis that nobody looks after. NotRunning when there was nothing to end.
@@ -143,22 +145,22 @@ def shutdown(places: Places, tell: Tell, grace_s: float | None = TERM_GRACE_S) -
     except supervisor_client.NotRunning:
         if not redis_server.stop(places):
             raise
-        tell("Redis has ended.")
+        report("Redis has ended.")
         return
     waited_for = _living(reply["workers"], ())
-    _tell_wait(waited_for, tell, grace_s)
+    _print_wait(waited_for, report, grace_s)
     supervisor = _process(reply["supervisor"]["pid"])
     while supervisor is not None and process_identity.is_alive(supervisor):
-        waited_for = _tell_ended(waited_for, _workers(places), tell)
+        waited_for = _print_ended(waited_for, _workers(places), report)
         time.sleep(_LOOK_EVERY_S)
     for name, _ in sorted(waited_for):
-        tell(f"{name} has ended")
-    tell("The supervisor has ended." if redis is None else "The supervisor and Redis have ended.")
+        report(f"{name} has ended")
+    report("The supervisor has ended." if redis is None else "The supervisor and Redis have ended.")
 
 
 def running(places: Places) -> set[tuple[str, int | None]]:
     """Names and pids of this home's workers that take jobs, or are about to."""
-    return {(name, worker["pid"]) for name, worker in _seats(places).items() if worker["state"] not in IDLE}
+    return {(name, worker["pid"]) for name, worker in _worker_rows(places).items() if worker["state"] not in IDLE}
 
 
 def short_name(worker: str) -> str:
@@ -166,30 +168,32 @@ def short_name(worker: str) -> str:
     return worker.partition("@")[0]
 
 
-def _await_answers(places: Places, names: Set[str], answered: set[str], tell: Tell, patience_s: float) -> None:
+def _await_answers(places: Places, names: Set[str], answered: set[str], report: Report, patience_s: float) -> None:
     """Wait until all of `names` have answered; `answered` are those that have."""
     deadline = time.monotonic() + patience_s
-    told_of: set[tuple[str, int]] = set()
+    reported: set[tuple[str, int]] = set()
     while silent := sorted(names - answered):
-        seats = _seats(places)
-        there = {name for name, told in seats.items() if told["state"] != Status.STOPPED}
+        worker_locks = _worker_rows(places)
+        there = {name for name, row in worker_locks.items() if row["state"] != Status.STOPPED}
         if deserted := set(silent) - there:
             raise _deserted(deserted)
         for name in silent:
-            state = seats[name]["state"]
+            state = worker_locks[name]["state"]
             if state == Status.FATAL:
-                raise NeverAnswered(seats[name]["name"], seats[name]["last_exit"], _log_lines(places, name))
+                raise NeverAnswered(
+                    worker_locks[name]["name"], worker_locks[name]["last_exit"], _log_lines(places, name)
+                )
             if state == "refused":
-                raise Failed(f"{seats[name]['name']} does not consume: {seats[name]['refusal']}.", _WAITS)
+                raise Failed(f"{worker_locks[name]['name']} does not consume: {worker_locks[name]['refusal']}.", _WAITS)
             if state == Status.RUNNING:
                 answered.add(name)
-                tell(f"{seats[name]['name']} has answered ({len(answered)} of {len(names)})")
-        for name, pid in _held_up(places, silent).items() - told_of:
-            told_of.add((name, pid))
-            tell(f"{name} waits until the worker with pid {pid} gives up its seat")
+                report(f"{worker_locks[name]['name']} has answered ({len(answered)} of {len(names)})")
+        for name, pid in _held_up(places, silent).items() - reported:
+            reported.add((name, pid))
+            report(f"{name} waits until the worker with pid {pid} gives up its seat")
         if silent and time.monotonic() > deadline:
-            mend = f"They go on starting. See: mistudio workers logs {silent[0]}"
-            raise TimedOut(f"Not every worker has answered in time: {', '.join(silent)}.", mend)
+            hint = f"They go on starting. See: mistudio workers logs {silent[0]}"
+            raise TimedOut(f"Not every worker has answered in time: {', '.join(silent)}.", hint)
         time.sleep(_LOOK_EVERY_S)
 
 
@@ -207,10 +211,12 @@ def _deserted(names: Iterable[str]) -> Failed:
 
 def _held_up(places: Places, names: Sequence[str]) -> dict[str, int]:
     """Of these workers, those that wait for another one to give up their seat, and its pid."""
-    there = [other for other in slot_locks.occupants(places) if other.name in names]
-    sitting = {other.name: other.pid for other in there if other.posture is Posture.SITTING}
+    there = [other for other in slot_locks.living_workers(places) if other.name in names]
+    sitting = {other.name: other.pid for other in there if other.phase is WorkerPhase.ACTIVE}
     return {
-        other.name: sitting[other.name] for other in there if other.posture is Posture.WAITING and other.name in sitting
+        other.name: sitting[other.name]
+        for other in there
+        if other.phase is WorkerPhase.WAITING and other.name in sitting
     }
 
 
@@ -219,25 +225,25 @@ def _living(workers: Sequence[dict[str, Any]], names: Sequence[str]) -> set[tupl
     return {(worker["name"], worker["pid"]) for worker in wanted if worker["pid"] is not None}
 
 
-def _tell_wait(waited_for: Set[tuple[str, int]], tell: Tell, grace_s: float | None) -> None:
+def _print_wait(waited_for: Set[tuple[str, int]], report: Report, grace_s: float | None) -> None:
     if waited_for and grace_s is None:
-        tell("Running jobs may finish, however long that takes.")
+        report("Running jobs may finish, however long that takes.")
     elif waited_for and grace_s:
-        tell(f"Running jobs may finish for {grace_s:g} s, then they are put back with what they have done.")
+        report(f"Running jobs may finish for {grace_s:g} s, then they are put back with what they have done.")
 
 
-def _tell_ended(
-    waited_for: set[tuple[str, int]], workers: Sequence[dict[str, Any]], tell: Tell
+def _print_ended(
+    waited_for: set[tuple[str, int]], workers: Sequence[dict[str, Any]], report: Report
 ) -> set[tuple[str, int]]:
-    """Tell of those that have ended meanwhile; returns those that have not."""
+    """Report of those that have ended meanwhile; returns those that have not."""
     living = _living(workers, ())
     how = {worker["name"]: worker["last_exit"] for worker in workers if worker["pid"] is None}
     for name, _ in sorted(waited_for - living):
-        tell(f"{name} has ended{f' ({how[name]})' if how.get(name) else ''}")
+        report(f"{name} has ended{f' ({how[name]})' if how.get(name) else ''}")
     return waited_for & living
 
 
-def _seats(places: Places) -> dict[str, dict[str, Any]]:
+def _worker_rows(places: Places) -> dict[str, dict[str, Any]]:
     """The worker of each seat, by its name without the host; those that only finish their last jobs apart."""
     return {short_name(worker["name"]): worker for worker in _workers(places) if worker["state"] not in _LEAVING}
 
@@ -247,8 +253,8 @@ def _log_lines(places: Places, name: str) -> list[str]:
 
 
 def _workers(places: Places) -> list[dict[str, Any]]:
-    told = supervisor_client.status(places)
-    return told["workers"] if told is not None else []
+    status = supervisor_client.status(places)
+    return status["workers"] if status is not None else []
 
 
 def _process(pid: int) -> Any:

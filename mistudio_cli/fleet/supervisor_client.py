@@ -17,7 +17,7 @@ from mistudio_cli.errors import NoRedis, NotFound
 from mistudio_cli.redis import redis_server
 from mistudio_cli.settings import Settings
 from mistudio_cli.supervisor.states import TERM_GRACE_S
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.paths import Places, make_home, make_private
 
 if TYPE_CHECKING:
@@ -98,13 +98,13 @@ def own_redis_not_running(places: Places) -> NoRedis:
 def ensure_supervisor(settings: Settings) -> None:
     """Start the home's supervisor unless one answers, and wait until it and the Redis it keeps do.
 
-    NoRedis when its Redis does not come up; Problem when it does not start, or one that is ending takes too long.
+    NoRedis when its Redis does not come up; UserError when it does not start, or one that is ending takes too long.
     """
     places, began = settings.places, time.monotonic()
     while not _is_up(settings):
         waited_s = time.monotonic() - began
         if waited_s > START_PATIENCE_S:
-            raise Problem(
+            raise UserError(
                 f"The supervisor of {places.home} is not ready after {START_PATIENCE_S:g} s.",
                 f"See {places.logs / 'supervisor.log'}",
             )
@@ -114,14 +114,14 @@ def ensure_supervisor(settings: Settings) -> None:
 
 
 def _launch_or_wait(places: Places, waited_s: float) -> None:
-    """Start the daemon, unless one holds the home that was just started or is about to end. Problem for a deaf one."""
+    """Start the daemon, unless one holds the home that was just started or is about to end. UserError for a deaf one."""
     from mistudio_cli.supervisor.lock_and_socket import holder
 
     held_by = holder(places)
     if held_by is None:
         _launch(places)
     elif held_by and waited_s > DEAF_AFTER_S:
-        raise Problem(
+        raise UserError(
             f"The supervisor of {places.home} runs with pid {held_by}, but cannot be reached at "
             f"{places.supervisor_socket}.",
             f"End it, which lets its workers finish their jobs: kill {held_by}",
@@ -131,31 +131,31 @@ def _launch_or_wait(places: Places, waited_s: float) -> None:
 def start(settings: Settings, profile: str | None, specs: Sequence[WorkerSpec]) -> dict[str, Any]:
     """Have the supervisor run the workers of a profile, or some beside those that run; it is started if need be.
 
-    Returns its status. Problem when others run already.
+    Returns its status. UserError when others run already.
     """
     ensure_supervisor(settings)
-    told = {"profile": profile, "specs": [asdict(spec) for spec in specs], **_circumstances(settings)}
-    return _accepted(ask(settings.places, "start", **told))
+    request = {"profile": profile, "specs": [asdict(spec) for spec in specs], **_circumstances(settings)}
+    return _accepted(ask(settings.places, "start", **request))
 
 
 def check_broker(places: Places, broker_url: str) -> None:
-    """Problem when workers of this home run on another Redis than this one. Nothing is started or changed."""
+    """UserError when workers of this home run on another Redis than this one. Nothing is started or changed."""
     with suppress(NotRunning):
         _accepted(ask(places, "check-broker", broker_url=broker_url))
 
 
 def run_in_foreground(settings: Settings, profile: str | None, specs: Sequence[WorkerSpec], grace_s: float) -> NoReturn:
-    """Become the supervisor of these workers, here and now, until a signal ends it. Problem when the home is taken."""
+    """Become the supervisor of these workers, here and now, until a signal ends it. UserError when the home is taken."""
     import tempfile  # slow to import, and every command comes by this file
 
     places = settings.places
     if _is_there(places):
-        raise Problem(f"Another supervisor keeps {places.home} already.", "First: mistudio workers stop --all")
+        raise UserError(f"Another supervisor keeps {places.home} already.", "First: mistudio workers stop --all")
     make_home(places.home)
     make_private(places.run)
-    told = {"profile": profile, "specs": [asdict(spec) for spec in specs], "own_redis": settings.broker_url is None}
+    request = {"profile": profile, "specs": [asdict(spec) for spec in specs], "own_redis": settings.broker_url is None}
     with tempfile.TemporaryFile() as order:
-        order.write(json.dumps(told).encode() + b"\n")
+        order.write(json.dumps(request).encode() + b"\n")
         order.seek(0)
         os.dup2(order.fileno(), 0)
     os.chdir(places.run)
@@ -166,7 +166,7 @@ def run_in_foreground(settings: Settings, profile: str | None, specs: Sequence[W
 def stop(places: Places, names: Sequence[str] = (), grace_s: float | None = TERM_GRACE_S) -> dict[str, Any]:
     """Have the supervisor begin to stop these workers, or all; their jobs may finish for `grace_s`, None for ever.
 
-    NotRunning when there is no supervisor, Problem for a name that is no worker's.
+    NotRunning when there is no supervisor, UserError for a name that is no worker's.
     """
     return _accepted(ask(places, "stop", names=list(names), grace_s=grace_s))
 
@@ -176,12 +176,12 @@ def restart(settings: Settings, names: Sequence[str], slots: int | None = None) 
 
     Errors as in `stop`.
     """
-    told = {"names": list(names), "slots": slots, "environment": _circumstances(settings)["environment"]}
-    return _accepted(ask(settings.places, "restart", **told))
+    request = {"names": list(names), "slots": slots, "environment": _circumstances(settings)["environment"]}
+    return _accepted(ask(settings.places, "restart", **request))
 
 
 def scale(settings: Settings, counts: Mapping[str, int]) -> dict[str, Any]:
-    """Have the supervisor run so many workers of each queue; it is started if need be. Problem when it refuses."""
+    """Have the supervisor run so many workers of each queue; it is started if need be. UserError when it refuses."""
     ensure_supervisor(settings)
     return _accepted(ask(settings.places, "scale", counts=dict(counts), **_circumstances(settings)))
 
@@ -201,9 +201,9 @@ def _accepted(reply: dict[str, Any]) -> dict[str, Any]:
         "unknown worker": (f"There is no worker {named}.", "See: mistudio workers status"),
     }
     if reply["error"].startswith("there is no operation"):
-        raise Problem("The supervisor that runs is of an earlier version.", "First: mistudio workers stop --all")
-    sentence, mend = sentences.get(reply["error"], (f"The supervisor refuses: {reply['error']}.", "Try again"))
-    raise (NotFound if reply["error"] == "unknown worker" else Problem)(sentence, mend)
+        raise UserError("The supervisor that runs is of an earlier version.", "First: mistudio workers stop --all")
+    sentence, hint = sentences.get(reply["error"], (f"The supervisor refuses: {reply['error']}.", "Try again"))
+    raise (NotFound if reply["error"] == "unknown worker" else UserError)(sentence, hint)
 
 
 def _is_up(settings: Settings) -> bool:
@@ -251,14 +251,14 @@ def _launch(places: Places) -> None:
                 check=False,
             )
     except OSError as error:
-        raise Problem(
+        raise UserError(
             f"The home {places.home} cannot be used: {error}.", "Choose another with MISTUDIO_HOME"
         ) from error
     except subprocess.TimeoutExpired as error:
-        raise Problem(f"The supervisor did not start in {START_PATIENCE_S:g} s.", f"See {log_path}") from error
+        raise UserError(f"The supervisor did not start in {START_PATIENCE_S:g} s.", f"See {log_path}") from error
     if done.returncode not in (0, HOME_IS_TAKEN):
         last = last_lines(log_path, 1) if log_path.stat().st_size > began_at else ["it said nothing"]
-        raise Problem(f"The supervisor did not start: {last[0]}", f"See {log_path}")
+        raise UserError(f"The supervisor did not start: {last[0]}", f"See {log_path}")
 
 
 def _argv(places: Places, *flags: str) -> list[str]:
@@ -269,7 +269,7 @@ def _argv(places: Places, *flags: str) -> list[str]:
 def _circumstances(settings: Settings) -> dict[str, Any]:
     """What workers inherit: the environment of whoever starts them, with the settings in force, and which Redis."""
     broker_url = settings.broker_url or redis_server.own_url(settings.places)
-    told = {
+    variables = {
         "MISTUDIO_HOME": str(settings.places.home),
         "MISTUDIO_STORE": str(settings.places.store),
         "CELERY_BROKER_URL": broker_url,
@@ -277,5 +277,5 @@ def _circumstances(settings: Settings) -> dict[str, Any]:
     }
     return {
         "broker_url": broker_url,
-        "environment": {**os.environ, **{name: value for name, value in told.items() if value}},
+        "environment": {**os.environ, **{name: value for name, value in variables.items() if value}},
     }

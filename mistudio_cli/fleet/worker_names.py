@@ -12,7 +12,7 @@ from mistudio_cli.fleet import supervisor_client
 from mistudio_cli.fleet.start_stop import short_name
 from mistudio_cli.settings import Settings
 from tasks.fleet import worker_requests
-from tasks.fleet.worker_requests import ACCEPTED, DONE, REQUEST_TTL_S, Request
+from tasks.fleet.worker_requests import ACCEPTED, DONE, REQUEST_TTL_S, WorkerRequest
 from tasks.ledger.client import Ledger
 from tasks.redis_client.redis_connection import Refused, Unreachable
 
@@ -37,7 +37,7 @@ def divide(settings: Settings, names: Iterable[str]) -> tuple[list[str], list[st
 
 def check(ledger: Ledger, names: Sequence[str]) -> None:
     """NotFound unless each of these full names is a worker's whose heartbeat is in the ledger."""
-    known = sorted(beat.name for beat in ledger.heartbeats(float("inf")))
+    known = sorted(heartbeat.name for heartbeat in ledger.heartbeats(float("inf")))
     if missing := [name for name in names if name not in known]:
         raise NotFound(f"There is no worker {missing[0]}.", f"Workers: {', '.join(known) or 'none'}")
 
@@ -76,7 +76,7 @@ def ask(
 class _Wait:
     """One request, and when its supervisor last gave a sign of life."""
 
-    def __init__(self, ledger: Ledger, request: Request) -> None:
+    def __init__(self, ledger: Ledger, request: WorkerRequest) -> None:
         self.request = request
         self._ledger = ledger
         self._is_taken = False
@@ -110,7 +110,9 @@ class _Wait:
     def _has_ended(self) -> bool:
         """Without a sign of life of the supervisor: True if the worker was stopped and gives none either."""
         worker = self.request.worker
-        names = {beat.name for beat in self._ledger.heartbeats()} | {name for name, _ in self._ledger.holders()}
+        names = {heartbeat.name for heartbeat in self._ledger.heartbeats()} | {
+            name for name, _ in self._ledger.holders()
+        }
         if self.request.operation == "stop" and worker not in names:
             return True
         raise TimeoutError(f"the {self._supervisor} has taken the request, and its outcome is unknown")

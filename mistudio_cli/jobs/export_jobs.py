@@ -10,7 +10,7 @@ from typing import TextIO
 from mistudio_cli.monitor.job_context import surroundings_of
 from mistudio_cli.terminal.output import json_text
 from mistudio_cli.views import json_shapes
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.ledger.client import Ledger
 from tasks.ledger.listing import Filter
 from tasks.ledger.lua_script import SCHEMA
@@ -26,8 +26,8 @@ def lines(ledger: Ledger, store: Path, wanted: Filter) -> Iterator[str]:
         page = ledger.page(wanted, PAGE, following)
         histories = ledger.histories([job.id for job in page.jobs])
         for job, events, around in zip(page.jobs, histories, surroundings_of(ledger, page.jobs), strict=True):
-            told = json_shapes.job_in_full(job, events, json_shapes.made_at(job, store), around)
-            yield json_text({"schema": SCHEMA, **told})
+            record = json_shapes.job_in_full(job, events, json_shapes.made_at(job, store), around)
+            yield json_text({"schema": SCHEMA, **record})
         if (following := page.next) is None:
             return
 
@@ -35,7 +35,7 @@ def lines(ledger: Ledger, store: Path, wanted: Filter) -> Iterator[str]:
 def write(ledger: Ledger, store: Path, wanted: Filter, path: Path) -> int:
     """Write the lines to `path`, which appears whole or not at all, and return how many there were.
 
-    A pipe or a device is written to as it is, and a link stays a link. Raises Problem when it cannot be written.
+    A pipe or a device is written to as it is, and a link stays a link. Raises UserError when it cannot be written.
     """
     is_file = path.is_file() or not path.exists()
     target = path.resolve() if is_file else path
@@ -47,7 +47,7 @@ def write(ledger: Ledger, store: Path, wanted: Filter, path: Path) -> int:
             draft.replace(target)
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise Problem(f"{path} cannot be written: {reason}.", "Give another file") from error
+        raise UserError(f"{path} cannot be written: {reason}.", "Give another file") from error
     finally:
         if is_file:
             with suppress(OSError):

@@ -145,17 +145,17 @@ def as_record(line: str, job_id: str) -> dict[str, Any]:
     nothing: dict[str, Any] = {**dict.fromkeys(_KEYS), "job": job_id}
     if line.startswith("{"):
         try:
-            told = parse_json_object(line)
+            record = parse_json_object(line)
         except Malformed:
             return {**nothing, "message": line}
-        if told.get("message") is not None:
-            return {**nothing, **{key: told[key] for key in _KEYS if key in told}}
+        if record.get("message") is not None:
+            return {**nothing, **{key: record[key] for key in _KEYS if key in record}}
     if not (found := _LINE.fullmatch(line)):
         return {**nothing, "message": line}
-    told = found.groupdict()
-    told["time"] = _utc(told["time"])
-    told["attempt"] = told["attempt"] and int(told["attempt"])
-    return {**told, "job": told["job"] or job_id}
+    record = found.groupdict()
+    record["time"] = _utc(record["time"])
+    record["attempt"] = record["attempt"] and int(record["attempt"])
+    return {**record, "job": record["job"] or job_id}
 
 
 class _Printer:

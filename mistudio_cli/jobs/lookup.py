@@ -10,7 +10,7 @@ from mistudio_cli import session
 from mistudio_cli.errors import NotFound
 from mistudio_cli.terminal import humanize, output
 from mistudio_cli.views import json_shapes
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import FAMILIES, Job, State
 from tasks.ledger.client import Ledger
 from tasks.ledger.listing import Filter
@@ -26,28 +26,28 @@ LAST = "last"
 _SHOWN, _RELATIVES, _NAMED = 5, 20, 100
 
 
-def find_job(ledger: Ledger, told: str) -> Job:
+def find_job(ledger: Ledger, reference: str) -> Job:
     """The job of that id, of the only id that starts so, of that name, or the newest for `last`.
 
     A name is that of a job or of what it makes, with its family before it or without. NotFound for nothing of the kind,
-    Problem for several ids.
+    UserError for several ids.
     """
-    if told == LAST:
+    if reference == LAST:
         newest = ledger.page(limit=1).jobs
         if not newest:
             raise NotFound("There are no jobs yet.", "Submit one: mistudio submit --help")
         return newest[0]
-    job = ledger.get(told)
+    job = ledger.get(reference)
     if job is not None:
         return job
-    ids = ledger.find(told, _SHOWN + 1) if told else []
-    if len(ids) != 1 and (named := _find_by_name(ledger, told)) is not None:
+    ids = ledger.find(reference, _SHOWN + 1) if reference else []
+    if len(ids) != 1 and (named := _find_by_name(ledger, reference)) is not None:
         return named
     if len(ids) > 1:
         shown = ", ".join(ids[:_SHOWN]) + (", …" if len(ids) > _SHOWN else "")
-        raise Problem(f"Several jobs start with {told}: {shown}.", "Type more of the id")
+        raise UserError(f"Several jobs start with {reference}: {shown}.", "Type more of the id")
     if not ids:
-        raise NotFound(f"There is no job {told!r}.", "See: mistudio jobs ls")
+        raise NotFound(f"There is no job {reference!r}.", "See: mistudio jobs ls")
     return ledger.need(ids[0])
 
 
@@ -57,14 +57,14 @@ def _find_by_name(ledger: Ledger, name: str) -> Job | None:
     found = ledger.page(Filter(name=last), _NAMED).jobs if last else ()
     jobs = [job for job in found if not family or any(made.startswith(f"{family}/") for made in job.artifacts)]
     if not jobs:
-        return _maker_of(ledger, family, last)
+        return _producer_of(ledger, family, last)
     chosen = next((job for job in jobs if not job.state.ended), jobs[0])
     if len(jobs) > 1:
         output.talk(f"Several jobs are called {name}; this is {chosen.id}, {chosen.state}.")
     return chosen
 
 
-def _maker_of(ledger: Ledger, family: str, name: str) -> Job | None:
+def _producer_of(ledger: Ledger, family: str, name: str) -> Job | None:
     """The job that makes, or has made, an artifact that is called otherwise than its job."""
     from tasks.storage.store import Store, is_name  # most commands are given ids
 
@@ -72,22 +72,22 @@ def _maker_of(ledger: Ledger, family: str, name: str) -> Job | None:
     if not is_name(name):
         return None
     for each in [family] if family in FAMILIES else FAMILIES if not family else ():
-        if maker := ledger.coming(f"{each}/{name}") or _recorded_maker(store, each, name):
-            return ledger.get(maker)
+        if producer := ledger.producer_of(f"{each}/{name}") or _recorded_producer(store, each, name):
+            return ledger.get(producer)
     return None
 
 
-def _recorded_maker(store: Store, family: str, name: str) -> str | None:
+def _recorded_producer(store: Store, family: str, name: str) -> str | None:
     try:
-        maker = (store.find_manifest(family, name) or {}).get("job")
-    except (OSError, Problem):
+        producer = (store.find_manifest(family, name) or {}).get("job")
+    except (OSError, UserError):
         return None
-    return maker if isinstance(maker, str) else None
+    return producer if isinstance(producer, str) else None
 
 
-def find_jobs(ledger: Ledger, told: Sequence[str]) -> list[Job]:
+def find_jobs(ledger: Ledger, references: Sequence[str]) -> list[Job]:
     """The jobs so named, each once."""
-    found = [find_job(ledger, name) for name in told]
+    found = [find_job(ledger, name) for name in references]
     return list({job.id: job for job in found}.values())
 
 
@@ -176,11 +176,11 @@ def _told(job: Job | None) -> tuple[str, str, str]:
     return (job.kind, job.name, str(job.state))
 
 
-def _section(title: str, told: dict[str, Any]) -> Iterator[str]:
-    if told:
+def _section(title: str, facts: dict[str, Any]) -> Iterator[str]:
+    if facts:
         yield from ("", title)
-        room = max(map(len, told)) + 2
-        yield from (f"  {visible(name):<{room}}{_word(value)}" for name, value in told.items())
+        room = max(map(len, facts)) + 2
+        yield from (f"  {visible(name):<{room}}{_word(value)}" for name, value in facts.items())
 
 
 def _word(value: Any) -> str:

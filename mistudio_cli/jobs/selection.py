@@ -20,7 +20,7 @@ import typer
 from mistudio_cli import completion, session
 from mistudio_cli.jobs.lookup import find_jobs
 from mistudio_cli.terminal import output
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import Job, State, kinds
 from tasks.ledger.client import Ledger
 from tasks.ledger.listing import Filter
@@ -74,16 +74,16 @@ class Selection:
         return any(getattr(self, field.name) for field in fields(self))
 
     def filter(self) -> Filter:
-        """The jobs that are meant. Raises Problem for a state, kind, queue or time that there is not."""
+        """The jobs that are meant. Raises UserError for a state, kind, queue or time that there is not."""
         states, known_kinds = _split(self.state), _split(self.kind)
         queues = _split(self.queue)
         _check("--state", states, lambda: [str(known) for known in State])
         _check("--kind", known_kinds, lambda: list(kinds()))
         _check("--queue", queues, lambda: list(QUEUE_NAMES))
         now = datetime.now(UTC)
-        first, last = _moment("--since", self.since, now), _moment("--until", self.until, now)
+        first, last = _parse_time("--since", self.since, now), _parse_time("--until", self.until, now)
         if first is not None and last is not None and first > last:
-            raise Problem(f"--since {self.since} is later than --until {self.until}.", "Exchange them")
+            raise UserError(f"--since {self.since} is later than --until {self.until}.", "Exchange them")
         return Filter(states, known_kinds, queues, _split(self.name), _split(self.tag), first, last, self._owners())
 
     def _owners(self) -> tuple[str, ...]:
@@ -92,10 +92,10 @@ class Selection:
         return tuple(dict.fromkeys(session.current_owner() if owner == ME else owner for owner in owners))
 
     def jobs(self, ledger: Ledger, words: Sequence[str]) -> list[Job]:
-        """The jobs with these ids or names, else those that the flags choose, newest first. Problem without either."""
+        """The jobs with these ids or names, else those that the flags choose, newest first. UserError without either."""
         if bool(words) == self.is_given:
             found = "not both" if words else "--all for every one"
-            raise Problem("Which jobs?", f"Name some, or choose by {_all_flags()}; {found}")
+            raise UserError("Which jobs?", f"Name some, or choose by {_all_flags()}; {found}")
         return find_jobs(ledger, words) if words else list(_every_page(ledger, self.filter()))
 
     def confirm(self, question: str, *, yes: bool) -> None:
@@ -160,21 +160,21 @@ def _split(words: Words) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part for part in found if part))
 
 
-def _moment(flag: str, told: str | None, now: datetime) -> float | None:
+def _parse_time(flag: str, value: str | None, now: datetime) -> float | None:
     """Seconds since the epoch: of an age before `now`, or of an ISO 8601 time, local where it names no zone."""
-    if told is None:
+    if value is None:
         return None
-    if age := _AGE.fullmatch(told):
+    if age := _AGE.fullmatch(value):
         return now.timestamp() - float(age[1]) * UNITS[age[2]]
     try:
-        return datetime.fromisoformat(told).timestamp()
+        return datetime.fromisoformat(value).timestamp()
     except (ValueError, OverflowError):
-        raise Problem(
-            f"{flag} {told!r} is neither an age nor a time.", f"{flag} 2h, or {flag} 2026-11-24T08:00"
+        raise UserError(
+            f"{flag} {value!r} is neither an age nor a time.", f"{flag} 2h, or {flag} 2026-11-24T08:00"
         ) from None
 
 
 def _check(flag: str, words: Sequence[str], known: Callable[[], Sequence[str]]) -> None:
     for word in words:
         if word not in known():
-            raise Problem(f"{flag} {word!r} is none of: {', '.join(known())}.", "See: mistudio jobs ls --help")
+            raise UserError(f"{flag} {word!r} is none of: {', '.join(known())}.", "See: mistudio jobs ls --help")

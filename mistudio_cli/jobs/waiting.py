@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from mistudio_cli.errors import NotFound, TimedOut
 from mistudio_cli.jobs.wait_reasons import Reasons
 from mistudio_cli.terminal import humanize, output
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import Job, State
 from tasks.ledger.client import Ledger
 from tasks.redis_client.redis_connection import Refused, Unreachable
@@ -23,7 +23,7 @@ REDIS_PATIENCE_S = 30.0
 def watch(ledger: Ledger, job_ids: Sequence[str], timeout_s: float | None = None) -> Iterator[list[Job]]:
     """The jobs' records again and again, until all have ended. TimedOut when that takes longer than `timeout_s`."""
     if timeout_s is not None and math.isnan(timeout_s):
-        raise Problem("--timeout must be a number of seconds, not nan.", "For instance: --timeout 60")
+        raise UserError("--timeout must be a number of seconds, not nan.", "For instance: --timeout 60")
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     while True:
         jobs = _read_patiently(ledger, job_ids)
@@ -54,19 +54,19 @@ def ask_to_cancel(ledger: Ledger, job: Job) -> Job:
     if job.state.ended:
         output.talk(f"{job.id} is over already: {job.state}.")
         return job
-    asked = ledger.request_cancel(job.id)
-    if asked.state is State.CANCELLED:
+    requested = ledger.request_cancel(job.id)
+    if requested.state is State.CANCELLED:
         output.talk(f"{job.id} was {job.state}: cancelled before it started.")
-    elif not asked.state.ended:
+    elif not requested.state.ended:
         output.talk(f"{job.id} is running: its worker was told to stop it, checkpoint first.")
-    return asked
+    return requested
 
 
-def wait_for_stop(ledger: Ledger, asked: Sequence[Job], timeout_s: float) -> list[Job]:
+def wait_for_stop(ledger: Ledger, requested: Sequence[Job], timeout_s: float) -> list[Job]:
     """The records of jobs that were asked to end, once they have, saying how each ended."""
-    began, ended = time.monotonic(), list(asked)
-    waited_for = {job.id for job in asked if not job.state.ended}
-    for ended in watch(ledger, [job.id for job in asked], timeout_s):
+    began, ended = time.monotonic(), list(requested)
+    waited_for = {job.id for job in requested if not job.state.ended}
+    for ended in watch(ledger, [job.id for job in requested], timeout_s):
         for job in ended:
             if job.state.ended and job.id in waited_for:
                 waited_for.remove(job.id)

@@ -9,7 +9,7 @@ from typing import Any
 from mistudio_cli.errors import NotFound
 from tasks.fleet.celery_inspect import WAIT_S, Replies, ask
 from tasks.ledger import overview
-from tasks.ledger.client import BEAT_TTL_S, WorkerBeat
+from tasks.ledger.client import HEARTBEAT_TTL_S, WorkerHeartbeat
 from tasks.ledger.overview import Overview
 from tasks.redis_client.redis_connection import Client
 
@@ -48,8 +48,12 @@ def inspect(client: Client, topics: Sequence[str], name: str | None = None) -> C
 
 def joined(replies: Replies, seen: Overview, name: str | None = None) -> CeleryWorkers:
     """The replies next to the heartbeats. NotFound where only `name` was asked, which neither replied nor lives."""
-    ours = {beat.name for beat in seen.beats}
-    mute = [beat.name for beat in seen.beats if _is_live(beat, seen.read_at) and beat.name not in replies.by_worker]
+    ours = {heartbeat.name for heartbeat in seen.heartbeats}
+    mute = [
+        heartbeat.name
+        for heartbeat in seen.heartbeats
+        if _is_live(heartbeat, seen.read_at) and heartbeat.name not in replies.by_worker
+    ]
     if name is not None:
         mute = [each for each in mute if each == name]
         if not mute and name not in replies.by_worker:
@@ -62,5 +66,5 @@ def joined(replies: Replies, seen: Overview, name: str | None = None) -> CeleryW
     return CeleryWorkers(seen.read_at, replies.receivers, unnamed, tuple(sorted(rows, key=lambda row: row.name)))
 
 
-def _is_live(beat: WorkerBeat, now: float) -> bool:
-    return abs(now - beat.seen_at) <= BEAT_TTL_S
+def _is_live(heartbeat: WorkerHeartbeat, now: float) -> bool:
+    return abs(now - heartbeat.seen_at) <= HEARTBEAT_TTL_S

@@ -15,4 +15,4 @@ class Check:
     name: str
     verdict: Verdict
     detail: str
-    mend: str = ""
+    hint: str = ""

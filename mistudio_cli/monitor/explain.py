@@ -11,7 +11,7 @@ from mistudio_cli.monitor.cause import Cause
 from mistudio_cli.monitor.kind_versions import of_other_versions
 from mistudio_cli.terminal.humanize import UNKNOWN, duration
 from tasks.jobs.kind import Job, State
-from tasks.ledger.client import BEAT_TTL_S, Ledger, WorkerBeat
+from tasks.ledger.client import HEARTBEAT_TTL_S, Ledger, WorkerHeartbeat
 from tasks.ledger.listing import Filter
 from tasks.ledger.queue_state import QueueCount
 from tasks.ledger.quotas import Quota, read_quotas
@@ -30,13 +30,13 @@ class Around:
 
     now: float
     count: QueueCount
-    workers: Sequence[WorkerBeat]
-    able: Sequence[WorkerBeat]  # those of them that have its kind as it was submitted
+    workers: Sequence[WorkerHeartbeat]
+    able: Sequence[WorkerHeartbeat]  # those of them that have its kind as it was submitted
     place: int | None
     running: Sequence[Job]
     parents: Sequence[Job]
     put_back: Sequence[str]
-    refused: Sequence[WorkerBeat] = ()  # workers of its queue that may not consume
+    refused: Sequence[WorkerHeartbeat] = ()  # workers of its queue that may not consume
     quota: Quota | None = None  # of its owner
     of_owner: Sequence[Job] = ()  # those that run, where the owner has a quota
     owners: Sequence[str] = ()  # those with jobs in its queue
@@ -45,18 +45,18 @@ class Around:
 def look_around(ledger: Ledger, job: Job) -> Around:
     """Read what `explain` needs."""
     quota = read_quotas(ledger.client).get(job.owner or "")
-    now, beats = ledger.now(), [beat for beat in ledger.heartbeats() if job.queue in beat.queues]
-    workers = [beat for beat in beats if now - beat.consumed_at <= BEAT_TTL_S]
+    now, heartbeats = ledger.now(), [heartbeat for heartbeat in ledger.heartbeats() if job.queue in heartbeat.queues]
+    workers = [heartbeat for heartbeat in heartbeats if now - heartbeat.consumed_at <= HEARTBEAT_TTL_S]
     return Around(
         now=now,
         count=ledger.queues.counts(now).get(job.queue, _NOTHING),
         workers=workers,
-        able=[beat for beat in workers if beat.can_run(job)],
+        able=[heartbeat for heartbeat in workers if heartbeat.can_run(job)],
         place=ledger.queues.place(job.queue, job.id),
         running=ledger.page(Filter(states=(State.RUNNING,)), 200).jobs,
         parents=[parent for parent in ledger.many(job.parents) if parent],
         put_back=_reasons_it_was_put_back_for(ledger, job),
-        refused=[beat for beat in beats if beat.refused],
+        refused=[heartbeat for heartbeat in heartbeats if heartbeat.refused],
         quota=quota,
         owners=ledger.queues.owners(job.queue),
         of_owner=ledger.page(Filter(states=(State.RUNNING,), owner=job.owner), 10_000).jobs if quota else (),
@@ -81,8 +81,10 @@ def _of_state(job: Job, around: Around) -> Iterator[Cause]:
         yield Cause(f"It {_ended(job.state)}{when}: {job.reason}", again)
         for parent in around.parents:
             if parent.state in (State.FAILED, State.CANCELLED) and job.state is not State.SUCCEEDED:
-                told = f"Its parent {parent.id} ({parent.kind} {parent.name}) {_ended(parent.state)}: {parent.reason}"
-                yield Cause(told, f"mistudio jobs retry {parent.id}")
+                sentence = (
+                    f"Its parent {parent.id} ({parent.kind} {parent.name}) {_ended(parent.state)}: {parent.reason}"
+                )
+                yield Cause(sentence, f"mistudio jobs retry {parent.id}")
 
 
 def _ended(state: State) -> str:
@@ -94,8 +96,8 @@ def _waiting(around: Around) -> Iterator[Cause]:
         yield Cause("Its parents have ended: it will be queued in a moment.")
     for parent in around.parents:
         if not parent.state.ended:
-            told = f"It waits for {parent.id} ({parent.kind} {parent.name}), which is {parent.state}."
-            yield Cause(told, f"mistudio jobs explain {parent.id}")
+            sentence = f"It waits for {parent.id} ({parent.kind} {parent.name}), which is {parent.state}."
+            yield Cause(sentence, f"mistudio jobs explain {parent.id}")
 
 
 def _queued(job: Job, around: Around) -> Iterator[Cause]:
@@ -165,13 +167,13 @@ def _busy(queue: str, around: Around) -> Iterator[Cause]:
 def _running(job: Job, around: Around) -> Iterator[Cause]:
     since = "" if job.started_at is None else f" for {duration(around.now - job.started_at)}"
     where = f" on {job.device}" if job.device else ""
-    told = job.progress
-    if told is None:
+    progress = job.progress
+    if progress is None:
         doing = "it has not told yet how far it is"
-    elif told.total is None:
-        doing = told.phase
+    elif progress.total is None:
+        doing = progress.phase
     else:
-        doing = f"{told.phase}: {told.done} of {told.total} {told.unit}".rstrip()
+        doing = f"{progress.phase}: {progress.done} of {progress.total} {progress.unit}".rstrip()
     yield Cause(f"{job.worker} has been running it{since}{where}; {doing}.", f"mistudio jobs logs {job.id} -f")
     if job.cancel_requested:
         yield Cause("It was told to stop, and is given its time for that.", f"mistudio jobs wait {job.id}")

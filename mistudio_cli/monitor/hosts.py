@@ -13,7 +13,7 @@ from tasks.fleet import host_heartbeat
 from tasks.fleet.clock_offset import CLOCK_WARNING_S, describe_offset
 from tasks.fleet.host_heartbeat import SILENT_AFTER_S, Gpu, HostHeartbeat
 from tasks.ledger import overview
-from tasks.ledger.client import BEAT_TTL_S, Ledger, WorkerBeat
+from tasks.ledger.client import HEARTBEAT_TTL_S, Ledger, WorkerHeartbeat
 from tasks.ledger.device_lease import Lease
 from tasks.ledger.overview import Overview
 
@@ -43,7 +43,7 @@ class Fleet:
 
     read_at: float
     hosts: tuple[HostRow, ...]
-    beats: tuple[WorkerBeat, ...]
+    heartbeats: tuple[WorkerHeartbeat, ...]
     holders: tuple[tuple[str, int], ...]
     leases: Mapping[str, Lease]
 
@@ -56,8 +56,8 @@ class Fleet:
 
     def workers_on(self, row: HostRow) -> tuple[WorkerRow, ...]:
         """That host's workers, silent ones included."""
-        beats = [beat for beat in self.beats if beat.host == row.name]
-        return worker_rows((), beats, self.holders, self.read_at)
+        heartbeats = [heartbeat for heartbeat in self.heartbeats if heartbeat.host == row.name]
+        return worker_rows((), heartbeats, self.holders, self.read_at)
 
     def jobs_on(self, row: HostRow, gpu: Gpu) -> list[str]:
         """The jobs that lease that GPU of that host."""
@@ -72,21 +72,30 @@ def read_fleet(ledger: Ledger) -> Fleet:
 def fleet_in(seen: Overview) -> Fleet:
     """The hosts in an overview of the ledger."""
     now = seen.read_at
-    beats = [beat for beat in seen.beats if abs(now - beat.consumed_at) <= host_heartbeat.LISTED_FOR_S]
-    rows = host_rows(host_heartbeat.listed(seen.hosts.values(), now), beats, seen.holders, now)
-    return Fleet(now, rows, tuple(beats), seen.holders, seen.leases)
+    heartbeats = [
+        heartbeat for heartbeat in seen.heartbeats if abs(now - heartbeat.consumed_at) <= host_heartbeat.LISTED_FOR_S
+    ]
+    rows = host_rows(host_heartbeat.listed(seen.hosts.values(), now), heartbeats, seen.holders, now)
+    return Fleet(now, rows, tuple(heartbeats), seen.holders, seen.leases)
 
 
 def host_rows(
-    heartbeats: Sequence[HostHeartbeat], beats: Sequence[WorkerBeat], holders: Sequence[tuple[str, int]], now: float
+    hosts: Sequence[HostHeartbeat],
+    heartbeats: Sequence[WorkerHeartbeat],
+    holders: Sequence[tuple[str, int]],
+    now: float,
 ) -> tuple[HostRow, ...]:
     """A row for each host, by name; `holders` are the names, with host, and pids of the workers of all running jobs."""
-    live = [beat.host for beat in beats if now - beat.seen_at <= BEAT_TTL_S]
+    live = [heartbeat.host for heartbeat in heartbeats if now - heartbeat.seen_at <= HEARTBEAT_TTL_S]
     jobs = [name.rpartition("@")[2] for name, _ in holders]
     rows = []
-    for name in sorted({*live, *(beat.host for beat in heartbeats)}):
-        supervisors = [beat for beat in heartbeats if beat.host == name]
-        newest = max(supervisors, key=lambda beat: (age_s(beat, now) <= SILENT_AFTER_S, beat.started_at), default=None)
+    for name in sorted({*live, *(heartbeat.host for heartbeat in hosts)}):
+        supervisors = [heartbeat for heartbeat in hosts if heartbeat.host == name]
+        newest = max(
+            supervisors,
+            key=lambda heartbeat: (age_s(heartbeat, now) <= SILENT_AFTER_S, heartbeat.started_at),
+            default=None,
+        )
         rows.append(
             HostRow(
                 name=name,
@@ -107,23 +116,25 @@ def jobs_on(leases: Mapping[str, Lease], host: str, gpu: Gpu) -> list[str]:
     return sorted(job for job, lease in leases.items() if lease.key == key)
 
 
-def state_of(beat: HostHeartbeat, now: float) -> str:
+def state_of(heartbeat: HostHeartbeat, now: float) -> str:
     """RUNNING or SILENT, by the age of a supervisor's newest heartbeat."""
-    return RUNNING if age_s(beat, now) <= SILENT_AFTER_S else SILENT
+    return RUNNING if age_s(heartbeat, now) <= SILENT_AFTER_S else SILENT
 
 
-def age_s(beat: HostHeartbeat, now: float) -> float:
+def age_s(heartbeat: HostHeartbeat, now: float) -> float:
     """How old a heartbeat is. One from the future is as old: the server's clock was set back."""
-    return abs(now - beat.seen_at)
+    return abs(now - heartbeat.seen_at)
 
 
-def clock_fault(beat: HostHeartbeat) -> str | None:
+def clock_fault(heartbeat: HostHeartbeat) -> str | None:
     """What is wrong with a host's clock, in one sentence with both times; None when it is right within seconds."""
-    offset_s = beat.clock_offset_s
+    offset_s = heartbeat.clock_offset_s
     if abs(offset_s) <= CLOCK_WARNING_S:
         return None
-    here, server = (_utc(seconds) for seconds in (beat.seen_at + offset_s, beat.seen_at))
-    return f"The clock of {beat.host} is {describe_offset(offset_s)} that of Redis: {here} there, {server} by Redis."
+    here, server = (_utc(seconds) for seconds in (heartbeat.seen_at + offset_s, heartbeat.seen_at))
+    return (
+        f"The clock of {heartbeat.host} is {describe_offset(offset_s)} that of Redis: {here} there, {server} by Redis."
+    )
 
 
 def _utc(seconds: float) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mistudio_cli.monitor.device_holders import Holder, holders_of
-from tasks.jobs.kind import Job, Point, State
+from tasks.jobs.kind import Job, MetricPoint, State
 from tasks.ledger.client import Ledger
 
 
@@ -20,7 +20,7 @@ class Surroundings:
     parents: dict[str, Job | None]
     children: Sequence[Job]
     holder: Holder | None
-    measured: Sequence[Point] = ()
+    measured: Sequence[MetricPoint] = ()
 
 
 def surroundings_of(ledger: Ledger, jobs: Sequence[Job]) -> list[Surroundings]:

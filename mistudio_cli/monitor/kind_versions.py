@@ -8,7 +8,7 @@ from mistudio_cli.monitor.cause import Cause
 from mistudio_cli.monitor.check_result import Check
 from tasks.jobs.kind import Job, State
 from tasks.jobs.kind_digest import digests
-from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.ledger.client import Ledger, WorkerHeartbeat
 from tasks.ledger.listing import Filter
 from tasks.system.version import named_version
 
@@ -21,7 +21,7 @@ _NAMED = 3
 _UPGRADE = "Install the same version of mistudio on all hosts, then there: mistudio workers restart"
 
 
-def of_other_versions(job: Job, workers: Sequence[WorkerBeat]) -> Iterator[Cause]:
+def of_other_versions(job: Job, workers: Sequence[WorkerHeartbeat]) -> Iterator[Cause]:
     """Why none of these workers of its queue can run a queued job."""
     lacks = ", ".join(_lack(job, worker) for worker in workers[:_NAMED])
     more = f" and {len(workers) - _NAMED} more workers" if len(workers) > _NAMED else ""
@@ -49,7 +49,7 @@ def check(ledger: Ledger) -> Iterator[Check]:
         yield Check("kinds", "ok", f"{len(known[0].kinds)}, the same on all workers")
 
 
-def _check_of_stuck(stuck: Sequence[Job], workers: Sequence[WorkerBeat]) -> Check:
+def _check_of_stuck(stuck: Sequence[Job], workers: Sequence[WorkerHeartbeat]) -> Check:
     """Of queued jobs that no worker can run; the first is named."""
     job = stuck[0]
     (cause,) = of_other_versions(job, [worker for worker in workers if job.queue in worker.queues])
@@ -58,12 +58,12 @@ def _check_of_stuck(stuck: Sequence[Job], workers: Sequence[WorkerBeat]) -> Chec
     return Check("kinds", "failed", detail, cause.command or "")
 
 
-def _lack(job: Job, worker: WorkerBeat) -> str:
+def _lack(job: Job, worker: WorkerHeartbeat) -> str:
     what = f"has other parameters of {job.kind}" if job.kind in worker.kinds else f"has no kind {job.kind}"
     return f"{worker.name} ({named_version(worker.version)}) {what}"
 
 
-def _remedy(job: Job, workers: Sequence[WorkerBeat]) -> str:
+def _remedy(job: Job, workers: Sequence[WorkerHeartbeat]) -> str:
     """Submitting it again helps where a worker has the kind as it is here."""
     here = digests().get(job.kind)
     if here is not None and any(worker.kinds.get(job.kind) == here for worker in workers):
@@ -71,12 +71,12 @@ def _remedy(job: Job, workers: Sequence[WorkerBeat]) -> str:
     return _UPGRADE
 
 
-def _is_stuck(job: Job, workers: Sequence[WorkerBeat]) -> bool:
+def _is_stuck(job: Job, workers: Sequence[WorkerHeartbeat]) -> bool:
     own = [worker for worker in workers if job.queue in worker.queues]
     return bool(own) and not any(worker.can_run(job) for worker in own)
 
 
-def _differing(workers: Sequence[WorkerBeat]) -> list[str]:
+def _differing(workers: Sequence[WorkerHeartbeat]) -> list[str]:
     """The kinds that not all of these workers have alike."""
     names = sorted({name for worker in workers for name in worker.kinds})
     return [name for name in names if len({worker.kinds.get(name) for worker in workers}) > 1]

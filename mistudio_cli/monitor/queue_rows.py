@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mistudio_cli.monitor.snapshot import QueueRow
-from tasks.ledger.client import BEAT_TTL_S, WorkerBeat
+from tasks.ledger.client import HEARTBEAT_TTL_S, WorkerHeartbeat
 from tasks.ledger.overview import Overview
 from tasks.ledger.queue_state import RATE_SPANS_S, QueueCount
 from tasks.queues import QUEUE_NAMES, share
 
 
-def consuming(beats: Sequence[WorkerBeat], now: float) -> list[WorkerBeat]:
+def consuming(heartbeats: Sequence[WorkerHeartbeat], now: float) -> list[WorkerHeartbeat]:
     """The workers that have consumed lately."""
-    return [beat for beat in beats if abs(now - beat.consumed_at) <= BEAT_TTL_S]
+    return [heartbeat for heartbeat in heartbeats if abs(now - heartbeat.consumed_at) <= HEARTBEAT_TTL_S]
 
 
-def queue_rows(seen: Overview, live: Sequence[WorkerBeat]) -> tuple[QueueRow, ...]:
+def queue_rows(seen: Overview, live: Sequence[WorkerHeartbeat]) -> tuple[QueueRow, ...]:
     """One row for each queue, in the order of the table; `live` are the workers that consume."""
     rows = []
     for name in QUEUE_NAMES:
-        count, consumers = seen.counts[name], [beat for beat in live if name in beat.queues]
+        count, consumers = seen.counts[name], [heartbeat for heartbeat in live if name in heartbeat.queues]
         oldest = None if count.oldest_queued_at is None else max(0.0, seen.read_at - count.oldest_queued_at)
         rows.append(
             QueueRow(
@@ -30,7 +30,7 @@ def queue_rows(seen: Overview, live: Sequence[WorkerBeat]) -> tuple[QueueRow, ..
                 running=count.running,
                 oldest_age_s=oldest,
                 consumers=len(consumers),
-                slots=sum(share(name, beat.queues, beat.slots) for beat in consumers),
+                slots=sum(share(name, heartbeat.queues, heartbeat.slots) for heartbeat in consumers),
                 per_minute=tuple(60 * n / span_s for n, span_s in zip(count.ended, RATE_SPANS_S, strict=True)),
                 eta_s=_eta_s(count, served=bool(consumers)),
                 ended={"succeeded": count.succeeded, "failed": count.failed, "cancelled": count.cancelled},

@@ -112,7 +112,7 @@ def read_queues(ledger: Ledger) -> Snapshot:
     from tasks.ledger import overview
 
     seen = overview.read(ledger.client, overview.Wanted())
-    return Snapshot(read_at=seen.read_at, queues=queue_rows(seen, consuming(seen.beats, seen.read_at)))
+    return Snapshot(read_at=seen.read_at, queues=queue_rows(seen, consuming(seen.heartbeats, seen.read_at)))
 
 
 def read_all(ledger: Ledger, places: Places, *, memory_age_s: float = 0.0) -> Snapshot:

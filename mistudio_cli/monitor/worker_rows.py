@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mistudio_cli.monitor.snapshot import WorkerRow
-from tasks.ledger.client import BEAT_TTL_S, WorkerBeat
+from tasks.ledger.client import HEARTBEAT_TTL_S, WorkerHeartbeat
 
 if TYPE_CHECKING:  # reads this machine: whoever lists other hosts alone needs none of it
     from mistudio_cli.machine.process_trees import Use
@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # reads this machine: whoever lists other hosts alone needs n
 
 def worker_rows(
     supervised: Sequence[dict[str, Any]],
-    beats: Sequence[WorkerBeat] | None,
+    heartbeats: Sequence[WorkerHeartbeat] | None,
     holders: Sequence[tuple[str, int]],
     now: float,
     uses: Mapping[int, Use] | None = None,
@@ -27,21 +27,23 @@ def worker_rows(
     who is silent and what they work on is not known. `uses` are those of their processes, by pid; None: not read.
     `is_stale`: heartbeats and holders are older than what the supervisor says, so a worker may be missing there.
     """
-    unknown = {(beat.name, beat.pid): beat for beat in beats or ()}
+    unknown = {(heartbeat.name, heartbeat.pid): heartbeat for heartbeat in heartbeats or ()}
     rows = []
     for told in supervised:
-        beat = unknown.pop(_whose(told), None)
-        is_unknown = beats is None or (is_stale and beat is None)
+        heartbeat = unknown.pop(_whose(told), None)
+        is_unknown = heartbeats is None or (is_stale and heartbeat is None)
         use = (uses or {}).get(told["pid"])
-        rows.append(_supervised_row(told, beat, None if is_unknown else holders, use, now))
+        rows.append(_supervised_row(told, heartbeat, None if is_unknown else holders, use, now))
     names = {told["name"] for told in supervised}  # an earlier life of one of ours is of no interest
-    others = [beat for beat in unknown.values() if beat.name not in names or _is_refused_now(beat, now)]
-    return (*rows, *(_beat_row(beat, holders, now) for beat in others))
+    others = [
+        heartbeat for heartbeat in unknown.values() if heartbeat.name not in names or _is_refused_now(heartbeat, now)
+    ]
+    return (*rows, *(_heartbeat_row(heartbeat, holders, now) for heartbeat in others))
 
 
-def _is_refused_now(beat: WorkerBeat, now: float) -> bool:
+def _is_refused_now(heartbeat: WorkerHeartbeat, now: float) -> bool:
     """Whether it waits to consume, such as a worker of another home with the name of one of ours."""
-    return bool(beat.refused) and now - beat.seen_at <= BEAT_TTL_S
+    return bool(heartbeat.refused) and now - heartbeat.seen_at <= HEARTBEAT_TTL_S
 
 
 def _whose(told: dict[str, Any]) -> tuple[str, int]:
@@ -50,13 +52,13 @@ def _whose(told: dict[str, Any]) -> tuple[str, int]:
 
 def _supervised_row(
     told: dict[str, Any],
-    beat: WorkerBeat | None,
+    heartbeat: WorkerHeartbeat | None,
     busy: Sequence[tuple[str, int]] | None,
     use: Use | None,
     now: float,
 ) -> WorkerRow:
-    age = None if beat is None else max(0.0, now - beat.seen_at)
-    trouble = _trouble(beat, now) if busy is not None and told["state"] == "running" else None
+    age = None if heartbeat is None else max(0.0, now - heartbeat.seen_at)
+    trouble = _trouble(heartbeat, now) if busy is not None and told["state"] == "running" else None
     return WorkerRow(
         name=told["name"],
         state=trouble or told["state"],
@@ -71,36 +73,38 @@ def _supervised_row(
         started_at=told["started_at"],
         last_exit=told["last_exit"],
         seen_age_s=age,
-        loop_age_s=None if beat is None or beat.refused else max(0.0, now - beat.consumed_at),
-        refusal=beat.refused or None if beat is not None else told.get("refusal"),  # an older supervisor knows of none
+        loop_age_s=None if heartbeat is None or heartbeat.refused else max(0.0, now - heartbeat.consumed_at),
+        refusal=heartbeat.refused or None
+        if heartbeat is not None
+        else told.get("refusal"),  # an older supervisor knows of none
     )
 
 
-def _trouble(beat: WorkerBeat | None, now: float) -> str | None:
+def _trouble(heartbeat: WorkerHeartbeat | None, now: float) -> str | None:
     """What is wrong with a worker that should run: no heartbeat, or one whose message loop does not run."""
-    if beat is None or now - beat.seen_at > BEAT_TTL_S:
+    if heartbeat is None or now - heartbeat.seen_at > HEARTBEAT_TTL_S:
         return "silent"
-    if beat.refused:
+    if heartbeat.refused:
         return "refused"
-    return "unresponsive" if now - beat.consumed_at > BEAT_TTL_S else None
+    return "unresponsive" if now - heartbeat.consumed_at > HEARTBEAT_TTL_S else None
 
 
-def _beat_row(beat: WorkerBeat, busy: Sequence[tuple[str, int]], now: float) -> WorkerRow:
-    age = max(0.0, now - beat.seen_at)
+def _heartbeat_row(heartbeat: WorkerHeartbeat, busy: Sequence[tuple[str, int]], now: float) -> WorkerRow:
+    age = max(0.0, now - heartbeat.seen_at)
     return WorkerRow(
-        name=beat.name,
-        state=_trouble(beat, now) or "running",
-        pid=beat.pid,
-        queues=beat.queues,
-        slots=beat.slots,
-        busy=busy.count((beat.name, beat.pid)),
+        name=heartbeat.name,
+        state=_trouble(heartbeat, now) or "running",
+        pid=heartbeat.pid,
+        queues=heartbeat.queues,
+        slots=heartbeat.slots,
+        busy=busy.count((heartbeat.name, heartbeat.pid)),
         pss_bytes=None,  # only its own machine and its own supervisor know
         jobs_pss_bytes=None,
         cpu_percent=None,
         restarts=None,
-        started_at=beat.started_at,
+        started_at=heartbeat.started_at,
         last_exit=None,
         seen_age_s=age,
-        loop_age_s=None if beat.refused else max(0.0, now - beat.consumed_at),
-        refusal=beat.refused or None,
+        loop_age_s=None if heartbeat.refused else max(0.0, now - heartbeat.consumed_at),
+        refusal=heartbeat.refused or None,
     )

@@ -51,20 +51,20 @@ def _table_lines(overrides: tuple[Override, ...]) -> Iterator[str]:
     if not overrides:
         yield from (f"# [{QUEUES_KEY}.training]", "# job_memory_gb = 24")
     for own in overrides:
-        told: dict[str, Any] = asdict(own)
-        yield f"[{QUEUES_KEY}.{told.pop('queue')}]"
-        yield from (f"{name} = {in_toml(value)}" for name, value in told.items() if value is not None)
+        values: dict[str, Any] = asdict(own)
+        yield f"[{QUEUES_KEY}.{values.pop('queue')}]"
+        yield from (f"{name} = {in_toml(value)}" for name, value in values.items() if value is not None)
 
 
 def _environment(settings: Settings) -> dict[str, str]:
     """What the workers need, in the words of a shell. A URL with a password in it is asked for, not told."""
     url, results = settings.broker_url, settings.result_backend
-    told = {
+    variables = {
         "MISTUDIO_HOME": shlex.quote(str(settings.places.home)),
         "MISTUDIO_STORE": shlex.quote(str(settings.places.store)),
         "CELERY_BROKER_URL": _url(url, "CELERY_BROKER_URL"),
     }
-    return told | ({"CELERY_RESULT_BACKEND": _url(results, "CELERY_RESULT_BACKEND")} if results else {})
+    return variables | ({"CELERY_RESULT_BACKEND": _url(results, "CELERY_RESULT_BACKEND")} if results else {})
 
 
 def _url(url: str | None, variable: str) -> str:

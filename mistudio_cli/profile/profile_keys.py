@@ -22,11 +22,11 @@ _LONGEST_SHOWN = 40
 
 
 @dataclass(frozen=True)
-class Fault:
+class ProfileFault:
     """What is wrong in a profile's file, to be said after its path and before a full stop; and what mends it."""
 
     what: str
-    mend: str
+    hint: str
 
 
 @dataclass(frozen=True)
@@ -131,13 +131,13 @@ _REFUSED = {
 }
 
 
-def faults_of(told: dict[str, Any]) -> Iterator[Fault]:
+def faults_of(document: dict[str, Any]) -> Iterator[ProfileFault]:
     """All that is wrong in what a profile's file told."""
-    if "workers" not in told:
-        yield Fault("workers is missing", 'Write workers = "one" or workers = "per-queue"')
-    for name, value in told.items():
+    if "workers" not in document:
+        yield ProfileFault("workers is missing", 'Write workers = "one" or workers = "per-queue"')
+    for name, value in document.items():
         if name == QUEUES_KEY:
-            yield from _faults_of_tables(value, told)
+            yield from _faults_of_tables(value, document)
         else:
             yield from _faults_of_key(name, value, tuple(_BY_NAME))
 
@@ -159,41 +159,45 @@ def near(word: str, known: Sequence[str]) -> str:
     return f"Did you mean {found[0]}? " if found else ""
 
 
-def _faults_of_tables(tables: Any, told: dict[str, Any]) -> Iterator[Fault]:
+def _faults_of_tables(tables: Any, document: dict[str, Any]) -> Iterator[ProfileFault]:
     """What is wrong in `[queues.NAME]`, the tables in which a queue's worker differs from the rest."""
     if not isinstance(tables, dict) or not all(isinstance(own, dict) for own in tables.values()):
-        yield Fault(
+        yield ProfileFault(
             "queues must be tables, for which queues are served follows from resources",
             "Write what differs for one queue below a line such as [queues.training]",
         )
         return
-    if tables and told.get("workers") == "one":
+    if tables and document.get("workers") == "one":
         what = f"[queues.{next(iter(tables))}] has no effect, for the slots of one worker serve all its queues alike"
-        yield Fault(what, 'Remove the table or write: workers = "per-queue"')
+        yield ProfileFault(what, 'Remove the table or write: workers = "per-queue"')
     for queue, own in tables.items():
-        yield from _faults_of_queue(queue, told)
+        yield from _faults_of_queue(queue, document)
         for name, value in own.items():
             yield from _faults_of_key(name, value, _OF_QUEUE, f" in [queues.{queue}]")
 
 
-def _faults_of_queue(queue: str, told: dict[str, Any]) -> Iterator[Fault]:
-    resources = told.get("resources", [*Resource])
+def _faults_of_queue(queue: str, table: dict[str, Any]) -> Iterator[ProfileFault]:
+    resources = table.get("resources", [*Resource])
     if queue not in QUEUE_NAMES:
-        yield Fault(f"there is no queue {queue!r}", f"{near(queue, QUEUE_NAMES)}Queues: {', '.join(QUEUE_NAMES)}")
+        yield ProfileFault(
+            f"there is no queue {queue!r}", f"{near(queue, QUEUE_NAMES)}Queues: {', '.join(QUEUE_NAMES)}"
+        )
     elif _are_resources(resources) and (needed := queue_named(queue).resource) not in resources:
         what = f"[queues.{queue}] has no effect, for resources leaves out {needed}"
-        yield Fault(what, f'Remove the table or add "{needed}" to resources')
+        yield ProfileFault(what, f'Remove the table or add "{needed}" to resources')
 
 
-def _faults_of_key(name: str, value: Any, allowed: Sequence[str], where: str = "") -> Iterator[Fault]:
+def _faults_of_key(name: str, value: Any, allowed: Sequence[str], where: str = "") -> Iterator[ProfileFault]:
     if name in _REFUSED:
-        reason, mend = _REFUSED[name]
-        yield Fault(f"{name} cannot be set{where}: {reason}", mend)
+        reason, hint = _REFUSED[name]
+        yield ProfileFault(f"{name} cannot be set{where}: {reason}", hint)
     elif name not in _BY_NAME:
-        yield Fault(f"there is no key {name!r}{where}", f"{near(name, allowed)}Keys: {', '.join(allowed)}")
+        yield ProfileFault(f"there is no key {name!r}{where}", f"{near(name, allowed)}Keys: {', '.join(allowed)}")
     elif name not in allowed:
-        yield Fault(f"{name} stands{where} but is for the whole profile", "Move the line above the first table")
+        yield ProfileFault(f"{name} stands{where} but is for the whole profile", "Move the line above the first table")
     elif not _BY_NAME[name].is_sound(value):
         key, shown = _BY_NAME[name], in_toml(value)
         shown = shown if len(shown) <= _LONGEST_SHOWN else shown[:_LONGEST_SHOWN] + "…"
-        yield Fault(f"{name}{where} must be {key.wanted}, not {shown}", f"Write for instance: {name} = {key.example}")
+        yield ProfileFault(
+            f"{name}{where} must be {key.wanted}, not {shown}", f"Write for instance: {name} = {key.example}"
+        )

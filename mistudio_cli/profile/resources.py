@@ -86,7 +86,7 @@ def shortfalls(who: str, specs: Sequence[WorkerSpec], machine: Machine) -> list[
     return found
 
 
-def told(needs: Needs) -> str:
+def describe_needs(needs: Needs) -> str:
     """Needs in words: 13 cores, 40 GB, 2 GPUs."""
     gpus = f", {counted(needs.gpus, 'GPU')}" if needs.gpus else ""
     return f"{counted(needs.cpus, 'core')}, {needs.memory_gb} GB{gpus}"

@@ -16,8 +16,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from mistudio_cli.profile.profile_keys import QUEUES_KEY, Fault, faults_of, near
-from tasks.errors import Problem
+from mistudio_cli.profile.profile_keys import QUEUES_KEY, ProfileFault, faults_of, near
+from tasks.errors import UserError
 from tasks.parsing.documents import Malformed, read_toml
 from tasks.paths import config_dir
 from tasks.queues import QUEUE_NAMES, QUEUES, Queue, Resource, queue_named
@@ -59,9 +59,9 @@ class WorkerSpec:
     cpu_jobs: int | None = None
 
     @classmethod
-    def from_told(cls, told: dict[str, Any]) -> WorkerSpec:
+    def from_dict(cls, values: dict[str, Any]) -> WorkerSpec:
         """A spec from what JSON carried."""
-        return cls(**{**told, "queues": tuple(told["queues"])})
+        return cls(**{**values, "queues": tuple(values["queues"])})
 
     def argv(self) -> list[str]:
         """The command line of the worker; `-P` keeps a stranger's `tasks.py` out."""
@@ -80,18 +80,18 @@ class WorkerSpec:
 
 
 def worker_for(queues: Sequence[str]) -> WorkerSpec:
-    """One worker for these queues, in the order of their rank. Problem for a name that is no queue's."""
+    """One worker for these queues, in the order of their rank. UserError for a name that is no queue's."""
     if unknown := [name for name in queues if name not in QUEUE_NAMES]:
-        raise Problem(f"There is no queue {unknown[0]!r}.", f"Queues: {', '.join(QUEUE_NAMES)}")
+        raise UserError(f"There is no queue {unknown[0]!r}.", f"Queues: {', '.join(QUEUE_NAMES)}")
     rows = [queue for queue in QUEUES if queue.name in queues]
     name = rows[0].worker if len(rows) == 1 else ALL_QUEUES
     return WorkerSpec(name, tuple(queue.name for queue in rows), max(queue.concurrency for queue in rows))
 
 
 def named(spec: WorkerSpec, name: str) -> WorkerSpec:
-    """The same worker by another name. Problem for one that could not be a file's and a Celery node's."""
+    """The same worker by another name. UserError for one that could not be a file's and a Celery node's."""
     if not _NAME.fullmatch(name):
-        raise Problem(f"{name!r} cannot be a worker's name.", "Use letters, digits, - and _")
+        raise UserError(f"{name!r} cannot be a worker's name.", "Use letters, digits, - and _")
     return replace(spec, name=name)
 
 
@@ -111,11 +111,11 @@ class Scaling:
 def scaled(queue: str, count: int, running: Sequence[WorkerSpec], busy: Collection[str]) -> Scaling:
     """How to have `count` workers for one queue alone, given those that run, oldest first, and the names of busy ones.
 
-    New ones are like the oldest there is. Idle ones go before busy ones, new ones before old ones. Problem for a count
+    New ones are like the oldest there is. Idle ones go before busy ones, new ones before old ones. UserError for a count
     that is none.
     """
     if type(count) is not int or not 0 <= count <= MOST_WORKERS:
-        raise Problem(f"{count!r} workers are not between 0 and {MOST_WORKERS}.", f"For example: {queue}=2")
+        raise UserError(f"{count!r} workers are not between 0 and {MOST_WORKERS}.", f"For example: {queue}=2")
     own = [spec for spec in running if spec.queues == (queue,)]
     if count < len(own):
         newest_first = own[::-1]
@@ -180,7 +180,7 @@ class ReadProfile:
 
     file: ProfileFile
     profile: Profile | None
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[ProfileFault, ...] = ()
 
 
 def workers_of(profile: Profile, queues: Sequence[Queue] = QUEUES) -> tuple[WorkerSpec, ...]:
@@ -218,39 +218,39 @@ def profile_names() -> list[str]:
 
 
 def file_of(name: str) -> ProfileFile:
-    """The file of the profile of that name. Problem when there is none; a path is no name."""
+    """The file of the profile of that name. UserError when there is none; a path is no name."""
     found = profile_files()
     if name in (names := [file.name for file in found]):
         return found[names.index(name)]
     if "/" in name or name.endswith(".toml"):
-        raise Problem(f"A profile has a name, and {name!r} is a path.", f"Put the file into {user_folder()}")
-    raise Problem(f"There is no profile {name!r}.", f"{near(name, names)}Profiles: {', '.join(names)}")
+        raise UserError(f"A profile has a name, and {name!r} is a path.", f"Put the file into {user_folder()}")
+    raise UserError(f"There is no profile {name!r}.", f"{near(name, names)}Profiles: {', '.join(names)}")
 
 
 def read_profile(file: ProfileFile) -> ReadProfile:
     """What a file says; never raises for what is wrong in it."""
     try:
-        told = read_toml(file.path)
+        document = read_toml(file.path)
     except OSError as error:
-        return ReadProfile(file, None, (Fault(f"it cannot be read: {error.strerror}", "Mend or remove it"),))
+        return ReadProfile(file, None, (ProfileFault(f"it cannot be read: {error.strerror}", "Mend or remove it"),))
     except Malformed as malformed:
         where = "" if malformed.line is None else f"line {malformed.line}: "
-        mend = "See what a profile looks like: mistudio profiles export minimal"
-        return ReadProfile(file, None, (Fault(f"{where}{malformed.reason}", mend),))
-    if faults := tuple(faults_of(told)):
+        hint = "See what a profile looks like: mistudio profiles export minimal"
+        return ReadProfile(file, None, (ProfileFault(f"{where}{malformed.reason}", hint),))
+    if faults := tuple(faults_of(document)):
         return ReadProfile(file, None, faults)
-    overrides = tuple(Override(queue, **own) for queue, own in told.pop(QUEUES_KEY, {}).items())
-    resources = tuple(told.pop("resources", Resource))
-    return ReadProfile(file, Profile(file.name, **{"summary": "", **told}, resources=resources, queues=overrides))
+    overrides = tuple(Override(queue, **own) for queue, own in document.pop(QUEUES_KEY, {}).items())
+    resources = tuple(document.pop("resources", Resource))
+    return ReadProfile(file, Profile(file.name, **{"summary": "", **document}, resources=resources, queues=overrides))
 
 
 def load_profile(name: str) -> Profile:
-    """The profile of that name, the user's own before the product's; Problem when there is none or it is not sound."""
+    """The profile of that name, the user's own before the product's; UserError when there is none or it is not sound."""
     read = read_profile(file_of(name))
     if read.profile is None:
         first, *others = read.faults
         more = f"; see all {len(read.faults)} faults with: mistudio profiles validate {name}" if others else ""
-        raise Problem(f"{read.file.path}: {first.what}.", f"{first.mend}{more}")
+        raise UserError(f"{read.file.path}: {first.what}.", f"{first.hint}{more}")
     return read.profile
 
 

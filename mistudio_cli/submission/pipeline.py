@@ -9,12 +9,12 @@ from typing import Any
 
 from mistudio_cli.jobs.lookup import find_job
 from mistudio_cli.profile.profile_keys import near
-from mistudio_cli.submission.options import Fault
-from mistudio_cli.submission.pipeline_file import Recipe, Step
-from mistudio_cli.submission.request import Asked, read_request
-from tasks.errors import Problem
+from mistudio_cli.submission.options import RequestFault
+from mistudio_cli.submission.pipeline_file import Pipeline, PipelineStep
+from mistudio_cli.submission.request import SubmitRequest, read_request
+from tasks.errors import UserError
 from tasks.jobs.kind import FAMILIES, Job, JobKind
-from tasks.submission.plan import KnownArtifacts, Taken, Wishes, plan
+from tasks.submission.plan import ArtifactCatalog, ArtifactTaken, SubmitOptions, plan
 from tasks.text.dataset_ref import slug
 
 _REFERENCE = re.compile(r"\$\{([^{}]*)\}")
@@ -32,40 +32,42 @@ class _Done:
 class Plan:
     """The jobs of a recipe, the artifacts of it that are there or on their way already, and all that is wrong."""
 
-    recipe: Recipe
+    recipe: Pipeline
     jobs: list[Job] = field(default_factory=list)
     reused: list[str] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[RequestFault] = field(default_factory=list)
     _done: dict[str, _Done] = field(default_factory=dict)
 
-    def add(self, step: Step, known: KnownArtifacts, wishes: Wishes) -> None:
+    def add(self, step: PipelineStep, known: ArtifactCatalog, submit_options: SubmitOptions) -> None:
         """Plan one step; what is wrong with it is kept, and those that follow are planned as if it were sound."""
-        faults, asked = self._read(step, wishes)
+        faults, requested = self._read(step, submit_options)
         key = "after"
         try:
-            if asked is not None:
-                awaited = self._awaited([*asked.after, *_references(step.told)], known)
+            if requested is not None:
+                awaited = self._awaited([*requested.after, *_references(step.table)], known)
                 key = ""
-                self._done[step.id] = self._plan(asked, awaited, known)
-        except Problem as problem:
+                self._done[step.id] = self._plan(requested, awaited, known)
+        except UserError as problem:
             faults = [(key, problem)]
         if faults:
             self._done[step.id] = _pretend(step, known)
-        self.faults += [Fault(step.where(self.recipe.path, key), problem) for key, problem in faults]
+        self.faults += [RequestFault(step.where(self.recipe.path, key), problem) for key, problem in faults]
 
-    def _read(self, step: Step, wishes: Wishes) -> tuple[list[tuple[str, Problem]], Asked | None]:
-        told, faults = {}, {}
-        for key, value in step.told.items():
+    def _read(
+        self, step: PipelineStep, submit_options: SubmitOptions
+    ) -> tuple[list[tuple[str, UserError]], SubmitRequest | None]:
+        values, faults = {}, {}
+        for key, value in step.table.items():
             try:
-                told[key] = self._filled(value)
-            except Problem as problem:
-                told[key], faults[key] = value, problem
-        told.pop("id", None)
-        asked = read_request(told, wishes)
-        if isinstance(asked, list):
-            faults = {**dict(asked), **faults}
+                values[key] = self._filled(value)
+            except UserError as problem:
+                values[key], faults[key] = value, problem
+        values.pop("id", None)
+        requested = read_request(values, submit_options)
+        if isinstance(requested, list):
+            faults = {**dict(requested), **faults}
         in_order = sorted(faults.items(), key=lambda fault: step.line_of(fault[0]))
-        return in_order, None if faults or isinstance(asked, list) else asked
+        return in_order, None if faults or isinstance(requested, list) else requested
 
     def _filled(self, value: Any) -> Any:
         """A value with its references replaced; one that is a reference and nothing else keeps the variable's type."""
@@ -81,84 +83,86 @@ class Plan:
         if name in variables:
             return variables[name]
         if name not in steps:
-            raise Problem(f"There is no step or variable {name!r}.", _those_there_are(name, steps, variables))
+            raise UserError(f"There is no step or variable {name!r}.", _those_there_are(name, steps, variables))
         if name not in self._done:
-            raise Problem(f"The step {name} does not come before this one.", f"Move the step {name} up")
+            raise UserError(f"The step {name} does not come before this one.", f"Move the step {name} up")
         made = self._done[name].made
         if not made:
-            raise Problem(f"The step {name} makes no artifact.", f'To wait for it write: after = ["{name}"]')
+            raise UserError(f"The step {name} makes no artifact.", f'To wait for it write: after = ["{name}"]')
         if len(made) > 1:
-            raise Problem(f"The step {name} makes several artifacts.", f"Write the name of one: {', '.join(made)}")
+            raise UserError(f"The step {name} makes several artifacts.", f"Write the name of one: {', '.join(made)}")
         return made[0]
 
-    def _plan(self, asked: Asked, awaited: Iterable[str], known: KnownArtifacts) -> _Done:
-        wishes = replace(asked.wishes, after=(*asked.wishes.after, *awaited))
+    def _plan(self, requested: SubmitRequest, awaited: Iterable[str], known: ArtifactCatalog) -> _Done:
+        submit_options = replace(requested.submit_options, after=(*requested.submit_options.after, *awaited))
         try:
-            jobs = plan(known, asked.kind.name, asked.values, name=asked.name, wishes=wishes)
-        except Taken as taken:
-            if not _makes_the_same(asked.kind, taken, known):
+            jobs = plan(
+                known, requested.kind.name, requested.values, name=requested.name, submit_options=submit_options
+            )
+        except ArtifactTaken as taken:
+            if not _makes_the_same(requested.kind, taken, known):
                 raise
             self.reused += taken.makes
-            makers = (known.maker(artifact) for artifact in taken.makes)
-            return _Done(_names(taken.makes), next((maker for maker in makers if maker), None))
+            producers = (known.producer_of(artifact) for artifact in taken.makes)
+            return _Done(_names(taken.makes), next((producer for producer in producers if producer), None))
         self.jobs += jobs
         return _Done(_names(jobs[-1].artifacts), jobs[-1].id)
 
-    def _awaited(self, words: Iterable[str], known: KnownArtifacts) -> list[str]:
+    def _awaited(self, words: Iterable[str], known: ArtifactCatalog) -> list[str]:
         """The jobs that these words mean: each that of an earlier step, else one that is there."""
         awaited = []
         for word in words:
             if word in self._done:
                 awaited += [self._done[word].job_id or ""]
             elif word in [step.id for step in self.recipe.steps]:
-                raise Problem(f"The step {word} does not come before this one.", f"Move the step {word} up")
+                raise UserError(f"The step {word} does not come before this one.", f"Move the step {word} up")
             elif word not in self.recipe.variables:
                 awaited += [find_job(known.ledger, word).id]
         return [job_id for job_id in awaited if job_id]
 
 
-def plan_recipe(known: KnownArtifacts, recipe: Recipe, wishes: Wishes) -> Plan:
+def plan_recipe(known: ArtifactCatalog, recipe: Pipeline, submit_options: SubmitOptions) -> Plan:
     """The jobs of all steps, parents before their children; nothing is submitted.
 
     A step is not done again when what it makes is there, or on its way, by the same kind with the same parameters.
     """
     planned = Plan(recipe, faults=list(recipe.faults))
     for step in recipe.steps:
-        planned.add(step, known, wishes)
+        planned.add(step, known, submit_options)
     return planned
 
 
-def _references(told: Mapping[str, Any]) -> list[str]:
-    return [name for value in told.values() if isinstance(value, str) for name in _REFERENCE.findall(value)]
+def _references(values: Mapping[str, Any]) -> list[str]:
+    return [name for value in values.values() if isinstance(value, str) for name in _REFERENCE.findall(value)]
 
 
 def _those_there_are(name: str, steps: list[str], variables: Mapping[str, Any]) -> str:
     return f"{near(name, [*steps, *variables])}Steps: {', '.join(steps)}; variables: {', '.join(variables) or 'none'}"
 
 
-def _makes_the_same(kind: JobKind, taken: Taken, known: KnownArtifacts) -> bool:
+def _makes_the_same(kind: JobKind, taken: ArtifactTaken, known: ArtifactCatalog) -> bool:
     """Whether all that is there was asked for alike. A value that is not known before its model is there fits any."""
     return all(_is_there(kind, artifact, wanted, known) for artifact, wanted in taken.makes.items())
 
 
-def _is_there(kind: JobKind, artifact: str, wanted: dict[str, Any], known: KnownArtifacts) -> bool:
+def _is_there(kind: JobKind, artifact: str, wanted: dict[str, Any], known: ArtifactCatalog) -> bool:
     family, _, name = artifact.partition("/")
-    if known.coming(family, name):
-        kind_name, params = known.coming_from(family, name)
+    if known.is_pending(family, name):
+        kind_name, params = known.pending_params(family, name)
     else:
-        told = known.manifest(family, name) or {}
-        kind_name, params = told.get("kind", ""), told.get("params", {})
+        manifest = known.manifest(family, name) or {}
+        kind_name, params = manifest.get("kind", ""), manifest.get("params", {})
     return kind_name == kind.name and all(
         None in (value, params.get(key)) or params[key] == value for key, value in wanted.items()
     )
 
 
-def _pretend(step: Step, known: KnownArtifacts) -> _Done:
+def _pretend(step: PipelineStep, known: ArtifactCatalog) -> _Done:
     """A faulty step as if it were sound, so that what is wrong with it is told once, and not of those that need it."""
-    name = step.told.get("name")
+    name = step.table.get("name")
     name = slug(name if isinstance(name, str) else step.id)
     for family in FAMILIES:
-        known.planned.setdefault(f"{family}/{name}", Job("", str(step.told.get("kind")), name, "", {}))
+        known.planned.setdefault(f"{family}/{name}", Job("", str(step.table.get("kind")), name, "", {}))
     return _Done((name,), None)
 
 

@@ -26,7 +26,7 @@ PROFILE = "minimal"
 
 
 @dataclass(frozen=True)
-class Step:
+class QuickstartStep:
     """One job of the pipeline, and what a person calls it."""
 
     title: str
@@ -40,17 +40,19 @@ class Step:
         return kind_named(self.kind).produces or ""
 
 
-def steps() -> tuple[Step, ...]:
+def steps() -> tuple[QuickstartStep, ...]:
     """The pipeline. Its sizes are for two cores and a few minutes; they are no advice for a real model."""
     corpus, model, tokens, sae = "python-stdlib", "toy", "python-stdlib-toy-128", "toy-l1-topk-k16"
     train = {"model": model, "dataset": tokens, "layer": 1, "arch": "topk", "k": 16, "batch": 1024}
     train |= {"tokens": 600_000, "eval_tokens": 16_384}
     return (
-        Step("read a corpus", "download", corpus, {"source": sysconfig.get_path("stdlib"), "pattern": "*.py"}),
-        Step("train a language model", "toy-model", model, {"dataset": corpus, "steps": 240, "layers": 3}),
-        Step("tokenize the corpus", "tokenize", tokens, {"dataset": corpus, "model": model}),
-        Step("train a sparse autoencoder", "train", sae, train),
-        Step("extract its features", "extract", sae, {"sae": sae, "max_tokens": 500_000}),
+        QuickstartStep(
+            "read a corpus", "download", corpus, {"source": sysconfig.get_path("stdlib"), "pattern": "*.py"}
+        ),
+        QuickstartStep("train a language model", "toy-model", model, {"dataset": corpus, "steps": 240, "layers": 3}),
+        QuickstartStep("tokenize the corpus", "tokenize", tokens, {"dataset": corpus, "model": model}),
+        QuickstartStep("train a sparse autoencoder", "train", sae, train),
+        QuickstartStep("extract its features", "extract", sae, {"sae": sae, "max_tokens": 500_000}),
     )
 
 
@@ -58,11 +60,11 @@ def submit_missing(ledger: Ledger, store: Store) -> dict[str, Job | None]:
     """The job of each step by its title; None for a step whose artifact is in the store already."""
     jobs: dict[str, Job | None] = {}
     for step in steps():
-        maker = ledger.coming(f"{step.family}/{step.name}")
+        producer = ledger.producer_of(f"{step.family}/{step.name}")
         if store.exists(step.family, step.name):
             jobs[step.title] = None
-        elif maker:
-            jobs[step.title] = ledger.need(maker)
+        elif producer:
+            jobs[step.title] = ledger.need(producer)
         else:
             jobs[step.title] = submit(
                 ledger, store, step.kind, step.values, name=step.name, owner=session.current_owner()
@@ -84,7 +86,7 @@ def ledger_for(settings: Settings) -> Iterator[Ledger]:
 
 def check_rights(ledger: Ledger) -> None:
     """NotPermitted, before anything is submitted, where workers must be started and could not run."""
-    served = {queue for beat in ledger.workers() for queue in beat.queues}
+    served = {queue for heartbeat in ledger.workers() for queue in heartbeat.queues}
     if not {kind_named(step.kind).queue for step in steps()} <= served:
         session.check_rights(ledger)
 
@@ -95,7 +97,7 @@ def workers_for(settings: Settings, ledger: Ledger, jobs: Sequence[Job]) -> Iter
 
     Workers that were started here are stopped again. A block that ends early, by Ctrl-C or an error, cancels the jobs.
     """
-    served = {queue for beat in ledger.workers() for queue in beat.queues}
+    served = {queue for heartbeat in ledger.workers() for queue in heartbeat.queues}
     started = False
     try:
         if not {job.queue for job in jobs} <= served:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mistudio_cli.jobs import waiting
-from mistudio_cli.submission.quickstart_pipeline import Step
+from mistudio_cli.submission.quickstart_pipeline import QuickstartStep
 from mistudio_cli.terminal import humanize, output
 from tasks.jobs.kind import Job, State
 from tasks.ledger.client import Ledger
@@ -22,7 +22,7 @@ _MARK = "\x1b[30;48;5;{shade}m{text}\x1b[0m"
 _SHADES = (230, 223, 216, 209, 202)
 
 
-def follow_steps(ledger: Ledger, steps: Sequence[Step], jobs: Mapping[str, Job | None]) -> list[Job]:
+def follow_steps(ledger: Ledger, steps: Sequence[QuickstartStep], jobs: Mapping[str, Job | None]) -> list[Job]:
     """Show the steps until all have ended; returns the records of those that ran."""
     running = [job for job in jobs.values() if job is not None]
     if output.in_colour(sys.stderr):
@@ -31,7 +31,7 @@ def follow_steps(ledger: Ledger, steps: Sequence[Step], jobs: Mapping[str, Job |
 
 
 def _follow_live(
-    ledger: Ledger, steps: Sequence[Step], jobs: Mapping[str, Job | None], running: Sequence[Job]
+    ledger: Ledger, steps: Sequence[QuickstartStep], jobs: Mapping[str, Job | None], running: Sequence[Job]
 ) -> list[Job]:
     from rich.console import Console
     from rich.live import Live
@@ -46,7 +46,7 @@ def _follow_live(
 
 
 def _follow_lines(
-    ledger: Ledger, steps: Sequence[Step], jobs: Mapping[str, Job | None], running: Sequence[Job]
+    ledger: Ledger, steps: Sequence[QuickstartStep], jobs: Mapping[str, Job | None], running: Sequence[Job]
 ) -> list[Job]:
     said: dict[str, tuple[str, float]] = {}
     latest = list(running)
@@ -64,13 +64,15 @@ def _follow_lines(
     return latest
 
 
-def _rows(ledger: Ledger, steps: Sequence[Step], jobs: Mapping[str, Job | None], latest: Sequence[Job]) -> list[str]:
+def _rows(
+    ledger: Ledger, steps: Sequence[QuickstartStep], jobs: Mapping[str, Job | None], latest: Sequence[Job]
+) -> list[str]:
     by_id = {job.id: job for job in latest}
     now = ledger.now()
     return [_row(ledger, step, by_id[job.id] if (job := jobs[step.title]) else None, now) for step in steps]
 
 
-def _row(ledger: Ledger, step: Step, job: Job | None, now: float | None = None) -> str:
+def _row(ledger: Ledger, step: QuickstartStep, job: Job | None, now: float | None = None) -> str:
     if job is None:
         return f"{step.title:<27} there already: {step.family}/{step.name}"
     took = humanize.took(job, ledger.now() if now is None else now)
@@ -78,7 +80,7 @@ def _row(ledger: Ledger, step: Step, job: Job | None, now: float | None = None) 
     return f"{step.title:<27} {job.state:<10} {took:>6}  {note}"
 
 
-def tell_numbers(sae: dict[str, Any], features: dict[str, Any]) -> None:
+def print_numbers(sae: dict[str, Any], features: dict[str, Any]) -> None:
     """The numbers of the SAE, each beside what it has to be compared with."""
     dead = sae.get("dead_fraction", sae.get("dead_share"))  # an SAE made earlier has the latter, and no MSE
     mse = f"{sae['mse']:.4g}" if "mse" in sae else "n/a"
@@ -96,14 +98,16 @@ def tell_numbers(sae: dict[str, Any], features: dict[str, Any]) -> None:
     output.table(["WHAT", "VALUE", "MEANING"], rows, wrap=True)
 
 
-def tell_features(features: dict[str, Any]) -> None:
+def print_features(features: dict[str, Any]) -> None:
     """The most telling features with their strongest contexts."""
     output.data("\nThe most telling features; a context's strongest token is what the feature fires on:")
-    for told in features["telling"]:
-        where = "on" if told["where"] == "at" else "after"
-        output.data(f"\n  feature {told['feature']}: {where} {told['token']!r}, on {told['density']:.2%} of tokens")
-        for context in told["contexts"]:
-            output.styled("    " + _context(context, told["max_activation"]))
+    for feature in features["telling"]:
+        where = "on" if feature["where"] == "at" else "after"
+        output.data(
+            f"\n  feature {feature['feature']}: {where} {feature['token']!r}, on {feature['density']:.2%} of tokens"
+        )
+        for context in feature["contexts"]:
+            output.styled("    " + _context(context, feature["max_activation"]))
 
 
 def _context(context: Sequence[tuple[str, float]], strongest: float) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import JobKind, kind_named
 from tasks.parsing.parameters import read_number, types_of
-from tasks.submission.plan import Wishes
+from tasks.submission.plan import SubmitOptions
 
 #: What a request may say beside its parameters, each with its type in words and an example.
 _KEYS: dict[str, tuple[type, str, str]] = {
@@ -24,32 +24,32 @@ _KEYS: dict[str, tuple[type, str, str]] = {
 
 
 @dataclass(frozen=True)
-class Asked:
+class SubmitRequest:
     """One request. `after` names what it waits for, in the words of its file."""
 
     kind: JobKind
     name: str | None
     after: tuple[str, ...]
-    wishes: Wishes
+    submit_options: SubmitOptions
     values: dict[str, Any]
 
 
-def read_request(told: dict[str, Any], wishes: Wishes) -> Asked | list[tuple[str, Problem]]:
+def read_request(fields: dict[str, Any], submit_options: SubmitOptions) -> SubmitRequest | list[tuple[str, UserError]]:
     """The request, or all that is wrong with it, each with its key. What it wishes goes before `wishes`."""
-    told = {key.replace("-", "_"): value for key, value in told.items()}
-    if faults := list(_faults_of_keys(told)):
+    fields = {key.replace("-", "_"): value for key, value in fields.items()}
+    if faults := list(_faults_of_keys(fields)):
         return faults
     try:
-        kind = kind_named(told["kind"])
-    except Problem as problem:
+        kind = kind_named(fields["kind"])
+    except UserError as problem:
         return [("kind", problem)]
-    own = {key: told[key] for key in ("priority", "gpu") if key in told}
-    wishes = dataclasses.replace(wishes, tags=(*wishes.tags, *told.get("tags", ())), **own)
+    own = {key: fields[key] for key in ("priority", "gpu") if key in fields}
+    submit_options = dataclasses.replace(submit_options, tags=(*submit_options.tags, *fields.get("tags", ())), **own)
     values = {
-        key: _number(value, types_of(kind.params).get(key, ())) for key, value in told.items() if key not in _KEYS
+        key: _number(value, types_of(kind.params).get(key, ())) for key, value in fields.items() if key not in _KEYS
     }
     faults = list(kind.faults_of(values))
-    return faults or Asked(kind, told.get("name"), tuple(told.get("after", ())), wishes, values)
+    return faults or SubmitRequest(kind, fields.get("name"), tuple(fields.get("after", ())), submit_options, values)
 
 
 def _number(value: Any, types: tuple[type, ...]) -> Any:
@@ -63,12 +63,12 @@ def _number(value: Any, types: tuple[type, ...]) -> Any:
         return value
 
 
-def _faults_of_keys(told: dict[str, Any]) -> Iterator[tuple[str, Problem]]:
-    if "kind" not in told:
-        yield "kind", Problem("A kind is missing.", "See: mistudio submit --help")
+def _faults_of_keys(fields: dict[str, Any]) -> Iterator[tuple[str, UserError]]:
+    if "kind" not in fields:
+        yield "kind", UserError("A kind is missing.", "See: mistudio submit --help")
     for key, (wanted, words, example) in _KEYS.items():
-        if key in told and not _is_a(told[key], wanted):
-            yield key, Problem(f"{key} must be {words}, not {told[key]!r}.", f"For instance {example}")
+        if key in fields and not _is_a(fields[key], wanted):
+            yield key, UserError(f"{key} must be {words}, not {fields[key]!r}.", f"For instance {example}")
 
 
 def _is_a(value: Any, wanted: type) -> bool:

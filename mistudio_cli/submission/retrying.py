@@ -14,8 +14,8 @@ from tasks.jobs.kind import Job
 from tasks.ledger.client import Ledger
 from tasks.ledger.listing import Filter
 from tasks.storage.store import Store
-from tasks.submission.checkpoints import goes_on_at
-from tasks.submission.plan import KnownArtifacts
+from tasks.submission.checkpoints import resume_point
+from tasks.submission.plan import ArtifactCatalog
 from tasks.submission.retry import Retries, plan_retries, plan_retry, why_from_scratch
 
 #: So many jobs are submitted at once; the next call submits the rest.
@@ -29,53 +29,55 @@ class Begun:
     """What was submitted, and by id where each goes on that takes over a checkpoint, or why each other does not."""
 
     jobs: Sequence[Job] = ()
-    goes_on_at: Mapping[str, str] = field(default_factory=dict)
+    resume_point: Mapping[str, str] = field(default_factory=dict)
     from_scratch: Mapping[str, str] = field(default_factory=dict)
 
     def how(self, job: Job) -> str:
         """How that job begins, for the eye."""
-        if at := self.goes_on_at.get(job.id):
+        if at := self.resume_point.get(job.id):
             return f"continues from {at} (--from-scratch begins anew)"
         return ": ".join(filter(None, ("starts from scratch", self.from_scratch.get(job.id))))
 
 
 def try_again(ledger: Ledger, store: Path, jobs: Sequence[Job], *, from_checkpoint: bool | None) -> Begun:
-    """Submit these jobs once more: all, or none and a Problem."""
+    """Submit these jobs once more: all, or none and a UserError."""
     known = _known(ledger, store)
     planned = [new for job in jobs for new in plan_retry(known, job, from_checkpoint=from_checkpoint)]
     return _begin(known, planned, from_checkpoint)
 
 
 def try_failed(
-    ledger: Ledger, store: Path, wanted: Filter, *, from_checkpoint: bool | None = None, asked: bool
+    ledger: Ledger, store: Path, wanted: Filter, *, from_checkpoint: bool | None = None, requested: bool
 ) -> Begun:
     """Submit the jobs that failed once more, after a question when `asked`; says which are left out, and why."""
     known = _known(ledger, store)
     retries = plan_retries(known, _pages(ledger, wanted), MOST, from_checkpoint=from_checkpoint)
-    _tell(retries)
+    _print_jobs(retries)
     if not retries.planned:
         output.talk("Nothing to try again.")
         return Begun()
-    if asked:
+    if requested:
         count = "1 job" if len(retries.planned) == 1 else f"{len(retries.planned)} jobs"
         output.ask(f"Submit {count}?", shlex.join(["mistudio", *sys.argv[1:], "--yes"]))
     return _begin(known, retries.planned, from_checkpoint)
 
 
-def _known(ledger: Ledger, store: Path) -> KnownArtifacts:
+def _known(ledger: Ledger, store: Path) -> ArtifactCatalog:
     """Who tries a job again owns the new one."""
-    return KnownArtifacts(ledger, Store(store), owner=session.current_owner())
+    return ArtifactCatalog(ledger, Store(store), owner=session.current_owner())
 
 
-def _begin(known: KnownArtifacts, planned: Sequence[Job], from_checkpoint: bool | None) -> Begun:
+def _begin(known: ArtifactCatalog, planned: Sequence[Job], from_checkpoint: bool | None) -> Begun:
     """Submit what was planned; where a checkpoint stands must be read before, for it is taken as soon as it may be."""
-    goes_on = {job.id: goes_on_at(known.store, job, job.from_checkpoint) for job in planned if job.from_checkpoint}
+    resume_points = {
+        job.id: resume_point(known.store, job, job.from_checkpoint) for job in planned if job.from_checkpoint
+    }
     scratch = {} if from_checkpoint is False else {job.id: why_from_scratch(job) for job in planned if job.retry_of}
-    there = {job_id: at for job_id, at in goes_on.items() if at}
+    there = {job_id: at for job_id, at in resume_points.items() if at}
     return Begun(known.ledger.submit_all(planned), there, scratch)
 
 
-def _tell(retries: Retries) -> None:
+def _print_jobs(retries: Retries) -> None:
     for sentence in retries.left_out[:_TOLD]:
         output.talk(sentence)
     if (more := len(retries.left_out) - _TOLD) > 0:

@@ -3,10 +3,10 @@
 import sys
 
 from mistudio_cli.supervisor.main import main
-from tasks.errors import Problem
+from tasks.errors import UserError
 
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
-    except (OSError, Problem) as problem:
+    except (OSError, UserError) as problem:
         sys.exit(str(problem))

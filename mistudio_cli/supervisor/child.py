@@ -26,7 +26,7 @@ from mistudio_cli.supervisor.states import (
     pause_s,
     quit_grace_s,
 )
-from tasks.worker.slot_locks import CANNOT_BEGIN
+from tasks.worker.slot_locks import CANNOT_START_JOBS
 
 Clock = Callable[[], float]
 
@@ -39,7 +39,7 @@ class Process(Protocol):
     def poll(self) -> str | None:
         """How it ended, in words; None while it lives."""
 
-    def tell(self, signum: signal.Signals) -> None:
+    def send_signal(self, signum: signal.Signals) -> None:
         """Signal its main process alone."""
 
     def kill_tree(self) -> None:
@@ -65,8 +65,8 @@ class Child:
     _born_at: float = 0.0
     _deaths: int = 0
     _mute_lives: int = 0
-    _last_beat: float | None = None
-    _heard_at: float = 0.0
+    _last_heartbeat: float | None = None
+    _heartbeat_at: float = 0.0
     _retry_at: float = math.inf
     _ladder: list[tuple[float, signal.Signals]] = field(default_factory=list)
 
@@ -112,23 +112,23 @@ class Child:
             if self.process is not None:
                 self._plan(quit_at)
                 if grace_s > 0:
-                    self.process.tell(signal.SIGTERM)
+                    self.process.send_signal(signal.SIGTERM)
         self._climb()
 
-    def heard(self, beat: float) -> None:
+    def heartbeat_received(self, heartbeat: float) -> None:
         """Its newest beat, by the time it carries: it consumes, and it is not silent if this beat is another one."""
-        if beat != self._last_beat:
-            self._last_beat, self._heard_at = beat, self.clock()
+        if heartbeat != self._last_heartbeat:
+            self._last_heartbeat, self._heartbeat_at = heartbeat, self.clock()
         if self.status is Status.STARTING:
             self.status = after(self.status, Event.ANSWERED)  # STARTING -> RUNNING
             self._mute_lives = 0
-        elif self.status is Status.RUNNING and self.clock() - self._heard_at > SILENCE_S:
+        elif self.status is Status.RUNNING and self.clock() - self._heartbeat_at > SILENCE_S:
             self.status = after(self.status, Event.SILENT)  # RUNNING -> HUNG
             self._plan(self.clock(), hung_grace_s())
 
     def excuse(self) -> None:
         """Nobody could have heard it until now: Redis was away."""
-        self._heard_at = self.clock()
+        self._heartbeat_at = self.clock()
 
     def tick(self) -> None:
         """Look at the process and the clock, and take the arrow that is due."""
@@ -153,11 +153,11 @@ class Child:
             if step is signal.SIGKILL:
                 self.process.kill_tree()
             else:
-                self.process.tell(step)
+                self.process.send_signal(step)
 
     def _live(self, event: Event) -> None:
         self.status = after(self.status, event)
-        self._born_at, self._retry_at, self._last_beat = self.clock(), math.inf, None
+        self._born_at, self._retry_at, self._last_heartbeat = self.clock(), math.inf, None
         self.started_at = time.time()
         try:
             self.process = self.spawn(self.spec)
@@ -185,6 +185,6 @@ def describe_exit(code: int) -> str:
     """How a process ended, in words."""
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
-    if code == CANNOT_BEGIN:
+    if code == CANNOT_START_JOBS:
         return f"exit code {code}: it could not begin jobs, and its log says why"
     return f"exit code {code}"

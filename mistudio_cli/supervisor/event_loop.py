@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from mistudio_cli.supervisor.lock_and_socket import Door
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.system.resilient_loop import Rounds
 
 log = logging.getLogger("mistudio.supervisor")
@@ -55,7 +55,7 @@ def serve(door: Door, desk: Desk) -> None:
     """Run the loop until the desk has ended."""
     assert door.listener is not None
     rounds = Rounds("a look at the supervisor's files", log)
-    with selectors.DefaultSelector() as selector, _signals_heard(desk) as wake:
+    with selectors.DefaultSelector() as selector, _signals_received(desk) as wake:
         selector.register(door.listener, selectors.EVENT_READ)
         selector.register(wake, selectors.EVENT_READ)
         desk.tick()
@@ -66,7 +66,7 @@ def serve(door: Door, desk: Desk) -> None:
                 elif key.fileobj is wake:
                     wake.recv(_CHUNK)
                 else:
-                    _hear(key, selector, desk)
+                    _receive(key, selector, desk)
             desk.tick()
             with rounds.guarded():
                 _repair(door, selector)
@@ -89,27 +89,27 @@ def _accept(listener: socket.socket, selector: selectors.BaseSelector) -> None:
     selector.register(link, selectors.EVENT_READ, bytearray())
 
 
-def _hear(key: selectors.SelectorKey, selector: selectors.BaseSelector, desk: Desk) -> None:
+def _receive(key: selectors.SelectorKey, selector: selectors.BaseSelector, desk: Desk) -> None:
     """Take what a client sent; once that is a whole line, answer it and hang up."""
-    link, heard = key.fileobj, key.data
+    link, received = key.fileobj, key.data
     assert isinstance(link, socket.socket)
     try:
         chunk = link.recv(_CHUNK)
     except OSError:
         chunk = b""
-    heard += chunk
-    if chunk and b"\n" not in chunk and len(heard) <= REQUEST_BYTES:
+    received += chunk
+    if chunk and b"\n" not in chunk and len(received) <= REQUEST_BYTES:
         return
     selector.unregister(link)
     with link:
-        if chunk and len(heard) <= REQUEST_BYTES:
-            _reply(link, bytes(heard), desk)
+        if chunk and len(received) <= REQUEST_BYTES:
+            _reply(link, bytes(received), desk)
 
 
 def _reply(link: socket.socket, line: bytes, desk: Desk) -> None:
     try:
         reply = desk.answer(json.loads(line))
-    except (ValueError, KeyError, TypeError, AttributeError, Problem) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, UserError) as error:
         reply = {"error": f"the request cannot be answered: {error!r}"}
     except Exception as error:  # no request may end the daemon that keeps a home
         log.exception("a request could not be answered")
@@ -122,7 +122,7 @@ def _reply(link: socket.socket, line: bytes, desk: Desk) -> None:
 
 
 @contextmanager
-def _signals_heard(desk: Desk) -> Iterator[socket.socket]:
+def _signals_received(desk: Desk) -> Iterator[socket.socket]:
     """A socket that becomes readable with each signal: handlers only set flags.
 
     Each has a handler rather than being ignored, so that workers start with the system's own defaults.

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from mistudio_cli.supervisor.child import Child, Clock
 from mistudio_cli.supervisor.states import Status
-from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.ledger.client import Ledger, WorkerHeartbeat
 from tasks.redis_client import redis_connection
 
 REDIS_AWAY_PAUSE_S = 1.0
@@ -18,22 +18,22 @@ REDIS_AWAY_PAUSE_S = 1.0
 REDIS_SILENT_PAUSE_S = 5.0
 
 #: How often workers that run are listened for; one that starts is at every tick.
-ROLL_CALL_EVERY_S = 5.0
+CHECK_ALL_EVERY_S = 5.0
 
 T = TypeVar("T")
 
 
-class Hearing:
+class HeartbeatMonitor:
     """The beats in one Redis."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._url: str | None = None
         self._ledger: Ledger | None = None
-        self._roll_call_at = self._ask_at = -math.inf
-        self._was_deaf = False
+        self._full_check_at = self._ask_at = -math.inf
+        self._was_unreachable = False
 
-    def listen_at(self, broker_url: str) -> None:
+    def connect_to(self, broker_url: str) -> None:
         """Listen at this Redis from now on."""
         if broker_url != self._url:
             self.close()
@@ -56,20 +56,22 @@ class Hearing:
     def listen(self, children: Sequence[Child]) -> None:
         """Tell each child its newest beat: one carries its name and the pid of its process."""
         now = self._clock()
-        is_roll_call = now >= self._roll_call_at
-        waited_for = [child for child in children if is_roll_call or child.status is Status.STARTING]
+        is_full_check = now >= self._full_check_at
+        waited_for = [child for child in children if is_full_check or child.status is Status.STARTING]
         if not waited_for:
             return
-        beats = self.ask(lambda ledger: {(beat.name, beat.pid): beat for beat in ledger.heartbeats(math.inf)})
-        if beats is None:
+        heartbeats = self.ask(
+            lambda ledger: {(heartbeat.name, heartbeat.pid): heartbeat for heartbeat in ledger.heartbeats(math.inf)}
+        )
+        if heartbeats is None:
             return
-        if is_roll_call:
-            self._roll_call_at = now + ROLL_CALL_EVERY_S
-        if self._was_deaf:
-            self._was_deaf = False
+        if is_full_check:
+            self._full_check_at = now + CHECK_ALL_EVERY_S
+        if self._was_unreachable:
+            self._was_unreachable = False
             for child in children:
                 child.excuse()
-        self._tell(waited_for, beats)
+        self._update(waited_for, heartbeats)
 
     def ask(self, question: Callable[[Ledger], T]) -> T | None:
         """What a question to the ledger returns; None when Redis is away, or was less than a pause ago.
@@ -82,7 +84,7 @@ class Hearing:
             return question(self._ledger)
         except (redis_connection.Unreachable, redis_connection.Refused) as error:
             pause_s = REDIS_SILENT_PAUSE_S if isinstance(error, redis_connection.Silent) else REDIS_AWAY_PAUSE_S
-            self._ask_at, self._was_deaf = self._clock() + pause_s, True
+            self._ask_at, self._was_unreachable = self._clock() + pause_s, True
             return None
 
     def busy(self) -> frozenset[str]:
@@ -94,11 +96,11 @@ class Hearing:
             return frozenset()
         return frozenset(name.removesuffix(f"@{host}") for name in names)
 
-    def _tell(self, children: Sequence[Child], beats: dict[tuple[str, int], WorkerBeat]) -> None:
+    def _update(self, children: Sequence[Child], heartbeats: dict[tuple[str, int], WorkerHeartbeat]) -> None:
         host = socket.gethostname()
         for child in children:
             name = f"{child.spec.name}@{host}"
-            beat = beats.get((name, child.pid or 0))
-            child.refusal = beat.refused or None if beat is not None else None
-            if beat is not None and not beat.refused:
-                child.heard(beat.consumed_at)
+            heartbeat = heartbeats.get((name, child.pid or 0))
+            child.refusal = heartbeat.refused or None if heartbeat is not None else None
+            if heartbeat is not None and not heartbeat.refused:
+                child.heartbeat_received(heartbeat.consumed_at)

@@ -15,7 +15,7 @@ import psutil
 from mistudio_cli.machine.background_reading import BackgroundReading
 from mistudio_cli.machine.host import nearest_folder
 from mistudio_cli.supervisor.child import Clock
-from mistudio_cli.supervisor.heartbeats import Hearing
+from mistudio_cli.supervisor.heartbeats import HeartbeatMonitor
 from tasks.accelerators.devices import ABSENT, Device, read_devices
 from tasks.fleet import host_heartbeat
 from tasks.fleet.host_heartbeat import LISTED_FOR_S, Gpu, HostHeartbeat
@@ -40,9 +40,13 @@ class HostReporter:
     """The heartbeat of one home's supervisor. `gpu_limits` are the variables that limit the GPUs of its workers."""
 
     def __init__(
-        self, places: Places, hearing: Hearing, gpu_limits: Callable[[], Mapping[str, str]], clock: Clock
+        self,
+        places: Places,
+        heartbeat_monitor: HeartbeatMonitor,
+        gpu_limits: Callable[[], Mapping[str, str]],
+        clock: Clock,
     ) -> None:
-        self._places, self._hearing, self._clock = places, hearing, clock
+        self._places, self._heartbeat_monitor, self._clock = places, heartbeat_monitor, clock
         self._host, self._version, self._began = socket.gethostname(), installed_version() or None, time.monotonic()
         self._disk = BackgroundReading("the disk of the store", self._read_free_bytes, _PATIENCE_S, clock)
         self._gpus = BackgroundReading(
@@ -60,20 +64,20 @@ class HostReporter:
     def tick(self) -> None:
         """Send a heartbeat when one is due; the first one again as soon as disk and GPUs have been read."""
         is_due = self._clock() >= self._send_at
-        if self._hearing.ledger is None or not (is_due or (self._is_partial and self._is_read)):
+        if self._heartbeat_monitor.ledger is None or not (is_due or (self._is_partial and self._is_read)):
             return
         if is_due:
             self._send_at = self._clock() + SEND_EVERY_S
             self._disk.begin()
             self._gpus.begin()
         self._is_partial = not self._is_read
-        self._hearing.ask(self._send)
+        self._heartbeat_monitor.ask(self._send)
 
     def leave(self) -> None:
         """Remove the heartbeat, as the supervisor ends in good order; nothing when Redis is away."""
         if self._ledger is not None:
             field = host_heartbeat.field_of(self._host, str(self._places.home))
-            self._hearing.ask(lambda ledger: host_heartbeat.remove(ledger.client, [field]))
+            self._heartbeat_monitor.ask(lambda ledger: host_heartbeat.remove(ledger.client, [field]))
 
     @property
     def _is_read(self) -> bool:

@@ -121,8 +121,8 @@ def holder(places: Places) -> int | None:
         with (places.run / "supervisor.lock").open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        told = (places.run / "supervisor.lock").read_bytes()
-        return int(told) if told.isdigit() else 0
+        content = (places.run / "supervisor.lock").read_bytes()
+        return int(content) if content.isdigit() else 0
     except OSError:
         return None
     return None
@@ -130,7 +130,7 @@ def holder(places: Places) -> int | None:
 
 def _identity(file: str | int) -> tuple[int, int] | None:
     try:
-        told = os.stat(file)
+        status = os.stat(file)
     except OSError:
         return None
-    return told.st_dev, told.st_ino
+    return status.st_dev, status.st_ino

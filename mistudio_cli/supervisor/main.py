@@ -22,13 +22,13 @@ from mistudio_cli.profile.rules import WorkerSpec
 from mistudio_cli.redis import redis_server
 from mistudio_cli.supervisor import event_loop, worker_process
 from mistudio_cli.supervisor.child import Clock, Process
-from mistudio_cli.supervisor.heartbeats import Hearing
+from mistudio_cli.supervisor.heartbeats import HeartbeatMonitor
 from mistudio_cli.supervisor.host_reporter import HostReporter
 from mistudio_cli.supervisor.lock_and_socket import Door
 from mistudio_cli.supervisor.redis_keeper import RedisKeeper
 from mistudio_cli.supervisor.remote_requests import RemoteRequests
 from mistudio_cli.supervisor.states import TERM_GRACE_S
-from mistudio_cli.supervisor.workers import Crew, Spawn
+from mistudio_cli.supervisor.workers import Spawn, WorkerSet
 from tasks.jobs.kind import kinds
 from tasks.parsing.redact import without_secrets
 from tasks.paths import Places
@@ -59,19 +59,28 @@ class Supervisor:
         self._door = door
         self._homeless_since: float | None = None
         self.redis = RedisKeeper(places, clock)
-        self.hearing = Hearing(clock)
-        self.crew = Crew(places, clock, spawn or self._spawn_worker, self.hearing)
-        self._remote = RemoteRequests(self.crew, lambda: self.hearing.ledger, clock, lambda: self.ending)
-        self._host = HostReporter(places, self.hearing, lambda: self.crew.gpu_limits, clock)
+        self.heartbeat_monitor = HeartbeatMonitor(clock)
+        self.worker_set = WorkerSet(places, clock, spawn or self._spawn_worker, self.heartbeat_monitor)
+        self._remote = RemoteRequests(
+            self.worker_set, lambda: self.heartbeat_monitor.ledger, clock, lambda: self.ending
+        )
+        self._host = HostReporter(places, self.heartbeat_monitor, lambda: self.worker_set.gpu_limits, clock)
         self.ending = False
         self.grace_s = TERM_GRACE_S  # of workers that end because a signal came
         self.in_foreground = False
         self.exit_code = 0
-        self._told_to_end = False
+        self._end_requested = False
         self._ends_redis = False
         self._rotate_at = self._bound_at = 0.0
         self._clock = clock
-        steps = [self._obey, self._look_for_home, self.redis.tick, self.crew.tick, self._remote.tick, self._host.tick]
+        steps = [
+            self._obey,
+            self._look_for_home,
+            self.redis.tick,
+            self.worker_set.tick,
+            self._remote.tick,
+            self._host.tick,
+        ]
         steps += [self._rotate_logs, self._bound_job_logs, self._give_up]
         self._steps = [(step, Rounds(f"{step.__qualname__} of the supervisor", log)) for step in steps]
 
@@ -82,12 +91,12 @@ class Supervisor:
         operations = {
             "ping": self._ping,
             "status": lambda _: {},
-            "start": self.crew.start,
-            "stop": self.crew.stop,
-            "restart": self.crew.restart,
-            "scale": self.crew.scale,
+            "start": self.worker_set.start,
+            "stop": self.worker_set.stop,
+            "restart": self.worker_set.restart,
+            "scale": self.worker_set.scale,
             "shutdown": self._shutdown,
-            "check-broker": lambda order: self.crew.refusal(order["broker_url"]) or {},
+            "check-broker": lambda order: self.worker_set.refusal(order["broker_url"]) or {},
         }
         operation = operations.get(str(request.get("op")))
         if operation is None:
@@ -99,12 +108,12 @@ class Supervisor:
 
     def status(self) -> dict[str, Any]:
         """Itself and its workers, as records that JSON can carry."""
-        told = self.crew.told()
+        answer = self.worker_set.to_dict()
         return {
             "supervisor": {"pid": os.getpid(), "state": self._state},
             "redis": self.redis.status(),
-            **told,
-            "gpu_limits": self.crew.gpu_limits if told["workers"] else None,
+            **answer,
+            "gpu_limits": self.worker_set.gpu_limits if answer["workers"] else None,
         }
 
     def _ping(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -121,14 +130,14 @@ class Supervisor:
         """Stop the workers, with `redis` the home's own Redis after them, and end."""
         self.ending = True
         self._ends_redis = self._ends_redis or bool(request.get("redis"))
-        return self.crew.stop({"grace_s": request.get("grace_s")})
+        return self.worker_set.stop({"grace_s": request.get("grace_s")})
 
     def run_in_foreground(self, order: dict[str, Any], grace_s: float) -> None:
-        """Start these workers; they write where this process does, and Redis ends with it. Problem if it cannot."""
+        """Start these workers; they write where this process does, and Redis ends with it. UserError if it cannot."""
         self.in_foreground, self.grace_s = True, grace_s
         self.redis.wanted = bool(order.pop("own_redis"))
         self.redis.tick()
-        reply = self.crew.start(
+        reply = self.worker_set.start(
             {**order, "environment": dict(os.environ), "broker_url": os.environ["CELERY_BROKER_URL"]}
         )
         assert "error" not in reply, reply
@@ -142,7 +151,7 @@ class Supervisor:
                 step()
 
     def _obey(self) -> None:
-        if self._told_to_end and not self.ending:
+        if self._end_requested and not self.ending:
             self._shutdown({"grace_s": self.grace_s, "redis": self.in_foreground})
 
     def _look_for_home(self) -> None:
@@ -161,16 +170,16 @@ class Supervisor:
             log.warning("%s was removed: ending, with all that runs for it", self.places.home)
             self._shutdown({"grace_s": 0, "redis": True})
         if homeless_s > HOMELESS_S + HOMELESS_GRACE_S:
-            self.crew.kill()
+            self.worker_set.kill()
 
     def _give_up(self) -> None:
-        if self.in_foreground and self.crew.is_lost:
+        if self.in_foreground and self.worker_set.is_lost:
             self.exit_code = WORKERS_GIVEN_UP
             self._shutdown({"grace_s": 0, "redis": True})
 
     def end(self) -> None:
         """A signal came: stop the workers in good order and end. In the background Redis stays."""
-        self._told_to_end = True
+        self._end_requested = True
 
     def _rotate_logs(self) -> None:
         if self._clock() >= self._rotate_at:
@@ -186,19 +195,19 @@ class Supervisor:
     @property
     def patience_s(self) -> float:
         """How long it may sleep until the next tick."""
-        most = LISTEN_FOR_ANSWERS_EVERY_S if self.crew.is_expecting else TICK_S
-        return min(most, max(0.0, self.crew.due_at - self._clock()))
+        most = LISTEN_FOR_ANSWERS_EVERY_S if self.worker_set.is_expecting else TICK_S
+        return min(most, max(0.0, self.worker_set.due_at - self._clock()))
 
     @property
     def ended(self) -> bool:
         """Whether it was told to end and its workers have."""
-        return self.ending and self.crew.is_gone
+        return self.ending and self.worker_set.is_gone
 
     def last_will(self) -> None:
         """What is left to do when all workers have ended."""
         self._remote.end()
         self._host.leave()
-        self.hearing.close()
+        self.heartbeat_monitor.close()
         server = self.redis.let_go()
         if self._ends_redis:
             redis_server.stop(self.places, server=server)

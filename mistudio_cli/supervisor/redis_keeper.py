@@ -13,7 +13,7 @@ from mistudio_cli.redis import redis_aof, redis_folder, redis_server
 from mistudio_cli.redis.redis_watch import RedisWatch
 from mistudio_cli.supervisor.child import Clock, describe_exit
 from mistudio_cli.supervisor.states import SOUND_AGE_S, pause_s
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.paths import Places
 from tasks.redis_client.redis_connection import Refused, Unreachable
 from tasks.system import process_identity
@@ -129,7 +129,7 @@ class RedisKeeper:
             if damage is None or not damage.good:  # with nothing to be read at all, it must not begin empty
                 return
             copy = redis_aof.set_aside(self._places, damage)
-        except (Problem, OSError, ValueError, subprocess.SubprocessError) as error:
+        except (UserError, OSError, ValueError, subprocess.SubprocessError) as error:
             log.warning("the file of Redis could not be repaired: %s", error)
             return
         log.warning("%s: set aside as %s, Redis starts with what comes before", damage.sentence, copy)
@@ -146,7 +146,7 @@ class RedisKeeper:
             if self._started is not None:
                 self._server = psutil.Process(self._started.pid)
                 log.info("started Redis, pid %d", self._started.pid)
-        except (Problem, OSError, psutil.Error) as error:
+        except (UserError, OSError, psutil.Error) as error:
             log.warning("Redis could not be started: %s", error)
             self.trouble = f"Redis could not be started: {error}"
             self._deaths += 1

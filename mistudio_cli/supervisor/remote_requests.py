@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from mistudio_cli.supervisor.child import Child, Clock
 from tasks.fleet import worker_requests
-from tasks.fleet.worker_requests import ACCEPTED, DONE, Request
+from tasks.fleet.worker_requests import ACCEPTED, DONE, WorkerRequest
 from tasks.ledger.client import Ledger
 from tasks.redis_client.redis_connection import Refused, Unreachable
 
 if TYPE_CHECKING:
     from mistudio_cli.supervisor.rolling_restart import Restart
-    from mistudio_cli.supervisor.workers import Crew
+    from mistudio_cli.supervisor.workers import WorkerSet
 
 log = logging.getLogger("mistudio.supervisor")
 
@@ -36,11 +36,11 @@ class RemoteRequests:
     """
 
     def __init__(
-        self, crew: Crew, ledger: Callable[[], Ledger | None], clock: Clock, is_ending: Callable[[], bool]
+        self, worker_set: WorkerSet, ledger: Callable[[], Ledger | None], clock: Clock, is_ending: Callable[[], bool]
     ) -> None:
-        self._crew, self._ledger, self._clock, self._is_ending = crew, ledger, clock, is_ending
+        self._worker_set, self._ledger, self._clock, self._is_ending = worker_set, ledger, clock, is_ending
         self._look_at = -math.inf
-        self._under_way: list[tuple[Request, Outcome]] = []
+        self._under_way: list[tuple[WorkerRequest, Outcome]] = []
 
     def tick(self) -> None:
         """Once a second: begin what is requested, and answer all that is under way."""
@@ -49,7 +49,7 @@ class RemoteRequests:
             return
         self._look_at = self._clock() + LOOK_EVERY_S
         try:
-            for request in worker_requests.take(ledger, self._crew.full_names()):
+            for request in worker_requests.take(ledger, self._worker_set.full_names()):
                 self._under_way.append((request, self._begin(request)))
             self._answer(ledger)
         except (Unreachable, Refused):  # what is not answered yet stays under way
@@ -74,7 +74,7 @@ class RemoteRequests:
             if answer != ACCEPTED:
                 self._under_way.remove(entry)
 
-    def _begin(self, request: Request) -> Outcome:
+    def _begin(self, request: WorkerRequest) -> Outcome:
         """Do what is requested; what to answer from now on."""
         if request.operation not in ("stop", "restart"):
             return _constant(f"there is no operation {request.operation!r}")
@@ -83,17 +83,17 @@ class RemoteRequests:
         log.info("requested from elsewhere: %s %s %s", request.operation, request.worker, request.arguments)
         name = request.worker.partition("@")[0]
         order: dict[str, Any] = {**request.arguments, "names": [name]}
-        children = self._crew.named(name)
+        children = self._worker_set.named(name)
         try:
             is_stop = request.operation == "stop"
-            reply = self._crew.stop(order) if is_stop else self._crew.restart_as_it_is(order)
+            reply = self._worker_set.stop(order) if is_stop else self._worker_set.restart_as_it_is(order)
         except (ValueError, KeyError, TypeError) as error:
             return _constant(f"the request cannot be answered: {error!r}")
         if "error" in reply:
             return _constant(str(reply["error"]))
         if is_stop:
             return lambda: _of_stop(children)
-        restart = self._crew.pending_restart(name)
+        restart = self._worker_set.pending_restart(name)
         assert restart is not None
         return lambda: _of_restart(restart)
 

@@ -15,18 +15,18 @@ from mistudio_cli.supervisor.child import Child
 from mistudio_cli.supervisor.states import Status
 
 
-class Seats(Protocol):
+class RestartedWorkers(Protocol):
     """What it needs of the crew."""
 
     children: dict[str, Child]
 
-    def expect(self, spec: WorkerSpec) -> Child:
+    def create_child(self, spec: WorkerSpec) -> Child:
         """A child for that seat, not yet started."""
 
-    def retire(self, name: str) -> None:
+    def drain(self, name: str) -> None:
         """Let the worker of that seat finish its jobs and go."""
 
-    def dismiss(self, child: Child) -> None:
+    def discard(self, child: Child) -> None:
         """End a child that has no seat."""
 
     def is_ready(self, child: Child) -> bool:
@@ -42,14 +42,14 @@ class Restart:
     failure: dict[str, str] | None = None  # name of the worker whose restart failed, and why
 
 
-class Handover:
+class RollingRestart:
     """The restarts that are still to be made, and why the last one of a worker failed."""
 
-    def __init__(self, seats: Seats) -> None:
-        self.heir: Child | None = None
+    def __init__(self, worker_locks: RestartedWorkers) -> None:
+        self.replacement: Child | None = None
         self._pending: list[Restart] = []
         self._failures: dict[str, dict[str, str]] = {}
-        self._seats = seats
+        self._worker_rows = worker_locks
 
     def begin(self, specs: Sequence[WorkerSpec]) -> None:
         """Restart these seats, in this order, after those that are pending; a pending one keeps its turn."""
@@ -69,42 +69,42 @@ class Handover:
         """The restart of that worker which is still to be made."""
         return next((restart for restart in self._pending if restart.spec.name == name), None)
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Seats that are still to be restarted, and by name why others were not, as records that JSON can carry."""
         return {"pending": [restart.spec.name for restart in self._pending], "failures": dict(self._failures)}
 
     def tick(self) -> None:
         """Take the step that is due."""
         restart = self._pending[0] if self._pending else None
-        if self.heir is not None and (restart is None or restart.spec != self.heir.spec):
-            self._drop_heir()
-        elif restart is not None and self.heir is None:
-            self.heir = self._seats.expect(restart.spec)
-            self.heir.start()
-        elif restart is not None and self.heir is not None:
-            self._follow(restart, self.heir)
+        if self.replacement is not None and (restart is None or restart.spec != self.replacement.spec):
+            self._drop_replacement()
+        elif restart is not None and self.replacement is None:
+            self.replacement = self._worker_rows.create_child(restart.spec)
+            self.replacement.start()
+        elif restart is not None and self.replacement is not None:
+            self._follow(restart, self.replacement)
 
-    def _follow(self, restart: Restart, heir: Child) -> None:
-        name = heir.spec.name
-        sits = self._seats.children.get(name) is heir
-        if heir.status is Status.RUNNING:
+    def _follow(self, restart: Restart, replacement: Child) -> None:
+        name = replacement.spec.name
+        sits = self._worker_rows.children.get(name) is replacement
+        if replacement.status is Status.RUNNING:
             self._end(restart, None)
-            self.heir = None
-        elif heir.status is not Status.STARTING:
+            self.replacement = None
+        elif replacement.status is not Status.STARTING:
             then = "it is tried again" if sits else "the old one continues"
-            self._fail(name, f"{heir.last_exit or 'it was stopped'}; {then}")
-        elif heir.refusal:
-            self._fail(name, f"it does not consume: {heir.refusal}; it waits until it may")
-        elif not sits and self._seats.is_ready(heir):
-            if name in self._seats.children:
-                self._seats.retire(name)
-            self._seats.children[name] = heir
+            self._fail(name, f"{replacement.last_exit or 'it was stopped'}; {then}")
+        elif replacement.refusal:
+            self._fail(name, f"it does not consume: {replacement.refusal}; it waits until it may")
+        elif not sits and self._worker_rows.is_ready(replacement):
+            if name in self._worker_rows.children:
+                self._worker_rows.drain(name)
+            self._worker_rows.children[name] = replacement
 
     def _fail(self, name: str, why: str) -> None:
         """No other worker is to follow one that does not start: all pending restarts end with its failure."""
         for restart in list(self._pending):
             self._end(restart, {"name": name, "why": why})
-        self._drop_heir()
+        self._drop_replacement()
 
     def _end(self, restart: Restart, failure: dict[str, str] | None) -> None:
         self._pending.remove(restart)
@@ -112,8 +112,8 @@ class Handover:
         if failure is not None:
             self._failures[restart.spec.name] = failure
 
-    def _drop_heir(self) -> None:
-        assert self.heir is not None
-        if self._seats.children.get(self.heir.spec.name) is not self.heir:
-            self._seats.dismiss(self.heir)
-        self.heir = None
+    def _drop_replacement(self) -> None:
+        assert self.replacement is not None
+        if self._worker_rows.children.get(self.replacement.spec.name) is not self.replacement:
+            self._worker_rows.discard(self.replacement)
+        self.replacement = None

@@ -27,7 +27,7 @@ class WorkerProcess:
         code = self._process.poll()
         return None if code is None else describe_exit(code)
 
-    def tell(self, signum: signal.Signals) -> None:
+    def send_signal(self, signum: signal.Signals) -> None:
         """Signal the main process alone: its pool would take TERM or QUIT for an order to die at once.
 
         One that was stopped goes on: it could not hear otherwise.
@@ -54,7 +54,7 @@ class AdoptedWorker:
         """That it ended; nobody is told how. None while it lives."""
         return None if process_identity.is_alive(self._process) else "ended; an earlier supervisor started it"
 
-    def tell(self, signum: signal.Signals) -> None:
+    def send_signal(self, signum: signal.Signals) -> None:
         """Signal the main process alone. One that was stopped goes on: it could not hear otherwise."""
         with suppress(psutil.NoSuchProcess):
             self._process.send_signal(signum)
@@ -81,12 +81,12 @@ def spawn(argv: list[str], environment: Mapping[str, str], folder: Path, log_pat
 
     Without a log they go where this process's own go. Raises OSError when it cannot be started.
     """
-    told = {name: value for name, value in environment.items() if name != VARIABLE}
+    variables = {name: value for name, value in environment.items() if name != VARIABLE}
     if log_path is not None:
-        told[VARIABLE] = str(log_path)
+        variables[VARIABLE] = str(log_path)
     with log_path.open("ab") if log_path is not None else nullcontext() as log:
         return WorkerProcess(
             subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, env=told, process_group=0
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, env=variables, process_group=0
             )
         )

@@ -18,34 +18,34 @@ from typing import Any
 from mistudio_cli.profile.rules import WorkerSpec, scaled
 from mistudio_cli.supervisor import worker_events
 from mistudio_cli.supervisor.child import Child, Clock, Process
-from mistudio_cli.supervisor.heartbeats import Hearing
-from mistudio_cli.supervisor.rolling_restart import Handover, Restart
+from mistudio_cli.supervisor.heartbeats import HeartbeatMonitor
+from mistudio_cli.supervisor.rolling_restart import Restart, RollingRestart
 from mistudio_cli.supervisor.states import IDLE, Status
 from mistudio_cli.supervisor.worker_process import AdoptedWorker
 from tasks.accelerators.visible_devices import limits_in
 from tasks.paths import Places
 from tasks.system import process_identity
 from tasks.worker import slot_locks
-from tasks.worker.slot_locks import Posture
+from tasks.worker.slot_locks import WorkerPhase
 
 log = logging.getLogger("mistudio.supervisor")
 
-LOOK_AT_SEATS_EVERY_S = 5.0
+CHECK_LOCKS_EVERY_S = 5.0
 
 Spawn = Callable[[WorkerSpec, dict[str, str]], Process]
 
 
-class Crew:
+class WorkerSet:
     """The workers of one home, reconciled at every tick. `hearing` has their heartbeats."""
 
-    def __init__(self, places: Places, clock: Clock, spawn: Spawn, hearing: Hearing) -> None:
+    def __init__(self, places: Places, clock: Clock, spawn: Spawn, heartbeat_monitor: HeartbeatMonitor) -> None:
         self.profile: str | None = None
         self.children: dict[str, Child] = {}
-        self.leavers: list[Child] = []
-        self._handover = Handover(self)
+        self.draining: list[Child] = []
+        self._rolling_restart = RollingRestart(self)
         self._of_profile: set[WorkerSpec] = set()
-        self._look_at_seats_at = -math.inf
-        self._places, self._clock, self._spawn, self._hearing = places, clock, spawn, hearing
+        self._check_locks_at = -math.inf
+        self._places, self._clock, self._spawn, self._heartbeat_monitor = places, clock, spawn, heartbeat_monitor
         self._environment: dict[str, str] = {}
         self._noted: dict[Child, Status] = {}
 
@@ -53,7 +53,7 @@ class Crew:
 
     def start(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run the workers of a profile, or, without one, some more."""
-        specs = [WorkerSpec.from_told(told) for told in request["specs"]]
+        specs = [WorkerSpec.from_dict(values) for values in request["specs"]]
         alive = {name: child for name, child in self._alive().items() if child.status is not Status.STOPPING}
         if refusal := self.refusal(request["broker_url"]):
             return refusal
@@ -64,12 +64,12 @@ class Crew:
         self._take_order(request)
         if not alive:
             for name in list(self.children):
-                self.retire(name)
+                self.drain(name)
             self.profile = None
         if profile is not None:
             self.profile, self._of_profile = profile, set(specs)
         self._bring_up(specs)
-        return self.told()
+        return self.to_dict()
 
     def stop(self, request: dict[str, Any]) -> dict[str, Any]:
         """End these workers, or all. `grace_s` None lets their jobs finish however long they take."""
@@ -79,12 +79,12 @@ class Crew:
         if unknown := sorted(names - known):
             return {"error": "unknown worker", "workers": unknown}
         grace_s = request.get("grace_s")
-        self._handover.forget(names)
+        self._rolling_restart.forget(names)
         for child in self._everyone():
             if child.spec.name in names:
                 child.stop(math.inf if grace_s is None else float(grace_s))
         self._note_changes()
-        return self.told()
+        return self.to_dict()
 
     def restart(self, request: dict[str, Any]) -> dict[str, Any]:
         """Replace these workers, or all that live, one after the other; `slots` changes how many jobs they run."""
@@ -94,8 +94,8 @@ class Crew:
             return {"error": "unknown worker", "workers": unknown}
         self._environment = dict(request["environment"])
         slots = {"slots": request["slots"]} if request.get("slots") else {}
-        self._handover.begin([dataclasses.replace(self.children[name].spec, **slots) for name in names])
-        return self.told()
+        self._rolling_restart.begin([dataclasses.replace(self.children[name].spec, **slots) for name in names])
+        return self.to_dict()
 
     def restart_as_it_is(self, request: dict[str, Any]) -> dict[str, Any]:
         """Restart with the environment that the workers have: whoever asks from another host has another one."""
@@ -106,29 +106,29 @@ class Crew:
         if refusal := self.refusal(request["broker_url"]):
             return refusal
         running = [child.spec for child in self._alive().values()]
-        busy = self._hearing.busy()
+        busy = self._heartbeat_monitor.busy()
         every = [scaled(queue, count, running, busy) for queue, count in request["counts"].items()]
         self._take_order(request)
         for wanted in every:
             self._bring_up(wanted.more)
             for name in wanted.fewer:
-                self.retire(name)
-        return self.told()
+                self.drain(name)
+        return self.to_dict()
 
     def refusal(self, broker_url: str) -> dict[str, Any] | None:
         """The error for a start of workers on this Redis while others run on another one."""
         alive = self._alive()
-        if alive and not self._hearing.is_at(broker_url):
+        if alive and not self._heartbeat_monitor.is_at(broker_url):
             return {"error": "another broker", "workers": sorted(alive)}
         return None
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Profile, workers and the restart under way, as records that JSON can carry."""
         self._adopt()
         return {
             "profile": self.profile,
-            "workers": [_told(child) for child in (*self.children.values(), *self.leavers)],
-            "restart": self._handover.told(),
+            "workers": [_told(child) for child in (*self.children.values(), *self.draining)],
+            "restart": self._rolling_restart.to_dict(),
         }
 
     def kill(self) -> None:
@@ -144,10 +144,10 @@ class Crew:
         for child in self._everyone():
             child.tick()
         self._note_changes()
-        self.leavers = [child for child in self.leavers if child.process is not None]
-        self._fill_empty_seats()
-        self._handover.tick()
-        self._hearing.listen(list(self.children.values()))
+        self.draining = [child for child in self.draining if child.process is not None]
+        self._replace_draining()
+        self._rolling_restart.tick()
+        self._heartbeat_monitor.listen(list(self.children.values()))
         self._note_changes()
 
     @property
@@ -170,7 +170,7 @@ class Crew:
 
     def pending_restart(self, name: str) -> Restart | None:
         """The restart of that worker which is under way."""
-        return self._handover.pending(name)
+        return self._rolling_restart.pending(name)
 
     @property
     def is_expecting(self) -> bool:
@@ -189,66 +189,70 @@ class Crew:
 
     # -- what a handover does -------------------------------------------------------------------------------------
 
-    def expect(self, spec: WorkerSpec) -> Child:
+    def create_child(self, spec: WorkerSpec) -> Child:
         """A child for that seat, not yet started."""
         return Child(spec, self._live, self._clock)
 
-    def retire(self, name: str) -> None:
+    def drain(self, name: str) -> None:
         """Let the worker of that seat finish its jobs and go."""
         child = self.children.pop(name)
         child.stop(math.inf)
-        self.dismiss(child)
+        self.discard(child)
 
-    def dismiss(self, child: Child) -> None:
+    def discard(self, child: Child) -> None:
         """End a child that has no seat."""
         if child.status is not Status.STOPPING:
             child.stop(0.0)
         if child.process is not None:
-            self.leavers.append(child)
+            self.draining.append(child)
 
     def is_ready(self, child: Child) -> bool:
         """Whether it waits at its seat, or sits there."""
-        return any(other.pid == child.pid for other in slot_locks.occupants(self._places))
+        return any(other.pid == child.pid for other in slot_locks.living_workers(self._places))
 
     # -- how it does it -------------------------------------------------------------------------------------------
 
-    def _fill_empty_seats(self) -> None:
+    def _replace_draining(self) -> None:
         """A worker that somebody else told to end gives up its seat while its last jobs run: start another one."""
-        if self._clock() < self._look_at_seats_at:
+        if self._clock() < self._check_locks_at:
             return
-        self._look_at_seats_at = self._clock() + LOOK_AT_SEATS_EVERY_S
-        leaving = {other.pid for other in slot_locks.occupants(self._places) if other.posture is Posture.LEAVING}
+        self._check_locks_at = self._clock() + CHECK_LOCKS_EVERY_S
+        leaving = {
+            other.pid for other in slot_locks.living_workers(self._places) if other.phase is WorkerPhase.DRAINING
+        }
         for name, child in list(self.children.items()):
             if child.status is Status.RUNNING and child.pid in leaving:
-                self.retire(name)
+                self.drain(name)
                 self._bring_up([child.spec])
 
     def _bring_up(self, specs: Sequence[WorkerSpec]) -> None:
         for spec in specs:
             child = self.children.get(spec.name)
             if child is not None and child.status in {*IDLE, Status.STOPPING}:  # another may take its seat
-                self.retire(spec.name)
+                self.drain(spec.name)
             if spec.name not in self.children:
-                self.children[spec.name] = self.expect(spec)
+                self.children[spec.name] = self.create_child(spec)
             self.children[spec.name].start()
         self._note_changes()
 
     def _adopt(self) -> None:
         """Know the workers that a supervisor before this one left behind: they finish their jobs and end."""
         known = {child.pid for child in self._everyone()}
-        for other in slot_locks.occupants(self._places):
+        for other in slot_locks.living_workers(self._places):
             if other.supervisor in (None, os.getpid()) or other.pid in known:
                 continue
-            process = process_identity.recognise({"pid": other.pid, "birth": other.birth})
+            process = process_identity.find_process({"pid": other.pid, "birth": other.birth})
             if process is not None:
                 spec = WorkerSpec(other.name, other.queues, other.slots)
                 worker = AdoptedWorker(process)
-                worker.tell(signal.SIGTERM)  # it drains already, unless it was stopped before it saw that it should
-                self.leavers.append(Child.adopted(spec, worker, self._clock, process.create_time()))
+                worker.send_signal(
+                    signal.SIGTERM
+                )  # it drains already, unless it was stopped before it saw that it should
+                self.draining.append(Child.adopted(spec, worker, self._clock, process.create_time()))
 
     def _take_order(self, request: dict[str, Any]) -> None:
         self._environment = dict(request["environment"])  # of each worker's next life
-        self._hearing.listen_at(request["broker_url"])
+        self._heartbeat_monitor.connect_to(request["broker_url"])
 
     def _live(self, spec: WorkerSpec) -> Process:
         return self._spawn(spec, {**self._environment, "MISTUDIO_SUPERVISOR": str(os.getpid())})
@@ -257,9 +261,13 @@ class Crew:
         return {name: child for name, child in self.children.items() if child.status not in IDLE}
 
     def _everyone(self) -> Iterator[Child]:
-        heir = self._handover.heir
-        is_apart = heir is not None and self.children.get(heir.spec.name) is not heir
-        yield from [*self.children.values(), *self.leavers, *([heir] if heir is not None and is_apart else [])]
+        replacement = self._rolling_restart.replacement
+        is_separate = replacement is not None and self.children.get(replacement.spec.name) is not replacement
+        yield from [
+            *self.children.values(),
+            *self.draining,
+            *([replacement] if replacement is not None and is_separate else []),
+        ]
 
     def _note_changes(self) -> None:
         noted, self._noted = self._noted, {child: child.status for child in self._everyone()}

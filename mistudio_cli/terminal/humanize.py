@@ -26,15 +26,15 @@ def note(record: Job) -> str:
 
 def progress(record: Job) -> str:
     """How far a running job is."""
-    told = record.progress
-    if told is None:
+    state = record.progress
+    if state is None:
         return "starting"
-    rate = f", {told.rate:.3g}/s" if told.rate else ""
+    rate = f", {state.rate:.3g}/s" if state.rate else ""
     left = "" if record.left_s is None else f", {duration(record.left_s)} left"
-    if not told.total:
-        count = f" {told.done} {told.unit}" if told.done else ""
-        return f"{told.phase}{count}{rate}"
-    return f"{percent(record):.0f} % {told.phase} ({told.done}/{told.total} {told.unit}{rate}{left})"
+    if not state.total:
+        count = f" {state.done} {state.unit}" if state.done else ""
+        return f"{state.phase}{count}{rate}"
+    return f"{percent(record):.0f} % {state.phase} ({state.done}/{state.total} {state.unit}{rate}{left})"
 
 
 def percent(record: Job) -> float | None:
@@ -102,5 +102,5 @@ def measures(record: Job) -> str:
     """The metrics of a running job that matter most."""
     if record.state is not State.RUNNING or not record.metrics:
         return ""
-    told = [f"{name} {'?' if value is None else f'{value:.3g}'}" for name, value in record.metrics.items()]
-    return " ".join(told[:_MEASURES_SHOWN])
+    parts = [f"{name} {'?' if value is None else f'{value:.3g}'}" for name, value in record.metrics.items()]
+    return " ".join(parts[:_MEASURES_SHOWN])

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 from mistudio_cli.terminal.layout import cut, fitting, lay_out
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.parsing.safe_text import visible, visible_json, visible_lines
 
 #: The exit code when nobody reads what was written; in the table of `errors` too.
@@ -55,7 +55,7 @@ def ask(question: str, unasked: str) -> None:
     import typer
 
     if not sys.stdin.isatty():
-        raise Problem("Cannot ask for confirmation: stdin is not a terminal.", f"To confirm: {unasked}")
+        raise UserError("Cannot ask for confirmation: stdin is not a terminal.", f"To confirm: {unasked}")
     if not typer.confirm(question, err=True):
         raise typer.Exit(0)
 

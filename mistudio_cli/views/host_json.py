@@ -27,35 +27,35 @@ def host_in_full(fleet: Fleet, row: HostRow) -> dict[str, Any]:
 
 def host(row: HostRow, now: float) -> dict[str, Any]:
     """One host."""
-    beat = row.newest
+    heartbeat = row.newest
     return {
         "name": row.name,
         "state": row.state,
         "seen_age_s": None if row.seen_age_s is None else round(row.seen_age_s, 1),
         "workers": row.workers,
         "busy": row.busy,
-        "cores": beat and beat.cores,
-        "load_1m": None if beat is None or beat.load_1m is None else round(beat.load_1m, 2),
-        "memory_bytes": beat and beat.memory_bytes,
-        "gpus": None if beat is None or beat.gpus is None else [_gpu(gpu) for gpu in beat.gpus],
-        "gpus_error": beat and beat.gpus_error,
-        "store": beat and beat.store,
-        "store_free_bytes": beat and beat.store_free_bytes,
-        "store_error": beat and beat.store_error,
-        "clock_offset_s": None if beat is None else round(beat.clock_offset_s, 3),
-        "version": beat and beat.version,
-        "supervisors": [_supervisor(beat, now) for beat in row.supervisors],
+        "cores": heartbeat and heartbeat.cores,
+        "load_1m": None if heartbeat is None or heartbeat.load_1m is None else round(heartbeat.load_1m, 2),
+        "memory_bytes": heartbeat and heartbeat.memory_bytes,
+        "gpus": None if heartbeat is None or heartbeat.gpus is None else [_gpu(gpu) for gpu in heartbeat.gpus],
+        "gpus_error": heartbeat and heartbeat.gpus_error,
+        "store": heartbeat and heartbeat.store,
+        "store_free_bytes": heartbeat and heartbeat.store_free_bytes,
+        "store_error": heartbeat and heartbeat.store_error,
+        "clock_offset_s": None if heartbeat is None else round(heartbeat.clock_offset_s, 3),
+        "version": heartbeat and heartbeat.version,
+        "supervisors": [_supervisor(heartbeat, now) for heartbeat in row.supervisors],
     }
 
 
-def _supervisor(beat: HostHeartbeat, now: float) -> dict[str, Any]:
+def _supervisor(heartbeat: HostHeartbeat, now: float) -> dict[str, Any]:
     return {
-        "pid": beat.pid,
-        "state": state_of(beat, now),
-        "home": beat.home,
-        "version": beat.version,
-        "started_at": json_shapes.time(beat.started_at),
-        "seen_age_s": round(age_s(beat, now), 1),
+        "pid": heartbeat.pid,
+        "state": state_of(heartbeat, now),
+        "home": heartbeat.home,
+        "version": heartbeat.version,
+        "started_at": json_shapes.time(heartbeat.started_at),
+        "seen_age_s": round(age_s(heartbeat, now), 1),
     }
 
 

@@ -25,7 +25,7 @@ def facts(row: HostRow, now: float) -> Table:
         lines.append(["STORE", row.newest.store or UNKNOWN])
         faults = {"STORE ERROR": row.newest.store_error, "GPUS ERROR": row.newest.gpus_error}
         lines += [[what, fault] for what, fault in faults.items() if fault]
-    return ["WHAT", "VALUE"], lines + [["SUPERVISOR", _supervisor(beat, now)] for beat in row.supervisors]
+    return ["WHAT", "VALUE"], lines + [["SUPERVISOR", _supervisor(heartbeat, now)] for heartbeat in row.supervisors]
 
 
 def gpus(fleet: Fleet, row: HostRow, cards: Sequence[Gpu]) -> Table:
@@ -69,20 +69,20 @@ def _state(row: HostRow) -> str:
     return row.state
 
 
-def _measured(beat: HostHeartbeat | None) -> list[str]:
-    if beat is None:
+def _measured(heartbeat: HostHeartbeat | None) -> list[str]:
+    if heartbeat is None:
         return [UNKNOWN] * 7
     return [
-        UNKNOWN if beat.cores is None else str(beat.cores),
-        UNKNOWN if beat.load_1m is None else f"{beat.load_1m:.1f}",
-        size(beat.memory_bytes),
-        UNKNOWN if beat.gpus is None else str(len(beat.gpus)),
-        size(beat.store_free_bytes),
-        f"{beat.clock_offset_s:+.1f} s",
-        beat.version or UNKNOWN,
+        UNKNOWN if heartbeat.cores is None else str(heartbeat.cores),
+        UNKNOWN if heartbeat.load_1m is None else f"{heartbeat.load_1m:.1f}",
+        size(heartbeat.memory_bytes),
+        UNKNOWN if heartbeat.gpus is None else str(len(heartbeat.gpus)),
+        size(heartbeat.store_free_bytes),
+        f"{heartbeat.clock_offset_s:+.1f} s",
+        heartbeat.version or UNKNOWN,
     ]
 
 
-def _supervisor(beat: HostHeartbeat, now: float) -> str:
-    ages = f"up {duration(now - beat.started_at)}, last heartbeat {duration(age_s(beat, now))} ago"
-    return f"pid {beat.pid}, {state_of(beat, now)}, mistudio {beat.version or UNKNOWN}, {ages}, home {beat.home}"
+def _supervisor(heartbeat: HostHeartbeat, now: float) -> str:
+    ages = f"up {duration(now - heartbeat.started_at)}, last heartbeat {duration(age_s(heartbeat, now))} ago"
+    return f"pid {heartbeat.pid}, {state_of(heartbeat, now)}, mistudio {heartbeat.version or UNKNOWN}, {ages}, home {heartbeat.home}"

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.jobs.kind import Job, Point, State
+from tasks.jobs.kind import Job, MetricPoint, State
 
 if TYPE_CHECKING:
     from mistudio_cli.machine.host import Host
@@ -57,8 +57,8 @@ def queue(row: QueueRow) -> dict[str, Any]:
 
 def peek(read_at: float, name: str, pending: int, found: Sequence[Job]) -> dict[str, Any]:
     """`queue peek`."""
-    told = [{"place": place, **queued(record)} for place, record in enumerate(found)]
-    return {"read_at": time(read_at), "queue": name, "pending": pending, "jobs": told}
+    rows = [{"place": place, **queued(record)} for place, record in enumerate(found)]
+    return {"read_at": time(read_at), "queue": name, "pending": pending, "jobs": rows}
 
 
 def queued(record: Job) -> dict[str, Any]:
@@ -109,13 +109,13 @@ def job(record: Job) -> dict[str, Any]:
     }
 
 
-def series(points: Sequence[Point]) -> dict[str, list[float | None]] | None:
+def series(points: Sequence[MetricPoint]) -> dict[str, list[float | None]] | None:
     """What a job measured in its course: a list for each metric, and where it was, `at`; None when nothing is known."""
     if not points:
         return None
-    told: dict[str, list[float | None]] = {"at": [point.at for point in points]}
+    columns: dict[str, list[float | None]] = {"at": [point.at for point in points]}
     names = dict.fromkeys(name for point in points for name in point.values)
-    return told | {name: [point.values.get(name) for point in points] for name in names}
+    return columns | {name: [point.values.get(name) for point in points] for name in names}
 
 
 def job_in_full(
@@ -140,7 +140,7 @@ def job_in_full(
         "rate": None if record.progress is None else record.progress.rate,
         "cancel_requested": record.cancel_requested,
         "queued_at": time(record.queued_at),
-        "events": [_event(told) for told in events],
+        "events": [_event(event) for event in events],
         "from_checkpoint": record.from_checkpoint,
         "parent_jobs": [relative(parent, there) for parent, there in around.parents.items()],
         "children": [relative(child.id, child) for child in around.children],
@@ -162,13 +162,13 @@ def made_at(record: Job, store: Path) -> str | None:
     return str(store / record.artifact) if record.artifact and record.state is State.SUCCEEDED else None
 
 
-def _event(told: dict[str, Any]) -> dict[str, Any]:
+def _event(event: dict[str, Any]) -> dict[str, Any]:
     return {
-        "at": time(told["at"]),
-        "state": told["state"],
-        "reason": told["reason"],
-        "attempt": told["attempt"],
-        "worker": told["worker"] or None,
+        "at": time(event["at"]),
+        "state": event["state"],
+        "reason": event["reason"],
+        "attempt": event["attempt"],
+        "worker": event["worker"] or None,
     }
 
 
@@ -183,26 +183,26 @@ def submitted_together(records: Sequence[Job], tag: str | None, replicated: bool
     return {"tag": tag, "jobs": jobs, "replicated": replicated}
 
 
-def retried(records: Sequence[Job], goes_on_at: Mapping[str, str], replicated: bool | None) -> dict[str, Any]:
+def retried(records: Sequence[Job], resume_point: Mapping[str, str], replicated: bool | None) -> dict[str, Any]:
     """`jobs retry`: all that was submitted; `retry_of` is null for those that others need first."""
-    return {"jobs": [_retried(record, goes_on_at.get(record.id)) for record in records], "replicated": replicated}
+    return {"jobs": [_retried(record, resume_point.get(record.id)) for record in records], "replicated": replicated}
 
 
-def _retried(record: Job, goes_on_at: str | None) -> dict[str, Any]:
-    told = {"retry_of": record.retry_of, "from_checkpoint": record.from_checkpoint, "continues_from": goes_on_at}
-    return {**_receipt(record), **told}
+def _retried(record: Job, resume_point: str | None) -> dict[str, Any]:
+    fields = {"retry_of": record.retry_of, "from_checkpoint": record.from_checkpoint, "continues_from": resume_point}
+    return {**_receipt(record), **fields}
 
 
 def explained(record: Job, causes: Sequence[Cause]) -> dict[str, Any]:
     """`jobs explain`."""
-    told = [{"sentence": cause.sentence, "command": cause.command} for cause in causes]
-    return {"id": record.id, "state": str(record.state), "causes": told}
+    rows = [{"sentence": cause.sentence, "command": cause.command} for cause in causes]
+    return {"id": record.id, "state": str(record.state), "causes": rows}
 
 
 def submitted_line(number: int, record: Job, before: Sequence[Job], replicated: bool | None) -> dict[str, Any]:
     """One line of `submit many --json`: the line of its file, its job, and the ids of those submitted before it."""
-    told = {"id": record.id, "kind": record.kind, "queue": record.queue, "name": record.name}
-    return {"line": number, **told, "before": [earlier.id for earlier in before], "replicated": replicated}
+    line = {"id": record.id, "kind": record.kind, "queue": record.queue, "name": record.name}
+    return {"line": number, **line, "before": [earlier.id for earlier in before], "replicated": replicated}
 
 
 def planned(jobs: Sequence[Job], estimates: Sequence[Estimate], tag: str | None) -> dict[str, Any]:
@@ -255,9 +255,9 @@ def workers(snapshot: Snapshot) -> dict[str, Any]:
 
 def worker(row: WorkerRow) -> dict[str, Any]:
     """One worker."""
-    told = dataclasses.asdict(row)
+    fields = dataclasses.asdict(row)
     ages = {"seen_age_s": _rounded(row.seen_age_s), "loop_age_s": _rounded(row.loop_age_s)}
-    return {**told, "started_at": time(row.started_at), **ages}
+    return {**fields, "started_at": time(row.started_at), **ages}
 
 
 def device(card: Device, holders: Sequence[Holder] | None) -> dict[str, Any]:
@@ -285,17 +285,17 @@ def _lease(holder: Holder) -> dict[str, Any]:
     return {"job": holder.job, "memory_bytes": holder.memory, "expected_bytes": holder.expected}
 
 
-def host(told: Host) -> dict[str, Any]:
+def host(reading: Host) -> dict[str, Any]:
     """This machine."""
     return {
-        "name": told.name,
-        "cpus": told.cpus,
-        "cpu_percent": told.cpu_percent,
-        "load_1m": round(told.load_1m, 2),
-        "memory_total_bytes": told.memory_total,
-        "memory_available_bytes": told.memory_available,
-        "disk_total_bytes": told.disk_total,
-        "disk_free_bytes": told.disk_free,
+        "name": reading.name,
+        "cpus": reading.cpus,
+        "cpu_percent": reading.cpu_percent,
+        "load_1m": round(reading.load_1m, 2),
+        "memory_total_bytes": reading.memory_total,
+        "memory_available_bytes": reading.memory_available,
+        "disk_total_bytes": reading.disk_total,
+        "disk_free_bytes": reading.disk_free,
     }
 
 

@@ -67,9 +67,9 @@ def show(read: Callable[[], Snapshot]) -> None:
     watcher = Watcher(read)
     watcher.start()
     watcher.first.wait(_FIRST_READ_S)
-    with _signals() as heard:
+    with _signals() as received:
         try:
-            _show(watcher, heard)
+            _show(watcher, received)
         except KeyboardInterrupt:
             return
         except OSError as error:
@@ -77,18 +77,18 @@ def show(read: Callable[[], Snapshot]) -> None:
                 raise  # that one: the terminal went away with its window, and there is nothing to give back
         finally:
             watcher.stop()
-        if heard:
-            raise SystemExit(128 + heard[0])
+        if received:
+            raise SystemExit(128 + received[0])
 
 
-def _show(watcher: Watcher, heard: list[int]) -> None:
+def _show(watcher: Watcher, received: list[int]) -> None:
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
     console = Console()
     with _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
-        while not heard and not _QUIT_KEYS.intersection(pressed):
+        while not received and not _QUIT_KEYS.intersection(pressed):
             if watcher.failure:
                 raise watcher.failure
             width, height = console.size
@@ -108,8 +108,8 @@ def paint(seen: Snapshot, age_s: float, width: int, height: int, *, colour: bool
     blocks += [devices_table(seen) if seen.devices is not None and seen.devices.devices else None]
     for block in filter(None, blocks):
         lines += ["", *_lay_out(block, width, colour)]
-    if seen.devices is not None and (told := seen.devices.limit or seen.devices.reason):
-        lines += ["", f"GPU: {told}"]
+    if seen.devices is not None and (limit := seen.devices.limit or seen.devices.reason):
+        lines += ["", f"GPU: {limit}"]
     for block in _other_hosts(seen):
         lines += ["", *_lay_out(block, width, colour)]
     if seen.jobs:
@@ -168,10 +168,10 @@ def _keys() -> Iterator[bytes]:
 @contextmanager
 def _signals() -> Iterator[list[int]]:
     """Signals that want the command to end, as they come: the terminal must be given back before it does."""
-    heard: list[int] = []
-    before = {number: signal.signal(number, lambda told, frame: heard.append(told)) for number in _ENDING}
+    received: list[int] = []
+    before = {number: signal.signal(number, lambda told, frame: received.append(told)) for number in _ENDING}
     try:
-        yield heard
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

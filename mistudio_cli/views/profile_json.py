@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from mistudio_cli.profile.profile_keys import Fault
+from mistudio_cli.profile.profile_keys import ProfileFault
 from mistudio_cli.profile.resources import Shortfall, needs_of
 from mistudio_cli.profile.rules import Profile, ProfileFile, ReadProfile, WorkerSpec, workers_of
 
@@ -43,16 +43,16 @@ def profile_in_full(file: ProfileFile, profile: Profile, short: Sequence[Shortfa
 
 def validated(found: Sequence[ReadProfile]) -> dict[str, Any]:
     """`profiles validate`."""
-    told = [{**_profile_file(read.file), "faults": [_fault(fault) for fault in read.faults]} for read in found]
-    return {"ok": not any(read.faults for read in found), "profiles": told}
+    rows = [{**_profile_file(read.file), "faults": [_fault(fault) for fault in read.faults]} for read in found]
+    return {"ok": not any(read.faults for read in found), "profiles": rows}
 
 
 def _profile_file(file: ProfileFile) -> dict[str, Any]:
     return {"name": file.name, "origin": file.origin, "path": str(file.path), "shadows": file.shadows}
 
 
-def _fault(fault: Fault) -> dict[str, str]:
-    return {"what": fault.what, "mend": fault.mend}
+def _fault(fault: ProfileFault) -> dict[str, str]:
+    return {"what": fault.what, "mend": fault.hint}
 
 
 def _needs(specs: Sequence[WorkerSpec]) -> dict[str, int]:

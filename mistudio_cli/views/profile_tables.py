@@ -35,10 +35,10 @@ def profile_facts(file: ProfileFile, profile: Profile) -> Iterator[str]:
     facts = {"profile": f"{profile.name} ({file.origin}{instead})", "file": str(file.path)}
     facts |= {key.name: in_toml(value) for key in KEYS if (value := getattr(profile, key.name)) is not None}
     for own in profile.queues:
-        told = {key.name: getattr(own, key.name) for key in KEYS if key.of_queue}
-        differs = (f"{name} = {in_toml(value)}" for name, value in told.items() if value is not None)
+        values = {key.name: getattr(own, key.name) for key in KEYS if key.of_queue}
+        differs = (f"{name} = {in_toml(value)}" for name, value in values.items() if value is not None)
         facts[own.queue] = ", ".join(differs)
-    facts["needs"] = resources.told(resources.needs_of(workers_of(profile)))
+    facts["needs"] = resources.describe_needs(resources.needs_of(workers_of(profile)))
     yield from (f"{name:<{room}}{value}" for name, value in facts.items())
 
 

@@ -26,9 +26,9 @@ def listed(store: Store) -> tuple[list[dict[str, Any]], list[Malformed]]:
 
 
 def shown(store: Store, name: str) -> dict[str, Any]:
-    """`saes show --json`: all that is known of one. Problem when the store has no such SAE."""
+    """`saes show --json`: all that is known of one. UserError when the store has no such SAE."""
     manifest = store.manifest(FAMILY, name)
-    files = {file: _table(told).get("bytes") for file, told in _table(manifest.get("files")).items()}
+    files = {file: _table(entry).get("bytes") for file, entry in _table(manifest.get("files")).items()}
     return {
         **_line(store, name),
         "path": str(store.path(FAMILY, name)),
@@ -44,25 +44,25 @@ def shown(store: Store, name: str) -> dict[str, Any]:
 def table(lines: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Headers and rows of a list."""
     headers = ["NAME", "ARCH", "MODEL", "HOOK", "FEATURES", "L0", "EXPL.VAR.", "DEAD FRAC."]
-    told = [{**line, "trained_as": _kind(line), "hook": _hooks(line)} for line in lines]
-    return headers, [[_cell(line, key) for key in _COLUMNS] for line in told]
+    rows = [{**line, "trained_as": _kind(line), "hook": _hooks(line)} for line in lines]
+    return headers, [[_cell(line, key) for key in _COLUMNS] for line in rows]
 
 
-def facts(told: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def facts(details: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Headers and rows of what is known of one; its options and measures by their own names."""
-    known = {**told, "hook": _hooks(told)}
+    known = {**details, "hook": _hooks(details)}
     rows = [[key, _text(known[key])] for key in _FACTS if known[key] is not None]
-    rows += [[f"made from {key}", str(value)] for key, value in told["made_from"].items()]
-    rows += [[flag_of(key), _text(v)] for key, v in told["params"].items() if v is not None]
-    measured = {key: value for key, value in told["result"].items() if key not in _SHAPE}
-    errors = _table(told["result"].get("standard_errors"))
+    rows += [[f"made from {key}", str(value)] for key, value in details["made_from"].items()]
+    rows += [[flag_of(key), _text(v)] for key, v in details["params"].items() if v is not None]
+    measured = {key: value for key, value in details["result"].items() if key not in _SHAPE}
+    errors = _table(details["result"].get("standard_errors"))
     rows += [
         [key, _with_error(value, errors.get(key))]
         for key, value in measured.items()
         if value is not None and not isinstance(value, (dict, list))
     ]
-    rows += _densities(told["result"].get("density_histogram"))
-    return ["WHAT", "VALUE"], rows + [[file, f"{size} bytes"] for file, size in told["files"].items()]
+    rows += _densities(details["result"].get("density_histogram"))
+    return ["WHAT", "VALUE"], rows + [[file, f"{size} bytes"] for file, size in details["files"].items()]
 
 
 _COLUMNS = ("name", "trained_as", "model", "hook", "d_sae", "l0", "explained_variance", "dead_fraction")
@@ -123,12 +123,12 @@ def _hooks(line: dict[str, Any]) -> str | None:
     return read if line["hook_out"] is None else f"{read} -> {line['hook_out']}"
 
 
-def _densities(told: Any) -> list[list[str]]:
+def _densities(value: Any) -> list[list[str]]:
     """How often features fire, one bar for each half decade, between the first and the last in which there are any."""
-    told = _table(told)
+    value = _table(value)
     from mistudio_cli.views.sparklines import bars
 
-    counts, edges, never = told.get("counts"), told.get("log10_edges"), told.get("never")
+    counts, edges, never = value.get("counts"), value.get("log10_edges"), value.get("never")
     if not (_are_counts(counts) and _are_edges(edges) and len(edges) == len(counts) + 1 and _are_counts([never])):
         return []  # of a damaged file
     held = [place for place, count in enumerate(counts) if count]
@@ -172,9 +172,9 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def _time(told: Any) -> str | None:
+def _time(value: Any) -> str | None:
     try:
-        return f"{datetime.fromisoformat(told).astimezone(UTC):%Y-%m-%dT%H:%M:%S}.000Z"
+        return f"{datetime.fromisoformat(value).astimezone(UTC):%Y-%m-%dT%H:%M:%S}.000Z"
     except (TypeError, ValueError, OverflowError):
         return None
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mistudio_cli.terminal import humanize
-from tasks.jobs.kind import Point
+from tasks.jobs.kind import MetricPoint
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _CELLS = 40
 
 
-def drawn(points: Sequence[Point]) -> dict[str, str]:
+def drawn(points: Sequence[MetricPoint]) -> dict[str, str]:
     """For each metric its newest value, its course from left to right, and between what it lay."""
     if not points:
         return {}
@@ -35,20 +35,20 @@ def bars(counts: Sequence[int]) -> str:
     return "".join(_BLOCKS[-(-count * len(_BLOCKS) // most) - 1] if count else " " for count in counts)
 
 
-def _course(points: Sequence[Point], name: str) -> str:
-    told = [(point.at, value) for point in points if (value := point.values.get(name)) is not None]
-    if len(told) < 2:
+def _course(points: Sequence[MetricPoint], name: str) -> str:
+    points_seen = [(point.at, value) for point in points if (value := point.values.get(name)) is not None]
+    if len(points_seen) < 2:
         return ""
-    values = [value for _, value in told]
-    return f"{spark(_cells(told))}  {min(values):.4g} to {max(values):.4g}"
+    values = [value for _, value in points_seen]
+    return f"{spark(_cells(points_seen))}  {min(values):.4g} to {max(values):.4g}"
 
 
-def _cells(told: Sequence[tuple[int, float]]) -> list[float]:
+def _cells(points: Sequence[tuple[int, float]]) -> list[float]:
     """The values as they lie on a line of cells, averaged within each; where none lies, the one before goes on."""
-    first, last = told[0][0], told[-1][0]
-    count = min(_CELLS, len(told))
+    first, last = points[0][0], points[-1][0]
+    count = min(_CELLS, len(points))
     found: list[list[float]] = [[] for _ in range(count)]
-    for at, value in told:
+    for at, value in points:
         found[min(count - 1, (at - first) * count // (last - first))].append(value)
     cells: list[float] = []
     for values in found:

@@ -114,11 +114,11 @@ def planned(records: Sequence[Job], estimates: Sequence[Estimate]) -> Table:
             record.name,
             record.queue,
             ", ".join(numbers.get(parent, parent) for parent in record.parents) or NONE,
-            UNKNOWN if told.seconds is None else duration(told.seconds),
-            size(told.memory_bytes),
-            size(told.disk_bytes),
+            UNKNOWN if estimate.seconds is None else duration(estimate.seconds),
+            size(estimate.memory_bytes),
+            size(estimate.disk_bytes),
         ]
-        for record, told in zip(records, estimates, strict=True)
+        for record, estimate in zip(records, estimates, strict=True)
     ]
 
 
@@ -204,24 +204,24 @@ def devices(
     ]
 
 
-def _holders(told: Sequence[Holder] | None, others: Sequence[tuple[int, str, int | None]]) -> str:
-    jobs = [UNKNOWN] if told is None else [_holder(holder) for holder in told]
+def _holders(holders: Sequence[Holder] | None, others: Sequence[tuple[int, str, int | None]]) -> str:
+    jobs = [UNKNOWN] if holders is None else [_holder(holder) for holder in holders]
     return ", ".join([*jobs, *(f"pid {pid} of {user} ({size(memory)})" for pid, user, memory in others)]) or NONE
 
 
-def _holder(told: Holder) -> str:
+def _holder(holder: Holder) -> str:
     """A job and its memory; before it holds any, or where that cannot be seen, what it was expected to hold."""
-    if told.memory is not None:
-        return f"{told.job} ({size(told.memory)})"
-    return told.job if told.expected is None else f"{told.job} (about {size(told.expected)})"
+    if holder.memory is not None:
+        return f"{holder.job} ({size(holder.memory)})"
+    return holder.job if holder.expected is None else f"{holder.job} (about {size(holder.expected)})"
 
 
-def host(told: Host) -> str:
+def host(reading: Host) -> str:
     """This machine in one line."""
     return (
-        f"{told.name}: {told.cpu_percent:.0f} % of {told.cpus} cores, load {told.load_1m:.1f}, "
-        f"memory {size(told.memory_available)} free of {size(told.memory_total)}, "
-        f"disk {size(told.disk_free)} free of {size(told.disk_total)}"
+        f"{reading.name}: {reading.cpu_percent:.0f} % of {reading.cpus} cores, load {reading.load_1m:.1f}, "
+        f"memory {size(reading.memory_available)} free of {size(reading.memory_total)}, "
+        f"disk {size(reading.disk_free)} free of {size(reading.disk_total)}"
     )
 
 

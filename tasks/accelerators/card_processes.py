@@ -36,22 +36,22 @@ def user_of(pid: int) -> str | None:
 
 def describe_memory(card: Device) -> str:
     """How many GB of a card are free and which processes hold how much, those with most first; "" where not known."""
-    told = []
+    parts = []
     if card.memory_total is not None and card.memory_used is not None:
         free = max(0, card.memory_total - card.memory_used)
-        told.append(f"{free / _GB:.1f} of {card.memory_total / _GB:.1f} GB were free")
+        parts.append(f"{free / _GB:.1f} of {card.memory_total / _GB:.1f} GB were free")
     if card.processes:
-        told.append(_describe_processes(card.processes))
-    return ", and ".join(told)
+        parts.append(_describe_processes(card.processes))
+    return ", and ".join(parts)
 
 
 def _describe_processes(processes: Sequence[GpuProcess]) -> str:
     largest = sorted(processes, key=lambda process: -(process.memory or 0))
     named, others = largest[:_SHOWN], largest[_SHOWN:]
-    told = [f"{_describe_holder(process.pid)} held {_gigabytes(process.memory)}" for process in named]
+    described = [f"{_describe_holder(process.pid)} held {_gigabytes(process.memory)}" for process in named]
     if others:
-        told.append(f"{len(others)} more held {_gigabytes(sum(process.memory or 0 for process in others))}")
-    return ", ".join(told)
+        described.append(f"{len(others)} more held {_gigabytes(sum(process.memory or 0 for process in others))}")
+    return ", ".join(described)
 
 
 def _describe_holder(pid: int) -> str:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from tasks.accelerators import nvml_process
 from tasks.accelerators.devices import UNREADABLE, Device
-from tasks.errors import Problem
+from tasks.errors import UserError
 
 #: How often the driver is asked beside a job's work, and how long it may take to answer: a process is started for it.
 LOOK_EVERY_S = 15.0
@@ -47,7 +47,7 @@ class CardWatch:
 
 @contextmanager
 def card_errors_translated() -> Iterator[None]:
-    """Inside, Problem in place of an error of CUDA's where the card of this process is lost or broken."""
+    """Inside, UserError in place of an error of CUDA's where the card of this process is lost or broken."""
     try:
         yield
     except RuntimeError as error:
@@ -55,9 +55,9 @@ def card_errors_translated() -> Iterator[None]:
         if not any(words in text for words in _ERRORS):
             raise
         if (card := lost_card(os.environ.get(_VISIBLE, ""))) is not None:
-            raise Problem(f"{describe_loss(card)[0]}.", describe_loss(card)[1]) from error
+            raise UserError(f"{describe_loss(card)[0]}.", describe_loss(card)[1]) from error
         if words := next((words for words in _OF_THE_CARD if words in text), None):
-            raise Problem(f"A GPU of {socket.gethostname()} failed: {words}.", _FIX) from error
+            raise UserError(f"A GPU of {socket.gethostname()} failed: {words}.", _FIX) from error
         raise
 
 

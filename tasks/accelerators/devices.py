@@ -124,8 +124,8 @@ def _machine_name(proc: Path) -> str | None:
 def _machine_memory(proc: Path) -> tuple[int | None, int | None]:
     """Total and used memory in bytes."""
     pairs = (line.split(":", 1) for line in (_read(proc / "meminfo") or "").splitlines() if ":" in line)
-    told = {name: int(rest.split()[0]) * 1024 for name, rest in pairs if rest.split()}
-    total, available = told.get("MemTotal"), told.get("MemAvailable")
+    bytes_by_name = {name: int(rest.split()[0]) * 1024 for name, rest in pairs if rest.split()}
+    total, available = bytes_by_name.get("MemTotal"), bytes_by_name.get("MemAvailable")
     return total, total - available if total is not None and available is not None else None
 
 

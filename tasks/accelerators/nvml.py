@@ -178,7 +178,9 @@ def _processes(compute: list[Any] | None, graphics: list[Any] | None) -> tuple[G
     """Processes of both sorts, each pid once; None when neither list could be read."""
     if compute is None and graphics is None:
         return None
-    by_pid = {told.pid: GpuProcess(told.pid, told.usedGpuMemory) for told in [*(graphics or []), *(compute or [])]}
+    by_pid = {
+        process.pid: GpuProcess(process.pid, process.usedGpuMemory) for process in [*(graphics or []), *(compute or [])]
+    }
     return tuple(by_pid[pid] for pid in sorted(by_pid))
 
 

@@ -44,7 +44,7 @@ class _Reader:
 
     def _forget(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._asked, self._heard, self._owner = False, b"", os.getpid()
+        self._is_asked, self._received, self._owner = False, b"", os.getpid()
 
     def read(self, patience_s: float, instances: Sequence[str] = ()) -> Devices:
         with self._mutex:
@@ -69,19 +69,19 @@ class _Reader:
         process = self._process = self._process or _start()
         assert process.stdin is not None
         assert process.stdout is not None
-        if not self._asked:
+        if not self._is_asked:
             process.stdin.write(question.encode() + b"\n")
             process.stdin.flush()
-            self._asked = True
-        while b"\n" not in self._heard:
+            self._is_asked = True
+        while b"\n" not in self._received:
             if not _is_readable(process.stdout.fileno(), deadline - time.monotonic()):
                 return None
             chunk = os.read(process.stdout.fileno(), _CHUNK)
             if not chunk:
                 return b""
-            self._heard += chunk
-        line, _, self._heard = self._heard.partition(b"\n")
-        self._asked = False
+            self._received += chunk
+        line, _, self._received = self._received.partition(b"\n")
+        self._is_asked = False
         return line
 
     def _broken(self, why: str) -> Devices:
@@ -131,10 +131,10 @@ def _is_readable(number: int, seconds: float) -> bool:
     return bool(look.poll(max(0.0, seconds) * 1000))
 
 
-def _devices(told: dict[str, Any]) -> Devices:
-    return Devices(tuple(_device(device) for device in told["devices"]), told["reason"])
+def _devices(reply: dict[str, Any]) -> Devices:
+    return Devices(tuple(_device(device) for device in reply["devices"]), reply["reason"])
 
 
-def _device(told: dict[str, Any]) -> Device:
-    held = told["processes"]
-    return Device(**{**told, "processes": None if held is None else tuple(GpuProcess(**one) for one in held)})
+def _device(fields: dict[str, Any]) -> Device:
+    held = fields["processes"]
+    return Device(**{**fields, "processes": None if held is None else tuple(GpuProcess(**one) for one in held)})

@@ -45,18 +45,18 @@ def mig_instances(environment: Mapping[str, str]) -> tuple[str, ...]:
 
 def _limit(environment: Mapping[str, str]) -> tuple[str | None, tuple[str, ...]]:
     """The variable that limits, and the words in it that mean a device."""
-    if (told := environment.get(_CUDA)) is not None:
-        return _CUDA, _words(told)
-    told = environment.get(_CONTAINER, "")
-    words = [word.strip() for word in told.split(",")]
-    return (_CONTAINER, _words(told)) if all(word.startswith(_GPU) for word in words) else (None, ())
+    if (value := environment.get(_CUDA)) is not None:
+        return _CUDA, _words(value)
+    value = environment.get(_CONTAINER, "")
+    words = [word.strip() for word in value.split(",")]
+    return (_CONTAINER, _words(value)) if all(word.startswith(_GPU) for word in words) else (None, ())
 
 
-def _words(told: str) -> tuple[str, ...]:
+def _words(value: str) -> tuple[str, ...]:
     """The words up to the first that means nothing; none when one is there twice."""
-    prefix = next((prefix for prefix in (_GPU, _MIG) if told.startswith(prefix)), None)
+    prefix = next((prefix for prefix in (_GPU, _MIG) if value.startswith(prefix)), None)
     meant: list[str] = []
-    for word in told.split(","):
+    for word in value.split(","):
         found = re.match(r"\s*\+?(\d+)", word)
         if (prefix is None and found is None) or (prefix is not None and not word.startswith(prefix)):
             break

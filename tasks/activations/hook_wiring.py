@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Wiring:
+class HookWiring:
     """The hooks whose vectors a coder reads, and those it writes; none where it writes what it reads."""
 
     reads: tuple[Hook, ...]
@@ -40,7 +40,9 @@ class Wiring:
         return lambda step: self.split(stream(step), width)
 
 
-def wiring_of(site: str, layers: tuple[int, ...], target: str | None = None, target_layer: int | None = None) -> Wiring:
+def wiring_of(
+    site: str, layers: tuple[int, ...], target: str | None = None, target_layer: int | None = None
+) -> HookWiring:
     """The wiring of a coder that reads `site` after these layers; `target` makes it a transcoder."""
     writes = () if target is None else (Hook(target, layers[0] if target_layer is None else target_layer),)
-    return Wiring(tuple(Hook(site, layer) for layer in layers), writes)
+    return HookWiring(tuple(Hook(site, layer) for layer in layers), writes)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from tasks.activations.hook_sites import SITES
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.models.blocks import first_tensor, prove_blocks, run_base, some_tokens
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Hook:
     layer: int
 
 
-class Point(NamedTuple):
+class HookPoint(NamedTuple):
     """A hook found in a model: TransformerLens' name of it, the module, and whether what that one reads is caught.
 
     `position_first` is whether it passes (position, batch, d) and not (batch, position, d).
@@ -81,45 +81,45 @@ class Point(NamedTuple):
     position_first: bool = False
 
 
-def find(model: PreTrainedModel, hook: Hook) -> Point:
+def find(model: PreTrainedModel, hook: Hook) -> HookPoint:
     """Where in `model` the hook is.
 
-    Raises Problem for a layer or a site that the model does not have, for blocks that are not proven and for one that
+    Raises UserError for a layer or a site that the model does not have, for blocks that are not proven and for one that
     does not add up. All sites but `resid` cost forward passes of a few tokens up to that layer, to see that.
     """
     blocks = prove_blocks(model)
     if not 0 <= hook.layer < len(blocks.modules):
-        raise Problem(f"There is no layer {hook.layer}: the model's layers are 0 to {len(blocks.modules) - 1}.")
+        raise UserError(f"There is no layer {hook.layer}: the model's layers are 0 to {len(blocks.modules) - 1}.")
     block, name = f"{blocks.path}.{hook.layer}", f"blocks.{hook.layer}."
     if hook.site == "resid":
         name += (_NORMED if blocks.normed[hook.layer] else SITES)["resid"]
-        return Point(name, block, position_first=blocks.position_first)
+        return HookPoint(name, block, position_first=blocks.position_first)
     form = next((form for form in _forms_of(blocks.modules[hook.layer]) if _adds_up(model, block, form)), None)
     if form is None:
-        raise Problem(
+        raise UserError(
             f"What attention and MLP add to the residual stream of a {type(model).__name__} could not be found.",
             "Use --hook resid, the output of the block",
         )
     name += (SITES | (_SPLIT if form.mlp_in in _INNER else {}))[hook.site]
     module = {"attn": form.attn, "mlp": form.mlp, "mlp-in": form.mlp_in}[hook.site]
-    return Point(name, f"{block}.{module}", hook.site == "mlp-in")
+    return HookPoint(name, f"{block}.{module}", hook.site == "mlp-in")
 
 
-def find_again(model: PreTrainedModel, told: dict[str, Any]) -> Point:
+def find_again(model: PreTrainedModel, metadata: dict[str, Any]) -> HookPoint:
     """Where in `model` the hook is that an SAE's metadata tell of: `hook_name`, and `hook_module` if there is one.
 
     The module's path may begin at the list of layers: sparsify's does, and is taken over as it is.
-    Raises Problem as `find` does, for a name that is not understood here, and for a model in which the hook is called
+    Raises UserError as `find` does, for a name that is not understood here, and for a model in which the hook is called
     otherwise or belongs to another module.
     """
-    _, layer, site = (*str(told["hook_name"]).split(".", 2), "", "")[:3]
+    _, layer, site = (*str(metadata["hook_name"]).split(".", 2), "", "")[:3]
     sites = {name: site for names in (SITES, _NORMED, _SPLIT) for site, name in names.items()}
     if site not in sites or not layer.isdigit():
-        raise Problem(f"The SAE was trained on {told['hook_name']}, which is not known here.")
+        raise UserError(f"The SAE was trained on {metadata['hook_name']}, which is not known here.")
     point = find(model, Hook(sites[site], int(layer)))
-    name, module = told["hook_name"], told.get("hook_module") or point.module
+    name, module = metadata["hook_name"], metadata.get("hook_module") or point.module
     if point.name != name or not _is_same_module(point.module, module):
-        raise Problem(
+        raise UserError(
             f"The SAE was trained on {name} ({module}); this model has {point.name} ({point.module}).",
             "Give --model, the model that it was trained on",
         )
@@ -131,10 +131,10 @@ def _is_same_module(one: str, other: str) -> bool:
     return f".{one}".endswith(f".{other}") or f".{other}".endswith(f".{one}")
 
 
-def find_all_again(model: PreTrainedModel, told: dict[str, Any]) -> list[Point]:
+def find_all_again(model: PreTrainedModel, description: dict[str, Any]) -> list[HookPoint]:
     """The same for all that a coder reads: several hooks for a crosscoder, `hook_names` and `hook_modules`."""
-    names = told.get("hook_names") or [told["hook_name"]]
-    modules = told.get("hook_modules") or [told.get("hook_module")]
+    names = description.get("hook_names") or [description["hook_name"]]
+    modules = description.get("hook_modules") or [description.get("hook_module")]
     pairs = zip(names, modules, strict=True)
     return [find_again(model, {"hook_name": name, "hook_module": module}) for name, module in pairs]
 
@@ -144,16 +144,16 @@ class _Reached(Exception):
 
 
 @torch.no_grad()
-def catch(model: PreTrainedModel, points: Sequence[Point], inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+def catch(model: PreTrainedModel, points: Sequence[HookPoint], inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
     """What passes the points in one forward pass, which ends with the last of them: each (batch, context, d) float32.
 
     `inputs` go to the model without its head, so logits are never computed; `input_ids` (batch, context) is one of
     them. The tensors lie on the model's device. The hooks are gone when this returns or raises.
     """
-    found: dict[Point, torch.Tensor] = {}
+    found: dict[HookPoint, torch.Tensor] = {}
     shape = inputs["input_ids"].shape
 
-    def keep(point: Point, tensor: torch.Tensor) -> None:
+    def keep(point: HookPoint, tensor: torch.Tensor) -> None:
         found.setdefault(point, _by_position(point, tensor, shape).to(torch.float32, copy=True))
         if len(found) == len(set(points)):
             raise _Reached
@@ -162,12 +162,12 @@ def catch(model: PreTrainedModel, points: Sequence[Point], inputs: dict[str, tor
         run_base(model, inputs)
     if len(found) < len(set(points)):
         missing = ", ".join(point.module for point in set(points) - set(found))
-        raise Problem(f"A {type(model).__name__} does not run {missing}, so nothing can be read there.")
+        raise UserError(f"A {type(model).__name__} does not run {missing}, so nothing can be read there.")
     return [found[point] for point in points]
 
 
-def _by_position(point: Point, tensor: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """(batch, context, d) of what passes a point; some modules get (tokens, d). Problem for any other shape."""
+def _by_position(point: HookPoint, tensor: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """(batch, context, d) of what passes a point; some modules get (tokens, d). UserError for any other shape."""
     if isinstance(tensor, torch.Tensor):
         if point.position_first and tensor.shape[:2] == shape[::-1]:
             return tensor.transpose(0, 1).flatten(2)
@@ -176,14 +176,18 @@ def _by_position(point: Point, tensor: torch.Tensor, shape: torch.Size) -> torch
         if tensor.ndim == 2 and len(tensor) == shape.numel():
             return tensor.unflatten(0, shape)
     passes = tuple(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
-    raise Problem(f"What passes {point.module} is {passes}, where (batch, position, d) is ({shape[0]}, {shape[1]}, d).")
+    raise UserError(
+        f"What passes {point.module} is {passes}, where (batch, position, d) is ({shape[0]}, {shape[1]}, d)."
+    )
 
 
 @contextmanager
-def watched(model: PreTrainedModel, points: set[Point], keep: Callable[[Point, torch.Tensor], None]) -> Iterator[None]:
+def watched(
+    model: PreTrainedModel, points: set[HookPoint], keep: Callable[[HookPoint, torch.Tensor], None]
+) -> Iterator[None]:
     """While this lasts, `keep` gets what passes each point."""
 
-    def register(point: Point) -> Any:
+    def register(point: HookPoint) -> Any:
         module = model.get_submodule(point.module)
         if point.input:
             return module.register_forward_pre_hook(
@@ -212,30 +216,37 @@ def _adds_up(model: PreTrainedModel, block: str, form: _Form) -> bool:
     """Whether what the block is given, what attention adds and what the MLP adds is what it hands on."""
     try:
         return _sums_agree(model, block, form)
-    except Problem:  # a module that is not run, or passes something else than a vector for each token
+    except UserError:  # a module that is not run, or passes something else than a vector for each token
         return False
 
 
 def _sums_agree(model: PreTrainedModel, block: str, form: _Form) -> bool:
-    begin, end = Point("", block, input=True), Point("", block)
-    attn, mlp = Point("", f"{block}.{form.attn}"), Point("", f"{block}.{form.mlp}")
+    begin, end = HookPoint("", block, input=True), HookPoint("", block)
+    attn, mlp = HookPoint("", f"{block}.{form.attn}"), HookPoint("", f"{block}.{form.mlp}")
     tokens = some_tokens(model)
     if form.norms is None:
         first, added, more, last = catch(model, [begin, attn, mlp, end], tokens)
         return _equal(first + added + more, last, first, model)
     middle, after = (f"{block}.{norm}" for norm in form.norms)
-    points = [begin, attn, Point("", middle, input=True), Point("", middle), mlp, Point("", after, input=True)]
+    points = [
+        begin,
+        attn,
+        HookPoint("", middle, input=True),
+        HookPoint("", middle),
+        mlp,
+        HookPoint("", after, input=True),
+    ]
     first, added, half, normed, more, whole = catch(model, points, tokens)
     return _equal(first + added, half, first, model) and _equal(normed + more, whole, normed, model)
 
 
-def _equal(sum_: torch.Tensor, told: torch.Tensor, before: torch.Tensor, model: PreTrainedModel) -> bool:
+def _equal(sum_: torch.Tensor, expected: torch.Tensor, before: torch.Tensor, model: PreTrainedModel) -> bool:
     """Whether they agree to a thousandth of what was added, and to a few roundings of the model's own precision.
 
     What a broken model hands on that is no finite number says nothing of where its modules are.
     """
-    if sum_.shape != told.shape:
+    if sum_.shape != expected.shape:
         return False
-    added = (told - before).norm(dim=-1)
-    allowed = 0.001 * added + 4 * torch.finfo(model.dtype).eps * told.norm(dim=-1)
-    return bool((((sum_ - told).norm(dim=-1) <= allowed) | ~told.isfinite().all(dim=-1)).all())
+    added = (expected - before).norm(dim=-1)
+    allowed = 0.001 * added + 4 * torch.finfo(model.dtype).eps * expected.norm(dim=-1)
+    return bool((((sum_ - expected).norm(dim=-1) <= allowed) | ~expected.isfinite().all(dim=-1)).all())

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from tasks.activations.hooks import Point, watched
+from tasks.activations.hooks import HookPoint, watched
 from tasks.activations.token_means import ratio
 from tasks.models.cpu_backend import attending
 
@@ -160,9 +160,9 @@ class _Runs:
         inputs = {"input_ids": ids}
         if source.mask.pad is not None:
             inputs["attention_mask"] = (ids != source.mask.pad).long()
-        found: dict[Point, torch.Tensor] = {}
+        found: dict[HookPoint, torch.Tensor] = {}
 
-        def keep(point: Point, tensor: torch.Tensor) -> None:
+        def keep(point: HookPoint, tensor: torch.Tensor) -> None:
             found[point] = tensor.detach().clone().reshape(*ids.shape, -1)
 
         with watched(model, set(source.points), keep):
@@ -241,7 +241,7 @@ class Scored:
 
 
 @contextmanager
-def replaced(model: PreTrainedModel, points: Sequence[Point], values: Sequence[torch.Tensor]) -> Iterator[None]:
+def replaced(model: PreTrainedModel, points: Sequence[HookPoint], values: Sequence[torch.Tensor]) -> Iterator[None]:
     """While this lasts, what passes each point is the given (batch, context, d) tensor."""
     with ExitStack() as stack:
         for point, value in zip(points, values, strict=True):

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from tasks.activations.hooks import Point
+from tasks.activations.hooks import HookPoint
 from tasks.activations.stream import FORWARD_TOKENS
 from tasks.activations.token_mask import Mask
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.parsing.documents import read_json_object
 from tasks.storage.store import write_json
 
@@ -87,7 +87,7 @@ class ShardWriter:
         """Write the vectors of the shard's rows, pieces of (some, d_in) float32, and what they add up to.
 
         `after_piece` is called with how many vectors were written; it may raise to leave, and the shard is not there.
-        Raises Problem for a vector that is no number.
+        Raises UserError for a vector that is no number.
         """
         draft, path, written = self.folder / "shard.part", _shard(self.folder, shard), 0
         sums = torch.zeros(self.d_in + 1, dtype=torch.float64)  # of the vectors, and of their lengths
@@ -95,14 +95,14 @@ class ShardWriter:
             for piece in pieces:
                 stored = piece.to(self.dtype)
                 file.write(stored.cpu().contiguous().view(torch.uint8).numpy().data)
-                told = stored.float()
-                sums += torch.cat([told.sum(0, dtype=torch.float64), told.norm(dim=1).double().sum()[None]]).cpu()
+                values = stored.float()
+                sums += torch.cat([values.sum(0, dtype=torch.float64), values.norm(dim=1).double().sum()[None]]).cpu()
                 written += len(piece)
                 after_piece(written)
             file.flush()
             os.fsync(file.fileno())
         if not bool(sums.isfinite().all()):
-            raise Problem(
+            raise UserError(
                 "Some activations are no finite numbers: the model is broken, or too large for its precision."
             )
         noted = self.folder / "sums.part"
@@ -132,23 +132,25 @@ class ShardWriter:
 
 
 def read_info(folder: Path) -> ActivationsInfo:
-    """What the activations in `folder` are. Raises Problem when they are not there whole."""
+    """What the activations in `folder` are. Raises UserError when they are not there whole."""
     try:
-        told = read_json_object(folder / DESCRIPTION)
-        return ActivationsInfo(**{key: told[key] for key in ActivationsInfo.__dataclass_fields__ if key in told})
+        description = read_json_object(folder / DESCRIPTION)
+        return ActivationsInfo(
+            **{key: description[key] for key in ActivationsInfo.__dataclass_fields__ if key in description}
+        )
     except (OSError, ValueError, TypeError) as error:
-        mend = "Make them: mistudio submit activations"
-        raise Problem(f"There are no finished activations in {folder}.", mend) from error
+        hint = "Make them: mistudio submit activations"
+        raise UserError(f"There are no finished activations in {folder}.", hint) from error
 
 
 class StoredVectors:
     """The vectors in an activations artifact, by rows; see `Vectors` in `stream`. Nothing stays open."""
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
-        """Raises Problem when the artifact is not there whole."""
+        """Raises UserError when the artifact is not there whole."""
         self.folder, self.info = folder, read_info(folder)
         self.device: torch.device | str = device
-        self.points: tuple[Point, ...] = (Point(self.info.hook_name, self.info.hook_module),)
+        self.points: tuple[HookPoint, ...] = (HookPoint(self.info.hook_name, self.info.hook_module),)
         left_out = self.info.left_out
         self.mask = Mask(left_out["first"], tuple(left_out["ids"]), left_out["pad"])
         self.bos, self.model_dtype = self.info.bos, self.info.model_dtype
@@ -180,7 +182,7 @@ class StoredVectors:
             while len(wanted):
                 count = file.readinto(wanted)
                 if not count:
-                    raise Problem(f"{path} ends too early: the activations are incomplete.", "Make them again")
+                    raise UserError(f"{path} ends too early: the activations are incomplete.", "Make them again")
                 wanted = wanted[count:]
 
 

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from tasks.activations import shuffle_buffer
-from tasks.activations.hooks import Hook, Point, catch, find
+from tasks.activations.hooks import Hook, HookPoint, catch, find
 from tasks.activations.shuffle_buffer import FileBuffer, MemoryBuffer
 from tasks.activations.token_mask import Mask, mask_for
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.models.cpu_backend import attending
 from tasks.models.loading import load_model, load_tokenizer
 from tasks.models.model_commit import commit_record
@@ -35,7 +35,7 @@ FORWARD_TOKENS = 4096
 
 
 def read(
-    model: PreTrainedModel, tokens: np.ndarray, points: Sequence[Point], pad: int | None = None
+    model: PreTrainedModel, tokens: np.ndarray, points: Sequence[HookPoint], pad: int | None = None
 ) -> list[torch.Tensor]:
     """What passes the points for (batch, context) token ids of any integer type: each (batch, context, d) float32.
 
@@ -52,7 +52,7 @@ def read(
 class Vectors(Protocol):
     """The vectors of numbered rows of tokens: read from a model, or from files."""
 
-    points: tuple[Point, ...]  # the hooks that they passed; what passed them lies side by side in a vector
+    points: tuple[HookPoint, ...]  # the hooks that they passed; what passed them lies side by side in a vector
     mask: Mask  # what was left out
     shape: tuple[int, int]  # how many rows of how many tokens
     bos: str  # what of the rows begins with BOS: see tasks.text.tokens
@@ -72,7 +72,7 @@ class ModelVectors:
     """What passes points of a model, for the positions of token rows that count."""
 
     def __init__(
-        self, model: PreTrainedModel, tokens: np.ndarray, points: Sequence[Point], mask: Mask, bos: str = "none"
+        self, model: PreTrainedModel, tokens: np.ndarray, points: Sequence[HookPoint], mask: Mask, bos: str = "none"
     ) -> None:
         """`tokens` is (rows, context) of any integer type, a memory map for instance."""
         self.model, self.tokens, self.points, self.mask, self.bos = model, tokens, tuple(points), mask, bos
@@ -122,7 +122,7 @@ def open_model(
     """The vectors of the store's `tokens` at hooks of a model, which is loaded; `model` is any reference to one.
 
     `dtype` is what `load_model` takes; the vectors are float32 in any case.
-    Raises Problem for a model, tokens or a hook that are not there, and for tokens that do not fit the model.
+    Raises UserError for a model, tokens or a hook that are not there, and for tokens that do not fit the model.
     """
     folder = store.path("tokens", tokens)
     rows, info = open_tokens(folder), read_info(folder)
@@ -133,12 +133,12 @@ def open_model(
 
 
 def check_tokens(tokens: Path, model: str, loaded: Any, store: Store, allow_no_bos: bool) -> None:
-    """Raise Problem for tokens, in that folder, that do not fit the model `model`, which is loaded."""
+    """Raise UserError for tokens, in that folder, that do not fit the model `model`, which is loaded."""
     check_ids(tokens, model, len(loaded.get_input_embeddings().weight))
     check_bos(tokens, model, loaded.config.get_text_config().model_type, allow_no_bos)
     try:
         tokenizer = rust_tokenizer(load_tokenizer(model, store))
-    except Problem:  # a model folder may hold no tokenizer: only ids can be compared
+    except UserError:  # a model folder may hold no tokenizer: only ids can be compared
         return
     check_tokenizer(tokens, model, tokenizer)
 
@@ -163,13 +163,13 @@ class ActivationStream:
         """`rows` are the numbers of the rows to use; each of their vectors is served once an epoch.
 
         `on_read` is called after each piece that is read, of which a refill takes many; it may raise to leave. In the
-        folder `spill` vectors may wait when they are too large for memory. Raises Problem when no vector is left to
+        folder `spill` vectors may wait when they are too large for memory. Raises UserError when no vector is left to
         serve.
         """
         self.vectors, self.rows, self.batch, self.seed, self.on_read = vectors, rows, batch, seed, on_read
         self.total = int(vectors.counts[rows].sum(dtype=np.int64))  # vectors in an epoch
         if not self.total:
-            raise Problem("Every token is padding or left out: nothing can be learned from them.", "Use other tokens")
+            raise UserError("Every token is padding or left out: nothing can be learned from them.", "Use other tokens")
         batches, on_disk = shuffle_buffer.size_for(batch, vectors.d_in, spill is not None)
         self.chunk = max(1, min(batches, self.total // batch))  # not more than one pass over the data
         self.spill = spill if on_disk else None

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.parsing.position_slices import EVERYWHERE, Positions, positions_of
 from tasks.text.tokens import TokensInfo
 
@@ -63,7 +63,7 @@ class Mask:
             counts[start : start + stride] = self.kept(tokens[start : start + stride]).sum(axis=1)
         return counts
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """What an SAE's metadata say of it, in SAELens' words: tokens never trained on, and the slice of positions."""
         return {"exclude_special_tokens": list(self.ids) or False, "seqpos_slice": list(self.seqpos_slice)}
 
@@ -75,19 +75,19 @@ def mask_for(info: TokensInfo, skip_bos: bool) -> Mask:
     return Mask(skip_bos, tuple(sorted(bos | pad)), info.pad_id)
 
 
-def mask_again(told: dict[str, Any], info: TokensInfo) -> Mask:
+def mask_again(metadata: dict[str, Any], info: TokensInfo) -> Mask:
     """The mask that an SAE's metadata tell of, for these tokens: what it was never trained on is left out again.
 
-    SAELens' `exclude_special_tokens` may also be true, for all of them. Raises Problem for a slice of positions that
+    SAELens' `exclude_special_tokens` may also be true, for all of them. Raises UserError for a slice of positions that
     leaves nothing of rows as long as these.
     """
-    excluded = told.get("exclude_special_tokens") or []
+    excluded = metadata.get("exclude_special_tokens") or []
     if excluded is True:
         excluded = [info.eos_id, info.bos_id]
     ids = tuple(sorted({int(token) for token in (*excluded, info.pad_id) if token is not None}))
-    positions = positions_of(told.get("seqpos_slice"))
+    positions = positions_of(metadata.get("seqpos_slice"))
     if not len(range(info.context)[slice(*positions)]):
-        raise Problem(
+        raise UserError(
             f"The SAE was trained on positions {list(positions)} alone, and rows of {info.context} tokens have none.",
             "Use longer rows: mistudio submit tokenize --context-length",
         )

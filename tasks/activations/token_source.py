@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tasks.jobs.kind import Known, Request, kind_named
+from tasks.jobs.kind import Catalog, Request, kind_named
 from tasks.models.loading import resolve
 from tasks.text.compatibility import check_bos, check_ids, check_tokenizer_file
 from tasks.text.dataset_ref import resolve_dataset
@@ -16,33 +16,33 @@ _CONTEXT = 128
 
 
 def find_tokens(
-    dataset: str, model: str, told: dict[str, Any], known: Known, allow_no_bos: bool = False
+    dataset: str, model: str, config: dict[str, Any], known: Catalog, allow_no_bos: bool = False
 ) -> tuple[str, list[Request]]:
     """The name of the tokens to read, and the jobs that make them where they are not there.
 
     `dataset` is tokens, or whatever a dataset can be; `told` is `describe_config` of the model, empty when it is not
-    known yet. Raises Problem for tokens that do not fit the model and for a dataset that is nothing.
+    known yet. Raises UserError for tokens that do not fit the model and for a dataset that is nothing.
     """
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", dataset):
         if known.manifest("tokens", dataset) is not None:
-            check_known(known.path("tokens", dataset), model, told, known, allow_no_bos)
+            check_known(known.path("tokens", dataset), model, config, known, allow_no_bos)
             return dataset, []
-        if known.coming("tokens", dataset):
+        if known.is_pending("tokens", dataset):
             return dataset, []
     dataset, requests = resolve_dataset(dataset, known)
     kind = kind_named("tokenize")
-    values = {"dataset": dataset, "model": model, "context": min(_CONTEXT, told.get("context") or _CONTEXT)}
+    values = {"dataset": dataset, "model": model, "context": min(_CONTEXT, config.get("context") or _CONTEXT)}
     name = kind.default_name(kind.read_params(values)) if kind.default_name else dataset
     if known.manifest("tokens", name) is not None:
-        check_known(known.path("tokens", name), model, told, known, allow_no_bos)
+        check_known(known.path("tokens", name), model, config, known, allow_no_bos)
         return name, []
-    if known.coming("tokens", name):
+    if known.is_pending("tokens", name):
         return name, []
     return name, [*requests, Request("tokenize", name, values)]
 
 
-def check_known(tokens: Path, model: str, described: dict[str, Any], known: Known, allow_no_bos: bool) -> None:
-    """Raise Problem for tokens that do not fit a model, as far as that is known before the model is loaded."""
+def check_known(tokens: Path, model: str, described: dict[str, Any], known: Catalog, allow_no_bos: bool) -> None:
+    """Raise UserError for tokens that do not fit a model, as far as that is known before the model is loaded."""
     check_ids(tokens, model, described.get("vocab_size"))
     if described:
         check_tokenizer_file(tokens, model, Path(resolve(model, known)) / "tokenizer.json")

@@ -84,5 +84,5 @@ def _example(position: int, acts: np.ndarray, rows: np.ndarray, window: int, tok
     first, end = max(0, column - window), min(context, column + window + 1)
     tokens = token_texts(rows[row, max(0, first - 1) : end].tolist())[min(first, 1) :]  # one before says how it begins
     shift = first - (column - window)
-    told = [round(float(value), 4) for value in acts[shift : shift + len(tokens)]]
-    return Example(position, tokens, told, column - first, first == 0)
+    values = [round(float(value), 4) for value in acts[shift : shift + len(tokens)]]
+    return Example(position, tokens, values, column - first, first == 0)

@@ -71,5 +71,5 @@ def _number(text: str, strings: dict[str, int]) -> int:
 
 def _block(name: str, value: Any) -> str:
     """A script block that holds data; nothing in it can end the block or begin markup."""
-    told = json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(_ESCAPES)
-    return f'<script type="application/json" id="{name}">{told}</script>\n'
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(_ESCAPES)
+    return f'<script type="application/json" id="{name}">{text}</script>\n'

@@ -89,7 +89,7 @@ def score(feature: Feature) -> float:
     return pattern.share * word * varied * math.exp(-far * far)
 
 
-def most_telling(features: Iterable[Feature], count: int = 5) -> list[Feature]:
+def most_interpretable(features: Iterable[Feature], count: int = 5) -> list[Feature]:
     """The features of the highest score, no two with the same word."""
     chosen: dict[str, Feature] = {}
     for feature in sorted(features, key=lambda feature: (-score(feature), feature.id)):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.features.feature_records import Feature, TokenTexts, read_features
 from tasks.features.page import MOST_FEATURES, write_page
-from tasks.features.patterns import Census, most_telling, pattern_of, score, summarise
+from tasks.features.patterns import Census, most_interpretable, pattern_of, score, summarise
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,8 +41,8 @@ class Report:
             facts.append(("shown here", f"the {MOST_FEATURES:,} most telling"))
         shown = self._features(tokens_seen, _best(scores, MOST_FEATURES))
         write_page(folder / "index.html", title, facts, shown)
-        telling = most_telling(self._features(tokens_seen, _best(scores, _CANDIDATES)))
-        return census, [summarise(feature) for feature in telling]
+        interpretable = most_interpretable(self._features(tokens_seen, _best(scores, _CANDIDATES)))
+        return census, [summarise(feature) for feature in interpretable]
 
     def _write_lines(self, path: Path, tokens_seen: int) -> tuple[Census, dict[int, float]]:
         """One line of JSON for each feature that fired; the counts, and each one's score."""
@@ -52,8 +52,8 @@ class Report:
                 census.add(feature)
                 scores[feature.id] = score(feature)
                 pattern = pattern_of(feature)
-                told = {**asdict(feature), "pattern": asdict(pattern) if pattern else None}
-                lines.write(json.dumps(told, ensure_ascii=False) + "\n")
+                record = {**asdict(feature), "pattern": asdict(pattern) if pattern else None}
+                lines.write(json.dumps(record, ensure_ascii=False) + "\n")
                 self.after_feature(census.fired)
         return census, scores
 

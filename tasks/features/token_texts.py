@@ -15,7 +15,7 @@ class TokenTexts:
     """Texts of tokens by the `tokenizer.json` in a folder; without that file, their numbers in brackets."""
 
     def __init__(self, folder: Path, whose: str = "the tokens") -> None:
-        """Read the tokenizer; Problem, which says `whose` it is, for a file that holds none."""
+        """Read the tokenizer; UserError, which says `whose` it is, for a file that holds none."""
         path = folder / "tokenizer.json"
         self.has_tokenizer = path.exists()
         self._tokenizer = read_tokenizer(path, whose) if self.has_tokenizer else None

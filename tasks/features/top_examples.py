@@ -64,8 +64,8 @@ class TopExamples:
     def save(self, path: Path, next_row: int) -> None:
         """Replace the file whole with the state before the `next_row`-th row."""
         draft = path.with_name(path.name + ".part")
-        told = {"next_row": str(next_row), "not_finite": str(self.not_finite)}
-        save_tensors(draft, {name: getattr(self, name) for name in _STATE}, told)
+        metadata = {"next_row": str(next_row), "not_finite": str(self.not_finite)}
+        save_tensors(draft, {name: getattr(self, name) for name in _STATE}, metadata)
         draft.replace(path)
 
     def resume(self, path: Path) -> int:
@@ -75,9 +75,9 @@ class TopExamples:
         with safe_open(path, "pt") as file:
             for name in _STATE:
                 getattr(self, name).copy_(file.get_tensor(name))
-            told = file.metadata()
-        self.not_finite = int(told["not_finite"])
-        return int(told["next_row"])
+            metadata = file.metadata()
+        self.not_finite = int(metadata["not_finite"])
+        return int(metadata["next_row"])
 
     def _look_around(
         self, acts: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, features: torch.Tensor

@@ -13,7 +13,7 @@ from typing import Any
 from tasks.fleet import host_heartbeat
 from tasks.jobs.kind import State
 from tasks.ledger import dead_letters, quotas
-from tasks.ledger.client import read_beat, read_lease
+from tasks.ledger.client import read_heartbeat, read_lease
 from tasks.ledger.records import UNREADABLE, decode_strictly, pairs
 from tasks.queues import QUEUE_NAMES, redis_lists
 from tasks.redis_client.redis_connection import Client
@@ -45,7 +45,7 @@ _CELERY_TYPES: dict[str, str] = {
 
 
 @dataclass(frozen=True)
-class Damage:
+class DamagedEntry:
     """One entry, how to name it to redis-cli, and what is wrong with it. `is_key`: the whole key is of another type."""
 
     where: str
@@ -53,15 +53,17 @@ class Damage:
     is_key: bool = False
 
 
-def find(client: Client) -> list[Damage]:
+def find(client: Client) -> list[DamagedEntry]:
     """All that is damaged. Raises Unreachable, or Refused where even looking is."""
     if wrong := [*_of_another_type(client, _lasting_types(client))]:
         return wrong
     if wrong := [*_of_another_type(client, _types_of_owners(client))]:
         return wrong
-    beats, hosts, leases = (pairs(client.call("HGETALL", client.key(name))) for name in ("workers", "hosts", "devices"))
+    heartbeats, hosts, leases = (
+        pairs(client.call("HGETALL", client.key(name))) for name in ("workers", "hosts", "devices")
+    )
     return [
-        *_unreadable(client.key("workers"), beats.items(), read_beat),
+        *_unreadable(client.key("workers"), heartbeats.items(), read_heartbeat),
         *_unreadable(client.key(host_heartbeat.KEY), hosts.items(), host_heartbeat.decode),
         *_unreadable(client.key("devices"), leases.items(), read_lease),
         *_unreadable(
@@ -92,28 +94,28 @@ def _live(client: Client) -> list[str]:
     return [job_id for ids in found for job_id in ids]
 
 
-def _of_another_type(client: Client, types: dict[str, str]) -> Iterator[Damage]:
+def _of_another_type(client: Client, types: dict[str, str]) -> Iterator[DamagedEntry]:
     found = client.batch([("TYPE", key) for key in types])
     for (key, wanted), kind in zip(types.items(), found, strict=True):
         if kind not in ("none", wanted):
-            yield Damage(key, f"is a {kind} and should be a {wanted}", is_key=True)
+            yield DamagedEntry(key, f"is a {kind} and should be a {wanted}", is_key=True)
 
 
-def _unreadable(key: str, entries: Iterable[tuple[str, Any]], read: Callable[[Any], object]) -> Iterator[Damage]:
+def _unreadable(key: str, entries: Iterable[tuple[str, Any]], read: Callable[[Any], object]) -> Iterator[DamagedEntry]:
     for field, value in entries:
         try:
             read(value)
         except UNREADABLE as error:
             what = "is not JSON" if isinstance(error, json.JSONDecodeError) else f"{type(error).__name__}: {error}"
-            yield Damage(f"{key} {field}".rstrip(), what)
+            yield DamagedEntry(f"{key} {field}".rstrip(), what)
 
 
-def _unreadable_records(client: Client) -> Iterator[Damage]:
+def _unreadable_records(client: Client) -> Iterator[DamagedEntry]:
     newest = client.call("ZREVRANGE", client.key("by:all"), 0, _NEWEST - 1)
     ids = list(dict.fromkeys([*_live(client), *newest]))
     records = client.batch([("HGETALL", client.key(f"job:{job_id}")) for job_id in ids])
     for job_id, record in zip(ids, records, strict=True):
         if isinstance(record, Exception):
-            yield Damage(client.key(f"job:{job_id}"), "is no hash", is_key=True)
+            yield DamagedEntry(client.key(f"job:{job_id}"), "is no hash", is_key=True)
         elif record:
             yield from _unreadable(client.key(f"job:{job_id}"), [("", record)], decode_strictly)

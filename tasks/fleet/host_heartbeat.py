@@ -100,7 +100,7 @@ def remove(client: Client, fields: Sequence[str]) -> None:
 def remove_unlisted(client: Client) -> None:
     """Remove the heartbeats of hosts silent for too long to be listed. Raises Unreachable or Refused."""
     now, heartbeats = _read(client)
-    remove(client, [beat.field for beat in heartbeats if abs(now - beat.seen_at) > LISTED_FOR_S])
+    remove(client, [heartbeat.field for heartbeat in heartbeats if abs(now - heartbeat.seen_at) > LISTED_FOR_S])
 
 
 def read_all(client: Client) -> list[HostHeartbeat]:
@@ -118,8 +118,8 @@ def listed(lines: Iterable[str], now: float) -> list[HostHeartbeat]:
 
 
 def _listed(heartbeats: Sequence[HostHeartbeat], now: float) -> list[HostHeartbeat]:
-    found = [beat for beat in heartbeats if abs(now - beat.seen_at) <= LISTED_FOR_S]
-    return sorted(found, key=lambda beat: (beat.host, beat.home))
+    found = [heartbeat for heartbeat in heartbeats if abs(now - heartbeat.seen_at) <= LISTED_FOR_S]
+    return sorted(found, key=lambda heartbeat: (heartbeat.host, heartbeat.home))
 
 
 def decode(line: str) -> HostHeartbeat:
@@ -127,15 +127,15 @@ def decode(line: str) -> HostHeartbeat:
     fields = json.loads(line)
     gpus = fields.get("gpus")
     known = {**_known(HostHeartbeat, fields), "gpus": None if gpus is None else tuple(map(_gpu, gpus))}
-    beat = HostHeartbeat(**known)
-    for seconds in (beat.started_at, beat.seen_at, beat.clock_offset_s):
+    heartbeat = HostHeartbeat(**known)
+    for seconds in (heartbeat.started_at, heartbeat.seen_at, heartbeat.clock_offset_s):
         if abs(finite_number(seconds)) > _LATEST:
             raise ValueError(f"{seconds} is no time")
-    _check((beat.host, beat.home), str)
-    _check((beat.pid,), int)
-    _check((beat.version, beat.store, beat.store_error, beat.gpus_error), str, None)
-    _check((beat.cores, beat.memory_bytes, beat.load_1m, beat.store_free_bytes), float, int, None)
-    return beat
+    _check((heartbeat.host, heartbeat.home), str)
+    _check((heartbeat.pid,), int)
+    _check((heartbeat.version, heartbeat.store, heartbeat.store_error, heartbeat.gpus_error), str, None)
+    _check((heartbeat.cores, heartbeat.memory_bytes, heartbeat.load_1m, heartbeat.store_free_bytes), float, int, None)
+    return heartbeat
 
 
 def _gpu(fields: dict[str, Any]) -> Gpu:

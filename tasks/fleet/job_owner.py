@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.parsing.safe_text import shown
 from tasks.redis_client.redis_url import Address
 
@@ -17,9 +17,9 @@ _NAME = re.compile(r"[^\s,:*?\[\]\\/\x00-\x1f\x7f]{1,100}")
 
 
 def check_owner(name: str) -> str:
-    """The name, if it can be an owner's; Problem for any other."""
+    """The name, if it can be an owner's; UserError for any other."""
     if not _NAME.fullmatch(name) or not name.isprintable():
-        raise Problem(
+        raise UserError(
             f"{shown(name)} cannot be an owner.", "Use up to 100 characters without spaces and , : * ? [ ] / \\"
         )
     return name
@@ -28,7 +28,7 @@ def check_owner(name: str) -> str:
 def owner_of(address: Address, given: str | None = None) -> str:
     """The owner of what is submitted over a connection to that address; `given` is the name that a person gave.
 
-    Problem for a name that cannot be one, and for another one than the connection's Redis user.
+    UserError for a name that cannot be one, and for another one than the connection's Redis user.
     """
     if given is not None:
         check_owner(given)
@@ -36,7 +36,7 @@ def owner_of(address: Address, given: str | None = None) -> str:
     if not user or user == DEFAULT_USER:
         return given or os_user()
     if given not in (None, user):
-        raise Problem(
+        raise UserError(
             f"The Redis user {user} cannot submit jobs of another owner, {given}.",
             f"Leave out --owner (or MISTUDIO_OWNER), or connect as {given}",
         )

@@ -25,7 +25,7 @@ ACCEPTED, DONE = "accepted", "done"
 
 
 @dataclass(frozen=True)
-class Request:
+class WorkerRequest:
     """An operation on one worker, such as "stop" with its `grace_s`; `sent_at` is by the server's clock."""
 
     id: str
@@ -35,19 +35,19 @@ class Request:
     sent_at: float
 
 
-def send(ledger: Ledger, operation: str, worker: str, **arguments: Any) -> Request:
+def send(ledger: Ledger, operation: str, worker: str, **arguments: Any) -> WorkerRequest:
     """Ask the supervisor of that worker; nothing has happened yet when this returns."""
-    request = Request(os.urandom(8).hex(), operation, worker, arguments, ledger.now())
+    request = WorkerRequest(os.urandom(8).hex(), operation, worker, arguments, ledger.now())
     ledger.client.call("HSET", ledger.client.key(_REQUESTS), request.id, json.dumps(asdict(request)))
     return request
 
 
-def withdraw(ledger: Ledger, request: Request) -> bool:
+def withdraw(ledger: Ledger, request: WorkerRequest) -> bool:
     """Take back a request; False when its supervisor has taken it."""
     return bool(ledger.client.call("HDEL", ledger.client.key(_REQUESTS), request.id))
 
 
-def take(ledger: Ledger, workers: Collection[str]) -> Iterator[Request]:
+def take(ledger: Ledger, workers: Collection[str]) -> Iterator[WorkerRequest]:
     """Take the requests about these workers, the oldest first; those that are too old are removed, whoever's.
 
     Unreachable or Refused may come after some were taken.
@@ -60,24 +60,24 @@ def take(ledger: Ledger, workers: Collection[str]) -> Iterator[Request]:
             yield request
 
 
-def answer(ledger: Ledger, request: Request, word: str) -> None:
+def answer(ledger: Ledger, request: WorkerRequest, word: str) -> None:
     """Say how far a request is: ACCEPTED, which holds for ACCEPTED_TTL_S, DONE, or why it was not carried out."""
     ttl_s = ACCEPTED_TTL_S if word == ACCEPTED else ANSWER_TTL_S
     ledger.client.call("SET", _answer_key(ledger, request), word, "EX", ttl_s)
 
 
-def read_answer(ledger: Ledger, request: Request) -> str | None:
+def read_answer(ledger: Ledger, request: WorkerRequest) -> str | None:
     """What `answer` wrote last; None before the request is taken, and when ACCEPTED has expired."""
     return ledger.client.call("GET", _answer_key(ledger, request))
 
 
-def _answer_key(ledger: Ledger, request: Request) -> str:
+def _answer_key(ledger: Ledger, request: WorkerRequest) -> str:
     return ledger.client.key(f"worker-answer:{request.id}")
 
 
-def _read(line: str) -> Request:
+def _read(line: str) -> WorkerRequest:
     fields = json.loads(line)
-    request = Request(**{name: fields[name] for name in Request.__dataclass_fields__})
+    request = WorkerRequest(**{name: fields[name] for name in WorkerRequest.__dataclass_fields__})
     if not isinstance(request.arguments, dict) or not isinstance(request.sent_at, (int, float)):
         raise TypeError("no request")
     return request

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import types_of
 
 #: More combinations than these are taken for a mistake.
@@ -28,11 +28,11 @@ def can_be_swept(spec: dataclasses.Field[Any], params: type) -> bool:
 
 
 def combinations(swept: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
-    """Every choice of one value for each option, the last option's first. Problem for more than MOST."""
+    """Every choice of one value for each option, the last option's first. UserError for more than MOST."""
     count = math.prod(map(len, swept.values()))
     if count > MOST:
         sizes = " x ".join(f"{len(values)} {option}" for option, values in swept.items())
-        raise Problem(f"The sweep ({sizes}) has {count} jobs, more than {MOST}.", "Give fewer values")
+        raise UserError(f"The sweep ({sizes}) has {count} jobs, more than {MOST}.", "Give fewer values")
     for chosen in itertools.product(*swept.values()):
         yield dict(zip(swept, chosen, strict=True))
 

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.stop_grace import LONGEST_S
 from tasks.parsing.parameters import flag_of as flag_of
 from tasks.parsing.parameters import types_of as types_of
@@ -32,7 +32,7 @@ FAMILIES = ("datasets", "tokens", "models", "activations", "saes", "features")
 DEFAULT_ATTEMPTS, RESUMABLE_ATTEMPTS = 3, 10
 
 #: How many metrics a job may have: each costs its record some bytes.
-METRICS_TOLD = 12
+MAX_METRICS = 12
 
 #: The wish for no GPU.
 NO_GPU = "none"
@@ -72,7 +72,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Point:
+class MetricPoint:
     """What a job measured of its work when it was at `at`, by name; None is a value that is no number."""
 
     at: int
@@ -150,10 +150,10 @@ class Job:
     @property
     def left_s(self) -> float | None:
         """How long a running job's phase will take at its rate until now; None where that is not known."""
-        told = self.progress
-        if self.state is not State.RUNNING or told is None or not told.total or not told.rate:
+        progress = self.progress
+        if self.state is not State.RUNNING or progress is None or not progress.total or not progress.rate:
             return None
-        return max(0, told.total - told.done) / told.rate
+        return max(0, progress.total - progress.done) / progress.rate
 
 
 @dataclass(frozen=True)
@@ -179,20 +179,20 @@ class Estimate:
     gpu_memory_bytes: int | None = None
 
 
-class Known(Protocol):
+class Catalog(Protocol):
     """What `prepare` may ask at submit time about artifacts, made or on their way."""
 
     def manifest(self, family: str, name: str) -> dict[str, Any] | None:
         """The manifest of a finished artifact, or None."""
 
-    def coming(self, family: str, name: str) -> bool:
+    def is_pending(self, family: str, name: str) -> bool:
         """Whether an unfinished job will make that artifact."""
 
-    def coming_from(self, family: str, name: str) -> tuple[str, dict[str, Any]]:
+    def pending_params(self, family: str, name: str) -> tuple[str, dict[str, Any]]:
         """Kind and parameters of the job that will make an artifact that is coming."""
 
     def path(self, family: str, name: str) -> Path:
-        """Where the artifact is or would be; Problem for a name that could leave the store."""
+        """Where the artifact is or would be; UserError for a name that could leave the store."""
 
     def jobs_run_on_this_cpu(self) -> bool:
         """Whether this machine is known to be the one that runs the jobs, and to have no GPU."""
@@ -256,7 +256,7 @@ def option(
     called in names. Without `several` it has one value only: jobs that differ in nothing else would be in each other's
     way. `flag` is its flag on the command line where that is not its name.
     """
-    told = {
+    details = {
         "help": help,
         "choices": tuple(choices) if choices else None,
         "minimum": minimum,
@@ -267,7 +267,7 @@ def option(
         "several": several,
         "flag": flag,
     }
-    return field(default=default, metadata=told)
+    return field(default=default, metadata=details)
 
 
 @dataclass(frozen=True)
@@ -302,15 +302,15 @@ class JobKind:
     stop_grace_s: float = STOP_GRACE_S
     default_name: Callable[[Any], str] | None = None
     makes: Callable[[Any, str], dict[str, Any]] | None = None
-    prepare: Callable[[Any, Known], tuple[Any, list[Request]]] | None = None
-    estimate: Callable[[Any, Known], Estimate] | None = None
+    prepare: Callable[[Any, Catalog], tuple[Any, list[Request]]] | None = None
+    estimate: Callable[[Any, Catalog], Estimate] | None = None
     in_force: Callable[[Any, dict[str, Any]], Any] | None = None
-    goes_on_at: Callable[[Path], str | None] | None = None
+    resume_point: Callable[[Path], str | None] | None = None
 
     @property
     def resumes(self) -> bool:
         """Whether an attempt goes on where an earlier one was, instead of from scratch."""
-        return self.goes_on_at is not None
+        return self.resume_point is not None
 
     @property
     def attempts(self) -> int:
@@ -342,22 +342,22 @@ class JobKind:
         return importlib.import_module(self.module).run(params, context)
 
     def read_params(self, values: dict[str, Any]) -> Any:
-        """Parameters from plain values; Problem for one that is unknown, missing, of another type or out of bounds."""
+        """Parameters from plain values; UserError for one that is unknown, missing, of another type or out of bounds."""
         for _, problem in self.faults_of(values):
             raise problem
         return self.params(**values)
 
-    def faults_of(self, values: dict[str, Any]) -> Iterator[tuple[str, Problem]]:
+    def faults_of(self, values: dict[str, Any]) -> Iterator[tuple[str, UserError]]:
         """All that is wrong with these values, each with the name of its parameter."""
         see, fields = f"See: mistudio submit {self.name} --help", {f.name: f for f in dataclasses.fields(self.params)}
         for name in sorted(set(values) - set(fields)):
-            yield name, Problem(f"{self.name} has no parameter {name!r}.", see)
+            yield name, UserError(f"{self.name} has no parameter {name!r}.", see)
         for name, spec in fields.items():
             if name not in values:
                 if spec.default is dataclasses.MISSING:
-                    yield name, Problem(f"{self.name} needs {flag_of(name, self.params)}.", see)
+                    yield name, UserError(f"{self.name} needs {flag_of(name, self.params)}.", see)
             elif wrong := wrong_value(values[name], types_of(self.params)[name], spec.metadata):
-                yield name, Problem(f"{flag_of(name, self.params)} {wrong}.", see)
+                yield name, UserError(f"{flag_of(name, self.params)} {wrong}.", see)
 
 
 @cache
@@ -372,11 +372,11 @@ def kinds() -> dict[str, JobKind]:
 
 
 def kind_named(name: str) -> JobKind:
-    """The kind of that name; Problem for any other."""
+    """The kind of that name; UserError for any other."""
     try:
         return kinds()[name]
     except KeyError:
-        raise Problem(f"There is no job kind {name!r}.", f"Kinds: {', '.join(kinds())}") from None
+        raise UserError(f"There is no job kind {name!r}.", f"Kinds: {', '.join(kinds())}") from None
 
 
 def longest_stop_grace_s() -> float:

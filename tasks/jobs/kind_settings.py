@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import JobKind, kinds
 from tasks.parsing.setting_types import DURATION, Type, count, duration_text, optional
 from tasks.queues import DEFAULT_PRIORITY, HIGHEST_PRIORITY, LOWEST_PRIORITY, Limits
@@ -40,13 +40,13 @@ _BY_NAME = {setting.name: setting for setting in KIND_SETTINGS}
 
 
 def default_priority(kind: JobKind) -> int:
-    """The priority of a job of this kind for which none was asked. Problem for a wrong one in the file."""
+    """The priority of a job of this kind for which none was asked. UserError for a wrong one in the file."""
     found: int = _value(kind, PRIORITY, DEFAULT_PRIORITY).value
     return found
 
 
 def limits_set(kind: JobKind) -> Limits | None:
-    """The limits of this kind's jobs if the file sets any, else None. Problem for wrong ones."""
+    """The limits of this kind's jobs if the file sets any, else None. UserError for wrong ones."""
     values = list(_limits_of(kind))
     if all(value.origin == "default" for value in values):
         return None
@@ -77,18 +77,18 @@ def value_text(value: Value) -> str:
 
 
 def check_kinds() -> None:
-    """Problem for anything below `[kinds]` that is not a kind, not a setting of kinds, or wrong."""
-    told = read_file().get(KINDS, {})
-    if not isinstance(told, dict):
-        raise Problem(f"{place_of(KINDS)} is not a table.", f"Write it as [{KINDS}.KIND]")
-    for name, table in told.items():
+    """UserError for anything below `[kinds]` that is not a kind, not a setting of kinds, or wrong."""
+    sections = read_file().get(KINDS, {})
+    if not isinstance(sections, dict):
+        raise UserError(f"{place_of(KINDS)} is not a table.", f"Write it as [{KINDS}.KIND]")
+    for name, table in sections.items():
         if name not in kinds():
-            raise Problem(f"{place_of(KINDS, name)} names no kind of job.", f"Kinds: {', '.join(kinds())}")
+            raise UserError(f"{place_of(KINDS, name)} names no kind of job.", f"Kinds: {', '.join(kinds())}")
         if not isinstance(table, dict):
-            raise Problem(f"{place_of(KINDS, name)} is not a table.", f"Write it as [{KINDS}.{name}]")
+            raise UserError(f"{place_of(KINDS, name)} is not a table.", f"Write it as [{KINDS}.{name}]")
         for key in table.keys() - _BY_NAME.keys():
             known = ", ".join(_BY_NAME)
-            raise Problem(f"{place_of(KINDS, name, key)} is not a setting of kinds.", f"Settings of kinds: {known}")
+            raise UserError(f"{place_of(KINDS, name, key)} is not a setting of kinds.", f"Settings of kinds: {known}")
         default_priority(kinds()[name])
         limits_set(kinds()[name])
 
@@ -109,14 +109,14 @@ def _value(kind: JobKind, setting: KindSetting, default: Any) -> Value:
 def _check(kind: JobKind, limits: Limits) -> None:
     if limits.soft_s and limits.hard_s and limits.soft_s > limits.hard_s:
         where = next(key for key in (SOFT_LIMIT.name, HARD_LIMIT.name) if key in _of_kind(kind.name))
-        raise Problem(
+        raise UserError(
             f"{place_of(KINDS, kind.name, where)}: the soft limit is {duration_text(limits.soft_s)}, "
             f"longer than the hard limit of {duration_text(limits.hard_s)}.",
             "Set a hard_limit that is at least as long",
         )
     own = kind.effective_limits.hard_s
     if kind.in_slot and own is not None and (limits.hard_s is None or limits.hard_s > own):
-        raise Problem(
+        raise UserError(
             f"{place_of(KINDS, kind.name, HARD_LIMIT.name)}: {kind.name} runs inside its worker, "
             f"so its hard limit is {duration_text(own)} at most.",
             "Set a shorter one",

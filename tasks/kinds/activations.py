@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.activations.hook_sites import SITES
-from tasks.errors import Problem
-from tasks.jobs.kind import RESUMABLE_ATTEMPTS, Context, Estimate, JobKind, Known, Request, option
+from tasks.errors import UserError
+from tasks.jobs.kind import RESUMABLE_ATTEMPTS, Catalog, Context, Estimate, JobKind, Request, option
 from tasks.models.model_dtype import AUTO, CHOICES, HELP
 from tasks.parsing.redact import HUB_SECRETS
 
@@ -58,19 +58,19 @@ def default_name(params: Params) -> str:
     return f"{model_slug(params.model)[:45]}-l{params.layer}-{params.hook}-{slug(params.dataset)[:40]}"
 
 
-def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
+def prepare(params: Params, known: Catalog) -> tuple[Params, list[Request]]:
     """Find the model and the tokens, or ask for the jobs that make them; refuse what cannot work."""
     from tasks.activations.token_source import find_tokens
     from tasks.models.loading import check_dtype, check_layer, look_up
 
-    model, told = look_up(params.model, known, readable=True)
+    model, shape = look_up(params.model, known, readable=True)
     check_dtype(params.model_dtype, model, known)
-    check_layer(model, told or {}, params.layer)
-    tokens, requests = find_tokens(params.dataset, model, told or {}, known, params.allow_no_bos)
+    check_layer(model, shape or {}, params.layer)
+    tokens, requests = find_tokens(params.dataset, model, shape or {}, known, params.allow_no_bos)
     return dataclasses.replace(params, model=model, dataset=tokens), requests
 
 
-def estimate(params: Params, known: Known) -> Estimate:
+def estimate(params: Params, known: Catalog) -> Estimate:
     """Disk by the tokens that are read at most, memory by shapes; time by an earlier reading of the same model."""
     from tasks.models.size_estimate import seconds_like_earlier, shape_of_model, shape_of_tokens
     from tasks.sae.memory_estimate import of_reading
@@ -143,7 +143,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
         model_dtype=source.model_dtype,
     )
     if not info.vectors:
-        raise Problem("Every token is padding or left out: there is nothing to read.", "Use other tokens")
+        raise UserError("Every token is padding or left out: there is nothing to read.", "Use other tokens")
     return {
         "vectors": info.vectors,
         "rows": info.rows,
@@ -163,10 +163,10 @@ def _shards(context: Context) -> Path:
 
 
 def _check_space(writer: ShardWriter) -> None:
-    """Raise Problem when the disk cannot hold what is still to be written, before hours have gone into it."""
+    """Raise UserError when the disk cannot hold what is still to be written, before hours have gone into it."""
     wanted, free = writer.missing_bytes(), shutil.disk_usage(writer.folder).free
     if wanted > free:
-        raise Problem(
+        raise UserError(
             f"The activations take {wanted / 1e9:.1f} GB more, and the store's disk has {free / 1e9:.1f} GB free.",
             "Give --max-tokens or --dtype bfloat16, or make room",
         )

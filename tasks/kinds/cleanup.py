@@ -61,8 +61,8 @@ def run(params: Params, context: Context) -> dict[str, Any]:
             context.progress("removing", counts["work_folders"] + counts["logs"], None, "entries")
     newer = [path for path, age_s in folders.items() if age_s <= params.hours * _HOUR]
     kept = [path for path in newer if _can_be_resumed(path)]
-    told = {"checkpoints_kept": len(kept), "checkpoint_bytes_kept": sum(map(size_of, kept))}
-    return {**counts, **told, "count_only": params.count_only}
+    summary = {"checkpoints_kept": len(kept), "checkpoint_bytes_kept": sum(map(size_of, kept))}
+    return {**counts, **summary, "count_only": params.count_only}
 
 
 def _over(context: Context, live: set[str], folder: Path, suffix: str = "") -> Iterator[tuple[Path, float]]:
@@ -85,8 +85,8 @@ def _can_be_resumed(work_folder: Path) -> bool:
     from tasks.storage.attempts import newest
 
     left = newest(work_folder)
-    resuming = [kind.goes_on_at for kind in kinds().values() if kind.goes_on_at]
-    return left is not None and any(goes_on_at(left) for goes_on_at in resuming)
+    resuming = [kind.resume_point for kind in kinds().values() if kind.resume_point]
+    return left is not None and any(resume_point(left) for resume_point in resuming)
 
 
 def _clock_of_disk(folder: Path) -> float:

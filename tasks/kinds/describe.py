@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import Problem
-from tasks.jobs.kind import Context, JobKind, Known, Request, option
+from tasks.errors import UserError
+from tasks.jobs.kind import Catalog, Context, JobKind, Request, option
 from tasks.parsing.documents import read_json_object
 
 _FIRST_LINES = 3
@@ -22,12 +22,12 @@ class Params:
     artifact: str = option(help="The artifact as FAMILY/NAME, such as datasets/stdlib", positional=True)
 
 
-def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
+def prepare(params: Params, known: Catalog) -> tuple[Params, list[Request]]:
     """Refuse what is not there."""
     family, name = _split(params.artifact)
     if known.manifest(family, name) is None:
-        state = "is still being made" if known.coming(family, name) else "is not in the store"
-        raise Problem(f"{params.artifact} {state}.", "See what is made: mistudio jobs ls")
+        state = "is still being made" if known.is_pending(family, name) else "is not in the store"
+        raise UserError(f"{params.artifact} {state}.", "See what is made: mistudio jobs ls")
     return params, []
 
 
@@ -47,7 +47,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     family, name = _split(params.artifact)
     manifest = context.store.manifest(family, name)
     folder = context.store.path(family, name)
-    sizes = {file: told["bytes"] for file, told in manifest.get("files", {}).items()}
+    sizes = {file: entry["bytes"] for file, entry in manifest.get("files", {}).items()}
     return {
         "artifact": params.artifact,
         "path": str(folder),
@@ -61,7 +61,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
 def _split(artifact: str) -> tuple[str, str]:
     family, slash, name = artifact.partition("/")
     if not (family and slash and name):
-        raise Problem(f"{artifact!r} names no artifact.", "Write FAMILY/NAME, such as datasets/stdlib")
+        raise UserError(f"{artifact!r} names no artifact.", "Write FAMILY/NAME, such as datasets/stdlib")
     return family, name
 
 
@@ -78,12 +78,14 @@ def _look_at_tokens(folder: Path) -> dict[str, Any]:
     from tasks.text.tokenizer_file import read_tokenizer
     from tasks.text.tokens import open_tokens, read_info
 
-    told = asdict(read_info(folder))
+    summary = asdict(read_info(folder))
     tokenizer = folder / "tokenizer" / "tokenizer.json"
     if tokenizer.is_file():
         ids = open_tokens(folder)[0].tolist()
-        told["first"] = [read_tokenizer(tokenizer, "the tokens").decode(ids, skip_special_tokens=False)[:_LINE_CHARS]]
-    return told
+        summary["first"] = [
+            read_tokenizer(tokenizer, "the tokens").decode(ids, skip_special_tokens=False)[:_LINE_CHARS]
+        ]
+    return summary
 
 
 def _look_at_config(folder: Path) -> dict[str, Any]:

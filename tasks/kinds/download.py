@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import Problem
-from tasks.jobs.kind import Context, JobKind, Known, Request, flag_of, option
+from tasks.errors import UserError
+from tasks.jobs.kind import Catalog, Context, JobKind, Request, flag_of, option
 from tasks.parsing.redact import HUB_SECRETS
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from tasks.text.files.skipped_counts import Tally
+    from tasks.text.files.skipped_counts import SkippedCounts
 
 #: Folders that hold copies of others' code, or tests: little to learn from, or a split of their own.
 _SKIP = "site-packages,dist-packages,node_modules,__pycache__,test,tests,idle_test"
@@ -50,7 +50,7 @@ def default_name(params: Params) -> str:
     return dataset_name(params.source, **changed)
 
 
-def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
+def prepare(params: Params, known: Catalog) -> tuple[Params, list[Request]]:
     """Fix the path to where the user stood, and refuse now what can be known to fail."""
     from tasks.text.dataset_ref import is_hub_id, is_mistyped_path, local_path
     from tasks.text.files.sources import check_source
@@ -62,7 +62,7 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
         check_source(path, params.column, params.pattern, _skipped(params), params.split)
         return dataclasses.replace(params, source=str(path)), []
     if not is_hub_id(params.source) or is_mistyped_path(params.source):
-        raise Problem(
+        raise UserError(
             f"There is no file or folder {params.source!r}, and it is no Hub id like owner/name.", "Check the path"
         )
     _refuse_flags(params, ("pattern", "skip"), "a dataset of the Hub")
@@ -70,11 +70,11 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
 
 
 def _refuse_flags(params: Params, names: tuple[str, ...], source: str) -> None:
-    """Raise Problem for options that mean nothing for such a source."""
+    """Raise UserError for options that mean nothing for such a source."""
     for spec in dataclasses.fields(Params):
         if spec.name in names and getattr(params, spec.name) != spec.default:
             flag = flag_of(spec.name, Params)
-            raise Problem(f"{flag} means nothing for {source}.", f"Leave {flag} out")
+            raise UserError(f"{flag} means nothing for {source}.", f"Leave {flag} out")
 
 
 KIND = JobKind(
@@ -93,11 +93,11 @@ KIND = JobKind(
 def run(params: Params, context: Context) -> dict[str, Any]:
     """Write the corpus as parquet files; the result tells what was left out."""
     from tasks.text.corpus import CorpusWriter
-    from tasks.text.files.skipped_counts import Tally
+    from tasks.text.files.skipped_counts import SkippedCounts
 
-    tally, writer = Tally(), CorpusWriter(context.output)
+    counts, writer = SkippedCounts(), CorpusWriter(context.output)
     context.progress("reading", 0, params.limit, "rows")
-    for documents in _documents(params, tally):
+    for documents in _documents(params, counts):
         kept = _within(documents, params, writer)
         writer.write(kept)
         context.progress("reading", writer.rows, params.limit, "rows")
@@ -105,26 +105,26 @@ def run(params: Params, context: Context) -> dict[str, Any]:
             break
     writer.close()
     if writer.rows == 0:
-        left_out = f" ({'; '.join(tally.left_out)})" if tally.left_out else ""
-        raise Problem(f"No document was found in {params.source}{left_out}.", "Give another source or column")
-    return {"rows": writer.rows, "bytes": writer.bytes, **dataclasses.asdict(tally)}
+        left_out = f" ({'; '.join(counts.left_out)})" if counts.left_out else ""
+        raise UserError(f"No document was found in {params.source}{left_out}.", "Give another source or column")
+    return {"rows": writer.rows, "bytes": writer.bytes, **dataclasses.asdict(counts)}
 
 
-def _documents(params: Params, tally: Tally) -> Iterator[pa.Array]:
+def _documents(params: Params, counts: SkippedCounts) -> Iterator[pa.Array]:
     from tasks.text.dataset_hub import HubData, read_hub
     from tasks.text.dataset_ref import local_path
     from tasks.text.files.readers import read_local
 
     path = local_path(params.source)
     if path is not None:
-        return read_local(path, params.column, params.pattern, _skipped(params), tally, params.split)
+        return read_local(path, params.column, params.pattern, _skipped(params), counts, params.split)
     if Path(params.source).is_absolute():
-        raise Problem(
+        raise UserError(
             f"{params.source} is gone, or not on this host.",
             "Put the files into a folder that all hosts mount, and submit it again",
         )
     wanted = HubData(params.source, params.config, params.split or "train", params.revision)
-    return read_hub(wanted, params.column, tally)
+    return read_hub(wanted, params.column, counts)
 
 
 def _within(documents: pa.Array, params: Params, writer: Any) -> pa.Array:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import Problem
-from tasks.jobs.kind import Context, JobKind, Known, Request, option
+from tasks.errors import UserError
+from tasks.jobs.kind import Catalog, Context, JobKind, Request, option
 from tasks.sae.formats.exporting import FORMS
 
 
@@ -26,7 +26,7 @@ def default_name(params: Params) -> str:
     return params.sae
 
 
-def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
+def prepare(params: Params, known: Catalog) -> tuple[Params, list[Request]]:
     """Fix the path to where the user stood; refuse an SAE that is neither there nor coming, or that the form has no
     words for, and a folder that is there."""
     from tasks.sae.formats.exporting import refuse_taken, refuse_wordless
@@ -34,8 +34,8 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
 
     if known.manifest("saes", params.sae) is not None:
         refuse_wordless(params.to, read_shape(known.path("saes", params.sae)))
-    elif not known.coming("saes", params.sae):
-        raise Problem(f"There is no saes/{params.sae} in the store.", "See what there is: mistudio saes ls")
+    elif not known.is_pending("saes", params.sae):
+        raise UserError(f"There is no saes/{params.sae} in the store.", "See what there is: mistudio saes ls")
     folder = Path(params.folder).expanduser().absolute()
     refuse_taken(folder)
     return dataclasses.replace(params, folder=str(folder)), []

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import Problem
-from tasks.jobs.kind import Context, Estimate, JobKind, Known, Request, option
+from tasks.errors import UserError
+from tasks.jobs.kind import Catalog, Context, Estimate, JobKind, Request, option
 from tasks.models.model_dtype import AUTO, CHOICES, HELP
 from tasks.parsing.redact import HUB_SECRETS
 from tasks.sae import precision
@@ -55,7 +55,7 @@ def default_name(params: Params) -> str:
     return params.sae
 
 
-def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
+def prepare(params: Params, known: Catalog) -> tuple[Params, list[Request]]:
     """Refuse an SAE, tokens or a model that are neither there nor coming."""
     from tasks.models.loading import check_dtype, look_up
     from tasks.sae.formats.native import read_config
@@ -63,8 +63,8 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     from tasks.text.tokens import read_info
 
     for family, name in (("saes", params.sae), ("tokens", params.tokens)):
-        if name is not None and known.manifest(family, name) is None and not known.coming(family, name):
-            raise Problem(f"There is no {family}/{name} in the store.", "See what was made: mistudio jobs ls")
+        if name is not None and known.manifest(family, name) is None and not known.is_pending(family, name):
+            raise UserError(f"There is no {family}/{name} in the store.", "See what was made: mistudio jobs ls")
     if params.model is not None:
         params = dataclasses.replace(params, model=look_up(params.model, known, readable=True)[0])
     if model := params.model or _model_of(params.sae, known):
@@ -78,8 +78,8 @@ def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
     return params, []
 
 
-def _check_precision(params: Params, known: Known) -> None:
-    """Problem for a precision that gains nothing with the SAE, as far as that can be told before its rows are known."""
+def _check_precision(params: Params, known: Catalog) -> None:
+    """UserError for a precision that gains nothing with the SAE, as far as that can be told before its rows are known."""
     from tasks.sae.formats.native import read_shape
     from tasks.sae.memory_estimate import CODES, FORWARD_TOKENS
 
@@ -90,32 +90,32 @@ def _check_precision(params: Params, known: Known) -> None:
         precision.check_at_submit(params.precision, product)
 
 
-def _model_of(sae: str, known: Known) -> str | None:
+def _model_of(sae: str, known: Catalog) -> str | None:
     """The model that an SAE of the store was trained on, by its manifest."""
     made_from = (known.manifest("saes", sae) or {}).get("made_from", {})
     return dict(value.split("/", 1) for value in made_from.values()).get("models")
 
 
-def estimate(params: Params, known: Known) -> Estimate:
+def estimate(params: Params, known: Catalog) -> Estimate:
     """Time by an earlier extraction from the same SAE, GPU memory by shapes; the rest depends on what is found."""
     from tasks.models.size_estimate import seconds_like_earlier
     from tasks.sae.memory_estimate import of_extraction
 
     model = params.model or _model_of(params.sae, known)
-    sae, asked = known.path("saes", params.sae), (params.precision, params.model_dtype)
-    held = of_extraction(known, model, sae, params.top, params.window, *asked) if model else None
+    sae, requested = known.path("saes", params.sae), (params.precision, params.model_dtype)
+    held = of_extraction(known, model, sae, params.top, params.window, *requested) if model else None
     if params.max_tokens is None:
         return Estimate(gpu_memory_bytes=held)
     seconds = seconds_like_earlier(known, "features", params.max_tokens, lambda told: told.get("sae") == params.sae)
     return Estimate(seconds, gpu_memory_bytes=held)
 
 
-def goes_on_at(workdir: Path) -> str | None:
+def resume_point(workdir: Path) -> str | None:
     """The row told in the state of `tasks.features.top_examples`."""
     from tasks.parsing.tensor_files import read_notes
 
-    told = read_notes(workdir / _STATE)
-    return f"row {told['next_row']}" if told else None
+    notes = read_notes(workdir / _STATE)
+    return f"row {notes['next_row']}" if notes else None
 
 
 KIND = JobKind(
@@ -129,7 +129,7 @@ KIND = JobKind(
     default_name=default_name,
     prepare=prepare,
     estimate=estimate,
-    goes_on_at=goes_on_at,
+    resume_point=resume_point,
 )
 
 
@@ -139,7 +139,7 @@ class _Origin:
 
     model: str
     tokens: str
-    told: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 def run(params: Params, context: Context) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     report = Report(
         top, source.tokens, texts, lambda done: context.progress("writing", done, len(top.fired), "features")
     )
-    census, telling = report.write(context.output, context.name, made_of, seen)
+    census, interpretable = report.write(context.output, context.name, made_of, seen)
     return {
         "features": len(top.fired),
         "fired": census.fired,
@@ -187,7 +187,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
         "layer": int(source.points[0].name.split(".")[1]),
         "hook": source.points[0].module,
         "page": "index.html",
-        "telling": telling,
+        "telling": interpretable,
         **source.origin,
     }
 
@@ -220,18 +220,18 @@ def _origin(params: Params, context: Context) -> _Origin:
 
     manifest = context.store.manifest("saes", params.sae)
     made_from = dict(value.split("/", 1) for value in manifest.get("made_from", {}).values())
-    told = read_config(context.store.path("saes", params.sae)).get("metadata", {})
+    metadata = read_config(context.store.path("saes", params.sae)).get("metadata", {})
     model, tokens = params.model or made_from.get("models"), params.tokens or made_from.get("tokens")
-    if model is None and told.get("model_name"):  # of an imported one
-        model = "@".join(filter(None, (told["model_name"], told.get("model_revision"))))
+    if model is None and metadata.get("model_name"):  # of an imported one
+        model = "@".join(filter(None, (metadata["model_name"], metadata.get("model_revision"))))
     if model is not None and params.model is None:
         model = at_commit(str(model), manifest.get("result", {}).get("model_commit"))
     layer = manifest["params"].get("layer")
-    hook = told.get("hook_name") or (None if layer is None else f"blocks.{layer}.hook_resid_post")
+    hook = metadata.get("hook_name") or (None if layer is None else f"blocks.{layer}.hook_resid_post")
     for flag, value in (("--model", model), ("--token-set", tokens), ("a layer", hook)):
         if value is None:
-            raise Problem(f"saes/{params.sae} does not say what it was trained on.", f"It needs {flag}")
-    return _Origin(str(model), str(tokens), {**told, "hook_name": hook})
+            raise UserError(f"saes/{params.sae} does not say what it was trained on.", f"It needs {flag}")
+    return _Origin(str(model), str(tokens), {**metadata, "hook_name": hook})
 
 
 def _source(params: Params, context: Context, origin: _Origin, d_in: int) -> ModelVectors:
@@ -246,15 +246,15 @@ def _source(params: Params, context: Context, origin: _Origin, d_in: int) -> Mod
 
     folder = context.store.path("tokens", origin.tokens)
     rows, info = open_tokens(folder), read_info(folder)
-    check_bos_of_sae(params.sae, origin.told, f"tokens/{origin.tokens}", info.bos, params.allow_no_bos)
+    check_bos_of_sae(params.sae, origin.metadata, f"tokens/{origin.tokens}", info.bos, params.allow_no_bos)
     dtype = wanted(params.model_dtype, context.workdir, (context.workdir / _STATE).exists(), context.device)
     model = load_model(origin.model, context.store, context.device, dtype)
     _check_width(d_in, model.config.get_text_config(), origin)
     check_tokens(
-        folder, origin.model, model, context.store, params.allow_no_bos or origin.told.get("prepend_bos") is False
+        folder, origin.model, model, context.store, params.allow_no_bos or origin.metadata.get("prepend_bos") is False
     )
-    mask = mask_again(origin.told, info) if params.skip_bos is None else mask_for(info, params.skip_bos)
-    return ModelVectors(model, rows, find_all_again(model, origin.told), mask, info.bos)
+    mask = mask_again(origin.metadata, info) if params.skip_bos is None else mask_for(info, params.skip_bos)
+    return ModelVectors(model, rows, find_all_again(model, origin.metadata), mask, info.bos)
 
 
 def _keep_dtype(source: ModelVectors, context: Context, origin: _Origin) -> None:
@@ -262,7 +262,7 @@ def _keep_dtype(source: ModelVectors, context: Context, origin: _Origin) -> None
     from tasks.models.model_dtype import keep
 
     keep(source.model, context.workdir)
-    of_training = origin.told.get("model_dtype")
+    of_training = origin.metadata.get("model_dtype")
     if of_training not in (None, source.model_dtype):
         context.note(f"the model runs in {source.model_dtype}; the SAE was trained on it in {of_training}")
 
@@ -290,11 +290,11 @@ def _collect(
 
     collect(source, coder, numbers, top, first, after_batch)
     if top.not_finite:
-        raise Problem(f"{top.not_finite} activations are not finite numbers: the model or the SAE is broken.")
+        raise UserError(f"{top.not_finite} activations are not finite numbers: the model or the SAE is broken.")
     return top, (len(numbers) - first) * width
 
 
 def _check_width(d_in: int, config: Any, origin: _Origin) -> None:
-    layers = len(origin.told.get("hook_names") or [origin.told["hook_name"]])
+    layers = len(origin.metadata.get("hook_names") or [origin.metadata["hook_name"]])
     if d_in != config.hidden_size * layers:
-        raise Problem(f"The SAE reads {d_in} numbers a token, the model's residual stream has {config.hidden_size}.")
+        raise UserError(f"The SAE reads {d_in} numbers a token, the model's residual stream has {config.hidden_size}.")

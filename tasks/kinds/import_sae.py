@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import Problem
-from tasks.jobs.kind import Context, JobKind, Known, Request, option
+from tasks.errors import UserError
+from tasks.jobs.kind import Catalog, Context, JobKind, Request, option
 from tasks.parsing.redact import HUB_SECRETS
 
 _LONGEST_NOTE = 500
@@ -38,19 +38,19 @@ def default_name(params: Params) -> str:
     return slug(f"{base}-{params.path}" if params.path else base)
 
 
-def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
+def prepare(params: Params, known: Catalog) -> tuple[Params, list[Request]]:
     """Fix the path to where the user stood; refuse now what can be known to fail."""
     from tasks.models.loading import look_up
-    from tasks.sae.importing.convert import tell
+    from tasks.sae.importing.convert import describe
     from tasks.text.dataset_ref import is_hub_id, is_mistyped_path, local_path
 
     folder = local_path(params.source)
     if folder is not None:
         place = _place(folder, params.path)
-        tell(place, str(place), _about(params))
+        describe(place, str(place), _about(params))
         params = dataclasses.replace(params, source=str(folder))
     elif not is_hub_id(params.source) or is_mistyped_path(params.source):
-        raise Problem(f"There is no folder {params.source!r}, and it is no Hub id like owner/name.", "Check the path")
+        raise UserError(f"There is no folder {params.source!r}, and it is no Hub id like owner/name.", "Check the path")
     if params.model is not None:
         params = dataclasses.replace(params, model=look_up(params.model, known)[0])
     return params, []
@@ -83,7 +83,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     about = _about(params)
     folder = local_path(params.source)
     if folder is None and Path(params.source).is_absolute():
-        raise Problem(
+        raise UserError(
             f"{params.source} is gone, or not on this host.",
             "Put the files into a folder that all hosts mount, and submit it again",
         )
@@ -95,10 +95,10 @@ def run(params: Params, context: Context) -> dict[str, Any]:
 
 
 def _place(folder: Path, path: str | None) -> Path:
-    """The SAE's folder within the source. Problem for a path that leads out of that."""
+    """The SAE's folder within the source. UserError for a path that leads out of that."""
     place = folder / (path or "")
     if not place.resolve().is_relative_to(folder.resolve()):
-        raise Problem(f"--path {path} leads out of {folder}.", "Give the folder itself as the source")
+        raise UserError(f"--path {path} leads out of {folder}.", "Give the folder itself as the source")
     return place
 
 

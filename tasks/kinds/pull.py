@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.errors import Problem
-from tasks.jobs.kind import Context, JobKind, Known, Request, option
+from tasks.errors import UserError
+from tasks.jobs.kind import Catalog, Context, JobKind, Request, option
 from tasks.kinds import import_sae
 from tasks.parsing.redact import HUB_SECRETS
 
@@ -28,12 +28,12 @@ def default_name(params: Params) -> str:
     return slug(params.path.strip("/") if params.path else params.repo.replace("/", "--"))
 
 
-def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
+def prepare(params: Params, known: Catalog) -> tuple[Params, list[Request]]:
     """Refuse what cannot be a repository."""
     from tasks.models.loading import is_hub_id
 
     if not is_hub_id(params.repo):
-        raise Problem(
+        raise UserError(
             f"{params.repo!r} cannot be a repository of the Hub.",
             "Write it as owner/name; for a folder: mistudio saes import FOLDER",
         )
@@ -55,5 +55,5 @@ KIND = JobKind(
 
 def run(params: Params, context: Context) -> dict[str, Any]:
     """As the import of the same Hub id."""
-    told = dataclasses.asdict(params)
-    return import_sae.take_from_hub(told.pop("repo"), context=context, **told)
+    values = dataclasses.asdict(params)
+    return import_sae.take_from_hub(values.pop("repo"), context=context, **values)

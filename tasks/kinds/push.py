@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.errors import Problem
-from tasks.jobs.kind import Context, JobKind, Known, Request, option
+from tasks.errors import UserError
+from tasks.jobs.kind import Catalog, Context, JobKind, Request, option
 from tasks.parsing.redact import HUB_SECRETS
 
 
@@ -25,14 +25,14 @@ def default_name(params: Params) -> str:
     return params.sae
 
 
-def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
+def prepare(params: Params, known: Catalog) -> tuple[Params, list[Request]]:
     """Refuse an SAE that is neither there nor coming, and what cannot be a repository."""
     from tasks.models.loading import is_hub_id
 
-    if known.manifest("saes", params.sae) is None and not known.coming("saes", params.sae):
-        raise Problem(f"There is no saes/{params.sae} in the store.", "See what there is: mistudio saes ls")
+    if known.manifest("saes", params.sae) is None and not known.is_pending("saes", params.sae):
+        raise UserError(f"There is no saes/{params.sae} in the store.", "See what there is: mistudio saes ls")
     if not is_hub_id(params.repo):
-        raise Problem(f"{params.repo!r} cannot be a repository of the Hub.", "Write it as owner/name")
+        raise UserError(f"{params.repo!r} cannot be a repository of the Hub.", "Write it as owner/name")
     return params, []
 
 
@@ -59,16 +59,16 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     from tasks.sae.formats.native import CONFIG, DENSITY, WEIGHTS, load_sae, read_config
 
     context.progress("pushing", 0, None, "files")
-    told, folder = record(context.store, params.sae), context.store.path("saes", params.sae)
+    saved, folder = record(context.store, params.sae), context.store.path("saes", params.sae)
     load_sae(folder)  # or it says what is wrong with it
     path = (params.path or params.sae).strip("/")
     config = read_config(folder)
     config = without_paths({**config, "metadata": for_sae_lens(config.get("metadata", {}))})
-    text = card(told, config, params.repo, path, sae_hub.others_in(params.repo, path))
+    text = card(saved, config, params.repo, path, sae_hub.others_in(params.repo, path))
     files: dict[str, Path | bytes] = {
         f"{path}/{name}": folder / name for name in (WEIGHTS, DENSITY, "metrics.jsonl") if (folder / name).is_file()
     }
-    files |= {f"{path}/{name}": json.dumps(v, indent=2).encode() for name, v in ((CONFIG, config), (RECORD, told))}
+    files |= {f"{path}/{name}": json.dumps(v, indent=2).encode() for name, v in ((CONFIG, config), (RECORD, saved))}
     files |= {place: text.encode() for place in (f"{path}/README.md", "README.md")}
     where = sae_hub.push(params.repo, files, params.private, f"Add {path}")
     return {"repo": params.repo, "path": path, "commit": where, "files": sorted(files)}

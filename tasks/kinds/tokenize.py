@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import Problem
-from tasks.jobs.kind import Context, Estimate, JobKind, Known, Request, option
+from tasks.errors import UserError
+from tasks.jobs.kind import Catalog, Context, Estimate, JobKind, Request, option
 from tasks.parsing.redact import HUB_SECRETS
 
 if TYPE_CHECKING:
@@ -49,23 +49,23 @@ def default_name(params: Params) -> str:
     return f"{slug(params.dataset)[:50]}-{model_slug(params.model)[:40]}-{params.context}{bos}"
 
 
-def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
+def prepare(params: Params, known: Catalog) -> tuple[Params, list[Request]]:
     """Find the dataset (or ask for its download) and the model; refuse a context the model cannot read."""
     from tasks.models.loading import look_up
     from tasks.text.dataset_ref import resolve_dataset
 
     dataset, requests = resolve_dataset(params.dataset, known)
-    model, told = look_up(params.model, known)
-    longest = (told or {}).get("context")
+    model, description = look_up(params.model, known)
+    longest = (description or {}).get("context")
     if longest and params.context > longest:
-        raise Problem(
+        raise UserError(
             f"--context-length {params.context} is more than {params.model} can read: {longest} tokens.",
             f"Give --context-length {longest} or less",
         )
     return dataclasses.replace(params, dataset=dataset, model=model), requests
 
 
-def estimate(params: Params, known: Known) -> Estimate:
+def estimate(params: Params, known: Catalog) -> Estimate:
     """Disk by the size of the corpus; time by a tokenization with the same tokenizer in the store."""
     from tasks.models.size_estimate import seconds_like_earlier, shape_of_model
 
@@ -112,7 +112,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
             context.progress("tokenizing", documents, total, "documents")
     dropped, tokens = len(packer.tail), writer.rows * params.context
     if not tokens:
-        raise Problem(
+        raise UserError(
             f"The dataset has only {dropped} tokens, less than one row of {params.context}.",
             "Give a smaller --context-length or a larger dataset",
         )

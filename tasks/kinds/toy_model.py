@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import Problem
-from tasks.jobs.kind import Context, Estimate, JobKind, Known, Request, option
+from tasks.errors import UserError
+from tasks.jobs.kind import Catalog, Context, Estimate, JobKind, Request, option
 from tasks.jobs.stop_grace import record_stop_time
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerFast
 
-    from tasks.models.toy_lm import Training
+    from tasks.models.toy_lm import ToyTraining
 
 #: More text than this teaches a toy nothing more.
 _CORPUS_BYTES = 32 << 20
@@ -46,17 +46,17 @@ def default_name(params: Params) -> str:
     return f"toy-{slug(params.dataset)}"
 
 
-def prepare(params: Params, known: Known) -> tuple[Params, list[Request]]:
+def prepare(params: Params, known: Catalog) -> tuple[Params, list[Request]]:
     """Find the dataset, or ask for its download first."""
     from tasks.text.dataset_ref import resolve_dataset
 
     if params.width % 32:
-        raise Problem(f"--d-model must be a multiple of 32, not {params.width}.")
+        raise UserError(f"--d-model must be a multiple of 32, not {params.width}.")
     dataset, requests = resolve_dataset(params.dataset, known)
     return dataclasses.replace(params, dataset=dataset), requests
 
 
-def estimate(params: Params, known: Known) -> Estimate:
+def estimate(params: Params, known: Catalog) -> Estimate:
     """Disk by the shape, for the moment when a checkpoint replaces another; time by a like one in the store."""
     from tasks.models.size_estimate import CHECKPOINT, FLOAT, seconds_like_earlier, shape_of_toy
 
@@ -68,12 +68,12 @@ def estimate(params: Params, known: Known) -> Estimate:
     return Estimate(seconds, None, 2 * CHECKPOINT * shape.parameters * FLOAT)
 
 
-def goes_on_at(workdir: Path) -> str | None:
+def resume_point(workdir: Path) -> str | None:
     """The step told in the checkpoint of `tasks.models.toy_lm`."""
     from tasks.parsing.tensor_files import read_notes
 
-    told = read_notes(workdir / "checkpoint.safetensors")
-    return f"step {told['step']}" if told else None
+    notes = read_notes(workdir / "checkpoint.safetensors")
+    return f"step {notes['step']}" if notes else None
 
 
 KIND = JobKind(
@@ -86,22 +86,22 @@ KIND = JobKind(
     default_name=default_name,
     prepare=prepare,
     estimate=estimate,
-    goes_on_at=goes_on_at,
+    resume_point=resume_point,
 )
 
 
 def run(params: Params, context: Context) -> dict[str, Any]:
     """Train, resuming from the newest checkpoint, and save as `save_pretrained` does."""
     from tasks.models.cpu_backend import choose
-    from tasks.models.toy_lm import CHECKPOINT, Recipe, Training, make_model
+    from tasks.models.toy_lm import CHECKPOINT, ToyConfig, ToyTraining, make_model
     from tasks.text.tokenizers import end_of_text, save_tokenizer
 
     choose(context.device)
     corpus = context.store.path("datasets", params.dataset)
     tokenizer = _tokenizer(params, context, corpus)
     stream = _stream(params, context, corpus, tokenizer)
-    recipe = Recipe(params.layers, params.width, len(tokenizer), params.context, params.steps, seed=params.seed)
-    training = Training(make_model(recipe, end_of_text(tokenizer)), recipe, context.device)
+    recipe = ToyConfig(params.layers, params.width, len(tokenizer), params.context, params.steps, seed=params.seed)
+    training = ToyTraining(make_model(recipe, end_of_text(tokenizer)), recipe, context.device)
     if not training.resume(context.workdir) and (context.workdir / CHECKPOINT).exists():
         context.note("starts from scratch: its checkpoint is damaged")
     first, began = training.step, time.monotonic()
@@ -119,7 +119,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     }
 
 
-def _train(training: Training, stream: torch.Tensor, context: Context) -> None:
+def _train(training: ToyTraining, stream: torch.Tensor, context: Context) -> None:
     """Run to the last step, saving on the way and when told to stop."""
     saved_at = time.monotonic()
 
@@ -168,7 +168,7 @@ def _stream(params: Params, context: Context, corpus: Path, tokenizer: PreTraine
         context.progress("tokenizing", sum(map(len, parts)), None, "tokens")
     stream = np.concatenate(parts)
     if len(stream) <= params.context:
-        raise Problem(
+        raise UserError(
             f"The dataset has only {len(stream)} tokens, less than one row of {params.context}.",
             "Give a larger dataset or a smaller --context-length",
         )

@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import Problem
-from tasks.jobs.kind import Context, Estimate, JobKind, Known, Request
+from tasks.errors import UserError
+from tasks.jobs.kind import Catalog, Context, Estimate, JobKind, Request
 from tasks.parsing.redact import HUB_SECRETS, WANDB_SECRETS
 from tasks.sae import arch_options, precision
 from tasks.sae.architectures import coder_class
-from tasks.train_job.params import DEFAULT_TOKENS, Common, P, goes_on_at, settled, steps_of
+from tasks.train_job.params import DEFAULT_TOKENS, Common, P, resume_point, settled, steps_of
 from tasks.train_job.sae_group import default_name
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def makes(params: P, name: str) -> dict[str, P]:
     return {member.name: member.params for member in members(params, name)}
 
 
-def prepare(params: P, known: Known) -> tuple[P, list[Request]]:
+def prepare(params: P, known: Catalog) -> tuple[P, list[Request]]:
     """Find what to train on, or ask for the jobs that make it; refuse what cannot work."""
     from tasks.train_job.sae_group import each
     from tasks.train_job.vector_source import SETTLED
@@ -50,12 +50,12 @@ def prepare(params: P, known: Known) -> tuple[P, list[Request]]:
     return dataclasses.replace(params, **alike), once
 
 
-def _prepare_one(params: P, known: Known) -> tuple[P, list[Request]]:
-    from tasks.train_job.loggers import asked_for
+def _prepare_one(params: P, known: Catalog) -> tuple[P, list[Request]]:
+    from tasks.train_job.loggers import requested_loggers
     from tasks.train_job.vector_source import resolve, wiring
 
     params = KIND.read_params(dataclasses.asdict(params))
-    asked_for(params.log)
+    requested_loggers(params.log)
     params, d_model, requests = resolve(params, known)
     if params.init_from is not None:
         from tasks.train_job.init_from import resolve_start
@@ -64,12 +64,12 @@ def _prepare_one(params: P, known: Known) -> tuple[P, list[Request]]:
     if params.width is None and d_model is not None:
         params = dataclasses.replace(params, width=params.expansion * d_model)
     if d_model is not None and params.expansion != Common.expansion and params.width != params.expansion * d_model:
-        raise Problem(f"The SAE has {params.width} features: --expansion does nothing.", "Leave --expansion out")
+        raise UserError(f"The SAE has {params.width} features: --expansion does nothing.", "Leave --expansion out")
     _check_course(params)
     options = arch_options.chosen(params.arch, params)
     if params.sparsity_warmup != Common.sparsity_warmup and hasattr(options, "k"):
-        told = f"The number of features, not a penalty, makes {params.arch} sparse: --sparsity-warmup does nothing."
-        raise Problem(told, "Leave --sparsity-warmup out")
+        message = f"The number of features, not a penalty, makes {params.arch} sparse: --sparsity-warmup does nothing."
+        raise UserError(message, "Leave --sparsity-warmup out")
     if params.width is not None:
         options.check(params.width)
     if params.width is not None and d_model is not None:
@@ -80,26 +80,26 @@ def _prepare_one(params: P, known: Known) -> tuple[P, list[Request]]:
 
 
 def _check_course(params: Common) -> None:
-    """Problem for numbers of which each may be, but not beside the others."""
+    """UserError for numbers of which each may be, but not beside the others."""
     steps = steps_of(params)
     if params.steps is not None and params.tokens not in (None, DEFAULT_TOKENS):
-        raise Problem("--steps and --training-tokens both set the length of the training.", "Leave one of them out")
+        raise UserError("--steps and --training-tokens both set the length of the training.", "Leave one of them out")
     if params.warmup + params.decay > 1:
-        told = f"--warmup {params.warmup:g} and --decay {params.decay:g} are more than the whole training."
-        raise Problem(told, "Give shares that add up to 1 at most")
+        message = f"--warmup {params.warmup:g} and --decay {params.decay:g} are more than the whole training."
+        raise UserError(message, "Give shares that add up to 1 at most")
     if params.accumulate > params.batch:
-        told = f"--accumulate {params.accumulate} is more parts than a batch has tokens: {params.batch}."
-        raise Problem(told, "Give a smaller --accumulate")
+        message = f"--accumulate {params.accumulate} is more parts than a batch has tokens: {params.batch}."
+        raise UserError(message, "Give a smaller --accumulate")
     if 2 * params.resample > steps:
-        told = (
+        message = (
             f"--resample {params.resample} is more often than the first half of the training has steps: {steps // 2}."
         )
-        raise Problem(told, "Give a smaller --resample")
+        raise UserError(message, "Give a smaller --resample")
     measured = min(params.evaluate, steps)
     if params.patience and measured <= params.patience:
-        told = f"--patience {params.patience} ends nothing that is measured {measured} times."
+        message = f"--patience {params.patience} ends nothing that is measured {measured} times."
         often = f"Measure more often, for instance --evaluate {4 * params.patience}"
-        raise Problem(told, often if steps > params.patience else "Train longer: a step is measured once at most")
+        raise UserError(message, often if steps > params.patience else "Train longer: a step is measured once at most")
 
 
 def in_force(params: P, result: dict[str, Any]) -> P:
@@ -107,7 +107,7 @@ def in_force(params: P, result: dict[str, Any]) -> P:
     return dataclasses.replace(params, width=result["d_sae"], lr=result["lr"])
 
 
-def estimate(params: Common, known: Known) -> Estimate:
+def estimate(params: Common, known: Catalog) -> Estimate:
     """Memory and disk by the shapes; time by a training of like shape in the store."""
     from tasks.models.size_estimate import seconds_like_earlier
     from tasks.sae.memory_estimate import of_training
@@ -172,7 +172,7 @@ KIND = JobKind(
     prepare=prepare,
     estimate=estimate,
     in_force=in_force,
-    goes_on_at=goes_on_at,
+    resume_point=resume_point,
 )
 
 
@@ -183,32 +183,32 @@ def run(params: Common, context: Context) -> dict[str, Any] | Parts:
     from tasks.models.model_dtype import wanted
     from tasks.train_job.batches import Reading
     from tasks.train_job.group_context import parts_of
-    from tasks.train_job.loop import Pulse
+    from tasks.train_job.loop import TrainingLoop
     from tasks.train_job.sae_group import members
-    from tasks.train_job.single_sae import Training
+    from tasks.train_job.single_sae import SaeTraining
     from tasks.train_job.vector_source import open_vectors, wiring
 
     choose(context.device)
     context.progress("loading", 0, None, "tokens")
-    trained, pulse = members(params, context.name), Pulse(params.checkpoint_s, context)
+    trained, loop = members(params, context.name), TrainingLoop(params.checkpoint_s, context)
     hooks = _hooks(member.params for member in trained)
-    dtype = wanted(params.model_dtype, context.workdir, goes_on_at(context.workdir) is not None, context.device)
+    dtype = wanted(params.model_dtype, context.workdir, resume_point(context.workdir) is not None, context.device)
     vectors = open_vectors(_pinned(trained[0].params, context), hooks, context.store, context.device, dtype)
     origin = _origin(trained[0].params, vectors, context)
-    reading = Reading(vectors, hooks, params.batch, params.seed, pulse.beat, context.workdir, params.eval_tokens)
+    reading = Reading(vectors, hooks, params.batch, params.seed, loop.after_step, context.workdir, params.eval_tokens)
     contexts: Sequence[Context] = [context] if params.together is None else parts_of(context, trained)
-    pulse.trainings = [
-        Training(member.params, own, reading.see(wiring(member.params)))
+    loop.trainings = [
+        SaeTraining(member.params, own, reading.see(wiring(member.params)))
         for member, own in zip(trained, contexts, strict=True)
     ]
-    pulse.train()
-    ended = dict(zip([member.name for member in trained], pulse.trainings, strict=True))
-    told = {}
+    loop.train()
+    ended = dict(zip([member.name for member in trained], loop.trainings, strict=True))
+    results = {}
     for place, (name, training) in enumerate(ended.items()):
         if params.together is not None:
             context.progress("finishing", place, len(ended), "SAEs")
-        told[name] = training.finish()
-    made = {name: {**result, **origin} for name, result in told.items() if result is not None}
+        results[name] = training.finish()
+    made = {name: {**result, **origin} for name, result in results.items() if result is not None}
     failed = {name: training.failed for name, training in ended.items() if training.failed is not None}
     return made[context.name] if params.together is None else Parts(made, failed)
 

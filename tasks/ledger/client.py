@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.errors import Problem
-from tasks.jobs.kind import Job, Point, Progress, State
+from tasks.errors import UserError
+from tasks.jobs.kind import Job, MetricPoint, Progress, State
 from tasks.ledger import lua_script
-from tasks.ledger.device_lease import Card, Lease, Refusal
+from tasks.ledger.device_lease import Card, Lease, LeaseRefusal
 from tasks.ledger.listing import Filter, Page, children, other_tries, page, records
-from tasks.ledger.maintenance import LEASE_TTL_S, Upkeep
+from tasks.ledger.maintenance import LEASE_TTL_S, MaintenanceSettings
 from tasks.ledger.queue_state import QueueDesk
 from tasks.ledger.quotas import over_quota
 from tasks.ledger.records import encode_new, finite, finite_number, pairs, readable
@@ -32,11 +32,11 @@ LEASE_RENEW_S = 1.0
 REPLICATED_WITHIN_S = 1.0
 
 #: A worker that has not been heard of for this long does not count as a consumer.
-BEAT_TTL_S = 10.0
+HEARTBEAT_TTL_S = 10.0
 
 
 @dataclass(frozen=True)
-class WorkerBeat:
+class WorkerHeartbeat:
     """What a worker last said of itself; `seen_at` is when it said it (server clock).
 
     `loop_at` is when its message loop had last run then: a worker whose loop waits for something receives no messages.
@@ -75,7 +75,7 @@ class Claim:
 class Ledger:
     """The records of all jobs behind one connection; `queues` is what is asked of queues as a whole.
 
-    Every method raises `wire.Unreachable` when Redis cannot be reached, and Problem when the records there are newer
+    Every method raises `wire.Unreachable` when Redis cannot be reached, and UserError when the records there are newer
     than this mistudio.
     """
 
@@ -97,7 +97,7 @@ class Ledger:
         return self.submit_all([job])[0]
 
     def submit_all(self, jobs: Sequence[Job]) -> list[Job]:
-        """Accept new jobs, parents before their children: all of them, or none and a Problem.
+        """Accept new jobs, parents before their children: all of them, or none and a UserError.
 
         Refused are jobs whose artifact is being made already, and those whose parents can never succeed.
         """
@@ -106,12 +106,12 @@ class Ledger:
             raise refusal
         return [job for job in self.many([job.id for job in jobs]) if job]
 
-    def submit_many(self, groups: Iterable[Sequence[Job]]) -> list[Problem | None]:
+    def submit_many(self, groups: Iterable[Sequence[Job]]) -> list[UserError | None]:
         """Accept groups of new jobs in one round trip, each as a whole; for each, None or why it was refused."""
         answers = self._submitted(lua_script.evaluate_all, groups)
         return [None if status == "ok" else _refusal(status) for status in answers]
 
-    def try_submit_many(self, groups: Sequence[Sequence[Job]]) -> list[Problem | Unable | Refused | None]:
+    def try_submit_many(self, groups: Sequence[Sequence[Job]]) -> list[UserError | Unable | Refused | None]:
         """As `submit_many`, but a group that Redis was unable to take has that error in its place.
 
         A group whose last job is there already counts as accepted. Unreachable when it is not known which were.
@@ -170,30 +170,34 @@ class Ledger:
         """Keep the lease: "ok", "cancel" when the job is to be cancelled, "lost" when it is another's now."""
         return self._change("renew", claim.job.id, claim.token, LEASE_TTL_S)
 
-    def report(self, claim: Claim, progress: Progress, point: Point | None = None) -> str:
+    def report(self, claim: Claim, progress: Progress, point: MetricPoint | None = None) -> str:
         """Write how far the work is, and what was measured of it: "ok" or "lost"."""
-        told = json.dumps(dataclasses.asdict(progress))
+        progress_json = json.dumps(dataclasses.asdict(progress))
         measured = (point.at, json.dumps(point.values)) if point else ("", "")
-        return self._change("progress", claim.job.id, claim.token, told, *measured)
+        return self._change("progress", claim.job.id, claim.token, progress_json, *measured)
 
     def lease_device(
         self, claim: Claim, cards: Sequence[Card], slots: int, need: int | None = None
-    ) -> Card | list[Refusal]:
+    ) -> Card | list[LeaseRefusal]:
         """Lease the card (most free memory first) with the fewest jobs, fewer than `slots`, and with `need` bytes free.
 
         When there is none: why, for each card. No reason is given when the job is another's by now.
         """
-        told = json.dumps([{k: v for k, v in dataclasses.asdict(card).items() if v is not None} for card in cards])
-        status, _, rest = self._change("lease_device", claim.job.id, claim.token, slots, need or 0, told).partition(" ")
+        cards_json = json.dumps(
+            [{k: v for k, v in dataclasses.asdict(card).items() if v is not None} for card in cards]
+        )
+        status, _, rest = self._change(
+            "lease_device", claim.job.id, claim.token, slots, need or 0, cards_json
+        ).partition(" ")
         if status == "leased":
             return next(card for card in cards if card.key == rest)
         refusals = json.loads(rest) if rest else []
-        return [Refusal(r["name"], tuple(sorted(r.get("jobs", ()))), int(r.get("room", 0))) for r in refusals]
+        return [LeaseRefusal(r["name"], tuple(sorted(r.get("jobs", ()))), int(r.get("room", 0))) for r in refusals]
 
     def leases(self) -> dict[str, Lease]:
         """The devices that jobs hold, by the jobs' ids."""
-        told = pairs(self.client.call("HGETALL", self.client.key("devices")))
-        return dict(readable(lambda held: (held[0], read_lease(held[1])), told.items()))
+        entries = pairs(self.client.call("HGETALL", self.client.key("devices")))
+        return dict(readable(lambda held: (held[0], read_lease(held[1])), entries.items()))
 
     def use_device(self, claim: Claim, device: str) -> None:
         """Record a device that needs no lease."""
@@ -216,7 +220,7 @@ class Ledger:
         """Give a running job back to its queue; a `loss` counts against its attempts."""
         return self._change("put_back", claim.job.id, claim.token, reason, "1" if loss else "0")
 
-    def ring_again(self, job_id: str) -> None:
+    def enqueue_again(self, job_id: str) -> None:
         """Ring for a queued job whose bell was taken by a worker that cannot take the job."""
         self._change("ring", job_id)
 
@@ -238,11 +242,11 @@ class Ledger:
         """NotPermitted where this connection's Redis user may submit or read jobs, and no more."""
         self._change("check_rights", "")
 
-    def upkeep(self, told: Upkeep) -> None:
+    def maintain(self, settings: MaintenanceSettings) -> None:
         """Recover lost jobs, promote starving queues and delete expired records, unless another worker has just done
         so.
         """
-        self._change("upkeep", "", json.dumps(dataclasses.asdict(told)))
+        self._change("upkeep", "", json.dumps(dataclasses.asdict(settings)))
 
     def reap(self) -> None:
         """Put running jobs whose lease has run out back to their queues."""
@@ -252,14 +256,14 @@ class Ledger:
         """Write and remove a word as every change is written. Unreachable or Refused where no change is possible."""
         self._change("try_write", "")
 
-    def beat(
+    def heartbeat(
         self,
-        worker: WorkerBeat,
+        worker: WorkerHeartbeat,
         holder: dict[str, Any] | None = None,
         field: str | None = None,
         *,
         loop_ran: bool = False,
-        upkeep: Upkeep | None = None,
+        maintenance: MaintenanceSettings | None = None,
     ) -> tuple[float, dict[str, Any] | None]:
         """Record that a worker lives, in one round trip: now, unless it says when.
 
@@ -269,8 +273,8 @@ class Ledger:
         """
         stamped = [name for name, is_now in (("seen_at", not worker.seen_at), ("loop_at", loop_ran)) if is_now]
         line = json.dumps({name: value for name, value in dataclasses.asdict(worker).items() if name not in stamped})
-        settings = json.dumps(dataclasses.asdict(upkeep)) if upkeep else ""
-        arguments = (field or worker.name, line, _json(holder), BEAT_TTL_S, settings, *stamped)
+        settings = json.dumps(dataclasses.asdict(maintenance)) if maintenance else ""
+        arguments = (field or worker.name, line, _json(holder), HEARTBEAT_TTL_S, settings, *stamped)
         now, _, answer = self._change("beat", worker.name, *arguments).partition(" ")
         return float(now), _holder(answer)
 
@@ -293,7 +297,7 @@ class Ledger:
 
     def forget_fleet(self) -> str:
         """Forget what the workers shared: "ok", or the name of one that lives."""
-        return self._change("forget_fleet", "", BEAT_TTL_S)
+        return self._change("forget_fleet", "", HEARTBEAT_TTL_S)
 
     def forget_worker(self, name: str, token: str = "", field: str = "") -> None:
         """A worker has ended in good order; what all share is forgotten with the last one.
@@ -314,10 +318,10 @@ class Ledger:
         return self.many([job_id])[0]
 
     def need(self, job_id: str) -> Job:
-        """The record of that job; Problem when there is none."""
+        """The record of that job; UserError when there is none."""
         job = self.get(job_id)
         if job is None and self.client.call("EXISTS", self.client.key(f"job:{job_id}")):
-            raise Problem(f"The record of job {job_id} cannot be read.", "See: mistudio doctor")
+            raise UserError(f"The record of job {job_id} cannot be read.", "See: mistudio doctor")
         if job is None:
             raise _no_such_job(job_id)
         return job
@@ -343,26 +347,26 @@ class Ledger:
         ids = self.client.key("ids")
         return self.client.call("ZRANGEBYLEX", ids, f"[{prefix}", f"[{prefix}\xff", "LIMIT", 0, limit)
 
-    def workers(self, within_s: float = BEAT_TTL_S) -> list[WorkerBeat]:
+    def workers(self, within_s: float = HEARTBEAT_TTL_S) -> list[WorkerHeartbeat]:
         """Workers that have consumed in the last `within_s` seconds, by name."""
-        now, beats = self._heartbeats()
-        return [beat for beat in beats if abs(now - beat.consumed_at) <= within_s]
+        now, heartbeats = self._heartbeats()
+        return [heartbeat for heartbeat in heartbeats if abs(now - heartbeat.consumed_at) <= within_s]
 
-    def heartbeats(self, within_s: float = BEAT_TTL_S) -> list[WorkerBeat]:
+    def heartbeats(self, within_s: float = HEARTBEAT_TTL_S) -> list[WorkerHeartbeat]:
         """Heartbeats of the last `within_s` seconds, also of workers that do not consume, by name."""
-        now, beats = self._heartbeats()
-        return [beat for beat in beats if abs(now - beat.seen_at) <= within_s]
+        now, heartbeats = self._heartbeats()
+        return [heartbeat for heartbeat in heartbeats if abs(now - heartbeat.seen_at) <= within_s]
 
-    def _heartbeats(self) -> tuple[int, list[WorkerBeat]]:
+    def _heartbeats(self) -> tuple[int, list[WorkerHeartbeat]]:
         reply, (seconds, _) = self._read([("HGETALL", self.client.key("workers")), ("TIME",)])
-        beats = readable(read_beat, pairs(reply).values())
-        return int(seconds), sorted(beats, key=lambda beat: beat.name)
+        heartbeats = readable(read_heartbeat, pairs(reply).values())
+        return int(seconds), sorted(heartbeats, key=lambda heartbeat: heartbeat.name)
 
     def holders(self) -> list[tuple[str, int]]:
         """Name with host, and pid, of the worker of each running job."""
         ids = self.client.call("ZRANGE", self.client.key(f"by:state:{State.RUNNING}"), 0, -1)
-        told = self._read([("HMGET", self.client.key(f"job:{job_id}"), "worker", "worker_pid") for job_id in ids])
-        return readable(lambda held: (held[0], int(held[1] or 0)), [held for held in told if held[0]])
+        replies = self._read([("HMGET", self.client.key(f"job:{job_id}"), "worker", "worker_pid") for job_id in ids])
+        return readable(lambda held: (held[0], int(held[1] or 0)), [held for held in replies if held[0]])
 
     def events(self, job_id: str) -> list[dict[str, Any]]:
         """Every change of a job's state: at, state, reason, attempt, worker, of a claim its token; oldest first."""
@@ -370,26 +374,26 @@ class Ledger:
 
     def histories(self, job_ids: Sequence[str]) -> list[list[dict[str, Any]]]:
         """The events of each of these jobs, in one round trip."""
-        told = self._read([("LRANGE", self.client.key(f"events:{job_id}"), 0, -1) for job_id in job_ids])
-        return [readable(read_event, history) for history in told]
+        replies = self._read([("LRANGE", self.client.key(f"events:{job_id}"), 0, -1) for job_id in job_ids])
+        return [readable(read_event, history) for history in replies]
 
-    def series(self, job_ids: Sequence[str]) -> list[list[Point]]:
+    def series(self, job_ids: Sequence[str]) -> list[list[MetricPoint]]:
         """What each of these jobs has measured in its course, thinned, in one round trip.
 
         Of a job that has ended it is known for a week.
         """
-        told = self._read([("LRANGE", self.client.key(f"series:{job_id}"), 0, -1) for job_id in job_ids])
-        return [readable(read_point, series) for series in told]
+        replies = self._read([("LRANGE", self.client.key(f"series:{job_id}"), 0, -1) for job_id in job_ids])
+        return [readable(read_point, series) for series in replies]
 
-    def coming(self, artifact: str) -> str | None:
+    def producer_of(self, artifact: str) -> str | None:
         """The id of the unfinished job that will make "family/name"."""
         return self.client.call("HGET", self.client.key("coming"), artifact)
 
     def live_jobs(self) -> set[str]:
         """Ids of all jobs that have not ended, and of those whose checkpoint one of them will take over."""
         states = (State.WAITING, State.QUEUED, State.RUNNING)
-        asked = [("ZRANGE", self.client.key(f"by:state:{state}"), 0, -1) for state in states]
-        return {i for ids in self._read([*asked, ("HKEYS", self.client.key("heirs"))]) for i in ids}
+        requested = [("ZRANGE", self.client.key(f"by:state:{state}"), 0, -1) for state in states]
+        return {i for ids in self._read([*requested, ("HKEYS", self.client.key("heirs"))]) for i in ids}
 
     def awaited_checkpoints(self) -> set[str]:
         """Ids of jobs whose checkpoint one that has not ended will take over."""
@@ -411,24 +415,25 @@ def new_token() -> str:
     return os.urandom(8).hex()
 
 
-def _outcome(status: str, group: Sequence[Job]) -> Problem | None:
+def _outcome(status: str, group: Sequence[Job]) -> UserError | None:
     return None if status in ("ok", f"exists {group[-1].id}") else _refusal(status)
 
 
-def _refusal(status: str) -> Problem:
+def _refusal(status: str) -> UserError:
     if status.startswith("quota "):
         _, limit, unstarted, new, owner = status.split(" ", 4)
         return over_quota(owner, int(limit), int(unstarted), int(new))
     if status.startswith("taken "):
-        _, artifact, maker = status.split(" ", 2)
-        return Problem(
-            f"{artifact} is being made by job {maker}.", f"Wait for it (mistudio jobs wait {maker}) or give --name"
+        _, artifact, producer = status.split(" ", 2)
+        return UserError(
+            f"{artifact} is being made by job {producer}.",
+            f"Wait for it (mistudio jobs wait {producer}) or give --name",
         )
-    return Problem(f"The job was not accepted: {status}.", "See: mistudio jobs ls")
+    return UserError(f"The job was not accepted: {status}.", "See: mistudio jobs ls")
 
 
-def _no_such_job(job_id: str) -> Problem:
-    return Problem(f"There is no job {job_id}.", "See: mistudio jobs ls")
+def _no_such_job(job_id: str) -> UserError:
+    return UserError(f"There is no job {job_id}.", "See: mistudio jobs ls")
 
 
 def _holder(answer: str) -> dict[str, Any] | None:
@@ -446,15 +451,22 @@ def _fleet(record: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else {}
 
 
-def read_beat(line: str) -> WorkerBeat:
+def read_heartbeat(line: str) -> WorkerHeartbeat:
     """A worker's heartbeat; one of a newer worker may have more fields. One of `UNREADABLE` when that is none."""
     fields = json.loads(line)
-    known = {spec.name: fields[spec.name] for spec in dataclasses.fields(WorkerBeat) if spec.name in fields}
-    beat = WorkerBeat(**{**known, "queues": tuple(fields["queues"])})
+    known = {spec.name: fields[spec.name] for spec in dataclasses.fields(WorkerHeartbeat) if spec.name in fields}
+    heartbeat = WorkerHeartbeat(**{**known, "queues": tuple(fields["queues"])})
     times, counts, names = (
-        (beat.started_at, beat.seen_at, beat.loop_at),
-        (beat.pid, beat.slots),
-        (beat.name, beat.host, beat.refused, beat.version, *beat.queues, *beat.kinds.values()),
+        (heartbeat.started_at, heartbeat.seen_at, heartbeat.loop_at),
+        (heartbeat.pid, heartbeat.slots),
+        (
+            heartbeat.name,
+            heartbeat.host,
+            heartbeat.refused,
+            heartbeat.version,
+            *heartbeat.queues,
+            *heartbeat.kinds.values(),
+        ),
     )
     for time_s in times:
         finite_number(time_s)
@@ -462,7 +474,7 @@ def read_beat(line: str) -> WorkerBeat:
         raise TypeError("counts are no numbers")
     if not all(isinstance(name, str) for name in names):
         raise TypeError("names are no texts")
-    return beat
+    return heartbeat
 
 
 def read_event(line: str) -> dict[str, Any]:
@@ -471,10 +483,10 @@ def read_event(line: str) -> dict[str, Any]:
     return {**event, "at": finite(event["at"]), "state": str(event["state"]), "reason": str(event["reason"])}
 
 
-def read_point(line: str) -> Point:
+def read_point(line: str) -> MetricPoint:
     """What a job measured. One of `UNREADABLE` when that is no measurement."""
     at, _, values = line.partition(" ")
-    return Point(int(at), dict(json.loads(values).items()))
+    return MetricPoint(int(at), dict(json.loads(values).items()))
 
 
 def read_lease(line: str) -> Lease:

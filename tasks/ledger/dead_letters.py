@@ -27,7 +27,7 @@ MOST_KEPT, MOST_CHARS = 1000, 500
 
 
 @dataclass(frozen=True)
-class Refusal:
+class DeadLetter:
     """One thing put aside: when (epoch seconds by the worker's clock), from which queue, what it was and why."""
 
     at: float
@@ -36,7 +36,7 @@ class Refusal:
     why: str
 
 
-def put_aside(write: Callable[..., Any], prefix: str, queue: str, what: str, why: str) -> Refusal:
+def put_aside(write: Callable[..., Any], prefix: str, queue: str, what: str, why: str) -> DeadLetter:
     """Keep and log what was refused, its secrets masked. `write(command, ...)` sends one command to Redis.
 
     `prefix` is that of the ledger's keys.
@@ -44,7 +44,7 @@ def put_aside(write: Callable[..., Any], prefix: str, queue: str, what: str, why
     Never raises: where Redis takes no writes, the log line is all that is left.
     """
     key = prefix + KEY
-    refusal = Refusal(time.time(), queue, redact(what)[:MOST_CHARS], redact(why)[:MOST_CHARS])
+    refusal = DeadLetter(time.time(), queue, redact(what)[:MOST_CHARS], redact(why)[:MOST_CHARS])
     log.warning("put aside from %s: %s: %r", refusal.queue, refusal.why, refusal.what)
     try:
         write("LPUSH", key, json.dumps(dataclasses.asdict(refusal)))
@@ -54,11 +54,11 @@ def put_aside(write: Callable[..., Any], prefix: str, queue: str, what: str, why
     return refusal
 
 
-def read(client: Client, limit: int = 50) -> list[Refusal]:
+def read(client: Client, limit: int = 50) -> list[DeadLetter]:
     """What was put aside, newest first. Raises Unreachable."""
     return readable(_refusal, client.call("LRANGE", client.key(KEY), 0, limit - 1))
 
 
-def _refusal(line: str) -> Refusal:
-    told = json.loads(line)
-    return Refusal(float(told["at"]), str(told["queue"]), str(told["what"]), str(told["why"]))
+def _refusal(line: str) -> DeadLetter:
+    entry = json.loads(line)
+    return DeadLetter(float(entry["at"]), str(entry["queue"]), str(entry["what"]), str(entry["why"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.parsing.safe_text import shown
 
 ANY, NONE = "any", "none"
@@ -27,7 +27,7 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class LeaseRefusal:
     """Why a card was not leased: `jobs` fill its slots or, when that is not it, only `room` bytes of it are free."""
 
     name: str
@@ -47,8 +47,8 @@ class Lease:
 _MOST_DIGITS = 4
 
 
-def read_wish(wish: str) -> tuple[int, ...] | None:
-    """The indices of "0,1"; None for "any", nothing for "none". Problem for any other word."""
+def read_gpu_option(wish: str) -> tuple[int, ...] | None:
+    """The indices of "0,1"; None for "any", nothing for "none". UserError for any other word."""
     words = [word.strip() for word in wish.split(",")]
     if words == [ANY]:
         return None
@@ -56,13 +56,13 @@ def read_wish(wish: str) -> tuple[int, ...] | None:
         return ()
     if all(word.isdecimal() and word.isascii() and len(word) <= _MOST_DIGITS for word in words):
         return tuple(dict.fromkeys(map(int, words)))
-    raise Problem(f"--gpu {shown(wish)} is neither any nor none nor indices such as 0,1.", "See: mistudio top --once")
+    raise UserError(f"--gpu {shown(wish)} is neither any nor none nor indices such as 0,1.", "See: mistudio top --once")
 
 
-def explain(refusals: Sequence[Refusal], need: int | None) -> str:
+def explain(refusals: Sequence[LeaseRefusal], need: int | None) -> str:
     """Why none of these cards was leased, for those who wait: needs 12 GB, 9 are free on cuda:0."""
-    held = [f"{told.name} is held by {_named(told.jobs)}" for told in refusals if told.jobs]
-    full = [f"{_gigabytes(told.room)} are free on {told.name}" for told in refusals if not told.jobs]
+    held = [f"{refusal.name} is held by {_named(refusal.jobs)}" for refusal in refusals if refusal.jobs]
+    full = [f"{_gigabytes(refusal.room)} are free on {refusal.name}" for refusal in refusals if not refusal.jobs]
     wants = [f"needs {_gigabytes(need)} GB" if need else "needs free memory"] if full else []
     return "; ".join([", ".join(wants + full), *held] if full else held)
 

@@ -46,8 +46,8 @@ class Filter:
     @property
     def indexes(self) -> list[str]:
         """Every index that holds all the jobs meant."""
-        told = {"kind": self.kind, "queue": self.queue, "name": self.name, "tag": self.tag, "owner": self.owner}
-        found = [f"{what}:{words[0]}" for what, wanted in told.items() if len(words := _words(wanted)) == 1]
+        values = {"kind": self.kind, "queue": self.queue, "name": self.name, "tag": self.tag, "owner": self.owner}
+        found = [f"{what}:{words[0]}" for what, wanted in values.items() if len(words := _words(wanted)) == 1]
         if len(self.states) == 1:
             found.append(f"state:{self.states[0]}")
         return found or ["all"]
@@ -93,8 +93,8 @@ def _newest_first(client: Client, wanted: Filter, after: str | None) -> Iterator
         last_at, _, seen = after.partition("-")
         newest = float(last_at)
     while True:
-        told = client.call("ZREVRANGEBYSCORE", index, newest, oldest, "WITHSCORES", "LIMIT", 0, _SCAN)
-        ids, times = told[::2], [float(time) for time in told[1::2]]
+        reply = client.call("ZREVRANGEBYSCORE", index, newest, oldest, "WITHSCORES", "LIMIT", 0, _SCAN)
+        ids, times = reply[::2], [float(time) for time in reply[1::2]]
         for job_id, time, job in zip(ids, times, records(client, ids), strict=True):
             if job_id != seen and job and wanted.accepts(job):
                 yield time, job
@@ -111,16 +111,16 @@ def records(client: Client, job_ids: Sequence[str]) -> list[Job | None]:
 
 def children(client: Client, job_ids: Sequence[str]) -> list[list[Job]]:
     """For each of these jobs those that wait or waited for it, in the order of submission; in two round trips."""
-    asked = [("ZRANGE", client.key(f"by:parent:{job_id}"), 0, -1) for job_id in job_ids]
-    ids = [_sound(reply) for reply in client.batch(asked)] if asked else []
+    requested = [("ZRANGE", client.key(f"by:parent:{job_id}"), 0, -1) for job_id in job_ids]
+    ids = [_sound(reply) for reply in client.batch(requested)] if requested else []
     found = iter(records(client, [child for of_one in ids for child in of_one]))
     return [[job for job in itertools.islice(found, len(of_one)) if job] for of_one in ids]
 
 
 def other_tries(client: Client, job_ids: Sequence[str]) -> list[Job | None]:
     """For each of these jobs the newest that tries it again, whatever became of it; in two round trips."""
-    asked = [("ZREVRANGE", client.key(f"by:retry_of:{job_id}"), 0, 0) for job_id in job_ids]
-    newest = [next(iter(_sound(reply)), None) for reply in client.batch(asked)] if asked else []
+    requested = [("ZREVRANGE", client.key(f"by:retry_of:{job_id}"), 0, 0) for job_id in job_ids]
+    newest = [next(iter(_sound(reply)), None) for reply in client.batch(requested)] if requested else []
     found = iter(records(client, [job_id for job_id in newest if job_id]))
     return [next(found) if job_id else None for job_id in newest]
 

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.queues import PRIORITY_STEPS, QUEUE_NAMES, SEPARATOR
 from tasks.redis_client.redis_connection import Address, Client, Command, Refused
 
@@ -22,7 +22,7 @@ _MIGRATED_AT_ONCE = 500
 
 
 def evaluate(client: Client, operation: str, *arguments: object) -> str:
-    """What the operation answers. Problem when the ledger is newer than this mistudio; Unreachable or Refused."""
+    """What the operation answers. UserError when the ledger is newer than this mistudio; Unreachable or Refused."""
     return evaluate_all(client, [(operation, *arguments)])[0]
 
 
@@ -71,7 +71,7 @@ def _form(text: str) -> int:
 
 def _bring_up_to_date(client: Client, schema: int) -> None:
     if schema > SCHEMA:
-        raise Problem(
+        raise UserError(
             f"This Redis holds the jobs of a newer mistudio (form {schema}; this one knows {SCHEMA}).",
             "Upgrade mistudio here, or use another Redis (--broker-url)",
         )

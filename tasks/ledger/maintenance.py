@@ -16,7 +16,7 @@ DAY = 24 * 3600.0
 
 
 @dataclass(frozen=True)
-class Upkeep:
+class MaintenanceSettings:
     """Times in seconds. What is done at once is bounded, because nobody else is served meanwhile.
 
     A queue with jobs that was not served for `served_within_s` has its first job served next of all. Records of ended
@@ -30,16 +30,16 @@ class Upkeep:
     keep_checkpoint_bytes: float | None = None
     every_s: float = 2.7
     lease_s: float = LEASE_TTL_S
-    bell_patience_s: float = 5.0  # a bell younger than this may still be on its way
+    message_patience_s: float = 5.0  # a bell younger than this may still be on its way
     unacked_patience_s: float = 60.0
-    most_bells: int = 2000
+    most_messages: int = 2000
     most_retired: int = 200
 
 
-def upkeep_from_environment() -> Upkeep:
-    """By the settings served_within, keep_jobs, keep_jobs_days and keep_checkpoints_gb. Problem for a wrong one."""
+def maintenance_from_environment() -> MaintenanceSettings:
+    """By the settings served_within, keep_jobs, keep_jobs_days and keep_checkpoints_gb. UserError for a wrong one."""
     checkpoints_gb = current("keep_checkpoints_gb")
-    return Upkeep(
+    return MaintenanceSettings(
         served_within_s=current("served_within"),
         keep_s=current("keep_jobs_days") * DAY,
         keep_jobs=current("keep_jobs"),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.jobs.kind import Job, State
-from tasks.ledger.client import WorkerBeat, read_beat, read_lease
+from tasks.ledger.client import WorkerHeartbeat, read_heartbeat, read_lease
 from tasks.ledger.device_lease import Lease
 from tasks.ledger.queue_state import ENDED_SETS, RATE_SPANS_S, QueueCount, ended_commands, size_commands, to_counts
 from tasks.ledger.records import decode, pairs, readable
@@ -37,7 +37,7 @@ class Overview:
 
     read_at: float
     counts: dict[str, QueueCount]
-    beats: tuple[WorkerBeat, ...] = ()
+    heartbeats: tuple[WorkerHeartbeat, ...] = ()
     hosts: Mapping[str, str] = field(default_factory=dict)
     leases: Mapping[str, Lease] = field(default_factory=dict)
     holders: tuple[tuple[str, int], ...] = ()
@@ -114,13 +114,15 @@ def _without_script(client: Client, wanted: Wanted, told: Sequence[Any]) -> list
 
 
 def _overview(told: Sequence[Any], details: Sequence[Any], wanted: Wanted) -> Overview:
-    clock, beats, hosts, devices, _, recent_ids = told[:_BEFORE_QUEUES]
+    clock, heartbeats, hosts, devices, _, recent_ids = told[:_BEFORE_QUEUES]
     sizes = told[_BEFORE_QUEUES + len(QUEUE_NAMES) :]
     ended, holders, running, recent, queued = details
     return Overview(
         read_at=_seconds(clock),
         counts=to_counts(sizes, ended),
-        beats=tuple(sorted(readable(read_beat, pairs(beats).values()), key=lambda beat: beat.name)),
+        heartbeats=tuple(
+            sorted(readable(read_heartbeat, pairs(heartbeats).values()), key=lambda heartbeat: heartbeat.name)
+        ),
         hosts=pairs(hosts),
         leases=dict(readable(lambda held: (held[0], read_lease(held[1])), pairs(devices).items())),
         holders=tuple(readable(lambda held: (held[0], int(held[1] or 0)), [held for held in holders if held[0]])),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import State
 from tasks.ledger import lua_script
 from tasks.ledger.records import finite
@@ -97,19 +97,19 @@ class QueueDesk:
         return total
 
     def move(self, job_id: str, to: str | None = None, *, top: bool = False) -> None:
-        """Put a queued or waiting job into another queue, or before all others. Problem when it is neither."""
+        """Put a queued or waiting job into another queue, or before all others. UserError when it is neither."""
         self._replace(job_id, "move", to or "", "top" if top else "")
 
     def set_priority(self, job_id: str, priority: int) -> None:
-        """Give a queued or waiting job another priority. Problem when it is neither."""
+        """Give a queued or waiting job another priority. UserError when it is neither."""
         self._replace(job_id, "set_priority", priority)
 
     def _replace(self, job_id: str, operation: str, *arguments: object) -> None:
         status = lua_script.evaluate(self._client, operation, job_id, *arguments)
         if status == "unknown":
-            raise Problem(f"There is no job {job_id}.", "See: mistudio jobs ls")
+            raise UserError(f"There is no job {job_id}.", "See: mistudio jobs ls")
         if status != "ok":
-            raise Problem(
+            raise UserError(
                 f"Job {job_id} is {status}: only jobs that have not started can be moved.", "See: mistudio jobs ls"
             )
 

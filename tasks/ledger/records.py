@@ -26,15 +26,15 @@ _WRITTEN_BY_THE_LEDGER = ("state",)
 
 def encode_new(job: Job) -> dict[str, str]:
     """The fields of a job that is to be submitted; those that say nothing are left out."""
-    told = {}
+    fields = {}
     for field in dataclasses.fields(job):
         value = getattr(job, field.name)
         says_nothing = value is None or value is False or value in ("", ())
         if not says_nothing and field.name not in _WRITTEN_BY_THE_LEDGER:
-            told[field.name] = _encoded(field.name, value)
+            fields[field.name] = _encoded(field.name, value)
     if job.may_use_gpu:
-        told["may_use_gpu"] = "1"
-    return told
+        fields["may_use_gpu"] = "1"
+    return fields
 
 
 #: What reading an entry raises that others have damaged.
@@ -57,8 +57,10 @@ def decode(flat: Sequence[str]) -> Job | None:
 
 def decode_strictly(flat: Sequence[str]) -> Job:
     """The job in what HGETALL answered. One of `UNREADABLE` when that is no job's record."""
-    told = pairs(flat)
-    values: dict[str, Any] = {field.name: told[field.name] for field in dataclasses.fields(Job) if told.get(field.name)}
+    fields = pairs(flat)
+    values: dict[str, Any] = {
+        field.name: fields[field.name] for field in dataclasses.fields(Job) if fields.get(field.name)
+    }
     for names, read in ((_OBJECTS, _object), (_LISTS, _texts), (_TIMES, finite), (_NUMBERS, int)):
         values.update({name: read(values[name]) for name in names if name in values})
     if "progress" in values:
@@ -66,7 +68,7 @@ def decode_strictly(flat: Sequence[str]) -> Job:
     if "limits" in values:
         values["limits"] = _limits(values["limits"])
     values["state"] = State(values["state"])
-    values["cancel_requested"] = told.get("cancel_requested") == "1"
+    values["cancel_requested"] = fields.get("cancel_requested") == "1"
     return Job(**values)
 
 

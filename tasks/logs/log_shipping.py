@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.logs.log_masking import masked
 from tasks.logs.log_parts import read_part
 from tasks.logs.log_tails import TailWriter, attempt_key, worker_key
@@ -122,7 +122,7 @@ def archive_part(places: Places, job_id: str, attempt: int, start: int) -> bool:
         if error.filename != str(path):
             log.warning("the log of job %s was not archived: %s", job_id, error)
         return error.filename == str(path)  # it has none
-    except (OSError, Problem) as error:
+    except (OSError, UserError) as error:
         log.warning("the log of job %s was not archived: %s", job_id, error)
         return False
     return True

@@ -14,7 +14,7 @@ from celery import Celery
 from kombu import Exchange
 from kombu import Queue as KombuQueue
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import kinds
 from tasks.ledger.client import Ledger
 from tasks.messaging.celery_refusal import refuse
@@ -59,7 +59,7 @@ if not TYPE_CHECKING:
 
 
 def make_app(broker_url: str, result_backend: str | None = None) -> Celery:
-    """The app as producers and workers share it. Nothing is connected yet. Problem for a URL that is not supported."""
+    """The app as producers and workers share it. Nothing is connected yet. UserError for a URL that is not supported."""
     broker = parse_url(broker_url)
     results_url = result_backend or broker_url
     address = parse_url(results_url, "CELERY_RESULT_BACKEND") if is_redis(results_url) else None
@@ -117,10 +117,10 @@ def make_app(broker_url: str, result_backend: str | None = None) -> Celery:
 
 
 def app_from_environment() -> Celery:
-    """The app by CELERY_BROKER_URL and CELERY_RESULT_BACKEND. Problem when no broker is named."""
+    """The app by CELERY_BROKER_URL and CELERY_RESULT_BACKEND. UserError when no broker is named."""
     broker_url = os.environ.get("CELERY_BROKER_URL")
     if not broker_url:
-        raise Problem(
+        raise UserError(
             "This worker was not told which Redis to use.", "Set CELERY_BROKER_URL, or use: mistudio workers start"
         )
     return make_app(broker_url, os.environ.get("CELERY_RESULT_BACKEND"))

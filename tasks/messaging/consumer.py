@@ -90,7 +90,7 @@ class Consumer(CeleryConsumer):
     def _is_known_elsewhere(self, task: Any) -> bool:
         with closing(open_ledger(self.app)) as ledger:
             try:
-                return any(f"mistudio.{kind}" == task for beat in ledger.workers() for kind in beat.kinds)
+                return any(f"mistudio.{kind}" == task for heartbeat in ledger.workers() for kind in heartbeat.kinds)
             except (Unreachable, Refused):
                 return True  # for as long as that is not known
 
@@ -113,7 +113,7 @@ def _keep_calm(error: Exception) -> None:
 
 
 def _task_id(message: Any) -> str | None:
-    for told in (message.headers, message._decoded_cache):  # the second: protocol 1 has it in the body
-        if isinstance(told, dict) and isinstance(told.get("id"), str):
-            return told["id"]
+    for headers in (message.headers, message._decoded_cache):  # the second: protocol 1 has it in the body
+        if isinstance(headers, dict) and isinstance(headers.get("id"), str):
+            return headers["id"]
     return None

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import JobKind
 from tasks.ledger.client import Ledger
 from tasks.ledger.dead_letters import put_aside
@@ -26,7 +26,7 @@ class NotTaken(Exception):
     """What the sender's result raises: why the message did not become a job."""
 
 
-def job_rung_for(
+def job_of_message(
     ledger: Ledger,
     store: Store,
     kind: JobKind,
@@ -47,9 +47,9 @@ def job_rung_for(
         if len(args) == 1 and not values and isinstance(args[0], str) and ledger.get(args[0]) is not None:
             return args[0]
         _submit(ledger, store, kind, task_id, args, values)
-    except (Problem, TypeError, ValueError) as error:
-        told = f"{kind.wire_name}[{task_id}] args={list(args)!r} kwargs={values!r}"
-        raise NotTaken(put_aside(ledger.client.call, ledger.client.key(""), kind.queue, told, str(error)).why) from None
+    except (UserError, TypeError, ValueError) as error:
+        call = f"{kind.wire_name}[{task_id}] args={list(args)!r} kwargs={values!r}"
+        raise NotTaken(put_aside(ledger.client.call, ledger.client.key(""), kind.queue, call, str(error)).why) from None
     return None
 
 
@@ -68,21 +68,23 @@ _MORE = {
 
 
 def _refuse_more(request: Any) -> None:
-    """Problem for what would be followed in part only."""
-    for name, (asked, mend) in _MORE.items():
-        told = getattr(request, name, None)
-        if any(told) if name == "timelimit" and told else told:
-            raise Problem(f"A job cannot {asked}.", mend)
+    """UserError for what would be followed in part only."""
+    for name, (requested, hint) in _MORE.items():
+        value = getattr(request, name, None)
+        if any(value) if name == "timelimit" and value else value:
+            raise UserError(f"A job cannot {requested}.", hint)
 
 
 def _submit(
     ledger: Ledger, store: Store, kind: JobKind, task_id: str, args: Sequence[Any], values: dict[str, Any]
 ) -> None:
     if not _FIT_ID.fullmatch(task_id):
-        raise Problem("The task's id cannot be a job's.", "Use letters, digits and hyphens, at most 64, or no task_id")
+        raise UserError(
+            "The task's id cannot be a job's.", "Use letters, digits and hyphens, at most 64, or no task_id"
+        )
     fields = [spec.name for spec in dataclasses.fields(kind.params)]
     beside = {name: values.get(name, usual) for name, usual in _BESIDE.items() if name not in fields}
-    params = {**_by_position(kind, args), **{name: told for name, told in values.items() if name not in beside}}
+    params = {**_by_position(kind, args), **{name: value for name, value in values.items() if name not in beside}}
     _check_types(kind, params)
     submit(ledger, store, kind.name, params, job_id=task_id, **beside)
 
@@ -91,18 +93,20 @@ def _by_position(kind: JobKind, args: Sequence[Any]) -> dict[str, Any]:
     names = [spec.name for spec in dataclasses.fields(kind.params) if spec.metadata.get("positional")]
     if len(args) > len(names):
         takes = f"at most {len(names)}" if names else "no"
-        raise Problem(f"{kind.wire_name} takes a job's id, or {takes} arguments without a name and the rest with one.")
+        raise UserError(
+            f"{kind.wire_name} takes a job's id, or {takes} arguments without a name and the rest with one."
+        )
     return dict(zip(names, args, strict=False))
 
 
 def _check_types(kind: JobKind, params: dict[str, Any]) -> None:
-    """Problem for a value of a type the command line would not have let pass."""
+    """UserError for a value of a type the command line would not have let pass."""
     hints: dict[str, Any] = typing.get_type_hints(kind.params)
     for name in params.keys() & hints.keys():
         wanted = hints[name] | int if float in (hints[name], *typing.get_args(hints[name])) else hints[name]
         if not _is_a(params[name], wanted):
             shown = getattr(hints[name], "__name__", str(hints[name]))
-            raise Problem(f"{name} of {kind.name} must be {shown}, not {params[name]!r}.")
+            raise UserError(f"{name} of {kind.name} must be {shown}, not {params[name]!r}.")
 
 
 def _is_a(value: Any, wanted: Any) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 from tasks.jobs.kind_digest import digests
 
 #: How long a job's message is held the first time, which doubles each time it comes back, and at most: maintenance
-#: takes a message for lost and makes another one after `Upkeep.bell_patience_s`.
+#: takes a message for lost and makes another one after `MaintenanceSettings.bell_patience_s`.
 HOLD_S, LONGEST_HOLD_S = 1.0, 4.0
 
 #: After this number of a queue within a second, the worker takes no more of that queue until the second is over.

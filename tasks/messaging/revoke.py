@@ -23,9 +23,9 @@ REASON = "revoked through Celery"
 
 def make_revoke_cancel() -> None:
     """From now on this process takes the revoke of a job for a request to cancel it."""
-    told = {"variadic": "task_id", "signature": "[id1 [id2 [... [idN]]]]"}
-    control.control_command(name="revoke", **told)(_revoke)
-    control.control_command(name="terminate", **{**told, "args": [("signal", str)]})(_terminate)
+    info = {"variadic": "task_id", "signature": "[id1 [id2 [... [idN]]]]"}
+    control.control_command(name="revoke", **info)(_revoke)
+    control.control_command(name="terminate", **{**info, "args": [("signal", str)]})(_terminate)
 
 
 def _revoke(state: Any, task_id: Any, terminate: bool = False, signal: str | None = None, **options: Any) -> Any:

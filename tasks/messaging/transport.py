@@ -26,7 +26,7 @@ from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 
-from tasks.ledger.dead_letters import Refusal, put_aside
+from tasks.ledger.dead_letters import DeadLetter, put_aside
 from tasks.redis_client.master_connection import master_params
 from tasks.redis_client.redis_url import DEFAULT_PREFIX, Address
 
@@ -92,7 +92,7 @@ class _PrefixedClient(_SafeMessages, kombu_redis.PrefixedStrictRedis):
     pass
 
 
-def _put_aside(client: Any, prefix: str, queue: str, what: Any, why: str) -> Refusal:
+def _put_aside(client: Any, prefix: str, queue: str, what: Any, why: str) -> DeadLetter:
     """Put something aside over the pool of a client, which may add a prefix to keys by itself."""
     plain = redis.Redis(connection_pool=client.connection_pool)
     return put_aside(plain.execute_command, prefix or f"{DEFAULT_PREFIX}:", queue, shown(what), why)
@@ -215,7 +215,7 @@ class _Channel(kombu_redis.Channel):
         prefix = self.global_keyprefix
         return functools.partial(_PrefixedClient, global_keyprefix=prefix) if prefix else _Client
 
-    def put_aside(self, queue: str, what: Any, why: str) -> Refusal:
+    def put_aside(self, queue: str, what: Any, why: str) -> DeadLetter:
         """Put aside what came from a queue and could not be taken."""
         with self.conn_or_acquire() as client:
             return _put_aside(client, self.global_keyprefix, queue, what, why)
@@ -258,7 +258,7 @@ class _Connection(Connection):
         return Transport
 
 
-class Wiring(AMQP):
+class SafeAMQP(AMQP):
     """What a Celery app takes its connections from: `Celery(amqp=Wiring)`."""
 
     @functools.cached_property

@@ -32,7 +32,7 @@ _ROWS, _TIMES = 256, 5
 _EXACT = 2**-8
 
 
-class Speed(NamedTuple):
+class ProductSpeed(NamedTuple):
     """How a product does in bfloat16: how many times as fast as in float32, None where that was not measured.
 
     `reason` is a clause that says why it is worth it, or not; `is_known` whether it is, where nothing was measured.
@@ -58,27 +58,27 @@ def describe_small(rows: int, inner: int, columns: int) -> str:
     return f"a product of {rows} x {inner} x {columns} is too small to gain from bfloat16"
 
 
-def measured(rows: int, inner: int, columns: int, device: str = "cpu") -> Speed:
+def measured(rows: int, inner: int, columns: int, device: str = "cpu") -> ProductSpeed:
     """How a product (rows, inner) x (inner, columns) does in bfloat16 on that device, and why it is worth it or not."""
     if is_small(rows, inner, columns):
-        return Speed(None, describe_small(rows, inner, columns))
+        return ProductSpeed(None, describe_small(rows, inner, columns))
     if device != "cpu":
         return _of_card(torch.cuda.get_device_capability(device))
     units = has_units()
     if units is None:
         return _measured(min(rows, _ROWS), inner, columns)
     if not units:
-        return Speed(None, "this processor has no units for bfloat16")
+        return ProductSpeed(None, "this processor has no units for bfloat16")
     if not torch.backends.mkldnn.is_available():
-        return Speed(None, "this build of torch has no oneDNN, which uses the processor's units for bfloat16")
-    return Speed(None, "this processor has units for bfloat16", is_known=True)
+        return ProductSpeed(None, "this build of torch has no oneDNN, which uses the processor's units for bfloat16")
+    return ProductSpeed(None, "this processor has units for bfloat16", is_known=True)
 
 
-def _of_card(capability: tuple[int, int]) -> Speed:
+def _of_card(capability: tuple[int, int]) -> ProductSpeed:
     has = f"this card has compute capability {capability[0]}.{capability[1]}"
     if capability >= CAPABLE:
-        return Speed(None, f"{has}, with units for bfloat16", is_known=True)
-    return Speed(None, f"{has}, and units for bfloat16 come with {CAPABLE[0]}.{CAPABLE[1]}")
+        return ProductSpeed(None, f"{has}, with units for bfloat16", is_known=True)
+    return ProductSpeed(None, f"{has}, and units for bfloat16 come with {CAPABLE[0]}.{CAPABLE[1]}")
 
 
 @cache
@@ -93,18 +93,18 @@ def has_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
 
 
 @cache
-def _measured(rows: int, inner: int, columns: int) -> Speed:
+def _measured(rows: int, inner: int, columns: int) -> ProductSpeed:
     drawn = torch.Generator().manual_seed(0)
     left, right = (torch.randn(size, inner, generator=drawn) for size in (rows, columns))
     left16, right16 = left.bfloat16(), right.bfloat16()
     exact = left16.float() @ right16.float().T
     if not bool(((left16 @ right16.T).float() - exact).abs().max() <= _EXACT * exact.abs().max()):
-        return Speed(None, "products in bfloat16 are less exact here than bfloat16 can be")
+        return ProductSpeed(None, "products in bfloat16 are less exact here than bfloat16 can be")
     times = [(_seconds(left, right), _seconds(left16, right16)) for _ in range(_TIMES)]
     in32, in16 = (min(column) for column in zip(*times, strict=True))
     ratio = in32 / in16
     than = f"{ratio:.1f} times as fast" if ratio >= 1 else f"{1 / ratio:.1f} times as slow"
-    return Speed(ratio, f"a product of {rows} x {inner} x {columns} is {than} in bfloat16 as in float32 here")
+    return ProductSpeed(ratio, f"a product of {rows} x {inner} x {columns} is {than} in bfloat16 as in float32 here")
 
 
 def _seconds(left: Tensor, right: Tensor) -> float:

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.models.model_errors import translated
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _proven: WeakKeyDictionary[nn.Module, Blocks] = WeakKeyDictionary()
 def find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     """The list of a model's transformer blocks and its module path, such as `gpt_neox.layers`.
 
-    Raises Problem when no list of modules is proven to be that.
+    Raises UserError when no list of modules is proven to be that.
     """
     return prove_blocks(model)[:2]
 
@@ -71,7 +71,7 @@ def fault_of(model: PreTrainedModel) -> str | None:
     try:
         with translated("it fails"), torch.no_grad():
             run_base(model, some_tokens(model))
-    except Problem as problem:
+    except UserError as problem:
         return problem.sentence
     return None
 
@@ -151,14 +151,14 @@ def _prove(model: PreTrainedModel) -> Blocks:
         if isinstance(module, nn.ModuleList) and len(module) == count
     ]
     if not chains:
-        raise Problem(f"The {count} layers of {name} were not found: no list of modules is that long.")
+        raise UserError(f"The {count} layers of {name} were not found: no list of modules is that long.")
     with _watching(chains), translated(f"{name} cannot be run on {ROWS} x {POSITIONS} tokens"):
         run_base(model, some_tokens(model))
     called = [chain for chain in chains if chain.normed or chain.fault]
     right = [chain for chain in called if not chain.fault and len(chain.normed) == count]
     if not right:
         why = called[0].fault if called else "are not run on tokens"
-        raise Problem(f"The {count} layers of {name} cannot be read: they {why or 'are not all run'}.")
+        raise UserError(f"The {count} layers of {name} cannot be read: they {why or 'are not all run'}.")
     best = min(right, key=lambda chain: chain.path.count("."))
     return Blocks(best.path, best.modules, tuple(best.normed), best.position_first)
 
@@ -169,7 +169,7 @@ def _shape_of(model: PreTrainedModel) -> tuple[int, int]:
         config = model.config.get_text_config()
     count, width = (getattr(config, name, None) for name in ("num_hidden_layers", "hidden_size"))
     if not isinstance(count, int) or not isinstance(width, int):
-        raise Problem(f"The configuration of {type(model).__name__} has no num_hidden_layers and hidden_size.")
+        raise UserError(f"The configuration of {type(model).__name__} has no num_hidden_layers and hidden_size.")
     return count, width
 
 

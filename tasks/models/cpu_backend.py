@@ -78,7 +78,7 @@ def is_exact() -> bool:
 @cache
 def processor(field: str) -> str:
     """What the kernel says of the processor in that field of /proc/cpuinfo; its architecture where it says nothing."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text(encoding="utf-8").splitlines() if told.exists() else []
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     found = (line.partition(":")[2].strip() for line in lines if line.startswith(field))
     return next(found, platform.machine())

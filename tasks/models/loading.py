@@ -16,8 +16,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tasks.errors import Problem
-from tasks.jobs.kind import Known
+from tasks.errors import UserError
+from tasks.jobs.kind import Catalog
 from tasks.models.model_config import describe, is_encoder_decoder, mlp_shape, read_config, refuse_what_cannot_be_loaded
 from tasks.models.model_dtype import BF16, FLOAT32, OWN, Wanted, choose, dtype_in_files, refuse_slow
 from tasks.models.model_errors import hub_translated, translated
@@ -46,44 +46,44 @@ _WEIGHTS = ["*.safetensors"]
 _LEFT_THERE = ["*/*", "consolidated*"]
 
 
-class Shelf(Protocol):
+class ModelCatalog(Protocol):
     """The part of the store that finding a model needs."""
 
     def path(self, family: str, name: str) -> Path:
         """Where that artifact is or would be."""
 
 
-def look_up(reference: str, known: Known, readable: bool = False) -> tuple[str, dict[str, Any] | None]:
+def look_up(reference: str, known: Catalog, readable: bool = False) -> tuple[str, dict[str, Any] | None]:
     """What to write into a job's record for a reference given at submit time, and `describe_config` of it.
 
     A store model stays a name, a folder becomes an absolute path, a Hub id stays. The description is None also for a
-    model that a job has yet to make. Raises Problem as `resolve` does; with `readable` also for a local model whose
+    model that a job has yet to make. Raises UserError as `resolve` does; with `readable` also for a local model whose
     weights cannot be loaded here.
     """
     is_name = is_store_name(reference)
     is_stored = is_name and known.manifest("models", reference) is not None
-    if is_name and not is_stored and known.coming("models", reference):
+    if is_name and not is_stored and known.is_pending("models", reference):
         return reference, None
     if readable:
         check_readable(reference, known)
     return reference if is_stored else resolve(reference, known), describe_config(reference, known)
 
 
-def resolve(reference: str, store: Shelf) -> str:
+def resolve(reference: str, store: ModelCatalog) -> str:
     """The absolute folder of a store model or a local model, else the Hub id itself, with its revision.
 
-    Raises Problem for a folder that holds no model and for a word that is none of the three.
+    Raises UserError for a folder that holds no model and for a word that is none of the three.
     """
     if is_store_name(reference) and (store.path("models", reference) / "manifest.json").is_file():
         return str(store.path("models", reference))
     folder = Path(reference).expanduser()
     if reference and folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise Problem(f"{reference!r} holds no config.json, so it is not a model folder.")
+            raise UserError(f"{reference!r} holds no config.json, so it is not a model folder.")
         return str(folder.absolute())
     if names_hub(reference):
         return reference
-    raise Problem(
+    raise UserError(
         f"{reference!r} is no model in the store, no folder here, and no Hub id like owner/name.",
         "Give a model folder or a Hub id, or make a model: mistudio submit toy-model --help",
     )
@@ -128,11 +128,11 @@ def model_slug(reference: str) -> str:
     return f"{slug}-{hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:6]}" if is_folder else slug
 
 
-def describe_config(reference: str, store: Shelf) -> dict[str, Any] | None:
+def describe_config(reference: str, store: ModelCatalog) -> dict[str, Any] | None:
     """What a local model's config.json says, or None for a Hub id.
 
     Keys: `n_layers`, `d_model`, `vocab_size`, `context` (longest input in tokens) and `model_type`; None where the
-    file does not say. Raises Problem as `resolve` does, for an unreadable file, and for one that says what cannot be.
+    file does not say. Raises UserError as `resolve` does, for an unreadable file, and for one that says what cannot be.
     """
     resolved = resolve(reference, store)
     return None if is_hub_id(resolved) else _described(Path(resolved), reference)
@@ -144,15 +144,15 @@ def _described(folder: Path, reference: str) -> dict[str, Any]:
     return describe(config, reference)
 
 
-def check_layer(model: str, told: dict[str, Any], layer: int) -> None:
-    """Raise Problem for a layer that the model does not have; `told` is `describe_config` of it, empty if not known."""
-    layers = told.get("n_layers")
+def check_layer(model: str, shape: dict[str, Any], layer: int) -> None:
+    """Raise UserError for a layer that the model does not have; `told` is `describe_config` of it, empty if not known."""
+    layers = shape.get("n_layers")
     if layers is not None and layer >= layers:
-        raise Problem(f"{model} has no layer {layer}: its layers are 0 to {layers - 1}.")
+        raise UserError(f"{model} has no layer {layer}: its layers are 0 to {layers - 1}.")
 
 
-def check_readable(reference: str, store: Shelf) -> None:
-    """Raise Problem, at submit time, for a local model that `load_model` would refuse by its files."""
+def check_readable(reference: str, store: ModelCatalog) -> None:
+    """Raise UserError, at submit time, for a local model that `load_model` would refuse by its files."""
     resolved = resolve(reference, store)
     if not is_hub_id(resolved):
         _check_files(Path(resolved), reference)
@@ -161,12 +161,12 @@ def check_readable(reference: str, store: Shelf) -> None:
 def _check_files(folder: Path, reference: str) -> dict[str, Saved]:
     layers = _described(folder, reference)["n_layers"]
     if is_encoder_decoder(read_config(folder, reference)):
-        raise Problem(f"{reference} has an encoder and a decoder; only models with one of them are read.")
+        raise UserError(f"{reference} has an encoder and a decoder; only models with one of them are read.")
     return check_weights(folder, reference, layers)
 
 
-def check_dtype(word: str, reference: str, known: Known) -> None:
-    """Raise Problem, at submit time, for bf16 where jobs run on this machine's CPU and the model is slower in it there.
+def check_dtype(word: str, reference: str, known: Catalog) -> None:
+    """Raise UserError, at submit time, for bf16 where jobs run on this machine's CPU and the model is slower in it there.
 
     Nothing is known of a model that is not on this machine yet, and for other words torch is not even imported.
     """
@@ -181,12 +181,12 @@ def _mlp_in(folder: Path, reference: str) -> tuple[int, int] | None:
     return mlp_shape(read_config(folder, reference), _described(folder, reference)["d_model"])
 
 
-def load_model(reference: str, store: Shelf, device: str = "cpu", dtype: Wanted = OWN) -> PreTrainedModel:
+def load_model(reference: str, store: ModelCatalog, device: str = "cpu", dtype: Wanted = OWN) -> PreTrainedModel:
     """The language model in evaluation mode, without gradients, on `device`, in the dtype of
     `tasks.models.model_dtype`.
 
     A causal language model where its family has one and the weights have its head, else the model without a head.
-    Raises Problem when the model cannot be had, for one with a decoder beside its encoder, which reads two texts, for
+    Raises UserError when the model cannot be had, for one with a decoder beside its encoder, which reads two texts, for
     weights that are missing, of another shape, quantized or no numbers, and for bf16 where it is slower or impossible.
     A family of which some parts are float32 whatever is asked for, such as XLNet, runs in float32 as a whole.
     """
@@ -201,17 +201,17 @@ def load_model(reference: str, store: Shelf, device: str = "cpu", dtype: Wanted 
     with translated(f"The model {reference} cannot be loaded"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if config.is_encoder_decoder:
-        raise Problem(f"{reference} has an encoder and a decoder; only models with one of them are read.")
+        raise UserError(f"{reference} has an encoder and a decoder; only models with one of them are read.")
     has_head = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
     if not has_head and type(config) not in MODEL_MAPPING:
-        raise Problem(f"{reference} is of type {config.model_type!r}, which is no model by itself in transformers.")
+        raise UserError(f"{reference} is of type {config.model_type!r}, which is no model by itself in transformers.")
     made_by = AutoModelForCausalLM if has_head else AutoModel
     check_size(made_by, config, saved, reference)
     model = _whole(made_by, folder, reference, saved, chosen.dtype).to(device)
     if chosen.dtype == FLOAT32 or (fault := fault_of(model)) is None:
         return model
     if dtype.word == BF16:
-        raise Problem(f"{reference} cannot run in {chosen.dtype}: {fault}", "Leave --model-dtype out")
+        raise UserError(f"{reference} cannot run in {chosen.dtype}: {fault}", "Leave --model-dtype out")
     log.info("%s runs in float32: it cannot in %s: %s", reference, chosen.dtype, fault)
     return _whole(made_by, folder, reference, saved, FLOAT32).to(device)
 
@@ -245,8 +245,8 @@ def _read(made_by: Any, folder: str, reference: str, dtype: str) -> tuple[Any, d
         )
 
 
-def load_tokenizer(reference: str, store: Shelf) -> PreTrainedTokenizerBase:
-    """The model's tokenizer. Raises Problem when it cannot be had."""
+def load_tokenizer(reference: str, store: ModelCatalog) -> PreTrainedTokenizerBase:
+    """The model's tokenizer. Raises UserError when it cannot be had."""
     from transformers import AutoTokenizer
 
     folder = _fetch(reference, store, weights=False)
@@ -254,7 +254,7 @@ def load_tokenizer(reference: str, store: Shelf) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     names = {*tokenizer.vocab_files_names.values()} - {"tokenizer_config.json"}
     if names and not any((Path(folder) / name).is_file() for name in names) and not _other_vocabularies(Path(folder)):
-        raise Problem(  # transformers makes one up then, of a few special tokens, for which all text is nothing
+        raise UserError(  # transformers makes one up then, of a few special tokens, for which all text is nothing
             f"{reference} has no tokenizer: there is none of {', '.join(sorted(names))}.",
             "Give the model that it was trained from, or copy its tokenizer there",
         )
@@ -265,7 +265,7 @@ def _other_vocabularies(folder: Path) -> list[Path]:
     return [path for pattern in ("*.model", "*.tiktoken", "tekken.json") for path in folder.glob(pattern)]
 
 
-def _fetch(reference: str, store: Shelf, weights: bool) -> str:
+def _fetch(reference: str, store: ModelCatalog, weights: bool) -> str:
     """The folder with the model's files, fetched from the Hub first if they are not on this machine."""
     resolved = resolve(reference, store)
     if not is_hub_id(resolved):

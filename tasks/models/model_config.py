@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.parsing.documents import Malformed, read_json_object
 
 #: Larger files are no configuration.
@@ -61,7 +61,7 @@ _PADDING = 1
 def read_config(folder: Path, model: str) -> dict[str, Any]:
     """The config.json in the folder, with the text section's values in place of the outer ones.
 
-    Raises Problem for a file that cannot be read, for one that is no object, and for a section that is none.
+    Raises UserError for a file that cannot be read, for one that is no object, and for a section that is none.
     """
     path = folder / "config.json"
     config = read_object(path, f"The config.json of model {model!r}")
@@ -76,20 +76,20 @@ def read_config(folder: Path, model: str) -> dict[str, Any]:
 
 
 def read_object(path: Path, what: str) -> dict[str, Any]:
-    """The JSON object in a file; `what` begins the sentence of the Problem when there is none."""
+    """The JSON object in a file; `what` begins the sentence of the UserError when there is none."""
     try:
         return read_json_object(path, strict=False, largest=_LARGEST_FILE)
     except Malformed as malformed:
         where = "" if malformed.line is None else f"line {malformed.line}: "
-        raise Problem(f"{what} cannot be read: {where}{malformed.reason}.") from malformed
+        raise UserError(f"{what} cannot be read: {where}{malformed.reason}.") from malformed
     except OSError as error:
-        raise Problem(f"{what} cannot be read: {error}.") from error
+        raise UserError(f"{what} cannot be read: {error}.") from error
 
 
 def describe(config: dict[str, Any], model: str) -> dict[str, Any]:
     """The numbers that matter here: `n_layers`, `d_model`, `vocab_size`, `context` and `model_type`.
 
-    None where the file does not say. Raises Problem for a value that cannot be what its key says.
+    None where the file does not say. Raises UserError for a value that cannot be what its key says.
     """
     numbers = {key: _whole(config, model, names) for key, names in _NAMES.items()}
     kind = config.get("model_type")
@@ -107,12 +107,12 @@ def mlp_shape(config: dict[str, Any], d_model: int | None) -> tuple[int, int] | 
 
 
 def refuse_what_cannot_be_loaded(config: dict[str, Any], model: str) -> None:
-    """Raise Problem for weights that are quantized, of no known type, or in a file of the configuration's choice."""
+    """Raise UserError for weights that are quantized, of no known type, or in a file of the configuration's choice."""
     for key in _QUANTIZED:
         if config.get(key) is not None:
             method = config[key].get("quant_method") if isinstance(config[key], dict) else None
             how = f" ({method})" if isinstance(method, str) else ""
-            raise Problem(
+            raise UserError(
                 f"{model} is quantized{how}, by {key!r} in its config.json; only full weights are read here.",
                 "Give the model that it was made from",
             )
@@ -122,7 +122,7 @@ def refuse_what_cannot_be_loaded(config: dict[str, Any], model: str) -> None:
             if name is not None and (not isinstance(name, str) or name.removeprefix("torch.") not in _FLOATS):
                 raise _odd(model, key, dtypes, f"one of {', '.join(_FLOATS[1:])}")
     if config.get("transformers_weights") is not None:
-        raise Problem(
+        raise UserError(
             f"The config.json of {model} names a file of weights (transformers_weights), which is not followed.",
             "Save the model again with save_pretrained",
         )
@@ -131,7 +131,7 @@ def refuse_what_cannot_be_loaded(config: dict[str, Any], model: str) -> None:
 def _refuse_without_package(kind: Any, model: str) -> None:
     package = _PACKAGES.get(kind) if isinstance(kind, str) else None
     if package is not None and find_spec(package) is None:
-        raise Problem(
+        raise UserError(
             f"{model} is of type {kind!r}, which needs the package {package}; it is not installed here.",
             f"Install it where the workers run: pip install {package}",
         )
@@ -166,11 +166,11 @@ def _context(config: dict[str, Any], model: str, kind: str | None) -> int | None
     padding = _whole(config, model, ("pad_token_id",), least=0)
     left = longest - (_PADDING if padding is None else padding) - 1
     if left < 1:
-        raise Problem(f"The config.json of model {model!r} leaves no positions: {longest} less those up to padding.")
+        raise UserError(f"The config.json of model {model!r} leaves no positions: {longest} less those up to padding.")
     return left
 
 
-def _odd(model: str, key: str, value: Any, wanted: str) -> Problem:
+def _odd(model: str, key: str, value: Any, wanted: str) -> UserError:
     shown = json.dumps(value) if not isinstance(value, dict | list) else f"a JSON {type(value).__name__}"
     shown = shown if len(shown) <= 60 else f"{shown[:60]} …"
-    return Problem(f"The config.json of model {model!r} has {key} = {shown}; it must be {wanted}.")
+    return UserError(f"The config.json of model {model!r} has {key} = {shown}; it must be {wanted}.")

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.models import bfloat16
-from tasks.models.bfloat16 import Speed
+from tasks.models.bfloat16 import ProductSpeed
 from tasks.paths import replace_text
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def dtype_in_files(saved: Mapping[str, Saved]) -> str:
 def choose(wanted: Wanted, in_files: str, mlp: tuple[int, int] | None, device: str, model: str) -> Chosen:
     """The dtype to run a model in whose files have numbers of the dtype `in_files`.
 
-    `mlp` is its d_model and d_mlp, None where its config.json does not say. Raises Problem for bf16 where it was asked
+    `mlp` is its d_model and d_mlp, None where its config.json does not say. Raises UserError for bf16 where it was asked
     for and is slower on this device.
     """
     if wanted.kept is not None:
@@ -100,15 +100,15 @@ def expected(word: str, in_files: str, mlp: tuple[int, int] | None, device: str)
 
 
 def refuse_slow(mlp: tuple[int, int] | None, device: str, model: str) -> None:
-    """Raise Problem where a model with that MLP is slower in bfloat16 on the device than in float32, or too small."""
+    """Raise UserError where a model with that MLP is slower in bfloat16 on the device than in float32, or too small."""
     speed = _speed(mlp, device)
     if not speed.is_worth_it and (speed.ratio is None or speed.ratio < 1):
-        raise Problem(f"--model-dtype bf16 does not pay for {model}: {speed.reason}.", "Leave --model-dtype out")
+        raise UserError(f"--model-dtype bf16 does not pay for {model}: {speed.reason}.", "Leave --model-dtype out")
 
 
-def _speed(mlp: tuple[int, int] | None, device: str) -> Speed:
+def _speed(mlp: tuple[int, int] | None, device: str) -> ProductSpeed:
     if mlp is None:
-        return Speed(None, "its config.json does not say how wide it is")
+        return ProductSpeed(None, "its config.json does not say how wide it is")
     return bfloat16.measured(_TOKENS, *mlp, device)
 
 

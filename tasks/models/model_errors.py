@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.text.dataset_hub import hub_errors
 
 _LONGEST = 300
@@ -17,25 +17,25 @@ _NO_MEMORY = ("out of memory", "allocate memory", "Storage size calculation")
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Problem in place of whatever a library raises inside; `what` begins its sentence.
+    """UserError in place of whatever a library raises inside; `what` begins its sentence.
 
     Config files and weights of others lead transformers, tokenizers and safetensors to raise nearly any exception.
     A full disk and a full GPU pass: a job has words of its own for those.
     """
     try:
         yield
-    except Problem:
+    except UserError:
         raise
     except ImportError as error:
-        raise Problem(f"{what}: {_first_sentence(error)}.", "Install it where the workers run") from error
+        raise UserError(f"{what}: {_first_sentence(error)}.", "Install it where the workers run") from error
     except RecursionError as error:
-        raise Problem(f"{what}: it is nested too deep.") from error
+        raise UserError(f"{what}: it is nested too deep.") from error
     except Exception as error:
         if _is_full_disk(error) or _OF_A_GPU in str(error):
             raise
         if isinstance(error, MemoryError) or any(word in str(error) for word in _NO_MEMORY):
-            raise Problem(f"{what}: there is not enough memory for it.", "Run it where there is more") from error
-        raise Problem(f"{what}: {_reason(error)}") from error
+            raise UserError(f"{what}: there is not enough memory for it.", "Run it where there is more") from error
+        raise UserError(f"{what}: {_reason(error)}") from error
 
 
 @contextmanager
@@ -47,11 +47,11 @@ def hub_translated(reference: str) -> Iterator[None]:
         try:
             yield
         except errors.RevisionNotFoundError as error:
-            raise Problem(f"The Hub's {reference.replace('@', ' has no revision ')}.", "Check it there") from error
+            raise UserError(f"The Hub's {reference.replace('@', ' has no revision ')}.", "Check it there") from error
         except errors.LocalEntryNotFoundError as error:
             if isinstance(error.__cause__, errors.HfHubHTTPError):  # it was reached, and refused
                 raise error.__cause__ from None
-            raise Problem(
+            raise UserError(
                 f"{reference} is not on this machine and the Hub cannot be reached.",
                 "Check the network, or give the path of a local model folder",
             ) from error

@@ -12,7 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.models.model_config import read_object
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -42,20 +42,20 @@ class Saved:
 def check_weights(folder: Path, model: str, layers: int | None = None) -> dict[str, Saved]:
     """The tensors saved in a model's folder, by name, of whole files that are all there.
 
-    Raises Problem for weights in other formats only, for an index that names files which are missing or elsewhere, for
+    Raises UserError for weights in other formats only, for an index that names files which are missing or elsewhere, for
     a file that was cut short, for quantized tensors, and for fewer tensors than the model has layers.
     """
     if (folder / _ADAPTER).exists():
-        raise Problem(f"{model} holds an adapter ({_ADAPTER}), not whole weights.", "Merge it into its model first")
+        raise UserError(f"{model} holds an adapter ({_ADAPTER}), not whole weights.", "Merge it into its model first")
     saved: dict[str, Saved] = {}
     for file in _files_of(folder, model):
         saved.update(_header(folder / file, model))
     quantized = [name for name, tensor in saved.items() if _is_quantized(name, tensor)]
     if quantized:
         which = f"{some(quantized)} ({saved[quantized[0]].dtype})"
-        raise Problem(f"The weights of {model} are quantized: {which}.", "Give the model that it was made from")
+        raise UserError(f"The weights of {model} are quantized: {which}.", "Give the model that it was made from")
     if layers is not None and layers > len(saved):
-        raise Problem(f"{model} has {layers} layers by its config.json, but only {len(saved)} tensors are saved.")
+        raise UserError(f"{model} has {layers} layers by its config.json, but only {len(saved)} tensors are saved.")
     return saved
 
 
@@ -73,11 +73,11 @@ def _files_of(folder: Path, model: str) -> list[str]:
         return _indexed(folder, model)
     others = sorted(path.name for pattern in _OTHERS for path in folder.glob(pattern))
     if others:
-        raise Problem(
+        raise UserError(
             f"{model} has no weights as safetensors, the only format read here, but {some(others)}.",
             "Save it with save_pretrained(safe_serialization=True)",
         )
-    raise Problem(f"{model} has no weights as safetensors, the only format read here: there is no {WEIGHTS}.")
+    raise UserError(f"{model} has no weights as safetensors, the only format read here: there is no {WEIGHTS}.")
 
 
 def _indexed(folder: Path, model: str) -> list[str]:
@@ -85,18 +85,18 @@ def _indexed(folder: Path, model: str) -> list[str]:
     what = f"{INDEX} of model {model!r}"
     names = read_object(folder / INDEX, what).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
-        raise Problem(f"{what} has no weight_map from tensors to files.")
+        raise UserError(f"{what} has no weight_map from tensors to files.")
     files = sorted(set(names.values()))
     if outside := [name for name in files if Path(name).name != name or "\\" in name or not name]:
-        raise Problem(f"{what} names a file outside of the model's folder: {outside[0]!r}.")
+        raise UserError(f"{what} names a file outside of the model's folder: {outside[0]!r}.")
     if missing := [name for name in files if not (folder / name).is_file()]:
-        raise Problem(f"{what} names files that are missing: {some(missing)}.", "Fetch or copy the model again")
+        raise UserError(f"{what} names files that are missing: {some(missing)}.", "Fetch or copy the model again")
     return files
 
 
 def _header(path: Path, model: str) -> Iterator[tuple[str, Saved]]:
-    """The tensors of a safetensors file. Raises Problem for one that is none, or was cut short."""
-    wrong = Problem(
+    """The tensors of a safetensors file. Raises UserError for one that is none, or was cut short."""
+    wrong = UserError(
         f"The model {model} cannot be loaded: {path.name} is no safetensors file.", "Copy or fetch it again"
     )
     with path.open("rb") as file:
@@ -113,7 +113,7 @@ def _header(path: Path, model: str) -> Iterator[tuple[str, Saved]]:
             raise wrong from error
     if not whole or path.stat().st_size != 8 + length + end:
         size = f"{path.stat().st_size} bytes where its header says {8 + length + end}"
-        raise Problem(
+        raise UserError(
             f"The model {model} cannot be loaded: {path.name} is incomplete: {size}.", "Fetch or copy it again"
         )
     return iter(found.items())

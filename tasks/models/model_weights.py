@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.models.model_files import Saved, some
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def lacks_its_head_only(model: PreTrainedModel, info: Mapping[str, Any]) -> bool
 
 
 def check_size(made_by: Any, config: Any, saved: Mapping[str, Saved], name: str) -> None:
-    """Raise Problem for a model that is far larger by its config.json than what is saved, before it gets any memory.
+    """Raise UserError for a model that is far larger by its config.json than what is saved, before it gets any memory.
 
     Up to twice as large is left to `check_loaded`: a head or a pooler may be missing.
     """
@@ -41,26 +41,26 @@ def check_size(made_by: Any, config: Any, saved: Mapping[str, Saved], name: str)
     wanted = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     there = sum(tensor.numbers for tensor in saved.values())
     if wanted > 2 * there + _MASKS:
-        raise Problem(f"{name} has {wanted:,} numbers by its config.json, but only {there:,} are saved.")
+        raise UserError(f"{name} has {wanted:,} numbers by its config.json, but only {there:,} are saved.")
 
 
 def check_loaded(model: PreTrainedModel, info: Mapping[str, Any], saved: Mapping[str, Saved], name: str) -> None:
-    """Raise Problem, with names, for weights that are missing, of another shape, without a place, or not finite.
+    """Raise UserError, with names, for weights that are missing, of another shape, without a place, or not finite.
 
     `info` is the `output_loading_info` of transformers, which leaves out tied heads; a pooler is not read here.
     """
     for key, there, wanted in sorted(info["mismatched_keys"]):
-        raise Problem(
+        raise UserError(
             f"{name} cannot be loaded: {key} is {_shape(there)} in the file, but {_shape(wanted)} by its config.json."
         )
     if missing := _missing(info):
         wrapper = next((w for w in _WRAPPERS if any(key.startswith(w) for key in info["unexpected_keys"])), None)
         hint = f"The names in the file begin with {wrapper!r}: save the model without that wrapper" if wrapper else ""
-        raise Problem(f"{name} lacks weights: {some(missing)}.", hint or "Fetch or save the model again, whole")
+        raise UserError(f"{name} lacks weights: {some(missing)}.", hint or "Fetch or save the model again, whole")
     if extra := [key for key in _within_blocks(model, info["unexpected_keys"]) if not _is_buffer(key, saved)]:
-        raise Problem(f"{name} has weights that its config.json makes no use of: {some(extra)}.")
+        raise UserError(f"{name} has weights that its config.json makes no use of: {some(extra)}.")
     if broken := [key for key, tensor in model.named_parameters() if not _is_finite(tensor)]:
-        raise Problem(f"{name} has weights that are not finite numbers: {some(broken)}.", "Fetch the model again")
+        raise UserError(f"{name} has weights that are not finite numbers: {some(broken)}.", "Fetch the model again")
 
 
 def _missing(info: Mapping[str, Any]) -> list[str]:

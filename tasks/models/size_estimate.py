@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tasks.jobs.kind import Known
+from tasks.jobs.kind import Catalog
 from tasks.models.loading import describe_config, is_hub_id, is_store_name, resolve
 from tasks.models.model_config import mlp_shape, read_config
 from tasks.models.model_dtype import FLOAT32, dtype_in_files, expected
@@ -42,23 +42,23 @@ class ModelShape:
         return (FLOAT if is_whole else FLOAT // 2) * self.parameters
 
 
-def shape_of_model(known: Known, model: str) -> ModelShape | None:
+def shape_of_model(known: Catalog, model: str) -> ModelShape | None:
     """The shape of a model on this machine or of a toy that will be made; None for any other: a guess would mislead."""
-    if is_store_name(model) and known.coming("models", model):
-        kind, params = known.coming_from("models", model)
+    if is_store_name(model) and known.is_pending("models", model):
+        kind, params = known.pending_params("models", model)
         return shape_of_toy(params["width"], params["layers"], params["vocab"]) if kind == "toy-model" else None
     folder = resolve(model, known)
-    told = None if is_hub_id(folder) else describe_config(model, known)
-    if not told or not told["d_model"]:
+    config = None if is_hub_id(folder) else describe_config(model, known)
+    if not config or not config["d_model"]:
         return None
     saved = check_weights(Path(folder), model)
     parameters, mlp = (
         sum(tensor.numbers for tensor in saved.values()),
-        mlp_shape(read_config(Path(folder), model), told["d_model"]),
+        mlp_shape(read_config(Path(folder), model), config["d_model"]),
     )
     if not parameters:
         return None
-    return ModelShape(told["d_model"], parameters, told["vocab_size"], dtype_in_files(saved), mlp)
+    return ModelShape(config["d_model"], parameters, config["vocab_size"], dtype_in_files(saved), mlp)
 
 
 def weights_in(folder: Path) -> int:
@@ -71,16 +71,16 @@ def shape_of_toy(width: int, layers: int, vocab: int) -> ModelShape:
     return ModelShape(width, 12 * width * width * layers + 2 * vocab * width, vocab)
 
 
-def shape_of_tokens(known: Known, name: str) -> tuple[int, int] | None:
+def shape_of_tokens(known: Catalog, name: str) -> tuple[int, int] | None:
     """How many rows of how many tokens that artifact holds; None for one that is not there yet."""
     if known.manifest("tokens", name) is None:
         return None
-    told = read_json_object(known.path("tokens", name) / "tokens.json")
-    return told["rows"], told["context"]
+    description = read_json_object(known.path("tokens", name) / "tokens.json")
+    return description["rows"], description["context"]
 
 
 def seconds_like_earlier(
-    known: Known, family: str, amount: float, is_like: Callable[[dict[str, Any]], bool]
+    known: Catalog, family: str, amount: float, is_like: Callable[[dict[str, Any]], bool]
 ) -> float | None:
     """The time for that many tokens at the pace of the newest artifact whose parameters are alike; else None."""
     for manifest in _newest_first(known, family):
@@ -100,7 +100,7 @@ def _is_of_most_steps(result: dict[str, Any]) -> bool:
     return 2 * result.get("steps_in_last_attempt", steps) >= steps
 
 
-def _newest_first(known: Known, family: str) -> Iterator[dict[str, Any]]:
+def _newest_first(known: Catalog, family: str) -> Iterator[dict[str, Any]]:
     paths = known.path(family, "any").parent.glob("*/manifest.json")
     for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)[:_NEWEST]:
         yield _read_manifest(path, path.stat().st_mtime_ns)

@@ -28,7 +28,7 @@ _LAST_LOSSES = 50
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ToyConfig:
     """Shape and schedule; `batch` counts rows of `context` tokens."""
 
     layers: int
@@ -41,7 +41,7 @@ class Recipe:
     seed: int = 0
 
 
-def make_model(recipe: Recipe, eos_id: int) -> GPTNeoXForCausalLM:
+def make_model(recipe: ToyConfig, eos_id: int) -> GPTNeoXForCausalLM:
     """A GPT-NeoX with fresh weights drawn from the recipe's seed; heads are 32 wide."""
     torch.manual_seed(recipe.seed)
     return GPTNeoXForCausalLM(
@@ -59,23 +59,23 @@ def make_model(recipe: Recipe, eos_id: int) -> GPTNeoXForCausalLM:
     )
 
 
-def draw(stream: torch.Tensor, recipe: Recipe, step: int) -> torch.Tensor:
+def draw(stream: torch.Tensor, recipe: ToyConfig, step: int) -> torch.Tensor:
     """The windows of one step: int64 (batch, context + 1), starting anywhere in the stream (tokens,)."""
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
     starts = torch.randint(len(stream) - recipe.context, (recipe.batch, 1), generator=generator)
     return stream[starts + torch.arange(recipe.context + 1)].long()
 
 
-def rate(recipe: Recipe, step: int) -> float:
+def rate(recipe: ToyConfig, step: int) -> float:
     """The learning rate of a step: linear warm-up, then a cosine down to a tenth."""
     warm = min(1.0, (step + 1) / _WARMUP)
     return recipe.lr * warm * (0.55 + 0.45 * math.cos(math.pi * step / recipe.steps))
 
 
-class Training:
+class ToyTraining:
     """A model, its AdamW, the step reached and the losses of the last steps in nats."""
 
-    def __init__(self, model: GPTNeoXForCausalLM, recipe: Recipe, device: str) -> None:
+    def __init__(self, model: GPTNeoXForCausalLM, recipe: ToyConfig, device: str) -> None:
         self.model: Any = model.train()
         self.model.to(device)
         self.recipe, self.device, self.step = recipe, device, 0
@@ -105,8 +105,8 @@ class Training:
             state = self.optimizer.state.get(parameter, {})
             tensors |= {f"{moment}.{name}": state[moment] for moment in ("exp_avg", "exp_avg_sq") if moment in state}
         draft = folder / f"{CHECKPOINT}.part"
-        told = {"step": str(self.step), "losses": json.dumps(self.losses)}
-        save_tensors(draft, tensors, told)
+        metadata = {"step": str(self.step), "losses": json.dumps(self.losses)}
+        save_tensors(draft, tensors, metadata)
         os.replace(draft, folder / CHECKPOINT)
 
     def resume(self, folder: Path) -> bool:
@@ -115,8 +115,8 @@ class Training:
         if read_notes(path) is None:
             return False
         with safe_open(path, "pt") as file:
-            told = file.metadata()
-            self.step, self.losses = int(told["step"]), json.loads(told["losses"])
+            metadata = file.metadata()
+            self.step, self.losses = int(metadata["step"]), json.loads(metadata["losses"])
             self.model.load_state_dict({name: file.get_tensor(f"model.{name}") for name in self.model.state_dict()})
             for name, parameter in self.model.named_parameters():
                 moments = {m: file.get_tensor(f"{m}.{name}").to(self.device) for m in ("exp_avg", "exp_avg_sq")}

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.parsing.safe_text import shown, visible
 
 #: A document of mistudio's own kinds has a few levels; a model's configuration may have some more.
@@ -29,7 +29,7 @@ _LONG_NUMBER = re.compile(r"[0-9][0-9_]{4299}")
 _AT_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
-class Malformed(Problem, ValueError):
+class Malformed(UserError, ValueError):
     """A document that cannot be used; `reason` is why, `line` where (None: unknown)."""
 
     def __init__(self, where: str, reason: str, line: int | None = None, fix: str = "") -> None:
@@ -45,20 +45,20 @@ def parse_json(text: str | bytes, where: str = "", fix: str = "", *, strict: boo
     Unless `strict`, NaN and Infinity are numbers, and the last of several values of one name holds: as Python's own
     parser has it, and some files of models need it.
     """
-    told = decode(text, where, fix, codec="utf-8")  # other readers of the same file take no byte order mark
+    decoded = decode(text, where, fix, codec="utf-8")  # other readers of the same file take no byte order mark
     hooks: dict[str, Any] = {"object_pairs_hook": unique, "parse_constant": _no_number} if strict else {}
     try:
-        found = json.loads(told, **hooks)
+        found = json.loads(decoded, **hooks)
     except json.JSONDecodeError as error:
         reason = f"not valid JSON: {error.msg} (column {error.colno})"
         raise Malformed(where, reason, error.lineno, fix) from None
     except RecursionError:
-        raise Malformed(where, "nested too deeply", _line_of_depth(told), fix) from None
+        raise Malformed(where, "nested too deeply", _line_of_depth(decoded), fix) from None
     except ValueError as error:
-        reason, line = _number_or(f"not valid JSON: {error}", told)
+        reason, line = _number_or(f"not valid JSON: {error}", decoded)
         raise Malformed(where, reason, line, fix) from None
     if (fault := _fault(found, 0, finite=strict)) is not None:
-        raise Malformed(where, fault, _line_of_depth(told), fix)
+        raise Malformed(where, fault, _line_of_depth(decoded), fix)
     return found
 
 
@@ -79,24 +79,24 @@ def parse_toml(text: str | bytes, where: str = "", fix: str = "") -> dict[str, A
     """What a TOML text says. Malformed, and nothing else, for a text that is none."""
     import tomllib  # slow to import, and most commands need none
 
-    told = decode(text, where, fix)
-    if len(told) > _LARGEST_TOML:
+    decoded = decode(text, where, fix)
+    if len(decoded) > _LARGEST_TOML:
         raise Malformed(where, f"larger than {_LARGEST_TOML >> 20} MiB", None, fix)
-    if long := _LONG_KEY.search(told):
-        raise Malformed(where, "nested too deeply", _line_at(told, long.start()), fix)
+    if long := _LONG_KEY.search(decoded):
+        raise Malformed(where, "nested too deeply", _line_at(decoded, long.start()), fix)
     try:
-        found = tomllib.loads(told)
+        found = tomllib.loads(decoded)
     except tomllib.TOMLDecodeError as error:
         place = _AT_LINE.search(str(error))
-        at = int(place[1]) if place and place[1] else told.count("\n") + 1
+        at = int(place[1]) if place and place[1] else decoded.count("\n") + 1
         raise Malformed(where, f"not valid TOML: {_reason(error, place)}", at, fix) from None
     except RecursionError:
-        raise Malformed(where, "nested too deeply", _line_of_depth(told), fix) from None
+        raise Malformed(where, "nested too deeply", _line_of_depth(decoded), fix) from None
     except (ValueError, OverflowError) as error:
-        reason, line = _number_or(f"not valid TOML: {error}", told)
+        reason, line = _number_or(f"not valid TOML: {error}", decoded)
         raise Malformed(where, reason, line, fix) from None
     if (fault := _fault(found, 0, finite=False)) is not None:
-        raise Malformed(where, fault, _line_of_depth(told), fix)
+        raise Malformed(where, fault, _line_of_depth(decoded), fix)
     return found
 
 

@@ -58,9 +58,9 @@ def read_number(word: str, of: type) -> Any:
     return of(value)
 
 
-def wrong_value(value: Any, types: tuple[type, ...], told: typing.Mapping[str, Any]) -> str:
+def wrong_value(value: Any, types: tuple[type, ...], metadata: typing.Mapping[str, Any]) -> str:
     """What is wrong with a value for these types and this declaration of `option`; nothing for a sound one."""
-    return _wrong_type(value, types) or _wrong_text(value) or _out_of_bounds(value, told)
+    return _wrong_type(value, types) or _wrong_text(value) or _out_of_bounds(value, metadata)
 
 
 def _wrong_type(value: Any, types: tuple[type, ...]) -> str:
@@ -78,13 +78,15 @@ def _wrong_text(value: Any) -> str:
     return "" if fault is None else f"must be UTF-8 text: it {fault}" if isinstance(value, str) else f"is {fault}"
 
 
-def _out_of_bounds(value: Any, told: typing.Mapping[str, Any]) -> str:
-    choices = told.get("choices")
+def _out_of_bounds(value: Any, metadata: typing.Mapping[str, Any]) -> str:
+    choices = metadata.get("choices")
     if choices and value is not None and value not in choices:
         return f"{shown(value)} is not one of: {', '.join(choices)}"
     if isinstance(value, float) and not math.isfinite(value):
         return f"must be a finite number, not {value}"
-    return _out_of_range(value, told.get("minimum"), told.get("maximum")) if isinstance(value, int | float) else ""
+    return (
+        _out_of_range(value, metadata.get("minimum"), metadata.get("maximum")) if isinstance(value, int | float) else ""
+    )
 
 
 def _out_of_range(value: float, minimum: float | None, maximum: float | None) -> str:

@@ -1,7 +1,7 @@
 """Files of tensors (safetensors, npz): written with the permissions that the umask says, checked before they are read.
 
 What a file's header promises is compared with the file before anything is allocated, and every error of the libraries
-becomes one Problem that names the file.
+becomes one UserError that names the file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.parsing.documents import unique
 from tasks.parsing.safe_text import shown as shown
 
@@ -48,13 +48,13 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: dict[str, str
 
 
 def load_tensors(path: Path, accepted: Collection[str] = FLOATS) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises Problem for a file that is broken or holds types not `accepted`."""
+    """The tensors of a safetensors file. Raises UserError for a file that is broken or holds types not `accepted`."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     for name, stored in describe(path).items():
         if stored.dtype not in accepted:
-            raise Problem(f"{path}: tensor {shown(name)} has type {stored.dtype}, expected {' or '.join(accepted)}.")
+            raise UserError(f"{path}: tensor {shown(name)} has type {stored.dtype}, expected {' or '.join(accepted)}.")
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
@@ -72,13 +72,13 @@ def read_notes(path: Path) -> dict[str, str] | None:
             return json.loads(file.read(int.from_bytes(file.read(8), "little"))).get("__metadata__", {})
     except FileNotFoundError:
         return None
-    except Problem as problem:
+    except UserError as problem:
         raise_if_unreadable(problem)
         return None
 
 
-def raise_if_unreadable(problem: Problem) -> None:
-    """Raise the OSError behind a Problem of `describe`, unless the file is not there: the file itself may be whole."""
+def raise_if_unreadable(problem: UserError) -> None:
+    """Raise the OSError behind a UserError of `describe`, unless the file is not there: the file itself may be whole."""
     if isinstance(problem.__cause__, OSError) and not isinstance(problem.__cause__, FileNotFoundError):
         raise problem.__cause__
 
@@ -86,7 +86,7 @@ def raise_if_unreadable(problem: Problem) -> None:
 def describe(path: Path) -> dict[str, Stored]:
     """Types and shapes of the tensors in a safetensors file, from its header alone; it costs no torch.
 
-    Raises Problem unless the file is as long as its header says and each tensor as long as its type and shape say.
+    Raises UserError unless the file is as long as its header says and each tensor as long as its type and shape say.
     """
     try:
         with path.open("rb") as file:
@@ -114,6 +114,6 @@ def _stored(entry: Any) -> Stored:
     return Stored(dtype, tuple(shape))
 
 
-def _broken(path: Path, reason: object) -> Problem:
+def _broken(path: Path, reason: object) -> UserError:
     text = reason.strerror if isinstance(reason, OSError) and reason.strerror else reason
-    return Problem(f"{path} cannot be read as safetensors: {' '.join(str(text).split())[:200]}.")
+    return UserError(f"{path} cannot be read as safetensors: {' '.join(str(text).split())[:200]}.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import ssl  # slow to import, and most connections are plain
 
-    from tasks.errors import Problem
+    from tasks.errors import UserError
 
 #: What `ssl_cert_reqs` may be, and what it means.
 _CERT_REQS = {
@@ -82,7 +82,7 @@ class Tls:
         }
 
 
-def read_tls(options: dict[str, str], *, is_on: bool, fail: Callable[[str], Problem]) -> Tls | None:
+def read_tls(options: dict[str, str], *, is_on: bool, fail: Callable[[str], UserError]) -> Tls | None:
     """The TLS options among those of a URL; None for a plain connection. Raises what `fail` makes of a sentence."""
     given = {name.removeprefix("ssl_"): value for name, value in options.items() if name.startswith("ssl_")}
     if given and not is_on:
@@ -102,7 +102,9 @@ def read_tls(options: dict[str, str], *, is_on: bool, fail: Callable[[str], Prob
     )
 
 
-def _word(name: str, given: dict[str, str], words: dict[str, Any], default: Any, fail: Callable[[str], Problem]) -> Any:
+def _word(
+    name: str, given: dict[str, str], words: dict[str, Any], default: Any, fail: Callable[[str], UserError]
+) -> Any:
     if name not in given:
         return default
     if (found := words.get(given[name].lower())) is None:

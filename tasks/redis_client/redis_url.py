@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit, urlunsplit
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.redis_client.redis_tls import TLS_OPTIONS, Tls, read_tls
 from tasks.redis_client.sentinel_url import SENTINEL_SCHEMES, Sentinels, bracketed, split_hosts, split_path
 
@@ -103,11 +103,11 @@ class Address:
 
 
 def parse_url(url: str, variable: str = "CELERY_BROKER_URL") -> Address:
-    """Read a URL that was set in that environment variable. Problem, without any secret, for one of another form."""
+    """Read a URL that was set in that environment variable. UserError, without any secret, for one of another form."""
     try:
         return _parse(url.strip(), variable)
     except ValueError:  # its words may hold a piece of the password
-        raise Problem(
+        raise UserError(
             f"The Redis URL in {variable} cannot be understood.",
             f"Set {variable} to {_FORMS}; in a password write / as %2F, # as %23 and ? as %3F",
         ) from None
@@ -121,12 +121,12 @@ def with_password(url: str, password: str) -> str:
 
 
 def with_prefix(url: str, prefix: str) -> str:
-    """The URL with that prefix for the keys. Problem when it has another one already, also the default one."""
+    """The URL with that prefix for the keys. UserError when it has another one already, also the default one."""
     chosen = parse_url(url).prefix
     if chosen == prefix:
         return url
     if "prefix" in dict(parse_qsl(url.partition("?")[2])):
-        raise Problem(f"The Redis URL has the prefix {chosen}, and the setting is {prefix}.", "Leave one of them out")
+        raise UserError(f"The Redis URL has the prefix {chosen}, and the setting is {prefix}.", "Leave one of them out")
     url = f"{url.strip()}{'&' if '?' in url else '?'}prefix={quote(prefix, safe='')}"
     parse_url(url)
     return url
@@ -257,5 +257,5 @@ def _database(path: str, options: dict[str, str]) -> int:
     return numbers.pop() if numbers else 0
 
 
-def _refused(variable: str, what: str, fix: str = "") -> Problem:
-    return Problem(f"The Redis URL in {variable} {what}.", fix or f"Set {variable} to {_FORMS}")
+def _refused(variable: str, what: str, fix: str = "") -> UserError:
+    return UserError(f"The Redis URL in {variable} {what}.", fix or f"Set {variable} to {_FORMS}")

@@ -87,8 +87,8 @@ def _describe(address: Address, failures: dict[int, Exception | None]) -> str:
     assert sentinels is not None
     if any(failure is None for failure in failures.values()):
         return f"the Sentinels at {sentinels.shown} know no master named {sentinels.master}"
-    asked = sentinel_addresses(address)
-    why = ", ".join(_reason(asked[index], failure) for index, failure in sorted(failures.items()))
+    requested = sentinel_addresses(address)
+    why = ", ".join(_reason(requested[index], failure) for index, failure in sorted(failures.items()))
     return f"no Sentinel names the master {sentinels.master}: {why or 'no answer in time'}"
 
 

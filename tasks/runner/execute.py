@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.accelerators.card_watch import card_errors_translated
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import Job, JobKind, State, Stopped, kind_named
 from tasks.jobs.multi_result import Parts
 from tasks.ledger.client import Claim, Ledger
@@ -31,19 +31,19 @@ from tasks.runner.reporter import Reporter
 from tasks.runner.run_context import RunContext
 from tasks.storage import attempts
 from tasks.storage.store import Store
-from tasks.submission.checkpoints import goes_on_at
+from tasks.submission.checkpoints import resume_point
 
 log = logging.getLogger("mistudio.job")
 
 #: Exit codes of a runner that its slot understands.
-TOLD_THE_LEDGER, STOPPED_WHEN_TOLD = 0, 75
+OUTCOME_RECORDED, STOPPED_ON_REQUEST = 0, 75
 
 _VERSIONED = ("mistudio", "torch", "transformers", "tokenizers", "datasets", "safetensors")
 _TRACEBACK_CHARS = 4000
 
 
 def work_on(
-    claim: Claim, ledger: Ledger, device: str, told_to_stop: Callable[[], bool], on_lost: Callable[[], None]
+    claim: Claim, ledger: Ledger, device: str, stop_requested: Callable[[], bool], on_lost: Callable[[], None]
 ) -> None:
     """Do the work of a claimed job, by this process's environment; raises Stopped when told to stop.
 
@@ -53,7 +53,7 @@ def work_on(
     places = Places.from_environment()
     reporter = Reporter(Ledger(Client(ledger.client.address)), claim, on_lost)
     try:
-        context = RunContext(claim, ledger, Store(places.store), places.home, device, told_to_stop, reporter)
+        context = RunContext(claim, ledger, Store(places.store), places.home, device, stop_requested, reporter)
     except attempts.Superseded:
         log.warning("a later attempt has begun")
     except OSError as error:
@@ -69,9 +69,9 @@ def work_on(
                     message(ledger)
 
 
-def _unusable(store: Path, error: OSError) -> Problem:
+def _unusable(store: Path, error: OSError) -> UserError:
     where = f" ({error.filename})" if error.filename and error.filename != str(store) else ""
-    return Problem(
+    return UserError(
         f"The store {store} cannot be used on {socket.gethostname()}: {error.strerror or error}{where}.",
         "Make it writable there or set MISTUDIO_STORE to another, then: mistudio jobs retry",
     )
@@ -83,10 +83,10 @@ def perform(context: RunContext) -> None:
     result, lacking = None, ""
     try:
         _log_the_beginning(context)
-        _tell_the_beginning(context)
+        _log_start(context)
         result, lacking = _result_of(context, kind_named(job.kind))
         if lacking:
-            raise Problem(lacking)
+            raise UserError(lacking)
     except (Stopped, Unreachable):
         raise
     except Exception as error:  # noqa: BLE001 - whatever a kind raises is the job's failure, told in its record
@@ -106,7 +106,7 @@ def _record_failure(context: RunContext, error: Exception, result: dict[str, Any
     if retry_until_reachable(lambda: context.ledger.renew(context.claim)) == "lost":
         log.warning("this attempt has lost its lease, so its error is not the job's: %s", failure["message"])
         return False
-    if not isinstance(error, Problem):
+    if not isinstance(error, UserError):
         log.error("%s", "".join(traceback.format_exception(error)))
     log.error("%s %s failed after %.1f s: %s", job.kind, job.name, time.monotonic() - began, failure["message"])
     context.send_the_rest()
@@ -123,7 +123,7 @@ def _log_the_beginning(context: RunContext) -> None:
     if chosen := ", ".join(f"{name} {value}" for name, value in _chosen(job).items()):
         log.info("%s", chosen)
     if kind_named(job.kind).resumes:
-        at = goes_on_at(context.store, job)
+        at = resume_point(context.store, job)
         log.info("resumes at %s" if at else "starts from scratch", *[at] * bool(at))
 
 
@@ -137,12 +137,12 @@ def _chosen(job: Job) -> dict[str, Any]:
     }
 
 
-def _tell_the_beginning(context: RunContext) -> None:
+def _log_start(context: RunContext) -> None:
     """Say where a job goes on that was to take over a checkpoint, when it begins for the first time."""
     job = context.claim.job
     if not job.from_checkpoint or not context.begins:
         return
-    if at := goes_on_at(context.store, job):
+    if at := resume_point(context.store, job):
         context.note(f"took over the checkpoint of job {job.from_checkpoint}, at {at}")
     else:
         context.note(f"starts from scratch: the checkpoint of job {job.from_checkpoint} is no longer there")
@@ -156,7 +156,7 @@ def result_made_by(job: Job, store: Store) -> dict[str, Any] | None:
     made = {artifact: _made_by(job, artifact, store) for artifact in job.artifacts}
     if not made or None in made.values():
         return None
-    results = {artifact.partition("/")[2]: told["result"] for artifact, told in made.items() if told}
+    results = {artifact.partition("/")[2]: manifest["result"] for artifact, manifest in made.items() if manifest}
     return results if job.more_artifacts else next(iter(results.values()))
 
 
@@ -189,7 +189,7 @@ def _is_full(error: BaseException) -> bool:
 
 
 def _sentence(error: BaseException) -> str:
-    if isinstance(error, Problem):
+    if isinstance(error, UserError):
         return str(error)
     number = errno.ENOSPC if "No space left on device" in str(error) else getattr(error, "errno", None)
     if number in _FULL:
@@ -207,8 +207,8 @@ def _result_of(context: RunContext, kind: JobKind) -> tuple[dict[str, Any], str]
     with enough_for(kind), card_errors_translated():
         result = kind.run(params, context) or {}
     parts = result if isinstance(result, Parts) else Parts({job.name: result})
-    makers = kind.made_by(params, job.name)
-    _publish(context, kind.produces or "", {name: makers[name] for name in parts.made if name in makers}, parts)
+    producers = kind.made_by(params, job.name)
+    _publish(context, kind.produces or "", {name: producers[name] for name in parts.made if name in producers}, parts)
     return parts.made if isinstance(result, Parts) else result, _lacking(parts)
 
 
@@ -216,22 +216,22 @@ def _lacking(parts: Parts) -> str:
     """What could not be made, and why; nothing when all was."""
     if not parts.failed:
         return ""
-    told = "; ".join(f"{name}: {why}" for name, why in parts.failed.items())
+    reasons = "; ".join(f"{name}: {why}" for name, why in parts.failed.items())
     rest = "the others are in the store" if parts.made else "there are no others"
-    return f"{len(parts.failed)} of {len(parts.failed) + len(parts.made)} could not be made ({told}); {rest}."
+    return f"{len(parts.failed)} of {len(parts.failed) + len(parts.made)} could not be made ({reasons}); {rest}."
 
 
-def _publish(context: RunContext, family: str, makers: dict[str, Any], parts: Parts) -> None:
+def _publish(context: RunContext, family: str, producers: dict[str, Any], parts: Parts) -> None:
     """Make artifacts of what is in the job's output; those that an earlier attempt has published stay as they are."""
     outputs = {
         name: context.output / name if len(context.claim.job.artifacts) > 1 else context.output
-        for name in makers
+        for name in producers
         if _made_by(context.claim.job, f"{family}/{name}", context.store) is None
     }
     kind = kind_named(context.claim.job.kind)
     for place, (name, output) in enumerate(outputs.items()):
         context.progress("publishing", place, len(outputs), "artifacts")
-        params = kind.params_in_force(makers[name], parts.made[name])
+        params = kind.params_in_force(producers[name], parts.made[name])
         context.store.seal(output, _manifest(context.claim, family, name, params, parts.made[name]))
     if outputs and retry_until_reachable(lambda: context.ledger.renew(context.claim)) == "lost":
         raise Stopped
@@ -262,10 +262,10 @@ def _manifest(claim: Claim, family: str, name: str, params: Any, result: dict[st
 
 
 def _versions() -> dict[str, str]:
-    told = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in _VERSIONED:
         try:
-            told[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return told
+    return versions

@@ -31,7 +31,7 @@ _PR_SET_PDEATHSIG = 1
 _READ_BYTES = 4096
 
 
-class Line:
+class LivenessPipe:
     """The slot's end. Nothing written to it ever blocks or fails: a runner that does not listen is judged elsewhere."""
 
     def __init__(self, pipe: int) -> None:
@@ -89,11 +89,11 @@ def wake_when_parent_dies() -> None:
 
 
 def _listen(pipe: int) -> None:
-    while _heard(pipe, SILENCE_S) and os.read(pipe, _READ_BYTES):
+    while _received(pipe, SILENCE_S) and os.read(pipe, _READ_BYTES):
         pass
     kill_own_group()
 
 
-def _heard(pipe: int, within_s: float) -> bool:
+def _received(pipe: int, within_s: float) -> bool:
     # The second look is for a runner that was stopped itself: what it was told meanwhile lies in the pipe.
     return any(select.select([pipe], [], [], seconds)[0] for seconds in (within_s, 0))

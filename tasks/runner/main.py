@@ -32,7 +32,7 @@ def _work(job_id: str, order: dict[str, Any], stop: threading.Event) -> int:
     from tasks.ledger.client import Claim, Ledger
     from tasks.redis_client.redis_connection import connect
     from tasks.redis_client.redis_retry import retry_until_reachable
-    from tasks.runner.execute import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER, work_on
+    from tasks.runner.execute import OUTCOME_RECORDED, STOPPED_ON_REQUEST, work_on
 
     ledger = Ledger(connect(os.environ["CELERY_BROKER_URL"]))
     job = retry_until_reachable(lambda: ledger.need(job_id))
@@ -42,5 +42,5 @@ def _work(job_id: str, order: dict[str, Any], stop: threading.Event) -> int:
         try:
             work_on(claim, ledger, order["device"], stop.is_set, liveness_pipe.kill_own_group)
         except Stopped:
-            return STOPPED_WHEN_TOLD
-    return TOLD_THE_LEDGER
+            return STOPPED_ON_REQUEST
+    return OUTCOME_RECORDED

@@ -15,7 +15,7 @@ import psutil
 
 from tasks.accelerators.card_processes import describe_memory
 from tasks.accelerators.devices import read_devices
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import JobKind, flag_of
 from tasks.settings import current
 
@@ -56,8 +56,8 @@ class MemoryWatch:
         self._next_look = ended + max(LOOK_EVERY_S, (ended - began) / _LOOK_SHARE)
         if held <= self._may_hold:
             return None
-        told = f"It held {held / GB:.2f} GB, more than the {self._may_hold / GB:g} GB a job may hold here"
-        return told, _mend(self._kind)
+        message = f"It held {held / GB:.2f} GB, more than the {self._may_hold / GB:g} GB a job may hold here"
+        return message, _hint(self._kind)
 
 
 def held_bytes(pid: int, enough: float = 0) -> int:
@@ -83,15 +83,15 @@ def _resident(process: psutil.Process) -> int:
 
 def _proportional(process: psutil.Process) -> int:
     try:
-        told = process.memory_full_info()
+        usage = process.memory_full_info()
     except psutil.Error:
         return _resident(process)
-    return getattr(told, "pss", 0) or told.uss
+    return getattr(usage, "pss", 0) or usage.uss
 
 
 @contextmanager
 def enough_for(kind: JobKind) -> Iterator[None]:
-    """Inside, Problem in place of what is raised where there is not enough memory."""
+    """Inside, UserError in place of what is raised where there is not enough memory."""
     try:
         yield
     except (MemoryError, OSError, RuntimeError, ValueError) as error:
@@ -100,8 +100,8 @@ def enough_for(kind: JobKind) -> Iterator[None]:
             raise
         what = "GPU memory" if on_a_gpu else "memory"
         why = _describe_shortage(str(error)) if on_a_gpu else ""
-        mend = f"{_ways(kind) or 'Run it where there is more'}."
-        raise Problem(f"There is not enough {what} for this {kind.name} job{why}.", mend) from error
+        hint = f"{_ways(kind) or 'Run it where there is more'}."
+        raise UserError(f"There is not enough {what} for this {kind.name} job{why}.", hint) from error
 
 
 def _describe_shortage(error: str) -> str:
@@ -111,11 +111,11 @@ def _describe_shortage(error: str) -> str:
     devices, named = read_devices().devices, _INDEX.search(error)
     index = int(named[1]) if named else 0
     state = describe_memory(devices[index]) if index < len(devices) else ""
-    told = ", ".join(filter(None, (wanted, state)))
-    return f": {told}" if told else ""
+    message = ", ".join(filter(None, (wanted, state)))
+    return f": {message}" if message else ""
 
 
-def _mend(kind: JobKind) -> str:
+def _hint(kind: JobKind) -> str:
     ways = _ways(kind)
     return f"{ways}, or raise --job-memory-gb." if ways else "Raise --job-memory-gb."
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from tasks.jobs.kind import Point, Progress
+from tasks.jobs.kind import MetricPoint, Progress
 from tasks.ledger.client import Claim, Ledger
 from tasks.redis_client.redis_connection import Refused, Unreachable
 from tasks.system.resilient_loop import Rounds
@@ -32,13 +32,13 @@ class Reporter(threading.Thread):
         self._ledger, self._claim, self._on_lost = ledger, claim, on_lost
         self._changed = threading.Condition()
         self._progress: Progress | None = None
-        self._point: Point | None = None
+        self._point: MetricPoint | None = None
         self._notes: dict[int, str] = {}  # by the order in which they came
         self._came = 0
         self._rounds = Rounds("the reports of a job", log)
         self._is_over = self._is_lost = False
 
-    def report(self, progress: Progress, point: Point | None) -> None:
+    def report(self, progress: Progress, point: MetricPoint | None) -> None:
         """Send this, in place of what was not sent yet; `point` is what was measured since the last report."""
         with self._changed:
             self._progress, self._point = progress, point or self._point

@@ -10,7 +10,7 @@ from functools import partial
 from math import isfinite
 from pathlib import Path
 
-from tasks.jobs.kind import METRICS_TOLD, Point, Progress, Stopped
+from tasks.jobs.kind import MAX_METRICS, MetricPoint, Progress, Stopped
 from tasks.ledger.client import Claim, Ledger
 from tasks.redis_client.redis_retry import retry_until_reachable
 from tasks.runner.reporter import Reporter
@@ -32,11 +32,11 @@ class RunContext:
     store: Store
     home: Path
     device: str
-    told_to_stop: Callable[[], bool]
+    stop_requested: Callable[[], bool]
     reporter: Reporter
     _phase: tuple[str, float, int] = field(default=("", 0.0, 0))
     _reported_at: float = 0.0
-    _measured: Point | None = None
+    _measured: MetricPoint | None = None
 
     def __post_init__(self) -> None:
         job = self.claim.job
@@ -51,7 +51,7 @@ class RunContext:
 
     def stopping(self) -> bool:
         """Whether the job was told to stop."""
-        return self.told_to_stop()
+        return self.stop_requested()
 
     def live_jobs(self) -> set[str]:
         """Ids of all jobs that have not ended, and of those whose checkpoint one of them will take over."""
@@ -64,9 +64,9 @@ class RunContext:
 
     def metrics(self, at: int, values: Mapping[str, float | None]) -> None:
         """What was measured, for the next report; ValueError for too many."""
-        if len(values) > METRICS_TOLD:
-            raise ValueError(f"{len(values)} metrics are more than {METRICS_TOLD}")
-        self._measured = Point(at, {name: _short(value) for name, value in values.items()})
+        if len(values) > MAX_METRICS:
+            raise ValueError(f"{len(values)} metrics are more than {MAX_METRICS}")
+        self._measured = MetricPoint(at, {name: _short(value) for name, value in values.items()})
 
     def note(self, sentence: str) -> None:
         """Tell in the job's log and its history what a person should know of how it goes on."""
@@ -75,7 +75,7 @@ class RunContext:
 
     def progress(self, phase: str, done: int, total: int | None = None, unit: str = "") -> None:
         """Say how far the work is; raises Stopped once the job was told to stop."""
-        if self.told_to_stop():
+        if self.stop_requested():
             raise Stopped
         now = time.monotonic()
         if phase != self._phase[0]:

@@ -9,7 +9,7 @@ import dataclasses
 import typing
 from typing import Any
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import flag_of, option
 from tasks.sae.architectures import coder_class, names
 from tasks.sae.coder import CoderOptions
@@ -28,25 +28,25 @@ def fields() -> list[tuple[str, Any, Any]]:
 
 
 def chosen(architecture: str, params: Any) -> CoderOptions:
-    """The options that `params` gives to an architecture. Problem for one that it does not have."""
+    """The options that `params` gives to an architecture. UserError for one that it does not have."""
     options = coder_class(architecture).Options
     own = {spec.name for spec in dataclasses.fields(options)}
     given = {name: getattr(params, name) for name, _, _ in fields() if getattr(params, name) is not None}
     for name in given:
         if name not in own:
             flags = ", ".join(flag_of(name) for name in sorted(own))
-            raise Problem(f"{flag_of(name)} is no option of a {architecture} SAE.", f"It has: {flags}")
+            raise UserError(f"{flag_of(name)} is no option of a {architecture} SAE.", f"It has: {flags}")
     return options(**given)
 
 
 def _field(specs: list[tuple[str, dataclasses.Field[Any]]]) -> Any:
-    told = specs[0][1].metadata
+    metadata = specs[0][1].metadata
     defaults: dict[Any, list[str]] = {}
     for owner, spec in specs:
         defaults.setdefault(spec.default, []).append(owner)
     by_default = "; ".join(f"{', '.join(owners)}: {_short(default)}" for default, owners in defaults.items())
-    bounds = {name: told[name] for name in ("choices", "minimum", "maximum")}
-    return option(None, help=f"{told['help']} ({by_default})", **bounds)
+    bounds = {name: metadata[name] for name in ("choices", "minimum", "maximum")}
+    return option(None, help=f"{metadata['help']} ({by_default})", **bounds)
 
 
 def _short(value: Any) -> str:

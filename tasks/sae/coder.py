@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.lazy import torch
 from tasks.sae.ops.active_pairs import AllPairs, Pairs
 from tasks.sae.ops.preactivations import Exact, Preactivations, Rounded
@@ -58,10 +58,10 @@ class CoderOptions:
         return ""
 
     def check(self, d_sae: int) -> None:
-        """Problem for a choice that cannot work with so many features."""
+        """UserError for a choice that cannot work with so many features."""
 
 
-class Moment(NamedTuple):
+class StepState(NamedTuple):
     """What of a training's course a step depends on."""
 
     dead: Tensor  # int64 indices of the features that have not fired for long
@@ -69,7 +69,7 @@ class Moment(NamedTuple):
     progress: float = 0.0  # 0…1, the share of the training that is done
 
 
-class Step(NamedTuple):
+class StepLosses(NamedTuple):
     """What one training step saw; 0-dimensional tensors, so that reading them can wait."""
 
     loss: Tensor  # the sum of the next three
@@ -150,14 +150,14 @@ class Coder:
         for pairs in pre.exceeding(self.floor()):
             yield pairs, self.activate_at(pairs, pre.at(pairs))
 
-    def step(self, x: Tensor, target: Tensor, moment: Moment) -> Step:
+    def step(self, x: Tensor, target: Tensor, step_state: StepState) -> StepLosses:
         """Write the loss's gradient into `.grad` of every parameter.
 
         `x` is (batch, d_in); `target` is (batch, d_out), for an autoencoder `x` itself.
         """
         raise NotImplementedError
 
-    def slow_loss(self, x: Tensor, target: Tensor, moment: Moment) -> Tensor:
+    def slow_loss(self, x: Tensor, target: Tensor, step_state: StepState) -> Tensor:
         """The loss whose gradient `step` writes, for autograd: the oracle of the tests."""
         raise NotImplementedError
 
@@ -176,7 +176,7 @@ class Coder:
         return 0
 
     @classmethod
-    def options_of(cls, told: dict[str, Any]) -> Any:
+    def options_of(cls, config: dict[str, Any]) -> Any:
         """Options by which a coder has the codes of a saved SAE whose `cfg.json` says this."""
         return cls.Options()
 
@@ -248,7 +248,7 @@ class Coder:
         return {**self.parameters, **{name: getattr(self, name) for name in self.buffer_names}}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take up the tensors of a state with the same names; Problem for one that is missing or of another shape."""
+        """Take up the tensors of a state with the same names; UserError for one that is missing or of another shape."""
         for name, tensor in self.state.items():
             fill(name, tensor, state)
 
@@ -302,10 +302,10 @@ class Coder:
 def fill(name: str, tensor: Tensor, state: Mapping[str, Tensor]) -> None:
     """Copy the tensor of that name into one of exactly the same shape, which `copy_` alone would broadcast to."""
     if name not in state:
-        raise Problem(f"The SAE has no {name} among its weights.")
+        raise UserError(f"The SAE has no {name} among its weights.")
     if state[name].shape != tensor.shape:
         found, expected = tuple(state[name].shape), tuple(tensor.shape)
-        raise Problem(f"Tensor {name} has shape {found}, expected {expected}.")
+        raise UserError(f"Tensor {name} has shape {found}, expected {expected}.")
     tensor.copy_(state[name])
 
 

@@ -26,14 +26,14 @@ class Histogram:
     never: int
     counts: tuple[int, ...]
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As JSON. `never` and `counts` add up to the number of features."""
         return {"never": self.never, "log10_edges": list(LOG10_EDGES), "counts": list(self.counts)}
 
     @classmethod
-    def of(cls, told: dict[str, Any]) -> Histogram:
+    def of(cls, data: dict[str, Any]) -> Histogram:
         """The one that `told` gave."""
-        return cls(told["never"], tuple(told["counts"]))
+        return cls(data["never"], tuple(data["counts"]))
 
 
 def histogram(density: Tensor) -> Histogram:

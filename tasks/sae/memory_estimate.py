@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.jobs.kind import Estimate, Known
+from tasks.jobs.kind import Catalog, Estimate
 from tasks.models.model_dtype import AUTO
 from tasks.models.size_estimate import CHECKPOINT, FLOAT, ModelShape, shape_of_model, shape_of_tokens, weights_in
 from tasks.sae.training.schedule import EVAL_TOKENS
@@ -113,7 +113,7 @@ class _Trained:
 
 
 def of_training(
-    known: Known,
+    known: Catalog,
     model: str,
     dataset: str,
     shapes: Sequence[TrainingShape],
@@ -126,19 +126,19 @@ def of_training(
     `hooks` is how many are read or written by any of them, `model_dtype` a word of --model-dtype. `stored` is the
     result of the reading that stored what is trained on: no model is loaded then.
     """
-    told = ModelShape(stored["d_in"], parameters=0) if stored else shape_of_model(known, model)
-    if told is None:
+    model_shape = ModelShape(stored["d_in"], parameters=0) if stored else shape_of_model(known, model)
+    if model_shape is None:
         return Estimate()
-    trained = [_Trained(shape, told.d_model) for shape in shapes]
+    trained = [_Trained(shape, model_shape.d_model) for shape in shapes]
     rows = shape_of_tokens(known, dataset)
-    seen = told.d_model * hooks
+    seen = model_shape.d_model * hooks
     vectors = stored["vectors"] if stored else rows and math.prod(rows)
     held_out = min(_held_out(vectors, seen), shapes[0].eval_tokens)
     in_memory, in_file = _buffer(seen, shapes[0].batch, None if vectors is None else vectors - held_out)
     kept = _kept(shapes, held_out) * seen
     lasting = sum(_lasting(one) for one in trained) + in_memory + kept
     moments = [
-        _forward(told.d_model, hooks),
+        _forward(model_shape.d_model, hooks),
         _COPIES_READ * held_out * seen - kept,
         *(moment(one) for one in trained for moment in (_stepping, _saving)),
         *(_measuring(one, held_out) for one in trained),
@@ -146,12 +146,12 @@ def of_training(
     ]
     if any(shape.evaluate for shape in shapes):
         predicted = min(shapes[0].eval_tokens, _share(vectors))
-        moments.append(_predicting(told.vocab or 0, rows[1] if rows else None, predicted))
+        moments.append(_predicting(model_shape.vocab or 0, rows[1] if rows else None, predicted))
     held = FLOAT * (lasting + max(moments))
     return Estimate(
-        memory_bytes=RUNNER + (0 if stored else MODEL) + told.bytes_on("cpu", model_dtype) + held,
+        memory_bytes=RUNNER + (0 if stored else MODEL) + model_shape.bytes_on("cpu", model_dtype) + held,
         disk_bytes=FLOAT * (_on_disk(trained) + in_file),
-        gpu_memory_bytes=CUDA + told.bytes_on("cuda", model_dtype) + held,
+        gpu_memory_bytes=CUDA + model_shape.bytes_on("cuda", model_dtype) + held,
     )
 
 
@@ -256,17 +256,17 @@ def numbers_coded(d_in: int, d_sae: int, active: int) -> int:
 
 
 def of_extraction(
-    known: Known, model: str, sae: Path, top: int, window: int, precision: str = "float32", model_dtype: str = AUTO
+    known: Catalog, model: str, sae: Path, top: int, window: int, precision: str = "float32", model_dtype: str = AUTO
 ) -> int | None:
     """Bytes of GPU memory of an extraction with the SAE in that folder; None when they cannot be known yet."""
-    told, weights = shape_of_model(known, model), weights_in(sae)
-    if told is None or not weights:
+    model_shape, weights = shape_of_model(known, model), weights_in(sae)
+    if model_shape is None or not weights:
         return None
-    d_sae = weights // (2 * told.d_model * FLOAT)
+    d_sae = weights // (2 * model_shape.d_model * FLOAT)
     codes = 2 * min(FORWARD_TOKENS * d_sae, CODES)
     rounded = weights // (4 * FLOAT) if precision in ("auto", "bf16") else 0  # half as large as the encoder's
-    held = FLOAT * (_forward(told.d_model) + codes + rounded + d_sae * top * (2 * window + 4))
-    return CUDA + weights + told.bytes_on("cuda", model_dtype) + held
+    held = FLOAT * (_forward(model_shape.d_model) + codes + rounded + d_sae * top * (2 * window + 4))
+    return CUDA + weights + model_shape.bytes_on("cuda", model_dtype) + held
 
 
 def of_reading(model: ModelShape, model_dtype: str = AUTO) -> Estimate:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tasks.activations.token_means import per_row, ratio
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.sae.coder import Coder
 from tasks.sae.density import histogram
 
@@ -47,7 +47,7 @@ class Measures:
     def as_json(self) -> dict[str, Any]:
         """All of it by name, densities as their histogram, without the number of tokens."""
         values = {name: value for name, value in vars(self).items() if name not in ("density", "tokens")}
-        return {**values, "density_histogram": histogram(self.density).told()}
+        return {**values, "density_histogram": histogram(self.density).to_dict()}
 
 
 @dataclass
@@ -114,7 +114,7 @@ class Measurement:
         return int(sum(float(counts.sum()) for counts in self._counts))
 
     def result(self) -> Measures:
-        """The measures of all that was added; Problem for vectors that are all the same, as a single one is."""
+        """The measures of all that was added; UserError for vectors that are all the same, as a single one is."""
         nothing = torch.zeros(0, len(MEANS) + 1, dtype=torch.float64)
         *sums, deviation = torch.cat([nothing, *self._sums]).unbind(1)
         counts, tokens = torch.cat([nothing[:, 0], *self._counts]), self.tokens
@@ -122,7 +122,7 @@ class Measurement:
         beyond = float(self._shift.square().sum()) / tokens if tokens and self._shift is not None else 0.0
         variance = float(deviation.sum()) - beyond
         if variance <= 1e-12 * max(1e-30, float(deviation.sum())):
-            raise Problem(
+            raise UserError(
                 "All activations that are held out are the same: nothing can be measured on them.", "Use more text"
             )
         means = {name: ratio(column, counts) for name, column in zip(MEANS, sums, strict=True)}
@@ -151,7 +151,7 @@ def measure(
 ) -> Measures:
     """The measures of `coder` on (n, d_in) scaled activations; a transcoder's against its (n, d_out) target.
 
-    Problem for vectors that are all the same, as a single one is.
+    UserError for vectors that are all the same, as a single one is.
     """
     measurement = Measurement(coder, unit)
     measurement.add(x, target, counts)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.lazy import torch
 from tasks.sae.coder import BF16, FLOAT32, PRECISIONS, TF32
 from tasks.settings import current
@@ -42,7 +42,7 @@ class Decision(NamedTuple):
 
 
 def decide(wanted: str, product: Product, device: str) -> Decision:
-    """What `--precision` comes to on this device. Raises Problem for one that gains nothing or is not there."""
+    """What `--precision` comes to on this device. Raises UserError for one that gains nothing or is not there."""
     if wanted == FLOAT32:
         return Decision(FLOAT32, "--precision float32")
     is_worth_it, reason = _possible(TF32 if wanted == TF32 else BF16, product, device)
@@ -50,7 +50,7 @@ def decide(wanted: str, product: Product, device: str) -> Decision:
         return Decision(BF16 if wanted == AUTO else wanted, reason)
     if wanted == AUTO:
         return Decision(FLOAT32, reason)
-    raise Problem(
+    raise UserError(
         f"--precision {wanted} gains nothing here: {reason}.", "Leave --precision out: auto takes the fastest"
     )
 
@@ -66,7 +66,7 @@ def kept(begun: str, product: Product, device: str) -> Decision:
 def check_at_submit(wanted: str, product: Product) -> None:
     """Refuse what `decide` would refuse, as far as this machine can tell; nothing is measured for `auto`.
 
-    It cannot where jobs may run on other machines or on a card. Raises Problem.
+    It cannot where jobs may run on other machines or on a card. Raises UserError.
     """
     if (wanted == BF16 and _too_small(product) is not None) or (wanted in (BF16, TF32) and _is_on_this_cpu()):
         decide(wanted, product, CPU)

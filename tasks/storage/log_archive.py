@@ -22,7 +22,7 @@ def archives(store: Path) -> Path:
 
 
 def archive_of(store: Path, job_id: str, attempt: int) -> Path:
-    """Where the log of that attempt is or would be. Problem for an id that cannot be one."""
+    """Where the log of that attempt is or would be. UserError for an id that cannot be one."""
     return archives(store) / check_name(job_id) / f"{attempt}{_SUFFIX}"
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import FAMILIES
 from tasks.parsing.documents import read_json_object
 
@@ -34,9 +34,9 @@ def is_name(name: str) -> bool:
 
 
 def check_name(name: str) -> str:
-    """The name itself; Problem for one that could leave the store or trip up a shell."""
+    """The name itself; UserError for one that could leave the store or trip up a shell."""
     if not is_name(name):
-        raise Problem(
+        raise UserError(
             f"{name!r} cannot be the name of an artifact.",
             "Use up to 100 letters, digits, dots, dashes and underscores, starting with a letter or digit",
         )
@@ -50,9 +50,9 @@ class Store:
         self.root = root
 
     def path(self, family: str, name: str) -> Path:
-        """Where that artifact is or would be; Problem for a bad family or name."""
+        """Where that artifact is or would be; UserError for a bad family or name."""
         if family not in FAMILIES:
-            raise Problem(f"There are no {family!r} in the store.", f"Families: {', '.join(FAMILIES)}")
+            raise UserError(f"There are no {family!r} in the store.", f"Families: {', '.join(FAMILIES)}")
         return self.root / family / check_name(name)
 
     def exists(self, family: str, name: str) -> bool:
@@ -60,7 +60,7 @@ class Store:
         return (self.path(family, name) / MANIFEST).is_file()
 
     def find_manifest(self, family: str, name: str) -> dict[str, Any] | None:
-        """What that artifact is, or None when there is none. Malformed, a Problem, for a damaged manifest."""
+        """What that artifact is, or None when there is none. Malformed, a UserError, for a damaged manifest."""
         try:
             return read_json_object(
                 self.path(family, name) / MANIFEST, f"Remove {family}/{name} from the store", strict=False
@@ -69,11 +69,11 @@ class Store:
             return None
 
     def manifest(self, family: str, name: str) -> dict[str, Any]:
-        """What that artifact is; Problem when there is none."""
+        """What that artifact is; UserError when there is none."""
         found = self.find_manifest(family, name)
         if found is None:
             there = ", ".join(self.names(family)) or "none"
-            raise Problem(f"The store has no {family}/{name}.", f"There are: {there}")
+            raise UserError(f"The store has no {family}/{name}.", f"There are: {there}")
         return found
 
     def names(self, family: str) -> list[str]:
@@ -101,12 +101,12 @@ class Store:
     def publish(self, output: Path, family: str, name: str) -> Path:
         """Make the job's sealed output the artifact `family/name`, at once and whole, by one rename.
 
-        Problem when another job's artifact has that name.
+        UserError when another job's artifact has that name.
         """
         target = self.path(family, name)
         there = self.find_manifest(family, name)
         if there is not None:
-            raise Problem(
+            raise UserError(
                 f"{family}/{name} is there already, made by job {there.get('job')}.", "Submit again with --name"
             )
         target.parent.mkdir(parents=True, exist_ok=True)

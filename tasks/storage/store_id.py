@@ -7,14 +7,14 @@ import os
 import tempfile
 from pathlib import Path
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.parsing.documents import read_json_object
 
 FILE = ".mistudio-store"
 
 
 def read_store_id(root: Path) -> str | None:
-    """The id of the store at `root`; None where there is no store yet. OSError or Problem for one that cannot be read.
+    """The id of the store at `root`; None where there is no store yet. OSError or UserError for one that cannot be read.
 
     An empty folder where a shared store should be mounted has none.
     """
@@ -23,7 +23,7 @@ def read_store_id(root: Path) -> str | None:
     except FileNotFoundError:
         return None
     if not isinstance(found, str) or not found:
-        raise Problem(f"{root / FILE} names no store.", "Restore it from the host that has the store")
+        raise UserError(f"{root / FILE} names no store.", "Restore it from the host that has the store")
     return found
 
 

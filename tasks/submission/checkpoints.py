@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from tasks.jobs.kind import Job, State, kind_named, kinds
 from tasks.ledger.client import Ledger
-from tasks.ledger.maintenance import upkeep_from_environment
+from tasks.ledger.maintenance import maintenance_from_environment
 from tasks.redis_client.redis_connection import Refused, Unreachable
 from tasks.storage import attempts
 from tasks.storage.store import Store, size_of
@@ -23,14 +23,14 @@ log = logging.getLogger("mistudio.checkpoints")
 _SHARE = 0.1
 
 
-def goes_on_at(store: Store, job: Job, owner: str | None = None) -> str | None:
+def resume_point(store: Store, job: Job, owner: str | None = None) -> str | None:
     """Where a job of this kind resumes, such as "step 1200", if it adopts what `owner` left, or else itself.
 
     Raises OSError when that cannot be read now.
     """
     kind, folder = kind_named(job.kind), attempts.newest(store.work_folder(owner or job.id))
     try:
-        return kind.goes_on_at(folder) if kind.goes_on_at and folder else None
+        return kind.resume_point(folder) if kind.resume_point and folder else None
     except FileNotFoundError:  # it was taken over or removed meanwhile
         return None
 
@@ -43,7 +43,7 @@ def checkpoint_for(ledger: Ledger, store: Store, job: Job) -> str | None:
     """
     if not kind_named(job.kind).resumes:
         return None
-    return next((owner for owner in _lineage(ledger, job) if goes_on_at(store, job, owner)), None)
+    return next((owner for owner in _lineage(ledger, job) if resume_point(store, job, owner)), None)
 
 
 def _lineage(ledger: Ledger, job: Job) -> Iterator[str]:
@@ -83,7 +83,7 @@ def tidy(store: Store, job: Job) -> bool:
     if job.kind not in kinds():
         return True
     try:
-        is_resumable = job.state is not State.SUCCEEDED and goes_on_at(store, job) is not None
+        is_resumable = job.state is not State.SUCCEEDED and resume_point(store, job) is not None
     except OSError as error:
         log.warning("what job %s left cannot be read: %s", job.id, error)
         return True
@@ -107,5 +107,5 @@ def _bound(ledger: Ledger, store: Store) -> None:
 
 
 def _room(store: Store) -> float:
-    told = upkeep_from_environment().keep_checkpoint_bytes
-    return shutil.disk_usage(store.root).total * _SHARE if told is None else told
+    limit = maintenance_from_environment().keep_checkpoint_bytes
+    return shutil.disk_usage(store.root).total * _SHARE if limit is None else limit

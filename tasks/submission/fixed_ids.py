@@ -15,14 +15,14 @@ _KEPT_S = 30 * 86400
 _IDS, _TIMES = "lists", "lists:at"
 
 
-def first_id(ledger: Ledger, lines: Sequence[str], wishes: object, *, again: bool = False) -> str:
+def first_id(ledger: Ledger, lines: Sequence[str], submit_options: object, *, again: bool = False) -> str:
     """The id from which the jobs of these lines have theirs: the same for the same lines, unless `again`.
 
     Unreachable, Unable among it, or Refused when Redis does not take the note of it.
     """
     import hashlib  # loads OpenSSL, which other commands have no use for
 
-    canonical = json.dumps([list(lines), repr(wishes)])
+    canonical = json.dumps([list(lines), repr(submit_options)])
     digest = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     ids, times = map(ledger.client.key, (_IDS, _TIMES))
     now = ledger.now()

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from tasks.accelerators.devices import ABSENT, read_devices
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.grid import marked
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, JobKind, Request, kind_named
 from tasks.jobs.kind_digest import digest_of
 from tasks.jobs.kind_settings import default_priority, limits_set
 from tasks.ledger.client import Ledger
-from tasks.ledger.device_lease import read_wish
+from tasks.ledger.device_lease import read_gpu_option
 from tasks.parsing.redact import holds_secret
 from tasks.queues import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from tasks.storage.store import Store, check_name
@@ -30,7 +30,7 @@ _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/=@+-]{0,99}")
 
 
 @dataclasses.dataclass(frozen=True)
-class KnownArtifacts:
+class ArtifactCatalog:
     """What a kind's `prepare` may ask: artifacts in the store, and those that jobs will make.
 
     `planned` holds by "family/name" what jobs that have been planned, but not submitted, will make. `owner` is who
@@ -46,19 +46,19 @@ class KnownArtifacts:
         """The manifest of a finished artifact, or None."""
         return self.store.find_manifest(family, name)
 
-    def coming(self, family: str, name: str) -> bool:
+    def is_pending(self, family: str, name: str) -> bool:
         """Whether an unfinished or a planned job will make that artifact."""
-        return self.maker(f"{family}/{check_name(name)}") is not None
+        return self.producer_of(f"{family}/{check_name(name)}") is not None
 
-    def maker(self, artifact: str) -> str | None:
+    def producer_of(self, artifact: str) -> str | None:
         """The id of the unfinished or planned job that will make "family/name"."""
         planned = self.planned.get(artifact)
-        return planned.id if planned else self.ledger.coming(artifact)
+        return planned.id if planned else self.ledger.producer_of(artifact)
 
-    def coming_from(self, family: str, name: str) -> tuple[str, dict[str, Any]]:
+    def pending_params(self, family: str, name: str) -> tuple[str, dict[str, Any]]:
         """Kind and parameters of the job that will make an artifact that is coming, as if it made nothing else."""
         planned = self.planned.get(f"{family}/{name}")
-        job = planned or self.ledger.need(self.ledger.coming(f"{family}/{name}") or "")
+        job = planned or self.ledger.need(self.ledger.producer_of(f"{family}/{name}") or "")
         if not job.more_artifacts:
             return job.kind, job.params
         kind = kind_named(job.kind)
@@ -75,7 +75,7 @@ class KnownArtifacts:
 
 
 @dataclasses.dataclass(frozen=True)
-class Wishes:
+class SubmitOptions:
     """How jobs are to be run, whatever their kind. `after` are ids of jobs to wait for.
 
     Without a `priority` each has its kind's default.
@@ -87,27 +87,29 @@ class Wishes:
     gpu: str = "any"
 
     def check(self) -> None:
-        """Raise Problem for an invalid option."""
+        """Raise UserError for an invalid option."""
         if self.priority is not None and not LOWEST_PRIORITY <= self.priority <= HIGHEST_PRIORITY:
-            raise Problem(f"--priority must be between {LOWEST_PRIORITY} and {HIGHEST_PRIORITY}, not {self.priority}.")
-        read_wish(self.gpu)
+            raise UserError(
+                f"--priority must be between {LOWEST_PRIORITY} and {HIGHEST_PRIORITY}, not {self.priority}."
+            )
+        read_gpu_option(self.gpu)
         for tag in self.tags:
             if not _TAG.fullmatch(tag):
-                raise Problem(
+                raise UserError(
                     f"{tag!r} cannot be a tag.", "Use up to 100 letters, digits and . _ : / = @ + -, a letter first"
                 )
 
 
-class Taken(Problem):
+class ArtifactTaken(UserError):
     """The artifact already exists, or the unfinished job `maker` is producing it.
 
     `makes` is all that it would make, each with the parameters of it alone.
     """
 
-    def __init__(self, artifact: str, makes: dict[str, dict[str, Any]], maker: str | None) -> None:
-        state = f"is being made by job {maker}" if maker else "is there already"
+    def __init__(self, artifact: str, makes: dict[str, dict[str, Any]], producer: str | None) -> None:
+        state = f"is being made by job {producer}" if producer else "is there already"
         super().__init__(f"{artifact} {state}.", "Give this one another --name")
-        self.makes, self.maker = makes, maker
+        self.makes, self.producer = makes, producer
 
 
 def submit(
@@ -124,34 +126,36 @@ def submit(
     gpu: str = "any",
     owner: str | None = None,
 ) -> list[Job]:
-    """Submit a job and those that must come first; the last one is the job asked for. Problem as `plan` raises it.
+    """Submit a job and those that must come first; the last one is the job asked for. UserError as `plan` raises it.
 
     Without a `job_id` of its own it gets a fresh one.
     """
-    wishes = Wishes(priority, tuple(after), tuple(tags), gpu)
-    *before, job = plan(KnownArtifacts(ledger, store, owner=owner), kind_name, values, name=name, wishes=wishes)
+    submit_options = SubmitOptions(priority, tuple(after), tuple(tags), gpu)
+    *before, job = plan(
+        ArtifactCatalog(ledger, store, owner=owner), kind_name, values, name=name, submit_options=submit_options
+    )
     return ledger.submit_all([*before, dataclasses.replace(job, id=job_id or job.id)])
 
 
 def plan(
-    known: KnownArtifacts,
+    known: ArtifactCatalog,
     kind_name: str,
     values: dict[str, Any],
     *,
     name: str | None = None,
     marks: Sequence[str] = (),
-    wishes: Wishes | None = None,
+    submit_options: SubmitOptions | None = None,
     job_id: str | None = None,
 ) -> list[Job]:
     """The job and those that must come first, the job asked for last; nothing is submitted.
 
     Jobs that make what this one reads are its parents without being named. Its name ends in those of the `marks` that
-    are not in it already. What the jobs make is noted in `known`, so that one planned later may read it. Problem when
+    are not in it already. What the jobs make is noted in `known`, so that one planned later may read it. UserError when
     the request cannot work.
     """
-    kind, wishes = kind_named(kind_name), wishes or Wishes()
-    _refuse_secrets(name, values, wishes)
-    wishes.check()
+    kind, submit_options = kind_named(kind_name), submit_options or SubmitOptions()
+    _refuse_secrets(name, values, submit_options)
+    submit_options.check()
     params = kind.read_params(values)
     requests: list[Request] = []
     if kind.prepare:
@@ -164,20 +168,26 @@ def plan(
     _refuse_if_there(makes, known)
     earlier: list[Job] = []
     for request in requests:
-        if not _there_or_coming(request, known):
-            earlier += plan(known, request.kind, request.params, name=request.name, wishes=_for_forerunners(wishes))
-    parents = [*wishes.after, *_makers(kind, params, known)]
+        if not _exists_or_pending(request, known):
+            earlier += plan(
+                known,
+                request.kind,
+                request.params,
+                name=request.name,
+                submit_options=_for_prerequisites(submit_options),
+            )
+    parents = [*submit_options.after, *_producers(kind, params, known)]
     job = Job(
         id=job_id or new_job_id(),
         kind=kind.name,
         name=name,
         queue=kind.queue,
         params=dataclasses.asdict(params),
-        priority=default_priority(kind) if wishes.priority is None else wishes.priority,
+        priority=default_priority(kind) if submit_options.priority is None else submit_options.priority,
         max_attempts=kind.attempts,
         parents=tuple(dict.fromkeys(parents)),
-        tags=tuple(dict.fromkeys(wishes.tags)),
-        gpu=wishes.gpu,
+        tags=tuple(dict.fromkeys(submit_options.tags)),
+        gpu=submit_options.gpu,
         limits=limits_set(kind),
         digest=digest_of(kind),
         submitted_by=f"{named_version(installed_version())} on {socket.gethostname()}",
@@ -189,18 +199,18 @@ def plan(
     return [*earlier, job]
 
 
-def _refuse_secrets(name: str | None, values: dict[str, Any], wishes: Wishes) -> None:
-    for what, told in (("A tag", wishes.tags), ("The name", name), ("A parameter", values)):
-        if holds_secret(told):
-            raise Problem(
+def _refuse_secrets(name: str | None, values: dict[str, Any], submit_options: SubmitOptions) -> None:
+    for what, value in (("A tag", submit_options.tags), ("The name", name), ("A parameter", values)):
+        if holds_secret(value):
+            raise UserError(
                 f"{what} holds a token or a password; jobs are kept and shown, so it would leak.",
                 "Set HF_TOKEN where the workers start, and leave it out here",
             )
 
 
-def _for_forerunners(wishes: Wishes) -> Wishes:
+def _for_prerequisites(submit_options: SubmitOptions) -> SubmitOptions:
     """What is wished of a job holds for those it needs, but for what it waits for and the GPU it gets."""
-    return Wishes(wishes.priority, tags=wishes.tags)
+    return SubmitOptions(submit_options.priority, tags=submit_options.tags)
 
 
 def _name_for(kind: JobKind, params: Any, name: str | None, marks: Sequence[str]) -> str:
@@ -209,28 +219,28 @@ def _name_for(kind: JobKind, params: Any, name: str | None, marks: Sequence[str]
     return check_name(marked(name, marks))
 
 
-def _refuse_if_there(makes: dict[str, dict[str, Any]], known: KnownArtifacts) -> None:
+def _refuse_if_there(makes: dict[str, dict[str, Any]], known: ArtifactCatalog) -> None:
     for artifact in makes:
         family, _, name = artifact.partition("/")
         if known.manifest(family, name) is not None:
-            raise Taken(artifact, makes, None)
+            raise ArtifactTaken(artifact, makes, None)
         if artifact in known.planned:
-            raise Problem(f"{artifact} would be made twice.", "Give each one a --name of its own")
-        if maker := known.maker(artifact):
-            raise Taken(artifact, makes, maker)
+            raise UserError(f"{artifact} would be made twice.", "Give each one a --name of its own")
+        if producer := known.producer_of(artifact):
+            raise ArtifactTaken(artifact, makes, producer)
 
 
-def _there_or_coming(request: Request, known: KnownArtifacts) -> bool:
+def _exists_or_pending(request: Request, known: ArtifactCatalog) -> bool:
     family = kind_named(request.kind).produces or ""
-    return known.manifest(family, request.name) is not None or known.coming(family, request.name)
+    return known.manifest(family, request.name) is not None or known.is_pending(family, request.name)
 
 
-def _makers(kind: JobKind, params: Any, known: KnownArtifacts) -> list[str]:
+def _producers(kind: JobKind, params: Any, known: ArtifactCatalog) -> list[str]:
     """Ids of unfinished and planned jobs that make what the parameters name."""
-    makers = []
+    producers = []
     for spec in dataclasses.fields(kind.params):
         family, value = spec.metadata.get("artifact"), getattr(params, spec.name)
-        maker = known.maker(f"{family}/{value}") if family and value else None
-        if maker:
-            makers.append(maker)
-    return makers
+        producer = known.producer_of(f"{family}/{value}") if family and value else None
+        if producer:
+            producers.append(producer)
+    return producers

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import Job, State, kind_named
 from tasks.ledger.client import Ledger
 from tasks.submission.checkpoints import checkpoint_for
-from tasks.submission.plan import KnownArtifacts, Taken, Wishes, plan
+from tasks.submission.plan import ArtifactCatalog, ArtifactTaken, SubmitOptions, plan
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Retries:
 
 
 def plan_retry(
-    known: KnownArtifacts,
+    known: ArtifactCatalog,
     job: Job,
     tried_again: Mapping[str, str] | None = None,
     *,
@@ -36,27 +36,27 @@ def plan_retry(
     """The new job, last, after those that must come first because what they made is gone; nothing is submitted.
 
     `tried_again` tells of parents, by id, the new job that tries them again: this one waits for that. It goes on from
-    what the job had done, if that is left, unless `from_checkpoint` is False. Problem when the job has not ended, when
+    what the job had done, if that is left, unless `from_checkpoint` is False. UserError when the job has not ended, when
     its artifact is there or being made, and when `from_checkpoint` is True and nothing is left.
     """
     if not job.state.ended:
-        raise Problem(f"Job {job.id} is {job.state}: it has not ended yet.", f"See: mistudio jobs explain {job.id}")
+        raise UserError(f"Job {job.id} is {job.state}: it has not ended yet.", f"See: mistudio jobs explain {job.id}")
     after = tuple(tried_again[parent] for parent in job.parents if parent in tried_again) if tried_again else ()
-    wishes = Wishes(job.priority, after, tags=job.tags, gpu=job.gpu)
+    submit_options = SubmitOptions(job.priority, after, tags=job.tags, gpu=job.gpu)
     try:
-        *before, again = plan(known, job.kind, job.params, name=job.name, wishes=wishes)
-    except Taken as taken:
-        raise Problem(taken.sentence, _instead(taken)) from None
+        *before, again = plan(known, job.kind, job.params, name=job.name, submit_options=submit_options)
+    except ArtifactTaken as taken:
+        raise UserError(taken.sentence, _instead(taken)) from None
     source = None if from_checkpoint is False else _checkpoint_for(known, job, again)
     if from_checkpoint and source is None:
         scratch = f"To begin anew: mistudio jobs retry {job.id} --from-scratch"
-        raise Problem(f"Job {job.id} cannot be continued: {why_from_scratch(again)}.", scratch)
+        raise UserError(f"Job {job.id} cannot be continued: {why_from_scratch(again)}.", scratch)
     return [*before, dataclasses.replace(again, queue=job.queue, retry_of=job.id, from_checkpoint=source)]
 
 
-def _instead(taken: Taken) -> str:
-    if taken.maker:
-        return f"Wait for that: mistudio jobs wait {taken.maker}"
+def _instead(taken: ArtifactTaken) -> str:
+    if taken.producer:
+        return f"Wait for that: mistudio jobs wait {taken.producer}"
     if len(taken.makes) > 1:
         return "Submit on its own what is not there yet"
     return "It needs no other try; to make another one, submit it with a --name of its own"
@@ -69,13 +69,13 @@ def why_from_scratch(again: Job) -> str:
     return "what it reads is made anew" if again.parents else "no checkpoint is left"
 
 
-def _checkpoint_for(known: KnownArtifacts, job: Job, again: Job) -> str | None:
+def _checkpoint_for(known: ArtifactCatalog, job: Job, again: Job) -> str | None:
     """What was learned from other data is worth nothing: a job that waits for what it reads begins anew."""
     return None if again.parents else checkpoint_for(known.ledger, known.store, job)
 
 
 def plan_retries(
-    known: KnownArtifacts, pages: Iterable[Sequence[Job]], most: int, *, from_checkpoint: bool | None = None
+    known: ArtifactCatalog, pages: Iterable[Sequence[Job]], most: int, *, from_checkpoint: bool | None = None
 ) -> Retries:
     """All that is to be submitted to try these jobs again, about `most` jobs, the oldest first.
 
@@ -113,12 +113,12 @@ def _not_tried_again(
 
 
 def _plan_if_possible(
-    known: KnownArtifacts, job: Job, retries: Retries, tried_again: dict[str, str], from_checkpoint: bool | None
+    known: ArtifactCatalog, job: Job, retries: Retries, tried_again: dict[str, str], from_checkpoint: bool | None
 ) -> None:
     before = dict(known.planned)
     try:
         again = plan_retry(known, job, tried_again, from_checkpoint=from_checkpoint)
-    except Problem as problem:
+    except UserError as problem:
         known.planned.clear()
         known.planned.update(before)
         retries.leave_out(job, str(problem))

@@ -78,8 +78,8 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             message += "\n" + self.formatException(record.exc_info)
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        told = {"time": at, "level": record.levelname, "logger": record.name, "job": _job, "attempt": _attempt}
-        return json.dumps({**told, "message": message})
+        line = {"time": at, "level": record.levelname, "logger": record.name, "job": _job, "attempt": _attempt}
+        return json.dumps({**line, "message": message})
 
 
 class _TextFormatter(logging.Formatter):

@@ -10,18 +10,18 @@ if TYPE_CHECKING:
     import psutil  # slow to import, and not needed by commands that only ask
 
 
-def tell(pid: int) -> dict[str, Any]:
+def describe(pid: int) -> dict[str, Any]:
     """What to write down of a living process to recognise it later. OSError or psutil.Error when it is gone."""
     return {"pid": pid, "birth": _birth(pid)}
 
 
-def recognise(told: dict[str, Any]) -> psutil.Process | None:
+def find_process(identity: dict[str, Any]) -> psutil.Process | None:
     """The process that was written down; None when it has ended, whoever has its pid now."""
     import psutil
 
     try:
-        process = psutil.Process(int(told["pid"]))
-        same = _birth(process.pid) == told["birth"]
+        process = psutil.Process(int(identity["pid"]))
+        same = _birth(process.pid) == identity["birth"]
     except (KeyError, TypeError, ValueError, OSError, psutil.Error):
         return None
     return process if same and is_alive(process) else None

@@ -10,7 +10,7 @@ _OTHERS_WRITE = 0o002
 
 
 def narrow_umask() -> None:
-    """Narrow the umask that this process inherited, or take the one that is set. Problem for a wrong one."""
-    told = current("umask")
+    """Narrow the umask that this process inherited, or take the one that is set. UserError for a wrong one."""
+    mask = current("umask")
     inherited = os.umask(0o077)
-    os.umask(inherited | _OTHERS_WRITE if told is None else int(told, 8))
+    os.umask(inherited | _OTHERS_WRITE if mask is None else int(mask, 8))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.text.tokenizer_file import read_tokenizer
 from tasks.text.tokens import TokensInfo, largest_id, read_info
 
@@ -20,17 +20,17 @@ _NEED_BOS = ("gemma",)
 
 
 def check_ids(tokens: Path, model: str, vocab_size: int | None) -> None:
-    """Raise Problem for tokens, in that folder, with ids that the model does not have."""
+    """Raise UserError for tokens, in that folder, with ids that the model does not have."""
     needed = read_info(tokens).ids_needed
     if vocab_size is not None and needed > vocab_size:
-        raise Problem(
+        raise UserError(
             f"tokens/{tokens.name} contain ids up to {needed - 1}, but {model} has {vocab_size} tokens.",
             f"Tokenize the dataset for this model: mistudio submit tokenize --model {model}",
         )
 
 
 def check_tokenizer_file(tokens: Path, model: str, file: Path) -> None:
-    """Raise Problem for tokens that another tokenizer made than that of `file`, a tokenizer.json that may be absent.
+    """Raise UserError for tokens that another tokenizer made than that of `file`, a tokenizer.json that may be absent.
 
     Tokenizers are the same when each id up to the largest that occurs stands for the same token.
     """
@@ -52,14 +52,14 @@ def check_tokenizer(tokens: Path, model: str, tokenizer: Tokenizer) -> None:
         largest = largest_id(tokens)
         made_by = vocabulary_sha256(read_tokenizer(copy, "the tokens"), largest)
     if largest is not None and made_by != vocabulary_sha256(tokenizer, largest):
-        raise Problem(
+        raise UserError(
             f"tokens/{tokens.name} were made with another tokenizer than that of {model}: the same ids are other text.",
             f"Tokenize the dataset for this model: mistudio submit tokenize --model {model}",
         )
 
 
 def check_bos(tokens: Path, model: str, model_type: str | None, allow_no_bos: bool) -> None:
-    """Raise Problem for tokens without BOS where the model's tokenizer puts it before every text.
+    """Raise UserError for tokens without BOS where the model's tokenizer puts it before every text.
 
     Tokens made before this was recorded are judged by the copy of the tokenizer beside them.
     """
@@ -67,25 +67,25 @@ def check_bos(tokens: Path, model: str, model_type: str | None, allow_no_bos: bo
     if info.bos != "none" or allow_no_bos:
         return
     if _begins_texts(tokens, info) or (model_type or "").startswith(_NEED_BOS):
-        raise Problem(
+        raise UserError(
             f"{model} reads texts that begin with BOS, and the rows of tokens/{tokens.name} do not.",
             f"Make others: mistudio submit tokenize --model {model} --name NAME; or give --allow-no-bos",
         )
 
 
 def check_bos_of_sae(sae: str, metadata: Mapping[str, Any], data: str, bos: str, allow_no_bos: bool) -> None:
-    """Raise Problem where an SAE was trained on rows that begin with BOS and these do not, or the other way round.
+    """Raise UserError where an SAE was trained on rows that begin with BOS and these do not, or the other way round.
 
     `metadata` are the SAE's, whose `prepend_bos` may be absent; `bos` is that of the tokens or activations `data`.
     """
     prepend_bos = metadata.get("prepend_bos")
     if prepend_bos is True and bos != "row" and not allow_no_bos:
-        raise Problem(
+        raise UserError(
             f"saes/{sae} was trained on rows that begin with BOS, and those of {data} do not.",
             "Make others: mistudio submit tokenize --bos row --name NAME; or give --allow-no-bos",
         )
     if prepend_bos is False and bos == "row":
-        raise Problem(
+        raise UserError(
             f"saes/{sae} was trained on rows without BOS, and those of {data} begin with it.",
             "Make others: mistudio submit tokenize --bos no --name NAME",
         )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,10 +67,10 @@ def text_bytes(documents: pa.Array) -> int:
 
 
 def corpus_files(folder: Path) -> list[Path]:
-    """The data files of a dataset artifact; Problem when there are none."""
+    """The data files of a dataset artifact; UserError when there are none."""
     files = sorted(folder.glob("data-*.parquet"))
     if not files:
-        raise Problem(f"{folder} holds no corpus.", "Make one with: mistudio submit download")
+        raise UserError(f"{folder} holds no corpus.", "Make one with: mistudio submit download")
     return files
 
 

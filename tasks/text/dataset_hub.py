@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import Stopped
 from tasks.text.files.readers import text_batches
-from tasks.text.files.skipped_counts import Tally
+from tasks.text.files.skipped_counts import SkippedCounts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,10 +35,10 @@ class HubData:
     revision: str | None = None
 
 
-def read_hub(wanted: HubData, column: str, tally: Tally) -> Iterator[pa.Array]:
+def read_hub(wanted: HubData, column: str, counts: SkippedCounts) -> Iterator[pa.Array]:
     """Arrays of the documents of a dataset on the Hub, streamed: nothing but the result is kept on disk.
 
-    `tally.commit` becomes the commit that is read. Raises Problem when the Hub cannot be reached, has no such dataset,
+    `counts.commit` becomes the commit that is read. Raises UserError when the Hub cannot be reached, has no such dataset,
     revision, configuration, split or column, or refuses.
     """
     # Read by the client when it is first imported: an unreachable Hub is said after seconds, not after minutes.
@@ -53,14 +53,14 @@ def read_hub(wanted: HubData, column: str, tally: Tally) -> Iterator[pa.Array]:
         info = HfApi().dataset_info(dataset, revision=wanted.revision, timeout=_TIMEOUT_S)
         if info.gated:  # everyone may know what it is; whether its files may be read is asked for
             HfApi().auth_check(dataset, repo_type="dataset")
-        tally.commit = info.sha
+        counts.commit = info.sha
         try:
-            rows = load_dataset(dataset, name=wanted.config, split=wanted.split, revision=tally.commit, streaming=True)
+            rows = load_dataset(dataset, name=wanted.config, split=wanted.split, revision=counts.commit, streaming=True)
         except ValueError as error:  # an unknown configuration or split, said by name in the message
-            raise Problem(
+            raise UserError(
                 f"{dataset} cannot be read: {' '.join(str(error).split())}", "See --config and --split"
             ) from (error)
-        yield from text_batches(rows, column, tally)
+        yield from text_batches(rows, column, counts)
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def hub_errors(what: str, name: str) -> Iterator[None]:
 
     try:
         yield
-    except (Problem, Stopped):
+    except (UserError, Stopped):
         raise
     except Exception as error:
         said = next((cause for cause in _causes(error) if isinstance(cause, errors.HTTPError)), error)
@@ -86,27 +86,27 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _problem_of(error: BaseException, what: str, name: str) -> Problem:
+def _problem_of(error: BaseException, what: str, name: str) -> UserError:
     from huggingface_hub import errors
 
     if isinstance(error, errors.GatedRepoError):
-        return Problem(f"The {what} {name} is gated: accept its terms at huggingface.co first.", f"Then: {_TOKEN}")
+        return UserError(f"The {what} {name} is gated: accept its terms at huggingface.co first.", f"Then: {_TOKEN}")
     if isinstance(error, errors.RevisionNotFoundError):
-        return Problem(f"The {what} {name} has no such revision.", "Check --revision")
+        return UserError(f"The {what} {name} has no such revision.", "Check --revision")
     if isinstance(error, errors.RepositoryNotFoundError):
-        return Problem(
+        return UserError(
             f"The Hub has no {what} {name} (and there is no such file here), or it is private.",
             f"Check the spelling; for a private one: {_TOKEN}",
         )
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return Problem(f"HF_HUB_OFFLINE is set, so {name} is not fetched.", "Unset it, or give a local path")
+        return UserError(f"HF_HUB_OFFLINE is set, so {name} is not fetched.", "Unset it, or give a local path")
     if isinstance(error, errors.HfHubHTTPError):
         status = error.response.status_code if error.response is not None else "an error"
-        return Problem(f"The Hub answered {status} when asked for {name}.", "Try again later")
+        return UserError(f"The Hub answered {status} when asked for {name}.", "Try again later")
     if isinstance(error, errors.HTTPError | ConnectionError | TimeoutError):
-        return Problem(
+        return UserError(
             f"The Hugging Face Hub cannot be reached for the {what} {name}: {error}.",
             "Check the network, or give a local path",
         )
     reason = (" ".join(str(error).split()) or type(error).__name__)[:_REASON]
-    return Problem(f"The {what} {name} cannot be read: {reason}", "Download its files and give their path")
+    return UserError(f"The {what} {name} cannot be read: {reason}", "Download its files and give their path")

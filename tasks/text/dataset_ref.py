@@ -12,8 +12,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import Problem
-from tasks.jobs.kind import Known, Request
+from tasks.errors import UserError
+from tasks.jobs.kind import Catalog, Request
 from tasks.text.files.sources import TABLES, TEXTS
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -52,26 +52,26 @@ def dataset_name(value: str, **options: Any) -> str:
     that differ from the default (pass only those) are hashed in as well.
     """
     path = local_path(value)
-    base, told = (
+    base, revision = (
         (slug(path.stem if path.is_file() else path.name), [str(path)])
         if path
         else (slug(value.replace("/", "--")), [])
     )
     if options:
-        told.append(json.dumps(options, sort_keys=True))
-    return f"{base}-{hashlib.sha256('|'.join(told).encode()).hexdigest()[:6]}" if told else base
+        revision.append(json.dumps(options, sort_keys=True))
+    return f"{base}-{hashlib.sha256('|'.join(revision).encode()).hexdigest()[:6]}" if revision else base
 
 
-def resolve_dataset(value: str, known: Known) -> tuple[str, list[Request]]:
+def resolve_dataset(value: str, known: Catalog) -> tuple[str, list[Request]]:
     """The dataset artifact a value refers to, and the download to submit first when it is a path or a Hub id.
 
-    Raises Problem when the value is none of the three.
+    Raises UserError when the value is none of the three.
     """
-    if _STORE_NAME.fullmatch(value) and (known.manifest("datasets", value) or known.coming("datasets", value)):
+    if _STORE_NAME.fullmatch(value) and (known.manifest("datasets", value) or known.is_pending("datasets", value)):
         return value, []
     path = local_path(value)
     if path is None and (not is_hub_id(value) or is_mistyped_path(value)):
-        raise Problem(
+        raise UserError(
             f"{value!r} is no dataset in the store, no file or folder here, and no Hub id like owner/name.",
             "Make one with: mistudio submit download SOURCE",
         )

@@ -29,7 +29,7 @@ class TextEncoder:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, before: Sequence[int] = ()) -> None:
-        """Raises Problem for a tokenizer without a fast version or an end-of-text token."""
+        """Raises UserError for a tokenizer without a fast version or an end-of-text token."""
         self._fast = rust_tokenizer(tokenizer)
         self._fast.encode_special_tokens = True
         self._before, self._after = tuple(before), end_of_text(tokenizer)

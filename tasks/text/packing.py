@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 
 #: The tokenizer gets about this many characters at a time: bounded by size, since rows differ a thousandfold.
 BATCH_CHARS = 1 << 20
@@ -33,9 +33,9 @@ class Packer:
     """
 
     def __init__(self, context: int, begin: Sequence[int] = ()) -> None:
-        """Raises Problem where `begin` leaves no room for a token of text."""
+        """Raises UserError where `begin` leaves no room for a token of text."""
         if len(begin) >= context:
-            raise Problem(
+            raise UserError(
                 f"A row of {context} tokens has no room beside the {len(begin)} that begin it.",
                 "Give a larger --context-length, or --bos no",
             )

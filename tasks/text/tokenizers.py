@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -50,21 +50,21 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
 
 
 def rust_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """The tokenizer proper, told to cut and pad nothing; Problem when it is one of the few written in Python only."""
+    """The tokenizer proper, told to cut and pad nothing; UserError when it is one of the few written in Python only."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise Problem("The model's tokenizer has no fast version.", "Use a model with a tokenizer.json")
+        raise UserError("The model's tokenizer has no fast version.", "Use a model with a tokenizer.json")
     backend.no_truncation()
     backend.no_padding()
     return backend
 
 
 def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id put after each document; Problem when the tokenizer has no such token."""
+    """The id put after each document; UserError when the tokenizer has no such token."""
     for token in (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.bos_token_id):
         if token is not None:
             return int(token)
-    raise Problem("The model's tokenizer has no end-of-text token.", "Use a model whose tokenizer names an eos_token")
+    raise UserError("The model's tokenizer has no end-of-text token.", "Use a model whose tokenizer names an eos_token")
 
 
 def ids_before_text(tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -79,14 +79,14 @@ def ids_before_text(tokenizer: Tokenizer) -> tuple[int, ...]:
 def bos_ids(tokenizer: PreTrainedTokenizerBase, bos: str) -> tuple[str, tuple[int, ...]]:
     """What begins with BOS, and with which ids, as `TokensInfo` has it, for `bos` "auto", "row", "document" or "no".
 
-    "auto" is "row" for a tokenizer that begins texts so itself. Raises Problem where BOS is wanted and there is none.
+    "auto" is "row" for a tokenizer that begins texts so itself. Raises UserError where BOS is wanted and there is none.
     """
     own = ids_before_text(rust_tokenizer(tokenizer))
     if bos in ("auto", "no"):
         return "row" if own and bos == "auto" else "none", own
     begin, _ = begin_and_pad(tokenizer)
     if not own and begin is None:
-        raise Problem("The model's tokenizer has no BOS token.", "Give --bos no")
+        raise UserError("The model's tokenizer has no BOS token.", "Give --bos no")
     return bos, own or (int(begin or 0),)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.parsing.documents import read_json_object
 from tasks.storage.store import write_json
 
@@ -114,14 +114,14 @@ class TokenWriter:
 
 
 def read_info(folder: Path) -> TokensInfo:
-    """What the tokens in `folder` are. Raises Problem when they are not there whole."""
+    """What the tokens in `folder` are. Raises UserError when they are not there whole."""
     try:
         found = read_json_object(folder / DESCRIPTION)
         info = TokensInfo(**{key: found[key] for key in TokensInfo.__dataclass_fields__ if key in found})
         if info.dtype not in ("uint16", "uint32") or not all(type(n) is int for n in (info.rows, info.context)):
             raise ValueError(f"{DESCRIPTION} describes no tokens")
     except (OSError, ValueError, TypeError) as error:
-        raise Problem(f"There are no finished tokens in {folder}.", "Make them: mistudio submit tokenize") from error
+        raise UserError(f"There are no finished tokens in {folder}.", "Make them: mistudio submit tokenize") from error
     return info
 
 
@@ -138,12 +138,12 @@ def largest_id(folder: Path) -> int:
 def open_tokens(folder: Path) -> np.memmap:
     """The (rows, context) token ids in `folder`, read from disk as they are used.
 
-    Raises Problem when the description is missing or the file is not as long as it says.
+    Raises UserError when the description is missing or the file is not as long as it says.
     """
     info = read_info(folder)
     dtype = np.dtype(info.dtype).newbyteorder("<")
     expected = info.rows * info.context * dtype.itemsize
     there = (folder / TOKENS).stat().st_size if (folder / TOKENS).exists() else 0
     if there != expected or not expected:
-        raise Problem(f"The tokens in {folder} are incomplete: {there} bytes of {expected}.", "Make them again")
+        raise UserError(f"The tokens in {folder} are incomplete: {there} bytes of {expected}.", "Make them again")
     return np.memmap(folder / TOKENS, dtype=dtype, mode="r", shape=(info.rows, info.context))

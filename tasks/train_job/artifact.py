@@ -26,7 +26,7 @@ def save(params: Common, context: Context, trainer: Trainer, seen: Seen) -> None
         "context_size": seen.shape[1],
         "prepend_bos": seen.bos == "row",
         "bos": seen.bos,
-        **seen.mask.told(),
+        **seen.mask.to_dict(),
         **provenance.of_text(context.store, str(params.dataset)),
         "training_tokens": trainer.step * trainer.config.batch,
         "activation_scale": list(trainer.scales.read),
@@ -51,17 +51,17 @@ def _hooks(seen: Seen) -> dict[str, Any]:
     """What was read and, of a transcoder, written: by TransformerLens' names, and the modules."""
     wired = seen.wired
     reads, writes = seen.points[: len(wired.reads)], seen.points[len(wired.reads) :]
-    told: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "hook_name": reads[0].name,
         "hook_module": reads[0].module,
         "hook_layer": wired.reads[0].layer,
     }
     if len(reads) > 1:
-        told |= {"hook_names": [point.name for point in reads], "hook_modules": [point.module for point in reads]}
+        metadata |= {"hook_names": [point.name for point in reads], "hook_modules": [point.module for point in reads]}
     if writes:
-        told |= {
+        metadata |= {
             "hook_name_out": writes[0].name,
             "hook_module_out": writes[0].module,
             "hook_layer_out": wired.writes[0].layer,
         }
-    return told
+    return metadata

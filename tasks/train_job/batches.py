@@ -12,21 +12,21 @@ import torch
 
 from tasks.activations.hooks import Hook
 from tasks.activations.stream import FORWARD_TOKENS, ActivationStream, Vectors, split_rows
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.sae.memory_estimate import HELD_OUT_NUMBERS, HELD_OUT_SHARE, HELD_OUT_VECTORS
 from tasks.sae.training.schedule import EVAL_TOKENS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.activations.hook_wiring import Wiring
+    from tasks.activations.hook_wiring import HookWiring
 
 #: Vectors to measure on, at least: of a single one there is no variance.
 _FEWEST = 2
 #: Training vectors whose mean takes the place of all in mean ablation.
 MEAN_VECTORS = 8192
 #: Hears how many of all vectors have been read.
-Tell = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 
 class Reading:
@@ -50,7 +50,7 @@ class Reading:
         self.width = vectors.d_in // len(self.hooks)
         self.train_rows, self.held_rows = split_rows(vectors.shape[0], _held_out(vectors, eval_tokens), seed)
         if int(vectors.counts[self.held_rows].sum()) < _FEWEST:
-            raise Problem("There are too few tokens to hold some out and measure on them.", "Use more text")
+            raise UserError("There are too few tokens to hold some out and measure on them.", "Use more text")
         self._stream = ActivationStream(vectors, self.train_rows, batch, seed, on_read, spill)
         self._batch: tuple[int, Tensor] | None = None
         self._kept: dict[bytes, Tensor] = {}
@@ -82,7 +82,7 @@ class Reading:
         sums = torch.stack([piece.sum(0, dtype=torch.float64) for _, piece in self.pieces(numbers)])
         return (sums.sum(0) / int(self.vectors.counts[numbers].sum())).float()
 
-    def see(self, wired: Wiring) -> Seen:
+    def see(self, wired: HookWiring) -> Seen:
         """The part of it that one more SAE, with these hooks, reads."""
         self.readers += 1
         return Seen(self, wired, [self.hooks.index(hook) for hook in wired.hooks])
@@ -98,29 +98,29 @@ class Reading:
             self._batch = (step, self._stream(step))
         return self._batch[1]
 
-    def fresh_rows(self, numbers: np.ndarray, tell: Tell) -> Tensor:
+    def fresh_rows(self, numbers: np.ndarray, on_progress: OnProgress) -> Tensor:
         """The vectors of those rows, (vectors, hooks * width), for one who may change them."""
-        return torch.cat(list(self._pieces(numbers, tell)))
+        return torch.cat(list(self._pieces(numbers, on_progress)))
 
-    def rows(self, numbers: np.ndarray, tell: Tell) -> Tensor:
+    def rows(self, numbers: np.ndarray, on_progress: OnProgress) -> Tensor:
         """The same for many, none of whom may change them: read once and kept. There are few such rows."""
         key = numbers.tobytes()
         if key not in self._kept:
-            self._kept[key] = self.fresh_rows(numbers, tell)
+            self._kept[key] = self.fresh_rows(numbers, on_progress)
         return self._kept[key]
 
-    def _pieces(self, numbers: np.ndarray, tell: Tell) -> Iterator[Tensor]:
+    def _pieces(self, numbers: np.ndarray, on_progress: OnProgress) -> Iterator[Tensor]:
         done, total = 0, int(self.vectors.counts[numbers].sum())
         for piece in self.vectors.read(numbers):
             done += len(piece)
-            tell(done, total)
+            on_progress(done, total)
             yield piece
 
 
 class Seen:
     """What one SAE reads and is to write, of all that is read: fresh pairs of (n, d_in) and (n, d_out) tensors."""
 
-    def __init__(self, reading: Reading, wired: Wiring, places: list[int]) -> None:
+    def __init__(self, reading: Reading, wired: HookWiring, places: list[int]) -> None:
         """`places` are those of its hooks among all."""
         self.reading, self.wired, self._places = reading, wired, places
         self.d_model = reading.width
@@ -139,15 +139,17 @@ class Seen:
             return self.wired.split(self.reading.fresh_batch(step), self.d_model)
         return self._own(self.reading.batch(step))
 
-    def rows(self, numbers: np.ndarray, tell: Tell = lambda done, total: None) -> tuple[Tensor, Tensor]:
+    def rows(self, numbers: np.ndarray, on_progress: OnProgress = lambda done, total: None) -> tuple[Tensor, Tensor]:
         """Those rows."""
         if self.is_alone:
-            return self.wired.split(self.reading.fresh_rows(numbers, tell), self.d_model)
-        return self.rows_again(numbers, tell)
+            return self.wired.split(self.reading.fresh_rows(numbers, on_progress), self.d_model)
+        return self.rows_again(numbers, on_progress)
 
-    def rows_again(self, numbers: np.ndarray, tell: Tell = lambda done, total: None) -> tuple[Tensor, Tensor]:
+    def rows_again(
+        self, numbers: np.ndarray, on_progress: OnProgress = lambda done, total: None
+    ) -> tuple[Tensor, Tensor]:
         """Those rows, of which it will ask for the same again."""
-        return self._own(self.reading.rows(numbers, tell))
+        return self._own(self.reading.rows(numbers, on_progress))
 
     def counts(self, numbers: np.ndarray) -> np.ndarray:
         """How many vectors each of those rows has."""
@@ -184,5 +186,5 @@ def _held_out(vectors: Vectors, tokens: int) -> int:
     """How many rows are kept from training: as many as have that many tokens, a tenth of all at most."""
     rows, context = vectors.shape
     if rows < 2:
-        raise Problem("There is only one row of tokens: too little to train and to measure on.", "Use more text")
+        raise UserError("There is only one row of tokens: too little to train and to measure on.", "Use more text")
     return max(1, min(int(rows * HELD_OUT_SHARE), -(-tokens // context)))

@@ -59,9 +59,9 @@ class Evaluation:
 
     def write(self, folder: Path) -> float:
         """Measure, and add a line to the file in `folder`; the FVU."""
-        told = self()
-        checkpoint.append(folder, EVALUATIONS, [{"step": self.trainer.step, **told}])
-        return told["fvu"]
+        line = self()
+        checkpoint.append(folder, EVALUATIONS, [{"step": self.trainer.step, **line}])
+        return line["fvu"]
 
     @torch.no_grad()
     def __call__(self) -> dict[str, Any]:

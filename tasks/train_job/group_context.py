@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.jobs.kind import METRICS_TOLD, Context
+from tasks.jobs.kind import MAX_METRICS, Context
 from tasks.train_job.params import PARTS
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Board:
         self._values[words] = value
         if at >= self._told:
             self._told = at
-            self.context.metrics(at, {f"fvu {other}": self._values.get(other) for other in self.words[:METRICS_TOLD]})
+            self.context.metrics(at, {f"fvu {other}": self._values.get(other) for other in self.words[:MAX_METRICS]})
 
 
 class Part:

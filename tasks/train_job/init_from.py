@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.errors import Problem
-from tasks.jobs.kind import Known
+from tasks.errors import UserError
+from tasks.jobs.kind import Catalog
 from tasks.sae.architectures import coder_class
 from tasks.sae.coder import fill
 from tasks.sae.formats.native import load_sae, read_shape
@@ -32,14 +32,16 @@ _UNEVEN = 1e-3
 def take_up(coder: Coder, loaded: Coder, scales: Scales, name: str) -> None:
     """Give `coder` the weights of a loaded SAE, for activations that are scaled like this.
 
-    Raises Problem where that one has another shape or codes of another kind, or could not choose the same features.
+    Raises UserError where that one has another shape or codes of another kind, or could not choose the same features.
     """
     _refuse_difference(name, loaded.config, coder.config)
     tensors = scales.unfold(loaded)
     lengths = tensors["W_dec"].norm(dim=1).clamp_min(1e-8)
     if coder.has_unit_decoder:
         if coder.config.architecture == "topk" and float(lengths.max() / lengths.min()) > 1 + _UNEVEN:
-            raise Problem(f"The decoder rows of saes/{name} have different lengths, which a TopK SAE cannot take over.")
+            raise UserError(
+                f"The decoder rows of saes/{name} have different lengths, which a TopK SAE cannot take over."
+            )
         tensors = {
             **tensors,
             "W_dec": tensors["W_dec"] / lengths[:, None],
@@ -50,24 +52,24 @@ def take_up(coder: Coder, loaded: Coder, scales: Scales, name: str) -> None:
         fill(key, parameter, tensors)
 
 
-def begin_from(trainer: Trainer, folder: Path, name: str) -> None:
+def initialize_from(trainer: Trainer, folder: Path, name: str) -> None:
     """Have a trainer begin with the SAE in that folder, once it knows how activations are scaled."""
     trainer.start = lambda begun: take_up(begun.coder, load_sae(folder, begun.device), begun.scales, name)
 
 
-def resolve_start(params: P, known: Known, d_model: int | None) -> P:
-    """The parameters with the width of the SAE that they begin with. Problem when it is not there or has another shape.
+def resolve_start(params: P, known: Catalog, d_model: int | None) -> P:
+    """The parameters with the width of the SAE that they begin with. UserError when it is not there or has another shape.
 
     Where the model's width `d_model` is not known yet, it is taken to be the one that the SAE has been trained on.
     """
     name = params.init_from
-    if name is None or (known.manifest("saes", name) is None and known.coming("saes", name)):
+    if name is None or (known.manifest("saes", name) is None and known.is_pending("saes", name)):
         return params
     if known.manifest("saes", name) is None:
-        raise Problem(f"The store has no saes/{name}.", "See what there is: mistudio saes ls")
+        raise UserError(f"The store has no saes/{name}.", "See what there is: mistudio saes ls")
     its = read_shape(known.path("saes", name))
     if params.width not in (None, its.d_sae):
-        raise Problem(f"saes/{name} has {its.d_sae} features, not {params.width}.", "Leave --d-sae out")
+        raise UserError(f"saes/{name} has {its.d_sae} features, not {params.width}.", "Leave --d-sae out")
     params = dataclasses.replace(params, width=its.d_sae)
     _refuse_difference(name, its, shape_of(params, d_model or its.d_in // its.blocks))
     return params
@@ -87,11 +89,11 @@ _SAID: dict[str, Callable[[CoderConfig], str]] = {
 
 
 def _refuse_difference(name: str, its: CoderConfig, mine: CoderConfig) -> None:
-    """Problem that tells in what `saes/NAME`, which has the shape `its`, and what is to begin with it differ."""
+    """UserError that tells in what `saes/NAME`, which has the shape `its`, and what is to begin with it differ."""
     said = {option: (of(its), of(mine)) for option, of in _SAID.items() if of(its) != of(mine)}
     if said:
         there, here = (" and ".join(words) for words in zip(*said.values(), strict=True))
-        raise Problem(
+        raise UserError(
             f"saes/{name} {there}: one that {here} cannot begin with it.",
             f"Choose {' and '.join(said)} as for its own training; what is saved as what: docs/formats.md",
         )

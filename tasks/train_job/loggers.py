@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.lazy import np
 from tasks.sae.density import LOG10_EDGES, Histogram
 
@@ -45,27 +45,29 @@ class Log(Protocol):
         """There are no more rows in this attempt."""
 
 
-def asked_for(told: str | None) -> list[str]:
-    """The words in what `--log` was given. Problem for one that is not known, or whose package is not installed.
+def requested_loggers(names: str | None) -> list[str]:
+    """The words in what `--log` was given. UserError for one that is not known, or whose package is not installed.
 
     And for commas alone.
     """
-    words = list(dict.fromkeys(word.strip() for word in (told or "").split(",") if word.strip()))
-    if told and not words:
-        raise Problem(f"--log {told!r} names nothing.", f"It may name: {', '.join(KNOWN)}")
+    words = list(dict.fromkeys(word.strip() for word in (names or "").split(",") if word.strip()))
+    if names and not words:
+        raise UserError(f"--log {names!r} names nothing.", f"It may name: {', '.join(KNOWN)}")
     for word in words:
         if word not in KNOWN:
-            raise Problem(f"--log {word!r} is not one of: {', '.join(KNOWN)}.", "Several go with a comma between them")
+            raise UserError(
+                f"--log {word!r} is not one of: {', '.join(KNOWN)}.", "Several go with a comma between them"
+            )
         if not _is_installed(word):
-            raise Problem(f"--log {word} needs the package {word}.", "Install it: pip install 'mistudio[logging]'")
+            raise UserError(f"--log {word} needs the package {word}.", "Install it: pip install 'mistudio[logging]'")
     return words
 
 
-def open_logs(told: str | None, context: Context, about: dict[str, Any]) -> list[Log]:
+def open_logs(names: str | None, context: Context, about: dict[str, Any]) -> list[Log]:
     """The logs that were asked for, in the job's work folder; `about` are its parameters."""
     return [
         TensorBoard(context.workdir) if word == TENSORBOARD else WeightsAndBiases(context, about)
-        for word in asked_for(told)
+        for word in requested_loggers(names)
     ]
 
 
@@ -106,12 +108,12 @@ class TensorBoard:
         """See `Log`."""
         self._writer.close()
 
-    def _write_histogram(self, name: str, told: Histogram, step: int) -> None:
+    def _write_histogram(self, name: str, histogram: Histogram, step: int) -> None:
         """With its own bins; TensorBoard's sums are of their middles."""
         middles = [(low + high) / 2 for low, high in itertools.pairwise(LOG10_EDGES)]
-        sums = [sum(c * m**power for c, m in zip(told.counts, middles, strict=True)) for power in (0, 1, 2)]
+        sums = [sum(c * m**power for c, m in zip(histogram.counts, middles, strict=True)) for power in (0, 1, 2)]
         self._writer.add_histogram_raw(
-            name, LOG10_EDGES[0], LOG10_EDGES[-1], *sums, LOG10_EDGES[1:], told.counts, global_step=step
+            name, LOG10_EDGES[0], LOG10_EDGES[-1], *sums, LOG10_EDGES[1:], histogram.counts, global_step=step
         )
 
 
@@ -161,7 +163,7 @@ class WeightsAndBiases:
 
 def rows_of(lines: list[dict[str, Any]], paces: list[dict[str, Any]]) -> Iterator[Row]:
     """Lines of the metrics, each with the pace that was measured at its step, if any."""
-    pace = {told["step"]: {name: value for name, value in told.items() if name != "step"} for told in paces}
+    pace = {rates["step"]: {name: value for name, value in rates.items() if name != "step"} for rates in paces}
     for line in lines:
         yield line["step"], {**shown(line), **pace.get(line["step"], {})}
 

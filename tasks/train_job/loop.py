@@ -14,7 +14,7 @@ from tasks.sae.training import device_to_host
 from tasks.train_job import loggers
 
 if TYPE_CHECKING:
-    from tasks.train_job.single_sae import Training
+    from tasks.train_job.single_sae import SaeTraining
 
 #: Checkpoints may take up to this share of the time.
 _CHECKPOINT_SHARE = 0.05
@@ -24,10 +24,10 @@ _CHECKPOINT_SHARE = 0.05
 _LEAST_S, _CHANGE = 1.0, 1.1
 
 
-class Pulse:
+class TrainingLoop:
     """Looked at after each step and each forward pass; `trainings` are set before the first."""
 
-    trainings: Sequence[Training] = ()
+    trainings: Sequence[SaeTraining] = ()
 
     def __init__(self, checkpoint_s: float, context: Context) -> None:
         self.checkpoint_s, self.context = checkpoint_s, context
@@ -35,17 +35,17 @@ class Pulse:
         self._looked_at: float | None = None
         self._longest_gap = self._stop_time = 0.0  # between two looks, such as an evaluation takes; of a whole stop
 
-    def beat(self) -> None:
+    def after_step(self) -> None:
         """Write checkpoints if it is time or the job was told to stop; tell the progress. Raises Stopped then."""
         began = time.monotonic()
         if self._looked_at is not None:
             self._longest_gap = max(self._longest_gap, began - self._looked_at)
         try:
-            self._beat(began)
+            self._after_step(began)
         finally:
             self._looked_at = time.monotonic()
 
-    def _beat(self, began: float) -> None:
+    def _after_step(self, began: float) -> None:
         if self.context.stopping() or began >= self.next_save:
             self._save()
             now = time.monotonic()
@@ -55,24 +55,27 @@ class Pulse:
 
     def train(self) -> None:
         """Train all to the end and keep that; a batch is read once for all."""
-        for reason in (backend.to_tell(self.context.device), device_to_host.describe_fallback(self.context.device)):
+        for reason in (
+            backend.describe_fallback(self.context.device),
+            device_to_host.describe_fallback(self.context.device),
+        ):
             if reason is not None:
                 self.context.note(reason)
         with ExitStack() as stack:
             stack.callback(loggers.let_go)
             for training in self.trainings:
                 stack.enter_context(training.going_on())
-            while going := [training for training in self.trainings if training.goes_on]:
+            while unfinished := [training for training in self.trainings if training.is_unfinished]:
                 step = self._reached()
-                for training in going:
+                for training in unfinished:
                     if training.trainer.step == step:
                         training.advance()
-                        self.beat()
+                        self.after_step()
             self._save()
 
     def _reached(self) -> int:
         """The step up to which all have come that go on: a kill while they are saved leaves some behind."""
-        steps = [training.trainer.step for training in self.trainings if training.goes_on]
+        steps = [training.trainer.step for training in self.trainings if training.is_unfinished]
         return min(steps) if steps else max(training.trainer.step for training in self.trainings)
 
     def _save(self) -> None:
@@ -82,14 +85,14 @@ class Pulse:
         """
         began, all_of_them = time.monotonic(), len(self.trainings)
         if not self._stop_time:
-            self._tell_stop_time(LONGEST_S / FACTOR)
+            self._report_stop_time(LONGEST_S / FACTOR)
         for done, training in enumerate(self.trainings, 1):
             training.save()
             seconds = (time.monotonic() - began) * all_of_them / done + self._longest_gap
             if done == all_of_them or seconds > self._stop_time:
-                self._tell_stop_time(seconds)
+                self._report_stop_time(seconds)
 
-    def _tell_stop_time(self, seconds: float) -> None:
+    def _report_stop_time(self, seconds: float) -> None:
         known = max(self._stop_time, _LEAST_S)
         if not known / _CHANGE <= max(seconds, _LEAST_S) <= known * _CHANGE:
             self._stop_time = seconds

@@ -36,7 +36,7 @@ class Watch:
     def __init__(self, context: Context, trainer: Trainer) -> None:
         self.context, self.trainer = context, trainer
         self._logs: list[loggers.Log] = []
-        trainer.on_metrics = self.hear
+        trainer.on_metrics = self.receive
 
     @contextmanager
     def logging(self, wanted: str | None, about: dict[str, Any]) -> Iterator[None]:
@@ -45,7 +45,7 @@ class Watch:
         self._logs = loggers.open_logs(wanted, self.context, about)
         try:
             if self._logs:
-                self._tell(
+                self._report(
                     checkpoint.read(folder, checkpoint.METRICS),
                     checkpoint.read(folder, PACE),
                     checkpoint.read(folder, EVALUATIONS),
@@ -55,22 +55,22 @@ class Watch:
             for log in self._logs:
                 log.close()
 
-    def hear(self, lines: list[dict[str, Any]]) -> None:
-        """Tell of new lines of the metrics."""
+    def receive(self, lines: list[dict[str, Any]]) -> None:
+        """OnProgress of new lines of the metrics."""
         step, speed = lines[-1]["step"], asdict(self.trainer.pace.lap())
         pace = {"step": step, **speed}
         checkpoint.append(self.context.workdir, PACE, [pace])
         self.context.metrics(step, {**loggers.shown(lines[-1]), **speed})
-        self._tell(lines, [pace], [])
+        self._report(lines, [pace], [])
 
-    def hear_evaluation(self) -> None:
+    def receive_evaluation(self) -> None:
         """Log the latest held-out evaluation, after the metrics up to its step."""
         newest = checkpoint.read(self.context.workdir, EVALUATIONS)[-1:]
         for line in newest:
-            told = ", ".join(f"{name} {line[name]:.4g}" for name in _LOGGED if isinstance(line.get(name), float))
-            log.info("%s: evaluation at step %d: %s", self.context.name, line["step"], told)
+            values = ", ".join(f"{name} {line[name]:.4g}" for name in _LOGGED if isinstance(line.get(name), float))
+            log.info("%s: evaluation at step %d: %s", self.context.name, line["step"], values)
         if self._logs:
-            self._tell([], [], newest)
+            self._report([], [], newest)
 
     def result(self) -> dict[str, Any]:
         """How fast this attempt was; None where an earlier one had done it all."""
@@ -81,7 +81,7 @@ class Watch:
             "gemm_peak_gflops": None if peak is None else round(peak / 1e9, 1),
         }
 
-    def _tell(self, lines: _Lines, paces: _Lines, evaluations: _Lines) -> None:
+    def _report(self, lines: _Lines, paces: _Lines, evaluations: _Lines) -> None:
         rows = [*loggers.rows_of(lines, paces), *loggers.held_out(evaluations)]
         for log in self._logs:
             log.write(sorted(rows, key=itemgetter(0)))

@@ -117,7 +117,7 @@ def settled(params: P) -> P:
 PARTS, GIVEN_UP = "parts", "given-up.json"
 
 
-def goes_on_at(workdir: Path) -> str | None:
+def resume_point(workdir: Path) -> str | None:
     """The step that all have reached of which there is a whole checkpoint."""
     from tasks.sae.training.checkpoint_list import step_of, whole
 

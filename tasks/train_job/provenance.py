@@ -11,7 +11,7 @@ from tasks.sae.formats.hooked_transformer_ids import HOOKED_MODELS
 from tasks.text.dataset_ref import is_hub_id
 
 if TYPE_CHECKING:
-    from tasks.activations.hooks import Point
+    from tasks.activations.hooks import HookPoint
     from tasks.storage.store import Store
 
 #: From a set of tokens to the corpus: more steps than any chain of artifacts has.
@@ -21,8 +21,8 @@ _PARTS = ("config", "split", "column")
 
 def of_model(
     model: str,
-    points: Sequence[Point],
-    written: Sequence[Point],
+    points: Sequence[HookPoint],
+    written: Sequence[HookPoint],
     store: Store | None = None,
     dtype: str | None = None,
 ) -> dict[str, Any]:

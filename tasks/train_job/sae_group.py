@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Generic
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.grid import can_be_swept, combinations, marked, marks
 from tasks.jobs.kind import flag_of
 from tasks.sae import arch_options
@@ -36,7 +36,7 @@ class Member(Generic[P]):
 def each(params: P) -> list[P]:
     """The parameters of each SAE as if it were trained alone.
 
-    Problem for an option that they must share, and for one that cannot have several values.
+    UserError for an option that they must share, and for one that cannot have several values.
     """
     return [one for _, one in _chosen(params)]
 
@@ -50,7 +50,7 @@ def members(params: P, name: str) -> list[Member[P]]:
         words = marks(type(params), chosen.items())
         found.append(Member(marked(default_name(one) if is_default else name, words), "-".join(words), settled(one)))
     if len({member.name for member in found}) < len(found):
-        raise Problem("Two of the SAEs would have the same name.", "Give a --name that tells none of the values")
+        raise UserError("Two of the SAEs would have the same name.", "Give a --name that tells none of the values")
     return found
 
 
@@ -62,7 +62,7 @@ def _chosen(params: P) -> list[tuple[dict[str, Any], P]]:
         _check(params, option, values)
     chosen = list(combinations(params.together))
     if len(chosen) < 2:
-        raise Problem("--together is for several SAEs.", "Give an option several values, for instance --k 16,32")
+        raise UserError("--together is for several SAEs.", "Give an option several values, for instance --k 16,32")
     return [(own, dataclasses.replace(params, together=None, **own)) for own in chosen]
 
 
@@ -78,8 +78,8 @@ def default_name(params: Common) -> str:
 
 def label(params: Common, model: str) -> str:
     """What a job is called: the model, and the values that differ."""
-    told = (params.together or {}).items()
-    words = [".".join(marks(type(params), [(option, value) for value in values])) for option, values in told]
+    choices = (params.together or {}).items()
+    words = [".".join(marks(type(params), [(option, value) for value in values])) for option, values in choices]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([model, *words]))[:_LONGEST].rstrip("-.")
 
 
@@ -87,12 +87,12 @@ def _check(params: Common, option: str, values: Any) -> None:
     kind, specs = type(params), {spec.name: spec for spec in dataclasses.fields(params)}
     flag = flag_of(option, kind)
     if option not in specs or not can_be_swept(specs[option], kind):
-        raise Problem(f"{flag} cannot have several values.", "See: mistudio submit train --help")
+        raise UserError(f"{flag} cannot have several values.", "See: mistudio submit train --help")
     if option in SHARED:
-        raise Problem(f"SAEs that are trained together share {flag}.", "Leave --together out: each gets its own job")
+        raise UserError(f"SAEs that are trained together share {flag}.", "Leave --together out: each gets its own job")
     if params.activations is not None and option in SETTLED:
-        raise Problem(f"activations/{params.activations} are of one {option}.", f"Leave {flag} out")
+        raise UserError(f"activations/{params.activations} are of one {option}.", f"Leave {flag} out")
     if getattr(params, option) != specs[option].default:
-        raise Problem(f"{flag} is given a value beside those in --together.", "Leave one of them out")
+        raise UserError(f"{flag} is given a value beside those in --together.", "Leave one of them out")
     if not isinstance(values, list) or None in values or len(set(map(str, values))) < len(values):
-        raise Problem(f"{flag} needs a list of different values, not {values!r}.", "For instance: k = [16, 32]")
+        raise UserError(f"{flag} needs a list of different values, not {values!r}.", "For instance: k = [16, 32]")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import Context
 from tasks.sae import precision
 from tasks.sae.baselines import compare
@@ -23,9 +23,9 @@ from tasks.storage.store import write_json
 from tasks.text.compatibility import check_bos_of_sae
 from tasks.train_job.artifact import save
 from tasks.train_job.evaluation import Evaluation
-from tasks.train_job.init_from import begin_from
+from tasks.train_job.init_from import initialize_from
 from tasks.train_job.metrics_reporter import Watch
-from tasks.train_job.params import GIVEN_UP, goes_on_at, steps_of
+from tasks.train_job.params import GIVEN_UP, resume_point, steps_of
 from tasks.train_job.vector_source import shape_of
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("mistudio.train")
 
 
-class Training:
+class SaeTraining:
     """What is trained, on what it sees, with folders of its own."""
 
     def __init__(self, params: Common, context: Context, seen: Seen) -> None:
@@ -49,9 +49,9 @@ class Training:
             folder = context.store.path("saes", params.init_from)
             metadata = read_config(folder).get("metadata", {})
             check_bos_of_sae(params.init_from, metadata, "this training", seen.bos, params.allow_no_bos)
-            begin_from(self.trainer, folder, params.init_from)
+            initialize_from(self.trainer, folder, params.init_from)
         self.evaluation = Evaluation(self.trainer, seen, params.evaluate)
-        self.evaluation.on_rows = self._tell_evaluation
+        self.evaluation.on_rows = self._report_evaluation
         self.watch = Watch(context, self.trainer)
         self.first = 0  # the step from which this attempt goes on
         self.failed = self._given_up_before()  # why it does not get to its end
@@ -67,7 +67,7 @@ class Training:
         for path in damaged(folder):
             self.context.note(f"{path.name} is damaged and is passed over")
         self.first = self.trainer.resume(folder)
-        if not self.first and (left := goes_on_at(folder)):
+        if not self.first and (left := resume_point(folder)):
             self.context.note(f"starts from scratch: the checkpoint at {left} was made with other settings")
         if self.first:
             self.context.note(f"goes on from step {self.first}")
@@ -80,9 +80,9 @@ class Training:
             yield
 
     @property
-    def goes_on(self) -> bool:
+    def is_unfinished(self) -> bool:
         """Whether there is another step to make."""
-        return self.failed is None and self.trainer.goes_on
+        return self.failed is None and self.trainer.is_unfinished
 
     def advance(self) -> None:
         """Make a step, and measure on held-out rows when that is due; a checkpoint is kept of it with its score."""
@@ -93,9 +93,9 @@ class Training:
                 self.trainer.check()
                 self.trainer.save(folder, self.evaluation.write(folder))
                 self._log_checkpoint()
-                self.watch.hear_evaluation()
+                self.watch.receive_evaluation()
                 self._look_whether_it_is_over()
-        if not self.goes_on:
+        if not self.is_unfinished:
             self._speed = self.watch.result()
 
     def save(self) -> None:
@@ -108,7 +108,7 @@ class Training:
     def _settle_precision(self) -> None:
         """Decide the precision of a training that begins; one that goes on keeps its own, if that gains anything here.
 
-        Raises Problem for a precision that was asked for and gains nothing here.
+        Raises UserError for a precision that was asked for and gains nothing here.
         """
         trainer, device = self.trainer, self.context.device
         begun, product = trainer.precision, product_of(trainer)
@@ -154,19 +154,19 @@ class Training:
         """What fails one SAE, such as a loss that is no number, does not end the training of others in its job."""
         try:
             yield
-        except Problem as problem:
+        except UserError as problem:
             if self.seen.is_alone:
                 raise
             self.failed = str(problem)
-            told = {"fingerprint": self.trainer.config.fingerprint(), "why": self.failed}
-            write_json(self.context.workdir / GIVEN_UP, told)
+            failure = {"fingerprint": self.trainer.config.fingerprint(), "why": self.failed}
+            write_json(self.context.workdir / GIVEN_UP, failure)
             self.context.note(f"is given up: {problem.sentence}")
 
     def _given_up_before(self) -> str | None:
         """Why an earlier attempt has given it up, or None: it would fail again."""
         path = self.context.workdir / GIVEN_UP
-        told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return told["why"] if told.get("fingerprint") == self.trainer.config.fingerprint() else None
+        failure = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return failure["why"] if failure.get("fingerprint") == self.trainer.config.fingerprint() else None
 
     def finish(self) -> dict[str, Any] | None:
         """Save the SAE; measure it and its baselines on held-out rows. None where it has failed."""
@@ -186,7 +186,7 @@ class Training:
         save_density(self.context.output, found.density)
         train_rows = seen.reading.train_rows[: 2 * len(near)]
         return {
-            **self.evaluation.final(found, self.context.workdir, self._tell_rows),
+            **self.evaluation.final(found, self.context.workdir, self._report_rows),
             **compare(found, self._read(train_rows)[1], held_out[1]),
             **self._pace(),
             "steps": steps,
@@ -210,25 +210,25 @@ class Training:
             self.context.progress("measuring", measurement.tokens, int(self.seen.counts(rows).sum()), "tokens")
         return measurement.result()
 
-    def _tell_evaluation(self, done: int, total: int) -> None:
+    def _report_evaluation(self, done: int, total: int) -> None:
         """Report an evaluation during training; to stop, it is finished first: it belongs to a checkpoint."""
         if not self.context.stopping():
             self.context.progress("evaluating", done, total, "rows")
 
-    def _tell_rows(self, done: int, total: int) -> None:
+    def _report_rows(self, done: int, total: int) -> None:
         self.context.progress("predicting", done, total, "rows")
 
     def _pace(self) -> dict[str, Any]:
-        told = dict(self._speed or self.watch.result())
+        rates = dict(self._speed or self.watch.result())
         if not self.seen.is_alone:
-            told["tokens_per_s_together"] = told.pop("tokens_per_s")
-        return told
+            rates["tokens_per_s_together"] = rates.pop("tokens_per_s")
+        return rates
 
     def _read(self, rows: np.ndarray) -> Any:
-        def tell(done: int, total: int) -> None:
+        def on_progress(done: int, total: int) -> None:
             self.context.progress("measuring", done, total, "tokens")
 
-        return self.trainer.scaled(self.seen.rows(rows, tell))
+        return self.trainer.scaled(self.seen.rows(rows, on_progress))
 
     def _look_whether_it_is_over(self) -> None:
         patience, trainer = self.params.patience, self.trainer

@@ -12,10 +12,10 @@ from functools import partial
 from typing import TypeVar
 
 from tasks.accelerators import devices
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import JobKind, Progress
 from tasks.ledger.client import Claim, Ledger
-from tasks.ledger.device_lease import ANY, Card, explain, read_wish
+from tasks.ledger.device_lease import ANY, Card, explain, read_gpu_option
 from tasks.queues import Resource, queue_named
 from tasks.redis_client.redis_connection import Refused, Unreachable
 from tasks.worker import thread_limits
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Device:
+class Placement:
     """Where a runner computes: torch's name for it inside the runner, and the environment that makes it so."""
 
     torch_name: str
@@ -54,18 +54,18 @@ def device_for(
     wish: str = ANY,
     need: Callable[[], int | None] = lambda: None,
     read: Callable[[], devices.Devices] = _read_devices,
-) -> Device | None:
+) -> Placement | None:
     """The device for that job, leased; waits while none can be had. None when told to stop meanwhile.
 
     `need` estimates the bytes of GPU memory that the job will hold; it is asked only where there is a GPU. The CPU is
     for kinds that want no GPU, for the wish "none", and for machines without any: never for one whose GPUs cannot be
-    read. Only what could have had a GPU leases the CPU: it would use all cores. Problem for a wish that cannot come
+    read. Only what could have had a GPU leases the CPU: it would use all cores. UserError for a wish that cannot come
     true here.
     """
     if queue_named(kind.queue).resource is not Resource.GPU:
         _unless_away(lambda: ledger.use_device(claim, CPU))
         return _on_cpu(ledger)
-    wished = read_wish(wish)
+    wished = read_gpu_option(wish)
     found = devices.Devices(reason=devices.NO_GPU) if wished == () else read()
     if found.reason in devices.ABSENT:
         if wished:
@@ -82,8 +82,12 @@ def device_for(
 
 
 def _until(
-    stop: Callable[[], bool], ledger: Ledger, claim: Claim, waits: str, lease: Callable[[], tuple[Device | None, str]]
-) -> Device | None:
+    stop: Callable[[], bool],
+    ledger: Ledger,
+    claim: Claim,
+    waits: str,
+    lease: Callable[[], tuple[Placement | None, str]],
+) -> Placement | None:
     """The device, as soon as one can be leased; the job's record says why it waits."""
     while not stop():
         leased, why = lease()
@@ -94,26 +98,26 @@ def _until(
     return None
 
 
-def _lease_cpu(ledger: Ledger, claim: Claim) -> tuple[Device | None, str]:
+def _lease_cpu(ledger: Ledger, claim: Claim) -> tuple[Placement | None, str]:
     """This machine's processor, if so few jobs hold it that one more may; else who does."""
     processor = Card(f"{socket.gethostname()}:{CPU}", CPU)
-    told = _unless_away(lambda: ledger.lease_device(claim, [processor], thread_limits.cpu_jobs()))
-    if isinstance(told, Card):
+    answer = _unless_away(lambda: ledger.lease_device(claim, [processor], thread_limits.cpu_jobs()))
+    if isinstance(answer, Card):
         return _on_cpu(ledger), ""
-    return None, explain(told or (), None)
+    return None, explain(answer or (), None)
 
 
-def _on_cpu(ledger: Ledger) -> Device:
-    return Device(CPU, {"CUDA_VISIBLE_DEVICES": "", **thread_limits.bounds(ledger)})
+def _on_cpu(ledger: Ledger) -> Placement:
+    return Placement(CPU, {"CUDA_VISIBLE_DEVICES": "", **thread_limits.bounds(ledger)})
 
 
-def _card(device: devices.Device) -> Card:
+def _card(device: devices.Placement) -> Card:
     if device.in_instances or device.memory_total is None or device.memory_used is None:
         return Card(device.key, f"cuda:{device.label}")
     return Card(device.key, f"cuda:{device.label}", device.memory_total, device.memory_used)
 
 
-def _offered(found: devices.Devices, wished: tuple[int, ...] | None) -> list[devices.Device] | str:
+def _offered(found: devices.Devices, wished: tuple[int, ...] | None) -> list[devices.Placement] | str:
     """The devices that may be leased, most free memory first, or why they cannot be read. A lost one is not offered.
 
     The index of a GPU that is cut into MIG instances stands for all of them.
@@ -134,24 +138,24 @@ def _offered(found: devices.Devices, wished: tuple[int, ...] | None) -> list[dev
     return sorted(readable, key=lambda device: (device.memory_used or 0) - (device.memory_total or 0))
 
 
-def _no_such_gpu(index: int, why: str) -> Problem:
-    return Problem(f"{socket.gethostname()} has no GPU {index}: {why}.", "Submit the job again with another --gpu")
+def _no_such_gpu(index: int, why: str) -> UserError:
+    return UserError(f"{socket.gethostname()} has no GPU {index}: {why}.", "Submit the job again with another --gpu")
 
 
 def _lease(
-    ledger: Ledger, claim: Claim, offered: list[devices.Device] | str, need: int | None
-) -> tuple[Device | None, str]:
+    ledger: Ledger, claim: Claim, offered: list[devices.Placement] | str, need: int | None
+) -> tuple[Placement | None, str]:
     """The device, if one could be leased; else why not, as far as that is known."""
     if isinstance(offered, str):
         return None, f"the GPUs cannot be read: {offered}"
     cards = [_card(device) for device in offered]
-    told = _unless_away(lambda: ledger.lease_device(claim, cards, _jobs_per_gpu(), need))
-    if not isinstance(told, Card):
-        return None, explain(told or (), need)
-    device = offered[cards.index(told)]
+    answer = _unless_away(lambda: ledger.lease_device(claim, cards, _jobs_per_gpu(), need))
+    if not isinstance(answer, Card):
+        return None, explain(answer or (), need)
+    device = offered[cards.index(answer)]
     # The UUID is this card in whatever order CUDA counts; of a card cut in instances it names none.
     visible = device.uuid if device.uuid and not device.in_instances else str(device.index)
-    return Device("cuda", {"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}), ""
+    return Placement("cuda", {"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}), ""
 
 
 def _jobs_per_gpu() -> int:

@@ -18,10 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.fleet.clock_offset import why_clock_is_wrong
 from tasks.fleet.store_nonce import ACCEPTED_FOR_S, Proof, prove
-from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.ledger.client import Ledger, WorkerHeartbeat
 from tasks.queues import PRIORITY_STEPS, QUEUE_NAMES
 from tasks.redis_client.redis_connection import Refused, Unreachable
 from tasks.storage.store_id import make_store_id, read_store_id
@@ -55,7 +55,7 @@ def _judge(ledger: Ledger, store: Path) -> tuple[str, Proof]:
     known = ledger.fleet()
     try:
         store_id = make_store_id(store) if known is None else read_store_id(store)
-    except (OSError, Problem) as error:
+    except (OSError, UserError) as error:
         return "" if known is None else _cannot_be_used(store, error), Proof.GIVEN
     mine = _shared(store_id)
     known = ledger.join_fleet(mine) if known is None else known
@@ -70,7 +70,7 @@ def why_store_changed(store: Path, before: str) -> str:
     try:
         if read_store_id(store) == before:
             return ""
-    except (OSError, Problem) as error:  # a full disk, or a share that comes back: jobs say what it means for them
+    except (OSError, UserError) as error:  # a full disk, or a share that comes back: jobs say what it means for them
         log.warning("%s", _cannot_be_used(store, error))
         return ""
     return f"its store {store} is no longer store {before}: mount it there again"
@@ -83,7 +83,7 @@ def why_store_differs(ledger: Ledger, store: Path) -> str:
         return ""
     try:
         return _difference(_shared(read_store_id(store)), known, store) or _read_proof(ledger, store)[0]
-    except (OSError, Problem) as error:
+    except (OSError, UserError) as error:
         return _cannot_be_used(store, error)
 
 
@@ -123,50 +123,50 @@ def _cannot_be_used(store: Path, error: Exception) -> str:
 
 
 def wait_until_admitted(
-    ledger: Ledger, beat: WorkerBeat, name: WorkerName, store: Path, patient: Callable[[], bool]
+    ledger: Ledger, heartbeat: WorkerHeartbeat, name: WorkerName, store: Path, patient: Callable[[], bool]
 ) -> bool:
     """Wait until the worker may consume, sending heartbeats that say why it may not; False when no longer `patient`."""
     said = ""
     while True:
         try:
-            why = _why_waiting(ledger, beat, name, store)
+            why = _why_waiting(ledger, heartbeat, name, store)
             if not why:
                 return True
         except Unreachable as error:
             why = f"Redis is away ({error})"
         except Refused as error:
             why = f"Redis refuses a command that every worker needs ({error})"
-        except Problem as problem:  # its records are newer than this mistudio
-            why = f"{problem.sentence} {problem.mend}"
+        except UserError as problem:  # its records are newer than this mistudio
+            why = f"{problem.sentence} {problem.hint}"
         if why != said:
             said = why
             log.error("this worker does not consume: %s", why)
         if not patient():
             log.warning("whoever started this worker is gone: ending")
-            forget_refused(ledger, beat, name)
+            forget_refused(ledger, heartbeat, name)
             return False
         time.sleep(_LOOK_EVERY_S)
 
 
-def _why_waiting(ledger: Ledger, beat: WorkerBeat, name: WorkerName, store: Path) -> str:
+def _why_waiting(ledger: Ledger, heartbeat: WorkerHeartbeat, name: WorkerName, store: Path) -> str:
     """Why the worker does not consume yet, which a heartbeat has said where it is refused; "" when it may."""
-    if why := name.take(ledger, beat):
-        name.send_refused(ledger, replace(beat, refused=why))
+    if why := name.take(ledger, heartbeat):
+        name.send_refused(ledger, replace(heartbeat, refused=why))
         return why
     why, proof = why_clock_is_wrong(ledger.client), Proof.GIVEN
     if not why:
         why, proof = _judge(ledger, store)
     if why:
-        name.send(ledger, replace(beat, refused=why))
+        name.send(ledger, replace(heartbeat, refused=why))
     elif proof is Proof.PENDING:
         why = f"its store {store} does not show yet what the other workers wrote there"
     return why
 
 
-def forget_refused(ledger: Ledger, beat: WorkerBeat, name: WorkerName) -> None:
+def forget_refused(ledger: Ledger, heartbeat: WorkerHeartbeat, name: WorkerName) -> None:
     """A worker that was never admitted ends: take its heartbeats back, if Redis is there."""
-    with suppress(Unreachable, Refused, Problem):
-        name.forget(ledger, beat.name)
+    with suppress(Unreachable, Refused, UserError):
+        name.forget(ledger, heartbeat.name)
 
 
 def _shared(store_id: str | None) -> dict[str, Any]:

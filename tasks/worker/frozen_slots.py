@@ -28,14 +28,14 @@ class StoppedSlots:
         now = self._clock()
         stopped = [child for child in psutil.Process().children() if _is_stopped(child)]
         self._stopped_at = {child: self._stopped_at.get(child, now) for child in stopped}
-        told = []
+        messages = []
         for child, since in self._stopped_at.items():
             if now - since > patience_s:
                 child.kill()
-                told.append(
+                messages.append(
                     f"slot {child.pid} had been stopped (SIGSTOP) for {now - since:.0f} s: killed, for a new one"
                 )
-        return told
+        return messages
 
 
 def _is_stopped(child: psutil.Process) -> bool:

@@ -18,8 +18,8 @@ from celery import bootsteps
 from celery.signals import worker_ready
 
 from tasks.fleet.clock_offset import ClockWatch
-from tasks.ledger.client import WorkerBeat
-from tasks.ledger.maintenance import upkeep_from_environment
+from tasks.ledger.client import WorkerHeartbeat
+from tasks.ledger.maintenance import maintenance_from_environment
 from tasks.messaging.app import open_ledger
 from tasks.messaging.held_messages import held
 from tasks.messaging.remote_control import consumed
@@ -30,16 +30,16 @@ from tasks.storage.store import Store
 from tasks.system.resilient_loop import Rounds
 from tasks.worker.fleet_membership import StoreWatch, why_store_changed
 from tasks.worker.orphans import clear_away_one
-from tasks.worker.slot_locks import Seat
-from tasks.worker.watchdog import told_to_end
+from tasks.worker.slot_locks import WorkerLock
+from tasks.worker.watchdog import is_shutting_down
 from tasks.worker.worker_name import WorkerName
 
 log = logging.getLogger("mistudio.worker")
 
-BEAT_EVERY_S = 1.0
+HEARTBEAT_EVERY_S = 1.0
 
 #: At every so many beats one thing is cleared away.
-_BEATS_PER_CLEARING = 10
+_HEARTBEATS_PER_CLEARING = 10
 
 #: How long a worker that ends waits for its last call to Redis.
 _LAST_CALL_S = 6.0
@@ -51,14 +51,16 @@ class Heartbeat(bootsteps.StartStopStep):
     #: What is required is stopped afterwards: the seat is given up before the pool waits for its last jobs.
     requires = frozenset({"celery.worker.components:Timer", "celery.worker.components:Pool"})
 
-    def __init__(self, parent: Any, beat_of: WorkerBeat, name_of: WorkerName, seat: Seat, **options: Any) -> None:
+    def __init__(
+        self, parent: Any, heartbeat_of: WorkerHeartbeat, name_of: WorkerName, worker_lock: WorkerLock, **options: Any
+    ) -> None:
         super().__init__(parent, **options)
-        self._beat, self._name, self._seat = beat_of, name_of, seat
-        self._upkeep = upkeep_from_environment()
+        self._heartbeat, self._name, self._worker_lock = heartbeat_of, name_of, worker_lock
+        self._upkeep = maintenance_from_environment()
         self._store = Store(Places.from_environment().store)
         self._store_id: str | None = None
         self._store_watch, self._clock_watch = StoreWatch(self._store.root), ClockWatch()
-        self._beats = 0
+        self._heartbeats = 0
         self._rounds = Rounds("what is done each second", log)
         self._ready, self._is_over, self._loop_ran = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -69,12 +71,12 @@ class Heartbeat(bootsteps.StartStopStep):
         self._worker = parent
         self._ledger = open_ledger(parent.app)
         worker_ready.connect(self._on_ready)
-        self._timer = parent.timer.call_repeatedly(BEAT_EVERY_S, self._loop_ran.set)
+        self._timer = parent.timer.call_repeatedly(HEARTBEAT_EVERY_S, self._loop_ran.set)
         self._thread.start()
 
     def stop(self, parent: Any) -> None:
         """End; the worker is no consumer any more, though jobs may still run."""
-        self._seat.rise()
+        self._worker_lock.rise()
         if self._timer is not None:
             self._timer.cancel()
         self._is_over.set()
@@ -92,25 +94,25 @@ class Heartbeat(bootsteps.StartStopStep):
     def _run(self) -> None:
         self._ready.wait()
         while not self._is_over.is_set():
-            if not told_to_end():
+            if not is_shutting_down():
                 with self._rounds.guarded():
-                    self._beat_and_maintain()
-            self._is_over.wait(BEAT_EVERY_S)
+                    self._send_and_maintain()
+            self._is_over.wait(HEARTBEAT_EVERY_S)
         try:
             self._pass_on(held.all())
-            self._name.forget(self._ledger, self._beat.name)
+            self._name.forget(self._ledger, self._heartbeat.name)
         except (Unreachable, Refused):
             log.warning("Redis is away; this worker's last heartbeat expires by itself")
 
-    def _beat_and_maintain(self) -> None:
+    def _send_and_maintain(self) -> None:
         try:
             self._send()
             self._pass_on(held.due())
-            if self._beats % _BEATS_PER_CLEARING == 0:
+            if self._heartbeats % _HEARTBEATS_PER_CLEARING == 0:
                 self._clear_up()
                 bring_home(self._ledger)
                 self._check_membership()
-            self._beats += 1
+            self._heartbeats += 1
         except Unreachable:
             log.warning("Redis is away; trying again")
         except Refused as error:
@@ -118,12 +120,12 @@ class Heartbeat(bootsteps.StartStopStep):
 
     def _send(self) -> None:
         """Send the heartbeat and have the ledger maintained, in one round trip."""
-        beat = replace(self._beat, queues=consumed(self._worker.consumer, self._beat.queues))
+        heartbeat = replace(self._heartbeat, queues=consumed(self._worker.consumer, self._heartbeat.queues))
         loop_ran = self._loop_ran.is_set()
         self._loop_ran.clear()
-        now, why = self._name.send(self._ledger, beat, loop_ran=loop_ran, upkeep=self._upkeep)
+        now, why = self._name.send(self._ledger, heartbeat, loop_ran=loop_ran, maintenance=self._upkeep)
         if loop_ran:
-            self._beat = replace(self._beat, loop_at=now)
+            self._heartbeat = replace(self._heartbeat, loop_at=now)
         if why:
             self._drain(why)
 
@@ -144,7 +146,7 @@ class Heartbeat(bootsteps.StartStopStep):
             self._drain(why)
 
     def _drain(self, why: str) -> None:
-        if told_to_end():  # its name may be the next worker's already
+        if is_shutting_down():  # its name may be the next worker's already
             return
         log.error("this worker may not consume any more, and drains: %s", why)
         os.kill(os.getpid(), signal.SIGTERM)

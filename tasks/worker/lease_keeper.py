@@ -33,28 +33,28 @@ _FAILURES = {"limit": "TimeLimit", "memory": "MemoryLimit", "card": "CardLost"}
 _SHORT_GRACE_S = 5.0
 
 
-class Keeper(threading.Thread):
+class LeaseKeeper(threading.Thread):
     """Renews a lease beside the work and keeps the first reason to stop it.
 
-    `why` is "" while the work may go on, else "cancel", "lost", "shutdown", "limit", "stall", "memory" or "card".
+    `stop_reason` is "" while the work may go on, else "cancel", "lost", "shutdown", "limit", "stall", "memory" or "card".
     """
 
     def __init__(self, ledger: Ledger, claim: Claim, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(name=f"lease-{claim.job.id}", daemon=True)
-        self.why = ""
-        self._sentence = self._mend = ""
+        self.stop_reason = ""
+        self._sentence = self._hint = ""
         self._ledger = ledger
         self._claim = claim
         self._clock = clock
         self._kind = kind_named(claim.job.kind)
         self._limits = claim.job.limits_in_force
         self._began_at: float | None = None
-        self._progress = StandStill()
-        self._told_at: float | None = None
+        self._progress = StallTimer()
+        self._stop_requested_at: float | None = None
         self._overdue = False
         self._done = threading.Event()
 
-    def __enter__(self) -> Keeper:
+    def __enter__(self) -> LeaseKeeper:
         self.start()
         return self
 
@@ -63,33 +63,33 @@ class Keeper(threading.Thread):
         self.join()
         self._ledger.close()
 
-    def work_begins(self) -> None:
+    def work_started(self) -> None:
         """From now on the job works: what it waited for before, such as a GPU, counts against no limit."""
         self._began_at = self._clock()
         self._progress.unknown()
 
-    def stop_because(self, why: str, sentence: str = "", mend: str = "") -> None:
+    def request_stop(self, why: str, sentence: str = "", hint: str = "") -> None:
         """Give a reason to stop; the first one counts, but a lost lease overrides all.
 
         `sentence` and what mends it are for the record.
         """
-        if not self.why or (why == "lost" and self.why != "lost"):
-            self._told_at = self._told_at or self._clock()
-            self._sentence, self._mend, self.why = sentence, mend, why
+        if not self.stop_reason or (why == "lost" and self.stop_reason != "lost"):
+            self._stop_requested_at = self._stop_requested_at or self._clock()
+            self._sentence, self._hint, self.stop_reason = sentence, hint, why
 
     @property
     def time_is_up(self) -> bool:
         """Whether work that was told to stop has had its grace, or is past its hard limit, and is to be killed."""
         if self._overdue:
             return True
-        return self._told_at is not None and self._clock() - self._told_at > self._grace_s
+        return self._stop_requested_at is not None and self._clock() - self._stop_requested_at > self._grace_s
 
     @property
     def _grace_s(self) -> float:
         job, store = self._claim.job, Store(Places.from_environment().store)
         folder = attempts.folder_of(store, job.id, job.attempt, self._claim.token)
         grace_s = stop_grace_s(self._kind.stop_grace_s, recorded_stop_time(folder))
-        return min(grace_s, _SHORT_GRACE_S) if self.why in ("memory", "card") else grace_s
+        return min(grace_s, _SHORT_GRACE_S) if self.stop_reason in ("memory", "card") else grace_s
 
     @property
     def how_killed(self) -> str:
@@ -98,17 +98,17 @@ class Keeper(threading.Thread):
             return "killed"
         return f"killed: it did not stop within {self._grace_s:.3g} s of being told to"
 
-    def settle(self, ledger: Ledger, how: str) -> str:
+    def record_outcome(self, ledger: Ledger, how: str) -> str:
         """Tell the ledger of work that was stopped, and `how` it ended; "lost" if the job has ended or is another's."""
-        if self.why == "cancel":
+        if self.stop_reason == "cancel":
             return ledger.finish(self._claim, State.CANCELLED, how)
-        if self.why in _FAILURES:
-            message = f"{self._sentence}; {how}. {self._mend}".rstrip()
-            error = {"type": _FAILURES[self.why], "message": message}
+        if self.stop_reason in _FAILURES:
+            message = f"{self._sentence}; {how}. {self._hint}".rstrip()
+            error = {"type": _FAILURES[self.stop_reason], "message": message}
             return ledger.finish(self._claim, State.FAILED, message, error=error)
-        if self.why == "stall":
+        if self.stop_reason == "stall":
             return ledger.put_back(self._claim, f"{self._sentence}; {how}", loss=True)
-        if self.why == "lost":
+        if self.stop_reason == "lost":
             return "lost"
         return ledger.put_back(self._claim, f"its worker was shut down; {how}", loss=False)
 
@@ -124,7 +124,7 @@ class Keeper(threading.Thread):
         try:
             status = self._ledger.renew(self._claim)
             if status != "ok":
-                self.stop_because(status)
+                self.request_stop(status)
             self._judge_progress()
             if self._kind.in_slot and self.time_is_up:
                 self._end_slot()
@@ -140,7 +140,7 @@ class Keeper(threading.Thread):
         worked_s, limits = self._clock() - self._began_at, self._limits
         for limit_s in (limits.soft_s, limits.hard_s):
             if limit_s is not None and worked_s > limit_s:
-                self.stop_because("limit", f"It ran for more than {_span(limit_s)}, the most its kind may")
+                self.request_stop("limit", f"It ran for more than {_span(limit_s)}, the most its kind may")
         self._overdue = limits.hard_s is not None and worked_s > limits.hard_s
 
     def _judge_progress(self) -> None:
@@ -150,13 +150,13 @@ class Keeper(threading.Thread):
         job = self._ledger.get(self._claim.job.id)
         if job is not None and self._progress.lasts_s(job.progress, self._clock()) > stall_s:
             where = f"in {job.progress.phase}" if job.progress else "after it began"
-            self.stop_because("stall", f"no progress for {_span(stall_s)} {where}")
+            self.request_stop("stall", f"no progress for {_span(stall_s)} {where}")
 
     def _end_slot(self) -> None:
         """Work in the slot itself that heeds nothing can only be ended with its slot; the pool makes a new one."""
         if self._done.is_set():
             return
-        self.settle(self._ledger, self.how_killed)
+        self.record_outcome(self._ledger, self.how_killed)
         job = self._ledger.get(self._claim.job.id)
         if job is not None and job.state.ended:
             leave_behind(self._ledger, Store(Places.from_environment().store), job)
@@ -164,7 +164,7 @@ class Keeper(threading.Thread):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-class StandStill:
+class StallTimer:
     """For how long a job's progress has been the same, as far as it could be read."""
 
     def __init__(self) -> None:

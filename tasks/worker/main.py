@@ -23,9 +23,9 @@ import billiard.pool
 from celery import Celery
 from celery.signals import worker_process_init
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind_digest import digests
-from tasks.ledger.client import WorkerBeat
+from tasks.ledger.client import WorkerHeartbeat
 from tasks.logs.log_shipping import WorkerLog
 from tasks.messaging import queue_shares
 from tasks.messaging.app import app_from_environment, open_ledger
@@ -41,7 +41,7 @@ from tasks.system.version import installed_version
 from tasks.worker.fleet_membership import forget_refused, wait_until_admitted
 from tasks.worker.heartbeat import Heartbeat
 from tasks.worker.slot import register_tasks
-from tasks.worker.slot_locks import Seat
+from tasks.worker.slot_locks import WorkerLock
 from tasks.worker.watchdog import Guard, ParentWatch
 from tasks.worker.worker_name import WorkerName
 
@@ -70,8 +70,10 @@ def main(argv: list[str]) -> int:
         log_to_stderr(path_from_environment())
         app = app_from_environment()
         _need_semaphores()
-        seat = Seat(Places.from_environment(), options.name, tuple(options.queues.split(",")), options.slots)
-    except Problem as problem:
+        worker_lock = WorkerLock(
+            Places.from_environment(), options.name, tuple(options.queues.split(",")), options.slots
+        )
+    except UserError as problem:
         sys.stderr.write(f"{problem}\n")
         return 2
     except OSError as error:
@@ -81,12 +83,12 @@ def main(argv: list[str]) -> int:
     os.environ.update(_for_slots(options))
     queue_shares.divide(queues, options.slots)
     parent = ParentWatch()
-    register_tasks(app, seat)
+    register_tasks(app, worker_lock)
     make_revoke_cancel()
     follow_or_refuse(queues)
     app.steps["worker"].add(Heartbeat)
     hostname = f"{options.name}@{socket.gethostname()}"
-    beat = WorkerBeat(
+    heartbeat = WorkerHeartbeat(
         hostname,
         socket.gethostname(),
         os.getpid(),
@@ -96,7 +98,7 @@ def main(argv: list[str]) -> int:
         version=installed_version(),
         kinds=digests(),
     )
-    name = WorkerName(seat, Places.from_environment())
+    name = WorkerName(worker_lock, Places.from_environment())
     worker = _worker_of(app)(
         hostname=hostname,
         queues=options.queues,
@@ -110,29 +112,29 @@ def main(argv: list[str]) -> int:
         without_mingle=True,
         heartbeat_interval=EVENT_HEARTBEAT_EVERY_S,
         consumer_cls=Consumer,
-        beat_of=beat,
+        heartbeat_of=heartbeat,
         name_of=name,
-        seat=seat,
+        worker_lock=worker_lock,
     )
     worker_log = WorkerLog(app.mistudio_broker, Places.from_environment(), hostname, path_from_environment())
     try:
-        if seat.take(patient=parent.lives) and _is_admitted(app, beat, name, parent):
-            Guard(seat, parent).start()
+        if worker_lock.acquire(keep_waiting=parent.lives) and _is_admitted(app, heartbeat, name, parent):
+            Guard(worker_lock, parent).start()
             worker_log.start()
             worker.start()
             worker_log.finish()
     finally:
-        seat.leave()
+        worker_lock.close()
     return worker.exitcode or 0
 
 
-def _is_admitted(app: Celery, beat: WorkerBeat, name: WorkerName, parent: ParentWatch) -> bool:
+def _is_admitted(app: Celery, heartbeat: WorkerHeartbeat, name: WorkerName, parent: ParentWatch) -> bool:
     """Whether it may consume, which is waited for; False when its parent is gone first, or a signal ends it."""
     with closing(open_ledger(app)) as ledger, _signals_that_exit():
         try:
-            return wait_until_admitted(ledger, beat, name, Places.from_environment().store, parent.lives)
+            return wait_until_admitted(ledger, heartbeat, name, Places.from_environment().store, parent.lives)
         except SystemExit:
-            forget_refused(ledger, beat, name)
+            forget_refused(ledger, heartbeat, name)
             return False
 
 
@@ -149,11 +151,11 @@ def _signals_that_exit() -> Iterator[None]:
 
 
 def _need_semaphores() -> None:
-    """Problem where the pool could not coordinate its slots."""
+    """UserError where the pool could not coordinate its slots."""
     try:
         billiard.Lock()
     except OSError as error:
-        raise Problem(
+        raise UserError(
             f"A worker needs semaphores, and none can be created in /dev/shm: {error.strerror}.",
             "Make it writable (chmod 1777 /dev/shm; in a container mount a tmpfs there)",
         ) from error
@@ -161,14 +163,14 @@ def _need_semaphores() -> None:
 
 def _for_slots(options: argparse.Namespace) -> dict[str, str]:
     """What slots know of their worker, by their environment."""
-    told = {
+    variables = {
         "MISTUDIO_QUEUES": options.queues,
         "MISTUDIO_SLOTS": options.slots,
         "MISTUDIO_GPU_JOBS": options.gpu_jobs,
         "MISTUDIO_CPU_JOBS": options.cpu_jobs,
         "MISTUDIO_JOB_MEMORY_GB": options.job_memory_gb,
     }
-    return {name: str(value) for name, value in told.items() if value is not None}
+    return {name: str(value) for name, value in variables.items() if value is not None}
 
 
 def _worker_of(app: Celery) -> Any:
@@ -180,14 +182,14 @@ def _worker_of(app: Celery) -> Any:
     class Worker(app.Worker):
         def install_platform_tweaks(self, worker: Any) -> None:
             super().install_platform_tweaks(worker)
-            _hear_no_hangup()
+            _ignore_sighup()
 
-    worker_process_init.connect(_hear_no_hangup)
+    worker_process_init.connect(_ignore_sighup)
     billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = _WAIT_FOR_COUNT
     return Worker
 
 
-def _hear_no_hangup(**_: Any) -> None:
+def _ignore_sighup(**_: Any) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # no handler: that would interrupt slots that wait for jobs
 
 

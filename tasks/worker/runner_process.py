@@ -15,10 +15,10 @@ from tasks.jobs.kind import kind_named
 from tasks.ledger.client import Claim
 from tasks.parsing.redact import without_secrets
 from tasks.paths import Places, make_private
-from tasks.runner.liveness_pipe import Line
+from tasks.runner.liveness_pipe import LivenessPipe
 from tasks.runner.memory_limit import MemoryWatch
-from tasks.worker.device_assignment import CPU, Device
-from tasks.worker.lease_keeper import Keeper
+from tasks.worker.device_assignment import CPU, Placement
+from tasks.worker.lease_keeper import LeaseKeeper
 
 log = logging.getLogger("mistudio.slot")
 
@@ -34,16 +34,16 @@ _CUDA_ALLOCATOR = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
 _OF_USERS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 
 
-def run_apart(claim: Claim, device: Device, keeper: Keeper) -> int:
+def run_apart(claim: Claim, device: Placement, keeper: LeaseKeeper) -> int:
     """Run the job in a process group of its own; the exit code of its runner, negative is the signal that killed it."""
     places = Places.from_environment()
     with _open_log(places, claim.job.id) as log_file:
         runner = _spawn(claim, device, log_file, places)
     assert runner.stdin is not None
-    line = Line(runner.stdin.fileno())
+    line = LivenessPipe(runner.stdin.fileno())
     try:
         line.give_order({"token": claim.token, "attempt": claim.job.attempt, "device": device.torch_name})
-        keeper.work_begins()
+        keeper.work_started()
         card = CardWatch(device.environment.get("CUDA_VISIBLE_DEVICES", ""))
         return _mind(runner, line, MemoryWatch(runner.pid, kind_named(claim.job.kind)), card, keeper)
     finally:
@@ -72,7 +72,7 @@ def explain_exit(code: int) -> str:
     return f"its process ended with exit code {code} without a word"
 
 
-def _spawn(claim: Claim, device: Device, log_file: IO[bytes], places: Places) -> subprocess.Popen[bytes]:
+def _spawn(claim: Claim, device: Placement, log_file: IO[bytes], places: Places) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "tasks.runner", claim.job.id],
         stdin=subprocess.PIPE,
@@ -84,7 +84,7 @@ def _spawn(claim: Claim, device: Device, log_file: IO[bytes], places: Places) ->
     )
 
 
-def _on_device(device: Device) -> dict[str, str]:
+def _on_device(device: Placement) -> dict[str, str]:
     """What a job's environment has for its device; a user's own settings of torch's allocator stay."""
     if device.torch_name == CPU or any(name in os.environ for name in _OF_USERS):
         return device.environment
@@ -99,9 +99,11 @@ def _folder(places: Places) -> Path | None:
         return None
 
 
-def _mind(runner: subprocess.Popen[bytes], line: Line, memory: MemoryWatch, card: CardWatch, keeper: Keeper) -> int:
+def _mind(
+    runner: subprocess.Popen[bytes], line: LivenessPipe, memory: MemoryWatch, card: CardWatch, keeper: LeaseKeeper
+) -> int:
     """Until it ends: say that its slot lives; once there is a reason to stop it, TERM, and KILL when its time is up."""
-    told = False
+    is_stopping = False
     while True:
         if keeper.is_alive():  # a slot that renews no lease must keep no runner
             line.sign()
@@ -110,13 +112,13 @@ def _mind(runner: subprocess.Popen[bytes], line: Line, memory: MemoryWatch, card
         except subprocess.TimeoutExpired:
             pass
         if too_much := memory.too_much():
-            keeper.stop_because("memory", *too_much)
+            keeper.request_stop("memory", *too_much)
         if lost := card.lost():
-            keeper.stop_because("card", *lost)
-        if keeper.why == "lost" or keeper.time_is_up:
+            keeper.request_stop("card", *lost)
+        if keeper.stop_reason == "lost" or keeper.time_is_up:
             _signal_group(runner, signal.SIGKILL)
-        elif keeper.why and not told:
-            told = True
+        elif keeper.stop_reason and not is_stopping:
+            is_stopping = True
             _signal_group(runner, signal.SIGTERM)
 
 

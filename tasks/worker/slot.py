@@ -19,26 +19,26 @@ from celery import Celery, states
 from celery.exceptions import Ignore, TaskRevokedError
 
 from tasks.accelerators import nvml_process
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import Job, JobKind, State, Stopped, kind_named, kinds
 from tasks.jobs.kind_digest import digests
 from tasks.ledger.client import Claim, Ledger, new_token
 from tasks.logs.log_shipping import SHUTDOWN_WAIT_S, AttemptLog
 from tasks.messaging.app import open_ledger
-from tasks.messaging.foreign_tasks import NotTaken, job_rung_for
+from tasks.messaging.foreign_tasks import NotTaken, job_of_message
 from tasks.parsing.redact import redact
 from tasks.paths import Places
 from tasks.redis_client.redis_connection import Unreachable
 from tasks.redis_client.redis_retry import retry_until_reachable
-from tasks.runner.execute import STOPPED_WHEN_TOLD, TOLD_THE_LEDGER, describe_failure, result_made_by, work_on
+from tasks.runner.execute import OUTCOME_RECORDED, STOPPED_ON_REQUEST, describe_failure, result_made_by, work_on
 from tasks.storage.store import Store
 from tasks.submission.checkpoints import leave_behind
-from tasks.submission.plan import KnownArtifacts
+from tasks.submission.plan import ArtifactCatalog
 from tasks.system.log_output import about
 from tasks.worker import device_assignment
-from tasks.worker.lease_keeper import Keeper
+from tasks.worker.lease_keeper import LeaseKeeper
 from tasks.worker.runner_process import explain_exit, run_apart
-from tasks.worker.slot_locks import Seat
+from tasks.worker.slot_locks import WorkerLock
 
 log = logging.getLogger("mistudio.slot")
 
@@ -51,11 +51,11 @@ class JobFailed(Exception):
     """What Celery and Flower see of a failed job; the ledger has the whole story."""
 
 
-def register_tasks(app: Celery, seat: Seat) -> None:
+def register_tasks(app: Celery, worker_lock: WorkerLock) -> None:
     """Give the app a task for each kind of job. Only workers need them: producers send by name."""
     logging.getLogger("celery.app.trace").addFilter(_is_no_ignored)
     for kind in kinds().values():
-        _register(app, kind, seat)
+        _register(app, kind, worker_lock)
 
 
 def _is_no_ignored(record: logging.LogRecord) -> bool:
@@ -63,18 +63,18 @@ def _is_no_ignored(record: logging.LogRecord) -> bool:
     return not (isinstance(record.args, dict) and record.args.get("description") == "ignored")
 
 
-def _register(app: Celery, kind: JobKind, seat: Seat) -> None:
+def _register(app: Celery, kind: JobKind, worker_lock: WorkerLock) -> None:
     hard_s = kind.effective_limits.hard_s if kind.in_slot else None
     backstop_s = None if hard_s is None else hard_s + _BACKSTOP_S
 
     @app.task(name=kind.wire_name, bind=True, throws=(JobFailed, NotTaken), shared=False, time_limit=backstop_s)
-    def answer_bell(task: Any, *args: Any, **values: Any) -> dict[str, Any] | None:
+    def handle_message(task: Any, *args: Any, **values: Any) -> dict[str, Any] | None:
         delivery = task.request.delivery_info or {}
         source = {"queue": delivery.get("routing_key") or "", "step": delivery.get("priority")}
-        with _faults_counted(seat):
-            job_id = _job_rung_for(app, kind, task.request, args, values)
+        with _faults_counted(worker_lock):
+            job_id = _job_of_message(app, kind, task.request, args, values)
             job = job_id and work(
-                app, seat, job_id, task.request.hostname or "", {**source, "stand_ins": _stand_ins(kind)}
+                app, worker_lock, job_id, task.request.hostname or "", {**source, "stand_ins": _stand_ins(kind)}
             )
         if not job or not job.state.ended:
             raise Ignore
@@ -114,16 +114,16 @@ def _store_result_of(task: Any, job: Job) -> None:
 
 
 @contextmanager
-def _faults_counted(seat: Seat) -> Iterator[None]:
+def _faults_counted(worker_lock: WorkerLock) -> Iterator[None]:
     """Count what is neither the job's fault nor Redis's: a worker that cannot begin jobs is replaced by its guard."""
     try:
         yield
     except (NotTaken, Unreachable):
         raise
     except Exception as error:
-        seat.faults.add(redact(f"{type(error).__name__}: {error}"))
+        worker_lock.faults.add(redact(f"{type(error).__name__}: {error}"))
         raise
-    seat.faults.clear()
+    worker_lock.faults.clear()
 
 
 def _show_as_revoked(task: Any, job: Job) -> None:
@@ -135,35 +135,37 @@ def _show_as_revoked(task: Any, job: Job) -> None:
         log.warning("Celery could not be told that %s was cancelled: %s", job.id, error)
 
 
-def _job_rung_for(app: Celery, kind: JobKind, request: Any, args: Any, values: dict[str, Any]) -> str | None:
+def _job_of_message(app: Celery, kind: JobKind, request: Any, args: Any, values: dict[str, Any]) -> str | None:
     store = Store(Places.from_environment().store)
     with closing(open_ledger(app)) as ledger:
-        return retry_until_reachable(lambda: job_rung_for(ledger, store, kind, request.id, args, values, request))
+        return retry_until_reachable(lambda: job_of_message(ledger, store, kind, request.id, args, values, request))
 
 
-def work(app: Celery, seat: Seat, job_id: str, worker: str, bell: dict[str, Any]) -> Job | None:
+def work(app: Celery, worker_lock: WorkerLock, job_id: str, worker: str, message: dict[str, Any]) -> Job | None:
     """Answer one message: run its job, or another whose turn it is. Returns that job's record, None if unknown."""
-    with closing(open_ledger(app)) as ledger, seat.slot(bell["queue"]) as is_mine:
+    with closing(open_ledger(app)) as ledger, worker_lock.slot(message["queue"]) as is_mine:
         if is_mine:
             with about(job_id):
-                return _answer(app, ledger, job_id, worker, bell)
+                return _answer(app, ledger, job_id, worker, message)
         job = retry_until_reachable(lambda: ledger.get(job_id))
         if job is not None and job.state is State.QUEUED:  # the worker that comes next shall hear it
-            retry_until_reachable(lambda: ledger.ring_again(job_id))
+            retry_until_reachable(lambda: ledger.enqueue_again(job_id))
         return job
 
 
-def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str, bell: dict[str, Any]) -> Job | None:
+def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str, message: dict[str, Any]) -> Job | None:
     store = Store(Places.from_environment().store)
     token = new_token()
     claim = retry_until_reachable(
-        lambda: ledger.claim(job_id, worker, socket.gethostname(), os.getppid(), token=token, kinds=digests(), **bell)
+        lambda: ledger.claim(
+            job_id, worker, socket.gethostname(), os.getppid(), token=token, kinds=digests(), **message
+        )
     )
     if claim is None:
         return _see_off(ledger, store, job_id, None, has_logged_its_end=True)
     with about(claim.job.id), _log_sent(app, claim) as attempt_log:
-        keeper = Keeper(open_ledger(app), claim)
-        with keeper, _shutdown_heard(keeper, attempt_log):
+        keeper = LeaseKeeper(open_ledger(app), claim)
+        with keeper, _shutdown_handled(keeper, attempt_log):
             try:
                 has_logged_its_end = _run(ledger, claim, keeper)
             except Unreachable:  # for so long that nothing can be told: the lease has run out
@@ -212,25 +214,25 @@ def _log_outcome(job: Job, *, in_its_log: bool) -> None:
 
 
 @contextmanager
-def _shutdown_heard(keeper: Keeper, attempt_log: AttemptLog) -> Iterator[None]:
+def _shutdown_handled(keeper: LeaseKeeper, attempt_log: AttemptLog) -> Iterator[None]:
     """The pool ends its slots with TERM: then the job is stopped in good order and put back."""
-    is_told = threading.Event()
+    is_requested = threading.Event()
 
-    def hear(*_: object) -> None:
-        is_told.set()
-        keeper.stop_because("shutdown")
+    def on_sigterm(*_: object) -> None:
+        is_requested.set()
+        keeper.request_stop("shutdown")
 
-    before = signal.signal(signal.SIGTERM, hear)
+    before = signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-        if is_told.is_set():  # whatever the job was stopped for
+        if is_requested.is_set():  # whatever the job was stopped for
             attempt_log.finish(SHUTDOWN_WAIT_S)
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _run(ledger: Ledger, claim: Claim, keeper: Keeper) -> bool:
+def _run(ledger: Ledger, claim: Claim, keeper: LeaseKeeper) -> bool:
     """Run the job; whether the work has said in its log how it ended."""
     kind = kind_named(claim.job.kind)
     if kind.in_slot:
@@ -241,33 +243,35 @@ def _run(ledger: Ledger, claim: Claim, keeper: Keeper) -> bool:
             claim,
             kind,
             wish=claim.job.gpu,
-            stop=lambda: bool(keeper.why),
+            stop=lambda: bool(keeper.stop_reason),
             need=lambda: _gpu_memory(ledger, kind, claim.job),
         )
-    except Problem as problem:
+    except UserError as problem:
         failure = describe_failure(problem)
         retry_until_reachable(lambda: ledger.finish(claim, State.FAILED, failure["message"], error=failure))
         return False
     finally:
         nvml_process.close()
     if device is None:
-        retry_until_reachable(lambda: keeper.settle(ledger, "while it waited for a device"))
+        retry_until_reachable(lambda: keeper.record_outcome(ledger, "while it waited for a device"))
         return False
     ended = run_apart(claim, device, keeper)
     # A runner may be killed after it has recorded the end of its job: then there is nothing left to record.
-    return ended == TOLD_THE_LEDGER or _tell_for_the_runner(ledger, claim, keeper, ended) == "lost"
+    return ended == OUTCOME_RECORDED or _record_for_runner(ledger, claim, keeper, ended) == "lost"
 
 
-def _tell_for_the_runner(ledger: Ledger, claim: Claim, keeper: Keeper, ended: int) -> str:
+def _record_for_runner(ledger: Ledger, claim: Claim, keeper: LeaseKeeper, ended: int) -> str:
     """The end of a runner that did not record it, by its exit code; "lost" if the job has ended or is another's."""
     result = result_made_by(claim.job, Store(Places.from_environment().store))
     if result is not None:  # it was killed after it had published its result
         return retry_until_reachable(lambda: ledger.finish(claim, State.SUCCEEDED, "done", result=result))
-    if ended == STOPPED_WHEN_TOLD or (keeper.why and ended == -signal.SIGTERM):  # the latter before it could listen
-        return retry_until_reachable(lambda: keeper.settle(ledger, "stopped when told to"))
-    if keeper.why:
+    if ended == STOPPED_ON_REQUEST or (
+        keeper.stop_reason and ended == -signal.SIGTERM
+    ):  # the latter before it could listen
+        return retry_until_reachable(lambda: keeper.record_outcome(ledger, "stopped when told to"))
+    if keeper.stop_reason:
         how = keeper.how_killed if ended == -signal.SIGKILL else explain_exit(ended)
-        return retry_until_reachable(lambda: keeper.settle(ledger, how))
+        return retry_until_reachable(lambda: keeper.record_outcome(ledger, how))
     return retry_until_reachable(lambda: ledger.put_back(claim, explain_exit(ended), loss=True))
 
 
@@ -275,7 +279,7 @@ def _gpu_memory(ledger: Ledger, kind: JobKind, job: Job) -> int | None:
     """The kind's estimate, in bytes. Errors are ignored here; the job itself will report them in full."""
     if kind.estimate is None:
         return None
-    known = KnownArtifacts(ledger, Store(Places.from_environment().store))
+    known = ArtifactCatalog(ledger, Store(Places.from_environment().store))
     try:
         return kind.estimate(kind.read_params(job.params), known).gpu_memory_bytes
     except Exception as error:  # noqa: BLE001 - a guess must not end a job
@@ -283,16 +287,16 @@ def _gpu_memory(ledger: Ledger, kind: JobKind, job: Job) -> int | None:
         return None
 
 
-def _run_here(ledger: Ledger, claim: Claim, keeper: Keeper) -> bool:
-    keeper.work_begins()
+def _run_here(ledger: Ledger, claim: Claim, keeper: LeaseKeeper) -> bool:
+    keeper.work_started()
     with about(claim.job.id, claim.job.attempt, Places.from_environment().job_log(claim.job.id)):
         return _perform_here(ledger, claim, keeper)
 
 
-def _perform_here(ledger: Ledger, claim: Claim, keeper: Keeper) -> bool:
+def _perform_here(ledger: Ledger, claim: Claim, keeper: LeaseKeeper) -> bool:
     try:
-        work_on(claim, ledger, device_assignment.CPU, lambda: bool(keeper.why), on_lost=lambda: None)
+        work_on(claim, ledger, device_assignment.CPU, lambda: bool(keeper.stop_reason), on_lost=lambda: None)
     except Stopped:
-        retry_until_reachable(lambda: keeper.settle(ledger, "stopped when told to"))
+        retry_until_reachable(lambda: keeper.record_outcome(ledger, "stopped when told to"))
         return False
     return True

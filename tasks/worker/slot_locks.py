@@ -33,60 +33,60 @@ _LOOK_FOR_A_SLOT_EVERY_S = 0.1
 _TOKENS_READ, _SIGNED_BYTES = 8, 4096
 
 #: The exit code of a worker that could not begin its jobs.
-CANNOT_BEGIN = 71
+CANNOT_START_JOBS = 71
 
 
-class Posture(StrEnum):
+class WorkerPhase(StrEnum):
     """What a worker does at its seat."""
 
     WAITING = "waiting"  # ready, but another one sits there
-    SITTING = "sitting"  # takes jobs
-    LEAVING = "leaving"  # finishes its last jobs
+    ACTIVE = "sitting"  # takes jobs
+    DRAINING = "leaving"  # finishes its last jobs
 
 
 @dataclass(frozen=True)
-class Occupant:
+class WorkerInfo:
     """A living worker as its own note tells of it; `supervisor` is the pid of whoever started it, if one did."""
 
     name: str
     queues: tuple[str, ...]
     slots: int
-    posture: Posture
+    phase: WorkerPhase
     pid: int
     birth: str
     supervisor: int | None
 
 
-class Seat:
+class WorkerLock:
     """One worker's hold on its seat, made in its main process and shared by its slots."""
 
     def __init__(self, places: Places, name: str, queues: tuple[str, ...], slots: int) -> None:
         make_home(places.home)
-        self._folder, self._home = make_private(places.seat(name)), places.home
+        self._folder, self._home = make_private(places.worker_lock(name)), places.home
         self._lock = self._open("lock")
         self._note = self._folder / f"{os.getpid()}.json"
         # Opened once, while there is room for it, and shared with the slots: it may be removed, or the disk be full.
         self._busy = self._open(self._note.with_suffix(".busy").name)
-        self._posture: Posture | None = None
+        self._phase: WorkerPhase | None = None
         self._mutex = threading.RLock()  # what the worker says of itself, and what its guard says again
         self.faults = Faults()
-        self._told = {"name": name, "queues": queues, "slots": slots, **process_identity.tell(os.getpid())}
-        self._told["supervisor"] = int(os.environ.get("MISTUDIO_SUPERVISOR") or 0) or None
+        self._identity = {"name": name, "queues": queues, "slots": slots, **process_identity.describe(os.getpid())}
+        self._identity["supervisor"] = int(os.environ.get("MISTUDIO_SUPERVISOR") or 0) or None
         self._slots = slots
         self.token, self.predecessors = os.urandom(8).hex(), tuple[str, ...]()
 
-    def take(self, patient: Callable[[], bool]) -> bool:
-        """Sit down, waiting as long as another one sits there. False when no longer `patient`."""
-        self._say(Posture.WAITING)
+    def acquire(self, keep_waiting: Callable[[], bool]) -> bool:
+        """Sit down, waiting as long as another one sits there. False when no longer `keep_waiting`."""
+        self._write_note(WorkerPhase.WAITING)
         while not _try_lock(self._lock):
-            if not patient():
+            if not keep_waiting():
                 return False
             time.sleep(_LOOK_EVERY_S)
-        self._sign()
-        self._say(Posture.SITTING)
+        self._write_token()
+        self._write_note(WorkerPhase.ACTIVE)
         return True
 
-    def _sign(self) -> None:
+    def _write_token(self) -> None:
         """Add this worker's token to those in the lock, whose workers take no more jobs: this one has their seat."""
         with suppress(OSError):  # a full disk: no earlier worker is known then
             self._lock.seek(0)
@@ -95,28 +95,28 @@ class Seat:
                 self._lock.truncate(0)
             self._lock.write(f"{self.token}\n".encode())
 
-    def rise(self) -> None:
+    def release(self) -> None:
         """Give the seat to whoever waits for it; jobs that run keep their slots."""
         with self._mutex:
-            self._say(Posture.LEAVING)
+            self._write_note(WorkerPhase.DRAINING)
         fcntl.flock(self._lock, fcntl.LOCK_UN)  # for the slots too, which inherited this lock
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Be gone."""
         with self._mutex:
-            self._posture = None
+            self._phase = None
             _remove(self._note)
 
     def repair(self) -> bool:
         """Create again what was removed of the seat's files while this worker uses them. Whether something was."""
         with self._mutex:
-            if self._posture is None:
+            if self._phase is None:
                 return False
-            lost = [not self._note.exists(), self._posture is Posture.SITTING and not self._is_locked()]
+            lost = [not self._note.exists(), self._phase is WorkerPhase.ACTIVE and not self._is_locked()]
             if lost[1]:
                 self._lock_again()
             if lost[0]:
-                self._say(self._posture)
+                self._write_note(self._phase)
             return any(lost) and self._note.exists()
 
     def _is_locked(self) -> bool:
@@ -157,14 +157,14 @@ class Seat:
 
     def _needed(self, queue: str) -> Iterator[tuple[str, int]]:
         """Which locks a job of that queue holds: one of so many files of each name."""
-        if own := share(queue, self._told["queues"], self._slots):
+        if own := share(queue, self._identity["queues"], self._slots):
             yield queue, own
         yield "slot", self._slots
 
     def _hold(self, held: ExitStack, kind: str, count: int) -> bool:
         """Lock one of these files, waiting for one to come free; False when the worker leaves meanwhile."""
         while (lock := self._free(kind, count)) is None:
-            if not self._sits():
+            if not self._is_active():
                 return False
             time.sleep(_LOOK_FOR_A_SLOT_EVERY_S)
         held.enter_context(lock)
@@ -190,30 +190,32 @@ class Seat:
         number = self._busy.fileno()
         return open(f"/proc/self/fd/{number}" if os.path.exists("/proc/self/fd") else self._busy.name, "rb")
 
-    def _sits(self) -> bool:
-        told = _read(self._note)
-        return told is None or told["posture"] == Posture.SITTING  # one that was removed is written again
+    def _is_active(self) -> bool:
+        note = _read(self._note)
+        return note is None or note["posture"] == WorkerPhase.ACTIVE  # one that was removed is written again
 
-    def _say(self, posture: Posture) -> None:
-        self._posture = posture
+    def _write_note(self, phase: WorkerPhase) -> None:
+        self._phase = phase
         part = self._note.with_suffix(".part")
         with suppress(OSError):  # a full disk: the locks hold without the note
             make_private(self._folder, self._home)
-            part.write_text(json.dumps({**self._told, "posture": posture}), encoding="utf-8")
+            part.write_text(json.dumps({**self._identity, "posture": phase}), encoding="utf-8")
             part.replace(self._note)
 
 
-def occupants(places: Places) -> list[Occupant]:
+def living_workers(places: Places) -> list[WorkerInfo]:
     """The living workers of this home, by seat; notes of the dead are removed."""
     found = []
-    for note in sorted(places.seats.glob("*/*.json")):
-        told = _read(note)
-        if told is None:
+    for note in sorted(places.worker_locks.glob("*/*.json")):
+        content = _read(note)
+        if content is None:
             continue
-        if process_identity.recognise(told) is None:
+        if process_identity.find_process(content) is None:
             _remove(note)
             continue
-        found.append(Occupant(**{**told, "queues": tuple(told["queues"]), "posture": Posture(told["posture"])}))
+        found.append(
+            WorkerInfo(phase=WorkerPhase(content.pop("posture")), **{**content, "queues": tuple(content["queues"])})
+        )
     return found
 
 

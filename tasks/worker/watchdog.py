@@ -20,7 +20,7 @@ from tasks.ledger.client import LEASE_TTL_S
 from tasks.runner.liveness_pipe import wake_when_parent_dies
 from tasks.system.resilient_loop import Rounds
 from tasks.worker.frozen_slots import StoppedSlots
-from tasks.worker.slot_locks import CANNOT_BEGIN, Seat
+from tasks.worker.slot_locks import CANNOT_START_JOBS, WorkerLock
 
 log = logging.getLogger("mistudio.worker")
 
@@ -52,9 +52,9 @@ class ParentWatch:
 class Guard(threading.Thread):
     """Tells the worker to end when its parent is gone, and ends it when it was told to and has no job any more."""
 
-    def __init__(self, seat: Seat, parent: ParentWatch) -> None:
+    def __init__(self, worker_lock: WorkerLock, parent: ParentWatch) -> None:
         super().__init__(name="guard", daemon=True)
-        self._seat, self._parent = seat, parent
+        self._worker_lock, self._parent = worker_lock, parent
         self._stopped_slots, self._look_at_slots_at = StoppedSlots(), 0.0
         self._last_busy_at = time.monotonic()
         self._rounds = Rounds("a look at this worker", log)
@@ -63,30 +63,30 @@ class Guard(threading.Thread):
         """Watch for as long as the worker lives."""
         while True:
             time.sleep(_LOOK_EVERY_S)
-            for look in (self._give_up_stopped_slots, self._see_to_the_seat, self._see_to_faults, self._see_to_the_end):
+            for look in (self._give_up_stopped_slots, self._repair_lock, self._see_to_faults, self._see_to_the_end):
                 with self._rounds.guarded():
                     look()
 
-    def _see_to_the_seat(self) -> None:
-        if self._seat.repair():
+    def _repair_lock(self) -> None:
+        if self._worker_lock.repair():
             log.warning("files of this worker's seat were removed: created again")
 
     def _see_to_faults(self) -> None:
         """A worker that cannot begin jobs is replaced: at once, or by another one beside its last jobs."""
-        faults = self._seat.faults
-        if faults.in_a_row < MOST_FAULTS or told_to_end():
+        faults = self._worker_lock.faults
+        if faults.in_a_row < MOST_FAULTS or is_shutting_down():
             return
         log.error("%d jobs in a row could not be begun (%s): ending, to be replaced", faults.in_a_row, faults.last)
-        if self._seat.is_busy():
+        if self._worker_lock.is_busy():
             os.kill(os.getpid(), signal.SIGTERM)
         else:
-            self._end(CANNOT_BEGIN)
+            self._end(CANNOT_START_JOBS)
 
     def _see_to_the_end(self) -> None:
-        if not told_to_end() and not self._parent.lives():
+        if not is_shutting_down() and not self._parent.lives():
             log.warning("whoever started this worker is gone: draining")
             os.kill(os.getpid(), signal.SIGTERM)
-        if not told_to_end() or self._seat.is_busy():
+        if not is_shutting_down() or self._worker_lock.is_busy():
             self._last_busy_at = time.monotonic()
         elif time.monotonic() - self._last_busy_at > MAY_TIDY_S:
             log.warning("there has been no job for %g s, but Celery does not end: ending without it", MAY_TIDY_S)
@@ -95,17 +95,17 @@ class Guard(threading.Thread):
     def _give_up_stopped_slots(self) -> None:
         if time.monotonic() >= self._look_at_slots_at:
             self._look_at_slots_at = time.monotonic() + _LOOK_AT_SLOTS_EVERY_S
-            for told in self._stopped_slots.kill(MAY_TIDY_S if told_to_end() else LEASE_TTL_S):
-                log.warning(told)
+            for message in self._stopped_slots.kill(MAY_TIDY_S if is_shutting_down() else LEASE_TTL_S):
+                log.warning(message)
 
     def _end(self, code: int) -> None:
         for child in psutil.Process().children():
             child.kill()
-        self._seat.leave()
+        self._worker_lock.leave()
         os._exit(code)
 
 
-def told_to_end() -> bool:
+def is_shutting_down() -> bool:
     """Whether this worker was told to end, at once or after its jobs."""
     codes = (celery_state.should_stop, celery_state.should_terminate)
     return any(code is not None and code is not False for code in codes)  # 0 is one: the exit code of a good end

@@ -10,10 +10,10 @@ import socket
 import time
 from typing import Any
 
-from tasks.ledger.client import Ledger, WorkerBeat
-from tasks.ledger.maintenance import Upkeep
+from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.ledger.maintenance import MaintenanceSettings
 from tasks.paths import Places
-from tasks.worker.slot_locks import Seat
+from tasks.worker.slot_locks import WorkerLock
 
 #: For how long a worker that starts has its name before its first heartbeat, in seconds.
 STARTING_TTL_S = 30.0
@@ -22,38 +22,43 @@ STARTING_TTL_S = 30.0
 class WorkerName:
     """What one worker claims its name with, once it has its seat."""
 
-    def __init__(self, seat: Seat, places: Places) -> None:
-        self._seat, self._home = seat, str(places.home)
+    def __init__(self, worker_lock: WorkerLock, places: Places) -> None:
+        self._worker_lock, self._home = worker_lock, str(places.home)
 
-    def take(self, ledger: Ledger, beat: WorkerBeat) -> str:
+    def take(self, ledger: Ledger, heartbeat: WorkerHeartbeat) -> str:
         """Take the name, or keep it; why that is not possible, or "". Raises Unreachable or Refused.
 
         It is free at once when its last worker had the seat that this one has: that one is dead or takes no more jobs.
         """
-        return _why_taken(beat.name, ledger.take_name(beat.name, self._holder(), STARTING_TTL_S))
+        return _why_taken(heartbeat.name, ledger.take_name(heartbeat.name, self._holder(), STARTING_TTL_S))
 
     def send(
-        self, ledger: Ledger, beat: WorkerBeat, *, loop_ran: bool = False, upkeep: Upkeep | None = None
+        self,
+        ledger: Ledger,
+        heartbeat: WorkerHeartbeat,
+        *,
+        loop_ran: bool = False,
+        maintenance: MaintenanceSettings | None = None,
     ) -> tuple[float, str]:
         """Send a heartbeat and keep the name with it: the server's clock, and why the name is another's now, or ""."""
-        now, holder = ledger.beat(beat, self._holder(), loop_ran=loop_ran, upkeep=upkeep)
-        return now, _why_taken(beat.name, holder)
+        now, holder = ledger.heartbeat(heartbeat, self._holder(), loop_ran=loop_ran, maintenance=maintenance)
+        return now, _why_taken(heartbeat.name, holder)
 
-    def send_refused(self, ledger: Ledger, beat: WorkerBeat) -> None:
+    def send_refused(self, ledger: Ledger, heartbeat: WorkerHeartbeat) -> None:
         """Send the heartbeat of a worker whose name another has, which has a heartbeat of its own."""
-        ledger.beat(beat, field=self._refused_field(beat.name))
+        ledger.heartbeat(heartbeat, field=self._refused_field(heartbeat.name))
 
     def forget(self, ledger: Ledger, name: str) -> None:
         """Give the name back, as a worker ends. Raises Unreachable or Refused."""
-        ledger.forget_worker(name, self._seat.token, self._refused_field(name))
+        ledger.forget_worker(name, self._worker_lock.token, self._refused_field(name))
 
     def _refused_field(self, name: str) -> str:
-        return f"{name} {self._seat.token}"
+        return f"{name} {self._worker_lock.token}"
 
     def _holder(self) -> dict[str, Any]:
         return {
-            "token": self._seat.token,
-            "predecessors": self._seat.predecessors,
+            "token": self._worker_lock.token,
+            "predecessors": self._worker_lock.predecessors,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "home": self._home,

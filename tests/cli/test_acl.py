@@ -329,9 +329,9 @@ def test_real_workers_of_the_worker_role_do_what_submitters_submit(server: Redis
             assert command("submitter", "jobs", "cancel", runs).returncode == 0
             assert command("reader", "jobs", "logs", job_id).returncode == 0
             assert command("submitter", "submit", "cleanup", "--wait").returncode == 0
-            asked = command("submitter", "--owner", "bob", "submit", "cleanup")
-            assert asked.returncode == Code.USAGE
-            assert "The Redis user mistudio-submitter cannot submit jobs of another owner, bob." in asked.stderr
+            requested = command("submitter", "--owner", "bob", "submit", "cleanup")
+            assert requested.returncode == Code.USAGE
+            assert "The Redis user mistudio-submitter cannot submit jobs of another owner, bob." in requested.stderr
             assert command("admin", "workers", "status").returncode == 0
         finally:
             assert command("worker", "workers", "stop", "--all").returncode == 0

@@ -75,8 +75,8 @@ def test_a_habit_means_a_command(typed: str, meant: str) -> None:
 
 @pytest.mark.parametrize("typed", ["worker list -o json", "ps -n 3", "version"])
 def test_a_habit_does_what_the_command_does(cli: Cli, typed: str) -> None:
-    told = cli(*typed.split())
-    assert (told.code, bool(told.out)) == (Code.OK, True), told.err
+    result = cli(*typed.split())
+    assert (result.code, bool(result.out)) == (Code.OK, True), result.err
 
 
 @pytest.mark.parametrize(
@@ -93,9 +93,9 @@ def test_flags_of_other_libraries_and_of_earlier_versions_set_the_same_parameter
     (cli.home / "corpus.txt").write_text("some text\n" * 99)
     made = cli("submit", "toy-model", "--dataset", corpus, "--name", "toy")
     assert made.code == Code.OK, made.err
-    told = cli("submit", "train", "--model", "toy", "--dataset", corpus, *words.split(), "--dry-run", "--json")
-    assert told.code == Code.OK, told.err
-    params = told.json["jobs"][-1]["params"]
+    result = cli("submit", "train", "--model", "toy", "--dataset", corpus, *words.split(), "--dry-run", "--json")
+    assert result.code == Code.OK, result.err
+    params = result.json["jobs"][-1]["params"]
     wanted = {"lr": 1e-3, "width": 64, "batch": 512, "clip": 0.5, "tokens": 10_000, "layer": 1}
     assert {name: params[name] for name in wanted} == wanted
 
@@ -104,28 +104,28 @@ def test_flags_of_other_libraries_and_of_earlier_versions_set_the_same_parameter
 def test_a_toy_models_flags_are_those_of_its_configuration(cli: Cli, words: str) -> None:
     (cli.home / "corpus.txt").write_text("some text\n" * 99)
     corpus = str(cli.home / "corpus.txt")
-    told = cli("submit", "toy-model", "--dataset", corpus, *words.split(), "--dry-run", "--json")
-    assert told.code == Code.OK, told.err
-    assert {"width": 64, "context": 32}.items() <= told.json["jobs"][-1]["params"].items()
+    result = cli("submit", "toy-model", "--dataset", corpus, *words.split(), "--dry-run", "--json")
+    assert result.code == Code.OK, result.err
+    assert {"width": 64, "context": 32}.items() <= result.json["jobs"][-1]["params"].items()
 
 
 def test_celerys_flags_start_a_worker(cli: Cli) -> None:
-    told = cli("workers", "start", "-Q", "nope", "-c", "2")
-    assert told.code == Code.USAGE
-    assert "nope" in told.err
-    assert "No such option" not in told.err
+    result = cli("workers", "start", "-Q", "nope", "-c", "2")
+    assert result.code == Code.USAGE
+    assert "nope" in result.err
+    assert "No such option" not in result.err
 
 
 @pytest.mark.parametrize("words", ["queue ls --watch", "jobs ls -w", "workers status --watch"])
 def test_watching_leads_to_the_live_view(cli: Cli, words: str) -> None:
-    told = cli(*words.split())
-    assert (told.code, told.out) == (Code.USAGE, "")
-    assert "mistudio top" in told.err
+    result = cli(*words.split())
+    assert (result.code, result.out) == (Code.USAGE, "")
+    assert "mistudio top" in result.err
 
 
 def test_a_format_there_is_not_leads_to_json(cli: Cli) -> None:
-    told = cli("jobs", "ls", "-o", "yaml")
-    assert (told.code, told.err) == (Code.USAGE, "-o 'yaml' is no format here.\n  For JSON: --json\n")
+    result = cli("jobs", "ls", "-o", "yaml")
+    assert (result.code, result.err) == (Code.USAGE, "-o 'yaml' is no format here.\n  For JSON: --json\n")
 
 
 def test_values_are_never_taken_for_flags(cli: Cli) -> None:
@@ -141,6 +141,6 @@ def test_help_has_the_names_of_this_program_alone(cli: Cli, words: str) -> None:
 
 def test_what_is_no_word_at_all_is_still_refused(cli: Cli) -> None:
     for words in ("nothing", "jobs nothing", "jobs ls --nothing"):
-        told = cli(*words.split())
-        assert (told.code, told.out) == (Code.USAGE, "")
-        assert "No such" in told.err
+        result = cli(*words.split())
+        assert (result.code, result.out) == (Code.USAGE, "")
+        assert "No such" in result.err

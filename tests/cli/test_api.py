@@ -17,12 +17,12 @@ from mistudio_cli.views import json_shapes
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job
 from tasks.ledger import overview
-from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.ledger.client import Ledger, WorkerHeartbeat
 from tasks.ledger.overview import Wanted
 from tasks.queues import QUEUE_NAMES
 from tests.cli.conftest import Cli
 
-BEAT = WorkerBeat("all-queues@h", "h", 7, QUEUE_NAMES, 8, 1000.0)
+HEARTBEAT = WorkerHeartbeat("all-queues@h", "h", 7, QUEUE_NAMES, 8, 1000.0)
 SECRET = "hf_secret_value"
 
 
@@ -63,23 +63,23 @@ def test_queues_are_pending_jobs_by_name(cli: Cli, client: httpx.Client) -> None
 
 
 def test_active_tells_each_worker_s_jobs_and_never_their_arguments(cli: Cli, client: httpx.Client) -> None:
-    cli.ledger.beat(BEAT)
+    cli.ledger.heartbeat(HEARTBEAT)
     assert client.get("/active").json() == {"all-queues@h": []}
     job = submit(cli.ledger)
-    cli.ledger.claim(job.id, BEAT.name, BEAT.host)
-    told = client.get("/active")
-    (task,) = told.json()["all-queues@h"]
+    cli.ledger.claim(job.id, HEARTBEAT.name, HEARTBEAT.host)
+    response = client.get("/active")
+    (task,) = response.json()["all-queues@h"]
     assert (task["id"], task["name"]) == (job.id, "mistudio.download")
     assert (task["kind"], task["queue"], task["args"]) == ("download", "datasets", "[redacted]")
     assert (task["started_at"][-1], task["progress"]) == ("Z", None)
-    assert SECRET not in told.text
+    assert SECRET not in response.text
 
 
 def test_stats_are_told_for_each_worker(cli: Cli, client: httpx.Client) -> None:
-    cli.ledger.beat(BEAT)
+    cli.ledger.heartbeat(HEARTBEAT)
     job = submit(cli.ledger)
-    cli.ledger.claim(job.id, BEAT.name, BEAT.host)
-    (beat,) = cli.ledger.workers()
+    cli.ledger.claim(job.id, HEARTBEAT.name, HEARTBEAT.host)
+    (heartbeat,) = cli.ledger.workers()
     assert client.get("/stats").json()["all-queues@h"] == {
         "queues": list(QUEUE_NAMES),
         "slots": 8,
@@ -87,16 +87,16 @@ def test_stats_are_told_for_each_worker(cli: Cli, client: httpx.Client) -> None:
         "host": "h",
         "pid": 7,
         "started_at": "1970-01-01T00:16:40.000Z",
-        "seen_at": json_shapes.time(beat.seen_at),
+        "seen_at": json_shapes.time(heartbeat.seen_at),
     }
 
 
 def test_health_has_the_seed_s_shape(cli: Cli, client: httpx.Client) -> None:
-    cli.ledger.beat(BEAT)
+    cli.ledger.heartbeat(HEARTBEAT)
     submit(cli.ledger)
-    told = client.get("/health")
-    assert (told.status_code, told.headers["content-type"]) == (200, "application/json")
-    assert told.json() == {
+    response = client.get("/health")
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
+    assert response.json() == {
         "status": "healthy",
         "workers_connected": 1,
         "total_queued": 1,
@@ -107,15 +107,15 @@ def test_health_has_the_seed_s_shape(cli: Cli, client: httpx.Client) -> None:
 
 
 def test_pending_on_a_queue_nobody_consumes_warns(ledger: Ledger) -> None:
-    ledger.beat(WorkerBeat("w@h", "h", 7, ("training",), 1, 1000.0))
+    ledger.heartbeat(WorkerHeartbeat("w@h", "h", 7, ("training",), 1, 1000.0))
     submit(ledger)
-    told = health_of(ledger)
-    assert (told["status"], told["queues"]["datasets"]["status"]) == ("warning", "warning")
-    assert told["warnings"] == ["Queue 'datasets' has 1 pending and no worker"]
+    result = health_of(ledger)
+    assert (result["status"], result["queues"]["datasets"]["status"]) == ("warning", "warning")
+    assert result["warnings"] == ["Queue 'datasets' has 1 pending and no worker"]
 
 
 def test_a_backlog_over_a_hundred_warns(ledger: Ledger) -> None:
-    ledger.beat(BEAT)
+    ledger.heartbeat(HEARTBEAT)
     for _ in range(100):
         submit(ledger)
     assert health_of(ledger)["status"] == "healthy"
@@ -133,17 +133,17 @@ def test_a_broker_that_is_away_is_503_and_no_zeros(cli: Cli) -> None:
     away = Cli(cli.home, "redis://someone:secret@127.0.0.1:1/0", cli.ledger)
     with serving(away) as client:
         for name in ("queues", "active", "stats"):
-            told = client.get(f"/{name}")
-            assert (told.status_code, list(told.json())) == (503, ["error"])
-            assert "secret" not in told.text
-        told = client.get("/health")
-        assert (told.status_code, told.json()["status"], told.json()["queues"]) == (503, "critical", None)
+            response = client.get(f"/{name}")
+            assert (response.status_code, list(response.json())) == (503, ["error"])
+            assert "secret" not in response.text
+        response = client.get("/health")
+        assert (response.status_code, response.json()["status"], response.json()["queues"]) == (503, "critical", None)
 
 
 def test_what_is_not_there_is_said_in_json(client: httpx.Client) -> None:
     assert client.get("/nothing").json() == {"error": "Not Found"}
-    told = client.post("/queues")
-    assert (told.status_code, told.json()) == (405, {"error": "Method Not Allowed"})
+    response = client.post("/queues")
+    assert (response.status_code, response.json()) == (405, {"error": "Method Not Allowed"})
 
 
 def test_another_site_s_page_cannot_ask_through_a_name_of_its_own(client: httpx.Client) -> None:
@@ -151,9 +151,9 @@ def test_another_site_s_page_cannot_ask_through_a_name_of_its_own(client: httpx.
 
 
 def test_listening_beyond_the_loopback_demands_a_token(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = cli("serve", "--host", "0.0.0.0", "--port", "0")
-    assert told.code == Code.USAGE
-    assert told.err.startswith("Listening on 0.0.0.0 lets others in, so requests must bear a token.")
+    result = cli("serve", "--host", "0.0.0.0", "--port", "0")
+    assert result.code == Code.USAGE
+    assert result.err.startswith("Listening on 0.0.0.0 lets others in, so requests must bear a token.")
 
 
 def test_a_token_is_asked_of_every_request(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,11 +161,11 @@ def test_a_token_is_asked_of_every_request(cli: Cli, monkeypatch: pytest.MonkeyP
     with serving(cli, "--host", "0.0.0.0", "--token-env", "A_TOKEN") as client:
         port = client.base_url.port
         for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "let-me-in"}):
-            told = httpx.get(f"http://127.0.0.1:{port}/api/v1/workers/queues", headers=header, trust_env=False)
-            assert (told.status_code, told.headers["www-authenticate"]) == (401, "Bearer")
+            response = httpx.get(f"http://127.0.0.1:{port}/api/v1/workers/queues", headers=header, trust_env=False)
+            assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer")
         header = {"Authorization": "Bearer let-me-in"}
-        told = httpx.get(f"http://127.0.0.1:{port}/api/v1/workers/queues", headers=header, trust_env=False)
-        assert told.status_code == 200
+        response = httpx.get(f"http://127.0.0.1:{port}/api/v1/workers/queues", headers=header, trust_env=False)
+        assert response.status_code == 200
 
 
 def test_a_unix_socket_is_its_owner_s_alone_and_gone_afterwards(cli: Cli, short_tmp: object) -> None:
@@ -184,17 +184,17 @@ def test_a_unix_socket_is_its_owner_s_alone_and_gone_afterwards(cli: Cli, short_
 
 def test_a_port_that_is_taken_is_one_sentence(cli: Cli, client: httpx.Client) -> None:
     port = client.base_url.port
-    told = cli("serve", "--port", str(port))
-    assert told.code == Code.USAGE
-    assert told.err.startswith(f"127.0.0.1:{port} cannot be listened on: Address already in use.")
+    result = cli("serve", "--port", str(port))
+    assert result.code == Code.USAGE
+    assert result.err.startswith(f"127.0.0.1:{port} cannot be listened on: Address already in use.")
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "x" * 300, "a..b", "256.0.0.1", "\x1b"])
 def test_a_host_that_there_is_not_is_one_sentence(cli: Cli, host: str) -> None:
-    told = cli("serve", "--host", host, "--port", "0", MISTUDIO_API_TOKEN="secret")
-    assert (told.code, told.out) == (Code.USAGE, "")
-    assert "cannot be listened on: " in told.err
-    assert len(told.err.splitlines()) == 2
+    result = cli("serve", "--host", host, "--port", "0", MISTUDIO_API_TOKEN="secret")
+    assert (result.code, result.out) == (Code.USAGE, "")
+    assert "cannot be listened on: " in result.err
+    assert len(result.err.splitlines()) == 2
 
 
 def test_whatever_is_requested_is_answered_in_json(client: httpx.Client) -> None:
@@ -225,7 +225,7 @@ def test_whatever_is_requested_is_answered_in_json(client: httpx.Client) -> None
 
 
 def test_hosts_are_those_of_hosts_ls(cli: Cli, client: httpx.Client) -> None:
-    cli.ledger.beat(BEAT)
+    cli.ledger.heartbeat(HEARTBEAT)
     (host,) = client.get(str(client.base_url.join("/api/v1/hosts"))).json()["hosts"]
     assert (host["name"], host["state"], host["workers"]) == ("h", "workers only", 1)
     assert host["gpus"] is None

@@ -14,8 +14,8 @@ from tests.cli.conftest import Cli
 
 
 def submit(cli: Cli, state: State | None = None, **changes: object) -> Job:
-    told = {"kind": "nap", "name": "a", "queue": "training", "params": {"ticks": 1}, **changes}
-    job = cli.ledger.submit(Job(new_job_id(), **told))
+    result = {"kind": "nap", "name": "a", "queue": "training", "params": {"ticks": 1}, **changes}
+    job = cli.ledger.submit(Job(new_job_id(), **result))
     if state is State.CANCELLED:
         cli.ledger.request_cancel(job.id)
     elif state is not None:
@@ -26,9 +26,9 @@ def submit(cli: Cli, state: State | None = None, **changes: object) -> Job:
 
 
 def listed(cli: Cli, *words: str) -> set[str]:
-    told = cli("jobs", "ls", "--json", *words)
-    assert told.code == Code.OK, told.err
-    return {job["id"] for job in told.json["jobs"]}
+    result = cli("jobs", "ls", "--json", *words)
+    assert result.code == Code.OK, result.err
+    return {job["id"] for job in result.json["jobs"]}
 
 
 def test_several_words_with_commas_or_repeated_mean_any_of_them(cli: Cli) -> None:
@@ -46,12 +46,12 @@ def test_several_words_with_commas_or_repeated_mean_any_of_them(cli: Cli) -> Non
 def test_cancel_wait_and_rm_take_the_flags_of_ls(cli: Cli) -> None:
     mine = [submit(cli, tags=("mine",)) for _ in range(3)]
     other, done = submit(cli, tags=("other",)), submit(cli, State.SUCCEEDED, tags=("mine",))
-    asked = cli("jobs", "cancel", "--tag", "mine")
-    assert (asked.code, cli.ledger.need(mine[0].id).state) == (Code.USAGE, State.QUEUED)
-    assert "To confirm: mistudio jobs cancel --tag mine --yes" in asked.err.replace("\n  ", " ")
-    told = cli("jobs", "cancel", "--tag", "mine", "--yes", "--json")
-    assert told.code == Code.OK, told.err
-    assert {job["id"] for job in told.json["jobs"]} == {job.id for job in mine}
+    requested = cli("jobs", "cancel", "--tag", "mine")
+    assert (requested.code, cli.ledger.need(mine[0].id).state) == (Code.USAGE, State.QUEUED)
+    assert "To confirm: mistudio jobs cancel --tag mine --yes" in requested.err.replace("\n  ", " ")
+    result = cli("jobs", "cancel", "--tag", "mine", "--yes", "--json")
+    assert result.code == Code.OK, result.err
+    assert {job["id"] for job in result.json["jobs"]} == {job.id for job in mine}
     assert cli.ledger.need(other.id).state is State.QUEUED
     waited = cli("jobs", "wait", "--tag", "mine", "--json")
     assert waited.code == Code.FAILED
@@ -69,10 +69,10 @@ def test_cancel_wait_and_rm_take_the_flags_of_ls(cli: Cli) -> None:
 def test_without_a_choice_or_with_two_it_says_how_to_choose(cli: Cli, verb: str) -> None:
     job = submit(cli, State.SUCCEEDED)
     for words in ([], [job.id, "--tag", "x"]):
-        told = cli("jobs", verb, *words)
-        assert told.code == Code.USAGE
-        assert "Which jobs?" in told.err
-        assert "--state, --kind, --queue, --name, --tag, --owner, --since or --until" in told.err
+        result = cli("jobs", verb, *words)
+        assert result.code == Code.USAGE
+        assert "Which jobs?" in result.err
+        assert "--state, --kind, --queue, --name, --tag, --owner, --since or --until" in result.err
     assert cli.ledger.get(job.id) is not None
 
 
@@ -146,5 +146,5 @@ def test_queues_may_be_named_with_commas(cli: Cli) -> None:
 
 def test_waiting_for_no_number_of_seconds_is_refused(cli: Cli) -> None:
     job = submit(cli)
-    told = cli("jobs", "wait", job.id, "--timeout", "nan", timeout_s=20)
-    assert (told.code, told.err.splitlines()[0]) == (Code.USAGE, "--timeout must be a number of seconds, not nan.")
+    result = cli("jobs", "wait", job.id, "--timeout", "nan", timeout_s=20)
+    assert (result.code, result.err.splitlines()[0]) == (Code.USAGE, "--timeout must be a number of seconds, not nan.")

@@ -18,13 +18,13 @@ from mistudio_cli.monitor.collector.collector import ALL_PARTS, LASTING_PARTS, C
 from mistudio_cli.monitor.collector.shared_ledger import SharedLedger
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job
-from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.ledger.client import Ledger, WorkerHeartbeat
 from tasks.ledger.overview import Wanted
 from tasks.paths import Places
 from tasks.redis_client.redis_connection import Client, Silent, Unreachable, connect
 from tests.conftest import RedisServer, until
 
-BEAT = WorkerBeat("all-queues@elsewhere", "elsewhere", 7, ("training",), 3, 1000.0)
+HEARTBEAT = WorkerHeartbeat("all-queues@elsewhere", "elsewhere", 7, ("training",), 3, 1000.0)
 
 #: Longer than a test machine takes, so that nothing but what hangs is given up.
 LONG_S = 30.0
@@ -34,7 +34,7 @@ LONG_S = 30.0
 def ledger_of_its_own(own_redis: RedisServer) -> Iterator[Ledger]:
     client = connect(own_redis.url, 1.0)
     ledger = Ledger(client)
-    ledger.beat(BEAT)
+    ledger.heartbeat(HEARTBEAT)
     ledger.submit(Job(new_job_id(), "train", "a", "training", {}))
     yield ledger
     client.close()
@@ -106,9 +106,9 @@ def test_a_worker_that_started_after_the_last_good_value_is_neither_silent_nor_i
     stop(hung)
     until(lambda: collector.collect(0.1).parts["ledger"].error, LONG_S)
     new = {"name": "new@here", "state": "running", "pid": 4_000_000, "queues": ["training"], "slots": 1}
-    told = {**new, "restarts": 0, "started_at": 5.0, "last_exit": None}
+    result = {**new, "restarts": 0, "started_at": 5.0, "last_exit": None}
     monkeypatch.setattr(
-        supervisor_client, "status", lambda places: {"supervisor": {"pid": 1, "state": "running"}, "workers": [told]}
+        supervisor_client, "status", lambda places: {"supervisor": {"pid": 1, "state": "running"}, "workers": [result]}
     )
     seen = until(lambda: (s := collector.collect(0.1)).supervisor and s.supervisor["pid"] == 1 and s, LONG_S)
     row = next(row for row in seen.workers if row.name == "new@here")
@@ -130,7 +130,7 @@ def test_a_lasting_collector_asks_celery_workers_now_and_then(ledger_of_its_own:
     collector = Collector(lambda: ledger_of_its_own, Places(tmp_path, tmp_path), LASTING_PARTS, patience_s=LONG_S)
     first = collector.collect(LONG_S)
     assert first.celery is not None
-    assert [(worker.name, worker.mute) for worker in first.celery.workers] == [(BEAT.name, True)]
+    assert [(worker.name, worker.mute) for worker in first.celery.workers] == [(HEARTBEAT.name, True)]
     assert collector.collect(LONG_S).celery is first.celery, "it is not asked each time"
     collector.close()
 

@@ -17,14 +17,14 @@ from tests.cli.test_saes import add_sae
 
 def offered(cli: Cli, typed: str, shell: str = "bash", **environment: str) -> list[str]:
     """What the shell shows for a line that ends where TAB was pressed."""
-    told = {
+    result = {
         "COMP_WORDS": typed,
         "COMP_CWORD": str(len(typed.split(" ")) - 1),
         "_MISTUDIO_COMPLETE": f"complete_{shell}",
     }
-    told |= {"_TYPER_COMPLETE_ARGS": typed}
+    result |= {"_TYPER_COMPLETE_ARGS": typed}
     done = subprocess.run(
-        [MISTUDIO], env=cli.environment | told | environment, capture_output=True, text=True, timeout=60, cwd=cli.home
+        [MISTUDIO], env=cli.environment | result | environment, capture_output=True, text=True, timeout=60, cwd=cli.home
     )
     assert "Traceback" not in done.stderr, done.stderr
     return [line for line in done.stdout.splitlines() if line]

@@ -21,8 +21,8 @@ def file(tmp_path: Path) -> Path:
 def test_show_names_every_setting_with_its_origin(cli: Cli, file: Path) -> None:
     cli("config", "set", "keep_jobs", "500")
     cli("config", "set", "kinds.tokenize.priority", "7")
-    told = cli("config", "show", "--json", MISTUDIO_LOG_LEVEL="debug", MISTUDIO_API_TOKEN="hush")
-    found = {row["name"]: (row["value"], row["origin"]) for row in told.json["settings"]}
+    result = cli("config", "show", "--json", MISTUDIO_LOG_LEVEL="debug", MISTUDIO_API_TOKEN="hush")
+    found = {row["name"]: (row["value"], row["origin"]) for row in result.json["settings"]}
     assert set(found) >= {row.name for row in SETTINGS}
     assert found["keep_jobs"] == ("500", "file")
     assert found["kinds.tokenize.priority"] == ("7", "file")
@@ -32,7 +32,7 @@ def test_show_names_every_setting_with_its_origin(cli: Cli, file: Path) -> None:
     assert found["api_token"] == ("***", "environment")
     assert found["served_within"] == ("10m", "default")
     shown = cli("config", "show", MISTUDIO_API_TOKEN="hush")
-    assert "hush" not in shown.out + told.out
+    assert "hush" not in shown.out + result.out
     assert "kinds.tokenize.priority" in shown.out
     assert "kinds.train" not in shown.out, "a kind's defaults are no news"
     assert str(file) in shown.err
@@ -85,10 +85,10 @@ def test_what_cannot_be_set_is_refused_and_the_file_stays_as_it_was(
 ) -> None:
     cli("config", "set", "keep_jobs", "5")
     before = file.read_bytes()
-    told = cli("config", "set", name, value)
-    assert (told.code, told.out) == (Code.USAGE, "")
-    assert sentence in told.err
-    assert "hush" not in told.err
+    result = cli("config", "set", name, value)
+    assert (result.code, result.out) == (Code.USAGE, "")
+    assert sentence in result.err
+    assert "hush" not in result.err
     assert file.read_bytes() == before
     assert [path.name for path in file.parent.iterdir()] == ["mistudio.toml"]
 
@@ -104,9 +104,9 @@ def test_a_wrong_file_can_be_corrected_by_set_and_unset(cli: Cli, file: Path) ->
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(cli: Cli, file: Path) -> None:
     file.parent.write_text("no folder")
-    told = cli("config", "set", "keep_jobs", "5")
-    assert told.code == Code.USAGE
-    assert "cannot be written" in told.err
+    result = cli("config", "set", "keep_jobs", "5")
+    assert result.code == Code.USAGE
+    assert "cannot be written" in result.err
 
 
 def test_a_link_stays_a_link(cli: Cli, file: Path, tmp_path: Path) -> None:

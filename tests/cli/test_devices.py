@@ -25,22 +25,22 @@ print(json.dumps(dataclasses.asdict(read_devices(*map(pathlib.Path, sys.argv[1:]
 """
 
 
-def output_of(command: list[str], folder: Path, **told: str) -> dict:
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(folder), **{f"FAKE_{k}": v for k, v in told.items()}}
+def output_of(command: list[str], folder: Path, **result: str) -> dict:
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(folder), **{f"FAKE_{k}": v for k, v in result.items()}}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout)
 
 
-def ask(folder: Path, *places: Path, **told: str) -> dict:
-    return output_of([sys.executable, "-P", "-c", ASK, *map(str, places)], folder, **told)
+def ask(folder: Path, *places: Path, **result: str) -> dict:
+    return output_of([sys.executable, "-P", "-c", ASK, *map(str, places)], folder, **result)
 
 
 def test_every_field_of_every_gpu_is_read(driver: Path) -> None:
-    told = ask(driver, PID="4242")
-    assert told["reason"] is None
-    assert [device["name"] for device in told["devices"]] == ["Fake GPU 0", "Fake GPU 1"]
-    assert told["devices"][1] == {
+    result = ask(driver, PID="4242")
+    assert result["reason"] is None
+    assert [device["name"] for device in result["devices"]] == ["Fake GPU 0", "Fake GPU 1"]
+    assert result["devices"][1] == {
         "index": 1,
         "name": "Fake GPU 1",
         "uuid": "GPU-fake-1",
@@ -92,22 +92,22 @@ def test_wsl2_tells_processes_without_their_memory(driver: Path) -> None:
 
 @pytest.mark.parametrize("how", ["LOST", "ABSENT"])
 def test_a_lost_gpu_loses_only_its_own_row(driver: Path, how: str) -> None:
-    told = ask(driver, GPUS="3", **{how: "1"})
-    assert [device["problem"] for device in told["devices"]] == [None, "GPU is lost", None]
-    assert [device["utilisation"] for device in told["devices"]] == [42.0, None, 44.0]
+    result = ask(driver, GPUS="3", **{how: "1"})
+    assert [device["problem"] for device in result["devices"]] == [None, "GPU is lost", None]
+    assert [device["utilisation"] for device in result["devices"]] == [42.0, None, 44.0]
 
 
 def test_a_gpu_that_is_cut_into_mig_instances_is_read_as_these(driver: Path) -> None:
-    told = ask(driver, GPUS="3", MIG="1", INSTANCES="2", TOTAL_GIB_9="10", USED_GIB_9="1")["devices"]
-    places = [(device["index"], device["instance"], device["uuid"], device["gpu_uuid"]) for device in told]
+    result = ask(driver, GPUS="3", MIG="1", INSTANCES="2", TOTAL_GIB_9="10", USED_GIB_9="1")["devices"]
+    places = [(device["index"], device["instance"], device["uuid"], device["gpu_uuid"]) for device in result]
     assert places == [
         (0, None, "GPU-fake-0", None),
         (1, 1, "MIG-fake-1", "GPU-fake-1"),
         (1, 2, "MIG-fake-2", "GPU-fake-1"),
         (2, None, "GPU-fake-2", None),
     ]
-    assert (told[1]["memory_total"], told[1]["memory_used"]) == (10 * GIB, GIB)
-    assert not any(device["in_instances"] or device["problem"] for device in told)
+    assert (result[1]["memory_total"], result[1]["memory_used"]) == (10 * GIB, GIB)
+    assert not any(device["in_instances"] or device["problem"] for device in result)
 
 
 def test_a_gpu_whose_instances_cannot_be_used_or_read_stays_one(driver: Path, old_driver: Path) -> None:
@@ -146,13 +146,13 @@ def test_a_driver_from_before_version_2_of_its_calls_still_answers(old_driver: P
         ({"GPUS": "0"}, "no NVIDIA GPU"),
     ],
 )
-def test_a_driver_that_tells_nothing_is_a_reason(driver: Path, told: dict[str, str], reason: str) -> None:
-    assert ask(driver, **told) == {"devices": [], "reason": reason, "limit": None}
+def test_a_driver_that_tells_nothing_is_a_reason(driver: Path, result: dict[str, str], reason: str) -> None:
+    assert ask(driver, **result) == {"devices": [], "reason": reason, "limit": None}
 
 
 def test_without_a_driver_the_reason_says_so(tmp_path: Path) -> None:
-    told = ask(tmp_path)
-    assert told["reason"] in (NO_DRIVER, None), "a machine with a real driver tells its devices instead"
+    result = ask(tmp_path)
+    assert result["reason"] in (NO_DRIVER, None), "a machine with a real driver tells its devices instead"
 
 
 def test_gpustat_reads_the_same(driver: Path) -> None:

@@ -23,7 +23,7 @@ from mistudio_cli.profile.rules import (
 )
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job
-from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.ledger.client import Ledger, WorkerHeartbeat
 from tasks.ledger.dead_letters import put_aside, read
 from tasks.queues import QUEUE_NAMES
 from tests.cli.conftest import Cli
@@ -32,26 +32,26 @@ from tests.queue_table import needs_in_all
 GIB = 1 << 30
 
 
-def verdicts(told: dict) -> dict[str, str]:
-    return {check["name"]: check["verdict"] for check in told["checks"]}
+def verdicts(result: dict) -> dict[str, str]:
+    return {check["name"]: check["verdict"] for check in result["checks"]}
 
 
 def test_a_sound_redis_passes_and_a_home_without_workers_is_a_warning(cli: Cli) -> None:
-    told = cli("doctor", "--json")
-    found = verdicts(told.json)
-    assert (told.code, told.json["ok"]) == (Code.OK, True), told.json
+    result = cli("doctor", "--json")
+    found = verdicts(result.json)
+    assert (result.code, result.json["ok"]) == (Code.OK, True), result.json
     assert found["redis"] == found["redis append-only file"] == found["redis eviction"] == "ok"
     assert (found["supervisor"], found["workers"]) == ("warning", "warning")
-    assert all(check["mend"] for check in told.json["checks"] if check["verdict"] != "ok")
+    assert all(check["mend"] for check in result.json["checks"] if check["verdict"] != "ok")
 
 
 def test_jobs_on_a_queue_without_a_worker_fail_it(cli: Cli) -> None:
     cli.ledger.submit(Job(new_job_id(), "train", "a", "training", {}))
-    told = cli("doctor")
-    assert told.code == Code.FAILED
-    assert "no worker for: training (1 pending)" in told.out
-    assert "workers: mistudio workers start full" in told.err
-    cli.ledger.beat(WorkerBeat("w@h", "h", 1, QUEUE_NAMES, 1, 1.0))
+    result = cli("doctor")
+    assert result.code == Code.FAILED
+    assert "no worker for: training (1 pending)" in result.out
+    assert "workers: mistudio workers start full" in result.err
+    cli.ledger.heartbeat(WorkerHeartbeat("w@h", "h", 1, QUEUE_NAMES, 1, 1.0))
     assert cli("doctor").code == Code.OK
 
 
@@ -59,22 +59,22 @@ def test_refused_messages_are_counted_and_the_last_one_told(cli: Cli) -> None:
     assert verdicts(cli("doctor", "--json").json)["messages"] == "ok"
     for why in ("an early one", "It names no task."):
         put_aside(cli.ledger.client.call, "mistudio:", "datasets", "{}", why)
-    told = cli("doctor")
-    assert told.code == Code.OK
-    assert "2 refused in the last 24 h; the last one, from datasets: It names no task." in told.out
+    result = cli("doctor")
+    assert result.code == Code.OK
+    assert "2 refused in the last 24 h; the last one, from datasets: It names no task." in result.out
     day_old = [dataclasses.replace(refusal, at=refusal.at - 90_000) for refusal in read(cli.ledger.client)]
     assert checks.messages(day_old, time.time(), "mistudio:refused").verdict == "ok"
 
 
 def test_an_unreachable_redis_fails_it(cli: Cli) -> None:
-    told = cli("--broker-url", "redis://me:secret@127.0.0.1:1/0", "doctor", "--json")
-    assert (told.code, verdicts(told.json)["redis"]) == (Code.FAILED, "failed")
-    assert "secret" not in told.out + told.err
+    result = cli("--broker-url", "redis://me:secret@127.0.0.1:1/0", "doctor", "--json")
+    assert (result.code, verdicts(result.json)["redis"]) == (Code.FAILED, "failed")
+    assert "secret" not in result.out + result.err
 
 
 def test_nothing_is_started_for_a_home_without_redis(cli: Cli) -> None:
-    told = cli("doctor", "--json", CELERY_BROKER_URL="")
-    assert verdicts(told.json)["redis"] == "warning"
+    result = cli("doctor", "--json", CELERY_BROKER_URL="")
+    assert verdicts(result.json)["redis"] == "warning"
     assert list(cli.home.iterdir()) == []
 
 
@@ -87,7 +87,7 @@ def test_a_redis_that_forgets_is_a_warning(ledger: Ledger) -> None:
         ledger.client.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
         ledger.client.call("CONFIG", "SET", "appendonly", "yes")
     assert [check.verdict for check in found.values()] == ["ok", "ok", "ok", "warning", "warning"]
-    assert "noeviction" in found["redis eviction"].mend
+    assert "noeviction" in found["redis eviction"].hint
 
 
 def test_a_redis_that_answers_before_it_has_written_is_a_warning(ledger: Ledger) -> None:
@@ -97,7 +97,7 @@ def test_a_redis_that_answers_before_it_has_written_is_a_warning(ledger: Ledger)
     assert (found().verdict, found().detail) == ("ok", "on, synced before each answer: jobs survive a crash of Redis")
     ledger.client.call("CONFIG", "SET", "appendfsync", "everysec")
     try:
-        assert (found().verdict, found().mend) == (
+        assert (found().verdict, found().hint) == (
             "warning",
             "redis-cli CONFIG SET appendfsync always, and in redis.conf",
         )
@@ -114,9 +114,9 @@ def test_a_full_disk_fails() -> None:
 def test_a_machine_too_small_for_its_workers_is_a_warning_with_the_numbers() -> None:
     full, small, needs = workers_of(load_profile("full")), Machine(2, 8 * 10**9, 2, 8 * 10**9), needs_in_all()
     cpus, large = needs.cpus, needs.memory_gb * 10**9
-    told = checks.resources("What runs here", full, small)
-    assert told.verdict == "warning"
-    assert told.detail.startswith(
+    result = checks.resources("What runs here", full, small)
+    assert result.verdict == "warning"
+    assert result.detail.startswith(
         f"What runs here needs {needs.cpus} cores; this machine has 2. What runs here needs {needs.memory_gb} GB"
     )
     assert checks.resources("What runs here", full, Machine(cpus, large, cpus, large, needs.gpus)) == checks.Check(
@@ -133,8 +133,8 @@ def test_what_runs_is_held_against_the_machine_and_else_the_default_profile(cli:
     row = {"name": "w@h", "queues": ["training"], "slots": 2, "state": "running"}
     leaving = {**row, "state": "draining"}
     mine = ReadProfile(ProfileFile("mine", Path("mine.toml"), "own"), Profile("mine", "", "one", gpu_jobs=3))
-    told = {"profile": "mine", "workers": [row, leaving]}
-    ((who, specs),) = checks._running_or_default(told, [*found, mine])
+    result = {"profile": "mine", "workers": [row, leaving]}
+    ((who, specs),) = checks._running_or_default(result, [*found, mine])
     assert (who, specs) == ("What runs here", [WorkerSpec("w@h", ("training",), 2, gpu_jobs=3)])
     for nothing in (None, OSError("hangs"), {"profile": "mine", "workers": [leaving]}):
         ((who, specs),) = checks._running_or_default(nothing, found)
@@ -163,22 +163,22 @@ def test_a_redis_that_is_too_old_fails() -> None:
 def test_two_installations_in_one_process_fail(tmp_path: Path) -> None:
     ours, theirs = tmp_path / "a" / "tasks" / "__init__.py", tmp_path / "b" / "mistudio_cli" / "__init__.py"
     assert checks.installation(ours, ours.parent.parent / "mistudio_cli" / "__init__.py").verdict == "ok"
-    told = checks.installation(ours, theirs)
-    assert (told.verdict, told.detail) == (
+    result = checks.installation(ours, theirs)
+    assert (result.verdict, result.detail) == (
         "failed",
         f"tasks and mistudio_cli come from {tmp_path / 'a'} and {tmp_path / 'b'}",
     )
 
 
 def test_the_gpus_are_held_against_what_the_queues_need(cli: Cli, driver: Path) -> None:
-    def told(**fake: str) -> tuple[str, str]:
+    def result(**fake: str) -> tuple[str, str]:
         found = cli("doctor", "--json", LD_LIBRARY_PATH=str(driver), **fake).json["checks"]
         return next((check["verdict"], check["detail"]) for check in found if check["name"] == "gpu")
 
-    assert told() == ("ok", "Fake GPU 0 (24 GiB), Fake GPU 1 (24 GiB)")
-    assert told(FAKE_GPUS="1") == ("ok", "Fake GPU 0 (24 GiB); training and extraction take turns")
-    assert told(FAKE_GPUS="0") == ("warning", "no NVIDIA GPU: training and extraction run on the CPU")
-    assert told(FAKE_LOST="1") == ("failed", "GPU 1: GPU is lost")
+    assert result() == ("ok", "Fake GPU 0 (24 GiB), Fake GPU 1 (24 GiB)")
+    assert result(FAKE_GPUS="1") == ("ok", "Fake GPU 0 (24 GiB); training and extraction take turns")
+    assert result(FAKE_GPUS="0") == ("warning", "no NVIDIA GPU: training and extraction run on the CPU")
+    assert result(FAKE_LOST="1") == ("failed", "GPU 1: GPU is lost")
 
 
 def test_every_queue_with_a_worker_is_well() -> None:

@@ -34,9 +34,9 @@ def here(cli: Cli, own_redis: RedisServer) -> Iterator[Cli]:
 
 def failures(here: Cli, **environment: str) -> dict[str, dict[str, Any]]:
     """The checks that failed; that any did is the exit code's to say."""
-    told = here("doctor", "--json", **environment)
-    checks = {check["name"]: check for check in told.json["checks"] if check["verdict"] == "failed"}
-    assert (told.code == Code.FAILED) == bool(checks) == (not told.json["ok"])
+    result = here("doctor", "--json", **environment)
+    checks = {check["name"]: check for check in result.json["checks"] if check["verdict"] == "failed"}
+    assert (result.code == Code.FAILED) == bool(checks) == (not result.json["ok"])
     assert all(check["mend"] for check in checks.values())
     return checks
 
@@ -54,12 +54,12 @@ def test_all_that_is_well_fails_nothing_and_leaves_nothing(here: Cli) -> None:
         (("CONFIG", "SET", "min-replicas-to-write", "1"), "NOREPLICAS", "replicas are away"),
     ],
 )
-def test_a_redis_that_takes_no_writes_is_found(here: Cli, setting: tuple[str, ...], cause: str, mend: str) -> None:
+def test_a_redis_that_takes_no_writes_is_found(here: Cli, setting: tuple[str, ...], cause: str, hint: str) -> None:
     assert here.ledger.client.call(*setting) == "OK"
     (found,) = failures(here).values()
     assert found["name"] == "redis writes"
     assert cause in found["detail"]
-    assert mend in found["mend"]
+    assert hint in found["mend"]
 
 
 def test_a_replica_is_found(here: Cli) -> None:
@@ -113,16 +113,16 @@ def test_what_is_no_redis_is_called_so_by_every_command(here: Cli, short_tmp: Pa
         (found,) = failures(here, CELERY_BROKER_URL=url).values()
         assert "answers, but not as Redis does" in found["detail"]
         for words in ("queue ls", "jobs ls --json", "submit nap", "workers start"):
-            told = here(*words.split(), CELERY_BROKER_URL=url)
-            assert (told.code, bool(told.out)) == (Code.UNREACHABLE, "--json" in words)
-            assert told.err.splitlines()[0].startswith(f"{short_tmp}/s answers, but not as Redis does: ")
+            result = here(*words.split(), CELERY_BROKER_URL=url)
+            assert (result.code, bool(result.out)) == (Code.UNREACHABLE, "--json" in words)
+            assert result.err.splitlines()[0].startswith(f"{short_tmp}/s answers, but not as Redis does: ")
 
 
 def test_entries_that_cannot_be_read_are_named_with_how_to_remove_them(here: Cli) -> None:
     here.ledger.client.call("HSET", "mistudio:workers", "evil", "not JSON")
-    told = here("doctor", "--json")
-    (found,) = [check for check in told.json["checks"] if check["name"] == "redis entries"]
-    assert (told.code, found["verdict"]) == (Code.OK, "warning")
+    result = here("doctor", "--json")
+    (found,) = [check for check in result.json["checks"] if check["name"] == "redis entries"]
+    assert (result.code, found["verdict"]) == (Code.OK, "warning")
     assert found["detail"] == "written by something else, is skipped: mistudio:workers evil: is not JSON"
     assert found["mend"].endswith("redis-cli HDEL mistudio:workers 'evil'")
     here.ledger.client.call("DEL", "mistudio:workers")

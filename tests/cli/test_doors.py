@@ -66,11 +66,11 @@ class Here:
                 code = int(ended.code or 0)
         while self.opened:
             self.opened.pop().close()
-        told = self._capsys.readouterr()
-        about = f"{argv!r}"[:2000] + f"\n{told.err[-2000:]}"
+        result = self._capsys.readouterr()
+        about = f"{argv!r}"[:2000] + f"\n{result.err[-2000:]}"
         assert code in set(Code) - {Code.FAULT}, about
-        assert "Traceback" not in told.err, about
-        assert not ODD.search(told.out + told.err), about
+        assert "Traceback" not in result.err, about
+        assert not ODD.search(result.out + result.err), about
         return code
 
 

@@ -7,10 +7,10 @@ from typing import Any
 from mistudio_cli.errors import Code
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, Progress, State
-from tasks.ledger.client import WorkerBeat
+from tasks.ledger.client import WorkerHeartbeat
 from tests.cli.conftest import Cli
 
-WORKER = WorkerBeat("worker-training@here", "here", 7, ("training",), 1, 0.0)
+WORKER = WorkerHeartbeat("worker-training@here", "here", 7, ("training",), 1, 0.0)
 
 
 def submit(cli: Cli, **changes: Any) -> Job:
@@ -23,14 +23,14 @@ def causes(cli: Cli, job: Job) -> list[str]:
 
 def test_nobody_works_on_its_queue(cli: Cli) -> None:
     job = submit(cli)
-    told = cli("jobs", "explain", job.id)
-    assert told.out == (
+    result = cli("jobs", "explain", job.id)
+    assert result.out == (
         f"{job.id} (nap a) is queued.\n- Nobody works on its queue training.  (mistudio workers start full)\n"
     )
 
 
 def test_its_queue_is_paused_and_all_slots_are_busy_and_others_come_first(cli: Cli) -> None:
-    cli.ledger.beat(WORKER)
+    cli.ledger.heartbeat(WORKER)
     running, before, job = submit(cli, name="r"), submit(cli), submit(cli)
     assert cli.ledger.claim(running.id, WORKER.name, "here", 7)
     cli.ledger.queues.pause("training")
@@ -42,7 +42,7 @@ def test_its_queue_is_paused_and_all_slots_are_busy_and_others_come_first(cli: C
 
 
 def test_what_is_next_says_so(cli: Cli) -> None:
-    cli.ledger.beat(WORKER)
+    cli.ledger.heartbeat(WORKER)
     assert causes(cli, submit(cli)) == [
         "Its workers have 1 of 1 slots free: it starts in a moment.",
         "It is the next of its queue.",
@@ -76,9 +76,9 @@ def test_a_job_that_ended_is_submitted_once_more_and_both_say_so(cli: Cli) -> No
     assert cli("jobs", "retry", first.id).code == Code.USAGE
     cli.ledger.request_cancel(first.id)
     assert causes(cli, first)[0].startswith("It was cancelled")
-    (told,) = cli("jobs", "retry", first.id, "--json").json["jobs"]
-    again = cli.ledger.need(told["id"])
-    assert (told["retry_of"], again.retry_of) == (first.id, first.id)
+    (result,) = cli("jobs", "retry", first.id, "--json").json["jobs"]
+    again = cli.ledger.need(result["id"])
+    assert (result["retry_of"], again.retry_of) == (first.id, first.id)
     assert (again.params["ticks"], again.name, again.priority, again.tags, again.gpu) == (1, "n", 8, ("t",), "none")
     assert again.state is State.QUEUED
     assert causes(cli, again)[-1] == f"It is another try of {first.id}."
@@ -100,6 +100,6 @@ def test_a_child_names_its_parents_reason_and_what_to_try_again(cli: Cli) -> Non
     claim = cli.ledger.claim(parent.id, "w@h", "h")
     cli.ledger.finish(claim, State.FAILED, "no file 'x'")
     assert cli.ledger.need(child.id).reason == f"its parent {parent.id} (download) failed: no file 'x'"
-    told = cli("jobs", "explain", child.id).out
-    assert f"Its parent {parent.id} (download a) failed: no file 'x'  (mistudio jobs retry {parent.id})" in told
+    result = cli("jobs", "explain", child.id).out
+    assert f"Its parent {parent.id} (download a) failed: no file 'x'  (mistudio jobs retry {parent.id})" in result
     assert "no file 'x'" in cli("jobs", "ls").out.split(child.id)[1].splitlines()[0]

@@ -30,8 +30,8 @@ def parsed(text: str) -> list[dict]:
 def test_an_export_tells_of_each_job_what_jobs_show_tells(cli: Cli, tmp_path: Path) -> None:
     ids = add(cli.ledger, "a", "b", "ü")
     cli.ledger.request_cancel(ids[1])
-    told = cli("jobs", "export", str(tmp_path / "jobs.jsonl"))
-    assert (told.code, told.out, told.err) == (Code.OK, "", f"3 jobs are in {tmp_path / 'jobs.jsonl'}.\n")
+    result = cli("jobs", "export", str(tmp_path / "jobs.jsonl"))
+    assert (result.code, result.out, result.err) == (Code.OK, "", f"3 jobs are in {tmp_path / 'jobs.jsonl'}.\n")
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["jobs.jsonl"]
     jobs = parsed((tmp_path / "jobs.jsonl").read_text(encoding="utf-8"))
     assert jobs == [{"schema": 3, **cli("jobs", "show", job_id, "--json").json} for job_id in ids[::-1]]
@@ -42,8 +42,8 @@ def test_an_export_tells_of_each_job_what_jobs_show_tells(cli: Cli, tmp_path: Pa
 
 def test_a_number_that_json_has_no_word_for_is_null(cli: Cli) -> None:
     cli.ledger.submit(Job(new_job_id(), "train", "a", "training", {"l1": float("nan")}))
-    (told,) = cli("jobs", "export").out.splitlines()
-    assert json.loads(told, parse_constant=pytest.fail)["params"] == {"l1": None}
+    (result,) = cli("jobs", "export").out.splitlines()
+    assert json.loads(result, parse_constant=pytest.fail)["params"] == {"l1": None}
 
 
 def test_pages_neither_repeat_nor_drop_a_job_while_others_come(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,9 +58,9 @@ def test_pages_neither_repeat_nor_drop_a_job_while_others_come(cli: Cli, monkeyp
 
 def test_a_file_that_cannot_be_written_is_said_and_leaves_nothing(cli: Cli, tmp_path: Path) -> None:
     add(cli.ledger, "a")
-    told = cli("jobs", "export", str(tmp_path / "nowhere" / "jobs.jsonl"))
-    assert told.code == Code.USAGE
-    assert "cannot be written: No such file or directory." in told.err
+    result = cli("jobs", "export", str(tmp_path / "nowhere" / "jobs.jsonl"))
+    assert result.code == Code.USAGE
+    assert "cannot be written: No such file or directory." in result.err
     (tmp_path / "kept").write_text("before")
     (tmp_path / "kept.part").mkdir()
     assert cli("jobs", "export", str(tmp_path / "kept")).code == Code.USAGE
@@ -92,18 +92,18 @@ def test_jobs_are_chosen_by_the_time_of_their_submission(cli: Cli) -> None:
     ],
 )
 def test_a_time_that_is_none_is_refused_in_a_sentence(cli: Cli, flags: tuple[str, ...], sentence: str) -> None:
-    told = cli("jobs", "ls", *flags)
-    assert told.code == Code.USAGE
-    assert told.err.startswith(sentence)
+    result = cli("jobs", "ls", *flags)
+    assert result.code == Code.USAGE
+    assert result.err.startswith(sentence)
 
 
 def test_a_file_that_exists_is_replaced_only_when_that_is_asked_for(cli: Cli, tmp_path: Path) -> None:
     add(cli.ledger, "a")
     kept = tmp_path / "kept.jsonl"
     kept.write_text("before")
-    told = cli("jobs", "export", str(kept))
-    assert told.code == Code.USAGE
-    assert f"To confirm: mistudio jobs export {kept} --force" in told.err
+    result = cli("jobs", "export", str(kept))
+    assert result.code == Code.USAGE
+    assert f"To confirm: mistudio jobs export {kept} --force" in result.err
     assert kept.read_text() == "before"
     link = tmp_path / "link.jsonl"
     link.symlink_to(kept)

@@ -19,7 +19,7 @@ from tasks.fleet import damaged_entries, host_heartbeat
 from tasks.fleet.host_heartbeat import LISTED_FOR_S, Gpu, HostHeartbeat
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job
-from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.ledger.client import Ledger, WorkerHeartbeat
 from tasks.ledger.device_lease import Card
 from tasks.paths import Places
 from tests.cli.conftest import Cli
@@ -46,14 +46,14 @@ def heartbeat(ledger: Ledger, host: str, age_s: float = 0.0, **changes: Any) -> 
         store_free_bytes=900 * GIB,
         gpus=(Gpu(0, "a card", f"GPU-{host}", 24 * GIB, 20 * GIB), Gpu(1, error="GPU is lost")),
     )
-    beat = dataclasses.replace(known, **changes)
-    host_heartbeat.send(ledger.client, beat)
-    return beat
+    heartbeat = dataclasses.replace(known, **changes)
+    host_heartbeat.send(ledger.client, heartbeat)
+    return heartbeat
 
 
 def busy_worker(ledger: Ledger, host: str) -> str:
     """A worker on that host with a job that leases the host's first GPU; the job's id."""
-    ledger.beat(WorkerBeat(f"w@{host}", host, 7, ("training",), 2, ledger.now() - 60, loop_at=ledger.now()))
+    ledger.heartbeat(WorkerHeartbeat(f"w@{host}", host, 7, ("training",), 2, ledger.now() - 60, loop_at=ledger.now()))
     job = ledger.submit(Job(new_job_id(), "train", "a", "training", {}))
     claim = ledger.claim(job.id, f"w@{host}", host, 7)
     assert claim is not None

@@ -15,9 +15,9 @@ from tests.conftest import until
 
 
 def nap(world: Cli, name: str, *words: str) -> str:
-    told = world("submit", "nap", "--name", name, "--json", *words)
-    assert told.code == Code.OK, told.err
-    return told.json["id"]
+    result = world("submit", "nap", "--name", name, "--json", *words)
+    assert result.code == Code.OK, result.err
+    return result.json["id"]
 
 
 def running(world: Cli, job_id: str) -> Job:
@@ -27,9 +27,9 @@ def running(world: Cli, job_id: str) -> Job:
 
 def test_waiting_tells_how_jobs_ended(world: Cli) -> None:
     well, badly = nap(world, "well", "--ticks", "2"), nap(world, "badly", "--end", "raise")
-    told = world("jobs", "wait", well, badly)
-    first, second = told.out.splitlines()
-    assert told.code == Code.FAILED
+    result = world("jobs", "wait", well, badly)
+    first, second = result.out.splitlines()
+    assert result.code == Code.FAILED
     assert re.fullmatch(rf"{well} nap well succeeded after \d+ s", first)
     assert re.fullmatch(rf"{badly} nap badly failed after \d+ s: ValueError: told to raise", second)
     assert world("jobs", "wait", well).code == Code.OK
@@ -41,20 +41,20 @@ def test_waiting_tells_how_jobs_ended(world: Cli) -> None:
 
 def test_submit_can_wait_and_fails_with_its_job(world: Cli) -> None:
     assert world("submit", "blink", "--wait").code == Code.OK
-    told = world("submit", "nap", "--end", "raise", "--name", "bad", "--wait", "--json")
-    assert (told.code, told.json["state"]) == (Code.FAILED, "failed")
+    result = world("submit", "nap", "--end", "raise", "--name", "bad", "--wait", "--json")
+    assert (result.code, result.json["state"]) == (Code.FAILED, "failed")
 
 
 def test_a_job_is_shown_in_full(world: Cli) -> None:
     job_id = nap(world, "shown", "--ticks", "1")
     world("jobs", "wait", job_id)
-    told = world("jobs", "show", job_id, "--json").json
-    assert [event["state"] for event in told["events"]] == ["queued", "running", "succeeded"]
-    assert (told["result"]["ticks"], told["params"]["ticks"]) == (1, 1)
-    assert told["path"] == str(world.home / "store" / "saes" / "shown")
-    told = world("jobs", "show", job_id[:13]).out
-    assert f"artifact  {world.home}/store/saes/shown" in told
-    assert "ran_in_last_attempt" in told
+    result = world("jobs", "show", job_id, "--json").json
+    assert [event["state"] for event in result["events"]] == ["queued", "running", "succeeded"]
+    assert (result["result"]["ticks"], result["params"]["ticks"]) == (1, 1)
+    assert result["path"] == str(world.home / "store" / "saes" / "shown")
+    result = world("jobs", "show", job_id[:13]).out
+    assert f"artifact  {world.home}/store/saes/shown" in result
+    assert "ran_in_last_attempt" in result
 
 
 def test_a_failed_job_shows_its_traceback_and_its_log(world: Cli) -> None:
@@ -73,9 +73,9 @@ def test_the_end_of_a_long_log_is_printed_and_where_the_whole_lies(cli: Cli) -> 
     log = cli.home / "logs" / "jobs" / f"{job.id}.log"
     log.parent.mkdir(parents=True)
     log.write_text("".join(f"line {i}\n" for i in range(150)))
-    told = cli("jobs", "logs", job.id)
-    assert told.out.splitlines() == [f"line {i}" for i in range(50, 150)]
-    assert told.err == f"The last 100 lines of {log}\n"
+    result = cli("jobs", "logs", job.id)
+    assert result.out.splitlines() == [f"line {i}" for i in range(50, 150)]
+    assert result.err == f"The last 100 lines of {log}\n"
     assert cli("jobs", "logs", job.id, "-n", "150").err == ""
 
 
@@ -88,16 +88,16 @@ def test_a_result_that_is_no_number_is_null_and_the_json_stays_json(cli: Cli) ->
 
 def test_following_a_log_ends_with_the_job(world: Cli) -> None:
     job_id = nap(world, "followed", "--ticks", "5", "--end", "raise")
-    told = world("jobs", "logs", "--follow", job_id)
-    assert told.code == Code.OK
-    assert told.err.splitlines()[-1] == f"{job_id} failed: ValueError: told to raise"
+    result = world("jobs", "logs", "--follow", job_id)
+    assert result.code == Code.OK
+    assert result.err.splitlines()[-1] == f"{job_id} failed: ValueError: told to raise"
 
 
 def test_a_job_without_a_log_says_why(cli: Cli) -> None:
     job = cli.ledger.submit(Job(new_job_id(), "train", "a", "training", {}))
-    told = cli("jobs", "logs", job.id)
-    assert told.code == Code.NOT_FOUND
-    assert told.err.startswith(f"Job {job.id} has no log on this machine: it has not started.")
+    result = cli("jobs", "logs", job.id)
+    assert result.code == Code.NOT_FOUND
+    assert result.err.startswith(f"Job {job.id} has no log on this machine: it has not started.")
 
 
 def test_lists_are_filtered_limited_and_say_that_there_is_more(cli: Cli) -> None:
@@ -110,9 +110,9 @@ def test_lists_are_filtered_limited_and_say_that_there_is_more(cli: Cli) -> None
     assert [job["id"] for job in cli("jobs", "ls", "--kind", "train", "--json").json["jobs"]] == newest[1::2]
     assert [job["id"] for job in cli("jobs", "ls", "--queue", "extraction", "--json").json["jobs"]] == newest[::2]
     assert cli("jobs", "ls", "--state", "running", "--json").json["jobs"] == []
-    told = cli("jobs", "ls", "--limit", "4")
-    following = re.fullmatch(r"There are more: --limit, or --next (\S+)\n", told.err)[1]
-    assert len(told.out.splitlines()) == 1 + 4
+    result = cli("jobs", "ls", "--limit", "4")
+    following = re.fullmatch(r"There are more: --limit, or --next (\S+)\n", result.err)[1]
+    assert len(result.out.splitlines()) == 1 + 4
     rest = cli("jobs", "ls", "--next", following, "--json").json
     assert ([job["id"] for job in rest["jobs"]], rest["next"]) == (newest[4:], None)
 
@@ -121,27 +121,27 @@ def test_ids_may_be_shortened_while_they_are_unique(cli: Cli) -> None:
     older, newer = (cli.ledger.submit(Job(job_id, "train", job_id, "training", {})) for job_id in ("abc1", "abc2"))
     assert cli("jobs", "show", "abc1", "--json").json["id"] == older.id
     assert cli("jobs", "show", "last", "--json").json["id"] == newer.id
-    told = cli("jobs", "show", "ab")
-    assert (told.code, told.err.splitlines()[0]) == (Code.USAGE, "Several jobs start with ab: abc1, abc2.")
+    result = cli("jobs", "show", "ab")
+    assert (result.code, result.err.splitlines()[0]) == (Code.USAGE, "Several jobs start with ab: abc1, abc2.")
     assert cli("jobs", "cancel", "abc1", "--no-wait").code == Code.OK
     assert cli.ledger.need("abc1").state is State.CANCELLED
 
 
 def test_waiting_is_given_up_when_told_and_the_job_goes_on(cli: Cli) -> None:
     job = cli.ledger.submit(Job(new_job_id(), "train", "a", "training", {}))
-    told = cli("jobs", "wait", job.id, "--timeout", "0.1")
-    assert told.code == Code.TIMED_OUT
-    assert told.err.startswith(f"Not over after 0.1 s: {job.id} (queued).")
+    result = cli("jobs", "wait", job.id, "--timeout", "0.1")
+    assert result.code == Code.TIMED_OUT
+    assert result.err.startswith(f"Not over after 0.1 s: {job.id} (queued).")
     assert cli.ledger.need(job.id).state is State.QUEUED
 
 
 def test_cancelling_a_running_job_waits_until_it_has_stopped_and_says_so(world: Cli) -> None:
     job_id = nap(world, "cancelled", "--ticks", "10000")
     running(world, job_id)
-    told = world("jobs", "cancel", job_id)
-    assert told.code == Code.OK
-    assert f"{job_id} is running: its worker was told to stop it, checkpoint first." in told.err
-    assert re.search(rf"{job_id} cancelled after \d+\.\d s: cancelled by the user", told.err)
+    raised = world("jobs", "cancel", job_id)
+    assert raised.code == Code.OK
+    assert f"{job_id} is running: its worker was told to stop it, checkpoint first." in raised.err
+    assert re.search(rf"{job_id} cancelled after \d+\.\d s: cancelled by the user", raised.err)
     assert world.ledger.need(job_id).state is State.CANCELLED
     assert not (world.home / "store" / "saes" / "cancelled").exists()
 
@@ -151,8 +151,8 @@ def test_cancelling_what_has_not_started_or_is_over(cli: Cli) -> None:
     child = cli.ledger.submit(Job(new_job_id(), "train", "c", "training", {}, parents=(parent.id,)))
     assert "cancelled before it started" in cli("jobs", "cancel", parent.id).err
     assert cli.ledger.need(child.id).state is State.CANCELLED
-    told = cli("jobs", "cancel", child.id)
-    assert (told.code, told.err) == (Code.OK, f"{child.id} is over already: cancelled.\n")
+    result = cli("jobs", "cancel", child.id)
+    assert (result.code, result.err) == (Code.OK, f"{child.id} is over already: cancelled.\n")
 
 
 def test_cancelling_a_job_nobody_looks_after_is_given_up(cli: Cli) -> None:

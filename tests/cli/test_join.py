@@ -20,9 +20,9 @@ import pytest
 
 from mistudio_cli.errors import Code
 from mistudio_cli.fleet import joined_settings, supervisor_client
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.ledger.acl import ROLES
-from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.ledger.client import Ledger, WorkerHeartbeat
 from tasks.redis_client.redis_connection import connect
 from tasks.redis_client.redis_url import parse_url, with_prefix
 from tasks.settings import read_file
@@ -105,8 +105,8 @@ def test_one_command_joins_and_another_leaves_and_twice_is_harmless(
     assert not {PASSWORD, quote(PASSWORD, safe="")} & set(re.split(r"[:@\"]", note.read_text()))
     assert PASSWORD not in host.type("config", "show").stdout
     assert PASSWORD not in " ".join(word for process in host.home.processes() for word in process.cmdline())
-    told = host.type("submit", "describe", "--artifact", "tokens/none")
-    assert told.returncode == Code.USAGE, "it looks into the shared store"
+    result = host.type("submit", "describe", "--artifact", "tokens/none")
+    assert result.returncode == Code.USAGE, "it looks into the shared store"
     for said in ("This host shares no Redis any more.", "This host had not joined."):
         done = host.type("leave")
         assert done.returncode == 0, done.stderr
@@ -196,7 +196,7 @@ def test_another_store_is_refused_before_anything_is_written(
     with closing(connect(own_redis.url)) as client:
         ledger = Ledger(client)
         assert why_refused(ledger, Path(store)) == ""
-        ledger.beat(WorkerBeat("w@first", "first", 1, ("training",), 1, 0.0))
+        ledger.heartbeat(WorkerHeartbeat("w@first", "first", 1, ("training",), 1, 0.0))
         (tmp_path / "empty").mkdir()
         done = host.type("join", own_redis.url, "--store", str(tmp_path / "empty"))
     assert done.returncode == Code.USAGE
@@ -212,7 +212,7 @@ def test_a_host_joins_the_installation_of_its_prefix_as_a_user_who_may_use_no_ot
     with closing(connect(full_url)) as client:
         ledger = Ledger(client)
         assert why_refused(ledger, Path(store)) == ""
-        ledger.beat(WorkerBeat("w@first", "first", 1, ("training",), 1, 0.0))
+        ledger.heartbeat(WorkerHeartbeat("w@first", "first", 1, ("training",), 1, 0.0))
         client.call("ACL", "SETUSER", worker.user, *worker.rules(client.address, "pw"))
     (tmp_path / "pw").write_text("pw")
     login = own_redis.url.replace("://", f"://{worker.user}@")
@@ -225,7 +225,7 @@ def test_a_host_joins_the_installation_of_its_prefix_as_a_user_who_may_use_no_ot
     assert done.returncode == 0, done.stderr
     assert (read_in(host)["prefix"], parse_url(read_in(host)["broker_url"]).prefix) == ("lab2", "lab2")
     with closing(connect(full_url)) as client:
-        assert any(beat.name != "w@first" for beat in Ledger(client).workers()), "its worker consumes there"
+        assert any(heartbeat.name != "w@first" for heartbeat in Ledger(client).workers()), "its worker consumes there"
     assert host.type("leave").returncode == 0
     assert host.file.read_text() == text
 
@@ -360,7 +360,7 @@ def test_a_join_that_follows_another_one_keeps_what_was_there_before_the_first(a
 def test_a_supervisor_of_an_earlier_version_is_to_be_stopped_first(host: Host) -> None:
     assert host.type("workers", "start").returncode == 0
     reply = supervisor_client.ask(host.home.places, "an operation of a later version")
-    with pytest.raises(Problem) as refused:
+    with pytest.raises(UserError) as refused:
         supervisor_client._accepted(reply)
     assert refused.value.sentence == "The supervisor that runs is of an earlier version."
-    assert refused.value.mend == "First: mistudio workers stop --all"
+    assert refused.value.hint == "First: mistudio workers stop --all"

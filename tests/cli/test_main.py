@@ -58,24 +58,24 @@ def test_commands_a_person_waits_for_import_nothing_heavy(cli: Cli, words: str) 
 
 
 def test_the_help_names_every_command_in_its_order(cli: Cli) -> None:
-    told = cli("--help")
-    named = re.findall(r"^  ([a-z]+)  ", told.out.partition("Commands:")[2], re.M)
-    assert (told.code, tuple(named)) == (0, COMMANDS)
+    result = cli("--help")
+    named = re.findall(r"^  ([a-z]+)  ", result.out.partition("Commands:")[2], re.M)
+    assert (result.code, tuple(named)) == (0, COMMANDS)
     files = {path.stem for path in Path(commands.__path__[0]).glob("*.py")} - {"__init__"}
     assert files == set(COMMANDS)
 
 
 def test_no_words_at_all_is_a_plea_for_help(cli: Cli) -> None:
-    told = cli()
-    assert told.code == 0
-    assert told.out.startswith("Usage: mistudio")
+    result = cli()
+    assert result.code == 0
+    assert result.out.startswith("Usage: mistudio")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(cli: Cli, command: str) -> None:
-    told = cli(command, "--help")
-    assert told.code == 0
-    assert "install-completion" not in told.out
+    result = cli(command, "--help")
+    assert result.code == 0
+    assert "install-completion" not in result.out
 
 
 def test_the_version_is_told(cli: Cli) -> None:
@@ -95,20 +95,20 @@ def test_the_version_is_told(cli: Cli) -> None:
     ],
 )
 def test_an_error_is_one_sentence_and_what_mends_it(cli: Cli, words: str, code: Code, sentence: str) -> None:
-    told = cli(*words.split())
-    first, mend = told.err.splitlines()
-    assert (told.code, told.out) == (code, "")
+    result = cli(*words.split())
+    first, hint = result.err.splitlines()
+    assert (result.code, result.out) == (code, "")
     assert first.startswith(sentence)
-    assert "mistudio" in mend
+    assert "mistudio" in hint
 
 
 @pytest.mark.parametrize("words", ["queue ls --json", "jobs ls", "jobs wait last", "submit cleanup"])
 def test_an_unreachable_broker_is_said_as_such(cli: Cli, words: str) -> None:
-    told = cli(*words.split(), CELERY_BROKER_URL="redis://someone:secret@127.0.0.1:1/0")
-    assert (told.code, bool(told.out)) == (Code.UNREACHABLE, "--json" in words)
-    assert told.err.startswith("Redis cannot be reached: redis://127.0.0.1:1/0")
-    assert "secret" not in told.err + told.out
-    assert "Traceback" not in told.err
+    result = cli(*words.split(), CELERY_BROKER_URL="redis://someone:secret@127.0.0.1:1/0")
+    assert (result.code, bool(result.out)) == (Code.UNREACHABLE, "--json" in words)
+    assert result.err.startswith("Redis cannot be reached: redis://127.0.0.1:1/0")
+    assert "secret" not in result.err + result.out
+    assert "Traceback" not in result.err
 
 
 def test_a_fault_of_ours_is_called_one_and_debug_shows_where(cli: Cli) -> None:
@@ -152,19 +152,19 @@ def test_closed_streams_are_no_fault(cli: Cli, words: str, code: Code) -> None:
 def test_a_refusal_of_redis_is_said_in_its_words(own_redis: RedisServer, cli: Cli) -> None:
     client = connect(own_redis.url)
     client.call("CONFIG", "SET", "requirepass", "secret")
-    told = cli("queue", "ls", "--json", CELERY_BROKER_URL=own_redis.url)
+    result = cli("queue", "ls", "--json", CELERY_BROKER_URL=own_redis.url)
     client.close()
-    assert told.code == Code.UNREACHABLE
-    assert told.json["queues"] is None
-    assert told.json["errors"][0]["message"].startswith("Redis refuses: NOAUTH Authentication required; ")
-    assert told.err.startswith("Redis refuses: NOAUTH Authentication required.\n")
+    assert result.code == Code.UNREACHABLE
+    assert result.json["queues"] is None
+    assert result.json["errors"][0]["message"].startswith("Redis refuses: NOAUTH Authentication required; ")
+    assert result.err.startswith("Redis refuses: NOAUTH Authentication required.\n")
 
 
 def test_flags_win_over_the_environment_over_the_file(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "mistudio.toml").write_text('store = "/from/file"\nbroker_url = "redis://from-file/0"\n')
-    told = cli("--home", "/from/flag", "--broker-url", "redis://me:secret@flag:1/0", "config", "show", "--json")
-    assert {s["name"]: (s["value"], s["origin"]) for s in told.json["settings"][:4]} == {
+    result = cli("--home", "/from/flag", "--broker-url", "redis://me:secret@flag:1/0", "config", "show", "--json")
+    assert {s["name"]: (s["value"], s["origin"]) for s in result.json["settings"][:4]} == {
         "home": ("/from/flag", "flag"),
         "store": ("/from/file", "file"),
         "broker_url": ("redis://me:***@flag:1/0", "flag"),
@@ -176,9 +176,9 @@ def test_flags_win_over_the_environment_over_the_file(cli: Cli, tmp_path: Path) 
 def test_a_settings_file_that_cannot_be_read_is_named(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "mistudio.toml").write_text("stor = 1")
-    told = cli("queue", "ls")
-    assert told.code == Code.USAGE
-    assert "mistudio.toml:1: stor is not a setting." in told.err
+    result = cli("queue", "ls")
+    assert result.code == Code.USAGE
+    assert "mistudio.toml:1: stor is not a setting." in result.err
 
 
 def test_a_stranger_s_tasks_module_in_the_current_folder_changes_nothing(cli: Cli) -> None:
@@ -191,19 +191,19 @@ def test_a_stranger_s_tasks_on_the_path_is_refused_and_not_run(cli: Cli, tmp_pat
     stranger = tmp_path / "theirs" / name
     stranger.parent.mkdir(parents=True)
     stranger.write_text("raise SystemExit('a stranger')")
-    told = cli("--help", PYTHONPATH=str(tmp_path / "theirs"))
-    assert (told.code, told.out) == (Code.USAGE, "")
-    sentence, mend = told.err.splitlines()
+    result = cli("--help", PYTHONPATH=str(tmp_path / "theirs"))
+    assert (result.code, result.out) == (Code.USAGE, "")
+    sentence, hint = result.err.splitlines()
     assert sentence == f"The module `tasks` in {tmp_path / 'theirs'} is not mistudio's."
-    assert "PYTHONPATH" in mend
+    assert "PYTHONPATH" in hint
 
 
 def test_a_stranger_s_folder_without_init_is_harmless_or_named(cli: Cli, tmp_path: Path) -> None:
     """It loses to an installed package, and wins over the finder of an editable installation."""
     (tmp_path / "theirs" / "tasks").mkdir(parents=True)
-    told = cli("--help", PYTHONPATH=str(tmp_path / "theirs"))
+    result = cli("--help", PYTHONPATH=str(tmp_path / "theirs"))
     refusal = f"The module `tasks` in {tmp_path / 'theirs'} is not mistudio's.\n"
-    assert told.code == Code.OK or told.err.startswith(refusal)
+    assert result.code == Code.OK or result.err.startswith(refusal)
 
 
 def test_a_reader_that_goes_away_is_no_error(cli: Cli) -> None:
@@ -243,15 +243,15 @@ def test_the_documented_exit_codes_are_those_of_the_table() -> None:
 
 @pytest.mark.parametrize("word", ["training=" + "9" * 5000, "training=²", "training=1000", "training=", "training=-1"])
 def test_a_number_of_workers_that_no_host_has_is_refused(cli: Cli, word: str) -> None:
-    told = cli("workers", "scale", word)
-    assert (told.code, told.out) == (Code.USAGE, "")
-    assert "is not like training=2" in told.err
-    assert len(told.err) < 300
+    result = cli("workers", "scale", word)
+    assert (result.code, result.out) == (Code.USAGE, "")
+    assert "is not like training=2" in result.err
+    assert len(result.err) < 300
 
 
 @pytest.mark.parametrize("wish", ["9" * 5000, "²", "0,", "-1", "cuda:0"])
 def test_a_gpu_that_no_host_has_is_refused(cli: Cli, wish: str) -> None:
-    told = cli("submit", "cleanup", "--gpu", wish)
-    assert (told.code, told.out) == (Code.USAGE, "")
-    assert "is neither any nor none nor indices" in told.err
-    assert len(told.err) < 300
+    result = cli("submit", "cleanup", "--gpu", wish)
+    assert (result.code, result.out) == (Code.USAGE, "")
+    assert "is neither any nor none nor indices" in result.err
+    assert len(result.err) < 300

@@ -18,8 +18,8 @@ def many(cli: Cli, *lines: object, words: tuple[str, ...] = ()) -> Ended:
     return cli("submit", "many", str(path), *words)
 
 
-def answers(told: Ended) -> list[dict]:
-    return [json.loads(line) for line in told.out.splitlines()]
+def answers(result: Ended) -> list[dict]:
+    return [json.loads(line) for line in result.out.splitlines()]
 
 
 def test_each_line_is_a_job_with_its_own_wishes(cli: Cli) -> None:
@@ -31,7 +31,7 @@ def test_each_line_is_a_job_with_its_own_wishes(cli: Cli) -> None:
     first, second = answers(many(cli, *lines, words=("--json", "--tag", "all", "--priority", "2")))
     assert list(first) == ["line", "id", "kind", "queue", "name", "before", "replicated"]
     assert (first["line"], second["line"]) == (1, 3)
-    jobs = [cli.ledger.need(told["id"]) for told in (first, second)]
+    jobs = [cli.ledger.need(result["id"]) for result in (first, second)]
     assert [(job.priority, job.tags, job.gpu) for job in jobs] == [(9, ("all", "x"), "none"), (2, ("all",), "any")]
     assert jobs[0].params["ticks"] == 3
     assert jobs[1].parents == (first["id"],)
@@ -46,12 +46,12 @@ def test_a_line_may_wait_for_a_job_and_what_it_needs_is_made_once(cli: Cli) -> N
     ]
     first, second = answers(many(cli, *lines, words=("--json",)))
     assert (len(first["before"]), second["before"]) == (1, [])
-    for told in (first, second):
-        assert cli.ledger.need(told["id"]).parents == (before, *first["before"])
+    for result in (first, second):
+        assert cli.ledger.need(result["id"]).parents == (before, *first["before"])
 
 
 def test_all_faults_are_told_with_their_lines_and_nothing_is_submitted(cli: Cli) -> None:
-    told = many(
+    result = many(
         cli,
         {"kind": "nap"},
         {"kind": "nap", "ticks": "3", "tocks": 1},
@@ -63,9 +63,9 @@ def test_all_faults_are_told_with_their_lines_and_nothing_is_submitted(cli: Cli)
         {"kind": "nap"},
         {"kind": "nap", "tags": "x"},
     )
-    assert (told.code, told.out) == (Code.USAGE, "")
+    assert (result.code, result.out) == (Code.USAGE, "")
     path = cli.home / "jobs.jsonl"
-    assert [line for line in told.err.splitlines() if not line.startswith("  ")] == [
+    assert [line for line in result.err.splitlines() if not line.startswith("  ")] == [
         f"{path}:2: nap has no parameter 'tocks'.",
         f"{path}:2: --ticks must be a whole number, not '3'.",
         f"{path}:3: Not valid JSON: Expecting property name enclosed in double quotes (column 2).",
@@ -80,8 +80,8 @@ def test_all_faults_are_told_with_their_lines_and_nothing_is_submitted(cli: Cli)
 
 
 def test_very_many_faults_are_told_in_part(cli: Cli) -> None:
-    told = many(cli, *[{"kind": "dream"}] * 80)
-    assert told.err.splitlines()[-1] == "… and 30 more faults"
+    result = many(cli, *[{"kind": "dream"}] * 80)
+    assert result.err.splitlines()[-1] == "… and 30 more faults"
 
 
 def test_more_than_a_batch_from_standard_input(cli: Cli) -> None:
@@ -97,8 +97,8 @@ def test_more_than_a_batch_from_standard_input(cli: Cli) -> None:
 
 
 def test_a_dry_run_submits_nothing(cli: Cli) -> None:
-    told = many(cli, {"kind": "nap"}, {"kind": "blink"}, words=("--dry-run", "--json")).json
-    assert [job["kind"] for job in told["jobs"]] == ["nap", "blink"]
+    result = many(cli, {"kind": "nap"}, {"kind": "blink"}, words=("--dry-run", "--json")).json
+    assert [job["kind"] for job in result["jobs"]] == ["nap", "blink"]
     assert cli.ledger.page().jobs == ()
 
 
@@ -106,5 +106,5 @@ def test_a_dry_run_submits_nothing(cli: Cli) -> None:
 def test_a_file_that_cannot_be_read(cli: Cli, content: bytes | None, sentence: str) -> None:
     if content is not None:
         (cli.home / "jobs.jsonl").write_bytes(content)
-    told = cli("submit", "many", str(cli.home / "jobs.jsonl"))
-    assert (told.code, sentence in told.err) == (Code.USAGE, True)
+    result = cli("submit", "many", str(cli.home / "jobs.jsonl"))
+    assert (result.code, sentence in result.err) == (Code.USAGE, True)

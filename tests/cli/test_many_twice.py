@@ -16,7 +16,7 @@ from tasks.jobs.job_id import later_id, new_job_id
 from tasks.redis_client.redis_connection import Client, Command, Unreachable, connect
 from tasks.storage.store import Store
 from tasks.submission.fixed_ids import first_id
-from tasks.submission.plan import KnownArtifacts, Wishes
+from tasks.submission.plan import ArtifactCatalog, SubmitOptions
 from tests.cli.conftest import Cli, Ended
 from tests.conftest import RedisServer
 
@@ -70,10 +70,10 @@ def test_the_count_is_exact_and_a_repeat_submits_the_rest_once(full: Cli) -> Non
 
 def test_other_lines_or_other_wishes_are_another_list(cli: Cli) -> None:
     ledger = cli.ledger
-    same = first_id(ledger, ["a"], Wishes(5))
-    assert first_id(ledger, ["a"], Wishes(5)) == same
-    assert len({same, first_id(ledger, ["b"], Wishes(5)), first_id(ledger, ["a"], Wishes(6))}) == 3
-    assert first_id(ledger, ["a"], Wishes(5), again=True) != same
+    same = first_id(ledger, ["a"], SubmitOptions(5))
+    assert first_id(ledger, ["a"], SubmitOptions(5)) == same
+    assert len({same, first_id(ledger, ["b"], SubmitOptions(5)), first_id(ledger, ["a"], SubmitOptions(6))}) == 3
+    assert first_id(ledger, ["a"], SubmitOptions(5), again=True) != same
 
 
 def test_ids_that_are_known_before_sort_as_their_lines_and_are_like_all_others() -> None:
@@ -85,9 +85,9 @@ def test_ids_that_are_known_before_sort_as_their_lines_and_are_like_all_others()
 
 @pytest.mark.parametrize("is_done", [True, False])
 def test_where_the_answer_is_lost_the_ledger_is_asked(cli: Cli, monkeypatch: pytest.MonkeyPatch, is_done: bool) -> None:
-    known = KnownArtifacts(cli.ledger, Store(cli.home / "store"))
-    told = [json.dumps({"kind": "cleanup"})] * 5
-    lines, faults = plan_lines(known, told, "f", Wishes(), first_id(cli.ledger, told, Wishes()))
+    known = ArtifactCatalog(cli.ledger, Store(cli.home / "store"))
+    result = [json.dumps({"kind": "cleanup"})] * 5
+    lines, faults = plan_lines(known, result, "f", SubmitOptions(), first_id(cli.ledger, result, SubmitOptions()))
     assert faults == []
     real, lost = Client.try_all, []
 

@@ -10,7 +10,7 @@ from mistudio_cli.monitor.snapshot import Snapshot
 from mistudio_cli.terminal import humanize
 from mistudio_cli.views import sparklines
 from mistudio_cli.views.live import paint
-from tasks.jobs.kind import Job, Point, Progress, State
+from tasks.jobs.kind import Job, MetricPoint, Progress, State
 from tests.cli.conftest import Cli
 from tests.conftest import until
 
@@ -24,18 +24,18 @@ def napping(world: Cli):
 
 
 def test_show_draws_the_course_of_each_metric(world: Cli, napping: str) -> None:
-    told = world("jobs", "show", napping).out
-    assert re.search(r"^metrics$\n  depth   0\.\d+ +[▁▂▃▄▅▆▇█]{2,}  0(\.\d+)? to 0\.\d+$", told, re.M), told
-    assert re.search(r" left\)$", told, re.M), told
+    result = world("jobs", "show", napping).out
+    assert re.search(r"^metrics$\n  depth   0\.\d+ +[▁▂▃▄▅▆▇█]{2,}  0(\.\d+)? to 0\.\d+$", result, re.M), result
+    assert re.search(r" left\)$", result, re.M), result
 
 
 def test_the_json_has_the_newest_values_and_the_course(world: Cli, napping: str) -> None:
-    told = world("jobs", "show", napping, "--json").json
-    assert set(told["metrics"]) == {"depth", "snores"}
-    assert set(told["series"]) == {"at", "depth", "snores"}
-    assert len({len(values) for values in told["series"].values()}) == 1
-    assert told["series"]["at"] == sorted(set(told["series"]["at"]))
-    assert told["eta_s"] > 0
+    result = world("jobs", "show", napping, "--json").json
+    assert set(result["metrics"]) == {"depth", "snores"}
+    assert set(result["series"]) == {"at", "depth", "snores"}
+    assert len({len(values) for values in result["series"].values()}) == 1
+    assert result["series"]["at"] == sorted(set(result["series"]["at"]))
+    assert result["eta_s"] > 0
     (listed,) = [job for job in world("top", "--json").json["jobs"] if job["id"] == napping]
     assert set(listed["metrics"]) == {"depth", "snores"}
 
@@ -45,8 +45,8 @@ def test_top_tells_them_beside_the_progress(world: Cli, napping: str) -> None:
 
 
 def training(**metrics: float | None) -> Job:
-    told = Progress("training", 1, 4, "steps", 0.5)
-    return Job("j", "train", "a", "training", {}, state=State.RUNNING, progress=told, metrics=metrics or None)
+    result = Progress("training", 1, 4, "steps", 0.5)
+    return Job("j", "train", "a", "training", {}, state=State.RUNNING, progress=result, metrics=metrics or None)
 
 
 def test_a_narrow_terminal_does_without_metrics_first() -> None:
@@ -75,7 +75,7 @@ def test_a_course_is_drawn_to_scale() -> None:
     assert sparklines.bars([1, 0, 8, 3]) == "▁ █▃"
     assert sparklines.bars([0, 1, 1000]) == " ▁█"
     assert sparklines.bars([]) == ""
-    points = [Point(at, {"falls": 100.0 - at, "late": None if at < 99 else 1.0}) for at in (0, 1, 2, 3, 99)]
+    points = [MetricPoint(at, {"falls": 100.0 - at, "late": None if at < 99 else 1.0}) for at in (0, 1, 2, 3, 99)]
     drawn = sparklines.drawn(points)
     assert drawn == {"falls": "1  ████▁  1 to 100", "late": "1"}
     assert sparklines.drawn([]) == {}

@@ -56,8 +56,8 @@ def test_sizes(amount: int | None, words: str) -> None:
 
 
 def a_running_job(done: int, total: int | None, rate: float | None = None) -> Job:
-    told = Progress("training", done, total, "steps", rate)
-    return Job("id", "train", "a", "training", {}, state=State.RUNNING, progress=told, started_at=1.0)
+    result = Progress("training", done, total, "steps", rate)
+    return Job("id", "train", "a", "training", {}, state=State.RUNNING, progress=result, started_at=1.0)
 
 
 def test_progress_is_a_hundred_percent_only_when_the_job_has_succeeded() -> None:

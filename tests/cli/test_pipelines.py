@@ -41,14 +41,14 @@ def submitted(cli: Cli, recipe: str, *words: str) -> Ended:
     return cli("submit", "pipeline", str(path), *words)
 
 
-def jobs_of(cli: Cli, told: Ended) -> list[Job]:
-    return [cli.ledger.need(job["id"]) for job in told.json["jobs"]]
+def jobs_of(cli: Cli, result: Ended) -> list[Job]:
+    return [cli.ledger.need(job["id"]) for job in result.json["jobs"]]
 
 
 def test_each_step_waits_for_those_whose_artifacts_it_names(cli: Cli) -> None:
-    told = submitted(cli, NAPS, "--json", "--priority", "8", "--tag", "mine")
-    first, second, third = jobs_of(cli, told)
-    assert told.json["tag"] == "pipeline:naps"
+    result = submitted(cli, NAPS, "--json", "--priority", "8", "--tag", "mine")
+    first, second, third = jobs_of(cli, result)
+    assert result.json["tag"] == "pipeline:naps"
     assert (first.parents, second.parents, third.parents) == ((), (first.id,), (second.id, first.id))
     assert (first.name, second.params["parent"], third.params["note"]) == ("one-1", "one-1", "one-1 and 1")
     assert {job.tags for job in (first, second, third)} == {("pipeline:naps", "mine")}
@@ -110,10 +110,10 @@ kind = "extract"
 sae = "nowhere"
 top = "many"
 """
-    told = submitted(cli, recipe, "--set", "n=many", "--set", "k")
+    result = submitted(cli, recipe, "--set", "n=many", "--set", "k")
     path = cli.home / "naps.toml"
-    assert (told.code, told.out) == (Code.USAGE, "")
-    said = told.err.splitlines()
+    assert (result.code, result.out) == (Code.USAGE, "")
+    said = result.err.splitlines()
     assert [line for line in said if not line.startswith("  ")] == [
         "--set n=many: n is 1 in the recipe, and 'many' is nothing like it.",
         "--set k: The recipe has no variable 'k'.",
@@ -147,35 +147,35 @@ top = "many"
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused_with_a_sentence(cli: Cli, recipe: str, sentence: str) -> None:
-    told = submitted(cli, recipe)
-    assert (told.code, told.out) == (Code.USAGE, "")
-    assert f": {sentence}" in told.err.splitlines()[0]
-    assert "Traceback" not in told.err
+    result = submitted(cli, recipe)
+    assert (result.code, result.out) == (Code.USAGE, "")
+    assert f": {sentence}" in result.err.splitlines()[0]
+    assert "Traceback" not in result.err
 
 
 def test_a_recipe_that_is_not_there_or_not_given(cli: Cli) -> None:
     assert "No such file" in cli("submit", "pipeline", "none.toml").err
-    told = cli("submit", "pipeline")
-    assert (told.code, "--example" in told.err) == (Code.USAGE, True)
+    result = cli("submit", "pipeline")
+    assert (result.code, "--example" in result.err) == (Code.USAGE, True)
 
 
 def test_a_step_that_is_under_way_with_the_same_parameters_is_not_submitted_again(cli: Cli) -> None:
     first, *_ = jobs_of(cli, submitted(cli, NAPS.partition('[[step]]\nid = "second"')[0], "--json"))
-    told = submitted(cli, NAPS, "--json")
-    second, _ = jobs_of(cli, told)
+    result = submitted(cli, NAPS, "--json")
+    second, _ = jobs_of(cli, result)
     assert second.parents == (first.id,)
-    assert "saes/one-1 is there, or on its way, as asked for." in told.err
+    assert "saes/one-1 is there, or on its way, as asked for." in result.err
     again = submitted(cli, NAPS, "--set", "word=raise")
     assert again.code == Code.USAGE
     assert f"saes/one-1 is being made by job {first.id}." in again.err
 
 
 def test_a_failed_step_fails_those_that_need_it(world: Cli) -> None:
-    told = submitted(
+    result = submitted(
         world, NAPS.replace("one-", "failing-").replace("two", "needy"), "--set", "word=raise", "--wait", "--json"
     )
-    assert told.code == Code.FAILED
-    first, second, third = jobs_of(world, told)
+    assert result.code == Code.FAILED
+    first, second, third = jobs_of(world, result)
     assert [job.state for job in (first, second, third)] == [State.FAILED] * 3
     assert second.reason == f"its parent {first.id} (nap) failed: ValueError: told to raise"
 
@@ -190,11 +190,11 @@ def test_the_example_runs_as_it_is_without_a_network_and_a_second_time_does_noth
     small = recipe.replace("batch = 1024", "batch = 64\neval_tokens = 512").replace(
         "max_tokens = 200_000", "max_tokens = 2000"
     )
-    told = submitted(world, small, *words, "--wait", "--json")
-    assert told.code == 0, told.err
-    assert [(job.kind, job.state) for job in jobs_of(world, told)] == [
+    result = submitted(world, small, *words, "--wait", "--json")
+    assert result.code == 0, result.err
+    assert [(job.kind, job.state) for job in jobs_of(world, result)] == [
         (kind, State.SUCCEEDED) for kind in ("download", "toy-model", "tokenize", "train", "extract")
     ]
-    assert {job.tags for job in jobs_of(world, told)} == {("pipeline:toy",)}
+    assert {job.tags for job in jobs_of(world, result)} == {("pipeline:toy",)}
     again = submitted(world, small, *words, "--json")
     assert (again.code, again.json["jobs"]) == (0, [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mistudio_cli.errors import Code
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.redis_client.redis_url import parse_url, with_prefix
 from tests.cli.conftest import Cli
 
@@ -42,10 +42,10 @@ def test_a_url_has_one_prefix() -> None:
     assert url == "redis://h/0?prefix=lab2"
     assert with_prefix(url, "lab2") == url
     assert with_prefix("redis+socket:///r.sock?virtual_host=1", "a-b_1").endswith("virtual_host=1&prefix=a-b_1")
-    with pytest.raises(Problem, match="has the prefix lab2, and the setting is lab3"):
+    with pytest.raises(UserError, match="has the prefix lab2, and the setting is lab3"):
         with_prefix(url, "lab3")
-    with pytest.raises(Problem, match="has the prefix mistudio, and the setting is lab2"):
+    with pytest.raises(UserError, match="has the prefix mistudio, and the setting is lab2"):
         with_prefix("redis://h/0?prefix=mistudio", "lab2")
-    with pytest.raises(Problem):
+    with pytest.raises(UserError):
         with_prefix("redis://h/0", "a b")
     assert parse_url("redis://h/0?prefix=mistudio") == parse_url("redis://h/0")

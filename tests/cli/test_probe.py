@@ -72,6 +72,6 @@ def test_an_address_that_is_silent_leaves_time_for_the_next(monkeypatch: pytest.
 
 @pytest.mark.parametrize("host", ["a" * 300, "a..b", "xn--\udcff"])
 def test_a_name_that_cannot_be_one_is_unreachable_and_no_traceback(host: str) -> None:
-    with pytest.raises(Unreachable) as told:
+    with pytest.raises(Unreachable) as raised:
         Client(Address(host=host)).open()
-    assert not isinstance(told.value, NotRedis)
+    assert not isinstance(raised.value, NotRedis)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mistudio_cli.errors import Code
-from mistudio_cli.profile.profile_keys import Fault
+from mistudio_cli.profile.profile_keys import ProfileFault
 from mistudio_cli.profile.resources import Shortfall
 from mistudio_cli.profile.rules import Override, Profile, ProfileFile, ReadProfile, load_profile, workers_of
 from mistudio_cli.views import profile_json
@@ -49,9 +49,9 @@ def columns(out: str) -> dict[str, list[str]]:
 
 def test_ls_tells_what_each_profile_means_and_needs(cli: Cli, folder: Path) -> None:
     (folder / "mine.toml").write_text(MINE)
-    told = cli("profiles", "ls")
-    rows, full = columns(told.out), needs_in_all()
-    assert told.code == Code.OK
+    result = cli("profiles", "ls")
+    rows, full = columns(result.out), needs_in_all()
+    assert result.code == Code.OK
     assert list(rows) == ["datasets", "full", "jetson", "minimal", "mine"]
     assert rows["full"][1:7] == [
         *("built-in", str(len(QUEUES)), str(sum(queue.concurrency for queue in QUEUES))),
@@ -59,32 +59,32 @@ def test_ls_tells_what_each_profile_means_and_needs(cli: Cli, folder: Path) -> N
     ]
     assert rows["jetson"][1:7] == ["built-in", "1", "4", "2", "4 GB", "-"]
     assert rows["mine"][1:] == [str(folder / "mine.toml"), "2", "4", "6", "40 GB", "3", "Trainings alone"]
-    assert str(folder) in told.err
+    assert str(folder) in result.err
 
 
 def test_one_that_is_not_sound_hides_no_other(cli: Cli, folder: Path) -> None:
     (folder / "mine.toml").write_text("pool = 1")
-    told = cli("profiles", "ls")
-    rows = columns(told.out)
-    assert told.code == Code.OK
+    result = cli("profiles", "ls")
+    rows = columns(result.out)
+    assert result.code == Code.OK
     assert rows["mine"][2:7] == ["n/a"] * 5
     assert rows["mine"][7].startswith("not sound: workers is missing")
     assert rows["minimal"][2] == "1"
-    assert "mistudio profiles validate mine" in told.err
+    assert "mistudio profiles validate mine" in result.err
     (row,) = [row for row in cli("profiles", "ls", "--json").json["profiles"] if row["name"] == "mine"]
     assert (row["workers"], row["needs"], len(row["faults"])) == (None, None, 2)
 
 
 def test_show_tells_the_rule_the_workers_and_their_exact_command_lines(cli: Cli, folder: Path) -> None:
     (folder / "mine.toml").write_text(MINE)
-    told = cli("profiles", "show", "mine")
-    assert told.code == Code.OK
-    assert re.search(rf"^file +{re.escape(str(folder / 'mine.toml'))}$", told.out, re.M)
-    assert re.search(r'^resources +\["gpu"\]$', told.out, re.M)
-    assert re.search(r"^training +slots = 2, job_memory_gb = 24$", told.out, re.M)
-    assert re.search(r"^needs +6 cores, 40 GB, 3 GPUs$", told.out, re.M)
-    assert re.search(r"^worker-training +2 +4 +32 GB +2 +training$", told.out, re.M)
-    lines = [line for line in told.out.splitlines() if "tasks.worker" in line]
+    result = cli("profiles", "show", "mine")
+    assert result.code == Code.OK
+    assert re.search(rf"^file +{re.escape(str(folder / 'mine.toml'))}$", result.out, re.M)
+    assert re.search(r'^resources +\["gpu"\]$', result.out, re.M)
+    assert re.search(r"^training +slots = 2, job_memory_gb = 24$", result.out, re.M)
+    assert re.search(r"^needs +6 cores, 40 GB, 3 GPUs$", result.out, re.M)
+    assert re.search(r"^worker-training +2 +4 +32 GB +2 +training$", result.out, re.M)
+    lines = [line for line in result.out.splitlines() if "tasks.worker" in line]
     told_json = cli("profiles", "show", "mine", "--json").json
     assert [shlex.split(line) for line in lines] == [worker["argv"] for worker in told_json["workers"]]
     assert lines[0].endswith(
@@ -95,8 +95,8 @@ def test_show_tells_the_rule_the_workers_and_their_exact_command_lines(cli: Cli,
 
 def test_show_says_what_this_machine_has_too_little_of(cli: Cli, folder: Path) -> None:
     (folder / "huge.toml").write_text('workers = "per-queue"\nslots = 100000')
-    told = cli("profiles", "show", "huge")
-    assert re.search(r"^The profile huge needs \d+ cores; (this machine has|it may use) ", told.err, re.M)
+    result = cli("profiles", "show", "huge")
+    assert re.search(r"^The profile huge needs \d+ cores; (this machine has|it may use) ", result.err, re.M)
     short = cli("profiles", "show", "huge", "--json").json["shortfalls"]
     assert [missing["resource"] for missing in short] == ["cores", "memory", "gpus"]
     assert all(missing["there"] < missing["wanted"] for missing in short)
@@ -112,24 +112,24 @@ def test_show_says_what_this_machine_has_too_little_of(cli: Cli, folder: Path) -
     ],
 )
 def test_what_cannot_be_shown_is_one_sentence_and_what_mends_it(
-    cli: Cli, folder: Path, words: str, name: str, sentence: str, mend: str
+    cli: Cli, folder: Path, words: str, name: str, sentence: str, hint: str
 ) -> None:
     (folder / "mine.toml").write_text('workers = "one"\nslots = 0')
     (folder.parent / "secrets.toml").write_text('workers = "one"')
-    told = cli("profiles", words, name)
-    assert (told.code, told.out) == (Code.USAGE, "")
-    first, second = told.err.splitlines()
+    result = cli("profiles", words, name)
+    assert (result.code, result.out) == (Code.USAGE, "")
+    first, second = result.err.splitlines()
     assert first.endswith(sentence)
-    assert second.strip().startswith(mend)
+    assert second.strip().startswith(hint)
 
 
 def test_validate_finds_every_fault_in_one_go(cli: Cli, folder: Path) -> None:
     (folder / "good.toml").write_text(MINE)
     (folder / "full.toml").write_text('workers = "one"')
     (folder / "bad.toml").write_text('workers = "one"\npool = "solo"\nslot = 3\n[queues.training]\nslots = 0')
-    told = cli("profiles", "validate")
-    assert told.code == Code.USAGE
-    rows = [re.split(r"\s{2,}", line) for line in told.out.splitlines()[1:]]
+    result = cli("profiles", "validate")
+    assert result.code == Code.USAGE
+    rows = [re.split(r"\s{2,}", line) for line in result.out.splitlines()[1:]]
     assert [row[:2] for row in rows if row[0] in ("good", "full", "minimal")] == [
         ["full", "ok"],
         ["minimal", "ok"],
@@ -144,16 +144,16 @@ def test_validate_finds_every_fault_in_one_go(cli: Cli, folder: Path) -> None:
         "[queues.training] has no effect, for the slots of one worker serve all its queues alike",
         "slots in [queues.training] must be a whole number from 1, not 0",
     ]
-    assert "bad: there is no key 'slot': Did you mean slots?" in told.err
-    assert told.err.count("\n") == 4
+    assert "bad: there is no key 'slot': Did you mean slots?" in result.err
+    assert result.err.count("\n") == 4
     assert cli("profiles", "validate", "good", "full").code == Code.OK
 
 
 def test_validate_takes_files_from_anywhere(cli: Cli, folder: Path) -> None:
     (cli.home / "draft.toml").write_text('workers = "one"\nslots = "4"')
-    told = cli("profiles", "validate", "draft.toml", "minimal", "--json")
-    assert (told.code, told.json["ok"]) == (Code.USAGE, False)
-    assert [(row["name"], row["origin"], len(row["faults"])) for row in told.json["profiles"]] == [
+    result = cli("profiles", "validate", "draft.toml", "minimal", "--json")
+    assert (result.code, result.json["ok"]) == (Code.USAGE, False)
+    assert [(row["name"], row["origin"], len(row["faults"])) for row in result.json["profiles"]] == [
         ("draft", "file", 1),
         ("minimal", "built-in", 0),
     ]
@@ -164,9 +164,9 @@ def test_validate_takes_files_from_anywhere(cli: Cli, folder: Path) -> None:
 
 def test_a_profile_of_ones_own_begins_as_an_export(cli: Cli, folder: Path) -> None:
     path = folder / "mine.toml"
-    told = cli("profiles", "export", "full", "--to", str(path))
-    assert (told.code, told.out) == (Code.OK, "")
-    assert told.err.strip() == f"Written to {path}. Start it with: mistudio workers start mine"
+    result = cli("profiles", "export", "full", "--to", str(path))
+    assert (result.code, result.out) == (Code.OK, "")
+    assert result.err.strip() == f"Written to {path}. Start it with: mistudio workers start mine"
     shown = {name: cli("profiles", "show", name, "--json").json for name in ("full", "mine")}
     assert shown["mine"]["workers"] == shown["full"]["workers"]
     path.write_text(path.read_text() + "\n[queues.processing]\nslots = 2\n")
@@ -181,9 +181,9 @@ def test_export_writes_to_standard_output_and_over_no_file(cli: Cli) -> None:
     there = cli.home / "new" / "there.toml"
     assert cli("profiles", "export", "jetson", "--to", str(there)).code == Code.OK
     assert there.read_text() == text
-    told = cli("profiles", "export", "full", "--to", str(there))
-    assert (told.code, there.read_text()) == (Code.USAGE, text)
-    assert told.err.splitlines()[0] == f"{there} is there already."
+    result = cli("profiles", "export", "full", "--to", str(there))
+    assert (result.code, there.read_text()) == (Code.USAGE, text)
+    assert result.err.splitlines()[0] == f"{there} is there already."
 
 
 def test_the_exported_command_lines_run_a_worker_without_mistudios_supervisor(cli: Cli) -> None:
@@ -192,8 +192,8 @@ def test_the_exported_command_lines_run_a_worker_without_mistudios_supervisor(cl
     with (cli.home / "worker.log").open("ab") as log:
         worker = subprocess.Popen(["sh", "-c", script], env=cli.environment, stdout=log, stderr=log, cwd=cli.home)
     try:
-        beats = until(cli.ledger.workers, 60, f"the worker to answer: {(cli.home / 'worker.log').read_text()}")
-        assert [(beat.name.split("@")[0], beat.slots) for beat in beats] == [("all-queues", 8)]
+        heartbeats = until(cli.ledger.workers, 60, f"the worker to answer: {(cli.home / 'worker.log').read_text()}")
+        assert [(heartbeat.name.split("@")[0], heartbeat.slots) for heartbeat in heartbeats] == [("all-queues", 8)]
     finally:
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(60) == 0
@@ -204,9 +204,9 @@ def test_exported_command_lines_tell_the_broker_but_no_password(cli: Cli) -> Non
     assert "export CELERY_BROKER_URL=redis://lab:6379/0\n" in plain
     assert plain.count(" -P -m tasks.worker ") == len(QUEUES)
     for url in ("redis://:secret@lab:6379/0", ""):
-        told = cli("profiles", "export", "full", "--as", "celery", CELERY_BROKER_URL=url)
-        assert 'export CELERY_BROKER_URL="${CELERY_BROKER_URL:?' in told.out
-        assert "secret" not in told.out + told.err
+        result = cli("profiles", "export", "full", "--as", "celery", CELERY_BROKER_URL=url)
+        assert 'export CELERY_BROKER_URL="${CELERY_BROKER_URL:?' in result.out
+        assert "secret" not in result.out + result.err
 
 
 def test_the_json_is_as_documented_where_a_profile_sets_everything() -> None:
@@ -216,14 +216,16 @@ def test_the_json_is_as_documented_where_a_profile_sets_everything() -> None:
     rule |= {"cpu_jobs": 2}
     profile = Profile(**{**rule, "queues": (Override("training", 1, 1, 100_000, 1.0),)})
     real = {
-        "mistudio profiles ls --json": profile_json.profiles([ReadProfile(file, profile, (Fault("what", "mend"),))]),
+        "mistudio profiles ls --json": profile_json.profiles(
+            [ReadProfile(file, profile, (ProfileFault("what", "mend"),))]
+        ),
         "mistudio profiles show full --json": profile_json.profile_in_full(
             file, profile, [Shortfall("gpus", 2, 0, "It.")]
         ),
         "mistudio profiles validate --json": profile_json.validated(
-            [ReadProfile(file, None, (Fault("what", "mend"),))]
+            [ReadProfile(file, None, (ProfileFault("what", "mend"),))]
         ),
     }
-    for title, told in real.items():
-        assert not list(differences(EXAMPLES[title], json.loads(json.dumps(told))))
+    for title, result in real.items():
+        assert not list(differences(EXAMPLES[title], json.loads(json.dumps(result))))
     assert len(workers_of(profile)) == len(real["mistudio profiles show full --json"]["workers"])

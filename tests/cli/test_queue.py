@@ -16,13 +16,13 @@ from mistudio_cli.monitor import queue_rows, worker_rows
 from mistudio_cli.monitor.snapshot import read_all, read_queues, read_workers
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job
-from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.ledger.client import Ledger, WorkerHeartbeat
 from tasks.paths import Places
 from tasks.queues import QUEUE_NAMES
 from tasks.redis_client.redis_connection import Unreachable, connect
 from tests.cli.conftest import Cli
 
-BEAT = WorkerBeat("all-queues@elsewhere", "elsewhere", 7, ("datasets", "training"), 3, 1000.0)
+HEARTBEAT = WorkerHeartbeat("all-queues@elsewhere", "elsewhere", 7, ("datasets", "training"), 3, 1000.0)
 
 
 def submit(ledger: Ledger, queue: str = "training", **changes: object) -> Job:
@@ -30,18 +30,18 @@ def submit(ledger: Ledger, queue: str = "training", **changes: object) -> Job:
 
 
 def test_json_has_exactly_the_keys_of_the_contract(cli: Cli) -> None:
-    told = cli("queue", "ls", "--json").json
-    assert list(told) == ["read_at", "queues", "errors"]
-    assert told["read_at"].endswith("Z")
-    assert [queue["name"] for queue in told["queues"]] == list(QUEUE_NAMES)
+    result = cli("queue", "ls", "--json").json
+    assert list(result) == ["read_at", "queues", "errors"]
+    assert result["read_at"].endswith("Z")
+    assert [queue["name"] for queue in result["queues"]] == list(QUEUE_NAMES)
     keys = ["name", "state", "pending", "running", "oldest_age_s", "consumers", "slots", "per_minute", "eta_s", "ended"]
-    assert [list(queue) for queue in told["queues"]] == [keys] * len(QUEUE_NAMES)
+    assert [list(queue) for queue in result["queues"]] == [keys] * len(QUEUE_NAMES)
 
 
 def test_every_priority_is_counted_and_the_oldest_tells_its_age(cli: Cli) -> None:
     jobs = [submit(cli.ledger, priority=priority) for priority in (0, 5, 10)]
-    cli.ledger.beat(BEAT)
-    cli.ledger.claim(jobs[0].id, BEAT.name, BEAT.host)
+    cli.ledger.heartbeat(HEARTBEAT)
+    cli.ledger.claim(jobs[0].id, HEARTBEAT.name, HEARTBEAT.host)
     row = {queue["name"]: queue for queue in cli("queue", "ls", "--json").json["queues"]}["training"]
     assert 0 <= row.pop("oldest_age_s") < 60
     assert row.pop("per_minute") == [0, 0, 0]
@@ -51,7 +51,7 @@ def test_every_priority_is_counted_and_the_oldest_tells_its_age(cli: Cli) -> Non
 
 
 def test_how_long_a_queue_lasts_is_told_from_what_ended_lately(cli: Cli) -> None:
-    cli.ledger.beat(BEAT)
+    cli.ledger.heartbeat(HEARTBEAT)
     for age_s in (1, 2, 120, 600):
         job = submit(cli.ledger)
         cli.ledger.request_cancel(job.id)
@@ -66,36 +66,36 @@ def test_how_long_a_queue_lasts_is_told_from_what_ended_lately(cli: Cli) -> None
 
 def test_a_queue_nobody_consumes_says_so_and_what_helps(cli: Cli) -> None:
     submit(cli.ledger)
-    told = cli("queue", "ls")
-    assert [line for line in told.out.splitlines() if line.startswith("training ") and "no worker" in line]
-    assert told.err == "Nobody works on training: mistudio workers start full\n"
+    result = cli("queue", "ls")
+    assert [line for line in result.out.splitlines() if line.startswith("training ") and "no worker" in line]
+    assert result.err == "Nobody works on training: mistudio workers start full\n"
 
 
 def test_a_worker_that_fell_silent_is_no_consumer_and_is_shown_with_its_age(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger.beat(BEAT)
+    ledger.heartbeat(HEARTBEAT)
     assert read_queues(ledger).queues[1].consumers == 1
     for module in (queue_rows, worker_rows):
         monkeypatch.setattr(module, "BEAT_TTL_S", -1.0)
     seen = read_all(ledger, Places(tmp_path, tmp_path))
     assert seen.queues[1].consumers == 0
     (worker,) = seen.workers
-    assert (worker.name, worker.state, worker.restarts, worker.pss_bytes) == (BEAT.name, "silent", None, None)
+    assert (worker.name, worker.state, worker.restarts, worker.pss_bytes) == (HEARTBEAT.name, "silent", None, None)
     assert worker.seen_age_s >= 0
 
 
 def test_a_worker_whose_message_loop_does_not_run_is_no_consumer_and_unresponsive(cli: Cli) -> None:
     now = cli.ledger.now()
-    cli.ledger.beat(dataclasses.replace(BEAT, seen_at=now, loop_at=now - 30))
+    cli.ledger.heartbeat(dataclasses.replace(HEARTBEAT, seen_at=now, loop_at=now - 30))
     seen = read_all(cli.ledger, Places(cli.home, cli.home))
     assert [row.consumers for row in seen.queues] == [0] * 6
     (worker,) = seen.workers
-    assert (worker.name, worker.state) == (BEAT.name, "unresponsive")
+    assert (worker.name, worker.state) == (HEARTBEAT.name, "unresponsive")
     assert worker.seen_age_s is not None
     assert worker.seen_age_s < 5
     assert "has received no message for 3" in " ".join(cli("workers", "status").out.split())
-    cli.ledger.beat(dataclasses.replace(BEAT, seen_at=now, loop_at=now - 1))
+    cli.ledger.heartbeat(dataclasses.replace(HEARTBEAT, seen_at=now, loop_at=now - 1))
     assert [row.state for row in read_all(cli.ledger, Places(cli.home, cli.home)).workers] == ["running"]
 
 
@@ -139,7 +139,7 @@ def a_supervisor(short_tmp: Path) -> Iterator[Places]:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(places.supervisor_socket))
     listener.listen()
-    told = {"supervisor": {"pid": 1, "state": "running"}, "workers": [SUPERVISED]}
+    result = {"supervisor": {"pid": 1, "state": "running"}, "workers": [SUPERVISED]}
 
     def answer() -> None:
         while True:
@@ -147,7 +147,7 @@ def a_supervisor(short_tmp: Path) -> Iterator[Places]:
             with link, link.makefile("rwb") as stream:
                 if not stream.readline():
                     return
-                stream.write(json.dumps(told).encode() + b"\n")
+                stream.write(json.dumps(result).encode() + b"\n")
 
     thread = threading.Thread(target=answer)
     thread.start()
@@ -173,24 +173,24 @@ def test_without_the_supervisor_workers_are_known_by_their_beats(
 ) -> None:
     places = Places(tmp_path, tmp_path)
 
-    def time_out(asked: Places) -> None:
-        raise TimeoutError(f"the supervisor of {asked.home} says nothing")
+    def time_out(requested: Places) -> None:
+        raise TimeoutError(f"the supervisor of {requested.home} says nothing")
 
     monkeypatch.setattr(supervisor_client, "status", time_out)
     assert read(ledger, places).workers is None, "there may be some"
-    ledger.beat(BEAT)
+    ledger.heartbeat(HEARTBEAT)
     seen = read(ledger, places)
     assert [trouble.part for trouble in seen.errors] == ["supervisor"]
-    assert [(row.name, row.state, row.restarts) for row in seen.workers] == [(BEAT.name, "running", None)]
+    assert [(row.name, row.state, row.restarts) for row in seen.workers] == [(HEARTBEAT.name, "running", None)]
 
 
 def test_the_rows_of_supervised_workers_join_what_their_beats_say(ledger: Ledger) -> None:
     job = submit(ledger)
     ledger.claim(job.id, SUPERVISED["name"], "here", SUPERVISED["pid"])
-    beat = dataclasses.replace(BEAT, name=SUPERVISED["name"], pid=SUPERVISED["pid"], seen_at=99.0)
-    other = dataclasses.replace(BEAT, seen_at=99.0)
+    heartbeat = dataclasses.replace(HEARTBEAT, name=SUPERVISED["name"], pid=SUPERVISED["pid"], seen_at=99.0)
+    other = dataclasses.replace(HEARTBEAT, seen_at=99.0)
     old = {**SUPERVISED, "pid": SUPERVISED["pid"] + 1, "state": "draining"}
-    rows = worker_rows.worker_rows([SUPERVISED, old], [beat, other], ledger.holders(), 100.0)
+    rows = worker_rows.worker_rows([SUPERVISED, old], [heartbeat, other], ledger.holders(), 100.0)
     assert [(row.name, row.state, row.busy, row.restarts, row.seen_age_s) for row in rows] == [
         ("worker-training@here", "running", 1, 2, 1.0),
         ("worker-training@here", "draining", 0, 2, None),

@@ -22,9 +22,9 @@ def submit(cli: Cli, queue: str = "training", **changes: Any) -> str:
 
 def test_peek_lists_what_is_queued_in_the_order_in_which_it_will_be_started(cli: Cli) -> None:
     low, high, middle = (submit(cli, priority=priority, tags=("mine",)) for priority in (1, 9, 5))
-    told = cli("queue", "peek", "training", "--json").json
-    assert ([job["id"] for job in told["jobs"]], told["pending"]) == ([high, middle, low], 3)
-    assert [job["place"] for job in told["jobs"]] == [0, 1, 2]
+    result = cli("queue", "peek", "training", "--json").json
+    assert ([job["id"] for job in result["jobs"]], result["pending"]) == ([high, middle, low], 3)
+    assert [job["place"] for job in result["jobs"]] == [0, 1, 2]
     seen = cli("queue", "peek", "training", "--limit", "2")
     assert [line.split()[0] for line in seen.out.splitlines()[1:]] == [high, middle]
     assert "mine" in seen.out
@@ -34,9 +34,9 @@ def test_peek_lists_what_is_queued_in_the_order_in_which_it_will_be_started(cli:
 
 def test_a_queue_that_is_not_there_is_told_with_those_that_are(cli: Cli) -> None:
     for words in (("peek", "trainings"), ("pause", "trainings"), ("purge", "trainings", "--yes")):
-        told = cli("queue", *words)
-        assert told.code == Code.USAGE
-        assert told.err.startswith("There is no queue 'trainings'.")
+        result = cli("queue", *words)
+        assert result.code == Code.USAGE
+        assert result.err.startswith("There is no queue 'trainings'.")
     assert cli("queue", "pause").err.startswith("Which queues?")
 
 
@@ -71,8 +71,8 @@ def test_a_pause_survives_the_restart_of_everything(lab: Lab) -> None:  # noqa: 
 
 def test_purge_asks_and_does_nothing_unless_somebody_says_yes(cli: Cli) -> None:
     ids = [submit(cli) for _ in range(3)]
-    told = cli("queue", "purge", "training")
-    assert (told.code, "mistudio queue purge training --yes" in told.err) == (Code.USAGE, True)
+    result = cli("queue", "purge", "training")
+    assert (result.code, "mistudio queue purge training --yes" in result.err) == (Code.USAGE, True)
     for answer, left in (("n\n", 3), ("y\n", 0)):
         assert "Cancel 3 jobs queued in training?" in typed(cli, answer, "queue", "purge", "training")
         assert cli.ledger.queues.counts()["training"].pending == left
@@ -117,8 +117,8 @@ def test_only_jobs_that_have_ended_are_removed_and_their_logs_with_them(cli: Cli
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("words\n")
     cli.ledger.request_cancel(job)
-    told = cli("jobs", "rm", job, live)
-    assert (told.code, f"mistudio jobs cancel {live}" in told.err, log.exists()) == (Code.USAGE, True, True)
+    result = cli("jobs", "rm", job, live)
+    assert (result.code, f"mistudio jobs cancel {live}" in result.err, log.exists()) == (Code.USAGE, True, True)
     assert cli("jobs", "rm", job).err == f"{job} is removed.\n"
     assert (cli.ledger.get(job), log.exists()) == (None, False)
     assert cli("jobs", "show", job).code == Code.NOT_FOUND

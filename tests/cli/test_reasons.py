@@ -9,11 +9,11 @@ import pytest
 from mistudio_cli.jobs import wait_reasons
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State
-from tasks.ledger.client import WorkerBeat
+from tasks.ledger.client import WorkerHeartbeat
 from tests.cli.conftest import Cli
 from tests.conftest import until
 
-BEAT = WorkerBeat("worker-training@here", "here", 7, ("training",), 1, 0.0)
+HEARTBEAT = WorkerHeartbeat("worker-training@here", "here", 7, ("training",), 1, 0.0)
 
 
 def submit(cli: Cli, **changes: object) -> Job:
@@ -21,7 +21,7 @@ def submit(cli: Cli, **changes: object) -> Job:
 
 
 def finish(cli: Cli, job: Job, state: State = State.SUCCEEDED) -> None:
-    claim = cli.ledger.claim(job.id, BEAT.name, "here")
+    claim = cli.ledger.claim(job.id, HEARTBEAT.name, "here")
     assert claim is not None
     cli.ledger.finish(claim, state, "done")
 
@@ -47,16 +47,16 @@ def test_without_a_worker_it_says_so(cli: Cli, words: str) -> None:
 
 
 def test_a_paused_queue_and_an_unfinished_parent_are_named(cli: Cli) -> None:
-    cli.ledger.beat(BEAT)
+    cli.ledger.heartbeat(HEARTBEAT)
     cli.ledger.queues.pause("training")
     parent = submit(cli)
     child = submit(cli, parents=(parent.id,))
     command = cli.start("jobs", "wait", parent.id, child.id)
-    told = sorted(said(command, 2), key=lambda line: not line.startswith(parent.id))
-    assert told[0].startswith(f"{parent.id} is queued. Its queue training has been paused for ")
-    assert told[0].endswith("(mistudio queue resume training)")
+    result = sorted(said(command, 2), key=lambda line: not line.startswith(parent.id))
+    assert result[0].startswith(f"{parent.id} is queued. Its queue training has been paused for ")
+    assert result[0].endswith("(mistudio queue resume training)")
     cause = f"It waits for {parent.id} (nap a), which is queued."
-    assert told[1] == f"{child.id} is waiting. {cause}  (mistudio jobs explain {parent.id})"
+    assert result[1] == f"{child.id} is waiting. {cause}  (mistudio jobs explain {parent.id})"
     cli.ledger.queues.resume("training")
     finish(cli, parent)
     finish(cli, child)
@@ -82,7 +82,7 @@ def test_a_reason_is_said_once_and_a_new_one_too(cli: Cli, monkeypatch: pytest.M
 
 def test_a_job_that_starts_at_once_is_not_explained(cli: Cli) -> None:
     job = submit(cli)
-    claim = cli.ledger.claim(job.id, BEAT.name, "here")
+    claim = cli.ledger.claim(job.id, HEARTBEAT.name, "here")
     command = cli.start("jobs", "wait", job.id)
     cli.ledger.finish(claim, State.SUCCEEDED, "done")
     out, err = command.communicate(timeout=30)

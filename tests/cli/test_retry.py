@@ -20,8 +20,8 @@ def work_folder(world: Cli, job_id: str) -> Path:
 @pytest.fixture
 def cancelled(world: Cli, request: pytest.FixtureRequest) -> tuple[str, int]:
     """A hike that was cancelled under way, and the tick it had reached."""
-    told = world("submit", "hike", "--name", request.node.name, "--ticks", "30", "--json")
-    job_id = told.json["id"]
+    result = world("submit", "hike", "--name", request.node.name, "--ticks", "30", "--json")
+    job_id = result.json["id"]
     until(lambda: world.ledger.need(job_id).progress, what="the hike to begin")
     assert world("jobs", "cancel", job_id).code == Code.OK
     until(lambda: not list(work_folder(world, job_id).glob("*/output")), 10)
@@ -30,8 +30,8 @@ def cancelled(world: Cli, request: pytest.FixtureRequest) -> tuple[str, int]:
 
 def test_it_continues_and_says_from_where(world: Cli, cancelled: tuple[str, int]) -> None:
     job_id, ticks = cancelled
-    told = world("jobs", "retry", job_id)
-    again, _, how = told.out.partition(" ")
+    result = world("jobs", "retry", job_id)
+    again, _, how = result.out.partition(" ")
     assert how.endswith(
         f"in training, another try of {job_id}; continues from tick {ticks} (--from-scratch begins anew)\n"
     )
@@ -46,27 +46,27 @@ def test_it_continues_and_says_from_where(world: Cli, cancelled: tuple[str, int]
 
 def test_it_begins_anew_when_told_to_or_when_nothing_is_left(world: Cli, cancelled: tuple[str, int]) -> None:
     job_id, _ = cancelled
-    told = world("jobs", "retry", job_id, "--from-scratch", "--json").json["jobs"][0]
-    assert (told["from_checkpoint"], told["continues_from"]) == (None, None)
-    world("jobs", "cancel", told["id"])
+    result = world("jobs", "retry", job_id, "--from-scratch", "--json").json["jobs"][0]
+    assert (result["from_checkpoint"], result["continues_from"]) == (None, None)
+    world("jobs", "cancel", result["id"])
     assert work_folder(world, job_id).exists()
-    assert world("jobs", "rm", told["id"], job_id).code == Code.OK
+    assert world("jobs", "rm", result["id"], job_id).code == Code.OK
     assert not work_folder(world, job_id).exists()
-    assert not work_folder(world, told["id"]).exists()
+    assert not work_folder(world, result["id"]).exists()
 
 
 def test_a_checkpoint_that_is_not_there_cannot_be_asked_for(cli: Cli) -> None:
     job_id = cli("submit", "hike", "--name", "early", "--json").json["id"]
     cli("jobs", "cancel", job_id)
-    told = cli("jobs", "retry", job_id, "--from-checkpoint")
-    assert told.code == Code.USAGE
-    assert told.err == (
+    result = cli("jobs", "retry", job_id, "--from-checkpoint")
+    assert result.code == Code.USAGE
+    assert result.err == (
         f"Job {job_id} cannot be continued: no checkpoint is left.\n"
         f"  To begin anew: mistudio jobs retry {job_id} --from-scratch\n"
     )
     assert len(cli.ledger.page().jobs) == 1
-    told = cli("jobs", "retry", job_id)
-    assert told.out.endswith(f"another try of {job_id}; starts from scratch: no checkpoint is left\n")
+    result = cli("jobs", "retry", job_id)
+    assert result.out.endswith(f"another try of {job_id}; starts from scratch: no checkpoint is left\n")
 
 
 def test_a_checkpoint_that_a_waiting_job_will_take_over_is_not_removed(cli: Cli) -> None:
@@ -75,12 +75,12 @@ def test_a_checkpoint_that_a_waiting_job_will_take_over_is_not_removed(cli: Cli)
     folder.mkdir(parents=True)
     (folder / "ticks").write_text("7")
     cli("jobs", "cancel", job_id)
-    told = cli("jobs", "retry", "last", "--from-checkpoint", "--json").json["jobs"][0]
-    assert (told["from_checkpoint"], told["continues_from"]) == (job_id, "tick 7")
+    result = cli("jobs", "retry", "last", "--from-checkpoint", "--json").json["jobs"][0]
+    assert (result["from_checkpoint"], result["continues_from"]) == (job_id, "tick 7")
     assert cli("jobs", "rm", job_id).code == Code.OK
     assert folder.exists()
-    cli("jobs", "cancel", told["id"])
-    assert cli("jobs", "retry", told["id"], "--json").json["jobs"][0]["continues_from"] == "tick 7"
+    cli("jobs", "cancel", result["id"])
+    assert cli("jobs", "retry", result["id"], "--json").json["jobs"][0]["continues_from"] == "tick 7"
 
 
 def test_all_that_failed_go_on_or_are_left_out_with_the_reason(cli: Cli) -> None:
@@ -91,6 +91,6 @@ def test_all_that_failed_go_on_or_are_left_out_with_the_reason(cli: Cli) -> None
         claim = cli.ledger.claim(job_id, "w", "here", 7)
         assert claim is not None
         cli.ledger.finish(claim, "failed", "the disk was full")
-    told = cli("jobs", "retry", "--failed", "--from-checkpoint", "--yes")
-    assert told.out.endswith(f"another try of {ids[0]}; continues from tick 7 (--from-scratch begins anew)\n")
-    assert told.err.startswith(f"{ids[1]} hike early is left out: Job {ids[1]} cannot be continued: no checkpoint")
+    result = cli("jobs", "retry", "--failed", "--from-checkpoint", "--yes")
+    assert result.out.endswith(f"another try of {ids[0]}; continues from tick 7 (--from-scratch begins anew)\n")
+    assert result.err.startswith(f"{ids[1]} hike early is left out: Job {ids[1]} cannot be continued: no checkpoint")

@@ -41,9 +41,9 @@ def test_a_pipeline_of_which_a_step_failed_comes_back_whole(cli: Cli) -> None:
     cli.ledger.submit_all([first, reads, waits])
     fail(cli, first)
     assert cli.ledger.need(waits.id).state is State.FAILED
-    told = retry(cli)
-    assert [job["retry_of"] for job in told] == [first.id, reads.id, waits.id]
-    again = [cli.ledger.need(job["id"]) for job in told]
+    result = retry(cli)
+    assert [job["retry_of"] for job in result] == [first.id, reads.id, waits.id]
+    again = [cli.ledger.need(job["id"]) for job in result]
     assert [job.state for job in again] == [State.QUEUED, State.WAITING, State.WAITING]
     assert [job.parents for job in again] == [(), (again[0].id,), (again[1].id,)]
 
@@ -52,11 +52,11 @@ def test_what_was_tried_again_or_is_made_by_another_is_left_out_with_the_reason(
     once, older, newer = failed(cli, "once"), failed(cli, "same"), failed(cli, "same")
     cli.ledger.request_cancel(queued(cli, "cancelled").id)
     assert [job["retry_of"] for job in retry(cli, "--name", "once")] == [once.id]
-    told = cli("jobs", "retry", "--failed", "--yes")
-    (line,) = told.out.splitlines()
+    result = cli("jobs", "retry", "--failed", "--yes")
+    (line,) = result.out.splitlines()
     assert line.endswith(f"another try of {newer.id}; starts from scratch: nap jobs keep no checkpoint")
-    assert f"{older.id} nap same is left out: job {newer.id} makes the same, and is newer" in told.err
-    assert f"{once.id} nap once is left out: job " in told.err
+    assert f"{older.id} nap same is left out: job {newer.id} makes the same, and is newer" in result.err
+    assert f"{once.id} nap once is left out: job " in result.err
     assert retry(cli) == []
     assert cli("jobs", "retry", "--failed").err.endswith("Nothing to try again.\n")
 
@@ -73,10 +73,10 @@ def test_the_flags_choose_among_the_failed(cli: Cli) -> None:
 
 def test_it_asks_first_and_submits_nothing_unasked(cli: Cli) -> None:
     failed(cli, "a")
-    told = cli("jobs", "retry", "--failed")
-    assert told.code == Code.USAGE
-    assert told.err.startswith("Cannot ask for confirmation: stdin is not a terminal.")
-    assert "mistudio jobs retry --failed --yes" in told.err
+    result = cli("jobs", "retry", "--failed")
+    assert result.code == Code.USAGE
+    assert result.err.startswith("Cannot ask for confirmation: stdin is not a terminal.")
+    assert "mistudio jobs retry --failed --yes" in result.err
     assert "mistudio jobs retry --failed --name a --yes" in cli("jobs", "retry", "--failed", "--name", "a").err
     assert len(cli.ledger.page().jobs) == 1
 
@@ -94,31 +94,31 @@ def test_more_than_are_submitted_at_once_are_all_reached_the_oldest_first(
     monkeypatch.setattr(retrying, "MOST", 3)
     monkeypatch.setattr(retrying, "_PAGE", 2)
     monkeypatch.setattr(sys, "argv", ["mistudio", "jobs", "retry", "--failed", "--kind", "cleanup"])
-    ids, tried, told = fail_many(cli, 7), list[str | None](), list[str]()
+    ids, tried, result = fail_many(cli, 7), list[str | None](), list[str]()
     for _ in range(4):
-        again = retrying.try_failed(cli.ledger, cli.home, Filter(("failed",)), asked=False)
+        again = retrying.try_failed(cli.ledger, cli.home, Filter(("failed",)), requested=False)
         tried += [job.retry_of for job in again.jobs]
-        told.append(capsys.readouterr().err)
+        result.append(capsys.readouterr().err)
     assert tried == ids
     sentence = "more that failed are left for the next time: mistudio jobs retry --failed --kind cleanup"
-    assert [f"4 {sentence}" in told[0], f"1 {sentence}" in told[1], sentence in told[2]] == [True, True, False]
-    assert told[3].endswith("Nothing to try again.\n")
+    assert [f"4 {sentence}" in result[0], f"1 {sentence}" in result[1], sentence in result[2]] == [True, True, False]
+    assert result[3].endswith("Nothing to try again.\n")
 
 
 def test_it_asks_redis_as_often_for_many_as_for_few_and_tells_a_long_list_in_short(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def trips() -> int:
-        asked, real = [0], Client.batch
+        requested, real = [0], Client.batch
 
         def counted(client: Client, commands: Iterable[Command]) -> list[Any]:
-            asked[0] += 1
+            requested[0] += 1
             return real(client, commands)
 
         with monkeypatch.context() as patch:
             patch.setattr(Client, "batch", counted)
-            retrying.try_failed(cli.ledger, cli.home, Filter(("failed",), name="cleanup"), asked=False)
-        return asked[0]
+            retrying.try_failed(cli.ledger, cli.home, Filter(("failed",), name="cleanup"), requested=False)
+        return requested[0]
 
     fail_many(cli, 2)
     trips()

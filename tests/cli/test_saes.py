@@ -43,7 +43,7 @@ def add_sae(home: Path, name: str, config: CoderConfig = PLAIN, about: dict[str,
     output = next_attempt(store, f"job-{name}") / "output"
     halves = (0.5,) * config.blocks
     save_sae(output, build(config, seed=2), Scales(halves, halves), about)
-    told = {
+    result = {
         "job": "0123456789ab",
         "name": name,
         "kind": "train",
@@ -52,15 +52,15 @@ def add_sae(home: Path, name: str, config: CoderConfig = PLAIN, about: dict[str,
         "made_from": {"model": "models/tiny", "dataset": "tokens/words"},
         "result": {**RESULT, "d_in": config.d_in, "d_sae": config.d_sae, "hook": "gpt_neox.layers.1"},
     }
-    store.seal(output, told)
+    store.seal(output, result)
     return store.publish(output, "saes", name)
 
 
 @pytest.mark.parametrize("key", ["never", "counts", "log10_edges"])
 @pytest.mark.parametrize("value", [None, "x", -1e308, [1e308], [-5] * 14, [-5, 0] * 7, [True], 1e999, {"a": 1}])
 def test_an_odd_histogram_of_densities_hides_nothing_else(key: str, value: object) -> None:
-    told = {"density_histogram": {**DENSITIES, key: value}, "l0": 4.0}
-    shown = {"made_from": {}, "params": {}, "files": {}, "hooks": [], "hook_out": None, "result": told}
+    result = {"density_histogram": {**DENSITIES, key: value}, "l0": 4.0}
+    shown = {"made_from": {}, "params": {}, "files": {}, "hooks": [], "hook_out": None, "result": result}
     nothing = dict.fromkeys(("name", "path", *sae_tables._SHAPE, "kind", "job", "created_at"))
     assert ["l0", "4"] in sae_tables.facts({**nothing, **shown})[1]
 
@@ -112,9 +112,9 @@ def test_a_transcoder_and_a_crosscoder_tell_what_they_read_and_write(cli: Cli) -
     add_sae(cli.home, "past", replace(PLAIN, d_out=12, skip=True), ABOUT | past)
     layers = [f"blocks.{layer}.hook_resid_post" for layer in (0, 1)]
     add_sae(cli.home, "across", replace(PLAIN, d_in=32, blocks=2), ABOUT | {"hook_names": layers})
-    told = {line["name"]: line for line in cli("saes", "ls", "--json").json["saes"]}
-    assert (told["past"]["hook_out"], told["past"]["d_out"]) == ("blocks.1.hook_mlp_out", 12)
-    assert (told["across"]["hooks"], told["across"]["hook_out"], told["across"]["d_out"]) == (layers, None, 32)
+    result = {line["name"]: line for line in cli("saes", "ls", "--json").json["saes"]}
+    assert (result["past"]["hook_out"], result["past"]["d_out"]) == ("blocks.1.hook_mlp_out", 12)
+    assert (result["across"]["hooks"], result["across"]["hook_out"], result["across"]["d_out"]) == (layers, None, 32)
     read_and_written = r"blocks\.1\.mlp\.hook_in -> blocks\.1\.hook_mlp_out"
     listed = cli("saes", "ls").out
     assert re.search(rf"^past +topk skip transcoder +tiny +{read_and_written} +48 ", listed, re.M)
@@ -138,17 +138,17 @@ def test_an_sae_goes_out_and_comes_in_again(world: Cli) -> None:
     assert back.code == 0, back.err
     x = torch.randn(20, 16)
     assert torch.equal(load_sae(world.home / "store/saes/back").encode(x), load_sae(folder).encode(x))
-    told = world("saes", "show", "back", "--json").json
-    assert (told["kind"], told["hook"], told["model"]) == ("import", "blocks.1.hook_resid_post", "gpt2/tiny")
+    result = world("saes", "show", "back", "--json").json
+    assert (result["kind"], result["hook"], result["model"]) == ("import", "blocks.1.hook_resid_post", "gpt2/tiny")
     again = world("saes", "export", "out-and-in", "layers.1")
     assert "layers.1 is there already." in again.err
 
 
 def test_one_folder_is_not_asked_for_in_two_forms(cli: Cli) -> None:
     add_sae(cli.home, "mine")
-    told = cli("saes", "export", "mine", "out", "--to", "sae-lens,sparsify")
-    assert told.err.startswith("--to 'sae-lens,sparsify' is not one of: sae-lens, dictionary-learning, sparsify.")
-    assert (told.code, cli.ledger.page().jobs) == (Code.USAGE, ())
+    result = cli("saes", "export", "mine", "out", "--to", "sae-lens,sparsify")
+    assert result.err.startswith("--to 'sae-lens,sparsify' is not one of: sae-lens, dictionary-learning, sparsify.")
+    assert (result.code, cli.ledger.page().jobs) == (Code.USAGE, ())
     assert re.search(r"--to +sae-lens\|dictionary-learning\|sparsify$", cli("saes", "export", "--help").out, re.M)
 
 

@@ -35,13 +35,13 @@ def test_parents_and_children_are_told_with_their_states_in_the_order_of_submiss
     assert claim is not None
     cli.ledger.finish(claim, State.SUCCEEDED, "done")
     children = [submit(cli, "extract", f"features-{number}", job.id) for number in range(2)]
-    told = cli("jobs", "show", job.id, "--json").json
-    assert told["parents"] == [second.id, first.id]
-    assert told["parent_jobs"] == [
+    result = cli("jobs", "show", job.id, "--json").json
+    assert result["parents"] == [second.id, first.id]
+    assert result["parent_jobs"] == [
         {"id": second.id, "kind": "toy-model", "name": "toy", "state": "queued"},
         {"id": first.id, "kind": "tokenize", "name": "words", "state": "succeeded"},
     ]
-    assert [(child["id"], child["state"]) for child in told["children"]] == [(c.id, "waiting") for c in children]
+    assert [(child["id"], child["state"]) for child in result["children"]] == [(c.id, "waiting") for c in children]
     shown = cli("jobs", "show", job.id).out
     assert section(shown, "parents") == [f"{second.id} toy-model toy queued", f"{first.id} tokenize words succeeded"]
     assert section(shown, "children") == [f"{c.id} extract features-{n} waiting" for n, c in enumerate(children)]
@@ -49,9 +49,9 @@ def test_parents_and_children_are_told_with_their_states_in_the_order_of_submiss
 
     cli.ledger.request_cancel(second.id)  # with all that wait for it
     cli.ledger.remove(first.id)
-    told = cli("jobs", "show", job.id, "--json").json
-    assert told["parent_jobs"][1] == {"id": first.id, "kind": None, "name": None, "state": None}
-    assert [child["state"] for child in told["children"]] == ["cancelled", "cancelled"]
+    result = cli("jobs", "show", job.id, "--json").json
+    assert result["parent_jobs"][1] == {"id": first.id, "kind": None, "name": None, "state": None}
+    assert [child["state"] for child in result["children"]] == ["cancelled", "cancelled"]
     assert section(cli("jobs", "show", job.id).out, "parents")[1] == f"{first.id} n/a n/a its record is removed"
 
 
@@ -64,16 +64,16 @@ def test_a_long_list_of_children_is_cut_and_says_so(cli: Cli) -> None:
 
 
 def test_an_export_asks_as_often_for_many_jobs_as_for_few(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, real = [0], Client.batch
+    requested, real = [0], Client.batch
 
     def counted(client: Client, commands: object) -> object:
-        asked[0] += 1
+        requested[0] += 1
         return real(client, commands)
 
     def trips() -> int:
-        asked[0] = 0
+        requested[0] = 0
         assert list(export_jobs.lines(cli.ledger, cli.home, Filter()))
-        return asked[0]
+        return requested[0]
 
     monkeypatch.setattr(Client, "batch", counted)
     parent = submit(cli, "tokenize", "words")
@@ -100,10 +100,10 @@ def test_what_a_job_holds_of_its_gpu_is_told_beside_what_was_expected(cli: Cli, 
         assert process.stdout is not None
         process.stdout.readline()
         fake = {"LD_LIBRARY_PATH": str(driver), "FAKE_GPUS": "1", "FAKE_PID": str(process.pid)}
-        told = [cli("jobs", "show", job.id, "--json", **fake).json["lease"] for job in (here, elsewhere, unknown)]
+        result = [cli("jobs", "show", job.id, "--json", **fake).json["lease"] for job in (here, elsewhere, unknown)]
         shown = [cli("jobs", "show", job.id, **fake).out for job in (here, elsewhere, unknown)]
         process.kill()
-    assert told == [
+    assert result == [
         {"job": here.id, "memory_bytes": 3 * GIB, "expected_bytes": 8 * GIB},
         {"job": elsewhere.id, "memory_bytes": None, "expected_bytes": 8 * GIB},
         {"job": unknown.id, "memory_bytes": None, "expected_bytes": None},

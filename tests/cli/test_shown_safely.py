@@ -52,24 +52,24 @@ def run_with_evil(cli: Cli, end: State = State.FAILED) -> Job:
 @pytest.mark.parametrize("end", [State.FAILED, State.RUNNING])
 def test_what_a_job_says_steers_nothing(cli: Cli, words: str, end: State) -> None:
     job = run_with_evil(cli, end)
-    told = cli(*words.split(), job.id, *["--timeout", "0"] * ("wait" in words))
-    assert not STEERS.search(told.out + told.err), ascii(told.out + told.err)
+    result = cli(*words.split(), job.id, *["--timeout", "0"] * ("wait" in words))
+    assert not STEERS.search(result.out + result.err), ascii(result.out + result.err)
     if "--json" in words:
-        records = [json.loads(line) for line in told.out.splitlines()] if "logs" in words else [told.json]
+        records = [json.loads(line) for line in result.out.splitlines()] if "logs" in words else [result.json]
         assert EVIL[:20] in repr(records) or repr(EVIL[:20])[1:-1] in repr(records)
-    elif told.out:
-        assert SEEN in told.out
+    elif result.out:
+        assert SEEN in result.out
     if "logs" not in words:
-        assert not re.search(r"^(- )?failed    job-of-theirs", told.out, re.MULTILINE)
+        assert not re.search(r"^(- )?failed    job-of-theirs", result.out, re.MULTILINE)
 
 
 def test_lists_and_exports_of_jobs_steer_nothing(cli: Cli) -> None:
     run_with_evil(cli)
     run_with_evil(cli, State.RUNNING)
     for words in ("jobs ls", "jobs ls --json", "jobs export", "top --once", "top --once --json"):
-        told = cli(*words.split())
-        assert not STEERS.search(told.out + told.err), (words, ascii(told.out + told.err))
-        assert told.out
+        result = cli(*words.split())
+        assert not STEERS.search(result.out + result.err), (words, ascii(result.out + result.err))
+        assert result.out
 
 
 def test_what_an_sae_says_of_itself_steers_nothing(cli: Cli) -> None:
@@ -79,9 +79,9 @@ def test_what_an_sae_says_of_itself_steers_nothing(cli: Cli) -> None:
     manifest["files"] = {EVIL: {"bytes": EVIL}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     for words in ("saes ls", "saes show mine", "saes ls --json", "saes show mine --json"):
-        told = cli(*words.split())
-        assert told.code == Code.OK, told.err
-        assert not STEERS.search(told.out + told.err), (words, ascii(told.out))
+        result = cli(*words.split())
+        assert result.code == Code.OK, result.err
+        assert not STEERS.search(result.out + result.err), (words, ascii(result.out))
     assert SEEN in cli("saes", "show", "mine").out
 
 
@@ -89,9 +89,9 @@ def test_what_stands_in_a_workers_log_steers_nothing(cli: Cli) -> None:
     log = cli.home / "logs" / "worker-training.log"
     log.parent.mkdir(parents=True)
     log.write_text(EVIL + "\n")
-    told = cli("workers", "logs", "worker-training")
-    assert SEEN in told.out
-    assert not STEERS.search(told.out)
+    result = cli("workers", "logs", "worker-training")
+    assert SEEN in result.out
+    assert not STEERS.search(result.out)
 
 
 def test_errors_are_one_line_whatever_they_quote(cli: Cli) -> None:
@@ -102,19 +102,19 @@ def test_errors_are_one_line_whatever_they_quote(cli: Cli) -> None:
         [EVIL],
         [f"--{EVIL}"],
     ):
-        told = cli(*words)
-        assert (told.code, told.out) in ((Code.USAGE, ""), (Code.NOT_FOUND, "")), told.err
-        assert not STEERS.search(told.err), (words, ascii(told.err))
-        assert len(told.err.splitlines()) <= 3, told.err
+        result = cli(*words)
+        assert (result.code, result.out) in ((Code.USAGE, ""), (Code.NOT_FOUND, "")), result.err
+        assert not STEERS.search(result.err), (words, ascii(result.err))
+        assert len(result.err.splitlines()) <= 3, result.err
 
 
 def test_an_output_that_knows_ascii_only_gets_ascii(cli: Cli) -> None:
     run_with_evil(cli, State.RUNNING)
     add_sae(cli.home, "mine", about={**ABOUT, "model_name": "modèle"})
     for words in ("jobs ls", "saes ls", "saes show mine", "saes show mine --json", "--help", "top --once"):
-        told = cli(*words.split(), PYTHONIOENCODING="ascii")
-        assert told.code == Code.OK, told.err
-        assert (told.out + told.err).isascii()
+        result = cli(*words.split(), PYTHONIOENCODING="ascii")
+        assert result.code == Code.OK, result.err
+        assert (result.out + result.err).isascii()
     assert cli("saes", "show", "mine", "--json", PYTHONIOENCODING="ascii").json["model"] == "modèle"
 
 
@@ -137,12 +137,12 @@ def test_what_is_left_is_an_internal_error_with_the_command_for_a_traceback(
     error: Exception, sentence: str, code: Code, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["/x/mistudio", "--broker-url", "redis://:secret@h", "jobs", "ls"])
-    told = explain(error)
-    assert (told.sentence, told.code) == (sentence, code)
+    result = explain(error)
+    assert (result.sentence, result.code) == (sentence, code)
     if code == Code.FAULT:
-        assert told.mend == "For a traceback: mistudio --debug --broker-url redis://:***@h jobs ls"
+        assert result.hint == "For a traceback: mistudio --debug --broker-url redis://:***@h jobs ls"
 
 
 def test_the_path_of_an_error_is_on_one_line(tmp_path: Path) -> None:
-    told = explain(FileNotFoundError(2, "No such file or directory", str(tmp_path / "a")))
-    assert told.sentence == f"{tmp_path / 'a'}: No such file or directory."
+    result = explain(FileNotFoundError(2, "No such file or directory", str(tmp_path / "a")))
+    assert result.sentence == f"{tmp_path / 'a'}: No such file or directory."

@@ -74,9 +74,9 @@ def run_python(cli: Cli, code: str, *words: str) -> Ended:
 
 
 def counts_of(cli: Cli, command: str) -> dict:
-    told = json.loads(run_python(cli, COUNTED, *command.split()).err.partition("COUNTED ")[2])
-    assert told["code"] == 0
-    return told
+    result = json.loads(run_python(cli, COUNTED, *command.split()).err.partition("COUNTED ")[2])
+    assert result["code"] == 0
+    return result
 
 
 #: Packages that are a docstring and nothing else.
@@ -114,10 +114,10 @@ def test_help_and_completion_know_every_verb_though_a_command_builds_only_its_ow
     app = import_module(f"mistudio_cli.commands.{noun}").app
     verbs = [command.name for command in app.registered_commands if command.name]
     about = cli(noun, "--help").out
-    asked = {"_MISTUDIO_COMPLETE": "complete_bash", "COMP_WORDS": f"mistudio {noun} ", "COMP_CWORD": "2"}
-    offered = cli(**asked).out.split()
+    requested = {"_MISTUDIO_COMPLETE": "complete_bash", "COMP_WORDS": f"mistudio {noun} ", "COMP_CWORD": "2"}
+    offered = cli(**requested).out.split()
     assert [verb for verb in verbs if verb not in offered] == []
     assert all(f"\n  {verb} " in about for verb in verbs)
     for verb in verbs[:2]:
-        flags = cli(**{**asked, "COMP_WORDS": f"mistudio {noun} {verb} --", "COMP_CWORD": "3"}).out.split()
+        flags = cli(**{**requested, "COMP_WORDS": f"mistudio {noun} {verb} --", "COMP_CWORD": "3"}).out.split()
         assert "--help" in flags

@@ -21,25 +21,25 @@ from tests.sae.conftest import tiny_model
 
 @pytest.mark.parametrize("kind", list(kinds()))
 def test_every_parameter_of_a_kind_has_its_flag_and_its_help(cli: Cli, kind: str) -> None:
-    told = " ".join(cli("submit", kind, "--help", COLUMNS="200").out.split())
+    result = " ".join(cli("submit", kind, "--help", COLUMNS="200").out.split())
     for spec in dataclasses.fields(kinds()[kind].params):
         flag = spec.metadata["flag"] or "--" + spec.name.replace("_", "-")
         shown = spec.name.upper() if spec.metadata["positional"] else flag
-        assert shown in told
-        assert spec.metadata["help"] in told
-        assert all(choice in told for choice in spec.metadata["choices"] or ())
-    assert all(flag in told for flag in ("--name", "--priority", "--after", "--wait", "--json"))
+        assert shown in result
+        assert spec.metadata["help"] in result
+        assert all(choice in result for choice in spec.metadata["choices"] or ())
+    assert all(flag in result for flag in ("--name", "--priority", "--after", "--wait", "--json"))
 
 
 def test_the_list_of_kinds_is_not_cut_off(cli: Cli) -> None:
-    told = " ".join(cli("submit", "--help").out.split())
-    assert all(kind.summary in told for kind in kinds().values())
+    result = " ".join(cli("submit", "--help").out.split())
+    assert all(kind.summary in result for kind in kinds().values())
 
 
 def test_json_is_the_receipt_of_the_contract(cli: Cli) -> None:
-    told = cli("submit", "nap", "--ticks", "3", "--json").json
-    assert list(told) == ["id", "kind", "queue", "state", "name", "before", "replicated"]
-    assert {**told, "id": "x"} == {
+    result = cli("submit", "nap", "--ticks", "3", "--json").json
+    assert list(result) == ["id", "kind", "queue", "state", "name", "before", "replicated"]
+    assert {**result, "id": "x"} == {
         "id": "x",
         "kind": "nap",
         "queue": "training",
@@ -48,12 +48,12 @@ def test_json_is_the_receipt_of_the_contract(cli: Cli) -> None:
         "before": [],
         "replicated": None,
     }
-    assert cli.ledger.need(told["id"]).params == {"ticks": 3, "end": "well", "parent": None, "until": "", "marks": ""}
+    assert cli.ledger.need(result["id"]).params == {"ticks": 3, "end": "well", "parent": None, "until": "", "marks": ""}
 
 
 def test_values_arrive_with_their_types_and_the_bell_is_rung(cli: Cli) -> None:
-    told = cli("submit", "cleanup", "--hours", "1.5", "--count-only", "--priority", "9", "--json").json
-    job = cli.ledger.need(told["id"])
+    result = cli("submit", "cleanup", "--hours", "1.5", "--count-only", "--priority", "9", "--json").json
+    job = cli.ledger.need(result["id"])
     assert job.params["hours"] == 1.5
     assert job.params["count_only"] is True
     assert job.priority == 9
@@ -66,9 +66,9 @@ def test_jobs_after_others_wait_and_jobs_that_must_come_first_are_told(cli: Cli)
     first = cli("submit", "nap", "--name", "first", "--json").json
     after = cli("submit", "nap", "--name", "second", "--after", first["id"][:13], "--json").json
     assert (after["state"], cli.ledger.need(after["id"]).parents) == ("waiting", (first["id"],))
-    told = cli("submit", "toy-model", "--dataset", str(corpus), "--json").json
-    assert [(job["kind"], job["state"]) for job in told["before"]] == [("download", "queued")]
-    assert told["state"] == "waiting"
+    result = cli("submit", "toy-model", "--dataset", str(corpus), "--json").json
+    assert [(job["kind"], job["state"]) for job in result["before"]] == [("download", "queued")]
+    assert result["state"] == "waiting"
 
 
 @pytest.mark.parametrize(
@@ -88,18 +88,18 @@ def test_jobs_after_others_wait_and_jobs_that_must_come_first_are_told(cli: Cli)
 def test_a_path_that_leads_nowhere_is_refused_at_submit(cli: Cli, words: str) -> None:
     (cli.home / "here").mkdir()
     (cli.home / "text.txt").write_text("some text")
-    told = cli("submit", *words.format(text=cli.home / "text.txt").split())
-    assert (told.code, told.out) == (Code.USAGE, ""), told.err
-    assert "nosuch" in told.err
-    assert re.search(r"no folder|no file or folder", told.err)
+    result = cli("submit", *words.format(text=cli.home / "text.txt").split())
+    assert (result.code, result.out) == (Code.USAGE, ""), result.err
+    assert "nosuch" in result.err
+    assert re.search(r"no folder|no file or folder", result.err)
     assert cli.ledger.page().jobs == ()
 
 
 def test_a_person_reads_one_line_a_job_and_the_command_to_watch_it(cli: Cli) -> None:
-    told = cli("submit", "nap")
-    job_id = told.out.split()[0]
-    assert told.out == f"{job_id} nap nap-10 in training\n"
-    assert told.err == f"Watch it: mistudio jobs wait {job_id}\n"
+    result = cli("submit", "nap")
+    job_id = result.out.split()[0]
+    assert result.out == f"{job_id} nap nap-10 in training\n"
+    assert result.err == f"Watch it: mistudio jobs wait {job_id}\n"
 
 
 @pytest.mark.parametrize(
@@ -122,10 +122,10 @@ def test_a_person_reads_one_line_a_job_and_the_command_to_watch_it(cli: Cli) -> 
     ],
 )
 def test_what_cannot_work_is_one_sentence_and_nothing_is_queued(cli: Cli, words: str, sentence: str) -> None:
-    told = cli("submit", *words.split())
-    assert (told.code, told.out) == (Code.USAGE, "")
-    assert sentence in told.err.splitlines()[0]
-    assert "Traceback" not in told.err
+    result = cli("submit", *words.split())
+    assert (result.code, result.out) == (Code.USAGE, "")
+    assert sentence in result.err.splitlines()[0]
+    assert "Traceback" not in result.err
     assert cli.ledger.page().jobs == ()
 
 
@@ -133,10 +133,10 @@ def test_a_model_dtype_that_does_not_pay_on_this_machine_is_refused(cli: Cli) ->
     tiny_model().save_pretrained(cli.home / "model")
     (cli.home / "text.txt").write_text("some text")
     words = f"train --model {cli.home / 'model'} --dataset {cli.home / 'text.txt'} --layer 1 --model-dtype"
-    told = cli("submit", *words.split(), "bf16")
-    assert (told.code, told.out) == (Code.USAGE, "")
-    assert "--model-dtype bf16 does not pay for" in told.err.splitlines()[0]
-    assert "is too small to gain from bfloat16" in told.err.splitlines()[0]
+    result = cli("submit", *words.split(), "bf16")
+    assert (result.code, result.out) == (Code.USAGE, "")
+    assert "--model-dtype bf16 does not pay for" in result.err.splitlines()[0]
+    assert "is too small to gain from bfloat16" in result.err.splitlines()[0]
     assert cli.ledger.page().jobs == ()
     assert "does not pay" not in cli("submit", *words.split(), "float32").err
 
@@ -144,10 +144,10 @@ def test_a_model_dtype_that_does_not_pay_on_this_machine_is_refused(cli: Cli) ->
 def test_only_a_redis_of_this_machine_says_that_jobs_run_here(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(cli.home / "store")
     monkeypatch.setattr(plan, "read_devices", lambda: Devices(reason=NO_DRIVER))
-    assert plan.KnownArtifacts(cli.ledger, store).jobs_run_on_this_cpu()
-    assert not plan.KnownArtifacts(Ledger(Client(Address(host="elsewhere"))), store).jobs_run_on_this_cpu()
+    assert plan.ArtifactCatalog(cli.ledger, store).jobs_run_on_this_cpu()
+    assert not plan.ArtifactCatalog(Ledger(Client(Address(host="elsewhere"))), store).jobs_run_on_this_cpu()
     monkeypatch.setattr(plan, "read_devices", lambda: Devices((Device(0),)))
-    assert not plan.KnownArtifacts(cli.ledger, store).jobs_run_on_this_cpu()
+    assert not plan.ArtifactCatalog(cli.ledger, store).jobs_run_on_this_cpu()
 
 
 def test_a_parent_that_is_not_there_is_not_found(cli: Cli) -> None:

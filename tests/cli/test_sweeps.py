@@ -36,21 +36,21 @@ TRAIN = ["train", "--model", "tiny", "--dataset", "words", "--layer", "1"]
 
 
 def test_the_product_is_submitted_under_one_tag_and_names_that_tell_the_values(trainable: Cli) -> None:
-    told = trainable("submit", *TRAIN, "--k", "16,32,64", "--lr", "1e-4,3e-4", "--json").json
-    assert [job["name"] for job in told["jobs"]] == [
+    result = trainable("submit", *TRAIN, "--k", "16,32,64", "--lr", "1e-4,3e-4", "--json").json
+    assert [job["name"] for job in result["jobs"]] == [
         f"tiny-l1-topk-k{k}-lr{lr}" for lr in ("0.0001", "0.0003") for k in (16, 32, 64)
     ]
-    jobs = [trainable.ledger.need(job["id"]) for job in told["jobs"]]
+    jobs = [trainable.ledger.need(job["id"]) for job in result["jobs"]]
     assert [(job.params["k"], job.params["lr"]) for job in jobs] == [
         (k, lr) for lr in (1e-4, 3e-4) for k in (16, 32, 64)
     ]
-    assert told["tag"].startswith("sweep:")
-    assert {job.tags for job in jobs} == {(told["tag"],)}
+    assert result["tag"].startswith("sweep:")
+    assert {job.tags for job in jobs} == {(result["tag"],)}
 
 
 def test_choices_are_swept_and_what_a_name_does_not_tell_is_added(trainable: Cli) -> None:
-    told = trainable("submit", *TRAIN, "--arch", "topk,batchtopk", "--k", "4,8", "--batch", "64,128", "--json").json
-    assert [job["name"] for job in told["jobs"]] == [
+    result = trainable("submit", *TRAIN, "--arch", "topk,batchtopk", "--k", "4,8", "--batch", "64,128", "--json").json
+    assert [job["name"] for job in result["jobs"]] == [
         f"tiny-l1-{arch}-k{k}-batch{batch}" for arch in ("topk", "batchtopk") for batch in (64, 128) for k in (4, 8)
     ]
     penalties = trainable("submit", *TRAIN, "--arch", "standard", "--l1", "2,0.5,1e20", "--dry-run", "--json").json
@@ -64,25 +64,25 @@ def test_choices_are_swept_and_what_a_name_does_not_tell_is_added(trainable: Cli
 
 
 def test_what_all_of_a_sweep_need_is_made_once(cli: Cli, corpus: str) -> None:
-    told = cli("submit", "toy-model", "--dataset", corpus, "--layers", "1,2", "--seed", "0,1", "--json").json
-    assert [job["kind"] for job in told["jobs"]] == ["download"] + ["toy-model"] * 4
-    download, *models = told["jobs"]
+    result = cli("submit", "toy-model", "--dataset", corpus, "--layers", "1,2", "--seed", "0,1", "--json").json
+    assert [job["kind"] for job in result["jobs"]] == ["download"] + ["toy-model"] * 4
+    download, *models = result["jobs"]
     assert {tuple(job["parents"]) for job in models} == {(download["id"],)}
     assert len({job["name"] for job in models}) == 4
-    assert cli.ledger.need(download["id"]).tags == (told["tag"],)
+    assert cli.ledger.need(download["id"]).tags == (result["tag"],)
 
 
 def test_text_is_never_taken_for_several_values(cli: Cli) -> None:
-    told = cli("submit", "nap", "--until", "a,b", "--json").json
-    assert cli.ledger.need(told["id"]).params["until"] == "a,b"
+    result = cli("submit", "nap", "--until", "a,b", "--json").json
+    assert cli.ledger.need(result["id"]).params["until"] == "a,b"
 
 
 def test_several_values_are_shown_with_their_type_in_the_help(cli: Cli) -> None:
-    told = cli("submit", "train", "--help", COLUMNS="200").out
-    assert "--k <int>,..." in told
-    assert "--learning-rate <float>,..." in told
-    assert "--arch batchtopk|gated|jumprelu|matryoshka|p_anneal|standard|topk,..." in told
-    assert "--model <str> " in told
+    result = cli("submit", "train", "--help", COLUMNS="200").out
+    assert "--k <int>,..." in result
+    assert "--learning-rate <float>,..." in result
+    assert "--arch batchtopk|gated|jumprelu|matryoshka|p_anneal|standard|topk,..." in result
+    assert "--model <str> " in result
 
 
 @pytest.mark.parametrize(
@@ -98,18 +98,18 @@ def test_several_values_are_shown_with_their_type_in_the_help(cli: Cli) -> None:
     ],
 )
 def test_a_sweep_that_cannot_work_is_refused_whole(cli: Cli, words: str, sentence: str) -> None:
-    told = cli("submit", "nap", *words.split())
-    assert (told.code, told.out) == (Code.USAGE, "")
-    assert sentence in told.err.splitlines()[0]
+    result = cli("submit", "nap", *words.split())
+    assert (result.code, result.out) == (Code.USAGE, "")
+    assert sentence in result.err.splitlines()[0]
     assert cli.ledger.page().jobs == ()
 
 
 def test_a_dry_run_tells_the_jobs_in_order_with_their_parents_and_submits_nothing(cli: Cli, corpus: str) -> None:
     words = ("submit", "toy-model", "--dataset", corpus, "--layers", "1,2", "--dry-run", "--tag", "mine")
-    told = cli(*words, "--json").json
-    assert [job["kind"] for job in told["jobs"]] == ["download", "toy-model", "toy-model"]
-    assert [job["parents"] for job in told["jobs"]] == [[], *[[{"id": None, "index": 0}]] * 2]
-    assert all(job["tags"] == [told["tag"], "mine"] for job in told["jobs"])
+    result = cli(*words, "--json").json
+    assert [job["kind"] for job in result["jobs"]] == ["download", "toy-model", "toy-model"]
+    assert [job["parents"] for job in result["jobs"]] == [[], *[[{"id": None, "index": 0}]] * 2]
+    assert all(job["tags"] == [result["tag"], "mine"] for job in result["jobs"])
     shown = cli(*words)
     header, *rows = shown.out.splitlines()
     assert header.split() == ["#", "KIND", "NAME", "QUEUE", "AFTER", "TIME", "MEMORY", "DISK"]
@@ -120,13 +120,13 @@ def test_a_dry_run_tells_the_jobs_in_order_with_their_parents_and_submits_nothin
 
 
 def test_a_dry_run_is_refused_as_the_submission_would_be(cli: Cli) -> None:
-    told = cli("submit", "nap", "--dry-run", "--end", "badly")
-    assert (told.code, told.out) == (Code.USAGE, "")
+    result = cli("submit", "nap", "--dry-run", "--end", "badly")
+    assert (result.code, result.out) == (Code.USAGE, "")
 
 
 def test_tags_and_the_wish_for_a_gpu_are_in_the_record(cli: Cli) -> None:
-    told = cli("submit", "nap", "--tag", "a", "--tag", "b=1", "--gpu", "0,1", "--json").json
-    job = cli.ledger.need(told["id"])
+    result = cli("submit", "nap", "--tag", "a", "--tag", "b=1", "--gpu", "0,1", "--json").json
+    job = cli.ledger.need(result["id"])
     assert (job.tags, job.gpu) == (("a", "b=1"), "0,1")
     refused = cli("submit", "nap", "--gpu", "first")
     assert (refused.code, refused.err.splitlines()[0]) == (
@@ -143,9 +143,9 @@ def test_no_kind_has_a_parameter_that_is_a_flag_of_every_submission() -> None:
 
 
 def test_together_makes_one_job_of_all_combinations(trainable: Cli) -> None:
-    told = trainable("submit", *TRAIN[:-2], "--layer", "0,1", "--k", "16,32", "--together", "--json").json
+    result = trainable("submit", *TRAIN[:-2], "--layer", "0,1", "--k", "16,32", "--together", "--json").json
     (job,) = trainable.ledger.page().jobs
-    assert (told["id"], told["name"]) == (job.id, "tiny-l0.l1-k16.k32")
+    assert (result["id"], result["name"]) == (job.id, "tiny-l0.l1-k16.k32")
     assert job.params["together"] == {"layer": [0, 1], "k": [16, 32]}
     names = [f"tiny-l{layer}-topk-k{k}" for layer in (0, 1) for k in (16, 32)]
     assert [artifact.removeprefix("saes/") for artifact in job.artifacts] == names
@@ -158,24 +158,24 @@ def test_together_makes_one_job_of_all_combinations(trainable: Cli) -> None:
 
 
 def test_together_is_refused_where_there_is_nothing_to_put_together(trainable: Cli) -> None:
-    told = trainable("submit", *TRAIN, "--together")
-    assert (told.code, told.err.splitlines()[0]) == (
+    result = trainable("submit", *TRAIN, "--together")
+    assert (result.code, result.err.splitlines()[0]) == (
         Code.USAGE,
         "--together needs an option with several values.",
     )
-    told = trainable("submit", *TRAIN, "--batch", "64,128", "--together")
-    assert (told.code, told.err.splitlines()[0]) == (
+    result = trainable("submit", *TRAIN, "--batch", "64,128", "--together")
+    assert (result.code, result.err.splitlines()[0]) == (
         Code.USAGE,
         "SAEs that are trained together share --batch-size.",
     )
-    told = trainable("submit", *TRAIN, "--k", "8,16", "--arch", "standard", "--together")
-    assert (told.code, told.out) == (Code.USAGE, "")
+    result = trainable("submit", *TRAIN, "--k", "8,16", "--arch", "standard", "--together")
+    assert (result.code, result.out) == (Code.USAGE, "")
     assert trainable.ledger.page().jobs == ()
 
 
 def test_a_dry_run_tells_all_that_one_job_would_make(trainable: Cli) -> None:
-    told = trainable("submit", *TRAIN, "--k", "8,16,32", "--together", "--dry-run", "--json").json
-    (job,) = told["jobs"]
+    result = trainable("submit", *TRAIN, "--k", "8,16,32", "--together", "--dry-run", "--json").json
+    (job,) = result["jobs"]
     assert job["artifacts"] == [f"saes/tiny-l1-topk-k{k}" for k in (8, 16, 32)]
     assert job["artifact"] == "saes/tiny-l1-topk-k8"
 
@@ -190,9 +190,9 @@ def test_a_dry_run_tells_all_that_one_job_would_make(trainable: Cli) -> None:
 def test_a_precision_that_gains_nothing_is_refused_at_submit_in_one_sentence(
     trainable: Cli, words: str, reason: str
 ) -> None:
-    told = trainable("submit", *TRAIN, *words.split())
-    assert (told.code, told.out) == (Code.USAGE, "")
-    assert " ".join(told.err.split()).endswith(
+    result = trainable("submit", *TRAIN, *words.split())
+    assert (result.code, result.out) == (Code.USAGE, "")
+    assert " ".join(result.err.split()).endswith(
         f"--precision bf16 gains nothing here: {reason}. Leave --precision out: auto takes the fastest"
     )
     assert trainable.ledger.page().jobs == ()

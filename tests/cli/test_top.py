@@ -179,20 +179,20 @@ def test_a_broker_that_is_away_is_shown_as_an_error_and_not_as_zeros(cli: Cli) -
 
 
 def test_without_a_terminal_it_prints_once(world: Cli) -> None:
-    told = world("top")
-    assert told.code == Code.OK
-    assert all(name in told.out for name in QUEUE_NAMES)
-    assert "cores, load" in told.out
-    assert "\x1b" not in told.out
+    result = world("top")
+    assert result.code == Code.OK
+    assert all(name in result.out for name in QUEUE_NAMES)
+    assert "cores, load" in result.out
+    assert "\x1b" not in result.out
 
 
 def test_once_as_json_is_everything_in_one_object(world: Cli) -> None:
-    told = world("top", "--once", "--json").json
-    assert {"read_at", "queues", "jobs", "next", "supervisor", "workers", "devices", "host", "errors"} <= set(told)
-    assert told["errors"] == []
-    assert [worker["name"].partition("@")[0] for worker in told["workers"]] == ["all-queues"]
-    assert told["devices"] is not None or told["devices_reason"].startswith("no NVIDIA ")
-    assert told["host"]["memory_total_bytes"] > 0
+    result = world("top", "--once", "--json").json
+    assert {"read_at", "queues", "jobs", "next", "supervisor", "workers", "devices", "host", "errors"} <= set(result)
+    assert result["errors"] == []
+    assert [worker["name"].partition("@")[0] for worker in result["workers"]] == ["all-queues"]
+    assert result["devices"] is not None or result["devices_reason"].startswith("no NVIDIA ")
+    assert result["host"]["memory_total_bytes"] > 0
 
 
 def test_a_process_of_another_user_on_a_gpu_is_shown(cli: Cli, driver: Path) -> None:
@@ -200,10 +200,10 @@ def test_a_process_of_another_user_on_a_gpu_is_shown(cli: Cli, driver: Path) -> 
     user = other or psutil.Process().username()
     with subprocess.Popen(["sleep", "600"], user=other, cwd="/") as process:
         try:
-            for memory, told in (({}, "3.0 GiB"), ({"FAKE_NO_PROCESS_MEMORY": "1"}, "n/a")):
+            for memory, result in (({}, "3.0 GiB"), ({"FAKE_NO_PROCESS_MEMORY": "1"}, "n/a")):
                 fake = {"LD_LIBRARY_PATH": str(driver), "FAKE_GPUS": "1", "FAKE_PID": str(process.pid), **memory}
                 shown = cli("top", "--once", COLUMNS="200", **fake).out
-                assert f"pid {process.pid} of {user} ({told})" in shown
+                assert f"pid {process.pid} of {user} ({result})" in shown
         finally:
             process.kill()
 
@@ -212,8 +212,8 @@ def test_devices_are_told_with_the_jobs_that_lease_them(cli: Cli, driver: Path) 
     here = socket.gethostname()
     job = cli.ledger.submit(Job("a-job", "train", "a", "training", {}))
     cli.ledger.lease_device(cli.ledger.claim(job.id, f"w@{here}", here), [Card("GPU-fake-1", "cuda:1")], 1)
-    told = cli("top", "--json", LD_LIBRARY_PATH=str(driver)).json
-    assert [(device["name"], device["jobs"]) for device in told["devices"]] == [
+    result = cli("top", "--json", LD_LIBRARY_PATH=str(driver)).json
+    assert [(device["name"], device["jobs"]) for device in result["devices"]] == [
         ("Fake GPU 0", []),
         ("Fake GPU 1", ["a-job"]),
     ]
@@ -248,22 +248,22 @@ def test_a_device_names_the_memory_of_its_jobs_as_held_where_it_can_be_seen_else
 
 
 def test_a_driver_that_cannot_be_read_is_an_error(cli: Cli, driver: Path) -> None:
-    told = cli("top", "--json", LD_LIBRARY_PATH=str(driver), FAKE_Init="999").json
-    assert told["devices"] is None
-    assert told["errors"] == [{"part": "devices", "message": "NVML cannot be read: Unknown Error", "age_s": None}]
+    result = cli("top", "--json", LD_LIBRARY_PATH=str(driver), FAKE_Init="999").json
+    assert result["devices"] is None
+    assert result["errors"] == [{"part": "devices", "message": "NVML cannot be read: Unknown Error", "age_s": None}]
 
 
 def test_once_tells_what_it_can_when_the_broker_is_away(cli: Cli) -> None:
-    told = cli("--broker-url", "redis://127.0.0.1:1/0", "top", "--json")
-    assert told.code == Code.UNREACHABLE
-    assert (told.json["queues"], told.json["jobs"], told.json["workers"]) == (None, None, None)
-    assert [error["part"] for error in told.json["errors"]] == ["ledger"]
-    assert told.json["host"]["cpus"] >= 1
+    result = cli("--broker-url", "redis://127.0.0.1:1/0", "top", "--json")
+    assert result.code == Code.UNREACHABLE
+    assert (result.json["queues"], result.json["jobs"], result.json["workers"]) == (None, None, None)
+    assert [error["part"] for error in result.json["errors"]] == ["ledger"]
+    assert result.json["host"]["cpus"] >= 1
 
 
 def test_only_rows_that_are_seen_are_laid_out() -> None:
-    told = Progress("training", 1, 2, "steps")
-    jobs = tuple(Job(f"j{i}", "train", "a", "training", {}, state=State.RUNNING, progress=told) for i in range(500))
+    result = Progress("training", 1, 2, "steps")
+    jobs = tuple(Job(f"j{i}", "train", "a", "training", {}, state=State.RUNNING, progress=result) for i in range(500))
     lines = paint(Snapshot(read_at=1.0, jobs=jobs), 0.0, 120, 30, colour=False)
     assert len(lines) <= 30
     assert lines[-1] == "… more: mistudio jobs ls"

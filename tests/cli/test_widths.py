@@ -75,14 +75,14 @@ SAE |= {"hook_out": LONG, "d_sae": 1_048_576, "l0": 123.4567, "explained_varianc
 CARD = Device(0, "NVIDIA H200 141GB HBM3e", "GPU-x", 150 << 30, 149 << 30, 100.0, 90.0, 700.0)
 CHANGE = Change("2026-01-31T12:00:00.000Z", WORKERS[0].name, "running", "backoff", 4_194_304, "killed by SIGKILL " * 9)
 
-BEAT = HostHeartbeat(
+HEARTBEAT = HostHeartbeat(
     "a-host-with-a-long-name.example.org",
     *("/home/somebody/.local/share/mistudio", 4_194_304, NOW - 800_000, NOW - 300, -86_400.0, "1.22.333"),
     *(384, 3 << 40, 1234.5, LONG, 900 << 40, "the disk of the store does not answer"),
     *((Gpu(0, "NVIDIA H200 141GB HBM3e", "GPU-x", 150 << 30, 1 << 30),) * 8, None),
 )
 HOSTS = [
-    HostRow(BEAT.host, "silent", 12, 123, 300.0, BEAT, (BEAT, BEAT)),
+    HostRow(HEARTBEAT.host, "silent", 12, 123, 300.0, HEARTBEAT, (HEARTBEAT, HEARTBEAT)),
     HostRow("pod", "workers only", 1, 1, None, None, ()),
 ]
 

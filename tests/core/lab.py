@@ -44,7 +44,7 @@ class Lab:
     def start_worker(self, *flags: str, slots: int = 2, **variables: str) -> subprocess.Popen[bytes]:
         self.worker = self.popen("--slots", str(slots), *flags, **variables)
         pid = self.worker.pid
-        until(lambda: any(beat.pid == pid for beat in self.ledger.workers()), 30, self.log())
+        until(lambda: any(heartbeat.pid == pid for heartbeat in self.ledger.workers()), 30, self.log())
         return self.worker
 
     def popen(self, *flags: str, name: str = "all-queues", **variables: str) -> subprocess.Popen[bytes]:
@@ -84,7 +84,7 @@ class Lab:
 
     def under_way(self, job: Job) -> psutil.Process:
         """The job's runner, once it has done some of its work."""
-        until(lambda: (told := self.ledger.need(job.id).progress) and told.done > 0, 30, self.log())
+        until(lambda: (result := self.ledger.need(job.id).progress) and result.done > 0, 30, self.log())
         runner = self.runner(job)
         assert runner is not None, self.log()
         return runner

@@ -56,9 +56,9 @@ sys.stderr.write(json.dumps({"code": code, "trips": len(trips), "modules": list(
 
 def probe(url: str, folder: Path, *words: str) -> dict[str, Any]:
     """One command in a fresh interpreter: its exit code, its round trips to Redis, what it imported."""
-    told = {"CELERY_BROKER_URL": url, "MISTUDIO_HOME": str(folder), "MISTUDIO_CONFIG_DIR": str(folder)}
+    result = {"CELERY_BROKER_URL": url, "MISTUDIO_HOME": str(folder), "MISTUDIO_CONFIG_DIR": str(folder)}
     done = subprocess.run(
-        [sys.executable, "-P", "-c", PROBE, *words], env={**os.environ, **told}, capture_output=True, text=True
+        [sys.executable, "-P", "-c", PROBE, *words], env={**os.environ, **result}, capture_output=True, text=True
     )
     return json.loads(done.stderr.splitlines()[-1])
 
@@ -132,13 +132,13 @@ def cell(side: str, rate: float | None, seed: int = 0) -> cells.Cell:
     return cells.Cell(side, Task("topk", 1, 1, 32, 1, rate, seed), SMALL)
 
 
-def told(fvu: float, mmcs: float = 0.9) -> dict[str, float]:
+def result(fvu: float, mmcs: float = 0.9) -> dict[str, float]:
     return {"fvu": fvu, "mmcs": mmcs, "l0": 16.0}
 
 
 def test_of_two_rates_the_table_tells_the_one_with_the_lower_error():
     tried = [cell("ours", rate, seed) for rate in (None, 1e-3) for seed in (0, 1)]
-    (row,) = planted.table(tried, [told(0.1), told(0.3), told(0.05), told(0.2)])
+    (row,) = planted.table(tried, [result(0.1), result(0.3), result(0.05), result(0.2)])
     assert (row["rate"], row["fvu"], row["seeds"], row["l0 / k"]) == (1e-3, 0.125, 2, 0.5)
 
 
@@ -147,7 +147,7 @@ def test_of_two_rates_the_table_tells_the_one_with_the_lower_error():
 )
 def test_ours_is_held_against_the_best_peer_in_each_respect(ours: tuple[float, float], line: str):
     sides = [cell(side, None) for side in ("saelens", "ours", "sparsify")]
-    rows = planted.table(sides, [told(0.1, 0.8), told(*ours), told(0.2, 0.9)])
+    rows = planted.table(sides, [result(0.1, 0.8), result(*ours), result(0.2, 0.9)])
     assert [row["side"] for row in rows] == ["ours", "saelens", "sparsify"]
     assert rows[0]["within the line"] == line
     assert rows[0]["fvu / best peer"] == pytest.approx(ours[0] / 0.1, abs=5e-4)
@@ -156,10 +156,10 @@ def test_ours_is_held_against_the_best_peer_in_each_respect(ours: tuple[float, f
 
 def test_who_has_more_active_features_than_asked_does_not_compare():
     tried = [cell("saelens", None), cell("saelens", 1e-3), cell("ours", None), cell("sparsify", None)]
-    loud, quiet = {**told(0.01), "l0": 36.0}, {**told(0.3), "l0": 35.0}
-    ours, peer, _ = planted.table(tried, [loud, quiet, told(0.2), told(0.25)])
+    loud, quiet = {**result(0.01), "l0": 36.0}, {**result(0.3), "l0": 35.0}
+    ours, peer, _ = planted.table(tried, [loud, quiet, result(0.2), result(0.25)])
     assert (peer["rate"], ours["fvu / best peer"], ours["within the line"]) == (1e-3, 0.8, "yes")
-    ours, _, _ = planted.table(tried, [loud, loud, loud, told(0.25)])
+    ours, _, _ = planted.table(tried, [loud, loud, loud, result(0.25)])
     assert (ours["fvu / best peer"], ours["within the line"]) == (0.04, "no")
 
 

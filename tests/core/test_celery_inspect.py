@@ -79,11 +79,11 @@ def replies(seen: CeleryWorkers, topic: str) -> dict[str, Any]:
     return {worker.name: worker.replies.get(topic) for worker in seen.workers}
 
 
-def comparable(topic: str, told: dict[str, Any]) -> dict[str, Any]:
+def comparable(topic: str, result: dict[str, Any]) -> dict[str, Any]:
     """Without what changes from one moment to the next."""
     if topic != "stats":
-        return {worker: reply if topic != "registered" else sorted(reply) for worker, reply in told.items()}
-    return {worker: (stats["pid"], stats["pool"], stats["prefetch_count"]) for worker, stats in told.items()}
+        return {worker: reply if topic != "registered" else sorted(reply) for worker, reply in result.items()}
+    return {worker: (stats["pid"], stats["pool"], stats["prefetch_count"]) for worker, stats in result.items()}
 
 
 def test_every_topic_shows_the_rows_of_celery_inspect(lab: Lab, client: Client) -> None:
@@ -111,9 +111,9 @@ def test_it_ends_when_all_have_replied_and_leaves_nothing_behind(lab: Lab, clien
     lab.start_worker()
     before = set(client.call("KEYS", "*"))
     began = time.monotonic()
-    told = ask(client, list(TOPICS), wait_s=30.0)
+    result = ask(client, list(TOPICS), wait_s=30.0)
     assert time.monotonic() - began < 15, "it did not wait for more"
-    assert [sorted(reply) for reply in told.by_worker.values()] == [sorted(TOPICS)]
+    assert [sorted(reply) for reply in result.by_worker.values()] == [sorted(TOPICS)]
     left = set(client.call("KEYS", "*")) - before - {"_kombu.binding_deadlines"}
     assert left == set()
 
@@ -137,7 +137,7 @@ def inspect_of(row: Any) -> CeleryWorkers:
 
 def test_one_worker_is_asked_by_its_name(lab: Lab, client: Client) -> None:
     lab.start_worker()
-    (name,) = [beat.name for beat in lab.ledger.workers()]
+    (name,) = [heartbeat.name for heartbeat in lab.ledger.workers()]
     with foreign_worker(lab):
         until(lambda: len(inspect(client, ["stats"]).workers) == 2, 60)
         for wanted in (name, "theirs@elsewhere"):

@@ -58,8 +58,8 @@ def test_what_could_be_followed_in_part_only_is_refused_and_its_sender_knows_why
         refusal = dead_letters.read(lab.ledger.client)[0]
         assert refusal.why.startswith(f"A job cannot {why}")
         assert refusal.queue == "high_priority"
-    asked = [job.params["note"] for job in lab.ledger.page().jobs]
-    assert asked in ([], ["two"]), "but what link_error names is called, with the refusal"
+    requested = [job.params["note"] for job in lab.ledger.page().jobs]
+    assert requested in ([], ["two"]), "but what link_error names is called, with the refusal"
 
 
 def test_a_group_and_the_last_of_a_chain_ask_for_nothing_more(lab: Lab, stranger: Celery) -> None:
@@ -120,8 +120,8 @@ def test_commands_that_would_hold_in_part_are_refused_with_what_does_it_here(lab
         "revoke_by_stamped_headers": {"headers": {"a": "b"}},
     }
     for command in REFUSED:
-        told = answer(stranger, command, **arguments.get(command, {}))["error"]
-        assert told.startswith(f"{command} is refused: ")
+        result = answer(stranger, command, **arguments.get(command, {}))["error"]
+        assert result.startswith(f"{command} is refused: ")
     assert lab.ended(lab.submit("blink", note="after")).state is State.SUCCEEDED
     assert worker.poll() is None
 
@@ -151,8 +151,8 @@ def test_a_cancelled_consumer_is_no_consumer_until_it_is_added_again(lab: Lab, s
 def test_a_worker_consumes_no_queue_that_is_not_its_own(lab: Lab, stranger: Celery) -> None:
     lab.start_worker("--queues", "training,datasets")
     for command in ("add_consumer", "cancel_consumer"):
-        told = answer(stranger, command, queue="theirs")["error"]
-        assert told.startswith("this worker is for training, datasets")
+        result = answer(stranger, command, queue="theirs")["error"]
+        assert result.startswith("this worker is for training, datasets")
     lab.ledger.client.call("RPUSH", "theirs", "somebody's")
     assert answer(stranger, "ping") == {"ok": "pong"}
     assert lab.ledger.client.call("LRANGE", "theirs", 0, -1) == ["somebody's"]

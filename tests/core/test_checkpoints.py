@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import Job, State, kind_named
 from tasks.ledger.client import Ledger
 from tasks.storage.attempts import hand_over
 from tasks.storage.store import Store
 from tasks.submission.checkpoints import leave_behind
-from tasks.submission.plan import KnownArtifacts, submit
+from tasks.submission.plan import ArtifactCatalog, submit
 from tasks.submission.retry import plan_retry
 from tests.conftest import until
 from tests.core.lab import Lab
@@ -26,7 +26,7 @@ def shown(folder: Path) -> list[str]:
 
 
 def retried(lab: Lab, job: Job, **how: bool) -> Job:
-    return lab.ledger.submit_all(plan_retry(KnownArtifacts(lab.ledger, lab.store), job, **how))[-1]
+    return lab.ledger.submit_all(plan_retry(ArtifactCatalog(lab.ledger, lab.store), job, **how))[-1]
 
 
 def cancelled_under_way(lab: Lab, ticks: int = 60) -> Job:
@@ -129,7 +129,7 @@ class Hut:
 
     def retry(self, job: Job, **how: bool) -> Job:
         job = self.ledger.need(job.id)
-        return self.ledger.submit_all(plan_retry(KnownArtifacts(self.ledger, self.store), job, **how))[-1]
+        return self.ledger.submit_all(plan_retry(ArtifactCatalog(self.ledger, self.store), job, **how))[-1]
 
 
 def test_only_what_another_try_goes_on_from_is_kept(hut: Hut) -> None:
@@ -166,7 +166,7 @@ def test_a_try_that_was_cancelled_before_it_began_passes_the_checkpoint_on(hut: 
 def test_the_first_job_can_be_tried_again_though_another_try_took_its_checkpoint(hut: Hut) -> None:
     first = hut.failed()
     second = hut.retry(first)
-    with pytest.raises(Problem, match=f"is being made by job {second.id}"):
+    with pytest.raises(UserError, match=f"is being made by job {second.id}"):
         hut.retry(first)
     assert hand_over(hut.store, first.id, second.id)
     hut.leave(hut.over(second))
@@ -183,25 +183,25 @@ def test_a_try_that_began_anew_and_left_nothing_is_followed_by_one_that_goes_on(
 
 def test_without_a_checkpoint_it_cannot_be_asked_for(hut: Hut) -> None:
     early = hut.over(hut.submitted())
-    with pytest.raises(Problem, match=rf"{early.id} cannot be continued: no checkpoint is left\.") as refused:
+    with pytest.raises(UserError, match=rf"{early.id} cannot be continued: no checkpoint is left\.") as refused:
         hut.retry(early, from_checkpoint=True)
-    assert refused.value.mend == f"To begin anew: mistudio jobs retry {early.id} --from-scratch"
+    assert refused.value.hint == f"To begin anew: mistudio jobs retry {early.id} --from-scratch"
     nap = hut.over(submit(hut.ledger, hut.store, "nap", {})[-1])
-    with pytest.raises(Problem, match="nap jobs keep no checkpoint"):
+    with pytest.raises(UserError, match="nap jobs keep no checkpoint"):
         hut.retry(nap, from_checkpoint=True)
     assert hut.retry(early).from_checkpoint is None
 
 
 def test_a_job_whose_data_is_made_anew_begins_anew(hut: Hut) -> None:
-    maker = hut.submitted("data")
+    producer = hut.submitted("data")
     first = submit(hut.ledger, hut.store, "hike", {"parent": "data"}, name="reader")[-1]
-    hut.over(maker, State.SUCCEEDED)
+    hut.over(producer, State.SUCCEEDED)
     hut.walked(first)
     hut.over(first)
     assert hut.retry(first).from_checkpoint == first.id
-    hut.ledger.request_cancel(hut.ledger.coming("saes/reader") or "")
+    hut.ledger.request_cancel(hut.ledger.producer_of("saes/reader") or "")
     hut.submitted("data")
-    with pytest.raises(Problem, match="what it reads is made anew"):
+    with pytest.raises(UserError, match="what it reads is made anew"):
         hut.retry(first, from_checkpoint=True)
     assert hut.retry(first).from_checkpoint is None
 
@@ -242,10 +242,10 @@ def test_of_many_who_take_one_folder_one_gets_it_whole(hut: Hut) -> None:
     there = shown(left_by(hut.store, job.id))
     start, got = threading.Barrier(8), list[str]()
 
-    def take(heir: str) -> None:
+    def take(replacement: str) -> None:
         start.wait()
-        if hand_over(hut.store, job.id, heir):
-            got.append(heir)
+        if hand_over(hut.store, job.id, replacement):
+            got.append(replacement)
 
     threads = [threading.Thread(target=take, args=(f"heir-{number}",)) for number in range(8)]
     [thread.start() for thread in threads]

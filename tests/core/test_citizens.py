@@ -64,7 +64,7 @@ GARBAGE = {
 }
 
 
-def put_aside(lab: Lab) -> list[dead_letters.Refusal]:
+def put_aside(lab: Lab) -> list[dead_letters.DeadLetter]:
     return dead_letters.read(lab.ledger.client, 100)
 
 
@@ -88,9 +88,9 @@ def test_what_is_no_message_is_put_aside_and_the_worker_goes_on(lab: Lab) -> Non
     wait_for(lambda: len(put_aside(lab)) == len(GARBAGE), lab)
     assert worker.poll() is None
     assert lab.ended(lab.submit("blink", note="after")).result == {"note": "after"}
-    told = {refusal.what: refusal for refusal in put_aside(lab)}
-    assert told["rm -rf /"].why.startswith("not JSON")
-    assert {refusal.queue for refusal in told.values()} == {"datasets", "training", "low_priority"}
+    result = {refusal.what: refusal for refusal in put_aside(lab)}
+    assert result["rm -rf /"].why.startswith("not JSON")
+    assert {refusal.queue for refusal in result.values()} == {"datasets", "training", "low_priority"}
     assert whole_log(lab).count("put aside from") == len(GARBAGE)
     assert lab.ledger.client.call("HLEN", "unacked") == lab.ledger.client.call("ZCARD", "unacked_index") == 0
 
@@ -193,7 +193,7 @@ def test_an_unknown_task_is_kept_and_its_sender_told(lab: Lab, stranger: Celery)
 def test_a_visibility_timeout_shorter_than_the_jobs_runs_nothing_twice(lab: Lab) -> None:
     """Two workers look each second for messages that have been in hand for two, and deliver them again."""
     jobs = [lab.submit("nap", name=f"long-{number}", ticks=200) for number in range(3)]
-    bells = [json.loads(bell) for bell in lab.ledger.client.call("LRANGE", redis_lists("training")[4], 0, -1)]
+    bells = [json.loads(message) for message in lab.ledger.client.call("LRANGE", redis_lists("training")[4], 0, -1)]
     assert len(bells) == 3
     sweep = {"visibility_timeout": 2, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
     workers = [
@@ -202,11 +202,11 @@ def test_a_visibility_timeout_shorter_than_the_jobs_runs_nothing_twice(lab: Lab)
     for job in jobs[:2]:
         lab.under_way(job)
     long_in_hand = time.time() - 5.0  # of more than a minute, upkeep would forget them
-    for bell in bells:  # as if no worker had ever acknowledged them
-        where = bell["properties"]["delivery_info"]
-        left = json.dumps([bell, where["exchange"], where["routing_key"]])
-        lab.ledger.client.call("HSET", "unacked", bell["properties"]["delivery_tag"], left)
-        lab.ledger.client.call("ZADD", "unacked_index", long_in_hand, bell["properties"]["delivery_tag"])
+    for message in bells:  # as if no worker had ever acknowledged them
+        where = message["properties"]["delivery_info"]
+        left = json.dumps([message, where["exchange"], where["routing_key"]])
+        lab.ledger.client.call("HSET", "unacked", message["properties"]["delivery_tag"], left)
+        lab.ledger.client.call("ZADD", "unacked_index", long_in_hand, message["properties"]["delivery_tag"])
     wait_for(lambda: lab.ledger.client.call("ZCARD", "unacked_index") == 0, lab)
     assert [lab.ended(job).attempt for job in jobs] == [1, 1, 1]
     assert [lab.reasons(job) for job in jobs] == [["submitted", "claimed", "done"]] * 3

@@ -10,7 +10,7 @@ from mistudio_cli.commands import workers
 from mistudio_cli.monitor.explain import explain, look_around
 from tasks.fleet.clock_offset import ClockWatch, why_clock_is_wrong
 from tasks.jobs.kind import State
-from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.ledger.client import Ledger, WorkerHeartbeat
 from tests.conftest import until
 from tests.core.lab import Clock, Lab
 
@@ -40,15 +40,15 @@ def test_half_a_minute_does_not(ledger: Ledger, monkeypatch: pytest.MonkeyPatch,
 def test_what_was_measured_while_the_process_was_stopped_is_measured_again(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right, asked = time.time, list[float]()
+    right, requested = time.time, list[float]()
 
     def stopped_at_first() -> float:
-        asked.append(right())
-        return right() - (600 if len(asked) == 1 else 0)
+        requested.append(right())
+        return right() - (600 if len(requested) == 1 else 0)
 
     monkeypatch.setattr(time, "time", stopped_at_first)
     assert why_clock_is_wrong(ledger.client) == ""
-    assert len(asked) > 1
+    assert len(requested) > 1
 
 
 def test_a_worker_at_work_drains_only_when_the_clock_was_wrong_for_minutes(
@@ -90,12 +90,12 @@ def test_a_worker_with_a_wrong_clock_waits_until_it_is_right_and_drains_when_it_
     offset = lab.folder / "offset"
     offset.write_text("-600")
     worker = lab.popen("--queues", "training", CLOCK_OFFSET_FILE=str(offset), CLOCK_PATIENCE_S="0")
-    beat = until(lambda: next(iter(lab.ledger.heartbeats()), None), 60, lab.log())
-    assert isinstance(beat, WorkerBeat)
-    assert beat.refused.startswith("its clock is 600 s behind that of Redis")
+    heartbeat = until(lambda: next(iter(lab.ledger.heartbeats()), None), 60, lab.log())
+    assert isinstance(heartbeat, WorkerHeartbeat)
+    assert heartbeat.refused.startswith("its clock is 600 s behind that of Redis")
     job = lab.submit("nap", ticks=1)
     causes = [cause.sentence for cause in explain(job, look_around(lab.ledger, job))]
-    assert causes[0] == f"{beat.name} does not consume: {beat.refused}."
+    assert causes[0] == f"{heartbeat.name} does not consume: {heartbeat.refused}."
     assert lab.ledger.need(job.id).state is State.QUEUED
     offset.write_text("0")
     assert lab.ended(job).state is State.SUCCEEDED

@@ -22,14 +22,14 @@ from tasks.sae.coder import CoderConfig, Moment
 
 coder = build(CoderConfig("ridge", 16, 64), seed=1)
 x = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
-moment = Moment(torch.zeros(0, dtype=torch.int64))
+step_state = Moment(torch.zeros(0, dtype=torch.int64))
 with torch.no_grad():
-    told = coder.step(x, x, moment)
+    told = coder.step(x, x, step_state)
 found = {name: parameter.grad for name, parameter in coder.parameters.items()}
 for parameter in coder.parameters.values():
     parameter.grad = None
     parameter.requires_grad_()
-loss = coder.slow_loss(x, x, moment)
+loss = coder.slow_loss(x, x, step_state)
 loss.backward()
 assert torch.allclose(told.loss, loss, rtol=1e-4), (told.loss, loss)
 for name, parameter in coder.parameters.items():
@@ -51,9 +51,9 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def python(copy: Path, code: str, *words: str) -> subprocess.CompletedProcess[str]:
     """Run code with the copy's packages, where the copy is the folder of configuration, too."""
-    told = {"PYTHONPATH": str(copy), "MISTUDIO_CONFIG_DIR": str(copy), "MISTUDIO_HOME": str(copy / "home")}
+    result = {"PYTHONPATH": str(copy), "MISTUDIO_CONFIG_DIR": str(copy), "MISTUDIO_HOME": str(copy / "home")}
     command = [sys.executable, "-c", code, *words]
-    return subprocess.run(command, cwd=copy, env={**os.environ, **told}, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=copy, env={**os.environ, **result}, capture_output=True, text=True, timeout=120)
 
 
 def test_the_page_adds_one_of_each() -> None:
@@ -62,21 +62,21 @@ def test_the_page_adds_one_of_each() -> None:
 
 
 def test_the_kind_has_its_command_and_counts(copy: Path) -> None:
-    told = python(copy, COMMAND, "submit", "word-count", "--help")
-    assert told.returncode == 0, told.stderr
-    assert "--shortest" in told.stdout
+    result = python(copy, COMMAND, "submit", "word-count", "--help")
+    assert result.returncode == 0, result.stderr
+    assert "--shortest" in result.stdout
     run = "from tasks.kinds.word_count import Params, run; print(run(Params('a bb ccc dd', 2), None))"
     assert python(copy, run).stdout == "{'words': 3}\n"
 
 
 def test_the_architecture_has_its_option_and_the_gradient_of_its_loss(copy: Path) -> None:
     assert "--l2" in python(copy, COMMAND, "submit", "train", "--help").stdout
-    told = python(copy, STEP)
-    assert told.returncode == 0, told.stderr
+    result = python(copy, STEP)
+    assert result.returncode == 0, result.stderr
 
 
 def test_the_profile_is_valid_and_means_one_worker(copy: Path) -> None:
-    told = python(copy, COMMAND, "profiles", "validate", "laptop")
-    assert told.returncode == 0, told.stdout + told.stderr
+    result = python(copy, COMMAND, "profiles", "validate", "laptop")
+    assert result.returncode == 0, result.stdout + result.stderr
     shown = python(copy, COMMAND, "profiles", "show", "laptop", "--json")
     assert '"worker' in shown.stdout

@@ -1,4 +1,4 @@
-"""Any key of the ledger overwritten with anything: readers and maintenance raise Unreachable, Refused or Problem."""
+"""Any key of the ledger overwritten with anything: readers and maintenance raise Unreachable, Refused or UserError."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import pytest
 from mistudio_cli.monitor import snapshot
 from mistudio_cli.monitor.explain import explain, look_around
 from mistudio_cli.monitor.job_context import surroundings_of
-from mistudio_cli.supervisor.heartbeats import Hearing
-from tasks.errors import Problem
+from mistudio_cli.supervisor.heartbeats import HeartbeatMonitor
+from tasks.errors import UserError
 from tasks.fleet import damaged_entries
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job
 from tasks.ledger import dead_letters
-from tasks.ledger.client import Ledger, WorkerBeat
-from tasks.ledger.maintenance import Upkeep
+from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.ledger.maintenance import MaintenanceSettings
 from tasks.paths import Places
 from tasks.queues import QUEUE_NAMES
 from tasks.redis_client.redis_connection import Refused, Unreachable
@@ -59,7 +59,7 @@ def fill(ledger: Ledger) -> list[Job]:
     ledger.client.call("HSET", "mistudio:devices", jobs[0].id, "5 5 GPU-1")
     ledger.client.call("RPUSH", f"mistudio:series:{jobs[0].id}", '1 {"loss": 2.0}')
     ledger.request_cancel(jobs[3].id)
-    ledger.beat(WorkerBeat("w@h", "h", 1, QUEUE_NAMES, 1, 1.0))
+    ledger.heartbeat(WorkerHeartbeat("w@h", "h", 1, QUEUE_NAMES, 1, 1.0))
     ledger.queues.pause("datasets")
     dead_letters.put_aside(ledger.client.call, "mistudio:", "datasets", "{}", "odd")
     return jobs
@@ -83,7 +83,9 @@ def overwrite(ledger: Ledger, rng: random.Random) -> str:
     return f"{key} ({kind}): {value[:40]!r}"
 
 
-def readers(ledger: Ledger, hearing: Hearing, jobs: list[Job], folder: Path) -> list[Callable[[], Any]]:
+def readers(
+    ledger: Ledger, heartbeat_monitor: HeartbeatMonitor, jobs: list[Job], folder: Path
+) -> list[Callable[[], Any]]:
     ids = [job.id for job in jobs]
     return [
         lambda: snapshot.read_all(ledger, Places(folder, folder)),
@@ -93,8 +95,8 @@ def readers(ledger: Ledger, hearing: Hearing, jobs: list[Job], folder: Path) -> 
         lambda: [explain(job, look_around(ledger, job)) for job in ledger.many(ids) if job],
         lambda: [ledger.need(job_id) for job_id in ids],
         lambda: [ledger.leases(), ledger.holders(), ledger.live_jobs(), ledger.find("1")],
-        lambda: [hearing.listen([]), hearing.busy()],
-        lambda: ledger.upkeep(Upkeep(every_s=0)),
+        lambda: [heartbeat_monitor.listen([]), heartbeat_monitor.busy()],
+        lambda: ledger.maintain(MaintenanceSettings(every_s=0)),
         lambda: damaged_entries.find(ledger.client),
         lambda: dead_letters.read(ledger.client),
         lambda: [ledger.claim(job_id, "w@h", "h", 1) for job_id in ids],
@@ -107,16 +109,16 @@ def test_nothing_that_stands_in_redis_raises_anything_else(
     ledger: Ledger, session_redis: RedisServer, tmp_path: Path
 ) -> None:
     rng = random.Random(SEED)
-    hearing = Hearing(Clock())
-    hearing.listen_at(session_redis.url)
+    heartbeat_monitor = HeartbeatMonitor(Clock())
+    heartbeat_monitor.listen_at(session_redis.url)
     for number in range(COUNT):
         ledger.client.call("FLUSHDB")
         jobs = fill(ledger)
         what = [overwrite(ledger, rng) for _ in range(rng.randint(1, 3))]
-        for place, read in enumerate(readers(ledger, hearing, jobs, tmp_path)):
+        for place, read in enumerate(readers(ledger, heartbeat_monitor, jobs, tmp_path)):
             try:
-                with suppress(Unreachable, Refused, Problem):
+                with suppress(Unreachable, Refused, UserError):
                     read()
             except Exception as error:
                 pytest.fail(f"case {number}, reader {place}, after {what}: {error!r}")
-    hearing.close()
+    heartbeat_monitor.close()

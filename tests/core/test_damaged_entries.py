@@ -8,30 +8,38 @@ from contextlib import suppress
 import pytest
 
 from mistudio_cli.monitor import snapshot
-from mistudio_cli.supervisor.heartbeats import Hearing
+from mistudio_cli.supervisor.heartbeats import HeartbeatMonitor
 from tasks.fleet import damaged_entries
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State
 from tasks.ledger import dead_letters
-from tasks.ledger.client import Ledger, WorkerBeat
-from tasks.ledger.maintenance import Upkeep
+from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.ledger.maintenance import MaintenanceSettings
 from tasks.queues import QUEUE_NAMES
 from tasks.redis_client.redis_connection import Refused
 from tests.conftest import RedisServer
 from tests.core.lab import Clock
 
-BEAT = {"name": "evil", "host": "h", "pid": 1, "queues": ["training"], "slots": 1, "started_at": 1.0, "seen_at": 1.0}
-BEATS = {
+HEARTBEAT = {
+    "name": "evil",
+    "host": "h",
+    "pid": 1,
+    "queues": ["training"],
+    "slots": 1,
+    "started_at": 1.0,
+    "seen_at": 1.0,
+}
+HEARTBEATS = {
     "text": "rm -rf /",
     "null": "null",
     "number": "7",
     "list": "[]",
     "empty": "{}",
     "deep": "[" * 100_000,
-    "NaN": json.dumps({**BEAT, "seen_at": float("nan")}),
-    "text for a time": json.dumps({**BEAT, "seen_at": "now"}),
-    "queues are numbers": json.dumps({**BEAT, "queues": [1]}),
-    "no pid": json.dumps({**BEAT, "pid": None}),
+    "NaN": json.dumps({**HEARTBEAT, "seen_at": float("nan")}),
+    "text for a time": json.dumps({**HEARTBEAT, "seen_at": "now"}),
+    "queues are numbers": json.dumps({**HEARTBEAT, "queues": [1]}),
+    "no pid": json.dumps({**HEARTBEAT, "pid": None}),
 }
 
 RECORDS = {
@@ -58,18 +66,18 @@ def damaged(ledger: Ledger, field: str, value: str) -> str:
     return job.id
 
 
-@pytest.mark.parametrize("name", BEATS)
+@pytest.mark.parametrize("name", HEARTBEATS)
 def test_a_damaged_heartbeat_hides_no_other_and_ends_no_supervisor(
     ledger: Ledger, session_redis: RedisServer, name: str
 ) -> None:
-    ledger.beat(WorkerBeat("good@h", "h", 1, QUEUE_NAMES, 1, 1.0))
-    ledger.client.call("HSET", "mistudio:workers", "evil", BEATS[name])
-    assert [beat.name for beat in ledger.workers()] == ["good@h"]
-    hearing = Hearing(Clock())
-    hearing.listen_at(session_redis.url)
-    hearing.listen([])
-    assert hearing.busy() == frozenset()
-    hearing.close()
+    ledger.heartbeat(WorkerHeartbeat("good@h", "h", 1, QUEUE_NAMES, 1, 1.0))
+    ledger.client.call("HSET", "mistudio:workers", "evil", HEARTBEATS[name])
+    assert [heartbeat.name for heartbeat in ledger.workers()] == ["good@h"]
+    heartbeat_monitor = HeartbeatMonitor(Clock())
+    heartbeat_monitor.listen_at(session_redis.url)
+    heartbeat_monitor.listen([])
+    assert heartbeat_monitor.busy() == frozenset()
+    heartbeat_monitor.close()
     assert snapshot.read_queues(ledger).queues[0].consumers == 1  # type: ignore[index]
     (found,) = damaged_entries.find(ledger.client)
     assert found.where == "mistudio:workers evil"
@@ -95,7 +103,7 @@ def test_upkeep_and_cancel_pass_over_a_damaged_record(ledger: Ledger, field: str
     ledger.client.call("SET", "mistudio:reaped_at", ledger.now())
     for job in lost:
         ledger.client.call("ZADD", "mistudio:leases", ledger.now() - 1, job.id)
-    ledger.upkeep(Upkeep())
+    ledger.maintain(MaintenanceSettings())
     assert [ledger.need(lost[at].id).state for at in (0, 2)] == [State.QUEUED] * 2
     assert ledger.request_cancel(lost[2].id).state is State.CANCELLED
 

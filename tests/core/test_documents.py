@@ -57,17 +57,17 @@ ODD_TOML = {
 @pytest.mark.parametrize("what", ODD_JSON)
 def test_odd_json_is_a_sentence_with_its_line(what: str) -> None:
     text, sentence = ODD_JSON[what]
-    with deadline(5, what), pytest.raises(Malformed) as told:
+    with deadline(5, what), pytest.raises(Malformed) as raised:
         parse_json_object(text, "f")
-    assert told.value.sentence == sentence
+    assert raised.value.sentence == sentence
 
 
 @pytest.mark.parametrize("what", ODD_TOML)
 def test_odd_toml_is_a_sentence_with_its_line(what: str) -> None:
     text, sentence = ODD_TOML[what]
-    with deadline(5, what), pytest.raises(Malformed) as told:
+    with deadline(5, what), pytest.raises(Malformed) as raised:
         parse_toml(text, "f")
-    assert told.value.sentence == sentence
+    assert raised.value.sentence == sentence
 
 
 def test_files_of_models_may_have_what_pythons_parser_reads() -> None:

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tasks.jobs.kind import Estimate, Job, State, kind_named
 from tasks.storage import attempts
-from tasks.submission.plan import KnownArtifacts, plan
+from tasks.submission.plan import ArtifactCatalog, plan
 from tasks.text.tokens import TokenWriter
 from tests.conftest import until
 from tests.core.lab import Lab
@@ -36,17 +36,17 @@ def add_tokens(lab: Lab, name: str, rows: int, context: int = CONTEXT) -> None:
         writer.append(np.random.default_rng(0).integers(997, size=(rows, context)))
 
 
-def published(lab: Lab, family: str, name: str, **told: Any) -> Path:
+def published(lab: Lab, family: str, name: str, **result: Any) -> Path:
     folder = lab.store.path(family, name)
     folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text(json.dumps({"name": name, **told}))
+    (folder / "manifest.json").write_text(json.dumps({"name": name, **result}))
     return folder
 
 
 def estimated(lab: Lab, job: Job) -> Estimate:
     kind = kind_named(job.kind)
     assert kind.estimate is not None
-    return kind.estimate(kind.read_params(job.params), KnownArtifacts(lab.ledger, lab.store))
+    return kind.estimate(kind.read_params(job.params), ArtifactCatalog(lab.ledger, lab.store))
 
 
 def most_held(lab: Lab, job: Job, seconds: float = 240) -> int:
@@ -56,10 +56,10 @@ def most_held(lab: Lab, job: Job, seconds: float = 240) -> int:
     def look() -> bool:
         nonlocal most
         try:
-            told = Path(f"/proc/{runner.pid}/status").read_text()
+            result = Path(f"/proc/{runner.pid}/status").read_text()
         except (FileNotFoundError, ProcessLookupError):
             return True
-        most = max([most, *(int(line.split()[1]) << 10 for line in told.splitlines() if line.startswith("VmHWM"))])
+        most = max([most, *(int(line.split()[1]) << 10 for line in result.splitlines() if line.startswith("VmHWM"))])
         return not runner.is_running() or runner.status() == psutil.STATUS_ZOMBIE
 
     until(look, seconds, "the runner to end")
@@ -144,7 +144,7 @@ def test_the_memory_of_a_model_in_bfloat16_is_known_too(lab: Lab, monkeypatch: p
 
 
 def test_the_model_that_a_planned_job_will_make_counts_as_if_it_were_there(lab: Lab) -> None:
-    known = KnownArtifacts(lab.ledger, lab.store)
+    known = ArtifactCatalog(lab.ledger, lab.store)
     published(lab, "datasets", "text")
     plan(known, "toy-model", {"dataset": "text", "width": 64, "layers": 3, "vocab": 500}, name="toy")
     *_, job = plan(known, "train", {"model": "toy", "dataset": "text", "layer": 1, "batch": 256})

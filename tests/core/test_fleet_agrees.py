@@ -23,17 +23,16 @@ from mistudio_cli.monitor.explain import explain, look_around
 from tasks.fleet.store_nonce import FILE, Proof, prove
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State
-from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.ledger.client import Ledger, WorkerHeartbeat
 from tasks.paths import Places
 from tasks.redis_client.redis_connection import Client, connect
 from tasks.storage.store_id import make_store_id
 from tasks.worker import fleet_membership
 from tasks.worker.fleet_membership import wait_until_admitted, why_refused
-from tasks.worker.slot_locks import Seat
 from tasks.worker.worker_name import WorkerName
 from tests.conftest import RedisServer
 
-BEAT = WorkerBeat("w@b", "b", os.getpid(), ("training",), 1, 0.0)
+HEARTBEAT = WorkerHeartbeat("w@b", "b", os.getpid(), ("training",), 1, 0.0)
 
 
 @dataclass
@@ -51,14 +50,14 @@ class Fleet:
         self.mount.symlink_to(folder)
 
     def newcomer(self) -> WorkerName:
-        seat = SimpleNamespace(token="b", predecessors=())
-        return WorkerName(cast("Seat", seat), Places(Path("/home/b"), self.mount))
+        worker_lock = SimpleNamespace(token="b", predecessors=())
+        return WorkerName(cast("Seat", worker_lock), Places(Path("/home/b"), self.mount))
 
     def repair(self) -> None:
         """Take back whatever a case has done."""
         self.patch.undo()
         self.mount_instead(self.shared)
-        self.ledger.forget_worker(BEAT.name, "another")
+        self.ledger.forget_worker(HEARTBEAT.name, "another")
 
 
 @pytest.fixture
@@ -70,7 +69,7 @@ def fleet(ledger: Ledger, tmp_path: Path) -> Fleet:
     prove(ledger, shared, may_write=True)
     for key in ("mistudio:nonces", "mistudio:nonces:begun"):
         ledger.client.call("ZINCRBY", key, -90, (shared / FILE).read_text().strip())
-    ledger.beat(WorkerBeat("w@a", "a", 7, ("high_priority",), 1, 0.0))
+    ledger.heartbeat(WorkerHeartbeat("w@a", "a", 7, ("high_priority",), 1, 0.0))
     job = ledger.submit(Job(new_job_id(), "describe", "a", "training", {}))
     return Fleet(ledger, shared, mount, pytest.MonkeyPatch(), job)
 
@@ -94,7 +93,7 @@ def a_copy(fleet: Fleet) -> None:
 
 def one_name_twice(fleet: Fleet) -> None:
     holder = {"token": "another", "predecessors": (), "host": "b", "pid": 8, "home": "/home/c"}
-    fleet.ledger.beat(BEAT, holder, field="other")
+    fleet.ledger.heartbeat(HEARTBEAT, holder, field="other")
 
 
 def setting(name: str, value: object) -> Callable[[Fleet], None]:
@@ -133,7 +132,11 @@ def test_what_differs_is_one_sentence_and_ends_with_its_cause(
     def look() -> bool:
         """After each refusal: what others see; at the second one, somebody repairs it."""
         assert len(whys) < 10, whys
-        whys.extend(beat.refused for beat in fleet.ledger.heartbeats() if beat.refused and beat.pid == BEAT.pid)
+        whys.extend(
+            heartbeat.refused
+            for heartbeat in fleet.ledger.heartbeats()
+            if heartbeat.refused and heartbeat.pid == HEARTBEAT.pid
+        )
         (check,) = host_checks.refused_workers(fleet.ledger, [])
         assert (check.verdict, check.detail) == ("failed", f"w@b does not consume: {whys[-1]}")
         causes.append(explain(fleet.job, look_around(fleet.ledger, fleet.job))[0].sentence)
@@ -144,7 +147,7 @@ def test_what_differs_is_one_sentence_and_ends_with_its_cause(
 
     differ(fleet)
     try:
-        assert wait_until_admitted(fleet.ledger, BEAT, fleet.newcomer(), fleet.mount, look)
+        assert wait_until_admitted(fleet.ledger, HEARTBEAT, fleet.newcomer(), fleet.mount, look)
     finally:
         fleet.patch.undo()
     assert len(causes) == 2
@@ -153,7 +156,7 @@ def test_what_differs_is_one_sentence_and_ends_with_its_cause(
     assert "\n" not in whys[0]
     assert causes[0] == f"w@b does not consume: {whys[0]}."
     assert fleet.ledger.queues.counts(fleet.ledger.now())["training"].pending == 1
-    assert fleet.ledger.claim(fleet.job.id, BEAT.name, "b") is not None
+    assert fleet.ledger.claim(fleet.job.id, HEARTBEAT.name, "b") is not None
 
 
 @pytest.mark.parametrize(
@@ -201,15 +204,15 @@ def test_a_command_that_redis_refuses_is_named_and_redis_is_not_called_away(
 
 
 def test_a_worker_asks_once_for_the_proof_of_its_store(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = list[Path]()
+    requested = list[Path]()
 
     def count(ledger: Ledger, store: Path) -> Proof:
-        asked.append(store)
+        requested.append(store)
         return prove(ledger, store)
 
     monkeypatch.setattr(fleet_membership, "prove", count)
-    assert wait_until_admitted(fleet.ledger, BEAT, fleet.newcomer(), fleet.mount, lambda: False)
-    assert len(asked) == 1
+    assert wait_until_admitted(fleet.ledger, HEARTBEAT, fleet.newcomer(), fleet.mount, lambda: False)
+    assert len(requested) == 1
 
 
 def wait_in_vain(ledger: Ledger, fleet: Fleet, caplog: pytest.LogCaptureFixture) -> str:
@@ -221,7 +224,7 @@ def wait_in_vain(ledger: Ledger, fleet: Fleet, caplog: pytest.LogCaptureFixture)
         return len(looks) < 2
 
     with caplog.at_level(logging.ERROR, "mistudio.worker"):
-        assert not wait_until_admitted(ledger, BEAT, fleet.newcomer(), fleet.mount, patient)
+        assert not wait_until_admitted(ledger, HEARTBEAT, fleet.newcomer(), fleet.mount, patient)
     (message,) = [record.message for record in caplog.records if "does not consume" in record.message]
     assert "\n" not in message
     return message
@@ -230,6 +233,6 @@ def wait_in_vain(ledger: Ledger, fleet: Fleet, caplog: pytest.LogCaptureFixture)
 def test_doctor_leaves_the_refused_workers_of_its_own_home_to_the_check_of_the_supervisor(ledger: Ledger) -> None:
     here = socket.gethostname()
     for host, pid in ((here, 7), (here, 8), ("elsewhere", 7)):
-        ledger.beat(WorkerBeat(f"w{pid}@{host}", host, pid, ("training",), 1, 0.0, refused="it may not"))
+        ledger.heartbeat(WorkerHeartbeat(f"w{pid}@{host}", host, pid, ("training",), 1, 0.0, refused="it may not"))
     details = [check.detail for check in host_checks.refused_workers(ledger, [7, None])]
     assert details == ["w7@elsewhere does not consume: it may not", f"w8@{here} does not consume: it may not"]

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from mistudio_cli.monitor.explain import explain, look_around
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import State
-from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.ledger.client import Ledger, WorkerHeartbeat
 from tasks.storage.store_id import FILE, make_store_id, read_store_id
 from tasks.worker import fleet_membership
 from tasks.worker.fleet_membership import why_refused, why_store_changed
@@ -30,7 +30,7 @@ def shared(tmp_path: Path) -> Path:
 def work(ledger: Ledger, name: str, store: Path) -> str:
     """Have a worker come, and send a heartbeat if it may work; why it may not."""
     if not (why := why_refused(ledger, store)):
-        ledger.beat(WorkerBeat(name, name.partition("@")[2], 1, ("training",), 1, 0.0))
+        ledger.heartbeat(WorkerHeartbeat(name, name.partition("@")[2], 1, ("training",), 1, 0.0))
     return why
 
 
@@ -55,7 +55,7 @@ def test_a_store_gets_one_id_however_many_ask_at_once(tmp_path: Path) -> None:
 def test_a_damaged_id_is_said_and_not_replaced(tmp_path: Path, text: str) -> None:
     (tmp_path / FILE).write_text(text)
     for ask in (read_store_id, make_store_id):
-        with pytest.raises(Problem):
+        with pytest.raises(UserError):
             ask(tmp_path)
     assert (tmp_path / FILE).read_text() == text
 
@@ -90,7 +90,7 @@ def test_another_store_an_empty_folder_and_a_store_that_cannot_be_read_are_refus
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / FILE).write_text("{")
     assert "broken" in work(ledger, "w@b", tmp_path / "broken")
-    assert [beat.name for beat in ledger.workers()] == ["w@a"]
+    assert [heartbeat.name for heartbeat in ledger.workers()] == ["w@a"]
     assert work(ledger, "w@b", shared) == ""
 
 
@@ -113,8 +113,8 @@ def test_another_version_with_other_queues_or_another_protocol_is_refused(
 def test_the_store_stays_the_fleets_while_a_worker_is_only_silent(ledger: Ledger, shared: Path, tmp_path: Path) -> None:
     """As after a power cut, or while Redis was stopped: the host without its mount may be the first to come back."""
     work(ledger, "w@a", shared)
-    silent = WorkerBeat("w@a", "a", 1, ("training",), 1, 0.0, seen_at=ledger.now() - 3600)
-    ledger.beat(silent)
+    silent = WorkerHeartbeat("w@a", "a", 1, ("training",), 1, 0.0, seen_at=ledger.now() - 3600)
+    ledger.heartbeat(silent)
     (tmp_path / "unmounted").mkdir()
     assert "mount it there" in work(ledger, "w@b", tmp_path / "unmounted")
     assert "--new-store" in work(ledger, "w@a", other_store(tmp_path)), "nor may the same worker bring another one"
@@ -136,7 +136,7 @@ def test_with_the_last_worker_that_ends_in_good_order_another_store_may_come(
 def test_by_a_command_too_unless_a_worker_lives(ledger: Ledger, shared: Path, tmp_path: Path) -> None:
     work(ledger, "w@a", shared)
     assert ledger.forget_fleet() == "w@a"
-    ledger.beat(WorkerBeat("w@a", "a", 1, ("training",), 1, 0.0, seen_at=ledger.now() - 3600))
+    ledger.heartbeat(WorkerHeartbeat("w@a", "a", 1, ("training",), 1, 0.0, seen_at=ledger.now() - 3600))
     ledger.client.call("HSET", "mistudio:workers", "x@x", "no heartbeat")
     assert ledger.forget_fleet() == "ok"
     assert work(ledger, "w@b", other_store(tmp_path)) == ""
@@ -185,16 +185,16 @@ def no_space(_: Path) -> None:
 
 def test_a_worker_with_another_store_consumes_nothing_until_it_has_the_shared_one(lab: Lab, tmp_path: Path) -> None:
     lab.start_worker("--queues", "high_priority")
-    name = next(beat.host for beat in lab.ledger.workers())
+    name = next(heartbeat.host for heartbeat in lab.ledger.workers())
     other = tmp_path / "store"
     make_store_id(other)
     refused = lab.popen("--queues", "training", name="second", MISTUDIO_STORE=str(other))
-    beat = until(lambda: next((b for b in lab.ledger.heartbeats() if b.refused), None), 30, lab.log())
-    assert beat.name == f"second@{name}"
-    assert "set MISTUDIO_STORE to that one" in beat.refused
+    heartbeat = until(lambda: next((b for b in lab.ledger.heartbeats() if b.refused), None), 30, lab.log())
+    assert heartbeat.name == f"second@{name}"
+    assert "set MISTUDIO_STORE to that one" in heartbeat.refused
     job = lab.submit("nap", ticks=1)
     causes = [cause.sentence for cause in explain(job, look_around(lab.ledger, job))]
-    assert causes[0] == f"{beat.name} does not consume: {beat.refused}."
+    assert causes[0] == f"{heartbeat.name} does not consume: {heartbeat.refused}."
     assert lab.ledger.need(job.id).state is State.QUEUED
     shutil.rmtree(other)
     other.symlink_to(lab.store.root)  # as if the shared one were mounted there now

@@ -15,12 +15,12 @@ import pytest
 
 from tasks.accelerators import card_watch, nvml_process
 from tasks.accelerators.devices import ABSENT, Device, Devices
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State, kind_named
 from tasks.ledger.client import Claim, Ledger
 from tasks.worker import device_assignment, slot
-from tasks.worker.lease_keeper import Keeper
+from tasks.worker.lease_keeper import LeaseKeeper
 from tests.conftest import until
 from tests.core.lab import Lab
 
@@ -50,8 +50,8 @@ def nap(lab: Lab, name: str, ticks: int = FOR_EVER) -> Job:
 
 
 def why(lab: Lab, job: Job) -> str:
-    told = lab.ledger.need(job.id).progress
-    return told.phase if told else ""
+    result = lab.ledger.need(job.id).progress
+    return result.phase if result else ""
 
 
 def waits(lab: Lab, job: Job, because: str) -> None:
@@ -223,7 +223,7 @@ def test_an_error_of_cudas_on_a_card_that_is_lost_is_told_as_that(lab: Lab, card
     cards.says(GPUS=1, LOST=0)
     (lab.folder / "now").touch()
     ended = lab.ended(job)
-    assert (ended.state, ended.attempt, (ended.error or {})["type"]) == (State.FAILED, 1, "Problem")
+    assert (ended.state, ended.attempt, (ended.error or {})["type"]) == (State.FAILED, 1, "UserError")
     assert ended.reason == f"{LOST}. Reset the GPU or restart the machine, then: mistudio jobs retry"
     waits_for_the_card_to_come_back(lab, cards)
 
@@ -263,8 +263,8 @@ def test_only_the_card_of_the_job_itself_counts_as_lost(
 
 def test_an_error_that_says_itself_that_the_card_is_broken_needs_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvml_process, "read", lambda patience_s: Devices(reason="NVML cannot be read: Unknown Error"))
-    told = r"A GPU of .* failed: uncorrectable ECC error encountered\. Reset the GPU"
-    with pytest.raises(Problem, match=told), card_watch.card_errors_translated():
+    result = r"A GPU of .* failed: uncorrectable ECC error encountered\. Reset the GPU"
+    with pytest.raises(UserError, match=result), card_watch.card_errors_translated():
         raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
     with pytest.raises(RuntimeError, match=r"^size mismatch$"), card_watch.card_errors_translated():
         raise RuntimeError("size mismatch")
@@ -277,7 +277,7 @@ TWO = Devices((Device(0, "a", "GPU-a", 24, 20), Device(1, "b", "GPU-b", 24, 0)))
 
 def device(
     ledger: Ledger, wish: str, found: Devices, kind: str = "train"
-) -> tuple[device_assignment.Device | None, Job]:
+) -> tuple[device_assignment.Placement | None, Job]:
     job = ledger.submit(Job(new_job_id(), kind, "a", kind_named(kind).queue, {}))
     claim = ledger.claim(job.id, "w@h", "h")
     assert isinstance(claim, Claim)
@@ -309,10 +309,10 @@ def test_none_and_work_that_wants_no_gpu_run_on_the_cpu_and_read_no_card(ledger:
 
 
 def test_a_card_that_is_not_there_is_not_waited_for(ledger: Ledger) -> None:
-    with pytest.raises(Problem, match="has no GPU 2: its GPUs are 0, 1"):
+    with pytest.raises(UserError, match="has no GPU 2: its GPUs are 0, 1"):
         device(ledger, "1,2", TWO)
     for reason in ABSENT:
-        with pytest.raises(Problem, match=f"has no GPU 0: {reason}"):
+        with pytest.raises(UserError, match=f"has no GPU 0: {reason}"):
             device(ledger, "0", Devices(reason=reason))
 
 
@@ -322,11 +322,11 @@ def test_a_job_whose_wish_cannot_come_true_fails_in_its_first_attempt_and_says_w
     job = ledger.submit(Job(new_job_id(), "train", "a", "training", {}, gpu="7"))
     claim = ledger.claim(job.id, "w@h", "h")
     assert claim is not None
-    asked = partial(device_assignment.device_for, read=lambda: TWO)
-    monkeypatch.setattr(slot.device_assignment, "device_for", asked)
-    slot._run(ledger, claim, Keeper(ledger, claim))
+    requested = partial(device_assignment.device_for, read=lambda: TWO)
+    monkeypatch.setattr(slot.device_assignment, "device_for", requested)
+    slot._run(ledger, claim, LeaseKeeper(ledger, claim))
     failed = ledger.need(job.id)
-    assert (failed.state, failed.attempt, (failed.error or {})["type"]) == (State.FAILED, 1, "Problem")
+    assert (failed.state, failed.attempt, (failed.error or {})["type"]) == (State.FAILED, 1, "UserError")
     assert "has no GPU 7: its GPUs are 0, 1. Submit the job again with another --gpu" in failed.reason
 
 

@@ -25,7 +25,7 @@ from tasks.worker.slot_locks import Seat
 from tasks.worker.watchdog import Guard, ParentWatch
 home = Path(sys.argv[1])
 seat = Seat(Places(home, home), "worker-training", ("training",), 1)
-seat.take(lambda: True)
+seat.acquire(lambda: True)
 slot = os.fork()
 if slot == 0:
     with seat.slot():
@@ -54,8 +54,8 @@ def leaver(short_tmp: Path) -> Iterator[Callable[[str], tuple[subprocess.Popen[s
     started: list[psutil.Process] = []
     workers: list[subprocess.Popen[str]] = []
 
-    def start(told: str) -> tuple[subprocess.Popen[str], psutil.Process]:
-        argv = [sys.executable, "-c", WAITS_FOR_NOTHING, str(short_tmp), told]
+    def start(result: str) -> tuple[subprocess.Popen[str], psutil.Process]:
+        argv = [sys.executable, "-c", WAITS_FOR_NOTHING, str(short_tmp), result]
         worker = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert worker.stdout is not None
         slot = psutil.Process(int(worker.stdout.readline().split()[1]))
@@ -98,7 +98,7 @@ def test_a_worker_whose_starter_died_while_redis_was_away_ends_all_the_same(lab:
     )
     assert starter.stdout is not None
     worker = psutil.Process(int(starter.stdout.readline()))
-    until(lambda: any(beat.pid == worker.pid for beat in lab.ledger.workers()), 30)
+    until(lambda: any(heartbeat.pid == worker.pid for heartbeat in lab.ledger.workers()), 30)
     lab.redis.kill()
     until(lambda: "Cannot connect" in lab.log(), 30)
     starter.kill()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from celery.signals import worker_ready
 
-from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.ledger.client import Ledger, WorkerHeartbeat
 from tasks.messaging.app import make_app
 from tasks.paths import Places
 from tasks.worker.heartbeat import Heartbeat
@@ -20,7 +20,7 @@ from tasks.worker.worker_name import WorkerName
 from tests.conftest import RedisServer, until
 
 if TYPE_CHECKING:
-    from tasks.worker.slot_locks import Seat
+    pass
 
 NAME = "w@h"
 
@@ -31,9 +31,9 @@ class Worker:
     def __init__(self, redis: RedisServer) -> None:
         self.app, self.consumer = make_app(redis.url), None
         self.timer = SimpleNamespace(call_repeatedly=self._call)
-        beat = WorkerBeat(NAME, "h", os.getpid(), ("training",), 1, 0.0)
-        seat = cast("Seat", SimpleNamespace(rise=lambda: None, token="a", predecessors=()))
-        self.heartbeat = Heartbeat(self, beat, WorkerName(seat, Places.from_environment()), seat)
+        heartbeat = WorkerHeartbeat(NAME, "h", os.getpid(), ("training",), 1, 0.0)
+        worker_lock = cast("Seat", SimpleNamespace(rise=lambda: None, token="a", predecessors=()))
+        self.heartbeat = Heartbeat(self, heartbeat, WorkerName(worker_lock, Places.from_environment()), worker_lock)
         self.loop: Callable[[], None] = lambda: None
 
     def _call(self, _seconds: float, loop: Callable[[], None]) -> SimpleNamespace:
@@ -62,10 +62,10 @@ def test_it_says_when_the_message_loop_last_ran(worker: Worker, ledger: Ledger) 
     worker_ready.send(sender=None)
     first = until(lambda: last(ledger), 10)
     assert first["loop_at"] == first["seen_at"]
-    later = until(lambda: (told := last(ledger))["seen_at"] > first["seen_at"] + 1 and told, 10)
+    later = until(lambda: (result := last(ledger))["seen_at"] > first["seen_at"] + 1 and result, 10)
     assert later["loop_at"] == first["loop_at"], "the loop has not run since"
     worker.loop()
-    again = until(lambda: (told := last(ledger))["loop_at"] > first["loop_at"] and told, 10)
+    again = until(lambda: (result := last(ledger))["loop_at"] > first["loop_at"] and result, 10)
     assert again["loop_at"] == again["seen_at"]
 
 

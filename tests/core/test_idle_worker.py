@@ -16,7 +16,7 @@ from tests.core.lab import Lab
 COMMANDS_PER_S, CONNECTIONS = 3, 3
 
 #: Number of heartbeats for which commands are counted; one follows another after a second or later.
-BEATS = 12
+HEARTBEATS = 12
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def test_it_sends_few_commands_over_few_connections(lab: Lab, client: redis_py.R
     lab.start_worker(slots=8)
     until(lambda: connections(client) == CONNECTIONS, 60, "what its start left is closed")
     with client.monitor() as monitor:
-        found = commands(monitor, lambda found: sum(" beat " in command for command in found) == BEATS)
-    assert len(found) <= COMMANDS_PER_S * BEATS, "\n".join(found)
+        found = commands(monitor, lambda found: sum(" beat " in command for command in found) == HEARTBEATS)
+    assert len(found) <= COMMANDS_PER_S * HEARTBEATS, "\n".join(found)
     until(lambda: connections(client) == CONNECTIONS, 60, "it stays so")
 
 

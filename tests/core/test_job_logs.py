@@ -20,8 +20,8 @@ def log_of(lab: Lab, job: Job) -> str:
 
 def messages(lab: Lab, job: Job) -> list[str]:
     """What the lines of the job's log say after the job and the attempt, without times in seconds."""
-    told = re.findall(rf"job={job.id} attempt=(\d+) (.*)", log_of(lab, job))
-    return [f"{attempt}: {re.sub(r'after [0-9.]+ s', 'after N s', message)}" for attempt, message in told]
+    result = re.findall(rf"job={job.id} attempt=(\d+) (.*)", log_of(lab, job))
+    return [f"{attempt}: {re.sub(r'after [0-9.]+ s', 'after N s', message)}" for attempt, message in result]
 
 
 def test_the_log_of_a_job_that_went_well_shows_its_course(lab: Lab) -> None:
@@ -49,12 +49,12 @@ def test_the_log_of_a_killed_and_resumed_job_has_both_attempts(lab: Lab) -> None
     os.kill(lab.under_way(job).pid, signal.SIGKILL)
     lab.ended(job)
     lab.stop_worker()
-    told = messages(lab, job)
-    assert told[:3] == ["1: hike b: attempt 1 of at most 2 on cpu", "1: ticks 30", "1: starts from scratch"]
-    assert told[3].startswith("1: hike b queued: its process was killed (SIGKILL)")
-    assert told[4:6] == ["2: hike b: attempt 2 of at most 2 on cpu", "2: ticks 30"]
-    assert re.fullmatch(r"2: resumes at tick [1-9]\d*", told[6])
-    assert told[-1] == "2: hike b succeeded after N s"
+    result = messages(lab, job)
+    assert result[:3] == ["1: hike b: attempt 1 of at most 2 on cpu", "1: ticks 30", "1: starts from scratch"]
+    assert result[3].startswith("1: hike b queued: its process was killed (SIGKILL)")
+    assert result[4:6] == ["2: hike b: attempt 2 of at most 2 on cpu", "2: ticks 30"]
+    assert re.fullmatch(r"2: resumes at tick [1-9]\d*", result[6])
+    assert result[-1] == "2: hike b succeeded after N s"
 
 
 def test_the_log_of_a_failed_and_of_a_cancelled_job_end_with_the_reason(lab: Lab) -> None:
@@ -99,9 +99,9 @@ def test_json_is_written_on_request(lab: Lab) -> None:
 
 def test_each_line_of_a_text_log_is_a_record_too() -> None:
     line = "2026-01-31 12:00:00,123 WARNING mistudio.job job=j1 attempt=2 a b"
-    told = as_record(line, "j1")
-    assert told.pop("time").endswith(":00:00.123Z")
-    assert told == {"level": "WARNING", "logger": "mistudio.job", "job": "j1", "attempt": 2, "message": "a b"}
+    result = as_record(line, "j1")
+    assert result.pop("time").endswith(":00:00.123Z")
+    assert result == {"level": "WARNING", "logger": "mistudio.job", "job": "j1", "attempt": 2, "message": "a b"}
     for odd in ("  a library's own line", "{", '{"a": 1}', "{" * 100_000, ""):
         assert as_record(odd, "j1")["message"] == odd
         assert as_record(odd, "j1")["level"] is None

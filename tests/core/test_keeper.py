@@ -9,7 +9,7 @@ import pytest
 from tasks.jobs.kind import Job, Progress, State
 from tasks.ledger.client import Claim, Ledger
 from tasks.redis_client.redis_connection import Client, Refused, Unreachable, connect
-from tasks.worker.lease_keeper import Keeper
+from tasks.worker.lease_keeper import LeaseKeeper
 from tests.conftest import RedisServer, until
 from tests.core.lab import Clock
 
@@ -25,11 +25,11 @@ class Held:
         self.job = self.ledger.submit(Job("held", "train", "held", "training", {}))
         self._told: list[str] = []
 
-    def keeper(self) -> Keeper:
+    def keeper(self) -> LeaseKeeper:
         claim = self.ledger.claim(self.job.id, "worker", "host")
         assert claim is not None
         self.claim = claim
-        return Keeper(_Overheard(connect(self.redis.url), self._told), claim, self.clock)
+        return LeaseKeeper(_Overheard(connect(self.redis.url), self._told), claim, self.clock)
 
     def report(self, phase: str, done: int) -> None:
         assert self.ledger.report(self.claim, Progress(phase, done, None, "")) == "ok"
@@ -46,9 +46,9 @@ class Held:
 class _Overheard(Ledger):
     """A ledger that writes down what it answered."""
 
-    def __init__(self, client: Client, told: list[str]) -> None:
+    def __init__(self, client: Client, result: list[str]) -> None:
         super().__init__(client)
-        self._told = told
+        self._told = result
 
     def renew(self, claim: Claim) -> str:
         try:
@@ -71,11 +71,11 @@ def held(own_redis: RedisServer) -> Iterator[Held]:
 def test_a_job_that_stalls_each_time_is_given_up(held: Held) -> None:
     for _ in range(held.job.max_attempts):
         with held.keeper() as keeper:
-            keeper.work_begins()
+            keeper.work_started()
             held.renewed_twice()
             held.clock.now += HOUR
-            until(lambda keeper=keeper: keeper.why == "stall")
-            assert keeper.settle(held.ledger, "stopped when told to") == "ok"
+            until(lambda keeper=keeper: keeper.stop_reason == "stall")
+            assert keeper.record_outcome(held.ledger, "stopped when told to") == "ok"
     job = held.ledger.need(held.job.id)
     assert (job.state, job.reason) == (State.FAILED, "no progress for 30 min after it began; stopped when told to")
 
@@ -86,30 +86,30 @@ def test_waiting_for_a_gpu_is_no_stall_and_no_work(held: Held) -> None:
         held.renewed_twice()
         held.clock.now += 10 * HOUR
         held.renewed_twice()
-        assert keeper.why == ""
-        keeper.work_begins()
+        assert keeper.stop_reason == ""
+        keeper.work_started()
         held.renewed_twice()
         held.clock.now += HOUR / 2
         held.renewed_twice()
-        assert keeper.why == ""
+        assert keeper.stop_reason == ""
         held.clock.now += 1
-        until(lambda: keeper.why == "stall")
+        until(lambda: keeper.stop_reason == "stall")
 
 
 def test_progress_of_any_kind_is_no_stall(held: Held) -> None:
     with held.keeper() as keeper:
-        keeper.work_begins()
+        keeper.work_started()
         for phase, done in (("loading", 0), ("training", 0), ("training", 1), ("measuring", 1)):
             held.report(phase, done)
             held.renewed_twice()
             held.clock.now += HOUR / 2
         held.renewed_twice()
-        assert keeper.why == ""
+        assert keeper.stop_reason == ""
 
 
 def test_nothing_is_judged_while_redis_is_away(held: Held) -> None:
     with held.keeper() as keeper:
-        keeper.work_begins()
+        keeper.work_started()
         held.report("training", 7)
         held.renewed_twice()
         held.redis.kill()
@@ -117,31 +117,31 @@ def test_nothing_is_judged_while_redis_is_away(held: Held) -> None:
         held.clock.now += 10 * HOUR
         held.redis.start()
         held.renewed_twice()
-        assert keeper.why == ""
+        assert keeper.stop_reason == ""
         held.clock.now += HOUR
-        until(lambda: keeper.why == "stall")
+        until(lambda: keeper.stop_reason == "stall")
 
 
 def test_a_redis_that_refuses_for_a_while_costs_no_job_its_lease(held: Held) -> None:
     with held.keeper() as keeper:
-        keeper.work_begins()
+        keeper.work_started()
         held.renewed_twice()
         held.ledger.client.call("CONFIG", "SET", "maxmemory", "1")
         until(held.asked_in_vain)
         held.ledger.client.call("CONFIG", "SET", "maxmemory", "0")
         held.renewed_twice()
-        assert keeper.why == ""
+        assert keeper.stop_reason == ""
 
 
 def test_too_much_memory_leaves_a_job_little_time_to_stop(held: Held) -> None:
     with held.keeper() as keeper:
-        keeper.work_begins()
-        keeper.stop_because("memory", "It held 17.2 GB, more than the 16 GB a job may hold here", "Use less.")
+        keeper.work_started()
+        keeper.request_stop("memory", "It held 17.2 GB, more than the 16 GB a job may hold here", "Use less.")
         held.clock.now += 5
         assert not keeper.time_is_up
         held.clock.now += 1
         assert keeper.time_is_up
-        keeper.settle(held.ledger, keeper.how_killed)
+        keeper.record_outcome(held.ledger, keeper.how_killed)
     story = (
         "It held 17.2 GB, more than the 16 GB a job may hold here; killed: it did not stop within 5 s of being told to."
     )

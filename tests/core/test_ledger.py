@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, Point, Progress, State
-from tasks.ledger.client import Claim, Ledger, WorkerBeat
+from tasks.jobs.kind import Job, MetricPoint, Progress, State
+from tasks.ledger.client import Claim, Ledger, WorkerHeartbeat
 from tasks.ledger.device_lease import Card
 from tasks.ledger.listing import Filter
 from tasks.queues import redis_lists
@@ -121,7 +121,7 @@ def test_cancel_ends_what_has_not_begun_and_asks_what_runs(ledger: Ledger) -> No
     assert ledger.renew(claim) == "cancel"
     ledger.finish(claim, State.CANCELLED, "cancelled")
     assert ledger.request_cancel(running.id).state == State.CANCELLED
-    with pytest.raises(Problem, match="no job"):
+    with pytest.raises(UserError, match="no job"):
         ledger.request_cancel("nobody")
 
 
@@ -157,14 +157,14 @@ def test_the_end_of_a_parent_is_the_end_of_all_that_wait_for_it(ledger: Ledger) 
         f"its parent {child.id} (extract) failed: {parent.id} (train) failed: broke"
     )
     assert ledger.need(child.id).reason == f"its parent {parent.id} (train) failed: broke"
-    assert ledger.coming("features/f") is None
-    with pytest.raises(Problem, match=f"parent {parent.id} failed: broke"):
+    assert ledger.producer_of("features/f") is None
+    with pytest.raises(UserError, match=f"parent {parent.id} failed: broke"):
         ledger.submit(a_job(parents=(parent.id,)))
 
 
 def test_two_jobs_cannot_make_the_same_artifact(ledger: Ledger) -> None:
     first = ledger.submit(a_job(artifact="saes/x"))
-    with pytest.raises(Problem, match=f"is being made by job {first.id}"):
+    with pytest.raises(UserError, match=f"is being made by job {first.id}"):
         ledger.submit(a_job(artifact="saes/x"))
     ledger.request_cancel(first.id)
     assert ledger.submit(a_job(artifact="saes/x")).state == State.QUEUED
@@ -222,12 +222,12 @@ def test_jobs_are_found_by_name_tag_and_time_and_by_several_at_once(ledger: Ledg
 
 def test_jobs_submitted_together_are_accepted_together_or_not_at_all(ledger: Ledger) -> None:
     first = a_job(artifact="saes/x")
-    with pytest.raises(Problem, match="saes/x is being made"):
+    with pytest.raises(UserError, match="saes/x is being made"):
         ledger.submit_all([first, a_job(artifact="saes/y"), a_job(artifact="saes/x")])
-    with pytest.raises(Problem, match="no parent nobody"):
+    with pytest.raises(UserError, match="no parent nobody"):
         ledger.submit_all([first, a_job(parents=("nobody",))])
     assert ledger.page().jobs == ()
-    assert ledger.coming("saes/x") is None
+    assert ledger.producer_of("saes/x") is None
     parent, child = ledger.submit_all([first, a_job("extract", "extraction", parents=(first.id,))])
     assert (parent.state, child.state) == (State.QUEUED, State.WAITING)
 
@@ -236,7 +236,7 @@ def test_a_removed_job_leaves_no_trace(ledger: Ledger) -> None:
     before = set(ledger.client.call("KEYS", "*"))
     job = ledger.submit(a_job(tags=("t",), artifact="saes/x"))
     assert ledger.remove(job.id) == "queued"
-    ledger.report(claimed(ledger, job), Progress("x", 1, 2, "y"), Point(1, {"loss": 0.5}))
+    ledger.report(claimed(ledger, job), Progress("x", 1, 2, "y"), MetricPoint(1, {"loss": 0.5}))
     expire_lease(ledger, job.id)
     ledger.reap()
     ledger.request_cancel(job.id)
@@ -289,7 +289,7 @@ def test_children_and_other_tries_are_known_for_as_long_as_they_are_there(ledger
 
 def test_a_ledger_of_a_newer_version_is_let_alone(ledger: Ledger) -> None:
     ledger.client.call("SET", "mistudio:schema", 99)
-    with pytest.raises(Problem, match="newer mistudio"):
+    with pytest.raises(UserError, match="newer mistudio"):
         ledger.submit(a_job())
     assert ledger.page().jobs == ()
 
@@ -301,11 +301,11 @@ def test_ids_sort_by_time_and_are_unique() -> None:
 
 
 def test_a_worker_is_known_until_it_is_silent(ledger: Ledger) -> None:
-    beat = WorkerBeat("worker-datasets@h", "h", 1, ("datasets",), 4, 0.0)
-    ledger.beat(beat)
+    heartbeat = WorkerHeartbeat("worker-datasets@h", "h", 1, ("datasets",), 4, 0.0)
+    ledger.heartbeat(heartbeat)
     assert [(w.name, w.queues, w.slots) for w in ledger.workers()] == [("worker-datasets@h", ("datasets",), 4)]
     assert ledger.workers(within_s=-1) == []
-    ledger.forget_worker(beat.name)
+    ledger.forget_worker(heartbeat.name)
     assert ledger.workers() == []
 
 
@@ -377,11 +377,11 @@ def test_a_job_whose_worker_is_long_dead_is_cancelled_with_no_worker_up(ledger: 
 
 
 def test_workers_of_a_newer_version_and_of_a_wrong_clock_are_read_rightly(ledger: Ledger) -> None:
-    beat = WorkerBeat("w@h", "h", 1, ("datasets",), 1, 0.0)
-    ledger.beat(beat)
-    told = json.loads(ledger.client.call("HGET", "mistudio:workers", "w@h"))
+    heartbeat = WorkerHeartbeat("w@h", "h", 1, ("datasets",), 1, 0.0)
+    ledger.heartbeat(heartbeat)
+    result = json.loads(ledger.client.call("HGET", "mistudio:workers", "w@h"))
     for name, changes in {"newer@h": {"mood": "fine"}, "ahead@h": {"seen_at": ledger.now() + 3600}}.items():
-        ledger.client.call("HSET", "mistudio:workers", name, json.dumps({**told, "name": name, **changes}))
+        ledger.client.call("HSET", "mistudio:workers", name, json.dumps({**result, "name": name, **changes}))
     assert [worker.name for worker in ledger.workers()] == ["newer@h", "w@h"]
 
 

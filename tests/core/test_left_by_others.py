@@ -9,7 +9,7 @@ import pytest
 from tasks.fleet import damaged_entries
 from tasks.jobs.kind import State
 from tasks.ledger.client import Claim, Ledger
-from tasks.ledger.maintenance import Upkeep
+from tasks.ledger.maintenance import MaintenanceSettings
 from tasks.ledger.quotas import Quota, count_unstarted, set_quota
 from tasks.redis_client.redis_connection import Refused
 from tests.core.test_quotas import NOW, finish, offered, queued, start, start_next, take
@@ -76,7 +76,7 @@ def test_passed_on_by_the_heartbeat_it_lets_the_next_one_start_too(ledger: Ledge
     assert started is not None
     held_back = queued(ledger, digest="another")
     ledger.pass_on([held_back])
-    ledger.ring_again(held_back)
+    ledger.enqueue_again(held_back)
     assert held_back not in offered(ledger), "while its owner's quota is used up it has no message"
 
 
@@ -85,10 +85,10 @@ def test_upkeep_rings_for_no_job_whose_message_a_worker_holds(ledger: Ledger) ->
     take(ledger)
     ledger.pass_on([job])
     take(ledger)
-    ledger.upkeep(NOW)
+    ledger.maintain(NOW)
     assert offered(ledger) == []
     ledger.client.call("HSET", f"mistudio:job:{job}", "passed_on_at", ledger.now() - 61)
-    ledger.upkeep(NOW)
+    ledger.maintain(NOW)
     assert offered(ledger) == [job], "the worker that held it is gone"
 
 
@@ -97,13 +97,13 @@ def test_where_the_first_job_of_a_starving_queue_cannot_run_the_next_one_is_rais
     for job in jobs:
         ledger.client.call("HSET", f"mistudio:job:{job}", "queued_at", ledger.now() - 601)
     ledger.client.call("HSET", "mistudio:served_at", "training", ledger.now() - 601)
-    patient = Upkeep(every_s=0, served_within_s=600)
+    patient = MaintenanceSettings(every_s=0, served_within_s=600)
     raised = lambda: [ledger.client.call("HGET", f"mistudio:job:{job}", "raised") for job in jobs]  # noqa: E731
     for _ in range(2):
-        ledger.upkeep(patient)
+        ledger.maintain(patient)
         assert raised() == ["1", None, None], "it has its chance for as long"
     ledger.client.call("HSET", f"mistudio:job:{jobs[0]}", "raised_at", ledger.now() - 601)
-    ledger.upkeep(patient)
+    ledger.maintain(patient)
     assert raised() == ["1", "1", None]
 
 
@@ -128,5 +128,5 @@ def test_a_damaged_list_of_owners_keeps_no_heartbeat_from_its_upkeep(ledger: Led
     ledger.client.call("SET", "mistudio:over_quota", "a text")
     job = queued(ledger)
     take(ledger)
-    ledger.upkeep(NOW)
+    ledger.maintain(NOW)
     assert offered(ledger) == [job]

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tasks.jobs.kind import State
-from tasks.runner.liveness_pipe import SILENCE_S, Line
+from tasks.runner.liveness_pipe import SILENCE_S, LivenessPipe
 from tests.conftest import until
 from tests.core.lab import Lab
 
@@ -38,11 +38,11 @@ def test_a_stopped_slot_loses_its_whole_job_before_that_is_started_elsewhere(lab
     lab.start_worker()
     job = lab.submit("crew")
     runner = lab.under_way(job)
-    crew, slot = [runner, *runner.children()], runner.parent()
-    assert len(crew) == 2
+    worker_set, slot = [runner, *runner.children()], runner.parent()
+    assert len(worker_set) == 2
     assert slot is not None
     slot.suspend()
-    until(lambda: all(map(gone, crew)), SILENCE_S + 10)
+    until(lambda: all(map(gone, worker_set)), SILENCE_S + 10)
     gone_at = lab.ledger.now()
     done = lab.ended(job)
     with suppress(psutil.NoSuchProcess):  # its worker gives it up by itself, sooner or later than this
@@ -54,7 +54,7 @@ def test_a_stopped_slot_loses_its_whole_job_before_that_is_started_elsewhere(lab
 
 
 @pytest.fixture
-def heir() -> Iterator[None]:
+def replacement() -> Iterator[None]:
     """Orphans become this process's children, as they become a container's first process's.
 
     It is of their session, so the kernel does not do what it does elsewhere: hang up stopped orphans.
@@ -70,13 +70,13 @@ def heir() -> Iterator[None]:
 def test_a_stopped_runner_and_its_stopped_helpers_die_with_their_slot(lab: Lab) -> None:
     lab.start_worker()
     runner = lab.under_way(lab.submit("crew"))
-    crew, slot = [runner, *runner.children()], runner.parent()
+    worker_set, slot = [runner, *runner.children()], runner.parent()
     assert slot is not None
-    for process in crew:
+    for process in worker_set:
         process.suspend()
     slot.kill()
-    until(lambda: all(map(gone, crew)), 10)
-    for process in crew:
+    until(lambda: all(map(gone, worker_set)), 10)
+    for process in worker_set:
         os.waitpid(process.pid, 0)
 
 
@@ -85,32 +85,32 @@ def test_a_stopped_runner_and_its_stopped_helpers_die_with_their_slot(lab: Lab) 
 def test_a_stopped_runner_dies_with_a_slot_that_was_stopped_too(lab: Lab) -> None:
     lab.start_worker()
     runner = lab.under_way(lab.submit("crew"))
-    crew, slot = [runner, *runner.children()], runner.parent()
+    worker_set, slot = [runner, *runner.children()], runner.parent()
     assert slot is not None
     slot.suspend()
     runner.suspend()
     slot.kill()
-    until(lambda: all(map(gone, crew)), 10)
-    for process in crew:
+    until(lambda: all(map(gone, worker_set)), 10)
+    for process in worker_set:
         os.waitpid(process.pid, 0)
 
 
-def start_runner() -> tuple[subprocess.Popen[bytes], Line]:
+def start_runner() -> tuple[subprocess.Popen[bytes], LivenessPipe]:
     runner = subprocess.Popen(
         [sys.executable, "-c", RUNNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
     )
     assert runner.stdin is not None
-    line = Line(runner.stdin.fileno())
+    line = LivenessPipe(runner.stdin.fileno())
     line.give_order({"token": "secret"})
     return runner, line
 
 
-def told(runner: subprocess.Popen[bytes]) -> str:
+def result(runner: subprocess.Popen[bytes]) -> str:
     assert runner.stdout is not None
     return runner.stdout.readline().decode().strip()
 
 
-def signing(line: Line, until_true: Callable[[], bool]) -> bool:
+def signing(line: LivenessPipe, until_true: Callable[[], bool]) -> bool:
     """Sign until then, and say that it came true."""
 
     def look() -> bool:
@@ -123,7 +123,7 @@ def signing(line: Line, until_true: Callable[[], bool]) -> bool:
 def test_a_runner_that_was_stopped_for_long_goes_on_when_its_slot_spoke_meanwhile() -> None:
     runner, line = start_runner()
     with runner:
-        assert "'token': 'secret'" in told(runner)
+        assert "'token': 'secret'" in result(runner)
         process, stopped_at = psutil.Process(runner.pid), time.monotonic()
         process.suspend()
         assert signing(line, lambda: time.monotonic() > stopped_at + 4)
@@ -137,8 +137,8 @@ def test_a_runner_that_was_stopped_for_long_goes_on_when_its_slot_spoke_meanwhil
 def test_nothing_but_the_runner_reads_its_line() -> None:
     runner, _ = start_runner()
     with runner:
-        told(runner)
-        assert told(runner) == "''"
+        result(runner)
+        assert result(runner) == "''"
         runner.kill()
 
 
@@ -151,7 +151,7 @@ def test_a_runner_that_is_not_its_slots_child_ends_at_once() -> None:
 
 def test_a_slot_is_held_up_by_no_full_line_and_no_broken_one() -> None:
     reader, writer = os.pipe()
-    line = Line(writer)
+    line = LivenessPipe(writer)
     line.give_order({})
     while select.select([], [writer], [], 0)[1]:
         os.write(writer, b"." * 4096)

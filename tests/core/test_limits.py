@@ -97,8 +97,8 @@ def test_a_job_whose_processes_hold_too_much_together_fails_with_the_numbers_and
     lab.ledger.queues.move(greedy.id, "processing")  # where it need not wait for the other
     failed = lab.ended(greedy)
     assert failed.state == State.FAILED
-    told = r"It held 0\.4\d* GB, more than the 0\.3 GB a job may hold here; stopped when told to\. "
-    assert re.fullmatch(told + r"Use a smaller --batch, or raise --job-memory-gb\.", failed.reason), failed.reason
+    result = r"It held 0\.4\d* GB, more than the 0\.3 GB a job may hold here; stopped when told to\. "
+    assert re.fullmatch(result + r"Use a smaller --batch, or raise --job-memory-gb\.", failed.reason), failed.reason
     assert failed.error == {"type": "MemoryLimit", "message": failed.reason}
     assert runner.is_running()
     assert lab.ledger.need(fine.id).attempt == 1

@@ -321,13 +321,13 @@ def test_an_idle_worker_sends_redis_nothing_for_its_log(lab: Lab) -> None:
         monitor.sendall(b"MONITOR\r\n")
         seen = b""
 
-        def beats() -> int:
+        def heartbeats() -> int:
             nonlocal seen
             seen += monitor.recv(1 << 16)
             return seen.count(b'"mistudio:workers"')
 
         written = log.stat().st_size
-        until(lambda: beats() > 3, 30, "heartbeats")
+        until(lambda: heartbeats() > 3, 30, "heartbeats")
     assert log.stat().st_size == written
     assert b"log:" not in seen
 

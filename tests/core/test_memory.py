@@ -57,8 +57,8 @@ def test_the_memory_of_a_training_does_not_grow_with_what_it_reads(lab: Lab, fla
         job = lab.submit("train", name=name, activations=name, tokens=rows * CONTEXT, batch=2048, expansion=4, **flags)
         before = estimated(lab, job)
         held.append(peak(lab, job))
-        told = f"{rows * CONTEXT:,} vectors in {size:,} bytes; held at most {held[-1]:,}"
-        print(f"{flags['arch']}: {told}, estimated {before.memory_bytes:,}")
+        result = f"{rows * CONTEXT:,} vectors in {size:,} bytes; held at most {held[-1]:,}"
+        print(f"{flags['arch']}: {result}, estimated {before.memory_bytes:,}")
         ended = lab.ended(job)
         assert ended.result is not None, ended
         assert ended.result["steps"] * 2048 >= rows * CONTEXT
@@ -81,9 +81,9 @@ def test_the_memory_of_a_training_on_large_batches_in_parts_is_known_within_a_fi
     lab.start_worker(OMP_NUM_THREADS="1")
     sizes = {"batch": batch, "accumulate": 64, "k": 8, "expansion": 2}
     job = lab.submit("train", activations="stored", steps=4, **sizes)
-    told = estimated(lab, job).memory_bytes
-    assert told is not None
-    assert told == pytest.approx(peak(lab, job), rel=0.2)
+    result = estimated(lab, job).memory_bytes
+    assert result is not None
+    assert result == pytest.approx(peak(lab, job), rel=0.2)
     assert lab.ended(job).state is State.SUCCEEDED
     one = 4 * batch * d_in
-    assert told - estimated(lab, dataclasses.replace(job, params=job.params | {"batch": 1024})).memory_bytes > 2 * one
+    assert result - estimated(lab, dataclasses.replace(job, params=job.params | {"batch": 1024})).memory_bytes > 2 * one

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from tasks.jobs.kind import METRICS_TOLD, Point, Progress, State, Stopped
+from tasks.jobs.kind import MAX_METRICS, MetricPoint, Progress, State, Stopped
 from tasks.ledger.client import Claim, Ledger
 from tasks.redis_client.redis_connection import Client
 from tasks.runner.reporter import Reporter
@@ -25,7 +25,7 @@ def running(ledger: Ledger) -> Claim:
 def reported(ledger: Ledger, claim: Claim, ats: range) -> list[int]:
     """The places that are known of the job once it has told of these."""
     for at in ats:
-        assert ledger.report(claim, AT, Point(at, {"loss": 1 / (1 + at), "none": None})) == "ok"
+        assert ledger.report(claim, AT, MetricPoint(at, {"loss": 1 / (1 + at), "none": None})) == "ok"
     return [point.at for point in ledger.series([claim.job.id])[0]]
 
 
@@ -34,7 +34,7 @@ def test_the_newest_values_are_in_the_record_and_the_course_is_beside_it(ledger:
     assert reported(ledger, claim, range(3)) == [0, 1, 2]
     assert ledger.report(claim, AT) == "ok"
     assert ledger.need(claim.job.id).metrics == {"loss": 1 / 3, "none": None}
-    assert ledger.series([claim.job.id, "nobody"])[0][0] == Point(0, {"loss": 1.0, "none": None})
+    assert ledger.series([claim.job.id, "nobody"])[0][0] == MetricPoint(0, {"loss": 1.0, "none": None})
     assert ledger.series(["nobody"]) == [[]]
 
 
@@ -52,7 +52,7 @@ def test_an_attempt_that_goes_back_tells_its_part_anew(ledger: Ledger) -> None:
     reported(ledger, claim, range(10))
     expire_lease(ledger, claim.job.id)
     ledger.reap()
-    assert ledger.report(claim, AT, Point(99, {"loss": 0.0})) == "lost"
+    assert ledger.report(claim, AT, MetricPoint(99, {"loss": 0.0})) == "lost"
     assert ledger.need(claim.job.id).metrics == {"loss": 0.1, "none": None}
     assert reported(ledger, claimed(ledger, claim.job), range(4, 7)) == list(range(7))
 
@@ -83,7 +83,7 @@ def test_what_a_kind_measures_goes_with_its_next_report(ledger: Ledger, tmp_path
     context.send_the_rest()
     assert ledger.need(claim.job.id).metrics == {"loss": 1.23457e-7, "fvu": None}
     with pytest.raises(ValueError, match="more than"):
-        context.metrics(3, dict.fromkeys(map(str, range(METRICS_TOLD + 1)), 0.0))
+        context.metrics(3, dict.fromkeys(map(str, range(MAX_METRICS + 1)), 0.0))
 
 
 def test_measuring_does_not_keep_a_job_from_being_stopped(ledger: Ledger, tmp_path) -> None:

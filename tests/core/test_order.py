@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State
 from tasks.ledger.client import Ledger
-from tasks.ledger.maintenance import Upkeep
+from tasks.ledger.maintenance import MaintenanceSettings
 from tasks.messaging.app import make_app
 from tasks.queues import redis_lists, wire_priority
 from tests.conftest import RedisServer
 
-NOW = Upkeep(every_s=0, bell_patience_s=-1)
+NOW = MaintenanceSettings(every_s=0, message_patience_s=-1)
 
 
 def queued(ledger: Ledger, priority: int = 5, queue: str = "training", **changes: Any) -> str:
@@ -27,7 +27,7 @@ def queued(ledger: Ledger, priority: int = 5, queue: str = "training", **changes
 def bells(ledger: Ledger, queue: str = "training") -> list[str]:
     """Ids in the queue's lists in the order in which a worker takes them."""
     lists = [ledger.client.call("LRANGE", name, 0, -1) for name in redis_lists(queue)]
-    return [json.loads(bell)["headers"]["id"] for bells in lists for bell in reversed(bells)]
+    return [json.loads(message)["headers"]["id"] for bells in lists for message in reversed(bells)]
 
 
 def claim(ledger: Ledger, job_id: str, queue: str = "training", priority: int = 5) -> Any:
@@ -84,9 +84,9 @@ def test_a_moved_job_is_counted_listed_and_served_where_it_is_now(ledger: Ledger
 def test_only_what_has_not_started_has_a_place(ledger: Ledger) -> None:
     job = queued(ledger)
     claim(ledger, job)
-    with pytest.raises(Problem, match="is running"):
+    with pytest.raises(UserError, match="is running"):
         ledger.queues.set_priority(job, 9)
-    with pytest.raises(Problem, match="There is no job"):
+    with pytest.raises(UserError, match="There is no job"):
         ledger.queues.move("nobody", "extraction")
 
 
@@ -115,7 +115,7 @@ def test_a_paused_queue_starts_nothing_and_goes_on_where_it_was(ledger: Ledger) 
     assert bells(ledger) == []
     assert claim(ledger, first) is None, "a worker had its bell already"
     assert ledger.need(first).state is State.QUEUED
-    ledger.upkeep(NOW)
+    ledger.maintain(NOW)
     assert bells(ledger) == []
     assert ledger.queues.counts()["training"].paused_at is not None
     assert ledger.queues.resume("training")
@@ -141,17 +141,17 @@ def test_purge_cancels_what_is_queued_and_what_waits_for_it_and_nothing_else(led
 
 def test_a_queue_that_was_not_served_for_long_has_one_job_served_next_of_all(ledger: Ledger) -> None:
     starving, next_one = queued(ledger, 0, "low_priority"), queued(ledger, 0, "low_priority")
-    patient = Upkeep(every_s=0, served_within_s=600)
-    ledger.upkeep(patient)
+    patient = MaintenanceSettings(every_s=0, served_within_s=600)
+    ledger.maintain(patient)
     assert bells(ledger, "low_priority")[0] == starving
     assert ledger.client.call("LLEN", "low_priority") == 0
     for job in (starving, next_one):
         ledger.client.call("HSET", f"mistudio:job:{job}", "queued_at", ledger.now() - 601)
-    ledger.upkeep(patient)
-    ledger.upkeep(patient)
+    ledger.maintain(patient)
+    ledger.maintain(patient)
     assert ledger.client.call("LLEN", "low_priority") == 1, "one, and it lies where it is taken next"
     assert claim(ledger, starving, "low_priority", 10) is not None
-    ledger.upkeep(patient)
+    ledger.maintain(patient)
     assert ledger.client.call("LLEN", "low_priority") == 1, "the queue has just been served"
 
 

@@ -18,11 +18,11 @@ from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, JobKind, State, kind_named, option
 from tasks.jobs.kind_digest import digest_of, digests
 from tasks.ledger import dead_letters
-from tasks.ledger.client import Ledger, WorkerBeat
-from tasks.ledger.maintenance import Upkeep
+from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.ledger.maintenance import MaintenanceSettings
 from tasks.messaging.app import make_app
 from tasks.messaging.held_messages import HOLD_S, LONGEST_HOLD_S, MOST_IN_A_SECOND, HeldMessages
-from tasks.worker.heartbeat import BEAT_EVERY_S
+from tasks.worker.heartbeat import HEARTBEAT_EVERY_S
 from tests.conftest import RedisServer, until
 from tests.core.lab import EXTRA, Clock, Lab
 
@@ -54,13 +54,13 @@ class TwoVersions:
         (self.kinds / "nap.py").write_text(nap.replace("    marks: str", f"    {LOUD}\n    marks: str"))
         self.processes: list[subprocess.Popen[bytes]] = []
 
-    def start(self, name: str, *, older: bool, slots: int = 1) -> WorkerBeat:
+    def start(self, name: str, *, older: bool, slots: int = 1) -> WorkerHeartbeat:
         variables = {"KINDS_OF_TESTS": str(self.kinds)} if older else {}
         process = self.lab.popen("--queues", "training", "--slots", str(slots), name=name, **variables)
         self.processes.append(process)
-        beat = until(lambda: next((b for b in self.lab.ledger.workers() if b.pid == process.pid), None), 60)
-        assert isinstance(beat, WorkerBeat)
-        return beat
+        heartbeat = until(lambda: next((b for b in self.lab.ledger.workers() if b.pid == process.pid), None), 60)
+        assert isinstance(heartbeat, WorkerHeartbeat)
+        return heartbeat
 
     def submit_older(self, kind: str, name: str) -> Job:
         """Submit from a host with the older version."""
@@ -127,7 +127,7 @@ def test_what_no_worker_can_run_waits_costs_little_and_is_explained(versions: Tw
     why = explain(unknown, look_around(lab.ledger, unknown))[0]
     assert why.sentence.endswith(f"; {older.name} (mistudio {older.version}) has no kind hike.")
     (check,) = kind_versions.check(lab.ledger)
-    assert (check.verdict, check.mend) == ("failed", UPGRADE)
+    assert (check.verdict, check.hint) == ("failed", UPGRADE)
     assert check.detail.endswith("1 other queued jobs have no worker either.")
     assert dead_letters.read(lab.ledger.client, 10) == []
 
@@ -175,15 +175,15 @@ def test_a_claim_of_what_the_worker_knows_otherwise_leaves_the_job_to_others(
 
 def test_a_job_of_an_older_mistudio_that_named_no_digest_is_for_any_worker(ledger: Ledger) -> None:
     job = ledger.submit(Job(new_job_id(), "nap", "a", "training", {}))
-    assert WorkerBeat("w@here", "here", 1, ("training",), 1, 0.0, kinds={"nap": "11111111"}).can_run(job)
+    assert WorkerHeartbeat("w@here", "here", 1, ("training",), 1, 0.0, kinds={"nap": "11111111"}).can_run(job)
     assert ledger.claim(job.id, "w@here", "here", kinds={"nap": "11111111"}) is not None
 
 
 def test_what_is_submitted_again_helps_where_the_workers_are_newer_than_the_job(
     ledger: Ledger, kinds_of_the_tests: None
 ) -> None:
-    worker = WorkerBeat("w@here", "here", 1, ("training",), 1, ledger.now(), kinds=digests(), version="0.2.0")
-    ledger.beat(worker)
+    worker = WorkerHeartbeat("w@here", "here", 1, ("training",), 1, ledger.now(), kinds=digests(), version="0.2.0")
+    ledger.heartbeat(worker)
     job = ledger.submit(
         Job(new_job_id(), "nap", "a", "training", {}, digest="0000000", submitted_by="mistudio 0.1.0 on a")
     )
@@ -196,21 +196,21 @@ def test_what_is_submitted_again_helps_where_the_workers_are_newer_than_the_job(
 
 
 def test_doctor_warns_of_workers_with_different_kinds(ledger: Ledger) -> None:
-    beats = [
-        WorkerBeat(f"w@{host}", host, 1, ("training",), 1, ledger.now(), kinds=kinds, version=version)
+    heartbeats = [
+        WorkerHeartbeat(f"w@{host}", host, 1, ("training",), 1, ledger.now(), kinds=kinds, version=version)
         for host, kinds, version in (
             ("a", {"nap": "1", "hike": "2"}, "0.1.0"),
             ("b", {"nap": "1", "hike": "2"}, "0.1.0"),
             ("c", {"nap": "1", "hike": "3", "float": "4"}, "0.2.0"),
         )
     ]
-    [ledger.beat(beat) for beat in beats[:2]]
+    [ledger.heartbeat(heartbeat) for heartbeat in heartbeats[:2]]
     assert [(check.verdict, check.detail) for check in kind_versions.check(ledger)] == [
         ("ok", "2, the same on all workers")
     ]
-    ledger.beat(beats[2])
+    ledger.heartbeat(heartbeats[2])
     (check,) = kind_versions.check(ledger)
-    assert (check.verdict, check.mend) == ("warning", UPGRADE)
+    assert (check.verdict, check.hint) == ("warning", UPGRADE)
     assert check.detail == (
         "float, hike are not the same on all workers: w@a (mistudio 0.1.0), w@b (mistudio 0.1.0), w@c (mistudio 0.2.0)"
     )
@@ -250,7 +250,7 @@ def test_a_message_that_comes_back_is_held_for_longer_but_never_taken_for_lost()
         seen_s.append(clock.now - came_at)
         held.forget(held.due())
     assert seen_s == [1.0, 2.0, 4.0, 4.0]
-    assert Upkeep().bell_patience_s >= LONGEST_HOLD_S + BEAT_EVERY_S
+    assert MaintenanceSettings().message_patience_s >= LONGEST_HOLD_S + HEARTBEAT_EVERY_S
 
 
 def test_three_hundred_that_no_worker_can_run_cost_ten_messages_a_second_and_hide_none_for_long() -> None:
@@ -266,7 +266,7 @@ def test_three_hundred_that_no_worker_can_run_cost_ten_messages_a_second_and_hid
                 taken += 1
             else:
                 served_after_s = second
-        clock.now += BEAT_EVERY_S
+        clock.now += HEARTBEAT_EVERY_S
         due = held.due()
         held.forget(due)
         waiting += due

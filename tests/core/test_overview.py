@@ -12,7 +12,7 @@ import pytest
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, Progress, State
 from tasks.ledger import acl, overview
-from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.ledger.client import Ledger, WorkerHeartbeat
 from tasks.ledger.device_lease import Card
 from tasks.ledger.overview import Overview, Wanted
 from tasks.redis_client import redis_connection
@@ -20,17 +20,17 @@ from tasks.redis_client.redis_connection import Client
 from tasks.redis_client.redis_url import Address
 from tests.conftest import RedisServer
 
-BEAT = WorkerBeat("all-queues@elsewhere", "elsewhere", 7, ("datasets", "training"), 3, 1000.0)
+HEARTBEAT = WorkerHeartbeat("all-queues@elsewhere", "elsewhere", 7, ("datasets", "training"), 3, 1000.0)
 ALL = Wanted(running=10, recent=4, queued=3)
 
 
 @pytest.fixture
 def busy(ledger: Ledger) -> Ledger:
     """A ledger with some of everything."""
-    ledger.beat(BEAT)
+    ledger.heartbeat(HEARTBEAT)
     ledger.client.call("HSET", "mistudio:hosts", "lab:/home", json.dumps({"host": "lab"}))
     for end in (None, State.SUCCEEDED, State.FAILED, State.CANCELLED):
-        claim = ledger.claim(submit(ledger).id, BEAT.name, BEAT.host, BEAT.pid)
+        claim = ledger.claim(submit(ledger).id, HEARTBEAT.name, HEARTBEAT.host, HEARTBEAT.pid)
         assert claim is not None
         ledger.report(claim, Progress("train", 1, 10, "step", 0.5))
         if end is None:
@@ -80,7 +80,7 @@ def test_it_says_what_the_single_questions_say(busy: Ledger) -> None:
     seen = overview.read(busy.client, ALL)
     assert abs(seen.read_at - busy.now()) < 5
     assert seen.counts == busy.queues.counts()
-    assert list(seen.beats) == busy.heartbeats()
+    assert list(seen.heartbeats) == busy.heartbeats()
     assert (seen.leases, list(seen.holders)) == (busy.leases(), busy.holders())
     page = busy.page(limit=4)
     assert (seen.recent, seen.next) == (page.jobs, page.next)
@@ -131,7 +131,7 @@ def test_another_prefix_is_another_ledger(busy: Ledger) -> None:
     other = Client(dataclasses.replace(busy.client.address, prefix="lab2"))
     seen = overview.read(other, ALL)
     other.close()
-    assert (seen.beats, seen.recent, seen.counts["training"].pending) == ((), (), 0)
+    assert (seen.heartbeats, seen.recent, seen.counts["training"].pending) == ((), (), 0)
 
 
 def test_the_script_is_the_one_that_is_called() -> None:

@@ -16,7 +16,7 @@ from mistudio_cli.monitor.explain import explain, look_around
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State
 from tasks.ledger.client import Claim, Ledger, new_token
-from tasks.ledger.maintenance import Upkeep
+from tasks.ledger.maintenance import MaintenanceSettings
 from tasks.ledger.quotas import Quota, set_quota
 from tasks.messaging.app import make_app
 from tasks.queues import redis_lists
@@ -117,7 +117,7 @@ def test_a_job_whose_queue_starved_waits_for_no_turn(ledger: Ledger) -> None:
         claim(ledger, queued(ledger, "alice"))
     ledger.client.call("HSET", "mistudio:served_at", "training", 0)
     ledger.client.call("HSET", f"mistudio:job:{starving}", "queued_at", ledger.now() - 601)
-    ledger.upkeep(Upkeep(every_s=0, served_within_s=600))
+    ledger.maintain(MaintenanceSettings(every_s=0, served_within_s=600))
     queued(ledger, "bob", priority=10)
     started = start_next(ledger)
     assert started is not None
@@ -194,7 +194,7 @@ def test_many_slots_at_once_start_each_job_once_and_hold_the_shares(session_redi
         while own.live_jobs():
             started = start_next(own)
             if started is None:
-                own.upkeep(Upkeep(every_s=0, bell_patience_s=0))
+                own.maintain(MaintenanceSettings(every_s=0, message_patience_s=0))
                 continue
             running = own.client.call("ZRANGE", "mistudio:by:state:running", 0, -1)
             if sum(job.owner == "carol" and job.state is State.RUNNING for job in own.many(running) if job) > 1:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.fleet.job_owner import os_user, owner_of
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job
@@ -30,14 +30,14 @@ def test_the_redis_user_owns_a_job_before_a_given_name_and_that_before_the_os_us
 
 
 def test_a_redis_user_cannot_submit_as_another_owner() -> None:
-    with pytest.raises(Problem, match="The Redis user alice cannot submit jobs of another owner, bob") as caught:
+    with pytest.raises(UserError, match="The Redis user alice cannot submit jobs of another owner, bob") as caught:
         owner_of(parse_url("redis://alice:secret@localhost:6379/0"), "bob")
-    assert "Leave out --owner" in caught.value.mend
+    assert "Leave out --owner" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a,b", "a:b", "*", "a\n", "\x1b[31m", "x" * 101])
 def test_what_cannot_be_an_owner_is_refused(name: str) -> None:
-    with pytest.raises(Problem, match="cannot be an owner"):
+    with pytest.raises(UserError, match="cannot be an owner"):
         owner_of(Address(), name)
 
 

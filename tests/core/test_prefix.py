@@ -63,8 +63,10 @@ def test_neither_sees_the_others_jobs_workers_and_messages(lab: Lab, other: Lab)
     assert other.app.control.inspect(timeout=1).ping() is None
     other.start_worker("--name", "theirs")
     assert other.ended(others).state is State.SUCCEEDED
-    assert [beat.name.partition("@")[0] for beat in lab.ledger.workers()] == ["all-queues"]
-    assert list(other.app.control.inspect(timeout=1).ping() or ()) == [beat.name for beat in other.ledger.workers()]
+    assert [heartbeat.name.partition("@")[0] for heartbeat in lab.ledger.workers()] == ["all-queues"]
+    assert list(other.app.control.inspect(timeout=1).ping() or ()) == [
+        heartbeat.name for heartbeat in other.ledger.workers()
+    ]
     lab.ledger.client.call("LPUSH", "datasets", "no message")
     until(lambda: dead_letters.read(lab.ledger.client), 30, lab.log())
     assert dead_letters.read(other.ledger.client) == []

@@ -14,13 +14,13 @@ from tasks.jobs.kind import State
 from tasks.paths import Places
 from tasks.system.fault_counter import Faults
 from tasks.system.resilient_loop import Rounds
-from tasks.worker.slot_locks import CANNOT_BEGIN, Posture, Seat, occupants
+from tasks.worker.slot_locks import CANNOT_START_JOBS, WorkerLock, WorkerPhase, living_workers
 from tests.conftest import until
 from tests.core.lab import Lab
 
 
-def seat_folder(lab: Lab) -> Path:
-    return Places(lab.folder / "home", lab.folder / "home" / "store").seat("all-queues")
+def lock_folder(lab: Lab) -> Path:
+    return Places(lab.folder / "home", lab.folder / "home" / "store").worker_lock("all-queues")
 
 
 @pytest.mark.parametrize("pattern", ["*.busy", "*.json", "lock", "slot-*", "*"])
@@ -28,7 +28,7 @@ def test_jobs_run_on_after_files_of_the_seat_were_removed(lab: Lab, pattern: str
     lab.start_worker()
     job = lab.submit("nap", name="under-way", ticks=40)
     lab.under_way(job)
-    for file in seat_folder(lab).glob(pattern):
+    for file in lock_folder(lab).glob(pattern):
         file.unlink()
     assert lab.ended(lab.submit("blink", note="after")).state is State.SUCCEEDED
     assert (lab.ended(job).state, lab.ended(job).attempt) == (State.SUCCEEDED, 1)
@@ -47,7 +47,7 @@ def test_a_worker_told_to_end_waits_for_its_job_although_its_busy_file_was_remov
     worker = lab.start_worker(slots=1)
     job = lab.submit("nap", name="long", ticks=160)
     lab.under_way(job)
-    for file in seat_folder(lab).glob("*.busy"):
+    for file in lock_folder(lab).glob("*.busy"):
         file.unlink()
     worker.send_signal(signal.SIGTERM)
     worker.wait(60)
@@ -56,13 +56,13 @@ def test_a_worker_told_to_end_waits_for_its_job_although_its_busy_file_was_remov
 
 def test_a_worker_that_cannot_begin_jobs_ends_and_says_why_and_loses_none(lab: Lab) -> None:
     worker = lab.start_worker(slots=1)
-    until(lambda: seat_folder(lab).exists(), 10)
-    (seat_folder(lab) / "slot-1").mkdir()
+    until(lambda: lock_folder(lab).exists(), 10)
+    (lock_folder(lab) / "slot-1").mkdir()
     jobs = [lab.submit("blink", name=f"blink-{number}") for number in range(3)]
-    assert worker.wait(60) == CANNOT_BEGIN
+    assert worker.wait(60) == CANNOT_START_JOBS
     assert "3 jobs in a row could not be begun (IsADirectoryError" in lab.log()
     assert {lab.ledger.need(job.id).state for job in jobs} == {State.QUEUED}
-    (seat_folder(lab) / "slot-1").rmdir()
+    (lock_folder(lab) / "slot-1").rmdir()
     for job in jobs:
         lab.ledger.client.call("HSET", f"mistudio:job:{job.id}", "rung_at", 0)
     lab.start_worker(slots=1)
@@ -70,21 +70,21 @@ def test_a_worker_that_cannot_begin_jobs_ends_and_says_why_and_loses_none(lab: L
 
 
 def test_the_death_of_such_a_worker_has_a_name() -> None:
-    assert describe_exit(CANNOT_BEGIN) == "exit code 71: it could not begin jobs, and its log says why"
+    assert describe_exit(CANNOT_START_JOBS) == "exit code 71: it could not begin jobs, and its log says why"
 
 
 def test_who_repairs_a_seat_keeps_it(short_tmp: Path) -> None:
-    seat = Seat(Places(short_tmp, short_tmp), "w", ("training",), 1)
-    assert seat.repair() is False, "it has not sat down yet"
-    seat.take(lambda: True)
-    assert seat.repair() is False
+    worker_lock = WorkerLock(Places(short_tmp, short_tmp), "w", ("training",), 1)
+    assert worker_lock.repair() is False, "it has not sat down yet"
+    worker_lock.acquire(lambda: True)
+    assert worker_lock.repair() is False
     shutil.rmtree(short_tmp / "run")
-    assert seat.repair() is True
-    assert [other.posture for other in occupants(Places(short_tmp, short_tmp))] == [Posture.SITTING]
-    second = Seat(Places(short_tmp, short_tmp), "w", ("training",), 1)
-    assert second.take(lambda: False) is False
-    seat.leave()
-    for file in (seat._lock, seat._busy, second._lock, second._busy):
+    assert worker_lock.repair() is True
+    assert [other.phase for other in living_workers(Places(short_tmp, short_tmp))] == [WorkerPhase.ACTIVE]
+    second = WorkerLock(Places(short_tmp, short_tmp), "w", ("training",), 1)
+    assert second.acquire(lambda: False) is False
+    worker_lock.close()
+    for file in (worker_lock._lock, worker_lock._busy, second._lock, second._busy):
         file.close()
 
 

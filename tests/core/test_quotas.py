@@ -14,7 +14,7 @@ from tasks.errors import OverQuota
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State
 from tasks.ledger.client import Claim, Ledger
-from tasks.ledger.maintenance import Upkeep
+from tasks.ledger.maintenance import MaintenanceSettings
 from tasks.ledger.quotas import Quota, count_unstarted, read_quotas, refuse_beyond_quota, set_quota, unset_quota
 from tasks.queues import redis_lists
 from tasks.redis_client.redis_connection import connect
@@ -22,7 +22,7 @@ from tasks.submission.plan import submit
 from tests.conftest import RedisServer, until
 from tests.core.lab import Lab
 
-NOW = Upkeep(every_s=0, bell_patience_s=-1)
+NOW = MaintenanceSettings(every_s=0, message_patience_s=-1)
 
 
 def queued(ledger: Ledger, owner: str | None = "alice", kind: str = "train", **changes: Any) -> str:
@@ -109,7 +109,7 @@ def test_over_running_a_job_is_held_back_without_a_message_and_others_behind_it_
     assert ledger.queues.order("training", 9) == hers[2:], "they stay in the list of what is queued"
     assert ledger.queues.counts()["training"].pending == 3
     for _ in range(3):
-        ledger.upkeep(NOW)
+        ledger.maintain(NOW)
     assert offered(ledger) == []
     finish(ledger, second)
     assert offered(ledger) == [hers[2]]
@@ -197,7 +197,7 @@ def test_the_starving_guard_passes_over_what_a_quota_holds_back(ledger: Ledger) 
     hers, his = queued(ledger, priority=0), queued(ledger, "bob", priority=0)
     for job in (hers, his):
         ledger.client.call("HSET", f"mistudio:job:{job}", "queued_at", ledger.now() - 601)
-    ledger.upkeep(Upkeep(every_s=0, served_within_s=600))
+    ledger.maintain(MaintenanceSettings(every_s=0, served_within_s=600))
     assert offered(ledger)[0] == his
 
 
@@ -218,7 +218,7 @@ def test_what_an_older_mistudio_ended_gives_room_at_the_next_upkeep(ledger: Ledg
     ledger.client.call("HSET", f"mistudio:job:{first}", "state", "succeeded")
     ledger.client.call("ZREM", "mistudio:by:state:running", first)
     assert offered(ledger) == []
-    ledger.upkeep(NOW)
+    ledger.maintain(NOW)
     assert offered(ledger) == [second]
 
 

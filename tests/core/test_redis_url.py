@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import redis
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.messaging.app import make_app, open_ledger
 from tasks.messaging.transport import Transport
 from tasks.redis_client.redis_url import Address, parse_url
@@ -33,11 +33,11 @@ def test_it_means_the_same_to_ledger_broker_and_results(url: str) -> None:
 
 @pytest.mark.parametrize("url", REFUSED)
 def test_it_is_refused_by_all_in_a_sentence_without_its_secrets(url: str) -> None:
-    with pytest.raises(Problem) as told:
+    with pytest.raises(UserError) as raised:
         parse_url(url)
-    assert "CELERY_BROKER_URL" in str(told.value)
-    assert "s3cret" not in str(told.value)
-    with pytest.raises(Problem):
+    assert "CELERY_BROKER_URL" in str(raised.value)
+    assert "s3cret" not in str(raised.value)
+    with pytest.raises(UserError):
         make_app(url)
 
 
@@ -46,7 +46,7 @@ def test_the_results_may_lie_in_another_redis_or_in_no_redis() -> None:
     assert _read_back(_of_broker(app)) == _expected(Address(host="h", port=1))
     assert _read_back(_of_results(app)) == _expected(parse_url("rediss://r:2/3?ssl_cert_reqs=none"))
     assert make_app("redis://h:1/0", "cache+memory://").conf.result_backend == "cache+memory://"
-    with pytest.raises(Problem, match="CELERY_RESULT_BACKEND has the option 'foo'"):
+    with pytest.raises(UserError, match="CELERY_RESULT_BACKEND has the option 'foo'"):
         make_app("redis://h:1/0", "redis://h:1/1?foo=1")
 
 
@@ -64,9 +64,9 @@ def _of_broker(app: Any) -> Any:
     channel.connection = connection.transport
     for name, value in app.conf.broker_transport_options.items():
         setattr(channel, name, value)
-    told = channel._connparams()
-    cls = told.pop("connection_class")
-    return cls(**{name: value for name, value in told.items() if name != "max_connections"})
+    result = channel._connparams()
+    cls = result.pop("connection_class")
+    return cls(**{name: value for name, value in result.items() if name != "max_connections"})
 
 
 def _of_results(app: Any) -> Any:

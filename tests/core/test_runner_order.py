@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from tasks.jobs.kind import State
-from tasks.runner.liveness_pipe import Line
+from tasks.runner.liveness_pipe import LivenessPipe
 from tests.conftest import until
 from tests.core.lab import Lab
 
@@ -21,7 +21,7 @@ def test_an_order_without_an_attempt_is_of_the_one_that_the_record_names(lab: La
             command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=lab.environment(), process_group=0
         )
     assert runner.stdin is not None
-    line = Line(runner.stdin.fileno())
+    line = LivenessPipe(runner.stdin.fileno())
     line.give_order({"token": claim.token, "device": "cpu"})
 
     def has_ended() -> bool:

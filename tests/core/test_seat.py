@@ -14,7 +14,7 @@ import pytest
 
 from tasks.paths import Places
 from tasks.system import process_identity
-from tasks.worker.slot_locks import Posture, occupants
+from tasks.worker.slot_locks import WorkerPhase, living_workers
 from tests.conftest import until
 
 #: Does what its standard input says, line by line, and says when it has.
@@ -28,11 +28,11 @@ seat = Seat(Places(home, home), "worker-training", ("training",), slots)
 held = []
 for word in map(str.strip, sys.stdin):
     if word == "take":
-        seat.take(lambda: True)
+        seat.acquire(lambda: True)
     elif word == "rise":
-        seat.rise()
+        seat.release()
     elif word == "leave":
-        seat.leave()
+        seat.close()
     elif word == "slot":
         holding = seat.slot()
         held.append(holding)
@@ -102,7 +102,7 @@ class Room:
             child.kill()
 
     def postures(self) -> dict[int, str]:
-        return {other.pid: str(other.posture) for other in occupants(self.places)}
+        return {other.pid: str(other.phase) for other in living_workers(self.places)}
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_the_second_sits_down_when_the_first_rises_and_not_before(room: Room) ->
 def test_a_killed_worker_leaves_its_seat_free_and_its_note_is_removed(room: Room) -> None:
     first, second = room.sitter(), room.sitter()
     first("take")
-    note = room.places.seat("worker-training") / f"{first.process.pid}.json"
+    note = room.places.worker_lock("worker-training") / f"{first.process.pid}.json"
     assert note.exists()
     first.end()
     assert second("take") == "take"
@@ -179,20 +179,20 @@ def test_a_slot_outlives_no_death(room: Room) -> None:
 
 def test_a_slot_that_waits_gives_up_when_its_worker_leaves(room: Room) -> None:
     _, second = room.one_waits_for_the_slot_of_the_other()
-    note = room.places.seat("worker-training") / f"{second.process.pid}.json"
-    note.write_text(json.dumps({**json.loads(note.read_text()), "posture": Posture.LEAVING}))
+    note = room.places.worker_lock("worker-training") / f"{second.process.pid}.json"
+    note.write_text(json.dumps({**json.loads(note.read_text()), "posture": WorkerPhase.DRAINING}))
     assert second.done() == "slot False"
 
 
 def test_a_note_with_a_recycled_pid_is_nobodys(room: Room) -> None:
     stranger = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    folder = room.places.seat("worker-training")
+    folder = room.places.worker_lock("worker-training")
     folder.mkdir(parents=True)
-    told = {"name": "worker-training", "queues": ["training"], "slots": 1, "supervisor": 1, "posture": "leaving"}
+    result = {"name": "worker-training", "queues": ["training"], "slots": 1, "supervisor": 1, "posture": "leaving"}
     (folder / f"{stranger.pid}.json").write_text(
-        json.dumps({**told, **process_identity.tell(os.getpid()), "pid": stranger.pid})
+        json.dumps({**result, **process_identity.describe(os.getpid()), "pid": stranger.pid})
     )
-    assert occupants(room.places) == []
+    assert living_workers(room.places) == []
     assert not (folder / f"{stranger.pid}.json").exists()
     stranger.communicate(b"\n")
     assert stranger.returncode == 0
@@ -200,13 +200,13 @@ def test_a_note_with_a_recycled_pid_is_nobodys(room: Room) -> None:
 
 def test_a_process_is_recognised_by_its_birth() -> None:
     sleeper = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    told = process_identity.tell(sleeper.pid)
-    found = process_identity.recognise(told)
+    result = process_identity.describe(sleeper.pid)
+    found = process_identity.find_process(result)
     assert found is not None
     assert found.pid == sleeper.pid
     sleeper.communicate(b"\n")
-    assert process_identity.recognise(told) is None
-    assert process_identity.recognise({"pid": "x"}) is None
+    assert process_identity.find_process(result) is None
+    assert process_identity.find_process({"pid": "x"}) is None
 
 
 def test_a_worker_is_busy_while_a_slot_of_its_own_holds_a_job_or_waits_for_room(room: Room) -> None:

@@ -16,7 +16,7 @@ import pytest
 from celery import Celery
 
 from mistudio_cli.settings import redacted
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import State, kinds
 from tasks.ledger import dead_letters
 from tasks.parsing.redact import redact
@@ -54,14 +54,14 @@ def everything_in_redis(lab: Lab) -> str:
         "set": lambda key: ("SMEMBERS", key),
         "zset": lambda key: ("ZRANGE", key, 0, -1),
     }
-    cursor, told = "0", []
+    cursor, result = "0", []
     while True:
         cursor, keys = lab.ledger.client.call("SCAN", cursor, "COUNT", 1000)
         for key in keys:
             kind = lab.ledger.client.call("TYPE", key)
-            told.append(f"{key}: {lab.ledger.client.call(*read[kind](key)) if kind in read else ''}")
+            result.append(f"{key}: {lab.ledger.client.call(*read[kind](key)) if kind in read else ''}")
         if cursor == "0":
-            return "\n".join(told)
+            return "\n".join(result)
 
 
 def everything_on_disk(lab: Lab, *, and_held_in_redis: bool = True) -> str:
@@ -73,10 +73,10 @@ def everything_on_disk(lab: Lab, *, and_held_in_redis: bool = True) -> str:
 
 
 def command_lines() -> str:
-    told = []
+    result = []
     for process in psutil.process_iter(["cmdline"]):
-        told.append(" ".join(process.info["cmdline"] or ()))
-    return "\n".join(told)
+        result.append(" ".join(process.info["cmdline"] or ()))
+    return "\n".join(result)
 
 
 def leaks(text: str) -> list[str]:
@@ -106,7 +106,7 @@ def test_planted_secrets_are_found_nowhere(lab: Lab) -> None:
     assert leaks(command_lines()) == []
     environment = {**os.environ, "HF_TOKEN": TOKEN, "CELERY_BROKER_URL": lab.redis.url}
     environment["MISTUDIO_HOME"] = str(lab.folder / "home")
-    told = rest_answers(environment)
+    raised = rest_answers(environment)
     for words in (
         ["jobs", "show", failed.id],
         ["jobs", "logs", failed.id],
@@ -114,7 +114,7 @@ def test_planted_secrets_are_found_nowhere(lab: Lab) -> None:
         ["config", "show"],
     ):
         done = subprocess.run([MISTUDIO, *words], env=environment, capture_output=True, text=True, timeout=60)
-        told += done.stdout + done.stderr
+        raised += done.stdout + done.stderr
     ended = lab.ended(failed)
     assert ended.state is State.FAILED
     assert ended.error is not None
@@ -122,13 +122,13 @@ def test_planted_secrets_are_found_nowhere(lab: Lab) -> None:
     assert "PermissionError: the cause: 401 for ***" in ended.error["traceback"]
     assert "about to fail: 401 for ***" in everything_on_disk(lab)  # it was told, and masked
     lab.ended(running)
-    assert leaks(told) == []
+    assert leaks(raised) == []
     assert leaks(everything_in_redis(lab)) == []
     assert leaks(everything_on_disk(lab)) == []
 
 
 def test_a_token_as_a_parameter_is_refused_by_name_of_where_it_belongs(lab: Lab) -> None:
-    with pytest.raises(Problem, match="Set HF_TOKEN where the workers start") as refusal:
+    with pytest.raises(UserError, match="Set HF_TOKEN where the workers start") as refusal:
         lab.submit("nap", until=f"/tmp/{TOKEN}")
     assert TOKEN not in str(refusal.value)
     assert lab.ledger.page().jobs == ()
@@ -185,9 +185,9 @@ def test_what_is_masked_and_what_is_not(text: str, masked: str) -> None:
 def test_a_secret_is_refused_wherever_a_job_would_keep_it(lab: Lab) -> None:
     links = ["https://me:hunter2@host/x", "redis://hunter2@host", "x?api_key=hunter2"]
     for secret in (TOKEN, "ghp_" + "a1" * 20, *links):
-        for values, wishes in (({"until": secret}, {}), ({}, {"name": secret}), ({}, {"tags": ["x", secret]})):
-            with pytest.raises(Problem, match="holds a token or a password") as refusal:
-                submit(lab.ledger, lab.store, "nap", values, **wishes)
+        for values, submit_options in (({"until": secret}, {}), ({}, {"name": secret}), ({}, {"tags": ["x", secret]})):
+            with pytest.raises(UserError, match="holds a token or a password") as refusal:
+                submit(lab.ledger, lab.store, "nap", values, **submit_options)
             assert secret not in str(refusal.value)
     assert lab.ledger.page().jobs == ()
 

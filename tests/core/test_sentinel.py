@@ -144,10 +144,10 @@ def test_a_master_that_becomes_a_replica_under_an_open_connection_is_not_read_on
 def test_silent_sentinels_hold_up_no_command_while_the_master_serves(
     servers: Replicated, alone: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = list[float]()
+    requested = list[float]()
 
     def ask(address: Address, command: tuple[Any, ...], timeout_s: float) -> Any:
-        asked.append(timeout_s)
+        requested.append(timeout_s)
         raise redis_connection.Silent("no answer")
 
     monkeypatch.setattr(redis_connection, "_ROLE_EVERY_S_WITH_SENTINELS", 0.0)
@@ -159,14 +159,14 @@ def test_silent_sentinels_hold_up_no_command_while_the_master_serves(
             client.call("PING")
         monkeypatch.setattr(redis_connection, "ask_once", ask)
         assert client.call("PING") == "PONG"
-        once = len(asked)
+        once = len(requested)
         assert once > 0
-        assert max(asked) <= 0.5, "seconds that a command waits"
+        assert max(requested) <= 0.5, "seconds that a command waits"
         role_asked_at = client._role_asked_at
         for _ in range(3):
             assert client.call("PING") == "PONG"
         assert client._role_asked_at > role_asked_at
-        assert len(asked) == once, "not again within some seconds"
+        assert len(requested) == once, "not again within some seconds"
         monkeypatch.setattr(redis_connection, "ask_once", lambda *_: ["127.0.0.1", "1"])
         client._ask_sentinels_from = 0.0
         with pytest.raises(redis_connection.Unable, match="no longer the master"):
@@ -253,7 +253,7 @@ def test_without_an_answer_there_is_one_sentence_and_the_exit_code_of_an_unreach
     assert explained.code == Code.UNREACHABLE
     assert explained.sentence.startswith("Redis cannot be reached: ")
     assert sentence in explained.sentence
-    assert "the master's name in CELERY_BROKER_URL" in explained.mend
+    assert "the master's name in CELERY_BROKER_URL" in explained.hint
     assert "s3cret" not in explained.sentence
 
 

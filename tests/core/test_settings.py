@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from tasks import settings
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import State, kind_named
 from tasks.jobs.kind_settings import check_kinds, default_priority, limits_set
 from tasks.parsing.setting_types import DURATION, duration_text, optional
 from tasks.queues import Limits
 from tasks.settings import SETTINGS, check_all, current, find_value, setting_named
-from tasks.submission.plan import Wishes
+from tasks.submission.plan import SubmitOptions
 from tests.core.lab import Lab
 
 
@@ -81,7 +81,7 @@ def test_a_wrong_value_names_file_line_and_key_and_repeats_no_secret(
     file: Path, text: str, line: int | None, sentence: str
 ) -> None:
     file.write_text(text)
-    with pytest.raises(Problem) as raised:
+    with pytest.raises(UserError) as raised:
         check_all()
     where = f"{file}:{line}: " if line else str(file)
     assert raised.value.sentence.startswith(where)
@@ -92,11 +92,11 @@ def test_a_wrong_value_names_file_line_and_key_and_repeats_no_secret(
 
 def test_a_file_that_is_no_text_or_no_file_is_named(file: Path) -> None:
     file.write_bytes(b"store = '\xff'")
-    with pytest.raises(Problem, match=r"mistudio\.toml:1: not UTF-8"):
+    with pytest.raises(UserError, match=r"mistudio\.toml:1: not UTF-8"):
         check_all()
     file.unlink()
     file.mkdir()
-    with pytest.raises(Problem, match=r"mistudio\.toml cannot be read"):
+    with pytest.raises(UserError, match=r"mistudio\.toml cannot be read"):
         check_all()
 
 
@@ -130,7 +130,7 @@ def test_none_is_no_limit() -> None:
 )
 def test_a_wrong_setting_of_a_kind_names_file_line_and_key(file: Path, table: str, sentence: str) -> None:
     file.write_text(table)
-    with pytest.raises(Problem) as raised:
+    with pytest.raises(UserError) as raised:
         check_kinds()
     assert sentence in raised.value.sentence
 
@@ -147,16 +147,16 @@ def test_a_kind_s_settings_rule_the_jobs_that_are_submitted_from_then_on(file: P
 
 
 def test_a_priority_that_was_asked_for_wins_and_forerunners_have_those_of_their_own_kinds(file: Path, lab: Lab) -> None:
-    from tasks.submission.plan import KnownArtifacts, plan
+    from tasks.submission.plan import ArtifactCatalog, plan
 
     file.write_text("[kinds.download]\npriority = 2\n[kinds.toy-model]\npriority = 8")
     source = lab.folder / "other.txt"
     source.write_text("a text\n" * 100)
-    known = KnownArtifacts(lab.ledger, lab.store)
+    known = ArtifactCatalog(lab.ledger, lab.store)
     assert [job.priority for job in plan(known, "toy-model", {"dataset": str(source)}, name="one")] == [2, 8]
-    known = KnownArtifacts(lab.ledger, lab.store)
-    asked = plan(known, "toy-model", {"dataset": str(source)}, name="two", wishes=Wishes(6))
-    assert [job.priority for job in asked] == [6, 6]
+    known = ArtifactCatalog(lab.ledger, lab.store)
+    requested = plan(known, "toy-model", {"dataset": str(source)}, name="two", submit_options=SubmitOptions(6))
+    assert [job.priority for job in requested] == [6, 6]
 
 
 def test_a_job_is_stopped_at_the_soft_limit_that_it_was_submitted_with(file: Path, lab: Lab) -> None:

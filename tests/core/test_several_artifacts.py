@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import State
-from tasks.submission.plan import KnownArtifacts, plan
+from tasks.submission.plan import ArtifactCatalog, plan
 from tasks.submission.retry import plan_retry
 from tests.conftest import until
 from tests.core.lab import Lab
@@ -39,17 +39,17 @@ def test_each_is_an_artifact_with_the_parameters_and_the_result_of_it_alone(lab:
 def test_all_their_names_are_taken_until_the_job_ends(lab: Lab) -> None:
     job = lab.submit("litter", name="pups")
     for name in ("pups-a", "pups-c"):
-        assert lab.ledger.coming(f"saes/{name}") == job.id
-        with pytest.raises(Problem, match=f"saes/{name} is being made by job {job.id}"):
+        assert lab.ledger.producer_of(f"saes/{name}") == job.id
+        with pytest.raises(UserError, match=f"saes/{name} is being made by job {job.id}"):
             lab.submit("nap", name=name)
-    with pytest.raises(Problem, match="saes/pups-b is being made"):
+    with pytest.raises(UserError, match="saes/pups-b is being made"):
         lab.ledger.submit(dataclasses.replace(job, id="other", artifact="saes/pups-z"))
     child = lab.submit("nap", name="child", parent="pups-b")
     assert (child.parents, child.state) == ((job.id,), State.WAITING)
-    known = KnownArtifacts(lab.ledger, lab.store)
-    assert known.coming_from("saes", "pups-b")[1]["of"] == "b"
+    known = ArtifactCatalog(lab.ledger, lab.store)
+    assert known.pending_params("saes", "pups-b")[1]["of"] == "b"
     lab.ledger.request_cancel(job.id)
-    assert [lab.ledger.coming(f"saes/pups-{one}") for one in "abc"] == [None] * 3
+    assert [lab.ledger.producer_of(f"saes/pups-{one}") for one in "abc"] == [None] * 3
     assert lab.ledger.need(child.id).state is State.CANCELLED
 
 
@@ -68,8 +68,8 @@ def test_a_kill_after_the_last_was_published_makes_nothing_anew(lab: Lab) -> Non
     job = lab.submit("litter", name="pups", of="a,b", die_after="b")
     folder: Path = lab.store.path("saes", "pups-a")
     folder.mkdir(parents=True)
-    told = {"job": job.id, "attempt": 1, "result": {"legs": 4, "who": "a"}}
-    (folder / "manifest.json").write_text(json.dumps(told))
+    result = {"job": job.id, "attempt": 1, "result": {"legs": 4, "who": "a"}}
+    (folder / "manifest.json").write_text(json.dumps(result))
     lab.start_worker()
     ended = lab.ended(job)
     assert (ended.state, ended.attempt) == (State.SUCCEEDED, 1), ended
@@ -86,8 +86,8 @@ def test_those_that_could_be_made_are_there_and_the_job_says_which_could_not(lab
     assert lab.store.names("saes") == ["pups-a", "pups-c"]
     assert ended.result == {f"pups-{one}": {"legs": 4, "who": one} for one in "ac"}
     until(lambda: lab.left_in_tmp() == [], 10, "its work folder to go")
-    with pytest.raises(Problem, match=r"saes/pups-a is there already\. Submit on its own what is not there yet"):
-        plan_retry(KnownArtifacts(lab.ledger, lab.store), ended)
+    with pytest.raises(UserError, match=r"saes/pups-a is there already\. Submit on its own what is not there yet"):
+        plan_retry(ArtifactCatalog(lab.ledger, lab.store), ended)
     none = lab.ended(lab.submit("litter", name="none", bad="a,b,c"))
     assert none.reason.startswith("3 of 3 could not be made (none-a: it is lame.; none-b: ")
     assert none.reason.endswith("; there are no others.")
@@ -96,11 +96,11 @@ def test_those_that_could_be_made_are_there_and_the_job_says_which_could_not(lab
 def test_one_that_is_there_already_or_named_like_another_is_refused(lab: Lab) -> None:
     lab.start_worker()
     lab.ended(lab.submit("nap", name="pups-c", ticks=1))
-    with pytest.raises(Problem, match="saes/pups-c is there already"):
+    with pytest.raises(UserError, match="saes/pups-c is there already"):
         lab.submit("litter", name="pups")
-    known = KnownArtifacts(lab.ledger, lab.store)
+    known = ArtifactCatalog(lab.ledger, lab.store)
     plan(known, "litter", {}, name="kits")
-    with pytest.raises(Problem, match="saes/kits-b would be made twice"):
+    with pytest.raises(UserError, match="saes/kits-b would be made twice"):
         plan(known, "nap", {}, name="kits-b")
-    with pytest.raises(Problem, match="cannot be the name of an artifact"):
+    with pytest.raises(UserError, match="cannot be the name of an artifact"):
         plan(known, "litter", {"of": "a,../b"}, name="dogs")

@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import ENDED, Job, State
 from tasks.ledger.client import Claim, Ledger
-from tasks.ledger.maintenance import Upkeep
+from tasks.ledger.maintenance import MaintenanceSettings
 from tasks.queues import SEPARATOR, redis_lists, wire_priority
 
 FIRST, SECOND = JOBS = ("first", "second")
-NOW = Upkeep(every_s=0, bell_patience_s=-1, served_within_s=1e9)
+NOW = MaintenanceSettings(every_s=0, message_patience_s=-1, served_within_s=1e9)
 
 #: How many steps further than in every run; each makes it several times as long.
 DEEPER = int(os.environ.get("MISTUDIO_TEST_DEEPER", "0"))
@@ -46,7 +46,7 @@ class World:
         what, job = step
         try:
             getattr(self, what)(job)
-        except Problem:
+        except UserError:
             return
 
     # -- what holders do; the last of them holds the job, if anybody does
@@ -108,7 +108,7 @@ class World:
         if self.ledger.client.call("ZSCORE", "mistudio:leases", job) is not None:
             self.ledger.client.call("ZADD", "mistudio:leases", 1, job)
         self.ledger.client.call("SET", "mistudio:reaped_at", self.ledger.now())
-        self.ledger.upkeep(NOW)
+        self.ledger.maintain(NOW)
 
     def jump(self, _: str) -> None:
         """The clock was set back: whoever holds a job gets time, nobody loses one."""
@@ -117,7 +117,7 @@ class World:
         self.ledger.client.call("SET", "mistudio:upkeep_at", self.ledger.now() + 3600)
         for job in held:
             self.ledger.client.call("ZADD", "mistudio:leases", 1, job)
-        self.ledger.upkeep(NOW)
+        self.ledger.maintain(NOW)
         assert all(self.ledger.need(job).state is State.RUNNING for job in held)
 
     def lose_bells(self, _: str) -> None:
@@ -126,8 +126,8 @@ class World:
                 "DEL", *redis_lists(queue), *(f"mistudio:held:{name}" for name in redis_lists(queue))
             )
 
-    def mend(self, _: str) -> None:
-        self.ledger.upkeep(NOW)
+    def hint(self, _: str) -> None:
+        self.ledger.maintain(NOW)
 
     def pause(self, _: str) -> None:
         self.ledger.queues.pause("training")
@@ -154,17 +154,17 @@ class World:
 
     def picture(self) -> tuple[Any, ...]:
         """What matters of the present state."""
-        told: list[Any] = []
+        result: list[Any] = []
         for job in JOBS:
             fields = ("state", "losses", "cancel_requested", "priority", "queue", "raised")
-            told.append(tuple(self.ledger.client.call("HMGET", f"mistudio:job:{job}", *fields)))
+            result.append(tuple(self.ledger.client.call("HMGET", f"mistudio:job:{job}", *fields)))
             record = self.ledger.get(job)
-            told.append(bool(self.holders[job]) and bool(record) and self._holds(job))
-            told.append(len(self.holders[job]))
-        told.append(tuple(self.ledger.client.call("HKEYS", "mistudio:paused")))
-        told.append(tuple(tuple(self.ledger.queues.order(queue, 9)) for queue in ("training", "extraction")))
-        told.append(tuple(sorted(set(self.bells()))))
-        return tuple(told)
+            result.append(bool(self.holders[job]) and bool(record) and self._holds(job))
+            result.append(len(self.holders[job]))
+        result.append(tuple(self.ledger.client.call("HKEYS", "mistudio:paused")))
+        result.append(tuple(tuple(self.ledger.queues.order(queue, 9)) for queue in ("training", "extraction")))
+        result.append(tuple(sorted(set(self.bells()))))
+        return tuple(result)
 
     def _holds(self, job: str) -> bool:
         token = self.ledger.client.call("HGET", f"mistudio:job:{job}", "token")
@@ -174,15 +174,15 @@ class World:
         """Which job's bells lie in which lists."""
         for queue in ("training", "extraction"):
             for name in (*redis_lists(queue), *(f"mistudio:held:{name}" for name in redis_lists(queue) if held)):
-                for bell in self.ledger.client.call("LRANGE", name, 0, -1):
-                    yield name, json.loads(bell)["headers"]["id"]
+                for message in self.ledger.client.call("LRANGE", name, 0, -1):
+                    yield name, json.loads(message)["headers"]["id"]
 
     def _taken_bells(self) -> Iterator[tuple[str, str]]:
         """As a worker takes them: the list, and the job."""
         for queue in ("training", "extraction"):
             for name in redis_lists(queue):
-                while bell := self.ledger.client.call("RPOP", name):
-                    yield name, json.loads(bell)["headers"]["id"]
+                while message := self.ledger.client.call("RPOP", name):
+                    yield name, json.loads(message)["headers"]["id"]
 
     def check(self) -> None:
         """What must be true of every state."""
@@ -190,12 +190,12 @@ class World:
         for job in JOBS:
             record = self.ledger.get(job)
             state = record.state if record else None
-            indexed = {told for told in State if call("ZSCORE", f"mistudio:by:state:{told}", job) is not None}
+            indexed = {result for result in State if call("ZSCORE", f"mistudio:by:state:{result}", job) is not None}
             assert indexed == ({state} if state else set())
             for queue in ("training", "extraction"):
-                for told in (State.WAITING, State.QUEUED, State.RUNNING):
-                    is_there = call("ZSCORE", f"mistudio:queue:{queue}:{told}", job) is not None
-                    assert is_there == (record is not None and told is state and queue == record.queue)
+                for result in (State.WAITING, State.QUEUED, State.RUNNING):
+                    is_there = call("ZSCORE", f"mistudio:queue:{queue}:{result}", job) is not None
+                    assert is_there == (record is not None and result is state and queue == record.queue)
                 is_ordered = self.ledger.queues.place(queue, job) is not None
                 assert is_ordered == (record is not None and state is State.QUEUED and queue == record.queue)
             assert (job in leases) == (state is State.RUNNING)
@@ -209,7 +209,7 @@ class World:
                 assert parent is not None
                 assert parent.state not in ENDED, "nobody would ever start it"
             if record.artifact:
-                assert (self.ledger.coming(record.artifact) == job) == (state not in ENDED)
+                assert (self.ledger.producer_of(record.artifact) == job) == (state not in ENDED)
         if call("HEXISTS", "mistudio:paused", "training"):
             read = redis_lists("training")
             assert not [name for name, _ in self.bells(held=False) if name in read]

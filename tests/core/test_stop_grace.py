@@ -11,7 +11,7 @@ import pytest
 
 from tasks.jobs.kind import Job, State
 from tasks.jobs.stop_grace import FACTOR, LONGEST_S, record_stop_time, recorded_stop_time, stop_grace_s
-from tasks.submission.checkpoints import goes_on_at
+from tasks.submission.checkpoints import resume_point
 from tests.conftest import compile_library, until
 from tests.core.lab import Lab
 from tests.core.test_estimate import add_model, add_tokens
@@ -73,7 +73,7 @@ def test_a_cancel_waits_for_the_checkpoints_of_all_saes_of_a_job(lab: Lab, tmp_p
     assert len(steps) == SAES
     assert max(steps) - min(steps) <= 1, "it was stopped between the steps of two of them"
     assert min(steps) >= before
-    assert goes_on_at(lab.store, ended) == f"step {min(steps)}"
+    assert resume_point(lab.store, ended) == f"step {min(steps)}"
 
 
 def test_a_shutdown_waits_for_the_very_first_checkpoints_too(lab: Lab, tmp_path: Path) -> None:

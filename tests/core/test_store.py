@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.storage.store import Store, size_of, stats
 from tests.work_folders import next_attempt
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "-rf", "a" * 101, "a b", "x\n", "..", "é"])
 def test_a_name_that_could_leave_the_store_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(Problem, match="cannot be the name"):
+    with pytest.raises(UserError, match="cannot be the name"):
         Store(tmp_path).path("saes", name)
 
 
 def test_an_unknown_family_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Problem, match="Families"):
+    with pytest.raises(UserError, match="Families"):
         Store(tmp_path).path("..", "x")
 
 
@@ -46,7 +46,7 @@ def test_an_artifact_is_never_overwritten(tmp_path: Path) -> None:
         (output / "x").write_text(output.parent.parent.name)
         store.seal(output, {"job": output.parent.parent.name})
     store.publish(first, "saes", "a")
-    with pytest.raises(Problem, match="made by job j1"):
+    with pytest.raises(UserError, match="made by job j1"):
         store.publish(second, "saes", "a")
     assert (store.path("saes", "a") / "x").read_text() == "j1"
 
@@ -71,7 +71,7 @@ def test_discarding_a_job_removes_its_own_folder_and_nothing_else(tmp_path: Path
 
 
 def test_asking_for_what_is_not_there_says_what_is(tmp_path: Path) -> None:
-    with pytest.raises(Problem, match="There are: none"):
+    with pytest.raises(UserError, match="There are: none"):
         Store(tmp_path).manifest("saes", "a")
     assert Store(tmp_path).find_manifest("saes", "a") is None
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.fleet import store_nonce
 from tasks.fleet.store_nonce import ACCEPTED_FOR_S, FILE, SHOWN_AFTER_S, Proof, prove
-from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.ledger.client import Ledger, WorkerHeartbeat
 from tasks.storage.store_id import make_store_id
 from tasks.worker import fleet_membership
 from tasks.worker.fleet_membership import StoreWatch, why_refused, why_store_differs
@@ -201,9 +201,9 @@ def test_real_workers_write_nonces_and_one_with_a_copy_of_the_store_is_refused(l
     until(lambda: nonce.read_text() != stale, 60, lab.log())
     let_pass(lab.ledger, _A_WHILE_S)
     refused = lab.popen("--queues", "training", name="second", MISTUDIO_STORE=str(copy))
-    beat = until(lambda: next((b for b in lab.ledger.heartbeats() if b.pid == refused.pid), None), 60, lab.log())
-    assert isinstance(beat, WorkerBeat)
-    assert beat.refused == fleet_membership.NOT_SHOWN.format(store=copy)
+    heartbeat = until(lambda: next((b for b in lab.ledger.heartbeats() if b.pid == refused.pid), None), 60, lab.log())
+    assert isinstance(heartbeat, WorkerHeartbeat)
+    assert heartbeat.refused == fleet_membership.NOT_SHOWN.format(store=copy)
     shutil.rmtree(copy)
     copy.symlink_to(lab.store.root)
     until(lambda: any(b.pid == refused.pid for b in lab.ledger.workers()), 60, lab.log())

@@ -24,10 +24,10 @@ def strike(lab: Lab, job: Job, at: int, attempt: int, chance: random.Random) -> 
     """Strike the job once it has done `at` tokens in that attempt; the reason that its history must have then."""
 
     def is_there() -> bool:
-        told = lab.ledger.need(job.id)
-        assert not told.state.ended, f"it ended before it could be struck, with seed {SEED}: {told}"
-        there = told.progress and told.progress.phase == "training" and told.progress.done > at
-        return bool(told.attempt == attempt and there)
+        result = lab.ledger.need(job.id)
+        assert not result.state.ended, f"it ended before it could be struck, with seed {SEED}: {result}"
+        there = result.progress and result.progress.phase == "training" and result.progress.done > at
+        return bool(result.attempt == attempt and there)
 
     until(is_there, 120, lab.log())
     if chance.random() < 0.5:

@@ -47,8 +47,8 @@ def test_a_slot_stopped_for_longer_than_a_lease_is_killed(
         clock.now += 15
         assert slots.kill() == []
         clock.now += 2
-        told = slots.kill()
-        assert told == [f"slot {child.pid} had been stopped (SIGSTOP) for 17 s: killed, for a new one"]
+        result = slots.kill()
+        assert result == [f"slot {child.pid} had been stopped (SIGSTOP) for 17 s: killed, for a new one"]
         assert child.wait(10) == -9
         assert slots.kill() == []
         assert other.poll() is None

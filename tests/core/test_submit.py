@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import State
 from tasks.ledger.client import Ledger
 from tasks.storage.store import Store
-from tasks.submission.plan import KnownArtifacts, Wishes, plan, submit
+from tasks.submission.plan import ArtifactCatalog, SubmitOptions, plan, submit
 
 
 @pytest.fixture
-def known(ledger: Ledger, tmp_path: Path, kinds_of_the_tests: None) -> KnownArtifacts:
-    return KnownArtifacts(ledger, Store(tmp_path / "store"))
+def known(ledger: Ledger, tmp_path: Path, kinds_of_the_tests: None) -> ArtifactCatalog:
+    return ArtifactCatalog(ledger, Store(tmp_path / "store"))
 
 
 @pytest.fixture
@@ -26,9 +26,9 @@ def corpus(tmp_path: Path) -> str:
 
 
 def test_planning_writes_nothing_and_what_was_planned_is_submitted_as_it_was(
-    known: KnownArtifacts, corpus: str
+    known: ArtifactCatalog, corpus: str
 ) -> None:
-    jobs = plan(known, "toy-model", {"dataset": corpus}, wishes=Wishes(8, tags=("a", "b", "a")))
+    jobs = plan(known, "toy-model", {"dataset": corpus}, submit_options=SubmitOptions(8, tags=("a", "b", "a")))
     assert [job.kind for job in jobs] == ["download", "toy-model"]
     assert jobs[1].parents == (jobs[0].id,)
     assert not known.ledger.page().jobs
@@ -41,7 +41,7 @@ def test_planning_writes_nothing_and_what_was_planned_is_submitted_as_it_was(
 
 
 def test_what_a_job_planned_earlier_makes_can_be_named_and_makes_it_a_parent(
-    known: KnownArtifacts, corpus: str
+    known: ArtifactCatalog, corpus: str
 ) -> None:
     *_, model = plan(known, "toy-model", {"dataset": corpus}, name="model")
     (tokens,) = plan(known, "tokenize", {"dataset": corpus_name(model.params), "model": "model"})
@@ -57,23 +57,23 @@ def corpus_name(params: dict[str, Any]) -> str:
     return params["dataset"]
 
 
-def test_what_two_planned_jobs_need_is_made_once(known: KnownArtifacts, corpus: str) -> None:
+def test_what_two_planned_jobs_need_is_made_once(known: ArtifactCatalog, corpus: str) -> None:
     first = plan(known, "toy-model", {"dataset": corpus}, name="a")
     second = plan(known, "toy-model", {"dataset": corpus}, name="b")
     assert [job.kind for job in second] == ["toy-model"]
     assert second[0].parents == (first[0].id,)
 
 
-def test_what_would_be_made_twice_is_refused(known: KnownArtifacts) -> None:
+def test_what_would_be_made_twice_is_refused(known: ArtifactCatalog) -> None:
     plan(known, "nap", {}, name="a")
-    with pytest.raises(Problem, match="saes/a would be made twice"):
+    with pytest.raises(UserError, match="saes/a would be made twice"):
         plan(known, "nap", {"ticks": 3}, name="a")
     submit(known.ledger, known.store, "nap", {}, name="b")
-    with pytest.raises(Problem, match="saes/b is being made by job"):
+    with pytest.raises(UserError, match="saes/b is being made by job"):
         plan(known, "nap", {}, name="b")
 
 
-def test_a_name_ends_in_the_marks_it_does_not_have(known: KnownArtifacts) -> None:
+def test_a_name_ends_in_the_marks_it_does_not_have(known: ArtifactCatalog) -> None:
     assert plan(known, "nap", {"ticks": 3}, marks=("ticks3",))[-1].name == "nap-3-ticks3"
     assert plan(known, "nap", {}, name="a-ticks3", marks=("ticks3", "k4"))[-1].name == "a-ticks3-k4"
 
@@ -90,26 +90,30 @@ def test_a_name_ends_in_the_marks_it_does_not_have(known: KnownArtifacts) -> Non
         ({"parent": 1}, "--parent must be text, not 1"),
     ],
 )
-def test_a_value_of_another_type_is_refused(known: KnownArtifacts, values: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(Problem, match=sentence):
+def test_a_value_of_another_type_is_refused(known: ArtifactCatalog, values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
         plan(known, "nap", values)
 
 
 @pytest.mark.parametrize(
     ("wishes", "sentence"),
     [
-        (Wishes(priority=11), "--priority must be between 0 and 10, not 11"),
-        (Wishes(tags=("with space",)), "'with space' cannot be a tag"),
-        (Wishes(tags=("",)), "'' cannot be a tag"),
-        (Wishes(gpu="cuda:0"), "--gpu 'cuda:0' is neither any nor none nor indices"),
+        (SubmitOptions(priority=11), "--priority must be between 0 and 10, not 11"),
+        (SubmitOptions(tags=("with space",)), "'with space' cannot be a tag"),
+        (SubmitOptions(tags=("",)), "'' cannot be a tag"),
+        (SubmitOptions(gpu="cuda:0"), "--gpu 'cuda:0' is neither any nor none nor indices"),
     ],
 )
-def test_a_wish_that_cannot_be_granted_is_refused(known: KnownArtifacts, wishes: Wishes, sentence: str) -> None:
-    with pytest.raises(Problem, match=sentence):
-        plan(known, "nap", {}, wishes=wishes)
+def test_a_wish_that_cannot_be_granted_is_refused(
+    known: ArtifactCatalog, submit_options: SubmitOptions, sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        plan(known, "nap", {}, submit_options=submit_options)
 
 
-def test_the_gpu_wished_for_is_the_jobs_and_not_that_of_what_it_needs(known: KnownArtifacts, corpus: str) -> None:
-    download, model = plan(known, "toy-model", {"dataset": corpus}, wishes=Wishes(gpu="0,1", tags=("x",)))
+def test_the_gpu_wished_for_is_the_jobs_and_not_that_of_what_it_needs(known: ArtifactCatalog, corpus: str) -> None:
+    download, model = plan(
+        known, "toy-model", {"dataset": corpus}, submit_options=SubmitOptions(gpu="0,1", tags=("x",))
+    )
     assert (download.gpu, download.tags) == ("any", ("x",))
     assert known.ledger.submit_all([download, model])[1].gpu == "0,1"

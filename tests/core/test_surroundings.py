@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mistudio_cli.terminal import ascii as plain
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import State
 from tasks.paths import Places, make_home
 from tasks.system.umask import narrow_umask
@@ -42,10 +42,10 @@ def mode(path: Path) -> int:
     [(0o000, "", 0o775, 0o664), (0o022, "", 0o755, 0o644), (0o077, "", 0o700, 0o600), (0o077, "000", 0o777, 0o666)],
 )
 def test_a_home_is_its_owners_alone_and_a_store_never_everybodys_unless_asked(
-    lab: Lab, umask: None, mask: int, asked: str, folders: int, files: int
+    lab: Lab, umask: None, mask: int, requested: str, folders: int, files: int
 ) -> None:
     os.umask(mask)
-    lab.start_worker(MISTUDIO_UMASK=asked)
+    lab.start_worker(MISTUDIO_UMASK=requested)
     os.umask(0o022)
     assert lab.ended(lab.submit("nap", ticks=1)).state is State.SUCCEEDED
     artifact = lab.store.path("saes", "nap-1")
@@ -63,9 +63,9 @@ def test_an_open_home_that_was_made_before_is_closed(tmp_path: Path, umask: None
 
 
 def test_a_umask_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, umask: None) -> None:
-    for told in ("rw", "9", "1000", "-1"):
-        monkeypatch.setenv("MISTUDIO_UMASK", told)
-        with pytest.raises(Problem, match=r"MISTUDIO_UMASK is .*octal number"):
+    for result in ("rw", "9", "1000", "-1"):
+        monkeypatch.setenv("MISTUDIO_UMASK", result)
+        with pytest.raises(UserError, match=r"MISTUDIO_UMASK is .*octal number"):
             narrow_umask()
 
 
@@ -99,7 +99,7 @@ def test_a_path_that_is_no_text_is_refused_in_a_sentence(words: tuple[str, ...],
 
 
 def test_a_folder_whose_path_is_no_text_is_no_home() -> None:
-    with pytest.raises(Problem, match=r"The path '/tmp/ms-\\udcff' is not UTF-8, as MISTUDIO_STORE must be"):
+    with pytest.raises(UserError, match=r"The path '/tmp/ms-\\udcff' is not UTF-8, as MISTUDIO_STORE must be"):
         Places(Path("/tmp/home"), Path(NO_TEXT))
 
 

@@ -15,7 +15,7 @@ import torch
 
 from tasks.accelerators.card_processes import describe_memory
 from tasks.accelerators.devices import NO_DRIVER, Device, Devices, GpuProcess
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import State, kind_named
 from tasks.runner import memory_limit
 from tasks.runner.memory_limit import enough_for
@@ -28,9 +28,9 @@ MENDS = "Use a smaller --batch-size or --d-sae or --expansion or a larger --accu
 @pytest.mark.parametrize("sizes", [(10**15, 16), (2**62, 16)], ids=["too much", "not even to be counted"])
 @pytest.mark.parametrize("allocate", [torch.empty, np.empty], ids=["torch", "numpy"])
 def test_too_little_memory_is_told_in_a_sentence(allocate: Callable[..., Any], sizes: tuple[int, int]) -> None:
-    with pytest.raises(Problem) as told, enough_for(kind_named("train")):
+    with pytest.raises(UserError) as raised, enough_for(kind_named("train")):
         allocate(sizes)
-    assert str(told.value) == f"There is not enough memory for this train job. {MENDS}"
+    assert str(raised.value) == f"There is not enough memory for this train job. {MENDS}"
 
 
 @pytest.mark.parametrize(
@@ -44,11 +44,11 @@ def test_too_little_memory_is_told_in_a_sentence(allocate: Callable[..., Any], s
 )
 def test_too_little_memory_of_a_gpu_is_told_as_such(raised: RuntimeError, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_limit, "read_devices", lambda: Devices(reason=NO_DRIVER))
-    with pytest.raises(Problem) as told, enough_for(kind_named("train")):
+    with pytest.raises(UserError) as result, enough_for(kind_named("train")):
         raise raised
     wanted = {"2.00 GiB": ": it wanted 2.1 GB more", "512.00 MiB": ": it wanted 0.5 GB more"}
     why = next((why for words, why in wanted.items() if words in str(raised)), "")
-    assert str(told.value) == f"There is not enough GPU memory for this train job{why}. {MENDS}"
+    assert str(result.value) == f"There is not enough GPU memory for this train job{why}. {MENDS}"
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_who_holds_the_rest_of_a_gpu_is_named_as_far_as_it_can_be_read(
     processes = tuple(GpuProcess(pid, None if gib is None else gib << 30) for pid, gib in held.items())
     card = Device(0, memory_total=24 << 30, memory_used=23 << 30, processes=processes)
     monkeypatch.setattr(memory_limit, "read_devices", lambda: Devices((Device(0), card)))
-    with pytest.raises(Problem) as told, enough_for(kind_named("tokenize")):
+    with pytest.raises(UserError) as raised, enough_for(kind_named("tokenize")):
         raise torch.cuda.OutOfMemoryError(
             "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 1 has a total capacity of 24.00 GiB of which ..."
         )
@@ -75,7 +75,7 @@ def test_who_holds_the_rest_of_a_gpu_is_named_as_far_as_it_can_be_read(
         "this job held 3.2 GB",
         f"process {2**22 + 1} held n/a",
     )
-    assert told.value.sentence == (
+    assert raised.value.sentence == (
         "There is not enough GPU memory for this tokenize job: it wanted 2.1 GB more, 1.1 of 25.8 GB were free, and "
         f"{first}, {second}, {third}."
     )
@@ -118,9 +118,9 @@ def test_torchs_allocator_grows_its_segments_unless_the_user_says_otherwise(
 
 
 def test_a_kind_with_nothing_to_make_smaller_needs_another_machine() -> None:
-    with pytest.raises(Problem) as told, enough_for(kind_named("tokenize")):
+    with pytest.raises(UserError) as raised, enough_for(kind_named("tokenize")):
         raise MemoryError
-    assert str(told.value) == "There is not enough memory for this tokenize job. Run it where there is more."
+    assert str(raised.value) == "There is not enough memory for this tokenize job. Run it where there is more."
 
 
 def test_what_has_another_cause_is_told_as_it_is() -> None:

@@ -21,8 +21,8 @@ ONE_AT_A_TIME = {"MISTUDIO_CPU_JOBS": "1"}
 
 
 def sentences(lab: Lab, job: Job) -> list[str]:
-    told = lab.ledger.need(job.id)
-    return [cause.sentence for cause in explain(told, look_around(lab.ledger, told))]
+    result = lab.ledger.need(job.id)
+    return [cause.sentence for cause in explain(result, look_around(lab.ledger, result))]
 
 
 def turns(marks: Path) -> list[str]:

@@ -17,7 +17,7 @@ from tasks.ledger.client import Claim, Ledger
 from tasks.runner.execute import describe_failure, work_on
 from tasks.storage import attempts
 from tasks.storage.store import Store
-from tasks.submission.plan import KnownArtifacts, plan
+from tasks.submission.plan import ArtifactCatalog, plan
 from tests.core.lab import Lab
 
 
@@ -83,7 +83,7 @@ def test_a_path_that_the_claiming_host_lacks_is_said_with_both_hosts(
     monkeypatch.setenv("MISTUDIO_HOME", str(tmp_path))
     here, path = socket.gethostname(), str(tmp_path / "corpus.jsonl")
     Path(path).write_text('{"text": "a"}\n')
-    job = plan(KnownArtifacts(ledger, Store(tmp_path / "store")), "download", {"source": path}, name="a")[-1]
+    job = plan(ArtifactCatalog(ledger, Store(tmp_path / "store")), "download", {"source": path}, name="a")[-1]
     submitter = "mistudio 0.1.0 on lab" if elsewhere else job.submitted_by
     assert job.submitted_by.endswith(f" on {here}")
     ledger.submit(replace(job, submitted_by=submitter))
@@ -93,10 +93,10 @@ def test_a_path_that_the_claiming_host_lacks_is_said_with_both_hosts(
     work_on(claim, ledger, "cpu", lambda: False, lambda: None)
     reason = ledger.need(job.id).reason
     assert reason.startswith(f"{path} is gone, or not on this host. Put the files into a folder that all hosts mount")
-    told = f"{path} is not on {here}, where the job ran; it was submitted by mistudio 0.1.0 on lab."
-    assert reason.endswith(told) == elsewhere
+    result = f"{path} is not on {here}, where the job ran; it was submitted by mistudio 0.1.0 on lab."
+    assert reason.endswith(result) == elsewhere
 
 
 def test_the_reason_of_a_full_disk_is_found_in_the_words_of_libraries_too() -> None:
-    told = describe_failure(RuntimeError("write: No space left on device (os error 28)"))
-    assert told["message"].startswith("The disk is full.")
+    result = describe_failure(RuntimeError("write: No space left on device (os error 28)"))
+    assert result["message"].startswith("The disk is full.")

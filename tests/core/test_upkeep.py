@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State
 from tasks.ledger.client import Ledger
-from tasks.ledger.maintenance import Upkeep, upkeep_from_environment
+from tasks.ledger.maintenance import MaintenanceSettings, maintenance_from_environment
 from tasks.queues import redis_lists
 
-NOW = Upkeep(every_s=0)
+NOW = MaintenanceSettings(every_s=0)
 
 
 def submitted(ledger: Ledger, **changes: Any) -> Job:
@@ -36,11 +36,11 @@ def age_bell(ledger: Ledger, job: Job, age_s: float) -> None:
 def test_a_lost_bell_is_rung_again_once_it_cannot_be_on_its_way_any_more(ledger: Ledger) -> None:
     job = submitted(ledger)
     ledger.client.call("DEL", *redis_lists("training"))
-    ledger.upkeep(NOW)
+    ledger.maintain(NOW)
     assert ledger.queues.messages("training") == 0
     age_bell(ledger, job, 6)
-    ledger.upkeep(NOW)
-    ledger.upkeep(NOW)
+    ledger.maintain(NOW)
+    ledger.maintain(NOW)
     assert ledger.queues.messages("training") == 1
 
 
@@ -48,20 +48,20 @@ def test_of_many_lost_bells_those_served_first_are_rung_first(ledger: Ledger) ->
     jobs = [submitted(ledger, priority=priority) for priority in (1, 9, 5)]
     ledger.client.call("DEL", *redis_lists("training"))
     [age_bell(ledger, job, 6) for job in jobs]
-    ledger.upkeep(dataclasses.replace(NOW, most_bells=2))
+    ledger.maintain(dataclasses.replace(NOW, most_bells=2))
     assert [ledger.client.call("LLEN", name) for name in redis_lists("training")] == [1, 0, 0, 0, 1, 0, 0, 0, 0, 0]
 
 
 def test_two_who_look_at_once_mend_once(ledger: Ledger) -> None:
-    patient = Upkeep(every_s=100)
-    ledger.upkeep(patient)
+    patient = MaintenanceSettings(every_s=100)
+    ledger.maintain(patient)
     job = submitted(ledger)
     ledger.client.call("DEL", *redis_lists("training"))
     age_bell(ledger, job, 6)
-    ledger.upkeep(patient)
+    ledger.maintain(patient)
     assert ledger.queues.messages("training") == 0
     ledger.client.call("SET", "mistudio:upkeep_at", ledger.now() + 3600)  # the clock was set back by an hour
-    ledger.upkeep(patient)
+    ledger.maintain(patient)
     assert ledger.queues.messages("training") == 1
 
 
@@ -73,16 +73,16 @@ def test_a_bell_that_died_with_its_worker_is_forgotten_and_a_strangers_message_i
         ledger.client.call("HSET", "unacked", tag, f'[{message}, "mistudio", "training"]')
         ledger.client.call("ZADD", "unacked_index", ledger.now() - 61, tag)
     age_bell(ledger, job, 61)
-    ledger.upkeep(NOW)
+    ledger.maintain(NOW)
     assert set(ledger.client.call("HKEYS", "unacked")) == {"theirs", "torn"}
     assert ledger.queues.messages("training") == 1
 
 
 def test_what_ended_long_ago_or_is_too_much_is_removed_the_oldest_first(ledger: Ledger) -> None:
     old, older, young, live = ended(ledger, 300), ended(ledger, 200), ended(ledger, 10), submitted(ledger).id
-    ledger.upkeep(dataclasses.replace(NOW, keep_s=250))
+    ledger.maintain(dataclasses.replace(NOW, keep_s=250))
     assert [ledger.get(job) is None for job in (old, older, young, live)] == [True, False, False, False]
-    ledger.upkeep(dataclasses.replace(NOW, keep_jobs=1))
+    ledger.maintain(dataclasses.replace(NOW, keep_jobs=1))
     assert [ledger.get(job) is None for job in (older, young, live)] == [True, False, False]
     assert ledger.need(live).state is State.QUEUED
 
@@ -90,7 +90,7 @@ def test_what_ended_long_ago_or_is_too_much_is_removed_the_oldest_first(ledger: 
 def test_how_long_jobs_are_kept_is_said_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MISTUDIO_KEEP_JOBS_DAYS", "0.5")
     monkeypatch.setenv("MISTUDIO_SERVED_WITHIN_S", "30")
-    assert (upkeep_from_environment().keep_s, upkeep_from_environment().served_within_s) == (43200, 30)
+    assert (maintenance_from_environment().keep_s, maintenance_from_environment().served_within_s) == (43200, 30)
     monkeypatch.setenv("MISTUDIO_KEEP_JOBS", "many")
-    with pytest.raises(Problem, match="MISTUDIO_KEEP_JOBS is 'many'"):
-        upkeep_from_environment()
+    with pytest.raises(UserError, match="MISTUDIO_KEEP_JOBS is 'many'"):
+        maintenance_from_environment()

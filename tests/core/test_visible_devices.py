@@ -56,22 +56,22 @@ VISIBLE = {
 }
 
 
-@pytest.mark.parametrize("told", VISIBLE)
-def test_the_variable_is_read_as_cuda_does(told: str) -> None:
-    found = visible_devices.narrow(FOUR, {"CUDA_VISIBLE_DEVICES": told})
-    assert [device.index for device in found.devices] == VISIBLE[told]
-    assert found.limit == f"{len(VISIBLE[told])} of 4 GPUs, by CUDA_VISIBLE_DEVICES"
-    assert found.reason == (None if VISIBLE[told] else NO_GPU)
+@pytest.mark.parametrize("result", VISIBLE)
+def test_the_variable_is_read_as_cuda_does(result: str) -> None:
+    found = visible_devices.narrow(FOUR, {"CUDA_VISIBLE_DEVICES": result})
+    assert [device.index for device in found.devices] == VISIBLE[result]
+    assert found.limit == f"{len(VISIBLE[result])} of 4 GPUs, by CUDA_VISIBLE_DEVICES"
+    assert found.reason == (None if VISIBLE[result] else NO_GPU)
 
 
-@pytest.mark.parametrize("told", [told for told in VISIBLE if "GPU-" not in told])
-def test_torch_reads_indices_the_same(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("result", [result for result in VISIBLE if "GPU-" not in result])
+def test_torch_reads_indices_the_same(result: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch.cuda
 
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", told)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", result)
     meant = [index for index in torch.cuda._parse_visible_devices() if isinstance(index, int)]
     there = meant[: next((place for place, index in enumerate(meant) if index > 3), len(meant))]
-    assert sorted(there) == VISIBLE[told]
+    assert sorted(there) == VISIBLE[result]
 
 
 @pytest.mark.parametrize(
@@ -86,18 +86,18 @@ def test_torch_reads_indices_the_same(told: str, monkeypatch: pytest.MonkeyPatch
         ("GPU-1,GPU-2", [1, 2]),
     ],
 )
-def test_of_what_is_for_the_container_runtime_only_uuids_hold(told: str, indices: list[int] | None) -> None:
-    found = visible_devices.narrow(FOUR, {"NVIDIA_VISIBLE_DEVICES": told})
+def test_of_what_is_for_the_container_runtime_only_uuids_hold(result: str, indices: list[int] | None) -> None:
+    found = visible_devices.narrow(FOUR, {"NVIDIA_VISIBLE_DEVICES": result})
     assert [device.index for device in found.devices] == (indices or [0, 1, 2, 3])
-    both = visible_devices.narrow(FOUR, {"NVIDIA_VISIBLE_DEVICES": told, "CUDA_VISIBLE_DEVICES": "3"})
+    both = visible_devices.narrow(FOUR, {"NVIDIA_VISIBLE_DEVICES": result, "CUDA_VISIBLE_DEVICES": "3"})
     assert [device.index for device in both.devices] == [3]
 
 
-@pytest.mark.parametrize("told", ["1", "GPU-1", "1,0"])
-def test_of_a_gpu_in_mig_instances_the_first_is_meant_as_by_cuda(told: str) -> None:
+@pytest.mark.parametrize("result", ["1", "GPU-1", "1,0"])
+def test_of_a_gpu_in_mig_instances_the_first_is_meant_as_by_cuda(result: str) -> None:
     cut = [Device(1, uuid=f"MIG-{n}", instance=n, gpu_uuid="GPU-1") for n in (0, 3)]
-    found = visible_devices.narrow(Devices((Device(0, uuid="GPU-0"), *cut)), {"CUDA_VISIBLE_DEVICES": told})
-    assert [device.label for device in found.devices] == (["0", "1:0"] if "," in told else ["1:0"])
+    found = visible_devices.narrow(Devices((Device(0, uuid="GPU-0"), *cut)), {"CUDA_VISIBLE_DEVICES": result})
+    assert [device.label for device in found.devices] == (["0", "1:0"] if "," in result else ["1:0"])
     assert found.limit == f"{len(found.devices)} of 2 GPUs, by CUDA_VISIBLE_DEVICES"
 
 
@@ -116,17 +116,17 @@ def test_cards_without_uuids_are_not_taken_for_none_where_they_are_named_by_them
 @pytest.mark.parametrize(
     ("told", "given"), [("1", "GPU-fake-1"), ("GPU-fake-1", "GPU-fake-1"), ("MIG-a/1/0,MIG-b", "MIG-a/1/0")]
 )
-def test_a_runner_gets_a_card_of_those_its_worker_was_given(lab: Lab, cards: Driver, told: str, given: str) -> None:
+def test_a_runner_gets_a_card_of_those_its_worker_was_given(lab: Lab, cards: Driver, result: str, given: str) -> None:
     cards.says(GPUS=2, USED_GIB_0=0, USED_GIB_1=9)
-    lab.start_worker(**cards.environment, CUDA_VISIBLE_DEVICES=told)
+    lab.start_worker(**cards.environment, CUDA_VISIBLE_DEVICES=result)
     runner = lab.under_way(nap(lab, "narrow"))
     assert runner.environ()["CUDA_VISIBLE_DEVICES"] == given
 
 
-@pytest.mark.parametrize("told", ["", "-1"])
-def test_a_worker_that_was_given_no_card_computes_on_the_cpu(lab: Lab, cards: Driver, told: str) -> None:
+@pytest.mark.parametrize("result", ["", "-1"])
+def test_a_worker_that_was_given_no_card_computes_on_the_cpu(lab: Lab, cards: Driver, result: str) -> None:
     cards.says(GPUS=2)
-    lab.start_worker(**cards.environment, CUDA_VISIBLE_DEVICES=told, NVIDIA_VISIBLE_DEVICES="all", TMPDIR="/tmp")
+    lab.start_worker(**cards.environment, CUDA_VISIBLE_DEVICES=result, NVIDIA_VISIBLE_DEVICES="all", TMPDIR="/tmp")
     runner = lab.under_way(nap(lab, "on-the-cpu"))
     told_to = runner.environ()
     assert (told_to["CUDA_VISIBLE_DEVICES"], told_to["NVIDIA_VISIBLE_DEVICES"]) == ("", "all")
@@ -193,8 +193,8 @@ def test_commands_answer_although_the_driver_hangs(lab: Lab, cards: Driver, word
 
 def test_ctrl_c_ends_a_command_that_waits_for_the_driver(lab: Lab, cards: Driver) -> None:
     cards.says(GPUS=1, Init=HANGS)
-    told, quiet = lab.environment(**cards.environment), subprocess.DEVNULL
-    command = subprocess.Popen([MISTUDIO, "doctor"], env=told, stdout=quiet, stderr=quiet)
+    result, quiet = lab.environment(**cards.environment), subprocess.DEVNULL
+    command = subprocess.Popen([MISTUDIO, "doctor"], env=result, stdout=quiet, stderr=quiet)
     until(lambda: psutil.Process(command.pid).children(), 30, "it to ask the driver")
     command.send_signal(signal.SIGINT)
     with deadline(4, "the command"):

@@ -10,7 +10,7 @@ import weakref
 import pytest
 
 from mistudio_cli.settings import redacted
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.redis_client import redis_connection
 from tasks.redis_client.redis_tls import Tls
 from tests.conftest import RedisServer
@@ -21,13 +21,13 @@ def test_it_reads_every_form_of_url_celery_takes() -> None:
     assert redis_connection.parse_url("redis+socket:///a/b%20c?virtual_host=3") == redis_connection.Address(
         path="/a/b c", db=3
     )
-    told = redis_connection.parse_url("rediss://user:p%40ss@h")
-    assert (told.username, told.password, told.tls, told.port) == ("user", "p@ss", Tls(), 6379)
-    assert "p@ss" not in told.shown
+    result = redis_connection.parse_url("rediss://user:p%40ss@h")
+    assert (result.username, result.password, result.tls, result.port) == ("user", "p@ss", Tls(), 6379)
+    assert "p@ss" not in result.shown
 
 
 def test_another_scheme_is_refused_in_a_sentence() -> None:
-    with pytest.raises(Problem, match="amqp"):
+    with pytest.raises(UserError, match="amqp"):
         redis_connection.parse_url("amqp://h")
 
 
@@ -55,13 +55,13 @@ def test_no_password_is_shown_even_of_a_url_that_is_misspelled(url: str) -> None
 def _said_of(url: str) -> str:
     try:
         return redis_connection.parse_url(url).shown
-    except Problem as problem:
+    except UserError as problem:
         return str(problem)
 
 
 @pytest.mark.parametrize("url", ["redis://h:port/0", "redis://h/zero", "redis://h:99999999/0", "redis://[h/0"])
 def test_a_url_that_cannot_be_understood_is_said_so(url: str) -> None:
-    with pytest.raises(Problem, match="cannot be understood"):
+    with pytest.raises(UserError, match="cannot be understood"):
         redis_connection.parse_url(url)
 
 

@@ -43,8 +43,8 @@ def test_no_answer_raises_anything_else_by_hand(
     stranger.answer, stranger.greeting = BY_HAND[name], greeting
     client = client_of(short_tmp)
     with deadline(5, name):
-        told = said_of(client)
-        assert isinstance(told, str) or told in (
+        result = said_of(client)
+        assert isinstance(result, str) or result in (
             redis_connection.Unreachable,
             redis_connection.NotRedis,
             redis_connection.Refused,
@@ -58,8 +58,8 @@ def test_no_answer_raises_anything_else_at_random(short_tmp: Path, stranger: Str
     for number, stranger.answer in enumerate(at_random(SEED, COUNT)):
         stranger.greeting = None if number % 3 == 0 else b"+PONG\r\n"
         with deadline(5, repr(stranger.answer)):
-            told = said_of(client)
-        kinds.add(told if isinstance(told, type) else type(told))
+            result = said_of(client)
+        kinds.add(result if isinstance(result, type) else type(result))
     client.close()
     assert kinds >= {
         redis_connection.Unreachable,
@@ -74,9 +74,9 @@ def test_no_answer_raises_anything_else_at_random(short_tmp: Path, stranger: Str
 def test_what_answers_otherwise_is_named_by_its_first_words(short_tmp: Path, stranger: Stranger, name: str) -> None:
     stranger.answer = BY_HAND[name]
     client = client_of(short_tmp)
-    with pytest.raises(redis_connection.NotRedis, match="answers, but not as Redis does: ") as told:
+    with pytest.raises(redis_connection.NotRedis, match="answers, but not as Redis does: ") as raised:
         client.call("PING")
-    assert BY_HAND[name].decode().split("\r\n")[0] in str(told.value)
+    assert BY_HAND[name].decode().split("\r\n")[0] in str(raised.value)
 
 
 def test_a_port_that_wants_tls_is_recognized(short_tmp: Path, stranger: Stranger) -> None:

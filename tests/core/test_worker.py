@@ -127,7 +127,7 @@ def test_a_bell_that_was_lost_is_rung_again(lab: Lab) -> None:
 def test_a_bell_rung_twice_runs_the_job_once(lab: Lab) -> None:
     job = lab.submit("nap", ticks=5)
     for _ in range(3):
-        lab.ledger.ring_again(job.id)
+        lab.ledger.enqueue_again(job.id)
     lab.start_worker(slots=4)
     assert lab.ended(job).attempt == 1
     assert lab.reasons(job) == ["submitted", "claimed", "done"]
@@ -234,8 +234,8 @@ def test_jobs_share_the_cards_of_a_machine_one_to_a_card(lab: Lab, driver: Path)
     jobs = [lab.submit("nap", name=f"gpu-{number}", ticks=100) for number in range(3)]
 
     def waits(job: Job) -> bool:
-        told = lab.ledger.need(job.id)
-        return told.progress is not None and told.progress.phase.startswith("waiting for a GPU")
+        result = lab.ledger.need(job.id)
+        return result.progress is not None and result.progress.phase.startswith("waiting for a GPU")
 
     until(lambda: any(waits(job) for job in jobs), 30, lab.log())
     (third,) = [job for job in jobs if waits(job)]
@@ -261,8 +261,8 @@ def test_quit_ends_a_worker_whose_job_is_being_cancelled(lab: Lab) -> None:
     job = lab.submit("nap", ticks=1, end="deaf")
     lab.under_way(job)
     lab.ledger.request_cancel(job.id)
-    asked = lease_end(lab, job)
-    until(lambda: lease_end(lab, job) > asked, 10, "the slot to hear of it")
+    requested = lease_end(lab, job)
+    until(lambda: lease_end(lab, job) > requested, 10, "the slot to hear of it")
     worker.send_signal(signal.SIGQUIT)
     worker.wait(30)
     assert lab.ledger.need(job.id).state is State.CANCELLED
@@ -274,19 +274,19 @@ def lease_end(lab: Lab, job: Job) -> float:
 
 def test_a_claim_whose_answer_was_lost_costs_no_attempt(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MISTUDIO_HOME", str(lab.folder / "home"))
-    job, asked = lab.submit("blink", note="once"), []
+    job, requested = lab.submit("blink", note="once"), []
     claim = Ledger.claim
 
-    def claim_and_lose_the_answer(self: Ledger, *words: Any, **told: Any) -> Any:
-        asked.append(claim(self, *words, **told))
-        if len(asked) == 1:
+    def claim_and_lose_the_answer(self: Ledger, *words: Any, **result: Any) -> Any:
+        requested.append(claim(self, *words, **result))
+        if len(requested) == 1:
             raise Unreachable("the connection broke")
-        return asked[-1]
+        return requested[-1]
 
     monkeypatch.setattr(Ledger, "claim", claim_and_lose_the_answer)
     done = slot._answer(lab.app, lab.ledger, job.id, "w@h", {})
     assert done is not None
-    assert (done.state, done.attempt, len(asked)) == (State.SUCCEEDED, 1, 2)
+    assert (done.state, done.attempt, len(requested)) == (State.SUCCEEDED, 1, 2)
 
 
 def test_a_job_that_was_cancelled_after_its_last_deed_has_succeeded(lab: Lab) -> None:

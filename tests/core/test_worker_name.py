@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from mistudio_cli.monitor.worker_rows import worker_rows
-from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.ledger.client import Ledger, WorkerHeartbeat
 from tasks.worker.fleet_membership import make_store_id
 from tests.conftest import until
 from tests.core.lab import Lab
 
 NAME = "twin@here"
-BEAT = WorkerBeat(NAME, "here", 1, ("training",), 1, 0.0)
+HEARTBEAT = WorkerHeartbeat(NAME, "here", 1, ("training",), 1, 0.0)
 
 
 def holder(token: str, *predecessors: str) -> dict[str, Any]:
@@ -29,13 +29,13 @@ def holder(token: str, *predecessors: str) -> dict[str, Any]:
 
 def test_a_name_is_kept_by_its_worker_and_refused_to_others(ledger: Ledger) -> None:
     assert ledger.take_name(NAME, holder("a"), 60) is None
-    assert ledger.beat(BEAT, holder("a"))[1] is None
+    assert ledger.heartbeat(HEARTBEAT, holder("a"))[1] is None
     other = ledger.take_name(NAME, holder("b"), 60)
     assert other is not None
     assert (other["token"], other["pid"], other["home"]) == ("a", 7, "/home/a")
     assert abs(other["since"] - ledger.now()) < 60
-    assert ledger.beat(BEAT, holder("b"))[1] == other
-    assert [beat.pid for beat in ledger.heartbeats()] == [1]
+    assert ledger.heartbeat(HEARTBEAT, holder("b"))[1] == other
+    assert [heartbeat.pid for heartbeat in ledger.heartbeats()] == [1]
     assert ledger.take_name("other@here", holder("b"), 60) is None
 
 
@@ -52,32 +52,32 @@ def test_a_name_is_free_for_the_next_worker_of_a_seat_and_when_it_is_given_back(
 def test_a_heartbeat_keeps_the_name_and_a_lost_or_damaged_key_is_written_again(ledger: Ledger) -> None:
     key = f"mistudio:name:{NAME}"
     ledger.take_name(NAME, holder("a"), 0.5)
-    ledger.beat(BEAT, holder("a"))
+    ledger.heartbeat(HEARTBEAT, holder("a"))
     assert ledger.client.call("PTTL", key) > 5000
     for damage in ((), ("SET", key, "no holder"), ("SET", key, "[]"), ("LPUSH", key, "of another type")):
         ledger.client.call("DEL", key)
         if damage:
             ledger.client.call(*damage)
-        assert ledger.beat(BEAT, holder("a"))[1] is None
+        assert ledger.heartbeat(HEARTBEAT, holder("a"))[1] is None
         assert json.loads(ledger.client.call("GET", key))["token"] == "a"
 
 
 def test_the_end_of_a_refused_namesake_takes_nothing_from_the_worker_that_has_the_name(ledger: Ledger) -> None:
-    ledger.beat(BEAT, holder("a"))
-    ledger.beat(BEAT, field=f"{NAME} b")
+    ledger.heartbeat(HEARTBEAT, holder("a"))
+    ledger.heartbeat(HEARTBEAT, field=f"{NAME} b")
     ledger.forget_worker(NAME, "b", f"{NAME} b")
     assert ledger.client.call("HKEYS", "mistudio:workers") == [NAME]
     assert ledger.take_name(NAME, holder("b"), 60) is not None
 
 
 def test_a_refused_namesake_of_one_of_our_workers_is_listed_too() -> None:
-    told = {"name": NAME, "state": "running", "pid": None, "queues": ("training",), "slots": 1}
-    told |= {"restarts": 0, "started_at": 0.0, "last_exit": None}
-    beats = [
-        WorkerBeat(NAME, "here", pid, ("training",), 1, 0.0, seen_at=seen_at, refused=why)
+    result = {"name": NAME, "state": "running", "pid": None, "queues": ("training",), "slots": 1}
+    result |= {"restarts": 0, "started_at": 0.0, "last_exit": None}
+    heartbeats = [
+        WorkerHeartbeat(NAME, "here", pid, ("training",), 1, 0.0, seen_at=seen_at, refused=why)
         for pid, seen_at, why in ((8, 100.0, "taken"), (9, 1.0, "taken"), (10, 100.0, ""))
     ]
-    rows = worker_rows([told], beats, [], 100.0)
+    rows = worker_rows([result], heartbeats, [], 100.0)
     assert [(row.pid, row.state, row.refusal) for row in rows[1:]] == [(8, "refused", "taken")]
 
 
@@ -98,19 +98,19 @@ class Twins:
         self.processes.append(process)
         return process
 
-    def consumes(self, process: subprocess.Popen[bytes]) -> WorkerBeat:
-        return self._beat(process, refused=False)
+    def consumes(self, process: subprocess.Popen[bytes]) -> WorkerHeartbeat:
+        return self._heartbeat(process, refused=False)
 
-    def refused(self, process: subprocess.Popen[bytes]) -> WorkerBeat:
-        return self._beat(process, refused=True)
+    def refused(self, process: subprocess.Popen[bytes]) -> WorkerHeartbeat:
+        return self._heartbeat(process, refused=True)
 
-    def _beat(self, process: subprocess.Popen[bytes], *, refused: bool) -> WorkerBeat:
-        def look() -> WorkerBeat | None:
-            beats = self.ledger.heartbeats()
-            return next((b for b in beats if b.pid == process.pid and bool(b.refused) is refused), None)
+    def _heartbeat(self, process: subprocess.Popen[bytes], *, refused: bool) -> WorkerHeartbeat:
+        def look() -> WorkerHeartbeat | None:
+            heartbeats = self.ledger.heartbeats()
+            return next((b for b in heartbeats if b.pid == process.pid and bool(b.refused) is refused), None)
 
         found = until(look, 60, self.homes["a"].log() + self.homes["b"].log())
-        assert isinstance(found, WorkerBeat)
+        assert isinstance(found, WorkerHeartbeat)
         return found
 
     def close(self) -> None:
@@ -152,19 +152,21 @@ def test_the_second_worker_of_a_name_waits_says_who_has_it_and_begins_when_the_f
 
 def test_a_worker_that_was_killed_hinders_none_that_is_started_in_its_place(twins: Twins) -> None:
     killed = twins.start("a")
-    beat = twins.consumes(killed)
+    heartbeat = twins.consumes(killed)
     killed.send_signal(signal.SIGKILL)
     killed.wait(60)
-    twins.ledger.client.call("PERSIST", f"mistudio:name:{beat.name}")  # it expires in no time that the test could wait
+    twins.ledger.client.call(
+        "PERSIST", f"mistudio:name:{heartbeat.name}"
+    )  # it expires in no time that the test could wait
     twins.consumes(twins.start("a"))
 
 
 def test_a_worker_whose_name_became_anothers_drains(twins: Twins) -> None:
     """As after a pause longer than its key lives."""
     worker = twins.start("a")
-    beat = twins.consumes(worker)
+    heartbeat = twins.consumes(worker)
     taken = json.dumps({**holder("another"), "since": twins.ledger.now()})
-    twins.ledger.client.call("SET", f"mistudio:name:{beat.name}", taken)
+    twins.ledger.client.call("SET", f"mistudio:name:{heartbeat.name}", taken)
     assert worker.wait(60) == 0
     assert "may not consume any more, and drains: its name twin@" in twins.homes["a"].log()
-    assert json.loads(twins.ledger.client.call("GET", f"mistudio:name:{beat.name}"))["token"] == "another"
+    assert json.loads(twins.ledger.client.call("GET", f"mistudio:name:{heartbeat.name}"))["token"] == "another"

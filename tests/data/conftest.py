@@ -30,7 +30,7 @@ class Home:
     def manifest(self, family: str, name: str) -> dict[str, Any] | None:
         return self.store.find_manifest(family, name)
 
-    def coming(self, family: str, name: str) -> bool:
+    def is_pending(self, family: str, name: str) -> bool:
         return False
 
     def path(self, family: str, name: str) -> Path:

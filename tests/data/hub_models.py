@@ -75,8 +75,8 @@ class Models(Hub):
         if verb == "tree":
             return self._json([_entry(name, content) for name, content in held.commits[commit].items()])
         files = [{"rfilename": name, "size": len(content)} for name, content in held.commits[commit].items()]
-        told: dict[str, Any] = {"id": repo, "sha": commit, "siblings": files, "tags": [], "private": False}
-        return self._json(told | {"gated": "manual" if held.gated else False})
+        result: dict[str, Any] = {"id": repo, "sha": commit, "siblings": files, "tags": [], "private": False}
+        return self._json(result | {"gated": "manual" if held.gated else False})
 
     def _file_at(self, held: Repo, commit: str | None, name: str) -> None:
         if held.gated:

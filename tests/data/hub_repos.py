@@ -44,13 +44,13 @@ class Repos(Hub):
             return self._json({"files": [_mode(file["path"]) for file in json.loads(body)["files"]]})
         return self._commit(repo, [json.loads(line) for line in body.splitlines()])
 
-    def _create(self, told: dict[str, Any]) -> None:
-        repo = f"{told['organization']}/{told['name']}"
+    def _create(self, result: dict[str, Any]) -> None:
+        repo = f"{result['organization']}/{result['name']}"
         told_back = json.dumps({"url": f"{self._address}/{repo}"}).encode()
         if repo in self.held:
             return self._answer(409, told_back)
         self.held[repo] = {}
-        if told.get("private") or told.get("visibility") == "private":  # by the age of the client
+        if result.get("private") or result.get("visibility") == "private":  # by the age of the client
             self.private.add(repo)
         return self._answer(200, told_back)
 
@@ -59,13 +59,13 @@ class Repos(Hub):
 
     def _commit(self, repo: str, lines: list[dict[str, Any]]) -> None:
         for line in lines:
-            told = line["value"]
+            result = line["value"]
             if line["key"] == "header":
-                self.commits.append(told["summary"])
+                self.commits.append(result["summary"])
             elif line["key"] == "file":
-                self.held[repo][told["path"]] = base64.b64decode(told["content"])
+                self.held[repo][result["path"]] = base64.b64decode(result["content"])
             else:
-                self.held[repo][told["path"]] = self.blobs[told["oid"]]
+                self.held[repo][result["path"]] = self.blobs[result["oid"]]
         self._json({"success": True, "commitOid": COMMIT, "commitUrl": f"{self._address}/{repo}/commit/{COMMIT}"})
 
     def _serve(self) -> None:

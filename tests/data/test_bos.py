@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import kind_named
 from tasks.models.loading import load_model
 from tasks.sae.formats.native import read_config
@@ -91,9 +91,9 @@ def test_bos_is_refused_where_there_is_none_and_where_it_leaves_no_room(home, co
     tokenizer = make_tokenizer(single=None)
     tokenizer.bos_token = None
     folder = str(save_model(home.root / "without", tokenizer))
-    with pytest.raises(Problem, match="has no BOS token"):
+    with pytest.raises(UserError, match="has no BOS token"):
         tokenize(home, folder, bos="row")
-    with pytest.raises(Problem, match="no room"):
+    with pytest.raises(UserError, match="no room"):
         home.run("tokenize", "t", dataset="corpus", model=model(home, single="<bos> <eos> $A"), context=2)
 
 
@@ -103,7 +103,7 @@ def test_tokens_without_bos_are_refused_for_a_model_that_reads_it_unless_that_is
     values = {"model": folder, "dataset": "tokens", **SHORT}
     for kind, more in (("train", {}), ("activations", {"layer": 0})):
         wanted = values if kind == "train" else {"model": folder, "dataset": "tokens", **more}
-        with pytest.raises(Problem, match=r"reads texts that begin with BOS.*tokens/tokens do not"):
+        with pytest.raises(UserError, match=r"reads texts that begin with BOS.*tokens/tokens do not"):
             home.run(kind, "made", **wanted)
     home.run("train", "sae", allow_no_bos=True, **values)
     metadata = read_config(home.path("saes", "sae"))["metadata"]
@@ -114,7 +114,7 @@ def test_tokens_without_bos_are_refused_for_a_model_that_reads_it_unless_that_is
 def test_gemma_needs_bos_whatever_its_tokenizer_says(home, corpus):
     folder = model(home, kind="gemma2", single=None)
     tokenize(home, folder)
-    with pytest.raises(Problem, match="begin with BOS"):
+    with pytest.raises(UserError, match="begin with BOS"):
         home.run("train", "sae", model=folder, dataset="tokens", **SHORT)
     home.run("activations", "acts", model=folder, dataset="tokens", layer=0, allow_no_bos=True)
 
@@ -125,13 +125,13 @@ def test_tokens_made_before_bos_was_recorded_are_judged_by_their_tokenizer(home,
         folder = model(home, name, single)
         tokenize(home, folder, name, bos="no")
         path = home.path("tokens", name) / "tokens.json"
-        told = json.loads(path.read_text())
+        result = json.loads(path.read_text())
         for key in ("bos", "bos_ids", "max_id", "vocabulary_sha256", "tokenizer_sha256"):
-            del told[key]
-        path.write_text(json.dumps(told))
+            del result[key]
+        path.write_text(json.dumps(result))
         values = {"model": folder, "dataset": name, "layer": 0}
         if refused:
-            with pytest.raises(Problem, match="begin with BOS"):
+            with pytest.raises(UserError, match="begin with BOS"):
                 home.run("activations", "made", **values)
         else:
             home.run("activations", "made", **values)
@@ -145,9 +145,9 @@ def test_an_sae_and_tokens_that_disagree_are_refused(home, corpus, trained_on, r
     home.run("train", "sae", model=folder, dataset="its", allow_no_bos=True, **SHORT)
     assert read_config(home.path("saes", "sae"))["metadata"]["prepend_bos"] == (trained_on == "row")
     values = {"sae": "sae", "tokens": "other", "model": folder}
-    with pytest.raises(Problem, match="saes/sae was trained on rows"):
+    with pytest.raises(UserError, match="saes/sae was trained on rows"):
         home.run("extract", "features", **values)
-    with pytest.raises(Problem, match=r"begin with (BOS|it)"):
+    with pytest.raises(UserError, match=r"begin with (BOS|it)"):
         home.run(
             "train", "more", model=folder, dataset="other", init_from="sae", allow_no_bos=read_on == "row", **SHORT
         )
@@ -180,12 +180,12 @@ def test_tokens_of_another_tokenizer_are_refused_although_it_has_as_many_tokens(
     tokenize(home, str(folder))
     values = {"dataset": "tokens", "layer": 0}
     home.run("activations", "fits", model=str(folder), **values)
-    with pytest.raises(Problem, match=r"tokens/tokens were made with another tokenizer than that of .*other"):
+    with pytest.raises(UserError, match=r"tokens/tokens were made with another tokenizer than that of .*other"):
         home.run("activations", "made", model=str(foreign), **values)
     declared = kind_named("activations")
     params = declared.read_params({"model": str(foreign), **values})
     late = JobContext(home, "late", 1, lambda done: False)
-    with pytest.raises(Problem, match="another tokenizer"):  # and where only the job can know it
+    with pytest.raises(UserError, match="another tokenizer"):  # and where only the job can know it
         declared.run(params, late)
 
 

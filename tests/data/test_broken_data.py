@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.text import corpus
 from tests.conftest import deadline
 
@@ -145,12 +145,12 @@ def _texts(rows: Any) -> list[str]:
     return [value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for value in values if value]
 
 
-def read(home: Any, name: str, source: Path) -> list[str] | Problem:
+def read(home: Any, name: str, source: Path) -> list[str] | UserError:
     """The documents of the dataset that a download makes, or what it says; what fails leaves nothing."""
     try:
         with deadline(DEADLINE_S, source.name):
             home.run("download", name, source=str(source))
-    except Problem as problem:
+    except UserError as problem:
         said = problem
     else:
         return [text for group in corpus.read_corpus(home.path("datasets", name)) for text in group]
@@ -171,7 +171,7 @@ def test_broken_files_are_refused_or_read_as_any_reader_would(home, tmp_path):
             expected: list[str] | None = independent(path)
         except Broken:
             expected = None
-        if isinstance(found, Problem):
+        if isinstance(found, UserError):
             refused += 1
         else:
             assert expected is not None, f"{where} was accepted: {found[:3]}"

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.text import corpus
 from tasks.text.dataset_ref import dataset_name, resolve_dataset
 from tasks.text.files import text_files
@@ -139,7 +139,7 @@ WRONG = {
 def test_what_is_wrong_with_a_file_is_one_sentence(home, tmp_path, name):
     text, sentence = WRONG[name]
     (tmp_path / name).write_text(text)
-    with pytest.raises(Problem, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         home.run("download", "corpus", source=str(tmp_path / name))
     assert not home.store.names("datasets")
 
@@ -148,7 +148,7 @@ def test_an_empty_table_in_a_folder_is_said_and_beside_a_full_one_passed_over(ho
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "a.jsonl").write_text("")
-    with pytest.raises(Problem, match="No document was found"):
+    with pytest.raises(UserError, match="No document was found"):
         home.run("download", "corpus", source=str(folder))
     as_jsonl(folder / "b.jsonl")
     home.run("download", "corpus", source=str(folder))
@@ -168,7 +168,7 @@ def test_a_source_that_cannot_be_is_refused_at_submit_time(home, tmp_path, monke
     from tasks.kinds import download
 
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(Problem, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         download.prepare(download.Params(**values), home)
 
 
@@ -178,7 +178,7 @@ def test_a_wrong_column_is_refused_at_submit_time_naming_those_that_exist(home, 
     as_csv(tmp_path / "a.csv")
     as_jsonl(tmp_path / "a.jsonl")
     for name in ("a.csv", "a.jsonl"):
-        with pytest.raises(Problem, match="no column 'body'; the columns are: n, text"):
+        with pytest.raises(UserError, match="no column 'body'; the columns are: n, text"):
             download.prepare(download.Params(str(tmp_path / name), column="body"), home)
 
 
@@ -202,7 +202,7 @@ def test_names_tell_paths_options_and_hub_ids_apart(home, tmp_path):
     assert [(request.kind, request.name, request.params) for request in requests] == [
         ("download", name, {"source": one})
     ]
-    with pytest.raises(Problem, match="no dataset in the store, no file"):
+    with pytest.raises(UserError, match="no dataset in the store, no file"):
         resolve_dataset("nothing", home)
 
 

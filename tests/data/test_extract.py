@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from tasks.activations.hooks import Hook, find
 from tasks.activations.stream import read
 from tasks.activations.token_mask import mask_for
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.features import collect
 from tasks.jobs.kind import Stopped, kind_named
 from tasks.models import bfloat16
-from tasks.models.bfloat16 import Speed
+from tasks.models.bfloat16 import ProductSpeed
 from tasks.models.loading import load_model
 from tasks.sae import precision
 from tasks.sae.architectures import build
@@ -41,9 +41,9 @@ def chain(home, tmp_path):
     return home
 
 
-def add_sae(home, name: str, d_in: int, **told) -> None:
+def add_sae(home, name: str, d_in: int, **result) -> None:
     output = next_attempt(home.store, name) / "output"
-    save_sae(output, build(CoderConfig("topk", d_in, FEATURES, TopK.Options(k=4))), Scales((1,), (1,)), told)
+    save_sae(output, build(CoderConfig("topk", d_in, FEATURES, TopK.Options(k=4))), Scales((1,), (1,)), result)
     made_from = {"model": "models/m", "tokens": "tokens/t"}
     home.store.seal(
         output, {"job": name, "params": {"model": "m", "layer": LAYER}, "result": {}, "made_from": made_from}
@@ -81,7 +81,7 @@ def test_the_artifact_holds_what_the_model_and_the_sae_say(chain):
 def test_what_the_sae_was_not_trained_on_is_left_out_again_and_its_hook_is_read(chain):
     rows, info = open_tokens(chain.path("tokens", "t")), read_info(chain.path("tokens", "t"))
     mask, module = mask_for(info, skip_bos=True), f"gpt_neox.layers.{LAYER}.mlp"
-    add_sae(chain, "mlp", d_in=32, hook_name=f"blocks.{LAYER}.hook_mlp_out", hook_module=module, **mask.told())
+    add_sae(chain, "mlp", d_in=32, hook_name=f"blocks.{LAYER}.hook_mlp_out", hook_module=module, **mask.to_dict())
     result = chain.run("extract", "f", sae="mlp")
     coder, model = load_sae(chain.path("saes", "mlp")), load_model("m", chain.store)
     codes, kept = codes_of(coder, model, rows, "mlp"), torch.from_numpy(mask.kept(rows))
@@ -113,9 +113,9 @@ def test_an_sae_of_later_positions_is_read_there_alone(chain):
         ({"hook_name": "blocks.1.hook_normalized_resid_post"}, "this model has blocks.1.hook_resid_post"),
     ],
 )
-def test_a_model_without_the_saes_own_hook_is_refused(chain, told: dict, sentence: str):
-    add_sae(chain, "other", d_in=32, **told)
-    with pytest.raises(Problem, match=sentence):
+def test_a_model_without_the_saes_own_hook_is_refused(chain, result: dict, sentence: str):
+    add_sae(chain, "other", d_in=32, **result)
+    with pytest.raises(UserError, match=sentence):
         chain.run("extract", "f", sae="other")
 
 
@@ -123,7 +123,7 @@ def test_an_imported_sae_is_read_at_its_hook_on_the_model_that_was_named(chain, 
     theirs = build(CoderConfig("topk", 32, FEATURES, TopK.Options(k=4)), seed=3)
     save_sae(tmp_path / "theirs", theirs, Scales((1,), (1,)), {"hook_name": f"blocks.{LAYER}.hook_mlp_out"})
     chain.run("import", "got", source=str(tmp_path / "theirs"), model="m")
-    with pytest.raises(Problem, match=r"does not say what it was trained on\. It needs --token-set"):
+    with pytest.raises(UserError, match=r"does not say what it was trained on\. It needs --token-set"):
         chain.run("extract", "f", sae="got")
     result = chain.run("extract", "f", sae="got", tokens="t")
     assert (result["model"], result["hook"]) == ("m", f"gpt_neox.layers.{LAYER}.mlp")
@@ -138,7 +138,7 @@ def test_a_stopped_extraction_goes_on_where_it_was(chain, monkeypatch):
     chain.run("extract", "whole", sae="s")
     with pytest.raises(Stopped):
         chain.run("extract", "cut", sae="s", stop_when=lambda done: done >= 800)
-    assert kind_named("extract").goes_on_at(left_by(chain.store, "job-cut")) == "row 60"
+    assert kind_named("extract").resume_point(left_by(chain.store, "job-cut")) == "row 60"
     chain.said.clear()
     chain.run("extract", "cut", sae="s", attempt=2)
     read = [done for phase, done, _, _ in chain.said if phase == "extracting"]
@@ -150,7 +150,7 @@ def test_a_stopped_extraction_goes_on_where_it_was(chain, monkeypatch):
 
 def test_an_extraction_keeps_the_dtype_of_its_model_and_notes_one_that_the_sae_was_not_trained_on(chain, monkeypatch):
     monkeypatch.setattr(collect, "FORWARD_TOKENS", 160)
-    monkeypatch.setattr(bfloat16, "measured", lambda *shape: Speed(2.0, "it is fast"))
+    monkeypatch.setattr(bfloat16, "measured", lambda *shape: ProductSpeed(2.0, "it is fast"))
     add_sae(chain, "exact", d_in=32, model_dtype="float32")
     assert chain.run("extract", "as-trained", sae="exact")["model_dtype"] == "float32"
     assert chain.notes == []
@@ -159,12 +159,12 @@ def test_an_extraction_keeps_the_dtype_of_its_model_and_notes_one_that_the_sae_w
     assert chain.notes == ["the model runs in bfloat16; the SAE was trained on it in float32"]
     with pytest.raises(Stopped):
         chain.run("extract", "cut", sae="exact", model_dtype="bf16", stop_when=lambda done: done >= 800)
-    monkeypatch.setattr(bfloat16, "measured", lambda *shape: Speed(0.2, "it is slow"))
+    monkeypatch.setattr(bfloat16, "measured", lambda *shape: ProductSpeed(0.2, "it is slow"))
     monkeypatch.setattr("tasks.models.bfloat16.has_units", lambda: False)
     assert chain.run("extract", "cut", sae="exact", model_dtype="bf16", attempt=2)["model_dtype"] == "bfloat16"
     files = [chain.path("features", name) / "features.safetensors" for name in ("whole", "cut")]
     assert files[0].read_bytes() == files[1].read_bytes()
-    with pytest.raises(Problem, match="bf16 does not pay for m: it is slow"):
+    with pytest.raises(UserError, match="bf16 does not pay for m: it is slow"):
         chain.run("extract", "slow", sae="exact", model_dtype="bf16")
 
 
@@ -174,7 +174,7 @@ def test_an_extraction_whose_checkpoint_was_cut_short_says_so_and_begins_again(c
         chain.run("extract", "cut", sae="s", stop_when=lambda done: done >= 800)
     state = left_by(chain.store, "job-cut") / "top.safetensors"
     state.write_bytes(state.read_bytes()[:-1])
-    assert kind_named("extract").goes_on_at(state.parent) is None
+    assert kind_named("extract").resume_point(state.parent) is None
     chain.run("extract", "cut", sae="s", attempt=2)
     assert chain.notes == ["starts from scratch: its checkpoint is damaged"]
 
@@ -196,27 +196,27 @@ def test_tokens_without_a_tokenizer_are_shown_as_their_numbers(chain):
 def test_a_damaged_tokenizer_is_one_sentence_before_the_pass(chain, monkeypatch):
     (chain.store.path("tokens", "t") / "tokenizer" / "tokenizer.json").write_text("{")
     monkeypatch.setattr("tasks.kinds.extract._collect", lambda *_: pytest.fail("the pass has begun"))
-    with pytest.raises(Problem, match="The tokenizer of tokens/t cannot be read"):
+    with pytest.raises(UserError, match="The tokenizer of tokens/t cannot be read"):
         chain.run("extract", "f", sae="s")
 
 
 def test_what_cannot_work_is_one_sentence(chain):
-    with pytest.raises(Problem, match="no saes/nobody"):
+    with pytest.raises(UserError, match="no saes/nobody"):
         chain.run("extract", "f", sae="nobody")
-    with pytest.raises(Problem, match="no tokens/nothing"):
+    with pytest.raises(UserError, match="no tokens/nothing"):
         chain.run("extract", "f", sae="s", tokens="nothing")
-    with pytest.raises(Problem, match="'nobody' is no model"):
+    with pytest.raises(UserError, match="'nobody' is no model"):
         chain.run("extract", "f", sae="s", model="nobody")
     add_sae(chain, "wide", d_in=64)
-    with pytest.raises(Problem, match="reads 64 numbers a token, the model's residual stream has 32"):
+    with pytest.raises(UserError, match="reads 64 numbers a token, the model's residual stream has 32"):
         chain.run("extract", "f", sae="wide")
     assert not chain.store.names("features")
 
 
 def as_if_faster(monkeypatch: pytest.MonkeyPatch, ratio: float) -> None:
     """A machine on which products are so many times as fast in bfloat16, however small."""
-    told = f"a product is {ratio} times as fast in bfloat16"
-    monkeypatch.setattr(bfloat16, "measured", lambda *shape: bfloat16.Speed(ratio, told))
+    result = f"a product is {ratio} times as fast in bfloat16"
+    monkeypatch.setattr(bfloat16, "measured", lambda *shape: bfloat16.ProductSpeed(ratio, result))
     monkeypatch.setattr(bfloat16, "is_small", lambda *shape: False)
     monkeypatch.setattr(precision, "MOST_K", 1.0)
 
@@ -234,7 +234,7 @@ def test_an_extraction_in_bfloat16_finds_what_one_in_float32_finds(chain, monkey
 
 def test_an_extraction_is_refused_a_precision_that_gains_nothing_unless_it_goes_on(chain, monkeypatch):
     as_if_faster(monkeypatch, 0.5)
-    with pytest.raises(Problem, match=r"--precision bf16 gains nothing here: a product is 0\.5 times as fast"):
+    with pytest.raises(UserError, match=r"--precision bf16 gains nothing here: a product is 0\.5 times as fast"):
         chain.run("extract", "f", sae="s", precision="bf16")
     as_if_faster(monkeypatch, 6.0)
     monkeypatch.setattr(collect, "FORWARD_TOKENS", 160)

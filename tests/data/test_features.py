@@ -11,7 +11,7 @@ import torch
 
 from tasks.features.feature_records import Example, Feature, read_features
 from tasks.features.page import write_page
-from tasks.features.patterns import most_telling, pattern_of, patterned_share, summarise
+from tasks.features.patterns import most_interpretable, pattern_of, patterned_share, summarise
 from tasks.features.top_examples import TopExamples
 
 ROWS, CONTEXT, FEATURES, K, WINDOW = 120, 9, 13, 5, 2
@@ -163,10 +163,10 @@ def test_the_most_telling_are_patterned_on_different_words():
         feature(MIXED, number=5),
         feature([" rare"] * 10, contexts=3, number=6),
     ]
-    assert [found.id for found in most_telling(features)] == [1, 4, 3]
-    told = summarise(features[0])
-    assert told["contexts"][0] == [["start0", 0.0], ["w0", 0.5], [" import", 2.0], ["end", 0.0]]
-    assert len(told["contexts"]) == 3
+    assert [found.id for found in most_interpretable(features)] == [1, 4, 3]
+    result = summarise(features[0])
+    assert result["contexts"][0] == [["start0", 0.0], ["w0", 0.5], [" import", 2.0], ["end", 0.0]]
+    assert len(result["contexts"]) == 3
 
 
 def test_a_page_shows_text_as_text(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.paths import Places
 from tasks.sae.training.checkpoint import save
 from tasks.storage.store import size_of
@@ -27,15 +27,15 @@ def with_corpus(home, tmp_path):
 
 
 def test_a_look_at_a_dataset_tells_its_origin_size_and_first_lines(with_corpus):
-    told = with_corpus.run("describe", "look", artifact="datasets/corpus")
-    assert told["first"] == ["A first document."]
-    assert (told["rows"], told["kind"], told["files"]) == (1, "download", 1)
-    assert told["bytes"] == (with_corpus.path("datasets", "corpus") / "data-00000.parquet").stat().st_size
+    result = with_corpus.run("describe", "look", artifact="datasets/corpus")
+    assert result["first"] == ["A first document."]
+    assert (result["rows"], result["kind"], result["files"]) == (1, "download", 1)
+    assert result["bytes"] == (with_corpus.path("datasets", "corpus") / "data-00000.parquet").stat().st_size
 
 
 @pytest.mark.parametrize("artifact", ["datasets/nothing", "corpus", "datasets/", "things/corpus", "datasets/../x"])
 def test_an_artifact_that_cannot_be_is_refused_at_submit_time(with_corpus, artifact):
-    with pytest.raises(Problem):
+    with pytest.raises(UserError):
         with_corpus.run("describe", "look", artifact=artifact)
 
 
@@ -83,8 +83,8 @@ def test_cleanup_takes_old_leftovers_of_jobs_that_are_over_and_nothing_else(with
     leave_behind(home, "running", hours_ago=1000)
     leave_behind(home, "just-over", hours_ago=1)
     home.live = {"running"}
-    told = home.run("cleanup", "clean", count_only=True)
-    assert told == {"work_folders": 1, "logs": 1, "bytes": 1010, "count_only": True} | NOTHING_KEPT
+    result = home.run("cleanup", "clean", count_only=True)
+    assert result == {"work_folders": 1, "logs": 1, "bytes": 1010, "count_only": True} | NOTHING_KEPT
     assert left(home) == ({"long-over", "running", "just-over"},) * 2
     home.run("cleanup", "clean")
     assert left(home) == ({"running", "just-over"},) * 2
@@ -100,10 +100,10 @@ def test_cleanup_tells_of_the_checkpoints_it_leaves_and_takes_the_old_ones(with_
     home.live = {"awaited"}
     kept = size_of(home.store.work_folder("new"))
     assert kept > 2000
-    told = home.run("cleanup", "clean", count_only=True)
-    assert (told["work_folders"], told["checkpoints_kept"], told["checkpoint_bytes_kept"]) == (1, 1, kept)
-    told = home.run("cleanup", "clean", hours=0.5, log_days=0.0)
-    assert (told["work_folders"], told["checkpoints_kept"], told["checkpoint_bytes_kept"]) == (2, 0, 0)
+    result = home.run("cleanup", "clean", count_only=True)
+    assert (result["work_folders"], result["checkpoints_kept"], result["checkpoint_bytes_kept"]) == (1, 1, kept)
+    result = home.run("cleanup", "clean", hours=0.5, log_days=0.0)
+    assert (result["work_folders"], result["checkpoints_kept"], result["checkpoint_bytes_kept"]) == (2, 0, 0)
     assert left(home)[0] == {"awaited"}
 
 

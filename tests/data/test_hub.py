@@ -16,14 +16,14 @@ _DOWNLOAD = """
 import sys, json
 from pathlib import Path
 from tasks.kinds import download
-from tasks.errors import Problem
+from tasks.errors import UserError
 class Context:
     output = Path(sys.argv[2])
     progress = staticmethod(lambda *_: None)
 try:
     params, _ = download.prepare(download.Params(sys.argv[1], **json.loads(sys.argv[3])), None)
     print(json.dumps(download.run(params, Context)))
-except Problem as problem:
+except UserError as problem:
     print(problem)
 """
 

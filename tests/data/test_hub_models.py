@@ -22,7 +22,7 @@ _RUN = """
 import json, sys
 from pathlib import Path
 from tests.data.conftest import Home
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.storage.store import Store
 root, *jobs = sys.argv[1:]
 home = Home(Path(root) / "home", Store(Path(root) / "store"))
@@ -30,7 +30,7 @@ for job in jobs:
     kind, name, values = json.loads(job)
     try:
         print(json.dumps(home.run(kind, name, **values)))
-    except Problem as problem:
+    except UserError as problem:
         print(problem)
 """
 TRAINING = {"steps": 3, "batch": 64, "k": 4, "width": 32, "evaluate": 0}
@@ -134,14 +134,14 @@ def test_what_the_hub_refuses_is_one_sentence(hub: HubBench):
     hub.repos["owner/pickled"].commit({"config.json": b'{"model_type": "gpt2"}', "pytorch_model.bin": b"\x80"})
     hub.repos["owner/broken"] = Repo()
     hub.repos["owner/broken"].commit({"config.json": b"[]"})
-    told = {
+    result = {
         "owner/name@nowhere": "The Hub's owner/name has no revision nowhere.",
         "owner/nothing": "The Hub has no model owner/nothing",
         "owner/gated": "The model owner/gated is gated",
         "owner/pickled": "owner/pickled has no weights as safetensors",
         "owner/broken": "The config.json of model 'owner/broken' cannot be read: a JSON object was expected",
     }
-    for answer, sentence in zip(hub.ask(*told), told.values(), strict=True):
+    for answer, sentence in zip(hub.ask(*result), result.values(), strict=True):
         assert answer.startswith(sentence)
 
 

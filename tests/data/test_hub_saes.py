@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.sae.architectures import build
 from tasks.sae.architectures.topk import TopK
 from tasks.sae.coder import CoderConfig
@@ -28,13 +28,13 @@ _RUN = """
 import json, sys
 from pathlib import Path
 from tests.data.conftest import Home
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.storage.store import Store
 kind, name, root, values = sys.argv[1:]
 home = Home(Path(root) / "home", Store(Path(root) / "store"))
 try:
     print(json.dumps(home.run(kind, name, **json.loads(values))))
-except Problem as problem:
+except UserError as problem:
     print(problem)
 """
 RESULT = {
@@ -85,8 +85,8 @@ def add(home: Home, family: str, name: str, kind: str, params: dict[str, Any], m
     if family == "saes":
         save_sae(output, build(CoderConfig("topk", 16, 48, TopK.Options(k=4)), seed=2), Scales((0.5,), (0.5,)), ABOUT)
         save_density(output, torch.linspace(0, 1, 48))
-    told = {"job": name, "name": name, "kind": kind, "params": params, "made_from": made_from, "result": RESULT}
-    home.store.seal(output, told)
+    result = {"job": name, "name": name, "kind": kind, "params": params, "made_from": made_from, "result": RESULT}
+    home.store.seal(output, result)
     return home.store.publish(output, family, name)
 
 
@@ -103,14 +103,14 @@ def mine(home: Home) -> Home:
 
 def test_an_sae_is_pushed_and_comes_back_as_it_was(mine: Home, hub: tuple[str, type[Repos]]):
     address, repos = hub
-    told = run(mine, address, "push", "mine", sae="mine", repo="owner/saes", private=True)
-    assert told["commit"].startswith(f"{address}/owner/saes/commit/")
+    result = run(mine, address, "push", "mine", sae="mine", repo="owner/saes", private=True)
+    assert result["commit"].startswith(f"{address}/owner/saes/commit/")
     names = ["README.md", "cfg.json", "mistudio.json", "sae_weights.safetensors", "sparsity.safetensors"]
     assert sorted(repos.held["owner/saes"]) == ["README.md", *(f"mine/{name}" for name in names)]
     assert (repos.private, repos.commits) == ({"owner/saes"}, ["Add mine"])
 
-    told = run(mine, address, "pull", "again", token=None, repo="owner/saes")
-    assert (told["hook"], told["model"]) == ("blocks.3.hook_resid_post", "EleutherAI/pythia-70m")
+    result = run(mine, address, "pull", "again", token=None, repo="owner/saes")
+    assert (result["hook"], result["model"]) == ("blocks.3.hook_resid_post", "EleutherAI/pythia-70m")
     first, again = mine.store.path("saes", "mine"), mine.store.path("saes", "again")
     for file in ("sae_weights.safetensors", "sparsity.safetensors"):
         assert (again / file).read_bytes() == (first / file).read_bytes()
@@ -179,8 +179,8 @@ def test_one_sae_of_gemma_scope_2_comes_without_the_files_beside_it(
     shapes = {"w_enc": (8, 24), "w_dec": (24, 8), "b_enc": (24,), "b_dec": (8,), "threshold": (24,)}
     params = save({name: torch.rand(shape) for name, shape in shapes.items()})
     point = "model.layers.9.output"
-    told = {"hf_hook_point_in": point, "hf_hook_point_out": point, "model_name": "google/gemma-3-4b-it"}
-    config = json.dumps({**told, "width": 24, "architecture": "jump_relu", "l0": 60, "type": "sae"}).encode()
+    result = {"hf_hook_point_in": point, "hf_hook_point_out": point, "model_name": "google/gemma-3-4b-it"}
+    config = json.dumps({**result, "width": 24, "architecture": "jump_relu", "l0": 60, "type": "sae"}).encode()
     repo, path = "google/gemma-scope-2-4b-it", "resid_post/layer_9_width_16k_l0_medium"
     beside = {"examples.safetensors": params, "config.json": config, "params.safetensors": params}
     others = {f"clt/width_262k_l0_big/params_layer_{layer}.safetensors": params for layer in range(2)}
@@ -213,9 +213,9 @@ def test_what_is_not_there_is_one_sentence(mine: Home, hub: tuple[str, type[Repo
     assert run(mine, hub[0], "pull", "x", repo="owner/pickled").startswith(
         "owner/pickled holds no SAE that can be read"
     )
-    with pytest.raises(Problem, match="no saes/yours"):
+    with pytest.raises(UserError, match="no saes/yours"):
         mine.run("push", "yours", sae="yours", repo="owner/saes")
-    with pytest.raises(Problem, match="cannot be a repository of the Hub"):
+    with pytest.raises(UserError, match="cannot be a repository of the Hub"):
         mine.run("pull", "x", repo="./folder")
 
 
@@ -229,8 +229,8 @@ def test_the_token_goes_in_the_header_and_nowhere_else(mine: Home, hub: tuple[st
 
 def test_a_broken_sae_on_the_hub_is_refused_and_nothing_of_it_kept(home: Home, hub: tuple[str, type[Repos]]):
     weights = {"W_enc": torch.rand(4, 8), "W_dec": torch.tensor(1.0), "b_enc": torch.rand(8), "b_dec": torch.rand(4)}
-    told = {"architecture": "standard", "d_in": 4, "d_sae": 8, "metadata": {}}
-    files = {"cfg.json": json.dumps(told).encode(), "sae_weights.safetensors": save(weights)}
+    result = {"architecture": "standard", "d_in": 4, "d_sae": 8, "metadata": {}}
+    files = {"cfg.json": json.dumps(result).encode(), "sae_weights.safetensors": save(weights)}
     hub[1].held["owner/broken"] = files
     said = run(home, hub[0], "pull", "x", repo="owner/broken")
     assert said.endswith("sae_weights.safetensors: tensor W_dec has shape (), expected (8, 4).")

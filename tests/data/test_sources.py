@@ -11,16 +11,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.kinds import download
 from tasks.text import corpus
 from tasks.text.files.readers import read_local
-from tasks.text.files.skipped_counts import Tally
+from tasks.text.files.skipped_counts import SkippedCounts
 from tasks.text.files.splits import split_of
 
 
-def documents(path: Path, tally: Tally | None = None, column: str = "text", split: str | None = None) -> list[str]:
-    arrays = read_local(path, column, None, (), Tally() if tally is None else tally, split)
+def documents(
+    path: Path, counts: SkippedCounts | None = None, column: str = "text", split: str | None = None
+) -> list[str]:
+    arrays = read_local(path, column, None, (), SkippedCounts() if tally is None else counts, split)
     return [text for array in arrays for text in array.to_pylist()]
 
 
@@ -93,9 +95,9 @@ def test_a_link_to_a_hidden_file_of_the_folder_is_that_file_and_one_to_a_listed_
 def test_what_is_no_regular_file_is_refused_before_it_is_opened(home, tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
     os.mkfifo("fifo.txt")
-    with pytest.raises(Problem, match="is no regular file"):
+    with pytest.raises(UserError, match="is no regular file"):
         download.prepare(download.Params(path), home)
-    with pytest.raises(Problem, match="is no regular file"):
+    with pytest.raises(UserError, match="is no regular file"):
         documents(Path(path))
 
 
@@ -131,10 +133,10 @@ def test_parquet_files_may_differ_in_other_columns(tmp_path):
     ],
 )
 def test_each_kind_of_text_column_is_text(tmp_path, array):
-    tally = Tally()
+    counts = SkippedCounts()
     pq.write_table(pa.table({"text": array}), tmp_path / "a.parquet")
-    assert documents(tmp_path / "a.parquet", tally) == ["a", "b"]
-    assert tally.empty_rows == 2
+    assert documents(tmp_path / "a.parquet", counts) == ["a", "b"]
+    assert counts.empty_rows == 2
 
 
 # -- splits and saved datasets -----------------------------------------------------------------------------------------
@@ -180,15 +182,15 @@ def test_splits_are_words_of_names(path, split):
 )
 def test_a_flag_that_means_nothing_for_a_source_is_refused(home, tmp_path, values, sentence):
     path = jsonl(tmp_path / "a.jsonl", {"text": "a"})
-    with pytest.raises(Problem, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         download.prepare(download.Params(str(path), **values), home)
-    with pytest.raises(Problem, match="--skip means nothing for a dataset of the Hub"):
+    with pytest.raises(UserError, match="--skip means nothing for a dataset of the Hub"):
         download.prepare(download.Params("owner/name", skip="x"), home)
 
 
 def test_a_split_that_no_file_is_of_is_refused(tmp_path):
     parquet(tmp_path / "a.parquet", 2, "a")
-    with pytest.raises(Problem, match=r"No file of .* is named as one of the split 'test'"):
+    with pytest.raises(UserError, match=r"No file of .* is named as one of the split 'test'"):
         documents(tmp_path, split="test")
 
 
@@ -201,10 +203,10 @@ def test_a_folder_of_save_to_disk_is_read_as_one(tmp_path):
     assert documents(tmp_path / "saved") == ["one", "two"]
     assert documents(tmp_path / "both") == ["one", "two"]
     assert documents(tmp_path / "both", split="test") == ["three"]
-    with pytest.raises(Problem, match="no split 'dev'; its splits are: train, test"):
+    with pytest.raises(UserError, match="no split 'dev'; its splits are: train, test"):
         documents(tmp_path / "both", split="dev")
     next((tmp_path / "saved").glob("*.arrow")).unlink()
-    with pytest.raises(Problem, match="without its file data-"):
+    with pytest.raises(UserError, match="without its file data-"):
         documents(tmp_path / "saved")
 
 
@@ -220,28 +222,28 @@ def test_what_describes_data_is_no_data(tmp_path):
 
 def test_a_byte_that_is_no_utf_8_is_replaced_and_counted_and_the_rest_is_whole(tmp_path):
     text = "plain line of words\n" * 450_000
-    path, tally = tmp_path / "bad.txt", Tally()
+    path, counts = tmp_path / "bad.txt", SkippedCounts()
     path.write_bytes(text.encode() + b"caf\xe9\n" + b"tail line of words\n" * 150_000)
-    assert "".join(documents(path, tally)) == text + "caf\ufffd\n" + "tail line of words\n" * 150_000
-    assert (tally.replaced, tally.unreadable_files) == (1, 0)
+    assert "".join(documents(path, counts)) == text + "caf\ufffd\n" + "tail line of words\n" * 150_000
+    assert (counts.replaced, counts.unreadable_files) == (1, 0)
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "json", "csv"])
 def test_the_same_in_tables(tmp_path, suffix):
     body = {"jsonl": b'{"text": "caf\xe9"}\n', "json": b'[{"text": "caf\xe9"}]', "csv": b"n,text\n1,caf\xe9\n"}[suffix]
     (tmp_path / f"a.{suffix}").write_bytes(body)
-    tally = Tally()
-    assert documents(tmp_path / f"a.{suffix}", tally) == ["caf\ufffd"]
-    assert tally.replaced == 1
+    counts = SkippedCounts()
+    assert documents(tmp_path / f"a.{suffix}", counts) == ["caf\ufffd"]
+    assert counts.replaced == 1
 
 
 def test_bytes_in_a_parquet_column_and_halves_of_surrogates_are_replaced_and_counted(tmp_path):
     raw = pa.array([b"ok", b"caf\xe9", None]).view(pa.string())
     pq.write_table(pa.table({"text": raw}), tmp_path / "a.parquet")
     (tmp_path / "b.jsonl").write_text('{"text": "a\\ud800b"}\n{"text": "\\ud83e\\udd8a"}\n')
-    tally = Tally()
-    assert documents(tmp_path, tally) == ["ok", "caf\ufffd", "a\ufffdb", "🦊"]
-    assert tally.replaced == 2
+    counts = SkippedCounts()
+    assert documents(tmp_path, counts) == ["ok", "caf\ufffd", "a\ufffdb", "🦊"]
+    assert counts.replaced == 2
 
 
 EXACT = [
@@ -283,10 +285,10 @@ def test_texts_come_out_as_they_went_in(tmp_path, suffix):
             writer.write_table(table)
     else:
         path.write_bytes("\r\n".join(EXACT).encode())
-    tally = Tally()
+    counts = SkippedCounts()
     expected = ["\r\n".join(EXACT)] if suffix == "txt" else EXACT
-    assert documents(path, tally) == expected
-    assert tally.replaced == 0
+    assert documents(path, counts) == expected
+    assert counts.replaced == 0
 
 
 def test_a_json_file_may_be_an_array_an_object_or_lines_of_them(tmp_path):
@@ -339,7 +341,7 @@ WRONG = {
 def test_what_is_wrong_with_a_file_is_one_sentence_with_its_line(tmp_path, name):
     body, sentence = WRONG[name]
     (tmp_path / name).write_bytes(body if isinstance(body, bytes) else body.encode())
-    with pytest.raises(Problem, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         documents(tmp_path / name)
 
 

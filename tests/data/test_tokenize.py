@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.storage.store import Store, write_json
 from tasks.text.encoding import TextEncoder
 from tasks.text.packing import Packer, by_size
@@ -48,8 +48,8 @@ def test_rows_are_the_documents_joined_by_end_of_text_and_only_the_counted_tail_
     assert result["dropped_tokens"] == len(naive) % 64
     assert result["tokens"] == result["rows"] * 64 == len(naive) - result["dropped_tokens"]
     assert result["documents"] == len(DOCUMENTS)
-    told = read_info(home.path("tokens", "tokens"))
-    assert (told.eos_id, told.bos_id, told.pad_id) == (end, end, None)
+    outcome = read_info(home.path("tokens", "tokens"))
+    assert (outcome.eos_id, outcome.bos_id, outcome.pad_id) == (end, end, None)
 
 
 def test_a_path_is_downloaded_first_and_reused_afterwards(home, corpus):
@@ -116,12 +116,12 @@ def test_padding_is_a_token_that_is_nothing_else():
 )
 def test_what_cannot_work_is_refused_at_submit_time(home, corpus, changed, sentence):
     values = {"dataset": str(corpus), "model": "small", "context": 64, **changed}
-    with pytest.raises(Problem, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         home.run("tokenize", "tokens", **values)
     assert not home.store.names("datasets")
 
 
 def test_a_corpus_shorter_than_one_row_is_said(home, corpus, tmp_path):
     (tmp_path / "tiny.txt").write_text("tiny")
-    with pytest.raises(Problem, match="less than one row of 64"):
+    with pytest.raises(UserError, match="less than one row of 64"):
         home.run("tokenize", "tokens", dataset=str(tmp_path / "tiny.txt"), model="small", context=64)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import Stopped, kind_named
 from tasks.text.corpus import read_corpus
 from tasks.text.encoding import TextEncoder
@@ -47,7 +47,7 @@ def test_a_stopped_training_goes_on_where_it_was_and_ends_the_same(home, corpus)
     home.run("toy-model", "whole", dataset=corpus, steps=24, **SMALL)
     with pytest.raises(Stopped):
         home.run("toy-model", "cut", dataset=corpus, steps=24, stop_when=lambda done: done == 9, **SMALL)
-    assert kind_named("toy-model").goes_on_at(left_by(home.store, "job-cut")) == "step 10"
+    assert kind_named("toy-model").resume_point(left_by(home.store, "job-cut")) == "step 10"
     home.said.clear()
     result = home.run("toy-model", "cut", dataset=corpus, steps=24, attempt=2, **SMALL)
     steps = [done for phase, done, _, _ in home.said if phase == "training"]
@@ -64,14 +64,14 @@ def test_a_training_whose_checkpoint_was_cut_short_says_so_and_begins_again(home
         home.run("toy-model", "cut", dataset=corpus, steps=24, stop_when=lambda done: done == 9, **SMALL)
     checkpoint = left_by(home.store, "job-cut") / "checkpoint.safetensors"
     checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
-    assert kind_named("toy-model").goes_on_at(checkpoint.parent) is None
+    assert kind_named("toy-model").resume_point(checkpoint.parent) is None
     assert home.run("toy-model", "cut", dataset=corpus, steps=24, attempt=2, **SMALL)["steps"] == 24
     assert home.notes == ["starts from scratch: its checkpoint is damaged"]
 
 
 def test_what_cannot_work_is_one_sentence(home, corpus, tmp_path):
-    with pytest.raises(Problem, match="multiple of 32"):
+    with pytest.raises(UserError, match="multiple of 32"):
         home.run("toy-model", "toy", dataset=corpus, width=48)
     (tmp_path / "tiny.txt").write_text("tiny")
-    with pytest.raises(Problem, match="less than one row"):
+    with pytest.raises(UserError, match="less than one row"):
         home.run("toy-model", "toy", dataset=str(tmp_path / "tiny.txt"), steps=1, **SMALL)

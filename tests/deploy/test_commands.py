@@ -130,9 +130,9 @@ def test_a_worker_s_container_answers_works_and_ends_well(
     with containers({"worker": worker}):
         worker.start(command)
         worker.well(WORKER_CHECK)
-        (beat,) = ledger.workers()
+        (heartbeat,) = ledger.workers()
         name = f"worker-high-priority@{socket.gethostname()}"
-        assert (beat.name, beat.queues, beat.slots) == (name, ("high_priority",), 8)
+        assert (heartbeat.name, heartbeat.queues, heartbeat.slots) == (name, ("high_priority",), 8)
         job = submit(ledger, Store(store), "blink", {"note": "hello"})[-1]
         until(lambda: ledger.need(job.id).state.ended, 30, worker.log())
         assert (ledger.need(job.id).state, ledger.need(job.id).result) == (State.SUCCEEDED, {"note": "hello"})
@@ -150,7 +150,7 @@ def test_all_six_come_up_side_by_side_and_end_well(own_redis: RedisServer, ledge
             container.well(WORKER_CHECK)
         host = socket.gethostname()
         wanted = {(f"{queue.worker}@{host}", (queue.name,), queue.concurrency) for queue in QUEUES}
-        assert {(beat.name, beat.queues, beat.slots) for beat in ledger.workers()} == wanted
+        assert {(heartbeat.name, heartbeat.queues, heartbeat.slots) for heartbeat in ledger.workers()} == wanted
         for container in made.values():
             container.process.send_signal(signal.SIGTERM)
         assert {name: container.process.wait(90) for name, container in made.items()} == dict.fromkeys(services, 0)
@@ -173,9 +173,9 @@ def test_a_unit_s_fleet_comes_back_and_does_what_was_submitted_meanwhile(short_t
                 assert service.run(["mistudio", "jobs", "wait", submitted, "--timeout", "60"])[0] == 0
             assert service.stop() == 0, service.log()
             assert redis_server.running(places) is None
-            code, told = service.run(["mistudio", "submit", "blink"])
-            assert code == 0, told
-            submitted = told.split()[0]
+            code, result = service.run(["mistudio", "submit", "blink"])
+            assert code == 0, result
+            submitted = result.split()[0]
         assert service.run(before)[0] == 0
         assert redis_server.running(places) is None
 
@@ -191,7 +191,7 @@ def test_a_training_in_a_container_that_is_told_to_stop_is_put_back_with_its_che
         worker.start([*command[:-1], "1"])  # seconds of grace: no test has thirty
         worker.well(WORKER_CHECK)
         job = submit(ledger, Store(store), "nap", {"ticks": 100_000})[-1]
-        until(lambda: (told := ledger.need(job.id).progress) and told.done > 3, 60, worker.log())
+        until(lambda: (result := ledger.need(job.id).progress) and result.done > 3, 60, worker.log())
         assert worker.stop() == 0, worker.log()
     assert ledger.need(job.id).state == State.QUEUED
     assert ledger.client.call("HGET", f"mistudio:job:{job.id}", "losses") in (None, "0"), "a stop is no loss"
@@ -253,8 +253,8 @@ def test_with_a_token_set_it_is_demanded(own_redis: RedisServer, short_tmp: Path
 
 def test_in_kubernetes_the_api_demands_a_token(own_redis: RedisServer, short_tmp: Path) -> None:
     (container,) = pod(of_kind("Deployment")["mistudio-api"])["containers"]
-    code, told = Container(short_tmp / "without", CELERY_BROKER_URL=own_redis.url).run(container["args"])
-    assert (code, "must bear a token" in told) == (2, True)
+    code, result = Container(short_tmp / "without", CELERY_BROKER_URL=own_redis.url).run(container["args"])
+    assert (code, "must bear a token" in result) == (2, True)
     port = free_port()
     with api(short_tmp, own_redis.url, container["args"], port, MISTUDIO_API_TOKEN="let-me-in"):
         assert get(port)[0] == 401

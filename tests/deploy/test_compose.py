@@ -16,8 +16,8 @@ from tests.deploy.conftest import DEPLOY, LADDER_S, SEVEN, TABLES, compose, hold
 NAMES = ("dev", "workers", "gpu")
 
 
-def seconds(told: str) -> int:
-    return int(re.fullmatch(r"(\d+)s", told)[1])
+def seconds(result: str) -> int:
+    return int(re.fullmatch(r"(\d+)s", result)[1])
 
 
 @pytest.mark.parametrize("queues", TABLES)
@@ -48,7 +48,9 @@ def test_every_queue_has_one_service_with_the_table_s_numbers(queues: tuple[Queu
 @pytest.mark.parametrize("queues", TABLES)
 def test_gpus_are_reserved_for_the_queues_that_need_them_and_only_when_asked_for(queues: tuple[Queue, ...]) -> None:
     plain = merged("dev", "workers", queues=queues)["services"]
-    assert [name for name, told in plain.items() if "reservations" in told.get("deploy", {}).get("resources", {})] == []
+    assert [
+        name for name, result in plain.items() if "reservations" in result.get("deploy", {}).get("resources", {})
+    ] == []
     services = merged(*NAMES, queues=queues)["services"]
     for queue in queues:
         service, gpus = services[queue.worker], queue.needs.gpus
@@ -78,17 +80,17 @@ def test_no_container_is_killed_while_its_jobs_write_checkpoints() -> None:
 
 @pytest.mark.parametrize("names", [("dev",), ("dev", "workers"), NAMES])
 def test_together_they_name_nothing_that_is_not_there(names: tuple[str, ...]) -> None:
-    told = merged(*names, queues=SEVEN)
-    for name, service in told["services"].items():
+    result = merged(*names, queues=SEVEN)
+    for name, service in result["services"].items():
         for needed, how in service.get("depends_on", {}).items():
             assert how == {"condition": "service_healthy"}, name
-            assert "healthcheck" in told["services"][needed]
+            assert "healthcheck" in result["services"][needed]
         for mount in service.get("volumes", []):
-            assert mount.partition(":")[0] in told["volumes"], name
+            assert mount.partition(":")[0] in result["volumes"], name
         broker = service.get("environment", {}).get("CELERY_BROKER_URL")
         if broker is not None:
-            assert re.fullmatch(r"redis://([\w-]+):6379/0", broker)[1] in told["services"]
-    assert {"networks", "secrets", "configs"} & told.keys() == set()
+            assert re.fullmatch(r"redis://([\w-]+):6379/0", broker)[1] in result["services"]
+    assert {"networks", "secrets", "configs"} & result.keys() == set()
 
 
 def test_all_share_one_store_and_none_its_home() -> None:
@@ -102,7 +104,7 @@ def test_all_share_one_store_and_none_its_home() -> None:
 
 def test_the_api_is_published_on_the_loopback_alone_and_redis_nowhere() -> None:
     services = merged(*NAMES)["services"]
-    assert {name: told["ports"] for name, told in services.items() if "ports" in told} == {
+    assert {name: result["ports"] for name, result in services.items() if "ports" in result} == {
         "api": ["127.0.0.1:8000:8000"]
     }
 
@@ -115,8 +117,8 @@ def test_tokens_come_from_outside() -> None:
 
 def test_redis_writes_everything_down_and_evicts_nothing() -> None:
     command = compose("dev")["services"]["redis"]["command"]
-    told = dict(zip(command[1::2], command[2::2], strict=True))
-    assert (told["--appendonly"], told["--maxmemory-policy"]) == ("yes", "noeviction")
+    result = dict(zip(command[1::2], command[2::2], strict=True))
+    assert (result["--appendonly"], result["--maxmemory-policy"]) == ("yes", "noeviction")
 
 
 def test_compose_itself_merges_them_and_scales() -> None:
@@ -132,9 +134,9 @@ def test_compose_itself_merges_them_and_scales() -> None:
     services = json.loads(done.stdout)["services"]
     assert services.keys() == {"redis", "api", *(queue.worker for queue in QUEUES)}
     for queue in QUEUES:
-        told = services[queue.worker]["deploy"]["resources"]
-        assert int(told["limits"]["memory"]) == queue.needs.memory_gb << 30
-        assert len(told.get("reservations", {}).get("devices", [])) == bool(queue.needs.gpus)
+        result = services[queue.worker]["deploy"]["resources"]
+        assert int(result["limits"]["memory"]) == queue.needs.memory_gb << 30
+        assert len(result.get("reservations", {}).get("devices", [])) == bool(queue.needs.gpus)
 
 
 def _has_plugin() -> bool:

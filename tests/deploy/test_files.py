@@ -68,15 +68,15 @@ def test_no_secret_is_written_down() -> None:
     """A token, a password or a key is named, never given: nothing after its name but a reference or nothing."""
     assignment = re.compile(r"(?i)\b[\w-]*(?:token|password|secret|api_?key)[\w-]*[ \t]*[:=][ \t]*(\S+)")
     reference = re.compile(r"^(?:\"?\$[({]|\{|false$)")
-    told = {
+    result = {
         name: [value for value in assignment.findall(re.sub(r"(?m)^ *#.*$", "", content)) if not reference.match(value)]
         for name, content in made().items()
     }
-    assert {name: values for name, values in told.items() if values} == {}
+    assert {name: values for name, values in result.items() if values} == {}
     assert not any(re.search(r"hf_[A-Za-z0-9]{8,}", content) for content in made().values())
 
 
 def test_the_documentation_tells_the_times_of_a_shutdown() -> None:
-    told = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
-    seconds = [int(second) for second in re.findall(r"(?m)^\| (\d+) \|", told)]
+    result = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    seconds = [int(second) for second in re.findall(r"(?m)^\| (\d+) \|", result)]
     assert seconds == [0, generate.GRACE_S, LADDER_S, generate.STOP_S]

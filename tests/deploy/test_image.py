@@ -75,13 +75,13 @@ def test_every_package_is_pinned() -> None:
 def test_torch_is_chosen_by_one_argument() -> None:
     (choice,) = [words for words in words_of("RUN") if "$TORCH" in words]
     script = re.sub(r"pip install", "echo install", choice)
-    told = {
+    result = {
         torch: subprocess.run(["sh", "-c", script], env={"TORCH": torch}, capture_output=True, text=True)
         for torch in ("cpu", "cuda", "rocm")
     }
-    assert told["cpu"].stdout.rstrip().endswith("/whl/cpu torch")
-    assert told["cuda"].stdout == "install -c constraints.txt torch\n"
-    assert (told["rocm"].returncode, told["rocm"].stderr) == (2, "TORCH is cpu or cuda, not rocm\n")
+    assert result["cpu"].stdout.rstrip().endswith("/whl/cpu torch")
+    assert result["cuda"].stdout == "install -c constraints.txt torch\n"
+    assert (result["rocm"].returncode, result["rocm"].stderr) == (2, "TORCH is cpu or cuda, not rocm\n")
     assert words_of("ARG") == ["PYTHON=3.11", "TORCH=cpu"]
 
 

@@ -93,13 +93,13 @@ def test_every_queue_is_scaled_on_what_it_holds(queues: tuple[Queue, ...]) -> No
     scaled = of_kind("ScaledObject", queues)
     assert list(scaled) == [queue.worker for queue in queues]
     for queue in queues:
-        told = scaled[queue.worker]["spec"]
-        assert told["scaleTargetRef"] == {"name": queue.worker}
-        assert told["advanced"]["scalingModifiers"]["target"] == str(queue.concurrency)
-        assert told["minReplicaCount"] == (0 if queue.needs.gpus else 1)
-        assert told["maxReplicaCount"] == generate.MOST_REPLICAS
-        assert [trigger["type"] for trigger in told["triggers"]] == ["redis", "redis"]
-    named = {trigger["metadata"]["listName"] for told in scaled.values() for trigger in told["spec"]["triggers"]}
+        result = scaled[queue.worker]["spec"]
+        assert result["scaleTargetRef"] == {"name": queue.worker}
+        assert result["advanced"]["scalingModifiers"]["target"] == str(queue.concurrency)
+        assert result["minReplicaCount"] == (0 if queue.needs.gpus else 1)
+        assert result["maxReplicaCount"] == generate.MOST_REPLICAS
+        assert [trigger["type"] for trigger in result["triggers"]] == ["redis", "redis"]
+    named = {trigger["metadata"]["listName"] for result in scaled.values() for trigger in result["spec"]["triggers"]}
     assert len(named) == 2 * len(queues)
 
 
@@ -126,13 +126,13 @@ def keda_counts(ledger: Ledger, trigger: dict[str, Any]) -> int:
 
 def keda_wants(ledger: Ledger, queue: str) -> int:
     """How many pods KEDA asks for: the formula's value, shared among pods of `target` each, within the bounds."""
-    told = of_kind("ScaledObject")[queue_named(queue).worker]["spec"]
-    values = {trigger["name"]: keda_counts(ledger, trigger) for trigger in told["triggers"]}
-    modifiers = told["advanced"]["scalingModifiers"]
+    result = of_kind("ScaledObject")[queue_named(queue).worker]["spec"]
+    values = {trigger["name"]: keda_counts(ledger, trigger) for trigger in result["triggers"]}
+    modifiers = result["advanced"]["scalingModifiers"]
     assert set(re.findall(r"[a-z]+", modifiers["formula"])) == values.keys()
     total = eval(modifiers["formula"], {}, values)  # a sum of names
     wished = math.ceil(total / float(modifiers["target"]))
-    return max(told["minReplicaCount"], min(wished, told["maxReplicaCount"]))
+    return max(result["minReplicaCount"], min(wished, result["maxReplicaCount"]))
 
 
 def test_pods_follow_the_true_depth_whatever_the_priorities(ledger: Ledger) -> None:
@@ -156,13 +156,13 @@ def test_pods_are_kept_for_what_runs_and_added_for_what_waits(ledger: Ledger) ->
 def secret_references(found: Any) -> list[tuple[str, str, bool]]:
     """Every reference to a key of a Secret: its name, the key, and whether it may be absent."""
     if isinstance(found, list):
-        return [told for part in found for told in secret_references(part)]
+        return [result for part in found for result in secret_references(part)]
     if not isinstance(found, dict):
         return []
     here = [found["secretKeyRef"]] if "secretKeyRef" in found else []
     here += found.get("secretTargetRef", [])
-    told = [(reference["name"], reference["key"], reference.get("optional", False)) for reference in here]
-    return told + [told for part in found.values() for told in secret_references(part)]
+    result = [(reference["name"], reference["key"], reference.get("optional", False)) for reference in here]
+    return result + [result for part in found.values() for result in secret_references(part)]
 
 
 def test_secrets_are_named_and_never_given() -> None:
@@ -188,7 +188,9 @@ def test_what_is_named_is_there() -> None:
         volumes = {volume["name"]: volume for volume in pod(workload).get("volumes", [])}
         for container in pod(workload)["containers"]:
             assert {mount["name"] for mount in container["volumeMounts"]} == volumes.keys() | own, name
-            broker = next((told["value"] for told in container["env"] if told["name"] == "CELERY_BROKER_URL"), None)
+            broker = next(
+                (result["value"] for result in container["env"] if result["name"] == "CELERY_BROKER_URL"), None
+            )
             assert broker in (None, "redis://:$(REDIS_PASSWORD)@mistudio-redis:6379/0")
         for volume in volumes.values():
             assert volume.get("persistentVolumeClaim", {"claimName": "mistudio-data"})["claimName"] in claims
@@ -213,10 +215,10 @@ def test_no_container_is_root_or_writes_beside_its_volumes() -> None:
 
 
 def test_one_command_applies_everything_but_the_autoscaling() -> None:
-    told = yaml.safe_load(text("kubernetes/kustomization.yaml"))
-    assert set(told["resources"]) == {"redis.yaml", "store.yaml", "api.yaml", "workers.yaml"}
+    result = yaml.safe_load(text("kubernetes/kustomization.yaml"))
+    assert set(result["resources"]) == {"redis.yaml", "store.yaml", "api.yaml", "workers.yaml"}
     images = {container["image"] for found in of_kind("Deployment").values() for container in pod(found)["containers"]}
-    assert {image["name"] for image in told["images"]} == images
+    assert {image["name"] for image in result["images"]} == images
 
 
 def test_kustomize_itself_builds_it() -> None:

@@ -48,19 +48,19 @@ class Training:
         self.home = home
         self.id = home.read(TRAIN)["id"]
 
-    def told(self) -> dict[str, Any]:
+    def result(self) -> dict[str, Any]:
         return self.home.job(self.id)
 
-    def goes_on(self, attempt: int) -> int:
+    def is_unfinished(self, attempt: int) -> int:
         """Wait until that attempt has done a step more than when asked; how many tokens it has done then."""
 
         def done() -> int:
-            told = self.told()
-            at_work = told["state"] == "running" and told["attempt"] == attempt and told["progress"]
-            return told["progress"]["done"] if at_work and told["progress"]["phase"] == "training" else 0
+            result = self.status()
+            at_work = result["state"] == "running" and result["attempt"] == attempt and result["progress"]
+            return result["progress"]["done"] if at_work and result["progress"]["phase"] == "training" else 0
 
-        first = until(done, 120, f"attempt {attempt}: {self.told()}")
-        return int(until(lambda: (now := done()) > first and now, 120, f"attempt {attempt}: {self.told()}"))
+        first = until(done, 120, f"attempt {attempt}: {self.result()}")
+        return int(until(lambda: (now := done()) > first and now, 120, f"attempt {attempt}: {self.result()}"))
 
     def worker(self) -> psutil.Process:
         rows = self.home.read("workers status")["workers"]
@@ -71,36 +71,36 @@ def test_a_training_survives_the_death_of_each_process_around_it(full: Home) -> 
     with flower(full) as flower_says:
         training = Training(full)
         job = training.id
-        training.goes_on(attempt=1)
+        training.is_unfinished(attempt=1)
         seen_by_celery(full, job)
         task = until(lambda: flower_says("tasks").get(job), 30, "Flower to see the job")
         assert (task["name"], task["state"]) == ("mistudio.train", "STARTED")
     full.runner_of(job).kill()
 
-    training.goes_on(attempt=2)
+    training.is_unfinished(attempt=2)
     slot = full.runner_of(job).parent()
     assert slot is not None
     slot.kill()
 
-    training.goes_on(attempt=3)
+    training.is_unfinished(attempt=3)
     worker = training.worker()
     family = [worker, *worker.children(recursive=True)]
     worker.kill()
     until(lambda: not any(process.is_running() for process in family), 15)
 
-    training.goes_on(attempt=4)
+    training.is_unfinished(attempt=4)
     redis = next(process for process in full.processes() if "redis-server" in process.name())
     redis.kill()
-    training.goes_on(attempt=4)
+    training.is_unfinished(attempt=4)
 
     supervisor = psutil.Process(full.read("workers status")["supervisor"]["pid"])
     supervisor.kill()
     full.type(f"jobs wait {job}")
     full.type("workers start full")
 
-    told = training.told()
-    assert (told["state"], told["attempt"], told["result"]["steps"]) == ("succeeded", 4, STEPS)
-    reasons = [event["reason"] for event in told["events"] if event["state"] == "queued"]
+    result = training.status()
+    assert (result["state"], result["attempt"], result["result"]["steps"]) == ("succeeded", 4, STEPS)
+    reasons = [event["reason"] for event in result["events"] if event["state"] == "queued"]
     assert [reason for reason in reasons if "SIGKILL" in reason] == [reasons[1]]
     assert len([reason for reason in reasons if "stopped renewing its lease" in reason]) == 2
     artifact = full.folder / "store" / "saes" / "survivor"

@@ -43,8 +43,10 @@ def test_the_wheel_runs_in_a_fresh_environment(installed: Path, home: Home) -> N
         return done.stdout
 
     where = "import tasks, mistudio_cli; print(tasks.__file__, mistudio_cli.__file__)"
-    told = subprocess.run([installed.parent / "python", "-P", "-c", where], capture_output=True, text=True, check=True)
-    assert str(ROOT) + os.sep not in told.stdout.replace(str(installed.parent.parent), "")
+    result = subprocess.run(
+        [installed.parent / "python", "-P", "-c", where], capture_output=True, text=True, check=True
+    )
+    assert str(ROOT) + os.sep not in result.stdout.replace(str(installed.parent.parent), "")
     type_it("--version")
     type_it("workers", "start", "minimal")
     type_it("submit", "cleanup", "--wait")

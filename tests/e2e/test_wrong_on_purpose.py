@@ -31,17 +31,17 @@ AT_SUBMIT = {
 def test_what_can_be_known_at_submit_time_is_said_then(lit_home: tuple[Home, object], command: str) -> None:
     home, _ = lit_home
     before = contents(home)
-    told = home.type(command, code=2)
-    assert AT_SUBMIT[command] in told.stderr
-    assert "Traceback" not in told.stderr
-    assert len(told.stderr.strip().splitlines()) <= 2
+    result = home.type(command, code=2)
+    assert AT_SUBMIT[command] in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) <= 2
     assert contents(home) == before
 
 
 def test_an_unreachable_broker_is_said_with_its_address_and_an_exit_code_of_its_own(home: Home) -> None:
-    told = home.type("--broker-url redis://:secret@127.0.0.1:1/0 queue ls", code=4)
-    assert "redis://127.0.0.1:1/0" in told.stderr
-    assert "secret" not in told.stderr + told.stdout
+    result = home.type("--broker-url redis://:secret@127.0.0.1:1/0 queue ls", code=4)
+    assert "redis://127.0.0.1:1/0" in result.stderr
+    assert "secret" not in result.stderr + result.stdout
 
 
 def test_what_only_the_work_can_know_fails_the_job_with_a_sentence(home: Home) -> None:

@@ -43,7 +43,7 @@ if told := os.environ.get("TRANSPORT_OPTIONS"):
 
     def make_changed_app(*words: str | None) -> object:
         app = make_app(*words)
-        app.conf.broker_transport_options.update(json.loads(told))
+        app.conf.broker_transport_options.update(json.loads(result))
         return app
 
     tasks.messaging.app.make_app = make_changed_app

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tasks.sae.architectures import build, coder_class
-from tasks.sae.coder import Coder, CoderConfig, Moment, Step
+from tasks.sae.coder import Coder, CoderConfig, StepLosses, StepState
 from tasks.sae.ops.preactivations import Exact
 
 D_IN, D_SAE, BATCH = 16, 64, 50
@@ -33,9 +33,11 @@ def coder_of(architecture: str, shape: dict[str, Any] | None = None, **options: 
     return coder
 
 
-def step(coder: Coder, x: Tensor, target: Tensor | None = None, dead: Tensor = NOBODY, **moment: float) -> Step:
+def step(
+    coder: Coder, x: Tensor, target: Tensor | None = None, dead: Tensor = NOBODY, **step_state: float
+) -> StepLosses:
     """One step without an update; the gradients are in `.grad`."""
-    return coder.step(x, x if target is None else target, Moment(dead, **moment))
+    return coder.step(x, x if target is None else target, StepState(dead, **step_state))
 
 
 def across(gradient: Tensor, rows: Tensor) -> Tensor:

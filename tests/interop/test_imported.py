@@ -118,7 +118,9 @@ def test_gemma_scope(compare: Compare, tmp_path: Path, monkeypatch: pytest.Monke
         load = loaders.gemma_2_transcoder_huggingface_loader
         small["d_out"] = D_IN
     theirs, _, _ = SAE.from_pretrained_with_cfg_and_sparsity(
-        repo, folder, converter=lambda cfg_overrides, **asked: load(cfg_overrides=cfg_overrides | small, **asked)
+        repo,
+        folder,
+        converter=lambda cfg_overrides, **requested: load(cfg_overrides=cfg_overrides | small, **requested),
     )
     take(tmp_path / folder, tmp_path / "ours", f"{repo}/{folder}", {})
     ours, codes = load_sae(tmp_path / "ours"), theirs.encode(X)
@@ -126,10 +128,10 @@ def test_gemma_scope(compare: Compare, tmp_path: Path, monkeypatch: pytest.Monke
     assert torch.equal(ours.encode(X) > 0, codes > 0)
     compare("SAELens", f"Gemma Scope {scope}: imported, encode, forward", ours.encode(X), codes)
     compare("SAELens", f"Gemma Scope {scope}: imported, encode, forward", ours(X), theirs(X))
-    told, about = theirs.cfg, read_config(tmp_path / "ours")
-    assert about["architecture"] == told.architecture()
-    assert about["metadata"]["hook_name"] == told.metadata.hook_name
-    assert about["metadata"].get("hook_name_out") == told.metadata.hook_name_out
+    result, about = theirs.cfg, read_config(tmp_path / "ours")
+    assert about["architecture"] == result.architecture()
+    assert about["metadata"]["hook_name"] == result.metadata.hook_name
+    assert about["metadata"].get("hook_name_out") == result.metadata.hook_name_out
 
 
 _AROUND_THE_MLP = "pre_feedforward_layernorm.output", "post_feedforward_layernorm.output"
@@ -160,7 +162,7 @@ def test_gemma_scope_2(
         {name: random(*shape, seed=seed) for seed, (name, shape) in enumerate(shapes.items())},
         root / folder / "params.safetensors",
     )
-    told = {
+    result = {
         "hf_hook_point_in": f"model.layers.{layer}.{points[0]}",
         "hf_hook_point_out": f"model.layers.{layer}.{points[1]}",
         "width": D_SAE,
@@ -170,7 +172,7 @@ def test_gemma_scope_2(
         "affine_connection": affine,
         "type": "transcoder" if "transcoder" in folder else "sae",
     }
-    (root / folder / "config.json").write_text(json.dumps(told))
+    (root / folder / "config.json").write_text(json.dumps(result))
     monkeypatch.setattr(
         loaders, "hf_hub_download", lambda repo_id, filename, subfolder="", **_: str(root / subfolder / filename)
     )

@@ -87,16 +87,16 @@ def check(
 def test_standard(compare: Compare, decoder: str, kind: type) -> None:
     coder, x = coder_of("standard", l1=0.3, decoder=decoder), random(BATCH, D_IN, seed=9)
     trainer = take_weights(kind(**COMMON, **UNSCALED, l1_penalty=0.3), coder, BY_LINEAR)
-    told, loss = step(coder, x), trainer.loss(x, step=0)
-    compare(PEER, "standard: loss", told.loss, loss)
+    result, loss = step(coder, x), trainer.loss(x, step=0)
+    compare(PEER, "standard: loss", result.loss, loss)
     check(compare, "standard", coder, trainer, BY_LINEAR, loss)
 
 
 def test_gated(compare: Compare) -> None:
     coder, x = coder_of("gated", l1=0.3), random(BATCH, D_IN, seed=9)
     trainer = take_weights(GatedSAETrainer(**COMMON, **UNSCALED, l1_penalty=0.3), coder, BY_GATED)
-    told, loss = step(coder, x), trainer.loss(x, step=0)
-    compare(PEER, "gated: loss", told.loss, loss)
+    result, loss = step(coder, x), trainer.loss(x, step=0)
+    compare(PEER, "gated: loss", result.loss, loss)
     check(compare, "gated", coder, trainer, BY_GATED, loss)
 
 
@@ -116,8 +116,8 @@ def test_jumprelu(compare: Compare) -> None:
         **COMMON, **UNSCALED, bandwidth=width, target_l0=target, sparsity_penalty=0.3 * 2 * target
     )
     take_weights(trainer, coder, BY_MATRIX)
-    told, loss = step(coder, x), trainer.loss(x, step=0)
-    compare(PEER, "jumprelu: loss", told.loss, loss)
+    result, loss = step(coder, x), trainer.loss(x, step=0)
+    compare(PEER, "jumprelu: loss", result.loss, loss)
     check(compare, "jumprelu", coder, trainer, BY_MATRIX, loss)
 
 
@@ -150,10 +150,10 @@ def test_topk(compare: Compare, architecture: str, has_dead: bool) -> None:
     take_weights(trainer, coder, names)
     trainer.auxk_alpha = coder.options.aux * float(x.var(0, correction=0).sum()) / levels
     trainer.num_tokens_since_fired[dead] = trainer.dead_feature_threshold
-    told, loss = step(coder, x, dead=dead), trainer.loss(x, step=0)
-    assert not told.fired[DEAD].any()
-    assert (told.auxiliary > 0) == has_dead
-    compare(PEER, f"{architecture}: loss", told.loss, levels * loss)
+    result, loss = step(coder, x, dead=dead), trainer.loss(x, step=0)
+    assert not result.fired[DEAD].any()
+    assert (result.auxiliary > 0) == has_dead
+    compare(PEER, f"{architecture}: loss", result.loss, levels * loss)
     check(compare, architecture, coder, trainer, names, loss, 1 / levels)
     if architecture != "topk":
         compare(PEER, f"{architecture}: smallest code of a batch", least_code(coder, x), trainer.ae.threshold)
@@ -164,11 +164,11 @@ def test_p_anneal(compare: Compare) -> None:
     coder = coder_of("p_anneal", l1=0.3, p_end=0.2, anneal_from=0.0)
     x = vectors_away_from_edges(coder, torch.zeros(D_SAE), margin=1.1e-3)
     trainer = take_weights(_annealer(), coder, BY_LINEAR)
-    told = step(coder, x, progress=0.5)
+    result = step(coder, x, progress=0.5)
     assert 0.2 < float(coder.power) < 1
     trainer.p, trainer.sparsity_coeff = float(coder.power), 0.3 * float(coder.weight)
     loss = trainer.loss(x, step=0)
-    compare(PEER, "p_anneal: loss", told.loss, loss)
+    compare(PEER, "p_anneal: loss", result.loss, loss)
     check(compare, "p_anneal", coder, trainer, BY_LINEAR, loss)
 
 

@@ -47,9 +47,9 @@ def train(sae: Any, x: torch.Tensor, dead: torch.Tensor | None = None, **coeffic
     mask = torch.zeros(D_SAE, dtype=torch.bool)
     if dead is not None:
         mask[dead] = True
-    told = sae.training_forward_pass(TrainStepInput(x, coefficients, mask, 0, False))
-    told.loss.backward()
-    return told
+    result = sae.training_forward_pass(TrainStepInput(x, coefficients, mask, 0, False))
+    result.loss.backward()
+    return result
 
 
 def check_gradients(compare: Compare, what: str, coder: Coder, sae: Any, factor: float = 1.0) -> None:
@@ -71,9 +71,9 @@ def check_losses(compare: Compare, what: str, *pairs: tuple[torch.Tensor, torch.
 def test_standard(compare: Compare, decoder: str) -> None:
     coder, x = coder_of("standard", l1=0.3, decoder=decoder), random(BATCH, D_IN, seed=9)
     sae = theirs_of("standard", coder)
-    told, their = step(coder, x, pressure=0.7), train(sae, x, l1=0.7 * 0.3)
+    result, their = step(coder, x, pressure=0.7), train(sae, x, l1=0.7 * 0.3)
     losses = their.losses
-    check_losses(compare, "standard", (told.reconstruction, losses["mse_loss"]), (told.sparsity, losses["l1_loss"]))
+    check_losses(compare, "standard", (result.reconstruction, losses["mse_loss"]), (result.sparsity, losses["l1_loss"]))
     check_gradients(compare, "standard", coder, sae)
 
 
@@ -84,14 +84,14 @@ def test_gated(compare: Compare) -> None:
     """
     coder, x = coder_of("gated", l1=0.3), random(BATCH, D_IN, seed=9)
     sae = theirs_of("gated", coder)
-    told, their = step(coder, x), train(sae, x, l1=0.3)
+    result, their = step(coder, x), train(sae, x, l1=0.3)
     losses = their.losses
     check_losses(
         compare,
         "gated",
-        (told.reconstruction, losses["mse_loss"]),
-        (told.sparsity, losses["l1_loss"]),
-        (told.auxiliary, losses["auxiliary_reconstruction_loss"]),
+        (result.reconstruction, losses["mse_loss"]),
+        (result.sparsity, losses["l1_loss"]),
+        (result.auxiliary, losses["auxiliary_reconstruction_loss"]),
     )
     gate = ((x - coder.b_dec) @ coder.W_enc.T + coder.b_gate).relu()
     error = gate @ coder.W_dec + coder.b_dec - x
@@ -118,11 +118,11 @@ def test_jumprelu(compare: Compare, penalty: str, pre_act: float) -> None:
     x = vectors_away_from_edges(coder, *(coder.threshold + away for away in (-0.25, 0.0, 0.25)), margin=1e-4)
     what = f"jumprelu {penalty}"
     sae = theirs_of("jumprelu", coder, jumprelu_bandwidth=0.5, pre_act_loss_coefficient=pre_act or None, **named)
-    told, their = step(coder, x, dead=DEAD, pressure=0.7), train(sae, x, DEAD, l0=0.7 * 0.3)
+    result, their = step(coder, x, dead=DEAD, pressure=0.7), train(sae, x, DEAD, l0=0.7 * 0.3)
     losses = their.losses
-    check_losses(compare, what, (told.reconstruction, losses["mse_loss"]), (told.sparsity, losses["l0_loss"]))
+    check_losses(compare, what, (result.reconstruction, losses["mse_loss"]), (result.sparsity, losses["l0_loss"]))
     if pre_act:
-        check_losses(compare, what, (told.auxiliary, losses["pre_act_loss"]))
+        check_losses(compare, what, (result.auxiliary, losses["pre_act_loss"]))
     check_gradients(compare, what, coder, sae)
 
 
@@ -148,17 +148,20 @@ def test_topk(compare: Compare, architecture: str, has_dead: bool) -> None:
     pre = coder.preactivations(x)
     assert (pre[:, DEAD] > 0).all()
     dead = DEAD if has_dead else DEAD[:0]
-    told = step(coder, x, dead=dead)
+    result = step(coder, x, dead=dead)
     factor = levels * coder.options.aux * _variance(x) / _variance(_left_over(coder, x)) / (len(DEAD) / (D_IN // 2))
     sae = theirs_of(name, coder, k=4, aux_loss_coefficient=float(factor), rescale_acts_by_decoder_norm=False, **named)
     their = train(sae, x, dead)
     auxiliary = their.losses["auxiliary_reconstruction_loss"]
     check_losses(
-        compare, architecture, (levels * told.loss, their.loss), (levels * told.reconstruction, their.loss - auxiliary)
+        compare,
+        architecture,
+        (levels * result.loss, their.loss),
+        (levels * result.reconstruction, their.loss - auxiliary),
     )
     if has_dead:
-        assert told.auxiliary > 0
-        check_losses(compare, architecture, (levels * told.auxiliary, auxiliary))
+        assert result.auxiliary > 0
+        check_losses(compare, architecture, (levels * result.auxiliary, auxiliary))
     check_gradients(compare, architecture, coder, sae, levels)
     if architecture != "topk":  # it moves by a hundredth from 0 to the smallest code; ours is fitted to pass that one
         theirs = sae.topk_threshold / sae.cfg.topk_threshold_lr

@@ -28,10 +28,10 @@ def test_topk(compare: Compare, shape: str) -> None:
     theirs = SparseCoder(D_IN, config)
     for name, parameter in theirs.named_parameters():
         parameter.data = getattr(coder, NAMES[name]).clone()
-    told, their = step(coder, x, target), theirs(x, target)
+    result, their = step(coder, x, target), theirs(x, target)
     their.fvu.backward()
     unit = float(total_variance(target)) / BATCH
-    compare(PEER, f"{shape}: loss", told.loss, their.fvu * unit)
+    compare(PEER, f"{shape}: loss", result.loss, their.fvu * unit)
     for name, parameter in theirs.named_parameters():
         compare(PEER, f"{shape}: gradients", getattr(coder, NAMES[name]).grad, parameter.grad * unit)
     assert torch.isfinite(their.fvu)

@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from tasks.activations.hooks import Hook, catch, find, find_again
 from tasks.activations.token_mask import mask_again
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.sae.formats.exporting import SAE_LENS, write_as
 from tasks.sae.formats.hooked_transformer_ids import HOOKED_MODELS, OLDEST
 from tasks.sae.formats.native import load_sae, read_config, save_sae
@@ -84,8 +84,8 @@ def saved(folder: Path, architecture: str, about: dict[str, Any], **options: Any
     theirs: SAE = kind(config(D_IN, D_SAE, **options))
     drawn(theirs)
     theirs.save_model(folder)
-    told = json.loads((folder / "cfg.json").read_text())
-    (folder / "cfg.json").write_text(json.dumps({**told, "metadata": {**told["metadata"], **about}}))
+    result = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(json.dumps({**result, "metadata": {**result["metadata"], **about}}))
     return theirs
 
 
@@ -105,8 +105,8 @@ def test_codes_on_the_model_as_it_is_are_those_on_the_processed_one(
         folder = tmp_path / architecture
         theirs = saved(folder / "theirs", architecture, about, apply_b_dec_to_input=with_bias, **options)
         take(folder / "theirs", folder / "ours", "theirs", {})
-        ours, told = load_sae(folder / "ours"), read_config(folder / "ours")["metadata"]
-        ours_in = catch(model, [find_again(model, told)], {"input_ids": IDS})[0].flatten(0, 1)
+        ours, result = load_sae(folder / "ours"), read_config(folder / "ours")["metadata"]
+        ours_in = catch(model, [find_again(model, result)], {"input_ids": IDS})[0].flatten(0, 1)
         what = f"{family} processed by TransformerLens ({len(kwargs)} ways): codes at {site}, as it is"
         compare("SAELens", what, ours.encode(ours_in), theirs.encode(theirs_in), bound=1e-4)
         compare("SAELens", what, ours(ours_in), theirs(theirs_in), bound=1e-4)
@@ -115,7 +115,7 @@ def test_codes_on_the_model_as_it_is_are_those_on_the_processed_one(
 def test_value_biases_that_were_folded_change_what_is_between_and_are_refused(tmp_path: Path) -> None:
     about = {"model_name": "gpt2", "hook_name": "blocks.1.attn.hook_z"}
     saved(tmp_path / "theirs", "standard", {**about, "model_from_pretrained_kwargs": {"fold_value_biases": True}})
-    with pytest.raises(Problem, match=r"reads 'attn\.hook_z' of a model with fold_value_biases"):
+    with pytest.raises(UserError, match=r"reads 'attn\.hook_z' of a model with fold_value_biases"):
         take(tmp_path / "theirs", tmp_path / "ours", "", {})
 
 
@@ -185,13 +185,13 @@ def test_the_positions_that_count_are_those_that_saelens_reads(
     assert (rows[:, 0] == 1).all(), "rows begin with BOS"
     expected = hooked.run_with_cache(rows)[1]["blocks.1.hook_resid_post"][:, slice(*positions)].flatten(0, 1)
     take(tmp_path / "theirs", tmp_path / "ours", "", {})
-    told = read_config(tmp_path / "ours")["metadata"]
-    assert (told["prepend_bos"], told["seqpos_slice"]) == (True, positions)
+    result = read_config(tmp_path / "ours")["metadata"]
+    assert (result["prepend_bos"], result["seqpos_slice"]) == (True, positions)
     tokens = rows.numpy()
-    mask = mask_again(told, TokensInfo("uint16", len(tokens), CONTEXT, 64))
+    mask = mask_again(result, TokensInfo("uint16", len(tokens), CONTEXT, 64))
     kept = mask.kept(tokens)
     assert kept.sum(1).tolist() == [store.training_context_size] * 4 == mask.counts(tokens).tolist()
-    found = catch(model, [find_again(model, told)], {"input_ids": rows})[0][torch.from_numpy(kept)]
+    found = catch(model, [find_again(model, result)], {"input_ids": rows})[0][torch.from_numpy(kept)]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert np.array_equal(kept.nonzero()[1].reshape(4, -1)[0], np.arange(CONTEXT)[slice(*positions)])
 
@@ -212,12 +212,12 @@ def test_saelens_finds_model_and_hook_of_an_exported_sae(compare: Compare, tmp_p
     save_sae(tmp_path / "sae", trainer.coder, trainer.scales, {**about, "prepend_bos": True})
     write_as(SAE_LENS, tmp_path / "sae", tmp_path / "exported")
     theirs = SAE.load_from_disk(tmp_path / "exported")
-    told = theirs.cfg.metadata
-    hooked = load_by_sae_lens(told.model_class_name, told.model_name, "cpu", None, [told.hook_name])
-    _, cache = hooked.run_with_cache(IDS, names_filter=[told.hook_name])
+    result = theirs.cfg.metadata
+    hooked = load_by_sae_lens(result.model_class_name, result.model_name, "cpu", None, [result.hook_name])
+    _, cache = hooked.run_with_cache(IDS, names_filter=[result.hook_name])
     ours_in = catch(model, [point], {"input_ids": IDS})[0].flatten(0, 1)
     ours = load_sae(tmp_path / "sae")
-    codes = theirs.encode(cache[told.hook_name].flatten(0, 1))
+    codes = theirs.encode(cache[result.hook_name].flatten(0, 1))
     compare("SAELens", "exported SAE, model and hook found by cfg.json: codes", ours.encode(ours_in), codes)
     take(tmp_path / "exported", tmp_path / "back", "", {})
     back = read_config(tmp_path / "back")["metadata"]

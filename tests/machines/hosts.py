@@ -54,7 +54,7 @@ class Hosts:
                 stdout=log,
                 stderr=log,
             )
-        until(lambda: any(beat.host == host for beat in self.ledger.workers()), 60, self.log(host))
+        until(lambda: any(heartbeat.host == host for heartbeat in self.ledger.workers()), 60, self.log(host))
 
     def stop(self, host: str) -> None:
         """End its worker at once; what it runs is put back."""

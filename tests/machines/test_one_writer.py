@@ -69,9 +69,9 @@ class Fleet:
         assert names
         found = {}
         for other in names:
-            for path, told in store.manifest(family, other)["files"].items():
+            for path, result in store.manifest(family, other)["files"].items():
                 if any(Path(path).match(pattern) for pattern in patterns):
-                    found[f"{other.removeprefix(name)}/{path}"] = told["sha256"]
+                    found[f"{other.removeprefix(name)}/{path}"] = result["sha256"]
         assert found
         return found
 
@@ -110,7 +110,7 @@ def test_one_attempt_writes_and_the_outcome_is_the_same(
     fleet.count += 1
     name = f"struck-{fleet.count}"
     job = fleet.submit(kind, name)
-    until(lambda: (told := hosts.ledger.need(job.id).progress) and told.done > 0, 120, hosts.story(job))
+    until(lambda: (result := hosts.ledger.need(job.id).progress) and result.done > 0, 120, hosts.story(job))
     hosts.start("b")
     wait_s(chance.uniform(0, 2))
     with watched(hosts.store.work_folder(job.id)) as watch:

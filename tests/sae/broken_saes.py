@@ -36,8 +36,8 @@ ABOUT = {
 POINT = "model.layers.9.output"
 
 
-def _version_6(folder: Path, architecture: str, tensors: dict[str, Tensor], **told: Any) -> None:
-    write(folder, {"architecture": architecture, "metadata": ABOUT, "normalize_activations": "none", **told}, tensors)
+def _version_6(folder: Path, architecture: str, tensors: dict[str, Tensor], **result: Any) -> None:
+    write(folder, {"architecture": architecture, "metadata": ABOUT, "normalize_activations": "none", **result}, tensors)
 
 
 def _gated(folder: Path) -> None:
@@ -47,15 +47,15 @@ def _gated(folder: Path) -> None:
 
 
 def _version_5(folder: Path) -> None:
-    told = {"model_name": "gpt2-small", "hook_point": "blocks.3.hook_resid_post", "hook_point_layer": 3}
+    result = {"model_name": "gpt2-small", "hook_point": "blocks.3.hook_resid_post", "hook_point_layer": 3}
     topk = {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 5}, "architecture": "topk"}
-    write(folder, told | topk, {**weights(), "scaling_factor": torch.ones(D_SAE)})
+    write(folder, result | topk, {**weights(), "scaling_factor": torch.ones(D_SAE)})
 
 
 def _checkpoint(folder: Path) -> None:
     own = weights(topk_threshold=torch.tensor(0.7, dtype=torch.float64))
-    told = {"k": 3.5, "rescale_acts_by_decoder_norm": True, "normalize_activations": "expected_average_only_in"}
-    _version_6(folder, "batchtopk", own, **told)
+    result = {"k": 3.5, "rescale_acts_by_decoder_norm": True, "normalize_activations": "expected_average_only_in"}
+    _version_6(folder, "batchtopk", own, **result)
     (folder / "activation_scaler.json").write_text('{"scaling_factor": 0.25, "has_whitening": false}')
 
 
@@ -64,8 +64,15 @@ def _sparsify(folder: Path) -> None:
     own = weights()
     tensors = {"encoder.weight": own["W_enc"].T.contiguous(), "encoder.bias": own["b_enc"]}
     save_file(tensors | {"W_dec": own["W_dec"], "b_dec": own["b_dec"]}, folder / "sae.safetensors")
-    told = {"activation": "topk", "num_latents": D_SAE, "expansion_factor": 3, "k": 4, "transcode": False, "d_in": D_IN}
-    (folder / "cfg.json").write_text(json.dumps({**told, "skip_connection": False, "multi_topk": False}))
+    result = {
+        "activation": "topk",
+        "num_latents": D_SAE,
+        "expansion_factor": 3,
+        "k": 4,
+        "transcode": False,
+        "d_in": D_IN,
+    }
+    (folder / "cfg.json").write_text(json.dumps({**result, "skip_connection": False, "multi_topk": False}))
 
 
 def _ours(folder: Path) -> None:
@@ -226,10 +233,10 @@ def odd_json(folder: Path, draw: Draw) -> None:
 def odd_field(folder: Path, draw: Draw) -> None:
     """A field of any type in the place of another, in the description or within it."""
     path = _json_path(folder, draw)
-    told = json.loads(path.read_text())
-    inner = told["metadata"] if isinstance(told.get("metadata"), dict) and draw.random() < 0.5 else told
+    result = json.loads(path.read_text())
+    inner = result["metadata"] if isinstance(result.get("metadata"), dict) and draw.random() < 0.5 else result
     inner[draw.choice(sorted(inner) or ["a"])] = draw.choice(ODD)
-    path.write_text(json.dumps(told))
+    path.write_text(json.dumps(result))
 
 
 #: Fields with a meaning, and values of them that are wrong, or change what the SAE is.
@@ -275,14 +282,14 @@ MEANT_METADATA: dict[str, tuple[Any, ...]] = {
 
 def meant_field(folder: Path, draw: Draw) -> None:
     path = _json_path(folder, draw)
-    told = json.loads(path.read_text())
-    if isinstance(told.get("metadata"), dict) and draw.random() < 0.5:
+    result = json.loads(path.read_text())
+    if isinstance(result.get("metadata"), dict) and draw.random() < 0.5:
         name = draw.choice(sorted(MEANT_METADATA))
-        told["metadata"] = {**told["metadata"], name: draw.choice(MEANT_METADATA[name])}
+        result["metadata"] = {**result["metadata"], name: draw.choice(MEANT_METADATA[name])}
     else:
         name = draw.choice(sorted(MEANT))
-        told[name] = draw.choice(MEANT[name])
-    path.write_text(json.dumps(told))
+        result[name] = draw.choice(MEANT[name])
+    path.write_text(json.dumps(result))
 
 
 def _tensors(folder: Path, draw: Draw, change: Callable[[dict[str, Any], str], None]) -> None:

@@ -114,7 +114,7 @@ class Context:
 
 
 @dataclass
-class Known:
+class Catalog:
     """What `prepare` may ask, answered from a store and a list of artifacts on their way."""
 
     store: Store
@@ -124,7 +124,7 @@ class Known:
     def manifest(self, family: str, name: str) -> dict[str, Any] | None:
         return self.store.find_manifest(family, name)
 
-    def coming(self, family: str, name: str) -> bool:
+    def is_pending(self, family: str, name: str) -> bool:
         return f"{family}/{name}" in self.on_their_way
 
     def path(self, family: str, name: str) -> Path:
@@ -142,8 +142,8 @@ class Bench:
     store: Store
 
     @property
-    def known(self) -> Known:
-        return Known(self.store)
+    def known(self) -> Catalog:
+        return Catalog(self.store)
 
     def context(self, name: str = "sae", **changes: Any) -> Context:
         """A context of the next attempt at the job `name`."""

@@ -15,7 +15,7 @@ from tasks.jobs.kind import Stopped
 from tasks.kinds import train
 from tasks.storage.attempts import OUTPUT
 from tasks.storage.store import Store
-from tests.sae.conftest import Context, Known
+from tests.sae.conftest import Catalog, Context
 from tests.work_folders import next_attempt
 
 #: Forked from a server that has imported this module, so that an attempt does not begin with importing torch.
@@ -34,21 +34,21 @@ def attempt(root: Path, name: str, values: dict[str, Any], number: int, blow: tu
 
 def _train(root: Path, name: str, values: dict[str, Any], number: int, blow: tuple[int, signal.Signals] | None) -> None:
     torch.set_num_threads(1)
-    told: list[int] = []
-    signal.signal(signal.SIGTERM, lambda signum, _: told.append(signum))
+    result: list[int] = []
+    signal.signal(signal.SIGTERM, lambda signum, _: result.append(signum))
     store = Store(root / "store")
 
     def strike(done: int) -> bool:  # asked after a step, and told what was done before it
-        if blow and not told and done >= (blow[0] - 1) * values["batch"]:
+        if blow and not result and done >= (blow[0] - 1) * values["batch"]:
             os.kill(os.getpid(), blow[1])
-        return bool(told)
+        return bool(result)
 
     workdir = next_attempt(store, name)
     context = Context(store, workdir, workdir / OUTPUT, name, name, attempt=number, stop=strike)
-    params, _ = train.prepare(train.KIND.read_params(values), Known(store))
+    params, _ = train.prepare(train.KIND.read_params(values), Catalog(store))
     with suppress(Stopped):
         train.run(params, context)
-        told.clear()
-    if told:
+        result.clear()
+    if result:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTERM)

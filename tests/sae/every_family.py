@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from tasks.activations.hooks import Hook, catch, find
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.models.loading import describe_config, load_model
 
 LAYERS, VOCABULARY = 4, 131
@@ -170,24 +170,24 @@ def judge(family: str, folder: Path) -> Verdict:
     except Exception as error:
         return Verdict(family, "not built", f"{type(error).__name__}: {' '.join(str(error).split())}")
     try:
-        told = describe_config(str(folder), NoStore())
+        result = describe_config(str(folder), NoStore())
         loaded = load_model(str(folder), NoStore())
-        points = [find(loaded, Hook("resid", layer)) for layer in range(told["n_layers"] or LAYERS)]
+        points = [find(loaded, Hook("resid", layer)) for layer in range(result["n_layers"] or LAYERS)]
         caught = catch(loaded, points, {"input_ids": IDS})
-    except Problem as problem:
+    except UserError as problem:
         return Verdict(family, "refused", str(problem).replace(str(folder), "FOLDER"))
     except Exception as error:
         return Verdict(family, "exception", f"{type(error).__name__}: {error}")
-    wrong = _misdescribed(told, loaded) or _difference(loaded, caught, _hidden_states(made))
+    wrong = _misdescribed(result, loaded) or _difference(loaded, caught, _hidden_states(made))
     return Verdict(family, "wrong" if wrong else "equal", wrong)
 
 
-def _misdescribed(told: dict[str, Any], loaded: Any) -> str:
+def _misdescribed(result: dict[str, Any], loaded: Any) -> str:
     """What the description of config.json says otherwise than the loaded model's own configuration."""
     config = loaded.config.get_text_config()
     own = {"n_layers": config.num_hidden_layers, "d_model": config.hidden_size, "vocab_size": config.vocab_size}
     return ", ".join(
-        f"{key} is {told[key]}, not {value}" for key, value in own.items() if told[key] not in (None, value)
+        f"{key} is {result[key]}, not {value}" for key, value in own.items() if result[key] not in (None, value)
     )
 
 

@@ -24,44 +24,44 @@ def codes_of(folder: Path, x: Tensor) -> Tensor:
     if (folder / "params.safetensors").exists():
         found = _double(folder / "params.safetensors")
         return _jumprelu(x, {name.replace("w_", "W_"): tensor for name, tensor in found.items()})
-    told = json.loads((folder / "cfg.json").read_text())
+    result = json.loads((folder / "cfg.json").read_text())
     if (folder / "sae.safetensors").exists():
         w = _double(folder / "sae.safetensors")
-        read = x if told.get("transcode") else x - w["b_dec"]
-        return _strongest(read @ w["encoder.weight"].T + w["encoder.bias"], told["k"])
-    return _sae_lens(folder, told, _double(folder / "sae_weights.safetensors"), x)
+        read = x if result.get("transcode") else x - w["b_dec"]
+        return _strongest(read @ w["encoder.weight"].T + w["encoder.bias"], result["k"])
+    return _sae_lens(folder, result, _double(folder / "sae_weights.safetensors"), x)
 
 
-def _sae_lens(folder: Path, told: dict[str, Any], w: Tensors, x: Tensor) -> Tensor:
+def _sae_lens(folder: Path, result: dict[str, Any], w: Tensors, x: Tensor) -> Tensor:
     scaler = folder / "activation_scaler.json"
-    kind = told.get("normalize_activations")
+    kind = result.get("normalize_activations")
     scale = (
         float(json.loads(scaler.read_text())["scaling_factor"]) if kind in (True, "expected_average_only_in") else 1.0
     )
     z = x * scale
-    if told.get("apply_b_dec_to_input", True) and not told["architecture"].endswith("transcoder"):
+    if result.get("apply_b_dec_to_input", True) and not result["architecture"].endswith("transcoder"):
         z = z - w["b_dec"]
-    architecture = told.get("architecture", "standard")
-    if "metadata" not in told and told.get("activation_fn", told.get("activation_fn_str")) == "topk":
-        architecture, told = (
+    architecture = result.get("architecture", "standard")
+    if "metadata" not in result and result.get("activation_fn", result.get("activation_fn_str")) == "topk":
+        architecture, result = (
             "topk",
-            {**told, "k": told["activation_fn_kwargs"]["k"]},
+            {**result, "k": result["activation_fn_kwargs"]["k"]},
         )  # as SAELens reads those before its 6
     z = z @ w["W_enc"]
     if architecture == "gated":
         return (z * w["r_mag"].exp() + w["b_mag"]).relu() * (z + w["b_gate"] > 0)
     pre = z + w["b_enc"]
     # Trainers rescale unless they say otherwise; saved SAEs do where they say so.
-    if told.get("rescale_acts_by_decoder_norm", architecture == "batchtopk"):
+    if result.get("rescale_acts_by_decoder_norm", architecture == "batchtopk"):
         pre = pre * w["W_dec"].norm(dim=1) / scale  # decoder rows are divided by the scale
     if architecture == "batchtopk":
-        unit = scale if told.get("rescale_acts_by_decoder_norm", True) else 1
+        unit = scale if result.get("rescale_acts_by_decoder_norm", True) else 1
         return pre.relu() * (pre > w["topk_threshold"] / unit)
     if architecture.startswith("jumprelu"):
         threshold = w["threshold"] if "threshold" in w else w["log_threshold"].exp()
         return pre.relu() * (pre > threshold)
     if architecture.startswith("topk"):
-        return _strongest(pre, told["k"])
+        return _strongest(pre, result["k"])
     assert architecture in ("standard", "transcoder", "skip_transcoder"), architecture
     return pre.relu()
 

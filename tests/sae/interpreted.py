@@ -222,5 +222,5 @@ if __name__ == "__main__":
     what = sys.argv[1]
     if what != "compiled":
         assert backend.try_kernels("cpu").reason.startswith("kernels in Triton run"), backend.try_kernels("cpu").reason
-        active_pairs.choice = lambda device: backend.Choice(Counted(), "interpreted")
+        active_pairs.choice = lambda device: backend.BackendChoice(Counted(), "interpreted")
     {"passes": passes, "long": long, "steps": steps, "compiled": compiled}[what]()

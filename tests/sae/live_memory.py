@@ -1,4 +1,4 @@
-"""How much memory tensors hold at the worst moment, counted operation by operation."""
+"""How much memory tensors hold at the worst step_state, counted operation by operation."""
 
 from __future__ import annotations
 

@@ -14,13 +14,13 @@ from tasks.activations import storage, stream
 from tasks.activations.hooks import Hook
 from tasks.activations.storage import ShardWriter, StoredVectors, read_info
 from tasks.activations.stream import ModelVectors, open_model
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import Request, Stopped
 from tasks.kinds import activations as kind
 from tests.sae.conftest import CONTEXT, Bench
 from tests.work_folders import left_by
 
-ASKED = {"model": "tiny", "dataset": "marked", "layer": 1, "dtype": "float32"}
+REQUESTED = {"model": "tiny", "dataset": "marked", "layer": 1, "dtype": "float32"}
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def marked(bench: Bench) -> Bench:
 
 def made(bench: Bench, name: str = "acts", attempt: int = 1, stop: Any = lambda done: False, **values) -> Path:
     """Prepare, run and publish; the artifact's folder."""
-    params, _ = kind.prepare(kind.KIND.read_params({**ASKED, **values}), bench.known)
+    params, _ = kind.prepare(kind.KIND.read_params({**REQUESTED, **values}), bench.known)
     context = bench.context(name, attempt=attempt, stop=stop, stops_in="reading")
     result = kind.run(params, context)
     bench.store.seal(context.output, {"job": name, "params": vars(params), "result": result})
@@ -83,13 +83,13 @@ def test_the_shards_are_plain_numbers_for_a_memory_map(marked: Bench):
 
 
 def test_the_result_and_the_estimate_say_what_it_takes(marked: Bench):
-    params, _ = kind.prepare(kind.KIND.read_params(ASKED), marked.known)
+    params, _ = kind.prepare(kind.KIND.read_params(REQUESTED), marked.known)
     before = kind.estimate(params, marked.known)
     folder = made(marked)
     result = json.loads((folder / "manifest.json").read_text())["result"]
-    told = {key: result[key] for key in ("vectors", "rows", "d_in", "shards", "hook")}
+    outcome = {key: result[key] for key in ("vectors", "rows", "d_in", "shards", "hook")}
     info = read_info(folder)
-    assert told == {"vectors": info.vectors, "rows": 50, "d_in": 16, "shards": 5, "hook": "gpt_neox.layers.1"}
+    assert outcome == {"vectors": info.vectors, "rows": 50, "d_in": 16, "shards": 5, "hook": "gpt_neox.layers.1"}
     on_disk = sum(path.stat().st_size for path in folder.iterdir())
     assert result["bytes"] < on_disk
     assert before.disk_bytes == 50 * CONTEXT * 16 * 4
@@ -114,7 +114,7 @@ def test_an_interrupted_reading_goes_on_with_the_first_shard_that_is_missing(mar
     assert not ShardWriter(broken.parent, StoredVectors(whole).counts, 16, 16, "float32").has(0)
     sums.write_bytes(left)
     context = marked.context("cut", attempt=2)
-    params, _ = kind.prepare(kind.KIND.read_params(ASKED), marked.known)
+    params, _ = kind.prepare(kind.KIND.read_params(REQUESTED), marked.known)
     kind.run(params, context)
     first = next(done for phase, done, _, _ in context.said if phase == "reading")
     begun = int(read_info(whole).rows_per_shard)
@@ -126,7 +126,7 @@ def test_an_interrupted_reading_goes_on_with_the_first_shard_that_is_missing(mar
 
 
 def test_an_attempt_that_ends_while_it_publishes_has_nothing_to_read_again(marked: Bench):
-    params, _ = kind.prepare(kind.KIND.read_params(ASKED), marked.known)
+    params, _ = kind.prepare(kind.KIND.read_params(REQUESTED), marked.known)
     first = kind.run(params, marked.context("late"))
     context = marked.context("late", attempt=2)
     second = kind.run(params, context)
@@ -145,7 +145,7 @@ def test_fewer_tokens_are_spread_over_all(marked: Bench):
 
 def test_the_jobs_that_must_come_first_are_asked_for(bench: Bench):
     bench.add("datasets", "books")
-    params, requests = kind.prepare(kind.KIND.read_params({**ASKED, "dataset": "books"}), bench.known)
+    params, requests = kind.prepare(kind.KIND.read_params({**REQUESTED, "dataset": "books"}), bench.known)
     assert requests == [Request("tokenize", params.dataset, {"dataset": "books", "model": "tiny", "context": 64})]
     assert kind.default_name(params) == f"tiny-l1-resid-{params.dataset}"
     assert kind.estimate(params, bench.known).disk_bytes is None, "how many tokens there will be is not known"
@@ -154,16 +154,16 @@ def test_the_jobs_that_must_come_first_are_asked_for(bench: Bench):
 
 
 def test_what_is_not_whole_or_cannot_be_is_one_sentence(marked: Bench):
-    with pytest.raises(Problem, match="no finished activations"):
+    with pytest.raises(UserError, match="no finished activations"):
         StoredVectors(marked.store.path("activations", "none"))
     folder = made(marked)
     shard = folder / "shard-00004.bin"
     shard.write_bytes(shard.read_bytes()[:-1])
-    with pytest.raises(Problem, match=r"shard-00004\.bin ends too early"):
+    with pytest.raises(UserError, match=r"shard-00004\.bin ends too early"):
         list(StoredVectors(folder).read(np.arange(50)))
-    with pytest.raises(Problem, match="tiny has no layer 3"):
+    with pytest.raises(UserError, match="tiny has no layer 3"):
         made(marked, "deep", layer=3)
-    with pytest.raises(Problem, match="--dtype 'float16' is not one of: bfloat16, float32"):
+    with pytest.raises(UserError, match="--dtype 'float16' is not one of: bfloat16, float32"):
         made(marked, "odd", dtype="float16")
 
 
@@ -173,7 +173,7 @@ def test_a_disk_that_cannot_hold_them_is_said_before_anything_is_read(marked: Be
 
     needed = int(live(marked).counts.sum()) * 16 * 4
     monkeypatch.setattr(kind.shutil, "disk_usage", lambda folder: Nearly(needed - 1))
-    with pytest.raises(Problem, match=r"GB more, and the store's disk has 0\.0 GB free"):
+    with pytest.raises(UserError, match=r"GB more, and the store's disk has 0\.0 GB free"):
         made(marked, "large")
     assert not list((left_by(marked.store, "large") / "shards").iterdir())
     monkeypatch.setattr(kind.shutil, "disk_usage", lambda folder: Nearly(needed))
@@ -190,5 +190,5 @@ def test_a_model_that_answers_no_numbers_is_said(marked: Bench, value: float, ho
     for layer in (0, 1):
         weights[f"gpt_neox.layers.{layer}.mlp.dense_h_to_4h.bias"][:] = value
     st.save_file(weights, path, {"format": "pt"})
-    with pytest.raises(Problem, match="no finite numbers"):
+    with pytest.raises(UserError, match="no finite numbers"):
         made(marked, hook=hook)

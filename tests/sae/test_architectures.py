@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.sae import coder as coders
 from tasks.sae.architectures import build, coder_class, names
-from tasks.sae.coder import Coder, CoderConfig, Moment
+from tasks.sae.coder import Coder, CoderConfig, StepState
 from tasks.sae.ops import active_pairs
 from tasks.sae.ops.gradients import Sums
 from tasks.sae.ops.preactivations import Exact
@@ -62,12 +62,14 @@ def random(rows: int, width: int, seed: int = 3) -> torch.Tensor:
     return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
 
 
-def slow_gradient(coder: Coder, x: torch.Tensor, target: torch.Tensor, moment: Moment) -> tuple[torch.Tensor, dict]:
+def slow_gradient(
+    coder: Coder, x: torch.Tensor, target: torch.Tensor, step_state: StepState
+) -> tuple[torch.Tensor, dict]:
     """The loss and its gradients by autograd."""
     for parameter in coder.parameters.values():
         parameter.grad = None
         parameter.requires_grad_()
-    loss = coder.slow_loss(x, target, moment)
+    loss = coder.slow_loss(x, target, step_state)
     loss.backward()
     gradients = {name: parameter.grad for name, parameter in coder.parameters.items()}
     for parameter in coder.parameters.values():
@@ -79,12 +81,12 @@ def check_step(coder: Coder, batch: int, dead: torch.Tensor) -> None:
     """The fast step's loss and gradients are those of autograd."""
     x = random(batch, coder.config.d_in)
     target = random(batch, coder.config.d_out, seed=4) if coder.is_transcoder else x
-    moment = Moment(dead, pressure=0.7)
-    told = coder.step(x, target, moment)
+    step_state = StepState(dead, pressure=0.7)
+    result = coder.step(x, target, step_state)
     fast = {name: parameter.grad.clone() for name, parameter in coder.parameters.items()}
-    loss, slow = slow_gradient(coder, x, target, moment)
-    torch.testing.assert_close(told.loss, loss, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(told.loss, told.reconstruction + told.sparsity + told.auxiliary)
+    loss, slow = slow_gradient(coder, x, target, step_state)
+    torch.testing.assert_close(result.loss, loss, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(result.loss, result.reconstruction + result.sparsity + result.auxiliary)
     for name, gradient in slow.items():
         torch.testing.assert_close(fast[name], gradient, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
@@ -105,7 +107,7 @@ def test_the_files_are_the_list_and_reading_them_needs_no_torch():
         "sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    with pytest.raises(Problem, match="no SAE architecture 'gate'"):
+    with pytest.raises(UserError, match="no SAE architecture 'gate'"):
         coder_class("gate")
 
 
@@ -142,21 +144,21 @@ def test_the_pairs_that_are_worked_on_change_no_gradient(monkeypatch: pytest.Mon
 def test_a_step_counts_what_is_active(choice: str):
     coder = small(choice)
     x = random(40, 16, seed=4)
-    told = coder.step(x, x, Moment(NOBODY))
+    result = coder.step(x, x, StepState(NOBODY))
     coder.calibrate([x], len(x))  # with the threshold of this batch, its codes in use are those of the step
     codes = coder.activate(coder.preactivations(x))
-    assert torch.equal(told.fired, (codes > 0).any(0))
-    assert told.l0.item() == pytest.approx((codes > 0).sum(1).float().mean().item())
-    assert choice not in ("batchtopk", "matryoshka") or told.l0.item() == 4
+    assert torch.equal(result.fired, (codes > 0).any(0))
+    assert result.l0.item() == pytest.approx((codes > 0).sum(1).float().mean().item())
+    assert choice not in ("batchtopk", "matryoshka") or result.l0.item() == 4
     assert (codes >= 0).all()
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_the_error_of_a_step_is_that_of_the_whole_dictionary(choice: str):
     coder, x = small(choice), random(40, 16, seed=4)
-    told, pre = coder.step(x, x, Moment(NOBODY)), coder.preactivations(x)
+    result, pre = coder.step(x, x, StepState(NOBODY)), coder.preactivations(x)
     codes = coder.dense_codes(pre) if hasattr(coder, "dense_codes") else coder.activate(pre)
-    torch.testing.assert_close(told.error, (coder.complete(codes, x) - x).square().sum(1).mean())
+    torch.testing.assert_close(result.error, (coder.complete(codes, x) - x).square().sum(1).mean())
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -173,7 +175,7 @@ def test_what_made_up_for_a_fall_of_the_power_is_found_once(monkeypatch: pytest.
     monkeypatch.setattr(Exact, "positive", lambda self: times.append(1) or positive(self))
     coder, x = small("p_anneal"), random(40, 16)
     for _ in range(3):
-        coder.step(x, x, Moment(NOBODY, progress=0.5))
+        coder.step(x, x, StepState(NOBODY, progress=0.5))
     assert times == [1]
 
 
@@ -181,19 +183,19 @@ def test_what_made_up_for_a_fall_of_the_power_is_found_once(monkeypatch: pytest.
 def test_the_loss_does_not_depend_on_the_number_of_vectors(choice: str):
     coder = small(choice)
     x = random(6, 16)
-    one, many = coder.step(x, x, Moment(NOBODY)), coder.step(x.repeat(9, 1), x.repeat(9, 1), Moment(NOBODY))
+    one, many = coder.step(x, x, StepState(NOBODY)), coder.step(x.repeat(9, 1), x.repeat(9, 1), StepState(NOBODY))
     torch.testing.assert_close(one.loss, many.loss, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_a_state_is_all_there_is_to_a_coder(choice: str):
     coder, other = small(choice), build(config(choice), seed=9)
-    coder.step(random(40, 16), random(40, 16), Moment(NOBODY, progress=0.9))
+    coder.step(random(40, 16), random(40, 16), StepState(NOBODY, progress=0.9))
     other.load(coder.state)
     x = random(20, 16, seed=8)
     assert torch.equal(coder(x), other(x))
     assert torch.equal(
-        coder.step(x, x, Moment(NOBODY, progress=0.95)).loss, other.step(x, x, Moment(NOBODY, progress=0.95)).loss
+        coder.step(x, x, StepState(NOBODY, progress=0.95)).loss, other.step(x, x, StepState(NOBODY, progress=0.95)).loss
     )
 
 
@@ -208,43 +210,43 @@ def by_hand(choice: str, **options: Any) -> Coder:
     return coder
 
 
-def told_of(coder: Coder, vectors: list[list[float]], dead: torch.Tensor = NOBODY, **moment: float) -> Any:
+def reported(coder: Coder, vectors: list[list[float]], dead: torch.Tensor = NOBODY, **step_state: float) -> Any:
     x = torch.tensor(vectors)
-    return coder.step(x, x, Moment(dead, **moment))
+    return coder.step(x, x, StepState(dead, **step_state))
 
 
 def test_topk_loss_by_hand():
     # x - b_dec = (3, 2); pre-activations (3, 1); the larger one is kept: (3, 0); x_hat = (4, 0); error (0, -2).
-    told = told_of(by_hand("topk", k=1), [[4.0, 2.0]])
-    assert told.reconstruction.item() == pytest.approx(4.0)
-    assert told.loss.item() == pytest.approx(4.0)
-    assert told.l0.item() == 1
+    result = reported(by_hand("topk", k=1), [[4.0, 2.0]])
+    assert result.reconstruction.item() == pytest.approx(4.0)
+    assert result.loss.item() == pytest.approx(4.0)
+    assert result.l0.item() == 1
 
 
 def test_topk_auxiliary_loss_by_hand():
     # Left over are (0, 2) and (-1, 0), of variance 1.25; the inputs' is 5. So the weight is (1/32) * 5 / 1.25 = 1/8.
     # The dead second feature, with codes 1 and 0, explains (0, 1) and nothing: squared errors 1 and 1.
-    told = told_of(by_hand("topk", k=1), [[4.0, 2.0], [0.0, 0.0]], torch.tensor([1]))
-    assert told.reconstruction.item() == pytest.approx(2.5)
-    assert told.auxiliary.item() == pytest.approx(1 / 8)
-    assert told.loss.item() == pytest.approx(2.5 + 1 / 8)
+    result = reported(by_hand("topk", k=1), [[4.0, 2.0], [0.0, 0.0]], torch.tensor([1]))
+    assert result.reconstruction.item() == pytest.approx(2.5)
+    assert result.auxiliary.item() == pytest.approx(1 / 8)
+    assert result.loss.item() == pytest.approx(2.5 + 1 / 8)
 
 
 def test_standard_loss_by_hand():
     # Codes (3, 1); x_hat = (4, 1); error (0, -1); penalty 0.5 * (3 + 1), half of it at half pressure.
-    told = told_of(by_hand("standard", l1=0.5), [[4.0, 2.0]])
-    assert told.reconstruction.item() == pytest.approx(1.0)
-    assert told.sparsity.item() == pytest.approx(2.0)
-    assert told.l0.item() == 2
-    assert told_of(by_hand("standard", l1=0.5), [[4.0, 2.0]], pressure=0.5).sparsity.item() == pytest.approx(1.0)
+    result = reported(by_hand("standard", l1=0.5), [[4.0, 2.0]])
+    assert result.reconstruction.item() == pytest.approx(1.0)
+    assert result.sparsity.item() == pytest.approx(2.0)
+    assert result.l0.item() == 2
+    assert reported(by_hand("standard", l1=0.5), [[4.0, 2.0]], pressure=0.5).sparsity.item() == pytest.approx(1.0)
 
 
 def test_a_free_decoders_penalty_by_hand():
     # Rows of length 2 and 1: x_hat = (1 + 6, 1), error (3, -1); penalty 0.5 * (3 * 2 + 1 * 1).
     coder = by_hand("standard", l1=0.5, decoder="free")
     coder.W_dec[0] *= 2
-    told = told_of(coder, [[4.0, 2.0]])
-    assert (told.reconstruction.item(), told.sparsity.item()) == (pytest.approx(10.0), pytest.approx(3.5))
+    result = reported(coder, [[4.0, 2.0]])
+    assert (result.reconstruction.item(), result.sparsity.item()) == (pytest.approx(10.0), pytest.approx(3.5))
     assert not coder.has_unit_decoder
 
 
@@ -253,7 +255,7 @@ def test_a_crosscoders_penalty_by_hand():
     coder = build(CoderConfig("standard", 4, 2, coder_class("standard").Options(l1=0.5), blocks=2))
     coder.W_dec.copy_(torch.tensor([[3.0, 0.0, 0.0, 4.0], [0.0, 1.0, 0.0, 1e-9]]))
     coder.W_enc.copy_(torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]))
-    assert told_of(coder, [[1.0, 2.0, 0.0, 0.0]]).sparsity.item() == pytest.approx(0.5 * (7 * 1 + 1 * 2))
+    assert reported(coder, [[1.0, 2.0, 0.0, 0.0]]).sparsity.item() == pytest.approx(0.5 * (7 * 1 + 1 * 2))
 
 
 def test_gated_loss_by_hand():
@@ -261,48 +263,48 @@ def test_gated_loss_by_hand():
     # The gate's own values give (4, 1): error (0, -1). Penalty 0.5 * (3 + 1).
     coder = by_hand("gated", l1=0.5)
     coder.b_gate.copy_(torch.tensor([0.0, -1.0]))
-    told = told_of(coder, [[4.0, 2.0]])
-    assert told.reconstruction.item() == pytest.approx(0.0)
-    assert (told.auxiliary.item(), told.sparsity.item()) == (pytest.approx(1.0), pytest.approx(2.0))
+    result = reported(coder, [[4.0, 2.0]])
+    assert result.reconstruction.item() == pytest.approx(0.0)
+    assert (result.auxiliary.item(), result.sparsity.item()) == (pytest.approx(1.0), pytest.approx(2.0))
 
 
 def test_p_annealed_loss_by_hand():
     # Codes (3, 1). At p = 1 the penalty is 0.5 * 4, as the standard one. At p = 0.5 the weight makes up for the change:
     # 4 / (sqrt(3) + 1) times as much, so that the penalty of the same vector stays 2.
     coder = by_hand("p_anneal", l1=0.5, p_end=0.5, anneal_from=0.0)
-    assert told_of(coder, [[4.0, 2.0]]).sparsity.item() == pytest.approx(2.0)
-    assert told_of(coder, [[4.0, 2.0]], progress=0.999).sparsity.item() == pytest.approx(2.0)
+    assert reported(coder, [[4.0, 2.0]]).sparsity.item() == pytest.approx(2.0)
+    assert reported(coder, [[4.0, 2.0]], progress=0.999).sparsity.item() == pytest.approx(2.0)
     assert coder.power.item() == pytest.approx(0.5)
     assert coder.weight.item() == pytest.approx(4 / (3**0.5 + 1))
-    assert told_of(coder, [[10.0, 2.0]], progress=0.999).sparsity.item() == pytest.approx(
+    assert reported(coder, [[10.0, 2.0]], progress=0.999).sparsity.item() == pytest.approx(
         0.5 * (9**0.5 + 1) * 4 / (3**0.5 + 1)
     )
 
 
 def test_jumprelu_loss_by_hand():
     # Pre-activations (3, 1) with thresholds 2: codes (3, 0); x_hat = (4, 0); error (0, -2). One active feature.
-    told = told_of(by_hand("jumprelu", l0=0.5, threshold=2.0), [[4.0, 2.0]])
-    assert (told.reconstruction.item(), told.sparsity.item()) == (pytest.approx(4.0), pytest.approx(0.5))
+    result = reported(by_hand("jumprelu", l0=0.5, threshold=2.0), [[4.0, 2.0]])
+    assert (result.reconstruction.item(), result.sparsity.item()) == (pytest.approx(4.0), pytest.approx(0.5))
     target = by_hand("jumprelu", l0=0.5, threshold=2.0, penalty="target-l0", target_l0=4.0)
-    assert told_of(target, [[4.0, 2.0]]).sparsity.item() == pytest.approx(0.5 * 2 / 4 * (1 - 4) ** 2)
+    assert reported(target, [[4.0, 2.0]]).sparsity.item() == pytest.approx(0.5 * 2 / 4 * (1 - 4) ** 2)
     tanh = by_hand("jumprelu", l0=0.5, threshold=2.0, penalty="tanh", tanh_scale=0.1)
-    assert told_of(tanh, [[4.0, 2.0]]).sparsity.item() == pytest.approx(0.5 * torch.tensor(0.3).tanh().item())
+    assert reported(tanh, [[4.0, 2.0]]).sparsity.item() == pytest.approx(0.5 * torch.tensor(0.3).tanh().item())
 
 
 def test_a_threshold_learns_from_what_is_near_and_from_nothing_else():
     # Error (0, -2), so the gradient to the second code is -4. Its pre-activation 1 is 0.1 below its threshold 1.1:
     # threshold gradient -(1.1 / 0.4) * -4 - 0.5 / 0.4. The first is 1.9 above.
     coder = by_hand("jumprelu", l0=0.5, threshold=1.1, bandwidth=0.4)
-    told_of(coder, [[4.0, 2.0]])
+    reported(coder, [[4.0, 2.0]])
     assert coder.threshold.grad.tolist() == [0.0, pytest.approx((1.1 * 4 - 0.5) / 0.4)]
 
 
 def test_batchtopk_shares_its_features_among_the_vectors_of_a_batch():
     # Pre-activations (3, 1) and (-1, -1): the two largest are both the first vector's.
     coder = by_hand("batchtopk", k=1)
-    told = told_of(coder, [[4.0, 2.0], [0.0, 0.0]])
-    assert told.l0.item() == 1
-    assert told.reconstruction.item() == pytest.approx((1 + 1) / 2)
+    result = reported(coder, [[4.0, 2.0], [0.0, 0.0]])
+    assert result.l0.item() == 1
+    assert result.reconstruction.item() == pytest.approx((1 + 1) / 2)
     assert coder.threshold.item() == 0, "a step calibrates nothing"
     coder.calibrate([torch.tensor([[4.0, 2.0], [0.0, 0.0]]), torch.tensor([[6.0, 3.0]])], 3)
     # Of (3, 1), (-1, -1) and (5, 2) the three largest are 5, 3 and 2; the next is 1.
@@ -327,9 +329,9 @@ def test_matryoshka_loss_by_hand():
     # Two dictionaries, of one feature and of two. Codes (3, 1): reconstructions (4, 0) and (4, 1) of (4, 2).
     coder = by_hand("matryoshka", k=2, groups=2)
     assert coder.ends() == [1, 2]
-    told = told_of(coder, [[4.0, 2.0]])
-    assert told.reconstruction.item() == pytest.approx((4 + 1) / 2)
-    assert told.error.item() == pytest.approx(1)
+    result = reported(coder, [[4.0, 2.0]])
+    assert result.reconstruction.item() == pytest.approx((4 + 1) / 2)
+    assert result.error.item() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("rows", [random(40, 128), random(40, 128).round(), torch.ones(3, 128), random(9, 100)])
@@ -355,7 +357,7 @@ def test_topk_uses_k_features_and_fewer_where_pre_activations_are_negative():
 def test_decoder_rows_stay_unit_vectors_and_the_gradient_turns_them_only(choice: str):
     coder = small(choice)
     x = random(30, 16, seed=5)
-    coder.step(x, x, Moment(NOBODY))
+    coder.step(x, x, StepState(NOBODY))
     coder.constrain_gradient()
     assert (coder.W_dec.grad * coder.W_dec).sum(1).abs().max() < 1e-5
     coder.W_dec *= 3
@@ -367,10 +369,10 @@ def test_an_option_means_the_same_in_each_architecture_that_has_it():
     said: dict[str, set] = {}
     for name in names():
         for spec in dataclasses.fields(coder_class(name).Options):
-            told = spec.metadata
-            bounds = (told["choices"], told["minimum"], told["maximum"])
-            said.setdefault(spec.name, set()).add((spec.type, told["help"], *bounds))
-    assert {name: told for name, told in said.items() if len(told) > 1} == {}
+            result = spec.metadata
+            bounds = (result["choices"], result["minimum"], result["maximum"])
+            said.setdefault(spec.name, set()).add((spec.type, result["help"], *bounds))
+    assert {name: result for name, result in said.items() if len(result) > 1} == {}
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tasks.activations.hooks import Hook, Point, catch, find
-from tasks.errors import Problem
+from tasks.activations.hooks import Hook, HookPoint, catch, find
+from tasks.errors import UserError
 from tasks.models import blocks
 from tasks.models.blocks import find_blocks
 from tests.sae.every_family import build
@@ -62,7 +62,7 @@ def test_what_is_done_to_the_stream_between_two_blocks_is_noticed():
     assert find_blocks(model)[0] == "gpt_neox.layers"
     model = model_of("gpt_neox")
     model.gpt_neox.layers[1].register_forward_pre_hook(lambda _module, args: (args[0] + 0.001, *args[1:]), prepend=True)
-    with pytest.raises(Problem, match="layer 1 reads something else than layer 0 puts out"):
+    with pytest.raises(UserError, match="layer 1 reads something else than layer 0 puts out"):
         find_blocks(model)
 
 
@@ -70,7 +70,7 @@ def test_layers_that_are_run_more_than_once_are_refused():
     model = model_of("gpt_neox")
     layers = model.gpt_neox.layers
     layers[1] = Both(layers[0])  # the first block once more, twice
-    with pytest.raises(Problem, match="not run once each, in their order"):
+    with pytest.raises(UserError, match="not run once each, in their order"):
         find_blocks(model)
 
 
@@ -81,23 +81,23 @@ def test_a_stream_that_is_changed_in_place_between_two_blocks_is_noticed():
         args[0].add_(1.0)
 
     model.gpt_neox.layers[2].register_forward_pre_hook(add, prepend=True)
-    with pytest.raises(Problem, match="layer 2 reads something else than layer 1 puts out"):
+    with pytest.raises(UserError, match="layer 2 reads something else than layer 1 puts out"):
         find_blocks(model)
 
 
 def test_another_width_than_the_configurations_is_refused():
     model = model_of("gpt2")
     model.config.n_embd = 8
-    with pytest.raises(Problem, match=r"put out \(2, 8, 16\) where \(batch, position, d_model\) is \(2, 8, 8\)"):
+    with pytest.raises(UserError, match=r"put out \(2, 8, 16\) where \(batch, position, d_model\) is \(2, 8, 8\)"):
         find_blocks(model)
 
 
 def test_a_model_that_cannot_be_run_on_tokens_is_refused_in_one_sentence():
     model = model_of("gpt2")
     model.transformer.wte = nn.Embedding(4, 16)
-    with pytest.raises(Problem, match=r"GPT2LMHeadModel cannot be run on 2 x 8 tokens: IndexError") as told:
+    with pytest.raises(UserError, match=r"GPT2LMHeadModel cannot be run on 2 x 8 tokens: IndexError") as raised:
         find_blocks(model)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_the_proof_is_one_forward_pass_of_sixteen_tokens_without_the_head(monkeypatch: pytest.MonkeyPatch):
@@ -115,11 +115,11 @@ def test_the_proof_is_one_forward_pass_of_sixteen_tokens_without_the_head(monkey
 
 def test_what_passes_a_module_without_a_vector_for_each_token_is_refused():
     model = model_of("llama")
-    with pytest.raises(Problem, match=r"What passes model\.rotary_emb is \(1, 12, 8\), where .* is \(3, 12, d\)"):
-        catch(model, [Point("", "model.rotary_emb")], {"input_ids": IDS})
+    with pytest.raises(UserError, match=r"What passes model\.rotary_emb is \(1, 12, 8\), where .* is \(3, 12, d\)"):
+        catch(model, [HookPoint("", "model.rotary_emb")], {"input_ids": IDS})
     model.model.layers[0].unused = nn.Identity()
-    with pytest.raises(Problem, match=r"does not run model\.layers\.0\.unused"):
-        catch(model, [Point("", "model.layers.0.unused")], {"input_ids": IDS})
+    with pytest.raises(UserError, match=r"does not run model\.layers\.0\.unused"):
+        catch(model, [HookPoint("", "model.layers.0.unused")], {"input_ids": IDS})
 
 
 def test_a_model_of_one_layer_has_blocks_too():

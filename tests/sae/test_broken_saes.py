@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import kind_named
 from tasks.sae.formats.native import load_sae
 from tasks.sae.importing.convert import take
@@ -29,7 +29,7 @@ def outcome(folder: Path, output: Path) -> str:
     """`refused` or `taken`; AssertionError where an import did anything else than refuse or give the files' codes."""
     try:
         take(folder, output, str(folder), {})
-    except Problem as problem:
+    except UserError as problem:
         sentence = problem.sentence
         assert sentence.endswith("."), sentence
         assert sentence.isprintable(), repr(sentence)
@@ -81,7 +81,7 @@ def test_a_broken_sae_in_the_store_is_refused_wherever_it_is_used(tmp_path: Path
         with deadline(DEADLINE_S, what):
             try:
                 check(load_sae(folder).encode(X), codes_of(folder, X))
-            except Problem:
+            except UserError:
                 continue
             except BaseException as error:
                 raise AssertionError(f"{what}: {type(error).__name__}: {error}") from error
@@ -96,5 +96,5 @@ def test_nothing_of_a_broken_folder_is_published(bench: Bench):
         try:
             kind.prepare(params, bench.known)
             kind.run(params, context)
-        except Problem:
+        except UserError:
             assert not any(context.output.iterdir())

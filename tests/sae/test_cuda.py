@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tasks.sae.architectures import names
-from tasks.sae.coder import Coder, Moment
+from tasks.sae.coder import Coder, StepState
 from tasks.sae.ops.active_pairs import pairs_at
 from tasks.sae.ops.backend import TorchPasses, choice
 from tasks.sae.training import device_to_host
@@ -109,9 +109,9 @@ def gradients(coder: Coder, device: str, batch: int, dead: torch.Tensor) -> dict
     coder.to(device)
     x = random(batch, coder.config.d_in).to(device)
     target = random(batch, coder.config.d_out, seed=4).to(device) if coder.is_transcoder else x
-    told = coder.step(x, target, Moment(dead.to(device), pressure=0.7))
+    result = coder.step(x, target, StepState(dead.to(device), pressure=0.7))
     found = {name: parameter.grad.cpu() for name, parameter in coder.parameters.items()}
-    return {**found, "loss": told.loss.cpu(), "l0": told.l0.cpu(), "fired": told.fired.cpu().float()}
+    return {**found, "loss": result.loss.cpu(), "l0": result.l0.cpu(), "fired": result.fired.cpu().float()}
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -131,8 +131,8 @@ def test_a_training_on_a_card_goes_as_on_the_cpu_and_resumes_there(tmp_path: Pat
     config = TrainConfig(shaped(name, 16, 64, k=4, l1=0.1, l0=0.01), steps=200, batch=256, lr=3e-3, dead_after=2560)
     for device in ("cpu", CARD):
         Trainer(config, source, device).run(tmp_path / device)
-        told = (tmp_path / device / "metrics.jsonl").read_text().splitlines()
-        lines[device] = [json.loads(line) for line in told]
+        result = (tmp_path / device / "metrics.jsonl").read_text().splitlines()
+        lines[device] = [json.loads(line) for line in result]
     for expected, found in list(zip(lines["cpu"], lines[CARD], strict=True))[:5]:
         assert found["loss"] == pytest.approx(expected["loss"], rel=1e-2)
     last, there = lines["cpu"][-1], lines[CARD][-1]

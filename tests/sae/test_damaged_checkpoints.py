@@ -55,7 +55,7 @@ def test_each_damage_is_seen_and_never_raised(tmp_path: Path, damage: str) -> No
     assert found is not None
     assert found[1]["step"] == 10
     assert checkpoint.best(tmp_path, "f") == best
-    assert train.goes_on_at(tmp_path) == "step 10"
+    assert train.resume_point(tmp_path) == "step 10"
     (again,) = saved(tmp_path, 20, score=0.3)
     assert (list(whole(tmp_path)), damaged(tmp_path)) == ([best, again], [])
     DAMAGES[damage](best)
@@ -120,8 +120,8 @@ def test_one_that_cannot_be_read_now_is_neither_damaged_nor_removed(
         with pytest.raises(OSError, match="Stale"):
             whole(folder)
         with pytest.raises(OSError, match="Stale"):
-            train.goes_on_at(folder)
+            train.resume_point(folder)
         assert tidy(bench.store, job), "it may be one, and stays"
         leave_behind(ledger, bench.store, job)
-    assert train.goes_on_at(left_by(bench.store, job.id)) == "step 10"
+    assert train.resume_point(left_by(bench.store, job.id)) == "step 10"
     assert kept.exists()

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import kind_named
 from tasks.sae.formats.exporting import DICTIONARY_LEARNING, FORMS, SAE_LENS, SPARSIFY, write_as
 from tasks.sae.formats.native import Scales, load_sae, save_density, save_sae
-from tests.sae.conftest import Bench, Known
+from tests.sae.conftest import Bench, Catalog
 from tests.sae.test_formats import SCALE, trained
 
 RAW = torch.randn(50, 8, generator=torch.Generator().manual_seed(7)) / SCALE.read[0]
@@ -28,8 +28,8 @@ def saved(folder: Path, architecture: str, **shape: Any) -> Path:
 
 def test_sparsify_by_its_formula(tmp_path: Path):
     write_as(SPARSIFY, saved(tmp_path / "sae", "topk"), tmp_path / "out")
-    told = json.loads((tmp_path / "out/cfg.json").read_text())
-    assert (told["d_in"], told["num_latents"], told["k"], told["transcode"]) == (8, 24, 3, False)
+    result = json.loads((tmp_path / "out/cfg.json").read_text())
+    assert (result["d_in"], result["num_latents"], result["k"], result["transcode"]) == (8, 24, 3, False)
     weights = load_file(tmp_path / "out/sae.safetensors")
     pre = ((RAW - weights["b_dec"]) @ weights["encoder.weight"].T + weights["encoder.bias"]).relu()
     values, ids = pre.topk(3)
@@ -41,8 +41,13 @@ def test_sparsify_by_its_formula(tmp_path: Path):
 
 def test_dictionary_learning_by_its_formula(tmp_path: Path):
     write_as(DICTIONARY_LEARNING, saved(tmp_path / "sae", "standard"), tmp_path / "out")
-    told = json.loads((tmp_path / "out/config.json").read_text())["trainer"]
-    assert (told["dict_class"], told["activation_dim"], told["dict_size"], told["layer"]) == ("AutoEncoder", 8, 24, 1)
+    result = json.loads((tmp_path / "out/config.json").read_text())["trainer"]
+    assert (result["dict_class"], result["activation_dim"], result["dict_size"], result["layer"]) == (
+        "AutoEncoder",
+        8,
+        24,
+        1,
+    )
     weights = torch.load(tmp_path / "out/ae.pt", weights_only=True)
     codes = ((RAW - weights["bias"]) @ weights["encoder.weight"].T + weights["encoder.bias"]).relu()
     sae = load_sae(tmp_path / "sae")
@@ -76,13 +81,13 @@ def test_what_a_form_has_no_words_for_is_refused_at_submit_and_leaves_nothing(
 ):
     kind, before = kind_named("export"), sorted(bench.root.iterdir())
     values = {"sae": "mine", "folder": str(bench.root / "out"), "to": form}
-    coming = Known(bench.store, {"saes/mine"})
-    params, _ = kind.prepare(kind.read_params(values), coming)  # what it will be is not known yet
+    is_pending = Catalog(bench.store, {"saes/mine"})
+    params, _ = kind.prepare(kind.read_params(values), is_pending)  # what it will be is not known yet
     bench.add("saes", "mine")
     save_sae(bench.store.path("saes", "mine"), trained(architecture, **shape), Scales((1.0,), (1.0,)), {})
-    with pytest.raises(Problem, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         kind.prepare(kind.read_params(values), bench.known)
-    with pytest.raises(Problem, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         kind.run(params, bench.context())
     assert sorted(bench.root.iterdir()) == before
 
@@ -96,14 +101,14 @@ def test_an_export_is_a_job_that_writes_where_the_user_stood(bench: Bench, monke
     for form in FORMS:
         values = {"sae": "mine", "folder": f"out-{form}", "to": form}
         params, _ = kind.prepare(kind.read_params(values), bench.known)
-        told = kind.run(params, bench.context())
-        assert told["folder"] == str(bench.root / f"out-{form}")
-        assert told["files"] == sorted(path.name for path in (bench.root / f"out-{form}").iterdir())
-    assert told["files"] == ["cfg.json", "sae.safetensors"]
+        result = kind.run(params, bench.context())
+        assert result["folder"] == str(bench.root / f"out-{form}")
+        assert result["files"] == sorted(path.name for path in (bench.root / f"out-{form}").iterdir())
+    assert result["files"] == ["cfg.json", "sae.safetensors"]
     assert "sparsity.safetensors" in {path.name for path in (bench.root / f"out-{SAE_LENS}").iterdir()}
-    with pytest.raises(Problem, match="is there already"):
+    with pytest.raises(UserError, match="is there already"):
         kind.prepare(kind.read_params(values), bench.known)
-    with pytest.raises(Problem, match="no saes/yours"):
+    with pytest.raises(UserError, match="no saes/yours"):
         kind.prepare(kind.read_params({**values, "sae": "yours"}), bench.known)
 
 
@@ -124,7 +129,7 @@ def test_of_two_exports_to_one_folder_one_gets_it_whole_and_the_other_says_so(be
         kind.run(quick, bench.context("second"))
 
     monkeypatch.setattr(shutil, "copyfile", overtaken)
-    with pytest.raises(Problem, match="out is there already"):
+    with pytest.raises(UserError, match="out is there already"):
         kind.run(slow, bench.context("first"))
     assert load_sae(folder).config.architecture == "standard"
     assert [path.name for path in bench.root.iterdir() if path.name.startswith("out")] == ["out"]
@@ -138,7 +143,7 @@ def test_a_folder_that_is_made_at_the_last_moment_is_left_as_it_is(tmp_path: Pat
         return rename(draft, target)
 
     monkeypatch.setattr(Path, "rename", too_late)
-    with pytest.raises(Problem, match="out is there already"):
+    with pytest.raises(UserError, match="out is there already"):
         write_as(SAE_LENS, sae, folder)
     assert [path.name for path in folder.iterdir()] == ["theirs"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "sae"]

@@ -16,7 +16,7 @@ from tasks.jobs.kind import Estimate
 from tasks.kinds import extract, train
 from tasks.sae import baselines, calibration, coder, memory_estimate
 from tasks.sae.architectures import build
-from tasks.sae.coder import Moment
+from tasks.sae.coder import StepState
 from tasks.sae.ops import active_pairs
 from tasks.sae.training import checkpoint
 from tasks.sae.training.schedule import TrainConfig
@@ -60,7 +60,7 @@ def peak_of_step(groups: int) -> int:
     coder = build(shaped("matryoshka", 512, 256, k=4, groups=groups), seed=0)
     x = torch.randn(128, 512, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), LiveMemory() as memory:
-        coder.step(x, x, Moment(torch.zeros(0, dtype=torch.int64)))
+        coder.step(x, x, StepState(torch.zeros(0, dtype=torch.int64)))
     return memory.peak
 
 
@@ -117,9 +117,12 @@ def test_a_model_in_half_precision_takes_half_of_a_gpu_and_the_same_of_a_cpu(ben
     model.to(torch.float16).save_pretrained(bench.store.path("models", "half"))
     whole, half = (train.estimate(dataclasses.replace(PARAMS, model=name), bench.known) for name in ("tiny", "half"))
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    asked = train.estimate(dataclasses.replace(PARAMS, model_dtype="bf16"), bench.known)
+    requested = train.estimate(dataclasses.replace(PARAMS, model_dtype="bf16"), bench.known)
     assert half.memory_bytes == pytest.approx(whole.memory_bytes, rel=1e-3)
-    for one, other in ((whole.memory_bytes, asked.memory_bytes), (whole.gpu_memory_bytes, asked.gpu_memory_bytes)):
+    for one, other in (
+        (whole.memory_bytes, requested.memory_bytes),
+        (whole.gpu_memory_bytes, requested.gpu_memory_bytes),
+    ):
         assert one - other == pytest.approx(2 * parameters, rel=0.1)
     assert whole.gpu_memory_bytes - half.gpu_memory_bytes == pytest.approx(2 * parameters, rel=0.1)
 
@@ -134,11 +137,11 @@ def test_a_training_takes_the_disk_that_is_expected_while_one_more_checkpoint_is
         checkpoint, "sync_folder", lambda _: seen.append(sum(file.stat().st_size for file in folder.rglob("*.*s")))
     )
     trainer.begin(folder)
-    while trainer.goes_on:
+    while trainer.is_unfinished:
         trainer.advance(folder)
         trainer.save(folder, score=1.0 if evaluate and trainer.step == 1 else None)
-    told = train.estimate(dataclasses.replace(PARAMS, width=2000, evaluate=evaluate), bench.known).disk_bytes
-    assert max(seen) == pytest.approx(told, rel=0.05)
+    result = train.estimate(dataclasses.replace(PARAMS, width=2000, evaluate=evaluate), bench.known).disk_bytes
+    assert max(seen) == pytest.approx(result, rel=0.05)
 
 
 def test_an_extraction_holds_the_model_the_sae_and_its_examples(bench: Bench) -> None:
@@ -148,8 +151,8 @@ def test_an_extraction_holds_the_model_the_sae_and_its_examples(bench: Bench) ->
         json.dumps({"made_from": {"model": "models/tiny", "dataset": "tokens/words"}})
     )
     (folder / "sae_weights.safetensors").write_bytes(bytes(2 * 16 * 4 * 1000))
-    told = [extract.estimate(extract.Params("mine", top=top), bench.known) for top in (10, 20)]
-    few, many = (estimate.gpu_memory_bytes for estimate in told)
+    result = [extract.estimate(extract.Params("mine", top=top), bench.known) for top in (10, 20)]
+    few, many = (estimate.gpu_memory_bytes for estimate in result)
     assert few is not None
     assert many is not None
     assert few > memory_estimate.CUDA + 2 * 16 * 4 * 1000

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.sae.architectures import build, names
-from tasks.sae.coder import Coder, Moment
+from tasks.sae.coder import Coder, StepState
 from tasks.sae.formats.native import Scales, load_sae, save_sae
 from tests.sae.conftest import shaped
 
@@ -28,7 +28,7 @@ def trained(architecture: str, **shape: Any) -> Coder:
     coder.constrain()
     vectors = torch.randn(40, 8, generator=torch.Generator().manual_seed(9))
     target = torch.randn(40, len(coder.b_dec), generator=torch.Generator().manual_seed(10))
-    coder.step(vectors, target, Moment(torch.zeros(0, dtype=torch.int64)))
+    coder.step(vectors, target, StepState(torch.zeros(0, dtype=torch.int64)))
     return coder
 
 
@@ -91,13 +91,13 @@ def test_the_saved_weights_follow_the_published_formula(tmp_path: Path):
 
 
 def test_what_is_not_understood_is_refused(tmp_path: Path):
-    with pytest.raises(Problem, match="no SAE in"):
+    with pytest.raises(UserError, match="no SAE in"):
         load_sae(tmp_path)
     save_sae(tmp_path, trained("topk"), SCALE, {})
-    told = json.loads((tmp_path / "cfg.json").read_text())
-    (tmp_path / "cfg.json").write_text(json.dumps({**told, "normalize_activations": "layer_norm"}))
-    with pytest.raises(Problem, match="normalize_activations = 'layer_norm'"):
+    result = json.loads((tmp_path / "cfg.json").read_text())
+    (tmp_path / "cfg.json").write_text(json.dumps({**result, "normalize_activations": "layer_norm"}))
+    with pytest.raises(UserError, match="normalize_activations = 'layer_norm'"):
         load_sae(tmp_path)
-    (tmp_path / "cfg.json").write_text(json.dumps({**told, "architecture": "temporal"}))
-    with pytest.raises(Problem, match="no SAE architecture 'temporal'"):
+    (tmp_path / "cfg.json").write_text(json.dumps({**result, "architecture": "temporal"}))
+    with pytest.raises(UserError, match="no SAE architecture 'temporal'"):
         load_sae(tmp_path)

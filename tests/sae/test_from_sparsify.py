@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tasks.activations.hooks import find_again
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.sae.formats.exporting import SPARSIFY, write_as
 from tasks.sae.formats.native import load_sae, read_config, save_sae
 from tasks.sae.importing.convert import take
@@ -37,8 +37,8 @@ def from_sparsify(tmp_path: Path, source: str, **shape: Any) -> dict[str, Any]:
     save_sae(tmp_path / "sae", trained("topk", **shape), SCALE, {})
     write_as(SPARSIFY, tmp_path / "sae", tmp_path / "theirs")
     take(tmp_path / "theirs", tmp_path / "ours", source, {})
-    told = read_config(tmp_path / "ours")["metadata"]
-    return {name: value for name, value in told.items() if name.startswith("hook_")}
+    result = read_config(tmp_path / "ours")["metadata"]
+    return {name: value for name, value in result.items() if name.startswith("hook_")}
 
 
 @pytest.mark.parametrize(
@@ -100,9 +100,9 @@ def test_an_sae_of_sparsify_finds_its_module_again(tmp_path: Path, module: str, 
 def test_where_the_module_does_not_give_what_is_added_an_sae_of_sparsify_is_not_read(
     tmp_path: Path, module: str, family: str
 ):
-    told = from_sparsify(tmp_path, f"run/{module}")
-    with pytest.raises(Problem, match=rf"trained on blocks\.1\.hook_\w+_out \({module}\); this model has"):
-        find_again(model_of(family), told)
+    result = from_sparsify(tmp_path, f"run/{module}")
+    with pytest.raises(UserError, match=rf"trained on blocks\.1\.hook_\w+_out \({module}\); this model has"):
+        find_again(model_of(family), result)
 
 
 def test_a_transcoder_of_sparsify_is_read_where_its_module_reads(tmp_path: Path):
@@ -129,5 +129,5 @@ def test_an_sae_of_sparsify_that_says_no_k_is_refused(tmp_path: Path):
     save_sae(tmp_path / "sae", trained("topk"), SCALE, {})
     write_as(SPARSIFY, tmp_path / "sae", tmp_path / "theirs")
     (tmp_path / "theirs/cfg.json").write_text("{}")
-    with pytest.raises(Problem, match="TopK without a whole number of active features: k = None"):
+    with pytest.raises(UserError, match="TopK without a whole number of active features: k = None"):
         take(tmp_path / "theirs", tmp_path / "ours", "run/layers.6", {})

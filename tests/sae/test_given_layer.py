@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import kind_named
 from tasks.sae.formats.exporting import SAE_LENS, SPARSIFY, write_as
 from tasks.sae.formats.native import read_config, save_sae
@@ -23,14 +23,14 @@ def saved(bench: Bench, form: str, place: str, about: dict[str, Any], **shape: A
     return bench.root / place
 
 
-def asked(folder: Path, layer: int) -> Any:
+def requested(folder: Path, layer: int) -> Any:
     return kind_named("import").read_params({"source": str(folder), "layer": layer})
 
 
 def imported(bench: Bench, folder: Path, layer: int) -> dict[str, Any]:
     """The metadata of the SAE that an import with that layer makes."""
     kind, context = kind_named("import"), bench.context()
-    params, _ = kind.prepare(asked(folder, layer), bench.known)
+    params, _ = kind.prepare(requested(folder, layer), bench.known)
     kind.run(params, context)
     return read_config(context.output)["metadata"]
 
@@ -38,10 +38,10 @@ def imported(bench: Bench, folder: Path, layer: int) -> dict[str, Any]:
 def refused(bench: Bench, folder: Path, layer: int, sentence: str) -> None:
     """It is refused at submit, and by the job where it was not known then."""
     kind = kind_named("import")
-    with pytest.raises(Problem, match=sentence):
-        kind.prepare(asked(folder, layer), bench.known)
-    with pytest.raises(Problem, match=sentence):
-        kind.run(asked(folder, layer), bench.context())
+    with pytest.raises(UserError, match=sentence):
+        kind.prepare(requested(folder, layer), bench.known)
+    with pytest.raises(UserError, match=sentence):
+        kind.run(requested(folder, layer), bench.context())
 
 
 HOOK = {"hook_name": "blocks.3.hook_resid_post", "hook_layer": 3}

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tasks.activations import hooks
-from tasks.activations.hooks import Hook, Point, catch, find
-from tasks.errors import Problem
+from tasks.activations.hooks import Hook, HookPoint, catch, find
+from tasks.errors import UserError
 from tests.sae.families import VOCABULARY, model_of
 
 #: What attention and MLP add, and what the MLP reads, within a block.
@@ -86,10 +86,10 @@ def test_a_hook_has_exact_names(family: str, paths: tuple[str, str, str, str]):
     read = "mlp.in.hook_in" if mlp_in in ("fc1", "intermediate") else "mlp.hook_in"
     model = model_of(family)
     assert [find(model, Hook(site, 1)) for site in ("resid", "attn", "mlp", "mlp-in")] == [
-        Point(f"blocks.1.{resid}", block),
-        Point("blocks.1.hook_attn_out", f"{block}.{attn}"),
-        Point("blocks.1.hook_mlp_out", f"{block}.{mlp}"),
-        Point(f"blocks.1.{read}", f"{block}.{mlp_in}", input=True),
+        HookPoint(f"blocks.1.{resid}", block),
+        HookPoint("blocks.1.hook_attn_out", f"{block}.{attn}"),
+        HookPoint("blocks.1.hook_mlp_out", f"{block}.{mlp}"),
+        HookPoint(f"blocks.1.{read}", f"{block}.{mlp_in}", input=True),
     ]
 
 
@@ -106,7 +106,7 @@ def test_what_the_mlp_reads_makes_what_the_mlp_adds(family: str):
 def test_a_block_that_does_not_add_up_has_no_such_hook(family: str):
     model = model_of(family)
     for site in ("attn", "mlp", "mlp-in"):
-        with pytest.raises(Problem, match="could not be found"):
+        with pytest.raises(UserError, match="could not be found"):
             find(model, Hook(site, 1))
     after = hidden_states(model)[1 if family == "mamba" else 2]  # Mamba's own list begins after the first block
     torch.testing.assert_close(caught(model, "resid")[0], after)
@@ -115,7 +115,7 @@ def test_a_block_that_does_not_add_up_has_no_such_hook(family: str):
 @pytest.mark.parametrize("wrong", [{"attn": "input_layernorm"}, {"mlp": "post_attention_layernorm"}])
 def test_a_norm_is_never_taken_for_what_is_added(monkeypatch: pytest.MonkeyPatch, wrong: dict[str, str]):
     monkeypatch.setattr(hooks, "_FORMS", [hooks._Form("self_attn", "mlp", "mlp")._replace(**wrong)])
-    with pytest.raises(Problem, match="could not be found"):
+    with pytest.raises(UserError, match="could not be found"):
         find(model_of("llama"), Hook("mlp", 1))
 
 
@@ -123,7 +123,7 @@ def test_half_precision_does_not_hide_the_right_module_nor_show_a_wrong_one(monk
     model = model_of("llama").to(torch.bfloat16)
     assert find(model, Hook("mlp", 2)).module == "model.layers.2.mlp"
     monkeypatch.setattr(hooks, "_FORMS", [hooks._Form("self_attn", "post_attention_layernorm", "mlp")])
-    with pytest.raises(Problem, match="could not be found"):
+    with pytest.raises(UserError, match="could not be found"):
         find(model, Hook("mlp", 2))
 
 
@@ -132,7 +132,7 @@ def test_what_is_scaled_by_a_hundredth_before_it_is_added_is_not_the_site(scale:
     model = model_of("granite")
     for block in model.model.layers:
         block.residual_multiplier = scale
-    with pytest.raises(Problem, match="could not be found"):
+    with pytest.raises(UserError, match="could not be found"):
         find(model, Hook("attn", 1))
 
 
@@ -156,5 +156,5 @@ def test_one_pass_ends_with_the_last_hook_and_leaves_none_behind():
 
 def test_a_layer_that_is_not_there_is_said():
     for layer in (3, -1):
-        with pytest.raises(Problem, match=f"no layer {layer}: the model's layers are 0 to 2"):
+        with pytest.raises(UserError, match=f"no layer {layer}: the model's layers are 0 to 2"):
             find(model_of("gpt2"), Hook("mlp", layer))

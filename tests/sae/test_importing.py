@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tasks.activations.hooks import find_again
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import kind_named
 from tasks.sae.coder import Coder
 from tasks.sae.density import histogram
@@ -38,9 +38,9 @@ def weights(**more: Tensor) -> dict[str, Tensor]:
     return {**made, **more}
 
 
-def write(folder: Path, told: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
+def write(folder: Path, result: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
     folder.mkdir(parents=True)
-    (folder / "cfg.json").write_text(json.dumps({"d_in": D_IN, "d_sae": D_SAE, "dtype": "float32", **told}))
+    (folder / "cfg.json").write_text(json.dumps({"d_in": D_IN, "d_sae": D_SAE, "dtype": "float32", **result}))
     save_file(tensors, folder / "sae_weights.safetensors")
     return folder
 
@@ -57,8 +57,8 @@ def close(found: Tensor, expected: Tensor) -> None:
 
 def test_an_encoder_that_reads_the_vector_itself(tmp_path: Path):
     own = weights(threshold=drawn(D_SAE, seed=5))
-    told = {"architecture": "jumprelu", "apply_b_dec_to_input": False, "metadata": {"model_name": "gpt2"}}
-    sae = taken(write(tmp_path / "theirs", told, own), tmp_path / "ours")
+    result = {"architecture": "jumprelu", "apply_b_dec_to_input": False, "metadata": {"model_name": "gpt2"}}
+    sae = taken(write(tmp_path / "theirs", result, own), tmp_path / "ours")
     pre = X @ own["W_enc"] + own["b_enc"]
     codes = pre.relu() * (pre > own["threshold"])  # half of the thresholds are negative: codes still are not
     close(sae.encode(X), codes)
@@ -69,16 +69,16 @@ def test_an_encoder_that_reads_the_vector_itself(tmp_path: Path):
 def test_a_gated_one_that_reads_the_vector_itself(tmp_path: Path):
     own = weights(b_gate=drawn(D_SAE, seed=5), b_mag=drawn(D_SAE, seed=6), r_mag=0.3 * drawn(D_SAE, seed=8))
     del own["b_enc"]
-    told = {"architecture": "gated", "apply_b_dec_to_input": False, "metadata": {}}
-    sae = taken(write(tmp_path / "theirs", told, own), tmp_path / "ours")
+    result = {"architecture": "gated", "apply_b_dec_to_input": False, "metadata": {}}
+    sae = taken(write(tmp_path / "theirs", result, own), tmp_path / "ours")
     z = X @ own["W_enc"]
     close(sae.encode(X), (z * own["r_mag"].exp() + own["b_mag"]).relu() * (z + own["b_gate"] > 0))
 
 
 def test_topk_by_the_lengths_of_decoder_rows(tmp_path: Path):
     own = weights()
-    told = {"architecture": "topk", "k": 3, "rescale_acts_by_decoder_norm": True, "metadata": {}}
-    sae = taken(write(tmp_path / "theirs", told, own), tmp_path / "ours")
+    result = {"architecture": "topk", "k": 3, "rescale_acts_by_decoder_norm": True, "metadata": {}}
+    sae = taken(write(tmp_path / "theirs", result, own), tmp_path / "ours")
     lengths = own["W_dec"].norm(dim=1)
     pre = ((X - own["b_dec"]) @ own["W_enc"] + own["b_enc"]) * lengths
     values, ids = pre.topk(3)
@@ -89,7 +89,7 @@ def test_topk_by_the_lengths_of_decoder_rows(tmp_path: Path):
 
 def test_saelens_before_its_version_6(tmp_path: Path):
     own = {**weights(), "scaling_factor": torch.ones(D_SAE)}
-    told = {
+    result = {
         "model_name": "gpt2-small",
         "hook_point": "blocks.3.hook_resid_post",
         "hook_point_layer": 3,
@@ -97,7 +97,7 @@ def test_saelens_before_its_version_6(tmp_path: Path):
         "activation_fn_kwargs": {"k": 5},
         "normalize_activations": None,
     }
-    sae = taken(write(tmp_path / "theirs", told, own), tmp_path / "ours")
+    sae = taken(write(tmp_path / "theirs", result, own), tmp_path / "ours")
     assert (sae.config.architecture, sae.options.k) == ("topk", 5)
     found = read_config(tmp_path / "ours")["metadata"]
     assert (found["model_name"], found["hook_name"], found["hook_layer"]) == (
@@ -119,16 +119,16 @@ def test_saelens_before_its_version_6(tmp_path: Path):
     ],
 )
 def test_codes_that_saelens_before_its_version_6_had_and_are_not_known_are_refused(
-    tmp_path: Path, told: dict[str, Any], sentence: str
+    tmp_path: Path, result: dict[str, Any], sentence: str
 ):
-    with pytest.raises(Problem, match=sentence):
-        take(write(tmp_path / "theirs", told, weights()), tmp_path / "ours", "", {})
+    with pytest.raises(UserError, match=sentence):
+        take(write(tmp_path / "theirs", result, weights()), tmp_path / "ours", "", {})
 
 
-@pytest.mark.parametrize("told", [{}, {"activation_fn": None}, {"activation_fn_str": "relu"}])
-def test_saelens_before_its_version_6_has_relu_where_it_says_no_other(tmp_path: Path, told: dict[str, Any]):
+@pytest.mark.parametrize("result", [{}, {"activation_fn": None}, {"activation_fn_str": "relu"}])
+def test_saelens_before_its_version_6_has_relu_where_it_says_no_other(tmp_path: Path, result: dict[str, Any]):
     own = weights()
-    sae = taken(write(tmp_path / "theirs", told, own), tmp_path / "ours")
+    sae = taken(write(tmp_path / "theirs", result, own), tmp_path / "ours")
     assert sae.config.architecture == "standard"
     close(sae.encode(X), ((X - own["b_dec"]) @ own["W_enc"] + own["b_enc"]).relu())
 
@@ -183,7 +183,7 @@ def test_a_transcoder_of_gemma_scope_reads_the_norm_before_the_mlp_without_its_w
     assert about["model_name"] == "google/gemma-2-2b"
     assert (about["hook_name"], about["hook_name_out"]) == ("blocks.5.ln2.hook_normalized", "blocks.5.hook_mlp_out")
     assert (about["hook_layer"], about["hook_layer_out"]) == (5, 5)
-    with pytest.raises(Problem, match=r"trained on blocks\.5\.ln2\.hook_normalized, which is not known here"):
+    with pytest.raises(UserError, match=r"trained on blocks\.5\.ln2\.hook_normalized, which is not known here"):
         find_again(model_of("gemma2"), about)
 
 
@@ -204,16 +204,16 @@ def test_names_of_gemma_scope_that_do_not_tell_a_hook_leave_it_open(tmp_path: Pa
 
 
 def gemma_scope_2(
-    folder: Path, told: dict[str, Any] | None, skip: bool = False, **changes: Tensor
+    folder: Path, result: dict[str, Any] | None, skip: bool = False, **changes: Tensor
 ) -> dict[str, Tensor]:
     """A folder of google/gemma-scope-2-…, with the files and names that it has there; half of the features below 0."""
     own = {name.lower(): tensor for name, tensor in weights(threshold=drawn(D_SAE, seed=5)).items()}
     own |= {"affine_skip_connection": drawn(D_IN, D_IN, seed=6)} if skip else {}
     folder.mkdir(parents=True)
     save_file({**own, **changes}, folder / "params.safetensors")
-    if told is not None:
+    if result is not None:
         base = {"width": D_SAE, "architecture": "jump_relu", "l0": 60, "affine_connection": skip, "type": "sae"}
-        (folder / "config.json").write_text(json.dumps({**base, **told}))
+        (folder / "config.json").write_text(json.dumps({**base, **result}))
     return own
 
 
@@ -238,8 +238,8 @@ NORMED = "model.layers.5.pre_feedforward_layernorm.output", "model.layers.5.post
     ids=["resid", "mlp", "attn"],
 )
 def test_gemma_scope_2_by_its_formula_its_file_and_its_names(tmp_path: Path, points: tuple, hook: str, folder: str):
-    told = {"hf_hook_point_in": points[0], "hf_hook_point_out": points[1], "model_name": "google/gemma-3-4b-it"}
-    own = gemma_scope_2(tmp_path / "theirs", told)
+    result = {"hf_hook_point_in": points[0], "hf_hook_point_out": points[1], "model_name": "google/gemma-3-4b-it"}
+    own = gemma_scope_2(tmp_path / "theirs", result)
     sae = taken(tmp_path / "theirs", tmp_path / "ours")
     codes, made = read_by(own)
     close(sae.encode(X), codes)
@@ -297,16 +297,16 @@ def test_the_hooks_of_gemma_scope_2_are_found_in_a_gemma_3():
     ],
 )
 def test_what_of_gemma_scope_2_cannot_be_taken_is_one_sentence(
-    tmp_path: Path, told: dict | None, changes: dict, sentence: str
+    tmp_path: Path, result: dict | None, changes: dict, sentence: str
 ):
-    gemma_scope_2(tmp_path / "theirs", told, **changes)
-    with pytest.raises(Problem, match=sentence):
+    gemma_scope_2(tmp_path / "theirs", result, **changes)
+    with pytest.raises(UserError, match=sentence):
         take(tmp_path / "theirs", tmp_path / "ours", "", {})
 
 
 def test_the_files_of_a_cross_layer_transcoder_say_so(tmp_path: Path):
     save_file(weights(), tmp_path / "params_layer_0.safetensors")
-    with pytest.raises(Problem, match="a coder of several layers"):
+    with pytest.raises(UserError, match="a coder of several layers"):
         form_of(tmp_path)
 
 
@@ -316,7 +316,7 @@ def test_no_object_in_an_npz_is_unpickled(tmp_path: Path):
             return (Path.touch, (tmp_path / "sprung",))
 
     gemma_scope(tmp_path / "theirs", W_enc=np.array([Trap()], dtype=object))
-    with pytest.raises(Problem, match="holds objects, which are not read"):
+    with pytest.raises(UserError, match="holds objects, which are not read"):
         take(tmp_path / "theirs", tmp_path / "ours", "", {})
     assert not (tmp_path / "sprung").exists()
 
@@ -325,9 +325,9 @@ def test_our_own_come_back_with_their_densities(tmp_path: Path):
     save_sae(tmp_path / "sae", trained("gated"), SCALE, {"model_name": "tiny", "exclude_special_tokens": True})
     save_density(tmp_path / "sae", torch.linspace(0, 1, D_SAE))
     (tmp_path / "ours").mkdir()
-    told = take(tmp_path / "sae", tmp_path / "ours", "somewhere", {"model_name": "other"})
+    result = take(tmp_path / "sae", tmp_path / "ours", "somewhere", {"model_name": "other"})
     sae = load_sae(tmp_path / "ours")
-    assert told["density_histogram"] == histogram(torch.linspace(0, 1, D_SAE)).told()
+    assert result["density_histogram"] == histogram(torch.linspace(0, 1, D_SAE)).to_dict()
     assert torch.equal(sae.encode(X), load_sae(tmp_path / "sae").encode(X))
     torch.testing.assert_close(load_density(tmp_path / "ours"), torch.linspace(0, 1, D_SAE), rtol=1e-4, atol=1e-8)
     found = read_config(tmp_path / "ours")["metadata"]
@@ -357,19 +357,19 @@ STANDARD = {"architecture": "standard", "metadata": {}}
         ({"architecture": "topk", "metadata": {}}, {}, "TopK without a whole number of active features: k = None"),
     ],
 )
-def test_what_is_not_understood_is_refused(tmp_path: Path, told: dict, change: dict, sentence: str):
-    with pytest.raises(Problem, match=sentence):
-        take(write(tmp_path / "theirs", told, weights(**change)), tmp_path / "ours", "", {})
+def test_what_is_not_understood_is_refused(tmp_path: Path, result: dict, change: dict, sentence: str):
+    with pytest.raises(UserError, match=sentence):
+        take(write(tmp_path / "theirs", result, weights(**change)), tmp_path / "ours", "", {})
 
 
 def test_where_there_is_no_sae_it_says_what_there_is(tmp_path: Path):
-    with pytest.raises(Problem, match=r"no SAE in .*Known are cfg.json and sae_weights.safetensors \(SAELens\)"):
+    with pytest.raises(UserError, match=r"no SAE in .*Known are cfg.json and sae_weights.safetensors \(SAELens\)"):
         form_of(tmp_path)
     write(tmp_path / "run/layer_3", STANDARD, weights())
-    with pytest.raises(Problem, match=r"in folders below it\. For one: .*run/layer_3"):
+    with pytest.raises(UserError, match=r"in folders below it\. For one: .*run/layer_3"):
         form_of(tmp_path)
     (tmp_path / "ae.pt").write_bytes(b"")
-    with pytest.raises(Problem, match=r"ae\.pt, a pickle: loading one can run any code"):
+    with pytest.raises(UserError, match=r"ae\.pt, a pickle: loading one can run any code"):
         form_of(tmp_path)
     files = ["a/cfg.json", "a/sae_weights.safetensors", "b/cfg.json", "c/d/params.npz", "README.md"]
     assert folders_in(files) == ["a", "c/d"]
@@ -382,10 +382,10 @@ def test_an_import_is_a_job_whose_artifact_tells_the_model(bench: Bench, monkeyp
     params, requests = kind.prepare(kind.read_params({"source": "theirs", "model": "tiny", "layer": 1}), bench.known)
     assert (params.source, requests, kind.default_name(params)) == (str(bench.root / "theirs"), [], "theirs")
     context = bench.context()
-    told = kind.run(params, context)
-    assert (told["form"], told["model"], told["hook"]) == ("SAELens", "tiny", "blocks.1.hook_resid_post")
-    assert json.dumps(told)
+    result = kind.run(params, context)
+    assert (result["form"], result["model"], result["hook"]) == ("SAELens", "tiny", "blocks.1.hook_resid_post")
+    assert json.dumps(result)
     assert load_sae(context.output).config.d_sae == D_SAE
     for source, sentence in (("nowhere", "no folder 'nowhere'"), (str(bench.root), "in folders below it")):
-        with pytest.raises(Problem, match=sentence):
+        with pytest.raises(UserError, match=sentence):
             kind.prepare(kind.read_params({"source": source}), bench.known)

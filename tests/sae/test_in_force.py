@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.kinds import train
 from tasks.sae.coder import default_rate
 from tasks.sae.formats.model_card import card
@@ -49,7 +49,7 @@ def test_a_number_of_tokens_is_recorded_only_where_it_ruled(bench: Bench, values
 
 
 def test_steps_and_tokens_are_still_refused_together(bench: Bench):
-    with pytest.raises(Problem, match="--steps and --training-tokens both"):
+    with pytest.raises(UserError, match="--steps and --training-tokens both"):
         prepared(bench, steps=300, tokens=5000)
 
 

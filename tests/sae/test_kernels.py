@@ -56,7 +56,7 @@ def broken(**methods: Any) -> Any:
     return SimpleNamespace(TritonPasses=type("Broken", (TorchPasses,), methods))
 
 
-def as_kernels(monkeypatch: pytest.MonkeyPatch, module: Any) -> backend.Choice:
+def as_kernels(monkeypatch: pytest.MonkeyPatch, module: Any) -> backend.BackendChoice:
     monkeypatch.setitem(sys.modules, "tasks.sae.ops.triton_kernels", module)
     return try_kernels("cpu")
 
@@ -150,5 +150,5 @@ def test_a_training_on_a_device_tells_what_runs_its_passes(bench: Bench, monkeyp
     train.run(params, context)
     assert context.noted == ["as if it were another device", "goes on from step 3"]
     monkeypatch.undo()
-    assert backend.to_tell("cpu") is None
-    assert "sparse passes" in (backend.to_tell("cuda") or "")
+    assert backend.describe_fallback("cpu") is None
+    assert "sparse passes" in (backend.describe_fallback("cuda") or "")

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, BertModel
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.models.loading import check_readable, describe_config, load_model
 from tests.sae.conftest import Bench
 from tests.sae.every_family import NoStore
@@ -48,7 +48,7 @@ def load(folder: Path) -> Any:
 
 
 def refusal(folder: Path) -> str:
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         load(folder)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -151,7 +151,7 @@ def test_an_encoder_without_its_pooler_and_head_is_read(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "told",
+    "result",
     [
         {"quantization_config": {"quant_method": "gptq", "bits": 4}},
         {"quantization_config": {"quant_method": "awq"}},
@@ -162,11 +162,11 @@ def test_an_encoder_without_its_pooler_and_head_is_read(tmp_path: Path):
         {"quantization": {"group_size": 64, "bits": 4}},
     ],
 )
-def test_a_quantized_model_is_refused_by_its_configuration_alone(saved: Callable[[str], Path], told: dict[str, Any]):
+def test_a_quantized_model_is_refused_by_its_configuration_alone(saved: Callable[[str], Path], result: dict[str, Any]):
     folder = saved("gpt2")
-    change_config(folder, **told)
+    change_config(folder, **result)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(Problem, match=r"is quantized.*Give the model that it was made from"):
+    with pytest.raises(UserError, match=r"is quantized.*Give the model that it was made from"):
         describe_config(str(folder), NoStore())
     assert "is quantized" in refusal(folder)
 
@@ -217,9 +217,9 @@ def test_files_that_are_no_whole_weights_are_refused_at_submit(saved: Callable[[
     folder = saved("gpt2")
     (folder / "model.safetensors").unlink()
     make(folder)
-    with pytest.raises(Problem, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         check_readable(str(folder), NoStore())
-    with pytest.raises(Problem, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         load(folder)
 
 
@@ -227,7 +227,7 @@ def test_a_file_that_was_cut_short_is_refused_at_submit(saved: Callable[[str], P
     folder = saved("gpt2")
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(Problem, match=r"model\.safetensors is incomplete: \d+ bytes where its header says \d+"):
+    with pytest.raises(UserError, match=r"model\.safetensors is incomplete: \d+ bytes where its header says \d+"):
         check_readable(str(folder), NoStore())
 
 
@@ -250,7 +250,7 @@ def test_half_precision_on_disk_is_float32_on_a_cpu(tmp_path: Path, family: str)
 def test_a_model_with_an_encoder_and_a_decoder_is_refused_at_submit(saved: Callable[[str], Path]):
     folder = saved("gpt2")
     change_config(folder, is_encoder_decoder=True)
-    with pytest.raises(Problem, match="an encoder and a decoder"):
+    with pytest.raises(UserError, match="an encoder and a decoder"):
         check_readable(str(folder), NoStore())
 
 
@@ -259,10 +259,10 @@ def test_a_job_on_weights_that_cannot_be_read_is_refused_at_submit(bench: Bench)
 
     (bench.store.path("models", "tiny") / "model.safetensors").rename(bench.root / "elsewhere")
     for kind, values in ((train, {"layer": 0}), (activations, {"layer": 0})):
-        with pytest.raises(Problem, match="no weights as safetensors"):
+        with pytest.raises(UserError, match="no weights as safetensors"):
             kind.prepare(kind.Params(model="tiny", dataset="words", **values), bench.known)
     bench.add("saes", "s")
-    with pytest.raises(Problem, match="no weights as safetensors"):
+    with pytest.raises(UserError, match="no weights as safetensors"):
         extract.prepare(extract.Params("s", model="tiny"), bench.known)
 
 

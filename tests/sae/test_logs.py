@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.kinds import train
 from tasks.train_job import loggers
 from tests.sae.conftest import Bench
@@ -76,8 +76,8 @@ def test_tensorboard_has_each_step_of_a_struck_training_once(bench: Bench, blow:
     assert not [name for name in found if name.endswith("_tokens")], "that it is the same each time is no news"
     drawn = histograms(output / "tensorboard")["held_out/log10_density"]
     for (step, limits, counts), line in zip(drawn, evaluations, strict=True):
-        told = line["density_histogram"]
-        assert (step, limits, counts) == (line["step"], told["log10_edges"][1:], told["counts"])
+        result = line["density_histogram"]
+        assert (step, limits, counts) == (line["step"], result["log10_edges"][1:], result["counts"])
     paces = [json.loads(line) for line in (output / "pace.jsonl").read_text().splitlines()]
     assert [step for step, _ in found["tokens_per_s"]] == [line["step"] for line in paces]
 
@@ -102,12 +102,12 @@ def test_an_offline_run_of_wandb_has_each_step_of_a_struck_training_once(bench: 
     densities: dict[int, list[int]] = {}
     for data in records_in((run / "run-logged.wandb").read_bytes()):
         record = wandb_internal_pb2.Record.FromString(data)
-        told = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
-        if "held_out/log10_density.values" in told:
-            densities[record.history.step.num] = json.loads(told["held_out/log10_density.values"])
-        if told:
+        result = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
+        if "held_out/log10_density.values" in result:
+            densities[record.history.step.num] = json.loads(result["held_out/log10_density.values"])
+        if result:
             assert record.history.step.num not in losses
-            losses[record.history.step.num] = json.loads(told["loss"])
+            losses[record.history.step.num] = json.loads(result["loss"])
         assert not record.run.run_id or record.run.run_id == "logged"
     assert list(losses.items()) == [(line["step"], pytest.approx(line["loss"])) for line in metrics_in(output)]
     evaluations = [json.loads(line) for line in (output / "evaluations.jsonl").read_text().splitlines()]
@@ -129,29 +129,29 @@ def test_each_of_several_saes_has_a_run_of_wandb_of_its_own(bench: Bench) -> Non
             for file in run.glob("*.wandb")
             for data in records_in(file.read_bytes())
         ]
-        told = [
+        result = [
             {".".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
             for record in records
         ]
-        losses = [json.loads(row["loss"]) for row in told if "loss" in row]
+        losses = [json.loads(row["loss"]) for row in result if "loss" in row]
         assert losses == [pytest.approx(line["loss"]) for line in metrics_in(output)]
 
 
 def test_a_word_that_is_not_known_is_refused_at_submit(bench: Bench) -> None:
-    with pytest.raises(Problem, match=r"--log 'tensorbored' is not one of: tensorboard, wandb\."):
+    with pytest.raises(UserError, match=r"--log 'tensorbored' is not one of: tensorboard, wandb\."):
         prepared(bench, log="tensorbored")
-    with pytest.raises(Problem, match=r"--log ', ' names nothing\. It may name: tensorboard, wandb"):
+    with pytest.raises(UserError, match=r"--log ', ' names nothing\. It may name: tensorboard, wandb"):
         prepared(bench, log=", ")
     assert prepared(bench, log="tensorboard,")[0].log == "tensorboard,"
-    assert loggers.asked_for(None) == loggers.asked_for("") == []
-    assert loggers.asked_for("tensorboard, tensorboard") == ["tensorboard"]
+    assert loggers.requested_loggers(None) == loggers.requested_loggers("") == []
+    assert loggers.requested_loggers("tensorboard, tensorboard") == ["tensorboard"]
 
 
 def test_a_package_that_is_not_installed_is_refused_at_submit(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(loggers, "find_spec", lambda package: None)
-    with pytest.raises(Problem, match="--log wandb needs the package wandb") as refused:
+    with pytest.raises(UserError, match="--log wandb needs the package wandb") as refused:
         prepared(bench, log="wandb")
     assert "pip install 'mistudio[logging]'" in str(refused.value)
     monkeypatch.undo()

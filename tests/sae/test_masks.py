@@ -9,7 +9,7 @@ import pytest
 
 from tasks.activations import token_mask
 from tasks.activations.token_mask import Mask, mask_again, mask_for
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.parsing.position_slices import positions_of
 from tasks.text.tokens import TokensInfo
 
@@ -46,9 +46,9 @@ def test_what_counts_is_counted_in_pieces(monkeypatch: pytest.MonkeyPatch, mask:
 @pytest.mark.parametrize("skip_bos", [True, False])
 def test_what_an_sae_tells_makes_the_same_mask_again(skip_bos: bool):
     mask = mask_for(INFO, skip_bos)
-    assert mask_again(mask.told(), INFO) == mask
+    assert mask_again(mask.to_dict(), INFO) == mask
     plain = dataclasses.replace(INFO, bos_id=None, pad_id=None)
-    assert set(mask.ids) <= set(mask_again(mask.told(), plain).ids), "the tokens it never saw stay left out"
+    assert set(mask.ids) <= set(mask_again(mask.to_dict(), plain).ids), "the tokens it never saw stay left out"
 
 
 def test_saelens_may_have_left_out_all_special_tokens():
@@ -84,8 +84,8 @@ def test_only_the_positions_that_an_sae_was_trained_on_count(value: list | None,
     found = mask.kept(np.arange(10, 18)[None])
     assert found[0].nonzero()[0].tolist() == kept
     assert mask.counts(np.arange(10, 18)[None]).tolist() == [len(kept)]
-    assert mask_again(mask.told(), info) == mask, "it says the same of itself"
-    assert mask.told()["seqpos_slice"] == (value or [None])
+    assert mask_again(mask.to_dict(), info) == mask, "it says the same of itself"
+    assert mask.to_dict()["seqpos_slice"] == (value or [None])
 
 
 def test_a_slice_counts_from_each_end_of_rows_of_any_length_and_beside_tokens_that_are_left_out():
@@ -98,12 +98,12 @@ def test_a_slice_counts_from_each_end_of_rows_of_any_length_and_beside_tokens_th
     "value", [[0, 8, 0], [0, 8, -1], [1, 2, 3, 4], ["5", None], [1.5], [True], "5:", 5, {}, [10**20]]
 )
 def test_what_is_no_slice_is_refused(value: object):
-    with pytest.raises(Problem, match=r"seqpos_slice is .*, expected start, end and a step above 0"):
+    with pytest.raises(UserError, match=r"seqpos_slice is .*, expected start, end and a step above 0"):
         positions_of(value)
 
 
 def test_an_sae_of_later_positions_than_rows_have_is_not_read_there():
-    with pytest.raises(Problem, match=r"trained on positions \[64, None\] alone, and rows of 4 tokens have none"):
+    with pytest.raises(UserError, match=r"trained on positions \[64, None\] alone, and rows of 4 tokens have none"):
         mask_again({"seqpos_slice": [64, None]}, INFO)
 
 

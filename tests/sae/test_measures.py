@@ -95,12 +95,12 @@ def test_a_standard_error_is_how_far_means_of_other_rows_lie_apart():
 def test_densities_are_counted_into_half_decades_by_hand():
     assert LOG10_EDGES == (-7, -6.5, -6, -5.5, -5, -4.5, -4, -3.5, -3, -2.5, -2, -1.5, -1, -0.5, 0)
     counts = torch.tensor([0, 1, 9, 10, 31, 32, 99, 100, 316, 317, 1000, 0])  # of 1000 vectors, as `measure` divides
-    told = histogram(counts.float() / 1000).told()
+    result = histogram(counts.float() / 1000).to_dict()
     # Up to 10^0.5 thousandths: 1. Up to a hundredth: 9. To 0.0316: 10 and 31. To a tenth: 32, 99. To 0.316: 100, 316.
-    assert told["counts"] == [0] * 8 + [1, 1, 2, 2, 2, 2]
-    assert told["never"] == 2
-    assert told["log10_edges"] == list(LOG10_EDGES)
-    assert json.dumps(told)
+    assert result["counts"] == [0] * 8 + [1, 1, 2, 2, 2, 2]
+    assert result["never"] == 2
+    assert result["log10_edges"] == list(LOG10_EDGES)
+    assert json.dumps(result)
 
 
 @pytest.mark.parametrize("decade", range(8))
@@ -110,7 +110,7 @@ def test_a_density_at_an_edge_belongs_to_the_bin_above(decade: int):
 
 
 def test_what_fires_less_than_any_bin_is_in_the_first():
-    assert histogram(torch.tensor([1e-9, 5e-8, 0.0])).told()["counts"] == [2] + [0] * 13
+    assert histogram(torch.tensor([1e-9, 5e-8, 0.0])).to_dict()["counts"] == [2] + [0] * 13
 
 
 @pytest.mark.parametrize("name", names())
@@ -118,10 +118,10 @@ def test_every_feature_is_in_one_bin(name: str):
     coder = build(shaped(name, 12, 96, k=4))
     x = torch.randn(700, 12, generator=torch.Generator().manual_seed(5))
     found = measure(coder, x)
-    told = histogram(found.density)
-    assert told.never + sum(told.counts) == 96
-    assert told.never / 96 == pytest.approx(found.dead_fraction)
-    below = sum(count for count, edge in zip(told.counts, LOG10_EDGES[1:], strict=True) if edge <= -1)
+    result = histogram(found.density)
+    assert result.never + sum(result.counts) == 96
+    assert result.never / 96 == pytest.approx(found.dead_fraction)
+    below = sum(count for count, edge in zip(result.counts, LOG10_EDGES[1:], strict=True) if edge <= -1)
     fired = coder.encode(x).gt(0).sum(0)
     assert below == int(((fired > 0) & (fired < 70)).sum())
 
@@ -172,10 +172,10 @@ def test_the_baselines_get_the_l0_of_the_sae():
     coder = build(shaped("topk", 16, 64, k=4))
     x = torch.randn(600, 16, generator=torch.Generator().manual_seed(3))
     found = measure(coder, x)
-    told, active = compare(found, x, x), round(found.l0)
-    assert told["pca_explained_variance"] == pca_explained_variance(x, x, active)
-    assert told["random_explained_variance"] == random_explained_variance(x, x, 64, active)
-    assert told["baseline_tokens"] == found.tokens == 600
+    result, active = compare(found, x, x), round(found.l0)
+    assert result["pca_explained_variance"] == pca_explained_variance(x, x, active)
+    assert result["random_explained_variance"] == random_explained_variance(x, x, 64, active)
+    assert result["baseline_tokens"] == found.tokens == 600
 
 
 class Largest(TorchDispatchMode):

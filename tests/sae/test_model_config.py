@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.models import model_config
 from tasks.models.loading import describe_config, load_model
 from tests.sae.every_family import NoStore
@@ -55,8 +55,8 @@ def test_a_null_in_place_of_a_section_is_no_section(tmp_path: Path):
 
 
 def test_the_text_sections_numbers_count(tmp_path: Path):
-    told = described(tmp_path, text_config={"num_hidden_layers": 5, "model_type": "gemma3_text"})
-    assert (told["n_layers"], told["d_model"], told["model_type"]) == (5, 16, "gemma3_text")
+    result = described(tmp_path, text_config={"num_hidden_layers": 5, "model_type": "gemma3_text"})
+    assert (result["n_layers"], result["d_model"], result["model_type"]) == (5, 16, "gemma3_text")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_the_text_sections_numbers_count(tmp_path: Path):
     ],
 )
 def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str | bytes, sentence: str):
-    with pytest.raises(Problem, match=sentence) as caught:
+    with pytest.raises(UserError, match=sentence) as caught:
         describe_config(written(tmp_path, text), NoStore())
     assert "config.json" in str(caught.value)
     assert len(str(caught.value)) < 400
@@ -89,7 +89,7 @@ def test_a_count_is_a_whole_number_or_refused(tmp_path: Path, key: str):
         if value is None or (type(value) is int and 1 <= value < 2**31):
             assert value in described(tmp_path, **{key: value}).values()
         else:
-            with pytest.raises(Problem, match=f"has {key} = .*; it must be a whole number from 1 to"):
+            with pytest.raises(UserError, match=f"has {key} = .*; it must be a whole number from 1 to"):
                 described(tmp_path, **{key: value})
 
 
@@ -107,7 +107,7 @@ def test_a_count_is_a_whole_number_or_refused(tmp_path: Path, key: str):
     ],
 )
 def test_what_is_of_no_known_kind_is_refused(tmp_path: Path, values: dict[str, Any], sentence: str):
-    with pytest.raises(Problem, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         described(tmp_path, **values)
 
 
@@ -123,12 +123,12 @@ def test_every_key_of_a_configuration_takes_any_value_without_a_raw_exception(tm
         try:
             describe_config(str(tmp_path), NoStore())
             loaded = load_model(str(tmp_path), NoStore())
-        except Problem as problem:
-            told = str(problem)
+        except UserError as problem:
+            result = str(problem)
         else:
-            told = "" if loaded.lm_head.weight.equal(model.lm_head.weight) else "other weights\n"
-        assert "\n" not in told, (key, value)
-        assert len(told) < 600, (key, value)
+            result = "" if loaded.lm_head.weight.equal(model.lm_head.weight) else "other weights\n"
+        assert "\n" not in result, (key, value)
+        assert len(result) < 600, (key, value)
     written(tmp_path, json.dumps(whole))
     assert load_model(str(tmp_path), NoStore())(input_ids=ids).logits.equal(expected)
 
@@ -158,9 +158,9 @@ def test_as_many_tokens_fit_as_the_model_can_use(tmp_path: Path, family: str):
         patch.setitem(families._OWN, family, changed)
         model = model_of(family)
     model.save_pretrained(tmp_path)
-    told = describe_config(str(tmp_path), NoStore())
-    assert told is not None
-    assert told["context"] == longest
+    result = describe_config(str(tmp_path), NoStore())
+    assert result is not None
+    assert result["context"] == longest
     model(input_ids=torch.full((1, longest or 200), 5))
     if has_an_end:
         with pytest.raises((IndexError, RuntimeError)):
@@ -188,14 +188,14 @@ def test_positions_are_those_that_can_be_used(tmp_path: Path, values: dict[str, 
 
 def test_a_type_whose_package_is_not_installed_is_refused_at_submit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(model_config._PACKAGES, "llama", "no_such_package")
-    with pytest.raises(Problem, match=r"needs the package no_such_package.*pip install no_such_package"):
+    with pytest.raises(UserError, match=r"needs the package no_such_package.*pip install no_such_package"):
         described(tmp_path)
     monkeypatch.setitem(model_config._PACKAGES, "llama", "json")
     assert described(tmp_path)["n_layers"] == 3
 
 
 def test_more_padding_than_positions_is_refused(tmp_path: Path):
-    with pytest.raises(Problem, match="leaves no positions"):
+    with pytest.raises(UserError, match="leaves no positions"):
         described(tmp_path, model_type="roberta", max_position_embeddings=2, pad_token_id=1)
 
 
@@ -203,5 +203,5 @@ def test_a_configuration_of_thousands_of_layers_is_refused_before_they_are_built
     model_of("llama").save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     written(tmp_path, json.dumps(config | {"num_hidden_layers": 2_000_000}))
-    with pytest.raises(Problem, match=r"has 2000000 layers by its config\.json, but only \d+ tensors are saved"):
+    with pytest.raises(UserError, match=r"has 2000000 layers by its config\.json, but only \d+ tensors are saved"):
         load_model(str(tmp_path), NoStore())

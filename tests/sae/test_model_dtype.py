@@ -17,11 +17,11 @@ from tasks.activations.hooks import Hook, find
 from tasks.activations.intervention import can_splice, splice
 from tasks.activations.stream import FORWARD_TOKENS, ModelVectors, read
 from tasks.activations.token_mask import Mask
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import Stopped
 from tasks.kinds import activations, train
 from tasks.models import bfloat16, model_dtype
-from tasks.models.bfloat16 import Speed
+from tasks.models.bfloat16 import ProductSpeed
 from tasks.models.cpu_backend import attending
 from tasks.models.loading import load_model
 from tasks.models.model_config import mlp_shape
@@ -29,18 +29,18 @@ from tasks.models.model_dtype import Wanted, choose, dtype_in_files, keep, wante
 from tasks.models.model_files import check_weights
 from tasks.models.size_estimate import ModelShape
 from tasks.sae.formats.exporting import for_sae_lens
-from tests.sae.conftest import VOCABULARY, Bench, Known, some_tokens, tiny_model
+from tests.sae.conftest import VOCABULARY, Bench, Catalog, some_tokens, tiny_model
 from tests.sae.every_family import NoStore, build
 from tests.sae.families import model_of
 from tests.sae.test_train_kind import prepared
 from tests.work_folders import left_by
 
 MLP = (16, 64)
-FAST, SLOW = Speed(2.0, "it is 2.0 times as fast"), Speed(0.25, "it is 4.0 times as slow")
-EVEN, SMALL = Speed(1.2, "it is 1.2 times as fast"), Speed(None, "it is too small")
+FAST, SLOW = ProductSpeed(2.0, "it is 2.0 times as fast"), ProductSpeed(0.25, "it is 4.0 times as slow")
+EVEN, SMALL = ProductSpeed(1.2, "it is 1.2 times as fast"), ProductSpeed(None, "it is too small")
 
 
-def this_machine_is(monkeypatch: pytest.MonkeyPatch, speed: Speed) -> None:
+def this_machine_is(monkeypatch: pytest.MonkeyPatch, speed: ProductSpeed) -> None:
     monkeypatch.setattr(bfloat16, "measured", lambda rows, inner, columns, device: speed)
     monkeypatch.setattr(bfloat16, "has_units", lambda: speed is FAST)
 
@@ -68,7 +68,7 @@ def save_as(bench: Bench, name: str, dtype: torch.dtype, family: str | None = No
     ],
 )
 def test_a_checkpoints_own_dtype_is_taken_where_it_is_fast(
-    monkeypatch: pytest.MonkeyPatch, speed: Speed, in_files: str, device: str, dtype: str
+    monkeypatch: pytest.MonkeyPatch, speed: ProductSpeed, in_files: str, device: str, dtype: str
 ) -> None:
     this_machine_is(monkeypatch, speed)
     assert choose(Wanted(), in_files, MLP, device, "m").dtype == dtype
@@ -86,10 +86,10 @@ def test_bf16_that_was_asked_for_is_refused_only_where_it_is_slower(
         assert choose(Wanted("bf16"), in_files, MLP, "cpu", "m").dtype == "bfloat16"
     for speed in (SLOW, SMALL):
         this_machine_is(monkeypatch, speed)
-        with pytest.raises(Problem, match=f"^--model-dtype bf16 does not pay for m: {speed.reason}. Leave"):
+        with pytest.raises(UserError, match=f"^--model-dtype bf16 does not pay for m: {speed.reason}. Leave"):
             choose(Wanted("bf16"), in_files, MLP, "cpu", "m")
     this_machine_is(monkeypatch, FAST)
-    with pytest.raises(Problem, match=r"config\.json does not say"):
+    with pytest.raises(UserError, match=r"config\.json does not say"):
         choose(Wanted("bf16"), in_files, None, "cpu", "m")
 
 
@@ -113,9 +113,11 @@ def test_the_product_that_is_measured_has_the_shape_of_the_models_mlp(monkeypatc
         ({"intermediate_size": 0}, (16, 64)),
     ],
 )
-def test_the_width_of_an_mlp_is_read_by_the_names_of_all_families(told: dict[str, Any], shape: tuple[int, int]) -> None:
-    assert mlp_shape(told, 16) == shape
-    assert mlp_shape(told, None) is None
+def test_the_width_of_an_mlp_is_read_by_the_names_of_all_families(
+    result: dict[str, Any], shape: tuple[int, int]
+) -> None:
+    assert mlp_shape(result, 16) == shape
+    assert mlp_shape(result, None) is None
 
 
 @pytest.mark.parametrize(
@@ -198,7 +200,7 @@ def test_a_family_that_cannot_run_in_bfloat16_runs_in_float32(
     assert model.dtype == torch.float32
     assert "runs in float32: it cannot in bfloat16: it fails: " in caplog.text
     assert find(model, Hook("resid", 1)).position_first
-    with pytest.raises(Problem, match=r"cannot run in bfloat16: it fails: .* Leave --model-dtype out"):
+    with pytest.raises(UserError, match=r"cannot run in bfloat16: it fails: .* Leave --model-dtype out"):
         load_model(str(tmp_path), NoStore(), dtype=Wanted("bf16"))
 
 
@@ -236,7 +238,7 @@ def test_broken_weights_are_found_in_bfloat16_too(bench: Bench, monkeypatch: pyt
     for wrong in (float("nan"), float("inf")):
         weights["gpt_neox.layers.1.mlp.dense_h_to_4h.weight"][0, 0] = wrong
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        with pytest.raises(Problem, match=r"not finite numbers: gpt_neox\.layers\.1\.mlp"):
+        with pytest.raises(UserError, match=r"not finite numbers: gpt_neox\.layers\.1\.mlp"):
             load_model("broken", bench.store)
     weights["gpt_neox.layers.1.mlp.dense_h_to_4h.weight"][0] = 3e38  # whose sum alone is infinite
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -253,10 +255,10 @@ def test_the_cross_entropy_of_a_bfloat16_model_is_a_sum_in_float32() -> None:
     found = splice(source, np.arange(20), 1, lambda x: x)
     with attending("cpu", ids.shape[1]):
         logits = model(input_ids=ids).logits[:, :-1].float().flatten(0, 1)
-    told = found.clean
-    assert told == pytest.approx(float(functional.cross_entropy(logits, ids[:, 1:].flatten())), rel=1e-6)
-    assert (found.spliced, found.kl) == (told, 0.0), "what was read is put back in the model's own dtype"
-    assert found.ablated != told
+    result = found.clean
+    assert result == pytest.approx(float(functional.cross_entropy(logits, ids[:, 1:].flatten())), rel=1e-6)
+    assert (found.spliced, found.kl) == (result, 0.0), "what was read is put back in the model's own dtype"
+    assert found.ablated != result
 
 
 def test_only_a_causal_model_is_asked_for_predictions_in_bfloat16() -> None:
@@ -294,7 +296,7 @@ def test_a_training_records_the_dtype_of_its_model(bench: Bench, monkeypatch: py
     [("auto", FAST, SLOW), ("auto", SLOW, FAST), ("bf16", FAST, SLOW), ("bf16", FAST, SMALL)],
 )
 def test_a_resume_keeps_the_dtype_to_the_last_bit_on_a_machine_that_would_choose_another(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, word: str, first: Speed, later: Speed
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, word: str, first: ProductSpeed, later: ProductSpeed
 ) -> None:
     save_as(bench, "half", torch.bfloat16)
     params = in_bf16(bench, model_dtype=word)
@@ -348,13 +350,13 @@ def test_stored_activations_say_the_dtype_of_their_model_and_so_does_an_sae_trai
     context = bench.context("stored")
     result = activations.run(read_params, context)
     assert result["model_dtype"] == "bfloat16"
-    told = json.loads((context.output / "activations.json").read_text())
-    assert (told["model_dtype"], told["dtype"]) == ("bfloat16", "float32")
+    outcome = json.loads((context.output / "activations.json").read_text())
+    assert (outcome["model_dtype"], outcome["dtype"]) == ("bfloat16", "float32")
     manifest = {"name": "stored", "params": {**values, "hook": "resid", "skip_bos": True}, "result": result}
     bench.store.seal(context.output, manifest)  # as of a version without the option
     bench.store.publish(context.output, "activations", "stored")
     from_stored = {"model": None, "dataset": None, "layer": None, "activations": "stored"}
-    with pytest.raises(Problem, match="were read with --model-dtype auto, not float32"):
+    with pytest.raises(UserError, match="were read with --model-dtype auto, not float32"):
         prepared(bench, **from_stored, model_dtype="float32")
     trained = bench.context("trained")
     assert train.run(prepared(bench, **from_stored)[0], trained)["model_dtype"] == "bfloat16"
@@ -375,19 +377,19 @@ def test_a_reading_that_resumes_keeps_the_dtype(bench: Bench, monkeypatch: pytes
 
 @pytest.mark.parametrize("speed", [SLOW, SMALL])
 def test_bf16_is_refused_when_it_is_submitted_if_jobs_run_here_and_when_the_job_runs_if_not(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, speed: Speed
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, speed: ProductSpeed
 ) -> None:
     save_as(bench, "half", torch.bfloat16)
     this_machine_is(monkeypatch, speed)
     sentence = f"bf16 does not pay for half: {speed.reason}"
-    with pytest.raises(Problem, match=sentence):
-        in_bf16(bench, model_dtype="bf16", known=Known(bench.store, is_this_cpu=True))
-    in_bf16(bench, known=Known(bench.store, is_this_cpu=True))
+    with pytest.raises(UserError, match=sentence):
+        in_bf16(bench, model_dtype="bf16", known=Catalog(bench.store, is_this_cpu=True))
+    in_bf16(bench, known=Catalog(bench.store, is_this_cpu=True))
     params = in_bf16(bench, model_dtype="bf16")
-    with pytest.raises(Problem, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         train.run(params, bench.context())
 
 
 def test_saes_that_share_a_forward_pass_share_the_models_dtype(bench: Bench) -> None:
-    with pytest.raises(Problem, match="trained together share --model-dtype"):
+    with pytest.raises(UserError, match="trained together share --model-dtype"):
         prepared(bench, together={"model_dtype": ["float32", "bf16"]})

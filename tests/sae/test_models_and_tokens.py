@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.models.loading import describe_config, is_hub_id, load_model, look_up, model_slug, resolve, split_revision
 from tasks.text.tokens import TokenWriter, open_tokens, read_info
-from tests.sae.conftest import Bench, Known
+from tests.sae.conftest import Bench, Catalog
 
 
 def test_a_reference_is_a_store_name_a_folder_or_a_hub_id(bench: Bench):
@@ -24,9 +24,9 @@ def test_a_reference_is_a_store_name_a_folder_or_a_hub_id(bench: Bench):
     assert resolve(str(folder), bench.store) == str(folder)
     assert resolve("EleutherAI/pythia-70m", bench.store) == "EleutherAI/pythia-70m"
     for nothing in ("tinny", "", "a/b/c", "../tiny", "https://example.org/a"):
-        with pytest.raises(Problem, match="no model in the store"):
+        with pytest.raises(UserError, match="no model in the store"):
             resolve(nothing, bench.store)
-    with pytest.raises(Problem, match=r"no config\.json"):
+    with pytest.raises(UserError, match=r"no config\.json"):
         resolve(str(bench.root), bench.store)
 
 
@@ -61,7 +61,7 @@ def test_a_path_that_leads_nowhere_is_refused_at_submit(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "file.bin").touch()
-    with pytest.raises(Problem, match="is no model in the store, no folder here, and no Hub id"):
+    with pytest.raises(UserError, match="is no model in the store, no folder here, and no Hub id"):
         look_up(reference, bench.known)
 
 
@@ -76,11 +76,11 @@ def test_a_store_model_and_a_folder_come_before_the_hub(bench: Bench, tmp_path: 
 
 
 def test_a_configuration_is_described_without_torch(bench: Bench):
-    told = {"n_layers": 3, "d_model": 16, "vocab_size": 97, "context": 64, "model_type": "gpt_neox"}
-    assert describe_config("tiny", bench.store) == told
+    result = {"n_layers": 3, "d_model": 16, "vocab_size": 97, "context": 64, "model_type": "gpt_neox"}
+    assert describe_config("tiny", bench.store) == result
     assert describe_config("EleutherAI/pythia-70m", bench.store) is None
-    assert look_up("tiny", bench.known) == ("tiny", told)
-    assert look_up("later", Known(bench.store, {"models/later"})) == ("later", None)
+    assert look_up("tiny", bench.known) == ("tiny", result)
+    assert look_up("later", Catalog(bench.store, {"models/later"})) == ("later", None)
     imported = "import sys, tasks.models.loading, tasks.kinds.train"
     code = f"{imported}; sys.exit(bool({{'torch', 'transformers'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -89,29 +89,29 @@ def test_a_configuration_is_described_without_torch(bench: Bench):
 def test_gpt2_style_names_are_understood(bench: Bench):
     folder = bench.store.path("models", "tiny")
     (folder / "config.json").write_text(json.dumps({"n_layer": 12, "n_embd": 768, "n_positions": 1024}))
-    told = describe_config("tiny", bench.store)
-    assert (told["n_layers"], told["d_model"], told["context"], told["vocab_size"]) == (12, 768, 1024, None)
+    result = describe_config("tiny", bench.store)
+    assert (result["n_layers"], result["d_model"], result["context"], result["vocab_size"]) == (12, 768, 1024, None)
     (folder / "config.json").write_text("{")
-    with pytest.raises(Problem, match=r"config\.json of model 'tiny' cannot be read"):
+    with pytest.raises(UserError, match=r"config\.json of model 'tiny' cannot be read"):
         describe_config("tiny", bench.store)
 
 
 def test_an_unreachable_hub_is_one_sentence(bench: Bench):
     # The client library reads its settings once, when it is imported: so in a process of its own.
     code = (
-        "from pathlib import Path; from tasks.models.loading import load_model; from tasks.errors import Problem;"
+        "from pathlib import Path; from tasks.models.loading import load_model; from tasks.errors import UserError;"
         f"from tasks.storage.store import Store\n"
         f"try: load_model('owner/model', Store(Path({str(bench.root)!r})))\n"
-        "except Problem as problem: print(problem)"
+        "except UserError as problem: print(problem)"
     )
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(bench.root / "hf"), "PATH": ""}
-    told = subprocess.run([sys.executable, "-c", code], env=offline, capture_output=True, text=True, check=True)
-    assert "owner/model is not on this machine and the Hub cannot be reached" in told.stdout
+    result = subprocess.run([sys.executable, "-c", code], env=offline, capture_output=True, text=True, check=True)
+    assert "owner/model is not on this machine and the Hub cannot be reached" in result.stdout
 
 
 def test_a_broken_model_is_one_sentence(bench: Bench):
     (bench.store.path("models", "tiny") / "model.safetensors").write_bytes(b"not weights")
-    with pytest.raises(Problem, match="The model tiny cannot be loaded"):
+    with pytest.raises(UserError, match="The model tiny cannot be loaded"):
         load_model("tiny", bench.store)
 
 
@@ -131,22 +131,22 @@ def test_tokens_are_written_row_by_row_and_read_from_disk(tmp_path: Path, vocabu
         writer.append([8, 9, 10, 11])
         writer.append(np.zeros((0, 4), dtype=np.int64))
     assert open_tokens(tmp_path).tolist() == [[1, 2, 3, vocabulary - 1], [4, 5, 6, 7], [8, 9, 10, 11]]
-    told = json.loads((tmp_path / "tokens.json").read_text())
+    result = json.loads((tmp_path / "tokens.json").read_text())
     special = {"eos_id": 2, "bos_id": None, "pad_id": None, "bos": "none", "bos_ids": None}
     special |= {"max_id": vocabulary - 1, "vocabulary_sha256": None, "tokenizer_sha256": None}
-    assert told == {"dtype": dtype, "rows": 3, "context": 4, "vocab_size": vocabulary, **special}
+    assert result == {"dtype": dtype, "rows": 3, "context": 4, "vocab_size": vocabulary, **special}
     assert read_info(tmp_path).rows == 3
 
 
 def test_wrong_rows_and_unfinished_files_are_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="rows of 3"), TokenWriter(tmp_path, 4, 100) as writer:
         writer.append([1, 2, 3])
-    with pytest.raises(Problem, match="no finished tokens"):
+    with pytest.raises(UserError, match="no finished tokens"):
         open_tokens(tmp_path)
     with pytest.raises(ValueError, match="vocabulary of 100"), TokenWriter(tmp_path, 4, 100) as writer:
         writer.append([1, 2, 3, 100])
     with TokenWriter(tmp_path, 4, 100) as writer:
         writer.append([1, 2, 3, 4])
     (tmp_path / "tokens.bin").write_bytes(b"\0\0")
-    with pytest.raises(Problem, match="incomplete: 2 bytes of 8"):
+    with pytest.raises(UserError, match="incomplete: 2 bytes of 8"):
         open_tokens(tmp_path)

@@ -16,7 +16,7 @@ from tasks.sae.ops.topk_indices import places_of_largest
 from tasks.sae.training import trainer as trainers
 from tasks.sae.training.device_to_host import (
     BlockingTransfer,
-    Choice,
+    CopyChoice,
     PinnedTransfer,
     choice,
     describe_fallback,
@@ -39,11 +39,11 @@ class Sent:
     """A transfer that arrives when it has been asked for a third time, as from a card that is behind."""
 
     def __init__(self, rows: torch.Tensor) -> None:
-        self._rows, self._asked = rows.to("cpu", non_blocking=True), 0
+        self._rows, self._requested = rows.to("cpu", non_blocking=True), 0
 
     def has_arrived(self) -> bool:
-        self._asked += 1
-        return self._asked > 2
+        self._requested += 1
+        return self._requested > 2
 
     def values(self) -> list[list[float]]:
         return self._rows.tolist()
@@ -235,7 +235,7 @@ def test_copies_by_pinned_memory_are_tried_before_they_are_trusted():
 def test_a_job_on_a_card_whose_metrics_have_to_be_waited_for_says_so(monkeypatch: pytest.MonkeyPatch):
     reason = "metrics wait for the device (RuntimeError: no pinned memory)"
     assert describe_fallback("cpu") is None
-    monkeypatch.setattr("tasks.sae.training.device_to_host.choice", lambda device: Choice(BlockingTransfer, reason))
+    monkeypatch.setattr("tasks.sae.training.device_to_host.choice", lambda device: CopyChoice(BlockingTransfer, reason))
     assert describe_fallback("cuda") == reason
-    monkeypatch.setattr("tasks.sae.training.device_to_host.choice", lambda device: Choice(PinnedTransfer, "pinned"))
+    monkeypatch.setattr("tasks.sae.training.device_to_host.choice", lambda device: CopyChoice(PinnedTransfer, "pinned"))
     assert describe_fallback("cuda") is None

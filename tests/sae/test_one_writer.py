@@ -35,7 +35,7 @@ def save_all(root: Path, number: int, said: Connection) -> None:
 
 
 def test_the_holder_of_the_lease_saves_all_and_the_other_can_save_nothing_more(tmp_path: Path) -> None:
-    heard: dict[int, list[tuple[str, object]]] = {1: [], 2: []}
+    received: dict[int, list[tuple[str, object]]] = {1: [], 2: []}
     ends = {}
     for number in (1, 2):
         ours, theirs = _PROCESSES.Pipe(duplex=False)
@@ -43,19 +43,19 @@ def test_the_holder_of_the_lease_saves_all_and_the_other_can_save_nothing_more(t
         process.start()
         ends[number] = (process, ours)
         if number == 1:
-            while len(heard[1]) < SAVES // 4:
-                heard[1].append(ours.recv())
+            while len(received[1]) < SAVES // 4:
+                received[1].append(ours.recv())
     for number, (process, ours) in ends.items():
-        while not heard[number] or heard[number][-1][0] != "ended":
+        while not received[number] or received[number][-1][0] != "ended":
             assert ours.poll(60), "it hangs"
-            heard[number].append(ours.recv())
+            received[number].append(ours.recv())
         process.join(60)
-    resumed = heard[2][0][1]
+    resumed = received[2][0][1]
     assert resumed >= SAVES // 4 - 2, "the newest whole checkpoint of the other is adopted"
-    assert [word for word, _ in heard[2]] == ["resumes", *["saved"] * SAVES, "ended"]
-    late = [step for word, step in heard[1] if word == "saved" and step > resumed + 1]
+    assert [word for word, _ in received[2]] == ["resumes", *["saved"] * SAVES, "ended"]
+    late = [step for word, step in received[1] if word == "saved" and step > resumed + 1]
     assert len(late) <= 1, "what was renamed into its folder as that was taken away is nobody's"
-    assert "No such file or directory" in dict(heard[1])["failed"]
+    assert "No such file or directory" in dict(received[1])["failed"]
     folder = attempts.folder_of(Store(tmp_path), "job", 2, "token2")
     found = checkpoint.newest(folder, "f")
     assert found is not None

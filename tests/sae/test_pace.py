@@ -11,7 +11,7 @@ import torch
 
 from tasks.kinds import train
 from tasks.sae.architectures import build, names
-from tasks.sae.coder import Moment, Step
+from tasks.sae.coder import StepLosses, StepState
 from tasks.sae.training import trainer as trainers
 from tasks.sae.training.schedule import TrainConfig
 from tasks.sae.training.throughput import COUNT_EVERY, Pace, gemm_peak
@@ -79,7 +79,7 @@ def test_the_products_of_a_step_are_those_of_its_formulas(architecture: str) -> 
     pace.begin(1.0)
     x = torch.randn(batch, d_in, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), pace.step(0, batch):
-        coder.step(x, x, Moment(torch.zeros(0, dtype=torch.int64)))
+        coder.step(x, x, StepState(torch.zeros(0, dtype=torch.int64)))
     products = pace._a_step / (2 * batch * d_in * d_sae)
     expected = 1 if hasattr(coder.options, "k") else DENSE.get(architecture, 5)
     assert products == pytest.approx(expected, abs=0.1)
@@ -157,7 +157,7 @@ def test_what_a_device_still_does_for_one_sae_is_not_told_of_the_next(tmp_path: 
         trainer = Trainer(TrainConfig(shaped("topk", 16, 48, k=4), steps=10, batch=64), Planted(32, 16, 3, 64))
         trainer.pace, gradient = Pace(clock, timer=EventTimer(queue.event)), trainer._gradient
 
-        def begun(*args: Any) -> Step:
+        def begun(*args: Any) -> StepLosses:
             queue.give(seconds)
             return gradient(*args)
 
@@ -193,10 +193,10 @@ def test_a_training_tells_its_pace_in_its_result_in_a_file_and_while_it_runs(
     lines = [json.loads(line) for line in (context.output / "pace.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 30
     assert all(line["tokens_per_s"] > 0 and line["gemm_share"] > 0 for line in lines)
-    at, told = context.measured[-1]
+    at, outcome = context.measured[-1]
     assert at == 30
-    assert list(told)[:4] == ["loss", "fvu", "l0", "dead_features"]
-    assert {"mse", "mse_loss", "sparsity_loss", "aux_loss", "tokens_per_s", "gemm_share"} < set(told)
+    assert list(outcome)[:4] == ["loss", "fvu", "l0", "dead_features"]
+    assert {"mse", "mse_loss", "sparsity_loss", "aux_loss", "tokens_per_s", "gemm_share"} < set(outcome)
 
 
 def test_metrics_are_told_at_least_each_second_however_slow_the_steps_are(

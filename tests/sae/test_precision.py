@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tasks.sae.architectures import names
-from tasks.sae.coder import BF16, FLOAT32, Coder, Moment
+from tasks.sae.coder import BF16, FLOAT32, Coder, StepState
 from tasks.sae.ops import active_pairs, preactivations
 from tasks.sae.ops.preactivations import Exact, Rounded
 from tasks.sae.training.schedule import TrainConfig
@@ -114,8 +114,8 @@ def test_what_is_no_number_makes_the_loss_none(choice: str, where: str):
         assert not Rounded(coder, x).is_finite()
         plain = small(choice, d_sae=2048)
         plain.W_enc.copy_(coder.W_enc)
-        told, wanted = (each.step(x, x, Moment(NOBODY)).loss for each in (coder, plain))
-        assert torch.equal(told, wanted) or (bool(told.isnan()) and bool(wanted.isnan()))
+        result, wanted = (each.step(x, x, StepState(NOBODY)).loss for each in (coder, plain))
+        assert torch.equal(result, wanted) or (bool(result.isnan()) and bool(wanted.isnan()))
 
 
 def test_a_choice_without_margin_is_counted_as_unsure(monkeypatch: pytest.MonkeyPatch):

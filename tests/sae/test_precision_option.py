@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.kinds import train
 from tasks.models import bfloat16
-from tasks.models.bfloat16 import Speed
+from tasks.models.bfloat16 import ProductSpeed
 from tasks.sae import precision
 from tasks.sae.coder import BF16, FLOAT32, TF32
 from tasks.sae.metrics import Measurement
@@ -23,11 +23,11 @@ from tests.sae.conftest import Bench, Context
 from tests.sae.test_train_kind import prepared
 
 LARGE = Product(4096, 768, 12_288, 64)
-SLOWER = Speed(0.5, "a product of 4096 x 768 x 12288 is 2.0 times as slow in bfloat16 as in float32 here")
-FASTER = Speed(6.0, "a product of 4096 x 768 x 12288 is 6.0 times as fast in bfloat16 as in float32 here")
+SLOWER = ProductSpeed(0.5, "a product of 4096 x 768 x 12288 is 2.0 times as slow in bfloat16 as in float32 here")
+FASTER = ProductSpeed(6.0, "a product of 4096 x 768 x 12288 is 6.0 times as fast in bfloat16 as in float32 here")
 
 
-def machine(monkeypatch: pytest.MonkeyPatch, speed: Speed, small: bool = False) -> None:
+def machine(monkeypatch: pytest.MonkeyPatch, speed: ProductSpeed, small: bool = False) -> None:
     """A machine on which products of any size do that in bfloat16."""
     monkeypatch.setattr(bfloat16, "measured", lambda *shape: speed)
     monkeypatch.setattr(bfloat16, "is_small", lambda *shape: small)
@@ -60,7 +60,7 @@ def test_a_precision_that_gains_nothing_is_refused_with_the_reason(
         lambda: precision.decide(wanted, product, "cpu"),
         lambda: precision.check_at_submit(wanted, product),
     ):
-        with pytest.raises(Problem) as refused:
+        with pytest.raises(UserError) as refused:
             refuse()
         assert str(refused.value) == (
             f"--precision {wanted} gains nothing here: {reason}. Leave --precision out: auto takes the fastest"
@@ -70,13 +70,13 @@ def test_a_precision_that_gains_nothing_is_refused_with_the_reason(
 
 def test_a_submit_refuses_only_what_no_other_machine_or_card_could_do(monkeypatch: pytest.MonkeyPatch):
     machine(monkeypatch, SLOWER)
-    with pytest.raises(Problem):
+    with pytest.raises(UserError):
         precision.check_at_submit(BF16, LARGE)
     with monkeypatch.context() as joined:
         joined.setenv("CELERY_BROKER_URL", "redis://elsewhere:6379/0")
         precision.check_at_submit(BF16, LARGE)
         machine(joined, SLOWER, small=True)
-        with pytest.raises(Problem):
+        with pytest.raises(UserError):
             precision.check_at_submit(BF16, LARGE)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     precision.check_at_submit(BF16, LARGE)
@@ -93,7 +93,7 @@ def test_nothing_is_measured_at_submit_unless_it_was_asked_for(monkeypatch: pyte
 
 
 def test_a_submit_is_refused(bench: Bench):
-    with pytest.raises(Problem, match="is too small to gain from bfloat16"):
+    with pytest.raises(UserError, match="is too small to gain from bfloat16"):
         prepared(bench, precision="bf16", expansion=32)
 
 
@@ -102,7 +102,7 @@ def test_old_cards_multiply_in_float32(monkeypatch: pytest.MonkeyPatch):
     capability = [(7, 5)]
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability[0])
     assert precision.decide(AUTO, LARGE, "cuda") == (FLOAT32, "this card is older than compute capability 8.0")
-    with pytest.raises(Problem, match=r"--precision tf32 gains nothing here: this card is older"):
+    with pytest.raises(UserError, match=r"--precision tf32 gains nothing here: this card is older"):
         precision.decide(TF32, LARGE, "cuda")
     capability[0] = (9, 0)
     assert precision.decide(AUTO, LARGE, "cuda").precision == BF16
@@ -175,7 +175,7 @@ def test_a_job_is_refused_where_its_machine_is_slower(monkeypatch: pytest.Monkey
     machine(monkeypatch, FASTER)
     params, _ = prepared(bench, **WIDE, precision="bf16")
     machine(monkeypatch, SLOWER)
-    with pytest.raises(Problem, match=r"--precision bf16 gains nothing here: .* 2.0 times as slow"):
+    with pytest.raises(UserError, match=r"--precision bf16 gains nothing here: .* 2.0 times as slow"):
         train.run(params, bench.context())
 
 

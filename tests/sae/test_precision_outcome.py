@@ -48,12 +48,15 @@ def test_it_ends_within_half_a_percent_of_float32(tmp_path: Path, monkeypatch: p
     found: dict[str, list[Measures]] = {FLOAT32: [], BF16: []}
     for seed in SEEDS:
         for precision, measured in found.items():
-            told, trainer = outcome(tmp_path / f"{seed}-{precision}", architecture, seed, precision)
-            measured.append(told)
-            print(f"{architecture} {seed} {precision}: {told.fvu:.5f} {told.l0:.4f} {told.dead_fraction:.4f}", end=" ")
+            result, trainer = outcome(tmp_path / f"{seed}-{precision}", architecture, seed, precision)
+            measured.append(result)
+            print(
+                f"{architecture} {seed} {precision}: {result.fvu:.5f} {result.l0:.4f} {result.dead_fraction:.4f}",
+                end=" ",
+            )
         rounded = trainer.coder.chosen / (STEPS * BATCH)
         print(f"chosen in bf16 {rounded:.3f}, unsure {trainer.coder.unsure_fraction}")
         assert rounded > 0.1
     for name, within in (("fvu", {"rel": WITHIN}), ("l0", {"rel": WITHIN}), ("dead_fraction", {"abs": WITHIN})):
-        exact, rounded = (mean(getattr(told, name) for told in measured) for measured in found.values())
+        exact, rounded = (mean(getattr(result, name) for result in measured) for measured in found.values())
         assert rounded == pytest.approx(exact, **within), name

@@ -60,8 +60,8 @@ def test_other_devices_keep_what_was_chosen_for_them() -> None:
 
 def test_a_choice_for_a_while_is_taken_back() -> None:
     torch.set_float32_matmul_precision("high")
-    with cpu_backend.chosen() as told:
-        assert told.startswith(("MKL", "oneDNN"))
+    with cpu_backend.chosen() as raised:
+        assert raised.startswith(("MKL", "oneDNN"))
     assert torch.get_float32_matmul_precision() == "high"
 
 

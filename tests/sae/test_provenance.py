@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tasks.activations.hooks import Point
+from tasks.activations.hooks import HookPoint
 from tasks.sae.formats.exporting import SAE_LENS, for_sae_lens, write_as
 from tasks.sae.formats.model_card import card
 from tasks.sae.formats.native import read_config, save_sae
@@ -19,7 +19,7 @@ from tests.sae.conftest import Bench
 from tests.sae.test_formats import SCALE, trained
 from tests.sae.test_train_kind import prepared, train
 
-POINT = Point("blocks.1.hook_mlp_out", "model.layers.1.post_feedforward_layernorm")
+POINT = HookPoint("blocks.1.hook_mlp_out", "model.layers.1.post_feedforward_layernorm")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_model_of_the_store_is_one_whatever_the_hub_calls_its_own(bench: Bench
 
 
 def test_what_a_module_is_given_has_no_name_among_transformers_hooks():
-    read = Point("blocks.1.mlp.hook_in", "model.layers.1.mlp", input=True)
+    read = HookPoint("blocks.1.mlp.hook_in", "model.layers.1.mlp", input=True)
     found = of_model("tiny", [read], [POINT])
     assert "hf_hook_name" not in found
     assert found["hf_hook_name_out"] == POINT.module
@@ -90,9 +90,9 @@ def test_a_trained_sae_says_them_and_its_export_is_what_saelens_finds(bench: Ben
     assert (about["hook_name"], about["hf_hook_name"]) == ("blocks.1.hook_mlp_out", "gpt_neox.layers.1.mlp")
     assert (about["dataset_path"], about["dataset_source"]["kind"]) == ("owner/books", "hub")
     write_as(SAE_LENS, sae, bench.root / "exported")
-    told = read_config(bench.root / "exported")["metadata"]
-    assert told["hook_name"] == "gpt_neox.layers.1.mlp"
-    assert (told["model_name"], told["model_source"]) == (str(bench.store.path("models", "tiny")), "local")
+    result = read_config(bench.root / "exported")["metadata"]
+    assert result["hook_name"] == "gpt_neox.layers.1.mlp"
+    assert (result["model_name"], result["model_source"]) == (str(bench.store.path("models", "tiny")), "local")
     take(bench.root / "exported", bench.root / "back", "somewhere", {})
     back = read_config(bench.root / "back")["metadata"]
     assert (back["hook_name"], back["hook_module"]) == ("blocks.1.hook_mlp_out", "gpt_neox.layers.1.mlp")
@@ -105,9 +105,9 @@ def test_hooks_that_transformer_lens_has_keep_its_names():
 
 def test_a_hook_of_no_module_that_is_known_by_its_path_comes_back_too(tmp_path: Path):
     about = {**of_model("owner/gemma", [POINT], []), "hook_name": POINT.name, "hook_module": POINT.module}
-    told = for_sae_lens(about)
-    assert told["hook_name"] == POINT.module
-    back, _ = own_hooks(told)
+    result = for_sae_lens(about)
+    assert result["hook_name"] == POINT.module
+    back, _ = own_hooks(result)
     assert back == about
 
 

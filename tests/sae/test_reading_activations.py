@@ -11,15 +11,15 @@ import torch
 
 from tasks.activations import shuffle_buffer
 from tasks.activations import stream as activations
-from tasks.activations.hooks import Hook, Point, find
+from tasks.activations.hooks import Hook, HookPoint, find
 from tasks.activations.shuffle_buffer import FileBuffer
 from tasks.activations.stream import ActivationStream, ModelVectors, as_ids, read, split_rows
 from tasks.activations.token_mask import Mask
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tests.sae.conftest import CONTEXT, some_tokens, tiny_model
 from tests.sae.families import model_of
 
-RESID = Point("blocks.1.hook_resid_post", "gpt_neox.layers.1")
+RESID = HookPoint("blocks.1.hook_resid_post", "gpt_neox.layers.1")
 NOTHING = Mask()
 
 
@@ -85,7 +85,7 @@ def test_what_does_not_count_is_never_served_and_all_else_once_an_epoch(monkeypa
 
 
 def test_tokens_of_which_nothing_counts_are_refused():
-    with pytest.raises(Problem, match="Every token is padding or left out"):
+    with pytest.raises(UserError, match="Every token is padding or left out"):
         stream(mask=Mask(ids=tuple(range(97))))
 
 

@@ -36,8 +36,8 @@ def values_of(name: str) -> dict[str, Any]:
     flags = FLAGS[name]
     sparsity = SPARSITY.get(flags["arch"], {"k": 4})
     shared = {"model": "tiny", "dataset": "words", "layer": 1, "batch": 64, "steps": STEPS, "expansion": 4, "lr": 0.01}
-    told = {**shared, "checkpoint_s": 0.0, **sparsity, **flags}
-    return {key: value for key, value in told.items() if value is not None}
+    result = {**shared, "checkpoint_s": 0.0, **sparsity, **flags}
+    return {key: value for key, value in result.items() if value is not None}
 
 
 def made_by(root: Path, job: str, number: int) -> Path:
@@ -63,6 +63,6 @@ def test_a_training_that_is_struck_at_five_random_steps_ends_as_if_it_had_not_be
         for file in ("metrics.jsonl", "evaluations.jsonl")
     )
     for line in evaluations:
-        told = line["density_histogram"]
-        assert told["never"] + sum(told["counts"]) == 64
+        result = line["density_histogram"]
+        assert result["never"] + sum(result["counts"]) == 64
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.jobs.kind import Job, State
 from tasks.storage.attempts import newest
-from tasks.submission.plan import KnownArtifacts
+from tasks.submission.plan import ArtifactCatalog
 from tasks.submission.retry import plan_retry
 from tests.conftest import RedisServer, until
 from tests.core.lab import Lab
@@ -88,7 +88,7 @@ def files(lab: Lab, name: str) -> dict[str, bytes]:
 
 
 def again(lab: Lab, job: Job, **how: bool) -> Job:
-    return ended(lab, lab.ledger.submit_all(plan_retry(KnownArtifacts(lab.ledger, lab.store), job, **how))[-1])
+    return ended(lab, lab.ledger.submit_all(plan_retry(ArtifactCatalog(lab.ledger, lab.store), job, **how))[-1])
 
 
 @pytest.mark.timeout(1200)

@@ -231,8 +231,10 @@ def test_each_number_says_on_how_many_held_out_tokens_it_was_measured(bench: Ben
     of_a_row, rows = CONTEXT - 1, result["held_out_tokens"] // (CONTEXT - 1)
     assert rows > 4
     assert result["held_out_tokens"] == rows * of_a_row, "the first of each row is left out"
-    assert {told["evaluated_tokens"] for told in (result, *lines)} == {4 * of_a_row}
-    assert {told["predicted_tokens"] for told in lines} == {2 * (of_a_row - 1)}, "the last of a row predicts nothing"
+    assert {outcome["evaluated_tokens"] for outcome in (result, *lines)} == {4 * of_a_row}
+    assert {outcome["predicted_tokens"] for outcome in lines} == {2 * (of_a_row - 1)}, (
+        "the last of a row predicts nothing"
+    )
     assert result["predicted_tokens"] == rows * (of_a_row - 1), "in the end all that is held out is predicted"
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.kinds import train
 from tasks.sae.architectures import build, names
 from tasks.sae.formats.native import Scales, load_sae, save_sae
 from tasks.sae.training.trainer import Trainer
-from tasks.train_job.init_from import begin_from
-from tests.sae.conftest import Bench, Known, shaped
+from tasks.train_job.init_from import initialize_from
+from tests.sae.conftest import Bench, Catalog, shaped
 from tests.sae.test_formats import trained
 from tests.sae.test_train_kind import prepared
 from tests.sae.test_training import config
@@ -42,7 +42,7 @@ def test_it_makes_the_same_of_activations_as_the_sae_did(tmp_path: Path, archite
     )
     save_sae(tmp_path, trained(architecture, **shape), then, {})
     loaded = load_sae(tmp_path)
-    begin_from(trainer, tmp_path, "mine")
+    initialize_from(trainer, tmp_path, "mine")
     trainer._measure()
     if architecture in ("batchtopk", "matryoshka"):  # its threshold is found anew from its first batches
         stretched = trainer.coder.W_enc[0].norm() / trainer.scales.unfold(loaded)["W_enc"][0].norm()
@@ -87,7 +87,7 @@ def add_first(bench: Bench, **shape: Any) -> None:
 )
 def test_what_cannot_begin_with_it_is_refused(bench: Bench, values: dict, sentence: str):
     add_first(bench)
-    with pytest.raises(Problem, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         prepared(bench, **values)
 
 
@@ -112,23 +112,23 @@ def test_an_sae_of_another_shape_is_refused_at_submit_by_what_differs(
     bench: Bench, shape: dict, values: dict, sentence: str
 ):
     values = {"init_from": "first", "expansion": 8, **values}
-    params, _ = prepared(bench, width=24, known=Known(bench.store, {"saes/first"}), **values)
+    params, _ = prepared(bench, width=24, known=Catalog(bench.store, {"saes/first"}), **values)
     add_first(bench, **shape)
-    with pytest.raises(Problem, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         prepared(bench, **values)
-    with pytest.raises(Problem, match=sentence):  # one that was still being made at submit
+    with pytest.raises(UserError, match=sentence):  # one that was still being made at submit
         train.run(params, bench.context())
 
 
 @pytest.mark.parametrize(("values", "fits"), [(TRANSCODER, True), ({}, False)])
 def test_a_model_that_is_not_there_yet_is_taken_to_be_the_one_that_the_sae_is_of(bench: Bench, values, fits):
     add_first(bench, d_in=8, d_out=8)
-    asked = {"model": "large", "init_from": "first", "known": Known(bench.store, {"models/large"}), **values}
+    requested = {"model": "large", "init_from": "first", "known": Catalog(bench.store, {"models/large"}), **values}
     if fits:
-        assert prepared(bench, **asked)[0].width == 24
+        assert prepared(bench, **requested)[0].width == 24
     else:
-        with pytest.raises(Problem, match="first writes 8 numbers of another place: one that writes what it reads"):
-            prepared(bench, **asked)
+        with pytest.raises(UserError, match="first writes 8 numbers of another place: one that writes what it reads"):
+            prepared(bench, **requested)
 
 
 def test_uneven_rows_cannot_become_a_topk_sae(tmp_path: Path):
@@ -136,6 +136,6 @@ def test_uneven_rows_cannot_become_a_topk_sae(tmp_path: Path):
     uneven.W_dec[0] *= 2
     save_sae(tmp_path, uneven, Scales((1.0,), (1.0,)), {})
     trainer = Trainer(dataclasses.replace(config("topk"), coder=shaped("topk", 8, 24, k=3)), lambda step: raw())
-    begin_from(trainer, tmp_path, "mine")
-    with pytest.raises(Problem, match="rows of saes/mine have different lengths"):
+    initialize_from(trainer, tmp_path, "mine")
+    with pytest.raises(UserError, match="rows of saes/mine have different lengths"):
         trainer.run(tmp_path / "run")

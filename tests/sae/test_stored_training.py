@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from tasks.activations import shuffle_buffer, storage
 from tasks.activations.storage import StoredVectors
 from tasks.activations.stream import ActivationStream
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.kinds import activations as reading
 from tasks.kinds import train
 from tasks.sae import memory_estimate
-from tests.sae.conftest import CONTEXT, Bench, Known
+from tests.sae.conftest import CONTEXT, Bench, Catalog
 
 FROM = {"model": "tiny", "dataset": "marked", "layer": 1}
 SHORT = {"k": 4, "batch": 256, "steps": 30, "expansion": 4, "lr": 0.01}
@@ -54,9 +54,9 @@ def test_the_sae_is_the_same_and_no_model_is_needed(stored: Bench):
     weights = [load_file(folder / "sae_weights.safetensors") for folder in (live, from_files)]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-4)
-    told = [json.loads((folder / "cfg.json").read_text()) for folder in (live, from_files)]
-    scales = [cfg["metadata"].pop("activation_scale") for cfg in told]
-    assert told[0] == told[1]
+    result = [json.loads((folder / "cfg.json").read_text()) for folder in (live, from_files)]
+    scales = [cfg["metadata"].pop("activation_scale") for cfg in result]
+    assert result[0] == result[1]
     assert scales[0] == pytest.approx(scales[1])
     for name in ("explained_variance", "mse", "l0", "dead_fraction"):
         assert again[name] == pytest.approx(measured[name], rel=1e-3)
@@ -98,8 +98,8 @@ def test_what_they_were_read_from_is_taken_over(stored: Bench):
 
 
 def test_what_is_still_being_read_can_be_waited_for(stored: Bench):
-    class Coming(Known):
-        def coming_from(self, family: str, name: str) -> tuple[str, dict[str, Any]]:
+    class Coming(Catalog):
+        def pending_params(self, family: str, name: str) -> tuple[str, dict[str, Any]]:
             return "activations", {**vars(reading.Params(**FROM)), "hook": "attn"}
 
     known = Coming(stored.store, {"activations/later"})
@@ -109,15 +109,15 @@ def test_what_is_still_being_read_can_be_waited_for(stored: Bench):
 
 def test_without_the_model_a_training_holds_less(stored: Bench):
     alike = {**SHORT, "evaluate": 0, "batch": 2048}  # a model predicts nothing, and one batch waits to be shuffled
-    told = [
+    result = [
         train.estimate(train.prepare(train.KIND.read_params({**alike, **where}), stored.known)[0], stored.known)
         for where in (FROM, {"activations": "whole"})
     ]
     tensors = load_file(stored.store.path("models", "tiny") / "model.safetensors")
     weights = sum(tensor.nbytes for tensor in tensors.values())
-    less = told[0].memory_bytes - told[1].memory_bytes
+    less = result[0].memory_bytes - result[1].memory_bytes
     assert less - memory_estimate.MODEL == pytest.approx(weights, rel=0.05), "weights, and what its classes hold"
-    assert told[0].gpu_memory_bytes - told[1].gpu_memory_bytes == pytest.approx(weights, rel=0.05)
+    assert result[0].gpu_memory_bytes - result[1].gpu_memory_bytes == pytest.approx(weights, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -133,5 +133,5 @@ def test_without_the_model_a_training_holds_less(stored: Bench):
     ],
 )
 def test_what_does_not_go_together_is_refused(stored: Bench, values: dict[str, Any], sentence: str):
-    with pytest.raises(Problem, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         trained(stored, "sae", **values)

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tasks.activations import stream as reading
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import Stopped, kind_named
 from tasks.jobs.multi_result import Parts
 from tasks.kinds import train
@@ -48,7 +48,7 @@ def test_each_sae_is_to_the_bit_what_it_is_alone(bench: Bench):
     for member in found:
         alone = bench.context(f"alone-{member.words}")
         values = {**ALL, "layer": member.params.layer, "k": member.params.k}
-        told = train.run(prepared(bench, **{k: v for k, v in values.items() if k in ALL or k in TWO_BY_TWO}), alone)
+        outcome = train.run(prepared(bench, **{k: v for k, v in values.items() if k in ALL or k in TWO_BY_TWO}), alone)
         together = context.output / member.name
         assert weights(together) == weights(alone.output)
         for name in ("metrics.jsonl", "evaluations.jsonl", "cfg.json"):
@@ -63,7 +63,7 @@ def test_each_sae_is_to_the_bit_what_it_is_alone(bench: Bench):
             "hook",
             "d_sae",
         ):
-            assert result.made[member.name][name] == told[name]
+            assert result.made[member.name][name] == outcome[name]
 
 
 def test_each_batch_is_read_from_the_model_once(bench: Bench, monkeypatch: pytest.MonkeyPatch):
@@ -91,15 +91,15 @@ def test_sites_architectures_and_rates_may_differ(bench: Bench):
     params = prepared(bench, layer=1, k=4, together={"hook": ["resid", "mlp"], "arch": ["topk", "batchtopk"]})
     context = bench.context("all")
     made = train.run(params, context).made
-    assert {told["hook"] for told in made.values()} == {"gpt_neox.layers.1", "gpt_neox.layers.1.mlp"}
-    told = [json.loads((context.output / name / "cfg.json").read_text())["metadata"]["hook_name"] for name in made]
-    assert told == ["blocks.1.hook_resid_post"] * 2 + ["blocks.1.hook_mlp_out"] * 2
+    assert {result["hook"] for result in made.values()} == {"gpt_neox.layers.1", "gpt_neox.layers.1.mlp"}
+    result = [json.loads((context.output / name / "cfg.json").read_text())["metadata"]["hook_name"] for name in made]
+    assert result == ["blocks.1.hook_resid_post"] * 2 + ["blocks.1.hook_mlp_out"] * 2
     rates = train.run(prepared(bench, layer=1, k=4, lr=None, together={"lr": [0.1, 0.001]}), bench.context("rates"))
-    assert len({told["fvu"] for told in rates.made.values()}) == 2
+    assert len({result["fvu"] for result in rates.made.values()}) == 2
 
 
 def test_a_layer_that_the_model_does_not_have_is_refused(bench: Bench):
-    with pytest.raises(Problem, match="tiny has no layer 7"):
+    with pytest.raises(UserError, match="tiny has no layer 7"):
         prepared(bench, together={"layer": [0, 7]})
 
 
@@ -108,7 +108,7 @@ def test_a_name_may_begin_as_an_output_does(bench: Bench):
     with pytest.raises(Stopped):
         train.run(params, bench.context("output", stop=lambda done: done >= 17 * 256))
     made = train.run(params, bench.context("output")).made
-    assert all(told["steps_in_last_attempt"] < 14 for told in made.values())
+    assert all(result["steps_in_last_attempt"] < 14 for result in made.values())
 
 
 @pytest.mark.parametrize("after", [3, 17, 29])
@@ -119,11 +119,13 @@ def test_a_job_that_is_stopped_resumes_to_the_same_bytes(bench: Bench, after: in
     stopped = bench.context("stopped", stop=lambda done: done >= after * 256)
     with pytest.raises(Stopped):
         train.run(params, stopped)
-    assert train.goes_on_at(stopped.workdir) == f"step {after}", "the first SAE is one step further"
+    assert train.resume_point(stopped.workdir) == f"step {after}", "the first SAE is one step further"
     resumed = bench.context("stopped")
     result = train.run(params, resumed)
-    for (name, told), folder in zip(result.made.items(), sorted(path for path in whole.output.iterdir()), strict=True):
-        assert told["steps_in_last_attempt"] == 30 - after - (name == "stopped-l0-k4")
+    for (name, outcome), folder in zip(
+        result.made.items(), sorted(path for path in whole.output.iterdir()), strict=True
+    ):
+        assert outcome["steps_in_last_attempt"] == 30 - after - (name == "stopped-l0-k4")
         assert weights(resumed.output / name) == weights(folder)
         assert (resumed.output / name / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
 
@@ -139,10 +141,10 @@ def test_one_that_a_kill_left_behind_catches_up(bench: Bench):
             shutil.copytree(left_by(bench.store, "killed") / PARTS / "killed-l0-k8", bench.root / "behind")
     shutil.rmtree(left_by(bench.store, "killed") / PARTS / "killed-l0-k8")
     (bench.root / "behind").rename(left_by(bench.store, "killed") / PARTS / "killed-l0-k8")
-    assert train.goes_on_at(left_by(bench.store, "killed")) == "step 11"
+    assert train.resume_point(left_by(bench.store, "killed")) == "step 11"
     resumed = bench.context("killed")
     made = train.run(params, resumed).made
-    last = [told["steps_in_last_attempt"] for told in made.values()]
+    last = [result["steps_in_last_attempt"] for result in made.values()]
     assert last[1] == 19
     assert max(last[0], *last[2:]) <= 10
     for name in made:
@@ -169,7 +171,7 @@ def test_one_that_was_given_up_stays_so_when_the_job_is_resumed(bench: Bench):
     stopped = bench.context("all", stop=lambda done: done >= 40 * 256)
     with pytest.raises(Stopped):
         train.run(params, stopped)
-    assert train.goes_on_at(stopped.workdir) in ("step 40", "step 41"), "of the one that goes on"
+    assert train.resume_point(stopped.workdir) in ("step 40", "step 41"), "of the one that goes on"
     resumed = bench.context("all")
     result = train.run(params, resumed)
     assert weights(resumed.output / "all-lr0.01") == weights(whole.output / "whole-lr0.01")
@@ -189,7 +191,7 @@ def test_one_that_cannot_even_begin_or_end_does_not_take_the_others_with_it(
 
         def failing(self: Trainer, *args: Any, plain: Any = plain) -> Any:
             if self.config.lr == 0.02:
-                raise Problem("It was dropped.")
+                raise UserError("It was dropped.")
             return plain(self, *args)
 
         with monkeypatch.context() as patched:
@@ -219,11 +221,11 @@ def test_each_tells_the_speed_of_its_own_steps_alone(bench: Bench, monkeypatch: 
 
     monkeypatch.setattr(one, "compare", slow)
     monkeypatch.setattr(Trainer, "advance", step)
-    told = train.run(prepared(bench, layer=1, k=4), bench.context("alone"))
-    assert told["tokens_per_s"] == 256
+    result = train.run(prepared(bench, layer=1, k=4), bench.context("alone"))
+    assert result["tokens_per_s"] == 256
     made = train.run(prepared(bench, together=TWO_BY_TWO), bench.context("all")).made
-    assert [told["tokens_per_s_together"] for told in made.values()] == pytest.approx([64] * 4, abs=2)
-    assert not [told for told in made.values() if "tokens_per_s" in told], (
+    assert [result["tokens_per_s_together"] for result in made.values()] == pytest.approx([64] * 4, abs=2)
+    assert not [result for result in made.values() if "tokens_per_s" in result], (
         "one trained alone would be believed to be so slow"
     )
 
@@ -234,7 +236,7 @@ def test_those_that_begin_with_an_sae_get_its_width(bench: Bench):
     bench.store.publish(first.output, "saes", "first")
     params = prepared(bench, layer=1, k=4, lr=None, expansion=8, init_from="first", together={"lr": [0.01, 0.001]})
     made = train.run(params, bench.context("all")).made
-    assert [told["d_sae"] for told in made.values()] == [24, 24]
+    assert [result["d_sae"] for result in made.values()] == [24, 24]
     assert {one.width for one in train.makes(params, "all").values()} == {24}
 
 
@@ -280,7 +282,7 @@ def test_names_are_those_of_jobs_of_their_own_unless_one_is_given(bench: Bench):
     ],
 )
 def test_what_cannot_be_trained_together_is_refused(bench: Bench, together: dict, sentence: str):
-    with pytest.raises(Problem) as refused:
+    with pytest.raises(UserError) as refused:
         prepared(bench, layer=1, together=together)
     assert sentence in refused.value.sentence
 
@@ -292,17 +294,17 @@ def test_stored_activations_serve_several(bench: Bench):
         storing.KIND.read_params({"model": "tiny", "dataset": "words", "layer": 1, "dtype": "float32"}), bench.known
     )
     context = bench.context("acts")
-    told = storing.run(params, context)
-    bench.store.seal(context.output, {"job": "acts", "params": vars(params), "result": told})
+    result = storing.run(params, context)
+    bench.store.seal(context.output, {"job": "acts", "params": vars(params), "result": result})
     bench.store.publish(context.output, "activations", "acts")
     values = {"model": None, "dataset": None, "activations": "acts"}
     made = train.run(prepared(bench, **values, together={"k": [4, 8]}), bench.context("all")).made
-    assert [told["hook"] for told in made.values()] == ["gpt_neox.layers.1"] * 2
+    assert [result["hook"] for result in made.values()] == ["gpt_neox.layers.1"] * 2
     alone = bench.context("alone")
     train.run(prepared(bench, **values, k=8), alone)
     together = left_by(bench.store, "all") / "output" / "all-k8"
     assert load_file(together / "sae_weights.safetensors").keys()
     assert weights(together) == weights(alone.output)
     for option, several in {"layer": [0, 1], "hook": ["resid", "mlp"]}.items():
-        with pytest.raises(Problem, match=f"activations/acts are of one {option}."):
+        with pytest.raises(UserError, match=f"activations/acts are of one {option}."):
             prepared(bench, **values, together={option: several})

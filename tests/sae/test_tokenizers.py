@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.models.loading import load_tokenizer
 from tests.sae.every_family import NoStore
 
@@ -24,7 +24,7 @@ def folder_of(folder: Path, kind: str, **files: str) -> str:
 @pytest.mark.parametrize("kind", ["bert", "gemma", "gpt2", "gpt_neox", "qwen2", "roberta", "t5"])
 @pytest.mark.parametrize("files", [{}, {"tokenizer_config": "{}"}])
 def test_a_folder_without_a_vocabulary_has_no_tokenizer(tmp_path: Path, kind: str, files: dict[str, str]):
-    with pytest.raises(Problem, match="has no tokenizer: there is none of"):
+    with pytest.raises(UserError, match="has no tokenizer: there is none of"):
         load_tokenizer(folder_of(tmp_path, kind, **files), NoStore())
 
 
@@ -42,7 +42,7 @@ def test_a_tokenizer_is_what_was_saved(tmp_path: Path):
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"model": {"type": "BPE"}}', "[" * 100_000, "\x00"])
 def test_a_broken_tokenizer_is_one_sentence(tmp_path: Path, text: str):
-    with pytest.raises(Problem, match=r"The tokenizer of \S+ cannot be loaded: |has no tokenizer") as told:
+    with pytest.raises(UserError, match=r"The tokenizer of \S+ cannot be loaded: |has no tokenizer") as raised:
         load_tokenizer(folder_of(tmp_path, "gpt_neox", tokenizer=text), NoStore())
-    assert "\n" not in str(told.value)
-    assert len(str(told.value)) < 700
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 700

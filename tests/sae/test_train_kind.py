@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM
 from tasks.activations.hooks import Hook, find
 from tasks.activations.stream import ModelVectors, read
 from tasks.activations.token_mask import Mask
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import Request, Stopped, kind_named
 from tasks.kinds import train
 from tasks.models.loading import load_model
@@ -26,7 +26,7 @@ from tasks.sae.training.schedule import TrainConfig
 from tasks.text.tokens import TokenWriter
 from tasks.train_job.batches import Reading
 from tasks.train_job.single_sae import dead_after
-from tests.sae.conftest import CONTEXT, VOCABULARY, Bench, Known, shaped, some_tokens, tiny_model
+from tests.sae.conftest import CONTEXT, VOCABULARY, Bench, Catalog, shaped, some_tokens, tiny_model
 from tests.sae.families import model_of
 from tests.work_folders import left_by
 
@@ -74,9 +74,9 @@ def test_training_leaves_a_working_sae_and_says_how_good_it_is(bench: Bench, cho
     assert ("training", 30 * 256, 30 * 256, "tokens") in context.said
 
     density = load_density(context.output)
-    told = result["density_histogram"]
-    assert told["never"] + sum(told["counts"]) == 64
-    assert told["never"] == int((density == 0).sum())
+    outcome = result["density_histogram"]
+    assert outcome["never"] + sum(outcome["counts"]) == 64
+    assert outcome["never"] == int((density == 0).sum())
     assert density.sum().item() == pytest.approx(result["l0"], rel=1e-4)
     assert (density == 0).float().mean().item() == pytest.approx(result["dead_fraction"])
 
@@ -121,7 +121,7 @@ def test_a_model_that_reads_two_texts_is_refused(bench: Bench):
     folder = bench.store.path("models", "tiny")
     sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "vocab_size": VOCABULARY}
     AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model("t5", **sizes)).save_pretrained(folder)
-    with pytest.raises(Problem, match="tiny has an encoder and a decoder"):
+    with pytest.raises(UserError, match="tiny has an encoder and a decoder"):
         load_model("tiny", bench.store)
 
 
@@ -132,8 +132,8 @@ def test_the_sae_says_which_tokens_it_was_not_trained_on(bench: Bench, skip_bos:
     context = bench.context()
     train.run(params, context)
     metadata = json.loads((context.output / "cfg.json").read_text())["metadata"]
-    told = (metadata["exclude_special_tokens"], metadata["seqpos_slice"])
-    assert told == (([3, 4], [1, None]) if skip_bos else ([4], [None])), "padding is left out always"
+    result = (metadata["exclude_special_tokens"], metadata["seqpos_slice"])
+    assert result == (([3, 4], [1, None]) if skip_bos else ([4], [None])), "padding is left out always"
 
 
 TRANSCODER = {"hook": "mlp-in", "target": "mlp"}
@@ -146,9 +146,9 @@ def test_a_transcoder_learns_what_the_mlp_writes(bench: Bench, arch: str, skip: 
     params, _ = prepared(bench, arch=arch, k=k, lr=0.01, skip=skip, steps=60, **TRANSCODER)
     context = bench.context()
     result = train.run(params, context)
-    told = json.loads((context.output / "cfg.json").read_text())["metadata"]
-    assert (told["hook_name"], told["hook_name_out"]) == ("blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out")
-    assert (told["hook_module"], told["hook_module_out"]) == ("gpt_neox.layers.1.mlp", "gpt_neox.layers.1.mlp")
+    outcome = json.loads((context.output / "cfg.json").read_text())["metadata"]
+    assert (outcome["hook_name"], outcome["hook_name_out"]) == ("blocks.1.mlp.hook_in", "blocks.1.hook_mlp_out")
+    assert (outcome["hook_module"], outcome["hook_module_out"]) == ("gpt_neox.layers.1.mlp", "gpt_neox.layers.1.mlp")
     sae, model = load_sae(context.output), tiny_model()
     wired = [find(model, Hook(site, 1)) for site in ("mlp-in", "mlp")]
     x, target = (found.flatten(0, 1) for found in read(model, some_tokens(40, seed=1), wired))
@@ -163,15 +163,15 @@ def test_a_crosscoder_reads_and_writes_several_layers(bench: Bench, choice: dict
     assert train.default_name(params).startswith("tiny-l0.2-")
     context = bench.context()
     result = train.run(params, context)
-    told = json.loads((context.output / "cfg.json").read_text())
-    assert (result["d_in"], result["d_sae"], told["blocks"]) == (32, 64, 2)
-    assert told["metadata"]["hook_names"] == ["blocks.0.hook_resid_post", "blocks.2.hook_resid_post"]
+    outcome = json.loads((context.output / "cfg.json").read_text())
+    assert (result["d_in"], result["d_sae"], outcome["blocks"]) == (32, 64, 2)
+    assert outcome["metadata"]["hook_names"] == ["blocks.0.hook_resid_post", "blocks.2.hook_resid_post"]
     model = tiny_model()
     points = [find(model, Hook("resid", layer)) for layer in (0, 2)]
     x = torch.cat(read(model, some_tokens(40, seed=1), points), -1).flatten(0, 1)
     lengths = [part.norm(dim=1).mean().item() for part in x.split(16, dim=1)]
     assert lengths[1] != pytest.approx(lengths[0], rel=0.05), "layers have lengths of their own"
-    assert [scale * length for scale, length in zip(told["metadata"]["activation_scale"], lengths, strict=True)] == [
+    assert [scale * length for scale, length in zip(outcome["metadata"]["activation_scale"], lengths, strict=True)] == [
         pytest.approx(4, rel=0.1)
     ] * 2
     left = (load_sae(context.output)(x) - x).square().sum() / (x - x.mean(0)).square().sum()
@@ -202,7 +202,7 @@ def test_a_checkpoint_of_other_settings_is_told_and_not_taken_up(bench: Bench):
     with pytest.raises(Stopped):
         train.run(dataclasses.replace(params, lr=0.5), bench.context("parts", stop=lambda done: done >= 11 * 256))
     again = bench.context("parts", attempt=2)
-    assert train.goes_on_at(again.workdir) == "step 12"
+    assert train.resume_point(again.workdir) == "step 12"
     result = train.run(params, again)
     assert again.noted == ["starts from scratch: the checkpoint at step 12 was made with other settings"]
     assert (result["steps"], result["steps_in_last_attempt"]) == (30, 30)
@@ -260,7 +260,7 @@ def test_tokens_are_used_as_they_are_and_datasets_are_tokenized_first(bench: Ben
 
 
 def test_what_is_on_its_way_need_not_be_there(bench: Bench):
-    known = Known(bench.store, {"models/new", "tokens/packed"})
+    known = Catalog(bench.store, {"models/new", "tokens/packed"})
     params, requests = prepared(bench, known=known, model="new", dataset="packed", layer=50)
     assert (params.model, params.dataset, params.width, requests) == ("new", "packed", None, [])
 
@@ -310,17 +310,17 @@ def test_a_folder_is_remembered_by_its_whole_path(bench: Bench, monkeypatch: pyt
     ],
 )
 def test_a_bad_request_is_refused_with_a_sentence(bench: Bench, values: dict, sentence: str):
-    with pytest.raises(Problem, match=sentence.replace("(", r"\(")):
+    with pytest.raises(UserError, match=sentence.replace("(", r"\(")):
         prepared(bench, **values)
 
 
 def test_too_little_to_measure_on_is_refused(tmp_path: Path):
     model, hook = tiny_model(), Hook("resid", 0)
     vectors = ModelVectors(model, some_tokens(12)[:, :2], [find(model, hook)], Mask(first=True))
-    with pytest.raises(Problem, match="too few tokens to hold some out"):
+    with pytest.raises(UserError, match="too few tokens to hold some out"):
         Reading(vectors, [hook], batch=4, seed=0, on_read=lambda: None, spill=tmp_path)
     same = torch.ones(5, 16)
-    with pytest.raises(Problem, match="are the same: nothing can be measured on them"):
+    with pytest.raises(UserError, match="are the same: nothing can be measured on them"):
         measure(build(shaped("topk", 16, 24, k=3)), same)
 
 
@@ -338,9 +338,9 @@ def test_a_feature_that_never_fires_is_drawn_anew_each_time(steps: int, resample
 def test_tokens_of_another_vocabulary_are_refused(bench: Bench):
     with TokenWriter(bench.add("tokens", "foreign"), CONTEXT, VOCABULARY + 1) as writer:
         writer.append([[VOCABULARY] * CONTEXT] * 4)
-    with pytest.raises(Problem, match="tokens/foreign contain ids up to 97, but tiny has 97 tokens"):
+    with pytest.raises(UserError, match="tokens/foreign contain ids up to 97, but tiny has 97 tokens"):
         prepared(bench, dataset="foreign")
-    with pytest.raises(Problem, match="ids up to 97"):
+    with pytest.raises(UserError, match="ids up to 97"):
         train.run(train.KIND.read_params({**SHORT, "dataset": "foreign"}), bench.context())
 
 
@@ -351,12 +351,12 @@ def test_a_vocabulary_with_an_added_token_that_no_text_contains_fits(bench: Benc
 
 
 def test_what_only_the_run_can_know_ends_in_a_sentence_too(bench: Bench):
-    with pytest.raises(Problem, match="no layer 7"):
+    with pytest.raises(UserError, match="no layer 7"):
         train.run(train.KIND.read_params({**SHORT, "layer": 7}), bench.context())
     bench.add_tokens("single", rows=1)
-    with pytest.raises(Problem, match="only one row of tokens"):
+    with pytest.raises(UserError, match="only one row of tokens"):
         train.run(train.KIND.read_params({**SHORT, "dataset": "single"}), bench.context())
-    with pytest.raises(Problem, match="--k 4 is more than the 2 features"):
+    with pytest.raises(UserError, match="--k 4 is more than the 2 features"):
         train.run(train.KIND.read_params({**SHORT, "width": 2}), bench.context())
 
 
@@ -364,5 +364,7 @@ def test_pickled_weights_are_not_read(bench: Bench):
     folder = bench.store.path("models", "tiny")
     torch.save(tiny_model().state_dict(), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(Problem, match=r"no weights as safetensors, the only format read here, but pytorch_model\.bin"):
+    with pytest.raises(
+        UserError, match=r"no weights as safetensors, the only format read here, but pytorch_model\.bin"
+    ):
         load_model("tiny", bench.store)

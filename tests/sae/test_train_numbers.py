@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.kinds import train
 from tests.sae.conftest import Bench
 from tests.sae.test_train_kind import prepared
@@ -47,7 +47,7 @@ WANTED = {**JUMPRELU, "penalty": "target-l0"}
     ids=str,
 )
 def test_a_number_that_cannot_work_is_refused_with_a_sentence(bench: Bench, values: dict[str, Any], sentence: str):
-    with pytest.raises(Problem, match=re.escape(sentence)):
+    with pytest.raises(UserError, match=re.escape(sentence)):
         prepared(bench, **values)
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.sae.architectures import names
 from tasks.sae.baselines import pca_explained_variance, random_explained_variance
-from tasks.sae.coder import Moment, Step
+from tasks.sae.coder import StepLosses, StepState
 from tasks.sae.metrics import measure, total_variance
 from tasks.sae.training import checkpoint
 from tasks.sae.training.resample import resample
@@ -149,9 +149,9 @@ def test_a_loss_that_is_no_number_ends_the_training_with_a_sentence(tmp_path: Pa
     def source(step: int) -> torch.Tensor:
         return healthy(step) if step < 10 else healthy(step) * float("nan")
 
-    with pytest.raises(Problem, match="no longer a number"):
+    with pytest.raises(UserError, match="no longer a number"):
         Trainer(config("topk"), source).run(tmp_path)
-    with pytest.raises(Problem, match="mean length"):
+    with pytest.raises(UserError, match="mean length"):
         Trainer(config("topk"), lambda step: torch.zeros(64, 16)).run(tmp_path)
 
 
@@ -174,8 +174,8 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole():
     source = Planted(32, 16, 3, 64)
     whole, parts = (Trainer(config("standard", accumulate=parts), source) for parts in (1, 3))
     x = source(0)
-    moment = Moment(torch.zeros(0, dtype=torch.int64))
-    one, three = (trainer._gradient(x, x, moment) for trainer in (whole, parts))
+    step_state = StepState(torch.zeros(0, dtype=torch.int64))
+    one, three = (trainer._gradient(x, x, step_state) for trainer in (whole, parts))
     for name, parameter in whole.coder.parameters.items():
         torch.testing.assert_close(parameter.grad, parts.coder.parameters[name].grad, rtol=1e-4, atol=1e-5)
     assert torch.equal(one.fired, three.fired)
@@ -186,14 +186,14 @@ def test_a_batch_in_parts_holds_no_other_gradient_while_the_next_is_made(monkeyp
     coder, held = trainer.coder, []
     step = coder.step
 
-    def look(x: torch.Tensor, target: torch.Tensor, moment: Moment) -> Step:
+    def look(x: torch.Tensor, target: torch.Tensor, step_state: StepState) -> StepLosses:
         held.extend(parameter.grad for parameter in coder.parameters.values() if parameter.grad is not None)
-        return step(x, target, moment)
+        return step(x, target, step_state)
 
     monkeypatch.setattr(coder, "step", look)
-    x, moment = trainer.source(0), Moment(torch.zeros(0, dtype=torch.int64))
+    x, step_state = trainer.source(0), StepState(torch.zeros(0, dtype=torch.int64))
     for _ in range(2):
-        trainer._gradient(x, x, moment)
+        trainer._gradient(x, x, step_state)
     assert held == []
 
 
@@ -250,7 +250,7 @@ def test_what_is_no_number_any_more_is_never_kept(tmp_path: Path):
     trainer.save(tmp_path)
     trainer.coder.W_enc[3, 4] = math.nan
     trainer.advance(tmp_path)
-    with pytest.raises(Problem, match="no longer a number by step 2"):
+    with pytest.raises(UserError, match="no longer a number by step 2"):
         trainer.save(tmp_path)
     assert [path.name for path in tmp_path.glob("checkpoint*")] == ["checkpoint-000000001"]
     assert not (tmp_path / "metrics.jsonl").exists(), "of so many steps few are told"
@@ -286,7 +286,7 @@ def test_those_of_the_dead_that_were_not_drawn_anew_still_count_as_dead(tmp_path
 def test_what_is_drawn_anew_is_a_direction_that_was_missing_and_adam_forgets_it():
     trainer = Trainer(config("standard"), Planted(32, 16, 3, 64))
     x = Planted(32, 16, 3, 64)(0)
-    trainer.coder.step(x, x, Moment(torch.zeros(0, dtype=torch.int64)))
+    trainer.coder.step(x, x, StepState(torch.zeros(0, dtype=torch.int64)))
     trainer.optimizer.step()
     before = {name: parameter.clone() for name, parameter in trainer.coder.parameters.items()}
     dead = torch.tensor([3, 7])

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mistudio_cli.views.sae_tables import listed, table
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import kind_named
 from tasks.parsing.tensor_files import save_tensors
 from tasks.sae.architectures import build
@@ -34,7 +34,7 @@ def refused(folder: Path, sentence: str, **about: Any) -> None:
     """An import of the folder says this, and writes nothing."""
     output = folder.parent / "refused"
     output.mkdir(exist_ok=True)
-    with pytest.raises(Problem, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         take(folder, output, "somewhere", about)
     assert not any(output.iterdir())
 
@@ -65,8 +65,8 @@ def refused(folder: Path, sentence: str, **about: Any) -> None:
         ({"architecture": "standard", "metadata": []}, {}, r"metadata is \[\], expected an object"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_file_and_tensor(tmp_path: Path, told: dict, change: dict, sentence: str):
-    refused(write(tmp_path / "theirs", told, weights(**change)), sentence)
+def test_what_does_not_fit_is_refused_by_file_and_tensor(tmp_path: Path, result: dict, change: dict, sentence: str):
+    refused(write(tmp_path / "theirs", result, weights(**change)), sentence)
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
@@ -86,7 +86,7 @@ def test_a_stored_sae_whose_files_were_damaged_is_not_used(tmp_path: Path):
         ("threshold", torch.tensor(float("nan")).expand(D_SAE).clone(), "tensor threshold holds NaN"),
     ):
         save_file({**held, name: tensor}, path)
-        with pytest.raises(Problem, match=sentence):
+        with pytest.raises(UserError, match=sentence):
             load_sae(tmp_path / "sae")
     save_file({**held, "threshold": -held["threshold"]}, path)
     assert (load_sae(tmp_path / "sae").encode(X) >= 0).all(), "a code is not negative, as in SAELens"
@@ -95,9 +95,9 @@ def test_a_stored_sae_whose_files_were_damaged_is_not_used(tmp_path: Path):
 def test_no_tensor_is_broadcast_into_a_coder():
     coder = trained("topk")
     for tensor in (torch.tensor(1.0), torch.ones(1, 8), coder.W_dec.T):
-        with pytest.raises(Problem, match=r"Tensor W_dec has shape .*, expected \(24, 8\)"):
+        with pytest.raises(UserError, match=r"Tensor W_dec has shape .*, expected \(24, 8\)"):
             build(coder.config).load({**coder.state, "W_dec": tensor})
-    with pytest.raises(Problem, match="has no b_enc"):
+    with pytest.raises(UserError, match="has no b_enc"):
         build(coder.config).load({"W_enc": coder.W_enc, "W_dec": coder.W_dec, "b_dec": coder.b_dec})
 
 
@@ -165,7 +165,7 @@ def test_a_path_within_the_source_stays_there(bench: Bench):
     (bench.root / "source").mkdir()
     kind = kind_named("import")
     params = kind.read_params({"source": str(bench.root / "source"), "path": "../outside"})
-    with pytest.raises(Problem, match="leads out of"):
+    with pytest.raises(UserError, match="leads out of"):
         kind.prepare(params, bench.known)
 
 
@@ -212,10 +212,10 @@ def test_a_list_of_saes_holds_one_whose_description_is_damaged(bench: Bench, tex
 # -- what the metadata say ---------------------------------------------------------------------------------------------
 
 
-def imported(folder: Path, told: dict[str, Any], about: dict[str, Any], **more: Any) -> tuple[dict[str, Any], dict]:
+def imported(folder: Path, outcome: dict[str, Any], about: dict[str, Any], **more: Any) -> tuple[dict[str, Any], dict]:
     """What an import of such an SAE returns, and its metadata then."""
     own = weights(**more)
-    write(folder / "theirs", {**told, "metadata": about}, own)
+    write(folder / "theirs", {**outcome, "metadata": about}, own)
     (folder / "ours").mkdir()
     result = take(folder / "theirs", folder / "ours", "somewhere", {})
     return result, read_config(folder / "ours")["metadata"]
@@ -232,8 +232,8 @@ def test_each_field_is_acted_on_or_reported(tmp_path: Path):
         "neuronpedia_id": "gpt2-small/3-res",
         "l0": 31.5,
     }
-    told = {"architecture": "standard", "dtype": "bfloat16", "noise": 0.1, "l1_coefficient": 5, "lp_norm": None}
-    result, kept = imported(tmp_path, told, about)
+    outcome = {"architecture": "standard", "dtype": "bfloat16", "noise": 0.1, "l1_coefficient": 5, "lp_norm": None}
+    result, kept = imported(tmp_path, outcome, about)
     assert result["ignored"] == [
         "l1_coefficient",
         "noise",
@@ -301,9 +301,9 @@ def test_hooks_by_other_names_are_those_here(tmp_path: Path, name: str, now: str
     ],
 )
 def test_what_would_change_its_codes_and_is_not_known_is_refused(
-    tmp_path: Path, told: dict, about: dict, sentence: str
+    tmp_path: Path, result: dict, about: dict, sentence: str
 ):
-    refused(write(tmp_path / "theirs", {**STANDARD, **told, "metadata": about}, weights()), sentence)
+    refused(write(tmp_path / "theirs", {**STANDARD, **result, "metadata": about}, weights()), sentence)
 
 
 def test_activations_that_were_multiplied_in_training_are_so_in_the_weights(tmp_path: Path):
@@ -334,8 +334,8 @@ def test_an_sae_of_centered_activations_reads_them_as_they_are(tmp_path: Path, a
     if architecture == "gated":
         del own["b_enc"]
     about = {**CENTERED, "model_name": "gpt2-small", "hook_name": "blocks.4.hook_resid_pre"}
-    told = {"architecture": architecture, "apply_b_dec_to_input": with_bias, "metadata": about}
-    write(tmp_path / "theirs", told, own)
+    result = {"architecture": architecture, "apply_b_dec_to_input": with_bias, "metadata": about}
+    write(tmp_path / "theirs", result, own)
     sae, centered = taken(tmp_path / "theirs", tmp_path / "ours"), X - X.mean(1, keepdim=True)
     z = (centered - own["b_dec"] * with_bias) @ own["W_enc"]
     if architecture == "gated":
@@ -363,8 +363,8 @@ def test_only_a_model_with_layernorm_that_was_centered_changes_an_encoder(
     tmp_path: Path, about: dict, source: str, changed: bool
 ):
     own = weights()
-    told = {**STANDARD, "metadata": {"hook_name": "blocks.4.hook_resid_post", **about}}
-    sae = taken(write(tmp_path / "theirs", told, own), tmp_path / "ours", source)
+    result = {**STANDARD, "metadata": {"hook_name": "blocks.4.hook_resid_post", **about}}
+    sae = taken(write(tmp_path / "theirs", result, own), tmp_path / "ours", source)
     read = X - X.mean(1, keepdim=True) if changed else X
     close(sae.encode(X), ((read - own["b_dec"]) @ own["W_enc"] + own["b_enc"]).relu())
 
@@ -385,8 +385,8 @@ def test_only_a_model_with_layernorm_that_was_centered_changes_an_encoder(
     ],
 )
 def test_a_model_that_was_processed_otherwise_is_refused(tmp_path: Path, about: dict, sentence: str):
-    told = {**STANDARD, "metadata": {"hook_name": "blocks.4.hook_resid_post", **about}}
-    refused(write(tmp_path / "theirs", told, weights()), sentence)
+    result = {**STANDARD, "metadata": {"hook_name": "blocks.4.hook_resid_post", **about}}
+    refused(write(tmp_path / "theirs", result, weights()), sentence)
 
 
 def test_a_given_model_tells_its_norm(bench: Bench):

@@ -10,14 +10,14 @@ from collections import Counter
 from collections.abc import Callable
 
 from mistudio_cli.errors import Code
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import Job, State
 from tasks.ledger.client import Ledger
 from tasks.ledger.listing import Filter
 from tasks.paths import Places
 from tasks.queues import QUEUE_NAMES
 from tasks.storage.store import Store
-from tasks.submission.plan import KnownArtifacts
+from tasks.submission.plan import ArtifactCatalog
 from tasks.submission.retry import plan_retry
 from tests.soak.mixture import NAP_QUEUES, PRIORITIES
 from tests.soak.visitor import Visitor
@@ -26,7 +26,7 @@ from tests.supervision.conftest import MISTUDIO
 EVERY_S = 0.7
 
 #: What the record of a job says whose end they asked for.
-ASKED, PURGED = "cancelled in the chaos", "purged in the chaos"
+REQUESTED, PURGED = "cancelled in the chaos", "purged in the chaos"
 
 #: A purge ends all that is queued: it is left out when that is more than a few.
 _FEW = 6
@@ -74,7 +74,7 @@ class Acts(Visitor):
     def _cancel(self, ledger: Ledger, _: Store) -> None:
         job = self._one_of(ledger, _LIVE)
         if job is not None:
-            ledger.request_cancel(job.id, ASKED)
+            ledger.request_cancel(job.id, REQUESTED)
             self.done[f"cancel of one {job.state}"] += 1
 
     def _retry(self, ledger: Ledger, store: Store) -> None:
@@ -82,9 +82,9 @@ class Acts(Visitor):
         if job is None:
             return
         try:
-            *before, again = plan_retry(KnownArtifacts(ledger, store), job)
+            *before, again = plan_retry(ArtifactCatalog(ledger, store), job)
             ledger.submit_all([*before, dataclasses.replace(again, max_attempts=job.max_attempts)])
-        except Problem:  # what it made is there, or another makes it
+        except UserError:  # what it made is there, or another makes it
             self.done["retry refused"] += 1
             return
         self.tried_again[again.id] = job.id
@@ -107,7 +107,7 @@ class Acts(Visitor):
             return
         try:
             change(job.id)
-        except Problem:  # it was started meanwhile
+        except UserError:  # it was started meanwhile
             what += " too late"
         self.done[what] += 1
 
@@ -126,11 +126,11 @@ class Acts(Visitor):
     def _command(self, verb: str, queue: str) -> bool:
         """As a person types it; False when Redis was away."""
         command = [MISTUDIO, "queue", verb, queue]
-        told = subprocess.run(command, env=self._environment, capture_output=True, text=True, timeout=60, check=False)
-        if told.returncode not in (0, Code.UNREACHABLE):
-            self.trouble.append(f"queue {verb} {queue}: {told.returncode} {told.stderr}")
-        self.done[verb] += told.returncode == 0
-        return told.returncode == 0
+        result = subprocess.run(command, env=self._environment, capture_output=True, text=True, timeout=60, check=False)
+        if result.returncode not in (0, Code.UNREACHABLE):
+            self.trouble.append(f"queue {verb} {queue}: {result.returncode} {result.stderr}")
+        self.done[verb] += result.returncode == 0
+        return result.returncode == 0
 
     def _one_of(self, ledger: Ledger, states: tuple[State, ...]) -> Job | None:
         jobs = ledger.page(Filter(states=(self._chance.choice(states),))).jobs

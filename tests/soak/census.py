@@ -32,17 +32,17 @@ class Being:
     parent: int
     state: str
     role: Role
-    seat: str = ""
+    worker_lock: str = ""
     job: str = ""
 
     def __str__(self) -> str:
-        return f"{self.role} {self.pid}{f' of {self.seat}' if self.seat else ''}{f' at {self.job}' if self.job else ''}"
+        return f"{self.role} {self.pid}{f' of {self.worker_lock}' if self.worker_lock else ''}{f' at {self.job}' if self.job else ''}"
 
     @property
     def lives(self) -> bool:
         """Whether it lives now, and is the same."""
-        told = _stat(self.pid)
-        return told is not None and told[2] == self.birth and told[1] != "Z"
+        result = _stat(self.pid)
+        return result is not None and result[2] == self.birth and result[1] != "Z"
 
 
 class Census:
@@ -60,14 +60,16 @@ class Census:
             command = _read(pid, "cmdline")
             known = self._known.get((pid, birth))
             if known is None or known[0] != command:
-                told = self._recognise(pid, parent, command, found)
-                if told[0] is None and known is not None:  # it ends, or became another program, and is still who it was
-                    told = known[1:]
-                known = (command, *told)
+                result = self._recognise(pid, parent, command, found)
+                if (
+                    result[0] is None and known is not None
+                ):  # it ends, or became another program, and is still who it was
+                    result = known[1:]
+                known = (command, *result)
             now[pid, birth] = known
-            _, role, seat, job = known
+            _, role, worker_lock, job = known
             if role is not None:
-                found[pid] = Being(pid, birth, parent, state, role, seat, job)
+                found[pid] = Being(pid, birth, parent, state, role, worker_lock, job)
         self._known = now
         return found
 
@@ -82,8 +84,8 @@ class Census:
             return (Role.SUPERVISOR if self._home in words else None), "", ""
         if boss is not None and boss.role in (Role.SLOT, Role.RUNNER, Role.HELPER):
             if not command or boss.role is not Role.SLOT:
-                return (Role.HELPER if command else None), boss.seat, ""
-            return (Role.RUNNER if job else Role.HELPER), boss.seat, job
+                return (Role.HELPER if command else None), boss.worker_lock, ""
+            return (Role.RUNNER if job else Role.HELPER), boss.worker_lock, job
         if "tasks.worker" in words and self._is_here(pid):
             is_slot = boss is not None and boss.role is Role.WORKER
             return (Role.SLOT if is_slot else Role.WORKER), words[words.index("--name") + 1], ""
@@ -106,8 +108,8 @@ def above(being: Being, everybody: dict[int, Being]) -> Iterator[Being]:
 
 def _everybody() -> Iterator[tuple[int, int, str, int]]:
     """pid, parent, state and birth of all that live, the oldest first: pids begin anew, and parents are older."""
-    told = [(int(name), _stat(int(name))) for name in os.listdir(_PROC) if name.isdecimal()]
-    alive = [(pid, *stat) for pid, stat in told if stat is not None and stat[1] not in "ZX"]
+    result = [(int(name), _stat(int(name))) for name in os.listdir(_PROC) if name.isdecimal()]
+    alive = [(pid, *stat) for pid, stat in result if stat is not None and stat[1] not in "ZX"]
     yield from sorted(alive, key=lambda found: (found[3], found[0]))
 
 

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from tasks.jobs.kind import State
-from tests.soak.acts import ASKED, PURGED
+from tests.soak.acts import PURGED, REQUESTED
 from tests.soak.mixture import CRASH
 from tests.soak.reckoning import Life
 
@@ -24,11 +24,11 @@ def ends_askew(lives: Mapping[str, Life]) -> Iterator[str]:
 
 def _of_end(life: Life) -> Iterator[str]:
     job, end = life.job, life.job.params.get("end", "well")
-    asked_at = [event["at"] for event in life.events if event["reason"] == ASKED]
+    asked_at = [event["at"] for event in life.events if event["reason"] == REQUESTED]
     if asked_at and life.claims and life.claims[-1]["at"] > asked_at[0]:
         yield "it was begun again after its end had been asked for"
     if job.state is State.CANCELLED:
-        if not job.reason.startswith((ASKED, PURGED, "its parent ")):
+        if not job.reason.startswith((REQUESTED, PURGED, "its parent ")):
             yield f"it was cancelled, and nobody is named: {job.reason}"
     elif job.reason.startswith("its parent "):
         return
@@ -73,24 +73,24 @@ def marks_askew(folder: Path, lives: Mapping[str, Life]) -> Iterator[str]:
     claims = {claim["token"]: (claim["at"], claim["attempt"], i) for i, life in lives.items() for claim in life.claims}
     for file in folder.iterdir():
         lines = [line.split() for line in file.read_text().splitlines()]
-        spells = [(token, list(told)) for token, told in groupby(lines, key=lambda line: line[1])]
+        spells = [(token, list(result)) for token, result in groupby(lines, key=lambda line: line[1])]
         tokens = [token for token, _ in spells]
         if unknown := [token for token in tokens if token not in claims]:
             yield f"{file.name}: marks of {unknown}, which nobody claimed with"
         elif tokens != sorted(set(tokens), key=lambda token: claims[token][0]):
             yield f"{file.name}: two worked at once, or one after its time: {tokens}"
         else:
-            yield from _of_ticks(file.name, [(claims[token], told) for token, told in spells])
+            yield from _of_ticks(file.name, [(claims[token], result) for token, result in spells])
 
 
 def _of_ticks(name: str, spells: list[tuple[tuple[float, int, str], list[list[str]]]]) -> Iterator[str]:
     """Each attempt goes on with the tick that the one before it began last, or with the next."""
     job, last = "", -1
-    for (_, attempt, of), told in spells:
-        ticks = [int(tick) for _, __, tick in told]
+    for (_, attempt, of), result in spells:
+        ticks = [int(tick) for _, __, tick in result]
         last = last if of == job else -1
-        if {int(line[0]) for line in told} != {attempt}:
-            yield f"{name}: attempt {attempt} of {of} calls itself {told[0][0]}"
+        if {int(line[0]) for line in result} != {attempt}:
+            yield f"{name}: attempt {attempt} of {of} calls itself {result[0][0]}"
         if ticks != list(range(ticks[0], ticks[0] + len(ticks))) or ticks[0] not in (max(last, 0), last + 1):
             yield f"{name}: attempt {attempt} of {of} did {ticks} after {last}"
         job, last = of, ticks[-1]

@@ -64,8 +64,8 @@ class Fleet:
 
     def rows(self, name: str = "worker-training") -> list[dict[str, Any]]:
         """What `workers status --json` says of the workers of that name."""
-        told = json.loads(self("workers status --json").stdout)
-        return [row for row in told["workers"] if row["name"].startswith(f"{name}@")]
+        result = json.loads(self("workers status --json").stdout)
+        return [row for row in result["workers"] if row["name"].startswith(f"{name}@")]
 
     def submit(self, kind: str, **values: object) -> Job:
         """Submit a job, as Python code would."""
@@ -75,7 +75,9 @@ class Fleet:
 
     def under_way(self, job: Job) -> Being:
         """The job's runner, once it has done some of its work."""
-        until(lambda: (told := self.ledger.need(job.id).progress) and told.done > 0, 30, f"{job.id} to be under way")
+        until(
+            lambda: (result := self.ledger.need(job.id).progress) and result.done > 0, 30, f"{job.id} to be under way"
+        )
         return next(being for being in self.siege.everybody() if being.job == job.id)
 
     def nap(self, ticks: int = 30) -> tuple[Job, Being]:
@@ -85,8 +87,8 @@ class Fleet:
 
     def long_nap(self) -> tuple[Job, Being]:
         """One that ends only when `wake` is called."""
-        bell = self.home.places.home / f"wake-{self._count}"
-        job = self.submit("nap", ticks=2400, until=str(bell))
+        message = self.home.places.home / f"wake-{self._count}"
+        job = self.submit("nap", ticks=2400, until=str(message))
         return job, self.under_way(job)
 
     def wake(self, job: Job) -> None:

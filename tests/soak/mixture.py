@@ -12,7 +12,7 @@ from tasks.jobs.kind import Job
 from tasks.ledger.client import Ledger
 from tasks.paths import Places
 from tasks.storage.store import Store
-from tasks.submission.plan import KnownArtifacts, Wishes, plan
+from tasks.submission.plan import ArtifactCatalog, SubmitOptions, plan
 from tests.soak.visitor import Visitor
 
 EVERY_S = 0.5
@@ -54,12 +54,12 @@ class Mixture(Visitor):
     def visit(self, ledger: Ledger, store: Store) -> None:
         """Submit some, if there is room."""
         if self.count() < self._wanted and len(ledger.live_jobs()) < AT_ONCE:
-            group = self._group(KnownArtifacts(ledger, store))
+            group = self._group(ArtifactCatalog(ledger, store))
             self.accepted.update(job.id for job in ledger.submit_all(group))
         if self.count() >= self._wanted:
             self.through.set()
 
-    def _group(self, known: KnownArtifacts) -> list[Job]:
+    def _group(self, known: ArtifactCatalog) -> list[Job]:
         """Jobs that are submitted at once, drawn by chance."""
         (what,) = self._chance.choices(list(SHARES), list(SHARES.values()))
         made = known.store.names("saes")
@@ -73,7 +73,7 @@ class Mixture(Visitor):
             return [self._nap(known, {"nap": "well", "failing": "raise", "poison": CRASH}[what])]
         return [self._plan(known, "blink", note=f"note-{self._number}")]
 
-    def _family(self, known: KnownArtifacts) -> list[Job]:
+    def _family(self, known: ArtifactCatalog) -> list[Job]:
         """A parent, its child and another, and a child of both: what becomes of the first becomes of all."""
         (end,) = self._chance.choices(("well", "raise", CRASH), (6, 2, 1))
         parent = self._nap(known, end)
@@ -82,18 +82,18 @@ class Mixture(Visitor):
         last = self._nap(known, after=(other.id,), parent=child.name)
         return [parent, child, other, last]
 
-    def _nap(self, known: KnownArtifacts, end: str = "well", **values: Any) -> Job:
+    def _nap(self, known: ArtifactCatalog, end: str = "well", **values: Any) -> Job:
         name = f"nap-{self._number}"
         ticks = self._chance.randint(2, 50)
         job = self._plan(known, "nap", name, ticks=ticks, end=end, marks=str(self._marks / name), **values)
         return dataclasses.replace(job, queue=self._chance.choice(NAP_QUEUES))
 
     def _plan(
-        self, known: KnownArtifacts, kind: str, name: str | None = None, after: tuple[str, ...] = (), **values: Any
+        self, known: ArtifactCatalog, kind: str, name: str | None = None, after: tuple[str, ...] = (), **values: Any
     ) -> Job:
         self._number += 1  # a name whose acceptance was not heard is used up
-        wishes = Wishes(self._chance.choice(PRIORITIES), after)
-        job = plan(known, kind, values, name=name, wishes=wishes)[-1]
+        submit_options = SubmitOptions(self._chance.choice(PRIORITIES), after)
+        job = plan(known, kind, values, name=name, submit_options=submit_options)[-1]
         return job if values.get("end") == CRASH else dataclasses.replace(job, max_attempts=LOSSES)
 
 

@@ -38,11 +38,11 @@ class Life:
 def lives(ledger: Ledger) -> dict[str, Life]:
     """Every job's, by its id."""
     ids = ledger.find("", 1_000_000)
-    told = zip(ledger.many(ids), ledger.histories(ids), strict=True)
+    result = zip(ledger.many(ids), ledger.histories(ids), strict=True)
     losses = ledger.client.batch([("HGET", f"mistudio:job:{job_id}", "losses") for job_id in ids])
     return {
         job.id: Life(job, events, int(lost or 0))
-        for (job, events), lost in zip(told, losses, strict=True)
+        for (job, events), lost in zip(result, losses, strict=True)
         if job is not None
     }
 

@@ -36,7 +36,7 @@ def rage(siege: Siege, plan: Iterable[Strike], jobs: Callable[[], int], is_over:
             next_at = time.monotonic() + EVERY_S
             target = siege.hit(strike, PATIENCE_S)
             if target is not None:
-                mending.append(menders.submit(siege.mend, strike, target))
+                mending.append(menders.submit(siege.hint, strike, target))
             while not is_over() and (time.monotonic() < next_at or jobs() < JOBS_A_STRIKE * len(siege.hits)):
                 time.sleep(0.05)
             if is_over():

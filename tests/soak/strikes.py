@@ -94,7 +94,7 @@ class Siege:
         self._began = time.monotonic()
         self._starting = threading.Lock()
 
-    def tell(self, what: str) -> None:
+    def log(self, what: str) -> None:
         """Add to the story, with the seconds since it began."""
         self.story.append(f"{time.monotonic() - self._began:7.2f} s  {what}")
 
@@ -108,7 +108,7 @@ class Siege:
             done = subprocess.run(
                 [*self._command], env=self._environment, capture_output=True, text=True, timeout=200, cwd="/"
             )
-            self.tell(f"start: {done.returncode} {done.stderr.strip().splitlines()[-2:]}")
+            self.log(f"start: {done.returncode} {done.stderr.strip().splitlines()[-2:]}")
             if done.returncode == 0:
                 return
             time.sleep(PAUSE_S)
@@ -123,7 +123,7 @@ class Siege:
         folder = Path(tempfile.mkdtemp(prefix="mistudio-kills-"))
         shutil.copytree(self._places.logs, folder, dirs_exist_ok=True)
         for what in (*broken, *map(str, self.everybody()), f"logs: {folder}"):
-            self.tell(what)
+            self.log(what)
 
     def everybody(self) -> list[Being]:
         """All processes of the home."""
@@ -134,21 +134,21 @@ class Siege:
         time.sleep(strike.wait_s)
         target = self.hit(strike)
         if target is not None:
-            self.mend(strike, target)
+            self.hint(strike, target)
 
     def hit(self, strike: Strike, patience_s: float = TARGET_PATIENCE_S) -> Being | None:
         """Strike whom the plan says, and go on at once; None when there is nobody."""
         target = self._target(strike, patience_s)
         if target is None:
-            self.tell(f"{strike}: nobody there")
+            self.log(f"{strike}: nobody there")
             return None
-        self.tell(f"{strike.signal}: {target}")
+        self.log(f"{strike.signal}: {target}")
         self.hits.append(Hit(time.time(), strike.signal, target, _jobs_of(target, self._census())))
         first = strike.signal.split()[0]
         self.send(target, signal.Signals[f"SIG{first}"])
         return target
 
-    def mend(self, strike: Strike, target: Being) -> None:
+    def hint(self, strike: Strike, target: Being) -> None:
         """Continue one that was stopped, and see to it that there is a supervisor again."""
         if strike.signal.startswith("STOP"):
             time.sleep(strike.stopped_s + (LEASE_TTL_S if strike.signal == "STOP past the lease" else 0.0))
@@ -169,7 +169,7 @@ class Siege:
     def _kill_the_supervisor(self) -> None:
         for being in self.everybody():
             if being.role is Role.SUPERVISOR:
-                self.tell(f"KILL: {being}")
+                self.log(f"KILL: {being}")
                 self.send(being, signal.SIGKILL)
                 until(lambda being=being: not being.lives, 10, "the supervisor to die")
 
@@ -179,7 +179,7 @@ class Siege:
     def _target(self, strike: Strike, patience_s: float) -> Being | None:
         deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline:
-            found = sorted(self._candidates(strike), key=lambda being: (being.seat, being.birth, being.pid))
+            found = sorted(self._candidates(strike), key=lambda being: (being.worker_lock, being.birth, being.pid))
             if found:
                 return found[int(strike.pick * len(found))]
             time.sleep(0.02)
@@ -192,7 +192,9 @@ class Siege:
         everybody = self._census()
         found = [being for being in everybody.values() if being.role is strike.target and being.state not in "Tt"]
         busy = [
-            being for being in found if (_jobs_of(being, everybody) if self._at_work else being.seat in _BUSY_SEATS)
+            being
+            for being in found
+            if (_jobs_of(being, everybody) if self._at_work else being.worker_lock in _BUSY_SEATS)
         ]
         return busy if strike.busy and busy else found
 

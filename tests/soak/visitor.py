@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mistudio_cli.redis import redis_server
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.ledger.client import Ledger
 from tasks.paths import Places
 from tasks.redis_client.redis_connection import Refused, Unreachable, connect
@@ -54,7 +54,7 @@ class Visitor(threading.Thread):
                     self.visit(ledger, store)
                 except (Unreachable, Refused):  # whether what was asked for is done, is not known
                     continue
-                except Problem as problem:
+                except UserError as problem:
                     self.trouble.append(str(problem))
 
     def visit(self, ledger: Ledger, store: Store) -> None:

@@ -64,8 +64,8 @@ class Watch(threading.Thread):
         everybody = self._census()
         self.looks += 1
         for broken in (
-            *self._two_at_a_seat(everybody),
-            *self._too_many_at_a_seat(everybody),
+            *self._two_per_lock(everybody),
+            *self._too_many_per_lock(everybody),
             *self._one_job_twice(everybody),
             *self._orphans(everybody, passed_s),
             *(broken for look in self._also for broken in look()),
@@ -73,27 +73,27 @@ class Watch(threading.Thread):
             if broken not in self.broken:
                 self.broken.append(broken)
 
-    def _two_at_a_seat(self, everybody: dict[int, Being]) -> Iterator[str]:
+    def _two_per_lock(self, everybody: dict[int, Being]) -> Iterator[str]:
         sitting: dict[str, list[tuple[Being, Path]]] = defaultdict(list)
-        for note in self._places.seats.glob("*/*.json"):
+        for note in self._places.worker_locks.glob("*/*.json"):
             being = everybody.get(int(note.stem)) if note.stem.isdecimal() else None
             if being is not None and _sits(note, being):
                 sitting[note.parent.name].append((being, note))
-        for seat, who in sitting.items():
+        for worker_lock, who in sitting.items():
             # The first may have died while the second was looked at: only whoever sits still has sat all the time.
             if len(who) > 1 and all(_sits(note, being) for being, note in who):
-                yield f"two consume at {seat}: {_names([being for being, _ in who])}"
+                yield f"two consume at {worker_lock}: {_names([being for being, _ in who])}"
 
-    def _too_many_at_a_seat(self, everybody: dict[int, Being]) -> Iterator[str]:
+    def _too_many_per_lock(self, everybody: dict[int, Being]) -> Iterator[str]:
         """A runner whose slot was killed is on its way out, and holds no slot any more."""
         at_work: dict[str, list[Being]] = defaultdict(list)
         for being in everybody.values():
             if being.role is Role.RUNNER and being.parent in everybody:
-                at_work[being.seat].append(being)
-        for seat, who in at_work.items():
+                at_work[being.worker_lock].append(being)
+        for worker_lock, who in at_work.items():
             slots = [everybody[being.parent] for being in who]
-            if len(who) > self._slots.get(seat, 1) and all(being.lives for being in (*who, *slots)):
-                yield f"more jobs at {seat} than it has slots: {_names(who)}"
+            if len(who) > self._slots.get(worker_lock, 1) and all(being.lives for being in (*who, *slots)):
+                yield f"more jobs at {worker_lock} than it has slots: {_names(who)}"
 
     def _one_job_twice(self, everybody: dict[int, Being]) -> Iterator[str]:
         runners: dict[str, list[Being]] = defaultdict(list)
@@ -105,7 +105,7 @@ class Watch(threading.Thread):
                 yield f"one job in two processes: {_names(who)}, job {job}"
 
     def _sits(self, being: Being) -> bool:
-        return _sits(self._places.seat(being.seat) / f"{being.pid}.json", being)
+        return _sits(self._places.worker_lock(being.worker_lock) / f"{being.pid}.json", being)
 
     def _orphans(self, everybody: dict[int, Being], passed_s: float) -> Iterator[str]:
         """Whoever has no supervisor, unless it belongs to a worker that takes no jobs any more and still runs one.
@@ -136,8 +136,8 @@ class Watch(threading.Thread):
 
 def _sits(note: Path, being: Being) -> bool:
     with suppress(OSError, ValueError):
-        told = json.loads(note.read_text(encoding="utf-8"))
-        return told["posture"] == "sitting" and told["birth"].endswith(f" {being.birth}") and being.lives
+        result = json.loads(note.read_text(encoding="utf-8"))
+        return result["posture"] == "sitting" and result["birth"].endswith(f" {being.birth}") and being.lives
     return False
 
 

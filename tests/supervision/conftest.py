@@ -51,9 +51,9 @@ class Home:
     @property
     def supervisor(self) -> psutil.Process:
         """The supervisor that answers."""
-        told = supervisor_client.status(self.places)
-        assert told is not None
-        return psutil.Process(told["supervisor"]["pid"])
+        result = supervisor_client.status(self.places)
+        assert result is not None
+        return psutil.Process(result["supervisor"]["pid"])
 
     @property
     def redis(self) -> psutil.Process:
@@ -77,9 +77,9 @@ class Home:
             client.close()
 
     def worker(self, name: str = "all-queues") -> dict[str, Any]:
-        told = supervisor_client.status(self.places)
-        assert told is not None
-        return next(worker for worker in told["workers"] if worker["name"].startswith(name + "@"))
+        result = supervisor_client.status(self.places)
+        assert result is not None
+        return next(worker for worker in result["workers"] if worker["name"].startswith(name + "@"))
 
     def full_name(self, worker: str) -> str:
         return f"{worker}@{socket.gethostname()}"
@@ -162,8 +162,8 @@ def keeping(home: Home) -> Iterator[Keep]:
 def world(short_tmp: Path, ledger: Ledger, session_redis: RedisServer) -> Iterator[World]:
     world = World(short_tmp / "h", ledger, session_redis.url)
     yield world
-    for child in list(world.supervisor.crew._everyone()):
+    for child in list(world.supervisor.worker_set._everyone()):
         if child.process is not None:
             child.process.kill_tree()
             until(lambda process=child.process: process.poll() is not None)
-    world.supervisor.hearing.close()
+    world.supervisor.heartbeat_monitor.close()

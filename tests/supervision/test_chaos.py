@@ -19,7 +19,7 @@ from tests.soak.fleet import kinds_of_the_tests
 from tests.soak.leftovers import counts_askew, left_in_redis, left_on_disk
 from tests.soak.mixture import Mixture, marks_of
 from tests.soak.reckoning import faults_of, lives
-from tests.soak.shelf import Shelf
+from tests.soak.shelf import ModelCatalog
 from tests.soak.storm import GALE, rage
 from tests.soak.strikes import Siege, planned
 from tests.soak.tally import table
@@ -39,7 +39,7 @@ def test_in_a_storm_of_kills_and_changes_of_mind_every_job_ends_once_and_all_add
     environment = {**os.environ, "MISTUDIO_HOME": str(home.places.home), "NO_COLOR": "1"}
     siege = Siege(home.places, [MISTUDIO, "workers", "start", "full"], environment, at_work=True)
     siege.start()
-    shelf = Shelf(Store(home.places.store), "saes")
+    shelf = ModelCatalog(Store(home.places.store), "saes")
     mixture = Mixture(home.places, SEED, JOBS)
     acts = Acts(home.places, SEED, environment, mixture.count)
     with kinds_of_the_tests(), Watch(home.places, FULL, shelf) as watch:
@@ -48,7 +48,7 @@ def test_in_a_storm_of_kills_and_changes_of_mind_every_job_ends_once_and_all_add
                 plan = planned(SEED, 10 * JOBS, GALE)
                 rage(siege, plan, mixture.count, lambda: mixture.through.is_set() or watch.broken != [])
             calm_down(home, siege, acts)
-            siege.tell(f"{watch.looks} looks at what must hold at every moment")
+            siege.log(f"{watch.looks} looks at what must hold at every moment")
             it_adds_up(home, siege, mixture, acts, shelf)
             assert (watch.broken, mixture.trouble, acts.trouble) == ([], [], [])
         except BaseException:
@@ -64,15 +64,15 @@ def calm_down(home: Home, siege: Siege, acts: Acts) -> None:
     siege.start()
     with ledger_of(home.places) as ledger:
         acts.resume_all(ledger)
-        siege.tell("-- the storm is over")
+        siege.log("-- the storm is over")
         until(lambda: not ledger.live_jobs(), CALM_S, "all jobs to end")
-        siege.tell("-- all jobs have ended")
+        siege.log("-- all jobs have ended")
         until(lambda: not [being for being in siege.everybody() if being.job], 20, "all runners to be gone")
         store = Store(home.places.store)
         until(lambda: not left_in_redis(ledger) and not left_on_disk(ledger, store), CALM_S, "nothing to be left")
 
 
-def it_adds_up(home: Home, siege: Siege, mixture: Mixture, acts: Acts, shelf: Shelf) -> None:
+def it_adds_up(home: Home, siege: Siege, mixture: Mixture, acts: Acts, shelf: ModelCatalog) -> None:
     store = Store(home.places.store)
     with ledger_of(home.places) as ledger:
         known = lives(ledger)

@@ -18,7 +18,7 @@ from mistudio_cli import settings
 from mistudio_cli.fleet import supervisor_client
 from mistudio_cli.redis import redis_server
 from mistudio_cli.supervisor.event_loop import HOME_IS_TAKEN, REQUEST_BYTES
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.system import process_identity
 from tests.conftest import RedisServer, until
 from tests.supervision.conftest import Home
@@ -151,27 +151,29 @@ def test_with_a_broker_named_it_starts_no_redis(home: Home, session_redis: Redis
 
 def test_a_home_that_cannot_be_used_is_said_at_once(home: Home) -> None:
     home.places.home.write_text("a file is in the way")
-    with pytest.raises(Problem) as told:
+    with pytest.raises(UserError) as raised:
         supervisor_client.broker_url_for(home.settings)
-    assert told.value.sentence.startswith(f"The home {home.places.home} cannot be used: ")
-    assert told.value.mend == "Choose another with MISTUDIO_HOME"
+    assert raised.value.sentence.startswith(f"The home {home.places.home} cannot be used: ")
+    assert raised.value.hint == "Choose another with MISTUDIO_HOME"
 
 
 def test_a_supervisor_that_does_not_start_says_its_last_words(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         supervisor_client, "_argv", lambda *_: [sys.executable, "-c", "raise SystemExit('out of luck')"]
     )
-    with pytest.raises(Problem) as told:
+    with pytest.raises(UserError) as raised:
         supervisor_client.broker_url_for(home.settings)
-    assert told.value.sentence == "The supervisor did not start: out of luck"
+    assert raised.value.sentence == "The supervisor did not start: out of luck"
 
 
 def test_it_is_small_and_imports_nothing_heavy(home: Home) -> None:
     script = (
         "import sys, mistudio_cli.supervisor.main; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     )
-    told = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=60, check=True)
-    assert not {"celery", "kombu", "redis", "typer", "rich", "asyncio", "torch", "numpy"} & set(told.stdout.split())
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert not {"celery", "kombu", "redis", "typer", "rich", "asyncio", "torch", "numpy"} & set(result.stdout.split())
     supervisor_client.ensure_supervisor(home.settings)
     assert home.supervisor.memory_full_info().pss < 30e6 if sys.platform == "linux" else True
     assert len(home.supervisor.threads()) == 1

@@ -14,7 +14,7 @@ NAME = "worker-training"
 
 
 def dies(world: World, becomes: str = "backoff") -> None:
-    pid = world.supervisor.crew.children[NAME].pid
+    pid = world.supervisor.worker_set.children[NAME].pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     world.ticks_until(NAME, becomes)

@@ -17,7 +17,7 @@ from mistudio_cli import settings
 from mistudio_cli.errors import Code
 from mistudio_cli.fleet import supervisor_client
 from mistudio_cli.supervisor.lock_and_socket import holder
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.paths import Places
 from tests.conftest import deadline, until
 from tests.supervision.conftest import MISTUDIO, Home, ending
@@ -46,8 +46,8 @@ time.sleep(60)
 
 
 def run(home: Home, *words: str, **variables: str | None) -> subprocess.CompletedProcess[str]:
-    told = {**os.environ, "MISTUDIO_HOME": str(home.places.home), **variables}
-    environment = {name: value for name, value in told.items() if value is not None}
+    result = {**os.environ, "MISTUDIO_HOME": str(home.places.home), **variables}
+    environment = {name: value for name, value in result.items() if value is not None}
     return subprocess.run([MISTUDIO, *words], env=environment, capture_output=True, text=True, timeout=90)
 
 
@@ -55,10 +55,10 @@ def run(home: Home, *words: str, **variables: str | None) -> subprocess.Complete
 def test_reading_in_a_home_where_nothing_was_started_starts_nothing_and_says_so(
     home: Home, words: tuple[str, ...]
 ) -> None:
-    told = run(home, *words)
-    assert told.returncode == Code.UNREACHABLE
-    assert f"Nothing has been started in {home.places.home} yet" in told.stderr.splitlines()[0]
-    assert "mistudio workers start" in told.stderr
+    result = run(home, *words)
+    assert result.returncode == Code.UNREACHABLE
+    assert f"Nothing has been started in {home.places.home} yet" in result.stderr.splitlines()[0]
+    assert "mistudio workers start" in result.stderr
     assert not home.places.home.exists()
     assert home.processes() == []
 
@@ -68,9 +68,9 @@ def test_reading_in_a_home_that_was_stopped_says_that_its_jobs_are_there(home: H
     assert run(home, "queue", "ls").returncode == Code.OK
     supervisor_client.shutdown(home.places, 0.0, redis=True)
     until(lambda: not home.processes(), 30)
-    told = run(home, "jobs", "ls")
-    assert told.returncode == Code.UNREACHABLE
-    assert told.stderr.startswith(f"The Redis of {home.places.home}, which has its jobs, does not run.\n")
+    result = run(home, "jobs", "ls")
+    assert result.returncode == Code.UNREACHABLE
+    assert result.stderr.startswith(f"The Redis of {home.places.home}, which has its jobs, does not run.\n")
     assert home.processes() == []
 
 
@@ -118,7 +118,7 @@ def test_a_supervisor_that_cannot_be_reached_is_named_in_time(home: Home) -> Non
     assert deaf.stdout is not None
     assert deaf.stdout.readline() == "holds\n"
     try:
-        with deadline(15, "it"), pytest.raises(Problem, match=f"runs with pid {deaf.pid}, but cannot be reached at"):
+        with deadline(15, "it"), pytest.raises(UserError, match=f"runs with pid {deaf.pid}, but cannot be reached at"):
             supervisor_client.ensure_supervisor(home.settings)
     finally:
         deaf.kill()
@@ -172,8 +172,8 @@ def test_a_folder_of_another_user_is_passed_by(monkeypatch: pytest.MonkeyPatch, 
     uid, stat = os.getuid(), Path.stat
 
     def owned_by_another(path: Path, **how: bool) -> os.stat_result:
-        told = stat(path, **how)
-        return os.stat_result([*told[:4], uid + 1, *told[5:10]]) if path == taken else told
+        result = stat(path, **how)
+        return os.stat_result([*result[:4], uid + 1, *result[5:10]]) if path == taken else result
 
     monkeypatch.setattr(Path, "stat", owned_by_another)
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)

@@ -165,10 +165,10 @@ def _has_followed(servers: Replicated, old_port: int, since: float) -> bool:
         clients = str(master.says("CLIENT", "LIST"))
         with_messages = len(re.findall(r" psub=[1-9]", clients))
         with closing(Ledger(connect(servers.url))) as ledger:
-            beats = [beat for beat in ledger.heartbeats() if beat.seen_at > since]
+            heartbeats = [heartbeat for heartbeat in ledger.heartbeats() if heartbeat.seen_at > since]
     except (Unreachable, Refused):
         return False
-    return len(beats) == len(QUEUES) <= with_messages
+    return len(heartbeats) == len(QUEUES) <= with_messages
 
 
 def check(home: Home, ledger: Ledger, marks: Path, accepted: list[str]) -> None:

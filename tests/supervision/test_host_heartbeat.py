@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from mistudio_cli.fleet import supervisor_client
-from mistudio_cli.supervisor.heartbeats import REDIS_SILENT_PAUSE_S, Hearing
+from mistudio_cli.supervisor.heartbeats import REDIS_SILENT_PAUSE_S, HeartbeatMonitor
 from mistudio_cli.supervisor.host_reporter import SEND_EVERY_S, HostReporter
 from tasks.fleet import host_heartbeat
 from tasks.fleet.host_heartbeat import LISTED_FOR_S, HostHeartbeat
@@ -32,8 +32,8 @@ from tests.supervision.world import PAIR, World
 
 
 def newest(ledger: Ledger) -> HostHeartbeat:
-    (beat,) = host_heartbeat.read_all(ledger.client)
-    return beat
+    (heartbeat,) = host_heartbeat.read_all(ledger.client)
+    return heartbeat
 
 
 def complete(world: World) -> HostHeartbeat:
@@ -41,8 +41,10 @@ def complete(world: World) -> HostHeartbeat:
 
     def read() -> bool:
         world.supervisor.tick()
-        beat = newest(world.ledger)
-        return beat.store_free_bytes is not None and (beat.gpus is not None or beat.gpus_error is not None)
+        heartbeat = newest(world.ledger)
+        return heartbeat.store_free_bytes is not None and (
+            heartbeat.gpus is not None or heartbeat.gpus_error is not None
+        )
 
     until(read, 20, "disk and GPUs to be read")
     world.supervisor.tick()
@@ -63,14 +65,18 @@ def hsets(ledger: Ledger) -> int:
 
 def test_it_says_what_the_host_is_and_has(world: World) -> None:
     world.up(*PAIR)
-    beat, now = complete(world), world.ledger.now()
-    assert (beat.host, beat.pid, beat.home) == (socket.gethostname(), os.getpid(), str(world.places.home))
-    assert (beat.version, beat.cores) == (metadata.version("mistudio"), os.cpu_count())
-    assert (beat.memory_bytes, beat.store) == (psutil.virtual_memory().total, str(world.places.store))
-    assert beat.load_1m is not None
-    assert (beat.store_error, abs(beat.clock_offset_s) < 5) == (None, True)
-    assert 0 <= now - beat.seen_at < 60
-    assert beat.started_at <= beat.seen_at
+    heartbeat, now = complete(world), world.ledger.now()
+    assert (heartbeat.host, heartbeat.pid, heartbeat.home) == (
+        socket.gethostname(),
+        os.getpid(),
+        str(world.places.home),
+    )
+    assert (heartbeat.version, heartbeat.cores) == (metadata.version("mistudio"), os.cpu_count())
+    assert (heartbeat.memory_bytes, heartbeat.store) == (psutil.virtual_memory().total, str(world.places.store))
+    assert heartbeat.load_1m is not None
+    assert (heartbeat.store_error, abs(heartbeat.clock_offset_s) < 5) == (None, True)
+    assert 0 <= now - heartbeat.seen_at < 60
+    assert heartbeat.started_at <= heartbeat.seen_at
 
 
 def test_there_is_none_before_workers_were_started(world: World) -> None:
@@ -99,8 +105,8 @@ def test_a_supervisor_that_ends_takes_its_heartbeat_along(world: World) -> None:
 def test_hosts_that_are_listed_no_more_are_removed_and_others_are_not(world: World) -> None:
     now = world.ledger.now()
     for host, age_s in (("gone", LISTED_FOR_S + 60), ("silent", LISTED_FOR_S - 60)):
-        beat = HostHeartbeat(host, "/", 1, now - age_s, now - age_s, 0.0)
-        host_heartbeat.send(world.ledger.client, beat)
+        heartbeat = HostHeartbeat(host, "/", 1, now - age_s, now - age_s, 0.0)
+        host_heartbeat.send(world.ledger.client, heartbeat)
     world.ledger.client.call("HSET", "mistudio:hosts", "evil", "not a heartbeat")
     world.up(*PAIR)
     assert set(world.ledger.client.call("HKEYS", "mistudio:hosts")) == {"silent:/", "evil", newest_field(world)}
@@ -116,9 +122,9 @@ def test_a_clock_that_is_wrong_is_measured_and_the_times_are_right_all_the_same(
     right = time.time
     monkeypatch.setattr(time, "time", lambda: right() + 75)
     world.up(*PAIR)
-    beat = newest(world.ledger)
-    assert 74 < beat.clock_offset_s < 80
-    assert abs(world.ledger.now() - beat.seen_at) < 60
+    heartbeat = newest(world.ledger)
+    assert 74 < heartbeat.clock_offset_s < 80
+    assert abs(world.ledger.now() - heartbeat.seen_at) < 60
 
 
 def test_a_clock_that_jumps_spoils_one_heartbeat_at_most(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,9 +135,9 @@ def test_a_clock_that_jumps_spoils_one_heartbeat_at_most(world: World, monkeypat
     world.now += SEND_EVERY_S
     world.supervisor.tick()
     world.supervisor.tick()  # no time has passed
-    beat = newest(world.ledger)
-    assert -7205 < beat.clock_offset_s < -7195
-    assert abs(world.ledger.now() - beat.seen_at) < 60
+    heartbeat = newest(world.ledger)
+    assert -7205 < heartbeat.clock_offset_s < -7195
+    assert abs(world.ledger.now() - heartbeat.seen_at) < 60
 
 
 @pytest.fixture
@@ -148,8 +154,8 @@ def test_a_disk_that_hangs_is_a_sentence_and_delays_no_heartbeat(world: World, d
     first = newest(world.ledger)
     assert (first.store_free_bytes, first.store_error) == (None, None)
     for _ in range(3):
-        beat = next_heartbeat(world)
-    assert (beat.store_free_bytes, beat.store_error) == (None, "the disk of the store does not answer")
+        heartbeat = next_heartbeat(world)
+    assert (heartbeat.store_free_bytes, heartbeat.store_error) == (None, "the disk of the store does not answer")
     reading = [thread for thread in threading.enumerate() if thread.name == "reads the disk of the store"]
     assert len(reading) == 1
     dead_mount()
@@ -161,19 +167,19 @@ def test_a_redis_that_does_not_answer_costs_one_timeout_for_all_questions(tmp_pa
     clock = Clock()
     with socket.create_server(("127.0.0.1", 0)) as black_hole:
         black_hole.setblocking(False)
-        hearing = Hearing(clock)
-        hearing.listen_at(f"redis://127.0.0.1:{black_hole.getsockname()[1]}/0")
-        reporter = HostReporter(Places(tmp_path, tmp_path), hearing, dict, clock)
+        heartbeat_monitor = HeartbeatMonitor(clock)
+        heartbeat_monitor.connect_to(f"redis://127.0.0.1:{black_hole.getsockname()[1]}/0")
+        reporter = HostReporter(Places(tmp_path, tmp_path), heartbeat_monitor, dict, clock)
         for _ in range(10):
             reporter.tick()
-            assert hearing.ask(lambda ledger: ledger.now()) is None
+            assert heartbeat_monitor.ask(lambda ledger: ledger.now()) is None
         assert attempts(black_hole) == 1
         clock.now += REDIS_SILENT_PAUSE_S
         reporter.tick()
         assert attempts(black_hole) == 1
         reporter.leave()
         assert attempts(black_hole) == 0
-        hearing.close()
+        heartbeat_monitor.close()
 
 
 def attempts(listener: socket.socket) -> int:
@@ -209,7 +215,7 @@ def test_a_driver_that_hangs_is_a_sentence_and_the_supervisor_answers_and_ends_i
 
 
 def host_of(cli: Cli) -> dict[str, Any]:
-    (row,) = cli.told("hosts ls --json")["hosts"]
+    (row,) = cli.read_json("hosts ls --json")["hosts"]
     return row
 
 

@@ -159,36 +159,38 @@ def holds_where_the_ledger_is_unread(seen: Seen, sentence: str) -> None:
     assert (seen.top["queues"], seen.top["jobs"], seen.top["hosts"], seen.top["read_at"]) == (None,) * 4
     assert seen.told["queue ls --json"]["queues"] is None
     assert seen.told["jobs ls --json"]["jobs"] is None
-    for told in (seen.top, seen.workers):  # the supervisor knows them all the same
-        assert [(worker["state"], worker["busy"]) for worker in told["workers"]] == [("running", None)]
-        assert told["workers"][0]["pss_bytes"] > 0
-        assert list({error["part"] for error in told["errors"]}) == ["ledger"]
+    for result in (seen.top, seen.workers):  # the supervisor knows them all the same
+        assert [(worker["state"], worker["busy"]) for worker in result["workers"]] == [("running", None)]
+        assert result["workers"][0]["pss_bytes"] > 0
+        assert list({error["part"] for error in result["errors"]}) == ["ledger"]
     assert seen.top["host"]["disk_free_bytes"] > 0
     assert seen.codes["doctor --json"] == Code.FAILED
     assert seen.check("redis")["verdict"] == "failed"
     assert sentence in seen.check("redis")["detail"]
     assert seen.health is not None
-    told = seen.health.json()
-    assert (seen.health.status_code, told["status"]) == (503, "critical")
-    assert (told["total_queued"], told["total_active"], told["workers_connected"], told["queues"]) == (None,) * 4
-    assert [error["part"] for error in told["errors"]] == ["ledger"]
-    assert sentence in told["warnings"][0]
+    result = seen.health.json()
+    assert (seen.health.status_code, result["status"]) == (503, "critical")
+    assert (result["total_queued"], result["total_active"], result["workers_connected"], result["queues"]) == (
+        None,
+    ) * 4
+    assert [error["part"] for error in result["errors"]] == ["ledger"]
+    assert sentence in result["warnings"][0]
 
 
 def holds_where_the_ledger_is_read(seen: Seen) -> None:
     """The same when it can be: all that is in it is there."""
     for words in ("queue ls --json", "jobs ls --json"):
         assert (seen.codes[words], seen.told[words]["errors"]) == (0, []), words
-    for told in (seen.top, seen.told["queue ls --json"]):
-        assert sum(queue["running"] for queue in told["queues"]) == 1
-        assert [queue["consumers"] for queue in told["queues"]] == [1] * len(told["queues"])
+    for result in (seen.top, seen.told["queue ls --json"]):
+        assert sum(queue["running"] for queue in result["queues"]) == 1
+        assert [queue["consumers"] for queue in result["queues"]] == [1] * len(result["queues"])
     assert [job["state"] for job in seen.told["jobs ls --json"]["jobs"]] == ["running"]
     assert [job["state"] for job in seen.top["jobs"]] == ["running"]
-    for told in (seen.top, seen.workers):
-        assert [(worker["state"], worker["busy"]) for worker in told["workers"]] == [("running", 1)]
+    for result in (seen.top, seen.workers):
+        assert [(worker["state"], worker["busy"]) for worker in result["workers"]] == [("running", 1)]
     assert seen.health is not None
-    told = seen.health.json()
-    assert (seen.health.status_code, told["status"], told["total_active"]) == (200, "healthy", 1)
+    result = seen.health.json()
+    assert (seen.health.status_code, result["status"], result["total_active"]) == (200, "healthy", 1)
 
 
 def test_when_all_is_well_nothing_is_an_error(cli: Cli) -> None:
@@ -256,7 +258,7 @@ def test_a_supervisor_that_was_stopped_hides_neither_queues_nor_workers(cli: Cli
     for words, code in (("top --once --json", 0), ("workers status --json", Code.UNREACHABLE)):
         assert seen.codes[words] == code
         message = f"(pid {supervisor.pid}, stopped) does not answer: kill -CONT {supervisor.pid}"
-        assert {part: message in told for part, told in seen.errors(words).items()} == {"supervisor": True}
+        assert {part: message in result for part, result in seen.errors(words).items()} == {"supervisor": True}
     assert seen.workers["supervisor"] is None
     assert f"(pid {supervisor.pid}, stopped)" in seen.check("supervisor")["detail"]
 
@@ -267,7 +269,7 @@ def test_a_gpu_driver_that_fails_or_hangs_costs_the_devices_alone(
 ) -> None:
     seen = ask(cli, {"LD_LIBRARY_PATH": str(driver), "FAKE_Init": fault}, nothing)
     holds_where_the_ledger_is_read(seen)
-    assert {part: sentence in told for part, told in seen.errors("top --once --json").items()} == {"devices": True}
+    assert {part: sentence in result for part, result in seen.errors("top --once --json").items()} == {"devices": True}
     assert (seen.codes["top --once --json"], seen.top["devices"]) == (0, None)
     assert (seen.check("gpu")["verdict"], sentence in seen.check("gpu")["detail"]) == ("failed", True)
 
@@ -296,8 +298,8 @@ def test_a_worker_that_was_stopped_is_silent_with_its_age_and_hides_nothing(cli:
             yield
 
     seen = ask(cli, {}, silent)
-    for told in (seen.top, seen.workers):
-        (row,) = [row for row in told["workers"] if row["pid"] == worker.pid]
+    for result in (seen.top, seen.workers):
+        (row,) = [row for row in result["workers"] if row["pid"] == worker.pid]
         assert row["state"] in ("silent", "hung")
         assert (row["busy"], row["seen_age_s"] > 10) == (1, True)
     assert (seen.codes["top --once --json"], seen.codes["workers status --json"]) == (0, 0)
@@ -309,4 +311,4 @@ def test_a_worker_that_was_stopped_is_silent_with_its_age_and_hides_nothing(cli:
 
 
 def cli_state(cli: Cli) -> str:
-    return cli.told("workers status --json")["workers"][0]["state"]
+    return cli.read_json("workers status --json")["workers"][0]["state"]

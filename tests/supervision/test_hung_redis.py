@@ -55,12 +55,12 @@ def timed(cli: Cli, words: str, **environment: str) -> subprocess.CompletedProce
 def test_one_of_our_own_that_hangs_is_said_at_once_by_every_command(home: Home, stopped: psutil.Process) -> None:
     cli = Cli(home)
     for words in COMMANDS:
-        told = timed(cli, words)
-        assert (told.returncode, bool(told.stdout)) == (Code.UNREACHABLE, "--json" in words), words
-        first, mend = told.stderr.splitlines()
+        result = timed(cli, words)
+        assert (result.returncode, bool(result.stdout)) == (Code.UNREACHABLE, "--json" in words), words
+        first, hint = result.stderr.splitlines()
         who = f"Redis at {home.places.redis_socket} (pid {stopped.pid}, stopped)"
         assert first == f"{who} does not answer (waited 1 s).", words
-        assert mend == f"  kill -CONT {stopped.pid}"
+        assert hint == f"  kill -CONT {stopped.pid}"
     status = timed(cli, "workers status --json")
     assert status.returncode == Code.UNREACHABLE
     seen = json.loads(status.stdout)
@@ -72,9 +72,9 @@ def test_one_of_our_own_that_hangs_is_said_at_once_by_every_command(home: Home, 
 
 def test_a_named_one_that_hangs_is_said_at_once_by_every_command(home: Home, black_hole: str) -> None:
     for words in COMMANDS:
-        told = timed(Cli(home), words, CELERY_BROKER_URL=black_hole)
-        assert (told.returncode, bool(told.stdout)) == (Code.UNREACHABLE, "--json" in words), words
-        assert told.stderr.splitlines()[0] == f"Redis at {black_hole} does not answer (waited 1 s).", words
+        result = timed(Cli(home), words, CELERY_BROKER_URL=black_hole)
+        assert (result.returncode, bool(result.stdout)) == (Code.UNREACHABLE, "--json" in words), words
+        assert result.stderr.splitlines()[0] == f"Redis at {black_hole} does not answer (waited 1 s).", words
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ def cli(home: Home, driver: Path) -> Cli:
 
 def test_one_worker_runs_one_gpu_job_at_a_time_and_others_beside_it(cli: Cli) -> None:
     assert cli("workers start jetson").returncode == 0
-    (worker,) = cli.told("workers status --json")["workers"]
+    (worker,) = cli.read_json("workers status --json")["workers"]
     assert (worker["name"].split("@")[0], worker["slots"]) == ("all-queues", 4)
     naps = {cli.nap(ticks) for ticks in (100_000, 100_001, 100_002)}
 
@@ -34,7 +34,7 @@ def test_one_worker_runs_one_gpu_job_at_a_time_and_others_beside_it(cli: Cli) ->
     until(lambda: len(running()) == 1, 60, "one job to have the GPU")
     (holder,) = running()
     cli.under_way(holder)
-    quick = cli.told("submit blink --json")["id"]
+    quick = cli.read_json("submit blink --json")["id"]
     assert cli.ended(quick).state is State.SUCCEEDED
     assert running() == {holder}, "the others keep no slot that the quick job needs"
     assert cli.job(holder).device == "cuda:0"

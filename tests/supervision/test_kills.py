@@ -53,23 +53,23 @@ def test_whatever_is_killed_no_job_is_lost_and_none_runs_twice(home: Home, siege
             siege.keep_evidence(watch.broken)
             raise
         finally:
-            siege.tell(f"{len(load.submitted)} jobs, {len(siege.hits)} hits, {watch.looks} looks")
+            siege.log(f"{len(load.submitted)} jobs, {len(siege.hits)} hits, {watch.looks} looks")
             print("", *siege.story, f"MISTUDIO_TEST_SEED={SEED} MISTUDIO_TEST_ROUNDS={ROUNDS}", sep="\n")
 
 
 def stand(home: Home, siege: Siege, watch: Watch, load: Load) -> None:
     for number, strike in enumerate(planned(SEED, ROUNDS), 1):
-        siege.tell(f"-- round {number}: {strike}")
+        siege.log(f"-- round {number}: {strike}")
         siege.carry_out(strike)
         assert watch.broken == []
     load.end()
-    siege.tell("-- the load ends")
+    siege.log("-- the load ends")
     for being in siege.everybody():
         siege.send(being, signal.SIGCONT)
     siege.start()
     with ledger_of(home.places) as ledger:
         until(lambda: not ledger.live_jobs(), 120, "all jobs to end")
-        siege.tell("-- all jobs have ended")
+        siege.log("-- all jobs have ended")
         assert list(faults(ledger, Store(home.places.store), list(load.submitted))) == []
     assert load.trouble == []
     assert watch.broken == []

@@ -25,11 +25,11 @@ class FakeProcess:
     def poll(self) -> str | None:
         return None if self.code is None else describe_exit(self.code)
 
-    def tell(self, signum: signal.Signals) -> None:
-        self.told.append(signum.name)
+    def send_signal(self, signum: signal.Signals) -> None:
+        self.signals.append(signum.name)
 
     def kill_tree(self) -> None:
-        self.told.append("KILL TREE")
+        self.signals.append("KILL TREE")
         self.code = -signal.SIGKILL
 
 
@@ -53,7 +53,7 @@ class Life:
             case "start", _:
                 self.child.start()
             case "answers", _:
-                self.child.heard(self.now)
+                self.child.heartbeat_received(self.now)
             case "stop", float() as grace_s:
                 self.child.stop(grace_s)
             case "dies", float() as code:
@@ -171,13 +171,13 @@ GRACE_S = quit_grace_s()
         ([("stop", 0.0), ("wait", 5.0), ("stop", 0.0)], ["SIGQUIT"]),
     ],
 )
-def test_the_ladder(happenings: list[tuple[str, float]], told: list[str]) -> None:
+def test_the_ladder(happenings: list[tuple[str, float]], result: list[str]) -> None:
     life = Life()
     life.happens("start", None)
     life.happens("answers", None)
     for event, value in happenings:
         life.happens(event, value)
-    assert life.process.told == told
+    assert life.process.signals == result
 
 
 def test_how_it_ended_and_how_often_is_remembered() -> None:

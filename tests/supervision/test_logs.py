@@ -140,7 +140,7 @@ def test_a_full_disk_under_the_log_stops_nobody(cli_of_full_logs: Cli) -> None:
     assert cli("workers start").returncode == 0
     done = cli.ended(cli.nap(5))
     assert (done.state, done.attempt) == (State.SUCCEEDED, 1)
-    quick = cli.told("submit blink --note hello --json")["id"]
+    quick = cli.read_json("submit blink --note hello --json")["id"]
     assert cli.ended(quick).result == {"note": "hello"}
     assert cli("workers stop").returncode == 0
     assert cli.home.worker()["last_exit"] == "exit code 0"
@@ -175,15 +175,15 @@ def test_the_history_tells_a_workers_life(home: Home) -> None:
     assert cli("workers start").returncode == 0
     first = home.worker()["pid"]
     os.kill(first, signal.SIGKILL)
-    until(lambda: (told := home.worker())["state"] == "running" and told["pid"] != first, 30)
+    until(lambda: (result := home.worker())["state"] == "running" and result["pid"] != first, 30)
     assert cli("workers stop").returncode == 0
-    told = cli.told("workers events --json")["events"]
-    assert [(change["before"], change["after"]) for change in told] == [
+    result = cli.read_json("workers events --json")["events"]
+    assert [(change["before"], change["after"]) for change in result] == [
         *[("stopped", "starting"), ("starting", "running"), ("running", "backoff"), ("backoff", "starting")],
         *[("starting", "running"), ("running", "stopping"), ("stopping", "stopped")],
     ]
-    assert [change["why"] for change in told[2:4]] == ["killed by SIGKILL"] * 2
-    assert told[0]["pid"] == first
+    assert [change["why"] for change in result[2:4]] == ["killed by SIGKILL"] * 2
+    assert result[0]["pid"] == first
     table = cli("workers events -n 1").stdout.splitlines()
     assert table[0].split() == ["WHEN", "WORKER", "FROM", "TO", "PID", "WHY"]
     assert table[1].endswith("exit code 0")

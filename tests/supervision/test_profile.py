@@ -21,7 +21,7 @@ from mistudio_cli.profile.rules import (
     read_profile,
     workers_of,
 )
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.queues import QUEUE_NAMES, QUEUES, Needs, Queue, Resource
 from tasks.worker.main import _parse
 from tests.queue_table import WITHOUT_GPU, workers_by_name
@@ -96,9 +96,9 @@ def test_workers_understand_their_command_lines(own_profiles: Path) -> None:
     for spec in [spec for name in profile_names() for spec in workers_of(load_profile(name))]:
         argv = spec.argv()
         assert argv[1:4] == ["-P", "-m", "tasks.worker"]
-        told = vars(_parse(argv[4:]))
-        assert told.pop("pool") == "prefork"
-        assert WorkerSpec(**{**told, "queues": tuple(told["queues"].split(","))}) == spec
+        result = vars(_parse(argv[4:]))
+        assert result.pop("pool") == "prefork"
+        assert WorkerSpec(**{**result, "queues": tuple(result["queues"].split(","))}) == spec
 
 
 def test_the_jetson_runs_one_gpu_job_at_a_time() -> None:
@@ -108,27 +108,27 @@ def test_the_jetson_runs_one_gpu_job_at_a_time() -> None:
 
 def test_an_unknown_profile_is_answered_with_those_there_are(own_profiles: Path) -> None:
     (own_profiles / "mine.toml").write_text('workers = "one"')
-    with pytest.raises(Problem) as told:
+    with pytest.raises(UserError) as raised:
         load_profile("nope")
-    assert str(told.value) == "There is no profile 'nope'. Profiles: datasets, full, jetson, minimal, mine"
-    with pytest.raises(Problem) as told:
+    assert str(raised.value) == "There is no profile 'nope'. Profiles: datasets, full, jetson, minimal, mine"
+    with pytest.raises(UserError) as raised:
         load_profile("minmal")
-    assert told.value.mend.startswith("Did you mean minimal? ")
+    assert raised.value.hint.startswith("Did you mean minimal? ")
 
 
 @pytest.mark.parametrize("name", ["../minimal", "../profiles/mine", "/etc/passwd", "./mine", "minimal.toml"])
 def test_a_path_is_no_name_and_no_name_leaves_the_folder(own_profiles: Path, name: str) -> None:
     (own_profiles / "mine.toml").write_text('workers = "one"')
     (own_profiles.parent / "minimal.toml").write_text('workers = "one"')
-    with pytest.raises(Problem) as told:
+    with pytest.raises(UserError) as raised:
         load_profile(name)
-    assert told.value.sentence == f"A profile has a name, and {name!r} is a path."
-    assert str(own_profiles) in told.value.mend
+    assert raised.value.sentence == f"A profile has a name, and {name!r} is a path."
+    assert str(own_profiles) in raised.value.hint
 
 
 @pytest.mark.parametrize("name", ["", ".", ".."])
 def test_nothing_and_dots_are_no_names(own_profiles: Path, name: str) -> None:
-    with pytest.raises(Problem):
+    with pytest.raises(UserError):
         load_profile(name)
 
 
@@ -241,16 +241,16 @@ def test_the_examples_of_the_documentation_and_of_an_export_are_sound(own_profil
     ],
 )
 def test_a_profile_that_is_not_sound_says_why_where_and_what_mends_it(
-    own_profiles: Path, text: str, fault: str, mend: str
+    own_profiles: Path, text: str, fault: str, hint: str
 ) -> None:
     path = own_profiles / "mine.toml"
     path.write_text(text)
-    with pytest.raises(Problem) as told:
+    with pytest.raises(UserError) as raised:
         load_profile("mine")
-    assert told.value.sentence.startswith(f"{path}: ")
-    assert told.value.sentence.endswith(".")
-    assert fault in told.value.sentence
-    assert told.value.mend.startswith(mend)
+    assert raised.value.sentence.startswith(f"{path}: ")
+    assert raised.value.sentence.endswith(".")
+    assert fault in raised.value.sentence
+    assert raised.value.hint.startswith(hint)
 
 
 def test_every_fault_is_found_in_one_go_and_the_first_says_how_to_see_them(own_profiles: Path) -> None:
@@ -263,15 +263,15 @@ def test_every_fault_is_found_in_one_go_and_the_first_says_how_to_see_them(own_p
         "there is no queue 'trainig'",
         "there is no key 'speed' in [queues.trainig]",
     ]
-    with pytest.raises(Problem) as told:
+    with pytest.raises(UserError) as raised:
         load_profile("mine")
-    assert told.value.mend.endswith("; see all 5 faults with: mistudio profiles validate mine")
+    assert raised.value.hint.endswith("; see all 5 faults with: mistudio profiles validate mine")
 
 
 @pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: path.write_bytes(b"\xff\xfe\x00")])
 def test_what_cannot_be_read_is_a_fault_and_no_crash(own_profiles: Path, make: object) -> None:
     make(own_profiles / "mine.toml")  # type: ignore[operator]
     assert "mine" in profile_names()
-    with pytest.raises(Problem) as told:
+    with pytest.raises(UserError) as raised:
         load_profile("mine")
-    assert str(own_profiles / "mine.toml") in told.value.sentence
+    assert str(own_profiles / "mine.toml") in raised.value.sentence

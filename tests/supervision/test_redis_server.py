@@ -100,8 +100,8 @@ def test_one_whose_pid_was_never_written_down_is_found_at_its_socket_and_never_d
 def test_a_recycled_pid_is_never_taken_for_it_nor_signalled(home: Home, keep: Keep) -> None:
     stranger = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     home.places.run.mkdir(parents=True)
-    told = {**process_identity.tell(os.getpid()), "pid": stranger.pid}
-    (home.places.run / "redis.json").write_text(json.dumps(told))
+    result = {**process_identity.describe(os.getpid()), "pid": stranger.pid}
+    (home.places.run / "redis.json").write_text(json.dumps(result))
     assert redis_server.running(home.places) is None
     assert redis_server.stop(home.places) is False
     keep()
@@ -125,12 +125,12 @@ def test_a_strange_home_is_a_home_like_any_other(strange_home: Home) -> None:
 def test_one_that_cannot_read_its_file_says_so_in_its_own_words(home: Home) -> None:
     home.places.redis.mkdir(parents=True)
     (home.places.redis / "appendonly.aof").write_text("this is no append-only file\n" * 10)
-    with pytest.raises(NoRedis) as told:
+    with pytest.raises(NoRedis) as raised:
         supervisor_client.broker_url_for(home.settings)
-    assert explain(told.value).code is Code.UNREACHABLE
-    assert told.value.sentence.startswith("Redis does not stay up (exit code 1): ")
-    assert "append only file" in told.value.sentence
-    assert told.value.mend == f"See {home.places.logs / 'redis.log'}"
+    assert explain(raised.value).code is Code.UNREACHABLE
+    assert raised.value.sentence.startswith("Redis does not stay up (exit code 1): ")
+    assert "append only file" in raised.value.sentence
+    assert raised.value.hint == f"See {home.places.logs / 'redis.log'}"
     assert (home.places.redis / "appendonly.aof").read_text() == "this is no append-only file\n" * 10
 
 

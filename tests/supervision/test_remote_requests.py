@@ -17,8 +17,17 @@ from mistudio_cli.errors import Code, Failed, TimedOut
 from mistudio_cli.fleet import supervisor_client, worker_names
 from mistudio_cli.supervisor.workers import full_name
 from tasks.fleet import worker_requests
-from tasks.fleet.worker_requests import ACCEPTED, ACCEPTED_TTL_S, DONE, REQUEST_TTL_S, Request, read_answer, send, take
-from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.fleet.worker_requests import (
+    ACCEPTED,
+    ACCEPTED_TTL_S,
+    DONE,
+    REQUEST_TTL_S,
+    WorkerRequest,
+    read_answer,
+    send,
+    take,
+)
+from tasks.ledger.client import Ledger, WorkerHeartbeat
 from tasks.redis_client.redis_connection import connect
 from tests.conftest import RedisServer, deadline, until
 from tests.supervision.conftest import Home, ending
@@ -124,8 +133,8 @@ def test_a_restart_of_a_worker_that_is_refused_fails_with_the_reason(world: Worl
     request = send(world.ledger, "restart", TRAINING)
     look(world)
     until(lambda: world.supervisor.tick() or world.pid(name) != old[name], 20)
-    beat = WorkerBeat(full_name(name), "h", world.pid(name), (), 1, 0.0, refused="its store is empty")
-    world.ledger.beat(beat)
+    heartbeat = WorkerHeartbeat(full_name(name), "h", world.pid(name), (), 1, 0.0, refused="its store is empty")
+    world.ledger.heartbeat(heartbeat)
     until(lambda: look(world) or read_answer(world.ledger, request) != ACCEPTED, 20)
     answer = str(read_answer(world.ledger, request))
     assert answer == f"{name} does not start (it does not consume: its store is empty; it waits until it may)"
@@ -137,7 +146,7 @@ def test_a_request_from_elsewhere_cancels_no_local_restart_and_restarts_nothing_
     send(world.ledger, "restart", TRAINING)
     look(world)
     assert world.supervisor.status()["restart"]["pending"] == [spec.name for spec in PAIR]
-    until(lambda: world.supervisor.tick() or len(world.supervisor.crew.named(PAIR[0].name)) > 1, 20)
+    until(lambda: world.supervisor.tick() or len(world.supervisor.worker_set.named(PAIR[0].name)) > 1, 20)
     assert len(world.environments) == 3, "one successor"
 
 
@@ -192,9 +201,9 @@ class Asking:
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
-    def take(self) -> Request:
+    def take(self) -> WorkerRequest:
         """What a supervisor would take."""
-        found: list[Request] = []
+        found: list[WorkerRequest] = []
         until(lambda: found.extend(take(self._ledger, self._words[1])) or found, 20)
         return found[0]
 
@@ -220,7 +229,7 @@ def _short_silence(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_request_that_was_taken_and_never_answered_ends_as_unknown(
     ledger: Ledger, session_redis: RedisServer, operation: str
 ) -> None:
-    ledger.beat(WorkerBeat("w@h", "h", 1, (), 1, 0.0))
+    ledger.heartbeat(WorkerHeartbeat("w@h", "h", 1, (), 1, 0.0))
     asking = Asking(ledger, session_redis.url, operation, ["w@h"])
     asking.take()
     asking.end()
@@ -278,7 +287,7 @@ def two(home: Home, own_redis: RedisServer, tmp_path_factory: pytest.TempPathFac
 
 
 def states(cli: Cli) -> dict[str, str]:
-    return {row["name"].partition("@")[0]: row["state"] for row in cli.told("workers status --json")["workers"]}
+    return {row["name"].partition("@")[0]: row["state"] for row in cli.read_json("workers status --json")["workers"]}
 
 
 def test_a_worker_of_another_home_is_restarted_and_stopped_by_its_name(two: tuple[Cli, Cli], own_redis: RedisServer):

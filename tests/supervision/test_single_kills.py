@@ -36,7 +36,7 @@ def resumed_after(reason: str, is_loss: bool) -> Callable[[Fleet, Job, dict[Role
     def expect(fleet: Fleet, job: Job, around: dict[Role, Being]) -> None:
         done = fleet.ended(job)
         assert (done.state, done.attempt) == (State.SUCCEEDED, 2)
-        assert [told for told in fleet.reasons(job) if reason in told], fleet.reasons(job)
+        assert [result for result in fleet.reasons(job) if reason in result], fleet.reasons(job)
         assert done.result is not None
         assert done.result["ran_in_last_attempt"] < job.params["ticks"]
         losses = fleet.ledger.client.call("HGET", f"mistudio:job:{job.id}", "losses")
@@ -156,8 +156,8 @@ def test_a_worker_whose_supervisor_died_before_it_could_look_ends(fleet: Fleet) 
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     broker = redis_server.own_url(fleet.home.places)
-    told = {**fleet.environment, "CELERY_BROKER_URL": broker, "MISTUDIO_SUPERVISOR": str(dead.pid)}
+    result = {**fleet.environment, "CELERY_BROKER_URL": broker, "MISTUDIO_SUPERVISOR": str(dead.pid)}
     command = [sys.executable, "-P", "-m", "tasks.worker", "--name", "late", "--queues", "low_priority"]
-    late = subprocess.run(command, env=told, capture_output=True, text=True, timeout=60, cwd="/")
+    late = subprocess.run(command, env=result, capture_output=True, text=True, timeout=60, cwd="/")
     assert late.returncode == 0
     assert "whoever started this worker is gone: draining" in late.stderr

@@ -12,8 +12,8 @@ import pytest
 from mistudio_cli.profile.rules import WorkerSpec
 from mistudio_cli.supervisor.states import SILENCE_S, quit_grace_s
 from mistudio_cli.supervisor.workers import full_name
-from tasks.errors import Problem
-from tasks.ledger.client import WorkerBeat
+from tasks.errors import UserError
+from tasks.ledger.client import WorkerHeartbeat
 from tasks.redis_client import redis_connection
 from tests.conftest import until
 from tests.supervision.world import BROKEN, PAIR, STUBBORN, World
@@ -21,8 +21,8 @@ from tests.supervision.world import BROKEN, PAIR, STUBBORN, World
 
 def test_a_worker_runs_when_it_has_answered_itself(world: World) -> None:
     assert [worker["state"] for worker in world.start()["workers"]] == ["starting", "starting"]
-    beat = WorkerBeat(full_name("worker-training"), "h", 1, (), 1, 0.0)  # of an earlier life
-    world.ledger.beat(beat)
+    heartbeat = WorkerHeartbeat(full_name("worker-training"), "h", 1, (), 1, 0.0)  # of an earlier life
+    world.ledger.heartbeat(heartbeat)
     world.answer("worker-datasets")
     world.supervisor.tick()
     assert world.states() == {"worker-training": "starting", "worker-datasets": "running"}
@@ -30,16 +30,16 @@ def test_a_worker_runs_when_it_has_answered_itself(world: World) -> None:
 
 def test_a_dead_worker_is_replaced_and_the_death_is_told(world: World) -> None:
     world.up()
-    first = world.supervisor.crew.children["worker-training"].pid
+    first = world.supervisor.worker_set.children["worker-training"].pid
     os.kill(first, signal.SIGKILL)
     world.ticks_until("worker-training", "backoff")
     world.now += 0.5
     world.ticks_until("worker-training", "starting")
     world.answer("worker-training")
     world.ticks_until("worker-training", "running")
-    told = world.supervisor.status()["workers"][0]
-    assert told["pid"] != first
-    assert (told["restarts"], told["last_exit"]) == (1, "killed by SIGKILL")
+    result = world.supervisor.status()["workers"][0]
+    assert result["pid"] != first
+    assert (result["restarts"], result["last_exit"]) == (1, "killed by SIGKILL")
     assert world.states()["worker-datasets"] == "running"
 
 
@@ -120,13 +120,13 @@ def test_when_all_have_ended_any_others_may_start(world: World) -> None:
 
 def test_one_worker_can_be_stopped_and_started_again_beside_the_others(world: World) -> None:
     world.up()
-    beside = world.supervisor.crew.children["worker-datasets"].pid
+    beside = world.supervisor.worker_set.children["worker-datasets"].pid
     world.supervisor.answer({"op": "stop", "names": ["worker-training"], "grace_s": 10})
     world.ticks_until("worker-training", "stopped")
     world.start(environment={"TOKEN": "new"})
     world.answer("worker-training")
     world.ticks_until("worker-training", "running")
-    assert world.supervisor.crew.children["worker-datasets"].pid == beside
+    assert world.supervisor.worker_set.children["worker-datasets"].pid == beside
     assert world.environments[-1] == {"TOKEN": "new", "MISTUDIO_SUPERVISOR": str(os.getpid())}
 
 
@@ -145,7 +145,7 @@ def test_what_it_cannot_do_it_says(world: World, request_: dict[str, Any], error
 @pytest.mark.parametrize("count", [1000, 10**9, -1, 1.5, True, "2", None])
 def test_no_request_makes_more_workers_of_a_queue_than_there_can_be(world: World, count: object) -> None:
     counts = {"datasets": 1, "training": count}
-    with pytest.raises(Problem, match="workers are not between 0 and 999"):
+    with pytest.raises(UserError, match="workers are not between 0 and 999"):
         world.ask("scale", counts=counts)
     assert world.rows() == []
 
@@ -201,9 +201,9 @@ def test_a_worker_that_says_nothing_any_more_is_ended_and_replaced(world: World)
 def test_heartbeats_of_a_worker_whose_message_loop_does_not_run_do_not_save_it(world: World) -> None:
     world.up(PAIR[0])
     pid = world.pid(PAIR[0].name)
-    beat = WorkerBeat(full_name(PAIR[0].name), "h", pid, (), 1, 0.0, loop_at=world.ledger.now())
+    heartbeat = WorkerHeartbeat(full_name(PAIR[0].name), "h", pid, (), 1, 0.0, loop_at=world.ledger.now())
     for _ in range(int(SILENCE_S / 6) + 2):
-        world.ledger.beat(beat)
+        world.ledger.heartbeat(heartbeat)
         world.now += 6
         world.supervisor.tick()
     assert world.states() == {PAIR[0].name: "hung"}
@@ -211,7 +211,7 @@ def test_heartbeats_of_a_worker_whose_message_loop_does_not_run_do_not_save_it(w
 
 def test_silence_while_redis_was_away_is_nobodys_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.up(PAIR[0])
-    ledger = world.supervisor.hearing._ledger
+    ledger = world.supervisor.heartbeat_monitor._ledger
     assert ledger is not None
     with monkeypatch.context() as away:
         away.setattr(ledger, "heartbeats", _redis_is_away)
@@ -223,7 +223,7 @@ def test_silence_while_redis_was_away_is_nobodys_fault(world: World, monkeypatch
     assert world.states() == {PAIR[0].name: "running"}
 
 
-def _redis_is_away(_: float) -> list[WorkerBeat]:
+def _redis_is_away(_: float) -> list[WorkerHeartbeat]:
     raise redis_connection.Unreachable("pretended")
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from mistudio_cli.fleet import start_stop
 from mistudio_cli.supervisor import worker_process
-from mistudio_cli.supervisor.workers import LOOK_AT_SEATS_EVERY_S, full_name
+from mistudio_cli.supervisor.workers import CHECK_LOCKS_EVERY_S, full_name
 from tasks.jobs.kind import Job
-from tasks.worker.slot_locks import occupants
+from tasks.worker.slot_locks import living_workers
 from tests.conftest import until
 from tests.supervision.world import BROKEN, PAIR, SITTING, World
 
@@ -85,7 +85,7 @@ def test_what_is_stopped_is_not_restarted_any_more(world: World) -> None:
     world.seated(*(spec.name for spec in PAIR))
     world.ask("restart")
     world.ask("stop", grace_s=10)
-    until(lambda: world.supervisor.tick() or world.supervisor.crew.is_gone, 20)
+    until(lambda: world.supervisor.tick() or world.supervisor.worker_set.is_gone, 20)
     assert world.rows() == [(spec.name, "stopped") for spec in PAIR]
 
 
@@ -102,11 +102,11 @@ def test_a_new_worker_may_sit_where_one_is_being_stopped(world: World) -> None:
 
 def test_workers_of_an_earlier_supervisor_are_known_and_can_be_told_to_end(world: World) -> None:
     busy(world)
-    old = world.supervisor.crew.children[PAIR[0].name].process
+    old = world.supervisor.worker_set.children[PAIR[0].name].process
     assert isinstance(old, worker_process.WorkerProcess)
-    note = world.places.seat(PAIR[0].name) / f"{old.pid}.json"
+    note = world.places.worker_lock(PAIR[0].name) / f"{old.pid}.json"
     note.write_text(note.read_text().replace(f'"supervisor": {os.getpid()}', '"supervisor": 1'))
-    world.supervisor.crew.children.clear()  # what a new supervisor knows
+    world.supervisor.worker_set.children.clear()  # what a new supervisor knows
     assert world.rows() == [(PAIR[0].name, "draining")]
     world.ask("stop", grace_s=0)
     assert world.rows() == [(PAIR[0].name, "stopping")]
@@ -118,8 +118,8 @@ def test_one_that_somebody_else_told_to_end_is_replaced_while_its_last_jobs_run(
     work = busy(world)
     first = world.pid(PAIR[0].name)
     os.kill(first, signal.SIGTERM)
-    until(lambda: [str(other.posture) for other in occupants(world.places)] == ["leaving"])
-    world.now += LOOK_AT_SEATS_EVERY_S
+    until(lambda: [str(other.phase) for other in living_workers(world.places)] == ["leaving"])
+    world.now += CHECK_LOCKS_EVERY_S
     world.seated(PAIR[0].name)
     assert world.pid(PAIR[0].name) != first
     assert world.rows() == [(PAIR[0].name, "running"), (PAIR[0].name, "draining")]

@@ -51,7 +51,7 @@ class Cli:
         done.stderr = TOO_SMALL.sub("", done.stderr)
         return done
 
-    def told(self, words: str) -> Any:
+    def result(self, words: str) -> Any:
         done = self(words)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
@@ -64,7 +64,7 @@ class Cli:
         return self.home.job(job_id)
 
     def under_way(self, job_id: str) -> None:
-        until(lambda: (told := self.job(job_id).progress) and told.done > 0, 30, "the job to be under way")
+        until(lambda: (result := self.job(job_id).progress) and result.done > 0, 30, "the job to be under way")
 
     def ended(self, job_id: str) -> Job:
         until(lambda: self.job(job_id).state.ended, 60, f"{job_id} to end")
@@ -78,12 +78,12 @@ def cli(home: Home) -> Cli:
 
 def test_the_whole_life_of_a_profile(cli: Cli) -> None:
     home = cli.home
-    nothing = cli.told("workers status --json")
+    nothing = cli.read_json("workers status --json")
     assert nothing == {**nothing, "supervisor": {"pid": None, "state": "stopped"}, "workers": [], "errors": []}
     assert not home.places.home.exists(), "looking must not make anything"
 
     job_id = cli.nap(2)
-    assert cli.told("workers status --json")["supervisor"] == {"pid": home.supervisor.pid, "state": "running"}
+    assert cli.read_json("workers status --json")["supervisor"] == {"pid": home.supervisor.pid, "state": "running"}
 
     started = cli("workers start")
     assert (started.returncode, started.stdout) == (0, "")
@@ -92,7 +92,7 @@ def test_the_whole_life_of_a_profile(cli: Cli) -> None:
         "The profile minimal runs: all-queues.",
     ]
     assert cli.ended(job_id).state is State.SUCCEEDED
-    (worker,) = cli.told("workers status --json")["workers"]
+    (worker,) = cli.read_json("workers status --json")["workers"]
     assert (worker["state"], worker["slots"], worker["busy"], worker["restarts"]) == ("running", 8, 0, 0)
     assert (worker["queues"], worker["last_exit"]) == (list(QUEUE_NAMES), None)
     assert worker["pss_bytes"] > 1e6
@@ -100,7 +100,7 @@ def test_the_whole_life_of_a_profile(cli: Cli) -> None:
 
     again = cli("workers start minimal")
     assert (again.returncode, again.stderr) == (0, "The profile minimal runs already: all-queues.\n")
-    assert cli.told("workers status --json")["workers"][0]["pid"] == worker["pid"]
+    assert cli.read_json("workers status --json")["workers"][0]["pid"] == worker["pid"]
     other = cli("workers start full")
     assert other.returncode == Code.USAGE
     assert other.stderr == "Other workers run already: all-queues.\n  First: mistudio workers stop\n"
@@ -114,7 +114,7 @@ def test_the_whole_life_of_a_profile(cli: Cli) -> None:
     stopped = cli("workers stop")
     assert stopped.returncode == 0
     assert f"{worker['name']} has ended (exit code 0)\n" in stopped.stderr
-    (worker,) = cli.told("workers status --json")["workers"]
+    (worker,) = cli.read_json("workers status --json")["workers"]
     assert (worker["state"], worker["pid"], worker["pss_bytes"]) == ("stopped", None, None)
     assert redis_server.answers(home.places)
     assert cli("workers stop").stderr == "No workers run.\n"
@@ -129,7 +129,7 @@ def test_a_killed_worker_is_replaced(cli: Cli) -> None:
     assert cli("workers start").returncode == 0
     first = cli.home.worker()["pid"]
     os.kill(first, signal.SIGKILL)
-    until(lambda: (told := cli.home.worker())["state"] == "running" and told["pid"] != first, 30)
+    until(lambda: (result := cli.home.worker())["state"] == "running" and result["pid"] != first, 30)
     assert (cli.home.worker()["restarts"], cli.home.worker()["last_exit"]) == (1, "killed by SIGKILL")
     assert cli.ended(cli.nap(1)).state is State.SUCCEEDED
 
@@ -150,7 +150,7 @@ def test_a_job_too_long_for_the_grace_is_put_back_and_resumed(cli: Cli) -> None:
 
 
 def statuses(cli: Cli) -> list[tuple[int | None, str, int | None]]:
-    rows = cli.told("workers status --json")["workers"]
+    rows = cli.read_json("workers status --json")["workers"]
     return [(row["pid"], row["state"], row["busy"]) for row in rows]
 
 
@@ -195,12 +195,12 @@ def test_redis_killed_under_a_job_the_job_ends_well(cli: Cli) -> None:
 def test_workers_that_cannot_start_are_told_with_their_last_words(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "celery.py").write_text("raise SystemExit('this celery is broken')")
     failed = cli("workers start", PYTHONPATH=str(tmp_path))
-    first, *lines, mend = failed.stderr.splitlines()
+    first, *lines, hint = failed.stderr.splitlines()
     assert failed.returncode == Code.FAILED
     assert first == f"{cli.home.worker()['name']} does not start (exit code 1)."
     assert lines == ["  | this celery is broken"] * 4
-    assert mend == "  See: mistudio workers logs all-queues"
-    (worker,) = cli.told("workers status --json")["workers"]
+    assert hint == "  See: mistudio workers logs all-queues"
+    (worker,) = cli.read_json("workers status --json")["workers"]
     assert worker["state"] == "fatal"
     assert cli("workers status").stderr.splitlines()[-1] == "  | this celery is broken"
     assert cli("workers start").returncode == 0, "once mended, it starts"
@@ -209,7 +209,7 @@ def test_workers_that_cannot_start_are_told_with_their_last_words(cli: Cli, tmp_
 @pytest.mark.parametrize("how", ["its supervisor is killed", "its workers are stopped", "they stop unseen"])
 def test_a_start_that_is_cut_short_by_others_says_so(cli: Cli, how: str) -> None:
     starting = cli.begin("workers", "start", "full")
-    until(lambda: (told := supervisor_client.status(cli.home.places)) and told["workers"])
+    until(lambda: (raised := supervisor_client.status(cli.home.places)) and raised["workers"])
     if how == "its supervisor is killed":
         cli.home.supervisor.kill()
     elif how == "its workers are stopped":
@@ -219,18 +219,18 @@ def test_a_start_that_is_cut_short_by_others_says_so(cli: Cli, how: str) -> None
         supervisor_client.stop(cli.home.places, grace_s=0.0)
         until(lambda: {row["state"] for row in supervisor_client.status(cli.home.places)["workers"]} == {"stopped"})
         starting.send_signal(signal.SIGCONT)
-    _, told = starting.communicate(timeout=180)
-    assert "The supervisor ended, or was told to stop them, while it started worker-" in told
+    _, raised = starting.communicate(timeout=180)
+    assert "The supervisor ended, or was told to stop them, while it started worker-" in raised
     assert starting.returncode == Code.FAILED
     assert cli("workers start full").returncode == 0
 
 
 def test_ctrl_c_takes_back_what_was_started(cli: Cli) -> None:
     starting = cli.begin("workers", "start", "full")
-    until(lambda: (told := supervisor_client.status(cli.home.places)) and told["workers"])
+    until(lambda: (result := supervisor_client.status(cli.home.places)) and result["workers"])
     starting.send_signal(signal.SIGINT)
-    _, told = starting.communicate(timeout=180)
-    assert starting.returncode == Code.INTERRUPTED, told
+    _, result = starting.communicate(timeout=180)
+    assert starting.returncode == Code.INTERRUPTED, result
     until(lambda: not [p for p in cli.home.processes() if "tasks.worker" in p.cmdline()], 60, "the workers to end")
 
 
@@ -289,9 +289,9 @@ def test_a_broker_that_is_away_is_said_at_once(cli: Cli) -> None:
 def test_with_redis_away_status_tells_what_the_supervisor_knows(cli: Cli, own_redis: RedisServer) -> None:
     assert cli("workers start", CELERY_BROKER_URL=own_redis.url).returncode == 0
     own_redis.kill()
-    told = cli("workers status --json", CELERY_BROKER_URL=own_redis.url)
-    seen = json.loads(told.stdout)
-    assert told.returncode == Code.UNREACHABLE
+    result = cli("workers status --json", CELERY_BROKER_URL=own_redis.url)
+    seen = json.loads(result.stdout)
+    assert result.returncode == Code.UNREACHABLE
     assert [(worker["state"], worker["busy"]) for worker in seen["workers"]] == [("running", None)]
     assert [trouble["part"] for trouble in seen["errors"]] == ["ledger"]
     own_redis.start()
@@ -300,7 +300,7 @@ def test_with_redis_away_status_tells_what_the_supervisor_knows(cli: Cli, own_re
 def test_a_worker_runs_in_a_strange_home(strange_home: Home) -> None:
     cli = Cli(strange_home)
     assert cli("workers start jetson").returncode == 0
-    assert cli.told("workers status --json")["workers"][0]["slots"] == 4
+    assert cli.read_json("workers status --json")["workers"][0]["slots"] == 4
     assert cli("workers stop --all").returncode == 0
     assert strange_home.processes() == []
 
@@ -314,7 +314,7 @@ def test_one_more_worker_a_scaled_queue_and_a_restart_with_more_slots(cli: Cli) 
     scaled = cli("workers scale training=2")
     assert scaled.stderr.splitlines()[-1] == "New: worker-training, worker-training-2."
     assert cli("workers scale training=2").stderr == "Nothing to change.\n"
-    rows = {row["name"].partition("@")[0]: row for row in cli.told("workers status --json")["workers"]}
+    rows = {row["name"].partition("@")[0]: row for row in cli.read_json("workers status --json")["workers"]}
     assert {name: (row["slots"], row["queues"]) for name, row in rows.items()} == {
         "mine": (2, ["high_priority", "datasets"]),
         "worker-training": (1, ["training"]),
@@ -328,7 +328,9 @@ def test_one_more_worker_a_scaled_queue_and_a_restart_with_more_slots(cli: Cli) 
     assert cli("workers scale training=0").stderr.splitlines()[-1] == (
         "Leaving, after their last jobs: worker-training, worker-training-2."
     )
-    until(lambda: [row["name"].partition("@")[0] for row in cli.told("workers status --json")["workers"]] == ["mine"])
+    until(
+        lambda: [row["name"].partition("@")[0] for row in cli.read_json("workers status --json")["workers"]] == ["mine"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -358,29 +360,29 @@ def test_more_than_the_machine_has_is_said_and_refused_when_strict(cli: Cli) -> 
     cores = os.cpu_count() or 1
     words = ["workers", "start", "--queues", "processing", "--concurrency", str(cores + 1)]
     refused = cli.begin(*words, "--strict")
-    _, told = refused.communicate(timeout=180)
+    _, result = refused.communicate(timeout=180)
     assert refused.returncode == Code.USAGE
-    assert f"worker-processing needs {cores + 1} core" in told
-    assert "leave out --strict" in told
+    assert f"worker-processing needs {cores + 1} core" in result
+    assert "leave out --strict" in result
     assert supervisor_client.status(cli.home.places)["workers"] == []
     warned = cli.begin(*words)
-    _, told = warned.communicate(timeout=180)
+    _, result = warned.communicate(timeout=180)
     assert warned.returncode == 0
-    assert re.match(rf"worker-processing needs {cores + 1} cores; (this machine has|it may use) [0-9.]+", told)
+    assert re.match(rf"worker-processing needs {cores + 1} cores; (this machine has|it may use) [0-9.]+", result)
 
 
 def test_in_the_foreground_a_signal_lets_jobs_finish_and_ends_everything(cli: Cli) -> None:
     running = cli.begin("workers", "start", "--foreground", "--queues", "training", "--grace", "30")
-    until(lambda: (told := supervisor_client.status(cli.home.places)) and told["workers"][0]["state"] == "running")
+    until(lambda: (result := supervisor_client.status(cli.home.places)) and result["workers"][0]["state"] == "running")
     assert supervisor_client.status(cli.home.places)["supervisor"]["pid"] == running.pid
     refused = cli("workers start --foreground")
     assert (refused.returncode, "Another supervisor keeps" in refused.stderr) == (Code.USAGE, True)
     job_id = cli.nap(30)
     cli.under_way(job_id)
     running.send_signal(signal.SIGTERM)
-    _, told = running.communicate(timeout=180)
+    _, result = running.communicate(timeout=180)
     assert running.returncode == 0
-    assert "ready." in told, "the workers' words come out here"
+    assert "ready." in result, "the workers' words come out here"
     assert cli.home.processes() == []
     home = settings.load({"home": str(cli.home.places.home)})
     supervisor_client.broker_url_for(home)

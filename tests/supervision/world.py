@@ -11,9 +11,9 @@ from mistudio_cli.profile.rules import WorkerSpec
 from mistudio_cli.supervisor import worker_process
 from mistudio_cli.supervisor.main import Supervisor
 from mistudio_cli.supervisor.workers import full_name
-from tasks.ledger.client import Ledger, WorkerBeat
+from tasks.ledger.client import Ledger, WorkerHeartbeat
 from tasks.paths import Places
-from tasks.worker.slot_locks import Posture, occupants
+from tasks.worker.slot_locks import WorkerPhase, living_workers
 from tests.conftest import until
 
 PAIR = (WorkerSpec("worker-training", ("training",), 1), WorkerSpec("worker-datasets", ("datasets",), 4))
@@ -37,12 +37,12 @@ from tasks.worker.slot_locks import Seat
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 home, name = Path(sys.argv[1]), sys.argv[2]
 seat = Seat(Places(home, home / 'store'), name, ('training',), 1)
-seat.take(lambda: True)
+seat.acquire(lambda: True)
 signal.sigwait([signal.SIGTERM])
-seat.rise()
+seat.release()
 while (home / 'work').exists():
     time.sleep(0.02)
-seat.leave()
+seat.close()
 """
 BROKEN = "print('no such thing as torch'); raise SystemExit(3)"
 
@@ -62,16 +62,16 @@ class World:
     def _spawn(self, spec: WorkerSpec, environment: dict[str, str]) -> worker_process.WorkerProcess:
         self.environments.append(environment)
         argv = [sys.executable, "-c", self.script, str(self.places.home), spec.name]
-        told = {**os.environ, "MISTUDIO_SUPERVISOR": environment["MISTUDIO_SUPERVISOR"]}
-        return worker_process.spawn(argv, told, self.places.run, self.places.worker_log(spec.name))
+        result = {**os.environ, "MISTUDIO_SUPERVISOR": environment["MISTUDIO_SUPERVISOR"]}
+        return worker_process.spawn(argv, result, self.places.run, self.places.worker_log(spec.name))
 
     def start(self, *specs: WorkerSpec, **changes: Any) -> dict[str, Any]:
-        told = [{"name": spec.name, "queues": list(spec.queues), "slots": spec.slots} for spec in specs or PAIR]
-        request = {"op": "start", "profile": "p", "specs": told, "broker_url": self.url, "environment": {}, **changes}
+        result = [{"name": spec.name, "queues": list(spec.queues), "slots": spec.slots} for spec in specs or PAIR]
+        request = {"op": "start", "profile": "p", "specs": result, "broker_url": self.url, "environment": {}, **changes}
         return self.supervisor.answer(request)
 
-    def ask(self, op: str, **told: Any) -> dict[str, Any]:
-        reply = self.supervisor.answer({"op": op, "broker_url": self.url, "environment": {}, **told})
+    def ask(self, op: str, **result: Any) -> dict[str, Any]:
+        reply = self.supervisor.answer({"op": op, "broker_url": self.url, "environment": {}, **result})
         assert "error" not in reply, reply
         return reply
 
@@ -80,7 +80,7 @@ class World:
         return [(row["name"].partition("@")[0], row["state"]) for row in self.supervisor.status()["workers"]]
 
     def pid(self, name: str) -> int:
-        pid = self.supervisor.crew.children[name].pid
+        pid = self.supervisor.worker_set.children[name].pid
         assert pid is not None
         return pid
 
@@ -93,8 +93,8 @@ class World:
 
     def sits(self, name: str) -> bool:
         self.supervisor.tick()
-        there = [other.pid for other in occupants(self.places) if other.posture is Posture.SITTING]
-        child = self.supervisor.crew.children.get(name)
+        there = [other.pid for other in living_workers(self.places) if other.phase is WorkerPhase.ACTIVE]
+        child = self.supervisor.worker_set.children.get(name)
         return child is not None and child.pid in there
 
     def ticks_until_rows(self, rows: list[tuple[str, str]]) -> None:
@@ -102,9 +102,9 @@ class World:
 
     def answer(self, name: str) -> None:
         """What a worker does when it consumes."""
-        pid = self.supervisor.crew.children[name].pid
+        pid = self.supervisor.worker_set.children[name].pid
         assert pid is not None
-        self.ledger.beat(WorkerBeat(full_name(name), "h", pid, (), 1, 0.0))
+        self.ledger.heartbeat(WorkerHeartbeat(full_name(name), "h", pid, (), 1, 0.0))
 
     def up(self, *specs: WorkerSpec) -> None:
         self.start(*specs)
@@ -115,7 +115,7 @@ class World:
 
     def states(self) -> dict[str, str]:
         """The worker of each seat; those on the way out apart."""
-        return {name: child.state for name, child in self.supervisor.crew.children.items()}
+        return {name: child.state for name, child in self.supervisor.worker_set.children.items()}
 
     def ticks_until(self, name: str, state: str) -> None:
         until(lambda: self.supervisor.tick() or self.states()[name] == state, 20, f"{name} to be {state}")

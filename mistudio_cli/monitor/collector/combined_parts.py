@@ -70,7 +70,7 @@ def _of_ledger(found: Mapping[str, Reading[Any]], parts: Mapping[str, Part]) -> 
     now, running = overview.read_at, {job.id for job in overview.running}
     return Snapshot(
         read_at=now,
-        queues=queue_rows(overview, consuming(overview.beats, now)),
+        queues=queue_rows(overview, consuming(overview.heartbeats, now)),
         jobs=(*overview.running, *(job for job in overview.recent if job.id not in running)),
         next=overview.next,
         leases=overview.leases,
@@ -82,7 +82,9 @@ def _of_ledger(found: Mapping[str, Reading[Any]], parts: Mapping[str, Part]) -> 
 
 
 def _shown_beats(overview: Overview) -> list[Any]:
-    return [beat for beat in overview.beats if abs(overview.read_at - beat.seen_at) <= SILENT_SHOWN_S]
+    return [
+        heartbeat for heartbeat in overview.heartbeats if abs(overview.read_at - heartbeat.seen_at) <= SILENT_SHOWN_S
+    ]
 
 
 def _workers(found: Mapping[str, Reading[Any]], parts: Mapping[str, Part]) -> tuple[WorkerRow, ...] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mistudio_cli.fleet.supervisor_client import own_redis_not_running
 from mistudio_cli.machine.unresponsive_process import described, pid_at_socket
 from mistudio_cli.monitor.trouble import with_fix
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.paths import Places
 from tasks.redis_client.redis_connection import Silent
 from tasks.redis_client.redis_url import Address
@@ -16,7 +16,7 @@ _DRIVER_FIX = "see whether nvidia-smi answers; the first answer takes seconds wi
 
 def describe(part: str, error: Exception, places: Places, address: Address | None = None) -> str:
     """One sentence for people; `address` is that of the ledger."""
-    if part == "ledger" and address is not None and not isinstance(error, Problem):
+    if part == "ledger" and address is not None and not isinstance(error, UserError):
         return _of_redis(error, places, address)
     if part == "supervisor" and isinstance(error, TimeoutError):
         return _of_supervisor(places)
@@ -24,8 +24,8 @@ def describe(part: str, error: Exception, places: Places, address: Address | Non
         return f"{error}: {_DRIVER_FIX}"
     if part == "disk" and isinstance(error, TimeoutError):
         return f"{error}: see to the mount of the store"
-    if isinstance(error, Problem):
-        return with_fix(error.sentence, error.mend)
+    if isinstance(error, UserError):
+        return with_fix(error.sentence, error.hint)
     return str(error) or type(error).__name__
 
 

@@ -68,12 +68,12 @@ def read_processes(workers: Sequence[Mapping[str, Any]], memory_age_s: float) ->
 
 def _left_behind(places: Places) -> list[dict[str, Any]]:
     """Workers that outlived their supervisor, by their own notes: they finish their jobs."""
-    from tasks.worker.slot_locks import Posture, occupants
+    from tasks.worker.slot_locks import WorkerPhase, living_workers
 
     return [
         {
             "name": f"{worker.name}@{socket.gethostname()}",
-            "state": "draining" if worker.posture is Posture.LEAVING else "running",
+            "state": "draining" if worker.phase is WorkerPhase.DRAINING else "running",
             "pid": worker.pid,
             "queues": worker.queues,
             "slots": worker.slots,
@@ -82,5 +82,5 @@ def _left_behind(places: Places) -> list[dict[str, Any]]:
             "last_exit": None,
             "refusal": None,
         }
-        for worker in occupants(places)
+        for worker in living_workers(places)
     ]

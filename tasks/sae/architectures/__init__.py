@@ -11,7 +11,7 @@ import pkgutil
 from functools import cache
 from typing import TYPE_CHECKING
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 
 if TYPE_CHECKING:
     from tasks.sae.coder import Coder, CoderConfig
@@ -24,9 +24,9 @@ def names() -> tuple[str, ...]:
 
 
 def coder_class(name: str) -> type[Coder]:
-    """The architecture of that name; Problem for any other."""
+    """The architecture of that name; UserError for any other."""
     if name not in names():
-        raise Problem(f"There is no SAE architecture {name!r}.", f"Architectures: {', '.join(names())}")
+        raise UserError(f"There is no SAE architecture {name!r}.", f"Architectures: {', '.join(names())}")
     return importlib.import_module(f"{__name__}.{name}").CODER
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tasks.jobs.kind import option
 from tasks.lazy import torch
-from tasks.sae.coder import Coder, CoderOptions, Moment, Step
+from tasks.sae.coder import Coder, CoderOptions, StepLosses, StepState
 from tasks.sae.ops.active_pairs import Pairs
 from tasks.sae.ops.gradients import Sums
 
@@ -61,9 +61,9 @@ class Gated(Coder):
         """See `Coder.floor`: where the gate opens."""
         return -self.b_gate
 
-    def step(self, x: Tensor, target: Tensor, moment: Moment) -> Step:
+    def step(self, x: Tensor, target: Tensor, step_state: StepState) -> StepLosses:
         """See `Coder.step`."""
-        weight = moment.pressure * self.options.l1 / len(x)
+        weight = step_state.pressure * self.options.l1 / len(x)
         scale = self.r_mag.exp()
         pre = self.project(x)
         sums, to_gate, to_scale, to_mag = Sums(self, x, target), *(torch.zeros_like(self.b_gate) for _ in range(3))
@@ -97,7 +97,7 @@ class Gated(Coder):
         sums.auxiliary = sums.auxiliary + error.square().sum() / len(sums.x)
         return error.mul_(2 / len(sums.x))
 
-    def slow_loss(self, x: Tensor, target: Tensor, moment: Moment) -> Tensor:
+    def slow_loss(self, x: Tensor, target: Tensor, step_state: StepState) -> Tensor:
         """The same loss, all at once."""
         pre = self.preactivations(x)
         gate = (pre + self.b_gate).relu()
@@ -105,7 +105,7 @@ class Gated(Coder):
         frozen = self.W_skip.detach() if self.config.skip else None
         by_gate = gate @ self.W_dec.detach() + self.b_dec.detach() + (0 if frozen is None else x @ frozen.T)
         auxiliary = (by_gate - target).square().sum(1).mean()
-        return loss + auxiliary + moment.pressure * self.options.l1 * gate.sum(1).mean()
+        return loss + auxiliary + step_state.pressure * self.options.l1 * gate.sum(1).mean()
 
 
 CODER = Gated

@@ -18,10 +18,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import flag_of, option
 from tasks.lazy import torch
-from tasks.sae.coder import Coder, CoderOptions, Moment, Step
+from tasks.sae.coder import Coder, CoderOptions, StepLosses, StepState
 from tasks.sae.ops.active_pairs import Pairs
 from tasks.sae.ops.gradients import Sums
 from tasks.sae.ops.preactivations import Preactivations
@@ -45,10 +45,10 @@ class Options(CoderOptions):
     pre_act: float = option(0.0, help="Pre-activation loss coefficient (revives dead features)", minimum=0)
 
     def __post_init__(self) -> None:
-        """Problem for a choice that only another penalty looks at."""
+        """UserError for a choice that only another penalty looks at."""
         for name, penalty in (("target_l0", "target-l0"), ("tanh_scale", "tanh")):
             if self.penalty != penalty and getattr(self, name) != getattr(Options, name):
-                raise Problem(
+                raise UserError(
                     f"{flag_of(name)} does nothing with --penalty {self.penalty}.", f"Give --penalty {penalty} too"
                 )
 
@@ -59,7 +59,7 @@ class Options(CoderOptions):
     def check(self, d_sae: int) -> None:
         """No more active features wanted than there are."""
         if self.penalty == "target-l0" and self.target_l0 > d_sae:
-            raise Problem(
+            raise UserError(
                 f"--target-l0 {self.target_l0:g} is more than the {d_sae} features of the SAE.",
                 "Give a smaller --target-l0 or more features",
             )
@@ -92,7 +92,7 @@ class JumpReLU(Coder):
         super().constrain()
         self.threshold.clamp_(min=0)
 
-    def step(self, x: Tensor, target: Tensor, moment: Moment) -> Step:
+    def step(self, x: Tensor, target: Tensor, step_state: StepState) -> StepLosses:
         """See `Coder.step`."""
         width = self.options.bandwidth
         pre = self.project(x)
@@ -106,14 +106,14 @@ class JumpReLU(Coder):
             written = codes[chosen]
             upstream = sums.reconstruct(firing, written)
             to_codes = pairs.pull(upstream, self.W_dec)
-            jump = self._penalise(sums, pairs, codes, active, to_codes, moment.pressure)
+            jump = self._penalise(sums, pairs, codes, active, to_codes, step_state.pressure)
             is_near = (here - threshold).abs_().lt_(width / 2)
             to_threshold -= pairs.per_feature((threshold * to_codes).add_(jump).mul_(is_near)) / width
             sums.through_decoder(firing, written, upstream)
             sums.through_encoder(firing, to_codes.mul_(active)[chosen])
             sums.count(firing, active[chosen])
-        if self.options.pre_act and len(moment.dead):
-            to_threshold += self._wake(sums, pre, moment.dead)
+        if self.options.pre_act and len(step_state.dead):
+            to_threshold += self._wake(sums, pre, step_state.dead)
         return sums.write(threshold=to_threshold)
 
     def _penalise(
@@ -145,7 +145,7 @@ class JumpReLU(Coder):
         sums.to_pre[dead] -= pull.sum(0)
         return torch.zeros_like(self.threshold).index_copy_(0, dead, pull.sum(0))
 
-    def slow_loss(self, x: Tensor, target: Tensor, moment: Moment) -> Tensor:
+    def slow_loss(self, x: Tensor, target: Tensor, step_state: StepState) -> Tensor:
         """The same loss, all at once, with the estimators of the paper's appendix J as functions of autograd."""
         from tasks.sae.ops.straight_through import jump, step
 
@@ -159,9 +159,9 @@ class JumpReLU(Coder):
             penalty = (codes * self.options.tanh_scale).tanh().sum(1)
         else:
             penalty = count if self.options.penalty == "step" else (count - wanted).square() * (2 / wanted)
-        loss = loss + moment.pressure * self.options.l0 * penalty.mean()
-        if self.options.pre_act and len(moment.dead):
-            lack = (self.threshold - pre).relu()[:, moment.dead]
+        loss = loss + step_state.pressure * self.options.l0 * penalty.mean()
+        if self.options.pre_act and len(step_state.dead):
+            lack = (self.threshold - pre).relu()[:, step_state.dead]
             loss = loss + self.options.pre_act * lack.sum(1).mean()
         return loss
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import option
 from tasks.lazy import torch
 from tasks.sae.architectures import batchtopk
-from tasks.sae.coder import Moment, Step
+from tasks.sae.coder import StepLosses, StepState
 from tasks.sae.ops.active_pairs import SomePairs, sort_by
 from tasks.sae.ops.gradients import Sums
 from tasks.sae.training.aux_loss import slow_aux, wake
@@ -39,7 +39,7 @@ class Options(batchtopk.Options):
         """No dictionary so small that the next one is no larger."""
         super().check(d_sae)
         if self.groups > d_sae.bit_length():
-            raise Problem(
+            raise UserError(
                 f"{d_sae} features can be halved into {d_sae.bit_length()} dictionaries, not --groups {self.groups}.",
                 "Give a smaller --groups or more features",
             )
@@ -55,7 +55,7 @@ class Matryoshka(batchtopk.BatchTopK):
         whole = self.config.d_sae
         return sorted({max(1, whole >> n) for n in range(self.options.groups)})
 
-    def step(self, x: Tensor, target: Tensor, moment: Moment) -> Step:
+    def step(self, x: Tensor, target: Tensor, step_state: StepState) -> StepLosses:
         """See `Coder.step`."""
         pre = self.project(x)
         pairs, codes = self.choose(pre)
@@ -75,18 +75,18 @@ class Matryoshka(batchtopk.BatchTopK):
         to_pre[order] = nested.pull(upstream, self.W_dec)
         sums.through_encoder(pairs, to_pre.mul_(active))
         sums.count(pairs, active)
-        wake(sums, pre, moment.dead, upstreams[-1] * len(ends), self.options.aux)
+        wake(sums, pre, step_state.dead, upstreams[-1] * len(ends), self.options.aux)
         return sums.write()
 
-    def slow_loss(self, x: Tensor, target: Tensor, moment: Moment) -> Tensor:
+    def slow_loss(self, x: Tensor, target: Tensor, step_state: StepState) -> Tensor:
         """The same loss from dense codes."""
         pre = self.preactivations(x)
         codes = self.dense_codes(pre)
         past = x @ self.W_skip.T if self.config.skip else 0
         errors = [codes[:, :end] @ self.W_dec[:end] + self.b_dec + past - target for end in self.ends()]
         loss = torch.stack([error.square().sum(1).mean() for error in errors]).mean()
-        if len(moment.dead):
-            loss = loss + slow_aux(pre, moment.dead, errors[-1], target, self.W_dec, self.options.aux)
+        if len(step_state.dead):
+            loss = loss + slow_aux(pre, step_state.dead, errors[-1], target, self.W_dec, self.options.aux)
         return loss
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tasks.jobs.kind import option
 from tasks.lazy import torch
-from tasks.sae.coder import Coder, CoderOptions, Moment, Step
+from tasks.sae.coder import Coder, CoderOptions, StepLosses, StepState
 from tasks.sae.ops.active_pairs import Pairs
 from tasks.sae.ops.gradients import Sums
 from tasks.sae.ops.preactivations import Preactivations
@@ -71,11 +71,11 @@ class PAnneal(Coder):
         fallen = 0.0 if progress <= first else (progress - first) / max(1e-9, 1 - first)
         return 1 - (1 - self.options.p_end) * min(FALLS, int(fallen * (FALLS + 1))) / FALLS
 
-    def step(self, x: Tensor, target: Tensor, moment: Moment) -> Step:
+    def step(self, x: Tensor, target: Tensor, step_state: StepState) -> StepLosses:
         """See `Coder.step`; dead features get no help."""
         pre = self.project(x)
-        p = self._anneal(pre, moment.progress)
-        weight = self.weight * (moment.pressure * self.options.l1 / len(x))
+        p = self._anneal(pre, step_state.progress)
+        weight = self.weight * (step_state.pressure * self.options.l1 / len(x))
         sums = Sums(self, x, target)
         for pairs in pre.exceeding(0.0):
             codes = pre.at(pairs).relu_()
@@ -102,11 +102,11 @@ class PAnneal(Coder):
             self._power = float(torch.tensor(p))  # as it is kept
         return p
 
-    def slow_loss(self, x: Tensor, target: Tensor, moment: Moment) -> Tensor:
+    def slow_loss(self, x: Tensor, target: Tensor, step_state: StepState) -> Tensor:
         """The same loss, all at once, at the power and the weight in force."""
         penalty = _penalty(self.encode(x), float(self.power)).sum(1).mean()
         error = (self.forward(x) - target).square().sum(1).mean()
-        return error + moment.pressure * self.options.l1 * self.weight * penalty
+        return error + step_state.pressure * self.options.l1 * self.weight * penalty
 
 
 def _penalty(codes: Tensor, p: float) -> Tensor:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tasks.jobs.kind import option
 from tasks.lazy import torch
-from tasks.sae.coder import Coder, CoderOptions, Moment, Step
+from tasks.sae.coder import Coder, CoderOptions, StepLosses, StepState
 from tasks.sae.ops.active_pairs import Pairs
 from tasks.sae.ops.gradients import Sums
 
@@ -54,10 +54,10 @@ class Standard(Coder):
         """See `Coder.activate_at`."""
         return pre.relu()
 
-    def step(self, x: Tensor, target: Tensor, moment: Moment) -> Step:
+    def step(self, x: Tensor, target: Tensor, step_state: StepState) -> StepLosses:
         """See `Coder.step`; dead features get no help beyond the penalty's warm-up."""
         lengths = self.lengths()
-        scale = moment.pressure * self.options.l1 / len(x)
+        scale = step_state.pressure * self.options.l1 / len(x)
         weight = lengths.sum(1) * scale
         pre = self.project(x)
         sums, mass = Sums(self, x, target), torch.zeros_like(self.b_enc)
@@ -77,12 +77,12 @@ class Standard(Coder):
             sums.w_dec.addcmul_(directions.flatten(1), mass[:, None], value=scale)
         return sums.write()
 
-    def slow_loss(self, x: Tensor, target: Tensor, moment: Moment) -> Tensor:
+    def slow_loss(self, x: Tensor, target: Tensor, step_state: StepState) -> Tensor:
         """The same loss, all at once."""
         lengths = self.lengths().sum(1)
         penalty = (self.encode(x) * (lengths.detach() if self.has_unit_decoder else lengths)).sum(1).mean()
         error = (self.forward(x) - target).square().sum(1).mean()
-        return error + moment.pressure * self.options.l1 * penalty
+        return error + step_state.pressure * self.options.l1 * penalty
 
 
 CODER = Standard

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.jobs.kind import option
 from tasks.lazy import torch
 from tasks.parsing.tensor_files import shown
-from tasks.sae.coder import Coder, CoderOptions, Moment, Step
+from tasks.sae.coder import Coder, CoderOptions, StepLosses, StepState
 from tasks.sae.ops.active_pairs import Pairs, SomePairs
 from tasks.sae.ops.gradients import Sums
 from tasks.sae.ops.preactivations import Exact, Preactivations
@@ -38,7 +38,7 @@ class Options(CoderOptions):
     def check(self, d_sae: int) -> None:
         """No more active features than there are."""
         if self.k > d_sae:
-            raise Problem(
+            raise UserError(
                 f"--k {self.k} is more than the {d_sae} features of the SAE.", "Give a smaller --k or more features"
             )
 
@@ -63,11 +63,11 @@ class TopK(Coder):
         return dict(self.parameters), {"k": self.options.k}
 
     @classmethod
-    def options_of(cls, told: dict[str, Any]) -> Any:
-        """See `Coder.options_of`. Raises Problem where that is not said."""
-        k = told.get("k")
+    def options_of(cls, config: dict[str, Any]) -> Any:
+        """See `Coder.options_of`. Raises UserError where that is not said."""
+        k = config.get("k")
         if type(k) is not int or k < 1:  # a bool is no number of features
-            raise Problem(f"The SAE is said to be TopK without a whole number of active features: k = {shown(k)}.")
+            raise UserError(f"The SAE is said to be TopK without a whole number of active features: k = {shown(k)}.")
         return cls.Options(k=k)
 
     def choose(self, pre: Preactivations) -> tuple[SomePairs, Tensor]:
@@ -75,7 +75,7 @@ class TopK(Coder):
         pairs, values = pre.largest(self.options.k)
         return pairs, values.relu_()
 
-    def step(self, x: Tensor, target: Tensor, moment: Moment) -> Step:
+    def step(self, x: Tensor, target: Tensor, step_state: StepState) -> StepLosses:
         """See `Coder.step`; there is no penalty to warm up."""
         pre = self.project(x)
         pairs, codes = self.choose(pre)
@@ -85,16 +85,16 @@ class TopK(Coder):
         sums.through_decoder(pairs, codes, upstream)
         sums.through_encoder(pairs, pairs.pull(upstream, self.W_dec).mul_(active))
         sums.count(pairs, active)
-        wake(sums, pre, moment.dead, upstream, self.options.aux)
+        wake(sums, pre, step_state.dead, upstream, self.options.aux)
         return sums.write()
 
-    def slow_loss(self, x: Tensor, target: Tensor, moment: Moment) -> Tensor:
+    def slow_loss(self, x: Tensor, target: Tensor, step_state: StepState) -> Tensor:
         """The same loss from dense codes."""
         pre = self.preactivations(x)
         error = self.complete(self.dense_codes(pre), x) - target
         loss = error.square().sum(1).mean()
-        if len(moment.dead):
-            loss = loss + slow_aux(pre, moment.dead, error, target, self.W_dec, self.options.aux)
+        if len(step_state.dead):
+            loss = loss + slow_aux(pre, step_state.dead, error, target, self.W_dec, self.options.aux)
         return loss
 
     def dense_codes(self, pre: Tensor) -> Tensor:

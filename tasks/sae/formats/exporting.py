@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.lazy import torch
 from tasks.parsing.tensor_files import save_tensors
 from tasks.sae.formats.files import regular
@@ -30,7 +30,7 @@ def write_as(form: str, sae: Path, folder: Path, writer: str = "export") -> None
     """Write the saved SAE of the folder `sae` into the new `folder` in one of FORMS, whole or not at all.
 
     Until it is whole it is in a draft beside it, named by the `writer`: several may write to one folder, the first gets
-    it. Raises Problem for an SAE that the form has no words for, and when `folder` is there already.
+    it. Raises UserError for an SAE that the form has no words for, and when `folder` is there already.
     """
     from tasks.sae.formats.native import read_shape
 
@@ -47,25 +47,25 @@ def write_as(form: str, sae: Path, folder: Path, writer: str = "export") -> None
 
 
 def refuse_wordless(form: str, shape: CoderConfig) -> None:
-    """Problem for a shape of SAE that the form has no words for."""
+    """UserError for a shape of SAE that the form has no words for."""
     library = form.replace("-", "_")
     if form != SAE_LENS and shape.blocks > 1:
-        raise Problem(f"{library} has no crosscoders.", _ELSE)
+        raise UserError(f"{library} has no crosscoders.", _ELSE)
     if form == DICTIONARY_LEARNING and shape.d_out is not None:
-        raise Problem(f"{library} has no transcoders.", _ELSE)
+        raise UserError(f"{library} has no transcoders.", _ELSE)
     if form == SPARSIFY and shape.architecture != "topk":
-        raise Problem(f"{library} has TopK SAEs only, and this one's codes are {shape.architecture}.", _ELSE)
+        raise UserError(f"{library} has TopK SAEs only, and this one's codes are {shape.architecture}.", _ELSE)
     if form == SPARSIFY and shape.d_out not in (None, shape.d_in):
-        raise Problem(
+        raise UserError(
             f"{library}'s transcoders write as many numbers as they read, this one {shape.d_out} for {shape.d_in}.",
             _ELSE,
         )
 
 
 def refuse_taken(folder: Path) -> None:
-    """Problem when there is anything at that path."""
+    """UserError when there is anything at that path."""
     if folder.exists():
-        raise Problem(f"{folder} is there already.", "Give a folder that is not there yet")
+        raise UserError(f"{folder} is there already.", "Give a folder that is not there yet")
 
 
 def _publish(draft: Path, folder: Path) -> None:
@@ -122,7 +122,7 @@ def _as_sparsify(sae: Path, folder: Path) -> None:
     if config.skip:
         tensors["W_skip"] = coder.W_skip
     save_tensors(folder / "sae.safetensors", tensors)
-    told = {
+    cfg = {
         "activation": "topk",
         "expansion_factor": max(1, config.d_sae // config.d_in),
         "normalize_decoder": False,  # rows are as long as the activations' scale wants them
@@ -133,7 +133,7 @@ def _as_sparsify(sae: Path, folder: Path) -> None:
         "transcode": coder.is_transcoder,
         "d_in": config.d_in,
     }
-    write_json(folder / "cfg.json", told)
+    write_json(folder / "cfg.json", cfg)
 
 
 def _as_dictionary_learning(sae: Path, folder: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.parsing.documents import read_json_object
 
 #: Most bytes of a JSON file that are read, and how deep its values may be nested.
@@ -24,7 +24,7 @@ _KINDS = {
 def regular(folder: Path, name: str) -> Path | None:
     """The file of that name in `folder`, None when there is none; nothing is opened.
 
-    Raises Problem for a name that is no regular file, or a link that leads out of the folder.
+    Raises UserError for a name that is no regular file, or a link that leads out of the folder.
     """
     path = folder / name
     try:
@@ -36,42 +36,42 @@ def regular(folder: Path, name: str) -> Path | None:
     except OSError as error:
         raise unreadable(path, error) from error
     if not stat.S_ISREG(mode):
-        raise Problem(
+        raise UserError(
             f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'something else')}, not a regular file: it is not read."
         )
     return path
 
 
 def _target(path: Path, folder: Path) -> Path:
-    """Where a link leads. Problem unless that is there and inside the folder, or the file store of the Hub's cache."""
+    """Where a link leads. UserError unless that is there and inside the folder, or the file store of the Hub's cache."""
     try:
         target = path.resolve(strict=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
-        raise Problem(f"{path} is a link that leads nowhere.", "Put the file itself there") from error
+        raise UserError(f"{path} is a link that leads nowhere.", "Put the file itself there") from error
     root = folder.resolve()
     # The Hub's cache keeps files in `blobs`, beside the `snapshots` whose links lead there.
     blobs = [above.parent / "blobs" for above in (root, *root.parents) if above.name == "snapshots"]
     if not any(target.is_relative_to(allowed) for allowed in (root, *blobs)):
-        raise Problem(
+        raise UserError(
             f"{path} is a link that leads out of the folder: it is not followed.", "Put the file itself there"
         )
     return target
 
 
 def refuse_irregular(folder: Path, names: Iterable[str]) -> None:
-    """Problem where one of those names in `folder` is anything else than a regular file inside it."""
+    """UserError where one of those names in `folder` is anything else than a regular file inside it."""
     for name in sorted(names):
         regular(folder, name)
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises Problem for what is none, is too large, or could not be written again."""
+    """The JSON object in a file. Raises UserError for what is none, is too large, or could not be written again."""
     try:
         return read_json_object(path, largest=_LARGEST)
     except OSError as error:
         raise unreadable(path, error) from error
 
 
-def unreadable(path: Path, error: OSError) -> Problem:
+def unreadable(path: Path, error: OSError) -> UserError:
     """What is reported of a file that the system does not let us read."""
-    return Problem(f"{path} cannot be read: {error.strerror or error}.")
+    return UserError(f"{path} cannot be read: {error.strerror or error}.")

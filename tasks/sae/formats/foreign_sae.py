@@ -14,13 +14,13 @@ HOOKED, TRANSFORMERS = "HookedTransformer", "AutoModelForCausalLM"
 OWN_NAME = "transformer_lens_hook_name"
 
 
-class Taken(NamedTuple):
+class ForeignSae(NamedTuple):
     """An SAE as it was found: in SAELens' words what it is, its tensors, and what is to be reported of it.
 
     `ignored` names the fields of its files that nothing was done with; `notes` are sentences on what was converted.
     """
 
-    told: dict[str, Any]
+    config: dict[str, Any]
     tensors: dict[str, Tensor]
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -25,7 +25,7 @@ _WHERE = {"local": "a folder on the machine that trained it", "store": "the stor
 
 
 def record(store: Any, name: str) -> dict[str, Any]:
-    """What is known of saes/`name` and of all that it was made from. Problem when it is not in the store."""
+    """What is known of saes/`name` and of all that it was made from. UserError when it is not in the store."""
     manifest = store.manifest("saes", name)
     if (path := regular(store.path("saes", name), RECORD)) is not None:
         return read_object(path)
@@ -62,35 +62,39 @@ def without_paths(value: Any) -> Any:
     return value
 
 
-def card(told: Mapping[str, Any], config: Mapping[str, Any], repo: str, path: str, others: Sequence[str] = ()) -> str:
+def card(
+    manifest: Mapping[str, Any], config: Mapping[str, Any], repo: str, path: str, others: Sequence[str] = ()
+) -> str:
     """The model card: `told` is the record, `config` the SAE's `cfg.json`, `path` its folder in the repository.
 
     `others` are folders of the repository with other SAEs.
     """
     about = config.get("metadata", {})
     parts = [
-        _front_matter(told, about),
-        f"# {told.get('name', path)}",
+        _front_matter(manifest, about),
+        f"# {manifest.get('name', path)}",
         f"A sparse autoencoder on `{_hook(about)}` of `{about.get('model_name')}`, made with mistudio.",
         _table(("", ""), _facts(config, about)),
         "## How good it is",
-        _metrics(told.get("result", {})),
+        _metrics(manifest.get("result", {})),
         "## How to load it",
         _loading(config, repo, path),
         "## How it was made",
-        _table(("option", "value"), [(f"`{k}`", f"`{v}`") for k, v in told.get("params", {}).items() if v is not None]),
-        _made_from(told),
+        _table(
+            ("option", "value"), [(f"`{k}`", f"`{v}`") for k, v in manifest.get("params", {}).items() if v is not None]
+        ),
+        _made_from(manifest),
     ]
     if others:
         parts += ["## Others in this repository", "\n".join(f"- [`{other or '.'}`](./{other})" for other in others)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _front_matter(told: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+def _front_matter(manifest: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     lines = ["---", "library_name: saelens", "tags:", "- sparse-autoencoder", "- mistudio"]
     if _HUB_ID.fullmatch(model := str(about.get("model_name"))):
         lines.append(f"base_model: {model}")
-    sources = [made["params"].get("source", "") for made in told.get("lineage", {}).values() if "params" in made]
+    sources = [made["params"].get("source", "") for made in manifest.get("lineage", {}).values() if "params" in made]
     if named := sorted({source for source in sources if _HUB_ID.fullmatch(str(source))}):
         lines += ["datasets:", *(f"- {source}" for source in named)]
     return "\n".join([*lines, "---"])
@@ -174,10 +178,10 @@ def _loading(config: Mapping[str, Any], repo: str, path: str) -> str:
     return f"It takes activations as they are.\n\n{code}\n\n{pull}"
 
 
-def _made_from(told: Mapping[str, Any]) -> str:
+def _made_from(manifest: Mapping[str, Any]) -> str:
     rows = [
         (f"`{artifact}`", made.get("kind", ""), ", ".join(f"{k} `{v}`" for k, v in made.get("params", {}).items() if v))
-        for artifact, made in told.get("lineage", {}).items()
+        for artifact, made in manifest.get("lineage", {}).items()
     ]
     return _table(("made from", "by", "with"), rows) if rows else ""
 

@@ -14,7 +14,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.parsing.tensor_files import describe, load_tensors, save_tensors, shown
 from tasks.sae.architectures import build, coder_class
 from tasks.sae.coder import Coder, CoderConfig
@@ -83,7 +83,7 @@ def save_sae(folder: Path, coder: Coder, scales: Scales, metadata: dict[str, Any
     """Write `coder`, trained on scaled activations, so that it takes the activations themselves."""
     config = coder.config
     weights, own = scales.fold(coder), coder.saved()[1]
-    told = {
+    content = {
         "architecture": architecture_name(coder.saved_as, config),
         "d_in": config.d_in,
         "d_sae": config.d_sae,
@@ -97,10 +97,10 @@ def save_sae(folder: Path, coder: Coder, scales: Scales, metadata: dict[str, Any
             **metadata,
         },
     }
-    write_sae(folder, told, weights)
+    write_sae(folder, content, weights)
 
 
-def write_sae(folder: Path, told: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
+def write_sae(folder: Path, config: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
     """Write the files of an SAE that takes activations as they are; both arguments by SAELens' names.
 
     `told` says the architecture, its shape and options, whether the encoder reads x - b_dec, and its metadata.
@@ -112,10 +112,10 @@ def write_sae(folder: Path, told: dict[str, Any], weights: dict[str, torch.Tenso
         "device": "cpu",
         "normalize_activations": "none",
         "reshape_activations": "none",
-        **({"rescale_acts_by_decoder_norm": False} if "k" in told else {}),
+        **({"rescale_acts_by_decoder_norm": False} if "k" in config else {}),
     }
-    metadata = {**told["metadata"], "sae_lens_version": _FORM}
-    write_json(folder / CONFIG, {**told, **form, "metadata": metadata})
+    metadata = {**config["metadata"], "sae_lens_version": _FORM}
+    write_json(folder / CONFIG, {**config, **form, "metadata": metadata})
 
 
 def save_density(folder: Path, density: torch.Tensor) -> None:
@@ -126,17 +126,17 @@ def save_density(folder: Path, density: torch.Tensor) -> None:
 def load_density(folder: Path, d_sae: int | None = None) -> torch.Tensor | None:
     """The share of vectors on which each feature was active: (d_sae,) float32; None where that was not saved.
 
-    Raises Problem for a file that does not hold that many logarithms of shares.
+    Raises UserError for a file that does not hold that many logarithms of shares.
     """
     path = files.regular(folder, DENSITY)
     if path is None:
         return None
     shapes = {name: stored.shape for name, stored in describe(path).items()}
     check_shapes(shapes, {"sparsity": (d_sae,) if d_sae else shapes.get("sparsity", ())}, path)
-    told = load_tensors(path)["sparsity"].float()
-    if not bool((told <= _MOST_LOG).all()):  # of NaN that is not true either
-        raise Problem(f"{path}: sparsity holds what is no logarithm of a share of tokens.")
-    return 10**told * (told > math.log10(2 * _SILENT))
+    density = load_tensors(path)["sparsity"].float()
+    if not bool((density <= _MOST_LOG).all()):  # of NaN that is not true either
+        raise UserError(f"{path}: sparsity holds what is no logarithm of a share of tokens.")
+    return 10**density * (density > math.log10(2 * _SILENT))
 
 
 def architecture_name(saved_as: str, config: CoderConfig) -> str:
@@ -154,13 +154,13 @@ def architecture_name(saved_as: str, config: CoderConfig) -> str:
 def load_sae(folder: Path, device: str = "cpu") -> Coder:
     """The SAE in `folder`: `encode` (n, d_in) -> (n, d_sae) and `decode` back, float32, without gradients.
 
-    Raises Problem when there is none, when a tensor has not exactly the shape that `cfg.json` says or holds a number
+    Raises UserError when there is none, when a tensor has not exactly the shape that `cfg.json` says or holds a number
     that is not finite, and when it means something not understood here.
     """
     shape = read_shape(folder)
     path = files.regular(folder, WEIGHTS)
     if path is None:
-        raise Problem(f"{folder} has no {WEIGHTS}.")
+        raise UserError(f"{folder} has no {WEIGHTS}.")
     weights = load_exactly(path, expected_shapes(shape))
     if "threshold" in weights:  # a code is not negative, whatever its threshold
         weights["threshold"] = weights["threshold"].clamp_min(0)
@@ -170,46 +170,46 @@ def load_sae(folder: Path, device: str = "cpu") -> Coder:
 
 
 def read_shape(folder: Path) -> CoderConfig:
-    """What the SAE in `folder` is, by its `cfg.json` alone: it costs no torch. Problem as `load_sae` raises it."""
+    """What the SAE in `folder` is, by its `cfg.json` alone: it costs no torch. UserError as `load_sae` raises it."""
     return shape_of(read_config(folder), folder / CONFIG)
 
 
-def shape_of(told: dict[str, Any], path: Path) -> CoderConfig:
-    """What an SAE is, by its description, which is in the file `path`. Raises Problem for what cannot be."""
-    require(told, ("architecture", "d_in", "d_sae"), path)
-    saved_as, d_out, skip = _read_architecture(told, path)
+def shape_of(config: dict[str, Any], path: Path) -> CoderConfig:
+    """What an SAE is, by its description, which is in the file `path`. Raises UserError for what cannot be."""
+    require(config, ("architecture", "d_in", "d_sae"), path)
+    saved_as, d_out, skip = _read_architecture(config, path)
     check_architecture(saved_as, path)
-    options = coder_class(saved_as).options_of(told)
-    shape = CoderConfig(saved_as, told["d_in"], told["d_sae"], options, d_out, skip, told.get("blocks", 1))
+    options = coder_class(saved_as).options_of(config)
+    shape = CoderConfig(saved_as, config["d_in"], config["d_sae"], options, d_out, skip, config.get("blocks", 1))
     check_shape(shape, path)
-    if (shape.blocks > 1) != told["architecture"].endswith(f"_{_CROSSCODER}"):
-        raise Problem(f"{path}: a {told['architecture']} of {shape.blocks} layers is not known here.")
+    if (shape.blocks > 1) != config["architecture"].endswith(f"_{_CROSSCODER}"):
+        raise UserError(f"{path}: a {config['architecture']} of {shape.blocks} layers is not known here.")
     return shape
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What `cfg.json` says. Raises Problem when it is missing, broken, or means something not understood here."""
+    """What `cfg.json` says. Raises UserError when it is missing, broken, or means something not understood here."""
     path = files.regular(folder, CONFIG)
     if path is None:
-        raise Problem(f"There is no SAE in {folder}: it has no {CONFIG}.")
-    told = files.read_object(path)
-    check_config(told, path)
-    understood = {**_UNDERSTOOD, "apply_b_dec_to_input": _read_architecture(told, path)[1] is None}
+        raise UserError(f"There is no SAE in {folder}: it has no {CONFIG}.")
+    config = files.read_object(path)
+    check_config(config, path)
+    understood = {**_UNDERSTOOD, "apply_b_dec_to_input": _read_architecture(config, path)[1] is None}
     for key, value in understood.items():
-        if told.get(key, value) != value:
-            raise Problem(f"The SAE in {folder} has {key} = {shown(told[key])}, which is not supported.")
-    return told
+        if config.get(key, value) != value:
+            raise UserError(f"The SAE in {folder} has {key} = {shown(config[key])}, which is not supported.")
+    return config
 
 
-def _read_architecture(told: dict[str, Any], path: Path) -> tuple[str, int | None, bool]:
+def _read_architecture(config: dict[str, Any], path: Path) -> tuple[str, int | None, bool]:
     """The architecture whose codes it has, the length of what a transcoder writes, and whether it has a way past."""
-    name = str(told.get("architecture")).removesuffix(f"_{_CROSSCODER}")
+    name = str(config.get("architecture")).removesuffix(f"_{_CROSSCODER}")
     for ending in (_SKIP, _TRANSCODER):
         if name.endswith(ending):
-            require(told, ("d_out",), path)
-            return name.removesuffix(ending).rstrip("_") or "standard", told["d_out"], ending == _SKIP
-    if told.get("d_out", told.get("d_in")) != told.get("d_in"):
-        raise Problem(f"{path}: d_out is {told['d_out']} and d_in {told.get('d_in')}, but it is no transcoder.")
+            require(config, ("d_out",), path)
+            return name.removesuffix(ending).rstrip("_") or "standard", config["d_out"], ending == _SKIP
+    if config.get("d_out", config.get("d_in")) != config.get("d_in"):
+        raise UserError(f"{path}: d_out is {config['d_out']} and d_in {config.get('d_in')}, but it is no transcoder.")
     return name, None, False
 
 

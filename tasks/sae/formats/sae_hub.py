@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.parsing.tensor_files import shown
 from tasks.text.dataset_hub import hub_errors
 
@@ -23,12 +23,12 @@ _FEW = 5
 
 
 def fetch(
-    repo: str, path: str | None, revision: str | None, folder: Path, told: Callable[[int, int], None]
+    repo: str, path: str | None, revision: str | None, folder: Path, report: Callable[[int, int], None]
 ) -> tuple[Path, str]:
     """Bring the SAE at `path` of a repository, or its only one, into `folder`, where what is there already stays.
 
     Returns the root of what was fetched, and the SAE's folder within it; `told` hears how many files of how many are
-    there. Raises Problem when the Hub cannot be reached or refuses, and when there is no such SAE or more than one.
+    there. Raises UserError when the Hub cannot be reached or refuses, and when there is no such SAE or more than one.
     """
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", _TIMEOUT_S)
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", _TIMEOUT_S)
@@ -39,7 +39,7 @@ def fetch(
         where = _choose(files, path, repo)
         wanted = [file for file in files if _is_needed(file, where)]
         for done, file in enumerate(wanted):
-            told(done, len(wanted))
+            report(done, len(wanted))
             hf_hub_download(repo, file, revision=revision, local_dir=folder)
     return folder, where
 
@@ -52,21 +52,21 @@ def _fetching(repo: str, revision: str | None) -> Iterator[None]:
     try:
         yield
     except errors.RevisionNotFoundError as error:
-        raise Problem(
+        raise UserError(
             f"{repo} has no revision {shown(revision)}.", "Check --revision: a branch, tag or commit"
         ) from error
     except errors.HFValidationError as error:
-        raise Problem(f"The Hub takes {shown(repo)} for no repository.", "Write it as owner/name") from error
+        raise UserError(f"The Hub takes {shown(repo)} for no repository.", "Write it as owner/name") from error
     except errors.LocalEntryNotFoundError as error:
-        raise Problem(
+        raise UserError(
             f"A file of {repo} cannot be fetched from the Hub.", "Check the network, and try again"
         ) from error
     except errors.EntryNotFoundError as error:
-        raise Problem(f"A file of {repo} is gone: it has changed since it was looked at.", "Try again") from error
+        raise UserError(f"A file of {repo} is gone: it has changed since it was looked at.", "Try again") from error
     except OSError as error:
         if error.errno is None or isinstance(error, (ConnectionError, TimeoutError)):
             raise  # of the network, which is not about files here
-        raise Problem(
+        raise UserError(
             f"The files of {repo} cannot be written: {error.strerror}.", "See the disk: mistudio doctor"
         ) from (error)
 
@@ -79,14 +79,14 @@ def _choose(files: list[str], path: str | None, repo: str) -> str:
         return path.strip("/")
     some = ", ".join(name or "." for name in there[:_FEW]) + (", …" if len(there) > _FEW else "")
     if path is not None:
-        raise Problem(f"{repo} has no SAE at {path}.", f"There are: {some}" if there else "")
+        raise UserError(f"{repo} has no SAE at {path}.", f"There are: {some}" if there else "")
     if not there:
-        raise Problem(
+        raise UserError(
             f"{repo} holds no SAE that can be read: none of SAELens, Gemma Scope or sparsify.",
             "dictionary_learning's ae.pt is a pickle, which can run any code, and is not read",
         )
     if len(there) > 1:
-        raise Problem(f"{repo} holds {len(there)} SAEs.", f"Choose one with --path: {some}")
+        raise UserError(f"{repo} holds {len(there)} SAEs.", f"Choose one with --path: {some}")
     return there[0]
 
 
@@ -102,7 +102,7 @@ def _is_needed(file: str, where: str) -> bool:
 def push(repo: str, files: Mapping[str, Path | bytes], private: bool, message: str) -> str:
     """Put files, by their paths in the repository, there in one commit; the repository is made if need be.
 
-    Returns the commit's address. Raises Problem without a token, and when the Hub cannot be reached or refuses.
+    Returns the commit's address. Raises UserError without a token, and when the Hub cannot be reached or refuses.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
@@ -135,7 +135,7 @@ def _refusals(repo: str) -> Iterator[None]:
     from huggingface_hub import errors, get_token
 
     if get_token() is None:
-        raise Problem(
+        raise UserError(
             "Nothing can be pushed to the Hub without a token.",
             "Set HF_TOKEN in the environment in which the workers start",
         )
@@ -144,7 +144,7 @@ def _refusals(repo: str) -> Iterator[None]:
             yield
         except errors.HfHubHTTPError as error:
             if error.response is not None and error.response.status_code in (401, 403):
-                raise Problem(
+                raise UserError(
                     f"The Hub does not let this token write to {repo}.",
                     "Set an HF_TOKEN with the right to write, where the workers start",
                 ) from error

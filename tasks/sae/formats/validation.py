@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.lazy import torch
 from tasks.parsing.position_slices import positions_of
 from tasks.parsing.tensor_files import describe, load_tensors, shown
@@ -92,7 +92,7 @@ _METADATA: dict[str, _Rule] = {
 
 
 def check_config(config: Mapping[str, Any], path: Path) -> None:
-    """Raise Problem for a field of an SAE's description, or of its metadata, that is not what it must be.
+    """Raise UserError for a field of an SAE's description, or of its metadata, that is not what it must be.
 
     `path` is the file it was read from, or would be written to. Fields that are not there are not missed.
     """
@@ -101,26 +101,26 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
     _check_fields(about, _METADATA, path, may_be_null=True)
     _check_slice(about.get("seqpos_slice"), path)
     if len(about.get("hook_names") or []) != len(about.get("hook_modules") or about.get("hook_names") or []):
-        raise Problem(f"{path}: hook_names and hook_modules have different lengths.")
+        raise UserError(f"{path}: hook_names and hook_modules have different lengths.")
 
 
 def _check_fields(fields: Mapping[str, Any], rules: Mapping[str, _Rule], path: Path, may_be_null: bool) -> None:
     for name, (holds, expected) in rules.items():
         if name in fields and not holds(fields[name]) and not (may_be_null and fields[name] is None):
-            raise Problem(f"{path}: {name} is {shown(fields[name])}, expected {expected}.")
+            raise UserError(f"{path}: {name} is {shown(fields[name])}, expected {expected}.")
 
 
 def _check_slice(value: Any, path: Path) -> None:
     try:
         positions_of(value)
-    except Problem as problem:
-        raise Problem(f"{path}: {problem.sentence}") from problem
+    except UserError as problem:
+        raise UserError(f"{path}: {problem.sentence}") from problem
 
 
 def require(config: Mapping[str, Any], fields: Iterable[str], path: Path) -> None:
-    """Raise Problem where a field is not there."""
+    """Raise UserError where a field is not there."""
     if missing := [name for name in fields if name not in config]:
-        raise Problem(f"{path} has no {', '.join(missing)}.")
+        raise UserError(f"{path} has no {', '.join(missing)}.")
 
 
 def saved_architectures() -> list[str]:
@@ -129,18 +129,18 @@ def saved_architectures() -> list[str]:
 
 
 def check_architecture(name: str, path: Path) -> None:
-    """Raise Problem for an architecture that no saved SAE has."""
+    """Raise UserError for an architecture that no saved SAE has."""
     if name not in (known := saved_architectures()):
-        raise Problem(f"There is no SAE architecture {shown(name)} ({path}).", f"Architectures: {', '.join(known)}")
+        raise UserError(f"There is no SAE architecture {shown(name)} ({path}).", f"Architectures: {', '.join(known)}")
 
 
 def check_shape(config: CoderConfig, path: Path) -> None:
-    """Raise Problem for a shape that no saved SAE has."""
+    """Raise UserError for a shape that no saved SAE has."""
     k = getattr(config.options, "k", None)
     if k is not None and k > config.d_sae:
-        raise Problem(f"{path}: k is {k}, but the SAE has {config.d_sae} features.")
+        raise UserError(f"{path}: k is {k}, but the SAE has {config.d_sae} features.")
     if config.d_in % config.blocks or (config.d_out or config.d_in) % config.blocks:
-        raise Problem(f"{path}: vectors of {config.d_in} numbers cannot be those of {config.blocks} layers.")
+        raise UserError(f"{path}: vectors of {config.d_in} numbers cannot be those of {config.blocks} layers.")
 
 
 def expected_shapes(config: CoderConfig) -> Shapes:
@@ -154,27 +154,27 @@ def expected_shapes(config: CoderConfig) -> Shapes:
 def load_exactly(path: Path, expected: Shapes) -> dict[str, Tensor]:
     """The tensors of a safetensors file, float32: exactly these names and shapes, every number finite.
 
-    Raises Problem that names the file, the tensor, and what was found and expected.
+    Raises UserError that names the file, the tensor, and what was found and expected.
     """
     check_shapes({name: stored.shape for name, stored in describe(path).items()}, expected, path)
     return in_single(load_tensors(path), path)
 
 
 def check_shapes(found: Mapping[str, tuple[int, ...]], expected: Shapes, path: Path) -> None:
-    """Raise Problem unless these are the names and shapes that are expected."""
+    """Raise UserError unless these are the names and shapes that are expected."""
     if missing := sorted(set(expected) - set(found)):
-        raise Problem(f"{path} has no {', '.join(missing)} among its weights.")
+        raise UserError(f"{path} has no {', '.join(missing)} among its weights.")
     if extra := sorted(set(found) - set(expected)):
-        raise Problem(f"{path} has {shown(', '.join(extra))} among its weights, which is not known of such an SAE.")
+        raise UserError(f"{path} has {shown(', '.join(extra))} among its weights, which is not known of such an SAE.")
     for name, shape in expected.items():
         if tuple(found[name]) != tuple(shape):
-            raise Problem(f"{path}: tensor {name} has shape {shown(tuple(found[name]))}, expected {shape}.")
+            raise UserError(f"{path}: tensor {name} has shape {shown(tuple(found[name]))}, expected {shape}.")
 
 
 def in_single(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The same tensors as float32. Raises Problem for one with a number that is not finite there."""
+    """The same tensors as float32. Raises UserError for one with a number that is not finite there."""
     made = {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
     for name, tensor in made.items():
         if not bool(tensor.isfinite().all()):
-            raise Problem(f"{path}: tensor {name} holds NaN or infinite numbers.")
+            raise UserError(f"{path}: tensor {name} holds NaN or infinite numbers.")
     return made

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.parsing.tensor_files import shown
 from tasks.sae.formats.files import read_object, refuse_irregular, regular
 from tasks.sae.formats.validation import check_config, check_shapes, expected_shapes, in_single
@@ -34,22 +34,22 @@ _AS_THEY_ARE = {"normalize_activations": ("none", False, None), "reshape_activat
 
 
 def form_of(folder: Path) -> str:
-    """Which form the SAE in `folder` has. Problem when there is none, or one that is not read."""
+    """Which form the SAE in `folder` has. UserError when there is none, or one that is not read."""
     refuse_irregular(folder, FILES)
     for name, form in FORMS.items():
         if all((folder / file).is_file() for file in form.files):
             return name
     if (folder / "ae.pt").is_file():
-        raise Problem(
+        raise UserError(
             f"{folder} holds ae.pt, a pickle: loading one can run any code, so none is read here.",
             "Load it where you trust it, and save it as safetensors in SAELens' form",
         )
     if any(folder.glob("params_layer_*.safetensors")):
-        raise Problem(SEVERAL_LAYERS.format(folder=folder))
+        raise UserError(SEVERAL_LAYERS.format(folder=folder))
     if (below := _first_below(folder)) is not None:
-        raise Problem(f"There is no SAE in {folder}, but in folders below it.", f"For one: {below}")
+        raise UserError(f"There is no SAE in {folder}, but in folders below it.", f"For one: {below}")
     wanted = "; ".join(f"{' and '.join(form.files)} ({name})" for name, form in FORMS.items())
-    raise Problem(f"There is no SAE in {folder}.", f"Known are {wanted}")
+    raise UserError(f"There is no SAE in {folder}.", f"Known are {wanted}")
 
 
 def _first_below(folder: Path) -> Path | None:
@@ -65,28 +65,28 @@ def _first_below(folder: Path) -> Path | None:
     return None
 
 
-def tell(folder: Path, source: str, about: Mapping[str, Any]) -> dict[str, Any]:
+def describe(folder: Path, source: str, about: Mapping[str, Any]) -> dict[str, Any]:
     """What the SAE in `folder` is, in SAELens' words, as far as it is known without its weights.
 
-    Raises Problem as `take` does, so far.
+    Raises UserError as `take` does, so far.
     """
-    told = FORMS[form_of(folder)].tell(folder, source)
+    description = FORMS[form_of(folder)].describe(folder, source)
     if about.get("hook_name") is not None:
-        _refuse_other_hook(folder, told, about["hook_name"])
-    return told
+        _refuse_other_hook(folder, description, about["hook_name"])
+    return description
 
 
-def _refuse_other_hook(folder: Path, told: Mapping[str, Any], given: str) -> None:
-    """Problem where the SAE is known to read something else than the given hook, or writes another than it reads."""
-    found, kind = told["metadata"].get("hook_name"), str(told.get("architecture")).rpartition("_")[2]
+def _refuse_other_hook(folder: Path, description: Mapping[str, Any], given: str) -> None:
+    """UserError where the SAE is known to read something else than the given hook, or writes another than it reads."""
+    found, kind = description["metadata"].get("hook_name"), str(description.get("architecture")).rpartition("_")[2]
     of_several = kind in ("transcoder", "crosscoder")
     if found is None and of_several:
-        raise Problem(
+        raise UserError(
             f"In {folder} is a {kind}, and one layer does not tell what it reads and writes.",
             "Leave --layer out; how the names of folders tell hooks: docs/formats.md",
         )
     if found not in (None, given) and (of_several or _after(found) != given):
-        raise Problem(f"The SAE in {folder} reads {found}, not {given}.", "Leave --layer out")
+        raise UserError(f"The SAE in {folder} reads {found}, not {given}.", "Leave --layer out")
 
 
 def _after(hook: str) -> str:
@@ -102,49 +102,49 @@ def take(
 
     `source` says where it is from: names in it tell what a file does not. `about` goes before what its files say of
     `model_name`, `hook_name` and `hook_layer`; `family` is the `model_type` of that model where it is known. Raises
-    Problem for what is not understood, before anything is written.
+    UserError for what is not understood, before anything is written.
     """
     from tasks.sae.density import histogram
     from tasks.sae.formats.native import CONFIG, load_density, load_sae, save_density, shape_of, write_sae
 
     form = form_of(folder)
-    taken = FORMS[form].take(folder, tell(folder, source, about))
+    taken = FORMS[form].take(folder, describe(folder, source, about))
     given = {key: value for key, value in about.items() if value is not None}
-    found, converted = own_hooks({**taken.told["metadata"], **given})
+    found, converted = own_hooks({**taken.config["metadata"], **given})
     tensors = {name: tensor.double() for name, tensor in taken.tensors.items()}
     processed = Processed(source, family, given="model_name" in given)
-    found, unused, folded = processed.fold(found, tensors, taken.told)
-    told, weights = _turned(taken.told, tensors)
+    found, unused, folded = processed.fold(found, tensors, taken.config)
+    config, weights = _turned(taken.config, tensors)
     origin = {"imported_from": source, "imported_form": form}
-    told["metadata"] = {**_metadata(found), **origin}
-    check_config(told, folder / CONFIG)
-    shape = shape_of(told, folder / CONFIG)
+    config["metadata"] = {**_metadata(found), **origin}
+    check_config(config, folder / CONFIG)
+    shape = shape_of(config, folder / CONFIG)
     check_shapes({name: tuple(tensor.shape) for name, tensor in weights.items()}, expected_shapes(shape), folder)
     density = load_density(folder, shape.d_sae)
     copies = _copies(folder)
     output.mkdir(parents=True, exist_ok=True)
     if density is not None:
         save_density(output, density)
-    write_sae(output, told, in_single(weights, folder))
+    write_sae(output, config, in_single(weights, folder))
     load_sae(output)
     for path in copies:
         shutil.copyfile(path, output / path.name)
     return {
         "form": form,
-        "architecture": told["architecture"],
+        "architecture": config["architecture"],
         "d_in": shape.d_in,
         "d_sae": shape.d_sae,
-        "model": told["metadata"].get("model_name"),
-        "hook": told["metadata"].get("hook_name"),
-        "trained_as": told["metadata"].get("trained_as"),
+        "model": config["metadata"].get("model_name"),
+        "hook": config["metadata"].get("hook_name"),
+        "trained_as": config["metadata"].get("trained_as"),
         "ignored": [*taken.ignored, *unused, *_dropped(found)],
         "notes": [*taken.notes, *converted, *folded],
-        **({} if density is None else {"density_histogram": histogram(density).told()}),
+        **({} if density is None else {"density_histogram": histogram(density).to_dict()}),
     }
 
 
 def _copies(folder: Path) -> list[Path]:
-    """The files that come along as they are. Raises Problem for a record that is no JSON object."""
+    """The files that come along as they are. Raises UserError for a record that is no JSON object."""
     from tasks.sae.formats.model_card import RECORD
 
     record, lines = regular(folder, RECORD), regular(folder, "metrics.jsonl")
@@ -153,14 +153,14 @@ def _copies(folder: Path) -> list[Path]:
     return [path for path in (record, lines) if path is not None]
 
 
-def _metadata(told: Mapping[str, Any]) -> dict[str, Any]:
+def _metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata without what would be misread here: that special tokens were left out, known by the model."""
-    dropped = _dropped(told)
-    return {key: value for key, value in told.items() if value is not None and f"metadata.{key}" not in dropped}
+    dropped = _dropped(config)
+    return {key: value for key, value in config.items() if value is not None and f"metadata.{key}" not in dropped}
 
 
-def _dropped(told: Mapping[str, Any]) -> list[str]:
-    return ["metadata.exclude_special_tokens"] if told.get("exclude_special_tokens") is True else []
+def _dropped(config: Mapping[str, Any]) -> list[str]:
+    return ["metadata.exclude_special_tokens"] if config.get("exclude_special_tokens") is True else []
 
 
 def folders_in(files: Iterable[str]) -> list[str]:
@@ -175,23 +175,23 @@ def folders_in(files: Iterable[str]) -> list[str]:
 # -- the conventions ---------------------------------------------------------------------------------------------------
 
 
-def _turned(told: Mapping[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _turned(config: Mapping[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What it is and its tensors, by the conventions of `formats`."""
     for key, allowed in _AS_THEY_ARE.items():
-        if told.get(key) not in allowed:
-            raise Problem(
-                f"The SAE has {key} = {shown(told[key])}, which is not supported.", "Fold it into its weights first"
+        if config.get(key) not in allowed:
+            raise UserError(
+                f"The SAE has {key} = {shown(config[key])}, which is not supported.", "Fold it into its weights first"
             )
-    reads_all = str(told.get("architecture")).endswith("transcoder")
-    if not told.get("apply_b_dec_to_input", True) and not reads_all:
+    reads_all = str(config.get("architecture")).endswith("transcoder")
+    if not config.get("apply_b_dec_to_input", True) and not reads_all:
         fold_input_bias(tensors)
     if "threshold" in tensors:  # codes are cut at zero there, whatever the threshold
         tensors["threshold"] = tensors["threshold"].clamp_min(0)
     d_in, d_sae = tensors["W_enc"].shape
-    own: dict[str, Any] = {key: told[key] for key in ("k", "blocks") if key in told}
+    own: dict[str, Any] = {key: config[key] for key in ("k", "blocks") if key in config}
     return (
         {
-            "architecture": told.get("architecture"),
+            "architecture": config.get("architecture"),
             "d_in": d_in,
             "d_sae": d_sae,
             **({"d_out": tensors["W_dec"].shape[1]} if reads_all else {}),

@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.lazy import np, torch
 from tasks.parsing.tensor_files import shown
 
@@ -20,7 +20,7 @@ _MOST_GROWTH, _HARMLESS = 20, 64 << 20
 
 
 def load_npz(path: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
-    """The arrays of exactly these names, as float tensors. Raises Problem for any other file."""
+    """The arrays of exactly these names, as float tensors. Raises UserError for any other file."""
     try:
         with zipfile.ZipFile(path) as archive:
             _refuse_names(path, [entry.filename for entry in archive.infolist()], names)
@@ -35,16 +35,16 @@ def load_npz(path: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
 def _refuse_names(path: Path, found: list[str], names: tuple[str, ...]) -> None:
     wanted = [f"{name}.npy" for name in names]
     if missing := [name for name in names if f"{name}.npy" not in found]:
-        raise Problem(f"{path} has no {', '.join(missing)}.")
+        raise UserError(f"{path} has no {', '.join(missing)}.")
     if len(found) != len(wanted):
         extra = sorted(name for name in found if name not in wanted or found.count(name) > 1)
-        raise Problem(f"{path} holds more than {', '.join(names)}: {shown(', '.join(extra))}.")
+        raise UserError(f"{path} holds more than {', '.join(names)}: {shown(', '.join(extra))}.")
 
 
 def _refuse_bomb(path: Path, archive: zipfile.ZipFile) -> None:
     size, grown = path.stat().st_size, sum(entry.file_size for entry in archive.infolist())
     if grown > max(_HARMLESS, _MOST_GROWTH * size):
-        raise Problem(f"{path} has {size} bytes that grow to {grown}: weights do not compress so, it is not read.")
+        raise UserError(f"{path} has {size} bytes that grow to {grown}: weights do not compress so, it is not read.")
 
 
 def _read(path: Path, archive: zipfile.ZipFile, name: str) -> Tensor:
@@ -56,15 +56,15 @@ def _read(path: Path, archive: zipfile.ZipFile, name: str) -> Tensor:
         shape, _, dtype = read(file)
         header = file.tell()
     if dtype.hasobject:
-        raise Problem(f"{path}: {name} holds objects, which are not read: unpickling can run code.")
+        raise UserError(f"{path}: {name} holds objects, which are not read: unpickling can run code.")
     if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
-        raise Problem(f"{path}: array {name} has type {dtype}, expected float16, float32 or float64.")
+        raise UserError(f"{path}: array {name} has type {dtype}, expected float16, float32 or float64.")
     if header + math.prod(shape) * dtype.itemsize != entry.file_size:
-        raise Problem(f"{path}: array {name} is not as long as its shape {shown(shape)} says.")
+        raise UserError(f"{path}: array {name} is not as long as its shape {shown(shape)} says.")
     with archive.open(entry) as file:
         array = np.lib.format.read_array(file, allow_pickle=False)
     return torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).reshape(shape))
 
 
-def _broken(path: Path, error: Exception) -> Problem:
-    return Problem(f"{path} cannot be read as npz: {' '.join(str(error).split())[:200] or type(error).__name__}.")
+def _broken(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} cannot be read as npz: {' '.join(str(error).split())[:200] or type(error).__name__}.")

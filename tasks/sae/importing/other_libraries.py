@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.parsing.tensor_files import describe, load_tensors, shown
 from tasks.sae.architectures import topk
 from tasks.sae.formats.files import read_object, regular
-from tasks.sae.formats.foreign_sae import Taken, hook, module_at, unknown_fields
+from tasks.sae.formats.foreign_sae import ForeignSae, hook, module_at, unknown_fields
 from tasks.sae.formats.native import shape_of
 from tasks.sae.formats.validation import check_config, check_shapes, in_single, load_exactly, require
 from tasks.sae.importing import sae_lens
@@ -29,16 +29,16 @@ _IGNORED = "ignored"
 _SKIP = "affine_skip_connection"
 
 
-class Form(NamedTuple):
+class ForeignFormat(NamedTuple):
     """How a library saves an SAE: in which files, and how they are read.
 
-    `tell(folder, source)` says in SAELens' words what the SAE is, as far as that is known without its weights;
+    `describe(folder, source)` says in SAELens' words what the SAE is, as far as that is known without its weights;
     `take(folder, told)` reads those, and may know better.
     """
 
     files: tuple[str, ...]
-    tell: Callable[[Path, str], dict[str, Any]]
-    take: Callable[[Path, dict[str, Any]], Taken]
+    describe: Callable[[Path, str], dict[str, Any]]
+    take: Callable[[Path, dict[str, Any]], ForeignSae]
 
 
 #: What a `cfg.json` of sparsify says; the last two only of its training.
@@ -48,78 +48,78 @@ _SPARSIFY_FIELDS = frozenset(
 )
 
 
-def _tell_sparsify(folder: Path, source: str) -> dict[str, Any]:
+def _describe_sparsify(folder: Path, source: str) -> dict[str, Any]:
     path = folder / "cfg.json"
-    told = read_object(path)
-    if (kind := "signed" if told.get("signed") else told.get("activation", "topk")) != "topk":
-        raise Problem(f"The SAE in {folder} has {shown(kind)} codes, and only those of TopK are known here.")
-    is_transcoder, has_skip = (told.get(name, False) for name in ("transcode", "skip_connection"))
+    config = read_object(path)
+    if (kind := "signed" if config.get("signed") else config.get("activation", "topk")) != "topk":
+        raise UserError(f"The SAE in {folder} has {shown(kind)} codes, and only those of TopK are known here.")
+    is_transcoder, has_skip = (config.get(name, False) for name in ("transcode", "skip_connection"))
     if not isinstance(is_transcoder, bool) or not isinstance(has_skip, bool):
-        raise Problem(f"{path}: transcode and skip_connection are not both true or false.")
+        raise UserError(f"{path}: transcode and skip_connection are not both true or false.")
     above = regular(folder.parent, "config.json")
     run = read_object(above) if above is not None else {}
     about = {"model_name": run.get("model"), "dataset_path": run.get("dataset"), "context_size": run.get("ctx_len")}
     found = {
         "architecture": f"topk{'_skip' * has_skip}_transcoder" if is_transcoder else "topk",
-        "k": told.get("k"),
+        "k": config.get("k"),
         "apply_b_dec_to_input": not is_transcoder,
         "metadata": {**about, **_sparsify_hooks(source, is_transcoder)},
     }
-    if "d_in" in told:
-        found |= {"d_in": told["d_in"], "d_sae": _sparsify_width(told)}
-        found |= {"d_out": told["d_in"]} if is_transcoder else {}
+    if "d_in" in config:
+        found |= {"d_in": config["d_in"], "d_sae": _sparsify_width(config)}
+        found |= {"d_out": config["d_in"]} if is_transcoder else {}
     check_config(found, path)
     return found
 
 
-def _sparsify_width(told: dict[str, Any]) -> Any:
+def _sparsify_width(config: dict[str, Any]) -> Any:
     """The number of features: said, or else so many times the width of what is read."""
-    if told.get("num_latents"):
-        return told["num_latents"]
-    factor, d_in = told.get("expansion_factor"), told["d_in"]
+    if config.get("num_latents"):
+        return config["num_latents"]
+    factor, d_in = config.get("expansion_factor"), config["d_in"]
     return d_in * factor if type(factor) is int and type(d_in) is int else factor
 
 
-def _take_sparsify(folder: Path, told: dict[str, Any]) -> Taken:
+def _take_sparsify(folder: Path, values: dict[str, Any]) -> ForeignSae:
     path, config = folder / "sae.safetensors", folder / "cfg.json"
-    topk.TopK.options_of(told)  # or it says that there is no k
-    require(told, ("d_in",), config)
-    shape = shape_of(told, config)
+    topk.TopK.options_of(values)  # or it says that there is no k
+    require(values, ("d_in",), config)
+    shape = shape_of(values, config)
     d_in, d_sae = shape.d_in, shape.d_sae
     expected = {"encoder.weight": (d_sae, d_in), "encoder.bias": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
     tensors = load_exactly(path, expected | ({"W_skip": (d_in, d_in)} if shape.skip else {}))
     tensors |= {"W_enc": tensors.pop("encoder.weight").T, "b_enc": tensors.pop("encoder.bias")}
-    return Taken(told, tensors, unknown_fields(read_object(config), _SPARSIFY_FIELDS))
+    return ForeignSae(values, tensors, unknown_fields(read_object(config), _SPARSIFY_FIELDS))
 
 
-def _tell_gemma_scope(_folder: Path, source: str) -> dict[str, Any]:
+def _describe_gemma_scope(_folder: Path, source: str) -> dict[str, Any]:
     # BOS was left out of its training; it is the first token of each row (Lieberum et al. 2024, arXiv:2408.05147).
     about = {**_gemma_2_in(source), "prepend_bos": True, "seqpos_slice": [1, None]}
     name = "jumprelu_transcoder" if "hook_name_out" in about else "jumprelu"
     return {"architecture": name, "apply_b_dec_to_input": False, "metadata": about}
 
 
-def _take_gemma_scope(folder: Path, told: dict[str, Any]) -> Taken:
+def _take_gemma_scope(folder: Path, config: dict[str, Any]) -> ForeignSae:
     path = folder / "params.npz"
     tensors = load_npz(path, ("W_enc", "W_dec", "b_enc", "b_dec", "threshold"))
-    _check_gemma(tensors, path, told)
-    return Taken(told, in_single(tensors, path))
+    _check_gemma(tensors, path, config)
+    return ForeignSae(config, in_single(tensors, path))
 
 
-def _check_gemma(tensors: dict[str, Tensor], path: Path, told: dict[str, Any]) -> None:
-    """Raise Problem unless all tensors have the shapes that follow from W_enc's; nothing else says them."""
+def _check_gemma(tensors: dict[str, Tensor], path: Path, config: dict[str, Any]) -> None:
+    """Raise UserError unless all tensors have the shapes that follow from W_enc's; nothing else says them."""
     if tensors["W_enc"].ndim != 2 or not tensors["W_enc"].numel():
         found = tuple(tensors["W_enc"].shape)
-        raise Problem(f"{path}: tensor W_enc has shape {shown(found)}, expected two dimensions.")
+        raise UserError(f"{path}: tensor W_enc has shape {shown(found)}, expected two dimensions.")
     d_in, d_sae = tensors["W_enc"].shape
     d_out = (
-        tensors["W_dec"].shape[-1] if told["architecture"].endswith("transcoder") and tensors["W_dec"].ndim else d_in
+        tensors["W_dec"].shape[-1] if config["architecture"].endswith("transcoder") and tensors["W_dec"].ndim else d_in
     )
     expected = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_out), "b_dec": (d_out,), "W_skip": (d_out, d_in)}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     check_shapes(shapes, {name: expected.get(name, (d_sae,)) for name in shapes}, path)
-    if told.get("width", d_sae) != d_sae:
-        raise Problem(f"{path}: it has {d_sae} features, and config.json says width = {shown(told['width'])}.")
+    if config.get("width", d_sae) != d_sae:
+        raise UserError(f"{path}: it has {d_sae} features, and config.json says width = {shown(config['width'])}.")
 
 
 #: What a `config.json` of Gemma Scope 2 says.
@@ -128,52 +128,56 @@ _GEMMA_3_FIELDS = frozenset(
 )
 
 
-def _tell_gemma_scope_2(folder: Path, source: str) -> dict[str, Any]:
+def _describe_gemma_scope_2(folder: Path, source: str) -> dict[str, Any]:
     path = regular(folder, "config.json")
     said = read_object(path) if path is not None else {}
-    told = {**_gemma_3_in(source), **said}
-    if told.get("architecture", "jump_relu") != "jump_relu":
-        raise Problem(f"The SAE in {folder} is called {shown(told['architecture'])}, and only jump_relu is known here.")
-    if str(told.get("type")).startswith(("cross", "clt")):
-        raise Problem(SEVERAL_LAYERS.format(folder=folder))
-    if "hf_hook_point_in" not in told:
-        raise Problem(
+    config = {**_gemma_3_in(source), **said}
+    if config.get("architecture", "jump_relu") != "jump_relu":
+        raise UserError(
+            f"The SAE in {folder} is called {shown(config['architecture'])}, and only jump_relu is known here."
+        )
+    if str(config.get("type")).startswith(("cross", "clt")):
+        raise UserError(SEVERAL_LAYERS.format(folder=folder))
+    if "hf_hook_point_in" not in config:
+        raise UserError(
             f"What the SAE in {folder} reads and writes is not said: there is no config.json that does.",
             "Put it beside params.safetensors, or import the SAE by its Hub id",
         )
-    read, written, model = (told.get(name) for name in ("hf_hook_point_in", "hf_hook_point_out", "model_name"))
+    read, written, model = (config.get(name) for name in ("hf_hook_point_in", "hf_hook_point_out", "model_name"))
     if not isinstance(read, str) or not all(value is None or isinstance(value, str) for value in (written, model)):
-        raise Problem(f"{path}: hf_hook_point_in, hf_hook_point_out and model_name are not all texts.")
+        raise UserError(f"{path}: hf_hook_point_in, hf_hook_point_out and model_name are not all texts.")
     about = {"model_name": model and _gemma_3(model), "prepend_bos": True, **_gemma_3_hook(read)}
     name = "jumprelu"
     if written not in (read, None):
         name, about = "jumprelu_transcoder", {**about, **_gemma_3_hook(written, "_out")}
-    width = {"width": told["width"]} if "width" in told else {}
+    width = {"width": config["width"]} if "width" in config else {}
     found = {"architecture": name, "apply_b_dec_to_input": False, "metadata": about, **width}
     return {**found, _IGNORED: unknown_fields(said, _GEMMA_3_FIELDS)}
 
 
-def _take_gemma_scope_2(folder: Path, told: dict[str, Any]) -> Taken:
+def _take_gemma_scope_2(folder: Path, config: dict[str, Any]) -> ForeignSae:
     """Its encoder reads x. In `params.safetensors`, w_enc is (d_in, d_sae), w_dec (d_sae, d_out), and what a transcoder
     adds to its reconstruction is x @ affine_skip_connection, (d_in, d_out)."""
     path = folder / "params.safetensors"
     shapes = {name: stored.shape for name, stored in describe(path).items()}
     if missing := [name for name in _GEMMA_3_NAMES if name not in shapes and name != _SKIP]:
-        raise Problem(f"{path} has no {', '.join(missing)}.")
+        raise UserError(f"{path} has no {', '.join(missing)}.")
     if extra := sorted(set(shapes) - set(_GEMMA_3_NAMES)):
-        raise Problem(f"{path} has {shown(', '.join(extra))} among its weights, which is not known of such an SAE.")
+        raise UserError(f"{path} has {shown(', '.join(extra))} among its weights, which is not known of such an SAE.")
     if len(shapes["w_enc"]) == 3 or len(shapes["w_dec"]) == 3:
-        raise Problem(SEVERAL_LAYERS.format(folder=folder))
+        raise UserError(SEVERAL_LAYERS.format(folder=folder))
     found = load_tensors(path)
     weights = {ours: found[theirs] for theirs, ours in _GEMMA_3_NAMES.items() if theirs in found}
     if "W_skip" in weights:
-        if told["architecture"] != "jumprelu_transcoder" or weights["W_skip"].ndim != 2:
-            raise Problem(f"{path} has {_SKIP} among its weights, which is not known of such an SAE.")
+        if config["architecture"] != "jumprelu_transcoder" or weights["W_skip"].ndim != 2:
+            raise UserError(f"{path} has {_SKIP} among its weights, which is not known of such an SAE.")
         weights["W_skip"] = weights["W_skip"].T
-        told = {**told, "architecture": "jumprelu_skip_transcoder"}
-    _check_gemma(weights, path, told)
-    ignored = told.get(_IGNORED, ())
-    return Taken({key: value for key, value in told.items() if key != _IGNORED}, in_single(weights, path), ignored)
+        config = {**config, "architecture": "jumprelu_skip_transcoder"}
+    _check_gemma(weights, path, config)
+    ignored = config.get(_IGNORED, ())
+    return ForeignSae(
+        {key: value for key, value in config.items() if key != _IGNORED}, in_single(weights, path), ignored
+    )
 
 
 def _sparsify_hooks(source: str, transcoder: bool) -> dict[str, Any]:
@@ -203,15 +207,15 @@ _GEMMA_2_SITES = {
 
 
 def _gemma_2_in(source: str) -> dict[str, Any]:
-    """The model and hooks that names in a path tell: `google/gemma-scope-2b-pt-mlp/layer_20/…`."""
-    told: dict[str, Any] = {}
+    """The model and hooks that names in a path describe: `google/gemma-scope-2b-pt-mlp/layer_20/…`."""
+    config: dict[str, Any] = {}
     if named := re.search(r"gemma-scope-(\d+b)-(pt|it)", source):
-        told["model_name"] = f"google/gemma-2-{named[1]}{'-it' if named[2] == 'it' else ''}"
+        config["model_name"] = f"google/gemma-2-{named[1]}{'-it' if named[2] == 'it' else ''}"
     if place := re.search(rf"gemma-scope-\w+-\w+-({'|'.join(_GEMMA_2_SITES)})\b.*/layer_(\d+)(?:/|$)", source):
-        told |= hook(place[2], _GEMMA_2_SITES[place[1]])
+        config |= hook(place[2], _GEMMA_2_SITES[place[1]])
         if place[1] == "transcoders":
-            told |= hook(place[2], "hook_mlp_out", "_out")
-    return told
+            config |= hook(place[2], "hook_mlp_out", "_out")
+    return config
 
 
 #: What is read and what is written in Gemma 3's layers, by the folder's name, as `config.json` has it. The MLP reads
@@ -246,14 +250,14 @@ SEVERAL_LAYERS = (
 
 def _gemma_3_in(source: str) -> dict[str, Any]:
     """What names in a path tell, as `config.json` would: `google/gemma-scope-2-4b-it/resid_post/layer_9_width_16k…`."""
-    told: dict[str, Any] = {}
+    config: dict[str, Any] = {}
     if named := re.search(r"gemma-scope-2-(\w+-(?:pt|it))", source):
-        told["model_name"] = f"gemma-3-{named[1]}"
+        config["model_name"] = f"gemma-3-{named[1]}"
     if place := re.search(rf"({'|'.join(_GEMMA_3_POINTS)})(?:_all)?/layer_(\d+)_", source):
         read, written = _GEMMA_3_POINTS[place[1]]
         layer = f"model.layers.{place[2]}"
-        told |= {"hf_hook_point_in": f"{layer}.{read}", "hf_hook_point_out": f"{layer}.{written}"}
-    return told
+        config |= {"hf_hook_point_in": f"{layer}.{read}", "hf_hook_point_out": f"{layer}.{written}"}
+    return config
 
 
 def _gemma_3(model: str) -> str:
@@ -271,10 +275,10 @@ def _gemma_3_hook(point: str, way: str = "") -> dict[str, Any]:
 
 
 FORMS = {
-    "SAELens": Form(("cfg.json", "sae_weights.safetensors"), sae_lens.read_description, sae_lens.take),
-    "sparsify": Form(("cfg.json", "sae.safetensors"), _tell_sparsify, _take_sparsify),
-    "Gemma Scope": Form(("params.npz",), _tell_gemma_scope, _take_gemma_scope),
-    "Gemma Scope 2": Form(("params.safetensors",), _tell_gemma_scope_2, _take_gemma_scope_2),
+    "SAELens": ForeignFormat(("cfg.json", "sae_weights.safetensors"), sae_lens.read_description, sae_lens.take),
+    "sparsify": ForeignFormat(("cfg.json", "sae.safetensors"), _describe_sparsify, _take_sparsify),
+    "Gemma Scope": ForeignFormat(("params.npz",), _describe_gemma_scope, _take_gemma_scope),
+    "Gemma Scope 2": ForeignFormat(("params.safetensors",), _describe_gemma_scope_2, _take_gemma_scope_2),
 }
 #: Every file that may be needed of a folder.
 FILES = {

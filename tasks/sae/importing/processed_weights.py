@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.parsing.tensor_files import shown
 from tasks.sae.importing.folding import fold_centering
 
@@ -74,7 +74,7 @@ class Processed(NamedTuple):
     ) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
         """Make it an SAE of the model as it is: its metadata then, what was ignored of them, and notes.
 
-        Raises Problem for processing that cannot be folded exactly.
+        Raises UserError for processing that cannot be folded exactly.
         """
         kwargs = dict(about.get(KWARGS) or {})
         if self.source.startswith(_CENTERED_SOURCES):
@@ -97,17 +97,17 @@ class Processed(NamedTuple):
 def _refuse_unknown(active: dict[str, Any], given: bool) -> None:
     known = {_CENTERED, *_REWRITTEN, *_ELSEWHERE, *_HARMLESS, *_OTHER_MODEL, _REVISION}
     if unknown := sorted(set(active) - known):
-        raise Problem(
+        raise UserError(
             f"The SAE's model was loaded with {shown(', '.join(unknown))}, which is not known here ({KWARGS})."
         )
     if odd := sorted(name for name in set(active) & {_CENTERED, *_REWRITTEN, *_ELSEWHERE} if active[name] is not True):
-        raise Problem(f"The SAE's {KWARGS} has {odd[0]} = {shown(active[odd[0]])}, expected true or false.")
+        raise UserError(f"The SAE's {KWARGS} has {odd[0]} = {shown(active[odd[0]])}, expected true or false.")
     revision = active.get(_REVISION, "")
     other = [name for name in sorted(_OTHER_MODEL) if name in active]
     if not isinstance(revision, str):
         other.append(_REVISION)
     if other and not given:
-        raise Problem(
+        raise UserError(
             f"The SAE was trained on {other[0]} {shown(active[other[0]])} of its model ({KWARGS}).",
             "Name that model with --model",
         )
@@ -117,7 +117,7 @@ def _refuse_rewritten(active: dict[str, Any], site: str) -> None:
     """Weights that were folded into each other change what is between them, not what blocks write."""
     rewritten = [name for name in _REWRITTEN if name in active]
     if rewritten and site not in _WRITTEN and not (site == "attn.hook_z" and rewritten == ["fold_ln"]):
-        raise Problem(
+        raise UserError(
             f"The SAE reads {shown(site)} of a model with {' and '.join(rewritten)} ({KWARGS}), which may differ from "
             "that of the model as it is, and cannot be folded into its weights."
         )
@@ -128,7 +128,7 @@ def _center(
 ) -> tuple[str, ...]:
     """Fold the centering of a model with LayerNorm into the encoder; TransformerLens leaves others as they are."""
     if (norm := norm_of(str(about.get("model_name")), family)) is None:
-        raise Problem(
+        raise UserError(
             f"The SAE was trained on centered activations ({_CENTERED}), and whether {shown(about.get('model_name'))} "
             "has LayerNorm, where that can be folded into its weights, is not known.",
             "Name a model that is here with --model",
@@ -138,7 +138,7 @@ def _center(
     if site in _NORMED:
         return (f"{_CENTERED} changes nothing at {site}",)
     if site not in _WRITTEN or config.get("blocks", 1) > 1:
-        raise Problem(
+        raise UserError(
             f"The SAE reads {shown(site)} of a model with {_CENTERED}, which cannot be folded into its weights."
         )
     reads_all = str(config["architecture"]).endswith("transcoder")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.lazy import torch
 from tasks.parsing.tensor_files import describe, load_tensors, shown
 from tasks.sae.coder import CoderConfig
 from tasks.sae.formats.files import read_object, regular
-from tasks.sae.formats.foreign_sae import OWN_NAME, Taken, hook, module_at, unknown_fields
+from tasks.sae.formats.foreign_sae import OWN_NAME, ForeignSae, hook, module_at, unknown_fields
 from tasks.sae.formats.validation import Shapes, check_config, check_shapes, expected_shapes, in_single, require
 from tasks.sae.importing import folding
 
@@ -65,7 +65,7 @@ _SCALES = ("scaling_factor", "finetuning_scaling_factor")
 
 
 def read_description(folder: Path, _source: str) -> dict[str, Any]:
-    """What the SAE is, as far as `cfg.json` says. Raises Problem for what is not understood."""
+    """What the SAE is, as far as `cfg.json` says. Raises UserError for what is not understood."""
     path = folder / CONFIG
     config = read_object(path)
     is_old = "metadata" not in config
@@ -85,38 +85,38 @@ def _as_version_6(path: Path, old: dict[str, Any]) -> dict[str, Any]:
     kind = config.get("activation_fn") or "relu"
     if kind == "topk":
         if config["architecture"] not in ("standard", "topk"):
-            raise Problem(f"{path}: a {shown(config['architecture'])} SAE with TopK codes is not known here.")
+            raise UserError(f"{path}: a {shown(config['architecture'])} SAE with TopK codes is not known here.")
         options = config.get("activation_fn_kwargs")
         config |= {"architecture": "topk", "k": options.get("k") if isinstance(options, dict) else None}
     return config
 
 
 def _check_codes(path: Path, config: dict[str, Any]) -> None:
-    """Raise Problem for codes that are made otherwise than by the architectures here."""
+    """Raise UserError for codes that are made otherwise than by the architectures here."""
     kind, is_topk = config.get("activation_fn") or "relu", str(config["architecture"]).startswith("topk")
     if kind not in ("relu", "topk") or (kind == "topk" and not is_topk):
-        raise Problem(
+        raise UserError(
             f"The SAE in {path.parent} has {shown(kind)} codes, and only those of ReLU and TopK are known here."
         )
     if config.get("rescale_acts_by_decoder_norm") and not is_topk and config["architecture"] not in _BY_BATCH:
-        raise Problem(f"{path}: rescale_acts_by_decoder_norm is not known of a {shown(config['architecture'])} SAE.")
+        raise UserError(f"{path}: rescale_acts_by_decoder_norm is not known of a {shown(config['architecture'])} SAE.")
     if config.get("apply_b_dec_to_input") and config["architecture"].endswith("transcoder"):
-        raise Problem(f"{path}: apply_b_dec_to_input is true, but a transcoder has no bias of what it reads.")
+        raise UserError(f"{path}: apply_b_dec_to_input is true, but a transcoder has no bias of what it reads.")
 
 
 def _check_hooks(path: Path, about: dict[str, Any]) -> None:
-    """Raise Problem for a hook that nothing here reads, or two fields that disagree on the layer."""
+    """Raise UserError for a hook that nothing here reads, or two fields that disagree on the layer."""
     for way in ("", "_out"):
         head, name, layer = (about.get(f"hook_{what}{way}") for what in ("head_index", "name", "layer"))
         if head is not None:
-            raise Problem(
+            raise UserError(
                 f"{path}: hook_head_index{way} is {shown(head)}: SAEs of one attention head are not read here."
             )
         if name == "blocks.0.hook_resid_pre":
-            raise Problem(f"{path}: the SAE reads {name}, the model's embeddings, which are no hook here.")
+            raise UserError(f"{path}: the SAE reads {name}, the model's embeddings, which are no hook here.")
         parts = str(name).split(".")
         if layer is not None and parts[0] == "blocks" and len(parts) > 2 and parts[1] != str(layer):
-            raise Problem(f"{path}: hook_name{way} is {shown(name)}, but hook_layer{way} is {layer}.")
+            raise UserError(f"{path}: hook_name{way} is {shown(name)}, but hook_layer{way} is {layer}.")
 
 
 def own_hooks(about: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -139,7 +139,7 @@ def own_hooks(about: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     return made, tuple(notes)
 
 
-def take(folder: Path, config: dict[str, Any]) -> Taken:
+def take(folder: Path, config: dict[str, Any]) -> ForeignSae:
     """Its tensors, of exactly the names and shapes that `cfg.json` says, for activations that nothing is done to."""
     from tasks.sae.formats.native import shape_of
 
@@ -160,7 +160,7 @@ def take(folder: Path, config: dict[str, Any]) -> Taken:
     if config.get("dtype", "float32").removeprefix("torch.") != "float32":
         notes.append(f"its files say {config['dtype']}; it is used in float32 here")
     ignored = unknown_fields(config, _KNOWN) + unknown_fields(config["metadata"], _KNOWN_METADATA, "metadata.")
-    return Taken({**used, "normalize_activations": "none"}, tensors, ignored, tuple(notes))
+    return ForeignSae({**used, "normalize_activations": "none"}, tensors, ignored, tuple(notes))
 
 
 def _expected(shape: CoderConfig, found: Shapes, is_batch: bool) -> Shapes:
@@ -175,11 +175,11 @@ def _expected(shape: CoderConfig, found: Shapes, is_batch: bool) -> Shapes:
 
 
 def _drop_factor(folder: Path, tensors: dict[str, Tensor]) -> None:
-    """Raise Problem for a factor of codes that is not 1, as SAELens does since its version 6."""
+    """Raise UserError for a factor of codes that is not 1, as SAELens does since its version 6."""
     for name in _SCALES:
         factor = tensors.pop(name, None)
         if factor is not None and not torch.allclose(factor, torch.ones_like(factor)):
-            raise Problem(f"The SAE in {folder} multiplies codes with a factor of their own, which is not supported.")
+            raise UserError(f"The SAE in {folder} multiplies codes with a factor of their own, which is not supported.")
 
 
 def _as_in_use(config: dict[str, Any], tensors: dict[str, Tensor]) -> list[str]:
@@ -209,11 +209,11 @@ def _fold_activations(folder: Path, config: dict[str, Any], tensors: dict[str, T
     if kind == "covariance_whitening" and (path := regular(folder, WHITENING)) is not None:
         return _fold_whitening(path, config, tensors)
     if kind == "expected_average_only_in":
-        raise Problem(
+        raise UserError(
             f"The SAE in {folder} has normalize_activations = {shown(kind)}, but its factor is unknown: no {SCALER}.",
             "Fold it into its weights first",
         )
-    raise Problem(
+    raise UserError(
         f"The SAE in {folder} has normalize_activations = {shown(kind)}, which is not supported"
         f"{'' if scale is None else f' with {SCALER}'}.",
         "Fold it into its weights first",
@@ -244,5 +244,5 @@ def _scale(folder: Path) -> float | None:
     if factor is None:
         return None
     if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 < factor < 1e30:
-        raise Problem(f"{path}: scaling_factor is {shown(factor)}, expected a number above 0.")
+        raise UserError(f"{path}: scaling_factor is {shown(factor)}, expected a number above 0.")
     return float(factor)

@@ -102,7 +102,7 @@ def residual_of(decoded: Tensor, bias: Tensor, target: Tensor, scale: float) -> 
     return error.mul_(scale), squared
 
 
-class Choice(NamedTuple):
+class BackendChoice(NamedTuple):
     """What runs the passes, and why."""
 
     passes: Passes
@@ -110,21 +110,21 @@ class Choice(NamedTuple):
 
 
 @cache
-def choice(device: str) -> Choice:
+def choice(device: str) -> BackendChoice:
     """What runs the passes on devices of that type, `cpu` or `cuda`; decided once in a process."""
     if device != "cuda":
-        return Choice(TorchPasses(), f"torch runs the sparse passes: there are no kernels for {device}")
+        return BackendChoice(TorchPasses(), f"torch runs the sparse passes: there are no kernels for {device}")
     if not current("triton"):
-        return Choice(TorchPasses(), "torch runs the sparse passes: the setting triton is false")
+        return BackendChoice(TorchPasses(), "torch runs the sparse passes: the setting triton is false")
     return try_kernels(device)
 
 
-def to_tell(device: str) -> str | None:
+def describe_fallback(device: str) -> str | None:
     """What a person should know of that choice: nothing where there is none."""
     return None if device == "cpu" else choice(device).reason
 
 
-def try_kernels(device: str) -> Choice:
+def try_kernels(device: str) -> BackendChoice:
     """The kernels, if they do on that device what torch does; else torch, and what was wrong with them."""
     twin = TorchPasses()
     try:
@@ -132,12 +132,14 @@ def try_kernels(device: str) -> Choice:
 
         wrong = _difference(TritonPasses(), twin, device)
     except ImportError as error:
-        return Choice(twin, f"torch runs the sparse passes: Triton cannot be imported ({error})")
+        return BackendChoice(twin, f"torch runs the sparse passes: Triton cannot be imported ({error})")
     except Exception as error:  # noqa: BLE001 - whatever a compiler or a driver has to say
-        return Choice(twin, f"torch runs the sparse passes: the kernels failed ({type(error).__name__}: {error})")
+        return BackendChoice(
+            twin, f"torch runs the sparse passes: the kernels failed ({type(error).__name__}: {error})"
+        )
     if wrong:
-        return Choice(twin, f"torch runs the sparse passes: {wrong}")
-    return Choice(TritonPasses(), "kernels in Triton run the sparse passes, and agreed with torch")
+        return BackendChoice(twin, f"torch runs the sparse passes: {wrong}")
+    return BackendChoice(TritonPasses(), "kernels in Triton run the sparse passes, and agreed with torch")
 
 
 @dataclass(frozen=True)

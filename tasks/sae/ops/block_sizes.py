@@ -18,7 +18,7 @@ _COLUMNS, _IDLE = (1024, 512, 256), 1 / 8
 _FEWEST, _NUMBERS_A_WARP = 16, 256
 
 
-class Blocks(NamedTuple):
+class BlockSizes(NamedTuple):
     """The tile of a row-wise kernel: `rows` by `columns` numbers at once, both powers of two, and its warps."""
 
     columns: int
@@ -26,11 +26,11 @@ class Blocks(NamedTuple):
     warps: int
 
 
-def blocks_for(d: int) -> Blocks:
+def blocks_for(d: int) -> BlockSizes:
     """The tile for rows of `d` numbers: the widest whose columns are nearly all used, never wider than needed."""
     if d < _COLUMNS[-1]:
         columns = max(_FEWEST, 1 << (d - 1).bit_length())
     else:
         fits = [block for block in _COLUMNS if -d % block <= _IDLE * (d + -d % block)]
         columns = fits[0] if fits else _COLUMNS[-1]
-    return Blocks(columns, _ROWS, max(1, columns // _NUMBERS_A_WARP))
+    return BlockSizes(columns, _ROWS, max(1, columns // _NUMBERS_A_WARP))

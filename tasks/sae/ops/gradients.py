@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.lazy import torch
-from tasks.sae.coder import Coder, Step
+from tasks.sae.coder import Coder, StepLosses
 from tasks.sae.ops.active_pairs import Pairs
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Sums:
         self.w_enc = pairs.spread(to_pre, self.x[pairs.rows], self.w_enc)
         self.to_pre += pairs.per_feature(to_pre)
 
-    def write(self, **own: Tensor) -> Step:
+    def write(self, **own: Tensor) -> StepLosses:
         """Set `.grad` of every parameter, of an architecture's `own` to what it says, and tell the step.
 
         The encoder reads x - b_dec, and W_enc's gradient was added up as if it read x: mended by one outer product.
@@ -98,4 +98,4 @@ class Sums:
             parameter.grad = gradients[name]
         loss = self.reconstruction + self.sparsity + self.auxiliary
         l0 = self.active.sum() / len(self.x)
-        return Step(loss, self.reconstruction, self.sparsity, self.auxiliary, l0, self.error, self.active > 0)
+        return StepLosses(loss, self.reconstruction, self.sparsity, self.auxiliary, l0, self.error, self.active > 0)

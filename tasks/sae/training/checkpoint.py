@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.parsing.tensor_files import save_tensors
 from tasks.paths import replace_text
 from tasks.sae.training.checkpoint_list import PREFIX, STATE, TENSORS, every, state_of, whole
@@ -63,10 +63,10 @@ def newest(folder: Path, fingerprint: str) -> tuple[dict[str, torch.Tensor], dic
 
 
 def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors and state of the checkpoint in that folder. Raises Problem for a damaged one."""
+    """Tensors and state of the checkpoint in that folder. Raises UserError for a damaged one."""
     state = state_of(path)
     if state is None:
-        raise Problem(f"The checkpoint {path} is damaged.", "Begin again: mistudio jobs retry --from-scratch")
+        raise UserError(f"The checkpoint {path} is damaged.", "Begin again: mistudio jobs retry --from-scratch")
     return load_file(path / TENSORS), state
 
 

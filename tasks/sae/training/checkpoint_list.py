@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.parsing.documents import read_json_object
 from tasks.parsing.tensor_files import describe, raise_if_unreadable
 
@@ -36,7 +36,7 @@ def state_of(path: Path) -> dict[str, Any] | None:
         describe(path / TENSORS)
     except FileNotFoundError:
         return None
-    except Problem as problem:
+    except UserError as problem:
         raise_if_unreadable(problem)
         return None
     is_complete = isinstance(state.get("step"), int) and isinstance(state.get("fingerprint"), str)

@@ -62,7 +62,7 @@ class PinnedTransfer:
         return self._host.tolist()
 
 
-class Choice(NamedTuple):
+class CopyChoice(NamedTuple):
     """How tensors get to the host, and why so."""
 
     send: Callable[[torch.Tensor], Transfer]
@@ -70,23 +70,23 @@ class Choice(NamedTuple):
 
 
 @cache
-def choice(device: str) -> Choice:
+def choice(device: str) -> CopyChoice:
     """How tensors of that device get to the host; decided once a process."""
     if torch.device(device).type != "cuda":
-        return Choice(BlockingTransfer, "metrics are read at once")
+        return CopyChoice(BlockingTransfer, "metrics are read at once")
     return try_transfers(PinnedTransfer, device)
 
 
-def try_transfers(send: Callable[[torch.Tensor], Transfer], device: str) -> Choice:
+def try_transfers(send: Callable[[torch.Tensor], Transfer], device: str) -> CopyChoice:
     """That way, if known numbers arrive by it as they were; else a copy that waits, and what was wrong."""
     known = torch.arange(12, dtype=torch.float32).view(3, 4)
     try:
         found = send(known.to(device)).values()
     except Exception as error:  # noqa: BLE001 - whatever a driver has to say
-        return Choice(BlockingTransfer, f"metrics wait for the device ({type(error).__name__}: {error})")
+        return CopyChoice(BlockingTransfer, f"metrics wait for the device ({type(error).__name__}: {error})")
     if found != known.tolist():
-        return Choice(BlockingTransfer, "metrics wait for the device: pinned memory received other numbers")
-    return Choice(send, "metrics are copied to pinned memory on a stream of their own")
+        return CopyChoice(BlockingTransfer, "metrics wait for the device: pinned memory received other numbers")
+    return CopyChoice(send, "metrics are copied to pinned memory on a stream of their own")
 
 
 def describe_fallback(device: str) -> str | None:

@@ -34,7 +34,7 @@ _MATRIX_PRODUCTS = {getattr(torch.ops.aten, name) for name in ("mm", "addmm", "a
 
 
 @dataclass(frozen=True)
-class Speed:
+class Throughput:
     """How fast it went over some time; None where nothing was done, or the peak is not known.
 
     Nor is it where the share would be over 1: the machine was busy with something else while the peak was measured.
@@ -110,14 +110,14 @@ class Pace:
         self._made.tokens += tokens
         self._made.operations += self._a_step
 
-    def lap(self) -> Speed:
+    def lap(self) -> Throughput:
         """The speed since the last lap, of what the device has done by now."""
         self._settle(wait=False)
-        told = self._since(self._lap)
+        rates = self._since(self._lap)
         self._lap = dataclasses.replace(self._now)
-        return told
+        return rates
 
-    def whole(self) -> Speed:
+    def whole(self) -> Throughput:
         """The speed since the first step of this attempt; waits for the device."""
         self._settle(wait=True)
         return self._since(self._first)
@@ -139,15 +139,15 @@ class Pace:
             self._now.tokens += span.tokens
             self._now.operations += span.operations
 
-    def _since(self, then: _Work) -> Speed:
+    def _since(self, then: _Work) -> Throughput:
         now = self._now
         now.at = self._clock()
         tokens, passed, worked = now.tokens - then.tokens, now.at - then.at, now.worked_s - then.worked_s
         if not tokens or passed <= 0:
-            return Speed(None, None)
+            return Throughput(None, None)
         rate = (now.operations - then.operations) / worked if worked > 0 else 0.0
         share = rate / self.peak if self.peak else 0.0
-        return Speed(tokens / passed, share if 0 < share <= 1 else None)
+        return Throughput(tokens / passed, share if 0 < share <= 1 else None)
 
 
 def gemm_peak(vectors: int, d_in: int, d_sae: int, device: str) -> float:

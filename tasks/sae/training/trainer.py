@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.sae.architectures import build
-from tasks.sae.coder import FLOAT32, Moment, Step
+from tasks.sae.coder import FLOAT32, StepLosses, StepState
 from tasks.sae.formats.native import Scales, spread
 from tasks.sae.metrics import total_variance
 from tasks.sae.precision import rounding
@@ -77,11 +77,11 @@ class Trainer:
     def run(self, folder: Path, after_step: Callable[[], None] | None = None) -> None:
         """Train from where it is to the last step, writing metrics into `folder`.
 
-        `after_step` may call `save` and may raise to leave. The coder is calibrated at the end. Raises Problem when the
+        `after_step` may call `save` and may raise to leave. The coder is calibrated at the end. Raises UserError when the
         loss is no longer a number.
         """
         self.begin(folder)
-        while self.goes_on:
+        while self.is_unfinished:
             self.advance(folder)
             if after_step:
                 after_step()
@@ -98,13 +98,13 @@ class Trainer:
         self._factors()
 
     @property
-    def goes_on(self) -> bool:
+    def is_unfinished(self) -> bool:
         """Whether there is another step to make."""
         return self.step < self.config.steps and not self.is_over
 
     @torch.no_grad()
     def advance(self, folder: Path) -> None:
-        """Make one step; now and then write metrics into `folder`. Raises Problem as `run` does."""
+        """Make one step; now and then write metrics into `folder`. Raises UserError as `run` does."""
         with self.pace.working():
             self._train()
         if len(self._unwritten) >= FLUSH_EVERY or time.monotonic() - self._written_at >= FLUSH_AFTER_S:
@@ -209,30 +209,30 @@ class Trainer:
             self.coder.calibrate([x], len(x))  # what is reconstructed badly is seen with the codes of this batch
             resample(self.coder, self.optimizer, drawn, x, target, config.seed + self.step)
             self.quiet[drawn] = 0
-        moment = Moment(self.dead, config.pressure(self.step), self.step / config.steps)
+        step_state = StepState(self.dead, config.pressure(self.step), self.step / config.steps)
         with self.pace.step(self.step, len(x)), rounding(self.precision):
-            told = self._gradient(x, target, moment)
+            losses = self._gradient(x, target, step_state)
         self.coder.constrain_gradient()
         if config.clip:
             torch.nn.utils.clip_grad_norm_(self.coder.parameters.values(), config.clip)
         self.optimizer.param_groups[0]["lr"] = config.rate(self.step)
         self.optimizer.step()
         self.coder.constrain()
-        self.quiet.add_(len(x)).masked_fill_(told.fired, 0)
+        self.quiet.add_(len(x)).masked_fill_(losses.fired, 0)
         self.step += 1
         if self.step % self._log_every == 0 or self.step == config.steps:
-            self._unwritten.append((self.step, self._row(told, target)))
+            self._unwritten.append((self.step, self._row(losses, target)))
 
-    def _gradient(self, x: torch.Tensor, target: torch.Tensor, moment: Moment) -> Step:
+    def _gradient(self, x: torch.Tensor, target: torch.Tensor, step_state: StepState) -> StepLosses:
         """Write the gradient of the batch, in as many parts as it is to have; what is told of the parts is averaged."""
         parts = self.config.accumulate
-        told: list[Step] = []
+        losses: list[StepLosses] = []
         sums: dict[str, torch.Tensor] = {}
         for part, wanted in zip(x.chunk(parts), target.chunk(parts), strict=True):
             self.optimizer.zero_grad()  # or the gradient before this one would be held beside it
-            told.append(self.coder.step(part, part if target is x else wanted, moment))
+            losses.append(self.coder.step(part, part if target is x else wanted, step_state))
             if parts == 1:
-                return told[0]
+                return losses[0]
             share = len(part) / len(x)
             for name, parameter in self.coder.parameters.items():
                 assert parameter.grad is not None
@@ -240,13 +240,13 @@ class Trainer:
                 sums[name] = sums[name].add_(gradient) if name in sums else gradient
         for name, parameter in self.coder.parameters.items():
             parameter.grad = sums[name]
-        *means, fired = (torch.stack(values) for values in zip(*told, strict=True))
-        return Step._make([*(mean.mean() for mean in means), fired.any(0)])
+        *means, fired = (torch.stack(values) for values in zip(*losses, strict=True))
+        return StepLosses._make([*(mean.mean() for mean in means), fired.any(0)])
 
-    def _row(self, told: Step, target: torch.Tensor) -> torch.Tensor:
+    def _row(self, losses: StepLosses, target: torch.Tensor) -> torch.Tensor:
         dead = (self.quiet >= self.config.dead_after).sum()
-        fvu = told.error * len(target) / total_variance(target)
-        return torch.stack([*told[:5], told.error * self.unit**2, fvu, dead])
+        fvu = losses.error * len(target) / total_variance(target)
+        return torch.stack([*losses[:5], losses.error * self.unit**2, fvu, dead])
 
     def _write_metrics(self, folder: Path) -> None:
         """Append all lines of the metrics until now; waits for the device."""
@@ -278,12 +278,12 @@ class Trainer:
             raise self._diverged()
 
     def check(self) -> None:
-        """Problem if what it has learned is no longer numbers: between two lines of the metrics it may have come to."""
+        """UserError if what it has learned is no longer numbers: between two lines of the metrics it may have come to."""
         if not all(math.isfinite(float(parameter.sum())) for parameter in self.coder.parameters.values()):
             raise self._diverged()
 
-    def _diverged(self) -> Problem:
-        return Problem(
+    def _diverged(self) -> UserError:
+        return UserError(
             f"The loss was no longer a number by step {self.step}.", "Submit again with a lower --learning-rate"
         )
 
@@ -354,11 +354,11 @@ def _means(read: torch.Tensor, written: torch.Tensor, blocks: int) -> tuple[torc
 
 def _scale(lengths: torch.Tensor, d: int) -> tuple[float, ...]:
     """What brings blocks of these mean lengths, of vectors of `d` numbers in all, to a mean length of sqrt(d_block)."""
-    told = lengths.tolist()
-    for length in told:
+    values = lengths.tolist()
+    for length in values:
         if not 0 < length < math.inf:
-            raise Problem(f"The activations have a mean length of {length}: nothing can be learned from them.")
-    return tuple(math.sqrt(d / len(told)) / length for length in told)
+            raise UserError(f"The activations have a mean length of {length}: nothing can be learned from them.")
+    return tuple(math.sqrt(d / len(values)) / length for length in values)
 
 
 def _is_adam_of(key: str, name: str) -> bool:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,7 +20,7 @@ Choose = Callable[[dict[str, bool]], str]
 
 
 def read_parquet(path: Path, choose: Choose) -> Iterator[pa.Array]:
-    """The values of the chosen column of a Parquet file. Raises Problem for a file that is none, or is damaged."""
+    """The values of the chosen column of a Parquet file. Raises UserError for a file that is none, or is damaged."""
     import pyarrow.parquet as pq
 
     with _translated(path), pq.ParquetFile(path) as file:
@@ -60,10 +60,10 @@ def _chosen(schema: pa.Schema, choose: Choose) -> str:
 
     column = choose({field.name: is_text(field.type) for field in schema})
     if schema.names.count(column) > 1:
-        raise Problem(f"There are two columns {column!r}.", "Rename one of them")
+        raise UserError(f"There are two columns {column!r}.", "Rename one of them")
     kind = schema.field(column).type
     if not is_text(kind) and not pa.types.is_null(kind):
-        raise Problem(f"Column {column!r} holds {kind}, not text.", "Name another column with --column")
+        raise UserError(f"Column {column!r} holds {kind}, not text.", "Name another column with --column")
     return column
 
 
@@ -81,4 +81,4 @@ def _translated(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, RuntimeError, MemoryError) as error:
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-        raise Problem(f"{path.name} cannot be read as {path.suffix[1:]}: {reason}.", "Get the whole file") from error
+        raise UserError(f"{path.name} cannot be read as {path.suffix[1:]}: {reason}.", "Get the whole file") from error

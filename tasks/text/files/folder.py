@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.text.files.skipped_counts import Tally
+from tasks.text.files.skipped_counts import SkippedCounts
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Folder:
     path: Path
     wanted: Callable[[str], bool]
     skip: tuple[str, ...]
-    tally: Tally
+    counts: SkippedCounts
 
     def files(self) -> Iterator[Path]:
         """The files in a stable order. A link is followed to a file of the folder that is not listed itself."""

@@ -8,10 +8,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 from tasks.text.files.columns import is_text, read_arrow, read_parquet
 from tasks.text.files.rows import Number, Row
-from tasks.text.files.skipped_counts import Tally
+from tasks.text.files.skipped_counts import SkippedCounts
 from tasks.text.files.sources import (
     SAMPLE_ROWS,
     TABLES,
@@ -35,62 +35,67 @@ _BATCH_ROWS = 256
 
 
 def read_local(
-    source: Path, column: str, pattern: str | None, skip: tuple[str, ...], tally: Tally, split: str | None = None
+    source: Path,
+    column: str,
+    pattern: str | None,
+    skip: tuple[str, ...],
+    counts: SkippedCounts,
+    split: str | None = None,
 ) -> Iterator[pa.Array]:
-    """Arrays of the documents below a path (see `sources`); empty ones are counted in `tally` and left out.
+    """Arrays of the documents below a path (see `sources`); empty ones are counted in `counts` and left out.
 
-    Raises Problem for a file that is no valid table, a wrong column, a column that is not text.
+    Raises UserError for a file that is no valid table, a wrong column, a column that is not text.
     """
-    files = corpus_files(source, pattern, skip, tally, split)
+    files = corpus_files(source, pattern, skip, counts, split)
     if not files:
-        raise Problem(f"There is no text left at {source}.", "Give another source")
+        raise UserError(f"There is no text left at {source}.", "Give another source")
     texts = (path for path in files if not is_table(path))
     for path in filter(is_table, files):
-        yield from _read_table(path, column, tally)
-    yield from batches(chain.from_iterable(_texts_of(path, tally, path == source) for path in texts), tally)
+        yield from _read_table(path, column, counts)
+    yield from batches(chain.from_iterable(_texts_of(path, counts, path == source) for path in texts), counts)
 
 
 def corpus_files(
-    source: Path, pattern: str | None, skip: tuple[str, ...], tally: Tally, split: str | None
+    source: Path, pattern: str | None, skip: tuple[str, ...], counts: SkippedCounts, split: str | None
 ) -> list[Path]:
     """The files that are read of a path, in order."""
     if not source.is_dir() and not source.is_file():
-        raise Problem(f"{source} is no regular file.", "Give a file or a folder")
+        raise UserError(f"{source} is no regular file.", "Give a file or a folder")
     if source.is_dir() and (saved := saved_files(source, split)) is not None:
         return saved
-    files = choose_files(list(find_files(source, pattern, skip, tally)), pattern)
-    return choose_split(files, source, split, tally)
+    files = choose_files(list(find_files(source, pattern, skip, counts)), pattern)
+    return choose_split(files, source, split, counts)
 
 
-def _texts_of(path: Path, tally: Tally, alone: bool) -> Iterator[str]:
+def _texts_of(path: Path, counts: SkippedCounts, alone: bool) -> Iterator[str]:
     """The documents of a text file; one that is no text is counted, unless it is the only one that was asked for."""
-    tally.files += 1
+    counts.files += 1
     try:
-        tally.replaced += count_replaced(path)
-        yield from text_documents(path, tally)
-    except (OSError, Problem) as error:
+        counts.replaced += count_replaced(path)
+        yield from text_documents(path, counts)
+    except (OSError, UserError) as error:
         if alone:
-            raise Problem(f"{path.name} cannot be read: {error}") from error
-        tally.refuse(path.name, error.strerror or "" if isinstance(error, OSError) else error.sentence)
+            raise UserError(f"{path.name} cannot be read: {error}") from error
+        counts.refuse(path.name, error.strerror or "" if isinstance(error, OSError) else error.sentence)
 
 
-def _read_table(path: Path, column: str, tally: Tally) -> Iterator[pa.Array]:
-    tally.files += 1
+def _read_table(path: Path, column: str, counts: SkippedCounts) -> Iterator[pa.Array]:
+    counts.files += 1
     reader = TABLES[path.suffix.lower()]
     if reader is not None:
         try:
-            tally.replaced += count_replaced(path)
-            yield from batches(_column(reader(path), path, column, tally), tally)
+            counts.replaced += count_replaced(path)
+            yield from batches(_column(reader(path), path, column, counts), counts)
         except OSError as error:
-            raise Problem(f"{path.name} cannot be read: {error.strerror}.") from error
+            raise UserError(f"{path.name} cannot be read: {error.strerror}.") from error
         return
     read = read_parquet if path.suffix.lower() == ".parquet" else read_arrow
     for values in read(path, lambda columns: choose_column(column, columns)):
-        yield from _kept(_strings(values, tally), tally)
+        yield from _kept(_strings(values, counts), counts)
 
 
-def _column(rows: Iterator[Row], path: Path, column: str, tally: Tally) -> Iterator[str]:
-    """The texts of one column; rows without one are counted. Raises Problem for a value that is no text."""
+def _column(rows: Iterator[Row], path: Path, column: str, counts: SkippedCounts) -> Iterator[str]:
+    """The texts of one column; rows without one are counted. Raises UserError for a value that is no text."""
     first = list(islice(rows, SAMPLE_ROWS))
     if not first:
         return
@@ -100,10 +105,10 @@ def _column(rows: Iterator[Row], path: Path, column: str, tally: Tally) -> Itera
     for line, row in chain(first, rows):
         value = row.get(chosen)
         if value is None:
-            tally.empty_rows += 1
+            counts.empty_rows += 1
         elif not isinstance(value, str) or isinstance(value, Number):
             kind = "number" if isinstance(value, Number) else type(value).__name__
-            raise Problem(
+            raise UserError(
                 f"Column {chosen!r} mixes types: line {line} of {path.name} holds a {kind}, not text.",
                 "Correct the file, or name another column with --column",
             )
@@ -112,10 +117,10 @@ def _column(rows: Iterator[Row], path: Path, column: str, tally: Tally) -> Itera
 
 
 def _refuse_numbers(values: list[str], column: str) -> None:
-    """Problem for a CSV column of which the first rows hold only numbers: it is not the one that was meant."""
+    """UserError for a CSV column of which the first rows hold only numbers: it is not the one that was meant."""
     found = [value for value in values if value]
     if found and all(map(_is_number, found)):
-        raise Problem(f"Column {column!r} holds numbers, not text.", "Name another column with --column")
+        raise UserError(f"Column {column!r} holds numbers, not text.", "Name another column with --column")
 
 
 def _is_number(value: str) -> bool:
@@ -126,45 +131,45 @@ def _is_number(value: str) -> bool:
     return True
 
 
-def batches(texts: Iterable[str], tally: Tally) -> Iterator[pa.Array]:
+def batches(texts: Iterable[str], counts: SkippedCounts) -> Iterator[pa.Array]:
     """String arrays of a bounded size; empty texts are counted and left out."""
     together: list[str] = []
     size = 0
     for text in texts:
         if not text:
-            tally.empty_rows += 1
+            counts.empty_rows += 1
             continue
         together.append(text)
         size += len(text)
         if size >= BATCH_CHARS:
-            yield _array(together, tally)
+            yield _array(together, counts)
             together, size = [], 0
     if together:
-        yield _array(together, tally)
+        yield _array(together, counts)
 
 
-def _array(texts: list[str], tally: Tally) -> pa.Array:
+def _array(texts: list[str], counts: SkippedCounts) -> pa.Array:
     import pyarrow as pa
 
     try:
         return pa.array(texts, pa.string())
     except UnicodeEncodeError:  # halves of a pair of surrogates, as "\\ud800" in JSON
         whole = [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts]
-        tally.replaced += sum(new.count("\ufffd") - old.count("\ufffd") for new, old in zip(whole, texts, strict=True))
+        counts.replaced += sum(new.count("\ufffd") - old.count("\ufffd") for new, old in zip(whole, texts, strict=True))
         return pa.array(whole, pa.string())
 
 
-def _kept(texts: pa.Array, tally: Tally) -> Iterator[pa.Array]:
+def _kept(texts: pa.Array, counts: SkippedCounts) -> Iterator[pa.Array]:
     """The array without nulls and empty strings, which are counted."""
     import pyarrow.compute as pc
 
     kept = texts.filter(pc.greater(pc.binary_length(pc.fill_null(texts, "")), 0))
-    tally.empty_rows += len(texts) - len(kept)
+    counts.empty_rows += len(texts) - len(kept)
     if len(kept):
         yield kept
 
 
-def _strings(values: pa.Array, tally: Tally) -> pa.Array:
+def _strings(values: pa.Array, counts: SkippedCounts) -> pa.Array:
     """A column of text, of whatever type, as strings; bytes that are no UTF-8 are replaced and counted."""
     import pyarrow as pa
 
@@ -178,11 +183,11 @@ def _strings(values: pa.Array, tally: Tally) -> pa.Array:
     except pa.ArrowInvalid:
         raw: list[bytes | None] = values.cast(pa.large_binary()).to_pylist()
         for value in filter(None, raw):
-            tally.replaced += value.decode("utf-8", "replace").count("\ufffd") - value.count(b"\xef\xbf\xbd")
+            counts.replaced += value.decode("utf-8", "replace").count("\ufffd") - value.count(b"\xef\xbf\xbd")
         return pa.array([None if value is None else value.decode("utf-8", "replace") for value in raw], pa.string())
 
 
-def text_batches(rows: IterableDataset, column: str, tally: Tally) -> Iterator[pa.Array]:
+def text_batches(rows: IterableDataset, column: str, counts: SkippedCounts) -> Iterator[pa.Array]:
     """The texts of one column of a streamed dataset, as string arrays without nulls and empty strings."""
     chosen, at = "", 0
     for batch in rows.with_format("arrow").iter(batch_size=_BATCH_ROWS):
@@ -190,11 +195,11 @@ def text_batches(rows: IterableDataset, column: str, tally: Tally) -> Iterator[p
             chosen = choose_column(column, {field.name: is_text(field.type) for field in batch.schema})
         texts = _streamed(batch.column(chosen).combine_chunks(), chosen, at)
         at += len(texts)
-        yield from _kept(_strings(texts, tally), tally)
+        yield from _kept(_strings(texts, counts), counts)
 
 
 def _streamed(values: pa.Array | pa.ChunkedArray, column: str, first_row: int) -> pa.Array:
-    """The values as strings or nulls; Problem naming the first row that is neither."""
+    """The values as strings or nulls; UserError naming the first row that is neither."""
     import pyarrow as pa
 
     if isinstance(values, pa.ChunkedArray):
@@ -203,7 +208,7 @@ def _streamed(values: pa.Array | pa.ChunkedArray, column: str, first_row: int) -
         return values
     if isinstance(values.type, pa.JsonType):  # what `datasets` makes of rows of several types
         return pa.array(_checked(values.to_pylist(), column, first_row), pa.string())
-    raise Problem(
+    raise UserError(
         f"Column {column!r} holds {values.type}, not text (first seen in row {first_row + 1}).",
         "Name another column with --column",
     )
@@ -213,7 +218,7 @@ def _checked(encoded: Iterable[str | None], column: str, first_row: int) -> list
     decoded: list[Any] = [None if value is None else json.loads(value) for value in encoded]
     for row, value in enumerate(decoded, first_row + 1):
         if not isinstance(value, str | None):
-            raise Problem(
+            raise UserError(
                 f"Column {column!r} mixes types: row {row} holds a {type(value).__name__}, not text.",
                 "Correct the data, or name another column with --column",
             )

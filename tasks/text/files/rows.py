@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from tasks.errors import Problem
+from tasks.errors import UserError
 
 _BLOCK = 1 << 20
 #: An error this near to the end of what was read may be that of a value that goes on.
@@ -34,7 +34,7 @@ def open_text(path: Path) -> TextIO:
 
 
 def read_json_lines(path: Path) -> Iterator[Row]:
-    """The rows of a JSON Lines file; blank lines are passed over. Raises Problem naming the line that is no object."""
+    """The rows of a JSON Lines file; blank lines are passed over. Raises UserError naming the line that is no object."""
     with open_text(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
@@ -62,7 +62,7 @@ def read_json(path: Path) -> Iterator[Row]:
                 buffer = buffer[1:]
                 continue
             if is_over:
-                raise Problem(f"{path.name} goes on behind its array, on line {line}.", "Correct the file")
+                raise UserError(f"{path.name} goes on behind its array, on line {line}.", "Correct the file")
             if in_array and buffer[0] == "]":
                 is_over, buffer = True, buffer[1:]
                 continue
@@ -71,7 +71,7 @@ def read_json(path: Path) -> Iterator[Row]:
             line += buffer.count("\n", 0, end)
             buffer = buffer[end:]
         if in_array and not is_over:
-            raise Problem(f"{path.name} ends inside its array, on line {line}.", "Get the whole file")
+            raise UserError(f"{path.name} ends inside its array, on line {line}.", "Get the whole file")
 
 
 def _value(path: Path, file: TextIO, buffer: str, line: int) -> tuple[Any, int, str]:
@@ -80,8 +80,8 @@ def _value(path: Path, file: TextIO, buffer: str, line: int) -> tuple[Any, int, 
         try:
             return *_DECODER.raw_decode(buffer), buffer
         except json.JSONDecodeError as error:
-            goes_on = error.pos >= len(buffer) - _NEAR_END or error.msg.startswith("Unterminated string")
-            more = file.read(max(_BLOCK, len(buffer))) if goes_on else ""
+            is_cut_off = error.pos >= len(buffer) - _NEAR_END or error.msg.startswith("Unterminated string")
+            more = file.read(max(_BLOCK, len(buffer))) if is_cut_off else ""
             if not more:
                 raise _not_json(path, line + buffer.count("\n", 0, error.pos), error) from None
             buffer += more
@@ -92,7 +92,7 @@ def _value(path: Path, file: TextIO, buffer: str, line: int) -> tuple[Any, int, 
 def read_csv(path: Path) -> Iterator[Row]:
     """The rows of a CSV file with a header, all values as they are written; a value that a row lacks is None.
 
-    Raises Problem naming the line that has more values than the header, or whose quotes do not end.
+    Raises UserError naming the line that has more values than the header, or whose quotes do not end.
     """
     csv.field_size_limit(sys.maxsize)
     with open_text(path) as file:
@@ -100,20 +100,20 @@ def read_csv(path: Path) -> Iterator[Row]:
         try:
             header = next(lines, [])
             if twice := sorted({name for name in header if header.count(name) > 1}):
-                raise Problem(f"{path.name} has two columns {twice[0]!r}.", "Rename one of them")
+                raise UserError(f"{path.name} has two columns {twice[0]!r}.", "Rename one of them")
             for row in lines:
                 if len(row) > len(header):
                     found = f"line {lines.line_num} of {path.name} has {len(row)} values, its header {len(header)}"
-                    raise Problem(f"{found[0].upper()}{found[1:]}.", "Quote the values that contain commas")
+                    raise UserError(f"{found[0].upper()}{found[1:]}.", "Quote the values that contain commas")
                 if row:
                     yield lines.line_num, dict(zip(header, [*row, *[None] * (len(header) - len(row))], strict=True))
         except csv.Error as error:
-            raise Problem(f"Line {lines.line_num} of {path.name} is not CSV: {error}.", "Correct the file") from None
+            raise UserError(f"Line {lines.line_num} of {path.name} is not CSV: {error}.", "Correct the file") from None
 
 
 def _object(path: Path, line: int, row: Any) -> Mapping[str, Any]:
     if not isinstance(row, dict):
-        raise Problem(f"Line {line} of {path.name} is {_kind(row)}, not an object with columns.", "Correct the file")
+        raise UserError(f"Line {line} of {path.name} is {_kind(row)}, not an object with columns.", "Correct the file")
     return row
 
 
@@ -122,6 +122,6 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "null")
 
 
-def _not_json(path: Path, line: int, error: Exception) -> Problem:
+def _not_json(path: Path, line: int, error: Exception) -> UserError:
     reason = error.msg if isinstance(error, json.JSONDecodeError) else "it is nested too deeply"
-    return Problem(f"Line {line} of {path.name} is not JSON: {reason}.", "Correct the file")
+    return UserError(f"Line {line} of {path.name} is not JSON: {reason}.", "Correct the file")

@@ -9,7 +9,7 @@ _NAMED = 5
 
 
 @dataclass
-class Tally:
+class SkippedCounts:
     """Counts of a download.
 
     `unreadable_files` are no text, `split_files` became several documents, `replaced` characters could not be decoded

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.errors import Problem
-from tasks.text.files.skipped_counts import Tally
+from tasks.errors import UserError
+from tasks.text.files.skipped_counts import SkippedCounts
 from tasks.text.files.sources import is_table
 
 #: What files of a split are called, as by the `datasets` library.
@@ -28,10 +28,10 @@ def split_of(path: Path) -> str | None:
     return None
 
 
-def choose_split(files: Sequence[Path], source: Path, split: str | None, tally: Tally) -> list[Path]:
+def choose_split(files: Sequence[Path], source: Path, split: str | None, counts: SkippedCounts) -> list[Path]:
     """The files of a split; with None those of train, where tables say by their names that there are several splits.
 
-    Raises Problem where a split is named and no file is of it.
+    Raises UserError where a split is named and no file is of it.
     """
     splits = {path: split_of(path.relative_to(source)) for path in files} if source.is_dir() else {}
     if split is None:
@@ -42,8 +42,8 @@ def choose_split(files: Sequence[Path], source: Path, split: str | None, tally: 
     standard = next((name for name, words in _WORDS.items() if wanted in words), wanted)
     chosen = [path for path in files if splits.get(path) == standard]
     if not chosen:
-        raise Problem(f"No file of {source} is named as one of the split {wanted!r}.", "Leave --split out")
+        raise UserError(f"No file of {source} is named as one of the split {wanted!r}.", "Leave --split out")
     for path in files:
         if path not in set(chosen):
-            tally.skip(path.name, f"of another split than {standard}")
+            counts.skip(path.name, f"of another split than {standard}")
     return chosen

@@ -6,8 +6,8 @@ import codecs
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks.errors import Problem
-from tasks.text.files.skipped_counts import Tally
+from tasks.errors import UserError
+from tasks.text.files.skipped_counts import SkippedCounts
 
 #: A longer text file becomes several documents, cut at line ends.
 PIECE_CHARS = 4 << 20
@@ -20,7 +20,7 @@ _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 def count_replaced(path: Path) -> int:
     """How many places of a file are no UTF-8, and will be read as U+FFFD.
 
-    Raises Problem for a file that is no UTF-8 text at all, and OSError as `open` does.
+    Raises UserError for a file that is no UTF-8 text at all, and OSError as `open` does.
     """
     nul = bad = size = 0
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -28,7 +28,7 @@ def count_replaced(path: Path) -> int:
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             if not size and block.startswith(_UTF_16):
-                raise Problem(f"{path.name} is UTF-16 text, and only UTF-8 is read.", "Convert it to UTF-8")
+                raise UserError(f"{path.name} is UTF-16 text, and only UTF-8 is read.", "Convert it to UTF-8")
             size += len(block)
             nul += block.count(b"\0")
             text = decoder.decode(block)
@@ -38,11 +38,11 @@ def count_replaced(path: Path) -> int:
             tail = block[-2:]
     bad += decoder.decode(b"", final=True).count("\ufffd")
     if max(nul, bad) * _RARE > size:
-        raise Problem(f"{path.name} is not UTF-8 text.", "Leave it out, or convert it to UTF-8")
+        raise UserError(f"{path.name} is not UTF-8 text.", "Leave it out, or convert it to UTF-8")
     return bad
 
 
-def text_documents(path: Path, tally: Tally) -> Iterator[str]:
+def text_documents(path: Path, counts: SkippedCounts) -> Iterator[str]:
     """A text file's document as it was written, or its pieces when it is long; an empty one is counted."""
     rest, pieces = "", 0
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
@@ -58,5 +58,5 @@ def text_documents(path: Path, tally: Tally) -> Iterator[str]:
     if rest.strip():
         pieces += 1
         yield rest
-    tally.empty_rows += pieces == 0
-    tally.split_files += pieces > 1
+    counts.empty_rows += pieces == 0
+    counts.split_files += pieces > 1

@@ -18,8 +18,8 @@ class Params:
 
 
 def _limits() -> Limits | None:
-    told = os.environ.get("BLINK_LIMITS_S")
-    return Limits(*(float(word) or None for word in told.split())) if told else None
+    result = os.environ.get("BLINK_LIMITS_S")
+    return Limits(*(float(word) or None for word in result.split())) if result else None
 
 
 KIND = JobKind(

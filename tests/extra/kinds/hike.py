@@ -8,12 +8,12 @@ from pathlib import Path
 from tasks.kinds import nap
 
 
-def goes_on_at(workdir: Path) -> str | None:
+def resume_point(workdir: Path) -> str | None:
     done = workdir / "ticks"
     return f"tick {done.read_text()}" if done.exists() else None
 
 
 KIND = dataclasses.replace(
-    nap.KIND, name="hike", summary="Hike", module=__name__, max_attempts=2, goes_on_at=goes_on_at
+    nap.KIND, name="hike", summary="Hike", module=__name__, max_attempts=2, resume_point=resume_point
 )
 run = nap.run

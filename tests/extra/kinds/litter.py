@@ -38,8 +38,8 @@ def run(params: Params, context: object) -> Parts:
         (folder / "who").write_text(f"{own.of} {context.attempt}")
         parts.made[name] = {"legs": 4, "who": own.of}
         if own.of == params.die_after and context.attempt == 1:
-            told = {"job": context.job_id, "attempt": 1, "result": parts.made[name]}
-            context.store.seal(folder, told)
+            result = {"job": context.job_id, "attempt": 1, "result": parts.made[name]}
+            context.store.seal(folder, result)
             context.store.publish(folder, "saes", name)
             os.kill(os.getpid(), signal.SIGKILL)
     return parts
