@@ -1,4 +1,4 @@
-"""How long a seat is empty: after kill -9 of its worker, and while `workers restart` hands it over."""
+"""How long no worker holds a lock: after kill -9, and during `workers restart`."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def measure() -> list[dict[str, Any]]:
         ledger.close()
     pause_ms = FIRST_PAUSE_S * 1000
     return [
-        _row(f"seat empty after kill -9 ({pause_ms:g} ms of it is a pause)", kills),
-        _row("seat empty at a handover (workers restart)", handovers),
+        _row(f"no worker after kill -9 ({pause_ms:g} ms of it is a pause)", kills),
+        _row("no worker during workers restart", handovers),
     ]
 
 

@@ -110,7 +110,7 @@ def _of_silent(error: Silent, see: str) -> Explained:
         return Explained(f"Redis at {error}.", see, Code.UNREACHABLE)
     who, fix = hung_redis(address, settings.places)
     sentence = f"Redis at {error}.".replace(" does not answer", f"{who} does not answer", 1)
-    return Explained(sentence, fix, Code.UNREACHABLE)
+    return Explained(sentence, fix or see, Code.UNREACHABLE)
 
 
 _WITH_RIGHTS = "Connect as a user of another role; what each may do: mistudio fleet acl"

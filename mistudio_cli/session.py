@@ -75,7 +75,10 @@ def check_rights(ledger: Ledger) -> None:
 
 
 def current_owner(given: str | None = None) -> str:
-    """The owner of what this command submits: `given`, the setting `owner`, or who connects. UserError as `owner_of`."""
+    """The owner of what this command submits: `given`, the setting `owner`, or who connects.
+
+    UserError as `owner_of`.
+    """
     return owner_of(current_address(), given if given is not None else current_settings().owner)
 
 

@@ -216,7 +216,7 @@ def _completion(metadata: typing.Mapping[str, Any]) -> Callable[[str], list[Any]
 
 def _one(of: type) -> Callable[[Any], Any]:
     """What reads a number of that type; a default is one already."""
-    return lambda told: _read(told.strip(), of) if isinstance(told, str) else told
+    return lambda value: _read(value.strip(), of) if isinstance(value, str) else value
 
 
 def _several(of: type) -> Callable[[Any], Any]:

@@ -127,7 +127,8 @@ def redis(settings: Settings, supervised: dict[str, Any] | None) -> Generator[Ch
         except (Unreachable, Refused) as error:
             who, hint = "", _hint_for(error, named=settings.broker_url is not None)
             if isinstance(error, Silent):
-                who, hint = part_errors.hung_redis(client.address, settings.places)
+                who, fix = part_errors.hung_redis(client.address, settings.places)
+                hint = fix or hint
             sentence = str(error).replace(" does not answer", f"{who} does not answer", 1)
             yield Check("redis", "failed", sentence, hint)
         else:

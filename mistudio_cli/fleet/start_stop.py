@@ -173,24 +173,22 @@ def _await_answers(places: Places, names: Set[str], answered: set[str], report: 
     deadline = time.monotonic() + patience_s
     reported: set[tuple[str, int]] = set()
     while silent := sorted(names - answered):
-        worker_locks = _worker_rows(places)
-        there = {name for name, row in worker_locks.items() if row["state"] != Status.STOPPED}
+        rows = _worker_rows(places)
+        there = {name for name, row in rows.items() if row["state"] != Status.STOPPED}
         if deserted := set(silent) - there:
             raise _deserted(deserted)
         for name in silent:
-            state = worker_locks[name]["state"]
+            state = rows[name]["state"]
             if state == Status.FATAL:
-                raise NeverAnswered(
-                    worker_locks[name]["name"], worker_locks[name]["last_exit"], _log_lines(places, name)
-                )
+                raise NeverAnswered(rows[name]["name"], rows[name]["last_exit"], _log_lines(places, name))
             if state == "refused":
-                raise Failed(f"{worker_locks[name]['name']} does not consume: {worker_locks[name]['refusal']}.", _WAITS)
+                raise Failed(f"{rows[name]['name']} does not consume: {rows[name]['refusal']}.", _WAITS)
             if state == Status.RUNNING:
                 answered.add(name)
-                report(f"{worker_locks[name]['name']} has answered ({len(answered)} of {len(names)})")
+                report(f"{rows[name]['name']} has answered ({len(answered)} of {len(names)})")
         for name, pid in _held_up(places, silent).items() - reported:
             reported.add((name, pid))
-            report(f"{name} waits until the worker with pid {pid} gives up its seat")
+            report(f"{name} waits until the worker with pid {pid} releases its lock")
         if silent and time.monotonic() > deadline:
             hint = f"They go on starting. See: mistudio workers logs {silent[0]}"
             raise TimedOut(f"Not every worker has answered in time: {', '.join(silent)}.", hint)
@@ -210,7 +208,7 @@ def _deserted(names: Iterable[str]) -> Failed:
 
 
 def _held_up(places: Places, names: Sequence[str]) -> dict[str, int]:
-    """Of these workers, those that wait for another one to give up their seat, and its pid."""
+    """Of these workers, those that wait for another one to release their lock, and its pid."""
     there = [other for other in slot_locks.living_workers(places) if other.name in names]
     sitting = {other.name: other.pid for other in there if other.phase is WorkerPhase.ACTIVE}
     return {
@@ -244,7 +242,7 @@ def _print_ended(
 
 
 def _worker_rows(places: Places) -> dict[str, dict[str, Any]]:
-    """The worker of each seat, by its name without the host; those that only finish their last jobs apart."""
+    """The active worker of each name, by its name without the host; those that only finish their last jobs apart."""
     return {short_name(worker["name"]): worker for worker in _workers(places) if worker["state"] not in _LEAVING}
 
 

@@ -114,7 +114,10 @@ def ensure_supervisor(settings: Settings) -> None:
 
 
 def _launch_or_wait(places: Places, waited_s: float) -> None:
-    """Start the daemon, unless one holds the home that was just started or is about to end. UserError for a deaf one."""
+    """Start the daemon, unless one holds the home that was just started or is about to end.
+
+    UserError for a deaf one.
+    """
     from mistudio_cli.supervisor.lock_and_socket import holder
 
     held_by = holder(places)
@@ -145,7 +148,10 @@ def check_broker(places: Places, broker_url: str) -> None:
 
 
 def run_in_foreground(settings: Settings, profile: str | None, specs: Sequence[WorkerSpec], grace_s: float) -> NoReturn:
-    """Become the supervisor of these workers, here and now, until a signal ends it. UserError when the home is taken."""
+    """Become the supervisor of these workers, here and now, until a signal ends it.
+
+    UserError when the home is taken.
+    """
     import tempfile  # slow to import, and every command comes by this file
 
     places = settings.places

@@ -92,7 +92,10 @@ class Selection:
         return tuple(dict.fromkeys(session.current_owner() if owner == ME else owner for owner in owners))
 
     def jobs(self, ledger: Ledger, words: Sequence[str]) -> list[Job]:
-        """The jobs with these ids or names, else those that the flags choose, newest first. UserError without either."""
+        """The jobs with these ids or names, else those that the flags choose, newest first.
+
+        UserError without either.
+        """
         if bool(words) == self.is_given:
             found = "not both" if words else "--all for every one"
             raise UserError("Which jobs?", f"Name some, or choose by {_all_flags()}; {found}")

@@ -58,7 +58,7 @@ def ask_to_cancel(ledger: Ledger, job: Job) -> Job:
     if requested.state is State.CANCELLED:
         output.talk(f"{job.id} was {job.state}: cancelled before it started.")
     elif not requested.state.ended:
-        output.talk(f"{job.id} is running: its worker was told to stop it, checkpoint first.")
+        output.talk(f"{job.id} is running: its worker stops it after a checkpoint.")
     return requested
 
 

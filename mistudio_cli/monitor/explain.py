@@ -169,14 +169,14 @@ def _running(job: Job, around: Around) -> Iterator[Cause]:
     where = f" on {job.device}" if job.device else ""
     progress = job.progress
     if progress is None:
-        doing = "it has not told yet how far it is"
+        doing = "it has not reported progress yet"
     elif progress.total is None:
         doing = progress.phase
     else:
         doing = f"{progress.phase}: {progress.done} of {progress.total} {progress.unit}".rstrip()
     yield Cause(f"{job.worker} has been running it{since}{where}; {doing}.", f"mistudio jobs logs {job.id} -f")
     if job.cancel_requested:
-        yield Cause("It was told to stop, and is given its time for that.", f"mistudio jobs wait {job.id}")
+        yield Cause("It is stopping, within its grace period.", f"mistudio jobs wait {job.id}")
 
 
 def _of_the_past(job: Job, around: Around) -> Iterator[Cause]:

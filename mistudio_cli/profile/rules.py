@@ -111,8 +111,8 @@ class Scaling:
 def scaled(queue: str, count: int, running: Sequence[WorkerSpec], busy: Collection[str]) -> Scaling:
     """How to have `count` workers for one queue alone, given those that run, oldest first, and the names of busy ones.
 
-    New ones are like the oldest there is. Idle ones go before busy ones, new ones before old ones. UserError for a count
-    that is none.
+    New ones are like the oldest there is. Idle ones go before busy ones, new ones before old ones. UserError for a
+    count that is none.
     """
     if type(count) is not int or not 0 <= count <= MOST_WORKERS:
         raise UserError(f"{count!r} workers are not between 0 and {MOST_WORKERS}.", f"For example: {queue}=2")
@@ -245,7 +245,7 @@ def read_profile(file: ProfileFile) -> ReadProfile:
 
 
 def load_profile(name: str) -> Profile:
-    """The profile of that name, the user's own before the product's; UserError when there is none or it is not sound."""
+    """The profile of that name, the user's own before the product's; UserError if it is missing or invalid."""
     read = read_profile(file_of(name))
     if read.profile is None:
         first, *others = read.faults

@@ -1,4 +1,4 @@
-"""Rolling restart: one seat after the other, each handed over only to an heir that stands ready.
+"""Rolling restart: one worker after the other, each replaced only when its replacement is ready.
 
 The replacement starts first and waits for the lock until the old worker has begun to drain. Code that does not even
 load therefore replaces nothing.
@@ -15,22 +15,22 @@ from mistudio_cli.supervisor.child import Child
 from mistudio_cli.supervisor.states import Status
 
 
-class RestartedWorkers(Protocol):
-    """What it needs of the crew."""
+class Workers(Protocol):
+    """What it needs of the worker set."""
 
     children: dict[str, Child]
 
     def create_child(self, spec: WorkerSpec) -> Child:
-        """A child for that seat, not yet started."""
+        """A child for that worker, not yet started."""
 
     def drain(self, name: str) -> None:
-        """Let the worker of that seat finish its jobs and go."""
+        """Let the worker of that name finish its jobs and exit."""
 
     def discard(self, child: Child) -> None:
-        """End a child that has no seat."""
+        """End a child that is no active worker."""
 
     def is_ready(self, child: Child) -> bool:
-        """Whether it waits at its seat, or sits there."""
+        """Whether it waits for its worker lock, or holds it."""
 
 
 @dataclass(eq=False)
@@ -45,14 +45,14 @@ class Restart:
 class RollingRestart:
     """The restarts that are still to be made, and why the last one of a worker failed."""
 
-    def __init__(self, worker_locks: RestartedWorkers) -> None:
+    def __init__(self, workers: Workers) -> None:
         self.replacement: Child | None = None
         self._pending: list[Restart] = []
         self._failures: dict[str, dict[str, str]] = {}
-        self._worker_rows = worker_locks
+        self._workers = workers
 
     def begin(self, specs: Sequence[WorkerSpec]) -> None:
-        """Restart these seats, in this order, after those that are pending; a pending one keeps its turn."""
+        """Restart these workers, in this order, after those that are pending; a pending one keeps its turn."""
         for spec in specs:
             self._failures.pop(spec.name, None)
             if (restart := self.pending(spec.name)) is None:
@@ -70,7 +70,7 @@ class RollingRestart:
         return next((restart for restart in self._pending if restart.spec.name == name), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Seats that are still to be restarted, and by name why others were not, as records that JSON can carry."""
+        """Locks that are still to be restarted, and by name why others were not, as records that JSON can carry."""
         return {"pending": [restart.spec.name for restart in self._pending], "failures": dict(self._failures)}
 
     def tick(self) -> None:
@@ -79,26 +79,26 @@ class RollingRestart:
         if self.replacement is not None and (restart is None or restart.spec != self.replacement.spec):
             self._drop_replacement()
         elif restart is not None and self.replacement is None:
-            self.replacement = self._worker_rows.create_child(restart.spec)
+            self.replacement = self._workers.create_child(restart.spec)
             self.replacement.start()
         elif restart is not None and self.replacement is not None:
             self._follow(restart, self.replacement)
 
     def _follow(self, restart: Restart, replacement: Child) -> None:
         name = replacement.spec.name
-        sits = self._worker_rows.children.get(name) is replacement
+        is_active = self._workers.children.get(name) is replacement
         if replacement.status is Status.RUNNING:
             self._end(restart, None)
             self.replacement = None
         elif replacement.status is not Status.STARTING:
-            then = "it is tried again" if sits else "the old one continues"
+            then = "it is tried again" if is_active else "the old one continues"
             self._fail(name, f"{replacement.last_exit or 'it was stopped'}; {then}")
         elif replacement.refusal:
             self._fail(name, f"it does not consume: {replacement.refusal}; it waits until it may")
-        elif not sits and self._worker_rows.is_ready(replacement):
-            if name in self._worker_rows.children:
-                self._worker_rows.drain(name)
-            self._worker_rows.children[name] = replacement
+        elif not is_active and self._workers.is_ready(replacement):
+            if name in self._workers.children:
+                self._workers.drain(name)
+            self._workers.children[name] = replacement
 
     def _fail(self, name: str, why: str) -> None:
         """No other worker is to follow one that does not start: all pending restarts end with its failure."""
@@ -114,6 +114,6 @@ class RollingRestart:
 
     def _drop_replacement(self) -> None:
         assert self.replacement is not None
-        if self._worker_rows.children.get(self.replacement.spec.name) is not self.replacement:
-            self._worker_rows.discard(self.replacement)
+        if self._workers.children.get(self.replacement.spec.name) is not self.replacement:
+            self._workers.discard(self.replacement)
         self.replacement = None

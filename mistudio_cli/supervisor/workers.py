@@ -1,7 +1,7 @@
 """The workers of one home: desired workers, replacements and draining workers.
 
-Each seat has one child; a worker that only finishes its last jobs is a leaver. A request that cannot be met is answered
-with an `error`, and changes nothing.
+Each worker name has one active child; a worker that only finishes its last jobs is draining. A request that cannot be
+met is answered with an `error`, and changes nothing.
 """
 
 from __future__ import annotations
@@ -190,30 +190,30 @@ class WorkerSet:
     # -- what a handover does -------------------------------------------------------------------------------------
 
     def create_child(self, spec: WorkerSpec) -> Child:
-        """A child for that seat, not yet started."""
+        """A child for that worker, not yet started."""
         return Child(spec, self._live, self._clock)
 
     def drain(self, name: str) -> None:
-        """Let the worker of that seat finish its jobs and go."""
+        """Let the worker of that name finish its jobs and exit."""
         child = self.children.pop(name)
         child.stop(math.inf)
         self.discard(child)
 
     def discard(self, child: Child) -> None:
-        """End a child that has no seat."""
+        """End a child that is no active worker."""
         if child.status is not Status.STOPPING:
             child.stop(0.0)
         if child.process is not None:
             self.draining.append(child)
 
     def is_ready(self, child: Child) -> bool:
-        """Whether it waits at its seat, or sits there."""
+        """Whether it waits for its worker lock, or holds it."""
         return any(other.pid == child.pid for other in slot_locks.living_workers(self._places))
 
     # -- how it does it -------------------------------------------------------------------------------------------
 
     def _replace_draining(self) -> None:
-        """A worker that somebody else told to end gives up its seat while its last jobs run: start another one."""
+        """A worker that was terminated from outside releases its lock while its last jobs run: start another one."""
         if self._clock() < self._check_locks_at:
             return
         self._check_locks_at = self._clock() + CHECK_LOCKS_EVERY_S
@@ -228,7 +228,7 @@ class WorkerSet:
     def _bring_up(self, specs: Sequence[WorkerSpec]) -> None:
         for spec in specs:
             child = self.children.get(spec.name)
-            if child is not None and child.status in {*IDLE, Status.STOPPING}:  # another may take its seat
+            if child is not None and child.status in {*IDLE, Status.STOPPING}:  # another may take its lock
                 self.drain(spec.name)
             if spec.name not in self.children:
                 self.children[spec.name] = self.create_child(spec)

@@ -85,4 +85,5 @@ def _measured(heartbeat: HostHeartbeat | None) -> list[str]:
 
 def _supervisor(heartbeat: HostHeartbeat, now: float) -> str:
     ages = f"up {duration(now - heartbeat.started_at)}, last heartbeat {duration(age_s(heartbeat, now))} ago"
-    return f"pid {heartbeat.pid}, {state_of(heartbeat, now)}, mistudio {heartbeat.version or UNKNOWN}, {ages}, home {heartbeat.home}"
+    state, version = state_of(heartbeat, now), heartbeat.version or UNKNOWN
+    return f"pid {heartbeat.pid}, {state}, mistudio {version}, {ages}, home {heartbeat.home}"

@@ -169,7 +169,7 @@ def _keys() -> Iterator[bytes]:
 def _signals() -> Iterator[list[int]]:
     """Signals that want the command to end, as they come: the terminal must be given back before it does."""
     received: list[int] = []
-    before = {number: signal.signal(number, lambda told, frame: received.append(told)) for number in _ENDING}
+    before = {number: signal.signal(number, lambda number, frame: received.append(number)) for number in _ENDING}
     try:
         yield received
     finally:

@@ -110,7 +110,7 @@ class ShardWriter:
         noted.replace(path.with_suffix(".sums"))
         draft.replace(path)
 
-    def finish(self, output: Path, **told: Any) -> ActivationsInfo:
+    def finish(self, output: Path, **facts: Any) -> ActivationsInfo:
         """Put the shards into `output` and describe them there; `told` are the fields of the info not known here.
 
         They stay in the writer's folder too, under a second name, for another attempt if this one ends too early.
@@ -126,7 +126,7 @@ class ShardWriter:
         (output / MEAN).write_bytes(sums[:-1].astype("<f4").tobytes())
         shape: dict[str, Any] = {"rows": len(self.counts), "vectors": vectors, "d_in": self.d_in}
         shape |= {"rows_per_shard": self.rows_per_shard, "mean_norm": float(sums[-1])}
-        info = ActivationsInfo(**told, **shape)
+        info = ActivationsInfo(**facts, **shape)
         write_json(output / DESCRIPTION, asdict(info))
         return info
 

@@ -20,7 +20,7 @@ def find_tokens(
 ) -> tuple[str, list[Request]]:
     """The name of the tokens to read, and the jobs that make them where they are not there.
 
-    `dataset` is tokens, or whatever a dataset can be; `told` is `describe_config` of the model, empty when it is not
+    `dataset` is tokens, or whatever a dataset can be; `config` is `describe_config` of the model, empty when it is not
     known yet. Raises UserError for tokens that do not fit the model and for a dataset that is nothing.
     """
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", dataset):

@@ -342,7 +342,7 @@ class JobKind:
         return importlib.import_module(self.module).run(params, context)
 
     def read_params(self, values: dict[str, Any]) -> Any:
-        """Parameters from plain values; UserError for one that is unknown, missing, of another type or out of bounds."""
+        """Parameters from plain values; UserError for one that is unknown, missing, mistyped or out of bounds."""
         for _, problem in self.faults_of(values):
             raise problem
         return self.params(**values)

@@ -84,7 +84,7 @@ def estimate(params: Params, known: Catalog) -> Estimate:
         return estimated
     alike = ("model", "layer", "hook")
     seconds = seconds_like_earlier(
-        known, "activations", tokens, lambda told: all(told.get(key) == getattr(params, key) for key in alike)
+        known, "activations", tokens, lambda earlier: all(earlier.get(key) == getattr(params, key) for key in alike)
     )
     disk = None if shape is None else tokens * shape.d_model * _BYTES[params.dtype]
     return dataclasses.replace(estimated, seconds=seconds, disk_bytes=disk)

@@ -79,7 +79,7 @@ def prepare(params: Params, known: Catalog) -> tuple[Params, list[Request]]:
 
 
 def _check_precision(params: Params, known: Catalog) -> None:
-    """UserError for a precision that gains nothing with the SAE, as far as that can be told before its rows are known."""
+    """UserError for a precision that gains nothing with the SAE, as far as is known before its rows are."""
     from tasks.sae.formats.native import read_shape
     from tasks.sae.memory_estimate import CODES, FORWARD_TOKENS
 
@@ -106,7 +106,9 @@ def estimate(params: Params, known: Catalog) -> Estimate:
     held = of_extraction(known, model, sae, params.top, params.window, *requested) if model else None
     if params.max_tokens is None:
         return Estimate(gpu_memory_bytes=held)
-    seconds = seconds_like_earlier(known, "features", params.max_tokens, lambda told: told.get("sae") == params.sae)
+    seconds = seconds_like_earlier(
+        known, "features", params.max_tokens, lambda earlier: earlier.get("sae") == params.sae
+    )
     return Estimate(seconds, gpu_memory_bytes=held)
 
 

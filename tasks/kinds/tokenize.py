@@ -73,7 +73,7 @@ def estimate(params: Params, known: Catalog) -> Estimate:
     if written is None:
         return Estimate()
     shape, tokens = shape_of_model(known, params.model), written // _BYTES_A_TOKEN
-    seconds = seconds_like_earlier(known, "tokens", tokens, lambda told: told.get("model") == params.model)
+    seconds = seconds_like_earlier(known, "tokens", tokens, lambda earlier: earlier.get("model") == params.model)
     width = None if shape is None or shape.vocab is None else 2 if shape.vocab <= 1 << 16 else 4
     return Estimate(seconds, None, None if width is None else tokens * width)
 

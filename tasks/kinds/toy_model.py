@@ -62,7 +62,7 @@ def estimate(params: Params, known: Catalog) -> Estimate:
 
     alike, tokens = ("layers", "width", "vocab", "context"), params.steps * _ROWS * params.context
     seconds = seconds_like_earlier(
-        known, "models", tokens, lambda told: all(told.get(key) == getattr(params, key) for key in alike)
+        known, "models", tokens, lambda earlier: all(earlier.get(key) == getattr(params, key) for key in alike)
     )
     shape = shape_of_toy(params.width, params.layers, params.vocab)
     return Estimate(seconds, None, 2 * CHECKPOINT * shape.parameters * FLOAT)

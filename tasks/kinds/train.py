@@ -119,7 +119,7 @@ def estimate(params: Common, known: Catalog) -> Estimate:
     seconds = None
     if params.together is None:
         seconds = seconds_like_earlier(
-            known, "saes", tokens, lambda told: all(told.get(key) == getattr(params, key) for key in alike)
+            known, "saes", tokens, lambda earlier: all(earlier.get(key) == getattr(params, key) for key in alike)
         )
     trained = each(params)
     stored = None if params.activations is None else known.manifest("activations", params.activations)

@@ -222,7 +222,7 @@ class Ledger:
 
     def enqueue_again(self, job_id: str) -> None:
         """Ring for a queued job whose bell was taken by a worker that cannot take the job."""
-        self._change("ring", job_id)
+        self._change("enqueue", job_id)
 
     def pass_on(self, job_ids: Sequence[str]) -> None:
         """Put the messages of queued jobs that this worker cannot run at the end of their lists, for other workers."""
@@ -246,7 +246,7 @@ class Ledger:
         """Recover lost jobs, promote starving queues and delete expired records, unless another worker has just done
         so.
         """
-        self._change("upkeep", "", json.dumps(dataclasses.asdict(settings)))
+        self._change("maintain", "", json.dumps(dataclasses.asdict(settings)))
 
     def reap(self) -> None:
         """Put running jobs whose lease has run out back to their queues."""
@@ -275,7 +275,7 @@ class Ledger:
         line = json.dumps({name: value for name, value in dataclasses.asdict(worker).items() if name not in stamped})
         settings = json.dumps(dataclasses.asdict(maintenance)) if maintenance else ""
         arguments = (field or worker.name, line, _json(holder), HEARTBEAT_TTL_S, settings, *stamped)
-        now, _, answer = self._change("beat", worker.name, *arguments).partition(" ")
+        now, _, answer = self._change("heartbeat", worker.name, *arguments).partition(" ")
         return float(now), _holder(answer)
 
     def take_name(self, worker: str, holder: dict[str, Any], ttl_s: float) -> dict[str, Any] | None:

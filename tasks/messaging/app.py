@@ -43,7 +43,7 @@ class Patience:
 PATIENCE, FAILOVER_PATIENCE = Patience(), Patience(5.0, 2.0, 5)
 
 #: Our way to Redis, by name: nobody imports redis-py who only makes an app.
-WIRING = "tasks.messaging.transport:Wiring"
+WIRING = "tasks.messaging.transport:SafeAMQP"
 
 #: Where Celery's results are, by name as well, for each scheme of a Redis.
 RESULTS = "tasks.messaging.results:MasterBackend"
@@ -59,7 +59,10 @@ if not TYPE_CHECKING:
 
 
 def make_app(broker_url: str, result_backend: str | None = None) -> Celery:
-    """The app as producers and workers share it. Nothing is connected yet. UserError for a URL that is not supported."""
+    """The app as producers and workers share it.
+
+    Nothing is connected yet. UserError for a URL that is not supported.
+    """
     broker = parse_url(broker_url)
     results_url = result_backend or broker_url
     address = parse_url(results_url, "CELERY_RESULT_BACKEND") if is_redis(results_url) else None

@@ -1,4 +1,4 @@
-"""What `celery -A tasks…` is answered with: its worker would know neither seats nor slots."""
+"""What `celery -A tasks…` is answered with: its worker would know neither locks nor slots."""
 
 from __future__ import annotations
 

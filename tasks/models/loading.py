@@ -145,7 +145,7 @@ def _described(folder: Path, reference: str) -> dict[str, Any]:
 
 
 def check_layer(model: str, shape: dict[str, Any], layer: int) -> None:
-    """Raise UserError for a layer that the model does not have; `told` is `describe_config` of it, empty if not known."""
+    """Raise UserError for a layer the model does not have; `shape` is its `describe_config`, empty if unknown."""
     layers = shape.get("n_layers")
     if layers is not None and layer >= layers:
         raise UserError(f"{model} has no layer {layer}: its layers are 0 to {layers - 1}.")
@@ -166,7 +166,8 @@ def _check_files(folder: Path, reference: str) -> dict[str, Saved]:
 
 
 def check_dtype(word: str, reference: str, known: Catalog) -> None:
-    """Raise UserError, at submit time, for bf16 where jobs run on this machine's CPU and the model is slower in it there.
+    """Raise UserError, at submit time, for bf16 where jobs run on this machine's CPU and the model is slower in it
+    there.
 
     Nothing is known of a model that is not on this machine yet, and for other words torch is not even imported.
     """

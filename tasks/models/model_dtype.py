@@ -65,8 +65,8 @@ def dtype_in_files(saved: Mapping[str, Saved]) -> str:
 def choose(wanted: Wanted, in_files: str, mlp: tuple[int, int] | None, device: str, model: str) -> Chosen:
     """The dtype to run a model in whose files have numbers of the dtype `in_files`.
 
-    `mlp` is its d_model and d_mlp, None where its config.json does not say. Raises UserError for bf16 where it was asked
-    for and is slower on this device.
+    `mlp` is its d_model and d_mlp, None where its config.json does not say. Raises UserError for bf16 where it was
+    asked for and is slower on this device.
     """
     if wanted.kept is not None:
         return Chosen(wanted.kept, "this job began with it")

@@ -42,8 +42,8 @@ class Saved:
 def check_weights(folder: Path, model: str, layers: int | None = None) -> dict[str, Saved]:
     """The tensors saved in a model's folder, by name, of whole files that are all there.
 
-    Raises UserError for weights in other formats only, for an index that names files which are missing or elsewhere, for
-    a file that was cut short, for quantized tensors, and for fewer tensors than the model has layers.
+    Raises UserError for weights in other formats only, for an index that names files which are missing or elsewhere,
+    for a file that was cut short, for quantized tensors, and for fewer tensors than the model has layers.
     """
     if (folder / _ADAPTER).exists():
         raise UserError(f"{model} holds an adapter ({_ADAPTER}), not whole weights.", "Merge it into its model first")

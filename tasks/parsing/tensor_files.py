@@ -78,7 +78,7 @@ def read_notes(path: Path) -> dict[str, str] | None:
 
 
 def raise_if_unreadable(problem: UserError) -> None:
-    """Raise the OSError behind a UserError of `describe`, unless the file is not there: the file itself may be whole."""
+    """Raise the OSError behind a UserError of `describe`, unless the file is missing: it may be whole."""
     if isinstance(problem.__cause__, OSError) and not isinstance(problem.__cause__, FileNotFoundError):
         raise problem.__cause__
 

@@ -14,7 +14,8 @@ FILE = ".mistudio-store"
 
 
 def read_store_id(root: Path) -> str | None:
-    """The id of the store at `root`; None where there is no store yet. OSError or UserError for one that cannot be read.
+    """The id of the store at `root`; None where there is no store yet. OSError or UserError for one that cannot be
+    read.
 
     An empty folder where a shared store should be mounted has none.
     """

@@ -36,8 +36,8 @@ def plan_retry(
     """The new job, last, after those that must come first because what they made is gone; nothing is submitted.
 
     `tried_again` tells of parents, by id, the new job that tries them again: this one waits for that. It goes on from
-    what the job had done, if that is left, unless `from_checkpoint` is False. UserError when the job has not ended, when
-    its artifact is there or being made, and when `from_checkpoint` is True and nothing is left.
+    what the job had done, if that is left, unless `from_checkpoint` is False. UserError when the job has not ended,
+    when its artifact is there or being made, and when `from_checkpoint` is True and nothing is left.
     """
     if not job.state.ended:
         raise UserError(f"Job {job.id} is {job.state}: it has not ended yet.", f"See: mistudio jobs explain {job.id}")

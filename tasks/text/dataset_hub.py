@@ -38,8 +38,8 @@ class HubData:
 def read_hub(wanted: HubData, column: str, counts: SkippedCounts) -> Iterator[pa.Array]:
     """Arrays of the documents of a dataset on the Hub, streamed: nothing but the result is kept on disk.
 
-    `counts.commit` becomes the commit that is read. Raises UserError when the Hub cannot be reached, has no such dataset,
-    revision, configuration, split or column, or refuses.
+    `counts.commit` becomes the commit that is read. Raises UserError when the Hub cannot be reached, has no such
+    dataset, revision, configuration, split or column, or refuses.
     """
     # Read by the client when it is first imported: an unreachable Hub is said after seconds, not after minutes.
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(_TIMEOUT_S))

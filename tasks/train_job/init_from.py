@@ -58,7 +58,8 @@ def initialize_from(trainer: Trainer, folder: Path, name: str) -> None:
 
 
 def resolve_start(params: P, known: Catalog, d_model: int | None) -> P:
-    """The parameters with the width of the SAE that they begin with. UserError when it is not there or has another shape.
+    """The parameters with the width of the SAE that they begin with. UserError when it is not there or has another
+    shape.
 
     Where the model's width `d_model` is not known yet, it is taken to be the one that the SAE has been trained on.
     """

@@ -111,13 +111,13 @@ def _on_cpu(ledger: Ledger) -> Placement:
     return Placement(CPU, {"CUDA_VISIBLE_DEVICES": "", **thread_limits.bounds(ledger)})
 
 
-def _card(device: devices.Placement) -> Card:
+def _card(device: devices.Device) -> Card:
     if device.in_instances or device.memory_total is None or device.memory_used is None:
         return Card(device.key, f"cuda:{device.label}")
     return Card(device.key, f"cuda:{device.label}", device.memory_total, device.memory_used)
 
 
-def _offered(found: devices.Devices, wished: tuple[int, ...] | None) -> list[devices.Placement] | str:
+def _offered(found: devices.Devices, wished: tuple[int, ...] | None) -> list[devices.Device] | str:
     """The devices that may be leased, most free memory first, or why they cannot be read. A lost one is not offered.
 
     The index of a GPU that is cut into MIG instances stands for all of them.
@@ -143,7 +143,7 @@ def _no_such_gpu(index: int, why: str) -> UserError:
 
 
 def _lease(
-    ledger: Ledger, claim: Claim, offered: list[devices.Placement] | str, need: int | None
+    ledger: Ledger, claim: Claim, offered: list[devices.Device] | str, need: int | None
 ) -> tuple[Placement | None, str]:
     """The device, if one could be leased; else why not, as far as that is known."""
     if isinstance(offered, str):

@@ -48,7 +48,7 @@ _LAST_CALL_S = 6.0
 class Heartbeat(bootsteps.StartStopStep):
     """Begins with the worker's first message loop and ends with the worker."""
 
-    #: What is required is stopped afterwards: the seat is given up before the pool waits for its last jobs.
+    #: What is required is stopped afterwards: the lock is given up before the pool waits for its last jobs.
     requires = frozenset({"celery.worker.components:Timer", "celery.worker.components:Pool"})
 
     def __init__(
@@ -76,7 +76,7 @@ class Heartbeat(bootsteps.StartStopStep):
 
     def stop(self, parent: Any) -> None:
         """End; the worker is no consumer any more, though jobs may still run."""
-        self._worker_lock.rise()
+        self._worker_lock.release()
         if self._timer is not None:
             self._timer.cancel()
         self._is_over.set()

@@ -36,7 +36,8 @@ _SHORT_GRACE_S = 5.0
 class LeaseKeeper(threading.Thread):
     """Renews a lease beside the work and keeps the first reason to stop it.
 
-    `stop_reason` is "" while the work may go on, else "cancel", "lost", "shutdown", "limit", "stall", "memory" or "card".
+    `stop_reason` is "" while the work may go on, else "cancel", "lost", "shutdown", "limit", "stall", "memory" or
+    "card".
     """
 
     def __init__(self, ledger: Ledger, claim: Claim, clock: Callable[[], float] = time.monotonic) -> None:
@@ -96,7 +97,7 @@ class LeaseKeeper(threading.Thread):
         """What the record says of work that was killed when its time was up."""
         if self._overdue:
             return "killed"
-        return f"killed: it did not stop within {self._grace_s:.3g} s of being told to"
+        return f"killed: it did not stop within {self._grace_s:.3g} s of the request"
 
     def record_outcome(self, ledger: Ledger, how: str) -> str:
         """Tell the ledger of work that was stopped, and `how` it ended; "lost" if the job has ended or is another's."""

@@ -268,7 +268,7 @@ def _record_for_runner(ledger: Ledger, claim: Claim, keeper: LeaseKeeper, ended:
     if ended == STOPPED_ON_REQUEST or (
         keeper.stop_reason and ended == -signal.SIGTERM
     ):  # the latter before it could listen
-        return retry_until_reachable(lambda: keeper.record_outcome(ledger, "stopped when told to"))
+        return retry_until_reachable(lambda: keeper.record_outcome(ledger, "stopped on request"))
     if keeper.stop_reason:
         how = keeper.how_killed if ended == -signal.SIGKILL else explain_exit(ended)
         return retry_until_reachable(lambda: keeper.record_outcome(ledger, how))
@@ -297,6 +297,6 @@ def _perform_here(ledger: Ledger, claim: Claim, keeper: LeaseKeeper) -> bool:
     try:
         work_on(claim, ledger, device_assignment.CPU, lambda: bool(keeper.stop_reason), on_lost=lambda: None)
     except Stopped:
-        retry_until_reachable(lambda: keeper.record_outcome(ledger, "stopped when told to"))
+        retry_until_reachable(lambda: keeper.record_outcome(ledger, "stopped on request"))
         return False
     return True

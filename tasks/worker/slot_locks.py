@@ -1,8 +1,8 @@
 """A worker's locks on this machine: one for the worker's name, one for each of its slots.
 
-A seat is the folder `run/seats/NAME/`. Its lock belongs to the one worker that takes jobs there; a worker that only
-finishes its last ones has given it back, so that the next may take it. Its numbered slot files are locked by the slots
-while they work: an old worker and a new one together never run more jobs than the seat has slots. A worker's slots
+The files are in `run/seats/NAME/`. The lock of a name belongs to the one worker that takes jobs under it; a worker that
+only drains has released it, so that the next may take it. The numbered slot files are locked by the slots while they
+work: an old worker and a new one together never run more jobs than the name has slots. A worker's slots
 share the lock of its busy file, by which it knows whether any of them works. Locks belong to processes and vanish with
 them; the notes beside them say who they are. Files that somebody removes are created again.
 """
@@ -29,7 +29,7 @@ from tasks.system.fault_counter import Faults
 _LOOK_EVERY_S = 0.02
 _LOOK_FOR_A_SLOT_EVERY_S = 0.1
 
-#: How many earlier workers of a seat are known, and the size in bytes at which those before are forgotten.
+#: How many earlier workers of a name are known, and the size in bytes at which those before are forgotten.
 _TOKENS_READ, _SIGNED_BYTES = 8, 4096
 
 #: The exit code of a worker that could not begin its jobs.
@@ -37,16 +37,16 @@ CANNOT_START_JOBS = 71
 
 
 class WorkerPhase(StrEnum):
-    """What a worker does at its seat."""
+    """What a worker does with the lock of its name."""
 
-    WAITING = "waiting"  # ready, but another one sits there
-    ACTIVE = "sitting"  # takes jobs
-    DRAINING = "leaving"  # finishes its last jobs
+    WAITING = "waiting"  # ready, but another worker holds it
+    ACTIVE = "sitting"  # holds it and takes jobs
+    DRAINING = "leaving"  # has released it, and finishes its last jobs
 
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """A living worker as its own note tells of it; `supervisor` is the pid of whoever started it, if one did."""
+    """A living worker by its own note; `supervisor` is the pid of whoever started it, if one did."""
 
     name: str
     queues: tuple[str, ...]
@@ -58,7 +58,7 @@ class WorkerInfo:
 
 
 class WorkerLock:
-    """One worker's hold on its seat, made in its main process and shared by its slots."""
+    """The locks of one worker, made in its main process and shared by its slots."""
 
     def __init__(self, places: Places, name: str, queues: tuple[str, ...], slots: int) -> None:
         make_home(places.home)
@@ -76,7 +76,7 @@ class WorkerLock:
         self.token, self.predecessors = os.urandom(8).hex(), tuple[str, ...]()
 
     def acquire(self, keep_waiting: Callable[[], bool]) -> bool:
-        """Sit down, waiting as long as another one sits there. False when no longer `keep_waiting`."""
+        """Take the lock, waiting while another worker holds it. False when `keep_waiting` returns False."""
         self._write_note(WorkerPhase.WAITING)
         while not _try_lock(self._lock):
             if not keep_waiting():
@@ -87,7 +87,7 @@ class WorkerLock:
         return True
 
     def _write_token(self) -> None:
-        """Add this worker's token to those in the lock, whose workers take no more jobs: this one has their seat."""
+        """Add this worker's token to those in the lock, whose workers take no more jobs: this one has the lock now."""
         with suppress(OSError):  # a full disk: no earlier worker is known then
             self._lock.seek(0)
             self.predecessors = tuple(self._lock.read().decode("ascii", "replace").split()[-_TOKENS_READ:])
@@ -96,19 +96,19 @@ class WorkerLock:
             self._lock.write(f"{self.token}\n".encode())
 
     def release(self) -> None:
-        """Give the seat to whoever waits for it; jobs that run keep their slots."""
+        """Release the lock for whoever waits for it; running jobs keep their slots."""
         with self._mutex:
             self._write_note(WorkerPhase.DRAINING)
         fcntl.flock(self._lock, fcntl.LOCK_UN)  # for the slots too, which inherited this lock
 
     def close(self) -> None:
-        """Be gone."""
+        """Remove the note."""
         with self._mutex:
             self._phase = None
             _remove(self._note)
 
     def repair(self) -> bool:
-        """Create again what was removed of the seat's files while this worker uses them. Whether something was."""
+        """Create the files again that were removed while this worker uses them. Returns whether some were."""
         with self._mutex:
             if self._phase is None:
                 return False
@@ -179,7 +179,7 @@ class WorkerLock:
         return None
 
     def _open(self, name: str) -> IO[bytes]:
-        """One of the seat's files, created if it is not there."""
+        """One of the files, created if it is not there."""
         try:
             return (self._folder / name).open("a+b", buffering=0)
         except FileNotFoundError:
@@ -204,7 +204,7 @@ class WorkerLock:
 
 
 def living_workers(places: Places) -> list[WorkerInfo]:
-    """The living workers of this home, by seat; notes of the dead are removed."""
+    """The living workers of this home, by name; notes of the dead are removed."""
     found = []
     for note in sorted(places.worker_locks.glob("*/*.json")):
         content = _read(note)

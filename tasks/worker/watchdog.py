@@ -69,7 +69,7 @@ class Guard(threading.Thread):
 
     def _repair_lock(self) -> None:
         if self._worker_lock.repair():
-            log.warning("files of this worker's seat were removed: created again")
+            log.warning("files of this worker's lock were removed: created again")
 
     def _see_to_faults(self) -> None:
         """A worker that cannot begin jobs is replaced: at once, or by another one beside its last jobs."""
@@ -101,7 +101,7 @@ class Guard(threading.Thread):
     def _end(self, code: int) -> None:
         for child in psutil.Process().children():
             child.kill()
-        self._worker_lock.leave()
+        self._worker_lock.close()
         os._exit(code)
 
 

@@ -20,7 +20,7 @@ STARTING_TTL_S = 30.0
 
 
 class WorkerName:
-    """What one worker claims its name with, once it has its seat."""
+    """What one worker claims its name with, once it has its lock."""
 
     def __init__(self, worker_lock: WorkerLock, places: Places) -> None:
         self._worker_lock, self._home = worker_lock, str(places.home)
@@ -28,7 +28,7 @@ class WorkerName:
     def take(self, ledger: Ledger, heartbeat: WorkerHeartbeat) -> str:
         """Take the name, or keep it; why that is not possible, or "". Raises Unreachable or Refused.
 
-        It is free at once when its last worker had the seat that this one has: that one is dead or takes no more jobs.
+        It is free at once when its last worker had the lock that this one has: that one is dead or takes no more jobs.
         """
         return _why_taken(heartbeat.name, ledger.take_name(heartbeat.name, self._holder(), STARTING_TTL_S))
 

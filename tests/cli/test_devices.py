@@ -138,7 +138,7 @@ def test_a_driver_from_before_version_2_of_its_calls_still_answers(old_driver: P
 
 
 @pytest.mark.parametrize(
-    ("told", "reason"),
+    ("result", "reason"),
     [
         ({"Init": DRIVER_NOT_LOADED}, "no NVIDIA driver"),
         ({"Init": NO_PERMISSION}, "NVML cannot be read: Insufficient Permissions"),

@@ -48,7 +48,7 @@ def test_all_that_is_well_fails_nothing_and_leaves_nothing(here: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "cause", "mend"),
+    ("setting", "cause", "hint"),
     [
         (("CONFIG", "SET", "maxmemory", "1"), "OOM command not allowed", "raise it"),
         (("CONFIG", "SET", "min-replicas-to-write", "1"), "NOREPLICAS", "replicas are away"),

@@ -66,7 +66,7 @@ def test_what_runs_says_how_far_it_is_and_why_it_was_put_back(cli: Cli) -> None:
     assert doing.endswith("; waiting for a GPU: cuda:0 is held by job x.")
     assert past == "It went back to its queue once, the last time because its process was killed (SIGKILL)."
     cli.ledger.request_cancel(job.id)
-    assert causes(cli, job)[1] == "It was told to stop, and is given its time for that."
+    assert causes(cli, job)[1] == "It is stopping, within its grace period."
 
 
 def test_a_job_that_ended_is_submitted_once_more_and_both_say_so(cli: Cli) -> None:

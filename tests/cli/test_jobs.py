@@ -140,7 +140,7 @@ def test_cancelling_a_running_job_waits_until_it_has_stopped_and_says_so(world: 
     running(world, job_id)
     raised = world("jobs", "cancel", job_id)
     assert raised.code == Code.OK
-    assert f"{job_id} is running: its worker was told to stop it, checkpoint first." in raised.err
+    assert f"{job_id} is running: its worker stops it after a checkpoint." in raised.err
     assert re.search(rf"{job_id} cancelled after \d+\.\d s: cancelled by the user", raised.err)
     assert world.ledger.need(job_id).state is State.CANCELLED
     assert not (world.home / "store" / "saes" / "cancelled").exists()

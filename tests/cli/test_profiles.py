@@ -104,7 +104,7 @@ def test_show_says_what_this_machine_has_too_little_of(cli: Cli, folder: Path) -
 
 @pytest.mark.parametrize("words", ["show", "export"])
 @pytest.mark.parametrize(
-    ("name", "sentence", "mend"),
+    ("name", "sentence", "hint"),
     [
         ("mnimal", "There is no profile 'mnimal'.", "Did you mean minimal?"),
         ("../secrets", "A profile has a name, and '../secrets' is a path.", "Put the file into "),

@@ -77,7 +77,7 @@ def test_a_worker_that_fell_silent_is_no_consumer_and_is_shown_with_its_age(
     ledger.heartbeat(HEARTBEAT)
     assert read_queues(ledger).queues[1].consumers == 1
     for module in (queue_rows, worker_rows):
-        monkeypatch.setattr(module, "BEAT_TTL_S", -1.0)
+        monkeypatch.setattr(module, "HEARTBEAT_TTL_S", -1.0)
     seen = read_all(ledger, Places(tmp_path, tmp_path))
     assert seen.queues[1].consumers == 0
     (worker,) = seen.workers

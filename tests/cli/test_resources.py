@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mistudio_cli.profile.resources import Machine, needs_of, read_machine, shortfalls
+from mistudio_cli.profile.resources import Machine, describe_needs, needs_of, read_machine, shortfalls
 from mistudio_cli.profile.rules import WorkerSpec, load_profile, worker_for, workers_of
 from tasks.accelerators.devices import Device, Devices, GpuProcess, read_devices
 from tasks.queues import Needs
@@ -73,9 +73,9 @@ def test_one_worker_for_several_queues_never_needs_more_than_one_for_each_would(
 
 
 def test_needs_read_like_a_shopping_list() -> None:
-    assert result(Needs(13, 40, 2)) == "13 cores, 40 GB, 2 GPUs"
-    assert result(Needs(1, 2, 1)) == "1 core, 2 GB, 1 GPU"
-    assert result(Needs(4, 8)) == "4 cores, 8 GB"
+    assert describe_needs(Needs(13, 40, 2)) == "13 cores, 40 GB, 2 GPUs"
+    assert describe_needs(Needs(1, 2, 1)) == "1 core, 2 GB, 1 GPU"
+    assert describe_needs(Needs(4, 8)) == "4 cores, 8 GB"
 
 
 # -- the sentences

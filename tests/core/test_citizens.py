@@ -226,7 +226,7 @@ def test_a_revoke_by_celerys_own_tools_cancels_the_job(lab: Lab, stranger: Celer
     assert lab.reasons(queued)[-1] == "revoked through Celery"
     ended = lab.ended(running)
     assert (ended.state, ended.attempt) == (State.CANCELLED, 1)
-    assert ended.reason == "revoked through Celery; stopped when told to"
+    assert ended.reason == "revoked through Celery; stopped on request"
     until(lambda: not runner.is_running(), 10)
     for job in (running, queued):
         wait_for(lambda job=job: stranger.AsyncResult(job.id).state == "REVOKED", lab)

@@ -29,6 +29,7 @@ from tasks.redis_client.redis_connection import Client, connect
 from tasks.storage.store_id import make_store_id
 from tasks.worker import fleet_membership
 from tasks.worker.fleet_membership import wait_until_admitted, why_refused
+from tasks.worker.slot_locks import WorkerLock
 from tasks.worker.worker_name import WorkerName
 from tests.conftest import RedisServer
 
@@ -51,7 +52,7 @@ class Fleet:
 
     def newcomer(self) -> WorkerName:
         worker_lock = SimpleNamespace(token="b", predecessors=())
-        return WorkerName(cast("Seat", worker_lock), Places(Path("/home/b"), self.mount))
+        return WorkerName(cast("WorkerLock", worker_lock), Places(Path("/home/b"), self.mount))
 
     def repair(self) -> None:
         """Take back whatever a case has done."""

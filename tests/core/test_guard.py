@@ -21,19 +21,19 @@ import os, sys, time
 from pathlib import Path
 from celery.worker import state
 from tasks.paths import Places
-from tasks.worker.slot_locks import Seat
+from tasks.worker.slot_locks import WorkerLock
 from tasks.worker.watchdog import Guard, ParentWatch
 home = Path(sys.argv[1])
-seat = Seat(Places(home, home), "worker-training", ("training",), 1)
-seat.acquire(lambda: True)
+lock = WorkerLock(Places(home, home), "worker-training", ("training",), 1)
+lock.acquire(lambda: True)
 slot = os.fork()
 if slot == 0:
-    with seat.slot():
+    with lock.slot():
         print("works", os.getpid(), flush=True)
         sys.stdin.readline()
     time.sleep(600)
-Guard(seat, ParentWatch()).start()
-if sys.argv[2] == "told":
+Guard(lock, ParentWatch()).start()
+if sys.argv[2] == "draining":
     state.should_stop = 0
 time.sleep(600)
 """
@@ -74,7 +74,7 @@ def leaver(short_tmp: Path) -> Iterator[Callable[[str], tuple[subprocess.Popen[s
 def test_a_worker_that_leaves_ends_with_its_slots_once_none_has_a_job(
     leaver: Callable[[str], tuple[subprocess.Popen[str], psutil.Process]], short_tmp: Path
 ) -> None:
-    worker, slot = leaver("told")
+    worker, slot = leaver("draining")
     with pytest.raises(subprocess.TimeoutExpired):
         worker.wait(MAY_TIDY_S + 3)
     worker.communicate("end\n", timeout=30)
@@ -86,7 +86,7 @@ def test_a_worker_that_leaves_ends_with_its_slots_once_none_has_a_job(
 def test_a_worker_that_was_not_told_to_end_may_be_idle(
     leaver: Callable[[str], tuple[subprocess.Popen[str], psutil.Process]],
 ) -> None:
-    worker, _ = leaver("not told")
+    worker, _ = leaver("not draining")
     with pytest.raises(subprocess.TimeoutExpired):
         worker.communicate("end\n", timeout=MAY_TIDY_S + 3)
 

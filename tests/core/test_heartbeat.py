@@ -20,7 +20,7 @@ from tasks.worker.worker_name import WorkerName
 from tests.conftest import RedisServer, until
 
 if TYPE_CHECKING:
-    pass
+    from tasks.worker.slot_locks import WorkerLock
 
 NAME = "w@h"
 
@@ -32,7 +32,7 @@ class Worker:
         self.app, self.consumer = make_app(redis.url), None
         self.timer = SimpleNamespace(call_repeatedly=self._call)
         heartbeat = WorkerHeartbeat(NAME, "h", os.getpid(), ("training",), 1, 0.0)
-        worker_lock = cast("Seat", SimpleNamespace(rise=lambda: None, token="a", predecessors=()))
+        worker_lock = cast("WorkerLock", SimpleNamespace(release=lambda: None, token="a", predecessors=()))
         self.heartbeat = Heartbeat(self, heartbeat, WorkerName(worker_lock, Places.from_environment()), worker_lock)
         self.loop: Callable[[], None] = lambda: None
 

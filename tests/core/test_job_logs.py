@@ -67,7 +67,7 @@ def test_the_log_of_a_failed_and_of_a_cancelled_job_end_with_the_reason(lab: Lab
     lab.stop_worker()
     assert messages(lab, failed)[-1] == "1: nap c failed after N s: ValueError: told to raise"
     assert "Traceback (most recent call last)" in log_of(lab, failed)
-    assert messages(lab, cancelled)[-1].endswith("cancelled by the user; stopped when told to")
+    assert messages(lab, cancelled)[-1].endswith("cancelled by the user; stopped on request")
 
 
 def test_a_workers_log_has_the_outcome_of_each_job(lab: Lab) -> None:

@@ -75,9 +75,9 @@ def test_a_job_that_stalls_each_time_is_given_up(held: Held) -> None:
             held.renewed_twice()
             held.clock.now += HOUR
             until(lambda keeper=keeper: keeper.stop_reason == "stall")
-            assert keeper.record_outcome(held.ledger, "stopped when told to") == "ok"
+            assert keeper.record_outcome(held.ledger, "stopped on request") == "ok"
     job = held.ledger.need(held.job.id)
-    assert (job.state, job.reason) == (State.FAILED, "no progress for 30 min after it began; stopped when told to")
+    assert (job.state, job.reason) == (State.FAILED, "no progress for 30 min after it began; stopped on request")
 
 
 def test_waiting_for_a_gpu_is_no_stall_and_no_work(held: Held) -> None:
@@ -143,6 +143,6 @@ def test_too_much_memory_leaves_a_job_little_time_to_stop(held: Held) -> None:
         assert keeper.time_is_up
         keeper.record_outcome(held.ledger, keeper.how_killed)
     story = (
-        "It held 17.2 GB, more than the 16 GB a job may hold here; killed: it did not stop within 5 s of being told to."
+        "It held 17.2 GB, more than the 16 GB a job may hold here; killed: it did not stop within 5 s of the request."
     )
     assert held.ledger.need(held.job.id).reason == story + " Use less."

@@ -140,7 +140,7 @@ def test_with_its_device_a_job_no_longer_waits(ledger: Ledger, claims: Iterator[
 
 
 @pytest.mark.parametrize(
-    ("refusals", "need", "told"),
+    ("refusals", "need", "result"),
     [
         ([LeaseRefusal("cuda:0", ("a",))], None, "cuda:0 is held by job a"),
         ([LeaseRefusal("cuda:0", ("a", "b", "c"))], None, "cuda:0 is held by jobs a, b and c"),

@@ -43,7 +43,7 @@ def test_a_job_that_does_not_stop_is_killed_after_the_grace_of_its_kind(lab: Lab
     job = lab.submit("nap", ticks=3, end="deaf")
     runner = lab.under_way(job)
     lab.ledger.request_cancel(job.id)
-    assert lab.ended(job).reason == "cancelled by the user; killed: it did not stop within 1 s of being told to"
+    assert lab.ended(job).reason == "cancelled by the user; killed: it did not stop within 1 s of the request"
     until(lambda: not runner.is_running(), 10)
     until(lambda: lab.left_in_tmp() == [], 10)
 
@@ -51,7 +51,7 @@ def test_a_job_that_does_not_stop_is_killed_after_the_grace_of_its_kind(lab: Lab
 def test_a_job_over_its_soft_limit_is_told_to_stop_and_then_killed(lab: Lab) -> None:
     lab.start_worker(NAP_SOFT_LIMIT_S="2", NAP_STOP_GRACE_S="1")
     failed = lab.ended(lab.submit("nap", ticks=3, end="deaf"))
-    story = "It ran for more than 2 s, the most its kind may; killed: it did not stop within 1 s of being told to."
+    story = "It ran for more than 2 s, the most its kind may; killed: it did not stop within 1 s of the request."
     assert (failed.state, failed.reason) == (State.FAILED, story)
     assert failed.error == {"type": "TimeLimit", "message": story}
 
@@ -76,7 +76,7 @@ def test_work_in_the_slot_is_cancelled_even_when_it_hears_nothing(lab: Lab) -> N
     job = lab.submit("blink", stare_s=600)
     until(lambda: lab.ledger.need(job.id).state == State.RUNNING, 30)
     lab.ledger.request_cancel(job.id)
-    assert lab.ended(job).reason == "cancelled by the user; killed: it did not stop within 1 s of being told to"
+    assert lab.ended(job).reason == "cancelled by the user; killed: it did not stop within 1 s of the request"
     assert lab.ended(lab.submit("blink", note="next")).result == {"note": "next"}
 
 
@@ -85,7 +85,7 @@ def test_a_job_without_progress_is_put_back_with_the_phase_and_resumed(lab: Lab)
     job = lab.submit("nap", ticks=3, end="deaf")
     done = lab.ended(job)
     assert (done.state, done.result) == (State.SUCCEEDED, {"ticks": 3, "ran_in_last_attempt": 0})
-    stalled = "no progress for 8 s in sleeping; killed: it did not stop within 1 s of being told to"
+    stalled = "no progress for 8 s in sleeping; killed: it did not stop within 1 s of the request"
     assert lab.reasons(job) == ["submitted", "claimed", stalled, "claimed", "done"]
 
 
@@ -97,7 +97,7 @@ def test_a_job_whose_processes_hold_too_much_together_fails_with_the_numbers_and
     lab.ledger.queues.move(greedy.id, "processing")  # where it need not wait for the other
     failed = lab.ended(greedy)
     assert failed.state == State.FAILED
-    result = r"It held 0\.4\d* GB, more than the 0\.3 GB a job may hold here; stopped when told to\. "
+    result = r"It held 0\.4\d* GB, more than the 0\.3 GB a job may hold here; stopped on request\. "
     assert re.fullmatch(result + r"Use a smaller --batch, or raise --job-memory-gb\.", failed.reason), failed.reason
     assert failed.error == {"type": "MemoryLimit", "message": failed.reason}
     assert runner.is_running()

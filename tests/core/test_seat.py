@@ -1,4 +1,4 @@
-"""Seats and slots, held by real processes that die real deaths."""
+"""Locks and slots, held by real processes that die real deaths."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ SITTER = """
 import os, sys
 from pathlib import Path
 from tasks.paths import Places
-from tasks.worker.slot_locks import Seat
+from tasks.worker.slot_locks import WorkerLock
 home, slots = Path(sys.argv[1]), int(sys.argv[2])
-seat = Seat(Places(home, home), "worker-training", ("training",), slots)
+lock = WorkerLock(Places(home, home), "worker-training", ("training",), slots)
 held = []
 for word in map(str.strip, sys.stdin):
     if word == "take":
-        seat.acquire(lambda: True)
+        lock.acquire(lambda: True)
     elif word == "rise":
-        seat.release()
+        lock.release()
     elif word == "leave":
-        seat.close()
+        lock.close()
     elif word == "slot":
-        holding = seat.slot()
+        holding = lock.slot()
         held.append(holding)
         word += f" {holding.__enter__()}"
     elif word == "end slot":
         held.pop().__exit__(None, None, None)
     elif word == "busy?":
-        word += f" {seat.is_busy()}"
+        word += f" {lock.is_busy()}"
     elif word == "fork" and os.fork() == 0:
         os.setpgid(0, 0)
         while True:

@@ -67,7 +67,7 @@ def test_a_cancel_waits_for_the_checkpoints_of_all_saes_of_a_job(lab: Lab, tmp_p
     before, asked_at = max(steps_of(lab, job)), time.monotonic()
     lab.ledger.request_cancel(job.id)
     ended = lab.ended(job)
-    assert ended.reason == "cancelled by the user; stopped when told to", ended
+    assert ended.reason == "cancelled by the user; stopped on request", ended
     assert time.monotonic() - asked_at > GRACE_S, "it would have been killed"
     steps = steps_of(lab, job)
     assert len(steps) == SAES
@@ -83,7 +83,7 @@ def test_a_shutdown_waits_for_the_very_first_checkpoints_too(lab: Lab, tmp_path:
     asked_at = time.monotonic()
     lab.stop_worker(signal.SIGQUIT)
     assert time.monotonic() - asked_at > GRACE_S
-    assert lab.reasons(job)[-1] == "its worker was shut down; stopped when told to"
+    assert lab.reasons(job)[-1] == "its worker was shut down; stopped on request"
     assert lab.ledger.need(job.id).state is State.QUEUED
     steps = steps_of(lab, job)
     assert len(steps) == SAES
@@ -98,5 +98,5 @@ def test_a_job_that_writes_nothing_is_still_killed_after_the_usual_grace(lab: La
     (folder / "stop-time.json").write_text(json.dumps({"seconds": 1}))
     asked_at = time.monotonic()
     lab.ledger.request_cancel(job.id)
-    assert lab.ended(job).reason.endswith("killed: it did not stop within 3 s of being told to")
+    assert lab.ended(job).reason.endswith("killed: it did not stop within 3 s of the request")
     assert time.monotonic() - asked_at >= 3

@@ -96,7 +96,7 @@ def test_a_value_of_another_type_is_refused(known: ArtifactCatalog, values: dict
 
 
 @pytest.mark.parametrize(
-    ("wishes", "sentence"),
+    ("submit_options", "sentence"),
     [
         (SubmitOptions(priority=11), "--priority must be between 0 and 10, not 11"),
         (SubmitOptions(tags=("with space",)), "'with space' cannot be a tag"),

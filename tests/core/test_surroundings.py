@@ -38,7 +38,7 @@ def mode(path: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    ("mask", "asked", "folders", "files"),
+    ("mask", "requested", "folders", "files"),
     [(0o000, "", 0o775, 0o664), (0o022, "", 0o755, 0o644), (0o077, "", 0o700, 0o600), (0o077, "000", 0o777, 0o666)],
 )
 def test_a_home_is_its_owners_alone_and_a_store_never_everybodys_unless_asked(

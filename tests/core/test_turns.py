@@ -48,7 +48,7 @@ def test_a_worker_that_takes_over_begins_no_training_beside_its_predecessors(lab
     first = lab.submit("nap", name="first", ticks=60, marks=str(marks))
     old = lab.start_worker(slots=8)
     lab.under_way(first)
-    old.send_signal(signal.SIGTERM)  # it finishes what it runs, and gives up its seat
+    old.send_signal(signal.SIGTERM)  # it finishes what it runs, and gives up its lock
     second = lab.submit("nap", name="second", ticks=5, marks=str(marks))
     lab.start_worker(slots=8)
     assert lab.ended(second).state is State.SUCCEEDED

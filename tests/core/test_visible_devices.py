@@ -75,7 +75,7 @@ def test_torch_reads_indices_the_same(result: str, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("told", "indices"),
+    ("result", "indices"),
     [
         ("all", None),
         ("void", None),
@@ -114,7 +114,7 @@ def test_cards_without_uuids_are_not_taken_for_none_where_they_are_named_by_them
 
 
 @pytest.mark.parametrize(
-    ("told", "given"), [("1", "GPU-fake-1"), ("GPU-fake-1", "GPU-fake-1"), ("MIG-a/1/0,MIG-b", "MIG-a/1/0")]
+    ("result", "given"), [("1", "GPU-fake-1"), ("GPU-fake-1", "GPU-fake-1"), ("MIG-a/1/0,MIG-b", "MIG-a/1/0")]
 )
 def test_a_runner_gets_a_card_of_those_its_worker_was_given(lab: Lab, cards: Driver, result: str, given: str) -> None:
     cards.says(GPUS=2, USED_GIB_0=0, USED_GIB_1=9)

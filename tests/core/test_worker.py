@@ -100,7 +100,7 @@ def test_cancel_stops_a_running_job_and_all_its_processes(lab: Lab) -> None:
     runner = lab.under_way(job)
     lab.ledger.request_cancel(job.id)
     ended = lab.ended(job)
-    assert (ended.state, ended.reason) == (State.CANCELLED, "cancelled by the user; stopped when told to")
+    assert (ended.state, ended.reason) == (State.CANCELLED, "cancelled by the user; stopped on request")
     until(lambda: not runner.is_running(), 10)
     until(lambda: lab.left_in_tmp() == [], 10)
     assert lab.store.names("saes") == []
@@ -110,7 +110,7 @@ def test_a_job_over_its_time_limit_is_stopped_and_fails_with_that_reason(lab: La
     lab.start_worker(NAP_SOFT_LIMIT_S="1")
     failed = lab.ended(lab.submit("nap", ticks=10_000))
     assert failed.state == State.FAILED
-    assert failed.reason == "It ran for more than 1 s, the most its kind may; stopped when told to."
+    assert failed.reason == "It ran for more than 1 s, the most its kind may; stopped on request."
     assert failed.error is not None
     assert failed.error["type"] == "TimeLimit"
     until(lambda: lab.left_in_tmp() == [], 10)
@@ -195,7 +195,7 @@ def test_quit_puts_a_running_job_back_and_term_lets_it_finish(lab: Lab) -> None:
     lab.under_way(job)
     lab.stop_worker(signal.SIGQUIT)
     assert lab.ledger.need(job.id).state == State.QUEUED
-    assert lab.reasons(job)[-1] == "its worker was shut down; stopped when told to"
+    assert lab.reasons(job)[-1] == "its worker was shut down; stopped on request"
     assert lab.ledger.workers() == []
     lab.start_worker()
     until(lambda: lab.ledger.need(job.id).state == State.RUNNING, 30)

@@ -104,7 +104,7 @@ def test_an_sae_of_later_positions_is_read_there_alone(chain):
 
 
 @pytest.mark.parametrize(
-    ("told", "sentence"),
+    ("result", "sentence"),
     [
         ({"hook_name": "blocks.1.hook_resid_post", "hook_module": "model.layers.1"}, "this model has .*gpt_neox"),
         ({"hook_name": "blocks.7.hook_mlp_out"}, "no layer 7"),

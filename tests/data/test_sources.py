@@ -22,7 +22,7 @@ from tasks.text.files.splits import split_of
 def documents(
     path: Path, counts: SkippedCounts | None = None, column: str = "text", split: str | None = None
 ) -> list[str]:
-    arrays = read_local(path, column, None, (), SkippedCounts() if tally is None else counts, split)
+    arrays = read_local(path, column, None, (), SkippedCounts() if counts is None else counts, split)
     return [text for array in arrays for text in array.to_pylist()]
 
 

@@ -15,35 +15,35 @@ import tasks.kinds
 
 tasks.kinds.__path__.append(os.environ.get("KINDS_OF_TESTS") or str(Path(__file__).parent / "kinds"))
 
-if told := os.environ.get("CLOCK_OFFSET_FILE"):
+if value := os.environ.get("CLOCK_OFFSET_FILE"):
     import time
 
-    offset_file, right_time = Path(told), time.time
+    offset_file, right_time = Path(value), time.time
     time.time = lambda: right_time() + float(offset_file.read_text() or 0)
 
-if told := os.environ.get("CARD_LOOK_EVERY_S"):
+if value := os.environ.get("CARD_LOOK_EVERY_S"):
     import tasks.accelerators.card_watch
 
-    tasks.accelerators.card_watch.LOOK_EVERY_S = float(told)
+    tasks.accelerators.card_watch.LOOK_EVERY_S = float(value)
 
 if patience_s := os.environ.get("CLOCK_PATIENCE_S"):
     import tasks.fleet.clock_offset
 
     tasks.fleet.clock_offset.CLOCK_PATIENCE_S = float(patience_s)
 
-if told := os.environ.get("TRAIN_STOP_GRACE_S"):
+if value := os.environ.get("TRAIN_STOP_GRACE_S"):
     import tasks.kinds.train
 
-    tasks.kinds.train.KIND = dataclasses.replace(tasks.kinds.train.KIND, stop_grace_s=float(told))
+    tasks.kinds.train.KIND = dataclasses.replace(tasks.kinds.train.KIND, stop_grace_s=float(value))
 
-if told := os.environ.get("TRANSPORT_OPTIONS"):
+if value := os.environ.get("TRANSPORT_OPTIONS"):
     import tasks.messaging.app
 
     make_app = tasks.messaging.app.make_app
 
     def make_changed_app(*words: str | None) -> object:
         app = make_app(*words)
-        app.conf.broker_transport_options.update(json.loads(result))
+        app.conf.broker_transport_options.update(json.loads(value))
         return app
 
     tasks.messaging.app.make_app = make_changed_app

@@ -108,7 +108,7 @@ def test_saelens_before_its_version_6(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("told", "sentence"),
+    ("result", "sentence"),
     [
         ({"activation_fn": "tanh-relu"}, "has 'tanh-relu' codes, and only those of ReLU and TopK are known"),
         ({"activation_fn_str": "tanh-relu"}, "has 'tanh-relu' codes, and only those of ReLU and TopK are known"),
@@ -284,7 +284,7 @@ def test_the_hooks_of_gemma_scope_2_are_found_in_a_gemma_3():
 
 
 @pytest.mark.parametrize(
-    ("told", "changes", "sentence"),
+    ("result", "changes", "sentence"),
     [
         (None, {}, "What the SAE in .* reads and writes is not said"),
         ({"hf_hook_point_in": "model.layers.1.output", "architecture": "topk"}, {}, "'topk', and only jump_relu"),
@@ -347,7 +347,7 @@ STANDARD = {"architecture": "standard", "metadata": {}}
 
 
 @pytest.mark.parametrize(
-    ("told", "change", "sentence"),
+    ("result", "change", "sentence"),
     [
         ({**STANDARD, "normalize_activations": "layer_norm"}, {}, "normalize_activations = 'layer_norm'"),
         ({**STANDARD, "reshape_activations": "hook_z"}, {}, "reshape_activations = 'hook_z'"),

@@ -145,7 +145,7 @@ def test_a_training_on_a_device_tells_what_runs_its_passes(bench: Bench, monkeyp
     on_the_cpu = bench.context()
     train.run(params, on_the_cpu)
     assert not on_the_cpu.noted
-    monkeypatch.setattr(backend, "to_tell", {"cpu": "as if it were another device"}.get)
+    monkeypatch.setattr(backend, "describe_fallback", {"cpu": "as if it were another device"}.get)
     context = bench.context(attempt=2)
     train.run(params, context)
     assert context.noted == ["as if it were another device", "goes on from step 3"]

@@ -104,7 +104,7 @@ def test_the_product_that_is_measured_has_the_shape_of_the_models_mlp(monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("told", "shape"),
+    ("result", "shape"),
     [
         ({"intermediate_size": 48}, (16, 48)),
         ({"n_inner": None}, (16, 64)),

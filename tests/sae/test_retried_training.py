@@ -95,7 +95,7 @@ def again(lab: Lab, job: Job, **how: bool) -> Job:
 @pytest.mark.parametrize(
     ("disturb", "state", "why"),
     [
-        (cancel, State.CANCELLED, "cancelled by the user; stopped when told to"),
+        (cancel, State.CANCELLED, "cancelled by the user; stopped on request"),
         (kill_until_given_up, State.FAILED, "its process was killed (SIGKILL), perhaps because memory ran out"),
         (fill_the_disk, State.FAILED, "The disk is full."),
     ],

@@ -40,7 +40,7 @@ def refused(folder: Path, sentence: str, **about: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "change", "sentence"),
+    ("result", "change", "sentence"),
     [
         (STANDARD, {"W_dec": torch.tensor(1.0)}, r"tensor W_dec has shape \(\), expected \(24, 8\)"),
         (STANDARD, {"b_enc": torch.ones(1)}, r"tensor b_enc has shape \(1,\), expected \(24,\)"),
@@ -280,7 +280,7 @@ def test_hooks_by_other_names_are_those_here(tmp_path: Path, name: str, now: str
 
 
 @pytest.mark.parametrize(
-    ("told", "about", "sentence"),
+    ("result", "about", "sentence"),
     [
         ({}, {"hook_name": "blocks.0.hook_resid_pre"}, "reads blocks.0.hook_resid_pre, the model's embeddings"),
         ({}, {"hook_head_index": 3}, "hook_head_index is 3: SAEs of one attention head are not read"),

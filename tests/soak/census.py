@@ -25,7 +25,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Being:
-    """A living process; `seat` is its worker's name, `job` what a runner runs, `birth` is in ticks since boot."""
+    """A living process; `lock` is its worker's name, `job` what a runner runs, `birth` is in ticks since boot."""
 
     pid: int
     birth: int
@@ -36,7 +36,8 @@ class Being:
     job: str = ""
 
     def __str__(self) -> str:
-        return f"{self.role} {self.pid}{f' of {self.worker_lock}' if self.worker_lock else ''}{f' at {self.job}' if self.job else ''}"
+        worker, job = f" of {self.worker_lock}" if self.worker_lock else "", f" at {self.job}" if self.job else ""
+        return f"{self.role} {self.pid}{worker}{job}"
 
     @property
     def lives(self) -> bool:
@@ -76,7 +77,7 @@ class Census:
     def _recognise(
         self, pid: int, parent: int, command: bytes, above: dict[int, Being]
     ) -> tuple[Role | None, str, str]:
-        """What it is, at which seat, with which job; it is known by who is `above` it, and by what it runs."""
+        """What it is, at which lock, with which job; it is known by who is `above` it, and by what it runs."""
         words = command.decode(errors="replace").split("\0")
         boss = above.get(parent)
         job = words[words.index("tasks.runner") + 1] if "tasks.runner" in words else ""

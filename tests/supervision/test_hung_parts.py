@@ -161,7 +161,7 @@ def holds_where_the_ledger_is_unread(seen: Seen, sentence: str) -> None:
     assert seen.told["jobs ls --json"]["jobs"] is None
     for result in (seen.top, seen.workers):  # the supervisor knows them all the same
         assert [(worker["state"], worker["busy"]) for worker in result["workers"]] == [("running", None)]
-        assert result["workers"][0]["pss_bytes"] > 0
+        assert result["workers"][0]["pss_bytes"] != 0
         assert list({error["part"] for error in result["errors"]}) == ["ledger"]
     assert seen.top["host"]["disk_free_bytes"] > 0
     assert seen.codes["doctor --json"] == Code.FAILED
@@ -204,7 +204,7 @@ def test_a_redis_that_was_stopped_is_named_with_its_pid_and_the_fix(cli: Cli) ->
     seen = ask(cli, {}, lambda: stopped(server))
     holds_where_the_ledger_is_unread(seen, f"(pid {server.pid}, stopped) does not answer")
     for words in COMMANDS[:-1]:
-        assert seen.errors(words)["ledger"].endswith(f"(waited 1 s): kill -CONT {server.pid}"), words
+        assert seen.errors(words)["ledger"].endswith(f"(waited 1 s); kill -CONT {server.pid}"), words
     assert seen.check("redis")["mend"] == f"kill -CONT {server.pid}"
 
 
@@ -257,7 +257,7 @@ def test_a_supervisor_that_was_stopped_hides_neither_queues_nor_workers(cli: Cli
     holds_where_the_ledger_is_read(seen)
     for words, code in (("top --once --json", 0), ("workers status --json", Code.UNREACHABLE)):
         assert seen.codes[words] == code
-        message = f"(pid {supervisor.pid}, stopped) does not answer: kill -CONT {supervisor.pid}"
+        message = f"(pid {supervisor.pid}, stopped) does not answer; kill -CONT {supervisor.pid}"
         assert {part: message in result for part, result in seen.errors(words).items()} == {"supervisor": True}
     assert seen.workers["supervisor"] is None
     assert f"(pid {supervisor.pid}, stopped)" in seen.check("supervisor")["detail"]
@@ -311,4 +311,4 @@ def test_a_worker_that_was_stopped_is_silent_with_its_age_and_hides_nothing(cli:
 
 
 def cli_state(cli: Cli) -> str:
-    return cli.read_json("workers status --json")["workers"][0]["state"]
+    return cli.result("workers status --json")["workers"][0]["state"]

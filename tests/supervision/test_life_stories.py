@@ -156,7 +156,7 @@ GRACE_S = quit_grace_s()
 
 
 @pytest.mark.parametrize(
-    ("happenings", "told"),
+    ("happenings", "result"),
     [
         ([("stop", 10.0)], ["SIGTERM"]),
         ([("stop", 10.0), ("wait", 9.9)], ["SIGTERM"]),

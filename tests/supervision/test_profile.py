@@ -191,7 +191,7 @@ def test_the_examples_of_the_documentation_and_of_an_export_are_sound(own_profil
 
 
 @pytest.mark.parametrize(
-    ("text", "fault", "mend"),
+    ("text", "fault", "hint"),
     [
         ("", "workers is missing", 'Write workers = "one" or workers = "per-queue"'),
         ('workers = "many"', 'workers must be "one" or "per-queue", not "many"', 'Write for instance: workers = "per-'),

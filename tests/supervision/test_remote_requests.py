@@ -92,16 +92,16 @@ def look(world: World) -> None:
     world.supervisor.tick()
 
 
-def seated_pair(world: World) -> dict[str, int]:
-    """Two workers at their seats, and their pids."""
+def active_pair(world: World) -> dict[str, int]:
+    """Two active workers, and their pids."""
     world.script = SITTING
     world.start()
-    world.seated(*(spec.name for spec in PAIR))
+    world.active(*(spec.name for spec in PAIR))
     return {spec.name: world.pid(spec.name) for spec in PAIR}
 
 
 def test_two_restarts_requested_together_both_replace_their_worker(world: World) -> None:
-    old = seated_pair(world)
+    old = active_pair(world)
     requests = [send(world.ledger, "restart", full_name(spec.name)) for spec in PAIR]
     look(world)
     assert world.supervisor.status()["restart"]["pending"] == [spec.name for spec in PAIR]
@@ -110,13 +110,13 @@ def test_two_restarts_requested_together_both_replace_their_worker(world: World)
         until(lambda name=spec.name: world.supervisor.tick() or world.pid(name) != old[name], 20)
         look(world)
         assert read_answer(world.ledger, request) == ACCEPTED, "the new one has not answered yet"
-        world.seated(spec.name)
+        world.active(spec.name)
         look(world)
         assert read_answer(world.ledger, request) == DONE
 
 
 def test_a_failed_restart_is_answered_with_its_reason_for_each_worker_that_was_not_replaced(world: World) -> None:
-    old = seated_pair(world)
+    old = active_pair(world)
     world.script = BROKEN
     requests = [send(world.ledger, "restart", full_name(spec.name)) for spec in PAIR]
     look(world)
@@ -129,7 +129,7 @@ def test_a_failed_restart_is_answered_with_its_reason_for_each_worker_that_was_n
 
 def test_a_restart_of_a_worker_that_is_refused_fails_with_the_reason(world: World) -> None:
     name = PAIR[0].name
-    old = seated_pair(world)
+    old = active_pair(world)
     request = send(world.ledger, "restart", TRAINING)
     look(world)
     until(lambda: world.supervisor.tick() or world.pid(name) != old[name], 20)
@@ -141,7 +141,7 @@ def test_a_restart_of_a_worker_that_is_refused_fails_with_the_reason(world: Worl
 
 
 def test_a_request_from_elsewhere_cancels_no_local_restart_and_restarts_nothing_twice(world: World) -> None:
-    seated_pair(world)
+    active_pair(world)
     world.ask("restart")
     send(world.ledger, "restart", TRAINING)
     look(world)
@@ -177,7 +177,7 @@ def test_a_worker_that_is_started_again_at_once_had_been_stopped(world: World) -
 
 
 def test_a_supervisor_that_ends_answers_what_is_under_way(world: World) -> None:
-    seated_pair(world)
+    active_pair(world)
     restart = send(world.ledger, "restart", full_name(PAIR[1].name))
     stop = send(world.ledger, "stop", TRAINING, grace_s=None)
     look(world)

@@ -40,7 +40,7 @@ def once(fleet: Fleet, job: Job) -> Job:
 
 
 def at_lock(fleet: Fleet, name: str = "worker-training") -> dict[int, str]:
-    """The living workers of that seat, and their states."""
+    """The living workers of that lock, and their states."""
     return {row["pid"]: row["state"] for row in fleet.rows(name) if row["pid"] is not None}
 
 
@@ -61,7 +61,7 @@ def test_a_new_supervisor_finds_a_busy_old_worker_waits_and_then_fills_the_slot(
     first, second = once(fleet, job), once(fleet, waiting)
     assert second.started_at is not None
     assert first.finished_at is not None
-    assert second.started_at >= first.finished_at, "there is one slot at this seat"
+    assert second.started_at >= first.finished_at, "there is one slot at this lock"
     until(lambda: old not in at_lock(fleet), 20, "the old worker to be gone")
 
 
@@ -153,12 +153,12 @@ def test_scaling_down_never_takes_the_busy_one(fleet: Fleet) -> None:
     idle = "worker-training" if busy.worker_lock == "worker-training-2" else "worker-training-2"
     scaled = fleet("workers scale training=1")
     assert scaled.stderr.splitlines()[-1] == f"Leaving, after their last jobs: {idle}."
-    until(lambda: not seated(fleet, idle), 20, "the idle one to be gone")
+    until(lambda: not active(fleet, idle), 20, "the idle one to be gone")
     assert busy.lives
     fleet.wake(job)
     once(fleet, job)
     assert busy.lives
 
 
-def seated(fleet: Fleet, name: str) -> list[Being]:
+def active(fleet: Fleet, name: str) -> list[Being]:
     return [being for being in fleet.siege.everybody() if being.role is Role.WORKER and being.worker_lock == name]

@@ -74,7 +74,7 @@ def replaced(fleet: Fleet, job: Job, around: dict[Role, Being]) -> None:
 
 CASES = {
     ("KILL", Role.RUNNER): resumed_after("SIGKILL", is_loss=True),
-    ("TERM", Role.RUNNER): resumed_after("stopped when told to", is_loss=False),
+    ("TERM", Role.RUNNER): resumed_after("stopped on request", is_loss=False),
     ("QUIT", Role.RUNNER): resumed_after("SIGQUIT", is_loss=True),
     ("STOP", Role.RUNNER): undisturbed,
     ("KILL", Role.SLOT): lost_with(Role.SLOT, Role.RUNNER),

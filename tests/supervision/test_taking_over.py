@@ -21,7 +21,7 @@ def busy(world: World) -> Path:
     work = world.places.home / "work"
     work.touch()
     world.start(PAIR[0])
-    world.seated(PAIR[0].name)
+    world.active(PAIR[0].name)
     return work
 
 
@@ -30,7 +30,7 @@ def test_a_restarted_worker_finishes_its_jobs_while_the_new_one_takes_new_ones(w
     old = world.pid(PAIR[0].name)
     assert world.ask("restart")["restart"] == {"pending": [PAIR[0].name], "failures": {}}
     until(lambda: world.supervisor.tick() or world.pid(PAIR[0].name) != old, 20)
-    world.seated(PAIR[0].name)
+    world.active(PAIR[0].name)
     assert world.rows() == [(PAIR[0].name, "running"), (PAIR[0].name, "draining")]
     world.supervisor.tick()
     assert world.supervisor.status()["restart"] == {"pending": [], "failures": {}}
@@ -41,14 +41,14 @@ def test_a_restarted_worker_finishes_its_jobs_while_the_new_one_takes_new_ones(w
 def test_one_after_the_other_is_restarted_and_all_with_the_slots_that_were_asked_for(world: World) -> None:
     world.script = SITTING
     world.start()
-    world.seated(*(spec.name for spec in PAIR))
+    world.active(*(spec.name for spec in PAIR))
     old = {spec.name: world.pid(spec.name) for spec in PAIR}
     world.ask("restart", slots=6)
     for first, left in ((PAIR[0].name, [PAIR[1].name]), (PAIR[1].name, [])):
         until(lambda name=first: world.supervisor.tick() or world.pid(name) != old[name], 20)
         assert world.supervisor.status()["restart"]["pending"] == [first, *left]
         assert all(world.pid(name) == old[name] for name in left)
-        world.seated(first)
+        world.active(first)
     world.ticks_until_rows([(spec.name, "running") for spec in PAIR])
     assert [row["slots"] for row in world.supervisor.status()["workers"]] == [6, 6]
 
@@ -56,7 +56,7 @@ def test_one_after_the_other_is_restarted_and_all_with_the_slots_that_were_asked
 def test_new_code_that_does_not_load_replaces_nothing(world: World) -> None:
     world.script = SITTING
     world.start()
-    world.seated(*(spec.name for spec in PAIR))
+    world.active(*(spec.name for spec in PAIR))
     old = [world.pid(spec.name) for spec in PAIR]
     world.script = BROKEN
     world.ask("restart")
@@ -82,7 +82,7 @@ def test_a_restart_fails_with_the_failure_that_concerns_its_workers() -> None:
 def test_what_is_stopped_is_not_restarted_any_more(world: World) -> None:
     world.script = SITTING
     world.start()
-    world.seated(*(spec.name for spec in PAIR))
+    world.active(*(spec.name for spec in PAIR))
     world.ask("restart")
     world.ask("stop", grace_s=10)
     until(lambda: world.supervisor.tick() or world.supervisor.worker_set.is_gone, 20)
@@ -94,7 +94,7 @@ def test_a_new_worker_may_sit_where_one_is_being_stopped(world: World) -> None:
     world.ask("stop", grace_s=None)
     assert world.rows() == [(PAIR[0].name, "draining")]
     world.start(PAIR[0])
-    world.seated(PAIR[0].name)
+    world.active(PAIR[0].name)
     assert world.rows() == [(PAIR[0].name, "running"), (PAIR[0].name, "draining")]
     work.unlink()
     world.ticks_until_rows([(PAIR[0].name, "running")])
@@ -120,7 +120,7 @@ def test_one_that_somebody_else_told_to_end_is_replaced_while_its_last_jobs_run(
     os.kill(first, signal.SIGTERM)
     until(lambda: [str(other.phase) for other in living_workers(world.places)] == ["leaving"])
     world.now += CHECK_LOCKS_EVERY_S
-    world.seated(PAIR[0].name)
+    world.active(PAIR[0].name)
     assert world.pid(PAIR[0].name) != first
     assert world.rows() == [(PAIR[0].name, "running"), (PAIR[0].name, "draining")]
     work.unlink()
@@ -130,10 +130,10 @@ def test_one_that_somebody_else_told_to_end_is_replaced_while_its_last_jobs_run(
 def test_more_workers_of_a_queue_are_numbered_and_idle_new_ones_go_first(world: World) -> None:
     world.script = SITTING
     world.start(PAIR[1])
-    world.seated("worker-datasets")
+    world.active("worker-datasets")
     world.ask("scale", counts={"datasets": 3, "training": 1})
     names = ["worker-datasets", "worker-datasets-2", "worker-datasets-3", "worker-training"]
-    world.seated(*names)
+    world.active(*names)
     assert [row["slots"] for row in world.supervisor.status()["workers"]] == [4, 4, 4, 1]
     job = Job("j1", "download", "d", "datasets", {})
     world.ledger.submit(job)
@@ -141,7 +141,7 @@ def test_more_workers_of_a_queue_are_numbered_and_idle_new_ones_go_first(world: 
     world.ask("scale", counts={"datasets": 2})
     world.ticks_until_rows([(name, "running") for name in names if name != "worker-datasets-2"])
     world.ask("scale", counts={"datasets": 3, "training": 0})
-    world.seated("worker-datasets-2")
+    world.active("worker-datasets-2")
     world.ticks_until_rows(
         [("worker-datasets", "running"), ("worker-datasets-3", "running"), ("worker-datasets-2", "running")]
     )

@@ -58,7 +58,7 @@ class Cli:
 
     def nap(self, ticks: int) -> str:
         """Submit a job of that length; its id."""
-        return self.told(f"submit nap --name nap-{ticks} --ticks {ticks} --json")["id"]
+        return self.result(f"submit nap --name nap-{ticks} --ticks {ticks} --json")["id"]
 
     def job(self, job_id: str) -> Job:
         return self.home.job(job_id)

@@ -28,21 +28,21 @@ slot = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'],
 print('slot', slot.pid, flush=True)
 while True: signal.pause()
 """
-#: Sits down as a real worker does; told to end it gives up its seat at once, and goes when nothing is left to do.
+#: Takes its lock as a real worker does; on SIGTERM it releases it at once, and exits when nothing is left to do.
 SITTING = """
 import signal, sys, time
 from pathlib import Path
 from tasks.paths import Places
-from tasks.worker.slot_locks import Seat
+from tasks.worker.slot_locks import WorkerLock
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 home, name = Path(sys.argv[1]), sys.argv[2]
-seat = Seat(Places(home, home / 'store'), name, ('training',), 1)
-seat.acquire(lambda: True)
+lock = WorkerLock(Places(home, home / 'store'), name, ('training',), 1)
+lock.acquire(lambda: True)
 signal.sigwait([signal.SIGTERM])
-seat.release()
+lock.release()
 while (home / 'work').exists():
     time.sleep(0.02)
-seat.close()
+lock.close()
 """
 BROKEN = "print('no such thing as torch'); raise SystemExit(3)"
 
@@ -84,8 +84,8 @@ class World:
         assert pid is not None
         return pid
 
-    def seated(self, *names: str) -> None:
-        """Until these workers sit at their seats, and have answered."""
+    def active(self, *names: str) -> None:
+        """Until these workers hold their locks, and have answered."""
         for name in names:
             until(lambda name=name: self.sits(name), 20, f"{name} to sit")
             self.answer(name)
@@ -114,7 +114,7 @@ class World:
         assert set(self.states().values()) == {"running"}
 
     def states(self) -> dict[str, str]:
-        """The worker of each seat; those on the way out apart."""
+        """The worker of each lock; those on the way out apart."""
         return {name: child.state for name, child in self.supervisor.worker_set.children.items()}
 
     def ticks_until(self, name: str, state: str) -> None:

@@ -38,6 +38,12 @@ _EVERY_S = {CELERY: 5.0}
 _CELERY_TOPICS = ("active", "reserved", "stats", "queues")
 WORKER_PARTS = (SUPERVISOR, LEDGER, PROCESSES)
 
+#: A supervisor whose Redis hangs is blocked for a second itself, and answers then: it gets this much more.
+_SUPERVISOR_EXTRA_S = 0.3
+
+#: Parts that may take longer than the patience.
+_LONGER_S = {SUPERVISOR: _SUPERVISOR_EXTRA_S, CELERY: WAIT_S}
+
 #: What fraction of the patience those who need the supervisor's answer wait for it.
 _WAIT_FOR_SUPERVISOR = 0.3
 
@@ -65,7 +71,7 @@ class Collector:
         self._celery: Client | None = None
         self._began_at = time.monotonic()
         reads: dict[str, Callable[[], Any]] = {
-            SUPERVISOR: partial(sources.read_supervisor, places, self._patience_s),
+            SUPERVISOR: partial(sources.read_supervisor, places, self._patience_s + _SUPERVISOR_EXTRA_S),
             LEDGER: self._read_ledger,
             DEVICES: self._read_devices,
             HOST: _read_load,
@@ -74,10 +80,9 @@ class Collector:
             CELERY: self._ask_celery,
         }
         names = {DEVICES: "NVML cannot be read: NVML", DISK: f"the disk of {places.store}"}
-        longer_s = {CELERY: WAIT_S}
         self._readings = {
             part: BackgroundReading(
-                names.get(part, f"the {part}"), reads[part], self._patience_s + longer_s.get(part, 0.0)
+                names.get(part, f"the {part}"), reads[part], self._patience_s + _LONGER_S.get(part, 0.0)
             )
             for part in parts
             if part not in (LEDGER, CELERY) or open_ledger is not None
@@ -89,6 +94,9 @@ class Collector:
         self.begin()
         for reading in self._readings.values():
             reading.wait(deadline - time.monotonic())
+        return self._snapshot()
+
+    def _snapshot(self) -> Snapshot:
         found = {part: reading.reading() for part, reading in self._readings.items()}
         return snapshot_of(found, self._places, self._address)
 
@@ -106,12 +114,20 @@ class Collector:
     def wait_for(self, part: str) -> Any:
         """The value of a part that was begun, as soon as there is one. Raises why there is none within the patience."""
         reading = self._readings[part]
-        reading.wait(self._began_at + self._patience_s + _MARGIN_S - time.monotonic())
+        reading.wait(self._began_at + self._longest_s(part) - time.monotonic())
         return reading.newest()
 
     def collect_once(self) -> Snapshot:
         """The same for one look: every part has been read, or has a reason why not, within the patience."""
-        return self.collect(self._patience_s + _MARGIN_S)
+        self.begin()
+        began = time.monotonic()
+        for part, reading in self._readings.items():
+            reading.wait(began + self._longest_s(part) - time.monotonic())
+        return self._snapshot()
+
+    def _longest_s(self, part: str) -> float:
+        """How long one who looks once waits for a part."""
+        return self._patience_s + _LONGER_S.get(part, 0.0) + _MARGIN_S
 
     @property
     def _address(self) -> Address | None:

@@ -13,6 +13,8 @@ from tasks.redis_client.redis_url import Address
 #: What is wrong with a driver is seen, and fixed, with its own tools.
 _DRIVER_FIX = "see whether nvidia-smi answers; the first answer takes seconds without: nvidia-smi -pm 1"
 
+_OWN_REDIS_FIX = "Its supervisor restarts it after 30 s without an answer; at once: mistudio workers stop --all"
+
 
 def describe(part: str, error: Exception, places: Places, address: Address | None = None) -> str:
     """One sentence for people; `address` is that of the ledger."""
@@ -21,9 +23,9 @@ def describe(part: str, error: Exception, places: Places, address: Address | Non
     if part == "supervisor" and isinstance(error, TimeoutError):
         return _of_supervisor(places)
     if part == "devices" and str(error).endswith("does not answer"):
-        return f"{error}: {_DRIVER_FIX}"
+        return with_fix(str(error), _DRIVER_FIX)
     if part == "disk" and isinstance(error, TimeoutError):
-        return f"{error}: see to the mount of the store"
+        return with_fix(str(error), "see to the mount of the store")
     if isinstance(error, UserError):
         return with_fix(error.sentence, error.hint)
     return str(error) or type(error).__name__
@@ -33,7 +35,7 @@ def _of_redis(error: Exception, places: Places, address: Address) -> str:
     if isinstance(error, (Silent, TimeoutError)):
         said = str(error) if isinstance(error, Silent) else f"{address.shown} does not answer"
         who, fix = hung_redis(address, places)
-        return f"{said.replace(' does not answer', f'{who} does not answer', 1)}: {fix}"
+        return with_fix(said.replace(" does not answer", f"{who} does not answer", 1), fix or "see: mistudio doctor")
     if address.path == str(places.redis_socket) and not _listens(places):
         return describe("", own_redis_not_running(places), places)
     return str(error) or type(error).__name__
@@ -46,13 +48,11 @@ def _listens(places: Places) -> bool:
 
 
 def hung_redis(address: Address, places: Places) -> tuple[str, str]:
-    """How to name the process of a Redis that does not answer, " (pid 7)" or nothing, and what helps."""
-    fix = "see whether it runs and can be reached: mistudio doctor"
+    """How to name the process of a Redis that does not answer, " (pid 7)" or nothing, and what helps, if known."""
     if address.path is None:
-        return "", fix
-    if address.path == str(places.redis_socket):
-        fix = "its supervisor restarts it after 30 s without an answer; at once: mistudio workers stop --all"
-    return described(pid_at_socket(address.path), fix)
+        return "", ""
+    is_own = address.path == str(places.redis_socket)
+    return described(pid_at_socket(address.path), _OWN_REDIS_FIX if is_own else "")
 
 
 def _of_supervisor(places: Places) -> str:
@@ -60,4 +60,4 @@ def _of_supervisor(places: Places) -> str:
 
     pid = holder(places)
     who, fix = described(pid, f"end it, which lets its workers finish their jobs: kill {pid}" if pid else "")
-    return f"the supervisor of {places.home}{who} does not answer{f': {fix}' if fix else ''}"
+    return with_fix(f"the supervisor of {places.home}{who} does not answer", fix)

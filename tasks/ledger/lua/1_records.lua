@@ -63,7 +63,7 @@ local function live_key(id, state) return PREFIX .. 'queue:' .. get(id, 'queue')
 local function order_key(queue) return PREFIX .. 'queue:' .. queue .. ':order' end
 
 -- What happened, for the job's history. A claim tells its token, so that what a job left behind can be held against it.
-local function tell(id, state, reason, token)
+local function record_event(id, state, reason, token)
   local attempt, worker = fields(id, 'attempt', 'worker')
   redis.call('RPUSH', PREFIX .. 'events:' .. id, cjson.encode({
     at = now_text, state = state, reason = reason, attempt = tonumber(attempt) or 0, worker = worker, token = token,

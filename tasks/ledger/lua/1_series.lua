@@ -15,7 +15,7 @@ local function thin(key)
   redis.call('LREM', key, 1, crowded)
 end
 
--- An attempt may begin before the place that the one before it had come to: what that told of later places is dropped.
+-- An attempt may begin before the place that the one before it had come to: what that recorded of later places is dropped.
 local function add_point(id, at, values)
   local key = series_key(id)
   local last = redis.call('LINDEX', key, -1)

@@ -1,15 +1,15 @@
 -- Queue order, and the Celery messages that mirror it.
 --
 -- A job's step follows from its priority as in Celery's Redis transport: step 0 is served first. Within a step the
--- older job comes first, by the number it got when it was first queued. A bell is a message of Celery's protocol 2 that
--- carries a job's id and nothing else. While a queue is paused its bells lie in lists that no worker reads.
+-- older job comes first, by the number it got when it was first queued. A message is a message of Celery's protocol 2 that
+-- carries a job's id and nothing else. While a queue is paused its messages lie in lists that no worker reads.
 
 local function is_paused(queue) return redis.call('HEXISTS', PREFIX .. 'paused', queue) == 1 end
 
 local function list_name(queue, step) return step == 0 and queue or queue .. SEPARATOR .. step end
 local function read_list(queue, step) return CELERY_PREFIX .. list_name(queue, step) end
 local function held_list(queue, step) return PREFIX .. 'held:' .. list_name(queue, step) end
-local function bell_list(queue, step) return (is_paused(queue) and held_list or read_list)(queue, step) end
+local function message_list(queue, step) return (is_paused(queue) and held_list or read_list)(queue, step) end
 
 local function step_of(id)
   local raised, priority = fields(id, 'raised', 'priority')
@@ -63,7 +63,7 @@ local function leave_order(id)
   end
 end
 
-local function bell_of(id, step)
+local function message_of(id, step)
   local queue = get(id, 'queue')
   return cjson.encode({
     body = cjson.encode({{id}, cjson.decode('{}'), {callbacks = cjson.null, errbacks = cjson.null, chain = cjson.null, chord = cjson.null}}),
@@ -82,13 +82,13 @@ local function bell_of(id, step)
 end
 
 -- Rings for a queued job: behind those of its step, or before them if it waited there already.
-local function ring(id, is_first)
+local function enqueue(id, is_first)
   local step = step_of(id)
-  redis.call(is_first and 'RPUSH' or 'LPUSH', bell_list(get(id, 'queue'), step), bell_of(id, step))
+  redis.call(is_first and 'RPUSH' or 'LPUSH', message_list(get(id, 'queue'), step), message_of(id, step))
   set(id, 'rung_at', now_text)
 end
 
-local function bells(queue)
+local function message_count(queue)
   local count = 0
   for step = 0, STEPS - 1 do count = count + redis.call('LLEN', read_list(queue, step)) end
   return count

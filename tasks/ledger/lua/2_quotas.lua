@@ -88,7 +88,7 @@ local function offer(id, is_first)
     if room <= 0 or (need_of(id) == 'gpu' and gpus <= 0) then hold_back(id); return end
   end
   enter_order(id)
-  ring(id, is_first)
+  enqueue(id, is_first)
 end
 
 -- Takes the first of the jobs of an owner that a queue holds back; one that may use a GPU only `with_gpu`.
@@ -123,7 +123,7 @@ local function offer_in(queue, owner)
   for place = #chosen, 1, -1 do
     set(chosen[place], 'over_quota', '')
     enter_order(chosen[place])
-    ring(chosen[place], true)
+    enqueue(chosen[place], true)
   end
   return redis.call('EXISTS', over_key_of(queue, 'cpu', owner), over_key_of(queue, 'gpu', owner)) > 0
 end
@@ -137,7 +137,7 @@ local function offer_one_more(queue, owner)
   if id and get(id, 'state') == 'queued' and get(id, 'queue') == queue then
     set(id, 'over_quota', '')
     enter_order(id)
-    ring(id)
+    enqueue(id)
   end
 end
 

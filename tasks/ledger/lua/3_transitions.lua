@@ -71,7 +71,7 @@ local function move(id, state, reason, token)
   if state == 'queued' then enter_queue(id) end
   if state == 'running' then set(id, 'started_at', now_text) end
   if ENDED[state] then enter_end(id, state, before == 'running') end
-  tell(id, state, reason, token)
+  record_event(id, state, reason, token)
   if before == 'running' then offer_held_back(owner) end
 end
 
@@ -107,8 +107,8 @@ end
 
 -- Who asked for a job's end, and how it ended.
 local function cancelled_because(id, how)
-  local asked = get(id, 'cancel_reason')
-  return (asked ~= '' and asked or 'cancelled by the user') .. '; ' .. how
+  local requested = get(id, 'cancel_reason')
+  return (requested ~= '' and requested or 'cancelled by the user') .. '; ' .. how
 end
 
 -- A running job goes back to its queue, or ends when it was cancelled or has been lost too often.

@@ -61,7 +61,7 @@ end
 -- A worker took the message of a job that it cannot run: it is for another, behind those of its step.
 local function pass_on(id)
   if get(id, 'state') ~= 'queued' or get(id, 'over_quota') == '1' then return end
-  ring(id)
+  enqueue(id)
   set(id, 'passed_on_at', now_text)
   offer_one_more(get(id, 'queue'), get(id, 'owner'))
 end
@@ -87,7 +87,7 @@ function operations.claim(id, token, worker, host, pid, ttl, queue, step, kinds,
   if state ~= 'queued' then return 'not queued' end
   if not is_known(id, kinds) then pass_on(id); return 'another version' end
   if queue ~= '' and (queue ~= own_queue or tonumber(step) ~= step_of(id)) then return 'moved' end
-  if is_paused(own_queue) then ring(id, true); return 'paused' end
+  if is_paused(own_queue) then enqueue(id, true); return 'paused' end
   if not redis.call('ZSCORE', ready_key(own_queue, need_of(id), owner), id) then enter_order(id) end  -- as older ones left it
   local is_over, chosen, takes_turn = reached_by(id), id, has_turns(own_queue)
   if (stand_ins or '') ~= '' and (takes_turn or quota_of(owner)) then
@@ -97,7 +97,7 @@ function operations.claim(id, token, worker, host, pid, ttl, queue, step, kinds,
   elseif is_over then
     chosen = nil
   end
-  if is_over then hold_back(id) elseif chosen ~= id then ring(id, true) end
+  if is_over then hold_back(id) elseif chosen ~= id then enqueue(id, true) end
   if not chosen then return 'over quota' end
   start(chosen, token, worker, host, pid, ttl, takes_turn)
   if chosen == id then return 'ok' end
@@ -125,7 +125,7 @@ end
 
 function operations.note(id, token, sentence)
   if not holds(id, token) then return 'lost' end
-  tell(id, 'running', sentence)
+  record_event(id, 'running', sentence)
   return 'ok'
 end
 
@@ -153,7 +153,7 @@ function operations.cancel(id, reason)
   if get(id, 'cancel_requested') ~= '1' then set(id, 'cancel_reason', reason) end
   set(id, 'cancel_requested', '1')
   local lease = tonumber(redis.call('ZSCORE', PREFIX .. 'leases', id) or nil)
-  if state == 'running' and lease and lease > now then tell(id, state, reason); return state end
+  if state == 'running' and lease and lease > now then record_event(id, state, reason); return state end
   end_job(id, 'cancelled', reason)
   return 'cancelled'
 end
@@ -178,9 +178,9 @@ function operations.check_rights()
   return 'ok'
 end
 
-function operations.ring(id)
+function operations.enqueue(id)
   if get(id, 'state') ~= 'queued' or get(id, 'over_quota') == '1' then return 'not queued' end
-  ring(id, true)
+  enqueue(id, true)
   return 'ok'
 end
 

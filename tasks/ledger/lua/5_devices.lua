@@ -3,15 +3,15 @@
 -- What a job is expected to hold is a guess: one that is larger than any card must not keep it waiting for ever.
 local MOST_OF_A_CARD = 0.8
 
--- What is leased of each card, by its key. A lease is told as 'bytes the job is expected to hold, or 0; bytes that were
+-- What is leased of each card, by its key. A lease is stored as 'bytes the job is expected to hold, or 0; bytes that were
 -- in use by others when it came; key'.
 local function read_leases()
-  local cards, told = {}, redis.call('HGETALL', PREFIX .. 'devices')
-  for at = 1, #told, 2 do
-    local expected, others, key = told[at + 1]:match('^(%d+) (%d+) (.+)$')
+  local cards, leases = {}, redis.call('HGETALL', PREFIX .. 'devices')
+  for at = 1, #leases, 2 do
+    local expected, others, key = leases[at + 1]:match('^(%d+) (%d+) (.+)$')
     expected, others, key = expected or 0, others or 0, key or ''  -- one that is damaged leases no card
     local card = cards[key] or {jobs = {}, expected = 0, others = math.huge}
-    card.jobs[#card.jobs + 1] = told[at]
+    card.jobs[#card.jobs + 1] = leases[at]
     card.expected = card.expected + tonumber(expected)
     card.others = math.min(card.others, tonumber(others))
     cards[key] = card

@@ -1,12 +1,12 @@
 -- What can be asked of a queue, and of a job's place in one. ARGV[2] is the queue where no job is named.
 
--- `held` bells come before those that a worker may have put back meanwhile.
+-- `held` messages come before those that a worker may have put back meanwhile.
 local function take_back(queue, step)
   local held, read = held_list(queue, step), read_list(queue, step)
-  local bell = redis.call('RPOP', read)
-  while bell do
-    redis.call('RPUSH', held, bell)
-    bell = redis.call('RPOP', read)
+  local message = redis.call('RPOP', read)
+  while message do
+    redis.call('RPUSH', held, message)
+    message = redis.call('RPOP', read)
   end
   if redis.call('EXISTS', held) == 1 then redis.call('RENAME', held, read) end
 end
@@ -48,7 +48,7 @@ function operations.purge(queue, reason, most)
   return tostring(count)
 end
 
--- Changes what decides a job's place, and gives a queued one a bell there; its bell elsewhere is stale then.
+-- Changes what decides a job's place, and gives a queued one a message there; its message elsewhere is stale then.
 local function replace(id, change, place, reason)
   local state = get(id, 'state')
   if state == '' then return 'unknown' end
@@ -61,7 +61,7 @@ local function replace(id, change, place, reason)
     give_turn(id, place)
     offer(id, place == 'top')
   end
-  tell(id, state, reason)
+  record_event(id, state, reason)
   return 'ok'
 end
 

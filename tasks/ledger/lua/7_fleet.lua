@@ -22,7 +22,7 @@ local function holder_of(worker)
   if is_read and type(holder) == 'table' and type(holder.since) == 'number' then return holder end
 end
 
--- What else a worker left whose seat another one has now: the name it had, and its heartbeat if it was refused one.
+-- What else a worker left whose lock another one has now: the name it had, and its heartbeat if it was refused one.
 local function is_free_after(tokens, other, worker)
   local is_free = not other
   for _, token in ipairs(tokens) do
@@ -32,7 +32,7 @@ local function is_free_after(tokens, other, worker)
   return is_free
 end
 
--- holder: who takes the name, with the tokens of earlier workers that had its seat. 'ok' when the name is free, its own,
+-- holder: who takes the name, with the tokens of earlier workers that had its lock. 'ok' when the name is free, its own,
 -- or theirs; else who has it.
 function operations.take_name(worker, holder, ttl)
   local mine, other, ttl_ms = cjson.decode(holder), holder_of(worker), tonumber(ttl) * 1000
@@ -47,14 +47,14 @@ function operations.take_name(worker, holder, ttl)
 end
 
 -- A heartbeat: a line for a field of the hash, with the time in each of the fields that are named last. holder: '' or who
--- keeps the worker's name by it; nothing is written when that is another's. Then upkeep is done with `settings`,
+-- keeps the worker's name by it; nothing is written when that is another's. Then maintenance is done with `settings`,
 -- if any. Answers the time, and 'ok' or who has the name.
-function operations.beat(worker, field, line, holder, ttl, settings, ...)
+function operations.heartbeat(worker, field, line, holder, ttl, settings, ...)
   local answer = holder == '' and 'ok' or operations.take_name(worker, holder, ttl)
   if answer == 'ok' then
     for _, stamped in ipairs({...}) do line = '{"' .. stamped .. '": ' .. now_text .. ', ' .. string.sub(line, 2) end
     redis.call('HSET', PREFIX .. 'workers', field, line)
-    if settings ~= '' then operations.upkeep('', settings) end
+    if settings ~= '' then operations.maintain('', settings) end
   end
   return now_text .. ' ' .. answer
 end
@@ -77,9 +77,9 @@ function operations.forget_fleet(_, ttl)
   demand_rights()
   local lines = redis.call('HGETALL', PREFIX .. 'workers')
   for place = 1, #lines, 2 do
-    local read, beat = pcall(cjson.decode, lines[place + 1])
-    local lives = read and type(beat) == 'table' and type(beat.seen_at) == 'number' and now - beat.seen_at <= tonumber(ttl)
-    if lives and (beat.refused or '') == '' then return lines[place] end
+    local read, heartbeat = pcall(cjson.decode, lines[place + 1])
+    local lives = read and type(heartbeat) == 'table' and type(heartbeat.seen_at) == 'number' and now - heartbeat.seen_at <= tonumber(ttl)
+    if lives and (heartbeat.refused or '') == '' then return lines[place] end
   end
   forget_shared()
   return 'ok'

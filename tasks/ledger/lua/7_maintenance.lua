@@ -29,17 +29,17 @@ end
 
 local PASSED_ON_LATELY = 60
 
--- Rings for the first of a queue's jobs when it has more jobs than bells. One bell too many is harmless; one that was
--- rung less than `patience` seconds ago may still be on its way. One that was passed on lately may be held by a worker that
+-- Enqueues the first of a queue's jobs when it has more jobs than messages. One message too many is harmless; one that was
+-- enqueued less than `patience` seconds ago may still be on its way. One that was passed on lately may be held by a worker that
 -- cannot run its job: it gets another one later, and behind the others.
-local function ring_again(queue, patience, most)
+local function enqueue_missing(queue, patience, most)
   local queued = redis.call('ZCARD', order_key(queue))
-  local missing = queued > 0 and queued - bells(queue) or 0
+  local missing = queued > 0 and queued - message_count(queue) or 0
   if missing <= 0 then return end
   for _, id in ipairs(redis.call('ZRANGE', order_key(queue), 0, math.min(missing, most) - 1)) do
     local was_passed_on = math.abs(now - number(id, 'passed_on_at')) <= PASSED_ON_LATELY
     local least = was_passed_on and 2 * math.abs(patience) or patience
-    if math.abs(now - number(id, 'rung_at')) > least then ring(id, not was_passed_on) end
+    if math.abs(now - number(id, 'rung_at')) > least then enqueue(id, not was_passed_on) end
   end
 end
 
@@ -57,20 +57,20 @@ local function serve_the_starving(queue, interval)
       set(id, 'raised', '1')
       set(id, 'raised_at', now_text)
       enter_order(id)
-      ring(id)
-      tell(id, 'queued', 'its queue was not served for ' .. interval .. ' s: it is next')
+      enqueue(id)
+      record_event(id, 'queued', 'its queue was not served for ' .. interval .. ' s: it is next')
       return
     end
   end
 end
 
--- A worker that dies between taking a bell and asking for its job leaves the bell with kombu, as not acknowledged. The
+-- A worker that dies between taking a message and asking for its job leaves the message with kombu, as not acknowledged. The
 -- job has another one by now; messages of others are let alone.
-local function forget_lost_bells(patience)
+local function forget_lost_messages(patience)
   local unacked, index = CELERY_PREFIX .. 'unacked', CELERY_PREFIX .. 'unacked_index'
   for _, tag in ipairs(redis.call('ZRANGEBYSCORE', index, '-inf', now - patience, 'LIMIT', 0, 100)) do
-    local is_read, told = pcall(cjson.decode, redis.call('HGET', unacked, tag) or '')
-    local headers = is_read and type(told) == 'table' and type(told[1]) == 'table' and told[1].headers
+    local is_read, entry = pcall(cjson.decode, redis.call('HGET', unacked, tag) or '')
+    local headers = is_read and type(entry) == 'table' and type(entry[1]) == 'table' and entry[1].headers
     if type(headers) == 'table' and headers.origin == 'mistudio' then
       redis.call('ZREM', index, tag)
       redis.call('HDEL', unacked, tag)
@@ -87,23 +87,23 @@ local function retire(age, count, most)
   on_each(ids, operations.remove)
 end
 
--- told: JSON of the settings in force. 'recent' when somebody has just done it.
-function operations.upkeep(_, told)
-  told = cjson.decode(told)
+-- settings: JSON of the settings in force. 'recent' when somebody has just done it.
+function operations.maintain(_, settings)
+  settings = cjson.decode(settings)
   local last = tonumber(redis.call('GET', PREFIX .. 'upkeep_at') or nil) or 0
-  if now >= last and now - last < told.every_s then return 'recent' end
+  if now >= last and now - last < settings.every_s then return 'recent' end
   redis.call('SET', PREFIX .. 'upkeep_at', now_text)
-  operations.reap('', told.lease_s)
+  operations.reap('', settings.lease_s)
   on_each(QUEUES, function(queue)
     if not is_paused(queue) then
-      serve_the_starving(queue, told.served_within_s)
-      ring_again(queue, told.bell_patience_s, told.most_bells)
+      serve_the_starving(queue, settings.served_within_s)
+      enqueue_missing(queue, settings.message_patience_s, settings.most_messages)
     end
   end)
   local is_read, owners = pcall(redis.call, 'SMEMBERS', PREFIX .. 'over_quota')
   on_each(is_read and owners or {}, offer_held_back)
-  pcall(forget_lost_bells, told.unacked_patience_s)
-  pcall(retire, told.keep_s, told.keep_jobs, told.most_retired)
+  pcall(forget_lost_messages, settings.unacked_patience_s)
+  pcall(retire, settings.keep_s, settings.keep_jobs, settings.most_retired)
   return 'ok'
 end
 

@@ -9,7 +9,7 @@ function operations.migrate(cursor, most)
   for _, id in ipairs(ids) do
     local state = get(id, 'state')
     index(id)
-    if state == 'queued' and get(id, 'turn') == '' then give_turn(id); enter_order(id); ring(id) end
+    if state == 'queued' and get(id, 'turn') == '' then give_turn(id); enter_order(id); enqueue(id) end
     if ENDED[state] then redis.call('ZADD', PREFIX .. 'ended', get(id, 'finished_at'), id) end
   end
   if #ids == tonumber(most) then return 'more' end
@@ -18,8 +18,8 @@ function operations.migrate(cursor, most)
 end
 
 local function schema()
-  local told = tonumber(redis.call('GET', PREFIX .. 'schema') or nil)
-  if told then return told end
+  local version = tonumber(redis.call('GET', PREFIX .. 'schema') or nil)
+  if version then return version end
   if redis.call('EXISTS', PREFIX .. 'by:all') == 1 then return 1 end
   redis.call('INCRBY', PREFIX .. 'schema', SCHEMA)  -- and not SET, which could write a quota: no submitter may
   return SCHEMA

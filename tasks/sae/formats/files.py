@@ -43,7 +43,10 @@ def regular(folder: Path, name: str) -> Path | None:
 
 
 def _target(path: Path, folder: Path) -> Path:
-    """Where a link leads. UserError unless that is there and inside the folder, or the file store of the Hub's cache."""
+    """Where a link leads.
+
+    UserError unless that is there and inside the folder, or the file store of the Hub's cache.
+    """
     try:
         target = path.resolve(strict=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links

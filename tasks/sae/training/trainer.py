@@ -77,8 +77,8 @@ class Trainer:
     def run(self, folder: Path, after_step: Callable[[], None] | None = None) -> None:
         """Train from where it is to the last step, writing metrics into `folder`.
 
-        `after_step` may call `save` and may raise to leave. The coder is calibrated at the end. Raises UserError when the
-        loss is no longer a number.
+        `after_step` may call `save` and may raise to leave. The coder is calibrated at the end. Raises UserError when
+        the loss is no longer a number.
         """
         self.begin(folder)
         while self.is_unfinished:
@@ -278,7 +278,7 @@ class Trainer:
             raise self._diverged()
 
     def check(self) -> None:
-        """UserError if what it has learned is no longer numbers: between two lines of the metrics it may have come to."""
+        """Raise UserError if a weight is NaN or infinite: that may happen between two lines of the metrics."""
         if not all(math.isfinite(float(parameter.sum())) for parameter in self.coder.parameters.values()):
             raise self._diverged()
 

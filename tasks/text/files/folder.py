@@ -25,7 +25,7 @@ class Folder:
         root, followed = self.path.resolve(), set[Path]()
         for path in self._named():
             if (why := why_not(path, root)) is not None:
-                self.tally.skip(str(path.relative_to(self.path)), why)
+                self.counts.skip(str(path.relative_to(self.path)), why)
             elif not path.is_symlink():
                 yield path
             elif (target := path.resolve()) not in followed and not self._lists(target.relative_to(root)):
@@ -38,7 +38,7 @@ class Folder:
             below[:] = sorted(name for name in below if self._enters(name))
             for name in below:
                 if Path(folder, name).is_symlink():
-                    self.tally.skip(str(Path(folder, name).relative_to(self.path)), "a link to a folder")
+                    self.counts.skip(str(Path(folder, name).relative_to(self.path)), "a link to a folder")
             yield from (Path(folder, name) for name in sorted(names) if self._lists(Path(name)))
 
     def _enters(self, name: str) -> bool:
@@ -48,7 +48,7 @@ class Folder:
         return all(map(self._enters, path.parts[:-1])) and not path.name.startswith(".") and self.wanted(path.name)
 
     def _unreadable(self, error: OSError) -> None:
-        self.tally.refuse(str(error.filename), str(error.strerror))
+        self.counts.refuse(str(error.filename), str(error.strerror))
 
 
 def why_not(path: Path, root: Path) -> str | None:

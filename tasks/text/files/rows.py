@@ -34,7 +34,10 @@ def open_text(path: Path) -> TextIO:
 
 
 def read_json_lines(path: Path) -> Iterator[Row]:
-    """The rows of a JSON Lines file; blank lines are passed over. Raises UserError naming the line that is no object."""
+    """The rows of a JSON Lines file; blank lines are passed over.
+
+    Raises UserError naming the line that is no object.
+    """
     with open_text(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():

@@ -58,7 +58,7 @@ def find_files(
     ones are left out.
     """
     if source.is_dir():
-        return Folder(source, lambda name: _wanted(name, pattern), skip, tally or SkippedCounts()).files()
+        return Folder(source, lambda name: _wanted(name, pattern), skip, counts or SkippedCounts()).files()
     return iter([source])
 
 
