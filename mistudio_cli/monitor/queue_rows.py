@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mistudio_cli.monitor.queue_estimates import start_of_last
 from mistudio_cli.monitor.snapshot import QueueRow
 from tasks.ledger.client import HEARTBEAT_TTL_S, WorkerHeartbeat
 from tasks.ledger.overview import Overview
-from tasks.ledger.queue_state import RATE_SPANS_S, QueueCount
+from tasks.ledger.queue_state import RATE_SPANS_S
 from tasks.queues import QUEUE_NAMES, share
 
 
@@ -18,7 +19,7 @@ def consuming(heartbeats: Sequence[WorkerHeartbeat], now: float) -> list[WorkerH
 
 def queue_rows(seen: Overview, live: Sequence[WorkerHeartbeat]) -> tuple[QueueRow, ...]:
     """One row for each queue, in the order of the table; `live` are the workers that consume."""
-    rows = []
+    rows, starts = [], start_of_last(seen, live)
     for name in QUEUE_NAMES:
         count, consumers = seen.counts[name], [heartbeat for heartbeat in live if name in heartbeat.queues]
         oldest = None if count.oldest_queued_at is None else max(0.0, seen.read_at - count.oldest_queued_at)
@@ -32,17 +33,8 @@ def queue_rows(seen: Overview, live: Sequence[WorkerHeartbeat]) -> tuple[QueueRo
                 consumers=len(consumers),
                 slots=sum(share(name, heartbeat.queues, heartbeat.slots) for heartbeat in consumers),
                 per_minute=tuple(60 * n / span_s for n, span_s in zip(count.ended, RATE_SPANS_S, strict=True)),
-                eta_s=_eta_s(count, served=bool(consumers)),
+                eta_s=starts[name],
                 ended={"succeeded": count.succeeded, "failed": count.failed, "cancelled": count.cancelled},
             )
         )
     return tuple(rows)
-
-
-def _eta_s(count: QueueCount, *, served: bool) -> float | None:
-    """From the shortest span in which something ended."""
-    if not count.pending:
-        return 0.0
-    if not served or count.paused_at is not None:
-        return None
-    return next((span_s * count.pending / n for n, span_s in zip(count.ended, RATE_SPANS_S, strict=True) if n), None)

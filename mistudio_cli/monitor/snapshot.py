@@ -43,9 +43,9 @@ class Part:
 class QueueRow:
     """A queue as people see it; `state` is "ok", "no worker" or "paused".
 
-    `per_minute` is how many jobs ended in each minute of the last one, five and fifteen, on average, and `ended` how
-    many did in these spans, by outcome; `eta_s` when the last queued job will have been started, if that goes on; None
-    when nothing has ended lately.
+    `per_minute` is how many jobs ended in each minute of the last one, five and fifteen, on average, whatever came of
+    them, and `ended` how many did in these spans, by outcome; `eta_s` is when the last queued job will start, by what
+    the jobs say; None where that is not known.
     """
 
     name: str
@@ -111,7 +111,7 @@ def read_queues(ledger: Ledger) -> Snapshot:
     from mistudio_cli.monitor.queue_rows import consuming, queue_rows
     from tasks.ledger import overview
 
-    seen = overview.read(ledger.client, overview.Wanted())
+    seen = overview.read(ledger.client, overview.Wanted(running=200, queued=50, runs=200))
     return Snapshot(read_at=seen.read_at, queues=queue_rows(seen, consuming(seen.heartbeats, seen.read_at)))
 
 

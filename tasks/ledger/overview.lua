@@ -1,11 +1,13 @@
 -- What an overview reads once the ids of jobs are known, in the same round trip. It writes nothing.
 --
--- ARGV: the prefix of keys; the number of running, of recent and of queued jobs (per queue) whose records are wanted; the
--- queues and the names of the sets whose entries are counted, as JSON lists; the spans of these counts in seconds.
+-- ARGV: the prefix of keys; the number of running, of recent and of queued jobs (per queue) whose records are wanted, and
+-- of the newest that succeeded; the queues, the names of the sets whose entries are counted, the spans of these counts in
+-- seconds, and the fields of those that succeeded, as JSON lists.
 -- `tasks/ledger/overview.py` has the same in plain commands, for users without a right to scripts.
 
 local prefix, running, recent, queued = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local queues, ended, spans = cjson.decode(ARGV[5]), cjson.decode(ARGV[6]), cjson.decode(ARGV[7])
+local succeeded, queues, ended = tonumber(ARGV[5]), cjson.decode(ARGV[6]), cjson.decode(ARGV[7])
+local spans, run_fields = cjson.decode(ARGV[8]), cjson.decode(ARGV[9])
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) + tonumber(clock[2]) / 1e6
 
@@ -35,10 +37,16 @@ for _, id in ipairs(redis.call('ZRANGE', prefix .. 'by:state:running', 0, -1)) d
   holders[#holders + 1] = redis.call('HMGET', prefix .. 'job:' .. id, 'worker', 'worker_pid')
 end
 
+local runs = {}
+for _, id in ipairs(first('ZREVRANGE', 'by:state:succeeded', succeeded)) do
+  runs[#runs + 1] = redis.call('HMGET', prefix .. 'job:' .. id, unpack(run_fields))
+end
+
 return {
   counts,
   holders,
   records(first('ZREVRANGE', 'by:state:running', running)),
   records(first('ZREVRANGE', 'by:all', recent)),
   waiting,
+  runs,
 }

@@ -17,12 +17,25 @@ from tasks.jobs.kind import Job, State
 from tasks.ledger.client import WorkerHeartbeat, read_heartbeat, read_lease
 from tasks.ledger.device_lease import Lease
 from tasks.ledger.queue_state import ENDED_SETS, RATE_SPANS_S, QueueCount, ended_commands, size_commands, to_counts
-from tasks.ledger.records import decode, pairs, readable
+from tasks.ledger.records import decode, finite, pairs, readable
 from tasks.queues import QUEUE_NAMES
 from tasks.redis_client.redis_connection import Client, Command, NotPermitted, Refused
 
 #: The SHA-1 of the script, by which Redis calls it: to compute it here would load OpenSSL. A test compares the two.
-SCRIPT_SHA = "d3c89e1f107d3eed9c3f01d822090095b1a279f5"
+SCRIPT_SHA = "fcf1642b8be46661fdd22c15296f812123900363"
+
+
+#: What is read of a job that succeeded.
+_RUN_FIELDS = ("kind", "started_at", "finished_at", "estimate_s")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """How long a job of a kind ran that succeeded, and how long it was estimated to (None: it was not)."""
+
+    kind: str
+    seconds: float
+    estimate_s: float | None
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,8 @@ class Overview:
     `beats` are all heartbeats of workers that can be read, by name. `hosts` are those of hosts as they are written, see
     `tasks.fleet.host_heartbeat`. `holders` are the names, with host, and pids of the workers of all running jobs.
     `running` and `recent` are jobs, the newest first; `next` is where the list after `recent` starts. `queued` are the
-    first queued jobs of each queue in the order in which they are served.
+    first queued jobs of each queue in the order in which they are served. `runs` are those of the jobs that succeeded,
+    newest first by submission.
     """
 
     read_at: float
@@ -45,15 +59,17 @@ class Overview:
     recent: tuple[Job, ...] = ()
     next: str | None = None
     queued: Mapping[str, tuple[Job, ...]] = field(default_factory=dict)
+    runs: tuple[FinishedRun, ...] = ()
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """How many records of jobs are read: running ones, the newest of all, and queued ones of each queue."""
+    """How many records of jobs are read: running, the newest of all, queued ones of each queue, and runs that ended."""
 
     running: int = 0
     recent: int = 0
     queued: int = 0
+    runs: int = 0
 
 
 def read(client: Client, wanted: Wanted) -> Overview:
@@ -79,25 +95,28 @@ def _plain_commands(client: Client, wanted: Wanted) -> list[Command]:
         ("HGETALL", client.key("devices")),
         ("ZRANGE", client.key(f"by:state:{State.RUNNING}"), 0, -1),
         ("ZREVRANGE", client.key("by:all"), 0, wanted.recent, "WITHSCORES"),
+        ("ZREVRANGE", client.key(f"by:state:{State.SUCCEEDED}"), 0, max(0, wanted.runs - 1)),
         *(("ZRANGE", client.key(f"queue:{name}:order"), 0, max(0, wanted.queued - 1)) for name in QUEUE_NAMES),
         *size_commands(client),
     ]
 
 
 #: How many of the plain commands come before those for each queue.
-_BEFORE_QUEUES = 6
+_BEFORE_QUEUES = 7
 
 
 def _without_script(client: Client, wanted: Wanted, told: Sequence[Any]) -> list[Any]:
     """What the script answers, by plain commands: the slow twin of `overview.lua`."""
     running, recent = told[4], told[5][::2][: wanted.recent]
     orders = told[_BEFORE_QUEUES : _BEFORE_QUEUES + len(QUEUE_NAMES)]
-    queued = [order[: wanted.queued] for order in orders]
+    queued, ended_well = [order[: wanted.queued] for order in orders], told[6][: wanted.runs]
     newest = running[::-1][: wanted.running]
     counts = ended_commands(client, _seconds(told[0]))
     holders = [("HMGET", client.key(f"job:{job_id}"), "worker", "worker_pid") for job_id in running]
     ids = [*newest, *recent, *(job_id for order in queued for job_id in order)]
-    replies = client.batch([*counts, *holders, *(("HGETALL", client.key(f"job:{job_id}")) for job_id in ids)])
+    records = [("HGETALL", client.key(f"job:{job_id}")) for job_id in ids]
+    runs = [("HMGET", client.key(f"job:{job_id}"), *_RUN_FIELDS) for job_id in ended_well]
+    replies = client.batch([*counts, *holders, *records, *runs])
     _raise_refused(replies)
     left = iter(replies)
 
@@ -110,13 +129,14 @@ def _without_script(client: Client, wanted: Wanted, told: Sequence[Any]) -> list
         take(len(newest)),
         take(len(recent)),
         [take(len(order)) for order in queued],
+        take(len(runs)),
     ]
 
 
 def _overview(told: Sequence[Any], details: Sequence[Any], wanted: Wanted) -> Overview:
-    clock, heartbeats, hosts, devices, _, recent_ids = told[:_BEFORE_QUEUES]
+    clock, heartbeats, hosts, devices, _, recent_ids, _ = told[:_BEFORE_QUEUES]
     sizes = told[_BEFORE_QUEUES + len(QUEUE_NAMES) :]
-    ended, holders, running, recent, queued = details
+    ended, holders, running, recent, queued, runs = details
     return Overview(
         read_at=_seconds(clock),
         counts=to_counts(sizes, ended),
@@ -130,7 +150,17 @@ def _overview(told: Sequence[Any], details: Sequence[Any], wanted: Wanted) -> Ov
         recent=_jobs(recent),
         next=_next(recent_ids, wanted.recent),
         queued={name: _jobs(records) for name, records in zip(QUEUE_NAMES, queued, strict=True)},
+        runs=tuple(readable(_run, runs)),
     )
+
+
+def _run(fields: Sequence[str | None]) -> FinishedRun:
+    """One of `UNREADABLE` for a record without these times."""
+    kind, started_at, finished_at, estimate_s = fields
+    if kind is None:
+        raise ValueError("no job")
+    seconds = finite(finished_at) - finite(started_at)
+    return FinishedRun(kind, max(0.0, seconds), finite(estimate_s) if estimate_s else None)
 
 
 def _next(ids_and_times: Sequence[str], shown: int) -> str | None:
@@ -146,8 +176,8 @@ def _jobs(records: Sequence[list[str]]) -> tuple[Job, ...]:
 
 
 def _arguments(client: Client, wanted: Wanted) -> tuple[object, ...]:
-    tables = (json.dumps(table) for table in (QUEUE_NAMES, ENDED_SETS, RATE_SPANS_S))
-    return (client.address.key_prefix, wanted.running, wanted.recent, wanted.queued, *tables)
+    tables = (json.dumps(table) for table in (QUEUE_NAMES, ENDED_SETS, RATE_SPANS_S, _RUN_FIELDS))
+    return (client.address.key_prefix, wanted.running, wanted.recent, wanted.queued, wanted.runs, *tables)
 
 
 def _raise_refused(replies: Sequence[Any]) -> None:

@@ -15,7 +15,7 @@ from mistudio_cli.fleet import supervisor_client
 from mistudio_cli.monitor import queue_rows, worker_rows
 from mistudio_cli.monitor.snapshot import read_all, read_queues, read_workers
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job
+from tasks.jobs.kind import Job, Progress
 from tasks.ledger.client import Ledger, WorkerHeartbeat
 from tasks.paths import Places
 from tasks.queues import QUEUE_NAMES
@@ -50,15 +50,18 @@ def test_every_priority_is_counted_and_the_oldest_tells_its_age(cli: Cli) -> Non
     assert row == {"name": "training", "state": "ok", "pending": 2, "running": 1, "consumers": 1, "slots": 1}
 
 
-def test_how_long_a_queue_lasts_is_told_from_what_ended_lately(cli: Cli) -> None:
-    cli.ledger.heartbeat(HEARTBEAT)
-    for age_s in (1, 2, 120, 600):
-        job = submit(cli.ledger)
-        cli.ledger.request_cancel(job.id)
-        cli.ledger.client.call("ZADD", "mistudio:queue:training:ended", cli.ledger.now() - age_s, job.id)
-    submit(cli.ledger), submit(cli.ledger), submit(cli.ledger)
+def test_how_long_a_queue_lasts_follows_from_what_its_jobs_say(cli: Cli) -> None:
+    """Two jobs that had just been cancelled made two minutes of what took half an hour."""
+    cli.ledger.heartbeat(dataclasses.replace(HEARTBEAT, queues=("training",), slots=1))
+    submit(cli.ledger)
+    claim = cli.ledger.claim(submit(cli.ledger).id, HEARTBEAT.name, HEARTBEAT.host, HEARTBEAT.pid)
+    assert claim is not None
+    cli.ledger.report(claim, Progress("training", 100, 1000, "steps", 0.5))
+    for age_s in (1, 2):
+        cli.ledger.client.call("ZADD", "mistudio:queue:training:ended", cli.ledger.now() - age_s, f"gone-{age_s}")
+        cli.ledger.client.call("ZADD", "mistudio:queue:training:ended:cancelled", cli.ledger.now(), f"gone-{age_s}")
     row = {queue["name"]: queue for queue in cli("queue", "ls", "--json").json["queues"]}["training"]
-    assert (row["per_minute"], row["eta_s"]) == ([2, 0.6, 0.267], 90)
+    assert (row["per_minute"][0], row["ended"]["cancelled"][0], row["eta_s"]) == (2, 2, 1800)
     cli.ledger.queues.pause("training")
     row = {queue["name"]: queue for queue in cli("queue", "ls", "--json").json["queues"]}["training"]
     assert (row["state"], row["eta_s"]) == ("paused", None)

@@ -21,7 +21,7 @@ from tasks.redis_client.redis_url import Address
 from tests.conftest import RedisServer
 
 HEARTBEAT = WorkerHeartbeat("all-queues@elsewhere", "elsewhere", 7, ("datasets", "training"), 3, 1000.0)
-ALL = Wanted(running=10, recent=4, queued=3)
+ALL = Wanted(running=10, recent=4, queued=3, runs=5)
 
 
 @pytest.fixture
@@ -100,6 +100,18 @@ def test_the_last_page_has_no_next(busy: Ledger) -> None:
 def test_ends_are_counted_by_outcome(busy: Ledger) -> None:
     count = overview.read(busy.client, ALL).counts["training"]
     assert (count.ended, count.succeeded, count.failed, count.cancelled) == ((3,) * 3, (1,) * 3, (1,) * 3, (1,) * 3)
+
+
+def test_runs_are_those_that_succeeded_with_their_estimates(ledger: Ledger) -> None:
+    for estimate_s, end in ((None, State.SUCCEEDED), (12.5, State.SUCCEEDED), (7.0, State.FAILED)):
+        claim = ledger.claim(submit(ledger, estimate_s=estimate_s).id, HEARTBEAT.name, HEARTBEAT.host)
+        assert claim is not None
+        ledger.finish(claim, end, "so it ended")
+    ledger.client.call("HSET", "mistudio:job:odd", "kind", "train", "finished_at", "no time")
+    ledger.client.call("ZADD", "mistudio:by:state:succeeded", 1, "odd")
+    found = overview.read(ledger.client, ALL).runs
+    assert [(run.kind, run.estimate_s) for run in found] == [("train", 12.5), ("train", None)]
+    assert all(0 <= run.seconds < 60 for run in found)
 
 
 def test_a_job_that_never_ran_is_no_throughput(ledger: Ledger) -> None:

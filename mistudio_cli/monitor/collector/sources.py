@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from mistudio_cli.machine.process_trees import Use
     from tasks.accelerators.devices import Devices
 
-#: The records that a view shows: running jobs, the newest ones, and the first of each queue.
-SHOWN = Wanted(running=200, recent=50, queued=20)
+#: The records that a view shows: running jobs, the newest ones, the first of each queue; and runs, for estimates.
+SHOWN = Wanted(running=200, recent=50, queued=50, runs=200)
 
 
 class UnreadableDevices(Exception):
