@@ -39,23 +39,24 @@ interop: peers ## Hold formulas and files to those of the peers; writes benchmar
 		--result benchmarks/results/interop.md
 
 soak: install ## Kill every process again and again under load: ROUNDS=200 JOBS=1000, SEED=... repeats a run; visit more states
-	MISTUDIO_TEST_DEEPER=1 $(BIN)/python -m pytest tests/core/test_state_machine.py tests/core/test_wire_bytes.py \
-		tests/core/test_damaged_at_random.py tests/core/test_broadcasts.py
+	MISTUDIO_TEST_DEEPER=1 $(BIN)/python -m pytest tests/ledger/test_state_machine.py tests/redis_client/test_random_replies.py \
+		tests/ledger/test_random_damage.py tests/messaging/test_broadcasts.py
 	MISTUDIO_TEST_ROUNDS=$(or $(ROUNDS),200) MISTUDIO_TEST_SEED=$(or $(SEED),$(shell date +%s)) \
 		MISTUDIO_TEST_CHAOS_JOBS=$(or $(JOBS),1000) \
-		$(BIN)/python -m pytest -s tests/supervision/test_kills.py tests/supervision/test_chaos.py
-	MISTUDIO_TEST_DEEPER=1 $(BIN)/python -m pytest -s tests/supervision/test_failover.py
+		$(BIN)/python -m pytest -s tests/supervisor/test_kills.py tests/supervisor/test_chaos.py
+	MISTUDIO_TEST_DEEPER=1 $(BIN)/python -m pytest -s tests/supervisor/test_failover.py
 	MISTUDIO_TEST_REFUSALS_S=600 MISTUDIO_TEST_SEED=$(or $(SEED),$(shell date +%s)) \
-		$(BIN)/python -m pytest -s tests/supervision/test_refusals.py
+		$(BIN)/python -m pytest -s tests/supervisor/test_refusals.py
 	MISTUDIO_TEST_DEEPER=1 MISTUDIO_TEST_SEED=$(or $(SEED),$(shell date +%s)) \
-		$(BIN)/python -m pytest tests/sae/test_resume_proof.py tests/sae/test_broken_saes.py \
-		tests/sae/test_every_family.py tests/sae/test_model_config.py tests/sae/test_calibration.py \
-		tests/core/test_struck_training.py tests/core/test_memory.py \
-		tests/cli/test_doors.py tests/core/test_documents.py
+		$(BIN)/python -m pytest tests/train_job/test_resume.py tests/sae/test_broken_saes.py \
+		tests/models/test_every_family.py tests/models/test_model_config.py tests/sae/test_calibration.py \
+		tests/worker/test_killed_training.py tests/jobs/test_memory.py \
+		tests/cli/test_doors.py tests/parsing/test_documents.py
 
-check: install ## Style, types and the floors of the architecture
+check: install ## Style, words, types and the floors of the architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/python -m docs.word_check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -1,4 +1,4 @@
-"""Trainings on planted features that are done: the only place that says which need not be done again.
+"""Finished trainings on planted features: says which need not run again.
 
 Each is a line of a file: its side, what was to be trained, and what was found. A line counts for as long as the side
 stays what it was: a peer's version and its setting up here, for ours all code of SAEs as well.
@@ -37,7 +37,7 @@ class Cell:
     planting: Planting
 
     def line(self) -> dict[str, Any]:
-        """What tells it from all others, for JSON."""
+        """The key that distinguishes it from all others, for JSON."""
         return {"side": self.side, "is": identity(self.side), **asdict(self.task), **asdict(self.planting)}
 
 

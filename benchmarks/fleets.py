@@ -66,7 +66,7 @@ def own_fleet() -> Iterator[Fleet]:
         stop = [str(BIN / "mistudio"), "workers", "stop", "--all", "--now"]
         try:
             run_quietly(stop, environment)
-        except KeyboardInterrupt:  # it may have come before the supervisor was told
+        except KeyboardInterrupt:  # it may have come before the supervisor had the request
             run_quietly(stop, environment)
             raise
         finally:

@@ -2,7 +2,7 @@
 
 All sides get the same batch and take turns, so that a noisy machine hurts them alike; the figures are medians. Rates
 of change are all but zero, so each step is that of the state it is named for: `start`, or `L0 64`, where the encoder's
-biases were lowered until 64 features are active. Each library starts where it starts, which the column of L0 tells. A
+biases were lowered until 64 features are active. Each library starts where it starts, which the column of L0 shows. A
 share of the GEMM peak is the time that the products which the formulas need would take at the speed of one large one,
 measured in the same rounds, over the time of the step.
 

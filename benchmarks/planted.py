@@ -1,10 +1,10 @@
 """Planted features: does each architecture find what is there, ours and the peers' at equal steps and equal sparsity?
 
 Each side trains at its library's own rate and at 1e-3, from as many seeds; its row is of whichever rate leaves the
-lower error. Our rows tell how far we are from the best peer, and whether that is within the line: an error of at most
-1.05 times the best one, and an MMCS at most 0.02 below the best one. `l0 / k` tells who ended with fewer than asked.
-Who ends with more than 1.1 times as many does not compare: that rate is told only if the other is no better in this, no
-peer is the best by it, and ours would not be within the line.
+lower error. Our rows show how far we are from the best peer, and whether that is within the line: an error of at most
+1.05 times the best one, and an MMCS at most 0.02 below the best one. `l0 / k` shows who ended with fewer than asked.
+Who ends with more than 1.1 times as many does not compare: that rate is reported only if the other is no better in
+this, no peer is the best by it, and ours would not be within the line.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is planted, and the training that looks for it: the only place that says by what rule all sides train alike.
+"""What is planted, and the training that looks for it: one rule for how all sides train.
 
 The activations are sparse sums of known unit directions in fewer dimensions, so a perfect answer exists. For every
 planted direction the cosine of the nearest decoder row counts; their mean is MMCS.
@@ -35,7 +35,7 @@ class Planting:
     batch: int = 1024
     steps: int = 1500
     held_out: int = 16  # batches that are measured on
-    # Where the weights of penalties begin, how often they are set anew, how far at once, and from how many vectors.
+    # Where the weights of penalties begin, how often they are adjusted, how far at once, and from how many vectors.
     begin: float = 1 / 4
     every: int = 10
     power: float = 1 / 20

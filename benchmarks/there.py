@@ -1,4 +1,4 @@
-"""The environment of the peers: the only place that finds it and runs a measurement in it.
+"""The environment of the peers: finds it and runs a measurement in it.
 
 The peers need other versions than the product, so they have an environment of their own. Ours is measured in it too:
 both sides share torch, its allocator and its threads. A module that is run there writes its rows to the file it is

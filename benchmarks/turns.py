@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 def take_turns(
     steps: Mapping[str, Callable[[], object]], warm_up: int, rounds: int, clock: Callable[[], float]
 ) -> dict[str, float]:
-    """Median seconds of each step over so many rounds, after a few that do not count."""
+    """Median seconds of each step over `rounds` rounds, after a few that do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(warm_up + rounds):
         for name, step in steps.items():

@@ -20,7 +20,7 @@ from tasks.redis_client.redis_url import Address
 DEPLOY = Path(__file__).parent
 TEMPLATES = DEPLOY / "templates"
 
-#: How long running jobs may go on after TERM. Then they have some time to write a checkpoint, and what is left of
+#: How long running jobs may continue after TERM. Then they have some time to write a checkpoint, and what is left of
 #: the worker is killed; whoever runs the supervisor waits longer than both, or it would kill in their stead.
 GRACE_S = 30
 STOP_S = GRACE_S + round(quit_grace_s()) + 20

@@ -174,7 +174,7 @@ def _format(name: str, value: str, flags: Container[str]) -> Iterator[str]:
     elif value == "wide" and "--wide" in flags:
         yield "--wide"
     elif value not in ("table", "text", "wide"):
-        raise UserError(f"{name} {value!r} is no format here.", "For JSON: --json")
+        raise UserError(f"{name} {value!r} is not an output format.", "For JSON: --json")
 
 
 def _flag_meant(name: str, flags: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""From exception to exit code and sentence: the only place that words how a command ends."""
+"""From exception to exit code and sentence: how a command reports that it failed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PROBLEMS: dict[type, Code] = {
 
 @dataclass(frozen=True)
 class Explained:
-    """What the user is told of an exception, and the exit code."""
+    """What the user sees of an exception, and the exit code."""
 
     sentence: str
     hint: str
@@ -53,7 +53,7 @@ def explain(error: BaseException) -> Explained:
             return Explained("", "", Code.INTERRUPTED)
         case OSError() if error.strerror:
             where = f"{error.filename}: " if error.filename else ""
-            return Explained(f"{where}{error.strerror}.", "Mend it or choose another place", Code.USAGE)
+            return Explained(f"{where}{error.strerror}.", "Fix it or choose another path", Code.USAGE)
         case OSError() if str(error):
             return Explained(f"{str(error).rstrip('.')}.", "Correct it or choose another place", Code.USAGE)
         case MemoryError():
@@ -70,8 +70,8 @@ UNREAD = (Unreachable, Refused, NoRedis)
 
 def unread_ledger(error: BaseException) -> Trouble:
     """What the JSON of a command says of a ledger that could not be read."""
-    told = explain(error)
-    return Trouble("ledger", with_fix(told.sentence, told.hint))
+    explained = explain(error)
+    return Trouble("ledger", with_fix(explained.sentence, explained.hint))
 
 
 def _of_redis(error: Unreachable | Refused) -> Explained:

@@ -1,4 +1,4 @@
-"""Exit codes, and what ends a command otherwise than well."""
+"""Exit codes, and the exceptions that end a command with one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MEANINGS: dict[Code, str] = {
     Code.USAGE: "It cannot be done as asked: a wrong flag, value, name or file; the message says which.",
     Code.NOT_FOUND: "There is no such job, worker, host or log.",
     Code.UNREACHABLE: "Redis cannot be reached, does not answer, or refuses to serve.",
-    Code.TIMED_OUT: "It took longer than `--timeout` allows; what was waited for goes on.",
+    Code.TIMED_OUT: "It took longer than `--timeout` allows; what was waited for continues.",
     Code.OVER_QUOTA: "The owner's quota of queued jobs has no room: nothing was submitted.",
     Code.FAULT: "An internal error of mistudio; `--debug` shows where.",
     Code.INTERRUPTED: "Ended by Ctrl-C.",
@@ -49,4 +49,4 @@ class NoRedis(UserError):
 
 
 class TimedOut(UserError):
-    """Waiting was given up; what was waited for goes on."""
+    """Waiting was given up; what was waited for continues."""

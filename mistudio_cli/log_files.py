@@ -16,7 +16,7 @@ from typing import IO
 
 from tasks.paths import Places
 
-#: A log is rotated when it holds more bytes, and so many earlier ones are kept.
+#: A log is rotated when it holds more than LARGEST_BYTES; KEPT earlier ones are kept.
 LARGEST_BYTES, KEPT = 10_000_000, 3
 
 _DAY_S = 86_400.0
@@ -133,7 +133,7 @@ class _Reader:
         return self._file is not None
 
     def _is_old(self, file: IO[bytes]) -> bool:
-        """Whether another file lies at the path now, or this one was cut short."""
+        """Whether another file is at the path now, or this one was cut short."""
         try:
             there = self._path.stat()
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The console entry `mistudio`. Imports nothing of ours before it is sure that `tasks` is ours."""
+"""The console entry `mistudio`. Imports nothing else before it is sure that `tasks` is the product's."""
 
 from __future__ import annotations
 

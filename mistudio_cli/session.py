@@ -1,4 +1,4 @@
-"""What a command works with: the only place where a command gets its settings and its ledger."""
+"""A command's session: its settings and its ledger; every command gets them here."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""The only exception whose text is written for the user: what is wrong, and the command that mends it."""
+"""The exception whose text is written for the user: what is wrong, and the command that fixes it."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something the user can understand and mend.
+    """Something the user can understand and fix.
 
-    `sentence` says what is wrong in the user's words; `mend` is what to type or change, or empty.
+    `sentence` says what is wrong in the user's words; `hint` is what to type or change, or empty.
     """
 
     def __init__(self, sentence: str, hint: str = "") -> None:

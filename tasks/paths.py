@@ -1,4 +1,4 @@
-"""Where things lie on disk: the only place a path under MISTUDIO_HOME is spelled."""
+"""Paths on disk: every path under MISTUDIO_HOME is defined here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def default_home() -> Path:
 
 
 def config_dir() -> Path:
-    """Where `mistudio.toml` and the user's own profiles lie."""
+    """The folder of `mistudio.toml` and the user's own profiles."""
     if chosen := os.environ.get("MISTUDIO_CONFIG_DIR"):
         return Path(chosen)
     import platformdirs

@@ -1,4 +1,4 @@
-"""The queues: the only place a queue is declared.
+"""The queue table: each queue is declared here, and nowhere else.
 
 Routes, priorities, worker command lines, table rows, REST fields and generated deployment files all derive from
 `QUEUES`. Its order is the rank in which a worker that serves several queues empties them.
@@ -44,7 +44,7 @@ class Needs:
 class Limits:
     """Limits of one job in seconds of work; None is no limit.
 
-    After `soft_s` it is told to stop, and killed when its kind's grace is over; after `hard_s` it is killed at once.
+    After `soft_s` it is asked to stop, and killed when its kind's grace is over; after `hard_s` it is killed at once.
     Either way it has failed. One that makes no progress for `stall_s` is stopped the same way and put back.
     """
 

@@ -25,6 +25,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+# Fixtures of tests in several rooms: a home with Redis and a worker, and an app that knows nothing of mistudio.
+pytest_plugins = ["tests.fixtures.stack"]
+
 NVML = Path(__file__).parent / "fake_nvml" / "nvml.c"
 
 
@@ -44,10 +47,10 @@ def until(condition: Callable[[], object], seconds: float = 60.0, what: str = ""
 def deadline(seconds: float, what: str) -> Iterator[None]:
     """Fail where the block takes longer; no `except Exception` of the code under test can swallow that."""
 
-    def ring(*_: object) -> None:
+    def fail_test(*_: object) -> None:
         pytest.fail(f"{what} hangs for {seconds:g} s")
 
-    before = signal.signal(signal.SIGALRM, ring)
+    before = signal.signal(signal.SIGALRM, fail_test)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
@@ -179,7 +182,7 @@ def compile_library(source: Path, target: Path, *flags: str) -> Path:
 
 
 def compile_driver(folder: Path, *flags: str) -> Path:
-    """A folder with a driver library that tells of GPUs there are not; see nvml.c."""
+    """A folder with a driver library that reports GPUs that do not exist; see nvml.c."""
     compile_library(NVML, folder / "libnvidia-ml.so.1", "-Wl,-soname,libnvidia-ml.so.1", *flags)
     return folder
 

@@ -1,6 +1,6 @@
-"""Ours and the three peers behind one interface: the only place that says who competes in what.
+"""Ours and the three peers behind one interface: who competes in what.
 
-Each side is its library's own trainer with its own optimizer, losses and starts. What all are given alike is told in
+Each side is its library's own trainer with its own optimizer, losses and starts. What all are given alike is in
 `Task`. A library is imported when one of its sides is made, so this runs in the environment of the peers.
 """
 

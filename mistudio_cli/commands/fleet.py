@@ -68,7 +68,7 @@ def set_(
     check_owner(owner)
     limits = Quota(running, gpus, queued)
     if limits == Quota():
-        raise UserError("Which limit?", f"Give at least one of {', '.join(f'--{name} N' for name in LIMITS)}")
+        raise UserError("No limit given.", f"Give at least one of {', '.join(f'--{name} N' for name in LIMITS)}")
     ledger = _ledger(start=True)
     set_quota(ledger.client, owner, limits)
     output.talk(quota_view.sentence(ledger, owner))

@@ -200,7 +200,7 @@ def retry(
     failed = failed or chosen.state == [str(State.FAILED)]
     if failed == bool(job_ids) or (job_ids and chosen.is_given):
         raise UserError(
-            "Which jobs?",
+            "No jobs selected.",
             "Name some, or say --failed, with --kind, --queue, --name, --tag, --owner, --since or --until",
         )
     settings = session.current_settings()

@@ -47,7 +47,7 @@ def ls(as_json: Json = False) -> None:
     if paused := [row.name for row in rows if row.state == "paused"]:
         output.talk(f"Nothing of {', '.join(paused)} is started: mistudio queue resume {' '.join(paused)}")
     if deserted := [row.name for row in rows if row.pending and not row.consumers]:
-        output.talk(f"Nobody works on {', '.join(deserted)}: mistudio workers start full")
+        output.talk(f"No worker consumes {', '.join(deserted)}: mistudio workers start full")
 
 
 @app.command("peek")
@@ -77,7 +77,7 @@ def pause(queues: Queues = None, every: All = False) -> None:
     ledger = _ledger(start=True)
     for name in _named(queues, every=every):
         outcome = "is paused" if ledger.queues.pause(name) else "was paused already"
-        output.talk(f"{name} {outcome}; {_waiting(ledger, name)}. Go on: mistudio queue resume {name}")
+        output.talk(f"{name} {outcome}; {_waiting(ledger, name)}. Resume: mistudio queue resume {name}")
 
 
 @app.command("resume")
@@ -85,7 +85,7 @@ def resume(queues: Queues = None, every: All = False) -> None:
     """Resume a paused queue."""
     ledger = _ledger(start=True)
     for name in _named(queues, every=every):
-        outcome = "goes on" if ledger.queues.resume(name) else "was not paused"
+        outcome = "is resumed" if ledger.queues.resume(name) else "was not paused"
         output.talk(f"{name} {outcome}; {_waiting(ledger, name)}.")
 
 
@@ -124,7 +124,7 @@ def move(
 ) -> None:
     """Move a job that has not started to another queue or to the front."""
     if to is None and not top:
-        raise UserError("Where to?", "Say --to QUEUE, --top, or both")
+        raise UserError("No destination given.", "Say --to QUEUE, --top, or both")
     ledger = _ledger()
     from mistudio_cli.jobs.lookup import find_job
 
@@ -152,7 +152,7 @@ def _checked(words: Sequence[str]) -> list[str]:
 
 def _named(names: Sequence[str] | None, *, every: bool) -> list[str]:
     if every == bool(names):
-        raise UserError("Which queues?", f"Name some of {', '.join(QUEUE_NAMES)}, or say --all")
+        raise UserError("No queues given.", f"Name some of {', '.join(QUEUE_NAMES)}, or say --all")
     return list(QUEUE_NAMES) if every else _checked(names or ())
 
 

@@ -25,7 +25,7 @@ def quickstart() -> None:
     settings = session.current_settings()
     store = Store(settings.places.store)
     if all(store.exists(step.family, step.name) for step in quickstart_pipeline.steps()):
-        output.talk("Everything was there already. To start anew, give --home another folder.")
+        output.talk("Everything was there already. To start over, give --home another folder.")
     else:
         with quickstart_pipeline.ledger_for(settings) as ledger:
             quickstart_pipeline.check_rights(ledger)

@@ -47,7 +47,7 @@ def serve(
     local = uds is not None or published_locally or _is_loopback(host)
     if not local and token is None:
         raise UserError(
-            f"Listening on {host} lets others in, so requests must bear a token.",
+            f"Listening on {host} opens the API to other hosts, so requests must carry a token.",
             f"Set {token_env} to a secret, or leave out --host",
         )
     names = api.LOCAL_NAMES if uds is None and local and token is None else ("*",)

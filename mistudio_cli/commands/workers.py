@@ -382,7 +382,7 @@ def _stop(names: list[str], grace_s: float | None, everything: bool) -> None:
 
 @contextmanager
 def _answers_awaited(what: str) -> Iterator[None]:
-    """Say what goes on until workers have answered, and show the last words of one that does not."""
+    """Print a progress line until workers have answered, and the last log lines of one that does not."""
     output.talk_over(what)
     try:
         yield

@@ -1,1 +1,1 @@
-"""What is wrong here, and what fixes it."""
+"""Finds problems of this installation and suggests fixes."""

@@ -1,4 +1,4 @@
-"""What `doctor` looks at: each check is a function from what was found to a verdict and what mends it."""
+"""The checks of `doctor`: each is a function from what was found to a verdict and a fix."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def all_checks(settings: Settings) -> Iterator[Check]:
 
 
 def of_ledger(ledger: Ledger, own_workers: Sequence[int]) -> Iterator[Check]:
-    """What the ledger tells of workers, messages and hosts; `own_workers` are the pids of this home's."""
+    """Check the ledger's workers, messages and hosts; `own_workers` are the pids of this home's."""
     yield from _if_readable(lambda: [workers(read_queues(ledger).queues or ())])
     key = ledger.client.key(dead_letters.KEY)
     yield from _if_readable(
@@ -212,7 +212,9 @@ def redis_version(version: str, shown: str) -> Check:
 
 
 def supervisor(status: dict[str, Any] | Exception | None) -> Check:
-    """Whether somebody keeps this home's workers alive, given what it told or why it did not; None is nobody."""
+    """Whether a supervisor keeps this home's workers alive, given its status or the error instead; None means none
+    runs.
+    """
     if isinstance(status, Exception):
         hint = "mistudio workers stop --all, then start again"
         return Check("supervisor", "failed", f"does not answer: {status}", hint)
@@ -298,12 +300,12 @@ def gpu(found: Devices, table: tuple[Queue, ...] = QUEUES) -> Check:
 
 def _wait_for_supervisor(beside: Collector, places: Places) -> dict[str, Any] | Exception | None:
     try:
-        told: dict[str, Any] = beside.wait_for(SUPERVISOR)
+        status: dict[str, Any] = beside.wait_for(SUPERVISOR)
     except TimeoutError as error:
         return TimeoutError(part_errors.describe(SUPERVISOR, error, places))
     except (OSError, ValueError) as error:
         return error
-    return told if told["supervisor"]["pid"] is not None else None
+    return status if status["supervisor"]["pid"] is not None else None
 
 
 def _wait_for_devices(beside: Collector) -> Devices:
@@ -347,7 +349,7 @@ def _if_readable(checks: Callable[[], Iterable[Check]]) -> Iterator[Check]:
     try:
         yield from checks()
     except (Unreachable, Refused):
-        return  # told by the check of Redis
+        return  # reported by the check of Redis
 
 
 def _info(text: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What `doctor` looks at in the heartbeats of hosts: their clocks and the versions of their supervisors."""
+"""The checks of `doctor` on heartbeats of hosts: their clocks and the versions of their supervisors."""
 
 from __future__ import annotations
 

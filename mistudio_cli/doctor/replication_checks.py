@@ -1,4 +1,4 @@
-"""What `doctor` looks at where an accepted job is to be on more than one server: replicas and Sentinels."""
+"""The checks of `doctor` on replication, where an accepted job must be on several servers: replicas and Sentinels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of jobs that the master has accepted and no replica has acknowledged."""
+"""The warning about jobs that the master has accepted and no replica has acknowledged."""
 
 from __future__ import annotations
 

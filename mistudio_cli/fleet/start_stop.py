@@ -1,6 +1,6 @@
 """Bringing a profile's workers up and down, and waiting until they are: what `workers` and `quickstart` share.
 
-Each function is handed `tell`, which hears of every worker's step as it happens.
+Each function is given `report`, which receives every worker's step as it happens.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def start(
         supervisor_client.start(settings, profile, specs)
         _await_answers(settings.places, names, set(ran), report, patience_s)
     except KeyboardInterrupt:
-        with suppress(supervisor_client.NotRunning, UserError):  # when it came before the supervisor heard of them
+        with suppress(supervisor_client.NotRunning, UserError):  # when it came before the supervisor knew of them
             supervisor_client.stop(settings.places, sorted(names - set(ran)), grace_s=0.0)
         raise
     except supervisor_client.NotRunning as error:
@@ -79,7 +79,7 @@ def restart(
 ) -> list[str]:
     """Replace workers one after the other, and wait until each new one has answered. Returns their names.
 
-    Raises NeverAnswered when a new one fails: the workers not yet replaced go on. NotRunning when none runs.
+    Raises NeverAnswered when a new one fails: the workers not yet replaced continue. NotRunning when none runs.
     """
     before = {name: row["pid"] for name, row in _worker_rows(settings.places).items()}
     reply = supervisor_client.restart(settings, names, slots)
@@ -96,7 +96,9 @@ def restart(
             left.remove(name)
             report(f"{name} has been replaced ({before.get(name) or 'none'} -> {now.get(name)})")
         if left and time.monotonic() > deadline:
-            raise TimedOut(f"Not every worker has been replaced in time: {', '.join(left)}.", "It goes on by itself.")
+            raise TimedOut(
+                f"Not every worker has been replaced in time: {', '.join(left)}.", "It continues in the background."
+            )
         time.sleep(_LOOK_EVERY_S if left else 0)
     return list(wanted)
 
@@ -104,7 +106,7 @@ def restart(
 def scale(
     settings: Settings, counts: Mapping[str, int], report: Report, patience_s: float = START_PATIENCE_S
 ) -> tuple[list[str], list[str]]:
-    """Have so many workers of each queue, and wait until new ones have answered. Returns names of new and of leaving.
+    """Run `counts` workers of each queue, and wait until new ones have answered. Returns names of new and of leaving.
 
     Raises as `start` does. Those that leave finish their jobs first; nobody waits for them.
     """
@@ -190,7 +192,7 @@ def _await_answers(places: Places, names: Set[str], answered: set[str], report: 
             reported.add((name, pid))
             report(f"{name} waits until the worker with pid {pid} releases its lock")
         if silent and time.monotonic() > deadline:
-            hint = f"They go on starting. See: mistudio workers logs {silent[0]}"
+            hint = f"They are still starting. See: mistudio workers logs {silent[0]}"
             raise TimedOut(f"Not every worker has answered in time: {', '.join(silent)}.", hint)
         time.sleep(_LOOK_EVERY_S)
 
@@ -204,7 +206,7 @@ def _failure(restart: dict[str, Any], names: Sequence[str]) -> dict[str, str] | 
 
 def _deserted(names: Iterable[str]) -> Failed:
     listed = ", ".join(sorted(names))
-    return Failed(f"The supervisor ended, or was told to stop them, while it started {listed}.", "Start them again")
+    return Failed(f"The supervisor ended, or was asked to stop them, while it started {listed}.", "Start them again")
 
 
 def _held_up(places: Places, names: Sequence[str]) -> dict[str, int]:

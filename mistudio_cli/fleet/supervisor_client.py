@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 START_PATIENCE_S = 30.0
 
 #: A supervisor creates its socket again within a second when somebody removes it; then it can be reached or never will.
-DEAF_AFTER_S = 5.0
+UNRESPONSIVE_AFTER_S = 5.0
 
 _ASK_TIMEOUT_S = 10.0
 _LOOK_EVERY_S = 0.02
@@ -116,14 +116,14 @@ def ensure_supervisor(settings: Settings) -> None:
 def _launch_or_wait(places: Places, waited_s: float) -> None:
     """Start the daemon, unless one holds the home that was just started or is about to end.
 
-    UserError for a deaf one.
+    UserError for one that does not respond.
     """
     from mistudio_cli.supervisor.lock_and_socket import holder
 
     held_by = holder(places)
     if held_by is None:
         _launch(places)
-    elif held_by and waited_s > DEAF_AFTER_S:
+    elif held_by and waited_s > UNRESPONSIVE_AFTER_S:
         raise UserError(
             f"The supervisor of {places.home} runs with pid {held_by}, but cannot be reached at "
             f"{places.supervisor_socket}.",
@@ -178,7 +178,8 @@ def stop(places: Places, names: Sequence[str] = (), grace_s: float | None = TERM
 
 
 def restart(settings: Settings, names: Sequence[str], slots: int | None = None) -> dict[str, Any]:
-    """Have the supervisor begin to replace these workers, or all; with `slots` they run so many jobs from then on.
+    """Have the supervisor begin to replace these workers, or all; with `slots` each runs that many jobs at once from
+    then on.
 
     Errors as in `stop`.
     """
@@ -187,7 +188,7 @@ def restart(settings: Settings, names: Sequence[str], slots: int | None = None) 
 
 
 def scale(settings: Settings, counts: Mapping[str, int]) -> dict[str, Any]:
-    """Have the supervisor run so many workers of each queue; it is started if need be. UserError when it refuses."""
+    """Have the supervisor run `counts` workers of each queue, and start it if necessary. UserError when it refuses."""
     ensure_supervisor(settings)
     return _accepted(ask(settings.places, "scale", counts=dict(counts), **_circumstances(settings)))
 
@@ -263,7 +264,7 @@ def _launch(places: Places) -> None:
     except subprocess.TimeoutExpired as error:
         raise UserError(f"The supervisor did not start in {START_PATIENCE_S:g} s.", f"See {log_path}") from error
     if done.returncode not in (0, HOME_IS_TAKEN):
-        last = last_lines(log_path, 1) if log_path.stat().st_size > began_at else ["it said nothing"]
+        last = last_lines(log_path, 1) if log_path.stat().st_size > began_at else ["no output"]
         raise UserError(f"The supervisor did not start: {last[0]}", f"See {log_path}")
 
 

@@ -1,1 +1,1 @@
-"""Jobs as commands mean them: found, chosen, waited for, exported, their logs."""
+"""Jobs for commands: lookup, selection, waiting, export and logs."""

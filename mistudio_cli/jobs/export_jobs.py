@@ -1,4 +1,4 @@
-"""The ledger as JSON lines: the only place that writes it out, a page at a time."""
+"""The ledger as JSON lines, written a page at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a person names a job, and how a job is told in full."""
+"""Job lookup by id or name, and the full description of a job."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def show_lines(
 
 
 def _device(job: Job, holder: Holder | None) -> str:
-    """The device, and what the job holds there and was expected to, as `top` tells it."""
+    """The device, and what the job holds there and was expected to, as `top` shows it."""
     if holder is None:
         return job.device or ""
     return f"{job.device}, holds {humanize.size(holder.memory)}, expected {humanize.size(holder.expected)}"
@@ -162,7 +162,7 @@ def _relatives(title: str, found: Sequence[tuple[str, Job | None]]) -> Iterator[
     """Other jobs, one a line; a long list is cut and says so."""
     if found:
         yield from ("", title)
-        shown = [(job_id, *_told(job)) for job_id, job in found[:_RELATIVES]]
+        shown = [(job_id, *_relative(job)) for job_id, job in found[:_RELATIVES]]
         wide = [max(map(len, column)) for column in zip(*shown, strict=True)]
         for row in shown:
             yield "  " + "  ".join(cell.ljust(room) for cell, room in zip(row, wide, strict=True)).rstrip()
@@ -170,7 +170,7 @@ def _relatives(title: str, found: Sequence[tuple[str, Job | None]]) -> Iterator[
             yield f"  … and {more} more: --json has them all"
 
 
-def _told(job: Job | None) -> tuple[str, str, str]:
+def _relative(job: Job | None) -> tuple[str, str, str]:
     if job is None:
         return (humanize.UNKNOWN, humanize.UNKNOWN, "its record is removed")
     return (job.kind, job.name, str(job.state))

@@ -98,7 +98,7 @@ class Selection:
         """
         if bool(words) == self.is_given:
             found = "not both" if words else "--all for every one"
-            raise UserError("Which jobs?", f"Name some, or choose by {_all_flags()}; {found}")
+            raise UserError("No jobs selected.", f"Name some, or choose by {_all_flags()}; {found}")
         return find_jobs(ledger, words) if words else list(_every_page(ledger, self.filter()))
 
     def confirm(self, question: str, *, yes: bool) -> None:

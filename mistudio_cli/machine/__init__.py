@@ -1,1 +1,1 @@
-"""What this machine says of itself: memory, disk, processes."""
+"""Readings of this machine: memory, disk, processes."""

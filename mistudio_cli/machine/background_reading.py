@@ -55,7 +55,7 @@ class BackgroundReading(Generic[T]):
         return self._thread is not None and self._thread.is_alive()
 
     def wait(self, seconds: float) -> None:
-        """Return when no call is under way, or after so many seconds."""
+        """Return when no call is under way, or after `seconds`."""
         if self._thread is not None:
             self._thread.join(max(0.0, seconds))
 

@@ -1,4 +1,4 @@
-"""What this machine says of itself: cores, memory, disk."""
+"""Readings of this host: cores, memory, disk."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ _FIRST_LOOK_S = 0.2
 
 @dataclass(frozen=True)
 class Use:
-    """Of one worker with all below it; None where it cannot be told.
+    """Of one worker with all below it; None where it cannot be read.
 
     Memory is in bytes, shared pages divided among those who share (Linux PSS); `jobs_pss_bytes` is what of it the jobs'
     own processes hold. 100 % of the processor is one core.

@@ -36,7 +36,7 @@ def pid_at_socket(path: str) -> int | None:
         with socket.socket(socket.AF_UNIX) as link:
             link.settimeout(_CONNECT_S)
             link.connect(path)
-            told = link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            credentials = link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     except OSError:
         return None
-    return struct.unpack("3i", told)[0] or None
+    return struct.unpack("3i", credentials)[0] or None

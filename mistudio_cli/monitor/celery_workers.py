@@ -59,7 +59,7 @@ def joined(replies: Replies, seen: Overview, name: str | None = None) -> CeleryW
         if not mute and name not in replies.by_worker:
             raise NotFound(f"No worker {name} replies or heartbeats.", "Workers: mistudio workers inspect")
     rows = [
-        *(CeleryWorker(each, each not in ours, replies=told) for each, told in replies.by_worker.items()),
+        *(CeleryWorker(each, each not in ours, replies=reply) for each, reply in replies.by_worker.items()),
         *(CeleryWorker(each, mute=True) for each in mute),
     ]
     unnamed = 0 if name is not None else max(0, replies.receivers - len(rows))

@@ -1,4 +1,4 @@
-"""Who holds a device: the only place that joins leases to the processes that the driver tells of."""
+"""Who holds a device: joins leases to the processes that the driver reports."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def other_processes_of(card: Device) -> list[tuple[int, str, int | None]]:
 
 
 def _held(card: Device) -> dict[str, int]:
-    """Bytes by job. In a container the driver tells the host's pids, so that no job is found by them."""
+    """Bytes by job. In a container the driver reports the host's pids, so that no job is found by them."""
     held: dict[str, int] = {}
     for process in card.processes or ():
         job = job_of(process.pid)

@@ -113,7 +113,7 @@ def _queued(job: Job, around: Around) -> Iterator[Cause]:
     elif around.able and not over_quota:
         yield from _busy(job.queue, around)
     elif not around.workers and not around.refused:
-        yield Cause(f"Nobody works on its queue {job.queue}.", "mistudio workers start full")
+        yield Cause(f"No worker consumes its queue {job.queue}.", "mistudio workers start full")
     turn = list(_turn(job, around))
     yield from turn
     if around.place:

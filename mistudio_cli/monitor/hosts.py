@@ -39,7 +39,7 @@ class HostRow:
 
 @dataclass(frozen=True)
 class Fleet:
-    """All hosts at `read_at` by the server's clock, and what tells of their workers and devices."""
+    """All hosts at `read_at` by the server's clock, with heartbeats of their workers and leases of devices."""
 
     read_at: float
     hosts: tuple[HostRow, ...]

@@ -62,7 +62,7 @@ class QueueRow:
 
 @dataclass(frozen=True)
 class WorkerRow:
-    """A worker as the supervisor and its own beats tell it; times are seconds since the epoch."""
+    """A worker by its supervisor and its own heartbeats; times are seconds since the epoch."""
 
     name: str
     state: str

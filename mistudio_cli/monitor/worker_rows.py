@@ -21,20 +21,20 @@ def worker_rows(
     *,
     is_stale: bool = False,
 ) -> tuple[WorkerRow, ...]:
-    """The supervisor's workers first, then those of other homes and machines, known by their beats alone.
+    """The supervisor's workers first, then those of other homes and machines, known by their heartbeats alone.
 
-    `holders` are the names and pids of the workers of all running jobs. `beats` None: the ledger could not be read, so
-    who is silent and what they work on is not known. `uses` are those of their processes, by pid; None: not read.
-    `is_stale`: heartbeats and holders are older than what the supervisor says, so a worker may be missing there.
+    `holders` are the names and pids of the workers of all running jobs. `heartbeats` None: the ledger could not be
+    read, so who is silent and what they work on is not known. `uses` are those of their processes, by pid; None: not
+    read. `is_stale`: heartbeats and holders are older than what the supervisor says, so a worker may be missing there.
     """
     unknown = {(heartbeat.name, heartbeat.pid): heartbeat for heartbeat in heartbeats or ()}
     rows = []
-    for told in supervised:
-        heartbeat = unknown.pop(_whose(told), None)
+    for worker in supervised:
+        heartbeat = unknown.pop(_whose(worker), None)
         is_unknown = heartbeats is None or (is_stale and heartbeat is None)
-        use = (uses or {}).get(told["pid"])
-        rows.append(_supervised_row(told, heartbeat, None if is_unknown else holders, use, now))
-    names = {told["name"] for told in supervised}  # an earlier life of one of ours is of no interest
+        use = (uses or {}).get(worker["pid"])
+        rows.append(_supervised_row(worker, heartbeat, None if is_unknown else holders, use, now))
+    names = {worker["name"] for worker in supervised}  # an earlier life of one of ours is of no interest
     others = [
         heartbeat for heartbeat in unknown.values() if heartbeat.name not in names or _is_refused_now(heartbeat, now)
     ]
@@ -46,37 +46,37 @@ def _is_refused_now(heartbeat: WorkerHeartbeat, now: float) -> bool:
     return bool(heartbeat.refused) and now - heartbeat.seen_at <= HEARTBEAT_TTL_S
 
 
-def _whose(told: dict[str, Any]) -> tuple[str, int]:
-    return told["name"], told["pid"] or 0
+def _whose(worker: dict[str, Any]) -> tuple[str, int]:
+    return worker["name"], worker["pid"] or 0
 
 
 def _supervised_row(
-    told: dict[str, Any],
+    worker: dict[str, Any],
     heartbeat: WorkerHeartbeat | None,
     busy: Sequence[tuple[str, int]] | None,
     use: Use | None,
     now: float,
 ) -> WorkerRow:
     age = None if heartbeat is None else max(0.0, now - heartbeat.seen_at)
-    trouble = _trouble(heartbeat, now) if busy is not None and told["state"] == "running" else None
+    trouble = _trouble(heartbeat, now) if busy is not None and worker["state"] == "running" else None
     return WorkerRow(
-        name=told["name"],
-        state=trouble or told["state"],
-        pid=told["pid"],
-        queues=tuple(told["queues"]),
-        slots=told["slots"],
-        busy=None if busy is None else busy.count(_whose(told)),
+        name=worker["name"],
+        state=trouble or worker["state"],
+        pid=worker["pid"],
+        queues=tuple(worker["queues"]),
+        slots=worker["slots"],
+        busy=None if busy is None else busy.count(_whose(worker)),
         pss_bytes=None if use is None else use.pss_bytes,
         jobs_pss_bytes=None if use is None else use.jobs_pss_bytes,
         cpu_percent=None if use is None else use.cpu_percent,
-        restarts=told["restarts"],
-        started_at=told["started_at"],
-        last_exit=told["last_exit"],
+        restarts=worker["restarts"],
+        started_at=worker["started_at"],
+        last_exit=worker["last_exit"],
         seen_age_s=age,
         loop_age_s=None if heartbeat is None or heartbeat.refused else max(0.0, now - heartbeat.consumed_at),
         refusal=heartbeat.refused or None
         if heartbeat is not None
-        else told.get("refusal"),  # an older supervisor knows of none
+        else worker.get("refusal"),  # an older supervisor knows of none
     )
 
 

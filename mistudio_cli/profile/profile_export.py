@@ -57,7 +57,7 @@ def _table_lines(overrides: tuple[Override, ...]) -> Iterator[str]:
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    """What the workers need, in the words of a shell. A URL with a password in it is asked for, not told."""
+    """The environment that the workers need, as shell text. A URL with a password is asked for, not printed."""
     url, results = settings.broker_url, settings.result_backend
     variables = {
         "MISTUDIO_HOME": shlex.quote(str(settings.places.home)),

@@ -1,4 +1,4 @@
-"""The keys of a profile's file: the only table of them; faults, `profiles export` and documentation follow from it."""
+"""The table of keys in a profile's file: errors, `profiles export` and documentation follow from it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LONGEST_SHOWN = 40
 
 @dataclass(frozen=True)
 class ProfileFault:
-    """What is wrong in a profile's file, to be said after its path and before a full stop; and what mends it."""
+    """An error in a profile's file, to be printed after its path and before a full stop; and how to fix it."""
 
     what: str
     hint: str
@@ -93,7 +93,7 @@ KEYS: tuple[Key, ...] = (
         "max_tasks_per_child",
         "a whole number from 1",
         "100",
-        "Replace a slot after so many jobs; unset: never",
+        "Recycle a slot's process after N jobs; unset: never",
         _is_count,
         of_queue=True,
     ),
@@ -109,7 +109,7 @@ KEYS: tuple[Key, ...] = (
         "job_memory_gb",
         "a number of GB above 0",
         "16",
-        "Stop a job whose processes hold more than so many GB; unset: never",
+        "Stop a job whose processes hold more than N GB; unset: never",
         _is_amount,
         of_queue=True,
     ),
@@ -132,7 +132,7 @@ _REFUSED = {
 
 
 def faults_of(document: dict[str, Any]) -> Iterator[ProfileFault]:
-    """All that is wrong in what a profile's file told."""
+    """All errors in the contents of a profile's file."""
     if "workers" not in document:
         yield ProfileFault("workers is missing", 'Write workers = "one" or workers = "per-queue"')
     for name, value in document.items():

@@ -1,4 +1,4 @@
-"""Whether a machine has what workers need: the only place that adds up needs and holds them against readings.
+"""Whether a machine has what workers need: adds up needs and compares them with readings.
 
 The rule. A worker of one queue needs what the table says of that queue, in proportion to its slots. A worker of several
 queues is the arrangement of small machines: its jobs take turns in its slots, so it needs half a core and 1 GB a slot
@@ -159,4 +159,4 @@ def _is_strange(pid: int) -> bool:
     try:
         return "tasks.runner" not in psutil.Process(pid).cmdline()
     except psutil.Error:
-        return False  # in a container the driver tells the host's pids
+        return False  # in a container the driver reports the host's pids

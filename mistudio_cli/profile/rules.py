@@ -232,7 +232,7 @@ def read_profile(file: ProfileFile) -> ReadProfile:
     try:
         document = read_toml(file.path)
     except OSError as error:
-        return ReadProfile(file, None, (ProfileFault(f"it cannot be read: {error.strerror}", "Mend or remove it"),))
+        return ReadProfile(file, None, (ProfileFault(f"it cannot be read: {error.strerror}", "Fix or remove it"),))
     except Malformed as malformed:
         where = "" if malformed.line is None else f"line {malformed.line}: "
         hint = "See what a profile looks like: mistudio profiles export minimal"
@@ -255,7 +255,7 @@ def load_profile(name: str) -> Profile:
 
 
 def user_folder() -> Path:
-    """Where the user's own profiles lie; it need not exist."""
+    """The folder of the user's own profiles; it need not exist."""
     return config_dir() / "profiles"
 
 

@@ -77,7 +77,7 @@ def copies(places: Places) -> list[Path]:
 
 
 def _newest(places: Places) -> Path | None:
-    """The file that Redis was writing to: the only one that a crash can damage at its end."""
+    """The file that Redis was writing to: no other can be damaged at its end by a crash."""
     folder = places.redis / "appendonlydir"
     manifest = folder / "appendonly.aof.manifest"
     if manifest.exists():

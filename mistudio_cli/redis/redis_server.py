@@ -1,6 +1,6 @@
 """The home's own Redis server: found, started, recognised again and stopped here only.
 
-It listens on a unix socket that only its owner can open, never on TCP; what it has answered lies on the disk, and it
+It listens on a unix socket that only its owner can open, never on TCP; what it has acknowledged is on disk, and it
 evicts nothing; it outlives the supervisor that started it, and the next one adopts it. A lock that the server itself
 holds for as long as it lives keeps a second one away from the same files.
 """
@@ -179,7 +179,7 @@ def _remembered(places: Places) -> psutil.Process | None:
 
 
 def _at_the_socket(places: Places) -> psutil.Process | None:
-    """The process that listens at the server's socket, as the kernel tells it; None where it cannot tell."""
+    """The process that listens at the server's socket, as the kernel reports it; None where it cannot."""
     import psutil
 
     if not hasattr(socket, "SO_PEERCRED"):

@@ -17,7 +17,7 @@ from tasks.parsing.documents import decode, parse_json_object, read_bounded
 from tasks.redis_client.redis_connection import Refused, Unable, Unreachable
 from tasks.submission.plan import ArtifactCatalog, SubmitOptions, plan
 
-#: So many lines are submitted between two reports.
+#: Lines submitted between two reports.
 BATCH = 500
 
 #: A job takes some hundred bytes.

@@ -1,4 +1,4 @@
-"""What every way of submitting shares: its flags, what it says of planned and of submitted jobs, the wait for them."""
+"""Options shared by all submitting commands: flags, the report of planned and submitted jobs, the wait for them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from tasks.jobs.kind import Estimate, Job, State, kind_named
 from tasks.queues import DEFAULT_PRIORITY, HIGHEST_PRIORITY, LOWEST_PRIORITY
 from tasks.submission.plan import ArtifactCatalog, SubmitOptions
 
-#: So many faults of a file are told at once.
+#: Errors of a file printed at once.
 MAX_FAULTS_SHOWN = 50
 
-#: The flags of every way of submitting, as `Manner` takes them.
+#: The flags of every way of submitting, as `SubmitFlags` takes them.
 FLAGS: dict[str, tuple[Any, Any]] = {
     "priority": (
         int | None,
@@ -67,7 +67,7 @@ FLAGS: dict[str, tuple[Any, Any]] = {
 
 @dataclass(frozen=True)
 class RequestFault:
-    """Something wrong in a file of requests: where, what, and what mends it."""
+    """An error in a file of requests: where, what, and how to fix it."""
 
     where: str
     problem: UserError
@@ -85,7 +85,7 @@ def give_flags(command: Callable[..., None], flags: Mapping[str, tuple[Any, Any]
 
 
 def refuse(faults: Sequence[RequestFault]) -> None:
-    """Tell all faults, if there are any, and end the command."""
+    """Print all errors, if there are any, and end the command."""
     for fault in faults[:MAX_FAULTS_SHOWN]:
         output.talk(humanize.one_line(f"{fault.where}: {fault.problem.sentence}"))
         if fault.problem.hint:
@@ -119,7 +119,7 @@ class SubmitFlags:
         return ArtifactCatalog(ledger, Store(settings.places.store), owner=owner)
 
     def submit_options(self, known: ArtifactCatalog, *more_tags: str) -> SubmitOptions:
-        """What is wished of each job. NotFound for a job to wait for that is not there."""
+        """The options of each job. NotFound for a job to wait for that does not exist."""
         after = tuple(job.id for job in find_jobs(known.ledger, self.after or ()))
         return SubmitOptions(self.priority, after, (*more_tags, *(self.tag or ())), self.gpu)
 

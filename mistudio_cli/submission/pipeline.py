@@ -1,4 +1,4 @@
-"""Pipelines: the only place where the steps of a recipe become jobs that wait for each other."""
+"""Pipelines: the steps of a recipe become jobs that wait for each other."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def _is_there(kind: JobKind, artifact: str, wanted: dict[str, Any], known: Artif
 
 
 def _pretend(step: PipelineStep, known: ArtifactCatalog) -> _Done:
-    """A faulty step as if it were sound, so that what is wrong with it is told once, and not of those that need it."""
+    """A faulty step as if it were valid, so that its error is reported once, and not by the steps that need it."""
     name = step.table.get("name")
     name = slug(name if isinstance(name, str) else step.id)
     for family in FAMILIES:

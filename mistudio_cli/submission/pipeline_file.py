@@ -108,7 +108,8 @@ def _read_setting(setting: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         (float, int),
     ):
         raise UserError(
-            f"{key} is {variables[key]!r} in the recipe, and {word!r} is nothing like it.", "Give a like value"
+            f"{key} is {variables[key]!r} in the recipe, and {word!r} is not of that type.",
+            "Give a value of the same type",
         )
     return {key: value}
 

@@ -99,8 +99,8 @@ def print_numbers(sae: dict[str, Any], features: dict[str, Any]) -> None:
 
 
 def print_features(features: dict[str, Any]) -> None:
-    """The most telling features with their strongest contexts."""
-    output.data("\nThe most telling features; a context's strongest token is what the feature fires on:")
+    """Print the most interpretable features with their strongest contexts."""
+    output.data("\nThe most interpretable features; a context's strongest token is what the feature fires on:")
     for feature in features["telling"]:
         where = "on" if feature["where"] == "at" else "after"
         output.data(

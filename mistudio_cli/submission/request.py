@@ -1,4 +1,4 @@
-"""A request as a file tells it, a step of a recipe or a line of many: whose kind, its wishes, and its parameters."""
+"""A request in a file, a step of a recipe or a line of many: its kind, its submit options, and its parameters."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SubmitRequest:
 
 
 def read_request(fields: dict[str, Any], submit_options: SubmitOptions) -> SubmitRequest | list[tuple[str, UserError]]:
-    """The request, or all that is wrong with it, each with its key. What it wishes goes before `wishes`."""
+    """The request, or all its errors, each with its key. Its own options take precedence over `submit_options`."""
     fields = {key.replace("-", "_"): value for key, value in fields.items()}
     if faults := list(_faults_of_keys(fields)):
         return faults

@@ -18,15 +18,17 @@ from tasks.submission.checkpoints import resume_point
 from tasks.submission.plan import ArtifactCatalog
 from tasks.submission.retry import Retries, plan_retries, plan_retry, why_from_scratch
 
-#: So many jobs are submitted at once; the next call submits the rest.
+#: Jobs submitted at once; the next call submits the rest.
 MOST = 10_000
 
-_PAGE, _TOLD = 1000, 20
+_PAGE, _SHOWN = 1000, 20
 
 
 @dataclass(frozen=True)
 class Begun:
-    """What was submitted, and by id where each goes on that takes over a checkpoint, or why each other does not."""
+    """What was submitted, and by id where each resumes that takes over a checkpoint, or why each other starts from
+    scratch.
+    """
 
     jobs: Sequence[Job] = ()
     resume_point: Mapping[str, str] = field(default_factory=dict)
@@ -35,7 +37,7 @@ class Begun:
     def how(self, job: Job) -> str:
         """How that job begins, for the eye."""
         if at := self.resume_point.get(job.id):
-            return f"continues from {at} (--from-scratch begins anew)"
+            return f"continues from {at} (--from-scratch ignores it)"
         return ": ".join(filter(None, ("starts from scratch", self.from_scratch.get(job.id))))
 
 
@@ -78,9 +80,9 @@ def _begin(known: ArtifactCatalog, planned: Sequence[Job], from_checkpoint: bool
 
 
 def _print_jobs(retries: Retries) -> None:
-    for sentence in retries.left_out[:_TOLD]:
+    for sentence in retries.left_out[:_SHOWN]:
         output.talk(sentence)
-    if (more := len(retries.left_out) - _TOLD) > 0:
+    if (more := len(retries.left_out) - _SHOWN) > 0:
         output.talk(f"… and {more} more are left out. All that failed: mistudio jobs ls --state failed")
     if retries.remaining:
         again = shlex.join(["mistudio", *sys.argv[1:]])

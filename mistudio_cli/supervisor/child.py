@@ -1,6 +1,6 @@
 """One supervised worker: where it is in its life, and what is due next. It obeys; the supervisor decides.
 
-It knows no clock and no operating system of its own: both are given to it, so that a test can tell it a life story.
+It has no clock and no operating system of its own: both are passed in, so that a test can script its life.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Child:
         self._climb()
 
     def heartbeat_received(self, heartbeat: float) -> None:
-        """Its newest beat, by the time it carries: it consumes, and it is not silent if this beat is another one."""
+        """Store its latest heartbeat, by the time in it: it consumes, and it is not silent if this heartbeat is new."""
         if heartbeat != self._last_heartbeat:
             self._last_heartbeat, self._heartbeat_at = heartbeat, self.clock()
         if self.status is Status.STARTING:
@@ -127,7 +127,7 @@ class Child:
             self._plan(self.clock(), hung_grace_s())
 
     def excuse(self) -> None:
-        """Nobody could have heard it until now: Redis was away."""
+        """Restart its silence: no heartbeat could be received until now, because Redis was away."""
         self._heartbeat_at = self.clock()
 
     def tick(self) -> None:

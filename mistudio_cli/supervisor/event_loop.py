@@ -1,6 +1,6 @@
-"""The loop of the supervisor's daemon: one thread that hears requests, deaths, signals and the clock.
+"""The loop of the supervisor's daemon: one thread that handles requests, deaths, signals and the clock.
 
-It hears at the home's door; what to do it leaves to the desk it was given.
+It listens on the home's socket; what to do it leaves to the desk it was given.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Desk(Protocol):
         """The reply to one request."""
 
     def end(self) -> None:
-        """A signal told it to end in good order."""
+        """Stop in good order, after a signal."""
 
 
 def serve(door: Door, desk: Desk) -> None:

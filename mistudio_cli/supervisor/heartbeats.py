@@ -1,4 +1,4 @@
-"""Heartbeats of a home's workers, read from the ledger. The only place where the supervisor asks Redis."""
+"""Heartbeats of a home's workers, read from the ledger: the supervisor's only queries to Redis."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class HeartbeatMonitor:
-    """The beats in one Redis."""
+    """The heartbeats in one Redis."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -54,7 +54,7 @@ class HeartbeatMonitor:
             self._ledger.close()
 
     def listen(self, children: Sequence[Child]) -> None:
-        """Tell each child its newest beat: one carries its name and the pid of its process."""
+        """Give each child its latest heartbeat: one with its name and the pid of its process."""
         now = self._clock()
         is_full_check = now >= self._full_check_at
         waited_for = [child for child in children if is_full_check or child.status is Status.STARTING]

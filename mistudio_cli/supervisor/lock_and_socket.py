@@ -54,7 +54,7 @@ class Door:
             self._lock.flush()
 
     def listen(self) -> socket.socket:
-        """The socket at which the supervisor hears, for its owner alone. Needs the lock."""
+        """Open the supervisor's socket, for its owner alone. Needs the lock."""
         self.places.make_sockets_folder()
         path = self.places.supervisor_socket
         path.unlink(missing_ok=True)  # of a supervisor that was killed
@@ -79,7 +79,7 @@ class Door:
             return True  # it cannot be looked at now, which says nothing
 
     def repair(self) -> bool:
-        """Create again what was removed. Whether there is another socket to hear at from now on."""
+        """Create again what was removed. Whether there is another socket to listen on from now on."""
         if not self.has_home() or self.is_lost:
             return False
         self._make_folders()
@@ -95,7 +95,7 @@ class Door:
         return True
 
     def shut(self) -> None:
-        """Hear nothing any more; the home is held until it is left."""
+        """Stop listening; the home is held until it is left."""
         if self.has_home() and self._bound and _identity(str(self.places.supervisor_socket)) == self._bound:
             self.places.supervisor_socket.unlink(missing_ok=True)
         self._write(b"")

@@ -117,7 +117,7 @@ class Supervisor:
         }
 
     def _ping(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Whether it is there; with `redis` it keeps the home's own Redis from now on and tells how that is."""
+        """Answer that it is there; with `redis` it keeps the home's own Redis from now on and reports its state."""
         reply = {"pid": os.getpid(), "state": self._state}
         if not request.get("redis"):
             return reply
@@ -155,7 +155,7 @@ class Supervisor:
             self._shutdown({"grace_s": self.grace_s, "redis": self.in_foreground})
 
     def _look_for_home(self) -> None:
-        """Nothing of a home that was removed may stay behind, nor go on where another supervisor has taken over."""
+        """End what belongs to a home that was removed, or that another supervisor has taken over."""
         if self._door is None:
             return
         if self._door.is_lost and not self.ending:
@@ -200,7 +200,7 @@ class Supervisor:
 
     @property
     def ended(self) -> bool:
-        """Whether it was told to end and its workers have."""
+        """Whether it was asked to stop and its workers have ended."""
         return self.ending and self.worker_set.is_gone
 
     def last_will(self) -> None:
@@ -222,7 +222,7 @@ class Supervisor:
 
 
 def main(argv: list[str]) -> int:
-    """Keep a home until told to end. Returns when it has ended, or at once, listening already, with `--detach`."""
+    """Keep a home until asked to stop. Returns when it has ended, or at once, listening already, with `--detach`."""
     options = _parse(argv)
     places = Places(options.home, options.store)
     log_to_stderr(None if options.foreground else places.supervisor_log)
@@ -252,8 +252,8 @@ def _with_secrets_of_jobs(environment: Mapping[str, str]) -> dict[str, str]:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="mistudio_cli.supervisor", description="Keeps one home's Redis and workers.")
     parser.add_argument("--home", type=Path, required=True, help="the home's folder")
-    parser.add_argument("--store", type=Path, required=True, help="where its artifacts lie")
-    parser.add_argument("--detach", action="store_true", help="go on in the background")
+    parser.add_argument("--store", type=Path, required=True, help="where its artifacts are stored")
+    parser.add_argument("--detach", action="store_true", help="continue in the background")
     parser.add_argument("--foreground", action="store_true", help="start what one line of JSON on stdin orders")
     parser.add_argument("--grace", type=float, default=TERM_GRACE_S, help="seconds for jobs to finish after a signal")
     return parser.parse_args(argv)

@@ -26,7 +26,7 @@ SILENT_UNTIL_KILLED_S = 30.0
 #: How Redis says so, and in how many of its last lines.
 _CANNOT_READ, _LINES_OF_AN_END = "Bad file format reading the append only file", 5
 
-#: After so many deaths in a row it is said that Redis does not stay up; it is tried for ever all the same.
+#: After this many deaths in a row it reports that Redis does not stay up; it keeps trying.
 _DEATHS_UNTIL_TROUBLE = 3
 
 
@@ -89,7 +89,7 @@ class RedisKeeper:
             server.kill()
 
     def _keep_folder(self) -> None:
-        """Give a server whose folder was removed another: it would go on, and lose everything at its end."""
+        """Give a server whose folder was removed another one: it would continue, and lose everything when it ends."""
         if self._places.redis.exists() or not self._places.home.exists() or not self.answers():
             return
         try:
@@ -114,7 +114,7 @@ class RedisKeeper:
         self.restarts += 1
         if code not in (0, None):
             self._repair()
-        # The first death is mended at once: everybody waits for Redis.
+        # It restarts at once after the first death: everybody waits for Redis.
         self._due_at = self._clock() + (pause_s(self._deaths - 1) if self._deaths > 1 else 0.0)
         if self._deaths >= _DEATHS_UNTIL_TROUBLE:
             why = redis_folder.fault(self._places) or _last_words(self._places)
@@ -157,4 +157,4 @@ class RedisKeeper:
 
 
 def _last_words(places: Places) -> str:
-    return " ".join(last_lines(places.logs / "redis.log", 1)) or "it said nothing"
+    return " ".join(last_lines(places.logs / "redis.log", 1)) or "no output"

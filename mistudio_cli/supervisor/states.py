@@ -1,4 +1,4 @@
-"""The life of a supervised worker: its states, its arrows and its patience. Pure, so that life stories can be tested.
+"""The life of a supervised worker: its states, transitions and timeouts. Pure, so that whole lives can be tested.
 
 A worker is RUNNING when it has answered, not when it has merely not died. Every death is followed by a longer pause;
 one that never answered in several lives, or did but died young again and again, is FATAL. One that lives but has said
@@ -69,11 +69,11 @@ _AFTER_CHECKPOINTS_S = 10.0
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 
-#: A worker that has not been heard of for so long, by its supervisor's clock and while Redis answered, is HUNG. After
+#: A worker without a heartbeat for this long, by its supervisor's clock and while Redis answered, is HUNG. After
 #: an outage of Redis Celery may sleep half a minute before it tries again.
 SILENCE_S = 120.0
 
-#: A worker that ran this long starts its count of deaths anew.
+#: A worker that ran this long starts its count of deaths again at 0.
 SOUND_AGE_S = 60.0
 
 #: Lives without an answer, one after the other, until a worker is FATAL.

@@ -1,4 +1,4 @@
-"""The process behind a worker: the only place that starts one, recognises one and signals one."""
+"""The process behind a worker: starts, identifies and signals it; no other module does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasks.system.log_output import VARIABLE
 
 
 class WorkerProcess:
-    """A worker's main process and the tree below it. Its number is its own until `poll` has told its end."""
+    """A worker's main process and the tree below it. Its pid stays its own until `poll` has reported its end."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.pid = process.pid
@@ -30,7 +30,7 @@ class WorkerProcess:
     def send_signal(self, signum: signal.Signals) -> None:
         """Signal the main process alone: its pool would take TERM or QUIT for an order to die at once.
 
-        One that was stopped goes on: it could not hear otherwise.
+        One that was stopped is continued: it could not receive the signal otherwise.
         """
         self._process.send_signal(signum)
         self._process.send_signal(signal.SIGCONT)
@@ -51,11 +51,11 @@ class AdoptedWorker:
         self._process = process
 
     def poll(self) -> str | None:
-        """That it ended; nobody is told how. None while it lives."""
+        """That it ended; how is not known here. None while it lives."""
         return None if process_identity.is_alive(self._process) else "ended; an earlier supervisor started it"
 
     def send_signal(self, signum: signal.Signals) -> None:
-        """Signal the main process alone. One that was stopped goes on: it could not hear otherwise."""
+        """Signal the main process alone. One that was stopped is continued, to receive it."""
         with suppress(psutil.NoSuchProcess):
             self._process.send_signal(signum)
             self._process.send_signal(signal.SIGCONT)

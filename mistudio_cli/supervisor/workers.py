@@ -36,7 +36,7 @@ Spawn = Callable[[WorkerSpec, dict[str, str]], Process]
 
 
 class WorkerSet:
-    """The workers of one home, reconciled at every tick. `hearing` has their heartbeats."""
+    """The workers of one home, reconciled at every tick. `heartbeat_monitor` has their heartbeats."""
 
     def __init__(self, places: Places, clock: Clock, spawn: Spawn, heartbeat_monitor: HeartbeatMonitor) -> None:
         self.profile: str | None = None
@@ -102,7 +102,7 @@ class WorkerSet:
         return self.restart({**request, "environment": self._environment})
 
     def scale(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Have so many workers of each queue: new ones are numbered, those on the way out finish their jobs."""
+        """Run `counts` workers of each queue: new ones are numbered, draining ones finish their jobs."""
         if refusal := self.refusal(request["broker_url"]):
             return refusal
         running = [child.spec for child in self._alive().values()]
@@ -127,7 +127,7 @@ class WorkerSet:
         self._adopt()
         return {
             "profile": self.profile,
-            "workers": [_told(child) for child in (*self.children.values(), *self.draining)],
+            "workers": [_child_json(child) for child in (*self.children.values(), *self.draining)],
             "restart": self._rolling_restart.to_dict(),
         }
 
@@ -285,7 +285,7 @@ def full_name(worker: str) -> str:
     return f"{worker}@{socket.gethostname()}"
 
 
-def _told(child: Child) -> dict[str, Any]:
+def _child_json(child: Child) -> dict[str, Any]:
     return {
         "name": full_name(child.spec.name),
         "state": child.state,

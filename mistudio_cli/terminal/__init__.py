@@ -1,1 +1,1 @@
-"""What a terminal or a pipe is given: words for numbers, tables as lines, the one sink."""
+"""Output to a terminal or a pipe: numbers as words, tables as lines, the one sink."""

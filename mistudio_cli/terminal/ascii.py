@@ -1,4 +1,4 @@
-"""What a terminal or pipe cannot show is written in ASCII, and never ends a command."""
+"""Writes in ASCII what a terminal or pipe cannot show, so that it never ends a command."""
 
 from __future__ import annotations
 

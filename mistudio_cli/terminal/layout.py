@@ -57,7 +57,7 @@ def lay_out(
 ) -> str:
     """The lines of a table; `width` None is without bound. Columns of numbers are aligned to the right.
 
-    With `wrap` the text of the last column goes on below itself instead of being shortened.
+    With `wrap` the text of the last column continues below itself instead of being shortened.
     """
     rows = [[visible(cell) for cell in row] for row in rows]
     if wrap and width is not None:
@@ -96,7 +96,7 @@ def columns(text: str) -> int:
 
 
 def cut(text: str, room: int) -> str:
-    """The text, or as much of it as fits into so many columns and an ellipsis."""
+    """The text, or as much of it as fits into `room` columns with an ellipsis."""
     if columns(text) <= room:
         return text
     kept, used = 0, 1

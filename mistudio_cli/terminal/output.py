@@ -51,7 +51,7 @@ def talk(text: str) -> None:
 
 
 def ask(question: str, unasked: str) -> None:
-    """Go on only if the person at the terminal says so; `unasked` is the command that does not ask."""
+    """Continue only if the person at the terminal agrees; `unasked` is the command that does not ask."""
     import typer
 
     if not sys.stdin.isatty():
@@ -70,7 +70,7 @@ def talk_over(text: str) -> None:
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, wrap: bool = False) -> None:
     """Rows under headers. A narrow terminal goes without dispensable columns, then the widest are shortened.
 
-    With `wrap` the last column is none of these: its text goes on below itself.
+    With `wrap` the last column is none of these: its text continues below itself.
     """
     width = terminal_width() if sys.stdout.isatty() else None
     styled(lay_out(*fitting(headers, rows, width), width, in_colour(sys.stdout), wrap=wrap))

@@ -1,1 +1,1 @@
-"""From records to JSON, rows and paint."""
+"""From records to JSON, table rows and the live view."""

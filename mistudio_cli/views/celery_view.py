@@ -74,17 +74,17 @@ def _task(task: Mapping[str, Any], now: float) -> list[str]:
 
 
 def _stats(worker: CeleryWorker, now: float) -> list[list[str]]:
-    told = worker.replies.get("stats") or {}
-    pool = told.get("pool") or {}
-    done = sum(count for count in (told.get("total") or {}).values() if isinstance(count, int))
+    stats = worker.replies.get("stats") or {}
+    pool = stats.get("pool") or {}
+    done = sum(count for count in (stats.get("total") or {}).values() if isinstance(count, int))
     return [
         [
-            str(told.get("pid") or UNKNOWN),
+            str(stats.get("pid") or UNKNOWN),
             str(pool.get("max-concurrency") or UNKNOWN),
             ", ".join(map(str, pool.get("processes") or ())) or NONE,
-            str(told.get("prefetch_count", UNKNOWN)),
+            str(stats.get("prefetch_count", UNKNOWN)),
             str(done),
-            duration(told["uptime"]) if isinstance(told.get("uptime"), int | float) else UNKNOWN,
+            duration(stats["uptime"]) if isinstance(stats.get("uptime"), int | float) else UNKNOWN,
         ]
     ]
 

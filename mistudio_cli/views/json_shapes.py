@@ -1,4 +1,4 @@
-"""From record to JSON: the only place, with `profile_shapes`, that spells a key of the contract in docs/json.md.
+"""From record to JSON: the keys of the contract in docs/json.md, together with `profile_json`.
 
 Times are ISO 8601 in UTC, ages are seconds, sizes are bytes, and what is unknown is None.
 """
@@ -110,7 +110,7 @@ def job(record: Job) -> dict[str, Any]:
 
 
 def series(points: Sequence[MetricPoint]) -> dict[str, list[float | None]] | None:
-    """What a job measured in its course: a list for each metric, and where it was, `at`; None when nothing is known."""
+    """What a job has measured so far: a list for each metric, and where it was, `at`; None when nothing is known."""
     if not points:
         return None
     columns: dict[str, list[float | None]] = {"at": [point.at for point in points]}
@@ -121,7 +121,7 @@ def series(points: Sequence[MetricPoint]) -> dict[str, list[float | None]] | Non
 def job_in_full(
     record: Job, events: Sequence[dict[str, Any]], path: str | None, around: Surroundings
 ) -> dict[str, Any]:
-    """`jobs show`: the list's keys and the rest; `path` is where its artifact lies."""
+    """`jobs show`: the list's keys and the rest; `path` is where its artifact is stored."""
     return {
         **job(record),
         "error": record.error,
@@ -158,7 +158,7 @@ def relative(job_id: str, record: Job | None) -> dict[str, Any]:
 
 
 def made_at(record: Job, store: Path) -> str | None:
-    """Where the artifact of that job lies; None when it made none."""
+    """The path of that job's artifact; None when it made none."""
     return str(store / record.artifact) if record.artifact and record.state is State.SUCCEEDED else None
 
 
@@ -328,8 +328,8 @@ def _hosts(snapshot: Snapshot) -> list[dict[str, Any]] | None:
 
 def errors(troubles: Sequence[Trouble]) -> list[dict[str, Any]]:
     """What could not be read; `age_s` is that of what is shown instead."""
-    told = [(trouble.part, trouble.message, _rounded(trouble.age_s)) for trouble in troubles]
-    return [{"part": part, "message": message, "age_s": age_s} for part, message, age_s in told]
+    rows = [(trouble.part, trouble.message, _rounded(trouble.age_s)) for trouble in troubles]
+    return [{"part": part, "message": message, "age_s": age_s} for part, message, age_s in rows]
 
 
 def _all(shape: Any, records: Sequence[Any] | None) -> list[dict[str, Any]] | None:

@@ -13,7 +13,7 @@ from tasks.queues import Needs
 
 
 def profiles(found: Sequence[ReadProfile]) -> Table:
-    """`profiles ls`; one that is not sound tells its first fault."""
+    """The table of `profiles ls`; an invalid profile shows its first error."""
     headers = ["PROFILE", "FROM", "WORKERS", "SLOTS", "CORES", "MEMORY", "GPUS", "SUMMARY"]
     rows = []
     for read in found:

@@ -1,4 +1,4 @@
-"""The SAEs of the store as the commands tell of them: read from manifests and `cfg.json`, as JSON and as rows."""
+"""The SAEs of the store as the commands show them: read from manifests and `cfg.json`, as JSON and as rows."""
 
 from __future__ import annotations
 

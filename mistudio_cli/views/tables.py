@@ -1,4 +1,4 @@
-"""How records read in a table: the only place that words ages, sizes, progress and rows for the eye."""
+"""Records as table rows: formats ages, sizes, progress and times for people."""
 
 from __future__ import annotations
 

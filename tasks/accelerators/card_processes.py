@@ -63,12 +63,12 @@ def _describe_holder(pid: int) -> str:
             return "this job"
         process = psutil.Process(pid)
         name, user = process.name(), process.username()
-    except (psutil.Error, OSError):  # in a container the driver tells the host's pids
+    except (psutil.Error, OSError):  # in a container the driver reports the host's pids
         return f"process {pid}"
     job = job_of(pid)
     return f"job {job}" if job else f"process {pid} ({name}, user {user})"
 
 
 def _gigabytes(amount: int | None) -> str:
-    """n/a where the driver does not tell, as WSL2's."""
+    """n/a where the driver reports no memory, as on WSL2."""
     return "n/a" if amount is None else f"{amount / _GB:.1f} GB"

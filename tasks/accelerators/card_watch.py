@@ -1,4 +1,4 @@
-"""Whether a job's card has fallen off the bus: asked now and then beside the work, and when CUDA reports an error."""
+"""Checks whether a job's card has fallen off the bus: now and then during the job, and when CUDA reports an error."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def describe_loss(card: Device) -> tuple[str, str]:
 def lost_card(visible: str) -> Device | None:
     """The card that CUDA_VISIBLE_DEVICES names by that index or UUID, if the driver says that it is lost.
 
-    One that is lost may not even tell its UUID: then it is the one that is lost where none has that UUID.
+    One that is lost may not even report its UUID: then it is the one that is lost where none has that UUID.
     """
     return _lost_among(nvml_process.read(_PATIENCE_S).devices, visible)
 

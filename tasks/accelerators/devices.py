@@ -106,7 +106,7 @@ def _read_jetson(proc: Path, sys: Path) -> Devices | None:
 
 
 def _with_unified_memory(found: Devices, proc: Path) -> Devices:
-    """On a Jetson with NVML the GPU's memory, which NVML does not tell there, is the machine's."""
+    """On a Jetson, report the machine's memory as the GPU's: NVML does not report it there."""
     if "jetson" not in (_machine_name(proc) or "").lower():
         return found
     total, used = _machine_memory(proc)

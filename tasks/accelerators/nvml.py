@@ -75,7 +75,7 @@ def _handle(index: int) -> Any:
 
 
 def _read_instance(place: int, uuid: str) -> Device:
-    """A MIG instance by its UUID. What the driver does not tell of it is unknown: CUDA finds it all the same."""
+    """Read a MIG instance by its UUID. What the driver does not report is unknown; CUDA finds the instance anyway."""
     import pynvml
 
     try:
@@ -106,7 +106,7 @@ def _read_gpu(index: int, handle: Any) -> list[Device]:
 
 
 def _instances_of(gpu: Device, handle: Any) -> Iterator[Device]:
-    """The MIG instances of a GPU; NVML tells load, temperature and power of the whole GPU alone."""
+    """The MIG instances of a GPU; NVML reports load, temperature and power only for the whole GPU."""
     import pynvml
 
     for number in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
@@ -145,7 +145,7 @@ def _read_device(index: int, handle: Any) -> Device:
     if memory is None and name is None and uuid is None:
         return Device(
             index, problem=failed[-1], is_lost=bool(lost)
-        )  # a driver that tells nothing of it, such as after an update
+        )  # the driver reports nothing about it, for example after an update
     rates, power, mig = (
         ask(pynvml.nvmlDeviceGetUtilizationRates),
         ask(pynvml.nvmlDeviceGetPowerUsage),
@@ -159,7 +159,7 @@ def _read_device(index: int, handle: Any) -> Device:
         memory_used=memory.used if memory else None,
         utilisation=float(rates.gpu) if rates else None,
         temperature=ask(lambda h: pynvml.nvmlDeviceGetTemperature(h, pynvml.NVML_TEMPERATURE_GPU)),
-        power=power / 1000 if power is not None else None,  # NVML tells milliwatts
+        power=power / 1000 if power is not None else None,  # NVML reports milliwatts
         processes=_processes(
             ask(pynvml.nvmlDeviceGetComputeRunningProcesses, pynvml.nvmlDeviceGetComputeRunningProcesses_v2),
             ask(pynvml.nvmlDeviceGetGraphicsRunningProcesses, pynvml.nvmlDeviceGetGraphicsRunningProcesses_v2),

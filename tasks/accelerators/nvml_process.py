@@ -1,7 +1,7 @@
-"""Asks the process that reads NVML, and waits for its answer no longer than somebody has patience.
+"""Queries the process that reads NVML, with a timeout.
 
-It is started when it is first asked, and only where there is a driver's library. An answer that came too late is the
-next one's; a driver that takes its process along is told as such, and asked anew.
+The process starts at the first query, and only where there is a driver's library. A reply that came too late is
+discarded before the next query; a driver that crashes the process is reported as such, and queried again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CHUNK = 1 << 16
 
 
 def read(patience_s: float, instances: Sequence[str] = ()) -> Devices:
-    """All devices of which NVML tells, or these MIG instances. Never raises."""
+    """Read all devices that NVML reports, or these MIG instances. Never raises."""
     return _READER.read(patience_s, instances)
 
 
@@ -96,7 +96,7 @@ class _Reader:
         process.kill()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
-                with suppress(OSError):  # what was asked may still lie in it
+                with suppress(OSError):  # the query may still be buffered
                     pipe.close()
         with suppress(subprocess.TimeoutExpired):  # one that hangs in the driver dies when that lets it
             process.wait(0.2)

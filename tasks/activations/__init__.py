@@ -1,1 +1,1 @@
-"""What a model answers at its hooks, as batches and on disk, and what follows when something else takes their place."""
+"""Activations of a model at its hooks: as batches, on disk, and replaced by an SAE's reconstruction."""

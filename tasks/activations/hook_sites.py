@@ -1,4 +1,4 @@
-"""Sites of a block that can be read and written: the only list of them, without torch, so that options can name one.
+"""The sites of a block that can be read and written, listed without torch, so that options can name one.
 
 `resid` is the residual stream after the block (its output); `attn` and `mlp` are what attention and MLP add to that
 stream; `mlp-in` is what the MLP reads. See tasks.activations.hooks for where in a model they are.

@@ -1,4 +1,4 @@
-"""Which hooks a coder reads and which it is to write: the only place that knows autoencoder, transcoder and crosscoder.
+"""The hooks that a coder reads and writes, for autoencoders, transcoders and crosscoders.
 
 An autoencoder writes what it reads. A transcoder writes what passes another hook (Dunefsky et al. 2024,
 arXiv:2406.11944). A crosscoder reads and writes several layers at once (Lindsey et al. 2024, "Sparse Crosscoders").
@@ -25,7 +25,7 @@ class HookWiring:
 
     @property
     def hooks(self) -> tuple[Hook, ...]:
-        """All hooks that must be caught, in the order in which their vectors lie side by side."""
+        """All hooks that must be caught, in the order in which their vectors are concatenated."""
         return (*self.reads, *self.writes)
 
     def split(self, vectors: Tensor, width: int) -> tuple[Tensor, Tensor]:

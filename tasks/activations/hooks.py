@@ -39,7 +39,7 @@ class _Form(NamedTuple):
     norms: tuple[str, str] | None = None
 
 
-#: The first part of an MLP whose parts lie in the block itself.
+#: The first part of an MLP whose parts are in the block itself.
 _INNER = {"fc1", "intermediate"}
 _OPT_NORMS = ("self_attn_layer_norm", "final_layer_norm")
 #: The first one whose modules a block has and which adds up is its form: the special ones come before the plain ones.
@@ -106,7 +106,7 @@ def find(model: PreTrainedModel, hook: Hook) -> HookPoint:
 
 
 def find_again(model: PreTrainedModel, metadata: dict[str, Any]) -> HookPoint:
-    """Where in `model` the hook is that an SAE's metadata tell of: `hook_name`, and `hook_module` if there is one.
+    """Find the hook in `model` that an SAE's metadata name: `hook_name`, and `hook_module` if there is one.
 
     The module's path may begin at the list of layers: sparsify's does, and is taken over as it is.
     Raises UserError as `find` does, for a name that is not understood here, and for a model in which the hook is called
@@ -148,7 +148,7 @@ def catch(model: PreTrainedModel, points: Sequence[HookPoint], inputs: dict[str,
     """What passes the points in one forward pass, which ends with the last of them: each (batch, context, d) float32.
 
     `inputs` go to the model without its head, so logits are never computed; `input_ids` (batch, context) is one of
-    them. The tensors lie on the model's device. The hooks are gone when this returns or raises.
+    them. The tensors are on the model's device. The hooks are gone when this returns or raises.
     """
     found: dict[HookPoint, torch.Tensor] = {}
     shape = inputs["input_ids"].shape

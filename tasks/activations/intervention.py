@@ -1,4 +1,4 @@
-"""What a model's predictions lose when an SAE's reconstruction takes the place of what it reads.
+"""The loss increase of a model when an SAE's reconstruction replaces the activations it reads.
 
 At the hooks that a coder writes its reconstruction replaces what was there, and the model reads on (Bricken et al.
 2023, "Towards Monosemanticity"; Gao et al. 2024, section 4.1). The baselines are zero ablation and mean ablation;

@@ -1,4 +1,4 @@
-"""The shuffle buffer, in memory or in a file: the only place that decides between them.
+"""The shuffle buffer, in memory or in a file, and the choice between them.
 
 A buffer in memory mixes well as long as it holds several batches. Those of a very wide model are too large for that, so
 they go to a file without a name in the job's folder, which is gone with the process however that ends.

@@ -1,4 +1,4 @@
-"""Activations on disk: the only place the files of an activations artifact are written and read.
+"""Activations on disk: writes and reads the files of an activations artifact; no other module does.
 
 `shard-00000.bin` and so on hold the vectors of the rows, one row after the other, `rows_per_shard` rows in each: raw
 little-endian float32, or bfloat16, d_in numbers a vector, as `numpy.memmap` and `torch.from_file` read them.
@@ -27,7 +27,7 @@ from tasks.storage.store import write_json
 DESCRIPTION, COUNTS, MEAN = "activations.json", "counts.bin", "mean.bin"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
-#: A shard holds about so many bytes: what is done again when a reading is interrupted.
+#: Approximate bytes per shard: what is done again when a reading is interrupted.
 SHARD_BYTES = 256 << 20
 
 #: Of each number in a file of sums (float64).
@@ -111,7 +111,7 @@ class ShardWriter:
         draft.replace(path)
 
     def finish(self, output: Path, **facts: Any) -> ActivationsInfo:
-        """Put the shards into `output` and describe them there; `told` are the fields of the info not known here.
+        """Move the shards into `output` and describe them there; `facts` are the fields of the info not known here.
 
         They stay in the writer's folder too, under a second name, for another attempt if this one ends too early.
         """

@@ -1,4 +1,4 @@
-"""Activations as batches: the only place where tokens become what a model answers, and that a shuffled stream.
+"""Activations as batches: runs tokens through the model and makes a shuffled stream of its activations.
 
 The forward pass ends at the last hook that is read, so later layers and the logits are never computed.
 """
@@ -52,12 +52,12 @@ def read(
 class Vectors(Protocol):
     """The vectors of numbered rows of tokens: read from a model, or from files."""
 
-    points: tuple[HookPoint, ...]  # the hooks that they passed; what passed them lies side by side in a vector
+    points: tuple[HookPoint, ...]  # the hooks that they passed; their activations are concatenated in a vector
     mask: Mask  # what was left out
     shape: tuple[int, int]  # how many rows of how many tokens
     bos: str  # what of the rows begins with BOS: see tasks.text.tokens
     d_in: int  # numbers in a vector
-    device: torch.device | str  # where the vectors lie
+    device: torch.device | str  # where the vectors are
     model_dtype: str | None  # torch's name of the dtype that the model computed them in; None where that is not known
 
     @property
@@ -146,7 +146,7 @@ def check_tokens(tokens: Path, model: str, loaded: Any, store: Store, allow_no_b
 class ActivationStream:
     """Shuffled batches of vectors, as a pure function of the step.
 
-    Rows are visited in a random order that is drawn anew each epoch. Their vectors fill a buffer of `chunk` batches,
+    Rows are visited in a random order that changes each epoch. Their vectors fill a buffer of `chunk` batches,
     which is shuffled before it is served, so the vectors of a batch come from as many rows as the buffer holds. Since
     everything follows from the seed and the step, a resumed run needs no saved buffer: it fills the same one again.
     """

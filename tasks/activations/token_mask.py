@@ -1,4 +1,4 @@
-"""Which positions of a row count: the only place that says what is left out of training, measuring and extraction.
+"""The token mask: which positions of a row are left out of training, evaluation and extraction.
 
 Padding never counts. The first position and the BOS token are where models park their attention: in many models the
 residual stream there is tens to hundreds of times as long as elsewhere and always the same ("Massive Activations in
@@ -76,7 +76,7 @@ def mask_for(info: TokensInfo, skip_bos: bool) -> Mask:
 
 
 def mask_again(metadata: dict[str, Any], info: TokensInfo) -> Mask:
-    """The mask that an SAE's metadata tell of, for these tokens: what it was never trained on is left out again.
+    """The mask recorded in an SAE's metadata, for these tokens: what it was never trained on is left out again.
 
     SAELens' `exclude_special_tokens` may also be true, for all of them. Raises UserError for a slice of positions that
     leaves nothing of rows as long as these.

@@ -1,4 +1,6 @@
-"""The tokens that a job wants to read with a model: found in the store, or asked for; refused when they do not fit."""
+"""The tokens that a job reads with a model: found in the store, or made by a prerequisite job; refused on a
+mismatch.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from tasks.models.loading import resolve
 from tasks.text.compatibility import check_bos, check_ids, check_tokenizer_file
 from tasks.text.dataset_ref import resolve_dataset
 
-#: Tokens in a row of those that are made for a job, if the model can read so many.
+#: Context length of tokens made for a job, if the model can read that many.
 _CONTEXT = 128
 
 

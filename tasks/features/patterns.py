@@ -1,4 +1,4 @@
-"""Which features mean something at a glance: the rule for a pattern, and the order from most to least telling.
+"""Which features are interpretable at a glance: the rule for a pattern, and the order from most to least interpretable.
 
 A feature is patterned when at least seven of ten of its strongest contexts share the same peak token, or the same token
 right before the peak. The rule is crude and cheap, and the same for every SAE, so shares can be compared.
@@ -78,7 +78,7 @@ def patterned_share(features: Iterable[Feature]) -> float:
 
 
 def score(feature: Feature) -> float:
-    """How telling a feature is, from 0 to 1: patterned, on a word, in varied contexts, neither rare nor everywhere."""
+    """How interpretable a feature is, from 0 to 1: patterned, on a word, in varied contexts, neither rare nor dense."""
     pattern = pattern_of(feature)
     if pattern is None or not feature.live or feature.density <= 0:
         return 0.0

@@ -33,12 +33,14 @@ class Report:
     def write(
         self, folder: Path, title: str, made_of: list[tuple[str, str]], tokens_seen: int
     ) -> tuple[Census, list[dict[str, Any]]]:
-        """Write both files; the counts, and the most telling features in a form small enough for a job's result."""
+        """Write both files; the counts, and the most interpretable features in a form small enough for a job's
+        result.
+        """
         census, scores = self._write_lines(folder / "features.jsonl", tokens_seen)
         facts = [*made_of, ("tokens read", f"{tokens_seen:,}"), ("features", f"{len(self.top.fired):,}")]
         facts += [("live", f"{census.live:,}"), ("patterned", f"{census.patterned_share:.0%} of live")]
         if census.fired > MOST_FEATURES:
-            facts.append(("shown here", f"the {MOST_FEATURES:,} most telling"))
+            facts.append(("shown here", f"the {MOST_FEATURES:,} most interpretable"))
         shown = self._features(tokens_seen, _best(scores, MOST_FEATURES))
         write_page(folder / "index.html", title, facts, shown)
         interpretable = most_interpretable(self._features(tokens_seen, _best(scores, _CANDIDATES)))

@@ -1,8 +1,8 @@
 """The strongest examples of every feature from one pass over the data, in memory that does not grow.
 
 Each row of tokens (context) gives a feature at most one example: its peak there, so ten examples are ten contexts. A
-row is looked at further only if its peak beats the feature's current k-th value; the survivors are sorted, and only the
-features they touch are merged.
+row is looked at further only if its peak exceeds the feature's current k-th value; the survivors are sorted, and only
+the features they touch are merged.
 
 State: (features, k) values and positions and (features, k, 2 * window + 1) activations around them. The oracle in the
 tests is `torch.topk` over all rows at once.
@@ -49,7 +49,7 @@ class TopExamples:
         self.fired += (acts > 0).flatten(0, 1).sum(0)
         self.contexts += (peaks > 0).sum(0)
         self.not_finite += int((~torch.isfinite(peaks)).sum())
-        bar = self.values[:, -1].clamp(min=0)  # what an example must beat
+        bar = self.values[:, -1].clamp(min=0)  # what an example must exceed
         rows, features = torch.nonzero(peaks > bar, as_tuple=True)  # rows ascend within a feature
         values = peaks[rows, features]
         order = torch.argsort(values, descending=True, stable=True)

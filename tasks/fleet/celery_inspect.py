@@ -138,9 +138,9 @@ def _read_reply(line: str) -> list[tuple[str, str, Any]]:
     """Topic, worker and reply; nothing for what is no reply, such as of something else that writes there."""
     try:
         message = json.loads(line)
-        told = json.loads(base64.b64decode(message["body"]))
+        replies = json.loads(base64.b64decode(message["body"]))
         topic = message["headers"]["ticket"]
-        return [(topic, str(worker), reply) for worker, reply in told.items() if topic in TOPICS]
+        return [(topic, str(worker), reply) for worker, reply in replies.items() if topic in TOPICS]
     except (ValueError, TypeError, KeyError, AttributeError):
         return []
 

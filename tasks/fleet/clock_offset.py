@@ -42,7 +42,7 @@ class ClockWatch:
         self._wrong = Lasting(clock)
 
     def why_wrong(self, client: Client) -> str:
-        """Why the worker may not go on; "" before the clock was wrong for minutes. Raises as `why_clock_is_wrong`."""
+        """Why the worker must stop; "" before the clock was wrong for minutes. Raises as `why_clock_is_wrong`."""
         why = why_clock_is_wrong(client)
         return why if self._wrong.is_so_for(CLOCK_PATIENCE_S, now=bool(why)) else ""
 

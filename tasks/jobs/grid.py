@@ -1,4 +1,4 @@
-"""Options with several values: the only place that says which may have them, and how a name tells a combination."""
+"""Options with several values: which may have them, and how a name marks a combination."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def combinations(swept: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]
 
 
 def marks(params: type, chosen: Iterable[tuple[str, Any]]) -> list[str]:
-    """What tells values of options in a name: lr0.0003 or l1-2 for a number, the word itself where it is one of few."""
+    """Marks of option values for a name: lr0.0003 or l1-2 for a number, the word itself for one of a few choices."""
     specs = {spec.name: spec for spec in dataclasses.fields(params)}
     return [_mark(specs[option], value) for option, value in chosen]
 
@@ -60,6 +60,6 @@ def _mark(spec: dataclasses.Field[Any], value: Any) -> str:
 
 
 def _number(value: float) -> str:
-    """A number as short as it can be told apart, without the plus sign that a name may not have."""
+    """A number as short as it stays distinct, without the plus sign that a name may not have."""
     short = f"{value:g}"
     return (short if float(short) == value else repr(value)).replace("e+", "e")

@@ -27,7 +27,7 @@ def new_job_id() -> str:
 
 
 def later_id(job_id: str, places: int) -> str:
-    """The id so many places after another of `new_job_id`: for jobs whose ids must be known before they are planned."""
+    """The id `places` after another of `new_job_id`: for jobs whose ids must be known before they are planned."""
     number = 0
     for digit in job_id:
         number = number * 32 + _DIGITS.index(digit)

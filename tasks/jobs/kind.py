@@ -34,15 +34,15 @@ DEFAULT_ATTEMPTS, RESUMABLE_ATTEMPTS = 3, 10
 #: How many metrics a job may have: each costs its record some bytes.
 MAX_METRICS = 12
 
-#: The wish for no GPU.
+#: The `gpu` option for no GPU.
 NO_GPU = "none"
 
-#: How long a job that was told to stop may take for its checkpoint, if its kind does not say.
+#: Seconds in which a job that was asked to stop may write its checkpoint, if its kind sets no other.
 STOP_GRACE_S = 20.0
 
 
 class State(StrEnum):
-    """Where a job is in its life. The arrows are drawn in docs/architecture.md and made in ledger.lua only."""
+    """A job's state. docs/architecture.md has the diagram; only tasks/ledger/lua/3_transitions.lua changes a state."""
 
     WAITING = "waiting"
     QUEUED = "queued"
@@ -83,14 +83,13 @@ class MetricPoint:
 class Job:
     """One job's record. Times are seconds since the epoch by the Redis server's clock.
 
-    `gpu` is the wish for a device: "any", "none", or the indices of those it may have, such as "0,1". `retry_of` is the
-    job of which this one is another try, `from_checkpoint` the one whose checkpoint it takes over when it begins.
-    `limits` are those set for this job; None: those of its kind.
-    `owner` is who submitted it, None where that is not known: see `tasks.fleet.job_owner`.
-    `digest` is that of its kind's parameters where it was submitted (`tasks.jobs.kind_digest`), "" by older versions,
-    and `submitted_by` names that version and host. `artifact` is what it makes, as "family/name", and `more_artifacts`
-    what it makes besides. `metrics` are the newest values of what the job measures of its work. `estimate_s` is how
-    long it was estimated to run when it was submitted.
+    `gpu` says which devices it may use: "any", "none", or the indices of those it may have, such as "0,1". `retry_of`
+    is the job of which this one is another try, `from_checkpoint` the one whose checkpoint it takes over when it
+    begins. `limits` are those set for this job; None: those of its kind. `owner` is who submitted it, None where that
+    is not known: see `tasks.fleet.job_owner`. `digest` is that of its kind's parameters where it was submitted
+    (`tasks.jobs.kind_digest`), "" by older versions, and `submitted_by` names that version and host. `artifact` is what
+    it makes, as "family/name", and `more_artifacts` what it makes besides. `metrics` are the newest values of what the
+    job measures of its work. `estimate_s` is how long it was estimated to run when it was submitted.
     """
 
     id: str
@@ -130,7 +129,7 @@ class Job:
 
     @property
     def may_use_gpu(self) -> bool:
-        """Whether it is of a kind for GPUs, and was not submitted with the wish for none."""
+        """Whether its kind can use GPUs and it was not submitted with `--gpu none`."""
         kind = kinds().get(self.kind)
         return kind is not None and queue_named(kind.queue).resource is Resource.GPU and self.gpu != NO_GPU
 
@@ -213,16 +212,16 @@ class Context(Protocol):
     store: Any  # tasks.storage.store.Store
 
     def progress(self, phase: str, done: int, total: int | None = None, unit: str = "") -> None:
-        """Say how far the work is. Cheap: call it every step. Raises Stopped once the job was told to stop."""
+        """Report progress. Cheap: call it every step. Raises Stopped once the job was asked to stop."""
 
     def metrics(self, at: int, values: Mapping[str, float | None]) -> None:
         """Measured at `at` (steps, tokens, …, which only grow in an attempt): seen with the next progress. Cheap.
 
-        At most METRICS_TOLD, always the same; those that matter most come first.
+        At most MAX_METRICS, always the same; those that matter most come first.
         """
 
     def note(self, sentence: str) -> None:
-        """Tell in the job's log and its history what a person should know of how it goes on."""
+        """Write a sentence about the job's progress to its log and its history."""
 
     def live_jobs(self) -> set[str]:
         """Ids of all jobs that have not ended, and of those whose checkpoint one of them will take over."""
@@ -231,11 +230,11 @@ class Context(Protocol):
         """How long ago these jobs ended, by the ledger's clock; None for one that has not, none for an unknown one."""
 
     def stopping(self) -> bool:
-        """Whether the job was told to stop: write a checkpoint, then call `progress` or raise Stopped."""
+        """Whether the job was asked to stop: write a checkpoint, then call `progress` or raise Stopped."""
 
 
 class Stopped(BaseException):
-    """Raised inside `run` when the job was told to stop (cancel, shutdown, time limit)."""
+    """Raised inside `run` when the job was asked to stop (cancel, shutdown, time limit)."""
 
 
 def option(
@@ -278,17 +277,17 @@ class JobKind:
 
     `prepare(params, known)` checks the parameters at submit time, may fill in what follows from them, and returns them
     with the jobs that must come first. `default_name(params)` names the artifact when the user does not.
-    `makes(params, name)` tells all that a job of that name makes: for the name of each artifact the parameters with
+    `makes(params, name)` returns all that a job of that name makes: for the name of each artifact the parameters with
     which a job would make it alone. Without it, that is one artifact with the job's name.
-    `estimate(params, known)` tells what a job will take.
+    `estimate(params, known)` predicts what a job will need.
     `in_force(params, result)` is the parameters with the defaults that the run could settle only when it knew more, for
     the artifact's manifest.
     `secrets` are the variables with secrets, such as HF_TOKEN, that its process gets:
     `tasks.parsing.redact.without_secrets`. A kind `in_slot` is quick and imports little: it runs inside the worker
     instead of in a process of its own. A job that has to stop is killed when it has not ended after `stop_grace_s`
     seconds, or later where it measured that its checkpoints take longer: see `tasks.jobs.stop_grace`.
-    `goes_on_at(workdir)` tells where an attempt that finds this work folder goes on, such as "step 1200"; None where it
-    starts from scratch. A kind that has it resumes: what its failed and cancelled jobs did is kept for another try.
+    `resume_point(workdir)` says where an attempt that finds this work folder resumes, such as "step 1200"; None where
+    it starts from scratch. A kind that has it resumes: what its failed and cancelled jobs did is kept for another try.
     """
 
     name: str
@@ -311,7 +310,7 @@ class JobKind:
 
     @property
     def resumes(self) -> bool:
-        """Whether an attempt goes on where an earlier one was, instead of from scratch."""
+        """Whether an attempt resumes where an earlier one stopped, instead of starting from scratch."""
         return self.resume_point is not None
 
     @property
@@ -382,5 +381,5 @@ def kind_named(name: str) -> JobKind:
 
 
 def longest_stop_grace_s() -> float:
-    """The time in seconds after which every job that was told to stop has ended or been killed."""
+    """The time in seconds after which every job that was asked to stop has ended or been killed."""
     return max(max(kind.stop_grace_s, LONGEST_S if kind.resumes else 0.0) for kind in kinds().values())

@@ -1,4 +1,6 @@
-"""What `run` of a job returns that makes several artifacts; apart, for no command that only reads needs it."""
+"""The return value of `run` for a job with several artifacts; a module of its own, since reading commands
+need it not.
+"""
 
 from __future__ import annotations
 

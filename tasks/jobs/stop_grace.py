@@ -1,4 +1,4 @@
-"""How long a job that has to stop may take for its checkpoint, by what it measured of the last one.
+"""How long a job that has to stop may take for its checkpoint, by the measured time of the last one.
 
 The job writes the measured time into its work folder; its slot reads it there when it stops the job. So it holds while
 Redis is away, and for the next attempt.

@@ -106,7 +106,7 @@ KIND = JobKind(
 
 
 def run(params: Params, context: Context) -> dict[str, Any]:
-    """Read shard after shard, going on after those of an earlier attempt; then describe them."""
+    """Read shard after shard, resuming after those of an earlier attempt; then describe them."""
     from tasks.activations.hooks import Hook
     from tasks.activations.storage import ShardWriter
     from tasks.activations.stream import open_model

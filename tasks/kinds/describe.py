@@ -12,7 +12,7 @@ from tasks.parsing.documents import read_json_object
 
 _FIRST_LINES = 3
 _LINE_CHARS = 200
-_TOLD = ("kind", "created_at", "params", "made_from", "result")
+_SHOWN = ("kind", "created_at", "params", "made_from", "result")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     return {
         "artifact": params.artifact,
         "path": str(folder),
-        **{key: manifest.get(key) for key in _TOLD},
+        **{key: manifest.get(key) for key in _SHOWN},
         "bytes": sum(sizes.values()),
         "files": len(sizes),
         **_LOOKS.get(family, _look_at_nothing)(folder),

@@ -74,7 +74,7 @@ def _refuse_flags(params: Params, names: tuple[str, ...], source: str) -> None:
     for spec in dataclasses.fields(Params):
         if spec.name in names and getattr(params, spec.name) != spec.default:
             flag = flag_of(spec.name, Params)
-            raise UserError(f"{flag} means nothing for {source}.", f"Leave {flag} out")
+            raise UserError(f"{flag} does not apply to {source}.", f"Leave {flag} out")
 
 
 KIND = JobKind(
@@ -91,7 +91,7 @@ KIND = JobKind(
 
 
 def run(params: Params, context: Context) -> dict[str, Any]:
-    """Write the corpus as parquet files; the result tells what was left out."""
+    """Write the corpus as parquet files; the result says what was left out."""
     from tasks.text.corpus import CorpusWriter
     from tasks.text.files.skipped_counts import SkippedCounts
 

@@ -113,7 +113,7 @@ def estimate(params: Params, known: Catalog) -> Estimate:
 
 
 def resume_point(workdir: Path) -> str | None:
-    """The row told in the state of `tasks.features.top_examples`."""
+    """The row in the saved state of `tasks.features.top_examples`."""
     from tasks.parsing.tensor_files import read_notes
 
     notes = read_notes(workdir / _STATE)
@@ -137,7 +137,7 @@ KIND = JobKind(
 
 @dataclass(frozen=True)
 class _Origin:
-    """What the SAE was trained on; `told` are its metadata."""
+    """What the SAE was trained on; with its `metadata`."""
 
     model: str
     tokens: str
@@ -197,7 +197,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
 def _precision(params: Params, context: Context, coder: Coder, length: int) -> str:
     """What the codes of batches of rows of that length are computed in.
 
-    One that goes on where the precision asked for gains nothing does so in float32: the values are the same.
+    One that resumes where the requested precision gains nothing continues in float32: the values are the same.
     """
     from tasks.features.collect import rows_per_batch
 
@@ -207,7 +207,7 @@ def _precision(params: Params, context: Context, coder: Coder, length: int) -> s
     if params.precision not in (precision.AUTO, FLOAT32) and (context.workdir / _STATE).exists():
         found = precision.kept(params.precision, product, context.device)
         if found.precision != params.precision:
-            context.note(f"goes on in float32: {found.reason}")
+            context.note(f"continues in float32: {found.reason}")
     else:
         found = precision.decide(params.precision, product, context.device)
     if found.precision == BF16:

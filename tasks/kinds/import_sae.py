@@ -126,7 +126,7 @@ def _family(model: str | None, store: Any) -> str | None:
 def take_from_hub(
     repo: str, path: str | None, revision: str | None, context: Context, about: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Fetch an SAE into the job's work folder, and write it in the store's form; what `take` tells of it."""
+    """Fetch an SAE into the job's work folder and convert it to the store's format; returns the report of `take`."""
     from tasks.sae.formats.sae_hub import fetch
     from tasks.sae.importing.convert import take
 

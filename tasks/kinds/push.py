@@ -49,7 +49,7 @@ KIND = JobKind(
 
 
 def run(params: Params, context: Context) -> dict[str, Any]:
-    """One commit with the SAE's folder, its record and the cards; the result tells where it is."""
+    """One commit with the SAE's folder, its record and the cards; the result says where it is."""
     import json
     from pathlib import Path
 

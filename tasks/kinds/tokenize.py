@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tasks.text.tokens import TokenWriter
 
-#: About so many bytes of text make a token.
+#: Approximate bytes of text per token.
 _BYTES_A_TOKEN = 4
 
 

@@ -69,7 +69,7 @@ def estimate(params: Params, known: Catalog) -> Estimate:
 
 
 def resume_point(workdir: Path) -> str | None:
-    """The step told in the checkpoint of `tasks.models.toy_lm`."""
+    """The step in the checkpoint of `tasks.models.toy_lm`."""
     from tasks.parsing.tensor_files import read_notes
 
     notes = read_notes(workdir / "checkpoint.safetensors")
@@ -120,7 +120,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
 
 
 def _train(training: ToyTraining, stream: torch.Tensor, context: Context) -> None:
-    """Run to the last step, saving on the way and when told to stop."""
+    """Run to the last step, saving on the way and when asked to stop."""
     saved_at = time.monotonic()
 
     def after_step() -> None:

@@ -1,1 +1,1 @@
-"""Jobs, queues and device leases in Redis: the only room that knows its keys."""
+"""Jobs, queues and device leases in Redis; no other package knows its keys."""

@@ -1,8 +1,8 @@
-"""The job ledger in Redis: the only place a job's record is read or changed.
+"""The job ledger in Redis: reads and changes jobs' records; no other module does.
 
-A message on a queue is only a doorbell, rung in the same step that queues the job; what a job is and where it stands is
-its record here. Every change of state is one atomic step of the Lua in `tasks/ledger/lua/`. A running job is held by a
-lease, and the lease alone says that it lives.
+A message on a queue is only a notification, enqueued in the same step that queues the job; what a job is and its state
+are its record here. Every change of state is one atomic step of the Lua in `tasks/ledger/lua/`. A running job is held
+by a lease, and the lease alone says that it lives.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LEASE_RENEW_S = 1.0
 #: How long a submit waits for replicas to acknowledge what it wrote.
 REPLICATED_WITHIN_S = 1.0
 
-#: A worker that has not been heard of for this long does not count as a consumer.
+#: A worker without a heartbeat for this long does not count as a consumer.
 HEARTBEAT_TTL_S = 10.0
 
 
@@ -167,7 +167,7 @@ class Ledger:
         return Claim(self.need(other or job_id), token) if status == "ok" else None
 
     def renew(self, claim: Claim) -> str:
-        """Keep the lease: "ok", "cancel" when the job is to be cancelled, "lost" when it is another's now."""
+        """Keep the lease: "ok", "cancel" when the job is to be cancelled, "lost" when another worker owns it now."""
         return self._change("renew", claim.job.id, claim.token, LEASE_TTL_S)
 
     def report(self, claim: Claim, progress: Progress, point: MetricPoint | None = None) -> str:
@@ -210,7 +210,7 @@ class Ledger:
     def finish(
         self, claim: Claim, state: State, reason: str, result: dict | None = None, error: dict | None = None
     ) -> str:
-        """End the job: "ok", or "lost" when it is another's now.
+        """End the job: "ok", or "lost" when another worker owns it now.
 
         For a cancelled job, `reason` is how it ended; the requester is prepended.
         """
@@ -221,7 +221,7 @@ class Ledger:
         return self._change("put_back", claim.job.id, claim.token, reason, "1" if loss else "0")
 
     def enqueue_again(self, job_id: str) -> None:
-        """Ring for a queued job whose bell was taken by a worker that cannot take the job."""
+        """Enqueue another message for a queued job whose message was taken by a worker that cannot run it."""
         self._change("enqueue", job_id)
 
     def pass_on(self, job_ids: Sequence[str]) -> None:
@@ -378,7 +378,7 @@ class Ledger:
         return [readable(read_event, history) for history in replies]
 
     def series(self, job_ids: Sequence[str]) -> list[list[MetricPoint]]:
-        """What each of these jobs has measured in its course, thinned, in one round trip.
+        """The metrics that each of these jobs has recorded so far, downsampled, in one round trip.
 
         Of a job that has ended it is known for a week.
         """

@@ -1,4 +1,4 @@
-"""What workers could not take for a job: the only place that keeps and reads what was put aside.
+"""Dead letters: keeps and lists the messages that workers could not take for a job.
 
 A bounded list in Redis, newest first. A stranger's message neither breaks a worker nor vanishes: it ends here.
 """
@@ -22,7 +22,7 @@ log = logging.getLogger("mistudio.refused")
 #: Its key, after the prefix.
 KEY = "refused"
 
-#: The oldest are forgotten beyond so many, and what was refused is cut to so many characters.
+#: Entries kept, oldest dropped first, and characters kept of each rejected message.
 MOST_KEPT, MOST_CHARS = 1000, 500
 
 

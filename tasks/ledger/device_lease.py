@@ -1,4 +1,4 @@
-"""What a job asks and hears when it leases a device: the records and words that the ledger and its callers share."""
+"""Device leases: the requests and replies that the ledger and its callers share."""
 
 from __future__ import annotations
 
@@ -47,16 +47,18 @@ class Lease:
 _MOST_DIGITS = 4
 
 
-def read_gpu_option(wish: str) -> tuple[int, ...] | None:
+def read_gpu_option(option: str) -> tuple[int, ...] | None:
     """The indices of "0,1"; None for "any", nothing for "none". UserError for any other word."""
-    words = [word.strip() for word in wish.split(",")]
+    words = [word.strip() for word in option.split(",")]
     if words == [ANY]:
         return None
     if words == [NONE]:
         return ()
     if all(word.isdecimal() and word.isascii() and len(word) <= _MOST_DIGITS for word in words):
         return tuple(dict.fromkeys(map(int, words)))
-    raise UserError(f"--gpu {shown(wish)} is neither any nor none nor indices such as 0,1.", "See: mistudio top --once")
+    raise UserError(
+        f"--gpu {shown(option)} is neither any nor none nor indices such as 0,1.", "See: mistudio top --once"
+    )
 
 
 def explain(refusals: Sequence[LeaseRefusal], need: int | None) -> str:

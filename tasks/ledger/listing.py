@@ -1,4 +1,4 @@
-"""Lists of jobs: the only place that chooses an index and turns its pages.
+"""Lists of jobs: chooses an index and pages through it.
 
 A page ends at a job, not at a number, so jobs that come or go between two pages neither repeat nor hide others.
 """
@@ -33,7 +33,7 @@ class Filter:
     owner: str | tuple[str, ...] | None = None
 
     def accepts(self, job: Job) -> bool:
-        """Whether that job is meant, as far as its record tells; the times are the index's affair."""
+        """Whether a job matches, as far as its record shows; the index handles the times."""
         return (
             (not self.states or job.state in self.states)
             and _fits(self.kind, job.kind)

@@ -1,4 +1,4 @@
-"""The ledger's Lua, put together from `tasks/ledger/lua/`: the only place that asks Redis to run it.
+"""The ledger's Lua, put together from `tasks/ledger/lua/` and run in Redis; no other module runs it.
 
 Before the files stand the constants of Python's tables, so that both sides cannot disagree. A ledger whose records have
 an older form is brought up to date by whoever writes to it first.

@@ -1,4 +1,4 @@
-"""What a round of mending in the ledger goes by: how patient it is, and how long it keeps what has ended.
+"""Parameters of ledger maintenance: how long it waits before it recovers, and how long it keeps finished jobs.
 
 Every worker asks for a round each second; Redis does one when the last is old enough (`lua/7_upkeep.lua`).
 """
@@ -30,7 +30,7 @@ class MaintenanceSettings:
     keep_checkpoint_bytes: float | None = None
     every_s: float = 2.7
     lease_s: float = LEASE_TTL_S
-    message_patience_s: float = 5.0  # a bell younger than this may still be on its way
+    message_patience_s: float = 5.0  # a message younger than this may still be in transit
     unacked_patience_s: float = 60.0
     most_messages: int = 2000
     most_retired: int = 200

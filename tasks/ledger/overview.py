@@ -42,7 +42,7 @@ class FinishedRun:
 class Overview:
     """The ledger at `read_at` by the server's clock.
 
-    `beats` are all heartbeats of workers that can be read, by name. `hosts` are those of hosts as they are written, see
+    `heartbeats` are all those of workers that can be read, by name. `hosts` are those of hosts as they are written, see
     `tasks.fleet.host_heartbeat`. `holders` are the names, with host, and pids of the workers of all running jobs.
     `running` and `recent` are jobs, the newest first; `next` is where the list after `recent` starts. `queued` are the
     first queued jobs of each queue in the order in which they are served. `runs` are those of the jobs that succeeded,
@@ -78,12 +78,12 @@ def read(client: Client, wanted: Wanted) -> Overview:
     replies = client.batch(
         [*plain, ("SCRIPT", "LOAD", _script()), ("EVALSHA", SCRIPT_SHA, 0, *_arguments(client, wanted))]
     )
-    *told, loaded, details = replies
-    _raise_refused(told)
+    *answers, loaded, details = replies
+    _raise_refused(answers)
     if isinstance(loaded, NotPermitted) or isinstance(details, NotPermitted):
-        details = _without_script(client, wanted, told)
+        details = _without_script(client, wanted, answers)
     _raise_refused([details])
-    return _overview(told, details, wanted)
+    return _overview(answers, details, wanted)
 
 
 def _plain_commands(client: Client, wanted: Wanted) -> list[Command]:
@@ -105,13 +105,13 @@ def _plain_commands(client: Client, wanted: Wanted) -> list[Command]:
 _BEFORE_QUEUES = 7
 
 
-def _without_script(client: Client, wanted: Wanted, told: Sequence[Any]) -> list[Any]:
+def _without_script(client: Client, wanted: Wanted, answers: Sequence[Any]) -> list[Any]:
     """What the script answers, by plain commands: the slow twin of `overview.lua`."""
-    running, recent = told[4], told[5][::2][: wanted.recent]
-    orders = told[_BEFORE_QUEUES : _BEFORE_QUEUES + len(QUEUE_NAMES)]
-    queued, ended_well = [order[: wanted.queued] for order in orders], told[6][: wanted.runs]
+    running, recent = answers[4], answers[5][::2][: wanted.recent]
+    orders = answers[_BEFORE_QUEUES : _BEFORE_QUEUES + len(QUEUE_NAMES)]
+    queued, ended_well = [order[: wanted.queued] for order in orders], answers[6][: wanted.runs]
     newest = running[::-1][: wanted.running]
-    counts = ended_commands(client, _seconds(told[0]))
+    counts = ended_commands(client, _seconds(answers[0]))
     holders = [("HMGET", client.key(f"job:{job_id}"), "worker", "worker_pid") for job_id in running]
     ids = [*newest, *recent, *(job_id for order in queued for job_id in order)]
     records = [("HGETALL", client.key(f"job:{job_id}")) for job_id in ids]
@@ -133,9 +133,9 @@ def _without_script(client: Client, wanted: Wanted, told: Sequence[Any]) -> list
     ]
 
 
-def _overview(told: Sequence[Any], details: Sequence[Any], wanted: Wanted) -> Overview:
-    clock, heartbeats, hosts, devices, _, recent_ids, _ = told[:_BEFORE_QUEUES]
-    sizes = told[_BEFORE_QUEUES + len(QUEUE_NAMES) :]
+def _overview(answers: Sequence[Any], details: Sequence[Any], wanted: Wanted) -> Overview:
+    clock, heartbeats, hosts, devices, _, recent_ids, _ = answers[:_BEFORE_QUEUES]
+    sizes = answers[_BEFORE_QUEUES + len(QUEUE_NAMES) :]
     ended, holders, running, recent, queued, runs = details
     return Overview(
         read_at=_seconds(clock),
@@ -164,7 +164,7 @@ def _run(fields: Sequence[str | None]) -> FinishedRun:
 
 
 def _next(ids_and_times: Sequence[str], shown: int) -> str | None:
-    """Where the page after so many jobs starts, as `tasks.ledger.listing` names it; None when there are no more."""
+    """Where the page after the first `shown` jobs starts, as `tasks.ledger.listing` names it; None for no more."""
     if not shown or len(ids_and_times) // 2 <= shown:
         return None
     last_id, last_at = ids_and_times[2 * shown - 2 : 2 * shown]

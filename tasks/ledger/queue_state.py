@@ -1,4 +1,4 @@
-"""What is asked of queues as a whole: counts, order, pause, purge, and a job's place in them."""
+"""Queries and operations on whole queues: counts, order, pause, purge, and a job's place in its queue."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class QueueDesk:
         return to_counts(replies[: len(sizes)], replies[len(sizes) :])
 
     def messages(self, queue: str) -> int:
-        """How many bells lie in the lists that workers read, over all priorities."""
+        """How many messages are in the lists that workers read, over all priorities."""
         return sum(self._read([("LLEN", self._client.celery_key(name)) for name in redis_lists(queue)]))
 
     def order(self, queue: str, limit: int) -> list[str]:
@@ -85,7 +85,7 @@ class QueueDesk:
         return lua_script.evaluate(self._client, "pause", queue) == "ok"
 
     def resume(self, queue: str) -> bool:
-        """Go on. False: it was not paused."""
+        """Resume the queue. False: it was not paused."""
         return lua_script.evaluate(self._client, "resume", queue) == "ok"
 
     def purge(self, queue: str, reason: str = "purged by the user") -> int:

@@ -1,4 +1,4 @@
-"""A job's record as Redis holds it: the only place that knows how its fields are written."""
+"""A job's record in Redis: encodes and decodes its fields; no other module knows their format."""
 
 from __future__ import annotations
 
@@ -129,5 +129,5 @@ def _progress(found: dict[str, Any]) -> Progress:
 
 
 def pairs(flat: Sequence[str]) -> dict[str, str]:
-    """Redis tells a hash as a list of names and values."""
+    """The hash that Redis returned as a flat list of names and values."""
     return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -1,4 +1,4 @@
-"""What of a log leaves its host: UTF-8 with its secrets masked, of the same length, so that positions stay positions.
+"""The text of a log as it leaves its host: UTF-8 with secrets masked at unchanged length, so that offsets stay valid.
 
 The lines of mistudio itself are masked when they are written; what a library prints past logging is not.
 """

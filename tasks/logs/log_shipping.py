@@ -34,7 +34,7 @@ _REDIS_TIMEOUT_S, _PAUSE_S = 2.0, 5.0
 #: How long a slot waits for the last of a log to be sent, before its next job, and before it ends.
 LAST_WAIT_S, SHUTDOWN_WAIT_S = 1.0, 5.0
 
-#: At every so many looks a worker archives what killed slots left.
+#: A worker archives what killed slots left at every third round.
 _LOOKS_PER_SEARCH = 3
 
 _BLOCK_BYTES = 1 << 16

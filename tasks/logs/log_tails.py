@@ -47,7 +47,7 @@ def worker_key(client: Client, worker: str) -> str:
 
 
 def remove_tails(client: Client, job_id: str, attempts: int) -> None:
-    """Remove the tails of a job with so many attempts."""
+    """Remove the tails of a job that had `attempts` attempts."""
     if attempts:
         client.call("DEL", *(attempt_key(client, job_id, attempt) for attempt in range(1, attempts + 1)))
 
@@ -103,7 +103,7 @@ class TailWriter:
         length, self._length = self._length, None
         with path.open("rb") as log:
             size = log.seek(0, 2)
-            if size < self._end:  # another file lies at the path
+            if size < self._end:  # another file is at the path
                 self._start = self._end = 0
                 length = None
             begin = max(self._end, size - TAIL_BYTES)

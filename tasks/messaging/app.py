@@ -23,7 +23,7 @@ from tasks.redis_client import redis_connection
 from tasks.redis_client.redis_socket import DEAD_LINK_OPTIONS
 from tasks.redis_client.redis_url import SCHEMES, is_redis, parse_url
 
-#: Celery insists on a default queue; nobody consumes this one and no route leads to it.
+#: Celery insists on a default queue; no worker consumes this one and no route leads to it.
 NO_QUEUE = "mistudio-no-such-queue"
 
 #: A connection that was not used for so long is asked whether it lives before it is used.
@@ -123,9 +123,7 @@ def app_from_environment() -> Celery:
     """The app by CELERY_BROKER_URL and CELERY_RESULT_BACKEND. UserError when no broker is named."""
     broker_url = os.environ.get("CELERY_BROKER_URL")
     if not broker_url:
-        raise UserError(
-            "This worker was not told which Redis to use.", "Set CELERY_BROKER_URL, or use: mistudio workers start"
-        )
+        raise UserError("No Redis URL is set for this worker.", "Set CELERY_BROKER_URL, or use: mistudio workers start")
     return make_app(broker_url, os.environ.get("CELERY_RESULT_BACKEND"))
 
 

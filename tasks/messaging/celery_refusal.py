@@ -1,4 +1,4 @@
-"""What `celery -A tasks…` is answered with: its worker would know neither locks nor slots."""
+"""The refusal that `celery -A tasks…` prints: a worker started that way would have neither locks nor slots."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The consumer: every override of Celery's Consumer is here.
 
-Messages that mean nothing here are put aside and their senders told; after an error reply from Redis it waits a second
+Messages that name no job are put aside and answered with an error; after an error reply from Redis it waits a second
 before reconnecting.
 """
 
@@ -103,8 +103,8 @@ class Consumer(CeleryConsumer):
             return
         try:
             self.app.backend.store_result(task_id, NotTaken(refusal.why), states.FAILURE)
-        except Exception as error:  # noqa: BLE001 - the results may lie anywhere; their absence must end no worker
-            log.warning("the sender of %s could not be told: %s", task_id, error)
+        except Exception as error:  # noqa: BLE001 - a missing result backend must end no worker
+            log.warning("could not answer the sender of %s: %s", task_id, error)
 
 
 def _keep_calm(error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""Messages of Celery apps that know nothing of the ledger: the only place where a task's arguments become a job."""
+"""Messages of Celery apps without a ledger: turns a task's arguments into a job. No other module does."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tasks.errors import UserError
 from tasks.jobs.kind import JobKind
 from tasks.ledger.client import Ledger
 from tasks.ledger.dead_letters import put_aside
+from tasks.redis_client.redis_retry import patient
 from tasks.storage.store import Store
 from tasks.submission.plan import submit
 
@@ -26,7 +27,7 @@ class NotTaken(Exception):
     """What the sender's result raises: why the message did not become a job."""
 
 
-def job_of_message(
+def job_of_foreign_message(
     ledger: Ledger,
     store: Store,
     kind: JobKind,
@@ -35,12 +36,14 @@ def job_of_message(
     values: dict[str, Any],
     request: Any = None,
 ) -> str | None:
-    """The id of the job whose bell this message is; None when it has just become a job, whose bell comes by itself.
+    """The id of the job that another program's message names; None when the message has just become a job.
 
-    A message that is no bell holds parameters of the kind; the job gets the task's id, so that the sender's result is
-    the job's. NotTaken, recorded, when it can be neither, or its `request` asks for more than a job can promise.
+    It holds a job's id, or parameters of the kind: then the job gets the task's id, so that the sender's result is the
+    job's, and a message of its own. Raises NotTaken, which is recorded, when it can be neither, or its `request` asks
+    for more than a job can promise.
     """
-    if list(args) == [task_id] or ledger.get(task_id) is not None:
+    ledger, call = patient(ledger), patient(ledger.client).call
+    if ledger.get(task_id) is not None:
         return task_id
     try:
         _refuse_more(request)
@@ -48,8 +51,8 @@ def job_of_message(
             return args[0]
         _submit(ledger, store, kind, task_id, args, values)
     except (UserError, TypeError, ValueError) as error:
-        call = f"{kind.wire_name}[{task_id}] args={list(args)!r} kwargs={values!r}"
-        raise NotTaken(put_aside(ledger.client.call, ledger.client.key(""), kind.queue, call, str(error)).why) from None
+        what = f"{kind.wire_name}[{task_id}] args={list(args)!r} kwargs={values!r}"
+        raise NotTaken(put_aside(call, ledger.client.key(""), kind.queue, what, str(error)).why) from None
     return None
 
 

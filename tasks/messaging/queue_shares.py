@@ -15,7 +15,7 @@ _shares: dict[str, int] = {}
 
 
 def divide(queues: Sequence[str], slots: int) -> None:
-    """From now on this process is a worker of these queues with so many slots."""
+    """Make this process a worker of these queues with `slots` slots, from now on."""
     _shares.clear()
     _shares.update({queue: share(queue, queues, slots) for queue in queues})
 

@@ -1,4 +1,4 @@
-"""Celery's `revoke` and `terminate`, as other tools send them: the only place where they become a cancel.
+"""Celery's `revoke` and `terminate`, as other tools send them: turns them into a cancel.
 
 Celery would kill the slot, which reads as a shutdown: the job would run again. Or forget the revoke with the worker.
 """
@@ -38,7 +38,7 @@ def _revoke(state: Any, task_id: Any, terminate: bool = False, signal: str | Non
         return control.nok(f"not revoked, Redis is away: {error}")
     alive = {job.id for job in jobs if not job.state.ended}
     log.info("revoked: asked to cancel %s", ", ".join(sorted(alive)) or "no job")
-    if alive:  # their bells may be dropped unheard
+    if alive:  # their messages may be dropped unread
         control.revoke(state, sorted(alive), **options)
     if others := ids - {job.id for job in jobs}:
         return control.revoke(state, sorted(others), terminate=terminate, signal=signal, **options)

@@ -1,4 +1,4 @@
-"""Celery's way to Redis, made safe from what lies in Redis: the only place kombu's transport is changed.
+"""Celery's Redis transport, made safe against what may be stored there: every override of kombu's transport is here.
 
 What is no message is put aside (`tasks.ledger.dead_letters`) instead of ending the worker, and a Redis that refuses
 writes for a while counts as one that is away: Celery connects again until it is back.
@@ -32,7 +32,7 @@ from tasks.redis_client.redis_url import DEFAULT_PREFIX, Address
 
 log = logging.getLogger("mistudio.transport")
 
-#: These tell of Redis, never of one message. KeyError, which kombu counts as a lost connection, is not among them:
+#: These errors concern Redis, never one message. KeyError, which kombu counts as a lost connection, is not among them:
 #: raised for a message, it is the message's fault.
 _REDIS_IS_AWAY = (OSError, redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse, redis.ResponseError)
 

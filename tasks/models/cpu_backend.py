@@ -1,4 +1,4 @@
-"""How products and attention are computed on a CPU, of the ways that torch has: the only place that chooses.
+"""Chooses how torch computes matrix products and attention on a CPU.
 
 Torch asks MKL, which is not at its best on AMD's processors: oneDNN, which torch has too, takes a tenth less time there
 (measured on Zen 4). Torch asks that one when products may be rounded to bfloat16; but oneDNN rounds only where a
@@ -62,7 +62,7 @@ def _faster(vendor: str) -> tuple[str, str]:
 
 
 def attending(device: torch.device | str, positions: int) -> AbstractContextManager[None]:
-    """Inside, what is on the device attends over rows of so many positions in the faster way."""
+    """Inside, what is on the device attends over rows of `positions` positions in the faster way."""
     is_faster_plain = torch.device(device).type == "cpu" and positions < _MANY
     return sdpa_kernel(SDPBackend.MATH) if is_faster_plain else nullcontext()
 

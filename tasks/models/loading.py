@@ -84,7 +84,7 @@ def resolve(reference: str, store: ModelCatalog) -> str:
     if names_hub(reference):
         return reference
     raise UserError(
-        f"{reference!r} is no model in the store, no folder here, and no Hub id like owner/name.",
+        f"{reference!r} is not a model: tried the store, a local folder, and the Hub (owner/name).",
         "Give a model folder or a Hub id, or make a model: mistudio submit toy-model --help",
     )
 

@@ -1,4 +1,4 @@
-"""What a model's config.json says, with nothing in it taken on trust: any JSON value can stand at any key.
+"""What a model's config.json says, validated: any JSON value can be at any key.
 
 Read at submit time, so without torch and transformers. What cannot be loaded here is refused by its config alone.
 """
@@ -18,7 +18,7 @@ _LARGEST_FILE = 16 << 20
 #: No count in a configuration is larger.
 _LARGEST = 2**31 - 1
 
-#: The names of each number, most telling first.
+#: The names of each number, preferred one first.
 _NAMES = {
     "n_layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "num_blocks", "decoder_layers"),
     "d_model": ("hidden_size", "n_embd", "d_model", "dim", "emb_dim", "embedding_dim"),

@@ -88,7 +88,7 @@ def choose(wanted: Wanted, in_files: str, mlp: tuple[int, int] | None, device: s
 
 
 def expected(word: str, in_files: str, mlp: tuple[int, int] | None, device: str) -> str:
-    """The dtype that `choose` is likely to find, told without torch and without measuring anything."""
+    """The dtype that `choose` is likely to find, without torch and without measuring anything."""
     if word == BF16:
         return BFLOAT16
     if word == FLOAT32 or in_files == FLOAT32:
@@ -103,7 +103,7 @@ def refuse_slow(mlp: tuple[int, int] | None, device: str, model: str) -> None:
     """Raise UserError where a model with that MLP is slower in bfloat16 on the device than in float32, or too small."""
     speed = _speed(mlp, device)
     if not speed.is_worth_it and (speed.ratio is None or speed.ratio < 1):
-        raise UserError(f"--model-dtype bf16 does not pay for {model}: {speed.reason}.", "Leave --model-dtype out")
+        raise UserError(f"--model-dtype bf16 gains nothing for {model}: {speed.reason}.", "Leave --model-dtype out")
 
 
 def _speed(mlp: tuple[int, int] | None, device: str) -> ProductSpeed:

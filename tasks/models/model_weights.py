@@ -1,4 +1,4 @@
-"""What a loaded model was given and what it lacks: no weight is drawn at random, left out or not a number."""
+"""Checks a loaded model's weights: none may be missing, randomly initialized, left out or not finite."""
 
 from __future__ import annotations
 

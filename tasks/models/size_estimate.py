@@ -1,4 +1,4 @@
-"""What of a job can be told before anything is loaded: the shapes of models and tokens, and the pace of earlier jobs.
+"""Estimates for a job before anything is loaded: the shapes of models and tokens, and the throughput of earlier jobs.
 
 Time is that of a like job in the store, else not known. No torch in here.
 """
@@ -94,7 +94,7 @@ def seconds_like_earlier(
 def _is_of_most_steps(result: dict[str, Any]) -> bool:
     """Whether a pace, which is that of the last attempt, is that of half of the steps or more.
 
-    An attempt that goes on reads much before its first step: over a few steps that is most of its time.
+    An attempt that resumes reads much before its first step: over a few steps that is most of its time.
     """
     steps = result.get("steps", 0)
     return 2 * result.get("steps_in_last_attempt", steps) >= steps

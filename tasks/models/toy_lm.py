@@ -110,7 +110,7 @@ class ToyTraining:
         os.replace(draft, folder / CHECKPOINT)
 
     def resume(self, folder: Path) -> bool:
-        """Go on from the checkpoint in `folder`; False when there is none that can be read."""
+        """Resume from the checkpoint in `folder`; False when there is none that can be read."""
         path = folder / CHECKPOINT
         if read_notes(path) is None:
             return False

@@ -1,1 +1,1 @@
-"""What comes from outside, read with nothing taken on trust: documents, values, text for a terminal, tensors."""
+"""Validates input from outside: documents, values, text for a terminal, tensors."""

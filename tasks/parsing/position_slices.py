@@ -10,7 +10,7 @@ from tasks.errors import UserError
 Positions = tuple[int | None, ...]
 EVERYWHERE: Positions = (None,)
 
-#: No row has so many positions.
+#: An upper bound on the positions of a row.
 _FURTHEST = 1 << 31
 
 

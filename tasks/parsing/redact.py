@@ -1,4 +1,4 @@
-"""Secrets taken out of text: the only place that knows what a secret looks like.
+"""Redaction: finds secrets in text and masks them; no other module knows what a secret looks like.
 
 Two nets: shapes that are secrets wherever they stand, and the values of this process's own secret variables.
 """

@@ -1,4 +1,4 @@
-"""A small blocking Redis client: the only place the product opens a socket to Redis itself.
+"""A small blocking Redis client, which every Redis call outside Celery goes through.
 
 Importing redis-py costs a quarter of a second, ten times what a command that reads a few keys needs, so the ledger
 speaks through this: one socket, hiredis for the protocol, commands and pipelines, nothing else. Celery keeps its own.
@@ -41,7 +41,7 @@ _CHUNK = 65536
 #: What a server says that is there but cannot serve now (full, failing over, restarting): it is as good as away.
 _AWAY = re.compile(r"\b(LOADING|MISCONF|OOM|READONLY|NOREPLICAS|BUSY|MASTERDOWN|CLUSTERDOWN|max number of clients)\b")
 
-#: All replies of one call may take so many times as long as the next piece of them may.
+#: The replies of a whole call may take this many times the timeout of one chunk.
 _WHOLE_CALL = 10
 
 #: A list of a size that no reply of ours has, at the start of a reply: hiredis would allocate all of it at once.

@@ -1,11 +1,12 @@
-"""Asking a Redis that is away again, for as long as the setting redis_patience says."""
+"""Repeats calls while Redis is unreachable, for as long as the setting redis_patience says."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 from tasks.redis_client.redis_connection import Unreachable
 from tasks.settings import current
@@ -19,14 +20,35 @@ RETRY_EVERY_S = 0.5
 T = TypeVar("T")
 
 
-def retry_until_reachable(change: Callable[[], T]) -> T:
-    """Ask or change the ledger, trying again while Redis is away; raises Unreachable when that takes too long."""
-    give_up_at = time.monotonic() + current("redis_patience")
-    while True:
-        try:
-            return change()
-        except Unreachable as error:
-            if time.monotonic() > give_up_at:
-                raise
-            log.warning("Redis is away (%s); trying again", error)
-            time.sleep(RETRY_EVERY_S)
+def patient(client: T) -> T:
+    """The same object, but each call of a method is repeated while Redis is unreachable.
+
+    A call raises Unreachable when that takes longer than redis_patience. Only for calls that may be repeated: the reply
+    to one may have been lost after it was carried out.
+    """
+    return cast(T, _Patient(client))
+
+
+class _Patient:
+    def __init__(self, client: object) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._client, name)
+        return _repeated(value) if callable(value) else value
+
+
+def _repeated(call: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(call)
+    def repeat(*args: Any, **values: Any) -> Any:
+        give_up_at = time.monotonic() + current("redis_patience")
+        while True:
+            try:
+                return call(*args, **values)
+            except Unreachable as error:
+                if time.monotonic() > give_up_at:
+                    raise
+                log.warning("Redis is unreachable (%s); retrying", error)
+                time.sleep(RETRY_EVERY_S)
+
+    return repeat

@@ -1,4 +1,4 @@
-"""Asking the Sentinels of a URL for the master.
+"""Asks the Sentinels of a URL for the master.
 
 The one that answered last is asked first. None is believed blindly: who connects to the master that it names asks that
 for its role, and reports a master that cannot be used, so that another Sentinel is asked next.

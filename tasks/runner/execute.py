@@ -1,4 +1,4 @@
-"""Doing a claimed job's work and telling the ledger how it ended: the same in a runner and in a worker's slot."""
+"""Runs a claimed job and records its outcome in the ledger: the same in a runner and in a worker's slot."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tasks.ledger.client import Claim, Ledger
 from tasks.parsing.redact import redact
 from tasks.paths import Places
 from tasks.redis_client.redis_connection import Client, Refused, Unreachable
-from tasks.redis_client.redis_retry import retry_until_reachable
+from tasks.redis_client.redis_retry import patient
 from tasks.runner.memory_limit import enough_for
 from tasks.runner.missing_paths import describe_missing_paths
 from tasks.runner.reporter import Reporter
@@ -38,6 +38,9 @@ log = logging.getLogger("mistudio.job")
 #: Exit codes of a runner that its slot understands.
 OUTCOME_RECORDED, STOPPED_ON_REQUEST = 0, 75
 
+#: The type of an error that is worded for the user, in the records of jobs: scripts compare it.
+USER_ERROR = "Problem"
+
 _VERSIONED = ("mistudio", "torch", "transformers", "tokenizers", "datasets", "safetensors")
 _TRACEBACK_CHARS = 4000
 
@@ -45,7 +48,7 @@ _TRACEBACK_CHARS = 4000
 def work_on(
     claim: Claim, ledger: Ledger, device: str, stop_requested: Callable[[], bool], on_lost: Callable[[], None]
 ) -> None:
-    """Do the work of a claimed job, by this process's environment; raises Stopped when told to stop.
+    """Do the work of a claimed job, by this process's environment; raises Stopped when asked to stop.
 
     A store in which it cannot even begin fails it at once: another attempt would find the same store. An attempt that
     has lost its lease ends in silence: what it meets is not the job's failure.
@@ -58,7 +61,7 @@ def work_on(
         log.warning("a later attempt has begun")
     except OSError as error:
         failure = describe_failure(error if _is_full(error) else _unusable(places.store, error))
-        retry_until_reachable(lambda: ledger.finish(claim, State.FAILED, failure["message"], error=failure))
+        patient(ledger).finish(claim, State.FAILED, failure["message"], error=failure)
     else:
         reporter.start()
         try:
@@ -78,7 +81,7 @@ def _unusable(store: Path, error: OSError) -> UserError:
 
 
 def perform(context: RunContext) -> None:
-    """Run the job's kind, publish what it made and tell the ledger; raises Stopped when told to stop."""
+    """Run the job's kind, publish its artifacts and record the result; raises Stopped when asked to stop."""
     job, began = context.claim.job, time.monotonic()
     result, lacking = None, ""
     try:
@@ -89,31 +92,28 @@ def perform(context: RunContext) -> None:
             raise UserError(lacking)
     except (Stopped, Unreachable):
         raise
-    except Exception as error:  # noqa: BLE001 - whatever a kind raises is the job's failure, told in its record
+    except Exception as error:  # noqa: BLE001 - whatever a kind raises is the job's failure, and goes into its record
         if _record_failure(context, error, result, began) and lacking:
             context.store.discard(job.id)  # what could be made is published, and the rest would fail again
         return
-    # Said before it is told: who waits for the end, and then reads the log, shall find it there.
+    # Logged before it is recorded: whoever waits for the end and then reads the log must find this line.
     log.info("%s %s succeeded after %.1f s", job.kind, job.name, time.monotonic() - began)
     context.send_the_rest()
-    retry_until_reachable(lambda: context.ledger.finish(context.claim, State.SUCCEEDED, "done", result=result))
+    patient(context.ledger).finish(context.claim, State.SUCCEEDED, "done", result=result)
 
 
 def _record_failure(context: RunContext, error: Exception, result: dict[str, Any] | None, began: float) -> bool:
     """Record that the job failed of that error; False where the attempt has lost its lease: then it is no failure."""
     job, failure = context.claim.job, describe_failure(error)
     failure["message"] = " ".join(filter(None, [failure["message"], describe_missing_paths(job)]))
-    if retry_until_reachable(lambda: context.ledger.renew(context.claim)) == "lost":
+    if patient(context.ledger).renew(context.claim) == "lost":
         log.warning("this attempt has lost its lease, so its error is not the job's: %s", failure["message"])
         return False
     if not isinstance(error, UserError):
         log.error("%s", "".join(traceback.format_exception(error)))
     log.error("%s %s failed after %.1f s: %s", job.kind, job.name, time.monotonic() - began, failure["message"])
     context.send_the_rest()
-    end = retry_until_reachable(
-        lambda: context.ledger.finish(context.claim, State.FAILED, failure["message"], result, failure)
-    )
-    return end == "ok"
+    return patient(context.ledger).finish(context.claim, State.FAILED, failure["message"], result, failure) == "ok"
 
 
 def _log_the_beginning(context: RunContext) -> None:
@@ -138,7 +138,7 @@ def _chosen(job: Job) -> dict[str, Any]:
 
 
 def _log_start(context: RunContext) -> None:
-    """Say where a job goes on that was to take over a checkpoint, when it begins for the first time."""
+    """Log where the job resumes if it was to take over a checkpoint, when it begins for the first time."""
     job = context.claim.job
     if not job.from_checkpoint or not context.begins:
         return
@@ -149,7 +149,7 @@ def _log_start(context: RunContext) -> None:
 
 
 def result_made_by(job: Job, store: Store) -> dict[str, Any] | None:
-    """The result of the job if it has published all that it makes, whether it could still tell so or not.
+    """The result of the job if it has published all that it makes, even if it died before it recorded that.
 
     Of several artifacts it is that of each, by name.
     """
@@ -173,7 +173,8 @@ def describe_failure(error: BaseException) -> dict[str, str]:
     Its secrets are masked.
     """
     text = redact("".join(traceback.format_exception(error)))[-_TRACEBACK_CHARS:]
-    return {"type": type(error).__name__, "message": redact(_sentence(error)), "traceback": text}
+    name = USER_ERROR if type(error) is UserError else type(error).__name__
+    return {"type": name, "message": redact(_sentence(error)), "traceback": text}
 
 
 #: What only writing raises, and what that means to whoever waits for the job.
@@ -200,7 +201,7 @@ def _sentence(error: BaseException) -> str:
 def _result_of(context: RunContext, kind: JobKind) -> tuple[dict[str, Any], str]:
     """The result of the job, whose artifacts are published then; and which of them could not be made, if any."""
     job = context.claim.job
-    made = result_made_by(job, context.store)  # by an earlier attempt, that died between publishing and telling
+    made = result_made_by(job, context.store)  # by an earlier attempt, that died between publishing and recording
     if made is not None:
         return made, ""
     params = kind.read_params(job.params)
@@ -233,7 +234,7 @@ def _publish(context: RunContext, family: str, producers: dict[str, Any], parts:
         context.progress("publishing", place, len(outputs), "artifacts")
         params = kind.params_in_force(producers[name], parts.made[name])
         context.store.seal(output, _manifest(context.claim, family, name, params, parts.made[name]))
-    if outputs and retry_until_reachable(lambda: context.ledger.renew(context.claim)) == "lost":
+    if outputs and patient(context.ledger).renew(context.claim) == "lost":
         raise Stopped
     for name, output in outputs.items():
         log.info("published %s/%s in %s", family, name, context.store.publish(output, family, name))

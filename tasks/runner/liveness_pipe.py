@@ -1,5 +1,5 @@
-"""The liveness pipe between a slot and its runner: the only place that says when a runner must end because its slot no
-longer watches it.
+"""The liveness pipe between a slot and its runner: it shows the runner when its slot no longer watches it, so that it
+ends.
 
 It is a pipe. The slot writes its order and then a byte about each second. The runner kills its own process group when
 the pipe closes (the slot is dead) or is silent for nearly as long as a lease lives (the slot is stopped, and the job
@@ -39,7 +39,7 @@ class LivenessPipe:
         self._signed_at = 0.0
 
     def give_order(self, order: dict[str, Any]) -> None:
-        """Tell the runner what to do, and whose it is."""
+        """Send the runner its order, with this slot's pid."""
         self._write(json.dumps({**order, "slot": os.getpid()}).encode() + b"\n")
         os.set_blocking(self._pipe, False)  # a runner that is stopped reads nothing, and the pipe fills
 
@@ -95,5 +95,5 @@ def _listen(pipe: int) -> None:
 
 
 def _received(pipe: int, within_s: float) -> bool:
-    # The second look is for a runner that was stopped itself: what it was told meanwhile lies in the pipe.
+    # The second look is for a runner that was stopped itself: the order may have arrived meanwhile.
     return any(select.select([pipe], [], [], seconds)[0] for seconds in (within_s, 0))

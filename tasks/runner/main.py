@@ -1,6 +1,6 @@
 """`python -P -m tasks.runner JOB`: one heavy job = one process group, started by a worker's slot.
 
-The slot tells it through `tasks.runner.liveness_pipe` which claim and which device are its own, and holds its life in
+The slot sends it through `tasks.runner.liveness_pipe` which claim and which device are its own, and holds its life in
 that line.
 """
 
@@ -31,11 +31,11 @@ def _work(job_id: str, order: dict[str, Any], stop: threading.Event) -> int:
     from tasks.jobs.kind import Stopped
     from tasks.ledger.client import Claim, Ledger
     from tasks.redis_client.redis_connection import connect
-    from tasks.redis_client.redis_retry import retry_until_reachable
+    from tasks.redis_client.redis_retry import patient
     from tasks.runner.execute import OUTCOME_RECORDED, STOPPED_ON_REQUEST, work_on
 
     ledger = Ledger(connect(os.environ["CELERY_BROKER_URL"]))
-    job = retry_until_reachable(lambda: ledger.need(job_id))
+    job = patient(ledger).need(job_id)
     attempt = order.get("attempt", job.attempt)  # which a slot of an older version does not say
     claim = Claim(replace(job, attempt=attempt), order["token"])  # a later one may have begun
     with about(claim.job.id, claim.job.attempt):

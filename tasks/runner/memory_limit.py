@@ -1,6 +1,6 @@
-"""How much memory a job's processes hold and how much they may: the only place that reads either.
+"""Reads how much memory a job's processes hold and how much they may hold; no other module reads either.
 
-And the only one that knows what is raised where there is too little.
+It also holds the exceptions that a lack of memory raises.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class MemoryWatch:
         self._next_look = 0.0
 
     def too_much(self) -> tuple[str, str] | None:
-        """What the job holds and what mends it, when that is more than it may. None else, and between the looks."""
+        """What the job holds and how to fix that, when it exceeds its limit. None otherwise, and between the looks."""
         began = time.monotonic()
         if self._may_hold is None or began < self._next_look:
             return None
@@ -61,7 +61,7 @@ class MemoryWatch:
 
 
 def held_bytes(pid: int, enough: float = 0) -> int:
-    """What a process and all below it hold in bytes, pages they share counted once (PSS) where the platform tells.
+    """What a process and all below it hold in bytes, pages they share counted once (PSS) where the platform reports it.
 
     While even their resident sizes add up to no more than `enough`, that sum: it costs much less to read.
     """

@@ -1,4 +1,4 @@
-"""What a job says of its work, sent to the ledger by a thread of its own: the work never waits for the network.
+"""Sends a job's progress, metrics and notes to the ledger in a separate thread: the work never waits for the network.
 
 Of progress and metrics only the newest counts, so one that was not sent yet is replaced. Sentences for the history are
 kept in order until they are sent.

@@ -1,4 +1,4 @@
-"""What a job's kind sees of the world while it runs, in a runner and in a worker's slot."""
+"""The context of a running job for its kind, in a runner and in a worker's slot."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from math import isfinite
 from pathlib import Path
 
 from tasks.jobs.kind import MAX_METRICS, MetricPoint, Progress, Stopped
 from tasks.ledger.client import Claim, Ledger
-from tasks.redis_client.redis_retry import retry_until_reachable
+from tasks.redis_client.redis_retry import patient
 from tasks.runner.reporter import Reporter
 from tasks.storage import attempts
 from tasks.storage.store import Store
@@ -44,13 +43,13 @@ class RunContext:
         self.begins = not self.store.work_folder(job.id).exists()
         if job.from_checkpoint:
             attempts.hand_over(self.store, job.from_checkpoint, job.id)
-        if retry_until_reachable(lambda: self.ledger.renew(self.claim)) == "lost":
+        if patient(self.ledger).renew(self.claim) == "lost":
             raise attempts.Superseded(job.id)
         self.workdir = attempts.begin(self.store, job.id, job.attempt, self.claim.token)
         self.output = self.workdir / attempts.OUTPUT
 
     def stopping(self) -> bool:
-        """Whether the job was told to stop."""
+        """Whether the job was asked to stop."""
         return self.stop_requested()
 
     def live_jobs(self) -> set[str]:
@@ -69,12 +68,12 @@ class RunContext:
         self._measured = MetricPoint(at, {name: _short(value) for name, value in values.items()})
 
     def note(self, sentence: str) -> None:
-        """Tell in the job's log and its history what a person should know of how it goes on."""
+        """Write a sentence about the job's progress to its log and its history."""
         log.info("%s", sentence)
         self.reporter.note(sentence)
 
     def progress(self, phase: str, done: int, total: int | None = None, unit: str = "") -> None:
-        """Say how far the work is; raises Stopped once the job was told to stop."""
+        """Report progress; raises Stopped once the job was asked to stop."""
         if self.stop_requested():
             raise Stopped
         now = time.monotonic()
@@ -91,7 +90,7 @@ class RunContext:
     def send_the_rest(self) -> None:
         """Send what was reported and is not sent yet: the work is over. Raises Unreachable when that takes too long."""
         for message in self.reporter.close():
-            retry_until_reachable(partial(message, self.ledger))
+            message(patient(self.ledger))
 
 
 def _short(value: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""The options of all architectures as parameters of one job: the only place where they are put together or told apart.
+"""The options of all architectures as parameters of one job: joins them, and splits them again by architecture.
 
 An option of the same name means the same in each architecture that has it; its default may differ.
 """

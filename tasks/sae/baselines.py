@@ -1,4 +1,4 @@
-"""What an SAE has to beat: PCA with as many components, and a random dictionary with as many active directions.
+"""Baselines for an SAE: PCA with as many components, and a random dictionary with as many active directions.
 
 Both are fitted on training activations and measured on the same held-out ones as the SAE, by the same definition of
 explained variance.

@@ -1,4 +1,4 @@
-"""What every sparse autoencoder is: weights, encoder, decoder, and the contract of one training step.
+"""The base class of sparse autoencoders: weights, encoder, decoder, and the contract of one training step.
 
 An architecture adds how pre-activations become codes, its loss, and a hand-written gradient of that loss. The gradient
 is written out because it can be several times faster than autograd on a CPU; `slow_loss` is the same loss in plain
@@ -54,11 +54,11 @@ class CoderOptions:
     """What one may choose of an architecture: a field with `tasks.jobs.kind.option` for each choice."""
 
     def label(self) -> str:
-        """What tells two choices apart in a name."""
+        """The mark of these options in a name, which distinguishes two choices."""
         return ""
 
     def check(self, d_sae: int) -> None:
-        """UserError for a choice that cannot work with so many features."""
+        """Raise UserError for an option that cannot work with `d_sae` features."""
 
 
 class StepState(NamedTuple):
@@ -66,7 +66,7 @@ class StepState(NamedTuple):
 
     dead: Tensor  # int64 indices of the features that have not fired for long
     pressure: float = 1.0  # 0…1, scales the sparsity penalty while it warms up
-    progress: float = 0.0  # 0…1, the share of the training that is done
+    progress: float = 0.0  # 0…1, the fraction of training steps done
 
 
 class StepLosses(NamedTuple):

@@ -1,4 +1,4 @@
-"""How often features fire, as a histogram: the only place that says into which bins their densities are counted.
+"""Feature densities (how often features fire) as a histogram, and its bins.
 
 The bins are those of the density histogram of Bricken et al. 2023 ("Towards Monosemanticity", section "Feature density
 histograms and dead neurons"): of equal width in log10 of the share of vectors on which a feature is active.
@@ -32,7 +32,7 @@ class Histogram:
 
     @classmethod
     def of(cls, data: dict[str, Any]) -> Histogram:
-        """The one that `told` gave."""
+        """The histogram that `to_dict` wrote."""
         return cls(data["never"], tuple(data["counts"]))
 
 

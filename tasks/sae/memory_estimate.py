@@ -1,7 +1,7 @@
-"""What the training of an SAE and an extraction with one will hold, by shapes alone: the only place that adds it up.
+"""Estimates what SAE training and extraction will hold in memory, from shapes alone.
 
 What tensors weigh follows from their shapes. What Python with torch holds, how many copies are about at the worst
-moment, and what the allocator keeps was measured (CPU build of torch); tests/core/test_estimate.py holds the sum to
+moment, and what the allocator keeps was measured (CPU build of torch); tests/jobs/test_estimate.py holds the sum to
 within a fifth of real runs. What CUDA itself takes is a rule of thumb. No torch in here.
 """
 
@@ -25,7 +25,7 @@ MODEL = 75 << 20
 #: CUDA's context with the libraries' kernels and workspaces.
 CUDA = 700_000_000
 
-#: What a training keeps to measure on: at most that share of the rows, so many vectors, so many numbers in them.
+#: Held-out set of a training: at most this fraction of the rows, this many vectors, this many numbers in them.
 HELD_OUT_SHARE, HELD_OUT_VECTORS, HELD_OUT_NUMBERS = 0.1, 32768, 1 << 25
 
 #: As in tasks.activations.stream: tokens of one forward pass. As in tasks.activations.shuffle_buffer: the vectors that
@@ -44,7 +44,7 @@ _VECTORS_A_TOKEN, _VECTORS_A_HOOK = 9, 3
 #: An SAE in training: its weights, their gradient, and Adam's two moments. A step has one more, what earlier parts of
 #: the batch added up to or products of weights and gradient; saving has what is written, half of it twice.
 _COPIES_IN_TRAINING, _COPIES_IN_SAVING = 4, 1.5
-#: What is to be written, at the worst moment of a step on a part of a batch, and of the figures told of a whole one.
+#: What is to be written, at the worst moment of a step on a part of a batch, and of the metrics of a whole one.
 _COPIES_IN_PART, _COPIES_IN_GROUP, _COPIES_IN_FIGURES = 3, 3, 2
 #: Numbers that an active feature of a vector takes where only those are worked on.
 _NUMBERS_A_PAIR = 9

@@ -56,7 +56,7 @@ def decide(wanted: str, product: Product, device: str) -> Decision:
 
 
 def kept(begun: str, product: Product, device: str) -> Decision:
-    """The precision that a training goes on in which has `begun` in that one: float32 where it gains nothing here."""
+    """The precision in which a training that has `begun` in that one resumes: float32 where it gains nothing here."""
     if begun == FLOAT32:
         return Decision(FLOAT32, "the training began in float32")
     is_worth_it, reason = _possible(begun, product, device)
@@ -64,7 +64,7 @@ def kept(begun: str, product: Product, device: str) -> Decision:
 
 
 def check_at_submit(wanted: str, product: Product) -> None:
-    """Refuse what `decide` would refuse, as far as this machine can tell; nothing is measured for `auto`.
+    """Refuse what `decide` would refuse, as far as this machine shows; nothing is measured for `auto`.
 
     It cannot where jobs may run on other machines or on a card. Raises UserError.
     """

@@ -1,1 +1,1 @@
-"""What lies in the store: artifacts, the folders of attempts at jobs, logs of attempts that are over."""
+"""The store's contents: artifacts, the folders of attempts at jobs, logs of finished attempts."""

@@ -114,7 +114,7 @@ def keep_newest(store: Store, job_id: str) -> None:
 def _newest(folder: Path) -> Path | None:
     """The attempt that came last of those in the folder; of one that was not begun in full, what it was to adopt.
 
-    An older version writes into the job's own folder. What lies there came last: each attempt takes it away.
+    An older version writes into the job's own folder. What is there is the newest: each attempt takes it.
     """
     if not folder.is_dir():
         return None

@@ -1,4 +1,4 @@
-"""Artifacts on disk: the only place that publishes, reads or discards one.
+"""Artifacts on disk: publishes, reads and discards them; no other module does.
 
 An attempt at a job writes into a folder of its own and its output becomes an artifact by one rename, so nothing
 half-written is ever visible. Each artifact is a folder `FAMILY/NAME` with a `manifest.json` that says what it is and

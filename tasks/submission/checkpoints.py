@@ -1,7 +1,7 @@
-"""What jobs that failed or were cancelled leave for another try: the only place that keeps, finds and bounds it.
+"""Checkpoints of failed and cancelled jobs: keeps them for another try, finds them, bounds their number.
 
 A checkpoint stays in the folder of the attempt that wrote it, and the first attempt of the job that tries it again
-adopts it (`tasks.storage.attempts`). `goes_on_at` of a kind tells whether there is one; no other kind leaves anything.
+adopts it (`tasks.storage.attempts`). `resume_point` of a kind says whether there is one; no other kind leaves anything.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def resume_point(store: Store, job: Job, owner: str | None = None) -> str | None
 
 
 def checkpoint_for(ledger: Ledger, store: Store, job: Job) -> str | None:
-    """The job from whose checkpoint another try of that one can go on: itself, or one of its lineage; None for none.
+    """The job from whose checkpoint another try of that one can resume: itself, or one of its lineage; None for none.
 
     All of a lineage have the same parameters. A try that never began has left another's checkpoint where it was, one
-    that began anew has not touched it, and one that took it over has it now.
+    that started from scratch has not touched it, and one that took it over has it now.
     """
     if not kind_named(job.kind).resumes:
         return None
@@ -66,7 +66,7 @@ def _later_tries(ledger: Ledger, job_id: str) -> Iterator[str]:
 
 
 def leave_behind(ledger: Ledger, store: Store, job: Job) -> None:
-    """Of the work folder of a job that has ended keep what another try can go on from, and see to the bound on that."""
+    """Keep what another try can resume from in a finished job's work folder, and enforce the bound on checkpoints."""
     tidy(store, job)
     if kind_named(job.kind).resumes:
         try:

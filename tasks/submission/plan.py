@@ -1,4 +1,4 @@
-"""Submitting jobs: the only place that checks a request and resolves what it needs.
+"""Submitting jobs: checks a request and resolves its prerequisites; every submission passes through here.
 
 `plan` does that and writes nothing; what it planned is submitted at once, all or none.
 """
@@ -228,7 +228,7 @@ def _refuse_secrets(name: str | None, values: dict[str, Any], submit_options: Su
 
 
 def _for_prerequisites(submit_options: SubmitOptions) -> SubmitOptions:
-    """What is wished of a job holds for those it needs, but for what it waits for and the GPU it gets."""
+    """Options for prerequisite jobs: priority and tags are inherited, but not `after` or the GPU."""
     return SubmitOptions(submit_options.priority, tags=submit_options.tags)
 
 

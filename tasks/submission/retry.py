@@ -22,7 +22,7 @@ class Retries:
     remaining: int = 0
 
     def leave_out(self, job: Job, why: str) -> None:
-        """Tell why that job is not tried again."""
+        """Record why that job is not tried again."""
         self.left_out.append(f"{job.id} {job.kind} {job.name} is left out: {why}")
 
 
@@ -35,7 +35,7 @@ def plan_retry(
 ) -> list[Job]:
     """The new job, last, after those that must come first because what they made is gone; nothing is submitted.
 
-    `tried_again` tells of parents, by id, the new job that tries them again: this one waits for that. It goes on from
+    `tried_again` maps parents' ids to the new jobs that try them again: this one waits for those. It resumes from
     what the job had done, if that is left, unless `from_checkpoint` is False. UserError when the job has not ended,
     when its artifact is there or being made, and when `from_checkpoint` is True and nothing is left.
     """
@@ -49,7 +49,7 @@ def plan_retry(
         raise UserError(taken.sentence, _instead(taken)) from None
     source = None if from_checkpoint is False else _checkpoint_for(known, job, again)
     if from_checkpoint and source is None:
-        scratch = f"To begin anew: mistudio jobs retry {job.id} --from-scratch"
+        scratch = f"To start from scratch: mistudio jobs retry {job.id} --from-scratch"
         raise UserError(f"Job {job.id} cannot be continued: {why_from_scratch(again)}.", scratch)
     return [*before, dataclasses.replace(again, queue=job.queue, retry_of=job.id, from_checkpoint=source)]
 
@@ -63,14 +63,16 @@ def _instead(taken: ArtifactTaken) -> str:
 
 
 def why_from_scratch(again: Job) -> str:
-    """Why a job that tries another one again has no checkpoint to go on from."""
+    """Why a job that tries another one again has no checkpoint to resume from."""
     if not kind_named(again.kind).resumes:
         return f"{again.kind} jobs keep no checkpoint"
-    return "what it reads is made anew" if again.parents else "no checkpoint is left"
+    return "its input is being made again" if again.parents else "no checkpoint is left"
 
 
 def _checkpoint_for(known: ArtifactCatalog, job: Job, again: Job) -> str | None:
-    """What was learned from other data is worth nothing: a job that waits for what it reads begins anew."""
+    """The job whose checkpoint `again` takes over; None if it waits for its input: that may differ from the
+    checkpoint's.
+    """
     return None if again.parents else checkpoint_for(known.ledger, known.store, job)
 
 

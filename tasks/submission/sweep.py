@@ -1,4 +1,4 @@
-"""Sweeps: the only place where options with several values become one job for each combination, or one job for all."""
+"""Sweeps: options with several values become one job for each combination, or one job for all."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def plan_sweep(
 ) -> list[Job]:
     """A job for each combination of the swept options, with those that must come first; nothing is submitted.
 
-    What several of them need is made once. Each job's name tells its values. UserError when one of them cannot work.
+    What several of them need is made once. Each job's name includes its values. UserError when one of them cannot work.
     """
     jobs = []
     for combination in combinations(swept_options(values)):

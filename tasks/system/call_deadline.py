@@ -14,7 +14,7 @@ _hanging: dict[Hashable, threading.Thread] = {}
 def within(seconds: float, what: Hashable, call: Callable[[], T]) -> T:
     """What `call` returns or raises; TimeoutError when that takes longer.
 
-    It then goes on in a thread that holds up no end of this process, and while it does, the same `what` is not tried
+    It then continues in a daemon thread, and until that ends, the same `what` is not tried
     again.
     """
     if (before := _hanging.get(what)) is not None and before.is_alive():

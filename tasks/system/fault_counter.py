@@ -1,4 +1,4 @@
-"""What keeps the slots of one worker from beginning jobs: counted in memory that the worker and its slots share."""
+"""Counts failures to begin a job, in memory that a worker shares with its slots."""
 
 from __future__ import annotations
 

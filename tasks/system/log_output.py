@@ -1,7 +1,7 @@
-"""The lines a process writes to its log: the only place where logging is set up.
+"""The lines a process writes to its log: all set-up of logging is here.
 
 Each line is one write to the process's own standard error, so lines of several processes never mix. A log is rotated by
-renaming its file; each process that finds its file renamed opens the path anew, in place of its standard output and
+renaming its file; each process that finds its file renamed reopens the path, in place of its standard output and
 error, so that whatever it writes follows. A full disk loses lines and nothing else. Secrets are masked, and control
 characters made visible.
 """
@@ -167,8 +167,8 @@ def _follow(path: Path) -> None:
         if os.path.samestat(path.stat(), os.fstat(_STDERR)):
             return
     except FileNotFoundError:
-        pass  # renamed, and nobody has opened it anew
-    anew = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        pass  # renamed, and no process has reopened it
+    reopened = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     for standard in (_STDOUT, _STDERR):
-        os.dup2(anew, standard)
-    os.close(anew)
+        os.dup2(reopened, standard)
+    os.close(reopened)

@@ -1,4 +1,4 @@
-"""Who a process is: its pid together with when it began, because a pid alone may be another's by now."""
+"""The identity of a process: its pid and its start time, because a pid can be reused."""
 
 from __future__ import annotations
 

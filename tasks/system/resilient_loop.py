@@ -1,4 +1,4 @@
-"""The rounds of a process that must not end: a fault in one is logged and counted, and the next one is taken."""
+"""The loop of a process that must not end: an exception in one round is logged and counted, and the loop continues."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: Of faults in a row the first is logged with its traceback, then one in so many.
+#: Of consecutive failures the first is logged with its traceback, then one in this many.
 _LOGGED_EACH = 100
 
 

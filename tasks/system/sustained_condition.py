@@ -1,4 +1,4 @@
-"""Whether something is so for long: patience with what may be over soon."""
+"""Whether a condition has lasted long enough to act on it."""
 
 from __future__ import annotations
 

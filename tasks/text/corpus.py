@@ -1,4 +1,4 @@
-"""Dataset artifacts: the only place that knows how a corpus lies on disk.
+"""Dataset artifacts: how a corpus is stored on disk.
 
 Parquet files `data-00000.parquet`, … with one string column `text`, one document a row.
 """

@@ -1,4 +1,4 @@
-"""Documents from the Hugging Face Hub, streamed; the only place where the Hub's errors become sentences.
+"""Documents from the Hugging Face Hub, streamed; turns the Hub's errors into sentences.
 
 A token is taken by the client from the worker's own environment (HF_TOKEN), never from a parameter.
 """

@@ -1,7 +1,7 @@
 """What a dataset value on the command line refers to, and the name of the artifact made from it.
 
-A value is the name of a dataset in the store, a path on this machine, or a Hugging Face Hub id `owner/name`: the only
-place that tells the three apart. Standard library only.
+A value is the name of a dataset in the store, a path on this machine, or a Hugging Face Hub id `owner/name`; this
+module distinguishes the three. Standard library only.
 """
 
 from __future__ import annotations

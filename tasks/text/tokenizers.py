@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
-#: The 256 bytes and the end-of-text token come before any merge.
-MINIMUM_VOCAB = 257
 
 
 def train_bpe(batches: Iterable[list[str]], vocab: int) -> PreTrainedTokenizerFast:
@@ -50,7 +48,9 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
 
 
 def rust_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """The tokenizer proper, told to cut and pad nothing; UserError when it is one of the few written in Python only."""
+    """The Rust tokenizer, with truncation and padding off; UserError when it is one of the few written only in
+    Python.
+    """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise UserError("The model's tokenizer has no fast version.", "Use a model with a tokenizer.json")

@@ -1,4 +1,4 @@
-"""Packed tokens on disk: the only place the files of a tokens artifact are written and read.
+"""Packed tokens on disk: writes and reads the files of a tokens artifact; no other module does.
 
 `tokens.bin` holds rows of `context` token ids, little-endian uint16 when the vocabulary fits and uint32 otherwise, one
 after another; `tokens.json` says what they are, and which ids are no text: documents end with `eos_id`, `bos_id` begins

@@ -1,4 +1,4 @@
-"""The artifact of a training: the only place that says what its metadata tell."""
+"""The artifact of a training, and the metadata it records."""
 
 from __future__ import annotations
 

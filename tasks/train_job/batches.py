@@ -1,4 +1,4 @@
-"""What the SAEs of a job read: the only place where one forward pass serves several, each by the hooks it asks for."""
+"""Batches for the SAEs of a job: one forward pass serves several, each by the hooks it asks for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _FEWEST = 2
 #: Training vectors whose mean takes the place of all in mean ablation.
 MEAN_VECTORS = 8192
-#: Hears how many of all vectors have been read.
+#: Receives how many of all vectors have been read.
 OnProgress = Callable[[int, int], None]
 
 

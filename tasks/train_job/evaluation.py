@@ -1,4 +1,4 @@
-"""How a coder in training does on rows it never sees: measured a few times, at steps that are known beforehand."""
+"""Evaluation of a coder on held-out rows during training: a few times, at steps that are known beforehand."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ class Evaluation:
         """Whether this is a step after which it measures."""
         return self.trainer.step in self.steps
 
-    def write(self, folder: Path) -> float:
-        """Measure, and add a line to the file in `folder`; the FVU."""
-        line = self()
-        checkpoint.append(folder, EVALUATIONS, [{"step": self.trainer.step, **line}])
-        return line["fvu"]
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Measure, and append a line of what was measured to the file in `folder`; returns the line."""
+        line = {"step": self.trainer.step, **self()}
+        checkpoint.append(folder, EVALUATIONS, [line])
+        return line
 
     @torch.no_grad()
     def __call__(self) -> dict[str, Any]:

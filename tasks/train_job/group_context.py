@@ -1,4 +1,4 @@
-"""What one of several SAEs of a job sees of the job: folders and a name of its own, and a share of what is told."""
+"""The job context of one of several SAEs: its own folders and name, and its part of progress and metrics."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 @dataclass
 class Board:
-    """The newest FVU of each SAE, told as the metrics of the job; of more than METRICS_TOLD, of the first of them."""
+    """The latest FVU of each SAE, reported as the job's metrics; with more than MAX_METRICS SAEs, of the first ones."""
 
     context: Context
     words: list[str]
     _values: dict[str, float | None] = field(default_factory=dict)
-    _told: int = -1
+    _reported_step: int = -1
 
     def put(self, words: str, at: int, value: float | None) -> None:
-        """What one of them has at step `at`; told unless others are further."""
+        """Store the value of one SAE at step `at`; reports unless another is further."""
         self._values[words] = value
-        if at >= self._told:
-            self._told = at
+        if at >= self._reported_step:
+            self._reported_step = at
             self.context.metrics(at, {f"fvu {other}": self._values.get(other) for other in self.words[:MAX_METRICS]})
 
 

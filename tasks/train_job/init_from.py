@@ -1,4 +1,4 @@
-"""A training that begins with an SAE that is there: the only place where one is made ready to learn on.
+"""Initialization from an existing SAE (fine-tuning): prepares its weights to be trained further.
 
 A saved SAE takes activations as they are and may have decoder rows of any length. In training activations are scaled,
 and most architectures keep the rows at length 1; so what a row loses its feature's codes get, and the other way round.
@@ -90,7 +90,9 @@ _SAID: dict[str, Callable[[CoderConfig], str]] = {
 
 
 def _refuse_difference(name: str, its: CoderConfig, mine: CoderConfig) -> None:
-    """UserError that tells in what `saes/NAME`, which has the shape `its`, and what is to begin with it differ."""
+    """Raise UserError with the differences between `saes/NAME`, of shape `its`, and the SAE that is to start
+    from it.
+    """
     said = {option: (of(its), of(mine)) for option, of in _SAID.items() if of(its) != of(mine)}
     if said:
         there, here = (" and ".join(words) for words in zip(*said.values(), strict=True))

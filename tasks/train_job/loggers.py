@@ -1,7 +1,7 @@
-"""Where else a training's metrics go when asked: the only place that knows TensorBoard and Weights & Biases.
+"""Optional metrics loggers: TensorBoard and Weights & Biases.
 
-Both are optional packages. What they are told is made anew from the files of lines whenever an attempt begins, so that
-of a training that was interrupted, too, each step is in it once. Only a W&B run that is online is continued instead.
+Both are optional packages. Their data is written again from the files of lines whenever an attempt begins, so that even
+an interrupted training has each step in it once. Only a W&B run that is online is continued instead.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Row = tuple[int, dict[str, Any]]
 
 
 class Log(Protocol):
-    """Who is told of rows, in the order of their steps."""
+    """A logger: receives rows in the order of their steps."""
 
     def write(self, rows: list[Row]) -> None:
         """Keep these rows, on disk or on their way."""
@@ -169,7 +169,7 @@ def rows_of(lines: list[dict[str, Any]], paces: list[dict[str, Any]]) -> Iterato
 
 
 def held_out(lines: list[dict[str, Any]]) -> Iterator[Row]:
-    """Lines of what was measured on held-out rows, under names that tell it from what was of the batch."""
+    """Lines of what was measured on held-out rows, under names that distinguish it from what was of the batch."""
     left_out = ("step", DENSITIES, ERRORS, *COUNTS)
     for line in lines:
         values = {f"held_out/{name}": value for name, value in line.items() if name not in left_out}

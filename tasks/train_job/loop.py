@@ -36,7 +36,7 @@ class TrainingLoop:
         self._longest_gap = self._stop_time = 0.0  # between two looks, such as an evaluation takes; of a whole stop
 
     def after_step(self) -> None:
-        """Write checkpoints if it is time or the job was told to stop; tell the progress. Raises Stopped then."""
+        """Write checkpoints when due or when asked to stop, and report progress. Raises Stopped when asked to stop."""
         began = time.monotonic()
         if self._looked_at is not None:
             self._longest_gap = max(self._longest_gap, began - self._looked_at)
@@ -64,7 +64,7 @@ class TrainingLoop:
         with ExitStack() as stack:
             stack.callback(loggers.let_go)
             for training in self.trainings:
-                stack.enter_context(training.going_on())
+                stack.enter_context(training.resuming())
             while unfinished := [training for training in self.trainings if training.is_unfinished]:
                 step = self._reached()
                 for training in unfinished:
@@ -74,7 +74,7 @@ class TrainingLoop:
             self._save()
 
     def _reached(self) -> int:
-        """The step up to which all have come that go on: a kill while they are saved leaves some behind."""
+        """The step that all unfinished SAEs have reached: a kill while they are saved leaves some behind."""
         steps = [training.trainer.step for training in self.trainings if training.is_unfinished]
         return min(steps) if steps else max(training.trainer.step for training in self.trainings)
 

@@ -30,8 +30,8 @@ log = logging.getLogger("mistudio.train")
 _Lines = list[dict[str, Any]]
 
 
-class Watch:
-    """Hears of the lines that a trainer adds to its metrics."""
+class MetricsReporter:
+    """Receives the lines that a trainer adds to its metrics, and its evaluations."""
 
     def __init__(self, context: Context, trainer: Trainer) -> None:
         self.context, self.trainer = context, trainer
@@ -40,7 +40,7 @@ class Watch:
 
     @contextmanager
     def logging(self, wanted: str | None, about: dict[str, Any]) -> Iterator[None]:
-        """Inside, what is heard goes to these logs too, after what was measured until the step that was reached."""
+        """Inside, lines go to these loggers too, after those of earlier attempts up to the step that was reached."""
         folder = self.context.workdir
         self._logs = loggers.open_logs(wanted, self.context, about)
         try:
@@ -56,21 +56,18 @@ class Watch:
                 log.close()
 
     def receive(self, lines: list[dict[str, Any]]) -> None:
-        """OnProgress of new lines of the metrics."""
+        """Report new lines of the metrics."""
         step, speed = lines[-1]["step"], asdict(self.trainer.pace.lap())
         pace = {"step": step, **speed}
         checkpoint.append(self.context.workdir, PACE, [pace])
         self.context.metrics(step, {**loggers.shown(lines[-1]), **speed})
         self._report(lines, [pace], [])
 
-    def receive_evaluation(self) -> None:
-        """Log the latest held-out evaluation, after the metrics up to its step."""
-        newest = checkpoint.read(self.context.workdir, EVALUATIONS)[-1:]
-        for line in newest:
-            values = ", ".join(f"{name} {line[name]:.4g}" for name in _LOGGED if isinstance(line.get(name), float))
-            log.info("%s: evaluation at step %d: %s", self.context.name, line["step"], values)
-        if self._logs:
-            self._report([], [], newest)
+    def report_evaluation(self, line: dict[str, Any]) -> None:
+        """Log a held-out evaluation, after the metrics up to its step."""
+        values = ", ".join(f"{name} {line[name]:.4g}" for name in _LOGGED if isinstance(line.get(name), float))
+        log.info("%s: evaluation at step %d: %s", self.context.name, line["step"], values)
+        self._report([], [], [line])
 
     def result(self) -> dict[str, Any]:
         """How fast this attempt was; None where an earlier one had done it all."""

@@ -1,4 +1,4 @@
-"""Several SAEs in one job, on one forward pass: the only place that says what they share and how each is called.
+"""Several SAEs in one job, on one forward pass: what they share and how each is named.
 
 `together` of the parameters has the options that differ, each with its values; there is an SAE for each combination.
 """
@@ -26,7 +26,9 @@ _LONGEST = 100
 
 @dataclass(frozen=True)
 class Member(Generic[P]):
-    """One of the SAEs: its name, what tells it from the others, and the parameters as if it were trained alone."""
+    """One of the SAEs: its name, what distinguishes it from the others, and the parameters as if it were
+    trained alone.
+    """
 
     name: str
     words: str
@@ -42,7 +44,9 @@ def each(params: P) -> list[P]:
 
 
 def members(params: P, name: str) -> list[Member[P]]:
-    """The SAEs of a job of that name: each has its own by default, else the job's with what tells it from others."""
+    """The SAEs of a job of that name: each has its own by default, else the job's with what distinguishes it from
+    others.
+    """
     if params.together is None:
         return [Member(name, "", params)]
     is_default, found = name == default_name(params), list[Member[P]]()
@@ -50,7 +54,7 @@ def members(params: P, name: str) -> list[Member[P]]:
         words = marks(type(params), chosen.items())
         found.append(Member(marked(default_name(one) if is_default else name, words), "-".join(words), settled(one)))
     if len({member.name for member in found}) < len(found):
-        raise UserError("Two of the SAEs would have the same name.", "Give a --name that tells none of the values")
+        raise UserError("Two of the SAEs would have the same name.", "Give a --name without any of the values")
     return found
 
 

@@ -1,4 +1,4 @@
-"""One SAE in training: the only place that knows all that belongs to it, from its first step to its artifact."""
+"""One SAE in training: everything that belongs to it, from its first step to its artifact."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tasks.text.compatibility import check_bos_of_sae
 from tasks.train_job.artifact import save
 from tasks.train_job.evaluation import Evaluation
 from tasks.train_job.init_from import initialize_from
-from tasks.train_job.metrics_reporter import Watch
+from tasks.train_job.metrics_reporter import MetricsReporter
 from tasks.train_job.params import GIVEN_UP, resume_point, steps_of
 from tasks.train_job.vector_source import shape_of
 
@@ -52,14 +52,14 @@ class SaeTraining:
             initialize_from(self.trainer, folder, params.init_from)
         self.evaluation = Evaluation(self.trainer, seen, params.evaluate)
         self.evaluation.on_rows = self._report_evaluation
-        self.watch = Watch(context, self.trainer)
-        self.first = 0  # the step from which this attempt goes on
+        self.metrics = MetricsReporter(context, self.trainer)
+        self.first = 0  # the step from which this attempt resumes
         self.failed = self._given_up_before()  # why it does not get to its end
         self._speed: dict[str, Any] | None = None  # of its steps, once they are over
 
     @contextmanager
-    def going_on(self) -> Iterator[None]:
-        """Inside, it goes on from the newest checkpoint, and its logs are open."""
+    def resuming(self) -> Iterator[None]:
+        """Inside, it resumes from the newest checkpoint, and its logs are open."""
         if self.failed is not None:
             yield
             return
@@ -70,11 +70,11 @@ class SaeTraining:
         if not self.first and (left := resume_point(folder)):
             self.context.note(f"starts from scratch: the checkpoint at {left} was made with other settings")
         if self.first:
-            self.context.note(f"goes on from step {self.first}")
+            self.context.note(f"resumes from step {self.first}")
         self._settle_precision()
         self._log_what_is_trained()
         self._look_whether_it_is_over()
-        with self.watch.logging(self.params.log, dataclasses.asdict(self.params)):
+        with self.metrics.logging(self.params.log, dataclasses.asdict(self.params)):
             with self._failing_alone():
                 self.trainer.begin(folder)
             yield
@@ -91,12 +91,13 @@ class SaeTraining:
             self.trainer.advance(folder)
             if self.evaluation.is_due():
                 self.trainer.check()
-                self.trainer.save(folder, self.evaluation.write(folder))
+                evaluation = self.evaluation.write(folder)
+                self.trainer.save(folder, evaluation["fvu"])
                 self._log_checkpoint()
-                self.watch.receive_evaluation()
+                self.metrics.report_evaluation(evaluation)
                 self._look_whether_it_is_over()
         if not self.is_unfinished:
-            self._speed = self.watch.result()
+            self._speed = self.metrics.result()
 
     def save(self) -> None:
         """Write a checkpoint of what it has learned, unless it has failed."""
@@ -106,7 +107,7 @@ class SaeTraining:
                 self._log_checkpoint()
 
     def _settle_precision(self) -> None:
-        """Decide the precision of a training that begins; one that goes on keeps its own, if that gains anything here.
+        """Decide the precision of a training that begins; one that resumes keeps its own, if that gains anything here.
 
         Raises UserError for a precision that was asked for and gains nothing here.
         """
@@ -115,7 +116,7 @@ class SaeTraining:
         if self.first:
             found = precision.kept(begun, product, device)
             if found.precision != begun:
-                self.context.note(f"goes on in float32, not in {begun} as before: {found.reason}")
+                self.context.note(f"continues in float32, not in {begun} as before: {found.reason}")
                 trainer.earlier_precisions.append(begun)
         else:
             found = precision.decide(self.params.precision, product, device)
@@ -219,7 +220,7 @@ class SaeTraining:
         self.context.progress("predicting", done, total, "rows")
 
     def _pace(self) -> dict[str, Any]:
-        rates = dict(self._speed or self.watch.result())
+        rates = dict(self._speed or self.metrics.result())
         if not self.seen.is_alone:
             rates["tokens_per_s_together"] = rates.pop("tokens_per_s")
         return rates

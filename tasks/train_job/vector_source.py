@@ -1,4 +1,4 @@
-"""Where a training's vectors come from: the only place that resolves it at submit and opens it when the job runs."""
+"""Where a training's vectors come from: resolves it at submit and opens it when the job runs."""
 
 from __future__ import annotations
 

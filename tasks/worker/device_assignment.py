@@ -51,25 +51,25 @@ def device_for(
     kind: JobKind,
     stop: Callable[[], bool],
     *,
-    wish: str = ANY,
+    option: str = ANY,
     need: Callable[[], int | None] = lambda: None,
     read: Callable[[], devices.Devices] = _read_devices,
 ) -> Placement | None:
-    """The device for that job, leased; waits while none can be had. None when told to stop meanwhile.
+    """The device for that job, leased; waits while none can be had. None when asked to stop meanwhile.
 
     `need` estimates the bytes of GPU memory that the job will hold; it is asked only where there is a GPU. The CPU is
-    for kinds that want no GPU, for the wish "none", and for machines without any: never for one whose GPUs cannot be
-    read. Only what could have had a GPU leases the CPU: it would use all cores. UserError for a wish that cannot come
-    true here.
+    for kinds that want no GPU, for the option "none", and for machines without any: never for one whose GPUs cannot be
+    read. Only what could have had a GPU leases the CPU: it would use all cores. UserError for an option that cannot be
+    met here.
     """
     if queue_named(kind.queue).resource is not Resource.GPU:
         _unless_away(lambda: ledger.use_device(claim, CPU))
         return _on_cpu(ledger)
-    wished = read_gpu_option(wish)
-    found = devices.Devices(reason=devices.NO_GPU) if wished == () else read()
+    chosen = read_gpu_option(option)
+    found = devices.Devices(reason=devices.NO_GPU) if chosen == () else read()
     if found.reason in devices.ABSENT:
-        if wished:
-            raise _no_such_gpu(wished[0], found.limit or found.reason)
+        if chosen:
+            raise _no_such_gpu(chosen[0], found.limit or found.reason)
         return _until(stop, ledger, claim, WAITING_ON_CPU, lambda: _lease_cpu(ledger, claim))
     needed, first = need(), [found]
     return _until(
@@ -77,7 +77,7 @@ def device_for(
         ledger,
         claim,
         WAITING,
-        lambda: _lease(ledger, claim, _offered(first.pop() if first else read(), wished), needed),
+        lambda: _lease(ledger, claim, _offered(first.pop() if first else read(), chosen), needed),
     )
 
 
@@ -117,7 +117,7 @@ def _card(device: devices.Device) -> Card:
     return Card(device.key, f"cuda:{device.label}", device.memory_total, device.memory_used)
 
 
-def _offered(found: devices.Devices, wished: tuple[int, ...] | None) -> list[devices.Device] | str:
+def _offered(found: devices.Devices, chosen: tuple[int, ...] | None) -> list[devices.Device] | str:
     """The devices that may be leased, most free memory first, or why they cannot be read. A lost one is not offered.
 
     The index of a GPU that is cut into MIG instances stands for all of them.
@@ -127,14 +127,14 @@ def _offered(found: devices.Devices, wished: tuple[int, ...] | None) -> list[dev
     there = {
         device.index: [other for other in found.devices if other.index == device.index] for device in found.devices
     }
-    for index in wished or ():
+    for index in chosen or ():
         if index not in there:
             limit = f" ({found.limit})" if found.limit else ""
             raise _no_such_gpu(index, f"its GPUs are {', '.join(map(str, there))}{limit}")
-    chosen = [device for index in wished or there for device in there[index]]
-    readable = [device for device in chosen if device.problem is None]
+    candidates = [device for index in chosen or there for device in there[index]]
+    readable = [device for device in candidates if device.problem is None]
     if not readable:
-        return "; ".join(f"GPU {device.label}: {device.problem}" for device in chosen)
+        return "; ".join(f"GPU {device.label}: {device.problem}" for device in candidates)
     return sorted(readable, key=lambda device: (device.memory_used or 0) - (device.memory_total or 0))
 
 
@@ -159,7 +159,7 @@ def _lease(
 
 
 def _jobs_per_gpu() -> int:
-    """How many jobs may share one GPU, as this slot's worker was told."""
+    """How many jobs may share one GPU, as set for this slot's worker."""
     return int(os.environ.get("MISTUDIO_GPU_JOBS", "1"))
 
 

@@ -66,7 +66,7 @@ def _judge(ledger: Ledger, store: Path) -> tuple[str, Proof]:
 
 
 def why_store_changed(store: Path, before: str) -> str:
-    """Why a worker at work may not go on: its store is not the one it was; "" when it is, or cannot be read now."""
+    """Why a running worker must stop: its store is not the one it was; "" when it is, or cannot be read now."""
     try:
         if read_store_id(store) == before:
             return ""
@@ -106,7 +106,7 @@ class StoreWatch:
         self._store, self._lacking = store, Lasting(clock)
 
     def why_unproven(self, ledger: Ledger) -> str:
-        """Why the worker may not go on; "" before the proof was lacking for as long as Redis remembers a nonce.
+        """Why the worker must stop; "" before the proof was lacking for as long as Redis remembers a nonce.
 
         So a Redis that forgot the newest one stops no fleet: after that time there is nothing to prove. A store that
         cannot be read is the jobs' affair.
@@ -142,7 +142,7 @@ def wait_until_admitted(
             said = why
             log.error("this worker does not consume: %s", why)
         if not patient():
-            log.warning("whoever started this worker is gone: ending")
+            log.warning("the parent process is gone: ending")
             forget_refused(ledger, heartbeat, name)
             return False
         time.sleep(_LOOK_EVERY_S)

@@ -38,7 +38,7 @@ log = logging.getLogger("mistudio.worker")
 
 HEARTBEAT_EVERY_S = 1.0
 
-#: At every so many beats one thing is cleared away.
+#: One leftover is removed at every this many heartbeats.
 _HEARTBEATS_PER_CLEARING = 10
 
 #: How long a worker that ends waits for its last call to Redis.

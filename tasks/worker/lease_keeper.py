@@ -1,6 +1,6 @@
 """Renews the lease of a slot's job beside the work, and receives cancellation in the answer.
 
-The only place that says why work is stopped, and when its time to stop in good order is over.
+It decides why work is stopped, and when its grace period is over; no other module does.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SHORT_GRACE_S = 5.0
 class LeaseKeeper(threading.Thread):
     """Renews a lease beside the work and keeps the first reason to stop it.
 
-    `stop_reason` is "" while the work may go on, else "cancel", "lost", "shutdown", "limit", "stall", "memory" or
+    `stop_reason` is "" while the work may continue, else "cancel", "lost", "shutdown", "limit", "stall", "memory" or
     "card".
     """
 
@@ -72,7 +72,7 @@ class LeaseKeeper(threading.Thread):
     def request_stop(self, why: str, sentence: str = "", hint: str = "") -> None:
         """Give a reason to stop; the first one counts, but a lost lease overrides all.
 
-        `sentence` and what mends it are for the record.
+        `sentence` and `hint` are for the record.
         """
         if not self.stop_reason or (why == "lost" and self.stop_reason != "lost"):
             self._stop_requested_at = self._stop_requested_at or self._clock()
@@ -80,7 +80,7 @@ class LeaseKeeper(threading.Thread):
 
     @property
     def time_is_up(self) -> bool:
-        """Whether work that was told to stop has had its grace, or is past its hard limit, and is to be killed."""
+        """Whether work that was asked to stop has had its grace, or is past its hard limit, and is to be killed."""
         if self._overdue:
             return True
         return self._stop_requested_at is not None and self._clock() - self._stop_requested_at > self._grace_s
@@ -100,7 +100,7 @@ class LeaseKeeper(threading.Thread):
         return f"killed: it did not stop within {self._grace_s:.3g} s of the request"
 
     def record_outcome(self, ledger: Ledger, how: str) -> str:
-        """Tell the ledger of work that was stopped, and `how` it ended; "lost" if the job has ended or is another's."""
+        """Record that the work was stopped and `how` it ended; "lost" if it has ended or another worker owns it."""
         if self.stop_reason == "cancel":
             return ledger.finish(self._claim, State.CANCELLED, how)
         if self.stop_reason in _FAILURES:
@@ -130,7 +130,7 @@ class LeaseKeeper(threading.Thread):
             if self._kind.in_slot and self.time_is_up:
                 self._end_slot()
         except Unreachable:
-            self._progress.unknown()  # the work goes on; lease and progress are judged when Redis is back
+            self._progress.unknown()  # the work continues; lease and progress are judged when Redis is back
         except Refused as error:
             self._progress.unknown()
             log.warning("the lease of job %s was not renewed: %s", self._claim.job.id, error)
@@ -154,14 +154,14 @@ class LeaseKeeper(threading.Thread):
             self.request_stop("stall", f"no progress for {_span(stall_s)} {where}")
 
     def _end_slot(self) -> None:
-        """Work in the slot itself that heeds nothing can only be ended with its slot; the pool makes a new one."""
+        """Work in the slot itself that does not respond can only be ended with its slot; the pool makes a new one."""
         if self._done.is_set():
             return
         self.record_outcome(self._ledger, self.how_killed)
         job = self._ledger.get(self._claim.job.id)
         if job is not None and job.state.ended:
             leave_behind(self._ledger, Store(Places.from_environment().store), job)
-        log.error("job %s did not stop when told to; its slot ends with it", self._claim.job.id)
+        log.error("job %s did not stop when asked to; killing its slot", self._claim.job.id)
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -172,7 +172,7 @@ class StallTimer:
         self.unknown()
 
     def unknown(self) -> None:
-        """It may have changed unseen: what comes next begins anew."""
+        """Forget the last value: it may have changed unseen."""
         self._last: tuple[str, int] | None = None
         self._since: float | None = None
 

@@ -1,4 +1,4 @@
-"""`python -P -m tasks.worker`: the only way a worker starts.
+"""`python -P -m tasks.worker`: starts a worker; there is no other way to start one.
 
 The worker is thin: Celery, the ledger and the declarations of kinds; what is heavy runs in runners. What it does beside
 consuming is its `heartbeat`.
@@ -47,8 +47,8 @@ from tasks.worker.worker_name import WorkerName
 
 #: What goes wrong in each of Celery's other pools, most of it without a word.
 _OTHER_POOLS = {
-    "solo": "its worker hears and says nothing while a job runs, so time limits and shutdowns would silently not hold",
-    "threads": "a thread can be neither ended nor replaced, so time limits and shutdowns would silently not hold",
+    "solo": "its worker can neither receive nor send while a job runs, so time limits and shutdowns would not work",
+    "threads": "a thread can be neither ended nor replaced, so time limits and shutdowns would not work",
     "gevent": "one job's wait for its process would hold up all others, and no slot could be replaced",
     "eventlet": "one job's wait for its process would hold up all others, and no slot could be replaced",
 }
@@ -62,7 +62,7 @@ _WAIT_FOR_COUNT = 20
 
 
 def main(argv: list[str]) -> int:
-    """Run one worker until it is told to end. Returns its exit code."""
+    """Run one worker until it is asked to stop. Returns its exit code."""
     options = _parse(argv)
     try:
         check_all()
@@ -174,7 +174,7 @@ def _for_slots(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _worker_of(app: Celery) -> Any:
-    """Celery's worker, but quick to end, and deaf to HUP: Celery would start anew by itself, with no parent to watch.
+    """Celery's worker, but quick to end, and ignoring SIGHUP: Celery would restart itself, with no parent to watch it.
 
     The system sends HUP to a worker and its slots when their supervisor dies while one of them is stopped.
     """
@@ -199,8 +199,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--queues", default=",".join(QUEUE_NAMES), help="queues it serves, most urgent first")
     parser.add_argument("--slots", type=_count, default=1, help="how many jobs it runs at once")
     parser.add_argument("--pool", default="prefork", help="what its slots are: prefork, and nothing else")
-    parser.add_argument("--max-tasks-per-child", type=_count, help="replace a slot after so many jobs")
-    parser.add_argument("--max-memory-per-child", type=_count, help="replace a slot that holds more KiB after a job")
+    parser.add_argument("--max-tasks-per-child", type=_count, help="recycle a slot's process after N jobs")
+    parser.add_argument("--max-memory-per-child", type=_count, help="recycle a slot's process above N KiB after a job")
     parser.add_argument(
         "--job-memory-gb",
         type=_gigabytes,

@@ -16,7 +16,7 @@ from tasks.submission.checkpoints import tidy
 def clear_away_one(ledger: Ledger, store: Store, patience_s: float = LEASE_TTL_S) -> str | None:
     """Discard the folder of one job that ended longer ago than that, and return its id; None when there is none.
 
-    One from which another try can go on keeps its checkpoint.
+    A folder from which another try can resume keeps its checkpoint.
 
     One at a time, because a folder may be large and a worker has more to do. Whoever still worked for the job has
     noticed by then. A folder of which the ledger has no record may be another ledger's, and is let alone.

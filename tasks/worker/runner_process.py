@@ -69,7 +69,7 @@ def explain_exit(code: int) -> str:
         return "its process was killed (SIGKILL), perhaps because memory ran out"
     if code < 0:
         return f"its process died of {signal.Signals(-code).name}"
-    return f"its process ended with exit code {code} without a word"
+    return f"its process exited with code {code} and no error message"
 
 
 def _spawn(claim: Claim, device: Placement, log_file: IO[bytes], places: Places) -> subprocess.Popen[bytes]:

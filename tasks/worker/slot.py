@@ -1,7 +1,7 @@
 """One slot of a worker at work: claim the job, run it, and see to its end.
 
 A heavy job runs in a process group of its own (`tasks.worker.runner_process`); a quick one runs right here. Either way
-a thread beside the work renews the lease and hears of cancellation (`tasks.worker.lease_keeper`).
+a thread beside the work renews the lease and receives cancellation (`tasks.worker.lease_keeper`).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from tasks.jobs.kind_digest import digests
 from tasks.ledger.client import Claim, Ledger, new_token
 from tasks.logs.log_shipping import SHUTDOWN_WAIT_S, AttemptLog
 from tasks.messaging.app import open_ledger
-from tasks.messaging.foreign_tasks import NotTaken, job_of_message
+from tasks.messaging.foreign_tasks import NotTaken, job_of_foreign_message
 from tasks.parsing.redact import redact
 from tasks.paths import Places
 from tasks.redis_client.redis_connection import Unreachable
-from tasks.redis_client.redis_retry import retry_until_reachable
+from tasks.redis_client.redis_retry import patient
 from tasks.runner.execute import OUTCOME_RECORDED, STOPPED_ON_REQUEST, describe_failure, result_made_by, work_on
 from tasks.storage.store import Store
 from tasks.submission.checkpoints import leave_behind
@@ -42,8 +42,8 @@ from tasks.worker.slot_locks import WorkerLock
 
 log = logging.getLogger("mistudio.slot")
 
-#: Work in the slot that is over its hard limit is ended by `tasks.worker.lease_keeper`, which tells the ledger.
-#: Celery's own limit comes so much later: for a slot that does not even get to that.
+#: `tasks.worker.lease_keeper` ends work in the slot at its hard limit, and records that. Celery's own limit comes this
+#: much later, for a slot that does not even get to that.
 _BACKSTOP_S = 60.0
 
 
@@ -71,10 +71,10 @@ def _register(app: Celery, kind: JobKind, worker_lock: WorkerLock) -> None:
     def handle_message(task: Any, *args: Any, **values: Any) -> dict[str, Any] | None:
         delivery = task.request.delivery_info or {}
         source = {"queue": delivery.get("routing_key") or "", "step": delivery.get("priority")}
-        with _faults_counted(worker_lock):
-            job_id = _job_of_message(app, kind, task.request, args, values)
+        with _faults_counted(worker_lock), closing(open_ledger(app)) as ledger:
+            job_id = _job_named_by(ledger, kind, task.request, args, values)
             job = job_id and work(
-                app, worker_lock, job_id, task.request.hostname or "", {**source, "stand_ins": _stand_ins(kind)}
+                app, ledger, worker_lock, job_id, task.request.hostname or "", {**source, "stand_ins": _stand_ins(kind)}
             )
         if not job or not job.state.ended:
             raise Ignore
@@ -131,51 +131,50 @@ def _show_as_revoked(task: Any, job: Job) -> None:
     try:
         task.backend.mark_as_revoked(job.id, job.reason, request=task.request)
         task.send_event("task-revoked", terminated=True, signum=None, expired=False)
-    except Exception as error:  # noqa: BLE001 - results may lie anywhere; the ledger has the truth
-        log.warning("Celery could not be told that %s was cancelled: %s", job.id, error)
+    except Exception as error:  # noqa: BLE001 - the result backend may be anywhere; the ledger has the truth
+        log.warning("could not publish to Celery that %s was cancelled: %s", job.id, error)
 
 
-def _job_of_message(app: Celery, kind: JobKind, request: Any, args: Any, values: dict[str, Any]) -> str | None:
-    store = Store(Places.from_environment().store)
-    with closing(open_ledger(app)) as ledger:
-        return retry_until_reachable(lambda: job_of_message(ledger, store, kind, request.id, args, values, request))
+def _job_named_by(ledger: Ledger, kind: JobKind, request: Any, args: Any, values: dict[str, Any]) -> str | None:
+    """The id of the job that a message names; None when the message of another program has just become a job."""
+    if list(args) == [request.id]:  # a message of the ledger's own
+        return request.id
+    return job_of_foreign_message(ledger, _store(), kind, request.id, args, values, request)
 
 
-def work(app: Celery, worker_lock: WorkerLock, job_id: str, worker: str, message: dict[str, Any]) -> Job | None:
-    """Answer one message: run its job, or another whose turn it is. Returns that job's record, None if unknown."""
-    with closing(open_ledger(app)) as ledger, worker_lock.slot(message["queue"]) as is_mine:
+def work(
+    app: Celery, ledger: Ledger, worker_lock: WorkerLock, job_id: str, worker: str, message: dict[str, Any]
+) -> Job | None:
+    """Handle one message: run its job, or another whose turn it is. Returns that job's record, None if unknown."""
+    with worker_lock.slot(message["queue"]) as is_mine:
         if is_mine:
             with about(job_id):
                 return _answer(app, ledger, job_id, worker, message)
-        job = retry_until_reachable(lambda: ledger.get(job_id))
-        if job is not None and job.state is State.QUEUED:  # the worker that comes next shall hear it
-            retry_until_reachable(lambda: ledger.enqueue_again(job_id))
+        job = patient(ledger).get(job_id)
+        if job is not None and job.state is State.QUEUED:  # for the worker that comes next
+            patient(ledger).enqueue_again(job_id)
         return job
 
 
 def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str, message: dict[str, Any]) -> Job | None:
-    store = Store(Places.from_environment().store)
-    token = new_token()
-    claim = retry_until_reachable(
-        lambda: ledger.claim(
-            job_id, worker, socket.gethostname(), os.getppid(), token=token, kinds=digests(), **message
-        )
+    claim = patient(ledger).claim(
+        job_id, worker, socket.gethostname(), os.getppid(), token=new_token(), kinds=digests(), **message
     )
     if claim is None:
-        return _see_off(ledger, store, job_id, None, has_logged_its_end=True)
+        return _see_off(ledger, job_id, None, has_logged_its_end=True)
     with about(claim.job.id), _log_sent(app, claim) as attempt_log:
         keeper = LeaseKeeper(open_ledger(app), claim)
         with keeper, _shutdown_handled(keeper, attempt_log):
             try:
                 has_logged_its_end = _run(ledger, claim, keeper)
-            except Unreachable:  # for so long that nothing can be told: the lease has run out
+            except Unreachable:  # for too long: the lease has run out
                 raise
             except Exception as error:
                 # An internal error, not the job's: a retry may succeed, and the record says why this did not.
                 reason = redact(f"its worker failed: {type(error).__name__}: {error}")
-                retry_until_reachable(lambda: ledger.put_back(claim, reason, loss=True))
+                patient(ledger).put_back(claim, reason, loss=True)
                 raise
-        return _see_off(ledger, store, claim.job.id, claim, has_logged_its_end=has_logged_its_end)
+        return _see_off(ledger, claim.job.id, claim, has_logged_its_end=has_logged_its_end)
 
 
 @contextmanager
@@ -189,12 +188,12 @@ def _log_sent(app: Celery, claim: Claim) -> Iterator[AttemptLog]:
         attempt_log.finish()
 
 
-def _see_off(ledger: Ledger, store: Store, job_id: str, claim: Claim | None, *, has_logged_its_end: bool) -> Job | None:
+def _see_off(ledger: Ledger, job_id: str, claim: Claim | None, *, has_logged_its_end: bool) -> Job | None:
     """The job's record after a message was answered; of one that has ended only what another try needs is kept."""
-    job = retry_until_reachable(lambda: ledger.get(job_id))
+    job = patient(ledger).get(job_id)
     if job is not None and job.state.ended:
         try:
-            leave_behind(ledger, store, job)
+            leave_behind(ledger, _store(), job)
         except OSError as error:
             log.warning("what job %s leaves behind cannot be seen to: %s", job.id, error)
     if claim is None:
@@ -242,18 +241,18 @@ def _run(ledger: Ledger, claim: Claim, keeper: LeaseKeeper) -> bool:
             ledger,
             claim,
             kind,
-            wish=claim.job.gpu,
+            option=claim.job.gpu,
             stop=lambda: bool(keeper.stop_reason),
             need=lambda: _gpu_memory(ledger, kind, claim.job),
         )
     except UserError as problem:
         failure = describe_failure(problem)
-        retry_until_reachable(lambda: ledger.finish(claim, State.FAILED, failure["message"], error=failure))
+        patient(ledger).finish(claim, State.FAILED, failure["message"], error=failure)
         return False
     finally:
         nvml_process.close()
     if device is None:
-        retry_until_reachable(lambda: keeper.record_outcome(ledger, "while it waited for a device"))
+        keeper.record_outcome(patient(ledger), "while it waited for a device")
         return False
     ended = run_apart(claim, device, keeper)
     # A runner may be killed after it has recorded the end of its job: then there is nothing left to record.
@@ -262,24 +261,23 @@ def _run(ledger: Ledger, claim: Claim, keeper: LeaseKeeper) -> bool:
 
 def _record_for_runner(ledger: Ledger, claim: Claim, keeper: LeaseKeeper, ended: int) -> str:
     """The end of a runner that did not record it, by its exit code; "lost" if the job has ended or is another's."""
-    result = result_made_by(claim.job, Store(Places.from_environment().store))
+    result = result_made_by(claim.job, _store())
     if result is not None:  # it was killed after it had published its result
-        return retry_until_reachable(lambda: ledger.finish(claim, State.SUCCEEDED, "done", result=result))
-    if ended == STOPPED_ON_REQUEST or (
-        keeper.stop_reason and ended == -signal.SIGTERM
-    ):  # the latter before it could listen
-        return retry_until_reachable(lambda: keeper.record_outcome(ledger, "stopped on request"))
+        return patient(ledger).finish(claim, State.SUCCEEDED, "done", result=result)
+    was_terminated = keeper.stop_reason and ended == -signal.SIGTERM  # before it could listen
+    if ended == STOPPED_ON_REQUEST or was_terminated:
+        return keeper.record_outcome(patient(ledger), "stopped on request")
     if keeper.stop_reason:
         how = keeper.how_killed if ended == -signal.SIGKILL else explain_exit(ended)
-        return retry_until_reachable(lambda: keeper.record_outcome(ledger, how))
-    return retry_until_reachable(lambda: ledger.put_back(claim, explain_exit(ended), loss=True))
+        return keeper.record_outcome(patient(ledger), how)
+    return patient(ledger).put_back(claim, explain_exit(ended), loss=True)
 
 
 def _gpu_memory(ledger: Ledger, kind: JobKind, job: Job) -> int | None:
     """The kind's estimate, in bytes. Errors are ignored here; the job itself will report them in full."""
     if kind.estimate is None:
         return None
-    known = ArtifactCatalog(ledger, Store(Places.from_environment().store))
+    known = ArtifactCatalog(ledger, _store())
     try:
         return kind.estimate(kind.read_params(job.params), known).gpu_memory_bytes
     except Exception as error:  # noqa: BLE001 - a guess must not end a job
@@ -297,6 +295,10 @@ def _perform_here(ledger: Ledger, claim: Claim, keeper: LeaseKeeper) -> bool:
     try:
         work_on(claim, ledger, device_assignment.CPU, lambda: bool(keeper.stop_reason), on_lost=lambda: None)
     except Stopped:
-        retry_until_reachable(lambda: keeper.record_outcome(ledger, "stopped on request"))
+        keeper.record_outcome(patient(ledger), "stopped on request")
         return False
     return True
+
+
+def _store() -> Store:
+    return Store(Places.from_environment().store)

@@ -156,7 +156,7 @@ class WorkerLock:
             yield True
 
     def _needed(self, queue: str) -> Iterator[tuple[str, int]]:
-        """Which locks a job of that queue holds: one of so many files of each name."""
+        """Which locks a job of that queue holds: one of the files of each name."""
         if own := share(queue, self._identity["queues"], self._slots):
             yield queue, own
         yield "slot", self._slots

@@ -1,7 +1,7 @@
 """The watchdog: a thread that watches the worker's parent, its stopped slots and its own end, whatever Celery waits
 for.
 
-Celery's main thread may wait for Redis, or in a pool that ends for the result of every bell, also of one whose slot
+Celery's main thread may wait for Redis, or in a pool that ends for the result of every message, also of one whose slot
 will never send it.
 """
 
@@ -26,11 +26,11 @@ log = logging.getLogger("mistudio.worker")
 
 _LOOK_EVERY_S, _LOOK_AT_SLOTS_EVERY_S = 1.0, 3.0
 
-#: How long a worker that was told to end may go on after its last job has ended, or have a slot that is stopped.
+#: How long a worker that was asked to stop may run on after its last job, or keep a slot that is frozen.
 MAY_TIDY_S = 5.0
 
 
-#: So many jobs in a row that could not be begun end a worker, with an exit code that its supervisor has words for.
+#: After this many consecutive jobs that could not begin, a worker ends with an exit code that its supervisor knows.
 MOST_FAULTS = 3
 
 
@@ -50,7 +50,7 @@ class ParentWatch:
 
 
 class Guard(threading.Thread):
-    """Tells the worker to end when its parent is gone, and ends it when it was told to and has no job any more."""
+    """Asks the worker to stop when its parent is gone, and ends it when it was asked to and runs no job any more."""
 
     def __init__(self, worker_lock: WorkerLock, parent: ParentWatch) -> None:
         super().__init__(name="guard", daemon=True)
@@ -84,7 +84,7 @@ class Guard(threading.Thread):
 
     def _see_to_the_end(self) -> None:
         if not is_shutting_down() and not self._parent.lives():
-            log.warning("whoever started this worker is gone: draining")
+            log.warning("the parent process is gone: draining")
             os.kill(os.getpid(), signal.SIGTERM)
         if not is_shutting_down() or self._worker_lock.is_busy():
             self._last_busy_at = time.monotonic()
@@ -106,6 +106,6 @@ class Guard(threading.Thread):
 
 
 def is_shutting_down() -> bool:
-    """Whether this worker was told to end, at once or after its jobs."""
+    """Whether this worker was asked to stop, at once or after its jobs."""
     codes = (celery_state.should_stop, celery_state.should_terminate)
     return any(code is not None and code is not False for code in codes)  # 0 is one: the exit code of a good end

@@ -125,7 +125,7 @@ def test_watching_leads_to_the_live_view(cli: Cli, words: str) -> None:
 
 def test_a_format_there_is_not_leads_to_json(cli: Cli) -> None:
     result = cli("jobs", "ls", "-o", "yaml")
-    assert (result.code, result.err) == (Code.USAGE, "-o 'yaml' is no format here.\n  For JSON: --json\n")
+    assert (result.code, result.err) == (Code.USAGE, "-o 'yaml' is not an output format.\n  For JSON: --json\n")
 
 
 def test_values_are_never_taken_for_flags(cli: Cli) -> None:

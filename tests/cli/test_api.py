@@ -62,7 +62,7 @@ def test_queues_are_pending_jobs_by_name(cli: Cli, client: httpx.Client) -> None
     assert client.get("/queues").json() == {**dict.fromkeys(QUEUE_NAMES, 0), "datasets": 2}
 
 
-def test_active_tells_each_worker_s_jobs_and_never_their_arguments(cli: Cli, client: httpx.Client) -> None:
+def test_active_shows_each_worker_s_jobs_and_never_their_arguments(cli: Cli, client: httpx.Client) -> None:
     cli.ledger.heartbeat(HEARTBEAT)
     assert client.get("/active").json() == {"all-queues@h": []}
     job = submit(cli.ledger)
@@ -75,7 +75,7 @@ def test_active_tells_each_worker_s_jobs_and_never_their_arguments(cli: Cli, cli
     assert SECRET not in response.text
 
 
-def test_stats_are_told_for_each_worker(cli: Cli, client: httpx.Client) -> None:
+def test_stats_are_shown_for_each_worker(cli: Cli, client: httpx.Client) -> None:
     cli.ledger.heartbeat(HEARTBEAT)
     job = submit(cli.ledger)
     cli.ledger.claim(job.id, HEARTBEAT.name, HEARTBEAT.host)
@@ -106,7 +106,7 @@ def test_health_has_the_seed_s_shape(cli: Cli, client: httpx.Client) -> None:
     }
 
 
-def test_pending_on_a_queue_nobody_consumes_warns(ledger: Ledger) -> None:
+def test_pending_on_a_queue_without_consumers_warns(ledger: Ledger) -> None:
     ledger.heartbeat(WorkerHeartbeat("w@h", "h", 7, ("training",), 1, 1000.0))
     submit(ledger)
     result = health_of(ledger)
@@ -153,7 +153,7 @@ def test_another_site_s_page_cannot_ask_through_a_name_of_its_own(client: httpx.
 def test_listening_beyond_the_loopback_demands_a_token(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     result = cli("serve", "--host", "0.0.0.0", "--port", "0")
     assert result.code == Code.USAGE
-    assert result.err.startswith("Listening on 0.0.0.0 lets others in, so requests must bear a token.")
+    assert result.err.startswith("Listening on 0.0.0.0 opens the API to other hosts, so requests must carry a token.")
 
 
 def test_a_token_is_asked_of_every_request(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def test_without_a_choice_or_with_two_it_says_how_to_choose(cli: Cli, verb: str)
     for words in ([], [job.id, "--tag", "x"]):
         result = cli("jobs", verb, *words)
         assert result.code == Code.USAGE
-        assert "Which jobs?" in result.err
+        assert "No jobs selected." in result.err
         assert "--state, --kind, --queue, --name, --tag, --owner, --since or --until" in result.err
     assert cli.ledger.get(job.id) is not None
 

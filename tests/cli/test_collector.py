@@ -47,7 +47,7 @@ def collector(ledger_of_its_own: Ledger, tmp_path: Path) -> Collector:
 
 @pytest.fixture
 def hung(own_redis: RedisServer) -> Iterator[RedisServer]:
-    """Call `stop` to have it hang; it goes on after the test at the latest."""
+    """Call `stop` to have it hang; it resumes after the test at the latest."""
     yield own_redis
     assert own_redis.process is not None
     own_redis.process.send_signal(signal.SIGCONT)

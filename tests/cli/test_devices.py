@@ -84,7 +84,7 @@ def test_processes_are_unknown_only_when_neither_list_can_be_read(driver: Path) 
     assert (one["processes"], none["processes"]) == ([], None)
 
 
-def test_wsl2_tells_processes_without_their_memory(driver: Path) -> None:
+def test_wsl2_reports_processes_without_their_memory(driver: Path) -> None:
     assert ask(driver, GPUS="1", NO_PROCESS_MEMORY="1", PID="7")["devices"][0]["processes"] == [
         {"pid": 7, "memory": None}
     ]
@@ -146,13 +146,13 @@ def test_a_driver_from_before_version_2_of_its_calls_still_answers(old_driver: P
         ({"GPUS": "0"}, "no NVIDIA GPU"),
     ],
 )
-def test_a_driver_that_tells_nothing_is_a_reason(driver: Path, result: dict[str, str], reason: str) -> None:
+def test_a_driver_that_reports_nothing_is_a_reason(driver: Path, result: dict[str, str], reason: str) -> None:
     assert ask(driver, **result) == {"devices": [], "reason": reason, "limit": None}
 
 
 def test_without_a_driver_the_reason_says_so(tmp_path: Path) -> None:
     result = ask(tmp_path)
-    assert result["reason"] in (NO_DRIVER, None), "a machine with a real driver tells its devices instead"
+    assert result["reason"] in (NO_DRIVER, None), "a machine with a real driver lists its devices instead"
 
 
 def test_gpustat_reads_the_same(driver: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_jetson_without_nvml_is_read_from_its_files(tmp_path: Path, node: str,
     assert device.unified
 
 
-def test_a_jetson_whose_nvml_tells_no_memory_has_the_machine_s(driver: Path, tmp_path: Path) -> None:
+def test_a_jetson_whose_nvml_reports_no_memory_has_the_machine_s(driver: Path, tmp_path: Path) -> None:
     places = a_jetson(tmp_path, "gpu-gpc-0", "gpu")
     thor = {"GPUS": "1", "MemoryInfo": NOT_SUPPORTED, "PowerUsage": NOT_SUPPORTED}
     (device,) = ask(driver, *places, **thor)["devices"]

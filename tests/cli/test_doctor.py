@@ -1,4 +1,4 @@
-"""`doctor` finds what is wrong, names what mends it, and changes nothing."""
+"""`doctor` finds what is wrong, names the fix, and changes nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tasks.ledger.client import Ledger, WorkerHeartbeat
 from tasks.ledger.dead_letters import put_aside, read
 from tasks.queues import QUEUE_NAMES
 from tests.cli.conftest import Cli
-from tests.queue_table import needs_in_all
+from tests.fixtures.queue_table import needs_in_all
 
 GIB = 1 << 30
 
@@ -55,7 +55,7 @@ def test_jobs_on_a_queue_without_a_worker_fail_it(cli: Cli) -> None:
     assert cli("doctor").code == Code.OK
 
 
-def test_refused_messages_are_counted_and_the_last_one_told(cli: Cli) -> None:
+def test_refused_messages_are_counted_and_the_last_one_reported(cli: Cli) -> None:
     assert verdicts(cli("doctor", "--json").json)["messages"] == "ok"
     for why in ("an early one", "It names no task."):
         put_aside(cli.ledger.client.call, "mistudio:", "datasets", "{}", why)
@@ -151,7 +151,7 @@ def test_a_profile_that_is_not_sound_is_a_warning_and_hides_no_other_check(cli: 
     assert found["profiles"]["verdict"] == "warning"
     assert found["profiles"]["detail"] == f"{folder / 'minimal.toml'}: slots must be a whole number from 1, not 0"
     assert "gpu" in found
-    assert "resources" not in found, "nobody can tell what an unsound default profile needs"
+    assert "resources" not in found, "the needs of an invalid default profile are unknown"
 
 
 def test_a_redis_that_is_too_old_fails() -> None:

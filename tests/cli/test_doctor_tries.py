@@ -17,7 +17,7 @@ from mistudio_cli.errors import Code
 from tasks.redis_client.redis_connection import connect
 from tests.cli.conftest import Cli
 from tests.conftest import RedisServer, compile_library
-from tests.core.bytes_of_strangers import BY_HAND, stranger_at
+from tests.redis_client.foreign_replies import BY_HAND, stranger_at
 
 REFUSING = Path(__file__).parent / "refusing.c"
 

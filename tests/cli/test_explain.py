@@ -21,11 +21,11 @@ def causes(cli: Cli, job: Job) -> list[str]:
     return [cause["sentence"] for cause in cli("jobs", "explain", job.id, "--json").json["causes"]]
 
 
-def test_nobody_works_on_its_queue(cli: Cli) -> None:
+def test_no_worker_consumes_its_queue(cli: Cli) -> None:
     job = submit(cli)
     result = cli("jobs", "explain", job.id)
     assert result.out == (
-        f"{job.id} (nap a) is queued.\n- Nobody works on its queue training.  (mistudio workers start full)\n"
+        f"{job.id} (nap a) is queued.\n- No worker consumes its queue training.  (mistudio workers start full)\n"
     )
 
 

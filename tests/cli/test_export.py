@@ -27,7 +27,7 @@ def parsed(text: str) -> list[dict]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_an_export_tells_of_each_job_what_jobs_show_tells(cli: Cli, tmp_path: Path) -> None:
+def test_an_export_has_of_each_job_what_jobs_show_prints(cli: Cli, tmp_path: Path) -> None:
     ids = add(cli.ledger, "a", "b", "ü")
     cli.ledger.request_cancel(ids[1])
     result = cli("jobs", "export", str(tmp_path / "jobs.jsonl"))

@@ -32,7 +32,7 @@ def test_a_quota_is_set_listed_with_what_is_used_and_removed(home: Ledger, capsy
         (["set", "alice", "--running", "-1"], "-1 is not in the range"),
         (["set", "alice", "--gpus", "two"], "'two' is not a valid int"),
         (["set", "alice", "--cpus", "2"], "No such option"),
-        (["set", "alice"], "Which limit?"),
+        (["set", "alice"], "No limit given."),
         (["set", "", "--running", "1"], "cannot be an owner"),
         (["set", "a b", "--running", "1"], "cannot be an owner"),
         (["unset", ""], "cannot be an owner"),

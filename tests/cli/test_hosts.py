@@ -71,13 +71,13 @@ def test_every_host_is_a_line_with_its_workers_jobs_and_resources(cli: Cli) -> N
     heartbeat(cli.ledger, "lab")
     heartbeat(cli.ledger, "nas", gpus=None, store_free_bytes=None, load_1m=None, version=None)
     busy_worker(cli.ledger, "lab")
-    header, lab, nas = cli("hosts", "ls").out.splitlines()
+    header, stack, nas = cli("hosts", "ls").out.splitlines()
     assert re.split(r"  +", header) == [
         *("HOST", "STATE", "WORKERS", "BUSY", "CORES", "LOAD"),
         *("MEMORY", "GPUS", "STORE FREE", "CLOCK", "VERSION"),
     ]
     values = ["lab", "running", "1", "1", "16", "3.5", "64 GiB", "2", "900 GiB", "+0.0 s", "0.1.0"]
-    assert re.split(r"  +", lab) == values
+    assert re.split(r"  +", stack) == values
     assert re.split(r"  +", nas) == ["nas", "running", "0", "0", "16", "n/a", "64 GiB", "n/a", "n/a", "+0.0 s", "n/a"]
 
 
@@ -260,10 +260,10 @@ def test_top_dims_a_silent_host_and_says_since_when(cli: Cli) -> None:
     heartbeat(cli.ledger, "lab", age_s=70)
     heartbeat(cli.ledger, "nas")
     lines = painted(cli, colour=True)
-    (lab,) = [line for line in lines if "lab" in line and "silent 1 min" in line and "@" not in line]
+    (stack,) = [line for line in lines if "lab" in line and "silent 1 min" in line and "@" not in line]
     (gpu,) = [line for line in lines if "0@lab" in line]
     (nas,) = [line for line in lines if "0@nas" in line]
-    assert lab.startswith("\x1b[2m")
+    assert stack.startswith("\x1b[2m")
     assert gpu.startswith("\x1b[2m")
     assert "silent 1 min" in gpu
     assert "\x1b[2m" not in nas

@@ -25,13 +25,13 @@ def running(world: Cli, job_id: str) -> Job:
     return world.ledger.need(job_id)
 
 
-def test_waiting_tells_how_jobs_ended(world: Cli) -> None:
+def test_waiting_reports_how_jobs_ended(world: Cli) -> None:
     well, badly = nap(world, "well", "--ticks", "2"), nap(world, "badly", "--end", "raise")
     result = world("jobs", "wait", well, badly)
     first, second = result.out.splitlines()
     assert result.code == Code.FAILED
     assert re.fullmatch(rf"{well} nap well succeeded after \d+ s", first)
-    assert re.fullmatch(rf"{badly} nap badly failed after \d+ s: ValueError: told to raise", second)
+    assert re.fullmatch(rf"{badly} nap badly failed after \d+ s: ValueError: asked to raise", second)
     assert world("jobs", "wait", well).code == Code.OK
     assert [job["state"] for job in world("jobs", "wait", well, badly, "--json").json["jobs"]] == [
         "succeeded",
@@ -60,7 +60,7 @@ def test_a_job_is_shown_in_full(world: Cli) -> None:
 def test_a_failed_job_shows_its_traceback_and_its_log(world: Cli) -> None:
     job_id = nap(world, "traced", "--end", "raise")
     world("jobs", "wait", job_id)
-    assert "ValueError: told to raise" in world("jobs", "show", job_id).out
+    assert "ValueError: asked to raise" in world("jobs", "show", job_id).out
     log = world("jobs", "logs", job_id)
     assert (log.code, "Traceback (most recent call last)" in log.out) == (Code.OK, True)
     last = world("jobs", "logs", job_id, "-n", "1").out.splitlines()
@@ -90,7 +90,7 @@ def test_following_a_log_ends_with_the_job(world: Cli) -> None:
     job_id = nap(world, "followed", "--ticks", "5", "--end", "raise")
     result = world("jobs", "logs", "--follow", job_id)
     assert result.code == Code.OK
-    assert result.err.splitlines()[-1] == f"{job_id} failed: ValueError: told to raise"
+    assert result.err.splitlines()[-1] == f"{job_id} failed: ValueError: asked to raise"
 
 
 def test_a_job_without_a_log_says_why(cli: Cli) -> None:
@@ -127,7 +127,7 @@ def test_ids_may_be_shortened_while_they_are_unique(cli: Cli) -> None:
     assert cli.ledger.need("abc1").state is State.CANCELLED
 
 
-def test_waiting_is_given_up_when_told_and_the_job_goes_on(cli: Cli) -> None:
+def test_waiting_is_given_up_on_request_and_the_job_continues(cli: Cli) -> None:
     job = cli.ledger.submit(Job(new_job_id(), "train", "a", "training", {}))
     result = cli("jobs", "wait", job.id, "--timeout", "0.1")
     assert result.code == Code.TIMED_OUT

@@ -29,8 +29,8 @@ from tasks.settings import read_file
 from tasks.storage.store_id import make_store_id
 from tasks.worker.fleet_membership import why_refused
 from tests.conftest import RedisServer
-from tests.sentinel import NAME, replicated
-from tests.supervision.conftest import MISTUDIO, Home, ending
+from tests.fixtures.sentinel import NAME, replicated
+from tests.supervisor.conftest import MISTUDIO, Home, ending
 
 PASSWORD = "p@ss/w:rd#1"
 

@@ -21,7 +21,7 @@ from tasks.ledger.overview import Wanted
 from tasks.queues import QUEUE_NAMES
 from tests.cli.conftest import Cli
 from tests.conftest import until
-from tests.queue_table import ASKED_FOR
+from tests.fixtures.queue_table import ASKED_FOR
 
 DOCUMENT = (Path(__file__).parent.parent.parent / "docs" / "json.md").read_text(encoding="utf-8")
 EXAMPLES = {
@@ -103,7 +103,7 @@ def test_every_endpoint_is_documented() -> None:
     assert {title.removeprefix("GET ") for title in EXAMPLES if title.startswith("GET ")} == set(api.ENDPOINTS)
 
 
-def test_a_device_is_told_as_documented() -> None:
+def test_a_device_is_shown_as_documented() -> None:
     card = Device(0, "a", "u", 2, 1, 50.0, 60.0, 70.0, (GpuProcess(1, 2),), "lost")
     seen = Snapshot(devices=Devices((card,)), leases={"a-job": Lease("u", 8)})
     assert not list(differences(EXAMPLES["mistudio top --once --json"], json_shapes.everything(seen)))

@@ -18,8 +18,10 @@ from tasks.logs.log_tails import TAIL_BYTES
 from tasks.storage.log_archive import archive, archived_attempts
 from tests.cli.conftest import Cli, Ended
 from tests.conftest import RedisServer, deadline, until
-from tests.core.conftest import kinds_of_the_tests  # noqa: F401 - a fixture
-from tests.core.lab import Lab
+from tests.fixtures.stack import (
+    Stack,
+    kinds_of_the_tests,  # noqa: F401 - a fixture
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Desk(Cli):
         return super().environment | {"MISTUDIO_STORE": str(self.store)}
 
 
-class Host(Lab):
+class Host(Stack):
     """A host with a worker of its own name, and the shared store."""
 
     def __init__(self, redis: RedisServer, folder: Path, store: Path) -> None:
@@ -134,7 +136,7 @@ def test_an_ended_job_elsewhere(machines: Machines) -> None:
     assert last.out == shown.out.splitlines(keepends=True)[-1]
     assert last.err == f"The last 1 lines of {machines.desk.store}/.logs/{job.id}/1.log.gz\n"
     followed = logs(machines.desk, job, "-f")
-    assert (followed.out, followed.err) == (shown.out, f"{job.id} failed: ValueError: told to raise\n")
+    assert (followed.out, followed.err) == (shown.out, f"{job.id} failed: ValueError: asked to raise\n")
 
 
 def test_two_attempts_on_two_hosts_are_one_log_wherever_it_is_typed(machines: Machines) -> None:

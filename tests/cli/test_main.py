@@ -17,7 +17,7 @@ from mistudio_cli.terminal import output
 from tasks.redis_client.redis_connection import connect
 from tests.cli.conftest import MISTUDIO, Cli
 from tests.conftest import RedisServer, until
-from tests.core.test_ledger import a_job
+from tests.ledger.test_ledger import a_job
 
 ROOT = Path(__file__).parent.parent.parent
 HEAVY = ("torch", "celery", "kombu", "redis", "datasets", "transformers", "numpy", "pyarrow", "uvicorn", "starlette")
@@ -78,7 +78,7 @@ def test_every_command_has_help(cli: Cli, command: str) -> None:
     assert "install-completion" not in result.out
 
 
-def test_the_version_is_told(cli: Cli) -> None:
+def test_the_version_is_printed(cli: Cli) -> None:
     assert re.fullmatch(r"mistudio \d+\.\d+\.\d+\S*\n", cli("--version").out)
 
 
@@ -94,7 +94,7 @@ def test_the_version_is_told(cli: Cli) -> None:
         ("jobs ls --state odd", Code.USAGE, "--state 'odd' is none of: waiting, queued, running"),
     ],
 )
-def test_an_error_is_one_sentence_and_what_mends_it(cli: Cli, words: str, code: Code, sentence: str) -> None:
+def test_an_error_is_one_sentence_and_a_fix(cli: Cli, words: str, code: Code, sentence: str) -> None:
     result = cli(*words.split())
     first, hint = result.err.splitlines()
     assert (result.code, result.out) == (code, "")
@@ -249,9 +249,9 @@ def test_a_number_of_workers_that_no_host_has_is_refused(cli: Cli, word: str) ->
     assert len(result.err) < 300
 
 
-@pytest.mark.parametrize("wish", ["9" * 5000, "²", "0,", "-1", "cuda:0"])
-def test_a_gpu_that_no_host_has_is_refused(cli: Cli, wish: str) -> None:
-    result = cli("submit", "cleanup", "--gpu", wish)
+@pytest.mark.parametrize("option", ["9" * 5000, "²", "0,", "-1", "cuda:0"])
+def test_a_gpu_that_no_host_has_is_refused(cli: Cli, option: str) -> None:
+    result = cli("submit", "cleanup", "--gpu", option)
     assert (result.code, result.out) == (Code.USAGE, "")
     assert "is neither any nor none nor indices" in result.err
     assert len(result.err) < 300

@@ -22,7 +22,7 @@ def answers(result: Ended) -> list[dict]:
     return [json.loads(line) for line in result.out.splitlines()]
 
 
-def test_each_line_is_a_job_with_its_own_wishes(cli: Cli) -> None:
+def test_each_line_is_a_job_with_its_own_options(cli: Cli) -> None:
     lines = [
         {"kind": "nap", "name": "a", "priority": 9, "tags": ["x"], "gpu": "none", "ticks": 3},
         "",
@@ -50,7 +50,7 @@ def test_a_line_may_wait_for_a_job_and_what_it_needs_is_made_once(cli: Cli) -> N
         assert cli.ledger.need(result["id"]).parents == (before, *first["before"])
 
 
-def test_all_faults_are_told_with_their_lines_and_nothing_is_submitted(cli: Cli) -> None:
+def test_all_faults_are_reported_with_their_lines_and_nothing_is_submitted(cli: Cli) -> None:
     result = many(
         cli,
         {"kind": "nap"},
@@ -79,7 +79,7 @@ def test_all_faults_are_told_with_their_lines_and_nothing_is_submitted(cli: Cli)
     assert cli.ledger.page().jobs == ()
 
 
-def test_very_many_faults_are_told_in_part(cli: Cli) -> None:
+def test_very_many_faults_are_reported_in_part(cli: Cli) -> None:
     result = many(cli, *[{"kind": "dream"}] * 80)
     assert result.err.splitlines()[-1] == "… and 30 more faults"
 

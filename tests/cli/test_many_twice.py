@@ -68,7 +68,7 @@ def test_the_count_is_exact_and_a_repeat_submits_the_rest_once(full: Cli) -> Non
     assert records(full) == 2 * COUNT
 
 
-def test_other_lines_or_other_wishes_are_another_list(cli: Cli) -> None:
+def test_other_lines_or_other_options_are_another_list(cli: Cli) -> None:
     ledger = cli.ledger
     same = first_id(ledger, ["a"], SubmitOptions(5))
     assert first_id(ledger, ["a"], SubmitOptions(5)) == same

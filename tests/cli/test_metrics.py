@@ -40,7 +40,7 @@ def test_the_json_has_the_newest_values_and_the_course(world: Cli, napping: str)
     assert set(listed["metrics"]) == {"depth", "snores"}
 
 
-def test_top_tells_them_beside_the_progress(world: Cli, napping: str) -> None:
+def test_top_shows_them_beside_the_progress(world: Cli, napping: str) -> None:
     assert re.search(r"depth 0\.\d+ snores [012]", world("top", "--once").out)
 
 

@@ -73,10 +73,10 @@ def test_progress_reads_as_words() -> None:
     assert humanize.progress(a_running_job(0, 0)) == "training"
 
 
-def test_a_job_of_another_try_tells_why() -> None:
+def test_a_job_of_another_try_shows_why() -> None:
     again = Job("id", "train", "a", "training", {}, state=State.QUEUED, attempt=2, reason="its worker\nwas lost")
     assert humanize.note(again) == "its worker was lost"
 
 
 def test_what_a_job_said_steers_no_terminal() -> None:
-    assert humanize.one_line("\x1b[31mRed\x1b[0m:\ta\r\nbell\x07 \x9b2J ünïcode") == r"Red: a bell\x07 \x9b2J ünïcode"
+    assert humanize.one_line("\x1b[31mRed\x1b[0m:\ta\r\nbeep\x07 \x9b2J ünïcode") == r"Red: a beep\x07 \x9b2J ünïcode"

@@ -1,4 +1,6 @@
-"""`submit pipeline`: steps of a recipe become jobs that wait for each other; all faults are told, with their lines."""
+"""`submit pipeline`: steps of a recipe become jobs that wait for each other; all errors are reported with
+their lines.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,7 @@ def test_variables_keep_their_types_and_can_be_set(cli: Cli) -> None:
     assert (first.name, first.params["ticks"], first.params["end"]) == ("one-7", 7, "raise")
 
 
-def test_a_step_may_name_an_artifact_and_wish_for_itself(cli: Cli) -> None:
+def test_a_step_may_name_an_artifact_and_have_options_of_its_own(cli: Cli) -> None:
     recipe = """
         name = "mine"
         step = [
@@ -74,7 +76,7 @@ def test_a_step_may_name_an_artifact_and_wish_for_itself(cli: Cli) -> None:
     assert (second.priority, second.tags, second.parents) == (5, ("pipeline:mine",), (first.id,))
 
 
-def test_all_faults_are_told_at_once_with_their_lines_and_nothing_is_submitted(cli: Cli) -> None:
+def test_all_faults_are_reported_at_once_with_their_lines_and_nothing_is_submitted(cli: Cli) -> None:
     recipe = """\
 [vars]
 n = 1
@@ -115,12 +117,12 @@ top = "many"
     assert (result.code, result.out) == (Code.USAGE, "")
     said = result.err.splitlines()
     assert [line for line in said if not line.startswith("  ")] == [
-        "--set n=many: n is 1 in the recipe, and 'many' is nothing like it.",
+        "--set n=many: n is 1 in the recipe, and 'many' is not of that type.",
         "--set k: The recipe has no variable 'k'.",
         f"{path}:25 (step c): There is a step c before it.",
         f"{path}:30 (step n): n is a variable too.",
         f"{path}:7 (step a): There is no step or variable 'm'.",
-        f"{path}:8 (step a): --end 'badly' is not one of: well, raise, crash, full-disk, full-gpu, lost-gpu, deaf.",
+        f"{path}:8 (step a): --end 'badly' is not one of: well, raise, crash, full-disk, full-gpu, lost-gpu, hang.",
         f"{path}:11 (step dream): There is no job kind 'dream'.",
         f"{path}:16 (step b): The step c does not come before this one.",
         f"{path}:22 (step c): nap has no parameter 'tocks'.",
@@ -177,7 +179,7 @@ def test_a_failed_step_fails_those_that_need_it(world: Cli) -> None:
     assert result.code == Code.FAILED
     first, second, third = jobs_of(world, result)
     assert [job.state for job in (first, second, third)] == [State.FAILED] * 3
-    assert second.reason == f"its parent {first.id} (nap) failed: ValueError: told to raise"
+    assert second.reason == f"its parent {first.id} (nap) failed: ValueError: asked to raise"
 
 
 def test_the_example_runs_as_it_is_without_a_network_and_a_second_time_does_nothing(world: Cli, tmp_path: Path) -> None:

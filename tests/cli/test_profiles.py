@@ -20,7 +20,7 @@ from tasks.queues import QUEUES
 from tests.cli.conftest import Cli
 from tests.cli.test_json_contract import EXAMPLES, differences
 from tests.conftest import until
-from tests.queue_table import needs_in_all
+from tests.fixtures.queue_table import needs_in_all
 
 MINE = """
 summary = "Trainings alone"
@@ -47,7 +47,7 @@ def columns(out: str) -> dict[str, list[str]]:
     return {line.split()[0]: re.split(r"\s{2,}", line) for line in out.splitlines()[1:] if line}
 
 
-def test_ls_tells_what_each_profile_means_and_needs(cli: Cli, folder: Path) -> None:
+def test_ls_shows_what_each_profile_means_and_needs(cli: Cli, folder: Path) -> None:
     (folder / "mine.toml").write_text(MINE)
     result = cli("profiles", "ls")
     rows, full = columns(result.out), needs_in_all()
@@ -75,7 +75,7 @@ def test_one_that_is_not_sound_hides_no_other(cli: Cli, folder: Path) -> None:
     assert (row["workers"], row["needs"], len(row["faults"])) == (None, None, 2)
 
 
-def test_show_tells_the_rule_the_workers_and_their_exact_command_lines(cli: Cli, folder: Path) -> None:
+def test_show_shows_the_rule_the_workers_and_their_exact_command_lines(cli: Cli, folder: Path) -> None:
     (folder / "mine.toml").write_text(MINE)
     result = cli("profiles", "show", "mine")
     assert result.code == Code.OK
@@ -85,8 +85,8 @@ def test_show_tells_the_rule_the_workers_and_their_exact_command_lines(cli: Cli,
     assert re.search(r"^needs +6 cores, 40 GB, 3 GPUs$", result.out, re.M)
     assert re.search(r"^worker-training +2 +4 +32 GB +2 +training$", result.out, re.M)
     lines = [line for line in result.out.splitlines() if "tasks.worker" in line]
-    told_json = cli("profiles", "show", "mine", "--json").json
-    assert [shlex.split(line) for line in lines] == [worker["argv"] for worker in told_json["workers"]]
+    shown_json = cli("profiles", "show", "mine", "--json").json
+    assert [shlex.split(line) for line in lines] == [worker["argv"] for worker in shown_json["workers"]]
     assert lines[0].endswith(
         " -P -m tasks.worker --name worker-training --queues training --slots 2 --max-tasks-per-child 100"
         " --job-memory-gb 24 --gpu-jobs 1"
@@ -111,7 +111,7 @@ def test_show_says_what_this_machine_has_too_little_of(cli: Cli, folder: Path) -
         ("mine", "slots must be a whole number from 1, not 0.", "Write for instance: slots = 4"),
     ],
 )
-def test_what_cannot_be_shown_is_one_sentence_and_what_mends_it(
+def test_what_cannot_be_shown_is_one_sentence_and_a_fix(
     cli: Cli, folder: Path, words: str, name: str, sentence: str, hint: str
 ) -> None:
     (folder / "mine.toml").write_text('workers = "one"\nslots = 0')
@@ -199,7 +199,7 @@ def test_the_exported_command_lines_run_a_worker_without_mistudios_supervisor(cl
         assert worker.wait(60) == 0
 
 
-def test_exported_command_lines_tell_the_broker_but_no_password(cli: Cli) -> None:
+def test_exported_command_lines_name_the_broker_but_no_password(cli: Cli) -> None:
     plain = cli("profiles", "export", "full", "--as", "celery", CELERY_BROKER_URL="redis://lab:6379/0").out
     assert "export CELERY_BROKER_URL=redis://lab:6379/0\n" in plain
     assert plain.count(" -P -m tasks.worker ") == len(QUEUES)

@@ -1,4 +1,4 @@
-"""`queue ls` and the snapshot tell what is there, with its age, and what could not be read."""
+"""`queue ls` and the snapshot show what is there, with its age, and what could not be read."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_json_has_exactly_the_keys_of_the_contract(cli: Cli) -> None:
     assert [list(queue) for queue in result["queues"]] == [keys] * len(QUEUE_NAMES)
 
 
-def test_every_priority_is_counted_and_the_oldest_tells_its_age(cli: Cli) -> None:
+def test_every_priority_is_counted_and_the_oldest_shows_its_age(cli: Cli) -> None:
     jobs = [submit(cli.ledger, priority=priority) for priority in (0, 5, 10)]
     cli.ledger.heartbeat(HEARTBEAT)
     cli.ledger.claim(jobs[0].id, HEARTBEAT.name, HEARTBEAT.host)
@@ -67,11 +67,11 @@ def test_how_long_a_queue_lasts_follows_from_what_its_jobs_say(cli: Cli) -> None
     assert (row["state"], row["eta_s"]) == ("paused", None)
 
 
-def test_a_queue_nobody_consumes_says_so_and_what_helps(cli: Cli) -> None:
+def test_a_queue_without_consumers_says_so_and_what_helps(cli: Cli) -> None:
     submit(cli.ledger)
     result = cli("queue", "ls")
     assert [line for line in result.out.splitlines() if line.startswith("training ") and "no worker" in line]
-    assert result.err == "Nobody works on training: mistudio workers start full\n"
+    assert result.err == "No worker consumes training: mistudio workers start full\n"
 
 
 def test_a_worker_that_fell_silent_is_no_consumer_and_is_shown_with_its_age(
@@ -94,7 +94,7 @@ def test_a_worker_whose_message_loop_does_not_run_is_no_consumer_and_unresponsiv
     seen = read_all(cli.ledger, Places(cli.home, cli.home))
     assert [row.consumers for row in seen.queues] == [0] * 6
     (worker,) = seen.workers
-    assert (worker.name, worker.state) == (HEARTBEAT.name, "unresponsive")
+    assert (worker.name, worker.state) == (HEARTBEAT.name, "hang")
     assert worker.seen_age_s is not None
     assert worker.seen_age_s < 5
     assert "has received no message for 3" in " ".join(cli("workers", "status").out.split())
@@ -113,7 +113,7 @@ def test_what_cannot_be_read_is_an_error_and_never_an_empty_table(tmp_path: Path
         read_queues(Ledger(connect("redis://127.0.0.1:1/0")))
 
 
-def test_a_beat_that_cannot_be_read_hides_nothing_else(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_heartbeat_that_cannot_be_read_hides_nothing_else(ledger: Ledger, tmp_path: Path) -> None:
     ledger.client.call("HSET", "mistudio:workers", "odd@h", '{"name": "odd@h"}')
     seen = read_all(ledger, Places(tmp_path, tmp_path))
     assert (seen.errors, seen.workers) == ((), ())
@@ -171,7 +171,7 @@ def test_without_the_ledger_workers_are_known_by_their_supervisor(a_supervisor: 
 
 
 @pytest.mark.parametrize("read", [read_all, read_workers])
-def test_without_the_supervisor_workers_are_known_by_their_beats(
+def test_without_the_supervisor_workers_are_known_by_their_heartbeats(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable
 ) -> None:
     places = Places(tmp_path, tmp_path)
@@ -187,7 +187,7 @@ def test_without_the_supervisor_workers_are_known_by_their_beats(
     assert [(row.name, row.state, row.restarts) for row in seen.workers] == [(HEARTBEAT.name, "running", None)]
 
 
-def test_the_rows_of_supervised_workers_join_what_their_beats_say(ledger: Ledger) -> None:
+def test_the_rows_of_supervised_workers_join_what_their_heartbeats_say(ledger: Ledger) -> None:
     job = submit(ledger)
     ledger.claim(job.id, SUPERVISED["name"], "here", SUPERVISED["pid"])
     heartbeat = dataclasses.replace(HEARTBEAT, name=SUPERVISED["name"], pid=SUPERVISED["pid"], seen_at=99.0)

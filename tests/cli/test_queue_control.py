@@ -12,8 +12,7 @@ from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, State
 from tasks.queues import QUEUES
 from tests.cli.conftest import MISTUDIO, Cli
-from tests.core.conftest import kinds_of_the_tests, lab  # noqa: F401 - fixtures
-from tests.core.lab import Lab
+from tests.fixtures.stack import Stack, kinds_of_the_tests, stack  # noqa: F401 - fixtures
 
 
 def submit(cli: Cli, queue: str = "training", **changes: Any) -> str:
@@ -32,18 +31,18 @@ def test_peek_lists_what_is_queued_in_the_order_in_which_it_will_be_started(cli:
     assert cli("queue", "peek", "datasets").err == "Nothing is queued in datasets.\n"
 
 
-def test_a_queue_that_is_not_there_is_told_with_those_that_are(cli: Cli) -> None:
+def test_an_unknown_queue_is_reported_with_those_that_exist(cli: Cli) -> None:
     for words in (("peek", "trainings"), ("pause", "trainings"), ("purge", "trainings", "--yes")):
         result = cli("queue", *words)
         assert result.code == Code.USAGE
         assert result.err.startswith("There is no queue 'trainings'.")
-    assert cli("queue", "pause").err.startswith("Which queues?")
+    assert cli("queue", "pause").err.startswith("No queues given.")
 
 
 def test_pause_and_resume_say_what_they_hold(cli: Cli) -> None:
     submit(cli)
     assert cli("queue", "pause", "training").err == (
-        "training is paused; 1 job queued. Go on: mistudio queue resume training\n"
+        "training is paused; 1 job queued. Resume: mistudio queue resume training\n"
     )
     assert "was paused already" in cli("queue", "pause", "training").err
     listed = cli("queue", "ls")
@@ -53,20 +52,20 @@ def test_pause_and_resume_say_what_they_hold(cli: Cli) -> None:
     assert {row["state"] for row in cli("queue", "ls", "--json").json["queues"]} == {"no worker"}
 
 
-def test_a_pause_survives_the_restart_of_everything(lab: Lab) -> None:  # noqa: F811
-    lab.start_worker()
-    assert lab.ledger.queues.pause("training")
-    held = lab.submit("nap", ticks=1)
-    lab.stop_worker()
-    lab.redis.kill()
-    lab.redis.start()
-    lab.start_worker()
-    quick = lab.submit("blink", note="another queue goes on")
-    assert lab.ended(quick).state is State.SUCCEEDED
-    assert lab.ledger.need(held.id).state is State.QUEUED
-    assert lab.ledger.queues.counts()["training"].paused_at is not None
-    lab.ledger.queues.resume("training")
-    assert (lab.ended(held).state, lab.ended(held).attempt) == (State.SUCCEEDED, 1)
+def test_a_pause_survives_the_restart_of_everything(stack: Stack) -> None:  # noqa: F811
+    stack.start_worker()
+    assert stack.ledger.queues.pause("training")
+    held = stack.submit("nap", ticks=1)
+    stack.stop_worker()
+    stack.redis.kill()
+    stack.redis.start()
+    stack.start_worker()
+    quick = stack.submit("blink", note="another queue continues")
+    assert stack.ended(quick).state is State.SUCCEEDED
+    assert stack.ledger.need(held.id).state is State.QUEUED
+    assert stack.ledger.queues.counts()["training"].paused_at is not None
+    stack.ledger.queues.resume("training")
+    assert (stack.ended(held).state, stack.ended(held).attempt) == (State.SUCCEEDED, 1)
 
 
 def test_purge_asks_and_does_nothing_unless_somebody_says_yes(cli: Cli) -> None:
@@ -91,7 +90,7 @@ def typed(cli: Cli, answer: str, *words: str) -> str:
     return said
 
 
-def test_a_job_is_moved_to_another_queue_or_to_the_top_and_its_place_is_told(cli: Cli) -> None:
+def test_a_job_is_moved_to_another_queue_or_to_the_top_and_its_place_is_reported(cli: Cli) -> None:
     first, second = submit(cli), submit(cli)
     assert cli("queue", "move", second, "--top").err == f"{second} is in training, and starts next.\n"
     submit(cli, "extraction")
@@ -104,7 +103,7 @@ def test_a_job_is_moved_to_another_queue_or_to_the_top_and_its_place_is_told(cli
     assert f"Job {first} is running" in cli("queue", "move", first, "--top").err
 
 
-def test_another_priority_is_told_with_the_one_before(cli: Cli) -> None:
+def test_another_priority_is_printed_with_the_one_before(cli: Cli) -> None:
     first, second = submit(cli), submit(cli)
     assert cli("jobs", "set-priority", second, "8").err == f"{second} has priority 8 now; it had 5.\n"
     assert cli.ledger.queues.order("training", 2) == [second, first]

@@ -39,10 +39,11 @@ def test_without_a_worker_it_says_so(cli: Cli, words: str) -> None:
         until(lambda: cli.ledger.page().jobs, 30)
         (job,) = cli.ledger.page().jobs
         said(command)  # how to follow it
-    assert said(command) == [f"{job.id} is queued. Nobody works on its queue training.  (mistudio workers start full)"]
+    hint = "(mistudio workers start full)"
+    assert said(command) == [f"{job.id} is queued. No worker consumes its queue training.  {hint}"]
     finish(cli, job)
     _, rest = command.communicate(timeout=30)
-    assert "Nobody works" not in rest
+    assert "No worker consumes" not in rest
     assert command.returncode == 0
 
 
@@ -74,7 +75,7 @@ def test_a_reason_is_said_once_and_a_new_one_too(cli: Cli, monkeypatch: pytest.M
     cli.ledger.queues.pause("training")
     for _ in range(3):
         looked.look([job])
-    assert ["Nobody works" in line for line in lines] == [True, False]
+    assert ["No worker consumes" in line for line in lines] == [True, False]
     assert "has been paused" in lines[1]
     looked.look([cli.ledger.need(job.id)] * 5)
     assert len(lines) == 2

@@ -15,7 +15,7 @@ from tasks.accelerators.devices import Device, Devices, GpuProcess, read_devices
 from tasks.queues import Needs
 from tasks.system.cgroups import Allowed, read_allowed
 from tests.cli.test_devices import a_jetson
-from tests.queue_table import WITHOUT_GPU, needs_in_all
+from tests.fixtures.queue_table import WITHOUT_GPU, needs_in_all
 
 GIB = 1 << 30
 
@@ -125,7 +125,7 @@ def test_a_gpu_that_others_hold_does_not_count() -> None:
     ]
 
 
-def test_a_container_is_told_what_it_may_use_of_the_machine() -> None:
+def test_a_container_sees_what_it_may_use_of_the_machine() -> None:
     here = machine(1.5, 4, 2, cpus_in_all=16, memory_in_all=64_000_000_000)
     assert said("full", here) == [
         f"The profile full needs {FULL.cpus} cores; it may use 1.5 of this machine's 16.",
@@ -145,7 +145,7 @@ def test_memory_that_the_gpu_shares_is_counted_once_and_said_so() -> None:
 
 
 def a_cgroup(folder: Path, group: str, limits: dict[str, tuple[str, str]]) -> tuple[Path, Path]:
-    """A `/proc` and a `/sys/fs/cgroup` in which this process lies in `group`; `limits` are cpu.max and memory.max."""
+    """A `/proc` and a `/sys/fs/cgroup` that place this process in `group`; `limits` are cpu.max and memory.max."""
     (folder / "proc/self").mkdir(parents=True)
     (folder / "proc/self/cgroup").write_text(f"1:name=systemd:/other\n0::{group}\n")
     for path, (cpu_max, memory_max) in limits.items():

@@ -1,4 +1,4 @@
-"""`mistudio jobs retry`: it says whether it goes on from what the job had done, and does as it said."""
+"""`mistudio jobs retry`: it says whether it resumes from what the job had done, and does as it said."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mistudio_cli.errors import Code
 from tasks.storage.store import Store
 from tests.cli.conftest import Cli
 from tests.conftest import until
-from tests.work_folders import left_by
+from tests.fixtures.work_folders import left_by
 
 
 def work_folder(world: Cli, job_id: str) -> Path:
@@ -33,7 +33,7 @@ def test_it_continues_and_says_from_where(world: Cli, cancelled: tuple[str, int]
     result = world("jobs", "retry", job_id)
     again, _, how = result.out.partition(" ")
     assert how.endswith(
-        f"in training, another try of {job_id}; continues from tick {ticks} (--from-scratch begins anew)\n"
+        f"in training, another try of {job_id}; continues from tick {ticks} (--from-scratch ignores it)\n"
     )
     assert world("jobs", "wait", again).code == Code.OK
     assert world.ledger.need(again).result == {"ticks": 30, "ran_in_last_attempt": 30 - ticks}
@@ -44,7 +44,7 @@ def test_it_continues_and_says_from_where(world: Cli, cancelled: tuple[str, int]
     assert f"took over the checkpoint of job {job_id}" in world("jobs", "logs", again).out
 
 
-def test_it_begins_anew_when_told_to_or_when_nothing_is_left(world: Cli, cancelled: tuple[str, int]) -> None:
+def test_it_starts_from_scratch_on_request_or_when_nothing_is_left(world: Cli, cancelled: tuple[str, int]) -> None:
     job_id, _ = cancelled
     result = world("jobs", "retry", job_id, "--from-scratch", "--json").json["jobs"][0]
     assert (result["from_checkpoint"], result["continues_from"]) == (None, None)
@@ -62,7 +62,7 @@ def test_a_checkpoint_that_is_not_there_cannot_be_asked_for(cli: Cli) -> None:
     assert result.code == Code.USAGE
     assert result.err == (
         f"Job {job_id} cannot be continued: no checkpoint is left.\n"
-        f"  To begin anew: mistudio jobs retry {job_id} --from-scratch\n"
+        f"  To start from scratch: mistudio jobs retry {job_id} --from-scratch\n"
     )
     assert len(cli.ledger.page().jobs) == 1
     result = cli("jobs", "retry", job_id)
@@ -83,7 +83,7 @@ def test_a_checkpoint_that_a_waiting_job_will_take_over_is_not_removed(cli: Cli)
     assert cli("jobs", "retry", result["id"], "--json").json["jobs"][0]["continues_from"] == "tick 7"
 
 
-def test_all_that_failed_go_on_or_are_left_out_with_the_reason(cli: Cli) -> None:
+def test_all_that_failed_resume_or_are_left_out_with_the_reason(cli: Cli) -> None:
     ids = [cli("submit", "hike", "--name", name, "--json").json["id"] for name in ("far", "early")]
     work_folder(cli, ids[0]).mkdir(parents=True)
     (work_folder(cli, ids[0]) / "ticks").write_text("7")
@@ -92,5 +92,5 @@ def test_all_that_failed_go_on_or_are_left_out_with_the_reason(cli: Cli) -> None
         assert claim is not None
         cli.ledger.finish(claim, "failed", "the disk was full")
     result = cli("jobs", "retry", "--failed", "--from-checkpoint", "--yes")
-    assert result.out.endswith(f"another try of {ids[0]}; continues from tick 7 (--from-scratch begins anew)\n")
+    assert result.out.endswith(f"another try of {ids[0]}; continues from tick 7 (--from-scratch ignores it)\n")
     assert result.err.startswith(f"{ids[1]} hike early is left out: Job {ids[1]} cannot be continued: no checkpoint")

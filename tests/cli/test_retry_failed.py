@@ -105,7 +105,7 @@ def test_more_than_are_submitted_at_once_are_all_reached_the_oldest_first(
     assert result[3].endswith("Nothing to try again.\n")
 
 
-def test_it_asks_redis_as_often_for_many_as_for_few_and_tells_a_long_list_in_short(
+def test_it_asks_redis_as_often_for_many_as_for_few_and_shortens_a_long_list(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def trips() -> int:
@@ -133,4 +133,4 @@ def test_it_asks_redis_as_often_for_many_as_for_few_and_tells_a_long_list_in_sho
 
 @pytest.mark.parametrize("words", [(), ("--failed", "last"), ("last", "--tag", "x")])
 def test_names_and_flags_do_not_mix(cli: Cli, words: tuple[str, ...]) -> None:
-    assert cli("jobs", "retry", *words).err.startswith("Which jobs?")
+    assert cli("jobs", "retry", *words).err.startswith("No jobs selected.")

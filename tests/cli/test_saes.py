@@ -21,7 +21,7 @@ from tasks.sae.formats.native import Scales, load_sae, save_sae
 from tasks.storage.store import Store
 from tests.cli.conftest import Cli
 from tests.cli.test_json_contract import DOCUMENT, EXAMPLES, differences
-from tests.work_folders import next_attempt
+from tests.fixtures.work_folders import next_attempt
 
 ABOUT = {"model_name": "tiny", "hook_name": "blocks.1.hook_resid_post", "hook_layer": 1}
 DENSITIES = {"never": 12, "log10_edges": [-7 + n / 2 for n in range(15)], "counts": [0] * 8 + [4, 0, 24, 8, 0, 0]}
@@ -107,7 +107,7 @@ def test_an_sae_that_was_trained_before_is_listed_by_its_names_and_a_mean_is_sho
     assert re.search(r"^loss +3\.5$", shown, re.M)
 
 
-def test_a_transcoder_and_a_crosscoder_tell_what_they_read_and_write(cli: Cli) -> None:
+def test_a_transcoder_and_a_crosscoder_show_what_they_read_and_write(cli: Cli) -> None:
     past = {"hook_name": "blocks.1.mlp.hook_in", "hook_name_out": "blocks.1.hook_mlp_out"}
     add_sae(cli.home, "past", replace(PLAIN, d_out=12, skip=True), ABOUT | past)
     layers = [f"blocks.{layer}.hook_resid_post" for layer in (0, 1)]
@@ -125,7 +125,7 @@ def test_a_transcoder_and_a_crosscoder_tell_what_they_read_and_write(cli: Cli) -
         ("d_in", "16"),
         ("d_out", "12"),
         ("d_sae", "48"),
-    ], "each is told once"
+    ], "each is shown once"
     assert re.search(r"^hook +blocks\.0,1\.hook_resid_post$", cli("saes", "show", "across").out, re.M)
 
 

@@ -28,7 +28,7 @@ def section(text: str, title: str) -> list[str]:
     return [" ".join(line.split()) for line in text.partition(f"\n\n{title}\n")[2].partition("\n\n")[0].splitlines()]
 
 
-def test_parents_and_children_are_told_with_their_states_in_the_order_of_submission(cli: Cli) -> None:
+def test_parents_and_children_are_shown_with_their_states_in_the_order_of_submission(cli: Cli) -> None:
     first, second = submit(cli, "tokenize", "words"), submit(cli, "toy-model", "toy")
     job = submit(cli, "train", "sae", second.id, first.id)
     claim = cli.ledger.claim(first.id, "w", "here", 7)
@@ -92,7 +92,7 @@ def leased(cli: Cli, name: str, need: int | None, key: str = "GPU-fake-0") -> Jo
     return job
 
 
-def test_what_a_job_holds_of_its_gpu_is_told_beside_what_was_expected(cli: Cli, driver: Path) -> None:
+def test_what_a_job_holds_of_its_gpu_is_shown_beside_what_was_expected(cli: Cli, driver: Path) -> None:
     here, elsewhere, unknown = leased(cli, "a", 8 * GIB), leased(cli, "b", 8 * GIB, "GPU-far"), leased(cli, "c", None)
     code = "import time; print(flush=True); time.sleep(600)"
     runner = [sys.executable, "-c", code, "-m", "tasks.runner", here.id]

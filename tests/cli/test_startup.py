@@ -13,7 +13,7 @@ import pytest
 
 from mistudio_cli.app import COMMANDS
 from tests.cli.conftest import Cli, Ended
-from tests.core.test_ledger import a_job
+from tests.ledger.test_ledger import a_job
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,8 +61,8 @@ def counted(self, commands):
     return real(self, commands)
 Client.batch = counted
 code = main(sys.argv[1:])
-told = {"code": code, "trips": len(trips), "modules": sorted(sys.modules), "collects": gc.isenabled()}
-sys.stderr.write("COUNTED " + json.dumps(told))
+report = {"code": code, "trips": len(trips), "modules": sorted(sys.modules), "collects": gc.isenabled()}
+sys.stderr.write("COUNTED " + json.dumps(report))
 """
 
 

@@ -16,7 +16,7 @@ from tasks.redis_client.redis_url import Address
 from tasks.storage.store import Store
 from tasks.submission import plan
 from tests.cli.conftest import Cli
-from tests.sae.conftest import tiny_model
+from tests.fixtures.bench import tiny_model
 
 
 @pytest.mark.parametrize("kind", list(kinds()))
@@ -51,7 +51,7 @@ def test_json_is_the_receipt_of_the_contract(cli: Cli) -> None:
     assert cli.ledger.need(result["id"]).params == {"ticks": 3, "end": "well", "parent": None, "until": "", "marks": ""}
 
 
-def test_values_arrive_with_their_types_and_the_bell_is_rung(cli: Cli) -> None:
+def test_values_arrive_with_their_types_and_the_message_is_enqueued(cli: Cli) -> None:
     result = cli("submit", "cleanup", "--hours", "1.5", "--count-only", "--priority", "9", "--json").json
     job = cli.ledger.need(result["id"])
     assert job.params["hours"] == 1.5
@@ -60,7 +60,7 @@ def test_values_arrive_with_their_types_and_the_bell_is_rung(cli: Cli) -> None:
     assert cli.ledger.queues.messages("low_priority") == 1
 
 
-def test_jobs_after_others_wait_and_jobs_that_must_come_first_are_told(cli: Cli) -> None:
+def test_jobs_after_others_wait_and_jobs_that_must_come_first_are_printed(cli: Cli) -> None:
     corpus = cli.home / "corpus.txt"
     corpus.write_text("some text\n" * 50)
     first = cli("submit", "nap", "--name", "first", "--json").json
@@ -105,7 +105,10 @@ def test_a_person_reads_one_line_a_job_and_the_command_to_watch_it(cli: Cli) -> 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("nap --end badly", "--end 'badly' is not one of: well, raise, crash, full-disk, full-gpu, lost-gpu, deaf."),
+        (
+            "nap --end badly",
+            "--end 'badly' is not one of: well, raise, crash, full-disk, full-gpu, lost-gpu, hang.",
+        ),
         ("nap --ticks many", "Invalid value for '--ticks': 'many' is not a valid int"),
         ("nap --priority 11", "Invalid value for '--priority': 11 is not in the range 0<=x<=10."),
         ("nap --name ../x", "'../x' cannot be the name of an artifact."),
@@ -135,7 +138,7 @@ def test_a_model_dtype_that_does_not_pay_on_this_machine_is_refused(cli: Cli) ->
     words = f"train --model {cli.home / 'model'} --dataset {cli.home / 'text.txt'} --layer 1 --model-dtype"
     result = cli("submit", *words.split(), "bf16")
     assert (result.code, result.out) == (Code.USAGE, "")
-    assert "--model-dtype bf16 does not pay for" in result.err.splitlines()[0]
+    assert "--model-dtype bf16 gains nothing for" in result.err.splitlines()[0]
     assert "is too small to gain from bfloat16" in result.err.splitlines()[0]
     assert cli.ledger.page().jobs == ()
     assert "does not pay" not in cli("submit", *words.split(), "float32").err

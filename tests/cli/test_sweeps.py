@@ -8,7 +8,7 @@ from mistudio_cli.errors import Code
 from tasks.jobs.kind import kinds
 from tasks.text.tokens import TokenWriter
 from tests.cli.conftest import Cli
-from tests.sae.conftest import CONTEXT, VOCABULARY, some_tokens, tiny_model
+from tests.fixtures.bench import CONTEXT, VOCABULARY, some_tokens, tiny_model
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def trainable(cli: Cli) -> Cli:
 TRAIN = ["train", "--model", "tiny", "--dataset", "words", "--layer", "1"]
 
 
-def test_the_product_is_submitted_under_one_tag_and_names_that_tell_the_values(trainable: Cli) -> None:
+def test_the_product_is_submitted_under_one_tag_and_names_that_contain_the_values(trainable: Cli) -> None:
     result = trainable("submit", *TRAIN, "--k", "16,32,64", "--lr", "1e-4,3e-4", "--json").json
     assert [job["name"] for job in result["jobs"]] == [
         f"tiny-l1-topk-k{k}-lr{lr}" for lr in ("0.0001", "0.0003") for k in (16, 32, 64)
@@ -48,7 +48,7 @@ def test_the_product_is_submitted_under_one_tag_and_names_that_tell_the_values(t
     assert {job.tags for job in jobs} == {(result["tag"],)}
 
 
-def test_choices_are_swept_and_what_a_name_does_not_tell_is_added(trainable: Cli) -> None:
+def test_choices_are_swept_and_what_a_name_does_not_contain_is_added(trainable: Cli) -> None:
     result = trainable("submit", *TRAIN, "--arch", "topk,batchtopk", "--k", "4,8", "--batch", "64,128", "--json").json
     assert [job["name"] for job in result["jobs"]] == [
         f"tiny-l1-{arch}-k{k}-batch{batch}" for arch in ("topk", "batchtopk") for batch in (64, 128) for k in (4, 8)
@@ -91,7 +91,10 @@ def test_several_values_are_shown_with_their_type_in_the_help(cli: Cli) -> None:
         ("--ticks 1,many", "Invalid value for '--ticks': 'many' is not a valid int."),
         ("--ticks 1,", "Invalid value for '--ticks': '' is not a valid int."),
         ("--ticks 1,2,1", "Invalid value for '--ticks': '1,2,1' names a value twice."),
-        ("--end well,badly", "--end 'badly' is not one of: well, raise, crash, full-disk, full-gpu, lost-gpu, deaf."),
+        (
+            "--end well,badly",
+            "--end 'badly' is not one of: well, raise, crash, full-disk, full-gpu, lost-gpu, hang.",
+        ),
         (f"--ticks {','.join(map(str, range(1001)))}", "The sweep (1001 ticks) has 1001 jobs, more than 1000."),
         (f"--ticks 1,2 --name {'x' * 95}", "cannot be the name of an artifact."),
         ("--ticks 1,2 --tag !", "'!' cannot be a tag."),
@@ -104,7 +107,7 @@ def test_a_sweep_that_cannot_work_is_refused_whole(cli: Cli, words: str, sentenc
     assert cli.ledger.page().jobs == ()
 
 
-def test_a_dry_run_tells_the_jobs_in_order_with_their_parents_and_submits_nothing(cli: Cli, corpus: str) -> None:
+def test_a_dry_run_shows_the_jobs_in_order_with_their_parents_and_submits_nothing(cli: Cli, corpus: str) -> None:
     words = ("submit", "toy-model", "--dataset", corpus, "--layers", "1,2", "--dry-run", "--tag", "mine")
     result = cli(*words, "--json").json
     assert [job["kind"] for job in result["jobs"]] == ["download", "toy-model", "toy-model"]
@@ -124,7 +127,7 @@ def test_a_dry_run_is_refused_as_the_submission_would_be(cli: Cli) -> None:
     assert (result.code, result.out) == (Code.USAGE, "")
 
 
-def test_tags_and_the_wish_for_a_gpu_are_in_the_record(cli: Cli) -> None:
+def test_tags_and_the_gpu_option_are_in_the_record(cli: Cli) -> None:
     result = cli("submit", "nap", "--tag", "a", "--tag", "b=1", "--gpu", "0,1", "--json").json
     job = cli.ledger.need(result["id"])
     assert (job.tags, job.gpu) == (("a", "b=1"), "0,1")
@@ -173,7 +176,7 @@ def test_together_is_refused_where_there_is_nothing_to_put_together(trainable: C
     assert trainable.ledger.page().jobs == ()
 
 
-def test_a_dry_run_tells_all_that_one_job_would_make(trainable: Cli) -> None:
+def test_a_dry_run_shows_all_that_one_job_would_make(trainable: Cli) -> None:
     result = trainable("submit", *TRAIN, "--k", "8,16,32", "--together", "--dry-run", "--json").json
     (job,) = result["jobs"]
     assert job["artifacts"] == [f"saes/tiny-l1-topk-k{k}" for k in (8, 16, 32)]

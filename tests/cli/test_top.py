@@ -118,7 +118,7 @@ def test_a_signal_ends_it_with_the_terminal_as_it_was(world: Cli, number: int) -
     with terminal(world, "top") as shown:
         before = termios.tcgetattr(shown.child.child_fd)
         shown.until("training")
-        assert termios.tcgetattr(shown.child.child_fd) != before, "it hears single keys"
+        assert termios.tcgetattr(shown.child.child_fd) != before, "it reads single keys"
         shown.child.kill(number)
         shown.bytes += shown.child.read()
         assert termios.tcgetattr(shown.child.child_fd) == before
@@ -208,7 +208,7 @@ def test_a_process_of_another_user_on_a_gpu_is_shown(cli: Cli, driver: Path) -> 
             process.kill()
 
 
-def test_devices_are_told_with_the_jobs_that_lease_them(cli: Cli, driver: Path) -> None:
+def test_devices_are_reported_with_the_jobs_that_lease_them(cli: Cli, driver: Path) -> None:
     here = socket.gethostname()
     job = cli.ledger.submit(Job("a-job", "train", "a", "training", {}))
     cli.ledger.lease_device(cli.ledger.claim(job.id, f"w@{here}", here), [Card("GPU-fake-1", "cuda:1")], 1)
@@ -253,7 +253,7 @@ def test_a_driver_that_cannot_be_read_is_an_error(cli: Cli, driver: Path) -> Non
     assert result["errors"] == [{"part": "devices", "message": "NVML cannot be read: Unknown Error", "age_s": None}]
 
 
-def test_once_tells_what_it_can_when_the_broker_is_away(cli: Cli) -> None:
+def test_once_shows_what_it_can_when_the_broker_is_away(cli: Cli) -> None:
     result = cli("--broker-url", "redis://127.0.0.1:1/0", "top", "--json")
     assert result.code == Code.UNREACHABLE
     assert (result.json["queues"], result.json["jobs"], result.json["workers"]) == (None, None, None)

@@ -35,7 +35,7 @@ def text(name: str, queues: tuple[Queue, ...] = QUEUES) -> str:
 
 
 def compose(name: str, queues: tuple[Queue, ...] = QUEUES) -> dict[str, Any]:
-    """docker-compose.NAME.yml, with what its anchors share told apart."""
+    """docker-compose.NAME.yml, with its anchors expanded."""
     return json.loads(json.dumps(yaml.safe_load(text(f"docker-compose.{name}.yml", queues))))
 
 

@@ -180,7 +180,7 @@ def test_a_unit_s_fleet_comes_back_and_does_what_was_submitted_meanwhile(short_t
         assert redis_server.running(places) is None
 
 
-def test_a_training_in_a_container_that_is_told_to_stop_is_put_back_with_its_checkpoint(
+def test_a_training_in_a_container_that_is_asked_to_stop_is_put_back_with_its_checkpoint(
     own_redis: RedisServer, ledger: Ledger, short_tmp: Path
 ) -> None:
     store = short_tmp / "store"
@@ -254,7 +254,7 @@ def test_with_a_token_set_it_is_demanded(own_redis: RedisServer, short_tmp: Path
 def test_in_kubernetes_the_api_demands_a_token(own_redis: RedisServer, short_tmp: Path) -> None:
     (container,) = pod(of_kind("Deployment")["mistudio-api"])["containers"]
     code, result = Container(short_tmp / "without", CELERY_BROKER_URL=own_redis.url).run(container["args"])
-    assert (code, "must bear a token" in result) == (2, True)
+    assert (code, "must carry a token" in result) == (2, True)
     port = free_port()
     with api(short_tmp, own_redis.url, container["args"], port, MISTUDIO_API_TOKEN="let-me-in"):
         assert get(port)[0] == 401

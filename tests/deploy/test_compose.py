@@ -26,7 +26,7 @@ def test_each_file_is_what_the_compose_specification_says(name: str, queues: tup
     hold_to(compose(name, queues), schema("compose-spec.json"))
 
 
-def test_the_schema_would_tell() -> None:
+def test_the_schema_would_report_it() -> None:
     broken = compose("workers")
     broken["services"]["worker-training"]["stop_grace"] = "80s"
     with pytest.raises(Exception, match="stop_grace"):

@@ -76,7 +76,7 @@ def test_no_secret_is_written_down() -> None:
     assert not any(re.search(r"hf_[A-Za-z0-9]{8,}", content) for content in made().values())
 
 
-def test_the_documentation_tells_the_times_of_a_shutdown() -> None:
+def test_the_documentation_states_the_times_of_a_shutdown() -> None:
     result = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
     seconds = [int(second) for second in re.findall(r"(?m)^\| (\d+) \|", result)]
     assert seconds == [0, generate.GRACE_S, LADDER_S, generate.STOP_S]

@@ -12,8 +12,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-from tests.core.test_floors import HEAVY, QUEUES, TERMINAL, imported_by
 from tests.deploy.conftest import ROOT, compose, of_kind, pod, text
+from tests.project.test_floors import HEAVY, QUEUES, TERMINAL, imported_by
 
 
 def instructions() -> list[tuple[str, str]]:

@@ -46,7 +46,7 @@ def test_each_resource_is_what_its_schema_says(version: str, queues: tuple[Queue
             kubernetes_validate.validate(resource, version, strict=True)
 
 
-def test_the_schemas_would_tell() -> None:
+def test_the_schemas_would_report_it() -> None:
     deployment, scaled = manifests("workers")[0], manifests("autoscaling")[1]
     deployment["spec"]["template"]["spec"]["terminationGracePeriod"] = 80
     with pytest.raises(kubernetes_validate.ValidationError, match="terminationGracePeriod"):
@@ -131,15 +131,15 @@ def keda_wants(ledger: Ledger, queue: str) -> int:
     modifiers = result["advanced"]["scalingModifiers"]
     assert set(re.findall(r"[a-z]+", modifiers["formula"])) == values.keys()
     total = eval(modifiers["formula"], {}, values)  # a sum of names
-    wished = math.ceil(total / float(modifiers["target"]))
-    return max(result["minReplicaCount"], min(wished, result["maxReplicaCount"]))
+    desired = math.ceil(total / float(modifiers["target"]))
+    return max(result["minReplicaCount"], min(desired, result["maxReplicaCount"]))
 
 
 def test_pods_follow_the_true_depth_whatever_the_priorities(ledger: Ledger) -> None:
     assert (keda_wants(ledger, "datasets"), keda_wants(ledger, "training")) == (1, 0)
     for priority in range(HIGHEST_PRIORITY + 1):
         ledger.submit(Job(new_job_id(), "download", "a", "datasets", {}, priority=priority))
-    assert ledger.client.call("LLEN", "datasets") < 11, "the bare list would have told the truth"
+    assert ledger.client.call("LLEN", "datasets") < 11, "the bare list would have been right"
     assert keda_wants(ledger, "datasets") == 3  # 11 jobs, 4 slots a pod
 
 

@@ -82,7 +82,7 @@ def test_systemd_takes_the_system_s_unit_for_any_user(tmp_path: Path) -> None:
     verify("--man=no", "verify", str(tmp_path / "mistudio@alice.service"))
 
 
-def test_systemd_would_tell(tmp_path: Path) -> None:
+def test_systemd_would_report_it(tmp_path: Path) -> None:
     command = installed(tmp_path)
     broken = text(UNITS[1]).replace("=mistudio ", f"={command} ").replace("KillMode=mixed", "KillMod=mixed")
     (tmp_path / "mistudio@.service").write_text(broken)

@@ -49,7 +49,7 @@ class Home:
         return done
 
     def read(self, command: str) -> Any:
-        """What a reading command tells as JSON."""
+        """The JSON that a reading command prints."""
         return json.loads(self.type(f"{command} --json").stdout)
 
     def job(self, job_id: str) -> dict[str, Any]:

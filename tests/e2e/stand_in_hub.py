@@ -15,10 +15,10 @@ from safetensors.torch import save
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from tests.data import hub_server
-from tests.data.hub_models import Models, Repo, as_files
-from tests.data.hub_repos import Repos
-from tests.data.hub_server import Hub, serve
+from tests.hub import server as hub_server
+from tests.hub.models import Models, Repo, as_files
+from tests.hub.repositories import Repos
+from tests.hub.server import Hub, serve
 
 DATASET = "NeelNanda/pile-10k"
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight")

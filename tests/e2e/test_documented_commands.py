@@ -16,11 +16,11 @@ import typer
 
 from mistudio_cli.app import app
 from tasks.jobs.kind import kinds
-from tests.data.hub_repos import WRITER
 from tests.e2e.conftest import MISTUDIO, Home, new_home
 from tests.e2e.documented import DOCUMENTS, Line, commands_in_blocks, commands_in_sentences
 from tests.e2e.stand_in_hub import WORDS, save_model, serve_documented
-from tests.sentinel import replicated
+from tests.fixtures.sentinel import replicated
+from tests.hub.repositories import WRITER
 
 pytestmark = pytest.mark.timeout(1200)
 

@@ -6,7 +6,7 @@ import pytest
 
 from tasks.queues import QUEUES
 from tests.e2e.conftest import Home
-from tests.queue_table import workers_by_name
+from tests.fixtures.queue_table import workers_by_name
 
 pytestmark = pytest.mark.timeout(1800)
 

@@ -48,7 +48,7 @@ class Training:
         self.home = home
         self.id = home.read(TRAIN)["id"]
 
-    def result(self) -> dict[str, Any]:
+    def status(self) -> dict[str, Any]:
         return self.home.job(self.id)
 
     def is_unfinished(self, attempt: int) -> int:

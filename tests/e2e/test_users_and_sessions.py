@@ -75,7 +75,7 @@ Arrive = Callable[..., Person]
 
 
 def python_of(uid: int) -> str:
-    """An interpreter of this version that this user may run: the one of these tests may lie in somebody's home."""
+    """An interpreter of this version that this user may run: the one of these tests may be in somebody's home."""
     others = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for python in (sys.executable, f"/usr/local/bin/{others}", f"/usr/bin/{others}"):
         try:

@@ -54,7 +54,9 @@ def test_what_only_the_work_can_know_fails_the_job_with_a_sentence(home: Home) -
         assert sentence in done.stderr + done.stdout
         assert "Traceback" not in done.stderr
     assert not list((home.folder / "store" / "datasets").glob("*"))
-    until(lambda: not list((home.folder / "store" / ".tmp").glob("*")), 10)  # a slot tidies up after it has told
+    until(
+        lambda: not list((home.folder / "store" / ".tmp").glob("*")), 10
+    )  # a slot tidies up after it has recorded the end
 
 
 def contents(home: Home) -> set[Path]:

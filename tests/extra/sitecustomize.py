@@ -1,8 +1,8 @@
 """Adds the tests' own job kinds to a worker's: put this folder on PYTHONPATH.
 
 KINDS_OF_TESTS is another folder with kinds, for a worker of another version. TRANSPORT_OPTIONS, a JSON object, changes
-what a worker tells kombu's transport. CARD_LOOK_EVERY_S is how often a job's card is looked at. CLOCK_OFFSET_FILE is a
-file with the seconds by which a worker's clock is wrong, and CLOCK_PATIENCE_S how long one at work bears that.
+a worker's options for kombu's transport. CARD_LOOK_EVERY_S is how often a job's card is looked at. CLOCK_OFFSET_FILE is
+a file with the seconds by which a worker's clock is wrong, and CLOCK_PATIENCE_S how long one at work bears that.
 TRAIN_STOP_GRACE_S is the default grace of trainings in seconds.
 """
 

@@ -13,7 +13,7 @@ from sparsify import SparseCoder
 from tasks.sae.formats.exporting import DICTIONARY_LEARNING, SAE_LENS, SPARSIFY, write_as
 from tasks.sae.formats.native import load_sae, save_sae
 from tests.interop.conftest import Compare
-from tests.interop.trained import OPTIONS, SHAPES, activations, told_by, trained
+from tests.interop.trained import OPTIONS, SHAPES, activations, encoded_by, trained
 
 HELD_OUT = torch.cat([activations(step) for step in (5000, 5001)])
 
@@ -25,7 +25,7 @@ def exported(
     trainer = trained(choice, shape)
     save_sae(folder / "store", trainer.coder, trainer.scales, {"model_name": "tiny", "hook_layer": 1})
     write_as(form, folder / "store", folder / "layers.1")
-    return folder / "layers.1", *told_by(trainer, HELD_OUT)
+    return folder / "layers.1", *encoded_by(trainer, HELD_OUT)
 
 
 @pytest.mark.parametrize("choice", OPTIONS)

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from tasks.sae.formats.native import save_density, save_sae
-from tests.data.hub_repos import serve_repos
+from tests.hub.repositories import serve_repos
 from tests.interop.conftest import Compare
-from tests.interop.trained import D_SAE, activations, told_by, trained
+from tests.interop.trained import D_SAE, activations, encoded_by, trained
 
 _LOAD = """
 import sys
@@ -25,7 +25,7 @@ sae, _, density = SAE.from_pretrained_with_cfg_and_sparsity("owner/saes", "mine"
 x = load_file(f"{folder}/x.safetensors")["x"]
 with torch.no_grad():
     codes = sae.encode(x)
-    save_file({"codes": codes, "made": sae.decode(codes), "density": density}, f"{folder}/told.safetensors")
+    save_file({"codes": codes, "made": sae.decode(codes), "density": density}, f"{folder}/result.safetensors")
 """
 
 
@@ -46,7 +46,7 @@ def test_saelens_loads_it_from_the_hub(compare: Compare, tmp_path: Path) -> None
             [sys.executable, "-c", _LOAD, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=300
         )
     assert done.returncode == 0, done.stderr
-    found, (codes, made) = load_file(tmp_path / "told.safetensors"), told_by(trainer, x)
+    found, (codes, made) = load_file(tmp_path / "result.safetensors"), encoded_by(trainer, x)
     what = "trained batchtopk: from_pretrained from the Hub"
     compare("SAELens", what, codes, found["codes"])
     compare("SAELens", what, made, found["made"])

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from tasks.sae.formats.native import load_density, save_density, save_sae
 from tests.interop.conftest import Compare
-from tests.interop.trained import OPTIONS, activations, told_by, trained
+from tests.interop.trained import OPTIONS, activations, encoded_by, trained
 
 PEER = "SAELens"
 #: Architectures whose saved form SAELens has as a transcoder.
@@ -26,7 +26,7 @@ def check(compare: Compare, what: str, folder: Path, choice: str, shape: str) ->
     save_sae(folder, trainer.coder, trainer.scales, {"model_name": "tiny"})
     theirs = SAE.load_from_disk(folder)
     held_out = torch.cat([activations(step) for step in (5000, 5001)])
-    codes, made = told_by(trainer, held_out)
+    codes, made = encoded_by(trainer, held_out)
     assert 1 < (codes > 0).sum(1).float().mean() < 100
     with torch.no_grad():
         found = theirs.encode(held_out)

@@ -69,6 +69,6 @@ def trained(choice: str, shape: str = "autoencoder") -> Trainer:
     return trainer
 
 
-def told_by(trainer: Trainer, raw: Tensor) -> tuple[Tensor, Tensor]:
+def encoded_by(trainer: Trainer, raw: Tensor) -> tuple[Tensor, Tensor]:
     """Codes (n, D_SAE) and reconstructions (n, d_out) of activations as they are, by the coder as it was trained."""
     return trainer.coder.encode(raw * trainer.scales.read[0]), trainer.reconstruct(raw)

@@ -17,7 +17,7 @@ from tasks.redis_client.redis_connection import connect
 from tasks.storage.store import Store
 from tasks.submission.plan import submit
 from tests.conftest import until
-from tests.core.lab import EXTRA
+from tests.fixtures.stack import EXTRA
 from tests.machines.network import Network
 
 _LOOK_EVERY_S = 0.02

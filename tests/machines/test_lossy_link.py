@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import until
+from tests.fixtures.bench import Bench
 from tests.machines.hosts import Hosts
 from tests.machines.network import Network, reason_to_skip, wait_s
 from tests.machines.test_one_writer import DEEPER, TRAIN
-from tests.sae.conftest import Bench
 
 pytestmark = [
     pytest.mark.machines,

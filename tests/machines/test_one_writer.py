@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import until
+from tests.fixtures.bench import Bench
 from tests.machines.hosts import Hosts, watched
 from tests.machines.network import Network, reason_to_skip, wait_s
-from tests.sae.conftest import Bench
 
 pytestmark = [pytest.mark.machines, pytest.mark.timeout(900)]
 

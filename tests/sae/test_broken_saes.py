@@ -14,8 +14,8 @@ from tasks.jobs.kind import kind_named
 from tasks.sae.formats.native import load_sae
 from tasks.sae.importing.convert import take
 from tests.conftest import deadline
+from tests.fixtures.bench import Bench
 from tests.sae.broken_saes import SOUND, SPRUNG, break_one
-from tests.sae.conftest import Bench
 from tests.sae.foreign_oracle import codes_of
 from tests.sae.test_importing import X
 

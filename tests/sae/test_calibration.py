@@ -23,9 +23,9 @@ from tasks.sae.calibration import fit_threshold, sample_size
 from tasks.sae.formats.native import load_sae, save_sae
 from tasks.sae.training.schedule import TrainConfig
 from tasks.sae.training.trainer import Trainer
-from tests.sae.conftest import Bench, Context, Planted, shaped, some_tokens, tiny_model
-from tests.sae.test_measures import Largest
-from tests.sae.test_train_kind import prepared
+from tests.fixtures.bench import Bench, Context, Planted, shaped, some_tokens, tiny_model
+from tests.sae.test_metrics import Largest
+from tests.train_job.test_train import prepared
 
 BY_BATCH = ["batchtopk", "matryoshka"]
 DEEPER = bool(os.environ.get("MISTUDIO_TEST_DEEPER"))

@@ -16,7 +16,7 @@ from tasks.sae.training import device_to_host
 from tasks.sae.training import trainer as trainers
 from tasks.sae.training.schedule import TrainConfig
 from tasks.sae.training.trainer import Trainer
-from tests.sae.conftest import Planted, shaped
+from tests.fixtures.bench import Planted, shaped
 from tests.sae.test_architectures import CHOICES, DEAD, MANY_DEAD, NOBODY, SHAPES, random, small
 
 CARD = "cuda"

@@ -15,7 +15,7 @@ from tasks.errors import UserError
 from tasks.jobs.kind import kind_named
 from tasks.sae.formats.exporting import DICTIONARY_LEARNING, FORMS, SAE_LENS, SPARSIFY, write_as
 from tasks.sae.formats.native import Scales, load_sae, save_density, save_sae
-from tests.sae.conftest import Bench, Catalog
+from tests.fixtures.bench import Bench, Catalog
 from tests.sae.test_formats import SCALE, trained
 
 RAW = torch.randn(50, 8, generator=torch.Generator().manual_seed(7)) / SCALE.read[0]

@@ -15,7 +15,7 @@ from tasks.errors import UserError
 from tasks.sae.architectures import build, names
 from tasks.sae.coder import Coder, StepState
 from tasks.sae.formats.native import Scales, load_sae, save_sae
-from tests.sae.conftest import shaped
+from tests.fixtures.bench import shaped
 
 SCALE = Scales((0.25,), (0.25,))
 

@@ -14,7 +14,7 @@ from tasks.errors import UserError
 from tasks.sae.formats.exporting import SPARSIFY, write_as
 from tasks.sae.formats.native import load_sae, read_config, save_sae
 from tasks.sae.importing.convert import take
-from tests.sae.families import model_of
+from tests.models.families import model_of
 from tests.sae.test_formats import SCALE, trained
 from tests.sae.test_importing import taken
 
@@ -33,7 +33,7 @@ def test_sparsify_there_and_back(tmp_path: Path, shape: dict[str, Any]):
 
 
 def from_sparsify(tmp_path: Path, source: str, **shape: Any) -> dict[str, Any]:
-    """What of hooks the metadata tell of an SAE of sparsify that is from `source`."""
+    """The hooks in the metadata of an SAE of sparsify that is from `source`."""
     save_sae(tmp_path / "sae", trained("topk", **shape), SCALE, {})
     write_as(SPARSIFY, tmp_path / "sae", tmp_path / "theirs")
     take(tmp_path / "theirs", tmp_path / "ours", source, {})
@@ -121,7 +121,7 @@ def test_a_transcoder_of_sparsify_is_read_where_its_module_reads(tmp_path: Path)
         "run/layers.3-old",
     ],
 )
-def test_the_name_of_no_module_that_is_known_tells_no_hook(tmp_path: Path, source: str):
+def test_the_name_of_an_unknown_module_identifies_no_hook(tmp_path: Path, source: str):
     assert from_sparsify(tmp_path, source) == {}
 
 

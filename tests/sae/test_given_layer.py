@@ -11,7 +11,7 @@ from tasks.errors import UserError
 from tasks.jobs.kind import kind_named
 from tasks.sae.formats.exporting import SAE_LENS, SPARSIFY, write_as
 from tasks.sae.formats.native import read_config, save_sae
-from tests.sae.conftest import Bench
+from tests.fixtures.bench import Bench
 from tests.sae.test_formats import SCALE, trained
 from tests.sae.test_importing import NORMED, gemma_scope, gemma_scope_2
 
@@ -57,7 +57,7 @@ HOOK = {"hook_name": "blocks.3.hook_resid_post", "hook_layer": 3}
         (SPARSIFY, "layers.6", {}, 6),
     ],
 )
-def test_a_layer_is_taken_where_nothing_tells_another_place(bench: Bench, form, place, about, layer):
+def test_a_layer_is_taken_where_nothing_identifies_another_hook(bench: Bench, form, place, about, layer):
     found = imported(bench, saved(bench, form, place, about), layer)
     assert (found["hook_name"], found["hook_layer"]) == (f"blocks.{layer}.hook_resid_post", layer)
 
@@ -72,7 +72,9 @@ def test_a_layer_is_taken_where_nothing_tells_another_place(bench: Bench, form, 
         (SPARSIFY, "layers.3.mlp", {}, 3, "blocks.3.hook_mlp_out"),
     ],
 )
-def test_a_layer_is_refused_where_the_files_or_names_tell_another_place(bench: Bench, form, place, about, layer, found):
+def test_a_layer_is_refused_where_the_files_or_names_identify_another_hook(
+    bench: Bench, form, place, about, layer, found
+):
     sentence = rf"reads {found}, not blocks\.{layer}\.hook_resid_post\. Leave --layer out"
     refused(bench, saved(bench, form, place, about), layer, sentence)
 
@@ -86,18 +88,20 @@ def test_a_layer_is_refused_where_the_files_or_names_tell_another_place(bench: B
         (SAE_LENS, {"blocks": 2}, "crosscoder"),
     ],
 )
-def test_one_layer_does_not_tell_what_a_transcoder_reads_and_writes(bench: Bench, form, shape, kind):
-    refused(bench, saved(bench, form, "theirs", {}, **shape), 6, f"is a {kind}, and one layer does not tell what it")
+def test_one_layer_does_not_identify_what_a_transcoder_reads_and_writes(bench: Bench, form, shape, kind):
+    refused(
+        bench, saved(bench, form, "theirs", {}, **shape), 6, f"is a {kind}, and one layer does not identify what it"
+    )
 
 
 @pytest.mark.parametrize(("module", "read"), [("layers.6.mlp", "mlp.hook_in"), ("layers.6", "hook_resid_pre")])
 @pytest.mark.parametrize("layer", [5, 6])
-def test_a_transcoder_that_is_told_keeps_its_hooks(bench: Bench, module: str, read: str, layer: int):
+def test_a_transcoder_with_known_hooks_keeps_them(bench: Bench, module: str, read: str, layer: int):
     folder = saved(bench, SPARSIFY, module, {}, d_out=8)
     refused(bench, folder, layer, rf"reads blocks\.6\.{read}, not blocks\.{layer}\.hook_resid_post")
 
 
-def test_the_names_and_files_of_gemma_scope_tell_too(bench: Bench):
+def test_the_names_and_files_of_gemma_scope_identify_it_too(bench: Bench):
     place = bench.root / "gemma-scope-2b-pt-mlp/layer_3/width_16k"
     gemma_scope(place)
     refused(bench, place, 3, r"reads blocks\.3\.hook_mlp_out, not")

@@ -19,8 +19,8 @@ from tasks.sae.coder import Coder
 from tasks.sae.density import histogram
 from tasks.sae.formats.native import load_density, load_sae, read_config, save_density, save_sae
 from tasks.sae.importing.convert import folders_in, form_of, take
-from tests.sae.conftest import Bench
-from tests.sae.families import model_of
+from tests.fixtures.bench import Bench
+from tests.models.families import model_of
 from tests.sae.test_formats import SCALE, trained
 
 D_IN, D_SAE = 8, 24
@@ -197,7 +197,7 @@ def test_a_transcoder_of_gemma_scope_reads_the_norm_before_the_mlp_without_its_w
         "/data/layer_5/gemma-scope-2b-pt-res/average_l0_41",
     ],
 )
-def test_names_of_gemma_scope_that_do_not_tell_a_hook_leave_it_open(tmp_path: Path, source: str):
+def test_names_of_gemma_scope_that_do_not_identify_a_hook_leave_it_open(tmp_path: Path, source: str):
     gemma_scope(tmp_path / "theirs")
     assert not taken(tmp_path / "theirs", tmp_path / "ours", source).is_transcoder
     assert not [name for name in read_config(tmp_path / "ours")["metadata"] if name.startswith("hook_")]
@@ -251,7 +251,7 @@ def test_gemma_scope_2_by_its_formula_its_file_and_its_names(tmp_path: Path, poi
     source = f"google/gemma-scope-2-4b-it/{folder}"
     assert torch.equal(taken(tmp_path / "theirs", tmp_path / "again", source).encode(X), sae.encode(X))
     again = read_config(tmp_path / "again")["metadata"]
-    assert (again["model_name"], again["hook_name"]) == ("google/gemma-3-4b-it", hook), "its path tells the same"
+    assert (again["model_name"], again["hook_name"]) == ("google/gemma-3-4b-it", hook), "its path says the same"
 
 
 @pytest.mark.parametrize("skip", [False, True])
@@ -375,7 +375,7 @@ def test_where_there_is_no_sae_it_says_what_there_is(tmp_path: Path):
     assert folders_in(files) == ["a", "c/d"]
 
 
-def test_an_import_is_a_job_whose_artifact_tells_the_model(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+def test_an_import_is_a_job_whose_artifact_names_the_model(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     write(bench.root / "theirs", {**STANDARD, "metadata": {"model_name": "gpt2"}}, weights())
     monkeypatch.chdir(bench.root)
     kind = kind_named("import")

@@ -1,4 +1,4 @@
-"""The kernels do what torch does, and wherever they do not, or cannot, torch goes on with the reason told."""
+"""The kernels do what torch does, and wherever they do not, or cannot, torch takes over and the reason is recorded."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from torch import Tensor
 from tasks.kinds import train
 from tasks.sae.ops import backend
 from tasks.sae.ops.backend import TorchPasses, try_kernels
-from tests.sae.conftest import Bench
-from tests.sae.test_train_kind import prepared
+from tests.fixtures.bench import Bench
+from tests.train_job.test_train import prepared
 
 NEEDS_TRITON = pytest.mark.skipif(
     find_spec("triton") is None, reason="triton is not installed: pip install 'mistudio[triton]'"
@@ -67,7 +67,7 @@ def test_kernels_that_agree_are_taken(monkeypatch: pytest.MonkeyPatch):
     assert found.reason == "kernels in Triton run the sparse passes, and agreed with torch"
 
 
-def test_without_triton_torch_goes_on(monkeypatch: pytest.MonkeyPatch):
+def test_without_triton_torch_is_used(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "tasks.sae.ops.triton_kernels", raising=False)
     found = try_kernels("cpu")
@@ -120,9 +120,10 @@ def test_the_environment_can_forbid_them(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_step_on_a_cpu_does_not_look_for_them():
     code = (
-        "import sys, torch; from tasks.sae.architectures import build; from tasks.sae.coder import CoderConfig, Moment;"
+        "import sys, torch; from tasks.sae.architectures import build;"
+        "from tasks.sae.coder import CoderConfig, StepState;"
         "x = torch.randn(9, 8); nobody = torch.zeros(0, dtype=torch.int64);"
-        "build(CoderConfig('topk', 8, 64)).step(x, x, Moment(nobody));"
+        "build(CoderConfig('topk', 8, 64)).step(x, x, StepState(nobody));"
         "sys.exit(any(name.partition('.')[0] == 'triton' or 'triton_kernels' in name for name in sys.modules))"
     )
     assert in_a_process("-c", code).returncode == 0
@@ -140,7 +141,7 @@ def test_where_torch_copies_rows_it_copies_few_at_once(monkeypatch: pytest.Monke
         torch.testing.assert_close(found, (vectors @ matrix.T)[owners, ids])
 
 
-def test_a_training_on_a_device_tells_what_runs_its_passes(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+def test_a_training_on_a_device_shows_what_runs_its_passes(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     params, _ = prepared(bench, steps=3)
     on_the_cpu = bench.context()
     train.run(params, on_the_cpu)
@@ -148,7 +149,7 @@ def test_a_training_on_a_device_tells_what_runs_its_passes(bench: Bench, monkeyp
     monkeypatch.setattr(backend, "describe_fallback", {"cpu": "as if it were another device"}.get)
     context = bench.context(attempt=2)
     train.run(params, context)
-    assert context.noted == ["as if it were another device", "goes on from step 3"]
+    assert context.noted == ["as if it were another device", "resumes from step 3"]
     monkeypatch.undo()
     assert backend.describe_fallback("cpu") is None
     assert "sparse passes" in (backend.describe_fallback("cuda") or "")

@@ -24,7 +24,7 @@ from tasks.sae.training.device_to_host import (
 )
 from tasks.sae.training.schedule import TrainConfig
 from tasks.sae.training.trainer import DEAD_EVERY, Trainer
-from tests.sae.conftest import Planted
+from tests.fixtures.bench import Planted
 from tests.sae.pretended_card import CARD, PretendedCard, allow_fused_adam
 from tests.sae.test_architectures import CHOICES, SHAPES, config
 

@@ -14,7 +14,7 @@ from tasks.sae.ops import active_pairs, preactivations
 from tasks.sae.ops.preactivations import Exact, Rounded
 from tasks.sae.training.schedule import TrainConfig
 from tasks.sae.training.trainer import Trainer
-from tests.sae.conftest import Planted, shaped
+from tests.fixtures.bench import Planted, shaped
 from tests.sae.test_architectures import (
     CHOICES,
     DEAD,
@@ -119,7 +119,7 @@ def test_what_is_no_number_makes_the_loss_none(choice: str, where: str):
 
 
 def test_a_choice_without_margin_is_counted_as_unsure(monkeypatch: pytest.MonkeyPatch):
-    """Many features with nearly the same pre-activation: more than the margin, and nearer than bfloat16 can tell."""
+    """Many features with nearly the same pre-activation: more than the margin, and nearer than bfloat16 resolves."""
     coder, x = rounding("topk", d_sae=2048), random(64, 16)
     coder.W_enc.copy_(coder.W_enc[0] + 1e-4 * random(2048, 16, seed=9))
     coder.b_enc.fill_(3.0)

@@ -18,7 +18,7 @@ from tasks.sae.metrics import Measures, measure
 from tasks.sae.ops import preactivations
 from tasks.sae.training.schedule import TrainConfig
 from tasks.sae.training.trainer import Trainer
-from tests.sae.conftest import Planted, shaped
+from tests.fixtures.bench import Planted, shaped
 
 STEPS, BATCH, SEEDS = 2000, 128, (0, 1, 2)
 WITHIN = 0.005

@@ -1,4 +1,4 @@
-"""Training finds what is there, goes on where it was, and says when it cannot."""
+"""Training finds what is there, resumes where it was, and says when it cannot."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tasks.sae.training import checkpoint
 from tasks.sae.training.resample import resample
 from tasks.sae.training.schedule import TrainConfig
 from tasks.sae.training.trainer import METRICS, Trainer
-from tests.sae.conftest import Planted, shaped
+from tests.fixtures.bench import Planted, shaped
 
 
 def config(architecture: str, steps: int = 40, **changes) -> TrainConfig:
@@ -253,11 +253,11 @@ def test_what_is_no_number_any_more_is_never_kept(tmp_path: Path):
     with pytest.raises(UserError, match="no longer a number by step 2"):
         trainer.save(tmp_path)
     assert [path.name for path in tmp_path.glob("checkpoint*")] == ["checkpoint-000000001"]
-    assert not (tmp_path / "metrics.jsonl").exists(), "of so many steps few are told"
+    assert not (tmp_path / "metrics.jsonl").exists(), "of few steps few are logged"
 
 
 @pytest.mark.parametrize("architecture", ["standard", "gated", "jumprelu", "p_anneal"])
-def test_dead_features_are_drawn_anew_and_live_again(tmp_path: Path, architecture: str):
+def test_dead_features_are_resampled_and_live_again(tmp_path: Path, architecture: str):
     source = Planted(features=32, d_in=16, active=3, batch=256)
 
     def dead_at_the_end(folder: Path, times: int) -> float:
@@ -272,7 +272,7 @@ def test_dead_features_are_drawn_anew_and_live_again(tmp_path: Path, architectur
     assert dead_at_the_end(tmp_path / "helped", 2) < 12
 
 
-def test_those_of_the_dead_that_were_not_drawn_anew_still_count_as_dead(tmp_path: Path):
+def test_those_of_the_dead_that_were_not_resampled_still_count_as_dead(tmp_path: Path):
     plan = config("standard", steps=40, batch=16, resample=1, dead_after=100)
     trainer = Trainer(plan, Planted(32, 16, 3, 16))
     trainer.begin(tmp_path)
@@ -283,7 +283,7 @@ def test_those_of_the_dead_that_were_not_drawn_anew_still_count_as_dead(tmp_path
     assert int((trainer.quiet >= 10**6).sum()) == 48 - 16
 
 
-def test_what_is_drawn_anew_is_a_direction_that_was_missing_and_adam_forgets_it():
+def test_what_is_resampled_is_a_direction_that_was_missing_and_adam_forgets_it():
     trainer = Trainer(config("standard"), Planted(32, 16, 3, 64))
     x = Planted(32, 16, 3, 64)(0)
     trainer.coder.step(x, x, StepState(torch.zeros(0, dtype=torch.int64)))

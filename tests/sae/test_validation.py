@@ -21,10 +21,10 @@ from tasks.sae.formats.exporting import SPARSIFY, write_as
 from tasks.sae.formats.native import load_sae, read_config, save_density, save_sae
 from tasks.sae.importing.convert import take
 from tasks.sae.training import checkpoint
-from tests.sae.conftest import Bench
+from tests.fixtures.bench import Bench
+from tests.fixtures.work_folders import next_attempt
 from tests.sae.test_formats import SCALE, trained
 from tests.sae.test_importing import D_IN, D_SAE, STANDARD, X, close, drawn, gemma_scope, taken, weights, write
-from tests.work_folders import next_attempt
 
 TOPK = {"architecture": "topk", "k": 3, "metadata": {}}
 JUMPRELU = {"architecture": "jumprelu", "metadata": {}}
@@ -389,7 +389,7 @@ def test_a_model_that_was_processed_otherwise_is_refused(tmp_path: Path, about: 
     refused(write(tmp_path / "theirs", result, weights()), sentence)
 
 
-def test_a_given_model_tells_its_norm(bench: Bench):
+def test_a_given_model_shows_its_norm(bench: Bench):
     """`--model tiny`, whose `config.json` says that it is a GPT-NeoX."""
     about = {**CENTERED, "model_name": "owner/new", "hook_name": "blocks.1.hook_resid_post"}
     write(bench.root / "theirs", {**STANDARD, "metadata": about}, weights())

@@ -18,14 +18,14 @@ from tasks import kinds
 from tasks.jobs import kind as jobs
 from tasks.jobs.kind import Job
 from tasks.ledger.client import Ledger
-from tasks.redis_client.redis_retry import retry_until_reachable
+from tasks.redis_client.redis_retry import patient
 from tasks.storage.store import Store
 from tasks.submission.plan import submit
 from tests.conftest import until
-from tests.soak.census import Being, Role
+from tests.soak.processes import Being, Role
+from tests.soak.reader import ledger_of
 from tests.soak.strikes import Siege
-from tests.soak.visitor import ledger_of
-from tests.supervision.conftest import EXTRA, MISTUDIO, Home, ending
+from tests.supervisor.conftest import EXTRA, MISTUDIO, Home, ending
 
 QUEUES = ("training", "high_priority")
 
@@ -97,7 +97,7 @@ class Fleet:
 
     def ended(self, job: Job) -> Job:
         """Its record when it has ended."""
-        until(lambda: retry_until_reachable(lambda: self.ledger.need(job.id)).state.ended, 60, f"{job.id} to end")
+        until(lambda: patient(self.ledger).need(job.id).state.ended, 60, f"{job.id} to end")
         return self.ledger.need(job.id)
 
     def reasons(self, job: Job) -> list[str]:

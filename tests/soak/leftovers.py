@@ -1,4 +1,4 @@
-"""What jobs that have ended may leave behind: the only place that counts it, in Redis and on the disk."""
+"""What jobs that have ended may leave behind: counts it, in Redis and on the disk."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from tasks.jobs.kind import State
 from tasks.ledger.client import Ledger
 from tasks.storage.store import Store
-from tests.soak.reckoning import Life
+from tests.soak.invariants import Life
 
-#: All that is in Redis when no job is live. Anything else is left over: a lease, a bell, a promise of an artifact.
+#: All that is in Redis when no job is live. Anything else is left over: a lease, a message, a promise of an artifact.
 _LASTING = re.compile(
     r"mistudio:((job|events|series):\w+|by:(all|(state|kind|queue|name|parent|retry_of):[\w.-]+)|queue:\w+:ended"
     r"|ids|ended|schema|served_at|first_turn|last_turn|reaped_at|upkeep_at|workers|fleet|hosts|log:[^:]+:\d+|worker-log:.+"

@@ -10,19 +10,19 @@ from tasks.ledger.client import Ledger
 from tasks.paths import Places
 from tasks.storage.store import Store
 from tasks.submission.plan import submit
-from tests.soak.reckoning import faults_of, lives
-from tests.soak.visitor import Visitor
+from tests.soak.invariants import faults_of, lives
+from tests.soak.reader import Visitor
 
 EVERY_S = 0.2
-NAPS, BLINKS = 3, 6  # at most so many that have not ended
+NAPS, BLINKS = 3, 6  # the most that have not ended
 
 
 class Load(Visitor):
-    """Submits naps and blinks, as many as the workers end, until it is told to end."""
+    """Submits naps and blinks, as many as the workers end, until it is asked to stop."""
 
     def __init__(self, places: Places, seed: int) -> None:
         super().__init__("load", places, EVERY_S)
-        self.submitted: dict[str, str] = {}  # id to kind; only those whose acceptance was heard
+        self.submitted: dict[str, str] = {}  # id to kind; only those whose acceptance was received
         self._chance = random.Random(seed)
         self._number = 0
 
@@ -36,7 +36,7 @@ class Load(Visitor):
             self._submit(ledger, store, "blink", note=f"note-{self._number + 1}")
 
     def _submit(self, ledger: Ledger, store: Store, kind: str, **values: object) -> None:
-        self._number += 1  # a name whose acceptance was not heard is used up
+        self._number += 1  # a name whose acceptance was not received is used up
         name = f"{kind}-{self._number}" if kind == "nap" else None
         (job,) = submit(ledger, store, kind, dict(values), name=name)
         self.submitted[job.id] = kind

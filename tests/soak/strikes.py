@@ -19,7 +19,7 @@ import pytest
 from tasks.ledger.maintenance import LEASE_TTL_S
 from tasks.paths import Places
 from tests.conftest import until
-from tests.soak.census import Being, Census, Role, above
+from tests.soak.processes import Being, Census, Role, above
 
 #: How often each is a target, and of what.
 Targets = Mapping[Role, tuple[int, tuple[str, ...]]]
@@ -33,7 +33,7 @@ _TARGETS: Targets = {
 }
 
 #: Workers that have most to do.
-_BUSY_SEATS = ("worker-training", "worker-high-priority")
+_BUSY_WORKERS = ("worker-training", "worker-high-priority")
 
 TARGET_PATIENCE_S = 5.0
 
@@ -79,7 +79,7 @@ def planned(seed: int, rounds: int, targets: Targets = _TARGETS) -> list[Strike]
 
 
 class Siege:
-    """Strikes at one home, told in `story`. `command` starts its workers, as a service manager would.
+    """Strikes at one home, logged in `story`. `command` starts its workers, as a service manager would.
 
     Those in or below which a runner is `at_work` are hit more often than others, else the workers that have most to do.
     """
@@ -134,10 +134,10 @@ class Siege:
         time.sleep(strike.wait_s)
         target = self.hit(strike)
         if target is not None:
-            self.hint(strike, target)
+            self.repair(strike, target)
 
     def hit(self, strike: Strike, patience_s: float = TARGET_PATIENCE_S) -> Being | None:
-        """Strike whom the plan says, and go on at once; None when there is nobody."""
+        """Strike whom the plan says, and return at once; None when there is nobody."""
         target = self._target(strike, patience_s)
         if target is None:
             self.log(f"{strike}: nobody there")
@@ -148,7 +148,7 @@ class Siege:
         self.send(target, signal.Signals[f"SIG{first}"])
         return target
 
-    def hint(self, strike: Strike, target: Being) -> None:
+    def repair(self, strike: Strike, target: Being) -> None:
         """Continue one that was stopped, and see to it that there is a supervisor again."""
         if strike.signal.startswith("STOP"):
             time.sleep(strike.stopped_s + (LEASE_TTL_S if strike.signal == "STOP past the lease" else 0.0))
@@ -194,7 +194,7 @@ class Siege:
         busy = [
             being
             for being in found
-            if (_jobs_of(being, everybody) if self._at_work else being.worker_lock in _BUSY_SEATS)
+            if (_jobs_of(being, everybody) if self._at_work else being.worker_lock in _BUSY_WORKERS)
         ]
         return busy if strike.busy and busy else found
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tasks.paths import Places
-from tests.soak.census import Being, Census, Role, above
+from tests.soak.processes import Being, Census, Role, above
 
 LOOK_EVERY_S = 0.05
 
@@ -27,9 +27,9 @@ _LOOKED_AFTER = (Role.WORKER, Role.SLOT, Role.RUNNER, Role.HELPER)
 
 
 class Watch(threading.Thread):
-    """Looks at a home until it is told to end; `broken` are the promises it saw broken.
+    """Looks at a home until it is asked to stop; `broken` are the promises it saw broken.
 
-    `also` tell of other broken promises, each time they are asked.
+    `also` return other broken promises, each time they are asked.
     """
 
     def __init__(self, places: Places, slots: dict[str, int], *also: Callable[[], Iterator[str]]) -> None:

@@ -75,13 +75,13 @@ def _of_ledger(found: Mapping[str, Reading[Any]], parts: Mapping[str, Part]) -> 
         next=overview.next,
         leases=overview.leases,
         hosts=host_rows(
-            host_heartbeat.listed(overview.hosts.values(), now), _shown_beats(overview), overview.holders, now
+            host_heartbeat.listed(overview.hosts.values(), now), _shown_heartbeats(overview), overview.holders, now
         ),
         queued=overview.queued,
     )
 
 
-def _shown_beats(overview: Overview) -> list[Any]:
+def _shown_heartbeats(overview: Overview) -> list[Any]:
     return [
         heartbeat for heartbeat in overview.heartbeats if abs(overview.read_at - heartbeat.seen_at) <= SILENT_SHOWN_S
     ]
@@ -96,7 +96,9 @@ def _workers(found: Mapping[str, Reading[Any]], parts: Mapping[str, Part]) -> tu
         rows = worker_rows(supervised, None, (), time.time(), uses)
         return rows if rows or ("ledger" not in parts and status is not None) else None
     is_stale = parts["ledger"].error is not None
-    rows = worker_rows(supervised, _shown_beats(overview), overview.holders, overview.read_at, uses, is_stale=is_stale)
+    rows = worker_rows(
+        supervised, _shown_heartbeats(overview), overview.holders, overview.read_at, uses, is_stale=is_stale
+    )
     return rows if rows or (status is not None and not is_stale) else None
 
 

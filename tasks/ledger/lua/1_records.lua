@@ -62,7 +62,7 @@ end
 local function live_key(id, state) return PREFIX .. 'queue:' .. get(id, 'queue') .. ':' .. state end
 local function order_key(queue) return PREFIX .. 'queue:' .. queue .. ':order' end
 
--- What happened, for the job's history. A claim tells its token, so that what a job left behind can be held against it.
+-- Records an event in the job's history. A claim includes its token, to attribute what the attempt leaves behind.
 local function record_event(id, state, reason, token)
   local attempt, worker = fields(id, 'attempt', 'worker')
   redis.call('RPUSH', PREFIX .. 'events:' .. id, cjson.encode({

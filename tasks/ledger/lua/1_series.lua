@@ -5,7 +5,7 @@ local SERIES_POINTS, SERIES_KEPT_S = 60, 7 * 86400
 local function series_key(id) return PREFIX .. 'series:' .. id end
 local function at_of(point) return tonumber(point:match('^%S+')) end
 
--- Drops the point whose neighbours are nearest to each other, so that those that stay lie about evenly.
+-- Drops the point whose neighbours are nearest to each other, so that those that stay are spaced about evenly.
 local function thin(key)
   local points, least, crowded = redis.call('LRANGE', key, 0, -1), math.huge, nil
   for place = 2, #points - 1 do

@@ -2,7 +2,7 @@
 --
 -- A job's step follows from its priority as in Celery's Redis transport: step 0 is served first. Within a step the
 -- older job comes first, by the number it got when it was first queued. A message is a message of Celery's protocol 2 that
--- carries a job's id and nothing else. While a queue is paused its messages lie in lists that no worker reads.
+-- carries a job's id and nothing else. While a queue is paused its messages are in lists that no worker reads.
 
 local function is_paused(queue) return redis.call('HEXISTS', PREFIX .. 'paused', queue) == 1 end
 
@@ -81,7 +81,7 @@ local function message_of(id, step)
   })
 end
 
--- Rings for a queued job: behind those of its step, or before them if it waited there already.
+-- Enqueues the message of a queued job: behind those of its step, or first if it waited there already.
 local function enqueue(id, is_first)
   local step = step_of(id)
   redis.call(is_first and 'RPUSH' or 'LPUSH', message_list(get(id, 'queue'), step), message_of(id, step))

@@ -31,7 +31,7 @@ local function made_by(artifact, more)
   return made
 end
 
--- Nobody waits any more for what only that job would have made or taken.
+-- Releases the claims of this job: the artifact it was producing, the checkpoint it was to take over.
 local function let_go(what, key, id)
   if key ~= '' and redis.call('HGET', PREFIX .. what, key) == id then redis.call('HDEL', PREFIX .. what, key) end
 end

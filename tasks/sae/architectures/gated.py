@@ -28,7 +28,7 @@ class Options(CoderOptions):
     l1: float = option(4.0, help="L1 coefficient", minimum=0)
 
     def label(self) -> str:
-        """Tells the sparsity in a name."""
+        """The sparsity, for a name."""
         return f"l1-{self.l1:g}"
 
 

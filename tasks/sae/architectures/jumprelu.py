@@ -53,7 +53,7 @@ class Options(CoderOptions):
                 )
 
     def label(self) -> str:
-        """Tells the sparsity in a name."""
+        """The sparsity, for a name."""
         return f"target{self.target_l0:g}" if self.penalty == "target-l0" else f"l0-{self.l0:g}"
 
     def check(self, d_sae: int) -> None:

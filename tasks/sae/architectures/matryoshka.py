@@ -32,7 +32,7 @@ class Options(batchtopk.Options):
     groups: int = option(5, help="Number of nested prefixes; each is twice the previous", minimum=1)
 
     def label(self) -> str:
-        """Tells the sparsity in a name."""
+        """The sparsity, for a name."""
         return f"k{self.k}-g{self.groups}"
 
     def check(self, d_sae: int) -> None:

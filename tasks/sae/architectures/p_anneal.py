@@ -36,7 +36,7 @@ class Options(CoderOptions):
     anneal_from: float = option(0.25, help="Fraction of training at which p-annealing starts", minimum=0, maximum=1)
 
     def label(self) -> str:
-        """Tells the sparsity in a name."""
+        """The sparsity, for a name."""
         return f"l1-{self.l1:g}-p{self.p_end:g}"
 
 

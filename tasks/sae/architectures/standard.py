@@ -33,7 +33,7 @@ class Options(CoderOptions):
     )
 
     def label(self) -> str:
-        """Tells the sparsity in a name."""
+        """The sparsity, for a name."""
         return f"l1-{self.l1:g}"
 
 

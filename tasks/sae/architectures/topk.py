@@ -32,7 +32,7 @@ class Options(CoderOptions):
     aux: float = option(AUX_WEIGHT, help="Auxiliary (AuxK) loss coefficient", minimum=0)
 
     def label(self) -> str:
-        """Tells the sparsity in a name."""
+        """The sparsity, for a name."""
         return f"k{self.k}"
 
     def check(self, d_sae: int) -> None:

@@ -1,8 +1,8 @@
-"""SAEs in the forms of other libraries: the only place where one is written for them.
+"""Export: writes SAEs in the formats of other libraries.
 
-Each form takes activations as they are. Its codes are those of the SAE, but for one: dictionary_learning stretches the
-decoder rows of a standard SAE to length 1 when it loads them, so they are written so, and a code there counts unit
-rows.
+Each form takes activations as they are. Its codes are those of the SAE, with one exception: dictionary_learning
+rescales the decoder rows of a standard SAE to length 1 when it loads them, so they are written so, and a code there
+counts unit rows.
 """
 
 from __future__ import annotations

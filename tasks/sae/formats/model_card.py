@@ -65,7 +65,7 @@ def without_paths(value: Any) -> Any:
 def card(
     manifest: Mapping[str, Any], config: Mapping[str, Any], repo: str, path: str, others: Sequence[str] = ()
 ) -> str:
-    """The model card: `told` is the record, `config` the SAE's `cfg.json`, `path` its folder in the repository.
+    """The model card: `manifest` is the record, `config` the SAE's `cfg.json`, `path` its folder in the repository.
 
     `others` are folders of the repository with other SAEs.
     """

@@ -1,5 +1,4 @@
-"""The saved form of an SAE: SAELens' `cfg.json`, `sae_weights.safetensors` and `sparsity.safetensors`, the only place
-it is written or read.
+"""The saved form of an SAE: writes and reads SAELens' `cfg.json`, `sae_weights.safetensors` and `sparsity.safetensors`.
 
 Weights are float32: W_enc (d_in, d_sae), W_dec (d_sae, d_out) and the rest by the names of SAELens. The scale of the
 training is folded in, so a saved SAE takes the model's activations as they are, here and in
@@ -103,7 +102,7 @@ def save_sae(folder: Path, coder: Coder, scales: Scales, metadata: dict[str, Any
 def write_sae(folder: Path, config: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
     """Write the files of an SAE that takes activations as they are; both arguments by SAELens' names.
 
-    `told` says the architecture, its shape and options, whether the encoder reads x - b_dec, and its metadata.
+    `config` has the architecture, its shape and options, whether the encoder reads x - b_dec, and its metadata.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder / WEIGHTS, weights)

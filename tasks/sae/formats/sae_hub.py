@@ -1,4 +1,4 @@
-"""SAEs on the Hugging Face Hub: the only place that fetches one from there or puts one there.
+"""SAEs on the Hugging Face Hub: downloads and uploads them.
 
 A token is taken by the client from the worker's own environment (HF_TOKEN, HF_TOKEN_PATH), never from a parameter.
 """
@@ -27,7 +27,7 @@ def fetch(
 ) -> tuple[Path, str]:
     """Bring the SAE at `path` of a repository, or its only one, into `folder`, where what is there already stays.
 
-    Returns the root of what was fetched, and the SAE's folder within it; `told` hears how many files of how many are
+    Returns the root of what was fetched, and the SAE's folder within it; `report` receives how many of the files are
     there. Raises UserError when the Hub cannot be reached or refuses, and when there is no such SAE or more than one.
     """
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", _TIMEOUT_S)
@@ -91,7 +91,7 @@ def _choose(files: list[str], path: str | None, repo: str) -> str:
 
 
 def _is_needed(file: str, where: str) -> bool:
-    """Whether a file belongs to the SAE in the folder `where`; sparsify tells the model in the folder above."""
+    """Whether a file belongs to the SAE in the folder `where`; sparsify names the model in the folder above."""
     from tasks.sae.importing.other_libraries import FILES
 
     folder, _, name = file.rpartition("/")

@@ -1,1 +1,1 @@
-"""SAEs of other libraries, read and turned into ours."""
+"""SAEs of other libraries, read and converted to the store's format."""

@@ -1,4 +1,4 @@
-"""SAEs of others as ours: the only place where the conventions of other libraries are turned.
+"""Import: converts SAEs of other libraries to the store's conventions.
 
 What comes out is the form of `formats`: an autoencoder's encoder reads x - b_dec, codes are not stretched, activations
 are taken as they are. Each turn is exact, and made in double precision. A pickle is never read: loading one can run any
@@ -82,8 +82,8 @@ def _refuse_other_hook(folder: Path, description: Mapping[str, Any], given: str)
     of_several = kind in ("transcoder", "crosscoder")
     if found is None and of_several:
         raise UserError(
-            f"In {folder} is a {kind}, and one layer does not tell what it reads and writes.",
-            "Leave --layer out; how the names of folders tell hooks: docs/formats.md",
+            f"In {folder} is a {kind}, and one layer does not identify what it reads and writes.",
+            "Leave --layer out; how folder names identify hooks: docs/formats.md",
         )
     if found not in (None, given) and (of_several or _after(found) != given):
         raise UserError(f"The SAE in {folder} reads {found}, not {given}.", "Leave --layer out")
@@ -100,7 +100,7 @@ def take(
 ) -> dict[str, Any]:
     """Write the SAE in `folder` into `output` in our form, and return what it is.
 
-    `source` says where it is from: names in it tell what a file does not. `about` goes before what its files say of
+    `source` says where it is from: names in it supply what a file does not. `about` goes before what its files say of
     `model_name`, `hook_name` and `hook_layer`; `family` is the `model_type` of that model where it is known. Raises
     UserError for what is not understood, before anything is written.
     """

@@ -15,7 +15,7 @@ from tasks.parsing.tensor_files import shown
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Weights hardly compress: a file that grows more than this, beyond so many bytes, is no SAE.
+#: Weights hardly compress: a file that grows by more than this factor, beyond this many bytes, is no SAE.
 _MOST_GROWTH, _HARMLESS = 20, 64 << 20
 
 

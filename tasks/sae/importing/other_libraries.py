@@ -1,6 +1,6 @@
-"""The files of other libraries, read as they are: the only place that knows their names and what they leave unsaid.
+"""The files of other libraries, read as they are: their names, their fields and their defaults.
 
-Each form tells what an SAE is before its weights are read, and then makes of a folder what `Taken` says;
+Each format describes an SAE before its weights are read, and then makes of a folder what `Taken` says;
 `tasks.sae.importing.convert` turns that into the one form of here.
 """
 
@@ -33,7 +33,7 @@ class ForeignFormat(NamedTuple):
     """How a library saves an SAE: in which files, and how they are read.
 
     `describe(folder, source)` says in SAELens' words what the SAE is, as far as that is known without its weights;
-    `take(folder, told)` reads those, and may know better.
+    `take(folder, description)` reads those, and may know better.
     """
 
     files: tuple[str, ...]
@@ -73,7 +73,7 @@ def _describe_sparsify(folder: Path, source: str) -> dict[str, Any]:
 
 
 def _sparsify_width(config: dict[str, Any]) -> Any:
-    """The number of features: said, or else so many times the width of what is read."""
+    """The number of features: stated, or a stated multiple of the width of what is read."""
     if config.get("num_latents"):
         return config["num_latents"]
     factor, d_in = config.get("expansion_factor"), config["d_in"]
@@ -181,10 +181,10 @@ def _take_gemma_scope_2(folder: Path, config: dict[str, Any]) -> ForeignSae:
 
 
 def _sparsify_hooks(source: str, transcoder: bool) -> dict[str, Any]:
-    """What the folder's name tells, which is a module's path: `layers.6`, `h.6.mlp`, `layers.6.self_attn/seed1`.
+    """The hooks named by the folder, whose name is a module's path: `layers.6`, `h.6.mlp`, `layers.6.self_attn/seed1`.
 
     An SAE reads what comes out of the module; a transcoder reads what goes into it, and writes what comes out. Of a
-    module that is not known here nothing is told.
+    module that is not known here nothing is known.
     """
     folder = re.search(r"(?:^|/)([\w.]+)(?:/seed\d+)?$", source)
     module = module_at(folder[1]) if folder else None
@@ -241,7 +241,7 @@ _GEMMA_3_NAMES = {
     "threshold": "threshold",
     _SKIP: "W_skip",
 }
-#: What is told of Gemma Scope 2's crosscoders and cross-layer transcoders.
+#: The error for Gemma Scope 2's crosscoders and cross-layer transcoders.
 SEVERAL_LAYERS = (
     "{folder} holds a coder of several layers, whose features write differently to each from where they are read: "
     "that cannot be taken in; of Gemma Scope 2 the SAEs and transcoders of one layer can."
@@ -249,7 +249,7 @@ SEVERAL_LAYERS = (
 
 
 def _gemma_3_in(source: str) -> dict[str, Any]:
-    """What names in a path tell, as `config.json` would: `google/gemma-scope-2-4b-it/resid_post/layer_9_width_16k…`."""
+    """What names in a path say, as `config.json` would: `google/gemma-scope-2-4b-it/resid_post/layer_9_width_16k…`."""
     config: dict[str, Any] = {}
     if named := re.search(r"gemma-scope-2-(\w+-(?:pt|it))", source):
         config["model_name"] = f"gemma-3-{named[1]}"

@@ -1,1 +1,1 @@
-"""The sparse products that a training step is made of, by torch or by kernels of our own."""
+"""The sparse products that a training step is made of, by torch or by the project's own kernels."""

@@ -21,7 +21,7 @@ from tasks.sae.ops.backend import Passes, choice, residual_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Vectors that are worked on together where all pairs are, and vectors that tell whether many are active.
+#: Vectors per slice where all pairs are active, and vectors sampled to decide whether many are.
 SLICE, SAMPLE = 512, 64
 #: A share of active pairs under which working on them alone is faster; measured on two cores with AVX-512.
 SPARSE_SHARE = 1 / 8
@@ -240,7 +240,7 @@ def sparse_rows(sample: Tensor, floor: Tensor | float, share: float | None = Non
 
 
 def some_pairs(pre: Tensor, floor: Tensor | float, at_once: int) -> Iterator[Pairs]:
-    """The pairs at which (batch, d_sae) pre-activations exceed a floor, of so many vectors at once."""
+    """The pairs at which (batch, d_sae) pre-activations exceed a floor, `at_once` vectors at a time."""
     for start, part in zip(range(0, len(pre), at_once), pre.split(at_once), strict=True):
         yield pairs_at(is_above(part, floor), start)
 

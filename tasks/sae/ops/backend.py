@@ -1,4 +1,4 @@
-"""What runs the sparse passes over pairs, torch or kernels of our own: the only place that decides, and keeps why.
+"""Chooses what runs the sparse passes over pairs, torch or the project's own kernels, and records why.
 
 On a CPU torch's `embedding_bag` is what is fastest, forward and backward. On CUDA there are kernels in Triton, if that
 can be imported. They are compared with torch on small problems before their first use, so a compiler or a card on which

@@ -1,4 +1,4 @@
-"""One step's gradient and figures, added up over the pairs it works on: the only place `.grad` is written.
+"""The gradient and losses of one step, summed over its active pairs; no other module writes `.grad`.
 
 The loss of every architecture begins with the mean over the batch of |x_hat - target|^2, where x_hat = codes W_dec +
 b_dec, and its codes come from pre-activations W_enc (x - b_dec) + bias. What an architecture must say itself is how the
@@ -80,9 +80,11 @@ class Sums:
         self.to_pre += pairs.per_feature(to_pre)
 
     def write(self, **own: Tensor) -> StepLosses:
-        """Set `.grad` of every parameter, of an architecture's `own` to what it says, and tell the step.
+        """Set `.grad` of every parameter, of an architecture's `own` to the value given, and return the losses of the
+        step.
 
-        The encoder reads x - b_dec, and W_enc's gradient was added up as if it read x: mended by one outer product.
+        The encoder reads x - b_dec, and W_enc's gradient was accumulated as if it read x: one outer product corrects
+        that.
         """
         coder = self.coder
         assert self.w_enc is not None

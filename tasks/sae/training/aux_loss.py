@@ -1,4 +1,4 @@
-"""The auxiliary loss that brings dead features back: the only place it is computed.
+"""The auxiliary (AuxK) loss that revives dead features.
 
 Features that have not fired for long are asked to explain what the live ones left over (Gao et al. 2024,
 arXiv:2406.04093, section 2.4 and appendix A.2). It is estimated on a part of the batch, which keeps its gradient
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tasks.sae.ops.preactivations import Preactivations
 
 #: Weight of the auxiliary loss (Gao et al., section 2.4), and the vectors on which it is estimated: the first
-#: eighth of the batch, not under so many.
+#: eighth of the batch, with a minimum.
 AUX_WEIGHT = 1 / 32
 AUX_SHARE, AUX_LEAST = 8, 256
 

@@ -3,7 +3,7 @@
 A checkpoint is a folder with `tensors.safetensors` and `state.json` that appears by one rename, so a killed process
 leaves a whole one or none; a damaged one counts as none. The newest is kept, and the one with the best score. A file
 of lines, such as the metrics, holds one JSON object with its step a line and is cut back to the checkpoint from which a
-training goes on, so each step is in it once.
+training resumes, so each step is in it once.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which checkpoints a training's folder holds, whole or damaged; it costs no torch.
 
 Each is a folder named after its step, with `tensors.safetensors` and `state.json`. One that a power cut or a full disk
-has left cut short, or empty, is damaged: a training goes on from another.
+has left cut short, or empty, is damaged: a training resumes from another.
 """
 
 from __future__ import annotations

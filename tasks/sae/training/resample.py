@@ -1,4 +1,4 @@
-"""New beginnings for dead features: the only place where they are drawn anew.
+"""Resampling of dead features: reinitializes their weights.
 
 A dead feature takes the direction of a vector that is reconstructed badly, chosen with a chance by its squared error
 (Bricken et al. 2023, "Towards Monosemanticity", appendix "Neuron Resampling"): the decoder's row becomes that

@@ -1,4 +1,4 @@
-"""What a training depends on besides its batches, and what is in force at each of its steps."""
+"""The schedule of a training: its hyperparameters, and their values at each step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TrainConfig:
     clip: float = 1.0  # longest gradient, over all parameters; 0: any
     accumulate: int = 1  # parts in which a batch goes through the coder, whose gradients are added up
     dead_after: int = 10_000_000  # vectors without firing that make a feature dead (Gao et al. 2024, A.2)
-    resample: int = 0  # how often, in the first half, dead features are drawn anew
+    resample: int = 0  # how often, in the first half, dead features are resampled
     seed: int = 0
 
     def fingerprint(self) -> str:
@@ -39,7 +39,7 @@ class TrainConfig:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def resamples_at(self, step: int) -> bool:
-        """Whether dead features are drawn anew before this step."""
+        """Whether dead features are resampled before this step."""
         return any(step == self.steps * (n + 1) // (2 * self.resample) for n in range(self.resample))
 
     def pressure(self, step: int) -> float:

@@ -1,4 +1,4 @@
-"""How fast a training works: the only place where its speed, and its share of what the machine could do, are measured.
+"""Training throughput: its speed, and its fraction of the machine's measured peak.
 
 The share of the GEMM peak is: floating point operations of the dense products that the steps do, over the time the
 steps took, over what one product of the encoder's shape reaches here when nothing else is done. So a dense architecture
@@ -25,8 +25,8 @@ from tasks.sae.training.timers import HostTimer, Timer
 #: Steps between two counts of a step's operations, which change with how many features are active.
 COUNT_EVERY = 64
 
-#: The result of the product that is measured has at most so many numbers, and each side is cut only beyond so many of
-#: them: a narrow one would wait for memory. It is repeated, and the fastest one counts.
+#: Most numbers in the result of the measured product; a side is cut only beyond the other bound: a narrow product would
+#: be bound by memory. It is repeated, and the fastest run counts.
 _GEMM_NUMBERS, _GEMM_SIDE = 1 << 22, 1 << 11
 _GEMM_LEAST, _GEMM_REPEATS, _GEMM_S = 3, 50, 0.2
 
@@ -188,6 +188,6 @@ class _Products(TorchDispatchMode):
 
 
 def wait_for(device: str) -> None:
-    """Until all that the device was told to do is done; nothing on a CPU, which does it at once."""
+    """Wait until the device has finished its queued work; returns at once on a CPU, which queues nothing."""
     if device != "cpu":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""The training loop: the only place an SAE's parameters change.
+"""The training loop of an SAE: each step, its optimizer and its evaluations; only it changes an SAE's parameters.
 
 Nothing in it is random but the start: weights follow from the seed, batches from the step. So a checkpoint holds the
 coder's state, Adam's moments, the dead-feature counts and the step, and a resumed training equals an uninterrupted one
@@ -90,7 +90,7 @@ class Trainer:
 
     @torch.no_grad()
     def begin(self, folder: Path) -> None:
-        """Make ready to go on from where it is, with metrics in `folder`."""
+        """Prepare to resume from the current step, with metrics in `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         self.pace.begin(gemm_peak(self.part, self.config.coder.d_in, self.config.coder.d_sae, self.device))
         if self._scales is None:
@@ -224,7 +224,7 @@ class Trainer:
             self._unwritten.append((self.step, self._row(losses, target)))
 
     def _gradient(self, x: torch.Tensor, target: torch.Tensor, step_state: StepState) -> StepLosses:
-        """Write the gradient of the batch, in as many parts as it is to have; what is told of the parts is averaged."""
+        """Write the gradient of the batch, in `accumulate` parts; the losses of the parts are averaged."""
         parts = self.config.accumulate
         losses: list[StepLosses] = []
         sums: dict[str, torch.Tensor] = {}

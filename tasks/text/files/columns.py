@@ -12,7 +12,7 @@ from tasks.errors import UserError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: About so many bytes of a column are held at once.
+#: Approximate bytes of a column held at once.
 _BATCH_BYTES, _BATCH_ROWS = 8 << 20, 4096
 
 #: Chooses the column to read, from whether each holds text.

@@ -68,7 +68,7 @@ def corpus_files(
 
 
 def _texts_of(path: Path, counts: SkippedCounts, alone: bool) -> Iterator[str]:
-    """The documents of a text file; one that is no text is counted, unless it is the only one that was asked for."""
+    """The documents of a text file; one that is no text is counted, unless it is the only file requested."""
     counts.files += 1
     try:
         counts.replaced += count_replaced(path)

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from tasks.errors import UserError
 
 _BLOCK = 1 << 20
-#: An error this near to the end of what was read may be that of a value that goes on.
+#: An error this near to the end of what was read may be that of an incomplete value.
 _NEAR_END = 16
 
 
@@ -65,7 +65,7 @@ def read_json(path: Path) -> Iterator[Row]:
                 buffer = buffer[1:]
                 continue
             if is_over:
-                raise UserError(f"{path.name} goes on behind its array, on line {line}.", "Correct the file")
+                raise UserError(f"{path.name} continues after its array, on line {line}.", "Correct the file")
             if in_array and buffer[0] == "]":
                 is_over, buffer = True, buffer[1:]
                 continue

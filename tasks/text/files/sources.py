@@ -31,7 +31,7 @@ TEXTS = (".md", ".py", ".rst", ".txt")
 DEFAULT_COLUMN = "text"
 #: Rows that are looked at to choose a column.
 SAMPLE_ROWS = 100
-#: Files that lie beside data and describe it.
+#: Files that are beside data and describe it.
 _METADATA = {
     *("dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json", "metadata.json", "manifest.json"),
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),

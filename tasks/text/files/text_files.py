@@ -12,7 +12,7 @@ from tasks.text.files.skipped_counts import SkippedCounts
 #: A longer text file becomes several documents, cut at line ends.
 PIECE_CHARS = 4 << 20
 _BLOCK = 1 << 20
-#: A file of which more than one byte in so many is NUL, or no UTF-8, is no text.
+#: A file of which more than one byte in this many is NUL, or not UTF-8, is no text.
 _RARE = 10
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 

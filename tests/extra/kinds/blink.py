@@ -14,7 +14,7 @@ from tasks.queues import Limits
 class Params:
     note: str = option("", help="comes back as the result; `pid` for the process it ran in")
     marks: str = option("", help="a file to which each run that ends adds a line: the job, the attempt")
-    stare_s: float = option(0.0, help="first sleep so long, hearing nothing", minimum=0)
+    stare_s: float = option(0.0, help="first sleep this long without responding", minimum=0)
 
 
 def _limits() -> Limits | None:

@@ -1,4 +1,4 @@
-"""`crew`: a job with helpers in its process group, for tests of who dies with whom and who holds how much memory."""
+"""`helpers`: a job with helpers in its process group, for tests of who dies with whom and who holds how much memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Params:
     batch: int = option(8, help="what a smaller number of would hold less")
 
 
-KIND = JobKind("crew", queue="training", params=Params, summary="Work in a crew", module=__name__)
+KIND = JobKind("helpers", queue="training", params=Params, summary="Work with helpers", module=__name__)
 
 
 def run(params: Params, context: object) -> dict:

@@ -1,4 +1,4 @@
-"""`hike`: a `nap` that says where it goes on, so that what it had done is kept when it fails or is cancelled."""
+"""`hike`: a `nap` that says where it resumes, so that what it had done is kept when it fails or is cancelled."""
 
 from __future__ import annotations
 

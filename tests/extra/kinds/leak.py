@@ -1,4 +1,4 @@
-"""`leak`: a job that tells the secrets of its process wherever a job can tell something."""
+"""`leak`: a job that writes the secrets of its process wherever a job can write something."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tasks.jobs.kind import JobKind, option
 
 @dataclass(frozen=True)
 class Params:
-    where: str = option("runner", help="only told")
+    where: str = option("runner", help="only recorded")
 
 
 KIND = JobKind("leak", queue="datasets", params=Params, summary="Leak", module=__name__, secrets=("HF_TOKEN",))

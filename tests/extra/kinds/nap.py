@@ -21,7 +21,9 @@ FULL_GPU = (
 class Params:
     ticks: int = option(10, help="how many ticks to sleep")
     end: str = option(
-        "well", help="how to end", choices=("well", "raise", "crash", "full-disk", "full-gpu", "lost-gpu", "deaf")
+        "well",
+        help="how to end",
+        choices=("well", "raise", "crash", "full-disk", "full-gpu", "lost-gpu", "hang"),
     )
     until: str = option("", help="a file: once it is there the rest is left out")
     marks: str = option("", help="a file to which each tick adds a line: the attempt, its token, the tick")
@@ -50,7 +52,7 @@ def run(params: Params, context: object) -> dict:
     import signal
 
     if params.end == "raise":
-        raise ValueError("told to raise")
+        raise ValueError("asked to raise")
     if params.end == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     if params.end == "full-disk":
@@ -78,7 +80,7 @@ def run(params: Params, context: object) -> dict:
         context.progress("sleeping", tick + 1, params.ticks, "ticks")
     if params.end == "lost-gpu":
         raise RuntimeError("CUDA error: unspecified launch failure")
-    while params.end == "deaf" and context.attempt == 1:  # works on for ever, tells nothing and hears nothing
+    while params.end == "hang" and context.attempt == 1:  # works for ever, reports nothing, ignores all
         time.sleep(TICK_S)
     (context.output / "dream.txt").write_text("z" * params.ticks)
     return {"ticks": params.ticks, "ran_in_last_attempt": ran}

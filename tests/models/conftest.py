@@ -1,0 +1,4 @@
+"""Models, SAEs and homes of the tests of this room."""
+
+from tests.fixtures.bench import _one_thread, bench  # noqa: F401 - fixtures
+from tests.fixtures.job_home import home  # noqa: F401 - a fixture

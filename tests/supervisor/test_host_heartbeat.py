@@ -1,0 +1,233 @@
+"""A supervisor sends heartbeats of its host: true, cheap, and whatever hangs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from mistudio_cli.fleet import supervisor_client
+from mistudio_cli.supervisor.heartbeats import REDIS_SILENT_PAUSE_S, HeartbeatMonitor
+from mistudio_cli.supervisor.host_reporter import SEND_EVERY_S, HostReporter
+from tasks.fleet import host_heartbeat
+from tasks.fleet.host_heartbeat import LISTED_FOR_S, HostHeartbeat
+from tasks.ledger.client import Ledger
+from tasks.paths import Places
+from tasks.redis_client.redis_connection import connect
+from tests.conftest import RedisServer, until
+from tests.fixtures.stack import Clock
+from tests.supervisor.conftest import Home
+from tests.supervisor.test_workers import Cli
+from tests.supervisor.world import PAIR, World
+
+
+def newest(ledger: Ledger) -> HostHeartbeat:
+    (heartbeat,) = host_heartbeat.read_all(ledger.client)
+    return heartbeat
+
+
+def complete(world: World) -> HostHeartbeat:
+    """The heartbeat once disk and GPUs have been read."""
+
+    def read() -> bool:
+        world.supervisor.tick()
+        heartbeat = newest(world.ledger)
+        return heartbeat.store_free_bytes is not None and (
+            heartbeat.gpus is not None or heartbeat.gpus_error is not None
+        )
+
+    until(read, 20, "disk and GPUs to be read")
+    world.supervisor.tick()
+    return newest(world.ledger)
+
+
+def next_heartbeat(world: World, seconds: float = SEND_EVERY_S) -> HostHeartbeat:
+    world.now += seconds
+    world.supervisor.tick()
+    return newest(world.ledger)
+
+
+def hsets(ledger: Ledger) -> int:
+    """How often Redis was sent HSET since its statistics were reset."""
+    lines = str(ledger.client.call("INFO", "commandstats")).splitlines()
+    return sum(int(line.split("calls=")[1].split(",")[0]) for line in lines if line.startswith("cmdstat_hset:"))
+
+
+def test_it_says_what_the_host_is_and_has(world: World) -> None:
+    world.up(*PAIR)
+    heartbeat, now = complete(world), world.ledger.now()
+    assert (heartbeat.host, heartbeat.pid, heartbeat.home) == (
+        socket.gethostname(),
+        os.getpid(),
+        str(world.places.home),
+    )
+    assert (heartbeat.version, heartbeat.cores) == (metadata.version("mistudio"), os.cpu_count())
+    assert (heartbeat.memory_bytes, heartbeat.store) == (psutil.virtual_memory().total, str(world.places.store))
+    assert heartbeat.load_1m is not None
+    assert (heartbeat.store_error, abs(heartbeat.clock_offset_s) < 5) == (None, True)
+    assert 0 <= now - heartbeat.seen_at < 60
+    assert heartbeat.started_at <= heartbeat.seen_at
+
+
+def test_there_is_none_before_workers_were_started(world: World) -> None:
+    world.supervisor.tick()
+    assert host_heartbeat.read_all(world.ledger.client) == []
+
+
+def test_one_batch_in_five_seconds_is_all_it_costs(world: World) -> None:
+    world.up(*PAIR)
+    complete(world)
+    next_heartbeat(world)
+    world.ledger.client.call("CONFIG", "RESETSTAT")
+    for _ in range(40):
+        world.now += 0.5
+        world.supervisor.tick()
+    assert 20 / SEND_EVERY_S <= hsets(world.ledger) <= 20 / SEND_EVERY_S + 1  # one more where a clock was slow
+
+
+def test_a_supervisor_that_ends_takes_its_heartbeat_along(world: World) -> None:
+    world.up(*PAIR)
+    assert newest(world.ledger)
+    world.supervisor.last_will()
+    assert world.ledger.client.call("HLEN", "mistudio:hosts") == 0
+
+
+def test_hosts_that_are_listed_no_more_are_removed_and_others_are_not(world: World) -> None:
+    now = world.ledger.now()
+    for host, age_s in (("gone", LISTED_FOR_S + 60), ("silent", LISTED_FOR_S - 60)):
+        heartbeat = HostHeartbeat(host, "/", 1, now - age_s, now - age_s, 0.0)
+        host_heartbeat.send(world.ledger.client, heartbeat)
+    world.ledger.client.call("HSET", "mistudio:hosts", "evil", "not a heartbeat")
+    world.up(*PAIR)
+    assert set(world.ledger.client.call("HKEYS", "mistudio:hosts")) == {"silent:/", "evil", newest_field(world)}
+
+
+def newest_field(world: World) -> str:
+    return host_heartbeat.field_of(socket.gethostname(), str(world.places.home))
+
+
+def test_a_clock_that_is_wrong_is_measured_and_the_times_are_right_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() + 75)
+    world.up(*PAIR)
+    heartbeat = newest(world.ledger)
+    assert 74 < heartbeat.clock_offset_s < 80
+    assert abs(world.ledger.now() - heartbeat.seen_at) < 60
+
+
+def test_a_clock_that_jumps_spoils_one_heartbeat_at_most(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.up(*PAIR)
+    complete(world)
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() - 7200)
+    world.now += SEND_EVERY_S
+    world.supervisor.tick()
+    world.supervisor.tick()  # no time has passed
+    heartbeat = newest(world.ledger)
+    assert -7205 < heartbeat.clock_offset_s < -7195
+    assert abs(world.ledger.now() - heartbeat.seen_at) < 60
+
+
+@pytest.fixture
+def dead_mount(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Any]]:
+    """A disk whose usage is not returned until the server is back."""
+    back, usage = threading.Event(), shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: back.wait(60) and usage(path))
+    yield back.set
+    back.set()
+
+
+def test_a_disk_that_hangs_is_a_sentence_and_delays_no_heartbeat(world: World, dead_mount: Callable[[], Any]) -> None:
+    world.up(*PAIR)
+    first = newest(world.ledger)
+    assert (first.store_free_bytes, first.store_error) == (None, None)
+    for _ in range(3):
+        heartbeat = next_heartbeat(world)
+    assert (heartbeat.store_free_bytes, heartbeat.store_error) == (None, "the disk of the store does not answer")
+    reading = [thread for thread in threading.enumerate() if thread.name == "reads the disk of the store"]
+    assert len(reading) == 1
+    dead_mount()
+    until(lambda: next_heartbeat(world).store_free_bytes, 20, "the disk to be read again")
+    assert newest(world.ledger).store_error is None
+
+
+def test_a_redis_that_does_not_answer_costs_one_timeout_for_all_questions(tmp_path: Path) -> None:
+    clock = Clock()
+    with socket.create_server(("127.0.0.1", 0)) as black_hole:
+        black_hole.setblocking(False)
+        heartbeat_monitor = HeartbeatMonitor(clock)
+        heartbeat_monitor.connect_to(f"redis://127.0.0.1:{black_hole.getsockname()[1]}/0")
+        reporter = HostReporter(Places(tmp_path, tmp_path), heartbeat_monitor, dict, clock)
+        for _ in range(10):
+            reporter.tick()
+            assert heartbeat_monitor.ask(lambda ledger: ledger.now()) is None
+        assert attempts(black_hole) == 1
+        clock.now += REDIS_SILENT_PAUSE_S
+        reporter.tick()
+        assert attempts(black_hole) == 1
+        reporter.leave()
+        assert attempts(black_hole) == 0
+        heartbeat_monitor.close()
+
+
+def attempts(listener: socket.socket) -> int:
+    """How many connections have been opened since this was last asked."""
+    count = 0
+    while True:
+        try:
+            listener.accept()[0].close()
+        except BlockingIOError:
+            return count
+        count += 1
+
+
+def test_a_key_of_another_type_keeps_no_worker_from_being_known(world: World) -> None:
+    world.ledger.client.call("SET", "mistudio:hosts", "a text")
+    world.up(*PAIR)
+
+
+def test_a_driver_that_hangs_is_a_sentence_and_the_supervisor_answers_and_ends_in_good_order(
+    home: Home, own_redis: RedisServer, driver: Path
+) -> None:
+    cli = Cli(home)
+    cli.environment |= {"LD_LIBRARY_PATH": str(driver), "FAKE_Init": "666", "CELERY_BROKER_URL": own_redis.url}
+    assert cli("workers start").returncode == 0
+    until(lambda: host_of(cli)["gpus_error"], 30, "the driver to be given up")
+    row = host_of(cli)
+    assert (row["gpus_error"], row["gpus"]) == ("NVML cannot be read: NVML does not answer", None)
+    assert (row["state"], row["workers"]) == ("running", 1)
+    assert supervisor_client.status(home.places) is not None
+    assert cli("workers stop --all").returncode == 0
+    with closing(connect(own_redis.url)) as client:
+        assert client.call("HLEN", "mistudio:hosts") == 0
+
+
+def host_of(cli: Cli) -> dict[str, Any]:
+    (row,) = cli.read_json("hosts ls --json")["hosts"]
+    return row
+
+
+def test_gpus_are_listed_with_their_memory(home: Home, driver: Path) -> None:
+    cli = Cli(home)
+    cli.environment |= {"LD_LIBRARY_PATH": str(driver), "FAKE_LOST": "1"}
+    assert cli("workers start").returncode == 0
+    until(lambda: host_of(cli)["gpus"], 30, "the GPUs to be read")
+    first, lost = host_of(cli)["gpus"]
+    assert (first["uuid"], first["name"], first["error"]) == ("GPU-fake-0", "Fake GPU 0", None)
+    assert first["memory_total_bytes"] > first["memory_free_bytes"] > 0
+    assert (lost["memory_free_bytes"], lost["error"]) == (None, "GPU is lost")
+    text = cli(f"hosts show {socket.gethostname()}").stdout
+    assert "Fake GPU 0" in text
+    assert "GPU is lost" in text

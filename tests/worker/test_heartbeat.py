@@ -1,0 +1,76 @@
+"""A worker's heartbeat continues while its message loop waits for something, and says since when."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from celery.signals import worker_ready
+
+from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.messaging.app import make_app
+from tasks.paths import Places
+from tasks.worker.heartbeat import Heartbeat
+from tasks.worker.worker_name import WorkerName
+from tests.conftest import RedisServer, until
+
+if TYPE_CHECKING:
+    from tasks.worker.slot_locks import WorkerLock
+
+NAME = "w@h"
+
+
+class Worker:
+    """What the heartbeat sees of Celery's worker: a message loop that runs when a test says so."""
+
+    def __init__(self, redis: RedisServer) -> None:
+        self.app, self.consumer = make_app(redis.url), None
+        self.timer = SimpleNamespace(call_repeatedly=self._call)
+        heartbeat = WorkerHeartbeat(NAME, "h", os.getpid(), ("training",), 1, 0.0)
+        worker_lock = cast("WorkerLock", SimpleNamespace(release=lambda: None, token="a", predecessors=()))
+        self.heartbeat = Heartbeat(self, heartbeat, WorkerName(worker_lock, Places.from_environment()), worker_lock)
+        self.loop: Callable[[], None] = lambda: None
+
+    def _call(self, _seconds: float, loop: Callable[[], None]) -> SimpleNamespace:
+        self.loop = loop
+        return SimpleNamespace(cancel=lambda: None)
+
+
+@pytest.fixture
+def worker(
+    session_redis: RedisServer, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Worker]:
+    monkeypatch.setenv("MISTUDIO_HOME", str(tmp_path))
+    made = Worker(session_redis)
+    made.heartbeat.start(made)
+    yield made
+    made.heartbeat.stop(made)
+    made.heartbeat._ledger.close()
+
+
+def last(ledger: Ledger) -> dict[str, float]:
+    return json.loads(ledger.client.call("HGET", "mistudio:workers", NAME) or "{}")
+
+
+def test_it_says_when_the_message_loop_last_ran(worker: Worker, ledger: Ledger) -> None:
+    assert last(ledger) == {}, "it waits until the worker consumes"
+    worker_ready.send(sender=None)
+    first = until(lambda: last(ledger), 10)
+    assert first["loop_at"] == first["seen_at"]
+    later = until(lambda: (result := last(ledger))["seen_at"] > first["seen_at"] + 1 and result, 10)
+    assert later["loop_at"] == first["loop_at"], "the loop has not run since"
+    worker.loop()
+    again = until(lambda: (result := last(ledger))["loop_at"] > first["loop_at"] and result, 10)
+    assert again["loop_at"] == again["seen_at"]
+
+
+def test_a_worker_that_ends_is_forgotten(worker: Worker, ledger: Ledger) -> None:
+    worker_ready.send(sender=None)
+    until(lambda: last(ledger), 10)
+    worker.heartbeat.stop(worker)
+    assert last(ledger) == {}
