@@ -37,12 +37,17 @@ local function let_go(what, key, id)
 end
 
 -- Only a job that ran counts for its queue's throughput: a purge is not work done.
-local function enter_end(id, ran)
+local function enter_end(id, state, ran)
   set(id, 'finished_at', now_text)
   redis.call('ZADD', PREFIX .. 'ended', now_text, id)
   local recent = PREFIX .. 'queue:' .. get(id, 'queue') .. ':ended'
-  if ran then redis.call('ZADD', recent, now_text, id) end
-  redis.call('ZREMRANGEBYSCORE', recent, '-inf', now - 900)
+  if ran then
+    redis.call('ZADD', recent, now_text, id)
+    redis.call('ZADD', recent .. ':' .. state, now_text, id)
+  end
+  for _, ending in ipairs({'', ':succeeded', ':failed', ':cancelled'}) do
+    redis.call('ZREMRANGEBYSCORE', recent .. ending, '-inf', now - 900)
+  end
   for _, artifact in ipairs(made_by(get(id, 'artifact'), get(id, 'more_artifacts'))) do
     let_go('coming', artifact, id)
   end
@@ -65,7 +70,7 @@ local function move(id, state, reason, token)
   usage_read[owner] = nil
   if state == 'queued' then enter_queue(id) end
   if state == 'running' then set(id, 'started_at', now_text) end
-  if ENDED[state] then enter_end(id, before == 'running') end
+  if ENDED[state] then enter_end(id, state, before == 'running') end
   record_event(id, state, reason, token)
   if before == 'running' then offer_held_back(owner) end
 end
