@@ -1,4 +1,4 @@
-"""Series drawn as one line of blocks: the only place that does."""
+"""Sparklines: series drawn as one line of blocks."""
 
 from __future__ import annotations
 
