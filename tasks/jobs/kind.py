@@ -42,7 +42,7 @@ STOP_GRACE_S = 20.0
 
 
 class State(StrEnum):
-    """A job's state. docs/architecture.md has the diagram; only tasks/ledger/lua/3_transitions.lua changes a state."""
+    """A job's state. docs/design/jobs.md has the diagram; only tasks/ledger/lua/3_transitions.lua changes a state."""
 
     WAITING = "waiting"
     QUEUED = "queued"
