@@ -23,11 +23,11 @@ enum { INSTANCES = 8 }; /* from here on they are MIG instances: FAKE_INSTANCES o
 static const unsigned long long GIB = 1ULL << 30;
 
 static int number(const char *name, int otherwise) {
-    const char *told = getenv(name), *path = getenv("FAKE_FILE");
+    const char *value = getenv(name), *path = getenv("FAKE_FILE");
     FILE *file = path ? fopen(path, "r") : NULL;
     char line[100];
     size_t length = strlen(name);
-    int found = told ? atoi(told) : otherwise;
+    int found = value ? atoi(value) : otherwise;
     while (file && fgets(line, sizeof line, file))
         if (!strncmp(line, name, length) && line[length] == '=') found = atoi(line + length + 1);
     if (file) fclose(file);
@@ -81,7 +81,7 @@ int nvmlDeviceGetMemoryInfo(void *device, memory_t *memory) {
     return OK;
 }
 #ifndef OLD_DRIVER
-/* Newer drivers tell what they keep for themselves apart from what is used. */
+/* Newer drivers report what they keep for themselves apart from what is used. */
 int nvmlDeviceGetMemoryInfo_v2(void *device, memory_v2_t *memory) {
     DEVICE_CALL("MemoryInfo");
     memory->total = gib("TOTAL", ((device_t)device)->index, 24), memory->reserved = GIB;

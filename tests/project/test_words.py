@@ -25,6 +25,7 @@ def test_the_repository_has_no_old_words() -> None:
         ("tasks/a.py", f'job = "a"\nlog.info(f"the {OLD} of {{job}}")\n', 2),
         ("tasks/a.py", f"x = 1  # a {OLD}\n", 1),
         ("docs/a.md", f"# A page\n\nA {OLD.upper()} starts a job.\n", 3),
+        ("deploy/templates/a.yaml", f"# A {OLD}.\nkind: Pod\n", 1),
         ("README.md", f"A {OLD}.\n", 1),
         ("tasks/lua/a.lua", f"local x = 1\n-- A {OLD}.\n", 2),
         ("tasks/lua/a.lua", f"local function last_{OLD}()\n", 1),

@@ -11,14 +11,14 @@ static void hang(const char *path) {
     while (hung && strstr(path, hung)) pause();
 }
 
-int statvfs(const char *path, struct statvfs *told) {
+int statvfs(const char *path, struct statvfs *result) {
     int (*real)(const char *, struct statvfs *) = dlsym(RTLD_NEXT, "statvfs");
     hang(path);
-    return real(path, told);
+    return real(path, result);
 }
 
-int statvfs64(const char *path, struct statvfs64 *told) {
+int statvfs64(const char *path, struct statvfs64 *result) {
     int (*real)(const char *, struct statvfs64 *) = dlsym(RTLD_NEXT, "statvfs64");
     hang(path);
-    return real(path, told);
+    return real(path, result);
 }

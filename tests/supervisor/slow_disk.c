@@ -1,4 +1,4 @@
-/* A slow disk, for LD_PRELOAD. fdatasync takes a second and reports in the file SLOW_DISK_TELLS that it has begun;
+/* A slow disk, for LD_PRELOAD. fdatasync takes a second and reports in the file SLOW_DISK_MARKER that it has begun;
    fsync takes SLOW_FSYNC_MS milliseconds, by default none. */
 #include <fcntl.h>
 #include <stdlib.h>
@@ -16,8 +16,8 @@ int fsync(int file) {
 
 int fdatasync(int file) {
     struct timespec second = {1, 0};
-    const char *told = getenv("SLOW_DISK_TELLS");
-    if (told) close(open(told, O_CREAT | O_WRONLY, 0600));
+    const char *marker = getenv("SLOW_DISK_MARKER");
+    if (marker) close(open(marker, O_CREAT | O_WRONLY, 0600));
     nanosleep(&second, NULL);
     return (int)syscall(SYS_fsync, file);
 }

@@ -63,7 +63,7 @@ def test_what_it_has_answered_outlives_a_kill_however_slow_the_disk_is(
 ) -> None:
     syncing = tmp_path / "syncing"
     monkeypatch.setenv("LD_PRELOAD", str(compile_library(SLOW_DISK, tmp_path / "slow_disk.so")))
-    monkeypatch.setenv("SLOW_DISK_TELLS", str(syncing))
+    monkeypatch.setenv("SLOW_DISK_MARKER", str(syncing))
     keeper = keep()
     monkeypatch.delenv("LD_PRELOAD")
     syncing.unlink(missing_ok=True)
