@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from tasks.jobs.kind import Job, State
 from tasks.ledger.client import WorkerHeartbeat, read_heartbeat, read_lease
@@ -72,15 +73,24 @@ class Wanted:
     runs: int = 0
 
 
+#: Connections whose Redis user has no right to scripts.
+_without_rights: WeakSet[Client] = WeakSet()
+
+
 def read(client: Client, wanted: Wanted) -> Overview:
     """Everything, in one round trip. Raises Unreachable or Refused."""
     plain = _plain_commands(client, wanted)
+    if client in _without_rights:
+        answers = client.batch(plain)
+        _raise_refused(answers)
+        return _overview(answers, _without_script(client, wanted, answers), wanted)
     replies = client.batch(
         [*plain, ("SCRIPT", "LOAD", _script()), ("EVALSHA", SCRIPT_SHA, 0, *_arguments(client, wanted))]
     )
     *answers, loaded, details = replies
     _raise_refused(answers)
     if isinstance(loaded, NotPermitted) or isinstance(details, NotPermitted):
+        _without_rights.add(client)  # each refusal is an entry in the log of Redis
         details = _without_script(client, wanted, answers)
     _raise_refused([details])
     return _overview(answers, details, wanted)

@@ -94,7 +94,7 @@ def test_a_worker_whose_message_loop_does_not_run_is_no_consumer_and_unresponsiv
     seen = read_all(cli.ledger, Places(cli.home, cli.home))
     assert [row.consumers for row in seen.queues] == [0] * 6
     (worker,) = seen.workers
-    assert (worker.name, worker.state) == (HEARTBEAT.name, "hang")
+    assert (worker.name, worker.state) == (HEARTBEAT.name, "unresponsive")
     assert worker.seen_age_s is not None
     assert worker.seen_age_s < 5
     assert "has received no message for 3" in " ".join(cli("workers", "status").out.split())

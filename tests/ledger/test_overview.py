@@ -134,6 +134,9 @@ def test_each_role_reads_the_same(
         trips = trips_of(client, monkeypatch)
         assert without_times(overview.read(client, ALL)) == without_times(expected)
         assert len(trips) == (2 if role == "reader" else 1)
+        busy.client.call("ACL", "LOG", "RESET")
+        assert without_times(overview.read(client, ALL)) == without_times(expected)
+        assert busy.client.call("ACL", "LOG") == [], "a refusal is not asked for again"
     finally:
         client.close()
         busy.client.call("ACL", "DELUSER", "one")
