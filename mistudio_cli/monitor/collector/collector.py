@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ from tasks.fleet.celery_inspect import WAIT_S
 from tasks.ledger.client import Ledger
 from tasks.ledger.overview import Wanted
 from tasks.paths import Places
-from tasks.redis_client.redis_connection import Client
+from tasks.redis_client.redis_connection import Client, NotPermitted
 from tasks.redis_client.redis_url import Address
 from tasks.settings import current
 
@@ -144,7 +145,9 @@ class Collector:
         if self._celery is None:
             assert self._open_ledger is not None
             self._celery = Client(self._open_ledger().client.address, WAIT_S + self._patience_s)
-        return inspect(self._celery, _CELERY_TOPICS)
+        with suppress(NotPermitted):  # of a Redis user who only reads: nothing is wrong, and nothing is known
+            return inspect(self._celery, _CELERY_TOPICS)
+        return None
 
     def _read_devices(self) -> Any:
         began = time.monotonic()
