@@ -32,7 +32,6 @@ from tasks.ledger.client import Ledger
 from tasks.parsing.safe_text import shown
 from tasks.paths import Places
 from tasks.queues import QUEUE_NAMES
-from tasks.redis_client.redis_connection import connect
 from tasks.worker.slot_locks import living_workers
 
 app = typer.Typer(help="Start, inspect, scale and stop workers", no_args_is_help=True)
@@ -276,7 +275,7 @@ def _ledger_if_there(settings: Settings) -> Ledger | None:
     """The ledger, without starting anything; None when the home's own Redis does not run."""
     if settings.broker_url is None and not redis_server.takes_connections(settings.places):
         return None
-    return Ledger(connect(settings.broker_url or redis_server.own_url(settings.places), PATIENCE_S))
+    return session.connect_ledger(settings, timeout_s=PATIENCE_S, must_answer=False)
 
 
 def _print_step(step: str) -> None:
