@@ -36,7 +36,16 @@ def two(): print("two")
 app()
 """
 
-OURS = ("--help", "queue ls", "queue ls --json", "jobs ls", "jobs ls --json", "workers status", "top --once")
+OURS = (
+    "--help",
+    "queue ls",
+    "queue ls --json",
+    "jobs ls",
+    "jobs ls --json",
+    "workers status",
+    "workers inspect",
+    "top --once",
+)
 
 
 def measure() -> list[dict[str, Any]]:

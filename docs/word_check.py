@@ -63,7 +63,7 @@ def _files(root: Path) -> list[Path]:
     """The files to check: no benchmark results, no environments, no build products."""
     tops = [path for path in root.iterdir() if not path.name.startswith(".") and path.name != "build"]
     files = [path for top in tops if top.is_dir() for suffix in ("py", "lua") for path in top.rglob(f"*.{suffix}")]
-    return sorted([*files, *root.glob("*.md"), *root.glob("docs/*.md")])
+    return sorted([*files, *root.glob("*.md"), *root.glob("docs/**/*.md")])
 
 
 def _find(path: Path) -> Iterator[Finding]:

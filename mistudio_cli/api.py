@@ -1,7 +1,7 @@
 """The REST interface: the seed's four endpoints and the hosts, read from the ledger. It never shows arguments of tasks.
 
-Each request reads the ledger on a connection of its own. When Redis cannot be reached the answer is 503 with a reason,
-never zeros.
+All requests share one reader of the ledger. When Redis cannot be reached, or does not answer, the answer is 503 with
+the reason within the setting read_patience, never zeros.
 """
 
 from __future__ import annotations
@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mistudio_cli.monitor.hosts import read_fleet
-from mistudio_cli.monitor.snapshot import QueueRow, read_queues
+from mistudio_cli.error_messages import unread_ledger
+from mistudio_cli.monitor.collector.shared_ledger import SharedLedger
+from mistudio_cli.monitor.hosts import fleet_in
+from mistudio_cli.monitor.queue_rows import consuming, queue_rows
+from mistudio_cli.monitor.snapshot import QueueRow
+from mistudio_cli.monitor.trouble import Trouble
 from mistudio_cli.views import host_json, json_shapes
 from tasks.errors import UserError
-from tasks.jobs.kind import Job, State
+from tasks.jobs.kind import Job
 from tasks.ledger.client import Ledger
-from tasks.ledger.listing import Filter
+from tasks.ledger.overview import Overview, Wanted
 from tasks.redis_client.redis_connection import Refused, Unreachable
 from tasks.settings import current
 
@@ -33,22 +37,24 @@ LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
 _MOST_ACTIVE = 10_000
 
 
-def queues(ledger: Ledger) -> dict[str, int]:
+def queues(seen: Overview) -> dict[str, int]:
     """Pending jobs of each queue."""
-    return {name: count.pending for name, count in ledger.queues.counts().items()}
+    return {name: count.pending for name, count in seen.counts.items()}
 
 
-def active(ledger: Ledger) -> dict[str, list[dict[str, Any]]]:
+def active(seen: Overview) -> dict[str, list[dict[str, Any]]]:
     """The running jobs of each worker; a worker at rest has an empty list."""
-    jobs_by_worker: dict[str, list[dict[str, Any]]] = {heartbeat.name: [] for heartbeat in ledger.workers()}
-    for job in ledger.page(Filter(states=(State.RUNNING,)), _MOST_ACTIVE).jobs:
+    jobs_by_worker: dict[str, list[dict[str, Any]]] = {
+        heartbeat.name: [] for heartbeat in consuming(seen.heartbeats, seen.read_at)
+    }
+    for job in seen.running:
         jobs_by_worker.setdefault(job.worker or "?", []).append(_task(job))
     return jobs_by_worker
 
 
-def stats(ledger: Ledger) -> dict[str, dict[str, Any]]:
+def stats(seen: Overview) -> dict[str, dict[str, Any]]:
     """What each worker says of itself."""
-    busy = [worker for worker, _ in ledger.holders()]
+    busy = [worker for worker, _ in seen.holders]
     return {
         heartbeat.name: {
             "queues": list(heartbeat.queues),
@@ -59,19 +65,20 @@ def stats(ledger: Ledger) -> dict[str, dict[str, Any]]:
             "started_at": json_shapes.time(heartbeat.started_at),
             "seen_at": json_shapes.time(heartbeat.seen_at),
         }
-        for heartbeat in ledger.workers()
+        for heartbeat in consuming(seen.heartbeats, seen.read_at)
     }
 
 
-def health(ledger: Ledger) -> dict[str, Any]:
+def health(seen: Overview) -> dict[str, Any]:
     """The seed's health report: "healthy", "warning", or "critical" when jobs wait and no worker is there at all."""
-    rows, connected = read_queues(ledger).queues or (), len(ledger.workers())
+    live = consuming(seen.heartbeats, seen.read_at)
+    rows = queue_rows(seen, live)
     troubles = {row.name: trouble for row in rows if (trouble := _trouble(row))}
     pending = sum(row.pending for row in rows)
-    status = "critical" if pending and not connected else "warning" if troubles else "healthy"
+    status = "critical" if pending and not live else "warning" if troubles else "healthy"
     return {
         "status": status,
-        "workers_connected": connected,
+        "workers_connected": len(live),
         "total_queued": pending,
         "total_active": sum(row.running for row in rows),
         "queues": {
@@ -82,18 +89,19 @@ def health(ledger: Ledger) -> dict[str, Any]:
 
 
 def no_health(reason: str) -> dict[str, Any]:
-    """The health report when nothing can be read."""
+    """The health report when nothing can be read: numbers are None, and `errors` names the part."""
     unknown = ("workers_connected", "total_queued", "total_active", "queues")
-    return {"status": "critical", **dict.fromkeys(unknown), "warnings": [reason]}
+    errors = json_shapes.errors([Trouble("ledger", reason)])
+    return {"status": "critical", **dict.fromkeys(unknown), "warnings": [reason], "errors": errors}
 
 
-def hosts(ledger: Ledger) -> dict[str, Any]:
+def hosts(seen: Overview) -> dict[str, Any]:
     """The hosts with their workers and their GPUs, as `hosts ls --json`."""
-    return host_json.hosts(read_fleet(ledger))
+    return host_json.hosts(fleet_in(seen))
 
 
 #: What each path answers; the seed's four first.
-ENDPOINTS: dict[str, Callable[[Ledger], dict[str, Any]]] = {
+ENDPOINTS: dict[str, Callable[[Overview], dict[str, Any]]] = {
     f"{PREFIX}/queues": queues,
     f"{PREFIX}/active": active,
     f"{PREFIX}/stats": stats,
@@ -112,11 +120,13 @@ def make_app(open_ledger: Callable[[], Ledger], token: str | None, allowed_hosts
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
-    def route(path: str, read: Callable[[Ledger], dict[str, Any]]) -> Route:
+    ledger = SharedLedger(open_ledger, Wanted(running=_MOST_ACTIVE))
+
+    def route(path: str, shape: Callable[[Overview], dict[str, Any]]) -> Route:
         def endpoint(request: Request) -> JSONResponse:
             if token is not None and not _bears(request.headers.get("authorization", ""), token):
                 return JSONResponse({"error": "A token is needed: Authorization: Bearer TOKEN"}, 401, _CHALLENGE)
-            status, body = _answer(path, read, open_ledger)
+            status, body = _answer(path, shape, ledger)
             return JSONResponse(body, status)
 
         return Route(path, endpoint)
@@ -129,7 +139,7 @@ def make_app(open_ledger: Callable[[], Ledger], token: str | None, allowed_hosts
         return JSONResponse({"error": f"Internal error: {type(error).__name__}"}, 500)
 
     return Starlette(
-        routes=[route(path, read) for path, read in ENDPOINTS.items()],
+        routes=[route(path, shape) for path, shape in ENDPOINTS.items()],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts))],
         exception_handlers={HTTPException: refuse, Exception: fail},
     )
@@ -138,19 +148,12 @@ def make_app(open_ledger: Callable[[], Ledger], token: str | None, allowed_hosts
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 
-def _answer(
-    path: str, read: Callable[[Ledger], dict[str, Any]], open_ledger: Callable[[], Ledger]
-) -> tuple[int, dict[str, Any]]:
-    ledger = open_ledger()
+def _answer(path: str, shape: Callable[[Overview], dict[str, Any]], ledger: SharedLedger) -> tuple[int, dict[str, Any]]:
     try:
-        return 200, read(ledger)
-    except (Unreachable, Refused) as error:
-        reason = f"Redis cannot be read: {error}"
+        return 200, shape(ledger.overview())
+    except (Unreachable, Refused, UserError) as error:
+        reason = unread_ledger(error).message
         return 503, no_health(reason) if path == HEALTH else {"error": reason}
-    except UserError as problem:  # records of a newer mistudio
-        return 503, no_health(str(problem)) if path == HEALTH else {"error": str(problem)}
-    finally:
-        ledger.client.close()
 
 
 def _bears(header: str, token: str) -> bool:

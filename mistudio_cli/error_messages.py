@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 
 from mistudio_cli.errors import Code, Failed, NoRedis, NotFound, TimedOut
+from mistudio_cli.monitor.trouble import Trouble, with_fix
 from tasks.errors import OverQuota, UserError
 from tasks.parsing.safe_text import shown
 from tasks.redis_client.redis_connection import (
@@ -63,13 +64,23 @@ def explain(error: BaseException) -> Explained:
     return Explained(f"Internal error: {_described(error)}", f"For a traceback: {_again_with_debug()}", Code.FAULT)
 
 
+#: What a command that reads the ledger ends with when it cannot.
+UNREAD = (Unreachable, Refused, NoRedis)
+
+
+def unread_ledger(error: BaseException) -> Trouble:
+    """What the JSON of a command says of a ledger that could not be read."""
+    explained = explain(error)
+    return Trouble("ledger", with_fix(explained.sentence, explained.hint))
+
+
 def _of_redis(error: Unreachable | Refused) -> Explained:
     see = "See: mistudio doctor"
     match error:
         case NotRedis():
             return Explained(f"{error}.", f"Check CELERY_BROKER_URL. {see}", Code.UNREACHABLE)
         case Silent():
-            return Explained(f"Redis at {error}.", see, Code.UNREACHABLE)
+            return _of_silent(error, see)
         case Replica():
             fix = "Name the master in CELERY_BROKER_URL, or let Sentinels: sentinel://HOST1:PORT,HOST2:PORT/MASTER/DB"
             return Explained(f"{error}.", fix, Code.UNREACHABLE)
@@ -84,6 +95,22 @@ def _of_redis(error: Unreachable | Refused) -> Explained:
         case Unreachable():
             return Explained(f"Redis cannot be reached: {_reason(error)}.", see, Code.UNREACHABLE)
     return Explained(f"Redis refuses: {str(error).rstrip('.')}.", see, Code.UNREACHABLE)
+
+
+def _of_silent(error: Silent, see: str) -> Explained:
+    """Names the process of a Redis that does not answer, and what helps, where it is one of this machine."""
+    from mistudio_cli.monitor.collector.part_errors import hung_redis
+    from mistudio_cli.session import current_settings, url_in_force
+    from tasks.redis_client.redis_connection import parse_url
+
+    try:
+        settings = current_settings()
+        address = parse_url(url_in_force(settings))
+    except UserError:
+        return Explained(f"Redis at {error}.", see, Code.UNREACHABLE)
+    who, fix = hung_redis(address, settings.places)
+    sentence = f"Redis at {error}.".replace(" does not answer", f"{who} does not answer", 1)
+    return Explained(sentence, fix or see, Code.UNREACHABLE)
 
 
 _WITH_RIGHTS = "Connect as a user of another role; what each may do: mistudio fleet acl"

@@ -20,9 +20,9 @@ def main(argv: list[str]) -> int:
     """Run one command; returns its exit code."""
     _open_what_is_closed()
     write_ascii_where_needed()
-    if stranger := foreign_tasks_module():
+    if foreign := foreign_tasks_module():
         sys.stderr.write(
-            f"The module `tasks` in {stranger} is not mistudio's.\n"
+            f"The module `tasks` in {foreign} is not mistudio's.\n"
             "  Take it off PYTHONPATH, or install mistudio in an environment of its own\n"
         )
         return 2

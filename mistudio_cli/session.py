@@ -12,6 +12,7 @@ from tasks.fleet.job_owner import check_owner, owner_of
 from tasks.ledger.client import Ledger
 from tasks.redis_client import redis_connection
 from tasks.redis_client.redis_url import Address, is_redis, parse_url
+from tasks.settings import current
 
 _flags: dict[str, str] = {}
 
@@ -39,14 +40,26 @@ def connect_ledger(
 
     With `supervise` (for commands that change what lasts) the home's own Redis is started if need be, and a supervisor
     looks after it from now on. Without, nothing is started: NoRedis when the home's own does not run. Unreachable when
-    Redis is not there or does not answer, UserError for a URL that is not supported.
+    Redis is not there or does not answer, UserError for a URL that is not supported. What need not answer and is not
+    supervised is not asked at all: nothing is waited for.
     """
     if settings.result_backend and is_redis(settings.result_backend):
         parse_url(settings.result_backend, "CELERY_RESULT_BACKEND")
-    client = redis_connection.connect(settings.broker_url or _own_broker_url(settings, supervise=supervise), timeout_s)
+    if must_answer or supervise:
+        url = settings.broker_url or _own_broker_url(settings, supervise=supervise)
+    else:
+        url = url_in_force(settings)
+    client = redis_connection.connect(url, timeout_s)
     if must_answer:
-        require_answer(client)
+        require_answer(client, current("read_patience"))
     return Ledger(client)
+
+
+def url_in_force(settings: Settings) -> str:
+    """The URL of the Redis in force, without asking whether it is there."""
+    from mistudio_cli.redis import redis_server
+
+    return settings.broker_url or redis_server.own_url(settings.places)
 
 
 def check_rights(ledger: Ledger) -> None:

@@ -152,6 +152,13 @@ SETTINGS: tuple[Setting, ...] = (
         "How long an ended job waits for Redis to record its end",
         6 * 3600.0,
     ),
+    Setting(
+        "read_patience",
+        "MISTUDIO_READ_PATIENCE_S",
+        DURATION,
+        "How long a reading command waits for Redis, a supervisor, the GPU driver or a disk",
+        1.0,
+    ),
     Setting("triton", "MISTUDIO_TRITON", SWITCH, "Use Triton kernels on CUDA", True),
     Setting("log_level", "MISTUDIO_LOG_LEVEL", choice(LOG_LEVELS), "Least severe messages in logs", "info"),
     Setting("log_format", "MISTUDIO_LOG_FORMAT", choice(LOG_FORMATS), "Lines of logs: plain text, or JSON", "text"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Annotated
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from mistudio_cli import session
 from mistudio_cli.doctor import checks
 from mistudio_cli.errors import Code
+from mistudio_cli.monitor.check_result import Check
 from mistudio_cli.terminal import output
 
 app = typer.Typer()
@@ -21,7 +21,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = Fa
     found = list(checks.all_checks(session.current_settings()))
     sound = all(check.verdict != "failed" for check in found)
     if as_json:
-        output.data_json({"ok": sound, "checks": [dataclasses.asdict(check) for check in found]})
+        output.data_json({"ok": sound, "checks": [_as_json(check) for check in found]})
     else:
         rows = [[check.name, check.verdict, check.detail] for check in found]
         output.table(["CHECK", "VERDICT", "DETAIL"], rows, wrap=True)
@@ -30,3 +30,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = Fa
                 output.talk(f"{check.name}: {check.hint}")
     if not sound:
         raise typer.Exit(int(Code.FAILED))
+
+
+def _as_json(check: Check) -> dict[str, str]:
+    return {"name": check.name, "verdict": check.verdict, "detail": check.detail, "mend": check.hint}

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from mistudio_cli import completion, session
+from mistudio_cli.error_messages import UNREAD, unread_ledger
 from mistudio_cli.errors import Code, NotFound
 from mistudio_cli.jobs import job_actions, waiting
 from mistudio_cli.jobs.lookup import find_job, find_jobs, show_lines
@@ -20,6 +21,7 @@ from mistudio_cli.views import json_shapes, tables
 from tasks.errors import UserError
 from tasks.jobs.kind import Job, State
 from tasks.queues import HIGHEST_PRIORITY, LOWEST_PRIORITY
+from tasks.settings import current
 
 _PAGE = re.compile(r"\d+\.\d+-[\w-]+")
 
@@ -59,10 +61,15 @@ def ls(
     wanted = chosen.filter()
     if page is not None and not _PAGE.fullmatch(page):
         raise UserError(f"--next {page!r} is not what a list ended with.", "Take `next` of: mistudio jobs ls --json")
-    ledger = session.connect_ledger(session.current_settings())
-    now, found = ledger.now(), ledger.page(wanted, limit, page)
+    try:
+        ledger = session.connect_ledger(session.current_settings(), timeout_s=current("read_patience"))
+        now, found = ledger.now(), ledger.page(wanted, limit, page)
+    except UNREAD as error:
+        if as_json:
+            output.data_json(json_shapes.listed(None, None, None, unread_ledger(error)))
+        raise
     if as_json:
-        output.data_json(json_shapes.jobs(now, found.jobs, found.next))
+        output.data_json(json_shapes.listed(now, found.jobs, found.next))
         return
     output.table(*tables.jobs(found.jobs, now, wide=wide))
     if not found.jobs:

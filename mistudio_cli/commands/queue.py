@@ -8,14 +8,16 @@ from typing import Annotated
 import typer
 
 from mistudio_cli import completion, session
+from mistudio_cli.error_messages import UNREAD, unread_ledger
 from mistudio_cli.jobs import job_actions
 from mistudio_cli.jobs.job_actions import count_of
-from mistudio_cli.monitor.snapshot import read_queues
+from mistudio_cli.monitor.snapshot import Snapshot, read_queues
 from mistudio_cli.terminal import output
 from mistudio_cli.views import json_shapes, tables
 from tasks.errors import UserError
 from tasks.ledger.client import Ledger
 from tasks.queues import QUEUE_NAMES
+from tasks.settings import current
 
 app = typer.Typer(help="Inspect, pause, purge and reorder queues", no_args_is_help=True)
 
@@ -33,7 +35,12 @@ All = Annotated[bool, typer.Option("--all", help="All queues")]
 @app.command("ls")
 def ls(as_json: Json = False) -> None:
     """List queues, most urgent first."""
-    read = read_queues(_ledger())
+    try:
+        read = read_queues(_ledger())
+    except UNREAD as error:
+        if as_json:
+            output.data_json(json_shapes.queues(Snapshot(errors=(unread_ledger(error),))))
+        raise
     if as_json:
         output.data_json(json_shapes.queues(read))
         return
@@ -130,7 +137,10 @@ def move(
 
 
 def _ledger(*, start: bool = False) -> Ledger:
-    return session.connect_ledger(session.current_settings(), supervise=start)
+    settings = session.current_settings()
+    if start:
+        return session.connect_ledger(settings, supervise=True)
+    return session.connect_ledger(settings, timeout_s=current("read_patience"))
 
 
 def _checked(words: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ from mistudio_cli.terminal import output
 from tasks.errors import UserError
 from tasks.ledger.client import Ledger
 from tasks.redis_client import redis_connection
+from tasks.settings import current
 
 app = typer.Typer()
 
@@ -69,7 +70,7 @@ def _end(signum: int, frame: object) -> None:
 
 def _opener(settings: Settings) -> Callable[[], Ledger]:
     address = session.connect_ledger(settings, supervise=True, must_answer=False).client.address
-    return lambda: Ledger(redis_connection.Client(address))
+    return lambda: Ledger(redis_connection.Client(address, current("read_patience")))
 
 
 def _is_loopback(host: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,19 +20,20 @@ from mistudio_cli.monitor.snapshot import read_workers
 from mistudio_cli.profile.resources import read_machine, shortfalls
 from mistudio_cli.profile.rules import MOST_WORKERS, WorkerSpec, bounded, load_profile, named, worker_for, workers_of
 from mistudio_cli.redis import redis_server
-from mistudio_cli.redis.probe import PATIENCE_S
 from mistudio_cli.settings import Settings
 from mistudio_cli.supervisor import worker_events
 from mistudio_cli.supervisor.states import TERM_GRACE_S
 from mistudio_cli.terminal import output
 from mistudio_cli.views import json_shapes, tables
 from tasks.errors import UserError
+from tasks.fleet.celery_inspect import WAIT_S, Topic
 from tasks.fleet.clock_offset import CLOCK_FIX, CLOCK_WARNING_S, describe_offset
 from tasks.fleet.host_heartbeat import measure_clock_offset
 from tasks.ledger.client import Ledger
 from tasks.parsing.safe_text import shown
 from tasks.paths import Places
 from tasks.queues import QUEUE_NAMES
+from tasks.settings import current
 from tasks.worker.slot_locks import living_workers
 
 app = typer.Typer(help="Start, inspect, scale and stop workers", no_args_is_help=True)
@@ -136,8 +138,29 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = Fa
         output.talk("No workers run. Start some: mistudio workers start")
     for trouble in () if as_json else seen.errors:
         output.talk(f"{trouble.part} could not be read: {trouble.message}")
-    if seen.errors:
+    if any(trouble.part in ("ledger", "supervisor") for trouble in seen.errors):
         raise typer.Exit(int(Code.UNREACHABLE))
+
+
+@app.command("inspect")
+def inspect(
+    topic: Annotated[Topic, typer.Argument(help="What to ask")] = Topic.ACTIVE,
+    worker: Annotated[str | None, typer.Option(metavar="NAME", help="Only this worker")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = False,
+) -> None:
+    """Ask every Celery worker on this Redis, also foreign ones, what it does. Shows no arguments of tasks."""
+    from mistudio_cli.monitor import celery_workers
+    from mistudio_cli.views import celery_view
+
+    ledger = session.connect_ledger(session.current_settings(), timeout_s=WAIT_S + current("read_patience"))
+    name = worker if worker is None or "@" in worker else f"{worker}@{socket.gethostname()}"
+    seen = celery_workers.inspect(ledger.client, [topic], name)
+    if as_json:
+        output.data_json(celery_view.as_json(seen, topic))
+        return
+    output.table(*celery_view.rows(seen, topic), wrap=True)
+    for note in celery_view.notes(seen):
+        output.talk(note)
 
 
 @app.command("stop")
@@ -275,7 +298,7 @@ def _ledger_if_there(settings: Settings) -> Ledger | None:
     """The ledger, without starting anything; None when the home's own Redis does not run."""
     if settings.broker_url is None and not redis_server.takes_connections(settings.places):
         return None
-    return session.connect_ledger(settings, timeout_s=PATIENCE_S, must_answer=False)
+    return session.connect_ledger(settings, timeout_s=current("read_patience"), must_answer=False)
 
 
 def _print_step(step: str) -> None:

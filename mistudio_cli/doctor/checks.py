@@ -15,9 +15,12 @@ from typing import Any
 import mistudio_cli
 import tasks
 from mistudio_cli.doctor import host_checks, live_tests, replication_checks
-from mistudio_cli.machine.host import Host, read_host
+from mistudio_cli.machine.host import Disk
 from mistudio_cli.monitor import kind_versions
 from mistudio_cli.monitor.check_result import Check
+from mistudio_cli.monitor.collector import part_errors
+from mistudio_cli.monitor.collector.collector import DEVICES, DISK, SUPERVISOR, Collector
+from mistudio_cli.monitor.collector.sources import UnreadableDevices
 from mistudio_cli.monitor.hosts import read_fleet
 from mistudio_cli.monitor.snapshot import QueueRow, read_queues
 from mistudio_cli.profile.resources import Machine, counted, gigabytes, read_machine, shortfalls
@@ -27,13 +30,14 @@ from mistudio_cli.redis.probe import require_answer
 from mistudio_cli.settings import Settings
 from mistudio_cli.supervisor.states import IDLE
 from mistudio_cli.terminal import humanize
-from tasks.accelerators.devices import ABSENT, Devices, read_devices
+from tasks.accelerators.devices import ABSENT, Devices
 from tasks.errors import UserError
 from tasks.ledger import dead_letters
 from tasks.ledger.client import Ledger
 from tasks.paths import Places
 from tasks.queues import QUEUES, Queue
 from tasks.redis_client.redis_connection import NoMaster, NotRedis, Refused, Replica, Silent, Unreachable, connect
+from tasks.settings import current
 
 GIB = 1 << 30
 _LATELY_S = 24 * 3600
@@ -47,19 +51,21 @@ _NEEDED = ("celery", "redis", "hiredis", "datasets", "tokenizers", "transformers
 
 def all_checks(settings: Settings) -> Iterator[Check]:
     """Every check, the ground first. Nothing is started, and what is tried is undone."""
+    beside = Collector(None, settings.places, (SUPERVISOR, DEVICES, DISK))
+    beside.begin()  # what may hang is waited for once, and not in turn
     yield python()
     yield packages()
     yield installation(Path(tasks.__file__), Path(mistudio_cli.__file__))
     yield from live_tests.folders(settings.places)
-    status = _ask_supervisor(settings)
+    status = _wait_for_supervisor(beside, settings.places)
     ledger = yield from redis(settings, status if isinstance(status, dict) else None)
     yield supervisor(status)
     if ledger is not None:
         own = [worker["pid"] for worker in status["workers"]] if isinstance(status, dict) else []
         with closing(ledger):
             yield from of_ledger(ledger, own)
-    yield _disk_of(settings)
-    cards = read_devices(environment=status.get("gpu_limits") if isinstance(status, dict) else None)
+    yield _wait_for_disk(beside, settings.places)
+    cards = _wait_for_devices(beside)
     yield gpu(cards)
     found = [read_profile(file) for file in profile_files()]
     yield profiles(found)
@@ -112,14 +118,19 @@ def redis(settings: Settings, supervised: dict[str, Any] | None) -> Generator[Ch
             return None
     with ExitStack() as opened:
         try:
-            client = connect(settings.broker_url or redis_server.own_url(settings.places))
+            client = connect(settings.broker_url or redis_server.own_url(settings.places), current("read_patience"))
             ledger = opened.enter_context(closing(Ledger(client)))
-            require_answer(client)
+            require_answer(client, current("read_patience"))
             yield from answering(ledger)
         except UserError as problem:
             yield Check("redis", "failed", problem.sentence, problem.hint)
         except (Unreachable, Refused) as error:
-            yield Check("redis", "failed", f"{error}", _hint_for(error, named=settings.broker_url is not None))
+            who, hint = "", _hint_for(error, named=settings.broker_url is not None)
+            if isinstance(error, Silent):
+                who, fix = part_errors.hung_redis(client.address, settings.places)
+                hint = fix or hint
+            sentence = str(error).replace(" does not answer", f"{who} does not answer", 1)
+            yield Check("redis", "failed", sentence, hint)
         else:
             opened.pop_all()
             return ledger
@@ -157,8 +168,6 @@ def _hint_for(error: Exception, *, named: bool) -> str:
         return "Start the Sentinels, or correct them and the master's name in CELERY_BROKER_URL"
     if named:
         return "Start it, or correct CELERY_BROKER_URL"
-    if isinstance(error, Silent):
-        return "Its supervisor restarts it after 30 s without an answer; at once: mistudio workers stop --all"
     return "mistudio workers stop --all, then start again"
 
 
@@ -245,13 +254,13 @@ def messages(put_aside: Sequence[dead_letters.DeadLetter], now: float, key: str)
     return Check("messages", "warning", detail, f"Correct what sends them. See what they were: LRANGE {key} 0 9")
 
 
-def disk(host: Host) -> Check:
+def disk(found: Disk) -> Check:
     """Whether the store has room."""
-    detail = f"{humanize.size(host.disk_free)} free of {humanize.size(host.disk_total)}"
+    detail = f"{humanize.size(found.free)} free of {humanize.size(found.total)}"
     hint = "Make room: mistudio submit cleanup, or set MISTUDIO_STORE to a larger disk"
-    if host.disk_free < _LEAST_DISK:
+    if found.free < _LEAST_DISK:
         return Check("disk", "failed", detail, hint)
-    return Check("disk", "warning", detail, hint) if host.disk_free < _LITTLE_DISK else Check("disk", "ok", detail)
+    return Check("disk", "warning", detail, hint) if found.free < _LITTLE_DISK else Check("disk", "ok", detail)
 
 
 def profiles(found: Sequence[ReadProfile]) -> Check:
@@ -289,13 +298,32 @@ def gpu(found: Devices, table: tuple[Queue, ...] = QUEUES) -> Check:
     return Check("gpu", "ok", cards if enough else f"{cards}; {' and '.join(wanting)} take turns")
 
 
-def _ask_supervisor(settings: Settings) -> dict[str, Any] | Exception | None:
-    from mistudio_cli.fleet import supervisor_client
-
+def _wait_for_supervisor(beside: Collector, places: Places) -> dict[str, Any] | Exception | None:
     try:
-        return supervisor_client.status(settings.places)
+        status: dict[str, Any] = beside.wait_for(SUPERVISOR)
+    except TimeoutError as error:
+        return TimeoutError(part_errors.describe(SUPERVISOR, error, places))
     except (OSError, ValueError) as error:
         return error
+    return status if status["supervisor"]["pid"] is not None else None
+
+
+def _wait_for_devices(beside: Collector) -> Devices:
+    try:
+        devices: Devices = beside.wait_for(DEVICES)
+    except UnreadableDevices as error:
+        return error.found
+    except TimeoutError as error:
+        return Devices(reason=str(error))
+    return devices
+
+
+def _wait_for_disk(beside: Collector, places: Places) -> Check:
+    try:
+        return disk(beside.wait_for(DISK))
+    except OSError as error:
+        sentence = error.strerror or part_errors.describe(DISK, error, places)
+        return Check("disk", "failed", sentence, "See to the disk of the store")
 
 
 def _running_or_default(
@@ -315,13 +343,6 @@ def _running_or_default(
 
 def _spec(worker: dict[str, Any], gpu_jobs: int) -> WorkerSpec:
     return WorkerSpec(worker["name"], tuple(worker["queues"]), worker["slots"], gpu_jobs=gpu_jobs)
-
-
-def _disk_of(settings: Settings) -> Check:
-    try:
-        return disk(read_host(settings.places.store))
-    except OSError as error:
-        return Check("disk", "failed", f"{error.strerror or error}", "See to the disk of the store")
 
 
 def _if_readable(checks: Callable[[], Iterable[Check]]) -> Iterator[Check]:

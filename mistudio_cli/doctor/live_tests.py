@@ -18,10 +18,8 @@ from tasks.ledger.client import Ledger
 from tasks.paths import Places
 from tasks.queues import QUEUE_NAMES
 from tasks.redis_client.redis_connection import Client, Refused, Unable
+from tasks.settings import current
 from tasks.system.call_deadline import within
-
-#: How long a folder may take: a dead mount never answers.
-_PATIENCE_S = 3.0
 
 #: By a word of Redis' own: what makes it take writes again.
 _FIXES = {
@@ -96,10 +94,11 @@ def folders(places: Places) -> Iterator[Check]:
 
 
 def _tried(name: str, folder: Path, attempt: Callable[[Path], None], fix: str) -> Check:
+    patience_s = current("read_patience")  # a dead mount never answers
     try:
-        there = within(_PATIENCE_S, name, lambda: nearest_folder(folder))
+        there = within(patience_s, name, lambda: nearest_folder(folder))
         if there == folder or name in ("locks", "sockets"):
-            within(_PATIENCE_S, name, lambda: attempt(there))
+            within(patience_s, name, lambda: attempt(there))
         elif not os.access(there, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:

@@ -81,12 +81,13 @@ def running_broker_url(settings: Settings) -> str:
     places = settings.places
     if not redis_server.answers(places):
         if not _is_there(places):
-            raise _not_running(places)
+            raise own_redis_not_running(places)
         ensure_supervisor(settings)
     return redis_server.own_url(places)
 
 
-def _not_running(places: Places) -> NoRedis:
+def own_redis_not_running(places: Places) -> NoRedis:
+    """Says that the home's own Redis does not run, and what starts it."""
     if places.redis.exists():
         return NoRedis(f"The Redis of {places.home}, which has its jobs, does not run.", "mistudio workers start")
     return NoRedis(

@@ -13,13 +13,18 @@ from tasks.system.call_deadline import within
 #: The first reading of the load has nothing to compare with; it watches this long.
 _FIRST_LOOK_S = 0.1
 
-#: A mount whose server is gone may never answer.
-_DISK_PATIENCE_S = 2.0
+
+@dataclass(frozen=True)
+class Disk:
+    """The disk that holds the store, in bytes."""
+
+    total: int
+    free: int
 
 
 @dataclass(frozen=True)
 class Host:
-    """One machine. Memory and disk are in bytes; the disk is the one that holds the store."""
+    """One machine. Memory and disk are in bytes; the disk is the one that holds the store, None where not read."""
 
     name: str
     cpus: int
@@ -27,22 +32,27 @@ class Host:
     load_1m: float
     memory_total: int
     memory_available: int
-    disk_total: int
-    disk_free: int
+    disk_total: int | None = None
+    disk_free: int | None = None
 
 
 _looked = False
 
 
-def read_host(store: Path) -> Host:
-    """This machine now; the share of busy cores is since the last reading. OSError when it cannot be read."""
+def read_disk(store: Path, patience_s: float) -> Disk:
+    """The disk of the store. OSError, TimeoutError among them: a mount whose server is gone may never answer."""
+    used = within(patience_s, f"the disk of {store}", lambda: shutil.disk_usage(nearest_folder(store)))
+    return Disk(used.total, used.free)
+
+
+def read_load() -> Host:
+    """This machine without its disk; the share of busy cores is since the last reading. OSError."""
     import psutil
 
     global _looked
     busy = psutil.cpu_percent(interval=None if _looked else _FIRST_LOOK_S)
     _looked = True
     memory = psutil.virtual_memory()
-    disk = within(_DISK_PATIENCE_S, f"the disk of {store}", lambda: shutil.disk_usage(nearest_folder(store)))
     return Host(
         name=socket.gethostname(),
         cpus=os.cpu_count() or 1,
@@ -50,8 +60,6 @@ def read_host(store: Path) -> Host:
         load_1m=os.getloadavg()[0],
         memory_total=memory.total,
         memory_available=memory.available,
-        disk_total=disk.total,
-        disk_free=disk.free,
     )
 
 

@@ -1,4 +1,4 @@
-"""Why a job is where it is: the only place that words causes, the most important first."""
+"""Explains why a job is in its state: all causes, the most important first."""
 
 from __future__ import annotations
 

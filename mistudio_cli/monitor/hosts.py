@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mistudio_cli.errors import NotFound
-from mistudio_cli.monitor.snapshot import WorkerRow, worker_rows
+from mistudio_cli.monitor.snapshot import WorkerRow
+from mistudio_cli.monitor.worker_rows import worker_rows
 from tasks.fleet import host_heartbeat
 from tasks.fleet.clock_offset import CLOCK_WARNING_S, describe_offset
 from tasks.fleet.host_heartbeat import SILENT_AFTER_S, Gpu, HostHeartbeat
+from tasks.ledger import overview
 from tasks.ledger.client import HEARTBEAT_TTL_S, Ledger, WorkerHeartbeat
 from tasks.ledger.device_lease import Lease
+from tasks.ledger.overview import Overview
 
 RUNNING, SILENT, WORKERS_ONLY = "running", "silent", "workers only"
 
@@ -54,7 +57,7 @@ class Fleet:
     def workers_on(self, row: HostRow) -> tuple[WorkerRow, ...]:
         """That host's workers, silent ones included."""
         heartbeats = [heartbeat for heartbeat in self.heartbeats if heartbeat.host == row.name]
-        return worker_rows((), heartbeats, self.holders, self.read_at, 0.0)
+        return worker_rows((), heartbeats, self.holders, self.read_at)
 
     def jobs_on(self, row: HostRow, gpu: Gpu) -> list[str]:
         """The jobs that lease that GPU of that host."""
@@ -62,10 +65,18 @@ class Fleet:
 
 
 def read_fleet(ledger: Ledger) -> Fleet:
-    """All that the ledger knows of hosts. Raises Unreachable or Refused."""
-    now, heartbeats, holders = ledger.now(), ledger.workers(host_heartbeat.LISTED_FOR_S), ledger.holders()
-    rows = host_rows(host_heartbeat.read_all(ledger.client), heartbeats, holders, now)
-    return Fleet(now, rows, tuple(heartbeats), tuple(holders), ledger.leases())
+    """All that the ledger knows of hosts, in one round trip. Raises Unreachable or Refused."""
+    return fleet_in(overview.read(ledger.client, overview.Wanted()))
+
+
+def fleet_in(seen: Overview) -> Fleet:
+    """The hosts in an overview of the ledger."""
+    now = seen.read_at
+    heartbeats = [
+        heartbeat for heartbeat in seen.heartbeats if abs(now - heartbeat.consumed_at) <= host_heartbeat.LISTED_FOR_S
+    ]
+    rows = host_rows(host_heartbeat.listed(seen.hosts.values(), now), heartbeats, seen.holders, now)
+    return Fleet(now, rows, tuple(heartbeats), seen.holders, seen.leases)
 
 
 def host_rows(
@@ -75,7 +86,7 @@ def host_rows(
     now: float,
 ) -> tuple[HostRow, ...]:
     """A row for each host, by name; `holders` are the names, with host, and pids of the workers of all running jobs."""
-    live = [heartbeat.host for heartbeat in hosts if now - heartbeat.seen_at <= HEARTBEAT_TTL_S]
+    live = [heartbeat.host for heartbeat in heartbeats if now - heartbeat.seen_at <= HEARTBEAT_TTL_S]
     jobs = [name.rpartition("@")[2] for name, _ in holders]
     rows = []
     for name in sorted({*live, *(heartbeat.host for heartbeat in hosts)}):

@@ -1,4 +1,4 @@
-"""What stands around a job: the only place that gathers its relatives, what it holds of a device and its metrics."""
+"""The context of a job: its relatives, what it holds of a device, and its metrics."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class WorkerSpec:
         return cls(**{**values, "queues": tuple(values["queues"])})
 
     def argv(self) -> list[str]:
-        """The command line of the worker; `-P` keeps a stranger's `tasks.py` out."""
+        """The command line of the worker; `-P` keeps a foreign `tasks.py` out."""
         worker = [sys.executable, "-P", "-m", "tasks.worker"]
         flags: dict[str, Any] = {
             "--name": self.name,

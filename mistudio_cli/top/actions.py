@@ -21,7 +21,7 @@ class Refused(Exception):
 
 
 class Actions:
-    """The changes, on a ledger that is connected to anew for each."""
+    """The changes, on a ledger that is connected to again for each."""
 
     def __init__(self, connect: Connect, store: Path) -> None:
         self._connect, self._store = connect, store

@@ -64,8 +64,9 @@ def _of_devices(parts: Parts) -> Iterator[str]:
 
 def _of_hosts(parts: Parts) -> Iterator[str]:
     host = parts.host.value
-    if host is not None and host.disk_total and host.disk_free < _LEAST_DISK * host.disk_total:
-        yield f"disk: {size(host.disk_free)} free of {size(host.disk_total)}"
+    free, total = (None, None) if host is None else (host.disk_free, host.disk_total)
+    if free is not None and total and free < _LEAST_DISK * total:
+        yield f"disk: {size(free)} free of {size(total)}"
     for row in parts.hosts.value or ():
         if row.state == "silent":
             age = "" if row.seen_age_s is None else f" for {duration(row.seen_age_s)}"

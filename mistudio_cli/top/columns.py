@@ -68,7 +68,7 @@ class LazyRows(Sequence[tuple[Cell, ...]]):
 class Table:
     """Rows under headers. `steps` say what a narrow screen gives up, in that order; the first column is kept.
 
-    The last column goes on to the edge of the screen. Its texts in `loose` rows (None: in all) do not count for its
+    The last column extends to the edge of the screen. Its texts in `loose` rows (None: in all) do not count for its
     width: they are sentences, which are cut at their end.
     """
 

@@ -57,7 +57,7 @@ class Part(Generic[T]):
 
 @dataclass(frozen=True)
 class Parts:
-    """All parts; `now` is the ledger's clock. `next` tells that there are older jobs than those that were read.
+    """All parts; `now` is the ledger's clock. `next` says that there are older jobs than those that were read.
 
     `waiting` are the jobs that will start next, by queue, in the order in which they will.
     """

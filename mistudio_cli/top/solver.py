@@ -1,4 +1,4 @@
-"""Which form each pane has on a screen of so many lines: the best that fit, the most important panes first."""
+"""Which form each pane has on a screen of N lines: the best that fit, the most important panes first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from mistudio_cli.top.panes.pane import Pane
     from mistudio_cli.top.view import View
 
-#: So many waiting jobs are shown before less important panes get more than a line, and then so many.
+#: Waiting jobs that are shown before less important panes get more than a line, and after that.
 FIRST_WAITING, THEN_WAITING = 5, 10
 
 #: Lines of alarms: at first, and where there is room.
@@ -19,7 +19,7 @@ _FEW_ALARMS, _MOST_ALARMS = 3, 8
 
 @dataclass(frozen=True)
 class Form:
-    """How a pane is shown: on one line, or as a table of so many rows with a header, a note and a count of the rest."""
+    """How a pane is shown: on one line, or as a table of N rows with a header, a note and a count of the rest."""
 
     rows: int = 0
     header: bool = False

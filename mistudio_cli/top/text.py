@@ -81,7 +81,7 @@ def width(line: Iterable[Span]) -> int:
 
 
 def fitted(line: Line, room: int) -> Line:
-    """The line, or what fits of it into so many columns, with an ellipsis at the end."""
+    """The line, or what fits of it into N columns, with an ellipsis at the end."""
     if width(line) <= room:
         return line
     kept: list[Span] = []

@@ -51,6 +51,7 @@ def queue(row: QueueRow) -> dict[str, Any]:
         "slots": row.slots,
         "per_minute": [round(rate, 3) for rate in row.per_minute],
         "eta_s": _rounded(row.eta_s),
+        "ended": {outcome: list(counts) for outcome, counts in row.ended.items()},
     }
 
 
@@ -74,8 +75,13 @@ def queued(record: Job) -> dict[str, Any]:
 
 
 def jobs(read_at: float | None, page: Sequence[Job] | None, following: str | None) -> dict[str, Any]:
-    """`jobs ls`."""
+    """The jobs of `jobs ls`, and of other commands that print such a list."""
     return {"read_at": time(read_at), "jobs": _all(job, page), "next": following}
+
+
+def listed(read_at: float | None, page: Sequence[Job] | None, following: str | None, *troubles: Trouble) -> Any:
+    """`jobs ls`; None for what could not be read, for the reasons in `troubles`."""
+    return {**jobs(read_at, page, following), "errors": errors(troubles)}
 
 
 def job(record: Job) -> dict[str, Any]:
@@ -320,9 +326,10 @@ def _hosts(snapshot: Snapshot) -> list[dict[str, Any]] | None:
     return None if snapshot.hosts is None else [shape(row, snapshot.read_at or 0.0) for row in snapshot.hosts]
 
 
-def errors(troubles: Sequence[Trouble]) -> list[dict[str, str]]:
-    """What could not be read."""
-    return [{"part": trouble.part, "message": trouble.message} for trouble in troubles]
+def errors(troubles: Sequence[Trouble]) -> list[dict[str, Any]]:
+    """What could not be read; `age_s` is that of what is shown instead."""
+    rows = [(trouble.part, trouble.message, _rounded(trouble.age_s)) for trouble in troubles]
+    return [{"part": part, "message": message, "age_s": age_s} for part, message, age_s in rows]
 
 
 def _all(shape: Any, records: Sequence[Any] | None) -> list[dict[str, Any]] | None:

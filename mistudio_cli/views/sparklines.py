@@ -1,4 +1,4 @@
-"""Series drawn as one line of blocks: the only place that does."""
+"""Sparklines: series drawn as one line of blocks."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _course(points: Sequence[MetricPoint], name: str) -> str:
 
 
 def _cells(points: Sequence[tuple[int, float]]) -> list[float]:
-    """The values as they lie on a line of cells, averaged within each; where none lies, the one before goes on."""
+    """The values on a line of cells, averaged within each; a cell without one repeats the one before."""
     first, last = points[0][0], points[-1][0]
     count = min(_CELLS, len(points))
     found: list[list[float]] = [[] for _ in range(count)]

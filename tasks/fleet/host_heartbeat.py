@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,8 +109,17 @@ def read_all(client: Client) -> list[HostHeartbeat]:
     Entries that cannot be read are left out; `tasks.fleet.damaged_entries` names them.
     """
     now, heartbeats = _read(client)
-    listed = [heartbeat for heartbeat in heartbeats if abs(now - heartbeat.seen_at) <= LISTED_FOR_S]
-    return sorted(listed, key=lambda heartbeat: (heartbeat.host, heartbeat.home))
+    return _listed(heartbeats, now)
+
+
+def listed(lines: Iterable[str], now: float) -> list[HostHeartbeat]:
+    """The same of heartbeats as they are written, at a time by the server's clock."""
+    return _listed(readable(decode, lines), now)
+
+
+def _listed(heartbeats: Sequence[HostHeartbeat], now: float) -> list[HostHeartbeat]:
+    found = [heartbeat for heartbeat in heartbeats if abs(now - heartbeat.seen_at) <= LISTED_FOR_S]
+    return sorted(found, key=lambda heartbeat: (heartbeat.host, heartbeat.home))
 
 
 def decode(line: str) -> HostHeartbeat:

@@ -42,7 +42,7 @@ STOP_GRACE_S = 20.0
 
 
 class State(StrEnum):
-    """A job's state. docs/architecture.md has the diagram; only tasks/ledger/lua/3_transitions.lua changes a state."""
+    """A job's state. docs/design/jobs.md has the diagram; only tasks/ledger/lua/3_transitions.lua changes a state."""
 
     WAITING = "waiting"
     QUEUED = "queued"
@@ -89,7 +89,7 @@ class Job:
     is not known: see `tasks.fleet.job_owner`. `digest` is that of its kind's parameters where it was submitted
     (`tasks.jobs.kind_digest`), "" by older versions, and `submitted_by` names that version and host. `artifact` is what
     it makes, as "family/name", and `more_artifacts` what it makes besides. `metrics` are the newest values of what the
-    job measures of its work.
+    job measures of its work. `estimate_s` is how long it was estimated to run when it was submitted.
     """
 
     id: str
@@ -125,6 +125,7 @@ class Job:
     started_at: float | None = None
     finished_at: float | None = None
     owner: str | None = None
+    estimate_s: float | None = None
 
     @property
     def may_use_gpu(self) -> bool:

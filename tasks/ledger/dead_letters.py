@@ -1,6 +1,6 @@
 """Dead letters: keeps and lists the messages that workers could not take for a job.
 
-A bounded list in Redis, newest first. A stranger's message neither breaks a worker nor vanishes: it ends here.
+A bounded list in Redis, newest first. A foreign message neither breaks a worker nor vanishes: it is kept here.
 """
 
 from __future__ import annotations

@@ -18,11 +18,16 @@ RATE_SPANS_S = (60, 300, 900)
 _PURGED_AT_ONCE = 500
 
 
+#: The sets of a queue's jobs that ended lately after they had run: all of them, then by outcome.
+ENDED_SETS = ("ended", *(f"ended:{state}" for state in (State.SUCCEEDED, State.FAILED, State.CANCELLED)))
+
+
 @dataclass(frozen=True)
 class QueueCount:
     """What a queue holds. Times are by the server's clock.
 
-    `ended` are the jobs that ended in the last minute, five minutes and fifteen minutes.
+    `ended` are the jobs that ended in the last minute, five minutes and fifteen minutes, whatever came of them;
+    `succeeded`, `failed` and `cancelled` are those by outcome.
     """
 
     pending: int
@@ -31,6 +36,9 @@ class QueueCount:
     oldest_queued_at: float | None
     paused_at: float | None
     ended: tuple[int, ...]
+    succeeded: tuple[int, ...] = (0,) * len(RATE_SPANS_S)
+    failed: tuple[int, ...] = (0,) * len(RATE_SPANS_S)
+    cancelled: tuple[int, ...] = (0,) * len(RATE_SPANS_S)
 
 
 class QueueDesk:
@@ -42,15 +50,9 @@ class QueueDesk:
     def counts(self, now: float | None = None) -> dict[str, QueueCount]:
         """What each queue holds, in one round trip; `now` is the server's clock, if the caller has just read it."""
         now = float(self._client.call("TIME")[0]) if now is None else now
-        commands: list[tuple[object, ...]] = []
-        for name in QUEUE_NAMES:
-            commands += [("ZCARD", self._key(name, state)) for state in (State.QUEUED, State.RUNNING, State.WAITING)]
-            commands += [("ZRANGE", self._key(name, State.QUEUED), 0, 0, "WITHSCORES")]
-            commands += [("HGET", self._client.key("paused"), name)]
-            commands += [("ZCOUNT", self._key(name, "ended"), now - span_s, "+inf") for span_s in RATE_SPANS_S]
-        replies = self._read(commands)
-        width = len(commands) // len(QUEUE_NAMES)
-        return {name: _count(replies[i * width : (i + 1) * width]) for i, name in enumerate(QUEUE_NAMES)}
+        sizes, ended = size_commands(self._client), ended_commands(self._client, now)
+        replies = self._read([*sizes, *ended])
+        return to_counts(replies[: len(sizes)], replies[len(sizes) :])
 
     def messages(self, queue: str) -> int:
         """How many messages are in the lists that workers read, over all priorities."""
@@ -122,10 +124,33 @@ class QueueDesk:
         return replies
 
 
-def _count(replies: Sequence) -> QueueCount:
-    pending, running, waiting, oldest, paused_at, *ended = replies
-    oldest_at = float(oldest[1]) if oldest else None
-    return QueueCount(pending, running, waiting, oldest_at, _time(paused_at), tuple(ended))
+def size_commands(client: Client) -> list[tuple[object, ...]]:
+    """What is asked of each queue whatever the time is, in the order of the table."""
+    commands: list[tuple[object, ...]] = []
+    for name in QUEUE_NAMES:
+        keys = {state: client.key(f"queue:{name}:{state}") for state in (State.QUEUED, State.RUNNING, State.WAITING)}
+        commands += [("ZCARD", key) for key in keys.values()]
+        commands += [("ZRANGE", keys[State.QUEUED], 0, 0, "WITHSCORES"), ("HGET", client.key("paused"), name)]
+    return commands
+
+
+def ended_commands(client: Client, now: float) -> list[tuple[object, ...]]:
+    """The same for jobs that ended before `now`, by the server's clock: for each queue and set a count per span."""
+    keys = [client.key(f"queue:{queue}:{name}") for queue in QUEUE_NAMES for name in ENDED_SETS]
+    return [("ZCOUNT", key, f"{now - span_s:.6f}", "+inf") for key in keys for span_s in RATE_SPANS_S]
+
+
+def to_counts(sizes: Sequence, ended: Sequence[int]) -> dict[str, QueueCount]:
+    """The counts of each queue from the replies to `size_commands` and to `ended_commands`."""
+    a_queue, a_set = len(sizes) // len(QUEUE_NAMES), len(RATE_SPANS_S)
+    spans = [tuple(ended[start : start + a_set]) for start in range(0, len(ended), a_set)]
+    counts = {}
+    for place, name in enumerate(QUEUE_NAMES):
+        pending, running, waiting, oldest, paused_at = sizes[place * a_queue : (place + 1) * a_queue]
+        oldest_at = float(oldest[1]) if oldest else None
+        outcomes = spans[place * len(ENDED_SETS) : (place + 1) * len(ENDED_SETS)]
+        counts[name] = QueueCount(pending, running, waiting, oldest_at, _time(paused_at), *outcomes)
+    return counts
 
 
 def _time(text: str | None) -> float | None:

@@ -222,7 +222,7 @@ class _Channel(kombu_redis.Channel):
 
 
 class Transport(kombu_redis.Transport):
-    """Redis, for strangers' messages and for bad days."""
+    """The Redis transport, hardened against foreign messages and failures."""
 
     Channel = _Channel
     connection_errors = (*kombu_redis.Transport.connection_errors, redis.RedisError)

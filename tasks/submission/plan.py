@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from tasks.queues import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from tasks.storage.store import Store, check_name
 from tasks.system.version import installed_version, named_version
 
+#: Estimates look at the manifests of the store: a submit spends no more time on them.
+_ESTIMATE_FOR_S = 0.5
+
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/=@+-]{0,99}")
 
 
@@ -34,13 +38,14 @@ class ArtifactCatalog:
     """What a kind's `prepare` may ask: artifacts in the store, and those that jobs will make.
 
     `planned` holds by "family/name" what jobs that have been planned, but not submitted, will make. `owner` is who
-    submits them, None where that is not known.
+    submits them, None where that is not known. `estimating_s` is how long each estimate of a planned job took.
     """
 
     ledger: Ledger
     store: Store
     planned: dict[str, Job] = dataclasses.field(default_factory=dict)
     owner: str | None = None
+    estimating_s: list[float] = dataclasses.field(default_factory=list)
 
     def manifest(self, family: str, name: str) -> dict[str, Any] | None:
         """The manifest of a finished artifact, or None."""
@@ -194,9 +199,23 @@ def plan(
         artifact=next(iter(makes), None),
         more_artifacts=tuple(makes)[1:],
         owner=known.owner,
+        estimate_s=_estimated_s(kind, params, known),
     )
     known.planned.update(dict.fromkeys(makes, job))
     return [*earlier, job]
+
+
+def _estimated_s(kind: JobKind, params: Any, known: ArtifactCatalog) -> float | None:
+    """How long the job will run by the kind's own estimate; None without one, and after many in one submit."""
+    if kind.estimate is None or sum(known.estimating_s) > _ESTIMATE_FOR_S:
+        return None
+    began = time.monotonic()
+    try:
+        return kind.estimate(params, known).seconds
+    except Exception:  # noqa: BLE001 - it is for the eye alone; the job itself will report what is wrong
+        return None
+    finally:
+        known.estimating_s.append(time.monotonic() - began)
 
 
 def _refuse_secrets(name: str | None, values: dict[str, Any], submit_options: SubmitOptions) -> None:

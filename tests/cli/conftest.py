@@ -50,6 +50,7 @@ class Cli:
         result = {name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)}
         result |= {"MISTUDIO_HOME": str(self.home), "MISTUDIO_CONFIG_DIR": str(self.home / "config")}
         result |= {"PYTHONPATH": str(EXTRA), "OMP_NUM_THREADS": "1"}
+        result |= {"MISTUDIO_READ_PATIENCE_S": "20"}  # a busy test machine is slow, and does not hang
         return result | {"CELERY_BROKER_URL": self.broker_url}
 
     def start(self, *words: str, **changes: Any) -> subprocess.Popen[str]:

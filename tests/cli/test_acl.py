@@ -59,6 +59,7 @@ CASES: dict[str, Case] = {
     "quickstart": Case("--help"),  # what it does is submitted and worked on as in the tests below
     "workers start": Case("--help"),
     "workers status": Case(),
+    "workers inspect": Case("", RUN),
     "workers stop": Case("--all", codes=(0, 3)),
     "workers drain": Case("--all", codes=(0, 2, 3)),
     "workers restart": Case("", codes=(0, 3)),

@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -15,7 +16,9 @@ from mistudio_cli.errors import Code
 from mistudio_cli.views import json_shapes
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job
+from tasks.ledger import overview
 from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.ledger.overview import Wanted
 from tasks.queues import QUEUE_NAMES
 from tests.cli.conftest import Cli
 
@@ -25,6 +28,10 @@ SECRET = "hf_secret_value"
 
 def submit(ledger: Ledger, queue: str = "datasets") -> Job:
     return ledger.submit(Job(new_job_id(), "download", "a", queue, {"source": SECRET}))
+
+
+def health_of(ledger: Ledger) -> dict[str, Any]:
+    return health(overview.read(ledger.client, Wanted()))
 
 
 @contextmanager
@@ -102,7 +109,7 @@ def test_health_has_the_seed_s_shape(cli: Cli, client: httpx.Client) -> None:
 def test_pending_on_a_queue_without_consumers_warns(ledger: Ledger) -> None:
     ledger.heartbeat(WorkerHeartbeat("w@h", "h", 7, ("training",), 1, 1000.0))
     submit(ledger)
-    result = health(ledger)
+    result = health_of(ledger)
     assert (result["status"], result["queues"]["datasets"]["status"]) == ("warning", "warning")
     assert result["warnings"] == ["Queue 'datasets' has 1 pending and no worker"]
 
@@ -111,15 +118,15 @@ def test_a_backlog_over_a_hundred_warns(ledger: Ledger) -> None:
     ledger.heartbeat(HEARTBEAT)
     for _ in range(100):
         submit(ledger)
-    assert health(ledger)["status"] == "healthy"
+    assert health_of(ledger)["status"] == "healthy"
     submit(ledger)
-    assert health(ledger)["warnings"] == ["Queue 'datasets' has a backlog of 101"]
+    assert health_of(ledger)["warnings"] == ["Queue 'datasets' has a backlog of 101"]
 
 
 def test_jobs_and_no_worker_at_all_is_critical(ledger: Ledger) -> None:
-    assert health(ledger)["status"] == "healthy"
+    assert health_of(ledger)["status"] == "healthy"
     submit(ledger)
-    assert (health(ledger)["status"], health(ledger)["workers_connected"]) == ("critical", 0)
+    assert (health_of(ledger)["status"], health_of(ledger)["workers_connected"]) == ("critical", 0)
 
 
 def test_a_broker_that_is_away_is_503_and_no_zeros(cli: Cli) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mistudio_cli.doctor import checks
 from mistudio_cli.errors import Code
-from mistudio_cli.machine.host import read_host
+from mistudio_cli.machine.host import Disk
 from mistudio_cli.monitor.snapshot import QueueRow
 from mistudio_cli.profile.resources import Machine
 from mistudio_cli.profile.rules import (
@@ -105,11 +105,10 @@ def test_a_redis_that_answers_before_it_has_written_is_a_warning(ledger: Ledger)
         ledger.client.call("CONFIG", "SET", "appendfsync", "always")
 
 
-def test_a_full_disk_fails(tmp_path: Path) -> None:
-    host = read_host(tmp_path)
+def test_a_full_disk_fails() -> None:
     room = {0.5: "failed", 5: "warning", 500: "ok"}
     for free, verdict in room.items():
-        assert checks.disk(dataclasses.replace(host, disk_free=int(free * GIB))).verdict == verdict
+        assert checks.disk(Disk(1000 * GIB, int(free * GIB))).verdict == verdict
 
 
 def test_a_machine_too_small_for_its_workers_is_a_warning_with_the_numbers() -> None:

@@ -15,7 +15,9 @@ from mistudio_cli import api
 from mistudio_cli.monitor.snapshot import Snapshot
 from mistudio_cli.views import json_shapes
 from tasks.accelerators.devices import Device, Devices, GpuProcess
+from tasks.ledger import overview
 from tasks.ledger.device_lease import Lease
+from tasks.ledger.overview import Wanted
 from tasks.queues import QUEUE_NAMES
 from tests.cli.conftest import Cli
 from tests.conftest import until
@@ -90,7 +92,8 @@ def test_commands_print_what_is_documented(busy: Cli, title: str) -> None:
 
 @pytest.mark.parametrize("title", [title for title in EXAMPLES if title.startswith("GET ")])
 def test_the_rest_interface_answers_what_is_documented(busy: Cli, title: str) -> None:
-    documented, real = EXAMPLES[title], api.ENDPOINTS[title.removeprefix("GET ")](busy.ledger)
+    seen = overview.read(busy.ledger.client, Wanted(running=100))
+    documented, real = EXAMPLES[title], api.ENDPOINTS[title.removeprefix("GET ")](seen)
     if title in BY_WORKER:
         documented, real = list(documented.values()), list(real.values())
     assert not list(differences(documented, real))

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from mistudio_cli.fleet import supervisor_client
-from mistudio_cli.monitor import snapshot
+from mistudio_cli.monitor import queue_rows, worker_rows
 from mistudio_cli.monitor.snapshot import read_all, read_queues, read_workers
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job
+from tasks.jobs.kind import Job, Progress
 from tasks.ledger.client import Ledger, WorkerHeartbeat
 from tasks.paths import Places
 from tasks.queues import QUEUE_NAMES
@@ -34,7 +34,7 @@ def test_json_has_exactly_the_keys_of_the_contract(cli: Cli) -> None:
     assert list(result) == ["read_at", "queues", "errors"]
     assert result["read_at"].endswith("Z")
     assert [queue["name"] for queue in result["queues"]] == list(QUEUE_NAMES)
-    keys = ["name", "state", "pending", "running", "oldest_age_s", "consumers", "slots", "per_minute", "eta_s"]
+    keys = ["name", "state", "pending", "running", "oldest_age_s", "consumers", "slots", "per_minute", "eta_s", "ended"]
     assert [list(queue) for queue in result["queues"]] == [keys] * len(QUEUE_NAMES)
 
 
@@ -46,18 +46,22 @@ def test_every_priority_is_counted_and_the_oldest_shows_its_age(cli: Cli) -> Non
     assert 0 <= row.pop("oldest_age_s") < 60
     assert row.pop("per_minute") == [0, 0, 0]
     assert row.pop("eta_s") is None, "nothing has ended, so nobody knows"
+    assert row.pop("ended") == {"succeeded": [0, 0, 0], "failed": [0, 0, 0], "cancelled": [0, 0, 0]}
     assert row == {"name": "training", "state": "ok", "pending": 2, "running": 1, "consumers": 1, "slots": 1}
 
 
-def test_how_long_a_queue_lasts_is_estimated_from_what_ended_lately(cli: Cli) -> None:
-    cli.ledger.heartbeat(HEARTBEAT)
-    for age_s in (1, 2, 120, 600):
-        job = submit(cli.ledger)
-        cli.ledger.request_cancel(job.id)
-        cli.ledger.client.call("ZADD", "mistudio:queue:training:ended", cli.ledger.now() - age_s, job.id)
-    submit(cli.ledger), submit(cli.ledger), submit(cli.ledger)
+def test_how_long_a_queue_lasts_follows_from_what_its_jobs_say(cli: Cli) -> None:
+    """Two jobs that had just been cancelled made two minutes of what took half an hour."""
+    cli.ledger.heartbeat(dataclasses.replace(HEARTBEAT, queues=("training",), slots=1))
+    submit(cli.ledger)
+    claim = cli.ledger.claim(submit(cli.ledger).id, HEARTBEAT.name, HEARTBEAT.host, HEARTBEAT.pid)
+    assert claim is not None
+    cli.ledger.report(claim, Progress("training", 100, 1000, "steps", 0.5))
+    for age_s in (1, 2):
+        cli.ledger.client.call("ZADD", "mistudio:queue:training:ended", cli.ledger.now() - age_s, f"gone-{age_s}")
+        cli.ledger.client.call("ZADD", "mistudio:queue:training:ended:cancelled", cli.ledger.now(), f"gone-{age_s}")
     row = {queue["name"]: queue for queue in cli("queue", "ls", "--json").json["queues"]}["training"]
-    assert (row["per_minute"], row["eta_s"]) == ([2, 0.6, 0.267], 90)
+    assert (row["per_minute"][0], row["ended"]["cancelled"][0], row["eta_s"]) == (2, 2, 1800)
     cli.ledger.queues.pause("training")
     row = {queue["name"]: queue for queue in cli("queue", "ls", "--json").json["queues"]}["training"]
     assert (row["state"], row["eta_s"]) == ("paused", None)
@@ -75,7 +79,8 @@ def test_a_worker_that_fell_silent_is_no_consumer_and_is_shown_with_its_age(
 ) -> None:
     ledger.heartbeat(HEARTBEAT)
     assert read_queues(ledger).queues[1].consumers == 1
-    monkeypatch.setattr(snapshot, "HEARTBEAT_TTL_S", -1.0)
+    for module in (queue_rows, worker_rows):
+        monkeypatch.setattr(module, "HEARTBEAT_TTL_S", -1.0)
     seen = read_all(ledger, Places(tmp_path, tmp_path))
     assert seen.queues[1].consumers == 0
     (worker,) = seen.workers
@@ -188,7 +193,7 @@ def test_the_rows_of_supervised_workers_join_what_their_heartbeats_say(ledger: L
     heartbeat = dataclasses.replace(HEARTBEAT, name=SUPERVISED["name"], pid=SUPERVISED["pid"], seen_at=99.0)
     other = dataclasses.replace(HEARTBEAT, seen_at=99.0)
     old = {**SUPERVISED, "pid": SUPERVISED["pid"] + 1, "state": "draining"}
-    rows = snapshot.worker_rows([SUPERVISED, old], [heartbeat, other], ledger.holders(), 100.0, 0.0)
+    rows = worker_rows.worker_rows([SUPERVISED, old], [heartbeat, other], ledger.holders(), 100.0)
     assert [(row.name, row.state, row.busy, row.restarts, row.seen_age_s) for row in rows] == [
         ("worker-training@here", "running", 1, 2, 1.0),
         ("worker-training@here", "draining", 0, 2, None),

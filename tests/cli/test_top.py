@@ -193,7 +193,7 @@ def test_a_device_names_the_memory_of_its_jobs_as_held_where_it_can_be_seen_else
 def test_a_driver_that_cannot_be_read_is_an_error(cli: Cli, driver: Path) -> None:
     result = cli("top", "--json", LD_LIBRARY_PATH=str(driver), FAKE_Init="999").json
     assert result["devices"] is None
-    assert result["errors"] == [{"part": "devices", "message": "NVML cannot be read: Unknown Error"}]
+    assert result["errors"] == [{"part": "devices", "message": "NVML cannot be read: Unknown Error", "age_s": None}]
 
 
 def test_once_shows_what_it_can_when_the_broker_is_away(cli: Cli) -> None:

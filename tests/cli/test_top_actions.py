@@ -147,7 +147,7 @@ def test_enter_shows_all_of_a_job_with_its_curves_and_its_log(world: Cli, shown:
 
 
 def test_f_follows_what_a_job_adds_to_its_log(world: Cli, shown: Terminal) -> None:
-    flag = world.home / "go-on"
+    flag = world.home / "continue"
     job_id = world("submit", "chatter", "--name", "chatty", "--until", str(flag), "--json").json["id"]
     only(shown, job_id)
     shown.press("f")
@@ -183,7 +183,7 @@ def test_enter_on_a_worker_shows_its_slots(world: Cli, shown: Terminal, napping:
     shown.until("[4 workers]")
 
 
-def test_space_freezes_the_screen_and_lets_it_go_on(world: Cli, shown: Terminal, napping: str) -> None:
+def test_space_freezes_the_screen_and_lets_it_continue(world: Cli, shown: Terminal, napping: str) -> None:
     only(shown, napping)
     shown.press(" ")
     shown.until("frozen for 1 s")

@@ -220,7 +220,7 @@ def test_jsonl_is_one_object_at_each_interval_for_ever(cli: Cli) -> None:
     assert process.returncode in (0, Code.INTERRUPTED)
 
 
-def test_jsonl_goes_on_when_the_ledger_cannot_be_read(cli: Cli) -> None:
+def test_jsonl_continues_when_the_ledger_cannot_be_read(cli: Cli) -> None:
     with cli.start("--broker-url", "redis://127.0.0.1:1/0", "top", "--jsonl", "--interval", "0.2") as process:
         assert process.stdout is not None
         result = [json.loads(process.stdout.readline()) for _ in range(2)]
@@ -300,7 +300,7 @@ def test_in_tmux_the_shell_is_as_it_was_after_ctrl_z_and_after_a_kill(cli: Cli, 
     until(lambda: is_shown("\n icanon", "0"), 20, "the usual mode")
 
 
-def test_the_mouse_is_taken_unless_told_otherwise_and_given_back(cli: Cli) -> None:
+def test_the_mouse_is_taken_unless_no_mouse_is_given_and_given_back(cli: Cli) -> None:
     for flags, is_taken in (([], True), (["--no-mouse"], False)):
         with terminal(cli, "top", *flags) as shown:
             shown.until("low_priority")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mistudio_cli.monitor.snapshot import worker_rows
+from mistudio_cli.monitor.worker_rows import worker_rows
 from tasks.ledger.client import Ledger, WorkerHeartbeat
 from tasks.worker.fleet_membership import make_store_id
 from tests.conftest import until
@@ -77,7 +77,7 @@ def test_a_refused_namesake_of_one_of_our_workers_is_listed_too() -> None:
         WorkerHeartbeat(NAME, "here", pid, ("training",), 1, 0.0, seen_at=seen_at, refused=why)
         for pid, seen_at, why in ((8, 100.0, "taken"), (9, 1.0, "taken"), (10, 100.0, ""))
     ]
-    rows = worker_rows([result], heartbeats, [], 100.0, 0.0)
+    rows = worker_rows([result], heartbeats, [], 100.0)
     assert [(row.pid, row.state, row.refusal) for row in rows[1:]] == [(8, "refused", "taken")]
 
 

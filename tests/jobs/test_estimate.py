@@ -173,6 +173,8 @@ def test_time_is_that_of_a_like_job_in_the_store(stack: Stack) -> None:
     published(stack, "saes", "like", params=job.params | {"k": 5, "seed": 3}, result={"tokens_per_s": 50})
     published(stack, "saes", "unlike", params=job.params | {"batch": 1}, result={"tokens_per_s": 500})
     assert estimated(stack, job).seconds == 20
+    again = stack.submit("train", "again", model="model", dataset="words", layer=0, tokens=1000, k=6)
+    assert (job.estimate_s, again.estimate_s) == (None, 20), "and a submit records it"
 
 
 def test_the_pace_of_an_attempt_that_made_only_the_last_of_the_steps_is_not_believed(stack: Stack) -> None:

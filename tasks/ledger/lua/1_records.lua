@@ -1,7 +1,7 @@
--- What a record is made of, and the indexes that lead to it.
+-- A job's record and its indexes.
 --
 -- ARGV[1] is the operation, ARGV[2] the job's id, the rest its arguments; times come from the server's own clock.
--- Before this text stand the constants that Python knows: PREFIX, CELERY_PREFIX, SCHEMA, STEPS,
+-- Python prepends these constants: PREFIX, CELERY_PREFIX, SCHEMA, STEPS,
 -- SEPARATOR, QUEUES.
 
 local ENDED = {succeeded = true, failed = true, cancelled = true}
@@ -14,7 +14,7 @@ local now_text = as_text(now)
 local function job_key(id) return PREFIX .. 'job:' .. id end
 local function get(id, field) return redis.call('HGET', job_key(id), field) or '' end
 
--- Several fields of a record in one call.
+-- Sets several fields of a record in one call.
 local function fields(id, ...)
   local found = redis.call('HMGET', job_key(id), ...)
   for place = 1, #found do found[place] = found[place] or '' end
@@ -24,10 +24,10 @@ end
 local function number(id, field) return tonumber(get(id, field)) or 0 end
 local function set(id, field, value) redis.call('HSET', job_key(id), field, value) end
 
--- Refuses at once, before anything is written, whose role in docs/machines.md lacks DEL: `submitter` and `reader`.
+-- Fails before anything is written when the caller's role (docs/machines.md) lacks DEL: `submitter` and `reader`.
 local function demand_rights() redis.call('DEL', PREFIX .. 'rights') end
 
--- The texts of a JSON list in a record. What others made unreadable counts as empty, so that it holds up no other job.
+-- Returns the strings of a JSON list in a record. A damaged list counts as empty, so that it blocks no other job.
 local function texts_of(json)
   local is_read, list = pcall(cjson.decode, json)
   local texts = {}

@@ -1,4 +1,4 @@
--- What a job measures of its work: a list of 'at values', which is bounded however long the job runs.
+-- A job's metrics: a list of 'at values', bounded however long the job runs.
 
 local SERIES_POINTS, SERIES_KEPT_S = 60, 7 * 86400
 
@@ -15,7 +15,7 @@ local function thin(key)
   redis.call('LREM', key, 1, crowded)
 end
 
--- An attempt may begin before the place that the one before it had come to: what that recorded of later places is dropped.
+-- An attempt may resume before the last step of the one before it: the later points of that are dropped.
 local function add_point(id, at, values)
   local key = series_key(id)
   local last = redis.call('LINDEX', key, -1)

@@ -17,7 +17,7 @@ local function step_of(id)
   return math.max(0, STEPS - 1 - (tonumber(priority) or 0))
 end
 
--- The number that decides a job's place within its step; `place` 'top' is before all others of its queue.
+-- The score that orders a job within its step; `place` 'top' puts it before all others of its queue.
 local function give_turn(id, place)
   if place == 'top' then set(id, 'turn', redis.call('DECR', PREFIX .. 'first_turn')) end
   if get(id, 'turn') == '' then set(id, 'turn', redis.call('INCR', PREFIX .. 'last_turn')) end
@@ -36,13 +36,13 @@ local function over_key_of(queue, need, owner) return over_key(queue) .. ':' .. 
 -- Owners with jobs in a queue's order since that was last empty, each by when a job of it last started; see 3_turns.lua.
 local function owners_key(queue) return PREFIX .. 'queue:' .. queue .. ':owners' end
 
--- A queue that has become empty begins with new turns.
+-- An empty queue forgets its turns.
 local function forget_turns_if_empty(queue)
   if redis.call('EXISTS', order_key(queue)) == 1 then return end
   redis.call('ZREMRANGEBYSCORE', owners_key(queue), '-inf', '+inf')
 end
 
--- Puts a queued job in its place.
+-- Inserts a queued job into its queue's order.
 local function enter_order(id)
   local queue, score, owner = get(id, 'queue'), score_of(id), get(id, 'owner')
   redis.call('ZADD', order_key(queue), score, id)

@@ -1,7 +1,7 @@
--- What an owner may have: `running` jobs, jobs on `gpus`, and jobs that have not started (`queued`).
+-- Quotas of an owner: `running` jobs, jobs on `gpus`, and jobs that have not started (`queued`).
 --
--- All quotas are one JSON string, because nothing but SET and DEL changes that: commands that of all roles only `admin`
--- and `worker` have. What is used is counted from the running jobs themselves, so no counter can be wrong.
+-- All quotas are one JSON string, which only SET and DEL change: only the roles `admin` and `worker` have these
+-- commands. Usage is counted from the running jobs themselves, so no counter can be wrong.
 
 local quotas_read, usage_read = nil, {}
 
@@ -45,7 +45,7 @@ end
 
 local MOST_OFFERED = 1000
 
--- Takes out of what a queue offers of an owner's jobs those that an older mistudio has started, ended or moved.
+-- Removes from the offered jobs of an owner those that an older mistudio has started, ended or moved.
 local function forget_started(queue, owner)
   local found = 0
   for _, need in ipairs({'cpu', 'gpu'}) do
@@ -129,7 +129,7 @@ local function offer_in(queue, owner)
 end
 
 -- Offers one job more of an owner than its quota has room for, since one that is offered has found no worker that can run
--- it; a claim keeps to the quota all the same.
+-- it; a claim still respects the quota.
 local function offer_one_more(queue, owner)
   local usage = usage_of(owner)
   if not quota_of(owner) or usage.running >= limit_of(owner, 'running') then return end

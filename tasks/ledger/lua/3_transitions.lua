@@ -1,6 +1,6 @@
 -- The state transitions. No other code writes a job's state.
 
--- Give back what a running job holds: its lease and its device.
+-- Releases what a running job holds: its lease and its device.
 local function release(id)
   redis.call('ZREM', PREFIX .. 'leases', id)
   redis.call('HDEL', PREFIX .. 'devices', id)
@@ -36,20 +36,25 @@ local function let_go(what, key, id)
   if key ~= '' and redis.call('HGET', PREFIX .. what, key) == id then redis.call('HDEL', PREFIX .. what, key) end
 end
 
--- Only a job that ran counts for its queue's pace: a purge says nothing of how fast jobs are done.
-local function enter_end(id, ran)
+-- Only a job that ran counts for its queue's throughput: a purge is not work done.
+local function enter_end(id, state, ran)
   set(id, 'finished_at', now_text)
   redis.call('ZADD', PREFIX .. 'ended', now_text, id)
   local recent = PREFIX .. 'queue:' .. get(id, 'queue') .. ':ended'
-  if ran then redis.call('ZADD', recent, now_text, id) end
-  redis.call('ZREMRANGEBYSCORE', recent, '-inf', now - 900)
+  if ran then
+    redis.call('ZADD', recent, now_text, id)
+    redis.call('ZADD', recent .. ':' .. state, now_text, id)
+  end
+  for _, ending in ipairs({'', ':succeeded', ':failed', ':cancelled'}) do
+    redis.call('ZREMRANGEBYSCORE', recent .. ending, '-inf', now - 900)
+  end
   for _, artifact in ipairs(made_by(get(id, 'artifact'), get(id, 'more_artifacts'))) do
     let_go('coming', artifact, id)
   end
   let_go('heirs', get(id, 'from_checkpoint'), id)
 end
 
--- One arrow.
+-- Makes one state transition.
 local function move(id, state, reason, token)
   local before, owner = fields(id, 'state', 'owner')
   leave_state(id)
@@ -65,18 +70,18 @@ local function move(id, state, reason, token)
   usage_read[owner] = nil
   if state == 'queued' then enter_queue(id) end
   if state == 'running' then set(id, 'started_at', now_text) end
-  if ENDED[state] then enter_end(id, before == 'running') end
+  if ENDED[state] then enter_end(id, state, before == 'running') end
   record_event(id, state, reason, token)
   if before == 'running' then offer_held_back(owner) end
 end
 
--- The beginning of a text, at most that of a sentence; no letter is cut in two.
+-- Truncates a text to a bounded number of bytes without splitting a character.
 local function brief(text)
   if #text <= BRIEF_BYTES then return text end
   return (string.gsub(string.sub(text, 1, BRIEF_BYTES), '[\192-\255]?[\128-\191]*$', '')) .. '...'
 end
 
--- What an end means for the jobs that wait for it, and for those that wait for them. `cause` is of the first of them.
+-- Applies a job's end to the jobs that wait for it, and to those that wait for them. `cause` is that of the first.
 local function end_job(id, state, reason)
   local ending = {{id, state, reason, ''}}
   while #ending > 0 do
@@ -100,13 +105,13 @@ local function end_job(id, state, reason)
   end
 end
 
--- Who asked for a job's end, and how it ended.
+-- The reason of a cancelled job: the requester, then how it ended.
 local function cancelled_because(id, how)
   local requested = get(id, 'cancel_reason')
   return (requested ~= '' and requested or 'cancelled by the user') .. '; ' .. how
 end
 
--- A running job goes back to its queue, or ends when it was cancelled or has been lost too often.
+-- Requeues a running job, or ends it when it was cancelled or its attempts are used up.
 local function put_back(id, reason, is_loss)
   local losses = number(id, 'losses')
   if is_loss then losses = losses + 1; set(id, 'losses', losses) end

@@ -2,7 +2,7 @@
 -- running jobs in the queue goes first, among equals the one whose last start is the longest ago. Within one owner the
 -- order stays as it is.
 --
--- A message asks for the job that it names; the job that is chosen starts in its stead, and the other's message is put
+-- A message asks for the job that it names; the chosen job starts instead, and the other's message is put
 -- back before all others of its step. The message of the chosen one is stale then: it finds nothing to claim.
 
 local MOST_LOOKED_AT = 50
@@ -38,7 +38,7 @@ local function running_in(queue)
   return counts
 end
 
--- What was put before all others, by a person or because its queue starved, waits for no turn.
+-- A job put before all others, by a person or because its queue starved, waits for no turn.
 local function raised_of(queue, may_start)
   local id = redis.call('ZRANGE', order_key(queue), 0, 0)[1]
   local is_raised = id and get(id, 'state') == 'queued' and get(id, 'raised') == '1'

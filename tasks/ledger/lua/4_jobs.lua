@@ -1,4 +1,4 @@
--- What can be asked of one job. Every operation answers with a word.
+-- Operations on one job. Each returns a word.
 
 local operations = {}
 
@@ -58,7 +58,7 @@ local function start(id, token, worker, host, pid, ttl, takes_turn)
   move(id, 'running', 'claimed', token)
 end
 
--- A worker took the message of a job that it cannot run: it is for another, behind those of its step.
+-- A worker took the message of a job that it cannot run: enqueues it for another, behind those of its step.
 local function pass_on(id)
   if get(id, 'state') ~= 'queued' or get(id, 'over_quota') == '1' then return end
   enqueue(id)
@@ -66,7 +66,7 @@ local function pass_on(id)
   offer_one_more(get(id, 'queue'), get(id, 'owner'))
 end
 
--- The job that a token holds, which was started in the stead of another.
+-- The job that a token holds, which was started instead of another.
 local function stand_in_key(token) return PREFIX .. 'claim:' .. token end
 
 -- Whether a worker with these kinds, a JSON object of their digests or '', runs what a job's record says of its own. One
@@ -76,9 +76,9 @@ local function is_known(id, kinds)
   return digest == '' or (kinds or '') == '' or cjson.decode(kinds)[get(id, 'kind')] == digest
 end
 
--- queue, step: where the message lay that made the worker ask ('' if none did); one that was moved since has another.
+-- queue, step: where the worker read the message ('' for none); a job moved since has a newer message.
 -- kinds: what the worker knows; the message of a job of which it knows something else is for another worker.
--- stand_ins: JSON list of the kinds that may start in the job's stead, '' for none. 'ok ID' when another one has started.
+-- stand_ins: JSON list of the kinds that may start instead of the job, '' for none. 'ok ID' when another one has started.
 function operations.claim(id, token, worker, host, pid, ttl, queue, step, kinds, stand_ins)
   if holds(id, token) then return 'ok' end  -- asked again
   local stand_in = redis.call('GET', stand_in_key(token))
@@ -112,7 +112,7 @@ function operations.renew(id, token, ttl)
   return 'ok'
 end
 
--- at, metrics: what was measured of the work since the last report, and where; '' when nothing was.
+-- at, metrics: the metrics since the last report, and their step; '' for none.
 function operations.progress(id, token, progress, at, metrics)
   if not holds(id, token) then return 'lost' end
   set(id, 'progress', progress)
@@ -129,7 +129,7 @@ function operations.note(id, token, sentence)
   return 'ok'
 end
 
--- Asking twice is harmless: the reply to the first may have been lost with the connection.
+-- Idempotent: the reply to a first call may have been lost with the connection.
 function operations.finish(id, token, state, reason, result, failure)
   if get(id, 'token') == token and get(id, 'state') == state then return 'ok' end
   if not holds(id, token) then return 'lost' end
@@ -158,7 +158,7 @@ function operations.cancel(id, reason)
   return 'cancelled'
 end
 
--- The record of a job that has ended, and every trace of it.
+-- Removes the record of a job that has ended, with its index entries.
 function operations.remove(id)
   local state = get(id, 'state')
   if state == '' then return 'unknown' end
@@ -172,7 +172,7 @@ function operations.remove(id)
   return 'ok'
 end
 
--- Whether the caller may do what changes more than jobs: it is refused otherwise.
+-- Fails unless the caller's role may change more than jobs.
 function operations.check_rights()
   demand_rights()
   return 'ok'

@@ -1,6 +1,6 @@
 -- The leases on devices: one atomic step decides which card a job gets.
 
--- What a job is expected to hold is a guess: one that is larger than any card must not keep it waiting for ever.
+-- The estimate of a job's memory is a guess: one larger than any card must not make it wait for ever.
 local MOST_OF_A_CARD = 0.8
 
 -- What is leased of each card, by its key. A lease is stored as 'bytes the job is expected to hold, or 0; bytes that were

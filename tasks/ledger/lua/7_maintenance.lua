@@ -1,12 +1,12 @@
 -- Periodic maintenance, run by whichever worker asks first.
 
--- Acts on each; a damaged entry, which `doctor` names, holds up none of the others.
+-- Applies a function to each entry; a damaged one, which `doctor` names, blocks none of the others.
 local function on_each(entries, act)
   for _, entry in ipairs(entries) do pcall(act, entry) end
 end
 
--- Every running job whose lease has run out goes back to its queue. id is unused.
--- When nobody has looked for a while, or the clock was set back, the holders slept too or the clock is to blame: each
+-- Requeues every running job whose lease has expired. id is unused.
+-- After a pause without maintenance, or when the clock was set back, expired leases prove nothing: each job
 -- gets a whole lease from now on.
 function operations.reap(_, ttl)
   local last = tonumber(redis.call('GET', PREFIX .. 'reaped_at') or nil) or 0
@@ -30,7 +30,7 @@ end
 local PASSED_ON_LATELY = 60
 
 -- Enqueues the first of a queue's jobs when it has more jobs than messages. One message too many is harmless; one that was
--- enqueued less than `patience` seconds ago may still be on its way. One that was passed on lately may be held by a worker that
+-- enqueued less than `patience` seconds ago may still be in transit. One that was passed on lately may be held by a worker that
 -- cannot run its job: it gets another one later, and behind the others.
 local function enqueue_missing(queue, patience, most)
   local queued = redis.call('ZCARD', order_key(queue))
@@ -87,7 +87,7 @@ local function retire(age, count, most)
   on_each(ids, operations.remove)
 end
 
--- settings: JSON of the settings in force. 'recent' when somebody has just done it.
+-- settings: JSON of the settings in force. Returns 'recent' when another worker has just done it.
 function operations.maintain(_, settings)
   settings = cjson.decode(settings)
   local last = tonumber(redis.call('GET', PREFIX .. 'upkeep_at') or nil) or 0
@@ -107,7 +107,7 @@ function operations.maintain(_, settings)
   return 'ok'
 end
 
--- Writes and removes one of each type that the other operations write: whether that is possible.
+-- Checks that Redis accepts writes: writes and removes one key of each type that the other operations write.
 function operations.try_write()
   local key = PREFIX .. 'doctor'
   redis.call('DEL', key)

@@ -1,6 +1,6 @@
--- Which form the records have, and the one place where an operation is chosen.
+-- The schema version of the records, and the dispatch of operations.
 
--- The records of an older form get what is new, some at a time: 'more' until all have it.
+-- Migrates records of an older schema, some at a time: 'more' until all are migrated.
 -- 1 -> 2: the indexes by name and by id, the order of the queued jobs, the end of the others.
 -- 2 -> 3: the indexes by parent and by the job that is tried again.
 function operations.migrate(cursor, most)

@@ -1,0 +1,1 @@
+"""Reads all that is watched: sources, each on a thread of its own with a deadline, and what they yield together."""

@@ -1,0 +1,176 @@
+"""The collector: reads each part on a thread of its own, and makes a snapshot of the last good values.
+
+One for all who watch: commands collect once, and wait until each part has answered or its patience is over; `top` and
+`serve` keep a collector, wait `DEADLINE_S` and show what there is. A source that hangs costs its own part only, whose
+last good value stays, with its age and the reason.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Any
+
+from mistudio_cli.machine.background_reading import BackgroundReading
+from mistudio_cli.monitor.celery_workers import inspect
+from mistudio_cli.monitor.collector import sources
+from mistudio_cli.monitor.collector.combined_parts import snapshot_of
+from mistudio_cli.monitor.snapshot import Snapshot
+from tasks.fleet.celery_inspect import WAIT_S
+from tasks.ledger.client import Ledger
+from tasks.ledger.overview import Wanted
+from tasks.paths import Places
+from tasks.redis_client.redis_connection import Client
+from tasks.redis_client.redis_url import Address
+from tasks.settings import current
+
+#: How long a snapshot of a lasting collector waits for its sources.
+DEADLINE_S = 0.3
+
+LEDGER, SUPERVISOR, DEVICES, HOST, DISK, PROCESSES = "ledger", "supervisor", "devices", "host", "disk", "processes"
+CELERY = "celery"
+
+ALL_PARTS = (SUPERVISOR, LEDGER, DEVICES, HOST, DISK, PROCESSES)
+#: What a lasting view reads besides: workers are asked now and then, and a mute one costs the part a second.
+LASTING_PARTS = (*ALL_PARTS, CELERY)
+_EVERY_S = {CELERY: 5.0}
+_CELERY_TOPICS = ("active", "reserved", "stats", "queues")
+WORKER_PARTS = (SUPERVISOR, LEDGER, PROCESSES)
+
+#: A supervisor whose Redis hangs is blocked for a second itself, and answers then: it gets this much more.
+_SUPERVISOR_EXTRA_S = 0.3
+
+#: Parts that may take longer than the patience.
+_LONGER_S = {SUPERVISOR: _SUPERVISOR_EXTRA_S, CELERY: WAIT_S}
+
+#: What fraction of the patience those who need the supervisor's answer wait for it.
+_WAIT_FOR_SUPERVISOR = 0.3
+
+
+class Collector:
+    """The parts of one home. `open_ledger` is called on the ledger's own thread, and may raise; None: there is none.
+
+    What workers hold in memory may be `memory_age_s` old. A source that takes longer than `patience_s` (the setting
+    read_patience) counts as one that does not answer.
+    """
+
+    def __init__(
+        self,
+        open_ledger: Callable[[], Ledger] | None,
+        places: Places,
+        parts: Collection[str] = ALL_PARTS,
+        *,
+        wanted: Wanted = sources.SHOWN,
+        memory_age_s: float = 0.0,
+        patience_s: float | None = None,
+    ) -> None:
+        self._open_ledger, self._places, self._wanted, self._memory_age_s = open_ledger, places, wanted, memory_age_s
+        self._patience_s: float = current("read_patience") if patience_s is None else patience_s
+        self._ledger: Ledger | None = None
+        self._celery: Client | None = None
+        self._began_at = time.monotonic()
+        reads: dict[str, Callable[[], Any]] = {
+            SUPERVISOR: partial(sources.read_supervisor, places, self._patience_s + _SUPERVISOR_EXTRA_S),
+            LEDGER: self._read_ledger,
+            DEVICES: self._read_devices,
+            HOST: _read_load,
+            DISK: self._read_disk,
+            PROCESSES: self._read_processes,
+            CELERY: self._ask_celery,
+        }
+        names = {DEVICES: "NVML cannot be read: NVML", DISK: f"the disk of {places.store}"}
+        self._readings = {
+            part: BackgroundReading(
+                names.get(part, f"the {part}"), reads[part], self._patience_s + _LONGER_S.get(part, 0.0)
+            )
+            for part in parts
+            if part not in (LEDGER, CELERY) or open_ledger is not None
+        }
+
+    def collect(self, wait_s: float = DEADLINE_S) -> Snapshot:
+        """Begin to read every part, wait so long at most, and make a snapshot of what there is."""
+        deadline = time.monotonic() + wait_s
+        self.begin()
+        for reading in self._readings.values():
+            reading.wait(deadline - time.monotonic())
+        return self._snapshot()
+
+    def _snapshot(self) -> Snapshot:
+        found = {part: reading.reading() for part, reading in self._readings.items()}
+        return snapshot_of(found, self._places, self._address)
+
+    def begin(self) -> None:
+        """Read every part again, but for those that are being read."""
+        self._began_at = time.monotonic()
+        for part, reading in self._readings.items():
+            reading.begin(_EVERY_S.get(part, 0.0))
+
+    def close(self) -> None:
+        """Close what was opened here; a source that hangs keeps what it has until it comes back."""
+        if self._celery is not None:
+            self._celery.close()
+
+    def wait_for(self, part: str) -> Any:
+        """The value of a part that was begun, as soon as there is one. Raises why there is none within the patience."""
+        reading = self._readings[part]
+        reading.wait(self._began_at + self._longest_s(part) - time.monotonic())
+        return reading.newest()
+
+    def collect_once(self) -> Snapshot:
+        """The same for one look: every part has been read, or has a reason why not, within the patience."""
+        self.begin()
+        began = time.monotonic()
+        for part, reading in self._readings.items():
+            reading.wait(began + self._longest_s(part) - time.monotonic())
+        return self._snapshot()
+
+    def _longest_s(self, part: str) -> float:
+        """How long one who looks once waits for a part."""
+        return self._patience_s + _LONGER_S.get(part, 0.0) + _MARGIN_S
+
+    @property
+    def _address(self) -> Address | None:
+        return None if self._ledger is None else self._ledger.client.address
+
+    def _read_ledger(self) -> Any:
+        if self._ledger is None:
+            assert self._open_ledger is not None
+            self._ledger = self._open_ledger()
+        return sources.read_ledger(self._ledger, self._wanted, self._patience_s)
+
+    def _ask_celery(self) -> Any:
+        """Over a connection of its own: replies are waited for, and the ledger's must not be."""
+        if self._celery is None:
+            assert self._open_ledger is not None
+            self._celery = Client(self._open_ledger().client.address, WAIT_S + self._patience_s)
+        return inspect(self._celery, _CELERY_TOPICS)
+
+    def _read_devices(self) -> Any:
+        began = time.monotonic()
+        limits = self._supervised().get("gpu_limits")
+        return sources.read_accelerators(limits, self._patience_s - (time.monotonic() - began))
+
+    def _read_disk(self) -> Any:
+        from mistudio_cli.machine.host import read_disk
+
+        return read_disk(self._places.store, self._patience_s)
+
+    def _read_processes(self) -> Any:
+        return sources.read_processes(self._supervised().get("workers", ()), self._memory_age_s)
+
+    def _supervised(self) -> dict[str, Any]:
+        """What the supervisor said, as soon as it has; nothing when it takes too long."""
+        supervisor = self._readings[SUPERVISOR]
+        supervisor.wait(self._patience_s * _WAIT_FOR_SUPERVISOR)
+        return supervisor.reading().value or {}
+
+
+#: A source that gives up by itself after its patience says better why than one that is given up.
+_MARGIN_S = 0.1
+
+
+def _read_load() -> Any:
+    from mistudio_cli.machine.host import read_load
+
+    return read_load()

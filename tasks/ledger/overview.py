@@ -1,0 +1,196 @@
+"""Everything in the ledger that a person watches, read in one round trip.
+
+What does not depend on another reply is read by plain commands, and the records of jobs by a script sent along with
+them (`overview.lua`). A Redis user without a right to scripts, as of the role `reader`, needs a second round trip.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tasks.jobs.kind import Job, State
+from tasks.ledger.client import WorkerHeartbeat, read_heartbeat, read_lease
+from tasks.ledger.device_lease import Lease
+from tasks.ledger.queue_state import ENDED_SETS, RATE_SPANS_S, QueueCount, ended_commands, size_commands, to_counts
+from tasks.ledger.records import decode, finite, pairs, readable
+from tasks.queues import QUEUE_NAMES
+from tasks.redis_client.redis_connection import Client, Command, NotPermitted, Refused
+
+#: The SHA-1 of the script, by which Redis calls it: to compute it here would load OpenSSL. A test compares the two.
+SCRIPT_SHA = "fcf1642b8be46661fdd22c15296f812123900363"
+
+
+#: What is read of a job that succeeded.
+_RUN_FIELDS = ("kind", "started_at", "finished_at", "estimate_s")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """How long a job of a kind ran that succeeded, and how long it was estimated to (None: it was not)."""
+
+    kind: str
+    seconds: float
+    estimate_s: float | None
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The ledger at `read_at` by the server's clock.
+
+    `heartbeats` are all those of workers that can be read, by name. `hosts` are those of hosts as they are written, see
+    `tasks.fleet.host_heartbeat`. `holders` are the names, with host, and pids of the workers of all running jobs.
+    `running` and `recent` are jobs, the newest first; `next` is where the list after `recent` starts. `queued` are the
+    first queued jobs of each queue in the order in which they are served. `runs` are those of the jobs that succeeded,
+    newest first by submission.
+    """
+
+    read_at: float
+    counts: dict[str, QueueCount]
+    heartbeats: tuple[WorkerHeartbeat, ...] = ()
+    hosts: Mapping[str, str] = field(default_factory=dict)
+    leases: Mapping[str, Lease] = field(default_factory=dict)
+    holders: tuple[tuple[str, int], ...] = ()
+    running: tuple[Job, ...] = ()
+    recent: tuple[Job, ...] = ()
+    next: str | None = None
+    queued: Mapping[str, tuple[Job, ...]] = field(default_factory=dict)
+    runs: tuple[FinishedRun, ...] = ()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How many records of jobs are read: running, the newest of all, queued ones of each queue, and runs that ended."""
+
+    running: int = 0
+    recent: int = 0
+    queued: int = 0
+    runs: int = 0
+
+
+def read(client: Client, wanted: Wanted) -> Overview:
+    """Everything, in one round trip. Raises Unreachable or Refused."""
+    plain = _plain_commands(client, wanted)
+    replies = client.batch(
+        [*plain, ("SCRIPT", "LOAD", _script()), ("EVALSHA", SCRIPT_SHA, 0, *_arguments(client, wanted))]
+    )
+    *answers, loaded, details = replies
+    _raise_refused(answers)
+    if isinstance(loaded, NotPermitted) or isinstance(details, NotPermitted):
+        details = _without_script(client, wanted, answers)
+    _raise_refused([details])
+    return _overview(answers, details, wanted)
+
+
+def _plain_commands(client: Client, wanted: Wanted) -> list[Command]:
+    """One more id than is shown says whether there are more."""
+    return [
+        ("TIME",),
+        ("HGETALL", client.key("workers")),
+        ("HGETALL", client.key("hosts")),
+        ("HGETALL", client.key("devices")),
+        ("ZRANGE", client.key(f"by:state:{State.RUNNING}"), 0, -1),
+        ("ZREVRANGE", client.key("by:all"), 0, wanted.recent, "WITHSCORES"),
+        ("ZREVRANGE", client.key(f"by:state:{State.SUCCEEDED}"), 0, max(0, wanted.runs - 1)),
+        *(("ZRANGE", client.key(f"queue:{name}:order"), 0, max(0, wanted.queued - 1)) for name in QUEUE_NAMES),
+        *size_commands(client),
+    ]
+
+
+#: How many of the plain commands come before those for each queue.
+_BEFORE_QUEUES = 7
+
+
+def _without_script(client: Client, wanted: Wanted, answers: Sequence[Any]) -> list[Any]:
+    """What the script answers, by plain commands: the slow twin of `overview.lua`."""
+    running, recent = answers[4], answers[5][::2][: wanted.recent]
+    orders = answers[_BEFORE_QUEUES : _BEFORE_QUEUES + len(QUEUE_NAMES)]
+    queued, ended_well = [order[: wanted.queued] for order in orders], answers[6][: wanted.runs]
+    newest = running[::-1][: wanted.running]
+    counts = ended_commands(client, _seconds(answers[0]))
+    holders = [("HMGET", client.key(f"job:{job_id}"), "worker", "worker_pid") for job_id in running]
+    ids = [*newest, *recent, *(job_id for order in queued for job_id in order)]
+    records = [("HGETALL", client.key(f"job:{job_id}")) for job_id in ids]
+    runs = [("HMGET", client.key(f"job:{job_id}"), *_RUN_FIELDS) for job_id in ended_well]
+    replies = client.batch([*counts, *holders, *records, *runs])
+    _raise_refused(replies)
+    left = iter(replies)
+
+    def take(number: int) -> list[Any]:
+        return [next(left) for _ in range(number)]
+
+    return [
+        take(len(counts)),
+        take(len(holders)),
+        take(len(newest)),
+        take(len(recent)),
+        [take(len(order)) for order in queued],
+        take(len(runs)),
+    ]
+
+
+def _overview(answers: Sequence[Any], details: Sequence[Any], wanted: Wanted) -> Overview:
+    clock, heartbeats, hosts, devices, _, recent_ids, _ = answers[:_BEFORE_QUEUES]
+    sizes = answers[_BEFORE_QUEUES + len(QUEUE_NAMES) :]
+    ended, holders, running, recent, queued, runs = details
+    return Overview(
+        read_at=_seconds(clock),
+        counts=to_counts(sizes, ended),
+        heartbeats=tuple(
+            sorted(readable(read_heartbeat, pairs(heartbeats).values()), key=lambda heartbeat: heartbeat.name)
+        ),
+        hosts=pairs(hosts),
+        leases=dict(readable(lambda held: (held[0], read_lease(held[1])), pairs(devices).items())),
+        holders=tuple(readable(lambda held: (held[0], int(held[1] or 0)), [held for held in holders if held[0]])),
+        running=_jobs(running),
+        recent=_jobs(recent),
+        next=_next(recent_ids, wanted.recent),
+        queued={name: _jobs(records) for name, records in zip(QUEUE_NAMES, queued, strict=True)},
+        runs=tuple(readable(_run, runs)),
+    )
+
+
+def _run(fields: Sequence[str | None]) -> FinishedRun:
+    """One of `UNREADABLE` for a record without these times."""
+    kind, started_at, finished_at, estimate_s = fields
+    if kind is None:
+        raise ValueError("no job")
+    seconds = finite(finished_at) - finite(started_at)
+    return FinishedRun(kind, max(0.0, seconds), finite(estimate_s) if estimate_s else None)
+
+
+def _next(ids_and_times: Sequence[str], shown: int) -> str | None:
+    """Where the page after the first `shown` jobs starts, as `tasks.ledger.listing` names it; None for no more."""
+    if not shown or len(ids_and_times) // 2 <= shown:
+        return None
+    last_id, last_at = ids_and_times[2 * shown - 2 : 2 * shown]
+    return f"{float(last_at):.6f}-{last_id}"
+
+
+def _jobs(records: Sequence[list[str]]) -> tuple[Job, ...]:
+    return tuple(job for job in map(decode, records) if job)
+
+
+def _arguments(client: Client, wanted: Wanted) -> tuple[object, ...]:
+    tables = (json.dumps(table) for table in (QUEUE_NAMES, ENDED_SETS, RATE_SPANS_S, _RUN_FIELDS))
+    return (client.address.key_prefix, wanted.running, wanted.recent, wanted.queued, wanted.runs, *tables)
+
+
+def _raise_refused(replies: Sequence[Any]) -> None:
+    for reply in replies:
+        if isinstance(reply, Refused):
+            raise reply
+
+
+def _seconds(reply: Sequence[str]) -> float:
+    seconds, micros = reply
+    return int(seconds) + int(micros) / 1e6
+
+
+@cache
+def _script() -> str:
+    return Path(__file__).with_name("overview.lua").read_text(encoding="utf-8")

@@ -1,0 +1,194 @@
+"""The collector keeps what it has read: a source that hangs costs its own part, which says how old it is and why."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from mistudio_cli.fleet import supervisor_client
+from mistudio_cli.monitor.collector.collector import ALL_PARTS, LASTING_PARTS, Collector
+from mistudio_cli.monitor.collector.shared_ledger import SharedLedger
+from tasks.jobs.job_id import new_job_id
+from tasks.jobs.kind import Job
+from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.ledger.overview import Wanted
+from tasks.paths import Places
+from tasks.redis_client.redis_connection import Client, Silent, Unreachable, connect
+from tests.conftest import RedisServer, until
+
+HEARTBEAT = WorkerHeartbeat("all-queues@elsewhere", "elsewhere", 7, ("training",), 3, 1000.0)
+
+#: Longer than a test machine takes, so that nothing but what hangs is given up.
+LONG_S = 30.0
+
+
+@pytest.fixture
+def ledger_of_its_own(own_redis: RedisServer) -> Iterator[Ledger]:
+    client = connect(own_redis.url, 1.0)
+    ledger = Ledger(client)
+    ledger.heartbeat(HEARTBEAT)
+    ledger.submit(Job(new_job_id(), "train", "a", "training", {}))
+    yield ledger
+    client.close()
+
+
+@pytest.fixture
+def collector(ledger_of_its_own: Ledger, tmp_path: Path) -> Collector:
+    return Collector(lambda: ledger_of_its_own, Places(tmp_path, tmp_path), patience_s=1.0)
+
+
+@pytest.fixture
+def hung(own_redis: RedisServer) -> Iterator[RedisServer]:
+    """Call `stop` to have it hang; it resumes after the test at the latest."""
+    yield own_redis
+    assert own_redis.process is not None
+    own_redis.process.send_signal(signal.SIGCONT)
+
+
+def stop(server: RedisServer) -> None:
+    assert server.process is not None
+    server.process.send_signal(signal.SIGSTOP)
+
+
+def test_each_part_has_its_value_its_time_its_age_and_no_error(collector: Collector) -> None:
+    seen = collector.collect(LONG_S)
+    assert list(seen.parts) == list(ALL_PARTS)
+    for name, part in seen.parts.items():
+        assert (part.error, part.value is not None) == (None, True), name
+        assert part.read_at is not None
+        assert abs(part.read_at - time.time()) < LONG_S
+        assert part.age_s is not None
+        assert 0 <= part.age_s < LONG_S
+    assert seen.errors == ()
+
+
+def test_what_is_still_being_read_is_neither_a_value_nor_an_error(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(supervisor_client, "status", lambda places: over.wait(LONG_S) and None)
+    seen = collector.collect(0.0)
+    assert (seen.parts["supervisor"].value, seen.parts["supervisor"].error) == (None, None)
+    assert (seen.supervisor, seen.errors) == (None, ())
+    over.set()
+
+
+def test_a_redis_that_hangs_leaves_the_last_good_value_with_its_age(collector: Collector, hung: RedisServer) -> None:
+    before = collector.collect(LONG_S)
+    assert before.queues is not None
+    stop(hung)
+    until(lambda: collector.collect(0.1).parts["ledger"].error, LONG_S)
+    seen = collector.collect(0.1)
+    assert (seen.queues, seen.jobs, seen.workers) == (before.queues, before.jobs, before.workers)
+    (trouble,) = seen.errors
+    assert trouble.part == "ledger"
+    assert hung.process is not None
+    assert f"(pid {hung.process.pid}, stopped) does not answer" in trouble.message
+    assert trouble.age_s is not None
+    assert trouble.age_s >= 0.9
+    assert seen.host is not None
+    hung.process.send_signal(signal.SIGCONT)
+    until(lambda: not collector.collect(0.1).errors, LONG_S, "it to be read again")
+
+
+def test_a_worker_that_started_after_the_last_good_value_is_neither_silent_nor_idle(
+    collector: Collector, hung: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collector.collect(LONG_S)
+    stop(hung)
+    until(lambda: collector.collect(0.1).parts["ledger"].error, LONG_S)
+    new = {"name": "new@here", "state": "running", "pid": 4_000_000, "queues": ["training"], "slots": 1}
+    result = {**new, "restarts": 0, "started_at": 5.0, "last_exit": None}
+    monkeypatch.setattr(
+        supervisor_client, "status", lambda places: {"supervisor": {"pid": 1, "state": "running"}, "workers": [result]}
+    )
+    seen = until(lambda: (s := collector.collect(0.1)).supervisor and s.supervisor["pid"] == 1 and s, LONG_S)
+    row = next(row for row in seen.workers if row.name == "new@here")
+    assert (row.state, row.busy) == ("running", None)
+
+
+def test_a_source_that_hangs_is_not_piled_up_on(collector: Collector, hung: RedisServer) -> None:
+    collector.collect(LONG_S)
+    stop(hung)
+    most = 0
+    for _ in range(30):
+        collector.collect(0.05)
+        most = max(most, threading.active_count())
+    assert most < 20
+
+
+def test_a_lasting_collector_asks_celery_workers_now_and_then(ledger_of_its_own: Ledger, tmp_path: Path) -> None:
+    """The worker of the heartbeat does not exist: it is mute."""
+    collector = Collector(lambda: ledger_of_its_own, Places(tmp_path, tmp_path), LASTING_PARTS, patience_s=LONG_S)
+    first = collector.collect(LONG_S)
+    assert first.celery is not None
+    assert [(worker.name, worker.mute) for worker in first.celery.workers] == [(HEARTBEAT.name, True)]
+    assert collector.collect(LONG_S).celery is first.celery, "it is not asked each time"
+    collector.close()
+
+
+HANGS = """
+import sys, threading
+from pathlib import Path
+from mistudio_cli.fleet import supervisor_client
+from mistudio_cli.monitor.collector.collector import Collector
+from tasks.paths import Places
+supervisor_client.status = lambda places: threading.Event().wait()
+Collector(None, Places(Path(sys.argv[1]), Path(sys.argv[1])), patience_s=0.1).collect_once()
+"""
+
+
+def test_no_source_keeps_a_process_from_ending(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", HANGS, str(tmp_path)], timeout=60, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def shared(url: str, patience_s: float = 1.0) -> tuple[SharedLedger, Client]:
+    client = connect(url, patience_s)
+    return SharedLedger(lambda: Ledger(client), Wanted(), patience_s), client
+
+
+def test_what_a_shared_ledger_answers_was_read_after_it_was_asked(own_redis: RedisServer) -> None:
+    reader, client = shared(own_redis.url, LONG_S)
+    writer = Ledger(connect(own_redis.url))
+    for number in range(1, 30):
+        writer.submit(Job(new_job_id(), "train", "a", "training", {}))
+        assert reader.overview().counts["training"].pending == number
+    writer.close()
+    client.close()
+
+
+def test_a_hundred_who_ask_a_redis_that_hangs_wait_no_longer_than_one(hung: RedisServer) -> None:
+    reader, client = shared(hung.url)
+    reader.overview()
+    stop(hung)
+
+    def ask() -> float:
+        began = time.monotonic()
+        with pytest.raises(Silent, match="does not answer"):
+            reader.overview()
+        return time.monotonic() - began
+
+    with ThreadPoolExecutor(40) as pool:  # as many as the server has threads
+        waited = sorted(pool.map(lambda _: ask(), range(100)))
+    assert waited[-1] < 5
+    assert waited[50] < 2
+    assert hung.process is not None
+    hung.process.send_signal(signal.SIGCONT)
+    until(lambda: answers(reader), LONG_S)
+    client.close()
+
+
+def answers(reader: SharedLedger) -> bool:
+    try:
+        return bool(reader.overview())
+    except Unreachable:
+        return False

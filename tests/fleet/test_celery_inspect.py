@@ -1,0 +1,165 @@
+"""`workers inspect` shows what `celery inspect` does, and as soon as the workers have replied."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from mistudio_cli.errors import NotFound
+from mistudio_cli.monitor.celery_workers import CeleryWorkers, inspect
+from mistudio_cli.views import celery_view
+from tasks.fleet import celery_inspect
+from tasks.fleet.celery_inspect import TOPICS, ask
+from tasks.redis_client.redis_connection import Client, connect
+from tests.conftest import RedisServer, until
+from tests.fixtures.stack import Stack
+
+CELERY = str(Path(sys.executable).parent / "celery")
+
+FOREIGN = """
+import time
+from celery import Celery
+app = Celery("foreign", broker={url!r})
+app.conf.update(worker_prefetch_multiplier=4, task_default_queue="theirs")
+
+@app.task(name="theirs.sleep")
+def sleep(seconds, secret):
+    time.sleep(seconds)
+"""
+
+
+@pytest.fixture
+def client(own_redis: RedisServer) -> Iterator[Client]:
+    client = connect(own_redis.url, 5.0)
+    yield client
+    client.close()
+
+
+@contextmanager
+def foreign_worker(stack: Stack) -> Iterator[subprocess.Popen[bytes]]:
+    """A plain Celery worker on the same Redis, which does one task and holds two more."""
+    (stack.folder / "theirs.py").write_text(FOREIGN.format(url=stack.redis.url))
+    environment = {**os.environ, "PYTHONPATH": str(stack.folder)}
+    words = ["-A", "theirs", "worker", "-c", "1", "-n", "theirs@elsewhere", "--without-gossip", "--without-mingle"]
+    with (stack.folder / "theirs.log").open("ab") as log:
+        worker = subprocess.Popen([CELERY, *words], cwd=stack.folder, env=environment, stdout=log, stderr=log)
+    send = "import theirs; [theirs.sleep.delay(600, 'hf_secret') for _ in range(3)]"
+    subprocess.run([sys.executable, "-c", send], cwd=stack.folder, env=environment, check=True, timeout=60)
+    try:
+        yield worker
+    finally:
+        for process in [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]:
+            process.kill()
+        worker.wait(20)
+
+
+def celerys_own(stack: Stack, command: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [CELERY, "-b", stack.redis.url, "inspect", command, "--json", "--timeout", "3"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=stack.folder,
+    )
+    return json.loads(done.stdout)
+
+
+def replies(seen: CeleryWorkers, topic: str) -> dict[str, Any]:
+    return {worker.name: worker.replies.get(topic) for worker in seen.workers}
+
+
+def comparable(topic: str, result: dict[str, Any]) -> dict[str, Any]:
+    """Without what changes from one moment to the next."""
+    if topic != "stats":
+        return {worker: reply if topic != "registered" else sorted(reply) for worker, reply in result.items()}
+    return {worker: (stats["pid"], stats["pool"], stats["prefetch_count"]) for worker, stats in result.items()}
+
+
+def test_every_topic_shows_the_rows_of_celery_inspect(stack: Stack, client: Client) -> None:
+    stack.start_worker(slots=2)
+    job = stack.submit("nap", ticks=100_000)
+    stack.under_way(job)
+    with foreign_worker(stack):
+        until(lambda: len(replies(inspect(client, ["reserved"]), "reserved").get("theirs@elsewhere") or ()) == 2, 60)
+        for topic, command in TOPICS.items():
+            seen = inspect(client, [topic])
+            assert comparable(topic, replies(seen, topic)) == comparable(topic, celerys_own(stack, command)), topic
+            assert [(worker.foreign, worker.mute) for worker in seen.workers] == [(False, False), (True, False)]
+            assert (seen.receivers, seen.unnamed) == (2, 0)
+        (active,) = replies(inspect(client, ["active"]), "active")["theirs@elsewhere"]
+        assert active["name"] == "theirs.sleep"
+        shown = json.dumps(celery_view.as_json(inspect(client, ["active"]), "active"))
+        assert "hf_secret" not in shown
+        rows = celery_view.rows(inspect(client, ["active"]), "active")[1]
+        assert [row[1:4] for row in rows if row[0] == "theirs@elsewhere"] == [["foreign", active["id"], "theirs.sleep"]]
+        assert job.id in [row[2] for row in rows]
+    assert stack.ledger.need(job.id).state == "running"
+
+
+def test_it_ends_when_all_have_replied_and_leaves_nothing_behind(stack: Stack, client: Client) -> None:
+    stack.start_worker()
+    before = set(client.call("KEYS", "*"))
+    began = time.monotonic()
+    result = ask(client, list(TOPICS), wait_s=30.0)
+    assert time.monotonic() - began < 15, "it did not wait for more"
+    assert [sorted(reply) for reply in result.by_worker.values()] == [sorted(TOPICS)]
+    left = set(client.call("KEYS", "*")) - before - {"_kombu.binding_deadlines"}
+    assert left == set()
+
+
+def test_a_worker_that_heartbeats_and_does_not_reply_is_mute_and_costs_a_second(stack: Stack, client: Client) -> None:
+    worker = stack.start_worker()
+    worker.send_signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        (row,) = inspect(client, ["active"]).workers
+        assert time.monotonic() - began < celery_inspect.WAIT_S + 4
+    finally:
+        worker.send_signal(signal.SIGCONT)
+    assert (row.mute, row.foreign, row.replies) == (True, False, {})
+    assert [cells[1:3] for cells in celery_view.rows(inspect_of(row), "active")[1]] == [["mute", "n/a"]]
+
+
+def inspect_of(row: Any) -> CeleryWorkers:
+    return CeleryWorkers(0.0, 1, 0, (row,))
+
+
+def test_one_worker_is_asked_by_its_name(stack: Stack, client: Client) -> None:
+    stack.start_worker()
+    (name,) = [heartbeat.name for heartbeat in stack.ledger.workers()]
+    with foreign_worker(stack):
+        until(lambda: len(inspect(client, ["stats"]).workers) == 2, 60)
+        for wanted in (name, "theirs@elsewhere"):
+            assert [row.name for row in inspect(client, ["stats"], wanted).workers] == [wanted]
+    with pytest.raises(NotFound, match="nobody@nowhere"):
+        inspect(client, ["stats"], "nobody@nowhere")
+
+
+def test_without_workers_nothing_is_waited_for(stack: Stack, client: Client) -> None:
+    began = time.monotonic()
+    assert ask(client, ["active"], wait_s=60.0).receivers == 0
+    assert time.monotonic() - began < 30
+    assert inspect(client, ["active"]).workers == ()
+
+
+def test_garbage_in_the_place_of_a_reply_is_passed_over(client: Client) -> None:
+    for line in (
+        "",
+        "[]",
+        "null",
+        '{"body": 5}',
+        '{"body": "W10=", "headers": {"ticket": "active"}}',
+        '{"headers": {}}',
+    ):
+        assert celery_inspect._read_reply(line) == []
