@@ -12,6 +12,7 @@ from pathlib import Path
 import pyte
 import pytest
 
+from mistudio_cli.monitor.celery_workers import CeleryWorker, CeleryWorkers
 from mistudio_cli.monitor.snapshot import Part, QueueRow, Snapshot, Trouble, WorkerRow
 from mistudio_cli.terminal.layout import columns
 from mistudio_cli.top.alarms import alarms
@@ -305,3 +306,25 @@ def test_a_value_that_has_not_been_read_for_long_is_old_even_without_an_error() 
         frame_of(recorded.SNAPSHOT, 120, 50, age_s=9.0).text
     )
     assert "queues as of 9 s ago" in "\n".join(frame_of(recorded.SNAPSHOT, 120, 50, age_s=9.0).text)
+
+
+def test_foreign_celery_workers_are_rows_and_mute_ones_an_alarm() -> None:
+    replies = {
+        "active": [{"name": "app.task"}],
+        "stats": {"pid": 77, "pool": {"max-concurrency": 4}},
+        "queues": [{"name": "emails"}],
+    }
+    odd = {"active": "x", "stats": [1], "queues": {"name": "x"}}
+    workers = (
+        CeleryWorker("celery@web", foreign=True, replies=replies),
+        CeleryWorker("celery@odd", foreign=True, replies=odd),
+        CeleryWorker("worker-training@lab", mute=True),
+    )
+    seen = replace(recorded.SNAPSHOT, celery=CeleryWorkers(recorded.NOW, 3, 0, workers))
+    lines = frame_of(seen, 140, 60).text
+    (web,) = (line for line in lines if line.startswith("celery@web"))
+    assert web.split()[:4] == ["celery@web", "foreign", "77", "1/4"]
+    assert web.endswith("emails")
+    assert any(line.startswith("celery@odd") for line in lines)
+    assert "! worker-training@lab heartbeats but does not reply to Celery" in lines
+    assert any("5 up, 2 foreign, 1 silent" in line for line in frame_of(seen, 140, 12).text)
