@@ -6,7 +6,8 @@ import os
 import sys
 import time
 from dataclasses import replace
-from typing import Annotated
+from functools import cache
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +21,10 @@ from mistudio_cli.top.reading import Reading
 from mistudio_cli.views import json_shapes, tables
 from tasks.errors import UserError
 from tasks.ledger.client import Ledger
+
+if TYPE_CHECKING:
+    from mistudio_cli.monitor.collector.collector import Collector
+    from mistudio_cli.top.details.reader import ReadDetails
 
 app = typer.Typer()
 
@@ -52,19 +57,26 @@ def top(
 
 def _show(ledger: Ledger, settings: Settings, interval_s: float, *, mouse: bool) -> None:
     """The live screen, or plain text again and again on a terminal without cursor addressing."""
-    from mistudio_cli.monitor.collector.collector import LASTING_PARTS, Collector
     from mistudio_cli.top import loop
     from mistudio_cli.top.actions import Actions
-    from mistudio_cli.top.details.read import DetailsSource
     from mistudio_cli.top.tty.terminal import abilities
 
     def connect(lasts: bool) -> Ledger:
         return session.connect_ledger(settings, supervise=lasts, timeout_s=PATIENCE_S)
 
-    collector = Collector(lambda: ledger, settings.places, LASTING_PARTS, memory_age_s=_MEMORY_AGE_S)
+    @cache
+    def collector() -> Collector:
+        from mistudio_cli.monitor.collector.collector import LASTING_PARTS, Collector
 
-    def read() -> Reading:
-        return Reading(collector.collect())
+        return Collector(lambda: ledger, settings.places, LASTING_PARTS, memory_age_s=_MEMORY_AGE_S)
+
+    def read() -> Reading:  # which the first frame does not wait for, nor for what it imports
+        return Reading(collector().collect())
+
+    def open_details() -> ReadDetails:
+        from mistudio_cli.top.details.read import DetailsSource
+
+        return DetailsSource(connect, settings.places).read
 
     able = abilities(os.environ.get("TERM", ""), sys.stdout.fileno())
     if not able.is_addressed:
@@ -72,7 +84,7 @@ def _show(ledger: Ledger, settings: Settings, interval_s: float, *, mouse: bool)
         return
     able = replace(able, has_mouse=able.has_mouse and mouse)
     actions = Actions(connect, settings.places.store)
-    loop.show(read, lambda: DetailsSource(connect, settings.places).read, actions, able, interval_s)
+    loop.show(read, open_details, actions, able, interval_s)
 
 
 def _print_lines(ledger: Ledger, settings: Settings, interval_s: float) -> None:
