@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from mistudio_cli.monitor.trouble import Trouble as Trouble
+from mistudio_cli.errors import Trouble as Trouble
 from tasks.jobs.kind import Job
 from tasks.ledger.client import Ledger
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from mistudio_cli.errors import with_fix
 from mistudio_cli.fleet.supervisor_client import own_redis_not_running
 from mistudio_cli.machine.unresponsive_process import described, is_running, pid_at_socket
-from mistudio_cli.monitor.trouble import with_fix
 from tasks.errors import UserError
 from tasks.paths import Places
 from tasks.redis_client.redis_connection import Silent
