@@ -1,8 +1,8 @@
 """The collector: reads each part on a thread of its own, and makes a snapshot of the last good values.
 
-One for all who watch: commands collect once, and wait until each part has answered or its patience is over; `top` and
-`serve` keep a collector, wait `DEADLINE_S` and show what there is. A source that hangs costs its own part only, whose
-last good value stays, with its age and the reason.
+Commands collect once, and wait until each part has answered or its patience is over. A lasting view keeps a collector,
+waits `DEADLINE_S` and shows what there is. A source that hangs costs its own part only, whose last good value stays,
+with its age and the reason.
 """
 
 from __future__ import annotations
