@@ -91,7 +91,7 @@ def test_a_path_that_leads_nowhere_is_refused_at_submit(cli: Cli, words: str) ->
     result = cli("submit", *words.format(text=cli.home / "text.txt").split())
     assert (result.code, result.out) == (Code.USAGE, ""), result.err
     assert "nosuch" in result.err
-    assert re.search(r"is not a model|no file or folder|no folder", result.err)
+    assert re.search(r"is not a model|no folder|no file or folder", result.err)
     assert cli.ledger.page().jobs == ()
 
 
