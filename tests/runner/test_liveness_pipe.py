@@ -38,11 +38,11 @@ def test_a_stopped_slot_loses_its_whole_job_before_that_is_started_elsewhere(sta
     stack.start_worker()
     job = stack.submit("helpers")
     runner = stack.under_way(job)
-    worker_set, slot = [runner, *runner.children()], runner.parent()
-    assert len(worker_set) == 2
+    processes, slot = [runner, *runner.children()], runner.parent()
+    assert len(processes) == 2
     assert slot is not None
     slot.suspend()
-    until(lambda: all(map(gone, worker_set)), SILENCE_S + 10)
+    until(lambda: all(map(gone, processes)), SILENCE_S + 10)
     gone_at = stack.ledger.now()
     done = stack.ended(job)
     with suppress(psutil.NoSuchProcess):  # its worker gives it up by itself, sooner or later than this
@@ -70,14 +70,15 @@ def replacement() -> Iterator[None]:
 def test_a_stopped_runner_and_its_stopped_helpers_die_with_their_slot(stack: Stack) -> None:
     stack.start_worker()
     runner = stack.under_way(stack.submit("helpers"))
-    worker_set, slot = [runner, *runner.children()], runner.parent()
+    processes, slot = [runner, *runner.children()], runner.parent()
     assert slot is not None
-    for process in worker_set:
+    for process in processes:
         process.suspend()
     slot.kill()
-    until(lambda: all(map(gone, worker_set)), 10)
-    for process in worker_set:
-        os.waitpid(process.pid, 0)
+    until(lambda: all(map(gone, processes)), 10)
+    for process in processes:
+        with suppress(ChildProcessError):  # one whose parent died later than it did may have been reaped by that
+            os.waitpid(process.pid, 0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux wakes a stopped process whose parent dies")
@@ -85,14 +86,15 @@ def test_a_stopped_runner_and_its_stopped_helpers_die_with_their_slot(stack: Sta
 def test_a_stopped_runner_dies_with_a_slot_that_was_stopped_too(stack: Stack) -> None:
     stack.start_worker()
     runner = stack.under_way(stack.submit("helpers"))
-    worker_set, slot = [runner, *runner.children()], runner.parent()
+    processes, slot = [runner, *runner.children()], runner.parent()
     assert slot is not None
     slot.suspend()
     runner.suspend()
     slot.kill()
-    until(lambda: all(map(gone, worker_set)), 10)
-    for process in worker_set:
-        os.waitpid(process.pid, 0)
+    until(lambda: all(map(gone, processes)), 10)
+    for process in processes:
+        with suppress(ChildProcessError):  # one whose parent died later than it did may have been reaped by that
+            os.waitpid(process.pid, 0)
 
 
 def start_runner() -> tuple[subprocess.Popen[bytes], LivenessPipe]:
