@@ -210,7 +210,7 @@ def retry(
     if failed:
         wanted = replace(chosen, state=[str(State.FAILED)]).filter()
         begun = retrying.try_failed(
-            ledger, settings.places.store, wanted, from_checkpoint=from_checkpoint, requested=not yes
+            ledger, settings.places.store, wanted, from_checkpoint=from_checkpoint, must_confirm=not yes
         )
     else:
         jobs = find_jobs(ledger, job_ids or [])

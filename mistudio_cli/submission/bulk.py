@@ -104,16 +104,16 @@ def _plan_line(
 ) -> tuple[list[UserError], list[Job]]:
     """All that is wrong with a line, or its jobs."""
     try:
-        requested = read_request(parse_json_object(text, fix=_EXAMPLE), submit_options)
-        if isinstance(requested, list):
-            return [problem for _, problem in requested], []
-        after = (*requested.submit_options.after, *(find_job(known.ledger, word).id for word in requested.after))
-        submit_options = replace(requested.submit_options, after=after)
+        request = read_request(parse_json_object(text, fix=_EXAMPLE), submit_options)
+        if isinstance(request, list):
+            return [problem for _, problem in request], []
+        after = (*request.submit_options.after, *(find_job(known.ledger, word).id for word in request.after))
+        submit_options = replace(request.submit_options, after=after)
         return [], plan(
             known,
-            requested.kind.name,
-            requested.values,
-            name=requested.name,
+            request.kind.name,
+            request.values,
+            name=request.name,
             submit_options=submit_options,
             job_id=job_id,
         )

@@ -40,13 +40,13 @@ class Plan:
 
     def add(self, step: PipelineStep, known: ArtifactCatalog, submit_options: SubmitOptions) -> None:
         """Plan one step; what is wrong with it is kept, and those that follow are planned as if it were sound."""
-        faults, requested = self._read(step, submit_options)
+        faults, request = self._read(step, submit_options)
         key = "after"
         try:
-            if requested is not None:
-                awaited = self._awaited([*requested.after, *_references(step.table)], known)
+            if request is not None:
+                awaited = self._awaited([*request.after, *_references(step.table)], known)
                 key = ""
-                self._done[step.id] = self._plan(requested, awaited, known)
+                self._done[step.id] = self._plan(request, awaited, known)
         except UserError as problem:
             faults = [(key, problem)]
         if faults:
@@ -63,11 +63,11 @@ class Plan:
             except UserError as problem:
                 values[key], faults[key] = value, problem
         values.pop("id", None)
-        requested = read_request(values, submit_options)
-        if isinstance(requested, list):
-            faults = {**dict(requested), **faults}
+        request = read_request(values, submit_options)
+        if isinstance(request, list):
+            faults = {**dict(request), **faults}
         in_order = sorted(faults.items(), key=lambda fault: step.line_of(fault[0]))
-        return in_order, None if faults or isinstance(requested, list) else requested
+        return in_order, None if faults or isinstance(request, list) else request
 
     def _filled(self, value: Any) -> Any:
         """A value with its references replaced; one that is a reference and nothing else keeps the variable's type."""
@@ -93,14 +93,12 @@ class Plan:
             raise UserError(f"The step {name} makes several artifacts.", f"Write the name of one: {', '.join(made)}")
         return made[0]
 
-    def _plan(self, requested: SubmitRequest, awaited: Iterable[str], known: ArtifactCatalog) -> _Done:
-        submit_options = replace(requested.submit_options, after=(*requested.submit_options.after, *awaited))
+    def _plan(self, request: SubmitRequest, awaited: Iterable[str], known: ArtifactCatalog) -> _Done:
+        submit_options = replace(request.submit_options, after=(*request.submit_options.after, *awaited))
         try:
-            jobs = plan(
-                known, requested.kind.name, requested.values, name=requested.name, submit_options=submit_options
-            )
+            jobs = plan(known, request.kind.name, request.values, name=request.name, submit_options=submit_options)
         except ArtifactTaken as taken:
-            if not _makes_the_same(requested.kind, taken, known):
+            if not _makes_the_same(request.kind, taken, known):
                 raise
             self.reused += taken.makes
             producers = (known.producer_of(artifact) for artifact in taken.makes)

@@ -49,7 +49,7 @@ def try_again(ledger: Ledger, store: Path, jobs: Sequence[Job], *, from_checkpoi
 
 
 def try_failed(
-    ledger: Ledger, store: Path, wanted: Filter, *, from_checkpoint: bool | None = None, requested: bool
+    ledger: Ledger, store: Path, wanted: Filter, *, from_checkpoint: bool | None = None, must_confirm: bool
 ) -> Begun:
     """Submit the jobs that failed once more, after a question when `asked`; says which are left out, and why."""
     known = _known(ledger, store)
@@ -58,7 +58,7 @@ def try_failed(
     if not retries.planned:
         output.talk("Nothing to try again.")
         return Begun()
-    if requested:
+    if must_confirm:
         count = "1 job" if len(retries.planned) == 1 else f"{len(retries.planned)} jobs"
         output.ask(f"Submit {count}?", shlex.join(["mistudio", *sys.argv[1:], "--yes"]))
     return _begin(known, retries.planned, from_checkpoint)

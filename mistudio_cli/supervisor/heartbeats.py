@@ -34,22 +34,22 @@ class HeartbeatMonitor:
         self._was_unreachable = False
 
     def connect_to(self, broker_url: str) -> None:
-        """Listen at this Redis from now on."""
+        """Read heartbeats from this Redis from now on."""
         if broker_url != self._url:
             self.close()
             self._url, self._ledger = broker_url, Ledger(redis_connection.connect(broker_url, timeout_s=1.0))
 
     @property
     def ledger(self) -> Ledger | None:
-        """The ledger there; None until there is something to listen for."""
+        """The ledger there; None until there are workers."""
         return self._ledger
 
     def is_at(self, broker_url: str) -> bool:
-        """Whether this is the Redis it listens at."""
+        """Whether this is the Redis that it reads."""
         return broker_url == self._url
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection, if there is one."""
         if self._ledger is not None:
             self._ledger.close()
 

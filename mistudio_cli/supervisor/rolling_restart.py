@@ -70,7 +70,7 @@ class RollingRestart:
         return next((restart for restart in self._pending if restart.spec.name == name), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Locks that are still to be restarted, and by name why others were not, as records that JSON can carry."""
+        """Workers that are still to be restarted, and by name why others were not, as records that JSON can carry."""
         return {"pending": [restart.spec.name for restart in self._pending], "failures": dict(self._failures)}
 
     def tick(self) -> None:

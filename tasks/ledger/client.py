@@ -392,8 +392,8 @@ class Ledger:
     def live_jobs(self) -> set[str]:
         """Ids of all jobs that have not ended, and of those whose checkpoint one of them will take over."""
         states = (State.WAITING, State.QUEUED, State.RUNNING)
-        requested = [("ZRANGE", self.client.key(f"by:state:{state}"), 0, -1) for state in states]
-        return {i for ids in self._read([*requested, ("HKEYS", self.client.key("heirs"))]) for i in ids}
+        commands = [("ZRANGE", self.client.key(f"by:state:{state}"), 0, -1) for state in states]
+        return {i for ids in self._read([*commands, ("HKEYS", self.client.key("heirs"))]) for i in ids}
 
     def awaited_checkpoints(self) -> set[str]:
         """Ids of jobs whose checkpoint one that has not ended will take over."""

@@ -111,16 +111,16 @@ def records(client: Client, job_ids: Sequence[str]) -> list[Job | None]:
 
 def children(client: Client, job_ids: Sequence[str]) -> list[list[Job]]:
     """For each of these jobs those that wait or waited for it, in the order of submission; in two round trips."""
-    requested = [("ZRANGE", client.key(f"by:parent:{job_id}"), 0, -1) for job_id in job_ids]
-    ids = [_sound(reply) for reply in client.batch(requested)] if requested else []
+    commands = [("ZRANGE", client.key(f"by:parent:{job_id}"), 0, -1) for job_id in job_ids]
+    ids = [_sound(reply) for reply in client.batch(commands)] if commands else []
     found = iter(records(client, [child for of_one in ids for child in of_one]))
     return [[job for job in itertools.islice(found, len(of_one)) if job] for of_one in ids]
 
 
 def other_tries(client: Client, job_ids: Sequence[str]) -> list[Job | None]:
     """For each of these jobs the newest that tries it again, whatever became of it; in two round trips."""
-    requested = [("ZREVRANGE", client.key(f"by:retry_of:{job_id}"), 0, 0) for job_id in job_ids]
-    newest = [next(iter(_sound(reply)), None) for reply in client.batch(requested)] if requested else []
+    commands = [("ZREVRANGE", client.key(f"by:retry_of:{job_id}"), 0, 0) for job_id in job_ids]
+    newest = [next(iter(_sound(reply)), None) for reply in client.batch(commands)] if commands else []
     found = iter(records(client, [job_id for job_id in newest if job_id]))
     return [next(found) if job_id else None for job_id in newest]
 
