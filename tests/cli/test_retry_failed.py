@@ -96,7 +96,7 @@ def test_more_than_are_submitted_at_once_are_all_reached_the_oldest_first(
     monkeypatch.setattr(sys, "argv", ["mistudio", "jobs", "retry", "--failed", "--kind", "cleanup"])
     ids, tried, result = fail_many(cli, 7), list[str | None](), list[str]()
     for _ in range(4):
-        again = retrying.try_failed(cli.ledger, cli.home, Filter(("failed",)), requested=False)
+        again = retrying.try_failed(cli.ledger, cli.home, Filter(("failed",)), must_confirm=False)
         tried += [job.retry_of for job in again.jobs]
         result.append(capsys.readouterr().err)
     assert tried == ids
@@ -117,7 +117,7 @@ def test_it_asks_redis_as_often_for_many_as_for_few_and_shortens_a_long_list(
 
         with monkeypatch.context() as patch:
             patch.setattr(Client, "batch", counted)
-            retrying.try_failed(cli.ledger, cli.home, Filter(("failed",), name="cleanup"), requested=False)
+            retrying.try_failed(cli.ledger, cli.home, Filter(("failed",), name="cleanup"), must_confirm=False)
         return requested[0]
 
     fail_many(cli, 2)
