@@ -51,7 +51,7 @@ soak: install ## Kill every process again and again under load: ROUNDS=200 JOBS=
 		$(BIN)/python -m pytest tests/train_job/test_resume.py tests/sae/test_broken_saes.py \
 		tests/models/test_every_family.py tests/models/test_model_config.py tests/sae/test_calibration.py \
 		tests/worker/test_killed_training.py tests/jobs/test_memory.py \
-		tests/cli/test_doors.py tests/parsing/test_documents.py
+		tests/cli/test_fuzzed_input.py tests/parsing/test_documents.py
 
 check: install ## Style, words, types and the floors of the architecture
 	$(BIN)/ruff format --check .

@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     """Measure what `argv` names, or everything that does not take an hour; `gpu` and its options stand alone."""
     if list(argv[:1]) == ["gpu"]:
         return import_module("benchmarks.gpu").main(argv[1:])
-    from benchmarks.there import NoPeersError
+    from benchmarks.peer_environment import NoPeersError
 
     for name in argv or MODULES:
         try:

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from benchmarks.contest import Task
+from benchmarks.peer_environment import ROOT
 from benchmarks.planting import Planting, train
-from benchmarks.there import ROOT
 
 KEPT = ROOT / "benchmarks/results/planted.jsonl"
 #: What the sides' packages are called.

@@ -25,8 +25,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.peer_environment import ROOT
 from benchmarks.tables import table
-from benchmarks.there import ROOT
 from benchmarks.turns import take_turns
 from tasks.sae.architectures import topk
 from tasks.sae.coder import CoderConfig

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.contest import PENALISED, SIDES, Side, Task, enter
-from benchmarks.there import answer, run_there
+from benchmarks.peer_environment import answer, run_there
 from benchmarks.turns import take_turns
 from tasks.models.cpu_backend import chosen
 from tasks.sae.architectures import names

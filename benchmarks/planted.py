@@ -17,8 +17,8 @@ from typing import Any
 
 from benchmarks.cells import KEPT, Cell, found
 from benchmarks.contest import SIDES
+from benchmarks.peer_environment import answer, run_there
 from benchmarks.planting import Planting
-from benchmarks.there import answer, run_there
 from tasks.sae.architectures import names
 
 SEEDS = (0, 1, 2)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.contest import SIDES, Task, enter
-from benchmarks.there import NoPeersError, answer, run_there
+from benchmarks.peer_environment import NoPeersError, answer, run_there
 from benchmarks.turns import take_turns
 from tasks.models.cpu_backend import chosen
 from tasks.sae.coder import BF16

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.there import answer, run_there
+from benchmarks.peer_environment import answer, run_there
 from tasks.activations.hook_wiring import wiring_of
 from tasks.activations.hooks import find
 from tasks.activations.stream import ModelVectors

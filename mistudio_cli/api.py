@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mistudio_cli.error_messages import unread_ledger
+from mistudio_cli.errors import Trouble
 from mistudio_cli.monitor.collector.shared_ledger import SharedLedger
 from mistudio_cli.monitor.hosts import fleet_in
 from mistudio_cli.monitor.queue_rows import consuming, queue_rows
 from mistudio_cli.monitor.snapshot import QueueRow
-from mistudio_cli.monitor.trouble import Trouble
 from mistudio_cli.views import host_json, json_shapes
 from tasks.errors import UserError
 from tasks.jobs.kind import Job

@@ -6,8 +6,7 @@ import re
 import sys
 from dataclasses import dataclass
 
-from mistudio_cli.errors import Code, Failed, NoRedis, NotFound, TimedOut
-from mistudio_cli.monitor.trouble import Trouble, with_fix
+from mistudio_cli.errors import Code, Failed, NoRedis, NotFound, TimedOut, Trouble, with_fix
 from tasks.errors import OverQuota, UserError
 from tasks.parsing.safe_text import shown
 from tasks.redis_client.redis_connection import (

@@ -1,7 +1,8 @@
-"""Exit codes, and the exceptions that end a command with one."""
+"""Exit codes, the exceptions that end a command with one, and a part of a reading that failed."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum
 
 from tasks.errors import UserError
@@ -50,3 +51,17 @@ class NoRedis(UserError):
 
 class TimedOut(UserError):
     """Waiting was given up; what was waited for continues."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Which part, why and what to do, in one sentence; `age_s` is that of the value that is shown instead, if any."""
+
+    part: str
+    message: str
+    age_s: float | None = None
+
+
+def with_fix(sentence: str, fix: str) -> str:
+    """One sentence of two: what is wrong, and what to do."""
+    return f"{sentence.rstrip('.')}; {fix[0].lower()}{fix[1:]}" if fix else sentence

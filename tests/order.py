@@ -17,7 +17,7 @@ CHAINS = (
     ("e2e/test_documented_commands.py",),
     ("supervisor/test_workers.py",),
     ("e2e/test_survival.py",),
-    ("machines/test_one_writer.py",),
+    ("machines/test_single_writer.py",),
     ("supervisor/test_remote_requests.py",),
     ("worker/test_worker.py",),
     ("supervisor/test_single_kills.py",),
@@ -39,7 +39,7 @@ CHAINS = (
     ("train_job/test_sae_group.py",),
     ("supervisor/test_kills.py",),
     ("worker/test_concurrency.py",),
-    ("supervisor/test_door.py",),
+    ("supervisor/test_home_files.py",),
     ("worker/test_killed_training.py",),
 )
 

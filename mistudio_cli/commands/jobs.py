@@ -13,7 +13,7 @@ import typer
 from mistudio_cli import completion, session
 from mistudio_cli.error_messages import UNREAD, unread_ledger
 from mistudio_cli.errors import Code, NotFound
-from mistudio_cli.jobs import job_actions, waiting
+from mistudio_cli.jobs import waiting
 from mistudio_cli.jobs.lookup import find_job, find_jobs, show_lines
 from mistudio_cli.jobs.selection import Selection, selecting, selecting_all
 from mistudio_cli.terminal import humanize, output
@@ -107,6 +107,8 @@ def set_priority(
     priority: Annotated[int, typer.Argument(min=LOWEST_PRIORITY, max=HIGHEST_PRIORITY, help="0 (low) to 10 (high)")],
 ) -> None:
     """Change the priority of a job that has not started."""
+    from mistudio_cli.jobs import job_actions
+
     ledger = session.connect_ledger(session.current_settings())
     job = find_job(ledger, job_id)
     output.talk(job_actions.set_priority(ledger, job, priority))
@@ -194,6 +196,7 @@ def retry(
 ) -> None:
     """Retry ended jobs with the same parameters; --failed includes the parents that made them fail."""
     from mistudio_cli.fleet import replication
+    from mistudio_cli.jobs import job_actions
     from mistudio_cli.submission import retrying
 
     failed = failed or chosen.state == [str(State.FAILED)]

@@ -9,10 +9,9 @@ import typer
 
 from mistudio_cli import completion, session
 from mistudio_cli.error_messages import UNREAD, unread_ledger
-from mistudio_cli.jobs import job_actions
-from mistudio_cli.jobs.job_actions import count_of
 from mistudio_cli.monitor.snapshot import Snapshot, read_queues
 from mistudio_cli.terminal import output
+from mistudio_cli.terminal.humanize import count_of
 from mistudio_cli.views import json_shapes, tables
 from tasks.errors import UserError
 from tasks.ledger.client import Ledger
@@ -76,6 +75,8 @@ def peek(
 @app.command("pause")
 def pause(queues: Queues = None, every: All = False) -> None:
     """Stop starting jobs from a queue until it is resumed; survives restarts. Running jobs continue."""
+    from mistudio_cli.jobs import job_actions
+
     ledger = _ledger(start=True)
     for name in _named(queues, every=every):
         output.talk(job_actions.pause_queue(ledger, name))
@@ -84,6 +85,8 @@ def pause(queues: Queues = None, every: All = False) -> None:
 @app.command("resume")
 def resume(queues: Queues = None, every: All = False) -> None:
     """Resume a paused queue."""
+    from mistudio_cli.jobs import job_actions
+
     ledger = _ledger(start=True)
     for name in _named(queues, every=every):
         output.talk(job_actions.resume_queue(ledger, name))

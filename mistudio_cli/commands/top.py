@@ -6,7 +6,8 @@ import os
 import sys
 import time
 from dataclasses import replace
-from typing import Annotated
+from functools import cache
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,11 +18,13 @@ from mistudio_cli.redis.probe import PATIENCE_S
 from mistudio_cli.settings import Settings
 from mistudio_cli.terminal import output
 from mistudio_cli.top.reading import Reading
-from mistudio_cli.top.waiting_order import read_waiting
 from mistudio_cli.views import json_shapes, tables
 from tasks.errors import UserError
 from tasks.ledger.client import Ledger
-from tasks.redis_client.redis_connection import Refused, Unreachable
+
+if TYPE_CHECKING:
+    from mistudio_cli.monitor.collector.collector import Collector
+    from mistudio_cli.top.details.reader import ReadDetails
 
 app = typer.Typer()
 
@@ -56,14 +59,24 @@ def _show(ledger: Ledger, settings: Settings, interval_s: float, *, mouse: bool)
     """The live screen, or plain text again and again on a terminal without cursor addressing."""
     from mistudio_cli.top import loop
     from mistudio_cli.top.actions import Actions
-    from mistudio_cli.top.details.read import DetailsSource
     from mistudio_cli.top.tty.terminal import abilities
 
     def connect(lasts: bool) -> Ledger:
         return session.connect_ledger(settings, supervise=lasts, timeout_s=PATIENCE_S)
 
-    def read() -> Reading:
-        return _read(ledger, settings)
+    @cache
+    def collector() -> Collector:
+        from mistudio_cli.monitor.collector.collector import LASTING_PARTS, Collector
+
+        return Collector(lambda: ledger, settings.places, LASTING_PARTS, memory_age_s=_MEMORY_AGE_S)
+
+    def read() -> Reading:  # which the first frame does not wait for, nor for what it imports
+        return Reading(collector().collect())
+
+    def open_details() -> ReadDetails:
+        from mistudio_cli.top.details.read import DetailsSource
+
+        return DetailsSource(connect, settings.places).read
 
     able = abilities(os.environ.get("TERM", ""), sys.stdout.fileno())
     if not able.is_addressed:
@@ -71,24 +84,17 @@ def _show(ledger: Ledger, settings: Settings, interval_s: float, *, mouse: bool)
         return
     able = replace(able, has_mouse=able.has_mouse and mouse)
     actions = Actions(connect, settings.places.store)
-    loop.show(read, lambda: DetailsSource(connect, settings.places).read, actions, able, interval_s)
-
-
-def _read(ledger: Ledger, settings: Settings) -> Reading:
-    seen = read_all(ledger, settings.places, memory_age_s=_MEMORY_AGE_S)
-    if seen.queues is None or getattr(seen, "queued", None) is not None:
-        return Reading(seen)
-    try:
-        return Reading(seen, read_waiting(ledger, seen.queues))
-    except (Unreachable, Refused):  # the next reading says so of the whole ledger
-        return Reading(seen)
+    loop.show(read, open_details, actions, able, interval_s)
 
 
 def _print_lines(ledger: Ledger, settings: Settings, interval_s: float) -> None:
     """Everything as one line of JSON at each interval, also when something cannot be read."""
+    from mistudio_cli.monitor.collector.collector import Collector
+
+    collector = Collector(lambda: ledger, settings.places)
     while True:
         began = time.monotonic()
-        output.data_json(json_shapes.everything(read_all(ledger, settings.places)), indent=None)
+        output.data_json(json_shapes.everything(collector.collect_once()), indent=None)
         time.sleep(max(0.0, interval_s - (time.monotonic() - began)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from mistudio_cli.terminal.humanize import count_of
 from tasks.jobs.kind import Job
 from tasks.ledger.client import Ledger
 
@@ -35,11 +36,6 @@ def describe_retries(begun: Begun) -> Iterator[str]:
     for job in begun.jobs:
         why = f"another try of {job.retry_of}; {begun.how(job)}" if job.retry_of else "needed first"
         yield f"{job.id} {job.kind} {job.name} in {job.queue}, {why}"
-
-
-def count_of(jobs: int) -> str:
-    """A number of jobs in words."""
-    return "1 job" if jobs == 1 else f"{jobs} jobs"
 
 
 def _queued(ledger: Ledger, name: str) -> str:

@@ -19,6 +19,13 @@ def is_stopped(pid: int) -> bool:
         return False
 
 
+def is_running(pid: int) -> bool:
+    """Whether there is a process with that pid."""
+    import psutil
+
+    return psutil.pid_exists(pid)
+
+
 def described(pid: int | None, fix: str) -> tuple[str, str]:
     """How to name a process that does not answer, such as " (pid 7, stopped)", and what helps; `fix` unless stopped."""
     if not pid:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from mistudio_cli.monitor.trouble import Trouble as Trouble
+from mistudio_cli.errors import Trouble as Trouble
 from tasks.jobs.kind import Job
 from tasks.ledger.client import Ledger
 
@@ -87,7 +87,7 @@ class Snapshot:
 
     A part that could not be read now has its last good value, and its age in `parts`, by the names of
     `mistudio_cli.monitor.collector.collector`. `queued` are the first queued jobs of each queue, in the order in which
-    they are served. `celery` is what Celery workers reply themselves.
+    they are served, without their parameters. `celery` is what Celery workers reply themselves.
     """
 
     read_at: float | None = None

@@ -104,3 +104,8 @@ def measures(record: Job) -> str:
         return ""
     parts = [f"{name} {'?' if value is None else f'{value:.3g}'}" for name, value in record.metrics.items()]
     return " ".join(parts[:_MEASURES_SHOWN])
+
+
+def count_of(jobs: int) -> str:
+    """A number of jobs in words."""
+    return "1 job" if jobs == 1 else f"{jobs} jobs"

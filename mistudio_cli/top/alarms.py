@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mistudio_cli.terminal.humanize import duration, size
+from mistudio_cli.top.foreign_workers import mute_workers
 from mistudio_cli.top.reading import SOURCES
 from mistudio_cli.top.text import clean
 
 if TYPE_CHECKING:
-    from mistudio_cli.top.reading import Parts
+    from mistudio_cli.top.foreign_workers import mute_workers
+from mistudio_cli.top.reading import Parts
 
 #: States of a worker that runs no jobs though it should.
 BROKEN = ("fatal", "backoff", "silent", "unresponsive", "refused")
@@ -37,6 +39,8 @@ def _age(parts: Parts, source: str) -> str:
 
 
 def _of_workers(parts: Parts) -> Iterator[str]:
+    for name in mute_workers(parts.celery.value):
+        yield f"{clean(name)} heartbeats but does not reply to Celery"
     for row in parts.workers.value or ():
         if row.state not in BROKEN:
             continue

@@ -195,6 +195,7 @@ class _Loop:
             if number in ENDING:
                 self.ended_by, self._is_over = number, True
             elif number == signal.SIGINT:
+                self._screen.forget()  # Ctrl-C has thrown away what the terminal had not shown yet
                 self._press(["ctrl-c"])
             elif number == signal.SIGTSTP:
                 self._terminal.leave()

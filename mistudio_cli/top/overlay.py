@@ -19,6 +19,7 @@ Choosing
   s                     sort by the next column, marked in reverse video; then unsorted
   S                     reverse the order
   Space                 freeze the screen, and continue
+  Ctrl-L                draw the whole screen again
 Changing, each after y
   c                     cancel the job
   R                     retry the job

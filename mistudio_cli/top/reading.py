@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mistudio_cli.machine.host import Host
+    from mistudio_cli.monitor.celery_workers import CeleryWorkers
     from mistudio_cli.monitor.hosts import HostRow
     from mistudio_cli.monitor.snapshot import QueueRow, Snapshot, WorkerRow
     from tasks.accelerators.devices import Devices
@@ -26,6 +27,9 @@ T = TypeVar("T")
 #: A value is shown as old from this age on, or from three intervals where these are longer.
 STALE_S = 3.0
 
+#: The interval while some parts are still being read for the first time.
+_PARTIAL_S = 0.4
+
 #: Parts of the screen, and the part of a snapshot whose error says why it is missing.
 SOURCES = {
     "queues": "ledger",
@@ -36,6 +40,7 @@ SOURCES = {
     "leases": "ledger",
     "devices": "devices",
     "host": "host",
+    "celery": "celery",
 }
 
 
@@ -71,6 +76,7 @@ class Parts:
     leases: Part[Mapping[str, Lease]] = Part()
     devices: Part[Devices] = Part()
     host: Part[Host] = Part()
+    celery: Part[CeleryWorkers] = Part()
     errors: tuple[tuple[str, str], ...] = ()
     next: str | None = None
     is_read: bool = False
@@ -93,6 +99,11 @@ class Reading:
     snapshot: Snapshot
     waiting: Mapping[str, tuple[Job, ...]] | None = None
 
+    @property
+    def is_partial(self) -> bool:
+        """Whether some parts are still being read for the first time."""
+        return any(part.value is None and part.error is None for part in self.snapshot.parts.values())
+
 
 class LastGood:
     """Keeps the last good value of each part over readings that fail."""
@@ -105,8 +116,8 @@ class LastGood:
         seen = reading.snapshot
         reasons = {trouble.part: trouble.message for trouble in seen.errors}
         found: dict[str, Any] = {name: getattr(seen, name, None) for name in SOURCES}
-        found["waiting"] = reading.waiting if reading.waiting is not None else getattr(seen, "queued", None)
-        ages: Mapping[str, Any] = getattr(seen, "parts", None) or {}  # of a reader that keeps last good values itself
+        found["waiting"] = reading.waiting if reading.waiting is not None else seen.queued
+        ages = seen.parts  # of a collector that keeps last good values itself
         if seen.devices is not None and "devices" in reasons and not seen.devices.devices:
             found["devices"] = None
         if "ledger" in reasons and seen.workers is not None and self.parts.workers.value is not None:
@@ -152,7 +163,8 @@ class Reader(threading.Thread):
                 return
             self.parts = self._last_good.take(reading, time.monotonic())
             self._notify()
-            self._wake.wait(max(0.0, self._interval_s - (time.monotonic() - began)))
+            interval_s = min(self._interval_s, _PARTIAL_S) if reading.is_partial else self._interval_s
+            self._wake.wait(max(0.0, interval_s - (time.monotonic() - began)))
 
     def read_now(self) -> None:
         """Do not wait for the next interval."""

@@ -11,18 +11,6 @@ from tasks.queues import QUEUE_NAMES
 if TYPE_CHECKING:
     from mistudio_cli.monitor.snapshot import QueueRow
     from mistudio_cli.top.reading import Parts
-    from tasks.ledger.client import Ledger
-
-#: How many jobs of each queue are read.
-_READ = 100
-
-
-def read_waiting(ledger: Ledger, rows: Sequence[QueueRow]) -> dict[str, tuple[Job, ...]]:
-    """The first queued jobs of each of these queues, in the order served. Raises Unreachable or Refused."""
-    ids = {row.name: ledger.queues.order(row.name, _READ) for row in rows if row.pending}
-    found = {job.id: job for job in ledger.many([job_id for order in ids.values() for job_id in order]) if job}
-    queued = {name: [found[job_id] for job_id in order if job_id in found] for name, order in ids.items()}
-    return {name: tuple(job for job in jobs if job.state is State.QUEUED) for name, jobs in queued.items()}
 
 
 def waiting_jobs(parts: Parts) -> list[Job]:

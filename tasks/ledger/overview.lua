@@ -2,18 +2,24 @@
 --
 -- ARGV: the prefix of keys; the number of running, of recent and of queued jobs (per queue) whose records are wanted, and
 -- of the newest that succeeded; the queues, the names of the sets whose entries are counted, the spans of these counts in
--- seconds, and the fields of those that succeeded, as JSON lists.
+-- seconds, the fields of those that succeeded, and those of queued ones, as JSON lists.
 -- `tasks/ledger/overview.py` has the same in plain commands, for users without a right to scripts.
 
 local prefix, running, recent, queued = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local succeeded, queues, ended = tonumber(ARGV[5]), cjson.decode(ARGV[6]), cjson.decode(ARGV[7])
-local spans, run_fields = cjson.decode(ARGV[8]), cjson.decode(ARGV[9])
+local spans, run_fields, queued_fields = cjson.decode(ARGV[8]), cjson.decode(ARGV[9]), cjson.decode(ARGV[10])
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) + tonumber(clock[2]) / 1e6
 
 local function records(ids)
   local found = {}
   for _, id in ipairs(ids) do found[#found + 1] = redis.call('HGETALL', prefix .. 'job:' .. id) end
+  return found
+end
+
+local function fields(ids, names)
+  local found = {}
+  for _, id in ipairs(ids) do found[#found + 1] = redis.call('HMGET', prefix .. 'job:' .. id, unpack(names)) end
   return found
 end
 
@@ -29,24 +35,14 @@ for _, queue in ipairs(queues) do
       counts[#counts + 1] = redis.call('ZCOUNT', key, string.format('%.6f', now - span), '+inf')
     end
   end
-  waiting[#waiting + 1] = records(first('ZRANGE', 'queue:' .. queue .. ':order', queued))
-end
-
-local holders = {}
-for _, id in ipairs(redis.call('ZRANGE', prefix .. 'by:state:running', 0, -1)) do
-  holders[#holders + 1] = redis.call('HMGET', prefix .. 'job:' .. id, 'worker', 'worker_pid')
-end
-
-local runs = {}
-for _, id in ipairs(first('ZREVRANGE', 'by:state:succeeded', succeeded)) do
-  runs[#runs + 1] = redis.call('HMGET', prefix .. 'job:' .. id, unpack(run_fields))
+  waiting[#waiting + 1] = fields(first('ZRANGE', 'queue:' .. queue .. ':order', queued), queued_fields)
 end
 
 return {
   counts,
-  holders,
+  fields(redis.call('ZRANGE', prefix .. 'by:state:running', 0, -1), {'worker', 'worker_pid'}),
   records(first('ZREVRANGE', 'by:state:running', running)),
   records(first('ZREVRANGE', 'by:all', recent)),
   waiting,
-  runs,
+  fields(first('ZREVRANGE', 'by:state:succeeded', succeeded), run_fields),
 }

@@ -6,12 +6,14 @@ them (`overview.lua`). A Redis user without a right to scripts, as of the role `
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from tasks.jobs.kind import Job, State
 from tasks.ledger.client import WorkerHeartbeat, read_heartbeat, read_lease
@@ -22,11 +24,15 @@ from tasks.queues import QUEUE_NAMES
 from tasks.redis_client.redis_connection import Client, Command, NotPermitted, Refused
 
 #: The SHA-1 of the script, by which Redis calls it: to compute it here would load OpenSSL. A test compares the two.
-SCRIPT_SHA = "fcf1642b8be46661fdd22c15296f812123900363"
+SCRIPT_SHA = "39f0fc40746bf8e39971b9d062cbee58f75eeec1"
 
 
 #: What is read of a job that succeeded.
 _RUN_FIELDS = ("kind", "started_at", "finished_at", "estimate_s")
+
+#: What is not read of queued jobs, of which there may be hundreds: a list shows none of it.
+_LEFT_OUT = ("params", "result", "error", "metrics")
+_QUEUED_FIELDS = tuple(each.name for each in dataclasses.fields(Job) if each.name not in _LEFT_OUT)
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,8 @@ class Overview:
     `heartbeats` are all those of workers that can be read, by name. `hosts` are those of hosts as they are written, see
     `tasks.fleet.host_heartbeat`. `holders` are the names, with host, and pids of the workers of all running jobs.
     `running` and `recent` are jobs, the newest first; `next` is where the list after `recent` starts. `queued` are the
-    first queued jobs of each queue in the order in which they are served. `runs` are those of the jobs that succeeded,
-    newest first by submission.
+    first queued jobs of each queue in the order in which they are served, without their parameters. `runs` are of the
+    jobs that succeeded, newest first by submission.
     """
 
     read_at: float
@@ -72,15 +78,24 @@ class Wanted:
     runs: int = 0
 
 
+#: Connections whose Redis user has no right to scripts.
+_without_rights: WeakSet[Client] = WeakSet()
+
+
 def read(client: Client, wanted: Wanted) -> Overview:
     """Everything, in one round trip. Raises Unreachable or Refused."""
     plain = _plain_commands(client, wanted)
+    if client in _without_rights:
+        answers = client.batch(plain)
+        _raise_refused(answers)
+        return _overview(answers, _without_script(client, wanted, answers), wanted)
     replies = client.batch(
         [*plain, ("SCRIPT", "LOAD", _script()), ("EVALSHA", SCRIPT_SHA, 0, *_arguments(client, wanted))]
     )
     *answers, loaded, details = replies
     _raise_refused(answers)
     if isinstance(loaded, NotPermitted) or isinstance(details, NotPermitted):
+        _without_rights.add(client)  # each refusal is an entry in the log of Redis
         details = _without_script(client, wanted, answers)
     _raise_refused([details])
     return _overview(answers, details, wanted)
@@ -113,10 +128,11 @@ def _without_script(client: Client, wanted: Wanted, answers: Sequence[Any]) -> l
     newest = running[::-1][: wanted.running]
     counts = ended_commands(client, _seconds(answers[0]))
     holders = [("HMGET", client.key(f"job:{job_id}"), "worker", "worker_pid") for job_id in running]
-    ids = [*newest, *recent, *(job_id for order in queued for job_id in order)]
+    ids = [*newest, *recent]
+    waiting = [("HMGET", client.key(f"job:{job_id}"), *_QUEUED_FIELDS) for order in queued for job_id in order]
     records = [("HGETALL", client.key(f"job:{job_id}")) for job_id in ids]
     runs = [("HMGET", client.key(f"job:{job_id}"), *_RUN_FIELDS) for job_id in ended_well]
-    replies = client.batch([*counts, *holders, *records, *runs])
+    replies = client.batch([*counts, *holders, *records, *waiting, *runs])
     _raise_refused(replies)
     left = iter(replies)
 
@@ -149,7 +165,7 @@ def _overview(answers: Sequence[Any], details: Sequence[Any], wanted: Wanted) ->
         running=_jobs(running),
         recent=_jobs(recent),
         next=_next(recent_ids, wanted.recent),
-        queued={name: _jobs(records) for name, records in zip(QUEUE_NAMES, queued, strict=True)},
+        queued={name: _queued_jobs(records) for name, records in zip(QUEUE_NAMES, queued, strict=True)},
         runs=tuple(readable(_run, runs)),
     )
 
@@ -175,8 +191,17 @@ def _jobs(records: Sequence[list[str]]) -> tuple[Job, ...]:
     return tuple(job for job in map(decode, records) if job)
 
 
+def _queued_jobs(records: Sequence[Sequence[str | None]]) -> tuple[Job, ...]:
+    """Jobs of their `_QUEUED_FIELDS`."""
+    flat = []
+    for values in records:
+        named = [(name, value) for name, value in zip(_QUEUED_FIELDS, values, strict=True) if value is not None]
+        flat.append([word for pair in (("params", "{}"), *named) for word in pair] if named else [])
+    return _jobs(flat)
+
+
 def _arguments(client: Client, wanted: Wanted) -> tuple[object, ...]:
-    tables = (json.dumps(table) for table in (QUEUE_NAMES, ENDED_SETS, RATE_SPANS_S, _RUN_FIELDS))
+    tables = (json.dumps(table) for table in (QUEUE_NAMES, ENDED_SETS, RATE_SPANS_S, _RUN_FIELDS, _QUEUED_FIELDS))
     return (client.address.key_prefix, wanted.running, wanted.recent, wanted.queued, wanted.runs, *tables)
 
 

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tasks.lazy import torch
+from tasks.lazy_import import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

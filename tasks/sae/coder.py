@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from tasks.errors import UserError
-from tasks.lazy import torch
+from tasks.lazy_import import torch
 from tasks.sae.ops.active_pairs import AllPairs, Pairs
 from tasks.sae.ops.preactivations import Exact, Preactivations, Rounded
 

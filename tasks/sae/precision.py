@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tasks.errors import UserError
-from tasks.lazy import torch
+from tasks.lazy_import import torch
 from tasks.sae.coder import BF16, FLOAT32, PRECISIONS, TF32
 from tasks.settings import current
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tasks.errors import UserError
-from tasks.lazy import np
+from tasks.lazy_import import np
 from tasks.sae.density import LOG10_EDGES, Histogram
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import cells, model_dtype, peers, planted, planting, there, whole_job
+from benchmarks import cells, model_dtype, peer_environment, peers, planted, planting, whole_job
 from benchmarks.contest import PENALISED, Task, enter
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job
@@ -201,15 +201,16 @@ def test_a_model_is_timed_in_both_dtypes_and_held_to_itself():
 
 def test_without_peers_a_sentence_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("MISTUDIO_PEERS_PYTHON", str(tmp_path / "none"))
-    with pytest.raises(there.NoPeersError, match="`make peers` installs"):
+    with pytest.raises(peer_environment.NoPeersError, match="`make peers` installs"):
         peers.measure()
 
 
 def test_what_is_measured_among_the_peers_comes_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("MISTUDIO_PEERS_PYTHON", sys.executable)
     (tmp_path / "asked.py").write_text(
-        "import os\nfrom benchmarks.there import answer\nanswer(lambda: [{'mmap': os.environ['MALLOC_MMAP_MAX_']}])\n"
+        "import os\nfrom benchmarks.peer_environment import answer\n"
+        "answer(lambda: [{'mmap': os.environ['MALLOC_MMAP_MAX_']}])\n"
     )
-    monkeypatch.setattr(there, "ROOT", f"{there.ROOT}:{tmp_path}")
-    assert there.run_there("asked") == [{"mmap": "0"}]
-    assert there.ALLOCATOR == runner_process._ALLOCATOR, "what our jobs run with"
+    monkeypatch.setattr(peer_environment, "ROOT", f"{peer_environment.ROOT}:{tmp_path}")
+    assert peer_environment.run_there("asked") == [{"mmap": "0"}]
+    assert peer_environment.ALLOCATOR == runner_process._ALLOCATOR, "what our jobs run with"

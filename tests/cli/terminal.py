@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -70,4 +71,7 @@ def terminal(
     try:
         yield shown
     finally:
+        if not shown.child.closed and shown.child.isalive():
+            shown.child.kill(signal.SIGKILL)  # pexpect itself gives up after tenths of a second
+            shown.child.wait()
         shown.child.close(force=True)

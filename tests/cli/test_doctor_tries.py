@@ -19,7 +19,7 @@ from tests.cli.conftest import Cli
 from tests.conftest import RedisServer, compile_library
 from tests.redis_client.foreign_replies import BY_HAND, stranger_at
 
-REFUSING = Path(__file__).parent / "refusing.c"
+REFUSING = Path(__file__).parent / "no_locks_no_writes.c"
 
 
 @pytest.fixture

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tasks.jobs.kind import State
+from tasks.jobs.job_id import new_job_id
+from tasks.jobs.kind import Job, State
 from tests.cli.conftest import Cli
 from tests.cli.terminal import Terminal, terminal
 from tests.conftest import until
@@ -201,3 +204,37 @@ def test_the_help_is_there_and_q_leaves_it(shown: Terminal) -> None:
     shown.press("q")
     assert shown.end() == 0
     shown.press = lambda keys: None  # type: ignore[method-assign]
+
+
+def test_enter_on_a_gpu_shows_its_jobs_and_processes(cli: Cli, driver: Path) -> None:
+    with subprocess.Popen(["sleep", "600"]) as process:
+        fake = {"LD_LIBRARY_PATH": str(driver), "FAKE_GPUS": "1", "FAKE_PID": str(process.pid)}
+        try:
+            with terminal(cli, "top", **fake) as shown:
+                shown.until("Fake GPU 0")
+                shown.press("3\r")
+                for said in ("GPU-fake-0", "jobs", "none", "processes", f"pid {process.pid}", "3.0 GiB", "sleep 600"):
+                    shown.until(said)
+                shown.press("qq")
+                assert shown.end() == 0
+        finally:
+            process.kill()
+
+
+def test_details_of_what_is_empty_or_gone_say_so(cli: Cli) -> None:
+    job = cli.ledger.submit(Job(new_job_id(), "train", "removed", "training", {}))
+    with terminal(cli, "top", "--interval", "0.2") as shown:
+        shown.until(job.id)
+        shown.press("\r")
+        shown.until("No worker consumes")
+        shown.until("nothing is logged yet")
+        cli.ledger.request_cancel(job.id)
+        cli.ledger.remove(job.id)
+        shown.until(f"There is no job {job.id}")
+        shown.press("q2\r")
+        shown.until("queue high_priority")
+        shown.until("none")
+        shown.press("q5\r")
+        shown.until("no hosts here")
+        shown.press("q")
+        assert shown.end() == 0

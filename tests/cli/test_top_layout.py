@@ -6,16 +6,14 @@ import os
 import random
 import re
 import unicodedata
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pyte
 import pytest
 
-from mistudio_cli.monitor.snapshot import QueueRow, Snapshot, Trouble, WorkerRow
+from mistudio_cli.monitor.celery_workers import CeleryWorker, CeleryWorkers
+from mistudio_cli.monitor.snapshot import Part, QueueRow, Snapshot, Trouble, WorkerRow
 from mistudio_cli.terminal.layout import columns
 from mistudio_cli.top.alarms import alarms
 from mistudio_cli.top.paint import Frame, paint
@@ -280,19 +278,11 @@ def test_what_could_not_be_read_again_is_shown_as_it_was_dimmed_and_with_its_age
     assert "queues (12 s ago): training 9+1 low_priority 1 paused" in one_line
 
 
-@dataclass(frozen=True)
-class Collected(Snapshot):
-    """A snapshot of a reader that keeps the last good values itself, and knows their ages."""
-
-    queued: Mapping[str, tuple[Job, ...]] | None = None
-    parts: Mapping[str, Any] = field(default_factory=dict)
-
-
 def test_ages_and_order_are_taken_from_a_reader_that_knows_them() -> None:
-    known = {field.name: getattr(recorded.SNAPSHOT, field.name) for field in fields(Snapshot)}
-    ledger = SimpleNamespace(age_s=7.0, error="Redis with pid 4 does not answer")
-    seen = Collected(**known | {"errors": (Trouble("ledger", ledger.error),)}, queued=recorded.QUEUED,
-                     parts={"ledger": ledger, "host": SimpleNamespace(age_s=0.1, error=None)})  # fmt: skip
+    ledger = Part(None, None, 7.0, "Redis with pid 4 does not answer")
+    parts = {"ledger": ledger, "host": Part(None, None, 0.1)}
+    troubles = (Trouble("ledger", str(ledger.error)),)
+    seen = replace(recorded.SNAPSHOT, errors=troubles, queued=recorded.QUEUED, parts=parts)
     frame = paint(LastGood().take(Reading(seen), 100.0).at(101.0), 120, 60, View())
     text = "\n".join(frame.text)
     assert "! ledger: Redis with pid 4 does not answer (shown as of 8 s ago)" in text
@@ -316,3 +306,25 @@ def test_a_value_that_has_not_been_read_for_long_is_old_even_without_an_error() 
         frame_of(recorded.SNAPSHOT, 120, 50, age_s=9.0).text
     )
     assert "queues as of 9 s ago" in "\n".join(frame_of(recorded.SNAPSHOT, 120, 50, age_s=9.0).text)
+
+
+def test_foreign_celery_workers_are_rows_and_mute_ones_an_alarm() -> None:
+    replies = {
+        "active": [{"name": "app.task"}],
+        "stats": {"pid": 77, "pool": {"max-concurrency": 4}},
+        "queues": [{"name": "emails"}],
+    }
+    odd = {"active": "x", "stats": [1], "queues": {"name": "x"}}
+    workers = (
+        CeleryWorker("celery@web", foreign=True, replies=replies),
+        CeleryWorker("celery@odd", foreign=True, replies=odd),
+        CeleryWorker("worker-training@lab", mute=True),
+    )
+    seen = replace(recorded.SNAPSHOT, celery=CeleryWorkers(recorded.NOW, 3, 0, workers))
+    lines = frame_of(seen, 140, 60).text
+    (web,) = (line for line in lines if line.startswith("celery@web"))
+    assert web.split()[:4] == ["celery@web", "foreign", "77", "1/4"]
+    assert web.endswith("emails")
+    assert any(line.startswith("celery@odd") for line in lines)
+    assert "! worker-training@lab heartbeats but does not reply to Celery" in lines
+    assert any("5 up, 2 foreign, 1 silent" in line for line in frame_of(seen, 140, 12).text)

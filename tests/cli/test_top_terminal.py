@@ -21,9 +21,11 @@ import pytest
 from mistudio_cli.errors import Code
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job, Progress
+from tasks.ledger.client import Ledger
+from tasks.redis_client.redis_connection import connect
 from tests.cli.conftest import MISTUDIO, Cli
 from tests.cli.terminal import Terminal, terminal
-from tests.conftest import until
+from tests.conftest import RedisServer, until
 
 OTHER_SCREEN, BACK, CURSOR = b"\x1b[?1049h", b"\x1b[?1049l", b"\x1b[?25h"
 COLOR = re.compile(rb"\x1b\[[0-9;]*(3[0-7]|4[0-7]|9[0-7]|38|48)[0-9;]*m")
@@ -309,3 +311,34 @@ def test_the_mouse_is_taken_unless_no_mouse_is_given_and_given_back(cli: Cli) ->
             assert shown.end() == 0
         for sequence in (b"\x1b[?1000h", b"\x1b[?1006h", b"\x1b[?1000l", b"\x1b[?1006l"):
             assert (sequence in shown.bytes) == is_taken
+
+
+def test_a_redis_that_hangs_while_it_is_watched_leaves_what_was_read_with_its_age(
+    own_redis: RedisServer, tmp_path: Path
+) -> None:
+    client = connect(own_redis.url)
+    watched = Cli(tmp_path, own_redis.url, Ledger(client))
+    job_id = running_job(watched)
+    assert own_redis.process is not None
+    with terminal(watched, "top", "--interval", "0.2", rows=50) as shown:
+        shown.until(job_id)
+        shown.until("low_priority")
+        own_redis.process.send_signal(signal.SIGSTOP)
+        try:
+            shown.until("jobs as of ")
+            shown.until("queues as of ")
+            assert job_id in shown.text
+            assert "50 %" in shown.text
+            shown.until("! ledger: ")
+            shown.press("?")
+            shown.until("Leaving", 5)
+            shown.press("q")
+            shown.until("[1 jobs]")
+        finally:
+            own_redis.process.send_signal(signal.SIGCONT)
+        shown.gone(" as of ")
+        shown.gone("! ledger: ")
+        assert job_id in shown.text
+        shown.press("q")
+        assert shown.end() == 0
+    client.close()

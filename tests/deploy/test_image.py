@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 from tests.deploy.conftest import ROOT, compose, of_kind, pod, text
-from tests.project.test_floors import HEAVY, QUEUES, TERMINAL, imported_by
+from tests.project.test_imports import HEAVY, QUEUES, TERMINAL, imported_by
 
 
 def instructions() -> list[tuple[str, str]]:

@@ -86,7 +86,8 @@ def test_it_says_what_the_single_questions_say(busy: Ledger) -> None:
     assert (seen.recent, seen.next) == (page.jobs, page.next)
     assert [job.state for job in seen.running] == [State.RUNNING]
     for queue, jobs in seen.queued.items():
-        assert [job.id for job in jobs] == busy.queues.order(queue, 3)
+        full = busy.many(busy.queues.order(queue, 3))
+        assert list(jobs) == [dataclasses.replace(job, params={}) for job in full if job]
     assert list(seen.hosts) == ["lab:/home"]
 
 
@@ -134,6 +135,9 @@ def test_each_role_reads_the_same(
         trips = trips_of(client, monkeypatch)
         assert without_times(overview.read(client, ALL)) == without_times(expected)
         assert len(trips) == (2 if role == "reader" else 1)
+        busy.client.call("ACL", "LOG", "RESET")
+        assert without_times(overview.read(client, ALL)) == without_times(expected)
+        assert busy.client.call("ACL", "LOG") == [], "a refusal is not asked for again"
     finally:
         client.close()
         busy.client.call("ACL", "DELUSER", "one")

@@ -28,7 +28,7 @@ from tasks.queues import QUEUES
 from tasks.redis_client import redis_connection
 from tasks.system import process_identity
 from tests.conftest import RedisServer, until
-from tests.supervisor.world import World
+from tests.supervisor.manual_supervisor import World
 
 EXTRA = Path(__file__).parent.parent / "extra"
 

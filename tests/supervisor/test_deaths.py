@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from mistudio_cli.supervisor.states import SOUND_AGE_S, YOUNG_DEATHS
-from tests.supervisor.world import World
+from tests.supervisor.manual_supervisor import World
 
 NAME = "worker-training"
 

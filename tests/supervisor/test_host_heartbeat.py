@@ -27,8 +27,8 @@ from tasks.redis_client.redis_connection import connect
 from tests.conftest import RedisServer, until
 from tests.fixtures.stack import Clock
 from tests.supervisor.conftest import Home
+from tests.supervisor.manual_supervisor import PAIR, World
 from tests.supervisor.test_workers import Cli
-from tests.supervisor.world import PAIR, World
 
 
 def newest(ledger: Ledger) -> HostHeartbeat:

@@ -19,8 +19,8 @@ from tasks.paths import Places
 from tasks.system.log_output import VARIABLE
 from tests.conftest import until
 from tests.supervisor.conftest import Home
+from tests.supervisor.manual_supervisor import World
 from tests.supervisor.test_workers import Cli
-from tests.supervisor.world import World
 
 WRITERS, LINES = 4, 5000
 

@@ -31,8 +31,8 @@ from tasks.ledger.client import Ledger, WorkerHeartbeat
 from tasks.redis_client.redis_connection import connect
 from tests.conftest import RedisServer, deadline, until
 from tests.supervisor.conftest import Home, ending
+from tests.supervisor.manual_supervisor import BROKEN, PAIR, SITTING, World
 from tests.supervisor.test_workers import Cli
-from tests.supervisor.world import BROKEN, PAIR, SITTING, World
 
 TRAINING = full_name(PAIR[0].name)
 

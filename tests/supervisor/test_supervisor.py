@@ -16,7 +16,7 @@ from tasks.errors import UserError
 from tasks.ledger.client import WorkerHeartbeat
 from tasks.redis_client import redis_connection
 from tests.conftest import until
-from tests.supervisor.world import BROKEN, PAIR, STUBBORN, World
+from tests.supervisor.manual_supervisor import BROKEN, PAIR, STUBBORN, World
 
 
 def test_a_worker_runs_when_it_has_answered_itself(world: World) -> None:

@@ -12,7 +12,7 @@ from mistudio_cli.supervisor.workers import CHECK_LOCKS_EVERY_S, full_name
 from tasks.jobs.kind import Job
 from tasks.worker.slot_locks import living_workers
 from tests.conftest import until
-from tests.supervisor.world import BROKEN, PAIR, SITTING, World
+from tests.supervisor.manual_supervisor import BROKEN, PAIR, SITTING, World
 
 
 def busy(world: World) -> Path:

@@ -1,14 +1,15 @@
 """The collector: reads each part on a thread of its own, and makes a snapshot of the last good values.
 
-One for all who watch: commands collect once, and wait until each part has answered or its patience is over; `top` and
-`serve` keep a collector, wait `DEADLINE_S` and show what there is. A source that hangs costs its own part only, whose
-last good value stays, with its age and the reason.
+Commands collect once, and wait until each part has answered or its patience is over. A lasting view keeps a collector,
+waits `DEADLINE_S` and shows what there is. A source that hangs costs its own part only, whose last good value stays,
+with its age and the reason.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ from tasks.fleet.celery_inspect import WAIT_S
 from tasks.ledger.client import Ledger
 from tasks.ledger.overview import Wanted
 from tasks.paths import Places
-from tasks.redis_client.redis_connection import Client
+from tasks.redis_client.redis_connection import Client, NotPermitted
 from tasks.redis_client.redis_url import Address
 from tasks.settings import current
 
@@ -144,7 +145,9 @@ class Collector:
         if self._celery is None:
             assert self._open_ledger is not None
             self._celery = Client(self._open_ledger().client.address, WAIT_S + self._patience_s)
-        return inspect(self._celery, _CELERY_TOPICS)
+        with suppress(NotPermitted):  # of a Redis user who only reads: nothing is wrong, and nothing is known
+            return inspect(self._celery, _CELERY_TOPICS)
+        return None
 
     def _read_devices(self) -> Any:
         began = time.monotonic()

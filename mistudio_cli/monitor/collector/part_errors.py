@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from mistudio_cli.errors import with_fix
 from mistudio_cli.fleet.supervisor_client import own_redis_not_running
-from mistudio_cli.machine.unresponsive_process import described, pid_at_socket
-from mistudio_cli.monitor.trouble import with_fix
+from mistudio_cli.machine.unresponsive_process import described, is_running, pid_at_socket
 from tasks.errors import UserError
 from tasks.paths import Places
 from tasks.redis_client.redis_connection import Silent
@@ -51,8 +51,29 @@ def hung_redis(address: Address, places: Places) -> tuple[str, str]:
     """How to name the process of a Redis that does not answer, " (pid 7)" or nothing, and what helps, if known."""
     if address.path is None:
         return "", ""
-    is_own = address.path == str(places.redis_socket)
-    return described(pid_at_socket(address.path), _OWN_REDIS_FIX if is_own else "")
+    if address.path == str(places.redis_socket):
+        return described(_own_redis_pid(places), _OWN_REDIS_FIX)
+    return described(_pid_at(address.path), "")
+
+
+def _own_redis_pid(places: Places) -> int | None:
+    from mistudio_cli.redis import redis_server
+
+    server = redis_server.running(places)
+    return None if server is None else server.pid
+
+
+def _pid_at(path: str) -> int | None:
+    """The process at a socket. Who hangs is asked once: each connection that it does not take stays in its backlog."""
+    if path not in _pids or not is_running(_pids[path]):
+        pid = pid_at_socket(path)
+        if pid is None:
+            return None
+        _pids[path] = pid
+    return _pids[path]
+
+
+_pids: dict[str, int] = {}
 
 
 def _of_supervisor(places: Places) -> str:

@@ -11,6 +11,7 @@ from mistudio_cli.terminal.layout import lay_out
 from mistudio_cli.top.details.charts import Chart
 from mistudio_cli.top.details.lines import Block, Details, text_block
 from mistudio_cli.top.details.processes import describe_job_processes, describe_process
+from mistudio_cli.top.foreign_workers import foreign_rows
 from mistudio_cli.views import host_tables, tables
 from tasks.jobs.kind import Job, MetricPoint
 from tasks.ledger.client import Ledger
@@ -97,7 +98,8 @@ class DetailsSource:
             yield Block("", (f"… {more} more: mistudio queue peek {row} --limit {len(jobs) + more}",))
 
     def _worker(self, ledger: Ledger, row: str, parts: Parts) -> Iterator[Block]:
-        found = [worker for worker in parts.workers.value or () if worker.name == row]
+        known = (*(parts.workers.value or ()), *foreign_rows(parts.celery.value))
+        found = [worker for worker in known if worker.name == row]
         headers, rows = tables.workers(found, parts.now)
         yield Block("worker", tuple(f"{name:<10} {cell}" for name, cell in zip(headers, *rows[:1], strict=False)))
         holding = [job for job in parts.jobs.value or () if job.worker == row and not job.state.ended]

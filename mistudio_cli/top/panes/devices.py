@@ -14,7 +14,7 @@ from mistudio_cli.top.panes.pane import Pane, cells, chosen, note_of, ordered, s
 from mistudio_cli.top.reading import Parts
 from mistudio_cli.top.text import clean
 from mistudio_cli.top.view import View
-from mistudio_cli.views import host_tables, tables
+from mistudio_cli.views import tables
 from tasks.accelerators.devices import Device, Devices
 
 _STEPS = (Shrink("NAME", 12), Drop("POWER"), Drop("TEMP"), Drop("NAME"), Drop("MEMORY"), Drop("JOBS"))
@@ -75,7 +75,11 @@ def _of_this_machine(found: Sequence[Device], parts: Parts) -> tuple[list[str], 
 
 def _of_others(parts: Parts) -> Iterator[Card]:
     """The GPUs of other hosts, by their newest heartbeats."""
-    _, rows = host_tables.remote_gpus(parts.hosts.value or (), parts.leases.value, socket.gethostname())
+    if not parts.hosts.value:
+        return
+    from mistudio_cli.views import host_tables
+
+    _, rows = host_tables.remote_gpus(parts.hosts.value, parts.leases.value, socket.gethostname())
     for label, name, free, jobs, read in rows:
         used_by = f"{read}: {jobs}" if read.startswith("silent") else f"{jobs} ({read})"
         row = (label, name, NONE, f"{free} free", NONE, NONE, used_by)

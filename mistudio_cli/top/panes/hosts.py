@@ -11,7 +11,6 @@ from mistudio_cli.top.columns import Drop, Shrink, Table
 from mistudio_cli.top.panes.pane import Pane, cells, chosen, note_of, ordered, silent_rows, sorting, summary_of
 from mistudio_cli.top.reading import Parts
 from mistudio_cli.top.view import View
-from mistudio_cli.views import host_tables
 
 if TYPE_CHECKING:
     from mistudio_cli.monitor.hosts import HostRow
@@ -32,6 +31,8 @@ KEYS: Mapping[str, Callable[[HostRow], Any]] = {
 
 def hosts_pane(parts: Parts, view: View) -> Pane:
     """The hosts."""
+    from mistudio_cli.views import host_tables  # not needed for the first frame
+
     known, text = parts.hosts.value or (), view.filters.get("hosts", "")
     shown = ordered(chosen(known, lambda row: f"{row.name} {row.state}", text), KEYS, view, "hosts")
     headers, rows = host_tables.hosts(shown)

@@ -29,6 +29,7 @@ class Summary:
 
     def line(self, room: int) -> Line:
         """The line, at most so wide."""
+        text = ""
         for count in range(len(self.items), 0, -1):
             more = f" +{len(self.items) - count} more" if count < len(self.items) else ""
             text = f" {self.separator.join(self.items[:count])}{more}"

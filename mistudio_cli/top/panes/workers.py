@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mistudio_cli.top.alarms import BROKEN
 from mistudio_cli.top.columns import Drop, Shrink, Table
+from mistudio_cli.top.foreign_workers import foreign_rows
 from mistudio_cli.top.panes.pane import Pane, cells, chosen, note_of, ordered, silent_rows, sorting, summary_of
 from mistudio_cli.top.reading import Parts
 from mistudio_cli.top.view import View
@@ -34,7 +35,8 @@ KEYS: Mapping[str, Callable[[WorkerRow], Any]] = {
 
 def workers_pane(parts: Parts, view: View) -> Pane:
     """The workers."""
-    known, text = parts.workers.value or (), view.filters.get("workers", "")
+    known = (*(parts.workers.value or ()), *foreign_rows(parts.celery.value))
+    text = view.filters.get("workers", "")
     shown = ordered(chosen(known, _words, text), KEYS, view, "workers")
     headers, rows = tables.workers(shown, parts.now)
     table = Table("workers", tuple(headers), cells(rows), _STEPS, _RIGHT, None, **sorting(view, "workers"))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.lazy import torch
+from tasks.lazy_import import torch
 from tasks.sae.architectures import topk
 from tasks.sae.calibration import fit_threshold, sample_size
 from tasks.sae.coder import Coder

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from tasks.errors import UserError
 from tasks.jobs.kind import flag_of, option
-from tasks.lazy import torch
+from tasks.lazy_import import torch
 from tasks.sae.coder import Coder, CoderOptions, StepLosses, StepState
 from tasks.sae.ops.active_pairs import Pairs
 from tasks.sae.ops.gradients import Sums

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tasks.errors import UserError
 from tasks.jobs.kind import option
-from tasks.lazy import torch
+from tasks.lazy_import import torch
 from tasks.sae.architectures import batchtopk
 from tasks.sae.coder import StepLosses, StepState
 from tasks.sae.ops.active_pairs import SomePairs, sort_by

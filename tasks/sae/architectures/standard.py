@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.jobs.kind import option
-from tasks.lazy import torch
+from tasks.lazy_import import torch
 from tasks.sae.coder import Coder, CoderOptions, StepLosses, StepState
 from tasks.sae.ops.active_pairs import Pairs
 from tasks.sae.ops.gradients import Sums

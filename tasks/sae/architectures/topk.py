@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.errors import UserError
 from tasks.jobs.kind import option
-from tasks.lazy import torch
+from tasks.lazy_import import torch
 from tasks.parsing.tensor_files import shown
 from tasks.sae.coder import Coder, CoderOptions, StepLosses, StepState
 from tasks.sae.ops.active_pairs import Pairs, SomePairs

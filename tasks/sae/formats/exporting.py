@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import UserError
-from tasks.lazy import torch
+from tasks.lazy_import import torch
 from tasks.parsing.tensor_files import save_tensors
 from tasks.sae.formats.files import regular
 from tasks.sae.formats.foreign_sae import OWN_NAME, TRANSFORMERS

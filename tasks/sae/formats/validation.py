@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import UserError
-from tasks.lazy import torch
+from tasks.lazy_import import torch
 from tasks.parsing.position_slices import positions_of
 from tasks.parsing.tensor_files import describe, load_tensors, shown
 from tasks.sae.architectures import coder_class, names

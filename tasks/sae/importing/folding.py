@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.lazy import torch
+from tasks.lazy_import import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

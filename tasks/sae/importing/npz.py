@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.errors import UserError
-from tasks.lazy import np, torch
+from tasks.lazy_import import np, torch
 from tasks.parsing.tensor_files import shown
 
 if TYPE_CHECKING:

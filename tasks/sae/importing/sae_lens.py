@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import UserError
-from tasks.lazy import torch
+from tasks.lazy_import import torch
 from tasks.parsing.tensor_files import describe, load_tensors, shown
 from tasks.sae.coder import CoderConfig
 from tasks.sae.formats.files import read_object, regular

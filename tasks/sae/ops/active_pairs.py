@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tasks.lazy import np, torch
+from tasks.lazy_import import np, torch
 from tasks.sae.ops.backend import Passes, choice, residual_of
 
 if TYPE_CHECKING:

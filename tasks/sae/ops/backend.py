@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from tasks.lazy import functional, torch
+from tasks.lazy_import import functional, torch
 from tasks.settings import current
 
 if TYPE_CHECKING:

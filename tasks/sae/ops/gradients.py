@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.lazy import torch
+from tasks.lazy_import import torch
 from tasks.sae.coder import Coder, StepLosses
 from tasks.sae.ops.active_pairs import Pairs
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from tasks.lazy import torch
+from tasks.lazy_import import torch
 from tasks.sae.ops.active_pairs import (
     SAMPLE,
     Pairs,
