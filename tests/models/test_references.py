@@ -24,7 +24,7 @@ def test_a_reference_is_a_store_name_a_folder_or_a_hub_id(bench: Bench):
     assert resolve(str(folder), bench.store) == str(folder)
     assert resolve("EleutherAI/pythia-70m", bench.store) == "EleutherAI/pythia-70m"
     for nothing in ("tinny", "", "a/b/c", "../tiny", "https://example.org/a"):
-        with pytest.raises(UserError, match="no model in the store"):
+        with pytest.raises(UserError, match="is not a model"):
             resolve(nothing, bench.store)
     with pytest.raises(UserError, match=r"no config\.json"):
         resolve(str(bench.root), bench.store)

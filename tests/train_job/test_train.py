@@ -287,7 +287,7 @@ def test_a_folder_is_remembered_by_its_whole_path(bench: Bench, monkeypatch: pyt
         ({"k": 65}, "--k 65 is more than the 64 features"),
         ({"width": 3, "expansion": 8}, "--k 4 is more than the 3 features"),
         ({"model": "tinny"}, "'tinny' is not a model: tried the store"),
-        ({"model": "/no/such/model"}, "no model in the store, no folder here"),
+        ({"model": "/no/such/model"}, "is not a model: tried the store"),
         ({"dataset": "wards"}, "'wards' is no dataset in the store, no file or folder here"),
         ({"dataset": "../words"}, "no dataset in the store"),
         ({"arch": "jumprelu", "k": None, "target_l0": 16.0}, "--target-l0 does nothing with --penalty step"),
