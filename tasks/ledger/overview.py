@@ -96,9 +96,15 @@ def read(client: Client, wanted: Wanted) -> Overview:
     _raise_refused(answers)
     if isinstance(loaded, NotPermitted) or isinstance(details, NotPermitted):
         _without_rights.add(client)  # each refusal is an entry in the log of Redis
+    if client in _without_rights or _is_another_script(details):
         details = _without_script(client, wanted, answers)
     _raise_refused([details])
     return _overview(answers, details, wanted)
+
+
+def _is_another_script(reply: Any) -> bool:
+    """Whether the file was replaced by an upgrade under this process, so that Redis does not know what was called."""
+    return isinstance(reply, Refused) and "NOSCRIPT" in str(reply)
 
 
 def _plain_commands(client: Client, wanted: Wanted) -> list[Command]:

@@ -153,3 +153,11 @@ def test_another_prefix_is_another_ledger(busy: Ledger) -> None:
 def test_the_script_is_the_one_that_is_called() -> None:
     text = (Path(overview.__file__).parent / "overview.lua").read_bytes()
     assert hashlib.sha1(text).hexdigest() == overview.SCRIPT_SHA
+
+
+def test_a_script_that_an_upgrade_replaced_under_the_process_is_done_without(
+    busy: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = without_times(overview.read(busy.client, ALL))
+    monkeypatch.setattr(overview, "SCRIPT_SHA", "0" * 40)
+    assert without_times(overview.read(busy.client, ALL)) == expected
