@@ -11,6 +11,7 @@ from pathlib import Path
 
 from deploy import generate as deployment
 from mistudio_cli.profile.profile_keys import KEYS
+from mistudio_cli.rest.reference import reference
 from tasks.jobs.kind import flag_of, kinds
 from tasks.jobs.kind_settings import KIND_SETTINGS
 from tasks.parsing.setting_types import duration_text
@@ -142,6 +143,7 @@ def wanted() -> dict[Path, str]:
     tables = {
         readme: filled(text, "kinds", kind_rows()),
         ROOT / "docs" / "kinds.md": kind_reference(),
+        ROOT / "docs" / "rest.md": reference(),
         training: filled(training.read_text(encoding="utf-8"), "architectures", architecture_rows()),
         settings: _with(settings, settings_tables),
         profiles: filled(filled(page, "profile-keys", profile_key_rows()), "queue-needs", need_rows()),

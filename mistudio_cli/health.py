@@ -11,8 +11,9 @@ import http.client
 import os
 import sys
 
-from mistudio_cli import api, settings
+from mistudio_cli import settings
 from mistudio_cli.fleet import supervisor_client
+from mistudio_cli.rest.token_sources import TOKEN_VARIABLE
 from mistudio_cli.supervisor.states import Status
 from tasks.paths import Places
 
@@ -47,10 +48,10 @@ def trouble_of_workers(places: Places) -> str | None:
 
 def trouble_of_api(port: int) -> str | None:
     """What is wrong with the REST interface on the loopback; None when it can read Redis."""
-    token = os.environ.get(api.TOKEN_VARIABLE)
+    token = os.environ.get(TOKEN_VARIABLE)
     link = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_S)
     try:
-        link.request("GET", f"{api.PREFIX}/queues", headers={"Authorization": f"Bearer {token}"} if token else {})
+        link.request("GET", "/api/v1/workers/queues", headers={"Authorization": f"Bearer {token}"} if token else {})
         answer = link.getresponse()
         return None if answer.status == 200 else f"The REST interface answers {answer.status} {answer.reason}."
     except (OSError, http.client.HTTPException) as error:

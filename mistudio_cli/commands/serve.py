@@ -12,8 +12,9 @@ from typing import Annotated
 
 import typer
 
-from mistudio_cli import api, session
+from mistudio_cli import session
 from mistudio_cli.errors import Code
+from mistudio_cli.rest.token_sources import TOKEN_VARIABLE, new_token, read_token
 from mistudio_cli.settings import Settings
 from mistudio_cli.terminal import output
 from tasks.errors import UserError
@@ -23,6 +24,8 @@ from tasks.settings import current
 
 app = typer.Typer()
 
+_HEALTH = "/api/v1/workers/health"
+
 
 @app.command(help="Run the REST API")
 def serve(
@@ -31,37 +34,92 @@ def serve(
     uds: Annotated[Path | None, typer.Option(help="Listen on this unix socket instead", metavar="PATH")] = None,
     token_env: Annotated[
         str, typer.Option(help="Environment variable with the bearer token", metavar="VARIABLE")
-    ] = api.TOKEN_VARIABLE,
+    ] = TOKEN_VARIABLE,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with the bearer token, mode 0600", metavar="FILE")
+    ] = None,
+    make_token: Annotated[
+        bool, typer.Option("--new-token", help="Make a token and print it once; with --token-file, write it there")
+    ] = False,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="Accept this name in Host; may be repeated", metavar="NAME")
+    ] = None,
+    certfile: Annotated[Path | None, typer.Option(help="TLS certificate (PEM)", metavar="FILE")] = None,
+    keyfile: Annotated[Path | None, typer.Option(help="TLS private key (PEM)", metavar="FILE")] = None,
     published_locally: Annotated[
         bool,
         typer.Option(
             "--published-locally",
-            help="Require no token: the port is published on loopback only (containers)",
+            help="Require no token for reads: the port is published on loopback only (containers)",
         ),
     ] = False,
 ) -> None:
-    """Serve /api/v1/hosts and /api/v1/workers/{queues,active,stats,health} until Ctrl-C."""
-    import uvicorn
-
-    token = os.environ.get(token_env) or None
-    local = uds is not None or published_locally or _is_loopback(host)
-    if not local and token is None:
+    """Serve the REST interface (docs/rest.md) until Ctrl-C. Without a token it only reads."""
+    token = new_token(token_file) if make_token else read_token(token_env, token_file)
+    is_loopback = uds is not None or _is_loopback(host)
+    if not (is_loopback or published_locally) and token is None:
         raise UserError(
             f"Listening on {host} opens the API to other hosts, so requests must carry a token.",
             f"Set {token_env} to a secret, or leave out --host",
         )
-    names = api.LOCAL_NAMES if uds is None and local and token is None else ("*",)
-    application = api.make_app(_opener(session.current_settings()), token, names)
+    _check_tls(certfile, keyfile)
+    opener = _opener(session.current_settings())
     with _listen_on_path(uds) if uds is not None else _listen(host, port) as listener:
-        where = f"unix socket {uds}" if uds is not None else f"http://{_shown(listener)}"
+        from mistudio_cli.rest import http_server
+        from mistudio_cli.rest.access import AccessRules
+        from mistudio_cli.rest.app import RestApp
+        from mistudio_cli.rest.services import Services
+
+        rules = AccessRules(
+            token,
+            is_local=is_loopback or (published_locally and token is None),
+            allowed_hosts=None if uds is not None else _names(host, listener, allow_host or ()),
+            any_address=uds is None and _is_wildcard(host) and not published_locally,
+        )
+        application = RestApp(Services(opener, session.current_settings().places), rules)
+        scheme = "https" if certfile else "http"
+        where = f"unix socket {uds}" if uds is not None else f"{scheme}://{_shown(listener)}"
         signal.signal(signal.SIGTERM, _end)  # uvicorn raises the signal again when it has closed its connections
-        output.talk(f"Listening on {where}{api.PREFIX}/health (Ctrl-C ends it)")
-        config = uvicorn.Config(application, log_level="warning", access_log=False, lifespan="off")
+        if make_token and token_file is None:
+            output.data(f"Token: {token}")
+        output.talk(f"Listening on {where}{_HEALTH} (Ctrl-C ends it)")
         try:
-            uvicorn.Server(config).run(sockets=[listener])
+            http_server.run(application, listener, _text(certfile), _text(keyfile))
         finally:
             if uds is not None:
                 uds.unlink(missing_ok=True)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _check_tls(certfile: Path | None, keyfile: Path | None) -> None:
+    """UserError for a certificate that cannot be served."""
+    if certfile is None and keyfile is None:
+        return
+    if certfile is None or keyfile is None:
+        raise UserError("TLS needs both a certificate and its key.", "Give --certfile and --keyfile")
+    import ssl
+
+    for path in (certfile, keyfile):
+        path.open("rb").close()
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile)
+    except ssl.SSLError as error:
+        raise UserError(
+            f"{certfile} and {keyfile} are no certificate with its key: {error.reason}.", "Give both as PEM"
+        ) from error
+
+
+def _names(host: str, listener: socket.socket, more: list[str] | tuple[str, ...]) -> tuple[str, ...]:
+    """The names under which this server may be asked besides those of the loopback."""
+    own = [socket.gethostname()] if _is_wildcard(host) else [host, listener.getsockname()[0]]
+    return tuple(name.lower().strip("[]") for name in (*own, *more))
+
+
+def _is_wildcard(host: str) -> bool:
+    return host in ("", "0.0.0.0", "::")  # noqa: S104 - what it is compared with
 
 
 def _end(signum: int, frame: object) -> None:

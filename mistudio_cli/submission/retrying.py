@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mistudio_cli import session
@@ -41,10 +41,14 @@ class Begun:
         return ": ".join(filter(None, ("starts from scratch", self.from_scratch.get(job.id))))
 
 
-def try_again(ledger: Ledger, store: Path, jobs: Sequence[Job], *, from_checkpoint: bool | None) -> Begun:
-    """Submit these jobs once more: all, or none and a UserError."""
+def try_again(
+    ledger: Ledger, store: Path, jobs: Sequence[Job], *, from_checkpoint: bool | None, new_id: str | None = None
+) -> Begun:
+    """Submit these jobs once more: all, or none and a UserError. The last new one gets the id `new_id`, if given."""
     known = _known(ledger, store)
     planned = [new for job in jobs for new in plan_retry(known, job, from_checkpoint=from_checkpoint)]
+    if new_id is not None:
+        planned[-1] = replace(planned[-1], id=new_id)
     return _begin(known, planned, from_checkpoint)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from mistudio_cli.api import health
 from mistudio_cli.errors import Code
+from mistudio_cli.rest.handlers.workers import health
 from mistudio_cli.views import json_shapes
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job
@@ -134,16 +134,20 @@ def test_a_broker_that_is_away_is_503_and_no_zeros(cli: Cli) -> None:
     with serving(away) as client:
         for name in ("queues", "active", "stats"):
             response = client.get(f"/{name}")
-            assert (response.status_code, list(response.json())) == (503, ["error"])
+            problem = response.json()
+            assert (response.status_code, problem["status"], problem["error"]) == (503, 503, problem["detail"])
+            assert response.headers["content-type"] == "application/problem+json"
             assert "secret" not in response.text
         response = client.get("/health")
         assert (response.status_code, response.json()["status"], response.json()["queues"]) == (503, "critical", None)
 
 
 def test_what_is_not_there_is_said_in_json(client: httpx.Client) -> None:
-    assert client.get("/nothing").json() == {"error": "Not Found"}
+    response = client.get("/nothing")
+    assert (response.status_code, response.json()["title"]) == (404, "Not Found")
     response = client.post("/queues")
-    assert (response.status_code, response.json()) == (405, {"error": "Method Not Allowed"})
+    assert (response.status_code, response.json()["title"]) == (405, "Method Not Allowed")
+    assert response.headers["allow"] == "GET, HEAD"
 
 
 def test_another_site_s_page_cannot_ask_through_a_name_of_its_own(client: httpx.Client) -> None:

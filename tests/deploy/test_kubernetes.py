@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from deploy import generate
-from mistudio_cli.api import TOKEN_VARIABLE
+from mistudio_cli.rest.token_sources import TOKEN_VARIABLE
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job
 from tasks.ledger.client import Ledger

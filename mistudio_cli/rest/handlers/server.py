@@ -1,0 +1,77 @@
+"""The server itself: probes, events, its own description, and the mount points of the page and of Prometheus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from mistudio_cli.rest.problem import Problem
+from mistudio_cli.rest.route import EVENT_STREAM, Answer, Call, param
+
+
+@dataclass(frozen=True)
+class PageFile:
+    """A file of the page."""
+
+    name: str = param(help="The file's name", in_path=True)
+
+
+async def get_livez(call: Call) -> Answer:
+    """`GET /api/v1/livez`: the process answers."""
+    return Answer({"status": "ok"})
+
+
+async def get_readyz(call: Call) -> Answer:
+    """`GET /api/v1/readyz`: the ledger answers; 503 otherwise."""
+    await call.services.overview()
+    return Answer({"status": "ok"})
+
+
+async def get_events(call: Call) -> Answer:
+    """`GET /api/v1/events`: server-sent events, the full state first, then patches."""
+    stream = call.services.events.watch(call.headers.get("last-event-id"))
+    return Answer(stream=stream, media_type=EVENT_STREAM)
+
+
+async def get_openapi(call: Call) -> Answer:
+    """`GET /openapi.json`."""
+    from mistudio_cli.rest.openapi import document
+
+    return Answer(document())
+
+
+async def get_metrics(call: Call) -> Answer:
+    """`GET /metrics`: what Prometheus scrapes."""
+    module = _mounted("mistudio_cli.metrics.exposition")
+    body, media_type = module.exposition(await call.services.snapshot(), call.headers.get("accept", ""))
+    return Answer(body, media_type=media_type)
+
+
+async def get_page(call: Call) -> Answer:
+    """`GET /`: the page."""
+    return _file_of_page("index.html")
+
+
+async def get_page_file(call: Call) -> Answer:
+    """`GET /static/{name}`: a file of the page."""
+    return _file_of_page(call.params.name)
+
+
+def _file_of_page(name: str) -> Answer:
+    """`file_named` of the page's package gives bytes, media type and headers, or None where there is no such file."""
+    found = _mounted("mistudio_cli.page.files").file_named(name)
+    if found is None:
+        raise Problem(404, "There is no such file.")
+    body, media_type, headers = found
+    return Answer(body, media_type=media_type, headers=headers)
+
+
+def _mounted(module: str) -> Any:
+    """A part of the product that may be left out."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise
+        raise Problem(404, "This server was installed without it.") from error

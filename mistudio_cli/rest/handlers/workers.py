@@ -1,0 +1,129 @@
+"""The four endpoints of the first version: queues, active, stats and health. Arguments of tasks are never shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mistudio_cli.error_messages import unread_ledger
+from mistudio_cli.errors import Trouble
+from mistudio_cli.monitor.queue_rows import consuming, queue_rows
+from mistudio_cli.monitor.snapshot import QueueRow
+from mistudio_cli.rest.route import Answer, Call
+from mistudio_cli.views import json_shapes
+from tasks.errors import UserError
+from tasks.jobs.kind import Job
+from tasks.ledger.overview import Overview
+from tasks.redis_client.redis_connection import Refused, Unreachable
+from tasks.settings import current
+
+REDACTED = "[redacted]"
+
+
+async def get_queues(call: Call) -> Answer:
+    """`GET /api/v1/workers/queues`."""
+    return Answer(queues(await call.services.overview()))
+
+
+async def get_active(call: Call) -> Answer:
+    """`GET /api/v1/workers/active`."""
+    return Answer(active(await call.services.overview()))
+
+
+async def get_stats(call: Call) -> Answer:
+    """`GET /api/v1/workers/stats`."""
+    return Answer(stats(await call.services.overview()))
+
+
+async def get_health(call: Call) -> Answer:
+    """`GET /api/v1/workers/health`; when nothing can be read, 503 in the same shape."""
+    try:
+        return Answer(health(await call.services.overview()))
+    except (Unreachable, Refused, UserError) as error:
+        return Answer(no_health(unread_ledger(error).message), 503, {"retry-after": "1"})
+
+
+def queues(seen: Overview) -> dict[str, int]:
+    """Pending jobs of each queue."""
+    return {name: count.pending for name, count in seen.counts.items()}
+
+
+def active(seen: Overview) -> dict[str, list[dict[str, Any]]]:
+    """The running jobs of each worker; a worker at rest has an empty list."""
+    jobs_by_worker: dict[str, list[dict[str, Any]]] = {
+        heartbeat.name: [] for heartbeat in consuming(seen.heartbeats, seen.read_at)
+    }
+    for job in seen.running:
+        jobs_by_worker.setdefault(job.worker or "?", []).append(_task(job))
+    return jobs_by_worker
+
+
+def stats(seen: Overview) -> dict[str, dict[str, Any]]:
+    """What each worker says of itself."""
+    busy = [worker for worker, _ in seen.holders]
+    return {
+        heartbeat.name: {
+            "queues": list(heartbeat.queues),
+            "slots": heartbeat.slots,
+            "busy": busy.count(heartbeat.name),
+            "host": heartbeat.host,
+            "pid": heartbeat.pid,
+            "started_at": json_shapes.time(heartbeat.started_at),
+            "seen_at": json_shapes.time(heartbeat.seen_at),
+        }
+        for heartbeat in consuming(seen.heartbeats, seen.read_at)
+    }
+
+
+def health(seen: Overview) -> dict[str, Any]:
+    """The health report: "healthy", "warning", or "critical" when jobs wait and no worker is there at all."""
+    live = consuming(seen.heartbeats, seen.read_at)
+    rows = queue_rows(seen, live)
+    troubles = {row.name: trouble for row in rows if (trouble := _trouble(row))}
+    pending = sum(row.pending for row in rows)
+    status = "critical" if pending and not live else "warning" if troubles else "healthy"
+    return {
+        "status": status,
+        "workers_connected": len(live),
+        "total_queued": pending,
+        "total_active": sum(row.running for row in rows),
+        "queues": {
+            row.name: {"pending": row.pending, "status": "warning" if row.name in troubles else "ok"} for row in rows
+        },
+        "warnings": list(troubles.values()),
+    }
+
+
+def no_health(reason: str) -> dict[str, Any]:
+    """The health report when nothing can be read: numbers are None, and `errors` names the part."""
+    unknown = ("workers_connected", "total_queued", "total_active", "queues")
+    errors = json_shapes.errors([Trouble("ledger", reason)])
+    return {"status": "critical", **dict.fromkeys(unknown), "warnings": [reason], "errors": errors}
+
+
+def _task(job: Job) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "name": f"mistudio.{job.kind}",
+        "kind": job.kind,
+        "queue": job.queue,
+        "args": REDACTED,
+        "started_at": json_shapes.time(job.started_at),
+        "progress": json_shapes.job(job)["progress"],
+        "priority": job.priority,
+        "attempt": job.attempt,
+        "artifact": job.artifact,
+        "artifacts": list(job.artifacts),
+        "device": job.device,
+        "metrics": job.metrics,
+        "rate": None if job.progress is None else job.progress.rate,
+        "left_s": None if job.left_s is None else round(job.left_s, 1),
+        "job_name": job.name,
+    }
+
+
+def _trouble(row: QueueRow) -> str | None:
+    if row.pending and not row.consumers:
+        return f"Queue '{row.name}' has {row.pending} pending and no worker"
+    if row.pending > current("backlog_threshold"):
+        return f"Queue '{row.name}' has a backlog of {row.pending}"
+    return None
