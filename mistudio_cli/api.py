@@ -12,16 +12,15 @@ from typing import Any
 from mistudio_cli.error_messages import unread_ledger
 from mistudio_cli.monitor.collector.shared_ledger import SharedLedger
 from mistudio_cli.monitor.hosts import fleet_in
-from mistudio_cli.monitor.queue_rows import consuming, queue_rows
-from mistudio_cli.monitor.snapshot import QueueRow
-from mistudio_cli.monitor.trouble import Trouble
+from mistudio_cli.monitor.queue_rows import consuming
 from mistudio_cli.views import host_json, json_shapes
+from mistudio_cli.views.health_json import of_overview as health
+from mistudio_cli.views.health_json import unreadable as no_health
 from tasks.errors import UserError
 from tasks.jobs.kind import Job
 from tasks.ledger.client import Ledger
 from tasks.ledger.overview import Overview, Wanted
 from tasks.redis_client.redis_connection import Refused, Unreachable
-from tasks.settings import current
 
 PREFIX = "/api/v1/workers"
 HEALTH = f"{PREFIX}/health"
@@ -67,32 +66,6 @@ def stats(seen: Overview) -> dict[str, dict[str, Any]]:
         }
         for heartbeat in consuming(seen.heartbeats, seen.read_at)
     }
-
-
-def health(seen: Overview) -> dict[str, Any]:
-    """The seed's health report: "healthy", "warning", or "critical" when jobs wait and no worker is there at all."""
-    live = consuming(seen.heartbeats, seen.read_at)
-    rows = queue_rows(seen, live)
-    troubles = {row.name: trouble for row in rows if (trouble := _trouble(row))}
-    pending = sum(row.pending for row in rows)
-    status = "critical" if pending and not live else "warning" if troubles else "healthy"
-    return {
-        "status": status,
-        "workers_connected": len(live),
-        "total_queued": pending,
-        "total_active": sum(row.running for row in rows),
-        "queues": {
-            row.name: {"pending": row.pending, "status": "warning" if row.name in troubles else "ok"} for row in rows
-        },
-        "warnings": list(troubles.values()),
-    }
-
-
-def no_health(reason: str) -> dict[str, Any]:
-    """The health report when nothing can be read: numbers are None, and `errors` names the part."""
-    unknown = ("workers_connected", "total_queued", "total_active", "queues")
-    errors = json_shapes.errors([Trouble("ledger", reason)])
-    return {"status": "critical", **dict.fromkeys(unknown), "warnings": [reason], "errors": errors}
 
 
 def hosts(seen: Overview) -> dict[str, Any]:
@@ -177,11 +150,3 @@ def _task(job: Job) -> dict[str, Any]:
         "artifacts": list(job.artifacts),
         "device": job.device,
     }
-
-
-def _trouble(row: QueueRow) -> str | None:
-    if row.pending and not row.consumers:
-        return f"Queue '{row.name}' has {row.pending} pending and no worker"
-    if row.pending > current("backlog_threshold"):
-        return f"Queue '{row.name}' has a backlog of {row.pending}"
-    return None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import UserError
+from tasks.ledger.totals import DURATION_BOUNDS_S, WAIT_BOUNDS_S
 from tasks.queues import PRIORITY_STEPS, QUEUE_NAMES, SEPARATOR
 from tasks.redis_client.redis_connection import Address, Client, Command, Refused
 
@@ -88,9 +89,14 @@ def _text(address: Address) -> str:
         f"local PREFIX, CELERY_PREFIX = '{address.key_prefix}', '{address.celery_prefix}'",
         f"local SCHEMA, STEPS, SEPARATOR = {SCHEMA}, {len(PRIORITY_STEPS)}, '{separator}'",
         f"local QUEUES = {{{queues}}}",
+        f"local DURATION_BOUNDS, WAIT_BOUNDS = {_list(DURATION_BOUNDS_S)}, {_list(WAIT_BOUNDS_S)}",
     )
     parts = sorted(Path(__file__).with_name("lua").glob("*.lua"))
     return "\n".join([*constants, *(part.read_text(encoding="utf-8") for part in parts)])
+
+
+def _list(numbers: Sequence[float]) -> str:
+    return f"{{{', '.join(map(str, numbers))}}}"
 
 
 @cache

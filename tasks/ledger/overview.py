@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tasks.jobs.kind import Job, State
+from tasks.ledger import totals
 from tasks.ledger.client import WorkerHeartbeat, read_heartbeat, read_lease
 from tasks.ledger.device_lease import Lease
 from tasks.ledger.queue_state import ENDED_SETS, RATE_SPANS_S, QueueCount, ended_commands, size_commands, to_counts
 from tasks.ledger.records import decode, finite, pairs, readable
+from tasks.ledger.totals import Totals
 from tasks.queues import QUEUE_NAMES
+from tasks.redis_client import server_state
 from tasks.redis_client.redis_connection import Client, Command, NotPermitted, Refused
+from tasks.redis_client.server_state import ServerState
 
 #: The SHA-1 of the script, by which Redis calls it: to compute it here would load OpenSSL. A test compares the two.
 SCRIPT_SHA = "fcf1642b8be46661fdd22c15296f812123900363"
@@ -46,7 +50,7 @@ class Overview:
     `tasks.fleet.host_heartbeat`. `holders` are the names, with host, and pids of the workers of all running jobs.
     `running` and `recent` are jobs, the newest first; `next` is where the list after `recent` starts. `queued` are the
     first queued jobs of each queue in the order in which they are served. `runs` are those of the jobs that succeeded,
-    newest first by submission.
+    newest first by submission. `server` is what Redis says of itself, `totals` the counters (None: not wanted).
     """
 
     read_at: float
@@ -60,30 +64,41 @@ class Overview:
     next: str | None = None
     queued: Mapping[str, tuple[Job, ...]] = field(default_factory=dict)
     runs: tuple[FinishedRun, ...] = ()
+    server: ServerState = field(default_factory=ServerState)
+    totals: Totals | None = None
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """How many records of jobs are read: running, the newest of all, queued ones of each queue, and runs that ended."""
+    """How many records of jobs are read: running, the newest of all, queued ones of each queue, and runs that ended.
+
+    `totals`: whether the counters are.
+    """
 
     running: int = 0
     recent: int = 0
     queued: int = 0
     runs: int = 0
+    totals: bool = False
 
 
 def read(client: Client, wanted: Wanted) -> Overview:
     """Everything, in one round trip. Raises Unreachable or Refused."""
     plain = _plain_commands(client, wanted)
-    replies = client.batch(
-        [*plain, ("SCRIPT", "LOAD", _script()), ("EVALSHA", SCRIPT_SHA, 0, *_arguments(client, wanted))]
-    )
-    *answers, loaded, details = replies
+    besides = [*server_state.COMMANDS, *(totals.commands(client) if wanted.totals else ())]
+    script = [("SCRIPT", "LOAD", _script()), ("EVALSHA", SCRIPT_SHA, 0, *_arguments(client, wanted))]
+    *replies, loaded, details = client.batch([*plain, *besides, *script])
+    answers, said = replies[: len(plain)], replies[len(plain) :]
     _raise_refused(answers)
     if isinstance(loaded, NotPermitted) or isinstance(details, NotPermitted):
         details = _without_script(client, wanted, answers)
     _raise_refused([details])
-    return _overview(answers, details, wanted)
+    of_server, counted = said[: len(server_state.COMMANDS)], said[len(server_state.COMMANDS) :]
+    return replace(
+        _overview(answers, details, wanted),
+        server=server_state.decode(of_server),
+        totals=totals.decode(counted) if wanted.totals else None,
+    )
 
 
 def _plain_commands(client: Client, wanted: Wanted) -> list[Command]:

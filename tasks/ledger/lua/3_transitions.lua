@@ -39,6 +39,7 @@ end
 -- Only a job that ran counts for its queue's throughput: a purge is not work done.
 local function enter_end(id, state, ran)
   set(id, 'finished_at', now_text)
+  count_end(id, state, ran)
   redis.call('ZADD', PREFIX .. 'ended', now_text, id)
   local recent = PREFIX .. 'queue:' .. get(id, 'queue') .. ':ended'
   if ran then

@@ -51,11 +51,12 @@ end
 local function start(id, token, worker, host, pid, ttl, takes_turn)
   local queue = get(id, 'queue')
   redis.call('HSET', job_key(id), 'attempt', number(id, 'attempt') + 1, 'token', token, 'worker', worker,
-    'worker_pid', pid, 'host', host, 'device', '', 'progress', '')
+    'worker_pid', pid, 'host', host, 'device', '', 'progress', '', 'progress_at', '')
   redis.call('HSET', PREFIX .. 'served_at', queue, now_text)
   if takes_turn then redis.call('ZADD', owners_key(queue), 'XX', now_text, get(id, 'owner')) end
   redis.call('ZADD', PREFIX .. 'leases', now + tonumber(ttl), id)  -- first: a job that runs without one runs for ever
   move(id, 'running', 'claimed', token)
+  count_attempt(id)
 end
 
 -- A worker took the message of a job that it cannot run: enqueues it for another, behind those of its step.
@@ -115,6 +116,7 @@ end
 -- at, metrics: the metrics since the last report, and their step; '' for none.
 function operations.progress(id, token, progress, at, metrics)
   if not holds(id, token) then return 'lost' end
+  if get(id, 'progress') ~= progress then set(id, 'progress_at', now_text) end
   set(id, 'progress', progress)
   if metrics ~= '' then
     set(id, 'metrics', metrics)
