@@ -1,4 +1,4 @@
-"""Counters over all jobs that ever were, which the ledger counts in the step in which a job starts or ends.
+"""Counters over all jobs that ever were, which the ledger counts in the step in which an attempt or a job ends.
 
 They outlive the records of jobs and every process, and are the same wherever they are read. How long jobs waited and
 ran is counted in classes by upper bounds.
@@ -34,9 +34,9 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Totals:
-    """Ended jobs by kind and outcome, attempts that began by kind; seconds that jobs ran and waited by kind.
+    """Ended jobs by kind and outcome, attempts that ended by kind; seconds that jobs ran and waited by kind.
 
-    A duration is that of a job's last attempt; a wait is from the queue to the start of an attempt.
+    A duration is that of a job's last attempt; a wait is that in the queue before an attempt.
     """
 
     jobs: Mapping[tuple[str, str], int] = field(default_factory=dict)

@@ -27,8 +27,10 @@ local function count_end(id, state, ran)
   if ran and tonumber(started_at) then observe('duration', kind, now - tonumber(started_at), DURATION_BOUNDS) end
 end
 
+-- At the end of an attempt, since a claim has to be quick.
 local function count_attempt(id)
-  local kind, queued_at = fields(id, 'kind', 'queued_at')
+  local kind, queued_at, started_at = fields(id, 'kind', 'queued_at', 'started_at')
+  local waited = (tonumber(started_at) or now) - (tonumber(queued_at) or now)
   count('attempts', kind)
-  if tonumber(queued_at) then observe('wait', kind, now - tonumber(queued_at), WAIT_BOUNDS) end
+  observe('wait', kind, waited, WAIT_BOUNDS)
 end

@@ -59,6 +59,7 @@ end
 local function move(id, state, reason, token)
   local before, owner = fields(id, 'state', 'owner')
   leave_state(id)
+  if before == 'running' then count_attempt(id) end
   if state ~= 'running' then release(id) end
   redis.call('HSET', job_key(id), 'state', state, 'reason', reason)
   redis.call('ZADD', PREFIX .. 'by:state:' .. state, as_text(number(id, 'created_at')), id)

@@ -56,7 +56,6 @@ local function start(id, token, worker, host, pid, ttl, takes_turn)
   if takes_turn then redis.call('ZADD', owners_key(queue), 'XX', now_text, get(id, 'owner')) end
   redis.call('ZADD', PREFIX .. 'leases', now + tonumber(ttl), id)  -- first: a job that runs without one runs for ever
   move(id, 'running', 'claimed', token)
-  count_attempt(id)
 end
 
 -- A worker took the message of a job that it cannot run: enqueues it for another, behind those of its step.
