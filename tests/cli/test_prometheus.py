@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -30,15 +28,6 @@ from tests.cli.recorded import NOW, RUNNING, SNAPSHOT
 HEARTBEAT = WorkerHeartbeat("all-queues@elsewhere", "elsewhere", 7, QUEUE_NAMES, 8, 1000.0)
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
 LONG_S = 30.0
-
-
-@pytest.fixture
-def promtool() -> str:
-    """The checker of Prometheus, from the path or PROMTOOL."""
-    found = os.environ.get("PROMTOOL") or shutil.which("promtool")
-    if found is None:
-        pytest.skip("no promtool here: apt-get install prometheus, or set PROMTOOL")
-    return found
 
 
 def text_of(seen: Snapshot) -> str:
