@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from mistudio_cli.monitor.health import BROKEN, health_of
+from mistudio_cli.monitor.health.causes import BROKEN, health_of
 from mistudio_cli.monitor.hosts import RUNNING, jobs_on
 from mistudio_cli.monitor.snapshot import Snapshot
 from mistudio_cli.supervisor.states import IDLE

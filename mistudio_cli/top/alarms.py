@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mistudio_cli.monitor.health import BROKEN, LEAST_DISK
+from mistudio_cli.monitor.health.causes import BROKEN, LEAST_DISK
 from mistudio_cli.terminal.humanize import duration, size
 from mistudio_cli.top.reading import SOURCES
 from mistudio_cli.top.text import clean

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mistudio_cli.monitor.collector.combined_parts import snapshot_of_ledger
-from mistudio_cli.monitor.health import Health, HealthCause, health_of
+from mistudio_cli.monitor.health.causes import Health, HealthCause, health_of
 from mistudio_cli.monitor.snapshot import Snapshot
 from mistudio_cli.monitor.trouble import Trouble
 from mistudio_cli.views import json_shapes

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import UserError
-from tasks.ledger.totals import DURATION_BOUNDS_S, WAIT_BOUNDS_S
 from tasks.queues import PRIORITY_STEPS, QUEUE_NAMES, SEPARATOR
 from tasks.redis_client.redis_connection import Address, Client, Command, Refused
 
@@ -83,6 +82,8 @@ def _bring_up_to_date(client: Client, schema: int) -> None:
 
 @cache
 def _text(address: Address) -> str:
+    from tasks.ledger.totals import DURATION_BOUNDS_S, WAIT_BOUNDS_S  # which commands that only read have no use for
+
     queues = ", ".join(f"'{name}'" for name in QUEUE_NAMES)
     separator = "".join(f"\\{byte}" for byte in SEPARATOR.encode())
     constants = (

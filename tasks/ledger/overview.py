@@ -11,19 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks.jobs.kind import Job, State
-from tasks.ledger import totals
 from tasks.ledger.client import WorkerHeartbeat, read_heartbeat, read_lease
 from tasks.ledger.device_lease import Lease
 from tasks.ledger.queue_state import ENDED_SETS, RATE_SPANS_S, QueueCount, ended_commands, size_commands, to_counts
 from tasks.ledger.records import decode, finite, pairs, readable
-from tasks.ledger.totals import Totals
 from tasks.queues import QUEUE_NAMES
-from tasks.redis_client import server_state
 from tasks.redis_client.redis_connection import Client, Command, NotPermitted, Refused
-from tasks.redis_client.server_state import ServerState
+
+if TYPE_CHECKING:
+    from tasks.ledger.totals import Totals
 
 #: The SHA-1 of the script, by which Redis calls it: to compute it here would load OpenSSL. A test compares the two.
 SCRIPT_SHA = "fcf1642b8be46661fdd22c15296f812123900363"
@@ -50,7 +49,8 @@ class Overview:
     `tasks.fleet.host_heartbeat`. `holders` are the names, with host, and pids of the workers of all running jobs.
     `running` and `recent` are jobs, the newest first; `next` is where the list after `recent` starts. `queued` are the
     first queued jobs of each queue in the order in which they are served. `runs` are those of the jobs that succeeded,
-    newest first by submission. `server` is what Redis says of itself, `totals` the counters (None: not wanted).
+    newest first by submission. `server_info` is what Redis says of itself, for
+    `tasks.redis_client.server_state`, `totals` are the counters (None: not wanted).
     """
 
     read_at: float
@@ -64,7 +64,7 @@ class Overview:
     next: str | None = None
     queued: Mapping[str, tuple[Job, ...]] = field(default_factory=dict)
     runs: tuple[FinishedRun, ...] = ()
-    server: ServerState = field(default_factory=ServerState)
+    server_info: tuple[str, ...] = ()
     totals: Totals | None = None
 
 
@@ -85,7 +85,7 @@ class Wanted:
 def read(client: Client, wanted: Wanted) -> Overview:
     """Everything, in one round trip. Raises Unreachable or Refused."""
     plain = _plain_commands(client, wanted)
-    besides = [*server_state.COMMANDS, *(totals.commands(client) if wanted.totals else ())]
+    besides = [*_SERVER_COMMANDS, *_totals_commands(client, wanted)]
     script = [("SCRIPT", "LOAD", _script()), ("EVALSHA", SCRIPT_SHA, 0, *_arguments(client, wanted))]
     *replies, loaded, details = client.batch([*plain, *besides, *script])
     answers, said = replies[: len(plain)], replies[len(plain) :]
@@ -93,12 +93,32 @@ def read(client: Client, wanted: Wanted) -> Overview:
     if isinstance(loaded, NotPermitted) or isinstance(details, NotPermitted):
         details = _without_script(client, wanted, answers)
     _raise_refused([details])
-    of_server, counted = said[: len(server_state.COMMANDS)], said[len(server_state.COMMANDS) :]
+    of_server, counted = said[: len(_SERVER_COMMANDS)], said[len(_SERVER_COMMANDS) :]
     return replace(
         _overview(answers, details, wanted),
-        server=server_state.decode(of_server),
-        totals=totals.decode(counted) if wanted.totals else None,
+        server_info=tuple(reply for reply in of_server if isinstance(reply, str)),  # a user may not be allowed to ask
+        totals=_totals(counted),
     )
+
+
+#: What asks a server of its memory and its append-only file.
+_SERVER_COMMANDS: tuple[Command, ...] = (("INFO", "memory"), ("INFO", "persistence"))
+
+
+def _totals_commands(client: Client, wanted: Wanted) -> list[Command]:
+    if not wanted.totals:
+        return []
+    from tasks.ledger import totals  # which lists have no use for
+
+    return totals.commands(client)
+
+
+def _totals(replies: Sequence[Any]) -> Totals | None:
+    if not replies:
+        return None
+    from tasks.ledger import totals
+
+    return totals.decode(replies)
 
 
 def _plain_commands(client: Client, wanted: Wanted) -> list[Command]:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-#: What asks for it.
-COMMANDS = (("INFO", "memory"), ("INFO", "persistence"))
 
 
 @dataclass(frozen=True)
@@ -27,10 +23,9 @@ class ServerState:
         return self.memory_used / self.memory_limit
 
 
-def decode(replies: Sequence[Any]) -> ServerState:
-    """The state from the replies to `COMMANDS`; what a user may not ask is not known."""
-    texts = [reply for reply in replies if isinstance(reply, str)]
-    said = dict(line.split(":", 1) for text in texts for line in text.splitlines() if ":" in line)
+def decode(replies: Sequence[str]) -> ServerState:
+    """The state from what INFO answers of memory and persistence; what is not there is not known."""
+    said = dict(line.split(":", 1) for text in replies for line in text.splitlines() if ":" in line)
     policy, file = said.get("maxmemory_policy"), said.get("aof_enabled")
     return ServerState(
         memory_used=_number(said.get("used_memory")),

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from mistudio_cli.machine.host import Host
-from mistudio_cli.monitor.health import Health, HealthCause, health_of
+from mistudio_cli.monitor.health.causes import Health, HealthCause, health_of
 from mistudio_cli.monitor.hosts import HostRow
 from mistudio_cli.monitor.snapshot import Snapshot
 from mistudio_cli.monitor.trouble import Trouble
@@ -20,6 +20,8 @@ from tasks.ledger import overview
 from tasks.ledger.client import Ledger, WorkerHeartbeat
 from tasks.ledger.overview import Wanted
 from tasks.queues import QUEUE_NAMES
+from tasks.redis_client import server_state
+from tasks.redis_client.redis_connection import Client, connect
 from tasks.redis_client.server_state import ServerState
 from tests.cli.recorded import GIB, NOW, RUNNING, SNAPSHOT
 from tests.conftest import RedisServer
@@ -36,6 +38,10 @@ WELL = replace(
     server=ServerState(1 * GIB, 0, True, False),
 )
 HEARTBEAT = WorkerHeartbeat("all-queues@h", "h", 7, QUEUE_NAMES, 8, 1000.0)
+
+
+def memory_used(client: Client) -> int:
+    return server_state.decode(overview.read(client, Wanted()).server_info).memory_used or 0
 
 
 def only(seen: Snapshot) -> HealthCause:
@@ -166,8 +172,6 @@ def test_each_cause_has_the_same_fields_in_json() -> None:
 
 
 def test_a_real_ledger_says_of_itself_what_is_wrong(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tasks.redis_client.redis_connection import connect
-
     client = connect(own_redis.url)
     ledger = Ledger(client)
     ledger.heartbeat(HEARTBEAT)
@@ -175,7 +179,7 @@ def test_a_real_ledger_says_of_itself_what_is_wrong(own_redis: RedisServer, monk
     ledger.submit(Job(new_job_id(), "train", "a", "training", {}))
     ledger.queues.pause("training")
     client.call("CONFIG", "SET", "appendonly", "no")
-    client.call("CONFIG", "SET", "maxmemory", int(1.05 * overview.read(client, Wanted()).server.memory_used or 0))
+    client.call("CONFIG", "SET", "maxmemory", int(1.05 * memory_used(client)))
     codes = {cause["code"] for cause in health_json.of_overview(overview.read(client, Wanted()))["causes"]}
     client.close()
     assert codes == {"redis_memory", "redis_file", "paused", "worker_silent"}

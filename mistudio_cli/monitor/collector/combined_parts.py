@@ -18,6 +18,7 @@ from mistudio_cli.monitor.worker_rows import worker_rows
 from tasks.fleet import host_heartbeat
 from tasks.ledger.overview import Overview
 from tasks.paths import Places
+from tasks.redis_client import server_state
 from tasks.redis_client.redis_url import Address
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _ledger_part(overview: Overview) -> Snapshot:
         ),
         queued=overview.queued,
         consuming=len(live),
-        server=overview.server,
+        server=server_state.decode(overview.server_info),
         totals=overview.totals,
     )
 
