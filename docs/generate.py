@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from deploy import generate as deployment
+from mistudio_cli.metrics.families import FAMILIES
 from mistudio_cli.profile.profile_keys import KEYS
 from mistudio_cli.rest.reference import reference
 from tasks.jobs.kind import flag_of, kinds
@@ -112,6 +113,16 @@ def kind_default_rows() -> str:
     return "\n".join([head, "|---|---|---|---|---|", *rows])
 
 
+def metric_rows() -> str:
+    """The metrics of Prometheus as rows of a Markdown table."""
+    rows = [
+        f"| `{family.full_name}{'_total' if family.type == 'counter' else ''}` | {family.type} |"
+        f" {', '.join(f'`{label}`' for label in family.labels)} | {family.about} | {family.unit} |"
+        for family in FAMILIES
+    ]
+    return "\n".join(["| metric | type | labels | what | unit |", "|---|---|---|---|---|", *rows])
+
+
 def _limit(length_s: float | None) -> str:
     return "none" if length_s is None else duration_text(length_s)
 
@@ -139,6 +150,7 @@ def wanted() -> dict[Path, str]:
     training = ROOT / "docs" / "training.md"
     settings = ROOT / "docs" / "settings.md"
     settings_tables = {"settings": setting_rows(), "kinds": kind_setting_rows(), "kind-defaults": kind_default_rows()}
+    metrics = ROOT / "docs" / "prometheus.md"
     page = profiles.read_text(encoding="utf-8")
     tables = {
         readme: filled(text, "kinds", kind_rows()),
@@ -146,6 +158,7 @@ def wanted() -> dict[Path, str]:
         ROOT / "docs" / "rest.md": reference(),
         training: filled(training.read_text(encoding="utf-8"), "architectures", architecture_rows()),
         settings: _with(settings, settings_tables),
+        metrics: filled(metrics.read_text(encoding="utf-8"), "metrics", metric_rows()),
         profiles: filled(filled(page, "profile-keys", profile_key_rows()), "queue-needs", need_rows()),
     }
     return {**tables, **deployment.wanted()}

@@ -45,7 +45,8 @@ _KEY = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"
 class Setting:
     """A row of the table: its key in `mistudio.toml`, its environment variable, its default and what it does.
 
-    `unit` is that of a plain number, `unset` what happens without a value where there is no default.
+    `unit` is that of a plain number, `unset` what happens without a value where there is no default, `former` the
+    variable's name in earlier versions, which still counts.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Setting:
     unit: str = ""
     unset: str = ""
     is_secret: bool = False  # read from the environment only, never shown
+    former: str = ""
 
     @property
     def default_text(self) -> str:
@@ -161,7 +163,14 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("triton", "MISTUDIO_TRITON", SWITCH, "Use Triton kernels on CUDA", True),
     Setting("log_level", "MISTUDIO_LOG_LEVEL", choice(LOG_LEVELS), "Least severe messages in logs", "info"),
-    Setting("log_format", "MISTUDIO_LOG_FORMAT", choice(LOG_FORMATS), "Lines of logs: plain text, or JSON", "text"),
+    Setting(
+        "log_format",
+        "MISTUDIO_LOG",
+        choice(LOG_FORMATS),
+        "Lines of logs: plain text, or JSON",
+        "text",
+        former="MISTUDIO_LOG_FORMAT",
+    ),
     Setting(
         "api_token",
         "MISTUDIO_API_TOKEN",
@@ -193,10 +202,12 @@ def find_value(setting: Setting, flags: Mapping[str, str | None] | None = None) 
     """A setting's value and its origin. UserError that names the variable or the file's line for a wrong one."""
     if flag := (flags or {}).get(setting.name):
         return Value(setting.name, read_as(setting.type, flag, "--" + setting.name.replace("_", "-")), "flag")
-    if word := os.environ.get(setting.variable):
+    for variable in filter(None, (setting.variable, setting.former)):
+        if not (word := os.environ.get(variable)):
+            continue
         if setting.is_secret:
             return Value(setting.name, word, "environment")
-        return Value(setting.name, read_as(setting.type, word, setting.variable), "environment")
+        return Value(setting.name, read_as(setting.type, word, variable), "environment")
     if not setting.is_secret and setting.name in read_file():
         return Value(setting.name, read_from_file(setting.type, setting.name), "file")
     return Value(setting.name, setting.default, "default")

@@ -26,7 +26,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 # Fixtures of tests in several rooms: a home with Redis and a worker, and an app that knows nothing of mistudio.
-pytest_plugins = ["tests.fixtures.stack"]
+pytest_plugins = ["tests.fixtures.stack", "tests.fixtures.promtool"]
 
 NVML = Path(__file__).parent / "fake_nvml" / "nvml.c"
 

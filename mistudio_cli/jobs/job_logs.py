@@ -30,7 +30,7 @@ _LINE = re.compile(
     r"(?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) (?P<level>[A-Z]+) (?P<logger>\S+)"
     r"( job=(?P<job>\S+))?( attempt=(?P<attempt>\d+))? (?P<message>.*)"
 )
-_KEYS = ("time", "level", "logger", "job", "attempt", "message")
+_KEYS = ("time", "level", "logger", "job", "attempt", "worker", "queue", "event", "message")
 
 
 def print_log(
@@ -155,7 +155,7 @@ def as_record(line: str, job_id: str) -> dict[str, Any]:
     record = found.groupdict()
     record["time"] = _utc(record["time"])
     record["attempt"] = record["attempt"] and int(record["attempt"])
-    return {**record, "job": record["job"] or job_id}
+    return {**nothing, **record, "job": record["job"] or job_id}
 
 
 class _Printer:

@@ -35,6 +35,7 @@ def queue_rows(seen: Overview, live: Sequence[WorkerHeartbeat]) -> tuple[QueueRo
                 per_minute=tuple(60 * n / span_s for n, span_s in zip(count.ended, RATE_SPANS_S, strict=True)),
                 eta_s=starts[name],
                 ended={"succeeded": count.succeeded, "failed": count.failed, "cancelled": count.cancelled},
+                paused_at=count.paused_at,
             )
         )
     return tuple(rows)

@@ -20,7 +20,9 @@ if TYPE_CHECKING:  # what reads this machine is imported where it is asked: the 
     from mistudio_cli.monitor.hosts import HostRow
     from tasks.accelerators.devices import Devices
     from tasks.ledger.device_lease import Lease
+    from tasks.ledger.totals import Totals
     from tasks.paths import Places
+    from tasks.redis_client.server_state import ServerState
 
 #: A worker that fell silent is shown, with its age, for this long.
 SILENT_SHOWN_S = 600.0
@@ -58,6 +60,7 @@ class QueueRow:
     per_minute: tuple[float, ...]
     eta_s: float | None
     ended: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    paused_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,8 @@ class Snapshot:
 
     A part that could not be read now has its last good value, and its age in `parts`, by the names of
     `mistudio_cli.monitor.collector.collector`. `queued` are the first queued jobs of each queue, in the order in which
-    they are served, without their parameters. `celery` is what Celery workers reply themselves.
+    they are served, without their parameters. `celery` is what Celery workers reply themselves. `consuming` is how many
+    workers consume, `server` what Redis says of itself, `totals` are the counters.
     """
 
     read_at: float | None = None
@@ -104,6 +108,9 @@ class Snapshot:
     queued: Mapping[str, tuple[Job, ...]] | None = None
     celery: CeleryWorkers | None = None
     parts: Mapping[str, Part] = field(default_factory=dict)
+    consuming: int | None = None
+    server: ServerState | None = None
+    totals: Totals | None = None
 
 
 def read_queues(ledger: Ledger) -> Snapshot:

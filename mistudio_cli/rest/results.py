@@ -63,6 +63,18 @@ class QueueHealth:
 
 
 @dataclass(frozen=True)
+class HealthCauseJson:
+    """Why health is not good; `command` fixes or shows it. `queue`, `worker` and `since` are null where there is none."""
+
+    code: str
+    sentence: str
+    command: str | None
+    queue: str | None
+    worker: str | None
+    since: str | None
+
+
+@dataclass(frozen=True)
 class Health:
     """The health report; 503 has the same shape with null for what could not be read."""
 
@@ -72,6 +84,7 @@ class Health:
     total_active: int | None
     queues: dict[str, QueueHealth] | None
     warnings: list[str]
+    causes: list[HealthCauseJson]
 
 
 @dataclass(frozen=True)

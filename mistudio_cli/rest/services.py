@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from mistudio_cli.monitor.collector.collector import ALL_PARTS, DEADLINE_S, Collector
 from mistudio_cli.monitor.collector.shared_ledger import SharedLedger
+from mistudio_cli.monitor.collector.sources import COUNTED
 from mistudio_cli.monitor.snapshot import Snapshot
 from mistudio_cli.rest.event_feed import EventFeed
 from tasks.ledger.client import Ledger
@@ -80,7 +81,9 @@ class Services:
         self._patience_s: float = current("read_patience") if patience_s is None else patience_s
         shared = SharedLedger(open_ledger, Wanted(running=_MOST_ACTIVE, recent=50, queued=50, runs=200), patience_s)
         self._overview = SingleFlight(shared.overview)
-        self._collector = Collector(open_ledger, places, ALL_PARTS, memory_age_s=5.0, patience_s=patience_s)
+        self._collector = Collector(
+            open_ledger, places, ALL_PARTS, wanted=COUNTED, memory_age_s=5.0, patience_s=patience_s
+        )
         self._has_collected = False
         self._snapshot = SingleFlight(self._collect)
         self._threads = ThreadPoolExecutor(_THREADS, "asks the ledger")

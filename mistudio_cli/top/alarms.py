@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from mistudio_cli.monitor.health.causes import BROKEN, LEAST_DISK
 from mistudio_cli.terminal.humanize import duration, size
 from mistudio_cli.top.foreign_workers import mute_workers
 from mistudio_cli.top.reading import SOURCES
@@ -13,11 +14,6 @@ from mistudio_cli.top.text import clean
 if TYPE_CHECKING:
     from mistudio_cli.top.foreign_workers import mute_workers
 from mistudio_cli.top.reading import Parts
-
-#: States of a worker that runs no jobs though it should.
-BROKEN = ("fatal", "backoff", "silent", "unresponsive", "refused")
-
-_LEAST_DISK = 0.05
 
 
 def alarms(parts: Parts) -> list[str]:
@@ -69,7 +65,7 @@ def _of_devices(parts: Parts) -> Iterator[str]:
 def _of_hosts(parts: Parts) -> Iterator[str]:
     host = parts.host.value
     free, total = (None, None) if host is None else (host.disk_free, host.disk_total)
-    if free is not None and total and free < _LEAST_DISK * total:
+    if free is not None and total and free < LEAST_DISK * total:
         yield f"disk: {size(free)} free of {size(total)}"
     for row in parts.hosts.value or ():
         if row.state == "silent":

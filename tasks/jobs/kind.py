@@ -89,7 +89,8 @@ class Job:
     is not known: see `tasks.fleet.job_owner`. `digest` is that of its kind's parameters where it was submitted
     (`tasks.jobs.kind_digest`), "" by older versions, and `submitted_by` names that version and host. `artifact` is what
     it makes, as "family/name", and `more_artifacts` what it makes besides. `metrics` are the newest values of what the
-    job measures of its work. `estimate_s` is how long it was estimated to run when it was submitted.
+    job measures of its work. `estimate_s` is how long it was estimated to run when it was submitted,
+    `progress_at` when its progress last changed.
     """
 
     id: str
@@ -126,6 +127,7 @@ class Job:
     finished_at: float | None = None
     owner: str | None = None
     estimate_s: float | None = None
+    progress_at: float | None = None
 
     @property
     def may_use_gpu(self) -> bool:

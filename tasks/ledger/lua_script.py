@@ -82,15 +82,22 @@ def _bring_up_to_date(client: Client, schema: int) -> None:
 
 @cache
 def _text(address: Address) -> str:
+    from tasks.ledger.totals import DURATION_BOUNDS_S, WAIT_BOUNDS_S  # which commands that only read have no use for
+
     queues = ", ".join(f"'{name}'" for name in QUEUE_NAMES)
     separator = "".join(f"\\{byte}" for byte in SEPARATOR.encode())
     constants = (
         f"local PREFIX, CELERY_PREFIX = '{address.key_prefix}', '{address.celery_prefix}'",
         f"local SCHEMA, STEPS, SEPARATOR = {SCHEMA}, {len(PRIORITY_STEPS)}, '{separator}'",
         f"local QUEUES = {{{queues}}}",
+        f"local DURATION_BOUNDS, WAIT_BOUNDS = {_list(DURATION_BOUNDS_S)}, {_list(WAIT_BOUNDS_S)}",
     )
     parts = sorted(Path(__file__).with_name("lua").glob("*.lua"))
     return "\n".join([*constants, *(part.read_text(encoding="utf-8") for part in parts)])
+
+
+def _list(numbers: Sequence[float]) -> str:
+    return f"{{{', '.join(map(str, numbers))}}}"
 
 
 @cache

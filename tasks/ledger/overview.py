@@ -9,10 +9,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from tasks.jobs.kind import Job, State
@@ -22,6 +22,9 @@ from tasks.ledger.queue_state import ENDED_SETS, RATE_SPANS_S, QueueCount, ended
 from tasks.ledger.records import decode, finite, pairs, readable
 from tasks.queues import QUEUE_NAMES
 from tasks.redis_client.redis_connection import Client, Command, NotPermitted, Refused
+
+if TYPE_CHECKING:
+    from tasks.ledger.totals import Totals
 
 #: The SHA-1 of the script, by which Redis calls it: to compute it here would load OpenSSL. A test compares the two.
 SCRIPT_SHA = "39f0fc40746bf8e39971b9d062cbee58f75eeec1"
@@ -52,7 +55,8 @@ class Overview:
     `tasks.fleet.host_heartbeat`. `holders` are the names, with host, and pids of the workers of all running jobs.
     `running` and `recent` are jobs, the newest first; `next` is where the list after `recent` starts. `queued` are the
     first queued jobs of each queue in the order in which they are served, without their parameters. `runs` are of the
-    jobs that succeeded, newest first by submission.
+    jobs that succeeded, newest first by submission. `server_info` is what Redis says of itself, for
+    `tasks.redis_client.server_state`, `totals` are the counters (None: not wanted).
     """
 
     read_at: float
@@ -66,16 +70,22 @@ class Overview:
     next: str | None = None
     queued: Mapping[str, tuple[Job, ...]] = field(default_factory=dict)
     runs: tuple[FinishedRun, ...] = ()
+    server_info: tuple[str, ...] = ()
+    totals: Totals | None = None
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """How many records of jobs are read: running, the newest of all, queued ones of each queue, and runs that ended."""
+    """How many records of jobs are read: running, the newest of all, queued ones of each queue, and runs that ended.
+
+    `totals`: whether the counters are.
+    """
 
     running: int = 0
     recent: int = 0
     queued: int = 0
     runs: int = 0
+    totals: bool = False
 
 
 #: Connections whose Redis user has no right to scripts.
@@ -85,21 +95,46 @@ _without_rights: WeakSet[Client] = WeakSet()
 def read(client: Client, wanted: Wanted) -> Overview:
     """Everything, in one round trip. Raises Unreachable or Refused."""
     plain = _plain_commands(client, wanted)
+    commands = [*plain, *_SERVER_COMMANDS, *_totals_commands(client, wanted)]
     if client in _without_rights:
-        answers = client.batch(plain)
-        _raise_refused(answers)
-        return _overview(answers, _without_script(client, wanted, answers), wanted)
-    replies = client.batch(
-        [*plain, ("SCRIPT", "LOAD", _script()), ("EVALSHA", SCRIPT_SHA, 0, *_arguments(client, wanted))]
-    )
-    *answers, loaded, details = replies
+        replies = client.batch(commands)
+        loaded, details = None, []
+    else:
+        script = [("SCRIPT", "LOAD", _script()), ("EVALSHA", SCRIPT_SHA, 0, *_arguments(client, wanted))]
+        *replies, loaded, details = client.batch([*commands, *script])
+    answers, rest = replies[: len(plain)], replies[len(plain) :]
     _raise_refused(answers)
     if isinstance(loaded, NotPermitted) or isinstance(details, NotPermitted):
         _without_rights.add(client)  # each refusal is an entry in the log of Redis
     if client in _without_rights or _is_another_script(details):
         details = _without_script(client, wanted, answers)
     _raise_refused([details])
-    return _overview(answers, details, wanted)
+    of_server, counted = rest[: len(_SERVER_COMMANDS)], rest[len(_SERVER_COMMANDS) :]
+    return replace(
+        _overview(answers, details, wanted),
+        server_info=tuple(reply for reply in of_server if isinstance(reply, str)),  # a user may not be allowed to ask
+        totals=_totals(counted),
+    )
+
+
+#: What asks a server of its memory and its append-only file.
+_SERVER_COMMANDS: tuple[Command, ...] = (("INFO", "memory"), ("INFO", "persistence"))
+
+
+def _totals_commands(client: Client, wanted: Wanted) -> list[Command]:
+    if not wanted.totals:
+        return []
+    from tasks.ledger import totals  # which lists have no use for
+
+    return totals.commands(client)
+
+
+def _totals(replies: Sequence[Any]) -> Totals | None:
+    if not replies:
+        return None
+    from tasks.ledger import totals
+
+    return totals.decode(replies)
 
 
 def _is_another_script(reply: Any) -> bool:

@@ -18,7 +18,7 @@ _OBJECTS = ("params", "progress", "metrics", "result", "error", "limits")
 _LISTS = ("parents", "tags", "more_artifacts")
 _JSON_FIELDS = (*_OBJECTS, *_LISTS)
 _NUMBERS = ("priority", "attempt", "max_attempts", "worker_pid")
-_TIMES = ("created_at", "queued_at", "started_at", "finished_at", "estimate_s")
+_TIMES = ("created_at", "queued_at", "started_at", "finished_at", "estimate_s", "progress_at")
 
 #: What a new job's record says is for the ledger to write.
 _WRITTEN_BY_THE_LEDGER = ("state",)

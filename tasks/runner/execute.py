@@ -97,7 +97,9 @@ def perform(context: RunContext) -> None:
             context.store.discard(job.id)  # what could be made is published, and the rest would fail again
         return
     # Logged before it is recorded: whoever waits for the end and then reads the log must find this line.
-    log.info("%s %s succeeded after %.1f s", job.kind, job.name, time.monotonic() - began)
+    log.info(
+        "%s %s succeeded after %.1f s", job.kind, job.name, time.monotonic() - began, extra=_event("attempt_succeeded")
+    )
     context.send_the_rest()
     patient(context.ledger).finish(context.claim, State.SUCCEEDED, "done", result=result)
 
@@ -111,7 +113,10 @@ def _record_failure(context: RunContext, error: Exception, result: dict[str, Any
         return False
     if not isinstance(error, UserError):
         log.error("%s", "".join(traceback.format_exception(error)))
-    log.error("%s %s failed after %.1f s: %s", job.kind, job.name, time.monotonic() - began, failure["message"])
+    took_s = time.monotonic() - began
+    log.error(
+        "%s %s failed after %.1f s: %s", job.kind, job.name, took_s, failure["message"], extra=_event("attempt_failed")
+    )
     context.send_the_rest()
     return patient(context.ledger).finish(context.claim, State.FAILED, failure["message"], result, failure) == "ok"
 
@@ -119,12 +124,18 @@ def _record_failure(context: RunContext, error: Exception, result: dict[str, Any
 def _log_the_beginning(context: RunContext) -> None:
     """Say in the job's log which attempt begins, where, and from which step."""
     job = context.claim.job
-    log.info("%s %s: attempt %d of at most %d on %s", job.kind, job.name, job.attempt, job.max_attempts, context.device)
+    of_most = f"attempt {job.attempt} of at most {job.max_attempts}"
+    log.info("%s %s: %s on %s", job.kind, job.name, of_most, context.device, extra=_event("attempt_started"))
     if chosen := ", ".join(f"{name} {value}" for name, value in _chosen(job).items()):
         log.info("%s", chosen)
     if kind_named(job.kind).resumes:
         at = resume_point(context.store, job)
         log.info("resumes at %s" if at else "starts from scratch", *[at] * bool(at))
+
+
+def _event(name: str) -> dict[str, str]:
+    """What makes a line of the log an event for programs."""
+    return {"event": name}
 
 
 def _chosen(job: Job) -> dict[str, Any]:
@@ -237,7 +248,8 @@ def _publish(context: RunContext, family: str, producers: dict[str, Any], parts:
     if outputs and patient(context.ledger).renew(context.claim) == "lost":
         raise Stopped
     for name, output in outputs.items():
-        log.info("published %s/%s in %s", family, name, context.store.publish(output, family, name))
+        where = context.store.publish(output, family, name)
+        log.info("published %s/%s in %s", family, name, where, extra=_event("artifact_published"))
 
 
 def _manifest(claim: Claim, family: str, name: str, params: Any, result: dict[str, Any]) -> dict[str, Any]:

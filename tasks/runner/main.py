@@ -12,7 +12,7 @@ import threading
 from typing import Any
 
 from tasks.runner import liveness_pipe
-from tasks.system.log_output import about, log_to_stderr
+from tasks.system.log_output import about, log_to_stderr, name_worker
 
 
 def main(argv: list[str]) -> int:
@@ -38,7 +38,8 @@ def _work(job_id: str, order: dict[str, Any], stop: threading.Event) -> int:
     job = patient(ledger).need(job_id)
     attempt = order.get("attempt", job.attempt)  # which a slot of an older version does not say
     claim = Claim(replace(job, attempt=attempt), order["token"])  # a later one may have begun
-    with about(claim.job.id, claim.job.attempt):
+    name_worker(claim.job.worker)
+    with about(claim.job.id, claim.job.attempt, queue=claim.job.queue):
         try:
             work_on(claim, ledger, order["device"], stop.is_set, liveness_pipe.kill_own_group)
         except Stopped:

@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,14 +24,26 @@ from tasks.parsing.safe_text import visible_lines
 from tasks.settings import current
 
 #: Names the file behind a worker's standard error, for those whose supervisor opened one.
-VARIABLE = "MISTUDIO_LOG"
+VARIABLE = "MISTUDIO_LOG_FILE"
+
+#: A supervisor of an earlier version names it here, where the format of lines is now.
+_FORMER_VARIABLE = "MISTUDIO_LOG"
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s%(job)s %(message)s"
 _STDOUT, _STDERR = 1, 2
 
-#: What the lines of this process are about: the job, and its attempt.
-_job: str | None = None
-_attempt: int | None = None
+
+@dataclass(frozen=True)
+class _Subject:
+    """What the lines of this process are about."""
+
+    job: str | None = None
+    attempt: int | None = None
+    queue: str | None = None
+
+
+_subject = _Subject()
+_worker: str | None = None
 
 
 def log_to_stderr(path: Path | None = None) -> None:
@@ -44,19 +57,34 @@ def log_to_stderr(path: Path | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [_formatted(Lines(path))]
     root.setLevel(current("log_level").upper())
+    logging.captureWarnings(current("log_format") == "json")  # which Python prints as text
 
 
 def path_from_environment() -> Path | None:
     """The file behind this process's standard error, if somebody said so."""
+    if os.environ.get(_FORMER_VARIABLE, "").startswith("/"):
+        os.environ[VARIABLE] = os.environ.pop(_FORMER_VARIABLE)
     path = os.environ.get(VARIABLE)
     return Path(path) if path else None
 
 
+def name_worker(name: str | None) -> None:
+    """Every line of this process, and of those that it forks, is that worker's from now on."""
+    global _worker
+    _worker = name
+
+
 @contextmanager
-def about(job_id: str, attempt: int | None = None, log: Path | None = None) -> Iterator[None]:
-    """Every line of this process names the job meanwhile, and goes to the file `log` too: a slot works at one job."""
-    global _job, _attempt
-    before, (_job, _attempt) = (_job, _attempt), (job_id, attempt)
+def about(
+    job_id: str, attempt: int | None = None, log: Path | None = None, *, queue: str | None = None
+) -> Iterator[None]:
+    """Every line of this process names the job meanwhile, and goes to the file `log` too: a slot works at one job.
+
+    Its queue is that of the job named before, if it is the same.
+    """
+    global _subject
+    before = _subject
+    _subject = _Subject(job_id, attempt, queue or (before.queue if before.job == job_id else None))
     copy = None if log is None else _formatted(Copy(log))
     root = logging.getLogger()
     try:
@@ -64,13 +92,17 @@ def about(job_id: str, attempt: int | None = None, log: Path | None = None) -> I
             root.addHandler(copy)
         yield
     finally:
-        _job, _attempt = before
+        _subject = before
         if copy is not None:
             root.removeHandler(copy)
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as a JSON object: time (UTC), level, logger, job, attempt, message."""
+    """A record as a JSON object: time (UTC), level, logger, job, attempt, worker, queue, event, message.
+
+    The event is a word for programs, where the record has one (`extra={"event": …}`). `tasks.logs.log_parts` knows how
+    a line begins.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
@@ -78,8 +110,12 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             message += "\n" + self.formatException(record.exc_info)
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        line = {"time": at, "level": record.levelname, "logger": record.name, "job": _job, "attempt": _attempt}
-        return json.dumps({**line, "message": message})
+        if record.stack_info:
+            message += "\n" + self.formatStack(record.stack_info)
+        line: dict[str, str | int | None] = {"time": at, "level": record.levelname, "logger": record.name}
+        line |= {"job": _subject.job, "attempt": _subject.attempt, "worker": _worker, "queue": _subject.queue}
+        event = getattr(record, "event", None)
+        return json.dumps({**line, "event": None if event is None else str(event), "message": message})
 
 
 class _TextFormatter(logging.Formatter):
@@ -87,7 +123,8 @@ class _TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, or several."""
-        record.job = "" if _job is None else f" job={_job}" + ("" if _attempt is None else f" attempt={_attempt}")
+        job, attempt = _subject.job, _subject.attempt
+        record.job = "" if job is None else f" job={job}" + ("" if attempt is None else f" attempt={attempt}")
         return visible_lines(super().format(record)).replace("\n", "\n    ")
 
 

@@ -34,8 +34,8 @@ from tasks.messaging.remote_control import follow_or_refuse
 from tasks.messaging.revoke import make_revoke_cancel
 from tasks.paths import Places
 from tasks.queues import QUEUE_NAMES
-from tasks.settings import check_all
-from tasks.system.log_output import log_to_stderr, path_from_environment
+from tasks.settings import check_all, current
+from tasks.system.log_output import log_to_stderr, name_worker, path_from_environment
 from tasks.system.umask import narrow_umask
 from tasks.system.version import installed_version
 from tasks.worker.fleet_membership import forget_refused, wait_until_admitted
@@ -65,9 +65,11 @@ def main(argv: list[str]) -> int:
     """Run one worker until it is asked to stop. Returns its exit code."""
     options = _parse(argv)
     try:
+        log_file = path_from_environment()
         check_all()
         narrow_umask()
-        log_to_stderr(path_from_environment())
+        log_to_stderr(log_file)
+        name_worker(f"{options.name}@{socket.gethostname()}")
         app = app_from_environment()
         _need_semaphores()
         worker_lock = WorkerLock(
@@ -108,6 +110,7 @@ def main(argv: list[str]) -> int:
         max_tasks_per_child=options.max_tasks_per_child,
         max_memory_per_child=options.max_memory_per_child,
         loglevel=logging.getLogger().level,
+        quiet=current("log_format") == "json",  # Celery's banner is none
         without_gossip=True,
         without_mingle=True,
         heartbeat_interval=EVENT_HEARTBEAT_EVERY_S,
@@ -116,7 +119,7 @@ def main(argv: list[str]) -> int:
         name_of=name,
         worker_lock=worker_lock,
     )
-    worker_log = WorkerLog(app.mistudio_broker, Places.from_environment(), hostname, path_from_environment())
+    worker_log = WorkerLog(app.mistudio_broker, Places.from_environment(), hostname, log_file)
     try:
         if worker_lock.acquire(keep_waiting=parent.lives) and _is_admitted(app, heartbeat, name, parent):
             Guard(worker_lock, parent).start()

@@ -162,7 +162,7 @@ def _answer(app: Celery, ledger: Ledger, job_id: str, worker: str, message: dict
     )
     if claim is None:
         return _see_off(ledger, job_id, None, has_logged_its_end=True)
-    with about(claim.job.id), _log_sent(app, claim) as attempt_log:
+    with about(claim.job.id, queue=claim.job.queue), _log_sent(app, claim) as attempt_log:
         keeper = LeaseKeeper(open_ledger(app), claim)
         with keeper, _shutdown_handled(keeper, attempt_log):
             try:
@@ -208,8 +208,17 @@ def _log_outcome(job: Job, *, in_its_log: bool) -> None:
     began, ended = job.started_at, job.finished_at
     took = "" if began is None or ended is None else f" after {ended - began:.1f} s"
     level = logging.ERROR if job.state is State.FAILED else logging.INFO
-    with about(job.id, job.attempt, Places.from_environment().job_log(job.id) if in_its_log else None):
-        log.log(level, "%s %s %s%s: %s", job.kind, job.name, job.state, took, job.reason)
+    with about(job.id, job.attempt, Places.from_environment().job_log(job.id) if in_its_log else None, queue=job.queue):
+        log.log(
+            level,
+            "%s %s %s%s: %s",
+            job.kind,
+            job.name,
+            job.state,
+            took,
+            job.reason,
+            extra={"event": f"job_{job.state}"},
+        )
 
 
 @contextmanager

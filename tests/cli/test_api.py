@@ -103,6 +103,7 @@ def test_health_has_the_seed_s_shape(cli: Cli, client: httpx.Client) -> None:
         "total_active": 0,
         "queues": {name: {"pending": int(name == "datasets"), "status": "ok"} for name in QUEUE_NAMES},
         "warnings": [],
+        "causes": [],
     }
 
 

@@ -63,7 +63,7 @@ def trips_of(client: Client, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def without_times(seen: Overview) -> Overview:
-    return dataclasses.replace(seen, read_at=0.0)
+    return dataclasses.replace(seen, read_at=0.0, server_info=())
 
 
 def test_everything_takes_one_round_trip(busy: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from mistudio_cli.jobs.job_logs import as_record
 from tasks.jobs.kind import Job, State
 from tests.fixtures.stack import Stack
@@ -86,14 +88,28 @@ def test_a_workers_log_has_the_outcome_of_each_job(stack: Stack) -> None:
         assert not any("ignored" in line for line in lines), lines
 
 
-def test_json_is_written_on_request(stack: Stack) -> None:
-    stack.start_worker(MISTUDIO_LOG_FORMAT="json")
+#: The events of a job that makes an artifact.
+EVENTS = ["attempt_started", "artifact_published", "attempt_succeeded"]
+
+
+@pytest.mark.parametrize("variable", ["MISTUDIO_LOG", "MISTUDIO_LOG_FORMAT"])
+def test_json_is_written_on_request(stack: Stack, variable: str) -> None:
+    stack.start_worker(**{variable: "json"})
     job = stack.submit("nap", name="h", ticks=1)
     stack.ended(job)
     stack.stop_worker()
     records = [json.loads(line) for line in log_of(stack, job).splitlines()]
     assert [(r["job"], r["attempt"]) for r in records] == [(job.id, 1)] * len(records)
     assert records[-1]["message"].startswith("nap h succeeded after ")
+    assert [r["event"] for r in records if r["event"]] == EVENTS
+    assert {(r["worker"], r["queue"]) for r in records} == {(stack.ledger.need(job.id).worker, job.queue)}
+    lines = (stack.folder / "worker.log").read_text().splitlines()
+    of_worker = [json.loads(line) for line in lines if line.startswith("{")]
+    others = [line for line in lines if line and not line.startswith("{")]
+    assert all("shutdown" in line.lower() for line in others), "Celery itself prints that, past logging"
+    assert [r["job"] for r in of_worker if r["event"] == "job_succeeded"] == [job.id]
+    assert {r["worker"] for r in of_worker} == {stack.ledger.need(job.id).worker}
+    assert all({"time", "level", "job", "attempt", "worker", "queue", "event"} <= set(r) for r in of_worker)
     assert [as_record(json.dumps(r), job.id) for r in records] == records
 
 
@@ -101,7 +117,9 @@ def test_each_line_of_a_text_log_is_a_record_too() -> None:
     line = "2026-01-31 12:00:00,123 WARNING mistudio.job job=j1 attempt=2 a b"
     result = as_record(line, "j1")
     assert result.pop("time").endswith(":00:00.123Z")
-    assert result == {"level": "WARNING", "logger": "mistudio.job", "job": "j1", "attempt": 2, "message": "a b"}
+    unknown = dict.fromkeys(("worker", "queue", "event"))
+    known = {"level": "WARNING", "logger": "mistudio.job", "job": "j1", "attempt": 2, "message": "a b"}
+    assert result == known | unknown
     for odd in ("  a library's own line", "{", '{"a": 1}', "{" * 100_000, ""):
         assert as_record(odd, "j1")["message"] == odd
         assert as_record(odd, "j1")["level"] is None

@@ -218,3 +218,12 @@ def test_the_logs_of_jobs_on_a_host_are_bounded_by_its_supervisor(
     world.now += 601
     world.supervisor.tick()
     assert {path.stem for path in folder.iterdir()} == {"today"}, "its job may run"
+
+
+def test_a_worker_started_by_an_earlier_supervisor_finds_its_log_where_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "worker.log"
+    code = "import os\nfrom tasks.system.log_output import path_from_environment\n"
+    code += "print(path_from_environment(), os.environ.get('MISTUDIO_LOG'))"
+    environment = {**os.environ, "MISTUDIO_LOG": str(path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout == f"{path} None\n"

@@ -18,6 +18,7 @@ from mistudio_cli.monitor.worker_rows import worker_rows
 from tasks.fleet import host_heartbeat
 from tasks.ledger.overview import Overview
 from tasks.paths import Places
+from tasks.redis_client import server_state
 from tasks.redis_client.redis_url import Address
 
 if TYPE_CHECKING:
@@ -67,10 +68,21 @@ def _of_ledger(found: Mapping[str, Reading[Any]], parts: Mapping[str, Part]) -> 
     overview: Overview | None = _value(found, "ledger")
     if overview is None:
         return Snapshot(hosts=None if "ledger" in parts else ())
+    return _ledger_part(overview)
+
+
+def snapshot_of_ledger(overview: Overview) -> Snapshot:
+    """A snapshot of the ledger alone; the workers are known by their heartbeats."""
+    rows = worker_rows((), _shown_heartbeats(overview), overview.holders, overview.read_at)
+    return replace(_ledger_part(overview), workers=rows)
+
+
+def _ledger_part(overview: Overview) -> Snapshot:
     now, running = overview.read_at, {job.id for job in overview.running}
+    live = consuming(overview.heartbeats, now)
     return Snapshot(
         read_at=now,
-        queues=queue_rows(overview, consuming(overview.heartbeats, now)),
+        queues=queue_rows(overview, live),
         jobs=(*overview.running, *(job for job in overview.recent if job.id not in running)),
         next=overview.next,
         leases=overview.leases,
@@ -78,6 +90,9 @@ def _of_ledger(found: Mapping[str, Reading[Any]], parts: Mapping[str, Part]) -> 
             host_heartbeat.listed(overview.hosts.values(), now), _shown_heartbeats(overview), overview.holders, now
         ),
         queued=overview.queued,
+        consuming=len(live),
+        server=server_state.decode(overview.server_info),
+        totals=overview.totals,
     )
 
 

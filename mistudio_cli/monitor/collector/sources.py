@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tasks.ledger import overview
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 #: The records that a view shows: running jobs, the newest ones, the first of each queue; and runs, for estimates.
 SHOWN = Wanted(running=200, recent=50, queued=50, runs=200)
+
+#: The same with the counters, for who is asked for metrics.
+COUNTED = replace(SHOWN, totals=True)
 
 
 class UnreadableDevices(Exception):

@@ -43,8 +43,9 @@ async def get_openapi(call: Call) -> Answer:
 
 async def get_metrics(call: Call) -> Answer:
     """`GET /metrics`: what Prometheus scrapes."""
-    module = _mounted("mistudio_cli.metrics.exposition")
-    body, media_type = module.exposition(await call.services.snapshot(), call.headers.get("accept", ""))
+    from mistudio_cli.metrics.exposition import exposition
+
+    body, media_type = exposition(await call.services.snapshot(), call.headers.get("accept", ""))
     return Answer(body, media_type=media_type)
 
 

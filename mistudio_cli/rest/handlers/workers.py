@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from mistudio_cli.error_messages import unread_ledger
-from mistudio_cli.errors import Trouble
-from mistudio_cli.monitor.queue_rows import consuming, queue_rows
-from mistudio_cli.monitor.snapshot import QueueRow
+from mistudio_cli.monitor.queue_rows import consuming
 from mistudio_cli.rest.route import Answer, Call
-from mistudio_cli.views import json_shapes
+from mistudio_cli.views import health_json, json_shapes
 from tasks.errors import UserError
 from tasks.jobs.kind import Job
 from tasks.ledger.overview import Overview
 from tasks.redis_client.redis_connection import Refused, Unreachable
-from tasks.settings import current
 
 REDACTED = "[redacted]"
 
@@ -37,9 +34,9 @@ async def get_stats(call: Call) -> Answer:
 async def get_health(call: Call) -> Answer:
     """`GET /api/v1/workers/health`; when nothing can be read, 503 in the same shape."""
     try:
-        return Answer(health(await call.services.overview()))
+        return Answer(health_json.of_overview(await call.services.overview()))
     except (Unreachable, Refused, UserError) as error:
-        return Answer(no_health(unread_ledger(error).message), 503, {"retry-after": "1"})
+        return Answer(health_json.unreadable(unread_ledger(error).message), 503, {"retry-after": "1"})
 
 
 def queues(seen: Overview) -> dict[str, int]:
@@ -74,32 +71,6 @@ def stats(seen: Overview) -> dict[str, dict[str, Any]]:
     }
 
 
-def health(seen: Overview) -> dict[str, Any]:
-    """The health report: "healthy", "warning", or "critical" when jobs wait and no worker is there at all."""
-    live = consuming(seen.heartbeats, seen.read_at)
-    rows = queue_rows(seen, live)
-    troubles = {row.name: trouble for row in rows if (trouble := _trouble(row))}
-    pending = sum(row.pending for row in rows)
-    status = "critical" if pending and not live else "warning" if troubles else "healthy"
-    return {
-        "status": status,
-        "workers_connected": len(live),
-        "total_queued": pending,
-        "total_active": sum(row.running for row in rows),
-        "queues": {
-            row.name: {"pending": row.pending, "status": "warning" if row.name in troubles else "ok"} for row in rows
-        },
-        "warnings": list(troubles.values()),
-    }
-
-
-def no_health(reason: str) -> dict[str, Any]:
-    """The health report when nothing can be read: numbers are None, and `errors` names the part."""
-    unknown = ("workers_connected", "total_queued", "total_active", "queues")
-    errors = json_shapes.errors([Trouble("ledger", reason)])
-    return {"status": "critical", **dict.fromkeys(unknown), "warnings": [reason], "errors": errors}
-
-
 def _task(job: Job) -> dict[str, Any]:
     return {
         "id": job.id,
@@ -119,11 +90,3 @@ def _task(job: Job) -> dict[str, Any]:
         "left_s": None if job.left_s is None else round(job.left_s, 1),
         "job_name": job.name,
     }
-
-
-def _trouble(row: QueueRow) -> str | None:
-    if row.pending and not row.consumers:
-        return f"Queue '{row.name}' has {row.pending} pending and no worker"
-    if row.pending > current("backlog_threshold"):
-        return f"Queue '{row.name}' has a backlog of {row.pending}"
-    return None

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mistudio_cli.top.alarms import BROKEN
+from mistudio_cli.monitor.health.causes import BROKEN
 from mistudio_cli.top.columns import Drop, Shrink, Table
 from mistudio_cli.top.foreign_workers import foreign_rows
 from mistudio_cli.top.panes.pane import Pane, cells, chosen, note_of, ordered, silent_rows, sorting, summary_of

@@ -39,6 +39,7 @@ end
 -- Only a job that ran counts for its queue's throughput: a purge is not work done.
 local function enter_end(id, state, ran)
   set(id, 'finished_at', now_text)
+  count_end(id, state, ran)
   redis.call('ZADD', PREFIX .. 'ended', now_text, id)
   local recent = PREFIX .. 'queue:' .. get(id, 'queue') .. ':ended'
   if ran then
@@ -58,6 +59,7 @@ end
 local function move(id, state, reason, token)
   local before, owner = fields(id, 'state', 'owner')
   leave_state(id)
+  if before == 'running' then count_attempt(id) end
   if state ~= 'running' then release(id) end
   redis.call('HSET', job_key(id), 'state', state, 'reason', reason)
   redis.call('ZADD', PREFIX .. 'by:state:' .. state, as_text(number(id, 'created_at')), id)

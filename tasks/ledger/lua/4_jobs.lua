@@ -51,7 +51,7 @@ end
 local function start(id, token, worker, host, pid, ttl, takes_turn)
   local queue = get(id, 'queue')
   redis.call('HSET', job_key(id), 'attempt', number(id, 'attempt') + 1, 'token', token, 'worker', worker,
-    'worker_pid', pid, 'host', host, 'device', '', 'progress', '')
+    'worker_pid', pid, 'host', host, 'device', '', 'progress', '', 'progress_at', '')
   redis.call('HSET', PREFIX .. 'served_at', queue, now_text)
   if takes_turn then redis.call('ZADD', owners_key(queue), 'XX', now_text, get(id, 'owner')) end
   redis.call('ZADD', PREFIX .. 'leases', now + tonumber(ttl), id)  -- first: a job that runs without one runs for ever
@@ -115,6 +115,7 @@ end
 -- at, metrics: the metrics since the last report, and their step; '' for none.
 function operations.progress(id, token, progress, at, metrics)
   if not holds(id, token) then return 'lost' end
+  if get(id, 'progress') ~= progress then set(id, 'progress_at', now_text) end
   set(id, 'progress', progress)
   if metrics ~= '' then
     set(id, 'metrics', metrics)

@@ -1,0 +1,1 @@
+"""Metrics for Prometheus, from a collector's snapshot."""
