@@ -64,7 +64,7 @@ class QueueHealth:
 
 @dataclass(frozen=True)
 class HealthCauseJson:
-    """Why health is not good; `command` fixes or shows it. `queue`, `worker` and `since` are null where there is none."""
+    """Why health is not good; `command` fixes or shows it. `queue`, `worker`, `since` are null where there is none."""
 
     code: str
     sentence: str

@@ -93,6 +93,7 @@ _HEALTH = {
     "total_active": 1,
     "queues": {"training": {"pending": 1, "status": "ok"}},
     "warnings": [],
+    "causes": [],
 }
 _QUEUE = {
     "name": "training",
