@@ -160,9 +160,13 @@ def holds_where_the_ledger_is_unread(seen: Seen, sentence: str) -> None:
     assert seen.printed["queue ls --json"]["queues"] is None
     assert seen.printed["jobs ls --json"]["jobs"] is None
     for result in (seen.top, seen.workers):  # the supervisor knows them all the same
+        parts = {error["part"] for error in result["errors"]}
+        if result["workers"] is None:  # its own questions to a Redis that hangs block it now and then: it is named too
+            assert parts == {"ledger", "supervisor"}
+            continue
         assert [(worker["state"], worker["busy"]) for worker in result["workers"]] == [("running", None)]
         assert result["workers"][0]["pss_bytes"] != 0
-        assert list({error["part"] for error in result["errors"]}) == ["ledger"]
+        assert parts == {"ledger"}
     assert seen.top["host"]["disk_free_bytes"] > 0
     assert seen.codes["doctor --json"] == Code.FAILED
     assert seen.check("redis")["verdict"] == "failed"
