@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from mistudio_cli.errors import Code
-from mistudio_cli.rest.handlers.workers import health
 from mistudio_cli.views import json_shapes
+from mistudio_cli.views.health_json import of_overview as health
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.kind import Job
 from tasks.ledger import overview
