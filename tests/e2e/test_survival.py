@@ -51,7 +51,7 @@ class Training:
     def status(self) -> dict[str, Any]:
         return self.home.job(self.id)
 
-    def is_unfinished(self, attempt: int) -> int:
+    def wait_for_progress(self, attempt: int) -> int:
         """Wait until that attempt has done a step more than when asked; how many tokens it has done then."""
 
         def done() -> int:
@@ -59,8 +59,8 @@ class Training:
             at_work = result["state"] == "running" and result["attempt"] == attempt and result["progress"]
             return result["progress"]["done"] if at_work and result["progress"]["phase"] == "training" else 0
 
-        first = until(done, 120, f"attempt {attempt}: {self.result()}")
-        return int(until(lambda: (now := done()) > first and now, 120, f"attempt {attempt}: {self.result()}"))
+        first = until(done, 120, f"attempt {attempt}: {self.status()}")
+        return int(until(lambda: (now := done()) > first and now, 120, f"attempt {attempt}: {self.status()}"))
 
     def worker(self) -> psutil.Process:
         rows = self.home.read("workers status")["workers"]
@@ -71,27 +71,27 @@ def test_a_training_survives_the_death_of_each_process_around_it(full: Home) -> 
     with flower(full) as flower_says:
         training = Training(full)
         job = training.id
-        training.is_unfinished(attempt=1)
+        training.wait_for_progress(attempt=1)
         seen_by_celery(full, job)
         task = until(lambda: flower_says("tasks").get(job), 30, "Flower to see the job")
         assert (task["name"], task["state"]) == ("mistudio.train", "STARTED")
     full.runner_of(job).kill()
 
-    training.is_unfinished(attempt=2)
+    training.wait_for_progress(attempt=2)
     slot = full.runner_of(job).parent()
     assert slot is not None
     slot.kill()
 
-    training.is_unfinished(attempt=3)
+    training.wait_for_progress(attempt=3)
     worker = training.worker()
     family = [worker, *worker.children(recursive=True)]
     worker.kill()
     until(lambda: not any(process.is_running() for process in family), 15)
 
-    training.is_unfinished(attempt=4)
+    training.wait_for_progress(attempt=4)
     redis = next(process for process in full.processes() if "redis-server" in process.name())
     redis.kill()
-    training.is_unfinished(attempt=4)
+    training.wait_for_progress(attempt=4)
 
     supervisor = psutil.Process(full.read("workers status")["supervisor"]["pid"])
     supervisor.kill()

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.timeout(1800)
 
 AT_SUBMIT = {
     "submit download /no/such/file": "no file or folder '/no/such/file'",
-    "submit train --model nope --dataset python-stdlib --layer 1": "'nope' is no model",
+    "submit train --model nope --dataset python-stdlib --layer 1": "'nope' is not a model",
     "submit train --model toy --dataset python-stdlib --layer 9": "toy has no layer 9: its layers are 0 to 2",
     "submit train --model toy --dataset nope --layer 1": "'nope' is no dataset",
     "submit train --model toy --dataset python-stdlib --layer 1 --arch foo": "'foo' is not one of: batchtopk, gated",
