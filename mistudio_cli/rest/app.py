@@ -13,6 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from mistudio_cli.rest.access import AccessRules
+from mistudio_cli.rest.idempotency import KEY_HEADER, check_key
 from mistudio_cli.rest.parsing import read_body, read_params
 from mistudio_cli.rest.problem import PROBLEM_JSON, Problem, problem_of
 from mistudio_cli.rest.route import EVENT_STREAM, JSON, Access, Answer, Call, Route
@@ -77,6 +78,7 @@ class RestApp:
             raise Problem(405, f"This path takes {', '.join(known)}.", {"allow": ", ".join(known)})
         if route.access is Access.CHANGE:
             self._rules.check_change(headers, request.scope["scheme"])
+            check_key(headers.get(KEY_HEADER))
         params = read_params(route.params, request.scope["query_string"], in_path)
         body = read_body(route.body, await _body(request, headers)) if route.access is Access.CHANGE else None
         if request.method == "HEAD" and route.media_type == EVENT_STREAM:

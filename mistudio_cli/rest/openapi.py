@@ -10,7 +10,8 @@ from functools import cache
 from typing import Any
 
 from mistudio_cli.rest.handlers.jobs import Submission
-from mistudio_cli.rest.idempotency import KEY_HEADER
+from mistudio_cli.rest.idempotency import KEY_HEADER, KEY_PATTERN
+from mistudio_cli.rest.parsing import MOST
 from mistudio_cli.rest.problem import PROBLEM_JSON, ProblemJson
 from mistudio_cli.rest.route import Access, Route
 from mistudio_cli.rest.routes import HEALTH, ROUTES
@@ -109,14 +110,15 @@ def _content(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
 def _parameters(route: Route, schemas: dict[str, Any]) -> list[dict[str, Any]]:
     hints, rows = typing.get_type_hints(route.params), []
     for spec in dataclasses.fields(route.params):
-        schema = schema_of(_without_none(hints[spec.name]), schemas, spec.metadata)
+        bounds = {**spec.metadata, "choices": tuple(kinds())} if spec.name == "kind" else spec.metadata
+        schema = schema_of(_without_none(hints[spec.name]), schemas, bounds)
         row: dict[str, Any] = {"name": spec.name, "in": "path" if spec.metadata["in_path"] else "query"}
         row |= {"required": spec.default is dataclasses.MISSING, "description": spec.metadata["help"]}
         if spec.default not in (None, dataclasses.MISSING):
             schema = {**schema, "default": spec.default}
         rows.append({**row, "schema": schema})
     if route.access is Access.CHANGE:
-        schema = {"type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,200}$"}
+        schema = {"type": "string", "pattern": f"^{KEY_PATTERN}$"}
         rows.append({"name": KEY_HEADER, "in": "header", "required": False, "schema": schema})
     return rows
 
@@ -150,9 +152,10 @@ def _params_of(kind: JobKind) -> dict[str, Any]:
     for spec in dataclasses.fields(kind.params):
         words = sorted(_SCALARS[each] for each in types_of(kind.params)[spec.name] if each in _SCALARS)
         schema: dict[str, Any] = {"type": words, "description": spec.metadata["help"]}
-        for key in ("minimum", "maximum"):
-            if spec.metadata.get(key) is not None:
-                schema[key] = spec.metadata[key]
+        if {"integer", "number"} & set(words):
+            for key, most in (("minimum", -MOST), ("maximum", MOST)):
+                bound = spec.metadata.get(key)
+                schema[key] = most if bound is None else bound
         if spec.metadata.get("choices"):
             schema["enum"] = [*spec.metadata["choices"], *([None] if "null" in words else [])]
         properties[spec.name] = schema

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import types
 import typing
@@ -15,6 +16,9 @@ from mistudio_cli.rest.problem import Problem
 
 #: Numbers longer than this are none; converting longer ones costs time.
 _MOST_DIGITS = 18
+
+#: Whole numbers in a body are at most this, as they are exact in every reader of JSON.
+MOST = 1 << 53
 
 
 def read_params(of: type, query: bytes, in_path: Mapping[str, str]) -> Any:
@@ -46,7 +50,9 @@ def read_body(of: type | None, body: bytes) -> Any:
             raise Problem(422, "This takes no body, or {}.")
         return None
     try:
-        found = json.loads(body.decode("utf-8") or "{}", parse_constant=_refuse, parse_int=_integer)
+        found = json.loads(
+            body.decode("utf-8") or "{}", parse_constant=_refuse, parse_int=_integer, parse_float=_number
+        )
     except (ValueError, RecursionError):
         raise Problem(400, "The body is not JSON.") from None
     if not isinstance(found, dict):
@@ -68,9 +74,17 @@ def _refuse(word: str) -> Any:
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > _MOST_DIGITS:
-        raise ValueError("too long a number")
+    if len(digits) > _MOST_DIGITS or abs(int(digits)) > MOST:
+        raise ValueError("too large a number")
     return int(digits)
+
+
+def _number(digits: str) -> int | float:
+    """A number with a fraction or an exponent; one without either in truth is a whole one, as in JSON schema."""
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError("too large a number")
+    return int(value) if value.is_integer() and abs(value) <= MOST else value
 
 
 def _words(query: bytes) -> dict[str, list[str]]:
@@ -90,8 +104,6 @@ def _text(raw: bytes) -> str:
 
 def _checked(name: str, word: str, of: type, spec: dataclasses.Field[Any]) -> Any:
     value: Any = word
-    if "\0" in word:
-        raise Problem(400, f"{name} has a NUL character.")
     if of is int:
         if not re.fullmatch(rf"-?[0-9]{{1,{_MOST_DIGITS}}}", word):
             raise Problem(400, f"{name} must be a whole number.")

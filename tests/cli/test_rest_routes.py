@@ -172,7 +172,7 @@ def test_the_same_idempotency_key_submits_once_however_many_ask(cli: Cli) -> Non
         assert len({answer.json()["id"] for answer in answers}) == 1
         assert len(client.get(f"{API}/jobs").json()["jobs"]) == 1
         other = client.post(f"{API}/jobs", json={"kind": "nap", "params": {"ticks": 5}}, headers=headers)
-        assert other.status_code == 422
+        assert other.status_code == 409
         assert "was used for another job" in other.json()["detail"]
 
 

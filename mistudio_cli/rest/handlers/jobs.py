@@ -228,7 +228,7 @@ def _submitted_before(job: Job, wanted: Submission) -> Answer:
     given = {name: value for name, value in wanted.params.items() if job.params.get(name) != value}
     changed = [name for name, value in given.items() if value is not None and name in _as_given(job, wanted)]
     if job.kind != wanted.kind or (wanted.name is not None and job.name != wanted.name) or changed:
-        raise Problem(422, f"This Idempotency-Key was used for another job: {job.id}.")
+        raise Problem(409, f"This Idempotency-Key was used for another job: {job.id}.")
     return Answer(json_shapes.submitted(job, [], None), 200, {"idempotency-replayed": "true"})
 
 
