@@ -51,7 +51,7 @@ const ENDED = ["succeeded", "failed", "cancelled"];
 // A column or node with the button that a job's state allows.
 export function jobButton() {
   return button((job) => ENDED.includes(job.state) ? ["Retry", retry] : ["Cancel", cancel],
-    (job) => job.state === "succeeded" || job.cancel_requested === true);
+    (job) => job.state === "succeeded" || (job.cancel_requested === true && !ENDED.includes(job.state)));
 }
 
 export function queueButton() {
