@@ -61,6 +61,7 @@ export function queueButton() {
 function button(choose, isHidden) {
   return {
     name: "Action",
+    class: "action",
     make: () => {
       const made = element("button", { type: "button" });
       made.addEventListener("click", () => choose(made.item)[1](made.item));

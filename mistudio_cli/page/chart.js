@@ -56,7 +56,7 @@ export class Chart {
     const [low, high] = range(this.points.map(([, y]) => y));
     this.x = (value) => LEFT + ((value - left) / (right - left)) * (WIDTH - LEFT - RIGHT);
     this.y = (value) => HEIGHT - BOTTOM - ((value - low) / (high - low)) * (HEIGHT - TOP - BOTTOM);
-    this.axes(ticks(left, right, 4), ticks(low, high, 4));
+    this.axes(ticks(left, right, 4), ticks(low, high, 5));
     const line = this.points.map(([x, y]) => `${this.x(x).toFixed(1)},${this.y(y).toFixed(1)}`).join(" ");
     this.svg.append(svg("polyline", { class: "curve", points: line }));
     if (this.points.length === 1) this.dot(this.points[0]);

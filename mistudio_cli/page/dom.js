@@ -16,6 +16,10 @@ export function setText(node, text) {
   if (node.textContent !== wanted) node.textContent = wanted;
 }
 
+function classesOf(column) {
+  return [column.number ? "number" : "", column.class ?? ""].join(" ").trim() || null;
+}
+
 // A table whose rows are kept by key, so that focus and hover survive an update.
 // A column: {name, text(row)} or {name, make(row) -> node, update(node, row)}; {number: true} aligns right.
 export class Table {
@@ -33,7 +37,7 @@ export class Table {
   }
 
   header(column) {
-    const cell = element("th", { scope: "col", class: column.number ? "number" : null });
+    const cell = element("th", { scope: "col", class: classesOf(column) });
     if (this.options.sort && column.sort) {
       cell.append(element("button", { type: "button", onclick: () => this.options.sort(column) }, column.name));
     } else cell.append(column.name);
@@ -75,8 +79,7 @@ export class Table {
   make(key, item) {
     const row = element("tr");
     for (const column of this.columns) {
-      const classes = [column.number ? "number" : "", column.class ?? ""].join(" ").trim();
-      const cell = element("td", { "data-label": column.name, class: classes || null });
+      const cell = element("td", { "data-label": column.name, class: classesOf(column) });
       if (column.make) cell.append(column.make(item));
       row.append(cell);
     }

@@ -71,6 +71,8 @@ export class JobView {
         return;
       }
       if (failed) say(failed.message);
+      else if (this.hasFailed) say("");
+      this.hasFailed = failed !== null;
       await new Promise((done) => { this.timer = setTimeout(done, ENDED.includes(this.job?.state) ? 3 * REFRESH_MS : REFRESH_MS); });
     }
   }
@@ -107,7 +109,7 @@ export class JobView {
     if (job.state === "running") parts.push(`ETA ${duration(job.eta_s)}`);
     if (job.cancel_requested && !ENDED.includes(job.state)) parts.push("cancellation requested");
     setText(this.summary, parts.join(" · "));
-    this.progress.hidden = !job.progress;
+    this.progress.hidden = !job.progress || job.state === "succeeded";
     progressColumn.update(this.progress, job);
   }
 

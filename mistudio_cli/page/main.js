@@ -71,6 +71,7 @@ function showTitle() {
 
 function showAccess() {
   setText(document.getElementById("access"), token() ? "may change" : "reads only");
+  document.body.classList.toggle("reads-only", !token());
 }
 
 function refused(problem) {

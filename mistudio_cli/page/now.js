@@ -24,7 +24,7 @@ export class NowView {
       { name: "Pending", number: true, text: (queue) => plain(queue.pending) },
       { name: "Running", number: true, text: (queue) => plain(queue.running) },
       { name: "Oldest wait", number: true, text: (queue) => duration(queue.oldest_age_s) },
-      { name: "ETA", number: true, text: (queue) => duration(queue.eta_s) },
+      { name: "ETA", number: true, text: (queue) => duration(queue.pending ? queue.eta_s : null) },
       { name: "Slots", number: true, text: (queue) => plain(queue.slots) },
       queueButton(),
     ], (queue) => queue.name);

@@ -8,11 +8,12 @@ export const progressColumn = {
   make: () => element("span", {}, element("progress", { max: 1 }), element("span")),
   update: (node, job) => {
     const [bar, text] = node.children;
-    const done = fraction(job.progress);
+    const progress = job.state === "succeeded" ? null : job.progress;  // its last phase is no news
+    const done = fraction(progress);
     bar.hidden = done === null;
     bar.value = done ?? 0;
     bar.setAttribute("aria-label", `Progress of ${job.name}`);
-    setText(text, ` ${progressText(job.progress)}`);
+    setText(text, ` ${progressText(progress)}`);
   },
 };
 

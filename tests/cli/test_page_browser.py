@@ -86,7 +86,9 @@ def state_of(client: httpx.Client, job: str) -> str:
     return client.get(f"{API}/jobs/{job}").json()["state"]
 
 
-def test_a_user_sees_progress_grow_opens_the_job_and_cancels_it(browser: Browser, served: httpx.Client, tmp_path: Path) -> None:
+def test_a_user_sees_progress_grow_opens_the_job_and_cancels_it(
+    browser: Browser, served: httpx.Client, tmp_path: Path
+) -> None:
     job = submit(served, "grows", tmp_path)
     with page_of(browser, served, f"#token={TOKEN}") as page:
         row = page.locator("tr", has_text="grows")
@@ -147,10 +149,16 @@ def test_jobs_are_filtered_and_sorted(browser: Browser, served: httpx.Client, tm
         assert page.locator("th[aria-sort=descending]").inner_text() == "Name ▼"
 
 
-def test_a_hostile_name_is_text_in_every_view(browser: Browser, served: httpx.Client, world: Cli, tmp_path: Path) -> None:
+def test_a_hostile_name_is_text_in_every_view(
+    browser: Browser, served: httpx.Client, world: Cli, tmp_path: Path
+) -> None:
     job = submit(served, "hostile", tmp_path)
     until(lambda: state_of(served, job) == "running", 60)
-    key = next(key for key in world.ledger.client.call("KEYS", f"*{job}*") if world.ledger.client.call("TYPE", key) in ("hash", b"hash"))
+    key = next(
+        key
+        for key in world.ledger.client.call("KEYS", f"*{job}*")
+        if world.ledger.client.call("TYPE", key) in ("hash", b"hash")
+    )
     world.ledger.client.call("HSET", key, "name", HOSTILE)
     with page_of(browser, served, f"#token={TOKEN}") as page:
         page.get_by_role("link", name=HOSTILE).wait_for()
@@ -164,7 +172,9 @@ def test_a_hostile_name_is_text_in_every_view(browser: Browser, served: httpx.Cl
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_shows_every_view_without_scrolling_sideways(browser: Browser, served: httpx.Client, tmp_path: Path, scheme: str) -> None:
+def test_a_phone_shows_every_view_without_scrolling_sideways(
+    browser: Browser, served: httpx.Client, tmp_path: Path, scheme: str
+) -> None:
     job = submit(served, f"narrow-{scheme}-" + "x" * 60, tmp_path)
     until(lambda: state_of(served, job) == "running", 60)
     choices = {"viewport": {"width": 360, "height": 740}, "color_scheme": scheme}
