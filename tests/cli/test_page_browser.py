@@ -194,3 +194,46 @@ def test_the_tab_says_stale_when_the_server_is_gone_and_names_alarms(browser: Br
     until(lambda: re.match(r"stale \d+ s – ", page.title()), WITHIN_S)
     page.get_by_text("stale: nothing received").wait_for()
     context.close()
+
+
+def test_without_events_the_page_polls(browser: Browser, served: httpx.Client, tmp_path: Path) -> None:
+    submit(served, "polled", tmp_path)
+    context = browser.new_context()
+    page = context.new_page()
+    page.route("**/api/v1/events", lambda route: route.abort())
+    page.goto(str(served.base_url))
+    row = page.locator("tr", has_text="polled")
+    row.wait_for()
+    first = row.locator("progress").evaluate("bar => bar.value")
+    until(lambda: row.locator("progress").evaluate("bar => bar.value") > first, WITHIN_S)
+    page.get_by_text("polling", exact=True).wait_for()
+    page.locator("tr", has_text="all-queues@").wait_for()
+    context.close()
+    (tmp_path / "end").touch()
+
+
+def test_where_reads_need_the_token_the_page_says_so_and_reads_with_it(browser: Browser, served: httpx.Client) -> None:
+    context = browser.new_context(extra_http_headers={"X-Forwarded-For": "10.0.0.1"})
+    page = context.new_page()
+    page.goto(str(served.base_url))
+    page.get_by_text("This server needs a token.").wait_for()
+    page.goto(f"{served.base_url}/#token=wrong")
+    page.get_by_text("The token is not this server's.").wait_for()
+    page.goto(f"{served.base_url}/#token={TOKEN}")
+    page.locator("tr", has_text="all-queues@").wait_for(timeout=WITHIN_S * 1000)
+    page.get_by_text("live", exact=True).wait_for()
+    context.close()
+
+
+def test_after_a_restart_of_the_server_the_page_is_live_again(browser: Browser, cli: Cli) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    with server_of(cli) as client:
+        port = str(client.base_url.port)
+        page.goto(str(client.base_url))
+        page.get_by_text("live", exact=True).wait_for()
+    until(lambda: page.title().startswith("stale"), WITHIN_S)
+    with server_of(cli, "--port", port):
+        page.get_by_text("live", exact=True).wait_for(timeout=WITHIN_S * 1000)
+        until(lambda: not page.title().startswith("stale"), WITHIN_S)
+    context.close()
