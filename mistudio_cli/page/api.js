@@ -4,9 +4,10 @@ const KEY = "mistudio-token";
 const PREFIX = "/api/v1";
 
 export class Problem extends Error {
-  constructor(status, detail) {
+  constructor(status, detail, bearer = null) {
     super(detail);
     this.status = status;
+    this.bearer = bearer;  // the token that was sent
   }
 }
 
@@ -35,19 +36,21 @@ function headers(more) {
 
 async function ask(path, options) {
   let answer;
+  const bearer = token();
   try {
     answer = await fetch(PREFIX + path, { cache: "no-store", credentials: "omit", redirect: "error", ...options });
   } catch (error) {
     if (options.signal?.aborted) throw error;
     throw new Problem(0, "The server does not answer.");
   }
+  answer.bearer = bearer;
   return answer;
 }
 
 async function read(answer) {
   let body = null;
   try { body = await answer.json(); } catch { /* not JSON: the status says it */ }
-  if (!answer.ok) throw new Problem(answer.status, body?.detail ?? `The server answered ${answer.status}.`);
+  if (!answer.ok) throw new Problem(answer.status, body?.detail ?? `The server answered ${answer.status}.`, answer.bearer);
   return body;
 }
 

@@ -16,6 +16,7 @@ const alarmsNode = document.getElementById("alarms");
 let view = null;
 let health = null;
 let alarms = [];
+let hadWrongToken = false;
 
 function viewFor(fragment) {
   const job = /^#\/jobs\/(.+)$/.exec(fragment);
@@ -30,6 +31,7 @@ function decoded(text) {
 function route() {
   if (location.hash.startsWith("#token=")) {
     takeToken();
+    hadWrongToken = false;
     showAccess();
   }
   const isFirst = view === null;
@@ -75,8 +77,10 @@ function showAccess() {
 }
 
 function refused(problem) {
-  if (problem.status !== 401) return;
-  say(token() ? "The token is not this server's. Open this page with #token=TOKEN at the end of its address."
+  // An answer to what was asked before the token came says nothing of it.
+  if (problem.status !== 401 || problem.bearer !== token()) return;
+  hadWrongToken ||= problem.bearer !== null;
+  say(hadWrongToken ? "The token is not this server's. Open this page with #token=TOKEN at the end of its address."
     : "This server needs a token. Open this page with #token=TOKEN at the end of its address.");
   forgetToken();
   showAccess();

@@ -20,7 +20,7 @@ from tests.cli.test_rest_routes import BEARER, TOKEN, server_of
 from tests.conftest import until
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator, Page
 
 CHROMIUM = os.environ.get("MISTUDIO_TEST_CHROMIUM") or shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
@@ -80,6 +80,10 @@ def submit(client: httpx.Client, name: str, folder: Path) -> str:
     made = client.post(f"{API}/jobs", json={"kind": "nap", "params": params, "name": name})
     assert made.status_code == 201, made.text
     return made.json()["id"]
+
+
+def workers_of(page: Page) -> Locator:
+    return page.locator("table", has_text="Last heartbeat").get_by_text("all-queues@")
 
 
 def state_of(client: httpx.Client, job: str) -> str:
@@ -207,7 +211,7 @@ def test_without_events_the_page_polls(browser: Browser, served: httpx.Client, t
     first = row.locator("progress").evaluate("bar => bar.value")
     until(lambda: row.locator("progress").evaluate("bar => bar.value") > first, WITHIN_S)
     page.get_by_text("polling", exact=True).wait_for()
-    page.locator("tr", has_text="all-queues@").wait_for()
+    workers_of(page).wait_for()
     context.close()
     (tmp_path / "end").touch()
 
@@ -220,7 +224,7 @@ def test_where_reads_need_the_token_the_page_says_so_and_reads_with_it(browser: 
     page.goto(f"{served.base_url}/#token=wrong")
     page.get_by_text("The token is not this server's.").wait_for()
     page.goto(f"{served.base_url}/#token={TOKEN}")
-    page.locator("tr", has_text="all-queues@").wait_for(timeout=WITHIN_S * 1000)
+    workers_of(page).wait_for()
     page.get_by_text("live", exact=True).wait_for()
     context.close()
 
