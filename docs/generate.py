@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deploy import generate as deployment
 from mistudio_cli.profile.profile_keys import KEYS
-from mistudio_cli.rest.reference import reference
+from mistudio_cli.rest.documents.reference import reference
 from tasks.jobs.kind import flag_of, kinds
 from tasks.jobs.kind_settings import KIND_SETTINGS
 from tasks.parsing.setting_types import duration_text

@@ -17,9 +17,9 @@ import httpx
 import jsonschema
 import pytest
 
+from mistudio_cli.rest.documents.openapi import document, schema_of
+from mistudio_cli.rest.documents.reference import reference
 from mistudio_cli.rest.event_feed import patch_between
-from mistudio_cli.rest.openapi import document, schema_of
-from mistudio_cli.rest.reference import reference
 from mistudio_cli.rest.route import EVENT_STREAM, JSON, Access, Route
 from mistudio_cli.rest.routes import API, ROUTES
 from tests.cli.conftest import Cli

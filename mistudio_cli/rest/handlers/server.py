@@ -36,7 +36,7 @@ async def get_events(call: Call) -> Answer:
 
 async def get_openapi(call: Call) -> Answer:
     """`GET /openapi.json`."""
-    from mistudio_cli.rest.openapi import document
+    from mistudio_cli.rest.documents.openapi import document
 
     return Answer(document())
 
