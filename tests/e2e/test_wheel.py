@@ -47,6 +47,11 @@ def test_the_wheel_runs_in_a_fresh_environment(installed: Path, home: Home) -> N
         [installed.parent / "python", "-P", "-c", where], capture_output=True, text=True, check=True
     )
     assert str(ROOT) + os.sep not in result.stdout.replace(str(installed.parent.parent), "")
+    page = (
+        "from mistudio_cli.page.files import file_named as f; print(all(map(f, ('index.html', 'page.css', 'main.js'))))"
+    )
+    asked = [installed.parent / "python", "-P", "-c", page]
+    assert subprocess.run(asked, capture_output=True, text=True, check=True).stdout == "True\n"
     type_it("--version")
     type_it("workers", "start", "minimal")
     type_it("submit", "cleanup", "--wait")

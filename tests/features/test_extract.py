@@ -205,7 +205,7 @@ def test_what_cannot_work_is_one_sentence(chain):
         chain.run("extract", "f", sae="nobody")
     with pytest.raises(UserError, match="no tokens/nothing"):
         chain.run("extract", "f", sae="s", tokens="nothing")
-    with pytest.raises(UserError, match="'nobody' is no model"):
+    with pytest.raises(UserError, match="'nobody' is not a model"):
         chain.run("extract", "f", sae="s", model="nobody")
     add_sae(chain, "wide", d_in=64)
     with pytest.raises(UserError, match="reads 64 numbers a token, the model's residual stream has 32"):

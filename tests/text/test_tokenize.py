@@ -109,7 +109,7 @@ def test_padding_is_a_token_that_is_nothing_else():
     ("changed", "sentence"),
     [
         ({"context": 65}, "--context-length 65 is more than small can read: 64 tokens"),
-        ({"model": "nobody"}, "'nobody' is no model"),
+        ({"model": "nobody"}, "'nobody' is not a model"),
         ({"dataset": "nothing"}, "'nothing' is no dataset"),
         ({"context": 1}, "at least 2"),
     ],

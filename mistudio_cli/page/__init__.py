@@ -1,0 +1,1 @@
+"""The page at `/`: hand-written HTML, CSS and modules without a build, and what serves them."""

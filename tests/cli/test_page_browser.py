@@ -1,0 +1,243 @@
+"""The page in Chromium, as a user sees it: progress grows, a job is cancelled, names are text, nothing leaves."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from mistudio_cli.rest.routes import API
+from tests.cli.conftest import Cli
+from tests.cli.test_rest_routes import BEARER, TOKEN, server_of
+from tests.conftest import until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator, Page
+
+CHROMIUM = os.environ.get("MISTUDIO_TEST_CHROMIUM") or shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+HOSTILE = "<img src=x onerror=alert(1)>"
+WITHIN_S = 20
+
+
+@dataclass
+class Seen:
+    """What a page asked for and said on its console."""
+
+    requests: list[str] = field(default_factory=list)
+    console: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def served(world: Cli) -> Iterator[httpx.Client]:
+    with server_of(world) as client:
+        client.headers.update(BEARER)
+        yield client
+
+
+@contextmanager
+def page_of(browser: Browser, client: httpx.Client, fragment: str = "", **choices: object) -> Iterator[Page]:
+    """An open page; afterwards its console was empty and no request went elsewhere."""
+    origin, seen = str(client.base_url).rstrip("/"), Seen()
+    context = browser.new_context(**choices)
+    page = context.new_page()
+    page.set_default_timeout(WITHIN_S * 1000)
+    page.on("request", lambda request: seen.requests.append(request.url))
+    page.on("console", lambda message: seen.console.append(message.text))
+    page.on("pageerror", lambda error: seen.console.append(str(error)))
+    page.on("dialog", lambda dialog: seen.console.append(f"dialog: {dialog.message}"))
+    page.goto(f"{origin}/{fragment}")
+    yield page
+    context.close()
+    assert seen.console == []
+    assert all(url.startswith(f"{origin}/") for url in seen.requests), seen.requests
+    assert TOKEN not in "".join(seen.requests)
+
+
+def submit(client: httpx.Client, name: str, folder: Path) -> str:
+    """A job that runs until its file is there."""
+    params = {"ticks": 4000, "until": str(folder / "end")}
+    made = client.post(f"{API}/jobs", json={"kind": "nap", "params": params, "name": name})
+    assert made.status_code == 201, made.text
+    return made.json()["id"]
+
+
+def workers_of(page: Page) -> Locator:
+    return page.locator("table", has_text="Last heartbeat").get_by_text("all-queues@")
+
+
+def state_of(client: httpx.Client, job: str) -> str:
+    return client.get(f"{API}/jobs/{job}").json()["state"]
+
+
+def test_a_user_sees_progress_grow_opens_the_job_and_cancels_it(
+    browser: Browser, served: httpx.Client, tmp_path: Path
+) -> None:
+    job = submit(served, "grows", tmp_path)
+    with page_of(browser, served, f"#token={TOKEN}") as page:
+        row = page.locator("tr", has_text="grows")
+        row.wait_for()
+        bar = row.locator("progress")
+        first = bar.evaluate("bar => bar.value")
+        until(lambda: bar.evaluate("bar => bar.value") > first, WITHIN_S)
+        assert TOKEN not in page.url
+        row.get_by_role("link", name="grows").click()
+        page.locator('figure[data-metric="depth"] polyline').wait_for(state="attached")
+        page.locator('figure[data-metric="depth"] svg').hover()
+        page.locator("svg .cursor").wait_for(state="attached")
+        page.get_by_role("button", name="Cancel grows").click()
+        page.get_by_role("button", name="No").click()
+        assert state_of(served, job) == "running"
+        page.get_by_role("button", name="Cancel grows").click()
+        page.get_by_role("button", name="Yes").click()
+        page.get_by_text("nap · cancelled").wait_for()
+        page.get_by_role("button", name="Retry grows").wait_for()
+    assert state_of(served, job) == "cancelled"
+
+
+def test_without_the_token_the_page_only_reads(browser: Browser, served: httpx.Client, tmp_path: Path) -> None:
+    submit(served, "reads", tmp_path)
+    with page_of(browser, served) as page:
+        page.locator("tr", has_text="reads").wait_for()
+        page.get_by_text("reads only").wait_for()
+        assert page.get_by_role("button").count() == 0
+    (tmp_path / "end").touch()
+
+
+def test_a_queue_is_paused_and_resumed_by_keyboard_alone(browser: Browser, served: httpx.Client) -> None:
+    with page_of(browser, served, f"#token={TOKEN}") as page:
+        for verb, state in (("Pause", "paused"), ("Resume", "ok")):
+            button = page.get_by_role("button", name=f"{verb} datasets")
+            button.focus()
+            page.keyboard.press("Enter")
+            assert page.evaluate("document.activeElement.id") == "no"
+            page.keyboard.press("Tab")
+            page.keyboard.press("Enter")
+            page.locator("tr", has_text="datasets").get_by_text(state, exact=True).wait_for()
+
+
+def test_jobs_are_filtered_and_sorted(browser: Browser, served: httpx.Client, tmp_path: Path) -> None:
+    (tmp_path / "end").touch()
+    for name in ("sorted-b", "sorted-a"):
+        job = submit(served, name, tmp_path)
+        until(lambda job=job: state_of(served, job) == "succeeded", 60)
+    with page_of(browser, served, "#/jobs") as page:
+        page.get_by_label("Name").fill("sorted-a,sorted-b")
+        page.get_by_role("button", name="Filter").click()
+        page.get_by_text("2 jobs, page 1").wait_for()
+        names = page.locator("tbody td.name")
+        assert names.all_inner_texts() == ["sorted-a", "sorted-b"]
+        page.get_by_role("button", name="Name").click()
+        page.get_by_role("button", name="Name ▲").click()
+        assert names.all_inner_texts() == ["sorted-b", "sorted-a"]
+        assert page.locator("th[aria-sort=descending]").inner_text() == "Name ▼"
+
+
+def test_a_hostile_name_is_text_in_every_view(
+    browser: Browser, served: httpx.Client, world: Cli, tmp_path: Path
+) -> None:
+    job = submit(served, "hostile", tmp_path)
+    until(lambda: state_of(served, job) == "running", 60)
+    key = next(
+        key
+        for key in world.ledger.client.call("KEYS", f"*{job}*")
+        if world.ledger.client.call("TYPE", key) in ("hash", b"hash")
+    )
+    world.ledger.client.call("HSET", key, "name", HOSTILE)
+    with page_of(browser, served, f"#token={TOKEN}") as page:
+        page.get_by_role("link", name=HOSTILE).wait_for()
+        page.get_by_role("link", name="Jobs").click()
+        page.get_by_role("link", name=HOSTILE).click()
+        page.get_by_role("heading", name=HOSTILE).wait_for()
+        page.get_by_role("button", name=f"Cancel {HOSTILE}").click()
+        page.locator("#question", has_text=HOSTILE).wait_for()
+        assert page.locator("img").count() == 0
+    (tmp_path / "end").touch()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_every_view_without_scrolling_sideways(
+    browser: Browser, served: httpx.Client, tmp_path: Path, scheme: str
+) -> None:
+    job = submit(served, f"narrow-{scheme}-" + "x" * 60, tmp_path)
+    until(lambda: state_of(served, job) == "running", 60)
+    choices = {"viewport": {"width": 360, "height": 740}, "color_scheme": scheme}
+    for fragment in ("#/now", "#/jobs", f"#/jobs/{job}"):
+        with page_of(browser, served, fragment, **choices) as page:
+            page.get_by_text(f"narrow-{scheme}").first.wait_for()
+            assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    (tmp_path / "end").touch()
+
+
+def test_the_tab_says_stale_when_the_server_is_gone_and_names_alarms(browser: Browser, cli: Cli) -> None:
+    with server_of(cli) as client:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(str(client.base_url))
+        until(lambda: re.fullmatch(r"\d+ alarms? – Now – mistudio", page.title()), WITHIN_S)
+    until(lambda: re.match(r"stale \d+ s – ", page.title()), WITHIN_S)
+    page.get_by_text("stale: nothing received").wait_for()
+    context.close()
+
+
+def test_without_events_the_page_polls(browser: Browser, served: httpx.Client, tmp_path: Path) -> None:
+    submit(served, "polled", tmp_path)
+    context = browser.new_context()
+    page = context.new_page()
+    page.route("**/api/v1/events", lambda route: route.abort())
+    page.goto(str(served.base_url))
+    row = page.locator("tr", has_text="polled")
+    row.wait_for()
+    first = row.locator("progress").evaluate("bar => bar.value")
+    until(lambda: row.locator("progress").evaluate("bar => bar.value") > first, WITHIN_S)
+    page.get_by_text("polling", exact=True).wait_for()
+    workers_of(page).wait_for()
+    context.close()
+    (tmp_path / "end").touch()
+
+
+def test_where_reads_need_the_token_the_page_says_so_and_reads_with_it(browser: Browser, served: httpx.Client) -> None:
+    context = browser.new_context(extra_http_headers={"X-Forwarded-For": "10.0.0.1"})
+    page = context.new_page()
+    page.goto(str(served.base_url))
+    page.get_by_text("This server needs a token.").wait_for()
+    page.goto(f"{served.base_url}/#token=wrong")
+    page.get_by_text("The token is not this server's.").wait_for()
+    page.goto(f"{served.base_url}/#token={TOKEN}")
+    workers_of(page).wait_for()
+    page.get_by_text("live", exact=True).wait_for()
+    context.close()
+
+
+def test_after_a_restart_of_the_server_the_page_is_live_again(browser: Browser, cli: Cli) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    with server_of(cli) as client:
+        port = str(client.base_url.port)
+        page.goto(str(client.base_url))
+        page.get_by_text("live", exact=True).wait_for()
+    until(lambda: page.title().startswith("stale"), WITHIN_S)
+    with server_of(cli, "--port", port):
+        page.get_by_text("live", exact=True).wait_for(timeout=WITHIN_S * 1000)
+        until(lambda: not page.title().startswith("stale"), WITHIN_S)
+    context.close()
