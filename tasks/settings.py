@@ -175,7 +175,7 @@ SETTINGS: tuple[Setting, ...] = (
         "api_token",
         "MISTUDIO_API_TOKEN",
         TEXT,
-        "Bearer token that the REST API requires",
+        "Bearer token of the REST API, for changes and for requests from other machines",
         unset="none",
         is_secret=True,
     ),
