@@ -13,7 +13,7 @@ export class Live {
     this.onProblem = onProblem;
     this.state = null;
     this.lastId = null;
-    this.heardAt = Date.now();
+    this.receivedAt = Date.now();
     this.way = "connecting";
     this.failures = 0;
     this.abort = null;
@@ -26,7 +26,7 @@ export class Live {
 
   // Seconds since the last sign of the server; null while it is well.
   staleFor() {
-    const silent = Date.now() - this.heardAt;
+    const silent = Date.now() - this.receivedAt;
     return silent > (this.way === "live" ? MOST_SILENT_MS : POLL_MS + 2000) ? Math.floor(silent / 1000) : null;
   }
 
@@ -51,7 +51,7 @@ export class Live {
     for (;;) {
       const { value, done } = await reader.read();
       if (done) return;
-      this.heard();
+      this.received();
       this.way = "live";
       this.failures = 0;
       const events = (rest + value).split("\n\n");
@@ -83,7 +83,7 @@ export class Live {
     try {
       const [queues, jobs, stats, devices, hosts] = await Promise.all(
         ["/queues", "/jobs?limit=50", "/workers/stats", "/devices", "/hosts"].map((path) => get(path, 2500)));
-      this.heard();
+      this.received();
       this.lastId = null;
       this.state = {
         read_at: queues.read_at, order: jobs.jobs.map((job) => job.id), jobs: keyed(jobs.jobs, "id"),
@@ -97,17 +97,17 @@ export class Live {
     }
   }
 
-  heard() {
-    this.heardAt = Date.now();
+  received() {
+    this.receivedAt = Date.now();
   }
 
   // Nothing is sent while nothing changes: then the server is asked whether it is there.
   async watch() {
-    const silent = Date.now() - this.heardAt;
+    const silent = Date.now() - this.receivedAt;
     if (this.way !== "live" || silent < QUIET_MS) return;
     try {
       await get("/livez", 2000);
-      this.heard();
+      this.received();
     } catch {
       if (silent > MOST_SILENT_MS) this.abort.abort();
     }

@@ -90,7 +90,7 @@ async function checkHealth() {
   if (document.hidden) return;
   try {
     health = await getHealth();
-  } catch { /* the feed tells that nothing comes */ }
+  } catch { /* the connection shows that nothing comes */ }
   showAlarms();
 }
 

@@ -111,8 +111,11 @@ def test_a_user_sees_progress_grow_opens_the_job_and_cancels_it(
         page.get_by_role("button", name="Cancel grows").click()
         page.get_by_role("button", name="Yes").click()
         page.get_by_text("nap · cancelled").wait_for()
-        page.get_by_role("button", name="Retry grows").wait_for()
+        page.get_by_role("button", name="Retry grows").click()
+        page.get_by_role("button", name="Yes").click()
+        page.get_by_text("Submitted again as").wait_for()
     assert state_of(served, job) == "cancelled"
+    (tmp_path / "end").touch()
 
 
 def test_without_the_token_the_page_only_reads(browser: Browser, served: httpx.Client, tmp_path: Path) -> None:
