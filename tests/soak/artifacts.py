@@ -10,7 +10,7 @@ from pathlib import Path
 from tasks.storage.store import Store
 
 
-class ModelCatalog:
+class PublishedArtifacts:
     """Remembers each artifact by the folder that it was when it was first seen."""
 
     def __init__(self, store: Store, family: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tasks.jobs.kind import State
 from tasks.storage.store import Store
 from tests.conftest import until
-from tests.soak.artifacts import ModelCatalog
+from tests.soak.artifacts import PublishedArtifacts
 from tests.soak.fleet import kinds_of_the_tests
 from tests.soak.invariants import faults_of, lives
 from tests.soak.job_mix import Mixture, marks_of
@@ -39,17 +39,17 @@ def test_under_random_kills_and_changes_of_mind_every_job_ends_once_and_all_adds
     environment = {**os.environ, "MISTUDIO_HOME": str(home.places.home), "NO_COLOR": "1"}
     siege = Siege(home.places, [MISTUDIO, "workers", "start", "full"], environment, at_work=True)
     siege.start()
-    shelf = ModelCatalog(Store(home.places.store), "saes")
+    published = PublishedArtifacts(Store(home.places.store), "saes")
     mixture = Mixture(home.places, SEED, JOBS)
     acts = Acts(home.places, SEED, environment, mixture.count)
-    with kinds_of_the_tests(), Watch(home.places, FULL, shelf) as watch:
+    with kinds_of_the_tests(), Watch(home.places, FULL, published) as watch:
         try:
             with mixture, acts:
                 plan = planned(SEED, 10 * JOBS, GALE)
                 rage(siege, plan, mixture.count, lambda: mixture.through.is_set() or watch.broken != [])
             calm_down(home, siege, acts)
             siege.log(f"{watch.looks} looks at what must hold at every moment")
-            it_adds_up(home, siege, mixture, acts, shelf)
+            it_adds_up(home, siege, mixture, acts, published)
             assert (watch.broken, mixture.trouble, acts.trouble) == ([], [], [])
         except BaseException:
             siege.keep_evidence(watch.broken)
@@ -72,7 +72,7 @@ def calm_down(home: Home, siege: Siege, acts: Acts) -> None:
         until(lambda: not left_in_redis(ledger) and not left_on_disk(ledger, store), CALM_S, "nothing to be left")
 
 
-def it_adds_up(home: Home, siege: Siege, mixture: Mixture, acts: Acts, shelf: ModelCatalog) -> None:
+def it_adds_up(home: Home, siege: Siege, mixture: Mixture, acts: Acts, published: PublishedArtifacts) -> None:
     store = Store(home.places.store)
     with ledger_of(home.places) as ledger:
         known = lives(ledger)
@@ -82,6 +82,8 @@ def it_adds_up(home: Home, siege: Siege, mixture: Mixture, acts: Acts, shelf: Mo
         assert [*ends_askew(known), *marks_askew(marks_of(home.places), known)] == []
         assert list(counts_askew(ledger, known)) == []
     made = [life.job.name for life in known.values() if life.job.artifact and life.job.state is State.SUCCEEDED]
-    assert (list(shelf()), sorted(made)) == ([], sorted(shelf.known)), "each artifact is of one job that succeeded"
+    assert (list(published()), sorted(made)) == ([], sorted(published.known)), (
+        "each artifact is of one job that succeeded"
+    )
     again = {life.job.id: life.job.retry_of for life in known.values() if life.job.retry_of}
     assert acts.tried_again.items() <= again.items()
