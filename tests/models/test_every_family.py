@@ -39,7 +39,7 @@ def test_what_passes_a_block_is_the_models_own_hidden_state(family: str, tmp_pat
 def test_a_family_whose_blocks_cannot_be_proven_is_refused_in_one_sentence(family: str, tmp_path: Path):
     verdict = judge(family, tmp_path)
     assert verdict.outcome == "refused"
-    assert re.search(REFUSED[family], verdict.message)
+    assert re.search(REFUSED[family], verdict.result)
 
 
 @pytest.mark.skipif(not DEEPER, reason="takes minutes: MISTUDIO_TEST_DEEPER=1, as in make soak")
@@ -70,7 +70,7 @@ def _table(verdicts: list[Verdict]) -> str:
             "",
             "| family | outcome | sentence or reason |",
             "|---|---|---|",
-            *(f"| {v.family} | {v.outcome} | {_cell(v.message)} |" for v in verdicts),
+            *(f"| {v.family} | {v.outcome} | {_cell(v.result)} |" for v in verdicts),
             "",
         ]
     )
