@@ -14,7 +14,7 @@ from tests.conftest import until
 from tests.fixtures.bench import Bench
 from tests.machines.hosts import Hosts
 from tests.machines.network import Network, reason_to_skip, wait_s
-from tests.machines.test_one_writer import DEEPER, TRAIN
+from tests.machines.test_single_writer import DEEPER, TRAIN
 
 pytestmark = [
     pytest.mark.machines,
