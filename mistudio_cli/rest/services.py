@@ -15,8 +15,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from mistudio_cli.monitor.collector.collector import ALL_PARTS, DEADLINE_S, Collector
-from mistudio_cli.monitor.collector.shared_ledger import SharedLedger
-from mistudio_cli.monitor.collector.sources import COUNTED
+from mistudio_cli.monitor.collector.sources import COUNTED, read_ledger
 from mistudio_cli.monitor.snapshot import Snapshot
 from mistudio_cli.rest.event_feed import EventFeed
 from tasks.ledger.client import Ledger
@@ -27,7 +26,8 @@ from tasks.settings import current
 
 T = TypeVar("T")
 
-_MOST_ACTIVE = 10_000
+#: What routes show of the ledger: all running jobs, as the first version did.
+_OVERVIEW = Wanted(running=10_000, recent=50, queued=50, runs=200, server=True)
 _THREADS = 8
 
 #: A change may plan, estimate and write: it gets longer than a read, unless Redis does not answer.
@@ -79,8 +79,7 @@ class Services:
         self.places = places
         self._open_ledger = open_ledger
         self._patience_s: float = current("read_patience") if patience_s is None else patience_s
-        shared = SharedLedger(open_ledger, Wanted(running=_MOST_ACTIVE, recent=50, queued=50, runs=200), patience_s)
-        self._overview = SingleFlight(shared.overview)
+        self._overview = SingleFlight(partial(self._with_ledger, self._read_everything))
         self._collector = Collector(
             open_ledger, places, ALL_PARTS, wanted=COUNTED, memory_age_s=5.0, patience_s=patience_s
         )
@@ -120,6 +119,9 @@ class Services:
             return await asyncio.wait_for(done, within_s)
         except TimeoutError as error:
             raise self._silence() from error
+
+    def _read_everything(self, ledger: Ledger) -> Overview:
+        return read_ledger(ledger, _OVERVIEW, self._patience_s)
 
     def _with_ledger(self, work: Callable[[Ledger], T]) -> T:
         self._refuse_while_silent()

@@ -78,7 +78,7 @@ class Overview:
 class Wanted:
     """How many records of jobs are read: running, the newest of all, queued ones of each queue, and runs that ended.
 
-    `totals`: whether the counters are.
+    `totals`: whether the counters are, `server`: whether what the server says of itself is.
     """
 
     running: int = 0
@@ -86,6 +86,7 @@ class Wanted:
     queued: int = 0
     runs: int = 0
     totals: bool = False
+    server: bool = False
 
 
 #: Connections whose Redis user has no right to scripts.
@@ -95,7 +96,7 @@ _without_rights: WeakSet[Client] = WeakSet()
 def read(client: Client, wanted: Wanted) -> Overview:
     """Everything, in one round trip. Raises Unreachable or Refused."""
     plain = _plain_commands(client, wanted)
-    commands = [*plain, *_SERVER_COMMANDS, *_totals_commands(client, wanted)]
+    commands = [*plain, *_server_commands(wanted), *_totals_commands(client, wanted)]
     if client in _without_rights:
         replies = client.batch(commands)
         loaded, details = None, []
@@ -109,7 +110,8 @@ def read(client: Client, wanted: Wanted) -> Overview:
     if client in _without_rights or _is_another_script(details):
         details = _without_script(client, wanted, answers)
     _raise_refused([details])
-    of_server, counted = rest[: len(_SERVER_COMMANDS)], rest[len(_SERVER_COMMANDS) :]
+    asked_of_server = len(_server_commands(wanted))
+    of_server, counted = rest[:asked_of_server], rest[asked_of_server:]
     return replace(
         _overview(answers, details, wanted),
         server_info=tuple(reply for reply in of_server if isinstance(reply, str)),  # a user may not be allowed to ask
@@ -117,8 +119,9 @@ def read(client: Client, wanted: Wanted) -> Overview:
     )
 
 
-#: What asks a server of its memory and its append-only file.
-_SERVER_COMMANDS: tuple[Command, ...] = (("INFO", "memory"), ("INFO", "persistence"))
+def _server_commands(wanted: Wanted) -> tuple[Command, ...]:
+    """Those that ask a server of its memory and its append-only file."""
+    return (("INFO", "memory"), ("INFO", "persistence")) if wanted.server else ()
 
 
 def _totals_commands(client: Client, wanted: Wanted) -> list[Command]:

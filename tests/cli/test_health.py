@@ -41,7 +41,7 @@ HEARTBEAT = WorkerHeartbeat("all-queues@h", "h", 7, QUEUE_NAMES, 8, 1000.0)
 
 
 def memory_used(client: Client) -> int:
-    return server_state.decode(overview.read(client, Wanted()).server_info).memory_used or 0
+    return server_state.decode(overview.read(client, Wanted(server=True)).server_info).memory_used or 0
 
 
 def only(seen: Snapshot) -> HealthCause:
@@ -180,7 +180,7 @@ def test_a_real_ledger_says_of_itself_what_is_wrong(own_redis: RedisServer, monk
     ledger.queues.pause("training")
     client.call("CONFIG", "SET", "appendonly", "no")
     client.call("CONFIG", "SET", "maxmemory", int(1.05 * memory_used(client)))
-    codes = {cause["code"] for cause in health_json.of_overview(overview.read(client, Wanted()))["causes"]}
+    codes = {cause["code"] for cause in health_json.of_overview(overview.read(client, Wanted(server=True)))["causes"]}
     client.close()
     assert codes == {"redis_memory", "redis_file", "paused", "worker_silent"}
 

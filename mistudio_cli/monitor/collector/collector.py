@@ -7,6 +7,7 @@ with its age and the reason.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -69,6 +70,7 @@ class Collector:
         self._open_ledger, self._places, self._wanted, self._memory_age_s = open_ledger, places, wanted, memory_age_s
         self._patience_s: float = current("read_patience") if patience_s is None else patience_s
         self._ledger: Ledger | None = None
+        self._opening = threading.Lock()  # two parts need it
         self._celery: Client | None = None
         self._began_at = time.monotonic()
         reads: dict[str, Callable[[], Any]] = {
@@ -108,9 +110,13 @@ class Collector:
             reading.begin(_EVERY_S.get(part, 0.0))
 
     def close(self) -> None:
-        """Close what was opened here; a source that hangs keeps what it has until it comes back."""
-        if self._celery is not None:
-            self._celery.close()
+        """Close the connections, after what is being read over them; a hung source is waited for like any other."""
+        for part in (LEDGER, CELERY):
+            if part in self._readings:
+                self._readings[part].wait(self._longest_s(part))
+        for opened in (self._ledger, self._celery):
+            if opened is not None:
+                opened.close()
 
     def wait_for(self, part: str) -> Any:
         """The value of a part that was begun, as soon as there is one. Raises why there is none within the patience."""
@@ -134,17 +140,20 @@ class Collector:
     def _address(self) -> Address | None:
         return None if self._ledger is None else self._ledger.client.address
 
+    def _opened_ledger(self) -> Ledger:
+        with self._opening:
+            if self._ledger is None:
+                assert self._open_ledger is not None
+                self._ledger = self._open_ledger()
+            return self._ledger
+
     def _read_ledger(self) -> Any:
-        if self._ledger is None:
-            assert self._open_ledger is not None
-            self._ledger = self._open_ledger()
-        return sources.read_ledger(self._ledger, self._wanted, self._patience_s)
+        return sources.read_ledger(self._opened_ledger(), self._wanted, self._patience_s)
 
     def _ask_celery(self) -> Any:
         """Over a connection of its own: replies are waited for, and the ledger's must not be."""
         if self._celery is None:
-            assert self._open_ledger is not None
-            self._celery = Client(self._open_ledger().client.address, WAIT_S + self._patience_s)
+            self._celery = Client(self._opened_ledger().client.address, WAIT_S + self._patience_s)
         with suppress(NotPermitted):  # of a Redis user who only reads: nothing is wrong, and nothing is known
             return inspect(self._celery, _CELERY_TOPICS)
         return None
