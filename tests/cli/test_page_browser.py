@@ -180,9 +180,9 @@ def test_a_hostile_name_is_text_in_every_view(
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_every_view_without_scrolling_sideways(
-    browser: Browser, served: httpx.Client, tmp_path: Path, scheme: str
+    browser: Browser, served: httpx.Client, world: Cli, tmp_path: Path, scheme: str
 ) -> None:
-    job = submit(served, f"narrow-{scheme}-" + "x" * 20, tmp_path)
+    job = submit(served, f"narrow-{scheme}-" + "x" * 60, tmp_path)
     until(lambda: state_of(served, job) == "running", 60)
     choices = {"viewport": {"width": 360, "height": 740}, "color_scheme": scheme}
     for fragment in ("#/now", "#/jobs", f"#/jobs/{job}"):
@@ -190,6 +190,8 @@ def test_a_phone_shows_every_view_without_scrolling_sideways(
             page.get_by_text(f"narrow-{scheme}").first.wait_for()
             assert page.evaluate("document.documentElement.scrollWidth") <= 360
     (tmp_path / "end").touch()
+    until(lambda: state_of(served, job) == "succeeded", 60)
+    assert world("jobs", "rm", job).code == 0, "so long a name would change the tables of other tests"
 
 
 def test_the_tab_says_stale_when_the_server_is_gone_and_names_alarms(browser: Browser, cli: Cli) -> None:

@@ -1,11 +1,10 @@
-"""The server itself: probes, events, its own description, and the mount points of the page and of Prometheus."""
+"""The server itself: probes, events, its own description, the page, and what Prometheus scrapes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any
 
+from mistudio_cli.page.files import file_named
 from mistudio_cli.rest.problem import Problem
 from mistudio_cli.rest.route import EVENT_STREAM, Answer, Call, param
 
@@ -61,18 +60,8 @@ async def get_page_file(call: Call) -> Answer:
 
 def _file_of_page(name: str) -> Answer:
     """`file_named` of the page's package gives bytes, media type and headers, or None where there is no such file."""
-    found = _mounted("mistudio_cli.page.files").file_named(name)
+    found = file_named(name)
     if found is None:
         raise Problem(404, "There is no such file.")
     body, media_type, headers = found
     return Answer(body, media_type=media_type, headers=headers)
-
-
-def _mounted(module: str) -> Any:
-    """A part of the product that may be left out."""
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not module.startswith(error.name):
-            raise
-        raise Problem(404, "This server was installed without it.") from error
