@@ -17,7 +17,7 @@ from mistudio_cli.errors import Code
 from tasks.redis_client.redis_connection import connect
 from tests.cli.conftest import Cli
 from tests.conftest import RedisServer, compile_library
-from tests.redis_client.foreign_replies import BY_HAND, stranger_at
+from tests.redis_client.foreign_replies import BY_HAND, foreign_server_at
 
 REFUSING = Path(__file__).parent / "no_locks_no_writes.c"
 
@@ -107,7 +107,7 @@ def test_a_black_hole_costs_one_timeout(here: Cli) -> None:
 
 @pytest.mark.parametrize("name", ["a web server", "ssh"])
 def test_what_is_no_redis_is_called_so_by_every_command(here: Cli, short_tmp: Path, name: str) -> None:
-    with stranger_at(short_tmp / "s") as answering:
+    with foreign_server_at(short_tmp / "s") as answering:
         answering.answer, answering.greeting = BY_HAND[name], None
         url = f"redis+socket://{short_tmp}/s"
         (found,) = failures(here, CELERY_BROKER_URL=url).values()

@@ -181,16 +181,16 @@ def test_a_settings_file_that_cannot_be_read_is_named(cli: Cli, tmp_path: Path) 
     assert "mistudio.toml:1: stor is not a setting." in result.err
 
 
-def test_a_stranger_s_tasks_module_in_the_current_folder_changes_nothing(cli: Cli) -> None:
-    (cli.home / "tasks.py").write_text("raise SystemExit('a stranger')")
+def test_a_foreign_tasks_module_in_the_current_folder_changes_nothing(cli: Cli) -> None:
+    (cli.home / "tasks.py").write_text("raise SystemExit('a foreign module')")
     assert cli("queue", "ls").code == 0
 
 
 @pytest.mark.parametrize("name", ["tasks.py", "tasks/__init__.py"])
-def test_a_stranger_s_tasks_on_the_path_is_refused_and_not_run(cli: Cli, tmp_path: Path, name: str) -> None:
-    stranger = tmp_path / "theirs" / name
-    stranger.parent.mkdir(parents=True)
-    stranger.write_text("raise SystemExit('a stranger')")
+def test_a_foreign_tasks_on_the_path_is_refused_and_not_run(cli: Cli, tmp_path: Path, name: str) -> None:
+    foreign = tmp_path / "theirs" / name
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("raise SystemExit('a foreign module')")
     result = cli("--help", PYTHONPATH=str(tmp_path / "theirs"))
     assert (result.code, result.out) == (Code.USAGE, "")
     sentence, hint = result.err.splitlines()
@@ -198,7 +198,7 @@ def test_a_stranger_s_tasks_on_the_path_is_refused_and_not_run(cli: Cli, tmp_pat
     assert "PYTHONPATH" in hint
 
 
-def test_a_stranger_s_folder_without_init_is_harmless_or_named(cli: Cli, tmp_path: Path) -> None:
+def test_a_foreign_folder_without_init_is_harmless_or_named(cli: Cli, tmp_path: Path) -> None:
     """It loses to an installed package, and wins over the finder of an editable installation."""
     (tmp_path / "theirs" / "tasks").mkdir(parents=True)
     result = cli("--help", PYTHONPATH=str(tmp_path / "theirs"))

@@ -298,10 +298,10 @@ def test_redis_of_kubernetes_does_so_too_and_asks_for_the_password(short_tmp: Pa
     (container,) = pod(of_kind("StatefulSet")["mistudio-redis"])["containers"]
     command = [*container["command"], *container["args"]]
     with redis_container(short_tmp, command, REDIS_PASSWORD="0123abcd") as path:
-        stranger = redis_connection.connect(f"redis+socket://{path}?virtual_host=0")
+        other_user = redis_connection.connect(f"redis+socket://{path}?virtual_host=0")
         with pytest.raises(redis_connection.Refused, match="NOAUTH"):
-            stranger.call("PING")
-        stranger.close()
+            other_user.call("PING")
+        other_user.close()
         client = redis_connection.connect(f"redis+socket://{path}?virtual_host=0&password=0123abcd")
         assert settings_of(client) == SAFE
         client.close()

@@ -131,8 +131,8 @@ def test_what_was_submitted_before_there_was_a_worker_survives_a_power_cut(home:
     home.type(f"jobs wait {submitted['id']}")
 
 
-def test_a_strangers_tasks_py_changes_nothing(home: Home) -> None:
-    (home.folder / "tasks.py").write_text("raise SystemExit('the stranger was imported')")
+def test_a_foreign_tasks_py_changes_nothing(home: Home) -> None:
+    (home.folder / "tasks.py").write_text("raise SystemExit('the foreign module was imported')")
     home.type("workers start minimal")
     home.type("submit cleanup --wait")
 

@@ -65,7 +65,7 @@ def test_two_who_look_at_once_recover_once(ledger: Ledger) -> None:
     assert ledger.queues.messages("training") == 1
 
 
-def test_a_message_that_died_with_its_worker_is_forgotten_and_a_strangers_message_is_not(ledger: Ledger) -> None:
+def test_a_message_that_died_with_its_worker_is_forgotten_and_a_foreign_message_is_not(ledger: Ledger) -> None:
     job = submitted(ledger)
     ours = ledger.client.call("RPOP", redis_lists("training")[4])
     theirs = json.dumps({"headers": {"origin": "gen1@elsewhere", "id": "x"}, "properties": {}})

@@ -1,4 +1,4 @@
-"""Among strangers: what others put into Redis neither ends a worker nor vanishes, and a bad day of Redis passes."""
+"""Foreign messages: what others put into Redis neither ends a worker nor vanishes, and a bad day of Redis passes."""
 
 from __future__ import annotations
 

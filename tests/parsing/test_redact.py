@@ -134,13 +134,13 @@ def test_a_token_as_a_parameter_is_refused_by_name_of_where_it_belongs(stack: St
     assert stack.ledger.page().jobs == ()
 
 
-def test_a_strangers_token_is_refused_and_not_kept(stack: Stack) -> None:
+def test_a_foreign_token_is_refused_and_not_kept(stack: Stack) -> None:
     stack.start_worker()
-    with Celery("elsewhere", broker=stack.redis.url, backend=stack.redis.url, set_as_current=False) as stranger:
-        sent = stranger.send_task("mistudio.nap", kwargs={"until": TOKEN}, queue="training")
+    with Celery("elsewhere", broker=stack.redis.url, backend=stack.redis.url, set_as_current=False) as foreign_app:
+        sent = foreign_app.send_task("mistudio.nap", kwargs={"until": TOKEN}, queue="training")
         with pytest.raises(Exception, match="Set HF_TOKEN where the workers start"):
             sent.get(timeout=60)
-        stranger.send_task("mistudio.nonsense", kwargs={"mine": TOKEN}, queue="datasets")
+        foreign_app.send_task("mistudio.nonsense", kwargs={"mine": TOKEN}, queue="datasets")
         stack.ledger.client.call("RPUSH", "datasets", f"not JSON, but {TOKEN}")
         until(lambda: len(dead_letters.read(stack.ledger.client)) == 3, 30)
     assert all(

@@ -58,7 +58,7 @@ def at_random(seed: int, count: int) -> Iterator[bytes]:
         yield whole[: rng.randint(0, len(whole))] if rng.random() < 0.4 else whole
 
 
-class Stranger(threading.Thread):
+class ForeignServer(threading.Thread):
     """Listens at a unix socket, greets as Redis does and answers what comes next with `answer`.
 
     Then it hangs up or, if it `stays`, says no more. With `greeting` None the answer comes at once.
@@ -99,9 +99,9 @@ class Stranger(threading.Thread):
 
 
 @contextmanager
-def stranger_at(path: Path) -> Iterator[Stranger]:
+def foreign_server_at(path: Path) -> Iterator[ForeignServer]:
     """One that answers there while the block runs."""
-    answering = Stranger(path)
+    answering = ForeignServer(path)
     answering.start()
     try:
         yield answering

@@ -228,12 +228,12 @@ def test_by_default_a_share_of_the_disk_is_enough_for_small_ones(hut: Hut) -> No
 
 def test_what_is_not_known_here_or_not_over_is_let_alone(hut: Hut, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MISTUDIO_KEEP_CHECKPOINTS_GB", "0")
-    live, stranger = hut.submitted("live"), "of-another-ledger"
+    live, foreign = hut.submitted("live"), "of-another-ledger"
     hut.walked(live)
-    next_attempt(hut.store, stranger)
+    next_attempt(hut.store, foreign)
     last = hut.failed("last")
     hut.leave(last)
-    assert hut.store.work_folders() == sorted([live.id, stranger, last.id])
+    assert hut.store.work_folders() == sorted([live.id, foreign, last.id])
     assert list(hut.store.work_folder(live.id).glob("*/output"))
 
 

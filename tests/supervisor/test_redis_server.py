@@ -98,18 +98,18 @@ def test_one_whose_pid_was_never_written_down_is_found_at_its_socket_and_never_d
 
 
 def test_a_recycled_pid_is_never_taken_for_it_nor_signalled(home: Home, keep: Keep) -> None:
-    stranger = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    other_process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     home.places.run.mkdir(parents=True)
-    result = {**process_identity.describe(os.getpid()), "pid": stranger.pid}
+    result = {**process_identity.describe(os.getpid()), "pid": other_process.pid}
     (home.places.run / "redis.json").write_text(json.dumps(result))
     assert redis_server.running(home.places) is None
     assert redis_server.stop(home.places) is False
     keep()
-    assert home.redis.pid != stranger.pid
+    assert home.redis.pid != other_process.pid
     redis_server.stop(home.places)
-    assert stranger.poll() is None
-    stranger.communicate(b"\n")
-    assert stranger.returncode == 0
+    assert other_process.poll() is None
+    other_process.communicate(b"\n")
+    assert other_process.returncode == 0
 
 
 def test_a_strange_home_is_a_home_like_any_other(strange_home: Home) -> None:

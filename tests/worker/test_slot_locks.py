@@ -185,17 +185,17 @@ def test_a_slot_that_waits_gives_up_when_its_worker_leaves(room: Room) -> None:
 
 
 def test_a_note_with_a_recycled_pid_is_nobodys(room: Room) -> None:
-    stranger = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    other_process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     folder = room.places.worker_lock("worker-training")
     folder.mkdir(parents=True)
     result = {"name": "worker-training", "queues": ["training"], "slots": 1, "supervisor": 1, "posture": "leaving"}
-    (folder / f"{stranger.pid}.json").write_text(
-        json.dumps({**result, **process_identity.describe(os.getpid()), "pid": stranger.pid})
+    (folder / f"{other_process.pid}.json").write_text(
+        json.dumps({**result, **process_identity.describe(os.getpid()), "pid": other_process.pid})
     )
     assert living_workers(room.places) == []
-    assert not (folder / f"{stranger.pid}.json").exists()
-    stranger.communicate(b"\n")
-    assert stranger.returncode == 0
+    assert not (folder / f"{other_process.pid}.json").exists()
+    other_process.communicate(b"\n")
+    assert other_process.returncode == 0
 
 
 def test_a_process_is_recognised_by_its_birth() -> None:

@@ -251,11 +251,11 @@ def test_jobs_share_the_cards_of_a_machine_one_to_a_card(stack: Stack, driver: P
     assert stack.ledger.leases() == {}
 
 
-def test_a_strangers_tasks_py_in_the_working_directory_changes_nothing(stack: Stack) -> None:
-    (stack.folder / "tasks.py").write_text("raise SystemExit('the stranger was imported')")
+def test_a_foreign_tasks_py_in_the_working_directory_changes_nothing(stack: Stack) -> None:
+    (stack.folder / "tasks.py").write_text("raise SystemExit('the foreign module was imported')")
     stack.start_worker()
     assert stack.ended(stack.submit("nap", ticks=1)).state == State.SUCCEEDED
-    assert "stranger" not in stack.log()
+    assert "foreign module" not in stack.log()
 
 
 def test_quit_ends_a_worker_whose_job_is_being_cancelled(stack: Stack) -> None:
