@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: In what products are computed: see docs/training.md.
 FLOAT32, TF32, BF16 = PRECISIONS = ("float32", "tf32", "bf16")
 #: Decoder rows that are brought back to length 1 together on a CPU.
-AT_ONCE = 512
+AT_ONCE = 256
 #: Numbers in the codes of a slice, where those of many vectors are made one slice after another.
 SLICE_NUMBERS = 1 << 22
 

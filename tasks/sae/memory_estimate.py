@@ -32,11 +32,12 @@ HELD_OUT_SHARE, HELD_OUT_VECTORS, HELD_OUT_NUMBERS = 0.1, 32768, 1 << 25
 #: wait to be shuffled. As in tasks.sae.coder: numbers in a slice of codes. As in tasks.sae.baselines: numbers held of
 #: some vectors. As in tasks.features.collect: numbers in a batch's codes. As in tasks.activations.intervention: numbers
 #: in the logits of a pass and in a slice of what is made of them. As in tasks.train_job.evaluation: vectors measured
-#: on. As in tasks.sae.calibration: pre-activations that are kept.
+#: on. As in tasks.sae.calibration: pre-activations that are kept. As in tasks.features.feature_records: examples of a
+#: feature that judge it.
 FORWARD_TOKENS = 4096
 BUFFER_BATCHES, BUFFER_BYTES, BUFFER_FILE_BYTES, FEWEST_BATCHES = 16, 512 << 20, 16 << 30, 4
 SLICE_NUMBERS, BASELINE_NUMBERS, CODES = 1 << 22, 1 << 24, 1 << 26
-LOGITS, LOGITS_SLICE, EVALUATED, MOST_KEPT = 1 << 24, 1 << 22, 8192, 1 << 22
+LOGITS, LOGITS_SLICE, EVALUATED, MOST_KEPT, JUDGED = 1 << 24, 1 << 22, 8192, 1 << 22, 10
 
 #: Vectors as long as the residual stream that a token has at the worst moment of a forward pass: the model's own, and
 #: for each hook what is caught, and what is left of the pass before.
@@ -138,7 +139,7 @@ def of_training(
     kept = _kept(shapes, held_out) * seen
     lasting = sum(_lasting(one) for one in trained) + in_memory + kept
     moments = [
-        _forward(model_shape.d_model, hooks),
+        _forward(model_shape.d_model, rows, hooks),
         _COPIES_READ * held_out * seen - kept,
         *(moment(one) for one in trained for moment in (_stepping, _saving)),
         *(_measuring(one, held_out) for one in trained),
@@ -233,9 +234,10 @@ def _on_disk(trained: Sequence[_Trained]) -> int:
     return kept + max(CHECKPOINT * max(sizes), sum(sizes))
 
 
-def _forward(d_model: int, hooks: int = 1) -> int:
-    """Numbers at the worst moment of a forward pass."""
-    return FORWARD_TOKENS * (_VECTORS_A_TOKEN + _VECTORS_A_HOOK * hooks) * d_model
+def _forward(d_model: int, rows: tuple[int, int] | None, hooks: int = 1) -> int:
+    """Numbers at the worst moment of a forward pass over tokens of that shape; a long row is not divided."""
+    tokens = max(FORWARD_TOKENS, rows[1] if rows else 0)
+    return tokens * (_VECTORS_A_TOKEN + _VECTORS_A_HOOK * hooks) * d_model
 
 
 def _share(tokens: int | None) -> int:
@@ -256,22 +258,33 @@ def numbers_coded(d_in: int, d_sae: int, active: int) -> int:
 
 
 def of_extraction(
-    known: Catalog, model: str, sae: Path, top: int, window: int, precision: str = "float32", model_dtype: str = AUTO
+    known: Catalog,
+    model: str,
+    tokens: str | None,
+    sae: Path,
+    top: int,
+    window: int,
+    precision: str = "float32",
+    model_dtype: str = AUTO,
 ) -> int | None:
-    """Bytes of GPU memory of an extraction with the SAE in that folder; None when they cannot be known yet."""
+    """Bytes of GPU memory of an extraction with the SAE in that folder; None when they cannot be known yet.
+
+    Its `top` examples of a feature have `window` tokens on each side; the rows of long `tokens` are not divided.
+    """
     model_shape, weights = shape_of_model(known, model), weights_in(sae)
     if model_shape is None or not weights:
         return None
     d_sae = weights // (2 * model_shape.d_model * FLOAT)
-    codes = 2 * min(FORWARD_TOKENS * d_sae, CODES)
+    rows = shape_of_tokens(known, tokens) if tokens else None
+    codes = 2 * max(rows[1] * d_sae if rows else 0, min(FORWARD_TOKENS * d_sae, CODES))
     rounded = weights // (4 * FLOAT) if precision in ("auto", "bf16") else 0  # half as large as the encoder's
-    held = FLOAT * (_forward(model_shape.d_model) + codes + rounded + d_sae * top * (2 * window + 4))
+    held = FLOAT * (_forward(model_shape.d_model, rows) + codes + rounded + d_sae * max(top, JUDGED) * (2 * window + 4))
     return CUDA + weights + model_shape.bytes_on("cuda", model_dtype) + held
 
 
-def of_reading(model: ModelShape, model_dtype: str = AUTO) -> Estimate:
+def of_reading(model: ModelShape, rows: tuple[int, int] | None, model_dtype: str = AUTO) -> Estimate:
     """Memory of a reading of a model's activations, or of GPU memory if it gets a GPU: the model and a forward pass."""
-    held = FLOAT * _forward(model.d_model)
+    held = FLOAT * _forward(model.d_model, rows)
     return Estimate(
         memory_bytes=RUNNER + MODEL + model.bytes_on("cpu", model_dtype) + held,
         gpu_memory_bytes=CUDA + model.bytes_on("cuda", model_dtype) + held,

@@ -5,6 +5,7 @@ Codes are those of the saved SAE. All is computed in slices, so that no (n, d_sa
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,6 +74,8 @@ class Measurement:
         `counts` is how many of the n vectors each row of tokens has; without it each vector is a row of its own.
         """
         target = x if target is None else target
+        if not len(x):
+            return
         if self._centre is None:
             self._centre = target.double().mean(0)
             self._shift = torch.zeros_like(self._centre)
@@ -80,9 +83,8 @@ class Measurement:
         size = self.coder.slice_rows
         columns = [self._look(*pair) for pair in zip(x.split(size), target.split(size), strict=True)]
         owned = torch.ones(len(x), dtype=torch.int64) if counts is None else torch.as_tensor(counts, dtype=torch.int64)
-        if len(x):
-            self._sums.append(per_row(torch.cat(columns), owned).cpu())
-            self._counts.append(owned.double())
+        self._sums.append(per_row(torch.cat(columns), owned).cpu())
+        self._counts.append(owned.double())
 
     def _look(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The columns of one slice, (n, columns)."""
@@ -114,13 +116,23 @@ class Measurement:
         return int(sum(float(counts.sum()) for counts in self._counts))
 
     def result(self) -> Measures:
-        """The measures of all that was added; UserError for vectors that are all the same, as a single one is."""
+        """The measures of all that was added.
+
+        UserError for what is not finite, and for vectors that are all the same, as a single one is.
+        """
         nothing = torch.zeros(0, len(MEANS) + 1, dtype=torch.float64)
         *sums, deviation = torch.cat([nothing, *self._sums]).unbind(1)
         counts, tokens = torch.cat([nothing[:, 0], *self._counts]), self.tokens
         # The deviations are from the mean of the first piece: what its distance to the mean of all adds is taken off.
         beyond = float(self._shift.square().sum()) / tokens if tokens and self._shift is not None else 0.0
         variance = float(deviation.sum()) - beyond
+        if not math.isfinite(variance):
+            raise UserError(
+                "Activations that are held out are infinite or no numbers: nothing can be measured on them.",
+                "Read them with --model-dtype float32",
+            )
+        if not math.isfinite(float(sums[0].sum())):
+            raise UserError("What the SAE reconstructs is infinite or no number.", "Train with a lower --learning-rate")
         if variance <= 1e-12 * max(1e-30, float(deviation.sum())):
             raise UserError(
                 "All activations that are held out are the same: nothing can be measured on them.", "Use more text"
@@ -151,7 +163,7 @@ def measure(
 ) -> Measures:
     """The measures of `coder` on (n, d_in) scaled activations; a transcoder's against its (n, d_out) target.
 
-    UserError for vectors that are all the same, as a single one is.
+    UserError for what is not finite, and for vectors that are all the same, as a single one is.
     """
     measurement = Measurement(coder, unit)
     measurement.add(x, target, counts)

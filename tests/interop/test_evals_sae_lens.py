@@ -19,7 +19,8 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from tasks.activations.hooks import Hook, find
+from tasks.activations.hook_sites import Hook
+from tasks.activations.hooks import find
 from tasks.activations.intervention import splice
 from tasks.activations.stream import ModelVectors
 from tasks.activations.token_mask import Mask

@@ -20,7 +20,8 @@ from transformer_lens import loading_from_pretrained as loading
 from transformer_lens.supported_models import MODEL_ALIASES, OFFICIAL_MODEL_NAMES
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from tasks.activations.hooks import Hook, catch, find, find_again
+from tasks.activations.hook_sites import Hook
+from tasks.activations.hooks import catch, find, find_again
 from tasks.activations.token_mask import mask_again
 from tasks.errors import UserError
 from tasks.sae.formats.exporting import SAE_LENS, write_as

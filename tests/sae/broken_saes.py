@@ -1,4 +1,4 @@
-"""SAE folders of every form, and ways to break one: what a cut download, a careless script or a hostile hand leaves."""
+"""Ways to break an SAE folder: what a cut download, a careless script or a hostile hand leaves."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ import random
 import shutil
 import socket
 import struct
-import tempfile
-import warnings
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,90 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from tasks.sae.formats.native import save_density, save_sae
-from tests.sae.test_formats import SCALE, trained
-from tests.sae.test_importing import D_IN, D_SAE, drawn, gemma_scope, gemma_scope_2, weights, write
-
-ABOUT = {
-    "model_name": "gpt2",
-    "hook_name": "blocks.3.hook_resid_post",
-    "hook_layer": 3,
-    "context_size": 64,
-    "prepend_bos": True,
-    "seqpos_slice": [None],
-    "sae_lens_version": "6.54.12",
-}
-POINT = "model.layers.9.output"
-
-
-def _version_6(folder: Path, architecture: str, tensors: dict[str, Tensor], **result: Any) -> None:
-    write(folder, {"architecture": architecture, "metadata": ABOUT, "normalize_activations": "none", **result}, tensors)
-
-
-def _gated(folder: Path) -> None:
-    own = weights(b_gate=drawn(D_SAE, seed=5), b_mag=drawn(D_SAE, seed=6), r_mag=0.3 * drawn(D_SAE, seed=8))
-    del own["b_enc"]
-    _version_6(folder, "gated", own, apply_b_dec_to_input=False)
-
-
-def _version_5(folder: Path) -> None:
-    result = {"model_name": "gpt2-small", "hook_point": "blocks.3.hook_resid_post", "hook_point_layer": 3}
-    topk = {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 5}, "architecture": "topk"}
-    write(folder, result | topk, {**weights(), "scaling_factor": torch.ones(D_SAE)})
-
-
-def _checkpoint(folder: Path) -> None:
-    own = weights(topk_threshold=torch.tensor(0.7, dtype=torch.float64))
-    result = {"k": 3.5, "rescale_acts_by_decoder_norm": True, "normalize_activations": "expected_average_only_in"}
-    _version_6(folder, "batchtopk", own, **result)
-    (folder / "activation_scaler.json").write_text('{"scaling_factor": 0.25, "has_whitening": false}')
-
-
-def _sparsify(folder: Path) -> None:
-    folder.mkdir(parents=True)
-    own = weights()
-    tensors = {"encoder.weight": own["W_enc"].T.contiguous(), "encoder.bias": own["b_enc"]}
-    save_file(tensors | {"W_dec": own["W_dec"], "b_dec": own["b_dec"]}, folder / "sae.safetensors")
-    result = {
-        "activation": "topk",
-        "num_latents": D_SAE,
-        "expansion_factor": 3,
-        "k": 4,
-        "transcode": False,
-        "d_in": D_IN,
-    }
-    (folder / "cfg.json").write_text(json.dumps({**result, "skip_connection": False, "multi_topk": False}))
-
-
-def _ours(folder: Path) -> None:
-    save_sae(folder, trained("batchtopk"), SCALE, {**ABOUT, "model_source": "hub"})
-    save_density(folder, torch.linspace(0, 1, D_SAE))
-    (folder / "mistudio.json").write_text('{"name": "mine", "result": {}}')
-    (folder / "metrics.jsonl").write_text('{"step": 1}\n')
-
-
-def _gemma_2(folder: Path) -> None:
-    gemma_scope_2(folder, {"hf_hook_point_in": POINT, "hf_hook_point_out": POINT, "model_name": "gemma-3-1b-it"})
-
-
-SOUND: dict[str, Callable[[Path], Any]] = {
-    "standard": lambda folder: _version_6(folder, "standard", weights()),
-    "jumprelu": lambda folder: _version_6(
-        folder, "jumprelu", weights(threshold=drawn(D_SAE, seed=5)), apply_b_dec_to_input=False
-    ),
-    "topk": lambda folder: _version_6(folder, "topk", weights(), k=3, rescale_acts_by_decoder_norm=True),
-    "gated": _gated,
-    "version 5": _version_5,
-    "checkpoint": _checkpoint,
-    "sparsify": _sparsify,
-    "Gemma Scope": gemma_scope,
-    "Gemma Scope 2": _gemma_2,
-    "ours": _ours,
-}
-
-# -- ways to break ---------------------------------------------------------------------------------------------------
+from tests.sae.broken_npz import break_npz
+from tests.sae.sound_saes import SOUND
 
 Draw = random.Random
 
@@ -403,85 +319,13 @@ def odd_header(folder: Path, draw: Draw) -> None:
     path.write_bytes(struct.pack("<Q", len(text)) + text + body)
 
 
-#: What a pickle that was loaded would make.
-SPRUNG = Path(tempfile.gettempdir()) / f"sprung-{os.getpid()}"
-
-
-class _Trap:
-    def __reduce__(self) -> Any:
-        return (os.mkdir, (str(SPRUNG),))
-
-
-Arrays = dict[str, Any]
-
-
-def _with_objects(path: Path, held: Arrays) -> None:
-    np.savez(path, **{**held, "W_enc": np.array([_Trap()], dtype=object)})
-
-
-def _bomb(path: Path, held: Arrays) -> None:
-    np.savez_compressed(path, **{**held, "W_enc": np.zeros((96 << 20) // 4, dtype=np.float32)})
-
-
-def _twice(path: Path, held: Arrays) -> None:
-    with warnings.catch_warnings(), zipfile.ZipFile(path, "a") as archive:
-        warnings.simplefilter("ignore")
-        archive.writestr("W_enc.npy", archive.read("W_enc.npy"))
-
-
-def _alone(path: Path, held: Arrays) -> None:
-    with path.open("wb") as file:
-        np.save(file, held["W_enc"])
-
-
-def _patched(change: Callable[[bytearray], None]) -> Callable[[Path, Arrays], None]:
-    def patch(path: Path, held: Arrays) -> None:
-        data = bytearray(path.read_bytes())
-        change(data)
-        path.write_bytes(data)
-
-    return patch
-
-
-def _with_method(data: bytearray) -> None:
-    data[data.rindex(b"PK\x01\x02") + 10] = 99
-
-
-def _encrypted(data: bytearray) -> None:
-    data[data.rindex(b"PK\x01\x02") + 8] |= 1
-
-
-def _with_shape(data: bytearray) -> None:
-    data[:] = data.replace(b"(8, 24)", b"(9, 24)")
-
-
-def _flipped(data: bytearray) -> None:
-    data[data.index(b"NUMPY") + 200] ^= 255
-
-
-def _saved(turn: Callable[[Any], Any]) -> Callable[[Path, Arrays], None]:
-    return lambda path, held: np.savez(path, **{name: turn(array) for name, array in held.items()})
-
-
-_NPZ: tuple[Callable[[Path, Arrays], None], ...] = (
-    *(_with_objects, _bomb, _twice, _alone),
-    *(_patched(change) for change in (_with_method, _encrypted, _with_shape, _flipped)),
-    _saved(np.asfortranarray),
-    _saved(lambda array: array.astype(array.dtype.newbyteorder(">"))),
-    lambda path, held: np.savez_compressed(path, **held),
-    lambda path, held: np.savez(path, **{**held, "b_enc": np.zeros(D_SAE, dtype=[("a", "<f4")])}),
-)
-
-
 def odd_npz(folder: Path, draw: Draw) -> None:
-    """An archive that is none, lies, or grows. In a folder of another form, something else in a file's place."""
+    """In a folder of another form, something else in a file's place."""
     path = folder / "params.npz"
-    if not path.exists():
+    if path.exists():
+        break_npz(path, draw)
+    else:
         another_kind(folder, draw)
-        return
-    with np.load(path) as file:
-        held = {name: file[name] for name in file.files}
-    draw.choice(_NPZ)(path, held)
 
 
 BREAKS: tuple[Callable[[Path, Draw], None], ...] = (

@@ -24,7 +24,15 @@ from tasks.sae.ops.triton_kernels import TritonPasses, _dot_pairs, _sum_partials
 class Slow:
     """The passes by their definition, pair by pair, in double precision."""
 
-    def bags(self, ids: Tensor, starts: Tensor, weights: Tensor, matrix: Tensor, onto: Tensor | None) -> Tensor:
+    def bags(
+        self,
+        ids: Tensor,
+        starts: Tensor,
+        weights: Tensor,
+        matrix: Tensor,
+        onto: Tensor | None,
+        out: Tensor | None = None,
+    ) -> Tensor:
         out = torch.zeros(len(starts), matrix.shape[1], dtype=torch.float64) if onto is None else onto.double()
         ends = [*starts.tolist()[1:], len(ids)]
         for bag, (start, end) in enumerate(zip(starts.tolist(), ends, strict=True)):

@@ -17,10 +17,14 @@ class LiveMemory(TorchDispatchMode):
         self.peak = self._now = 0
         self._live: dict[int, int] = {}
 
+    def start_again(self) -> None:
+        """Forget the peak until now."""
+        self.peak = self._now
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         for tensor in made if isinstance(made, list | tuple) else [made]:
-            if isinstance(tensor, torch.Tensor):
+            if isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided:  # a sparse one is made of others
                 self._note(tensor.untyped_storage())
         return made
 

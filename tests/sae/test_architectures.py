@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import subprocess
 import sys
 from typing import Any
@@ -78,8 +79,10 @@ def slow_gradient(
 
 
 def check_step(coder: Coder, batch: int, dead: torch.Tensor) -> None:
-    """The fast step's loss and gradients are those of autograd."""
+    """The fast step's loss and gradients are those of autograd, whatever the gradients of the step before were."""
     x = random(batch, coder.config.d_in)
+    for parameter in coder.parameters.values():
+        parameter.grad = torch.full_like(parameter, math.nan)
     target = random(batch, coder.config.d_out, seed=4) if coder.is_transcoder else x
     step_state = StepState(dead, pressure=0.7)
     result = coder.step(x, target, step_state)

@@ -15,8 +15,10 @@ from tasks.sae.formats.native import load_sae
 from tasks.sae.importing.convert import take
 from tests.conftest import deadline
 from tests.fixtures.bench import Bench
-from tests.sae.broken_saes import SOUND, SPRUNG, break_one
+from tests.sae.broken_npz import SPRUNG
+from tests.sae.broken_saes import break_one
 from tests.sae.foreign_oracle import codes_of
+from tests.sae.sound_saes import SOUND
 from tests.sae.test_importing import X
 
 SEED = int(os.environ.get("MISTUDIO_TEST_SEED", "14"))

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks.activations.hooks import Hook, find
+from tasks.activations.hook_sites import Hook
+from tasks.activations.hooks import find
 from tasks.activations.stream import ModelVectors, split_rows
 from tasks.activations.token_mask import Mask
 from tasks.jobs.kind import Stopped

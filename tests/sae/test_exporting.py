@@ -112,6 +112,39 @@ def test_an_export_is_a_job_that_writes_where_the_user_stood(bench: Bench, monke
         kind.prepare(kind.read_params({**values, "sae": "yours"}), bench.known)
 
 
+def test_what_a_form_has_no_place_for_is_noted(bench: Bench):
+    kind = kind_named("export")
+    bench.add("saes", "mine")
+    about = {"hook_name": "blocks.1.hook_resid_post", "model_name": "toy"}
+    save_sae(bench.store.path("saes", "mine"), trained("topk"), SCALE, about)
+    notes = {}
+    for form in FORMS:
+        context = bench.context()
+        kind.run(kind.read_params({"sae": "mine", "folder": str(bench.root / form), "to": form}), context)
+        notes[form] = context.noted
+    lost = (
+        "files do not say the hook (blocks.1.hook_resid_post) and the model (toy): an import needs --layer and --model"
+    )
+    assert notes.pop(SAE_LENS) == []
+    assert notes == {form: [f"{form.replace('-', '_')}'s {lost}"] for form in notes}
+
+
+def test_an_export_that_was_killed_after_it_had_written_is_done(bench: Bench):
+    kind = kind_named("export")
+    for name in ("mine", "other"):
+        bench.add("saes", name)
+        save_sae(bench.store.path("saes", name), trained("topk"), SCALE, {})
+    context, params = bench.context(), kind.read_params({"sae": "mine", "folder": str(bench.root / "out")})
+    result = kind.run(params, context)
+    assert kind.run(params, context) == result, "another attempt with the same work folder"
+    with pytest.raises(UserError, match="is there already"):
+        kind.run(params, bench.context("another"))
+    shutil.rmtree(bench.root / "out")
+    (bench.root / "out").mkdir()
+    with pytest.raises(UserError, match="is there already"):
+        kind.run(params, context)
+
+
 def test_of_two_exports_to_one_folder_one_gets_it_whole_and_the_other_says_so(bench: Bench, monkeypatch):
     kind = kind_named("export")
     for name, architecture in (("first", "topk"), ("second", "standard")):

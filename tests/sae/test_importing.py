@@ -389,3 +389,19 @@ def test_an_import_is_a_job_whose_artifact_names_the_model(bench: Bench, monkeyp
     for source, sentence in (("nowhere", "no folder 'nowhere'"), (str(bench.root), "in folders below it")):
         with pytest.raises(UserError, match=sentence):
             kind.prepare(kind.read_params({"source": source}), bench.known)
+
+
+def test_a_record_that_becomes_a_link_while_weights_are_read_is_not_followed(tmp_path: Path, monkeypatch):
+    secret, folder = tmp_path / "secret", tmp_path / "theirs"
+    secret.write_text('{"password": "planted"}')
+    save_sae(folder, trained("topk"), SCALE, {})
+    (folder / "mistudio.json").write_text("{}")
+
+    def swapped(path: Path) -> Any:
+        (folder / "mistudio.json").unlink()
+        (folder / "mistudio.json").symlink_to(secret)
+
+    monkeypatch.setattr("tasks.sae.formats.native.load_sae", swapped)
+    with pytest.raises(UserError, match="a link that leads out of the folder"):
+        take(folder, tmp_path / "output", "somewhere", {})
+    assert not (tmp_path / "output" / "mistudio.json").exists()

@@ -51,6 +51,12 @@ def test_the_kernels_are_compiled_for_cards_that_are_not_here(tmp_path: Path):
     assert done.returncode == 0, done.stderr
 
 
+def test_sums_that_are_written_in_place_are_those_of_fresh_memory():
+    """By torch's two ways on a CPU, of which the first is there with MKL."""
+    assert backend._difference(TorchPasses(writes_in_place=True), TorchPasses(), "cpu") is None
+    assert backend.choice("cpu").passes.writes_in_place == torch.backends.mkl.is_available()
+
+
 def broken(**methods: Any) -> Any:
     """A module of kernels that are torch's, but for these."""
     return SimpleNamespace(TritonPasses=type("Broken", (TorchPasses,), methods))
@@ -89,8 +95,13 @@ def without_the_last_column(self: Any, *arguments: Any) -> Tensor:
     return made if made.shape[1] == 1 else made.index_fill(1, torch.tensor([made.shape[1] - 1]), 0.0)
 
 
-def not_onto(self: Any, ids: Tensor, starts: Tensor, weights: Tensor, matrix: Tensor, onto: Tensor | None) -> Tensor:
+def not_onto(self: Any, ids: Tensor, starts: Tensor, weights: Tensor, matrix: Tensor, *_: Any) -> Tensor:
     return TorchPasses.bags(self, ids, starts, weights, matrix, None)
+
+
+def onto_what_was_there(self: Any, *arguments: Any) -> Tensor:
+    *arguments, onto, out = (*arguments, None)[:6]
+    return TorchPasses.bags(self, *arguments, out if onto is None else onto)
 
 
 def no_numbers(self: Any, *arguments: Any) -> Tensor:
@@ -102,6 +113,7 @@ def no_numbers(self: Any, *arguments: Any) -> Tensor:
     [
         ({"bags": without_the_last_column}, "the kernels' sums of rows are up to .* with 48 columns"),
         ({"bags": not_onto}, "the kernels' sums onto others are up to .* with 1 columns"),
+        ({"bags": onto_what_was_there}, "the kernels' sums into room are up to .* with 1 columns"),
         ({"dots": no_numbers}, "the kernels' inner products are up to inf away"),
     ],
 )

@@ -6,21 +6,25 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tasks.activations import intervention, stream
 from tasks.activations import shuffle_buffer as buffers
-from tasks.features import collect
+from tasks.features import collect, feature_records
 from tasks.jobs.kind import Estimate
 from tasks.kinds import extract, train
 from tasks.sae import baselines, calibration, coder, memory_estimate
 from tasks.sae.architectures import build
 from tasks.sae.coder import StepState
 from tasks.sae.ops import active_pairs
+from tasks.sae.ops.backend import BackendChoice, TorchPasses
 from tasks.sae.training import checkpoint
+from tasks.sae.training import trainer as trainer_module
 from tasks.sae.training.schedule import TrainConfig
 from tasks.sae.training.trainer import Trainer
+from tasks.text.tokens import TokenWriter
 from tasks.train_job import evaluation
 from tests.fixtures.bench import Bench, shaped, tiny_model
 from tests.sae.live_memory import LiveMemory
@@ -68,6 +72,30 @@ def test_each_nested_dictionary_is_expected_to_take_what_it_takes() -> None:
     shape = memory_estimate.TrainingShape(4, 256, 1, 128, 128)
     few, many = (memory_estimate.of_step(dataclasses.replace(shape, groups=groups), 512) for groups in (2, 8))
     assert peak_of_step(8) - peak_of_step(2) == pytest.approx(many - few, rel=0.1)
+
+
+def peak_of_third_step(folder: Path, accumulate: int, passes: TorchPasses, monkeypatch: pytest.MonkeyPatch) -> int:
+    for module in (active_pairs, trainer_module):
+        monkeypatch.setattr(module, "choice", lambda device: BackendChoice(passes, ""))
+    plan = TrainConfig(shaped("topk", 256, 2048, k=16), steps=3, batch=64, lr=1e-3, accumulate=accumulate)
+    with torch.no_grad(), LiveMemory() as memory:
+        trainer = Trainer(plan, lambda step: torch.randn(64, 256))
+        trainer.begin(folder)
+        for _ in range(3):
+            memory.start_again()
+            trainer.advance(folder)
+    return memory.peak
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_step_holds_no_more_where_sums_are_not_written_in_place(
+    accumulate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh, in_place = (
+        peak_of_third_step(tmp_path / str(way), accumulate, TorchPasses(writes_in_place=way), monkeypatch)
+        for way in (False, True)
+    )
+    assert fresh == pytest.approx(in_place, rel=0.02)
 
 
 def test_features_chosen_in_bfloat16_take_the_buffers_that_are_expected(bench: Bench, tmp_path: Path) -> None:
@@ -157,6 +185,12 @@ def test_an_extraction_holds_the_model_the_sae_and_its_examples(bench: Bench) ->
     assert many is not None
     assert few > memory_estimate.CUDA + 2 * 16 * 4 * 1000
     assert many - few == 1000 * 10 * 4 * (2 * 12 + 4)
+    assert extract.estimate(extract.Params("mine", top=1), bench.known).gpu_memory_bytes == few, "ten judge a feature"
+    with TokenWriter(bench.add("tokens", "long"), 8192, 8) as writer:
+        writer.append(np.zeros((1, 8192), np.int64))
+    long = extract.estimate(extract.Params("mine", tokens="long"), bench.known).gpu_memory_bytes
+    assert long is not None
+    assert long - few == 4 * (8192 - memory_estimate.FORWARD_TOKENS) * (2 * 1000 + 12 * 16), "a row is not divided"
 
 
 def test_the_sizes_are_those_of_the_work_itself() -> None:
@@ -175,3 +209,4 @@ def test_the_sizes_are_those_of_the_work_itself() -> None:
     assert (memory_estimate.CODES, memory_estimate.PAIRS_SLICE) == (collect._CODES, active_pairs.SLICE)
     assert (memory_estimate.LOGITS, memory_estimate.LOGITS_SLICE) == (intervention.LOGITS, intervention.LOGITS_SLICE)
     assert (memory_estimate.EVALUATED, memory_estimate.MOST_KEPT) == (evaluation.VECTORS, calibration.MOST_KEPT)
+    assert memory_estimate.JUDGED == feature_records.LIVE_CONTEXTS

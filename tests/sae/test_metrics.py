@@ -11,6 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tasks.activations.token_means import per_row, ratio
+from tasks.errors import UserError
 from tasks.sae import coder as coders
 from tasks.sae.architectures import build, names
 from tasks.sae.baselines import compare, pca_explained_variance, random_explained_variance
@@ -66,6 +67,26 @@ def test_measures_of_pieces_are_those_of_the_whole_and_have_the_units_of_the_act
     assert whole.mse == pytest.approx(float((made - raw).square().sum(1).mean()), rel=1e-4)
     assert whole.l2_norm_in == pytest.approx(float(raw.norm(dim=1).mean()), rel=1e-5)
     assert whole.fvu == pytest.approx(float((made - raw).square().sum() / total_variance(raw)), rel=1e-4)
+
+
+def test_a_piece_without_vectors_changes_nothing():
+    coder, x = build(shaped("topk", 12, 96, k=4)), torch.randn(50, 12, generator=torch.Generator().manual_seed(5))
+    pieces = Measurement(coder)
+    for piece in (x[:0], x, x[:0]):
+        pieces.add(piece)
+    assert pieces.result().as_json() == measure(coder, x).as_json()
+
+
+@pytest.mark.parametrize("wrong", [float("inf"), float("nan")])
+def test_nothing_is_measured_of_what_is_not_finite(wrong: float):
+    coder, x = build(shaped("topk", 12, 96, k=4)), torch.randn(50, 12, generator=torch.Generator().manual_seed(5))
+    broken = x.clone()
+    broken[30, 3] = wrong
+    with pytest.raises(UserError, match="Activations that are held out are infinite or no numbers"):
+        measure(coder, broken)
+    coder.W_dec[:, 3] = wrong
+    with pytest.raises(UserError, match="What the SAE reconstructs is infinite or no number"):
+        measure(coder, x)
 
 
 def test_rows_whose_tokens_are_alike_make_a_mean_less_certain_than_as_many_tokens_each_by_itself():

@@ -16,6 +16,7 @@ from tasks.sae.architectures import names
 from tasks.sae.baselines import pca_explained_variance, random_explained_variance
 from tasks.sae.coder import StepLosses, StepState
 from tasks.sae.metrics import measure, total_variance
+from tasks.sae.ops.backend import choice
 from tasks.sae.training import checkpoint
 from tasks.sae.training.resample import resample
 from tasks.sae.training.schedule import TrainConfig
@@ -170,12 +171,15 @@ def test_the_scale_brings_vectors_to_a_mean_length_of_sqrt_d_in(tmp_path: Path):
     assert lengths.mean().item() == pytest.approx(4.0, rel=1e-4)
 
 
-def test_a_batch_in_parts_has_the_gradient_of_the_whole():
+def test_a_batch_in_parts_has_the_gradient_and_the_losses_of_the_whole():
     source = Planted(32, 16, 3, 64)
     whole, parts = (Trainer(config("standard", accumulate=parts), source) for parts in (1, 3))
     x = source(0)
+    x = x[x.norm(dim=1).argsort()]  # so that parts differ
     step_state = StepState(torch.zeros(0, dtype=torch.int64))
     one, three = (trainer._gradient(x, x, step_state) for trainer in (whole, parts))
+    assert len(x) % 3, "the last part is smaller"
+    torch.testing.assert_close(three[:-1], one[:-1], rtol=1e-4, atol=1e-5)
     for name, parameter in whole.coder.parameters.items():
         torch.testing.assert_close(parameter.grad, parts.coder.parameters[name].grad, rtol=1e-4, atol=1e-5)
     assert torch.equal(one.fired, three.fired)
@@ -195,6 +199,18 @@ def test_a_batch_in_parts_holds_no_other_gradient_while_the_next_is_made(monkeyp
     for _ in range(2):
         trainer._gradient(x, x, step_state)
     assert held == []
+
+
+@pytest.mark.skipif(not choice("cpu").passes.writes_in_place, reason="torch has no MKL here")
+def test_the_gradient_of_a_step_takes_the_memory_of_the_last_one(tmp_path: Path):
+    """Fresh memory of that size takes as long as the sums that are written to it."""
+    trainer = Trainer(config("topk", steps=3), Planted(32, 16, 3, 64))
+    trainer.begin(tmp_path)
+    places = set()
+    while trainer.is_unfinished:
+        trainer.advance(tmp_path)
+        places.add((trainer.coder.W_enc.grad.data_ptr(), trainer.coder.W_dec.grad.data_ptr()))
+    assert len(places) == 1
 
 
 def test_of_several_batches_that_are_measured_one_is_held_at_a_time(tmp_path: Path):
@@ -281,6 +297,19 @@ def test_those_of_the_dead_that_were_not_resampled_still_count_as_dead(tmp_path:
     trainer.quiet.fill_(10**6)
     trainer.advance(tmp_path)
     assert int((trainer.quiet >= 10**6).sum()) == 48 - 16
+
+
+def test_a_batch_by_which_nothing_can_be_resampled_ends_the_training_as_a_diverged_one(tmp_path: Path):
+    plan = config("standard", steps=40, batch=16, resample=1, dead_after=100)
+    at = next(step for step in range(40) if plan.resamples_at(step))
+    planted = Planted(32, 16, 3, 16)
+    trainer = Trainer(plan, lambda step: planted(step).fill_(math.nan) if step == at else planted(step))
+    trainer.begin(tmp_path)
+    trainer.step = at
+    trainer.coder.b_enc.fill_(-100)
+    trainer.quiet.fill_(10**6)
+    with pytest.raises(UserError, match="The loss was no longer a number by step"):
+        trainer.advance(tmp_path)
 
 
 def test_what_is_resampled_is_a_direction_that_was_missing_and_adam_forgets_it():

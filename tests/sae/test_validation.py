@@ -252,6 +252,7 @@ def test_an_import_puts_what_it_ignored_into_the_jobs_history(bench: Bench):
     assert context.noted == [
         "its files say float16; it is used in float32 here",
         "nothing was done with: l1_coefficient",
+        "its files do not say what it was trained on: `extract` needs it imported with --model and --layer",
     ]
 
 

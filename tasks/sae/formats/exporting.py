@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 SAE_LENS, DICTIONARY_LEARNING, SPARSIFY = "sae-lens", "dictionary-learning", "sparsify"
 
 
-def write_as(form: str, sae: Path, folder: Path, writer: str = "export") -> None:
+def write_as(
+    form: str, sae: Path, folder: Path, writer: str = "export", before: Callable[[Path], None] = lambda _: None
+) -> None:
     """Write the saved SAE of the folder `sae` into the new `folder` in one of FORMS, whole or not at all.
 
     Until it is whole it is in a draft beside it, named by the `writer`: several may write to one folder, the first gets
-    it. Raises UserError for an SAE that the form has no words for, and when `folder` is there already.
+    it. `before` is called with the whole draft, which is then renamed. Raises UserError for an SAE that the form has no
+    words for, and when `folder` is there already.
     """
     from tasks.sae.formats.native import read_shape
 
@@ -41,6 +44,7 @@ def write_as(form: str, sae: Path, folder: Path, writer: str = "export") -> None
     try:
         _WRITERS[form](sae, draft)
         refuse_taken(folder)
+        before(draft)
         _publish(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

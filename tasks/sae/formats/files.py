@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -40,6 +42,23 @@ def regular(folder: Path, name: str) -> Path | None:
             f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'something else')}, not a regular file: it is not read."
         )
     return path
+
+
+def copy_regular(folder: Path, name: str, target: Path) -> None:
+    """Copy the file of that name, which is there. Raises UserError as `regular` does, also where it was replaced by a
+    link since it was looked at.
+    """
+    path = regular(folder, name)
+    if path is None:
+        raise UserError(f"{folder / name} is gone.", "Put the file there again")
+    try:
+        handle = os.open(_target(path, folder), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    with os.fdopen(handle, "rb") as file, target.open("wb") as copy:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise UserError(f"{path} is no regular file any more: it is not read.")
+        shutil.copyfileobj(file, copy)
 
 
 def _target(path: Path, folder: Path) -> Path:

@@ -6,6 +6,7 @@ A token is taken by the client from the worker's own environment (HF_TOKEN, HF_T
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from tasks.errors import UserError
 from tasks.parsing.tensor_files import shown
+from tasks.paths import replace_text
 from tasks.text.dataset_hub import hub_errors
 
 if TYPE_CHECKING:
@@ -24,24 +26,39 @@ _FEW = 5
 
 def fetch(
     repo: str, path: str | None, revision: str | None, folder: Path, report: Callable[[int, int], None]
-) -> tuple[Path, str]:
+) -> tuple[str, str]:
     """Bring the SAE at `path` of a repository, or its only one, into `folder`, where what is there already stays.
 
-    Returns the root of what was fetched, and the SAE's folder within it; `report` receives how many of the files are
-    there. Raises UserError when the Hub cannot be reached or refuses, and when there is no such SAE or more than one.
+    Returns the SAE's folder within it, and the commit that its files are of, which an earlier attempt may have chosen;
+    `report` receives how many of the files are there. Raises UserError when the Hub cannot be reached or refuses, and
+    when there is no such SAE or more than one.
     """
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", _TIMEOUT_S)
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", _TIMEOUT_S)
     from huggingface_hub import HfApi, hf_hub_download
 
     with hub_errors("SAE", repo), _fetching(repo, revision):
-        files = HfApi().list_repo_files(repo, revision=revision)
+        commit = _chosen_before(folder) or str(HfApi().model_info(repo, revision=revision).sha)
+        replace_text(_note_of(folder), commit)
+        files = HfApi().list_repo_files(repo, revision=commit)
         where = _choose(files, path, repo)
         wanted = [file for file in files if _is_needed(file, where)]
         for done, file in enumerate(wanted):
             report(done, len(wanted))
-            hf_hub_download(repo, file, revision=revision, local_dir=folder)
-    return folder, where
+            hf_hub_download(repo, file, revision=commit, local_dir=folder)
+    return where, commit
+
+
+def _note_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.commit")
+
+
+def _chosen_before(folder: Path) -> str | None:
+    """The commit that an earlier attempt began to fetch; its files and those of another would be no SAE together."""
+    try:
+        return _note_of(folder).read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
 
 
 @contextmanager
@@ -75,8 +92,11 @@ def _choose(files: list[str], path: str | None, repo: str) -> str:
     from tasks.sae.importing.convert import folders_in
 
     there = folders_in(files)
-    if path is not None and path.strip("/") in there:
-        return path.strip("/")
+    if path is not None:
+        wanted = posixpath.normpath(path.strip("/"))
+        wanted = "" if wanted == "." else wanted
+        if wanted in there:
+            return wanted
     some = ", ".join(name or "." for name in there[:_FEW]) + (", …" if len(there) > _FEW else "")
     if path is not None:
         raise UserError(f"{repo} has no SAE at {path}.", f"There are: {some}" if there else "")

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import UserError
 from tasks.parsing.tensor_files import shown
-from tasks.sae.formats.files import read_object, refuse_irregular, regular
+from tasks.sae.formats.files import copy_regular, read_object, refuse_irregular, regular
 from tasks.sae.formats.validation import check_config, check_shapes, expected_shapes, in_single
 from tasks.sae.importing.folding import fold_input_bias
 from tasks.sae.importing.other_libraries import FILES, FORMS, SEVERAL_LAYERS
@@ -128,7 +127,7 @@ def take(
     write_sae(output, config, in_single(weights, folder))
     load_sae(output)
     for path in copies:
-        shutil.copyfile(path, output / path.name)
+        copy_regular(folder, path.name, output / path.name)
     return {
         "form": form,
         "architecture": config["architecture"],

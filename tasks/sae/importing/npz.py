@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ def _refuse_names(path: Path, found: list[str], names: tuple[str, ...]) -> None:
     if missing := [name for name in names if f"{name}.npy" not in found]:
         raise UserError(f"{path} has no {', '.join(missing)}.")
     if len(found) != len(wanted):
-        extra = sorted(name for name in found if name not in wanted or found.count(name) > 1)
+        extra = sorted(name for name, count in Counter(found).items() if name not in wanted or count > 1)
         raise UserError(f"{path} holds more than {', '.join(names)}: {shown(', '.join(extra))}.")
 
 

@@ -60,8 +60,11 @@ class Pairs(Protocol):
     def pull(self, vectors: Tensor, matrix: Tensor) -> Tensor:
         """The inner product of each pair's vector, of (rows, d), with its feature's row of `matrix` (d_sae, d)."""
 
-    def spread(self, values: Tensor, vectors: Tensor, onto: Tensor | None) -> Tensor:
-        """For each feature the sum of its vectors, weighted with the values: (d_sae, d), added to `onto`, if any."""
+    def spread(self, values: Tensor, vectors: Tensor, onto: Tensor | None, out: Tensor | None = None) -> Tensor:
+        """For each feature the sum of its vectors, weighted with the values: (d_sae, d), added to `onto`, if any.
+
+        Else it may be written into `out`, if that is given.
+        """
 
     def per_feature(self, values: Tensor) -> Tensor:
         """For each feature the sum of its values: (d_sae,)."""
@@ -111,9 +114,9 @@ class AllPairs:
         """See `Pairs`."""
         return vectors @ matrix.T
 
-    def spread(self, values: Tensor, vectors: Tensor, onto: Tensor | None) -> Tensor:
+    def spread(self, values: Tensor, vectors: Tensor, onto: Tensor | None, out: Tensor | None = None) -> Tensor:
         """See `Pairs`."""
-        return values.T @ vectors if onto is None else onto.addmm_(values.T, vectors)
+        return torch.mm(values.T, vectors, out=out) if onto is None else onto.addmm_(values.T, vectors)
 
     def per_feature(self, values: Tensor) -> Tensor:
         """See `Pairs`."""
@@ -180,15 +183,19 @@ class SomePairs:
         """
         if vectors.device.type == "cpu" and len(matrix) >= LARGER * len(vectors):
             order, starts = self._by_feature
-            found = self._passes.dots(self.features[order], starts, self.vectors[order], matrix, vectors)
-            made = torch.empty_like(found).index_copy_(0, order, found)
+            features = self.features.index_select(0, order)
+            found = self._passes.dots(features, starts, self._vectors_by_feature, matrix, vectors)
+            made = torch.empty_like(found).scatter_(0, order, found)
             return made if bias is None else made.add_(self.of_features(bias))
         return self._passes.dots(self.vectors, self.starts, self.features, vectors, matrix, bias)
 
-    def spread(self, values: Tensor, vectors: Tensor, onto: Tensor | None) -> Tensor:
+    def spread(self, values: Tensor, vectors: Tensor, onto: Tensor | None, out: Tensor | None = None) -> Tensor:
         """See `Pairs`."""
         order, starts = self._by_feature
-        return self._passes.bags(self.vectors[order], starts, values[order], vectors, onto)
+        if onto is None and out is None and self._passes.writes_in_place:
+            out = vectors.new_empty(self.d_sae, vectors.shape[1])
+        weights = values.index_select(0, order)
+        return self._passes.bags(self._vectors_by_feature, starts, weights, vectors, onto, out)
 
     def per_feature(self, values: Tensor) -> Tensor:
         """See `Pairs`."""
@@ -217,6 +224,10 @@ class SomePairs:
     def _by_feature(self) -> tuple[Tensor, Tensor]:
         """The order that sorts the pairs by feature, and where each feature's begin: (pairs,) and (d_sae,) int64."""
         return sort_by(self.features, self.d_sae)
+
+    @cached_property
+    def _vectors_by_feature(self) -> Tensor:
+        return self.vectors.index_select(0, self._by_feature[0])
 
 
 def split(pre: Tensor, floor: Tensor | float) -> Iterator[Pairs]:
@@ -298,16 +309,18 @@ def from_rows(features: Tensor, d_sae: int) -> SomePairs:
 def at_least(dense: Tensor, k: int) -> tuple[SomePairs, Tensor]:
     """Pairs of (batch, d_sae) values, the `k` largest of each vector among them, and what no other exceeds: (batch, 1).
 
-    That is the k-th largest of the maxima of a row's parts, which rules out nearly all others. What is no number counts
-    as largest, in float32. A device other than a CPU would have to be waited for: it finds exactly `k`.
+    That is the k-th largest of the maxima of a row's parts, which rules out nearly all others. Exactly `k` are found
+    where that one is no number, which counts as largest, or on a device that would have to be waited for.
     """
     d_sae = dense.shape[1]
     if dense.device.type == "cpu" and not d_sae % PART and k * PART <= d_sae:
         values = dense.view(torch.int16) if dense.dtype == torch.bfloat16 else dense
-        least = values.unflatten(1, (-1, PART)).amax(2).topk(k, dim=1).values[:, -1:]
-        if values is dense or bool(least.amin() >= 0):  # bits have the order of the numbers from zero up alone
-            left = ~(values.numpy() < least.numpy())
-            return pairs_at(torch.from_numpy(left)), least.view(dense.dtype)
+        maxima = values.unflatten(1, (PART, -1)).amax(1).numpy()  # a part is every n-th feature: whole lines are read
+        least = np.partition(maxima, maxima.shape[1] - k, axis=1)[:, -k, None]
+        if values is dense and not np.isnan(least).any():
+            return pairs_at(torch.from_numpy(~(values.numpy() < least))), torch.from_numpy(least)
+        if values is not dense and least.min() >= 0:  # bits have the order of the numbers from zero up alone
+            return pairs_at(torch.from_numpy(values.numpy() >= least)), torch.from_numpy(least).view(dense.dtype)
     kept = dense.topk(k, dim=1, sorted=False)
     return from_rows(kept.indices, d_sae), kept.values.amin(1, keepdim=True)
 
@@ -333,8 +346,8 @@ def sort_by(keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     if keys.device.type == "cpu":
         narrow = keys.numpy().astype(np.uint16 if count <= 1 << 16 else np.uint32)
-        order = torch.from_numpy(np.argsort(narrow, kind="stable"))
-        return order, _starts(keys[order], count)
+        order, counts = np.argsort(narrow, kind="stable"), np.bincount(narrow, minlength=count)
+        return torch.from_numpy(order), torch.from_numpy(counts.cumsum() - counts)
     in_order = keys.to(torch.int32).sort(stable=True)
     return in_order.indices, _starts(in_order.values, count)
 

@@ -7,6 +7,8 @@ they do something else costs time, never a gradient.
 
 from __future__ import annotations
 
+import math
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -29,10 +31,20 @@ class Passes(Protocol):
     Rows of a `matrix`, and vectors, are float32 or bfloat16. Sums and everything that comes back are float32.
     """
 
-    def bags(self, ids: Tensor, starts: Tensor, weights: Tensor, matrix: Tensor, onto: Tensor | None) -> Tensor:
+    writes_in_place: bool  # whether sums are written to the memory that is given for them
+
+    def bags(
+        self,
+        ids: Tensor,
+        starts: Tensor,
+        weights: Tensor,
+        matrix: Tensor,
+        onto: Tensor | None,
+        out: Tensor | None = None,
+    ) -> Tensor:
         """For each bag the sum of `matrix`'s (n, d) rows `ids`, times `weights`, both (pairs,): (bags, d).
 
-        Added to `onto`, if any, and that is what comes back.
+        Added to `onto`, if any, and that is what comes back. Else it may be written into `out`, if that is given.
         """
 
     def residual(
@@ -60,11 +72,33 @@ class Passes(Protocol):
 
 
 class TorchPasses:
-    """By torch alone, on any device: the twin that the kernels are compared with."""
+    """By torch alone, on any device: the twin that the kernels are compared with.
 
-    def bags(self, ids: Tensor, starts: Tensor, weights: Tensor, matrix: Tensor, onto: Tensor | None) -> Tensor:
+    With `writes_in_place`, on CPUs with MKL, what has a place for its result is MKL's sparse product. Fresh memory for
+    the gradient of the weights takes as long as the sums.
+    """
+
+    def __init__(self, *, writes_in_place: bool = False) -> None:
+        self.writes_in_place = writes_in_place
+        if writes_in_place:
+            _silence_beta_warning()
+
+    def bags(
+        self,
+        ids: Tensor,
+        starts: Tensor,
+        weights: Tensor,
+        matrix: Tensor,
+        onto: Tensor | None,
+        out: Tensor | None = None,
+    ) -> Tensor:
         """See `Passes`."""
         matrix = matrix.to(weights.dtype)
+        room = out if onto is None else onto
+        if room is not None and self.writes_in_place:
+            bounds, shape = functional.pad(starts, (0, 1), value=len(ids)), (len(starts), len(matrix))
+            bags = torch.sparse_csr_tensor(bounds, ids, weights, shape, check_invariants=False)
+            return torch.addmm(room, bags, matrix, beta=0 if onto is None else 1, out=room)
         made = functional.embedding_bag(ids, matrix, starts, per_sample_weights=weights, mode="sum")
         return made if onto is None else onto.add_(made)
 
@@ -95,6 +129,15 @@ class TorchPasses:
         return made if bias is None else made.add_(bias[ids])
 
 
+@cache
+def _silence_beta_warning() -> None:
+    """Torch warns once in a process that its sparse tensors are in beta: here, where it is not passed on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nothing = torch.zeros(1, dtype=torch.int64)
+        torch.sparse_csr_tensor(nothing, nothing[:0], nothing[:0], (0, 1), check_invariants=False)
+
+
 def residual_of(decoded: Tensor, bias: Tensor, target: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """What `Passes.residual` says of sums that are made already, (rows, d), which are not changed."""
     error = (decoded + bias).sub_(target)
@@ -113,7 +156,8 @@ class BackendChoice(NamedTuple):
 def choice(device: str) -> BackendChoice:
     """What runs the passes on devices of that type, `cpu` or `cuda`; decided once in a process."""
     if device != "cuda":
-        return BackendChoice(TorchPasses(), f"torch runs the sparse passes: there are no kernels for {device}")
+        passes = TorchPasses(writes_in_place=device == "cpu" and torch.backends.mkl.is_available())
+        return BackendChoice(passes, f"torch runs the sparse passes: there are no kernels for {device}")
     if not current("triton"):
         return BackendChoice(TorchPasses(), "torch runs the sparse passes: the setting triton is false")
     return try_kernels(device)
@@ -168,6 +212,7 @@ class _Trial:
         error, squared = passes.residual(ids, starts, weights, matrix, bias, target, 0.5)
         return {
             "sums of rows": passes.bags(ids, starts, weights, matrix, None),
+            "sums into room": passes.bags(ids, starts, weights, matrix, None, torch.full_like(onto, math.nan)),
             "sums onto others": passes.bags(ids, starts, weights, matrix, onto),
             "residuals": error,
             "squared errors": squared,

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class Sums:
-    """What is known of a step so far; `x` is (batch, d_in), `target` (batch, d_out)."""
+    """What is known of a step so far; `x` is (batch, d_in), `target` (batch, d_out).
+
+    The gradient of the weights takes the place of the last step's, if it is still there.
+    """
 
     def __init__(self, coder: Coder, x: Tensor, target: Tensor) -> None:
         self.coder, self.x, self.target = coder, x, target
@@ -72,11 +75,11 @@ class Sums:
 
     def through_decoder(self, pairs: Pairs, codes: Tensor, upstream: Tensor) -> None:
         """Add the gradient to W_dec of decoding these codes."""
-        self.w_dec = pairs.spread(codes, upstream, self.w_dec)
+        self.w_dec = pairs.spread(codes, upstream, self.w_dec, out=self.coder.W_dec.grad)
 
     def through_encoder(self, pairs: Pairs, to_pre: Tensor) -> None:
         """Add the gradient to W_enc and to the biases of what has this gradient to its pre-activations."""
-        self.w_enc = pairs.spread(to_pre, self.x[pairs.rows], self.w_enc)
+        self.w_enc = pairs.spread(to_pre, self.x[pairs.rows], self.w_enc, out=self.coder.W_enc.grad)
         self.to_pre += pairs.per_feature(to_pre)
 
     def write(self, **own: Tensor) -> StepLosses:

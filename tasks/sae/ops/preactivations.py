@@ -12,7 +12,8 @@ So codes, losses and gradients are those of float32 wherever both choose the sam
 
 where e is what rounding x and W_enc adds up to if the d_in errors are independent (the worst case is 2 sqrt(d_in) times
 as much, and needs x and W_enc_j to lie on one axis). So more is chosen than is needed: a margin of candidates for the k
-largest, a slack below a floor. A vector whose choice may still differ from float32's is counted as unsure.
+largest, a slack below a floor. A vector whose choice may still differ from float32's is counted as unsure; where the
+largest are chosen on a CPU its values are all computed in float32.
 """
 
 from __future__ import annotations
@@ -23,15 +24,19 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from tasks.lazy_import import torch
 from tasks.sae.ops.active_pairs import (
     SAMPLE,
+    SLICE,
     Pairs,
     SomePairs,
     at_least,
+    from_rows,
     largest_among,
     pairs_at,
+    places_of,
     some_pairs,
     sparse_rows,
     split,
 )
+from tasks.sae.ops.norm import norm
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,11 +89,15 @@ class Preactivations(Protocol):
     def largest(self, k: int) -> tuple[SomePairs, Tensor]:
         """The pairs of each vector with its `k` largest values, and those values in float32: (pairs,)."""
 
-    def count_unsure(self, kept: Tensor, passed_over: Tensor, pairs: SomePairs, values: Tensor) -> None:
-        """Count vectors whose smallest kept value may be less than one that was passed over.
+    def count_unsure(self, kept: Tensor, passed_over: Tensor, pairs: SomePairs, values: Tensor) -> Tensor:
+        """Count vectors whose smallest kept value may be less than one that was passed over, and say which: bool.
 
-        `kept` and `passed_over`, the largest rounded one, broadcast to (batch,). `values` are exact at the `pairs`.
+        `kept` and `passed_over`, the largest rounded one, are (batch,) both, or one number for the whole batch, as is
+        what comes back. `values` are exact at the `pairs`.
         """
+
+    def floor_below(self, value: Tensor, pairs: SomePairs, values: Tensor) -> float:
+        """What all that may exceed a `value`, (), exceed in `dense`; `values` are exact at the `pairs`."""
 
 
 class Exact:
@@ -128,8 +137,13 @@ class Exact:
         pairs, _ = at_least(self.dense, k)
         return largest_among(pairs, pairs.of(self.dense), k, k)
 
-    def count_unsure(self, kept: Tensor, passed_over: Tensor, pairs: SomePairs, values: Tensor) -> None:
+    def count_unsure(self, kept: Tensor, passed_over: Tensor, pairs: SomePairs, values: Tensor) -> Tensor:
         """See `Preactivations`: none is."""
+        return torch.zeros_like(kept, dtype=torch.bool)
+
+    def floor_below(self, value: Tensor, pairs: SomePairs, values: Tensor) -> float:
+        """See `Preactivations`."""
+        return float(value)
 
 
 class Rounded:
@@ -150,8 +164,8 @@ class Rounded:
         """Whether nothing in it can be other than a finite number; not known of a device that would be waited for."""
         if self.x.device.type != "cpu":
             return True
-        lengths = [torch.linalg.vector_norm(tensor) for tensor in (self.x, self.coder.W_enc, self.bias)]
-        return bool((lengths[0] * lengths[1] + lengths[2]).isfinite())
+        x, weights, bias = (norm(tensor) for tensor in (self.x, self.coder.W_enc, self.bias))
+        return bool((x * weights + bias).isfinite())
 
     @property
     def dense(self) -> Tensor:
@@ -205,17 +219,46 @@ class Rounded:
         pairs, least = at_least(self.dense, each)
         values = self.at(pairs)
         chosen, kept = largest_among(pairs, values, k, each)
-        if each < self.coder.config.d_sae:
-            self.count_unsure(kept.view(-1, k).amin(1), least.flatten().float(), pairs, values)
-        return chosen, kept
+        if each == self.coder.config.d_sae:
+            return chosen, kept
+        unsure = self.count_unsure(kept.view(-1, k).amin(1), least.flatten().float(), pairs, values)
+        return (chosen, kept) if unsure.device.type != "cpu" else self._with_exact(chosen, kept, places_of(unsure))
 
-    def count_unsure(self, kept: Tensor, passed_over: Tensor, pairs: SomePairs, values: Tensor) -> None:
-        """See `Preactivations`: by the largest error at the candidates, beyond the rounding of the value itself."""
-        rounded = pairs.of(self.dense).float()
-        error = ((values - rounded).abs_() - ROUNDING * rounded.abs()).amax().clamp_min(0) if len(values) else 0.0
-        unsure = (kept < passed_over + ROUNDING * passed_over.abs() + error).expand(len(self.x))
-        self.coder.unsure += unsure.count_nonzero()
+    def count_unsure(self, kept: Tensor, passed_over: Tensor, pairs: SomePairs, values: Tensor) -> Tensor:
+        """See `Preactivations`: by the largest error at the candidates, beyond the rounding of the value itself.
+
+        Errors grow with a vector's length, so of vectors that are judged each by itself the ratio of both counts.
+        """
+        if kept.dim():
+            lengths = torch.linalg.vector_norm(self.x, dim=1).clamp_min_(torch.finfo(self.x.dtype).tiny)
+            error = self._largest_error(pairs, values, pairs.of_vectors(lengths)) * lengths
+        else:
+            error = self._largest_error(pairs, values)
+        unsure = kept < passed_over + ROUNDING * passed_over.abs() + error
+        self.coder.unsure += unsure.expand(len(self.x)).count_nonzero()
         self.coder.chosen += len(self.x)
+        return unsure
+
+    def floor_below(self, value: Tensor, pairs: SomePairs, values: Tensor) -> float:
+        """See `Preactivations`; less by the rounding of the floor itself."""
+        return float((value - self._largest_error(pairs, values)) / (1 + ROUNDING) * (1 - ROUNDING))
+
+    def _largest_error(self, pairs: SomePairs, values: Tensor, unit: Tensor | float = 1.0) -> Tensor:
+        """The largest error beyond the rounding of a value itself, in a unit at the pairs: ()."""
+        if not len(values):
+            return values.new_zeros(())
+        rounded = pairs.of(self.dense).float()
+        return ((values - rounded).abs_() - ROUNDING * rounded.abs()).div_(unit).amax().clamp_min_(0)
+
+    def _with_exact(self, chosen: SomePairs, kept: Tensor, rows: Tensor) -> tuple[SomePairs, Tensor]:
+        """The pairs, as many of each vector, and values with those of some vectors chosen among all in float32."""
+        if not len(rows):
+            return chosen, kept
+        features, values = (each.view(len(self.x), -1).clone() for each in (chosen.features, kept))
+        for some in rows.split(SLICE):
+            found = self.coder.preactivations(self.given[some]).topk(values.shape[1], dim=1, sorted=False)
+            features[some], values[some] = found.indices, found.values
+        return from_rows(features, chosen.d_sae), values.flatten()
 
     def _error(self) -> Tensor:
         """What e of the module's docstring is for the longest vector: (d_sae,)."""

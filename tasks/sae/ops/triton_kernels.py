@@ -121,9 +121,22 @@ def _dot_pairs(  # type: ignore[no-untyped-def]
 class TritonPasses:
     """See `tasks.sae.ops.backend.Passes`."""
 
-    def bags(self, ids: Tensor, starts: Tensor, weights: Tensor, matrix: Tensor, onto: Tensor | None) -> Tensor:
+    writes_in_place = True
+
+    def bags(
+        self,
+        ids: Tensor,
+        starts: Tensor,
+        weights: Tensor,
+        matrix: Tensor,
+        onto: Tensor | None,
+        out: Tensor | None = None,
+    ) -> Tensor:
         """See `Passes`."""
-        out = weights.new_empty(len(starts), matrix.shape[1]) if onto is None else onto
+        if onto is not None:
+            out = onto
+        elif out is None:
+            out = weights.new_empty(len(starts), matrix.shape[1])
         _sum(ids, starts, weights, matrix, out, (out, out, out, 0.0), _STORE if onto is None else _ADD)
         return out
 

@@ -39,9 +39,10 @@ def save(
         shutil.rmtree(half, ignore_errors=True)
     draft.mkdir()  # not its parents: the folder of an attempt that has lost its lease is gone, and stays so
     save_tensors(draft / TENSORS, tensors)
-    with (draft / TENSORS).open("rb+") as file:
-        os.fsync(file.fileno())
+    _sync(draft / TENSORS)
     write_json(draft / STATE, {**state, "step": step, "score": score})
+    for lines in folder.glob("*.jsonl"):  # those of the steps before it must not be lost without it
+        _sync(lines)
     draft.rename(target)
     sync_folder(folder)
     try:
@@ -52,6 +53,11 @@ def save(
     for other in others:
         shutil.rmtree(other, ignore_errors=True)
     return target
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def newest(folder: Path, fingerprint: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
@@ -66,7 +72,7 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and state of the checkpoint in that folder. Raises UserError for a damaged one."""
     state = state_of(path)
     if state is None:
-        raise UserError(f"The checkpoint {path} is damaged.", "Begin again: mistudio jobs retry --from-scratch")
+        raise UserError(f"The checkpoint {path} is damaged.", "Begin again: mistudio jobs retry ID --from-scratch")
     return load_file(path / TENSORS), state
 
 

@@ -19,16 +19,20 @@ ENCODER_SHARE = 0.2
 
 def resample(
     coder: Coder, optimizer: torch.optim.Optimizer, dead: torch.Tensor, x: torch.Tensor, target: torch.Tensor, seed: int
-) -> None:
+) -> bool:
     """Give the `dead` features, int64 indices, new directions from a scaled batch; nothing where there are none.
 
     There are no more of them than vectors. `x` is (batch, d_in), `target` (batch, d_out). The draw follows from `seed`.
+    False where the loss of the batch is no number, by which nothing can be drawn.
     """
     if not len(dead):
-        return
+        return True
     loss = (coder(x) - target).square().sum(1)
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.multinomial(loss.square().cpu().clamp_min(1e-12), len(dead), generator=generator).to(x.device)
+    chances = loss.square().cpu().clamp_min(1e-12)
+    if not bool(chances.isfinite().all()):
+        return False
+    chosen = torch.multinomial(chances, len(dead), generator=generator).to(x.device)
     fresh = build(coder.config, seed).to(str(x.device)).parameters
     alive = torch.ones(coder.config.d_sae, dtype=torch.bool, device=x.device).index_fill_(0, dead, value=False)
     length = coder.W_enc[alive].norm(dim=1).mean().nan_to_num(1.0) * ENCODER_SHARE
@@ -41,6 +45,7 @@ def resample(
         for moment in ("exp_avg", "exp_avg_sq"):
             if moment in optimizer.state[parameter]:
                 optimizer.state[parameter][moment][dead] = 0
+    return True
 
 
 def _unit(vectors: torch.Tensor) -> torch.Tensor:

@@ -180,10 +180,11 @@ class _Products(TorchDispatchMode):
         self.operations = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Let the operation be done; of a product, count a multiplication and an addition for each pair of numbers."""
+        """Let the operation be done; of a dense product, count a multiplication and an addition for each pair."""
         if func.overloadpacket in _MATRIX_PRODUCTS:
             left, right = args[-2:]
-            self.operations += 2 * left.numel() * right.shape[-1]
+            if left.layout == torch.strided:
+                self.operations += 2 * left.numel() * right.shape[-1]
         return func(*args, **(kwargs or {}))
 
 

@@ -22,6 +22,8 @@ from tasks.sae.architectures import build
 from tasks.sae.coder import FLOAT32, StepLosses, StepState
 from tasks.sae.formats.native import Scales, spread
 from tasks.sae.metrics import total_variance
+from tasks.sae.ops.backend import choice
+from tasks.sae.ops.norm import norm
 from tasks.sae.precision import rounding
 from tasks.sae.training import checkpoint, device_to_host
 from tasks.sae.training.device_to_host import Transfer
@@ -154,8 +156,8 @@ class Trainer:
 
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
         """What the coder makes of (n, d_in) activations as they are: (n, d_out), in the units of its target."""
-        made = self.coder(x * spread(self.scales.read, x[0]))
-        return made / spread(self.scales.written, made[0])
+        read, written = self._factors()
+        return self.coder(x * read) / written
 
     @torch.no_grad()
     def calibrate(self, wanted: int = CALIBRATED) -> None:
@@ -165,7 +167,8 @@ class Trainer:
         """
         if size := self.coder.calibration_size(wanted):
             count, pieces = self.sample(size)
-            self.coder.calibrate((x * spread(self.scales.read, x[0]) for x in pieces if len(x)), count)
+            read, _ = self._factors()
+            self.coder.calibrate((x * read for x in pieces if len(x)), count)
 
     def _first_batches(self, wanted: int) -> tuple[int, Iterable[torch.Tensor]]:
         """The sample of a trainer that knows nothing but its batches: the first ones."""
@@ -207,14 +210,15 @@ class Trainer:
         if resamples:
             drawn, self.dead = self.dead[: len(x)], self.dead[len(x) :]
             self.coder.calibrate([x], len(x))  # what is reconstructed badly is seen with the codes of this batch
-            resample(self.coder, self.optimizer, drawn, x, target, config.seed + self.step)
+            if not resample(self.coder, self.optimizer, drawn, x, target, config.seed + self.step):
+                raise self._diverged()
             self.quiet[drawn] = 0
         step_state = StepState(self.dead, config.pressure(self.step), self.step / config.steps)
         with self.pace.step(self.step, len(x)), rounding(self.precision):
             losses = self._gradient(x, target, step_state)
         self.coder.constrain_gradient()
         if config.clip:
-            torch.nn.utils.clip_grad_norm_(self.coder.parameters.values(), config.clip)
+            self._clip()
         self.optimizer.param_groups[0]["lr"] = config.rate(self.step)
         self.optimizer.step()
         self.coder.constrain()
@@ -223,25 +227,38 @@ class Trainer:
         if self.step % self._log_every == 0 or self.step == config.steps:
             self._unwritten.append((self.step, self._row(losses, target)))
 
+    def _clip(self) -> None:
+        """Have the optimizer divide the gradient by what makes it no longer than it may be; it reads it anyway.
+
+        By this attribute Adam takes the scale of `torch.amp.GradScaler`.
+        """
+        gradients = [parameter.grad for parameter in self.coder.parameters.values() if parameter.grad is not None]
+        length = torch.stack([norm(gradient) for gradient in gradients]).norm()
+        self.optimizer.grad_scale = (length / self.config.clip).clamp_min_(1.0)  # type: ignore[attr-defined]
+
     def _gradient(self, x: torch.Tensor, target: torch.Tensor, step_state: StepState) -> StepLosses:
-        """Write the gradient of the batch, in `accumulate` parts; the losses of the parts are averaged."""
+        """Write the gradient of the batch, in `accumulate` parts; the losses are averaged over its vectors."""
         parts = self.config.accumulate
+        writes_in_place = choice(x.device.type).passes.writes_in_place
         losses: list[StepLosses] = []
+        shares: list[float] = []
         sums: dict[str, torch.Tensor] = {}
         for part, wanted in zip(x.chunk(parts), target.chunk(parts), strict=True):
-            self.optimizer.zero_grad()  # or the gradient before this one would be held beside it
+            if parts > 1 or not writes_in_place:  # a gradient that is not written to is not held beside the next
+                self.optimizer.zero_grad()
             losses.append(self.coder.step(part, part if target is x else wanted, step_state))
             if parts == 1:
                 return losses[0]
-            share = len(part) / len(x)
+            shares.append(share := len(part) / len(x))
             for name, parameter in self.coder.parameters.items():
                 assert parameter.grad is not None
                 gradient = parameter.grad.mul_(share)
                 sums[name] = sums[name].add_(gradient) if name in sums else gradient
         for name, parameter in self.coder.parameters.items():
             parameter.grad = sums[name]
-        *means, fired = (torch.stack(values) for values in zip(*losses, strict=True))
-        return StepLosses._make([*(mean.mean() for mean in means), fired.any(0)])
+        *means, fired = zip(*losses, strict=True)
+        averages = (sum(share * mean for share, mean in zip(shares, each, strict=True)) for each in means)
+        return StepLosses._make([*averages, torch.stack(fired).any(0)])
 
     def _row(self, losses: StepLosses, target: torch.Tensor) -> torch.Tensor:
         dead = (self.quiet >= self.config.dead_after).sum()
