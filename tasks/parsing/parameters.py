@@ -6,6 +6,7 @@ import dataclasses
 import math
 import re
 import typing
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -33,6 +34,29 @@ def flag_of(name: str, params: type | None = None) -> str:
     """
     declared = {} if params is None else {spec.name: spec.metadata.get("flag") for spec in dataclasses.fields(params)}
     return declared.get(name) or "--" + name.replace("_", "-")
+
+
+def field_of(name: str, params: type) -> str:
+    """The parameter that a name in a file means: its own, or that of its flag, as `d_sae` or `d-sae` for `width`.
+
+    Any other name is its own answer.
+    """
+    return _fields_by_word(params).get(name.replace("-", "_"), name)
+
+
+@cache
+def _fields_by_word(params: type) -> dict[str, str]:
+    """The parameters by the names of their flags and by their own, which take precedence."""
+    fields = [spec.name for spec in dataclasses.fields(params)]
+    by_flag = {flag_of(field, params).removeprefix("--").replace("-", "_"): field for field in fields}
+    return by_flag | {field: field for field in fields}
+
+
+def by_parameter(names: Iterable[str], params: type) -> tuple[dict[str, str], str | None]:
+    """By parameter: which of these names means it, as `field_of` reads them; and the first name that repeats one."""
+    found: dict[str, str] = {}
+    twice = [name for name in names if found.setdefault(field_of(name, params), name) != name]
+    return found, next(iter(twice), None)
 
 
 @cache

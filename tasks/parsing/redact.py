@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -17,9 +17,10 @@ HUB_SECRETS, WANDB_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE
 #: What stands where a secret was.
 MASK = "***"
 
-_URL_PASSWORD = re.compile(r"(://[^\s:/@]*:)([^\s/@]+)(?=@)")
+#: Up to the last @ before the host: a password may hold one that was not escaped.
+_URL_PASSWORD = re.compile(r"(://[^\s:/@]*:)([^\s/]+)(?=@)")
 #: Of a URL of Redis, what stands alone before the @ is a password sooner than the name of a user.
-_REDIS_LOGIN = re.compile(r"(\b(?:rediss?|redis\+socket|unix|sentinels?)://)([^\s:/@?]+)(?=@)", re.IGNORECASE)
+_REDIS_LOGIN = re.compile(r"(\b(?:rediss?|redis\+socket|unix|sentinels?)://)([^\s:/?]+)(?=@)", re.IGNORECASE)
 _QUERY = re.compile(r"([?&][\w-]*(?:password|passwd|token|secret|api_key)=)([^\s&'\"]+)", re.IGNORECASE)
 _SHAPES = (_URL_PASSWORD, _REDIS_LOGIN, _QUERY, re.compile(r"(\bbearer\s+)([\w.~+/=-]{8,})", re.IGNORECASE))
 #: Keys of services, by how they begin.
@@ -34,12 +35,22 @@ _LEAST_CHARS = 8
 
 def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
     """The text with its secrets masked."""
-    for value in sorted(_secret_values(environment), key=len, reverse=True):
-        text = text.replace(value, MASK)
-    text = _KEYS.sub(MASK, text)
-    for shape in _SHAPES:
-        text = shape.sub(rf"\g<1>{MASK}", text)
-    return text
+    return redactor(environment)(text)
+
+
+def redactor(environment: Mapping[str, str] = os.environ) -> Callable[[str], str]:
+    """What masks the secrets of many texts: the variables are looked at once."""
+    values = sorted(_secret_values(environment), key=len, reverse=True)
+
+    def mask(text: str) -> str:
+        for value in values:
+            text = text.replace(value, MASK)
+        text = _KEYS.sub(MASK, text)
+        for shape in _SHAPES:
+            text = shape.sub(rf"\g<1>{MASK}", text)
+        return text
+
+    return mask
 
 
 def holds_secret(value: Any) -> bool:
@@ -49,6 +60,11 @@ def holds_secret(value: Any) -> bool:
     if isinstance(value, Mapping):
         return any(holds_secret(part) for pair in value.items() for part in pair)
     return isinstance(value, (list, tuple)) and any(map(holds_secret, value))
+
+
+def names_secret(flag: str) -> bool:
+    """Whether a flag or a variable takes a secret, by its name: --api-key, HF_TOKEN."""
+    return _SECRET_NAME.search(flag.replace("-", "_")) is not None
 
 
 def without_secrets(environment: Mapping[str, str], but: Collection[str] = ()) -> dict[str, str]:

@@ -14,6 +14,17 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d|w)?")
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
+#: An owner's name; the letters of Redis users and of OS users, and of e-mail addresses.
+_OWNER = re.compile(r"[^\s,:*?\[\]\\/\x00-\x1f\x7f]{1,100}")
+
+#: What such a name may not be.
+OWNER_RULE = "up to 100 characters without spaces and \\ , : * ? [ ] /"
+
+_PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
+
+#: What the prefix of the keys in a shared Redis may be.
+PREFIX_RULE = "1 to 32 letters, digits, _ and -, the first a letter or digit"
+
 #: No text that anybody means as a setting is longer; a file with one is damaged.
 _LONGEST_TEXT = 4096
 
@@ -42,6 +53,20 @@ def duration_text(length_s: float) -> str:
 
 def _text(raw: Any) -> str:
     if not isinstance(raw, str) or not raw or len(raw) > _LONGEST_TEXT or not raw.isprintable():
+        raise ValueError(raw)
+    return raw
+
+
+def owner_name(raw: Any) -> str:
+    """The name, if it can be an owner's; ValueError for any other."""
+    if not isinstance(raw, str) or not _OWNER.fullmatch(raw) or not raw.isprintable():
+        raise ValueError(raw)
+    return raw
+
+
+def key_prefix(raw: Any) -> str:
+    """The prefix, if it can be one of keys in Redis; ValueError for any other."""
+    if not isinstance(raw, str) or not _PREFIX.fullmatch(raw):
         raise ValueError(raw)
     return raw
 
@@ -122,6 +147,8 @@ def optional(of: Type) -> Type:
 
 FOLDER = Type("a folder on this host, and no URL", _folder)
 TEXT = Type("text", _text)
+OWNER = Type(f"an owner's name: {OWNER_RULE}", owner_name)
+PREFIX = Type(f"a prefix: {PREFIX_RULE}", key_prefix)
 DURATION = Type('a duration such as "30m", or seconds', _duration)
 SWITCH = Type("true or false", _switch)
 OCTAL = Type('an octal number such as "002"', _octal)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 #: The longest header that is read: that of an SAE takes some hundred bytes.
 _LONGEST_HEADER = 4 << 20
+#: No tensor has more dimensions, nor a larger number in its shape or place: what a header says is multiplied.
+MOST_DIMENSIONS, LARGEST_NUMBER = 16, 1 << 50
 
 
 class Stored(NamedTuple):
@@ -107,7 +109,9 @@ def describe(path: Path) -> dict[str, Stored]:
 
 def _stored(entry: Any) -> Stored:
     dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
+    if len(shape) > MOST_DIMENSIONS or not isinstance(dtype, str):
+        raise ValueError("a tensor's type or shape is wrong in its header")
+    if not all(type(n) is int and 0 <= n <= LARGEST_NUMBER for n in (*shape, begin, end)):
         raise ValueError("a tensor's type, shape or place is wrong in its header")
     if dtype in FLOATS and math.prod(shape) * FLOATS[dtype] != end - begin:
         raise ValueError(f"a tensor of {dtype} and shape {shown(tuple(shape))} has {end - begin} bytes")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 #: 5.06 nats without and 3.25 nats with it.
 _NEED_BOS = ("gemma",)
 
+_TOKENIZE = "submit tokenize --dataset DATASET"
+
 
 def check_ids(tokens: Path, model: str, vocab_size: int | None) -> None:
     """Raise UserError for tokens, in that folder, with ids that the model does not have."""
@@ -25,7 +27,7 @@ def check_ids(tokens: Path, model: str, vocab_size: int | None) -> None:
     if vocab_size is not None and needed > vocab_size:
         raise UserError(
             f"tokens/{tokens.name} contain ids up to {needed - 1}, but {model} has {vocab_size} tokens.",
-            f"Tokenize the dataset for this model: mistudio submit tokenize --model {model}",
+            f"Tokenize the dataset for this model: mistudio {_TOKENIZE} --model {model}",
         )
 
 
@@ -54,7 +56,7 @@ def check_tokenizer(tokens: Path, model: str, tokenizer: Tokenizer) -> None:
     if largest is not None and made_by != vocabulary_sha256(tokenizer, largest):
         raise UserError(
             f"tokens/{tokens.name} were made with another tokenizer than that of {model}: the same ids are other text.",
-            f"Tokenize the dataset for this model: mistudio submit tokenize --model {model}",
+            f"Tokenize the dataset for this model: mistudio {_TOKENIZE} --model {model}",
         )
 
 
@@ -69,7 +71,7 @@ def check_bos(tokens: Path, model: str, model_type: str | None, allow_no_bos: bo
     if _begins_texts(tokens, info) or (model_type or "").startswith(_NEED_BOS):
         raise UserError(
             f"{model} reads texts that begin with BOS, and the rows of tokens/{tokens.name} do not.",
-            f"Make others: mistudio submit tokenize --model {model} --name NAME; or give --allow-no-bos",
+            f"Make others: mistudio {_TOKENIZE} --model {model} --name NAME; or give --allow-no-bos",
         )
 
 
@@ -82,12 +84,12 @@ def check_bos_of_sae(sae: str, metadata: Mapping[str, Any], data: str, bos: str,
     if prepend_bos is True and bos != "row" and not allow_no_bos:
         raise UserError(
             f"saes/{sae} was trained on rows that begin with BOS, and those of {data} do not.",
-            "Make others: mistudio submit tokenize --bos row --name NAME; or give --allow-no-bos",
+            f"Make others: mistudio {_TOKENIZE} --model MODEL --bos row --name NAME; or give --allow-no-bos",
         )
     if prepend_bos is False and bos == "row":
         raise UserError(
             f"saes/{sae} was trained on rows without BOS, and those of {data} begin with it.",
-            "Make others: mistudio submit tokenize --bos no --name NAME",
+            f"Make others: mistudio {_TOKENIZE} --model MODEL --bos no --name NAME",
         )
 
 

@@ -70,7 +70,7 @@ def corpus_files(folder: Path) -> list[Path]:
     """The data files of a dataset artifact; UserError when there are none."""
     files = sorted(folder.glob("data-*.parquet"))
     if not files:
-        raise UserError(f"{folder} holds no corpus.", "Make one with: mistudio submit download")
+        raise UserError(f"{folder} holds no corpus.", "Make one with: mistudio submit download SOURCE")
     return files
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _TIMEOUT_S = 10
+#: The builders of `datasets` whose files are texts or tables; others decode pickles, images or programs' own formats.
+_FORMS = frozenset({"arrow", "csv", "json", "parquet", "text"})
 #: Characters of a library's message that are passed on.
 _REASON = 200
 _TOKEN = "Set HF_TOKEN in the environment in which the workers start"  # noqa: S105 - a hint, not a token
@@ -44,7 +46,7 @@ def read_hub(wanted: HubData, column: str, counts: SkippedCounts) -> Iterator[pa
     # Read by the client when it is first imported: an unreachable Hub is said after seconds, not after minutes.
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(_TIMEOUT_S))
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(_TIMEOUT_S))
-    from datasets import load_dataset
+    from datasets import load_dataset_builder
     from huggingface_hub import HfApi
 
     dataset = wanted.dataset
@@ -55,12 +57,23 @@ def read_hub(wanted: HubData, column: str, counts: SkippedCounts) -> Iterator[pa
             HfApi().auth_check(dataset, repo_type="dataset")
         counts.commit = info.sha
         try:
-            rows = load_dataset(dataset, name=wanted.config, split=wanted.split, revision=counts.commit, streaming=True)
+            builder = load_dataset_builder(dataset, name=wanted.config, revision=counts.commit)
+            _refuse_form(type(builder).__module__.rpartition(".")[2], dataset)
+            rows = builder.as_streaming_dataset(split=wanted.split)
         except ValueError as error:  # an unknown configuration or split, said by name in the message
             raise UserError(
                 f"{dataset} cannot be read: {' '.join(str(error).split())}", "See --config and --split"
             ) from (error)
         yield from text_batches(rows, column, counts)
+
+
+def _refuse_form(form: str, dataset: str) -> None:
+    """UserError for files that are no texts or tables: archives of WebDataset may hold pickles, which are decoded."""
+    if form not in _FORMS:
+        raise UserError(
+            f"{dataset} has files in the form {form}, which is not read; read are {', '.join(sorted(_FORMS))}.",
+            "Choose another dataset, or convert it",
+        )
 
 
 @contextmanager

@@ -14,7 +14,9 @@ from typing import Any
 
 from tasks.errors import UserError
 from tasks.jobs.kind import Catalog, Request
+from tasks.jobs.short_names import shortened
 from tasks.text.files.sources import TABLES, TEXTS
+from tasks.text.source_state import refuse_if_changed
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _STORE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -41,8 +43,8 @@ def local_path(value: str) -> Path | None:
 
 
 def slug(text: str) -> str:
-    """The text as part of an artifact's name: letters, digits, dots, dashes and underscores."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:_SLUG_LENGTH] or "data"
+    """The text as part of an artifact's name, shortened: letters, digits, dots, dashes and underscores."""
+    return shortened(re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._"), _SLUG_LENGTH) or "data"
 
 
 def dataset_name(value: str, **options: Any) -> str:
@@ -65,7 +67,7 @@ def dataset_name(value: str, **options: Any) -> str:
 def resolve_dataset(value: str, known: Catalog) -> tuple[str, list[Request]]:
     """The dataset artifact a value refers to, and the download to submit first when it is a path or a Hub id.
 
-    Raises UserError when the value is none of the three.
+    Raises UserError when the value is none of the three, and for a path whose files changed since a dataset was made.
     """
     if _STORE_NAME.fullmatch(value) and (known.manifest("datasets", value) or known.is_pending("datasets", value)):
         return value, []
@@ -76,4 +78,6 @@ def resolve_dataset(value: str, known: Catalog) -> tuple[str, list[Request]]:
             "Make one with: mistudio submit download SOURCE",
         )
     name = dataset_name(value)
+    if path is not None:
+        refuse_if_changed(path, "datasets", name, known)
     return name, [Request("download", name, {"source": str(path) if path else value})]

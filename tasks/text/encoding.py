@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks.text.tokenizers import end_of_text, rust_tokenizer
+from tasks.text.tokenizers import encoding_errors, end_of_text, rust_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -41,7 +41,10 @@ class TextEncoder:
         self.special_tokens_in_text = 0  # names of special tokens found in documents
 
     def encode(self, documents: Sequence[str]) -> np.ndarray:
-        """The token ids of the documents, one document after the other: int32 (tokens,)."""
+        """The token ids of the documents, one document after the other: int32 (tokens,).
+
+        Raises UserError for a document that the tokenizer cannot encode.
+        """
         before, after = np.array(self._before, np.int32), np.array([self._after], np.int32)
         parts = [np.empty(0, np.int32)]
         for document, pieces in zip(documents, self._texts(documents), strict=True):
@@ -57,7 +60,9 @@ class TextEncoder:
             for document in documents:
                 yield encode_in_pieces(self._fast, document)
         else:
-            for encoding in self._fast.encode_batch_fast(list(documents), add_special_tokens=False):
+            with encoding_errors():
+                encodings = self._fast.encode_batch_fast(list(documents), add_special_tokens=False)
+            for encoding in encodings:
                 yield [np.array(encoding.ids, dtype=np.int32)]
 
     def _without_control(self, ids: np.ndarray) -> np.ndarray:
@@ -94,7 +99,8 @@ class _Piece:
 
     def __init__(self, tokenizer: Tokenizer, text: str, start: int, end: int) -> None:
         self.start = start
-        encoding: Encoding = tokenizer.encode(text[start:end], add_special_tokens=False)
+        with encoding_errors():
+            encoding: Encoding = tokenizer.encode(text[start:end], add_special_tokens=False)
         self.ids = np.array(encoding.ids, dtype=np.int32)
         self.places = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2) + start
 

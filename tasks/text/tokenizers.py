@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,11 @@ def rust_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     return backend
 
 
+def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """One more than the largest id; ids may have gaps, so there may be fewer tokens."""
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
+
+
 def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id put after each document; UserError when the tokenizer has no such token."""
     for token in (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.bos_token_id):
@@ -67,12 +73,26 @@ def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
     raise UserError("The model's tokenizer has no end-of-text token.", "Use a model whose tokenizer names an eos_token")
 
 
+@contextmanager
+def encoding_errors() -> Iterator[None]:
+    """Turn the library's error about a text that has no tokens into a UserError."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0].rstrip(".")
+        raise UserError(
+            f"The model's tokenizer cannot encode a document: {reason}.",
+            "Use another model's tokenizer, or give its tokenizer.json an unknown token that is in the vocabulary",
+        ) from error
+
+
 def ids_before_text(tokenizer: Tokenizer) -> tuple[int, ...]:
     """The ids that a tokenizer itself puts before a text: BOS of Gemma and Llama, [CLS] of BERT; of many nothing."""
     for text in ("a", "1", "."):
-        encoding = tokenizer.encode(text)
-        if 0 in encoding.special_tokens_mask:
-            return tuple(encoding.ids[: encoding.special_tokens_mask.index(0)])
+        with suppress(Exception):  # all that the library raises for a character that has no token
+            encoding = tokenizer.encode(text)
+            if 0 in encoding.special_tokens_mask:
+                return tuple(encoding.ids[: encoding.special_tokens_mask.index(0)])
     return tuple(tokenizer.encode("").ids[:1])  # none of these characters is in the vocabulary
 
 

@@ -121,7 +121,9 @@ def read_info(folder: Path) -> TokensInfo:
         if info.dtype not in ("uint16", "uint32") or not all(type(n) is int for n in (info.rows, info.context)):
             raise ValueError(f"{DESCRIPTION} describes no tokens")
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"There are no finished tokens in {folder}.", "Make them: mistudio submit tokenize") from error
+        raise UserError(
+            f"There are no finished tokens in {folder}.", "Make them: mistudio submit tokenize --help"
+        ) from error
     return info
 
 

@@ -22,7 +22,7 @@ from tasks.sae.formats.native import Scales, load_sae, save_density, save_sae
 from tests.fixtures.job_home import Home
 from tests.fixtures.work_folders import next_attempt
 from tests.hub.repositories import READER, WRITER, Repos, serve_repos
-from tests.hub.server import asked_with
+from tests.hub.server import COMMIT, asked_with
 
 _RUN = """
 import json, sys
@@ -111,6 +111,7 @@ def test_an_sae_is_pushed_and_comes_back_as_it_was(mine: Home, hub: tuple[str, t
 
     result = run(mine, address, "pull", "again", token=None, repo="owner/saes")
     assert (result["hook"], result["model"]) == ("blocks.3.hook_resid_post", "EleutherAI/pythia-70m")
+    assert result["commit"] == COMMIT
     first, again = mine.store.path("saes", "mine"), mine.store.path("saes", "again")
     for file in ("sae_weights.safetensors", "sparsity.safetensors"):
         assert (again / file).read_bytes() == (first / file).read_bytes()
@@ -164,6 +165,13 @@ def test_a_second_sae_joins_the_first_and_one_of_two_must_be_chosen(mine: Home, 
     assert run(mine, address, "pull", "third", repo="owner/saes", path="layers/5").startswith(
         "owner/saes has no SAE at layers/5. There are: layers/4, mine"
     )
+    for file in [file for file in repos.held["owner/saes"] if file.startswith("mine/")]:
+        repos.held["owner/saes"][file.removeprefix("mine/")] = repos.held["owner/saes"].pop(file)
+    assert run(mine, address, "pull", "third", repo="owner/saes") == (
+        "owner/saes holds 2 SAEs. Choose one with --path: ., layers/4"
+    )
+    assert run(mine, address, "import", "third", source="owner/saes", path=".")["form"] == "SAELens"
+    assert run(mine, address, "import", "fourth", source="owner/saes", path="./layers/4/")["form"] == "SAELens"
 
 
 def test_one_sae_of_gemma_scope_2_comes_without_the_files_beside_it(

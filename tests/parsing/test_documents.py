@@ -128,3 +128,9 @@ def sentence_of(call: Callable[[], object]) -> str | None:
     except Malformed as malformed:
         return malformed.sentence
     return None
+
+
+def test_a_name_that_is_there_twice_among_very_many_is_found_at_once() -> None:
+    text = "{" + ", ".join(f'"{number}": 0' for number in [*range(100_000), 99_999]) + "}"
+    with deadline(20, "finding it"), pytest.raises(Malformed, match="'99999' is there twice"):
+        parse_json(text)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,9 +16,11 @@ import psutil
 import pytest
 from celery import Celery
 
+from mistudio_cli.jobs.job_logs import as_record
 from mistudio_cli.settings import redacted
 from tasks.errors import UserError
-from tasks.jobs.kind import State, kinds
+from tasks.jobs.kind import kinds
+from tasks.jobs.record import State
 from tasks.ledger import dead_letters
 from tasks.parsing.redact import redact
 from tasks.submission.plan import submit
@@ -66,10 +69,14 @@ def everything_in_redis(stack: Stack) -> str:
 
 def everything_on_disk(stack: Stack, *, and_held_in_redis: bool = True) -> str:
     """Logs, notes, artifacts, and the append-only file of Redis: whatever any key ever held."""
-    files = [path for path in stack.folder.rglob("*") if path.is_file()]
-    if not and_held_in_redis:
-        files = [path for path in files if "appendonly" not in str(path)]
-    return "\n".join(f"{path}: {path.read_text(errors='replace')}" for path in files)
+    result = []
+    for folder, _, names in os.walk(stack.folder):
+        for path in (Path(folder) / name for name in names):
+            if "appendonly" in str(path) and not and_held_in_redis:
+                continue
+            with suppress(OSError):  # a socket, or a job's state of a moment ago, which the next has replaced
+                result.append(f"{path}: {path.read_text(errors='replace')}")
+    return "\n".join(result)
 
 
 def command_lines() -> str:
@@ -90,9 +97,9 @@ def rest_answers(environment: dict[str, str]) -> str:
     server = subprocess.Popen([MISTUDIO, "serve", "--port", "0"], env=environment, stdout=pipe, stderr=pipe, text=True)
     try:
         line = server.stderr.readline() if server.stderr else ""
-        where = re.search(r"http://[\d.]+:\d+/api/v1/workers", line)
+        where = re.search(r"http://[\d.]+:\d+", line)
         assert where, line
-        with httpx.Client(base_url=where[0], trust_env=False, timeout=30) as client:
+        with httpx.Client(base_url=f"{where[0]}/api/v1/workers", trust_env=False, timeout=30) as client:
             return "\n".join(client.get(f"/{name}").text for name in ("queues", "active", "stats", "health"))
     finally:
         server.terminate()
@@ -142,7 +149,7 @@ def test_a_foreign_token_is_refused_and_not_kept(stack: Stack) -> None:
             sent.get(timeout=60)
         foreign_app.send_task("mistudio.nonsense", kwargs={"mine": TOKEN}, queue="datasets")
         stack.ledger.client.call("RPUSH", "datasets", f"not JSON, but {TOKEN}")
-        until(lambda: len(dead_letters.read(stack.ledger.client)) == 3, 30)
+        until(lambda: len(dead_letters.read(stack.ledger.client)) == 3)
     assert all(
         "***" in refusal.what and 'body": "W' not in refusal.what for refusal in dead_letters.read(stack.ledger.client)
     )
@@ -170,6 +177,8 @@ def test_the_workers_token_reaches_the_hub_and_nothing_else(stack: Stack, tmp_pa
         (f"a {TOKEN}, b", "a ***, b"),
         ("redis://me:hunter@host:1/0 and rediss://:hunter@host", "redis://me:***@host:1/0 and rediss://:***@host"),
         ("redis+socket:///tmp/s?password=hunter&virtual_host=0", "redis+socket:///tmp/s?password=***&virtual_host=0"),
+        ("Error 111 connecting to redis://:p@ss@w0rd@db:6379/0.", "Error 111 connecting to redis://:***@db:6379/0."),
+        ("rediss://p@ssword@host", "rediss://***@host"),
         ("Authorization: Bearer abcdefgh.ijkl", "Authorization: Bearer ***"),
         ("the value of a variable: dr4gonfly!", "the value of a variable: ***"),
         ("AUTH failed for p%40ssword", "AUTH failed for ***"),
@@ -235,3 +244,21 @@ def test_kinds_that_read_from_the_hub_declare_its_token() -> None:
 def test_a_password_in_a_url_of_redis_is_masked_by_its_place(url: str, seen: str) -> None:
     assert redacted(url) == seen
     assert "hunter2" not in redact(f"cannot reach {url}", {})
+
+
+def test_a_password_with_a_raw_at_is_masked_wherever_it_is_named() -> None:
+    environment = {"CELERY_BROKER_URL": "redis://:p@ssw0rd-Planted@db:6379/0"}
+    assert redact("AUTH p@ssw0rd-Planted failed", environment) == "AUTH *** failed"
+
+
+def test_what_a_job_prints_past_logging_is_masked_where_its_log_is_shown(stack: Stack) -> None:
+    job = stack.submit("nap", ticks=1)
+    log = stack.folder / "home" / "logs" / "jobs" / f"{job.id}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text(f"Authorization: Bearer {TOKEN}\n")
+    for flags in ((), ("--json",)):
+        command = [MISTUDIO, "jobs", "logs", job.id, *flags]
+        done = subprocess.run(command, env=stack.environment(), capture_output=True, text=True, timeout=60)
+        assert "Bearer ***" in done.stdout, done.stderr
+    record = as_record(f"Authorization: Bearer {TOKEN}", job.id)
+    assert record["message"] == "Authorization: Bearer ***"

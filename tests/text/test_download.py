@@ -79,6 +79,40 @@ def test_a_readme_beside_tables_is_no_part_of_the_corpus(home, tmp_path):
     assert written(home, "corpus") == DOCUMENTS
 
 
+def test_texts_beside_tables_are_named_as_left_out(home, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    as_jsonl(folder / "part.jsonl")
+    for name in ("essay1.txt", "essay2.txt", "README.md", "LICENSE.txt"):
+        (folder / name).write_text("A text")
+    result = home.run("download", "tables", source=str(folder))
+    assert (written(home, "tables"), result["skipped_files"]) == (DOCUMENTS, 4)
+    assert result["left_out"][0] == "essay1.txt: a text beside tables; --pattern '*.txt' reads such files instead"
+    assert home.run("download", "texts", source=str(folder), pattern="*.txt")["rows"] == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("semi.csv", "text;id\na b;1\n", r"separates its columns by semicolons, and only commas are read"),
+        ("tabs.csv", "text\tid\na, b\t1\n", r"separates its columns by tabs"),
+        ("nested.json", '{"data": {"rows": [{"text": "a"}]}}', r"no other holds text; the columns are: data"),
+        (
+            "mixed.json",
+            '[{"text": "a"}, {"text": "b"}, "plain"]',
+            r"Element 3 of the array in mixed.json, on line 1, is",
+        ),
+        ("lines.jsonl", '{"text": "a"}\n"plain"\n', r"Line 2 of lines.jsonl is a string"),
+        ("bad.parquet", "PAR1xxxx", r"cannot be read as parquet: .* not a parquet file\. Get"),
+    ],
+)
+def test_a_file_of_another_form_is_recognised_by_its_content(home, tmp_path, name, text, why):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=why) as refused:
+        home.run("download", "corpus", source=str(tmp_path / name))
+    assert ".." not in refused.value.sentence
+
+
 def test_a_long_text_file_is_cut_at_line_ends_and_nothing_is_lost(home, tmp_path, monkeypatch):
     monkeypatch.setattr(text_files, "PIECE_CHARS", 100)
     text = "".join(f"line number {i} of a long file\n" for i in range(50)) + "no end of line " * 20

@@ -11,8 +11,9 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tasks.text.encoding import TextEncoder, encode_in_pieces
-from tasks.text.tokenizers import end_of_text
+from tasks.errors import UserError
+from tasks.text.encoding import PIECE_CHARS, TextEncoder, encode_in_pieces
+from tasks.text.tokenizers import bos_ids, end_of_text
 from tasks.text.tokens import open_tokens
 from tests.text.tokenizers_of import KINDS, TEXT, make_tokenizer, save_model
 
@@ -49,6 +50,19 @@ def test_a_word_that_is_a_special_token_is_unknown():
 def test_a_special_token_without_an_unknown_one_is_left_out():
     encoder = TextEncoder(words())
     assert encoder.encode(["a <pad> b"]).tolist() == [3, 4, 1]
+
+
+def test_a_word_that_a_tokenizer_has_no_token_for_is_refused_with_a_sentence():
+    tokenizer = Tokenizer(models.WordLevel({"<eos>": 0, "known": 1}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    whole = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
+    assert bos_ids(whole, "auto") == ("none", ())
+    encoder = TextEncoder(whole)
+    assert encoder.encode(["known known"]).tolist() == [1, 1, 0]
+    for document in ("known word", "word " * PIECE_CHARS):
+        with pytest.raises(UserError, match="tokenizer cannot encode a document: WordLevel error: Missing") as refused:
+            encoder.encode([document])
+        assert "unknown token" in (refused.value.hint or "")
 
 
 def test_text_without_control_tokens_is_encoded_as_the_tokenizer_does():

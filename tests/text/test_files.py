@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from importlib import import_module
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,7 +15,8 @@ import pytest
 from tasks.errors import UserError
 from tasks.kinds import download
 from tasks.text import corpus
-from tasks.text.files.readers import read_local
+from tasks.text.dataset_hub import _refuse_form
+from tasks.text.files.readers import BATCH_CHARS, read_local
 from tasks.text.files.skipped_counts import SkippedCounts
 from tasks.text.files.splits import split_of
 
@@ -155,6 +157,15 @@ def test_a_split_of_a_local_folder_is_that_split(home, tmp_path):
     assert home.run("download", "test", source=str(folder), split="test")["skipped_files"] == 1
 
 
+def test_the_folder_of_the_wanted_split_is_entered_though_such_folders_are_skipped(home, tmp_path):
+    for name in ("train", "test", "tests"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "0.jsonl").write_text(f'{{"text": "of {name}"}}\n')
+    assert home.run("download", "of-test", source=str(tmp_path / "data"), split="test")["rows"] == 1
+    assert [text for group in corpus.read_corpus(home.path("datasets", "of-test")) for text in group] == ["of test"]
+    assert home.run("download", "of-train", source=str(tmp_path / "data"))["rows"] == 1
+
+
 @pytest.mark.parametrize(
     ("path", "split"),
     [
@@ -291,6 +302,22 @@ def test_texts_come_out_as_they_went_in(tmp_path, suffix):
     assert counts.replaced == 0
 
 
+@pytest.mark.parametrize("form", ["file", "stream"])
+def test_of_a_compressed_arrow_file_only_the_text_is_unpacked(tmp_path, form):
+    table = pa.table({"image": [b"\0" * (1 << 20)] * 64, "text": [f"row {n}" for n in range(64)], "n": range(64)})
+    to_file = {"file": pa.ipc.new_file, "stream": pa.ipc.new_stream}[form]
+    path, compressed = tmp_path / "a.arrow", pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.OSFile(str(path), "wb") as sink, to_file(sink, table.schema, options=compressed) as writer:
+        writer.write_table(table)
+    del table
+    before, texts, held = pa.total_allocated_bytes(), [], []
+    for array in read_local(path, "text", None, (), SkippedCounts(), None):
+        texts += array.to_pylist()
+        held.append(pa.total_allocated_bytes() - before)
+    assert texts == [f"row {n}" for n in range(64)]
+    assert max(held) < 1 << 16
+
+
 def test_a_json_file_may_be_an_array_an_object_or_lines_of_them(tmp_path):
     for name, body in {
         "array": '[\n {"text": "a"},\n {"text": "b"}\n]\n',
@@ -323,7 +350,7 @@ WRONG = {
     "deep.json": ("[" * 100_000, "Line 1 of deep.json is not JSON"),
     "cut.json": ('[{"text": "a"},\n{"text": "b', "Line 2 of cut.json is not JSON: Unterminated string"),
     "open.json": ('[{"text": "a"},\n', "open.json ends inside its array, on line 2"),
-    "number.json": ("[1, 2]", "Line 1 of number.json is a number"),
+    "number.json": ("[1, 2]", "Element 1 of the array in number.json, on line 1, is a number"),
     "ragged.csv": ('text,n\n"a",1,2\n', "Line 2 of ragged.csv has 3 values, its header 2"),
     "quotes.csv": ('text,n\n"a,1\nb,2\n', "quotes.csv is not CSV: unexpected end of data"),
     "twice.csv": ("text,text\na,b\n", "two columns 'text'"),
@@ -349,3 +376,24 @@ def test_the_store_keeps_what_was_read(home, tmp_path):
     path = jsonl(tmp_path / "a.jsonl", *({"text": text} for text in EXACT))
     home.run("download", "corpus", source=str(path))
     assert [text for group in corpus.read_corpus(home.path("datasets", "corpus")) for text in group] == EXACT
+
+
+def test_a_file_that_becomes_a_link_out_of_its_folder_while_others_are_read_is_refused(tmp_path):
+    (tmp_path / "secret.txt").write_text("hf_secret")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in ("a.txt", "b.txt"):
+        (folder / name).write_text(f"of {name} " * BATCH_CHARS)
+    arrays = read_local(folder, "text", None, (), SkippedCounts())
+    next(arrays)
+    (folder / "b.txt").unlink()
+    (folder / "b.txt").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(UserError, match=r"b\.txt has become a link out of the folder since"):
+        list(arrays)
+
+
+@pytest.mark.parametrize("form", ["webdataset", "pandas", "imagefolder", "hdf5"])
+def test_forms_that_decode_pickles_or_images_are_not_read_from_the_hub(form):
+    builder = import_module(f"datasets.packaged_modules.{form}.{form}")
+    with pytest.raises(UserError, match=f"in the form {form}, which is not read; read are arrow, csv, json, parquet"):
+        _refuse_form(builder.__name__.rpartition(".")[2], "owner/name")

@@ -68,6 +68,18 @@ def test_the_tokenizer_is_copied_and_named_so_that_transformers_4_loads_it(home,
     assert copied.encode(DOCUMENTS[3]).ids == original.encode(DOCUMENTS[3]).ids
 
 
+def test_ids_may_have_gaps(home, corpus):
+    folder = home.path("models", "small")
+    made = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    written = json.loads((folder / "tokenizer.json").read_text())
+    last = max(made.get_vocab(), key=made.get_vocab().__getitem__)
+    written["model"]["vocab"][last] = 70_000
+    (folder / "tokenizer.json").write_text(json.dumps(written))
+    home.run("tokenize", "tokens", dataset=str(corpus), model="small", context=64)
+    rows = open_tokens(home.path("tokens", "tokens"))
+    assert (rows.dtype.itemsize, rows.max() < 70_001) == (4, True)
+
+
 def test_how_the_stream_is_cut_does_not_change_the_rows():
     ids = np.arange(1000)
     whole = Packer(64).push(ids)

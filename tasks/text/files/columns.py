@@ -1,4 +1,4 @@
-"""The text column of Parquet and Arrow files: only that column is read, a few MB at a time."""
+"""The text column of Parquet and Arrow files: only that column is read, a few MB or a batch of the file's at a time."""
 
 from __future__ import annotations
 
@@ -37,12 +37,14 @@ def read_arrow(path: Path, choose: Choose) -> Iterator[pa.Array]:
 
     with _translated(path), pa.memory_map(str(path)) as file:
         is_file = file.read(6) == b"ARROW1"
+        open_it = pa.ipc.open_file if is_file else pa.ipc.open_stream
         file.seek(0)
-        opened = pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
-        column = _chosen(opened.schema, choose)
-        batches = map(opened.get_batch, range(opened.num_record_batches)) if is_file else opened
-        for batch in batches:
-            values = batch.column(column)
+        schema = open_it(file).schema
+        only = pa.ipc.IpcReadOptions(included_fields=[schema.names.index(_chosen(schema, choose))])
+        file.seek(0)
+        opened = open_it(file, options=only)
+        for batch in map(opened.get_batch, range(opened.num_record_batches)) if is_file else opened:
+            values = batch.column(0)
             for start in range(0, len(values), _BATCH_ROWS):
                 yield values.slice(start, _BATCH_ROWS)
 
@@ -80,5 +82,5 @@ def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, RuntimeError, MemoryError) as error:
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0].rstrip(".")
         raise UserError(f"{path.name} cannot be read as {path.suffix[1:]}: {reason}.", "Get the whole file") from error

@@ -9,20 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import UserError
+from tasks.text.files.column_choice import SAMPLE_ROWS, ColumnChoice, text_columns
 from tasks.text.files.columns import is_text, read_arrow, read_parquet
+from tasks.text.files.corpus_files import corpus_files
+from tasks.text.files.folder import why_not
 from tasks.text.files.rows import Number, Row
 from tasks.text.files.skipped_counts import SkippedCounts
 from tasks.text.files.sources import (
-    SAMPLE_ROWS,
     TABLES,
-    choose_column,
-    choose_files,
-    column_of,
-    find_files,
     is_table,
-    saved_files,
 )
-from tasks.text.files.splits import choose_split
 from tasks.text.files.text_files import count_replaced, text_documents
 
 if TYPE_CHECKING:
@@ -49,22 +45,20 @@ def read_local(
     files = corpus_files(source, pattern, skip, counts, split)
     if not files:
         raise UserError(f"There is no text left at {source}.", "Give another source")
-    texts = (path for path in files if not is_table(path))
-    for path in filter(is_table, files):
-        yield from _read_table(path, column, counts)
+    choice = ColumnChoice(column, counts)
+    for path in _unchanged(filter(is_table, files), source):
+        yield from _read_table(path, choice, counts)
+    texts = _unchanged((path for path in files if not is_table(path)), source)
     yield from batches(chain.from_iterable(_texts_of(path, counts, path == source) for path in texts), counts)
 
 
-def corpus_files(
-    source: Path, pattern: str | None, skip: tuple[str, ...], counts: SkippedCounts, split: str | None
-) -> list[Path]:
-    """The files that are read of a path, in order."""
-    if not source.is_dir() and not source.is_file():
-        raise UserError(f"{source} is no regular file.", "Give a file or a folder")
-    if source.is_dir() and (saved := saved_files(source, split)) is not None:
-        return saved
-    files = choose_files(list(find_files(source, pattern, skip, counts)), pattern)
-    return choose_split(files, source, split, counts)
+def _unchanged(files: Iterable[Path], source: Path) -> Iterator[Path]:
+    """These files of a folder, each looked at again before it is opened. UserError for one that is another by now."""
+    root = source.resolve()
+    for path in files:
+        if source.is_dir() and (why := why_not(path, root)) is not None:
+            raise UserError(f"{path.name} has become {why} since {source} was listed.", "Submit it again")
+        yield path
 
 
 def _texts_of(path: Path, counts: SkippedCounts, alone: bool) -> Iterator[str]:
@@ -79,30 +73,32 @@ def _texts_of(path: Path, counts: SkippedCounts, alone: bool) -> Iterator[str]:
         counts.refuse(path.name, error.strerror or "" if isinstance(error, OSError) else error.sentence)
 
 
-def _read_table(path: Path, column: str, counts: SkippedCounts) -> Iterator[pa.Array]:
+def _read_table(path: Path, choice: ColumnChoice, counts: SkippedCounts) -> Iterator[pa.Array]:
     counts.files += 1
     reader = TABLES[path.suffix.lower()]
     if reader is not None:
         try:
             counts.replaced += count_replaced(path)
-            yield from batches(_column(reader(path), path, column, counts), counts)
+            yield from batches(_column(reader(path), path, choice, counts), counts)
         except OSError as error:
             raise UserError(f"{path.name} cannot be read: {error.strerror}.") from error
         return
     read = read_parquet if path.suffix.lower() == ".parquet" else read_arrow
-    for values in read(path, lambda columns: choose_column(column, columns)):
+    for values in read(path, lambda columns: choice.choose(path.name, columns)):
         yield from _kept(_strings(values, counts), counts)
 
 
-def _column(rows: Iterator[Row], path: Path, column: str, counts: SkippedCounts) -> Iterator[str]:
+def _column(rows: Iterator[Row], path: Path, choice: ColumnChoice, counts: SkippedCounts) -> Iterator[str]:
     """The texts of one column; rows without one are counted. Raises UserError for a value that is no text."""
     first = list(islice(rows, SAMPLE_ROWS))
     if not first:
         return
-    chosen = column_of(first, column)
+    chosen = choice.choose(path.name, text_columns(first))
     if path.suffix.lower() == ".csv":
         _refuse_numbers([str(row[chosen] or "") for _, row in first], chosen)
     for line, row in chain(first, rows):
+        if choice.finds_late(row):
+            raise choice.found_late(f"Line {line} of {path.name}")
         value = row.get(chosen)
         if value is None:
             counts.empty_rows += 1
@@ -189,10 +185,10 @@ def _strings(values: pa.Array, counts: SkippedCounts) -> pa.Array:
 
 def text_batches(rows: IterableDataset, column: str, counts: SkippedCounts) -> Iterator[pa.Array]:
     """The texts of one column of a streamed dataset, as string arrays without nulls and empty strings."""
-    chosen, at = "", 0
+    choice, at = ColumnChoice(column, counts), 0
     for batch in rows.with_format("arrow").iter(batch_size=_BATCH_ROWS):
-        if not chosen:
-            chosen = choose_column(column, {field.name: is_text(field.type) for field in batch.schema})
+        columns = {field.name: is_text(field.type) for field in batch.schema}
+        chosen = choice.choose(f"The data from row {at + 1} on", columns)
         texts = _streamed(batch.column(chosen).combine_chunks(), chosen, at)
         at += len(texts)
         yield from _kept(_strings(texts, counts), counts)

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from tasks.errors import UserError
+from tasks.text.files.text_files import check_text
 
 _BLOCK = 1 << 20
+#: What other programs write between the values of a row.
+_OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+
+_SPACE, _SPACE_OR_COMMA = re.compile(r"[ \t\r\n]*"), re.compile(r"[ \t\r\n,]*")
 #: An error this near to the end of what was read may be that of an incomplete value.
 _NEAR_END = 16
 
@@ -29,7 +36,11 @@ Row = tuple[int, Mapping[str, Any]]
 
 
 def open_text(path: Path) -> TextIO:
-    """The file as text with its own line ends; bytes that are no UTF-8 are U+FFFD."""
+    """The file as text with its own line ends; bytes that are no UTF-8 are U+FFFD.
+
+    Raises UserError for a file that is compressed or no UTF-8 text.
+    """
+    check_text(path)
     return path.open(encoding="utf-8-sig", errors="replace", newline="")
 
 
@@ -51,45 +62,69 @@ def read_json_lines(path: Path) -> Iterator[Row]:
 def read_json(path: Path) -> Iterator[Row]:
     """The rows of a JSON file: an array of objects, or objects one after another; one of them is held at a time."""
     with open_text(path) as file:
-        buffer, line, in_array, is_over = "", 1, None, False
-        while True:
-            kept = buffer.lstrip(" \t\r\n," if in_array else " \t\r\n")
-            line += buffer.count("\n", 0, len(buffer) - len(kept))
-            buffer = kept
-            if not buffer:
-                if not (more := file.read(_BLOCK)):
-                    break
-                buffer = more
-                continue
-            if in_array is None and (in_array := buffer[0] == "["):
-                buffer = buffer[1:]
+        text, in_array, is_over, element = _Window(path, file), None, False, 0
+        while char := text.next_char(_SPACE_OR_COMMA if in_array else _SPACE):
+            if in_array is None and (in_array := char == "["):
+                text.at += 1
                 continue
             if is_over:
-                raise UserError(f"{path.name} continues after its array, on line {line}.", "Correct the file")
-            if in_array and buffer[0] == "]":
-                is_over, buffer = True, buffer[1:]
+                raise UserError(f"{path.name} continues after its array, on line {text.line}.", "Correct the file")
+            if in_array and char == "]":
+                is_over, text.at = True, text.at + 1
                 continue
-            row, end, buffer = _value(path, file, buffer, line)
-            yield line, _object(path, line, row)
-            line += buffer.count("\n", 0, end)
-            buffer = buffer[end:]
+            element += 1
+            line, row = text.line, text.value()
+            yield line, _object(path, line, row, element if in_array else 0)
         if in_array and not is_over:
-            raise UserError(f"{path.name} ends inside its array, on line {line}.", "Get the whole file")
+            raise UserError(f"{path.name} ends inside its array, on line {text.line}.", "Get the whole file")
 
 
-def _value(path: Path, file: TextIO, buffer: str, line: int) -> tuple[Any, int, str]:
-    """The value at the beginning of the buffer, where it ends there, and the buffer with all that had to be read."""
-    while True:
-        try:
-            return *_DECODER.raw_decode(buffer), buffer
-        except json.JSONDecodeError as error:
-            is_cut_off = error.pos >= len(buffer) - _NEAR_END or error.msg.startswith("Unterminated string")
-            more = file.read(max(_BLOCK, len(buffer))) if is_cut_off else ""
-            if not more:
-                raise _not_json(path, line + buffer.count("\n", 0, error.pos), error) from None
-            buffer += more
-        except RecursionError as error:
-            raise _not_json(path, line, error) from None
+class _Window:
+    """The part of a JSON file that was read and not yet passed: from `at` in `text`, which is on `line`."""
+
+    def __init__(self, path: Path, file: TextIO) -> None:
+        self._path, self._file = path, file
+        self.text, self.at, self.line = "", 0, 1
+
+    def next_char(self, between: re.Pattern[str]) -> str:
+        """The first character after what the pattern passes over, which stays the next; "" at the end."""
+        while True:
+            passed = between.match(self.text, self.at)
+            self._pass_to(passed.end() if passed else self.at)
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if not self._read_more():
+                return ""
+
+    def value(self) -> Any:
+        """The value that begins at the next character. Raises UserError for what is none."""
+        while True:
+            try:
+                found, end = _DECODER.raw_decode(self.text, self.at)
+            except json.JSONDecodeError as error:
+                is_cut_off = error.pos >= len(self.text) - _NEAR_END or error.msg.startswith("Unterminated string")
+                if not is_cut_off or not self._read_more():
+                    raise _not_json(self._path, self.line + self._lines_to(error.pos), error) from None
+            except RecursionError as error:
+                raise _not_json(self._path, self.line, error) from None
+            else:
+                self._pass_to(end)
+                return found
+
+    def _read_more(self) -> bool:
+        """Read as much again as is left, so that a value of any size is copied and parsed a few times only."""
+        left = self.text[self.at :]
+        more = self._file.read(max(_BLOCK, len(left)))
+        if more:
+            self.text, self.at = left + more, 0
+        return bool(more)
+
+    def _pass_to(self, end: int) -> None:
+        self.line += self._lines_to(end)
+        self.at = end
+
+    def _lines_to(self, end: int) -> int:
+        return self.text.count("\n", self.at, end)
 
 
 def read_csv(path: Path) -> Iterator[Row]:
@@ -102,7 +137,12 @@ def read_csv(path: Path) -> Iterator[Row]:
         lines = csv.reader(file, strict=True)
         try:
             header = next(lines, [])
-            if twice := sorted({name for name in header if header.count(name) > 1}):
+            if len(header) == 1 and (other := next((mark for mark in _OTHER_SEPARATORS if mark in header[0]), None)):
+                raise UserError(
+                    f"{path.name} separates its columns by {_OTHER_SEPARATORS[other]}, and only commas are read.",
+                    "Convert it, or write each row as a line of JSON",
+                )
+            if twice := sorted(name for name, count in Counter(header).items() if count > 1):
                 raise UserError(f"{path.name} has two columns {twice[0]!r}.", "Rename one of them")
             for row in lines:
                 if len(row) > len(header):
@@ -114,9 +154,15 @@ def read_csv(path: Path) -> Iterator[Row]:
             raise UserError(f"Line {lines.line_num} of {path.name} is not CSV: {error}.", "Correct the file") from None
 
 
-def _object(path: Path, line: int, row: Any) -> Mapping[str, Any]:
+def _object(path: Path, line: int, row: Any, element: int = 0) -> Mapping[str, Any]:
+    """The row; UserError that names its line, and its place in an array, for what is no object."""
     if not isinstance(row, dict):
-        raise UserError(f"Line {line} of {path.name} is {_kind(row)}, not an object with columns.", "Correct the file")
+        where = (
+            f"Element {element} of the array in {path.name}, on line {line},"
+            if element
+            else f"Line {line} of {path.name}"
+        )
+        raise UserError(f"{where} is {_kind(row)}, not an object with columns.", "Correct the file")
     return row
 
 

@@ -13,8 +13,10 @@ class SkippedCounts:
     """Counts of a download.
 
     `unreadable_files` are no text, `split_files` became several documents, `replaced` characters could not be decoded
-    and are U+FFFD, `skipped_files` are links out of the folder, FIFOs, devices and files of other splits. `left_out`
-    names the first of the files that were not read, with the reason. `commit` is that of a Hub dataset.
+    and are U+FFFD, `skipped_files` are all others of a folder that are not read: links out of it, FIFOs, devices, files
+    of other splits, of unknown formats and those that describe data. `left_out` names the first of the files that were
+    not read, with the reason. `commit` is that of a Hub dataset, `column` the one that was read of
+    tables.
     """
 
     files: int = 0
@@ -25,6 +27,7 @@ class SkippedCounts:
     skipped_files: int = 0
     left_out: list[str] = field(default_factory=list)
     commit: str | None = None
+    column: str | None = None
 
     def skip(self, name: str, reason: str) -> None:
         """Count a file that is not read."""

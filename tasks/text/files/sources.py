@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tasks.errors import UserError
 from tasks.parsing.documents import read_json_object
 from tasks.text.files.folder import Folder, why_not
-from tasks.text.files.rows import Number, Row, read_csv, read_json, read_json_lines
+from tasks.text.files.rows import read_csv, read_json, read_json_lines
 from tasks.text.files.skipped_counts import SkippedCounts
 
 #: How the rows of a table format are read; None where they are columns of Arrow.
@@ -28,15 +27,18 @@ TABLES = {
     ".parquet": None,
 }
 TEXTS = (".md", ".py", ".rst", ".txt")
-DEFAULT_COLUMN = "text"
-#: Rows that are looked at to choose a column.
-SAMPLE_ROWS = 100
 #: Files that are beside data and describe it.
 _METADATA = {
     *("dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json", "metadata.json", "manifest.json"),
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("croissant.json", "package.json"),
 }
+_DESCRIBES = "describes data"
+_COMPRESSED = (".gz", ".zst", ".xz", ".bz2", ".zip", ".lz4", ".tar", ".tgz")
+#: Files that a message names.
+_NAMED = 3
+#: Texts that are beside data and describe it.
+_DESCRIBING = {"readme", "license", "licence", "changelog", "citation", "contributing", "notice", "authors"}
 
 
 def known_suffixes() -> str:
@@ -58,20 +60,67 @@ def find_files(
     ones are left out.
     """
     if source.is_dir():
-        return Folder(source, lambda name: _wanted(name, pattern), skip, counts or SkippedCounts()).files()
+        return _folder(source, pattern, skip, counts or SkippedCounts()).files()
     return iter([source])
 
 
-def _wanted(name: str, pattern: str | None) -> bool:
+def named_files(source: Path, pattern: str | None, skip: tuple[str, ...]) -> Iterator[Path]:
+    """All that has the name of a file of a corpus, whatever it is, without what describes data; a file is itself."""
+    if not source.is_dir():
+        return iter([source])
+    named = _folder(source, pattern, skip, SkippedCounts()).named()
+    return (path for path in named if not _describes_data(path))
+
+
+def _folder(source: Path, pattern: str | None, skip: tuple[str, ...], counts: SkippedCounts) -> Folder:
+    return Folder(source, lambda name: _unwanted(name, pattern), skip, counts)
+
+
+def _unwanted(name: str, pattern: str | None) -> str | None:
+    """Why a file of that name is no part of a corpus; None for one that is."""
     if pattern is not None:
-        return fnmatchcase(name, pattern)
-    return Path(name).suffix.lower() in (*TABLES, *TEXTS) and name.lower() not in _METADATA
+        return None if fnmatchcase(name, pattern) else f"does not match --pattern {pattern}"
+    if name.lower() in _METADATA:
+        return _DESCRIBES
+    suffix = Path(name).suffix.lower()
+    if suffix in _COMPRESSED:
+        return "compressed; it is read once it is unpacked"
+    return None if suffix in (*TABLES, *TEXTS) else "no known extension"
 
 
-def choose_files(files: list[Path], pattern: str | None = None) -> list[Path]:
-    """The files that are read: without a pattern, texts beside tables (a README, a licence) are no part of a corpus."""
+def choose_files(files: list[Path], pattern: str | None, counts: SkippedCounts) -> list[Path]:
+    """The files that are read: without a pattern, texts beside tables are no part of a corpus, and are counted."""
     tables = [path for path in files if is_table(path)]
-    return tables if tables and pattern is None else files
+    if not tables or pattern is not None:
+        return files
+    for path in sorted((path for path in files if not is_table(path)), key=_describes_data):
+        beside = f"a text beside tables; --pattern '*{path.suffix}' reads such files instead"
+        counts.skip(path.name, _DESCRIBES if _describes_data(path) else beside)
+    return tables
+
+
+def refuse_description(files: list[Path], source: Path, skip: tuple[str, ...]) -> None:
+    """UserError where all files that can be read describe data, such as a README, and others are that data."""
+    if not all(map(_describes_data, files)):
+        return
+    folder = Folder(source, lambda name: None if _may_be_data(name) else _DESCRIBES, skip, SkippedCounts())
+    unread = [str(path.relative_to(source)) for path in folder.named() if path.is_file()]
+    if files and unread:
+        more = f" and {len(unread) - _NAMED} more" if len(unread) > _NAMED else ""
+        raise UserError(
+            f"Of {source} only {files[0].name} can be read, which describes data, and not: "
+            f"{', '.join(unread[:_NAMED])}{more}.",
+            "Unpack compressed files, or name the files with --pattern",
+        )
+
+
+def _may_be_data(name: str) -> bool:
+    return _unwanted(name, None) not in (None, _DESCRIBES) and not _describes_data(Path(name))
+
+
+def _describes_data(path: Path) -> bool:
+    """Whether that is a text such as a README."""
+    return path.stem.lower() in _DESCRIBING and not is_table(path)
 
 
 def saved_files(source: Path, split: str | None) -> list[Path] | None:
@@ -101,60 +150,3 @@ def _read(path: Path) -> Mapping[str, Any]:
         return read_json_object(path, strict=False)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-
-
-def choose_column(wanted: str, is_text: Mapping[str, bool]) -> str:
-    """The column to read: the wanted one, or the only text column when the default name is not among them.
-
-    `is_text` says for each column whether it holds text. Raises UserError naming the columns that exist.
-    """
-    if wanted in is_text:
-        return wanted
-    texts = [name for name, text in is_text.items() if text]
-    if wanted == DEFAULT_COLUMN and len(texts) == 1:
-        return texts[0]
-    there = ", ".join(is_text) or "none"
-    raise UserError(f"There is no column {wanted!r}; the columns are: {there}.", "Name one with --column")
-
-
-def column_of(rows: list[Row], wanted: str) -> str:
-    """The column to read of a table that begins with these rows. Raises UserError as `choose_column` does."""
-    values: dict[str, list[Any]] = {}
-    for _, row in rows:
-        for name, value in row.items():
-            values.setdefault(name, []).append(value)
-    return choose_column(wanted, {name: any(map(_is_text, found)) for name, found in values.items()})
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and not isinstance(value, Number)
-
-
-def check_source(path: Path, column: str, pattern: str | None, skip: tuple[str, ...], split: str | None) -> None:
-    """What can be known before the job runs: UserError for a wrong extension, an empty source or a wrong column."""
-    if not path.is_dir():
-        _check_file(path)
-    if path.is_dir() and (saved := saved_files(path, split)) is not None:
-        first: Path | None = saved[0]
-    else:
-        first = next(find_files(path, pattern, skip), None)
-    if first is None:
-        looked = f"a name like {pattern}" if pattern else f"a known extension ({known_suffixes()})"
-        raise UserError(f"No file below {path} has {looked}.", "Name the files with --pattern '*.ext'")
-    reader = TABLES.get(first.suffix.lower())
-    if reader is not None and (rows := list(islice(reader(first), 1))):
-        if reader is read_csv and column == DEFAULT_COLUMN and len(rows[0][1]) > 1:
-            return  # which columns of a CSV hold text is seen in more rows than the first
-        column_of(rows, column)
-
-
-def _check_file(path: Path) -> None:
-    if not path.is_file():
-        raise UserError(f"{path} is no regular file.", "Give a file or a folder")
-    if path.suffix.lower() not in (*TABLES, *TEXTS):
-        raise UserError(
-            f"{path.name} is no format that can be read; known extensions: {known_suffixes()}.",
-            "For other text files give their folder and --pattern '*.ext'",
-        )
-    if path.stat().st_size == 0:
-        raise UserError(f"{path} is empty.")

@@ -12,9 +12,46 @@ from tasks.text.files.skipped_counts import SkippedCounts
 #: A longer text file becomes several documents, cut at line ends.
 PIECE_CHARS = 4 << 20
 _BLOCK = 1 << 20
+_BEGINNING = 1 << 16
 #: A file of which more than one byte in this many is NUL, or not UTF-8, is no text.
 _RARE = 10
-_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+#: How texts in other encodings begin; UTF-32 first, because its mark begins as that of UTF-16.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+#: How compressed files begin, and what unpacks them.
+_COMPRESSED = {
+    b"\x1f\x8b\x08": "gunzip",
+    b"\x28\xb5\x2f\xfd": "unzstd",
+    b"\xfd7zXZ\0": "unxz",
+    b"BZh91AY&SY": "bunzip2",
+    b"PK\x03\x04": "unzip",
+}
+
+
+def check_beginning(path: Path, block: bytes) -> None:
+    """Raise UserError for a file that begins with this block and so is compressed, or text but not UTF-8."""
+    if mark := next((mark for mark in _MARKS if block.startswith(mark)), None):
+        raise UserError(f"{path.name} is {_MARKS[mark]} text, and only UTF-8 is read.", "Convert it to UTF-8")
+    if magic := next((magic for magic in _COMPRESSED if block.startswith(magic)), None):
+        tool = _COMPRESSED[magic]
+        raise UserError(f"{path.name} is compressed, and is not unpacked.", f"Unpack it first, as with {tool}")
+
+
+def check_text(path: Path) -> None:
+    """Raise UserError for a file that is compressed or no UTF-8 text, as far as its beginning says so."""
+    with path.open("rb") as file:
+        block = file.read(_BEGINNING)
+    check_beginning(path, block)
+    if block.count(b"\0") * _RARE > len(block):
+        raise _no_text(path)
+
+
+def _no_text(path: Path) -> UserError:
+    return UserError(f"{path.name} is not UTF-8 text.", "Leave it out, or convert it to UTF-8")
 
 
 def count_replaced(path: Path) -> int:
@@ -27,8 +64,8 @@ def count_replaced(path: Path) -> int:
     tail = b""
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
-            if not size and block.startswith(_UTF_16):
-                raise UserError(f"{path.name} is UTF-16 text, and only UTF-8 is read.", "Convert it to UTF-8")
+            if not size:
+                check_beginning(path, block)
             size += len(block)
             nul += block.count(b"\0")
             text = decoder.decode(block)
@@ -38,7 +75,7 @@ def count_replaced(path: Path) -> int:
             tail = block[-2:]
     bad += decoder.decode(b"", final=True).count("\ufffd")
     if max(nul, bad) * _RARE > size:
-        raise UserError(f"{path.name} is not UTF-8 text.", "Leave it out, or convert it to UTF-8")
+        raise _no_text(path)
     return bad
 
 
