@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.activations.hooks import Hook
+from tasks.activations.hook_sites import Hook
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
-from tasks.activations.hook_sites import SITES
+from tasks.activations.hook_sites import SITES, Hook
 from tasks.errors import UserError
 from tasks.models.blocks import first_tensor, prove_blocks, run_base, some_tokens
 
@@ -61,14 +60,6 @@ _FORMS = [
 ]
 
 
-@dataclass(frozen=True)
-class Hook:
-    """A place in a model: one of the SITES of block `layer`, counted from 0."""
-
-    site: str
-    layer: int
-
-
 class HookPoint(NamedTuple):
     """A hook found in a model: TransformerLens' name of it, the module, and whether what that one reads is caught.
 
@@ -79,6 +70,11 @@ class HookPoint(NamedTuple):
     module: str
     input: bool = False
     position_first: bool = False
+
+
+def point_named(name: str, module: str) -> HookPoint:
+    """The point that an artifact names; only what is called an input is caught before its module."""
+    return HookPoint(name, module, input=name.endswith(".hook_in"))
 
 
 def find(model: PreTrainedModel, hook: Hook) -> HookPoint:

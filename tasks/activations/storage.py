@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tasks.activations.hooks import HookPoint
+from tasks.activations.hooks import HookPoint, point_named
 from tasks.activations.stream import FORWARD_TOKENS
 from tasks.activations.token_mask import Mask
 from tasks.errors import UserError
@@ -139,7 +139,7 @@ def read_info(folder: Path) -> ActivationsInfo:
             **{key: description[key] for key in ActivationsInfo.__dataclass_fields__ if key in description}
         )
     except (OSError, ValueError, TypeError) as error:
-        hint = "Make them: mistudio submit activations"
+        hint = "Make them: mistudio submit activations --help"
         raise UserError(f"There are no finished activations in {folder}.", hint) from error
 
 
@@ -150,7 +150,7 @@ class StoredVectors:
         """Raises UserError when the artifact is not there whole."""
         self.folder, self.info = folder, read_info(folder)
         self.device: torch.device | str = device
-        self.points: tuple[HookPoint, ...] = (HookPoint(self.info.hook_name, self.info.hook_module),)
+        self.points: tuple[HookPoint, ...] = (point_named(self.info.hook_name, self.info.hook_module),)
         left_out = self.info.left_out
         self.mask = Mask(left_out["first"], tuple(left_out["ids"]), left_out["pad"])
         self.bos, self.model_dtype = self.info.bos, self.info.model_dtype

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from tasks.activations import shuffle_buffer
-from tasks.activations.hooks import Hook, HookPoint, catch, find
+from tasks.activations.hook_sites import Hook
+from tasks.activations.hooks import HookPoint, catch, find
 from tasks.activations.shuffle_buffer import FileBuffer, MemoryBuffer
 from tasks.activations.token_mask import Mask, mask_for
 from tasks.errors import UserError

@@ -89,7 +89,7 @@ def mask_again(metadata: dict[str, Any], info: TokensInfo) -> Mask:
     if not len(range(info.context)[slice(*positions)]):
         raise UserError(
             f"The SAE was trained on positions {list(positions)} alone, and rows of {info.context} tokens have none.",
-            "Use longer rows: mistudio submit tokenize --context-length",
+            "Use longer rows: mistudio submit tokenize --dataset DATASET --model MODEL --context-length N",
         )
     if positions == (1, None):
         return Mask(True, ids, info.pad_id)

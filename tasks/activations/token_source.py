@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from tasks.jobs.kind import Catalog, Request, kind_named
+from tasks.jobs.prerequisites import exists_or_pending
 from tasks.models.loading import resolve
 from tasks.text.compatibility import check_bos, check_ids, check_tokenizer_file
-from tasks.text.dataset_ref import resolve_dataset
+from tasks.text.dataset_ref import local_path, resolve_dataset
+from tasks.text.source_state import refuse_if_changed, refuse_if_of_earlier, state_of
 
 #: Context length of tokens made for a job, if the model can read that many.
 _CONTEXT = 128
@@ -31,16 +33,20 @@ def find_tokens(
             return dataset, []
         if known.is_pending("tokens", dataset):
             return dataset, []
+    path = local_path(dataset)
     dataset, requests = resolve_dataset(dataset, known)
     kind = kind_named("tokenize")
     values = {"dataset": dataset, "model": model, "context": min(_CONTEXT, config.get("context") or _CONTEXT)}
     name = kind.default_name(kind.read_params(values)) if kind.default_name else dataset
+    wanted = Request("tokenize", name, values)
+    if not exists_or_pending(wanted, known):
+        return name, [*requests, wanted]
     if known.manifest("tokens", name) is not None:
+        if path is not None and requests and state_of(known.manifest("datasets", dataset)) is None:
+            refuse_if_changed(path, "tokens", name, known)
+        refuse_if_of_earlier(name, dataset, known)
         check_known(known.path("tokens", name), model, config, known, allow_no_bos)
-        return name, []
-    if known.is_pending("tokens", name):
-        return name, []
-    return name, [*requests, Request("tokenize", name, values)]
+    return name, []
 
 
 def check_known(tokens: Path, model: str, described: dict[str, Any], known: Catalog, allow_no_bos: bool) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 #: The text of each of some token ids that follow one another: see tasks.features.token_texts.
 TokenTexts = Callable[[list[int]], list[str]]
 
-#: A feature that fired in fewer contexts has too few examples to be judged.
+#: A feature that fired in fewer contexts has too few examples to be judged; as many of its strongest ones judge it.
 LIVE_CONTEXTS = 10
 
 
@@ -27,16 +27,12 @@ class Example:
     activations: list[float]
     peak: int
     at_row_start: bool = False  # whether the row begins with the first of these tokens
+    before_peak: str | None = None  # the token before the peak, shown or not; None at the beginning of a row
 
     @property
     def peak_token(self) -> str:
         """The token on which the feature fired most."""
         return self.tokens[self.peak]
-
-    @property
-    def before_peak(self) -> str | None:
-        """The token before that one; None at the beginning of a row."""
-        return self.tokens[self.peak - 1] if self.peak else None
 
 
 @dataclass(frozen=True)
@@ -53,6 +49,11 @@ class Feature:
     def live(self) -> bool:
         """Whether it fired in enough contexts to be judged."""
         return self.contexts >= LIVE_CONTEXTS
+
+    @property
+    def judged(self) -> list[Example]:
+        """The examples that it is judged by, however many more are kept."""
+        return self.examples[:LIVE_CONTEXTS]
 
 
 def read_features(
@@ -82,7 +83,9 @@ def _example(position: int, acts: np.ndarray, rows: np.ndarray, window: int, tok
     context = rows.shape[1]
     row, column = divmod(position, context)
     first, end = max(0, column - window), min(context, column + window + 1)
-    tokens = token_texts(rows[row, max(0, first - 1) : end].tolist())[min(first, 1) :]  # one before says how it begins
+    begin = max(0, min(first, column - 1) - 1)  # one before says how a token begins
+    texts = token_texts(rows[row, begin:end].tolist())
+    tokens, before_peak = texts[first - begin :], texts[column - begin - 1] if column else None
     shift = first - (column - window)
-    values = [round(float(value), 4) for value in acts[shift : shift + len(tokens)]]
-    return Example(position, tokens, values, column - first, first == 0)
+    values = [float(f"{value:.6g}") for value in acts[shift : shift + len(tokens)]]
+    return Example(position, tokens, values, column - first, first == 0, before_peak)

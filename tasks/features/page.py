@@ -7,12 +7,12 @@ and `&` escaped, and the page's own script shows it as text.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from tasks.features.feature_records import Example, Feature
+from tasks.features.feature_records import LIVE_CONTEXTS, Example, Feature
 from tasks.features.patterns import pattern_of, score
 
 #: Features whose examples the browser parses together, and how many a page can hold and still open.
@@ -23,15 +23,18 @@ _FULL = 1000
 _ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
-def write_page(path: Path, title: str, facts: list[tuple[str, str]], features: Iterable[Feature]) -> None:
-    """Write the page; `facts` are (name, value) pairs shown below the title."""
+def write_page(
+    path: Path, title: str, facts: list[tuple[str, str]], features: Iterable[Feature], examples: int = LIVE_CONTEXTS
+) -> None:
+    """Write the page with at most `examples` of a feature; `facts` are (name, value) pairs shown below the title."""
     strings: dict[str, int] = {}
     index: list[list[Any]] = []
     chunks: list[str] = []
     waiting: list[list[Any]] = []
     for feature in features:
-        index.append(_index_entry(feature, strings))
-        waiting.append([_pack(example, feature.max_activation, strings) for example in feature.examples])
+        shown = feature.examples[:examples]
+        index.append(_index_entry(feature, shown, strings))
+        waiting.append([_pack(example, feature.max_activation, strings) for example in shown])
         if len(waiting) == _CHUNK:
             chunks.append(_block(f"chunk-{len(chunks)}", waiting))
             waiting = []
@@ -42,10 +45,10 @@ def write_page(path: Path, title: str, facts: list[tuple[str, str]], features: I
         page.writelines([before, _block("index", head), *chunks, after])
 
 
-def _index_entry(feature: Feature, strings: dict[str, int]) -> list[Any]:
+def _index_entry(feature: Feature, shown: Sequence[Example], strings: dict[str, int]) -> list[Any]:
     """What the page must know of a feature to sort, search and title it; the order is the template's constants."""
     pattern = pattern_of(feature)
-    peaks = sorted({_number(example.peak_token, strings) for example in feature.examples})
+    peaks = sorted({_number(example.peak_token, strings) for example in shown})
     return [
         feature.id,
         float(f"{feature.density:.4g}"),

@@ -1,6 +1,6 @@
 """Which features are interpretable at a glance: the rule for a pattern, and the order from most to least interpretable.
 
-A feature is patterned when at least seven of ten of its strongest contexts share the same peak token, or the same token
+A feature is patterned when at least seven of its ten strongest contexts share the same peak token, or the same token
 right before the peak. The rule is crude and cheap, and the same for every SAE, so shares can be compared.
 """
 
@@ -31,12 +31,12 @@ class Pattern:
 
 
 def pattern_of(feature: Feature) -> Pattern | None:
-    """The pattern of a feature, or None; a shared peak token comes before a shared token before the peak."""
-    if not feature.examples:
+    """The pattern of a live feature, or None; a shared peak token comes before a shared token before the peak."""
+    if not feature.live or not feature.examples:
         return None
     for where, tokens in (
-        ("at", [example.peak_token for example in feature.examples]),
-        ("before", [example.before_peak for example in feature.examples]),
+        ("at", [example.peak_token for example in feature.judged]),
+        ("before", [example.before_peak for example in feature.judged]),
     ):
         token, count = Counter(tokens).most_common(1)[0]
         if token is not None and count >= PATTERN_SHARE * len(tokens):
@@ -83,18 +83,18 @@ def score(feature: Feature) -> float:
     if pattern is None or not feature.live or feature.density <= 0:
         return 0.0
     far = (math.log10(feature.density) - _BEST_LOG_DENSITY) / _LOG_DENSITY_SPREAD
-    varied = len({tuple(example.tokens) for example in feature.examples}) / len(feature.examples)
+    varied = len({tuple(example.tokens) for example in feature.judged}) / len(feature.judged)
     letters = sum(char.isalpha() for char in pattern.token)
     word = min(1.0, 0.4 + 0.2 * letters) * (1.0 if pattern.where == "at" else 0.7)
     return pattern.share * word * varied * math.exp(-far * far)
 
 
 def most_interpretable(features: Iterable[Feature], count: int = 5) -> list[Feature]:
-    """The features of the highest score, no two with the same word."""
+    """The features of the highest score, no two with the same word; none without a score."""
     chosen: dict[str, Feature] = {}
     for feature in sorted(features, key=lambda feature: (-score(feature), feature.id)):
         pattern = pattern_of(feature)
-        if len(chosen) == count or pattern is None:
+        if len(chosen) == count or pattern is None or score(feature) == 0:
             break
         chosen.setdefault(pattern.token.strip().casefold(), feature)
     return list(chosen.values())
@@ -116,4 +116,4 @@ def summarise(feature: Feature) -> dict[str, Any]:
 def _shorten(example: Example) -> list[list[Any]]:
     first = max(0, example.peak - _SHOWN_TOKENS)
     pairs = list(zip(example.tokens, example.activations, strict=True))[first : example.peak + _SHOWN_TOKENS + 1]
-    return [[token, round(value, 2)] for token, value in pairs]
+    return [[token, float(f"{value:.4g}")] for token, value in pairs]

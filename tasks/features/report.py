@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ class Report:
     top: TopExamples
     rows: np.ndarray  # the (rows, context) token ids that `top` refers to
     token_texts: TokenTexts
+    examples: int  # of a feature, in the files
     after_feature: Callable[[int], None]  # called with how many features have been written
 
     def write(
@@ -42,7 +43,7 @@ class Report:
         if census.fired > MOST_FEATURES:
             facts.append(("shown here", f"the {MOST_FEATURES:,} most interpretable"))
         shown = self._features(tokens_seen, _best(scores, MOST_FEATURES))
-        write_page(folder / "index.html", title, facts, shown)
+        write_page(folder / "index.html", title, facts, shown, self.examples)
         interpretable = most_interpretable(self._features(tokens_seen, _best(scores, _CANDIDATES)))
         return census, [summarise(feature) for feature in interpretable]
 
@@ -53,8 +54,8 @@ class Report:
             for feature in self._features(tokens_seen):
                 census.add(feature)
                 scores[feature.id] = score(feature)
-                pattern = pattern_of(feature)
-                record = {**asdict(feature), "pattern": asdict(pattern) if pattern else None}
+                pattern, written = pattern_of(feature), replace(feature, examples=feature.examples[: self.examples])
+                record = {**asdict(written), "pattern": asdict(pattern) if pattern else None}
                 lines.write(json.dumps(record, ensure_ascii=False) + "\n")
                 self.after_feature(census.fired)
         return census, scores

@@ -69,10 +69,15 @@ class TopExamples:
         draft.replace(path)
 
     def resume(self, path: Path) -> int:
-        """Take up the state in the file and return which row comes next; 0 when there is none that can be read."""
+        """Take up the state in the file and return which row comes next; 0 when there is none that can be read.
+
+        Nor is one that keeps another number of examples, or more around them.
+        """
         if read_notes(path) is None:
             return 0
         with safe_open(path, "pt") as file:
+            if tuple(file.get_slice("around").get_shape()) != self.around.shape:
+                return 0
             for name in _STATE:
                 getattr(self, name).copy_(file.get_tensor(name))
             metadata = file.metadata()

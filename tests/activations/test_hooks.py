@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tasks.activations import hooks
-from tasks.activations.hooks import Hook, HookPoint, catch, find
+from tasks.activations.hook_sites import Hook
+from tasks.activations.hooks import HookPoint, catch, find
 from tasks.errors import UserError
 from tests.models.families import VOCABULARY, model_of
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tasks.activations.hooks import Hook, find
+from tasks.activations.hook_sites import Hook
+from tasks.activations.hooks import find
 from tasks.activations.intervention import Spliced, can_splice, splice
 from tasks.activations.stream import ModelVectors
 from tasks.activations.token_mask import Mask
@@ -283,7 +284,8 @@ def test_a_training_ends_when_its_patience_does(bench: Bench):
     assert result["fvu"] == pytest.approx(best["fvu"]), "the SAE that is kept is that of the best measurement"
     assert result["kl"] == best["kl"]
     metadata = json.loads((context.output / "cfg.json").read_text())["metadata"]
-    assert metadata["training_tokens"] == result["best_step"] * 256
+    assert metadata["training_tokens"] == result["best_step"] * 256, "what the saved one has seen"
+    assert result["training_tokens"] == result["steps"] * 256
     with (context.workdir / "evaluations.jsonl").open("a") as file:
         file.write('{"ste')  # the plug was pulled, or the disk was full
     again = train.run(params, bench.context(attempt=2))

@@ -11,7 +11,8 @@ import torch
 
 from tasks.activations import shuffle_buffer
 from tasks.activations import stream as activations
-from tasks.activations.hooks import Hook, HookPoint, find
+from tasks.activations.hook_sites import Hook
+from tasks.activations.hooks import HookPoint, find
 from tasks.activations.shuffle_buffer import FileBuffer
 from tasks.activations.stream import ActivationStream, ModelVectors, as_ids, read, split_rows
 from tasks.activations.token_mask import Mask

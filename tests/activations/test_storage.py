@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tasks.activations import storage, stream
-from tasks.activations.hooks import Hook
+from tasks.activations.hook_sites import Hook
 from tasks.activations.storage import ShardWriter, StoredVectors, read_info
 from tasks.activations.stream import ModelVectors, open_model
 from tasks.errors import UserError

@@ -9,11 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks.activations.hooks import Hook, find
+from mistudio_cli.views import feature_json
+from tasks.activations.hook_sites import Hook
+from tasks.activations.hooks import find
 from tasks.activations.stream import read
 from tasks.activations.token_mask import mask_for
 from tasks.errors import UserError
 from tasks.features import collect
+from tasks.features.top_examples import TopExamples
 from tasks.jobs.kind import Stopped, kind_named
 from tasks.models import bfloat16
 from tasks.models.bfloat16 import ProductSpeed
@@ -78,6 +81,38 @@ def test_the_artifact_holds_what_the_model_and_the_sae_say(chain):
     assert len(json.dumps(result)) < 20_000
 
 
+def test_what_is_called_patterned_does_not_depend_on_how_much_is_shown(chain):
+    usual = chain.run("extract", "usual", sae="s")
+    few = chain.run("extract", "few", sae="s", top=1)
+    assert [each["feature"] for each in few["telling"]] == [each["feature"] for each in usual["telling"]]
+    small = chain.run("extract", "small", sae="s", top=1, window=0)
+    for name in ("live", "patterned_share", "same_token_share"):
+        assert small[name] == few[name] == usual[name], name
+    assert load_file(chain.path("features", "small") / "features.safetensors")["top_positions"].shape[1] == 1
+    lines = [json.loads(line) for line in (chain.path("features", "small") / "features.jsonl").read_text().splitlines()]
+    assert {len(line["examples"]) for line in lines} == {1}
+    assert {len(line["examples"][0]["tokens"]) for line in lines} == {1}
+
+
+def test_the_features_that_are_written_are_read_a_page_at_a_time_and_found_by_their_tokens(chain):
+    result = chain.run("extract", "f", sae="s", top=3, window=4)
+    (extraction,) = feature_json.extractions(chain.store, "s")
+    assert (extraction["name"], extraction["fired"]) == ("f", result["fired"])
+    found, after = [], 0
+    while after is not None:
+        page = feature_json.page(chain.store, "f", after, "", 7, 2)
+        found, after = [*found, *page["features"]], page["next"]
+        assert page["unreadable"] == 0
+    assert len(found) == result["fired"]
+    lines = [json.loads(line) for line in (chain.path("features", "f") / "features.jsonl").read_text().splitlines()]
+    assert [(each["id"], each["density"]) for each in found] == [(line["id"], line["density"]) for line in lines]
+    for each, line in zip(found, lines, strict=True):
+        first, stored = each["examples"][0], line["examples"][0]
+        assert (first["tokens"], first["activations"]) == (stored["tokens"], stored["activations"])
+        hits = feature_json.page(chain.store, "f", 0, each["top_tokens"][0], 100, 1)["features"]
+        assert each["id"] in [hit["id"] for hit in hits]
+
+
 def test_what_the_sae_was_not_trained_on_is_left_out_again_and_its_hook_is_read(chain):
     rows, info = open_tokens(chain.path("tokens", "t")), read_info(chain.path("tokens", "t"))
     mask, module = mask_for(info, skip_bos=True), f"gpt_neox.layers.{LAYER}.mlp"
@@ -123,7 +158,7 @@ def test_an_imported_sae_is_read_at_its_hook_on_the_model_that_was_named(chain, 
     theirs = build(CoderConfig("topk", 32, FEATURES, TopK.Options(k=4)), seed=3)
     save_sae(tmp_path / "theirs", theirs, Scales((1,), (1,)), {"hook_name": f"blocks.{LAYER}.hook_mlp_out"})
     chain.run("import", "got", source=str(tmp_path / "theirs"), model="m")
-    with pytest.raises(UserError, match=r"does not say what it was trained on\. It needs --token-set"):
+    with pytest.raises(UserError, match=r"does not say which tokens it was trained on\. Give --token-set"):
         chain.run("extract", "f", sae="got")
     result = chain.run("extract", "f", sae="got", tokens="t")
     assert (result["model"], result["hook"]) == ("m", f"gpt_neox.layers.{LAYER}.mlp")
@@ -131,6 +166,37 @@ def test_an_imported_sae_is_read_at_its_hook_on_the_model_that_was_named(chain, 
     codes = codes_of(theirs, model, rows, "mlp")
     fired = load_file(chain.path("features", "f") / "features.safetensors")["firing_counts"]
     assert torch.allclose(fired.float(), (codes > 0).sum((0, 1)).float(), atol=2)
+
+
+def test_an_sae_of_unknown_origin_is_refused_as_it_is_submitted(chain, tmp_path):
+    theirs = build(CoderConfig("topk", 32, FEATURES, TopK.Options(k=4)), seed=3)
+    save_sae(tmp_path / "theirs", theirs, Scales((1,), (1,)), {})
+    chain.run("import", "got", source=str(tmp_path / "theirs"))
+    extract = kind_named("extract")
+    for given, why in (
+        ({}, r"which model it was trained on\. Give --model"),
+        ({"model": "m"}, r"which tokens it was trained on\. Give --token-set"),
+        ({"model": "m", "tokens": "t"}, r"which layer it was trained on\. Import it again .* with --layer"),
+    ):
+        with pytest.raises(UserError, match=why):
+            extract.prepare(extract.params(sae="got", **given), chain)
+
+
+def test_more_examples_than_rows_and_a_window_beyond_the_row_take_no_more_memory(chain, monkeypatch):
+    chain.run("extract", "all", sae="s", top=len(TEXTS), window=15)
+    made, init = [], TopExamples.__init__
+
+    def counted(self, features, k, window, device="cpu"):
+        made.append((k, window))
+        init(self, features, k, window, device)
+
+    monkeypatch.setattr(TopExamples, "__init__", counted)
+    result = chain.run("extract", "more", sae="s", top=10_000, window=10_000)
+    rows = open_tokens(chain.path("tokens", "t"))
+    assert made == [(len(rows), rows.shape[1] - 1)]
+    assert result["tokens"] == rows.size
+    found = (chain.path("features", name) / "features.jsonl" for name in ("more", "all"))
+    assert next(found).read_text() == next(found).read_text()
 
 
 def test_a_stopped_extraction_resumes_where_it_was(chain, monkeypatch):

@@ -11,7 +11,7 @@ import torch
 
 from tasks.features.feature_records import Example, Feature, read_features
 from tasks.features.page import write_page
-from tasks.features.patterns import most_interpretable, pattern_of, patterned_share, summarise
+from tasks.features.patterns import most_interpretable, pattern_of, patterned_share, score, summarise
 from tasks.features.top_examples import TopExamples
 
 ROWS, CONTEXT, FEATURES, K, WINDOW = 120, 9, 13, 5, 2
@@ -111,16 +111,24 @@ def test_records_show_the_tokens_around_the_peak():
         for example in feature.examples:
             row, column = divmod(example.position, CONTEXT)
             assert example.peak_token == str(example.position)
+            assert example.before_peak == (str(example.position - 1) if column else None)
             assert example.tokens == [str(token) for token in rows[row, max(0, column - WINDOW) : column + WINDOW + 1]]
             expected = [acts[row, int(token) % CONTEXT, feature.id].item() for token in example.tokens]
-            assert example.activations == pytest.approx(expected, abs=1e-4)
+            assert example.activations == pytest.approx(expected, rel=1e-5)
+
+
+def test_records_show_activations_however_small_they_are():
+    acts = streams()["random"] * 1e-6
+    for feature in read_features(streamed(acts, 7), np.zeros((ROWS, CONTEXT), int), ROWS, lambda ids: [""] * len(ids)):
+        for example in feature.examples:
+            assert 0 < example.activations[example.peak] <= feature.max_activation * (1 + 1e-5)
 
 
 def feature(words: list[str], before: list[str] | None = None, contexts: int = 50, number: int = 0) -> Feature:
     """A feature whose examples peak on these words."""
     before = before or [f"w{i}" for i in range(len(words))]
     examples = [
-        Example(i, [f"start{i}", left, word, "end"], [0.0, 0.5, 2.0, 0.0], 2)
+        Example(i, [f"start{i}", left, word, "end"], [0.0, 0.5, 2.0, 0.0], 2, before_peak=left)
         for i, (left, word) in enumerate(zip(before, words, strict=True))
     ]
     return Feature(number, 0.003, contexts, 2.0, examples)
@@ -145,6 +153,48 @@ def test_one_token_right_before_the_peak_is_a_pattern_too():
 def test_peaks_at_the_beginning_of_their_rows_share_no_token_before():
     starts = Feature(0, 0.01, 50, 1.0, [Example(i, [word], [1.0], 0) for i, word in enumerate(MIXED)])
     assert pattern_of(starts) is None
+
+
+def test_the_strongest_ten_judge_however_many_more_are_kept():
+    assert pattern_of(feature(["x"] * 10 + MIXED * 3)) == pattern_of(feature(["x"] * 10))
+    assert score(feature(["x"] * 10 + MIXED * 3)) == score(feature(["x"] * 10))
+
+
+def test_the_token_before_the_peak_is_known_where_only_the_peak_is_shown():
+    acts, rows = torch.zeros(20, 6, 1), np.full((20, 6), 7)
+    acts[:, 3], rows[:, 2], rows[:, 3] = 1.0, 5, np.arange(20)
+    top = TopExamples(1, 10, 0)
+    top.update(acts, torch.arange(20))
+    (found,) = read_features(top, rows, rows.size, lambda ids: list(map(str, ids)))
+    assert found.examples[0].tokens == ["0"]
+    pattern = pattern_of(found)
+    assert pattern is not None
+    assert (pattern.where, pattern.token) == ("before", "5")
+
+
+def test_a_token_before_the_peak_begins_as_it_does_in_its_text():
+    """Decoders leave out the space before the first token that they are given."""
+    acts, rows = torch.zeros(20, 6, 1), np.full((20, 6), 7)
+    acts[:, 3], rows[:, 2] = 1.0, np.arange(20) % 2
+    texts = {0: " the", 1: "the", 7: " x"}
+    found = []
+    for window in (0, 1, 2):
+        top = TopExamples(1, 10, window)
+        top.update(acts, torch.arange(20))
+        (one,) = read_features(
+            top,
+            rows,
+            rows.size,
+            lambda ids: [text.lstrip() if not n else text for n, text in enumerate(map(texts.__getitem__, ids))],
+        )
+        found.append([example.before_peak for example in one.examples])
+    assert found[0] == found[1] == found[2] == [" the", "the"] * 5
+
+
+def test_a_feature_that_fired_in_too_few_contexts_is_not_called_interpretable():
+    assert most_interpretable([feature(["x"], contexts=1, number=n) for n in range(20)]) == []
+    assert pattern_of(feature(["x"], contexts=1)) is None
+    assert pattern_of(feature(["x"] * 10, contexts=10)) is not None
 
 
 def test_the_patterned_share_counts_live_features_only():
