@@ -52,10 +52,12 @@ class Params:
 
 def default_name(params: Params) -> str:
     """Model, layer, hook and tokens."""
+    from tasks.jobs.short_names import shortened
     from tasks.models.loading import model_slug
     from tasks.text.dataset_ref import slug
 
-    return f"{model_slug(params.model)[:45]}-l{params.layer}-{params.hook}-{slug(params.dataset)[:40]}"
+    model, dataset = shortened(model_slug(params.model), 45), shortened(slug(params.dataset), 40)
+    return f"{model}-l{params.layer}-{params.hook}-{dataset}"
 
 
 def prepare(params: Params, known: Catalog) -> tuple[Params, list[Request]]:
@@ -79,7 +81,7 @@ def estimate(params: Params, known: Catalog) -> Estimate:
     rows = shape_of_tokens(known, params.dataset)
     limits = [tokens for tokens in (rows and math.prod(rows), params.max_tokens) if tokens is not None]
     tokens = min(limits, default=None)
-    estimated = Estimate() if shape is None else of_reading(shape, params.model_dtype)
+    estimated = Estimate() if shape is None else of_reading(shape, rows, params.model_dtype)
     if tokens is None:
         return estimated
     alike = ("model", "layer", "hook")
@@ -107,7 +109,7 @@ KIND = JobKind(
 
 def run(params: Params, context: Context) -> dict[str, Any]:
     """Read shard after shard, resuming after those of an earlier attempt; then describe them."""
-    from tasks.activations.hooks import Hook
+    from tasks.activations.hook_sites import Hook
     from tasks.activations.storage import ShardWriter
     from tasks.activations.stream import open_model
     from tasks.features.collect import choose_rows
@@ -123,7 +125,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
         context.store, model, params.dataset, hooks, params.skip_bos, context.device, params.allow_no_bos, dtype
     )
     pin(source.model, context.workdir)
-    keep(source.model, context.workdir)
+    keep(source.model, context.workdir, context.note)
     numbers = choose_rows(*source.shape, params.max_tokens)
     counts, began = source.counts[numbers], time.monotonic()
     writer = ShardWriter(_shards(context), counts, source.shape[1], source.d_in, params.dtype)

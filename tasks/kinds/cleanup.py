@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 from tasks.jobs.kind import Context, JobKind, kinds, option
 
 _HOUR, _DAY = 3600, 86_400
+#: How long what was read of live jobs is believed: removing may take minutes, and a retry may come meanwhile.
+_LIVE_FOR_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     from tasks.storage.log_archive import archives
     from tasks.storage.store import remove, size_of
 
+    read_at = time.monotonic()
     live, places = context.live_jobs(), Places(context.home, context.store.root)
     folders = dict(_over(context, live, places.store / ".tmp"))
     logs = dict(_over(context, live, places.job_log("any").parent, ".log"))
@@ -54,10 +58,14 @@ def run(params: Params, context: Context) -> dict[str, Any]:
         ("logs", logs, params.log_days * _DAY),
     ):
         for path in [path for path, age_s in ages.items() if age_s > least_s]:
-            counts["bytes"] += size_of(path)
-            counts[what] += 1
-            if not params.count_only:
-                remove(path)
+            if time.monotonic() - read_at > _LIVE_FOR_S:
+                live, read_at = context.live_jobs(), time.monotonic()
+            if path.name.partition(".")[0] in live:  # a retry takes it over since
+                continue
+            size = size_of(path)
+            if params.count_only or remove(path):
+                counts["bytes"] += size
+                counts[what] += 1
             context.progress("removing", counts["work_folders"] + counts["logs"], None, "entries")
     newer = [path for path, age_s in folders.items() if age_s <= params.hours * _HOUR]
     kept = [path for path in newer if _can_be_resumed(path)]

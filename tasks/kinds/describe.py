@@ -19,15 +19,16 @@ _SHOWN = ("kind", "created_at", "params", "made_from", "result")
 class Params:
     """Which artifact."""
 
-    artifact: str = option(help="The artifact as FAMILY/NAME, such as datasets/stdlib", positional=True)
+    artifact: str = option(
+        help="The artifact as FAMILY/NAME, such as datasets/stdlib", is_artifact=True, positional=True
+    )
 
 
 def prepare(params: Params, known: Catalog) -> tuple[Params, list[Request]]:
-    """Refuse what is not there."""
+    """Refuse what is neither there nor coming."""
     family, name = _split(params.artifact)
-    if known.manifest(family, name) is None:
-        state = "is still being made" if known.is_pending(family, name) else "is not in the store"
-        raise UserError(f"{params.artifact} {state}.", "See what is made: mistudio jobs ls")
+    if known.manifest(family, name) is None and not known.is_pending(family, name):
+        raise UserError(f"{params.artifact} is not in the store.", "See what is made: mistudio jobs ls")
     return params, []
 
 

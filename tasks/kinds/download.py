@@ -53,7 +53,7 @@ def default_name(params: Params) -> str:
 def prepare(params: Params, known: Catalog) -> tuple[Params, list[Request]]:
     """Fix the path to where the user stood, and refuse now what can be known to fail."""
     from tasks.text.dataset_ref import is_hub_id, is_mistyped_path, local_path
-    from tasks.text.files.sources import check_source
+    from tasks.text.files.corpus_files import check_source
 
     path = local_path(params.source)
     if path is not None:
@@ -95,7 +95,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     from tasks.text.corpus import CorpusWriter
     from tasks.text.files.skipped_counts import SkippedCounts
 
-    counts, writer = SkippedCounts(), CorpusWriter(context.output)
+    counts, writer, state = SkippedCounts(), CorpusWriter(context.output), _state(params)
     context.progress("reading", 0, params.limit, "rows")
     for documents in _documents(params, counts):
         kept = _within(documents, params, writer)
@@ -107,7 +107,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     if writer.rows == 0:
         left_out = f" ({'; '.join(counts.left_out)})" if counts.left_out else ""
         raise UserError(f"No document was found in {params.source}{left_out}.", "Give another source or column")
-    return {"rows": writer.rows, "bytes": writer.bytes, **dataclasses.asdict(counts)}
+    return {"rows": writer.rows, "bytes": writer.bytes, **dataclasses.asdict(counts), "source_state": state}
 
 
 def _documents(params: Params, counts: SkippedCounts) -> Iterator[pa.Array]:
@@ -143,4 +143,15 @@ def _within(documents: pa.Array, params: Params, writer: Any) -> pa.Array:
 
 
 def _skipped(params: Params) -> tuple[str, ...]:
-    return tuple(name.strip() for name in params.skip.split(",") if name.strip())
+    from tasks.text.files.splits import skipped_folders
+
+    return skipped_folders(params.skip, params.split)
+
+
+def _state(params: Params) -> str | None:
+    """The state of a local source; None for the Hub."""
+    from tasks.text.dataset_ref import local_path
+    from tasks.text.source_state import source_state
+
+    path = local_path(params.source)
+    return None if path is None else source_state(path, params.pattern, _skipped(params))

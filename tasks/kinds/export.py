@@ -9,6 +9,7 @@ from typing import Any
 
 from tasks.errors import UserError
 from tasks.jobs.kind import Catalog, Context, JobKind, Request, option
+from tasks.paths import replace_text
 from tasks.sae.formats.exporting import FORMS
 
 
@@ -54,9 +55,36 @@ KIND = JobKind(
 
 def run(params: Params, context: Context) -> dict[str, Any]:
     """Write the folder, whole or not at all."""
-    from tasks.sae.formats.exporting import write_as
+    from tasks.sae.formats.exporting import SAE_LENS, write_as
+    from tasks.sae.formats.native import read_config
 
     context.store.manifest("saes", params.sae)
     folder = Path(params.folder)
-    write_as(params.to, context.store.path("saes", params.sae), folder, context.job_id)
+    sae, note = context.store.path("saes", params.sae), context.workdir / "written"
+    if not _is_written(folder, note):
+        write_as(params.to, sae, folder, context.job_id, lambda draft: replace_text(note, _identity(draft)))
+    if params.to != SAE_LENS:
+        _note_what_is_lost(context, params.to.replace("-", "_"), read_config(sae).get("metadata", {}))
     return {"folder": str(folder), "form": params.to, "files": sorted(path.name for path in folder.iterdir())}
+
+
+def _is_written(folder: Path, note: Path) -> bool:
+    """Whether the folder is what an earlier attempt wrote, which was killed before it could record that."""
+    try:
+        return note.read_text(encoding="utf-8") == _identity(folder)
+    except OSError:
+        return False
+
+
+def _identity(folder: Path) -> str:
+    """What a folder keeps when it is renamed, and no other has: another one may get its number."""
+    state = folder.stat()
+    return f"{state.st_dev}:{state.st_ino}:{state.st_mtime_ns}"
+
+
+def _note_what_is_lost(context: Context, library: str, about: dict[str, Any]) -> None:
+    """Say what the other form has no place for, which an import cannot read from its files."""
+    known = {"hook": about.get("hook_name"), "model": about.get("model_name")}
+    lost = " and ".join(f"the {what} ({name})" for what, name in known.items() if name)
+    if lost:
+        context.note(f"{library}'s files do not say {lost}: an import needs --layer and --model")

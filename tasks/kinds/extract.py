@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tasks.activations.stream import ModelVectors
     from tasks.features.top_examples import TopExamples
     from tasks.sae.coder import Coder
+    from tasks.storage.store import Store
 
 _SAVE_EVERY_S = 10.0
 _STATE = "top.safetensors"
@@ -36,8 +37,8 @@ class Params:
     )
     model: str | None = option(None, help="Model; default: the one it was trained on", artifact="models")
     max_tokens: int | None = option(1_000_000, help="Maximum tokens to read, evenly spread", minimum=1)
-    top: int = option(10, help="Top-activating examples per feature", minimum=1)
-    window: int = option(12, help="Context tokens on each side of the max activation", minimum=0)
+    top: int = option(10, help="Top-activating examples per feature", minimum=1, maximum=10_000)
+    window: int = option(12, help="Context tokens on each side of the max activation", minimum=0, maximum=10_000)
     skip_bos: bool | None = option(
         None, help="Skip BOS and the first token of each row; default: as the SAE was trained"
     )
@@ -74,6 +75,7 @@ def prepare(params: Params, known: Catalog) -> tuple[Params, list[Request]]:
         bos = read_info(known.path("tokens", params.tokens)).bos
         check_bos_of_sae(params.sae, metadata, f"tokens/{params.tokens}", bos, params.allow_no_bos)
     if known.manifest("saes", params.sae) is not None:
+        _origin(params, known)
         _check_precision(params, known)
     return params, []
 
@@ -92,8 +94,13 @@ def _check_precision(params: Params, known: Catalog) -> None:
 
 def _model_of(sae: str, known: Catalog) -> str | None:
     """The model that an SAE of the store was trained on, by its manifest."""
+    return _made_from(sae, known).get("models")
+
+
+def _made_from(sae: str, known: Catalog | Store) -> dict[str, str]:
+    """What an SAE of the store was trained on, by family, as its manifest has it."""
     made_from = (known.manifest("saes", sae) or {}).get("made_from", {})
-    return dict(value.split("/", 1) for value in made_from.values()).get("models")
+    return dict(value.split("/", 1) for value in made_from.values())
 
 
 def estimate(params: Params, known: Catalog) -> Estimate:
@@ -103,7 +110,8 @@ def estimate(params: Params, known: Catalog) -> Estimate:
 
     model = params.model or _model_of(params.sae, known)
     sae, requested = known.path("saes", params.sae), (params.precision, params.model_dtype)
-    held = of_extraction(known, model, sae, params.top, params.window, *requested) if model else None
+    tokens = params.tokens or _made_from(params.sae, known).get("tokens")
+    held = of_extraction(known, model, tokens, sae, params.top, params.window, *requested) if model else None
     if params.max_tokens is None:
         return Estimate(gpu_memory_bytes=held)
     seconds = seconds_like_earlier(
@@ -155,7 +163,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
 
     choose(context.device)
     context.progress("loading", 0, 1, "models")
-    origin = _origin(params, context)
+    origin = _origin(params, context.store)
     coder = load_sae(context.store.path("saes", params.sae), context.device)
     source = _source(params, context, origin, coder.config.d_in)
     coder.precision = _precision(params, context, coder, source.tokens.shape[1])
@@ -167,11 +175,17 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     seen, began = int(source.counts[numbers].sum()), time.monotonic()
     top, fresh = _collect(params, context, source, coder, numbers)
     seconds = time.monotonic() - began
-    tensors = {"top_activations": top.values, "top_positions": top.positions, "firing_counts": top.fired}
+    tensors = {"top_activations": top.values, "top_positions": top.positions}
+    tensors = {name: tensor[:, : params.top].contiguous() for name, tensor in tensors.items()}
+    tensors["firing_counts"] = top.fired
     save_tensors(context.output / "features.safetensors", tensors)
     made_of = [("model", origin.model), ("hook", source.points[0].name)]
     report = Report(
-        top, source.tokens, texts, lambda done: context.progress("writing", done, len(top.fired), "features")
+        top,
+        source.tokens,
+        texts,
+        params.top,
+        lambda done: context.progress("writing", done, len(top.fired), "features"),
     )
     census, interpretable = report.write(context.output, context.name, made_of, seen)
     return {
@@ -215,24 +229,31 @@ def _precision(params: Params, context: Context, coder: Coder, length: int) -> s
     return found.precision
 
 
-def _origin(params: Params, context: Context) -> _Origin:
-    """The model, tokens and hook, from the parameters or else from the SAE's manifest and metadata."""
+def _origin(params: Params, store: Catalog | Store) -> _Origin:
+    """The model, tokens and hook, from the parameters or else from the SAE's manifest and metadata.
+
+    UserError where none of these says one of them.
+    """
     from tasks.models.model_commit import at_commit
     from tasks.sae.formats.native import read_config
 
-    manifest = context.store.manifest("saes", params.sae)
-    made_from = dict(value.split("/", 1) for value in manifest.get("made_from", {}).values())
-    metadata = read_config(context.store.path("saes", params.sae)).get("metadata", {})
+    manifest = store.manifest("saes", params.sae) or {}
+    made_from = _made_from(params.sae, store)
+    metadata = read_config(store.path("saes", params.sae)).get("metadata", {})
     model, tokens = params.model or made_from.get("models"), params.tokens or made_from.get("tokens")
     if model is None and metadata.get("model_name"):  # of an imported one
         model = "@".join(filter(None, (metadata["model_name"], metadata.get("model_revision"))))
     if model is not None and params.model is None:
         model = at_commit(str(model), manifest.get("result", {}).get("model_commit"))
-    layer = manifest["params"].get("layer")
+    layer = manifest.get("params", {}).get("layer")
     hook = metadata.get("hook_name") or (None if layer is None else f"blocks.{layer}.hook_resid_post")
-    for flag, value in (("--model", model), ("--token-set", tokens), ("a layer", hook)):
+    for what, value, fix in (
+        ("model", model, "Give --model NAME"),
+        ("tokens", tokens, "Give --token-set NAME"),
+        ("layer", hook, "Import it again under another --name, with --layer N"),
+    ):
         if value is None:
-            raise UserError(f"saes/{params.sae} does not say what it was trained on.", f"It needs {flag}")
+            raise UserError(f"saes/{params.sae} does not say which {what} it was trained on.", fix)
     return _Origin(str(model), str(tokens), {**metadata, "hook_name": hook})
 
 
@@ -263,7 +284,7 @@ def _keep_dtype(source: ModelVectors, context: Context, origin: _Origin) -> None
     """Have later attempts keep the model's dtype, and note one that is not that of the SAE's training."""
     from tasks.models.model_dtype import keep
 
-    keep(source.model, context.workdir)
+    keep(source.model, context.workdir, context.note)
     of_training = origin.metadata.get("model_dtype")
     if of_training not in (None, source.model_dtype):
         context.note(f"the model runs in {source.model_dtype}; the SAE was trained on it in {of_training}")
@@ -274,10 +295,13 @@ def _collect(
 ) -> tuple[TopExamples, int]:
     """The strongest examples, taken up from an earlier attempt's state; and how many tokens were read by this one."""
     from tasks.features.collect import collect
+    from tasks.features.feature_records import LIVE_CONTEXTS
     from tasks.features.top_examples import TopExamples
 
-    top = TopExamples(coder.config.d_sae, params.top, params.window, context.device)
     state, width = context.workdir / _STATE, source.tokens.shape[1]
+    # A row gives a feature one example, and has no tokens beyond its ends; patterns are judged by as many as ever.
+    most, reach = min(max(params.top, LIVE_CONTEXTS), len(numbers)), min(params.window, width - 1)
+    top = TopExamples(coder.config.d_sae, most, reach, context.device)
     first = top.resume(state)
     if not first and state.exists():
         context.note("starts from scratch: its checkpoint is damaged")

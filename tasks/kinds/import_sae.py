@@ -108,6 +108,11 @@ def _noted(context: Context, found: dict[str, Any]) -> dict[str, Any]:
         context.note(note)
     if found["ignored"]:
         context.note(f"nothing was done with: {', '.join(found['ignored'])}"[:_LONGEST_NOTE])
+    unknown = [flag for flag, key in (("--model", "model"), ("--layer", "hook")) if found.get(key) is None]
+    if unknown:
+        context.note(
+            f"its files do not say what it was trained on: `extract` needs it imported with {' and '.join(unknown)}"
+        )
     return found
 
 
@@ -131,14 +136,10 @@ def take_from_hub(
     from tasks.sae.importing.convert import take
 
     context.progress("fetching", 0, None, "files")
-    folder, path = fetch(
-        repo,
-        path,
-        revision,
-        context.workdir / "fetched",
-        lambda done, of: context.progress("fetching", done, of, "files"),
-    )
+    folder = context.workdir / "fetched"
+    path, commit = fetch(repo, path, revision, folder, lambda done, of: context.progress("fetching", done, of, "files"))
     context.progress("converting", 0, 1, "SAEs")
     about = about or {}
     family = _family(about.get("model_name"), context.store)
-    return _noted(context, take(folder / path, context.output, f"{repo}/{path}".rstrip("/"), about, family))
+    found = take(folder / path, context.output, f"{repo}/{path}".rstrip("/"), about, family)
+    return {**_noted(context, found), "commit": commit}

@@ -42,11 +42,13 @@ class Params:
 
 def default_name(params: Params) -> str:
     """The dataset, the model, the context, and where BOS goes if that was chosen."""
+    from tasks.jobs.short_names import LONGEST_NAME, shortened
     from tasks.models.loading import model_slug
     from tasks.text.dataset_ref import slug
 
+    dataset, model = shortened(slug(params.dataset), 50), shortened(model_slug(params.model), 40)
     bos = "" if params.bos == "auto" else f"-bos-{params.bos}"
-    return f"{slug(params.dataset)[:50]}-{model_slug(params.model)[:40]}-{params.context}{bos}"
+    return shortened(f"{dataset}-{model}-{params.context}{bos}", LONGEST_NAME)
 
 
 def prepare(params: Params, known: Catalog) -> tuple[Params, list[Request]]:
@@ -98,6 +100,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     from tasks.models.model_commit import commit_record
     from tasks.text.encoding import TextEncoder
     from tasks.text.packing import Packer
+    from tasks.text.source_state import state_of
     from tasks.text.tokenizers import bos_ids, save_tokenizer
 
     context.progress("tokenizing", 0, None, "documents")
@@ -126,6 +129,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
         "bos": bos,
         "special_tokens_in_text": encoder.special_tokens_in_text,
         "tokens_per_s": round((tokens + dropped) / seconds),
+        "source_state": state_of(context.store.find_manifest("datasets", params.dataset)),
         **commit_record(tokenizer),
     }
 
@@ -135,14 +139,14 @@ def _writer(
 ) -> TokenWriter:
     """What writes the rows, and describes them by their tokenizer."""
     from tasks.text.compatibility import file_sha256
-    from tasks.text.tokenizers import begin_and_pad, end_of_text, rust_tokenizer, vocabulary_sha256
+    from tasks.text.tokenizers import begin_and_pad, end_of_text, rust_tokenizer, vocabulary_sha256, vocabulary_size
     from tasks.text.tokens import TokenWriter
 
     fast, file = rust_tokenizer(tokenizer), Path(tokenizer.name_or_path) / "tokenizer.json"
     return TokenWriter(
         folder,
         context,
-        len(tokenizer),
+        vocabulary_size(tokenizer),
         end_of_text(tokenizer),
         *begin_and_pad(tokenizer),
         bos=bos,

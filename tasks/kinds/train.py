@@ -15,7 +15,7 @@ from tasks.train_job.params import DEFAULT_TOKENS, Common, P, resume_point, sett
 from tasks.train_job.sae_group import default_name
 
 if TYPE_CHECKING:
-    from tasks.activations.hooks import Hook
+    from tasks.activations.hook_sites import Hook
     from tasks.activations.stream import Vectors
     from tasks.jobs.multi_result import Parts
     from tasks.sae.memory_estimate import TrainingShape
@@ -228,7 +228,7 @@ def _origin(params: Common, vectors: Vectors, context: Context) -> dict[str, str
 
     if isinstance(vectors, ModelVectors):
         pin(vectors.model, context.workdir)
-        keep(vectors.model, context.workdir)
+        keep(vectors.model, context.workdir, context.note)
         return vectors.origin
     made = context.store.manifest("activations", str(params.activations)).get("result", {})
     return {name: made[name] for name in ("model_commit", "model_dtype") if name in made}

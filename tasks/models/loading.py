@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tasks.errors import UserError
 from tasks.jobs.kind import Catalog
+from tasks.jobs.short_names import shortened
 from tasks.models.model_config import describe, is_encoder_decoder, mlp_shape, read_config, refuse_what_cannot_be_loaded
 from tasks.models.model_dtype import BF16, FLOAT32, OWN, Wanted, choose, dtype_in_files, refuse_slow
 from tasks.models.model_errors import hub_translated, translated
@@ -124,7 +125,7 @@ def model_slug(reference: str) -> str:
     folder = Path(reference).expanduser()
     is_folder = folder.is_dir() and "/" in reference
     text = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name if is_folder else reference.replace("/", "--"))
-    slug = text.strip("-._")[:_SLUG_LENGTH] or "model"
+    slug = shortened(text.strip("-._"), _SLUG_LENGTH) or "model"
     return f"{slug}-{hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:6]}" if is_folder else slug
 
 

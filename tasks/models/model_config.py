@@ -31,6 +31,7 @@ _SECTIONS = ("text_config", "decoder", "generator", "text_encoder")
 
 #: Keys that say that the weights are quantized: transformers', compressed-tensors', MLX's.
 _QUANTIZED = ("quantization_config", "compression_config", "quantization")
+_FILE_OF_WEIGHTS = "transformers_weights"
 #: Packages that transformers imports only when it builds a model of that type.
 _PACKAGES = {"gemma3n": "timm", "timm_wrapper": "timm"}
 _FLOATS = ("auto", "float64", "float32", "float16", "bfloat16")
@@ -71,7 +72,8 @@ def read_config(folder: Path, model: str) -> dict[str, Any]:
         raise _odd(model, "text_config", section, "an object")
     for name in _SECTIONS:
         if isinstance(config.get(name), dict):
-            return {**config, **config[name]}
+            kept = {key: config[key] for key in (*_QUANTIZED, _FILE_OF_WEIGHTS) if config.get(key) is not None}
+            return {**config, **config[name], **kept}  # a section cannot take back what the whole is refused for
     return config
 
 
@@ -121,7 +123,7 @@ def refuse_what_cannot_be_loaded(config: dict[str, Any], model: str) -> None:
         for name in dtypes.values() if isinstance(dtypes, dict) else [dtypes]:
             if name is not None and (not isinstance(name, str) or name.removeprefix("torch.") not in _FLOATS):
                 raise _odd(model, key, dtypes, f"one of {', '.join(_FLOATS[1:])}")
-    if config.get("transformers_weights") is not None:
+    if config.get(_FILE_OF_WEIGHTS) is not None:
         raise UserError(
             f"The config.json of {model} names a file of weights (transformers_weights), which is not followed.",
             "Save the model again with save_pretrained",

@@ -8,7 +8,7 @@ other activations would be other data.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -117,15 +117,24 @@ def wanted(word: str, workdir: Path, has_begun: bool, device: str) -> Wanted:
 
     Work that has begun without a note is of a version that ran every model in float32 on a CPU.
     """
-    note = workdir / _NOTE
-    if note.exists():
-        return Wanted(word, note.read_text(encoding="utf-8"))
+    if before := _noted(workdir):
+        return Wanted(word, before)
     return Wanted(word, FLOAT32 if has_begun and device == "cpu" else None)
 
 
-def keep(model: PreTrainedModel, workdir: Path) -> None:
-    """Note the model's dtype for later attempts of the job."""
-    replace_text(workdir / _NOTE, name_of(model.dtype))
+def keep(model: PreTrainedModel, workdir: Path, report: Callable[[str], None]) -> None:
+    """Note the model's dtype for later attempts of the job; report one that is not that of earlier attempts."""
+    dtype = name_of(model.dtype)
+    before = _noted(workdir) or dtype
+    if before != dtype:
+        report(f"the model runs in {dtype}: it ran in {before} until now, which it cannot on this machine")
+    replace_text(workdir / _NOTE, dtype)
+
+
+def _noted(workdir: Path) -> str:
+    """The dtype of earlier attempts; "" without a note, or with one that a power cut has emptied."""
+    note = workdir / _NOTE
+    return note.read_text(encoding="utf-8") if note.exists() else ""
 
 
 def name_of(dtype: object) -> str:

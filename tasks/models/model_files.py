@@ -14,6 +14,7 @@ from typing import Any
 
 from tasks.errors import UserError
 from tasks.models.model_config import read_object
+from tasks.parsing.tensor_files import LARGEST_NUMBER, MOST_DIMENSIONS
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _ADAPTER = "adapter_config.json"
@@ -89,6 +90,11 @@ def _indexed(folder: Path, model: str) -> list[str]:
     files = sorted(set(names.values()))
     if outside := [name for name in files if Path(name).name != name or "\\" in name or not name]:
         raise UserError(f"{what} names a file outside of the model's folder: {outside[0]!r}.")
+    if others := [name for name in files if not name.endswith(".safetensors")]:
+        raise UserError(
+            f"{what} names files that are no safetensors, the only format read here: {some(others)}.",
+            "Save the model again with save_pretrained(safe_serialization=True)",
+        )
     if missing := [name for name in files if not (folder / name).is_file()]:
         raise UserError(f"{what} names files that are missing: {some(missing)}.", "Fetch or copy the model again")
     return files
@@ -109,7 +115,7 @@ def _header(path: Path, model: str) -> Iterator[tuple[str, Saved]]:
             end = max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
             found = {name: _saved(path.name, tensor) for name, tensor in tensors.items()}
             whole = all(_fits(tensor) for tensor in found.values())
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError) as error:
             raise wrong from error
     if not whole or path.stat().st_size != 8 + length + end:
         size = f"{path.stat().st_size} bytes where its header says {8 + length + end}"
@@ -121,7 +127,10 @@ def _header(path: Path, model: str) -> Iterator[tuple[str, Saved]]:
 
 def _saved(file: str, tensor: dict[str, Any]) -> Saved:
     first, end = map(int, tensor["data_offsets"])
-    return Saved(file, str(tensor["dtype"]), tuple(map(int, tensor["shape"])), end - first)
+    shape = tuple(map(int, tensor["shape"]))
+    if len(shape) > MOST_DIMENSIONS or any(size > LARGEST_NUMBER for size in shape):
+        raise ValueError("a shape that no tensor has")
+    return Saved(file, str(tensor["dtype"]), shape, end - first)
 
 
 def _fits(tensor: Saved) -> bool:

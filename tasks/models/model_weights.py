@@ -17,6 +17,7 @@ _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_forward_module.", "module.
 _BUFFERS = ("masked_bias", "inv_freq", "position_ids", "cos_cached", "sin_cached", "num_batches_tracked")
 _MASKS = 1 << 28  # numbers in masks and tables that a model makes for itself
 _MASK_DIMENSIONS = 4  # of a causal mask, which GPT-2 and its kin call `attn.bias`
+_PART = 1 << 20  # numbers that are looked at at once
 
 
 def lacks_its_head_only(model: PreTrainedModel, info: Mapping[str, Any]) -> bool:
@@ -85,12 +86,15 @@ def _is_buffer(key: str, saved: Mapping[str, Saved]) -> bool:
 
 
 def _is_finite(tensor: Any) -> bool:
-    """Whether all numbers are finite. Their sum is not where one is not, and costs no memory."""
+    """Whether all numbers are finite. In parts: of a sum of bfloat16 numbers torch makes a copy in float32."""
+    return not tensor.is_floating_point() or all(map(_is_finite_part, tensor.detach().reshape(-1).split(_PART)))
+
+
+def _is_finite_part(numbers: Any) -> bool:
+    """Whether these are finite. Their sum is not where one is not, and is had sooner."""
     import torch
 
-    if not tensor.is_floating_point() or bool(tensor.sum(dtype=torch.float32).isfinite()):
-        return True
-    return bool(tensor.isfinite().all())
+    return bool(numbers.sum(dtype=torch.float32).isfinite()) or bool(numbers.isfinite().all())
 
 
 def _shape(sizes: Iterable[int]) -> str:

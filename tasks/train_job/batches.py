@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from tasks.activations.hooks import Hook
+from tasks.activations.hook_sites import Hook
 from tasks.activations.stream import FORWARD_TOKENS, ActivationStream, Vectors, split_rows
 from tasks.errors import UserError
 from tasks.sae.memory_estimate import HELD_OUT_NUMBERS, HELD_OUT_SHARE, HELD_OUT_VECTORS
@@ -49,6 +49,7 @@ class Reading:
         self.vectors, self.hooks = vectors, tuple(hooks)
         self.width = vectors.d_in // len(self.hooks)
         self.train_rows, self.held_rows = split_rows(vectors.shape[0], _held_out(vectors, eval_tokens), seed)
+        self.held_rows = self.held_rows[vectors.counts[self.held_rows] > 0]
         if int(vectors.counts[self.held_rows].sum()) < _FEWEST:
             raise UserError("There are too few tokens to hold some out and measure on them.", "Use more text")
         self._stream = ActivationStream(vectors, self.train_rows, batch, seed, on_read, spill)
@@ -60,7 +61,13 @@ class Reading:
     def near_rows(self) -> np.ndarray:
         """Those of the held-out rows whose vectors may all be in memory at once."""
         most = min(HELD_OUT_VECTORS, HELD_OUT_NUMBERS // self.vectors.d_in)
-        return self.held_rows[: max(1, most // self.vectors.shape[1])]
+        return self.first_held_rows(most)
+
+    def first_held_rows(self, most: int) -> np.ndarray:
+        """As many held-out rows as have `most` vectors where none is masked, and enough to measure on."""
+        ends = self.vectors.counts[self.held_rows].cumsum(dtype=np.int64)
+        fewest = int(np.searchsorted(ends, _FEWEST, "left")) + 1
+        return self.held_rows[: max(fewest, most // self.vectors.shape[1])]
 
     def pieces(self, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, Tensor]]:
         """The vectors of those rows, of some after the others: how many each row has, and (n, hooks * width)."""

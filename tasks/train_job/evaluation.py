@@ -47,9 +47,8 @@ class Evaluation:
         #: Called during training before each pass of the model over some of the rows, with how many are done.
         self.on_rows: Callable[[int, int], None] = lambda done, total: None
         trainer.sample = seen.sample
-        rows, context = seen.reading.held_rows, seen.shape[1]
-        self.rows: np.ndarray = rows[: max(1, VECTORS // context)]
-        self.predicted = rows[: max(1, PREDICTED // context)]
+        self.rows = seen.reading.first_held_rows(VECTORS)
+        self.predicted = seen.reading.first_held_rows(PREDICTED)
         steps = trainer.config.steps
         self.steps = {steps * (n + 1) // times for n in range(times)} if times else set()
 

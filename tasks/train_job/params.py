@@ -52,9 +52,9 @@ class Common:
     arch: str = option("topk", help="Architecture of the SAE", choices=names())
     init_from: str | None = option(None, help="Initialize from this SAE (fine-tune)", artifact="saes")
     width: int | None = option(
-        None, flag="--d-sae", help="SAE width (d_sae); default: --expansion times d_in", minimum=1
+        None, flag="--d-sae", help="SAE width (d_sae); default: --expansion times the model's width", minimum=1
     )
-    expansion: int = option(8, help="Expansion factor: d_sae / d_in", minimum=1)
+    expansion: int = option(8, help="Expansion factor: d_sae / the model's width, of a crosscoder too", minimum=1)
     tokens: int | None = option(
         None,
         flag="--training-tokens",
@@ -62,7 +62,7 @@ class Common:
         minimum=1,
     )
     steps: int | None = option(None, help="Training steps (batches), instead of --training-tokens", minimum=1)
-    batch: int = option(4096, flag="--batch-size", help="Batch size in tokens", minimum=1)
+    batch: int = option(4096, flag="--batch-size", help="Batch size in tokens", minimum=2)
     lr: float | None = option(
         None, flag="--learning-rate", help="Adam learning rate; default: 8e-4 / sqrt(d_sae / 2^14)", minimum=1e-12
     )

@@ -13,6 +13,7 @@ from typing import Any, Generic
 from tasks.errors import UserError
 from tasks.jobs.grid import can_be_swept, combinations, marked, marks
 from tasks.jobs.kind import flag_of
+from tasks.jobs.short_names import LONGEST_NAME, shortened
 from tasks.sae import arch_options
 from tasks.train_job import vector_source
 from tasks.train_job.params import Common, P, settled
@@ -20,8 +21,6 @@ from tasks.train_job.vector_source import SETTLED
 
 #: What those that share their batches cannot have each for itself.
 SHARED = ("tokens", "steps", "batch", "seed", "checkpoint_s", "eval_tokens", "precision", "model_dtype")
-#: As long as the name of an artifact may be.
-_LONGEST = 100
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def label(params: Common, model: str) -> str:
     """What a job is called: the model, and the values that differ."""
     choices = (params.together or {}).items()
     words = [".".join(marks(type(params), [(option, value) for value in values])) for option, values in choices]
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([model, *words]))[:_LONGEST].rstrip("-.")
+    return shortened(re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([model, *words])), LONGEST_NAME)
 
 
 def _check(params: Common, option: str, values: Any) -> None:

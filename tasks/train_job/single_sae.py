@@ -18,7 +18,7 @@ from tasks.sae.formats.native import read_config, save_density
 from tasks.sae.metrics import Measurement, Measures
 from tasks.sae.training.checkpoint_list import damaged
 from tasks.sae.training.schedule import TrainConfig
-from tasks.sae.training.trainer import Trainer
+from tasks.sae.training.trainer import CALIBRATED, Trainer
 from tasks.storage.store import write_json
 from tasks.text.compatibility import check_bos_of_sae
 from tasks.train_job.artifact import save
@@ -180,18 +180,18 @@ class SaeTraining:
         trainer, seen, steps = self.trainer, self.seen, self.trainer.step
         if trainer.is_over:
             trainer.take_best(self.context.workdir)
-        trainer.calibrate(self.params.eval_tokens)
+        trainer.calibrate(max(CALIBRATED, self.params.eval_tokens))
         save(self.params, self.context, trainer, seen)
         held_out = self._read(near := seen.reading.near_rows)
         found = self._measure(near, held_out)
         save_density(self.context.output, found.density)
-        train_rows = seen.reading.train_rows[: 2 * len(near)]
+        train_rows = seen.reading.sample(2 * int(seen.counts(near).sum()))
         return {
             **self.evaluation.final(found, self.context.workdir, self._report_rows),
             **compare(found, self._read(train_rows)[1], held_out[1]),
             **self._pace(),
             "steps": steps,
-            "training_tokens": trainer.step * trainer.config.batch,
+            "training_tokens": steps * trainer.config.batch,
             "lr": trainer.config.lr,
             "precision": trainer.precisions,
             "unsure_fraction": trainer.coder.unsure_fraction,

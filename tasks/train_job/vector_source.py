@@ -14,8 +14,8 @@ from tasks.sae import arch_options
 from tasks.sae.coder import CoderConfig
 
 if TYPE_CHECKING:
+    from tasks.activations.hook_sites import Hook
     from tasks.activations.hook_wiring import HookWiring
-    from tasks.activations.hooks import Hook
     from tasks.activations.stream import Vectors
     from tasks.models.model_dtype import Wanted
     from tasks.storage.store import Store

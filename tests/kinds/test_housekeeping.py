@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from tasks.errors import UserError
+from tasks.kinds import cleanup
 from tasks.paths import Places
 from tasks.sae.training.checkpoint import save
+from tasks.storage import store
 from tasks.storage.store import size_of
 from tests.fixtures.work_folders import left_by, next_attempt
 
@@ -115,6 +117,22 @@ def test_the_end_of_a_job_is_judged_by_the_ledger_whatever_the_clock_of_this_mac
     home.ended = {"ended-now": 600.0, "ended-long-ago": 1000 * 3600.0}
     assert home.run("cleanup", "clean")["work_folders"] == 1
     assert left(home) == ({"ended-now"},) * 2
+
+
+def test_cleanup_leaves_a_checkpoint_that_a_retry_takes_over_while_others_are_removed(with_corpus, monkeypatch):
+    monkeypatch.setattr(cleanup, "_LIVE_FOR_S", 0.0)
+    for job in ("a", "b"):
+        leave_behind(with_corpus, job, hours_ago=1000)
+    removed = store.remove
+
+    def retried(path: Path) -> bool:
+        with_corpus.live.add("b")
+        return removed(path)
+
+    monkeypatch.setattr(store, "remove", retried)
+    result = with_corpus.run("cleanup", "clean")
+    assert (result["work_folders"], result["logs"]) == (1, 1)
+    assert left(with_corpus) == ({"b"},) * 2
 
 
 def test_cleanup_leaves_a_job_alone_that_has_begun_since_it_looked(with_corpus):

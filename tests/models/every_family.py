@@ -19,7 +19,8 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from tasks.activations.hooks import Hook, catch, find
+from tasks.activations.hook_sites import Hook
+from tasks.activations.hooks import catch, find
 from tasks.errors import UserError
 from tasks.models.loading import describe_config, load_model
 

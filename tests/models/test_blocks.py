@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tasks.activations.hooks import Hook, HookPoint, catch, find
+from tasks.activations.hook_sites import Hook
+from tasks.activations.hooks import HookPoint, catch, find
 from tasks.errors import UserError
 from tasks.models import blocks
 from tasks.models.blocks import find_blocks

@@ -11,7 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tasks.activations.hooks import Hook, catch, find
+from tasks.activations.hook_sites import Hook
+from tasks.activations.hooks import catch, find
 from tasks.activations.stream import read
 from tasks.models import cpu_backend
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,31 @@ def test_weights_that_are_not_the_models_are_refused_by_name(saved: Callable[[st
     assert re.search(sentence, refusal(folder)), refusal(folder)
 
 
+#: Prints by how many bytes the check of a model of 128 MiB in bfloat16 raises the most that the process ever held.
+CHECK = """
+import resource, torch
+from tasks.models.model_weights import check_loaded
+
+def most():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+def check(numbers):
+    model = torch.nn.Module()
+    model.base_model_prefix, model.weight = "model", torch.nn.Parameter(torch.ones(numbers, dtype=torch.bfloat16))
+    before = most()
+    check_loaded(model, dict(mismatched_keys=[], missing_keys=[], unexpected_keys=[]), {}, "a")
+    return most() - before
+
+check(1000)
+print(check(1 << 26))
+"""
+
+
+def test_to_look_at_weights_in_bfloat16_needs_no_copy_of_them():
+    done = subprocess.run([sys.executable, "-c", CHECK], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1 << 25
+
+
 def test_a_tied_head_need_not_be_saved(saved: Callable[[str], Path]):
     folder = saved("gpt2")
     assert "lm_head.weight" not in load_file(folder / "model.safetensors")
@@ -175,10 +202,20 @@ def test_a_file_of_weights_that_the_configuration_names_is_not_followed(saved: C
     folder = saved("gpt2")
     change_config(folder, transformers_weights="pickled.bin")
     assert "transformers_weights" in refusal(folder)
+    change_config(folder, text_config={"transformers_weights": None})
+    assert "transformers_weights" in refusal(folder), "a section takes nothing back"
+    change_config(folder, transformers_weights=None, quantization_config={"quant_method": "fp8"})
+    change_config(folder, text_config={"quantization_config": None})
+    assert "is quantized" in refusal(folder)
 
 
 def shard(folder: Path, **weight_map: Any) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def headed(folder: Path, header: Any) -> None:
+    text = (header if isinstance(header, str) else json.dumps(header)).encode()
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
 
 
 FILES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -187,6 +224,7 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "of llama.cpp": (lambda folder: (folder / "model-Q4.gguf").write_bytes(b"GGUF"), r"but model-Q4\.gguf"),
     "shards missing": (lambda folder: shard(folder, a="model-1.safetensors"), r"files that are missing: model-1\.safe"),
     "shards elsewhere": (lambda folder: shard(folder, a="../there/model.safetensors"), r"outside .*'\.\./there"),
+    "pickled shards": (lambda folder: shard(folder, a="weights.bin"), r"files that are no safetensors.*weights\.bin"),
     "absolute shards": (lambda folder: shard(folder, a="/etc/passwd"), r"outside .*'/etc/passwd'"),
     "shards of no name": (lambda folder: shard(folder, a=3), "no weight_map from tensors to files"),
     "no shards": (lambda folder: shard(folder), "no weight_map from tensors to files"),
@@ -205,6 +243,14 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "header of lists": (
         lambda folder: (folder / "model.safetensors").write_bytes((12).to_bytes(8, "little") + b'{"a": [1,2]}'),
+        "is no safetensors file",
+    ),
+    "a shape without end": (
+        lambda folder: headed(folder, {"a": {"dtype": "F32", "shape": [2] * 100_000, "data_offsets": [0, 4]}}),
+        "is no safetensors file",
+    ),
+    "a shape beyond floats": (
+        lambda folder: headed(folder, '{"a": {"dtype": "F32", "shape": [1e999], "data_offsets": [0, 4]}}'),
         "is no safetensors file",
     ),
     "an adapter": (lambda folder: (folder / "adapter_config.json").write_text("{}"), "holds an adapter"),

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from tasks.activations.hooks import Hook, find
+from tasks.activations.hook_sites import Hook
+from tasks.activations.hooks import find
 from tasks.activations.intervention import can_splice, splice
 from tasks.activations.stream import FORWARD_TOKENS, ModelVectors, read
 from tasks.activations.token_mask import Mask
@@ -334,10 +335,16 @@ def test_a_note_in_the_work_folder_is_what_a_resume_goes_by(tmp_path: Path) -> N
     assert wanted("auto", tmp_path, False, "cpu") == Wanted("auto", None)
     assert wanted("auto", tmp_path, True, "cpu") == Wanted("auto", "float32")
     assert wanted("auto", tmp_path, True, "cuda") == Wanted("auto", None), "older versions kept the checkpoint's there"
-    keep(tiny_model().bfloat16(), tmp_path)
+    noted: list[str] = []
+    keep(tiny_model().bfloat16(), tmp_path, noted.append)
     assert (
         wanted("auto", tmp_path, True, "cpu") == wanted("auto", tmp_path, False, "cuda") == Wanted("auto", "bfloat16")
     )
+    keep(tiny_model().bfloat16(), tmp_path, noted.append)
+    assert noted == []
+    keep(tiny_model(), tmp_path, noted.append)
+    assert noted == ["the model runs in float32: it ran in bfloat16 until now, which it cannot on this machine"]
+    assert wanted("auto", tmp_path, True, "cpu") == Wanted("auto", "float32")
 
 
 def test_stored_activations_say_the_dtype_of_their_model_and_so_does_an_sae_trained_on_them(

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, State, Stopped
+from tasks.jobs.kind import Stopped
+from tasks.jobs.record import Job, State
 from tasks.kinds import train
 from tasks.ledger.client import Ledger
 from tasks.sae.training import checkpoint

@@ -5,6 +5,7 @@ Each architecture is trained in processes of its own, of which five are struck a
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tasks.sae.architectures import names
+from tasks.sae.architectures import coder_class, names
 from tasks.storage.store import Store
 from tests.fixtures.bench import Bench
 from tests.fixtures.work_folders import left_by
@@ -34,7 +35,8 @@ SPARSITY = {"standard": {"l1": 0.1}, "gated": {"l1": 0.1}, "p_anneal": {"l1": 0.
 
 def values_of(name: str) -> dict[str, Any]:
     flags = FLAGS[name]
-    sparsity = SPARSITY.get(flags["arch"], {"k": 4})
+    by_k = {"k": 4} if "k" in {spec.name for spec in dataclasses.fields(coder_class(flags["arch"]).Options)} else {}
+    sparsity = SPARSITY.get(flags["arch"], by_k)
     shared = {"model": "tiny", "dataset": "words", "layer": 1, "batch": 64, "steps": STEPS, "expansion": 4, "lr": 0.01}
     result = {**shared, "checkpoint_s": 0.0, **sparsity, **flags}
     return {key: value for key, value in result.items() if value is not None}

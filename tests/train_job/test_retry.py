@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tasks.storage.attempts import newest
 from tasks.submission.plan import ArtifactCatalog
 from tasks.submission.retry import plan_retry
@@ -79,7 +79,7 @@ def reached(stack: Stack, job: Job) -> int:
 
 def ended(stack: Stack, job: Job) -> Job:
     """The training, once it is over; a busy machine may take its time."""
-    until(lambda: stack.ledger.need(job.id).state.ended, 240, stack.log())
+    until(lambda: stack.ledger.need(job.id).state.ended, stack.log(), seconds=240)
     return stack.ledger.need(job.id)
 
 
@@ -109,7 +109,9 @@ def test_it_resumes_from_its_checkpoint_or_from_scratch_and_the_outcome_is_the_s
         whole |= files(stack, "whole")
     first = submitted(stack, "disturbed")
     until(
-        lambda: reached(stack, first) and (left_by(stack.store, first.id) / "metrics.jsonl").exists(), 240, stack.log()
+        lambda: reached(stack, first) and (left_by(stack.store, first.id) / "metrics.jsonl").exists(),
+        stack.log(),
+        seconds=240,
     )
     disturb(stack, first)
     first = ended(stack, first)

@@ -29,13 +29,19 @@ def stored(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """A store with tokens that have BOS in the middle of rows, and activations of several shards from them."""
     monkeypatch.setattr(storage, "SHARD_BYTES", 30 * CONTEXT * 16 * 4)
     bench.add_tokens("marked", rows=200, bos_id=5)
-    for name, values in (("whole", {"dtype": "float32"}), ("half", {}), ("mlp", {"hook": "mlp", "skip_bos": False})):
-        params, _ = reading.prepare(reading.KIND.read_params({**FROM, **values}), bench.known)
-        context = bench.context(name)
-        result = reading.run(params, context)
-        bench.store.seal(context.output, {"job": name, "params": vars(params), "result": result})
-        bench.store.publish(context.output, "activations", name)
+    stored_at(bench, "whole", dtype="float32")
+    stored_at(bench, "half")
+    stored_at(bench, "mlp", hook="mlp", skip_bos=False)
     return bench
+
+
+def stored_at(bench: Bench, name: str, **values: Any) -> None:
+    """Read activations and publish them under that name."""
+    params, _ = reading.prepare(reading.KIND.read_params({**FROM, **values}), bench.known)
+    context = bench.context(name)
+    result = reading.run(params, context)
+    bench.store.seal(context.output, {"job": name, "params": vars(params), "result": result})
+    bench.store.publish(context.output, "activations", name)
 
 
 def trained(bench: Bench, name: str, **values: Any) -> tuple[dict[str, Any], Path]:
@@ -95,6 +101,20 @@ def test_what_they_were_read_from_is_taken_over(stored: Bench):
     metadata = json.loads((trained(stored, "sae", activations="mlp")[1] / "cfg.json").read_text())["metadata"]
     assert (metadata["hook_name"], metadata["hook_module"]) == ("blocks.1.hook_mlp_out", "gpt_neox.layers.1.mlp")
     assert (metadata["model_name"], metadata["seqpos_slice"]) == ("tiny", [None])
+
+
+@pytest.mark.parametrize("hook", ["resid", "attn", "mlp", "mlp-in"])
+def test_the_hook_is_described_as_by_a_training_on_the_model(bench: Bench, hook: str):
+    bench.add_tokens("marked", rows=200, bos_id=5)
+    stored_at(bench, "stored", hook=hook)
+    folders = [
+        trained(bench, name, **values)[1]
+        for name, values in (("live", {**FROM, "hook": hook}), ("files", {"activations": "stored"}))
+    ]
+    live, from_files = [json.loads((folder / "cfg.json").read_text())["metadata"] for folder in folders]
+    hooks = {name: value for name, value in live.items() if "hook" in name}
+    assert hooks == {name: value for name, value in from_files.items() if "hook" in name}
+    assert ("hf_hook_name" in hooks) == (hook != "mlp-in"), "transformers' hooks do not catch what a module is given"
 
 
 def test_what_is_still_being_read_can_be_waited_for(stored: Bench):

@@ -12,7 +12,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
-from tasks.activations.hooks import Hook, find
+from tasks.activations.hook_sites import Hook
+from tasks.activations.hooks import find
 from tasks.activations.stream import ModelVectors, read
 from tasks.activations.token_mask import Mask
 from tasks.errors import UserError

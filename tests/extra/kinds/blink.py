@@ -6,7 +6,8 @@ import os
 import time
 from dataclasses import dataclass
 
-from tasks.jobs.kind import STOP_GRACE_S, JobKind, option
+from tasks.jobs.kind import JobKind, option
+from tasks.jobs.stop_grace import STOP_GRACE_S
 from tasks.queues import Limits
 
 

@@ -6,7 +6,8 @@ import os
 import time
 from dataclasses import dataclass
 
-from tasks.jobs.kind import STOP_GRACE_S, Estimate, JobKind, option
+from tasks.jobs.kind import Estimate, JobKind, option
+from tasks.jobs.stop_grace import STOP_GRACE_S
 from tasks.queues import Limits
 
 TICK_S = 0.05
