@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.fleet import host_heartbeat
-from tasks.jobs.kind import State
-from tasks.ledger import dead_letters, quotas
-from tasks.ledger.client import read_heartbeat, read_lease
+from tasks.jobs.record import State
+from tasks.ledger import dead_letters, history, quotas
+from tasks.ledger.device_lease import read_lease
 from tasks.ledger.records import UNREADABLE, decode_strictly, pairs
+from tasks.ledger.worker_heartbeat import read_heartbeat
 from tasks.queues import QUEUE_NAMES, redis_lists
 from tasks.redis_client.redis_connection import Client
 
@@ -34,6 +35,8 @@ _TYPES: dict[str, str] = {
     **dict.fromkeys(("schema", "upkeep_at", "reaped_at", quotas.KEY), "string"),
     "over_quota": "set",
     dead_letters.KEY: "list",
+    **{key: "list" for part in history.PARTS for key in history.keys(part)},
+    history.NAMES_KEY: "hash",
 }
 
 #: The same of the keys that Celery has, too.

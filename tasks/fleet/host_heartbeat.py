@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.accelerators.card_processes import CardProcess
 from tasks.ledger.records import finite_number, pairs, readable
 from tasks.redis_client.redis_connection import Client, Refused
 
@@ -30,7 +31,12 @@ _LATEST = 1e11
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU of a host; memory in bytes. None: could not be read, for the reason in `error` if none of it could."""
+    """A GPU of a host; memory in bytes, `utilisation` in percent, `temperature` in degrees Celsius, `power` in watts.
+
+    `instance` is which MIG instance of the GPU it is, where it is one. `processes` are those that hold most memory
+    there, `more_processes` is the number of the others, `others_bytes` the memory that no job holds. None: could not be
+    read, for the reason in `error` if none of it could; by an older supervisor, it was not.
+    """
 
     index: int
     name: str | None = None
@@ -38,6 +44,13 @@ class Gpu:
     memory_total: int | None = None
     memory_free: int | None = None
     error: str | None = None
+    instance: int | None = None
+    utilisation: float | None = None
+    temperature: float | None = None
+    power: float | None = None
+    processes: tuple[CardProcess, ...] | None = None
+    more_processes: int = 0
+    others_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -139,11 +152,22 @@ def decode(line: str) -> HostHeartbeat:
 
 
 def _gpu(fields: dict[str, Any]) -> Gpu:
-    gpu = Gpu(**_known(Gpu, fields))
-    _check((gpu.index,), int)
+    processes = fields.get("processes")
+    known = {**_known(Gpu, fields), "processes": None if processes is None else tuple(map(_process, processes))}
+    gpu = Gpu(**known)
+    _check((gpu.index, gpu.more_processes), int)
     _check((gpu.name, gpu.uuid, gpu.error), str, None)
-    _check((gpu.memory_total, gpu.memory_free), int, None)
+    _check((gpu.memory_total, gpu.memory_free, gpu.instance, gpu.others_bytes), int, None)
+    _check((gpu.utilisation, gpu.temperature, gpu.power), float, int, None)
     return gpu
+
+
+def _process(fields: dict[str, Any]) -> CardProcess:
+    process = CardProcess(**_known(CardProcess, fields))
+    _check((process.pid,), int)
+    _check((process.memory,), int, None)
+    _check((process.user, process.command, process.job), str, None)
+    return process
 
 
 def _known(record: type, fields: dict[str, Any]) -> dict[str, Any]:

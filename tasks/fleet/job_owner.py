@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import os
-import re
 
 from tasks.errors import UserError
 from tasks.parsing.safe_text import shown
+from tasks.parsing.setting_types import OWNER_RULE, owner_name
 from tasks.redis_client.redis_url import Address
 
 #: The user of a Redis connection without a user of its own; it says nothing of who connects.
 DEFAULT_USER = "default"
 
-#: An owner's name; the letters of Redis users and of OS users, and of e-mail addresses.
-_NAME = re.compile(r"[^\s,:*?\[\]\\/\x00-\x1f\x7f]{1,100}")
-
 
 def check_owner(name: str) -> str:
     """The name, if it can be an owner's; UserError for any other."""
-    if not _NAME.fullmatch(name) or not name.isprintable():
-        raise UserError(
-            f"{shown(name)} cannot be an owner.", "Use up to 100 characters without spaces and , : * ? [ ] / \\"
-        )
-    return name
+    try:
+        return owner_name(name)
+    except ValueError:
+        raise UserError(f"{shown(name)} cannot be an owner.", f"Use {OWNER_RULE}") from None
 
 
 def owner_of(address: Address, given: str | None = None) -> str:
@@ -51,4 +47,7 @@ def os_user() -> str:
         name = pwd.getpwuid(os.getuid()).pw_name
     except (ImportError, KeyError):
         name = ""
-    return name if _NAME.fullmatch(name) else f"uid-{os.getuid()}"
+    try:
+        return owner_name(name)
+    except ValueError:
+        return f"uid-{os.getuid()}"

@@ -1,4 +1,4 @@
-"""What a job is: its record, its states, the declaration of a kind, and the discovery of all kinds.
+"""What a kind of job is: its declaration, what its functions get, and the discovery of all kinds.
 
 A job kind is one file in `tasks/kinds/` with a frozen dataclass of parameters, a `KIND` and a `run(params, context)`.
 Parameters declared with `option` become command-line flags, help texts, REST fields and the saved manifest.
@@ -10,153 +10,27 @@ import dataclasses
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tasks.errors import UserError
-from tasks.jobs.stop_grace import LONGEST_S
+from tasks.jobs.record import DEFAULT_ATTEMPTS
+from tasks.jobs.stop_grace import LONGEST_S, STOP_GRACE_S
+from tasks.parsing.parameters import by_parameter as by_parameter
 from tasks.parsing.parameters import flag_of as flag_of
 from tasks.parsing.parameters import types_of as types_of
 from tasks.parsing.parameters import wrong_value
-from tasks.queues import DEFAULT_PRIORITY, Limits, Resource, queue_named
+from tasks.queues import Limits, queue_named
 
 if TYPE_CHECKING:
     from tasks.jobs.multi_result import Parts
 
-#: What a job can make; each is a folder of the store.
-FAMILIES = ("datasets", "tokens", "models", "activations", "saes", "features")
-
-#: How often a kind may lose its process before it is given up: work that resumes loses little each time.
-DEFAULT_ATTEMPTS, RESUMABLE_ATTEMPTS = 3, 10
+#: How often a kind that resumes may lose its process before it is given up: it loses little each time.
+RESUMABLE_ATTEMPTS = 10
 
 #: How many metrics a job may have: each costs its record some bytes.
 MAX_METRICS = 12
-
-#: The `gpu` option for no GPU.
-NO_GPU = "none"
-
-#: Seconds in which a job that was asked to stop may write its checkpoint, if its kind sets no other.
-STOP_GRACE_S = 20.0
-
-
-class State(StrEnum):
-    """A job's state. docs/design/jobs.md has the diagram; only tasks/ledger/lua/3_transitions.lua changes a state."""
-
-    WAITING = "waiting"
-    QUEUED = "queued"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def ended(self) -> bool:
-        """Whether no arrow leads on."""
-        return self in ENDED
-
-
-ENDED = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a running job is: `done` of `total` (None: unknown) `unit`s of `phase`, at `rate` units a second."""
-
-    phase: str
-    done: int
-    total: int | None
-    unit: str
-    rate: float | None = None
-
-
-@dataclass(frozen=True)
-class MetricPoint:
-    """What a job measured of its work when it was at `at`, by name; None is a value that is no number."""
-
-    at: int
-    values: dict[str, float | None]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One job's record. Times are seconds since the epoch by the Redis server's clock.
-
-    `gpu` says which devices it may use: "any", "none", or the indices of those it may have, such as "0,1". `retry_of`
-    is the job of which this one is another try, `from_checkpoint` the one whose checkpoint it takes over when it
-    begins. `limits` are those set for this job; None: those of its kind. `owner` is who submitted it, None where that
-    is not known: see `tasks.fleet.job_owner`. `digest` is that of its kind's parameters where it was submitted
-    (`tasks.jobs.kind_digest`), "" by older versions, and `submitted_by` names that version and host. `artifact` is what
-    it makes, as "family/name", and `more_artifacts` what it makes besides. `metrics` are the newest values of what the
-    job measures of its work. `estimate_s` is how long it was estimated to run when it was submitted,
-    `progress_at` when its progress last changed.
-    """
-
-    id: str
-    kind: str
-    name: str
-    queue: str
-    params: dict[str, Any]
-    priority: int = DEFAULT_PRIORITY
-    state: State = State.QUEUED
-    reason: str = ""
-    attempt: int = 0
-    max_attempts: int = DEFAULT_ATTEMPTS
-    parents: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
-    retry_of: str | None = None
-    from_checkpoint: str | None = None
-    gpu: str = "any"
-    limits: Limits | None = None
-    digest: str = ""
-    submitted_by: str = ""
-    artifact: str | None = None
-    more_artifacts: tuple[str, ...] = ()
-    progress: Progress | None = None
-    metrics: dict[str, float | None] | None = None
-    result: dict[str, Any] | None = None
-    error: dict[str, str] | None = None
-    worker: str | None = None
-    worker_pid: int | None = None
-    device: str | None = None
-    cancel_requested: bool = False
-    created_at: float | None = None
-    queued_at: float | None = None
-    started_at: float | None = None
-    finished_at: float | None = None
-    owner: str | None = None
-    estimate_s: float | None = None
-    progress_at: float | None = None
-
-    @property
-    def may_use_gpu(self) -> bool:
-        """Whether its kind can use GPUs and it was not submitted with `--gpu none`."""
-        kind = kinds().get(self.kind)
-        return kind is not None and queue_named(kind.queue).resource is Resource.GPU and self.gpu != NO_GPU
-
-    @property
-    def holds_gpu(self) -> bool:
-        """Whether it counts for its owner's quota of GPUs: it runs, and uses one or may get one yet."""
-        return self.state is State.RUNNING and self.may_use_gpu and self.device != "cpu"
-
-    @property
-    def limits_in_force(self) -> Limits:
-        """The limits set for this job, else those of its kind."""
-        return self.limits or kind_named(self.kind).effective_limits
-
-    @property
-    def artifacts(self) -> tuple[str, ...]:
-        """All that it makes."""
-        return (self.artifact, *self.more_artifacts) if self.artifact else ()
-
-    @property
-    def left_s(self) -> float | None:
-        """How long a running job's phase will take at its rate until now; None where that is not known."""
-        progress = self.progress
-        if self.state is not State.RUNNING or progress is None or not progress.total or not progress.rate:
-            return None
-        return max(0, progress.total - progress.done) / progress.rate
 
 
 @dataclass(frozen=True)
@@ -247,6 +121,7 @@ def option(
     minimum: float | None = None,
     maximum: float | None = None,
     artifact: str | None = None,
+    is_artifact: bool = False,
     positional: bool = False,
     mark: str | None = None,
     several: bool = True,
@@ -255,9 +130,10 @@ def option(
     """A parameter of a job kind: a dataclass field with its help text and its bounds.
 
     `choices` lists the allowed words, `minimum` and `maximum` are the least and the largest allowed number, `artifact`
-    names the family that the value refers to, `positional` makes it an argument instead of a flag, `mark` is what it is
-    called in names. Without `several` it has one value only: jobs that differ in nothing else would be in each other's
-    way. `flag` is its flag on the command line where that is not its name.
+    names the family that the value refers to; a value that `is_artifact` is FAMILY/NAME itself. `positional` makes it
+    an argument instead of a flag, `mark` is what it is called in names. Without `several` it has one value only: jobs
+    that differ in nothing else would be in each other's way. `flag` is its flag on the command line where that is not
+    its name.
     """
     details = {
         "help": help,
@@ -265,6 +141,7 @@ def option(
         "minimum": minimum,
         "maximum": maximum,
         "artifact": artifact,
+        "is_artifact": is_artifact,
         "positional": positional,
         "mark": mark,
         "several": several,
@@ -354,13 +231,21 @@ class JobKind:
         """All that is wrong with these values, each with the name of its parameter."""
         see, fields = f"See: mistudio submit {self.name} --help", {f.name: f for f in dataclasses.fields(self.params)}
         for name in sorted(set(values) - set(fields)):
-            yield name, UserError(f"{self.name} has no parameter {name!r}.", see)
+            yield name, UserError(f"{self.name} has no parameter {name!r}.", f"{self._near(name)}{see}")
         for name, spec in fields.items():
             if name not in values:
                 if spec.default is dataclasses.MISSING:
                     yield name, UserError(f"{self.name} needs {flag_of(name, self.params)}.", see)
             elif wrong := wrong_value(values[name], types_of(self.params)[name], spec.metadata):
                 yield name, UserError(f"{flag_of(name, self.params)} {wrong}.", see)
+
+    def _near(self, name: str) -> str:
+        """What may have been meant by a parameter that there is not, as a question; "" where nothing is alike."""
+        import difflib
+
+        flags = [flag_of(spec.name, self.params).removeprefix("--") for spec in dataclasses.fields(self.params)]
+        found = difflib.get_close_matches(name.replace("_", "-"), flags, 1)
+        return f"Did you mean {found[0]}? " if found else ""
 
 
 @cache

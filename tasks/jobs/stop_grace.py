@@ -13,6 +13,9 @@ from tasks.paths import replace_text
 
 _FILE = "stop-time.json"
 
+#: Seconds in which a job that was asked to stop may write its checkpoint, if its kind sets no other.
+STOP_GRACE_S = 20.0
+
 #: The grace is this many times what the job measured, because a stop may come when the machine is busiest; and the
 #: longest that it may be, because a shutdown waits for it.
 FACTOR, LONGEST_S = 3.0, 120.0

@@ -11,57 +11,27 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from tasks.errors import UserError
-from tasks.jobs.kind import Job, MetricPoint, Progress, State
+from tasks.jobs.record import Job, MetricPoint, Progress, State
 from tasks.ledger import lua_script
-from tasks.ledger.device_lease import Card, Lease, LeaseRefusal
 from tasks.ledger.listing import Filter, Page, children, other_tries, page, records
-from tasks.ledger.maintenance import LEASE_TTL_S, MaintenanceSettings
 from tasks.ledger.queue_state import QueueDesk
-from tasks.ledger.quotas import over_quota
-from tasks.ledger.records import encode_new, finite, finite_number, pairs, readable
+from tasks.ledger.records import encode_new, pairs, read_event, read_point, readable
+from tasks.ledger.worker_heartbeat import HEARTBEAT_TTL_S, WorkerHeartbeat, read_heartbeat
 from tasks.redis_client.redis_connection import Client, Refused, Unable
 
-#: How often a lease is renewed; it lives for LEASE_TTL_S without that.
-LEASE_RENEW_S = 1.0
+if TYPE_CHECKING:
+    from tasks.ledger.device_lease import Card, Lease, LeaseRefusal
+    from tasks.ledger.maintenance import MaintenanceSettings
+
+#: How often a lease is renewed, and how long it lives without that.
+LEASE_RENEW_S, LEASE_TTL_S = 1.0, 15.0
 
 #: How long a submit waits for replicas to acknowledge what it wrote.
 REPLICATED_WITHIN_S = 1.0
-
-#: A worker without a heartbeat for this long does not count as a consumer.
-HEARTBEAT_TTL_S = 10.0
-
-
-@dataclass(frozen=True)
-class WorkerHeartbeat:
-    """What a worker last said of itself; `seen_at` is when it said it (server clock).
-
-    `loop_at` is when its message loop had last run then: a worker whose loop waits for something receives no messages.
-    """
-
-    name: str
-    host: str
-    pid: int
-    queues: tuple[str, ...]
-    slots: int
-    started_at: float
-    seen_at: float = 0.0
-    loop_at: float = 0.0  # 0: an older worker, whose message loop itself sent this
-    refused: str = ""  # why it may not consume; see tasks.worker.fleet_membership
-    version: str = ""  # of mistudio
-    kinds: Mapping[str, str] = field(default_factory=dict)  # digests; none: an older worker, which runs any
-
-    def can_run(self, job: Job) -> bool:
-        """Whether it has the job's kind with the parameters it was submitted with, as far as that is known."""
-        return not job.digest or not self.kinds or self.kinds.get(job.kind) == job.digest
-
-    @property
-    def consumed_at(self) -> float:
-        """When it last consumed, as far as that is known; 0 for one that may not."""
-        return 0.0 if self.refused else self.loop_at or self.seen_at
 
 
 @dataclass(frozen=True)
@@ -183,6 +153,8 @@ class Ledger:
 
         When there is none: why, for each card. No reason is given when the job is another's by now.
         """
+        from tasks.ledger.device_lease import read_refusals
+
         cards_json = json.dumps(
             [{k: v for k, v in dataclasses.asdict(card).items() if v is not None} for card in cards]
         )
@@ -191,13 +163,13 @@ class Ledger:
         ).partition(" ")
         if status == "leased":
             return next(card for card in cards if card.key == rest)
-        refusals = json.loads(rest) if rest else []
-        return [LeaseRefusal(r["name"], tuple(sorted(r.get("jobs", ()))), int(r.get("room", 0))) for r in refusals]
+        return read_refusals(rest)
 
     def leases(self) -> dict[str, Lease]:
         """The devices that jobs hold, by the jobs' ids."""
-        entries = pairs(self.client.call("HGETALL", self.client.key("devices")))
-        return dict(readable(lambda held: (held[0], read_lease(held[1])), entries.items()))
+        from tasks.ledger.device_lease import read_leases
+
+        return read_leases(self.client.call("HGETALL", self.client.key("devices")))
 
     def use_device(self, claim: Claim, device: str) -> None:
         """Record a device that needs no lease."""
@@ -247,10 +219,6 @@ class Ledger:
         so.
         """
         self._change("maintain", "", json.dumps(dataclasses.asdict(settings)))
-
-    def reap(self) -> None:
-        """Put running jobs whose lease has run out back to their queues."""
-        self._change("reap", "", LEASE_TTL_S)
 
     def try_write(self) -> None:
         """Write and remove a word as every change is written. Unreachable or Refused where no change is possible."""
@@ -421,6 +389,8 @@ def _outcome(status: str, group: Sequence[Job]) -> UserError | None:
 
 def _refusal(status: str) -> UserError:
     if status.startswith("quota "):
+        from tasks.ledger.quotas import over_quota
+
         _, limit, unstarted, new, owner = status.split(" ", 4)
         return over_quota(owner, int(limit), int(unstarted), int(new))
     if status.startswith("taken "):
@@ -449,50 +419,6 @@ def _fleet(record: str) -> dict[str, Any] | None:
     except ValueError:
         found = None
     return found if isinstance(found, dict) else {}
-
-
-def read_heartbeat(line: str) -> WorkerHeartbeat:
-    """A worker's heartbeat; one of a newer worker may have more fields. One of `UNREADABLE` when that is none."""
-    fields = json.loads(line)
-    known = {spec.name: fields[spec.name] for spec in dataclasses.fields(WorkerHeartbeat) if spec.name in fields}
-    heartbeat = WorkerHeartbeat(**{**known, "queues": tuple(fields["queues"])})
-    times, counts, names = (
-        (heartbeat.started_at, heartbeat.seen_at, heartbeat.loop_at),
-        (heartbeat.pid, heartbeat.slots),
-        (
-            heartbeat.name,
-            heartbeat.host,
-            heartbeat.refused,
-            heartbeat.version,
-            *heartbeat.queues,
-            *heartbeat.kinds.values(),
-        ),
-    )
-    for time_s in times:
-        finite_number(time_s)
-    if not all(isinstance(count, int) for count in counts):
-        raise TypeError("counts are no numbers")
-    if not all(isinstance(name, str) for name in names):
-        raise TypeError("names are no texts")
-    return heartbeat
-
-
-def read_event(line: str) -> dict[str, Any]:
-    """An entry of a job's history. One of `UNREADABLE` when that is none."""
-    event = json.loads(line)
-    return {**event, "at": finite(event["at"]), "state": str(event["state"]), "reason": str(event["reason"])}
-
-
-def read_point(line: str) -> MetricPoint:
-    """What a job measured. One of `UNREADABLE` when that is no measurement."""
-    at, _, values = line.partition(" ")
-    return MetricPoint(int(at), dict(json.loads(values).items()))
-
-
-def read_lease(line: str) -> Lease:
-    """What a job holds of a device. One of `UNREADABLE` when that is no lease."""
-    expected, _, key = line.split(" ", 2)
-    return Lease(key, int(expected) or None)
 
 
 def _json(value: Any) -> str:

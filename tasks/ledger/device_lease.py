@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tasks.errors import UserError
+from tasks.ledger.records import pairs, readable
 from tasks.parsing.safe_text import shown
 
 ANY, NONE = "any", "none"
@@ -28,7 +30,7 @@ class Card:
 
 @dataclass(frozen=True)
 class LeaseRefusal:
-    """Why a card was not leased: `jobs` fill its slots or, when that is not it, only `room` bytes of it are free."""
+    """Why a card was not leased: `jobs`, by name, fill its slots; else only `room` bytes are free."""
 
     name: str
     jobs: tuple[str, ...] = ()
@@ -41,6 +43,23 @@ class Lease:
 
     key: str
     expected: int | None
+
+
+def read_leases(entries: list[str]) -> dict[str, Lease]:
+    """The devices that jobs hold, by the jobs' ids, of a reply to HGETALL; what cannot be read is left out."""
+    return dict(readable(lambda held: (held[0], read_lease(held[1])), pairs(entries).items()))
+
+
+def read_lease(line: str) -> Lease:
+    """What a job holds of a device. One of `UNREADABLE` when that is no lease."""
+    expected, _, key = line.split(" ", 2)
+    return Lease(key, int(expected) or None)
+
+
+def read_refusals(text: str) -> list[LeaseRefusal]:
+    """Why no card was leased, for each; nothing for an empty text."""
+    refusals = json.loads(text) if text else []
+    return [LeaseRefusal(r["name"], tuple(sorted(r.get("jobs", ()))), int(r.get("room", 0))) for r in refusals]
 
 
 #: Of an index: no host has more cards, and Python reads no number of thousands of digits.

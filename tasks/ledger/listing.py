@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tasks.jobs.kind import Job
+from tasks.jobs.record import Job
 from tasks.ledger.records import decode
 from tasks.redis_client.redis_connection import Client
 

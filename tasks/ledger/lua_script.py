@@ -82,7 +82,8 @@ def _bring_up_to_date(client: Client, schema: int) -> None:
 
 @cache
 def _text(address: Address) -> str:
-    from tasks.ledger.totals import DURATION_BOUNDS_S, WAIT_BOUNDS_S  # which commands that only read have no use for
+    from tasks.ledger import history  # which commands that only read have no use for
+    from tasks.ledger.totals import DURATION_BOUNDS_S, WAIT_BOUNDS_S
 
     queues = ", ".join(f"'{name}'" for name in QUEUE_NAMES)
     separator = "".join(f"\\{byte}" for byte in SEPARATOR.encode())
@@ -91,6 +92,9 @@ def _text(address: Address) -> str:
         f"local SCHEMA, STEPS, SEPARATOR = {SCHEMA}, {len(PRIORITY_STEPS)}, '{separator}'",
         f"local QUEUES = {{{queues}}}",
         f"local DURATION_BOUNDS, WAIT_BOUNDS = {_list(DURATION_BOUNDS_S)}, {_list(WAIT_BOUNDS_S)}",
+        f"local FINE_S, FINE_ROWS = {history.FINE.step_s}, {history.FINE.rows}",
+        f"local COARSE_S, COARSE_ROWS = {history.COARSE.step_s}, {history.COARSE.rows}",
+        f"local MOST_DEVICES, DEVICE_FRESH_S = {history.MOST_DEVICES}, {history.DEVICE_FRESH_S}",
     )
     parts = sorted(Path(__file__).with_name("lua").glob("*.lua"))
     return "\n".join([*constants, *(part.read_text(encoding="utf-8") for part in parts)])

@@ -1,16 +1,14 @@
 """Parameters of ledger maintenance: how long it waits before it recovers, and how long it keeps finished jobs.
 
-Every worker asks for a round each second; Redis does one when the last is old enough (`lua/7_upkeep.lua`).
+Every worker asks for a round each second; Redis does one when the last is old enough (`lua/7_maintenance.lua`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tasks.ledger.client import LEASE_TTL_S
 from tasks.settings import current
-
-#: A lease lives this long without being renewed.
-LEASE_TTL_S = 15.0
 
 DAY = 24 * 3600.0
 

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from tasks.jobs.kind import Job, State
-from tasks.ledger.client import WorkerHeartbeat, read_heartbeat, read_lease
-from tasks.ledger.device_lease import Lease
+from tasks.jobs.record import Job, State
 from tasks.ledger.queue_state import ENDED_SETS, RATE_SPANS_S, QueueCount, ended_commands, size_commands, to_counts
 from tasks.ledger.records import decode, finite, pairs, readable
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat, read_heartbeat
 from tasks.queues import QUEUE_NAMES
 from tasks.redis_client.redis_connection import Client, Command, NotPermitted, Refused
 
 if TYPE_CHECKING:
+    from tasks.ledger.device_lease import Lease
     from tasks.ledger.totals import Totals
 
 #: The SHA-1 of the script, by which Redis calls it: to compute it here would load OpenSSL. A test compares the two.
@@ -204,7 +204,7 @@ def _overview(answers: Sequence[Any], details: Sequence[Any], wanted: Wanted) ->
             sorted(readable(read_heartbeat, pairs(heartbeats).values()), key=lambda heartbeat: heartbeat.name)
         ),
         hosts=pairs(hosts),
-        leases=dict(readable(lambda held: (held[0], read_lease(held[1])), pairs(devices).items())),
+        leases=_leases(devices),
         holders=tuple(readable(lambda held: (held[0], int(held[1] or 0)), [held for held in holders if held[0]])),
         running=_jobs(running),
         recent=_jobs(recent),
@@ -212,6 +212,14 @@ def _overview(answers: Sequence[Any], details: Sequence[Any], wanted: Wanted) ->
         queued={name: _queued_jobs(records) for name, records in zip(QUEUE_NAMES, queued, strict=True)},
         runs=tuple(readable(_run, runs)),
     )
+
+
+def _leases(entries: list[str]) -> dict[str, Lease]:
+    if not entries:  # and nothing of them is imported
+        return {}
+    from tasks.ledger.device_lease import read_leases
+
+    return read_leases(entries)
 
 
 def _run(fields: Sequence[str | None]) -> FinishedRun:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tasks.errors import UserError
-from tasks.jobs.kind import State
+from tasks.jobs.record import State
 from tasks.ledger import lua_script
 from tasks.ledger.records import finite
 from tasks.queues import QUEUE_NAMES, redis_lists

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 
 from tasks.errors import OverQuota
-from tasks.jobs.kind import State
+from tasks.jobs.record import State
 from tasks.ledger import lua_script
 from tasks.ledger.records import UNREADABLE
 from tasks.redis_client.redis_connection import Client

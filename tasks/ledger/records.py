@@ -1,4 +1,4 @@
-"""A job's record in Redis: encodes and decodes its fields; no other module knows their format."""
+"""A job's record in Redis, its events and its metrics: no other module knows their format."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from tasks.jobs.kind import Job, Progress, State
+from tasks.jobs.record import Job, MetricPoint, Progress, State
 from tasks.queues import Limits
 
 T = TypeVar("T")
@@ -98,6 +98,18 @@ def finite_number(value: object) -> float:
     if not isinstance(value, int | float):
         raise TypeError("not a number")
     return finite(value)
+
+
+def read_event(line: str) -> dict[str, Any]:
+    """An entry of a job's history. One of `UNREADABLE` when that is none."""
+    event = json.loads(line)
+    return {**event, "at": finite(event["at"]), "state": str(event["state"]), "reason": str(event["reason"])}
+
+
+def read_point(line: str) -> MetricPoint:
+    """What a job measured. One of `UNREADABLE` when that is no measurement."""
+    at, _, values = line.partition(" ")
+    return MetricPoint(int(at), dict(json.loads(values).items()))
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Totals:
-    """Ended jobs by kind and outcome, attempts that ended by kind; seconds that jobs ran and waited by kind.
+    """Ended jobs by kind and outcome, attempts that started by kind; seconds that jobs ran and waited by kind.
 
     A duration is that of a job's last attempt; a wait is that in the queue before an attempt.
     """

@@ -21,7 +21,7 @@ REFUSED: dict[str, tuple[list[tuple[str, type]], str]] = {
     "pool_shrink": ([("n", int)], _SLOTS),
     "autoscale": ([("max", int), ("min", int)], _SLOTS),
     "pool_restart": ([], "new code is taken into service with: mistudio workers restart"),
-    "revoke_by_stamped_headers": ([("headers", str)], "jobs carry no stamps: mistudio jobs cancel"),
+    "revoke_by_stamped_headers": ([("headers", str)], "jobs carry no stamps: mistudio jobs cancel ID"),
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from celery.utils.functional import maybe_list
 from celery.worker import control
 
-from tasks.jobs.kind import Job
+from tasks.jobs.record import Job
 from tasks.messaging.app import open_ledger
 from tasks.redis_client.redis_connection import Refused, Unreachable
 

@@ -20,7 +20,6 @@ from typing import Any
 
 import hiredis
 
-from tasks.redis_client import sentinel
 from tasks.redis_client.redis_errors import NoMaster as NoMaster
 from tasks.redis_client.redis_errors import NotPermitted as NotPermitted
 from tasks.redis_client.redis_errors import NotRedis as NotRedis
@@ -149,7 +148,13 @@ class Client:
     def _give_up(self) -> None:
         """Close the socket; another Sentinel is to say where the next one leads."""
         self.close()
-        sentinel.distrust(self.address)
+        self._distrust_sentinel()
+
+    def _distrust_sentinel(self) -> None:
+        if self.address.sentinels is not None:
+            from tasks.redis_client import sentinel  # most addresses have none
+
+            sentinel.distrust(self.address)
 
     @property
     def _shown(self) -> str:
@@ -220,7 +225,7 @@ class Client:
             named = find_master(self.address, min(self._timeout_s, _FIND_MASTER_AGAIN_S))
         except NoMaster:  # without Sentinels there is no failover
             self._ask_sentinels_from = time.monotonic() + _NO_ANSWER_HOLDS_S
-            sentinel.distrust(self.address)
+            self._distrust_sentinel()
             return
         if named != self._server:
             raise Unable(f"{self._shown} is no longer the master")
@@ -294,6 +299,8 @@ def connect(url: str, timeout_s: float = 5.0) -> Client:
 
 def find_master(address: Address, timeout_s: float = _FIND_MASTER_S) -> Address:
     """The address of the master that the Sentinels of this one name. NoMaster, within the timeout."""
+    from tasks.redis_client import sentinel
+
     return sentinel.find_master(address, ask_once, timeout_s)
 
 

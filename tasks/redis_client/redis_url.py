@@ -8,25 +8,30 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from tasks.errors import UserError
-from tasks.redis_client.redis_tls import TLS_OPTIONS, Tls, read_tls
-from tasks.redis_client.sentinel_url import SENTINEL_SCHEMES, Sentinels, bracketed, split_hosts, split_path
+from tasks.parsing.setting_types import PREFIX_RULE, key_prefix
+from tasks.redis_client.host_port import host_port
 
+if TYPE_CHECKING:  # most URLs need neither
+    from tasks.redis_client.redis_tls import Tls
+    from tasks.redis_client.sentinel_url import Sentinels
+
+SENTINEL_SCHEMES = ("sentinel", "sentinels")
 SCHEMES = ("redis", "rediss", "redis+socket", "unix", *SENTINEL_SCHEMES)
 
 _SOCKET_SCHEMES = ("redis+socket", "unix")
 _TLS_SCHEMES = ("rediss", "sentinels")
 _DATABASE_OPTIONS = ("db", "virtual_host")
 _SENTINEL_OPTIONS = ("sentinel_username", "sentinel_password")
-_OPTIONS = (*_DATABASE_OPTIONS, "username", "password", "prefix", "replicas", *_SENTINEL_OPTIONS, *TLS_OPTIONS)
+_OPTIONS = (*_DATABASE_OPTIONS, "username", "password", "prefix", "replicas", *_SENTINEL_OPTIONS)
 
 #: What the keys of the ledger begin with, unless another prefix is chosen.
 DEFAULT_PREFIX = "mistudio"
 
-_PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
+_A_PREFIX = f"A prefix is {PREFIX_RULE}"
 
 _FORMS = (
     "redis://[:PASSWORD@]HOST:PORT/DB, rediss:// for TLS, redis+socket:///PATH?virtual_host=DB, "
@@ -73,7 +78,7 @@ class Address:
         if self.sentinels is not None:
             scheme = "sentinels" if self.tls else "sentinel"
             return f"{scheme}://{self.sentinels.shown}/{self.sentinels.master}/{self.db}"
-        return self.path or f"{'rediss' if self.tls else 'redis'}://{bracketed(self.host)}:{self.port}/{self.db}"
+        return self.path or f"{'rediss' if self.tls else 'redis'}://{host_port(self.host, self.port)}/{self.db}"
 
     def server(self, host: str, port: int) -> Address:
         """The address of the same database on that server."""
@@ -87,14 +92,14 @@ class Address:
         Address.
         """
         if self.sentinels is not None:
-            return ";".join(f"sentinel://{bracketed(host)}:{port}/{self.db}" for host, port in self.sentinels.hosts)
+            return ";".join(f"sentinel://{host_port(host, port)}/{self.db}" for host, port in self.sentinels.hosts)
         login = ""
         if self.password is not None:
             login = f"{quote(self.username or '', safe='')}:{quote(self.password, safe='')}@"
         if self.path is not None:
             return f"redis+socket://{login}{quote(self.path)}?virtual_host={self.db}"
         scheme = "rediss" if self.tls else "redis"
-        return f"{scheme}://{login}{bracketed(self.host)}:{self.port}/{self.db}"
+        return f"{scheme}://{login}{host_port(self.host, self.port)}/{self.db}"
 
     @property
     def celery_ssl(self) -> dict[str, Any] | None:
@@ -122,6 +127,10 @@ def with_password(url: str, password: str) -> str:
 
 def with_prefix(url: str, prefix: str) -> str:
     """The URL with that prefix for the keys. UserError when it has another one already, also the default one."""
+    try:
+        key_prefix(prefix)
+    except ValueError:
+        raise UserError(f"{prefix!r} cannot be a prefix.", _A_PREFIX) from None
     chosen = parse_url(url).prefix
     if chosen == prefix:
         return url
@@ -146,16 +155,17 @@ def _parse(url: str, variable: str) -> Address:
     if re.search(r"[\x00-\x20\x7f;\\]", url):
         raise ValueError
     scheme = url.partition(":")[0].lower()
-    url, hosts = split_hosts(url) if scheme in SENTINEL_SCHEMES else (url, ())
+    url, hosts = _split_hosts(url) if scheme in SENTINEL_SCHEMES else (url, ())
     parts = urlsplit(url)
     scheme = parts.scheme.lower()
     if scheme not in SCHEMES:
-        raise _refused(variable, f"has the scheme {scheme[:20]!r}, which mistudio does not support")
+        which = f"the scheme {scheme[:20]!r}, which mistudio does not support" if scheme else "no scheme"
+        raise _refused(variable, f"has {which}")
     if parts.fragment or "#" in url:
         raise ValueError
     options = _options(parts.query, variable)
     username, password = _login(parts, options, variable)
-    tls = read_tls(options, is_on=scheme in _TLS_SCHEMES, fail=lambda what: _refused(variable, what))
+    tls = _tls(options, scheme, variable)
     login = Address(username=username, password=password, tls=tls, replicas=_replicas(options, 1 if hosts else 0))
     login = replace(login, prefix=_prefix(options, variable))
     if hosts:
@@ -172,12 +182,35 @@ def _options(query: str, variable: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)):
         shown = name if re.fullmatch(r"[a-z_]{1,40}", name) else "…"
-        if name not in _OPTIONS:
+        if name not in _OPTIONS and not _is_of_tls(name):
             raise _refused(variable, f"has the option {shown!r}, which mistudio does not support")
         if name in found or not value:
             raise _refused(variable, f"has the option {shown!r} {'twice' if name in found else 'without a value'}")
         found[name] = value
     return found
+
+
+def _is_of_tls(name: str) -> bool:
+    if not name.startswith("ssl_"):
+        return False
+    from tasks.redis_client.redis_tls import TLS_OPTIONS
+
+    return name in TLS_OPTIONS
+
+
+def _tls(options: dict[str, str], scheme: str, variable: str) -> Tls | None:
+    is_on = scheme in _TLS_SCHEMES
+    if not is_on and not any(name.startswith("ssl_") for name in options):
+        return None
+    from tasks.redis_client.redis_tls import read_tls
+
+    return read_tls(options, is_on=is_on, fail=lambda what: _refused(variable, what))
+
+
+def _split_hosts(url: str) -> tuple[str, tuple[tuple[str, int], ...]]:
+    from tasks.redis_client.sentinel_url import split_hosts
+
+    return split_hosts(url)
 
 
 def _login(parts: SplitResult, options: dict[str, str], variable: str) -> tuple[str | None, str | None]:
@@ -196,6 +229,8 @@ def _sentinels(
     hosts: tuple[tuple[str, int], ...], path: str, options: dict[str, str], variable: str
 ) -> tuple[Sentinels, str]:
     """The Sentinels, and the database as the path has it."""
+    from tasks.redis_client.sentinel_url import Sentinels, split_path
+
     master, database = split_path(unquote(path, errors="strict"))
     if not master:
         raise _refused(
@@ -218,14 +253,10 @@ def _replicas(options: dict[str, str], default: int) -> int:
 
 
 def _prefix(options: dict[str, str], variable: str) -> str:
-    prefix = options.get("prefix", DEFAULT_PREFIX)
-    if not _PREFIX.fullmatch(prefix):
-        raise _refused(
-            variable,
-            "has a prefix that is none",
-            "A prefix is 1 to 32 letters, digits, _ and -, and begins with a letter or digit: ?prefix=lab2",
-        )
-    return prefix
+    try:
+        return key_prefix(options.get("prefix", DEFAULT_PREFIX))
+    except ValueError:
+        raise _refused(variable, "has a prefix that is none", f"{_A_PREFIX}: ?prefix=lab2") from None
 
 
 def _socket_path(parts: SplitResult, variable: str) -> str:

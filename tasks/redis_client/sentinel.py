@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tasks.redis_client.host_port import host_port
 from tasks.redis_client.redis_errors import NoMaster, Refused, Silent, Unreachable
 from tasks.redis_client.redis_url import Address
-from tasks.redis_client.sentinel_url import Sentinels, bracketed
+
+if TYPE_CHECKING:
+    from tasks.redis_client.sentinel_url import Sentinels
 
 #: A Sentinel that is silent leaves time for the others; when all are, they share the time that is left.
 QUICK_S = 0.3
@@ -95,4 +98,4 @@ def _describe(address: Address, failures: dict[int, Exception | None]) -> str:
 def _reason(sentinel: Address, failure: Exception | None) -> str:
     """The place of a Sentinel, and why it does not answer."""
     words = str(failure).removeprefix(sentinel.shown).lstrip(": ").rstrip(".")
-    return f"{bracketed(sentinel.host)}:{sentinel.port} ({words})"
+    return f"{host_port(sentinel.host, sentinel.port)} ({words})"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-SENTINEL_SCHEMES = ("sentinel", "sentinels")
+from tasks.redis_client.host_port import host_port
+
 SENTINEL_PORT = 26379
 
 #: How many hosts a URL may name; a Redis has three or five Sentinels.
@@ -28,7 +29,7 @@ class Sentinels:
     @property
     def shown(self) -> str:
         """The hosts and ports, separated by commas."""
-        return ",".join(f"{bracketed(host)}:{port}" for host, port in self.hosts)
+        return ",".join(host_port(host, port) for host, port in self.hosts)
 
 
 def split_hosts(url: str) -> tuple[str, tuple[tuple[str, int], ...]]:
@@ -49,11 +50,6 @@ def split_path(path: str) -> tuple[str, str]:
     if found is None:
         raise ValueError("more than a name and a database")
     return found[1] or "", found[2] or ""
-
-
-def bracketed(host: str) -> str:
-    """The host as a URL has it: an IPv6 address stands in brackets."""
-    return f"[{host}]" if ":" in host else host
 
 
 def _host(word: str) -> tuple[str, int]:

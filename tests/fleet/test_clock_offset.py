@@ -9,8 +9,9 @@ import pytest
 from mistudio_cli.commands import workers
 from mistudio_cli.monitor.explain import explain, look_around
 from tasks.fleet.clock_offset import ClockWatch, why_clock_is_wrong
-from tasks.jobs.kind import State
-from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.jobs.record import State
+from tasks.ledger.client import Ledger
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tests.conftest import until
 from tests.fixtures.stack import Clock, Stack
 
@@ -90,7 +91,7 @@ def test_a_worker_with_a_wrong_clock_waits_until_it_is_right_and_drains_when_it_
     offset = stack.folder / "offset"
     offset.write_text("-600")
     worker = stack.popen("--queues", "training", CLOCK_OFFSET_FILE=str(offset), CLOCK_PATIENCE_S="0")
-    heartbeat = until(lambda: next(iter(stack.ledger.heartbeats()), None), 60, stack.log())
+    heartbeat = until(lambda: next(iter(stack.ledger.heartbeats()), None), stack.log())
     assert isinstance(heartbeat, WorkerHeartbeat)
     assert heartbeat.refused.startswith("its clock is 600 s behind that of Redis")
     job = stack.submit("nap", ticks=1)
@@ -100,6 +101,6 @@ def test_a_worker_with_a_wrong_clock_waits_until_it_is_right_and_drains_when_it_
     offset.write_text("0")
     assert stack.ended(job).state is State.SUCCEEDED
     offset.write_text("600")
-    until(lambda: worker.poll() is not None, 60, stack.log())
+    until(lambda: worker.poll() is not None, stack.log())
     assert worker.returncode == 0
     assert "drains: its clock is 600 s ahead of that of Redis" in stack.log()

@@ -12,8 +12,9 @@ import pytest
 
 from mistudio_cli.monitor.explain import explain, look_around
 from tasks.errors import UserError
-from tasks.jobs.kind import State
-from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.jobs.record import State
+from tasks.ledger.client import Ledger
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.storage.store_id import FILE, make_store_id, read_store_id
 from tasks.worker import fleet_membership
 from tasks.worker.fleet_membership import why_refused, why_store_changed
@@ -189,7 +190,7 @@ def test_a_worker_with_another_store_consumes_nothing_until_it_has_the_shared_on
     other = tmp_path / "store"
     make_store_id(other)
     refused = stack.popen("--queues", "training", name="second", MISTUDIO_STORE=str(other))
-    heartbeat = until(lambda: next((b for b in stack.ledger.heartbeats() if b.refused), None), 30, stack.log())
+    heartbeat = until(lambda: next((b for b in stack.ledger.heartbeats() if b.refused), None), stack.log())
     assert heartbeat.name == f"second@{name}"
     assert "set MISTUDIO_STORE to that one" in heartbeat.refused
     job = stack.submit("nap", ticks=1)
@@ -198,7 +199,7 @@ def test_a_worker_with_another_store_consumes_nothing_until_it_has_the_shared_on
     assert stack.ledger.need(job.id).state is State.QUEUED
     shutil.rmtree(other)
     other.symlink_to(stack.store.root)  # as if the shared one were mounted there now
-    until(lambda: stack.ledger.need(job.id).state.ended, 60, stack.log())
+    until(lambda: stack.ledger.need(job.id).state.ended, stack.log())
     refused.terminate()
     refused.wait(60)
 
@@ -208,10 +209,10 @@ def test_a_worker_whose_store_is_unmounted_drains(stack: Stack, tmp_path: Path) 
     other = tmp_path / "store"
     other.symlink_to(stack.store.root)
     worker = stack.popen("--queues", "training", name="second", MISTUDIO_STORE=str(other))
-    until(lambda: len(stack.ledger.workers()) == 2, 30, stack.log())
+    until(lambda: len(stack.ledger.workers()) == 2, stack.log())
     other.unlink()
     other.mkdir()
-    until(lambda: worker.poll() is not None, 60, stack.log())
+    until(lambda: worker.poll() is not None, stack.log())
     assert worker.returncode == 0
     assert "may not consume any more, and drains" in stack.log()
     assert json.loads((stack.store.root / FILE).read_text())["id"]

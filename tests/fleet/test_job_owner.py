@@ -11,7 +11,7 @@ import pytest
 from tasks.errors import UserError
 from tasks.fleet.job_owner import os_user, owner_of
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job
+from tasks.jobs.record import Job
 from tasks.ledger.client import Ledger
 from tasks.ledger.listing import Filter
 from tasks.redis_client.redis_url import Address, parse_url

@@ -15,11 +15,13 @@ from celery import Celery
 from mistudio_cli.monitor import kind_versions
 from mistudio_cli.monitor.explain import explain, look_around
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, JobKind, State, kind_named, option
+from tasks.jobs.kind import JobKind, kind_named, option
 from tasks.jobs.kind_digest import digest_of, digests
+from tasks.jobs.record import Job, State
 from tasks.ledger import dead_letters
-from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.ledger.client import Ledger
 from tasks.ledger.maintenance import MaintenanceSettings
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.messaging.app import make_app
 from tasks.messaging.held_messages import HOLD_S, LONGEST_HOLD_S, MOST_IN_A_SECOND, HeldMessages
 from tasks.worker.heartbeat import HEARTBEAT_EVERY_S
@@ -58,7 +60,7 @@ class TwoVersions:
         variables = {"KINDS_OF_TESTS": str(self.kinds)} if older else {}
         process = self.stack.popen("--queues", "training", "--slots", str(slots), name=name, **variables)
         self.processes.append(process)
-        heartbeat = until(lambda: next((b for b in self.stack.ledger.workers() if b.pid == process.pid), None), 60)
+        heartbeat = until(lambda: next((b for b in self.stack.ledger.workers() if b.pid == process.pid), None))
         assert isinstance(heartbeat, WorkerHeartbeat)
         return heartbeat
 
@@ -112,7 +114,7 @@ def test_what_no_worker_can_run_waits_costs_little_and_is_explained(versions: Tw
     known, unknown = stack.submit("nap", "other-parameters", ticks=1), stack.submit("hike", "no-kind", ticks=1)
     passed_at, before = {enqueued_at(stack, unknown)}, requests(stack.ledger)
     while len(passed_at) < 5:
-        until(lambda: enqueued_at(stack, unknown) not in passed_at, 30, stack.log())
+        until(lambda: enqueued_at(stack, unknown) not in passed_at, stack.log())
         passed_at.add(enqueued_at(stack, unknown))
     elapsed_s = max(passed_at) - min(passed_at)
     assert requests(stack.ledger) - before < 15 * (elapsed_s + 1), f"in {elapsed_s:.1f} s"
@@ -138,11 +140,11 @@ def test_a_message_of_another_app_for_a_kind_of_another_worker_comes_to_that_wor
     stack = versions.stack
     versions.start("older", older=True)
     result = foreign_app.send_task("mistudio.hike", kwargs={"ticks": 1}, queue="training")
-    until(lambda: dead_letters.read(stack.ledger.client, 10), 30, stack.log())
+    until(lambda: dead_letters.read(stack.ledger.client, 10), stack.log())
     assert "There is no task 'mistudio.hike' here" in dead_letters.read(stack.ledger.client, 10)[0].why
     newer = versions.start("newer", older=False)
     result = foreign_app.send_task("mistudio.hike", kwargs={"ticks": 1}, queue="training")
-    until(lambda: stack.ledger.get(result.id), 60, stack.log())
+    until(lambda: stack.ledger.get(result.id), stack.log())
     assert stack.ended(stack.ledger.need(result.id)).worker == newer.name
     assert len(dead_letters.read(stack.ledger.client, 10)) == 1
 
@@ -304,4 +306,4 @@ def requests(ledger: Ledger) -> int:
     """How often workers have asked for messages and run operations of the ledger."""
     lines = str(ledger.client.call("INFO", "commandstats")).splitlines()
     calls = dict(line.removeprefix("cmdstat_").split(":calls=") for line in lines if ":calls=" in line)
-    return sum(int(calls[name].split(",")[0]) for name in ("brpop", "evalsha"))
+    return sum(int(calls.get(name, "0").split(",")[0]) for name in ("brpop", "evalsha"))

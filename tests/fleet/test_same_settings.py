@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,12 +17,18 @@ from typing import cast
 
 import pytest
 
-from mistudio_cli.doctor import host_checks
+from mistudio_cli.doctor import health_checks
+from mistudio_cli.monitor.check_result import Check
+from mistudio_cli.monitor.collector.collector import Collector
 from mistudio_cli.monitor.explain import explain, look_around
+from mistudio_cli.monitor.health.causes import health_of
 from tasks.fleet.store_nonce import FILE, Proof, prove
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, State
-from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.jobs.record import Job, State
+from tasks.ledger import overview
+from tasks.ledger.client import Ledger
+from tasks.ledger.overview import Wanted
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.paths import Places
 from tasks.redis_client.redis_connection import Client, connect
 from tasks.storage.store_id import make_store_id
@@ -123,6 +128,13 @@ CASES = {
 }
 
 
+def refused(ledger: Ledger) -> list[Check]:
+    """What `doctor` says of refused workers."""
+    nothing = Collector(None, Places(Path("/nowhere"), Path("/nowhere")), ())
+    causes = health_of(nothing.collect_around(lambda: overview.read(ledger.client, Wanted()))).causes
+    return [health_checks.of_cause(cause) for cause in causes if cause.code == "worker_refused"]
+
+
 @pytest.mark.parametrize(("differ", "what", "remedy"), CASES.values(), ids=CASES)
 def test_what_differs_is_one_sentence_and_ends_with_its_cause(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, differ: Callable[[Fleet], None], what: str, remedy: str
@@ -138,8 +150,8 @@ def test_what_differs_is_one_sentence_and_ends_with_its_cause(
             for heartbeat in fleet.ledger.heartbeats()
             if heartbeat.refused and heartbeat.pid == HEARTBEAT.pid
         )
-        (check,) = host_checks.refused_workers(fleet.ledger, [])
-        assert (check.verdict, check.detail) == ("failed", f"w@b does not consume: {whys[-1]}")
+        (check,) = refused(fleet.ledger)
+        assert (check.verdict, check.detail) == ("failed", f"w@b may not consume: {whys[-1]}")
         causes.append(explain(fleet.job, look_around(fleet.ledger, fleet.job))[0].sentence)
         assert fleet.ledger.need(fleet.job.id).state is State.QUEUED
         if len(causes) == 2:
@@ -229,11 +241,3 @@ def wait_in_vain(ledger: Ledger, fleet: Fleet, caplog: pytest.LogCaptureFixture)
     (message,) = [record.message for record in caplog.records if "does not consume" in record.message]
     assert "\n" not in message
     return message
-
-
-def test_doctor_leaves_the_refused_workers_of_its_own_home_to_the_check_of_the_supervisor(ledger: Ledger) -> None:
-    here = socket.gethostname()
-    for host, pid in ((here, 7), (here, 8), ("elsewhere", 7)):
-        ledger.heartbeat(WorkerHeartbeat(f"w{pid}@{host}", host, pid, ("training",), 1, 0.0, refused="it may not"))
-    details = [check.detail for check in host_checks.refused_workers(ledger, [7, None])]
-    assert details == ["w7@elsewhere does not consume: it may not", f"w8@{here} does not consume: it may not"]

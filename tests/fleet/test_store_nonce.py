@@ -10,7 +10,8 @@ import pytest
 
 from tasks.fleet import store_nonce
 from tasks.fleet.store_nonce import ACCEPTED_FOR_S, FILE, SHOWN_AFTER_S, Proof, prove
-from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.ledger.client import Ledger
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.storage.store_id import make_store_id
 from tasks.worker import fleet_membership
 from tasks.worker.fleet_membership import StoreWatch, why_refused, why_store_differs
@@ -193,22 +194,20 @@ def test_a_store_that_cannot_be_read_drains_no_worker_and_admits_none(
 def test_real_workers_write_nonces_and_one_with_a_copy_of_the_store_is_refused(stack: Stack) -> None:
     stack.start_worker("--queues", "high_priority")
     nonce = stack.store.root / FILE
-    until(lambda: stack.ledger.client.call("ZCARD", "mistudio:nonces"), 60, stack.log())
+    until(lambda: stack.ledger.client.call("ZCARD", "mistudio:nonces"), stack.log())
     copy = copy_of(stack.store.root)
     let_pass(stack.ledger, ACCEPTED_FOR_S - 5)
     stale = nonce.read_text()
     stack.ledger.client.call("DEL", "mistudio:nonce-writer")
-    until(lambda: nonce.read_text() != stale, 60, stack.log())
+    until(lambda: nonce.read_text() != stale, stack.log())
     let_pass(stack.ledger, _A_WHILE_S)
     refused = stack.popen("--queues", "training", name="second", MISTUDIO_STORE=str(copy))
-    heartbeat = until(
-        lambda: next((b for b in stack.ledger.heartbeats() if b.pid == refused.pid), None), 60, stack.log()
-    )
+    heartbeat = until(lambda: next((b for b in stack.ledger.heartbeats() if b.pid == refused.pid), None), stack.log())
     assert isinstance(heartbeat, WorkerHeartbeat)
     assert heartbeat.refused == fleet_membership.NOT_SHOWN.format(store=copy)
     shutil.rmtree(copy)
     copy.symlink_to(stack.store.root)
-    until(lambda: any(b.pid == refused.pid for b in stack.ledger.workers()), 60, stack.log())
+    until(lambda: any(b.pid == refused.pid for b in stack.ledger.workers()), stack.log())
     refused.terminate()
     refused.wait(60)
 

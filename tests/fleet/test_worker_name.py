@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from mistudio_cli.monitor.worker_rows import worker_rows
-from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.ledger.client import Ledger
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.worker.fleet_membership import make_store_id
 from tests.conftest import until
 from tests.fixtures.stack import Stack
@@ -109,7 +110,7 @@ class Twins:
             heartbeats = self.ledger.heartbeats()
             return next((b for b in heartbeats if b.pid == process.pid and bool(b.refused) is refused), None)
 
-        found = until(look, 60, self.homes["a"].log() + self.homes["b"].log())
+        found = until(look, self.homes["a"].log() + self.homes["b"].log())
         assert isinstance(found, WorkerHeartbeat)
         return found
 

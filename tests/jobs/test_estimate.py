@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tasks.jobs.kind import Estimate, Job, State, kind_named
+from tasks.jobs.kind import Estimate, kind_named
+from tasks.jobs.record import Job, State
 from tasks.storage import attempts
 from tasks.submission.plan import ArtifactCatalog, plan
+from tasks.system.process_identity import is_alive
 from tasks.text.tokens import TokenWriter
 from tests.conftest import until
 from tests.fixtures.stack import Stack
@@ -49,9 +50,18 @@ def estimated(stack: Stack, job: Job) -> Estimate:
     return kind.estimate(kind.read_params(job.params), ArtifactCatalog(stack.ledger, stack.store))
 
 
+#: Bytes that a runner's libraries hold more or less than estimated: they have other code for other processors.
+LIBRARIES = 50_000_000
+
+
+def close_to(held: int) -> Any:
+    """What an estimate shall be equal to where a runner held that many bytes: within a fifth, but for the libraries."""
+    return pytest.approx(held, abs=0.2 * held + LIBRARIES)
+
+
 def most_held(stack: Stack, job: Job, seconds: float = 240) -> int:
     """The most the job's runner ever held: its PSS if no other process maps the same libraries, as here others may."""
-    runner, most = until(lambda: stack.runner(job), 60, stack.log()), 0
+    runner, most = until(lambda: stack.runner(job), stack.log()), 0
 
     def look() -> bool:
         nonlocal most
@@ -60,9 +70,9 @@ def most_held(stack: Stack, job: Job, seconds: float = 240) -> int:
         except (FileNotFoundError, ProcessLookupError):
             return True
         most = max([most, *(int(line.split()[1]) << 10 for line in result.splitlines() if line.startswith("VmHWM"))])
-        return not runner.is_running() or runner.status() == psutil.STATUS_ZOMBIE
+        return not is_alive(runner)
 
-    until(look, seconds, "the runner to end")
+    until(look, "the runner to end", seconds=seconds)
     return most
 
 
@@ -81,7 +91,7 @@ def test_the_memory_of_a_training_is_known_within_a_fifth_before_it_starts(
     stack.start_worker(OMP_NUM_THREADS="1")
     job = stack.submit("train", model="model", dataset="words", layer=0, steps=10, **flags)
     before = estimated(stack, job)
-    assert before.memory_bytes == pytest.approx(most_held(stack, job), rel=0.2)
+    assert before.memory_bytes == close_to(most_held(stack, job))
     assert stack.ended(job).state is State.SUCCEEDED
     weights = (stack.store.path("saes", job.name) / "sae_weights.safetensors").stat().st_size
     assert before.disk_bytes == pytest.approx(9 * weights, rel=0.2)
@@ -95,7 +105,7 @@ def test_the_memory_of_a_transcoder_with_a_way_past_its_features_is_known_too(st
     sizes = {"batch": 16384, "accumulate": 16, "k": 8, "expansion": 4, "steps": 3, "eval_tokens": 2048}
     job = stack.submit("train", model="model", dataset="words", **wired, **sizes)
     before = estimated(stack, job)
-    assert before.memory_bytes == pytest.approx(most_held(stack, job), rel=0.2)
+    assert before.memory_bytes == close_to(most_held(stack, job))
     assert stack.ended(job).state is State.SUCCEEDED
     weights = (stack.store.path("saes", job.name) / "sae_weights.safetensors").stat().st_size
     assert before.disk_bytes == pytest.approx(9 * weights, rel=0.01)
@@ -109,7 +119,7 @@ def test_the_memory_of_several_trained_together_is_known_too(stack: Stack) -> No
     sizes = {"steps": 10, "batch": 1024, "expansion": 32, "eval_tokens": 1024}
     job = stack.submit("train", model="model", dataset="words", together=several, **sizes)
     before = estimated(stack, job)
-    assert before.memory_bytes == pytest.approx(most_held(stack, job), rel=0.2)
+    assert before.memory_bytes == close_to(most_held(stack, job))
     ended = stack.ended(job)
     assert ended.state is State.SUCCEEDED, ended
     folders = [stack.store.root / artifact for artifact in job.artifacts]
@@ -127,7 +137,7 @@ def test_what_a_model_with_a_large_vocabulary_predicts_is_known_too(stack: Stack
         estimated(stack, dataclasses.replace(job, params=job.params | {"evaluate": n})) for n in (1, 0)
     )
     assert before.memory_bytes - unmeasured.memory_bytes > 2 * 512 * 200_000 * 4
-    assert before.memory_bytes == pytest.approx(most_held(stack, job), rel=0.2)
+    assert before.memory_bytes == close_to(most_held(stack, job))
     assert stack.ended(job).state is State.SUCCEEDED
 
 
@@ -143,7 +153,7 @@ def test_the_memory_of_a_model_in_bfloat16_is_known_too(
     (begun / "model-dtype.txt").write_text(dtype)
     stack.start_worker(OMP_NUM_THREADS="1")
     before = estimated(stack, job)
-    assert before.memory_bytes == pytest.approx(most_held(stack, job), rel=0.2)
+    assert before.memory_bytes == close_to(most_held(stack, job))
     assert stack.ended(job).result["model_dtype"] == dtype
 
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from tasks.activations.storage import ShardWriter
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
+from tests.conftest import PATIENCE_S
 from tests.fixtures.stack import Stack
-from tests.jobs.test_estimate import add_model, add_tokens, estimated, most_held, published
+from tests.jobs.test_estimate import add_model, add_tokens, close_to, estimated, most_held, published
 
 CONTEXT = 128
 DEEPER = bool(os.environ.get("MISTUDIO_TEST_DEEPER"))
@@ -44,7 +45,7 @@ def vectors(rows: int, d_in: int, seed: int) -> Iterator[torch.Tensor]:
 
 
 def peak(stack: Stack, job: Job) -> int:
-    return most_held(stack, job, 3000.0 if DEEPER else 120.0)
+    return most_held(stack, job, 3000.0 if DEEPER else PATIENCE_S)
 
 
 @pytest.mark.timeout(3600)
@@ -64,7 +65,7 @@ def test_the_memory_of_a_training_does_not_grow_with_what_it_reads(stack: Stack,
         ended = stack.ended(job)
         assert ended.result is not None, ended
         assert ended.result["steps"] * 2048 >= rows * CONTEXT
-        assert before.memory_bytes == pytest.approx(held[-1], rel=0.2)
+        assert before.memory_bytes == close_to(held[-1])
     assert held[1] - held[0] < (sizes[1] - sizes[0]) / 4
 
 
@@ -74,7 +75,7 @@ def test_the_memory_of_a_dense_training_is_known_within_a_fifth_too(stack: Stack
     stack.start_worker(OMP_NUM_THREADS="1")
     sizes = {"steps": 10, "batch": 1024, "expansion": 16, "eval_tokens": 2048}
     job = stack.submit("train", model="model", dataset="words", layer=0, **sizes, **STANDARD)
-    assert estimated(stack, job).memory_bytes == pytest.approx(most_held(stack, job), rel=0.2)
+    assert estimated(stack, job).memory_bytes == close_to(most_held(stack, job))
 
 
 def test_the_memory_of_a_training_on_large_batches_in_parts_is_known_within_a_fifth_too(stack: Stack) -> None:
@@ -85,7 +86,7 @@ def test_the_memory_of_a_training_on_large_batches_in_parts_is_known_within_a_fi
     job = stack.submit("train", activations="stored", steps=4, **sizes)
     result = estimated(stack, job).memory_bytes
     assert result is not None
-    assert result == pytest.approx(peak(stack, job), rel=0.2)
+    assert result == close_to(peak(stack, job))
     assert stack.ended(job).state is State.SUCCEEDED
     one = 4 * batch * d_in
     assert (

@@ -7,12 +7,14 @@ import math
 
 import pytest
 
-from tasks.jobs.kind import MAX_METRICS, MetricPoint, Progress, State, Stopped
+from tasks.jobs.kind import MAX_METRICS, Stopped
+from tasks.jobs.record import MetricPoint, Progress, State
 from tasks.ledger.client import Claim, Ledger
 from tasks.redis_client.redis_connection import Client
 from tasks.runner.reporter import Reporter
 from tasks.runner.run_context import RunContext
 from tasks.storage.store import Store
+from tests.fixtures.lost_jobs import recover_lost
 from tests.ledger.test_ledger import a_job, claimed, expire_lease
 
 AT = Progress("training", 1, 2, "steps")
@@ -51,7 +53,7 @@ def test_an_attempt_that_goes_back_reports_its_part_again(ledger: Ledger) -> Non
     claim = running(ledger)
     reported(ledger, claim, range(10))
     expire_lease(ledger, claim.job.id)
-    ledger.reap()
+    recover_lost(ledger)
     assert ledger.report(claim, AT, MetricPoint(99, {"loss": 0.0})) == "lost"
     assert ledger.need(claim.job.id).metrics == {"loss": 0.1, "none": None}
     assert reported(ledger, claimed(ledger, claim.job), range(4, 7)) == list(range(7))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import UserError
-from tasks.jobs.kind import State
+from tasks.jobs.record import State
 from tasks.submission.plan import ArtifactCatalog, plan
 from tasks.submission.retry import plan_retry
 from tests.conftest import until
@@ -33,7 +33,7 @@ def test_each_is_an_artifact_with_the_parameters_and_the_result_of_it_alone(stac
         assert (manifest["name"], manifest["job"], manifest["params"]["of"]) == (f"pups-{one}", job.id, one)
         assert manifest["result"] == {"legs": 4, "who": one}
         assert list(manifest["files"]) == ["who"]
-    until(lambda: stack.left_in_tmp() == [], 10, "its work folder to go")
+    until(lambda: stack.left_in_tmp() == [], "its work folder to go")
 
 
 def test_all_their_names_are_taken_until_the_job_ends(stack: Stack) -> None:
@@ -61,7 +61,7 @@ def test_what_was_published_before_a_kill_stays_as_it_was(stack: Stack) -> None:
     assert [who(stack, f"pups-{one}") for one in "abc"] == ["a 2", "b 1", "c 2"]
     assert [stack.store.manifest("saes", f"pups-{one}")["attempt"] for one in "abc"] == [2, 1, 2]
     assert set(ended.result or {}) == {"pups-a", "pups-b", "pups-c"}
-    until(lambda: stack.left_in_tmp() == [], 10, "its work folder to go")
+    until(lambda: stack.left_in_tmp() == [], "its work folder to go")
 
 
 def test_a_kill_after_the_last_was_published_makes_nothing_again(stack: Stack) -> None:
@@ -85,7 +85,7 @@ def test_those_that_could_be_made_are_there_and_the_job_says_which_could_not(sta
     assert ended.reason == "1 of 3 could not be made (pups-b: it is lame.); the others are in the store."
     assert stack.store.names("saes") == ["pups-a", "pups-c"]
     assert ended.result == {f"pups-{one}": {"legs": 4, "who": one} for one in "ac"}
-    until(lambda: stack.left_in_tmp() == [], 10, "its work folder to go")
+    until(lambda: stack.left_in_tmp() == [], "its work folder to go")
     with pytest.raises(UserError, match=r"saes/pups-a is there already\. Submit on its own what is not there yet"):
         plan_retry(ArtifactCatalog(stack.ledger, stack.store), ended)
     none = stack.ended(stack.submit("litter", name="none", bad="a,b,c"))

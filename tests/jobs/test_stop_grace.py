@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tasks.jobs.stop_grace import FACTOR, LONGEST_S, record_stop_time, recorded_stop_time, stop_grace_s
 from tasks.submission.checkpoints import resume_point
 from tests.conftest import compile_library, until
@@ -49,8 +49,14 @@ def training(stack: Stack, tmp_path: Path, checkpoint_s: float) -> Job:
     flags = {"model": "model", "dataset": "words", "layer": 1, "batch": 64, "steps": 1_000_000, "evaluate": 0}
     ks = {"k": list(range(2, 2 + SAES))}
     job = stack.submit("train", name="six", checkpoint_s=checkpoint_s, together=ks, **flags)
-    until(lambda: (progress := stack.ledger.need(job.id).progress) and progress.done > 0, 120, "the training to begin")
+    until(lambda: done(stack, job) > 0, "the training to begin")
     return job
+
+
+def done(stack: Stack, job: Job) -> float:
+    """How far the job has reported to be."""
+    progress = stack.ledger.need(job.id).progress
+    return progress.done if progress else 0
 
 
 def steps_of(stack: Stack, job: Job) -> list[int]:
@@ -61,9 +67,11 @@ def steps_of(stack: Stack, job: Job) -> list[int]:
 
 
 def test_a_cancel_waits_for_the_checkpoints_of_all_saes_of_a_job(stack: Stack, tmp_path: Path) -> None:
-    job = training(stack, tmp_path, checkpoint_s=1)
-    until(lambda: len(steps_of(stack, job)) == SAES, 60, stack.log())
-    until(lambda: recorded_stop_time(left_by(stack.store, job.id)) or SAES * FSYNC_S <= 0, 30, stack.log())
+    job = training(stack, tmp_path, checkpoint_s=20)  # so the cancel comes long before the next ones
+    until(lambda: (recorded_stop_time(left_by(stack.store, job.id)) or LONGEST_S) < LONGEST_S / FACTOR, stack.log())
+    assert len(steps_of(stack, job)) == SAES
+    saved_at = done(stack, job)
+    until(lambda: done(stack, job) > saved_at, "steps after the checkpoints")
     before, asked_at = max(steps_of(stack, job)), time.monotonic()
     stack.ledger.request_cancel(job.id)
     ended = stack.ended(job)

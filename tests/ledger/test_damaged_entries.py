@@ -11,10 +11,11 @@ from mistudio_cli.monitor import snapshot
 from mistudio_cli.supervisor.heartbeats import HeartbeatMonitor
 from tasks.fleet import damaged_entries
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tasks.ledger import dead_letters
-from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.ledger.client import Ledger
 from tasks.ledger.maintenance import MaintenanceSettings
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.queues import QUEUE_NAMES
 from tasks.redis_client.redis_connection import Refused
 from tests.conftest import RedisServer

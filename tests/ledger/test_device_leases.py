@@ -9,9 +9,10 @@ import pytest
 
 from tasks.errors import UserError
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, Progress, State
+from tasks.jobs.record import Job, Progress, State
 from tasks.ledger.client import Claim, Ledger
 from tasks.ledger.device_lease import Card, Lease, LeaseRefusal, explain, read_gpu_option
+from tests.fixtures.lost_jobs import recover_lost
 
 GB = 10**9
 
@@ -22,7 +23,7 @@ def claims(ledger: Ledger) -> Iterator[Claim]:
 
     def claimed() -> Iterator[Claim]:
         for number in itertools.count():
-            job = ledger.submit(Job(new_job_id(), "train", "a", "training", {}))
+            job = ledger.submit(Job(new_job_id(), "train", f"a{number}", "training", {}))
             claim = ledger.claim(job.id, f"w@h{number}", f"h{number}")
             assert claim is not None
             yield claim
@@ -42,8 +43,8 @@ def test_two_jobs_never_hold_one_card_and_a_card_comes_back_with_its_job(
     assert ledger.lease_device(first, cards, 1) == card(1)
     assert ledger.lease_device(second, cards, 1) == card(0)
     assert ledger.lease_device(third, cards, 1) == [
-        LeaseRefusal("cuda:1", (first.job.id,)),
-        LeaseRefusal("cuda:0", (second.job.id,)),
+        LeaseRefusal("cuda:1", (first.job.name,)),
+        LeaseRefusal("cuda:0", (second.job.name,)),
     ]
     ledger.put_back(first, "shutdown", loss=False)
     assert ledger.lease_device(third, cards, 1) == card(1)
@@ -55,7 +56,7 @@ def test_hosts_that_see_one_card_share_one_count(ledger: Ledger, claims: Iterato
     assert here.job.worker != elsewhere.job.worker
     assert ledger.lease_device(here, [Card("GPU-x", "cuda:0")], 1) == Card("GPU-x", "cuda:0")
     refused = ledger.lease_device(elsewhere, [Card("GPU-x", "cuda:3")], 1)
-    assert refused == [LeaseRefusal("cuda:3", (here.job.id,))]
+    assert refused == [LeaseRefusal("cuda:3", (here.job.name,))]
 
 
 def test_jobs_spread_over_cards_before_they_share_one(ledger: Ledger, claims: Iterator[Claim]) -> None:
@@ -120,9 +121,9 @@ def test_a_lease_ends_with_its_job(ledger: Ledger, claims: Iterator[Claim], end:
     elif end == "put back":
         ledger.put_back(claim, "its process died", loss=True)
     else:
-        ledger.reap()
+        recover_lost(ledger)
         ledger.client.call("ZADD", "mistudio:leases", 1, claim.job.id)
-        ledger.reap() if end == "reap" else ledger.request_cancel(claim.job.id)
+        recover_lost(ledger) if end == "reap" else ledger.request_cancel(claim.job.id)
     assert ledger.need(claim.job.id).state is not State.RUNNING
     assert ledger.leases() == {}
     assert ledger.lease_device(claim, [card(0)], 1) == [], "who is not the job's holder gets nothing"

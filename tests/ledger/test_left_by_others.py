@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tasks.fleet import damaged_entries
-from tasks.jobs.kind import State
+from tasks.jobs.record import State
 from tasks.ledger.client import Claim, Ledger
 from tasks.ledger.maintenance import MaintenanceSettings
 from tasks.ledger.quotas import Quota, count_unstarted, set_quota

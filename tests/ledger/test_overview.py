@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from tasks.fleet import acl
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, Progress, State
-from tasks.ledger import acl, overview
-from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.jobs.record import Job, Progress, State
+from tasks.ledger import overview
+from tasks.ledger.client import Ledger
 from tasks.ledger.device_lease import Card
 from tasks.ledger.overview import Overview, Wanted
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.redis_client import redis_connection
 from tasks.redis_client.redis_connection import Client
 from tasks.redis_client.redis_url import Address

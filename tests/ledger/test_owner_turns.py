@@ -6,7 +6,6 @@ import heapq
 import json
 import random
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 
 from mistudio_cli.monitor.explain import explain, look_around
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tasks.ledger.client import Claim, Ledger, new_token
 from tasks.ledger.maintenance import MaintenanceSettings
 from tasks.ledger.quotas import Quota, set_quota
@@ -23,6 +22,7 @@ from tasks.queues import redis_lists
 from tasks.redis_client.redis_connection import connect
 from tasks.submission.plan import submit
 from tests.conftest import RedisServer, until
+from tests.fixtures.redis_commands import commands_of
 from tests.fixtures.stack import Stack
 
 KINDS = ["train", "extract"]
@@ -210,23 +210,16 @@ def test_many_slots_at_once_start_each_job_once_and_hold_the_shares(session_redi
     assert {job.attempt for job in ledger.many(jobs) if job} == {1}
 
 
-def cost(ledger: Ledger, act: Callable[[], object]) -> int:
-    """How many commands Redis runs for that, those inside scripts among them."""
-    ledger.client.call("CONFIG", "RESETSTAT")
-    act()
-    stats = ledger.client.call("INFO", "commandstats")
-    return sum(int(line.split("calls=")[1].split(",")[0]) for line in stats.split() if "calls=" in line)
-
-
 #: What a claim cost before there were owners, the reading of the record, RESETSTAT and INFO among it.
 COMMANDS_BEFORE_OWNERS = 40
 
 
 def test_with_one_owner_alone_a_claim_costs_what_it_did(ledger: Ledger) -> None:
     jobs = [queued(ledger, "alice") for _ in range(60)]
-    costs = [cost(ledger, lambda job=job: claim(ledger, job)) for job in jobs]  # type: ignore[misc]
-    assert set(costs[:-1]) == {costs[0]}, "the last one leaves the queue empty"
-    assert max(costs) <= COMMANDS_BEFORE_OWNERS
+    costs = [commands_of(ledger, lambda job=job: claim(ledger, job)) for job in jobs]  # type: ignore[misc]
+    # The last one leaves the queue empty.
+    assert min(costs[:3]) == min(costs[-4:-1]) <= COMMANDS_BEFORE_OWNERS
+    assert Counter(costs).most_common(1)[0][0] == min(costs[:3])
 
 
 def test_real_workers_give_two_owners_equal_shares_and_celery_each_jobs_own_result(stack: Stack) -> None:
@@ -256,6 +249,6 @@ def test_real_workers_give_two_owners_equal_shares_and_celery_each_jobs_own_resu
     assert {job.attempt for job in started} == {1}
     app = make_app(stack.redis.url)
     for job in ended:
-        until(lambda job=job: app.AsyncResult(job.id).state == "SUCCESS", 30)  # type: ignore[misc]
+        until(lambda job=job: app.AsyncResult(job.id).state == "SUCCESS")  # type: ignore[misc]
         assert app.AsyncResult(job.id).result == job.result
     app.close()

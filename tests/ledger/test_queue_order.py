@@ -10,7 +10,7 @@ import pytest
 
 from tasks.errors import UserError
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tasks.ledger.client import Ledger
 from tasks.ledger.maintenance import MaintenanceSettings
 from tasks.messaging.app import make_app

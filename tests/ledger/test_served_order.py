@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job
+from tasks.jobs.record import Job
 from tasks.queues import QUEUE_NAMES, wire_priority
 from tests.conftest import until
 from tests.fixtures.stack import Stack
@@ -18,7 +18,7 @@ def submit(stack: Stack, queue: str, priority: int) -> Job:
 
 def ran(stack: Stack, jobs: Sequence[Job]) -> list[str]:
     """Ids in the order in which they were started, once all have ended."""
-    until(lambda: not stack.ledger.live_jobs(), 60, stack.log())
+    until(lambda: not stack.ledger.live_jobs(), stack.log())
     ended = [stack.ledger.need(job.id) for job in jobs]
     assert {job.attempt for job in ended} == {1}
     return [job.id for job in sorted(ended, key=lambda job: job.started_at or 0)]

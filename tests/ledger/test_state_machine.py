@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tasks.errors import UserError
-from tasks.jobs.kind import ENDED, Job, State
+from tasks.jobs.record import ENDED, Job, State
 from tasks.ledger.client import Claim, Ledger
 from tasks.ledger.maintenance import MaintenanceSettings
 from tasks.queues import SEPARATOR, redis_lists, wire_priority

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tasks.fleet import acl
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, State
-from tasks.ledger import acl, overview
+from tasks.jobs.record import Job, State
+from tasks.ledger import overview
 from tasks.ledger.client import Claim, Ledger
 from tasks.ledger.overview import Wanted
 from tasks.ledger.totals import DURATION_BOUNDS_S, WAIT_BOUNDS_S, Totals
@@ -51,7 +52,9 @@ def test_each_end_counts_once_by_kind_and_outcome_though_the_answer_was_lost(led
 
 def test_each_attempt_counts_and_each_wait_before_it(ledger: Ledger) -> None:
     job = submit(ledger)
-    ledger.put_back(claim(ledger, job), "its worker stopped", loss=True)
+    held = claim(ledger, job)
+    assert totals(ledger).attempts == {"train": 1}, "as it starts"
+    ledger.put_back(held, "its worker stopped", loss=True)
     ledger.finish(claim(ledger, job), State.SUCCEEDED, "done")
     found = totals(ledger)
     assert (found.attempts, found.jobs) == ({"train": 2}, {("train", "succeeded"): 1})

@@ -11,7 +11,7 @@ import pytest
 from celery import Celery
 from celery.worker.control import Panel
 
-from tasks.jobs.kind import State
+from tasks.jobs.record import State
 from tests.conftest import until
 from tests.fixtures.stack import Stack
 from tests.messaging.test_foreign_messages import MESSAGE, put_aside, wait_for, whole_log
@@ -57,7 +57,7 @@ def test_no_broadcast_ends_a_worker(stack: Stack, foreign_app: Celery) -> None:
     worker = stack.start_worker()
     publish = stack.ledger.client.call
     for name, entry in BROADCASTS.items():
-        until(lambda entry=entry: publish("PUBLISH", "/0.celery.pidbox", entry), 20, f"a listener before {name}")
+        until(lambda entry=entry: publish("PUBLISH", "/0.celery.pidbox", entry), f"a listener before {name}")
     wait_for(lambda: foreign_app.control.ping(timeout=2, limit=1), stack)
     assert worker.poll() is None, whole_log(stack)[-3000:]
     assert stack.ended(stack.submit("blink", note="after")).state is State.SUCCEEDED
@@ -91,7 +91,7 @@ def test_no_broadcast_at_random_ends_a_worker(stack: Stack, foreign_app: Celery)
     worker, dice = stack.start_worker(), random.Random(SEED)
     for number in range(3000 if DEEPER else 200):
         entry = at_random(dice)
-        until(lambda entry=entry: stack.ledger.client.call("PUBLISH", "/0.celery.pidbox", entry), 20, "a listener")
+        until(lambda entry=entry: stack.ledger.client.call("PUBLISH", "/0.celery.pidbox", entry), "a listener")
         if number % 100 == 99:
             wait_for(lambda: foreign_app.control.ping(timeout=2, limit=1), stack)
     assert worker.poll() is None, whole_log(stack)[-3000:]

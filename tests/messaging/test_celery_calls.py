@@ -17,7 +17,7 @@ from celery import Celery, chain, chord, group, signature
 
 from mistudio_cli.monitor.explain import explain, look_around
 from mistudio_cli.monitor.snapshot import read_queues
-from tasks.jobs.kind import State
+from tasks.jobs.record import State
 from tasks.ledger import dead_letters
 from tasks.ledger.client import Ledger
 from tasks.messaging import reroute
@@ -75,7 +75,7 @@ def test_a_countdown_is_waited_for_and_what_expires_before_is_not_run(stack: Sta
     late = blink(foreign_app, "late").apply_async(countdown=3)
     never = blink(foreign_app, "never").apply_async(countdown=4, expires=1)
     assert late.get(timeout=60) == {"note": "late"}
-    until(lambda: never.state == "REVOKED", 30, never.state)
+    until(lambda: never.state == "REVOKED", never.state)
     assert [job.id for job in stack.ledger.page().jobs] == [late.id]
 
 
@@ -134,12 +134,12 @@ def test_a_cancelled_consumer_is_no_consumer_until_it_is_added_again(stack: Stac
     def consumers() -> dict[str, int]:
         return {row.name: row.consumers for row in read_queues(stack.ledger).queues or ()}
 
-    until(lambda: consumers() == dict.fromkeys(QUEUE_NAMES, 1), 10)
+    until(lambda: consumers() == dict.fromkeys(QUEUE_NAMES, 1))
     assert answer(foreign_app, "cancel_consumer", queue="datasets") == {"ok": "no longer consuming from datasets"}
     assert answer(foreign_app, "cancel_consumer", queue="high_priority") == {
         "ok": "no longer consuming from high_priority"
     }
-    until(lambda: consumers()["high_priority"] == 0, 10)
+    until(lambda: consumers()["high_priority"] == 0)
     job = stack.submit("blink", note="patient")
     assert explain(job, look_around(stack.ledger, job))[0].sentence == "No worker consumes its queue high_priority."
     assert consumers()["training"] == 1
@@ -147,7 +147,7 @@ def test_a_cancelled_consumer_is_no_consumer_until_it_is_added_again(stack: Stac
     assert stack.ledger.need(job.id).state is State.QUEUED
     assert "ok" in answer(foreign_app, "add_consumer", queue="high_priority")
     assert stack.ended(job).state is State.SUCCEEDED
-    until(lambda: consumers()["high_priority"] == 1, 10)
+    until(lambda: consumers()["high_priority"] == 1)
 
 
 def test_a_worker_consumes_no_queue_that_is_not_its_own(stack: Stack, foreign_app: Celery) -> None:

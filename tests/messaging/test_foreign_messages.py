@@ -12,7 +12,7 @@ import pytest
 from celery import Celery
 from celery.exceptions import TaskRevokedError
 
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tasks.ledger import dead_letters
 from tasks.ledger.client import Ledger
 from tasks.queues import redis_lists
@@ -72,10 +72,10 @@ def whole_log(stack: Stack) -> str:
     return (stack.folder / "worker.log").read_text()
 
 
-def wait_for(condition: Callable[[], object], stack: Stack, seconds: float = 40.0) -> None:
+def wait_for(condition: Callable[[], object], stack: Stack) -> None:
     """Wait; show the worker's log if it is in vain."""
     try:
-        until(condition, seconds)
+        until(condition)
     except pytest.fail.Exception:
         pytest.fail(whole_log(stack)[-20_000:])
 
@@ -157,7 +157,7 @@ def test_a_message_by_plain_send_task_starts_the_job(stack: Stack, foreign_app: 
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        ({"kwargs": {"tick": 3}}, "nap has no parameter 'tick'. See: mistudio submit nap --help"),
+        ({"kwargs": {"tick": 3}}, "nap has no parameter 'tick'. Did you mean ticks? See: mistudio submit nap --help"),
         ({"kwargs": {"ticks": "3"}}, "ticks of nap must be int, not '3'."),
         ({"args": [3]}, "mistudio.nap takes a job's id, or no arguments without a name and the rest with one."),
         ({"kwargs": {"name": "../etc"}}, "'../etc' cannot be the name of an artifact."),
@@ -229,7 +229,7 @@ def test_a_revoke_by_celerys_own_tools_cancels_the_job(stack: Stack, foreign_app
     ended = stack.ended(running)
     assert (ended.state, ended.attempt) == (State.CANCELLED, 1)
     assert ended.reason == "revoked through Celery; stopped on request"
-    until(lambda: not runner.is_running(), 10)
+    until(lambda: not runner.is_running())
     for job in (running, queued):
         wait_for(lambda job=job: foreign_app.AsyncResult(job.id).state == "REVOKED", stack)
     assert stack.ended(stack.submit("nap", name="last", ticks=1)).state is State.SUCCEEDED

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from tasks.fleet import damaged_entries
-from tasks.jobs.kind import State
+from tasks.jobs.record import State
 from tasks.ledger import dead_letters
 from tests.conftest import RedisServer, until
 from tests.fixtures.stack import Stack
@@ -40,11 +40,11 @@ def test_all_that_an_installation_writes_has_its_prefix(other: Stack) -> None:
     other.ledger.queues.pause("training")
     other.submit("nap", name="held", ticks=1)
     other.app.send_task("mistudio.blink", kwargs={"note": "sent"}, queue="low_priority")
-    until(lambda: len(other.ledger.page().jobs) == 4, 30, other.log())
+    until(lambda: len(other.ledger.page().jobs) == 4, other.log())
     other.app.control.revoke(nap.id, terminate=True)
     assert other.ended(nap).state is State.CANCELLED
     other.ledger.client.call("LPUSH", "lab2:datasets", "no message")
-    until(lambda: dead_letters.read(other.ledger.client), 30, other.log())
+    until(lambda: dead_letters.read(other.ledger.client), other.log())
     assert {key for key in keys(other) if not key.startswith("lab2:")} == set()
     assert {"lab2:datasets", "lab2:low_priority"} & keys(other) == set(), "all messages have been taken"
     assert any(key.startswith("lab2:held:training") for key in keys(other))
@@ -64,9 +64,8 @@ def test_neither_sees_the_others_jobs_workers_and_messages(stack: Stack, other: 
     other.start_worker("--name", "theirs")
     assert other.ended(others).state is State.SUCCEEDED
     assert [heartbeat.name.partition("@")[0] for heartbeat in stack.ledger.workers()] == ["all-queues"]
-    assert list(other.app.control.inspect(timeout=1).ping() or ()) == [
-        heartbeat.name for heartbeat in other.ledger.workers()
-    ]
+    theirs = [heartbeat.name for heartbeat in other.ledger.workers()]
+    until(lambda: list(other.app.control.inspect(timeout=1).ping() or ()) == theirs)
     stack.ledger.client.call("LPUSH", "datasets", "no message")
-    until(lambda: dead_letters.read(stack.ledger.client), 30, stack.log())
+    until(lambda: dead_letters.read(stack.ledger.client), stack.log())
     assert dead_letters.read(other.ledger.client) == []

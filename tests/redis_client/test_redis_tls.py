@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 from celery.backends.redis import RedisBackend
 
-from tasks.jobs.kind import State
+from tasks.jobs.record import State
 from tasks.redis_client.redis_connection import NotRedis, Unreachable, connect
 from tests.conftest import RedisServer
 from tests.fixtures.certificates import Authority, new_authority

@@ -19,7 +19,7 @@ from kombu.exceptions import OperationalError
 from mistudio_cli.error_messages import explain
 from mistudio_cli.errors import Code
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job
+from tasks.jobs.record import Job
 from tasks.ledger import client as ledgers
 from tasks.ledger.client import Ledger
 from tasks.messaging.app import make_app
@@ -79,7 +79,7 @@ def test_a_command_on_a_replica_says_so_and_prints_nothing(servers: Replicated, 
     assert (done.returncode, done.stdout) == (Code.UNREACHABLE, "")
     first, second = done.stderr.splitlines()
     assert " is a replica of " in first
-    assert second.strip().startswith("Name the master in CELERY_BROKER_URL")
+    assert second.strip().startswith("Name the master in the Redis URL")
 
 
 def test_a_sentinel_is_no_redis(servers: Replicated) -> None:
@@ -253,7 +253,7 @@ def test_without_an_answer_there_is_one_sentence_and_the_exit_code_of_an_unreach
     assert explained.code == Code.UNREACHABLE
     assert explained.sentence.startswith("Redis cannot be reached: ")
     assert sentence in explained.sentence
-    assert "the master's name in CELERY_BROKER_URL" in explained.hint
+    assert "the master's name in the Redis URL" in explained.hint
     assert "s3cret" not in explained.sentence
 
 
@@ -357,6 +357,6 @@ def test_an_open_connection_leaves_a_master_that_was_replaced_and_still_serves(s
                 seen.add(str(error))
             return client._server.port not in (old.port, client.address.port)
 
-        until(leads_to_another, 60, "the connection to follow")
+        until(leads_to_another, "the connection to follow")
         assert client.call("GET", "kept") == "1"
     assert [error for error in seen if error.endswith("is no longer the master")]

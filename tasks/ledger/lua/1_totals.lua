@@ -27,10 +27,8 @@ local function count_end(id, state, ran)
   if ran and tonumber(started_at) then observe('duration', kind, now - tonumber(started_at), DURATION_BOUNDS) end
 end
 
--- At the end of an attempt, since a claim has to be quick.
-local function count_attempt(id)
+-- At the end of an attempt, since a claim has to be quick; the attempt itself is counted there.
+local function count_wait(id)
   local kind, queued_at, started_at = fields(id, 'kind', 'queued_at', 'started_at')
-  local waited = (tonumber(started_at) or now) - (tonumber(queued_at) or now)
-  count('attempts', kind)
-  observe('wait', kind, waited, WAIT_BOUNDS)
+  observe('wait', kind, (tonumber(started_at) or now) - (tonumber(queued_at) or now), WAIT_BOUNDS)
 end

@@ -57,12 +57,12 @@ end
 
 -- Makes one state transition.
 local function move(id, state, reason, token)
-  local before, owner = fields(id, 'state', 'owner')
+  local before, owner, created_at = fields(id, 'state', 'owner', 'created_at')
   leave_state(id)
-  if before == 'running' then count_attempt(id) end
+  if before == 'running' then count_wait(id) end
   if state ~= 'running' then release(id) end
   redis.call('HSET', job_key(id), 'state', state, 'reason', reason)
-  redis.call('ZADD', PREFIX .. 'by:state:' .. state, as_text(number(id, 'created_at')), id)
+  redis.call('ZADD', PREFIX .. 'by:state:' .. state, as_text(tonumber(created_at) or 0), id)
   if not ENDED[state] then redis.call('ZADD', live_key(id, state), now_text, id) end
   if state == 'waiting' or state == 'queued' then
     redis.call('ZADD', unstarted_key(owner), now_text, id)
@@ -83,6 +83,21 @@ local function brief(text)
   return (string.gsub(string.sub(text, 1, BRIEF_BYTES), '[\192-\255]?[\128-\191]*$', '')) .. '...'
 end
 
+-- How people call a job: by its name, else by its id.
+local function name_of(id)
+  local name = get(id, 'name')
+  return brief(name ~= '' and name or id)
+end
+
+-- The reason of a waiting job: the names of two of the parents that it waits for, and how many more these are.
+local function waits_for(id)
+  local parents, names = redis.call('SMEMBERS', PREFIX .. 'waits:' .. id), {}
+  table.sort(parents)
+  for place = 1, math.min(2, #parents) do names[place] = name_of(parents[place]) end
+  if #parents > 2 then return 'waits for ' .. table.concat(names, ', ') .. ' and ' .. #parents - 2 .. ' more' end
+  return 'waits for ' .. table.concat(names, ' and ')
+end
+
 -- Applies a job's end to the jobs that wait for it, and to those that wait for them. `cause` is that of the first.
 local function end_job(id, state, reason)
   local ending = {{id, state, reason, ''}}
@@ -96,11 +111,13 @@ local function end_job(id, state, reason)
       redis.call('SREM', PREFIX .. 'children:' .. parent, child)
       if get(child, 'state') == 'waiting' then
         if how ~= 'succeeded' then
-          local which = parent .. ' (' .. get(parent, 'kind') .. ') ' .. how
+          local which = name_of(parent) .. ' (' .. get(parent, 'kind') .. ') ' .. how
           local first = cause ~= '' and cause or which .. ': ' .. brief(why)
           ending[#ending + 1] = {child, how, 'its parent ' .. (cause ~= '' and which .. ': ' or '') .. first, first}
         elseif redis.call('SCARD', PREFIX .. 'waits:' .. child) == 0 then
           move(child, 'queued', 'its parents are done')
+        else
+          set(child, 'reason', waits_for(child))
         end
       end
     end

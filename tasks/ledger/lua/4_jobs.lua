@@ -15,7 +15,7 @@ local function refuse_submit(records)
       local state = made[parent] and 'queued' or get(parent, 'state')
       if state == '' then return 'no parent ' .. parent end
       if state == 'failed' or state == 'cancelled' then
-        return 'parent ' .. parent .. ' ' .. state .. ': ' .. brief(get(parent, 'reason'))
+        return 'parent ' .. name_of(parent) .. ' ' .. state .. ': ' .. brief(get(parent, 'reason'))
       end
     end
     made[record.id] = true
@@ -43,17 +43,18 @@ function operations.submit(_, records)
         redis.call('SADD', PREFIX .. 'children:' .. parent, id)
       end
     end
-    if waits > 0 then move(id, 'waiting', 'waits for its parents') else move(id, 'queued', 'submitted') end
+    if waits > 0 then move(id, 'waiting', waits_for(id)) else move(id, 'queued', 'submitted') end
   end
   return 'ok'
 end
 
 local function start(id, token, worker, host, pid, ttl, takes_turn)
-  local queue = get(id, 'queue')
-  redis.call('HSET', job_key(id), 'attempt', number(id, 'attempt') + 1, 'token', token, 'worker', worker,
+  local queue, kind, attempt, owner = fields(id, 'queue', 'kind', 'attempt', 'owner')
+  count('attempts', kind)
+  redis.call('HSET', job_key(id), 'attempt', (tonumber(attempt) or 0) + 1, 'token', token, 'worker', worker,
     'worker_pid', pid, 'host', host, 'device', '', 'progress', '', 'progress_at', '')
   redis.call('HSET', PREFIX .. 'served_at', queue, now_text)
-  if takes_turn then redis.call('ZADD', owners_key(queue), 'XX', now_text, get(id, 'owner')) end
+  if takes_turn then redis.call('ZADD', owners_key(queue), 'XX', now_text, owner) end
   redis.call('ZADD', PREFIX .. 'leases', now + tonumber(ttl), id)  -- first: a job that runs without one runs for ever
   move(id, 'running', 'claimed', token)
 end

@@ -11,7 +11,7 @@ local function read_leases()
     local expected, others, key = leases[at + 1]:match('^(%d+) (%d+) (.+)$')
     expected, others, key = expected or 0, others or 0, key or ''  -- one that is damaged leases no card
     local card = cards[key] or {jobs = {}, expected = 0, others = math.huge}
-    card.jobs[#card.jobs + 1] = leases[at]
+    card.jobs[#card.jobs + 1] = name_of(leases[at])
     card.expected = card.expected + tonumber(expected)
     card.others = math.min(card.others, tonumber(others))
     cards[key] = card

@@ -32,6 +32,20 @@ local function is_free_after(tokens, other, worker)
   return is_free
 end
 
+local FORGOTTEN_AFTER = 86400
+
+-- Heartbeats of workers that ended in no good order and never came back: each Kubernetes pod has a name of its own.
+local function forget_lost_workers()
+  local lines = redis.call('HGETALL', PREFIX .. 'workers')
+  for place = 1, #lines, 2 do
+    local is_read, heartbeat = pcall(cjson.decode, lines[place + 1])
+    local seen_at = is_read and type(heartbeat) == 'table' and heartbeat.seen_at
+    if type(seen_at) == 'number' and now - seen_at > FORGOTTEN_AFTER then
+      redis.call('HDEL', PREFIX .. 'workers', lines[place])
+    end
+  end
+end
+
 -- holder: who takes the name, with the tokens of earlier workers that had its lock. 'ok' when the name is free, its own,
 -- or theirs; else who has it.
 function operations.take_name(worker, holder, ttl)
@@ -43,6 +57,7 @@ function operations.take_name(worker, holder, ttl)
   if not is_free_after(mine.predecessors, other, worker) then return cjson.encode(other) end
   mine.since, mine.predecessors = now, nil
   redis.call('SET', name_key(worker), cjson.encode(mine), 'PX', ttl_ms)
+  forget_lost_workers()
   return 'ok'
 end
 

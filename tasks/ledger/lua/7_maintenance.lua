@@ -104,6 +104,7 @@ function operations.maintain(_, settings)
   on_each(is_read and owners or {}, offer_held_back)
   pcall(forget_lost_messages, settings.unacked_patience_s)
   pcall(retire, settings.keep_s, settings.keep_jobs, settings.most_retired)
+  operations.record_history()
   return 'ok'
 end
 
