@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tasks.errors import UserError
@@ -114,12 +117,24 @@ class Places:
         return path if _fits(path) else self._noted_sockets() / name
 
     def _noted_sockets(self) -> Path:
-        """Where the sockets of a home with a long path are: as the home says, whatever the caller's environment."""
+        """Where the sockets of a home with a long path are: as the home says, whatever the caller's environment.
+
+        Never a folder that somebody else made, who would receive what a command sends: tokens and passwords.
+        """
+        noted = self._note()
+        if noted is not None and _is_private(noted, self.home):
+            return noted
+        short = list(_short_folders(self.home))
+        private = [folder for folder in short if _is_private(folder, self.home)]
+        in_use = [folder for folder in private if (folder / "supervisor.sock").exists()]
+        free = [folder for folder in short if not os.path.lexists(folder)]
+        return next(iter([*in_use, *private, *free]), None) or _unguessable(self.home)
+
+    def _note(self) -> Path | None:
         try:
             return Path(os.fsdecode((self.run / _NOTE).read_bytes()))
         except OSError:
-            there = (folder for folder in _short_folders(self.home) if (folder / "supervisor.sock").exists())
-            return next(there, next(_short_folders(self.home)))
+            return None
 
     def make_sockets_folder(self) -> None:
         """Create the folder of the sockets, and say in the home where it is. OSError when there is room nowhere."""
@@ -160,6 +175,26 @@ def _short_folders(home: Path) -> Iterator[Path]:
     yield from (Path(base) / name for base in bases if base and os.access(base, os.W_OK))
 
 
+def _is_private(folder: Path, home: Path) -> bool:
+    """Whether nobody but this user, or the home's, can have put anything there."""
+    owners = {os.getuid()}
+    with suppress(OSError):
+        owners.add(home.stat().st_uid)
+    try:
+        state = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(state.st_mode) and state.st_uid in owners and not state.st_mode & 0o077
+
+
+@cache
+def _unguessable(home: Path) -> Path:
+    """A folder that is not there, where others have taken all that they could expect: the same throughout a process."""
+    import tempfile
+
+    return Path(tempfile.gettempdir()) / f"mistudio-{os.urandom(8).hex()}"
+
+
 def _new_folder() -> str:
     import tempfile
 
@@ -167,21 +202,22 @@ def _new_folder() -> str:
 
 
 def make_home(home: Path) -> None:
-    """Create the home, for its owner alone whatever the umask; another user's, as in a container, stays as it is."""
-    if not home.exists() or home.stat().st_uid == os.getuid():
+    """Create the home, for its owner alone whatever the umask. A folder that is there stays as open as it is."""
+    if not home.exists():
         make_private(home)
 
 
 def make_private(folder: Path, home: Path | None = None) -> Path:
     """Create a folder that only its owner can enter, and those above it that are missing; harmless when it is there.
 
-    PermissionError if it is another user's. FileNotFoundError when the `home` that it is to be in was removed.
+    PermissionError if it is another user's, or a link to elsewhere that another user made. FileNotFoundError when the
+    `home` that it is to be in was removed.
     """
     if home is not None:
         home.stat()
     for missing in [above for above in (*reversed(folder.parents), folder) if not above.exists()]:
         missing.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
+    if {folder.stat().st_uid, folder.lstat().st_uid} != {os.getuid()}:
         raise PermissionError(f"{folder} belongs to another user")
     folder.chmod(0o700)
     return folder
@@ -190,5 +226,8 @@ def make_private(folder: Path, home: Path | None = None) -> Path:
 def replace_text(path: Path, text: str) -> None:
     """Write a text file whole: readers see the old text or the new, never a part."""
     draft = path.with_name(f"{path.name}.part")
-    draft.write_text(text, encoding="utf-8")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # or a power cut may leave an empty file under the name
     draft.replace(path)

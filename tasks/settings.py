@@ -20,6 +20,8 @@ from tasks.parsing.setting_types import (
     DURATION,
     FOLDER,
     OCTAL,
+    OWNER,
+    PREFIX,
     SWITCH,
     TEXT,
     Type,
@@ -87,9 +89,9 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("broker_url", "CELERY_BROKER_URL", TEXT, "Redis to use", unset="the home's own Redis"),
     Setting("result_backend", "CELERY_RESULT_BACKEND", TEXT, "Where Celery stores results", unset="the broker"),
-    Setting("owner", "MISTUDIO_OWNER", TEXT, "Owner of submitted jobs", unset="the Redis user, else the OS user"),
+    Setting("owner", "MISTUDIO_OWNER", OWNER, "Owner of submitted jobs", unset="the Redis user, else the OS user"),
     Setting(
-        "prefix", "MISTUDIO_PREFIX", TEXT, "Prefix of this installation's keys in a shared Redis", unset="mistudio"
+        "prefix", "MISTUDIO_PREFIX", PREFIX, "Prefix of this installation's keys in a shared Redis", unset="mistudio"
     ),
     Setting(
         "backlog_threshold",
@@ -209,8 +211,14 @@ def find_value(setting: Setting, flags: Mapping[str, str | None] | None = None) 
             return Value(setting.name, word, "environment")
         return Value(setting.name, read_as(setting.type, word, variable), "environment")
     if not setting.is_secret and setting.name in read_file():
-        return Value(setting.name, read_from_file(setting.type, setting.name), "file")
+        found = read_from_file(setting.type, setting.name)
+        return Value(setting.name, str(_beside_file(found)) if setting.type is FOLDER else found, "file")
     return Value(setting.name, setting.default, "default")
+
+
+def _beside_file(folder: str) -> Path:
+    """A folder that the file names: a relative one is beside the file, whatever the folder of the command."""
+    return (config_file().parent / Path(folder).expanduser()).absolute()
 
 
 def check_file() -> None:

@@ -4,12 +4,50 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tasks.accelerators.devices import Device, GpuProcess
+from tasks.parsing.redact import MASK, names_secret, redact
+from tasks.parsing.safe_text import visible
 
 _GB = 1e9
+#: Of a command line.
+_LONGEST_COMMAND = 300
 #: Processes that are named; the others hold less.
 _SHOWN = 4
+
+
+@dataclass(frozen=True)
+class CardProcess:
+    """A process on a device: bytes it holds (None: the driver does not say), and what this machine knows of it.
+
+    `job` is the job that it works for. In a container the driver reports the host's pids: then no more is known.
+    """
+
+    pid: int
+    memory: int | None
+    user: str | None = None
+    command: str | None = None
+    job: str | None = None
+
+
+def processes_of(card: Device) -> list[CardProcess] | None:
+    """The processes on a device. None: they could not be read."""
+    if card.processes is None:
+        return None
+    return [
+        CardProcess(process.pid, process.memory, *describe_process(process.pid), job_of(process.pid))
+        for process in card.processes
+    ]
+
+
+def memory_of_others(card: Device, processes: Sequence[CardProcess] | None) -> int | None:
+    """Bytes in use on a device that no job holds. None: not known, as where a process or its memory is not seen."""
+    if card.memory_used is None or processes is None:
+        return None
+    if any(process.memory is None or process.user is None for process in processes):
+        return None
+    return max(0, card.memory_used - sum(process.memory or 0 for process in processes if process.job))
 
 
 def job_of(pid: int) -> str | None:
@@ -32,6 +70,29 @@ def user_of(pid: int) -> str | None:
     except psutil.Error:
         return None
     return None if job_of(pid) else user
+
+
+def describe_process(pid: int) -> tuple[str | None, str | None]:
+    """User and command line of a process, its secrets masked; None for what cannot be seen, as from a container."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        user, words = process.username(), process.cmdline() or [process.name()]
+    except (psutil.Error, OSError):
+        return None, None
+    return user, shown_command(words)
+
+
+def shown_command(words: Sequence[str]) -> str:
+    """A command line for a list: on one line, without control characters, not longer than fits, its secrets masked."""
+    masked, is_secret = [], False
+    for word in words:
+        flag, equals, _ = word.partition("=")
+        masked.append(MASK if is_secret else f"{flag}={MASK}" if equals and names_secret(flag) else word)
+        is_secret = word.startswith("-") and not equals and names_secret(word)
+    text = visible(redact(" ".join(masked)))
+    return text if len(text) <= _LONGEST_COMMAND else f"{text[:_LONGEST_COMMAND]}…"
 
 
 def describe_memory(card: Device) -> str:

@@ -61,7 +61,7 @@ def card_errors_translated() -> Iterator[None]:
         raise
 
 
-_FIX = "Reset the GPU or restart the machine, then: mistudio jobs retry"
+_FIX = "Reset the GPU or restart the machine, then: mistudio jobs retry ID"
 
 
 def describe_loss(card: Device) -> tuple[str, str]:

@@ -50,6 +50,7 @@ class Device:
     in_instances: bool = False  # a GPU whose MIG instances could not be read: CUDA takes the first of them
     instance: int | None = None  # which MIG instance of the GPU `index` it is, where it is one
     gpu_uuid: str | None = None  # the UUID of that GPU
+    throttle_reasons: tuple[str, ...] | None = None  # why its clocks are lower than they could be; idle is none
 
     @property
     def label(self) -> str:

@@ -21,6 +21,18 @@ T = TypeVar("T")
 
 _STDOUT = 1
 
+#: NVML's clock event reasons by their bits, as nvidia-smi names them; an idle GPU (1) is not throttled.
+_THROTTLE_REASONS = {
+    2: "applications clocks setting",
+    4: "SW power cap",
+    8: "HW slowdown",
+    16: "sync boost",
+    32: "SW thermal slowdown",
+    64: "HW thermal slowdown",
+    128: "HW power brake slowdown",
+    256: "display clock setting",
+}
+
 
 def main() -> int:
     """Answer until whoever asks is gone."""
@@ -151,6 +163,7 @@ def _read_device(index: int, handle: Any) -> Device:
         ask(pynvml.nvmlDeviceGetPowerUsage),
         ask(pynvml.nvmlDeviceGetMigMode),
     )
+    reasons = ask(pynvml.nvmlDeviceGetCurrentClocksEventReasons, pynvml.nvmlDeviceGetCurrentClocksThrottleReasons)
     return Device(
         index,
         name=name,
@@ -167,6 +180,9 @@ def _read_device(index: int, handle: Any) -> Device:
         problem=lost[0] if lost else None,
         is_lost=bool(lost),
         in_instances=bool(mig and mig[0]),
+        throttle_reasons=None
+        if reasons is None
+        else tuple(name for bit, name in _THROTTLE_REASONS.items() if reasons & bit),
     )
 
 

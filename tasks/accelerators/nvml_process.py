@@ -136,5 +136,7 @@ def _devices(reply: dict[str, Any]) -> Devices:
 
 
 def _device(fields: dict[str, Any]) -> Device:
-    held = fields["processes"]
-    return Device(**{**fields, "processes": None if held is None else tuple(GpuProcess(**one) for one in held)})
+    held, reasons = fields["processes"], fields["throttle_reasons"]
+    processes = None if held is None else tuple(GpuProcess(**one) for one in held)
+    throttle_reasons = None if reasons is None else tuple(reasons)
+    return Device(**{**fields, "processes": processes, "throttle_reasons": throttle_reasons})

@@ -37,7 +37,8 @@ LAST_WAIT_S, SHUTDOWN_WAIT_S = 1.0, 5.0
 #: A worker archives what killed slots left at every third round.
 _LOOKS_PER_SEARCH = 3
 
-_BLOCK_BYTES = 1 << 16
+#: Whoever reads an archive from some line on decompresses up to so much before it.
+_BLOCK_BYTES = 1 << 18
 
 
 class AttemptLog(threading.Thread):

@@ -59,12 +59,19 @@ class TailReader:
         self._client, self._key = client, key
         self._seen: list[object] = []
 
-    def read(self) -> Tail | None:
-        """The tail if it has changed since the last call; None when it has not, or is not there."""
+    def read(self, known: int = 0) -> Tail | None:
+        """The tail if it has changed since the last call; None when it has not, or is not there.
+
+        The text of one that still grows, and ends at the byte `known` of the log, is not read.
+        """
         seen = self._client.batch([("STRLEN", self._key), ("GETRANGE", self._key, 0, _HEADER_BYTES - 1)])
-        if seen == self._seen or not isinstance(seen[0], int) or not seen[0]:
+        length, header = seen
+        if seen == self._seen or not isinstance(length, int) or not length:
             return None
         self._seen = seen
+        begin = _parse(str(header))
+        if begin is not None and known and begin.start + length - _HEADER_BYTES == known and not begin.is_over:
+            return None
         return _parse(self._client.call("GET", self._key) or "")
 
 

@@ -18,8 +18,9 @@ from typing import Any
 
 from tasks.accelerators.card_watch import card_errors_translated
 from tasks.errors import UserError
-from tasks.jobs.kind import Job, JobKind, State, Stopped, kind_named
+from tasks.jobs.kind import JobKind, Stopped, kind_named
 from tasks.jobs.multi_result import Parts
+from tasks.jobs.record import Job, State
 from tasks.ledger.client import Claim, Ledger
 from tasks.parsing.redact import redact
 from tasks.paths import Places
@@ -76,7 +77,7 @@ def _unusable(store: Path, error: OSError) -> UserError:
     where = f" ({error.filename})" if error.filename and error.filename != str(store) else ""
     return UserError(
         f"The store {store} cannot be used on {socket.gethostname()}: {error.strerror or error}{where}.",
-        "Make it writable there or set MISTUDIO_STORE to another, then: mistudio jobs retry",
+        "Make it writable there or set MISTUDIO_STORE to another, then: mistudio jobs retry ID",
     )
 
 
@@ -190,9 +191,9 @@ def describe_failure(error: BaseException) -> dict[str, str]:
 
 #: What only writing raises, and what that means to whoever waits for the job.
 _FULL = {
-    errno.ENOSPC: "The disk is full. Make room (mistudio submit cleanup), then: mistudio jobs retry",
-    errno.EDQUOT: "The quota of this disk is used up. Make room (mistudio submit cleanup), then: mistudio jobs retry",
-    errno.EROFS: "The disk is read-only. Make it writable or set MISTUDIO_STORE, then: mistudio jobs retry",
+    errno.ENOSPC: "The disk is full. Make room (mistudio submit cleanup), then: mistudio jobs retry ID",
+    errno.EDQUOT: "The disk's quota is used up. Make room (mistudio submit cleanup), then: mistudio jobs retry ID",
+    errno.EROFS: "The disk is read-only. Make it writable or set MISTUDIO_STORE, then: mistudio jobs retry ID",
 }
 
 

@@ -19,7 +19,7 @@ import threading
 import time
 from typing import Any
 
-from tasks.ledger.maintenance import LEASE_TTL_S
+from tasks.ledger.client import LEASE_TTL_S
 
 #: How often a slot says that it lives.
 SIGN_EVERY_S = 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-from tasks.jobs.kind import Job
+from tasks.jobs.record import Job
 
 
 def describe_missing_paths(job: Job) -> str:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from tasks.jobs.kind import MetricPoint, Progress
+from tasks.jobs.record import MetricPoint, Progress
 from tasks.ledger.client import Claim, Ledger
 from tasks.redis_client.redis_connection import Refused, Unreachable
 from tasks.system.resilient_loop import Rounds

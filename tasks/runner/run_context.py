@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 
-from tasks.jobs.kind import MAX_METRICS, MetricPoint, Progress, Stopped
+from tasks.jobs.kind import MAX_METRICS, Stopped
+from tasks.jobs.record import MetricPoint, Progress
 from tasks.ledger.client import Claim, Ledger
 from tasks.redis_client.redis_retry import patient
 from tasks.runner.reporter import Reporter

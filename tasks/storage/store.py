@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -18,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import UserError
-from tasks.jobs.kind import FAMILIES
+from tasks.jobs.record import FAMILIES
 from tasks.parsing.documents import read_json_object
+
+log = logging.getLogger("mistudio.store")
 
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -114,22 +117,29 @@ class Store:
         sync_folder(target.parent)
         return target
 
-    def discard(self, job_id: str) -> None:
-        """Remove the folders of the job's attempts, and nothing else; no job can adopt a part of them."""
-        remove(self.work_folder(job_id))
+    def discard(self, job_id: str) -> bool:
+        """Remove the folders of the job's attempts, and nothing else; no job can adopt a part of them. See `remove`."""
+        return remove(self.work_folder(job_id))
 
 
-def remove(path: Path) -> None:
-    """Remove a file, a link or a folder. It is out of the way at once, whole, even if its removal is cut short."""
-    gone = path.with_name(f"{GONE}{path.name}-{os.getpid()}")
+def remove(path: Path) -> bool:
+    """Remove a file, a link or a folder. It is out of the way at once, whole, even if its removal is cut short.
+
+    False, and a warning, where it must stay, as in a folder in which this user may not write.
+    """
+    gone = path.with_name(f"{GONE}{path.name}-{os.urandom(4).hex()}")
     try:
         path.rename(gone)
-    except OSError:  # somebody else was faster
-        return
+    except FileNotFoundError:  # somebody else was faster
+        return True
+    except OSError as error:
+        log.warning("%s cannot be removed: %s", path, error.strerror)
+        return False
     if gone.is_dir() and not gone.is_symlink():
         shutil.rmtree(gone, ignore_errors=True)
     else:
         gone.unlink(missing_ok=True)
+    return True
 
 
 def size_of(path: Path) -> int:

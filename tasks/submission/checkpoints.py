@@ -10,7 +10,8 @@ import logging
 import shutil
 from collections.abc import Iterator
 
-from tasks.jobs.kind import Job, State, kind_named, kinds
+from tasks.jobs.kind import kind_named, kinds
+from tasks.jobs.record import Job, State
 from tasks.ledger.client import Ledger
 from tasks.ledger.maintenance import maintenance_from_environment
 from tasks.redis_client.redis_connection import Refused, Unreachable
@@ -55,13 +56,14 @@ def _lineage(ledger: Ledger, job: Job) -> Iterator[str]:
     while earlier is not None and earlier.retry_of:
         yield earlier.retry_of
         earlier = ledger.get(earlier.retry_of)
-    yield from reversed(list(_later_tries(ledger, job.id)))
+    yield from reversed([other.id for other in later_tries(ledger, job.id)])
 
 
-def _later_tries(ledger: Ledger, job_id: str) -> Iterator[str]:
+def later_tries(ledger: Ledger, job_id: str) -> Iterator[Job]:
+    """The jobs that try that one again, and one another, the latest last."""
     (other,) = ledger.other_tries([job_id])
     while other is not None:
-        yield other.id
+        yield other
         (other,) = ledger.other_tries([other.id])
 
 
@@ -88,21 +90,20 @@ def tidy(store: Store, job: Job) -> bool:
         log.warning("what job %s left cannot be read: %s", job.id, error)
         return True
     if not is_resumable:
-        store.discard(job.id)
-        return False
+        return not store.discard(job.id)
     attempts.keep_newest(store, job.id)
     return True
 
 
 def _bound(ledger: Ledger, store: Store) -> None:
     """Keep what the newest jobs left, as much as there is room for, always that of the newest and what is awaited."""
-    awaited, known = ledger.awaited_checkpoints(), ledger.many(store.work_folders())
+    known = ledger.many(store.work_folders())
     ended = [job for job in known if job and job.state.ended and job.kind in kinds()]
     kept = [job for job in ended if tidy(store, job)]
     room = _room(store)
     for place, job in enumerate(sorted(kept, key=lambda job: job.finished_at or 0.0, reverse=True)):
         room -= size_of(store.work_folder(job.id))
-        if room < 0 and place > 0 and job.id not in awaited:
+        if room < 0 and place > 0 and job.id not in ledger.awaited_checkpoints():  # a retry may have come meanwhile
             store.discard(job.id)
 
 

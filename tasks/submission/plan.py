@@ -17,9 +17,11 @@ from tasks.accelerators.devices import ABSENT, read_devices
 from tasks.errors import UserError
 from tasks.jobs.grid import marked
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, JobKind, Request, kind_named
+from tasks.jobs.kind import JobKind, Request, kind_named
 from tasks.jobs.kind_digest import digest_of
 from tasks.jobs.kind_settings import default_priority, limits_set
+from tasks.jobs.prerequisites import exists_or_pending
+from tasks.jobs.record import Job
 from tasks.ledger.client import Ledger
 from tasks.ledger.device_lease import read_gpu_option
 from tasks.parsing.redact import holds_secret
@@ -61,9 +63,16 @@ class ArtifactCatalog:
         return planned.id if planned else self.ledger.producer_of(artifact)
 
     def pending_params(self, family: str, name: str) -> tuple[str, dict[str, Any]]:
-        """Kind and parameters of the job that will make an artifact that is coming, as if it made nothing else."""
+        """Kind and parameters of the job that will make an artifact that is coming, as if it made nothing else.
+
+        The job may have made it by now.
+        """
         planned = self.planned.get(f"{family}/{name}")
-        job = planned or self.ledger.need(self.ledger.producer_of(f"{family}/{name}") or "")
+        producer = None if planned else self.ledger.producer_of(f"{family}/{name}")
+        if planned is None and producer is None:
+            manifest = self.store.manifest(family, name)
+            return manifest["kind"], manifest["params"]
+        job = planned or self.ledger.need(producer or "")
         if not job.more_artifacts:
             return job.kind, job.params
         kind = kind_named(job.kind)
@@ -173,7 +182,7 @@ def plan(
     _refuse_if_there(makes, known)
     earlier: list[Job] = []
     for request in requests:
-        if not _exists_or_pending(request, known):
+        if not exists_or_pending(request, known):
             earlier += plan(
                 known,
                 request.kind,
@@ -249,17 +258,12 @@ def _refuse_if_there(makes: dict[str, dict[str, Any]], known: ArtifactCatalog) -
             raise ArtifactTaken(artifact, makes, producer)
 
 
-def _exists_or_pending(request: Request, known: ArtifactCatalog) -> bool:
-    family = kind_named(request.kind).produces or ""
-    return known.manifest(family, request.name) is not None or known.is_pending(family, request.name)
-
-
 def _producers(kind: JobKind, params: Any, known: ArtifactCatalog) -> list[str]:
     """Ids of unfinished and planned jobs that make what the parameters name."""
     producers = []
     for spec in dataclasses.fields(kind.params):
         family, value = spec.metadata.get("artifact"), getattr(params, spec.name)
-        producer = known.producer_of(f"{family}/{value}") if family and value else None
-        if producer:
+        artifact = value if spec.metadata.get("is_artifact") else f"{family}/{value}" if family and value else None
+        if artifact and (producer := known.producer_of(artifact)):
             producers.append(producer)
     return producers

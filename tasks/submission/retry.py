@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from tasks.errors import UserError
-from tasks.jobs.kind import Job, State, kind_named
+from tasks.jobs.kind import kind_named
+from tasks.jobs.record import Job, State
 from tasks.ledger.client import Ledger
-from tasks.submission.checkpoints import checkpoint_for
+from tasks.submission.checkpoints import checkpoint_for, later_tries
 from tasks.submission.plan import ArtifactCatalog, ArtifactTaken, SubmitOptions, plan
+
+#: The states of a job that has ended and has not done what it was to do.
+_IN_VAIN = (State.FAILED, State.CANCELLED)
 
 
 @dataclass
@@ -26,23 +30,30 @@ class Retries:
         self.left_out.append(f"{job.id} {job.kind} {job.name} is left out: {why}")
 
 
+#: By the ids of jobs that did not succeed, the ids of those that do again what they were to do.
+TriedAgain = dict[str, tuple[str, ...]]
+
+
 def plan_retry(
     known: ArtifactCatalog,
     job: Job,
-    tried_again: Mapping[str, str] | None = None,
+    tried_again: TriedAgain | None = None,
     *,
     from_checkpoint: bool | None = None,
 ) -> list[Job]:
-    """The new job, last, after those that must come first because what they made is gone; nothing is submitted.
+    """The new job, last, after those that must come first because what it reads is missing; nothing is submitted.
 
-    `tried_again` maps parents' ids to the new jobs that try them again: this one waits for those. It resumes from
+    Those are jobs that make again what is gone, and other tries of parents that did not succeed, unless `tried_again`
+    has these: then this one waits for what it names. What is planned here is entered there. The new job resumes from
     what the job had done, if that is left, unless `from_checkpoint` is False. UserError when the job has not ended,
     when its artifact is there or being made, and when `from_checkpoint` is True and nothing is left.
     """
     if not job.state.ended:
         raise UserError(f"Job {job.id} is {job.state}: it has not ended yet.", f"See: mistudio jobs explain {job.id}")
-    after = tuple(tried_again[parent] for parent in job.parents if parent in tried_again) if tried_again else ()
-    submit_options = SubmitOptions(job.priority, after, tags=job.tags, gpu=job.gpu)
+    tried_again = {} if tried_again is None else tried_again
+    parents = _plan_parents(known, job, tried_again, from_checkpoint)
+    after = dict.fromkeys(new for parent in job.parents for new in tried_again.get(parent, ()))
+    submit_options = SubmitOptions(job.priority, tuple(after), tags=job.tags, gpu=job.gpu)
     try:
         *before, again = plan(known, job.kind, job.params, name=job.name, submit_options=submit_options)
     except ArtifactTaken as taken:
@@ -51,7 +62,33 @@ def plan_retry(
     if from_checkpoint and source is None:
         scratch = f"To start from scratch: mistudio jobs retry {job.id} --from-scratch"
         raise UserError(f"Job {job.id} cannot be continued: {why_from_scratch(again)}.", scratch)
-    return [*before, dataclasses.replace(again, queue=job.queue, retry_of=job.id, from_checkpoint=source)]
+    again = dataclasses.replace(again, queue=job.queue, retry_of=job.id, from_checkpoint=source)
+    tried_again[job.id] = (again.id,)
+    return [*parents, *before, again]
+
+
+def _plan_parents(known: ArtifactCatalog, job: Job, tried_again: TriedAgain, from_checkpoint: bool | None) -> list[Job]:
+    """Other tries of the parents that did not succeed, and of theirs; `tried_again` gets who does again what each was
+    to do, be that an unfinished job.
+    """
+    planned: list[Job] = []
+    for parent in known.ledger.many(job.parents):
+        if parent is None or parent.id in tried_again or parent.state not in _IN_VAIN:
+            continue
+        *_, newest = parent, *later_tries(known.ledger, parent.id)
+        missing = [artifact for artifact in parent.artifacts if not known.manifest(*artifact.split("/", 1))]
+        producers = [producer for producer in map(known.producer_of, missing) if producer]
+        if newest.id in tried_again:
+            tried_again[parent.id] = tried_again[newest.id]
+        elif producers and len(producers) == len(missing):
+            tried_again[parent.id] = tuple(producers)
+        elif not newest.state.ended:
+            tried_again[parent.id] = (newest.id,)
+        elif missing or (not parent.artifacts and newest.state in _IN_VAIN):
+            resumes = None if from_checkpoint else from_checkpoint
+            planned += plan_retry(known, newest, tried_again, from_checkpoint=resumes)
+            tried_again[parent.id] = tried_again[newest.id]
+    return planned
 
 
 def _instead(taken: ArtifactTaken) -> str:
@@ -76,6 +113,19 @@ def _checkpoint_for(known: ArtifactCatalog, job: Job, again: Job) -> str | None:
     return None if again.parents else checkpoint_for(known.ledger, known.store, job)
 
 
+def plan_each(known: ArtifactCatalog, jobs: Sequence[Job], *, from_checkpoint: bool | None = None) -> list[Job]:
+    """All that is to be submitted to try these jobs again: all of them, or a UserError as `plan_retry` raises it.
+
+    Parents come before their children, whatever order they are named in; a job that is named twice is tried once.
+    """
+    planned: list[Job] = []
+    tried_again: TriedAgain = {}
+    for job in sorted(jobs, key=_age):
+        if job.id not in tried_again:
+            planned += plan_retry(known, job, tried_again, from_checkpoint=from_checkpoint)
+    return planned
+
+
 def plan_retries(
     known: ArtifactCatalog, pages: Iterable[Sequence[Job]], most: int, *, from_checkpoint: bool | None = None
 ) -> Retries:
@@ -83,7 +133,7 @@ def plan_retries(
 
     Parents come before their children, so a pipeline of which a step failed comes back whole.
     """
-    retries, tried_again, left = Retries(), dict[str, str](), list[Job]()
+    retries, tried_again, left = Retries(), TriedAgain(), list[Job]()
     for jobs in pages:
         left += _not_tried_again(known.ledger, jobs, retries, tried_again)
     left.sort(key=_age)
@@ -101,32 +151,31 @@ def plan_retries(
     return retries
 
 
-def _not_tried_again(
-    ledger: Ledger, jobs: Sequence[Job], retries: Retries, tried_again: dict[str, str]
-) -> Iterable[Job]:
+def _not_tried_again(ledger: Ledger, jobs: Sequence[Job], retries: Retries, tried_again: TriedAgain) -> Iterable[Job]:
     """Those of the jobs that no other tries again; who waited for one of the rest shall wait for its other try."""
     for job, other in zip(jobs, ledger.other_tries([job.id for job in jobs]), strict=True):
         if other is None:
             yield job
             continue
         retries.leave_out(job, f"job {other.id} tried it again")
-        if other.state not in (State.FAILED, State.CANCELLED):
-            tried_again[job.id] = other.id
+        if other.state not in _IN_VAIN:
+            tried_again[job.id] = (other.id,)
 
 
 def _plan_if_possible(
-    known: ArtifactCatalog, job: Job, retries: Retries, tried_again: dict[str, str], from_checkpoint: bool | None
+    known: ArtifactCatalog, job: Job, retries: Retries, tried_again: TriedAgain, from_checkpoint: bool | None
 ) -> None:
-    before = dict(known.planned)
+    if job.id in tried_again:  # as a parent of another
+        return
+    planned, entered = dict(known.planned), dict(tried_again)
     try:
-        again = plan_retry(known, job, tried_again, from_checkpoint=from_checkpoint)
+        retries.planned += plan_retry(known, job, tried_again, from_checkpoint=from_checkpoint)
     except UserError as problem:
         known.planned.clear()
-        known.planned.update(before)
+        known.planned.update(planned)
+        tried_again.clear()
+        tried_again.update(entered)
         retries.leave_out(job, str(problem))
-        return
-    retries.planned += again
-    tried_again[job.id] = again[-1].id
 
 
 def _age(job: Job) -> tuple[float, str]:

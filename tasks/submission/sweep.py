@@ -6,7 +6,8 @@ from typing import Any
 
 from tasks.errors import UserError
 from tasks.jobs.grid import Swept, combinations, marks
-from tasks.jobs.kind import Job, JobKind, flag_of
+from tasks.jobs.kind import JobKind, flag_of
+from tasks.jobs.record import Job
 from tasks.submission.plan import ArtifactCatalog, SubmitOptions, plan
 
 

@@ -8,12 +8,13 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import TypeVar
 
 from tasks.accelerators import devices
 from tasks.errors import UserError
-from tasks.jobs.kind import JobKind, Progress
+from tasks.jobs.kind import JobKind
+from tasks.jobs.record import Progress
 from tasks.ledger.client import Claim, Ledger
 from tasks.ledger.device_lease import ANY, Card, explain, read_gpu_option
 from tasks.queues import Resource, queue_named
@@ -57,54 +58,50 @@ def device_for(
 ) -> Placement | None:
     """The device for that job, leased; waits while none can be had. None when asked to stop meanwhile.
 
-    `need` estimates the bytes of GPU memory that the job will hold; it is asked only where there is a GPU. The CPU is
-    for kinds that want no GPU, for the option "none", and for machines without any: never for one whose GPUs cannot be
-    read. Only what could have had a GPU leases the CPU: it would use all cores. UserError for an option that cannot be
-    met here.
+    `need` estimates the bytes of GPU memory that the job will hold; it is asked only where there is a GPU, until Redis
+    answers. The CPU is for kinds that want no GPU, for the option "none", and for machines without any: never for one
+    whose GPUs cannot be read, which are read again. Only what could have had a GPU leases the CPU: it would use all
+    cores. UserError for an option that cannot be met here.
     """
     if queue_named(kind.queue).resource is not Resource.GPU:
         _unless_away(lambda: ledger.use_device(claim, CPU))
         return _on_cpu(ledger)
-    chosen = read_gpu_option(option)
-    found = devices.Devices(reason=devices.NO_GPU) if chosen == () else read()
-    if found.reason in devices.ABSENT:
+    chosen, needed = read_gpu_option(option), cache(need)
+
+    def lease() -> tuple[Placement | None, str]:
+        found = devices.Devices(reason=devices.NO_GPU) if chosen == () else read()
+        if found.reason not in devices.ABSENT:
+            return _lease_gpu(ledger, claim, _offered(found, chosen), needed)
         if chosen:
             raise _no_such_gpu(chosen[0], found.limit or found.reason)
-        return _until(stop, ledger, claim, WAITING_ON_CPU, lambda: _lease_cpu(ledger, claim))
-    needed, first = need(), [found]
-    return _until(
-        stop,
-        ledger,
-        claim,
-        WAITING,
-        lambda: _lease(ledger, claim, _offered(first.pop() if first else read(), chosen), needed),
-    )
+        return _lease_cpu(ledger, claim)
+
+    return _until(stop, ledger, claim, lease)
 
 
 def _until(
     stop: Callable[[], bool],
     ledger: Ledger,
     claim: Claim,
-    waits: str,
     lease: Callable[[], tuple[Placement | None, str]],
 ) -> Placement | None:
-    """The device, as soon as one can be leased; the job's record says why it waits."""
+    """The device, as soon as one can be leased; the job's record says what it waits for and why."""
     while not stop():
-        leased, why = lease()
+        leased, waits = lease()
         if leased is not None:
             return leased
-        _unless_away(partial(ledger.report, claim, Progress(f"{waits}: {why}" if why else waits, 0, None, "")))
+        _unless_away(partial(ledger.report, claim, Progress(waits, 0, None, "")))
         time.sleep(_ASK_EVERY_S)
     return None
 
 
 def _lease_cpu(ledger: Ledger, claim: Claim) -> tuple[Placement | None, str]:
-    """This machine's processor, if so few jobs hold it that one more may; else who does."""
+    """This machine's processor, if so few jobs hold it that one more may; else the phase that says who does."""
     processor = Card(f"{socket.gethostname()}:{CPU}", CPU)
     answer = _unless_away(lambda: ledger.lease_device(claim, [processor], thread_limits.cpu_jobs()))
     if isinstance(answer, Card):
         return _on_cpu(ledger), ""
-    return None, explain(answer or (), None)
+    return None, _waiting(WAITING_ON_CPU, explain(answer or (), None))
 
 
 def _on_cpu(ledger: Ledger) -> Placement:
@@ -142,20 +139,28 @@ def _no_such_gpu(index: int, why: str) -> UserError:
     return UserError(f"{socket.gethostname()} has no GPU {index}: {why}.", "Submit the job again with another --gpu")
 
 
-def _lease(
-    ledger: Ledger, claim: Claim, offered: list[devices.Device] | str, need: int | None
+def _lease_gpu(
+    ledger: Ledger, claim: Claim, offered: list[devices.Device] | str, needed: Callable[[], int | None]
 ) -> tuple[Placement | None, str]:
-    """The device, if one could be leased; else why not, as far as that is known."""
+    """One of the devices, if it could be leased; else the phase that says why not, as far as that is known."""
     if isinstance(offered, str):
-        return None, f"the GPUs cannot be read: {offered}"
+        return None, _waiting(WAITING, f"the GPUs cannot be read: {offered}")
     cards = [_card(device) for device in offered]
+    try:
+        need = needed()
+    except (Unreachable, Refused) as error:
+        return None, _waiting(WAITING, f"Redis could not be asked: {error}")
     answer = _unless_away(lambda: ledger.lease_device(claim, cards, _jobs_per_gpu(), need))
     if not isinstance(answer, Card):
-        return None, explain(answer or (), need)
+        return None, _waiting(WAITING, explain(answer or (), need))
     device = offered[cards.index(answer)]
     # The UUID is this card in whatever order CUDA counts; of a card cut in instances it names none.
     visible = device.uuid if device.uuid and not device.in_instances else str(device.index)
     return Placement("cuda", {"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}), ""
+
+
+def _waiting(what: str, why: str) -> str:
+    return f"{what}: {why}" if why else what
 
 
 def _jobs_per_gpu() -> int:

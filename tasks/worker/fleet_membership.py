@@ -21,7 +21,8 @@ from typing import Any
 from tasks.errors import UserError
 from tasks.fleet.clock_offset import why_clock_is_wrong
 from tasks.fleet.store_nonce import ACCEPTED_FOR_S, Proof, prove
-from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.ledger.client import Ledger
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.queues import PRIORITY_STEPS, QUEUE_NAMES
 from tasks.redis_client.redis_connection import Refused, Unreachable
 from tasks.storage.store_id import make_store_id, read_store_id

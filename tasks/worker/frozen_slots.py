@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import psutil
 
-from tasks.ledger.maintenance import LEASE_TTL_S
+from tasks.ledger.client import LEASE_TTL_S
 
 
 class StoppedSlots:

@@ -1,7 +1,7 @@
 """A worker's heartbeat: once a second, in a thread of its own, whatever Celery's message loop waits for.
 
 It carries when the message loop last ran, so that a worker that receives no messages differs from one that is gone.
-The same thread maintains the ledger and removes orphaned work folders.
+The same thread maintains the ledger. What looks at the store's disk, which may hang, has a thread beside it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from celery import bootsteps
 from celery.signals import worker_ready
 
 from tasks.fleet.clock_offset import ClockWatch
-from tasks.ledger.client import WorkerHeartbeat
+from tasks.ledger.client import Ledger
 from tasks.ledger.maintenance import maintenance_from_environment
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.messaging.app import open_ledger
 from tasks.messaging.held_messages import held
 from tasks.messaging.remote_control import consumed
@@ -27,6 +28,7 @@ from tasks.messaging.reroute import bring_home
 from tasks.paths import Places
 from tasks.redis_client.redis_connection import Refused, Unreachable
 from tasks.storage.store import Store
+from tasks.system.call_deadline import within
 from tasks.system.resilient_loop import Rounds
 from tasks.worker.fleet_membership import StoreWatch, why_store_changed
 from tasks.worker.orphans import clear_away_one
@@ -40,6 +42,9 @@ HEARTBEAT_EVERY_S = 1.0
 
 #: One leftover is removed at every this many heartbeats.
 _HEARTBEATS_PER_CLEARING = 10
+
+#: How long the heartbeats wait for the store's disk, every tenth time.
+_STORE_PATIENCE_S = 3.0
 
 #: How long a worker that ends waits for its last call to Redis.
 _LAST_CALL_S = 6.0
@@ -59,6 +64,7 @@ class Heartbeat(bootsteps.StartStopStep):
         self._upkeep = maintenance_from_environment()
         self._store = Store(Places.from_environment().store)
         self._store_id: str | None = None
+        self._ledger_beside: Ledger | None = None
         self._store_watch, self._clock_watch = StoreWatch(self._store.root), ClockWatch()
         self._heartbeats = 0
         self._rounds = Rounds("what is done each second", log)
@@ -109,7 +115,6 @@ class Heartbeat(bootsteps.StartStopStep):
             self._send()
             self._pass_on(held.due())
             if self._heartbeats % _HEARTBEATS_PER_CLEARING == 0:
-                self._clear_up()
                 bring_home(self._ledger)
                 self._check_membership()
             self._heartbeats += 1
@@ -139,11 +144,24 @@ class Heartbeat(bootsteps.StartStopStep):
         """Drain when store or clock are wrong, as after an unmount; the next worker waits for the right ones."""
         if self._store_id is None:
             self._store_id = (self._ledger.fleet() or {}).get("store")
-        why = self._store_id and why_store_changed(self._store.root, self._store_id)
-        why = why or self._store_watch.why_unproven(self._ledger)
-        why = why or self._clock_watch.why_wrong(self._ledger.client)
-        if why:
+        try:
+            why = within(_STORE_PATIENCE_S, f"the store {self._store.root}", self._look_at_store)
+        except TimeoutError:  # it is the jobs' affair, and no reason to seem gone
+            log.warning("looking at the store %s takes longer than %g s", self._store.root, _STORE_PATIENCE_S)
+            why = ""
+        if why := why or self._clock_watch.why_wrong(self._ledger.client):
             self._drain(why)
+
+    def _look_at_store(self) -> str:
+        """Clear one leftover away; why this is not the fleet's store any more, or "".
+
+        For a thread of its own, which may hang and continue later: it has a connection of its own.
+        """
+        if self._ledger_beside is None:
+            self._ledger_beside = open_ledger(self._worker.app)
+        self._clear_up(self._ledger_beside)
+        why = self._store_id and why_store_changed(self._store.root, self._store_id)
+        return why or self._store_watch.why_unproven(self._ledger_beside)
 
     def _drain(self, why: str) -> None:
         if is_shutting_down():  # its name may be the next worker's already
@@ -151,9 +169,9 @@ class Heartbeat(bootsteps.StartStopStep):
         log.error("this worker may not consume any more, and drains: %s", why)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    def _clear_up(self) -> None:
+    def _clear_up(self, ledger: Ledger) -> None:
         try:
-            if cleared := clear_away_one(self._ledger, self._store):
+            if cleared := clear_away_one(ledger, self._store):
                 log.info("cleared away the work folder of job %s, which has ended", cleared)
         except OSError as error:
             log.warning("the work folders in %s cannot be looked at: %s", self._store.root, error)

@@ -12,7 +12,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from tasks.jobs.kind import Progress, State, kind_named
+from tasks.jobs.kind import kind_named
+from tasks.jobs.record import Progress, State
 from tasks.jobs.stop_grace import recorded_stop_time, stop_grace_s
 from tasks.ledger.client import LEASE_RENEW_S, Claim, Ledger
 from tasks.paths import Places

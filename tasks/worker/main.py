@@ -25,7 +25,7 @@ from celery.signals import worker_process_init
 
 from tasks.errors import UserError
 from tasks.jobs.kind_digest import digests
-from tasks.ledger.client import WorkerHeartbeat
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.logs.log_shipping import WorkerLog
 from tasks.messaging import queue_shares
 from tasks.messaging.app import app_from_environment, open_ledger
@@ -215,7 +215,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     if unknown := set(options.queues.split(",")) - set(QUEUE_NAMES):
         parser.error(f"there is no queue {sorted(unknown)[0]!r}; queues: {', '.join(QUEUE_NAMES)}")
     if options.pool != "prefork":
-        why = _OTHER_POOLS.get(options.pool, "mistudio knows no such pool")
+        why = _OTHER_POOLS.get(options.pool, "there is no such pool")
         parser.error(f"--pool {options.pool} is refused: {why}; leave it out, or use --pool prefork")
     return options
 

@@ -7,8 +7,7 @@ attempt, or given up because its lease ran out, has no slot.
 
 from __future__ import annotations
 
-from tasks.ledger.client import Ledger
-from tasks.ledger.maintenance import LEASE_TTL_S
+from tasks.ledger.client import LEASE_TTL_S, Ledger
 from tasks.storage.store import Store
 from tasks.submission.checkpoints import tidy
 

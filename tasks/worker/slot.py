@@ -20,15 +20,16 @@ from celery.exceptions import Ignore, TaskRevokedError
 
 from tasks.accelerators import nvml_process
 from tasks.errors import UserError
-from tasks.jobs.kind import Job, JobKind, State, Stopped, kind_named, kinds
+from tasks.jobs.kind import JobKind, Stopped, kind_named, kinds
 from tasks.jobs.kind_digest import digests
+from tasks.jobs.record import Job, State
 from tasks.ledger.client import Claim, Ledger, new_token
 from tasks.logs.log_shipping import SHUTDOWN_WAIT_S, AttemptLog
 from tasks.messaging.app import open_ledger
 from tasks.messaging.foreign_tasks import NotTaken, job_of_foreign_message
 from tasks.parsing.redact import redact
 from tasks.paths import Places
-from tasks.redis_client.redis_connection import Unreachable
+from tasks.redis_client.redis_connection import Refused, Unreachable
 from tasks.redis_client.redis_retry import patient
 from tasks.runner.execute import OUTCOME_RECORDED, STOPPED_ON_REQUEST, describe_failure, result_made_by, work_on
 from tasks.storage.store import Store
@@ -270,6 +271,8 @@ def _run(ledger: Ledger, claim: Claim, keeper: LeaseKeeper) -> bool:
 
 def _record_for_runner(ledger: Ledger, claim: Claim, keeper: LeaseKeeper, ended: int) -> str:
     """The end of a runner that did not record it, by its exit code; "lost" if the job has ended or is another's."""
+    if patient(ledger).renew(claim) == "lost":  # `finish` says "ok" once more to the attempt that it ended
+        return "lost"
     result = result_made_by(claim.job, _store())
     if result is not None:  # it was killed after it had published its result
         return patient(ledger).finish(claim, State.SUCCEEDED, "done", result=result)
@@ -283,12 +286,17 @@ def _record_for_runner(ledger: Ledger, claim: Claim, keeper: LeaseKeeper, ended:
 
 
 def _gpu_memory(ledger: Ledger, kind: JobKind, job: Job) -> int | None:
-    """The kind's estimate, in bytes. Errors are ignored here; the job itself will report them in full."""
+    """The kind's estimate, in bytes. Errors are ignored here; the job itself will report them in full.
+
+    But for Unreachable and Refused: who asks again may be answered.
+    """
     if kind.estimate is None:
         return None
     known = ArtifactCatalog(ledger, _store())
     try:
         return kind.estimate(kind.read_params(job.params), known).gpu_memory_bytes
+    except (Unreachable, Refused):
+        raise
     except Exception as error:  # noqa: BLE001 - a guess must not end a job
         log.warning("the GPU memory of job %s is not known: %s", job.id, error)
         return None

@@ -10,8 +10,9 @@ import socket
 import time
 from typing import Any
 
-from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.ledger.client import Ledger
 from tasks.ledger.maintenance import MaintenanceSettings
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.paths import Places
 from tasks.worker.slot_locks import WorkerLock
 

@@ -14,7 +14,7 @@ import pytest
 
 from tasks.accelerators import devices, nvml_process, visible_devices
 from tasks.accelerators.devices import NO_GPU, Device, Devices
-from tasks.jobs.kind import State
+from tasks.jobs.record import State
 from tests.conftest import deadline, until
 from tests.fixtures.stack import Stack
 from tests.worker.test_device_assignment import FOR_EVER, Driver, nap, waits
@@ -199,7 +199,7 @@ def test_ctrl_c_ends_a_command_that_waits_for_the_driver(stack: Stack, cards: Dr
     cards.says(GPUS=1, Init=HANGS)
     result, quiet = stack.environment(**cards.environment), subprocess.DEVNULL
     command = subprocess.Popen([MISTUDIO, "doctor"], env=result, stdout=quiet, stderr=quiet)
-    until(lambda: psutil.Process(command.pid).children(), 30, "it to ask the driver")
+    until(lambda: psutil.Process(command.pid).children(), "it to ask the driver")
     command.send_signal(signal.SIGINT)
     with deadline(4, "the command"):
         command.wait()
@@ -214,7 +214,7 @@ def test_an_answer_that_came_late_is_the_next_ones(cards: Driver, monkeypatch: p
     reader = nvml_process._Reader()
     assert reader.read(0.2).reason == "NVML cannot be read: NVML does not answer"
     cards.says(GPUS=3)
-    until(lambda: len(reader.read(0.2).devices) == 3, 20)
+    until(lambda: len(reader.read(0.2).devices) == 3)
     reader.close()
 
 

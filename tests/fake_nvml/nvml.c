@@ -1,6 +1,7 @@
 /* A stand-in for libnvidia-ml.so.1: as many GPUs as FAKE_GPUS says, each call failing with the NVML error in the
  * environment variable of its name (FAKE_PowerUsage=3), and the device FAKE_LOST lost (or not even found). Device 1 has
- * FAKE_USED_GIB_1 of its FAKE_TOTAL_GIB_1 in use. What the file FAKE_FILE says, one NAME=number a line, goes first: it
+ * FAKE_USED_GIB_1 of its FAKE_TOTAL_GIB_1 in use. Each has FAKE_PROCESSES processes: FAKE_PID with 3 GiB, then FAKE_PID_1
+ * with 1 MiB and so on. What the file FAKE_FILE says, one NAME=number a line, goes first: it
  * may change while the driver is in use.
  *
  *   gcc -shared -fPIC -Wl,-soname,libnvidia-ml.so.1 nvml.c -o libnvidia-ml.so.1
@@ -128,6 +129,16 @@ int nvmlDeviceGetPowerUsage(void *device, unsigned int *milliwatts) {
     *milliwatts = 123000;
     return OK;
 }
+/* SW power cap and HW thermal slowdown; bit 0 is an idle GPU. */
+#ifndef OLD_DRIVER
+int nvmlDeviceGetCurrentClocksEventReasons(void *device, unsigned long long *reasons) {
+#else
+int nvmlDeviceGetCurrentClocksThrottleReasons(void *device, unsigned long long *reasons) {
+#endif
+    DEVICE_CALL("ClocksEventReasons");
+    *reasons = number("FAKE_REASONS", 1 + 4 + 64);
+    return OK;
+}
 int nvmlDeviceGetEnforcedPowerLimit(void *device, unsigned int *milliwatts) {
     DEVICE_CALL("PowerLimit");
     *milliwatts = 300000;
@@ -136,11 +147,15 @@ int nvmlDeviceGetEnforcedPowerLimit(void *device, unsigned int *milliwatts) {
 int PROCESSES(Compute)(void *device, unsigned int *count, process_t *processes) {
     unsigned int room = *count;
     DEVICE_CALL("ComputeRunningProcesses");
-    *count = 1;
-    if (room < 1 || !processes) return INSUFFICIENT_SIZE;
-    memset(processes, 0, sizeof *processes);
-    processes->pid = number("FAKE_PID", 1);
-    processes->bytes = getenv("FAKE_NO_PROCESS_MEMORY") ? ~0ULL : 3 * GIB;
+    *count = number("FAKE_PROCESSES", 1);
+    if (room < *count || !processes) return INSUFFICIENT_SIZE;
+    memset(processes, 0, *count * sizeof *processes);
+    for (unsigned int place = 0; place < *count; place++) {
+        char own[100];
+        snprintf(own, sizeof own, "FAKE_PID_%u", place);
+        processes[place].pid = number(own, number("FAKE_PID", 1));
+        processes[place].bytes = getenv("FAKE_NO_PROCESS_MEMORY") ? ~0ULL : place ? place << 20 : 3 * GIB;
+    }
     return OK;
 }
 int PROCESSES(Graphics)(void *device, unsigned int *count, process_t *processes) {

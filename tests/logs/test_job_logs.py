@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from mistudio_cli.jobs.job_logs import as_record
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tests.fixtures.stack import Stack
 
 
@@ -57,6 +57,17 @@ def test_the_log_of_a_killed_and_resumed_job_has_both_attempts(stack: Stack) -> 
     assert result[4:6] == ["2: hike b: attempt 2 of at most 2 on cpu", "2: ticks 30"]
     assert re.fullmatch(r"2: resumes at tick [1-9]\d*", result[6])
     assert result[-1] == "2: hike b succeeded after N s"
+
+
+def test_a_runner_killed_after_its_job_had_ended_adds_no_second_end(stack: Stack) -> None:
+    stack.start_worker()
+    job = stack.submit("linger", name="i", ticks=1)
+    stack.ended(job)
+    runner = stack.runner(job)
+    assert runner is not None
+    runner.kill()
+    stack.stop_worker()
+    assert [line for line in messages(stack, job) if "succeeded" in line] == ["1: linger i succeeded after N s"]
 
 
 def test_the_log_of_a_failed_and_of_a_cancelled_job_end_with_the_reason(stack: Stack) -> None:
@@ -134,3 +145,20 @@ def test_nothing_in_a_message_passes_for_a_record_or_steers_a_terminal() -> None
     first, second = done.stderr.splitlines()
     assert first.endswith("WARNING x a")
     assert second == r"    2026-01-31 12:00:00,123 INFO mistudio.slot nap b succeeded\x1b[2J\u202e"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "2026-02-30 10:00:00,000 INFO root of no day",
+        "0000-00-00 00:00:00,000 INFO root of no year",
+        f"2026-02-03 10:00:00,000 INFO root job=x attempt={'9' * 5000} of no number",
+        "٢٠٢٦-02-03 10:00:00,000 INFO root of other digits",
+        "{" * 5000,
+    ],
+)
+def test_whatever_a_job_prints_is_a_line(line: str) -> None:
+    record = as_record(line, "j")
+    assert record["message"]
+    assert line.endswith(record["message"])
+    assert record["job"] in ("j", "x")

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tasks.ledger.client import Ledger
 from tasks.logs.log_masking import masked
 from tasks.logs.log_parts import attempt_of
@@ -191,9 +191,9 @@ def test_an_archive_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     assert os.listdir(archive_of(tmp_path, "j", 1).parent) == []
     archive(tmp_path, "j", 1, [b"one\ntwo\n", b"three\n"])
     path = archive_of(tmp_path, "j", 1)
-    assert list(read_archive(path, 4)) == [b"two\n", b"three\n"]
+    assert [line for line, _ in read_archive(path, 4)] == [b"two\n", b"three\n"]
     path.write_bytes(path.read_bytes()[:-10])
-    assert list(read_archive(path))[:1] in ([b"one\n"], []), "a damaged one has what can be read"
+    assert [line for line, _ in read_archive(path)][:1] in ([b"one\n"], []), "a damaged one has what can be read"
 
 
 def test_each_attempts_part_is_in_the_store_however_it_ended(stack: Stack) -> None:
@@ -228,10 +228,10 @@ def test_the_log_of_a_slot_that_was_killed_is_archived_by_its_worker(stack: Stac
     slot = psutil.Process(stack.under_way(job).pid).parent()
     assert slot is not None
     slot.kill()
-    until(lambda: archived_attempts(stack.store.root, job.id)[:1] == [1], 60, stack.log())
+    until(lambda: archived_attempts(stack.store.root, job.id)[:1] == [1], stack.log())
     assert "attempt 1 of at most" in archived(stack, job, 1)
     assert stack.ended(job).state is State.SUCCEEDED
-    until(lambda: archived_attempts(stack.store.root, job.id) == [1, 2], 30, stack.log())
+    until(lambda: archived_attempts(stack.store.root, job.id) == [1, 2], stack.log())
     assert "attempt=2" not in archived(stack, job, 1)
 
 
@@ -240,7 +240,7 @@ def test_a_running_jobs_log_is_in_redis_without_its_secrets(stack: Stack, short_
     go = short_tmp / "go"
     job = stack.submit("chatter", hostile=True, variable="CHATTER_WORDS", until=str(go))
     key = f"mistudio:log:{job.id}:1"
-    tail = until(lambda: (tail := tail_of(stack.ledger, key)) and b"has printed" in tail.text and tail, 30, stack.log())
+    tail = until(lambda: (tail := tail_of(stack.ledger, key)) and b"has printed" in tail.text and tail, stack.log())
     assert isinstance(tail, Tail)
     assert tail.start == 0
     assert len(tail.text) == log_file(stack, job).stat().st_size
@@ -250,8 +250,8 @@ def test_a_running_jobs_log_is_in_redis_without_its_secrets(stack: Stack, short_
     assert b"printed redis://:***" in tail.text
     go.touch()
     stack.ended(job)
-    until(lambda: (tail := tail_of(stack.ledger, key)) and tail.is_over, 30)
-    until(lambda: archived_attempts(stack.store.root, job.id), 10)
+    until(lambda: (tail := tail_of(stack.ledger, key)) and tail.is_over)
+    until(lambda: archived_attempts(stack.store.root, job.id))
     whole = archived(stack, job, 1)
     assert len(whole.encode()) == log_file(stack, job).stat().st_size
     for left in (tail.text.decode(), whole):
@@ -266,10 +266,10 @@ def test_a_store_that_takes_no_logs_costs_a_warning_and_the_tail_has_the_end(sta
     stack.start_worker()
     job = stack.submit("nap", ticks=1)
     assert stack.ended(job).state is State.SUCCEEDED
-    tail = until(lambda: (tail := tail_of(stack.ledger, f"mistudio:log:{job.id}:1")) and tail.is_over and tail, 30)
+    tail = until(lambda: (tail := tail_of(stack.ledger, f"mistudio:log:{job.id}:1")) and tail.is_over and tail)
     assert isinstance(tail, Tail)
     assert tail.text.decode() == log_file(stack, job).read_text()
-    until(lambda: f"the log of job {job.id} was not archived" in stack.log(), 10)
+    until(lambda: f"the log of job {job.id} was not archived" in stack.log())
 
 
 def test_a_redis_that_does_not_answer_holds_up_neither_the_slot_nor_the_archive(
@@ -287,11 +287,11 @@ def test_a_redis_that_does_not_answer_holds_up_neither_the_slot_nor_the_archive(
         path.write_bytes(b"one\n")
         with deadline(30, "finish"):
             attempt_log.finish()
-        until(lambda: archived_attempts(places.store, "j") == [1], 30, "the archive")
-        until(lambda: not attempt_log.is_alive(), 30, "the thread to end")
+        until(lambda: archived_attempts(places.store, "j") == [1], "the archive")
+        until(lambda: not attempt_log.is_alive(), "the thread to end")
     finally:
         own_redis.process.send_signal(signal.SIGCONT)
-    assert list(read_archive(archive_of(places.store, "j", 1))) == [b"one\n"]
+    assert [line for line, _ in read_archive(archive_of(places.store, "j", 1))] == [b"one\n"]
 
 
 def test_cleanup_removes_archived_logs_of_jobs_that_are_over(stack: Stack) -> None:
@@ -300,7 +300,7 @@ def test_cleanup_removes_archived_logs_of_jobs_that_are_over(stack: Stack) -> No
     stack.ended(old)
     stack.under_way(live)
     archive(stack.store.root, live.id, 1, [b"x\n"])
-    until(lambda: archived_attempts(stack.store.root, old.id) == [1], 10)
+    until(lambda: archived_attempts(stack.store.root, old.id) == [1])
     kept = stack.ended(stack.submit("cleanup", name="kept", log_days=1)).result
     assert kept is not None
     assert kept["logs"] == 0
@@ -315,7 +315,7 @@ def test_an_idle_worker_sends_redis_nothing_for_its_log(stack: Stack) -> None:
     log.parent.mkdir(parents=True)
     stack.start_worker(MISTUDIO_LOG=str(log))
     name = worker_key(stack.ledger.client, stack.ledger.workers()[0].name)
-    until(lambda: (tail := tail_of(stack.ledger, name)) and tail.text == log.read_bytes(), 30)
+    until(lambda: (tail := tail_of(stack.ledger, name)) and tail.text == log.read_bytes())
     with socket.socket(socket.AF_UNIX) as monitor:
         monitor.connect(str(stack.redis.socket))
         monitor.sendall(b"MONITOR\r\n")
@@ -327,7 +327,7 @@ def test_an_idle_worker_sends_redis_nothing_for_its_log(stack: Stack) -> None:
             return seen.count(b'"mistudio:workers"')
 
         written = log.stat().st_size
-        until(lambda: heartbeats() > 3, 30, "heartbeats")
+        until(lambda: heartbeats() > 3, "heartbeats")
     assert log.stat().st_size == written
     assert b"log:" not in seen
 

@@ -14,8 +14,9 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from tasks.jobs.kind import State
-from tasks.runner.liveness_pipe import SILENCE_S, LivenessPipe
+from tasks.jobs.record import State
+from tasks.runner.liveness_pipe import LivenessPipe
+from tasks.system.process_identity import is_alive
 from tests.conftest import until
 from tests.fixtures.stack import Stack
 
@@ -30,10 +31,6 @@ time.sleep(600)
 """
 
 
-def gone(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-
-
 def test_a_stopped_slot_loses_its_whole_job_before_that_is_started_elsewhere(stack: Stack) -> None:
     stack.start_worker()
     job = stack.submit("helpers")
@@ -42,7 +39,7 @@ def test_a_stopped_slot_loses_its_whole_job_before_that_is_started_elsewhere(sta
     assert len(processes) == 2
     assert slot is not None
     slot.suspend()
-    until(lambda: all(map(gone, processes)), SILENCE_S + 10)
+    until(lambda: not any(map(is_alive, processes)))
     gone_at = stack.ledger.now()
     done = stack.ended(job)
     with suppress(psutil.NoSuchProcess):  # its worker gives it up by itself, sooner or later than this
@@ -75,7 +72,7 @@ def test_a_stopped_runner_and_its_stopped_helpers_die_with_their_slot(stack: Sta
     for process in processes:
         process.suspend()
     slot.kill()
-    until(lambda: all(map(gone, processes)), 10)
+    until(lambda: not any(map(is_alive, processes)))
     for process in processes:
         with suppress(ChildProcessError):  # one whose parent died later than it did may have been reaped by that
             os.waitpid(process.pid, 0)
@@ -91,7 +88,7 @@ def test_a_stopped_runner_dies_with_a_slot_that_was_stopped_too(stack: Stack) ->
     slot.suspend()
     runner.suspend()
     slot.kill()
-    until(lambda: all(map(gone, processes)), 10)
+    until(lambda: not any(map(is_alive, processes)))
     for process in processes:
         with suppress(ChildProcessError):  # one whose parent died later than it did may have been reaped by that
             os.waitpid(process.pid, 0)
@@ -133,7 +130,7 @@ def test_a_runner_that_was_stopped_for_long_continues_when_its_slot_spoke_meanwh
         resumed_at = time.monotonic()
         assert signing(line, lambda: time.monotonic() > resumed_at + 1)
         assert runner.poll() is None
-        until(lambda: runner.poll() is not None, 15)  # and nobody signs any more
+        until(lambda: runner.poll() is not None)  # and nobody signs any more
 
 
 def test_nothing_but_the_runner_reads_its_line() -> None:

@@ -16,7 +16,8 @@ import torch
 from tasks.accelerators.card_processes import describe_memory
 from tasks.accelerators.devices import NO_DRIVER, Device, Devices, GpuProcess
 from tasks.errors import UserError
-from tasks.jobs.kind import State, kind_named
+from tasks.jobs.kind import kind_named
+from tasks.jobs.record import State
 from tasks.runner import memory_limit
 from tasks.runner.memory_limit import enough_for
 from tests.fixtures.stack import Stack

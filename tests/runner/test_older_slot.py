@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from tasks.jobs.kind import State
+from tasks.jobs.record import State
 from tasks.runner.liveness_pipe import LivenessPipe
 from tests.conftest import until
 from tests.fixtures.stack import Stack
@@ -28,6 +28,6 @@ def test_an_order_without_an_attempt_is_of_the_one_that_the_record_names(stack: 
         line.sign()
         return runner.poll() is not None
 
-    until(has_ended, 60, (stack.folder / "runner.log").read_text())
+    until(has_ended, (stack.folder / "runner.log").read_text())
     runner.stdin.close()
     assert stack.ledger.need(job.id).state is State.SUCCEEDED, (stack.folder / "runner.log").read_text()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, MetricPoint, Progress, State
+from tasks.jobs.record import Job, MetricPoint, Progress, State
 from tasks.ledger.client import Claim, Ledger
 from tasks.redis_client import redis_connection
 from tasks.redis_client.redis_connection import Client
@@ -56,9 +56,9 @@ def test_the_newest_report_and_all_sentences_arrive(ledger: Ledger, claim: Claim
         reporter.report(*step(number))
         if number % 50 == 0:
             reporter.note(f"step {number}")
-    until(lambda: (result := ledger.need(claim.job.id)).progress and result.progress.done == 100, 10)
+    until(lambda: (result := ledger.need(claim.job.id)).progress and result.progress.done == 100)
     assert ledger.need(claim.job.id).metrics == {"loss": 100.0}
-    until(lambda: [event["reason"] for event in ledger.events(claim.job.id)][2:] == ["step 50", "step 100"], 10)
+    until(lambda: [event["reason"] for event in ledger.events(claim.job.id)][2:] == ["step 50", "step 100"])
     assert reporter.close() == []
 
 
@@ -75,8 +75,8 @@ def test_the_work_never_waits_for_a_redis_that_is_silent_and_what_it_said_is_the
         assert time.thread_time() - began < 5, "of this thread's own time: none of it in the network"
     finally:
         own_redis.process.send_signal(signal.SIGCONT)
-    until(lambda: (result := ledger.need(claim.job.id)).progress and result.progress.done == 10_000, 20)
-    until(lambda: ledger.events(claim.job.id)[-1]["reason"] == "said while Redis was away", 20)
+    until(lambda: (result := ledger.need(claim.job.id)).progress and result.progress.done == 10_000)
+    until(lambda: ledger.events(claim.job.id)[-1]["reason"] == "said while Redis was away")
     assert len(ledger.series([claim.job.id])[0]) <= 2, "what was replaced was not sent"
 
 
@@ -115,10 +115,10 @@ def test_a_sentence_that_redis_refuses_holds_up_nothing_behind_it(
     ledger.client.call("SET", key, "no list")
     reporter.note("refused")
     reporter.report(*step(7))
-    until(lambda: (result := ledger.need(claim.job.id)).progress and result.progress.done == 7, 10)
+    until(lambda: (result := ledger.need(claim.job.id)).progress and result.progress.done == 7)
     ledger.client.call("RENAME", "aside", key)
     reporter.note("after that")
-    until(lambda: ledger.events(claim.job.id)[-1]["reason"] == "after that", 10)
+    until(lambda: ledger.events(claim.job.id)[-1]["reason"] == "after that")
     assert reporter.close() == []
 
 
@@ -128,6 +128,6 @@ def test_whatever_goes_wrong_the_next_report_is_sent(
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "report", lambda *_: 1 / 0)
         reporter.report(*step(1))
-        until(lambda: reporter._rounds.faults > 0, 10)
+        until(lambda: reporter._rounds.faults > 0)
     reporter.report(*step(2))
-    until(lambda: (result := ledger.need(claim.job.id)).progress and result.progress.done == 2, 10)
+    until(lambda: (result := ledger.need(claim.job.id)).progress and result.progress.done == 2)

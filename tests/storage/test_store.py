@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import UserError
-from tasks.storage.store import Store, size_of, stats
+from tasks.storage.store import Store, remove, size_of, stats
 from tests.fixtures.work_folders import next_attempt
 
 
@@ -88,3 +88,16 @@ def test_what_somebody_else_removes_meanwhile_is_neither_measured_nor_an_error(t
     shutil.rmtree(folder)
     assert list(looking) == []
     assert size_of(folder) == 0
+
+
+def test_what_cannot_be_removed_is_not_called_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "kept").mkdir()
+    monkeypatch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    assert not remove(tmp_path / "kept")
+    assert f"{tmp_path / 'kept'} cannot be removed: Permission denied" in caplog.text
+    monkeypatch.undo()
+    assert remove(tmp_path / "kept")
+    assert remove(tmp_path / "kept"), "it is gone, whoever removed it"
+    assert list(tmp_path.iterdir()) == []

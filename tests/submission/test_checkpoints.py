@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import UserError
-from tasks.jobs.kind import Job, State, kind_named
+from tasks.jobs.kind import kind_named
+from tasks.jobs.record import Job, State
 from tasks.ledger.client import Ledger
 from tasks.storage.attempts import hand_over
 from tasks.storage.store import Store
@@ -34,7 +35,7 @@ def cancelled_under_way(stack: Stack, ticks: int = 60) -> Job:
     stack.under_way(job)
     stack.ledger.request_cancel(job.id)
     job = stack.ended(job)
-    until(lambda: not list(stack.store.work_folder(job.id).glob("*/output")), 10)
+    until(lambda: not list(stack.store.work_folder(job.id).glob("*/output")))
     return job
 
 
@@ -49,7 +50,7 @@ def test_a_cancelled_job_leaves_its_checkpoint_and_another_try_takes_it_over(sta
     done = stack.ended(again)
     assert done.result == {"ticks": 60, "ran_in_last_attempt": 60 - left}
     assert f"took over the checkpoint of job {first.id}, at tick {left}" in stack.reasons(again)
-    until(lambda: stack.left_in_tmp() == [], 10)
+    until(lambda: stack.left_in_tmp() == [])
     assert stack.ledger.awaited_checkpoints() == set()
 
 
@@ -57,7 +58,7 @@ def test_a_job_killed_until_it_is_given_up_leaves_its_checkpoint(stack: Stack) -
     stack.start_worker()
     job = stack.submit("hike", name="hike", ticks=100)
     for attempt in (1, 2):
-        until(lambda attempt=attempt: stack.ledger.need(job.id).attempt == attempt, 30)
+        until(lambda attempt=attempt: stack.ledger.need(job.id).attempt == attempt)
         stack.under_way(job).kill()
     job = stack.ended(job)
     assert job.state is State.FAILED

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tasks.errors import UserError
-from tasks.jobs.kind import State
+from tasks.jobs.record import State
 from tasks.ledger.client import Ledger
 from tasks.storage.store import Store
 from tasks.submission.plan import ArtifactCatalog, SubmitOptions, plan, submit
@@ -47,14 +47,39 @@ def test_what_a_job_planned_earlier_makes_can_be_named_and_makes_it_a_parent(
     (tokens,) = plan(known, "tokenize", {"dataset": corpus_name(model.params), "model": "model"})
     (sae,) = plan(known, "train", {"model": "model", "dataset": tokens.name, "layer": 0}, name="sae")
     (features,) = plan(known, "extract", {"sae": "sae"})
+    (look,) = plan(known, "describe", {"artifact": "saes/sae"})
     download = known.planned[f"datasets/{corpus_name(model.params)}"]
     assert tokens.parents == (download.id, model.id)
     assert sae.parents == (model.id, tokens.id)
-    assert features.parents == (sae.id,)
+    assert (features.parents, look.parents) == ((sae.id,), (sae.id,))
 
 
 def corpus_name(params: dict[str, Any]) -> str:
     return params["dataset"]
+
+
+NAMES_WHAT_IS_COMING: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("describe", {"artifact": "saes/sae"}, ["saes/sae"]),
+    ("export", {"sae": "sae", "folder": "/nowhere/at-all"}, ["saes/sae"]),
+    ("push", {"sae": "sae", "repo": "owner/name"}, ["saes/sae"]),
+    ("extract", {"sae": "sae"}, ["saes/sae"]),
+    ("train", {"model": "m", "dataset": "t", "layer": 0, "init_from": "sae"}, ["models/m", "tokens/t", "saes/sae"]),
+    ("import", {"source": "owner/name", "model": "m"}, ["models/m"]),
+    ("tokenize", {"dataset": "d", "model": "m"}, ["datasets/d", "models/m"]),
+    ("activations", {"model": "m", "dataset": "t", "layer": 0}, ["models/m", "tokens/t"]),
+]
+
+
+@pytest.mark.parametrize(("kind", "values", "awaited"), NAMES_WHAT_IS_COMING)
+def test_a_job_of_any_kind_waits_for_what_it_names_that_is_still_being_made(
+    known: ArtifactCatalog, corpus: str, kind: str, values: dict[str, Any], awaited: list[str]
+) -> None:
+    plan(known, "download", {"source": corpus}, name="d")
+    plan(known, "toy-model", {"dataset": "d"}, name="m")
+    plan(known, "tokenize", {"dataset": "d", "model": "m"}, name="t")
+    plan(known, "train", {"model": "m", "dataset": "t", "layer": 0}, name="sae")
+    (job,) = plan(known, kind, values, name="another")
+    assert sorted(job.parents) == sorted(known.planned[artifact].id for artifact in awaited)
 
 
 def test_what_two_planned_jobs_need_is_made_once(known: ArtifactCatalog, corpus: str) -> None:

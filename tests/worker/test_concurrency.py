@@ -10,7 +10,8 @@ import pytest
 
 from mistudio_cli.monitor.explain import explain, look_around
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, State, kind_named
+from tasks.jobs.kind import kind_named
+from tasks.jobs.record import Job, State
 from tasks.ledger.client import Claim, Ledger
 from tasks.queues import QUEUES, Queue, share
 from tasks.worker import device_assignment, thread_limits
@@ -63,8 +64,8 @@ def test_two_workers_take_turns_on_the_processor_and_who_waits_says_for_whom(sta
     try:
         stack.start_worker("--name", "b", "--queues", "training", slots=1, **ONE_AT_A_TIME)
         second = stack.submit("nap", name="second", ticks=3)
-        until(lambda: "waiting for the processor" in " ".join(sentences(stack, second)), 30, stack.log())
-        assert sentences(stack, second)[0].endswith(f"; waiting for the processor: cpu is held by job {first.id}.")
+        until(lambda: "waiting for the processor" in " ".join(sentences(stack, second)), stack.log())
+        assert sentences(stack, second)[0].endswith(f"; waiting for the processor: cpu is held by job {first.name}.")
         stack.ledger.request_cancel(first.id)
         assert (stack.ended(second).state, stack.ended(second).device) == (State.SUCCEEDED, "cpu")
         assert stack.ledger.leases() == {}
@@ -78,7 +79,7 @@ def test_a_job_that_waits_for_the_processor_can_be_cancelled(stack: Stack) -> No
     stack.start_worker("--queues", "training", slots=2, **ONE_AT_A_TIME)
     stack.under_way(first)
     second = stack.submit("nap", name="second", ticks=100_000)
-    until(lambda: stack.ledger.need(second.id).state is State.RUNNING, 30)
+    until(lambda: stack.ledger.need(second.id).state is State.RUNNING)
     stack.ledger.request_cancel(second.id)
     assert stack.ended(second).reason == "cancelled by the user; while it waited for a device"
 

@@ -17,8 +17,11 @@ from tasks.accelerators import card_watch, nvml_process
 from tasks.accelerators.devices import ABSENT, Device, Devices
 from tasks.errors import UserError
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, State, kind_named
+from tasks.jobs.kind import kind_named
+from tasks.jobs.record import Job, State
 from tasks.ledger.client import Claim, Ledger
+from tasks.redis_client.redis_connection import Unreachable
+from tasks.system.process_identity import is_alive
 from tasks.worker import device_assignment, slot
 from tasks.worker.lease_keeper import LeaseKeeper
 from tests.conftest import until
@@ -55,7 +58,7 @@ def why(stack: Stack, job: Job) -> str:
 
 
 def waits(stack: Stack, job: Job, because: str) -> None:
-    until(lambda: why(stack, job) == f"waiting for a GPU: {because}", 30, f"it waits because: {because}")
+    until(lambda: why(stack, job) == f"waiting for a GPU: {because}", f"it waits because: {because}")
     assert stack.ledger.need(job.id).device is None
 
 
@@ -66,7 +69,7 @@ def test_who_waits_says_who_has_the_card_and_gets_it_next(stack: Stack, cards: D
     runner = stack.under_way(first)
     assert runner.environ()["CUDA_VISIBLE_DEVICES"] == "GPU-fake-0"
     second = nap(stack, "second", 3)
-    waits(stack, second, f"cuda:0 is held by job {first.id}")
+    waits(stack, second, f"cuda:0 is held by job {first.name}")
     stack.ledger.request_cancel(first.id)
     assert (stack.ended(second).state, stack.ended(second).device) == (State.SUCCEEDED, "cuda:0")
     assert stack.ledger.leases() == {}
@@ -81,7 +84,7 @@ def test_workers_of_different_queues_share_one_card_by_turns(stack: Stack, cards
         stack.start_worker("--name", "b", "--queues", "training", **cards.environment)
         second, third = nap(stack, "second", 3), nap(stack, "third", 3)
         for job in (second, third):
-            waits(stack, job, f"cuda:0 is held by job {first.id}")
+            waits(stack, job, f"cuda:0 is held by job {first.name}")
         stack.ledger.request_cancel(first.id)
         assert {stack.ended(job).state for job in (second, third)} == {State.SUCCEEDED}
     finally:
@@ -93,11 +96,11 @@ def test_jobs_share_a_card_only_when_their_memory_fits(stack: Stack, cards: Driv
     cards.says(GPUS=1, USED_GIB_0=0)
     stack.start_worker("--queues", "training", "--gpu-jobs", "3", slots=3, NAP_GPU_GB="10", **cards.environment)
     jobs = [nap(stack, f"nap-{number}") for number in range(3)]
-    until(lambda: len(stack.ledger.leases()) == 2, 30, stack.log())
+    until(lambda: len(stack.ledger.leases()) == 2, stack.log())
     (third,) = [job for job in jobs if job.id not in stack.ledger.leases()]
     waits(stack, third, "needs 10 GB, 5.8 are free on cuda:0")  # 24 GiB are 25.8 GB
     stack.ledger.request_cancel(next(job.id for job in jobs if job != third))
-    until(lambda: stack.ledger.need(third.id).device == "cuda:0", 30, stack.log())
+    until(lambda: stack.ledger.need(third.id).device == "cuda:0", stack.log())
     for job in jobs:
         stack.ledger.request_cancel(job.id)
         stack.ended(job)
@@ -163,11 +166,11 @@ def test_the_card_of_a_job_whose_processes_are_killed_comes_back(
     if struck.pid == worker.pid:
         worker.wait()
         stack.start_worker(**cards.environment)
-    until(lambda: stack.ledger.need(job.id).attempt == 2, 60, stack.log())
-    until(lambda: stack.ledger.need(job.id).device == "cuda:0", 30, stack.log())
+    until(lambda: stack.ledger.need(job.id).attempt == 2, stack.log())
+    until(lambda: stack.ledger.need(job.id).device == "cuda:0", stack.log())
     (stack.folder / "enough").touch()
     assert stack.ended(job).state is State.SUCCEEDED
-    assert not runner.is_running() or runner.status() == psutil.STATUS_ZOMBIE
+    assert not is_alive(runner)
     assert stack.ledger.leases() == {}
 
 
@@ -175,14 +178,14 @@ def test_mig_instances_are_leased_as_devices_of_their_own(stack: Stack, cards: D
     cards.says(GPUS=1, MIG=0, INSTANCES=2)
     stack.start_worker("--queues", "training", slots=3, **cards.environment)
     jobs = [nap(stack, f"nap-{number}") for number in range(3)]
-    until(lambda: len(stack.ledger.leases()) == 2, 30, stack.log())
+    until(lambda: len(stack.ledger.leases()) == 2, stack.log())
     ran = [job for job in jobs if job.id in stack.ledger.leases()]
     (third,) = [job for job in jobs if job not in ran]
     assert {stack.ledger.leases()[job.id].key for job in ran} == {"MIG-fake-1", "MIG-fake-2"}
     visible = {stack.under_way(job).environ()["CUDA_VISIBLE_DEVICES"] for job in ran}
     assert visible == {"MIG-fake-1", "MIG-fake-2"}
     assert {stack.ledger.need(job.id).device for job in ran} == {"cuda:0:1", "cuda:0:2"}
-    until(lambda: "cuda:0:1 is held by job" in why(stack, third), 30, stack.log())
+    until(lambda: "cuda:0:1 is held by job" in why(stack, third), stack.log())
     for job in jobs:
         stack.ledger.request_cancel(job.id)
         stack.ended(job)
@@ -210,7 +213,7 @@ def test_a_card_that_falls_off_the_bus_fails_its_job_and_is_leased_again_once_it
     ended = stack.ended(job)
     assert (ended.state, ended.attempt, (ended.error or {})["type"]) == (State.FAILED, 1, "CardLost")
     assert ended.reason.startswith(f"{LOST}; ")
-    assert ended.reason.endswith("Reset the GPU or restart the machine, then: mistudio jobs retry")
+    assert ended.reason.endswith("Reset the GPU or restart the machine, then: mistudio jobs retry ID")
     assert stack.ledger.leases() == {}
     waits_for_the_card_to_come_back(stack, cards)
 
@@ -224,7 +227,7 @@ def test_an_error_of_cudas_on_a_card_that_is_lost_is_reported_as_that(stack: Sta
     (stack.folder / "now").touch()
     ended = stack.ended(job)
     assert (ended.state, ended.attempt, (ended.error or {})["type"]) == (State.FAILED, 1, "Problem")
-    assert ended.reason == f"{LOST}. Reset the GPU or restart the machine, then: mistudio jobs retry"
+    assert ended.reason == f"{LOST}. Reset the GPU or restart the machine, then: mistudio jobs retry ID"
     waits_for_the_card_to_come_back(stack, cards)
 
 
@@ -276,13 +279,15 @@ TWO = Devices((Device(0, "a", "GPU-a", 24, 20), Device(1, "b", "GPU-b", 24, 0)))
 
 
 def device(
-    ledger: Ledger, option: str, found: Devices, kind: str = "train"
+    ledger: Ledger, option: str, *found: Devices, kind: str = "train"
 ) -> tuple[device_assignment.Placement | None, Job]:
+    """What a job is given where the devices are read as these, one after the other."""
+    readings = iter(found)
     job = ledger.submit(Job(new_job_id(), kind, "a", kind_named(kind).queue, {}))
     claim = ledger.claim(job.id, "w@h", "h")
     assert isinstance(claim, Claim)
     took = device_assignment.device_for(
-        ledger, claim, kind_named(kind), stop=lambda: False, option=option, read=lambda: found
+        ledger, claim, kind_named(kind), stop=lambda: False, option=option, read=lambda: next(readings)
     )
     return took, ledger.need(job.id)
 
@@ -303,7 +308,7 @@ def test_any_takes_the_card_with_most_free_memory_and_indices_take_those(ledger:
 def test_none_and_work_that_wants_no_gpu_run_on_the_cpu_and_read_no_card(ledger: Ledger) -> None:
     unreadable = Devices(reason="NVML cannot be read: Unknown Error")
     for option, kind in (("none", "train"), ("any", "tokenize"), ("7", "tokenize")):
-        took, job = device(ledger, option, unreadable, kind)
+        took, job = device(ledger, option, unreadable, kind=kind)
         assert took is not None
         assert (took.torch_name, took.environment["CUDA_VISIBLE_DEVICES"], job.device) == ("cpu", "", "cpu")
 
@@ -314,6 +319,39 @@ def test_a_card_that_is_not_there_is_not_waited_for(ledger: Ledger) -> None:
     for reason in ABSENT:
         with pytest.raises(UserError, match=f"has no GPU 0: {reason}"):
             device(ledger, "0", Devices(reason=reason))
+
+
+@pytest.mark.parametrize("reason", ABSENT)
+def test_a_machine_that_is_too_busy_to_say_at_once_that_it_has_no_gpu_is_asked_again(
+    ledger: Ledger, reason: str
+) -> None:
+    late = Devices(reason="NVML cannot be read: NVML does not answer")
+    took, job = device(ledger, "any", late, Devices(reason=reason))
+    assert took is not None
+    assert (took.torch_name, job.device) == ("cpu", "cpu")
+    with pytest.raises(UserError, match=f"has no GPU 0: {reason}"):
+        device(ledger, "0", late, Devices(reason=reason))
+
+
+def test_an_estimate_that_redis_did_not_answer_for_is_asked_for_again(ledger: Ledger) -> None:
+    job = ledger.submit(Job(new_job_id(), "train", "a", "training", {}))
+    claim, answers = ledger.claim(job.id, "w@h", "h"), iter([Unreachable("away"), 30 << 30, 30 << 30])
+    assert isinstance(claim, Claim)
+    full, free = Device(0, "a", "GPU-a", 80 << 30, 70 << 30), Device(1, "b", "GPU-b", 80 << 30, 0)
+    readings = iter([Devices((full,)), Devices((full,)), Devices((full, free))])
+
+    def need() -> int:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    took = device_assignment.device_for(
+        ledger, claim, kind_named("train"), stop=lambda: False, need=need, read=lambda: next(readings)
+    )
+    assert took is not None
+    assert ledger.need(job.id).device == "cuda:1"
+    assert next(answers) == 30 << 30, "what was answered once is remembered"
 
 
 def test_a_job_whose_gpu_option_cannot_be_met_fails_in_its_first_attempt_and_says_why(

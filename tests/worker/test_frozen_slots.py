@@ -35,7 +35,7 @@ def child() -> Iterator[psutil.Process]:
 
 def stop(child: psutil.Process) -> None:
     child.suspend()
-    until(lambda: child.status() == psutil.STATUS_STOPPED, 10)
+    until(lambda: child.status() == psutil.STATUS_STOPPED)
 
 
 def test_a_slot_stopped_for_longer_than_a_lease_is_killed(
@@ -61,7 +61,7 @@ def test_a_slot_that_was_continued_in_between_has_all_its_time_again(
     stop(child)
     assert slots.kill() == []
     child.resume()
-    until(lambda: child.status() != psutil.STATUS_STOPPED, 10)
+    until(lambda: child.status() != psutil.STATUS_STOPPED)
     clock.now += 14
     assert slots.kill() == []
     stop(child)
@@ -78,7 +78,7 @@ def test_a_slot_in_a_debuggers_hands_is_let_alone(slots: StoppedSlots, clock: Cl
     traced = "import ctypes, os, signal; ctypes.CDLL(None).ptrace(0, 0, 0, 0); os.kill(os.getpid(), signal.SIGSTOP)"
     with subprocess.Popen([sys.executable, "-c", traced]) as process:
         child = psutil.Process(process.pid)
-        until(lambda: child.status() == psutil.STATUS_TRACING_STOP, 10)
+        until(lambda: child.status() == psutil.STATUS_TRACING_STOP)
         assert slots.kill() == []
         clock.now += 100
         assert slots.kill() == []

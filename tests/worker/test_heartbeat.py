@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,9 +13,11 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from celery.signals import worker_ready
 
-from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.ledger.client import Ledger
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.messaging.app import make_app
 from tasks.paths import Places
+from tasks.worker import heartbeat
 from tasks.worker.heartbeat import Heartbeat
 from tasks.worker.worker_name import WorkerName
 from tests.conftest import RedisServer, until
@@ -50,7 +53,9 @@ def worker(
     made.heartbeat.start(made)
     yield made
     made.heartbeat.stop(made)
-    made.heartbeat._ledger.close()
+    for opened in (made.heartbeat._ledger, made.heartbeat._ledger_beside):
+        if opened is not None:
+            opened.close()
 
 
 def last(ledger: Ledger) -> dict[str, float]:
@@ -60,17 +65,31 @@ def last(ledger: Ledger) -> dict[str, float]:
 def test_it_says_when_the_message_loop_last_ran(worker: Worker, ledger: Ledger) -> None:
     assert last(ledger) == {}, "it waits until the worker consumes"
     worker_ready.send(sender=None)
-    first = until(lambda: last(ledger), 10)
+    first = until(lambda: last(ledger))
     assert first["loop_at"] == first["seen_at"]
-    later = until(lambda: (result := last(ledger))["seen_at"] > first["seen_at"] + 1 and result, 10)
+    later = until(lambda: (result := last(ledger))["seen_at"] > first["seen_at"] + 1 and result)
     assert later["loop_at"] == first["loop_at"], "the loop has not run since"
     worker.loop()
-    again = until(lambda: (result := last(ledger))["loop_at"] > first["loop_at"] and result, 10)
+    again = until(lambda: (result := last(ledger))["loop_at"] > first["loop_at"] and result)
     assert again["loop_at"] == again["seen_at"]
 
 
 def test_a_worker_that_ends_is_forgotten(worker: Worker, ledger: Ledger) -> None:
     worker_ready.send(sender=None)
-    until(lambda: last(ledger), 10)
+    until(lambda: last(ledger))
     worker.heartbeat.stop(worker)
     assert last(ledger) == {}
+
+
+def test_a_store_that_hangs_makes_no_worker_seem_gone(
+    worker: Worker, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, answers = threading.Event(), threading.Event()
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_EVERY_S", 0.05)
+    monkeypatch.setattr(heartbeat, "_STORE_PATIENCE_S", 0.05)
+    monkeypatch.setattr(heartbeat, "clear_away_one", lambda *_: hangs.set() or answers.wait())
+    worker_ready.send(sender=None)
+    assert hangs.wait(60)
+    before = last(ledger)["seen_at"]
+    until(lambda: last(ledger)["seen_at"] > before + 1, "more heartbeats")
+    answers.set()

@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tasks.sae.architectures import names
 from tests.conftest import until
 from tests.fixtures.stack import Stack
@@ -29,7 +29,7 @@ def strike(stack: Stack, job: Job, at: int, attempt: int, chance: random.Random)
         there = result.progress and result.progress.phase == "training" and result.progress.done > at
         return bool(result.attempt == attempt and there)
 
-    until(is_there, 120, stack.log())
+    until(is_there, stack.log())
     if chance.random() < 0.5:
         stack.under_way(job).kill()
         return "SIGKILL"
@@ -48,14 +48,14 @@ def test_a_struck_job_leaves_the_bytes_of_one_that_was_let_alone(stack: Stack) -
     flags = {"model": "model", "dataset": "words", "layer": 1, "arch": architecture, "batch": BATCH, "steps": STEPS}
     flags |= {"eval_tokens": 2048}
     whole = stack.submit("train", name="whole", checkpoint_s=0.2, **flags)
-    until(lambda: stack.ledger.need(whole.id).state.ended, 300, stack.log())
+    until(lambda: stack.ledger.need(whole.id).state.ended, stack.log(), seconds=300)
     struck = stack.submit("train", name="struck", checkpoint_s=0.2, **flags)
     at = 0
     for attempt in range(1, BLOWS + 1):
         reason = strike(stack, struck, at, attempt, chance)
-        until(lambda reason=reason: reason in " ".join(stack.reasons(struck)), 60, stack.log())
+        until(lambda reason=reason: reason in " ".join(stack.reasons(struck)), stack.log())
         at += chance.randrange(BATCH, BATCH * STEPS // (2 * BLOWS))
-    until(lambda: stack.ledger.need(struck.id).state.ended, 300, stack.log())
+    until(lambda: stack.ledger.need(struck.id).state.ended, stack.log(), seconds=300)
     ended = stack.ledger.need(struck.id)
     assert (ended.state, ended.attempt) == (State.SUCCEEDED, BLOWS + 1)
     for file in ("sae_weights.safetensors", "metrics.jsonl"):

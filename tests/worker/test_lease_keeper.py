@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.jobs.kind import Job, Progress, State
+from tasks.jobs.record import Job, Progress, State
 from tasks.ledger.client import Claim, Ledger
 from tasks.redis_client.redis_connection import Client, Refused, Unreachable, connect
 from tasks.worker.lease_keeper import LeaseKeeper

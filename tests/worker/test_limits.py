@@ -12,7 +12,8 @@ import sys
 import psutil
 import pytest
 
-from tasks.jobs.kind import State, kinds, longest_stop_grace_s
+from tasks.jobs.kind import kinds, longest_stop_grace_s
+from tasks.jobs.record import State
 from tasks.jobs.stop_grace import LONGEST_S
 from tasks.queues import Limits, Resource, queue_named
 from tasks.runner.memory_limit import held_bytes
@@ -44,8 +45,8 @@ def test_a_job_that_does_not_stop_is_killed_after_the_grace_of_its_kind(stack: S
     runner = stack.under_way(job)
     stack.ledger.request_cancel(job.id)
     assert stack.ended(job).reason == "cancelled by the user; killed: it did not stop within 1 s of the request"
-    until(lambda: not runner.is_running(), 10)
-    until(lambda: stack.left_in_tmp() == [], 10)
+    until(lambda: not runner.is_running())
+    until(lambda: stack.left_in_tmp() == [])
 
 
 def test_a_job_over_its_soft_limit_is_asked_to_stop_and_then_killed(stack: Stack) -> None:
@@ -68,13 +69,13 @@ def test_work_in_the_slot_that_does_not_respond_ends_with_its_slot_and_does_not_
     assert (failed.state, failed.attempt) == (State.FAILED, 1)
     assert failed.reason == "It ran for more than 2 s, the most its kind may; killed."
     assert stack.ended(stack.submit("blink", note="next")).result == {"note": "next"}
-    until(lambda: stack.left_in_tmp() == [], 10)
+    until(lambda: stack.left_in_tmp() == [])
 
 
 def test_work_in_the_slot_is_cancelled_even_when_it_does_not_respond(stack: Stack) -> None:
     stack.start_worker(BLINK_STOP_GRACE_S="1")
     job = stack.submit("blink", stare_s=600)
-    until(lambda: stack.ledger.need(job.id).state == State.RUNNING, 30)
+    until(lambda: stack.ledger.need(job.id).state == State.RUNNING)
     stack.ledger.request_cancel(job.id)
     assert stack.ended(job).reason == "cancelled by the user; killed: it did not stop within 1 s of the request"
     assert stack.ended(stack.submit("blink", note="next")).result == {"note": "next"}
@@ -102,7 +103,7 @@ def test_a_job_whose_processes_hold_too_much_together_fails_with_the_numbers_and
     assert failed.error == {"type": "MemoryLimit", "message": failed.reason}
     assert runner.is_running()
     assert stack.ledger.need(fine.id).attempt == 1
-    until(lambda: stack.left_in_tmp() == [fine.id], 10)
+    until(lambda: stack.left_in_tmp() == [fine.id])
 
 
 def test_without_a_limit_a_job_may_hold_what_it_likes(stack: Stack) -> None:
@@ -128,7 +129,7 @@ def test_memory_that_processes_share_is_counted_once() -> None:
     with subprocess.Popen([sys.executable, "-c", SHARER], stdout=subprocess.PIPE, process_group=0) as sharer:
         assert sharer.stdout is not None
         sharer.stdout.readline()
-        until(lambda: len(psutil.Process(sharer.pid).children()) == 1, 10)
+        until(lambda: len(psutil.Process(sharer.pid).children()) == 1)
         assert 200e6 < held_bytes(sharer.pid) < 300e6
         assert held_bytes(sharer.pid, enough=1e9) > 400e6
         os.killpg(sharer.pid, signal.SIGKILL)
@@ -150,7 +151,7 @@ def test_memory_that_processes_share_is_counted_once() -> None:
         ("--pool", "threads", "a thread can be neither ended nor replaced"),
         ("--pool", "gevent", "one job's wait for its process would hold up all others"),
         ("--pool", "eventlet", "one job's wait for its process would hold up all others"),
-        ("--pool", "processes", "mistudio knows no such pool"),
+        ("--pool", "processes", "there is no such pool"),
     ],
 )
 def test_a_bound_that_would_not_hold_is_refused_with_the_reason(

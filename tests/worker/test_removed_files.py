@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from mistudio_cli.supervisor.child import describe_exit
-from tasks.jobs.kind import State
+from tasks.jobs.record import State
 from tasks.paths import Places
 from tasks.system.fault_counter import Faults
 from tasks.system.resilient_loop import Rounds
 from tasks.worker.slot_locks import CANNOT_START_JOBS, WorkerLock, WorkerPhase, living_workers
-from tests.conftest import until
+from tests.conftest import remove_in_use, until
 from tests.fixtures.stack import Stack
 
 
@@ -38,7 +38,7 @@ def test_jobs_run_on_after_files_of_the_lock_were_removed(stack: Stack, pattern:
 def test_jobs_run_on_after_whole_folders_were_removed(stack: Stack, what: str) -> None:
     stack.start_worker()
     stack.ended(stack.submit("nap", name="before", ticks=1))
-    shutil.rmtree(stack.folder / "home" / what)
+    remove_in_use(stack.folder / "home" / what)
     assert stack.ended(stack.submit("nap", name="after", ticks=1)).state is State.SUCCEEDED
     assert stack.ended(stack.submit("blink")).state is State.SUCCEEDED
 
@@ -56,7 +56,7 @@ def test_a_worker_asked_to_stop_waits_for_its_job_although_its_busy_file_was_rem
 
 def test_a_worker_that_cannot_begin_jobs_ends_and_says_why_and_loses_none(stack: Stack) -> None:
     worker = stack.start_worker(slots=1)
-    until(lambda: lock_folder(stack).exists(), 10)
+    until(lambda: lock_folder(stack).exists())
     (lock_folder(stack) / "slot-1").mkdir()
     jobs = [stack.submit("blink", name=f"blink-{number}") for number in range(3)]
     assert worker.wait(60) == CANNOT_START_JOBS

@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job
+from tasks.jobs.record import Job
 from tasks.ledger.client import Ledger
 from tasks.queues import QUEUE_NAMES
 from tasks.system import cgroups

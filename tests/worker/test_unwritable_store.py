@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tasks.ledger.client import Claim, Ledger
 from tasks.runner.execute import describe_failure, work_on
 from tasks.storage import attempts
@@ -48,7 +48,7 @@ def test_a_job_whose_store_cannot_be_used_fails_once_and_says_why(
     assert (failed.state, failed.attempt) == (State.FAILED, 1)
     assert failed.reason.startswith(f"The store {store} cannot be used on ")
     assert why in failed.reason
-    assert "set MISTUDIO_STORE to another, then: mistudio jobs retry" in failed.reason
+    assert "set MISTUDIO_STORE to another, then: mistudio jobs retry ID" in failed.reason
 
 
 def test_a_job_without_room_for_its_log_runs_all_the_same(stack: Stack) -> None:
@@ -75,7 +75,7 @@ def test_a_disk_that_takes_nothing_is_reported_in_a_sentence_of_its_own(
     failed = ledger.need(job.id)
     assert (failed.state, failed.attempt) == (State.FAILED, 1)
     assert failed.reason.startswith("The ")
-    assert failed.reason.endswith("then: mistudio jobs retry")
+    assert failed.reason.endswith("then: mistudio jobs retry ID")
 
 
 @pytest.mark.parametrize("elsewhere", [True, False])

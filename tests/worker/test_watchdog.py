@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.jobs.kind import State
+from tasks.jobs.record import State
 from tasks.worker.watchdog import MAY_TIDY_S
 from tests.conftest import until
 from tests.fixtures.stack import Stack
@@ -79,7 +79,7 @@ def test_a_worker_that_leaves_ends_with_its_slots_once_none_has_a_job(
         worker.wait(MAY_TIDY_S + 3)
     worker.communicate("end\n", timeout=30)
     assert worker.returncode == 0
-    until(lambda: not slot.is_running(), 10)
+    until(lambda: not slot.is_running())
     assert list((short_tmp / "run" / "seats" / "worker-training").glob(f"{worker.pid}.*")) == []
 
 
@@ -98,12 +98,12 @@ def test_a_worker_whose_starter_died_while_redis_was_away_ends_all_the_same(stac
     )
     assert starter.stdout is not None
     worker = psutil.Process(int(starter.stdout.readline()))
-    until(lambda: any(heartbeat.pid == worker.pid for heartbeat in stack.ledger.workers()), 30)
+    until(lambda: any(heartbeat.pid == worker.pid for heartbeat in stack.ledger.workers()))
     stack.redis.kill()
-    until(lambda: "Cannot connect" in stack.log(), 30)
+    until(lambda: "Cannot connect" in stack.log())
     starter.kill()
     starter.communicate()
-    until(lambda: not worker.is_running(), 30, stack.log())
+    until(lambda: not worker.is_running(), stack.log())
 
 
 def test_a_job_that_ends_while_redis_never_returns_lets_its_worker_go_and_is_taken_up_where_it_was(
@@ -122,7 +122,7 @@ def test_a_job_that_ends_while_redis_never_returns_lets_its_worker_go_and_is_tak
     starter.kill()
     starter.communicate()
     enough.touch()
-    until(lambda: not runner.is_running() and not worker.is_running(), 60, stack.log())
+    until(lambda: not runner.is_running() and not worker.is_running(), stack.log())
     stack.redis.start()
     stack.start_worker()
     ended = stack.ended(job)
