@@ -12,19 +12,22 @@ from mistudio_cli.settings import redacted
 from tasks.errors import UserError
 from tasks.ledger.client import Ledger
 from tasks.redis_client import redis_connection
-from tasks.redis_client.redis_url import parse_url, with_password, with_prefix, with_sentinel_password
+from tasks.redis_client.redis_url import Address, parse_url, with_password, with_prefix, with_sentinel_password
 from tasks.settings import setting_named
 from tasks.worker.fleet_membership import why_store_differs
+
+#: How messages name the URL that was typed.
+_ARGUMENT = "the argument URL"
 
 
 def resolve_url(url: str, password_file: Path | None, ask: Callable[[], str]) -> str:
     """The URL with its password: from that file, else by asking where Redis wants one and there is a terminal.
 
     Sentinels that want a password get the same one. UserError for a password in the URL itself, which every user of the
-    host could read, and for one that is wrong.
+    host could read, for one that is wrong, and for a URL that cannot be used.
     Unreachable when Redis is not there.
     """
-    parts = urlsplit(url.strip())
+    address, parts = _address_in(url), urlsplit(url.strip())
     if parts.password is not None or any(name.endswith("password") for name, _ in parse_qsl(parts.query)):
         raise UserError(
             "A password on the command line can be read by every user of this host.",
@@ -33,18 +36,24 @@ def resolve_url(url: str, password_file: Path | None, ask: Callable[[], str]) ->
     password = None if password_file is None else _read_password(password_file)
     if password is None and (parts.username or _wants_password(url)):
         if not sys.stdin.isatty():
-            where = f"The Redis user {parts.username}" if parts.username else f"Redis at {parse_url(url).shown}"
+            where = f"The Redis user {parts.username}" if parts.username else f"Redis at {address.shown}"
             raise UserError(f"{where} wants a password.", "Give it by --password-file FILE")
         password = ask()
     if password is not None:
         url = with_password(url, password)
-        if parse_url(url, "URL").sentinels is not None and _wants_password(url):
+        if address.sentinels is not None and _wants_password(url):
             url = with_sentinel_password(url, password)
     if _wants_password(url):
-        raise UserError(
-            f"Redis at {parse_url(url).shown} does not take this password.", "Check it, and its user's name"
-        )
+        raise UserError(f"Redis at {address.shown} does not take this password.", "Check it, and its user's name")
     return url
+
+
+def _address_in(url: str) -> Address:
+    """The address that was typed, which may have a user without a password. UserError for one that cannot be used."""
+    login = url.partition("://")[2].rpartition("@")[0]
+    if login and ":" not in login:
+        url = url.replace(f"{login}@", f"{login}:unknown@", 1)
+    return parse_url(url, _ARGUMENT)
 
 
 def check_store(ledger: Ledger, store: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mistudio_cli.terminal import output
-from tasks.jobs.kind import Job
+from tasks.jobs.record import Job
 from tasks.ledger.client import REPLICATED_WITHIN_S, Ledger
 
 

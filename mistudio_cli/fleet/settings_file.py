@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mistudio_cli.settings import load
 from tasks.errors import UserError
 from tasks.jobs.kind_settings import KIND_SETTINGS
-from tasks.parsing.setting_types import DURATION, TEXT, Type
+from tasks.parsing.setting_types import DURATION, FOLDER, TEXT, Type
 from tasks.settings import KINDS, SETTINGS, config_file, read_as, setting_named
 
 if TYPE_CHECKING:
@@ -66,27 +69,62 @@ def restore(saved: SavedFile) -> None:
 
 def set_value(name: str, word: str) -> None:
     """Set a key to what a person typed. UserError for an unknown key or a wrong value; then the file stays as it is."""
-    change({name: word})
+    change({name: word}, check=check_usable)
 
 
-def change(words: Mapping[str, str | None], mode: int | None = None) -> None:
+def change(words: Mapping[str, str | None], mode: int | None = None, check: Callable[[], object] = load) -> None:
     """Set keys to what a person typed, remove those of None, and write once; `mode` None keeps the permissions.
 
-    UserError for an unknown key or a wrong value; then the file stays as it is.
+    UserError for an unknown key, a wrong value, or what `check` then refuses; then the file stays as it is.
     """
-    document = _read()
-    for name, word in words.items():
-        if word is None:
-            _remove(document, name)
-        else:
-            _put(document, name, word)
-    before, was_right = save(), _is_right()
+    with _locked():
+        document = _read()
+        for name, word in words.items():
+            if word is None:
+                _remove(document, name)
+            else:
+                _put(document, name, word)
+        _replace(document, mode, check)
+
+
+def _replace(document: TOMLDocument, mode: int | None, check: Callable[[], object]) -> None:
+    before, was_right = save(), _passes(check)
     _write(document.as_string(), mode)
-    if was_right and not _is_right():  # such as a soft limit above the hard one
+    if was_right and not _passes(check):  # such as a soft limit above the hard one
         try:
-            load()
+            check()
+        except UserError as error:
+            raise _without_place(error) from error
         finally:
             restore(before)
+
+
+def _without_place(error: UserError) -> UserError:
+    """The error with the key alone: the line is one that the file does not have any more."""
+    sentence = re.sub(rf"{re.escape(str(config_file()))}(:\d+)?: ", "", error.sentence)
+    return error if sentence == error.sentence else UserError(sentence, error.hint)
+
+
+def check_usable() -> str | None:
+    """The URL of Redis that was set. UserError for the first thing wrong in the settings of this process, or in it."""
+    return load().broker_url
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    """While one command changes the file, others that would wait. UserError where its folder cannot be made."""
+    folder = config_file().resolve().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    try:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _put(document: TOMLDocument, name: str, word: str) -> None:
@@ -100,9 +138,9 @@ def _put(document: TOMLDocument, name: str, word: str) -> None:
     place[key] = _plain(of, value, word)
 
 
-def _is_right() -> bool:
+def _passes(check: Callable[[], object]) -> bool:
     try:
-        load()
+        check()
     except UserError:
         return False
     return True
@@ -110,10 +148,9 @@ def _is_right() -> bool:
 
 def unset_value(name: str) -> bool:
     """Remove a key; whether it was there. UserError for an unknown one."""
-    document = _read()
-    if not _remove(document, name):
+    if not _remove(_read(), name):
         return False
-    _write(document.as_string())
+    change({name: None}, check=check_usable)
     return True
 
 
@@ -136,7 +173,12 @@ def _refuse_secret(name: str) -> None:
 
 
 def _plain(of: Type, value: Any, word: str) -> Any:
-    """The value as TOML shows it best: durations and "none" as typed, whole numbers without a point."""
+    """The value as TOML shows it best: durations and "none" as typed, whole numbers without a point.
+
+    A folder is the one that is meant here, whatever the folder of the command that reads it.
+    """
+    if of is FOLDER:
+        return str(Path(word).expanduser().absolute())
     if value is None or of is TEXT or of is DURATION or of.expected.startswith(DURATION.expected):
         return word
     return int(value) if isinstance(value, float) and value == int(value) else value
@@ -163,9 +205,11 @@ def _write(text: str, mode: int | None = None) -> None:
             mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
         replace_file(path, text, mode)
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be written: {error}.", "Choose another folder with MISTUDIO_CONFIG_DIR"
-        ) from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path} cannot be written: {error}.", "Choose another folder with MISTUDIO_CONFIG_DIR")
 
 
 def replace_file(path: Path, text: str, mode: int) -> None:

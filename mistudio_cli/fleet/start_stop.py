@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import Any
 
-from mistudio_cli.errors import Failed, TimedOut
+from mistudio_cli.errors import Failed, NoRedis, TimedOut
 from mistudio_cli.fleet import supervisor_client
 from mistudio_cli.log_files import last_lines
 from mistudio_cli.profile.rules import WorkerSpec
@@ -30,6 +30,9 @@ _LOOK_EVERY_S = 0.1
 
 #: What becomes of a worker that may not consume.
 _WAITS = "It waits until it may. To give up: mistudio workers stop"
+
+#: What becomes of workers whose home's Redis does not stay up.
+_WAITS_FOR_REDIS = "They wait for it. To give up: mistudio workers stop --all"
 
 #: States of a worker that takes no more jobs.
 _LEAVING = ("stopping", "draining")
@@ -79,7 +82,8 @@ def restart(
 ) -> list[str]:
     """Replace workers one after the other, and wait until each new one has answered. Returns their names.
 
-    Raises NeverAnswered when a new one fails: the workers not yet replaced continue. NotRunning when none runs.
+    Raises NeverAnswered when a new one fails: the workers not yet replaced continue. NotRunning when all are meant and
+    none runs, NotFound for a name that is no worker's.
     """
     before = {name: row["pid"] for name, row in _worker_rows(settings.places).items()}
     reply = supervisor_client.restart(settings, names, slots)
@@ -122,18 +126,21 @@ def scale(
     return sorted(more), sorted(was_there - there)
 
 
-def stop(places: Places, names: Sequence[str], report: Report, grace_s: float | None = TERM_GRACE_S) -> None:
+def stop(places: Places, names: Sequence[str], report: Report, grace_s: float | None = TERM_GRACE_S) -> list[str]:
     """Stop these workers, or all, and wait until they have ended; `grace_s` None: however long their jobs take.
 
-    NotRunning when none runs.
+    Returns those of `names` that had stopped before. NotRunning when all are meant and none runs, NotFound for a name
+    that is no worker's.
     """
     waited_for = _living(supervisor_client.stop(places, names, grace_s)["workers"], names)
-    if not waited_for:
+    if not waited_for and not names:
         raise supervisor_client.NotRunning
+    lived = {short_name(worker) for worker, _ in waited_for}
     _print_wait(waited_for, report, grace_s)
     while waited_for:
         waited_for = _print_ended(waited_for, _workers(places), report)
         time.sleep(_LOOK_EVERY_S if waited_for else 0)
+    return [name for name in dict.fromkeys(names) if name not in lived]
 
 
 def shutdown(places: Places, report: Report, grace_s: float | None = TERM_GRACE_S) -> None:
@@ -175,7 +182,10 @@ def _await_answers(places: Places, names: Set[str], answered: set[str], report: 
     deadline = time.monotonic() + patience_s
     reported: set[tuple[str, int]] = set()
     while silent := sorted(names - answered):
-        rows = _worker_rows(places)
+        status = supervisor_client.status(places) or {"workers": []}
+        if trouble := status.get("redis", {}).get("trouble"):
+            raise NoRedis(f"{trouble.rstrip('.')}.", _WAITS_FOR_REDIS)
+        rows = _by_name(status["workers"])
         there = {name for name, row in rows.items() if row["state"] != Status.STOPPED}
         if deserted := set(silent) - there:
             raise _deserted(deserted)
@@ -245,7 +255,11 @@ def _print_ended(
 
 def _worker_rows(places: Places) -> dict[str, dict[str, Any]]:
     """The active worker of each name, by its name without the host; those that only finish their last jobs apart."""
-    return {short_name(worker["name"]): worker for worker in _workers(places) if worker["state"] not in _LEAVING}
+    return _by_name(_workers(places))
+
+
+def _by_name(workers: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {short_name(worker["name"]): worker for worker in workers if worker["state"] not in _LEAVING}
 
 
 def _log_lines(places: Places, name: str) -> list[str]:

@@ -13,12 +13,12 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mistudio_cli.errors import NoRedis, NotFound
+from mistudio_cli.errors import NoRedis, NotFound, Unresponsive
 from mistudio_cli.redis import redis_server
 from mistudio_cli.settings import Settings
 from mistudio_cli.supervisor.states import TERM_GRACE_S
 from tasks.errors import UserError
-from tasks.paths import Places, make_home, make_private
+from tasks.paths import Places, default_home, make_home, make_private
 
 if TYPE_CHECKING:
     from mistudio_cli.profile.rules import WorkerSpec
@@ -36,8 +36,18 @@ class NotRunning(Exception):
     """No supervisor answers for this home, or it has nothing of what was asked for."""
 
 
+def unresponsive(places: Places) -> Unresponsive:
+    """Says which process does not answer, whether it is stopped, and what helps."""
+    from mistudio_cli.machine.unresponsive_process import described
+    from mistudio_cli.supervisor.lock_and_socket import holder
+
+    pid = holder(places)
+    who, hint = described(pid, f"end it, which lets its workers finish their jobs: kill {pid}" if pid else "")
+    return Unresponsive(f"the supervisor of {places.home}{who} does not answer", hint)
+
+
 def ask(places: Places, operation: str, **arguments: Any) -> dict[str, Any]:
-    """The supervisor's reply. NotRunning when there is none, TimeoutError when it does not answer."""
+    """The supervisor's reply. NotRunning when there is none, Unresponsive when it does not answer."""
     try:
         with socket.socket(socket.AF_UNIX) as link:
             link.settimeout(_ASK_TIMEOUT_S)
@@ -46,8 +56,8 @@ def ask(places: Places, operation: str, **arguments: Any) -> dict[str, Any]:
                 stream.write(json.dumps({"op": operation, **arguments}).encode() + b"\n")
                 stream.flush()
                 reply = stream.readline()
-    except TimeoutError as error:
-        raise TimeoutError(f"the supervisor of {places.home} says nothing") from error
+    except (TimeoutError, BlockingIOError) as error:  # the latter: as many commands as fit wait for it already
+        raise unresponsive(places) from error
     except (FileNotFoundError, NotADirectoryError, ConnectionError) as error:
         raise NotRunning from error
     if not reply:
@@ -90,9 +100,8 @@ def own_redis_not_running(places: Places) -> NoRedis:
     """Says that the home's own Redis does not run, and what starts it."""
     if places.redis.exists():
         return NoRedis(f"The Redis of {places.home}, which has its jobs, does not run.", "mistudio workers start")
-    return NoRedis(
-        f"Nothing has been started in {places.home} yet.", "mistudio workers start; or name another home with --home"
-    )
+    other = "; or name another home with --home" if places.home == default_home() else ""
+    return NoRedis(f"Nothing has been started in {places.home} yet.", f"mistudio workers start{other}")
 
 
 def ensure_supervisor(settings: Settings) -> None:
@@ -172,9 +181,9 @@ def run_in_foreground(settings: Settings, profile: str | None, specs: Sequence[W
 def stop(places: Places, names: Sequence[str] = (), grace_s: float | None = TERM_GRACE_S) -> dict[str, Any]:
     """Have the supervisor begin to stop these workers, or all; their jobs may finish for `grace_s`, None for ever.
 
-    NotRunning when there is no supervisor, UserError for a name that is no worker's.
+    NotRunning when all are meant and there is no supervisor, NotFound for a name that is no worker's.
     """
-    return _accepted(ask(places, "stop", names=list(names), grace_s=grace_s))
+    return _ask_of_workers(places, "stop", names, grace_s=grace_s)
 
 
 def restart(settings: Settings, names: Sequence[str], slots: int | None = None) -> dict[str, Any]:
@@ -183,8 +192,8 @@ def restart(settings: Settings, names: Sequence[str], slots: int | None = None) 
 
     Errors as in `stop`.
     """
-    request = {"names": list(names), "slots": slots, "environment": _circumstances(settings)["environment"]}
-    return _accepted(ask(settings.places, "restart", **request))
+    environment = _circumstances(settings)["environment"]
+    return _ask_of_workers(settings.places, "restart", names, slots=slots, environment=environment)
 
 
 def scale(settings: Settings, counts: Mapping[str, int]) -> dict[str, Any]:
@@ -198,19 +207,38 @@ def shutdown(places: Places, grace_s: float | None = TERM_GRACE_S, *, redis: boo
     return _accepted(ask(places, "shutdown", grace_s=grace_s, redis=redis))
 
 
+def _ask_of_workers(places: Places, operation: str, names: Sequence[str], **arguments: Any) -> dict[str, Any]:
+    """The reply on these workers, or all of them. Errors as in `stop`."""
+    try:
+        return _accepted(ask(places, operation, names=list(names), **arguments))
+    except NotRunning:
+        if names:
+            raise _unknown(", ".join(sorted(names))) from None
+        raise
+
+
+def _unknown(workers: str) -> NotFound:
+    return NotFound(f"There is no worker {workers}.", "See: mistudio workers status")
+
+
 def _accepted(reply: dict[str, Any]) -> dict[str, Any]:
     if "error" not in reply:
         return reply
     named = ", ".join(reply.get("workers", ()))
     sentences = {
         "others run": (f"Other workers run already: {named}.", "First: mistudio workers stop"),
+        "name taken": (
+            f"A worker {named} runs already, with other queues or options.",
+            f"Choose another --name, or first: mistudio workers stop {named}",
+        ),
         "another broker": (f"Workers run already on another Redis: {named}.", "First: mistudio workers stop"),
-        "unknown worker": (f"There is no worker {named}.", "See: mistudio workers status"),
     }
+    if reply["error"] == "unknown worker":
+        raise _unknown(named)
     if reply["error"].startswith("there is no operation"):
         raise UserError("The supervisor that runs is of an earlier version.", "First: mistudio workers stop --all")
     sentence, hint = sentences.get(reply["error"], (f"The supervisor refuses: {reply['error']}.", "Try again"))
-    raise (NotFound if reply["error"] == "unknown worker" else UserError)(sentence, hint)
+    raise UserError(sentence, hint)
 
 
 def _is_up(settings: Settings) -> bool:

@@ -46,8 +46,9 @@ class BackgroundReading(Generic[T]):
         if self.is_under_way or self._clock() - self._began_at < every_s:
             return
         self._began_at = self._clock()
-        self._thread = threading.Thread(target=self._run, name=f"reads {self._what}", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name=f"reads {self._what}", daemon=True)
+        thread.start()
+        self._thread = thread  # now others may wait for it
 
     @property
     def is_under_way(self) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks.system.call_deadline import within
@@ -36,7 +37,20 @@ class Host:
     disk_free: int | None = None
 
 
-_looked = False
+#: Seconds of all cores together that a share is measured over; fewer are too few ticks of the clock to count.
+_LEAST_SPAN_S = 0.5
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What the cores had done by a look at them, in seconds of all together, and the share that was busy until then."""
+
+    busy_s: float
+    total_s: float
+    percent: float | None = None  # not known at the first one
+
+
+_last_look: _Look | None = None
 
 
 def read_disk(store: Path, patience_s: float) -> Disk:
@@ -49,18 +63,44 @@ def read_load() -> Host:
     """This machine without its disk; the share of busy cores is since the last reading. OSError."""
     import psutil
 
-    global _looked
-    busy = psutil.cpu_percent(interval=None if _looked else _FIRST_LOOK_S)
-    _looked = True
     memory = psutil.virtual_memory()
     return Host(
         name=socket.gethostname(),
         cpus=os.cpu_count() or 1,
-        cpu_percent=busy,
+        cpu_percent=_busy_percent(),
         load_1m=os.getloadavg()[0],
         memory_total=memory.total,
         memory_available=memory.available,
     )
+
+
+def _busy_percent() -> float:
+    """The share of busy cores since the last look, which is repeated where it was just before.
+
+    `psutil.cpu_percent` compares with what the same thread saw: each reading here is on a thread of its own.
+    """
+    global _last_look
+    if _last_look is None:
+        _last_look = _look_at_cores()
+        time.sleep(_FIRST_LOOK_S)
+    before, now = _last_look, _look_at_cores()
+    span_s = now.total_s - before.total_s
+    if before.percent is not None and span_s < _LEAST_SPAN_S:
+        return before.percent
+    share = (now.busy_s - before.busy_s) / span_s if span_s > 0 else 0.0
+    percent = 100.0 * min(1.0, max(0.0, share))
+    _last_look = replace(now, percent=percent)
+    return percent
+
+
+def _look_at_cores() -> _Look:
+    import psutil
+
+    times = psutil.cpu_times()
+    waiting_s = getattr(times, "iowait", 0.0)  # Linux
+    in_guests_s = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # part of user and nice, too
+    total_s = sum(times) - in_guests_s
+    return _Look(total_s - times.idle - waiting_s, total_s)
 
 
 def nearest_folder(path: Path) -> Path:

@@ -15,6 +15,9 @@ ARRANGEMENTS = ("one", "per-queue")
 #: KiB. A slot at rest holds 40 MB: a bound below this would replace it after every job.
 LEAST_MEMORY_PER_CHILD = 100_000
 
+#: A slot is a process; and with more than 65 535 messages at a time Celery takes as many as there are.
+MOST_SLOTS = 999
+
 #: The table of tables in which a queue's worker may differ from the rest.
 QUEUES_KEY = "queues"
 
@@ -43,6 +46,10 @@ class Key:
 
 def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 1
+
+
+def _is_slots(value: Any) -> bool:
+    return _is_count(value) and value <= MOST_SLOTS
 
 
 def _is_memory_per_child(value: Any) -> bool:
@@ -75,10 +82,10 @@ KEYS: tuple[Key, ...] = (
     ),
     Key(
         "slots",
-        "a whole number from 1",
+        f"a whole number from 1 to {MOST_SLOTS}",
         "4",
         "Jobs at once in each worker; unset: what the table of queues says",
-        _is_count,
+        _is_slots,
         of_queue=True,
     ),
     Key("gpu_jobs", "a whole number from 1", "1", "Jobs that may share one GPU; unset: 1", _is_count),

@@ -22,8 +22,11 @@ from tasks.parsing.documents import Malformed, read_toml
 from tasks.paths import config_dir
 from tasks.queues import QUEUE_NAMES, QUEUES, Queue, Resource, queue_named
 
-#: The name of a worker that serves every queue of its profile.
+#: The name of a worker that serves every queue there is, or every one of its profile.
 ALL_QUEUES = "all-queues"
+
+#: Logs beside the workers', in the same folder.
+OTHER_LOGS = ("supervisor", "redis")
 
 #: What runs when nothing else is said.
 DEFAULT_PROFILE = "minimal"
@@ -84,14 +87,24 @@ def worker_for(queues: Sequence[str]) -> WorkerSpec:
     if unknown := [name for name in queues if name not in QUEUE_NAMES]:
         raise UserError(f"There is no queue {unknown[0]!r}.", f"Queues: {', '.join(QUEUE_NAMES)}")
     rows = [queue for queue in QUEUES if queue.name in queues]
-    name = rows[0].worker if len(rows) == 1 else ALL_QUEUES
-    return WorkerSpec(name, tuple(queue.name for queue in rows), max(queue.concurrency for queue in rows))
+    return WorkerSpec(_name_for(rows), tuple(queue.name for queue in rows), max(queue.concurrency for queue in rows))
+
+
+def _name_for(queues: Sequence[Queue]) -> str:
+    """The name of one worker for these queues, so that workers for others can run beside it."""
+    if len(queues) == len(QUEUES):
+        return ALL_QUEUES
+    first, *others = queues
+    name = "-".join([first.worker, *(queue.name.replace("_", "-") for queue in others)])
+    return name if _NAME.fullmatch(name) else f"{first.worker}-and-{len(others)}-more"
 
 
 def named(spec: WorkerSpec, name: str) -> WorkerSpec:
     """The same worker by another name. UserError for one that could not be a file's and a Celery node's."""
     if not _NAME.fullmatch(name):
         raise UserError(f"{name!r} cannot be a worker's name.", "Use letters, digits, - and _")
+    if name in OTHER_LOGS:
+        raise UserError(f"{name!r} cannot be a worker's name: it is that of another log.", "Choose another --name")
     return replace(spec, name=name)
 
 
@@ -249,9 +262,16 @@ def load_profile(name: str) -> Profile:
     read = read_profile(file_of(name))
     if read.profile is None:
         first, *others = read.faults
-        more = f"; see all {len(read.faults)} faults with: mistudio profiles validate {name}" if others else ""
+        more = f"; see all {len(read.faults)} faults with: {validating(name)}" if others else ""
         raise UserError(f"{read.file.path}: {first.what}.", f"{first.hint}{more}")
     return read.profile
+
+
+def validating(name: str) -> str:
+    """The command that lists the faults of a profile; its name is that of a file, and may be any."""
+    import shlex
+
+    return f"mistudio profiles validate {'-- ' if name.startswith('-') else ''}{shlex.quote(name)}"
 
 
 def user_folder() -> Path:

@@ -78,6 +78,11 @@ def probe(places: Places) -> Answer:
     return Answer.ANSWERS if reply else Answer.NOT_RUNNING
 
 
+def was_started(places: Places) -> bool:
+    """Whether the home's own server has ever been started."""
+    return _lock_path(places).exists()
+
+
 def takes_connections(places: Places) -> bool:
     """Whether a server listens at the home's own socket, also one that does not answer."""
     try:
@@ -94,8 +99,9 @@ def start(places: Places) -> subprocess.Popen[bytes] | None:
 
     Raises UserError when there is no server to start, OSError when its folders cannot be written.
     """
-    for folder in (places.redis, places.run, places.logs, places.redis_socket.parent):
+    for folder in (places.redis, places.run, places.logs):
         make_private(folder)
+    places.make_sockets_folder()
     server_path = find_server()
     command = [server_path, *_options(places, _version(server_path))]
     log_path = places.logs / "redis.log"

@@ -76,6 +76,11 @@ class Child:
         return self.process.pid if self.process is not None else None
 
     @property
+    def age_s(self) -> float:
+        """Seconds since it was last started."""
+        return self.clock() - self._born_at
+
+    @property
     def state(self) -> str:
         """Its status in the word people see: one that may take as long as its jobs do is draining."""
         if self.status is Status.STARTING and self.refusal:
@@ -168,7 +173,7 @@ class Child:
         """STARTING, RUNNING or HUNG -> BACKOFF, STOPPING -> STOPPED."""
         now = self.clock()
         self.process, self.started_at, self._ladder = None, None, []
-        self.last_exit = how if self.status is not Status.HUNG else f"said nothing for {SILENCE_S:g} s; {how}"
+        self.last_exit = how if self.status is not Status.HUNG else f"sent no heartbeat for {SILENCE_S:g} s; {how}"
         if self.status is Status.STARTING:
             self._mute_lives += 1
         self._deaths = 1 if now - self._born_at > SOUND_AGE_S else self._deaths + 1

@@ -1,20 +1,21 @@
-"""Heartbeats of a home's workers, read from the ledger: the supervisor's only queries to Redis."""
+"""Heartbeats of a home's workers, read from the ledger, and how the supervisor asks its Redis."""
 
 from __future__ import annotations
 
 import math
 import socket
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mistudio_cli.supervisor.child import Child, Clock
 from mistudio_cli.supervisor.states import Status
-from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.ledger.client import Ledger
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.redis_client import redis_connection
 
 REDIS_AWAY_PAUSE_S = 1.0
 
-#: One that does not answer costs a timeout each time, in which the supervisor answers nobody.
+#: One that does not answer costs a timeout each time, in which the supervisor changes nothing.
 REDIS_SILENT_PAUSE_S = 5.0
 
 #: How often workers that run are listened for; one that starts is at every tick.
@@ -24,9 +25,10 @@ T = TypeVar("T")
 
 
 class HeartbeatMonitor:
-    """The heartbeats in one Redis."""
+    """The heartbeats in one Redis. `run_apart` runs what may wait for Redis: the daemon's loop listens meanwhile."""
 
     def __init__(self, clock: Clock) -> None:
+        self.run_apart: Callable[[Callable[[], Any]], Any] = _at_once
         self._clock = clock
         self._url: str | None = None
         self._ledger: Ledger | None = None
@@ -78,23 +80,25 @@ class HeartbeatMonitor:
 
         So a Redis that does not answer costs one timeout in REDIS_SILENT_PAUSE_S, however many have questions.
         """
-        if self._ledger is None or self._clock() < self._ask_at:
+        ledger = self._ledger
+        if ledger is None or self._clock() < self._ask_at:
             return None
         try:
-            return question(self._ledger)
+            answer: T = self.run_apart(lambda: question(ledger))
         except (redis_connection.Unreachable, redis_connection.Refused) as error:
             pause_s = REDIS_SILENT_PAUSE_S if isinstance(error, redis_connection.Silent) else REDIS_AWAY_PAUSE_S
             self._ask_at, self._was_unreachable = self._clock() + pause_s, True
             return None
+        return answer
 
     def busy(self) -> frozenset[str]:
         """Names of the workers of this machine that run jobs, without the host; none when Redis is away."""
         host = socket.gethostname()
         try:
-            names = set() if self._ledger is None else {name for name, _ in self._ledger.holders()}
+            holders = () if self._ledger is None else self.run_apart(self._ledger.holders)
         except (redis_connection.Unreachable, redis_connection.Refused):
             return frozenset()
-        return frozenset(name.removesuffix(f"@{host}") for name in names)
+        return frozenset(name.removesuffix(f"@{host}") for name, _ in holders)
 
     def _update(self, children: Sequence[Child], heartbeats: dict[tuple[str, int], WorkerHeartbeat]) -> None:
         host = socket.gethostname()
@@ -104,3 +108,7 @@ class HeartbeatMonitor:
             child.refusal = heartbeat.refused or None if heartbeat is not None else None
             if heartbeat is not None and not heartbeat.refused:
                 child.heartbeat_received(heartbeat.consumed_at)
+
+
+def _at_once(question: Callable[[], T]) -> T:
+    return question()

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 import psutil
 
@@ -16,6 +17,7 @@ from mistudio_cli.machine.background_reading import BackgroundReading
 from mistudio_cli.machine.host import nearest_folder
 from mistudio_cli.supervisor.child import Clock
 from mistudio_cli.supervisor.heartbeats import HeartbeatMonitor
+from tasks.accelerators.card_processes import CardProcess, memory_of_others, processes_of
 from tasks.accelerators.devices import ABSENT, Device, read_devices
 from tasks.fleet import host_heartbeat
 from tasks.fleet.host_heartbeat import LISTED_FOR_S, Gpu, HostHeartbeat
@@ -31,6 +33,9 @@ _PATIENCE_S = 8.0
 
 #: NVML has this long for an answer; a later one is the next reading's. The end of the supervisor waits no longer.
 _NVML_PATIENCE_S = 2.0
+
+#: Processes of a GPU that a heartbeat names, those with most memory, and characters of each text of them.
+MOST_PROCESSES, LONGEST_TEXT = 8, 120
 
 #: After a jump of either clock by more than this, the next heartbeat follows at once.
 _CLOCK_JUMP_S = 1.0
@@ -51,7 +56,7 @@ class HostReporter:
         self._disk = BackgroundReading("the disk of the store", self._read_free_bytes, _PATIENCE_S, clock)
         self._gpus = BackgroundReading(
             "the GPU driver",
-            lambda: read_devices(patience_s=_NVML_PATIENCE_S, environment=gpu_limits()),
+            lambda: _read_gpus(gpu_limits()),
             _PATIENCE_S,
             clock,
         )
@@ -136,17 +141,43 @@ class HostReporter:
             found = self._gpus.newest()
         except OSError as error:
             return None, str(error)
-        if found is None:
-            return None, None
-        if found.reason is not None and found.reason not in ABSENT:
-            return None, found.reason
-        return tuple(map(_gpu, found.devices)), None
+        return found or (None, None)
 
     def _read_free_bytes(self) -> int:
         return shutil.disk_usage(nearest_folder(self._places.store)).free
 
 
+def _read_gpus(limits: Mapping[str, str]) -> tuple[tuple[Gpu, ...] | None, str | None]:
+    """The GPUs with the processes on them, and why they are not known."""
+    found = read_devices(patience_s=_NVML_PATIENCE_S, environment=limits)
+    if found.reason is not None and found.reason not in ABSENT:
+        return None, found.reason
+    return tuple(map(_gpu, found.devices)), None
+
+
 def _gpu(card: Device) -> Gpu:
     total, used = card.memory_total, card.memory_used
     free = total - used if total is not None and used is not None else None
-    return Gpu(card.index, card.name, card.uuid, total, free, card.problem)
+    processes = processes_of(card)
+    largest = sorted(processes or (), key=lambda process: -(process.memory or 0))[:MOST_PROCESSES]
+    return Gpu(
+        card.index,
+        card.name,
+        card.uuid,
+        total,
+        free,
+        card.problem,
+        card.instance,
+        card.utilisation,
+        card.temperature,
+        card.power,
+        None if processes is None else tuple(map(_shortened, largest)),
+        len(processes or ()) - len(largest),
+        memory_of_others(card, processes),
+    )
+
+
+def _shortened(process: CardProcess) -> CardProcess:
+    """The same with texts that are not longer than a heartbeat has room for."""
+    user, command, job = (text and text[:LONGEST_TEXT] for text in (process.user, process.command, process.job))
+    return replace(process, user=user, command=command, job=job)

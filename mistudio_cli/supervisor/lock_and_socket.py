@@ -102,6 +102,9 @@ class Door:
 
     def close(self) -> None:
         """Leave the home."""
+        if self.listener is not None and self.places.supervisor_socket.parent != self.places.run:
+            with suppress(OSError):  # Redis may listen there still
+                self.places.supervisor_socket.parent.rmdir()
         for held in (self.listener, self._lock):
             if held is not None:
                 held.close()

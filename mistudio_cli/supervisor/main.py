@@ -61,9 +61,7 @@ class Supervisor:
         self.redis = RedisKeeper(places, clock)
         self.heartbeat_monitor = HeartbeatMonitor(clock)
         self.worker_set = WorkerSet(places, clock, spawn or self._spawn_worker, self.heartbeat_monitor)
-        self._remote = RemoteRequests(
-            self.worker_set, lambda: self.heartbeat_monitor.ledger, clock, lambda: self.ending
-        )
+        self._remote = RemoteRequests(self.worker_set, self.heartbeat_monitor, clock, lambda: self.ending)
         self._host = HostReporter(places, self.heartbeat_monitor, lambda: self.worker_set.gpu_limits, clock)
         self.ending = False
         self.grace_s = TERM_GRACE_S  # of workers that end because a signal came
@@ -105,6 +103,10 @@ class Supervisor:
             return {"error": "the supervisor is ending"}
         reply = operation(request)
         return reply if "error" in reply or request["op"] == "ping" else self.status()
+
+    def only_reads(self, request: dict[str, Any]) -> bool:
+        """Whether that request changes nothing and is answered without Redis."""
+        return request.get("op") == "status" or (request.get("op") == "ping" and not request.get("redis"))
 
     def status(self) -> dict[str, Any]:
         """Itself and its workers, as records that JSON can carry."""
@@ -238,7 +240,9 @@ def main(argv: list[str]) -> int:
         log.info("supervisor of %s, pid %d", places.home, os.getpid())
         if options.foreground:
             supervisor.run_in_foreground(json.loads(sys.stdin.readline()), options.grace)
-        event_loop.serve(door, supervisor)
+        loop = event_loop.EventLoop(door, supervisor)
+        supervisor.heartbeat_monitor.run_apart = loop.run_apart
+        loop.serve()
         door.shut()
         supervisor.last_will()
     return supervisor.exit_code

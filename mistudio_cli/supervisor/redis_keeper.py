@@ -44,6 +44,7 @@ class RedisKeeper:
         self._watch = RedisWatch(places.redis_socket)
         self._since = 0.0
         self._deaths = 0
+        self._cannot_start = False
         self._due_at = float("-inf")
 
     def tick(self) -> None:
@@ -54,6 +55,7 @@ class RedisKeeper:
             self._died()
         elif self._server is not None:
             self._kill_if_silent(self._server)
+            self._forget_deaths()
             self._keep_folder()
         if self._server is None and self._clock() >= self._due_at:
             self._adopt_or_start()
@@ -87,6 +89,11 @@ class RedisKeeper:
         self._watch.forget()
         with suppress(psutil.Error):
             server.kill()
+
+    def _forget_deaths(self) -> None:
+        """A server that lives long enough proves that what made others die is over."""
+        if self._deaths and self._clock() - self._since > SOUND_AGE_S:
+            self._deaths, self.trouble = 0, None
 
     def _keep_folder(self) -> None:
         """Give a server whose folder was removed another one: it would continue, and lose everything when it ends."""
@@ -148,12 +155,12 @@ class RedisKeeper:
                 log.info("started Redis, pid %d", self._started.pid)
         except (UserError, OSError, psutil.Error) as error:
             log.warning("Redis could not be started: %s", error)
-            self.trouble = f"Redis could not be started: {error}"
+            self.trouble, self._cannot_start = f"Redis could not be started: {error}", True
             self._deaths += 1
             self._due_at = self._clock() + pause_s(self._deaths)
         else:
-            if self._deaths < _DEATHS_UNTIL_TROUBLE:
-                self.trouble = None
+            if self._cannot_start or self._deaths < _DEATHS_UNTIL_TROUBLE:
+                self.trouble, self._cannot_start = None, False
 
 
 def _last_words(places: Places) -> str:

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mistudio_cli.supervisor.child import Child, Clock
@@ -15,6 +16,7 @@ from tasks.ledger.client import Ledger
 from tasks.redis_client.redis_connection import Refused, Unreachable
 
 if TYPE_CHECKING:
+    from mistudio_cli.supervisor.heartbeats import HeartbeatMonitor
     from mistudio_cli.supervisor.rolling_restart import Restart
     from mistudio_cli.supervisor.workers import WorkerSet
 
@@ -22,7 +24,7 @@ log = logging.getLogger("mistudio.supervisor")
 
 LOOK_EVERY_S = 1.0
 
-#: After Redis did not answer: each try costs a timeout, in which the supervisor answers no command.
+#: After Redis did not answer: each try costs a timeout, in which the supervisor changes nothing.
 _PAUSE_S = 5.0
 
 #: The answer to a request as it is now.
@@ -36,21 +38,20 @@ class RemoteRequests:
     """
 
     def __init__(
-        self, worker_set: WorkerSet, ledger: Callable[[], Ledger | None], clock: Clock, is_ending: Callable[[], bool]
+        self, worker_set: WorkerSet, redis: HeartbeatMonitor, clock: Clock, is_ending: Callable[[], bool]
     ) -> None:
-        self._worker_set, self._ledger, self._clock, self._is_ending = worker_set, ledger, clock, is_ending
+        self._worker_set, self._redis, self._clock, self._is_ending = worker_set, redis, clock, is_ending
         self._look_at = -math.inf
         self._under_way: list[tuple[WorkerRequest, Outcome]] = []
 
     def tick(self) -> None:
         """Once a second: begin what is requested, and answer all that is under way."""
-        ledger = self._ledger()
+        ledger = self._redis.ledger
         if ledger is None or self._clock() < self._look_at:
             return
         self._look_at = self._clock() + LOOK_EVERY_S
         try:
-            for request in worker_requests.take(ledger, self._worker_set.full_names()):
-                self._under_way.append((request, self._begin(request)))
+            self._take(ledger)
             self._answer(ledger)
         except (Unreachable, Refused):  # what is not answered yet stays under way
             self._look_at = self._clock() + _PAUSE_S
@@ -62,15 +63,28 @@ class RemoteRequests:
             (request, _constant(ended if (answer := outcome()) == ACCEPTED else answer))
             for request, outcome in self._under_way
         ]
-        if (ledger := self._ledger()) is not None:
+        if (ledger := self._redis.ledger) is not None:
             with suppress(Unreachable, Refused):
                 self._answer(ledger)
+
+    def _take(self, ledger: Ledger) -> None:
+        """Begin what is requested, also what was taken before Redis did not answer any more."""
+        names, taken = self._worker_set.full_names(), list[WorkerRequest]()
+
+        def take() -> None:
+            for request in worker_requests.take(ledger, names):
+                taken.append(request)
+
+        try:
+            self._redis.run_apart(take)
+        finally:
+            self._under_way += [(request, self._begin(request)) for request in taken]
 
     def _answer(self, ledger: Ledger) -> None:
         for entry in list(self._under_way):
             request, outcome = entry
             answer = outcome()
-            worker_requests.answer(ledger, request, answer)
+            self._redis.run_apart(partial(worker_requests.answer, ledger, request, answer))
             if answer != ACCEPTED:
                 self._under_way.remove(entry)
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from mistudio_cli.profile.rules import WorkerSpec
 from mistudio_cli.supervisor.child import Child
-from mistudio_cli.supervisor.states import Status
+from mistudio_cli.supervisor.states import SILENCE_S, Status
 
 
 class Workers(Protocol):
@@ -35,9 +35,13 @@ class Workers(Protocol):
 
 @dataclass(eq=False)
 class Restart:
-    """One worker's restart: under way until `is_over`; then `failure` is None if its successor answers."""
+    """One worker's restart: under way until `is_over`; then `failure` is None if its successor answers.
+
+    `is_outdated` is whether it was asked for again with another environment than its replacement was started with.
+    """
 
     spec: WorkerSpec
+    is_outdated: bool = False
     is_over: bool = False
     failure: dict[str, str] | None = None  # name of the worker whose restart failed, and why
 
@@ -51,7 +55,7 @@ class RollingRestart:
         self._failures: dict[str, dict[str, str]] = {}
         self._workers = workers
 
-    def begin(self, specs: Sequence[WorkerSpec]) -> None:
+    def begin(self, specs: Sequence[WorkerSpec], *, in_new_environment: bool = False) -> None:
         """Restart these workers, in this order, after those that are pending; a pending one keeps its turn."""
         for spec in specs:
             self._failures.pop(spec.name, None)
@@ -59,6 +63,7 @@ class RollingRestart:
                 self._pending.append(Restart(spec))
             else:
                 restart.spec = spec
+                restart.is_outdated |= in_new_environment
 
     def forget(self, names: set[str]) -> None:
         """These are to be stopped: restart them no more."""
@@ -76,9 +81,12 @@ class RollingRestart:
     def tick(self) -> None:
         """Take the step that is due."""
         restart = self._pending[0] if self._pending else None
-        if self.replacement is not None and (restart is None or restart.spec != self.replacement.spec):
+        if self.replacement is not None and (
+            restart is None or restart.is_outdated or restart.spec != self.replacement.spec
+        ):
             self._drop_replacement()
         elif restart is not None and self.replacement is None:
+            restart.is_outdated = False
             self.replacement = self._workers.create_child(restart.spec)
             self.replacement.start()
         elif restart is not None and self.replacement is not None:
@@ -99,6 +107,8 @@ class RollingRestart:
             if name in self._workers.children:
                 self._workers.drain(name)
             self._workers.children[name] = replacement
+        elif not is_active and replacement.age_s > SILENCE_S:
+            self._fail(name, f"it has not loaded for {SILENCE_S:g} s; the old one continues")
 
     def _fail(self, name: str, why: str) -> None:
         """No other worker is to follow one that does not start: all pending restarts end with its failure."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import StrEnum
 from functools import cache
 
-from tasks.jobs.kind import STOP_GRACE_S, longest_stop_grace_s
+from tasks.jobs.stop_grace import STOP_GRACE_S
 
 
 class Status(StrEnum):
@@ -86,6 +86,8 @@ YOUNG_DEATHS = 11
 @cache
 def quit_grace_s() -> float:
     """Seconds from QUIT to KILL: as long as the slowest kind of job may take for its checkpoint, and then some."""
+    from tasks.jobs.kind import longest_stop_grace_s  # a command that asks the supervisor needs none of it
+
     return longest_stop_grace_s() + _AFTER_CHECKPOINTS_S
 
 

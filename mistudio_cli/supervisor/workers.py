@@ -59,8 +59,11 @@ class WorkerSet:
             return refusal
         profile = request["profile"]
         is_another = None not in (profile, self.profile) and (profile, set(specs)) != (self.profile, self._of_profile)
-        if (alive and is_another) or any(spec.name in alive and alive[spec.name].spec != spec for spec in specs):
+        taken = sorted(spec.name for spec in specs if spec.name in alive and alive[spec.name].spec != spec)
+        if (alive and is_another) or (profile is not None and taken):
             return {"error": "others run", "workers": sorted(alive)}
+        if taken:
+            return {"error": "name taken", "workers": taken}
         self._take_order(request)
         if not alive:
             for name in list(self.children):
@@ -92,9 +95,11 @@ class WorkerSet:
         names = request.get("names") or list(alive)
         if unknown := [name for name in names if name not in self.children]:
             return {"error": "unknown worker", "workers": unknown}
-        self._environment = dict(request["environment"])
+        environment = dict(request["environment"])
+        is_new, self._environment = environment != self._environment, environment
         slots = {"slots": request["slots"]} if request.get("slots") else {}
-        self._rolling_restart.begin([dataclasses.replace(self.children[name].spec, **slots) for name in names])
+        specs = [dataclasses.replace(self.children[name].spec, **slots) for name in names]
+        self._rolling_restart.begin(specs, in_new_environment=is_new)
         return self.to_dict()
 
     def restart_as_it_is(self, request: dict[str, Any]) -> dict[str, Any]:

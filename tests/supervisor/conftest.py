@@ -21,7 +21,7 @@ from mistudio_cli.fleet import supervisor_client
 from mistudio_cli.redis import redis_server
 from mistudio_cli.settings import Settings
 from mistudio_cli.supervisor.redis_keeper import RedisKeeper
-from tasks.jobs.kind import Job
+from tasks.jobs.record import Job
 from tasks.ledger.client import Ledger
 from tasks.paths import Places
 from tasks.queues import QUEUES
@@ -123,7 +123,7 @@ def ending(folder: Path) -> Iterator[Home]:
     except supervisor_client.NotRunning:
         redis_server.stop(home.places)
     try:
-        until(lambda: not home.processes(), 45, "everything to end")
+        until(lambda: not home.processes(), "everything to end")
     finally:
         for process in home.processes():
             process.kill()
@@ -147,7 +147,7 @@ def keeping(home: Home) -> Iterator[Keep]:
         keepers.append(keeper := RedisKeeper(home.places, time.monotonic))
         keeper.wanted = True
         keeper.tick()
-        until(keeper.answers, 20, "Redis to answer")
+        until(keeper.answers, "Redis to answer")
         return keeper
 
     yield keep

@@ -11,7 +11,8 @@ from mistudio_cli.profile.rules import WorkerSpec
 from mistudio_cli.supervisor import worker_process
 from mistudio_cli.supervisor.main import Supervisor
 from mistudio_cli.supervisor.workers import full_name
-from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.ledger.client import Ledger
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.paths import Places
 from tasks.worker.slot_locks import WorkerPhase, living_workers
 from tests.conftest import until
@@ -87,7 +88,7 @@ class World:
     def active(self, *names: str) -> None:
         """Until these workers hold their locks, and have answered."""
         for name in names:
-            until(lambda name=name: self.sits(name), 20, f"{name} to sit")
+            until(lambda name=name: self.sits(name), f"{name} to sit")
             self.answer(name)
             self.ticks_until(name, "running")
 
@@ -98,7 +99,7 @@ class World:
         return child is not None and child.pid in there
 
     def ticks_until_rows(self, rows: list[tuple[str, str]]) -> None:
-        until(lambda: self.supervisor.tick() or self.rows() == rows, 20, f"{rows}, not {self.rows()}")
+        until(lambda: self.supervisor.tick() or self.rows() == rows, f"{rows}, not {self.rows()}")
 
     def answer(self, name: str) -> None:
         """What a worker does when it consumes."""
@@ -118,7 +119,7 @@ class World:
         return {name: child.state for name, child in self.supervisor.worker_set.children.items()}
 
     def ticks_until(self, name: str, state: str) -> None:
-        until(lambda: self.supervisor.tick() or self.states()[name] == state, 20, f"{name} to be {state}")
+        until(lambda: self.supervisor.tick() or self.states()[name] == state, f"{name} to be {state}")
 
     def log(self, name: str) -> str:
         return self.places.worker_log(name).read_text()

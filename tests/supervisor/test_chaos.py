@@ -10,7 +10,7 @@ import signal
 
 import pytest
 
-from tasks.jobs.kind import State
+from tasks.jobs.record import State
 from tasks.storage.store import Store
 from tests.conftest import until
 from tests.soak.artifacts import PublishedArtifacts
@@ -65,11 +65,13 @@ def calm_down(home: Home, siege: Siege, acts: Acts) -> None:
     with ledger_of(home.places) as ledger:
         acts.resume_all(ledger)
         siege.log("-- the strikes are over")
-        until(lambda: not ledger.live_jobs(), CALM_S, "all jobs to end")
+        until(lambda: not ledger.live_jobs(), "all jobs to end", seconds=CALM_S)
         siege.log("-- all jobs have ended")
-        until(lambda: not [being for being in siege.everybody() if being.job], 20, "all runners to be gone")
+        until(lambda: not [being for being in siege.everybody() if being.job], "all runners to be gone")
         store = Store(home.places.store)
-        until(lambda: not left_in_redis(ledger) and not left_on_disk(ledger, store), CALM_S, "nothing to be left")
+        until(
+            lambda: not left_in_redis(ledger) and not left_on_disk(ledger, store), "nothing to be left", seconds=CALM_S
+        )
 
 
 def it_adds_up(home: Home, siege: Siege, mixture: Mixture, acts: Acts, published: PublishedArtifacts) -> None:

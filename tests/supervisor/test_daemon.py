@@ -69,7 +69,7 @@ def test_redis_killed_it_comes_back_with_its_data(home: Home) -> None:
     home.redis_says("SET", "kept", "yes")
     before = home.redis
     before.kill()
-    until(lambda: gone(before) and redis_server.answers(home.places), 20)
+    until(lambda: gone(before) and redis_server.answers(home.places))
     assert home.redis_says("GET", "kept") == "yes"
     assert home.redis != before
 
@@ -85,7 +85,7 @@ def test_killed_itself_redis_lives_and_the_next_one_adopts_it(home: Home) -> Non
     supervisor_client.broker_url_for(home.settings, supervise=True)
     assert home.redis == server
     server.kill()
-    until(lambda: gone(server) and redis_server.answers(home.places), 20)
+    until(lambda: gone(server) and redis_server.answers(home.places))
     assert home.redis_says("GET", "kept") == "yes"
 
 
@@ -94,7 +94,7 @@ def test_asked_to_stop_it_leaves_redis(home: Home, signum: signal.Signals) -> No
     supervisor_client.ensure_supervisor(home.settings)
     server, daemon = home.redis, home.supervisor
     daemon.send_signal(signum)
-    until(lambda: gone(daemon), 20)
+    until(lambda: gone(daemon))
     assert not home.places.supervisor_socket.exists()
     assert home.redis == server
 

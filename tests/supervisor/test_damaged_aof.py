@@ -33,7 +33,7 @@ def keep(home: Home) -> Iterator[Keep]:
     def keep() -> RedisKeeper:
         keepers.append(keeper := RedisKeeper(home.places, time.monotonic))
         keeper.wanted = True
-        until(lambda: keeper.tick() or keeper.answers(), 20, "Redis to answer")
+        until(lambda: keeper.tick() or keeper.answers(), "Redis to answer")
         return keeper
 
     yield keep

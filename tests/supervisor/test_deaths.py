@@ -8,7 +8,8 @@ import signal
 import pytest
 
 from mistudio_cli.supervisor.states import SOUND_AGE_S, YOUNG_DEATHS
-from tests.supervisor.manual_supervisor import World
+from tests.conftest import until
+from tests.supervisor.manual_supervisor import PAIR, World
 
 NAME = "worker-training"
 
@@ -61,3 +62,18 @@ def revives(world: World) -> None:
     world.ticks_until(NAME, "starting")
     world.answer(NAME)
     world.ticks_until(NAME, "running")
+
+
+def test_a_worker_is_replaced_by_one_with_the_environment_of_the_last_who_asked(world: World) -> None:
+    """Somebody sets a variable that was forgotten, and restarts while the first restart is under way."""
+    world.up(PAIR[0])
+    name, started = PAIR[0].name, world.environments
+    for word in ("old", "new"):
+        for _ in range(2):  # who asks again before the supervisor looks takes nothing back
+            world.ask("restart", names=[name], environment={"WORD": word})
+        until(lambda word=word: world.supervisor.tick() or started[-1].get("WORD") == word)
+    before = len(started)
+    world.ask("restart", names=[name], environment={"WORD": "new"})
+    for _ in range(5):
+        world.supervisor.tick()
+    assert len(started) == before, "who asks for the same again waits for what is under way"

@@ -99,11 +99,11 @@ def struck_under_load(home: Home, servers: Replicated, number: int, strike: sign
     with closing(Ledger(connect(servers.url))) as ledger:
         accepted = submitted(ledger, home, marks, number)
         with Submitter(servers.url, home.places.store, marks) as submitter:
-            until(lambda: _ended(ledger, accepted) > 20, 60, "some jobs to end")
+            until(lambda: _ended(ledger, accepted) > 20, "some jobs to end")
             old.signal(strike)
             await_followed(servers, strike.name, old)
             count = len(submitter.accepted)
-            until(lambda: len(submitter.accepted) > count, 60, "submits to be accepted again")
+            until(lambda: len(submitter.accepted) > count, "submits to be accepted again")
         print(f"{len(submitter.accepted)} accepted, {len(submitter.by_master_alone)} by the master alone")
         if strike is signal.SIGSTOP:
             servers.restore()
@@ -153,7 +153,7 @@ def _ended(ledger: Ledger, ids: list[str]) -> int:
 def await_followed(servers: Replicated, how: str, old: Server) -> None:
     """Wait until all workers are on the new master with both of their connections; prints after how long."""
     began, began_at = time.monotonic(), time.time()
-    until(lambda: _has_followed(servers, old.port, began_at), FOLLOWED_WITHIN_S, "the workers to follow")
+    until(lambda: _has_followed(servers, old.port, began_at), "the workers to follow", seconds=FOLLOWED_WITHIN_S)
     print(f"{how} of the master: all workers on the new one after {time.monotonic() - began:.1f} s")
 
 
@@ -173,7 +173,7 @@ def _has_followed(servers: Replicated, old_port: int, since: float) -> bool:
 
 def check(home: Home, ledger: Ledger, marks: Path, accepted: list[str]) -> None:
     """Wait until all jobs have ended, and check each."""
-    until(lambda: not _alive(ledger), 180, "all jobs to end")
+    until(lambda: not _alive(ledger), "all jobs to end", seconds=180)
     assert list(faults(ledger, Store(home.places.store), accepted)) == []
     runs = Counter(line.split()[0] for line in marks.read_text().splitlines())
     assert {job: count for job, count in runs.items() if count != 1} == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,8 +19,9 @@ from mistudio_cli.errors import Code
 from mistudio_cli.fleet import supervisor_client
 from mistudio_cli.supervisor.lock_and_socket import holder
 from tasks.errors import UserError
+from tasks.jobs.record import State
 from tasks.paths import Places
-from tests.conftest import deadline, until
+from tests.conftest import deadline, remove_in_use, until
 from tests.supervisor.conftest import MISTUDIO, Home, ending
 
 READING = [
@@ -63,11 +65,61 @@ def test_reading_in_a_home_where_nothing_was_started_starts_nothing_and_says_so(
     assert home.processes() == []
 
 
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("queue pause", Code.USAGE),
+        ("queue pause nope", Code.USAGE),
+        ("queue pause training --all", Code.USAGE),
+        ("queue resume nope", Code.USAGE),
+        ("submit train --model nope --dataset nope --layer 1", Code.USAGE),
+        ("submit nap --after nope", Code.NOT_FOUND),
+        ("submit nap --dry-run", Code.OK),
+        ("submit many {wrong}", Code.USAGE),
+        ("submit many {right} --dry-run", Code.OK),
+        ("submit pipeline {wrong}", Code.USAGE),
+        ("saes import /nope", Code.USAGE),
+        ("saes export foo out", Code.USAGE),
+        ("jobs retry foo", Code.NOT_FOUND),
+        ("jobs retry last", Code.NOT_FOUND),
+        ("jobs retry --failed", Code.OK),
+        ("fleet quota unset bob", Code.NOT_FOUND),
+        ("workers start huge --strict", Code.USAGE),
+        ("serve --port {port}", Code.USAGE),
+    ],
+)
+def test_a_command_that_is_refused_starts_nothing_in_a_new_home(
+    home: Home, words: str, code: Code, tmp_path: Path
+) -> None:
+    wrong, right, huge = tmp_path / "wrong.jsonl", tmp_path / "right.jsonl", tmp_path / "profiles" / "huge.toml"
+    wrong.write_text('{"kind": "nope"}\n')
+    right.write_text('{"kind": "nap"}\n')
+    huge.parent.mkdir()
+    huge.write_text('workers = "one"\nslots = 999\n')
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        typed = words.format(wrong=wrong, right=right, port=taken.getsockname()[1]).split()
+        result = run(home, *typed, MISTUDIO_CONFIG_DIR=str(tmp_path))
+    assert (result.returncode, "Traceback" in result.stderr) == (code, False), result.stderr
+    assert not home.places.home.exists()
+    assert home.processes() == []
+
+
+def test_the_first_jobs_of_a_new_home_are_submitted(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "jobs.jsonl").write_text('{"kind": "nap", "name": "a"}\n{"kind": "nap", "name": "b"}\n')
+    assert "2 of 2 lines were submitted." in run(home, "submit", "many", str(tmp_path / "jobs.jsonl")).stderr
+    assert run(home, "submit", "nap", "--after", "a").returncode == Code.OK
+
+
+def test_the_first_job_of_a_new_home_is_submitted(home: Home) -> None:
+    job_id = run(home, "submit", "nap").stdout.split()[0]
+    assert home.job(job_id).state is State.QUEUED
+
+
 def test_reading_in_a_home_that_was_stopped_says_that_its_jobs_are_there(home: Home) -> None:
     supervisor_client.ensure_supervisor(home.settings)
     assert run(home, "queue", "ls").returncode == Code.OK
     supervisor_client.shutdown(home.places, 0.0, redis=True)
-    until(lambda: not home.processes(), 30)
+    until(lambda: not home.processes())
     result = run(home, "jobs", "ls")
     assert result.returncode == Code.UNREACHABLE
     assert result.stderr.startswith(f"The Redis of {home.places.home}, which has its jobs, does not run.\n")
@@ -81,16 +133,16 @@ def test_a_supervisor_whose_files_were_removed_is_reached_again_and_stays_the_on
     for file in home.places.run.glob(what):
         if file.name != "redis.sock":
             file.unlink()
-    until(lambda: holder(home.places) == first.pid, 10, "it to take its lock again")
-    until(lambda: supervisor_client._is_there(home.places), 10, "it to listen again")
+    until(lambda: holder(home.places) == first.pid, "it to take its lock again")
+    until(lambda: supervisor_client._is_there(home.places), "it to listen again")
     supervisor_client.ensure_supervisor(home.settings)
     assert home.supervisor == first
 
 
 def test_logs_that_were_removed_are_written_again(home: Home) -> None:
     assert run(home, "workers", "start", "--queues", "high_priority").returncode == Code.OK
-    shutil.rmtree(home.places.logs)
-    until(lambda: home.places.logs.exists(), 10, "the folder to be there again")
+    remove_in_use(home.places.logs)
+    until(lambda: home.places.logs.exists(), "the folder to be there again")
     assert run(home, "workers", "restart").returncode == Code.OK
     assert "high-priority" in home.places.history.read_text()
     assert "tasks.worker" not in run(home, "workers", "logs", "worker-high-priority").stderr
@@ -108,8 +160,8 @@ def test_what_limits_the_workers_gpus_is_shown_in_every_shell(home: Home, driver
 def test_a_home_that_is_removed_leaves_no_process_behind(home: Home) -> None:
     assert run(home, "workers", "start", "--queues", "high_priority").returncode == Code.OK
     assert len(home.processes()) >= 3
-    shutil.rmtree(home.places.home)
-    until(lambda: not home.processes(), 60, "everything to end by itself")
+    remove_in_use(home.places.home)
+    until(lambda: not home.processes(), "everything to end by itself")
     assert not home.places.home.exists()
 
 
@@ -154,7 +206,7 @@ def test_a_supervisor_whose_folder_of_sockets_was_removed_makes_it_again(deep: H
     supervisor_client.ensure_supervisor(deep.settings)
     first = deep.supervisor
     deep.places.supervisor_socket.unlink()
-    until(lambda: supervisor_client._is_there(deep.places), 10, "it to listen again")
+    until(lambda: supervisor_client._is_there(deep.places), "it to listen again")
     assert deep.supervisor == first
 
 
@@ -165,7 +217,7 @@ def test_sockets_of_an_earlier_version_are_found_where_that_had_them(
     assert places.supervisor_socket.parent.parent == Path("/tmp")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     earlier = tmp_path / places.supervisor_socket.parent.name
-    earlier.mkdir()
+    earlier.mkdir(mode=0o700)
     (earlier / "supervisor.sock").touch()
     assert places.supervisor_socket == earlier / "supervisor.sock"
 
@@ -189,6 +241,42 @@ def test_a_folder_of_another_user_is_passed_by(monkeypatch: pytest.MonkeyPatch, 
     assert stat(given).st_mode & 0o777 == 0o700
     given.rmdir()
     taken.rmdir()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two people")
+@pytest.mark.parametrize("trap", ["folder", "open", "link"])
+def test_nothing_is_sent_to_a_socket_that_another_user_prepared(deep: Home, tmp_path: Path, trap: str) -> None:
+    """What `workers start` sends has the whole environment: tokens and the password of Redis."""
+    expected = deep.places.supervisor_socket.parent
+    prepared = tmp_path / "prepared" if trap == "link" else expected
+    prepared.mkdir(mode=0o777)
+    prepared.chmod(0o700 if trap == "folder" else 0o777)
+    if trap != "open":
+        os.chown(prepared, 65534, -1)
+    if trap == "link":
+        expected.symlink_to(prepared)
+        os.chown(expected, 65534, -1, follow_symlinks=False)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(prepared / "supervisor.sock"))
+        listener.listen()
+        listener.setblocking(False)
+        try:
+            assert supervisor_client.status(deep.places) is None
+            assert run(deep, "workers", "start", "--queues", "high_priority").returncode == 0
+            assert deep.places.supervisor_socket.parent not in (expected, prepared)
+            assert "running" in run(deep, "workers", "status").stdout
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+        finally:
+            expected.unlink() if trap == "link" else shutil.rmtree(expected)
+
+
+def test_the_folder_of_the_sockets_goes_with_the_last_of_them(deep: Home) -> None:
+    assert run(deep, "workers", "start", "--queues", "high_priority").returncode == 0
+    folder = deep.places.supervisor_socket.parent
+    assert folder.exists()
+    assert run(deep, "workers", "stop", "--all").returncode == 0
+    until(lambda: not folder.exists())
 
 
 def test_settings_name_a_home_without_creating_it(tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import getpass
+import json
 import os
 import shutil
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,15 @@ import pytest
 
 from mistudio_cli.fleet import supervisor_client
 from mistudio_cli.supervisor.heartbeats import REDIS_SILENT_PAUSE_S, HeartbeatMonitor
-from mistudio_cli.supervisor.host_reporter import SEND_EVERY_S, HostReporter
+from mistudio_cli.supervisor.host_reporter import LONGEST_TEXT, MOST_PROCESSES, SEND_EVERY_S, HostReporter
+from tasks.accelerators.card_processes import CardProcess
 from tasks.fleet import host_heartbeat
-from tasks.fleet.host_heartbeat import LISTED_FOR_S, HostHeartbeat
+from tasks.fleet.host_heartbeat import LISTED_FOR_S, Gpu, HostHeartbeat
 from tasks.ledger.client import Ledger
 from tasks.paths import Places
 from tasks.redis_client.redis_connection import connect
+from tests.cli.test_devices import GIB
+from tests.cli.test_rest_devices import process
 from tests.conftest import RedisServer, until
 from tests.fixtures.stack import Clock
 from tests.supervisor.conftest import Home
@@ -46,7 +51,7 @@ def complete(world: World) -> HostHeartbeat:
             heartbeat.gpus is not None or heartbeat.gpus_error is not None
         )
 
-    until(read, 20, "disk and GPUs to be read")
+    until(read, "disk and GPUs to be read")
     world.supervisor.tick()
     return newest(world.ledger)
 
@@ -159,7 +164,7 @@ def test_a_disk_that_hangs_is_a_sentence_and_delays_no_heartbeat(world: World, d
     reading = [thread for thread in threading.enumerate() if thread.name == "reads the disk of the store"]
     assert len(reading) == 1
     dead_mount()
-    until(lambda: next_heartbeat(world).store_free_bytes, 20, "the disk to be read again")
+    until(lambda: next_heartbeat(world).store_free_bytes, "the disk to be read again")
     assert newest(world.ledger).store_error is None
 
 
@@ -204,7 +209,7 @@ def test_a_driver_that_hangs_is_a_sentence_and_the_supervisor_answers_and_ends_i
     cli = Cli(home)
     cli.environment |= {"LD_LIBRARY_PATH": str(driver), "FAKE_Init": "666", "CELERY_BROKER_URL": own_redis.url}
     assert cli("workers start").returncode == 0
-    until(lambda: host_of(cli)["gpus_error"], 30, "the driver to be given up")
+    until(lambda: host_of(cli)["gpus_error"], "the driver to be given up")
     row = host_of(cli)
     assert (row["gpus_error"], row["gpus"]) == ("NVML cannot be read: NVML does not answer", None)
     assert (row["state"], row["workers"]) == ("running", 1)
@@ -223,11 +228,57 @@ def test_gpus_are_listed_with_their_memory(home: Home, driver: Path) -> None:
     cli = Cli(home)
     cli.environment |= {"LD_LIBRARY_PATH": str(driver), "FAKE_LOST": "1"}
     assert cli("workers start").returncode == 0
-    until(lambda: host_of(cli)["gpus"], 30, "the GPUs to be read")
+    until(lambda: host_of(cli)["gpus"], "the GPUs to be read")
     first, lost = host_of(cli)["gpus"]
     assert (first["uuid"], first["name"], first["error"]) == ("GPU-fake-0", "Fake GPU 0", None)
     assert first["memory_total_bytes"] > first["memory_free_bytes"] > 0
+    assert 0 <= first["utilisation_percent"] <= 100
+    assert first["temperature_c"] > 0 < first["power_w"]
     assert (lost["memory_free_bytes"], lost["error"]) == (None, "GPU is lost")
+    assert (lost["utilisation_percent"], lost["power_w"], lost["temperature_c"]) == (None, None, None)
     text = cli(f"hosts show {socket.gethostname()}").stdout
     assert "Fake GPU 0" in text
     assert "GPU is lost" in text
+
+
+def test_the_processes_on_a_gpu_are_sent_without_secrets_and_no_more_than_have_room(
+    home: Home, own_redis: RedisServer, driver: Path
+) -> None:
+    cli, job = Cli(home), "01kg9t2v8ch7mq"
+    with ExitStack() as running:
+        pids = [running.enter_context(process("tasks.runner", job))]
+        pids += [running.enter_context(process("--api-key=hunter2hunter2", "word " * 200)) for _ in range(10)]
+        cli.environment |= {"LD_LIBRARY_PATH": str(driver), "FAKE_GPUS": "1", "CELERY_BROKER_URL": own_redis.url}
+        cli.environment |= {"FAKE_PROCESSES": "11", **{f"FAKE_PID_{place}": str(pid) for place, pid in enumerate(pids)}}
+        assert cli("workers start").returncode == 0
+        until(lambda: host_of(cli)["gpus"], "the GPUs to be read")
+        (gpu,) = host_of(cli)["gpus"]
+    assert [found["pid"] for found in gpu["processes"]] == [pids[0], *pids[:3:-1]], "those with most memory"
+    assert [found["job"] for found in gpu["processes"]] == [job, *[None] * 7]
+    assert {found["user"] for found in gpu["processes"]} == {getpass.getuser()}
+    assert (gpu["more_processes"], gpu["others_bytes"]) == (3, 2 * GIB), "of 5 GiB in use the job holds 3"
+    assert all("***" in found["command"] and len(found["command"]) <= 120 for found in gpu["processes"][1:])
+    with closing(connect(own_redis.url)) as client:
+        (line,) = client.call("HVALS", "mistudio:hosts")
+    assert "hunter2" not in line
+    assert len(line) < 3000
+
+
+def test_a_heartbeat_of_eight_full_gpus_is_bounded(ledger: Ledger) -> None:
+    words = "w" * LONGEST_TEXT
+    processes = tuple(CardProcess(4_194_304, 80 * GIB, words, words, words) for _ in range(MOST_PROCESSES))
+    gpus = tuple(Gpu(index, "a card", f"GPU-{index}", 80 * GIB, GIB, processes=processes) for index in range(8))
+    sent = HostHeartbeat("h", "/", 1, ledger.now(), ledger.now(), 0.0, gpus=gpus)
+    host_heartbeat.send(ledger.client, sent)
+    assert host_heartbeat.read_all(ledger.client) == [sent]
+    assert int(ledger.client.call("HSTRLEN", "mistudio:hosts", sent.field)) < 32_000
+
+
+@pytest.mark.parametrize("broken", ["x", [{}], [{"pid": "x", "memory": 1}], [{"pid": 1, "memory": 1, "user": 7}]])
+def test_processes_that_are_none_make_no_heartbeat(ledger: Ledger, broken: Any) -> None:
+    sent = HostHeartbeat("h", "/", 1, ledger.now(), ledger.now(), 0.0, gpus=(Gpu(0),))
+    host_heartbeat.send(ledger.client, sent)
+    line = json.loads(ledger.client.call("HGET", "mistudio:hosts", sent.field))
+    line["gpus"][0]["processes"] = broken
+    ledger.client.call("HSET", "mistudio:hosts", sent.field, json.dumps(line))
+    assert host_heartbeat.read_all(ledger.client) == []

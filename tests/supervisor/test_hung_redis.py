@@ -84,7 +84,7 @@ def kept(home: Home) -> Iterator[tuple[RedisKeeper, Clock]]:
     keeper = RedisKeeper(home.places, clock)
     keeper.wanted = True
     keeper.tick()
-    until(keeper.answers, 20)
+    until(keeper.answers)
     yield keeper, clock
     started = keeper._started
     redis_server.stop(home.places)
@@ -98,7 +98,7 @@ def test_the_probe_has_three_answers(home: Home, kept: tuple[RedisKeeper, Clock]
     home.redis.send_signal(signal.SIGSTOP)
     assert redis_server.probe(home.places) is Answer.SILENT
     home.redis.send_signal(signal.SIGCONT)
-    until(lambda: redis_server.probe(home.places) is Answer.ANSWERS, 20)
+    until(lambda: redis_server.probe(home.places) is Answer.ANSWERS)
     redis_server.stop(home.places)
     assert redis_server.probe(home.places) is Answer.NOT_RUNNING
 
@@ -121,7 +121,7 @@ def test_one_that_hangs_for_thirty_seconds_is_started_again_with_its_data(
     assert server.is_running()
     pass_time(keeper, clock, 4)
     psutil.wait_procs([server], 20)
-    until(lambda: keeper.tick() or keeper.answers(), 20)
+    until(lambda: keeper.tick() or keeper.answers())
     assert (keeper.restarts, home.redis_says("GET", "kept")) == (1, "yes")
     assert home.redis != server
 
@@ -131,7 +131,7 @@ def test_one_whose_socket_was_removed_is_started_again(home: Home, kept: tuple[R
     home.redis_says("SET", "kept", "yes")
     home.places.redis_socket.unlink()
     pass_time(keeper, clock, SILENT_UNTIL_KILLED_S + 4)
-    until(lambda: keeper.tick() or keeper.answers(), 20)
+    until(lambda: keeper.tick() or keeper.answers())
     assert home.redis_says("GET", "kept") == "yes"
 
 
@@ -140,5 +140,5 @@ def test_one_that_answers_or_whose_keeper_slept_is_let_be(home: Home, kept: tupl
     server = home.redis
     for passed in (*[0.5] * 300, *[3600.0] * 50):  # the latter: the machine sleeps an hour, again and again
         clock.now += passed
-        until(lambda: keeper.tick() or not keeper._watch.silent_s, 20)
+        until(lambda: keeper.tick() or not keeper._watch.silent_s)
     assert (home.redis, keeper.restarts) == (server, 0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.jobs.kind import State
+from tasks.jobs.record import State
 from tests.conftest import until
 from tests.supervisor.conftest import Home
 from tests.supervisor.test_workers import Cli
@@ -31,7 +31,7 @@ def test_one_worker_runs_one_gpu_job_at_a_time_and_others_beside_it(cli: Cli) ->
     def running() -> set[str]:
         return {job_id for job_id in naps if cli.job(job_id).state is State.RUNNING}
 
-    until(lambda: len(running()) == 1, 60, "one job to have the GPU")
+    until(lambda: len(running()) == 1, "one job to have the GPU")
     (holder,) = running()
     cli.under_way(holder)
     quick = cli.read_json("submit blink --json")["id"]
@@ -41,7 +41,7 @@ def test_one_worker_runs_one_gpu_job_at_a_time_and_others_beside_it(cli: Cli) ->
 
     assert cli(f"jobs cancel {holder}").returncode == 0
     naps.remove(holder)
-    until(lambda: len(running()) == 1, 60, "the next job to have the GPU")
+    until(lambda: len(running()) == 1, "the next job to have the GPU")
     (holder,) = running()
     cli.under_way(holder)
     assert running() == {holder}

@@ -68,7 +68,7 @@ def stand(home: Home, siege: Siege, watch: Watch, load: Load) -> None:
         siege.send(being, signal.SIGCONT)
     siege.start()
     with ledger_of(home.places) as ledger:
-        until(lambda: not ledger.live_jobs(), 120, "all jobs to end")
+        until(lambda: not ledger.live_jobs(), "all jobs to end")
         siege.log("-- all jobs have ended")
         assert list(faults(ledger, Store(home.places.store), list(load.submitted))) == []
     assert load.trouble == []

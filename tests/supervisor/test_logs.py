@@ -14,7 +14,7 @@ import pytest
 
 from mistudio_cli.log_files import earlier, follow, last_lines, rotate
 from mistudio_cli.supervisor import worker_events
-from tasks.jobs.kind import State
+from tasks.jobs.record import State
 from tasks.paths import Places
 from tasks.system.log_output import VARIABLE
 from tests.conftest import until
@@ -175,7 +175,7 @@ def test_the_history_shows_a_workers_life(home: Home) -> None:
     assert cli("workers start").returncode == 0
     first = home.worker()["pid"]
     os.kill(first, signal.SIGKILL)
-    until(lambda: (result := home.worker())["state"] == "running" and result["pid"] != first, 30)
+    until(lambda: (result := home.worker())["state"] == "running" and result["pid"] != first)
     assert cli("workers stop").returncode == 0
     result = cli.read_json("workers events --json")["events"]
     assert [(change["before"], change["after"]) for change in result] == [

@@ -16,9 +16,11 @@ from mistudio_cli.profile.rules import (
     Profile,
     WorkerSpec,
     load_profile,
+    named,
     profile_files,
     profile_names,
     read_profile,
+    worker_for,
     workers_of,
 )
 from tasks.errors import UserError
@@ -75,6 +77,25 @@ job_memory_gb = 24.5
 [queues.extraction]
 max_memory_per_child = 2000000
 """
+
+
+@pytest.mark.parametrize(
+    ("queues", "name"),
+    [
+        (["training"], "worker-training"),
+        (["low_priority", "training"], "worker-training-low-priority"),
+        (["datasets", "processing"], "worker-datasets-processing"),
+        (QUEUE_NAMES, "all-queues"),
+    ],
+)
+def test_a_worker_is_named_after_its_queues_so_that_others_can_run_beside_it(queues: list[str], name: str) -> None:
+    assert worker_for(queues).name == name
+
+
+@pytest.mark.parametrize("left_out", QUEUE_NAMES)
+def test_the_name_of_a_worker_of_most_queues_can_be_one(left_out: str) -> None:
+    spec = worker_for([name for name in QUEUE_NAMES if name != left_out])
+    assert named(spec, spec.name) == spec
 
 
 def test_bounds_reach_every_worker_and_a_queue_may_have_its_own(own_profiles: Path) -> None:
@@ -197,9 +218,13 @@ def test_the_examples_of_the_documentation_and_of_an_export_are_sound(own_profil
         ('workers = "many"', 'workers must be "one" or "per-queue", not "many"', 'Write for instance: workers = "per-'),
         ('workers = "one"\nslot = 4', "there is no key 'slot'", "Did you mean slots? Keys: summary, "),
         ('workers = "one"\nzzz = 4', "there is no key 'zzz'", "Keys: summary, workers, resources, slots, gpu_jobs, "),
-        ('workers = "one"\nslots = 0', "slots must be a whole number from 1, not 0", "Write for instance: slots = 4"),
-        ('workers = "one"\nslots = true', "slots must be a whole number from 1, not true", "Write"),
-        ('workers = "one"\nslots = 1.5', "slots must be a whole number from 1, not 1.5", "Write"),
+        (
+            'workers = "one"\nslots = 0',
+            "slots must be a whole number from 1 to 999, not 0",
+            "Write for instance: slots = 4",
+        ),
+        ('workers = "one"\nslots = true', "slots must be a whole number from 1 to 999, not true", "Write"),
+        ('workers = "one"\nslots = 1.5', "slots must be a whole number from 1 to 999, not 1.5", "Write"),
         ('workers = "one"\nresources = "gpu"', "resources must be a list of some of light, network, cpu, gpu", "Write"),
         ('workers = "one"\nresources = []', "resources must be a list of some of light, network, cpu, gpu", "Write"),
         ('workers = "one"\nresources = [["gpu"]]', "resources must be a list of some of light, network, cpu", "Write"),
@@ -259,7 +284,7 @@ def test_every_fault_is_found_in_one_go_and_the_first_says_how_to_see_them(own_p
     assert [fault.what.split(":")[0] for fault in read_profile(file).faults] == [
         "workers is missing",
         "pool cannot be set",
-        "slots must be a whole number from 1, not 0",
+        "slots must be a whole number from 1 to 999, not 0",
         "there is no queue 'trainig'",
         "there is no key 'speed' in [queues.trainig]",
     ]

@@ -77,7 +77,7 @@ def test_on_a_full_disk_a_command_says_so_and_what_was_accepted_is_there_afterwa
     assert "No space left on device" in checked.stdout
     assert "home: Make room" in checked.stderr
     filling.unlink()
-    until(lambda: typed(on_small_disk, "submit cleanup --json").returncode == 0, 60, "the next start of Redis")
+    until(lambda: typed(on_small_disk, "submit cleanup --json").returncode == 0, "the next start of Redis")
     assert typed(on_small_disk, "jobs ls --json").stdout.count('"state": "queued"') == 2
 
 
@@ -87,11 +87,11 @@ def test_a_removed_folder_is_created_again_with_all_that_redis_holds(home: Home,
     shutil.rmtree(home.places.redis)
     keeper.tick()
     home.redis_says("SET", "accepted-too", "after")
-    until(lambda: not _rewrites(home), 20, "the file to be written")
+    until(lambda: not _rewrites(home), "the file to be written")
     home.redis.kill()
-    until(lambda: not keeper.answers(), 20)
+    until(lambda: not keeper.answers())
     keeper.tick()
-    until(lambda: keeper.tick() is None and keeper.answers(), 20, "Redis to answer again")
+    until(lambda: keeper.tick() is None and keeper.answers(), "Redis to answer again")
     assert home.redis_says("MGET", "accepted", "accepted-too") == ["before", "after"]
     assert home.places.redis.stat().st_mode & 0o777 == 0o700
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from mistudio_cli.supervisor.redis_keeper import RedisKeeper
 from tasks.paths import SOCKET_PATH_MAX
 from tasks.redis_client import redis_connection
 from tasks.system import process_identity
+from tasks.system.process_identity import is_alive
 from tests.conftest import compile_library, until
 from tests.supervisor.conftest import Home, Keep, keeping
 
@@ -53,7 +55,7 @@ def test_a_killed_one_comes_back_at_once_with_all_it_had(home: Home, keep: Keep)
     home.redis_says("SET", "kept", "yes")
     before = home.redis
     before.kill()
-    until(lambda: keeper.tick() or (keeper.answers() and keeper.restarts == 1), 20)
+    until(lambda: keeper.tick() or (keeper.answers() and keeper.restarts == 1))
     assert home.redis_says("GET", "kept") == "yes"
     assert home.redis != before
 
@@ -67,10 +69,10 @@ def test_what_it_has_answered_outlives_a_kill_however_slow_the_disk_is(
     keeper = keep()
     monkeypatch.delenv("LD_PRELOAD")
     syncing.unlink(missing_ok=True)
-    until(lambda: home.redis_says("INCR", "answered") and syncing.exists(), 20, "the disk to be busy")
+    until(lambda: home.redis_says("INCR", "answered") and syncing.exists(), "the disk to be busy")
     answered = home.redis_says("INCR", "answered")
     home.redis.kill()
-    until(lambda: keeper.tick() or (keeper.answers() and keeper.restarts == 1), 20)
+    until(lambda: keeper.tick() or (keeper.answers() and keeper.restarts == 1))
     assert int(home.redis_says("GET", "answered")) == answered
 
 
@@ -83,7 +85,7 @@ def test_the_next_keeper_adopts_it_and_restarts_it_too(home: Home, keep: Keep) -
     assert home.redis == server
     server.kill()
     psutil.wait_procs([server])
-    until(lambda: second.tick() or (second.answers() and second.restarts == 1), 20)
+    until(lambda: second.tick() or (second.answers() and second.restarts == 1))
     assert home.redis_says("GET", "kept") == "yes"
 
 
@@ -146,6 +148,54 @@ def test_without_any_redis_server_the_user_sees_what_to_install(
     assert "There is no redis-server 6.2 or newer on this machine. Install one" in keeper.trouble
 
 
+def end(keeper: RedisKeeper) -> None:
+    """End the server that this keeper has started."""
+    started = keeper._started
+    assert started is not None
+    keeper.let_go()
+    started.terminate()
+    started.wait(60)
+
+
+def test_what_kept_redis_from_starting_is_forgotten_when_it_has_started(
+    home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    later = itertools.count(0.0, 40.0)  # no pause is longer than that between two looks
+    keeper = RedisKeeper(home.places, lambda: next(later))
+    keeper.wanted = True
+    with monkeypatch.context() as without:
+        without.setenv("PATH", str(tmp_path))
+        without.setattr(redis_server, "find_spec", lambda name: None)
+        for _ in range(10):
+            keeper.tick()
+        assert keeper.trouble is not None
+    until(lambda: keeper.tick() or keeper.answers())
+    assert keeper.trouble is None
+    end(keeper)
+
+
+def test_that_redis_did_not_stay_up_is_forgotten_when_it_has(home: Home) -> None:
+    ahead = [0.0]
+    keeper = RedisKeeper(home.places, lambda: time.monotonic() + ahead[0])
+    keeper.wanted = True
+
+    def dies() -> bool:
+        if keeper._server is not None:
+            keeper._server.kill()
+        keeper.tick()
+        return keeper.trouble is not None
+
+    until(dies, "Redis to be given up")
+    assert keeper.trouble is not None
+    assert "does not stay up" in keeper.trouble
+    until(lambda: keeper.tick() or keeper.answers())
+    assert keeper.trouble is not None, "it may die again at once"
+    ahead[0] = 61.0
+    keeper.tick()
+    assert keeper.trouble is None
+    end(keeper)
+
+
 @pytest.mark.parametrize(
     ("says", "is_taken"),
     [
@@ -172,7 +222,7 @@ def test_it_ends_in_good_order(home: Home, keep: Keep) -> None:
     server = home.redis
     assert redis_server.stop(home.places) is True
     assert redis_server.running(home.places) is None
-    assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
+    assert not is_alive(server)
     assert "ready to exit, bye bye" in (home.places.logs / "redis.log").read_text()
 
 

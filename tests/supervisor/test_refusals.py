@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tasks.ledger.client import Ledger
 from tasks.redis_client.redis_connection import AnyRoleClient, Client, Refused, Unreachable, parse_url
 from tests.conftest import RedisServer, until
@@ -123,9 +123,9 @@ def test_no_refusal_costs_a_descriptor_a_daemon_or_a_job(
             time.sleep(rng.uniform(1.0, 1.5) if not SECONDS else rng.uniform(1, 8))
             if name not in ("stopped", "full"):
                 fleet.submit()
-        until(lambda: fleet.waiting() < 3, 40, f"the jobs to continue after {name}")
+        until(lambda: fleet.waiting() < 3, f"the jobs to continue after {name}")
         fleet.assert_whole()
-    until(lambda: fleet.waiting() == 0, 60, "all jobs to end")
+    until(lambda: fleet.waiting() == 0, "all jobs to end")
     fleet.assert_each_ran_once()
     files = [fleet.files(daemon) for daemon in fleet.daemons]
     print(f"{number} refusals, {len(fleet.accepted)} jobs, each once; descriptors {fleet.begun} -> {files}")

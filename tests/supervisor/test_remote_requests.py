@@ -27,7 +27,8 @@ from tasks.fleet.worker_requests import (
     send,
     take,
 )
-from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.ledger.client import Ledger
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.redis_client.redis_connection import connect
 from tests.conftest import RedisServer, deadline, until
 from tests.supervisor.conftest import Home, ending
@@ -107,7 +108,7 @@ def test_two_restarts_requested_together_both_replace_their_worker(world: World)
     assert world.supervisor.status()["restart"]["pending"] == [spec.name for spec in PAIR]
     for spec, request in zip(PAIR, requests, strict=True):
         assert read_answer(world.ledger, request) == ACCEPTED
-        until(lambda name=spec.name: world.supervisor.tick() or world.pid(name) != old[name], 20)
+        until(lambda name=spec.name: world.supervisor.tick() or world.pid(name) != old[name])
         look(world)
         assert read_answer(world.ledger, request) == ACCEPTED, "the new one has not answered yet"
         world.active(spec.name)
@@ -120,7 +121,7 @@ def test_a_failed_restart_is_answered_with_its_reason_for_each_worker_that_was_n
     world.script = BROKEN
     requests = [send(world.ledger, "restart", full_name(spec.name)) for spec in PAIR]
     look(world)
-    until(lambda: world.supervisor.tick() or not world.supervisor.status()["restart"]["pending"], 20)
+    until(lambda: world.supervisor.tick() or not world.supervisor.status()["restart"]["pending"])
     look(world)
     why = f"{PAIR[0].name} does not start (exit code 3; the old one continues)"
     assert [read_answer(world.ledger, request) for request in requests] == [why, why]
@@ -132,10 +133,10 @@ def test_a_restart_of_a_worker_that_is_refused_fails_with_the_reason(world: Worl
     old = active_pair(world)
     request = send(world.ledger, "restart", TRAINING)
     look(world)
-    until(lambda: world.supervisor.tick() or world.pid(name) != old[name], 20)
+    until(lambda: world.supervisor.tick() or world.pid(name) != old[name])
     heartbeat = WorkerHeartbeat(full_name(name), "h", world.pid(name), (), 1, 0.0, refused="its store is empty")
     world.ledger.heartbeat(heartbeat)
-    until(lambda: look(world) or read_answer(world.ledger, request) != ACCEPTED, 20)
+    until(lambda: look(world) or read_answer(world.ledger, request) != ACCEPTED)
     answer = str(read_answer(world.ledger, request))
     assert answer == f"{name} does not start (it does not consume: its store is empty; it waits until it may)"
 
@@ -146,7 +147,7 @@ def test_a_request_from_elsewhere_cancels_no_local_restart_and_restarts_nothing_
     send(world.ledger, "restart", TRAINING)
     look(world)
     assert world.supervisor.status()["restart"]["pending"] == [spec.name for spec in PAIR]
-    until(lambda: world.supervisor.tick() or len(world.supervisor.worker_set.named(PAIR[0].name)) > 1, 20)
+    until(lambda: world.supervisor.tick() or len(world.supervisor.worker_set.named(PAIR[0].name)) > 1)
     assert len(world.environments) == 3, "one successor"
 
 
@@ -185,7 +186,7 @@ def test_a_supervisor_that_ends_answers_what_is_under_way(world: World) -> None:
     late = send(world.ledger, "restart", TRAINING)
     look(world)
     assert read_answer(world.ledger, late) == "the supervisor is ending"
-    until(lambda: world.supervisor.tick() or world.supervisor.ended, 20)
+    until(lambda: world.supervisor.tick() or world.supervisor.ended)
     world.supervisor.last_will()
     assert read_answer(world.ledger, stop) == DONE
     assert read_answer(world.ledger, restart) == f"{PAIR[1].name} does not start (it was stopped)"
@@ -204,7 +205,7 @@ class Asking:
     def take(self) -> WorkerRequest:
         """What a supervisor would take."""
         found: list[WorkerRequest] = []
-        until(lambda: found.extend(take(self._ledger, self._words[1])) or found, 20)
+        until(lambda: found.extend(take(self._ledger, self._words[1])) or found)
         return found[0]
 
     def end(self) -> None:
@@ -316,9 +317,9 @@ def test_a_drain_from_elsewhere_ends_when_all_is_stopped_there(two: tuple[Cli, C
     name = f"two@{socket.gethostname()}"
     assert mine("workers drain one").returncode == 0, "the job is the other one's"
     job = mine.nap(3000)
-    until(lambda: mine.read_json(f"jobs show {job} --json")["state"] == "running", 60, "the job to run")
+    until(lambda: mine.read_json(f"jobs show {job} --json")["state"] == "running", "the job to run")
     drain = mine.begin("workers", "drain", name)
-    until(lambda: theirs.home.worker("two")["state"] == "draining", 30, "the drain to begin")
+    until(lambda: theirs.home.worker("two")["state"] == "draining", "the drain to begin")
     assert theirs("workers stop --all --now").returncode == 0
     _, said = drain.communicate(timeout=60)
     assert (drain.returncode, said) == (0, f"{name} has ended\n")
@@ -344,7 +345,7 @@ def test_the_log_of_a_worker_elsewhere_is_its_own_and_never_the_local_one(
 ) -> None:
     mine, _ = two
     host = socket.gethostname()
-    until(lambda: f"two@{host} ready" in mine(f"workers logs two@{host}").stdout, 30, "the log of two")
+    until(lambda: f"two@{host} ready" in mine(f"workers logs two@{host}").stdout, "the log of two")
     done = mine(f"workers logs two@{host} -n 1")
     assert (done.returncode, done.stdout.count("\n"), done.stderr) == (0, 1, "")
     assert f"one@{host}" not in mine(f"workers logs two@{host}").stdout
@@ -359,7 +360,7 @@ def test_the_log_of_a_worker_elsewhere_is_its_own_and_never_the_local_one(
 def test_the_log_of_a_worker_elsewhere_is_followed(two: tuple[Cli, Cli]) -> None:
     mine, theirs = two
     assert mine("workers stop one").returncode == 0
-    until(lambda: mine(f"workers logs two@{socket.gethostname()}").returncode == 0, 30, "the log of two")
+    until(lambda: mine(f"workers logs two@{socket.gethostname()}").returncode == 0, "the log of two")
     following = mine.begin("workers", "logs", f"two@{socket.gethostname()}", "-f", "-n", "0")
     assert following.stdout is not None
     job = theirs.read_json("submit nap --ticks 1 --name followed --json")["id"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mistudio_cli.errors import Code
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tests.conftest import until
 from tests.soak.fleet import Fleet, fleet_up
 from tests.soak.processes import Being, Role
@@ -45,7 +45,7 @@ def at_lock(fleet: Fleet, name: str = "worker-training") -> dict[int, str]:
 
 
 def test_a_new_supervisor_finds_a_busy_old_worker_waits_and_then_fills_the_slot(fleet: Fleet) -> None:
-    job, runner = fleet.long_nap()
+    job, runner = fleet.nap()
     around = fleet.around(runner)
     fleet.siege.send(around[Role.SUPERVISOR], signal.SIGKILL)
     until(lambda: not around[Role.SUPERVISOR].lives)
@@ -57,7 +57,6 @@ def test_a_new_supervisor_finds_a_busy_old_worker_waits_and_then_fills_the_slot(
     assert list(states.values()) == ["running"]
     until(
         lambda: not fleet.ledger.queues.messages("training"),
-        20,
         "the new worker to take the message of the job that waits",
     )
     assert fleet.ledger.need(waiting.id).state is State.QUEUED
@@ -66,7 +65,7 @@ def test_a_new_supervisor_finds_a_busy_old_worker_waits_and_then_fills_the_slot(
     assert second.started_at is not None
     assert first.finished_at is not None
     assert second.started_at >= first.finished_at, "there is one slot at this lock"
-    until(lambda: old not in at_lock(fleet), 20, "the old worker to be gone")
+    until(lambda: old not in at_lock(fleet), "the old worker to be gone")
 
 
 def test_a_recycled_pid_is_neither_shown_nor_signalled(fleet: Fleet) -> None:
@@ -87,7 +86,7 @@ def test_a_recycled_pid_is_neither_shown_nor_signalled(fleet: Fleet) -> None:
 
 
 def test_a_restart_under_a_training_costs_it_nothing(fleet: Fleet) -> None:
-    job, runner = fleet.long_nap()
+    job, runner = fleet.nap()
     old = fleet.around(runner)[Role.WORKER]
     restarted = fleet("workers restart worker-training")
     assert restarted.returncode == 0, restarted.stderr
@@ -96,7 +95,7 @@ def test_a_restart_under_a_training_costs_it_nothing(fleet: Fleet) -> None:
     assert [being for being in fleet.siege.everybody() if being.job] == [runner]
     fleet.wake(job)
     once(fleet, job)
-    until(lambda: not old.lives, 20, "the old worker to be gone")
+    until(lambda: not old.lives, "the old worker to be gone")
 
 
 def test_a_stream_of_jobs_flows_on_through_a_restart(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,7 +108,7 @@ def test_a_stream_of_jobs_flows_on_through_a_restart(fleet: Fleet, capsys: pytes
     restarting.communicate()
     done = [once(fleet, job) for job in stream]
     assert [job.result for job in done] == [{"note": str(number)} for number in range(len(stream))]
-    until(lambda: not set(before) & set(at_lock(fleet, "worker-high-priority")), 20, "the old worker to be gone")
+    until(lambda: not set(before) & set(at_lock(fleet, "worker-high-priority")), "the old worker to be gone")
     starts = sorted(job.started_at or 0.0 for job in done)
     gap_s = max(later - earlier for earlier, later in itertools.pairwise(starts))
     with capsys.disabled():
@@ -118,7 +117,7 @@ def test_a_stream_of_jobs_flows_on_through_a_restart(fleet: Fleet, capsys: pytes
 
 def test_new_code_that_does_not_load_replaces_nothing(fleet: Fleet, tmp_path: Path) -> None:
     (tmp_path / "celery.py").write_text("raise SystemExit('this celery is broken')")
-    job, runner = fleet.long_nap()
+    job, runner = fleet.nap()
     old = fleet.around(runner)[Role.WORKER]
     failed = fleet("workers restart worker-training", PYTHONPATH=str(tmp_path))
     first, *lines, hint = failed.stderr.splitlines()
@@ -134,10 +133,10 @@ def test_new_code_that_does_not_load_replaces_nothing(fleet: Fleet, tmp_path: Pa
 
 
 def test_drain_waits_for_the_last_job_however_long_it_takes(fleet: Fleet) -> None:
-    job, runner = fleet.long_nap()
+    job, runner = fleet.nap()
     worker = fleet.around(runner)[Role.WORKER]
     draining = fleet.begin("workers drain worker-training")
-    until(lambda: at_lock(fleet) == {worker.pid: "draining"}, 20, "the worker to drain")
+    until(lambda: at_lock(fleet) == {worker.pid: "draining"}, "the worker to drain")
     waiting = fleet.submit("nap", ticks=1)
     assert draining.poll() is None
     fleet.wake(job)
@@ -152,12 +151,12 @@ def test_drain_waits_for_the_last_job_however_long_it_takes(fleet: Fleet) -> Non
 
 def test_scaling_down_never_takes_the_busy_one(fleet: Fleet) -> None:
     assert fleet("workers scale training=2").stderr.splitlines()[-1] == "New: worker-training-2."
-    job, runner = fleet.long_nap()
+    job, runner = fleet.nap()
     busy = fleet.around(runner)[Role.WORKER]
     idle = "worker-training" if busy.worker_lock == "worker-training-2" else "worker-training-2"
     scaled = fleet("workers scale training=1")
     assert scaled.stderr.splitlines()[-1] == f"Leaving, after their last jobs: {idle}."
-    until(lambda: not active(fleet, idle), 20, "the idle one to be gone")
+    until(lambda: not active(fleet, idle), "the idle one to be gone")
     assert busy.lives
     fleet.wake(job)
     once(fleet, job)

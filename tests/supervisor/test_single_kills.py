@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from mistudio_cli.redis import redis_server
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
+from tasks.redis_client.redis_retry import patient
+from tasks.runner.liveness_pipe import SILENCE_S
 from tests.conftest import until
 from tests.soak.fleet import Fleet, fleet_up
 from tests.soak.processes import Being, Role
@@ -25,6 +27,7 @@ def fleet() -> Iterator[Fleet]:
 
 def undisturbed(fleet: Fleet, job: Job, around: dict[Role, Being]) -> None:
     """It ends in its first attempt, in the process that began it."""
+    fleet.wake(job)
     done = fleet.ended(job)
     assert (done.state, done.attempt) == (State.SUCCEEDED, 1)
     assert fleet.reasons(job) == ["submitted", "claimed", "done"]
@@ -34,42 +37,56 @@ def resumed_after(reason: str, is_loss: bool) -> Callable[[Fleet, Job, dict[Role
     """It is put back at once for that reason, and resumes from its checkpoint."""
 
     def expect(fleet: Fleet, job: Job, around: dict[Role, Being]) -> None:
+        fleet.under_way(job, attempt=2)
+        fleet.wake(job)
         done = fleet.ended(job)
         assert (done.state, done.attempt) == (State.SUCCEEDED, 2)
         assert [result for result in fleet.reasons(job) if reason in result], fleet.reasons(job)
-        assert done.result is not None
-        assert done.result["ran_in_last_attempt"] < job.params["ticks"]
+        assert fleet.first_tick(job, attempt=2) > 0
         losses = fleet.ledger.client.call("HGET", f"mistudio:job:{job.id}", "losses")
         assert int(losses or 0) == int(is_loss)
 
     return expect
 
 
+#: Before whoever is alone gives up by itself.
+SOON_S = SILENCE_S - 2.0
+
+
 def lost_with(*gone: Role) -> Callable[[Fleet, Job, dict[Role, Being]], None]:
     """These end at once, another takes their place, and the job waits until its lease has run out."""
 
     def expect(fleet: Fleet, job: Job, around: dict[Role, Being]) -> None:
-        until(lambda: not any(around[role].lives for role in gone), 5, "all of the tree to be gone")
+        until(lambda: not any(around[role].lives for role in gone), "all of the tree to be gone", seconds=SOON_S)
         assert fleet.ledger.need(job.id).state is State.RUNNING, "its lease lives, and nobody else may have it"
         assert fleet.ended(fleet.submit("nap", ticks=1)).state is State.SUCCEEDED
+        fleet.wake(job)
 
     return expect
 
 
 def supervised_again(fleet: Fleet, job: Job, around: dict[Role, Being]) -> None:
     """The worker finishes the job and ends; the next supervisor's takes what comes then."""
+    fleet.wake(job)
     fleet.start()
     undisturbed(fleet, job, around)
-    until(lambda: not around[Role.WORKER].lives, 15, "the old worker to be gone")
+    until(lambda: not around[Role.WORKER].lives, "the old worker to be gone")
     assert fleet.ended(fleet.submit("nap", ticks=1)).attempt == 1
 
 
 def replaced(fleet: Fleet, job: Job, around: dict[Role, Being]) -> None:
     """The worker finishes the job and ends; its supervisor starts another."""
     undisturbed(fleet, job, around)
-    until(lambda: not around[Role.WORKER].lives, 15, "the old worker to be gone")
+    until(lambda: not around[Role.WORKER].lives, "the old worker to be gone")
     assert around[Role.SUPERVISOR].lives
     assert fleet.ended(fleet.submit("nap", ticks=1)).attempt == 1
+
+
+def served_again(fleet: Fleet, job: Job, around: dict[Role, Being]) -> None:
+    """Its supervisor starts another Redis, with all that the last one had, and the job runs all the while."""
+    until(lambda: not around[Role.REDIS].lives, "the old Redis to be gone")
+    assert patient(fleet.ledger).need(job.id).state is State.RUNNING
+    undisturbed(fleet, job, around)
 
 
 CASES = {
@@ -89,8 +106,8 @@ CASES = {
     ("TERM", Role.SUPERVISOR): supervised_again,
     ("QUIT", Role.SUPERVISOR): supervised_again,
     ("STOP", Role.SUPERVISOR): undisturbed,
-    ("KILL", Role.REDIS): undisturbed,
-    ("TERM", Role.REDIS): undisturbed,
+    ("KILL", Role.REDIS): served_again,
+    ("TERM", Role.REDIS): served_again,
     ("STOP", Role.REDIS): undisturbed,
 }
 
@@ -104,6 +121,8 @@ def test_the_job_of_a_worker_that_is_killed_is_in_hand_again_within_half_a_minut
     job, runner = fleet.nap()
     killed_at = fleet.ledger.now()
     fleet.siege.send(fleet.around(runner)[Role.WORKER], signal.SIGKILL)
+    fleet.under_way(job, attempt=2)
+    fleet.wake(job)
     assert fleet.ended(job).state is State.SUCCEEDED
     _, again_at = [event["at"] for event in fleet.ledger.events(job.id) if event["reason"] == "claimed"]
     assert 0 < again_at - killed_at < RECOVERY_S
@@ -125,7 +144,7 @@ def test_who_was_stopped_for_good_wakes_and_drains_when_the_supervisor_dies(flee
     job, runner = fleet.nap()
     around = fleet.around(runner)
     fleet.siege.send(around[stopped], signal.SIGSTOP)
-    until(lambda: next(b.state for b in fleet.siege.everybody() if b.pid == around[stopped].pid) == "T", 5)
+    until(lambda: fleet.now(around[stopped]).state == "T", "it to be stopped")
     fleet.siege.send(around[Role.SUPERVISOR], signal.SIGKILL)
     supervised_again(fleet, job, around)
 
@@ -135,15 +154,15 @@ def test_a_worker_stopped_for_good_while_it_drains_is_woken_by_the_next_supervis
     job, runner = fleet.nap()
     around = fleet.around(runner)
     fleet.siege.send(around[Role.SUPERVISOR], signal.SIGKILL)
-    until(lambda: not around[Role.SUPERVISOR].lives, 5)
+    until(lambda: fleet.now(around[Role.WORKER]).parent != around[Role.SUPERVISOR].pid, "its last thread to be gone")
     fleet.siege.send(around[Role.WORKER], signal.SIGSTOP)
-    until(lambda: next(b.state for b in fleet.siege.everybody() if b.pid == around[Role.WORKER].pid) == "T", 5)
+    until(lambda: fleet.now(around[Role.WORKER]).state == "T", "the worker to be stopped")
     supervised_again(fleet, job, around)
 
 
 def test_a_hangup_changes_nothing(fleet: Fleet) -> None:
     """Celery's own workers restart themselves then, and nobody would watch over such a one."""
-    job, runner = fleet.nap(10)
+    job, runner = fleet.nap()
     around = fleet.around(runner)
     fleet.siege.send(around[Role.WORKER], signal.SIGHUP)
     fleet.siege.send(around[Role.SLOT], signal.SIGHUP)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from mistudio_cli.fleet import start_stop
 from mistudio_cli.supervisor import worker_process
+from mistudio_cli.supervisor.states import SILENCE_S
 from mistudio_cli.supervisor.workers import CHECK_LOCKS_EVERY_S, full_name
-from tasks.jobs.kind import Job
+from tasks.jobs.record import Job
 from tasks.worker.slot_locks import living_workers
 from tests.conftest import until
-from tests.supervisor.manual_supervisor import BROKEN, PAIR, SITTING, World
+from tests.supervisor.manual_supervisor import BROKEN, OBEDIENT, PAIR, SITTING, World
 
 
 def busy(world: World) -> Path:
@@ -29,7 +30,7 @@ def test_a_restarted_worker_finishes_its_jobs_while_the_new_one_takes_new_ones(w
     work = busy(world)
     old = world.pid(PAIR[0].name)
     assert world.ask("restart")["restart"] == {"pending": [PAIR[0].name], "failures": {}}
-    until(lambda: world.supervisor.tick() or world.pid(PAIR[0].name) != old, 20)
+    until(lambda: world.supervisor.tick() or world.pid(PAIR[0].name) != old)
     world.active(PAIR[0].name)
     assert world.rows() == [(PAIR[0].name, "running"), (PAIR[0].name, "draining")]
     world.supervisor.tick()
@@ -45,7 +46,7 @@ def test_one_after_the_other_is_restarted_and_all_with_the_slots_that_were_asked
     old = {spec.name: world.pid(spec.name) for spec in PAIR}
     world.ask("restart", slots=6)
     for first, left in ((PAIR[0].name, [PAIR[1].name]), (PAIR[1].name, [])):
-        until(lambda name=first: world.supervisor.tick() or world.pid(name) != old[name], 20)
+        until(lambda name=first: world.supervisor.tick() or world.pid(name) != old[name])
         assert world.supervisor.status()["restart"]["pending"] == [first, *left]
         assert all(world.pid(name) == old[name] for name in left)
         world.active(first)
@@ -60,7 +61,7 @@ def test_new_code_that_does_not_load_replaces_nothing(world: World) -> None:
     old = [world.pid(spec.name) for spec in PAIR]
     world.script = BROKEN
     world.ask("restart")
-    until(lambda: world.supervisor.tick() or world.supervisor.status()["restart"]["failures"], 20)
+    until(lambda: world.supervisor.tick() or world.supervisor.status()["restart"]["failures"])
     failure = {"name": PAIR[0].name, "why": "exit code 3; the old one continues"}
     assert world.supervisor.status()["restart"] == {
         "pending": [],
@@ -68,6 +69,27 @@ def test_new_code_that_does_not_load_replaces_nothing(world: World) -> None:
     }
     assert [world.pid(spec.name) for spec in PAIR] == old
     assert world.rows() == [(spec.name, "running") for spec in PAIR]
+
+
+def test_new_code_that_hangs_while_it_loads_holds_up_no_later_restart(world: World) -> None:
+    world.script = SITTING
+    world.start(PAIR[0])
+    world.active(PAIR[0].name)
+    old = world.pid(PAIR[0].name)
+    world.script = OBEDIENT  # it never asks for its lock
+    world.ask("restart")
+    world.supervisor.tick()
+    world.now += SILENCE_S
+    world.supervisor.tick()
+    assert world.supervisor.status()["restart"]["pending"] == [PAIR[0].name], "it may still come"
+    world.now += 1
+    world.supervisor.tick()
+    failure = {"name": PAIR[0].name, "why": "it has not loaded for 120 s; the old one continues"}
+    assert world.supervisor.status()["restart"] == {"pending": [], "failures": {PAIR[0].name: failure}}
+    assert world.pid(PAIR[0].name) == old
+    world.script = SITTING
+    world.ask("restart")
+    until(lambda: world.supervisor.tick() or world.pid(PAIR[0].name) != old, "the next one to take over")
 
 
 def test_a_restart_fails_with_the_failure_that_concerns_its_workers() -> None:
@@ -85,7 +107,7 @@ def test_what_is_stopped_is_not_restarted_any_more(world: World) -> None:
     world.active(*(spec.name for spec in PAIR))
     world.ask("restart")
     world.ask("stop", grace_s=10)
-    until(lambda: world.supervisor.tick() or world.supervisor.worker_set.is_gone, 20)
+    until(lambda: world.supervisor.tick() or world.supervisor.worker_set.is_gone)
     assert world.rows() == [(spec.name, "stopped") for spec in PAIR]
 
 

@@ -18,7 +18,7 @@ from mistudio_cli import settings
 from mistudio_cli.errors import Code
 from mistudio_cli.fleet import supervisor_client
 from mistudio_cli.redis import redis_server
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tasks.queues import QUEUE_NAMES
 from tasks.system import process_identity
 from tests.conftest import RedisServer, until
@@ -64,10 +64,10 @@ class Cli:
         return self.home.job(job_id)
 
     def under_way(self, job_id: str) -> None:
-        until(lambda: (result := self.job(job_id).progress) and result.done > 0, 30, "the job to be under way")
+        until(lambda: (result := self.job(job_id).progress) and result.done > 0, "the job to be under way")
 
     def ended(self, job_id: str) -> Job:
-        until(lambda: self.job(job_id).state.ended, 60, f"{job_id} to end")
+        until(lambda: self.job(job_id).state.ended, f"{job_id} to end")
         return self.job(job_id)
 
 
@@ -129,7 +129,7 @@ def test_a_killed_worker_is_replaced(cli: Cli) -> None:
     assert cli("workers start").returncode == 0
     first = cli.home.worker()["pid"]
     os.kill(first, signal.SIGKILL)
-    until(lambda: (result := cli.home.worker())["state"] == "running" and result["pid"] != first, 30)
+    until(lambda: (result := cli.home.worker())["state"] == "running" and result["pid"] != first)
     assert (cli.home.worker()["restarts"], cli.home.worker()["last_exit"]) == (1, "killed by SIGKILL")
     assert cli.ended(cli.nap(1)).state is State.SUCCEEDED
 
@@ -160,8 +160,8 @@ def test_killed_supervisor_its_workers_finish_and_end_and_the_next_one_continues
     cli.under_way(job_id)
     worker, server = psutil.Process(cli.home.worker()["pid"]), cli.home.redis
     cli.home.supervisor.kill()
-    until(lambda: statuses(cli) == [(worker.pid, "draining", 1)], 20, "the worker to know")
-    until(lambda: not process_identity.is_alive(worker), 60, "the worker to drain")
+    until(lambda: statuses(cli) == [(worker.pid, "draining", 1)], "the worker to know")
+    until(lambda: not process_identity.is_alive(worker), "the worker to drain")
     assert statuses(cli) == []
     done = cli.job(job_id)
     assert (done.state, done.attempt) == (State.SUCCEEDED, 1)
@@ -187,7 +187,7 @@ def test_redis_killed_under_a_job_the_job_ends_well(cli: Cli) -> None:
     job_id = cli.nap(40)
     cli.under_way(job_id)
     cli.home.redis.kill()
-    until(lambda: redis_server.answers(cli.home.places), 20)
+    until(lambda: redis_server.answers(cli.home.places))
     done = cli.ended(job_id)
     assert (done.state, done.attempt) == (State.SUCCEEDED, 1)
 
@@ -231,7 +231,18 @@ def test_ctrl_c_takes_back_what_was_started(cli: Cli) -> None:
     starting.send_signal(signal.SIGINT)
     _, result = starting.communicate(timeout=180)
     assert starting.returncode == Code.INTERRUPTED, result
-    until(lambda: not [p for p in cli.home.processes() if "tasks.worker" in p.cmdline()], 60, "the workers to end")
+    until(lambda: not [p for p in cli.home.processes() if "tasks.worker" in p.cmdline()], "the workers to end")
+
+
+def test_ctrl_c_while_scaling_says_that_it_continues(cli: Cli) -> None:
+    assert cli("workers start --queues high_priority").returncode == 0
+    scaling = cli.begin("workers", "scale", "datasets=2")
+    until(lambda: len(supervisor_client.ask(cli.home.places, "status")["workers"]) == 3)
+    scaling.send_signal(signal.SIGINT)
+    _, result = scaling.communicate(timeout=180)
+    if scaling.returncode != 0:  # it was quicker
+        assert (scaling.returncode, "It continues in the background." in result) == (Code.INTERRUPTED, True)
+    until(lambda: {row["state"] for row in supervisor_client.ask(cli.home.places, "status")["workers"]} == {"running"})
 
 
 def test_logs_are_followed_and_named(cli: Cli) -> None:
@@ -339,11 +350,18 @@ def test_one_more_worker_a_scaled_queue_and_a_restart_with_more_slots(cli: Cli) 
         ("workers scale nonsense=1", Code.USAGE, "there is no queue 'nonsense'"),
         ("workers scale training", Code.USAGE, "'training' is not like training=2"),
         ("workers scale training=-1", Code.USAGE, "'training=-1' is not like training=2"),
+        ("workers scale training=1 training=2", Code.USAGE, "a queue is given twice"),
+        ("workers start --queues=", Code.USAGE, "There is no queue ''"),
+        ("workers start --queues training --name redis", Code.USAGE, "'redis' cannot be a worker's name"),
+        ("workers start --concurrency 1000", Code.USAGE, "1000 is not in the range 1<=x<=999"),
+        ("workers start --max-memory-per-child 1", Code.USAGE, "1 is not in the range x>=100000"),
         ("workers start full --queues training", Code.USAGE, "give a profile or --queues, not both"),
         ("workers start full --name one", Code.USAGE, "--name is for one worker; full has 6"),
         ("workers start --queues nonsense", Code.USAGE, "There is no queue 'nonsense'."),
         ("workers start --queues training --name ../x", Code.USAGE, "'../x' cannot be a worker's name."),
         ("workers stop --now --drain", Code.USAGE, "--now and --drain are opposites"),
+        ("workers stop --now --grace 5", Code.USAGE, "--grace is how long to wait, --now not at all"),
+        ("workers stop --drain --grace 5", Code.USAGE, "--grace is how long to wait, --drain for ever"),
         ("workers restart", 0, "No workers run. Start some: mistudio workers start"),
         ("workers drain", 0, "No workers run."),
     ],
@@ -364,7 +382,7 @@ def test_more_than_the_machine_has_is_said_and_refused_when_strict(cli: Cli) -> 
     assert refused.returncode == Code.USAGE
     assert f"worker-processing needs {cores + 1} core" in result
     assert "leave out --strict" in result
-    assert supervisor_client.status(cli.home.places)["workers"] == []
+    assert supervisor_client.status(cli.home.places) is None
     warned = cli.begin(*words)
     _, result = warned.communicate(timeout=180)
     assert warned.returncode == 0
