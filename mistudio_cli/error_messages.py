@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-from mistudio_cli.errors import Code, Failed, NoRedis, NotFound, TimedOut, Trouble, with_fix
+from mistudio_cli.errors import Code, Failed, NoRedis, NotFound, TimedOut, Trouble, Unresponsive, with_fix
 from tasks.errors import OverQuota, UserError
 from tasks.parsing.safe_text import shown
 from tasks.redis_client.redis_connection import (
@@ -46,6 +49,8 @@ def explain(error: BaseException) -> Explained:
             return Explained(error.sentence, error.hint, _PROBLEMS.get(type(error), Code.USAGE))
         case Unreachable() | Refused():
             return _of_redis(error)
+        case Unresponsive():
+            return Explained(f"{str(error)[:1].upper()}{str(error)[1:]}.", error.hint, Code.TIMED_OUT)
         case TimeoutError():
             return Explained(f"No answer in time: {error}.", "See: mistudio doctor", Code.TIMED_OUT)
         case KeyboardInterrupt():
@@ -73,18 +78,32 @@ def unread_ledger(error: BaseException) -> Trouble:
     return Trouble("ledger", with_fix(explained.sentence, explained.hint))
 
 
+@contextmanager
+def unread_as_json(shape: Mapping[str, Any], *, as_json: bool) -> Iterator[None]:
+    """Print `shape`, the keys of a list that is null, with the reason in `errors` before an UNREAD ends the command."""
+    try:
+        yield
+    except UNREAD as error:
+        if as_json:
+            from mistudio_cli.terminal import output
+            from mistudio_cli.views import json_shapes
+
+            output.data_json({"read_at": None, **shape, "errors": json_shapes.errors((unread_ledger(error),))})
+        raise
+
+
 def _of_redis(error: Unreachable | Refused) -> Explained:
     see = "See: mistudio doctor"
     match error:
         case NotRedis():
-            return Explained(f"{error}.", f"Check CELERY_BROKER_URL. {see}", Code.UNREACHABLE)
+            return Explained(f"{error}.", f"Check the Redis URL. {see}", Code.UNREACHABLE)
         case Silent():
             return _of_silent(error, see)
         case Replica():
-            fix = "Name the master in CELERY_BROKER_URL, or let Sentinels: sentinel://HOST1:PORT,HOST2:PORT/MASTER/DB"
+            fix = "Name the master in the Redis URL, or let Sentinels: sentinel://HOST1:PORT,HOST2:PORT/MASTER/DB"
             return Explained(f"{error}.", fix, Code.UNREACHABLE)
         case NoMaster():
-            fix = f"Check the Sentinels and the master's name in CELERY_BROKER_URL. {see}"
+            fix = f"Check the Sentinels and the master's name in the Redis URL. {see}"
             return Explained(f"Redis cannot be reached: {error}.", fix, Code.UNREACHABLE)
         case Unable():
             return Explained(f"Redis cannot serve this now: {error}.", see, Code.UNREACHABLE)
@@ -107,7 +126,7 @@ def _of_silent(error: Silent, see: str) -> Explained:
         address = parse_url(url_in_force(settings))
     except UserError:
         return Explained(f"Redis at {error}.", see, Code.UNREACHABLE)
-    who, fix = hung_redis(address, settings.places)
+    who, fix = hung_redis(address, settings.places) if _is_of(error, address.shown) else ("", "")
     sentence = f"Redis at {error}.".replace(" does not answer", f"{who} does not answer", 1)
     return Explained(sentence, fix or see, Code.UNREACHABLE)
 
@@ -116,15 +135,21 @@ _WITH_RIGHTS = "Connect as a user of another role; what each may do: mistudio fl
 
 
 def _reason(error: Unreachable) -> str:
-    """What happened, or why the home's own server ended when its folder shows that."""
-    from mistudio_cli.redis import redis_folder
+    """What happened, or why the home's own server ended when that is the one and its folder shows it."""
+    from mistudio_cli.redis import redis_folder, redis_server
     from mistudio_cli.session import current_settings
 
     try:
         settings = current_settings()
     except UserError:
         return str(error)
-    return (None if settings.broker_url else redis_folder.fault(settings.places)) or str(error)
+    is_own = _is_of(error, str(settings.places.redis_socket)) and redis_server.was_started(settings.places)
+    return (redis_folder.fault(settings.places) if is_own else None) or str(error)
+
+
+def _is_of(error: Unreachable, address: str) -> bool:
+    """Whether the error is that of this address, as it is shown, and not of one that `join` was given."""
+    return re.match(rf"{re.escape(address)}(?=[: ])", str(error)) is not None
 
 
 def _described(error: BaseException) -> str:

@@ -53,6 +53,14 @@ class TimedOut(UserError):
     """Waiting was given up; what was waited for continues."""
 
 
+class Unresponsive(TimeoutError):
+    """The supervisor of this home does not answer; `hint` is what helps."""
+
+    def __init__(self, sentence: str, hint: str) -> None:
+        super().__init__(sentence)
+        self.hint = hint
+
+
 @dataclass(frozen=True)
 class Trouble:
     """Which part, why and what to do, in one sentence; `age_s` is that of the value that is shown instead, if any."""
@@ -65,3 +73,8 @@ class Trouble:
 def with_fix(sentence: str, fix: str) -> str:
     """One sentence of two: what is wrong, and what to do."""
     return f"{sentence.rstrip('.')}; {fix[0].lower()}{fix[1:]}" if fix else sentence
+
+
+def has_fix(sentence: str) -> bool:
+    """Whether a sentence of `with_fix` says what to do."""
+    return "; " in sentence

@@ -28,6 +28,12 @@ def remember_flags(flags: Mapping[str, str | None]) -> None:
     os.environ.update({setting.variable: _flags[setting.name] for setting in SETTINGS if setting.name in _flags})
 
 
+def typed_flags() -> list[str]:
+    """The global flags of this invocation as words of a command line, without passwords."""
+    words = ((f"--{name.replace('_', '-')}", all_settings.redacted(value)) for name, value in _flags.items())
+    return [word for pair in words for word in pair]
+
+
 def current_settings() -> Settings:
     """The settings of this command. UserError when `mistudio.toml` cannot be read."""
     return all_settings.load(_flags)
@@ -74,18 +80,21 @@ def check_rights(ledger: Ledger) -> None:
             raise
 
 
+#: The word for the owner of what this command would submit.
+ME = "me"
+
+
 def current_owner(given: str | None = None) -> str:
-    """The owner of what this command submits: `given`, the setting `owner`, or who connects.
+    """The owner of what this command submits: `given`, the setting `owner`, or who connects; without `given` for `me`.
 
     UserError as `owner_of`.
     """
-    return owner_of(current_address(), given if given is not None else current_settings().owner)
+    return owner_of(current_address(), current_settings().owner if given in (None, ME) else given)
 
 
 def current_address() -> Address:
-    """The Redis in force, without asking whether it is there; the home's own is any, and has no users."""
-    url = current_settings().broker_url
-    return parse_url(url) if url else Address()
+    """The Redis in force, without asking whether it is there; the home's own has no users."""
+    return parse_url(url_in_force(current_settings()))
 
 
 def _own_broker_url(settings: Settings, *, supervise: bool) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 from tasks.errors import UserError
 from tasks.parsing.redact import redact
 from tasks.paths import Places, default_home
-from tasks.redis_client.redis_url import with_prefix
-from tasks.settings import KINDS, SETTINGS, Value, check_file, find_value, read_file
+from tasks.redis_client.redis_url import parse_url, with_prefix
+from tasks.settings import KINDS, SETTINGS, Value, check_file, find_value, place_of, read_file, setting_named
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Settings:
     def broker_url(self) -> str | None:
         """The Redis the user named, with the prefix of the keys, or None for the home's own.
 
-        UserError for a prefix where no Redis is named: the home's own is shared by none.
+        UserError for a URL or a prefix that cannot be used, and for a prefix where no Redis is named: the home's own is
+        shared by none.
         """
         url, prefix = self.get("broker_url"), self.get("prefix")
         if prefix and not url:
@@ -43,7 +44,16 @@ class Settings:
                 "A prefix keeps installations apart that share a Redis, and none is named.",
                 "Name it with --broker-url or CELERY_BROKER_URL, or leave out the prefix",
             )
+        if url:
+            parse_url(url, self._place_of("broker_url"))
         return with_prefix(url, prefix) if url and prefix else url
+
+    def _place_of(self, name: str) -> str:
+        """Where a setting was made, for a message."""
+        origin = next(value.origin for value in self.values if value.name == name)
+        if origin == "file":
+            return place_of(name)
+        return "--" + name.replace("_", "-") if origin == "flag" else setting_named(name).variable
 
     @property
     def result_backend(self) -> str | None:

@@ -6,23 +6,27 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import mistudio_cli
 import tasks
-from mistudio_cli.doctor import host_checks, live_tests, replication_checks
+from mistudio_cli.doctor import health_checks, host_checks, live_tests, replication_checks
+from mistudio_cli.errors import Unresponsive
+from mistudio_cli.fleet.supervisor_client import unresponsive
 from mistudio_cli.machine.host import Disk
 from mistudio_cli.monitor import kind_versions
 from mistudio_cli.monitor.check_result import Check
 from mistudio_cli.monitor.collector import part_errors
-from mistudio_cli.monitor.collector.collector import DEVICES, DISK, SUPERVISOR, Collector
-from mistudio_cli.monitor.collector.sources import UnreadableDevices
+from mistudio_cli.monitor.collector.collector import DEVICES, DISK, HOST, SUPERVISOR, Collector
+from mistudio_cli.monitor.collector.sources import JUDGED, UnreadableDevices, read_ledger
+from mistudio_cli.monitor.consumer_command import START_WORKERS, consumer_command
+from mistudio_cli.monitor.health.causes import LEAST_DISK, health_of
 from mistudio_cli.monitor.hosts import read_fleet
-from mistudio_cli.monitor.snapshot import QueueRow, read_queues
+from mistudio_cli.monitor.snapshot import QueueRow, Snapshot, WorkerRow
 from mistudio_cli.profile.resources import Machine, counted, gigabytes, read_machine, shortfalls
 from mistudio_cli.profile.rules import DEFAULT_PROFILE, ReadProfile, WorkerSpec, profile_files, read_profile, workers_of
 from mistudio_cli.redis import redis_aof, redis_server
@@ -41,7 +45,7 @@ from tasks.settings import current
 
 GIB = 1 << 30
 _LATELY_S = 24 * 3600
-_LEAST_DISK, _LITTLE_DISK = 1 * GIB, 10 * GIB
+_LEAST_DISK = 1 * GIB
 
 #: States of workers that take no more jobs.
 _LEAVING = (*IDLE, "stopping", "draining")
@@ -51,35 +55,41 @@ _NEEDED = ("celery", "redis", "hiredis", "datasets", "tokenizers", "transformers
 
 def all_checks(settings: Settings) -> Iterator[Check]:
     """Every check, the ground first. Nothing is started, and what is tried is undone."""
-    beside = Collector(None, settings.places, (SUPERVISOR, DEVICES, DISK))
+    beside = Collector(None, settings.places, (SUPERVISOR, DEVICES, HOST, DISK))
     beside.begin()  # what may hang is waited for once, and not in turn
-    yield python()
-    yield packages()
-    yield installation(Path(tasks.__file__), Path(mistudio_cli.__file__))
-    yield from live_tests.folders(settings.places)
-    status = _wait_for_supervisor(beside, settings.places)
-    ledger = yield from redis(settings, status if isinstance(status, dict) else None)
-    yield supervisor(status)
+    with ExitStack() as opened:
+        own = [python(), packages(), installation(Path(tasks.__file__), Path(mistudio_cli.__file__))]
+        own += live_tests.folders(settings.places)
+        status = _wait_for_supervisor(beside, settings.places)
+        of_redis, ledger = redis(settings, status if isinstance(status, dict) else None)
+        own += [*of_redis, supervisor(status)]
+        if ledger is not None:
+            opened.enter_context(closing(ledger))
+            own += of_ledger(ledger)
+        own.append(_wait_for_disk(beside, settings.places))
+        cards, found = _wait_for_devices(beside), [read_profile(file) for file in profile_files()]
+        own += [gpu(cards), profiles(found)]
+        own += (resources(who, specs, read_machine(cards)) for who, specs in _running_or_default(status, found))
+        seen = _snapshot(beside, ledger)
+        own += [] if seen.queues is None else [workers(seen.queues, seen.workers or ())]
+        yield from health_checks.with_causes(own, health_of(seen))
+
+
+def _snapshot(beside: Collector, ledger: Ledger | None) -> Snapshot:
+    """What the health report is made from; the ledger only where it can be read, which is the check of Redis."""
+    patience_s = current("read_patience")
     if ledger is not None:
-        own = [worker["pid"] for worker in status["workers"]] if isinstance(status, dict) else []
-        with closing(ledger):
-            yield from of_ledger(ledger, own)
-    yield _wait_for_disk(beside, settings.places)
-    cards = _wait_for_devices(beside)
-    yield gpu(cards)
-    found = [read_profile(file) for file in profile_files()]
-    yield profiles(found)
-    yield from (resources(who, specs, read_machine(cards)) for who, specs in _running_or_default(status, found))
+        with suppress(Unreachable, Refused):
+            return beside.collect_around(lambda: read_ledger(ledger, JUDGED, patience_s))
+    return beside.collect()
 
 
-def of_ledger(ledger: Ledger, own_workers: Sequence[int]) -> Iterator[Check]:
-    """Check the ledger's workers, messages and hosts; `own_workers` are the pids of this home's."""
-    yield from _if_readable(lambda: [workers(read_queues(ledger).queues or ())])
+def of_ledger(ledger: Ledger) -> Iterator[Check]:
+    """Check the ledger's messages, kinds and hosts."""
     key = ledger.client.key(dead_letters.KEY)
     yield from _if_readable(
         lambda: [messages(dead_letters.read(ledger.client, dead_letters.MOST_KEPT), time.time(), key)]
     )
-    yield from _if_readable(lambda: host_checks.refused_workers(ledger, own_workers))
     yield from _if_readable(lambda: kind_versions.check(ledger))
     yield from _if_readable(lambda: host_checks.of_fleet(read_fleet(ledger)))
 
@@ -109,32 +119,32 @@ def installation(*modules: Path) -> Check:
     return Check("installation", "ok", f"tasks and mistudio_cli in {folders[0]}")
 
 
-def redis(settings: Settings, supervised: dict[str, Any] | None) -> Generator[Check, None, Ledger | None]:
-    """Whether Redis answers, takes what workers write, and keeps it. Returns the ledger if that can be read."""
+def redis(settings: Settings, supervised: dict[str, Any] | None) -> tuple[list[Check], Ledger | None]:
+    """Whether Redis answers, takes what workers write, and keeps it; and the ledger if that can be read."""
+    found = list[Check]()
     if settings.broker_url is None:
-        yield from _own_file(settings.places)
+        found += _own_file(settings.places)
         if not redis_server.takes_connections(settings.places):
-            yield _not_running(supervised)
-            return None
+            return [*found, _not_running(supervised)], None
     with ExitStack() as opened:
         try:
             client = connect(settings.broker_url or redis_server.own_url(settings.places), current("read_patience"))
             ledger = opened.enter_context(closing(Ledger(client)))
             require_answer(client, current("read_patience"))
-            yield from answering(ledger)
+            found += answering(ledger)
         except UserError as problem:
-            yield Check("redis", "failed", problem.sentence, problem.hint)
+            found.append(Check("redis", "failed", problem.sentence, problem.hint))
         except (Unreachable, Refused) as error:
             who, hint = "", _hint_for(error, named=settings.broker_url is not None)
             if isinstance(error, Silent):
                 who, fix = part_errors.hung_redis(client.address, settings.places)
                 hint = fix or hint
             sentence = str(error).replace(" does not answer", f"{who} does not answer", 1)
-            yield Check("redis", "failed", sentence, hint)
+            found.append(Check("redis", "failed", sentence, hint))
         else:
             opened.pop_all()
-            return ledger
-    return None
+            return found, ledger
+    return found, None
 
 
 def answering(ledger: Ledger) -> Iterator[Check]:
@@ -163,9 +173,9 @@ def _hint_for(error: Exception, *, named: bool) -> str:
     if isinstance(error, NotRedis):
         return "Check host and port in CELERY_BROKER_URL"
     if isinstance(error, Replica):
-        return "Name the master in CELERY_BROKER_URL, or let Sentinels: sentinel://HOST1:PORT,HOST2:PORT/MASTER/DB"
+        return "Name the master in the Redis URL, or let Sentinels: sentinel://HOST1:PORT,HOST2:PORT/MASTER/DB"
     if isinstance(error, NoMaster):
-        return "Start the Sentinels, or correct them and the master's name in CELERY_BROKER_URL"
+        return "Start the Sentinels, or correct them and the master's name in the Redis URL"
     if named:
         return "Start it, or correct CELERY_BROKER_URL"
     return "mistudio workers stop --all, then start again"
@@ -215,30 +225,23 @@ def supervisor(status: dict[str, Any] | Exception | None) -> Check:
     """Whether a supervisor keeps this home's workers alive, given its status or the error instead; None means none
     runs.
     """
+    if isinstance(status, Unresponsive):
+        return Check("supervisor", "failed", str(status), status.hint)
     if isinstance(status, Exception):
         hint = "mistudio workers stop --all, then start again"
-        return Check("supervisor", "failed", f"does not answer: {status}", hint)
+        return Check("supervisor", "failed", f"cannot be asked: {status}", hint)
     if status is None:
-        return Check("supervisor", "warning", "not running", "mistudio workers start full")
-    bad = [worker["name"] for worker in status["workers"] if worker["state"] in ("fatal", "backoff")]
-    if bad:
-        return Check("supervisor", "failed", f"cannot keep up: {', '.join(bad)}", f"mistudio workers logs {bad[0]}")
-    for worker in status["workers"]:
-        if worker["state"] == "refused":
-            sentence = f"{worker['name']} does not consume: {worker['refusal']}"
-            return Check("supervisor", "failed", sentence, "mistudio workers status")
+        return Check("supervisor", "warning", "not running", START_WORKERS)
     names = ", ".join(worker["name"] for worker in status["workers"]) or "no workers"
     return Check("supervisor", "ok", f"pid {status['supervisor']['pid']}: {names}")
 
 
-def workers(rows: tuple[QueueRow, ...]) -> Check:
-    """Whether every queue has a worker."""
-    deserted = [row for row in rows if not row.consumers]
+def workers(queues: Sequence[QueueRow], rows: Sequence[WorkerRow]) -> Check:
+    """Whether every queue has one of these workers; jobs that wait for one are a cause of the health report."""
+    deserted = [row.name for row in queues if not row.consumers]
     if not deserted:
         return Check("workers", "ok", "every queue has a worker")
-    waiting = [f"{row.name} ({row.pending} pending)" for row in deserted if row.pending]
-    detail = f"no worker for: {', '.join(waiting or [row.name for row in deserted])}"
-    return Check("workers", "failed" if waiting else "warning", detail, "mistudio workers start full")
+    return Check("workers", "warning", f"no worker for: {', '.join(deserted)}", consumer_command(deserted, rows))
 
 
 def messages(put_aside: Sequence[dead_letters.DeadLetter], now: float, key: str) -> Check:
@@ -260,7 +263,8 @@ def disk(found: Disk) -> Check:
     hint = "Make room: mistudio submit cleanup, or set MISTUDIO_STORE to a larger disk"
     if found.free < _LEAST_DISK:
         return Check("disk", "failed", detail, hint)
-    return Check("disk", "warning", detail, hint) if found.free < _LITTLE_DISK else Check("disk", "ok", detail)
+    is_low = found.free < LEAST_DISK * found.total
+    return Check("disk", "warning", detail, hint) if is_low else Check("disk", "ok", detail)
 
 
 def profiles(found: Sequence[ReadProfile]) -> Check:
@@ -301,8 +305,8 @@ def gpu(found: Devices, table: tuple[Queue, ...] = QUEUES) -> Check:
 def _wait_for_supervisor(beside: Collector, places: Places) -> dict[str, Any] | Exception | None:
     try:
         status: dict[str, Any] = beside.wait_for(SUPERVISOR)
-    except TimeoutError as error:
-        return TimeoutError(part_errors.describe(SUPERVISOR, error, places))
+    except TimeoutError:
+        return unresponsive(places)
     except (OSError, ValueError) as error:
         return error
     return status if status["supervisor"]["pid"] is not None else None

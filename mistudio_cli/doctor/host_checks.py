@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from mistudio_cli.monitor.check_result import Check, Verdict
 from mistudio_cli.monitor.hosts import RUNNING, Fleet, clock_fault, state_of
 from tasks.fleet.clock_offset import CLOCK_ERROR_S, CLOCK_FIX
 from tasks.fleet.host_heartbeat import HostHeartbeat
-from tasks.ledger.client import Ledger
 
 
 def of_fleet(fleet: Fleet) -> Iterator[Check]:
@@ -23,15 +21,6 @@ def of_fleet(fleet: Fleet) -> Iterator[Check]:
     if heartbeats:
         yield from clocks(heartbeats)
         yield versions(heartbeats)
-
-
-def refused_workers(ledger: Ledger, own: Collection[int | None]) -> Iterator[Check]:
-    """A check for each worker that may not consume, but for this home's, by their pids. Unreachable or Refused."""
-    for heartbeat in ledger.heartbeats():
-        if heartbeat.refused and not (heartbeat.pid in own and heartbeat.host == socket.gethostname()):
-            yield Check(
-                "fleet", "failed", f"{heartbeat.name} does not consume: {heartbeat.refused}", "mistudio workers status"
-            )
 
 
 def clocks(heartbeats: Sequence[HostHeartbeat]) -> Iterator[Check]:
@@ -57,5 +46,5 @@ def versions(heartbeats: Sequence[HostHeartbeat]) -> Check:
     if len({version for version, _ in found}) == 1:
         return Check("versions", "ok", f"mistudio {found[0][0]} on {', '.join(host for _, host in found)}")
     detail = ", ".join(f"mistudio {version} on {host}" for version, host in found)
-    fix = "On the older: pip install --upgrade mistudio, then mistudio workers stop --all, and start"
+    fix = "On the older: pip install --upgrade mistudio, then there: mistudio workers stop --all, and start"
     return Check("versions", "warning", f"supervisors of different versions: {detail}", fix)

@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mistudio_cli.machine.host import nearest_folder
 from mistudio_cli.monitor.check_result import Check, Verdict
 from tasks.fleet import damaged_entries
 from tasks.ledger.client import Ledger
@@ -96,14 +95,24 @@ def folders(places: Places) -> Iterator[Check]:
 def _tried(name: str, folder: Path, attempt: Callable[[Path], None], fix: str) -> Check:
     patience_s = current("read_patience")  # a dead mount never answers
     try:
-        there = within(patience_s, name, lambda: nearest_folder(folder))
-        if there == folder or name in ("locks", "sockets"):
-            within(patience_s, name, lambda: attempt(there))
-        elif not os.access(there, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        there = within(patience_s, name, lambda: _nearest(folder))
+        is_there = there == folder or name in ("locks", "sockets")
+        within(patience_s, name, lambda: attempt(there) if is_there else _new_folder(there))
     except OSError as error:
         return Check(name, "failed", f"{folder} cannot be used: {error.strerror or error}", fix)
     return Check(name, "ok", f"{folder}")
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder itself, or the nearest one above it that is there. NotADirectoryError where a file is in the way."""
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    return there
+
+
+def _new_folder(folder: Path) -> None:
+    tempfile.TemporaryDirectory(dir=folder, prefix=".mistudio-doctor-").cleanup()
 
 
 def _file(folder: Path) -> None:

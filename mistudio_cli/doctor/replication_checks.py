@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from mistudio_cli.monitor.check_result import Check
 from tasks.redis_client import redis_connection
+from tasks.redis_client.host_port import host_port
 from tasks.redis_client.redis_url import Address
 from tasks.redis_client.sentinel import question, read_master, sentinel_addresses
-from tasks.redis_client.sentinel_url import bracketed
 
 _PATIENCE_S = 1.0
 
@@ -32,9 +32,9 @@ def replicas(address: Address, info: Mapping[str, str]) -> Check:
 
 def sentinels(address: Address) -> Check:
     """Whether all Sentinels answer and name the same master."""
-    answers = {f"{bracketed(each.host)}:{each.port}": _named_by(address, each) for each in sentinel_addresses(address)}
+    answers = {host_port(each.host, each.port): _named_by(address, each) for each in sentinel_addresses(address)}
     named = [answer for answer in answers.values() if isinstance(answer, Address)]
-    masters = sorted({f"{bracketed(each.host)}:{each.port}" for each in named})
+    masters = sorted({host_port(each.host, each.port) for each in named})
     sentence = f"{len(named)} of {len(answers)} name the master {', '.join(masters) or 'n/a'}"
     faults = [f"{place}: {answer}" for place, answer in answers.items() if not isinstance(answer, Address)]
     if len(masters) > 1 or faults:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -38,9 +40,10 @@ def write(ledger: Ledger, store: Path, wanted: Filter, path: Path) -> int:
     A pipe or a device is written to as it is, and a link stays a link. Raises UserError when it cannot be written.
     """
     is_file = path.is_file() or not path.exists()
-    target = path.resolve() if is_file else path
-    draft = target.with_name(target.name + ".part") if is_file else path
+    target = draft = path.resolve() if is_file else path
     try:
+        if is_file:
+            draft = _draft_beside(target)
         with draft.open("w", encoding="utf-8") as file:
             count = sum(_written(file, line) for line in lines(ledger, store, wanted))
         if is_file:
@@ -49,10 +52,22 @@ def write(ledger: Ledger, store: Path, wanted: Filter, path: Path) -> int:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{path} cannot be written: {reason}.", "Give another file") from error
     finally:
-        if is_file:
+        if draft != target:
             with suppress(OSError):
                 draft.unlink(missing_ok=True)
     return count
+
+
+def _draft_beside(target: Path) -> Path:
+    """An empty file of a name of its own in the same folder, as readable for others as the one that it replaces,
+    or any new file.
+    """
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.")
+    os.close(handle)
+    mask = os.umask(0)
+    os.umask(mask)
+    Path(name).chmod(target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~mask)
+    return Path(name)
 
 
 def _written(file: TextIO, line: str) -> int:

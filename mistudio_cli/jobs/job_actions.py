@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mistudio_cli.terminal.humanize import count_of
-from tasks.jobs.kind import Job
+from tasks.jobs.record import Job
 from tasks.ledger.client import Ledger
 
 if TYPE_CHECKING:

@@ -16,19 +16,21 @@ from mistudio_cli.jobs.log_sources import JobLog
 from mistudio_cli.jobs.wait_reasons import Reasons
 from mistudio_cli.jobs.waiting import LOOK_EVERY_S, watch, why
 from mistudio_cli.terminal import output
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tasks.ledger.client import Ledger
 from tasks.parsing.documents import Malformed, parse_json_object
+from tasks.parsing.redact import redact, redactor
 from tasks.paths import Places
 from tasks.redis_client.redis_connection import Refused, Unreachable
 from tasks.storage.store import is_name
 
 #: How long the rest of an attempt that is over is waited for, where its host is another one.
-_REST_PATIENCE_S = 5.0
+REST_PATIENCE_S = 5.0
 
 _LINE = re.compile(
     r"(?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) (?P<level>[A-Z]+) (?P<logger>\S+)"
-    r"( job=(?P<job>\S+))?( attempt=(?P<attempt>\d+))? (?P<message>.*)"
+    r"( job=(?P<job>\S+))?( attempt=(?P<attempt>\d{1,9}))? (?P<message>.*)",
+    re.ASCII,
 )
 _KEYS = ("time", "level", "logger", "job", "attempt", "worker", "queue", "event", "message")
 
@@ -54,8 +56,12 @@ def print_log(
         )
     log, printer = JobLog(ledger, places, job.id, output.talk), _Printer(job.id, as_json=as_json)
     attempts = range(attempt or 1, (attempt or max(job.attempt, 1)) + 1)
+    if is_cut := log.skip_to_last(attempts[-1], last, is_only=job.attempt <= 1):
+        attempts = attempts[-1:]
+    else:
+        log.skip_to(attempts[0])
     lines = _lines(log, attempts, lambda number: not follow or _is_over(job, number))
-    if not _print_end(log, printer, lines, last) and (job.state.ended or not follow):
+    if not _print_end(log, printer, lines, last, is_cut=is_cut) and (job.state.ended or not follow):
         raise NotFound(f"Job {job.id} has no log on this machine{_why_none(job)}.", f"See: mistudio jobs show {job.id}")
     for number in attempts if not follow else ():
         if number not in log.found:
@@ -77,23 +83,26 @@ def print_forgotten_log(
         return False
     output.talk(f"Job {job_id} has no record any more; this is left of its log.")
     attempts = range(attempt or 1, (attempt or known) + 1)
+    log.skip_to(attempts[0])
     is_there = _print_end(log, printer, _lines(log, attempts, lambda _: True), last)
     printer.finish()
     return is_there
 
 
 def _lines(log: JobLog, attempts: range, is_over: Callable[[int], bool]) -> Iterator[bytes]:
-    log.skip_to(attempts[0])
     for number in attempts:
         yield from log.read(number, is_over=is_over(number))
 
 
-def _print_end(log: JobLog, printer: _Printer, lines: Iterator[bytes], last: int) -> bool:
-    """Print the last of these lines, and say where the others are; whether there were any."""
+def _print_end(log: JobLog, printer: _Printer, lines: Iterator[bytes], last: int, *, is_cut: bool = False) -> bool:
+    """Print the last of these lines, and say where the others are; whether there were any.
+
+    `is_cut` when there are lines before these.
+    """
     count, kept = 0, deque[bytes](maxlen=last)
     for count, line in enumerate(lines, 1):  # noqa: B007 - the count is what is wanted
         kept.append(line)
-    if last and count > last:
+    if last and (is_cut or count > last):
         output.talk(f"The last {last} lines of {', '.join(log.sources)}")
     for line in kept:
         printer.add(line)
@@ -126,7 +135,7 @@ def _print_added(log: JobLog, printer: _Printer, number: int, *, is_over: bool) 
 
 def _print_rest(log: JobLog, printer: _Printer, number: int) -> None:
     """Print the rest of an attempt that is over, for which its host may need a moment."""
-    deadline = time.monotonic() + _REST_PATIENCE_S
+    deadline = time.monotonic() + REST_PATIENCE_S
     while True:
         _print_added(log, printer, number, is_over=True)
         if log.is_complete(number):
@@ -140,8 +149,12 @@ def _is_over(job: Job, number: int) -> bool:
     return job.state is not State.RUNNING if number == job.attempt else number < job.attempt or job.state.ended
 
 
-def as_record(line: str, job_id: str) -> dict[str, Any]:
-    """A line of a job's log as JSON: what wrote it and when, where the line says so, and always the message."""
+def as_record(line: str, job_id: str, mask: Callable[[str], str] = redact) -> dict[str, Any]:
+    """A line of a job's log as JSON: what wrote it and when, where the line says so, and always the message.
+
+    Secrets are masked: what a library prints past logging is in the file as it was printed.
+    """
+    line = mask(line)
     nothing: dict[str, Any] = {**dict.fromkeys(_KEYS), "job": job_id}
     if line.startswith("{"):
         try:
@@ -153,7 +166,10 @@ def as_record(line: str, job_id: str) -> dict[str, Any]:
     if not (found := _LINE.fullmatch(line)):
         return {**nothing, "message": line}
     record = found.groupdict()
-    record["time"] = _utc(record["time"])
+    try:
+        record["time"] = _utc(record["time"])
+    except (ValueError, OverflowError):  # no day of any calendar
+        return {**nothing, "message": line}
     record["attempt"] = record["attempt"] and int(record["attempt"])
     return {**nothing, **record, "job": record["job"] or job_id}
 
@@ -162,7 +178,7 @@ class _Printer:
     """Prints bytes of a log as text, or its lines as records; a line may come in parts."""
 
     def __init__(self, job_id: str, *, as_json: bool) -> None:
-        self._job_id, self._as_json = job_id, as_json
+        self._job_id, self._as_json, self._mask = job_id, as_json, redactor()
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._rest = ""
 
@@ -179,10 +195,10 @@ class _Printer:
 
     def _put(self, line: str) -> None:
         if self._as_json:
-            output.styled(output.json_text(as_record(line.rstrip("\r"), self._job_id)))
+            output.styled(output.json_text(as_record(line.rstrip("\r"), self._job_id, self._mask)))
         else:
             # Progress bars go back to the start of their line: each of their states is a line of its own.
-            output.data(line.rstrip("\r").replace("\r", "\n"))
+            output.data(self._mask(line).rstrip("\r").replace("\r", "\n"))
 
 
 def _utc(local: str) -> str:

@@ -11,7 +11,7 @@ from mistudio_cli.errors import NotFound
 from mistudio_cli.terminal import humanize, output
 from mistudio_cli.views import json_shapes
 from tasks.errors import UserError
-from tasks.jobs.kind import FAMILIES, Job, State
+from tasks.jobs.record import FAMILIES, Job, State
 from tasks.ledger.client import Ledger
 from tasks.ledger.listing import Filter
 from tasks.parsing.safe_text import visible
@@ -102,7 +102,7 @@ def show_lines(
         "queue": f"{job.queue}, priority {job.priority}",
         "state": str(job.state),
         "owner": job.owner or humanize.UNKNOWN,
-        "reason": humanize.one_line(job.reason),
+        "reason": "" if job.state is State.RUNNING else humanize.one_line(job.reason),
         "progress": humanize.progress(job) if job.state is State.RUNNING else "",
         "took": humanize.took(job, now),
         "attempt": f"{job.attempt} of at most {job.max_attempts}" if job.attempt else "",
@@ -131,7 +131,12 @@ def show_lines(
     yield from ("", "history")
     for event in events:
         who = f" by {event['worker']}" if event.get("worker") else ""
-        yield f"  {json_shapes.time(event['at'])}  {event['state']}{who}: {humanize.one_line(str(event['reason']))}"
+        yield f"  {json_shapes.time(event['at'])}  {event['state']}{who}{_because(str(event['reason']))}"
+
+
+def _because(reason: str) -> str:
+    """The reason of a change of state; that a job runs since a worker claimed it goes without saying."""
+    return "" if reason == "claimed" else f": {humanize.one_line(reason)}"
 
 
 def _device(job: Job, holder: Holder | None) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -21,7 +20,7 @@ from mistudio_cli import completion, session
 from mistudio_cli.jobs.lookup import find_jobs
 from mistudio_cli.terminal import output
 from tasks.errors import UserError
-from tasks.jobs.kind import Job, State, kinds
+from tasks.jobs.record import Job, State
 from tasks.ledger.client import Ledger
 from tasks.ledger.listing import Filter
 from tasks.parsing.setting_types import UNITS
@@ -32,8 +31,11 @@ Words = list[str] | None
 _AGE = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d|w)")
 _PAGE = 1000
 
-#: The word for the owner of what this command would submit.
-ME = "me"
+
+def _kinds() -> list[str]:
+    from tasks.jobs.kind import kinds  # which only who names one needs
+
+    return list(kinds())
 
 
 def _words(flag: str, about: str, values: Callable[[], Sequence[str]] | None = None) -> Any:
@@ -43,7 +45,7 @@ def _words(flag: str, about: str, values: Callable[[], Sequence[str]] | None = N
 #: The flags, by the names of Selection's fields.
 FLAGS: dict[str, Any] = {
     "state": _words("--state", "Only jobs in these states: running,failed", lambda: [str(state) for state in State]),
-    "kind": _words("--kind", "Only jobs of these kinds", lambda: list(kinds())),
+    "kind": _words("--kind", "Only jobs of these kinds", _kinds),
     "queue": _words("--queue", "Only jobs of these queues", lambda: QUEUE_NAMES),
     "name": _words("--name", "Only jobs of these names", completion.names),
     "tag": _words("--tag", "Only jobs with any of these tags", completion.tags),
@@ -74,39 +76,41 @@ class Selection:
         return any(getattr(self, field.name) for field in fields(self))
 
     def filter(self) -> Filter:
-        """The jobs that are meant. Raises UserError for a state, kind, queue or time that there is not."""
-        states, known_kinds = _split(self.state), _split(self.kind)
-        queues = _split(self.queue)
+        """The jobs that are meant. Raises UserError for a state, kind, queue or time that there is not.
+
+        So it does for a flag without a word, as of a variable that is not set: no condition would mean every job.
+        """
+        states, known_kinds = _split("--state", self.state), _split("--kind", self.kind)
+        queues, names, tags = _split("--queue", self.queue), _split("--name", self.name), _split("--tag", self.tag)
         _check("--state", states, lambda: [str(known) for known in State])
-        _check("--kind", known_kinds, lambda: list(kinds()))
+        _check("--kind", known_kinds, _kinds)
         _check("--queue", queues, lambda: list(QUEUE_NAMES))
         now = datetime.now(UTC)
         first, last = _parse_time("--since", self.since, now), _parse_time("--until", self.until, now)
         if first is not None and last is not None and first > last:
             raise UserError(f"--since {self.since} is later than --until {self.until}.", "Exchange them")
-        return Filter(states, known_kinds, queues, _split(self.name), _split(self.tag), first, last, self._owners())
+        return Filter(states, known_kinds, queues, names, tags, first, last, self._owners())
 
     def _owners(self) -> tuple[str, ...]:
         """The owners that are meant; `me` is who would own a job that is submitted now."""
-        owners = _split(self.owner)
-        return tuple(dict.fromkeys(session.current_owner() if owner == ME else owner for owner in owners))
+        owners = _split("--owner", self.owner)
+        return tuple(dict.fromkeys(session.current_owner() if owner == session.ME else owner for owner in owners))
 
     def jobs(self, ledger: Ledger, words: Sequence[str]) -> list[Job]:
         """The jobs with these ids or names, else those that the flags choose, newest first.
 
-        UserError without either.
+        UserError without either, and for both.
         """
-        if bool(words) == self.is_given:
-            found = "not both" if words else "--all for every one"
-            raise UserError("No jobs selected.", f"Name some, or choose by {_all_flags()}; {found}")
+        if words and self.is_given:
+            raise both_given()
+        if not words and not self.is_given:
+            raise UserError("No jobs selected.", f"Name some, or choose by {_all_flags()}; --all for every one")
         return find_jobs(ledger, words) if words else list(_every_page(ledger, self.filter()))
 
     def confirm(self, question: str, *, yes: bool) -> None:
         """Ask before something is done to jobs that were chosen and not named."""
         if self.is_given and not yes:
-            import shlex
-
-            output.ask(question, shlex.join(["mistudio", *sys.argv[1:], "--yes"]))
+            output.ask(question, "--yes")
 
 
 def selecting(command: Callable[..., None]) -> Callable[..., None]:
@@ -152,15 +156,23 @@ def _every_page(ledger: Ledger, wanted: Filter) -> Iterator[Job]:
             return
 
 
+def both_given() -> UserError:
+    """Says that jobs are both named and chosen by flags."""
+    return UserError("Jobs are named, and chosen by flags too.", "Leave out the names, or the flags")
+
+
 def _all_flags() -> str:
     *most, last = (f"--{name}" for name in FLAGS)
     return f"{', '.join(most)} or {last}"
 
 
-def _split(words: Words) -> tuple[str, ...]:
-    """The words of a flag that may be repeated and have commas, each once."""
+def _split(flag: str, words: Words) -> tuple[str, ...]:
+    """The words of a flag that may be repeated and have commas, each once. UserError where it is given without any."""
     found = (part.strip() for word in words or () for part in word.split(","))
-    return tuple(dict.fromkeys(part for part in found if part))
+    each = tuple(dict.fromkeys(part for part in found if part))
+    if words and not each:
+        raise UserError(f"{flag} is empty.", "Give it a value, or leave it out")
+    return each
 
 
 def _parse_time(flag: str, value: str | None, now: datetime) -> float | None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from mistudio_cli.terminal import humanize, output
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tasks.ledger.client import Ledger
 
 #: A job that starts at once needs no explanation; afterwards the reason may change.

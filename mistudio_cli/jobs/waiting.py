@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 
 from mistudio_cli.errors import NotFound, TimedOut
 from mistudio_cli.jobs.wait_reasons import Reasons
 from mistudio_cli.terminal import humanize, output
-from tasks.errors import UserError
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tasks.ledger.client import Ledger
 from tasks.redis_client.redis_connection import Refused, Unreachable
 
@@ -22,8 +20,6 @@ REDIS_PATIENCE_S = 30.0
 
 def watch(ledger: Ledger, job_ids: Sequence[str], timeout_s: float | None = None) -> Iterator[list[Job]]:
     """The jobs' records again and again, until all have ended. TimedOut when that takes longer than `timeout_s`."""
-    if timeout_s is not None and math.isnan(timeout_s):
-        raise UserError("--timeout must be a number of seconds, not nan.", "For instance: --timeout 60")
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     while True:
         jobs = _read_patiently(ledger, job_ids)

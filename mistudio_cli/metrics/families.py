@@ -55,7 +55,7 @@ FAMILIES = (
     Family("queue_slots", "gauge", "Jobs of the queue that its workers can run at a time", "jobs", _QUEUE),
     Family("queue_paused", "gauge", "Whether the queue is paused", "1 yes, 0 no", _QUEUE),
     Family("jobs", "counter", "Jobs that have ended, since the ledger began", "jobs", ("kind", "outcome")),
-    Family("attempts", "counter", "Attempts at jobs that have ended, since the ledger began", "attempts", _KIND),
+    Family("attempts", "counter", "Attempts at jobs that have started, since the ledger began", "attempts", _KIND),
     Family("job_duration_seconds", "histogram", "Duration of the last attempt of jobs that ended", "seconds", _KIND),
     Family("job_wait_seconds", "histogram", "Time in the queue before attempts that ended", "seconds", _KIND),
     Family("worker_up", "gauge", "Whether the worker runs and its heartbeat arrives", "1 yes, 0 no", _WORKER),

@@ -11,13 +11,15 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from mistudio_cli.monitor.health.causes import BROKEN, health_of
+from mistudio_cli.monitor.consumer_command import BROKEN
+from mistudio_cli.monitor.health.causes import health_of
 from mistudio_cli.monitor.hosts import RUNNING, jobs_on
 from mistudio_cli.monitor.snapshot import Snapshot
 from mistudio_cli.supervisor.states import IDLE
 from mistudio_cli.terminal.humanize import one_line
 from tasks.accelerators.devices import Device
-from tasks.jobs.kind import Job, State
+from tasks.fleet.host_heartbeat import Gpu
+from tasks.jobs.record import Job, State
 from tasks.ledger.totals import Distribution
 
 #: How many running trainings have series.
@@ -112,16 +114,24 @@ def _share_done(job: Job) -> float | None:
 
 
 def _workers(seen: Snapshot, unread: Collection[str]) -> _Found:
-    """Without the ledger those alone of which the supervisor knows, and the other way round."""
-    for row in seen.workers or ():
+    """Without the ledger those alone of which the supervisor knows, and the other way round.
+
+    What an older process of a worker still finishes counts as the worker's.
+    """
+    rows = seen.workers or ()
+    busy, held = Counter[str](), Counter[str]()
+    for row in rows:
+        busy[row.name] += row.busy or 0
+        held[row.name] += row.pss_bytes or 0
+    for row in rows:
         labels, is_supervised = (row.name, row.name.rpartition("@")[2]), row.restarts is not None
         if (_SUPERVISOR if is_supervised else _LEDGER) in unread:
             continue
         yield "worker_up", labels, int(row.state not in _DOWN)
         yield "worker_slots", labels, row.slots
-        yield "worker_busy", labels, None if _LEDGER in unread else row.busy
+        yield "worker_busy", labels, None if _LEDGER in unread or row.busy is None else busy[row.name]
         yield "worker_restarts", labels, row.restarts
-        yield "worker_memory_bytes", labels, None if _PROCESSES in unread else row.pss_bytes
+        yield "worker_memory_bytes", labels, None if _PROCESSES in unread or row.pss_bytes is None else held[row.name]
 
 
 def _devices(seen: Snapshot) -> _Found:
@@ -137,6 +147,10 @@ def _device(card: Device, labels: tuple[str, ...]) -> _Found:
     yield "device_up", labels, int(card.problem is None)
     yield "device_memory_bytes", labels, card.memory_total
     yield "device_memory_used_bytes", labels, card.memory_used
+    yield from _measured(card, labels)
+
+
+def _measured(card: Device | Gpu, labels: tuple[str, ...]) -> _Found:
     yield "device_utilization_ratio", labels, None if card.utilisation is None else card.utilisation / 100
     yield "device_temperature_celsius", labels, card.temperature
     yield "device_power_watts", labels, card.power
@@ -157,6 +171,7 @@ def _other_devices(seen: Snapshot) -> _Found:
             yield "device_up", labels, int(gpu.error is None)
             yield "device_memory_bytes", labels, gpu.memory_total
             yield "device_memory_used_bytes", labels, gpu.memory_total - gpu.memory_free if is_known else None  # type: ignore[operator]
+            yield from _measured(gpu, labels)
             yield "device_jobs", labels, None if seen.leases is None else len(jobs_on(seen.leases, row.name, gpu))
 
 

@@ -9,19 +9,27 @@ from typing import Any
 from mistudio_cli.errors import NotFound
 from tasks.fleet.celery_inspect import WAIT_S, Replies, ask
 from tasks.ledger import overview
-from tasks.ledger.client import HEARTBEAT_TTL_S, WorkerHeartbeat
 from tasks.ledger.overview import Overview
+from tasks.ledger.worker_heartbeat import HEARTBEAT_TTL_S, WorkerHeartbeat
 from tasks.redis_client.redis_connection import Client
+
+#: How many running jobs are compared with what their workers reply.
+_MOST_JOBS = 1000
 
 
 @dataclass(frozen=True)
 class CeleryWorker:
-    """One worker and its replies by topic. `foreign`: it is none of mistudio's. `mute`: it heartbeats only."""
+    """One worker and its replies by topic. `foreign`: it is none of mistudio's. `mute`: it heartbeats only.
+
+    `queues` and `jobs` are those that it consumes and runs by the ledger, read just before it was asked.
+    """
 
     name: str
     foreign: bool = False
     mute: bool = False
     replies: Mapping[str, Any] = field(default_factory=dict)
+    queues: tuple[str, ...] = ()
+    jobs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,16 +50,16 @@ def inspect(client: Client, topics: Sequence[str], name: str | None = None) -> C
 
     NotFound for a name that is no worker's; Unreachable or Refused.
     """
-    seen = overview.read(client, overview.Wanted())
+    seen = overview.read(client, overview.Wanted(running=_MOST_JOBS))
     return joined(ask(client, topics, [name] if name else (), WAIT_S), seen, name)
 
 
 def joined(replies: Replies, seen: Overview, name: str | None = None) -> CeleryWorkers:
     """The replies next to the heartbeats. NotFound where only `name` was asked, which neither replied nor lives."""
-    ours = {heartbeat.name for heartbeat in seen.heartbeats}
+    ours = {heartbeat.name: heartbeat for heartbeat in sorted(seen.heartbeats, key=lambda each: each.seen_at)}
     mute = [
         heartbeat.name
-        for heartbeat in seen.heartbeats
+        for heartbeat in ours.values()
         if _is_live(heartbeat, seen.read_at) and heartbeat.name not in replies.by_worker
     ]
     if name is not None:
@@ -59,11 +67,18 @@ def joined(replies: Replies, seen: Overview, name: str | None = None) -> CeleryW
         if not mute and name not in replies.by_worker:
             raise NotFound(f"No worker {name} replies or heartbeats.", "Workers: mistudio workers inspect")
     rows = [
-        *(CeleryWorker(each, each not in ours, replies=reply) for each, reply in replies.by_worker.items()),
-        *(CeleryWorker(each, mute=True) for each in mute),
+        *(_row(each, ours.get(each), seen, replies=reply) for each, reply in replies.by_worker.items()),
+        *(_row(each, ours[each], seen, mute=True) for each in mute),
     ]
     unnamed = 0 if name is not None else max(0, replies.receivers - len(rows))
     return CeleryWorkers(seen.read_at, replies.receivers, unnamed, tuple(sorted(rows, key=lambda row: row.name)))
+
+
+def _row(name: str, heartbeat: WorkerHeartbeat | None, seen: Overview, **more: Any) -> CeleryWorker:
+    if heartbeat is None:
+        return CeleryWorker(name, foreign=True, **more)
+    jobs = [job.id for job in seen.running if (job.worker, job.worker_pid) == (name, heartbeat.pid)]
+    return CeleryWorker(name, queues=heartbeat.queues, jobs=tuple(jobs), **more)
 
 
 def _is_live(heartbeat: WorkerHeartbeat, now: float) -> bool:

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from mistudio_cli.monitor.cause import Cause
+from mistudio_cli.monitor.consumer_command import consumer_command
 from mistudio_cli.monitor.kind_versions import of_other_versions
-from mistudio_cli.terminal.humanize import UNKNOWN, duration
-from tasks.jobs.kind import Job, State
-from tasks.ledger.client import HEARTBEAT_TTL_S, Ledger, WorkerHeartbeat
+from mistudio_cli.monitor.snapshot import WorkerRow
+from mistudio_cli.monitor.worker_rows import worker_rows
+from mistudio_cli.terminal.humanize import UNKNOWN, count_of, duration
+from tasks.jobs.record import Job, State
+from tasks.ledger.client import Ledger
 from tasks.ledger.listing import Filter
 from tasks.ledger.queue_state import QueueCount
 from tasks.ledger.quotas import Quota, read_quotas
+from tasks.ledger.worker_heartbeat import HEARTBEAT_TTL_S, WorkerHeartbeat
 from tasks.queues import share
 
 #: What is counted in a queue that this version does not have.
@@ -37,15 +41,18 @@ class Around:
     parents: Sequence[Job]
     put_back: Sequence[str]
     refused: Sequence[WorkerHeartbeat] = ()  # workers of its queue that may not consume
+    silent: Sequence[WorkerHeartbeat] = ()  # and those that may, but have sent no heartbeat or do not consume
     quota: Quota | None = None  # of its owner
     of_owner: Sequence[Job] = ()  # those that run, where the owner has a quota
     owners: Sequence[str] = ()  # those with jobs in its queue
+    rows: Sequence[WorkerRow] = ()  # the workers of all queues
 
 
 def look_around(ledger: Ledger, job: Job) -> Around:
     """Read what `explain` needs."""
     quota = read_quotas(ledger.client).get(job.owner or "")
-    now, heartbeats = ledger.now(), [heartbeat for heartbeat in ledger.heartbeats() if job.queue in heartbeat.queues]
+    now, everyone = ledger.now(), ledger.heartbeats()
+    heartbeats = [heartbeat for heartbeat in everyone if job.queue in heartbeat.queues]
     workers = [heartbeat for heartbeat in heartbeats if now - heartbeat.consumed_at <= HEARTBEAT_TTL_S]
     return Around(
         now=now,
@@ -57,8 +64,10 @@ def look_around(ledger: Ledger, job: Job) -> Around:
         parents=[parent for parent in ledger.many(job.parents) if parent],
         put_back=_reasons_it_was_put_back_for(ledger, job),
         refused=[heartbeat for heartbeat in heartbeats if heartbeat.refused],
+        silent=[heartbeat for heartbeat in heartbeats if heartbeat not in workers and not heartbeat.refused],
         quota=quota,
         owners=ledger.queues.owners(job.queue),
+        rows=worker_rows((), everyone, (), now),
         of_owner=ledger.page(Filter(states=(State.RUNNING,), owner=job.owner), 10_000).jobs if quota else (),
     )
 
@@ -77,14 +86,19 @@ def _of_state(job: Job, around: Around) -> Iterator[Cause]:
         yield from _running(job, around)
     else:
         when = "" if job.finished_at is None else f" {duration(around.now - job.finished_at)} ago"
-        again = None if job.state is State.SUCCEEDED else f"mistudio jobs retry {job.id}"
-        yield Cause(f"It {_ended(job.state)}{when}: {job.reason}", again)
-        for parent in around.parents:
-            if parent.state in (State.FAILED, State.CANCELLED) and job.state is not State.SUCCEEDED:
-                sentence = (
-                    f"Its parent {parent.id} ({parent.kind} {parent.name}) {_ended(parent.state)}: {parent.reason}"
-                )
-                yield Cause(sentence, f"mistudio jobs retry {parent.id}")
+        if job.state is State.SUCCEEDED:
+            yield Cause(f"It succeeded{when}.")
+        else:
+            see = "logs" if job.attempt else "show"  # what never ran has no log
+            yield Cause(f"It {_ended(job.state)}{when}: {job.reason}", f"mistudio jobs {see} {job.id}")
+            yield Cause(_retried(around.parents), f"mistudio jobs retry {job.id}")
+
+
+def _retried(parents: Sequence[Job]) -> str:
+    """What a retry runs: it is a fix only where the reason was not in the parameters."""
+    lost = [job.name for job in parents if job.artifacts and job.state in (State.FAILED, State.CANCELLED)]
+    first = f", after another try of {' and '.join(lost)}" if lost else ""
+    return f"A retry runs it with the same parameters{first}."
 
 
 def _ended(state: State) -> str:
@@ -112,8 +126,10 @@ def _queued(job: Job, around: Around) -> Iterator[Cause]:
         yield from of_other_versions(job, around.workers)
     elif around.able and not over_quota:
         yield from _busy(job.queue, around)
+    elif not around.workers and around.silent:
+        yield from _silent(around)
     elif not around.workers and not around.refused:
-        yield Cause(f"No worker consumes its queue {job.queue}.", "mistudio workers start full")
+        yield Cause(f"No worker consumes its queue {job.queue}.", consumer_command([job.queue], around.rows))
     turn = list(_turn(job, around))
     yield from turn
     if around.place:
@@ -121,6 +137,13 @@ def _queued(job: Job, around: Around) -> Iterator[Cause]:
         yield Cause(f"{before} before it in its queue.", f"mistudio queue peek {job.queue}")
     elif around.place == 0 and around.able and around.count.paused_at is None and not (over_quota or turn):
         yield Cause("It is the next of its queue.", f"mistudio queue peek {job.queue}")
+
+
+def _silent(around: Around) -> Iterator[Cause]:
+    """Workers that have the queue and do not consume: starting others of the same profile would change nothing."""
+    for worker in around.silent:
+        age = duration(around.now - worker.consumed_at)
+        yield Cause(f"{worker.name} has not consumed its queue for {age}.", f"mistudio workers logs {worker.name}")
 
 
 def _turn(job: Job, around: Around) -> Iterator[Cause]:
@@ -159,9 +182,9 @@ def _busy(queue: str, around: Around) -> Iterator[Cause]:
     elif len(own) >= most:
         at_a_time = "1 job" if most == 1 else f"{most} jobs"
         yield Cause(f"Its workers run {at_a_time} of {queue} at a time: {_some(own)}.", "mistudio queue ls")
-    else:
+    elif around.count.paused_at is None:
         free = min(slots - len(holders), most - len(own))
-        yield Cause(f"Its workers have {free} of {slots} slots free: it starts in a moment.")
+        yield Cause(f"Its workers could run {count_of(free)} of {queue} now: it starts in a moment.")
 
 
 def _running(job: Job, around: Around) -> Iterator[Cause]:
@@ -173,7 +196,7 @@ def _running(job: Job, around: Around) -> Iterator[Cause]:
     elif progress.total is None:
         doing = progress.phase
     else:
-        doing = f"{progress.phase}: {progress.done} of {progress.total} {progress.unit}".rstrip()
+        doing = f"{progress.phase}: {progress.done:,} of {progress.total:,} {progress.unit}".rstrip()
     yield Cause(f"{job.worker} has been running it{since}{where}; {doing}.", f"mistudio jobs logs {job.id} -f")
     if job.cancel_requested:
         yield Cause("It is stopping, within its grace period.", f"mistudio jobs wait {job.id}")

@@ -13,9 +13,10 @@ from tasks.fleet import host_heartbeat
 from tasks.fleet.clock_offset import CLOCK_WARNING_S, describe_offset
 from tasks.fleet.host_heartbeat import SILENT_AFTER_S, Gpu, HostHeartbeat
 from tasks.ledger import overview
-from tasks.ledger.client import HEARTBEAT_TTL_S, Ledger, WorkerHeartbeat
+from tasks.ledger.client import Ledger
 from tasks.ledger.device_lease import Lease
 from tasks.ledger.overview import Overview
+from tasks.ledger.worker_heartbeat import HEARTBEAT_TTL_S, WorkerHeartbeat
 
 RUNNING, SILENT, WORKERS_ONLY = "running", "silent", "workers only"
 

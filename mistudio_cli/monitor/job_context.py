@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mistudio_cli.monitor.device_holders import Holder, holders_of
-from tasks.jobs.kind import Job, MetricPoint, State
+from tasks.jobs.record import Job, MetricPoint, State
 from tasks.ledger.client import Ledger
 
 

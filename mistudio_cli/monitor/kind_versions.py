@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from mistudio_cli.monitor.cause import Cause
 from mistudio_cli.monitor.check_result import Check
-from tasks.jobs.kind import Job, State
 from tasks.jobs.kind_digest import digests
-from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.jobs.record import Job, State
+from tasks.ledger.client import Ledger
 from tasks.ledger.listing import Filter
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.system.version import named_version
 
 #: How many queued jobs are looked at, the newest.

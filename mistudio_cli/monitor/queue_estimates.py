@@ -13,9 +13,9 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tasks.jobs.kind import Job
-from tasks.ledger.client import WorkerHeartbeat
+from tasks.jobs.record import Job
 from tasks.ledger.overview import FinishedRun, Overview
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.queues import QUEUE_NAMES, share, wire_priority
 
 #: How many of a kind's last runs count.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from mistudio_cli.monitor.queue_estimates import start_of_last
 from mistudio_cli.monitor.snapshot import QueueRow
-from tasks.ledger.client import HEARTBEAT_TTL_S, WorkerHeartbeat
 from tasks.ledger.overview import Overview
 from tasks.ledger.queue_state import RATE_SPANS_S
+from tasks.ledger.worker_heartbeat import HEARTBEAT_TTL_S, WorkerHeartbeat
 from tasks.queues import QUEUE_NAMES, share
 
 
@@ -19,7 +18,7 @@ def consuming(heartbeats: Sequence[WorkerHeartbeat], now: float) -> list[WorkerH
 
 def queue_rows(seen: Overview, live: Sequence[WorkerHeartbeat]) -> tuple[QueueRow, ...]:
     """One row for each queue, in the order of the table; `live` are the workers that consume."""
-    rows, starts = [], start_of_last(seen, live)
+    rows, starts = [], _starts_of_last(seen, live)
     for name in QUEUE_NAMES:
         count, consumers = seen.counts[name], [heartbeat for heartbeat in live if name in heartbeat.queues]
         oldest = None if count.oldest_queued_at is None else max(0.0, seen.read_at - count.oldest_queued_at)
@@ -39,3 +38,12 @@ def queue_rows(seen: Overview, live: Sequence[WorkerHeartbeat]) -> tuple[QueueRo
             )
         )
     return tuple(rows)
+
+
+def _starts_of_last(seen: Overview, live: Sequence[WorkerHeartbeat]) -> Mapping[str, float | None]:
+    """Seconds until the last queued job of each queue starts; None where that is not known."""
+    if not any(count.pending for count in seen.counts.values()):
+        return dict.fromkeys(QUEUE_NAMES, 0.0)
+    from mistudio_cli.monitor.queue_estimates import start_of_last
+
+    return start_of_last(seen, live)

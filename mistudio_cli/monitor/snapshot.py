@@ -11,15 +11,17 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mistudio_cli.errors import Trouble as Trouble
-from tasks.jobs.kind import Job
+from tasks.jobs.record import Job
 from tasks.ledger.client import Ledger
 
 if TYPE_CHECKING:  # what reads this machine is imported where it is asked: the queues alone need none of it
     from mistudio_cli.machine.host import Host
     from mistudio_cli.monitor.celery_workers import CeleryWorkers
+    from mistudio_cli.monitor.health.disagreements import Disagreement
     from mistudio_cli.monitor.hosts import HostRow
     from tasks.accelerators.devices import Devices
     from tasks.ledger.device_lease import Lease
+    from tasks.ledger.overview import Overview
     from tasks.ledger.totals import Totals
     from tasks.paths import Places
     from tasks.redis_client.server_state import ServerState
@@ -62,6 +64,13 @@ class QueueRow:
     ended: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     paused_at: float | None = None
 
+    @property
+    def eta_unknown(self) -> str | None:
+        """Why it is not known when its last job will start; None where it is, or where its state says why."""
+        if not self.pending or self.eta_s is not None or self.state != "ok":
+            return None
+        return "ETA unknown: of a kind that runs or is queued here no job has finished yet."
+
 
 @dataclass(frozen=True)
 class WorkerRow:
@@ -90,8 +99,9 @@ class Snapshot:
 
     A part that could not be read now has its last good value, and its age in `parts`, by the names of
     `mistudio_cli.monitor.collector.collector`. `queued` are the first queued jobs of each queue, in the order in which
-    they are served, without their parameters. `celery` is what Celery workers reply themselves. `consuming` is how many
-    workers consume, `server` what Redis says of itself, `totals` are the counters.
+    they are served, without their parameters. `celery` is what Celery workers reply themselves, and `disagreements` are
+    where that has not been what the ledger says for a while. `consuming` is how many workers consume, `server` what
+    Redis says of itself, `totals` are the counters.
     """
 
     read_at: float | None = None
@@ -107,6 +117,7 @@ class Snapshot:
     errors: tuple[Trouble, ...] = ()
     queued: Mapping[str, tuple[Job, ...]] | None = None
     celery: CeleryWorkers | None = None
+    disagreements: tuple[Disagreement, ...] = ()
     parts: Mapping[str, Part] = field(default_factory=dict)
     consuming: int | None = None
     server: ServerState | None = None
@@ -114,29 +125,43 @@ class Snapshot:
 
 
 def read_queues(ledger: Ledger) -> Snapshot:
-    """The queues alone, in one round trip. Raises Unreachable or Refused."""
+    """The queues, and the workers by their heartbeats where a queue with jobs has none. Raises Unreachable or Refused.
+
+    One round trip.
+    """
     from mistudio_cli.monitor.queue_rows import consuming, queue_rows
     from tasks.ledger import overview
 
     seen = overview.read(ledger.client, overview.Wanted(running=200, queued=50, runs=200))
-    return Snapshot(read_at=seen.read_at, queues=queue_rows(seen, consuming(seen.heartbeats, seen.read_at)))
+    rows = queue_rows(seen, consuming(seen.heartbeats, seen.read_at))
+    is_deserted = any(row.pending and not row.consumers for row in rows)
+    return Snapshot(read_at=seen.read_at, queues=rows, workers=_by_heartbeats(seen) if is_deserted else None)
 
 
-def read_all(ledger: Ledger, places: Places, *, memory_age_s: float = 0.0) -> Snapshot:
+def _by_heartbeats(seen: Overview) -> tuple[WorkerRow, ...]:
+    from mistudio_cli.monitor.worker_rows import shown_heartbeats, worker_rows
+
+    return worker_rows((), shown_heartbeats(seen), seen.holders, seen.read_at)
+
+
+def read_all(ledger: Ledger, places: Places, *, is_judged: bool = False) -> Snapshot:
     """Everything, once; each part that fails has its reason in `errors`.
 
-    What workers hold in memory may be `memory_age_s` old.
+    One that is to be judged has the state of the server too.
     """
-    from mistudio_cli.monitor.collector.collector import ALL_PARTS, Collector
+    from mistudio_cli.monitor.collector.collector import Collector
+    from mistudio_cli.monitor.collector.sources import JUDGED, SHOWN
 
-    return Collector(lambda: ledger, places, ALL_PARTS, memory_age_s=memory_age_s).collect_once()
+    return Collector(lambda: ledger, places, wanted=JUDGED if is_judged else SHOWN).collect_once()
 
 
 def read_workers(ledger: Ledger | None, places: Places) -> Snapshot:
     """The supervisor and the workers alone; without a ledger no Redis runs, so there are no workers elsewhere."""
     from mistudio_cli.monitor.collector.collector import WORKER_PARTS, Collector
+    from tasks.ledger.overview import Wanted
 
-    seen = Collector(None if ledger is None else lambda: ledger, places, WORKER_PARTS).collect_once()
+    open_ledger = None if ledger is None else lambda: ledger
+    seen = Collector(open_ledger, places, WORKER_PARTS, wanted=Wanted()).collect_once()
     if seen.read_at is None and seen.supervisor is not None:  # the times of the supervisor's workers are by this clock
         return replace(seen, read_at=time.time())
     return seen

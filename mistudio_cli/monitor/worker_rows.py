@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mistudio_cli.monitor.snapshot import WorkerRow
-from tasks.ledger.client import HEARTBEAT_TTL_S, WorkerHeartbeat
+from mistudio_cli.monitor.snapshot import SILENT_SHOWN_S, WorkerRow
+from tasks.ledger.worker_heartbeat import HEARTBEAT_TTL_S, WorkerHeartbeat
 
 if TYPE_CHECKING:  # reads this machine: whoever lists other hosts alone needs none of it
     from mistudio_cli.machine.process_trees import Use
+    from tasks.ledger.overview import Overview
+
+
+def shown_heartbeats(seen: Overview) -> list[WorkerHeartbeat]:
+    """The heartbeats that are not so old that nobody looks for their workers any more."""
+    return [heartbeat for heartbeat in seen.heartbeats if abs(seen.read_at - heartbeat.seen_at) <= SILENT_SHOWN_S]
 
 
 def worker_rows(
@@ -27,18 +33,23 @@ def worker_rows(
     read, so who is silent and what they work on is not known. `uses` are those of their processes, by pid; None: not
     read. `is_stale`: heartbeats and holders are older than what the supervisor says, so a worker may be missing there.
     """
-    unknown = {(heartbeat.name, heartbeat.pid): heartbeat for heartbeat in heartbeats or ()}
-    rows = []
+    unknown, rows = list(heartbeats or ()), []
     for worker in supervised:
-        heartbeat = unknown.pop(_whose(worker), None)
+        heartbeat = _take(unknown, _whose(worker))
         is_unknown = heartbeats is None or (is_stale and heartbeat is None)
         use = (uses or {}).get(worker["pid"])
         rows.append(_supervised_row(worker, heartbeat, None if is_unknown else holders, use, now))
     names = {worker["name"] for worker in supervised}  # an earlier life of one of ours is of no interest
-    others = [
-        heartbeat for heartbeat in unknown.values() if heartbeat.name not in names or _is_refused_now(heartbeat, now)
-    ]
+    others = [heartbeat for heartbeat in unknown if heartbeat.name not in names or _is_refused_now(heartbeat, now)]
     return (*rows, *(_heartbeat_row(heartbeat, holders, now) for heartbeat in others))
+
+
+def _take(unknown: list[WorkerHeartbeat], whose: tuple[str, int]) -> WorkerHeartbeat | None:
+    """The heartbeat of that name and pid, which is removed. In containers another worker may have both as well."""
+    for number, heartbeat in enumerate(unknown):
+        if (heartbeat.name, heartbeat.pid) == whose:
+            return unknown.pop(number)
+    return None
 
 
 def _is_refused_now(heartbeat: WorkerHeartbeat, now: float) -> bool:

@@ -12,7 +12,7 @@ from mistudio_cli.submission.options import RequestFault
 from mistudio_cli.submission.request import read_request
 from tasks.errors import UserError
 from tasks.jobs.job_id import later_id
-from tasks.jobs.kind import Job
+from tasks.jobs.record import Job
 from tasks.parsing.documents import decode, parse_json_object, read_bounded
 from tasks.redis_client.redis_connection import Refused, Unable, Unreachable
 from tasks.submission.plan import ArtifactCatalog, SubmitOptions, plan

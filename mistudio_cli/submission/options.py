@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import typer
 
 from mistudio_cli import completion, session
-from mistudio_cli.errors import Code
+from mistudio_cli.errors import Code, Failed
 from mistudio_cli.fleet.replication import warn_if_unreplicated
-from mistudio_cli.jobs import waiting
+from mistudio_cli.jobs import new_home, waiting
 from mistudio_cli.jobs.lookup import find_jobs
 from mistudio_cli.terminal import humanize, output
 from mistudio_cli.views import json_shapes, tables
 from tasks.errors import UserError
-from tasks.jobs.kind import Estimate, Job, State, kind_named
+from tasks.jobs.kind import Estimate, kind_named
+from tasks.jobs.record import Job, State
 from tasks.queues import DEFAULT_PRIORITY, HIGHEST_PRIORITY, LOWEST_PRIORITY
 from tasks.submission.plan import ArtifactCatalog, SubmitOptions
 
@@ -110,11 +112,11 @@ class SubmitFlags:
     json: bool
 
     def open(self) -> ArtifactCatalog:
-        """The ledger, and what it and the store know."""
+        """The ledger, and what it and the store know; in a new home an empty one, until something is submitted."""
         from tasks.storage.store import Store
 
         settings = session.current_settings()
-        ledger = session.connect_ledger(settings, supervise=not self.dry_run)
+        ledger = new_home.ledger_to_read(settings, supervise=not self.dry_run)
         owner = session.current_owner(self.owner)
         return ArtifactCatalog(ledger, Store(settings.places.store), owner=owner)
 
@@ -122,6 +124,12 @@ class SubmitFlags:
         """The options of each job. NotFound for a job to wait for that does not exist."""
         after = tuple(job.id for job in find_jobs(known.ledger, self.after or ()))
         return SubmitOptions(self.priority, after, (*more_tags, *(self.tag or ())), self.gpu)
+
+
+def opened_to_change(known: ArtifactCatalog) -> ArtifactCatalog:
+    """The same with a ledger that can be written to; it has planned nothing yet where that is another one."""
+    ledger = new_home.ledger_to_change(known.ledger)
+    return known if ledger is known.ledger else replace(known, ledger=ledger, planned={}, estimating_s=[])
 
 
 def read_flags(values: dict[str, Any]) -> SubmitFlags:
@@ -134,29 +142,47 @@ def carry_out(known: ArtifactCatalog, jobs: Sequence[Job], flags: SubmitFlags, t
     if flags.dry_run:
         _print_plan(known, jobs, flags, tag)
         return
+    known = opened_to_change(known)
     jobs = known.ledger.submit_all(jobs)
     replicated = known.ledger.replicated
     if not flags.json:
-        _print_jobs(jobs, tag)
+        with submitted_all_the_same(jobs):
+            _print_jobs(jobs, tag)
     warn_if_unreplicated(known.ledger, jobs)
-    if flags.wait:
-        requested = jobs if tag else jobs[-1:]
-        ended = {job.id: job for job in waiting.wait_for(known.ledger, [job.id for job in requested])}
-        jobs = [ended.get(job.id, job) for job in jobs]
-        for job in ended.values():
-            output.talk(f"{job.id} {job.state}{waiting.why(job)}")
-    if flags.json:
-        together = json_shapes.submitted_together(jobs, tag, replicated) if tag else None
-        output.data_json(together or json_shapes.submitted(jobs[-1], jobs[:-1], replicated))
+    try:
+        if flags.wait:
+            requested = jobs if tag else jobs[-1:]
+            ended = {job.id: job for job in waiting.wait_for(known.ledger, [job.id for job in requested])}
+            jobs = [ended.get(job.id, job) for job in jobs]
+            for job in ended.values():
+                output.talk(f"{job.id} {job.state}{waiting.why(job)}")
+    finally:  # also what was submitted before Ctrl-C
+        if flags.json:
+            together = json_shapes.submitted_together(jobs, tag, replicated) if tag else None
+            with submitted_all_the_same(jobs):
+                output.data_json(together or json_shapes.submitted(jobs[-1], jobs[:-1], replicated))
     if any(job.state.ended and job.state is not State.SUCCEEDED for job in jobs):
         raise typer.Exit(int(Code.FAILED))
+
+
+@contextmanager
+def submitted_all_the_same(jobs: Sequence[Job]) -> Iterator[None]:
+    """Failed, and no fault of the request, where the ids cannot be printed: who submits again does it twice."""
+    try:
+        yield
+    except OSError as error:
+        last = f"{jobs[-1].id} was submitted" if jobs else "Nothing was left to submit"
+        raise Failed(f"{last}, which cannot be printed: {error.strerror}.", "See: mistudio jobs ls") from error
 
 
 def _print_jobs(jobs: Sequence[Job], tag: str | None) -> None:
     for job in jobs:
         needed_first = "" if tag or job is jobs[-1] else ", needed first"
         output.data(f"{job.id} {job.kind} {job.name} in {job.queue}{needed_first}")
-    output.talk(f"{len(jobs)} jobs with the tag {tag}" if tag else f"Watch it: mistudio jobs wait {jobs[-1].id}")
+    if tag:
+        output.talk(f"{humanize.count_of(len(jobs))} with the tag {tag}" if jobs else "Nothing was left to submit.")
+    else:
+        output.talk(f"Watch it: mistudio jobs wait {jobs[-1].id}")
 
 
 def _print_plan(known: ArtifactCatalog, jobs: Sequence[Job], flags: SubmitFlags, tag: str | None) -> None:

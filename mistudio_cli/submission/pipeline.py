@@ -13,9 +13,11 @@ from mistudio_cli.submission.options import RequestFault
 from mistudio_cli.submission.pipeline_file import Pipeline, PipelineStep
 from mistudio_cli.submission.request import SubmitRequest, read_request
 from tasks.errors import UserError
-from tasks.jobs.kind import FAMILIES, Job, JobKind
+from tasks.jobs.kind import JobKind
+from tasks.jobs.record import FAMILIES, Job
 from tasks.submission.plan import ArtifactCatalog, ArtifactTaken, SubmitOptions, plan
-from tasks.text.dataset_ref import slug
+from tasks.text.dataset_ref import local_path, slug
+from tasks.text.source_state import refuse_if_changed
 
 _REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 
@@ -100,6 +102,7 @@ class Plan:
         except ArtifactTaken as taken:
             if not _makes_the_same(request.kind, taken, known):
                 raise
+            _refuse_changed_source(request, taken, known)
             self.reused += taken.makes
             producers = (known.producer_of(artifact) for artifact in taken.makes)
             return _Done(_names(taken.makes), next((producer for producer in producers if producer), None))
@@ -141,6 +144,15 @@ def _those_there_are(name: str, steps: list[str], variables: Mapping[str, Any]) 
 def _makes_the_same(kind: JobKind, taken: ArtifactTaken, known: ArtifactCatalog) -> bool:
     """Whether all that is there was asked for alike. A value that is not known before its model is there fits any."""
     return all(_is_there(kind, artifact, wanted, known) for artifact, wanted in taken.makes.items())
+
+
+def _refuse_changed_source(request: SubmitRequest, taken: ArtifactTaken, known: ArtifactCatalog) -> None:
+    """UserError for a download that is there, of files that changed since."""
+    source = local_path(str(request.values.get("source", ""))) if request.kind.name == "download" else None
+    if source is None:
+        return
+    for name in _names(taken.makes):
+        refuse_if_changed(source, "datasets", name, known)
 
 
 def _is_there(kind: JobKind, artifact: str, wanted: dict[str, Any], known: ArtifactCatalog) -> bool:

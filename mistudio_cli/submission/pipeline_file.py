@@ -94,7 +94,9 @@ def _faults_at_the_top(document: dict[str, Any]) -> Iterator[UserError]:
 def _read_setting(setting: str, variables: Mapping[str, Any]) -> dict[str, Any]:
     """One key=value; the recipe's own value says whether it is text or what TOML makes of it."""
     key, equals, word = setting.partition("=")
-    if not equals or key not in variables:
+    if not equals and key in variables:
+        raise UserError(f"The value of {key} is missing.", f"Write {key}=VALUE")
+    if key not in variables:
         known = f"It has: {', '.join(variables)}" if variables else "It has none"
         raise UserError(f"The recipe has no variable {key!r}.", f"{near(key, list(variables))}{known}")
     if isinstance(variables[key], str):

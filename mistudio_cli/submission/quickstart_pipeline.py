@@ -17,7 +17,8 @@ from mistudio_cli.fleet import start_stop, supervisor_client
 from mistudio_cli.profile.rules import load_profile, workers_of
 from mistudio_cli.settings import Settings
 from mistudio_cli.terminal import output
-from tasks.jobs.kind import Job, kind_named
+from tasks.jobs.kind import kind_named
+from tasks.jobs.record import Job
 from tasks.ledger.client import Ledger
 from tasks.storage.store import Store
 from tasks.submission.plan import submit

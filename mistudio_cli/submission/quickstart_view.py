@@ -10,7 +10,7 @@ from typing import Any
 from mistudio_cli.jobs import waiting
 from mistudio_cli.submission.quickstart_pipeline import QuickstartStep
 from mistudio_cli.terminal import humanize, output
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tasks.ledger.client import Ledger
 from tasks.parsing.safe_text import visible
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.errors import UserError
-from tasks.jobs.kind import JobKind, kind_named
+from tasks.jobs.kind import JobKind, by_parameter, kind_named
 from tasks.parsing.parameters import read_number, types_of
 from tasks.submission.plan import SubmitOptions
 
@@ -45,10 +45,13 @@ def read_request(fields: dict[str, Any], submit_options: SubmitOptions) -> Submi
         return [("kind", problem)]
     own = {key: fields[key] for key in ("priority", "gpu") if key in fields}
     submit_options = dataclasses.replace(submit_options, tags=(*submit_options.tags, *fields.get("tags", ())), **own)
-    values = {
-        key: _number(value, types_of(kind.params).get(key, ())) for key, value in fields.items() if key not in _KEYS
-    }
-    faults = list(kind.faults_of(values))
+    keys = [key for key in fields if key not in _KEYS]
+    typed, twice = by_parameter(keys, kind.params)
+    if twice is not None:
+        return [(twice, UserError(f"{twice} sets a parameter that another key sets too.", "Leave one of them out"))]
+    types = types_of(kind.params)
+    values = {name: _number(fields[key], types.get(name, ())) for name, key in typed.items()}
+    faults = [(typed.get(name, name), problem) for name, problem in kind.faults_of(values)]
     return faults or SubmitRequest(kind, fields.get("name"), tuple(fields.get("after", ())), submit_options, values)
 
 

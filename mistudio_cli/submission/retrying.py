@@ -10,13 +10,13 @@ from pathlib import Path
 
 from mistudio_cli import session
 from mistudio_cli.terminal import output
-from tasks.jobs.kind import Job
+from tasks.jobs.record import Job
 from tasks.ledger.client import Ledger
 from tasks.ledger.listing import Filter
 from tasks.storage.store import Store
 from tasks.submission.checkpoints import resume_point
 from tasks.submission.plan import ArtifactCatalog
-from tasks.submission.retry import Retries, plan_retries, plan_retry, why_from_scratch
+from tasks.submission.retry import Retries, plan_each, plan_retries, why_from_scratch
 
 #: Jobs submitted at once; the next call submits the rest.
 MOST = 10_000
@@ -46,7 +46,7 @@ def try_again(
 ) -> Begun:
     """Submit these jobs once more: all, or none and a UserError. The last new one gets the id `new_id`, if given."""
     known = _known(ledger, store)
-    planned = [new for job in jobs for new in plan_retry(known, job, from_checkpoint=from_checkpoint)]
+    planned = plan_each(known, jobs, from_checkpoint=from_checkpoint)
     if new_id is not None:
         planned[-1] = replace(planned[-1], id=new_id)
     return _begin(known, planned, from_checkpoint)
@@ -64,7 +64,7 @@ def try_failed(
         return Begun()
     if must_confirm:
         count = "1 job" if len(retries.planned) == 1 else f"{len(retries.planned)} jobs"
-        output.ask(f"Submit {count}?", shlex.join(["mistudio", *sys.argv[1:], "--yes"]))
+        output.ask(f"Submit {count}?", "--yes")
     return _begin(known, retries.planned, from_checkpoint)
 
 

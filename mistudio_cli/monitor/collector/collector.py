@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mistudio_cli.machine.background_reading import BackgroundReading
-from mistudio_cli.monitor.celery_workers import inspect
+from mistudio_cli.machine.background_reading import BackgroundReading, Reading
 from mistudio_cli.monitor.collector import sources
 from mistudio_cli.monitor.collector.combined_parts import snapshot_of
 from mistudio_cli.monitor.snapshot import Snapshot
 from tasks.fleet.celery_inspect import WAIT_S
 from tasks.ledger.client import Ledger
-from tasks.ledger.overview import Wanted
+from tasks.ledger.overview import Overview, Wanted
 from tasks.paths import Places
-from tasks.redis_client.redis_connection import Client, NotPermitted
 from tasks.redis_client.redis_url import Address
 from tasks.settings import current
+
+if TYPE_CHECKING:
+    from mistudio_cli.monitor.collector.celery_part import CeleryPart
+    from mistudio_cli.monitor.health.disagreements import Disagreement
 
 #: How long a snapshot of a lasting collector waits for its sources.
 DEADLINE_S = 0.3
@@ -37,14 +39,12 @@ ALL_PARTS = (SUPERVISOR, LEDGER, DEVICES, HOST, DISK, PROCESSES)
 #: What a lasting view reads besides: workers are asked now and then, and a mute one costs the part a second.
 LASTING_PARTS = (*ALL_PARTS, CELERY)
 _EVERY_S = {CELERY: 5.0}
-_CELERY_TOPICS = ("active", "reserved", "stats", "queues")
+#: How often the other parts are read for who reads the ledger itself.
+_AROUND_EVERY_S = 1.0
 WORKER_PARTS = (SUPERVISOR, LEDGER, PROCESSES)
 
-#: A supervisor whose Redis hangs is blocked for a second itself, and answers then: it gets this much more.
-_SUPERVISOR_EXTRA_S = 0.3
-
 #: Parts that may take longer than the patience.
-_LONGER_S = {SUPERVISOR: _SUPERVISOR_EXTRA_S, CELERY: WAIT_S}
+_LONGER_S = {CELERY: WAIT_S}
 
 #: What fraction of the patience those who need the supervisor's answer wait for it.
 _WAIT_FOR_SUPERVISOR = 0.3
@@ -71,17 +71,19 @@ class Collector:
         self._patience_s: float = current("read_patience") if patience_s is None else patience_s
         self._ledger: Ledger | None = None
         self._opening = threading.Lock()  # two parts need it
-        self._celery: Client | None = None
+        self._beginning = threading.Lock()  # so that two who collect begin no part twice
+        self._celery = self._celery_part() if CELERY in parts and open_ledger is not None else None
         self._began_at = time.monotonic()
         reads: dict[str, Callable[[], Any]] = {
-            SUPERVISOR: partial(sources.read_supervisor, places, self._patience_s + _SUPERVISOR_EXTRA_S),
+            SUPERVISOR: partial(sources.read_supervisor, places, self._patience_s),
             LEDGER: self._read_ledger,
             DEVICES: self._read_devices,
             HOST: _read_load,
             DISK: self._read_disk,
             PROCESSES: self._read_processes,
-            CELERY: self._ask_celery,
         }
+        if self._celery is not None:
+            reads[CELERY] = self._celery.ask
         names = {DEVICES: "NVML cannot be read: NVML", DISK: f"the disk of {places.store}"}
         self._readings = {
             part: BackgroundReading(
@@ -91,23 +93,48 @@ class Collector:
             if part not in (LEDGER, CELERY) or open_ledger is not None
         }
 
-    def collect(self, wait_s: float = DEADLINE_S) -> Snapshot:
-        """Begin to read every part, wait so long at most, and make a snapshot of what there is."""
+    def collect(self, wait_s: float = DEADLINE_S, parts: Collection[str] = LASTING_PARTS) -> Snapshot:
+        """Begin to read every part, wait for these so long at most, and make a snapshot of what there is."""
         deadline = time.monotonic() + wait_s
         self.begin()
-        for reading in self._readings.values():
-            reading.wait(deadline - time.monotonic())
+        for part, reading in self._readings.items():
+            if part in parts:
+                reading.wait(deadline - time.monotonic())
         return self._snapshot()
 
-    def _snapshot(self) -> Snapshot:
-        found = {part: reading.reading() for part, reading in self._readings.items()}
-        return snapshot_of(found, self._places, self._address)
+    def collect_around(self, read_ledger: Callable[[], Overview], wait_s: float = DEADLINE_S) -> Snapshot:
+        """A snapshot of the ledger as that reads it now, and of the other parts, which may be a second old.
 
-    def begin(self) -> None:
-        """Read every part again, but for those that are being read."""
-        self._began_at = time.monotonic()
-        for part, reading in self._readings.items():
-            reading.begin(_EVERY_S.get(part, 0.0))
+        Raises what `read_ledger` raises, and waits for the others so long at most.
+        """
+        deadline = time.monotonic() + wait_s
+        others = [part for part in self._readings if part != LEDGER]
+        self.begin(others, _AROUND_EVERY_S)
+        read_at = time.time()
+        overview = read_ledger()
+        for part in others:
+            self._readings[part].wait(deadline - time.monotonic())
+        return self._snapshot(Reading(overview, read_at, 0.0))
+
+    def _snapshot(self, ledger: Reading[Any] | None = None) -> Snapshot:
+        """What there is, with that for the ledger where it is given."""
+        found = {part: reading.reading() for part, reading in self._readings.items()}
+        seen = snapshot_of(found if ledger is None else {**found, LEDGER: ledger}, self._places, self._address)
+        return replace(seen, disagreements=self._disagreements_in(found))
+
+    def _disagreements_in(self, found: Mapping[str, Reading[Any]]) -> tuple[Disagreement, ...]:
+        if self._celery is None:
+            return ()
+        supervised = found[SUPERVISOR].value if SUPERVISOR in found else None
+        return self._celery.disagreements(found[CELERY], (supervised or {}).get("workers", ()))
+
+    def begin(self, parts: Collection[str] | None = None, every_s: float = 0.0) -> None:
+        """Read these parts (None: every part) again, but for those being read, or begun less than `every_s` ago."""
+        with self._beginning:
+            self._began_at = time.monotonic()
+            for part, reading in self._readings.items():
+                if parts is None or part in parts:
+                    reading.begin(max(every_s, _EVERY_S.get(part, 0.0)))
 
     def close(self) -> None:
         """Close the connections, after what is being read over them; a hung source is waited for like any other."""
@@ -134,7 +161,7 @@ class Collector:
 
     def _longest_s(self, part: str) -> float:
         """How long one who looks once waits for a part."""
-        return self._patience_s + _LONGER_S.get(part, 0.0) + _MARGIN_S
+        return self._patience_s + _LONGER_S.get(part, 0.0) + MARGIN_S
 
     @property
     def _address(self) -> Address | None:
@@ -150,13 +177,10 @@ class Collector:
     def _read_ledger(self) -> Any:
         return sources.read_ledger(self._opened_ledger(), self._wanted, self._patience_s)
 
-    def _ask_celery(self) -> Any:
-        """Over a connection of its own: replies are waited for, and the ledger's must not be."""
-        if self._celery is None:
-            self._celery = Client(self._opened_ledger().client.address, WAIT_S + self._patience_s)
-        with suppress(NotPermitted):  # of a Redis user who only reads: nothing is wrong, and nothing is known
-            return inspect(self._celery, _CELERY_TOPICS)
-        return None
+    def _celery_part(self) -> CeleryPart:
+        from mistudio_cli.monitor.collector.celery_part import CeleryPart  # one look does not ask Celery
+
+        return CeleryPart(self._opened_ledger, self._patience_s)
 
     def _read_devices(self) -> Any:
         began = time.monotonic()
@@ -179,7 +203,7 @@ class Collector:
 
 
 #: A source that gives up by itself after its patience says better why than one that is given up.
-_MARGIN_S = 0.1
+MARGIN_S = 0.1
 
 
 def _read_load() -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,8 @@ from mistudio_cli.monitor.collector import part_errors
 from mistudio_cli.monitor.collector.sources import UnreadableDevices
 from mistudio_cli.monitor.hosts import host_rows
 from mistudio_cli.monitor.queue_rows import consuming, queue_rows
-from mistudio_cli.monitor.snapshot import SILENT_SHOWN_S, Part, Snapshot, Trouble, WorkerRow
-from mistudio_cli.monitor.worker_rows import worker_rows
+from mistudio_cli.monitor.snapshot import Part, Snapshot, Trouble, WorkerRow
+from mistudio_cli.monitor.worker_rows import shown_heartbeats, worker_rows
 from tasks.fleet import host_heartbeat
 from tasks.ledger.overview import Overview
 from tasks.paths import Places
@@ -32,10 +32,10 @@ _NOTHING: Reading[Any] = Reading()
 def snapshot_of(found: Mapping[str, Reading[Any]], places: Places, address: Address | None) -> Snapshot:
     """What there is, by part. Without a part `ledger` no Redis runs, so there are no workers elsewhere."""
     parts = {name: _part(name, reading, places, address) for name, reading in found.items()}
-    if (missing := _missing_ledger(found, places)) is not None:
+    status: dict[str, Any] | None = _value(found, "supervisor")
+    if (missing := _missing_ledger(found, status, places)) is not None:
         parts["ledger"] = missing
     seen = _of_ledger(found, parts)
-    status: dict[str, Any] | None = _value(found, "supervisor")
     return replace(
         seen,
         supervisor=(status or {}).get("supervisor"),
@@ -43,9 +43,17 @@ def snapshot_of(found: Mapping[str, Reading[Any]], places: Places, address: Addr
         devices=_devices(found),
         host=_host(found),
         celery=_value(found, "celery"),
-        errors=tuple(Trouble(name, part.error, part.age_s) for name, part in parts.items() if part.error is not None),
+        errors=tuple(_troubles(parts)),
         parts=parts,
     )
+
+
+def _troubles(parts: Mapping[str, Part]) -> Iterator[Trouble]:
+    """Why parts could not be read. Celery is asked over the ledger's Redis: of that, one is enough."""
+    is_unread = "ledger" in parts and parts["ledger"].error is not None
+    for name, part in parts.items():
+        if part.error is not None and not (is_unread and name == "celery"):
+            yield Trouble(name, part.error, part.age_s)
 
 
 def _part(name: str, reading: Reading[Any], places: Places, address: Address | None) -> Part:
@@ -57,10 +65,12 @@ def _value(found: Mapping[str, Reading[Any]], part: str) -> Any:
     return found.get(part, _NOTHING).value
 
 
-def _missing_ledger(found: Mapping[str, Reading[Any]], places: Places) -> Part | None:
+def _missing_ledger(found: Mapping[str, Reading[Any]], status: dict[str, Any] | None, places: Places) -> Part | None:
     """The part of a Redis that does not run although workers do; None where that is as it should be."""
-    if "ledger" in found or not (_value(found, "supervisor") or {}).get("workers"):
+    if "ledger" in found or not (status or {}).get("workers"):
         return None
+    if trouble := (status or {}).get("redis", {}).get("trouble"):
+        return Part(error=trouble)
     return Part(error=part_errors.describe("ledger", own_redis_not_running(places), places))
 
 
@@ -68,16 +78,6 @@ def _of_ledger(found: Mapping[str, Reading[Any]], parts: Mapping[str, Part]) -> 
     overview: Overview | None = _value(found, "ledger")
     if overview is None:
         return Snapshot(hosts=None if "ledger" in parts else ())
-    return _ledger_part(overview)
-
-
-def snapshot_of_ledger(overview: Overview) -> Snapshot:
-    """A snapshot of the ledger alone; the workers are known by their heartbeats."""
-    rows = worker_rows((), _shown_heartbeats(overview), overview.holders, overview.read_at)
-    return replace(_ledger_part(overview), workers=rows)
-
-
-def _ledger_part(overview: Overview) -> Snapshot:
     now, running = overview.read_at, {job.id for job in overview.running}
     live = consuming(overview.heartbeats, now)
     return Snapshot(
@@ -87,19 +87,13 @@ def _ledger_part(overview: Overview) -> Snapshot:
         next=overview.next,
         leases=overview.leases,
         hosts=host_rows(
-            host_heartbeat.listed(overview.hosts.values(), now), _shown_heartbeats(overview), overview.holders, now
+            host_heartbeat.listed(overview.hosts.values(), now), shown_heartbeats(overview), overview.holders, now
         ),
         queued=overview.queued,
         consuming=len(live),
         server=server_state.decode(overview.server_info),
         totals=overview.totals,
     )
-
-
-def _shown_heartbeats(overview: Overview) -> list[Any]:
-    return [
-        heartbeat for heartbeat in overview.heartbeats if abs(overview.read_at - heartbeat.seen_at) <= SILENT_SHOWN_S
-    ]
 
 
 def _workers(found: Mapping[str, Reading[Any]], parts: Mapping[str, Part]) -> tuple[WorkerRow, ...] | None:
@@ -112,7 +106,7 @@ def _workers(found: Mapping[str, Reading[Any]], parts: Mapping[str, Part]) -> tu
         return rows if rows or ("ledger" not in parts and status is not None) else None
     is_stale = parts["ledger"].error is not None
     rows = worker_rows(
-        supervised, _shown_heartbeats(overview), overview.holders, overview.read_at, uses, is_stale=is_stale
+        supervised, shown_heartbeats(overview), overview.holders, overview.read_at, uses, is_stale=is_stale
     )
     return rows if rows or (status is not None and not is_stale) else None
 

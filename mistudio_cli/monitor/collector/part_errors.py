@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mistudio_cli.errors import with_fix
-from mistudio_cli.fleet.supervisor_client import own_redis_not_running
+from mistudio_cli.fleet.supervisor_client import own_redis_not_running, unresponsive
 from mistudio_cli.machine.unresponsive_process import described, is_running, pid_at_socket
 from tasks.errors import UserError
 from tasks.paths import Places
@@ -35,7 +35,7 @@ def _of_redis(error: Exception, places: Places, address: Address) -> str:
     if isinstance(error, (Silent, TimeoutError)):
         said = str(error) if isinstance(error, Silent) else f"{address.shown} does not answer"
         who, fix = hung_redis(address, places)
-        return with_fix(said.replace(" does not answer", f"{who} does not answer", 1), fix or "see: mistudio doctor")
+        return with_fix(said.replace(" does not answer", f"{who} does not answer", 1), fix)
     if address.path == str(places.redis_socket) and not _listens(places):
         return describe("", own_redis_not_running(places), places)
     return str(error) or type(error).__name__
@@ -77,8 +77,5 @@ _pids: dict[str, int] = {}
 
 
 def _of_supervisor(places: Places) -> str:
-    from mistudio_cli.supervisor.lock_and_socket import holder
-
-    pid = holder(places)
-    who, fix = described(pid, f"end it, which lets its workers finish their jobs: kill {pid}" if pid else "")
-    return with_fix(f"the supervisor of {places.home}{who} does not answer", fix)
+    error = unresponsive(places)
+    return with_fix(str(error), error.hint)

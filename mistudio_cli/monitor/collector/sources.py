@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 #: The records that a view shows: running jobs, the newest ones, the first of each queue; and runs, for estimates.
 SHOWN = Wanted(running=200, recent=50, queued=50, runs=200)
 
-#: The same with the counters and the state of the server, for who is asked for metrics.
-COUNTED = replace(SHOWN, totals=True, server=True)
+#: The same with the state of the server, for who shows what is wrong.
+JUDGED = replace(SHOWN, server=True)
+
+#: The same with the counters, for who is asked for metrics.
+COUNTED = replace(JUDGED, totals=True)
 
 
 class UnreadableDevices(Exception):

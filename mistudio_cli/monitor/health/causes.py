@@ -6,18 +6,18 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mistudio_cli.errors import has_fix
+from mistudio_cli.monitor.consumer_command import BROKEN, cause_command, consumer_command
 from mistudio_cli.monitor.hosts import RUNNING as HOST_RUNNING
 from mistudio_cli.monitor.hosts import SILENT, HostRow, clock_fault
 from mistudio_cli.monitor.snapshot import QueueRow, Snapshot, WorkerRow
+from mistudio_cli.supervisor.states import SILENCE_S
 from mistudio_cli.terminal.humanize import duration, one_line, size
 from tasks.accelerators.devices import ABSENT
 from tasks.fleet.clock_offset import CLOCK_FIX, CLOCK_WARNING_S
 from tasks.fleet.host_heartbeat import HostHeartbeat
-from tasks.jobs.kind import State
+from tasks.jobs.record import State
 from tasks.settings import current
-
-#: States of a worker that runs no jobs though it should.
-BROKEN = ("fatal", "backoff", "silent", "unresponsive", "refused")
 
 #: The least free share of the disk that holds the store.
 LEAST_DISK = 0.05
@@ -26,13 +26,24 @@ OLD_WAIT_S = 3600.0
 NO_PROGRESS_S = 900.0
 MUCH_MEMORY = 0.9
 
-_START_WORKERS = "mistudio workers start full"
+#: What a worker in each of the broken states does, for a sentence.
+_DOES = {
+    "silent": "sent no heartbeat",
+    "unresponsive": "received no message",
+    "refused": "may not consume",
+    "backoff": "exited and is restarted after a delay",
+    "fatal": "exits again and again",
+}
+
 _SEE_TO_DRIVER = "nvidia-smi"
 
 
 @dataclass(frozen=True)
 class HealthCause:
-    """One thing that is wrong. `since` is in seconds since the epoch; None: not known, or of none."""
+    """One thing that is wrong. `since` is in seconds since the epoch; None: not known, or of none.
+
+    `part` is the part of the snapshot that could not be read, where that is the cause.
+    """
 
     code: str
     sentence: str
@@ -41,6 +52,7 @@ class HealthCause:
     worker: str | None = None
     since: float | None = None
     is_critical: bool = False
+    part: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,8 +65,8 @@ class Health:
 
 def health_of(seen: Snapshot) -> Health:
     """The health of everything in a snapshot. What is not in it, or has not been read yet, is not judged."""
-    found = [*_unread(seen), *_of_redis(seen), *_of_queues(seen), *_of_workers(seen), *_of_jobs(seen)]
-    found += [*_of_devices(seen), *_of_disk(seen), *_of_hosts(seen)]
+    found = [*_unread(seen), *_of_redis(seen), *_of_workers(seen), *_of_celery(seen), *_of_queues(seen)]
+    found += [*_of_jobs(seen), *_of_devices(seen), *_of_disk(seen), *_of_hosts(seen)]
     causes = tuple(sorted(found, key=lambda cause: not cause.is_critical))
     return Health("critical" if causes and causes[0].is_critical else "warning" if causes else "healthy", causes)
 
@@ -63,13 +75,14 @@ def _unread(seen: Snapshot) -> Iterator[HealthCause]:
     for trouble in seen.errors:
         is_ledger, card = trouble.part == "ledger", trouble.part == "devices"
         code = "ledger_unread" if is_ledger else "gpu" if card else "part_unread"
-        part = seen.parts.get(trouble.part)
+        message, part = one_line(trouble.message), seen.parts.get(trouble.part)
         yield HealthCause(
             code,
-            one_line(trouble.message),
-            _SEE_TO_DRIVER if card else "mistudio doctor",
+            message if is_ledger or card else f"{trouble.part}: {message}",
+            None if has_fix(message) else _SEE_TO_DRIVER if card else "mistudio doctor",
             since=None if part is None else part.read_at,
             is_critical=is_ledger,
+            part=trouble.part,
         )
 
 
@@ -91,23 +104,24 @@ def _of_redis(seen: Snapshot) -> Iterator[HealthCause]:
 
 def _of_queues(seen: Snapshot) -> Iterator[HealthCause]:
     rows = [row for row in seen.queues or () if row.pending]
-    if rows and not seen.consuming:
+    if rows and seen.consuming == 0:
         pending = sum(row.pending for row in rows)
         sentence = f"No worker consumes any queue: {pending} pending"
-        yield HealthCause("no_workers", sentence, _START_WORKERS, is_critical=True)
+        command = consumer_command([row.name for row in rows], seen.workers or ())
+        yield HealthCause("no_workers", sentence, command, is_critical=True)
     for row in rows:
-        yield from _of_queue(row, seen.read_at or 0.0)
+        yield from _of_queue(row, seen)
 
 
-def _of_queue(row: QueueRow, now: float) -> Iterator[HealthCause]:
-    name, peek = row.name, f"mistudio queue peek {row.name}"
+def _of_queue(row: QueueRow, seen: Snapshot) -> Iterator[HealthCause]:
+    name, peek, now = row.name, f"mistudio queue peek {row.name}", seen.read_at or 0.0
     oldest_at = None if row.oldest_age_s is None else now - row.oldest_age_s
     if row.state == "paused":
         sentence = f"Queue '{name}' has {row.pending} pending and is paused"
         yield HealthCause("paused", sentence, f"mistudio queue resume {name}", name, since=row.paused_at or None)
     if not row.consumers:
         sentence = f"Queue '{name}' has {row.pending} pending and no worker"
-        yield HealthCause("no_consumer", sentence, _START_WORKERS, name, since=oldest_at)
+        yield HealthCause("no_consumer", sentence, consumer_command([name], seen.workers or ()), name, since=oldest_at)
     if row.pending > current("backlog_threshold"):
         yield HealthCause("backlog", f"Queue '{name}' has a backlog of {row.pending}", peek, name)
     if row.oldest_age_s is not None and row.oldest_age_s > OLD_WAIT_S:
@@ -125,12 +139,23 @@ def _of_worker(row: WorkerRow, now: float | None) -> HealthCause:
     """A worker is silent or unresponsive since its last heartbeat, or since its loop last ran."""
     age_s = {"silent": row.seen_age_s, "unresponsive": row.loop_age_s}.get(row.state)
     why = {"refused": row.refusal, "fatal": row.last_exit, "backoff": row.last_exit}.get(row.state)
-    sentence = f"Worker {row.name} is {row.state}"
+    sentence = f"{row.name} {_DOES[row.state]}"
     sentence += "" if age_s is None else f" for {duration(age_s)}"
     sentence += f": {one_line(why)}" if why else ""
-    shows = "mistudio workers status" if row.state == "refused" else f"mistudio workers logs {row.name}"
+    is_supervised = row.restarts is not None  # known by more than its heartbeats, by the supervisor that replaces it
+    is_replaced = row.state == "silent" and is_supervised and (age_s or 0.0) < SILENCE_S
+    sentence += f", replaced at {SILENCE_S:.0f} s" if is_replaced else ""
     since = None if age_s is None or now is None else now - age_s
-    return HealthCause(f"worker_{row.state}", sentence, shows, worker=row.name, since=since)
+    return HealthCause(f"worker_{row.state}", sentence, cause_command(row), worker=row.name, since=since)
+
+
+def _of_celery(seen: Snapshot) -> Iterator[HealthCause]:
+    """Workers whose replies to Celery are not what the ledger says, but for those whose state says why."""
+    broken = {row.name for row in seen.workers or () if row.state in BROKEN}
+    for found in seen.disagreements:
+        if found.worker not in broken:
+            code = "worker_mute" if found.is_mute else "disagreement"
+            yield HealthCause(code, found.sentence, found.command, worker=found.worker, since=found.since)
 
 
 def _of_jobs(seen: Snapshot) -> Iterator[HealthCause]:
