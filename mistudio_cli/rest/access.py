@@ -14,7 +14,7 @@ LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _CHALLENGE = {"www-authenticate": "Bearer"}
 
 #: A request with one of these came through a proxy, from who knows where.
-_OF_PROXIES = ("forwarded", "x-forwarded-for", "x-real-ip")
+_OF_PROXIES = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,9 @@ class AccessRules:
         if self.token is None:
             raise Problem(403, "This server only reads: it has no token. Start it with: mistudio serve --new-token")
         self._check_token(headers)
-        origin = headers.get("origin")
-        if origin is not None and origin.lower() != f"{scheme}://{headers.get('host', '').lower()}":
+        host, origin = headers.get("host", "").lower(), headers.get("origin")
+        # A proxy may have ended TLS before a request came here in plain HTTP.
+        if origin is not None and origin.lower() not in (f"{scheme}://{host}", f"https://{host}"):
             raise Problem(403, "A page of another origin cannot change anything here.")
         if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
             raise Problem(403, "A page of another site cannot change anything here.")
@@ -61,8 +62,12 @@ class AccessRules:
             return False
         return self.allowed_hosts is None or host_of(headers.get("host", "")) in LOOPBACK_NAMES
 
+    def has_token(self, headers: Mapping[str, str]) -> bool:
+        """Whether the request has this server's token."""
+        return self.token is not None and bears(headers.get("authorization", ""), self.token)
+
     def _check_token(self, headers: Mapping[str, str]) -> None:
-        if self.token is None or not bears(headers.get("authorization", ""), self.token):
+        if not self.has_token(headers):
             raise Problem(401, "A token is needed: Authorization: Bearer TOKEN", _CHALLENGE)
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from mistudio_cli.rest.access import AccessRules
+from mistudio_cli.rest.event_client import EventResponse
 from mistudio_cli.rest.idempotency import KEY_HEADER, check_key
 from mistudio_cli.rest.parsing import read_body, read_params
 from mistudio_cli.rest.problem import PROBLEM_JSON, Problem, problem_of
-from mistudio_cli.rest.route import EVENT_STREAM, JSON, Access, Answer, Call, Route
+from mistudio_cli.rest.route import EVENT_STREAM, JSON, Access, Answer, Call, Route, json_bytes
 from mistudio_cli.rest.routes import ROUTES
 from mistudio_cli.rest.services import Services
 
@@ -83,7 +83,7 @@ class RestApp:
         body = read_body(route.body, await _body(request, headers)) if route.access is Access.CHANGE else None
         if request.method == "HEAD" and route.media_type == EVENT_STREAM:
             return Response(media_type=EVENT_STREAM)
-        answer = await route.handler(Call(params, body, headers, self._services))
+        answer = await route.handler(Call(params, body, headers, self._services, self._rules.has_token(headers)))
         return _response(route, answer, headers)
 
     def _find(self, path: str) -> tuple[dict[str, Route], dict[str, str]]:
@@ -126,12 +126,12 @@ async def _body(request: Request, headers: Mapping[str, str]) -> bytes:
 
 
 def _response(route: Route, answer: Answer, headers: Mapping[str, str]) -> Response:
-    if answer.stream is not None:
-        return StreamingResponse(answer.stream, answer.status, answer.headers, answer.media_type)
+    if answer.events is not None:
+        return EventResponse(answer.events, headers.get("last-event-id"), answer.media_type)
     if answer.media_type != JSON:
         return Response(answer.body, answer.status, answer.headers, answer.media_type)
     status = route.status if answer.status == 200 and not answer.headers else answer.status
-    encoded = _encoded(answer.body)
+    encoded = answer.body if isinstance(answer.body, bytes) else json_bytes(answer.body)
     if not route.lists:
         return Response(encoded, status, answer.headers, JSON)
     tag = _etag(answer.body)
@@ -140,17 +140,11 @@ def _response(route: Route, answer: Answer, headers: Mapping[str, str]) -> Respo
     return Response(encoded, status, {**answer.headers, "etag": tag}, JSON)
 
 
-def _encoded(body: Any) -> bytes:
-    """As Starlette's JSONResponse, but for text that is not UTF-8, which Redis may hold."""
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "backslashreplace")
-
-
 def _etag(body: dict[str, Any]) -> str:
     import hashlib
 
     said = {key: value for key, value in body.items() if key not in _NOT_IN_ETAG}
-    return f'W/"{hashlib.sha256(_encoded(said)).hexdigest()[:32]}"'
+    return f'W/"{hashlib.sha256(json_bytes(said)).hexdigest()[:32]}"'
 
 
 def _without_body(send: Send) -> Send:

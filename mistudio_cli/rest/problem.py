@@ -16,7 +16,7 @@ from tasks.redis_client.redis_connection import NotPermitted, Refused, Unable, U
 PROBLEM_JSON = "application/problem+json"
 
 #: When clients may ask again, in seconds.
-_RETRY_AFTER = {"retry-after": "1"}
+RETRY_AFTER = {"retry-after": "1"}
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,15 @@ def problem_of(error: BaseException) -> Problem:
         case NotPermitted():
             return Problem(403, unread_ledger(error).message)
         case Unreachable() | Refused() | Unable() | NoRedis():
-            return Problem(503, unread_ledger(error).message, _RETRY_AFTER)
+            return Problem(503, unread_ledger(error).message, RETRY_AFTER)
         case NotFound():
             return Problem(404, str(error))
         case OverQuota():
             return Problem(429, str(error))
         case UserError():
             return Problem(409, str(error))
+        case TimeoutError():
+            return Problem(503, "The disk does not answer.", RETRY_AFTER)
         case OSError() if error.strerror:
-            return Problem(503, f"{error.strerror}.", _RETRY_AFTER)
+            return Problem(503, f"{error.strerror}.", RETRY_AFTER)
     return Problem(500, f"Internal error: {type(error).__name__}")

@@ -252,6 +252,7 @@ class QueueJson:
     slots: int
     per_minute: list[float]
     eta_s: float | None
+    eta_unknown: str | None
     ended: dict[str, list[int]]
 
 
@@ -299,13 +300,14 @@ class QueueChanged:
 
 @dataclass(frozen=True)
 class Devices:
-    """The accelerators of this machine."""
+    """The accelerators of this machine, and those of other hosts by their heartbeats."""
 
     read_at: str | None
     devices: list[dict[str, Any]] | None
     devices_reason: str | None
     devices_limit: str | None
     errors: list[dict[str, Any]]
+    remote_devices: list[dict[str, Any]] | None
 
 
 @dataclass(frozen=True)
@@ -314,6 +316,49 @@ class Hosts:
 
     read_at: str
     hosts: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class QueueHistory:
+    """What a queue held, an entry for each step."""
+
+    name: str
+    pending: list[float | None]
+    running: list[float | None]
+    paused: list[bool | None]
+
+
+@dataclass(frozen=True)
+class DeviceHistory:
+    """What a GPU did, an entry for each step."""
+
+    host: str | None
+    uuid: str | None
+    index: int | None
+    instance: int | None
+    name: str | None
+    utilisation_percent: list[float | None]
+    memory_used_bytes: list[float | None]
+    power_w: list[float | None]
+    temperature_c: list[float | None]
+
+
+@dataclass(frozen=True)
+class History:
+    """What queues or GPUs were like: `count` entries, every `step_s` from `start` on; null where nobody wrote.
+
+    The part that was not asked for is null. `left_out` GPUs of the fleet have no history, for lack of room.
+    """
+
+    read_at: str
+    part: str
+    span: str
+    start: str
+    step_s: int
+    count: int
+    queues: list[QueueHistory] | None
+    devices: list[DeviceHistory] | None
+    left_out: int
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import json
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mistudio_cli.rest.event_feed import EventFeed
     from mistudio_cli.rest.services import Services
+
+
+#: The beginning of the paths of this version.
+API = "/api/v1"
 
 
 class Access(StrEnum):
@@ -45,23 +51,32 @@ class NoParams:
 
 @dataclass(frozen=True)
 class Call:
-    """A request that was checked: `params` and `body` are of the route's dataclasses, header names in lower case."""
+    """A request that was checked: `params` and `body` are of the route's dataclasses, header names in lower case.
+
+    `has_token`: whether it has the server's token, which a request that reads on this machine needs not have.
+    """
 
     params: Any
     body: Any
     headers: Mapping[str, str]
     services: Services
+    has_token: bool = False
+
+
+def json_bytes(body: Any) -> bytes:
+    """As Starlette's JSONResponse, but for text that is not UTF-8, which Redis may hold."""
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What is sent: a body that becomes JSON, or bytes of another `media_type`, or a `stream` of them."""
+    """What is sent: a body that becomes JSON unless it is bytes, of a `media_type`, or the events of a feed."""
 
     body: Any = None
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     media_type: str = JSON
-    stream: AsyncIterator[bytes] | None = None
+    events: EventFeed | None = None
 
 
 @dataclass(frozen=True)

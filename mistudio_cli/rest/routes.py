@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from mistudio_cli.rest import results
-from mistudio_cli.rest.handlers import artifacts, jobs, machines, queues, server, workers
+from mistudio_cli.rest.handlers import jobs, queues, server, workers
+from mistudio_cli.rest.route import API as API
 from mistudio_cli.rest.route import EVENT_STREAM, Access, Route
+from mistudio_cli.rest.route_groups.job_kinds import JOB_KINDS
+from mistudio_cli.rest.route_groups.machines import MACHINES
+from mistudio_cli.rest.route_groups.store import STORE
 
-API = "/api/v1"
 PREFIX = f"{API}/workers"
 HEALTH = f"{PREFIX}/health"
 
@@ -22,6 +25,7 @@ _JOB: dict[str, Any] = {
     "name": "gpt2-6-topk",
     "queue": "training",
     "state": "running",
+    "reason": "claimed",
     "attempt": 1,
     "progress": _PROGRESS,
     "created_at": _AT,
@@ -36,7 +40,6 @@ _JOB: dict[str, Any] = {
 }
 _IN_FULL: dict[str, Any] = {
     **_JOB,
-    "reason": "",
     "priority": 5,
     "max_attempts": 3,
     "parents": [],
@@ -105,6 +108,7 @@ _QUEUE = {
     "slots": 1,
     "per_minute": [0.0, 0.2, 0.133],
     "eta_s": 600.0,
+    "eta_unknown": None,
     "ended": {"succeeded": [0, 1, 2]},
 }
 _QUEUED = {
@@ -293,55 +297,6 @@ _QUEUES = (
     ),
 )
 
-_MACHINES = (
-    Route(
-        "GET",
-        f"{API}/devices",
-        "The accelerators of this machine and the jobs that lease them",
-        machines.list_devices,
-        results.Devices,
-        {"read_at": _AT, "devices": None, "devices_reason": "no NVIDIA driver", "devices_limit": None, "errors": []},
-        lists=True,
-    ),
-    Route(
-        "GET",
-        f"{API}/hosts",
-        "The hosts of the fleet, as `hosts ls --json`",
-        machines.list_hosts,
-        results.Hosts,
-        {"read_at": _AT, "hosts": [{"name": "lab", "state": "running", "workers": 6}]},
-        lists=True,
-    ),
-    Route(
-        "GET",
-        f"{API}/profiles",
-        "The profiles of workers, as `profiles ls --json`",
-        machines.list_profiles,
-        results.Profiles,
-        {"profiles": [{"name": "full", "origin": "built-in", "workers": 6}]},
-        lists=True,
-    ),
-    Route(
-        "GET",
-        f"{API}/artifacts",
-        "The artifacts of the store",
-        artifacts.list_artifacts,
-        results.Artifacts,
-        {"artifacts": [{"family": "saes", "name": "gpt2-6-topk"}]},
-        params=artifacts.ArtifactList,
-        lists=True,
-    ),
-    Route(
-        "GET",
-        f"{API}/artifacts/{{family}}/{{name}}",
-        "The manifest of an artifact",
-        artifacts.show_artifact,
-        results.Manifest,
-        {"family": "saes", "name": "gpt2-6-topk", "manifest": {"kind": "train"}},
-        params=artifacts.OneArtifact,
-    ),
-)
-
 _SERVER = (
     Route(
         "GET",
@@ -351,6 +306,14 @@ _SERVER = (
         str,
         "id: 5f3a9c01-1\nevent: state\ndata: {}\n\n",
         media_type=EVENT_STREAM,
+    ),
+    Route(
+        "GET",
+        f"{API}/access",
+        "Whether the token of this request allows changes",
+        server.get_access,
+        dict[str, bool],
+        {"can_change": True},
     ),
     Route("GET", f"{API}/livez", "The process answers", server.get_livez, results.ProbeStatus, {"status": "ok"}),
     Route(
@@ -391,6 +354,17 @@ _MOUNTED = (
         access=Access.PUBLIC,
         media_type="text/html",
     ),
+    Route(
+        "GET",
+        "/static/{folder}/{name}",
+        "A file in a folder of the page",
+        server.get_page_file_in_folder,
+        str,
+        "",
+        params=server.PageFileInFolder,
+        access=Access.PUBLIC,
+        media_type="text/html",
+    ),
 )
 
-ROUTES: tuple[Route, ...] = (*_FIRST, *_JOBS, *_QUEUES, *_MACHINES, *_SERVER, *_MOUNTED)
+ROUTES: tuple[Route, ...] = (*_FIRST, *_JOBS, *JOB_KINDS, *_QUEUES, *MACHINES, *STORE, *_SERVER, *_MOUNTED)

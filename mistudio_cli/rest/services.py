@@ -14,10 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from mistudio_cli.monitor.collector.collector import ALL_PARTS, DEADLINE_S, Collector
+from mistudio_cli.jobs.log_pages import LogPages
+from mistudio_cli.monitor.collector.collector import ALL_PARTS, DEADLINE_S, LASTING_PARTS, MARGIN_S, Collector
 from mistudio_cli.monitor.collector.sources import COUNTED, read_ledger
 from mistudio_cli.monitor.snapshot import Snapshot
 from mistudio_cli.rest.event_feed import EventFeed
+from mistudio_cli.rest.problem import RETRY_AFTER, Problem
+from mistudio_cli.rest.route import json_bytes
+from mistudio_cli.views import health_json
 from tasks.ledger.client import Ledger
 from tasks.ledger.overview import Overview, Wanted
 from tasks.paths import Places
@@ -27,28 +31,47 @@ from tasks.settings import current
 T = TypeVar("T")
 
 #: What routes show of the ledger: all running jobs, as the first version did.
-_OVERVIEW = Wanted(running=10_000, recent=50, queued=50, runs=200, server=True)
+_OVERVIEW = Wanted(running=10_000, recent=50, queued=50, runs=200)
+
+#: What health is judged by.
+_JUDGED = Wanted(running=10_000, server=True)
+#: A health report answers whoever asks within this time: a probe of a load balancer costs as little as one of a
+#: process that does nothing.
+_HEALTH_FRESH_S = 0.05
 _THREADS = 8
 
-#: A change may plan, estimate and write: it gets longer than a read, unless Redis does not answer.
-_CHANGE_S = 60.0
+#: A change may plan, estimate and write, and a log lies on a disk: they get longer than a read of Redis.
+_LONG_S = 60.0
+
+#: They wait so long for a thread at most.
+_TURN_S = 10.0
 
 #: After no answer, requests are answered with that for so long.
 _SILENCE_HOLDS_S = 1.0
 
 
-class SingleFlight(Generic[T]):
-    """One call at a time of a function that blocks; whoever asks while it runs shares the next one."""
+class Busy(Problem):
+    """All threads for requests of a sort are taken."""
 
-    def __init__(self, read: Callable[[], T]) -> None:
-        self._read = read
+
+class SingleFlight(Generic[T]):
+    """One call at a time of a function that blocks; whoever asks while it runs shares the next one.
+
+    What a call returned is also the answer to whoever asks within `fresh_s` seconds of the call's begin.
+    """
+
+    def __init__(self, read: Callable[[], T], fresh_s: float = 0.0) -> None:
+        self._read, self._fresh_s = read, fresh_s
+        self._last: tuple[float, T] | None = None
         self._pool = ThreadPoolExecutor(1)
         self._waiters: list[asyncio.Future[T]] = []
         self._task: asyncio.Task[None] | None = None
 
     async def value(self) -> T:
-        """What a call returns that began after this one was asked for. Raises what it raises."""
+        """What a call returns that began after this one was asked for, or `fresh_s` before. Raises what it raises."""
         loop = asyncio.get_running_loop()
+        if self._last is not None and loop.time() - self._last[0] < self._fresh_s:
+            return self._last[1]
         waiter: asyncio.Future[T] = loop.create_future()
         self._waiters.append(waiter)
         if self._task is None:
@@ -59,6 +82,7 @@ class SingleFlight(Generic[T]):
         loop = asyncio.get_running_loop()
         while self._waiters:
             waiters, self._waiters = self._waiters, []
+            began = loop.time()
             try:
                 value = await loop.run_in_executor(self._pool, self._read)
             except Exception as error:  # noqa: BLE001 - each who asked gets it
@@ -66,10 +90,38 @@ class SingleFlight(Generic[T]):
                     if not waiter.done():
                         waiter.set_exception(error)
             else:
+                self._last = (began, value) if self._fresh_s else None
                 for waiter in waiters:
                     if not waiter.done():
                         waiter.set_result(value)
         self._task = None
+
+
+class Threads:
+    """Threads for requests of one sort: those that hang keep only others of their sort waiting."""
+
+    def __init__(self, sort: str) -> None:
+        self._sort = sort
+        self._pool = ThreadPoolExecutor(_THREADS, sort)
+        self._free = asyncio.Semaphore(_THREADS)
+
+    async def run(self, work: Callable[[], T], begin_within_s: float, end_within_s: float) -> T:
+        """What that returns, on a thread. Busy when all threads are taken for so long; TimeoutError when it hangs."""
+        try:
+            if self._free.locked():
+                await asyncio.wait_for(self._free.acquire(), begin_within_s)
+            else:
+                await self._free.acquire()
+        except TimeoutError:
+            raise Busy(503, f"The server is busy: {_THREADS} {self._sort} are under way.", RETRY_AFTER) from None
+        done = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        done.add_done_callback(self._release)
+        return await asyncio.wait_for(asyncio.shield(done), end_within_s)
+
+    def _release(self, done: asyncio.Future[Any]) -> None:
+        self._free.release()  # when the thread is free, which may be long after the request was given up
+        if not done.cancelled():
+            done.exception()
 
 
 class Services:
@@ -79,16 +131,23 @@ class Services:
         self.places = places
         self._open_ledger = open_ledger
         self._patience_s: float = current("read_patience") if patience_s is None else patience_s
-        self._overview = SingleFlight(partial(self._with_ledger, self._read_everything))
+        self._overview = SingleFlight(partial(self._with_ledger, partial(self._read, _OVERVIEW)))
+        self._health = SingleFlight(partial(self._with_ledger, self._judge), _HEALTH_FRESH_S)
         self._collector = Collector(
-            open_ledger, places, ALL_PARTS, wanted=COUNTED, memory_age_s=5.0, patience_s=patience_s
+            open_ledger, places, LASTING_PARTS, wanted=COUNTED, memory_age_s=5.0, patience_s=patience_s
         )
         self._has_collected = False
         self._snapshot = SingleFlight(self._collect)
-        self._threads = ThreadPoolExecutor(_THREADS, "asks the ledger")
+        self._new_snapshot = SingleFlight(partial(self._collector.collect, self._patience_s + MARGIN_S, ALL_PARTS))
+        self._reads, self._changes, self._logs = Threads("reads"), Threads("changes"), Threads("readings of logs")
         self._of_thread = threading.local()
         self._silent_until = float("-inf")
+        self.log_pages = LogPages()
         self.events = EventFeed(self.snapshot)
+
+    def close(self) -> None:
+        """Close the connections of the reader of all parts, after what is being read over them."""
+        self._collector.close()
 
     async def overview(self) -> Overview:
         """The whole ledger. Unreachable, Silent among it, or Refused."""
@@ -98,30 +157,50 @@ class Services:
         """Every part, each from its last good value."""
         return await self._snapshot.value()
 
+    async def new_snapshot(self) -> Snapshot:
+        """Every part but Celery's as it is now or with the error why not: as late as the slowest, or the patience."""
+        return await self._new_snapshot.value()
+
+    async def health(self) -> bytes:
+        """The health report as JSON: of the ledger as it was 50 ms ago at most, and of this machine, a second.
+
+        Unreachable, Silent among it, or Refused.
+        """
+        return await self._health.value()
+
     async def read(self, work: Callable[[Ledger], T]) -> T:
         """What that reads of the ledger, on a thread. Silent after the patience."""
-        return await self._on_thread(work, self._patience_s)
+        self._refuse_while_silent()
+        try:
+            return await self._reads.run(partial(self._with_ledger, work), self._patience_s, self._patience_s)
+        except (Busy, TimeoutError) as error:  # what only asks Redis takes no time while that answers
+            raise self._silence() from error
+
+    async def read_log(self, work: Callable[[Ledger], T]) -> T:
+        """The same for what reads a log, whose first page may be far from its begin: Problem when its disk hangs."""
+        return await self._long(self._logs, work, "The log's disk does not answer.")
 
     async def change(self, work: Callable[[Ledger], T]) -> T:
         """The same for what changes something, which may take longer."""
-        return await self._on_thread(work, _CHANGE_S)
+        return await self._long(self._changes, work, f"Not done within {_LONG_S:g} s. It may be done yet.")
 
     async def read_disk(self, work: Callable[[], T]) -> T:
         """What that reads of a disk, on a thread. TimeoutError when the disk does not answer."""
         loop = asyncio.get_running_loop()
         return await asyncio.wait_for(loop.run_in_executor(None, work), self._patience_s)
 
-    async def _on_thread(self, work: Callable[[Ledger], T], within_s: float) -> T:
+    async def _long(self, threads: Threads, work: Callable[[Ledger], T], late: str) -> T:
         self._refuse_while_silent()
-        loop = asyncio.get_running_loop()
-        done = loop.run_in_executor(self._threads, partial(self._with_ledger, work))
         try:
-            return await asyncio.wait_for(done, within_s)
+            return await threads.run(partial(self._with_ledger, work), _TURN_S, _LONG_S)
         except TimeoutError as error:
-            raise self._silence() from error
+            raise Problem(503, late, RETRY_AFTER) from error
 
-    def _read_everything(self, ledger: Ledger) -> Overview:
-        return read_ledger(ledger, _OVERVIEW, self._patience_s)
+    def _read(self, wanted: Wanted, ledger: Ledger) -> Overview:
+        return read_ledger(ledger, wanted, self._patience_s)
+
+    def _judge(self, ledger: Ledger) -> bytes:
+        return json_bytes(health_json.report(self._collector.collect_around(partial(self._read, _JUDGED, ledger))))
 
     def _with_ledger(self, work: Callable[[Ledger], T]) -> T:
         self._refuse_while_silent()

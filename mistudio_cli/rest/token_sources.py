@@ -15,7 +15,12 @@ _TOKEN = re.compile(r"[\x21-\x7e]{1,512}")
 
 
 def read_token(variable: str, file: Path | None) -> str | None:
-    """The token in force; the file wins. UserError for a file that others may read, or that holds no token."""
+    """The token in force; the file wins.
+
+    UserError for a file that others may read, or that holds no token, and for a variable that was named and is not set.
+    """
+    if file is None and variable != TOKEN_VARIABLE and not os.environ.get(variable):
+        raise UserError(f"There is no token in the variable {variable}.", "Set it, or leave out --token-env")
     token = os.environ.get(variable) or None if file is None else _of_file(file)
     if token is not None and not _TOKEN.fullmatch(token):
         raise UserError("The token must be 1 to 512 visible ASCII characters without spaces.", "Make one: --new-token")

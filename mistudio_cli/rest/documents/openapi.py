@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from mistudio_cli.rest.documents.json_types import JSON_TYPES
 from mistudio_cli.rest.handlers.jobs import Submission
 from mistudio_cli.rest.idempotency import KEY_HEADER, KEY_PATTERN
 from mistudio_cli.rest.parsing import MOST
@@ -17,8 +18,6 @@ from mistudio_cli.rest.route import Access, Route
 from mistudio_cli.rest.routes import HEALTH, ROUTES
 from tasks.jobs.kind import JobKind, kinds, types_of
 from tasks.system.version import installed_version
-
-_SCALARS = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null", dict: "object"}
 
 
 @cache
@@ -58,7 +57,7 @@ def schema_of(hint: Any, schemas: dict[str, Any], bounds: Mapping[str, Any] | No
             schemas[name] = {}
             schemas[name].update(_object(hint, schemas))
         return {"$ref": f"#/components/schemas/{name}"}
-    return {"type": _SCALARS[hint], **(_bounds(bounds) if bounds and hint is not type(None) else {})}
+    return {"type": JSON_TYPES[hint], **(_bounds(bounds) if bounds and hint is not type(None) else {})}
 
 
 def _object(of: Any, schemas: dict[str, Any]) -> dict[str, Any]:
@@ -150,7 +149,7 @@ def _submission(kind: JobKind, schemas: dict[str, Any]) -> dict[str, Any]:
 def _params_of(kind: JobKind) -> dict[str, Any]:
     properties, required = {}, []
     for spec in dataclasses.fields(kind.params):
-        words = sorted(_SCALARS[each] for each in types_of(kind.params)[spec.name] if each in _SCALARS)
+        words = sorted(JSON_TYPES[each] for each in types_of(kind.params)[spec.name] if each in JSON_TYPES)
         schema: dict[str, Any] = {"type": words, "description": spec.metadata["help"]}
         if {"integer", "number"} & set(words):
             for key, most in (("minimum", -MOST), ("maximum", MOST)):

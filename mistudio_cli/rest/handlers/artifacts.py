@@ -8,7 +8,7 @@ from typing import Any
 from mistudio_cli.rest.problem import Problem
 from mistudio_cli.rest.route import Answer, Call, param
 from tasks.errors import UserError
-from tasks.jobs.kind import FAMILIES
+from tasks.jobs.record import FAMILIES
 
 
 @dataclass(frozen=True)

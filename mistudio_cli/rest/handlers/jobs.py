@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -11,20 +10,22 @@ from typing import Any
 from mistudio_cli import session
 from mistudio_cli.jobs import job_actions
 from mistudio_cli.jobs.selection import Selection
-from mistudio_cli.rest.idempotency import KEY_HEADER, id_for_key
+from mistudio_cli.rest.idempotency import KEY_HEADER, REPLAYED, id_for_request
 from mistudio_cli.rest.problem import Problem
 from mistudio_cli.rest.route import Answer, Call, param
 from mistudio_cli.views import json_shapes
 from tasks.errors import UserError
-from tasks.jobs.kind import Job, State, kind_named, kinds
+from tasks.jobs.kind import by_parameter, kinds
+from tasks.jobs.record import Job, State
 from tasks.ledger.client import Ledger
 from tasks.ledger.device_lease import read_gpu_option
+from tasks.parsing.redact import redactor
 from tasks.queues import HIGHEST_PRIORITY, LOWEST_PRIORITY, QUEUE_NAMES
 
 _ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
 #: A time of a list: an age, or ISO 8601 to the minute.
-_TIME = r"[0-9]{1,5}[smhdw]|20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])(T([01][0-9]|2[0-3]):[0-5][0-9])?"
+_TIME = r"[0-9]{1,5}[smhdw]|20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])(T([01][0-9]|2[0-3]):[0-5][0-9])?"
 _GPU = r"any|none|[0-9]{1,2}(,[0-9]{1,2}){0,7}"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
@@ -64,6 +65,9 @@ class LogPosition:
     id: str = param(help="A job's id", in_path=True)
     after: int = param(0, help="Lines to leave out: the `next` of the answer before", minimum=0, maximum=10**12)
     limit: int = param(1000, help="Maximum number of lines", minimum=1, maximum=_MOST_LINES)
+    last: int | None = param(
+        None, help="The last lines, this many at most, whatever `after` and `limit` say", minimum=1, maximum=_MOST_LINES
+    )
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ async def list_jobs(call: Call) -> Answer:
     try:
         chosen = Selection(**words, since=wanted.since, until=wanted.until).filter()
     except UserError as error:
-        raise Problem(400, str(error).replace("--", "")) from error
+        raise Problem(400, error.sentence.removeprefix("--")) from error
 
     def read(ledger: Ledger) -> dict[str, Any]:
         found = ledger.page(chosen, wanted.limit, wanted.next)
@@ -151,32 +155,31 @@ async def get_metrics(call: Call) -> Answer:
 
 async def get_logs(call: Call) -> Answer:
     """`GET /api/v1/jobs/{id}/logs`: the lines after a position, the newest attempt last."""
-    from mistudio_cli.jobs.job_logs import as_record
-    from mistudio_cli.jobs.log_sources import JobLog
+    from mistudio_cli.jobs.job_logs import REST_PATIENCE_S, as_record
 
     wanted: LogPosition = call.params
 
+    def is_long_over(ledger: Ledger, job: Job) -> bool:
+        """Whether more of its log would have come by now."""
+        return job.state.ended and ledger.now() - (job.finished_at or 0.0) > REST_PATIENCE_S
+
     def read(ledger: Ledger) -> dict[str, Any]:
-        job, missing = need_job(ledger, wanted.id), list[str]()
-        log = JobLog(ledger, call.services.places, job.id, missing.append)
-        attempts = range(1, max(job.attempt, 1) + 1)
-        lines = itertools.chain.from_iterable(
-            log.read(number, is_over=number < job.attempt or job.state.ended) for number in attempts
-        )
-        found = list(itertools.islice(lines, wanted.after, wanted.after + wanted.limit + 1))
-        shown = found[: wanted.limit]
-        records = [as_record(line.decode("utf-8", "replace").rstrip("\r\n"), job.id) for line in shown]
-        is_over = job.state.ended and len(found) == len(shown)
+        job = need_job(ledger, wanted.id)
+        pages, places, mask = call.services.log_pages, call.services.places, redactor()
+        if wanted.last is None:
+            first, page = wanted.after, pages.read(ledger, places, job, wanted.after, wanted.limit)
+        else:
+            first, page = pages.read_last(ledger, places, job, wanted.last)
         return {
             "id": job.id,
             "state": str(job.state),
-            "lines": records,
-            "next": wanted.after + len(shown),
-            "is_over": is_over,
-            "missing": missing,
+            "lines": [as_record(line.decode("utf-8", "replace").rstrip("\r\n"), job.id, mask) for line in page.lines],
+            "next": first + len(page.lines),
+            "is_over": page.is_complete or (page.is_end and is_long_over(ledger, job)),
+            "missing": page.missing,
         }
 
-    return Answer(await call.services.read(read))
+    return Answer(await call.services.read_log(read))
 
 
 async def submit_job(call: Call) -> Answer:
@@ -185,7 +188,11 @@ async def submit_job(call: Call) -> Answer:
     kind = kinds().get(wanted.kind)
     if kind is None:
         raise Problem(422, f"There is no kind {wanted.kind[:40]!r}. Kinds: {', '.join(kinds())}")
-    for _, fault in kind.faults_of(wanted.params):
+    names, twice = by_parameter(wanted.params, kind.params)
+    if twice is not None:
+        raise Problem(422, f"{twice} sets a parameter that another key sets too.")
+    params = {name: wanted.params[key] for name, key in names.items()}
+    for _, fault in kind.faults_of(params):
         raise Problem(422, str(fault))
     try:
         read_gpu_option(wanted.gpu)
@@ -195,17 +202,17 @@ async def submit_job(call: Call) -> Answer:
     key = call.headers.get(KEY_HEADER)
 
     def change(ledger: Ledger) -> Answer:
-        fixed = id_for_key(ledger, key, "submit")
+        fixed = id_for_request(ledger, key, "submit", dataclasses.asdict(wanted))
         if fixed and (before := ledger.get(fixed)) is not None:
-            return _submitted_before(before, wanted)
+            return _submitted_before(before)
         try:
-            jobs = _plan(ledger, call, wanted, owner)
+            jobs = _plan(ledger, call, dataclasses.replace(wanted, params=params), owner)
             if fixed:
                 jobs[-1] = dataclasses.replace(jobs[-1], id=fixed)
             accepted = ledger.submit_all(jobs)
         except UserError:  # the same request, at the same time, may have been faster
             if fixed and (before := ledger.get(fixed)) is not None:
-                return _submitted_before(before, wanted)
+                return _submitted_before(before)
             raise
         body = json_shapes.submitted(accepted[-1], accepted[:-1], ledger.replicated)
         return Answer(body, 201, {"location": f"/api/v1/jobs/{accepted[-1].id}"})
@@ -218,24 +225,17 @@ def _plan(ledger: Ledger, call: Call, wanted: Submission, owner: str) -> list[Jo
     from tasks.submission.plan import ArtifactCatalog, SubmitOptions, plan
 
     known = ArtifactCatalog(ledger, Store(call.services.places.store), owner=owner)
-    after = tuple(need_job(ledger, job_id).id for job_id in wanted.after or ())
-    options = SubmitOptions(wanted.priority, after, tuple(wanted.tags or ()), wanted.gpu)
+    after = wanted.after or ()
+    for parent, job in zip(after, ledger.many(after), strict=True):
+        if job is None:
+            raise Problem(422, f"after: there is no job {parent!r}.")
+    options = SubmitOptions(wanted.priority, tuple(after), tuple(wanted.tags or ()), wanted.gpu)
     return list(plan(known, wanted.kind, wanted.params, name=wanted.name, submit_options=options))
 
 
-def _submitted_before(job: Job, wanted: Submission) -> Answer:
-    """The answer for a key that a job was submitted with; Problem when that was another one."""
-    given = {name: value for name, value in wanted.params.items() if job.params.get(name) != value}
-    changed = [name for name, value in given.items() if value is not None and name in _as_given(job, wanted)]
-    if job.kind != wanted.kind or (wanted.name is not None and job.name != wanted.name) or changed:
-        raise Problem(409, f"This Idempotency-Key was used for another job: {job.id}.")
-    return Answer(json_shapes.submitted(job, [], None), 200, {"idempotency-replayed": "true"})
-
-
-def _as_given(job: Job, wanted: Submission) -> set[str]:
-    """The parameters that a job keeps as they were given: a kind may fill in or rewrite others."""
-    defaults = {spec.name: spec.default for spec in dataclasses.fields(kind_named(job.kind).params)}
-    return {name for name, value in wanted.params.items() if type(job.params.get(name)) is type(value)} & set(defaults)
+def _submitted_before(job: Job) -> Answer:
+    """The answer for a request that made that job before."""
+    return Answer(json_shapes.submitted(job, [], None), 200, REPLAYED)
 
 
 async def cancel_job(call: Call) -> Answer:
@@ -257,14 +257,24 @@ async def retry_job(call: Call) -> Answer:
 
     def change(ledger: Ledger) -> Answer:
         job = need_job(ledger, call.params.id)
-        fixed = id_for_key(ledger, key, f"retry {job.id}")
+        fixed = id_for_request(ledger, key, f"retry {job.id}", from_checkpoint)
         if fixed and (before := ledger.get(fixed)) is not None:
-            return Answer(json_shapes.retried([before], {}, None), 200, {"idempotency-replayed": "true"})
+            return _retried_before(before)
         store = call.services.places.store
-        begun = retrying.try_again(ledger, store, [job], from_checkpoint=from_checkpoint, new_id=fixed)
+        try:
+            begun = retrying.try_again(ledger, store, [job], from_checkpoint=from_checkpoint, new_id=fixed)
+        except UserError:  # the same request, at the same time, may have been faster
+            if fixed and (before := ledger.get(fixed)) is not None:
+                return _retried_before(before)
+            raise
         return Answer(json_shapes.retried(begun.jobs, begun.resume_point, ledger.replicated), 201)
 
     return await call.services.change(change)
+
+
+def _retried_before(job: Job) -> Answer:
+    """The answer for a request that submitted that other try before."""
+    return Answer(json_shapes.retried([job], {}, None), 200, REPLAYED)
 
 
 async def set_priority(call: Call) -> Answer:

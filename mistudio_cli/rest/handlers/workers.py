@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from mistudio_cli.error_messages import unread_ledger
@@ -9,7 +10,7 @@ from mistudio_cli.monitor.queue_rows import consuming
 from mistudio_cli.rest.route import Answer, Call
 from mistudio_cli.views import health_json, json_shapes
 from tasks.errors import UserError
-from tasks.jobs.kind import Job
+from tasks.jobs.record import Job
 from tasks.ledger.overview import Overview
 from tasks.redis_client.redis_connection import Refused, Unreachable
 
@@ -34,7 +35,7 @@ async def get_stats(call: Call) -> Answer:
 async def get_health(call: Call) -> Answer:
     """`GET /api/v1/workers/health`; when nothing can be read, 503 in the same shape."""
     try:
-        return Answer(health_json.of_overview(await call.services.overview()))
+        return Answer(await call.services.health())
     except (Unreachable, Refused, UserError) as error:
         return Answer(health_json.unreadable(unread_ledger(error).message), 503, {"retry-after": "1"})
 
@@ -56,12 +57,12 @@ def active(seen: Overview) -> dict[str, list[dict[str, Any]]]:
 
 def stats(seen: Overview) -> dict[str, dict[str, Any]]:
     """What each worker says of itself."""
-    busy = [worker for worker, _ in seen.holders]
+    busy = Counter(name for name, _ in seen.holders)  # an older process of a worker may still finish some
     return {
         heartbeat.name: {
             "queues": list(heartbeat.queues),
             "slots": heartbeat.slots,
-            "busy": busy.count(heartbeat.name),
+            "busy": busy[heartbeat.name],
             "host": heartbeat.host,
             "pid": heartbeat.pid,
             "started_at": json_shapes.time(heartbeat.started_at),
