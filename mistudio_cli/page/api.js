@@ -64,6 +64,11 @@ export async function getHealth() {
   return answer.status === 503 ? answer.json() : read(answer);
 }
 
+// The header with which a request that is sent twice is done once.
+export function idempotencyKey() {
+  return { "Idempotency-Key": crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}` };
+}
+
 export async function post(path, body = {}, more = {}) {
   const sent = headers({ "Content-Type": "application/json", ...more });
   return read(await ask(path, { method: "POST", headers: sent, body: JSON.stringify(body) }));

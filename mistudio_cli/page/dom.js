@@ -11,6 +11,13 @@ export function element(name, attributes = {}, ...children) {
   return made;
 }
 
+export function svg(name, attributes = {}, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) if (value !== null && value !== undefined) made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+}
+
 export function setText(node, text) {
   const wanted = text === null || text === undefined ? "" : String(text);
   if (node.textContent !== wanted) node.textContent = wanted;
@@ -21,6 +28,7 @@ function classesOf(column) {
 }
 
 // A table whose rows are kept by key, so that focus and hover survive an update.
+// On a phone a row becomes a block, unless `options.isNarrow`.
 // A column: {name, text(row)} or {name, make(row) -> node, update(node, row)}; {number: true} aligns right.
 export class Table {
   constructor(caption, columns, key, options = {}) {
@@ -31,7 +39,8 @@ export class Table {
     this.head = element("tr");
     for (const column of columns) this.head.append(this.header(column));
     this.body = element("tbody");
-    this.table = element("table", { class: "stack" }, element("caption", {}, caption), element("thead", {}, this.head), this.body);
+    const kind = options.isNarrow ? null : "stack";
+    this.table = element("table", { class: kind }, element("caption", {}, caption), element("thead", {}, this.head), this.body);
     this.empty = element("p", { class: "dim" });
     this.node = element("div", { class: "scroll" }, this.table, this.empty);
   }

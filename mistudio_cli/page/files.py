@@ -11,7 +11,9 @@ _MEDIA_TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-_NAME = re.compile(r"[a-z][a-z_]*\.(html|css|js|svg)")
+_NAME = re.compile(r"[A-Za-z][A-Za-z_.]*\.(html|css|js|svg)")
+#: Where a file may be; those in `vendor` are of others, as they were published (vendor/README.md).
+FOLDERS = ("views", "parts", "charts", "vendor")
 
 #: Nothing from elsewhere, nothing inline, and no text can become markup (trusted types without a policy).
 _CSP = "; ".join(
@@ -33,13 +35,10 @@ _CSP = "; ".join(
 HEADERS = {"content-security-policy": _CSP, "cache-control": "no-cache"}
 
 
-def file_named(name: str) -> tuple[bytes, str, dict[str, str]] | None:
+def file_named(name: str, folder: str | None = None) -> tuple[bytes, str, dict[str, str]] | None:
     """The body, media type and headers of a file of the page; None where there is no such file."""
     found = _NAME.fullmatch(name)
-    if found is None:
+    if found is None or folder not in (None, *FOLDERS):
         return None
-    try:
-        body = (files(__package__) / name).read_bytes()
-    except FileNotFoundError:
-        return None
-    return body, _MEDIA_TYPES[found[1]], dict(HEADERS)
+    file = files(__package__) / (folder or ".") / name
+    return (file.read_bytes(), _MEDIA_TYPES[found[1]], dict(HEADERS)) if file.is_file() else None

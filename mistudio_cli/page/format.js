@@ -23,7 +23,15 @@ export function number(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return UNKNOWN;
   const size = Math.abs(value);
   if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2);
-  return String(Number(value.toPrecision(4)));
+  return value.toLocaleString("en", { maximumSignificantDigits: 4 });
+}
+
+export function whole(count) {
+  return count === null || count === undefined ? UNKNOWN : count.toLocaleString("en");
+}
+
+export function countOf(count, word) {
+  return `${whole(count)} ${word}${count === 1 ? "" : "s"}`;
 }
 
 export function time(text) {
@@ -40,11 +48,34 @@ export function fraction(progress) {
   return progress && progress.total ? Math.min(1, progress.done / progress.total) : null;
 }
 
+const MOST_OF_REASON = 160;
+
+// Why a job is not running: the reason it ended for, without the parents it came through, or what it waits for.
+export function reasonText(job) {
+  const reason = (job.state === "queued" ? queuedReason(job) : job.error?.message ?? job.reason ?? "")
+    .replace(/^its parent (\S+ \(\S+\) (failed|cancelled): )+/, (_, each, how) => `a parent ${how === "failed" ? how : "was cancelled"}: `);
+  return reason.length > MOST_OF_REASON ? `${reason.slice(0, MOST_OF_REASON)}…` : reason || UNKNOWN;
+}
+
+// Why a queued job does not run: what is the matter with its queue or, where `queueState` and `place` are given, its turn;
+// of one that has run before also why it is queued again.
+function queuedReason({ queue, queueState, place, attempt, reason }) {
+  if (queueState === "paused") return `${queue} is paused`;
+  if (queueState === "no worker") return `no worker consumes ${queue}`;
+  return `${place ? `#${place}` : "queued"} in ${queue}${attempt ? `: ${reason}` : ""}`;
+}
+
+// The reason of a change of state; that a job runs since a worker claimed it goes without saying.
+export function eventReason(reason) {
+  return reason === "claimed" ? "" : reason ?? "";
+}
+
 export function progressText(progress) {
   if (!progress) return UNKNOWN;
   const done = fraction(progress);
-  const count = progress.total ? `${progress.done}/${progress.total}` : `${progress.done}`;
-  return `${done === null ? "" : `${Math.floor(done * 100)} % `}${progress.phase} ${count} ${progress.unit}`.trim();
+  const total = progress.total ? `/${whole(progress.total)}` : "";
+  const count = progress.done || total ? `${whole(progress.done)}${total} ${progress.unit}` : "";
+  return `${done === null ? "" : `${Math.floor(done * 100)} % `}${progress.phase} ${count}`.trim();
 }
 
 export function seconds(from, to) {

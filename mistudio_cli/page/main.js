@@ -1,15 +1,40 @@
 // The page: chooses the view by the fragment, and keeps alarms, title and the sign of staleness.
 
-import { forgetToken, getHealth, takeToken, token } from "./api.js";
-import { say } from "./actions.js";
-import { alarmsOf } from "./alarms.js";
-import { element, setText } from "./dom.js";
-import { JobView } from "./job.js";
-import { JobsView } from "./jobs.js";
+import { forgetToken, get, getHealth, takeToken, token } from "./api.js";
+import { say } from "./parts/actions.js";
+import { alarmList, alarmsOf } from "./parts/alarms.js";
+import { CompareView } from "./views/compare.js";
+import { setText } from "./dom.js";
+import { countOf } from "./format.js";
+import { JobView } from "./views/job.js";
+import { JobsView } from "./views/jobs.js";
+import { startKeys } from "./keys.js";
 import { Live } from "./live.js";
-import { NowView } from "./now.js";
+import { MachinesView } from "./views/machines.js";
+import { NowView } from "./views/now.js";
+import { SaeView } from "./views/sae.js";
+import { SaesView } from "./views/saes.js";
+import { SubmitView } from "./views/submit.js";
 
 const HEALTH_MS = 5000;
+const NEW_TOKEN = "Run mistudio serve --new-token, and open the link that it prints.";
+
+// Each view: the addresses it has, the link of the header it belongs to, and what makes it. Now is all that fits none.
+const ROUTES = [
+  { pattern: /^#\/jobs\/(.+)$/, nav: "#/jobs", make: (id) => new JobView(id) },
+  { pattern: /^#\/jobs$/, nav: "#/jobs", make: () => new JobsView() },
+  { pattern: /^#\/compare\/(.*)$/, nav: "#/jobs", make: (ids) => new CompareView(ids) },
+  { pattern: /^#\/saes\/(.+)$/, nav: "#/saes", make: (name) => new SaeView(name) },
+  { pattern: /^#\/saes$/, nav: "#/saes", make: () => new SaesView() },
+  { pattern: /^#\/submit\/(.+)$/, nav: "#/submit", make: (job) => new SubmitView(job) },
+  { pattern: /^#\/submit$/, nav: "#/submit", make: () => new SubmitView() },
+  { pattern: /^#\/machines$/, nav: "#/machines", make: () => new MachinesView() },
+];
+const NOW = { pattern: /^/, nav: "#/now", make: () => new NowView() };
+
+function routeOf(fragment) {
+  return ROUTES.find((each) => each.pattern.test(fragment)) ?? NOW;
+}
 
 const main = document.getElementById("main");
 const alarmsNode = document.getElementById("alarms");
@@ -17,12 +42,6 @@ let view = null;
 let health = null;
 let alarms = [];
 let hadWrongToken = false;
-
-function viewFor(fragment) {
-  const job = /^#\/jobs\/(.+)$/.exec(fragment);
-  if (job) return new JobView(decoded(job[1]));
-  return fragment === "#/jobs" ? new JobsView() : new NowView();
-}
 
 function decoded(text) {
   try { return decodeURIComponent(text); } catch { return text; }
@@ -33,18 +52,19 @@ function route() {
     takeToken();
     hadWrongToken = false;
     showAccess();
+    checkToken();
   }
   const isFirst = view === null;
   view?.close();
-  view = viewFor(location.hash);
+  const chosen = routeOf(location.hash);
+  view = chosen.make(...chosen.pattern.exec(location.hash).slice(1).map(decoded));
   main.replaceChildren(view.node);
   if (!isFirst) {
     main.focus();
     say("");
   }
-  const current = location.hash.startsWith("#/jobs") ? "#/jobs" : "#/now";
   for (const link of document.querySelectorAll("nav a")) {
-    if (link.getAttribute("href") === current) link.setAttribute("aria-current", "page");
+    if (link.getAttribute("href") === chosen.nav) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
   view.show(live.state);
@@ -55,13 +75,12 @@ function showAlarms() {
   const found = alarmsOf(live.state, health);
   if (JSON.stringify(found) === JSON.stringify(alarms)) return;
   alarms = found;  // what did not change is not announced again
-  alarmsNode.replaceChildren(...(found.length
-    ? [element("ul", {}, ...found.map((sentence) => element("li", {}, `Alarm: ${sentence}`)))] : []));
+  alarmsNode.replaceChildren(...(found.length ? [alarmList(found)] : []));
 }
 
 function showTitle() {
   const stale = live.staleFor();
-  const count = alarms.length === 1 ? "1 alarm" : `${alarms.length} alarms`;
+  const count = health || alarms.length ? countOf(alarms.length, "alarm") : null;  // none is not known before health is
   const wanted = [stale === null ? null : `stale ${stale} s`, count, view.title, "mistudio"].filter(Boolean).join(" – ");
   if (document.title !== wanted) document.title = wanted;
   const connection = document.getElementById("connection");
@@ -72,18 +91,32 @@ function showTitle() {
 }
 
 function showAccess() {
-  setText(document.getElementById("access"), token() ? "may change" : "reads only");
+  setText(document.getElementById("access"), token() ? "with token" : "read-only");
   document.body.classList.toggle("reads-only", !token());
 }
 
 function refused(problem) {
   // An answer to what was asked before the token came says nothing of it.
-  if (problem.status !== 401 || problem.bearer !== token()) return;
-  hadWrongToken ||= problem.bearer !== null;
-  say(hadWrongToken ? "The token is not this server's. Open this page with #token=TOKEN at the end of its address."
-    : "This server needs a token. Open this page with #token=TOKEN at the end of its address.");
+  if (problem.status === 401 && problem.bearer === token()) dropToken(problem.bearer);
+}
+
+function dropToken(bearer) {
+  hadWrongToken ||= bearer !== null;
+  say(`${hadWrongToken ? "The token is not this server's" : "This server needs a token"}. ${NEW_TOKEN}`);
   forgetToken();
   showAccess();
+}
+
+// One that has expired would be noticed only when something is changed with it: on this machine reading needs none.
+async function checkToken() {
+  const bearer = token();
+  if (!bearer) return;
+  try {
+    const { can_change: canChange } = await get("/access");
+    if (!canChange && bearer === token()) dropToken(bearer);
+  } catch (problem) {
+    refused(problem);
+  }
 }
 
 async function checkHealth() {
@@ -103,11 +136,13 @@ const live = new Live((state) => {
 takeToken();
 showAccess();
 route();
+checkToken();
 addEventListener("hashchange", route);
 document.getElementById("skip").addEventListener("click", (event) => {
   event.preventDefault();
   main.focus();
 });
+startKeys();
 live.start();
 checkHealth();
 setInterval(checkHealth, HEALTH_MS);
