@@ -5,23 +5,30 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tasks.parsing.safe_text import visible
 
 UNKNOWN = "n/a"
 NONE = "-"
 
 _BAR_CELLS, _MEASURES_SHOWN = 10, 3
+_PARENTS = re.compile(r"^its parent (?:\S+ \(\S+\) (failed|cancelled): )+")
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def note(record: Job) -> str:
-    """How far a job is, or why it ended."""
+    """How far a job is, why it ended, or why it is queued again."""
     if record.error:
         return one_line(record.error.get("message", ""))
     if record.state is State.RUNNING:
         return "stopping" if record.cancel_requested else progress(record)
-    return "" if record.state in (State.SUCCEEDED, State.QUEUED) and record.attempt <= 1 else one_line(record.reason)
+    expected = {State.SUCCEEDED: 1, State.QUEUED: 0}  # attempts, where nothing went wrong
+    return "" if record.attempt <= expected.get(record.state, -1) else one_line(record.reason)
+
+
+def root_cause(reason: str) -> str:
+    """A reason without the ids of the parents that it came through, for a place that has room for its beginning."""
+    return _PARENTS.sub(r"a parent \1: ", reason).replace("a parent cancelled: ", "a parent was cancelled: ", 1)
 
 
 def progress(record: Job) -> str:
@@ -29,12 +36,17 @@ def progress(record: Job) -> str:
     state = record.progress
     if state is None:
         return "starting"
-    rate = f", {state.rate:.3g}/s" if state.rate else ""
+    rate = f", {number(state.rate)}/s" if state.rate else ""
     left = "" if record.left_s is None else f", {duration(record.left_s)} left"
     if not state.total:
-        count = f" {state.done} {state.unit}" if state.done else ""
+        count = f" {state.done:,} {state.unit}" if state.done else ""
         return f"{state.phase}{count}{rate}"
-    return f"{percent(record):.0f} % {state.phase} ({state.done}/{state.total} {state.unit}{rate}{left})"
+    return f"{percent(record):.0f} % {state.phase} ({state.done:,}/{state.total:,} {state.unit}{rate}{left})"
+
+
+def number(value: float) -> str:
+    """A number with separators of thousands, with three digits where it is small: 56,100 or 13.5."""
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
 def percent(record: Job) -> float | None:
@@ -80,6 +92,15 @@ def duration(seconds: float) -> str:
     if not days:
         return f"{hours} h {minutes % 60} min"
     return f"{days} d {hours % 24} h"
+
+
+def rough_duration(seconds: float) -> str:
+    """Seconds in one unit, at least two of it: 119 s, 90 min, 47 h, 3 d."""
+    whole = max(0, int(seconds))
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if whole >= 2 * length:
+            return f"{whole // length} {unit}"
+    return f"{whole} s"
 
 
 def size(amount: float | None) -> str:

@@ -31,12 +31,12 @@ COLOURS = {
 }
 
 #: What a narrow terminal does without, of each table by its first header, the most dispensable first: a column cut off
-#: at the right would be the one that says how far a job is.
+#: at the right would be the one that says how far a job is. The state of a queue or a job is never left out.
 DISPENSABLE = {
-    "QUEUE": ("SLOTS", "CONSUMERS", "OLDEST", "DONE/MIN", "STATE"),
+    "QUEUE": ("SLOTS", "CONSUMERS", "OLDEST", "DONE/MIN", "ETA", "RUNNING"),
     "ID": ("DEVICE", "ATTEMPT", "QUEUE", "AGE", "TAGS", "QUEUED", "DURATION", "KIND"),
     "#": ("DISK", "MEMORY", "QUEUE", "TIME", "AFTER"),
-    "JOB": ("METRICS", "DURATION", "KIND", "STATE", "DEVICE", "NAME"),
+    "JOB": ("METRICS", "DURATION", "KIND", "DEVICE", "NAME"),
     "WORKER": ("LAST EXIT", "UP", "RESTARTS", "CPU", "JOB MEM", "MEMORY", "PID", "CORES", "GPUS", "QUEUES"),
     "HOST": ("VERSION", "LOAD", "CORES", "MEMORY", "CLOCK", "STORE FREE", "GPUS"),
     "GPU@HOST": ("NAME",),

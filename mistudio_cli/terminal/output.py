@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,10 +23,32 @@ from tasks.parsing.safe_text import visible, visible_json, visible_lines
 #: The exit code when nobody reads what was written; in the table of `errors` too.
 READER_GONE = 141
 
+#: The global flags of this invocation, and what each command begins with that they are put into.
+_flags, _command = "", re.compile("(?!)")
+
 _captured: ContextVar[list[str] | None] = ContextVar("captured", default=None)
 
 #: What an encoding without it gets instead of a character that is ours; the rest is written as Python would.
 _PLAIN = str.maketrans({"…": ">", "█": "#", "░": ".", "«": "<", "»": ">", "±": "~", "⏎": "/", "⇥": " "})
+
+
+def suggest_with(flags: Sequence[str], nouns: Sequence[str]) -> None:
+    """From now on put these global flags into suggested commands, `mistudio` and one of these nouns."""
+    global _flags, _command
+    import shlex
+
+    _flags = visible(shlex.join(flags))
+    _command = (
+        re.compile(rf"(?<!there: )(?<![\w./-])mistudio (?=(?:{'|'.join(nouns)})\b)") if flags else re.compile("(?!)")
+    )
+
+
+def suggested(text: str) -> str:
+    """The text with the global flags of this invocation in each command that it suggests: it means this home.
+
+    A command that is to be typed on another host, "there: mistudio …", has none.
+    """
+    return _command.sub(lambda found: f"{found[0]}{_flags} ", text)
 
 
 def data(text: str) -> None:
@@ -50,7 +73,8 @@ def json_text(value: Any, indent: int | None = None, *, plain: bool = False) -> 
 
 
 def talk(text: str) -> None:
-    """A line to the person at the terminal."""
+    """A line to the person at the terminal; commands that it suggests get the global flags of this invocation."""
+    text = suggested(text)
     captured = _captured.get()
     if captured is None:
         _write(sys.stderr, visible_lines(text))
@@ -69,12 +93,15 @@ def capture_talk() -> Iterator[list[str]]:
         _captured.reset(token)
 
 
-def ask(question: str, unasked: str) -> None:
-    """Continue only if the person at the terminal agrees; `unasked` is the command that does not ask."""
+def ask(question: str, agreed: str) -> None:
+    """Continue only if the person at the terminal agrees; with the flag `agreed` this command does not ask."""
+    import shlex
+
     import typer
 
     if not sys.stdin.isatty():
-        raise UserError("Cannot ask for confirmation: stdin is not a terminal.", f"To confirm: {unasked}")
+        same = shlex.join(["mistudio", *sys.argv[1:], agreed])
+        raise UserError("Cannot ask for confirmation: stdin is not a terminal.", f"To confirm: {same}")
     if not typer.confirm(question, err=True):
         raise typer.Exit(0)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from mistudio_cli.jobs import job_actions, waiting
 from mistudio_cli.terminal import output
 from mistudio_cli.top.view import Question
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tasks.ledger.client import Ledger
 from tasks.queues import HIGHEST_PRIORITY, LOWEST_PRIORITY
 
@@ -67,7 +67,7 @@ class Actions:
                     ledger.close()
             except Exception as error:  # noqa: BLE001 - said on the screen, as the command would
                 said.append(explain(error).sentence)
-        return " ".join(filter(None, said))
+        return output.suggested(" ".join(filter(None, said)))
 
     @staticmethod
     def _cancel(ledger: Ledger, job: Job) -> str:

@@ -1,73 +1,72 @@
-"""What is wrong, in sentences, the worst first."""
+"""What is wrong, the critical first: the causes of the health report, and how old what is shown instead is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-from mistudio_cli.monitor.health.causes import BROKEN, LEAST_DISK
-from mistudio_cli.terminal.humanize import duration, size
-from mistudio_cli.top.foreign_workers import mute_workers
-from mistudio_cli.top.reading import SOURCES
-from mistudio_cli.top.text import clean
+from mistudio_cli.errors import Trouble, has_fix
+from mistudio_cli.monitor.health.causes import HealthCause, health_of
+from mistudio_cli.monitor.snapshot import Snapshot
+from mistudio_cli.terminal import output
+from mistudio_cli.terminal.humanize import duration
+from mistudio_cli.terminal.layout import columns, cut
+from mistudio_cli.top.frame.text import clean
+from mistudio_cli.top.reading import SOURCES, Parts
 
-if TYPE_CHECKING:
-    from mistudio_cli.top.foreign_workers import mute_workers
-from mistudio_cli.top.reading import Parts
-
-
-def alarms(parts: Parts) -> list[str]:
-    """A sentence for each part that could not be read, and for each worker, queue, device and disk in trouble."""
-    return [*_unread(parts), *_of_workers(parts), *_of_queues(parts), *_of_devices(parts), *_of_hosts(parts)]
+#: Columns of a sentence that are left beside its command.
+_LEAST_SENTENCE = 30
 
 
-def _unread(parts: Parts) -> Iterator[str]:
-    for source, message in parts.errors:
-        yield f"{clean(source)}: {clean(message)}{_age(parts, source)}"
+@dataclass(frozen=True)
+class Alarm:
+    """A sentence, and the command that fixes or shows it, if there is one; neither steers a terminal."""
+
+    sentence: str
+    command: str | None = None
+
+    def text(self, room: int) -> str:
+        """The sentence with the command; it is the sentence that is cut, as long as it can still be understood."""
+        command = f" ({self.command})" if self.command else ""
+        left = room - columns(command)
+        return cut(self.sentence, left) + command if left >= _LEAST_SENTENCE else self.sentence
+
+
+def alarms(parts: Parts) -> list[Alarm]:
+    """An alarm for each cause of the health report, by what is shown; and one where reading takes long."""
+    found = [_alarm(parts, cause) for cause in health_of(_shown(parts)).causes]
     if not parts.errors and parts.jobs.is_stale:
-        yield f"reading takes long{_age(parts, 'ledger')}"
+        found.append(Alarm(f"Reading takes long{_age(parts, 'ledger')}"))
+    return found
+
+
+def _alarm(parts: Parts, cause: HealthCause) -> Alarm:
+    """The alarm of a cause; what an error says to do is its command."""
+    sentence, command = cause.sentence, cause.command
+    if command is None and has_fix(sentence):
+        sentence, _, command = sentence.partition("; ")
+    age = "" if cause.part is None else _age(parts, cause.part)
+    command = None if command is None else output.suggested(clean(command))
+    return Alarm(clean(sentence) + age, command)
+
+
+def _shown(parts: Parts) -> Snapshot:
+    """What is on the screen as a snapshot, old values included."""
+    return Snapshot(
+        read_at=parts.now,
+        queues=parts.queues.value,
+        jobs=parts.jobs.value,
+        workers=parts.workers.value,
+        devices=parts.devices.value,
+        host=parts.host.value,
+        hosts=parts.hosts.value,
+        disagreements=parts.disagreements.value or (),
+        consuming=parts.consuming.value,
+        server=parts.server.value,
+        errors=tuple(Trouble(part, message) for part, message in parts.errors),
+    )
 
 
 def _age(parts: Parts, source: str) -> str:
     """How old the values are that are shown in place of what could not be read."""
     shown = [part for name in SOURCES if SOURCES[name] == source and (part := getattr(parts, name)).value is not None]
     return f" (shown as of {duration(max(part.age_s for part in shown))} ago)" if shown else ""
-
-
-def _of_workers(parts: Parts) -> Iterator[str]:
-    for name in mute_workers(parts.celery.value):
-        yield f"{clean(name)} heartbeats but does not reply to Celery"
-    for row in parts.workers.value or ():
-        if row.state not in BROKEN:
-            continue
-        since = row.seen_age_s if row.state == "silent" else row.loop_age_s if row.state == "unresponsive" else None
-        for_s = "" if since is None else f" for {duration(since)}"
-        why = row.refusal if row.state == "refused" else row.last_exit if row.state in ("fatal", "backoff") else None
-        yield f"{clean(row.name)} is {row.state}{for_s}" + (f": {clean(why)}" if why else "")
-
-
-def _of_queues(parts: Parts) -> Iterator[str]:
-    for row in parts.queues.value or ():
-        if not row.pending:
-            continue
-        if row.state == "no worker":
-            yield f"queue {clean(row.name)}: {row.pending} queued, no worker (mistudio workers start full)"
-        elif row.state == "paused":
-            yield f"queue {clean(row.name)}: {row.pending} queued, paused (mistudio queue resume {clean(row.name)})"
-
-
-def _of_devices(parts: Parts) -> Iterator[str]:
-    for card in parts.devices.value.devices if parts.devices.value is not None else ():
-        if card.problem:
-            yield f"GPU {card.label}: {clean(card.problem)}"
-
-
-def _of_hosts(parts: Parts) -> Iterator[str]:
-    host = parts.host.value
-    free, total = (None, None) if host is None else (host.disk_free, host.disk_total)
-    if free is not None and total and free < LEAST_DISK * total:
-        yield f"disk: {size(free)} free of {size(total)}"
-    for row in parts.hosts.value or ():
-        if row.state == "silent":
-            age = "" if row.seen_age_s is None else f" for {duration(row.seen_age_s)}"
-            yield f"host {clean(row.name)} is silent{age}"

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from mistudio_cli.top.actions import Actions, Refused
-from mistudio_cli.top.paint import Frame
+from mistudio_cli.top.frame.paint import Frame
 from mistudio_cli.top.panes import devices, hosts, jobs, queues, workers
 from mistudio_cli.top.reading import Parts
 from mistudio_cli.top.view import PANES, Question, Selected, View
 from mistudio_cli.top.waiting_order import waiting_jobs
-from tasks.jobs.kind import Job
+from tasks.jobs.record import Job
 
 _SORTS = {"jobs": jobs.KEYS, "queues": queues.KEYS, "gpus": devices.KEYS, "workers": workers.KEYS, "hosts": hosts.KEYS}
 _PAGE, _ALL, _WHEEL = 10, 1_000_000, 3

@@ -1,4 +1,4 @@
-"""Celery workers that are none of mistudio's, as rows beside its own, and those of its own that do not reply."""
+"""Celery workers that are none of mistudio's, as rows beside its own."""
 
 from __future__ import annotations
 
@@ -18,11 +18,6 @@ def foreign_rows(found: CeleryWorkers | None) -> Iterator[WorkerRow]:
     for worker in found.workers if found is not None else ():
         if worker.foreign:
             yield _row(worker)
-
-
-def mute_workers(found: CeleryWorkers | None) -> list[str]:
-    """Names of workers that heartbeat but do not reply to Celery."""
-    return [worker.name for worker in found.workers if worker.mute] if found is not None else []
 
 
 def _row(worker: CeleryWorker) -> WorkerRow:

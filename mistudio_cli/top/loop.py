@@ -2,78 +2,40 @@
 
 from __future__ import annotations
 
-import errno
 import queue
 import select
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 
 from mistudio_cli.top.actions import Actions
 from mistudio_cli.top.controller import Controller
 from mistudio_cli.top.details.lines import Details
 from mistudio_cli.top.details.reader import DetailsReader, OpenDetails
-from mistudio_cli.top.paint import Frame, paint
-from mistudio_cli.top.reading import Parts, Reader, Reading
-from mistudio_cli.top.text import plain
+from mistudio_cli.top.frame.paint import Frame, paint
+from mistudio_cli.top.reading import Parts, Reader
 from mistudio_cli.top.tty.keys import Keys
 from mistudio_cli.top.tty.screen import Screen
-from mistudio_cli.top.tty.signals import ENDING, Ended, Signals
-from mistudio_cli.top.tty.terminal import Abilities, Terminal, look_of
+from mistudio_cli.top.tty.signals import ENDING, Signals
+from mistudio_cli.top.tty.terminal import Terminal
 from mistudio_cli.top.view import Question, View
 
 #: An Esc that nothing follows for so long is the key of that name.
 _ESC_S = 0.05
 
-#: Errors of writing to a terminal whose window is closed.
-_GONE = (errno.EIO, errno.EPIPE, errno.ENXIO, errno.EBADF)
 
-#: Where lines scroll there is room for everything.
-_PLAIN_ROWS = 200
-
-
-def show(
-    read: Callable[[], Reading], open_details: OpenDetails, actions: Actions, able: Abilities, interval_s: float
-) -> None:
-    """Show what `read` returns until `q` or Ctrl-C. Needs a terminal, and gives it back as it was.
-
-    Raises SystemExit when a signal ended it, and what `read` raised.
-    """
-    signals = Signals()
-    terminal = Terminal(able, signals.check)
-    signals.is_writing = lambda: terminal.is_writing
-    loop = _Loop(terminal, signals, Screen(look_of(able)), actions, interval_s)
-    loop.reader = Reader(read, interval_s, signals.wake)
-    loop.open_details = open_details
-    with signals.installed():
-        try:
-            loop.run()
-        except Ended:
-            loop.ended_by = next((number for number in signals.take() if number in ENDING), signal.SIGTERM)
-        except OSError as error:
-            if error.errno not in _GONE:
-                raise
-        finally:
-            loop.stop()
-            terminal.leave()
-    if loop.ended_by is not None:
-        raise SystemExit(128 + loop.ended_by)
-
-
-class _Loop:
+class Loop:
     """Owns the terminal; what is slow runs in threads that wake it."""
 
     reader: Reader
     open_details: OpenDetails
 
     def __init__(
-        self, terminal: Terminal, signals: Signals, screen: Screen, actions: Actions, interval_s: float
+        self, terminal: Terminal, signals: Signals, screen: Screen, view: View, actions: Actions, interval_s: float
     ) -> None:
-        self._terminal, self._signals, self._screen, self._interval_s = terminal, signals, screen, interval_s
-        self._view = View(has_keys=terminal.keys is not None)
+        self._terminal, self._signals, self._screen, self._view = terminal, signals, screen, view
+        self._interval_s = interval_s
         self._controller = Controller(self._view, self, actions)
         self._keys = Keys()
         self._outcomes: queue.SimpleQueue[str | Details] = queue.SimpleQueue()
@@ -83,9 +45,7 @@ class _Loop:
         self.ended_by: int | None = None
 
     def run(self) -> None:
-        """Show frames until something ends it. The first is shown before anything is read."""
-        self._terminal.enter()
-        self._paint()
+        """Show frames until something ends it; the terminal is set up, and shows the first."""
         self.reader.start()
         while not self._is_over:
             self._wait()
@@ -163,7 +123,7 @@ class _Loop:
             self._signals.drain()
         self._take_signals()
         self._take_outcomes()
-        if self._terminal.keys in ready and not self._is_over:
+        if self._terminal.keys in ready and not self._is_over and self._terminal.has_keys():
             self._take_keys()
         elif not ready and self._keys.is_waiting:
             self._press(self._keys.flush())
@@ -212,28 +172,3 @@ class _Loop:
         self._terminal.enter()
         self._screen.forget()
         self._view.widths = {}
-
-
-def show_plainly(read: Callable[[], Reading], interval_s: float) -> None:
-    """For a terminal without cursor addressing: the whole picture as plain text at each interval, until Ctrl-C."""
-    with suppress(KeyboardInterrupt):
-        _print_again_and_again(read, interval_s)
-
-
-def _print_again_and_again(read: Callable[[], Reading], interval_s: float) -> None:
-    from mistudio_cli.terminal import output
-    from mistudio_cli.top.reading import LastGood
-    from mistudio_cli.top.text import to_ascii
-    from mistudio_cli.top.tty.terminal import is_unicode
-
-    last_good, view, is_first = LastGood(), View(has_keys=False), True
-    while True:
-        began = time.monotonic()
-        parts = last_good.take(read(), began).at(began, interval_s)
-        frame = paint(parts, output.terminal_width(), _PLAIN_ROWS, view)
-        view.widths = frame.widths
-        lines = [plain(line) for line in frame.lines if line]
-        shown = lines if is_unicode(sys.stdout.encoding) else [to_ascii(line) for line in lines]
-        output.styled("\n".join(shown if is_first else ["", *shown]))
-        is_first = False
-        time.sleep(max(0.0, interval_s - (time.monotonic() - began)))

@@ -1,6 +1,6 @@
 """What the screen shows, part by part: its value, when it was read, its age, and why it could not be read again.
 
-`Parts` is built from snapshots in one place, `LastGood.take`: a reader that knows the age of each part replaces it.
+Last good values are kept by the collector whose snapshots these are.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 
     from mistudio_cli.machine.host import Host
     from mistudio_cli.monitor.celery_workers import CeleryWorkers
+    from mistudio_cli.monitor.health.disagreements import Disagreement
     from mistudio_cli.monitor.hosts import HostRow
+    from mistudio_cli.monitor.snapshot import Part as SourcePart
     from mistudio_cli.monitor.snapshot import QueueRow, Snapshot, WorkerRow
     from tasks.accelerators.devices import Devices
-    from tasks.jobs.kind import Job
+    from tasks.jobs.record import Job
     from tasks.ledger.device_lease import Lease
+    from tasks.redis_client.server_state import ServerState
 
 T = TypeVar("T")
 
@@ -30,7 +33,7 @@ STALE_S = 3.0
 #: The interval while some parts are still being read for the first time.
 _PARTIAL_S = 0.4
 
-#: Parts of the screen, and the part of a snapshot whose error says why it is missing.
+#: Parts of the screen and of its alarms, and the part of a snapshot whose error says why it is missing.
 SOURCES = {
     "queues": "ledger",
     "jobs": "ledger",
@@ -38,9 +41,12 @@ SOURCES = {
     "workers": "ledger",
     "hosts": "ledger",
     "leases": "ledger",
+    "consuming": "ledger",
+    "server": "ledger",
     "devices": "devices",
     "host": "host",
     "celery": "celery",
+    "disagreements": "celery",
 }
 
 
@@ -74,9 +80,12 @@ class Parts:
     workers: Part[tuple[WorkerRow, ...]] = Part()
     hosts: Part[tuple[HostRow, ...]] = Part()
     leases: Part[Mapping[str, Lease]] = Part()
+    consuming: Part[int] = Part()
+    server: Part[ServerState] = Part()
     devices: Part[Devices] = Part()
     host: Part[Host] = Part()
     celery: Part[CeleryWorkers] = Part()
+    disagreements: Part[tuple[Disagreement, ...]] = Part()
     errors: tuple[tuple[str, str], ...] = ()
     next: str | None = None
     is_read: bool = False
@@ -92,58 +101,42 @@ class Parts:
         return replace(self, **aged)
 
 
-@dataclass(frozen=True)
-class Reading:
-    """One reading: a snapshot, and the jobs that start next (None: could not be read)."""
-
-    snapshot: Snapshot
-    waiting: Mapping[str, tuple[Job, ...]] | None = None
-
-    @property
-    def is_partial(self) -> bool:
-        """Whether some parts are still being read for the first time."""
-        return any(part.value is None and part.error is None for part in self.snapshot.parts.values())
-
-
-class LastGood:
-    """Keeps the last good value of each part over readings that fail."""
-
-    def __init__(self) -> None:
-        self.parts = Parts()
-
-    def take(self, reading: Reading, clock: float) -> Parts:
-        """The parts after one more reading, which was made at `clock` of the monotonic clock."""
-        seen = reading.snapshot
-        reasons = {trouble.part: trouble.message for trouble in seen.errors}
-        found: dict[str, Any] = {name: getattr(seen, name, None) for name in SOURCES}
-        found["waiting"] = reading.waiting if reading.waiting is not None else seen.queued
-        ages = seen.parts  # of a collector that keeps last good values itself
-        if seen.devices is not None and "devices" in reasons and not seen.devices.devices:
-            found["devices"] = None
-        if "ledger" in reasons and seen.workers is not None and self.parts.workers.value is not None:
-            found["workers"] = None  # who is silent and what they work on is not known
-        parts = {
-            name: self._next(name, found[name], reasons.get(name) or reasons.get(source), clock)
-            if found[name] is None or source not in ages
-            else Part(found[name], clock - (ages[source].age_s or 0.0), error=ages[source].error)
+def parts_of(seen: Snapshot, clock: float) -> Parts:
+    """The parts of a snapshot that was made at `clock` of the monotonic clock, with their ages and errors."""
+    reasons = {trouble.part: trouble.message for trouble in seen.errors}
+    found: dict[str, Any] = {name: getattr(seen, name, None) for name in SOURCES}
+    found["waiting"] = seen.queued
+    if seen.devices is not None and "devices" in reasons and not seen.devices.devices:
+        found["devices"] = None
+    return Parts(
+        now=seen.read_at or time.time(),
+        **{
+            name: _part(found[name], seen.parts.get(source), reasons.get(name) or reasons.get(source), clock)
             for name, source in SOURCES.items()
-        }
-        now = seen.read_at or self.parts.now or time.time()
-        following = seen.next if seen.jobs is not None else self.parts.next
-        self.parts = Parts(now=now, **parts, errors=tuple(reasons.items()), next=following, is_read=True)
-        return self.parts
+        },
+        errors=tuple(reasons.items()),
+        next=seen.next,
+        is_read=True,
+    )
 
-    def _next(self, name: str, value: Any, reason: str | None, clock: float) -> Part[Any]:
-        before: Part[Any] = getattr(self.parts, name)
-        return Part(value, clock) if value is not None else replace(before, error=reason)
+
+def _part(value: Any, source: SourcePart | None, reason: str | None, clock: float) -> Part[Any]:
+    """A part of the screen; `source` is the part of the snapshot that it is from, None where only values are known."""
+    if value is None:
+        return Part(error=reason)
+    return Part(value, clock) if source is None else Part(value, clock - (source.age_s or 0.0), error=source.error)
+
+
+def is_partial(seen: Snapshot) -> bool:
+    """Whether some parts of a snapshot are still being read for the first time."""
+    return any(part.value is None and part.error is None for part in seen.parts.values())
 
 
 class Reader(threading.Thread):
     """Reads again and again beside the terminal, so that what is slow to read does not make the keys slow."""
 
-    def __init__(self, read: Callable[[], Reading], interval_s: float, notify: Callable[[], None]) -> None:
+    def __init__(self, read: Callable[[], Snapshot], interval_s: float, notify: Callable[[], None]) -> None:
         super().__init__(name="reader", daemon=True)
-        self._last_good = LastGood()
         self.parts = Parts()
         self.failure: Exception | None = None
         self._read, self._interval_s, self._notify = read, interval_s, notify
@@ -156,14 +149,14 @@ class Reader(threading.Thread):
             self._wake.clear()
             began = time.monotonic()
             try:
-                reading = self._read()
+                seen = self._read()
             except Exception as error:  # noqa: BLE001 - raised again by the thread that owns the terminal
                 self.failure = error
                 self._notify()
                 return
-            self.parts = self._last_good.take(reading, time.monotonic())
+            self.parts = parts_of(seen, time.monotonic())
             self._notify()
-            interval_s = min(self._interval_s, _PARTIAL_S) if reading.is_partial else self._interval_s
+            interval_s = min(self._interval_s, _PARTIAL_S) if is_partial(seen) else self._interval_s
             self._wake.wait(max(0.0, interval_s - (time.monotonic() - began)))
 
     def read_now(self) -> None:

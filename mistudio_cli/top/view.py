@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mistudio_cli.top.columns import Widths
     from mistudio_cli.top.details.lines import Details
+    from mistudio_cli.top.frame.columns import Widths
 
 #: The panes, by the keys 1 to 5.
 PANES = ("jobs", "queues", "gpus", "workers", "hosts")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tasks.queues import QUEUE_NAMES
 
 if TYPE_CHECKING:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from mistudio_cli.errors import Trouble
-from mistudio_cli.monitor.collector.combined_parts import snapshot_of_ledger
 from mistudio_cli.monitor.health.causes import Health, HealthCause, health_of
 from mistudio_cli.monitor.snapshot import Snapshot
 from mistudio_cli.views import json_shapes
-from tasks.ledger.overview import Overview
 
 
 def report(seen: Snapshot) -> dict[str, Any]:
@@ -37,13 +35,8 @@ def report(seen: Snapshot) -> dict[str, Any]:
     }
 
 
-def of_overview(seen: Overview) -> dict[str, Any]:
-    """The same of the ledger alone."""
-    return report(snapshot_of_ledger(seen))
-
-
 def unreadable(reason: str) -> dict[str, Any]:
-    """The same when the ledger cannot be read, for that reason."""
+    """What it answers when the ledger cannot be read, for that reason."""
     return report(Snapshot(errors=(Trouble("ledger", reason),)))
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mistudio_cli.monitor.device_holders import Holder
 from mistudio_cli.monitor.hosts import SILENT, Fleet, HostRow, age_s, jobs_on, state_of
-from mistudio_cli.terminal.humanize import NONE, UNKNOWN, duration, size
+from mistudio_cli.terminal.humanize import UNKNOWN, duration, size
+from mistudio_cli.views import tables
 from mistudio_cli.views.tables import Table
 from tasks.fleet.host_heartbeat import Gpu, HostHeartbeat
 from tasks.ledger.device_lease import Lease
@@ -29,14 +31,14 @@ def facts(row: HostRow, now: float) -> Table:
 
 
 def gpus(fleet: Fleet, row: HostRow, cards: Sequence[Gpu]) -> Table:
-    """The GPUs of a host and the jobs that lease them."""
+    """The GPUs of a host, the jobs that lease them, and the other processes on them."""
     return ["GPU", "NAME", "UUID", "MEMORY FREE", "JOBS"], [
         [
             str(card.index),
             card.name or UNKNOWN,
             card.uuid or UNKNOWN,
             f"{size(card.memory_free)} of {size(card.memory_total)}",
-            card.error or ", ".join(fleet.jobs_on(row, card)) or NONE,
+            card.error or used_by(row, card, fleet.leases),
         ]
         for card in cards
     ]
@@ -44,18 +46,34 @@ def gpus(fleet: Fleet, row: HostRow, cards: Sequence[Gpu]) -> Table:
 
 def remote_gpus(rows: Sequence[HostRow], leases: Mapping[str, Lease] | None, here: str) -> Table:
     """The GPUs of the hosts but `here`, by their newest heartbeats; `leases` None: they could not be read."""
-    return ["GPU@HOST", "NAME", "MEMORY FREE", "JOBS", "READ"], [
+    return ["GPU@HOST", "NAME", "BUSY", "MEMORY FREE", "TEMP", "POWER", "JOBS", "READ"], [
         [
             f"{card.index}@{row.name}",
             card.name or UNKNOWN,
+            tables.whole(card.utilisation, "%"),
             f"{size(card.memory_free)} of {size(card.memory_total)}",
-            card.error or (UNKNOWN if leases is None else ", ".join(jobs_on(leases, row.name, card)) or NONE),
+            tables.whole(card.temperature, "C"),
+            tables.whole(card.power, "W"),
+            card.error or used_by(row, card, leases),
             _read_ago(row),
         ]
         for row in rows
         if row.name != here and row.newest is not None
         for card in row.newest.gpus or ()
     ]
+
+
+def used_by(row: HostRow, card: Gpu, leases: Mapping[str, Lease] | None) -> str:
+    """The jobs that lease a GPU of a host with the memory they hold, and the other processes on it."""
+    processes = card.processes or ()
+    held: dict[str, int] = {}
+    for process in processes:
+        if process.job and process.memory is not None:
+            held[process.job] = held.get(process.job, 0) + process.memory
+    jobs = None if leases is None else [Holder(job, held.get(job), None) for job in jobs_on(leases, row.name, card)]
+    others = [(each.pid, each.user, each.memory) for each in processes if each.user is not None and not each.job]
+    shown = tables.used_by(jobs, others)
+    return f"{shown}, {card.more_processes} more processes" if card.more_processes else shown
 
 
 def _read_ago(row: HostRow) -> str:

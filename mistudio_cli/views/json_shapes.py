@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.jobs.kind import Job, MetricPoint, State
+from tasks.jobs.record import Job, MetricPoint, State
 
 if TYPE_CHECKING:
     from mistudio_cli.machine.host import Host
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mistudio_cli.monitor.explain import Cause
     from mistudio_cli.monitor.job_context import Surroundings
     from mistudio_cli.monitor.snapshot import QueueRow, Snapshot, Trouble, WorkerRow
+    from tasks.accelerators.card_processes import CardProcess
     from tasks.accelerators.devices import Device
     from tasks.jobs.kind import Estimate
 
@@ -51,6 +52,7 @@ def queue(row: QueueRow) -> dict[str, Any]:
         "slots": row.slots,
         "per_minute": [round(rate, 3) for rate in row.per_minute],
         "eta_s": _rounded(row.eta_s),
+        "eta_unknown": row.eta_unknown,
         "ended": {outcome: list(counts) for outcome, counts in row.ended.items()},
     }
 
@@ -79,9 +81,9 @@ def jobs(read_at: float | None, page: Sequence[Job] | None, following: str | Non
     return {"read_at": time(read_at), "jobs": _all(job, page), "next": following}
 
 
-def listed(read_at: float | None, page: Sequence[Job] | None, following: str | None, *troubles: Trouble) -> Any:
-    """`jobs ls`; None for what could not be read, for the reasons in `troubles`."""
-    return {**jobs(read_at, page, following), "errors": errors(troubles)}
+def listed(read_at: float | None, page: Sequence[Job] | None, following: str | None) -> Any:
+    """`jobs ls`."""
+    return {**jobs(read_at, page, following), "errors": []}
 
 
 def job(record: Job) -> dict[str, Any]:
@@ -93,6 +95,7 @@ def job(record: Job) -> dict[str, Any]:
         "name": record.name,
         "queue": record.queue,
         "state": str(record.state),
+        "reason": record.reason,
         "attempt": record.attempt,
         "progress": None
         if progress is None
@@ -125,7 +128,6 @@ def job_in_full(
     return {
         **job(record),
         "error": record.error,
-        "reason": record.reason,
         "priority": record.priority,
         "max_attempts": record.max_attempts,
         "parents": list(record.parents),
@@ -278,6 +280,18 @@ def device(card: Device, holders: Sequence[Holder] | None) -> dict[str, Any]:
         "jobs": None if holders is None else [holder.job for holder in holders],
         "leases": _all(_lease, holders),
         "error": card.problem,
+        "throttle_reasons": None if card.throttle_reasons is None else list(card.throttle_reasons),
+    }
+
+
+def card_process(process: CardProcess) -> dict[str, Any]:
+    """A process on an accelerator, with what its host knows of it."""
+    return {
+        "pid": process.pid,
+        "memory_bytes": process.memory,
+        "user": process.user,
+        "command": process.command,
+        "job": process.job,
     }
 
 
@@ -306,6 +320,7 @@ def everything(snapshot: Snapshot) -> dict[str, Any]:
     found = snapshot.devices
     return {
         **jobs(snapshot.read_at, snapshot.jobs, snapshot.next),
+        "places": _places(snapshot),
         "queues": _all(queue, snapshot.queues),
         "supervisor": snapshot.supervisor,
         "workers": _all(worker, snapshot.workers),
@@ -320,10 +335,21 @@ def everything(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
+def _places(snapshot: Snapshot) -> dict[str, int] | None:
+    """The place of each queued job that is listed in its queue's order of service, from 1."""
+    if snapshot.queued is None:
+        return None
+    listed = {record.id for record in snapshot.jobs or ()}
+    ordered = (pair for line in snapshot.queued.values() for pair in enumerate(line, 1))
+    return {record.id: place for place, record in ordered if record.id in listed}
+
+
 def _hosts(snapshot: Snapshot) -> list[dict[str, Any]] | None:
     from mistudio_cli.views.host_json import host as shape
 
-    return None if snapshot.hosts is None else [shape(row, snapshot.read_at or 0.0) for row in snapshot.hosts]
+    if snapshot.hosts is None:
+        return None
+    return [shape(row, snapshot.read_at or 0.0, snapshot.leases) for row in snapshot.hosts]
 
 
 def errors(troubles: Sequence[Trouble]) -> list[dict[str, Any]]:

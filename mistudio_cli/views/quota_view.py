@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mistudio_cli.views import json_shapes, tables
-from tasks.jobs.kind import State
+from tasks.jobs.record import State
 from tasks.ledger.client import Ledger
 from tasks.ledger.listing import Filter
 from tasks.ledger.quotas import LIMITS, Quota, count_unstarted, read_quotas
@@ -61,7 +61,7 @@ def shape(read_at: float, rows: Sequence[Used]) -> dict[str, Any]:
         }
         for row in rows
     ]
-    return {"read_at": json_shapes.time(read_at), "quotas": shapes_of_quotas}
+    return {"read_at": json_shapes.time(read_at), "quotas": shapes_of_quotas, "errors": []}
 
 
 def sentence(ledger: Ledger, owner: str) -> str:

@@ -7,17 +7,20 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from tasks.jobs.kind import flag_of
+from tasks.jobs.kind import flag_of, kinds
 from tasks.parsing.documents import Malformed, read_json_object
 from tasks.storage.store import Store
 
 FAMILY = "saes"
 
 
-def listed(store: Store) -> tuple[list[dict[str, Any]], list[Malformed]]:
-    """`saes ls --json`: what a list says of each, null where its files do not; and what is wrong with damaged ones."""
+def listed(store: Store, names: Sequence[str] | None = None) -> tuple[list[dict[str, Any]], list[Malformed]]:
+    """`saes ls --json`: what a list says of each, null where its files do not; and what is wrong with damaged ones.
+
+    Of all SAEs, or of those `names`.
+    """
     lines, damaged = [], []
-    for name in store.names(FAMILY):
+    for name in store.names(FAMILY) if names is None else names:
         try:
             lines.append(_line(store, name))
         except Malformed as malformed:
@@ -33,7 +36,6 @@ def shown(store: Store, name: str) -> dict[str, Any]:
         **_line(store, name),
         "path": str(store.path(FAMILY, name)),
         "kind": manifest.get("kind"),
-        "job": manifest.get("job"),
         "made_from": _table(manifest.get("made_from")),
         "params": _table(manifest.get("params")),
         "result": _table(manifest.get("result")),
@@ -53,7 +55,9 @@ def facts(details: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     known = {**details, "hook": _hooks(details)}
     rows = [[key, _text(known[key])] for key in _FACTS if known[key] is not None]
     rows += [[f"made from {key}", str(value)] for key, value in details["made_from"].items()]
-    rows += [[flag_of(key), _text(v)] for key, v in details["params"].items() if v is not None]
+    kind = kinds().get(str(details["kind"]))  # None of one that another version has
+    params = None if kind is None else kind.params
+    rows += [[flag_of(key, params), _text(v)] for key, v in details["params"].items() if v is not None]
     measured = {key: value for key, value in details["result"].items() if key not in _SHAPE}
     errors = _table(details["result"].get("standard_errors"))
     rows += [
@@ -91,7 +95,21 @@ def _line(store: Store, name: str) -> dict[str, Any]:
         "hook_out": _word(about.get("hook_name_out")),
         "d_out": config.get("d_out", config.get("d_in")),
         "dead_fraction": _dead_fraction(result),
+        "fvu": result.get("fvu"),
+        "bytes": _size(manifest),
+        "job": _word(manifest.get("job")),
     }
+
+
+def _size(manifest: dict[str, Any]) -> int | None:
+    """Bytes of its files by the manifest; None where that does not say."""
+    sizes: list[Any] = [_table(entry).get("bytes") for entry in _table(manifest.get("files")).values()]
+    return sum(sizes) if sizes and _are_counts(sizes) else None
+
+
+def configuration(store: Store, name: str) -> dict[str, Any]:
+    """What `cfg.json` says in texts, numbers and lists of texts; nothing of one that is damaged."""
+    return _config(store, name)
 
 
 def _dead_fraction(result: dict[str, Any]) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mistudio_cli.terminal import humanize
-from tasks.jobs.kind import MetricPoint
+from tasks.jobs.record import MetricPoint
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _CELLS = 40

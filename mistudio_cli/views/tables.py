@@ -15,7 +15,7 @@ from mistudio_cli.terminal.humanize import (
     size,
     took,
 )
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 
 if TYPE_CHECKING:
     from mistudio_cli.machine.host import Host
@@ -194,14 +194,19 @@ def devices(
         [
             card.label,
             card.name or UNKNOWN,
-            UNKNOWN if card.utilisation is None else f"{card.utilisation:.0f} %",
+            whole(card.utilisation, "%"),
             f"{size(card.memory_used)} of {size(card.memory_total)}",
-            UNKNOWN if card.temperature is None else f"{card.temperature:.0f} C",
-            UNKNOWN if card.power is None else f"{card.power:.0f} W",
-            card.problem or _holders(holders.get(card.key), others.get(card.key, ())),
+            whole(card.temperature, "C"),
+            whole(card.power, "W"),
+            card.problem or used_by(holders.get(card.key), others.get(card.key, ())),
         ]
         for card in cards
     ]
+
+
+def whole(value: float | None, unit: str) -> str:
+    """A value in whole units."""
+    return UNKNOWN if value is None else f"{value:.0f} {unit}"
 
 
 def devices_with_holders(seen: Snapshot) -> Table:
@@ -213,7 +218,8 @@ def devices_with_holders(seen: Snapshot) -> Table:
     return devices(cards, holders, {card.key: other_processes_of(card) for card in cards})
 
 
-def _holders(holders: Sequence[Holder] | None, others: Sequence[tuple[int, str, int | None]]) -> str:
+def used_by(holders: Sequence[Holder] | None, others: Sequence[tuple[int, str, int | None]]) -> str:
+    """The jobs on an accelerator, and pid, user and bytes of the other processes. `holders` None: not known."""
     jobs = [UNKNOWN] if holders is None else [_holder(holder) for holder in holders]
     return ", ".join([*jobs, *(f"pid {pid} of {user} ({size(memory)})" for pid, user, memory in others)]) or NONE
 

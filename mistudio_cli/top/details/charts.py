@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mistudio_cli.top.text import Line, Span, clean
+from mistudio_cli.top.frame.text import Line, Span, clean
 
 #: Bits of the dots of a braille character, from the upper to the lower, of its left and its right column.
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mistudio_cli.top.details.charts import Chart, drawn
-from mistudio_cli.top.text import Line, Span, clean, wrapped
+from mistudio_cli.top.frame.text import Line, Span, clean, wrapped
 
 #: A longer line is cut: a log may have lines of megabytes.
 _LONGEST = 2000

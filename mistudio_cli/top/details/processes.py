@@ -10,7 +10,8 @@ from mistudio_cli.terminal.humanize import UNKNOWN, duration, size
 if TYPE_CHECKING:
     import psutil
 
-    from tasks.jobs.kind import Job
+    from tasks.accelerators.card_processes import CardProcess
+    from tasks.jobs.record import Job
 
 
 def describe_job_processes(job: Job) -> list[str]:
@@ -33,25 +34,20 @@ def describe_job_processes(job: Job) -> list[str]:
     return lines
 
 
-def describe_process(pid: int, memory: int | None) -> str:
+def describe_process(process: CardProcess) -> str:
     """A process on a GPU: what it holds there, whose it is, and what it is called."""
-    import psutil
-
-    from tasks.accelerators.card_processes import job_of, user_of
-
-    try:
-        command = " ".join(psutil.Process(pid).cmdline())
-    except psutil.Error:
-        command = "in another container, or gone"
-    return f"pid {pid}  {size(memory)}  {job_of(pid) or user_of(pid) or UNKNOWN}  {command}"
+    command = process.command or "in another container, or gone"
+    return f"pid {process.pid}  {size(process.memory)}  {process.job or process.user or UNKNOWN}  {command}"
 
 
 def _described(process: psutil.Process) -> str:
     import psutil
 
+    from tasks.accelerators.card_processes import shown_command
+
     try:
         times = process.cpu_times()
         used = f"{size(process.memory_info().rss)}  CPU {duration(times.user + times.system)}"
-        return f"pid {process.pid}  {used}  {' '.join(process.cmdline())}"
+        return f"pid {process.pid}  {used}  {shown_command(process.cmdline())}"
     except psutil.Error:
         return f"pid {process.pid}  gone"

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mistudio_cli.terminal import output
 from mistudio_cli.terminal.humanize import UNKNOWN, one_line
 from mistudio_cli.terminal.layout import lay_out
 from mistudio_cli.top.details.charts import Chart
@@ -13,12 +14,13 @@ from mistudio_cli.top.details.lines import Block, Details, text_block
 from mistudio_cli.top.details.processes import describe_job_processes, describe_process
 from mistudio_cli.top.foreign_workers import foreign_rows
 from mistudio_cli.views import host_tables, tables
-from tasks.jobs.kind import Job, MetricPoint
+from tasks.jobs.record import Job, MetricPoint
 from tasks.ledger.client import Ledger
 
 if TYPE_CHECKING:
     from mistudio_cli.jobs.log_sources import JobLog
     from mistudio_cli.top.reading import Parts
+    from tasks.accelerators.card_processes import CardProcess
     from tasks.paths import Places
 
 _LOG_LINES, _PEEKED, _CHARTS = 200, 200, 3
@@ -60,7 +62,7 @@ class DetailsSource:
         job = ledger.need(row)
         (around,) = surroundings_of(ledger, [job])
         causes = explain(job, look_around(ledger, job))
-        said = [one_line(c.sentence) + (f"  ({c.command})" if c.command else "") for c in causes]
+        said = [output.suggested(one_line(c.sentence) + (f"  ({c.command})" if c.command else "")) for c in causes]
         yield Block("why", tuple(said))
         if charts := charts_of(around.measured):
             yield Block("curves", charts=charts)
@@ -76,9 +78,11 @@ class DetailsSource:
 
         if self._log is None:
             self._log_lines.clear()
-            self._attempt = max(1, job.attempt - 1)
+            self._attempt = max(1, job.attempt)
             self._log = JobLog(ledger, self._places, job.id, self._log_lines.append)
-            self._log.skip_to(self._attempt)
+            if not self._log.skip_to_last(self._attempt, _LOG_LINES, is_only=job.attempt <= 1):
+                self._attempt = max(1, job.attempt - 1)
+                self._log.skip_to(self._attempt)
         while True:
             for line in self._log.read(self._attempt, is_over=job.state.ended or self._attempt < job.attempt):
                 self._log_lines.extend(line.decode("utf-8", "replace").rstrip("\r\n").split("\r"))
@@ -89,13 +93,15 @@ class DetailsSource:
     def _queue(self, ledger: Ledger, row: str, parts: Parts) -> Iterator[Block]:
         found = [queue for queue in parts.queues.value or () if queue.name == row]
         yield _table_block("queue", tables.queues(found))
+        yield from (Block("", (queue.eta_unknown,)) for queue in found if queue.eta_unknown)
         jobs = [job for job in ledger.many(ledger.queues.order(row, _PEEKED)) if job]
         heading = "queued jobs, in the order in which they will start"
         peeked = tables.peek(jobs, ledger.now(), wide=True)
         yield _table_block(heading, peeked) if jobs else Block(heading, ("none",))
         more = (found[0].pending if found else len(jobs)) - len(jobs)
         if more > 0:
-            yield Block("", (f"… {more} more: mistudio queue peek {row} --limit {len(jobs) + more}",))
+            peek = output.suggested(f"mistudio queue peek {row} --limit {len(jobs) + more}")
+            yield Block("", (f"… {more} more: {peek}",))
 
     def _worker(self, ledger: Ledger, row: str, parts: Parts) -> Iterator[Block]:
         known = (*(parts.workers.value or ()), *foreign_rows(parts.celery.value))
@@ -135,6 +141,9 @@ def charts_of(points: Sequence[MetricPoint]) -> tuple[Chart, ...]:
 
 def _others(pane: str, row: str, parts: Parts) -> Iterator[Block]:
     """What is known of a GPU or a host without asking anybody."""
+    from mistudio_cli.monitor.hosts import jobs_on
+    from tasks.accelerators.card_processes import processes_of
+
     if pane == "hosts":
         for found in parts.hosts.value or ():
             if found.name == row:
@@ -145,8 +154,21 @@ def _others(pane: str, row: str, parts: Parts) -> Iterator[Block]:
             yield _facts("GPU", {"index": card.label, "name": card.name, "uuid": card.uuid, "problem": card.problem})
             held = [job for job, lease in (parts.leases.value or {}).items() if lease.key == card.key]
             yield text_block("jobs", held, "none")
-            processes = [describe_process(process.pid, process.memory) for process in card.processes or ()]
-            yield text_block("processes", processes, "none" if card.processes is not None else UNKNOWN)
+            yield _processes_block(processes_of(card))
+    for host in parts.hosts.value or ():
+        for gpu in (host.newest.gpus if host.newest is not None else None) or ():
+            if row == f"{gpu.index}@{host.name}":
+                yield _facts("GPU", {"index": gpu.index, "name": gpu.name, "uuid": gpu.uuid, "problem": gpu.error})
+                yield text_block("jobs", jobs_on(parts.leases.value or {}, host.name, gpu), "none")
+                yield _processes_block(gpu.processes, gpu.more_processes)
+
+
+def _processes_block(processes: Sequence[CardProcess] | None, more: int = 0) -> Block:
+    """The processes on a GPU; None when they could not be read. `more` are not among them."""
+    lines = [describe_process(process) for process in processes or ()]
+    if more:
+        lines.append(f"{more} more that hold less memory")
+    return text_block("processes", lines, "none" if processes is not None else UNKNOWN)
 
 
 def _facts(heading: str, facts: dict[str, Any]) -> Block:

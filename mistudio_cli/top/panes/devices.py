@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mistudio_cli.monitor.device_holders import holders_of, other_processes_of
-from mistudio_cli.terminal.humanize import NONE
-from mistudio_cli.top.columns import Drop, Shrink, Table
+from mistudio_cli.top.frame.columns import Drop, Shrink, Table
+from mistudio_cli.top.frame.text import clean
 from mistudio_cli.top.panes.pane import Pane, cells, chosen, note_of, ordered, silent_rows, sorting, summary_of
 from mistudio_cli.top.reading import Parts
-from mistudio_cli.top.text import clean
 from mistudio_cli.top.view import View
 from mistudio_cli.views import tables
 from tasks.accelerators.devices import Device, Devices
@@ -80,9 +79,9 @@ def _of_others(parts: Parts) -> Iterator[Card]:
     from mistudio_cli.views import host_tables
 
     _, rows = host_tables.remote_gpus(parts.hosts.value, parts.leases.value, socket.gethostname())
-    for label, name, free, jobs, read in rows:
+    for label, name, busy, free, temperature, power, jobs, read in rows:
         used_by = f"{read}: {jobs}" if read.startswith("silent") else f"{jobs} ({read})"
-        row = (label, name, NONE, f"{free} free", NONE, NONE, used_by)
+        row = (label, name, busy, f"{free} free", temperature, power, used_by)
         yield Card(label, row, " ".join(row))
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mistudio_cli.top.columns import Drop, Shrink, Table
+from mistudio_cli.top.frame.columns import Drop, Shrink, Table
 from mistudio_cli.top.panes.pane import Pane, cells, chosen, note_of, ordered, silent_rows, sorting, summary_of
 from mistudio_cli.top.reading import Parts
 from mistudio_cli.top.view import View

@@ -5,22 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mistudio_cli.terminal.humanize import NONE, bar, duration, measures, note, percent, progress, took
-from mistudio_cli.top.columns import Cell, Drop, LazyRows, Shorten, Shrink, Table
+from mistudio_cli.terminal import output
+from mistudio_cli.terminal.humanize import (
+    NONE,
+    bar,
+    duration,
+    measures,
+    note,
+    percent,
+    progress,
+    root_cause,
+    rough_duration,
+    took,
+)
+from mistudio_cli.top.frame.columns import Cell, Drop, LazyRows, Shorten, Shrink, Table
+from mistudio_cli.top.frame.text import Span, clean
 from mistudio_cli.top.panes.pane import Pane, chosen, note_of, ordered, sorting, style_of, summary_of
 from mistudio_cli.top.reading import Parts
-from mistudio_cli.top.text import Span, clean
 from mistudio_cli.top.view import View
 from mistudio_cli.top.waiting_order import waiting_jobs
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 
 HEADERS = ("JOB", "KIND", "NAME", "QUEUE", "STATE", "DEVICE", "DURATION", "METRICS", "PROGRESS")
 
 #: What a narrow screen gives up. The state and how far a job is are never dropped.
 STEPS = (
     *(Shrink("NAME", 40), Shorten("PROGRESS"), Drop("QUEUE"), Shrink("NAME", 24), Drop("METRICS"), Drop("DURATION")),
-    *(Drop("KIND"), Shrink("NAME", 16), Shorten("PROGRESS"), Drop("DEVICE"), Shorten("PROGRESS"), Shrink("NAME", 8)),
-    *(Shorten("PROGRESS"), Drop("NAME"), Shrink("JOB", 5)),
+    *(Shrink("NAME", 16), Shorten("PROGRESS"), Shorten("PROGRESS"), Shrink("NAME", 12), Drop("DEVICE"), Drop("KIND")),
+    *(Shrink("NAME", 8), Shorten("PROGRESS"), Drop("NAME"), Shrink("JOB", 5)),
 )
 
 #: By what the rows of each group can be sorted.
@@ -51,7 +63,8 @@ def jobs_pane(parts: Parts, view: View) -> Pane:
     counts = (f"{len(running)} running", f"{len(waiting) + unread} waiting", f"{ended_count} ended")
 
     def make(job: Job) -> tuple[Cell, ...]:
-        cells = _row(job, parts.now, places.get(job.id), states.get(job.queue, "ok"))
+        progress = _progress(job, places.get(job.id), states.get(job.queue, "ok"))
+        cells = _row(job, parts.now, progress)
         return tuple(cell for name, cell in zip(HEADERS, cells, strict=True) if name in headers)
 
     loose = frozenset(number for number, job in enumerate(shown) if job.state is not State.RUNNING)
@@ -63,13 +76,14 @@ def jobs_pane(parts: Parts, view: View) -> Pane:
         summary_of(parts.jobs, "jobs", counts),
         table,
         tuple(job.id for job in shown),
+        tuple(str(job.state) for job in shown),
         must=len(groups_shown[0]),
         active=tuple(range(len(groups_shown[0]) + len(groups_shown[1]))),
         unread=0 if text else unread,
-        older="mistudio jobs ls" if parts.next else "",
+        older=output.suggested("mistudio jobs ls") if parts.next else "",
         note=note_of(parts.jobs, "jobs", text, len(shown), total),
         is_stale=parts.jobs.is_stale,
-        empty="no job matches" if text else "no jobs yet: mistudio submit --help",
+        empty="no job matches" if text else output.suggested("no jobs yet: mistudio submit --help"),
     )
 
 
@@ -96,7 +110,7 @@ def _places(waiting: Sequence[Job]) -> dict[str, int]:
     return places
 
 
-def _row(job: Job, now: float, place: int | None, queue_state: str) -> tuple[Cell, ...]:
+def _row(job: Job, now: float, progress: tuple[str, ...]) -> tuple[Cell, ...]:
     state = str(job.state)
     words = (job.id, job.kind, job.name, job.queue)
     return (
@@ -105,7 +119,7 @@ def _row(job: Job, now: float, place: int | None, queue_state: str) -> tuple[Cel
         (Span(clean(job.device or NONE)),),
         (Span(took(job, now)),),
         (Span(clean(measures(job)) or NONE),),
-        tuple(Span(clean(form)) for form in _progress(job, place, queue_state)),
+        tuple(Span(clean(form)) for form in progress),
     )
 
 
@@ -115,7 +129,7 @@ def _progress(job: Job, place: int | None, queue_state: str) -> tuple[str, ...]:
         return _turn(job, place, queue_state)
     if job.state is State.RUNNING and not job.cancel_requested:
         return _shares(job)
-    text = note(job)
+    text = root_cause(note(job))
     return (
         text,
         text,
@@ -129,16 +143,20 @@ def _shares(job: Job) -> tuple[str, ...]:
     reached, share = job.progress, percent(job)
     if reached is None:
         return "starting", "starting", "starting", "starting", NONE
+    if share is None and not reached.done:
+        phase = reached.phase.partition(":")[0]
+        return progress(job), phase, phase, phase.partition(" ")[0], NONE
     if share is None:
-        count = f"{reached.done} {reached.unit}".rstrip() if reached.done else reached.phase
+        count = f"{reached.done} {reached.unit}".rstrip()
         return progress(job), count, count, count, _short(reached.done)
     left = "" if job.left_s is None else f" {duration(job.left_s)} left"
+    rough = "" if job.left_s is None else f" {rough_duration(job.left_s)} left"
     rate = f" {_short(reached.rate)}/s" if reached.rate else ""
     return (
         bar(job) + note(job),
         f"{bar(job)}{share:.0f} %{rate}{left}",
-        f"{bar(job)}{share:.0f} %{left.removesuffix(' left')}",
-        f"{share:.0f} %{left.removesuffix(' left')}",
+        f"{bar(job)}{share:.0f} %{rough}",
+        f"{share:.0f} %{rough}",
         f"{share:.0f} %",
     )
 

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from mistudio_cli.terminal.humanize import duration
 from mistudio_cli.terminal.layout import COLOURS, columns
-from mistudio_cli.top.columns import Cell, Table
+from mistudio_cli.top.frame.columns import Cell, Table
+from mistudio_cli.top.frame.text import Line, Span, clean, fitted
 from mistudio_cli.top.reading import Part
-from mistudio_cli.top.text import Line, Span, clean, fitted
 from mistudio_cli.top.view import View
 
 T = TypeVar("T")
@@ -42,6 +42,7 @@ class Summary:
 class Pane:
     """What a pane shows. `summary` is its one-line form, `active` the rows of its compact form.
 
+    `states` of the rows say what is counted of those that are not shown.
     The first `must` rows come before all else on the screen. `unread` counts rows that there are beside these.
     """
 
@@ -49,6 +50,7 @@ class Pane:
     summary: Summary
     table: Table
     ids: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
     must: int = 0
     active: tuple[int, ...] = ()
     unread: int = 0

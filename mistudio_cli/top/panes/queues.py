@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mistudio_cli.top.columns import Drop, Shrink, Table
+from mistudio_cli.top.frame.columns import Drop, Shrink, Table
 from mistudio_cli.top.panes.pane import Pane, cells, chosen, note_of, ordered, sorting, summary_of
 from mistudio_cli.top.reading import Parts
 from mistudio_cli.top.view import View

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mistudio_cli.monitor.health.causes import BROKEN
-from mistudio_cli.top.columns import Drop, Shrink, Table
+from mistudio_cli.monitor.consumer_command import BROKEN, START_WORKERS
+from mistudio_cli.terminal import output
 from mistudio_cli.top.foreign_workers import foreign_rows
+from mistudio_cli.top.frame.columns import Drop, Shrink, Table
 from mistudio_cli.top.panes.pane import Pane, cells, chosen, note_of, ordered, silent_rows, sorting, summary_of
 from mistudio_cli.top.reading import Parts
 from mistudio_cli.top.view import View
@@ -49,7 +50,7 @@ def workers_pane(parts: Parts, view: View) -> Pane:
         note=note_of(parts.workers, "workers", text, len(shown), len(known)),
         is_stale=parts.workers.is_stale,
         dim=silent_rows(rows),
-        empty="no worker matches" if text else "no workers: mistudio workers start full",
+        empty="no worker matches" if text else f"no workers: {output.suggested(START_WORKERS)}",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mistudio_cli.terminal.layout import columns
-from mistudio_cli.top.text import Line, Look, Span, ansi
+from mistudio_cli.top.frame.text import Line, Look, Span, ansi
 
 _CLEAR = "\x1b[m\x1b[2J"
 _TO_END_OF_LINE = "\x1b[K"

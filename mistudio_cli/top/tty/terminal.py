@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from mistudio_cli.top.text import Look
+from mistudio_cli.top.frame.text import Look
 
 _LEAST_COLORS = 8
 
@@ -129,6 +130,10 @@ class Terminal:
         rest = text.encode(sys.stdout.encoding or "ascii", "replace")
         while rest:
             rest = rest[os.write(self._out, rest) :]
+
+    def has_keys(self) -> bool:
+        """Whether `read` returns at once. Keys that were pressed before Ctrl-Z are lost, or went to the shell."""
+        return self._in is not None and self._in in select.select([self._in], [], [], 0)[0]
 
     def read(self) -> bytes:
         """The bytes of the keys that were pressed; none when the terminal is gone."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from mistudio_cli.terminal.layout import columns, cut
-from mistudio_cli.top.text import Line, Span, fitted
+from mistudio_cli.top.frame.text import Line, Span, fitted
 
 T = TypeVar("T")
 
@@ -19,11 +19,8 @@ Widths = Mapping[tuple[str, str, int], int]
 
 _LEAST_GAP, _GAP = 1, 2
 
-#: Columns left to the sentences of the last column.
-_SENTENCE = 24
-
-#: Headers of columns whose cells are in a shorter form.
-_SHORT = {"PROGRESS": "DONE"}
+#: Columns left to the sentences of the last column, and those without which another column is dropped.
+_SENTENCE, _LEAST_SENTENCE = 24, 16
 
 
 @dataclass(frozen=True)
@@ -106,13 +103,13 @@ def lay_out(table: Table, rows: Sequence[int], room: int, remembered: Widths) ->
     tight = [row for row, loose in zip(shown, is_loose, strict=True) if not loose]
     fit = _fitting(table, shown, tight, room, remembered)
     at = {name: table.headers.index(name) for name in fit.wide}
-    header = [_header(table, name, fit) for name in fit.wide]
+    header = [_header(table, name) for name in fit.wide]
     lines = [_line(header, fit, table.right)]
     last = list(fit.wide)[-1]
     for row, loose in zip(shown, is_loose, strict=True):
         cells = {name: row[at[name]][_form(row[at[name]], fit.form[name])] for name in fit.wide}
         if loose:
-            cells[last] = _longest_that_fits(row[at[last]], fit.wide[last]) or cells[last]
+            cells[last] = _longest_that_fits(row[at[last]], fit.wide[last])
         lines.append(_line(list(cells.values()), fit, table.right))
     return [fitted(line, room) for line in lines], fit.used
 
@@ -125,7 +122,10 @@ def _fitting(table: Table, shown: Rows, tight: Rows, room: int, remembered: Widt
     fit = _Fit({}, dict.fromkeys(table.headers, 0))
 
     def measure(name: str) -> None:
-        _measure(table, tight if name == table.headers[-1] else shown, fit, name, remembered)
+        is_last = name == table.headers[-1]
+        _measure(table, tight if is_last else shown, fit, name, remembered)
+        if is_last:
+            fit.wide[name] = max(fit.wide[name], _room_of_sentences(shown, fit.form[name]))
 
     for name in table.headers:
         measure(name)
@@ -138,11 +138,28 @@ def _fitting(table: Table, shown: Rows, tight: Rows, room: int, remembered: Widt
         fit.gap = _LEAST_GAP
     # Also where no row has a sentence now: widths would jump with the first that has one.
     has_sentences = table.loose is None or any(isinstance(step, Shorten) for step in table.steps)
+    _restore(table, fit, room - max(0, _LEAST_SENTENCE - list(fit.wide.values())[-1]) * has_sentences)
     _widen(table, fit, room - _SENTENCE * has_sentences)
     first, last = table.headers[0], list(fit.wide)[-1]
     fit.wide[first] = max(1, fit.wide[first] - max(0, fit.total - room))
     fit.wide[last] = max(fit.wide[last], room - (fit.total - fit.wide[last]))
     return fit
+
+
+def _restore(table: Table, fit: _Fit, room: int) -> None:
+    """Show dropped columns again for which a later step has left room, those that were dropped last first."""
+    for step in reversed(table.steps):
+        if isinstance(step, Drop) and step.name not in fit.wide and step.name in table.headers:
+            width = fit.used[table.name, step.name, fit.form[step.name]]
+            if fit.total + fit.gap + width <= room:
+                kept = {**fit.wide, step.name: width}
+                fit.wide = {name: kept[name] for name in table.headers if name in kept}
+
+
+def _room_of_sentences(shown: Rows, form: int) -> int:
+    """What the last column needs for the beginnings of its sentences; nothing once it is in its shortest form."""
+    longest = max((columns(row[-1][0].text) for row in shown if form == 0 or form < len(row[-1]) - 1), default=0)
+    return min(longest, _LEAST_SENTENCE)
 
 
 def _widen(table: Table, fit: _Fit, room: int) -> None:
@@ -172,17 +189,19 @@ def _measure(table: Table, shown: Rows, fit: _Fit, name: str, remembered: Widths
     fit.used[key] = fit.wide[name] = max(header if form == 0 else 4, remembered.get(key, 0), *map(columns, cells), 0)
 
 
-def _longest_that_fits(cell: Cell, room: int) -> Span | None:
-    return next((span for span in cell if columns(span.text) <= room), None)
+def _longest_that_fits(cell: Cell, room: int) -> Span:
+    """The longest form of a sentence that fits; where none does, its beginning says more than nothing."""
+    said = [span for span in cell if span.text or not cell[0].text]
+    return next((span for span in said if columns(span.text) <= room), said[-1])
 
 
 def _form(cell: Cell, form: int) -> int:
     return min(form, len(cell) - 1)
 
 
-def _header(table: Table, name: str, fit: _Fit) -> Span:
+def _header(table: Table, name: str) -> Span:
     if table.sorted_by != name:
-        return Span(_SHORT.get(name, name) if fit.form[name] else name, "bold")
+        return Span(name, "bold")
     return Span(f"{name} {'↑' if table.reverse else '↓'}", "reverse")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mistudio_cli.terminal.humanize import duration
-from mistudio_cli.top.text import Line, Span, fitted, wrapped
+from mistudio_cli.top.frame.text import Line, Span, fitted, wrapped
 from mistudio_cli.top.view import View
 
 HELP = """Panes
@@ -12,11 +12,11 @@ HELP = """Panes
   PgUp PgDn, Home End   a page up or down, the first row, the last
   Enter                 details of the job, queue, GPU, worker or host
   f                     details of the job or worker, following its log
-  Mouse                 the wheel moves, a click selects, one more opens details (--no-mouse)
+  Mouse                 the wheel moves, a click selects, one more opens details
 Choosing
-  /                     filter the pane: all words must be found in the kind, name, state,
-                        tag, queue or id; !word must not. An empty filter shows everything
-  s                     sort by the next column, marked in reverse video; then unsorted
+  /                     filter the pane: all words must be in the kind, name,
+                        state, tag, queue or id; !word must not
+  s                     sort by the next column, in reverse video; then unsorted
   S                     reverse the order
   Space                 freeze the screen, and continue
   Ctrl-L                draw the whole screen again

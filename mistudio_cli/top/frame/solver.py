@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 #: Waiting jobs that are shown before less important panes get more than a line, and after that.
 FIRST_WAITING, THEN_WAITING = 5, 10
 
+#: Ended jobs that are shown, or as many more waiting ones, before queues and workers without anything to do.
+FIRST_ENDED = 5
+
 #: Lines of alarms: at first, and where there is room.
 _FEW_ALARMS, _MOST_ALARMS = 3, 8
 
@@ -92,19 +95,23 @@ def steps(panes: Mapping[str, Pane], alarms: int, view: View, height: int) -> It
 def _better(panes: Mapping[str, Pane], alarms: int) -> Iterator[Step]:
     """What there is room for once everything important has a line."""
     jobs = panes["jobs"]
-    yield from _compact(panes, "queues")
-    yield from _full(panes, "gpus")
+    waiting = min(len(jobs.active), jobs.must + THEN_WAITING)
     if alarms > 1:
         yield "alarms", Form(min(alarms, _FEW_ALARMS), is_whole=True)
+    yield from _compact(panes, "queues")
+    yield from _full(panes, "gpus")
     if jobs.ids:
-        yield "jobs", _table(jobs, max(1, min(len(jobs.active), jobs.must + THEN_WAITING)))
+        yield "jobs", _table(jobs, max(1, waiting))
     yield from _compact(panes, "workers")
     if alarms > _FEW_ALARMS:
         yield "alarms", Form(min(alarms, _MOST_ALARMS), is_whole=True)
-    yield from _full(panes, "queues")
-    yield from _full(panes, "workers")
+    if jobs.ids:
+        yield "jobs", _table(jobs, min(len(jobs.ids), waiting + FIRST_ENDED))
+    yield from _full(panes, "queues", is_whole=True)
+    yield from _full(panes, "workers", is_whole=True)
     yield from _full(panes, "hosts")
-    yield "gaps", Form(sum(key in panes for key in ("queues", "gpus", "workers", "hosts")), is_whole=True)
+    gaps = sum(bool(panes[key].ids) for key in ("queues", "gpus", "workers", "hosts") if key in panes)
+    yield "gaps", Form(gaps, is_whole=True)
     if jobs.ids:
         yield "jobs", _table(jobs, len(jobs.ids))
 
@@ -121,6 +128,7 @@ def _compact(panes: Mapping[str, Pane], key: str) -> Iterator[Step]:
         yield key, _table(panes[key], len(panes[key].active), compact=True)
 
 
-def _full(panes: Mapping[str, Pane], key: str) -> Iterator[Step]:
+def _full(panes: Mapping[str, Pane], key: str, *, is_whole: bool = False) -> Iterator[Step]:
+    """All rows; with `is_whole` not some of them, which may be others than those that matter."""
     if key in panes and panes[key].ids:
-        yield key, _table(panes[key], len(panes[key].ids))
+        yield key, replace(_table(panes[key], len(panes[key].ids)), is_whole=is_whole)

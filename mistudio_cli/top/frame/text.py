@@ -94,7 +94,7 @@ def fitted(line: Line, room: int) -> Line:
 
 
 def wrapped(span: Span, room: int) -> list[Line]:
-    """A span as several lines, each at most so wide."""
+    """A span as several lines, each at most so wide, broken at spaces where there are any."""
     if columns(span.text) <= room:
         return [(span,)]
     found: list[Line] = []
@@ -104,8 +104,11 @@ def wrapped(span: Span, room: int) -> list[Line]:
         while kept < len(rest) and used + (wide := columns(rest[kept])) <= room:
             used, kept = used + wide, kept + 1
         kept = max(1, kept)
+        space = rest.rfind(" ", 0, kept + 1) if kept < len(rest) else -1
+        if rest[: space + 1].strip():
+            kept = space
         found.append((Span(rest[:kept], span.style),))
-        rest = rest[kept:]
+        rest = rest[kept:].removeprefix(" ")
     return found
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mistudio_cli.terminal.humanize import duration
-from mistudio_cli.terminal.layout import columns
-from mistudio_cli.top.alarms import alarms
-from mistudio_cli.top.columns import Widths, lay_out
-from mistudio_cli.top.overlay import overlaid
+from mistudio_cli.top.alarms import Alarm, alarms
+from mistudio_cli.top.frame.columns import Widths, lay_out
+from mistudio_cli.top.frame.footer import KEYS, TITLES, footer_of
+from mistudio_cli.top.frame.overlay import overlaid
+from mistudio_cli.top.frame.solver import ONE_LINE, Form, solve, steps
+from mistudio_cli.top.frame.text import Line, Span, clean, fitted, plain, styled, width
 from mistudio_cli.top.panes.devices import devices_pane
 from mistudio_cli.top.panes.hosts import has_others, hosts_pane
 from mistudio_cli.top.panes.jobs import jobs_pane
@@ -17,14 +20,8 @@ from mistudio_cli.top.panes.pane import Pane, missing
 from mistudio_cli.top.panes.queues import queues_pane
 from mistudio_cli.top.panes.workers import workers_pane
 from mistudio_cli.top.reading import Parts
-from mistudio_cli.top.solver import ONE_LINE, Form, solve, steps
-from mistudio_cli.top.text import Line, Span, clean, fitted, plain, styled, width
-from mistudio_cli.top.view import PANES, Selected, View
+from mistudio_cli.top.view import Selected, View
 from mistudio_cli.views import tables
-
-_TITLES = {"jobs": "jobs", "queues": "queues", "gpus": "GPUs", "workers": "workers", "hosts": "hosts"}
-_KEYS = ("? help", "q quit", "/ filter", "Enter details", "c cancel", "R retry", "p pause", "s sort", "Space freeze")
-
 
 #: A pane and the index of its row, -1 for its other lines; None for a line of no pane.
 Target = tuple[str, int] | None
@@ -64,7 +61,7 @@ def paint(parts: Parts, columns_: int, rows: int, view: View) -> Frame:
     top += picture.pane("jobs", plan["jobs"]) if "jobs" in plan else []
     above = len(top) - len(picture.targets)
     bottom, targets = _bottom(picture, plan)
-    last = [footer_of(view, columns_, _KEYS)] if "footer" in plan else []
+    last = [footer_of(view, columns_, KEYS)] if "footer" in plan else []
     blank: list[Line] = [()] * (rows - len(top) - len(bottom) - len(last))
     fitting = tuple(fitted(line, columns_) for line in (*top, *blank, *bottom, *last))
     ids = {key: pane.ids for key, pane in panes.items()}
@@ -113,8 +110,8 @@ class _Picture:
 
     def _one_line(self, pane: Pane) -> Line:
         filtered = self._view.filters.get(pane.key, "")
-        is_filtered_out = filtered and not pane.ids
-        line = (Span(f"{pane.empty} /{clean(filtered)}", "dim"),) if is_filtered_out else pane.summary.line(self._room)
+        said = f"{pane.empty} /{clean(filtered)}: Esc drops the filter"
+        line = (Span(said, "dim"),) if filtered and not pane.ids else pane.summary.line(self._room)
         is_focused = self._view.has_keys and self._view.pane == pane.key and not pane.ids
         return styled(line, "reverse") if is_focused else line
 
@@ -154,7 +151,17 @@ def _more(pane: Pane, rows: Sequence[int], before: int) -> Line:
     if not count:
         return (Span(f"… older ones: {pane.older}", "dim"),)
     older = f", and older ones: {pane.older}" if pane.older else ""
-    return (Span(f"… {count} more {_TITLES.get(what, what)}{above}{older}", "dim"),)
+    return (Span(f"… {count} more {TITLES.get(what, what)}{above}{_states(pane, rows)}{older}", "dim"),)
+
+
+def _states(pane: Pane, rows: Sequence[int]) -> str:
+    """How many of the rows that are not shown are in each state, such as ": 1 failed, 2 queued"."""
+    shown = set(rows)
+    counts = Counter(state for row, state in enumerate(pane.states) if row not in shown)
+    counts["queued"] += pane.unread
+    failed_first = sorted(counts.items(), key=lambda item: item[0] != "failed")
+    said = ", ".join(f"{count} {state}" for state, count in failed_first if count)
+    return f": {said}" if said else ""
 
 
 def _bottom(picture: _Picture, plan: Mapping[str, Form]) -> tuple[list[Line], list[Target]]:
@@ -178,32 +185,14 @@ def _title(parts: Parts, view: View) -> str:
     return f"{frozen}{clean(host)}{old}"
 
 
-def _alarm_lines(said: Sequence[str], form: Form, room: int) -> list[Line]:
-    """One line with the number of alarms and as many as fit, or a line for each."""
+def _alarm_lines(said: Sequence[Alarm], form: Form, room: int) -> list[Line]:
+    """One line with the number of alarms and as many as fit, or a line for each; commands where they fit."""
+    room_of_text = room - len("! ")
     if form.rows == 1:
         count = f"{len(said)} alarms: " if len(said) > 1 else ""
-        return [fitted((Span(f"! {count}{' · '.join(said)}", "alarm"),), room)]
-    shown = [f"! {sentence}" for sentence in said[: form.rows]]
+        text = " · ".join(alarm.sentence for alarm in said) if count else said[0].text(room_of_text)
+        return [fitted((Span(f"! {count}{text}", "alarm"),), room)]
+    shown = [f"! {alarm.text(room_of_text)}" for alarm in said[: form.rows]]
     if len(said) > form.rows:
         shown[-1] = f"! … {len(said) - form.rows + 1} more alarms"
     return [(Span(line, "alarm"),) for line in shown]
-
-
-def footer_of(view: View, room: int, keys: Sequence[str]) -> Line:
-    """What is asked or was said; else the panes, and as many keys as fit whole."""
-    if view.question is not None:
-        return fitted((Span(f"{clean(view.question.text)} y/N", "reverse"),), room)
-    if view.typing is not None:
-        return fitted((Span(f"/{clean(view.typing)}", "reverse"), Span(" Enter to keep, Esc to drop", "dim")), room)
-    if view.message:
-        return fitted((Span(clean(view.message), "bold"),), room)
-    spans: list[Span] = []
-    panes = [] if view.is_overlaid else [(f"{number} {_TITLES[key]}", key) for number, key in enumerate(PANES, 1)]
-    if sum(len(text) + 1 for text, _ in panes) + len(" ".join(keys[:2])) + 2 > room:
-        panes = [(text[0], key) for text, key in panes]
-    words = [(f"[{text}]" if key == view.pane else text, key == view.pane) for text, key in panes]
-    for text, is_chosen in [*words, *((key, False) for key in keys)]:
-        if width(spans) + columns(text) + 1 > room:
-            break
-        spans += [Span(text, "reverse" if is_chosen else ""), Span(" ")]
-    return tuple(spans[:-1])

@@ -1,0 +1,1 @@
+"""From what was read to the lines of one frame."""
