@@ -9,10 +9,6 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 from tasks.errors import UserError
-from tasks.jobs.kind import kinds
-
-#: Root options that take a value.
-_WITH_VALUE = ("--home", "--store", "--broker-url", "--result-backend", "--owner")
 
 NOUNS = {
     "job": "jobs",
@@ -111,9 +107,12 @@ _FORMATS = ("-o", "--output", "--format")
 _WATCH = ("-w", "--watch")
 
 
-def resolve(argv: Sequence[str], commands: Sequence[str]) -> list[str]:
-    """The command line with the words of this program for its noun and verb; a kind of job alone is to be submitted."""
-    at = _first_word(argv)
+def resolve(argv: Sequence[str], commands: Sequence[str], params: Sequence[Any]) -> list[str]:
+    """The command line with the words of this program for its noun and verb; a kind of job alone is to be submitted.
+
+    `params` are those of the root, which come before the noun.
+    """
+    at = _first_word(argv, [flag for param in params if not getattr(param, "is_flag", False) for flag in param.opts])
     if at is None:
         return list(argv)
     before, noun, rest = list(argv[:at]), argv[at], list(argv[at + 1 :])
@@ -122,11 +121,17 @@ def resolve(argv: Sequence[str], commands: Sequence[str]) -> list[str]:
     if noun not in commands and noun in SHORT:
         return [*before, *SHORT[noun], *rest]
     noun = NOUNS.get(noun, noun)
-    if noun not in commands and noun in kinds():
+    if noun not in commands and _is_kind(noun):
         return [*before, "submit", noun, *rest]
     if rest and noun in VERBS:
         rest[0] = VERBS[noun].get(rest[0], rest[0])
     return [*before, noun, *rest]
+
+
+def _is_kind(noun: str) -> bool:
+    from tasks.jobs.kind import kinds  # most commands need none of it
+
+    return noun in kinds()
 
 
 def with_flags(command: Any) -> None:
@@ -159,12 +164,12 @@ def translated(args: Sequence[str], params: Sequence[Any]) -> Iterator[str]:
             yield from (next_word for next_word in [next(words, None)] if next_word is not None)
 
 
-def _first_word(argv: Sequence[str]) -> int | None:
+def _first_word(argv: Sequence[str], with_value: Container[str]) -> int | None:
     at = 0
     while at < len(argv):
         if not argv[at].startswith("-"):
             return at
-        at += 2 if argv[at] in _WITH_VALUE else 1
+        at += 2 if argv[at] in with_value else 1
     return None
 
 

@@ -113,15 +113,21 @@ def root(
     _debug = debug
     flags = {"home": home, "store": store, "broker_url": broker_url, "prefix": prefix}
     session.remember_flags({**flags, "result_backend": result_backend, "owner": owner})
+    output.suggest_with(session.typed_flags(), COMMANDS)
 
 
 def run_command(argv: list[str]) -> int:
     """Run one command; returns its exit code."""
     try:
-        words = aliases.resolve(argv, COMMANDS) or ["--help"]
-        return typer.main.get_command(app)(args=words, prog_name="mistudio", standalone_mode=False) or 0
+        command = typer.main.get_command(app)
+        words = aliases.resolve(argv, COMMANDS, command.params) or ["--help"]
+        return command(args=words, prog_name="mistudio", standalone_mode=False) or 0
     except ClickException as error:
         return _wrong_use(error)
+    except SystemExit as ended:
+        if not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        return int(Code.READER_GONE)  # Click's own code for a help text that nobody reads on is another
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the one place where every exception ends
         if _debug:
             output.talk("".join(traceback.format_exception(error)).rstrip())

@@ -76,11 +76,12 @@ def _all() -> Iterator[Value]:
 
 
 def _effective(value: Value, settings: Settings) -> Value:
-    """The value with what an unset one amounts to."""
+    """The value with what an unset one amounts to, and of a folder the one that is meant."""
+    if value.name in ("home", "store"):
+        return replace(value, value=str(getattr(settings.places, value.name)))
     meant = {
-        "store": lambda: str(settings.places.store),
         "broker_url": lambda: own_url(settings.places),
-        "result_backend": lambda: settings.broker_url or own_url(settings.places),
+        "result_backend": lambda: settings.get("broker_url") or own_url(settings.places),
     }
     return replace(value, value=meant[value.name]()) if value.value is None and value.name in meant else value
 

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from mistudio_cli import session
-from mistudio_cli.doctor import checks
 from mistudio_cli.errors import Code
 from mistudio_cli.monitor.check_result import Check
 from mistudio_cli.terminal import output
@@ -18,6 +17,8 @@ app = typer.Typer()
 @app.command(help="Check this installation and suggest fixes")
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = False) -> None:
     """Check packages, home, Redis, workers and this machine; fails when a check does. Changes nothing."""
+    from mistudio_cli.doctor import checks  # everything that can be read: too much for `mistudio --help`
+
     found = list(checks.all_checks(session.current_settings()))
     sound = all(check.verdict != "failed" for check in found)
     if as_json:
@@ -25,9 +26,8 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = Fa
     else:
         rows = [[check.name, check.verdict, check.detail] for check in found]
         output.table(["CHECK", "VERDICT", "DETAIL"], rows, wrap=True)
-        for check in found:
-            if check.hint:
-                output.talk(f"{check.name}: {check.hint}")
+        for fix in dict.fromkeys(f"{check.name}: {check.hint}" for check in found if check.hint):
+            output.talk(fix)
     if not sound:
         raise typer.Exit(int(Code.FAILED))
 

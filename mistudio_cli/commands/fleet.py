@@ -7,12 +7,14 @@ from typing import Annotated
 import typer
 
 from mistudio_cli import completion, session
+from mistudio_cli.error_messages import unread_as_json
 from mistudio_cli.errors import NotFound
+from mistudio_cli.jobs import new_home
 from mistudio_cli.terminal import output
 from mistudio_cli.views import quota_view
 from tasks.errors import UserError
+from tasks.fleet import acl
 from tasks.fleet.job_owner import check_owner
-from tasks.ledger import acl
 from tasks.ledger.client import Ledger
 from tasks.ledger.quotas import LIMITS, Quota, set_quota, unset_quota
 from tasks.parsing.safe_text import shown
@@ -78,7 +80,8 @@ def set_(
 def unset(owner: Owner) -> None:
     """Remove all limits of an owner."""
     check_owner(owner)
-    if not unset_quota(_ledger(start=True).client, owner):
+    ledger = new_home.ledger_to_read(session.current_settings())
+    if isinstance(ledger, new_home.EmptyLedger) or not unset_quota(ledger.client, owner):
         raise NotFound(f"{owner} has no quota.", "See: mistudio fleet quota ls")
     output.talk(f"{owner} has no quota any more.")
 
@@ -86,10 +89,11 @@ def unset(owner: Owner) -> None:
 @quota.command("ls")
 def ls(as_json: Json = False) -> None:
     """List quotas of owners and their usage."""
-    ledger = _ledger()
-    used = quota_view.read_used(ledger)
+    with unread_as_json({"quotas": None}, as_json=as_json):
+        ledger = _ledger()
+        used, now = quota_view.read_used(ledger), ledger.now()
     if as_json:
-        output.data_json(quota_view.shape(ledger.now(), used))
+        output.data_json(quota_view.shape(now, used))
         return
     output.table(*quota_view.table(used))
     if not used:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from mistudio_cli import completion, session
+from mistudio_cli.error_messages import unread_as_json
 from mistudio_cli.monitor import hosts
 from mistudio_cli.monitor.hosts import clock_fault
 from mistudio_cli.terminal import output
@@ -20,9 +21,10 @@ Json = Annotated[bool, typer.Option("--json", help="As JSON")]
 @app.command("ls")
 def ls(as_json: Json = False) -> None:
     """List the hosts. One without heartbeats is silent, and listed for 10 minutes."""
-    fleet = hosts.read_fleet(session.connect_ledger(session.current_settings()))
+    with unread_as_json({"hosts": None}, as_json=as_json):
+        fleet = hosts.read_fleet(session.connect_ledger(session.current_settings()))
     if as_json:
-        output.data_json(host_json.hosts(fleet))
+        output.data_json({**host_json.hosts(fleet), "errors": []})
         return
     output.table(*host_tables.hosts(fleet.hosts))
     for row in fleet.hosts:

@@ -11,15 +11,15 @@ from typing import Annotated
 import typer
 
 from mistudio_cli import completion, session
-from mistudio_cli.error_messages import UNREAD, unread_ledger
+from mistudio_cli.error_messages import unread_as_json
 from mistudio_cli.errors import Code, NotFound
-from mistudio_cli.jobs import waiting
 from mistudio_cli.jobs.lookup import find_job, find_jobs, show_lines
-from mistudio_cli.jobs.selection import Selection, selecting, selecting_all
+from mistudio_cli.jobs.selection import Selection, both_given, selecting, selecting_all
 from mistudio_cli.terminal import humanize, output
+from mistudio_cli.terminal.numbers import Timeout, TimeoutOrNone
 from mistudio_cli.views import json_shapes, tables
 from tasks.errors import UserError
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tasks.queues import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from tasks.settings import current
 
@@ -61,13 +61,9 @@ def ls(
     wanted = chosen.filter()
     if page is not None and not _PAGE.fullmatch(page):
         raise UserError(f"--next {page!r} is not what a list ended with.", "Take `next` of: mistudio jobs ls --json")
-    try:
+    with unread_as_json({"jobs": None, "next": None}, as_json=as_json):
         ledger = session.connect_ledger(session.current_settings(), timeout_s=current("read_patience"))
         now, found = ledger.now(), ledger.page(wanted, limit, page)
-    except UNREAD as error:
-        if as_json:
-            output.data_json(json_shapes.listed(None, None, None, unread_ledger(error)))
-        raise
     if as_json:
         output.data_json(json_shapes.listed(now, found.jobs, found.next))
         return
@@ -89,7 +85,7 @@ def export(
     from mistudio_cli.jobs import export_jobs
 
     if file is not None and str(file) != "-" and file.is_file() and not force:
-        output.ask(f"{file} exists. Replace it?", f"mistudio jobs export {file} --force")
+        output.ask(f"{file} exists. Replace it?", "--force")
 
     wanted = chosen.filter()
     settings = session.current_settings()
@@ -133,14 +129,13 @@ def rm(chosen: Selection, job_ids: Ids = None, yes: Yes = False) -> None:
         return
     ledger.check_rights()
     chosen.confirm(f"Remove {_count(jobs)}?", yes=yes)
-    awaited = ledger.awaited_checkpoints()
     for job in jobs:
         settings.places.job_log(job.id).unlink(missing_ok=True)
         remove_archives(store.root, job.id)
         remove_tails(ledger.client, job.id, job.attempt)
         if ledger.remove(job.id) == "ok":
             output.talk(f"{job.id} is removed.")
-            if job.id not in awaited:
+            if job.id not in ledger.awaited_checkpoints():  # a retry may have come meanwhile
                 store.discard(job.id)
 
 
@@ -173,9 +168,11 @@ def explain(job_id: Id, as_json: Json = False) -> None:
     if as_json:
         output.data_json(json_shapes.explained(job, causes))
         return
-    output.data(f"{job.id} ({job.kind} {job.name}) is {job.state}.")
+    verb = "was" if job.state is State.CANCELLED else "has" if job.state.ended else "is"
+    output.data(f"{job.id} ({job.kind} {job.name}) {verb} {job.state}.")
     for cause in causes:
-        output.data(f"- {humanize.one_line(cause.sentence)}" + (f"  ({cause.command})" if cause.command else ""))
+        command = f"  ({output.suggested(cause.command)})" if cause.command else ""
+        output.data(f"- {output.suggested(humanize.one_line(cause.sentence))}{command}")
 
 
 @app.command("retry")
@@ -196,17 +193,22 @@ def retry(
 ) -> None:
     """Retry ended jobs with the same parameters; --failed includes the parents that made them fail."""
     from mistudio_cli.fleet import replication
-    from mistudio_cli.jobs import job_actions
+    from mistudio_cli.jobs import job_actions, new_home
     from mistudio_cli.submission import retrying
+    from mistudio_cli.submission.options import submitted_all_the_same
 
+    if failed and chosen.state not in (None, [str(State.FAILED)]):
+        raise UserError("--failed means jobs in that state, whatever --state says.", "Leave one of them out")
     failed = failed or chosen.state == [str(State.FAILED)]
-    if failed == bool(job_ids) or (job_ids and chosen.is_given):
+    if job_ids and (failed or chosen.is_given):
+        raise both_given()
+    if not job_ids and not failed:
         raise UserError(
             "No jobs selected.",
             "Name some, or say --failed, with --kind, --queue, --name, --tag, --owner, --since or --until",
         )
     settings = session.current_settings()
-    ledger = session.connect_ledger(settings, supervise=True)
+    ledger = new_home.ledger_to_read(settings)
     if failed:
         wanted = replace(chosen, state=[str(State.FAILED)]).filter()
         begun = retrying.try_failed(
@@ -216,11 +218,12 @@ def retry(
         jobs = find_jobs(ledger, job_ids or [])
         begun = retrying.try_again(ledger, settings.places.store, jobs, from_checkpoint=from_checkpoint)
     replication.warn_if_unreplicated(ledger, begun.jobs)
-    if as_json:
-        output.data_json(json_shapes.retried(begun.jobs, begun.resume_point, ledger.replicated))
-        return
-    for sentence in job_actions.describe_retries(begun):
-        output.data(sentence)
+    with submitted_all_the_same(begun.jobs):
+        if as_json:
+            output.data_json(json_shapes.retried(begun.jobs, begun.resume_point, ledger.replicated))
+            return
+        for sentence in job_actions.describe_retries(begun):
+            output.data(sentence)
 
 
 @app.command("logs")
@@ -250,10 +253,12 @@ def logs(
 def wait(
     chosen: Selection,
     job_ids: Ids = None,
-    timeout: Annotated[float | None, typer.Option(min=0, help="Maximum seconds to wait")] = None,
+    timeout: TimeoutOrNone = None,
     as_json: Json = False,
 ) -> None:
     """Wait until jobs end; fails unless all succeed. --all: all jobs that have not ended."""
+    from mistudio_cli.jobs import waiting
+
     ledger = session.connect_ledger(session.current_settings())
     jobs = chosen.jobs(ledger, job_ids or ())
     if chosen.every and not chosen.state:
@@ -270,11 +275,13 @@ def cancel(
     chosen: Selection,
     job_ids: Ids = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Request cancellation and return at once")] = False,
-    timeout: Annotated[float, typer.Option(min=0, help="Maximum seconds to wait")] = 60.0,
+    timeout: Timeout = 60.0,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Cancel jobs and wait until they stop."""
+    from mistudio_cli.jobs import waiting
+
     ledger = session.connect_ledger(session.current_settings())
     jobs = chosen.jobs(ledger, job_ids or ())
     if chosen.is_given:

@@ -19,6 +19,7 @@ from mistudio_cli.profile.rules import (
     profile_files,
     read_profile,
     user_folder,
+    validating,
     workers_of,
 )
 from mistudio_cli.terminal import output
@@ -50,7 +51,7 @@ def ls(as_json: Json = False) -> None:
     output.table(*profile_tables.profiles(found), wrap=True)
     for read in found:
         if read.faults:
-            output.talk(f"{read.file.name} is not sound: mistudio profiles validate {read.file.name}")
+            output.talk(f"{read.file.name} is not sound: {validating(read.file.name)}")
     output.talk(f"Your own are TOML files in {user_folder()}: mistudio profiles export --help")
 
 

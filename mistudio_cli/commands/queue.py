@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from mistudio_cli import completion, session
-from mistudio_cli.error_messages import UNREAD, unread_ledger
-from mistudio_cli.monitor.snapshot import Snapshot, read_queues
+from mistudio_cli.error_messages import unread_as_json
+from mistudio_cli.monitor.snapshot import read_queues
 from mistudio_cli.terminal import output
 from mistudio_cli.terminal.humanize import count_of
 from mistudio_cli.views import json_shapes, tables
@@ -34,21 +34,20 @@ All = Annotated[bool, typer.Option("--all", help="All queues")]
 @app.command("ls")
 def ls(as_json: Json = False) -> None:
     """List queues, most urgent first."""
-    try:
+    with unread_as_json({"queues": None}, as_json=as_json):
         read = read_queues(_ledger())
-    except UNREAD as error:
-        if as_json:
-            output.data_json(json_shapes.queues(Snapshot(errors=(unread_ledger(error),))))
-        raise
     if as_json:
         output.data_json(json_shapes.queues(read))
         return
     output.table(*tables.queues(read.queues or ()))
     rows = read.queues or ()
     if paused := [row.name for row in rows if row.state == "paused"]:
-        output.talk(f"Nothing of {', '.join(paused)} is started: mistudio queue resume {' '.join(paused)}")
+        output.talk(f"No job starts on {', '.join(paused)} (paused): mistudio queue resume {' '.join(paused)}")
     if deserted := [row.name for row in rows if row.pending and not row.consumers]:
-        output.talk(f"No worker consumes {', '.join(deserted)}: mistudio workers start full")
+        from mistudio_cli.monitor.consumer_command import consumer_command
+
+        command = consumer_command(deserted, read.workers or ())
+        output.talk(f"No worker consumes {', '.join(deserted)}: {command}")
 
 
 @app.command("peek")
@@ -59,11 +58,13 @@ def peek(
     as_json: Json = False,
 ) -> None:
     """List queued jobs in the order they will start."""
-    (name,), ledger = _checked([queue]), _ledger()
-    jobs = [job for job in ledger.many(ledger.queues.order(name, limit)) if job]
-    now, pending = ledger.now(), ledger.queues.counts()[name].pending
+    (name,) = _checked([queue])
+    with unread_as_json({"queue": name, "pending": None, "jobs": None}, as_json=as_json):
+        ledger = _ledger()
+        jobs = [job for job in ledger.many(ledger.queues.order(name, limit)) if job]
+        now, pending = ledger.now(), ledger.queues.counts()[name].pending
     if as_json:
-        output.data_json(json_shapes.peek(now, name, pending, jobs))
+        output.data_json({**json_shapes.peek(now, name, pending, jobs), "errors": []})
         return
     output.table(*tables.peek(jobs, now, wide=wide))
     if pending > len(jobs):
@@ -77,8 +78,9 @@ def pause(queues: Queues = None, every: All = False) -> None:
     """Stop starting jobs from a queue until it is resumed; survives restarts. Running jobs continue."""
     from mistudio_cli.jobs import job_actions
 
+    names = _named(queues, every=every)
     ledger = _ledger(start=True)
-    for name in _named(queues, every=every):
+    for name in names:
         output.talk(job_actions.pause_queue(ledger, name))
 
 
@@ -87,8 +89,9 @@ def resume(queues: Queues = None, every: All = False) -> None:
     """Resume a paused queue."""
     from mistudio_cli.jobs import job_actions
 
+    names = _named(queues, every=every)
     ledger = _ledger(start=True)
-    for name in _named(queues, every=every):
+    for name in names:
         output.talk(job_actions.resume_queue(ledger, name))
 
 
@@ -102,7 +105,7 @@ def purge(
     (name,), ledger = _checked([queue]), _ledger()
     pending = ledger.queues.counts()[name].pending
     if pending and not yes:
-        output.ask(f"Cancel {count_of(pending)} queued in {name}?", f"mistudio queue purge {name} --yes")
+        output.ask(f"Cancel {count_of(pending)} queued in {name}, and those that wait for them?", "--yes")
     purged = ledger.queues.purge(name)
     if as_json:
         output.data_json({"queue": name, "cancelled": purged})
@@ -130,12 +133,16 @@ def move(
         raise UserError("No destination given.", "Say --to QUEUE, --top, or both")
     ledger = _ledger()
     from mistudio_cli.jobs.lookup import find_job
+    from tasks.jobs.record import State
 
     job = find_job(ledger, job_id)
     ledger.queues.move(job.id, _checked([to])[0] if to else None, top=top)
     moved = ledger.need(job.id)
     place = ledger.queues.place(moved.queue, moved.id)
-    where = "when its parents are done" if place is None else "next" if place == 0 else f"after {count_of(place)}"
+    if place is None:
+        where = "when its parents are done" if moved.state is State.WAITING else "when its owner's quota has room"
+    else:
+        where = f"after {count_of(place)}" if place else "next"
     output.talk(f"{job.id} is in {moved.queue}, and starts {where}.")
 
 
@@ -154,6 +161,8 @@ def _checked(words: Sequence[str]) -> list[str]:
 
 
 def _named(names: Sequence[str] | None, *, every: bool) -> list[str]:
-    if every == bool(names):
+    if every and names:
+        raise UserError("--all means every queue, and some are named.", "Leave out the names, or --all")
+    if not every and not names:
         raise UserError("No queues given.", f"Name some of {', '.join(QUEUE_NAMES)}, or say --all")
     return list(QUEUE_NAMES) if every else _checked(names or ())

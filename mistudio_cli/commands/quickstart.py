@@ -7,7 +7,7 @@ import typer
 from mistudio_cli import session
 from mistudio_cli.errors import Code
 from mistudio_cli.terminal import output
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 
 app = typer.Typer(help="Train a small SAE and show its features in a few minutes")
 
@@ -41,7 +41,7 @@ def quickstart() -> None:
     quickstart_view.print_numbers(store.manifest(train.family, train.name)["result"], features)
     quickstart_view.print_features(features)
     output.data(f"\nAll features on one page:\n  {store.path(extract.family, extract.name) / features['page']}")
-    output.data(_NEXT)
+    output.data(output.suggested(_NEXT))
 
 
 _NEXT = """

@@ -6,7 +6,8 @@ import ipaddress
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -23,8 +24,6 @@ from tasks.redis_client import redis_connection
 from tasks.settings import current
 
 app = typer.Typer()
-
-_HEALTH = "/api/v1/workers/health"
 
 
 @app.command(help="Run the REST API")
@@ -46,6 +45,9 @@ def serve(
     ] = None,
     certfile: Annotated[Path | None, typer.Option(help="TLS certificate (PEM)", metavar="FILE")] = None,
     keyfile: Annotated[Path | None, typer.Option(help="TLS private key (PEM)", metavar="FILE")] = None,
+    max_connections: Annotated[
+        int | None, typer.Option(min=1, help="Maximum connections at once (default 512)", metavar="N")
+    ] = None,
     published_locally: Annotated[
         bool,
         typer.Option(
@@ -63,31 +65,31 @@ def serve(
             f"Set {token_env} to a secret, or leave out --host",
         )
     _check_tls(certfile, keyfile)
-    opener = _opener(session.current_settings())
-    with _listen_on_path(uds) if uds is not None else _listen(host, port) as listener:
+    with _listening(host, port, uds) as listener:
         from mistudio_cli.rest import http_server
         from mistudio_cli.rest.access import AccessRules
         from mistudio_cli.rest.app import RestApp
         from mistudio_cli.rest.services import Services
 
+        most = http_server.connection_limit(max_connections)
+        settings = session.current_settings()
         rules = AccessRules(
             token,
             is_local=is_loopback or (published_locally and token is None),
             allowed_hosts=None if uds is not None else _names(host, listener, allow_host or ()),
             any_address=uds is None and _is_wildcard(host) and not published_locally,
         )
-        application = RestApp(Services(opener, session.current_settings().places), rules)
+        application = RestApp(Services(_opener(settings), settings.places), rules)
         scheme = "https" if certfile else "http"
         where = f"unix socket {uds}" if uds is not None else f"{scheme}://{_shown(listener)}"
         signal.signal(signal.SIGTERM, _end)  # uvicorn raises the signal again when it has closed its connections
         if make_token and token_file is None:
             output.data(f"Token: {token}")
-        output.talk(f"Listening on {where}{_HEALTH} (Ctrl-C ends it)")
-        try:
-            http_server.run(application, listener, _text(certfile), _text(keyfile))
-        finally:
-            if uds is not None:
-                uds.unlink(missing_ok=True)
+            if is_loopback and uds is None:
+                output.data(f"Page: {where}/#token={token}")
+        output.talk(f"Listening on {where} (Ctrl-C ends it)")
+        server = http_server.server_of(application, most, certfile=_text(certfile), keyfile=_text(keyfile))
+        server.run(sockets=[listener])
 
 
 def _text(path: Path | None) -> str | None:
@@ -136,6 +138,17 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+@contextmanager
+def _listening(host: str, port: int, uds: Path | None) -> Iterator[socket.socket]:
+    """The socket to serve on; the file of a unix socket is gone afterwards."""
+    with _listen_on_path(uds) if uds is not None else _listen(host, port) as listener:
+        try:
+            yield listener
+        finally:
+            if uds is not None:
+                uds.unlink(missing_ok=True)
 
 
 def _listen(host: str, port: int) -> socket.socket:

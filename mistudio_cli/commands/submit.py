@@ -12,13 +12,15 @@ import typer
 
 from mistudio_cli import completion
 from mistudio_cli.fleet import replication
+from mistudio_cli.jobs.new_home import EmptyLedger
 from mistudio_cli.submission import options
 from mistudio_cli.submission.options import FLAGS, RequestFault, SubmitFlags
 from mistudio_cli.terminal import output
 from mistudio_cli.views import json_shapes
 from tasks.errors import UserError
 from tasks.jobs.grid import Swept, can_be_swept
-from tasks.jobs.kind import Job, JobKind, flag_of, kinds, types_of
+from tasks.jobs.kind import JobKind, flag_of, kinds, types_of
+from tasks.jobs.record import Job
 from tasks.parsing.parameters import read_number
 from tasks.redis_client.redis_connection import Refused, Unable
 
@@ -86,15 +88,23 @@ def submit_many(file: str, flags: SubmitFlags, *, again: bool = False) -> None:
     """Submit one job per line of a JSON Lines file, or report all its errors."""
     from mistudio_cli.submission.bulk import plan_lines, read_lines, submit_lines
     from tasks.ledger.quotas import refuse_beyond_quota
-    from tasks.submission.fixed_ids import first_id
+    from tasks.submission.fixed_ids import first_id, noted_id
 
     texts, known, done = read_lines(file), flags.open(), 0
     submit_options = flags.submit_options(known)
-    first = None if flags.dry_run else first_id(known.ledger, texts, submit_options, again=again)
+    is_new = isinstance(known.ledger, EmptyLedger)
+    if is_new and not flags.dry_run:
+        options.refuse(plan_lines(known, texts, file, submit_options)[1])  # before anything is started
+        known = options.opened_to_change(known)
+    if flags.dry_run:
+        first = None if again or is_new else noted_id(known.ledger, texts, submit_options)
+    else:
+        first = first_id(known.ledger, texts, submit_options, again=again)
     lines, faults = plan_lines(known, texts, file, submit_options, first)
     options.refuse(faults)
     if flags.dry_run:
-        options.carry_out(known, [job for line in lines for job in line.jobs], flags)
+        options.carry_out(known, [job for line in lines if not line.is_there for job in line.jobs], flags)
+        output.talk(_repeat(sum(line.is_there for line in lines), 0).strip())
         return
     refuse_beyond_quota(known.ledger.client, known.owner, sum(len(line.jobs) for line in lines if not line.is_there))
     late: list[RequestFault] = []
@@ -116,7 +126,8 @@ def submit_many(file: str, flags: SubmitFlags, *, again: bool = False) -> None:
     finally:
         if unreplicated:
             replication.warn(unreplicated)
-        output.talk(f"{done} of {len(lines)} lines were submitted.{_repeat(before, len(lines) - done - len(late))}")
+        were = "line was" if len(lines) == 1 else "lines were"
+        output.talk(f"{done} of {len(lines)} {were} submitted.{_repeat(before, len(lines) - done - len(late))}")
     options.refuse(late)
     if failure is not None:
         raise failure
@@ -126,7 +137,9 @@ def _repeat(before: int, missing: int) -> str:
     """What to know of a file that was submitted before, or in part."""
     if missing:
         return " The same command submits the rest, and no line twice."
-    return f" {before} of them had been before; --again submits them once more." if before else ""
+    if not before:
+        return ""
+    return f" {before} of them had been before; --again submits {'it' if before == 1 else 'them'} once more."
 
 
 def _receipt(line: PlannedLine, replicated: bool | None, *, as_json: bool) -> str:

@@ -13,17 +13,16 @@ import typer
 
 from mistudio_cli import session
 from mistudio_cli.errors import Code
-from mistudio_cli.monitor.snapshot import Snapshot, read_all
 from mistudio_cli.redis.probe import PATIENCE_S
 from mistudio_cli.settings import Settings
 from mistudio_cli.terminal import output
-from mistudio_cli.top.reading import Reading
-from mistudio_cli.views import json_shapes, tables
 from tasks.errors import UserError
 from tasks.ledger.client import Ledger
 
 if TYPE_CHECKING:
     from mistudio_cli.monitor.collector.collector import Collector
+    from mistudio_cli.monitor.snapshot import Snapshot
+    from mistudio_cli.top.actions import Actions
     from mistudio_cli.top.details.reader import ReadDetails
 
 app = typer.Typer()
@@ -50,15 +49,14 @@ def top(
     if as_lines and not (once or as_json):
         _print_lines(ledger, settings, interval)
     elif once or as_json or not sys.stdout.isatty():
-        _print_once(ledger, settings, as_json=as_json or as_lines)
+        _print_once(ledger, settings, as_json=as_json or as_lines, indent=None if as_lines else 2)
     else:
         _show(ledger, settings, interval, mouse=mouse)
 
 
 def _show(ledger: Ledger, settings: Settings, interval_s: float, *, mouse: bool) -> None:
     """The live screen, or plain text again and again on a terminal without cursor addressing."""
-    from mistudio_cli.top import loop
-    from mistudio_cli.top.actions import Actions
+    from mistudio_cli.top import live
     from mistudio_cli.top.tty.terminal import abilities
 
     def connect(lasts: bool) -> Ledger:
@@ -67,11 +65,17 @@ def _show(ledger: Ledger, settings: Settings, interval_s: float, *, mouse: bool)
     @cache
     def collector() -> Collector:
         from mistudio_cli.monitor.collector.collector import LASTING_PARTS, Collector
+        from mistudio_cli.monitor.collector.sources import JUDGED
 
-        return Collector(lambda: ledger, settings.places, LASTING_PARTS, memory_age_s=_MEMORY_AGE_S)
+        return Collector(lambda: ledger, settings.places, LASTING_PARTS, wanted=JUDGED, memory_age_s=_MEMORY_AGE_S)
 
-    def read() -> Reading:  # which the first frame does not wait for, nor for what it imports
-        return Reading(collector().collect())
+    def read() -> Snapshot:
+        return collector().collect()
+
+    def open_actions() -> Actions:
+        from mistudio_cli.top.actions import Actions
+
+        return Actions(connect, settings.places.store)
 
     def open_details() -> ReadDetails:
         from mistudio_cli.top.details.read import DetailsSource
@@ -80,16 +84,18 @@ def _show(ledger: Ledger, settings: Settings, interval_s: float, *, mouse: bool)
 
     able = abilities(os.environ.get("TERM", ""), sys.stdout.fileno())
     if not able.is_addressed:
-        loop.show_plainly(read, interval_s)
+        from mistudio_cli.top.plain_text import show_plainly
+
+        show_plainly(read, interval_s)
         return
     able = replace(able, has_mouse=able.has_mouse and mouse)
-    actions = Actions(connect, settings.places.store)
-    loop.show(read, open_details, actions, able, interval_s)
+    live.show(read, open_details, open_actions, able, interval_s)
 
 
 def _print_lines(ledger: Ledger, settings: Settings, interval_s: float) -> None:
     """Everything as one line of JSON at each interval, also when something cannot be read."""
     from mistudio_cli.monitor.collector.collector import Collector
+    from mistudio_cli.views import json_shapes
 
     collector = Collector(lambda: ledger, settings.places)
     while True:
@@ -98,11 +104,14 @@ def _print_lines(ledger: Ledger, settings: Settings, interval_s: float) -> None:
         time.sleep(max(0.0, interval_s - (time.monotonic() - began)))
 
 
-def _print_once(ledger: Ledger, settings: Settings, *, as_json: bool) -> None:
+def _print_once(ledger: Ledger, settings: Settings, *, as_json: bool, indent: int | None) -> None:
     """Everything once; UNREACHABLE is the exit code when the ledger could not be read."""
-    seen = read_all(ledger, settings.places)
+    from mistudio_cli.monitor.snapshot import read_all
+    from mistudio_cli.views import json_shapes
+
+    seen = read_all(ledger, settings.places, is_judged=not as_json)
     if as_json:
-        output.data_json(json_shapes.everything(seen))
+        output.data_json(json_shapes.everything(seen), indent=indent)
     else:
         _print(seen)
     if seen.read_at is None:
@@ -110,6 +119,10 @@ def _print_once(ledger: Ledger, settings: Settings, *, as_json: bool) -> None:
 
 
 def _print(seen: Snapshot) -> None:
+    import socket
+
+    from mistudio_cli.views import host_tables, tables
+
     if seen.host is not None:
         output.data(tables.host(seen.host))
     now = seen.read_at or time.time()
@@ -122,6 +135,10 @@ def _print(seen: Snapshot) -> None:
     if seen.devices is not None and seen.devices.devices:
         output.data("")
         output.table(*tables.devices_with_holders(seen))
+    remote = host_tables.remote_gpus(seen.hosts or (), seen.leases, socket.gethostname())
+    if remote[1]:
+        output.data("")
+        output.table(*remote)
     if seen.devices is not None and (limit := seen.devices.limit or seen.devices.reason):
         output.data(f"\nGPU: {limit}")
     if seen.jobs:
@@ -131,3 +148,13 @@ def _print(seen: Snapshot) -> None:
         output.talk("There are older jobs: mistudio jobs ls")
     for trouble in seen.errors:
         output.talk(f"{trouble.part} could not be read: {trouble.message}")
+    _print_alarms(seen)
+
+
+def _print_alarms(seen: Snapshot) -> None:
+    """What is wrong by what was read; parts that could not be read have been named."""
+    from mistudio_cli.monitor.health.causes import health_of
+
+    for cause in health_of(seen).causes:
+        if cause.part is None:
+            output.talk(f"! {cause.sentence}" + (f" ({cause.command})" if cause.command else ""))

@@ -13,17 +13,28 @@ from typing import Annotated
 import typer
 
 from mistudio_cli import completion, session
+from mistudio_cli.error_messages import unread_as_json
 from mistudio_cli.errors import Code, NotFound
 from mistudio_cli.fleet import start_stop, supervisor_client, worker_names
 from mistudio_cli.log_files import follow, last_lines
 from mistudio_cli.monitor.snapshot import read_workers
-from mistudio_cli.profile.resources import read_machine, shortfalls
-from mistudio_cli.profile.rules import MOST_WORKERS, WorkerSpec, bounded, load_profile, named, worker_for, workers_of
+from mistudio_cli.profile.profile_keys import LEAST_MEMORY_PER_CHILD, MOST_SLOTS
+from mistudio_cli.profile.rules import (
+    MOST_WORKERS,
+    OTHER_LOGS,
+    WorkerSpec,
+    bounded,
+    load_profile,
+    named,
+    worker_for,
+    workers_of,
+)
 from mistudio_cli.redis import redis_server
 from mistudio_cli.settings import Settings
 from mistudio_cli.supervisor import worker_events
 from mistudio_cli.supervisor.states import TERM_GRACE_S
 from mistudio_cli.terminal import output
+from mistudio_cli.terminal.numbers import Timeout, no_nan
 from mistudio_cli.views import json_shapes, tables
 from tasks.errors import UserError
 from tasks.fleet.celery_inspect import WAIT_S, Topic
@@ -43,8 +54,7 @@ Names = Annotated[
     typer.Argument(metavar="[NAME...]", help="Only these workers", autocompletion=completion.of(completion.workers)),
 ]
 
-#: Logs that are no worker's, and can be read by name.
-_OTHER_LOGS = ("supervisor", "redis")
+Slots = Annotated[int | None, typer.Option(min=1, max=MOST_SLOTS, help="Concurrent jobs per worker")]
 
 
 @app.command("start")
@@ -63,16 +73,17 @@ def start(
             autocompletion=completion.of(completion.queues),
         ),
     ] = None,
-    concurrency: Annotated[int | None, typer.Option(min=1, help="Concurrent jobs per worker")] = None,
+    concurrency: Slots = None,
     name: Annotated[str | None, typer.Option(help="Name of that worker")] = None,
     max_tasks_per_child: Annotated[
         int | None, typer.Option(min=1, help="Recycle a worker process after N jobs")
     ] = None,
     max_memory_per_child: Annotated[
-        int | None, typer.Option(min=1, help="Recycle a worker process above N KiB after its job")
+        int | None,
+        typer.Option(min=LEAST_MEMORY_PER_CHILD, help="Recycle a worker process above N KiB after its job"),
     ] = None,
     job_memory_gb: Annotated[
-        float | None, typer.Option(min=0.001, help="Fail a job whose processes use more memory, in GB")
+        float | None, typer.Option(callback=no_nan, min=0.001, help="Fail a job whose processes use more memory, in GB")
     ] = None,
     new_store: Annotated[
         bool, typer.Option("--new-store", help="Use this store although earlier workers on this Redis used another")
@@ -84,14 +95,14 @@ def start(
         bool, typer.Option("--foreground", help="Run in the foreground (for containers and systemd)")
     ] = False,
     grace: Annotated[
-        float, typer.Option(min=0, help="With --foreground: seconds running jobs get after SIGTERM")
+        float, typer.Option(callback=no_nan, min=0, help="With --foreground: seconds running jobs get after SIGTERM")
     ] = TERM_GRACE_S,
-    timeout: Annotated[float, typer.Option(min=0, help="Maximum seconds to wait")] = start_stop.START_PATIENCE_S,
+    timeout: Timeout = start_stop.START_PATIENCE_S,
 ) -> None:
     """Start the workers of a profile, or one worker; returns when all are ready."""
     settings = session.current_settings()
-    wanted = None if queues else profile or "minimal"
-    if queues and profile:
+    wanted = profile or "minimal" if queues is None else None
+    if queues is not None and profile:
         raise typer.BadParameter("give a profile or --queues, not both")
     bounds = {
         "slots": concurrency,
@@ -100,13 +111,15 @@ def start(
         "job_memory_gb": job_memory_gb,
     }
     specs = [bounded(spec, bounds) for spec in _specs(wanted, queues, name)]
+    short = _shortfalls(f"The profile {wanted}" if wanted else specs[0].name, specs, strict)
     if new_store:
         _forget_store_of_others(session.connect_ledger(settings, supervise=True))
     if not foreground:
         ledger = session.connect_ledger(settings, supervise=True)  # at once, before anything is started
         session.check_rights(ledger)
         _report_clock(ledger)
-    _hold_against_machine(f"The profile {wanted}" if wanted else specs[0].name, specs, strict)
+    for sentence in short:
+        output.talk(sentence)
     if foreground:
         supervisor_client.run_in_foreground(settings, wanted, specs, grace)
     with _answers_awaited(f"Starting {wanted or specs[0].name} …"):
@@ -152,9 +165,11 @@ def inspect(
     from mistudio_cli.monitor import celery_workers
     from mistudio_cli.views import celery_view
 
-    ledger = session.connect_ledger(session.current_settings(), timeout_s=WAIT_S + current("read_patience"))
     name = worker if worker is None or "@" in worker else f"{worker}@{socket.gethostname()}"
-    seen = celery_workers.inspect(ledger.client, [topic], name)
+    unread = {"topic": topic, "receivers": None, "unnamed": None, "workers": None}
+    with unread_as_json(unread, as_json=as_json):
+        ledger = session.connect_ledger(session.current_settings(), timeout_s=WAIT_S + current("read_patience"))
+        seen = celery_workers.inspect(ledger.client, [topic], name)
     if as_json:
         output.data_json(celery_view.as_json(seen, topic))
         return
@@ -170,15 +185,24 @@ def stop(
     drain: Annotated[bool, typer.Option("--drain", help="Wait for running jobs without limit")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Stop the supervisor and the home's own Redis too")] = False,
     grace: Annotated[
-        float, typer.Option(min=0, help="Seconds running jobs get before they are requeued")
-    ] = TERM_GRACE_S,
+        float | None,
+        typer.Option(
+            callback=no_nan,
+            min=0,
+            help="Seconds running jobs get before they are requeued",
+            show_default=f"{TERM_GRACE_S:g}",
+        ),
+    ] = None,
 ) -> None:
     """Stop workers. A job that does not finish in time is checkpointed and requeued; the next worker resumes it."""
     if everything and names:
         raise typer.BadParameter("--all stops every worker; leave out the names")
     if now and drain:
         raise typer.BadParameter("--now and --drain are opposites")
-    _stop(names or [], None if drain else 0.0 if now else grace, everything)
+    if grace is not None and (now or drain):
+        raise typer.BadParameter(f"--grace is how long to wait, {'--now not at all' if now else '--drain for ever'}")
+    usual_s = TERM_GRACE_S if grace is None else grace
+    _stop(names or [], None if drain else 0.0 if now else usual_s, everything)
 
 
 @app.command("drain")
@@ -190,8 +214,8 @@ def drain(names: Names = None) -> None:
 @app.command("restart")
 def restart(
     names: Names = None,
-    concurrency: Annotated[int | None, typer.Option(min=1, help="New number of concurrent jobs")] = None,
-    timeout: Annotated[float, typer.Option(min=0, help="Maximum seconds to wait")] = start_stop.START_PATIENCE_S,
+    concurrency: Slots = None,
+    timeout: Timeout = start_stop.START_PATIENCE_S,
 ) -> None:
     """Rolling restart: replacements take new jobs while running jobs finish in the old workers."""
     settings = session.current_settings()
@@ -203,7 +227,7 @@ def restart(
     if elsewhere and not here:
         return
     try:
-        with _answers_awaited("Restarting …"):
+        with _answers_awaited("Restarting …"), _continuing_in_background():
             done = start_stop.restart(settings, here, concurrency, _print_step, timeout)
     except supervisor_client.NotRunning:
         output.talk("No workers run. Start some: mistudio workers start")
@@ -219,13 +243,15 @@ def scale(
             metavar="QUEUE=N...", help="Number of workers per queue", autocompletion=completion.of(completion.scales)
         ),
     ],
-    timeout: Annotated[float, typer.Option(min=0, help="Maximum seconds to wait")] = start_stop.START_PATIENCE_S,
+    timeout: Timeout = start_stop.START_PATIENCE_S,
 ) -> None:
     """Set the number of workers per queue. Idle workers are removed first; busy ones finish their jobs."""
-    wanted = dict(_count(word) for word in counts)
+    wanted = dict(given := [_count(word) for word in counts])
+    if len(wanted) < len(given):
+        raise typer.BadParameter("a queue is given twice")
     settings = session.current_settings()
     session.check_rights(session.connect_ledger(settings, supervise=True))
-    with _answers_awaited("Scaling …"):
+    with _answers_awaited("Scaling …"), _continuing_in_background():
         more, fewer = start_stop.scale(settings, wanted, _print_step, timeout)
     for said, names in (("New", more), ("Leaving, after their last jobs", fewer)):
         if names:
@@ -287,7 +313,7 @@ def _print_log_from_elsewhere(ledger: Ledger, name: str, count: int, *, forever:
 
 def _logs_of(places: Places, name: str | None) -> dict[str, Path]:
     there = {path.stem: path for path in sorted(places.logs.glob("*.log"))}
-    found = {stem: path for stem, path in there.items() if (stem == name if name else stem not in _OTHER_LOGS)}
+    found = {stem: path for stem, path in there.items() if (stem == name if name else stem not in OTHER_LOGS)}
     if not found:
         what = f"no log of {name!r}" if name else "no log of a worker"
         raise NotFound(f"There is {what} on this machine.", f"Logs: {', '.join(there) or 'none yet'}")
@@ -310,7 +336,7 @@ def _print_step(step: str) -> None:
 
 def _specs(profile: str | None, queues: str | None, name: str | None) -> list[WorkerSpec]:
     """The workers that were asked for. UserError when there is no such profile or queue."""
-    specs = [worker_for(queues.split(","))] if queues else list(workers_of(load_profile(profile or "")))
+    specs = [worker_for(queues.split(","))] if queues is not None else list(workers_of(load_profile(profile or "")))
     if name is None:
         return specs
     if len(specs) > 1:
@@ -330,13 +356,14 @@ def _forget_store_of_others(ledger: Ledger) -> None:
         raise UserError(f"{living} works with the other store.", f"First: mistudio workers stop {living}")
 
 
-def _hold_against_machine(who: str, specs: Sequence[WorkerSpec], strict: bool) -> None:
-    """Say what this machine has too little of; `strict` makes it a UserError."""
+def _shortfalls(who: str, specs: Sequence[WorkerSpec], strict: bool) -> list[str]:
+    """What this machine has too little of, in sentences; `strict` makes it a UserError."""
+    from mistudio_cli.profile.resources import read_machine, shortfalls
+
     short = [missing.sentence for missing in shortfalls(who, specs, read_machine())]
     if short and strict:
         raise UserError(" ".join(short), "Start fewer (mistudio profiles ls), or leave out --strict")
-    for sentence in short:
-        output.talk(sentence)
+    return short
 
 
 def _count(word: str) -> tuple[str, int]:
@@ -366,18 +393,33 @@ def _stop(names: list[str], grace_s: float | None, everything: bool) -> None:
         return
     if supervisor_client.status(places) is None and living_workers(places):  # workers that outlived their supervisor
         supervisor_client.ensure_supervisor(settings)
+    stopped_before: list[str] = []
     try:
         if everything:
             start_stop.shutdown(places, _print_step, grace_s)
         else:
-            start_stop.stop(places, here, _print_step, grace_s)
+            stopped_before = start_stop.stop(places, here, _print_step, grace_s)
     except supervisor_client.NotRunning:
         output.talk_over("")
         output.talk("No workers run.")
         return
     finally:
         output.talk_over("")
+    for name in stopped_before:
+        output.talk(f"{name} has stopped already.")
+    if here and set(here) == set(stopped_before):
+        return
     output.talk("All is stopped." if everything else "The workers have stopped. What waits in the queues stays.")
+
+
+@contextmanager
+def _continuing_in_background() -> Iterator[None]:
+    """Ctrl-C ends the command, and not what it has asked the supervisor to do."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        output.talk("It continues in the background. See: mistudio workers status")
+        raise
 
 
 @contextmanager
