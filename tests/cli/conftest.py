@@ -11,17 +11,31 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from tasks.ledger.client import Ledger
 from tasks.redis_client.redis_connection import connect
 from tests.conftest import RedisServer, until
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 EXTRA = Path(__file__).parent.parent / "extra"
 MISTUDIO = str(Path(sys.executable).parent / "mistudio")
 NOT_INHERITED = ("MISTUDIO_", "CELERY_", "COLUMNS", "LINES", "NO_COLOR")
+CHROMIUM = os.environ.get("MISTUDIO_TEST_CHROMIUM") or shutil.which("chromium")
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @dataclass(frozen=True)
@@ -93,10 +107,31 @@ def world(session_redis: RedisServer) -> Iterator[Cli]:
     with (home / "worker.log").open("ab") as log:
         worker = subprocess.Popen(command, cwd=home, env=cli.environment, stdout=log, stderr=log)
     try:
-        until(lambda: cli.ledger.workers(), 60, f"the worker to answer: {(home / 'worker.log').read_text()}")
+        until(lambda: cli.ledger.workers(), f"the worker to answer: {(home / 'worker.log').read_text()}")
         yield cli
     finally:
         worker.terminate()
         worker.wait(60)
         client.close()
         shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A Chromium; of a module, because no event loop can run beside Playwright's."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def page_server(world: Cli) -> Iterator[httpx.Client]:
+    """A client with the token, of a server of the home with a worker."""
+    from tests.cli.test_rest_routes import BEARER, server_of
+
+    with server_of(world) as client:
+        client.headers.update(BEARER)
+        yield client

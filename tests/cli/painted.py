@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from mistudio_cli.monitor.snapshot import Snapshot
-from mistudio_cli.top.paint import Frame, paint
-from mistudio_cli.top.reading import LastGood, Reading
+from mistudio_cli.top.frame.paint import Frame, paint
+from mistudio_cli.top.reading import parts_of
 from mistudio_cli.top.view import View
-from tasks.jobs.kind import Job
+from tasks.jobs.record import Job
 
 
 def frame_of(
@@ -21,7 +22,7 @@ def frame_of(
     age_s: float = 0.0,
 ) -> Frame:
     """The frame for a snapshot that is so old."""
-    parts = LastGood().take(Reading(seen, waiting), 0.0).at(age_s)
+    parts = parts_of(seen if waiting is None else replace(seen, queued=waiting), 0.0).at(age_s)
     return paint(parts, width, height, view or View())
 
 

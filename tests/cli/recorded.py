@@ -5,7 +5,7 @@ from __future__ import annotations
 from mistudio_cli.machine.host import Host
 from mistudio_cli.monitor.snapshot import QueueRow, Snapshot, WorkerRow
 from tasks.accelerators.devices import Device, Devices
-from tasks.jobs.kind import Job, Progress, State
+from tasks.jobs.record import Job, Progress, State
 from tasks.ledger.device_lease import Lease
 from tasks.queues import QUEUE_NAMES, queue_named
 
@@ -52,7 +52,7 @@ QUEUED = {
 }  # fmt: skip
 WAITING = Job(
     "1kg9t2tzzh9w00", "extract", "pythia-160m-l6-features", "extraction", {}, state=State.WAITING,
-    reason="waits for 1kg9t2tzzh7m01", parents=("1kg9t2tzzh7m01",), created_at=NOW - 2000,
+    reason="waits for pythia-160m-l6-topk-k32", parents=("1kg9t2tzzh7m01",), created_at=NOW - 2000,
 )  # fmt: skip
 ENDED = (
     Job("1kg9t2tzzh6e01", "download", "NeelNanda/pile-10k", "datasets", {}, state=State.SUCCEEDED, attempt=1,

@@ -12,6 +12,7 @@ import pyte
 import pytest
 
 from tests.cli.conftest import MISTUDIO, Cli
+from tests.conftest import PATIENCE_S
 
 
 class Terminal:
@@ -28,16 +29,16 @@ class Terminal:
     def text(self) -> str:
         return "\n".join(self.screen.display)
 
-    def until(self, what: str | Callable[[], object], seconds: float = 30) -> None:
+    def until(self, what: str | Callable[[], object]) -> None:
         """Read the screen until it shows that, or until that is so."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + PATIENCE_S
         while not (what in self.text if isinstance(what, str) else what()):
             assert time.monotonic() < deadline, f"waited in vain for {what!r}:\n{self.text}"
             self.read()
 
-    def gone(self, what: str, seconds: float = 30) -> None:
+    def gone(self, what: str) -> None:
         """Read the screen until it does not show that any more."""
-        self.until(lambda: what not in self.text, seconds)
+        self.until(lambda: what not in self.text)
 
     def read(self) -> None:
         try:

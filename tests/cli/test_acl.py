@@ -24,9 +24,10 @@ import typer
 
 from mistudio_cli.app import COMMANDS
 from mistudio_cli.errors import Code
+from tasks.fleet import acl
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, State, kinds
-from tasks.ledger import acl
+from tasks.jobs.kind import kinds
+from tasks.jobs.record import Job, State
 from tasks.ledger.client import Ledger
 from tasks.ledger.quotas import Quota, read_quotas, set_quota
 from tasks.redis_client import redis_connection
@@ -252,7 +253,7 @@ def test_the_rest_interface_reads_as_every_role(server: RedisServer, fleet: Flee
         [MISTUDIO, "serve", "--port", "0"], env=environment, stderr=subprocess.PIPE, text=True
     ) as api:
         assert api.stderr is not None
-        where = api.stderr.readline().split()[2].removesuffix("/health")
+        where = f"{api.stderr.readline().split()[2]}/api/v1/workers"
         for name in ("queues", "active", "stats", "health"):
             assert urllib.request.urlopen(f"{where}/{name}", timeout=60).status == 200
         api.send_signal(signal.SIGTERM)
@@ -324,7 +325,7 @@ def test_real_workers_of_the_worker_role_do_what_submitters_submit(server: Redis
             assert command("reader", "jobs", "wait", job_id).returncode == 0
             assert ledger.need(job_id).owner == "mistudio-submitter"
             runs = json.loads(command("submitter", "submit", "nap", "--ticks", "100000", "--json").stdout)["id"]
-            until(lambda: ledger.need(runs).progress, 60)
+            until(lambda: ledger.need(runs).progress)
             assert command("reader", "jobs", "cancel", runs).returncode == Code.UNREACHABLE
             assert command("submitter", "jobs", "cancel", runs).returncode == 0
             assert command("reader", "jobs", "logs", job_id).returncode == 0

@@ -11,6 +11,8 @@ from mistudio_cli import aliases, app
 from mistudio_cli.errors import Code
 from tests.cli.conftest import Cli
 
+ROOT = typer.main.get_command(app.app)
+
 
 def group_of(noun: str) -> object:
     return typer.main.get_command(importlib.import_module(f"mistudio_cli.commands.{noun}").app)
@@ -66,11 +68,17 @@ def test_every_alias_of_a_flag_leads_to_a_flag_of_some_command() -> None:
     ],
 )
 def test_a_habit_means_a_command(typed: str, meant: str) -> None:
-    words = aliases.resolve(typed.split(), app.COMMANDS)
+    words = aliases.resolve(typed.split(), app.COMMANDS, ROOT.params)
     if not words[0].startswith("-"):
         params = group_of(words[0]).commands[words[1]].params
         words = [*words[:2], *aliases.translated(words[2:], params)]
     assert words == meant.split()
+
+
+@pytest.mark.parametrize("flag", [flag for param in ROOT.params if not param.is_flag for flag in param.opts])
+def test_a_habit_may_follow_any_option_of_the_root_with_its_value(flag: str) -> None:
+    words = aliases.resolve([flag, "value", "workers", "list"], app.COMMANDS, ROOT.params)
+    assert words == [flag, "value", "workers", "status"]
 
 
 @pytest.mark.parametrize("typed", ["worker list -o json", "ps -n 3", "version"])

@@ -6,21 +6,19 @@ import random
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import httpx
 import pytest
 
 from mistudio_cli.errors import Code
 from mistudio_cli.views import json_shapes
-from mistudio_cli.views.health_json import of_overview as health
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job
-from tasks.ledger import overview
-from tasks.ledger.client import Ledger, WorkerHeartbeat
-from tasks.ledger.overview import Wanted
+from tasks.jobs.record import Job
+from tasks.ledger.client import Ledger
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.queues import QUEUE_NAMES
 from tests.cli.conftest import Cli
+from tests.cli.test_health import report_of
 
 HEARTBEAT = WorkerHeartbeat("all-queues@h", "h", 7, QUEUE_NAMES, 8, 1000.0)
 SECRET = "hf_secret_value"
@@ -30,19 +28,15 @@ def submit(ledger: Ledger, queue: str = "datasets") -> Job:
     return ledger.submit(Job(new_job_id(), "download", "a", queue, {"source": SECRET}))
 
 
-def health_of(ledger: Ledger) -> dict[str, Any]:
-    return health(overview.read(ledger.client, Wanted()))
-
-
 @contextmanager
 def serving(cli: Cli, *words: str) -> Iterator[httpx.Client]:
     """A server of that home on a free port."""
     server = cli.start("serve", "--port", "0", *words)
     try:
         line = server.stderr.readline()
-        where = re.search(r"http://[\d.]+:\d+/api/v1/workers", line)
+        where = re.search(r"http://[\d.]+:\d+", line)
         assert where, line + server.stderr.read()
-        with httpx.Client(base_url=where[0], trust_env=False, timeout=30) as client:
+        with httpx.Client(base_url=f"{where[0]}/api/v1/workers", trust_env=False, timeout=30) as client:
             yield client
     finally:
         server.terminate()
@@ -78,12 +72,14 @@ def test_active_shows_each_worker_s_jobs_and_never_their_arguments(cli: Cli, cli
 def test_stats_are_shown_for_each_worker(cli: Cli, client: httpx.Client) -> None:
     cli.ledger.heartbeat(HEARTBEAT)
     job = submit(cli.ledger)
-    cli.ledger.claim(job.id, HEARTBEAT.name, HEARTBEAT.host)
+    cli.ledger.claim(job.id, HEARTBEAT.name, HEARTBEAT.host, HEARTBEAT.pid)
+    other = submit(cli.ledger)
+    cli.ledger.claim(other.id, HEARTBEAT.name, HEARTBEAT.host, 8)  # an older process of that worker finishes it
     (heartbeat,) = cli.ledger.workers()
     assert client.get("/stats").json()["all-queues@h"] == {
         "queues": list(QUEUE_NAMES),
         "slots": 8,
-        "busy": 1,
+        "busy": 2,
         "host": "h",
         "pid": 7,
         "started_at": "1970-01-01T00:16:40.000Z",
@@ -110,7 +106,7 @@ def test_health_has_the_seed_s_shape(cli: Cli, client: httpx.Client) -> None:
 def test_pending_on_a_queue_without_consumers_warns(ledger: Ledger) -> None:
     ledger.heartbeat(WorkerHeartbeat("w@h", "h", 7, ("training",), 1, 1000.0))
     submit(ledger)
-    result = health_of(ledger)
+    result = report_of(ledger.client)
     assert (result["status"], result["queues"]["datasets"]["status"]) == ("warning", "warning")
     assert result["warnings"] == ["Queue 'datasets' has 1 pending and no worker"]
 
@@ -119,15 +115,15 @@ def test_a_backlog_over_a_hundred_warns(ledger: Ledger) -> None:
     ledger.heartbeat(HEARTBEAT)
     for _ in range(100):
         submit(ledger)
-    assert health_of(ledger)["status"] == "healthy"
+    assert report_of(ledger.client)["status"] == "healthy"
     submit(ledger)
-    assert health_of(ledger)["warnings"] == ["Queue 'datasets' has a backlog of 101"]
+    assert report_of(ledger.client)["warnings"] == ["Queue 'datasets' has a backlog of 101"]
 
 
 def test_jobs_and_no_worker_at_all_is_critical(ledger: Ledger) -> None:
-    assert health_of(ledger)["status"] == "healthy"
+    assert report_of(ledger.client)["status"] == "healthy"
     submit(ledger)
-    assert (health_of(ledger)["status"], health_of(ledger)["workers_connected"]) == ("critical", 0)
+    assert (report_of(ledger.client)["status"], report_of(ledger.client)["workers_connected"]) == ("critical", 0)
 
 
 def test_a_broker_that_is_away_is_503_and_no_zeros(cli: Cli) -> None:
@@ -159,6 +155,12 @@ def test_listening_beyond_the_loopback_demands_a_token(cli: Cli, monkeypatch: py
     result = cli("serve", "--host", "0.0.0.0", "--port", "0")
     assert result.code == Code.USAGE
     assert result.err.startswith("Listening on 0.0.0.0 opens the API to other hosts, so requests must carry a token.")
+
+
+def test_a_variable_that_was_named_and_is_not_set_is_no_missing_token(cli: Cli) -> None:
+    result = cli("serve", "--port", "0", "--token-env", "TYPO")
+    assert (result.code, result.out) == (Code.USAGE, "")
+    assert result.err.startswith("There is no token in the variable TYPO.")
 
 
 def test_a_token_is_asked_of_every_request(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

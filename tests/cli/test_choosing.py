@@ -8,7 +8,7 @@ import pytest
 
 from mistudio_cli.errors import Code
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tasks.parsing.parameters import read_number
 from tests.cli.conftest import Cli
 
@@ -68,11 +68,11 @@ def test_cancel_wait_and_rm_take_the_flags_of_ls(cli: Cli) -> None:
 @pytest.mark.parametrize("verb", ["cancel", "rm", "wait"])
 def test_without_a_choice_or_with_two_it_says_how_to_choose(cli: Cli, verb: str) -> None:
     job = submit(cli, State.SUCCEEDED)
-    for words in ([], [job.id, "--tag", "x"]):
-        result = cli("jobs", verb, *words)
-        assert result.code == Code.USAGE
-        assert "No jobs selected." in result.err
-        assert "--state, --kind, --queue, --name, --tag, --owner, --since or --until" in result.err
+    neither, both = cli("jobs", verb), cli("jobs", verb, job.id, "--tag", "x")
+    assert neither.code == both.code == Code.USAGE
+    assert neither.err.startswith("No jobs selected.")
+    assert "--state, --kind, --queue, --name, --tag, --owner, --since or --until" in neither.err
+    assert both.err == "Jobs are named, and chosen by flags too.\n  Leave out the names, or the flags\n"
     assert cli.ledger.get(job.id) is not None
 
 
@@ -146,5 +146,37 @@ def test_queues_may_be_named_with_commas(cli: Cli) -> None:
 
 def test_waiting_for_no_number_of_seconds_is_refused(cli: Cli) -> None:
     job = submit(cli)
-    result = cli("jobs", "wait", job.id, "--timeout", "nan", timeout_s=20)
-    assert (result.code, result.err.splitlines()[0]) == (Code.USAGE, "--timeout must be a number of seconds, not nan.")
+    for words in (("jobs", "wait", job.id), ("jobs", "cancel", job.id), ("workers", "restart")):
+        result = cli(*words, "--timeout", "nan", timeout_s=20)
+        assert (result.code, result.err.splitlines()[0]) == (Code.USAGE, "--timeout must be a number, not nan."), words
+    assert cli.ledger.need(job.id).state is State.QUEUED
+    for words in (("workers", "stop", "--grace", "nan"), ("workers", "start", "--job-memory-gb", "nan")):
+        result = cli(*words, timeout_s=20)
+        assert (result.code, f"{words[-2]} must be a number, not nan." in result.err) == (Code.USAGE, True)
+
+
+@pytest.mark.parametrize("flag", ["--state", "--kind", "--queue", "--name", "--tag", "--owner"])
+@pytest.mark.parametrize("empty", ["", " ", ","])
+def test_a_flag_without_a_word_means_no_job_and_not_every_one(cli: Cli, flag: str, empty: str) -> None:
+    live, done = submit(cli), submit(cli, State.SUCCEEDED)
+    retry = () if flag == "--state" else (("retry", "--failed", "--yes"),)
+    for words in (("cancel", "--no-wait", "--yes"), ("rm", "--yes"), ("ls",), ("export",), *retry):
+        result = cli("jobs", *words, flag, empty)
+        assert (result.code, f"{flag} is empty." in result.err) == (Code.USAGE, True), (words, result.err)
+    assert cli.ledger.need(live.id).state is State.QUEUED
+    assert cli.ledger.get(done.id) is not None
+
+
+def test_retry_of_failed_jobs_is_of_no_other_state(cli: Cli) -> None:
+    job = submit(cli, State.FAILED)
+    for state in ("cancelled", "nosuch", "failed,cancelled"):
+        result = cli("jobs", "retry", "--failed", "--state", state, "--yes")
+        assert (result.code, "--failed means jobs in that state" in result.err) == (Code.USAGE, True)
+    assert cli.ledger.children([job.id]) == [[]]
+    assert len(cli.ledger.page().jobs) == 1
+
+
+def test_me_is_the_same_owner_where_jobs_are_submitted_and_chosen(cli: Cli) -> None:
+    made = cli("submit", "cleanup", "--count-only", "--owner", "me", "--json").json["id"]
+    assert made in listed(cli, "--owner", "me")
+    assert cli.ledger.need(made).owner != "me"

@@ -13,10 +13,14 @@ from pathlib import Path
 import pytest
 
 from mistudio_cli.fleet import supervisor_client
+from mistudio_cli.machine.background_reading import BackgroundReading
 from mistudio_cli.monitor.collector.collector import ALL_PARTS, LASTING_PARTS, Collector
+from mistudio_cli.monitor.health.causes import health_of
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job
-from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.jobs.record import Job
+from tasks.ledger import overview
+from tasks.ledger.client import Ledger
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.paths import Places
 from tasks.redis_client.redis_connection import connect
 from tests.conftest import RedisServer, until
@@ -84,7 +88,7 @@ def test_a_redis_that_hangs_leaves_the_last_good_value_with_its_age(collector: C
     before = collector.collect(LONG_S)
     assert before.queues is not None
     stop(hung)
-    until(lambda: collector.collect(0.1).parts["ledger"].error, LONG_S)
+    until(lambda: collector.collect(0.1).parts["ledger"].error)
     seen = collector.collect(0.1)
     assert (seen.queues, seen.jobs, seen.workers) == (before.queues, before.jobs, before.workers)
     (trouble,) = seen.errors
@@ -95,7 +99,7 @@ def test_a_redis_that_hangs_leaves_the_last_good_value_with_its_age(collector: C
     assert trouble.age_s >= 0.9
     assert seen.host is not None
     hung.process.send_signal(signal.SIGCONT)
-    until(lambda: not collector.collect(0.1).errors, LONG_S, "it to be read again")
+    until(lambda: not collector.collect(0.1).errors, "it to be read again")
 
 
 def test_a_worker_that_started_after_the_last_good_value_is_neither_silent_nor_idle(
@@ -103,15 +107,35 @@ def test_a_worker_that_started_after_the_last_good_value_is_neither_silent_nor_i
 ) -> None:
     collector.collect(LONG_S)
     stop(hung)
-    until(lambda: collector.collect(0.1).parts["ledger"].error, LONG_S)
+    until(lambda: collector.collect(0.1).parts["ledger"].error)
     new = {"name": "new@here", "state": "running", "pid": 4_000_000, "queues": ["training"], "slots": 1}
     result = {**new, "restarts": 0, "started_at": 5.0, "last_exit": None}
     monkeypatch.setattr(
         supervisor_client, "status", lambda places: {"supervisor": {"pid": 1, "state": "running"}, "workers": [result]}
     )
-    seen = until(lambda: (s := collector.collect(0.1)).supervisor and s.supervisor["pid"] == 1 and s, LONG_S)
+    seen = until(lambda: (s := collector.collect(0.1)).supervisor and s.supervisor["pid"] == 1 and s)
     row = next(row for row in seen.workers if row.name == "new@here")
     assert (row.state, row.busy) == ("running", None)
+
+
+def test_a_ledger_that_is_read_elsewhere_is_joined_by_the_other_parts(
+    collector: Collector, ledger_of_its_own: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a worker that does not start only the supervisor knows."""
+    fatal = {"name": "new@here", "state": "fatal", "pid": None, "queues": ["training"], "slots": 1}
+    result = {**fatal, "restarts": 9, "started_at": None, "last_exit": "exit code 3"}
+    monkeypatch.setattr(
+        supervisor_client, "status", lambda places: {"supervisor": {"pid": 1, "state": "running"}, "workers": [result]}
+    )
+    seen = collector.collect_around(lambda: overview.read(ledger_of_its_own.client, overview.Wanted()), LONG_S)
+    (cause,) = [cause for cause in health_of(seen).causes if cause.worker == "new@here"]
+    assert (cause.code, cause.sentence) == (
+        "worker_fatal",
+        "new@here exits again and again: exit code 3",
+    )
+    assert cause.command == "mistudio workers logs new@here"
+    assert seen.queues is not None
+    assert seen.host is not None
 
 
 def test_a_source_that_hangs_is_not_piled_up_on(collector: Collector, hung: RedisServer) -> None:
@@ -132,6 +156,21 @@ def test_a_lasting_collector_asks_celery_workers_now_and_then(ledger_of_its_own:
     assert [(worker.name, worker.mute) for worker in first.celery.workers] == [(HEARTBEAT.name, True)]
     assert collector.collect(LONG_S).celery is first.celery, "it is not asked each time"
     collector.close()
+
+
+def test_who_waits_while_another_begins_to_read_does_not_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As two requests of one server do; the second comes just before the thread starts."""
+    reading = BackgroundReading("a value", lambda: 7, LONG_S)
+    start = threading.Thread.start
+
+    def wait_and_start(thread: threading.Thread) -> None:
+        reading.wait(0.0)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", wait_and_start)
+    reading.begin()
+    reading.wait(LONG_S)
+    assert reading.newest() == 7
 
 
 HANGS = """

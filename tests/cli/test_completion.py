@@ -9,7 +9,8 @@ import time
 import pytest
 
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, State, kinds
+from tasks.jobs.kind import kinds
+from tasks.jobs.record import Job, State
 from tasks.queues import QUEUE_NAMES
 from tests.cli.conftest import MISTUDIO, Cli
 from tests.cli.test_saes import add_sae

@@ -56,6 +56,7 @@ def test_every_field_of_every_gpu_is_read(driver: Path) -> None:
         "in_instances": False,
         "instance": None,
         "gpu_uuid": None,
+        "throttle_reasons": ["SW power cap", "HW thermal slowdown"],
     }
 
 
@@ -69,6 +70,7 @@ def test_every_field_of_every_gpu_is_read(driver: Path) -> None:
         ("UtilizationRates", ["utilisation"]),
         ("Temperature", ["temperature"]),
         ("PowerUsage", ["power"]),
+        ("ClocksEventReasons", ["throttle_reasons"]),
     ],
 )
 def test_a_field_that_cannot_be_read_is_unknown_and_hides_no_other(
@@ -76,6 +78,10 @@ def test_a_field_that_cannot_be_read_is_unknown_and_hides_no_other(
 ) -> None:
     device = ask(driver, GPUS="1", **{call: error})["devices"][0]
     assert [name for name, value in device.items() if value is None and name not in ABSENT] == fields
+
+
+def test_an_idle_gpu_is_not_throttled(driver: Path) -> None:
+    assert ask(driver, GPUS="1", REASONS="1")["devices"][0]["throttle_reasons"] == []
 
 
 def test_processes_are_unknown_only_when_neither_list_can_be_read(driver: Path) -> None:

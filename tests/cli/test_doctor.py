@@ -6,9 +6,10 @@ import dataclasses
 import time
 from pathlib import Path
 
-from mistudio_cli.doctor import checks
+from mistudio_cli.doctor import checks, health_checks
 from mistudio_cli.errors import Code
 from mistudio_cli.machine.host import Disk
+from mistudio_cli.monitor.health.causes import Health, HealthCause
 from mistudio_cli.monitor.snapshot import QueueRow
 from mistudio_cli.profile.resources import Machine
 from mistudio_cli.profile.rules import (
@@ -22,11 +23,13 @@ from mistudio_cli.profile.rules import (
     workers_of,
 )
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job
-from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.jobs.record import Job
+from tasks.ledger.client import Ledger
 from tasks.ledger.dead_letters import put_aside, read
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.queues import QUEUE_NAMES
 from tests.cli.conftest import Cli
+from tests.cli.test_health import report_of
 from tests.fixtures.queue_table import needs_in_all
 
 GIB = 1 << 30
@@ -49,10 +52,38 @@ def test_jobs_on_a_queue_without_a_worker_fail_it(cli: Cli) -> None:
     cli.ledger.submit(Job(new_job_id(), "train", "a", "training", {}))
     result = cli("doctor")
     assert result.code == Code.FAILED
-    assert "no worker for: training (1 pending)" in result.out
+    assert "Queue 'training' has 1 pending and no worker" in result.out
     assert "workers: mistudio workers start full" in result.err
     cli.ledger.heartbeat(WorkerHeartbeat("w@h", "h", 1, QUEUE_NAMES, 1, 1.0))
     assert cli("doctor").code == Code.OK
+
+
+def test_it_has_the_causes_of_the_health_report_with_their_commands(cli: Cli) -> None:
+    cli.ledger.heartbeat(WorkerHeartbeat("w@h", "h", 1, QUEUE_NAMES, 1, 1.0))
+    cli.ledger.heartbeat(WorkerHeartbeat("not@h", "h", 2, ("training",), 1, 1.0, refused="it may not"))
+    cli.ledger.submit(Job(new_job_id(), "train", "a", "training", {}))
+    cli.ledger.queues.pause("training")
+    result = cli("doctor", "--json")
+    found = {check["name"]: check for check in result.json["checks"]}
+    paused = "Queue 'training' has 1 pending and is paused"
+    assert found["health"] == {
+        "name": "health", "verdict": "warning", "detail": paused, "mend": "mistudio queue resume training"
+    }  # fmt: skip
+    assert (found["workers"]["verdict"], found["workers"]["detail"]) == ("failed", "not@h may not consume: it may not")
+    assert result.code == Code.FAILED
+    assert {cause["sentence"] for cause in report_of(cli.ledger.client)["causes"]} == {
+        check["detail"] for check in (found["health"], found["workers"])
+    }
+
+
+def test_a_check_that_says_more_stands_in_for_the_cause_and_one_that_was_well_gives_way() -> None:
+    own = [checks.Check("gpu", "ok", "a card"), checks.Check("disk", "failed", "1 GiB free", "Make room")]
+    causes = (HealthCause("gpu_lost", "GPU 0: lost", "nvidia-smi"), HealthCause("disk", "little is free", "cleanup"))
+    shown = list(health_checks.with_causes(own, Health("warning", causes)))
+    assert [(check.name, check.verdict, check.detail) for check in shown] == [
+        ("disk", "failed", "1 GiB free"),
+        ("gpu", "failed", "GPU 0: lost"),
+    ]
 
 
 def test_refused_messages_are_counted_and_the_last_one_reported(cli: Cli) -> None:
@@ -149,7 +180,9 @@ def test_a_profile_that_is_not_sound_is_a_warning_and_hides_no_other_check(cli: 
     (folder / "minimal.toml").write_text('workers = "one"\nslots = 0')
     found = {check["name"]: check for check in cli("doctor", "--json").json["checks"]}
     assert found["profiles"]["verdict"] == "warning"
-    assert found["profiles"]["detail"] == f"{folder / 'minimal.toml'}: slots must be a whole number from 1, not 0"
+    assert (
+        found["profiles"]["detail"] == f"{folder / 'minimal.toml'}: slots must be a whole number from 1 to 999, not 0"
+    )
     assert "gpu" in found
     assert "resources" not in found, "the needs of an invalid default profile are unknown"
 
@@ -183,4 +216,12 @@ def test_the_gpus_are_held_against_what_the_queues_need(cli: Cli, driver: Path) 
 
 def test_every_queue_with_a_worker_is_well() -> None:
     rows = tuple(QueueRow(name, "ok", 5, 0, 1.0, 1, 1, (0, 0, 0), None) for name in QUEUE_NAMES)
-    assert checks.workers(rows).verdict == "ok"
+    assert checks.workers(rows, ()).verdict == "ok"
+
+
+def test_queues_whose_worker_is_silent_do_not_have_others_started_in_vain(cli: Cli) -> None:
+    assert "workers: mistudio workers start full" in cli("doctor").err
+    cli.ledger.heartbeat(WorkerHeartbeat("all@h", "h", 1, QUEUE_NAMES, 1, 1.0, loop_at=cli.ledger.now() - 60))
+    result = cli("doctor")
+    assert result.err.count("workers: mistudio workers logs all@h") == 1, "whichever check says so"
+    assert "workers start full" not in result.err.replace("supervisor: mistudio workers start full", "")

@@ -13,7 +13,7 @@ import pytest
 from mistudio_cli.errors import Code
 from mistudio_cli.jobs import export_jobs
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tasks.ledger.client import Ledger
 from tasks.ledger.listing import Filter
 from tests.cli.conftest import Cli
@@ -38,6 +38,20 @@ def test_an_export_has_of_each_job_what_jobs_show_prints(cli: Cli, tmp_path: Pat
     assert [event["state"] for event in jobs[1]["events"]] == ["queued", "cancelled"]
     assert parsed(cli("jobs", "export").out) == jobs
     assert [job["id"] for job in parsed(cli("jobs", "export", "-", "--state", "cancelled").out)] == [ids[1]]
+
+
+def test_a_file_beside_the_export_stays_and_the_question_names_the_same_command(cli: Cli, tmp_path: Path) -> None:
+    add(cli.ledger, "a")
+    file, other = tmp_path / "all jobs.jsonl", tmp_path / "all jobs.jsonl.part"
+    other.write_text("precious")
+    assert cli("jobs", "export", str(file)).code == Code.OK
+    assert other.read_text() == "precious"
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {file.name, other.name}
+    (tmp_path / "plain").touch()
+    assert file.stat().st_mode == (tmp_path / "plain").stat().st_mode
+    refused = cli("jobs", "export", "--state", "queued", str(file))
+    assert refused.code == Code.USAGE
+    assert f"mistudio jobs export --state queued '{file}' --force" in refused.err
 
 
 def test_a_number_that_json_has_no_word_for_is_null(cli: Cli) -> None:
@@ -65,6 +79,15 @@ def test_a_file_that_cannot_be_written_is_said_and_leaves_nothing(cli: Cli, tmp_
     (tmp_path / "kept.part").mkdir()
     assert cli("jobs", "export", str(tmp_path / "kept")).code == Code.USAGE
     assert (tmp_path / "kept").read_text() == "before"
+
+
+def test_a_file_that_is_replaced_stays_as_private_as_it_was(cli: Cli, tmp_path: Path) -> None:
+    add(cli.ledger, "a")
+    for mode in (0o600, 0o640, 0o664):
+        (tmp_path / "jobs.jsonl").touch()
+        (tmp_path / "jobs.jsonl").chmod(mode)
+        assert cli("jobs", "export", "--force", str(tmp_path / "jobs.jsonl")).code == Code.OK
+        assert (tmp_path / "jobs.jsonl").stat().st_mode & 0o777 == mode
 
 
 def test_jobs_are_chosen_by_the_time_of_their_submission(cli: Cli) -> None:

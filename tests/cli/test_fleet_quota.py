@@ -62,5 +62,5 @@ def test_a_submit_over_the_quota_has_an_exit_code_of_its_own_and_submits_nothing
     assert home.page(limit=1).jobs == ()
     assert run("--owner", "alice", "submit", "cleanup") == 0
     assert run("--owner", "alice", "submit", "cleanup") == 6
-    assert "mistudio fleet quota set alice --queued N" in capsys.readouterr().err
+    assert "mistudio --owner alice fleet quota set alice --queued N" in capsys.readouterr().err
     assert run("--owner", "bob", "submit", "many", str(file)) == 0

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mistudio_cli.errors import Trouble
+from mistudio_cli.errors import Trouble, with_fix
 from mistudio_cli.machine.host import Host
+from mistudio_cli.monitor.collector.collector import Collector
 from mistudio_cli.monitor.health.causes import Health, HealthCause, health_of
 from mistudio_cli.monitor.hosts import HostRow
 from mistudio_cli.monitor.snapshot import Snapshot
@@ -15,10 +18,12 @@ from mistudio_cli.views import health_json
 from tasks.accelerators.devices import Device, Devices
 from tasks.fleet.host_heartbeat import Gpu, HostHeartbeat
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, Progress
+from tasks.jobs.record import Job, Progress
 from tasks.ledger import overview
-from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.ledger.client import Ledger
 from tasks.ledger.overview import Wanted
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
+from tasks.paths import Places
 from tasks.queues import QUEUE_NAMES
 from tasks.redis_client import server_state
 from tasks.redis_client.redis_connection import Client, connect
@@ -42,6 +47,12 @@ HEARTBEAT = WorkerHeartbeat("all-queues@h", "h", 7, QUEUE_NAMES, 8, 1000.0)
 
 def memory_used(client: Client) -> int:
     return server_state.decode(overview.read(client, Wanted(server=True)).server_info).memory_used or 0
+
+
+def report_of(client: Client) -> dict[str, Any]:
+    """The health report of the ledger alone."""
+    nothing = Collector(None, Places(Path("/nowhere"), Path("/nowhere")), ())
+    return health_json.report(nothing.collect_around(lambda: overview.read(client, Wanted(server=True))))
 
 
 def only(seen: Snapshot) -> HealthCause:
@@ -74,8 +85,18 @@ def test_a_backlog_is_a_cause() -> None:
 
 def test_jobs_without_a_consumer_are_a_cause_and_say_since_when() -> None:
     cause = only(with_queue("training", consumers=0, state="no worker"))
-    assert (cause.code, cause.command) == ("no_consumer", "mistudio workers start full")
+    assert (cause.code, cause.command) == ("no_consumer", "mistudio workers scale training=1")
     assert cause.since == NOW - 3000
+
+
+@pytest.mark.parametrize("state", ["stopped", "stopping", "draining"])
+def test_where_no_worker_of_this_home_stays_a_profile_is_started(state: str) -> None:
+    assert WELL.workers is not None
+    here = tuple(replace(row, state=state) for row in WELL.workers)
+    elsewhere = (replace(WELL.workers[0], queues=("datasets",), name="worker-datasets@elsewhere", restarts=None),)
+    seen = with_queue("training", consumers=0, pending=2)
+    for rows in (here, elsewhere, ()):
+        assert only(replace(seen, workers=rows)).command == "mistudio workers start full"
 
 
 def test_jobs_on_a_paused_queue_are_a_cause_and_an_empty_one_is_none() -> None:
@@ -97,6 +118,20 @@ def test_a_worker_that_runs_nothing_is_a_cause(state: str) -> None:
     assert (cause.code, cause.worker) == (f"worker_{state}", row.name)
     assert (cause.since == NOW - 140) == (state == "silent")
     assert ("exit code 3" in cause.sentence) == (state in ("fatal", "backoff"))
+
+
+def test_a_queue_whose_worker_is_silent_does_not_have_others_started_in_vain() -> None:
+    seen = with_queue("training", consumers=0, pending=2)
+    assert only(seen).command == "mistudio workers scale training=1"
+    assert WELL.workers is not None
+    silent = replace(WELL.workers[0], queues=("training",), state="silent", seen_age_s=22.0)
+    worker, queue = health_of(replace(seen, workers=(silent,), consuming=5)).causes
+    assert worker.sentence == f"{silent.name} sent no heartbeat for 22 s, replaced at 120 s"
+    late = health_of(replace(seen, workers=(replace(silent, seen_age_s=190.0),), consuming=5)).causes[0]
+    assert late.sentence.endswith(" for 3 min 10 s"), "it was counted again, since Redis did not answer meanwhile"
+    assert worker.command == queue.command == f"mistudio workers logs {silent.name}"
+    everything = health_of(replace(seen, workers=(silent,), consuming=0)).causes[0]
+    assert (everything.code, everything.command) == ("no_workers", worker.command)
 
 
 def test_a_running_job_whose_progress_stands_still_is_a_cause() -> None:
@@ -180,7 +215,7 @@ def test_a_real_ledger_says_of_itself_what_is_wrong(own_redis: RedisServer, monk
     ledger.queues.pause("training")
     client.call("CONFIG", "SET", "appendonly", "no")
     client.call("CONFIG", "SET", "maxmemory", int(1.05 * memory_used(client)))
-    codes = {cause["code"] for cause in health_json.of_overview(overview.read(client, Wanted(server=True)))["causes"]}
+    codes = {cause["code"] for cause in report_of(client)["causes"]}
     client.close()
     assert codes == {"redis_memory", "redis_file", "paused", "worker_silent"}
 
@@ -199,3 +234,13 @@ def test_the_ledger_knows_when_progress_last_changed(ledger: Ledger) -> None:
     later = ledger.need(job.id).progress_at
     assert later is not None
     assert later > first
+
+
+def test_what_says_itself_how_it_is_fixed_has_no_other_command() -> None:
+    stopped = Trouble("ledger", with_fix("r.sock (pid 7, stopped) does not answer", "kill -CONT 7"))
+    silent = Trouble("ledger", "redis://lab:6379/0 does not answer")
+    causes = [cause for trouble in (stopped, silent) for cause in health_of(replace(WELL, errors=(trouble,))).causes]
+    assert [(cause.sentence, cause.command) for cause in causes] == [
+        ("r.sock (pid 7, stopped) does not answer; kill -CONT 7", None),
+        ("redis://lab:6379/0 does not answer", "mistudio doctor"),
+    ]

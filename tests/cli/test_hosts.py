@@ -14,13 +14,14 @@ import pytest
 from mistudio_cli.errors import Code
 from mistudio_cli.monitor.hosts import read_fleet
 from mistudio_cli.monitor.snapshot import read_all
-from mistudio_cli.top.text import plain
+from mistudio_cli.top.frame.text import plain
 from tasks.fleet import damaged_entries, host_heartbeat
 from tasks.fleet.host_heartbeat import LISTED_FOR_S, Gpu, HostHeartbeat
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job
-from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.jobs.record import Job
+from tasks.ledger.client import Ledger
 from tasks.ledger.device_lease import Card
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.paths import Places
 from tests.cli.conftest import Cli
 from tests.cli.painted import frame_of
@@ -254,8 +255,8 @@ def test_top_shows_the_other_hosts_and_their_gpus_with_the_jobs_that_lease_them(
     job = busy_worker(cli.ledger, "lab")
     lines = [re.split(r"  +", line) for line in painted(cli)]
     assert ["lab", "running", "1", "1", "16", "3.5", "64 GiB", "2", "900 GiB", "+0.0 s", "0.1.0"] in lines
-    assert ["0@lab", "a card", "-", "20 GiB of 24 GiB free", "-", "-", f"{job} (0 s ago)"] in lines
-    assert ["1@lab", "n/a", "-", "n/a of n/a free", "-", "-", "GPU is lost (0 s ago)"] in lines
+    assert ["0@lab", "a card", "n/a", "20 GiB of 24 GiB free", "n/a", "n/a", f"{job} (0 s ago)"] in lines
+    assert ["1@lab", "n/a", "n/a", "n/a of n/a free", "n/a", "n/a", "GPU is lost (0 s ago)"] in lines
 
 
 def test_top_dims_a_silent_host_and_says_since_when(cli: Cli) -> None:

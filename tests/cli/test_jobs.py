@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 
@@ -9,7 +10,7 @@ import pytest
 
 from mistudio_cli.errors import Code
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tests.cli.conftest import Cli
 from tests.conftest import until
 
@@ -181,6 +182,18 @@ def test_ctrl_c_while_waiting_leaves_the_job_alone(world: Cli) -> None:
     assert (waiting.returncode, err) == (Code.INTERRUPTED, "")
     assert world.ledger.need(job_id).state is State.RUNNING
     world("jobs", "cancel", job_id)
+
+
+def test_ctrl_c_while_a_submission_waits_still_prints_what_was_submitted(world: Cli) -> None:
+    before = clients(world)
+    waiting = world.start("submit", "nap", "--name", "waited-for", "--ticks", "10000", "--wait", "--json")
+    until(lambda: "hgetall" in [command for client, command in clients(world).items() if client not in before])
+    waiting.send_signal(signal.SIGINT)
+    out, _ = waiting.communicate(timeout=30)
+    assert waiting.returncode == Code.INTERRUPTED
+    made = json.loads(out)
+    assert (made["name"], world.ledger.need(made["id"]).state.ended) == ("waited-for", False)
+    world("jobs", "cancel", made["id"])
 
 
 @pytest.mark.parametrize("words", ["jobs ls", "jobs show last", "queue ls", "top --once"])

@@ -21,8 +21,9 @@ import pytest
 from mistudio_cli.errors import Code
 from mistudio_cli.fleet import joined_settings, supervisor_client
 from tasks.errors import UserError
-from tasks.ledger.acl import ROLES
-from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.fleet.acl import ROLES
+from tasks.ledger.client import Ledger
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.redis_client.redis_connection import connect
 from tasks.redis_client.redis_url import parse_url, with_prefix
 from tasks.settings import read_file
@@ -146,7 +147,14 @@ def read_in(host: Host) -> dict[str, str]:
         ("{url}", ("--password-file", "{wrong}"), Code.USAGE, "does not take this password."),
         ("{url}", ("--password-file", "{empty}"), Code.USAGE, "does not hold one password alone."),
         ("{url}", ("--password-file", "/nowhere/file"), Code.USAGE, "/nowhere/file cannot be read"),
-        ("redis://127.0.0.1:1/0", (), Code.UNREACHABLE, "Redis cannot be reached"),
+        (
+            "redis://127.0.0.1:1/0",
+            (),
+            Code.UNREACHABLE,
+            "Redis cannot be reached: redis://127.0.0.1:1/0: Connection refused.",
+        ),
+        ("foo", (), Code.USAGE, "The Redis URL in the argument URL has no scheme."),
+        ("redis://[lab/0", (), Code.USAGE, "The Redis URL in the argument URL cannot be understood."),
         ("redis://nosuchhost.invalid/0", (), Code.UNREACHABLE, "Redis cannot be reached"),
         ("http://lab/0", (), Code.USAGE, "has the scheme 'http'"),
         ("{url}", ("--store", "s3://bucket"), Code.USAGE, "s3://bucket is a URL, and a store is a folder."),
@@ -172,6 +180,7 @@ def test_what_is_wrong_is_one_sentence_and_nothing_is_written(
     assert (done.returncode, done.stdout) == (code, "")
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+    assert "CELERY_BROKER_URL" not in done.stderr
     assert PASSWORD not in done.stderr
     assert not host.file.exists()
     assert not host.home.processes()

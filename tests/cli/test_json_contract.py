@@ -6,11 +6,13 @@ import json
 import re
 import socket
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mistudio_cli.errors import Code
 from mistudio_cli.monitor.snapshot import Snapshot
 from mistudio_cli.views import json_shapes
 from tasks.accelerators.devices import Device, Devices, GpuProcess
@@ -20,19 +22,18 @@ from tests.cli.conftest import Cli
 from tests.conftest import until
 from tests.fixtures.queue_table import ASKED_FOR
 
-DOCUMENT = (Path(__file__).parent.parent.parent / "docs" / "json.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parent.parent.parent / "docs"
+DOCUMENT = (DOCS / "json.md").read_text(encoding="utf-8")
 EXAMPLES = {
     title: json.loads(example)
     for title, example in re.findall(r"^## `([^`\n]+)`$.*?^```json$(.+?)^```$", DOCUMENT, re.M | re.S)
 }
 
-#: Objects whose keys are the kind's own.
-FREE = ("params", "result", "metrics", "series")
+#: Objects whose keys are the kind's own, or ids.
+FREE = ("params", "result", "metrics", "series", "places")
 
 #: The keys of objects with an entry for each queue.
 QUEUES_ASKED_FOR = list(ASKED_FOR)
-
-#: Objects whose keys are names of workers, so that any one is like any other.
 
 
 def differences(documented: Any, real: Any, where: str = "") -> Iterator[str]:
@@ -72,10 +73,26 @@ def busy(world: Cli) -> Iterator[Cli]:
     world("jobs", "cancel", job_id)
 
 
+#: What is submitted instead of a training: several jobs, and one.
+QUICK = {"train --model MODEL --dataset DATASET --layer 6": "nap", "--k 16,32": "--ticks 1,2"}
+
+
+def test_only_kinds_of_the_product_are_documented() -> None:
+    files = (DOCS.parent / "tasks" / "kinds").glob("[a-z]*.py")
+    ours = {import_module(f"tasks.kinds.{file.stem}").KIND.name for file in files}
+    documented = {
+        word for page in DOCS.glob("*.md") for word in re.findall("mistudio submit ([a-z-]+)", page.read_text())
+    }
+    assert documented <= {*ours, "many", "pipeline"}
+
+
 @pytest.mark.parametrize("title", [title for title in EXAMPLES if title.startswith("mistudio ")])
 def test_commands_print_what_is_documented(busy: Cli, title: str) -> None:
+    words = title
+    for slow, quick in QUICK.items():
+        words = words.replace(slow, quick)
     words = (
-        title.replace("mistudio ", "")
+        words.replace("mistudio ", "")
         .replace("KIND", "blink")
         .replace("QUEUE", "training")
         .replace("NAME", socket.gethostname())
@@ -84,6 +101,28 @@ def test_commands_print_what_is_documented(busy: Cli, title: str) -> None:
     for job in busy("jobs", "ls", "--json").json["jobs"] if "ID" in words else [{"id": ""}]:
         real = busy(*words.replace("ID", job["id"]).split()).json
         assert not list(differences(EXAMPLES[title], real))
+
+
+UNREAD = [
+    "queue ls --json",
+    "queue peek QUEUE --json",
+    "jobs ls --json",
+    "fleet quota ls --json",
+    "workers inspect --json",
+    "hosts ls --json",
+]
+
+
+@pytest.mark.parametrize("words", UNREAD)
+def test_a_list_that_could_not_be_read_is_null_and_its_reason_in_errors(cli: Cli, words: str) -> None:
+    ended = cli(*words.replace("QUEUE", "training").split(), CELERY_BROKER_URL="redis://127.0.0.1:1/0")
+    assert ended.code == Code.UNREACHABLE
+    documented = EXAMPLES[f"mistudio {words}"]
+    assert list(ended.json) == list(documented)
+    assert [ended.json[key] for key, value in documented.items() if isinstance(value, list) and key != "errors"] == [
+        None
+    ]
+    assert [error["part"] for error in ended.json["errors"]] == ["ledger"]
 
 
 def test_a_device_is_shown_as_documented() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from mistudio_cli.errors import Code
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tasks.logs.log_tails import TAIL_BYTES
 from tasks.storage.log_archive import archive, archived_attempts
 from tests.cli.conftest import Cli, Ended
@@ -75,7 +75,7 @@ class Machines:
         return job
 
     def archived(self, job: Job, *attempts: int) -> None:
-        until(lambda: archived_attempts(self.desk.store, job.id) == list(attempts), 30, self.b.log())
+        until(lambda: archived_attempts(self.desk.store, job.id) == list(attempts), self.b.log())
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_a_running_job_elsewhere(machines: Machines, short_tmp: Path) -> None:
     machines.a.start()
     go = short_tmp / "go"
     job = machines.a.submit("chatter", hostile=True, until=str(go))
-    until(lambda: "has printed" in logs(machines.desk, job).out, 60, machines.a.log())
+    until(lambda: "has printed" in logs(machines.desk, job).out, machines.a.log())
     shown = logs(machines.desk, job)
     assert (shown.code, shown.err) == (Code.OK, "")
     assert "chatter chatter: attempt 1 of at most" in shown.out
@@ -113,7 +113,7 @@ def test_of_a_long_log_of_a_running_job_the_end_is_shown_and_the_rest_is_said_to
     machines.a.start()
     go = short_tmp / "go"
     job = machines.a.submit("chatter", megabytes=10, until=str(go))
-    until(lambda: "has printed" in logs(machines.desk, job, "-n", "1").out, 60, machines.a.log())
+    until(lambda: "has printed" in logs(machines.desk, job, "-n", "1").out, machines.a.log())
     shown = logs(machines.desk, job, "-n", "100000")
     (said,) = shown.err.splitlines()
     assert said == f"Of the log of attempt 1 only the last 64 KB are here; the whole is on {socket.gethostname()}."
@@ -178,7 +178,7 @@ def test_of_a_host_that_died_the_tail_is_left_and_following_passes_to_the_next(m
     job = machines.a.submit("hike", ticks=200)
     machines.a.under_way(job)
     following = machines.desk.start("jobs", "logs", "-f", job.id)
-    begun = until(lambda: "starts from scratch" in (out := logs(machines.desk, job).out) and out, 30)
+    begun = until(lambda: "starts from scratch" in (out := logs(machines.desk, job).out) and out)
     machines.a.stop_worker(signal.SIGKILL)
     machines.b.start()
     machines.b.ended(job)
@@ -204,7 +204,7 @@ def test_following_outlives_redis(machines: Machines, own_redis: RedisServer, sh
     machines.a.start()
     go = short_tmp / "go"
     job = machines.a.submit("chatter", until=str(go))
-    until(lambda: "has printed" in logs(machines.desk, job).out, 60, machines.a.log())
+    until(lambda: "has printed" in logs(machines.desk, job).out, machines.a.log())
     following = machines.desk.start("jobs", "logs", "-f", job.id)
     assert following.stdout is not None
     assert following.stderr is not None

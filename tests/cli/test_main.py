@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -217,6 +218,17 @@ def test_a_reader_that_goes_away_is_no_error(cli: Cli) -> None:
     assert done.stderr.splitlines()[-1] in ("code 141", "code 0")
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+@pytest.mark.parametrize("words", ["--help", "workers --help", "workers start --help", "config show"])
+def test_a_text_that_nobody_reads_ends_as_documented(cli: Cli, words: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run([MISTUDIO, *words.split()], env=cli.environment, stdout=writing, stderr=subprocess.PIPE)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (Code.READER_GONE, b"")
 
 
 def test_ctrl_c_ends_it_without_a_word_of_python(cli: Cli) -> None:

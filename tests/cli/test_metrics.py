@@ -9,7 +9,7 @@ import pytest
 from mistudio_cli.monitor.snapshot import Snapshot
 from mistudio_cli.terminal import humanize
 from mistudio_cli.views import sparklines
-from tasks.jobs.kind import Job, MetricPoint, Progress, State
+from tasks.jobs.record import Job, MetricPoint, Progress, State
 from tests.cli.conftest import Cli
 from tests.cli.painted import painted
 from tests.conftest import until

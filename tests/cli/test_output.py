@@ -8,7 +8,7 @@ import pytest
 
 from mistudio_cli.terminal import humanize
 from mistudio_cli.terminal.layout import lay_out
-from tasks.jobs.kind import Job, Progress, State
+from tasks.jobs.record import Job, Progress, State
 
 HEADERS = ["NAME", "COUNT", "NOTE"]
 ROWS = [["one", "1", "x" * 60], ["seventeen", "17", "ok"]]
@@ -67,7 +67,8 @@ def test_progress_is_a_hundred_percent_only_when_the_job_has_succeeded() -> None
 
 
 def test_progress_reads_as_words() -> None:
-    assert humanize.progress(a_running_job(450, 1000, 12.345)) == "45 % training (450/1000 steps, 12.3/s, 44 s left)"
+    assert humanize.progress(a_running_job(450, 1000, 12.345)) == "45 % training (450/1,000 steps, 12.3/s, 44 s left)"
+    assert ", 56,100/s, " in humanize.progress(a_running_job(450, 1000, 56100.4))
     assert humanize.progress(a_running_job(450, None)) == "training 450 steps"
     assert humanize.progress(a_running_job(0, None)) == "training"
     assert humanize.progress(a_running_job(0, 0)) == "training"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import posixpath
 import re
 from importlib.resources import files
 
@@ -13,13 +15,27 @@ from mistudio_cli.page.files import file_named
 from tests.cli.conftest import Cli
 from tests.cli.test_rest_routes import server_of
 
-NAMES = sorted(path.name for path in files("mistudio_cli.page").iterdir() if not path.name.endswith((".py", "__")))
+PAGE = files("mistudio_cli.page")
+OURS = sorted(
+    f"{folder}{path.name}"
+    for folder in ("", "views/", "parts/", "charts/")
+    for path in (PAGE / folder).iterdir()
+    if path.is_file() and not path.name.endswith(".py")
+)
+#: As their authors published them, with their SHA-256.
+OF_OTHERS = {
+    "vendor/uPlot.esm.js": "5dd9b3281aa64b461b42d9945f6adb2649d346502b12281a9ae0d46599a80eba",
+    "vendor/uPlot.min.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
+}
+NAMES = [*OURS, *OF_OTHERS]
 MOST_BYTES = 120 * 1024
 LEAST_CONTRAST = 4.5
+LEAST_CONTRAST_OF_LINES = 3.0
 
 
 def body_of(name: str) -> bytes:
-    found = file_named(name)
+    folder, _, file = name.rpartition("/")
+    found = file_named(file, folder or None)
     assert found is not None
     return found[0]
 
@@ -48,14 +64,31 @@ def test_the_page_and_its_files_need_no_token_and_have_strict_headers(cli: Cli) 
 )
 def test_nothing_else_is_served(cli: Cli, name: str) -> None:
     with server_of(cli) as client:
-        assert client.get(f"/static/{name}").status_code == 404
+        for folder in ("", "views/", "parts/", "vendor/", "none/", "..%2f", "views%2f"):
+            assert client.get(f"/static/{folder}{name}").status_code == 404
 
 
 def test_the_whole_page_is_small() -> None:
     assert sum(len(gzip.compress(body_of(name))) for name in NAMES) <= MOST_BYTES
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_the_code_of_others_is_what_its_authors_published_and_has_its_license() -> None:
+    readme = (PAGE / "vendor" / "README.md").read_text()
+    for name, digest in OF_OTHERS.items():
+        assert hashlib.sha256(body_of(name)).hexdigest() == digest
+        assert f"| `{name.removeprefix('vendor/')}` |" in readme
+        assert digest in readme
+    there = {path.name for path in (PAGE / "vendor").iterdir()}
+    assert {f"vendor/{name}" for name in there - {"README.md", "LICENSE-uPlot"}} == set(OF_OTHERS)
+
+
+def test_the_code_of_others_makes_no_markup_of_text() -> None:
+    for name in OF_OTHERS:
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\(|new Function|@import|url\(",
+                             body_of(name).decode())  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OURS)
 def test_no_file_names_another_origin_or_makes_markup_of_text(name: str) -> None:
     text = body_of(name).decode().replace("http://www.w3.org/2000/svg", "")
     assert not re.search(
@@ -64,10 +97,17 @@ def test_no_file_names_another_origin_or_makes_markup_of_text(name: str) -> None
     assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\bstyle=|\bon\w+=\"", text)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith(".js")])
+@pytest.mark.parametrize("name", [name for name in OURS if name.endswith(".js")])
 def test_modules_import_only_what_is_there(name: str) -> None:
-    found = re.findall(r'from "\./(\w+\.js)"', body_of(name).decode())
-    assert set(found) <= set(NAMES)
+    folder = posixpath.dirname(name)
+    found = re.findall(r'from "([^"]+)"', body_of(name).decode())
+    assert {posixpath.normpath(posixpath.join(folder, other)) for other in found} <= set(NAMES)
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast of two colors, as WCAG 2 defines it."""
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
 
 
 def luminance(color: str) -> float:
@@ -78,11 +118,24 @@ def luminance(color: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
+def colors_of(scheme: int) -> dict[str, str]:
+    """The variables of the light scheme (0) or the dark one (1)."""
+    blocks = re.findall(r":root \{([^}]*--back[^}]*)\}", body_of("page.css").decode())
+    return dict(re.findall(r"--([\w-]+): (#[0-9a-f]+)", blocks[scheme]))
+
+
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_text_has_enough_contrast(scheme: int) -> None:
-    blocks = re.findall(r":root \{([^}]*--back[^}]*)\}", body_of("page.css").decode())
-    colors = dict(re.findall(r"--([\w-]+): (#[0-9a-f]+)", blocks[scheme]))
+    colors = colors_of(scheme)
     pairs = [(text, "back") for text in ("text", "dim", "link", "bad", "fill")]
-    for text, back in [*pairs, ("text", "warn-back"), ("text", "button"), ("dim", "button")]:
-        low, high = sorted((luminance(colors[text]), luminance(colors[back])))
-        assert (high + 0.05) / (low + 0.05) >= LEAST_CONTRAST, (text, back)
+    for text, back in [*pairs, ("text", "warn-back"), ("text", "button"), ("dim", "button"), ("on-mark", "mark")]:
+        assert contrast(colors[text], colors[back]) >= LEAST_CONTRAST, (text, back)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_lines_of_a_chart_have_enough_contrast(scheme: int) -> None:
+    colors = colors_of(scheme)
+    lines = [name for name in colors if name.startswith("series-")]
+    assert len(lines) == 8
+    for line in lines:
+        assert contrast(colors[line], colors["back"]) >= LEAST_CONTRAST_OF_LINES, line

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,19 +13,19 @@ import httpx
 import pytest
 
 from mistudio_cli.rest.routes import API
-from tests.cli.conftest import Cli
+from tasks.jobs.job_id import new_job_id
+from tasks.jobs.record import Job
+from tests.cli.conftest import CHROMIUM, Cli
 from tests.cli.test_rest_routes import BEARER, TOKEN, server_of
-from tests.conftest import until
+from tests.conftest import PATIENCE_S, until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-CHROMIUM = os.environ.get("MISTUDIO_TEST_CHROMIUM") or shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
 HOSTILE = "<img src=x onerror=alert(1)>"
-WITHIN_S = 20
+#: What Chromium says of an answer 404, whatever the page makes of it.
+NOT_FOUND = "Failed to load resource: the server responded with a status of 404 (Not Found)"
 
 
 @dataclass
@@ -39,16 +37,6 @@ class Seen:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def served(world: Cli) -> Iterator[httpx.Client]:
     with server_of(world) as client:
         client.headers.update(BEARER)
@@ -56,12 +44,20 @@ def served(world: Cli) -> Iterator[httpx.Client]:
 
 
 @contextmanager
-def page_of(browser: Browser, client: httpx.Client, fragment: str = "", **choices: object) -> Iterator[Page]:
-    """An open page; afterwards its console was empty and no request went elsewhere."""
+def page_of(
+    browser: Browser,
+    client: httpx.Client,
+    fragment: str = "",
+    *,
+    missing: int = 0,
+    said: Sequence[str] = (),
+    **choices: object,
+) -> Iterator[Page]:
+    """An open page; in the end its console has `missing` answers 404 and `said`, and no request went elsewhere."""
     origin, seen = str(client.base_url).rstrip("/"), Seen()
     context = browser.new_context(**choices)
     page = context.new_page()
-    page.set_default_timeout(WITHIN_S * 1000)
+    page.set_default_timeout(PATIENCE_S * 1000)
     page.on("request", lambda request: seen.requests.append(request.url))
     page.on("console", lambda message: seen.console.append(message.text))
     page.on("pageerror", lambda error: seen.console.append(str(error)))
@@ -69,7 +65,7 @@ def page_of(browser: Browser, client: httpx.Client, fragment: str = "", **choice
     page.goto(f"{origin}/{fragment}")
     yield page
     context.close()
-    assert seen.console == []
+    assert seen.console == [*[NOT_FOUND] * missing, *said]
     assert all(url.startswith(f"{origin}/") for url in seen.requests), seen.requests
     assert TOKEN not in "".join(seen.requests)
 
@@ -82,12 +78,30 @@ def submit(client: httpx.Client, name: str, folder: Path) -> str:
     return made.json()["id"]
 
 
+def finished(client: httpx.Client, name: str, folder: Path) -> str:
+    """A job of that name that has succeeded."""
+    (folder / "end").touch()
+    job = submit(client, name, folder)
+    until(lambda: state_of(client, job) == "succeeded")
+    return job
+
+
 def workers_of(page: Page) -> Locator:
     return page.locator("table", has_text="Last heartbeat").get_by_text("all-queues@")
 
 
 def state_of(client: httpx.Client, job: str) -> str:
     return client.get(f"{API}/jobs/{job}").json()["state"]
+
+
+def cancel_and_retry(page: Page, name: str) -> None:
+    """On the page of a running nap: both buttons with their questions, and what is said then."""
+    page.get_by_role("button", name=f"Cancel {name}").click()
+    page.get_by_role("button", name="Yes").click()
+    page.get_by_text("nap · cancelled").wait_for()
+    page.get_by_role("button", name=f"Retry {name}").click()
+    page.get_by_role("button", name="Yes").click()
+    page.get_by_text("Submitted again as").wait_for()
 
 
 def test_a_user_sees_progress_grow_opens_the_job_and_cancels_it(
@@ -99,21 +113,15 @@ def test_a_user_sees_progress_grow_opens_the_job_and_cancels_it(
         row.wait_for()
         bar = row.locator("progress")
         first = bar.evaluate("bar => bar.value")
-        until(lambda: bar.evaluate("bar => bar.value") > first, WITHIN_S)
+        until(lambda: bar.evaluate("bar => bar.value") > first)
         assert TOKEN not in page.url
         row.get_by_role("link", name="grows").click()
-        page.locator('figure[data-metric="depth"] polyline').wait_for(state="attached")
-        page.locator('figure[data-metric="depth"] svg').hover()
-        page.locator("svg .cursor").wait_for(state="attached")
+        page.locator('figure[data-metric="depth"] .u-over').hover()
+        page.locator('figure[data-metric="depth"] .u-cursor-x:not(.u-off)').wait_for(state="attached")
         page.get_by_role("button", name="Cancel grows").click()
         page.get_by_role("button", name="No").click()
         assert state_of(served, job) == "running"
-        page.get_by_role("button", name="Cancel grows").click()
-        page.get_by_role("button", name="Yes").click()
-        page.get_by_text("nap · cancelled").wait_for()
-        page.get_by_role("button", name="Retry grows").click()
-        page.get_by_role("button", name="Yes").click()
-        page.get_by_text("Submitted again as").wait_for()
+        cancel_and_retry(page, "grows")
     assert state_of(served, job) == "cancelled"
     (tmp_path / "end").touch()
 
@@ -122,8 +130,8 @@ def test_without_the_token_the_page_only_reads(browser: Browser, served: httpx.C
     submit(served, "reads", tmp_path)
     with page_of(browser, served) as page:
         page.locator("tr", has_text="reads").wait_for()
-        page.get_by_text("reads only").wait_for()
-        assert page.get_by_role("button").count() == 0
+        page.get_by_text("read-only").wait_for()
+        assert page.get_by_role("main").get_by_role("button").count() == 0
     (tmp_path / "end").touch()
 
 
@@ -140,14 +148,12 @@ def test_a_queue_is_paused_and_resumed_by_keyboard_alone(browser: Browser, serve
 
 
 def test_jobs_are_filtered_and_sorted(browser: Browser, served: httpx.Client, tmp_path: Path) -> None:
-    (tmp_path / "end").touch()
     for name in ("sorted-b", "sorted-a"):
-        job = submit(served, name, tmp_path)
-        until(lambda job=job: state_of(served, job) == "succeeded", 60)
+        finished(served, name, tmp_path)
     with page_of(browser, served, "#/jobs") as page:
-        page.get_by_label("Name").fill("sorted-a,sorted-b")
+        page.get_by_label("Name", exact=True).fill("sorted-a,sorted-b")
         page.get_by_role("button", name="Filter").click()
-        page.get_by_text("2 jobs, page 1").wait_for()
+        page.get_by_text("2 jobs, page 1", exact=True).wait_for()
         names = page.locator("tbody td.name")
         assert names.all_inner_texts() == ["sorted-a", "sorted-b"]
         page.get_by_role("button", name="Name").click()
@@ -156,11 +162,36 @@ def test_jobs_are_filtered_and_sorted(browser: Browser, served: httpx.Client, tm
         assert page.locator("th[aria-sort=descending]").inner_text() == "Name ▼"
 
 
+def test_a_filter_counts_once_it_is_sent_and_one_that_is_wrong_is_said(
+    browser: Browser, served: httpx.Client, tmp_path: Path
+) -> None:
+    finished(served, "still-shown", tmp_path)
+    bad = "Failed to load resource: the server responded with a status of 400 (Bad Request)"
+    with page_of(browser, served, "#/jobs", said=[bad]) as page:
+        row = page.get_by_role("link", name="still-shown", exact=True)
+        row.wait_for()
+        page.get_by_label("Kind", exact=True).fill("na")
+        with page.expect_response(re.compile("/jobs\\?")) as refreshed:
+            pass
+        assert (refreshed.value.status, "kind=" in refreshed.value.url) == (200, False)
+        assert row.is_visible()
+        page.get_by_role("button", name="Filter").click()
+        page.get_by_text("kind 'na' is none of: ").wait_for()
+        with page.expect_response(re.compile("/jobs\\?")) as refreshed:
+            pass
+        assert (refreshed.value.status, "kind=" in refreshed.value.url) == (200, False), "the list stays live"
+        assert page.get_by_text("kind 'na' is none of: ").is_visible()
+        page.get_by_label("Kind", exact=True).fill("nap")
+        page.get_by_role("button", name="Filter").click()
+        page.get_by_text("kind 'na' is none of: ").wait_for(state="hidden")
+        row.wait_for()
+
+
 def test_a_hostile_name_is_text_in_every_view(
     browser: Browser, served: httpx.Client, world: Cli, tmp_path: Path
 ) -> None:
     job = submit(served, "hostile", tmp_path)
-    until(lambda: state_of(served, job) == "running", 60)
+    until(lambda: state_of(served, job) == "running")
     key = next(
         key
         for key in world.ledger.client.call("KEYS", f"*{job}*")
@@ -183,14 +214,15 @@ def test_a_phone_shows_every_view_without_scrolling_sideways(
     browser: Browser, served: httpx.Client, world: Cli, tmp_path: Path, scheme: str
 ) -> None:
     job = submit(served, f"narrow-{scheme}-" + "x" * 60, tmp_path)
-    until(lambda: state_of(served, job) == "running", 60)
+    until(lambda: state_of(served, job) == "running")
+    other = submit(served, f"beside-narrow-{scheme}", tmp_path)
     choices = {"viewport": {"width": 360, "height": 740}, "color_scheme": scheme}
-    for fragment in ("#/now", "#/jobs", f"#/jobs/{job}"):
+    for fragment in ("#/now", "#/jobs", f"#/jobs/{job}", f"#/compare/{job},{other}", f"#/submit/{job}"):
         with page_of(browser, served, fragment, **choices) as page:
             page.get_by_text(f"narrow-{scheme}").first.wait_for()
             assert page.evaluate("document.documentElement.scrollWidth") <= 360
     (tmp_path / "end").touch()
-    until(lambda: state_of(served, job) == "succeeded", 60)
+    until(lambda: state_of(served, job) == "succeeded")
     assert world("jobs", "rm", job).code == 0, "so long a name would change the tables of other tests"
 
 
@@ -199,10 +231,32 @@ def test_the_tab_says_stale_when_the_server_is_gone_and_names_alarms(browser: Br
         context = browser.new_context()
         page = context.new_page()
         page.goto(str(client.base_url))
-        until(lambda: re.fullmatch(r"\d+ alarms? – Now – mistudio", page.title()), WITHIN_S)
-    until(lambda: re.match(r"stale \d+ s – ", page.title()), WITHIN_S)
+        until(lambda: re.fullmatch(r"\d+ alarms? – Now – mistudio", page.title()))
+    until(lambda: re.match(r"stale \d+ s – ", page.title()))
     page.get_by_text("stale: nothing received").wait_for()
     context.close()
+
+
+@pytest.mark.parametrize("has_clipboard", [True, False])
+def test_an_alarm_has_its_command_as_text_and_a_button_that_copies_it(
+    browser: Browser, cli: Cli, has_clipboard: bool
+) -> None:
+    """Without a clipboard, as of a page without TLS from another machine, the button selects the command."""
+    cli.ledger.submit(Job(new_job_id(), "train", "a", "training", {}))
+    with server_of(cli) as client:
+        context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+        page = context.new_page()
+        if not has_clipboard:
+            page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+        page.goto(str(client.base_url))
+        alarm = page.locator("#alarms li").first
+        alarm.get_by_text("Alarm: No worker consumes any queue: 1 pending").wait_for()
+        assert alarm.locator("code").inner_text() == "mistudio workers start full"
+        alarm.get_by_role("button", name="Copy mistudio workers start full").click()
+        alarm.get_by_text("Copied" if has_clipboard else "Selected", exact=True).wait_for()
+        taken = "navigator.clipboard.readText()" if has_clipboard else "String(getSelection())"
+        assert page.evaluate(taken) == "mistudio workers start full"
+        context.close()
 
 
 def test_without_events_the_page_polls(browser: Browser, served: httpx.Client, tmp_path: Path) -> None:
@@ -214,7 +268,7 @@ def test_without_events_the_page_polls(browser: Browser, served: httpx.Client, t
     row = page.locator("tr", has_text="polled")
     row.wait_for()
     first = row.locator("progress").evaluate("bar => bar.value")
-    until(lambda: row.locator("progress").evaluate("bar => bar.value") > first, WITHIN_S)
+    until(lambda: row.locator("progress").evaluate("bar => bar.value") > first)
     page.get_by_text("polling", exact=True).wait_for()
     workers_of(page).wait_for()
     context.close()
@@ -234,6 +288,18 @@ def test_where_reads_need_the_token_the_page_says_so_and_reads_with_it(browser: 
     context.close()
 
 
+def test_a_token_of_another_server_is_refused_as_the_page_opens(browser: Browser, served: httpx.Client) -> None:
+    with page_of(browser, served, f"#token={TOKEN}") as page:
+        page.get_by_text("with token", exact=True).wait_for()
+        page.evaluate("sessionStorage.setItem('mistudio-token', 'expired')")
+        page.reload()
+        page.get_by_text("The token is not this server's. Run mistudio serve --new-token, and open").wait_for()
+        page.get_by_text("read-only", exact=True).wait_for()
+        workers_of(page).wait_for()
+        page.goto(f"{served.base_url}/#token={TOKEN}")
+        page.get_by_text("with token", exact=True).wait_for()
+
+
 def test_after_a_restart_of_the_server_the_page_is_live_again(browser: Browser, cli: Cli) -> None:
     context = browser.new_context()
     page = context.new_page()
@@ -241,8 +307,8 @@ def test_after_a_restart_of_the_server_the_page_is_live_again(browser: Browser, 
         port = str(client.base_url.port)
         page.goto(str(client.base_url))
         page.get_by_text("live", exact=True).wait_for()
-    until(lambda: page.title().startswith("stale"), WITHIN_S)
+    until(lambda: page.title().startswith("stale"))
     with server_of(cli, "--port", port):
-        page.get_by_text("live", exact=True).wait_for(timeout=WITHIN_S * 1000)
-        until(lambda: not page.title().startswith("stale"), WITHIN_S)
+        page.get_by_text("live", exact=True).wait_for()
+        until(lambda: not page.title().startswith("stale"))
     context.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mistudio_cli.errors import Code
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tests.cli.conftest import Cli, Ended
 
 NAPS = """\
@@ -112,12 +112,13 @@ kind = "extract"
 sae = "nowhere"
 top = "many"
 """
-    result = submitted(cli, recipe, "--set", "n=many", "--set", "k")
+    result = submitted(cli, recipe, "--set", "n=many", "--set", "n", "--set", "k")
     path = cli.home / "naps.toml"
     assert (result.code, result.out) == (Code.USAGE, "")
     said = result.err.splitlines()
     assert [line for line in said if not line.startswith("  ")] == [
         "--set n=many: n is 1 in the recipe, and 'many' is not of that type.",
+        "--set n: The value of n is missing.",
         "--set k: The recipe has no variable 'k'.",
         f"{path}:25 (step c): There is a step c before it.",
         f"{path}:30 (step n): n is a variable too.",
@@ -179,7 +180,7 @@ def test_a_failed_step_fails_those_that_need_it(world: Cli) -> None:
     assert result.code == Code.FAILED
     first, second, third = jobs_of(world, result)
     assert [job.state for job in (first, second, third)] == [State.FAILED] * 3
-    assert second.reason == f"its parent {first.id} (nap) failed: ValueError: asked to raise"
+    assert second.reason == f"its parent {first.name} (nap) failed: ValueError: asked to raise"
 
 
 def test_the_example_runs_as_it_is_without_a_network_and_a_second_time_does_nothing(world: Cli, tmp_path: Path) -> None:
@@ -200,3 +201,6 @@ def test_the_example_runs_as_it_is_without_a_network_and_a_second_time_does_noth
     assert {job.tags for job in jobs_of(world, result)} == {("pipeline:toy",)}
     again = submitted(world, small, *words, "--json")
     assert (again.code, again.json["jobs"]) == (0, [])
+    (corpus / "b.py").write_text("more = 1\n")
+    changed = submitted(world, small, *words)
+    assert (changed.code, f"{corpus} has changed since datasets/" in changed.err) == (Code.USAGE, True), changed.err

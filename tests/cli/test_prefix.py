@@ -20,6 +20,7 @@ def test_a_command_means_the_installation_of_its_prefix(cli: Cli) -> None:
     assert cli("--prefix", "lab2", "jobs", "cancel", "lab3").code != Code.OK
     assert cli("config", "set", "prefix", "lab3").code == Code.OK
     assert [job["name"] for job in cli("jobs", "ls", "--json").json["jobs"]] == ["lab3"]
+    assert cli("--prefix", "lab2", "workers", "list", "--json").code == Code.OK
     assert "(prefix lab3)" in cli("doctor").out
 
 

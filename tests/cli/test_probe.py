@@ -6,10 +6,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from mistudio_cli import session
+from mistudio_cli.error_messages import explain
 from mistudio_cli.redis.probe import require_answer
+from tasks.paths import Places, make_private
 from tasks.redis_client.redis_connection import Client, NotRedis, Silent, Unreachable
 from tasks.redis_client.redis_socket import open_socket
 from tasks.redis_client.redis_tls import Tls
@@ -38,7 +42,7 @@ def test_a_name_lookup_that_hangs_costs_no_more_than_the_patience(monkeypatch: p
         require_answer(Client(Address(host="no.such.host")), 0.2)
     assert time.monotonic() - began < 5
     over.set()
-    until(lambda: threading.active_count() == before, 10)
+    until(lambda: threading.active_count() == before)
 
 
 def test_a_handshake_that_hangs_costs_no_more_than_the_patience(silent_port: int) -> None:
@@ -48,7 +52,7 @@ def test_a_handshake_that_hangs_costs_no_more_than_the_patience(silent_port: int
     )
     with pytest.raises(Silent):
         require_answer(client, 0.1)
-    until(lambda: threading.active_count() == before, 10, "the handshake to be given up")
+    until(lambda: threading.active_count() == before, "the handshake to be given up")
 
 
 def test_an_address_that_is_silent_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch, silent_port: int) -> None:
@@ -75,3 +79,23 @@ def test_a_name_that_cannot_be_one_is_unreachable_and_no_traceback(host: str) ->
     with pytest.raises(Unreachable) as raised:
         Client(Address(host=host)).open()
     assert not isinstance(raised.value, NotRedis)
+
+
+def test_the_folder_of_the_homes_own_redis_explains_no_other_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_flags", {})
+    monkeypatch.setenv("MISTUDIO_HOME", str(tmp_path))
+    monkeypatch.setenv("MISTUDIO_CONFIG_DIR", str(tmp_path))
+    monkeypatch.delenv("CELERY_BROKER_URL", raising=False)
+    places = Places(tmp_path, tmp_path / "store")
+    own, other = f"{places.redis_socket}: Connection refused", "redis://lab:1/0: Connection refused"
+
+    def said(words: str) -> str:
+        return explain(Unreachable(words)).sentence
+
+    assert said(own) == f"Redis cannot be reached: {own}."
+    make_private(places.run)
+    (places.run / "redis.lock").touch()
+    assert said(own) == f"Redis cannot be reached: its folder {places.redis} was removed."
+    assert said(other) == f"Redis cannot be reached: {other}."

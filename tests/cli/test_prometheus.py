@@ -14,16 +14,19 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from mistudio_cli.errors import Trouble
 from mistudio_cli.metrics.exposition import exposition
 from mistudio_cli.metrics.families import FAMILIES
-from mistudio_cli.metrics.values import MOST_TRAININGS
+from mistudio_cli.metrics.values import MOST_TRAININGS, values_of
 from mistudio_cli.monitor.collector.collector import Collector
 from mistudio_cli.monitor.collector.sources import COUNTED
 from mistudio_cli.monitor.snapshot import Part, Snapshot
+from tasks.fleet.host_heartbeat import Gpu
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, MetricPoint, Progress, State
-from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.jobs.record import Job, MetricPoint, Progress, State
+from tasks.ledger.client import Ledger
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.paths import Places
 from tasks.queues import QUEUE_NAMES
 from tests.cli.recorded import NOW, RUNNING, SNAPSHOT
+from tests.cli.test_hosts import heartbeat
 
 HEARTBEAT = WorkerHeartbeat("all-queues@elsewhere", "elsewhere", 7, QUEUE_NAMES, 8, 1000.0)
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
@@ -71,7 +74,7 @@ def test_a_real_fleet_is_scraped_with_its_counters_and_its_running_training(real
     assert series(seen, "mistudio_queue_running")[("training",)] == 1
     assert series(seen, "mistudio_queue_slots")[("training",)] >= 1
     assert series(seen, "mistudio_jobs_total") == {("train", "succeeded"): 1}
-    assert series(seen, "mistudio_attempts_total") == {("train",): 1}
+    assert series(seen, "mistudio_attempts_total") == {("train",): 2}, "one of them runs"
     assert series(seen, "mistudio_job_duration_seconds_count") == {("train",): 1}
     assert series(seen, "mistudio_job_wait_seconds_bucket")[("train", "+Inf")] == 1
     assert series(seen, "mistudio_worker_busy") == {("elsewhere", HEARTBEAT.name): 1}
@@ -79,6 +82,20 @@ def test_a_real_fleet_is_scraped_with_its_counters_and_its_running_training(real
         assert list(series(seen, f"mistudio_training_{name}").values()) == [value]
     assert series(seen, "mistudio_source_up")[("ledger",)] == 1
     assert ("ledger",) in series(seen, "mistudio_source_age_seconds")
+
+
+def test_gpus_of_other_hosts_have_what_their_heartbeats_carry(real: Collector, ledger: Ledger) -> None:
+    gpu = Gpu(0, "a card", "GPU-far", 24 << 30, 20 << 30, utilisation=75.0, temperature=61, power=302.6)
+    heartbeat(ledger, "far", gpus=(gpu,))
+    seen = real.collect(LONG_S)
+    measured = {
+        "utilization_ratio": 0.75,
+        "temperature_celsius": 61,
+        "power_watts": 302.6,
+        "memory_used_bytes": 4 << 30,
+    }
+    for name, value in measured.items():
+        assert series(seen, f"mistudio_device_{name}")[("far", "0", "GPU-far")] == value
 
 
 def test_series_of_a_training_end_with_it(real: Collector, ledger: Ledger) -> None:
@@ -160,6 +177,15 @@ def test_a_series_is_there_once_though_two_workers_have_one_name() -> None:
     twin = replace(SNAPSHOT, workers=(*SNAPSHOT.workers, *SNAPSHOT.workers))
     lines = [line.rpartition(" ")[0] for line in text_of(twin).splitlines() if not line.startswith("#")]
     assert len(lines) == len(set(lines))
+
+
+def test_what_an_older_process_of_a_worker_finishes_counts_as_the_worker_s() -> None:
+    assert SNAPSHOT.workers
+    row = replace(SNAPSHOT.workers[0], slots=8, busy=0, pss_bytes=100)
+    both = (row, replace(row, state="draining", pid=1, busy=1, pss_bytes=50))
+    found = {(name, labels): value for name, labels, value in values_of(replace(SNAPSHOT, workers=both))}
+    labels = (row.name, row.name.rpartition("@")[2])
+    assert [found[f"worker_{name}", labels] for name in ("up", "slots", "busy", "memory_bytes")] == [1, 8, 1, 150]
 
 
 def test_infinite_and_missing_measures_have_no_series() -> None:

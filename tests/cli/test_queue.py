@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from mistudio_cli.fleet import supervisor_client
 from mistudio_cli.monitor import queue_rows, worker_rows
 from mistudio_cli.monitor.snapshot import read_all, read_queues, read_workers
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, Progress
-from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.jobs.record import Job, Progress
+from tasks.ledger.client import Ledger
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.paths import Places
 from tasks.queues import QUEUE_NAMES
 from tasks.redis_client.redis_connection import Unreachable, connect
@@ -34,7 +36,8 @@ def test_json_has_exactly_the_keys_of_the_contract(cli: Cli) -> None:
     assert list(result) == ["read_at", "queues", "errors"]
     assert result["read_at"].endswith("Z")
     assert [queue["name"] for queue in result["queues"]] == list(QUEUE_NAMES)
-    keys = ["name", "state", "pending", "running", "oldest_age_s", "consumers", "slots", "per_minute", "eta_s", "ended"]
+    counted = ["name", "state", "pending", "running", "oldest_age_s", "consumers", "slots", "per_minute"]
+    keys = [*counted, "eta_s", "eta_unknown", "ended"]
     assert [list(queue) for queue in result["queues"]] == [keys] * len(QUEUE_NAMES)
 
 
@@ -46,6 +49,7 @@ def test_every_priority_is_counted_and_the_oldest_shows_its_age(cli: Cli) -> Non
     assert 0 <= row.pop("oldest_age_s") < 60
     assert row.pop("per_minute") == [0, 0, 0]
     assert row.pop("eta_s") is None, "nothing has ended, so nobody knows"
+    assert row.pop("eta_unknown").startswith("ETA unknown: ")
     assert row.pop("ended") == {"succeeded": [0, 0, 0], "failed": [0, 0, 0], "cancelled": [0, 0, 0]}
     assert row == {"name": "training", "state": "ok", "pending": 2, "running": 1, "consumers": 1, "slots": 1}
 
@@ -72,6 +76,22 @@ def test_a_queue_without_consumers_says_so_and_what_helps(cli: Cli) -> None:
     result = cli("queue", "ls")
     assert [line for line in result.out.splitlines() if line.startswith("training ") and "no worker" in line]
     assert result.err == "No worker consumes training: mistudio workers start full\n"
+    ledger, stopped = cli.ledger, replace(HEARTBEAT, loop_at=cli.ledger.now() - 60)
+    ledger.heartbeat(stopped)
+    assert cli("queue", "ls").err == f"No worker consumes training: mistudio workers logs {stopped.name}\n"
+    ledger.heartbeat(replace(stopped, refused="it may not"))
+    assert cli("queue", "ls").err == "No worker consumes training: mistudio workers status\n"
+
+
+def test_beside_other_workers_here_a_worker_for_each_deserted_queue_is_suggested(cli: Cli) -> None:
+    for queue in ("training", "extraction"):
+        submit(cli.ledger, queue)
+    here = socket.gethostname()
+    cli.ledger.heartbeat(replace(HEARTBEAT, name=f"worker-datasets@{here}", host=here, queues=("datasets",)))
+    wanted = "mistudio workers scale training=1 extraction=1"
+    assert cli("queue", "ls").err == f"No worker consumes training, extraction: {wanted}\n"
+    assert "(mistudio workers scale extraction=1)" in cli("jobs", "explain", "last").out
+    assert "workers: mistudio workers scale high_priority=1 processing=1" in cli("doctor").err
 
 
 def test_a_worker_that_fell_silent_is_no_consumer_and_is_shown_with_its_age(

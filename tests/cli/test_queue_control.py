@@ -9,7 +9,8 @@ from typing import Any
 
 from mistudio_cli.errors import Code
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
+from tasks.ledger.quotas import Quota, set_quota
 from tasks.queues import QUEUES
 from tests.cli.conftest import MISTUDIO, Cli
 from tests.fixtures.stack import Stack, kinds_of_the_tests, stack  # noqa: F401 - fixtures
@@ -37,6 +38,9 @@ def test_an_unknown_queue_is_reported_with_those_that_exist(cli: Cli) -> None:
         assert result.code == Code.USAGE
         assert result.err.startswith("There is no queue 'trainings'.")
     assert cli("queue", "pause").err.startswith("No queues given.")
+    for verb in ("pause", "resume"):
+        both = cli("queue", verb, "training", "--all")
+        assert (both.code, both.err.splitlines()[0]) == (Code.USAGE, "--all means every queue, and some are named.")
 
 
 def test_pause_and_resume_say_what_they_hold(cli: Cli) -> None:
@@ -73,7 +77,9 @@ def test_purge_asks_and_does_nothing_unless_somebody_says_yes(cli: Cli) -> None:
     result = cli("queue", "purge", "training")
     assert (result.code, "mistudio queue purge training --yes" in result.err) == (Code.USAGE, True)
     for answer, left in (("n\n", 3), ("y\n", 0)):
-        assert "Cancel 3 jobs queued in training?" in typed(cli, answer, "queue", "purge", "training")
+        assert "Cancel 3 jobs queued in training, and those that wait for them?" in typed(
+            cli, answer, "queue", "purge", "training"
+        )
         assert cli.ledger.queues.counts()["training"].pending == left
     assert cli.ledger.need(ids[0]).state is State.CANCELLED
     assert cli("queue", "purge", "training", "--yes", "--json").json == {"queue": "training", "cancelled": 0}
@@ -101,6 +107,17 @@ def test_a_job_is_moved_to_another_queue_or_to_the_top_and_its_place_is_reported
     assert "when its parents are done" in cli("queue", "move", child, "--to", "extraction").err
     cli.ledger.claim(first, "w@h", "h")
     assert f"Job {first} is running" in cli("queue", "move", first, "--top").err
+
+
+def test_of_a_job_that_is_over_its_owner_s_quota_no_place_is_reported(cli: Cli) -> None:
+    set_quota(cli.ledger.client, "alice", Quota(running=1))
+    first, second = (submit(cli, owner="alice") for _ in range(2))
+    assert cli.ledger.claim(first, "w@h", "h")
+    assert not cli.ledger.claim(second, "w@h", "h")
+    assert (
+        cli("queue", "move", second, "--top").err
+        == f"{second} is in training, and starts when its owner's quota has room.\n"
+    )
 
 
 def test_another_priority_is_printed_with_the_one_before(cli: Cli) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from mistudio_cli.monitor.queue_estimates import start_of_last
-from tasks.jobs.kind import Job, Progress, State
-from tasks.ledger.client import WorkerHeartbeat
+from mistudio_cli.monitor.snapshot import QueueRow
+from tasks.jobs.record import Job, Progress, State
 from tasks.ledger.overview import FinishedRun, Overview
 from tasks.ledger.queue_state import QueueCount
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.queues import QUEUE_NAMES
 
 NOW = 10_000.0
@@ -83,6 +84,13 @@ def test_where_a_kind_has_neither_it_is_not_known() -> None:
     assert eta(seen(job(), job(), runs=runs(5.0, kind="extract")), ONE) is None
     assert eta(seen(running(None), job()), ONE) is None
     assert eta(seen(running(None), running(60.0), job()), TWO) == 60, "another slot is free before"
+
+
+def test_an_eta_that_is_not_known_says_why() -> None:
+    row = QueueRow("training", "ok", 1, 1, 5.0, 1, 1, (0, 0, 0), None)
+    assert str(row.eta_unknown).startswith("ETA unknown: of a kind")
+    for known in ({"eta_s": 5.0}, {"pending": 0}, {"state": "paused"}):
+        assert dataclasses.replace(row, **known).eta_unknown is None
 
 
 @pytest.mark.parametrize("live", [(), (dataclasses.replace(ONE, queues=("datasets",)),)])

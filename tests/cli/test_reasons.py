@@ -8,8 +8,8 @@ import pytest
 
 from mistudio_cli.jobs import wait_reasons
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, State
-from tasks.ledger.client import WorkerHeartbeat
+from tasks.jobs.record import Job, State
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tests.cli.conftest import Cli
 from tests.conftest import until
 
@@ -36,7 +36,7 @@ def test_without_a_worker_it_says_so(cli: Cli, words: str) -> None:
     job = None if "submit" in words else submit(cli)
     command = cli.start(*words.format(job and job.id).split())
     if job is None:
-        until(lambda: cli.ledger.page().jobs, 30)
+        until(lambda: cli.ledger.page().jobs)
         (job,) = cli.ledger.page().jobs
         said(command)  # how to follow it
     hint = "(mistudio workers start full)"

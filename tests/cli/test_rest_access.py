@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
 import ssl
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -61,7 +63,7 @@ def test_another_site_s_name_for_this_machine_is_refused(cli: Cli) -> None:
 
 def test_a_request_through_a_proxy_counts_as_one_from_elsewhere(cli: Cli) -> None:
     with server_of(cli) as client:
-        for name in ("X-Forwarded-For", "Forwarded", "X-Real-IP"):
+        for name in ("X-Forwarded-For", "Forwarded", "X-Real-IP", "Via", "X-Forwarded-Proto", "X-Forwarded-Host"):
             assert client.get(f"{API}/jobs", headers={name: "10.0.0.1"}).status_code == 401
         assert client.get(f"{API}/jobs").status_code == 200
 
@@ -83,8 +85,10 @@ def test_a_page_of_another_site_changes_nothing(cli: Cli, headers: dict[str, str
     with server_of(cli) as client:
         answer = client.post(f"{API}/queues/training/pause", content="{}", headers={**BEARER, **headers})
         assert answer.status_code == status
-        own = {"Origin": str(client.base_url).rstrip("/")}
-        assert client.post(f"{API}/queues/training/resume", content="{}", headers={**BEARER, **own}).status_code == 200
+        own = str(client.base_url).rstrip("/")
+        for origin in (own, own.replace("http:", "https:")):  # the latter where a proxy has ended TLS
+            asked = {**BEARER, "Origin": origin}
+            assert client.post(f"{API}/queues/training/resume", content="{}", headers=asked).status_code == 200
 
 
 def test_beyond_the_loopback_every_path_needs_the_token(cli: Cli) -> None:
@@ -116,9 +120,10 @@ def test_a_token_file_is_its_owner_s_alone(cli: Cli, tmp_path: Path) -> None:
 def test_a_new_token_is_printed_once_or_written_to_its_file(cli: Cli, tmp_path: Path) -> None:
     server = cli.start("serve", "--port", "0", "--new-token")
     try:
-        where = server.stderr.readline().split()[2].removesuffix("/api/v1/workers/health")
+        where = server.stderr.readline().split()[2]
         found = re.fullmatch(r"Token: (\S{40,})\n", server.stdout.readline())
         assert found
+        assert server.stdout.readline() == f"Page: {where}/#token={found[1]}\n"
         headers = {"Authorization": f"Bearer {found[1]}"}
         done = httpx.post(f"{where}{API}/queues/training/pause", json={}, headers=headers, trust_env=False)
         assert done.status_code == 200
@@ -141,12 +146,38 @@ def test_no_token_is_in_a_problem(cli: Cli) -> None:
         assert TOKEN not in client.get(f"{API}/nothing", headers={"Authorization": f"Bearer x{TOKEN}"}).text
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
-def test_tls_is_served_with_a_certificate(cli: Cli, tmp_path: Path) -> None:
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate of this machine and its key."""
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
     names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     subprocess.run([*words, *names, "-keyout", key, "-out", cert], check=True, capture_output=True)
+    return cert, key
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_connections_that_begin_no_tls_handshake_keep_nobody_out(cli: Cli, certificate: tuple[Path, Path]) -> None:
+    cert, key = map(str, certificate)
+    context = ssl.create_default_context(cafile=cert)
+    with (
+        server_of(cli, "--certfile", cert, "--keyfile", key, "--max-connections", "8") as client,
+        ExitStack() as links,
+    ):
+        address, url = ("127.0.0.1", client.base_url.port), client.base_url.join(f"{API}/livez")
+        with httpx.Client(verify=context, trust_env=False, timeout=30) as asked_before:
+            assert asked_before.get(url).status_code == 200
+            silent = [links.enter_context(socket.create_connection(address, 30)) for _ in range(100)]
+            for _ in range(3):
+                assert httpx.get(url, verify=context, trust_env=False, timeout=30).status_code == 200
+        silent[-1].sendall(b"GET / HTTP/1.0\r\n\r\n")
+        while silent[-1].recv(4096):  # it gets no more than an alert
+            pass
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_tls_is_served_with_a_certificate(cli: Cli, certificate: tuple[Path, Path]) -> None:
+    cert, key = certificate
     with server_of(cli, "--certfile", str(cert), "--keyfile", str(key)) as client:
         assert client.base_url.scheme == "https"
         context = ssl.create_default_context(cafile=str(cert))

@@ -22,6 +22,7 @@ from mistudio_cli.rest.documents.reference import reference
 from mistudio_cli.rest.event_feed import patch_between
 from mistudio_cli.rest.route import EVENT_STREAM, JSON, Access, Route
 from mistudio_cli.rest.routes import API, ROUTES
+from tasks.logs.log_tails import TailWriter, attempt_key
 from tests.cli.conftest import Cli
 from tests.cli.test_api import HEARTBEAT, submit
 from tests.conftest import RedisServer
@@ -44,7 +45,7 @@ def server_of(cli: Cli, *words: str, token: str = TOKEN, **environment: str) -> 
     try:
         line = server.stderr.readline()
         assert "Listening on" in line, line + server.stderr.read()
-        where = line.split()[2].removesuffix("/api/v1/workers/health")
+        where = line.split()[2]
         with httpx.Client(base_url=where, trust_env=False, timeout=30) as client:
             yield client
     finally:
@@ -87,7 +88,7 @@ def test_the_example_of_a_route_has_its_result_s_shape(route: Route) -> None:
 def test_a_read_answers_what_the_table_says_and_never_a_redirect(served: httpx.Client, route: Route) -> None:
     path = path_of(route, served)
     answer = served.get(path)
-    if "{family}" not in route.path:
+    if "{family}" not in route.path and "/saes/{" not in route.path:  # those of an empty store
         assert answer.status_code == 200, answer.text
         check(route, answer.json())
     assert answer.headers["cache-control"] == "no-store"
@@ -173,7 +174,46 @@ def test_the_same_idempotency_key_submits_once_however_many_ask(cli: Cli) -> Non
         assert len(client.get(f"{API}/jobs").json()["jobs"]) == 1
         other = client.post(f"{API}/jobs", json={"kind": "nap", "params": {"ticks": 5}}, headers=headers)
         assert other.status_code == 409
-        assert "was used for another job" in other.json()["detail"]
+        assert "was used for another request" in other.json()["detail"]
+        for changed in ({"priority": 7}, {"tags": ["a"]}, {"name": "other"}):
+            assert client.post(f"{API}/jobs", json={**request, **changed}, headers=headers).status_code == 409, changed
+
+
+def test_the_same_idempotency_key_retries_once_however_many_ask(cli: Cli) -> None:
+    with server_of(cli) as client, ThreadPoolExecutor(8) as threads:
+        headers = {**BEARER, "Idempotency-Key": "one"}
+        job = client.post(f"{API}/jobs", json={"kind": "nap", "params": {"ticks": 2}}, headers=BEARER).json()["id"]
+        cli.ledger.request_cancel(job)
+        answers = list(
+            threads.map(lambda _: client.post(f"{API}/jobs/{job}/retry", json={}, headers=headers), range(16))
+        )
+        assert {answer.status_code for answer in answers} == {200, 201}
+        assert len({answer.json()["jobs"][0]["id"] for answer in answers}) == 1
+
+
+def test_a_repeated_request_is_the_same_whatever_its_kind_makes_of_its_parameters(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some words")
+    requests = [
+        {"kind": "download", "params": {"source": str(tmp_path / ".." / tmp_path.name / "a.txt")}},
+        {"kind": "toy-model", "params": {"dataset": str(tmp_path / "a.txt")}},
+        {"kind": "tokenize", "params": {"model": "EleutherAI/pythia-70m", "dataset": str(tmp_path / "a.txt")}},
+    ]
+    with server_of(cli) as client:
+        for number, request in enumerate(requests):
+            headers = {**BEARER, "Idempotency-Key": f"key-{number}"}
+            made, again = (client.post(f"{API}/jobs", json=request, headers=headers) for _ in range(2))
+            assert (made.status_code, again.status_code) == (201, 200), (made.text, again.text)
+            assert made.json()["id"] == again.json()["id"]
+
+
+def test_a_key_of_a_request_that_was_refused_is_free(cli: Cli) -> None:
+    with server_of(cli) as client:
+        headers = {**BEARER, "Idempotency-Key": "k"}
+        wrong = {"kind": "nap", "params": {"ticks": 2}, "after": ["1kgone"]}
+        assert client.post(f"{API}/jobs", json=wrong, headers=headers).status_code == 422
+        made = client.post(f"{API}/jobs", json={**wrong, "after": None}, headers=headers)
+        assert made.status_code == 201
+        assert client.post(f"{API}/jobs", json=wrong, headers=headers).status_code == 409
 
 
 @pytest.mark.parametrize(
@@ -192,7 +232,7 @@ def test_the_same_idempotency_key_submits_once_however_many_ask(cli: Cli) -> Non
         ('{"kind": "nap", "params": {}, "priority": 11}', 422),
         ('{"kind": "nap", "params": {}, "priority": true}', 422),
         ('{"kind": "nap", "params": {}, "name": "../x"}', 422),
-        ('{"kind": "nap", "params": {}, "after": ["nosuch"]}', 404),
+        ('{"kind": "nap", "params": {}, "after": ["nosuch"]}', 422),
         ('{"kind": "nap", "params": {}, "gpu": "x"}', 422),
         ("9" * 5000, 400),
     ],
@@ -224,6 +264,11 @@ def test_a_list_is_paged_and_filtered_as_the_command_does(cli: Cli) -> None:
         assert [job["id"] for job in first["jobs"] + rest["jobs"]] == [job["id"] for job in listed]
         for odd in ("state=odd", "limit=0", "limit=x", "limit=1&limit=2", "next=x", "since=x", "queue=x", "kind=x"):
             assert client.get(f"{API}/jobs?{odd}").status_code == 400, odd
+        for day in ("2026-01-31", "2026-11-30T23:59", "2028-02-29"):
+            assert client.get(f"{API}/jobs?since={day}").status_code == 200, day
+        for day in ("2026-02-30", "2026-11-31"):
+            assert client.get(f"{API}/jobs?until={day}").status_code == 400, day
+        assert "--" not in client.get(f"{API}/jobs?kind=nope").json()["detail"]
 
 
 def test_the_log_of_a_job_is_read_from_where_the_last_answer_ended(served: httpx.Client) -> None:
@@ -233,6 +278,22 @@ def test_the_log_of_a_job_is_read_from_where_the_last_answer_ended(served: httpx
     assert len(whole["lines"]) == whole["next"]
     rest = served.get(f"{API}/jobs/{found}/logs", params={"after": 1}).json()
     assert rest["lines"] == whole["lines"][1:]
+    last = served.get(f"{API}/jobs/{found}/logs", params={"last": 2}).json()
+    assert (last["lines"], last["next"], last["is_over"]) == (whole["lines"][-2:], whole["next"], True)
+
+
+def test_a_log_of_another_host_is_followed_beyond_what_redis_keeps_of_it(cli: Cli, tmp_path: Path) -> None:
+    job, path, known = submit(cli.ledger), tmp_path / "elsewhere", 0
+    cli.ledger.claim(job.id, HEARTBEAT.name, "elsewhere")
+    tail = TailWriter(cli.ledger.client, attempt_key(cli.ledger.client, job.id, 1))
+    with server_of(cli) as client:
+        for start in range(0, 5000, 500):
+            with path.open("a") as log:
+                log.writelines(f"{number:99d}\n" for number in range(start, start + 500))
+            tail.send(path)
+            found = client.get(f"{API}/jobs/{job.id}/logs", params={"after": known}).json()
+            assert [int(line["message"]) for line in found["lines"]] == [*range(start, start + 500)]
+            known = found["next"]
 
 
 def test_a_job_that_runs_says_how_far_it_is(cli: Cli) -> None:

@@ -24,7 +24,7 @@ def cancelled(world: Cli, request: pytest.FixtureRequest) -> tuple[str, int]:
     job_id = result.json["id"]
     until(lambda: world.ledger.need(job_id).progress, what="the hike to begin")
     assert world("jobs", "cancel", job_id).code == Code.OK
-    until(lambda: not list(work_folder(world, job_id).glob("*/output")), 10)
+    until(lambda: not list(work_folder(world, job_id).glob("*/output")))
     return job_id, int((left_by(Store(world.home / "store"), job_id) / "ticks").read_text())
 
 
@@ -94,3 +94,56 @@ def test_all_that_failed_resume_or_are_left_out_with_the_reason(cli: Cli) -> Non
     result = cli("jobs", "retry", "--failed", "--from-checkpoint", "--yes")
     assert result.out.endswith(f"another try of {ids[0]}; continues from tick 7 (--from-scratch ignores it)\n")
     assert result.err.startswith(f"{ids[1]} hike early is left out: Job {ids[1]} cannot be continued: no checkpoint")
+
+
+def made_in_vain(cli: Cli, *parent: str) -> tuple[str, str]:
+    """A job that was cancelled, and one that waited for it and failed with it."""
+    first = cli("submit", *parent, "--json").json["id"]
+    then = cli("submit", "nap", "--name", "then", "--after", first, "--json").json["id"]
+    cli("jobs", "cancel", first)
+    assert cli.ledger.need(then).state.ended
+    return first, then
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_who_waited_for_another_waits_for_its_other_try_in_whatever_order_they_are_named(
+    cli: Cli, turned: bool
+) -> None:
+    first, then = made_in_vain(cli, "nap", "--name", "first")
+    named = [then, first, then] if turned else [first, then]
+    again = {job["retry_of"]: job["id"] for job in cli("jobs", "retry", *named, "--json").json["jobs"]}
+    assert again.keys() == {first, then}
+    assert cli.ledger.need(again[then]).parents == (again[first],)
+
+
+def test_the_newest_try_of_a_parent_is_tried_again_once_however_many_wait_for_it(cli: Cli) -> None:
+    for parent in (("cleanup",), ("nap", "--name", "first")):
+        first, then = made_in_vain(cli, *parent)
+        second = cli("jobs", "retry", first, "--json").json["jobs"][0]["id"]
+        other = cli("submit", "blink", "--after", second, "--json").json["id"]
+        cli("jobs", "cancel", second)
+        jobs = (second, then, other)
+        for order in ((1, 2), (2, 1, 0), (0, 1, 2)):
+            named = [jobs[place] for place in order]
+            again = {job["retry_of"]: job["id"] for job in cli("jobs", "retry", *named, "--json").json["jobs"]}
+            assert again.keys() == set(jobs), order
+            jobs = tuple(again[job] for job in jobs)
+            assert [cli.ledger.need(child).parents for child in jobs[1:]] == [(jobs[0],)] * 2, order
+            cli("jobs", "cancel", jobs[0])
+
+
+def test_who_waited_for_another_waits_for_its_other_try_that_is_under_way(cli: Cli) -> None:
+    first, then = made_in_vain(cli, "nap", "--name", "first")
+    (again,) = cli("jobs", "retry", first, "--json").json["jobs"]
+    (last,) = cli("jobs", "retry", then, "--json").json["jobs"]
+    assert cli.ledger.need(last["id"]).parents == (again["id"],)
+
+
+def test_what_makes_nothing_is_tried_again_first_too_until_it_has_succeeded(cli: Cli) -> None:
+    first, then = made_in_vain(cli, "cleanup")
+    *before, last = cli("jobs", "retry", then, "--json").json["jobs"]
+    assert [job["retry_of"] for job in before] == [first]
+    assert cli.ledger.need(last["id"]).parents == (before[0]["id"],)
+    cli("jobs", "cancel", last["id"])
+    (last,) = cli("jobs", "retry", then, "--json").json["jobs"]
+    assert cli.ledger.need(last["id"]).parents == (before[0]["id"],), "the one that is under way"

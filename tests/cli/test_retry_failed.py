@@ -11,7 +11,7 @@ import pytest
 from mistudio_cli.errors import Code
 from mistudio_cli.submission import retrying
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tasks.ledger.listing import Filter
 from tasks.redis_client.redis_connection import Client, Command
 from tests.cli.conftest import Cli
@@ -45,6 +45,19 @@ def test_a_pipeline_of_which_a_step_failed_comes_back_whole(cli: Cli) -> None:
     assert [job["retry_of"] for job in result] == [first.id, reads.id, waits.id]
     again = [cli.ledger.need(job["id"]) for job in result]
     assert [job.state for job in again] == [State.QUEUED, State.WAITING, State.WAITING]
+    assert [job.parents for job in again] == [(), (again[0].id,), (again[1].id,)]
+
+
+def test_one_job_comes_back_with_the_parents_whose_artifacts_it_misses(cli: Cli) -> None:
+    first = Job(new_job_id(), "nap", "first", "training", {"ticks": 1}, artifact="saes/first")
+    reads = {"parents": (first.id,), "artifact": "saes/second"}
+    second = Job(new_job_id(), "nap", "second", "training", {"parent": "first"}, **reads)
+    third = Job(new_job_id(), "nap", "third", "training", {"parent": "second"}, parents=(second.id,))
+    cli.ledger.submit_all([first, second, third])
+    fail(cli, first)
+    result = cli("jobs", "retry", third.id, "--json").json["jobs"]
+    assert [job["retry_of"] for job in result] == [first.id, second.id, third.id]
+    again = [cli.ledger.need(job["id"]) for job in result]
     assert [job.parents for job in again] == [(), (again[0].id,), (again[1].id,)]
 
 
@@ -131,6 +144,7 @@ def test_it_asks_redis_as_often_for_many_as_for_few_and_shortens_a_long_list(
     assert len(capsys.readouterr().err.splitlines()) == 20 + 2
 
 
-@pytest.mark.parametrize("words", [(), ("--failed", "last"), ("last", "--tag", "x")])
+@pytest.mark.parametrize("words", [("--failed", "last"), ("last", "--tag", "x")])
 def test_names_and_flags_do_not_mix(cli: Cli, words: tuple[str, ...]) -> None:
-    assert cli("jobs", "retry", *words).err.startswith("No jobs selected.")
+    assert cli("jobs", "retry", *words).err.startswith("Jobs are named, and chosen by flags too.")
+    assert cli("jobs", "retry").err.startswith("No jobs selected.")

@@ -65,6 +65,15 @@ def test_an_odd_histogram_of_densities_hides_nothing_else(key: str, value: objec
     assert ["l0", "4"] in sae_tables.facts({**nothing, **shown})[1]
 
 
+@pytest.mark.parametrize(
+    ("kind", "flag"), [("train", "--batch-size"), ("of another version", "--batch"), ([], "--batch")]
+)
+def test_parameters_of_an_sae_are_labeled_with_the_flags_of_its_kind(kind: object, flag: str) -> None:
+    shown = {"made_from": {}, "params": {"batch": 512}, "files": {}, "hooks": [], "hook_out": None, "result": {}}
+    nothing = dict.fromkeys(("name", "path", *sae_tables._SHAPE, "job", "created_at"))
+    assert [flag, "512"] in sae_tables.facts({**nothing, **shown, "kind": kind})[1]
+
+
 def test_the_saes_of_the_store_are_listed_and_shown_as_documented(cli: Cli) -> None:
     assert cli("saes", "ls", "--json").json == {"saes": [], "errors": []}
     assert "mistudio submit train --help" in cli("saes", "ls").err

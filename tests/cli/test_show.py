@@ -10,7 +10,7 @@ import pytest
 
 from mistudio_cli.jobs import export_jobs
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tasks.ledger.device_lease import Card
 from tasks.ledger.listing import Filter
 from tasks.redis_client.redis_connection import Client

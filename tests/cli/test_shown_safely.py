@@ -12,7 +12,7 @@ import pytest
 from mistudio_cli.error_messages import explain
 from mistudio_cli.errors import Code
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, Progress, State
+from tasks.jobs.record import Job, Progress, State
 from tests.cli.conftest import Cli
 from tests.cli.test_saes import ABOUT, add_sae
 

@@ -23,7 +23,11 @@ LISTS = ("queue ls", "queue ls --json", "jobs ls", "jobs ls --json")
 #: OpenSSL, and readers of files that most people do not have.
 TOO_DEAR = {
     *(
+        "tasks.jobs.kind",
         "tasks.kinds.train",
+        "tasks.ledger.maintenance",
+        "tasks.redis_client.redis_tls",
+        "tasks.redis_client.sentinel_url",
         "tasks.storage.store",
         "tasks.submission.plan",
         "tasks.worker.slot_locks",
@@ -94,7 +98,24 @@ def test_a_list_imports_little_more_than_a_bare_typer_program(cli: Cli, command:
     ours = set(counts_of(cli, command)["modules"])
     assert "typer" in bare
     assert ours & TOO_DEAR == set()
-    assert len(ours - bare - ROOMS) <= 58, sorted(ours - bare - ROOMS)
+    assert len(ours - bare - ROOMS) <= 52, sorted(ours - bare - ROOMS)
+
+
+def test_estimates_are_loaded_only_where_something_waits(cli: Cli) -> None:
+    assert "mistudio_cli.monitor.queue_estimates" not in counts_of(cli, "queue ls")["modules"]
+    cli.ledger.submit(a_job())
+    assert "mistudio_cli.monitor.queue_estimates" in counts_of(cli, "queue ls")["modules"]
+
+
+NOT_OF_WORKERS = {
+    "mistudio_cli.monitor.celery_workers",
+    "mistudio_cli.monitor.health.disagreements",
+    "mistudio_cli.profile.resources",
+}
+
+
+def test_the_state_of_workers_asks_neither_celery_nor_for_gpus(cli: Cli) -> None:
+    assert set(counts_of(cli, "workers status")["modules"]) & NOT_OF_WORKERS == set()
 
 
 @pytest.mark.parametrize("command", LISTS)

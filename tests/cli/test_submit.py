@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import sys
 
 import pytest
 
 from mistudio_cli.errors import Code
+from mistudio_cli.submission.request import SubmitRequest, read_request
 from tasks.accelerators.devices import NO_DRIVER, Device, Devices
 from tasks.jobs.kind import kinds
 from tasks.ledger.client import Ledger
@@ -15,7 +18,9 @@ from tasks.redis_client.redis_connection import Client
 from tasks.redis_client.redis_url import Address
 from tasks.storage.store import Store
 from tasks.submission import plan
-from tests.cli.conftest import Cli
+from tasks.submission.plan import SubmitOptions
+from tests.cli.conftest import MISTUDIO, Cli
+from tests.cli.test_main import WHAT_WAS_IMPORTED
 from tests.fixtures.bench import tiny_model
 
 
@@ -144,6 +149,28 @@ def test_a_model_dtype_that_does_not_pay_on_this_machine_is_refused(cli: Cli) ->
     assert "does not pay" not in cli("submit", *words.split(), "float32").err
 
 
+def test_what_is_planned_from_a_models_shape_needs_no_torch(cli: Cli) -> None:
+    tiny_model().save_pretrained(cli.home / "model")
+    (cli.home / "text.txt").write_text("some text")
+    words = ["train", "--model", str(cli.home / "model"), "--dataset", str(cli.home / "text.txt"), "--layer", "1"]
+    command = [sys.executable, "-P", "-c", WHAT_WAS_IMPORTED, "submit", *words, "--dry-run"]
+    done = subprocess.run(command, env=cli.environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert not {"torch", "transformers", "datasets"} & set(done.stderr.partition("IMPORTED ")[2].split())
+
+
+def test_a_request_in_a_file_names_parameters_as_the_command_line_does() -> None:
+    given = {"kind": "train", "model": "m", "layer": 1, "d_sae": 64, "learning-rate": 1e-3, "training_tokens": "10k"}
+    read = read_request(given, SubmitOptions())
+    assert isinstance(read, SubmitRequest), read
+    assert read.values == {"model": "m", "layer": 1, "width": 64, "lr": 1e-3, "tokens": 10_000}
+    ((key, problem),) = read_request({**given, "width": 32}, SubmitOptions())
+    assert (key, "sets a parameter that another key sets too" in problem.sentence) == ("width", True)
+    faults = dict(read_request({**given, "d_sae": 0, "learning_rates": 1}, SubmitOptions()))
+    assert sorted(faults) == ["d_sae", "learning_rates"]
+    assert faults["learning_rates"].hint == "Did you mean learning-rate? See: mistudio submit train --help"
+
+
 def test_only_a_redis_of_this_machine_says_that_jobs_run_here(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(cli.home / "store")
     monkeypatch.setattr(plan, "read_devices", lambda: Devices(reason=NO_DRIVER))
@@ -156,3 +183,14 @@ def test_only_a_redis_of_this_machine_says_that_jobs_run_here(cli: Cli, monkeypa
 def test_a_parent_that_is_not_there_is_not_found(cli: Cli) -> None:
     assert cli("submit", "nap", "--after", "none").code == Code.NOT_FOUND
     assert cli.ledger.page().jobs == ()
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_what_was_submitted_and_cannot_be_printed_is_no_fault_of_the_request(cli: Cli, words: tuple[str, ...]) -> None:
+    """Who takes it for one submits again, and runs the job twice."""
+    with open("/dev/full", "w") as full:
+        argv = [MISTUDIO, "submit", "nap", "--name", "once", *words]
+        done = subprocess.run(argv, env=cli.environment, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    (job,) = cli.ledger.page().jobs
+    assert done.returncode == Code.FAILED
+    assert done.stderr.startswith(f"{job.id} was submitted, which cannot be printed: No space left on device.")

@@ -14,9 +14,11 @@ import psutil
 import pytest
 
 from mistudio_cli.errors import Code
-from tasks.jobs.kind import Job
+from tasks.jobs.job_id import new_job_id
+from tasks.jobs.record import Job
 from tasks.ledger.device_lease import Card
 from tasks.queues import QUEUE_NAMES
+from tasks.system.process_identity import is_alive
 from tests.cli.conftest import Cli
 from tests.cli.terminal import terminal
 from tests.conftest import until
@@ -76,14 +78,14 @@ def test_it_ends_with_its_window(world: Cli) -> None:
         shown.until("training")
         process = psutil.Process(shown.child.pid)
         shown.child.ptyproc.fileobj.close()
-        until(lambda: process.status() == psutil.STATUS_ZOMBIE, 20, "it to end")
+        until(lambda: not is_alive(process), "it to end")
 
 
 def test_a_narrow_terminal_still_shows_how_far_jobs_are(world: Cli) -> None:
     job_id = world("submit", "nap", "--name", "narrow", "--ticks", "10000", "--json").json["id"]
     try:
         with terminal(world, "top", rows=30, columns=40) as shown:
-            for what in ("q quit", "training", "all-queues@", job_id, "DONE", "running", " %"):
+            for what in ("q quit", "training", "all-queues@", job_id, "PRO", "running", " %"):
                 shown.until(what)
             shown.child.send("q")
             assert shown.end() == 0
@@ -106,7 +108,7 @@ def test_it_follows_a_change_of_size(world: Cli) -> None:
         shown.until("low_priority")
         shown.resize(12, 60)
         shown.screen.reset()
-        shown.until("high_priority")
+        shown.until("queues: empty")
         shown.resize(40, 120)
         shown.until("all-queues@")
         shown.child.send("q")
@@ -115,7 +117,7 @@ def test_it_follows_a_change_of_size(world: Cli) -> None:
 
 def test_a_broker_that_is_away_is_shown_as_an_error_and_not_as_zeros(cli: Cli) -> None:
     with terminal(cli, "--broker-url", "redis://127.0.0.1:1/0", "top") as shown:
-        shown.until("! ledger: redis://127.0.0.1:1/0")
+        shown.until("! redis://127.0.0.1:1/0: Connection refused")
         assert "PENDING" not in shown.text
         shown.child.send("q")
         assert shown.end() == 0
@@ -127,6 +129,13 @@ def test_without_a_terminal_it_prints_once(world: Cli) -> None:
     assert all(name in result.out for name in QUEUE_NAMES)
     assert "cores, load" in result.out
     assert "\x1b" not in result.out
+
+
+def test_once_prints_the_alarms_below_the_tables(cli: Cli) -> None:
+    cli.ledger.submit(Job(new_job_id(), "nap", "a", "training", {}))
+    shown = cli("top", "--once")
+    assert shown.code == Code.OK
+    assert "! No worker consumes any queue: 1 pending (mistudio workers start" in shown.err
 
 
 def test_once_as_json_is_everything_in_one_object(world: Cli) -> None:

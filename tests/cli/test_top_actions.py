@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tests.cli.conftest import Cli
 from tests.cli.terminal import Terminal, terminal
 from tests.conftest import until
@@ -80,7 +80,7 @@ def test_capital_r_retries_a_job_that_has_ended(world: Cli, shown: Terminal) -> 
 
 def test_p_pauses_a_queue_and_resumes_it(world: Cli, shown: Terminal) -> None:
     shown.press("2")
-    shown.until("[2 queues]")
+    shown.until("[2:queues]")
     shown.press("/low\r")
     shown.until("queues that match /low: 1 of 6")
     shown.press("p")
@@ -143,7 +143,7 @@ def test_enter_shows_all_of_a_job_with_its_curves_and_its_log(world: Cli, shown:
     shown.press("\x1b[H")
     shown.until("has been running it")
     shown.press("q")
-    shown.until("[1 jobs]")
+    shown.until("[1:jobs]")
 
 
 def test_f_follows_what_a_job_adds_to_its_log(world: Cli, shown: Terminal) -> None:
@@ -170,7 +170,7 @@ def test_enter_on_a_queue_lists_its_jobs_in_the_order_served(world: Cli, shown: 
         shown.until("peeked-3")
         assert shown.text.find("peeked-9") < shown.text.find("peeked-3")
         shown.press("\x1b")
-        shown.until("[2 queues]")
+        shown.until("[2:queues]")
     finally:
         world("jobs", "cancel", "--no-wait", *jobs)
 
@@ -180,7 +180,7 @@ def test_enter_on_a_worker_shows_its_slots(world: Cli, shown: Terminal, napping:
     for said in ("worker all-queues@", "slots", f"{napping}  nap snoring", "free", "log, the last"):
         shown.until(said)
     shown.press("\x03")
-    shown.until("[4 workers]")
+    shown.until("[4:workers]")
 
 
 def test_space_freezes_the_screen_and_lets_it_continue(world: Cli, shown: Terminal, napping: str) -> None:
@@ -200,7 +200,7 @@ def test_the_help_is_there_and_q_leaves_it(shown: Terminal) -> None:
     shown.press("?")
     shown.until("raise or lower the priority")
     shown.press("q")
-    shown.until("[1 jobs]")
+    shown.until("[1:jobs]")
     shown.press("q")
     assert shown.end() == 0
     shown.press = lambda keys: None  # type: ignore[method-assign]

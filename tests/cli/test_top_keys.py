@@ -12,12 +12,12 @@ from mistudio_cli.monitor.snapshot import Snapshot
 from mistudio_cli.top.actions import Actions
 from mistudio_cli.top.controller import Controller
 from mistudio_cli.top.details.lines import Details
-from mistudio_cli.top.overlay import HELP
-from mistudio_cli.top.paint import paint
-from mistudio_cli.top.reading import LastGood, Reading
+from mistudio_cli.top.frame.overlay import HELP
+from mistudio_cli.top.frame.paint import paint
+from mistudio_cli.top.reading import parts_of
 from mistudio_cli.top.tty.keys import Keys
 from mistudio_cli.top.view import PANES, Question, View
-from tasks.jobs.kind import State
+from tasks.jobs.record import State
 from tests.cli import recorded
 
 HOSTS = tuple(HostRow(name, "running", 1, 0, 1.0, None, ()) for name in ("lab-1", "lab-2", "lab-3"))
@@ -29,7 +29,7 @@ class Person:
     """Somebody at the keyboard of a screen, and what the keys have asked of the program."""
 
     def __init__(self, seen: Snapshot, pane: str = "jobs", height: int = 40) -> None:
-        self.parts = LastGood().take(Reading(seen, recorded.QUEUED if seen.jobs else {}), 0.0)
+        self.parts = parts_of(replace(seen, queued=recorded.QUEUED if seen.jobs else {}), 0.0)
         self.view, self.height = View(pane=pane), height
         self.requested: list[str] = []
         self.controller = Controller(self.view, self, Actions(lambda lasts: pytest.fail("asked"), Path("/nowhere")))
@@ -90,7 +90,7 @@ def test_digits_choose_a_pane_from_any(pane: str, key: str, expected: str) -> No
         shown = person.press(key)
         assert person.view.pane == expected
         title = "GPUs" if expected == "gpus" else expected
-        assert f"[{key} {title}]" in shown.splitlines()[-1]
+        assert f"[{key}:{title}]" in shown.splitlines()[-1]
 
 
 def test_tab_goes_through_all_panes_and_back(pane: str) -> None:
@@ -131,7 +131,7 @@ def test_the_selected_row_stays_selected_when_rows_come_before_it() -> None:
     person.press("down", "down")
     chosen = person.ids[person.index]
     new = replace(recorded.RUNNING[0], id="1kg9t2tzzh7m00")
-    person.parts = LastGood().take(Reading(replace(FULL, jobs=(new, *(FULL.jobs or ())))), 0.0)
+    person.parts = parts_of(replace(FULL, jobs=(new, *(FULL.jobs or ()))), 0.0)
     person.paint()
     assert person.ids[person.index] == chosen
     assert person.index == 3
@@ -142,7 +142,7 @@ def test_what_was_not_chosen_is_the_first_row_whatever_becomes_of_the_one_before
     first = recorded.RUNNING[0]
     ended = replace(first, state=State.SUCCEEDED, progress=None, finished_at=recorded.NOW)
     jobs = tuple(ended if job.id == first.id else job for job in FULL.jobs or ())
-    person.parts = LastGood().take(Reading(replace(FULL, jobs=jobs), recorded.QUEUED), 0.0)
+    person.parts = parts_of(replace(FULL, jobs=jobs, queued=recorded.QUEUED), 0.0)
     shown = person.paint()
     assert person.index == 0
     assert all(job.id in shown for job in recorded.RUNNING[1:])
@@ -310,7 +310,7 @@ def test_what_cannot_be_changed_is_said_without_a_question(key: str, row: int, s
 def test_a_priority_stays_on_its_scale() -> None:
     jobs = tuple(replace(job, priority=10) for job in recorded.QUEUED["training"])
     person = Person(FULL)
-    person.parts = LastGood().take(Reading(replace(FULL, jobs=jobs), {"training": jobs}), 0.0)
+    person.parts = parts_of(replace(FULL, jobs=jobs, queued={"training": jobs}), 0.0)
     person.paint()
     assert "has priority 10 already" in person.press("+")
 

@@ -13,17 +13,20 @@ import pyte
 import pytest
 
 from mistudio_cli.monitor.celery_workers import CeleryWorker, CeleryWorkers
+from mistudio_cli.monitor.health.causes import health_of
+from mistudio_cli.monitor.health.disagreements import LASTING_S, Disagreements
 from mistudio_cli.monitor.snapshot import Part, QueueRow, Snapshot, Trouble, WorkerRow
 from mistudio_cli.terminal.layout import columns
 from mistudio_cli.top.alarms import alarms
-from mistudio_cli.top.paint import Frame, paint
-from mistudio_cli.top.reading import LastGood, Parts, Reading
-from mistudio_cli.top.text import Look, clean, plain
+from mistudio_cli.top.frame.paint import Frame, paint
+from mistudio_cli.top.frame.text import Look, clean, plain
+from mistudio_cli.top.reading import Parts, parts_of
 from mistudio_cli.top.tty.screen import Screen
 from mistudio_cli.top.view import PANES, Selected, View
 from tasks.accelerators.devices import Device, Devices
-from tasks.jobs.kind import Job, Progress, State
+from tasks.jobs.record import Job, Progress, State
 from tasks.queues import QUEUE_NAMES
+from tasks.redis_client.server_state import ServerState
 from tests.cli import recorded
 from tests.cli.painted import frame_of
 
@@ -111,7 +114,7 @@ def sizes(dice: random.Random) -> tuple[int, int]:
 @pytest.mark.parametrize("seed", range(150))
 def test_no_name_spoils_the_screen_and_no_running_job_is_lost_while_a_line_is_free(seed: int) -> None:
     dice = random.Random(seed)
-    parts = LastGood().take(Reading(hostile_snapshot(dice)), 0.0)
+    parts = parts_of(hostile_snapshot(dice), 0.0)
     for _ in range(3):
         view, (width, height) = hostile_view(dice), sizes(dice)
         frame = paint(parts, width, height, view)
@@ -143,7 +146,7 @@ def test_what_is_written_over_the_last_frame_is_what_a_new_terminal_would_show(s
     screen, terminal = Screen(Look()), pyte.Screen(width, height)
     stream, view = pyte.Stream(terminal), View()
     for _ in range(6):
-        parts = LastGood().take(Reading(tame(hostile_snapshot(dice))), 0.0)
+        parts = parts_of(tame(hostile_snapshot(dice)), 0.0)
         frame = paint(parts, width, height, view)
         view.widths = frame.widths
         stream.feed(screen.changes(frame.lines))
@@ -210,7 +213,7 @@ def test_80x24_has_every_running_job_and_five_waiting_ones() -> None:
 
 def test_40x10_has_alarms_running_jobs_and_a_line_for_queues_workers_and_gpus() -> None:
     lines = recorded_frame(40, 10).text
-    assert lines[0].startswith("! 2 alarms: worker-datasets@lab is sile")
+    assert lines[0].startswith("! 2 alarms: worker-datasets@lab sent no")
     assert all(any(job.id in line and "%" in line for line in lines) for job in recorded.RUNNING)
     for start in ("queues: training 9+1 ", "GPUs: 0 97 % 18/24G · 1 45 % 9/24G", "workers: 5 up, 1 sil"):
         assert any(line.startswith(start) for line in lines), "\n".join(lines)
@@ -248,10 +251,10 @@ def test_the_progress_cell_shortens_in_steps_and_is_never_cut() -> None:
     forms = list(dict.fromkeys(said.values()))
     assert forms == [
         "46 %",
-        "46 % 26 min 40 s",
-        "████░░░░░░ 46 % 26 min 40 s",
+        "46 % 26 min left",
+        "████░░░░░░ 46 % 26 min left",
         "████░░░░░░ 46 % 13.5/s 26 min 40 s left",
-        "████░░░░░░ 46 % training (18400/40000 steps, 13.5/s, 26 min 40 s left)",
+        "████░░░░░░ 46 % training (18,400/40,000 steps, 13.5/s, 26 min 40 s left)",
     ]
 
 
@@ -263,18 +266,18 @@ def test_before_anything_is_read_there_is_a_frame_that_says_so() -> None:
 
 
 def test_what_could_not_be_read_again_is_shown_as_it_was_dimmed_and_with_its_age() -> None:
-    last_good = LastGood()
-    last_good.take(Reading(recorded.SNAPSHOT, recorded.QUEUED), 0.0)
-    gone = Snapshot(errors=(Trouble("ledger", "Redis does not answer"), Trouble("host", "the disk hangs")))
-    frame = paint(last_good.take(Reading(gone), 12.0).at(12.0), 120, 60, View(has_keys=False))
+    errors = Trouble("ledger", "Redis does not answer"), Trouble("host", "the disk hangs")
+    kept = {trouble.part: Part(None, None, 12.0, trouble.message) for trouble in errors}
+    parts = parts_of(replace(recorded.SNAPSHOT, queued=recorded.QUEUED, errors=errors, parts=kept), 12.0).at(12.0)
+    frame = paint(parts, 120, 60, View(has_keys=False))
     text = "\n".join(frame.text)
-    assert "! ledger: Redis does not answer (shown as of 12 s ago)" in text
+    assert "! Redis does not answer (shown as of 12 s ago) (mistudio doctor)" in text
     for said in ("jobs as of 12 s ago", "queues as of 12 s ago", "workers as of 12 s ago", "(12 s ago)"):
         assert said in text
     for job in recorded.RUNNING:
         (line,) = (line for line in frame.lines if plain(line).startswith(job.id))
         assert {span.style for span in line} == {"dim"}
-    one_line = "\n".join(paint(last_good.parts.at(12.0), 100, 10, View()).text)
+    one_line = "\n".join(paint(parts, 100, 10, View()).text)
     assert "queues (12 s ago): training 9+1 low_priority 1 paused" in one_line
 
 
@@ -283,9 +286,9 @@ def test_ages_and_order_are_taken_from_a_reader_that_knows_them() -> None:
     parts = {"ledger": ledger, "host": Part(None, None, 0.1)}
     troubles = (Trouble("ledger", str(ledger.error)),)
     seen = replace(recorded.SNAPSHOT, errors=troubles, queued=recorded.QUEUED, parts=parts)
-    frame = paint(LastGood().take(Reading(seen), 100.0).at(101.0), 120, 60, View())
+    frame = paint(parts_of(seen, 100.0).at(101.0), 120, 60, View())
     text = "\n".join(frame.text)
-    assert "! ledger: Redis with pid 4 does not answer (shown as of 8 s ago)" in text
+    assert "! Redis with pid 4 does not answer (shown as of 8 s ago) (mistudio doctor)" in text
     assert "jobs as of 8 s ago" in text
     assert "#1 in training" in text
     assert "lab: 41 %" in frame.text[0]
@@ -302,10 +305,33 @@ def test_a_part_that_never_was_read_says_why_and_shows_no_number() -> None:
 
 def test_a_value_that_has_not_been_read_for_long_is_old_even_without_an_error() -> None:
     assert "ago" not in "\n".join(frame_of(recorded.SNAPSHOT, 120, 50, age_s=2.0).text)
-    assert "! reading takes long (shown as of 9 s ago)" in "\n".join(
+    assert "! Reading takes long (shown as of 9 s ago)" in "\n".join(
         frame_of(recorded.SNAPSHOT, 120, 50, age_s=9.0).text
     )
     assert "queues as of 9 s ago" in "\n".join(frame_of(recorded.SNAPSHOT, 120, 50, age_s=9.0).text)
+
+
+def test_the_alarms_are_the_causes_of_the_health_report_the_critical_first() -> None:
+    """Of everything that can be wrong at once, with the commands where there is room for them."""
+    assert recorded.SNAPSHOT.host is not None
+    wrong = replace(
+        recorded.SNAPSHOT,
+        consuming=0,
+        server=ServerState(101, 100, False, False),
+        devices=Devices((Device(1, problem="GPU is lost", is_lost=True),)),
+        host=replace(recorded.SNAPSHOT.host, disk_free=1),
+        errors=(Trouble("processes", "they hang"),),
+    )
+    causes = health_of(wrong).causes
+    found = alarms(parts_of(wrong, 0.0))
+    assert [alarm.sentence for alarm in found] == [cause.sentence for cause in causes]
+    assert [cause.code for cause in causes if cause.is_critical] == ["redis_memory", "no_workers"]
+    lines = frame_of(wrong, 200, 60).text
+    shown = [f"! {cause.sentence} ({cause.command})" for cause in causes]
+    assert lines[1 : 1 + len(shown)] == shown
+    narrow = frame_of(wrong, len(shown[0]) - 1, 60).text
+    assert f"! {causes[0].sentence[:-2]}… ({causes[0].command})" in narrow
+    assert f"! {causes[0].sentence[:18]}" in "\n".join(frame_of(wrong, 40, 60).text)
 
 
 def test_foreign_celery_workers_are_rows_and_mute_ones_an_alarm() -> None:
@@ -320,11 +346,16 @@ def test_foreign_celery_workers_are_rows_and_mute_ones_an_alarm() -> None:
         CeleryWorker("celery@odd", foreign=True, replies=odd),
         CeleryWorker("worker-training@lab", mute=True),
     )
-    seen = replace(recorded.SNAPSHOT, celery=CeleryWorkers(recorded.NOW, 3, 0, workers))
+    found = CeleryWorkers(recorded.NOW, 3, 0, workers)
+    disagreements = Disagreements()
+    for at in (0.0, LASTING_S):
+        disagreements.update(replace(found, read_at=at), {})
+    seen = replace(recorded.SNAPSHOT, celery=found, disagreements=disagreements.lasting)
     lines = frame_of(seen, 140, 60).text
     (web,) = (line for line in lines if line.startswith("celery@web"))
     assert web.split()[:4] == ["celery@web", "foreign", "77", "1/4"]
     assert web.endswith("emails")
     assert any(line.startswith("celery@odd") for line in lines)
-    assert "! worker-training@lab heartbeats but does not reply to Celery" in lines
+    mute = "! worker-training@lab sends heartbeats but does not reply to Celery"
+    assert f"{mute} (mistudio workers logs worker-training@lab)" in lines
     assert any("5 up, 2 foreign, 1 silent" in line for line in frame_of(seen, 140, 12).text)

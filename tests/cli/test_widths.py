@@ -15,7 +15,8 @@ from mistudio_cli.views import host_tables, profile_tables, sae_tables, tables
 from tasks.accelerators.devices import Device
 from tasks.fleet.host_heartbeat import Gpu, HostHeartbeat
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Estimate, Job, Progress, State
+from tasks.jobs.kind import Estimate
+from tasks.jobs.record import Job, Progress, State
 from tasks.queues import QUEUE_NAMES
 
 LONG = "EleutherAI--pythia-160m-deduped-l6-topk-k32-expansion-16"
@@ -132,6 +133,17 @@ def test_a_table_fits_and_keeps_what_matters(name: str, width: int) -> None:
 def test_at_80_columns_the_columns_people_look_for_are_there(name: str, must: str) -> None:
     (headers, rows), _ = TABLES[name]
     assert set(must.split()) <= set(fitting(headers, rows, 80)[0])
+
+
+@pytest.mark.parametrize("name", ["queue ls", "jobs ls", "top, jobs", "workers status", "hosts ls"])
+def test_however_narrow_a_table_is_it_has_the_state(name: str) -> None:
+    (headers, rows), _ = TABLES[name]
+    assert "STATE" in fitting(headers, rows, 40)[0]
+
+
+def test_at_40_columns_the_state_of_a_queue_is_whole() -> None:
+    headers, rows = tables.queues(QUEUES)
+    assert "no worker" in lay_out(*fitting(headers, rows, 40), 40, colour=False)
 
 
 def test_a_text_that_is_wrapped_is_there_whole() -> None:

@@ -78,7 +78,7 @@ class Home:
         )
         for process in self.processes():
             process.kill()
-        until(lambda: not self.processes(), 20)
+        until(lambda: not self.processes())
 
 
 def new_home() -> Home:

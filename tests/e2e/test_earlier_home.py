@@ -1,7 +1,7 @@
 """A home that an earlier version made, with its Redis and its store, is read, served and resumed by this one.
 
 `home_of_an_earlier_version.tar.gz` was made at commit 5038c63: a corpus, a toy model, tokens and two SAEs, a training
-that was cancelled, one that failed, an extraction on a paused queue and a job that waits for it.
+that was cancelled, one that failed, an extraction on a paused queue and a cleanup that waits for it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,8 @@ ENDED = {
 }
 
 
-@pytest.fixture(scope="module")
-def earlier() -> Iterator[Home]:
+@contextmanager
+def home_of_an_earlier_version() -> Iterator[Home]:
     home = new_home()
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(home.folder, filter="data")
@@ -40,6 +41,12 @@ def earlier() -> Iterator[Home]:
     finally:
         home.end()
         shutil.rmtree(home.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def earlier() -> Iterator[Home]:
+    with home_of_an_earlier_version() as home:
+        yield home
 
 
 def ids(home: Home) -> dict[str, str]:
@@ -71,10 +78,11 @@ def test_what_was_paused_stays_so_and_runs_once_it_is_resumed(earlier: Home) -> 
     assert (earlier.folder / "store" / "features" / "queued" / "manifest.json").exists()
 
 
-def test_what_a_cancelled_training_had_learned_is_resumed(earlier: Home) -> None:
-    known = ids(earlier)
-    retried = earlier.read(f"jobs retry {known['unfinished']}")["jobs"][-1]["id"]
-    until(lambda: (job := earlier.job(retried))["state"] == "running" and job["metrics"], 120, "the training to resume")
-    notes = " ".join(event["reason"] or "" for event in earlier.job(retried)["events"])
-    earlier.type(f"jobs cancel {retried}")
+def test_what_a_cancelled_training_had_learned_is_resumed() -> None:
+    """In a home of its own: the job that waits in the other is a cleanup, and removes checkpoints of its age."""
+    with home_of_an_earlier_version() as home:
+        retried = home.read(f"jobs retry {ids(home)['unfinished']}")["jobs"][-1]["id"]
+        until(lambda: (job := home.job(retried))["state"] == "running" and job["metrics"], "the training to resume")
+        notes = " ".join(event["reason"] or "" for event in home.job(retried)["events"])
+        home.type(f"jobs cancel {retried}")
     assert "step 182" in notes, notes

@@ -100,12 +100,12 @@ def test_ctrl_c_leaves_no_process_and_no_half_made_artifact_behind(home: Home) -
         text=True,
         start_new_session=True,
     )
-    until(lambda: (home.folder / "store" / "datasets" / "python-stdlib").exists(), 120)
-    until(lambda: any("tasks.runner" in " ".join(process.cmdline()) for process in home.processes()), 120)
+    until(lambda: (home.folder / "store" / "datasets" / "python-stdlib").exists())
+    until(lambda: any("tasks.runner" in " ".join(process.cmdline()) for process in home.processes()))
     quickstart.send_signal(signal.SIGINT)
     said, _ = quickstart.communicate(timeout=120)
     assert quickstart.returncode == 130, said
-    until(lambda: home.processes() == [], 20)
+    until(lambda: home.processes() == [])
     assert not (home.folder / "store" / "models" / "toy").exists()
     home.type("queue resume --all")  # reading starts no Redis; this does
     states = {job["kind"]: job["state"] for job in home.read("jobs ls")["jobs"]}
@@ -123,7 +123,7 @@ def test_what_was_submitted_before_there_was_a_worker_survives_a_power_cut(home:
     assert submitted["state"] == "queued"
     for process in home.processes():
         process.kill()
-    until(lambda: home.processes() == [], 20)
+    until(lambda: home.processes() == [])
     home.type("queue resume --all")
     queues = {queue["name"]: queue for queue in home.read("queue ls")["queues"]}
     assert (queues["low_priority"]["pending"], queues["low_priority"]["state"]) == (1, "no worker")

@@ -59,8 +59,8 @@ class Training:
             at_work = result["state"] == "running" and result["attempt"] == attempt and result["progress"]
             return result["progress"]["done"] if at_work and result["progress"]["phase"] == "training" else 0
 
-        first = until(done, 120, f"attempt {attempt}: {self.status()}")
-        return int(until(lambda: (now := done()) > first and now, 120, f"attempt {attempt}: {self.status()}"))
+        first = until(done, f"attempt {attempt}: {self.status()}")
+        return int(until(lambda: (now := done()) > first and now, f"attempt {attempt}: {self.status()}"))
 
     def worker(self) -> psutil.Process:
         rows = self.home.read("workers status")["workers"]
@@ -73,7 +73,7 @@ def test_a_training_survives_the_death_of_each_process_around_it(full: Home) -> 
         job = training.id
         training.wait_for_progress(attempt=1)
         seen_by_celery(full, job)
-        task = until(lambda: flower_says("tasks").get(job), 30, "Flower to see the job")
+        task = until(lambda: flower_says("tasks").get(job), "Flower to see the job")
         assert (task["name"], task["state"]) == ("mistudio.train", "STARTED")
     full.runner_of(job).kill()
 
@@ -86,7 +86,7 @@ def test_a_training_survives_the_death_of_each_process_around_it(full: Home) -> 
     worker = training.worker()
     family = [worker, *worker.children(recursive=True)]
     worker.kill()
-    until(lambda: not any(process.is_running() for process in family), 15)
+    until(lambda: not any(process.is_running() for process in family))
 
     training.wait_for_progress(attempt=4)
     redis = next(process for process in full.processes() if "redis-server" in process.name())
@@ -141,7 +141,7 @@ def flower(home: Home) -> Iterator[Callable[[str], Any]]:
             return {}
 
     try:
-        until(lambda: len(says("workers?refresh=1")) == len(QUEUES), 60, "Flower to see all workers")
+        until(lambda: len(says("workers?refresh=1")) == len(QUEUES), "Flower to see all workers")
         yield says
     finally:
         process.terminate()

@@ -110,7 +110,7 @@ def arrive() -> Iterator[Arrive]:
         person.type("workers stop --all --now")
         for process in person.processes():
             process.kill()
-        until(lambda person=person: not person.processes(), 20)
+        until(lambda person=person: not person.processes())
         shutil.rmtree(person.folder, ignore_errors=True)
 
 
@@ -155,4 +155,4 @@ def test_a_login_a_batch_job_and_cron_reach_the_same_fleet(arrive: Arrive) -> No
         assert [row["state"] for row in rows] == ["running"]
     stopped = ada.type("workers stop --all")
     assert stopped.returncode == Code.OK, stopped.stderr
-    until(lambda: not ada.processes(), 20, "everything to end")
+    until(lambda: not ada.processes(), "everything to end")

@@ -48,7 +48,8 @@ def test_the_wheel_runs_in_a_fresh_environment(installed: Path, home: Home) -> N
     )
     assert str(ROOT) + os.sep not in result.stdout.replace(str(installed.parent.parent), "")
     page = (
-        "from mistudio_cli.page.files import file_named as f; print(all(map(f, ('index.html', 'page.css', 'main.js'))))"
+        "from mistudio_cli.page.files import file_named as f; "
+        "print(all([f('index.html'), f('page.css'), f('uPlot.esm.js', 'vendor'), f('now.js', 'views')]))"
     )
     asked = [installed.parent / "python", "-P", "-c", page]
     assert subprocess.run(asked, capture_output=True, text=True, check=True).stdout == "True\n"

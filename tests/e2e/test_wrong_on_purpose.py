@@ -55,7 +55,7 @@ def test_what_only_the_work_can_know_fails_the_job_with_a_sentence(home: Home) -
         assert "Traceback" not in done.stderr
     assert not list((home.folder / "store" / "datasets").glob("*"))
     until(
-        lambda: not list((home.folder / "store" / ".tmp").glob("*")), 10
+        lambda: not list((home.folder / "store" / ".tmp").glob("*"))
     )  # a slot tidies up after it has recorded the end
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from tasks import settings
 from tasks.errors import UserError
-from tasks.jobs.kind import State, kind_named
+from tasks.jobs.kind import kind_named
 from tasks.jobs.kind_settings import check_kinds, default_priority, limits_set
+from tasks.jobs.record import State
 from tasks.parsing.setting_types import DURATION, duration_text, optional
 from tasks.queues import Limits
 from tasks.settings import SETTINGS, check_all, current, find_value, setting_named
