@@ -31,7 +31,11 @@ pytest_plugins = ["tests.fixtures.stack", "tests.fixtures.promtool"]
 NVML = Path(__file__).parent / "fake_nvml" / "nvml.c"
 
 
-def until(condition: Callable[[], object], seconds: float = 60.0, what: str = "") -> object:
+#: How long a test waits for what must come: others may have the machine for half a minute.
+PATIENCE_S = 150.0
+
+
+def until(condition: Callable[[], object], what: str = "", seconds: float = PATIENCE_S) -> object:
     """Wait for a condition, looking half of the time; fails loudly when it never comes true."""
     began = looked = time.monotonic()
     while not (found := condition()):
@@ -41,6 +45,11 @@ def until(condition: Callable[[], object], seconds: float = 60.0, what: str = ""
         time.sleep(max(0.02, now - looked))
         looked = time.monotonic()
     return found
+
+
+def remove_in_use(folder: Path) -> None:
+    """Remove a folder into which somebody may write meanwhile, which `rmtree` takes for an error."""
+    until(lambda: shutil.rmtree(folder, ignore_errors=True) or not folder.exists(), f"{folder} to be gone")
 
 
 @contextmanager
@@ -104,7 +113,7 @@ class RedisServer:
         ]
         self.process = subprocess.Popen([find_redis_server(), *options, *durable], stdout=subprocess.DEVNULL)
         client = redis_connection.connect(self.url)
-        until(lambda: _answers(client), 20, "redis-server to answer")
+        until(lambda: _answers(client), "redis-server to answer")
         client.close()
 
     def kill(self) -> None:

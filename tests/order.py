@@ -1,7 +1,7 @@
 """Which tests begin first and which share a process, when several processes share the tests: the only list of both.
 
 pytest-xdist hands out one file after the other. What takes long must not begin last, and a home that takes minutes to
-light shall be lit once.
+make shall be made once.
 """
 
 from __future__ import annotations
@@ -11,41 +11,53 @@ from typing import Any
 
 import pytest
 
-#: What takes longest, the longest first. Files of one chain are run by one process.
-CHAINS = (
-    ("e2e/test_first_light.py", "e2e/test_four_commands.py", "e2e/test_wrong_on_purpose.py"),
-    ("e2e/test_documented_commands.py",),
-    ("supervisor/test_workers.py",),
-    ("e2e/test_survival.py",),
-    ("machines/test_single_writer.py",),
-    ("supervisor/test_remote_requests.py",),
-    ("worker/test_worker.py",),
-    ("supervisor/test_single_kills.py",),
-    ("worker/test_device_assignment.py",),
-    ("messaging/test_foreign_messages.py",),
-    ("hub/test_saes.py",),
-    ("train_job/test_retry.py",),
-    ("supervisor/test_chaos.py",),
-    ("supervisor/test_failover.py",),
-    ("jobs/test_estimate.py",),
-    ("jobs/test_stop_grace.py",),
-    ("supervisor/test_refusals.py",),
-    ("worker/test_limits.py",),
-    ("worker/test_watchdog.py",),
-    ("sae/test_training.py",),
-    ("hub/test_models.py",),
-    ("jobs/test_memory.py",),
-    ("worker/test_removed_files.py",),
-    ("train_job/test_sae_group.py",),
-    ("supervisor/test_kills.py",),
-    ("worker/test_concurrency.py",),
-    ("supervisor/test_home_files.py",),
-    ("worker/test_killed_training.py",),
+#: Files that share one home, which takes minutes to make: one process runs them, before all others.
+OF_ONE_HOME = ("e2e/test_first_light.py", "e2e/test_four_commands.py", "e2e/test_wrong_on_purpose.py")
+
+#: What takes longest of the others, the longest first.
+LONGEST = (
+    "e2e/test_documented_commands.py",
+    "supervisor/test_workers.py",
+    "train_job/test_resume.py",
+    "e2e/test_survival.py",
+    "worker/test_worker.py",
+    "supervisor/test_single_kills.py",
+    "cli/test_logs_from_anywhere.py",
+    "supervisor/test_remote_requests.py",
+    "worker/test_device_assignment.py",
+    "messaging/test_foreign_messages.py",
+    "train_job/test_retry.py",
+    "jobs/test_estimate.py",
+    "cli/test_join.py",
+    "machines/test_single_writer.py",
+    "worker/test_limits.py",
+    "hub/test_saes.py",
+    "cli/test_page_browser.py",
+    "supervisor/test_hung_parts.py",
+    "jobs/test_stop_grace.py",
+    "supervisor/test_refusals.py",
+    "cli/test_pipelines.py",
+    "deploy/test_commands.py",
+    "worker/test_removed_files.py",
+    "worker/test_concurrency.py",
+    "fleet/test_other_versions.py",
+    "jobs/test_memory.py",
+    "cli/test_page_jobs.py",
+    "supervisor/test_kills.py",
+    "worker/test_watchdog.py",
+    "cli/test_page_machines.py",
+    "messaging/test_celery_calls.py",
+    "supervisor/test_chaos.py",
+    "logs/test_log_tails.py",
+    "supervisor/test_home_files.py",
+    "fleet/test_celery_inspect.py",
+    "cli/test_top_actions.py",
+    "cli/test_page_submit.py",
+    "cli/test_page_saes.py",
 )
 
 _HERE = Path(__file__).parent
-_ORDERED = [_HERE / file for chain in CHAINS for file in chain]
-_CHAIN_OF = {f"tests/{file}": f"tests/{chain[0]}" for chain in CHAINS for file in chain}
+_ORDERED = [_HERE / file for file in (*OF_ONE_HOME, *LONGEST)]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -57,15 +69,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Hand out files as `--dist loadfile` does, but in our order and whole chains at once."""
+    """Hand out files as `--dist loadfile` does, but in our order, and those of one home together."""
     from xdist.scheduler import LoadFileScheduling
 
-    class ByChain(LoadFileScheduling):
+    class ByHome(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
-            return _CHAIN_OF.get(file, file)
+            return OF_ONE_HOME[0] if file.removeprefix("tests/") in OF_ONE_HOME else file
 
     if config.getvalue("dist") != "loadfile":
         return None
     config.option.loadscopereorder = False  # by the number of tests, whatever they take
-    return ByChain(config, log)
+    return ByHome(config, log)

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks import __main__ as benchmarks_main
 from benchmarks import cells, model_dtype, peer_environment, peers, planted, planting, whole_job
 from benchmarks.contest import PENALISED, Task, enter
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job
+from tasks.jobs.record import Job
 from tasks.ledger.client import Ledger
+from tasks.models import bfloat16
 from tasks.sae.architectures import names
 from tasks.worker import runner_process
 from tests.conftest import RedisServer
@@ -35,6 +37,17 @@ SLOW_TO_IMPORT = {
     "logging",
     "multiprocessing",
 }
+
+
+def test_what_takes_hours_without_units_for_bfloat16_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bfloat16, "has_units", lambda: False)
+    monkeypatch.setattr(benchmarks_main, "RESULTS", tmp_path)
+    assert benchmarks_main.main(["precision", "model_dtype"]) == 0
+    assert capsys.readouterr().out.count("Not measured: this processor has no units for bfloat16.") == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["latest.md"]
+
 
 PROBE = """
 import json, sys

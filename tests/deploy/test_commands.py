@@ -20,7 +20,7 @@ import pytest
 import tasks.kinds
 from mistudio_cli.redis import redis_server
 from tasks.jobs import kind as jobs
-from tasks.jobs.kind import State
+from tasks.jobs.record import State
 from tasks.ledger.client import Ledger
 from tasks.paths import Places
 from tasks.queues import QUEUES
@@ -76,7 +76,7 @@ class Container:
 
     def well(self, check: list[str]) -> None:
         """Wait until the health check passes."""
-        until(lambda: self.run(check)[0] == 0 or self.has_ended, 120, "the health check to pass")
+        until(lambda: self.run(check)[0] == 0 or self.has_ended, "the health check to pass")
         assert not self.has_ended, self.log()
 
     @property
@@ -134,7 +134,7 @@ def test_a_worker_s_container_answers_works_and_ends_well(
         name = f"worker-high-priority@{socket.gethostname()}"
         assert (heartbeat.name, heartbeat.queues, heartbeat.slots) == (name, ("high_priority",), 8)
         job = submit(ledger, Store(store), "blink", {"note": "hello"})[-1]
-        until(lambda: ledger.need(job.id).state.ended, 30, worker.log())
+        until(lambda: ledger.need(job.id).state.ended, worker.log())
         assert (ledger.need(job.id).state, ledger.need(job.id).result) == (State.SUCCEEDED, {"note": "hello"})
         assert worker.stop() == 0, worker.log()
     assert ledger.workers() == []
@@ -191,7 +191,7 @@ def test_a_training_in_a_container_that_is_asked_to_stop_is_put_back_with_its_ch
         worker.start([*command[:-1], "1"])  # seconds of grace: no test has thirty
         worker.well(WORKER_CHECK)
         job = submit(ledger, Store(store), "nap", {"ticks": 100_000})[-1]
-        until(lambda: (result := ledger.need(job.id).progress) and result.done > 3, 60, worker.log())
+        until(lambda: (result := ledger.need(job.id).progress) and result.done > 3, worker.log())
         assert worker.stop() == 0, worker.log()
     assert ledger.need(job.id).state == State.QUEUED
     assert ledger.client.call("HGET", f"mistudio:job:{job.id}", "losses") in (None, "0"), "a stop is no loss"
@@ -209,7 +209,7 @@ def api(short_tmp: Path, broker: str, command: list[str], port: str, **environme
     container = Container(short_tmp / "c", CELERY_BROKER_URL=broker, **environment)
     with containers({"api": container}):
         container.start([port if word == "8000" else word for word in command])
-        until(lambda: "Listening on" in container.log() or container.has_ended, 60, container.log())
+        until(lambda: "Listening on" in container.log() or container.has_ended, container.log())
         yield container
         assert container.stop() == 0, container.log()
 
@@ -272,11 +272,17 @@ def redis_container(folder: Path, command: list[str], **environment: str) -> Ite
         words, cwd=folder, env={"PATH": path, **environment}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
     try:
-        until((folder / "r.sock").exists, 20, "redis-server to listen")
+        until(lambda: listens(folder / "r.sock"), "redis-server to listen")
         yield str(folder / "r.sock")
     finally:
         server.terminate()
         assert server.wait(20) == 0
+
+
+def listens(path: Path) -> bool:
+    """Whether somebody takes connections there: the file is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as link:
+        return link.connect_ex(str(path)) == 0
 
 
 def settings_of(client: redis_connection.Client) -> dict[str, str]:

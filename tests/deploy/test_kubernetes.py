@@ -15,7 +15,7 @@ import yaml
 from deploy import generate
 from mistudio_cli.rest.token_sources import TOKEN_VARIABLE
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job
+from tasks.jobs.record import Job
 from tasks.ledger.client import Ledger
 from tasks.queues import HIGHEST_PRIORITY, QUEUES, Queue, queue_named
 from tests.deploy.conftest import (

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.jobs.kind import Job
+from tasks.jobs.record import Job
 from tasks.ledger.client import Ledger
 from tasks.redis_client.redis_connection import connect
 from tasks.storage.store import Store
@@ -54,7 +54,7 @@ class Hosts:
                 stdout=log,
                 stderr=log,
             )
-        until(lambda: any(heartbeat.host == host for heartbeat in self.ledger.workers()), 60, self.log(host))
+        until(lambda: any(heartbeat.host == host for heartbeat in self.ledger.workers()), self.log(host))
 
     def stop(self, host: str) -> None:
         """End its worker at once; what it runs is put back."""
@@ -70,7 +70,7 @@ class Hosts:
         return self.succeeded(self.submit(kind, name, **values))
 
     def succeeded(self, job: Job, within_s: float = 240) -> Job:
-        until(lambda: self.ledger.need(job.id).state.ended, within_s, self.story(job))
+        until(lambda: self.ledger.need(job.id).state.ended, self.story(job), seconds=within_s)
         ended = self.ledger.need(job.id)
         assert ended.state == "succeeded", self.story(job)
         return ended

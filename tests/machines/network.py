@@ -150,7 +150,7 @@ class Network:
         command = ["ip", "netns", "exec", self._hub, find_redis_server(), *options]
         self.redis = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         client = redis_connection.connect(self.url)
-        until(lambda: _answers(client), 20, "redis-server to answer")
+        until(lambda: _answers(client), "redis-server to answer")
         client.close()
 
     def _space(self, host: str) -> str:

@@ -92,4 +92,4 @@ def test_names_with_a_host_mean_that_host_and_another_store_is_refused(person: P
 
     nap = "submit describe --artifact tokens/none"
     person.type("a", nap, Code.USAGE)
-    until(lambda: person.workers("a")["w@a"]["state"] == "running", 20)
+    until(lambda: person.workers("a")["w@a"]["state"] == "running")

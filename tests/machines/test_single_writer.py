@@ -110,7 +110,7 @@ def test_one_attempt_writes_and_the_outcome_is_the_same(
     fleet.count += 1
     name = f"struck-{fleet.count}"
     job = fleet.submit(kind, name)
-    until(lambda: (result := hosts.ledger.need(job.id).progress) and result.done > 0, 120, hosts.story(job))
+    until(lambda: (result := hosts.ledger.need(job.id).progress) and result.done > 0, hosts.story(job))
     hosts.start("b")
     wait_s(chance.uniform(0, 2))
     with watched(hosts.store.work_folder(job.id)) as watch:
@@ -134,7 +134,7 @@ def test_one_attempt_writes_and_the_outcome_is_the_same(
     again = hosts.succeeded(hosts.submit("describe", f"look-{fleet.count}", artifact="tokens/words"), 60)
     assert again.worker == "w@a"
     assert time.monotonic() - asked_at < 20, f"host a has noticed only after that\n{hosts.log('a')}"
-    until(lambda: not hosts.store.work_folder(job.id).exists(), 30, "its work folder to be gone")
+    until(lambda: not hosts.store.work_folder(job.id).exists(), "its work folder to be gone")
 
 
 def begin(network: Network, fault: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from tasks import kinds
 from tasks.jobs import kind as jobs
-from tasks.jobs.kind import Job
+from tasks.jobs.record import Job
 from tasks.ledger.client import Ledger
 from tasks.redis_client.redis_retry import patient
 from tasks.storage.store import Store
@@ -73,23 +73,26 @@ class Fleet:
         name = f"{kind}-{self._count}-{os.urandom(3).hex()}" if kind == "nap" else None
         return submit(self.ledger, Store(self.home.places.store), kind, dict(values), name=name)[-1]
 
-    def under_way(self, job: Job) -> Being:
-        """The job's runner, once it has done some of its work."""
-        until(
-            lambda: (result := self.ledger.need(job.id).progress) and result.done > 0, 30, f"{job.id} to be under way"
-        )
+    def under_way(self, job: Job, attempt: int = 1) -> Being:
+        """The job's runner, once that attempt has done some of its work."""
+
+        def done() -> bool:
+            now = self.ledger.need(job.id)
+            return now.attempt == attempt and now.progress is not None and now.progress.done > 0
+
+        until(done, f"attempt {attempt} of {job.id} to be under way")
         return next(being for being in self.siege.everybody() if being.job == job.id)
 
-    def nap(self, ticks: int = 30) -> tuple[Job, Being]:
-        """A job under way, and its runner; a tick is 0.05 s."""
-        job = self.submit("nap", ticks=ticks)
+    def nap(self) -> tuple[Job, Being]:
+        """A job under way that ends only when `wake` is called, and its runner."""
+        wake, marks = (self.home.places.home / f"{what}-{self._count}" for what in ("wake", "marks"))
+        job = self.submit("nap", ticks=24_000, until=str(wake), marks=str(marks))
         return job, self.under_way(job)
 
-    def long_nap(self) -> tuple[Job, Being]:
-        """One that ends only when `wake` is called."""
-        message = self.home.places.home / f"wake-{self._count}"
-        job = self.submit("nap", ticks=2400, until=str(message))
-        return job, self.under_way(job)
+    def first_tick(self, job: Job, attempt: int) -> int:
+        """The tick with which an attempt at a nap began."""
+        marks = (line.split() for line in Path(job.params["marks"]).read_text().splitlines())
+        return next(int(tick) for made_by, _, tick in marks if int(made_by) == attempt)
 
     def wake(self, job: Job) -> None:
         """Let that nap end."""
@@ -97,12 +100,16 @@ class Fleet:
 
     def ended(self, job: Job) -> Job:
         """Its record when it has ended."""
-        until(lambda: patient(self.ledger).need(job.id).state.ended, 60, f"{job.id} to end")
+        until(lambda: patient(self.ledger).need(job.id).state.ended, f"{job.id} to end")
         return self.ledger.need(job.id)
 
     def reasons(self, job: Job) -> list[str]:
         """Why it went from state to state."""
         return [event["reason"] for event in self.ledger.events(job.id)]
+
+    def now(self, being: Being) -> Being:
+        """The same process as it is now."""
+        return next(other for other in self.siege.everybody() if other.pid == being.pid)
 
     def around(self, runner: Being) -> dict[Role, Being]:
         """The processes around a runner, by what they are."""

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from tasks.jobs.kind import Job
+from tasks.jobs.record import Job
 from tasks.ledger.client import Ledger
 from tasks.paths import Places
 from tasks.storage.store import Store

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from tasks.jobs.kind import State
+from tasks.jobs.record import State
 from tasks.ledger.client import Ledger
 from tasks.storage.store import Store
 from tests.soak.invariants import Life
@@ -14,7 +14,7 @@ from tests.soak.invariants import Life
 #: All that is in Redis when no job is live. Anything else is left over: a lease, a message, a promise of an artifact.
 _LASTING = re.compile(
     r"mistudio:((job|events|series):\w+|by:(all|(state|kind|queue|name|parent|retry_of):[\w.-]+)|queue:\w+:ended(:\w+)?|metrics:\w+"
-    r"|ids|ended|schema|served_at|first_turn|last_turn|reaped_at|upkeep_at|workers|fleet|hosts|log:[^:]+:\d+|worker-log:.+"
+    r"|ids|ended|schema|served_at|first_turn|last_turn|reaped_at|upkeep_at|history:.+|workers|fleet|hosts|log:[^:]+:\d+|worker-log:.+"
     r"|name:.+|nonces(:begun)?|nonce-writer)"
     r"|celery-task-meta-\w+|_kombu\.binding.+"
 )

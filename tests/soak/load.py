@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
-from tasks.jobs.kind import State
+from tasks.jobs.record import State
 from tasks.ledger.client import Ledger
 from tasks.paths import Places
 from tasks.storage.store import Store

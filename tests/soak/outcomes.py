@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 
-from tasks.jobs.kind import State
+from tasks.jobs.record import State
 from tests.soak.invariants import Life
 from tests.soak.job_mix import CRASH
 from tests.soak.user_actions import PURGED, REQUESTED
@@ -61,7 +61,7 @@ def _of_parents(life: Life, lives: Mapping[str, Life]) -> Iterator[str]:
             yield f"it began before its parent {parent.job.id} had succeeded"
     blamed = [parent.job for parent in parents if parent.job.state in (State.FAILED, State.CANCELLED)]
     if job.reason.startswith("its parent "):
-        reasons = [f"its parent {p.id} ({p.kind}) {p.state}: " for p in blamed if p.state == job.state]
+        reasons = [f"its parent {p.name or p.id} ({p.kind}) {p.state}: " for p in blamed if p.state == job.state]
         if not job.reason.startswith(tuple(reasons)):
             yield f"{job.state}, {job.reason}; of its parents ended badly: {reasons}"
     elif blamed and job.state is not State.CANCELLED:

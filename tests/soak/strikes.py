@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.ledger.maintenance import LEASE_TTL_S
+from tasks.ledger.client import LEASE_TTL_S
 from tasks.paths import Places
 from tests.conftest import until
 from tests.soak.processes import Being, Census, Role, above
@@ -171,7 +171,7 @@ class Siege:
             if being.role is Role.SUPERVISOR:
                 self.log(f"KILL: {being}")
                 self.send(being, signal.SIGKILL)
-                until(lambda being=being: not being.lives, 10, "the supervisor to die")
+                until(lambda being=being: not being.lives, "the supervisor to die")
 
     def _is_kept(self) -> bool:
         return any(being.role is Role.SUPERVISOR for being in self.everybody())

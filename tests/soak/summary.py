@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import median
 
-from tasks.jobs.kind import State
+from tasks.jobs.record import State
 from tests.soak.invariants import Life
 from tests.soak.processes import Role
 from tests.soak.strikes import Hit

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from mistudio_cli.errors import Code
 from tasks.errors import UserError
-from tasks.jobs.kind import Job, State
+from tasks.jobs.record import Job, State
 from tasks.ledger.client import Ledger
 from tasks.ledger.listing import Filter
 from tasks.paths import Places

@@ -14,8 +14,8 @@ import pytest
 
 from mistudio_cli.terminal import ascii as plain
 from tasks.errors import UserError
-from tasks.jobs.kind import State
-from tasks.paths import Places, make_home
+from tasks.jobs.record import State
+from tasks.paths import Places
 from tasks.system.umask import narrow_umask
 from tests.conftest import compile_library
 from tests.fixtures.stack import Stack
@@ -54,12 +54,14 @@ def test_a_home_is_its_owners_alone_and_a_store_never_everybodys_unless_asked(
     assert {mode(path) for path in artifact.iterdir()} == {files}
 
 
-def test_an_open_home_that_was_made_before_is_closed(tmp_path: Path, umask: None) -> None:
-    home = tmp_path / "home"
+def test_a_folder_that_becomes_a_home_stays_as_open_as_it_was(stack: Stack) -> None:
+    """It may be a lab's: what is stored there for the owner alone has folders of its own."""
+    home = stack.folder / "home"
     home.mkdir()
-    home.chmod(0o777)
-    make_home(home)
-    assert mode(home) == 0o700
+    home.chmod(0o1777)
+    stack.start_worker()
+    assert mode(home) == 0o1777
+    assert mode(home / "run") == 0o700
 
 
 def test_a_umask_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, umask: None) -> None:
