@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from benchmarks.whole_job import Job, model_of
-from tasks.activations.hooks import Hook, find
+from tasks.activations.hook_sites import Hook
+from tasks.activations.hooks import find
 from tasks.activations.stream import FORWARD_TOKENS, read
 from tasks.models.cpu_backend import chosen
 

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.fleets import BIN
 from mistudio_cli.redis import redis_server
 from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job
+from tasks.jobs.record import Job
 from tasks.ledger.client import Ledger
 from tasks.ledger.maintenance import MaintenanceSettings
 from tasks.messaging.app import make_app

@@ -7,17 +7,9 @@ standard library's, split by its own tokenizer; each row is a training and its m
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
-import sys
-import sysconfig
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
+
+from benchmarks.home import Home, home_with_workers, real_model
 
 LAYER, CONTEXT, TOKENS, EVALUATED, TEXT_BYTES = 9, 128, 65_536, 8192, 1_500_000
 _SHOWN = (
@@ -28,16 +20,13 @@ _SHOWN = (
 
 def measure() -> list[dict[str, Any]]:
     """A row for `--bos row` and one for `--bos no`."""
-    model = os.environ.get("MISTUDIO_REAL_MODEL")
-    if model is None:
-        raise SystemExit("Set MISTUDIO_REAL_MODEL to a model's folder.")
-    with _home() as home:
-        source = sysconfig.get_paths()["stdlib"]
-        home.submit("download", source, "--pattern", "*.py", "--limit-bytes", str(TEXT_BYTES), "--name", "text")
+    model = real_model()
+    with home_with_workers() as home:
+        home.download_text("text", TEXT_BYTES)
         return [_row(home, model, bos) for bos in ("row", "no")]
 
 
-def _row(home: _Home, model: str, bos: str) -> dict[str, Any]:
+def _row(home: Home, model: str, bos: str) -> dict[str, Any]:
     read = ("--dataset", "text", "--model", model, "--context", str(CONTEXT), "--bos", bos, "--name", f"bos-{bos}")
     home.submit("tokenize", *read)
     trained = ("--model", model, "--dataset", f"bos-{bos}", "--layer", str(LAYER), "--arch", "topk", "--k", "32")
@@ -45,37 +34,3 @@ def _row(home: _Home, model: str, bos: str) -> dict[str, Any]:
     result = home.submit("train", *trained, *sizes, "--evaluate", "1", "--allow-no-bos", "--name", f"sae-{bos}")
     shown = {name: result[name] for name in _SHOWN}
     return {"--bos": bos, **{name: round(n, 4) if isinstance(n, float) else n for name, n in shown.items()}}
-
-
-class _Home:
-    """A home with a worker of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        own = {"MISTUDIO_HOME": str(folder), "MISTUDIO_CONFIG_DIR": str(folder / "config"), "HF_HUB_OFFLINE": "1"}
-        self.environment = {**os.environ, **own}
-
-    def type(self, *words: str) -> str:
-        """What a command prints on standard output."""
-        mistudio = str(Path(sys.executable).parent / "mistudio")
-        return subprocess.run(
-            [mistudio, *words], env=self.environment, check=True, stdout=subprocess.PIPE, text=True
-        ).stdout
-
-    def submit(self, kind: str, *words: str) -> dict[str, Any]:
-        """The result of a job that is waited for."""
-        job = json.loads(self.type("submit", kind, *words, "--json"))
-        self.type("jobs", "wait", job["id"])
-        result: dict[str, Any] = json.loads(self.type("jobs", "show", job["id"], "--json"))["result"]
-        return result
-
-
-@contextmanager
-def _home() -> Iterator[_Home]:
-    folder = Path(tempfile.mkdtemp(prefix="ms-"))
-    home = _Home(folder)
-    try:
-        home.type("workers", "start", "minimal")
-        yield home
-    finally:
-        home.type("workers", "stop", "--all")
-        shutil.rmtree(folder, ignore_errors=True)

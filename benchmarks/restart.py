@@ -11,7 +11,8 @@ from typing import Any
 from benchmarks.fleets import BIN, Fleet, own_fleet, run_quietly
 from mistudio_cli.fleet import supervisor_client
 from mistudio_cli.supervisor.states import FIRST_PAUSE_S
-from tasks.ledger.client import Ledger, WorkerHeartbeat
+from tasks.ledger.client import Ledger
+from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.queues import QUEUE_NAMES
 from tasks.redis_client.redis_connection import connect
 

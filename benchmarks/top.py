@@ -1,4 +1,8 @@
-"""What `top` costs while it is left open, next to the smallest rich.Live program that shows as many rows."""
+"""What `top` costs while it is left open, next to the smallest rich.Live program that shows as many rows, and to peers.
+
+nvitop, gpustat and Flower are measured where they are installed, on the PATH or among the peers; without a GPU, all are
+given the stand-in for a driver that the tests have, with two GPUs. Flower writes to no terminal, so it has no bytes.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,9 @@ import subprocess
 import sys
 import tempfile
 import termios
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,20 +27,17 @@ from typing import Any
 import psutil
 
 from benchmarks.fleets import BIN, own_fleet
-from tasks.jobs.job_id import new_job_id
-from tasks.jobs.kind import Job, Progress
-from tasks.ledger.client import Claim, Ledger
+from benchmarks.flower import flower
+from benchmarks.peer_environment import ROOT
+from benchmarks.running_jobs import running_jobs
 from tasks.queues import QUEUE_NAMES
-from tasks.redis_client.redis_connection import connect
 
 JOBS, RUNNING = 500, 6
 ROWS, COLUMNS = 40, 120
 SETTLE_S, WATCHED_S = 5.0, 30.0
+_PATH = os.pathsep.join((str(BIN), str(ROOT / ".peers/bin"), os.environ["PATH"]))
 #: Starts of each, in turns, of which the median counts.
 ROUNDS = 9
-
-#: A digest of parameters that no worker has: the jobs of this measurement are left alone.
-_OF_NO_WORKER = "benchmark"
 
 BARE_LIVE = """
 import time
@@ -67,26 +67,57 @@ class Cost:
 
 
 def measure() -> list[dict[str, Any]]:
-    """A row for each measure: of `top` at 1 Hz, of the bare program, and of nvitop where it is installed."""
-    with own_fleet() as fleet, _jobs(fleet.url), tempfile.TemporaryDirectory() as folder:
+    """A row for each measure: of `top` at 1 Hz, of the bare program, and of the peers."""
+    with (
+        own_fleet() as fleet,
+        running_jobs(fleet.url, RUNNING, JOBS - RUNNING),
+        tempfile.TemporaryDirectory() as folder,
+    ):
         bare = Path(folder) / "bare.py"
         bare.write_text(BARE_LIVE)
-        programs = {
-            "ours": ([str(BIN / "mistudio"), "top"], b"q quit", fleet.environment),
-            "bare rich.Live": ([sys.executable, str(bare)], b"JOB", fleet.environment),
+        environment = {**fleet.environment, **_driver(Path(folder))}
+        commands = {
+            "ours": ([str(BIN / "mistudio"), "top"], b"q quit"),
+            "bare rich.Live": ([sys.executable, str(bare)], b"JOB"),
+            "nvitop": (["nvitop", "-m", "full", "--interval", "1"], b"NVITOP"),
+            "gpustat": (["gpustat", "--interval", "1"], b"[0]"),
         }
-        if (nvitop := shutil.which("nvitop")) is not None:
-            command = [nvitop, "monitor", "full", "--interval", "1"]
-            programs["nvitop"] = (command, b"NVITOP", fleet.environment)
+        programs = {
+            name: ([found, *command[1:]], first, environment)
+            for name, (command, first) in commands.items()
+            if (found := shutil.which(command[0], path=_PATH)) is not None
+        }
         first = _first_ms(programs)
         costs = {name: replace(_watch(*program), first_ms=first[name]) for name, program in programs.items()}
+        of_flower = _percent_of_flower(fleet.url)
     what = f"top at 1 Hz, {len(QUEUE_NAMES)} workers, {JOBS} jobs of which {RUNNING} run"
     measures = {"ms to the first frame": "first_ms", "bytes/s": "bytes_per_s", "% of a core": "cpu_percent"}
     return [
         {"name": f"{what}: {name}", **{who: round(getattr(cost, key), 1) for who, cost in costs.items()},
+         **(of_flower if key == "cpu_percent" else {}),
          "ratio": round(getattr(costs["ours"], key) / getattr(costs["bare rich.Live"], key), 2)}
         for name, key in measures.items()
     ]  # fmt: skip
+
+
+def _percent_of_flower(url: str) -> dict[str, float]:
+    """The share of a core that Flower takes while nobody looks at it; nothing where it is not installed."""
+    with flower(url) as running:
+        if running is None:
+            return {}
+        before, start = _cpu_s(running.process.pid), time.monotonic()
+        time.sleep(WATCHED_S)
+        return {"Flower": round(100 * (_cpu_s(running.process.pid) - before) / (time.monotonic() - start), 1)}
+
+
+def _driver(folder: Path) -> dict[str, str]:
+    """Where the stand-in for a driver is; nothing where there is a real one, or no C compiler."""
+    compiler = shutil.which("cc")
+    if shutil.which("nvidia-smi") or compiler is None:
+        return {}
+    source, library = ROOT / "tests/fake_nvml/nvml.c", folder / "libnvidia-ml.so.1"
+    subprocess.run([compiler, "-shared", "-fPIC", source, "-Wl,-soname,libnvidia-ml.so.1", "-o", library], check=True)
+    return {"LD_LIBRARY_PATH": str(folder), "FAKE_GPUS": "2"}
 
 
 def _first_ms(programs: dict[str, tuple[list[str], bytes, dict[str, str]]]) -> dict[str, float]:
@@ -97,43 +128,6 @@ def _first_ms(programs: dict[str, tuple[list[str], bytes, dict[str, str]]]) -> d
             with _started(*program) as (_, _, first_ms):
                 times[name].append(first_ms)
     return {name: statistics.median(values) for name, values in times.items()}
-
-
-@contextmanager
-def _jobs(url: str) -> Iterator[None]:
-    """Jobs of which some run, as far as the ledger knows: what they do is no part of this."""
-    with closing(connect(url)) as client:
-        ledger, over = Ledger(client), threading.Event()
-        jobs = [
-            Job(new_job_id(), "train", f"pythia-160m-l6-topk-{number}", "training", {}, digest=_OF_NO_WORKER)
-            for number in range(JOBS)
-        ]
-        claims = [_claimed(ledger, ledger.submit(job), number) for number, job in enumerate(jobs[:RUNNING])]
-        ledger.queues.pause("training")
-        for job in jobs[RUNNING:]:
-            ledger.submit(job)
-
-        def advance() -> None:
-            steps = 0
-            while not over.wait(1.0):
-                steps += 25
-                for claim in claims:
-                    ledger.renew(claim)
-                    ledger.report(claim, Progress("training", steps, 20_000, "steps", 25.0))
-
-        thread = threading.Thread(target=advance)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-
-
-def _claimed(ledger: Ledger, job: Job, number: int) -> Claim:
-    claim = ledger.claim(job.id, f"worker-{number}@bench", "bench")
-    assert claim is not None
-    return claim
 
 
 def _watch(command: list[str], first: bytes, environment: dict[str, str]) -> Cost:
@@ -177,8 +171,11 @@ def _count(fd: int, seconds: float) -> int:
 
 
 def _read(fd: int, seconds: float) -> bytes:
+    """What comes within that time. A program that asks where the cursor is gets an answer, as from any terminal."""
     ready, _, _ = select.select([fd], [], [], seconds)
-    return os.read(fd, 65536) if ready else b""
+    read = os.read(fd, 65536) if ready else b""
+    os.write(fd, b"\x1b[1;1R" * read.count(b"\x1b[6n"))
+    return read
 
 
 def _cpu_s(pid: int) -> float:
