@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mistudio_cli.supervisor.states import quit_grace_s
-from tasks.jobs.kind import State
+from tasks.jobs.record import State
 from tasks.queues import QUEUES, Queue
 from tasks.redis_client.redis_url import Address
 
