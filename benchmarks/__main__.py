@@ -29,6 +29,7 @@ MODULES = (
     "sae_step",
     "precision",
     "model_dtype",
+    "compiled",
     "peers",
     "whole_job",
 )

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from tasks.activations import shuffle_buffer
+from tasks.activations.compile_blocks import compile_blocks
 from tasks.activations.hook_sites import Hook
 from tasks.activations.hooks import HookPoint, catch, find
 from tasks.activations.shuffle_buffer import FileBuffer, MemoryBuffer
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 #: Tokens in one forward pass.
 FORWARD_TOKENS = 4096
+#: Rows that a model is compiled with: a number that is hardly ever also that of something else, which torch would take
+#: for the same then, such as its heads.
+_COMPILED_WITH = 3
 
 
 def read(
@@ -99,6 +103,11 @@ class ModelVectors:
             rows = self.tokens[numbers[start : start + stride]]
             vectors = self.read_all(rows)
             yield vectors[torch.from_numpy(self.mask.kept(rows)).to(vectors.device)]
+
+    def compile(self, folder: Path, report: Callable[[str], None]) -> None:
+        """Compile the model's blocks as far as the points allow, in `folder`; `report` gets what became of it."""
+        rows = self.tokens[:_COMPILED_WITH]
+        report(compile_blocks(self.model, self.points, folder, lambda: self.read_all(rows)))
 
     def at(self, places: Sequence[int]) -> ModelVectors:
         """Those of some of the points, by their places among these."""

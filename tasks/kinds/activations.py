@@ -48,6 +48,7 @@ class Params:
     )
     allow_no_bos: bool = option(False, help="Accept tokens without BOS for a model that expects it")
     model_dtype: str = option(AUTO, help=HELP, choices=CHOICES)
+    compile: bool = option(False, help="Compile the model's blocks with torch.compile: starts later, then runs faster")
 
 
 def default_name(params: Params) -> str:
@@ -75,13 +76,15 @@ def prepare(params: Params, known: Catalog) -> tuple[Params, list[Request]]:
 def estimate(params: Params, known: Catalog) -> Estimate:
     """Disk by the tokens that are read at most, memory by shapes; time by an earlier reading of the same model."""
     from tasks.models.size_estimate import seconds_like_earlier, shape_of_model, shape_of_tokens
-    from tasks.sae.memory_estimate import of_reading
+    from tasks.sae.memory_estimate import of_reading, with_compiler
 
     shape = shape_of_model(known, params.model)
     rows = shape_of_tokens(known, params.dataset)
     limits = [tokens for tokens in (rows and math.prod(rows), params.max_tokens) if tokens is not None]
     tokens = min(limits, default=None)
     estimated = Estimate() if shape is None else of_reading(shape, rows, params.model_dtype)
+    if params.compile:
+        estimated = with_compiler(estimated)
     if tokens is None:
         return estimated
     alike = ("model", "layer", "hook")
@@ -126,6 +129,8 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     )
     pin(source.model, context.workdir)
     keep(source.model, context.workdir, context.note)
+    if params.compile:
+        source.compile(context.workdir / "compiled", context.note)
     numbers = choose_rows(*source.shape, params.max_tokens)
     counts, began = source.counts[numbers], time.monotonic()
     writer = ShardWriter(_shards(context), counts, source.shape[1], source.d_in, params.dtype)

@@ -110,7 +110,7 @@ def in_force(params: P, result: dict[str, Any]) -> P:
 def estimate(params: Common, known: Catalog) -> Estimate:
     """Memory and disk by the shapes; time by a training of like shape in the store."""
     from tasks.models.size_estimate import seconds_like_earlier
-    from tasks.sae.memory_estimate import of_training
+    from tasks.sae.memory_estimate import of_training, with_compiler
     from tasks.train_job.sae_group import each
     from tasks.train_job.vector_source import place_of
 
@@ -127,7 +127,7 @@ def estimate(params: Common, known: Catalog) -> Estimate:
     place = place_of(trained[0])
     shapes, hooks = [_shape(one) for one in trained], len(_hooks(trained))
     held = of_training(known, place.model, place.dataset, shapes, hooks, read, params.model_dtype)
-    return dataclasses.replace(held, seconds=seconds)
+    return dataclasses.replace(with_compiler(held) if params.compile else held, seconds=seconds)
 
 
 def _shape(params: Common) -> TrainingShape:
@@ -178,6 +178,7 @@ KIND = JobKind(
 
 def run(params: Common, context: Context) -> dict[str, Any] | Parts:
     """Train, resuming from the newest checkpoints; save each SAE; measure it and its baselines on held-out rows."""
+    from tasks.activations.stream import ModelVectors
     from tasks.jobs.multi_result import Parts
     from tasks.models.cpu_backend import choose
     from tasks.models.model_dtype import wanted
@@ -195,6 +196,8 @@ def run(params: Common, context: Context) -> dict[str, Any] | Parts:
     dtype = wanted(params.model_dtype, context.workdir, resume_point(context.workdir) is not None, context.device)
     vectors = open_vectors(_pinned(trained[0].params, context), hooks, context.store, context.device, dtype)
     origin = _origin(trained[0].params, vectors, context)
+    if params.compile and isinstance(vectors, ModelVectors):
+        vectors.compile(context.workdir / "compiled", context.note)
     reading = Reading(vectors, hooks, params.batch, params.seed, loop.after_step, context.workdir, params.eval_tokens)
     contexts: Sequence[Context] = [context] if params.together is None else parts_of(context, trained)
     loop.trainings = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from tasks.sae.training.schedule import EVAL_TOKENS
 RUNNER = 350 << 20
 #: What comes on top with a model: the classes of its family, and what attention and tokenizers load.
 MODEL = 75 << 20
+#: What torch's compiler and what it loads take, where a model's blocks are compiled.
+COMPILER = 150 << 20
 #: CUDA's context with the libraries' kernels and workspaces.
 CUDA = 700_000_000
 
@@ -289,6 +291,11 @@ def of_reading(model: ModelShape, rows: tuple[int, int] | None, model_dtype: str
         memory_bytes=RUNNER + MODEL + model.bytes_on("cpu", model_dtype) + held,
         gpu_memory_bytes=CUDA + model.bytes_on("cuda", model_dtype) + held,
     )
+
+
+def with_compiler(held: Estimate) -> Estimate:
+    """The estimate where the model's blocks are compiled first."""
+    return held if held.memory_bytes is None else replace(held, memory_bytes=held.memory_bytes + COMPILER)
 
 
 def _held_out(tokens: int | None, d_in: int) -> int:

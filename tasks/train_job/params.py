@@ -49,6 +49,7 @@ class Common:
     )
     allow_no_bos: bool = option(False, help="Accept tokens without BOS for a model or an SAE that expects it")
     model_dtype: str = option(AUTO, help=HELP, choices=CHOICES)
+    compile: bool = option(False, help="Compile the model's blocks with torch.compile: starts later, then runs faster")
     arch: str = option("topk", help="Architecture of the SAE", choices=names())
     init_from: str | None = option(None, help="Initialize from this SAE (fine-tune)", artifact="saes")
     width: int | None = option(

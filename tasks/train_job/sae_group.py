@@ -20,7 +20,7 @@ from tasks.train_job.params import Common, P, settled
 from tasks.train_job.vector_source import SETTLED
 
 #: What those that share their batches cannot have each for itself.
-SHARED = ("tokens", "steps", "batch", "seed", "checkpoint_s", "eval_tokens", "precision", "model_dtype")
+SHARED = ("tokens", "steps", "batch", "seed", "checkpoint_s", "eval_tokens", "precision", "model_dtype", "compile")
 
 
 @dataclass(frozen=True)

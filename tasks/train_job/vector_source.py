@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tasks.train_job.params import Common, P
 
 #: What stored activations have settled.
-SETTLED = ("model", "dataset", "layer", "hook", "skip_bos", "model_dtype")
+SETTLED = ("model", "dataset", "layer", "hook", "skip_bos", "model_dtype", "compile")
 
 
 @dataclass(frozen=True)

@@ -309,3 +309,13 @@ def test_an_extraction_is_refused_a_precision_that_gains_nothing_unless_it_resum
     as_if_faster(monkeypatch, 0.5)
     monkeypatch.setenv("CELERY_BROKER_URL", "redis://lab:6379/0")  # a submit cannot know which machine it will be
     assert chain.run("extract", "cut", sae="s", precision="bf16", attempt=2)["precision"] == "float32"
+
+
+def test_an_extraction_from_compiled_blocks_finds_the_same(chain, monkeypatch):
+    chain.run("extract", "plain", sae="s")
+    monkeypatch.setattr(torch, "compile", lambda forward, dynamic: lambda *args, **named: forward(*args, **named))
+    chain.notes.clear()
+    chain.run("extract", "compiled", sae="s", compile=True)
+    assert any("of the model are compiled, in " in note for note in chain.notes)
+    files = [chain.path("features", name) / "features.safetensors" for name in ("plain", "compiled")]
+    assert files[0].read_bytes() == files[1].read_bytes()

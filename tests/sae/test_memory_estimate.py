@@ -210,3 +210,9 @@ def test_the_sizes_are_those_of_the_work_itself() -> None:
     assert (memory_estimate.LOGITS, memory_estimate.LOGITS_SLICE) == (intervention.LOGITS, intervention.LOGITS_SLICE)
     assert (memory_estimate.EVALUATED, memory_estimate.MOST_KEPT) == (evaluation.VECTORS, calibration.MOST_KEPT)
     assert memory_estimate.JUDGED == feature_records.LIVE_CONTEXTS
+
+
+def test_a_compiler_is_counted_on_the_host(bench: Bench) -> None:
+    plain, compiled = (train.estimate(dataclasses.replace(PARAMS, compile=each), bench.known) for each in (False, True))
+    assert compiled.memory_bytes == plain.memory_bytes + memory_estimate.COMPILER
+    assert compiled.gpu_memory_bytes == plain.gpu_memory_bytes
