@@ -3,7 +3,9 @@
 KINDS_OF_TESTS is another folder with kinds, for a worker of another version. TRANSPORT_OPTIONS, a JSON object, changes
 a worker's options for kombu's transport. CARD_LOOK_EVERY_S is how often a job's card is looked at. CLOCK_OFFSET_FILE is
 a file with the seconds by which a worker's clock is wrong, and CLOCK_PATIENCE_S how long one at work bears that.
-TRAIN_STOP_GRACE_S is the default grace of trainings in seconds.
+TRAIN_STOP_GRACE_S is the default grace of trainings in seconds. KEEPER_OFFSET_FILE is a file with the seconds by which
+the clock of those who judge jobs is ahead, which makes it late for a job when a test says so. TRAIN_LIMIT_FILE is a
+file with the number of tokens after which trainings wait while it is there, for tests that must not be late for them.
 """
 
 import dataclasses
@@ -31,10 +33,46 @@ if patience_s := os.environ.get("CLOCK_PATIENCE_S"):
 
     tasks.fleet.clock_offset.CLOCK_PATIENCE_S = float(patience_s)
 
+if value := os.environ.get("KEEPER_OFFSET_FILE"):
+    import time
+
+    from tasks.worker.lease_keeper import LeaseKeeper
+
+    ahead_file, monotonic = Path(value), time.monotonic
+    LeaseKeeper.__init__.__defaults__ = (
+        lambda: monotonic() + (float(ahead_file.read_text()) if ahead_file.exists() else 0.0),
+    )
+
 if value := os.environ.get("TRAIN_STOP_GRACE_S"):
     import tasks.kinds.train
 
     tasks.kinds.train.KIND = dataclasses.replace(tasks.kinds.train.KIND, stop_grace_s=float(value))
+
+if value := os.environ.get("TRAIN_LIMIT_FILE"):
+    import time
+
+    from tasks.runner.run_context import RunContext
+
+    limit_file, report_progress = Path(value), RunContext.progress
+
+    def may_continue(done: int) -> bool:
+        try:
+            return done <= int(limit_file.read_text())
+        except FileNotFoundError:
+            return True
+
+    def progress_up_to_the_limit(
+        self: RunContext, phase: str, done: int, total: int | None = None, unit: str = ""
+    ) -> None:
+        if phase != "training" or may_continue(done):
+            report_progress(self, phase, done, total, unit)
+            return
+        self._reported_at = 0.0  # it is to be seen there
+        report_progress(self, phase, done, total, unit)
+        while not may_continue(done) and not self.stopping():
+            time.sleep(0.02)
+
+    RunContext.progress = progress_up_to_the_limit
 
 if value := os.environ.get("TRANSPORT_OPTIONS"):
     import tasks.messaging.app
