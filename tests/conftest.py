@@ -125,7 +125,7 @@ class RedisServer:
     def stop(self) -> None:
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(20)
+            self.process.wait(PATIENCE_S)
         shutil.rmtree(self.data, ignore_errors=True)
 
 
@@ -158,7 +158,7 @@ def session_redis() -> Iterator[RedisServer]:
 @pytest.fixture
 def ledger(session_redis: RedisServer) -> Iterator[Ledger]:
     """An empty ledger in the real Redis."""
-    client = redis_connection.connect(session_redis.url)
+    client = redis_connection.connect(session_redis.url, PATIENCE_S)
     client.call("FLUSHDB")
     yield Ledger(client)
     client.close()

@@ -16,7 +16,7 @@ from tasks.ledger.client import Ledger
 from tasks.redis_client.redis_connection import connect
 from tasks.storage.store import Store
 from tasks.submission.plan import submit
-from tests.conftest import until
+from tests.conftest import PATIENCE_S, until
 from tests.fixtures.stack import EXTRA
 from tests.machines.network import Network
 
@@ -30,7 +30,7 @@ class Hosts:
         self.network, self.folder = network, folder
         self.store = Store(folder / "store")
         self.store.root.mkdir()
-        self.ledger = Ledger(connect(network.url))
+        self.ledger = Ledger(connect(network.url, PATIENCE_S))
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
 
     def environment(self, host: str) -> dict[str, str]:
@@ -60,7 +60,7 @@ class Hosts:
         """End its worker at once; what it runs is put back."""
         worker = self.workers.pop(host)
         worker.send_signal(signal.SIGQUIT)
-        worker.wait(60)
+        worker.wait(PATIENCE_S)
 
     def submit(self, kind: str, name: str, **values: object) -> Job:
         return submit(self.ledger, self.store, kind, dict(values), name=name)[-1]

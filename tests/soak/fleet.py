@@ -21,7 +21,7 @@ from tasks.ledger.client import Ledger
 from tasks.redis_client.redis_retry import patient
 from tasks.storage.store import Store
 from tasks.submission.plan import submit
-from tests.conftest import until
+from tests.conftest import PATIENCE_S, until
 from tests.soak.processes import Being, Role
 from tests.soak.reader import ledger_of
 from tests.soak.strikes import Siege
@@ -47,7 +47,7 @@ class Fleet:
             env={**self.environment, **environment},
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=PATIENCE_S,
             stdin=subprocess.DEVNULL,
         )
 

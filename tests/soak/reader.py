@@ -12,12 +12,13 @@ from tasks.ledger.client import Ledger
 from tasks.paths import Places
 from tasks.redis_client.redis_connection import Refused, Unreachable, connect
 from tasks.storage.store import Store
+from tests.conftest import PATIENCE_S
 
 
 @contextmanager
 def ledger_of(places: Places) -> Iterator[Ledger]:
     """The home's own ledger."""
-    ledger = Ledger(connect(redis_server.own_url(places)))
+    ledger = Ledger(connect(redis_server.own_url(places), PATIENCE_S))
     try:
         yield ledger
     finally:

@@ -19,6 +19,7 @@ from tasks.queues import QUEUE_NAMES
 from tasks.storage.store import Store
 from tasks.submission.plan import ArtifactCatalog
 from tasks.submission.retry import plan_retry
+from tests.conftest import PATIENCE_S
 from tests.soak.job_mix import NAP_QUEUES, PRIORITIES
 from tests.soak.reader import Visitor
 from tests.supervisor.conftest import MISTUDIO
@@ -126,7 +127,7 @@ class Acts(Visitor):
     def _command(self, verb: str, queue: str) -> bool:
         """As a person types it; False when Redis was away."""
         command = [MISTUDIO, "queue", verb, queue]
-        result = subprocess.run(command, env=self._environment, capture_output=True, text=True, timeout=60, check=False)
+        result = subprocess.run(command, env=self._environment, capture_output=True, text=True, timeout=PATIENCE_S)
         if result.returncode not in (0, Code.UNREACHABLE):
             self.trouble.append(f"queue {verb} {queue}: {result.returncode} {result.stderr}")
         self.done[verb] += result.returncode == 0

@@ -27,7 +27,7 @@ from tasks.paths import Places
 from tasks.queues import QUEUES
 from tasks.redis_client import redis_connection
 from tasks.system import process_identity
-from tests.conftest import RedisServer, until
+from tests.conftest import PATIENCE_S, RedisServer, until
 from tests.supervisor.manual_supervisor import World
 
 EXTRA = Path(__file__).parent.parent / "extra"
@@ -63,14 +63,14 @@ class Home:
         return server
 
     def redis_says(self, *command: object) -> Any:
-        client = redis_connection.connect(redis_server.own_url(self.places))
+        client = redis_connection.connect(redis_server.own_url(self.places), PATIENCE_S)
         try:
             return client.call(*command)
         finally:
             client.close()
 
     def job(self, job_id: str) -> Job:
-        client = redis_connection.connect(redis_server.own_url(self.places))
+        client = redis_connection.connect(redis_server.own_url(self.places), PATIENCE_S)
         try:
             return Ledger(client).need(job_id)
         finally:
@@ -84,17 +84,18 @@ class Home:
     def full_name(self, worker: str) -> str:
         return f"{worker}@{socket.gethostname()}"
 
-    def processes(self) -> list[psutil.Process]:
-        """Everything that belongs to this home and lives, this test apart."""
+    def processes(self, word: str = "") -> list[psutil.Process]:
+        """Everything that belongs to this home and lives, with that word in its command line, this test apart."""
         found = []
         for process in psutil.process_iter():
             try:
-                words = [*process.cmdline(), process.environ().get("MISTUDIO_HOME", ""), process.cwd()]
+                command = process.cmdline()
+                words = [*command, process.environ().get("MISTUDIO_HOME", ""), process.cwd()]
                 lives = process_identity.is_alive(process)
             except psutil.Error:
                 continue
             is_ours = any(word.startswith(str(self.places.home)) for word in words)
-            if is_ours and lives and process.pid != os.getpid():
+            if is_ours and lives and word in " ".join(command) and process.pid != os.getpid():
                 found.append(process)
         return found
 
@@ -155,7 +156,7 @@ def keeping(home: Home) -> Iterator[Keep]:
     for keeper in keepers:
         keeper.let_go()
         if keeper._started is not None:
-            keeper._started.wait(20)
+            keeper._started.wait(PATIENCE_S)
 
 
 @pytest.fixture

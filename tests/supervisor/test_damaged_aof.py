@@ -11,7 +11,7 @@ import pytest
 
 from mistudio_cli.redis import redis_aof, redis_server
 from mistudio_cli.supervisor.redis_keeper import RedisKeeper
-from tests.conftest import until
+from tests.conftest import PATIENCE_S, until
 from tests.supervisor.conftest import Home
 from tests.supervisor.test_workers import Cli
 
@@ -42,7 +42,7 @@ def keep(home: Home) -> Iterator[Keep]:
     for keeper in keepers:
         keeper.let_go()
     for process in started:
-        process.wait(20)
+        process.wait(PATIENCE_S)
 
 
 def damaged(home: Home, keep: Keep, garbage: bytes) -> bytes:

@@ -18,10 +18,10 @@ from mistudio_cli.supervisor.event_loop import EventLoop
 from mistudio_cli.supervisor.heartbeats import HeartbeatMonitor
 from mistudio_cli.supervisor.lock_and_socket import Door
 from tasks.paths import Places
-from tests.conftest import RedisServer, deadline, until
+from tests.conftest import PATIENCE_S, RedisServer, deadline, until
 from tests.fixtures.stack import Clock
 
-LONG_S = 30.0
+LONG_S = PATIENCE_S
 
 
 class WaitingDesk:

@@ -24,7 +24,7 @@ from tasks.paths import SOCKET_PATH_MAX
 from tasks.redis_client import redis_connection
 from tasks.system import process_identity
 from tasks.system.process_identity import is_alive
-from tests.conftest import compile_library, until
+from tests.conftest import PATIENCE_S, compile_library, until
 from tests.supervisor.conftest import Home, Keep, keeping
 
 SLOW_DISK = Path(__file__).parent / "slow_disk.c"
@@ -154,7 +154,7 @@ def end(keeper: RedisKeeper) -> None:
     assert started is not None
     keeper.let_go()
     started.terminate()
-    started.wait(60)
+    started.wait(PATIENCE_S)
 
 
 def test_what_kept_redis_from_starting_is_forgotten_when_it_has_started(

@@ -24,7 +24,7 @@ from tasks.redis_client.redis_connection import Unreachable
 from tasks.system.process_identity import is_alive
 from tasks.worker import device_assignment, slot
 from tasks.worker.lease_keeper import LeaseKeeper
-from tests.conftest import until
+from tests.conftest import PATIENCE_S, until
 from tests.fixtures.stack import Stack
 
 FOR_EVER = 100_000
@@ -89,7 +89,7 @@ def test_workers_of_different_queues_share_one_card_by_turns(stack: Stack, cards
         assert {stack.ended(job).state for job in (second, third)} == {State.SUCCEEDED}
     finally:
         trainer.send_signal(signal.SIGQUIT)
-        trainer.wait(60)
+        trainer.wait(PATIENCE_S)
 
 
 def test_jobs_share_a_card_only_when_their_memory_fits(stack: Stack, cards: Driver) -> None:

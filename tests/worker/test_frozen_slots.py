@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tasks.worker.frozen_slots import StoppedSlots
-from tests.conftest import until
+from tests.conftest import PATIENCE_S, until
 from tests.fixtures.stack import Clock
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -49,7 +49,7 @@ def test_a_slot_stopped_for_longer_than_a_lease_is_killed(
         clock.now += 2
         result = slots.kill()
         assert result == [f"slot {child.pid} had been stopped (SIGSTOP) for 17 s: killed, for a new one"]
-        assert child.wait(10) == -9
+        assert child.wait(PATIENCE_S) == -9
         assert slots.kill() == []
         assert other.poll() is None
         other.kill()

@@ -12,7 +12,7 @@ import pytest
 
 from tasks.jobs.record import State
 from tasks.worker.watchdog import MAY_TIDY_S
-from tests.conftest import until
+from tests.conftest import PATIENCE_S, until
 from tests.fixtures.stack import Stack
 
 #: A worker whose pool waits for ever, as it leaves: its slot works until it is asked to stop, and then sends no result.
@@ -77,7 +77,7 @@ def test_a_worker_that_leaves_ends_with_its_slots_once_none_has_a_job(
     worker, slot = draining_worker("draining")
     with pytest.raises(subprocess.TimeoutExpired):
         worker.wait(MAY_TIDY_S + 3)
-    worker.communicate("end\n", timeout=30)
+    worker.communicate("end\n", timeout=PATIENCE_S)
     assert worker.returncode == 0
     until(lambda: not slot.is_running())
     assert list((short_tmp / "run" / "seats" / "worker-training").glob(f"{worker.pid}.*")) == []
