@@ -15,13 +15,16 @@ from tasks.ledger.client import Claim, Ledger
 from tasks.redis_client import redis_connection
 from tasks.redis_client.redis_connection import Client
 from tasks.runner.reporter import Reporter
-from tests.conftest import RedisServer, until
+from tests.conftest import PATIENCE_S, RedisServer, until
+
+#: How long a reporter waits for a Redis that a test has stopped.
+SHORT_S = 0.5
 
 
 @pytest.fixture
 def ledger(own_redis: RedisServer) -> Iterator[Ledger]:
     """In a Redis that a test may stop."""
-    opened = Ledger(redis_connection.connect(own_redis.url))
+    opened = Ledger(redis_connection.connect(own_redis.url, PATIENCE_S))
     yield opened
     opened.close()
 
@@ -40,8 +43,14 @@ def lost() -> threading.Event:
 
 
 @pytest.fixture
-def reporter(ledger: Ledger, claim: Claim, lost: threading.Event) -> Iterator[Reporter]:
-    made = Reporter(Ledger(Client(ledger.client.address, timeout_s=0.5)), claim, lost.set)
+def patience_s() -> float:
+    """How long the reporter waits for an answer of Redis."""
+    return PATIENCE_S
+
+
+@pytest.fixture
+def reporter(ledger: Ledger, claim: Claim, lost: threading.Event, patience_s: float) -> Iterator[Reporter]:
+    made = Reporter(Ledger(Client(ledger.client.address, timeout_s=patience_s)), claim, lost.set)
     made.start()
     yield made
     made.close()
@@ -62,10 +71,12 @@ def test_the_newest_report_and_all_sentences_arrive(ledger: Ledger, claim: Claim
     assert reporter.close() == []
 
 
+@pytest.mark.parametrize("patience_s", [SHORT_S])
 def test_the_work_never_waits_for_a_redis_that_is_silent_and_what_it_said_is_there_afterwards(
     ledger: Ledger, claim: Claim, reporter: Reporter, own_redis: RedisServer
 ) -> None:
     assert own_redis.process is not None
+    stopped_at = time.monotonic()
     own_redis.process.send_signal(signal.SIGSTOP)
     try:
         began = time.thread_time()
@@ -75,9 +86,11 @@ def test_the_work_never_waits_for_a_redis_that_is_silent_and_what_it_said_is_the
         assert time.thread_time() - began < 5, "of this thread's own time: none of it in the network"
     finally:
         own_redis.process.send_signal(signal.SIGCONT)
+    stopped_s = time.monotonic() - stopped_at
     until(lambda: (result := ledger.need(claim.job.id)).progress and result.progress.done == 10_000)
     until(lambda: ledger.events(claim.job.id)[-1]["reason"] == "said while Redis was away")
-    assert len(ledger.series([claim.job.id])[0]) <= 2, "what was replaced was not sent"
+    most = 2 + stopped_s / SHORT_S  # it tries again each time that it has waited, and may be received afterwards
+    assert len({point.at for point in ledger.series([claim.job.id])[0]}) <= most, "what was replaced was not sent"
 
 
 def test_what_was_not_sent_when_the_work_is_over_is_sent_before_its_end_is_recorded(
@@ -101,7 +114,7 @@ def test_one_that_has_lost_its_lease_is_ended_and_says_nothing_more(
 ) -> None:
     ledger.finish(claim, State.FAILED, "over")
     reporter.note("late")
-    assert lost.wait(10)
+    assert lost.wait(PATIENCE_S)
     reporter.report(*step(1))
     assert reporter.close() == []
     assert ledger.need(claim.job.id).progress is None
