@@ -15,7 +15,7 @@ from tasks.jobs.record import Job, State
 from tasks.ledger.client import Claim, Ledger
 from tasks.queues import QUEUES, Queue, share
 from tasks.worker import device_assignment, thread_limits
-from tests.conftest import until
+from tests.conftest import PATIENCE_S, until
 from tests.fixtures.stack import Stack
 
 ONE_AT_A_TIME = {"MISTUDIO_CPU_JOBS": "1"}
@@ -34,26 +34,33 @@ def turns(marks: Path) -> list[str]:
 
 def test_a_worker_of_all_queues_runs_one_training_at_a_time_and_other_queues_beside_it(stack: Stack) -> None:
     marks = stack.folder / "marks"
-    jobs = [stack.submit("nap", name=f"nap-{number}", ticks=30, marks=str(marks)) for number in range(3)]
+    enough = {"until": str(stack.folder / "enough"), "marks": str(marks)}
+    jobs = [stack.submit("nap", name="nap-0", ticks=100_000, **enough)]
+    jobs += [stack.submit("nap", name=f"nap-{number}", ticks=30, marks=str(marks)) for number in (1, 2)]
     stack.start_worker(slots=8)
     stack.under_way(jobs[0])
     assert stack.ended(stack.submit("blink", note="quick")).state is State.SUCCEEDED
     assert [stack.ledger.need(job.id).state for job in jobs] == [State.RUNNING, State.QUEUED, State.QUEUED]
     assert sentences(stack, jobs[1])[0] == f"Its workers run 1 job of training at a time: {jobs[0].id} (nap nap-0)."
+    stack.wake(jobs[0])
     assert [stack.ended(job).attempt for job in jobs] == [1, 1, 1]
     assert len(turns(marks)) == 3, "each worked alone, from its first tick to its last"
 
 
 def test_a_worker_that_takes_over_begins_no_training_beside_its_predecessors(stack: Stack) -> None:
     marks = stack.folder / "marks"
-    first = stack.submit("nap", name="first", ticks=60, marks=str(marks))
+    enough = {"until": str(stack.folder / "enough"), "marks": str(marks)}
+    first = stack.submit("nap", name="first", ticks=100_000, **enough)
     old = stack.start_worker(slots=8)
     stack.under_way(first)
     old.send_signal(signal.SIGTERM)  # it finishes what it runs, and gives up its lock
     second = stack.submit("nap", name="second", ticks=5, marks=str(marks))
     stack.start_worker(slots=8)
+    until(lambda: not stack.ledger.queues.messages("training"), "the new one to take the message")
+    assert stack.ledger.need(second.id).state is State.QUEUED
+    stack.wake(first)
     assert stack.ended(second).state is State.SUCCEEDED
-    old.wait(60)
+    old.wait(PATIENCE_S)
     assert len(turns(marks)) == 2
 
 
@@ -64,14 +71,14 @@ def test_two_workers_take_turns_on_the_processor_and_who_waits_says_for_whom(sta
     try:
         stack.start_worker("--name", "b", "--queues", "training", slots=1, **ONE_AT_A_TIME)
         second = stack.submit("nap", name="second", ticks=3)
-        until(lambda: "waiting for the processor" in " ".join(sentences(stack, second)), stack.log())
-        assert sentences(stack, second)[0].endswith(f"; waiting for the processor: cpu is held by job {first.name}.")
+        because = f"; waiting for the processor: cpu is held by job {first.name}."
+        until(lambda: sentences(stack, second)[0].endswith(because), stack.log())
         stack.ledger.request_cancel(first.id)
         assert (stack.ended(second).state, stack.ended(second).device) == (State.SUCCEEDED, "cpu")
         assert stack.ledger.leases() == {}
     finally:
         other.send_signal(signal.SIGQUIT)
-        other.wait(60)
+        other.wait(PATIENCE_S)
 
 
 def test_a_job_that_waits_for_the_processor_can_be_cancelled(stack: Stack) -> None:
@@ -85,15 +92,14 @@ def test_a_job_that_waits_for_the_processor_can_be_cancelled(stack: Stack) -> No
 
 
 def test_the_processor_of_a_killed_worker_comes_back(stack: Stack) -> None:
-    marks = stack.folder / "marks"
-    job = stack.submit("nap", ticks=60, marks=str(marks))
+    job = stack.nap()
     worker = stack.start_worker(**ONE_AT_A_TIME)
     stack.under_way(job)
     assert {lease.key for lease in stack.ledger.leases().values()} == {f"{socket.gethostname()}:cpu"}
     worker.kill()
     worker.wait()
     stack.start_worker(**ONE_AT_A_TIME)
-    assert (stack.ended(job).state, stack.ended(job).attempt) == (State.SUCCEEDED, 2)
+    stack.resumed(job)
     assert stack.ledger.leases() == {}
 
 

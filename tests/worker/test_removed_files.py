@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from tasks.paths import Places
 from tasks.system.fault_counter import Faults
 from tasks.system.resilient_loop import Rounds
 from tasks.worker.slot_locks import CANNOT_START_JOBS, WorkerLock, WorkerPhase, living_workers
-from tests.conftest import remove_in_use, until
+from tasks.worker.watchdog import MAY_TIDY_S
+from tests.conftest import PATIENCE_S, remove_in_use, until
 from tests.fixtures.stack import Stack
 
 
@@ -26,11 +28,12 @@ def lock_folder(stack: Stack) -> Path:
 @pytest.mark.parametrize("pattern", ["*.busy", "*.json", "lock", "slot-*", "*"])
 def test_jobs_run_on_after_files_of_the_lock_were_removed(stack: Stack, pattern: str) -> None:
     stack.start_worker()
-    job = stack.submit("nap", name="under-way", ticks=40)
+    job = stack.nap("under-way")
     stack.under_way(job)
     for file in lock_folder(stack).glob(pattern):
-        file.unlink()
+        file.unlink(missing_ok=True)
     assert stack.ended(stack.submit("blink", note="after")).state is State.SUCCEEDED
+    stack.wake(job)
     assert (stack.ended(job).state, stack.ended(job).attempt) == (State.SUCCEEDED, 1)
 
 
@@ -45,12 +48,15 @@ def test_jobs_run_on_after_whole_folders_were_removed(stack: Stack, what: str) -
 
 def test_a_worker_asked_to_stop_waits_for_its_job_although_its_busy_file_was_removed(stack: Stack) -> None:
     worker = stack.start_worker(slots=1)
-    job = stack.submit("nap", name="long", ticks=160)
+    job = stack.nap("long")
     stack.under_way(job)
     for file in lock_folder(stack).glob("*.busy"):
-        file.unlink()
+        file.unlink(missing_ok=True)
     worker.send_signal(signal.SIGTERM)
-    worker.wait(60)
+    with pytest.raises(subprocess.TimeoutExpired):
+        worker.wait(MAY_TIDY_S + 3)
+    stack.wake(job)
+    worker.wait(PATIENCE_S)
     assert (stack.ledger.need(job.id).state, stack.ledger.need(job.id).attempt) == (State.SUCCEEDED, 1)
 
 
@@ -59,7 +65,7 @@ def test_a_worker_that_cannot_begin_jobs_ends_and_says_why_and_loses_none(stack:
     until(lambda: lock_folder(stack).exists())
     (lock_folder(stack) / "slot-1").mkdir()
     jobs = [stack.submit("blink", name=f"blink-{number}") for number in range(3)]
-    assert worker.wait(60) == CANNOT_START_JOBS
+    assert worker.wait(PATIENCE_S) == CANNOT_START_JOBS
     assert "3 jobs in a row could not be begun (IsADirectoryError" in stack.log()
     assert {stack.ledger.need(job.id).state for job in jobs} == {State.QUEUED}
     (lock_folder(stack) / "slot-1").rmdir()
