@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ from tests.jobs.test_estimate import add_model, add_tokens
 SEED = os.environ.get("MISTUDIO_TEST_SEED", "1")
 BLOWS = 5 if os.environ.get("MISTUDIO_TEST_DEEPER") else 2
 STEPS, BATCH = 700, 64
+TOKENS = STEPS * BATCH
 
 
 def strike(stack: Stack, job: Job, at: int, attempt: int, chance: random.Random) -> str:
@@ -34,8 +36,24 @@ def strike(stack: Stack, job: Job, at: int, attempt: int, chance: random.Random)
         stack.under_way(job).kill()
         return "SIGKILL"
     stack.stop_worker(signal.SIGQUIT)
-    stack.start_worker(OMP_NUM_THREADS="1")
+    stack.start_worker(**environment(stack))
     return "shut"
+
+
+def environment(stack: Stack) -> dict[str, str]:
+    """The variables of a worker whose trainings wait at the number of tokens that is in a file."""
+    return {"OMP_NUM_THREADS": "1", "TRAIN_LIMIT_FILE": str(limit(stack))}
+
+
+def limit(stack: Stack) -> Path:
+    return stack.folder / "limit"
+
+
+def may_reach(stack: Stack, tokens: int) -> None:
+    """Let trainings continue up to there: however late a blow comes, there is something left to strike."""
+    part = limit(stack).with_suffix(".part")
+    part.write_text(str(tokens))
+    part.replace(limit(stack))
 
 
 @pytest.mark.timeout(900)
@@ -44,17 +62,20 @@ def test_a_struck_job_leaves_the_bytes_of_one_that_was_let_alone(stack: Stack) -
     architecture = chance.choice(names())
     add_model(stack, "model", 16)
     add_tokens(stack, "words", 400)
-    stack.start_worker(OMP_NUM_THREADS="1")
+    stack.start_worker(**environment(stack))
     flags = {"model": "model", "dataset": "words", "layer": 1, "arch": architecture, "batch": BATCH, "steps": STEPS}
     flags |= {"eval_tokens": 2048}
     whole = stack.submit("train", name="whole", checkpoint_s=0.2, **flags)
     until(lambda: stack.ledger.need(whole.id).state.ended, stack.log(), seconds=300)
-    struck = stack.submit("train", name="struck", checkpoint_s=0.2, **flags)
     at = 0
+    may_reach(stack, TOKENS // 4)
+    struck = stack.submit("train", name="struck", checkpoint_s=0.2, **flags)
     for attempt in range(1, BLOWS + 1):
         reason = strike(stack, struck, at, attempt, chance)
         until(lambda reason=reason: reason in " ".join(stack.reasons(struck)), stack.log())
-        at += chance.randrange(BATCH, BATCH * STEPS // (2 * BLOWS))
+        at += chance.randrange(BATCH, TOKENS // (2 * BLOWS))
+        may_reach(stack, at + TOKENS // 4)
+    limit(stack).unlink()
     until(lambda: stack.ledger.need(struck.id).state.ended, stack.log(), seconds=300)
     ended = stack.ledger.need(struck.id)
     assert (ended.state, ended.attempt) == (State.SUCCEEDED, BLOWS + 1)
