@@ -6,10 +6,8 @@ import json
 import os
 import re
 import signal
-import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -18,57 +16,20 @@ from mistudio_cli import settings
 from mistudio_cli.errors import Code
 from mistudio_cli.fleet import supervisor_client
 from mistudio_cli.redis import redis_server
-from tasks.jobs.record import Job, State
+from tasks.jobs.record import State
 from tasks.queues import QUEUE_NAMES
 from tasks.system import process_identity
-from tests.conftest import RedisServer, until
-from tests.supervisor.conftest import MISTUDIO, Home
+from tests.conftest import PATIENCE_S, RedisServer, until
+from tests.supervisor.command_line import Cli
+from tests.supervisor.conftest import Home
 
-#: What is said where a machine is smaller than the workers want, as this one may be.
-TOO_SMALL = re.compile(r"^.* needs [0-9]+ (core|GB|GPU).*\n", re.MULTILINE)
-
-
-class Cli:
-    """The command line of one home."""
-
-    def __init__(self, home: Home) -> None:
-        self.home = home
-        self.environment = {**os.environ, "MISTUDIO_HOME": str(home.places.home), "NO_COLOR": "1"}
-
-    def begin(self, *words: str) -> subprocess.Popen[str]:
-        pipe = subprocess.PIPE
-        return subprocess.Popen([MISTUDIO, *words], env=self.environment, stdout=pipe, stderr=pipe, text=True)
-
-    def __call__(self, words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [MISTUDIO, *words.split()],
-            env={**self.environment, **environment},
-            capture_output=True,
-            text=True,
-            timeout=100,
-            stdin=subprocess.DEVNULL,
-        )
-        done.stderr = TOO_SMALL.sub("", done.stderr)
-        return done
-
-    def read_json(self, words: str) -> Any:
-        done = self(words)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    def nap(self, ticks: int) -> str:
-        """Submit a job of that length; its id."""
-        return self.read_json(f"submit nap --name nap-{ticks} --ticks {ticks} --json")["id"]
-
-    def job(self, job_id: str) -> Job:
-        return self.home.job(job_id)
-
-    def under_way(self, job_id: str) -> None:
-        until(lambda: (result := self.job(job_id).progress) and result.done > 0, "the job to be under way")
-
-    def ended(self, job_id: str) -> Job:
-        until(lambda: self.job(job_id).state.ended, f"{job_id} to end")
-        return self.job(job_id)
+#: In place of Celery: workers that never answer, and end with their supervisor or when they are asked to.
+HANGING_CELERY = """
+import os, time
+while os.getppid() == int(os.environ["MISTUDIO_SUPERVISOR"]):
+    time.sleep(0.05)
+raise SystemExit
+"""
 
 
 @pytest.fixture
@@ -136,17 +97,20 @@ def test_a_killed_worker_is_replaced(cli: Cli) -> None:
 
 def test_a_job_too_long_for_the_grace_is_put_back_and_resumed(cli: Cli) -> None:
     assert cli("workers start").returncode == 0
-    job_id = cli.nap(100)
+    job_id = cli.long_nap()
     cli.under_way(job_id)
     stopped = cli("workers stop --grace 0.5")
     assert stopped.returncode == 0
     assert stopped.stderr.startswith("Running jobs may finish for 0.5 s, then they are put back")
     assert cli.job(job_id).state is State.QUEUED
     assert cli("workers start").returncode == 0
+    until(lambda: cli.ticks(2), "it to be begun again")
+    cli.wake()
     done = cli.ended(job_id)
     assert (done.state, done.attempt) == (State.SUCCEEDED, 2)
-    assert done.result is not None
-    assert done.result["ran_in_last_attempt"] < 100
+    last, first = cli.ticks(1)[-1], cli.ticks(2)[0]
+    assert first in (last, last + 1)
+    assert first > 0
 
 
 def statuses(cli: Cli) -> list[tuple[int | None, str, int | None]]:
@@ -156,11 +120,12 @@ def statuses(cli: Cli) -> list[tuple[int | None, str, int | None]]:
 
 def test_killed_supervisor_its_workers_finish_and_end_and_the_next_one_continues(cli: Cli) -> None:
     assert cli("workers start").returncode == 0
-    job_id = cli.nap(150)
+    job_id = cli.long_nap()
     cli.under_way(job_id)
     worker, server = psutil.Process(cli.home.worker()["pid"]), cli.home.redis
     cli.home.supervisor.kill()
     until(lambda: statuses(cli) == [(worker.pid, "draining", 1)], "the worker to know")
+    cli.wake()
     until(lambda: not process_identity.is_alive(worker), "the worker to drain")
     assert statuses(cli) == []
     done = cli.job(job_id)
@@ -172,7 +137,7 @@ def test_killed_supervisor_its_workers_finish_and_end_and_the_next_one_continues
 
 def test_workers_that_outlived_their_supervisor_can_be_stopped(cli: Cli) -> None:
     assert cli("workers start").returncode == 0
-    job_id = cli.nap(600)
+    job_id = cli.long_nap()
     cli.under_way(job_id)
     worker = psutil.Process(cli.home.worker()["pid"])
     cli.home.supervisor.kill()
@@ -184,10 +149,12 @@ def test_workers_that_outlived_their_supervisor_can_be_stopped(cli: Cli) -> None
 
 def test_redis_killed_under_a_job_the_job_ends_well(cli: Cli) -> None:
     assert cli("workers start").returncode == 0
-    job_id = cli.nap(40)
+    job_id = cli.long_nap()
     cli.under_way(job_id)
-    cli.home.redis.kill()
-    until(lambda: redis_server.answers(cli.home.places))
+    server = cli.home.redis
+    server.kill()
+    until(lambda: not process_identity.is_alive(server) and redis_server.answers(cli.home.places))
+    cli.wake()
     done = cli.ended(job_id)
     assert (done.state, done.attempt) == (State.SUCCEEDED, 1)
 
@@ -207,8 +174,9 @@ def test_workers_that_cannot_start_are_reported_with_their_last_words(cli: Cli, 
 
 
 @pytest.mark.parametrize("how", ["its supervisor is killed", "its workers are stopped", "they stop unseen"])
-def test_a_start_that_is_cut_short_by_others_says_so(cli: Cli, how: str) -> None:
-    starting = cli.begin("workers", "start", "full")
+def test_a_start_that_is_cut_short_by_others_says_so(cli: Cli, how: str, tmp_path: Path) -> None:
+    (tmp_path / "celery.py").write_text(HANGING_CELERY)
+    starting = cli.begin("workers", "start", "full", PYTHONPATH=str(tmp_path))
     until(lambda: (raised := supervisor_client.status(cli.home.places)) and raised["workers"])
     if how == "its supervisor is killed":
         cli.home.supervisor.kill()
@@ -225,13 +193,14 @@ def test_a_start_that_is_cut_short_by_others_says_so(cli: Cli, how: str) -> None
     assert cli("workers start full").returncode == 0
 
 
-def test_ctrl_c_takes_back_what_was_started(cli: Cli) -> None:
-    starting = cli.begin("workers", "start", "full")
+def test_ctrl_c_takes_back_what_was_started(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "celery.py").write_text(HANGING_CELERY)
+    starting = cli.begin("workers", "start", "full", PYTHONPATH=str(tmp_path))
     until(lambda: (result := supervisor_client.status(cli.home.places)) and result["workers"])
     starting.send_signal(signal.SIGINT)
     _, result = starting.communicate(timeout=180)
     assert starting.returncode == Code.INTERRUPTED, result
-    until(lambda: not [p for p in cli.home.processes() if "tasks.worker" in p.cmdline()], "the workers to end")
+    until(lambda: not cli.home.processes("tasks.worker"), "the workers to end")
 
 
 def test_ctrl_c_while_scaling_says_that_it_continues(cli: Cli) -> None:
@@ -256,7 +225,7 @@ def test_logs_are_followed_and_named(cli: Cli) -> None:
         log.write("new\u2028line\nhalf a li")
     lines.append(following.stdout.readline())
     following.send_signal(signal.SIGINT)
-    following.communicate(timeout=30)
+    following.communicate(timeout=PATIENCE_S)
     assert lines == [
         "worker-datasets | last worker-datasets\n",
         "worker-training | last worker-training\n",
@@ -286,7 +255,7 @@ def test_on_a_named_redis_nothing_of_our_own_is_started_and_no_password_shown(
     assert cli("workers stop --now", CELERY_BROKER_URL=plain).returncode == 0
     refused = cli("workers start", CELERY_BROKER_URL=secret)
     assert "hush" not in refused.stdout + refused.stderr
-    assert not [p for p in cli.home.processes() if "hush" in " ".join(p.cmdline())]
+    assert not cli.home.processes("hush")
 
 
 def test_a_broker_that_is_away_is_said_at_once(cli: Cli) -> None:
@@ -304,7 +273,8 @@ def test_with_redis_away_status_shows_what_the_supervisor_knows(cli: Cli, own_re
     seen = json.loads(result.stdout)
     assert result.returncode == Code.UNREACHABLE
     assert [(worker["state"], worker["busy"]) for worker in seen["workers"]] == [("running", None)]
-    assert [trouble["part"] for trouble in seen["errors"]] == ["ledger"]
+    parts = {trouble["part"] for trouble in seen["errors"]}
+    assert parts - {"processes"} == {"ledger"}, "what processes hold takes longer than a second on a busy machine"
     own_redis.start()
 
 
@@ -391,7 +361,12 @@ def test_more_than_the_machine_has_is_said_and_refused_when_strict(cli: Cli) -> 
 
 def test_in_the_foreground_a_signal_lets_jobs_finish_and_ends_everything(cli: Cli) -> None:
     running = cli.begin("workers", "start", "--foreground", "--queues", "training", "--grace", "30")
-    until(lambda: (result := supervisor_client.status(cli.home.places)) and result["workers"][0]["state"] == "running")
+    until(
+        lambda: (
+            (result := supervisor_client.status(cli.home.places))
+            and {row["state"] for row in result["workers"]} == {"running"}
+        )
+    )
     assert supervisor_client.status(cli.home.places)["supervisor"]["pid"] == running.pid
     refused = cli("workers start --foreground")
     assert (refused.returncode, "Another supervisor keeps" in refused.stderr) == (Code.USAGE, True)
