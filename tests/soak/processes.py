@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -25,12 +25,15 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Being:
-    """A living process; `lock` is its worker's name, `job` what a runner runs, `birth` is in ticks since boot."""
+    """A living process; `lock` is its worker's name, `job` what a runner runs, `birth` is in ticks since boot.
+
+    It is the same whatever its `state` is at the moment.
+    """
 
     pid: int
     birth: int
     parent: int
-    state: str
+    state: str = field(compare=False)
     role: Role
     worker_lock: str = ""
     job: str = ""

@@ -14,7 +14,7 @@ import pytest
 
 from mistudio_cli.errors import Code
 from tasks.jobs.record import Job, State
-from tests.conftest import until
+from tests.conftest import PATIENCE_S, until
 from tests.soak.fleet import Fleet, fleet_up
 from tests.soak.processes import Being, Role
 
@@ -140,7 +140,7 @@ def test_drain_waits_for_the_last_job_however_long_it_takes(fleet: Fleet) -> Non
     waiting = fleet.submit("nap", ticks=1)
     assert draining.poll() is None
     fleet.wake(job)
-    _, said = draining.communicate(timeout=30)
+    _, said = draining.communicate(timeout=PATIENCE_S)
     assert (draining.returncode, worker.lives) == (0, False), said
     assert fleet.ledger.need(job.id).state is State.SUCCEEDED
     once(fleet, job)
