@@ -6,9 +6,11 @@ import dataclasses
 import json
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +32,8 @@ from tasks.fleet.worker_requests import (
 from tasks.ledger.client import Ledger
 from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.redis_client.redis_connection import connect
-from tests.conftest import RedisServer, deadline, until
+from tests.conftest import PATIENCE_S, RedisServer, deadline, until
+from tests.fixtures.stack import Clock
 from tests.supervisor.conftest import Home, ending
 from tests.supervisor.manual_supervisor import BROKEN, PAIR, SITTING, World
 from tests.supervisor.test_workers import Cli
@@ -192,6 +195,14 @@ def test_a_supervisor_that_ends_answers_what_is_under_way(world: World) -> None:
     assert read_answer(world.ledger, restart) == f"{PAIR[1].name} does not start (it was stopped)"
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock by which `worker_names.ask` loses its patience."""
+    clock = Clock()
+    monkeypatch.setattr(worker_names, "time", SimpleNamespace(monotonic=clock, sleep=time.sleep))
+    return clock
+
+
 class Asking:
     """`worker_names.ask` in a thread, and what became of it."""
 
@@ -208,8 +219,18 @@ class Asking:
         until(lambda: found.extend(take(self._ledger, self._words[1])) or found)
         return found[0]
 
+    def wait_in_vain(self, clock: Clock, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Let it lose its patience."""
+
+        def has_lost_it() -> bool:
+            meanwhile()
+            clock.now += REQUEST_TTL_S + 1  # once more where it has looked at the clock just now
+            return not self._thread.is_alive()
+
+        until(has_lost_it)
+
     def end(self) -> None:
-        self._thread.join(20)
+        self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive()
 
     def _run(self) -> None:
@@ -220,43 +241,36 @@ class Asking:
                 self.error = error
 
 
-@pytest.fixture
-def _short_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_names, "REQUEST_TTL_S", 1.0)
-
-
-@pytest.mark.usefixtures("_short_silence")
 @pytest.mark.parametrize("operation", ["stop", "restart"])
 def test_a_request_that_was_taken_and_never_answered_ends_as_unknown(
-    ledger: Ledger, session_redis: RedisServer, operation: str
+    ledger: Ledger, session_redis: RedisServer, clock: Clock, operation: str
 ) -> None:
-    ledger.heartbeat(WorkerHeartbeat("w@h", "h", 1, (), 1, 0.0))
     asking = Asking(ledger, session_redis.url, operation, ["w@h"])
     asking.take()
-    asking.end()
+    asking.wait_in_vain(clock, lambda: ledger.heartbeat(WorkerHeartbeat("w@h", "h", 1, (), 1, 0.0)))
     assert isinstance(asking.error, TimeoutError)
     assert str(asking.error) == "the supervisor of w@h has taken the request, and its outcome is unknown"
 
 
-@pytest.mark.usefixtures("_short_silence")
 def test_a_worker_has_ended_when_neither_it_nor_its_supervisor_gives_a_sign_of_life(
-    ledger: Ledger, session_redis: RedisServer
+    ledger: Ledger, session_redis: RedisServer, clock: Clock
 ) -> None:
     asking = Asking(ledger, session_redis.url, "stop", ["w@h"])
     request = asking.take()
     worker_requests.answer(ledger, request, ACCEPTED)
     expires_in_s = ledger.client.call("TTL", worker_requests._answer_key(ledger, request))
-    assert 0 < expires_in_s <= ACCEPTED_TTL_S
+    assert expires_in_s == -2 or 0 <= expires_in_s <= ACCEPTED_TTL_S, "it has expired, or will"
     ledger.client.call("DEL", worker_requests._answer_key(ledger, request))  # as it is by then
-    asking.end()
+    asking.wait_in_vain(clock)
     assert (asking.error, asking.said) == (None, ["w@h is done"])
 
 
 def test_a_restart_from_elsewhere_is_waited_for_as_long_as_the_timeout_says(
-    ledger: Ledger, session_redis: RedisServer
+    ledger: Ledger, session_redis: RedisServer, clock: Clock
 ) -> None:
     asking = Asking(ledger, session_redis.url, "restart", ["w@h"], patience_s=1.0)
     worker_requests.answer(ledger, asking.take(), ACCEPTED)
+    clock.now += 2
     asking.end()
     assert isinstance(asking.error, TimedOut)
     assert asking.error.sentence == "The supervisor of w@h did not restart it in time."
@@ -316,12 +330,12 @@ def test_a_drain_from_elsewhere_ends_when_all_is_stopped_there(two: tuple[Cli, C
     mine, theirs = two
     name = f"two@{socket.gethostname()}"
     assert mine("workers drain one").returncode == 0, "the job is the other one's"
-    job = mine.nap(3000)
+    job = mine.nap(100_000)
     until(lambda: mine.read_json(f"jobs show {job} --json")["state"] == "running", "the job to run")
     drain = mine.begin("workers", "drain", name)
     until(lambda: theirs.home.worker("two")["state"] == "draining", "the drain to begin")
     assert theirs("workers stop --all --now").returncode == 0
-    _, said = drain.communicate(timeout=60)
+    _, said = drain.communicate(timeout=PATIENCE_S)
     assert (drain.returncode, said) == (0, f"{name} has ended\n")
 
 
@@ -361,10 +375,11 @@ def test_the_log_of_a_worker_elsewhere_is_followed(two: tuple[Cli, Cli]) -> None
     mine, theirs = two
     assert mine("workers stop one").returncode == 0
     until(lambda: mine(f"workers logs two@{socket.gethostname()}").returncode == 0, "the log of two")
-    following = mine.begin("workers", "logs", f"two@{socket.gethostname()}", "-f", "-n", "0")
+    following = mine.begin("workers", "logs", f"two@{socket.gethostname()}", "-f", "-n", "1")
     assert following.stdout is not None
+    assert following.stdout.readline(), "it has begun to follow"
     job = theirs.read_json("submit nap --ticks 1 --name followed --json")["id"]
-    with deadline(60, "workers logs -f"):
+    with deadline(PATIENCE_S, "workers logs -f"):
         assert any("nap followed succeeded" in line for line in following.stdout), job
     following.terminate()
     following.communicate()
