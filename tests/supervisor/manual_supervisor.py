@@ -15,7 +15,7 @@ from tasks.ledger.client import Ledger
 from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.paths import Places
 from tasks.worker.slot_locks import WorkerPhase, living_workers
-from tests.conftest import until
+from tests.conftest import PATIENCE_S, until
 
 PAIR = (WorkerSpec("worker-training", ("training",), 1), WorkerSpec("worker-datasets", ("datasets",), 4))
 
@@ -59,6 +59,15 @@ class World:
         self.script = OBEDIENT
         self.environments: list[dict[str, str]] = []
         self.supervisor = Supervisor(self.places, lambda: self.now, self._spawn)
+        self._connect_to = self.supervisor.heartbeat_monitor.connect_to
+        self.supervisor.heartbeat_monitor.connect_to = self._connect_patiently
+
+    def _connect_patiently(self, url: str) -> None:
+        """Give Redis all the time that it needs: one that was held up would be asked again by a clock that stands."""
+        self._connect_to(url)
+        ledger = self.supervisor.heartbeat_monitor.ledger
+        assert ledger is not None
+        ledger.client._timeout_s = PATIENCE_S
 
     def _spawn(self, spec: WorkerSpec, environment: dict[str, str]) -> worker_process.WorkerProcess:
         self.environments.append(environment)

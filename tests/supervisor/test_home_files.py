@@ -21,7 +21,7 @@ from mistudio_cli.supervisor.lock_and_socket import holder
 from tasks.errors import UserError
 from tasks.jobs.record import State
 from tasks.paths import Places
-from tests.conftest import deadline, remove_in_use, until
+from tests.conftest import PATIENCE_S, deadline, remove_in_use, until
 from tests.supervisor.conftest import MISTUDIO, Home, ending
 
 READING = [
@@ -50,7 +50,7 @@ time.sleep(60)
 def run(home: Home, *words: str, **variables: str | None) -> subprocess.CompletedProcess[str]:
     result = {**os.environ, "MISTUDIO_HOME": str(home.places.home), **variables}
     environment = {name: value for name, value in result.items() if value is not None}
-    return subprocess.run([MISTUDIO, *words], env=environment, capture_output=True, text=True, timeout=90)
+    return subprocess.run([MISTUDIO, *words], env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 @pytest.mark.parametrize("words", READING, ids=" ".join)
@@ -132,7 +132,7 @@ def test_a_supervisor_whose_files_were_removed_is_reached_again_and_stays_the_on
     first = home.supervisor
     for file in home.places.run.glob(what):
         if file.name != "redis.sock":
-            file.unlink()
+            file.unlink(missing_ok=True)
     until(lambda: holder(home.places) == first.pid, "it to take its lock again")
     until(lambda: supervisor_client._is_there(home.places), "it to listen again")
     supervisor_client.ensure_supervisor(home.settings)
@@ -152,6 +152,7 @@ def test_what_limits_the_workers_gpus_is_shown_in_every_shell(home: Home, driver
     fake = {"LD_LIBRARY_PATH": str(driver), "FAKE_GPUS": "2"}
     started = run(home, "workers", "start", "--queues", "training", **fake, CUDA_VISIBLE_DEVICES="1")
     assert started.returncode == Code.OK
+    fake["MISTUDIO_READ_PATIENCE_S"] = "60"  # a busy machine needs some
     for words in (("top", "--once"), ("doctor",)):
         assert "1 of 2 GPUs, by CUDA_VISIBLE_DEVICES" in run(home, *words, **fake).stdout
     assert "by CUDA_VISIBLE_DEVICES" in run(home, "top", "--once", "--json", **fake).stdout
@@ -194,11 +195,12 @@ def deep() -> Iterator[Home]:
 
 def test_a_deep_home_is_reached_from_every_session_whatever_its_environment(deep: Home, tmp_path: Path) -> None:
     assert run(deep, "workers", "start", "--queues", "high_priority", XDG_RUNTIME_DIR=str(tmp_path)).returncode == 0
-    began = time.monotonic()
+    supervisor, began = deep.supervisor, time.monotonic()
     for environment in ({"XDG_RUNTIME_DIR": None}, {"XDG_RUNTIME_DIR": "/nowhere"}, {"TMPDIR": str(tmp_path)}):
         assert "running" in run(deep, "workers", "status", **environment).stdout
         assert run(deep, "queue", "ls", **environment).returncode == 0
-    assert time.monotonic() - began < 30
+    assert deep.supervisor == supervisor, "nobody has started another"
+    assert time.monotonic() - began < PATIENCE_S
     assert list(tmp_path.iterdir()) == [], "nothing lies where the end of a session clears up"
 
 

@@ -89,7 +89,9 @@ def test_there_is_none_before_workers_were_started(world: World) -> None:
     assert host_heartbeat.read_all(world.ledger.client) == []
 
 
-def test_one_batch_in_five_seconds_is_all_it_costs(world: World) -> None:
+def test_one_batch_in_five_seconds_is_all_it_costs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    # One whose Redis is held up looks as if its clock had jumped, and sends its next heartbeat at once.
+    monkeypatch.setattr(host_heartbeat, "_clock_offset", lambda *_: 0.0)
     world.up(*PAIR)
     complete(world)
     next_heartbeat(world)
@@ -128,7 +130,7 @@ def test_a_clock_that_is_wrong_is_measured_and_the_times_are_right_all_the_same(
     monkeypatch.setattr(time, "time", lambda: right() + 75)
     world.up(*PAIR)
     heartbeat = newest(world.ledger)
-    assert 74 < heartbeat.clock_offset_s < 80
+    assert 70 < heartbeat.clock_offset_s < 80
     assert abs(world.ledger.now() - heartbeat.seen_at) < 60
 
 
@@ -209,8 +211,7 @@ def test_a_driver_that_hangs_is_a_sentence_and_the_supervisor_answers_and_ends_i
     cli = Cli(home)
     cli.environment |= {"LD_LIBRARY_PATH": str(driver), "FAKE_Init": "666", "CELERY_BROKER_URL": own_redis.url}
     assert cli("workers start").returncode == 0
-    until(lambda: host_of(cli)["gpus_error"], "the driver to be given up")
-    row = host_of(cli)
+    row = until(lambda: (row := host_of(cli))["gpus_error"] and row, "the driver to be given up")
     assert (row["gpus_error"], row["gpus"]) == ("NVML cannot be read: NVML does not answer", None)
     assert (row["state"], row["workers"]) == ("running", 1)
     assert supervisor_client.status(home.places) is not None
@@ -228,16 +229,15 @@ def test_gpus_are_listed_with_their_memory(home: Home, driver: Path) -> None:
     cli = Cli(home)
     cli.environment |= {"LD_LIBRARY_PATH": str(driver), "FAKE_LOST": "1"}
     assert cli("workers start").returncode == 0
-    until(lambda: host_of(cli)["gpus"], "the GPUs to be read")
-    first, lost = host_of(cli)["gpus"]
+    first, lost = until(lambda: host_of(cli)["gpus"], "the GPUs to be read")
     assert (first["uuid"], first["name"], first["error"]) == ("GPU-fake-0", "Fake GPU 0", None)
     assert first["memory_total_bytes"] > first["memory_free_bytes"] > 0
     assert 0 <= first["utilisation_percent"] <= 100
     assert first["temperature_c"] > 0 < first["power_w"]
     assert (lost["memory_free_bytes"], lost["error"]) == (None, "GPU is lost")
     assert (lost["utilisation_percent"], lost["power_w"], lost["temperature_c"]) == (None, None, None)
-    text = cli(f"hosts show {socket.gethostname()}").stdout
-    assert "Fake GPU 0" in text
+    show = f"hosts show {socket.gethostname()}"
+    text = until(lambda: "Fake GPU 0" in (text := cli(show).stdout) and text, "them to be shown")
     assert "GPU is lost" in text
 
 
@@ -251,8 +251,7 @@ def test_the_processes_on_a_gpu_are_sent_without_secrets_and_no_more_than_have_r
         cli.environment |= {"LD_LIBRARY_PATH": str(driver), "FAKE_GPUS": "1", "CELERY_BROKER_URL": own_redis.url}
         cli.environment |= {"FAKE_PROCESSES": "11", **{f"FAKE_PID_{place}": str(pid) for place, pid in enumerate(pids)}}
         assert cli("workers start").returncode == 0
-        until(lambda: host_of(cli)["gpus"], "the GPUs to be read")
-        (gpu,) = host_of(cli)["gpus"]
+        (gpu,) = until(lambda: host_of(cli)["gpus"], "the GPUs to be read")
     assert [found["pid"] for found in gpu["processes"]] == [pids[0], *pids[:3:-1]], "those with most memory"
     assert [found["job"] for found in gpu["processes"]] == [job, *[None] * 7]
     assert {found["user"] for found in gpu["processes"]} == {getpass.getuser()}

@@ -85,7 +85,7 @@ def test_a_removed_folder_is_created_again_with_all_that_redis_holds(home: Home,
     keeper = keep()
     home.redis_says("SET", "accepted", "before")
     shutil.rmtree(home.places.redis)
-    keeper.tick()
+    until(lambda: keeper.tick() or home.places.redis.exists(), "the folder to be there again")
     home.redis_says("SET", "accepted-too", "after")
     until(lambda: not _rewrites(home), "the file to be written")
     home.redis.kill()

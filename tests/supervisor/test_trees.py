@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from mistudio_cli.machine.process_trees import Use, read_uses
+from tests.conftest import until
 
 #: A worker with a slot in its own process group and a job in another one, which holds 100 MB and computes.
 WORKER = """
@@ -37,13 +38,19 @@ def worker() -> Iterator[psutil.Process]:
 def test_memory_is_shown_with_and_without_jobs_and_one_busy_core_is_about_a_hundred_percent(
     worker: psutil.Process,
 ) -> None:
-    use = read_uses([worker.pid])[worker.pid]
-    assert use.jobs_pss_bytes is not None
-    assert use.pss_bytes is not None
-    assert use.cpu_percent is not None
-    assert 100e6 < use.jobs_pss_bytes < 140e6
-    assert 1e6 < use.pss_bytes - use.jobs_pss_bytes < 60e6
-    assert 5 < use.cpu_percent < 130
+    uses: list[Use] = []
+
+    def is_busy() -> bool:
+        """Whether its core is its own in a reading: others may have it, or hold up who reads."""
+        uses.append(read_uses([worker.pid])[worker.pid])
+        return uses[-1].cpu_percent is not None and 5 < uses[-1].cpu_percent < 130
+
+    until(is_busy)
+    for use in uses:
+        assert use.jobs_pss_bytes is not None
+        assert use.pss_bytes is not None
+        assert 100e6 < use.jobs_pss_bytes < 140e6
+        assert 1e6 < use.pss_bytes - use.jobs_pss_bytes < 60e6
 
 
 def test_of_one_that_is_gone_nothing_is_known(worker: psutil.Process) -> None:
