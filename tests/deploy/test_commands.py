@@ -27,8 +27,9 @@ from tasks.queues import QUEUES
 from tasks.redis_client import redis_connection
 from tasks.storage.store import Store
 from tasks.submission.plan import submit
-from tests.conftest import RedisServer, find_redis_server, until
+from tests.conftest import PATIENCE_S, RedisServer, find_redis_server, until
 from tests.deploy.conftest import compose, of_kind, pod, text
+from tests.fixtures.ports import reserved_port
 
 EXTRA = Path(__file__).parent.parent / "extra"
 BIN = Path(sys.executable).parent
@@ -87,7 +88,7 @@ class Container:
         """As the container's engine does: TERM to the main process, and wait."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(90)
+        return self.process.wait(PATIENCE_S)
 
     def end(self) -> None:
         if not self.has_ended:
@@ -153,7 +154,9 @@ def test_all_six_come_up_side_by_side_and_end_well(own_redis: RedisServer, ledge
         assert {(heartbeat.name, heartbeat.queues, heartbeat.slots) for heartbeat in ledger.workers()} == wanted
         for container in made.values():
             container.process.send_signal(signal.SIGTERM)
-        assert {name: container.process.wait(90) for name, container in made.items()} == dict.fromkeys(services, 0)
+        assert {name: container.process.wait(PATIENCE_S) for name, container in made.items()} == dict.fromkeys(
+            services, 0
+        )
 
 
 def test_a_unit_s_fleet_comes_back_and_does_what_was_submitted_meanwhile(short_tmp: Path) -> None:
@@ -170,7 +173,7 @@ def test_a_unit_s_fleet_comes_back_and_does_what_was_submitted_meanwhile(short_t
             service.start(start)
             service.well(WORKER_CHECK)
             if submitted:
-                assert service.run(["mistudio", "jobs", "wait", submitted, "--timeout", "60"])[0] == 0
+                assert service.run(["mistudio", "jobs", "wait", submitted, "--timeout", "100"])[0] == 0
             assert service.stop() == 0, service.log()
             assert redis_server.running(places) is None
             code, result = service.run(["mistudio", "submit", "blink"])
@@ -198,9 +201,10 @@ def test_a_training_in_a_container_that_is_asked_to_stop_is_put_back_with_its_ch
     assert any((store / ".tmp" / job.id).rglob("*")), "its work folder, with the checkpoint, is kept"
 
 
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return str(found.getsockname()[1])
+@pytest.fixture
+def port() -> Iterator[str]:
+    with reserved_port() as port:
+        yield str(port)
 
 
 @contextmanager
@@ -218,7 +222,7 @@ def get(port: str, **headers: str) -> tuple[int, str]:
     request = urllib.request.Request(f"http://localhost:{port}/api/v1/workers/queues", headers=headers)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=30) as answer:
+        with opener.open(request, timeout=PATIENCE_S) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -231,31 +235,36 @@ def health_check(port: str) -> list[str]:
     return [port if word == "8000" else word for word in command]
 
 
-def test_the_api_s_container_answers_this_machine_without_a_token(own_redis: RedisServer, short_tmp: Path) -> None:
-    port = free_port()
+def await_health(container: Container, port: str, *wanted: object) -> None:
+    """Wait until the check of the REST interface, which itself is patient for seconds, exits and says so."""
+    until(lambda: container.run(health_check(port)) == wanted, f"the health check to say {wanted}")
+
+
+def test_the_api_s_container_answers_this_machine_without_a_token(
+    own_redis: RedisServer, short_tmp: Path, port: str
+) -> None:
     with api(short_tmp, own_redis.url, compose("dev")["services"]["api"]["command"], port) as container:
         status, body = get(port)
         assert (status, '"datasets":0' in body) == (200, True)
         assert get(port, Host="evil.example")[0] == 400
-        assert container.run(health_check(port)) == (0, "")
+        await_health(container, port, 0, "")
         own_redis.kill()
-        assert container.run(health_check(port)) == (1, "The REST interface answers 503 Service Unavailable.\n")
+        await_health(container, port, 1, "The REST interface answers 503 Service Unavailable.\n")
     assert container.run(health_check(port))[0] == 1
 
 
-def test_with_a_token_set_it_is_demanded(own_redis: RedisServer, short_tmp: Path) -> None:
-    port, token = free_port(), {"MISTUDIO_API_TOKEN": "let-me-in"}
+def test_with_a_token_set_it_is_demanded(own_redis: RedisServer, short_tmp: Path, port: str) -> None:
+    token = {"MISTUDIO_API_TOKEN": "let-me-in"}
     with api(short_tmp, own_redis.url, compose("dev")["services"]["api"]["command"], port, **token) as container:
         assert get(port)[0] == 401
         assert get(port, Authorization="Bearer let-me-in")[0] == 200
-        assert container.run(health_check(port)) == (0, "")
+        await_health(container, port, 0, "")
 
 
-def test_in_kubernetes_the_api_demands_a_token(own_redis: RedisServer, short_tmp: Path) -> None:
+def test_in_kubernetes_the_api_demands_a_token(own_redis: RedisServer, short_tmp: Path, port: str) -> None:
     (container,) = pod(of_kind("Deployment")["mistudio-api"])["containers"]
     code, result = Container(short_tmp / "without", CELERY_BROKER_URL=own_redis.url).run(container["args"])
     assert (code, "must carry a token" in result) == (2, True)
-    port = free_port()
     with api(short_tmp, own_redis.url, container["args"], port, MISTUDIO_API_TOKEN="let-me-in"):
         assert get(port)[0] == 401
         assert get(port, Authorization="Bearer let-me-in")[0] == 200
@@ -276,7 +285,7 @@ def redis_container(folder: Path, command: list[str], **environment: str) -> Ite
         yield str(folder / "r.sock")
     finally:
         server.terminate()
-        assert server.wait(20) == 0
+        assert server.wait(PATIENCE_S) == 0
 
 
 def listens(path: Path) -> bool:

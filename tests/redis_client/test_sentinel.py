@@ -28,7 +28,8 @@ from tasks.redis_client.redis_url import Address
 from tasks.redis_client.sentinel_url import Sentinels
 from tests.cli.conftest import EXTRA, MISTUDIO
 from tests.conftest import until
-from tests.fixtures.sentinel import NAME, Replicated, Server, free_ports, replicated
+from tests.fixtures.ports import reserved_port
+from tests.fixtures.sentinel import NAME, Replicated, Server, replicated
 
 PASSWORD = "s3cret/word"
 
@@ -115,11 +116,12 @@ def made_a_replica(server: Server, of: Server) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def alone(servers: Replicated) -> Iterator[Server]:
     """A master that no Sentinel watches."""
-    server = Server(servers.servers[0].folder.parent / "alone", free_ports(1)[0], PASSWORD)
-    server.write(f"requirepass {PASSWORD}", f"masterauth {PASSWORD}", 'save ""')
-    server.start()
-    yield server
-    server.kill()
+    with reserved_port() as port:
+        server = Server(servers.servers[0].folder.parent / "alone", port, PASSWORD)
+        server.write(f"requirepass {PASSWORD}", f"masterauth {PASSWORD}", 'save ""')
+        server.start()
+        yield server
+        server.kill()
 
 
 def test_a_master_that_becomes_a_replica_under_an_open_connection_is_not_read_on(
