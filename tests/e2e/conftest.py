@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from tests.conftest import until
+from tests.fixtures.processes import asked, kill
 
 MISTUDIO = str(Path(sys.executable).parent / "mistudio")
 CELERY = str(Path(sys.executable).parent / "celery")
@@ -31,6 +32,7 @@ class Home:
             "MISTUDIO_HOME": str(folder),
             "MISTUDIO_CONFIG_DIR": str(folder / "config"),
             "HF_HUB_OFFLINE": "1",
+            "MISTUDIO_READ_PATIENCE_S": "60",  # a busy test machine is slow, and does not hang
         }
 
     def type(self, command: str, *, code: int | None = 0, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
@@ -69,16 +71,28 @@ class Home:
             return False
 
     def runner_of(self, job_id: str) -> psutil.Process:
-        """The process that does a job's work."""
-        return next(process for process in self.processes() if process.cmdline()[-2:] == ["tasks.runner", job_id])
+        """The process that does a job's work, once there is one."""
+        return self.process_where(lambda process: process.cmdline()[-2:] == ["tasks.runner", job_id], job_id)
+
+    def process_where(self, is_meant: Callable[[psutil.Process], bool], what: str) -> psutil.Process:
+        """The process of this home of which that is so, once there is one; others may end meanwhile."""
+
+        def find() -> psutil.Process | None:
+            return next((process for process in self.processes() if asked(process, is_meant)), None)
+
+        found = until(find, f"a process: {what}")
+        assert isinstance(found, psutil.Process)
+        return found
+
+    def kill_all(self) -> None:
+        """Kill every process of this home, and those that they start meanwhile."""
+        until(lambda: not kill(*self.processes()), "everything to end")
 
     def end(self) -> None:
         subprocess.run(
-            [MISTUDIO, "workers", "stop", "--all", "--now"], env=self.environment, capture_output=True, timeout=120
+            [MISTUDIO, "workers", "stop", "--all", "--now"], env=self.environment, capture_output=True, timeout=600
         )
-        for process in self.processes():
-            process.kill()
-        until(lambda: not self.processes())
+        self.kill_all()
 
 
 def new_home() -> Home:

@@ -16,6 +16,7 @@ import typer
 
 from mistudio_cli.app import app
 from tasks.jobs.kind import kinds
+from tests.conftest import PATIENCE_S
 from tests.e2e.conftest import MISTUDIO, Home, new_home
 from tests.e2e.documented import DOCUMENTS, Line, commands_in_blocks, commands_in_sentences
 from tests.e2e.stand_in_hub import WORDS, save_model, serve_documented
@@ -84,9 +85,9 @@ class Reader(Home):
     def look_at(self, text: str) -> None:
         """Type what stays until it is left."""
         screen = pexpect.spawn("bash", ["-c", text], cwd=self.folder, env=self.environment, dimensions=(40, 120))
-        screen.expect("training" if "top" in text else r"http://127\.0\.0\.1:\d+", timeout=60)
+        screen.expect("training" if "top" in text else r"http://127\.0\.0\.1:\d+", timeout=PATIENCE_S)
         screen.send("q" if "top" in text else "\x03")
-        screen.expect(pexpect.EOF, timeout=60)
+        screen.expect(pexpect.EOF, timeout=PATIENCE_S)
         screen.close()
         assert screen.exitstatus in (0, 130), text
 
