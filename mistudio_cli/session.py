@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 
 from mistudio_cli import settings as all_settings
-from mistudio_cli.redis.probe import PATIENCE_S, Answer, require_answer
+from mistudio_cli.redis.probe import Answer, require_answer
 from mistudio_cli.settings import SETTINGS, Settings
 from tasks.fleet.job_owner import check_owner, owner_of
 from tasks.ledger.client import Ledger
@@ -101,9 +101,9 @@ def _own_broker_url(settings: Settings, *, supervise: bool) -> str:
     from mistudio_cli.fleet import supervisor_client
     from mistudio_cli.redis import redis_server
 
-    path = settings.places.redis_socket
-    if redis_server.probe(settings.places) is Answer.SILENT:  # waiting for it would take as long as it hangs
-        raise redis_connection.Silent(f"{path} does not answer (waited {PATIENCE_S:g} s)")
+    path, patience_s = settings.places.redis_socket, current("read_patience")
+    if redis_server.probe(settings.places, patience_s) is Answer.SILENT:  # else it is waited for as long as it hangs
+        raise redis_connection.Silent(f"{path} does not answer (waited {patience_s:g} s)")
     return (
         supervisor_client.broker_url_for(settings, supervise=True)
         if supervise

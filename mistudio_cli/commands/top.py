@@ -18,6 +18,7 @@ from mistudio_cli.settings import Settings
 from mistudio_cli.terminal import output
 from tasks.errors import UserError
 from tasks.ledger.client import Ledger
+from tasks.settings import current
 
 if TYPE_CHECKING:
     from mistudio_cli.monitor.collector.collector import Collector
@@ -45,13 +46,15 @@ def top(
     if not _SHORTEST_S <= interval <= _LONGEST_S:  # nan is neither less nor more
         raise UserError(f"--interval must be {_SHORTEST_S:g} to {_LONGEST_S:g} seconds.", "For instance: --interval 2")
     settings = session.current_settings()
-    ledger = session.connect_ledger(settings, timeout_s=PATIENCE_S, must_answer=False)
+    is_live = not (once or as_json or as_lines) and sys.stdout.isatty()
+    patience_s = PATIENCE_S if is_live else current("read_patience")
+    ledger = session.connect_ledger(settings, timeout_s=patience_s, must_answer=False)
     if as_lines and not (once or as_json):
         _print_lines(ledger, settings, interval)
-    elif once or as_json or not sys.stdout.isatty():
-        _print_once(ledger, settings, as_json=as_json or as_lines, indent=None if as_lines else 2)
-    else:
+    elif is_live:
         _show(ledger, settings, interval, mouse=mouse)
+    else:
+        _print_once(ledger, settings, as_json=as_json or as_lines, indent=None if as_lines else 2)
 
 
 def _show(ledger: Ledger, settings: Settings, interval_s: float, *, mouse: bool) -> None:

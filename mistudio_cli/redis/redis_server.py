@@ -63,10 +63,10 @@ def answers(places: Places) -> bool:
     return probe(places) is Answer.ANSWERS
 
 
-def probe(places: Places) -> Answer:
+def probe(places: Places, patience_s: float = PATIENCE_S) -> Answer:
     """Whether the home's own server is there, and whether it answers in time."""
     try:
-        with _connected(places) as link:
+        with _connected(places, patience_s) as link:
             link.sendall(b"PING\r\n")
             reply = link.recv(16)
     except (TimeoutError, BlockingIOError):  # the latter: its backlog is full
@@ -198,9 +198,9 @@ def _at_the_socket(places: Places) -> psutil.Process | None:
         return None
 
 
-def _connected(places: Places) -> socket.socket:
+def _connected(places: Places, patience_s: float = PATIENCE_S) -> socket.socket:
     link = socket.socket(socket.AF_UNIX)
-    link.settimeout(PATIENCE_S)
+    link.settimeout(patience_s)
     try:
         link.connect(str(places.redis_socket))
     except OSError:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import termios
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -16,12 +18,15 @@ import pytest
 from mistudio_cli.errors import Code
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.record import Job
+from tasks.ledger.client import Ledger
 from tasks.ledger.device_lease import Card
 from tasks.queues import QUEUE_NAMES
+from tasks.redis_client.redis_connection import connect
 from tasks.system.process_identity import is_alive
 from tests.cli.conftest import Cli
-from tests.cli.terminal import terminal
-from tests.conftest import until
+from tests.cli.terminal import Terminal, terminal
+from tests.conftest import RedisServer, until
+from tests.fixtures.proxy import proxied
 
 
 def test_it_shows_the_queues_and_q_quits(world: Cli) -> None:
@@ -45,13 +50,21 @@ def test_ctrl_c_quits_too(world: Cli) -> None:
         assert b"Traceback" not in shown.bytes
 
 
+def percent(shown: Terminal, job_id: str, above: int) -> int:
+    """How much of a job is done by its line of the screen, once that is more."""
+    line = re.compile(rf"{job_id} .* running .*[█░]{{10}} (\d+) %")
+    shown.until(lambda: (found := line.search(shown.text)) and int(found[1]) > above)
+    found = line.search(shown.text)
+    assert found is not None
+    return int(found[1])
+
+
 def test_a_running_job_is_seen_to_move(world: Cli) -> None:
     job_id = world("submit", "nap", "--name", "seen", "--ticks", "4000", "--json").json["id"]
     try:
         with terminal(world, "top") as shown:
-            shown.until(job_id)
-            shown.until("░ 1 %")
-            shown.until("░ 2 %")
+            first = percent(shown, job_id, above=-1)
+            percent(shown, job_id, above=first)
             shown.child.send("q")
             assert shown.end() == 0
     finally:
@@ -203,6 +216,14 @@ def test_a_driver_that_cannot_be_read_is_an_error(cli: Cli, driver: Path) -> Non
     result = cli("top", "--json", LD_LIBRARY_PATH=str(driver), FAKE_Init="999").json
     assert result["devices"] is None
     assert result["errors"] == [{"part": "devices", "message": "NVML cannot be read: Unknown Error", "age_s": None}]
+
+
+def test_once_waits_for_redis_as_long_as_the_setting_says(own_redis: RedisServer, tmp_path: Path) -> None:
+    with proxied(own_redis.socket) as proxy, closing(connect(own_redis.url)) as client:
+        far = Cli(tmp_path, f"redis://127.0.0.1:{proxy.port}/0", Ledger(client))
+        proxy.delay_s = 1.2  # more than a second, which the screen waits
+        result = far("top", "--json")
+    assert (result.code, result.json["errors"]) == (Code.OK, [])
 
 
 def test_once_shows_what_it_can_when_the_broker_is_away(cli: Cli) -> None:
