@@ -17,7 +17,7 @@ from tasks.jobs.record import Job, State
 from tasks.logs.log_tails import TAIL_BYTES
 from tasks.storage.log_archive import archive, archived_attempts
 from tests.cli.conftest import Cli, Ended
-from tests.conftest import RedisServer, deadline, until
+from tests.conftest import PATIENCE_S, RedisServer, deadline, until
 from tests.fixtures.stack import (
     Stack,
     kinds_of_the_tests,  # noqa: F401 - a fixture
@@ -64,15 +64,25 @@ class Machines:
     b: Host
     desk: Desk
 
-    def on_both(self, **values: object) -> Job:
+    def hike(self) -> Job:
+        """A job that runs until `arrive`."""
+        return self.a.submit("hike", ticks=100_000, until=str(self.desk.home / "arrived"))
+
+    def arrive(self, job: Job) -> None:
+        """The second attempt at a hike ends it."""
+        until(lambda: self.a.ledger.need(job.id).attempt == 2, self.b.log())
+        (self.desk.home / "arrived").touch()
+
+    def on_both(self) -> Job:
         """A job whose first attempt ran on one host, and whose second on the other."""
         self.a.start()
-        job = self.a.submit("hike", **{"ticks": 40, **values})
+        job = self.hike()
         self.a.under_way(job)
         self.a.stop_worker(signal.SIGQUIT)
         assert self.a.ledger.need(job.id).state is State.QUEUED
         self.b.start()
-        return job
+        self.arrive(job)
+        return self.b.ended(job)
 
     def archived(self, job: Job, *attempts: int) -> None:
         until(lambda: archived_attempts(self.desk.store, job.id) == list(attempts), self.b.log())
@@ -140,7 +150,7 @@ def test_an_ended_job_elsewhere(machines: Machines) -> None:
 
 
 def test_two_attempts_on_two_hosts_are_one_log_wherever_it_is_typed(machines: Machines) -> None:
-    job = machines.b.ended(machines.on_both())
+    job = machines.on_both()
     machines.archived(job, 1, 2)
     first, second = (host.file(job).read_text() for host in (machines.a, machines.b))
     for desk in (machines.desk, machines.a.desk(), machines.b.desk()):
@@ -160,13 +170,14 @@ def test_two_attempts_on_two_hosts_are_one_log_wherever_it_is_typed(machines: Ma
 def test_following_crosses_attempts_and_hosts_and_ends_with_the_job(machines: Machines, where: str) -> None:
     machines.a.start()
     desk = {"desk": machines.desk, "a": machines.a.desk(), "b": machines.b.desk()}[where]
-    job = machines.a.submit("hike", ticks=60)
+    job = machines.hike()
     following = desk.start("jobs", "logs", "-f", job.id)
     machines.a.under_way(job)
     machines.a.stop_worker(signal.SIGQUIT)
     machines.b.start()
+    machines.arrive(job)
     machines.b.ended(job)
-    with deadline(60, "jobs logs -f"):
+    with deadline(PATIENCE_S, "jobs logs -f"):
         out, err = following.communicate()
     assert following.returncode == Code.OK
     assert out == machines.a.file(job).read_text() + machines.b.file(job).read_text()
@@ -175,15 +186,16 @@ def test_following_crosses_attempts_and_hosts_and_ends_with_the_job(machines: Ma
 
 def test_of_a_host_that_died_the_tail_is_left_and_following_passes_to_the_next(machines: Machines) -> None:
     machines.a.start()
-    job = machines.a.submit("hike", ticks=200)
+    job = machines.hike()
     machines.a.under_way(job)
     following = machines.desk.start("jobs", "logs", "-f", job.id)
     begun = until(lambda: "starts from scratch" in (out := logs(machines.desk, job).out) and out)
     machines.a.stop_worker(signal.SIGKILL)
     machines.b.start()
+    machines.arrive(job)
     machines.b.ended(job)
     machines.archived(job, 2)
-    with deadline(60, "jobs logs -f"):
+    with deadline(PATIENCE_S, "jobs logs -f"):
         out, _ = following.communicate()
     assert out == f"{begun}{machines.b.file(job).read_text()}"
     assert logs(machines.desk, job).out == out
@@ -191,11 +203,11 @@ def test_of_a_host_that_died_the_tail_is_left_and_following_passes_to_the_next(m
 
 def test_following_one_attempt_ends_with_it(machines: Machines) -> None:
     machines.a.start()
-    job = machines.a.submit("hike", ticks=10_000)
+    job = machines.hike()
     machines.a.under_way(job)
     following = machines.desk.start("jobs", "logs", "-f", "--attempt", "1", job.id)
     machines.a.stop_worker(signal.SIGQUIT)
-    with deadline(60, "jobs logs -f"):
+    with deadline(PATIENCE_S, "jobs logs -f"):
         out, _ = following.communicate()
     assert out == machines.a.file(job).read_text()
 
@@ -213,7 +225,7 @@ def test_following_outlives_redis(machines: Machines, own_redis: RedisServer, sh
     own_redis.start()
     go.touch()
     machines.a.ended(job)
-    with deadline(60, "jobs logs -f"):
+    with deadline(PATIENCE_S, "jobs logs -f"):
         out, err = following.stdout.read(), following.stderr.read()
         assert following.wait() == Code.OK
     following.stdout.close()
@@ -223,7 +235,7 @@ def test_following_outlives_redis(machines: Machines, own_redis: RedisServer, sh
 
 
 def test_an_attempt_whose_log_is_nowhere_is_said_to_be_missing(machines: Machines) -> None:
-    job = machines.b.ended(machines.on_both())
+    job = machines.on_both()
     machines.archived(job, 1, 2)
     (machines.desk.store / ".logs" / job.id / "1.log.gz").unlink()
     machines.a.ledger.client.call("DEL", f"mistudio:log:{job.id}:1")

@@ -71,7 +71,7 @@ def test_a_link_to_a_job_that_is_gone_shows_that_and_the_way_back_alone(
 def test_a_job_that_failed_is_on_the_first_view_and_says_why(
     browser: Browser, page_server: httpx.Client, world: Cli
 ) -> None:
-    job = world.ledger.submit(Job(new_job_id(), "nap", "fails-here", "training", {}))
+    job = world.ledger.submit(Job(new_job_id(), "nap", "fails-here", "training", {}, digest="that no worker has"))
     claim = world.ledger.claim(job.id, "w@h", "h", 7)
     assert claim is not None
     why = "The loss was no longer a number by step 33"
@@ -111,11 +111,11 @@ def test_a_queued_job_says_its_turn_and_why_it_is_queued_again(
 ) -> None:
     lasting = [Job(new_job_id(), "nap", f"turn-{n}", "datasets", {}, digest="that no worker has") for n in range(3)]
     jobs = [world.ledger.submit(job).id for job in lasting]
-    claim = world.ledger.claim(jobs[2], "w@h", "h")
-    assert claim is not None
     with page_of(browser, page_server, "#/now") as page:
         second, third = (page.locator("tr", has_text=f"turn-{n}") for n in (1, 2))
         second.get_by_text("#2 in datasets", exact=True).wait_for()
+        claim = world.ledger.claim(jobs[2], "w@h", "h")  # whose lease runs out after a while
+        assert claim is not None
         world.ledger.put_back(claim, "its worker was stopped", loss=False)
         third.get_by_text(re.compile(r"#\d in datasets: its worker was stopped")).wait_for()
         page.evaluate("location.hash = '#/jobs'")
@@ -178,7 +178,7 @@ def test_the_log_follows_until_the_reader_scrolls_back(
         log.get_by_text("is over").wait_for(state="attached")
         assert not log.evaluate(at_end)
         follow.check()
-        assert log.evaluate(at_end)
+        until(lambda: log.evaluate(at_end), "the end again")
 
 
 def test_a_hostile_line_is_text_and_so_are_its_marks(

@@ -12,15 +12,19 @@ from tests.cli.conftest import Cli
 from tests.conftest import until
 from tests.fixtures.work_folders import left_by
 
+#: More than a test has time for.
+TICKS = 100_000
+
 
 def work_folder(world: Cli, job_id: str) -> Path:
     return world.home / "store" / ".tmp" / job_id
 
 
 @pytest.fixture
-def cancelled(world: Cli, request: pytest.FixtureRequest) -> tuple[str, int]:
-    """A hike that was cancelled under way, and the tick it had reached."""
-    result = world("submit", "hike", "--name", request.node.name, "--ticks", "30", "--json")
+def cancelled(world: Cli, request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, int]:
+    """A hike that was cancelled under way, and the tick it had reached. It would take until there is a file `end`."""
+    words = ("--until", str(tmp_path / "end"), "--marks", str(tmp_path / "marks"), "--ticks", str(TICKS))
+    result = world("submit", "hike", "--name", request.node.name, *words, "--json")
     job_id = result.json["id"]
     until(lambda: world.ledger.need(job_id).progress, what="the hike to begin")
     assert world("jobs", "cancel", job_id).code == Code.OK
@@ -28,15 +32,28 @@ def cancelled(world: Cli, request: pytest.FixtureRequest) -> tuple[str, int]:
     return job_id, int((left_by(Store(world.home / "store"), job_id) / "ticks").read_text())
 
 
-def test_it_continues_and_says_from_where(world: Cli, cancelled: tuple[str, int]) -> None:
+def ticks_of_each_attempt(marks: Path) -> list[list[int]]:
+    """Which ticks each attempt at a hike has begun."""
+    attempts: dict[str, list[int]] = {}
+    for line in marks.read_text().splitlines():
+        _, token, tick = line.split()
+        attempts.setdefault(token, []).append(int(tick))
+    return list(attempts.values())
+
+
+def test_it_continues_and_says_from_where(world: Cli, cancelled: tuple[str, int], tmp_path: Path) -> None:
     job_id, ticks = cancelled
     result = world("jobs", "retry", job_id)
     again, _, how = result.out.partition(" ")
     assert how.endswith(
         f"in training, another try of {job_id}; continues from tick {ticks} (--from-scratch ignores it)\n"
     )
+    until(lambda: len(ticks_of_each_attempt(tmp_path / "marks")) > 1, what="the other try to begin")
+    (tmp_path / "end").touch()
     assert world("jobs", "wait", again).code == Code.OK
-    assert world.ledger.need(again).result == {"ticks": 30, "ran_in_last_attempt": 30 - ticks}
+    _, others = ticks_of_each_attempt(tmp_path / "marks")
+    assert others == list(range(ticks, ticks + len(others)))
+    assert world.ledger.need(again).result == {"ticks": TICKS, "ran_in_last_attempt": len(others)}
     shown = world("jobs", "show", again).out
     assert f"took over the checkpoint of job {job_id}, at tick {ticks}" in shown
     assert f"retry of  {job_id}, from its checkpoint\n" in shown
