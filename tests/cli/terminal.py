@@ -23,7 +23,7 @@ class Terminal:
         self.screen = pyte.Screen(columns, rows)
         self.stream = pyte.ByteStream(self.screen)
         self.bytes = b""
-        self.child = pexpect.spawn(command, words, env=environment, dimensions=(rows, columns), timeout=30)
+        self.child = pexpect.spawn(command, words, env=environment, dimensions=(rows, columns), timeout=PATIENCE_S)
 
     @property
     def text(self) -> str:
