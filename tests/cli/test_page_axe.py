@@ -43,9 +43,7 @@ def jobs(page_server: httpx.Client, world: Cli, tmp_path_factory: pytest.TempPat
     body = {"kind": "nap", "params": {"ticks": 1}, "name": "axe-waits", "after": [running]}
     waiting = page_server.post(f"{API}/jobs", json=body).json()["id"]
     for job in (running, waiting):
-        client = world.ledger.client
-        keys = [key for key in client.call("KEYS", f"*{job}*") if client.call("TYPE", key) in ("hash", b"hash")]
-        client.call("HSET", keys[0], "result", json.dumps({"l0": 30.0, "fvu": 0.1}))
+        world.ledger.client.call("HSET", f"mistudio:job:{job}", "result", json.dumps({"l0": 30.0, "fvu": 0.1}))
     yield [running, waiting]
     (folder / "end").touch()
 
@@ -93,5 +91,5 @@ def test_axe_finds_nothing_in_dialogs_and_outcomes(
             page.get_by_role("button", name=f"{verb} datasets").click()
             check(page, "question")
             page.get_by_role("button", name="Yes").click()
-            page.get_by_role("button", name="Undo", exact=True).wait_for()
+            page.get_by_role("status").get_by_text(f"datasets is {verb.lower()}d").wait_for()
             check(page, "outcome")

@@ -41,9 +41,8 @@ def only(page: Page, *names: str) -> Locator:
 
 def set_field(world: Cli, job: str, field: str, value: object) -> None:
     """Put a field into a job's record."""
-    client = world.ledger.client
-    keys = [key for key in client.call("KEYS", f"*{job}*") if client.call("TYPE", key) in ("hash", b"hash")]
-    client.call("HSET", keys[0], field, value if isinstance(value, str) else json.dumps(value))
+    text = value if isinstance(value, str) else json.dumps(value)
+    world.ledger.client.call("HSET", f"mistudio:job:{job}", field, text)
 
 
 def test_several_jobs_are_cancelled_and_retried_after_one_question_each(
@@ -145,11 +144,13 @@ def test_pausing_a_queue_and_cancelling_a_job_can_be_undone(
         queue = page.locator("tr", has_text="datasets")
         page.get_by_role("button", name="Pause datasets").click()
         page.get_by_role("button", name="Yes").click()
+        outcome = page.get_by_role("status")
+        outcome.get_by_text("datasets is paused").wait_for()
         queue.get_by_text("paused", exact=True).wait_for()
-        for state in ("ok", "paused", "ok"):
-            undo = page.get_by_role("button", name="Undo", exact=True)
-            undo.focus()
+        for said, state in (("resumed", "ok"), ("paused", "paused"), ("resumed", "ok")):
+            outcome.get_by_role("button", name="Undo", exact=True).focus()
             page.keyboard.press("Enter")
+            outcome.get_by_text(f"datasets is {said}").wait_for()  # with another Undo, which may come after the state
             queue.get_by_text(state, exact=True).wait_for()
         page.goto(f"{page_server.base_url}/#/jobs/{job}")
         page.get_by_role("button", name="Cancel undone-0").click()

@@ -32,8 +32,10 @@ def test_keys_alone_find_choose_and_open_a_job(page: Page, page_server: httpx.Cl
         job = submit(page_server, name, tmp_path)
         until(lambda job=job: state_of(page_server, job) == "succeeded")
     keyboard = page.keyboard
-    for key in ("g", "j", "/"):
+    for key in ("g", "j"):
         keyboard.press(key)
+    page.get_by_role("heading", name="Jobs").wait_for()
+    keyboard.press("/")
     keyboard.type("keys-a,keys-b")
     keyboard.press("Enter")
     page.get_by_text("2 jobs, page 1", exact=True).wait_for()

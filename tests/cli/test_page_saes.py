@@ -10,7 +10,7 @@ import pytest
 
 from tests.cli.conftest import CHROMIUM, Cli
 from tests.cli.test_page_axe import WINDOWS, check
-from tests.cli.test_page_browser import HOSTILE, page_of
+from tests.cli.test_page_browser import HOSTILE, opened, page_of
 from tests.cli.test_rest_routes import server_of
 from tests.cli.test_rest_saes import add_features, feature
 from tests.cli.test_saes import add_sae
@@ -118,10 +118,9 @@ def test_what_files_of_the_store_say_is_text(browser: Browser, cli: Cli, client:
 
 
 def test_an_sae_that_there_is_not_is_said(browser: Browser, client: httpx.Client) -> None:
-    page = browser.new_page()  # whose console has the 404
-    page.goto(f"{client.base_url}#/saes/none")
-    page.get_by_text("The store has no saes/none.").wait_for()
-    page.close()
+    with opened(browser) as page:  # whose console has the 404
+        page.goto(f"{client.base_url}#/saes/none")
+        page.get_by_text("The store has no saes/none.").wait_for()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

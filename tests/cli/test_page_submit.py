@@ -15,7 +15,7 @@ from tasks.jobs.record import Job
 from tests.cli.conftest import CHROMIUM, Cli
 from tests.cli.test_page_browser import TOKEN, cancel_and_retry, finished, page_of, submit
 from tests.cli.test_rest_routes import BEARER, server_of
-from tests.conftest import until
+from tests.conftest import PATIENCE_S, until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -188,7 +188,7 @@ def test_an_answer_that_was_lost_is_asked_for_again_with_the_same_key(
         page.get_by_label("name", exact=True).fill("answer-lost")
 
         def lose(route: object) -> None:
-            route.fetch()
+            route.fetch(timeout=PATIENCE_S * 1000)
             route.abort()
 
         page.route("**/api/v1/jobs", lose, times=1)
