@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,7 @@ import pytest
 
 from tasks.ledger.client import Ledger
 from tasks.redis_client.redis_connection import connect
-from tests.conftest import RedisServer, until
+from tests.conftest import PATIENCE_S, RedisServer, until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -64,7 +66,7 @@ class Cli:
         result = {name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)}
         result |= {"MISTUDIO_HOME": str(self.home), "MISTUDIO_CONFIG_DIR": str(self.home / "config")}
         result |= {"PYTHONPATH": str(EXTRA), "OMP_NUM_THREADS": "1"}
-        result |= {"MISTUDIO_READ_PATIENCE_S": "20"}  # a busy test machine is slow, and does not hang
+        result |= {"MISTUDIO_READ_PATIENCE_S": "60"}  # a busy test machine is slow, and does not hang
         return result | {"CELERY_BROKER_URL": self.broker_url}
 
     def start(self, *words: str, **changes: Any) -> subprocess.Popen[str]:
@@ -73,7 +75,7 @@ class Cli:
             [MISTUDIO, *words], env=self.environment, stdout=pipe, stderr=pipe, text=True, **changes
         )
 
-    def __call__(self, *words: str, timeout_s: float = 180, **environment: str) -> Ended:
+    def __call__(self, *words: str, timeout_s: float = 400, **environment: str) -> Ended:
         done = subprocess.run(
             [MISTUDIO, *words],
             env=self.environment | environment,
@@ -90,10 +92,31 @@ class Cli:
 def cli(session_redis: RedisServer, tmp_path: Path) -> Iterator[Cli]:
     """A home whose Redis is empty and has no workers."""
     url = session_redis.url.replace("virtual_host=0", "virtual_host=2")
-    client = connect(url)
+    client = connect(url, PATIENCE_S)
     client.call("FLUSHDB")
     yield Cli(tmp_path, url, Ledger(client))
     client.close()
+
+
+@contextmanager
+def repeated(cli: Cli, send: Callable[[Ledger], object]) -> Iterator[None]:
+    """Send heartbeats again and again while the block runs: several commands may take longer than one counts."""
+    is_over = threading.Event()
+
+    def send_until_over() -> None:
+        with closing(connect(cli.broker_url, PATIENCE_S)) as client:
+            ledger = Ledger(client)
+            while not is_over.wait(0.5):
+                send(ledger)
+
+    send(cli.ledger)
+    sender = threading.Thread(target=send_until_over)
+    sender.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        sender.join()
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +124,7 @@ def world(session_redis: RedisServer) -> Iterator[Cli]:
     """A home with one real worker that serves all queues with two slots."""
     home = Path(tempfile.mkdtemp(prefix="ms-"))
     url = session_redis.url.replace("virtual_host=0", "virtual_host=3")
-    client = connect(url)
+    client = connect(url, PATIENCE_S)
     cli = Cli(home, url, Ledger(client))
     command = [sys.executable, "-P", "-m", "tasks.worker", "--name", "all-queues", "--slots", "2"]
     with (home / "worker.log").open("ab") as log:
@@ -111,7 +134,7 @@ def world(session_redis: RedisServer) -> Iterator[Cli]:
         yield cli
     finally:
         worker.terminate()
-        worker.wait(60)
+        worker.wait(PATIENCE_S)
         client.close()
         shutil.rmtree(home, ignore_errors=True)
 
@@ -122,7 +145,7 @@ def browser() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS, timeout=PATIENCE_S * 1000)
         yield browser
         browser.close()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 
 import pytest
 
@@ -14,6 +13,7 @@ from tasks.jobs.record import Job, State
 from tasks.queues import QUEUE_NAMES
 from tests.cli.conftest import MISTUDIO, Cli
 from tests.cli.test_saes import add_sae
+from tests.conftest import PATIENCE_S, until
 
 
 def offered(cli: Cli, typed: str, shell: str = "bash", **environment: str) -> list[str]:
@@ -25,10 +25,22 @@ def offered(cli: Cli, typed: str, shell: str = "bash", **environment: str) -> li
     }
     result |= {"_TYPER_COMPLETE_ARGS": typed}
     done = subprocess.run(
-        [MISTUDIO], env=cli.environment | result | environment, capture_output=True, text=True, timeout=60, cwd=cli.home
+        [MISTUDIO],
+        env=cli.environment | result | environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        cwd=cli.home,
     )
     assert "Traceback" not in done.stderr, done.stderr
     return [line for line in done.stdout.splitlines() if line]
+
+
+def offered_from_redis(cli: Cli, typed: str, shell: str = "bash") -> list[str]:
+    """The same where Redis has something to offer, and answers within the half second that it has."""
+    found = until(lambda: offered(cli, typed, shell), f"Redis to answer in time: {typed}")
+    assert isinstance(found, list)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -73,16 +85,15 @@ def test_artifacts_of_the_store_and_logs_of_the_home(cli: Cli) -> None:
 def test_the_newest_jobs_with_what_they_are(cli: Cli) -> None:
     job = cli.ledger.submit(Job(new_job_id(), "nap", "mine", "training", {}, tags=("sweep:x",)))
     for verb in ("show", "logs", "cancel", "wait", "explain", "rm", "retry"):
-        assert offered(cli, f"mistudio jobs {verb} ") == [job.id, "last"]
-    assert offered(cli, "mistudio submit nap --after ") == [job.id, "last"]
-    assert offered(cli, "mistudio jobs ls --tag ") == ["sweep:x"]
-    assert offered(cli, "mistudio jobs ls --name m") == ["mine"]
-    assert f"nap mine {State.QUEUED}" in " ".join(offered(cli, "mistudio jobs show ", "zsh"))
+        assert offered_from_redis(cli, f"mistudio jobs {verb} ") == [job.id, "last"]
+    assert offered_from_redis(cli, "mistudio submit nap --after ") == [job.id, "last"]
+    assert offered_from_redis(cli, "mistudio jobs ls --tag ") == ["sweep:x"]
+    assert offered_from_redis(cli, "mistudio jobs ls --name m") == ["mine"]
+    assert f"nap mine {State.QUEUED}" in " ".join(offered_from_redis(cli, "mistudio jobs show ", "zsh"))
 
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "amqp://nothing", ""])
 def test_without_redis_nothing_is_offered_nothing_is_started_and_nobody_waits(cli: Cli, url: str) -> None:
-    began = time.monotonic()
-    assert offered(cli, "mistudio jobs show ", CELERY_BROKER_URL=url) == []
-    assert time.monotonic() - began < 10
+    patient = {"MISTUDIO_READ_PATIENCE_S": "3600"}  # who waited would be noticed
+    assert offered(cli, "mistudio jobs show ", CELERY_BROKER_URL=url, **patient) == []
     assert not [entry for entry in os.listdir(cli.home) if entry in ("redis", "run", "logs")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.paths import Places
 from tasks.queues import QUEUE_NAMES
 from tasks.redis_client.redis_connection import Unreachable, connect
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, repeated
 
 HEARTBEAT = WorkerHeartbeat("all-queues@elsewhere", "elsewhere", 7, ("datasets", "training"), 3, 1000.0)
 
@@ -56,7 +57,6 @@ def test_every_priority_is_counted_and_the_oldest_shows_its_age(cli: Cli) -> Non
 
 def test_how_long_a_queue_lasts_follows_from_what_its_jobs_say(cli: Cli) -> None:
     """Two jobs that had just been cancelled made two minutes of what took half an hour."""
-    cli.ledger.heartbeat(dataclasses.replace(HEARTBEAT, queues=("training",), slots=1))
     submit(cli.ledger)
     claim = cli.ledger.claim(submit(cli.ledger).id, HEARTBEAT.name, HEARTBEAT.host, HEARTBEAT.pid)
     assert claim is not None
@@ -64,11 +64,12 @@ def test_how_long_a_queue_lasts_follows_from_what_its_jobs_say(cli: Cli) -> None
     for age_s in (1, 2):
         cli.ledger.client.call("ZADD", "mistudio:queue:training:ended", cli.ledger.now() - age_s, f"gone-{age_s}")
         cli.ledger.client.call("ZADD", "mistudio:queue:training:ended:cancelled", cli.ledger.now(), f"gone-{age_s}")
-    row = {queue["name"]: queue for queue in cli("queue", "ls", "--json").json["queues"]}["training"]
-    assert (row["per_minute"][0], row["ended"]["cancelled"][0], row["eta_s"]) == (2, 2, 1800)
-    cli.ledger.queues.pause("training")
-    row = {queue["name"]: queue for queue in cli("queue", "ls", "--json").json["queues"]}["training"]
-    assert (row["state"], row["eta_s"]) == ("paused", None)
+    with repeated(cli, lambda ledger: ledger.heartbeat(replace(HEARTBEAT, queues=("training",), slots=1))):
+        row = {queue["name"]: queue for queue in cli("queue", "ls", "--json").json["queues"]}["training"]
+        assert (row["per_minute"][0], row["ended"]["cancelled"][0], row["eta_s"]) == (2, 2, 1800)
+        cli.ledger.queues.pause("training")
+        row = {queue["name"]: queue for queue in cli("queue", "ls", "--json").json["queues"]}["training"]
+        assert (row["state"], row["eta_s"]) == ("paused", None)
 
 
 def test_a_queue_without_consumers_says_so_and_what_helps(cli: Cli) -> None:
@@ -87,11 +88,12 @@ def test_beside_other_workers_here_a_worker_for_each_deserted_queue_is_suggested
     for queue in ("training", "extraction"):
         submit(cli.ledger, queue)
     here = socket.gethostname()
-    cli.ledger.heartbeat(replace(HEARTBEAT, name=f"worker-datasets@{here}", host=here, queues=("datasets",)))
+    beside = replace(HEARTBEAT, name=f"worker-datasets@{here}", host=here, queues=("datasets",))
     wanted = "mistudio workers scale training=1 extraction=1"
-    assert cli("queue", "ls").err == f"No worker consumes training, extraction: {wanted}\n"
-    assert "(mistudio workers scale extraction=1)" in cli("jobs", "explain", "last").out
-    assert "workers: mistudio workers scale high_priority=1 processing=1" in cli("doctor").err
+    with repeated(cli, lambda ledger: ledger.heartbeat(beside)):
+        assert cli("queue", "ls").err == f"No worker consumes training, extraction: {wanted}\n"
+        assert "(mistudio workers scale extraction=1)" in cli("jobs", "explain", "last").out
+        assert "workers: mistudio workers scale high_priority=1 processing=1" in cli("doctor").err
 
 
 def test_a_worker_that_fell_silent_is_no_consumer_and_is_shown_with_its_age(
@@ -116,8 +118,10 @@ def test_a_worker_whose_message_loop_does_not_run_is_no_consumer_and_unresponsiv
     (worker,) = seen.workers
     assert (worker.name, worker.state) == (HEARTBEAT.name, "unresponsive")
     assert worker.seen_age_s is not None
-    assert worker.seen_age_s < 5
-    assert "has received no message for 3" in " ".join(cli("workers", "status").out.split())
+    assert worker.seen_age_s < 30, "it is no age of the message loop"
+    (age_s,) = re.findall(r"has received no message for (\d+) s", " ".join(cli("workers", "status").out.split()))
+    assert int(age_s) >= 30
+    now = cli.ledger.now()
     cli.ledger.heartbeat(dataclasses.replace(HEARTBEAT, seen_at=now, loop_at=now - 1))
     assert [row.state for row in read_all(cli.ledger, Places(cli.home, cli.home)).workers] == ["running"]
 

@@ -88,9 +88,9 @@ def test_gpus_of_other_hosts_are_listed_with_who_is_on_them(cli: Cli) -> None:
     job = busy_worker(cli.ledger, "far")
     processes = CardProcess(4711, 3 * GIB, "alice", "a runner", job), CardProcess(4712, GIB, "bob", "python x.py")
     gpu = Gpu(0, "a card", "GPU-far", processes=processes, more_processes=2, others_bytes=2 * GIB)
-    heartbeat(cli.ledger, "far", gpus=(gpu,))
-    heartbeat(cli.ledger, socket.gethostname())
     with server_of(cli) as client:
+        heartbeat(cli.ledger, "far", gpus=(gpu,))
+        heartbeat(cli.ledger, socket.gethostname())
         (found,) = client.get(f"{API}/devices").json()["remote_devices"]
     assert (found["host"], found["jobs"], found["more_processes"], found["others_bytes"]) == ("far", [job], 2, 2 * GIB)
     assert [(each["pid"], each["user"], each["job"]) for each in found["processes"]] == [
