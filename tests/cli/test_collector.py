@@ -14,8 +14,10 @@ import pytest
 
 from mistudio_cli.fleet import supervisor_client
 from mistudio_cli.machine.background_reading import BackgroundReading
+from mistudio_cli.monitor.collector import collector as collecting
 from mistudio_cli.monitor.collector.collector import ALL_PARTS, LASTING_PARTS, Collector
 from mistudio_cli.monitor.health.causes import health_of
+from mistudio_cli.monitor.snapshot import Snapshot
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.record import Job
 from tasks.ledger import overview
@@ -33,7 +35,7 @@ LONG_S = 30.0
 
 @pytest.fixture
 def ledger_of_its_own(own_redis: RedisServer) -> Iterator[Ledger]:
-    client = connect(own_redis.url, 1.0)
+    client = connect(own_redis.url, LONG_S)
     ledger = Ledger(client)
     ledger.heartbeat(HEARTBEAT)
     ledger.submit(Job(new_job_id(), "train", "a", "training", {}))
@@ -43,9 +45,26 @@ def ledger_of_its_own(own_redis: RedisServer) -> Iterator[Ledger]:
 
 @pytest.fixture
 def collector(ledger_of_its_own: Ledger, tmp_path: Path) -> Iterator[Collector]:
-    made = Collector(lambda: ledger_of_its_own, Places(tmp_path, tmp_path), patience_s=1.0)
+    made = Collector(lambda: ledger_of_its_own, Places(tmp_path, tmp_path), patience_s=LONG_S)
     yield made
     made.close()
+
+
+@pytest.fixture
+def hasty(ledger_of_its_own: Ledger, own_redis: RedisServer, tmp_path: Path) -> Iterator[Collector]:
+    """One that gives up a source which hangs."""
+    client = connect(own_redis.url, 1.0)
+    made = Collector(lambda: Ledger(client), Places(tmp_path, tmp_path), patience_s=1.0)
+    yield made
+    made.close()
+    client.close()
+
+
+def whole(collector: Collector) -> Snapshot:
+    """A snapshot for which no source took longer than the patience."""
+    seen = until(lambda: not (now := collector.collect(LONG_S)).errors and now, "every source to answer in time")
+    assert isinstance(seen, Snapshot)
+    return seen
 
 
 @pytest.fixture
@@ -84,12 +103,11 @@ def test_what_is_still_being_read_is_neither_a_value_nor_an_error(
     over.set()
 
 
-def test_a_redis_that_hangs_leaves_the_last_good_value_with_its_age(collector: Collector, hung: RedisServer) -> None:
-    before = collector.collect(LONG_S)
+def test_a_redis_that_hangs_leaves_the_last_good_value_with_its_age(hasty: Collector, hung: RedisServer) -> None:
+    before = whole(hasty)
     assert before.queues is not None
     stop(hung)
-    until(lambda: collector.collect(0.1).parts["ledger"].error)
-    seen = collector.collect(0.1)
+    seen = until(lambda: len((now := hasty.collect(0.1)).errors) == 1 and now.parts["ledger"].error and now)
     assert (seen.queues, seen.jobs, seen.workers) == (before.queues, before.jobs, before.workers)
     (trouble,) = seen.errors
     assert trouble.part == "ledger"
@@ -99,21 +117,21 @@ def test_a_redis_that_hangs_leaves_the_last_good_value_with_its_age(collector: C
     assert trouble.age_s >= 0.9
     assert seen.host is not None
     hung.process.send_signal(signal.SIGCONT)
-    until(lambda: not collector.collect(0.1).errors, "it to be read again")
+    until(lambda: not hasty.collect(0.1).errors, "it to be read again")
 
 
 def test_a_worker_that_started_after_the_last_good_value_is_neither_silent_nor_idle(
-    collector: Collector, hung: RedisServer, monkeypatch: pytest.MonkeyPatch
+    hasty: Collector, hung: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    collector.collect(LONG_S)
+    whole(hasty)
     stop(hung)
-    until(lambda: collector.collect(0.1).parts["ledger"].error)
+    until(lambda: hasty.collect(0.1).parts["ledger"].error)
     new = {"name": "new@here", "state": "running", "pid": 4_000_000, "queues": ["training"], "slots": 1}
     result = {**new, "restarts": 0, "started_at": 5.0, "last_exit": None}
     monkeypatch.setattr(
         supervisor_client, "status", lambda places: {"supervisor": {"pid": 1, "state": "running"}, "workers": [result]}
     )
-    seen = until(lambda: (s := collector.collect(0.1)).supervisor and s.supervisor["pid"] == 1 and s)
+    seen = until(lambda: (s := hasty.collect(0.1)).supervisor and s.supervisor["pid"] == 1 and s)
     row = next(row for row in seen.workers if row.name == "new@here")
     assert (row.state, row.busy) == ("running", None)
 
@@ -138,18 +156,22 @@ def test_a_ledger_that_is_read_elsewhere_is_joined_by_the_other_parts(
     assert seen.host is not None
 
 
-def test_a_source_that_hangs_is_not_piled_up_on(collector: Collector, hung: RedisServer) -> None:
-    collector.collect(LONG_S)
+def test_a_source_that_hangs_is_not_piled_up_on(hasty: Collector, hung: RedisServer) -> None:
+    whole(hasty)
+    before = set(threading.enumerate())
     stop(hung)
     most = 0
     for _ in range(30):
-        collector.collect(0.05)
-        most = max(most, threading.active_count())
+        hasty.collect(0.05)
+        most = max(most, len(set(threading.enumerate()) - before))
     assert most < 20
 
 
-def test_a_lasting_collector_asks_celery_workers_now_and_then(ledger_of_its_own: Ledger, tmp_path: Path) -> None:
-    """The worker of the heartbeat does not exist: it is mute."""
+def test_a_lasting_collector_asks_celery_workers_now_and_then(
+    ledger_of_its_own: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker of the heartbeat does not exist: it is mute. Now and then is longer than any test takes."""
+    monkeypatch.setattr(collecting, "_EVERY_S", dict.fromkeys(collecting._EVERY_S, 3600.0))
     collector = Collector(lambda: ledger_of_its_own, Places(tmp_path, tmp_path), LASTING_PARTS, patience_s=LONG_S)
     first = collector.collect(LONG_S)
     assert first.celery is not None
