@@ -19,6 +19,7 @@ from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.queues import QUEUE_NAMES
 from tests.cli.conftest import Cli
 from tests.cli.test_health import report_of
+from tests.conftest import PATIENCE_S
 
 HEARTBEAT = WorkerHeartbeat("all-queues@h", "h", 7, QUEUE_NAMES, 8, 1000.0)
 SECRET = "hf_secret_value"
@@ -36,11 +37,11 @@ def serving(cli: Cli, *words: str) -> Iterator[httpx.Client]:
         line = server.stderr.readline()
         where = re.search(r"http://[\d.]+:\d+", line)
         assert where, line + server.stderr.read()
-        with httpx.Client(base_url=f"{where[0]}/api/v1/workers", trust_env=False, timeout=30) as client:
+        with httpx.Client(base_url=f"{where[0]}/api/v1/workers", trust_env=False, timeout=PATIENCE_S) as client:
             yield client
     finally:
         server.terminate()
-        out, err = server.communicate(timeout=30)
+        out, err = server.communicate(timeout=PATIENCE_S)
         assert (server.returncode, out, err) == (0, "", "")
 
 
@@ -168,10 +169,14 @@ def test_a_token_is_asked_of_every_request(cli: Cli, monkeypatch: pytest.MonkeyP
     with serving(cli, "--host", "0.0.0.0", "--token-env", "A_TOKEN") as client:
         port = client.base_url.port
         for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "let-me-in"}):
-            response = httpx.get(f"http://127.0.0.1:{port}/api/v1/workers/queues", headers=header, trust_env=False)
+            response = httpx.get(
+                f"http://127.0.0.1:{port}/api/v1/workers/queues", headers=header, trust_env=False, timeout=PATIENCE_S
+            )
             assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer")
         header = {"Authorization": "Bearer let-me-in"}
-        response = httpx.get(f"http://127.0.0.1:{port}/api/v1/workers/queues", headers=header, trust_env=False)
+        response = httpx.get(
+            f"http://127.0.0.1:{port}/api/v1/workers/queues", headers=header, trust_env=False, timeout=PATIENCE_S
+        )
         assert response.status_code == 200
 
 
@@ -181,11 +186,11 @@ def test_a_unix_socket_is_its_owner_s_alone_and_gone_afterwards(cli: Cli, short_
     try:
         assert f"unix socket {path}" in server.stderr.readline()
         assert path.stat().st_mode & 0o777 == 0o600
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), timeout=PATIENCE_S) as client:
             assert client.get("http://any/api/v1/workers/queues").status_code == 200
     finally:
         server.terminate()
-        server.communicate(timeout=30)
+        server.communicate(timeout=PATIENCE_S)
     assert not path.exists()
 
 

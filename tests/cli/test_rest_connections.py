@@ -19,9 +19,9 @@ from mistudio_cli.rest.routes import API
 from tests.cli.conftest import Cli
 from tests.cli.test_rest_hostile import server_with_few_files
 from tests.cli.test_rest_routes import server_of
-from tests.conftest import until
+from tests.conftest import PATIENCE_S, until
 
-LONG_S = 30.0
+LONG_S = PATIENCE_S
 
 
 def connect(port: int) -> socket.socket:
@@ -47,7 +47,7 @@ def test_a_connection_beyond_the_most_ends_the_one_that_was_idle_longest(cli: Cl
         for number, link in enumerate(links):  # each has been taken before the next one comes
             link.sendall(f"GET {API}/livez HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             assert link.recv(65536).startswith(b"HTTP/1.1 200"), number
-        assert httpx.get(f"http://127.0.0.1:{port}{API}/livez", trust_env=False).status_code == 200
+        assert httpx.get(f"http://127.0.0.1:{port}{API}/livez", trust_env=False, timeout=LONG_S).status_code == 200
         assert ended(links[0])
         links[2].settimeout(0.1)
         assert not ended(links[2])
@@ -55,7 +55,7 @@ def test_a_connection_beyond_the_most_ends_the_one_that_was_idle_longest(cli: Cl
 
 def test_more_connections_than_open_files_allow_are_refused_with_the_number_that_they_do(cli: Cli) -> None:
     with server_with_few_files(cli, 256) as port:  # without the option it takes what there is
-        assert httpx.get(f"http://127.0.0.1:{port}{API}/livez", trust_env=False).status_code == 200
+        assert httpx.get(f"http://127.0.0.1:{port}{API}/livez", trust_env=False, timeout=LONG_S).status_code == 200
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     result = cli("serve", "--port", "0", "--max-connections", str(hard))
     assert result.code == Code.USAGE
@@ -110,5 +110,5 @@ def test_what_is_written_is_sent_at_once() -> None:
         await send({"type": "http.response.body"})
 
     with served(application, idle_s=LONG_S) as port:
-        assert httpx.get(f"http://127.0.0.1:{port}/", trust_env=False).status_code == 200
+        assert httpx.get(f"http://127.0.0.1:{port}/", trust_env=False, timeout=LONG_S).status_code == 200
     assert is_held_back == [False]
