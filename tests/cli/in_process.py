@@ -23,6 +23,7 @@ def home(
     """This process's home is an empty one; its ledger."""
     monkeypatch.setenv("MISTUDIO_HOME", str(tmp_path))
     monkeypatch.setenv("CELERY_BROKER_URL", session_redis.url)
+    monkeypatch.setenv("MISTUDIO_READ_PATIENCE_S", "60")  # a busy test machine is slow, and does not hang
     monkeypatch.setenv("MISTUDIO_OWNER", "")  # so that what a flag sets is gone afterwards
     with clients_closed(monkeypatch):
         yield ledger

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,11 +29,17 @@ LONG_S = 30.0
 
 
 def real(stack: Stack) -> CeleryWorkers:
-    """What the worker replies now, beside what the ledger says of it."""
-    client = Client(stack.ledger.client.address, LONG_S)
-    seen = inspect(client, TOPICS)
-    client.close()
-    return seen
+    """What the worker replies now, beside what the ledger says of it; again where it was late."""
+    with closing(Client(stack.ledger.client.address, LONG_S)) as client:
+
+        def whole() -> CeleryWorkers | None:
+            seen = inspect(client, TOPICS)
+            is_whole = seen.workers and all(set(worker.replies) == set(TOPICS) for worker in seen.workers)
+            return seen if is_whole else None
+
+        found = until(whole, "the worker to reply to everything within Celery's second")
+    assert isinstance(found, CeleryWorkers)
+    return found
 
 
 def worker_in(seen: CeleryWorkers) -> CeleryWorker:

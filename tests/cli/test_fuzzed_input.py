@@ -22,7 +22,7 @@ from mistudio_cli.submission.pipeline_example import example
 from tasks.ledger.client import Ledger
 from tests.cli.conftest import Cli
 from tests.cli.test_saes import add_sae
-from tests.conftest import deadline
+from tests.conftest import PATIENCE_S, deadline
 
 DEEPER = os.environ.get("MISTUDIO_TEST_DEEPER") == "1"
 CASES = 5000 if DEEPER else 150
@@ -59,7 +59,7 @@ class Here:
         self.opened: list[Ledger] = []
 
     def __call__(self, argv: list[str]) -> int:
-        with deadline(5, repr(argv)[:500]):
+        with deadline(PATIENCE_S / 2, repr(argv)[:500]):
             try:
                 code = app.run_command(argv)
             except SystemExit as ended:

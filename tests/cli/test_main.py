@@ -17,7 +17,7 @@ from mistudio_cli.errors import MEANINGS, Code
 from mistudio_cli.terminal import output
 from tasks.redis_client.redis_connection import connect
 from tests.cli.conftest import MISTUDIO, Cli
-from tests.conftest import RedisServer, until
+from tests.conftest import PATIENCE_S, RedisServer, until
 from tests.ledger.test_ledger import a_job
 
 ROOT = Path(__file__).parent.parent.parent
@@ -49,7 +49,7 @@ sys.stderr.write("IMPORTED " + " ".join(sorted({name.partition(".")[0] for name 
 )
 def test_commands_a_person_waits_for_import_nothing_heavy(cli: Cli, words: str) -> None:
     command = [sys.executable, "-P", "-c", WHAT_WAS_IMPORTED, *words.split()]
-    done = subprocess.run(command, env=cli.environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=cli.environment, capture_output=True, text=True, timeout=PATIENCE_S)
     imported = done.stderr.partition("IMPORTED ")[2].split()
     assert done.returncode == 0, done.stderr
     assert "typer" in imported
@@ -136,7 +136,7 @@ def test_debug_shows_where_and_changes_no_exit_code(cli: Cli, words: str, code: 
 
 def test_as_a_module_it_is_the_same_command(cli: Cli) -> None:
     command = [sys.executable, "-P", "-m", "mistudio_cli.main", "jobs", "show", "nothere"]
-    done = subprocess.run(command, env=cli.environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=cli.environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert (done.returncode, done.stderr) == (Code.NOT_FOUND, cli("jobs", "show", "nothere").err)
 
 
@@ -146,7 +146,7 @@ def test_as_a_module_it_is_the_same_command(cli: Cli) -> None:
 )
 def test_closed_streams_are_no_fault(cli: Cli, words: str, code: Code) -> None:
     shell = ["bash", "-c", f"{MISTUDIO} {words}"]
-    done = subprocess.run(shell, env=cli.environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(shell, env=cli.environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert (done.returncode, done.stderr) == (code, "")
 
 
@@ -213,7 +213,7 @@ def test_a_reader_that_goes_away_is_no_error(cli: Cli) -> None:
         cli.ledger.submit(a_job())
     command = f"{MISTUDIO} jobs ls --limit 300; echo code $? >&2"
     shell = ["bash", "-c", f"({command}) | head -1"]
-    done = subprocess.run(shell, env=cli.environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(shell, env=cli.environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.stdout.startswith("ID ")
     assert done.stderr.splitlines()[-1] in ("code 141", "code 0")
     assert "Traceback" not in done.stderr
@@ -241,7 +241,7 @@ def test_ctrl_c_ends_it_without_a_word_of_python(cli: Cli) -> None:
     waiting = cli.start("jobs", "logs", "-f", job.id)
     until(lambda: clients() - before, what="the command to ask Redis")
     waiting.send_signal(signal.SIGINT)
-    out, err = waiting.communicate(timeout=30)
+    out, err = waiting.communicate(timeout=PATIENCE_S)
     assert (waiting.returncode, out) == (Code.INTERRUPTED, "")
     assert "Traceback" not in err
 

@@ -19,7 +19,7 @@ from mistudio_cli.views import profile_json
 from tasks.queues import QUEUES
 from tests.cli.conftest import Cli
 from tests.cli.test_json_contract import EXAMPLES, differences
-from tests.conftest import until
+from tests.conftest import PATIENCE_S, until
 from tests.fixtures.queue_table import needs_in_all
 
 MINE = """
@@ -206,7 +206,7 @@ def test_the_exported_command_lines_run_a_worker_without_mistudios_supervisor(cl
         assert [(heartbeat.name.split("@")[0], heartbeat.slots) for heartbeat in heartbeats] == [("all-queues", 8)]
     finally:
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(60) == 0
+        assert worker.wait(PATIENCE_S) == 0
 
 
 def test_exported_command_lines_name_the_broker_but_no_password(cli: Cli) -> None:

@@ -140,10 +140,10 @@ def test_a_transcoder_and_a_crosscoder_show_what_they_read_and_write(cli: Cli) -
 
 def test_an_sae_goes_out_and_comes_in_again(world: Cli) -> None:
     folder = add_sae(world.home, "out-and-in")
-    out = world("saes", "export", "out-and-in", "layers.1", "--to", "sparsify", "--wait", timeout_s=120)
+    out = world("saes", "export", "out-and-in", "layers.1", "--to", "sparsify", "--wait")
     assert out.code == 0, out.err
     assert sorted(path.name for path in (world.home / "layers.1").iterdir()) == ["cfg.json", "sae.safetensors"]
-    back = world("saes", "import", "layers.1", "--name", "back", "--model", "gpt2/tiny", "--wait", timeout_s=120)
+    back = world("saes", "import", "layers.1", "--name", "back", "--model", "gpt2/tiny", "--wait")
     assert back.code == 0, back.err
     x = torch.randn(20, 16)
     assert torch.equal(load_sae(world.home / "store/saes/back").encode(x), load_sae(folder).encode(x))
