@@ -47,6 +47,11 @@ def until(condition: Callable[[], object], what: str = "", seconds: float = PATI
     return found
 
 
+def patient_client(url: str) -> redis_connection.Client:
+    """A test's own connection: a Redis that gets no processor for some seconds is no failure of what is tested."""
+    return redis_connection.connect(url, PATIENCE_S)
+
+
 def remove_in_use(folder: Path) -> None:
     """Remove a folder into which somebody may write meanwhile, which `rmtree` takes for an error."""
     until(lambda: shutil.rmtree(folder, ignore_errors=True) or not folder.exists(), f"{folder} to be gone")
@@ -112,7 +117,7 @@ class RedisServer:
             str(self.folder / "redis.log"),
         ]
         self.process = subprocess.Popen([find_redis_server(), *options, *durable], stdout=subprocess.DEVNULL)
-        client = redis_connection.connect(self.url)
+        client = patient_client(self.url)
         until(lambda: _answers(client), "redis-server to answer")
         client.close()
 
@@ -158,7 +163,7 @@ def session_redis() -> Iterator[RedisServer]:
 @pytest.fixture
 def ledger(session_redis: RedisServer) -> Iterator[Ledger]:
     """An empty ledger in the real Redis."""
-    client = redis_connection.connect(session_redis.url, PATIENCE_S)
+    client = patient_client(session_redis.url)
     client.call("FLUSHDB")
     yield Ledger(client)
     client.close()
