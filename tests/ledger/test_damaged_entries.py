@@ -101,9 +101,9 @@ def test_upkeep_and_cancel_pass_over_a_damaged_record(ledger: Ledger, field: str
     for job in lost:
         assert ledger.claim(job.id, "w@h", "h", 1) is not None
     ledger.client.call("HSET", f"mistudio:job:{lost[1].id}", field, RECORDS[field])
-    ledger.client.call("SET", "mistudio:reaped_at", ledger.now())
     for job in lost:
         ledger.client.call("ZADD", "mistudio:leases", ledger.now() - 1, job.id)
+    ledger.client.call("SET", "mistudio:reaped_at", ledger.now())
     ledger.maintain(MaintenanceSettings())
     assert [ledger.need(lost[at].id).state for at in (0, 2)] == [State.QUEUED] * 2
     assert ledger.request_cancel(lost[2].id).state is State.CANCELLED

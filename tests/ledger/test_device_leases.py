@@ -121,7 +121,6 @@ def test_a_lease_ends_with_its_job(ledger: Ledger, claims: Iterator[Claim], end:
     elif end == "put back":
         ledger.put_back(claim, "its process died", loss=True)
     else:
-        recover_lost(ledger)
         ledger.client.call("ZADD", "mistudio:leases", 1, claim.job.id)
         recover_lost(ledger) if end == "reap" else ledger.request_cancel(claim.job.id)
     assert ledger.need(claim.job.id).state is not State.RUNNING

@@ -20,7 +20,6 @@ from tasks.ledger.maintenance import MaintenanceSettings
 from tasks.queues import QUEUE_NAMES
 from tasks.redis_client.redis_connection import Client, Refused, Unable, connect
 from tests.conftest import RedisServer
-from tests.fixtures.lost_jobs import recover_lost
 
 NOW = MaintenanceSettings(every_s=0)
 GIB = 1 << 30
@@ -35,8 +34,10 @@ def key(part: str, resolution: history.Resolution = FINE) -> str:
     return f"mistudio:{history.key(part, resolution)}"
 
 
-def heartbeat(ledger: Ledger, host: str, *gpus: Gpu, age_s: float = 0.0, home: str = "/home/me") -> None:
-    now = ledger.now()
+def heartbeat(
+    ledger: Ledger, host: str, *gpus: Gpu, age_s: float = 0.0, home: str = "/home/me", now: float | None = None
+) -> None:
+    now = ledger.now() if now is None else now
     host_heartbeat.send(ledger.client, HostHeartbeat(host, home, 7, now - 60, now - age_s, 0.0, gpus=gpus))
 
 
@@ -73,13 +74,14 @@ def test_what_queues_and_gpus_are_like_is_written_by_whoever_maintains(ledger: L
 
 def test_two_who_maintain_at_once_write_each_slot_once(ledger: Ledger) -> None:
     heartbeat(ledger, "lab", CARD)
+    began = ledger.now()
     for _ in range(20):
         ledger.maintain(NOW)
     for part in history.PARTS:
         times = [at for at, _ in rows(ledger, part)]
         assert times == sorted(set(times))
         assert all(at % FINE.step_s == 0 for at in times)
-        assert len(times) <= 2  # the clock may have gone on to the next slot
+        assert began - FINE.step_s < times[0] <= times[-1] <= ledger.now()
 
 
 def test_of_a_gpu_a_minute_keeps_the_mean_of_what_was_known(ledger: Ledger) -> None:
@@ -97,8 +99,9 @@ def test_of_a_queue_a_minute_keeps_the_largest_values_of_its_own_rows(ledger: Le
     for at, pending in ((0, 4), (5, 90), (55, 2)):
         add_row(ledger, "queues", minute + at, {"training": [pending, 1, int(at == 5)]})
     ledger.maintain(NOW)
-    ledger.maintain(NOW)
-    assert rows(ledger, "queues", COARSE) == [[minute, {"training": [90, 1, 1]}]]
+    ledger.maintain(NOW)  # which may be in the next minute
+    written = [row for row in rows(ledger, "queues", COARSE) if row[0] <= minute]
+    assert written == [[minute, {"training": [90, 1, 1]}]]
 
 
 def test_what_nobody_wrote_is_a_gap_and_no_zero(ledger: Ledger) -> None:
@@ -128,9 +131,10 @@ def test_a_gpu_that_says_nothing_is_unknown_and_one_of_a_silent_host_is_left_out
 
 
 def test_a_gpu_that_several_homes_report_is_one_as_last_seen(ledger: Ledger) -> None:
-    heartbeat(ledger, "lab", dataclasses.replace(CARD, utilisation=1.0), age_s=5)
-    heartbeat(ledger, "lab", dataclasses.replace(CARD, utilisation=2.0), home="/home/you")
-    heartbeat(ledger, "lab", dataclasses.replace(CARD, utilisation=3.0), age_s=3, home="/home/them")
+    now = ledger.now()
+    heartbeat(ledger, "lab", dataclasses.replace(CARD, utilisation=1.0), age_s=5, now=now)
+    heartbeat(ledger, "lab", dataclasses.replace(CARD, utilisation=2.0), home="/home/you", now=now)
+    heartbeat(ledger, "lab", dataclasses.replace(CARD, utilisation=3.0), age_s=3, home="/home/them", now=now)
     ledger.maintain(NOW)
     (values,) = history.read(ledger.client, "devices", "15m").series.values()
     assert newest(values["utilisation"]) == 2
@@ -229,9 +233,9 @@ def test_a_full_redis_loses_history_and_recovers_jobs_all_the_same(own_redis: Re
     ledger = Ledger(connect(own_redis.url))
     job = ledger.submit(Job(new_job_id(), "train", "a", "training", {}))
     assert ledger.claim(job.id, "w@lab", "lab")
-    recover_lost(ledger)
     ledger.client.call("ZADD", "mistudio:leases", ledger.now() - 1, job.id)
     ledger.client.call("SET", key("queues"), "what no row can be added to")
+    ledger.client.call("SET", "mistudio:reaped_at", ledger.now())  # somebody looked a moment ago
     ledger.maintain(NOW)
     assert ledger.need(job.id).state is State.QUEUED
     ledger.client.call("CONFIG", "SET", "maxmemory", "1mb")

@@ -19,7 +19,7 @@ from tasks.ledger.listing import Filter
 from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.queues import redis_lists
 from tasks.redis_client import redis_connection
-from tests.fixtures.lost_jobs import recover_lost
+from tests.fixtures.lost_jobs import look_for_lost, recover_lost
 
 
 def a_job(kind: str = "train", queue: str = "training", **changes: object) -> Job:
@@ -27,7 +27,6 @@ def a_job(kind: str = "train", queue: str = "training", **changes: object) -> Jo
 
 
 def expire_lease(ledger: Ledger, job_id: str) -> None:
-    recover_lost(ledger)  # somebody looks all the time
     ledger.client.call("ZADD", "mistudio:leases", 1, job_id)
 
 
@@ -353,10 +352,9 @@ def test_asking_again_because_the_answer_was_lost_changes_nothing(ledger: Ledger
 @pytest.mark.parametrize("standstill_s", [60.0, -60.0], ids=["nobody looked", "the clock was set back"])
 def test_after_a_standstill_every_holder_gets_a_whole_lease_first(ledger: Ledger, standstill_s: float) -> None:
     job = claimed(ledger, ledger.submit(a_job())).job
-    recover_lost(ledger)
     ledger.client.call("ZADD", "mistudio:leases", 1, job.id)
     ledger.client.call("SET", "mistudio:reaped_at", ledger.now() - standstill_s)
-    recover_lost(ledger)
+    look_for_lost(ledger)
     assert ledger.need(job.id).state is State.RUNNING
     ledger.client.call("ZADD", "mistudio:leases", 1, job.id)
     recover_lost(ledger)

@@ -85,10 +85,12 @@ def test_upkeep_rings_for_no_job_whose_message_a_worker_holds(ledger: Ledger) ->
     take(ledger)
     ledger.pass_on([job])
     take(ledger)
-    ledger.maintain(NOW)
+    patient = MaintenanceSettings(every_s=0, message_patience_s=300)
+    ledger.client.call("HSET", f"mistudio:job:{job}", "rung_at", ledger.now() - 400)
+    ledger.maintain(patient)
     assert offered(ledger) == []
     ledger.client.call("HSET", f"mistudio:job:{job}", "passed_on_at", ledger.now() - 61)
-    ledger.maintain(NOW)
+    ledger.maintain(patient)
     assert offered(ledger) == [job], "the worker that held it is gone"
 
 

@@ -34,13 +34,13 @@ def age_message(ledger: Ledger, job: Job, age_s: float) -> None:
 
 
 def test_a_lost_message_is_enqueued_again_once_it_cannot_be_in_transit_any_more(ledger: Ledger) -> None:
-    job = submitted(ledger)
+    job, patient = submitted(ledger), dataclasses.replace(NOW, message_patience_s=300)
     ledger.client.call("DEL", *redis_lists("training"))
-    ledger.maintain(NOW)
+    ledger.maintain(patient)
     assert ledger.queues.messages("training") == 0
-    age_message(ledger, job, 6)
-    ledger.maintain(NOW)
-    ledger.maintain(NOW)
+    age_message(ledger, job, 301)
+    ledger.maintain(patient)
+    ledger.maintain(patient)
     assert ledger.queues.messages("training") == 1
 
 
