@@ -15,6 +15,7 @@ from mistudio_cli.monitor.explain import explain, look_around
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.record import Job, State
 from tasks.ledger.client import Claim, Ledger, new_token
+from tasks.ledger.listing import Filter
 from tasks.ledger.maintenance import MaintenanceSettings
 from tasks.ledger.quotas import Quota, set_quota
 from tasks.messaging.app import make_app
@@ -207,6 +208,7 @@ def test_many_slots_at_once_start_each_job_once_and_hold_the_shares(session_redi
     with ThreadPoolExecutor(8) as pool:
         done = [job for found in pool.map(work, range(8)) for job in found]
     assert sorted(done) == sorted(jobs)
+    assert over == [], "carol had more than one running"
     assert {job.attempt for job in ledger.many(jobs) if job} == {1}
 
 
@@ -223,13 +225,23 @@ def test_with_one_owner_alone_a_claim_costs_what_it_did(ledger: Ledger) -> None:
 
 
 def test_real_workers_give_two_owners_equal_shares_and_celery_each_jobs_own_result(stack: Stack) -> None:
-    notes = stack.folder / "marks"
-
     def naps(owner: str, count: int) -> list[Job]:
-        values = {"ticks": 3, "marks": str(notes)}
+        """Naps that end when a file of their name is there, so that all are as long."""
+        names = [f"{owner}{number}" for number in range(count)]
+        values = [{"ticks": 100_000, "until": str(stack.folder / name)} for name in names]
         return [
-            submit(stack.ledger, stack.store, "nap", values, name=f"{owner}{n}", owner=owner)[-1] for n in range(count)
+            submit(stack.ledger, stack.store, "nap", each, name=name, owner=owner)[-1]
+            for name, each in zip(names, values, strict=True)
         ]
+
+    def end_both_that_run() -> None:
+        running = Filter(states=("running",))
+        until(lambda: len(stack.ledger.page(running).jobs) == 2, stack.log())
+        both = stack.ledger.page(running).jobs
+        for job in both:
+            (stack.folder / job.name).touch()
+        for job in both:
+            stack.ended(job)
 
     hers, his = naps("alice", 18), naps("bob", 6)
     messages = redis_lists("training")[4]
@@ -237,6 +249,8 @@ def test_real_workers_give_two_owners_equal_shares_and_celery_each_jobs_own_resu
         if json.loads(message)["headers"]["id"] == his[0].id:  # so that it can only start on the message of another
             stack.ledger.client.call("LREM", messages, 1, message)
     stack.start_worker("--queues", "training", slots=2)
+    for _ in his:
+        end_both_that_run()
     ended = [stack.ended(job) for job in his]
     for job in hers:
         stack.ledger.request_cancel(job.id)

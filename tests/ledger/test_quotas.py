@@ -19,7 +19,7 @@ from tasks.ledger.quotas import Quota, count_unstarted, read_quotas, refuse_beyo
 from tasks.queues import redis_lists
 from tasks.redis_client.redis_connection import connect
 from tasks.submission.plan import submit
-from tests.conftest import RedisServer, until
+from tests.conftest import PATIENCE_S, RedisServer, until
 from tests.fixtures.redis_commands import commands_of
 from tests.fixtures.stack import Stack
 
@@ -243,7 +243,7 @@ def test_many_threads_that_claim_at_once_never_start_one_too_many(
 
     def claim_some(mine: list[str]) -> list[str]:
         own = Ledger(connect(session_redis.url))
-        ready.wait(60)
+        ready.wait(PATIENCE_S)
         started = [job for job in mine if start(own, job)]
         own.close()
         return started
@@ -288,4 +288,7 @@ def test_real_workers_hold_the_quota_and_ask_for_no_job_again_and_again(stack: S
     turns = [token for place, token in enumerate(tokens) if place == 0 or tokens[place - 1] != token]
     assert len(turns) == 6, "one at a time"
     until(lambda: stack.ledger.client.call("KEYS", "mistudio:*over_quota*") == [])
-    assert (stack.folder / "worker.log").read_text().count("nothing to run") <= 1
+    log = (stack.folder / "worker.log").read_text()
+    asked_in_vain = [line for line in log.splitlines() if "nothing to run" in line]
+    # A busy machine may take a message for lost and send another one, so one may come too many of each job.
+    assert not [job.name for job in (*hers, his) if sum(job.id in line for line in asked_in_vain) > 1], asked_in_vain
