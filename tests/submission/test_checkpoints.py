@@ -30,61 +30,85 @@ def retried(stack: Stack, job: Job, **how: bool) -> Job:
     return stack.ledger.submit_all(plan_retry(ArtifactCatalog(stack.ledger, stack.store), job, **how))[-1]
 
 
-def cancelled_under_way(stack: Stack, ticks: int = 60) -> Job:
-    job = stack.submit("hike", name="hike", ticks=ticks)
+#: As many as a job cannot make while a test looks, and how many another try has to make of them.
+TICKS, REST = 100_000, 20
+
+
+def hike(stack: Stack) -> Job:
+    """A long one, which ends at once when there is a file `over`."""
+    return stack.submit("hike", name="hike", ticks=TICKS, until=str(stack.folder / "over"))
+
+
+def advance(stack: Stack, job: Job) -> None:
+    """Have the checkpoint that a job has left be nearly the end, as if it had worked for an hour."""
+    (left_by(stack.store, job.id) / "ticks").write_text(str(TICKS - REST))
+
+
+def cancelled_under_way(stack: Stack) -> Job:
+    job = hike(stack)
     stack.under_way(job)
     stack.ledger.request_cancel(job.id)
     job = stack.ended(job)
     until(lambda: not list(stack.store.work_folder(job.id).glob("*/output")))
+    assert 0 < int((left_by(stack.store, job.id) / "ticks").read_text()) < TICKS - REST
+    advance(stack, job)
     return job
 
 
 def test_a_cancelled_job_leaves_its_checkpoint_and_another_try_takes_it_over(stack: Stack) -> None:
     stack.start_worker()
     first = cancelled_under_way(stack)
-    left = int((left_by(stack.store, first.id) / "ticks").read_text())
     assert stack.left_in_tmp() == [first.id]
     assert stack.store.names("saes") == []
     again = retried(stack, first)
     assert (again.retry_of, again.from_checkpoint) == (first.id, first.id)
     done = stack.ended(again)
-    assert done.result == {"ticks": 60, "ran_in_last_attempt": 60 - left}
-    assert f"took over the checkpoint of job {first.id}, at tick {left}" in stack.reasons(again)
+    assert done.result == {"ticks": TICKS, "ran_in_last_attempt": REST}
+    assert f"took over the checkpoint of job {first.id}, at tick {TICKS - REST}" in stack.reasons(again)
     until(lambda: stack.left_in_tmp() == [])
     assert stack.ledger.awaited_checkpoints() == set()
 
 
 def test_a_job_killed_until_it_is_given_up_leaves_its_checkpoint(stack: Stack) -> None:
     stack.start_worker()
-    job = stack.submit("hike", name="hike", ticks=100)
+    job = hike(stack)
     for attempt in (1, 2):
         until(lambda attempt=attempt: stack.ledger.need(job.id).attempt == attempt)
         stack.under_way(job).kill()
     job = stack.ended(job)
     assert job.state is State.FAILED
-    done = stack.ended(retried(stack, job))
-    assert done.result is not None
-    assert done.result["ran_in_last_attempt"] < 100
+    until(lambda: not list(stack.store.work_folder(job.id).glob("*/output")))
+    advance(stack, job)
+    assert stack.ended(retried(stack, job)).result == {"ticks": TICKS, "ran_in_last_attempt": REST}
 
 
 def test_from_scratch_leaves_the_old_checkpoint_where_it_is(stack: Stack) -> None:
     stack.start_worker()
-    first = cancelled_under_way(stack, ticks=20)
-    again = stack.ended(retried(stack, first, from_checkpoint=False))
-    assert again.result == {"ticks": 20, "ran_in_last_attempt": 20}
-    assert (left_by(stack.store, first.id) / "ticks").exists()
+    first = cancelled_under_way(stack)
+    again = begun_from_scratch(stack, retried(stack, first, from_checkpoint=False))
+    assert (left_by(stack.store, first.id) / "ticks").read_text() == str(TICKS - REST)
     assert stack.reasons(again) == ["submitted", "claimed", "done"]
 
 
 def test_a_checkpoint_that_is_gone_when_the_job_begins_is_reported(stack: Stack) -> None:
     stack.start_worker()
-    first = cancelled_under_way(stack, ticks=60)
+    first = cancelled_under_way(stack)
     stack.ledger.queues.pause("training")
     again = retried(stack, first)
     stack.store.discard(first.id)
     stack.ledger.queues.resume("training")
-    assert stack.ended(again).result == {"ticks": 60, "ran_in_last_attempt": 60}
+    begun_from_scratch(stack, again)
     assert f"starts from scratch: the checkpoint of job {first.id} is no longer there" in stack.reasons(again)
+
+
+def begun_from_scratch(stack: Stack, job: Job) -> Job:
+    """The job, ended, once it has made more than what was left to do and less than would be left after a checkpoint."""
+    until(lambda: (progress := stack.ledger.need(job.id).progress) and progress.done > REST, stack.log())
+    (stack.folder / "over").touch()
+    ended = stack.ended(job)
+    assert ended.result is not None
+    assert REST < ended.result["ran_in_last_attempt"] < TICKS - REST
+    return ended
 
 
 # -- the same without a worker: who has left what, and who may have it
