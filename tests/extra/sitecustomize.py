@@ -6,11 +6,15 @@ a file with the seconds by which a worker's clock is wrong, and CLOCK_PATIENCE_S
 TRAIN_STOP_GRACE_S is the default grace of trainings in seconds. KEEPER_OFFSET_FILE is a file with the seconds by which
 the clock of those who judge jobs is ahead, which makes it late for a job when a test says so. TRAIN_LIMIT_FILE is a
 file with the number of tokens after which trainings wait while it is there, for tests that must not be late for them.
+While the file TRAINING_GATE is there a training waits after its first checkpoint, until a signal comes. A runner writes
+the most memory that it ever held into a file of its job's name in the folder MOST_HELD.
 """
 
+import atexit
 import dataclasses
 import json
 import os
+import sys
 from pathlib import Path
 
 import tasks.kinds
@@ -73,6 +77,35 @@ if value := os.environ.get("TRAIN_LIMIT_FILE"):
             time.sleep(0.02)
 
     RunContext.progress = progress_up_to_the_limit
+
+if (value := os.environ.get("TRAINING_GATE")) and "tasks.runner" in sys.orig_argv:
+    import select
+    import signal
+
+    import tasks.storage.store
+
+    gate, sync_folder = Path(value), tasks.storage.store.sync_folder
+    signals, on_signal = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(on_signal)
+
+    def sync_and_wait(folder: Path) -> None:
+        sync_folder(folder)
+        if any(folder.glob("checkpoint-*")):
+            while gate.exists() and not select.select([signals], [], [], 0.05)[0]:
+                pass
+
+    tasks.storage.store.sync_folder = sync_and_wait
+
+if (value := os.environ.get("MOST_HELD")) and "tasks.runner" in sys.orig_argv:
+
+    def write_most_held() -> None:
+        status = Path("/proc/self/status").read_text()
+        kilobytes = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+        part = Path(value, f"{sys.orig_argv[-1]}.part")
+        part.write_text(kilobytes)
+        part.rename(part.with_suffix(""))
+
+    atexit.register(write_most_held)
 
 if value := os.environ.get("TRANSPORT_OPTIONS"):
     import tasks.messaging.app

@@ -15,6 +15,7 @@ from tasks.jobs.kind import Stopped
 from tasks.kinds import train
 from tasks.storage.attempts import OUTPUT
 from tasks.storage.store import Store
+from tests.conftest import PATIENCE_S
 from tests.fixtures.bench import Catalog, Context
 from tests.fixtures.work_folders import next_attempt
 
@@ -27,7 +28,7 @@ def attempt(root: Path, name: str, values: dict[str, Any], number: int, blow: tu
     """How an attempt at the job `name` ended: 0, or less the number of the signal that it got after that step."""
     process = _PROCESSES.Process(target=_train, args=(root, name, values, number, blow))
     process.start()
-    process.join(120)
+    process.join(PATIENCE_S)
     assert process.exitcode is not None, "it hangs"
     return process.exitcode
 

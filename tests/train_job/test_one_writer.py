@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from tasks.sae.training import checkpoint
 from tasks.storage import attempts
 from tasks.storage.store import Store
+from tests.conftest import PATIENCE_S
 
 SAVES = 200
 
@@ -18,14 +20,14 @@ _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload([__name__])
 
 
-def save_all(root: Path, number: int, said: Connection) -> None:
-    """An attempt that resumes where the one before had come to, and says how far it comes."""
+def save_all(root: Path, number: int, saves: int | None, said: Connection) -> None:
+    """An attempt that resumes where the one before had come to, and says how far it comes, after at most N saves."""
     folder = attempts.begin(Store(root), "job", number, f"token{number}")
     found = checkpoint.newest(folder, "f")
     first = found[1]["step"] if found else 0
     said.send(("resumes", first))
     try:
-        for step in range(first + 1, first + SAVES + 1):
+        for step in itertools.islice(itertools.count(first + 1), saves):
             checkpoint.append(folder, "metrics.jsonl", [{"step": step}])
             checkpoint.save(folder, step, {"w": torch.full((1000,), float(step))}, {"fingerprint": "f"}, -step % 7)
             said.send(("saved", step))
@@ -37,9 +39,9 @@ def save_all(root: Path, number: int, said: Connection) -> None:
 def test_the_holder_of_the_lease_saves_all_and_the_other_can_save_nothing_more(tmp_path: Path) -> None:
     received: dict[int, list[tuple[str, object]]] = {1: [], 2: []}
     ends = {}
-    for number in (1, 2):
+    for number, saves in ((1, None), (2, SAVES)):  # the first one is still at work when the other begins
         ours, theirs = _PROCESSES.Pipe(duplex=False)
-        process = _PROCESSES.Process(target=save_all, args=(tmp_path, number, theirs))
+        process = _PROCESSES.Process(target=save_all, args=(tmp_path, number, saves, theirs))
         process.start()
         ends[number] = (process, ours)
         if number == 1:
@@ -47,9 +49,9 @@ def test_the_holder_of_the_lease_saves_all_and_the_other_can_save_nothing_more(t
                 received[1].append(ours.recv())
     for number, (process, ours) in ends.items():
         while not received[number] or received[number][-1][0] != "ended":
-            assert ours.poll(60), "it hangs"
+            assert ours.poll(PATIENCE_S), "it hangs"
             received[number].append(ours.recv())
-        process.join(60)
+        process.join(PATIENCE_S)
     resumed = received[2][0][1]
     assert resumed >= SAVES // 4 - 2, "the newest whole checkpoint of the other is adopted"
     assert [word for word, _ in received[2]] == ["resumes", *["saved"] * SAVES, "ended"]

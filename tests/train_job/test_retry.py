@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -38,9 +39,14 @@ def stack(own_redis: RedisServer, short_tmp: Path) -> Iterator[Stack]:
     bench.add_model("tiny")
     bench.add_tokens("words", rows=200)
     yield stack
-    stack.stop_worker()
+    stack.stop_worker(signal.SIGQUIT)
     stack.ledger.client.close()
     stack.app.close()
+
+
+def gate(stack: Stack) -> Path:
+    """While it is there a training waits after its first checkpoint, so that it is not over before it is disturbed."""
+    return stack.folder / "gate"
 
 
 def cancel(stack: Stack, job: Job) -> None:
@@ -49,7 +55,9 @@ def cancel(stack: Stack, job: Job) -> None:
 
 def kill_until_given_up(stack: Stack, job: Job) -> None:
     stack.ledger.client.call("HSET", f"mistudio:job:{job.id}", "max_attempts", 1)
-    stack.under_way(job).kill()
+    runner = stack.runner(job)
+    assert runner is not None
+    runner.kill()
 
 
 def fill_the_disk(stack: Stack, job: Job) -> None:
@@ -58,6 +66,7 @@ def fill_the_disk(stack: Stack, job: Job) -> None:
     metrics.with_name("aside").hardlink_to(metrics)
     metrics.with_name("full").symlink_to("/dev/full")
     metrics.with_name("full").rename(metrics)
+    gate(stack).unlink()
 
 
 def make_room(stack: Stack, job: Job) -> None:
@@ -103,10 +112,11 @@ def again(stack: Stack, job: Job, **how: bool) -> Job:
 def test_it_resumes_from_its_checkpoint_or_from_scratch_and_the_outcome_is_the_same(
     stack: Stack, whole: dict[str, bytes], disturb: Callable[[Stack, Job], None], state: State, why: str
 ) -> None:
-    stack.start_worker("--queues", "training", slots=1, OMP_NUM_THREADS="1")
+    stack.start_worker("--queues", "training", slots=1, OMP_NUM_THREADS="1", TRAINING_GATE=str(gate(stack)))
     if not whole:
         assert ended(stack, submitted(stack, "whole")).state is State.SUCCEEDED
         whole |= files(stack, "whole")
+    gate(stack).touch()
     first = submitted(stack, "disturbed")
     until(
         lambda: reached(stack, first) and (left_by(stack.store, first.id) / "metrics.jsonl").exists(),
@@ -115,6 +125,7 @@ def test_it_resumes_from_its_checkpoint_or_from_scratch_and_the_outcome_is_the_s
     )
     disturb(stack, first)
     first = ended(stack, first)
+    gate(stack).unlink(missing_ok=True)
     assert (first.state, first.reason.startswith(why)) == (state, True), first.reason
     assert not stack.store.path("saes", "disturbed").exists()
     make_room(stack, first)
