@@ -23,7 +23,7 @@ from tasks.ledger.client import Ledger
 from tasks.messaging import reroute
 from tasks.messaging.remote_control import REFUSED
 from tasks.queues import QUEUE_NAMES, redis_lists
-from tests.conftest import until
+from tests.conftest import PATIENCE_S, until
 from tests.fixtures.stack import Stack
 
 
@@ -56,7 +56,7 @@ def test_what_could_be_followed_in_part_only_is_refused_and_its_sender_knows_why
     for message, why in ASKS_FOR_MORE.values():
         sent = message(foreign_app).apply_async()
         with pytest.raises(Exception, match=re.escape(why)):
-            sent.get(timeout=30)
+            sent.get(timeout=PATIENCE_S)
         refusal = dead_letters.read(stack.ledger.client)[0]
         assert refusal.why.startswith(f"A job cannot {why}")
         assert refusal.queue == "high_priority"
@@ -67,14 +67,14 @@ def test_what_could_be_followed_in_part_only_is_refused_and_its_sender_knows_why
 def test_a_group_and_the_last_of_a_chain_ask_for_nothing_more(stack: Stack, foreign_app: Celery) -> None:
     stack.start_worker()
     sent = group([blink(foreign_app, "a"), blink(foreign_app, "b")], app=foreign_app).apply_async()
-    assert sent.get(timeout=60) == [{"note": "a"}, {"note": "b"}]
+    assert sent.get(timeout=PATIENCE_S) == [{"note": "a"}, {"note": "b"}]
 
 
 def test_a_countdown_is_waited_for_and_what_expires_before_is_not_run(stack: Stack, foreign_app: Celery) -> None:
     stack.start_worker()
     late = blink(foreign_app, "late").apply_async(countdown=3)
     never = blink(foreign_app, "never").apply_async(countdown=4, expires=1)
-    assert late.get(timeout=60) == {"note": "late"}
+    assert late.get(timeout=PATIENCE_S) == {"note": "late"}
     until(lambda: never.state == "REVOKED", never.state)
     assert [job.id for job in stack.ledger.page().jobs] == [late.id]
 
@@ -87,7 +87,7 @@ def test_a_task_sent_without_a_queue_finds_that_of_its_kind_and_others_stay_wher
     before = set(stack.ledger.client.call("LRANGE", "celery", 0, -1))
     sent = foreign_app.send_task("mistudio.blink", kwargs={"note": "found"})
     stack.start_worker()
-    assert sent.get(timeout=60) == {"note": "found"}
+    assert sent.get(timeout=PATIENCE_S) == {"note": "found"}
     assert set(stack.ledger.client.call("LRANGE", "celery", 0, -1)) == before
 
 
@@ -109,7 +109,7 @@ def test_a_move_puts_a_message_where_its_priority_is_served(ledger: Ledger) -> N
 
 
 def answer(app: Celery, command: str, **arguments: Any) -> dict[str, str]:
-    (reply,) = app.control.broadcast(command, arguments=arguments, reply=True, timeout=15, limit=1)
+    (reply,) = app.control.broadcast(command, arguments=arguments, reply=True, timeout=PATIENCE_S, limit=1)
     return next(iter(reply.values()))
 
 
@@ -164,7 +164,7 @@ def test_a_worker_consumes_no_queue_that_is_not_its_own(stack: Stack, foreign_ap
 @pytest.mark.parametrize("words", [("worker", "-l", "info"), ("inspect", "active")])
 def test_celerys_own_worker_is_refused_with_the_command_that_does_it(module: str, words: tuple[str, ...]) -> None:
     celery = str(Path(sys.executable).parent / "celery")
-    done = subprocess.run([celery, "-A", module, *words], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([celery, "-A", module, *words], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 2
     assert "not started by celery itself but with: mistudio workers start" in done.stderr
     assert "Traceback" not in done.stderr

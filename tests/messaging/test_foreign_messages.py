@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import signal
 import time
 from collections.abc import Callable
 
@@ -16,7 +17,7 @@ from tasks.jobs.record import Job, State
 from tasks.ledger import dead_letters
 from tasks.ledger.client import Ledger
 from tasks.queues import redis_lists
-from tests.conftest import until
+from tests.conftest import PATIENCE_S, until
 from tests.fixtures.stack import Stack
 
 MESSAGE = {
@@ -92,7 +93,8 @@ def test_what_is_no_message_is_put_aside_and_the_worker_continues(stack: Stack) 
     assert result["rm -rf /"].why.startswith("not JSON")
     assert {refusal.queue for refusal in result.values()} == {"datasets", "training", "low_priority"}
     assert whole_log(stack).count("put aside from") == len(GARBAGE)
-    assert stack.ledger.client.call("HLEN", "unacked") == stack.ledger.client.call("ZCARD", "unacked_index") == 0
+    call = stack.ledger.client.call
+    wait_for(lambda: call("HLEN", "unacked") == call("ZCARD", "unacked_index") == 0, stack)
 
 
 def memory_limit(stack: Stack, size: str) -> None:
@@ -101,8 +103,10 @@ def memory_limit(stack: Stack, size: str) -> None:
 
 def test_a_redis_that_is_full_for_a_while_ends_no_worker_and_loses_no_job(stack: Stack) -> None:
     worker = stack.start_worker()
+    worker.send_signal(signal.SIGSTOP)  # or it would have done them before Redis is full
     before = [stack.submit("blink", note=str(number)) for number in range(12)]
     memory_limit(stack, "1")
+    worker.send_signal(signal.SIGCONT)
     wait_for(lambda: "could not acknowledge a message" in whole_log(stack), stack)
     wait_for(lambda: stack.ledger.queues.messages("high_priority") == 0, stack)
     memory_limit(stack, "0")
@@ -139,7 +143,7 @@ def test_a_redis_that_takes_no_writes_for_a_while_counts_as_away(stack: Stack) -
 def test_a_plain_send_task_becomes_a_job_with_its_own_id(stack: Stack, foreign_app: Celery) -> None:
     stack.start_worker()
     sent = foreign_app.send_task("mistudio.nap", kwargs={"ticks": 3, "name": "theirs"}, queue="training")
-    assert sent.get(timeout=60) == {"ticks": 3, "ran_in_last_attempt": 3}
+    assert sent.get(timeout=PATIENCE_S) == {"ticks": 3, "ran_in_last_attempt": 3}
     job = stack.ledger.need(sent.id)
     assert (job.state, job.name, job.attempt, job.priority) == (State.SUCCEEDED, "theirs", 1, 5)
     assert stack.store.manifest("saes", "theirs")["job"] == sent.id
@@ -149,7 +153,7 @@ def test_a_plain_send_task_becomes_a_job_with_its_own_id(stack: Stack, foreign_a
 def test_a_message_by_plain_send_task_starts_the_job(stack: Stack, foreign_app: Celery) -> None:
     job = Ledger(stack.ledger.client).submit(Job("silent", "blink", "b", "high_priority", {"note": "received"}))
     stack.start_worker()
-    assert foreign_app.send_task("mistudio.blink", args=[job.id], queue="high_priority").get(timeout=60) == {
+    assert foreign_app.send_task("mistudio.blink", args=[job.id], queue="high_priority").get(timeout=PATIENCE_S) == {
         "note": "received"
     }
 
@@ -170,7 +174,7 @@ def test_what_cannot_become_a_job_is_refused_to_its_sender(
     stack.start_worker()
     sent = foreign_app.send_task("mistudio.nap", queue="training", **arguments)
     with pytest.raises(Exception, match=re.escape(why)) as raised:
-        sent.get(timeout=60)
+        sent.get(timeout=PATIENCE_S)
     assert type(raised.value).__name__ == "NotTaken"
     (refusal,) = put_aside(stack)
     assert (refusal.queue, refusal.why) == ("training", str(raised.value))
@@ -183,7 +187,7 @@ def test_an_unknown_task_is_kept_and_its_sender_gets_the_reason(stack: Stack, fo
     with pytest.raises(
         Exception, match=r"There is no task 'mistudio\.nonsense' here\. Tasks: mistudio\.activations, mistudio\.blink"
     ):
-        sent.get(timeout=60)
+        sent.get(timeout=PATIENCE_S)
     (refusal,) = put_aside(stack)
     assert refusal.queue == "datasets"
     assert "mistudio.nonsense" in refusal.what
@@ -192,7 +196,8 @@ def test_an_unknown_task_is_kept_and_its_sender_gets_the_reason(stack: Stack, fo
 
 def test_a_visibility_timeout_shorter_than_the_jobs_runs_nothing_twice(stack: Stack) -> None:
     """Two workers look each second for messages that have been in hand for two, and deliver them again."""
-    jobs = [stack.submit("nap", name=f"long-{number}", ticks=200) for number in range(3)]
+    go = stack.folder / "go"
+    jobs = [stack.submit("nap", name=f"long-{number}", ticks=100_000, until=str(go)) for number in range(3)]
     messages = [
         json.loads(message) for message in stack.ledger.client.call("LRANGE", redis_lists("training")[4], 0, -1)
     ]
@@ -210,12 +215,13 @@ def test_a_visibility_timeout_shorter_than_the_jobs_runs_nothing_twice(stack: St
         stack.ledger.client.call("HSET", "unacked", message["properties"]["delivery_tag"], left)
         stack.ledger.client.call("ZADD", "unacked_index", long_in_hand, message["properties"]["delivery_tag"])
     wait_for(lambda: stack.ledger.client.call("ZCARD", "unacked_index") == 0, stack)
+    go.touch()
     assert [stack.ended(job).attempt for job in jobs] == [1, 1, 1]
     assert [stack.reasons(job) for job in jobs] == [["submitted", "claimed", "done"]] * 3
     wait_for(lambda: all(whole_log(stack).count(f"[{job.id}] received") >= 2 for job in jobs), stack)
     assert [stack.reasons(job) for job in jobs] == [["submitted", "claimed", "done"]] * 3
     workers[0].terminate()
-    workers[0].wait(60)
+    workers[0].wait(PATIENCE_S)
 
 
 @pytest.mark.parametrize("terminate", [False, True])
@@ -239,17 +245,17 @@ def test_a_revoke_of_what_has_ended_changes_nothing(stack: Stack, foreign_app: C
     stack.start_worker()
     done = stack.ended(stack.submit("blink", note="done"))
     wait_for(lambda: foreign_app.AsyncResult(done.id).state == "SUCCESS", stack)
-    (reply,) = foreign_app.control.terminate(done.id, reply=True, timeout=10, limit=1)
+    (reply,) = foreign_app.control.terminate(done.id, reply=True, timeout=PATIENCE_S, limit=1)
     assert list(reply.values()) == [{"ok": "cancel requested: of none, all have ended"}]
     assert (stack.ledger.need(done.id).state, foreign_app.AsyncResult(done.id).state) == (State.SUCCEEDED, "SUCCESS")
 
 
 def test_celerys_own_tools_see_the_jobs_that_run(stack: Stack, foreign_app: Celery) -> None:
     stack.start_worker()
-    job = stack.submit("nap", ticks=100)
+    job = stack.submit("nap", ticks=100_000)
     stack.under_way(job)
-    (active,) = foreign_app.control.inspect(timeout=5, limit=1).active().values()
+    (active,) = foreign_app.control.inspect(timeout=PATIENCE_S, limit=1).active().values()
     assert [(task["id"], task["name"]) for task in active] == [(job.id, "mistudio.nap")]
     stack.ledger.request_cancel(job.id)
     with pytest.raises(TaskRevokedError, match="cancelled by the user"):
-        foreign_app.AsyncResult(job.id).get(timeout=60)
+        foreign_app.AsyncResult(job.id).get(timeout=PATIENCE_S)
