@@ -47,14 +47,17 @@ def test_the_log_of_a_job_that_went_well_shows_its_course(stack: Stack) -> None:
 
 def test_the_log_of_a_killed_and_resumed_job_has_both_attempts(stack: Stack) -> None:
     stack.start_worker()
-    job = stack.submit("hike", name="b", ticks=30)
+    over = stack.folder / "over"
+    job = stack.submit("hike", name="b", ticks=100_000, until=str(over))
     os.kill(stack.under_way(job).pid, signal.SIGKILL)
+    over.touch()
     stack.ended(job)
     stack.stop_worker()
     result = messages(stack, job)
-    assert result[:3] == ["1: hike b: attempt 1 of at most 2 on cpu", "1: ticks 30", "1: starts from scratch"]
+    chosen = f"ticks 100000, until {over}"
+    assert result[:3] == ["1: hike b: attempt 1 of at most 2 on cpu", f"1: {chosen}", "1: starts from scratch"]
     assert result[3].startswith("1: hike b queued: its process was killed (SIGKILL)")
-    assert result[4:6] == ["2: hike b: attempt 2 of at most 2 on cpu", "2: ticks 30"]
+    assert result[4:6] == ["2: hike b: attempt 2 of at most 2 on cpu", f"2: {chosen}"]
     assert re.fullmatch(r"2: resumes at tick [1-9]\d*", result[6])
     assert result[-1] == "2: hike b succeeded after N s"
 

@@ -198,19 +198,23 @@ def test_an_archive_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_each_attempts_part_is_in_the_store_however_it_ended(stack: Stack) -> None:
     stack.start_worker()
-    resumed, cancelled = stack.submit("hike", name="b", ticks=30), stack.submit("nap", name="d", ticks=10_000)
+    over = stack.folder / "over"
+    resumed = stack.submit("hike", name="b", ticks=100_000, until=str(over))
+    cancelled = stack.submit("nap", name="d", ticks=100_000)
     failed, quick = stack.submit("nap", name="c", end="raise"), stack.submit("blink")
     os.kill(stack.under_way(resumed).pid, signal.SIGKILL)
+    over.touch()
     stack.under_way(cancelled)
     stack.ledger.request_cancel(cancelled.id)
     for job in (resumed, cancelled, failed, quick):
         stack.ended(job)
+    notes = stack.folder / "home" / "run" / "attempts"
+    until(lambda: not list(notes.iterdir()), "all to be archived")  # a slot waits for its archive only so long
     stack.stop_worker()
     for job in (cancelled, failed, quick):
         assert archived(stack, job, 1) == log_file(stack, job).read_text()
     assert archived(stack, resumed, 1) + archived(stack, resumed, 2) == log_file(stack, resumed).read_text()
     assert "SIGKILL" in archived(stack, resumed, 1).splitlines()[-1]
-    assert not list((stack.folder / "home" / "run" / "attempts").iterdir())
 
 
 def test_the_part_of_an_attempt_that_was_put_back_at_a_shutdown_is_in_the_store(stack: Stack) -> None:
@@ -224,12 +228,15 @@ def test_the_part_of_an_attempt_that_was_put_back_at_a_shutdown_is_in_the_store(
 
 def test_the_log_of_a_slot_that_was_killed_is_archived_by_its_worker(stack: Stack) -> None:
     stack.start_worker()
-    job = stack.submit("hike", ticks=40)
+    over = stack.folder / "over"
+    job = stack.submit("hike", ticks=100_000, until=str(over))
     slot = psutil.Process(stack.under_way(job).pid).parent()
     assert slot is not None
     slot.kill()
     until(lambda: archived_attempts(stack.store.root, job.id)[:1] == [1], stack.log())
     assert "attempt 1 of at most" in archived(stack, job, 1)
+    until(lambda: stack.ledger.need(job.id).attempt == 2, stack.log())
+    over.touch()
     assert stack.ended(job).state is State.SUCCEEDED
     until(lambda: archived_attempts(stack.store.root, job.id) == [1, 2], stack.log())
     assert "attempt=2" not in archived(stack, job, 1)
@@ -315,7 +322,7 @@ def test_an_idle_worker_sends_redis_nothing_for_its_log(stack: Stack) -> None:
     log.parent.mkdir(parents=True)
     stack.start_worker(MISTUDIO_LOG=str(log))
     name = worker_key(stack.ledger.client, stack.ledger.workers()[0].name)
-    until(lambda: (tail := tail_of(stack.ledger, name)) and tail.text == log.read_bytes())
+    until(lambda: (tail := tail_of(stack.ledger, name)) and b" ready." in tail.text and tail.text == log.read_bytes())
     with socket.socket(socket.AF_UNIX) as monitor:
         monitor.connect(str(stack.redis.socket))
         monitor.sendall(b"MONITOR\r\n")
