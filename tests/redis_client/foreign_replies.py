@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.conftest import PATIENCE_S
+
 BY_HAND: dict[str, bytes] = {
     "a web server": b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n",
     "ssh": b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n",
@@ -93,7 +95,7 @@ class ForeignServer(threading.Thread):
     def close(self) -> None:
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
-        self.join(10)
+        self.join(PATIENCE_S)
         for link in (self._listener, *self._held):
             link.close()
 

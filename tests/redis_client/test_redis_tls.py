@@ -12,7 +12,7 @@ from celery.backends.redis import RedisBackend
 
 from tasks.jobs.record import State
 from tasks.redis_client.redis_connection import NotRedis, Unreachable, connect
-from tests.conftest import RedisServer
+from tests.conftest import PATIENCE_S, RedisServer
 from tests.fixtures.certificates import Authority, new_authority
 from tests.fixtures.proxy import Proxy, proxied
 from tests.fixtures.stack import Stack
@@ -41,9 +41,9 @@ def url_to(proxy: Proxy, *options: str, login: str = "", host: str = "127.0.0.1"
     return f"rediss://{login}{host}:{proxy.port}/{db}?{'&'.join(options)}"
 
 
-def says(url: str) -> str:
+def says(url: str, timeout_s: float = PATIENCE_S) -> str:
     """What a call through that URL comes to."""
-    client = connect(url, 2.0)
+    client = connect(url, timeout_s)
     try:
         return str(client.call("PING"))
     except Unreachable as error:
@@ -77,7 +77,7 @@ def test_plain_and_tls_do_not_mix_and_it_is_said(own_redis: RedisServer, plain: 
     with pytest.raises((NotRedis, Unreachable)):
         connect(f"redis://127.0.0.1:{plain.port}/0").call("PING")
     with proxied(own_redis.socket) as unencrypted:
-        assert says(url_to(unencrypted)).startswith(f"rediss://127.0.0.1:{unencrypted.port}/0")
+        assert says(url_to(unencrypted), 2.0).startswith(f"rediss://127.0.0.1:{unencrypted.port}/0")
 
 
 @pytest.mark.parametrize("form", ["own CA", "SSL_CERT_FILE", "no verification", "client certificate"])
@@ -112,7 +112,7 @@ def test_a_job_runs_through_a_proxy_and_its_result_comes_back(
         assert stack.ended(quick).result == {"note": form}
         assert stack.ended(heavy).state is State.SUCCEEDED
         assert isinstance(stack.app.backend, RedisBackend)
-        assert stack.app.AsyncResult(quick.id).get(timeout=30) == {"note": form}
+        assert stack.app.AsyncResult(quick.id).get(timeout=PATIENCE_S) == {"note": form}
     finally:
         stack.stop_worker()
         stack.ledger.close()
