@@ -18,7 +18,7 @@ from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.storage.store_id import FILE, make_store_id, read_store_id
 from tasks.worker import fleet_membership
 from tasks.worker.fleet_membership import why_refused, why_store_changed
-from tests.conftest import until
+from tests.conftest import PATIENCE_S, until
 from tests.fixtures.stack import Stack
 
 
@@ -201,7 +201,7 @@ def test_a_worker_with_another_store_consumes_nothing_until_it_has_the_shared_on
     other.symlink_to(stack.store.root)  # as if the shared one were mounted there now
     until(lambda: stack.ledger.need(job.id).state.ended, stack.log())
     refused.terminate()
-    refused.wait(60)
+    refused.wait(PATIENCE_S)
 
 
 def test_a_worker_whose_store_is_unmounted_drains(stack: Stack, tmp_path: Path) -> None:

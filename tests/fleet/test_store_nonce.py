@@ -15,7 +15,7 @@ from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.storage.store_id import make_store_id
 from tasks.worker import fleet_membership
 from tasks.worker.fleet_membership import StoreWatch, why_refused, why_store_differs
-from tests.conftest import until
+from tests.conftest import PATIENCE_S, until
 from tests.fixtures.stack import Clock, Stack
 
 _A_WHILE_S = SHOWN_AFTER_S + 5
@@ -209,7 +209,7 @@ def test_real_workers_write_nonces_and_one_with_a_copy_of_the_store_is_refused(s
     copy.symlink_to(stack.store.root)
     until(lambda: any(b.pid == refused.pid for b in stack.ledger.workers()), stack.log())
     refused.terminate()
-    refused.wait(60)
+    refused.wait(PATIENCE_S)
 
 
 def die_after_writing(root: Path, nonce: str) -> None:

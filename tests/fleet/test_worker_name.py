@@ -14,7 +14,7 @@ from mistudio_cli.monitor.worker_rows import worker_rows
 from tasks.ledger.client import Ledger
 from tasks.ledger.worker_heartbeat import WorkerHeartbeat
 from tasks.worker.fleet_membership import make_store_id
-from tests.conftest import until
+from tests.conftest import PATIENCE_S, until
 from tests.fixtures.stack import Stack
 
 NAME = "twin@here"
@@ -54,7 +54,7 @@ def test_a_heartbeat_keeps_the_name_and_a_lost_or_damaged_key_is_written_again(l
     key = f"mistudio:name:{NAME}"
     ledger.take_name(NAME, holder("a"), 0.5)
     ledger.heartbeat(HEARTBEAT, holder("a"))
-    assert ledger.client.call("PTTL", key) > 5000
+    assert ledger.client.call("PTTL", key) > 500, "longer than it was taken for"
     for damage in ((), ("SET", key, "no holder"), ("SET", key, "[]"), ("LPUSH", key, "of another type")):
         ledger.client.call("DEL", key)
         if damage:
@@ -118,7 +118,7 @@ class Twins:
         for process in self.processes:
             process.terminate()
         for process in self.processes:
-            process.wait(60)
+            process.wait(PATIENCE_S)
         self.homes["b"].ledger.client.close()
         self.homes["b"].app.close()
 
@@ -144,7 +144,7 @@ def test_the_second_worker_of_a_name_waits_says_who_has_it_and_begins_when_the_f
 
     first.terminate()
     twins.consumes(second)
-    first.wait(60)
+    first.wait(PATIENCE_S)
     third = twins.start("a")
     assert f"belongs to the worker with pid {second.pid} on " in twins.refused(third).refused
     second.kill()
@@ -155,7 +155,7 @@ def test_a_worker_that_was_killed_hinders_none_that_is_started_in_its_place(twin
     killed = twins.start("a")
     heartbeat = twins.consumes(killed)
     killed.send_signal(signal.SIGKILL)
-    killed.wait(60)
+    killed.wait(PATIENCE_S)
     twins.ledger.client.call(
         "PERSIST", f"mistudio:name:{heartbeat.name}"
     )  # it expires in no time that the test could wait
@@ -168,6 +168,6 @@ def test_a_worker_whose_name_became_anothers_drains(twins: Twins) -> None:
     heartbeat = twins.consumes(worker)
     taken = json.dumps({**holder("another"), "since": twins.ledger.now()})
     twins.ledger.client.call("SET", f"mistudio:name:{heartbeat.name}", taken)
-    assert worker.wait(60) == 0
+    assert worker.wait(PATIENCE_S) == 0
     assert "may not consume any more, and drains: its name twin@" in twins.homes["a"].log()
     assert json.loads(twins.ledger.client.call("GET", f"mistudio:name:{heartbeat.name}"))["token"] == "another"
