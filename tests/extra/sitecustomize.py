@@ -97,11 +97,12 @@ if (value := os.environ.get("TRAINING_GATE")) and "tasks.runner" in sys.orig_arg
     tasks.storage.store.sync_folder = sync_and_wait
 
 if (value := os.environ.get("MOST_HELD")) and "tasks.runner" in sys.orig_argv:
+    most_held = Path(value)
 
     def write_most_held() -> None:
         status = Path("/proc/self/status").read_text()
         kilobytes = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
-        part = Path(value, f"{sys.orig_argv[-1]}.part")
+        part = most_held / f"{sys.orig_argv[-1]}.part"
         part.write_text(kilobytes)
         part.rename(part.with_suffix(""))
 

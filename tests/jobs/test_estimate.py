@@ -16,7 +16,6 @@ from tasks.jobs.kind import Estimate, kind_named
 from tasks.jobs.record import Job, State
 from tasks.storage import attempts
 from tasks.submission.plan import ArtifactCatalog, plan
-from tasks.system.process_identity import is_alive
 from tasks.text.tokens import TokenWriter
 from tests.conftest import until
 from tests.fixtures.stack import Stack
@@ -59,21 +58,18 @@ def close_to(held: int) -> Any:
     return pytest.approx(held, abs=0.2 * held + LIBRARIES)
 
 
+def start_measured_worker(stack: Stack) -> None:
+    """A worker whose runners write how much they held at most, as they end: a look at them may come too late."""
+    folder = stack.folder / "most-held"
+    folder.mkdir()
+    stack.start_worker(OMP_NUM_THREADS="1", MOST_HELD=str(folder))
+
+
 def most_held(stack: Stack, job: Job, seconds: float = 240) -> int:
     """The most the job's runner ever held: its PSS if no other process maps the same libraries, as here others may."""
-    runner, most = until(lambda: stack.runner(job), stack.log()), 0
-
-    def look() -> bool:
-        nonlocal most
-        try:
-            result = Path(f"/proc/{runner.pid}/status").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-        most = max([most, *(int(line.split()[1]) << 10 for line in result.splitlines() if line.startswith("VmHWM"))])
-        return not is_alive(runner)
-
-    until(look, "the runner to end", seconds=seconds)
-    return most
+    written = stack.folder / "most-held" / job.id
+    until(written.exists, stack.log(), seconds=seconds)
+    return int(written.read_text()) << 10
 
 
 @pytest.mark.parametrize(
@@ -88,7 +84,7 @@ def test_the_memory_of_a_training_is_known_within_a_fifth_before_it_starts(
 ) -> None:
     add_model(stack, "model", width)
     add_tokens(stack, "words", rows)
-    stack.start_worker(OMP_NUM_THREADS="1")
+    start_measured_worker(stack)
     job = stack.submit("train", model="model", dataset="words", layer=0, steps=10, **flags)
     before = estimated(stack, job)
     assert before.memory_bytes == close_to(most_held(stack, job))
@@ -100,7 +96,7 @@ def test_the_memory_of_a_training_is_known_within_a_fifth_before_it_starts(
 def test_the_memory_of_a_transcoder_with_a_way_past_its_features_is_known_too(stack: Stack) -> None:
     add_model(stack, "model", 256)
     add_tokens(stack, "words", 1000)
-    stack.start_worker(OMP_NUM_THREADS="1")
+    start_measured_worker(stack)
     wired = {"hook": "mlp-in", "target": "mlp", "skip": True, "layer": 1}
     sizes = {"batch": 16384, "accumulate": 16, "k": 8, "expansion": 4, "steps": 3, "eval_tokens": 2048}
     job = stack.submit("train", model="model", dataset="words", **wired, **sizes)
@@ -114,7 +110,7 @@ def test_the_memory_of_a_transcoder_with_a_way_past_its_features_is_known_too(st
 def test_the_memory_of_several_trained_together_is_known_too(stack: Stack) -> None:
     add_model(stack, "model", 128)
     add_tokens(stack, "words", 8000)
-    stack.start_worker(OMP_NUM_THREADS="1")
+    start_measured_worker(stack)
     several = {"layer": [0, 1], "k": [8, 16]}
     sizes = {"steps": 10, "batch": 1024, "expansion": 32, "eval_tokens": 1024}
     job = stack.submit("train", model="model", dataset="words", together=several, **sizes)
@@ -130,7 +126,7 @@ def test_the_memory_of_several_trained_together_is_known_too(stack: Stack) -> No
 def test_what_a_model_with_a_large_vocabulary_predicts_is_known_too(stack: Stack) -> None:
     add_model(stack, "model", 16, vocabulary=200_000)
     add_tokens(stack, "words", 40, context=512)
-    stack.start_worker(OMP_NUM_THREADS="1")
+    start_measured_worker(stack)
     sizes = {"batch": 256, "k": 4, "expansion": 4, "steps": 2, "eval_tokens": 512}
     job = stack.submit("train", model="model", dataset="words", layer=0, evaluate=1, **sizes)
     before, unmeasured = (
@@ -151,7 +147,7 @@ def test_the_memory_of_a_model_in_bfloat16_is_known_too(
     job = stack.submit("activations", model="model", dataset="words", layer=0)
     begun = attempts.begin(stack.store, job.id, 1, "7e57")  # as if an attempt on such a machine had begun
     (begun / "model-dtype.txt").write_text(dtype)
-    stack.start_worker(OMP_NUM_THREADS="1")
+    start_measured_worker(stack)
     before = estimated(stack, job)
     assert before.memory_bytes == close_to(most_held(stack, job))
     assert stack.ended(job).result["model_dtype"] == dtype

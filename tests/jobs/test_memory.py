@@ -15,7 +15,15 @@ from tasks.activations.storage import ShardWriter
 from tasks.jobs.record import Job, State
 from tests.conftest import PATIENCE_S
 from tests.fixtures.stack import Stack
-from tests.jobs.test_estimate import add_model, add_tokens, close_to, estimated, most_held, published
+from tests.jobs.test_estimate import (
+    add_model,
+    add_tokens,
+    close_to,
+    estimated,
+    most_held,
+    published,
+    start_measured_worker,
+)
 
 CONTEXT = 128
 DEEPER = bool(os.environ.get("MISTUDIO_TEST_DEEPER"))
@@ -52,7 +60,7 @@ def peak(stack: Stack, job: Job) -> int:
 @pytest.mark.parametrize("flags", [{"arch": "topk", "k": 8}, STANDARD][: 1 + DEEPER], ids=lambda flags: flags["arch"])
 def test_the_memory_of_a_training_does_not_grow_with_what_it_reads(stack: Stack, flags: dict[str, Any]) -> None:
     sizes = [add_activations(stack, name, rows, D_IN) for name, rows in zip(("small", "large"), ROWS, strict=True)]
-    stack.start_worker(OMP_NUM_THREADS="1")
+    start_measured_worker(stack)
     held = []
     for name, rows, size in zip(("small", "large"), ROWS, sizes, strict=True):
         job = stack.submit(
@@ -72,7 +80,7 @@ def test_the_memory_of_a_training_does_not_grow_with_what_it_reads(stack: Stack,
 def test_the_memory_of_a_dense_training_is_known_within_a_fifth_too(stack: Stack) -> None:
     add_model(stack, "model", 128)
     add_tokens(stack, "words", 8000)
-    stack.start_worker(OMP_NUM_THREADS="1")
+    start_measured_worker(stack)
     sizes = {"steps": 10, "batch": 1024, "expansion": 16, "eval_tokens": 2048}
     job = stack.submit("train", model="model", dataset="words", layer=0, **sizes, **STANDARD)
     assert estimated(stack, job).memory_bytes == close_to(most_held(stack, job))
@@ -81,7 +89,7 @@ def test_the_memory_of_a_dense_training_is_known_within_a_fifth_too(stack: Stack
 def test_the_memory_of_a_training_on_large_batches_in_parts_is_known_within_a_fifth_too(stack: Stack) -> None:
     batch, d_in = 65_536, 256
     add_activations(stack, "stored", 1_200, d_in)
-    stack.start_worker(OMP_NUM_THREADS="1")
+    start_measured_worker(stack)
     sizes = {"batch": batch, "accumulate": 64, "k": 8, "expansion": 2}
     job = stack.submit("train", activations="stored", steps=4, **sizes)
     result = estimated(stack, job).memory_bytes
