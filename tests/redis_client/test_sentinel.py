@@ -27,7 +27,7 @@ from tasks.redis_client import redis_connection, sentinel
 from tasks.redis_client.redis_url import Address
 from tasks.redis_client.sentinel_url import Sentinels
 from tests.cli.conftest import EXTRA, MISTUDIO
-from tests.conftest import until
+from tests.conftest import PATIENCE_S, until
 from tests.fixtures.ports import reserved_port
 from tests.fixtures.sentinel import NAME, Replicated, Server, replicated
 
@@ -281,7 +281,7 @@ def test_a_replica_that_sentinels_name_is_refused_too(servers: Replicated) -> No
 
 @pytest.fixture
 def ledger(servers: Replicated) -> Iterator[Ledger]:
-    with closing(Ledger(redis_connection.connect(servers.url))) as ledger:
+    with closing(Ledger(redis_connection.connect(servers.url, PATIENCE_S))) as ledger:
         yield ledger
 
 
@@ -300,7 +300,7 @@ def no_replicas(servers: Replicated, monkeypatch: pytest.MonkeyPatch) -> Iterato
 def test_a_submit_knows_whether_a_replica_has_acknowledged_it(
     ledger: Ledger, servers: Replicated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledgers, "REPLICATED_WITHIN_S", 4.0)
+    monkeypatch.setattr(ledgers, "REPLICATED_WITHIN_S", PATIENCE_S / 2)
     assert ledger.replicated is None
     job = ledger.submit(blink())
     assert ledger.replicated is True
@@ -357,6 +357,7 @@ def test_an_open_connection_leaves_a_master_that_was_replaced_and_still_serves(s
                 client.call("GET", "kept")
             except redis_connection.Unreachable as error:
                 seen.add(str(error))
+                return False
             return client._server.port not in (old.port, client.address.port)
 
         until(leads_to_another, "the connection to follow")
