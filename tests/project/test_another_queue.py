@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.project.test_contributing import HALF_WRITTEN
+
 ROOT = Path(__file__).parent.parent.parent
 COPIED = ("benchmarks", "deploy", "docs", "mistudio_cli", "profiles", "tasks", "tests", "README.md", "pyproject.toml")
 #: The row that CONTRIBUTING.md adds.
@@ -24,8 +26,10 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source with another queue before the last, and nothing else changed by hand."""
     copy = tmp_path_factory.mktemp("source")
     for name in COPIED:
-        take = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        take(ROOT / name, copy / name)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, copy / name, ignore=HALF_WRITTEN)
+        else:
+            shutil.copy(ROOT / name, copy / name)
     table = copy / "tasks" / "queues.py"
     before, mark, after = table.read_text(encoding="utf-8").rpartition('    Queue("low_priority"')
     table.write_text(before + ROW + mark + after, encoding="utf-8")

@@ -11,9 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import PATIENCE_S
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"```(?:python|toml)\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
+#: Compiled modules that another process is just writing: gone under that name before they are copied.
+HALF_WRITTEN = shutil.ignore_patterns("*.pyc.*")
 COMMAND = "import sys; from mistudio_cli.main import main; sys.exit(main(sys.argv[1:]))"
 STEP = """
 import torch
@@ -42,7 +46,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source with what the page adds."""
     copy = tmp_path_factory.mktemp("source")
     for name in ("mistudio_cli", "tasks"):
-        shutil.copytree(ROOT / name, copy / name)
+        shutil.copytree(ROOT / name, copy / name, ignore=HALF_WRITTEN)
     for path, text in BLOCKS.items():
         (copy / path).parent.mkdir(exist_ok=True)
         (copy / path).write_text(text, encoding="utf-8")
@@ -53,7 +57,9 @@ def python(copy: Path, code: str, *words: str) -> subprocess.CompletedProcess[st
     """Run code with the copy's packages, where the copy is the folder of configuration, too."""
     result = {"PYTHONPATH": str(copy), "MISTUDIO_CONFIG_DIR": str(copy), "MISTUDIO_HOME": str(copy / "home")}
     command = [sys.executable, "-c", code, *words]
-    return subprocess.run(command, cwd=copy, env={**os.environ, **result}, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, cwd=copy, env={**os.environ, **result}, capture_output=True, text=True, timeout=PATIENCE_S
+    )
 
 
 def test_the_page_adds_one_of_each() -> None:
