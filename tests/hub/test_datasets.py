@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import PATIENCE_S
 from tests.hub.server import COMMIT, serve
 
 _DOWNLOAD = """
@@ -46,7 +47,7 @@ def download(folder: Path, endpoint: str, source: str, options: str = "{}") -> s
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=2 * PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tasks.storage.store import Store
+from tests.conftest import PATIENCE_S
 from tests.fixtures.bench import Bench, tiny_model
 from tests.fixtures.work_folders import left_by
 from tests.hub.models import Repo, as_files, serve_models
@@ -55,7 +56,9 @@ class HubBench:
         settings = {"HF_ENDPOINT": self.address, "HF_HOME": str(self.root / "cache"), "HF_HUB_DISABLE_XET": "1"}
         settings |= {"HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1", "HF_HUB_OFFLINE": "0"}
         command = [sys.executable, "-c", _RUN, str(self.root), *map(json.dumps, jobs)]
-        done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, timeout=240)
+        done = subprocess.run(
+            command, env=os.environ | settings, capture_output=True, text=True, timeout=2 * PATIENCE_S
+        )
         assert done.returncode == 0, done.stderr
         return [line for line in done.stdout.splitlines() if line]
 

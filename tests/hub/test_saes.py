@@ -19,6 +19,7 @@ from tasks.sae.architectures.topk import TopK
 from tasks.sae.coder import CoderConfig
 from tasks.sae.formats.model_card import card
 from tasks.sae.formats.native import Scales, load_sae, save_density, save_sae
+from tests.conftest import PATIENCE_S
 from tests.fixtures.job_home import Home
 from tests.fixtures.work_folders import next_attempt
 from tests.hub.repositories import READER, WRITER, Repos, serve_repos
@@ -74,7 +75,7 @@ def run(home: Home, address: str, kind: str, name: str, token: str | None = WRIT
         **({"HF_TOKEN": token} if token else {}),
     }
     command = [sys.executable, "-c", _RUN, kind, name, str(home.root.parent), json.dumps(values)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=2 * PATIENCE_S)
     assert done.returncode == 0, done.stderr
     said = done.stdout.splitlines()[-1]
     return json.loads(said) if said.startswith("{") else said

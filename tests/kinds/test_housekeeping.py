@@ -18,6 +18,7 @@ from tasks.paths import Places
 from tasks.sae.training.checkpoint import save
 from tasks.storage import store
 from tasks.storage.store import size_of
+from tests.conftest import PATIENCE_S
 from tests.fixtures.work_folders import left_by, next_attempt
 
 
@@ -49,7 +50,7 @@ def test_kinds_that_run_in_a_worker_import_no_torch(with_corpus):
         "describe.run(describe.Params('datasets/corpus'), Context)\n"
         "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code, str(with_corpus.store.root)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code, str(with_corpus.store.root)], check=True, timeout=PATIENCE_S)
 
 
 NOTHING_KEPT = {"checkpoints_kept": 0, "checkpoint_bytes_kept": 0}

@@ -17,7 +17,7 @@ from tasks.errors import UserError
 from tasks.jobs.record import State
 from tasks.paths import Places
 from tasks.system.umask import narrow_umask
-from tests.conftest import compile_library
+from tests.conftest import PATIENCE_S, compile_library
 from tests.fixtures.stack import Stack
 
 MISTUDIO = str(Path(sys.executable).parent / "mistudio")
@@ -75,7 +75,7 @@ def test_a_worker_without_semaphores_says_so_in_a_sentence(stack: Stack, tmp_pat
     library = compile_library(Path(__file__).parent / "no_semaphores.c", tmp_path / "no_semaphores.so")
     worker = [sys.executable, "-P", "-m", "tasks.worker", "--name", "w"]
     environment = stack.environment(LD_PRELOAD=str(library))
-    done = subprocess.run(worker, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(worker, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 2
     assert done.stderr.startswith("A worker needs semaphores, and none can be created in /dev/shm: Permission denied.")
     assert "Traceback" not in done.stderr
@@ -84,7 +84,7 @@ def test_a_worker_without_semaphores_says_so_in_a_sentence(stack: Stack, tmp_pat
 def test_a_worker_whose_home_cannot_be_used_says_so_in_a_sentence(stack: Stack) -> None:
     (stack.folder / "home").write_text("no folder")
     worker = [sys.executable, "-P", "-m", "tasks.worker", "--name", "w"]
-    done = subprocess.run(worker, env=stack.environment(), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(worker, env=stack.environment(), capture_output=True, text=True, timeout=PATIENCE_S)
     assert (done.returncode, "Traceback" in done.stderr) == (os.EX_CANTCREAT, False)
     assert done.stderr.startswith("The worker's files cannot be created: ")
 
@@ -93,7 +93,7 @@ def test_a_worker_whose_home_cannot_be_used_says_so_in_a_sentence(stack: Stack) 
 @pytest.mark.parametrize("variable", ["MISTUDIO_HOME", "MISTUDIO_STORE"])
 def test_a_path_that_is_no_text_is_refused_in_a_sentence(words: tuple[str, ...], variable: str, tmp_path: Path) -> None:
     environment = {**os.environ, "MISTUDIO_HOME": str(tmp_path / "home"), variable: NO_TEXT}
-    done = subprocess.run([MISTUDIO, *words], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([MISTUDIO, *words], env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode in (2, 4)
     assert "Traceback" not in done.stderr
     assert f"{variable} is not text." in done.stderr
@@ -108,7 +108,7 @@ def test_a_folder_whose_path_is_no_text_is_no_home() -> None:
 def test_where_only_ascii_can_be_written_nothing_else_is(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "MISTUDIO_HOME": str(tmp_path / "hömé"), "COLUMNS": "80"}
     for words in (("top", "--once"), ("queue", "ls"), ("config", "show"), ("submit", "train", "--help"), ("doctor",)):
-        done = subprocess.run([MISTUDIO, *words], env=environment, capture_output=True, timeout=60)
+        done = subprocess.run([MISTUDIO, *words], env=environment, capture_output=True, timeout=PATIENCE_S)
         assert b"Traceback" not in done.stderr
         assert done.returncode != 70
         (done.stdout + done.stderr).decode("ascii")
