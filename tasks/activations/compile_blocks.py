@@ -54,16 +54,19 @@ def compile_blocks(
     if not apart <= (_APART if model.dtype == torch.float32 else _APART_IN_16_BITS):
         _leave_plain(blocks)
         return f"the model is not compiled: what passes its hook would be {apart:.1e} away from what it is"
+    _leave_plain_what_fails_later()
     return f"{len(blocks)} blocks of the model are compiled, in {time.monotonic() - began:.0f} s"
 
 
 def _set_up_compiler(folder: Path) -> None:
-    """Have it write into the folder, load no cache, and start no pool of processes that would outlive a killed job."""
+    """Have it write into the folder, load no cache, leave no processes behind a killed job, and raise its errors."""
+    from torch._dynamo import config as tracing
     from torch._inductor import config
 
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
     config.force_disable_caches = True
     config.compile_threads = 1
+    tracing.suppress_errors = False
 
 
 def _blocks_to_compile(model: PreTrainedModel, points: Sequence[HookPoint]) -> list[nn.Module]:
@@ -73,6 +76,13 @@ def _blocks_to_compile(model: PreTrainedModel, points: Sequence[HookPoint]) -> l
     hooked = [[point.module.startswith(f"{name}.") for point in points] for name in names]
     last = max(place for place, name in enumerate(names) if any(hooked[place]) or name in {p.module for p in points})
     return [block for place, block in enumerate(blocks) if place <= last and not any(hooked[place])]
+
+
+def _leave_plain_what_fails_later() -> None:
+    """Have torch run plainly what it cannot compile from now on, such as for the first rows with padding."""
+    from torch._dynamo import config
+
+    config.suppress_errors = True
 
 
 def _leave_plain(blocks: Sequence[nn.Module]) -> None:

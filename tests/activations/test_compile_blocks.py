@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch._dynamo import config as tracing
 from torch._dynamo.utils import counters
+from torch._inductor import config
 
 from tasks.activations.hook_sites import Hook
 from tasks.activations.hooks import find
@@ -27,10 +29,11 @@ PLAIN = Mask()
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where what is compiled goes, for this test alone."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where what is compiled goes; what torch keeps in the process of it, or could not compile, is for one test."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
-    return tmp_path / "compiled"
+    yield tmp_path / "compiled"
+    torch.compiler.reset()
 
 
 def vectors(*hooks: Hook) -> ModelVectors:
@@ -57,6 +60,7 @@ def compiled_blocks(source: ModelVectors) -> list[int]:
 
 @WITHOUT_A_COMPILER
 def test_rows_of_any_number_and_length_pass_the_same_compiled_blocks(folder: Path) -> None:
+    """One that needs code of its own, a row alone, passes the plain ones where the compiler fails by then."""
     source = vectors(Hook("mlp", 1), Hook("resid", 2))
     rows = [some_tokens(5, seed=1), some_tokens(4, seed=2)[:, :9], some_tokens(7, seed=3)]
     plain, before = [source.read_all(each) for each in rows], graphs()
@@ -70,13 +74,19 @@ def test_rows_of_any_number_and_length_pass_the_same_compiled_blocks(folder: Pat
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert any(path.suffix == ".so" for path in files)
     assert not {path.name for path in folder.rglob("*")} & {"fxgraph", "aotautograd"}, "a cache of pickles"
+    alone = some_tokens(1, seed=4)
+    with config.patch({"cpp.cxx": ("/nonexistent/c++",)}):
+        with tracing.patch(suppress_errors=False), pytest.raises(Exception, match="nonexistent"):
+            source.read_all(alone)
+        late = source.read_all(alone)
+    torch.testing.assert_close(late, vectors(Hook("mlp", 1), Hook("resid", 2)).read_all(alone), rtol=0, atol=0)
 
 
 def test_nothing_is_compiled_after_the_last_hook_nor_where_one_is_within(folder: Path) -> None:
-    source = vectors(Hook("attn", 0))
+    source, before = vectors(Hook("attn", 0)), graphs()
     assert compiled(source, folder) == "no block is compiled: there is none before the hook"
     assert compiled_blocks(source) == []
-    assert not folder.exists()
+    assert graphs() == before
 
 
 @pytest.mark.parametrize("wrong", [lambda made: made * 1.01, lambda made: made * torch.nan])
@@ -100,23 +110,12 @@ def _changed(forward: Any, wrong: Callable[[torch.Tensor], torch.Tensor], args: 
 
 
 def test_without_a_compiler_the_job_continues_and_says_why(bench: Bench) -> None:
-    from torch._inductor import config
-
     plain, _ = made(bench, "plain")
     with config.patch({"cpp.cxx": ("/nonexistent/c++",)}):
         stored, noted = made(bench, "asked", compile=True)
     assert [note for note in noted if note.startswith("the model is not compiled: ")]
     assert all("\n" not in note for note in noted)
     assert torch.equal(stored, plain)
-
-
-@WITHOUT_A_COMPILER
-def test_what_a_compiled_model_hands_on_is_stored(bench: Bench) -> None:
-    plain, nothing = made(bench, "plain")
-    stored, noted = made(bench, "asked", compile=True)
-    assert [note.partition(",")[0] for note in noted] == ["2 blocks of the model are compiled"]
-    assert nothing == []
-    torch.testing.assert_close(stored, plain, rtol=1e-4, atol=1e-5)
 
 
 def made(bench: Bench, name: str, **values: Any) -> tuple[torch.Tensor, list[str]]:
@@ -130,16 +129,32 @@ def made(bench: Bench, name: str, **values: Any) -> tuple[torch.Tensor, list[str
     return torch.cat([*stored.read(np.arange(stored.shape[0]))]), context.noted
 
 
-def test_a_training_on_compiled_blocks_is_like_any_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a compiler that changes nothing: the same SAE, and the same figures, of predictions too."""
-    calls = []
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """A compiler that changes nothing: `dynamic` of each call of what it made."""
+    called: list[bool] = []
 
     def compiled_alike(forward: Callable[..., Any], *, dynamic: bool) -> Callable[..., Any]:
-        return lambda *args, **named: calls.append(dynamic) or forward(*args, **named)
+        return lambda *args, **named: called.append(dynamic) or forward(*args, **named)
 
+    monkeypatch.setattr(torch, "compile", compiled_alike)
+    return called
+
+
+def test_what_a_compiled_model_hands_on_is_stored(bench: Bench, calls: list[bool]) -> None:
+    plain, nothing = made(bench, "plain")
+    assert (nothing, calls) == ([], [])
+    stored, noted = made(bench, "asked", compile=True)
+    assert [note.partition(",")[0] for note in noted] == ["2 blocks of the model are compiled"]
+    assert calls
+    assert torch.equal(stored, plain)
+
+
+def test_a_training_on_compiled_blocks_is_like_any_other(bench: Bench, calls: list[bool]) -> None:
+    """The same SAE, and the same figures, of predictions too."""
     plain = bench.context("plain")
     wanted = train.run(prepared(bench)[0], plain)
-    monkeypatch.setattr(torch, "compile", compiled_alike)
+    assert calls == []
     context = bench.context("compiled")
     found = train.run(prepared(bench, compile=True)[0], context)
     assert [note.partition(",")[0] for note in context.noted] == ["2 blocks of the model are compiled"]
