@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as benchmarks_main
-from benchmarks import cells, model_dtype, peer_environment, peers, planted, planting, whole_job
+from benchmarks import cells, compiled, model_dtype, peer_environment, peers, planted, planting, whole_job
 from benchmarks.contest import PENALISED, Task, enter
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.record import Job
@@ -209,6 +209,18 @@ def test_a_model_is_timed_in_both_dtypes_and_held_to_itself():
     rows = model_dtype.rows(whole_job.Job(16, 2, 2, 0, 50, 64, 32, 4), (16, 64))
     assert [row["context"] for row in rows] == [16, 64]
     assert all(0 < row["relative error"] < 0.05 for row in rows)
+    assert all(row["ratio"] > 0 for row in rows)
+
+
+def test_a_compiled_model_is_timed_beside_the_plain_one_and_both_are_held_to_float32(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch, "compile", lambda forward, dynamic: forward)
+    dtypes = [torch.float32, torch.bfloat16]
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    rows = compiled.rows("gpt_neox", shape, dtypes, context=1024)
+    assert [row["dtype"] for row in rows] == ["float32", "bfloat16"]
+    assert {row["outcome"] for row in rows} == {"2 blocks of the model are compiled"}
+    assert all(row["error, plain"] == row["error, compiled"] for row in rows)
+    assert rows[0]["error, plain"] == 0 < rows[1]["error, plain"] < 0.05
     assert all(row["ratio"] > 0 for row in rows)
 
 
