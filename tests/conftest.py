@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -184,6 +185,14 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory:
     for name in [name for name in os.environ if name.startswith(("MISTUDIO_", "CELERY_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("MISTUDIO_CONFIG_DIR", str(tmp_path_factory.getbasetemp() / "no-config"))
+
+
+@pytest.fixture(autouse=True)
+def _no_flags_of_another_test() -> Iterator[None]:
+    """Commands that are suggested have no global flags that a test before typed in this process."""
+    yield
+    if (output := sys.modules.get("mistudio_cli.terminal.output")) is not None:
+        output.suggest_with([], [])
 
 
 def compile_library(source: Path, target: Path, *flags: str) -> Path:
