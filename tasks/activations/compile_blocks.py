@@ -2,8 +2,7 @@
 
 A block is compiled without the hooks on itself, which still see what it is given and hands on; one with a hook within
 runs as it is, and those after the last hook never run. One graph serves all blocks that are alike, and rows of any
-number and length. What the compiler makes is in a folder of the job, so a resumed attempt runs the same code; torch's
-caches, which are pickles, are off.
+number and length. What the compiler makes is in a folder of the job; torch's caches, which are pickles, are off.
 """
 
 from __future__ import annotations

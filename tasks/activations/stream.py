@@ -104,10 +104,10 @@ class ModelVectors:
             vectors = self.read_all(rows)
             yield vectors[torch.from_numpy(self.mask.kept(rows)).to(vectors.device)]
 
-    def compile(self, folder: Path, report: Callable[[str], None]) -> None:
-        """Compile the model's blocks as far as the points allow, in `folder`; `report` gets what became of it."""
+    def compile(self, workdir: Path, report: Callable[[str], None]) -> None:
+        """Compile the model's blocks as far as the points allow, in a job's folder; `report` gets what became of it."""
         rows = self.tokens[:_COMPILED_WITH]
-        report(compile_blocks(self.model, self.points, folder, lambda: self.read_all(rows)))
+        report(compile_blocks(self.model, self.points, workdir / "compiled", lambda: self.read_all(rows)))
 
     def at(self, places: Sequence[int]) -> ModelVectors:
         """Those of some of the points, by their places among these."""

@@ -130,7 +130,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     pin(source.model, context.workdir)
     keep(source.model, context.workdir, context.note)
     if params.compile:
-        source.compile(context.workdir / "compiled", context.note)
+        source.compile(context.workdir, context.note)
     numbers = choose_rows(*source.shape, params.max_tokens)
     counts, began = source.counts[numbers], time.monotonic()
     writer = ShardWriter(_shards(context), counts, source.shape[1], source.d_in, params.dtype)

@@ -170,7 +170,7 @@ def run(params: Params, context: Context) -> dict[str, Any]:
     coder.precision = _precision(params, context, coder, source.tokens.shape[1])
     _keep_dtype(source, context, origin)
     if params.compile:
-        source.compile(context.workdir / "compiled", context.note)
+        source.compile(context.workdir, context.note)
     texts = TokenTexts(context.store.path("tokens", origin.tokens) / "tokenizer", f"tokens/{origin.tokens}")
     if not texts.has_tokenizer:
         context.note(f"tokens/{origin.tokens} has no tokenizer: tokens are shown as their numbers")

@@ -127,7 +127,9 @@ def estimate(params: Common, known: Catalog) -> Estimate:
     place = place_of(trained[0])
     shapes, hooks = [_shape(one) for one in trained], len(_hooks(trained))
     held = of_training(known, place.model, place.dataset, shapes, hooks, read, params.model_dtype)
-    return dataclasses.replace(with_compiler(held) if params.compile else held, seconds=seconds)
+    if params.compile and stored is None:
+        held = with_compiler(held)
+    return dataclasses.replace(held, seconds=seconds)
 
 
 def _shape(params: Common) -> TrainingShape:
@@ -197,7 +199,7 @@ def run(params: Common, context: Context) -> dict[str, Any] | Parts:
     vectors = open_vectors(_pinned(trained[0].params, context), hooks, context.store, context.device, dtype)
     origin = _origin(trained[0].params, vectors, context)
     if params.compile and isinstance(vectors, ModelVectors):
-        vectors.compile(context.workdir / "compiled", context.note)
+        vectors.compile(context.workdir, context.note)
     reading = Reading(vectors, hooks, params.batch, params.seed, loop.after_step, context.workdir, params.eval_tokens)
     contexts: Sequence[Context] = [context] if params.together is None else parts_of(context, trained)
     loop.trainings = [

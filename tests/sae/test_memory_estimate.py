@@ -216,3 +216,11 @@ def test_a_compiler_is_counted_on_the_host(bench: Bench) -> None:
     plain, compiled = (train.estimate(dataclasses.replace(PARAMS, compile=each), bench.known) for each in (False, True))
     assert compiled.memory_bytes == plain.memory_bytes + memory_estimate.COMPILER
     assert compiled.gpu_memory_bytes == plain.gpu_memory_bytes
+
+
+def test_a_training_on_stored_activations_of_a_compiled_model_compiles_nothing(bench: Bench) -> None:
+    bench.add("activations", "stored")
+    stored = dataclasses.replace(PARAMS, activations="stored")
+    plain, compiled = (train.estimate(dataclasses.replace(stored, compile=each), bench.known) for each in (False, True))
+    assert plain.memory_bytes is not None
+    assert compiled == plain
