@@ -19,8 +19,7 @@ import httpx
 import pytest
 
 from tasks.ledger.client import Ledger
-from tasks.redis_client.redis_connection import connect
-from tests.conftest import PATIENCE_S, RedisServer, until
+from tests.conftest import PATIENCE_S, PATIENT, RedisServer, patient_client, until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -66,7 +65,7 @@ class Cli:
         result = {name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)}
         result |= {"MISTUDIO_HOME": str(self.home), "MISTUDIO_CONFIG_DIR": str(self.home / "config")}
         result |= {"PYTHONPATH": str(EXTRA), "OMP_NUM_THREADS": "1"}
-        result |= {"MISTUDIO_READ_PATIENCE_S": "60"}  # a busy test machine is slow, and does not hang
+        result |= PATIENT
         return result | {"CELERY_BROKER_URL": self.broker_url}
 
     def start(self, *words: str, **changes: Any) -> subprocess.Popen[str]:
@@ -92,7 +91,7 @@ class Cli:
 def cli(session_redis: RedisServer, tmp_path: Path) -> Iterator[Cli]:
     """A home whose Redis is empty and has no workers."""
     url = session_redis.url.replace("virtual_host=0", "virtual_host=2")
-    client = connect(url, PATIENCE_S)
+    client = patient_client(url)
     client.call("FLUSHDB")
     yield Cli(tmp_path, url, Ledger(client))
     client.close()
@@ -104,7 +103,7 @@ def repeated(cli: Cli, send: Callable[[Ledger], object]) -> Iterator[None]:
     is_over = threading.Event()
 
     def send_until_over() -> None:
-        with closing(connect(cli.broker_url, PATIENCE_S)) as client:
+        with closing(patient_client(cli.broker_url)) as client:
             ledger = Ledger(client)
             while not is_over.wait(0.5):
                 send(ledger)
@@ -124,7 +123,7 @@ def world(session_redis: RedisServer) -> Iterator[Cli]:
     """A home with one real worker that serves all queues with two slots."""
     home = Path(tempfile.mkdtemp(prefix="ms-"))
     url = session_redis.url.replace("virtual_host=0", "virtual_host=3")
-    client = connect(url, PATIENCE_S)
+    client = patient_client(url)
     cli = Cli(home, url, Ledger(client))
     command = [sys.executable, "-P", "-m", "tasks.worker", "--name", "all-queues", "--slots", "2"]
     with (home / "worker.log").open("ab") as log:

@@ -34,7 +34,7 @@ from tasks.redis_client import redis_connection
 from tasks.redis_client.redis_url import Address
 from tests.cli.conftest import MISTUDIO
 from tests.cli.in_process import clients_closed, run
-from tests.conftest import PATIENCE_S, RedisServer, until
+from tests.conftest import PATIENCE_S, PATIENT, RedisServer, until
 
 PASSWORD = "hunter2"
 
@@ -310,7 +310,7 @@ def test_real_workers_of_the_worker_role_do_what_submitters_submit(server: Redis
     extra = str(Path(__file__).parent.parent / "extra")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MISTUDIO_", "CELERY_"))}
     environment |= {"MISTUDIO_HOME": str(tmp_path), "PYTHONPATH": extra, "MISTUDIO_CONFIG_DIR": str(tmp_path)}
-    environment["MISTUDIO_READ_PATIENCE_S"] = "60"
+    environment |= PATIENT
 
     def command(role: str, *words: str) -> subprocess.CompletedProcess[str]:
         own = {**environment, "CELERY_BROKER_URL": url_of(server, role)}

@@ -29,15 +29,12 @@ from tasks.redis_client.redis_url import parse_url, with_prefix
 from tasks.settings import read_file
 from tasks.storage.store_id import make_store_id
 from tasks.worker.fleet_membership import why_refused
-from tests.conftest import RedisServer
+from tests.conftest import PATIENT, RedisServer
 from tests.fixtures.processes import asked
 from tests.fixtures.sentinel import NAME, replicated
 from tests.supervisor.conftest import MISTUDIO, Home, ending
 
 PASSWORD = "p@ss/w:rd#1"
-
-#: A busy test machine is slow, and does not hang.
-PATIENT = {"MISTUDIO_READ_PATIENCE_S": "60"}
 
 
 @dataclass

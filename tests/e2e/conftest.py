@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import until
+from tests.conftest import PATIENT, until
 from tests.fixtures.processes import asked, kill
 
 MISTUDIO = str(Path(sys.executable).parent / "mistudio")
@@ -32,7 +32,7 @@ class Home:
             "MISTUDIO_HOME": str(folder),
             "MISTUDIO_CONFIG_DIR": str(folder / "config"),
             "HF_HUB_OFFLINE": "1",
-            "MISTUDIO_READ_PATIENCE_S": "60",  # a busy test machine is slow, and does not hang
+            **PATIENT,
         }
 
     def type(self, command: str, *, code: int | None = 0, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:

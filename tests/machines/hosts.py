@@ -13,10 +13,9 @@ from pathlib import Path
 
 from tasks.jobs.record import Job
 from tasks.ledger.client import Ledger
-from tasks.redis_client.redis_connection import connect
 from tasks.storage.store import Store
 from tasks.submission.plan import submit
-from tests.conftest import PATIENCE_S, until
+from tests.conftest import PATIENCE_S, patient_client, until
 from tests.fixtures.stack import EXTRA
 from tests.machines.network import Network
 
@@ -30,7 +29,7 @@ class Hosts:
         self.network, self.folder = network, folder
         self.store = Store(folder / "store")
         self.store.root.mkdir()
-        self.ledger = Ledger(connect(network.url, PATIENCE_S))
+        self.ledger = Ledger(patient_client(network.url))
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
 
     def environment(self, host: str) -> dict[str, str]:

@@ -27,7 +27,7 @@ from tasks.redis_client import redis_connection, sentinel
 from tasks.redis_client.redis_url import Address
 from tasks.redis_client.sentinel_url import Sentinels
 from tests.cli.conftest import EXTRA, MISTUDIO
-from tests.conftest import PATIENCE_S, until
+from tests.conftest import PATIENCE_S, patient_client, until
 from tests.fixtures.ports import reserved_port
 from tests.fixtures.sentinel import NAME, Replicated, Server, replicated
 
@@ -281,7 +281,7 @@ def test_a_replica_that_sentinels_name_is_refused_too(servers: Replicated) -> No
 
 @pytest.fixture
 def ledger(servers: Replicated) -> Iterator[Ledger]:
-    with closing(Ledger(redis_connection.connect(servers.url, PATIENCE_S))) as ledger:
+    with closing(Ledger(patient_client(servers.url))) as ledger:
         yield ledger
 
 

@@ -12,10 +12,9 @@ import pytest
 from tasks.jobs.job_id import new_job_id
 from tasks.jobs.record import Job, MetricPoint, Progress, State
 from tasks.ledger.client import Claim, Ledger
-from tasks.redis_client import redis_connection
 from tasks.redis_client.redis_connection import Client
 from tasks.runner.reporter import Reporter
-from tests.conftest import PATIENCE_S, RedisServer, until
+from tests.conftest import PATIENCE_S, RedisServer, patient_client, until
 
 #: How long a reporter waits for a Redis that a test has stopped.
 SHORT_S = 0.5
@@ -24,7 +23,7 @@ SHORT_S = 0.5
 @pytest.fixture
 def ledger(own_redis: RedisServer) -> Iterator[Ledger]:
     """In a Redis that a test may stop."""
-    opened = Ledger(redis_connection.connect(own_redis.url, PATIENCE_S))
+    opened = Ledger(patient_client(own_redis.url))
     yield opened
     opened.close()
 

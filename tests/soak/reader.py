@@ -10,15 +10,15 @@ from mistudio_cli.redis import redis_server
 from tasks.errors import UserError
 from tasks.ledger.client import Ledger
 from tasks.paths import Places
-from tasks.redis_client.redis_connection import Refused, Unreachable, connect
+from tasks.redis_client.redis_connection import Refused, Unreachable
 from tasks.storage.store import Store
-from tests.conftest import PATIENCE_S
+from tests.conftest import patient_client
 
 
 @contextmanager
 def ledger_of(places: Places) -> Iterator[Ledger]:
     """The home's own ledger."""
-    ledger = Ledger(connect(redis_server.own_url(places), PATIENCE_S))
+    ledger = Ledger(patient_client(redis_server.own_url(places)))
     try:
         yield ledger
     finally:

@@ -25,9 +25,8 @@ from tasks.jobs.record import Job
 from tasks.ledger.client import Ledger
 from tasks.paths import Places
 from tasks.queues import QUEUES
-from tasks.redis_client import redis_connection
 from tasks.system import process_identity
-from tests.conftest import PATIENCE_S, RedisServer, until
+from tests.conftest import PATIENCE_S, RedisServer, patient_client, until
 from tests.supervisor.manual_supervisor import World
 
 EXTRA = Path(__file__).parent.parent / "extra"
@@ -63,14 +62,14 @@ class Home:
         return server
 
     def redis_says(self, *command: object) -> Any:
-        client = redis_connection.connect(redis_server.own_url(self.places), PATIENCE_S)
+        client = patient_client(redis_server.own_url(self.places))
         try:
             return client.call(*command)
         finally:
             client.close()
 
     def job(self, job_id: str) -> Job:
-        client = redis_connection.connect(redis_server.own_url(self.places), PATIENCE_S)
+        client = patient_client(redis_server.own_url(self.places))
         try:
             return Ledger(client).need(job_id)
         finally:

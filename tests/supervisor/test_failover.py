@@ -22,7 +22,7 @@ from tasks.ledger.client import Ledger
 from tasks.redis_client.redis_connection import Refused, Unreachable, connect
 from tasks.storage.store import Store
 from tasks.submission.plan import submit
-from tests.conftest import PATIENCE_S, until
+from tests.conftest import PATIENCE_S, PATIENT, until
 from tests.fixtures.sentinel import Replicated, Server, replicated
 from tests.soak.fleet import kinds_of_the_tests
 from tests.soak.load import faults
@@ -188,7 +188,7 @@ def _alive(ledger: Ledger) -> set[str]:
 
 def every_command_answers(cli: Cli, job_id: str) -> None:
     """What a user types after a failover."""
-    cli.environment["MISTUDIO_READ_PATIENCE_S"] = "60"  # a busy machine needs some
+    cli.environment |= PATIENT
     for words in ("queue ls", f"jobs wait {job_id}", "top --once"):
         done = cli(words)
         assert done.returncode == 0, (words, done.stderr)

@@ -21,7 +21,7 @@ from mistudio_cli.supervisor.lock_and_socket import holder
 from tasks.errors import UserError
 from tasks.jobs.record import State
 from tasks.paths import Places
-from tests.conftest import PATIENCE_S, deadline, remove_in_use, until
+from tests.conftest import PATIENCE_S, PATIENT, deadline, remove_in_use, until
 from tests.supervisor.conftest import MISTUDIO, Home, ending
 
 READING = [
@@ -152,7 +152,7 @@ def test_what_limits_the_workers_gpus_is_shown_in_every_shell(home: Home, driver
     fake = {"LD_LIBRARY_PATH": str(driver), "FAKE_GPUS": "2"}
     started = run(home, "workers", "start", "--queues", "training", **fake, CUDA_VISIBLE_DEVICES="1")
     assert started.returncode == Code.OK
-    fake["MISTUDIO_READ_PATIENCE_S"] = "60"  # a busy machine needs some
+    fake |= PATIENT
     for words in (("top", "--once"), ("doctor",)):
         assert "1 of 2 GPUs, by CUDA_VISIBLE_DEVICES" in run(home, *words, **fake).stdout
     assert "by CUDA_VISIBLE_DEVICES" in run(home, "top", "--once", "--json", **fake).stdout

@@ -25,7 +25,7 @@ import psutil
 import pytest
 
 from mistudio_cli.errors import Code, has_fix
-from tests.conftest import compile_library, until
+from tests.conftest import PATIENT, compile_library, until
 from tests.fixtures.proxy import HTTP, Proxy, proxied
 from tests.supervisor.conftest import EXTRA, MISTUDIO, Home, ending
 from tests.supervisor.stopped_redis import StoppedRedis
@@ -36,8 +36,8 @@ HUNG_DISK = Path(__file__).parent / "hung_disk.c"
 #: What is promised is 1.5 s from the start of its work; a busy test machine, and Python, need much more, but nothing
 #: that waits for what hangs here ever ends.
 SOON_S = 30.0
-#: What a part is waited for, and what it is on a busy machine where none hangs.
-DEFAULT_PATIENCE_S, PATIENT = 1.0, {"MISTUDIO_READ_PATIENCE_S": "60"}
+#: How long a part is waited for where nothing else is set.
+DEFAULT_PATIENCE_S = 1.0
 #: `doctor` writes, locks and syncs too; tests/cli/test_doctor_tries.py holds it to what that takes where all is well.
 PATIENCE_S = {"doctor --json": 2 * SOON_S}
 
