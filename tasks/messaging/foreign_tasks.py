@@ -36,21 +36,21 @@ def job_of_foreign_message(
     values: dict[str, Any],
     request: Any = None,
 ) -> str | None:
-    """The id of the job that another program's message names; None when the message has just become a job.
+    """None when another program's message has just become a job; the job's id when it did before, and comes again.
 
-    It holds a job's id, or parameters of the kind: then the job gets the task's id, so that the sender's result is the
-    job's, and a message of its own. Raises NotTaken, which is recorded, when it can be neither, or its `request` asks
-    for more than a job can promise.
+    The message holds parameters of the kind. The job gets the task's id, so that the sender's result is the job's, and
+    a message of its own. Raises NotTaken, which is recorded, when it cannot be a job, or its `request` asks for more
+    than a job can promise.
     """
     ledger, call = patient(ledger), patient(ledger.client).call
     if ledger.get(task_id) is not None:
         return task_id
     try:
         _refuse_more(request)
-        if len(args) == 1 and not values and isinstance(args[0], str) and ledger.get(args[0]) is not None:
-            return args[0]
         _submit(ledger, store, kind, task_id, args, values)
     except (UserError, TypeError, ValueError) as error:
+        if ledger.get(task_id) is not None:  # it came twice, and another slot has submitted it meanwhile
+            return task_id
         what = f"{kind.wire_name}[{task_id}] args={list(args)!r} kwargs={values!r}"
         raise NotTaken(put_aside(call, ledger.client.key(""), kind.queue, what, str(error)).why) from None
     return None
@@ -96,9 +96,7 @@ def _by_position(kind: JobKind, args: Sequence[Any]) -> dict[str, Any]:
     names = [spec.name for spec in dataclasses.fields(kind.params) if spec.metadata.get("positional")]
     if len(args) > len(names):
         takes = f"at most {len(names)}" if names else "no"
-        raise UserError(
-            f"{kind.wire_name} takes a job's id, or {takes} arguments without a name and the rest with one."
-        )
+        raise UserError(f"{kind.wire_name} takes {takes} arguments without a name, and the rest with one.")
     return dict(zip(names, args, strict=False))
 
 

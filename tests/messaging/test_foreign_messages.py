@@ -13,9 +13,10 @@ import pytest
 from celery import Celery
 from celery.exceptions import TaskRevokedError
 
-from tasks.jobs.record import Job, State
+from tasks.jobs.kind import kind_named
+from tasks.jobs.record import State
 from tasks.ledger import dead_letters
-from tasks.ledger.client import Ledger
+from tasks.messaging.foreign_tasks import job_of_foreign_message
 from tasks.queues import redis_lists
 from tests.conftest import PATIENCE_S, until
 from tests.fixtures.stack import Stack
@@ -150,12 +151,29 @@ def test_a_plain_send_task_becomes_a_job_with_its_own_id(stack: Stack, foreign_a
     assert put_aside(stack) == []
 
 
-def test_a_message_by_plain_send_task_starts_the_job(stack: Stack, foreign_app: Celery) -> None:
-    job = Ledger(stack.ledger.client).submit(Job("silent", "blink", "b", "high_priority", {"note": "received"}))
+def test_a_task_that_comes_again_is_the_same_job(stack: Stack, foreign_app: Celery) -> None:
     stack.start_worker()
-    assert foreign_app.send_task("mistudio.blink", args=[job.id], queue="high_priority").get(timeout=PATIENCE_S) == {
-        "note": "received"
-    }
+    sent = [
+        foreign_app.send_task("mistudio.nap", kwargs={"ticks": 3}, queue="training", task_id=task_id)
+        for task_id in ("once", "twice", "twice", "thrice", "thrice", "thrice")
+    ]
+    assert [result.get(timeout=PATIENCE_S) for result in sent] == [{"ticks": 3, "ran_in_last_attempt": 3}] * 6
+    assert {job.id: job.attempt for job in stack.ledger.page().jobs} == {"once": 1, "twice": 1, "thrice": 1}
+    assert put_aside(stack) == []
+
+
+def test_a_task_that_another_slot_has_just_made_a_job_is_that_job(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def received() -> str | None:
+        return job_of_foreign_message(stack.ledger, stack.store, kind_named("nap"), "same", (), {"ticks": 3})
+
+    assert received() is None
+    looks, get = iter([None]), stack.ledger.get
+    monkeypatch.setattr(stack.ledger, "get", lambda job_id: next(looks, job_id) and get(job_id))
+    assert received() == "same"
+    assert next(looks, "looked") == "looked"
+    assert put_aside(stack) == []
 
 
 @pytest.mark.parametrize(
@@ -163,7 +181,7 @@ def test_a_message_by_plain_send_task_starts_the_job(stack: Stack, foreign_app: 
     [
         ({"kwargs": {"tick": 3}}, "nap has no parameter 'tick'. Did you mean ticks? See: mistudio submit nap --help"),
         ({"kwargs": {"ticks": "3"}}, "ticks of nap must be int, not '3'."),
-        ({"args": [3]}, "mistudio.nap takes a job's id, or no arguments without a name and the rest with one."),
+        ({"args": [3]}, "mistudio.nap takes no arguments without a name, and the rest with one."),
         ({"kwargs": {"name": "../etc"}}, "'../etc' cannot be the name of an artifact."),
         ({"task_id": "a/b"}, "The task's id cannot be a job's."),
     ],
