@@ -6,16 +6,17 @@ a file with the seconds by which a worker's clock is wrong, and CLOCK_PATIENCE_S
 TRAIN_STOP_GRACE_S is the default grace of trainings in seconds. KEEPER_OFFSET_FILE is a file with the seconds by which
 the clock of those who judge jobs is ahead, which makes it late for a job when a test says so. TRAIN_LIMIT_FILE is a
 file with the number of tokens after which trainings wait while it is there, for tests that must not be late for them.
-While the file TRAINING_GATE is there a training waits after its first checkpoint, until a signal comes. A runner writes
-the most memory that it ever held into a file of its job's name in the folder MOST_HELD.
+While the file TRAINING_GATE is there a training waits after its first checkpoint, until a signal comes. Before a
+runner records the end of its job it writes the most memory that it ever held into a file of that name in the folder
+MOST_HELD.
 """
 
-import atexit
 import dataclasses
 import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import tasks.kinds
 
@@ -97,16 +98,17 @@ if (value := os.environ.get("TRAINING_GATE")) and "tasks.runner" in sys.orig_arg
     tasks.storage.store.sync_folder = sync_and_wait
 
 if (value := os.environ.get("MOST_HELD")) and "tasks.runner" in sys.orig_argv:
-    most_held = Path(value)
+    from tasks.ledger.client import Ledger
 
-    def write_most_held() -> None:
+    most_held, finish = Path(value), Ledger.finish
+
+    def write_most_held_and_finish(self: Ledger, *words: Any, **named: Any) -> str:
         status = Path("/proc/self/status").read_text()
         kilobytes = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
-        part = most_held / f"{sys.orig_argv[-1]}.part"
-        part.write_text(kilobytes)
-        part.rename(part.with_suffix(""))
+        (most_held / sys.orig_argv[-1]).write_text(kilobytes)
+        return finish(self, *words, **named)
 
-    atexit.register(write_most_held)
+    Ledger.finish = write_most_held_and_finish
 
 if value := os.environ.get("TRANSPORT_OPTIONS"):
     import tasks.messaging.app

@@ -17,7 +17,7 @@ from tasks.jobs.record import Job, State
 from tasks.storage import attempts
 from tasks.submission.plan import ArtifactCatalog, plan
 from tasks.text.tokens import TokenWriter
-from tests.conftest import until
+from tests.conftest import PATIENCE_S
 from tests.fixtures.stack import Stack
 
 CONTEXT = 64
@@ -59,17 +59,20 @@ def close_to(held: int) -> Any:
 
 
 def start_measured_worker(stack: Stack) -> None:
-    """A worker whose runners write how much they held at most, as they end: a look at them may come too late."""
+    """A worker whose runners write how much they held at most, before they record the end of their job.
+
+    A look at them from outside may come too late, and once the end is recorded they may be killed.
+    """
     folder = stack.folder / "most-held"
     folder.mkdir()
     stack.start_worker(OMP_NUM_THREADS="1", MOST_HELD=str(folder))
 
 
-def most_held(stack: Stack, job: Job, seconds: float = 240) -> int:
+def most_held(stack: Stack, job: Job, seconds: float = 2 * PATIENCE_S) -> int:
     """The most the job's runner ever held: its PSS if no other process maps the same libraries, as here others may."""
-    written = stack.folder / "most-held" / job.id
-    until(written.exists, stack.log(), seconds=seconds)
-    return int(written.read_text()) << 10
+    ended = stack.ended(job, seconds)
+    assert ended.state is State.SUCCEEDED, f"{ended}\n{stack.log()}"
+    return int((stack.folder / "most-held" / job.id).read_text()) << 10
 
 
 @pytest.mark.parametrize(
@@ -88,7 +91,6 @@ def test_the_memory_of_a_training_is_known_within_a_fifth_before_it_starts(
     job = stack.submit("train", model="model", dataset="words", layer=0, steps=10, **flags)
     before = estimated(stack, job)
     assert before.memory_bytes == close_to(most_held(stack, job))
-    assert stack.ended(job).state is State.SUCCEEDED
     weights = (stack.store.path("saes", job.name) / "sae_weights.safetensors").stat().st_size
     assert before.disk_bytes == pytest.approx(9 * weights, rel=0.2)
 
@@ -102,7 +104,6 @@ def test_the_memory_of_a_transcoder_with_a_way_past_its_features_is_known_too(st
     job = stack.submit("train", model="model", dataset="words", **wired, **sizes)
     before = estimated(stack, job)
     assert before.memory_bytes == close_to(most_held(stack, job))
-    assert stack.ended(job).state is State.SUCCEEDED
     weights = (stack.store.path("saes", job.name) / "sae_weights.safetensors").stat().st_size
     assert before.disk_bytes == pytest.approx(9 * weights, rel=0.01)
 
@@ -116,8 +117,6 @@ def test_the_memory_of_several_trained_together_is_known_too(stack: Stack) -> No
     job = stack.submit("train", model="model", dataset="words", together=several, **sizes)
     before = estimated(stack, job)
     assert before.memory_bytes == close_to(most_held(stack, job))
-    ended = stack.ended(job)
-    assert ended.state is State.SUCCEEDED, ended
     folders = [stack.store.root / artifact for artifact in job.artifacts]
     weights = sum((folder / "sae_weights.safetensors").stat().st_size for folder in folders)
     assert before.disk_bytes == pytest.approx(7 * weights, rel=0.2)
@@ -134,7 +133,6 @@ def test_what_a_model_with_a_large_vocabulary_predicts_is_known_too(stack: Stack
     )
     assert before.memory_bytes - unmeasured.memory_bytes > 2 * 512 * 200_000 * 4
     assert before.memory_bytes == close_to(most_held(stack, job))
-    assert stack.ended(job).state is State.SUCCEEDED
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tasks.activations.storage import ShardWriter
-from tasks.jobs.record import Job, State
+from tasks.jobs.record import Job
 from tests.conftest import PATIENCE_S
 from tests.fixtures.stack import Stack
 from tests.jobs.test_estimate import (
@@ -95,7 +95,6 @@ def test_the_memory_of_a_training_on_large_batches_in_parts_is_known_within_a_fi
     result = estimated(stack, job).memory_bytes
     assert result is not None
     assert result == close_to(peak(stack, job))
-    assert stack.ended(job).state is State.SUCCEEDED
     one = 4 * batch * d_in
     assert (
         result - estimated(stack, dataclasses.replace(job, params=job.params | {"batch": 1024})).memory_bytes > 2 * one
