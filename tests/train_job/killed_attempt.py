@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from contextlib import suppress
@@ -17,16 +16,13 @@ from tasks.storage.attempts import OUTPUT
 from tasks.storage.store import Store
 from tests.conftest import PATIENCE_S
 from tests.fixtures.bench import Catalog, Context
+from tests.fixtures.forked import FORKED
 from tests.fixtures.work_folders import next_attempt
-
-#: Forked from a server that has imported this module, so that an attempt does not begin with importing torch.
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload([__name__, "transformers.models.gpt_neox.modeling_gpt_neox"])
 
 
 def attempt(root: Path, name: str, values: dict[str, Any], number: int, blow: tuple[int, signal.Signals] | None) -> int:
     """How an attempt at the job `name` ended: 0, or less the number of the signal that it got after that step."""
-    process = _PROCESSES.Process(target=_train, args=(root, name, values, number, blow))
+    process = FORKED.Process(target=_train, args=(root, name, values, number, blow))
     process.start()
     process.join(PATIENCE_S)
     assert process.exitcode is not None, "it hangs"

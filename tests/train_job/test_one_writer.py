@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -13,11 +12,9 @@ from tasks.sae.training import checkpoint
 from tasks.storage import attempts
 from tasks.storage.store import Store
 from tests.conftest import PATIENCE_S
+from tests.fixtures.forked import FORKED
 
 SAVES = 200
-
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload([__name__])
 
 
 def save_all(root: Path, number: int, saves: int | None, said: Connection) -> None:
@@ -40,8 +37,8 @@ def test_the_holder_of_the_lease_saves_all_and_the_other_can_save_nothing_more(t
     received: dict[int, list[tuple[str, object]]] = {1: [], 2: []}
     ends = {}
     for number, saves in ((1, None), (2, SAVES)):  # the first one is still at work when the other begins
-        ours, theirs = _PROCESSES.Pipe(duplex=False)
-        process = _PROCESSES.Process(target=save_all, args=(tmp_path, number, saves, theirs))
+        ours, theirs = FORKED.Pipe(duplex=False)
+        process = FORKED.Process(target=save_all, args=(tmp_path, number, saves, theirs))
         process.start()
         ends[number] = (process, ours)
         if number == 1:
