@@ -21,6 +21,7 @@ from tests.order import pytest_collection_modifyitems, pytest_xdist_make_schedul
 
 # Thousands of processes would compile the same modules again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # Several trainings at once, each with all cores, would only wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
