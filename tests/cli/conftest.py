@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 EXTRA = Path(__file__).parent.parent / "extra"
 MISTUDIO = str(Path(sys.executable).parent / "mistudio")
 NOT_INHERITED = ("MISTUDIO_", "CELERY_", "COLUMNS", "LINES", "NO_COLOR")
-CHROMIUM = os.environ.get("MISTUDIO_TEST_CHROMIUM") or shutil.which("chromium")
+#: The one without windows draws the same pages with a third less work.
+CHROMIUM = (
+    os.environ.get("MISTUDIO_TEST_CHROMIUM") or shutil.which("chromium-headless-shell") or shutil.which("chromium")
+)
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
