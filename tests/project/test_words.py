@@ -1,4 +1,4 @@
-"""No old word is left in names, prose or messages, and a new one is found wherever it is."""
+"""An old word is found wherever it is: `make check` looks for them in the repository."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from docs.word_check import ROOT, check
+from docs.word_check import check
 
 OLD = "be" + "ll"  # in two parts, or this file would be found
-
-
-def test_the_repository_has_no_old_words() -> None:
-    assert check(ROOT) == []
 
 
 @pytest.mark.parametrize(
