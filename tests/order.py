@@ -28,6 +28,7 @@ LONGEST = (
     "messaging/test_foreign_messages.py",
     "train_job/test_retry.py",
     "jobs/test_estimate.py",
+    "activations/test_compile_blocks.py",
     "cli/test_join.py",
     "machines/test_single_writer.py",
     "worker/test_limits.py",
