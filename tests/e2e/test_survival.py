@@ -20,20 +20,27 @@ from tasks.queues import QUEUES
 from tests.conftest import PATIENCE_S, until
 from tests.e2e.conftest import CELERY, Home
 from tests.fixtures.ports import reserved_port
+from tests.fixtures.stack import EXTRA
 
 pytestmark = pytest.mark.timeout(1800)
 
-STEPS = 500
+STEPS, BATCH = 200, 256
 TRAIN = (
-    "submit train --model toy --dataset text --layer 2 --arch topk --k 16 --batch 1024 "
-    f"--steps {STEPS} --checkpoint-s 1 --eval-tokens 2048 --name survivor"
+    f"submit train --model toy --dataset text --layer 2 --arch topk --k 16 --batch {BATCH} "
+    f"--steps {STEPS} --checkpoint-s 0 --eval-tokens 2048 --name survivor"
 )
 TEXT = Path(sysconfig.get_path("stdlib")) / "asyncio"
+
+
+def limit(home: Home) -> Path:
+    """The file with how far trainings may go."""
+    return home.folder / "limit"
 
 
 @pytest.fixture
 def full(home: Home) -> Iterator[Home]:
     """A worker for each queue, and a model that has learned next to nothing, which takes as long to train on."""
+    home.environment |= {"PYTHONPATH": str(EXTRA), "TRAIN_LIMIT_FILE": str(limit(home))}
     home.type("workers start full")
     home.type(f"submit download {TEXT} --pattern *.py --name text --wait")
     home.type("submit toy-model --dataset text --steps 5 --name toy --wait")
@@ -47,7 +54,14 @@ class Training:
 
     def __init__(self, home: Home) -> None:
         self.home = home
+        self.may_continue_to(0)
         self.id = home.read(TRAIN)["id"]
+
+    def may_continue_to(self, tokens: int) -> None:
+        """Let it train that far, and wait there: it must not end before all has been killed."""
+        part = limit(self.home).with_suffix(".part")
+        part.write_text(str(tokens))
+        part.replace(limit(self.home))
 
     def status(self) -> dict[str, Any]:
         return self.home.job(self.id)
@@ -65,6 +79,7 @@ class Training:
             return result["progress"]["done"] if at_work and result["progress"]["phase"] == "training" else 0
 
         first = until(done, f"attempt {attempt} to begin")
+        self.may_continue_to(first + 4 * BATCH)
         return int(until(lambda: (now := done()) > first and now, f"attempt {attempt} to do a step"))
 
     def worker(self) -> psutil.Process:
@@ -99,6 +114,7 @@ def test_a_training_survives_the_death_of_each_process_around_it(full: Home) -> 
 
     supervisor = psutil.Process(full.read("workers status")["supervisor"]["pid"])
     supervisor.kill()
+    limit(full).unlink()
     full.type(f"jobs wait {job}")
     full.type("workers start full")
 
