@@ -55,6 +55,16 @@ LONGEST = (
     "cli/test_top_actions.py",
     "cli/test_page_submit.py",
     "cli/test_page_saes.py",
+    "cli/test_page_axe.py",
+    "supervisor/test_replacing.py",
+    "ledger/test_state_machine.py",
+    "hub/test_models.py",
+    "cli/test_page_job.py",
+    "cli/test_json_contract.py",
+    "accelerators/test_visible_devices.py",
+    "machines/test_same_answers.py",
+    "worker/test_killed_training.py",
+    "worker/test_lease_keeper.py",
 )
 
 _HERE = Path(__file__).parent
