@@ -60,12 +60,13 @@ def compile_blocks(
 def _set_up_compiler(folder: Path) -> None:
     """Have it write into the folder, load no cache, leave no processes behind a killed job, and raise its errors.
 
-    It would put compiled headers where all users of the machine may write, and compile with those that it finds there.
+    Of itself it writes where all users of the machine may, which torch has put into the environment as it was
+    imported, and compiles with headers that it finds there.
     """
     from torch._dynamo import config as tracing
     from torch._inductor import config
 
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     config.force_disable_caches = True
     config.cpp_cache_precompile_headers = False
     config.compile_threads = 1

@@ -30,7 +30,7 @@ PLAIN = Mask()
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where what is compiled goes; what torch keeps in the process of it, or could not compile, is for one test."""
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "of-torch"))  # set as it was imported
     with config.patch({"aot_inductor.debug_compile": True}):  # which optimizes nothing, and takes less time
         yield tmp_path / "compiled"
     torch.compiler.reset()
@@ -73,6 +73,7 @@ def test_rows_of_any_number_and_length_pass_the_same_compiled_blocks(folder: Pat
     assert graphs() == made, "it compiled again"
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert any(path.suffix == ".so" for path in files)
+    assert not (folder.parent / "of-torch").exists(), "others may write there"
     assert not {path.name for path in folder.rglob("*")} & {"fxgraph", "aotautograd"}, "a cache of pickles"
     assert codecache._precompile_header.cache_info().misses == 0, "it compiled with what others may have written"
     alone, tried = some_tokens(1, seed=4), counters["frames"]["total"]
