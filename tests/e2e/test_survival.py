@@ -20,7 +20,7 @@ from tasks.queues import QUEUES
 from tests.conftest import PATIENCE_S, until
 from tests.e2e.conftest import CELERY, Home
 from tests.fixtures.ports import reserved_port
-from tests.fixtures.stack import EXTRA
+from tests.fixtures.stack import EXTRA, TrainLimit
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -32,15 +32,10 @@ TRAIN = (
 TEXT = Path(sysconfig.get_path("stdlib")) / "asyncio"
 
 
-def limit(home: Home) -> Path:
-    """The file with how far trainings may go."""
-    return home.folder / "limit"
-
-
 @pytest.fixture
 def full(home: Home) -> Iterator[Home]:
     """A worker for each queue, and a model that has learned next to nothing, which takes as long to train on."""
-    home.environment |= {"PYTHONPATH": str(EXTRA), "TRAIN_LIMIT_FILE": str(limit(home))}
+    home.environment |= {"PYTHONPATH": str(EXTRA), **TrainLimit(home.folder).variables}
     home.type("workers start full")
     home.type(f"submit download {TEXT} --pattern *.py --name text --wait")
     home.type("submit toy-model --dataset text --steps 5 --name toy --wait")
@@ -54,14 +49,9 @@ class Training:
 
     def __init__(self, home: Home) -> None:
         self.home = home
-        self.may_continue_to(0)
+        self.limit = TrainLimit(home.folder)  # or it would end before all has been killed
+        self.limit.may_reach(0)
         self.id = home.read(TRAIN)["id"]
-
-    def may_continue_to(self, tokens: int) -> None:
-        """Let it train that far, and wait there: it must not end before all has been killed."""
-        part = limit(self.home).with_suffix(".part")
-        part.write_text(str(tokens))
-        part.replace(limit(self.home))
 
     def status(self) -> dict[str, Any]:
         return self.home.job(self.id)
@@ -79,7 +69,7 @@ class Training:
             return result["progress"]["done"] if at_work and result["progress"]["phase"] == "training" else 0
 
         first = until(done, f"attempt {attempt} to begin")
-        self.may_continue_to(first + 4 * BATCH)
+        self.limit.may_reach(first + 4 * BATCH)
         return int(until(lambda: (now := done()) > first and now, f"attempt {attempt} to do a step"))
 
     def worker(self) -> psutil.Process:
@@ -114,7 +104,7 @@ def test_a_training_survives_the_death_of_each_process_around_it(full: Home) -> 
 
     supervisor = psutil.Process(full.read("workers status")["supervisor"]["pid"])
     supervisor.kill()
-    limit(full).unlink()
+    training.limit.ends()
     full.type(f"jobs wait {job}")
     full.type("workers start full")
 

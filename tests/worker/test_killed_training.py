@@ -6,14 +6,13 @@ import json
 import os
 import random
 import signal
-from pathlib import Path
 
 import pytest
 
 from tasks.jobs.record import Job, State
 from tasks.sae.architectures import names
 from tests.conftest import until
-from tests.fixtures.stack import Stack
+from tests.fixtures.stack import Stack, TrainLimit
 from tests.jobs.test_estimate import add_model, add_tokens
 
 SEED = os.environ.get("MISTUDIO_TEST_SEED", "1")
@@ -41,19 +40,8 @@ def strike(stack: Stack, job: Job, at: int, attempt: int, chance: random.Random)
 
 
 def environment(stack: Stack) -> dict[str, str]:
-    """The variables of a worker whose trainings wait at the number of tokens that is in a file."""
-    return {"OMP_NUM_THREADS": "1", "TRAIN_LIMIT_FILE": str(limit(stack))}
-
-
-def limit(stack: Stack) -> Path:
-    return stack.folder / "limit"
-
-
-def may_reach(stack: Stack, tokens: int) -> None:
-    """Let trainings continue up to there: however late a blow comes, there is something left to strike."""
-    part = limit(stack).with_suffix(".part")
-    part.write_text(str(tokens))
-    part.replace(limit(stack))
+    """The variables of a worker whose trainings wait where they may go no further."""
+    return {"OMP_NUM_THREADS": "1", **TrainLimit(stack.folder).variables}
 
 
 @pytest.mark.timeout(900)
@@ -67,15 +55,15 @@ def test_a_struck_job_leaves_the_bytes_of_one_that_was_let_alone(stack: Stack) -
     flags |= {"eval_tokens": 2048}
     whole = stack.submit("train", name="whole", checkpoint_s=0.2, **flags)
     until(lambda: stack.ledger.need(whole.id).state.ended, stack.log(), seconds=300)
-    at = 0
-    may_reach(stack, TOKENS // 4)
+    at, limit = 0, TrainLimit(stack.folder)
+    limit.may_reach(TOKENS // 4)
     struck = stack.submit("train", name="struck", checkpoint_s=0.2, **flags)
     for attempt in range(1, BLOWS + 1):
         reason = strike(stack, struck, at, attempt, chance)
         until(lambda reason=reason: reason in " ".join(stack.reasons(struck)), stack.log())
         at += chance.randrange(BATCH, TOKENS // (2 * BLOWS))
-        may_reach(stack, at + TOKENS // 4)
-    limit(stack).unlink()
+        limit.may_reach(at + TOKENS // 4)
+    limit.ends()
     until(lambda: stack.ledger.need(struck.id).state.ended, stack.log(), seconds=300)
     ended = stack.ledger.need(struck.id)
     assert (ended.state, ended.attempt) == (State.SUCCEEDED, BLOWS + 1)
