@@ -151,6 +151,18 @@ def test_a_plain_send_task_becomes_a_job_with_its_own_id(stack: Stack, foreign_a
     assert put_aside(stack) == []
 
 
+def test_a_task_that_names_a_job_is_refused_to_its_sender_and_the_job_is_its_own(
+    stack: Stack, foreign_app: Celery
+) -> None:
+    job = stack.submit("blink", note="its own")
+    stack.start_worker()
+    sent = foreign_app.send_task("mistudio.blink", args=[job.id], queue="high_priority")
+    with pytest.raises(Exception, match="takes no arguments without a name"):
+        sent.get(timeout=PATIENCE_S)
+    assert foreign_app.AsyncResult(job.id).get(timeout=PATIENCE_S) == {"note": "its own"}
+    assert stack.ended(job).attempt == 1
+
+
 def test_a_task_that_comes_again_is_the_same_job(stack: Stack, foreign_app: Celery) -> None:
     stack.start_worker()
     sent = [
